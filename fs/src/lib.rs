@@ -1,0 +1,17 @@
+//! What programs and people see of a TinyP2P network: the mount and the commands around it.
+//!
+//! Top to bottom: [`cli`] (arguments, start, stop) -> [`fuse`] (the kernel's requests, unpacked) ->
+//! [`filesystem`] (what each operation does) -> [`view`] (the merged tree, kept fresh) and [`inodes`],
+//! [`handles`] -> [`network`] (the seam to `tinyp2p-net`).
+
+pub mod cli;
+pub mod errno;
+pub mod filesystem;
+pub mod fuse;
+pub mod handles;
+pub mod inodes;
+pub mod mount;
+pub mod network;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+pub mod view;

@@ -1,0 +1,25 @@
+//! The network as the filesystem sees it: a question to everyone, a peer to read from.
+//!
+//! The seam between `fs` and `net`. The real one is [`tinyp2p_net::Node`]; tests use
+//! [`crate::testing::MemoryNetwork`], whose members can be slow, cut off, lying or gone.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tinyp2p_net::client::Peer;
+use tinyp2p_net::fanout::Answer;
+use tinyp2p_net::types::{Attributes, PeerId, RelPath};
+use tinyp2p_net::wire::Listing;
+
+/// All members of the network, this node's own share included.
+pub trait Network: Send + Sync {
+    /// The whole of `directory` (all pages in one [`Listing`]) at every member. Members that are
+    /// known to be absent answer their error at once; nobody is waited for beyond `deadline`.
+    fn list(&self, directory: &RelPath, deadline: Instant) -> Vec<Answer<Listing>>;
+
+    /// The attributes of one path at every member; `Ok(None)` where it is not shared.
+    fn stat(&self, path: &RelPath, deadline: Instant) -> Vec<Answer<Option<Attributes>>>;
+
+    /// A member to read from; `None` once it has left.
+    fn peer(&self, member: PeerId) -> Option<Arc<dyn Peer>>;
+}

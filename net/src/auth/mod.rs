@@ -1,0 +1,5 @@
+//! Who may speak at all.
+
+/// placeholder
+#[derive(Debug)]
+pub struct Password;

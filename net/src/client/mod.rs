@@ -1,0 +1,39 @@
+//! The asking side: one member as something that can be called and read from.
+//!
+//! [`Peer`] is the seam between the engines (fan-out, download, membership) and the wire. The real
+//! one speaks HTTP ([`http`]); this node's own share is one too ([`crate::local`]), and tests use a twin in
+//! memory that can be slow, cut off, lying or gone ([`crate::testing`]).
+
+use std::time::Instant;
+
+use crate::error::Error;
+use crate::types::{ByteRange, PeerId, RelPath, Version};
+use crate::wire::{Request, Response};
+
+/// A member of the network, or this node itself. Calls block, and return by their deadline.
+pub trait Peer: Send + Sync {
+    /// Whose tree this is.
+    fn id(&self) -> PeerId;
+
+    /// One call. The response's variant is that of the request; anything else has become
+    /// [`Error::Misbehaved`] already.
+    fn call(&self, request: &Request, deadline: Instant) -> Result<Response, Error>;
+
+    /// Opens bytes `range` of the file at `path`, which must still be in `version`:
+    /// [`Error::Changed`] if it is not, [`Error::NotFound`] if it is gone. `range` must not be
+    /// empty and must lie within the file. The deadline covers the time to the first byte only.
+    fn open(
+        &self,
+        path: &RelPath,
+        version: Version,
+        range: ByteRange,
+        deadline: Instant,
+    ) -> Result<Box<dyn ByteStream>, Error>;
+}
+
+/// The bytes of one range, in order, as they arrive. Dropping it early gives the connection up.
+pub trait ByteStream: Send {
+    /// Reads some bytes into `buffer`; 0 only when the whole range was delivered. A connection that
+    /// ends early is an error, never a short file. Returns by `deadline`.
+    fn read(&mut self, buffer: &mut [u8], deadline: Instant) -> Result<usize, Error>;
+}

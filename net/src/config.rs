@@ -1,0 +1,70 @@
+//! Every setting of a node, and every number that more than one part agrees on, with its reason.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::auth::Password;
+use crate::types::{Address, PeerArgument, RelPath};
+
+/// A lookup or a listing ends by then with what has answered (design, section 7).
+pub const CALL_DEADLINE: Duration = Duration::from_secs(3);
+
+/// A read fails when no source has sent a byte for this long (design, section 7).
+pub const READ_DEADLINE: Duration = Duration::from_secs(15);
+
+/// TCP and TLS together must come about within this time.
+pub const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
+
+/// A client gives an idle connection up after this time; less than [`SERVER_IDLE`], so that it
+/// seldom meets a connection that the server is just closing.
+pub const CLIENT_IDLE: Duration = Duration::from_secs(20);
+
+/// A server closes an idle connection after this time.
+pub const SERVER_IDLE: Duration = Duration::from_secs(60);
+
+/// How a node takes part in the network.
+#[derive(Debug)]
+pub struct Config {
+    /// The network's password. Taken out and stretched at start, then dropped.
+    pub password: Password,
+    /// What is served; `None` serves nothing.
+    pub share: Option<ShareConfig>,
+    /// Where to listen.
+    pub listen: Listen,
+    /// The address that others should dial, when it is not the one seen on the wire.
+    pub advertise: Option<Address>,
+    /// How this member is shown to others; 1 to 64 bytes.
+    pub name: String,
+    /// mDNS, announcing and browsing.
+    pub discovery: bool,
+    /// The addresses that the user named.
+    pub peers: Vec<PeerArgument>,
+    /// Where identity and remembered addresses live; created with mode 0700.
+    pub state_dir: PathBuf,
+    /// What the remembered addresses belong to: the canonical path of the mountpoint or of the
+    /// served directory. Never anything derived from the password. `None` remembers nothing.
+    pub remember_as: Option<PathBuf>,
+}
+
+/// What a node serves.
+#[derive(Debug, Clone)]
+pub struct ShareConfig {
+    /// The directory.
+    pub directory: PathBuf,
+    /// Serve names that begin with a dot.
+    pub hidden: bool,
+    /// Subtrees that are never served: the mountpoint, when it lies inside.
+    pub excluded: Vec<RelPath>,
+}
+
+/// Where a node listens.
+#[derive(Debug, Clone)]
+pub enum Listen {
+    /// `[::]:15204`, or any free port when that one is taken.
+    Default,
+    /// Exactly there; an address in use is an error. Port 0 takes a free one.
+    At(SocketAddr),
+    /// Not at all: a node that only asks (`get`, `search`).
+    Nowhere,
+}

@@ -1,0 +1,129 @@
+//! What can go wrong between two members, named by who is at fault.
+//!
+//! A caller decides by variant (retry, blame, pair, give up) and people read the `Display` text,
+//! which is one line and says where it happened. Nothing here knows an errno: `tinyp2p-fs` has
+//! the one table that maps these.
+
+use std::io;
+
+use crate::wire::Fault;
+
+/// The outcome of asking another member, or this node's own share, for something.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// No connection came about, or it broke: refused, no route, name unknown, reset.
+    #[error("{who} cannot be reached: {why}")]
+    Unreachable {
+        /// The address or member that was asked.
+        who: String,
+        /// The system's or the TLS library's reason.
+        why: String,
+    },
+    /// The deadline passed first.
+    #[error("{who} did not answer in time")]
+    Timeout {
+        /// The address or member that was asked.
+        who: String,
+    },
+    /// Every worker that this member may occupy is waiting for it already.
+    #[error("{who} is slow: too many requests are waiting for it")]
+    Busy {
+        /// The member that was asked.
+        who: String,
+    },
+    /// The pairing run failed: it uses another password, or is not who it seems. The two look
+    /// alike by design.
+    #[error("{who} uses another password or is not a member")]
+    Refused {
+        /// The address that was dialled.
+        who: String,
+    },
+    /// Too many wrong guesses reached that member lately, or too many left this node.
+    #[error("{who} takes no new members for {seconds} s (too many wrong passwords lately)")]
+    Later {
+        /// The address that was dialled.
+        who: String,
+        /// How long to wait before the next try.
+        seconds: u16,
+    },
+    /// Something else than this program answers there.
+    #[error("{who} is not a TinyP2P node")]
+    NotANode {
+        /// The address that was dialled.
+        who: String,
+    },
+    /// A node answers there, but not the one that was named or known.
+    #[error("another node answers at {who} than the one expected there")]
+    OtherIdentity {
+        /// The address that was dialled.
+        who: String,
+    },
+    /// The address leads back to this node.
+    #[error("{who} is this node itself")]
+    Myself {
+        /// The address that was dialled.
+        who: String,
+    },
+    /// The member broke the protocol; what it sent was dropped.
+    #[error("{who} broke the protocol: {what}")]
+    Misbehaved {
+        /// The member.
+        who: String,
+        /// The rule that it broke.
+        what: String,
+    },
+    /// The member understood and declined.
+    #[error("{who} answered: {fault}")]
+    Fault {
+        /// The member.
+        who: String,
+        /// Its fault.
+        fault: Fault,
+    },
+    /// There is no such file at that member.
+    #[error("{who} does not have that file")]
+    NotFound {
+        /// The member.
+        who: String,
+    },
+    /// The file is no longer in the version that was asked for.
+    #[error("the file changed at {who}")]
+    Changed {
+        /// The member.
+        who: String,
+    },
+    /// This node's own disk or system is at fault.
+    #[error("{what}: {why}")]
+    Local {
+        /// What was being done.
+        what: String,
+        /// The system's reason.
+        why: String,
+    },
+}
+
+impl Error {
+    /// This node's own failure to do `what`.
+    pub fn local(what: impl Into<String>, why: io::Error) -> Self {
+        Self::Local {
+            what: what.into(),
+            why: why.to_string(),
+        }
+    }
+
+    /// A rule that `who` broke.
+    pub fn misbehaved(who: impl ToString, what: impl Into<String>) -> Self {
+        Self::Misbehaved {
+            who: who.to_string(),
+            what: what.into(),
+        }
+    }
+
+    /// True when the member may be gone or frozen, so that others should not wait for it too.
+    pub fn is_absence(&self) -> bool {
+        matches!(
+            self,
+            Self::Unreachable { .. } | Self::Timeout { .. } | Self::Busy { .. }
+        )
+    }
+}

@@ -1,0 +1,33 @@
+//! Everything between two members of a TinyP2P network: identity and pairing, the wire, the
+//! share, membership, and the download engine. This crate knows no FUSE and no command line.
+//!
+//! A tour, from the wire up:
+//! - [`types`], [`error`], [`config`]: the words, the faults and the tunables that all parts share.
+//! - [`xmlrpc`]: bytes to values and back; has never heard of TinyP2P. [`wire`]: values to typed
+//!   methods and back.
+//! - [`auth`]: who may speak at all. [`share`]: what this node offers. [`server`]: answers peers.
+//! - [`client`]: asks peers; [`client::Peer`] is the seam that everything above stands on.
+//! - [`peers`]: who is there. [`fanout`]: one question to everyone, under a deadline.
+//!   [`download`]: the bytes of one file, in time for its readers.
+//! - [`node`]: builds all of it; the only file that knows every part.
+
+pub mod auth;
+pub mod client;
+pub mod config;
+pub mod download;
+pub mod error;
+pub mod fanout;
+pub mod local;
+pub mod node;
+pub mod peers;
+pub mod server;
+pub mod share;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+pub mod types;
+pub mod wire;
+pub mod xmlrpc;
+
+pub use config::Config;
+pub use error::Error;
+pub use node::Node;
