@@ -4,6 +4,8 @@
 //! one speaks HTTP ([`http`]); this node's own share is one too ([`crate::local`]), and tests use a twin in
 //! memory that can be slow, cut off, lying or gone ([`crate::testing`]).
 
+pub(crate) mod pairing;
+
 use std::time::Instant;
 
 use crate::error::Error;
