@@ -17,6 +17,7 @@ pub mod config;
 pub mod download;
 pub mod error;
 pub mod fanout;
+mod lanes;
 pub mod local;
 pub mod node;
 pub mod peers;
