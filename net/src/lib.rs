@@ -11,6 +11,9 @@
 //!   [`download`]: the bytes of one file, in time for its readers.
 //! - [`node`]: builds all of it; the only file that knows every part.
 
+// Tests may unwrap: a panic is how they fail.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 pub mod auth;
 pub mod client;
 pub mod config;

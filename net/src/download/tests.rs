@@ -1,4 +1,3 @@
-#![allow(clippy::unwrap_used)]
 //! Downloads against members in memory that are slow, cut off, changed or frozen.
 
 use std::sync::mpsc;
