@@ -23,9 +23,6 @@ pub const SUBTREE_BLOCKS: u64 = 512;
 /// Bytes of content under one subtree: 8 MiB.
 pub const SUBTREE_BYTES: u64 = BLOCK * SUBTREE_BLOCKS;
 
-/// log2 of [`SUBTREE_BLOCKS`].
-const SUBTREE_LEVEL: u32 = SUBTREE_BLOCKS.trailing_zeros();
-
 /// One node of a tree.
 pub type Hash = [u8; 32];
 
@@ -45,19 +42,6 @@ fn parent(left: &Hash, right: &Hash) -> Hash {
 /// The root of a subtree of zero leaves, `level` levels above them.
 fn padding(level: u32) -> Hash {
     (0..level).fold([0; 32], |hash, _| parent(&hash, &hash))
-}
-
-/// Folds `nodes` to their root; the missing ones up to a power of two are `pad`.
-fn fold(mut nodes: Vec<Hash>, mut pad: Hash) -> Hash {
-    nodes.resize(nodes.len().next_power_of_two(), pad);
-    while nodes.len() > 1 {
-        nodes = nodes
-            .chunks(2)
-            .map(|pair| parent(&pair[0], &pair[1]))
-            .collect();
-        pad = parent(&pad, &pad);
-    }
-    nodes.pop().unwrap_or(pad)
 }
 
 /// How a file of some size is cut into subtrees.
@@ -85,20 +69,34 @@ impl Shape {
         self.blocks.saturating_sub(before).min(SUBTREE_BLOCKS)
     }
 
-    /// The root of subtree `index` from its leaves. The only subtree of a small file is as high as
-    /// its content needs; all others have their full height.
-    fn subtree_root(self, leaves: &[Hash]) -> Hash {
-        let mut leaves = leaves.to_vec();
-        if self.subtrees() > 1 {
-            leaves.resize(SUBTREE_BLOCKS as usize, [0; 32]);
-        }
-        fold(leaves, [0; 32])
+    /// How high the whole tree is: log2 of its leaves, padding counted.
+    fn height(self) -> u32 {
+        self.blocks.next_power_of_two().trailing_zeros()
     }
 
-    /// How many hashes lead from a subtree to the root.
-    pub fn uncles(self) -> usize {
-        self.subtrees().next_power_of_two().trailing_zeros() as usize
+    /// The height of a subtree of `span` blocks; that of a small file is no higher than its content
+    /// needs.
+    fn subtree_height(self, span: u64) -> u32 {
+        span.trailing_zeros().min(self.height())
     }
+}
+
+/// The levels from `leaves` up to their root, `height` levels above; padded with zero leaves.
+fn levels(leaves: &[Hash], height: u32) -> Vec<Vec<Hash>> {
+    let mut levels = vec![leaves.to_vec()];
+    let mut pad = [0; 32];
+    for level in 0..height as usize {
+        if levels[level].len() % 2 == 1 {
+            levels[level].push(pad);
+        }
+        let above = levels[level]
+            .chunks(2)
+            .map(|pair| parent(&pair[0], &pair[1]))
+            .collect();
+        levels.push(above);
+        pad = parent(&pad, &pad);
+    }
+    levels
 }
 
 /// All leaves of a file as they are computed from its bytes, front to back.
@@ -143,7 +141,8 @@ impl TreeHasher {
 pub struct Tree {
     shape: Shape,
     leaves: Vec<Hash>,
-    subtree_roots: Vec<Hash>,
+    /// From the roots of the subtrees up to the root of the file.
+    upper: Vec<Vec<Hash>>,
 }
 
 impl Tree {
@@ -152,18 +151,34 @@ impl Tree {
         let shape = Shape {
             blocks: leaves.len() as u64,
         };
-        let subtrees = leaves.chunks(SUBTREE_BLOCKS as usize);
-        let subtree_roots = subtrees.map(|leaves| shape.subtree_root(leaves)).collect();
+        let low = shape.subtree_height(SUBTREE_BLOCKS);
+        let roots = leaves
+            .chunks(SUBTREE_BLOCKS as usize)
+            .map(|leaves| root_of(leaves, low));
+        let mut upper = vec![roots.collect::<Vec<_>>()];
+        let mut pad = padding(low);
+        for _ in low..shape.height() {
+            let below = upper.last_mut()?;
+            if below.len() % 2 == 1 {
+                below.push(pad);
+            }
+            let above = below
+                .chunks(2)
+                .map(|pair| parent(&pair[0], &pair[1]))
+                .collect();
+            upper.push(above);
+            pad = parent(&pad, &pad);
+        }
         (!leaves.is_empty()).then_some(Self {
             shape,
             leaves,
-            subtree_roots,
+            upper,
         })
     }
 
     /// The content's name.
     pub fn root(&self) -> Root {
-        Root::from_bytes(fold(self.subtree_roots.clone(), padding(SUBTREE_LEVEL)))
+        Root::from_bytes(self.upper[self.upper.len() - 1][0])
     }
 
     /// All leaves.
@@ -171,40 +186,31 @@ impl Tree {
         &self.leaves
     }
 
-    /// Subtree `index` with the hashes that prove it, lowest first; `None` behind the last one.
+    /// Subtree `index` with the hashes that prove it; `None` behind the last one.
     pub fn subtree(&self, index: u64) -> Option<Subtree> {
-        let leaves = self
-            .leaves
-            .chunks(SUBTREE_BLOCKS as usize)
-            .nth(usize::try_from(index).ok()?)?;
-        let mut uncles = Vec::with_capacity(self.shape.uncles());
-        let (mut level, mut at) = (self.subtree_roots.clone(), index as usize);
-        let mut pad = padding(SUBTREE_LEVEL);
-        for _ in 0..self.shape.uncles() {
-            uncles.push(*level.get(at ^ 1).unwrap_or(&pad));
-            if level.len() % 2 == 1 {
-                level.push(pad);
-            }
-            level = level
-                .chunks(2)
-                .map(|pair| parent(&pair[0], &pair[1]))
-                .collect();
-            pad = parent(&pad, &pad);
-            at /= 2;
-        }
+        let at = usize::try_from(index).ok()?;
+        let leaves = self.leaves.chunks(SUBTREE_BLOCKS as usize).nth(at)?;
+        let proving = &self.upper[..self.upper.len() - 1];
+        let uncles = proving
+            .iter()
+            .enumerate()
+            .map(|(level, nodes)| nodes[(at >> level) ^ 1]);
         Some(Subtree {
-            index,
+            first: index * SUBTREE_BLOCKS,
+            span: SUBTREE_BLOCKS,
             leaves: leaves.to_vec(),
-            uncles,
+            uncles: uncles.collect(),
         })
     }
 }
 
-/// Leaves as they travel: claimed by a peer, proven by nobody yet.
+/// Leaves as they travel or lie on a disk: claimed, and proven by nobody yet.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Subtree {
-    /// Which subtree of the file.
-    pub index: u64,
+    /// The number of the first block, a multiple of `span`.
+    pub first: u64,
+    /// How many blocks the subtree has room for: a power of two up to [`SUBTREE_BLOCKS`].
+    pub span: u64,
     /// The hashes of its blocks, in order, padding left out.
     pub leaves: Vec<Hash>,
     /// The sibling on each level from the subtree up to the root.
@@ -215,36 +221,46 @@ impl Subtree {
     /// Checks that these are the leaves of `root`'s subtree, for a file of `size` bytes.
     pub fn prove(self, root: Root, size: u64) -> Option<Leaves> {
         let shape = Shape::of(size)?;
-        let fits = !self.leaves.is_empty()
-            && self.leaves.len() as u64 == shape.leaves(self.index)
-            && self.uncles.len() == shape.uncles();
-        if !fits {
+        let sound_span = self.span.is_power_of_two() && self.span <= SUBTREE_BLOCKS;
+        if !sound_span || !self.first.is_multiple_of(self.span) {
             return None;
         }
-        let (mut hash, mut at) = (shape.subtree_root(&self.leaves), self.index);
+        let height = shape.subtree_height(self.span);
+        let count = shape.blocks.saturating_sub(self.first).min(self.span);
+        let complete = self.leaves.len() as u64 == count && count > 0;
+        if !complete || self.uncles.len() as u64 != u64::from(shape.height() - height) {
+            return None;
+        }
+        let mut hash = root_of(&self.leaves, height);
+        let mut at = self.first >> height;
         for uncle in &self.uncles {
-            hash = if at % 2 == 0 {
+            hash = if at.is_multiple_of(2) {
                 parent(&hash, uncle)
             } else {
                 parent(uncle, &hash)
             };
             at /= 2;
         }
-        let start = self.index * SUBTREE_BYTES;
         (hash == *root.as_bytes()).then_some(Leaves {
-            start,
+            subtree: self,
             size,
-            hashes: self.leaves,
         })
     }
 }
 
-/// The leaves of one subtree, proven to belong to a content root.
+/// The root of `leaves`, padded to `height` levels.
+fn root_of(leaves: &[Hash], height: u32) -> Hash {
+    levels(leaves, height)
+        .pop()
+        .and_then(|top| top.first().copied())
+        .unwrap_or_default()
+}
+
+/// Leaves that are proven to belong to a content root.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Leaves {
-    start: u64,
+    subtree: Subtree,
     size: u64,
-    hashes: Vec<Hash>,
 }
 
 impl Leaves {
@@ -262,13 +278,52 @@ impl Leaves {
         let end = offset.saturating_add(bytes.len() as u64);
         let whole_blocks = offset.is_multiple_of(BLOCK)
             && (end == self.size || (end < self.size && end.is_multiple_of(BLOCK)));
-        let Some(first) = offset.checked_sub(self.start).filter(|_| whole_blocks) else {
-            return false;
-        };
-        let known = self.hashes.iter().skip((first / BLOCK) as usize);
+        let before = (offset / BLOCK)
+            .checked_sub(self.subtree.first)
+            .filter(|_| whole_blocks);
+        let Some(before) = before else { return false };
+        let known = self.subtree.leaves.iter().skip(before as usize);
         let blocks = bytes.chunks(BLOCK as usize);
         let enough = known.len() >= blocks.len() && !bytes.is_empty();
         enough && blocks.zip(known).all(|(block, hash)| leaf(block) == *hash)
+    }
+
+    /// The part of `span` blocks from block `first` on, with its own proof, so that it can be
+    /// stored and proven alone. `None` if it does not lie in here.
+    pub fn narrow(&self, first: u64, span: u64) -> Option<Subtree> {
+        let whole = &self.subtree;
+        let inside = span.is_power_of_two()
+            && span <= whole.span
+            && first.is_multiple_of(span)
+            && first >= whole.first
+            && first - whole.first < whole.leaves.len() as u64;
+        let shape = Shape::of(self.size).filter(|_| inside)?;
+        let (low, high) = (shape.subtree_height(span), shape.subtree_height(whole.span));
+        let before = (first - whole.first) as usize;
+        let inner = levels(&whole.leaves, high);
+        let mut uncles = Vec::new();
+        for level in low..high {
+            let at = before >> level;
+            let pad = || padding(level);
+            uncles.push(
+                inner[level as usize]
+                    .get(at ^ 1)
+                    .copied()
+                    .unwrap_or_else(pad),
+            );
+        }
+        uncles.extend_from_slice(&whole.uncles);
+        let leaves = whole.leaves[before..]
+            .iter()
+            .take(span as usize)
+            .copied()
+            .collect();
+        Some(Subtree {
+            first,
+            span,
+            leaves,
+            uncles,
+        })
     }
 }
 
@@ -417,6 +472,35 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_part_of_a_subtree_can_be_proven_alone() {
+        for size in [
+            BLOCK - 1,
+            3 * BLOCK,
+            100 * BLOCK + 1,
+            SUBTREE_BYTES + 9 * BLOCK,
+            5 * SUBTREE_BYTES + 7,
+        ] {
+            let bytes = content(size);
+            let tree = tree(&bytes);
+            for span in [1, 8, 512] {
+                for block in (0..size.div_ceil(BLOCK)).step_by(span as usize) {
+                    let subtree = tree.subtree(block / SUBTREE_BLOCKS).unwrap();
+                    let leaves = subtree.prove(tree.root(), size).unwrap();
+                    let part = leaves.narrow(block, span).unwrap();
+                    assert!(leaves.narrow(block + SUBTREE_BLOCKS, span).is_none());
+                    let alone = part.prove(tree.root(), size).expect("proven");
+                    let end = size.min((block + span) * BLOCK) as usize;
+                    assert!(
+                        alone
+                            .check(block * BLOCK, &bytes[(block * BLOCK) as usize..end])
+                            .is_ok()
+                    );
+                }
+            }
+        }
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
@@ -436,7 +520,7 @@ mod tests {
             match what {
                 0 => { let at = pick.index(subtree.leaves.len()); subtree.leaves[at][flip / 8] ^= 1 << (flip % 8); }
                 1 if !subtree.uncles.is_empty() => { let at = pick.index(subtree.uncles.len()); subtree.uncles[at][flip / 8] ^= 1 << (flip % 8); }
-                2 => { subtree.index += 1; }
+                2 => { subtree.first += SUBTREE_BLOCKS; }
                 3 => { let mut bytes = *root.as_bytes(); bytes[flip / 8] ^= 1 << (flip % 8); root = Root::from_bytes(bytes); }
                 _ => { size += SUBTREE_BYTES * 4; }
             }
