@@ -9,13 +9,14 @@
 //! - [`client`]: asks peers; [`client::Peer`] is the seam that everything above stands on.
 //! - [`peers`]: who is there. [`fanout`]: one question to everyone, under a deadline.
 //!   [`download`]: the bytes of one file, in time for its readers.
-//! - [`merkle`]: proof that bytes are what their content root says.
+//! - [`merkle`]: proof that bytes are what their content root says. [`cache`]: proven bytes on disk.
 //! - [`node`]: builds all of it; the only file that knows every part.
 
 // Tests may unwrap: a panic is how they fail.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod auth;
+pub mod cache;
 pub mod client;
 pub mod config;
 pub mod download;
