@@ -13,6 +13,10 @@
 //! Nothing that depends on the password is ever written to disk: whatever is there would let a
 //! thief of the disk guess offline.
 
+mod identity;
 mod password;
+pub mod tls;
 
+pub use identity::Identity;
 pub use password::{InvalidPassword, Password, Stretched};
+pub use tls::Alpn;
