@@ -13,10 +13,13 @@
 //! Nothing that depends on the password is ever written to disk: whatever is there would let a
 //! thief of the disk guess offline.
 
+mod credentials;
 mod identity;
+pub mod pair;
 mod password;
 pub mod tls;
 
+pub use credentials::Credentials;
 pub use identity::Identity;
 pub use password::{InvalidPassword, Password, Stretched};
 pub use tls::Alpn;
