@@ -13,12 +13,14 @@
 //! Nothing that depends on the password is ever written to disk: whatever is there would let a
 //! thief of the disk guess offline.
 
+mod admission;
 mod credentials;
 mod identity;
 pub mod pair;
 mod password;
 pub mod tls;
 
+pub use admission::Admission;
 pub use credentials::Credentials;
 pub use identity::Identity;
 pub use password::{InvalidPassword, Password, Stretched};
