@@ -16,6 +16,7 @@
 mod admission;
 mod credentials;
 mod identity;
+pub mod limits;
 pub mod pair;
 mod password;
 pub mod tls;
@@ -23,5 +24,6 @@ pub mod tls;
 pub use admission::Admission;
 pub use credentials::Credentials;
 pub use identity::Identity;
+pub use limits::AddressSource;
 pub use password::{InvalidPassword, Password, Stretched};
 pub use tls::Alpn;
