@@ -15,6 +15,7 @@
 
 mod admission;
 mod credentials;
+pub(crate) mod gate;
 mod identity;
 pub mod limits;
 pub mod pair;
@@ -23,6 +24,7 @@ pub mod tls;
 
 pub use admission::Admission;
 pub use credentials::Credentials;
+pub use gate::Gate;
 pub use identity::Identity;
 pub use limits::AddressSource;
 pub use password::{InvalidPassword, Password, Stretched};
