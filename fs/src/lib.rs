@@ -4,6 +4,9 @@
 //! [`filesystem`] (what each operation does) -> [`view`] (the merged tree, kept fresh) and [`inodes`],
 //! [`handles`] -> [`network`] (the seam to `tinyp2p-net`).
 
+// Tests may unwrap: a panic is how they fail.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 pub mod cli;
 pub mod errno;
 pub mod filesystem;

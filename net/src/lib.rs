@@ -9,15 +9,22 @@
 //! - [`client`]: asks peers; [`client::Peer`] is the seam that everything above stands on.
 //! - [`peers`]: who is there. [`fanout`]: one question to everyone, under a deadline.
 //!   [`download`]: the bytes of one file, in time for its readers.
+//! - [`merkle`]: proof that bytes are what their content root says. [`cache`]: proven bytes on disk.
 //! - [`node`]: builds all of it; the only file that knows every part.
 
+// Tests may unwrap: a panic is how they fail.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 pub mod auth;
+pub mod cache;
 pub mod client;
 pub mod config;
 pub mod download;
 pub mod error;
 pub mod fanout;
+mod lanes;
 pub mod local;
+pub mod merkle;
 pub mod node;
 pub mod peers;
 pub mod server;

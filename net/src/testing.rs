@@ -1,1 +1,334 @@
-//! (to be written)
+//! A member in memory, for the tests of everything that stands on [`Peer`]: it can be slow, frozen,
+//! cut off, lying or gone, and counts what it was asked.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::client::{ByteStream, Peer};
+use crate::error::Error;
+use crate::types::{Attributes, ByteRange, Entry, Kind, Name, PeerId, RelPath, Version};
+use crate::wire::{
+    Fault, FaultCode, ListRequest, Listing, Request, Response, SearchPage, SearchRequest,
+    StatResponse,
+};
+
+/// How a [`MemoryPeer`] treats those who ask.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Behaviour {
+    /// Answers at once and rightly.
+    Honest,
+    /// Answers rightly, after this long.
+    Slow(Duration),
+    /// Takes every question and answers none.
+    Frozen,
+    /// Refuses connections.
+    Gone,
+    /// Ends each byte stream after this many bytes.
+    CutAfter(u64),
+    /// Lets each byte stream stand still after this many bytes.
+    StallAfter(u64),
+    /// Flips the first bit of every byte stream.
+    Lying,
+}
+
+/// A member whose tree is a map.
+pub struct MemoryPeer {
+    id: PeerId,
+    files: Mutex<BTreeMap<RelPath, (Attributes, Vec<u8>)>>,
+    behaviour: Mutex<Behaviour>,
+    changed: Condvar,
+    calls: AtomicUsize,
+    opens: AtomicUsize,
+}
+
+impl MemoryPeer {
+    /// An honest member without files; `seed` makes its identity.
+    pub fn new(seed: u8) -> Self {
+        Self {
+            id: PeerId::from_bytes([seed; 32]),
+            files: Mutex::default(),
+            behaviour: Mutex::new(Behaviour::Honest),
+            changed: Condvar::new(),
+            calls: AtomicUsize::new(0),
+            opens: AtomicUsize::new(0),
+        }
+    }
+
+    /// Shares `content` at `path`, in place of what was there. The version follows the content and
+    /// the time; parent directories exist by themselves.
+    ///
+    /// # Panics
+    /// If `path` is not a valid path: a mistake in a test.
+    pub fn put(&self, path: &str, content: impl Into<Vec<u8>>, mtime: i64) -> Attributes {
+        let content = content.into();
+        let path = RelPath::new(path.as_bytes()).expect("a valid path");
+        let version = Version(fingerprint(&content) ^ mtime as u64);
+        let size = content.len() as u64;
+        let attributes = Attributes {
+            kind: Kind::File,
+            size,
+            mtime,
+            version,
+            root: None,
+        };
+        self.files.lock().insert(path, (attributes, content));
+        attributes
+    }
+
+    /// Stops sharing `path`.
+    ///
+    /// # Panics
+    /// If `path` is not a valid path: a mistake in a test.
+    pub fn remove(&self, path: &str) {
+        self.files
+            .lock()
+            .remove(&RelPath::new(path.as_bytes()).expect("a valid path"));
+    }
+
+    /// Changes how questions are treated, those that wait already included.
+    pub fn behave(&self, behaviour: Behaviour) {
+        *self.behaviour.lock() = behaviour;
+        self.changed.notify_all();
+    }
+
+    /// How many calls came so far.
+    pub fn calls(&self) -> usize {
+        self.calls.load(Ordering::SeqCst)
+    }
+
+    /// How many ranges were opened so far.
+    pub fn opens(&self) -> usize {
+        self.opens.load(Ordering::SeqCst)
+    }
+
+    fn who(&self) -> String {
+        self.id.short()
+    }
+
+    /// Waits or fails as the behaviour has it.
+    fn treat(&self, deadline: Instant) -> Result<(), Error> {
+        let mut behaviour = self.behaviour.lock();
+        let begun = Instant::now();
+        loop {
+            let answer_at = match *behaviour {
+                Behaviour::Gone => {
+                    return Err(Error::Unreachable {
+                        who: self.who(),
+                        why: "gone".into(),
+                    });
+                }
+                Behaviour::Slow(delay) => begun + delay,
+                Behaviour::Frozen => deadline + Duration::from_secs(3600),
+                _ => return Ok(()),
+            };
+            let until = answer_at.min(deadline);
+            if self.changed.wait_until(&mut behaviour, until).timed_out() {
+                return if answer_at <= deadline {
+                    Ok(())
+                } else {
+                    Err(Error::Timeout { who: self.who() })
+                };
+            }
+        }
+    }
+
+    fn children(&self, directory: &RelPath) -> BTreeMap<Name, Attributes> {
+        let mut children = BTreeMap::new();
+        let depth = directory.components().count();
+        for (path, (attributes, _)) in self.files.lock().iter() {
+            let mut components = path.components();
+            if !directory
+                .components()
+                .all(|component| components.next() == Some(component))
+            {
+                continue;
+            }
+            let Some(name) = components.next().and_then(|name| Name::new(name).ok()) else {
+                continue;
+            };
+            let attributes = if path.components().count() == depth + 1 {
+                *attributes
+            } else {
+                DIRECTORY
+            };
+            children.insert(name, attributes);
+        }
+        children
+    }
+
+    fn attributes(&self, path: &RelPath) -> Option<Attributes> {
+        if let Some((attributes, _)) = self.files.lock().get(path) {
+            return Some(*attributes);
+        }
+        (path.is_root() || !self.children(path).is_empty()).then_some(DIRECTORY)
+    }
+
+    fn list(&self, request: &ListRequest) -> Result<Listing, Fault> {
+        match self.attributes(&request.directory).map(|found| found.kind) {
+            Some(Kind::Directory) => {}
+            Some(Kind::File) => return Err(Fault::new(FaultCode::NotADirectory, "a file")),
+            None => return Err(Fault::new(FaultCode::NotFound, "no such directory")),
+        }
+        let mut rest = self
+            .children(&request.directory)
+            .into_iter()
+            .filter(|(name, _)| request.after.as_ref().is_none_or(|after| name > after));
+        let entries: Vec<Entry> = rest
+            .by_ref()
+            .take(request.limit as usize)
+            .map(|(name, attributes)| Entry { name, attributes })
+            .collect();
+        let more = rest.next().is_some();
+        Ok(Listing {
+            version: DIRECTORY.version,
+            mtime: 0,
+            entries,
+            more,
+        })
+    }
+
+    fn search(&self, request: &SearchRequest) -> Result<SearchPage, Fault> {
+        let pattern = regex::bytes::Regex::new(&request.pattern)
+            .map_err(|error| Fault::new(FaultCode::BadPattern, error.to_string()))?;
+        let files = self.files.lock();
+        let mut rest = files.iter().filter(|(path, _)| {
+            let name = path.components().last().unwrap_or_default();
+            pattern.is_match(name) && request.after.as_ref().is_none_or(|after| *path > after)
+        });
+        let matches = rest
+            .by_ref()
+            .take(request.limit as usize)
+            .map(|(path, (attributes, _))| (path.clone(), *attributes))
+            .collect();
+        Ok(SearchPage {
+            matches,
+            more: rest.next().is_some(),
+        })
+    }
+}
+
+const DIRECTORY: Attributes = Attributes {
+    kind: Kind::Directory,
+    size: 0,
+    mtime: 0,
+    version: Version(1),
+    root: None,
+};
+
+/// FNV-1a, so that other content is another version.
+fn fingerprint(content: &[u8]) -> u64 {
+    content.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+impl Peer for MemoryPeer {
+    fn id(&self) -> PeerId {
+        self.id
+    }
+
+    fn call(&self, request: &Request, deadline: Instant) -> Result<Response, Error> {
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        self.treat(deadline)?;
+        let fault = |fault| Error::Fault {
+            who: self.who(),
+            fault,
+        };
+        match request {
+            Request::List(request) => self.list(request).map(Response::List).map_err(fault),
+            Request::Search(request) => self.search(request).map(Response::Search).map_err(fault),
+            Request::Stat(request) => Ok(Response::Stat(StatResponse {
+                attributes: request
+                    .paths
+                    .iter()
+                    .map(|path| self.attributes(path))
+                    .collect(),
+            })),
+            _ => Err(fault(Fault::new(
+                FaultCode::MethodNotFound,
+                "not in this twin",
+            ))),
+        }
+    }
+
+    fn open(
+        &self,
+        path: &RelPath,
+        version: Version,
+        range: ByteRange,
+        deadline: Instant,
+    ) -> Result<Box<dyn ByteStream>, Error> {
+        self.opens.fetch_add(1, Ordering::SeqCst);
+        self.treat(deadline)?;
+        let files = self.files.lock();
+        let (attributes, content) = files
+            .get(path)
+            .ok_or_else(|| Error::NotFound { who: self.who() })?;
+        if attributes.version != version {
+            return Err(Error::Changed { who: self.who() });
+        }
+        let mut bytes = content[range.start as usize..range.end as usize].to_vec();
+        let behaviour = *self.behaviour.lock();
+        let mut ending = Ending::Complete;
+        match behaviour {
+            Behaviour::Lying => bytes[0] ^= 1,
+            Behaviour::CutAfter(limit) if (limit as usize) < bytes.len() => {
+                bytes.truncate(limit as usize);
+                ending = Ending::Cut;
+            }
+            Behaviour::StallAfter(limit) if (limit as usize) < bytes.len() => {
+                bytes.truncate(limit as usize);
+                ending = Ending::Stall;
+            }
+            _ => {}
+        }
+        Ok(Box::new(MemoryStream {
+            who: self.who(),
+            bytes,
+            at: 0,
+            ending,
+        }))
+    }
+}
+
+struct MemoryStream {
+    who: String,
+    bytes: Vec<u8>,
+    at: usize,
+    ending: Ending,
+}
+
+/// What follows the last byte of a stream.
+enum Ending {
+    Complete,
+    Cut,
+    Stall,
+}
+
+impl ByteStream for MemoryStream {
+    fn read(&mut self, buffer: &mut [u8], deadline: Instant) -> Result<usize, Error> {
+        let rest = &self.bytes[self.at..];
+        match self.ending {
+            Ending::Cut if rest.is_empty() => {
+                return Err(Error::Unreachable {
+                    who: self.who.clone(),
+                    why: "connection reset".into(),
+                });
+            }
+            Ending::Stall if rest.is_empty() => {
+                std::thread::sleep(deadline.saturating_duration_since(Instant::now()));
+                return Err(Error::Timeout {
+                    who: self.who.clone(),
+                });
+            }
+            _ => {}
+        }
+        let taken = rest.len().min(buffer.len());
+        buffer[..taken].copy_from_slice(&rest[..taken]);
+        self.at += taken;
+        Ok(taken)
+    }
+}

@@ -4,6 +4,7 @@
 //! one speaks HTTP ([`http`]); this node's own share is one too ([`crate::local`]), and tests use a twin in
 //! memory that can be slow, cut off, lying or gone ([`crate::testing`]).
 
+mod calls;
 pub(crate) mod pairing;
 
 use std::time::Instant;
@@ -11,6 +12,8 @@ use std::time::Instant;
 use crate::error::Error;
 use crate::types::{ByteRange, PeerId, RelPath, Version};
 use crate::wire::{Request, Response};
+
+pub use calls::{MAX_DIRECTORY, list, search, stat};
 
 /// A member of the network, or this node itself. Calls block, and return by their deadline.
 pub trait Peer: Send + Sync {

@@ -1,1 +1,188 @@
-//! (to be written)
+//! The bytes of an open file, in time for its readers.
+//!
+//! A [`Download`] is one reader's way through one file. [`Download::read`] never blocks: it answers
+//! at once from what is in memory, or parks the caller's callback until the bytes have come. What to
+//! fetch is decided by two pure parts, [`window`] (what will be wanted) and [`pieces`] (what is
+//! missing); the streams that fetch it run on the member's own lane of threads, so that a frozen
+//! member holds up its own files only.
+//!
+//! All bytes come from one member under one [`Version`](crate::types::Version): when the file changes
+//! there, the reader gets an error and never a mixture. Every parked read ends: with bytes, with the
+//! member's error, or when nothing has come for [`STALL`].
+
+mod buffers;
+mod pieces;
+mod streams;
+mod window;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::client::Peer;
+use crate::config::READ_DEADLINE;
+use crate::error::Error;
+use crate::lanes::Lanes;
+use crate::types::{Attributes, ByteRange, PeerId, RelPath};
+
+use buffers::Pool;
+use pieces::{PIECE, Piece};
+use streams::Shared;
+
+/// A reader's callback: all bytes of its range, or why they cannot be had.
+pub type Done = Box<dyn FnOnce(Result<&[u8], Error>) + Send>;
+
+/// A parked read fails when nothing has come for this long: a second less than what the user is
+/// promised, because the promise includes the way through the kernel.
+const STALL: Duration = READ_DEADLINE.saturating_sub(Duration::from_secs(1));
+
+/// How often deadlines and due retries are looked at. Only downloads that wait are looked at.
+const TICK: Duration = Duration::from_millis(200);
+
+/// Streams to one member, over all files: beyond this they only take bandwidth from each other.
+const STREAMS_PER_MEMBER: usize = 8;
+
+/// Files that may wait for a stream to one member.
+const WAITING_PER_MEMBER: usize = 1024;
+
+/// Told about failures that say something about a member rather than about one file.
+pub type OnFailure = Box<dyn Fn(PeerId, &Error) + Send + Sync>;
+
+/// What all downloads of a node share: threads, memory, the clock.
+pub struct Engine {
+    core: Arc<Core>,
+}
+
+pub(crate) struct Core {
+    lanes: Lanes,
+    pool: Arc<Pool>,
+    /// The bytes that all windows together may hold before they stop growing.
+    memory: u64,
+    /// The bytes that they hold.
+    held_bytes: AtomicU64,
+    waiting: Mutex<Waiting>,
+    tick: Condvar,
+    on_failure: OnFailure,
+}
+
+/// The downloads that the clock has to look at.
+#[derive(Default)]
+struct Waiting {
+    downloads: Vec<Weak<Shared>>,
+    stopped: bool,
+}
+
+impl Engine {
+    /// An engine whose windows together aim to stay below `memory` bytes.
+    pub fn new(memory: u64, on_failure: OnFailure) -> Result<Self, Error> {
+        let core = Arc::new(Core {
+            lanes: Lanes::new("read", STREAMS_PER_MEMBER, WAITING_PER_MEMBER),
+            pool: Pool::new(PIECE as usize),
+            memory,
+            held_bytes: AtomicU64::new(0),
+            waiting: Mutex::default(),
+            tick: Condvar::new(),
+            on_failure,
+        });
+        let clock = Arc::clone(&core);
+        std::thread::Builder::new()
+            .name("read-clock".into())
+            .spawn(move || clock.run_clock())
+            .map_err(|error| Error::local("starting a thread", error))?;
+        Ok(Self { core })
+    }
+
+    /// A reader of the file that `peer` shares at `path`, in the version of `attributes`. Nothing is
+    /// fetched before the first read.
+    pub fn open(&self, peer: Arc<dyn Peer>, path: RelPath, attributes: &Attributes) -> Download {
+        Download {
+            shared: Shared::new(Arc::clone(&self.core), peer, path, attributes),
+        }
+    }
+
+    /// Forgets the threads of members that are no longer there.
+    pub fn retain(&self, keep: impl Fn(&PeerId) -> bool) {
+        self.core.lanes.retain(keep);
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.core.waiting.lock().stopped = true;
+        self.core.tick.notify_all();
+    }
+}
+
+impl Core {
+    /// Puts a download under the eye of the clock.
+    fn watch(&self, download: Weak<Shared>) {
+        self.waiting.lock().downloads.push(download);
+    }
+
+    /// True while windows may grow.
+    fn has_memory(&self) -> bool {
+        self.held_bytes.load(Ordering::Relaxed) < self.memory
+    }
+
+    fn run_clock(&self) {
+        let mut waiting = self.waiting.lock();
+        while !waiting.stopped {
+            self.tick.wait_for(&mut waiting, TICK);
+            let downloads: Vec<_> = waiting.downloads.iter().filter_map(Weak::upgrade).collect();
+            waiting
+                .downloads
+                .retain(|download| download.strong_count() > 0);
+            drop(waiting);
+            let now = Instant::now();
+            let short_of_memory = self.held_bytes.load(Ordering::Relaxed) > self.memory;
+            for download in &downloads {
+                download.tick(now, short_of_memory);
+            }
+            drop(downloads);
+            waiting = self.waiting.lock();
+        }
+    }
+}
+
+/// One reader of one file. Dropping it ends its streams; reads that are still parked fail.
+pub struct Download {
+    shared: Arc<Shared>,
+}
+
+impl Download {
+    /// Asks for the bytes of `range`, which must lie within the file. `done` is called exactly once:
+    /// before this returns when the bytes are in memory, else from another thread. Never blocks.
+    pub fn read(&self, range: ByteRange, done: Done) {
+        if range.is_empty() {
+            return done(Ok(&[]));
+        }
+        self.shared.read(range, done, Instant::now());
+    }
+
+    /// Bytes of this file in memory.
+    pub fn held_bytes(&self) -> u64 {
+        self.shared.held_bytes()
+    }
+}
+
+impl Drop for Download {
+    fn drop(&mut self) {
+        self.shared.close();
+    }
+}
+
+/// Hands the bytes of `range` over, without a copy when one piece has them all.
+fn deliver(pieces: &[Piece], range: ByteRange, done: Done) {
+    match pieces {
+        [piece] => done(Ok(piece.slice(range))),
+        pieces => {
+            let parts: Vec<&[u8]> = pieces.iter().map(|piece| piece.slice(range)).collect();
+            done(Ok(&parts.concat()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

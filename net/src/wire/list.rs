@@ -1,6 +1,18 @@
 //! `tinyp2p.list`: one directory, in pages, in columns.
 
+use super::columns::{Columns, join, split};
+use super::fields::{Fields, Refusal, bytes, structure};
 use crate::types::{Entry, Name, RelPath, Version};
+use crate::xmlrpc::Value;
+
+pub(super) const NAME: &str = "tinyp2p.list";
+
+pub(super) const HELP: &str = "\
+struct tinyp2p.list(struct)
+One directory, in pages. Parameter: path (string or base64, empty for the root), after (string or
+base64, the last name of the page before; left out for the first page), limit (int, at least 1; a page
+never holds more than 8192 entries). Result: version (i8), mtime (i8, nanoseconds since 1970), more
+(boolean), and the columns names, kinds, sizes, mtimes, versions, roots, sorted by the names' bytes.";
 
 /// Asks for the entries of `directory` whose names sort (as bytes) behind `after`.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -11,6 +23,34 @@ pub struct ListRequest {
     pub after: Option<Name>,
     /// The most entries wanted; the answer may hold fewer and still not be the last page.
     pub limit: u32,
+}
+
+impl ListRequest {
+    pub(super) fn to_value(&self) -> Value {
+        let path = ("path", Value::from_bytes_text(self.directory.as_bytes()));
+        let limit = ("limit", Value::Int(self.limit.into()));
+        match &self.after {
+            None => structure([path, limit]),
+            Some(name) => structure([
+                path,
+                ("after", Value::from_bytes_text(name.as_bytes())),
+                limit,
+            ]),
+        }
+    }
+
+    pub(super) fn from_fields(mut fields: Fields) -> Result<Self, Refusal> {
+        let after = fields.optional("after").map(|after| bytes(after, "after"));
+        Ok(Self {
+            directory: fields.path("path")?,
+            after: after.transpose()?.map(Name::new).transpose()?,
+            limit: fields.limit()?,
+        })
+    }
+
+    fn most(&self) -> usize {
+        (self.limit as usize).min(Listing::MAX_ENTRIES)
+    }
 }
 
 /// One page of a directory, sorted by the bytes of the names.
@@ -29,4 +69,54 @@ pub struct Listing {
 impl Listing {
     /// The most entries in one page; keeps a page near 4 MiB at the longest names.
     pub const MAX_ENTRIES: usize = 8192;
+
+    pub(super) fn to_value(&self) -> Value {
+        let columns = Columns::of(self.entries.iter().map(|entry| Some(&entry.attributes)));
+        let [kinds, sizes, mtimes, versions, roots] = columns.into_members();
+        structure([
+            ("version", Value::Int(self.version.0.cast_signed())),
+            ("mtime", Value::Int(self.mtime)),
+            ("more", Value::Boolean(self.more)),
+            (
+                "names",
+                join(self.entries.iter().map(|entry| entry.name.as_bytes())),
+            ),
+            kinds,
+            sizes,
+            mtimes,
+            versions,
+            roots,
+        ])
+    }
+
+    /// A page that answers `request`. An empty page that promises more is refused: who believed it
+    /// would ask for ever.
+    pub(super) fn from_fields(mut fields: Fields, request: &ListRequest) -> Result<Self, Refusal> {
+        let columns = Columns::take(&mut fields, request.most())?;
+        let names = fields.bytes("names")?;
+        let more = fields.boolean("more")?;
+        if more && columns.len() == 0 {
+            return Err(Refusal::invalid("an empty page with more behind it"));
+        }
+        let mut entries: Vec<Entry> = Vec::with_capacity(columns.len());
+        for (name, attributes) in split(&names, columns.len())?.zip(columns.rows()) {
+            let name = Name::new(name)?;
+            let before = entries
+                .last()
+                .map(|last| &last.name)
+                .or(request.after.as_ref());
+            if before.is_some_and(|before| *before >= name) {
+                return Err(Refusal::invalid("names that are not strictly ascending"));
+            }
+            let attributes =
+                attributes?.ok_or_else(|| Refusal::invalid("an entry that is absent"))?;
+            entries.push(Entry { name, attributes });
+        }
+        Ok(Self {
+            version: Version(fields.integer::<i64>("version")?.cast_unsigned()),
+            mtime: fields.integer("mtime")?,
+            entries,
+            more,
+        })
+    }
 }

@@ -1,0 +1,186 @@
+//! Which block lies in which slot, and which slot to give up next. Pure.
+//!
+//! Eviction is CLOCK (second chance): a hand goes round the slots and takes the first one that was
+//! not used since it last came by. It needs one bit per slot where LRU needs a list.
+
+use std::collections::HashMap;
+
+/// The slots of one slab file.
+pub(super) struct Index {
+    by_key: HashMap<u64, u32>,
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    hand: usize,
+    capacity: u32,
+}
+
+#[derive(Clone, Copy)]
+struct Slot {
+    key: Option<u64>,
+    used: bool,
+}
+
+impl Index {
+    /// An index of at most `capacity` slots, none of which exists yet.
+    pub(super) fn new(capacity: u32) -> Self {
+        Self {
+            by_key: HashMap::new(),
+            slots: Vec::new(),
+            free: Vec::new(),
+            hand: 0,
+            capacity,
+        }
+    }
+
+    /// The slot of `key`, which counts as used now.
+    pub(super) fn find(&mut self, key: u64) -> Option<u32> {
+        let slot = *self.by_key.get(&key)?;
+        self.slots[slot as usize].used = true;
+        Some(slot)
+    }
+
+    /// True if `key` has a slot.
+    pub(super) fn holds(&self, key: u64) -> bool {
+        self.by_key.contains_key(&key)
+    }
+
+    /// A slot to write to: a free one, a new one at the end, or the one to give up. Nothing points
+    /// to it until [`Index::fill`]. `None` only when there is no room for a single slot.
+    pub(super) fn take(&mut self) -> Option<u32> {
+        if let Some(slot) = self.free.pop() {
+            return Some(slot);
+        }
+        if (self.slots.len() as u64) < u64::from(self.capacity) {
+            self.slots.push(Slot {
+                key: None,
+                used: false,
+            });
+            return Some(self.slots.len() as u32 - 1);
+        }
+        // Two rounds: the first may do nothing but clear every bit.
+        for _ in 0..2 * self.slots.len() {
+            let at = self.hand;
+            self.hand = (self.hand + 1) % self.slots.len();
+            let slot = &mut self.slots[at];
+            match slot.key {
+                // Taken by a writer that has not filled it yet.
+                None => {}
+                Some(_) if slot.used => slot.used = false,
+                Some(key) => {
+                    slot.key = None;
+                    self.by_key.remove(&key);
+                    return Some(at as u32);
+                }
+            }
+        }
+        None
+    }
+
+    /// Says that `slot`, taken before, holds `key` now.
+    pub(super) fn fill(&mut self, slot: u32, key: u64) {
+        self.slots[slot as usize] = Slot {
+            key: Some(key),
+            used: false,
+        };
+        if let Some(old) = self.by_key.insert(key, slot).filter(|old| *old != slot) {
+            self.slots[old as usize].key = None;
+            self.free.push(old);
+        }
+    }
+
+    /// Gives a taken slot back, or drops what it holds.
+    pub(super) fn release(&mut self, slot: u32) {
+        if let Some(key) = self.slots[slot as usize].key.take() {
+            self.by_key.remove(&key);
+        }
+        if !self.free.contains(&slot) {
+            self.free.push(slot);
+        }
+    }
+
+    /// Learns of the next slot of a file that was there before: what it seems to hold, if anything.
+    pub(super) fn found(&mut self, slot: u32, key: Option<u64>) {
+        match key.filter(|key| !self.by_key.contains_key(key)) {
+            Some(key) => self.fill(slot, key),
+            None => self.free.push(slot),
+        }
+    }
+
+    /// Claims the slots of a file that was there before, so that nothing is written to them until
+    /// [`Index::found`] says what they hold.
+    pub(super) fn reserve(&mut self, slots: u32) {
+        self.slots.resize(
+            slots.min(self.capacity) as usize,
+            Slot {
+                key: None,
+                used: false,
+            },
+        );
+    }
+
+    /// Slots that hold something.
+    pub(super) fn filled(&self) -> usize {
+        self.by_key.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn what_was_used_lately_outlives_what_was_not() {
+        let mut index = Index::new(3);
+        for key in [1, 2, 3] {
+            let slot = index.take().unwrap();
+            index.fill(slot, key);
+        }
+        index.find(1);
+        index.find(3);
+        let slot = index.take().unwrap();
+        index.fill(slot, 4);
+        assert_eq!(
+            [1, 2, 3, 4].map(|key| index.holds(key)),
+            [true, false, true, true]
+        );
+    }
+
+    #[test]
+    fn slots_of_an_old_file_are_not_written_before_they_are_known() {
+        let mut index = Index::new(3);
+        index.reserve(2);
+        assert_eq!(index.take(), Some(2));
+        assert_eq!(index.take(), None);
+        index.found(0, Some(7));
+        index.found(1, None);
+        assert_eq!(index.take(), Some(1));
+        assert_eq!(index.find(7), Some(0));
+    }
+
+    proptest! {
+        /// No slot ever has two keys or lies beyond the capacity, whatever comes.
+        #[test]
+        fn every_key_has_a_slot_of_its_own(
+            capacity in 1_u32..20, steps in prop::collection::vec((0_u8..3, 0_u64..40), 1..200),
+        ) {
+            let mut index = Index::new(capacity);
+            for (action, key) in steps {
+                match action {
+                    0 => if let Some(slot) = index.take() {
+                        prop_assert!(slot < capacity);
+                        index.fill(slot, key);
+                        prop_assert_eq!(index.find(key), Some(slot));
+                    },
+                    1 => if let Some(slot) = index.find(key) { index.release(slot) },
+                    _ => { index.find(key); }
+                }
+                let mut slots: Vec<u32> = index.by_key.values().copied().collect();
+                slots.sort_unstable();
+                slots.dedup();
+                prop_assert_eq!(slots.len(), index.filled());
+                prop_assert!(index.slots.len() <= capacity as usize);
+            }
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! Blocks on disk, so that what was read once is not fetched again.
+//!
+//! Only proven blocks get in, and each lies there with its proof ([`slot`]) and is proven again when it
+//! is read back. That makes everything else simple: whatever a crash, a full disk or a stranger's
+//! file does to the cache is a miss, never wrong bytes. There is no journal and no database, and
+//! start-up waits for nothing: a thread looks at what is there while reads go on.
+//!
+//! Two files, in a directory that this module made: slots of 8 blocks for what is read in a row, and
+//! of one block for small files and random reads. Their lengths together never exceed the size that
+//! the user gave. One process owns the directory (`flock`); another one of the same user does
+//! without, as two indexes over one file would overwrite each other's slots.
+
+mod index;
+mod slab;
+mod slot;
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FlockOperation, OFlags};
+
+use crate::error::Error;
+use crate::merkle::{BLOCK, Leaves, Verified};
+use crate::types::Root;
+
+use slab::Slab;
+use slot::Header;
+
+/// Blocks in a large slot: the piece in which the download engine works.
+pub const PIECE_BLOCKS: u64 = 8;
+
+/// Writes that may wait: 8 MiB of pieces. When the disk is slower than the network, blocks are left
+/// out rather than readers held up.
+const BACKLOG: usize = 64;
+
+/// After a failed write (a full disk, most likely), nothing is written for this long.
+const PAUSE: Duration = Duration::from_secs(30);
+
+/// The cache of one process.
+pub struct Cache {
+    store: Arc<Store>,
+    writes: SyncSender<Write>,
+}
+
+struct Store {
+    small: Slab,
+    large: Slab,
+    stopped: AtomicBool,
+    /// Holds the `flock` for as long as the cache lives.
+    _lock: File,
+}
+
+struct Write {
+    header: Header,
+    content: Arc<dyn AsRef<[u8]> + Send + Sync>,
+}
+
+impl Cache {
+    /// Opens the cache in `directory`, which is created if need be, with at most `size` bytes.
+    /// `Ok(None)` when another process has it.
+    pub fn open(directory: &Path, size: u64) -> Result<Option<Self>, Error> {
+        let what = || format!("the cache directory {}", directory.display());
+        let own = directory.join("blocks-1");
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&own)
+            .map_err(|e| Error::local(what(), e))?;
+        let Some(lock) = lock(&own.join("lock")).map_err(|e| Error::local(what(), e))? else {
+            return Ok(None);
+        };
+        let open = |name: &str, span, bytes| {
+            Slab::open(&own.join(name), span, bytes).map_err(|e| Error::local(what(), e))
+        };
+        let store = Arc::new(Store {
+            small: open("small", 1, size / 8)?,
+            large: open("large", PIECE_BLOCKS, size - size / 8)?,
+            stopped: AtomicBool::new(false),
+            _lock: lock,
+        });
+        let (writes, queue) = sync_channel(BACKLOG);
+        let (writer, scanner) = (Arc::clone(&store), Arc::clone(&store));
+        let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
+            let thread = std::thread::Builder::new().name(name.into()).spawn(work);
+            thread.map_err(|error| Error::local("starting a thread", error))
+        };
+        spawn("cache-scan", Box::new(move || scanner.scan()))?;
+        spawn("cache-write", Box::new(move || writer.write_all(&queue)))?;
+        Ok(Some(Self { store, writes }))
+    }
+
+    /// The piece of `root` (a file of `size` bytes) that begins at block `first`, a multiple of
+    /// [`PIECE_BLOCKS`]: all of its blocks that the file has, if they are here together.
+    pub fn piece(&self, root: Root, size: u64, first: u64) -> Option<Verified<Vec<u8>>> {
+        let blocks_left = size.div_ceil(BLOCK).saturating_sub(first);
+        match blocks_left {
+            1 => self.block(root, size, first),
+            _ if first.is_multiple_of(PIECE_BLOCKS) => self.store.large.get(root, size, first),
+            _ => None,
+        }
+    }
+
+    /// One block of `root` that was kept by itself.
+    pub fn block(&self, root: Root, size: u64, block: u64) -> Option<Verified<Vec<u8>>> {
+        self.store.small.get(root, size, block)
+    }
+
+    /// Keeps `content`, which begins at block `first` of `root` and which `leaves` have proven: whole
+    /// pieces in large slots, single blocks in small ones, anything else not at all. Never waits:
+    /// what the disk cannot take in time is left out.
+    pub fn put<B>(
+        &self,
+        root: Root,
+        size: u64,
+        first: u64,
+        leaves: &Leaves,
+        content: Arc<Verified<B>>,
+    ) where
+        B: std::ops::Deref<Target = [u8]> + Send + Sync + 'static,
+    {
+        let blocks = (content.len() as u64).div_ceil(BLOCK);
+        let to_end = first * BLOCK + content.len() as u64 == size;
+        let piece = first.is_multiple_of(PIECE_BLOCKS)
+            && (blocks == PIECE_BLOCKS || (to_end && blocks > 1));
+        let (slab, span) = match (piece, blocks) {
+            (true, _) => (&self.store.large, PIECE_BLOCKS),
+            (false, 1) => (&self.store.small, 1),
+            _ => return,
+        };
+        if slab.holds(&root, first) {
+            return;
+        }
+        let Some(header) = Header::new(root, size, leaves, first, span) else {
+            return;
+        };
+        let write = Write {
+            header,
+            content: Arc::new(Content(content)),
+        };
+        // A full queue means that the disk is slower than the network: then less is kept.
+        let _ = self.writes.try_send(write);
+    }
+
+    /// Bytes of content that are here, rounded up to whole slots.
+    pub fn held_bytes(&self) -> u64 {
+        let filled = |slab: &Slab| slab.filled() as u64 * slab.span * BLOCK;
+        filled(&self.store.small) + filled(&self.store.large)
+    }
+}
+
+impl Drop for Cache {
+    fn drop(&mut self) {
+        self.store.stopped.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Lets the writer hold proven bytes without knowing what they lie in.
+struct Content<B>(Arc<Verified<B>>);
+
+impl<B: std::ops::Deref<Target = [u8]>> AsRef<[u8]> for Content<B> {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+fn lock(path: &Path) -> io::Result<Option<File>> {
+    let flags = (OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK).bits();
+    let mut options = OpenOptions::new();
+    options
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(flags as i32);
+    let file = options.open(path)?;
+    if file.metadata()?.uid() != rustix::process::geteuid().as_raw() {
+        return Err(io::Error::other("belongs to somebody else"));
+    }
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(file)),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+impl Store {
+    fn scan(&self) {
+        let stopped = || self.stopped.load(Ordering::Relaxed);
+        self.small.scan(stopped);
+        self.large.scan(stopped);
+    }
+
+    fn write_all(&self, queue: &Receiver<Write>) {
+        // Best effort: without the right to do so, the thread just competes like others.
+        let _ = rustix::process::setpriority_process(None, 19);
+        let mut paused_until: Option<Instant> = None;
+        loop {
+            let write = match queue.recv_timeout(Duration::from_secs(1)) {
+                Ok(write) => write,
+                Err(RecvTimeoutError::Timeout) if !self.stopped.load(Ordering::Relaxed) => continue,
+                Err(_) => return,
+            };
+            if paused_until.is_some_and(|until| Instant::now() < until) {
+                continue;
+            }
+            let slab = if write.header.proof.span == 1 {
+                &self.small
+            } else {
+                &self.large
+            };
+            paused_until = slab.put(&write.header, (*write.content).as_ref()).err().map(|error| {
+                tracing::warn!(%error, "the cache cannot be written to; trying again in {} s", PAUSE.as_secs());
+                Instant::now() + PAUSE
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

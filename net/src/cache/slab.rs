@@ -1,0 +1,147 @@
+//! One file of equal slots. Its length never exceeds its share of the cache.
+//!
+//! Reading and writing race on purpose: no lock is held over IO, and a slot that is overwritten while
+//! it is read fails its check and is a miss, like one that a crash has torn.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+use parking_lot::Mutex;
+use rustix::fs::OFlags;
+
+use super::index::Index;
+use super::slot::{HEADER, Header, key};
+use crate::merkle::{BLOCK, Verified};
+use crate::types::Root;
+
+/// Slots of `span` blocks each.
+pub(super) struct Slab {
+    file: File,
+    /// Blocks of content in a slot.
+    pub(super) span: u64,
+    index: Mutex<Index>,
+    /// The slots that were there at start, which [`Slab::scan`] has to look at.
+    old_slots: u32,
+}
+
+impl Slab {
+    /// Opens or creates the file at `path`, cut to at most `bytes`.
+    pub(super) fn open(path: &Path, span: u64, bytes: u64) -> io::Result<Self> {
+        let flags = (OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK).bits();
+        let mut options = OpenOptions::new();
+        options
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600);
+        let file = options.custom_flags(flags as i32).open(path)?;
+        let metadata = file.metadata()?;
+        if !metadata.is_file() || metadata.uid() != rustix::process::geteuid().as_raw() {
+            return Err(io::Error::other("not a file of ours"));
+        }
+        let slot_bytes = Self::slot_bytes(span);
+        let capacity = u32::try_from(bytes / slot_bytes).unwrap_or(u32::MAX);
+        // The last slot may be shorter than its room.
+        let old_slots = u32::try_from(metadata.len().div_ceil(slot_bytes))
+            .unwrap_or(u32::MAX)
+            .min(capacity);
+        file.set_len(u64::from(old_slots) * slot_bytes)?;
+        let mut index = Index::new(capacity);
+        index.reserve(old_slots);
+        Ok(Self {
+            file,
+            span,
+            index: Mutex::new(index),
+            old_slots,
+        })
+    }
+
+    fn slot_bytes(span: u64) -> u64 {
+        HEADER as u64 + span * BLOCK
+    }
+
+    fn offset(&self, slot: u32) -> u64 {
+        u64::from(slot) * Self::slot_bytes(self.span)
+    }
+
+    /// Looks at the headers that a former process left. Proves nothing; reading does. Ends early
+    /// when `stop` says so.
+    pub(super) fn scan(&self, stop: impl Fn() -> bool) {
+        let mut header = [0; HEADER];
+        for slot in (0..self.old_slots).take_while(|_| !stop()) {
+            let read = self.file.read_exact_at(&mut header, self.offset(slot));
+            let header = read.ok().and_then(|()| Header::decode(&header));
+            let sound = header.filter(|header| header.proof.span == self.span);
+            self.index.lock().found(
+                slot,
+                sound.map(|header| key(&header.root, header.proof.first)),
+            );
+        }
+    }
+
+    /// The content of `root` from block `first` on, if it is here and sound.
+    pub(super) fn get(&self, root: Root, size: u64, first: u64) -> Option<Verified<Vec<u8>>> {
+        let slot = self.index.lock().find(key(&root, first))?;
+        match self.read(slot, root, size, first) {
+            Some(content) => Some(content),
+            None => {
+                // Torn, damaged, a collision, or overwritten just now: in the last case the slot has
+                // a new owner, and only that one's key may be dropped with it.
+                let mut index = self.index.lock();
+                if index.find(key(&root, first)) == Some(slot) {
+                    index.release(slot);
+                }
+                None
+            }
+        }
+    }
+
+    fn read(&self, slot: u32, root: Root, size: u64, first: u64) -> Option<Verified<Vec<u8>>> {
+        let mut header = [0; HEADER];
+        self.file
+            .read_exact_at(&mut header, self.offset(slot))
+            .ok()?;
+        let header = Header::decode(&header)?;
+        let asked = header.root == root && header.size == size && header.proof.first == first;
+        if !asked || header.proof.span != self.span {
+            return None;
+        }
+        let mut content = vec![0; usize::try_from(header.content_bytes()).ok()?];
+        self.file
+            .read_exact_at(&mut content, self.offset(slot) + HEADER as u64)
+            .ok()?;
+        header.check(content)
+    }
+
+    /// True if the block is here, as far as the index knows.
+    pub(super) fn holds(&self, root: &Root, first: u64) -> bool {
+        self.index.lock().holds(key(root, first))
+    }
+
+    /// Writes one slot, in the place of one that was not used lately if need be.
+    pub(super) fn put(&self, header: &Header, content: &[u8]) -> io::Result<()> {
+        let key = key(&header.root, header.proof.first);
+        let Some(slot) = self.index.lock().take() else {
+            return Ok(());
+        };
+        let whole_slot = self.file.write_all_at(&header.encode(), self.offset(slot));
+        let written = whole_slot.and_then(|()| {
+            self.file
+                .write_all_at(content, self.offset(slot) + HEADER as u64)
+        });
+        let mut index = self.index.lock();
+        match written {
+            Ok(()) => index.fill(slot, key),
+            Err(_) => index.release(slot),
+        }
+        written
+    }
+
+    /// Slots that hold something.
+    pub(super) fn filled(&self) -> usize {
+        self.index.lock().filled()
+    }
+}

@@ -1,0 +1,126 @@
+//! What lies in one slot of the disk cache: a few blocks of content, with the proof that they belong
+//! to their root. A slot can therefore be checked alone, whoever wrote it and however it was torn.
+//!
+//! Layout: a header of 4 KiB (magic, root, size, position, leaves, uncles; the rest zero), then the
+//! bytes. Numbers are little-endian.
+
+use crate::merkle::{BLOCK, Hash, Leaves, Subtree, Verified};
+use crate::types::Root;
+
+/// Bytes in front of the content; a page, so that content stays aligned.
+pub(super) const HEADER: usize = 4096;
+
+const MAGIC: &[u8; 8] = b"tp2pblk1";
+
+/// Bytes of the header in front of its hashes.
+const FIXED: usize = 8 + 32 + 8 + 8 + 4 + 4 + 4;
+
+/// What a slot says that it holds; nothing of it is proven before [`Header::check`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Header {
+    pub(super) root: Root,
+    pub(super) size: u64,
+    pub(super) proof: Subtree,
+}
+
+impl Header {
+    /// The header for the blocks that `leaves` prove from block `first` on.
+    pub(super) fn new(
+        root: Root,
+        size: u64,
+        leaves: &Leaves,
+        first: u64,
+        span: u64,
+    ) -> Option<Self> {
+        let proof = leaves.narrow(first, span)?;
+        let fits = FIXED + 32 * (proof.leaves.len() + proof.uncles.len()) <= HEADER;
+        fits.then_some(Self { root, size, proof })
+    }
+
+    /// How many bytes of content follow.
+    pub(super) fn content_bytes(&self) -> u64 {
+        let start = self.proof.first.saturating_mul(BLOCK);
+        self.size
+            .saturating_sub(start)
+            .min(self.proof.span.saturating_mul(BLOCK))
+    }
+
+    pub(super) fn encode(&self) -> [u8; HEADER] {
+        let (leaves, uncles) = (&self.proof.leaves, &self.proof.uncles);
+        let mut fields = Vec::with_capacity(HEADER);
+        fields.extend_from_slice(MAGIC);
+        fields.extend_from_slice(self.root.as_bytes());
+        fields.extend_from_slice(&self.size.to_le_bytes());
+        fields.extend_from_slice(&self.proof.first.to_le_bytes());
+        for count in [self.proof.span, leaves.len() as u64, uncles.len() as u64] {
+            fields.extend_from_slice(&(count as u32).to_le_bytes());
+        }
+        for hash in leaves.iter().chain(uncles) {
+            fields.extend_from_slice(hash);
+        }
+        fields.resize(HEADER, 0);
+        let mut header = [0; HEADER];
+        header.copy_from_slice(&fields);
+        header
+    }
+
+    /// Reads a header; `None` for anything that [`Header::encode`] did not write.
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut fields = Fields(bytes.get(..HEADER)?);
+        if fields.take::<8>()? != *MAGIC {
+            return None;
+        }
+        let root = Root::from_bytes(fields.take::<32>()?);
+        let size = u64::from_le_bytes(fields.take()?);
+        let first = u64::from_le_bytes(fields.take()?);
+        let span = u64::from(u32::from_le_bytes(fields.take()?));
+        let leaves = u32::from_le_bytes(fields.take()?) as usize;
+        let uncles = u32::from_le_bytes(fields.take()?) as usize;
+        if leaves.saturating_add(uncles) > (HEADER - FIXED) / 32 {
+            return None;
+        }
+        let (leaves, uncles) = (fields.hashes(leaves)?, fields.hashes(uncles)?);
+        Some(Self {
+            root,
+            size,
+            proof: Subtree {
+                first,
+                span,
+                leaves,
+                uncles,
+            },
+        })
+    }
+
+    /// Proves `content` against the root that this header names.
+    pub(super) fn check(self, content: Vec<u8>) -> Option<Verified<Vec<u8>>> {
+        let start = self.proof.first.checked_mul(BLOCK)?;
+        let leaves = self.proof.prove(self.root, self.size)?;
+        leaves.check(start, content).ok()
+    }
+}
+
+struct Fields<'a>(&'a [u8]);
+
+impl Fields<'_> {
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (field, rest) = self.0.split_first_chunk::<N>()?;
+        self.0 = rest;
+        Some(*field)
+    }
+
+    fn hashes(&mut self, count: usize) -> Option<Vec<Hash>> {
+        (0..count).map(|_| self.take()).collect()
+    }
+}
+
+/// Where a slot belongs in the index. A collision only costs a failed check, so 64 bits of the
+/// root (which is a hash) are enough.
+pub(super) fn key(root: &Root, first: u64) -> u64 {
+    let head = root
+        .as_bytes()
+        .first_chunk::<8>()
+        .copied()
+        .unwrap_or_default();
+    u64::from_le_bytes(head) ^ first.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}

@@ -1,0 +1,143 @@
+//! Calls that take more than one message: a whole directory, a whole search.
+
+use std::time::Instant;
+
+use super::Peer;
+use crate::error::Error;
+use crate::types::{Attributes, RelPath};
+use crate::wire::{
+    ListRequest, Listing, Request, Response, SearchPage, SearchRequest, StatRequest,
+};
+
+/// The most entries of one directory that a member may send; beyond it the listing is an error. At
+/// the 60 to 100 bytes that an entry takes in memory this is about 100 MB.
+pub const MAX_DIRECTORY: usize = 1_000_000;
+
+/// All pages of `directory` as one listing.
+pub fn list(peer: &dyn Peer, directory: &RelPath, deadline: Instant) -> Result<Listing, Error> {
+    let mut whole: Option<Listing> = None;
+    loop {
+        let after = whole.as_ref().and_then(|so_far| so_far.entries.last());
+        let request = ListRequest {
+            directory: directory.clone(),
+            after: after.map(|entry| entry.name.clone()),
+            limit: Listing::MAX_ENTRIES as u32,
+        };
+        let Response::List(page) = peer.call(&Request::List(request), deadline)? else {
+            return Err(unexpected(peer));
+        };
+        let (more, empty) = (page.more, page.entries.is_empty());
+        let so_far = match &mut whole {
+            None => whole.insert(page),
+            Some(so_far) => {
+                so_far.entries.extend(page.entries);
+                so_far
+            }
+        };
+        if !more {
+            so_far.more = false;
+            return whole.ok_or_else(|| unexpected(peer));
+        }
+        if empty || so_far.entries.len() > MAX_DIRECTORY {
+            return Err(Error::misbehaved(
+                peer.id().short(),
+                "a directory that does not end",
+            ));
+        }
+    }
+}
+
+/// The attributes of one path; `None` when it is not shared.
+pub fn stat(
+    peer: &dyn Peer,
+    path: &RelPath,
+    deadline: Instant,
+) -> Result<Option<Attributes>, Error> {
+    let request = Request::Stat(StatRequest {
+        paths: vec![path.clone()],
+    });
+    match peer.call(&request, deadline)? {
+        Response::Stat(found) if found.attributes.len() == 1 => Ok(found.attributes[0]),
+        _ => Err(unexpected(peer)),
+    }
+}
+
+/// Every match of `pattern`, at most `most` of them.
+pub fn search(
+    peer: &dyn Peer,
+    pattern: &str,
+    most: usize,
+    deadline: Instant,
+) -> Result<Vec<(RelPath, Attributes)>, Error> {
+    let mut found: Vec<(RelPath, Attributes)> = Vec::new();
+    loop {
+        let request = SearchRequest {
+            pattern: pattern.to_owned(),
+            after: found.last().map(|(path, _)| path.clone()),
+            limit: SearchPage::MAX_MATCHES as u32,
+        };
+        let Response::Search(page) = peer.call(&Request::Search(request), deadline)? else {
+            return Err(unexpected(peer));
+        };
+        let stuck = page.more && page.matches.is_empty();
+        found.extend(page.matches);
+        if !page.more {
+            return Ok(found);
+        }
+        if stuck || found.len() >= most {
+            return Err(Error::misbehaved(
+                peer.id().short(),
+                "a search that does not end",
+            ));
+        }
+    }
+}
+
+fn unexpected(peer: &dyn Peer) -> Error {
+    Error::misbehaved(peer.id().short(), "an answer to another question")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    use crate::testing::MemoryPeer;
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(5)
+    }
+
+    #[test]
+    fn a_directory_of_many_pages_comes_whole_and_in_order() {
+        let peer = MemoryPeer::new(1);
+        let count = 2 * Listing::MAX_ENTRIES + 5;
+        for index in 0..count {
+            peer.put(&format!("d/{index:06}"), "x", 1);
+        }
+        let whole = list(&peer, &RelPath::new(b"d").unwrap(), soon()).unwrap();
+        assert_eq!(whole.entries.len(), count);
+        assert!(whole.entries.is_sorted_by(|a, b| a.name < b.name) && !whole.more);
+        assert_eq!(peer.calls(), 3);
+    }
+
+    #[test]
+    fn what_is_not_there_is_none_and_not_an_error() {
+        let peer = MemoryPeer::new(1);
+        let here = peer.put("here", "x", 1);
+        let stat = |path: &str| stat(&peer, &RelPath::new(path.as_bytes()).unwrap(), soon());
+        assert_eq!(stat("here").unwrap(), Some(here));
+        assert_eq!(stat("gone").unwrap(), None);
+    }
+
+    #[test]
+    fn a_search_gathers_all_its_pages() {
+        let peer = MemoryPeer::new(1);
+        for index in 0..SearchPage::MAX_MATCHES + 3 {
+            peer.put(&format!("{index}/a.txt"), "x", 1);
+        }
+        peer.put("b.bin", "x", 1);
+        let found = search(&peer, r"\.txt$", 10_000, soon()).unwrap();
+        assert_eq!(found.len(), SearchPage::MAX_MATCHES + 3);
+    }
+}
