@@ -15,9 +15,12 @@ mod listed;
 mod listing;
 mod mounts;
 mod names;
+mod pattern;
 mod policy;
+mod search;
 mod state;
 mod tree;
+mod walk;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -30,11 +33,14 @@ pub use file::{SharedFile, is_changed};
 use crate::config::ShareConfig;
 use crate::error::Error;
 use crate::types::{Attributes, Kind, RelPath};
-use crate::wire::{Fault, FaultCode, ListRequest, Listing, StatRequest, StatResponse};
+use crate::wire::{
+    Fault, FaultCode, ListRequest, Listing, SearchPage, SearchRequest, StatRequest, StatResponse,
+};
 use beneath::Beneath;
 use listed::Listed;
 use names::Names;
 use policy::Policy;
+use search::Places;
 use tree::{Found, Tree, is_absence};
 
 /// A directory that changed less than this long ago may change again without its times showing it
@@ -50,6 +56,7 @@ const OPEN_TRIES: u32 = 5;
 pub struct Share {
     tree: Tree,
     listed: Mutex<Listed>,
+    places: Mutex<Places>,
 }
 
 impl Share {
@@ -65,6 +72,7 @@ impl Share {
         Ok(Self {
             tree,
             listed: Mutex::default(),
+            places: Mutex::default(),
         })
     }
 
@@ -106,6 +114,12 @@ impl Share {
         }
     }
 
+    /// One page of the files whose name matches. Ends within about two seconds, if need be early
+    /// and with no match, but `more`: then the same request goes on where this one ended.
+    pub fn search(&self, request: &SearchRequest) -> Result<SearchPage, Fault> {
+        self.search_within(request, search::BUDGET)
+    }
+
     /// Opens a regular file for reading. A file that is being replaced at that very moment is
     /// looked for again, so that it never seems absent.
     pub fn open_file(&self, path: &RelPath) -> Result<SharedFile, Fault> {
@@ -138,6 +152,15 @@ impl Share {
             self.listed.lock().put(real, version, &names, now);
         }
         Ok(names)
+    }
+
+    /// The names of the directory at a path that has no links in it; an error if it has by now.
+    fn real_names(&self, path: &RelPath) -> Result<Arc<Names>, Errno> {
+        let directory = self.tree.find(path)?;
+        if directory.real() != path || directory.state.kind() != Some(Kind::Directory) {
+            return Err(Errno::NOTDIR);
+        }
+        self.names(&directory)
     }
 }
 
