@@ -19,6 +19,8 @@ mod pattern;
 mod policy;
 mod search;
 mod state;
+#[cfg(test)]
+mod tests;
 mod tree;
 mod walk;
 
