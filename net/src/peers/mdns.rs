@@ -21,11 +21,8 @@ const SERVICE: &str = "_tinyp2p._tcp.local.";
 /// What the `v` key of the TXT record says: the generation of the protocol.
 const VERSION: &str = "2";
 
-/// How often the browsing thread looks whether it is to stop.
+/// How often the browsing thread looks whether it is to stop, and tries to subscribe.
 const TICK: Duration = Duration::from_millis(250);
-
-/// A subscription that was closed is taken out again after this time.
-const AGAIN: Duration = Duration::from_secs(1);
 
 /// The most addresses taken from one announcement.
 const MAX_ADDRESSES: usize = crate::wire::MemberRecord::MAX_ADDRESSES;
@@ -110,7 +107,7 @@ fn browse(daemon: &ServiceDaemon, me: PeerId, found: &Found, stopping: &AtomicBo
         }
         // The subscription ended because its events were not taken fast enough, or could not be
         // had yet. What was missed is still in the daemon's cache and is reported again.
-        thread::sleep(AGAIN.min(TICK));
+        thread::sleep(TICK);
     }
 }
 
@@ -153,5 +150,85 @@ fn spell(ip: &ScopedIp) -> String {
     match ip.to_ip_addr() {
         IpAddr::V4(v4) => v4.to_string(),
         IpAddr::V6(_) => ip.to_string(),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use parking_lot::Mutex;
+
+    use super::*;
+
+    fn id(n: u8) -> PeerId {
+        PeerId::from_bytes([n; 32])
+    }
+
+    fn resolved(properties: &[(&str, &str)], ips: &str) -> ResolvedService {
+        ServiceInfo::new(SERVICE, "x", "x.local.", ips, 7, properties)
+            .unwrap()
+            .as_resolved_service()
+    }
+
+    #[test]
+    fn an_announcement_says_who_and_where_and_nothing_else() {
+        let service = announcement(id(1), 7).unwrap();
+        let short = id(1).short();
+        assert_eq!(service.get_fullname(), format!("{short}.{SERVICE}"));
+        assert_eq!(service.get_hostname(), format!("tinyp2p-{short}.local."));
+        let mut properties: Vec<String> = service
+            .get_properties()
+            .iter()
+            .map(|property| format!("{}={}", property.key(), property.val_str()))
+            .collect();
+        properties.sort();
+        assert_eq!(properties, [format!("id={}", id(1)), "v=2".into()]);
+    }
+
+    #[test]
+    fn an_announcement_is_read_back() {
+        let text = id(1).to_string();
+        let service = resolved(&[("id", &text), ("v", "2")], "10.0.0.1,2001:db8::1");
+        let addresses = vec![Address::new("10.0.0.1", 7), Address::new("2001:db8::1", 7)];
+        assert_eq!(read(&service), Some((id(1), addresses)));
+    }
+
+    #[test]
+    fn what_is_not_a_node_of_this_protocol_is_passed_over() {
+        let text = id(1).to_string();
+        for properties in [
+            &[("id", text.as_str())][..],
+            &[("id", text.as_str()), ("v", "3")],
+            &[("v", "2")],
+            &[("id", "../etc"), ("v", "2")],
+        ] {
+            assert_eq!(read(&resolved(properties, "10.0.0.1")), None);
+        }
+    }
+
+    #[test]
+    fn nodes_on_one_link_find_each_other_and_not_themselves() {
+        // Other runs of this test may be on the link.
+        let run = std::process::id().to_le_bytes();
+        let id = |n: u8| PeerId::from_bytes([run, [n; 4]].concat().repeat(4).try_into().unwrap());
+        let found = Arc::new(Mutex::new(Vec::new()));
+        let start = |n: u8, port: u16| {
+            let found = found.clone();
+            let note = move |other, _: &[Address]| found.lock().push((n, other));
+            Discovery::start(id(n), port, Arc::new(note)).unwrap()
+        };
+        let (listening, silent) = (start(1, 7), start(2, 0));
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !found.lock().contains(&(2, id(1))) {
+            assert!(Instant::now() < deadline, "nothing was found");
+            thread::sleep(Duration::from_millis(20));
+        }
+        let begin = Instant::now();
+        for discovery in [listening, silent] {
+            discovery.stop(begin + Duration::from_secs(1));
+        }
+        assert!(begin.elapsed() < Duration::from_secs(2));
+        let ours: Vec<_> = found.lock().iter().copied().collect();
+        assert!(!ours.contains(&(1, id(1))) && !ours.contains(&(1, id(2))));
     }
 }
