@@ -237,6 +237,35 @@ mod tests {
     }
 
     #[test]
+    fn every_test_that_semantics_md_names_exists() {
+        let sources = [
+            include_str!("errno.rs"),
+            include_str!("filesystem/tests.rs"),
+            include_str!("fuse/tests.rs"),
+            include_str!("inodes.rs"),
+            include_str!("view/cache.rs"),
+            include_str!("view/merge/tests.rs"),
+            include_str!("view/tests.rs"),
+            include_str!("workers.rs"),
+        ];
+        let quoted = include_str!("../SEMANTICS.md")
+            .split('`')
+            .skip(1)
+            .step_by(2);
+        let tests = quoted.filter(|word| word.matches('_').count() >= 2 && !word.contains(' '));
+        let mut count = 0;
+        for test in tests {
+            let function = format!("fn {test}(");
+            assert!(
+                sources.iter().any(|source| source.contains(&function)),
+                "{test}"
+            );
+            count += 1;
+        }
+        assert!(count > 50, "{count} tests named");
+    }
+
+    #[test]
     fn what_programs_meet_all_day_is_not_logged_aloud() {
         assert_eq!(level(&Error::NotFound), Level::DEBUG);
         assert_eq!(
