@@ -1,5 +1,217 @@
-//! (to be written)
+//! A running node: builds all parts, connects them, and ends them. The only file that knows every
+//! part.
 
-/// A running node (to be written).
-#[derive(Debug)]
-pub struct Node;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::auth::{AddressSource, Gate, Identity};
+use crate::client::Peer;
+use crate::client::dial::TcpDialer;
+use crate::client::http::{Client, HttpPeer};
+use crate::config::Config;
+use crate::error::Error;
+use crate::local::LocalPeer;
+use crate::peers::dialer::{Connect, Connection};
+use crate::peers::mdns::Discovery;
+use crate::peers::remembered::Remembered;
+use crate::peers::{Member, Members};
+use crate::server::{Server, Service};
+use crate::share::Share;
+use crate::types::{Address, PeerId};
+use crate::wire::MemberRecord;
+
+/// Saying goodbye on the local network, and waiting for the dialling threads, end by then.
+const STOP_DEADLINE: Duration = Duration::from_millis(800);
+
+/// One member of one network. Stops when dropped.
+pub struct Node {
+    id: PeerId,
+    name: String,
+    port: u16,
+    share: Option<Arc<Share>>,
+    members: Arc<Members>,
+    /// What is left to be stopped.
+    running: Mutex<Option<Running>>,
+}
+
+struct Running {
+    server: Server,
+    discovery: Option<Discovery>,
+}
+
+impl Node {
+    /// Starts to serve and to look for members. Whatever may fail comes first and in an order in
+    /// which nothing is visible to others until all of it has succeeded. Takes about 0.2 s, for the
+    /// password.
+    ///
+    /// # Errors
+    /// [`Error::Local`]: the name, the share, the state directory, an address or the port cannot
+    /// be used.
+    pub fn start(config: Config) -> Result<Arc<Self>, Error> {
+        check_name(&config.name)?;
+        let share = config.share.as_ref().map(Share::open).transpose()?;
+        let share = share.map(Arc::new);
+        let identity = Identity::load_or_create(&config.state_dir)?;
+        let id = identity.id();
+        let stretched = config.password.stretch();
+        drop(config.password);
+        let gate = Arc::new(Gate::new(identity, stretched)?);
+        let place = config.remember_as.as_deref();
+        let members = Arc::new(Members::new(
+            id,
+            config.name.clone(),
+            config.advertise,
+            &config.peers,
+            place.map(|place| Remembered::load(&config.state_dir, place)),
+            Box::new(Client::new(gate.clone(), Arc::new(TcpDialer::default()))),
+        )?);
+        let service = Arc::new(Service {
+            share: share.clone(),
+            members: members.clone(),
+        });
+        let server = Server::start(&config.listen, service.clone(), gate)?;
+        let node = Arc::new(Self {
+            id,
+            name: config.name,
+            port: server.local_port(),
+            share,
+            members,
+            running: Mutex::new(Some(Running {
+                server,
+                discovery: None,
+            })),
+        });
+        node.join(service, config.discovery)?;
+        Ok(node)
+    }
+
+    /// Looks for members, now that it can be found by them.
+    fn join(&self, service: Arc<Service>, discovery: bool) -> Result<(), Error> {
+        let itself: Option<Arc<dyn Peer>> = match &self.share {
+            Some(_) => Some(Arc::new(LocalPeer::new(self.id, service))),
+            None => None,
+        };
+        self.members.begin(self.port, itself)?;
+        if !discovery {
+            return Ok(());
+        }
+        let members = self.members.clone();
+        let found = move |id, addresses: &[Address]| members.heard(id, addresses);
+        match Discovery::start(self.id, self.port, Arc::new(found)) {
+            Ok(discovery) => {
+                if let Some(running) = &mut *self.running.lock() {
+                    running.discovery = Some(discovery);
+                }
+            }
+            Err(error) => tracing::warn!("{error}"),
+        }
+        Ok(())
+    }
+
+    /// This node's identity.
+    pub fn id(&self) -> PeerId {
+        self.id
+    }
+
+    /// How this node names itself.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The TCP port that it listens on; 0 when it does not.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// What it serves.
+    pub fn share(&self) -> Option<&Arc<Share>> {
+        self.share.as_ref()
+    }
+
+    /// Who is there.
+    pub fn members(&self) -> &Arc<Members> {
+        &self.members
+    }
+
+    /// Everyone who can be asked; see [`Members::present`].
+    pub fn present(&self) -> Vec<Member> {
+        self.members.present()
+    }
+
+    /// Waits until each address that the user named has answered or failed once, or `deadline`;
+    /// once one has answered, only a moment longer. Returns what became of them, without those that
+    /// have not answered yet and those that are this node itself. A wrong password is
+    /// [`Error::Refused`].
+    pub fn first_contact(&self, deadline: Instant) -> Vec<(Address, Result<(), Error>)> {
+        self.members.first_contact(deadline)
+    }
+
+    /// Leaves the network: says goodbye, closes the port and every connection. Ends in less than
+    /// two seconds whatever others do; the second call does nothing.
+    pub fn stop(&self) {
+        let Some(running) = self.running.lock().take() else {
+            return;
+        };
+        let deadline = Instant::now() + STOP_DEADLINE;
+        if let Some(discovery) = running.discovery {
+            discovery.stop(deadline);
+        }
+        self.members.stop(deadline);
+        running.server.stop();
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({:?}, port {})", self.name, self.id, self.port)
+    }
+}
+
+fn check_name(name: &str) -> Result<(), Error> {
+    if MemberRecord::is_name(name) {
+        return Ok(());
+    }
+    Err(Error::Local {
+        what: format!("the name {name:?}"),
+        why: "a member's name has 1 to 64 bytes, no '/' and no control characters".into(),
+    })
+}
+
+impl Connect for Client {
+    fn connect(
+        &self,
+        address: &Address,
+        expected: Option<PeerId>,
+        named: bool,
+        deadline: Instant,
+    ) -> Result<Arc<dyn Connection>, Error> {
+        let source = match named {
+            true => AddressSource::Named,
+            false => AddressSource::Heard,
+        };
+        let peer = Client::connect(self, address, expected, source, deadline)?;
+        Ok(peer)
+    }
+}
+
+impl Connection for HttpPeer {
+    fn moved(&self, address: &Address) {
+        self.set_address(address.clone());
+    }
+
+    fn close(&self) {
+        HttpPeer::close(self);
+    }
+}
+
+#[cfg(test)]
+mod tests;

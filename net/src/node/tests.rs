@@ -1,0 +1,222 @@
+//! Whole nodes on 127.0.0.1, with real sockets, TLS and pairing.
+
+use std::net::TcpListener;
+use std::path::Path;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::auth::Password;
+use crate::config::{Listen, ShareConfig};
+use crate::types::{PeerArgument, RelPath};
+use crate::wire::{ListRequest, Request, Response};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Place {
+    share: TempDir,
+    state: TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let (share, state) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+        Self { share, state }
+    }
+
+    fn config(&self, password: &str, name: &str, port: u16, peers: &[u16]) -> Config {
+        let peer = |port: &u16| PeerArgument {
+            address: Address::new("127.0.0.1", *port),
+            expected: None,
+        };
+        Config {
+            password: Password::new(password.into()).unwrap(),
+            share: Some(ShareConfig {
+                directory: self.share.path().into(),
+                hidden: false,
+                excluded: Vec::new(),
+            }),
+            listen: Listen::At(([127, 0, 0, 1], port).into()),
+            advertise: None,
+            name: name.into(),
+            discovery: false,
+            peers: peers.iter().map(peer).collect(),
+            state_dir: self.state.path().into(),
+            remember_as: Some(self.share.path().into()),
+        }
+    }
+
+    fn node(&self, name: &str, port: u16, peers: &[u16]) -> Arc<Node> {
+        Node::start(self.config("pw", name, port, peers)).unwrap()
+    }
+}
+
+/// A port that nobody listens on, for a node that is started later.
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+fn names(node: &Node) -> Vec<String> {
+    let mut names: Vec<_> = node.present().iter().map(|m| m.name.to_string()).collect();
+    names.sort();
+    names
+}
+
+fn eventually(what: &str, holds: impl Fn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn soon() -> Instant {
+    Instant::now() + PATIENCE
+}
+
+fn list(member: &Member) -> Result<Vec<String>, Error> {
+    let request = Request::List(ListRequest {
+        directory: RelPath::root(),
+        after: None,
+        limit: 100,
+    });
+    let Response::List(listing) = member.peer.call(&request, soon())? else {
+        panic!("another response");
+    };
+    Ok(listing.entries.iter().map(|e| e.name.to_string()).collect())
+}
+
+#[test]
+fn a_chain_of_three_sees_each_other_and_each_others_files() {
+    let places = [Place::new(), Place::new(), Place::new()];
+    for (place, file) in places.iter().zip(["x", "y", "z"]) {
+        std::fs::write(place.share.path().join(file), file).unwrap();
+    }
+    let ports = [free_port(), free_port(), free_port()];
+    let begin = Instant::now();
+    let nodes = [
+        places[0].node("a", ports[0], &[ports[1]]),
+        places[1].node("b", ports[1], &[ports[2]]),
+        places[2].node("c", ports[2], &[]),
+    ];
+    eventually("all see all, themselves too", || {
+        nodes.iter().all(|node| names(node) == ["a", "b", "c"])
+    });
+    println!("complete after {:?}", begin.elapsed());
+    for node in &nodes {
+        let mut files: Vec<_> = node
+            .present()
+            .iter()
+            .flat_map(|m| list(m).unwrap())
+            .collect();
+        files.sort();
+        assert_eq!(files, ["x", "y", "z"]);
+    }
+    let begin = Instant::now();
+    nodes[0].stop();
+    assert!(begin.elapsed() < Duration::from_secs(2));
+}
+
+#[test]
+fn another_password_is_refused_and_nothing_is_seen() {
+    let (a, b) = (Place::new(), Place::new());
+    let first = a.node("a", 0, &[]);
+    let config = b.config("another", "b", 0, &[first.port(), free_port()]);
+    let second = Node::start(config).unwrap();
+    let mut outcomes = second.first_contact(soon());
+    outcomes.sort_by_key(|(address, _)| address.port != first.port());
+    assert!(matches!(
+        &outcomes[..],
+        [
+            (_, Err(Error::Refused { .. })),
+            (_, Err(Error::Unreachable { .. }))
+        ]
+    ));
+    assert_eq!(
+        (names(&first), names(&second)),
+        (vec!["a".into()], vec!["b".into()])
+    );
+}
+
+#[test]
+fn the_right_password_is_first_contact() {
+    let (a, b) = (Place::new(), Place::new());
+    let first = a.node("a", 0, &[]);
+    let second = b.node("b", 0, &[first.port()]);
+    let outcomes = second.first_contact(soon());
+    assert!(matches!(&outcomes[..], [(_, Ok(()))]));
+    assert_eq!(names(&second), ["a", "b"]);
+}
+
+#[test]
+fn a_member_that_stops_is_away_and_comes_back_as_the_same_even_elsewhere() {
+    let (a, b) = (Place::new(), Place::new());
+    let first = a.node("a", 0, &[]);
+    let second = b.node("b", 0, &[first.port()]);
+    eventually("they meet", || names(&first) == ["a", "b"]);
+    let id = second.id();
+    drop(second);
+    for member in first.present() {
+        if let Err(error) = list(&member) {
+            first.members().report(member.id, &error);
+        }
+    }
+    eventually("it is away", || names(&first) == ["a"]);
+    // Nobody is named: it remembers the other, from another port.
+    let second = b.node("b", 0, &[]);
+    assert_eq!(second.id(), id);
+    eventually("it is back", || names(&first) == ["a", "b"]);
+    eventually("it sees the other", || names(&second) == ["a", "b"]);
+    let back = first.present().into_iter().find(|m| m.id == id).unwrap();
+    assert_eq!(
+        back.address.map(|address| address.port),
+        Some(second.port())
+    );
+}
+
+#[test]
+fn a_guest_sees_the_members_and_is_not_among_them() {
+    let (a, b) = (Place::new(), Place::new());
+    let first = a.node("a", 0, &[]);
+    let mut config = b.config("pw", "guest", 0, &[first.port()]);
+    (config.listen, config.share) = (Listen::Nowhere, None);
+    let guest = Node::start(config).unwrap();
+    eventually("the guest sees the member", || names(&guest) == ["a"]);
+    assert_eq!((guest.port(), names(&first)), (0, vec!["a".into()]));
+}
+
+#[test]
+fn a_node_that_is_named_itself_is_one_member() {
+    let place = Place::new();
+    let port = free_port();
+    let node = place.node("a", port, &[port]);
+    assert!(node.first_contact(soon()).is_empty());
+    assert_eq!(names(&node), ["a"]);
+}
+
+#[test]
+fn what_cannot_work_fails_before_anything_is_visible() {
+    let place = Place::new();
+    let fails = |change: fn(&mut Config)| {
+        let mut config = place.config("pw", "a", 0, &[]);
+        change(&mut config);
+        Node::start(config).map(drop).is_err()
+    };
+    assert!(fails(|config| config.name = "a/b".into()));
+    assert!(fails(|config| {
+        if let Some(share) = &mut config.share {
+            share.directory = Path::new("/nowhere/at/all").into();
+        }
+    }));
+    assert!(fails(
+        |config| config.peers = vec!["0.0.0.0".parse().unwrap()]
+    ));
+    assert!(fails(
+        |config| config.listen = Listen::At(([192, 0, 2, 99], 1).into())
+    ));
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut config = place.config("pw", "a", 0, &[]);
+    config.listen = Listen::At(taken.local_addr().unwrap());
+    assert!(Node::start(config).is_err());
+}
