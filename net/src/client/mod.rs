@@ -5,6 +5,7 @@
 //! memory that can be slow, cut off, lying or gone ([`crate::testing`]).
 
 mod calls;
+pub(crate) mod pairing;
 
 use std::time::Instant;
 

@@ -1,0 +1,239 @@
+//! Everything that decides who may speak, in one bundle that server and client share.
+//!
+//! One process has one [`Gate`]. It is also where time enters: the tables behind it take `now`,
+//! their callers outside do not have to. Locks are held for one look-up each, never over IO and
+//! never two at once.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::admission::Admission;
+use super::credentials::Credentials;
+use super::identity::Identity;
+use super::limits::{
+    AddressSource, Hold, Inbound, InboundRun, Outbound, OutboundRun, Outcome, Refusal,
+};
+use super::password::Stretched;
+use super::tls::{self, Alpn};
+use crate::error::Error;
+use crate::types::PeerId;
+
+/// A pairing run that takes longer than this has failed.
+pub(crate) const PAIRING_DEADLINE: Duration = Duration::from_secs(10);
+
+/// This node's key, its form of the password, who has proved it, and the limits on guessing it.
+pub struct Gate {
+    identity: Identity,
+    credentials: Credentials,
+    admission: Admission,
+    inbound: Mutex<Inbound>,
+    /// Told whenever an inbound run ends.
+    inbound_ended: Notify,
+    outbound: Mutex<Outbound>,
+    server: Arc<rustls::ServerConfig>,
+    pair: Arc<rustls::ClientConfig>,
+    http: Arc<rustls::ClientConfig>,
+}
+
+impl Gate {
+    /// Nobody is admitted yet.
+    pub fn new(identity: Identity, stretched: Stretched) -> Result<Self, Error> {
+        let credentials = Credentials::new(stretched, identity.id())
+            .map_err(|error| Error::local("password", std::io::Error::other(error)))?;
+        Ok(Self {
+            server: tls::server_config(&identity)?,
+            pair: tls::client_config(&identity, Alpn::Pair)?,
+            http: tls::client_config(&identity, Alpn::Http)?,
+            identity,
+            credentials,
+            admission: Admission::default(),
+            inbound: Mutex::default(),
+            inbound_ended: Notify::new(),
+            outbound: Mutex::default(),
+        })
+    }
+
+    /// This node's own key.
+    pub fn id(&self) -> PeerId {
+        self.identity.id()
+    }
+
+    /// TLS for accepted connections.
+    pub fn tls_server(&self) -> Arc<rustls::ServerConfig> {
+        self.server.clone()
+    }
+
+    /// TLS for dialled connections.
+    pub fn tls_client(&self, alpn: Alpn) -> Arc<rustls::ClientConfig> {
+        match alpn {
+            Alpn::Pair => self.pair.clone(),
+            Alpn::Http => self.http.clone(),
+        }
+    }
+
+    /// The keys that have proved the password.
+    pub fn admission(&self) -> &Admission {
+        &self.admission
+    }
+
+    /// True when `peer` has proved the password within the last 24 hours.
+    pub fn is_admitted(&self, peer: PeerId) -> bool {
+        self.admission.is_admitted(peer, Instant::now())
+    }
+
+    /// How many wrong guesses by strangers are on the count now (it decays by one an hour).
+    pub fn inbound_failures(&self) -> u32 {
+        self.inbound.lock().failures(Instant::now())
+    }
+
+    pub(crate) fn credentials(&self) -> &Credentials {
+        &self.credentials
+    }
+
+    pub(crate) fn admit(&self, peer: PeerId) {
+        self.admission.admit(peer, Instant::now());
+    }
+
+    /// Charges a run to `caller`. While as many as allowed are under way, waits for one to end,
+    /// until `patience` is over: honest members often arrive together.
+    pub(crate) async fn begin_inbound(
+        &self,
+        caller: PeerId,
+        source: IpAddr,
+        patience: tokio::time::Instant,
+    ) -> Result<InboundGuard<'_>, Duration> {
+        loop {
+            // Registered before the table is asked, so that no ending is missed in between.
+            let ended = self.inbound_ended.notified();
+            let known = self.is_admitted(caller);
+            let begun = self
+                .inbound
+                .lock()
+                .begin(caller, known, source, Instant::now());
+            match begun {
+                Ok(run) => {
+                    return Ok(InboundGuard {
+                        gate: self,
+                        source,
+                        run: Some(run),
+                    });
+                }
+                Err(Refusal::Later(wait)) => return Err(wait),
+                Err(Refusal::Full) => tokio::time::timeout_at(patience, ended)
+                    .await
+                    .map_err(|_| Duration::from_secs(1))?,
+            }
+        }
+    }
+
+    fn end_inbound(&self, run: InboundRun, source: IpAddr, proved: bool) {
+        let now = Instant::now();
+        let mut inbound = self.inbound.lock();
+        inbound.end(run, proved, now);
+        let report = if proved { None } else { inbound.report(now) };
+        drop(inbound);
+        self.inbound_ended.notify_waiters();
+        if let Some(gap) = report {
+            tracing::warn!(
+                "many wrong passwords lately, the last from {source}: strangers may try one every \
+                 {} s for now; members are not affected",
+                gap.as_secs()
+            );
+        }
+    }
+
+    /// Charges a run with whoever answers at `who`.
+    pub(crate) fn begin_outbound(
+        &self,
+        who: &str,
+        source: AddressSource,
+    ) -> Result<OutboundGuard<'_>, Error> {
+        let begun = self.outbound.lock().begin(who, source, Instant::now());
+        match begun {
+            Ok(run) => Ok(OutboundGuard {
+                gate: self,
+                run: Some(run),
+            }),
+            Err(Hold::Refused) => Err(Error::Refused { who: who.into() }),
+            Err(Hold::Budget(wait)) => Err(Error::Later {
+                who: who.into(),
+                seconds: whole_seconds(wait),
+            }),
+        }
+    }
+}
+
+impl fmt::Debug for Gate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gate").field("id", &self.id()).finish()
+    }
+}
+
+/// At least one second, rounded up, and no more than fits into a frame.
+pub(crate) fn whole_seconds(wait: Duration) -> u16 {
+    let seconds = wait.as_secs_f64().ceil().max(1.0);
+    u16::try_from(seconds as u64).unwrap_or(u16::MAX)
+}
+
+/// A run that a stranger or a member began here. Dropped, it counts as a wrong guess: so does
+/// whatever breaks off, times out or goes wrong in any way.
+pub(crate) struct InboundGuard<'a> {
+    gate: &'a Gate,
+    source: IpAddr,
+    run: Option<InboundRun>,
+}
+
+impl InboundGuard<'_> {
+    /// The caller has proved the password: the run cost nothing.
+    pub(crate) fn proved(mut self) {
+        self.settle(true);
+    }
+
+    fn settle(&mut self, proved: bool) {
+        if let Some(run) = self.run.take() {
+            self.gate.end_inbound(run, self.source, proved);
+        }
+    }
+}
+
+impl Drop for InboundGuard<'_> {
+    fn drop(&mut self) {
+        self.settle(false);
+    }
+}
+
+/// A run that this node began. Dropped, it cost nothing: the other side has learnt nothing until
+/// its KE2 was tried.
+pub(crate) struct OutboundGuard<'a> {
+    gate: &'a Gate,
+    run: Option<OutboundRun>,
+}
+
+impl OutboundGuard<'_> {
+    /// Both sides have proved the password.
+    pub(crate) fn paired(mut self) {
+        self.settle(Outcome::Paired);
+    }
+
+    /// The other side has had a guess, and it was wrong.
+    pub(crate) fn wrong_password(mut self) {
+        self.settle(Outcome::WrongPassword);
+    }
+
+    fn settle(&mut self, outcome: Outcome) {
+        if let Some(run) = self.run.take() {
+            self.gate.outbound.lock().end(run, outcome, Instant::now());
+        }
+    }
+}
+
+impl Drop for OutboundGuard<'_> {
+    fn drop(&mut self) {
+        self.settle(Outcome::Nothing);
+    }
+}

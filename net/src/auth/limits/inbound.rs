@@ -1,0 +1,436 @@
+//! What strangers may try here.
+//!
+//! Callers with an unknown key share one count of failures `F`, which decays by one an hour. Below
+//! 3 they are let in at once, 8 at a time; from 3 on one at a time, with a gap of
+//! `min(600, 2^(F-3))` seconds after the last failure. So a guesser gets ten or so tries, and then
+//! one every ten minutes, from however many addresses. Each source address has its own bound on
+//! top, so that one of them cannot use the whole of that up at once.
+//!
+//! Keys that proved the password in the last 24 hours have a bucket each: a flood of strangers
+//! does not keep members out, and a stolen key gives no free guesses.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::time::{Duration, Instant};
+
+use super::Recent;
+use crate::types::PeerId;
+
+/// From this many failures on, runs with unknown keys come one at a time, and slower and slower.
+const ESCALATE_AT: u32 = 3;
+/// Unknown keys in flight before that.
+const MAX_IN_FLIGHT: u32 = 8;
+/// The longest gap between two runs with unknown keys.
+const MAX_GAP: Duration = Duration::from_secs(600);
+/// One failure is forgotten in this time.
+const DECAY: Duration = Duration::from_secs(3600);
+/// Failures of one source address within [`SOURCE_WINDOW`].
+const SOURCE_LIMIT: usize = 5;
+const SOURCE_WINDOW: Duration = Duration::from_secs(600);
+/// Failures and runs in flight of one known key within [`KNOWN_WINDOW`].
+const KNOWN_LIMIT: usize = 10;
+const KNOWN_WINDOW: Duration = Duration::from_secs(3600);
+/// The log tells at most this often that guesses are being slowed down.
+const REPORT_INTERVAL: Duration = Duration::from_secs(3600);
+
+/// Why a run may not begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// As many runs as allowed are under way; there is room as soon as one ends.
+    Full,
+    /// Too many failures; come back after this time.
+    Later(Duration),
+}
+
+/// A run under way. Hand it back to [`Inbound::end`].
+#[derive(Debug)]
+#[must_use = "a run that is not ended stays in flight for ever"]
+pub struct InboundRun {
+    bucket: Bucket,
+    began: Instant,
+}
+
+#[derive(Debug)]
+enum Bucket {
+    Known(PeerId),
+    Unknown(IpAddr),
+}
+
+/// The failures and runs under way of one known key.
+#[derive(Debug, Default)]
+struct Known {
+    in_flight: usize,
+    failures: Recent,
+}
+
+/// The table.
+#[derive(Debug, Default)]
+pub struct Inbound {
+    failures: u32,
+    decayed_at: Option<Instant>,
+    in_flight: u32,
+    last_failed_began: Option<Instant>,
+    sources: HashMap<IpAddr, Recent>,
+    known: HashMap<PeerId, Known>,
+    reported_at: Option<Instant>,
+}
+
+impl Inbound {
+    /// Charges a run to `caller`, who dials from `source`. `known` says that this key proved the
+    /// password lately.
+    pub fn begin(
+        &mut self,
+        caller: PeerId,
+        known: bool,
+        source: IpAddr,
+        now: Instant,
+    ) -> Result<InboundRun, Refusal> {
+        let bucket = if known {
+            self.begin_known(caller, now)?
+        } else {
+            self.begin_unknown(aggregate(source), now)?
+        };
+        Ok(InboundRun { bucket, began: now })
+    }
+
+    fn begin_known(&mut self, caller: PeerId, now: Instant) -> Result<Bucket, Refusal> {
+        let known = self.known.entry(caller).or_default();
+        let wait = known.failures.wait(KNOWN_LIMIT, KNOWN_WINDOW, now);
+        if !wait.is_zero() {
+            return Err(Refusal::Later(wait));
+        }
+        if known.failures.count(KNOWN_WINDOW, now) + known.in_flight >= KNOWN_LIMIT {
+            return Err(Refusal::Full);
+        }
+        known.in_flight += 1;
+        Ok(Bucket::Known(caller))
+    }
+
+    fn begin_unknown(&mut self, source: IpAddr, now: Instant) -> Result<Bucket, Refusal> {
+        self.decay(now);
+        let by_source = self
+            .sources
+            .get_mut(&source)
+            .map_or(Duration::ZERO, |s| s.wait(SOURCE_LIMIT, SOURCE_WINDOW, now));
+        let by_gap = self.last_failed_began.map_or(Duration::ZERO, |began| {
+            (began + gap(self.failures)).saturating_duration_since(now)
+        });
+        let wait = by_source.max(by_gap);
+        if !wait.is_zero() {
+            return Err(Refusal::Later(wait));
+        }
+        let room = if self.failures < ESCALATE_AT {
+            MAX_IN_FLIGHT
+        } else {
+            1
+        };
+        if self.in_flight >= room {
+            return Err(Refusal::Full);
+        }
+        self.in_flight += 1;
+        Ok(Bucket::Unknown(source))
+    }
+
+    /// Settles a run: in full when the caller `proved` the password, else as a failure.
+    pub fn end(&mut self, run: InboundRun, proved: bool, now: Instant) {
+        match run.bucket {
+            Bucket::Known(caller) => self.end_known(caller, proved, now),
+            Bucket::Unknown(source) => {
+                self.in_flight -= 1;
+                if !proved {
+                    self.fail_unknown(source, run.began, now);
+                }
+            }
+        }
+    }
+
+    fn end_known(&mut self, caller: PeerId, proved: bool, now: Instant) {
+        let known = self.known.entry(caller).or_default();
+        known.in_flight -= 1;
+        if !proved {
+            known.failures.push(now);
+        }
+        self.known
+            .retain(|_, k| k.in_flight > 0 || k.failures.count(KNOWN_WINDOW, now) > 0);
+    }
+
+    fn fail_unknown(&mut self, source: IpAddr, began: Instant, now: Instant) {
+        self.decay(now);
+        self.failures = self.failures.saturating_add(1);
+        self.decayed_at.get_or_insert(now);
+        self.last_failed_began = self.last_failed_began.max(Some(began));
+        // The gap bounds how many sources can have failed lately, so this table stays small.
+        self.sources
+            .retain(|_, failures| failures.count(SOURCE_WINDOW, now) > 0);
+        self.sources.entry(source).or_default().push(now);
+    }
+
+    /// Failures of unknown keys that have not decayed yet.
+    pub fn failures(&mut self, now: Instant) -> u32 {
+        self.decay(now);
+        self.failures
+    }
+
+    /// The present gap, when it grows and this is the first time in an hour that it is asked for:
+    /// what the log should tell.
+    pub fn report(&mut self, now: Instant) -> Option<Duration> {
+        let due = self
+            .reported_at
+            .is_none_or(|at| now.saturating_duration_since(at) >= REPORT_INTERVAL);
+        if !due || self.failures(now) < ESCALATE_AT {
+            return None;
+        }
+        self.reported_at = Some(now);
+        Some(gap(self.failures))
+    }
+
+    fn decay(&mut self, now: Instant) {
+        while let Some(since) = self.decayed_at
+            && now.saturating_duration_since(since) >= DECAY
+        {
+            self.failures -= 1;
+            self.decayed_at = (self.failures > 0).then_some(since + DECAY);
+        }
+    }
+}
+
+/// The least time from one failed run with an unknown key to the next.
+fn gap(failures: u32) -> Duration {
+    match failures.checked_sub(ESCALATE_AT) {
+        None => Duration::ZERO,
+        Some(over) => Duration::from_secs(1 << over.min(10)).min(MAX_GAP),
+    }
+}
+
+/// What one party controls at little cost: an IPv4 address, or an IPv6 /64.
+fn aggregate(source: IpAddr) -> IpAddr {
+    match source.to_canonical() {
+        v4 @ IpAddr::V4(_) => v4,
+        IpAddr::V6(address) => {
+            IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)))
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn key(number: u8) -> PeerId {
+        PeerId::from_bytes([number; 32])
+    }
+
+    /// Another /32 for each number.
+    fn source(number: u32) -> IpAddr {
+        Ipv4Addr::from_bits(0x0a00_0000 + number).into()
+    }
+
+    fn stranger(table: &mut Inbound, from: u32, now: Instant) -> Result<InboundRun, Refusal> {
+        table.begin(key(1), false, source(from), now)
+    }
+
+    /// A table in which `failures` strangers, each from its own address, have just failed.
+    fn after(failures: u32, now: Instant) -> Inbound {
+        let mut table = Inbound::default();
+        let runs: Vec<_> = (0..failures)
+            .map(|_| InboundRun {
+                bucket: Bucket::Unknown(source(1000)),
+                began: now,
+            })
+            .collect();
+        table.in_flight = failures;
+        for (number, mut run) in (0..).zip(runs) {
+            run.bucket = Bucket::Unknown(source(1000 + number));
+            table.end(run, false, now);
+        }
+        table
+    }
+
+    #[test]
+    fn the_gap_grows_from_one_second_to_ten_minutes() {
+        let seconds: Vec<u64> = (0..15).map(|f| gap(f).as_secs()).collect();
+        let table = [0, 0, 0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 600, 600];
+        assert_eq!(seconds, table);
+        assert_eq!(gap(u32::MAX), MAX_GAP);
+    }
+
+    #[test]
+    fn the_next_stranger_waits_out_the_gap_and_no_longer() {
+        let now = Instant::now();
+        for failures in 0..16 {
+            let mut table = after(failures, now);
+            let gap = gap(failures);
+            if !gap.is_zero() {
+                let early = now + gap - SECOND;
+                assert_eq!(
+                    stranger(&mut table, 1, early).unwrap_err(),
+                    Refusal::Later(SECOND)
+                );
+            }
+            assert!(stranger(&mut table, 1, now + gap).is_ok(), "F = {failures}");
+        }
+    }
+
+    #[test]
+    fn one_failure_is_forgotten_an_hour() {
+        let now = Instant::now();
+        let mut table = after(5, now);
+        assert_eq!(table.failures(now + DECAY - SECOND), 5);
+        assert_eq!(table.failures(now + DECAY), 4);
+        assert_eq!(table.failures(now + 3 * DECAY), 2);
+        assert!(stranger(&mut table, 1, now + 3 * DECAY).is_ok());
+        assert_eq!(table.failures(now + 100 * DECAY), 0);
+    }
+
+    #[test]
+    fn parallel_runs_cannot_outrun_the_count() {
+        let now = Instant::now();
+        let mut table = Inbound::default();
+        let runs: Vec<_> = (0..100)
+            .filter_map(|from| stranger(&mut table, from, now).ok())
+            .collect();
+        assert_eq!(runs.len(), 8);
+        assert_eq!(stranger(&mut table, 200, now).unwrap_err(), Refusal::Full);
+        for run in runs {
+            table.end(run, false, now);
+        }
+        assert_eq!(table.failures(now), 8);
+        assert!(matches!(
+            stranger(&mut table, 200, now),
+            Err(Refusal::Later(_))
+        ));
+    }
+
+    #[test]
+    fn once_escalated_strangers_come_one_at_a_time() {
+        let now = Instant::now();
+        let mut table = after(3, now);
+        let later = now + Duration::from_secs(10);
+        let run = stranger(&mut table, 1, later).unwrap();
+        assert_eq!(stranger(&mut table, 2, later).unwrap_err(), Refusal::Full);
+        table.end(run, true, later);
+        assert!(stranger(&mut table, 2, later).is_ok());
+    }
+
+    #[test]
+    fn success_leaves_no_trace() {
+        let now = Instant::now();
+        let mut table = Inbound::default();
+        for _ in 0..100 {
+            let runs: Vec<_> = (0..8)
+                .map(|_| stranger(&mut table, 1, now).unwrap())
+                .collect();
+            for run in runs {
+                table.end(run, true, now);
+            }
+        }
+        assert_eq!(table.failures(now), 0);
+        assert!(table.sources.is_empty());
+    }
+
+    #[test]
+    fn one_source_has_five_failures_in_ten_minutes() {
+        let mut now = Instant::now();
+        let start = now;
+        let mut table = Inbound::default();
+        for _ in 0..5 {
+            let run = stranger(&mut table, 1, now).unwrap();
+            table.end(run, false, now);
+            now += Duration::from_secs(10);
+        }
+        let Err(Refusal::Later(wait)) = stranger(&mut table, 1, now) else {
+            panic!("a sixth guess from one source");
+        };
+        assert_eq!(now + wait, start + SOURCE_WINDOW);
+        assert!(stranger(&mut table, 2, now).is_ok());
+    }
+
+    #[test]
+    fn a_v6_network_is_one_source_and_a_mapped_address_is_its_v4() {
+        let parse = |text: &str| text.parse::<IpAddr>().unwrap();
+        assert_eq!(
+            aggregate(parse("2001:db8:1:2:aaaa::1")),
+            aggregate(parse("2001:db8:1:2::ffff"))
+        );
+        assert_ne!(
+            aggregate(parse("2001:db8:1:2::1")),
+            aggregate(parse("2001:db8:1:3::1"))
+        );
+        assert_eq!(aggregate(parse("::ffff:10.0.0.1")), parse("10.0.0.1"));
+        assert_ne!(aggregate(parse("10.0.0.1")), aggregate(parse("10.0.0.2")));
+    }
+
+    #[test]
+    fn a_flood_of_strangers_does_not_keep_members_out() {
+        let now = Instant::now();
+        let mut table = after(100, now);
+        assert!(stranger(&mut table, 1, now).is_err());
+        let member = table.begin(key(7), true, source(1000), now).unwrap();
+        table.end(member, true, now);
+    }
+
+    #[test]
+    fn a_known_key_has_ten_guesses_an_hour_also_in_parallel() {
+        let now = Instant::now();
+        let mut table = Inbound::default();
+        let member = |table: &mut Inbound, now| table.begin(key(7), true, source(1), now);
+        let runs: Vec<_> = (0..100)
+            .filter_map(|_| member(&mut table, now).ok())
+            .collect();
+        assert_eq!(runs.len(), 10);
+        assert_eq!(member(&mut table, now).unwrap_err(), Refusal::Full);
+        for run in runs {
+            table.end(run, false, now);
+        }
+        assert_eq!(
+            member(&mut table, now).unwrap_err(),
+            Refusal::Later(KNOWN_WINDOW)
+        );
+        // Neither other members nor strangers pay for it.
+        assert!(table.begin(key(8), true, source(1), now).is_ok());
+        assert_eq!(table.failures(now), 0);
+        let run = member(&mut table, now + KNOWN_WINDOW).unwrap();
+        table.end(run, true, now + KNOWN_WINDOW);
+        assert!(!table.known.contains_key(&key(7)));
+    }
+
+    #[test]
+    fn a_guesser_gets_as_many_tries_as_published() {
+        let start = Instant::now();
+        let mut table = Inbound::default();
+        let mut guesses = [0; 3];
+        let mut now = start;
+        let mut from = 0;
+        while now < start + 72 * DECAY {
+            from += 1;
+            match stranger(&mut table, from, now) {
+                Ok(run) => {
+                    let day = now.duration_since(start).as_secs() / 86400;
+                    guesses[day as usize] += 1;
+                    table.end(run, false, now);
+                }
+                Err(Refusal::Later(wait)) => now += wait,
+                Err(Refusal::Full) => unreachable!("runs end at once"),
+            }
+        }
+        assert!(guesses[0] <= 156, "{guesses:?}");
+        assert!(guesses[1..].iter().all(|day| *day <= 144), "{guesses:?}");
+        // The table of sources does not grow with the attack.
+        assert!(table.sources.len() < 20);
+    }
+
+    #[test]
+    fn escalation_is_reported_once_an_hour_and_only_then() {
+        let now = Instant::now();
+        assert_eq!(after(2, now).report(now), None);
+        let mut table = after(12, now);
+        assert_eq!(table.report(now), Some(Duration::from_secs(512)));
+        assert_eq!(table.report(now + DECAY - SECOND), None);
+        assert!(table.report(now + DECAY).is_some());
+    }
+}

@@ -1,0 +1,50 @@
+//! How fast a network's password can be guessed: as slowly as members can bear.
+//!
+//! Each pairing run gives the other side one guess, in either role, so runs are counted in both
+//! directions: [`Inbound`] bounds what strangers may try here, [`Outbound`] what this node gives
+//! away by dialling impostors. Both are tables that take the time as `now` and know no sockets.
+//!
+//! A run is charged when it begins and settled when it ends; whatever does not end well was a
+//! guess. Only runs that have ended count as failures, though, and those under way are bounded by
+//! number instead, or else honest members who arrive together would lock each other out. Success
+//! leaves no trace, so a member may come and go as often as it likes.
+//!
+//! There is no permanent lock: it would let any stranger shut a network for good.
+
+mod inbound;
+mod outbound;
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+pub use inbound::{Inbound, InboundRun, Refusal};
+pub use outbound::{AddressSource, Hold, Outbound, OutboundRun, Outcome};
+
+/// The times of the latest failures within a sliding window.
+#[derive(Debug, Default)]
+struct Recent(VecDeque<Instant>);
+
+impl Recent {
+    /// Forgets what is older than `window`; how many are left.
+    fn count(&mut self, window: Duration, now: Instant) -> usize {
+        while let Some(first) = self.0.front()
+            && now.saturating_duration_since(*first) >= window
+        {
+            self.0.pop_front();
+        }
+        self.0.len()
+    }
+
+    fn push(&mut self, now: Instant) {
+        self.0.push_back(now);
+    }
+
+    /// How long until fewer than `limit` are left; zero when that is so now.
+    fn wait(&mut self, limit: usize, window: Duration, now: Instant) -> Duration {
+        let count = self.count(window, now);
+        match count.checked_sub(limit).and_then(|index| self.0.get(index)) {
+            Some(blocking) => (*blocking + window).saturating_duration_since(now),
+            None => Duration::ZERO,
+        }
+    }
+}
