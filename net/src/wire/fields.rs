@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use super::Hello;
 use super::fault::{Fault, FaultCode};
 use crate::types::{Invalid, RelPath};
 use crate::xmlrpc::Value;
@@ -17,6 +18,8 @@ pub(super) enum Refusal {
     Invalid(String),
     /// More than a documented bound, which the text names.
     TooMuch(String),
+    /// From a program older than this one can speak with.
+    UnsupportedVersion,
 }
 
 impl Refusal {
@@ -33,6 +36,9 @@ impl Refusal {
     pub(super) fn into_text(self) -> String {
         match self {
             Self::Invalid(text) | Self::TooMuch(text) => text,
+            Self::UnsupportedVersion => {
+                format!("protocol version {} or later is needed", Hello::PROTOCOL)
+            }
         }
     }
 }
@@ -48,6 +54,7 @@ impl From<Refusal> for Fault {
         let code = match refusal {
             Refusal::Invalid(_) => FaultCode::InvalidParameters,
             Refusal::TooMuch(_) => FaultCode::LimitExceeded,
+            Refusal::UnsupportedVersion => FaultCode::UnsupportedVersion,
         };
         Self::new(code, refusal.into_text())
     }

@@ -86,7 +86,7 @@ impl MemberRecord {
 /// Both the request and the response of `tinyp2p.hello`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Hello {
-    /// The protocol version that the sender speaks: [`Hello::PROTOCOL`].
+    /// The highest protocol version that the sender speaks; never below [`Hello::PROTOCOL`].
     pub protocol: u32,
     /// The sender. In a request, an empty address list means "dial the address you see me at,
     /// with this port"; see `port`.
@@ -128,10 +128,15 @@ impl Hello {
         ])
     }
 
+    /// Reads the struct. The version is looked at first: the rest of an older one may differ.
     pub(super) fn from_fields(mut fields: Fields) -> Result<Self, Refusal> {
+        let protocol = fields.integer("protocol")?;
+        if protocol < Self::PROTOCOL {
+            return Err(Refusal::UnsupportedVersion);
+        }
         let members = fields.required("members")?;
         Ok(Self {
-            protocol: fields.integer("protocol")?,
+            protocol,
             sender: MemberRecord::take(&mut fields)?,
             port: fields.integer("port")?,
             members: array(members, "members", Self::MAX_MEMBERS)?

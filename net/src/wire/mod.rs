@@ -6,6 +6,9 @@
 
 mod codec;
 mod columns;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod examples;
 mod fault;
 mod fields;
 mod hashes;

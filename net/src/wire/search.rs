@@ -74,7 +74,8 @@ impl SearchRequest {
 pub struct SearchPage {
     /// Path and attributes of each match, regular files only.
     pub matches: Vec<(RelPath, Attributes)>,
-    /// True when matches behind the last one may remain.
+    /// True when matches behind the last one may remain. A page without matches can say so too: the
+    /// time for one page was up, and the same request continues where it ended.
     pub more: bool,
 }
 
@@ -99,8 +100,7 @@ impl SearchPage {
         ])
     }
 
-    /// A page that answers `request`. An empty page that promises more is refused: who believed it
-    /// would ask for ever.
+    /// A page that answers `request`.
     pub(super) fn from_fields(
         mut fields: Fields,
         request: &SearchRequest,
@@ -108,9 +108,6 @@ impl SearchPage {
         let columns = Columns::take(&mut fields, request.most())?;
         let paths = fields.bytes("paths")?;
         let more = fields.boolean("more")?;
-        if more && columns.len() == 0 {
-            return Err(Refusal::invalid("an empty page with more behind it"));
-        }
         let mut matches: Vec<(RelPath, Attributes)> = Vec::with_capacity(columns.len());
         for (path, attributes) in split(&paths, columns.len())?.zip(columns.rows()) {
             let path = matched(path)?;

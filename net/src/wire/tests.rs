@@ -65,7 +65,7 @@ fn any_record() -> impl Strategy<Value = MemberRecord> {
 
 fn any_hello() -> impl Strategy<Value = Hello> {
     (
-        any::<u32>(),
+        Hello::PROTOCOL..,
         any_record(),
         any::<u16>(),
         vec(any_record(), 0..4),
@@ -130,7 +130,6 @@ fn any_exchange() -> impl Strategy<Value = (Request, Response)> {
                 .into_iter()
                 .filter(|(_, attributes)| attributes.kind == Kind::File)
                 .collect();
-            let more = more && !matches.is_empty();
             (search(6), Response::Search(SearchPage { matches, more }))
         }),
         vec("[a-zA-Z.]{1,20}", 0..5)
@@ -446,6 +445,10 @@ fn a_hello_with_unbelievable_fields_is_refused() {
     assert_eq!(
         bend("port", Value::Int(65536)),
         FaultCode::InvalidParameters
+    );
+    assert_eq!(
+        bend("protocol", Value::Int(1)),
+        FaultCode::UnsupportedVersion
     );
     assert_eq!(
         bend("protocol", Value::Int(-1)),
