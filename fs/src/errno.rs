@@ -1,1 +1,276 @@
-//! (to be written)
+//! What can go wrong with an operation on the mount, and the one table that turns it into an errno.
+//!
+//! SEMANTICS.md shows the same table to people; a test compares the two.
+
+use tinyp2p_net::error::Error as NetError;
+use tinyp2p_net::wire::FaultCode;
+use tracing::Level;
+
+/// Why an operation failed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// No member that answered has it.
+    #[error("no such file or directory")]
+    NotFound,
+    /// A directory was expected.
+    #[error("not a directory")]
+    NotADirectory,
+    /// A file was expected.
+    #[error("is a directory")]
+    IsADirectory,
+    /// A name of more than 255 bytes, or a path of more than 4095.
+    #[error("the name is too long")]
+    NameTooLong,
+    /// Everything in the mount is read-only.
+    #[error("the mount is read-only")]
+    ReadOnly,
+    /// Nothing in the mount can be executed as a program by this operation.
+    #[error("files of the mount are not executable")]
+    NotExecutable,
+    /// The kernel named an inode that it was never given, or has given back.
+    #[error("unknown inode")]
+    UnknownInode,
+    /// The kernel named a handle that is not open.
+    #[error("unknown handle")]
+    UnknownHandle,
+    /// The content that this inode stands for is not offered any more; the name may lead to another.
+    #[error("the content has been replaced or its member has left")]
+    Replaced,
+    /// An extended attribute that the file does not have, or not yet.
+    #[error("no such attribute")]
+    NoAttribute,
+    /// Extended attributes exist in the namespace `user` only.
+    #[error("no such attribute namespace")]
+    NoNamespace,
+    /// Nobody who answered has the directory, but somebody did not answer.
+    #[error("{0} did not answer")]
+    Silent(String),
+    /// Another request fetches the same listing, and did not come back in time.
+    #[error("the listing did not come in time")]
+    Late,
+    /// Every worker is busy and the queue is full.
+    #[error("too many operations are waiting for the network")]
+    Overloaded,
+    /// It cannot be answered from memory, and the caller may not wait here.
+    #[error("only the network can tell")]
+    NeedsNetwork,
+    /// A member, or the way to it, failed.
+    #[error(transparent)]
+    Network(#[from] NetError),
+}
+
+/// The table.
+pub fn errno(error: &Error) -> i32 {
+    match error {
+        Error::NotFound => libc::ENOENT,
+        Error::NotADirectory => libc::ENOTDIR,
+        Error::IsADirectory => libc::EISDIR,
+        Error::NameTooLong => libc::ENAMETOOLONG,
+        Error::ReadOnly => libc::EROFS,
+        Error::NotExecutable => libc::EACCES,
+        Error::UnknownHandle => libc::EBADF,
+        // At an open, ESTALE makes the kernel look the name up once more before it gives up.
+        Error::UnknownInode | Error::Replaced => libc::ESTALE,
+        Error::NoAttribute => libc::ENODATA,
+        Error::NoNamespace => libc::EOPNOTSUPP,
+        Error::Silent(_) | Error::Late => libc::EIO,
+        Error::Overloaded | Error::NeedsNetwork => libc::EAGAIN,
+        Error::Network(error) => network_errno(error),
+    }
+}
+
+/// Failures of a member reach programs through open files only, so a file that is gone is a file that
+/// was there when it was opened.
+fn network_errno(error: &NetError) -> i32 {
+    match error {
+        NetError::NotFound { .. } | NetError::Changed { .. } => libc::ESTALE,
+        NetError::Fault { fault, .. } => match fault.code {
+            FaultCode::NotFound => libc::ENOENT,
+            FaultCode::NotADirectory => libc::ENOTDIR,
+            FaultCode::NotWellFormed
+            | FaultCode::InvalidRequest
+            | FaultCode::MethodNotFound
+            | FaultCode::InvalidParameters
+            | FaultCode::Internal
+            | FaultCode::LimitExceeded
+            | FaultCode::BadPattern
+            | FaultCode::UnsupportedVersion
+            | FaultCode::Other(_) => libc::EIO,
+        },
+        NetError::Unreachable { .. }
+        | NetError::Timeout { .. }
+        | NetError::Busy { .. }
+        | NetError::Refused { .. }
+        | NetError::Later { .. }
+        | NetError::NotANode { .. }
+        | NetError::OtherIdentity { .. }
+        | NetError::Myself { .. }
+        | NetError::Misbehaved { .. }
+        | NetError::Local { .. } => libc::EIO,
+    }
+}
+
+/// How loudly a failure is logged: what every program meets all day quietly, what somebody should look
+/// into aloud.
+pub fn level(error: &Error) -> Level {
+    match error {
+        Error::Network(NetError::Misbehaved { .. } | NetError::Local { .. }) => Level::WARN,
+        Error::Overloaded => Level::WARN,
+        Error::Network(_) | Error::Silent(_) | Error::Late | Error::Replaced => Level::INFO,
+        _ => Level::DEBUG,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use tinyp2p_net::wire::Fault;
+
+    use super::*;
+
+    /// One of each, by the name that SEMANTICS.md uses.
+    fn all() -> Vec<(&'static str, Error)> {
+        let who = || "ann".to_owned();
+        let why = || "why".to_owned();
+        let fault = |code| NetError::Fault {
+            who: who(),
+            fault: Fault::new(code, "why"),
+        };
+        vec![
+            ("NotFound", Error::NotFound),
+            ("NotADirectory", Error::NotADirectory),
+            ("IsADirectory", Error::IsADirectory),
+            ("NameTooLong", Error::NameTooLong),
+            ("ReadOnly", Error::ReadOnly),
+            ("NotExecutable", Error::NotExecutable),
+            ("UnknownInode", Error::UnknownInode),
+            ("UnknownHandle", Error::UnknownHandle),
+            ("Replaced", Error::Replaced),
+            ("NoAttribute", Error::NoAttribute),
+            ("NoNamespace", Error::NoNamespace),
+            ("Silent", Error::Silent(who())),
+            ("Late", Error::Late),
+            ("Overloaded", Error::Overloaded),
+            ("Changed", NetError::Changed { who: who() }.into()),
+            ("Gone", NetError::NotFound { who: who() }.into()),
+            ("Fault: not found", fault(FaultCode::NotFound).into()),
+            (
+                "Fault: not a directory",
+                fault(FaultCode::NotADirectory).into(),
+            ),
+            ("Fault: any other", fault(FaultCode::Internal).into()),
+            (
+                "Unreachable",
+                NetError::Unreachable {
+                    who: who(),
+                    why: why(),
+                }
+                .into(),
+            ),
+            ("Timeout", NetError::Timeout { who: who() }.into()),
+            ("Busy", NetError::Busy { who: who() }.into()),
+            ("Refused", NetError::Refused { who: who() }.into()),
+            (
+                "Later",
+                NetError::Later {
+                    who: who(),
+                    seconds: 1,
+                }
+                .into(),
+            ),
+            ("NotANode", NetError::NotANode { who: who() }.into()),
+            (
+                "OtherIdentity",
+                NetError::OtherIdentity { who: who() }.into(),
+            ),
+            ("Myself", NetError::Myself { who: who() }.into()),
+            ("Misbehaved", NetError::misbehaved("ann", "why").into()),
+            (
+                "Local",
+                NetError::Local {
+                    what: why(),
+                    why: why(),
+                }
+                .into(),
+            ),
+        ]
+    }
+
+    fn number(name: &str) -> i32 {
+        match name {
+            "ENOENT" => libc::ENOENT,
+            "ENOTDIR" => libc::ENOTDIR,
+            "EISDIR" => libc::EISDIR,
+            "ENAMETOOLONG" => libc::ENAMETOOLONG,
+            "EROFS" => libc::EROFS,
+            "EACCES" => libc::EACCES,
+            "EBADF" => libc::EBADF,
+            "ESTALE" => libc::ESTALE,
+            "ENODATA" => libc::ENODATA,
+            "EOPNOTSUPP" => libc::EOPNOTSUPP,
+            "EIO" => libc::EIO,
+            "EAGAIN" => libc::EAGAIN,
+            other => panic!("SEMANTICS.md names {other}"),
+        }
+    }
+
+    #[test]
+    fn the_table_is_the_one_in_semantics_md() {
+        let text = include_str!("../SEMANTICS.md");
+        let section = text
+            .split("\n## ")
+            .find(|part| part.starts_with("Errors"))
+            .unwrap();
+        let rows: BTreeMap<&str, i32> = section
+            .lines()
+            .filter(|line| line.starts_with("| `E"))
+            .flat_map(|line| {
+                let mut cells = line.trim_matches('|').split('|').map(str::trim);
+                let errno = number(cells.next().unwrap().trim_matches('`'));
+                let causes = cells.next().unwrap().split(';').map(str::trim);
+                causes.map(move |cause| (cause, errno))
+            })
+            .collect();
+        let ours: BTreeMap<&str, i32> = all().iter().map(|(name, e)| (*name, errno(e))).collect();
+        assert_eq!(ours, rows);
+    }
+
+    #[test]
+    fn every_test_that_semantics_md_names_exists() {
+        let sources = [
+            include_str!("errno.rs"),
+            include_str!("filesystem/tests.rs"),
+            include_str!("fuse/tests.rs"),
+            include_str!("inodes.rs"),
+            include_str!("view/cache.rs"),
+            include_str!("view/merge/tests.rs"),
+            include_str!("view/tests.rs"),
+            include_str!("workers.rs"),
+        ];
+        let quoted = include_str!("../SEMANTICS.md")
+            .split('`')
+            .skip(1)
+            .step_by(2);
+        let tests = quoted.filter(|word| word.matches('_').count() >= 2 && !word.contains(' '));
+        let mut count = 0;
+        for test in tests {
+            let function = format!("fn {test}(");
+            assert!(
+                sources.iter().any(|source| source.contains(&function)),
+                "{test}"
+            );
+            count += 1;
+        }
+        assert!(count > 50, "{count} tests named");
+    }
+
+    #[test]
+    fn what_programs_meet_all_day_is_not_logged_aloud() {
+        assert_eq!(level(&Error::NotFound), Level::DEBUG);
+        assert_eq!(
+            level(&NetError::misbehaved("ann", "lied").into()),
+            Level::WARN
+        );
+    }
+}

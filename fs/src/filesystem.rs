@@ -1,1 +1,401 @@
-//! (to be written)
+//! What each operation on the mount does, without FUSE: tests call it as the kernel would.
+//!
+//! Every operation that may need the network takes a [`Wait`]. With [`Wait::No`] it answers from memory
+//! or fails with [`Error::NeedsNetwork`] and has changed nothing; with a deadline it answers by then. The
+//! rest never waits. [`Filesystem::read`] does not wait either: its answer comes by callback.
+//!
+//! Lock order: none of the locks here is held while another is taken, or over the network.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use parking_lot::Mutex;
+use tinyp2p_net::download::Engine;
+use tinyp2p_net::error::Error as NetError;
+use tinyp2p_net::types::{ByteRange, Kind, MAX_NAME_BYTES, Name, PeerId, RelPath};
+
+use crate::errno::Error;
+use crate::handles::{Handles, OpenDirectory, OpenFile};
+use crate::inodes::{Inode, Inodes, ROOT};
+use crate::network::Network;
+use crate::view::{Directory, Found, View, Wait};
+
+/// The block size that `df` counts in.
+pub const STATFS_BLOCK: u64 = 4096;
+
+/// Extended attribute: the content root, 64 hexadecimal digits.
+pub const XATTR_ROOT: &[u8] = b"user.tinyp2p.root";
+/// Extended attribute: who has it, one `name peerid` a line.
+pub const XATTR_SOURCES: &[u8] = b"user.tinyp2p.sources";
+/// Extended attribute: how many of the file's bytes this node holds, in decimal.
+pub const XATTR_CACHED: &[u8] = b"user.tinyp2p.cached";
+
+/// What a `stat` of one thing tells.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Attr {
+    /// Its inode number.
+    pub inode: u64,
+    /// File or directory.
+    pub kind: Kind,
+    /// Bytes; 0 for a directory.
+    pub size: u64,
+    /// Nanoseconds since 1970.
+    pub mtime: i64,
+}
+
+/// What a lookup found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Looked {
+    /// It is there, and has been counted as told to the kernel.
+    Found(Attr),
+    /// Nobody who answered has it.
+    Absent {
+        /// True if everybody answered, so that the kernel may remember the absence.
+        certain: bool,
+    },
+}
+
+/// One entry of an open directory.
+#[derive(Clone, Copy, Debug)]
+pub struct DirectoryEntry<'a> {
+    /// Its name.
+    pub name: &'a [u8],
+    /// The offset of the entry behind it.
+    pub next: u64,
+    /// What a `stat` of it tells.
+    pub attr: Attr,
+}
+
+/// Figures for `df`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Statistics {
+    /// Blocks of [`STATFS_BLOCK`] bytes; never 0.
+    pub blocks: u64,
+    /// Names; never 0.
+    pub files: u64,
+}
+
+/// A reader's callback: the bytes that it asked for, fewer only at the end of the file.
+pub type ReadDone = Box<dyn FnOnce(Result<&[u8], Error>) + Send>;
+
+/// The mount, without the mount.
+pub struct Filesystem {
+    network: Arc<dyn Network>,
+    engine: Arc<Engine>,
+    view: View,
+    inodes: Mutex<Inodes>,
+    files: Handles<OpenFile>,
+    directories: Handles<OpenDirectory>,
+}
+
+impl Filesystem {
+    /// The tree of `network`, read through `engine`. Where several members have the same, it is read
+    /// from `this_node`, if that is one of them.
+    pub fn new(network: Arc<dyn Network>, engine: Arc<Engine>, this_node: Option<PeerId>) -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let mtime = now.ok().and_then(|now| i64::try_from(now.as_nanos()).ok());
+        Self {
+            view: View::new(Arc::clone(&network), this_node),
+            network,
+            engine,
+            inodes: Mutex::new(Inodes::new(mtime.unwrap_or(0))),
+            files: Handles::default(),
+            directories: Handles::default(),
+        }
+    }
+
+    /// Finds `name` in the directory `parent`. What is found counts as told to the kernel.
+    pub fn lookup(&self, parent: u64, name: &[u8], wait: Wait) -> Result<Looked, Error> {
+        let directory = self.directory(parent)?.path;
+        let name = Name::new(name).map_err(|_| match name.len() {
+            0..=MAX_NAME_BYTES => Error::NotFound,
+            _ => Error::NameTooLong,
+        })?;
+        match self.view.find(&directory, &name, wait)? {
+            Found::Nothing { certain } => Ok(Looked::Absent { certain }),
+            Found::Item(item) => {
+                let path = join(&directory, item.name_at_members())?;
+                let mut inodes = self.inodes.lock();
+                let inode = inodes.look_up(path, &item);
+                Ok(Looked::Found(Attr {
+                    inode,
+                    kind: item.kind,
+                    size: item.size,
+                    mtime: item.mtime,
+                }))
+            }
+        }
+    }
+
+    /// The kernel forgets what it was told `count` times.
+    pub fn forget(&self, number: u64, count: u64) {
+        self.inodes.lock().forget(number, count);
+    }
+
+    /// What a `stat` tells. A file's content is the same as long as its inode is, so only a directory's
+    /// modification time has to be asked for; while nobody answers, the last one known holds.
+    pub fn getattr(&self, number: u64, wait: Wait) -> Result<Attr, Error> {
+        let inode = self.inode(number)?;
+        let mut attr = Attr::of(number, &inode);
+        if attr.kind == Kind::File {
+            return Ok(attr);
+        }
+        match self.view.mtime(&inode.path, wait) {
+            Ok(mtime) => attr.mtime = mtime,
+            Err(Error::Silent(_)) => {}
+            // Nobody shares anything: the root is there all the same.
+            Err(Error::NotFound) if number == ROOT => {}
+            Err(error) => return Err(error),
+        }
+        if let Some(inode) = self.inodes.lock().get_mut(number) {
+            inode.mtime = attr.mtime;
+        }
+        Ok(attr)
+    }
+
+    /// Whether `mask`, as of access(2), is allowed.
+    pub fn access(&self, number: u64, mask: i32) -> Result<(), Error> {
+        let kind = self.inode(number)?.kind();
+        if mask & libc::W_OK != 0 {
+            return Err(Error::ReadOnly);
+        }
+        if mask & libc::X_OK != 0 && kind == Kind::File {
+            return Err(Error::NotExecutable);
+        }
+        Ok(())
+    }
+
+    /// Opens a directory. It is fetched when its first entry is asked for: most programs that open a
+    /// directory only want to name files in it.
+    pub fn opendir(&self, number: u64) -> Result<u64, Error> {
+        let path = self.directory(number)?.path;
+        Ok(self.directories.insert(OpenDirectory {
+            number,
+            path,
+            snapshot: Mutex::new(None),
+        }))
+    }
+
+    /// Hands the entries of an open directory to `emit`, from `offset` on, until it returns `false`
+    /// because it has no room for that entry. Each entry that it took counts as told to the kernel,
+    /// except `.` and `..`. Offset 0 begins with the directory's present state.
+    pub fn readdirplus(
+        &self,
+        handle: u64,
+        offset: u64,
+        wait: Wait,
+        emit: &mut dyn FnMut(DirectoryEntry<'_>) -> bool,
+    ) -> Result<(), Error> {
+        let open = self.directories.get(handle).ok_or(Error::UnknownHandle)?;
+        let begun = open.snapshot.lock().clone().filter(|_| offset > 0);
+        let listing = match begun {
+            Some(listing) => listing,
+            None => {
+                let listing = self.view.list(&open.path, wait)?;
+                *open.snapshot.lock() = Some(Arc::clone(&listing));
+                listing
+            }
+        };
+        let mut inodes = self.inodes.lock();
+        let dots = dots(&mut inodes, &open, &listing);
+        for (attr, (index, name)) in dots.into_iter().zip([".", ".."].iter().enumerate()) {
+            let next = index as u64 + 1;
+            let name = name.as_bytes();
+            if next > offset && !emit(DirectoryEntry { name, next, attr }) {
+                return Ok(());
+            }
+        }
+        let first = usize::try_from(offset.saturating_sub(2)).unwrap_or(usize::MAX);
+        for (index, item) in listing.items.iter().enumerate().skip(first) {
+            // A path that is too long cannot be named in any other way either.
+            let Ok(path) = join(&open.path, item.name_at_members()) else {
+                continue;
+            };
+            let inode = inodes.look_up(path, item);
+            let taken = emit(DirectoryEntry {
+                name: item.name.as_bytes(),
+                next: index as u64 + 3,
+                attr: Attr {
+                    inode,
+                    kind: item.kind,
+                    size: item.size,
+                    mtime: item.mtime,
+                },
+            });
+            if !taken {
+                inodes.forget(inode, 1);
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Closes an open directory.
+    pub fn releasedir(&self, handle: u64) {
+        self.directories.remove(handle);
+    }
+
+    /// Opens a file with the flags of open(2). Nothing is fetched yet; the content that the inode stands
+    /// for is what every read of this handle gets, or an error.
+    pub fn open(&self, number: u64, flags: i32) -> Result<u64, Error> {
+        if flags & libc::O_ACCMODE != libc::O_RDONLY {
+            return Err(Error::ReadOnly);
+        }
+        let inode = self.inode(number)?;
+        if inode.kind() == Kind::Directory {
+            return Err(Error::IsADirectory);
+        }
+        let mut holders = inode.readable().filter(|_| !inode.is_replaced);
+        let found = holders.find_map(|(id, attributes)| Some((self.network.peer(id)?, attributes)));
+        let Some((peer, attributes)) = found else {
+            // The kernel looks the name up again and comes back with what it leads to now.
+            self.view.invalidate(&inode.path);
+            return Err(Error::Replaced);
+        };
+        let download = self.engine.open(peer, inode.path.clone(), &attributes);
+        Ok(self.files.insert(OpenFile {
+            number,
+            path: inode.path.clone(),
+            size: attributes.size,
+            download,
+        }))
+    }
+
+    /// Reads at most `size` bytes at `offset`. Never waits: `done` is called exactly once, at once if the
+    /// bytes are in memory, else from another thread, in bounded time.
+    pub fn read(self: &Arc<Self>, handle: u64, offset: u64, size: u32, done: ReadDone) {
+        let Some(file) = self.files.get(handle) else {
+            return done(Err(Error::UnknownHandle));
+        };
+        let start = offset.min(file.size);
+        let end = offset.saturating_add(u64::from(size)).min(file.size);
+        let range = ByteRange::new(start, end);
+        if range.is_empty() {
+            return done(Ok(&[]));
+        }
+        // Weak, so that a parked read does not keep the mount alive that would have to end it.
+        let filesystem = Arc::downgrade(self);
+        let (number, path) = (file.number, file.path.clone());
+        let answer = move |result: Result<&[u8], NetError>| match result {
+            Ok(bytes) => done(Ok(bytes)),
+            Err(error) => {
+                if let Some(filesystem) = filesystem.upgrade() {
+                    filesystem.note_failure(number, &path, &error);
+                }
+                done(Err(error.into()));
+            }
+        };
+        file.download.read(range, Box::new(answer));
+    }
+
+    /// Closes an open file.
+    pub fn release(&self, handle: u64) {
+        self.files.remove(handle);
+    }
+
+    /// Figures for `df`, from what was listed lately. Everything there is is in use.
+    pub fn statfs(&self) -> Statistics {
+        let known = self.view.known();
+        Statistics {
+            blocks: known.bytes.div_ceil(STATFS_BLOCK).max(1),
+            files: (known.items as u64).max(1),
+        }
+    }
+
+    /// The value of one extended attribute.
+    pub fn xattr(&self, number: u64, name: &[u8]) -> Result<Vec<u8>, Error> {
+        if !name.starts_with(b"user.") {
+            return Err(Error::NoNamespace);
+        }
+        let inode = self.inode(number)?;
+        let is_file = inode.kind() == Kind::File;
+        match name {
+            XATTR_ROOT => {
+                let root = inode.root().ok_or(Error::NoAttribute)?;
+                Ok(root.to_string().into_bytes())
+            }
+            XATTR_SOURCES if !inode.sources.is_empty() => Ok(describe_sources(&inode)),
+            XATTR_CACHED if is_file => Ok(self.held_bytes(number).to_string().into_bytes()),
+            _ => Err(Error::NoAttribute),
+        }
+    }
+
+    /// Bytes of a file that some reader's download holds.
+    fn held_bytes(&self, number: u64) -> u64 {
+        let files = self.files.all().into_iter();
+        let held = files.filter(|file| file.number == number);
+        held.map(|file| file.download.held_bytes())
+            .max()
+            .unwrap_or(0)
+    }
+
+    /// A content that is gone is not offered again: the next lookup asks, and the next open looks up.
+    fn note_failure(&self, number: u64, path: &RelPath, error: &NetError) {
+        tracing::info!(file = %path, %error, "cannot be read");
+        if matches!(error, NetError::Changed { .. } | NetError::NotFound { .. }) {
+            self.view.invalidate(path);
+            if let Some(inode) = self.inodes.lock().get_mut(number) {
+                inode.is_replaced = true;
+            }
+        }
+    }
+
+    fn inode(&self, number: u64) -> Result<Inode, Error> {
+        let inodes = self.inodes.lock();
+        inodes.get(number).cloned().ok_or(Error::UnknownInode)
+    }
+
+    fn directory(&self, number: u64) -> Result<Inode, Error> {
+        let inode = self.inode(number)?;
+        match inode.kind() {
+            Kind::Directory => Ok(inode),
+            Kind::File => Err(Error::NotADirectory),
+        }
+    }
+}
+
+impl Attr {
+    fn of(number: u64, inode: &Inode) -> Self {
+        Self {
+            inode: number,
+            kind: inode.kind(),
+            size: inode.size,
+            mtime: inode.mtime,
+        }
+    }
+}
+
+fn join(directory: &RelPath, name: &Name) -> Result<RelPath, Error> {
+    directory.join(name).map_err(|_| Error::NameTooLong)
+}
+
+/// `.` and `..` of an open directory, which has just been listed.
+fn dots(inodes: &mut Inodes, open: &OpenDirectory, listing: &Directory) -> [Attr; 2] {
+    if let (Some(inode), Some(mtime)) = (inodes.get_mut(open.number), listing.mtime) {
+        inode.mtime = mtime;
+    }
+    let parent = open
+        .path
+        .split()
+        .map_or(RelPath::root(), |(parent, _)| parent);
+    let parent = inodes.directory(&parent).unwrap_or(open.number);
+    [open.number, parent].map(|number| match inodes.get(number) {
+        Some(inode) => Attr::of(number, inode),
+        None => Attr {
+            inode: number,
+            kind: Kind::Directory,
+            size: 0,
+            mtime: listing.mtime.unwrap_or(0),
+        },
+    })
+}
+
+/// One `name peerid` a line.
+fn describe_sources(inode: &Inode) -> Vec<u8> {
+    let sources = inode.sources.iter();
+    let lines = sources.map(|source| format!("{} {}", source.member.name, source.member.id));
+    lines.collect::<Vec<_>>().join("\n").into_bytes()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,91 @@
-//! (to be written)
+//! Open files and open directories, by the handle that the kernel holds.
+//!
+//! Each open file has a download of its own, so that several readers of one file do not disturb one
+//! another. An open directory keeps the state that its reader began with, because the kernel goes
+//! through it by offset, in many requests, and may ask for the same offset twice.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use tinyp2p_net::download::Download;
+use tinyp2p_net::types::RelPath;
+
+use crate::view::Directory;
+
+/// A file that somebody reads.
+pub struct OpenFile {
+    /// Its inode.
+    pub number: u64,
+    /// Its path at the member that it is read from.
+    pub path: RelPath,
+    /// Bytes; nothing behind them is ever asked for.
+    pub size: u64,
+    /// Where its bytes come from.
+    pub download: Download,
+}
+
+/// A directory that somebody goes through.
+pub struct OpenDirectory {
+    /// Its inode.
+    pub number: u64,
+    /// Its path.
+    pub path: RelPath,
+    /// What its reader sees; taken when the first entry is asked for.
+    pub snapshot: Mutex<Option<Arc<Directory>>>,
+}
+
+/// Open things by handle. A handle is never used again.
+pub struct Handles<T> {
+    open: Mutex<HashMap<u64, Arc<T>>>,
+    next: AtomicU64,
+}
+
+impl<T> Default for Handles<T> {
+    fn default() -> Self {
+        Self {
+            open: Mutex::default(),
+            next: AtomicU64::new(1),
+        }
+    }
+}
+
+impl<T> Handles<T> {
+    /// A handle for `thing`.
+    pub fn insert(&self, thing: T) -> u64 {
+        let handle = self.next.fetch_add(1, Ordering::Relaxed);
+        self.open.lock().insert(handle, Arc::new(thing));
+        handle
+    }
+
+    /// What `handle` stands for.
+    pub fn get(&self, handle: u64) -> Option<Arc<T>> {
+        self.open.lock().get(&handle).cloned()
+    }
+
+    /// Closes `handle`. The thing goes when its last user does, never under the lock.
+    pub fn remove(&self, handle: u64) -> Option<Arc<T>> {
+        self.open.lock().remove(&handle)
+    }
+
+    /// All that is open now.
+    pub fn all(&self) -> Vec<Arc<T>> {
+        self.open.lock().values().cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_closed_handle_is_unknown_and_never_comes_back() {
+        let handles = Handles::default();
+        let first = handles.insert("a");
+        assert_eq!(handles.get(first).as_deref(), Some(&"a"));
+        assert_eq!(handles.remove(first).as_deref(), Some(&"a"));
+        assert_eq!(handles.get(first), None);
+        assert_ne!(handles.insert("b"), first);
+    }
+}

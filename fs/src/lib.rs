@@ -18,3 +18,4 @@ pub mod network;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod view;
+pub mod workers;

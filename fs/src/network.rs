@@ -1,7 +1,7 @@
 //! The network as the filesystem sees it: a question to everyone, a peer to read from.
 //!
 //! The seam between `fs` and `net`. The real one is [`tinyp2p_net::Node`]; tests use
-//! [`crate::testing::MemoryNetwork`], whose members can be slow, cut off, lying or gone.
+//! `testing::MemoryNetwork`, whose members can be slow, cut off, lying or gone.
 
 use std::sync::Arc;
 use std::time::Instant;

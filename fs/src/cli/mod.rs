@@ -1,1 +1,227 @@
-//! (to be written)
+//! The commands: arguments in, exit code out.
+//!
+//! [`args`] and [`mount_options`] say what can be typed; [`password`] and [`process`] keep the
+//! secret; [`place`] and [`share`] check directories; [`join`] starts the node and judges who
+//! answered. One file per command does the rest: [`mount`] (with [`background`] and [`stop`]),
+//! [`serve`], [`get`], [`search`], [`peers`], [`unmount`].
+
+mod args;
+mod background;
+mod get;
+mod join;
+mod logging;
+mod mount;
+mod mount_options;
+mod password;
+mod peers;
+mod place;
+mod process;
+mod search;
+mod serve;
+mod share;
+mod stop;
+mod unmount;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+
+use args::{Command, PasswordArgument, Tinyp2pArgs};
+use password::Source;
+
+/// Why a command failed: what the shell is told and what the person is told.
+#[derive(Debug)]
+struct Failure {
+    code: u8,
+    /// One line; empty when the person has been told already.
+    message: String,
+}
+
+impl Failure {
+    /// Exit code 1: something in the system, on the network or on disk is in the way.
+    fn failed(message: impl Into<String>) -> Self {
+        let message = message.into();
+        Self { code: 1, message }
+    }
+
+    /// Exit code 2: the command line has to change.
+    fn usage(message: impl Into<String>) -> Self {
+        let message = message.into();
+        Self { code: 2, message }
+    }
+
+    /// Exit code 3: the members refused the password.
+    fn wrong_password(message: impl Into<String>) -> Self {
+        let message = message.into();
+        Self { code: 3, message }
+    }
+
+    /// The message has been printed already.
+    fn told(code: u8) -> Self {
+        let message = String::new();
+        Self { code, message }
+    }
+}
+
+impl From<tinyp2p_net::Error> for Failure {
+    fn from(error: tinyp2p_net::Error) -> Self {
+        Self::failed(error.to_string())
+    }
+}
+
+/// `tinyp2p-mount`, from its arguments to its exit code.
+pub fn tinyp2p_mount(args: Vec<OsString>) -> ExitCode {
+    let outcome = match mount_options::parse(&args) {
+        Ok((parsed, options)) => secure(&args, &parsed.password)
+            .and_then(|source| mount::run(&args, parsed, options, source)),
+        Err(error) => Err(usage_failure(&error, "tinyp2p-mount")),
+    };
+    finish("tinyp2p-mount", outcome)
+}
+
+/// `tinyp2p`, from its arguments to its exit code.
+pub fn tinyp2p(args: Vec<OsString>) -> ExitCode {
+    let outcome = match Tinyp2pArgs::try_parse_from(&args) {
+        Ok(parsed) => run(&args, parsed.command),
+        Err(error) => Err(usage_failure(&error, "tinyp2p")),
+    };
+    finish("tinyp2p", outcome)
+}
+
+fn run(args: &[OsString], command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Serve(command) => serve::run(secure(args, &command.join.password)?, command.join),
+        Command::Get(command) => get::run(secure(args, &command.find.password)?, command),
+        Command::Search(command) => {
+            search::run(secure(args, &command.find.password)?, command.find)
+        }
+        Command::Peers(command) => peers::run(secure(args, &command.join.password)?, command.join),
+        Command::Unmount(command) => unmount::run(&command.mountpoint),
+    }
+}
+
+/// Blanks a literal password out of the argument list and shuts the process off from the others
+/// of this user. Runs before anything else does, and before there is a second thread.
+fn secure(args: &[OsString], password: &PasswordArgument) -> Result<Source, Failure> {
+    let source = Source::new(password);
+    if matches!(source, Ok(Source::Literal(_)) | Err(_))
+        && let Err(why) = process::blank_argument(args, password.as_os_str())
+    {
+        return Err(Failure::failed(format!(
+            "cannot blank the password out of the process list ({why}); give it as - or @FILE"
+        )));
+    }
+    process::harden().map_err(|why| Failure::failed(format!("cannot forbid core dumps: {why}")))?;
+    source
+}
+
+/// Prints help and versions as clap has them, but an error in our one line.
+fn usage_failure(error: &clap::Error, program: &str) -> Failure {
+    match error.kind() {
+        ErrorKind::DisplayHelp
+        | ErrorKind::DisplayVersion
+        | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            // A closed pipe (`--help | head -1`) is no reason to complain.
+            let _ = error.print();
+            Failure::told(error.exit_code().clamp(0, 2) as u8)
+        }
+        _ => Failure::usage(format!(
+            "{} (see '{program} --help')",
+            one_line(&error.to_string())
+        )),
+    }
+}
+
+/// clap's text down to where it repeats the usage.
+fn one_line(text: &str) -> String {
+    let lines = text
+        .lines()
+        .map(str::trim)
+        .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more information"))
+        .filter(|line| !line.is_empty());
+    let line = lines.collect::<Vec<_>>().join(" ").replace(" tip: ", "; ");
+    line.strip_prefix("error: ").unwrap_or(&line).to_owned()
+}
+
+/// Writes to standard output. That nobody reads it to its end is not an error: `tinyp2p search | head`.
+fn print(text: &[u8]) -> Result<(), Failure> {
+    let mut output = std::io::stdout().lock();
+    match output.write_all(text).and_then(|()| output.flush()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::failed(format!("cannot write: {e}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn finish(program: &str, outcome: Result<(), Failure>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            if !failure.message.is_empty() {
+                eprintln!("{program}: {}", failure.message);
+            }
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn error_line(words: &[&str]) -> String {
+        let error = Tinyp2pArgs::try_parse_from(words).unwrap_err();
+        usage_failure(&error, "tinyp2p").message
+    }
+
+    #[test]
+    fn usage_errors_are_one_line_that_points_to_the_help() {
+        assert_eq!(
+            error_line(&["tinyp2p", "serve"]),
+            "the following required arguments were not provided: <PASSWORD> (see 'tinyp2p --help')"
+        );
+        for words in [
+            &["tinyp2p", "nonsense"][..],
+            &["tinyp2p", "serve", "pw", "--nonsense"],
+            &["tinyp2p", "serve", "pw", "http://box"],
+            &["tinyp2p", "search", "pw", "("],
+            &["tinyp2p", "serve", "pw", "--listen", "x"],
+            &["tinyp2p", "search", "pw", "x", "--hidden"],
+            &["tinyp2p", "serve", "pw", "--share", "a", "--no-share"],
+        ] {
+            let line = error_line(words);
+            assert!(
+                !line.contains('\n') && line.ends_with("(see 'tinyp2p --help')"),
+                "{line}"
+            );
+        }
+    }
+
+    #[test]
+    fn both_command_lines_are_consistent() {
+        use clap::CommandFactory;
+        Tinyp2pArgs::command().debug_assert();
+        args::MountArgs::command().debug_assert();
+    }
+
+    #[test]
+    fn options_may_stand_before_and_after_positional_arguments() {
+        for words in [
+            ["tinyp2p", "get", "-d", "dir", "pw", "pattern", "peer"],
+            ["tinyp2p", "get", "pw", "pattern", "peer", "-d", "dir"],
+            ["tinyp2p", "get", "pw", "pattern", "-d", "dir", "peer"],
+        ] {
+            let Command::Get(get) = Tinyp2pArgs::try_parse_from(words).unwrap().command else {
+                panic!("not get");
+            };
+            assert_eq!(get.directory.as_os_str(), "dir");
+            assert_eq!(get.find.pattern, "pattern");
+            assert_eq!(get.find.peers.len(), 1);
+        }
+    }
+}

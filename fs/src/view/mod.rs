@@ -1,1 +1,342 @@
-//! (to be written)
+//! The merged tree, kept fresh.
+//!
+//! Answers come from memory while they are fresh ([`cache`]); otherwise all members are asked at once
+//! under the operation's deadline, and what has answered by then counts ([`merge`]). Who did not
+//! answer is remembered with the answer, so that silence is never taken for absence:
+//! - a name that nobody has is remembered as absent only if everybody said so;
+//! - a directory that only a silent member may have is an error, not an empty directory;
+//! - when nobody at all has answered, every question is an error.
+//!
+//! One directory is fetched once at a time: whoever wants it meanwhile waits for the same answer.
+//! Locks are held for a look into memory, never while the network is asked.
+
+pub mod cache;
+pub mod merge;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use parking_lot::{Condvar, Mutex};
+use tinyp2p_net::error::Error as NetError;
+use tinyp2p_net::fanout::Answer;
+use tinyp2p_net::types::{Attributes, Kind, Name, PeerId, RelPath};
+use tinyp2p_net::wire::FaultCode;
+
+use crate::errno::Error;
+use crate::network::Network;
+use cache::{Cache, Known};
+use merge::{Item, Member};
+
+/// The name in the root that belongs to this program; a member's own file of that name is not shown.
+const RESERVED: &[u8] = b".tinyp2p";
+
+/// How long an operation may wait for the network.
+#[derive(Clone, Copy, Debug)]
+pub enum Wait {
+    /// Not at all: what memory does not know is [`Error::NeedsNetwork`].
+    No,
+    /// At the latest until then.
+    Until(Instant),
+}
+
+/// A directory as the mount shows it. Never changes; a newer state is another value.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Directory {
+    /// The newest modification time among the members that have it, nanoseconds since 1970; `None` for
+    /// the root while nobody shares anything.
+    pub mtime: Option<i64>,
+    /// Its entries by name.
+    pub items: Vec<Item>,
+    /// The members that did not answer.
+    pub silent: Vec<Arc<str>>,
+}
+
+/// What is known of one name.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Found {
+    /// It is there.
+    Item(Item),
+    /// Nobody who answered has it.
+    Nothing {
+        /// True if everybody answered, so that the absence may be remembered.
+        certain: bool,
+    },
+}
+
+/// The tree of all members.
+pub struct View {
+    network: Arc<dyn Network>,
+    /// The member to read from when several have the same: this node itself.
+    preferred: Option<PeerId>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    cache: Cache,
+    flights: HashMap<RelPath, Arc<Flight>>,
+    /// Counts [`View::invalidate`], so that an answer that was under way meanwhile is not kept.
+    invalidations: u64,
+}
+
+/// One listing that is being fetched.
+#[derive(Default)]
+struct Flight {
+    outcome: Mutex<Option<Result<Arc<Directory>, Error>>>,
+    landed: Condvar,
+}
+
+/// All answers to one question.
+struct Answers<T> {
+    /// Those who have it.
+    said: Vec<(Arc<Member>, T)>,
+    /// How many said that they do not.
+    denials: usize,
+    /// The names of those who did not answer.
+    silent: Vec<Arc<str>>,
+}
+
+impl View {
+    /// The tree of `network`, which reads from `preferred` first when several members have the same.
+    pub fn new(network: Arc<dyn Network>, preferred: Option<PeerId>) -> Self {
+        Self {
+            network,
+            preferred,
+            state: Mutex::default(),
+        }
+    }
+
+    /// The directory at `path`. The root is always there, if need be empty.
+    pub fn list(&self, path: &RelPath, wait: Wait) -> Result<Arc<Directory>, Error> {
+        let mut state = self.state.lock();
+        if let Some(directory) = state.cache.directory(path, Instant::now()) {
+            return Ok(directory);
+        }
+        let Wait::Until(deadline) = wait else {
+            return Err(Error::NeedsNetwork);
+        };
+        if let Some(flight) = state.flights.get(path) {
+            let flight = Arc::clone(flight);
+            drop(state);
+            return flight.wait(deadline);
+        }
+        let flight = Arc::new(Flight::default());
+        state.flights.insert(path.clone(), Arc::clone(&flight));
+        let begun = state.invalidations;
+        drop(state);
+        let mut landing = Landing {
+            view: self,
+            path,
+            flight: &flight,
+            outcome: Err(Error::Late),
+            begun,
+        };
+        landing.outcome = self.fetch(path, deadline);
+        landing.outcome.clone()
+    }
+
+    /// What `name` is in `directory`: from a fresh listing if there is one, else by asking for it.
+    pub fn find(&self, directory: &RelPath, name: &Name, wait: Wait) -> Result<Found, Error> {
+        if directory.is_root() && name.as_bytes() == RESERVED {
+            return Ok(Found::Nothing { certain: true });
+        }
+        let path = directory.join(name).map_err(|_| Error::NameTooLong)?;
+        let mut state = self.state.lock();
+        let now = Instant::now();
+        if let Some(listing) = state.cache.directory(directory, now) {
+            return Ok(listing.look_up(name));
+        }
+        if state.cache.is_absent(&path, now) {
+            return Ok(Found::Nothing { certain: true });
+        }
+        let Wait::Until(deadline) = wait else {
+            return Err(Error::NeedsNetwork);
+        };
+        let list_instead = state.cache.is_worth_listing(directory);
+        let begun = state.invalidations;
+        drop(state);
+        if list_instead && let Ok(listing) = self.list(directory, wait) {
+            return Ok(listing.look_up(name));
+        }
+
+        let answers = self.ask(&path, deadline);
+        let certain = answers.silent.is_empty();
+        if let Some(item) = merge::name(name, answers.said, self.preferred) {
+            return Ok(Found::Item(item));
+        }
+        if answers.denials == 0 && !certain {
+            return Err(Error::Silent(answers.silent.join(", ")));
+        }
+        if merge::may_be_conflict(name) {
+            return match self.list(directory, wait) {
+                Ok(listing) => Ok(listing.look_up(name)),
+                Err(Error::NotFound | Error::Silent(_)) => Ok(Found::Nothing { certain }),
+                Err(error) => Err(error),
+            };
+        }
+        let mut state = self.state.lock();
+        if certain && state.invalidations == begun {
+            state.cache.insert_absent(path, Instant::now());
+        }
+        Ok(Found::Nothing { certain })
+    }
+
+    /// The modification time of the directory at `path`, nanoseconds since 1970.
+    pub fn mtime(&self, path: &RelPath, wait: Wait) -> Result<i64, Error> {
+        if let Some(directory) = self.state.lock().cache.directory(path, Instant::now()) {
+            return directory.mtime.ok_or(Error::NotFound);
+        }
+        let Wait::Until(deadline) = wait else {
+            return Err(Error::NeedsNetwork);
+        };
+        let answers = self.ask(path, deadline);
+        let directories = answers.said.iter().map(|(_, attributes)| attributes);
+        let directories = directories.filter(|attributes| attributes.kind == Kind::Directory);
+        match directories.map(|attributes| attributes.mtime).max() {
+            Some(mtime) => Ok(mtime),
+            None if answers.silent.is_empty() => Err(Error::NotFound),
+            None => Err(Error::Silent(answers.silent.join(", "))),
+        }
+    }
+
+    /// Ends what is known of `path` and of the directory that it lies in: the next question asks the
+    /// network.
+    pub fn invalidate(&self, path: &RelPath) {
+        let mut state = self.state.lock();
+        state.invalidations += 1;
+        let gone = state.cache.forget(path);
+        drop(state);
+        drop(gone);
+    }
+
+    /// Sums over what was listed lately.
+    pub fn known(&self) -> Known {
+        self.state.lock().cache.known()
+    }
+
+    /// Asks everybody for the whole of one directory.
+    fn fetch(&self, path: &RelPath, deadline: Instant) -> Result<Arc<Directory>, Error> {
+        let answers = Answers::sort(self.network.list(path, deadline), Some);
+        if answers.said.is_empty() && !path.is_root() {
+            return Err(if answers.silent.is_empty() {
+                Error::NotFound
+            } else {
+                Error::Silent(answers.silent.join(", "))
+            });
+        }
+        if !answers.silent.is_empty() {
+            let silent = answers.silent.join(", ");
+            tracing::debug!(directory = %path, %silent, "listed without everybody's answer");
+        }
+        let mtime = answers.said.iter().map(|(_, listing)| listing.mtime).max();
+        let said = answers.said.into_iter();
+        let listings = said.map(|(member, listing)| (member, listing.entries));
+        let mut items = merge::directory(listings.collect(), self.preferred);
+        if path.is_root() {
+            items.retain(|item| item.name.as_bytes() != RESERVED);
+        }
+        Ok(Arc::new(Directory {
+            mtime,
+            items,
+            silent: answers.silent,
+        }))
+    }
+
+    /// Asks everybody for one path.
+    fn ask(&self, path: &RelPath, deadline: Instant) -> Answers<Attributes> {
+        Answers::sort(self.network.stat(path, deadline), |attributes| attributes)
+    }
+}
+
+impl Directory {
+    fn look_up(&self, name: &Name) -> Found {
+        match self.items.binary_search_by(|item| item.name.cmp(name)) {
+            Ok(index) => Found::Item(self.items[index].clone()),
+            Err(_) => Found::Nothing {
+                certain: self.silent.is_empty(),
+            },
+        }
+    }
+}
+
+impl<T> Answers<T> {
+    /// Tells those who have it from those who do not and from those who did not say.
+    fn sort<A>(answers: Vec<Answer<A>>, positive: impl Fn(A) -> Option<T>) -> Self {
+        let mut sorted = Self {
+            said: Vec::with_capacity(answers.len()),
+            denials: 0,
+            silent: Vec::new(),
+        };
+        for Answer {
+            member: id,
+            name,
+            result,
+        } in answers
+        {
+            match result.map(&positive) {
+                Ok(Some(answer)) => sorted.said.push((Arc::new(Member { id, name }), answer)),
+                Ok(None) => sorted.denials += 1,
+                Err(error) if is_denial(&error) => sorted.denials += 1,
+                Err(error) => {
+                    tracing::debug!(member = %name, %error, "no answer");
+                    sorted.silent.push(name);
+                }
+            }
+        }
+        sorted
+    }
+}
+
+/// True if the member said that it has nothing there; any other error says nothing about that.
+fn is_denial(error: &NetError) -> bool {
+    match error {
+        NetError::NotFound { .. } => true,
+        NetError::Fault { fault, .. } => {
+            matches!(fault.code, FaultCode::NotFound | FaultCode::NotADirectory)
+        }
+        _ => false,
+    }
+}
+
+impl Flight {
+    fn wait(&self, deadline: Instant) -> Result<Arc<Directory>, Error> {
+        let mut outcome = self.outcome.lock();
+        while outcome.is_none() {
+            if self.landed.wait_until(&mut outcome, deadline).timed_out() {
+                break;
+            }
+        }
+        outcome.clone().unwrap_or(Err(Error::Late))
+    }
+}
+
+/// Ends a flight when it is dropped, so that nobody waits for a fetch that panicked.
+struct Landing<'a> {
+    view: &'a View,
+    path: &'a RelPath,
+    flight: &'a Flight,
+    outcome: Result<Arc<Directory>, Error>,
+    begun: u64,
+}
+
+impl Drop for Landing<'_> {
+    fn drop(&mut self) {
+        let mut gone = Vec::new();
+        let mut state = self.view.state.lock();
+        state.flights.remove(self.path);
+        if let Ok(directory) = &self.outcome
+            && state.invalidations == self.begun
+        {
+            let (path, directory) = (self.path.clone(), Arc::clone(directory));
+            gone = state.cache.insert(path, directory, Instant::now());
+        }
+        drop(state);
+        drop(gone);
+        *self.flight.outcome.lock() = Some(self.outcome.clone());
+        self.flight.landed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -79,12 +79,17 @@ pub fn search(
         let Response::Search(page) = peer.call(&Request::Search(request), deadline)? else {
             return Err(unexpected(peer));
         };
-        let stuck = page.more && page.matches.is_empty();
         found.extend(page.matches);
         if !page.more {
             return Ok(found);
         }
-        if stuck || found.len() >= most {
+        // A page without matches has run out of time; the same call goes on where it ended.
+        if Instant::now() >= deadline {
+            return Err(Error::Timeout {
+                who: peer.id().short(),
+            });
+        }
+        if found.len() >= most {
             return Err(Error::misbehaved(
                 peer.id().short(),
                 "a search that does not end",

@@ -1,1 +1,212 @@
-//! (to be written)
+//! What this node offers: one directory, served live.
+//!
+//! Nothing is indexed ahead. Every question is answered from the directory as it is at that
+//! moment, so a file that is dropped in is there at once. What is served, and how symbolic links
+//! and mounts are treated, is decided in one place (`tree`), on top of the one place that opens
+//! anything (`beneath`). A name that a listing shows can be asked for and opened under the same
+//! path, and one that it leaves out cannot.
+//!
+//! The calls block on the disk and are meant for threads that may. They hold no lock while they
+//! do. Their faults never name a path of this machine.
+
+mod beneath;
+mod file;
+mod listed;
+mod listing;
+mod mounts;
+mod names;
+mod pattern;
+mod policy;
+mod search;
+mod state;
+#[cfg(test)]
+mod tests;
+mod tree;
+mod walk;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use parking_lot::Mutex;
+use rustix::io::Errno;
+
+pub use file::{SharedFile, is_changed};
+
+use crate::config::ShareConfig;
+use crate::error::Error;
+use crate::types::{Attributes, Kind, RelPath};
+use crate::wire::{
+    Fault, FaultCode, ListRequest, Listing, SearchPage, SearchRequest, StatRequest, StatResponse,
+};
+use beneath::Beneath;
+use listed::Listed;
+use names::Names;
+use policy::Policy;
+use search::Places;
+use tree::{Found, Tree, is_absence};
+
+/// A directory that changed less than this long ago may change again without its times showing it
+/// (a file system's clock may tick only every 10 ms), so its names are not remembered yet.
+const SETTLED: Duration = Duration::from_millis(100);
+
+/// How often a file is looked for that is replaced whenever it was found.
+const OPEN_TRIES: u32 = 5;
+
+/// One shared directory. It stays the directory that was opened: moving it changes nothing, and
+/// another one made in its place is not served.
+#[derive(Debug)]
+pub struct Share {
+    tree: Tree,
+    listed: Mutex<Listed>,
+    places: Mutex<Places>,
+}
+
+impl Share {
+    /// Opens the directory. An error says that there is none, that it cannot be entered, that it
+    /// lies in a mount of this program, or that this system cannot serve it safely.
+    pub fn open(config: &ShareConfig) -> Result<Self, Error> {
+        let failed = |why| Error::local(format!("sharing {}", config.directory.display()), why);
+        let beneath = Beneath::new(&config.directory).map_err(failed)?;
+        let tree = Tree::new(beneath, Policy::new(config)).map_err(|errno| match errno {
+            Errno::XDEV => failed(std::io::Error::other("it lies in a TinyP2P mount")),
+            other => failed(other.into()),
+        })?;
+        Ok(Self {
+            tree,
+            listed: Mutex::default(),
+            places: Mutex::default(),
+        })
+    }
+
+    /// One page of a directory.
+    pub fn list(&self, request: &ListRequest) -> Result<Listing, Fault> {
+        let limit = page_limit(request.limit, Listing::MAX_ENTRIES)?;
+        let directory = self.tree.find(&request.directory).map_err(fault)?;
+        if directory.state.kind() != Some(Kind::Directory) {
+            return Err(Fault::new(FaultCode::NotADirectory, "not a directory"));
+        }
+        let names = self.names(&directory).map_err(unreadable)?;
+        listing::page(
+            &self.tree,
+            &directory,
+            &names,
+            request.after.as_ref(),
+            limit,
+        )
+        .map_err(internal)
+    }
+
+    /// The attributes of each path, `None` where nothing is served.
+    pub fn stat(&self, request: &StatRequest) -> Result<StatResponse, Fault> {
+        if request.paths.len() > StatRequest::MAX_PATHS {
+            let message = format!("at most {} paths at a time", StatRequest::MAX_PATHS);
+            return Err(Fault::new(FaultCode::LimitExceeded, message));
+        }
+        let attributes = request.paths.iter().map(|path| self.attributes(path));
+        Ok(StatResponse {
+            attributes: attributes.collect::<Result<_, _>>()?,
+        })
+    }
+
+    fn attributes(&self, path: &RelPath) -> Result<Option<Attributes>, Fault> {
+        match self.tree.find(path) {
+            Ok(found) => Ok(found.state.attributes()),
+            Err(error) if is_absence(error) => Ok(None),
+            Err(error) => Err(internal(error)),
+        }
+    }
+
+    /// One page of the files whose name matches. Ends within about two seconds, if need be early
+    /// and with no match, but `more`: then the same request goes on where this one ended.
+    pub fn search(&self, request: &SearchRequest) -> Result<SearchPage, Fault> {
+        self.search_within(request, search::BUDGET)
+    }
+
+    /// Opens a regular file for reading. A file that is being replaced at that very moment is
+    /// looked for again, so that it never seems absent.
+    pub fn open_file(&self, path: &RelPath) -> Result<SharedFile, Fault> {
+        for _ in 0..OPEN_TRIES {
+            let found = self.tree.find(path).map_err(fault)?;
+            if found.state.kind() != Some(Kind::File) {
+                return Err(Fault::new(FaultCode::NotFound, "a directory, not a file"));
+            }
+            match self.tree.open(&found) {
+                Ok((file, state)) => {
+                    return SharedFile::new(file, state).ok_or_else(|| fault(Errno::NOENT));
+                }
+                Err(error @ (Errno::ACCESS | Errno::PERM)) => return Err(unreadable(error)),
+                Err(error) if is_absence(error) => {}
+                Err(error) => return Err(internal(error)),
+            }
+        }
+        Err(fault(Errno::NOENT))
+    }
+
+    /// The names of a directory: remembered ones while it is unchanged, else read now.
+    fn names(&self, directory: &Found) -> Result<Arc<Names>, Errno> {
+        let (real, version) = (directory.real(), directory.state.version());
+        if let Some(names) = self.listed.lock().get(real, version, Instant::now()) {
+            return Ok(names);
+        }
+        let names = Arc::new(self.tree.names(directory)?);
+        if is_settled(directory.state.ctime(), SystemTime::now()) {
+            let now = Instant::now();
+            self.listed.lock().put(real, version, &names, now);
+        }
+        Ok(names)
+    }
+
+    /// The names of the directory at a path that has no links in it; an error if it has by now.
+    fn real_names(&self, path: &RelPath) -> Result<Arc<Names>, Errno> {
+        let directory = self.tree.find(path)?;
+        if directory.real() != path || directory.state.kind() != Some(Kind::Directory) {
+            return Err(Errno::NOTDIR);
+        }
+        self.names(&directory)
+    }
+}
+
+/// True when a directory last changed long enough before `now` for a later change to show.
+fn is_settled(ctime: i64, now: SystemTime) -> bool {
+    let now = now
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    let changed = Duration::from_nanos(ctime.unsigned_abs());
+    ctime < 0 || changed + SETTLED < now
+}
+
+/// The number of entries of a page, from what was asked for.
+fn page_limit(wanted: u32, most: usize) -> Result<usize, Fault> {
+    match usize::try_from(wanted).unwrap_or(most) {
+        0 => Err(Fault::new(
+            FaultCode::InvalidParameters,
+            "a page holds at least one entry",
+        )),
+        wanted => Ok(wanted.min(most)),
+    }
+}
+
+/// The fault of a path that does not lead to anything served.
+fn fault(error: Errno) -> Fault {
+    if is_absence(error) {
+        Fault::new(FaultCode::NotFound, "no such file or directory")
+    } else {
+        internal(error)
+    }
+}
+
+/// The fault of something that is served but cannot be opened.
+fn unreadable(error: Errno) -> Fault {
+    match error {
+        Errno::ACCESS | Errno::PERM => Fault::new(
+            FaultCode::Internal,
+            "the member who shares this may not read it",
+        ),
+        other => fault(other),
+    }
+}
+
+/// The fault of a failing disk or system.
+fn internal(error: Errno) -> Fault {
+    Fault::new(FaultCode::Internal, error.to_string())
+}

@@ -1,0 +1,313 @@
+//! The command lines of both programs: what can be typed, and what `--help` says about it.
+//!
+//! Nothing here looks at the system; [`super::plan`] checks the values against it.
+
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{ArgAction, Args, Parser, Subcommand};
+use tinyp2p_net::types::{Address, Invalid, PeerArgument};
+use tinyp2p_net::wire::SearchRequest;
+
+/// How a password is described wherever one is asked for.
+const PASSWORD_HELP: &str = "The network's password: '-' asks for it (or reads the first line of \
+    standard input), '@FILE' takes the first line of a file that only its owner can read, anything \
+    else is the password itself (it is blanked out of the process list at once, but stays in \
+    the shell's history)";
+
+/// `tinyp2p-mount`
+#[derive(Parser, Debug)]
+#[command(
+    name = "tinyp2p-mount",
+    version,
+    about = "Mount a peer-to-peer network of friends as one read-only directory tree",
+    long_about = "Join the network that uses PASSWORD, serve the current directory to it, and show \
+        every member's files as one read-only directory tree at MOUNTPOINT.",
+    after_long_help = "\
+Examples:
+  tinyp2p-mount - /mnt/p2p                    join the network of the neighbours on this LAN
+  tinyp2p-mount @pw /mnt/p2p box.example.org  ... or the one that this peer is in
+  tinyp2p-mount pw /mnt/p2p --share ~/Public
+  mount -t fuse.tinyp2p-mount @/etc/tinyp2p.pw /mnt/p2p -o share=/srv/pub,peer=box
+
+In /etc/fstab:
+  @/etc/tinyp2p.pw  /mnt/p2p  fuse.tinyp2p-mount  noauto,_netdev,share=/srv/pub,peer=box  0 0
+
+A password that begins with '-' or '@' can be given by '-' or '@FILE'. Unmount with
+'tinyp2p unmount MOUNTPOINT', 'umount' or 'fusermount3 -u'.
+
+Exit codes: 0 mounted, 1 failed, 2 wrong usage, 3 wrong password."
+)]
+pub(super) struct MountArgs {
+    #[arg(help = PASSWORD_HELP)]
+    pub(super) password: PasswordArgument,
+
+    /// An existing empty directory; created, and removed again after the unmount, if its parent
+    /// exists and belongs to you
+    pub(super) mountpoint: PathBuf,
+
+    /// A member to begin with: host, host:port or https://host:port[#PEER-ID]. Without one, the
+    /// neighbours on the local network and the members of last time are found
+    #[arg(value_name = "PEER", value_parser = parse_peer)]
+    pub(super) peers: Vec<PeerArgument>,
+
+    /// Options in the style of mount(8), separated by commas ('\,' is a comma in a value): exec,
+    /// allow_other, peer=PEER (repeatable), and every long option here as name[=value]. The mount is
+    /// always ro,nosuid,nodev, and noexec unless 'exec' is given; what mount(8) and fstab(5) add for
+    /// themselves (rw, user, noauto, _netdev, x-...) changes nothing
+    #[arg(short = 'o', value_name = "OPTS")]
+    pub(super) mount_options: Vec<OsString>,
+
+    /// Stay in the foreground. Without it, the command returns once the mount is usable
+    #[arg(short = 'f', long)]
+    pub(super) foreground: bool,
+
+    /// Given by this program to itself: report on standard output when the mount is usable, then
+    /// leave the terminal.
+    #[arg(long, hide = true)]
+    pub(super) background: bool,
+
+    #[command(flatten)]
+    pub(super) network: NetworkOptions,
+}
+
+/// `tinyp2p`
+#[derive(Parser, Debug)]
+#[command(
+    name = "tinyp2p",
+    version,
+    about = "Share, find and fetch files in a peer-to-peer network of friends",
+    after_help = "To mount a network, use tinyp2p-mount. \
+        Exit codes: 0 done, 1 failed or nothing found, 2 wrong usage, 3 wrong password.",
+    arg_required_else_help = true
+)]
+pub(super) struct Tinyp2pArgs {
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+pub(super) enum Command {
+    /// Share the current directory without mounting, until interrupted
+    Serve(ServeArgs),
+    /// Download every file whose name matches, from every member
+    #[command(mut_arg("share", share_nothing), mut_arg("hidden", fetch_hidden))]
+    Get(GetArgs),
+    /// List every file whose name matches
+    #[command(mut_arg("share", share_nothing), mut_arg("hidden", hidden_needs_share))]
+    Search(SearchArgs),
+    /// List the members of the network
+    #[command(mut_arg("share", share_nothing), mut_arg("hidden", hidden_needs_share))]
+    Peers(PeersArgs),
+    /// Unmount, even when busy
+    Unmount(UnmountArgs),
+}
+
+/// The commands that ask and end share nothing of their own accord.
+fn share_nothing(arg: clap::Arg) -> clap::Arg {
+    let help = "Serve DIR to the network meanwhile; by default, nothing is";
+    arg.help(help).long_help(help)
+}
+
+/// What is not served would not have hidden names either.
+fn hidden_needs_share(arg: clap::Arg) -> clap::Arg {
+    arg.requires("share")
+}
+
+/// Members do not serve hidden names unless told to, so they are not fetched unless told to.
+fn fetch_hidden(arg: clap::Arg) -> clap::Arg {
+    let help = "Fetch names that begin with a dot, too, and serve them if anything is served";
+    arg.help(help).long_help(help)
+}
+
+#[derive(Args, Debug)]
+pub(super) struct ServeArgs {
+    #[command(flatten)]
+    pub(super) join: JoinArgs,
+}
+
+/// Who to join, for the commands whose positional arguments are `PASSWORD [PEER]...`.
+#[derive(Args, Debug)]
+pub(super) struct JoinArgs {
+    #[arg(help = PASSWORD_HELP)]
+    pub(super) password: PasswordArgument,
+
+    /// A member to begin with: host, host:port or https://host:port[#PEER-ID]
+    #[arg(value_name = "PEER", value_parser = parse_peer)]
+    pub(super) peers: Vec<PeerArgument>,
+
+    #[command(flatten)]
+    pub(super) network: NetworkOptions,
+}
+
+/// Who to join and what to look for: `PASSWORD PATTERN [PEER]...`.
+#[derive(Args, Debug)]
+pub(super) struct FindArgs {
+    #[arg(help = PASSWORD_HELP)]
+    pub(super) password: PasswordArgument,
+
+    /// A regular expression, matched anywhere in a file's name (not in its directory's)
+    #[arg(value_parser = parse_pattern)]
+    pub(super) pattern: String,
+
+    /// A member to begin with: host, host:port or https://host:port[#PEER-ID]
+    #[arg(value_name = "PEER", value_parser = parse_peer)]
+    pub(super) peers: Vec<PeerArgument>,
+
+    #[command(flatten)]
+    pub(super) network: NetworkOptions,
+}
+
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Files keep their directories below DIR. What exists there is skipped, never \
+    overwritten. What was interrupted is resumed when the command is run again."
+)]
+pub(super) struct GetArgs {
+    /// Where to put the files; must exist
+    #[arg(
+        short = 'd',
+        long = "directory",
+        value_name = "DIR",
+        default_value = "."
+    )]
+    pub(super) directory: PathBuf,
+
+    #[command(flatten)]
+    pub(super) find: FindArgs,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct SearchArgs {
+    #[command(flatten)]
+    pub(super) find: FindArgs,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct PeersArgs {
+    #[command(flatten)]
+    pub(super) join: JoinArgs,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct UnmountArgs {
+    /// Where tinyp2p-mount mounted
+    pub(super) mountpoint: PathBuf,
+}
+
+/// How to take part; the same for every command that joins a network.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Network options")]
+pub(super) struct NetworkOptions {
+    /// Serve DIR to the network [default: the current directory, unless that is '/' or the home
+    /// directory, which must be named]
+    #[arg(long, value_name = "DIR")]
+    pub(super) share: Option<PathBuf>,
+
+    /// Serve nothing
+    #[arg(long, conflicts_with_all = ["share", "hidden"])]
+    pub(super) no_share: bool,
+
+    /// Serve names that begin with a dot, too
+    #[arg(long)]
+    pub(super) hidden: bool,
+
+    /// Listen there and nowhere else [default: [::]:15204, or a free port if that is taken]
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub(super) listen: Option<SocketAddr>,
+
+    /// The address that others should dial, when it is not the one they see
+    #[arg(long, value_name = "HOST[:PORT]")]
+    pub(super) advertise: Option<Address>,
+
+    /// How this member is shown to others [default: the host name]
+    #[arg(long, value_parser = parse_name)]
+    pub(super) name: Option<String>,
+
+    /// Neither announce nor look for members on the local network
+    #[arg(long)]
+    pub(super) no_discovery: bool,
+
+    /// Where this node's identity and the addresses of other members are kept [default:
+    /// $XDG_STATE_HOME/tinyp2p, or ~/.local/state/tinyp2p]
+    #[arg(long, value_name = "DIR")]
+    pub(super) state_dir: Option<PathBuf>,
+
+    /// Log more; repeat for still more
+    #[arg(short = 'v', long = "verbose", action = ArgAction::Count, conflicts_with = "log")]
+    pub(super) verbose: u8,
+
+    /// What is logged: error, warn, info, debug or trace, or target=level pairs
+    #[arg(long, value_name = "FILTER")]
+    pub(super) log: Option<String>,
+
+    /// Append the log to FILE instead of writing it to standard error
+    #[arg(long, value_name = "FILE")]
+    pub(super) log_file: Option<PathBuf>,
+}
+
+/// The PASSWORD as it was typed. Shown to nobody.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct PasswordArgument(OsString);
+
+impl PasswordArgument {
+    /// What was typed: a password, `-` or `@FILE`.
+    pub(super) fn as_os_str(&self) -> &OsStr {
+        &self.0
+    }
+}
+
+impl From<OsString> for PasswordArgument {
+    fn from(text: OsString) -> Self {
+        Self(text)
+    }
+}
+
+impl fmt::Debug for PasswordArgument {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+pub(super) fn parse_peer(text: &str) -> Result<PeerArgument, String> {
+    if text.starts_with("http://") {
+        return Err(
+            "http:// is the unencrypted protocol of 2004, which this program does not speak; \
+             name the peer as host, host:port or https://host:port"
+                .to_owned(),
+        );
+    }
+    PeerArgument::from_str(text).map_err(|e: Invalid| e.to_string())
+}
+
+fn parse_pattern(text: &str) -> Result<String, String> {
+    if text.len() > SearchRequest::MAX_PATTERN_BYTES {
+        return Err(format!(
+            "longer than {} bytes",
+            SearchRequest::MAX_PATTERN_BYTES
+        ));
+    }
+    match regex::bytes::Regex::new(text) {
+        Ok(_) => Ok(text.to_owned()),
+        // The crate's message draws a picture over several lines; its last line is the reason.
+        Err(e) => Err(e
+            .to_string()
+            .lines()
+            .last()
+            .map(|line| line.trim_start_matches("error: ").to_owned())
+            .unwrap_or_default()),
+    }
+}
+
+/// A name that every member can show and use as a directory name.
+pub(super) fn parse_name(text: &str) -> Result<String, String> {
+    let sound = (1..=64).contains(&text.len())
+        && !text.chars().any(|c| c.is_control() || c == '/')
+        && !matches!(text, "." | "..");
+    sound
+        .then(|| text.to_owned())
+        .ok_or_else(|| "a name has 1 to 64 bytes, no '/' and no control characters".to_owned())
+}

@@ -1,0 +1,115 @@
+use std::collections::HashMap;
+
+use tinyp2p_net::testing::{Behaviour, MemoryPeer};
+use tinyp2p_net::types::RelPath;
+
+use super::*;
+use crate::view::merge::Member;
+
+const CONTENT: &[u8] = &[42; 300_000];
+
+struct Network {
+    members: HashMap<PeerId, Arc<MemoryPeer>>,
+    directory: tempfile::TempDir,
+    job: Job,
+}
+
+impl Network {
+    /// As many members that share the same file, each behaving as told.
+    fn new(behaviours: &[Behaviour]) -> Self {
+        let path = RelPath::new(b"x").unwrap();
+        let mut members = HashMap::new();
+        let mut holders = Vec::new();
+        for (seed, behaviour) in (1..).zip(behaviours) {
+            let peer = Arc::new(MemoryPeer::new(seed));
+            let attributes = peer.put("x", CONTENT, 1);
+            peer.behave(*behaviour);
+            holders.push(Holder {
+                member: Arc::new(Member {
+                    id: peer.id(),
+                    name: format!("m{seed}").into(),
+                }),
+                path: path.clone(),
+                version: attributes.version,
+            });
+            members.insert(peer.id(), peer);
+        }
+        let (directory, name) = path.split().unwrap();
+        Self {
+            members,
+            directory: tempfile::tempdir().unwrap(),
+            job: Job {
+                directory,
+                name,
+                size: CONTENT.len() as u64,
+                mtime: 1,
+                holders,
+            },
+        }
+    }
+
+    fn peer(&self, holder: usize) -> &MemoryPeer {
+        &self.members[&self.job.holders[holder].member.id]
+    }
+
+    fn fetch(&self) -> Result<Outcome, String> {
+        let target = Target::open(self.directory.path()).unwrap();
+        let parts = target.parts(&self.job.directory).unwrap();
+        let find = |id| {
+            let peer = self.members.get(&id)?;
+            Some(Arc::clone(peer) as Arc<dyn Peer>)
+        };
+        fetch(&self.job, &target, &parts, &find, &ProgressBar::hidden())
+    }
+
+    fn fetched(&self) -> Vec<u8> {
+        std::fs::read(self.directory.path().join("x")).unwrap_or_default()
+    }
+}
+
+#[test]
+fn a_file_arrives_once_and_is_then_left_alone() {
+    let network = Network::new(&[Behaviour::Honest]);
+    assert_eq!(network.fetch(), Ok(Outcome::Fetched));
+    assert!(network.fetched() == CONTENT);
+    assert_eq!(network.fetch(), Ok(Outcome::Existed));
+    assert_eq!(network.peer(0).opens(), 1);
+}
+
+#[test]
+fn a_cut_connection_goes_on_where_it_was_cut() {
+    let network = Network::new(&[Behaviour::CutAfter(200_000)]);
+    assert_eq!(network.fetch(), Ok(Outcome::Fetched));
+    assert!(network.fetched() == CONTENT);
+    assert_eq!(network.peer(0).opens(), 2);
+}
+
+#[test]
+fn another_holder_takes_over_from_the_beginning() {
+    let network = Network::new(&[Behaviour::Honest, Behaviour::Honest]);
+    network.peer(0).put("x", "something else", 2);
+    assert_eq!(network.fetch(), Ok(Outcome::Fetched));
+    assert!(network.fetched() == CONTENT);
+}
+
+#[test]
+fn a_file_that_nobody_can_send_leaves_no_name() {
+    let network = Network::new(&[Behaviour::Honest]);
+    network.peer(0).put("x", "something else", 2);
+    assert!(network.fetch().unwrap_err().contains("changed"));
+    assert!(!network.directory.path().join("x").exists());
+}
+
+#[test]
+fn a_second_run_fetches_only_what_is_missing() {
+    let network = Network::new(&[Behaviour::CutAfter(1000)]);
+    let target = Target::open(network.directory.path()).unwrap();
+    let Begin::Part(mut part) = target.begin(&network.job, &[]).unwrap() else {
+        panic!("no part");
+    };
+    part.append(&CONTENT[..299_500]).unwrap();
+    drop(part);
+    assert_eq!(network.fetch(), Ok(Outcome::Fetched));
+    assert!(network.fetched() == CONTENT);
+    assert_eq!(network.peer(0).opens(), 1);
+}

@@ -1,0 +1,310 @@
+//! The directory that files are fetched into: nothing outside it is ever touched, nothing in it is
+//! ever overwritten, and a name appears only with the whole file behind it.
+//!
+//! Members choose the names, so every step goes from an open directory to one name in it and
+//! follows no symbolic link. Until it is complete a file is called
+//! `.NAME.MEMBER-VERSION.tinyp2p-part`: a later run finds by that name how far this one got, and
+//! goes on only with bytes of the same version of the same member's file.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, RenameFlags, Timespec, Timestamps};
+use rustix::io::Errno;
+use tinyp2p_net::types::{Name, RelPath};
+
+use super::plan::{Holder, Job};
+
+const SUFFIX: &[u8] = b".tinyp2p-part";
+
+/// How much of NAME stays in the name of its part, so that the whole remains a possible name.
+const MAX_NAME_IN_PART: usize = 200;
+
+/// The directory to fetch into.
+#[derive(Debug)]
+pub(super) struct Target {
+    root: OwnedFd,
+}
+
+/// What stands at the place of a file to be fetched.
+#[derive(Debug)]
+pub(super) enum Begin {
+    /// Nothing, or what an earlier run left: to be completed.
+    Part(Part),
+    /// Something of that name; it stays as it is.
+    Exists,
+    /// A part that another process is writing.
+    Busy,
+}
+
+impl Target {
+    /// Opens an existing directory.
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        let root = rustix::fs::open(
+            path,
+            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?;
+        Ok(Self { root })
+    }
+
+    /// The names of the parts in `directory`, left by earlier runs or being written by others.
+    pub(super) fn parts(&self, directory: &RelPath) -> io::Result<Vec<Vec<u8>>> {
+        let descriptor = match self.directory(directory, false) {
+            Ok(descriptor) => descriptor,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(e),
+        };
+        let mut parts = Vec::new();
+        for entry in rustix::fs::Dir::read_from(&descriptor)? {
+            let entry = entry?;
+            let name = entry.file_name().to_bytes();
+            if name.starts_with(b".") && name.ends_with(SUFFIX) {
+                parts.push(name.to_vec());
+            }
+        }
+        Ok(parts)
+    }
+
+    /// Prepares the place for `job`, given the parts in its directory. The part of a version that
+    /// somebody still has is taken up; those of others are removed.
+    pub(super) fn begin(&self, job: &Job, parts: &[Vec<u8>]) -> io::Result<Begin> {
+        let directory = self.directory(&job.directory, true)?;
+        let name = OsStr::from_bytes(job.name.as_bytes());
+        match rustix::fs::statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(_) => return Ok(Begin::Exists),
+            Err(Errno::NOENT) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        let mut usable = None;
+        let prefix = part_prefix(&job.name);
+        for left in parts.iter().filter(|part| is_part_of(part, &prefix)) {
+            let holder = job
+                .holders
+                .iter()
+                .position(|h| part_name(&job.name, h) == *left);
+            match holder.filter(|_| usable.is_none()) {
+                Some(holder) => usable = Some((left, holder)),
+                None => remove_unless_locked(&directory, left),
+            }
+        }
+        let fresh = part_name(&job.name, &job.holders[0]);
+        let (part, holder) = usable.unwrap_or((&fresh, 0));
+        Part::open(directory, &job.name, part, holder, job.size)
+    }
+
+    /// Goes down `path` one component at a time, creating what is missing if `create`.
+    fn directory(&self, path: &RelPath, create: bool) -> io::Result<OwnedFd> {
+        let mut directory = self.root.try_clone()?;
+        for component in path.components() {
+            let name = OsStr::from_bytes(component);
+            if create {
+                match rustix::fs::mkdirat(&directory, name, Mode::from(0o777)) {
+                    Ok(()) | Err(Errno::EXIST) => {}
+                    Err(errno) => return Err(errno.into()),
+                }
+            }
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            directory = match rustix::fs::openat(&directory, name, flags, Mode::empty()) {
+                Err(Errno::NOTDIR | Errno::LOOP) => return Err(in_the_way(component)),
+                other => other?,
+            };
+        }
+        Ok(directory)
+    }
+}
+
+/// A file on its way in. Locked against other processes; dropping it leaves it for the next run.
+#[derive(Debug)]
+pub(super) struct Part {
+    directory: OwnedFd,
+    file: File,
+    part_name: Vec<u8>,
+    name: Name,
+    holder: usize,
+    offset: u64,
+}
+
+impl Part {
+    fn open(
+        directory: OwnedFd,
+        name: &Name,
+        part_name: &[u8],
+        holder: usize,
+        size: u64,
+    ) -> io::Result<Begin> {
+        let path = OsStr::from_bytes(part_name);
+        let flags =
+            OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = File::from(rustix::fs::openat(
+            &directory,
+            path,
+            flags,
+            Mode::from(0o666),
+        )?);
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => return Ok(Begin::Busy),
+            Err(errno) => return Err(errno.into()),
+        }
+        let metadata = file.metadata()?;
+        let there = rustix::fs::statat(&directory, path, AtFlags::SYMLINK_NOFOLLOW);
+        // Between the opening and the locking, another process may have completed it.
+        if !there
+            .is_ok_and(|there| (there.st_dev, there.st_ino) == (metadata.dev(), metadata.ino()))
+        {
+            return Ok(Begin::Busy);
+        }
+        let own = metadata.is_file()
+            && metadata.nlink() == 1
+            && metadata.uid() == rustix::process::geteuid().as_raw();
+        if !own {
+            return Err(io::Error::other(
+                "somebody else's file stands in the place of its part",
+            ));
+        }
+        let mut part = Self {
+            directory,
+            file,
+            part_name: part_name.to_vec(),
+            name: name.clone(),
+            holder,
+            offset: metadata.len(),
+        };
+        if part.offset > size {
+            part.clear()?;
+        }
+        Ok(Begin::Part(part))
+    }
+
+    /// The holder, by its place among the job's, whose bytes these are.
+    pub(super) fn holder(&self) -> usize {
+        self.holder
+    }
+
+    /// The bytes that are here already.
+    pub(super) fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Adds bytes at the end.
+    pub(super) fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(bytes, self.offset)?;
+        self.offset += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Throws away what is here and begins anew with the bytes of another holder.
+    pub(super) fn restart(&mut self, holder: usize, job: &Job) -> io::Result<()> {
+        self.clear()?;
+        let new_name = part_name(&self.name, &job.holders[holder]);
+        rustix::fs::renameat(
+            &self.directory,
+            OsStr::from_bytes(&self.part_name),
+            &self.directory,
+            OsStr::from_bytes(&new_name),
+        )?;
+        self.part_name = new_name;
+        self.holder = holder;
+        Ok(())
+    }
+
+    fn clear(&mut self) -> io::Result<()> {
+        self.file.set_len(0)?;
+        self.offset = 0;
+        Ok(())
+    }
+
+    /// Gives the complete file its name. False if something of that name has appeared meanwhile.
+    pub(super) fn finish(self, mtime: i64) -> io::Result<bool> {
+        let time = Timespec {
+            tv_sec: mtime.div_euclid(1_000_000_000),
+            tv_nsec: mtime.rem_euclid(1_000_000_000),
+        };
+        let times = Timestamps {
+            last_access: time,
+            last_modification: time,
+        };
+        rustix::fs::futimens(&self.file, &times)?;
+        self.file.sync_all()?;
+        match self.rename() {
+            Ok(()) => Ok(true),
+            Err(Errno::EXIST) => {
+                remove(&self.directory, &self.part_name);
+                Ok(false)
+            }
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Renames without replacing; where the filesystem cannot do that, by a second link.
+    fn rename(&self) -> Result<(), Errno> {
+        let part = OsStr::from_bytes(&self.part_name);
+        let name = OsStr::from_bytes(self.name.as_bytes());
+        let directory = self.directory.as_fd();
+        match rustix::fs::renameat_with(directory, part, directory, name, RenameFlags::NOREPLACE) {
+            Err(Errno::INVAL | Errno::NOSYS) => {
+                rustix::fs::linkat(directory, part, directory, name, AtFlags::empty())?;
+                rustix::fs::unlinkat(directory, part, AtFlags::empty())
+            }
+            other => other,
+        }
+    }
+}
+
+fn in_the_way(component: &[u8]) -> io::Error {
+    let name = Name::new(component).map(|name| name.to_string());
+    io::Error::new(
+        io::ErrorKind::NotADirectory,
+        format!("'{}' is not a directory here", name.unwrap_or_default()),
+    )
+}
+
+/// `.NAME.`, NAME cut to what fits.
+fn part_prefix(name: &Name) -> Vec<u8> {
+    let name = name.as_bytes();
+    let kept = &name[..name.len().min(MAX_NAME_IN_PART)];
+    [b".", kept, b"."].concat()
+}
+
+fn part_name(name: &Name, holder: &Holder) -> Vec<u8> {
+    let version = format!("{}-{:016x}", holder.member.id.short(), holder.version.0);
+    [&part_prefix(name), version.as_bytes(), SUFFIX].concat()
+}
+
+/// True when `part` is a part of the name whose parts begin with `prefix`.
+fn is_part_of(part: &[u8], prefix: &[u8]) -> bool {
+    const VERSION_BYTES: usize = 8 + 1 + 16;
+    part.len() == prefix.len() + VERSION_BYTES + SUFFIX.len()
+        && part.starts_with(prefix)
+        && part.ends_with(SUFFIX)
+}
+
+/// Removes the part of a version that nobody has any more, unless another process writes it.
+fn remove_unless_locked(directory: &OwnedFd, part: &[u8]) {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let Ok(file) = rustix::fs::openat(directory, OsStr::from_bytes(part), flags, Mode::empty())
+    else {
+        return;
+    };
+    if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
+        remove(directory, part);
+    }
+}
+
+/// Removes a part; what stays is only litter, which the next run tries again.
+fn remove(directory: &OwnedFd, part: &[u8]) {
+    let part = OsStr::from_bytes(part);
+    if let Err(error) = rustix::fs::unlinkat(directory, part, AtFlags::empty()) {
+        tracing::debug!(?part, %error, "a part stays");
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

@@ -1,0 +1,213 @@
+use std::sync::Arc;
+
+use tinyp2p_net::types::{PeerId, Version};
+
+use super::*;
+use crate::view::merge::Member;
+
+fn holder(member: u8, version: u64) -> Holder {
+    Holder {
+        member: Arc::new(Member {
+            id: PeerId::from_bytes([member; 32]),
+            name: format!("m{member}").into(),
+        }),
+        path: RelPath::new(b"x").unwrap(),
+        version: Version(version),
+    }
+}
+
+fn job(path: &str, size: u64, holders: Vec<Holder>) -> Job {
+    let path = RelPath::new(path.as_bytes()).unwrap();
+    let (directory, name) = path.split().unwrap();
+    Job {
+        directory,
+        name,
+        size,
+        mtime: 1_500_000_000_123_456_789,
+        holders,
+    }
+}
+
+struct Place {
+    directory: tempfile::TempDir,
+    target: Target,
+}
+
+impl Place {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let target = Target::open(directory.path()).unwrap();
+        Self { directory, target }
+    }
+
+    fn begin(&self, job: &Job) -> io::Result<Begin> {
+        let parts = self.target.parts(&job.directory)?;
+        self.target.begin(job, &parts)
+    }
+
+    fn part(&self, job: &Job) -> Part {
+        match self.begin(job).unwrap() {
+            Begin::Part(part) => part,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn names(&self) -> Vec<String> {
+        let entries = self.directory.path().read_dir().unwrap();
+        let mut names: Vec<String> = entries
+            .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+            .collect();
+        names.sort();
+        names
+    }
+}
+
+#[test]
+fn a_name_appears_only_with_the_whole_file_behind_it() {
+    let place = Place::new();
+    let job = job("a/b/x", 5, vec![holder(1, 1)]);
+    let mut part = place.part(&job);
+    part.append(b"hel").unwrap();
+    let path = place.directory.path().join("a/b/x");
+    assert!(!path.exists());
+    part.append(b"lo").unwrap();
+    assert!(part.finish(job.mtime).unwrap());
+    assert_eq!(std::fs::read(&path).unwrap(), b"hello");
+    let metadata = path.metadata().unwrap();
+    assert_eq!(
+        (metadata.mtime(), metadata.mtime_nsec()),
+        (1_500_000_000, 123_456_789)
+    );
+    assert_eq!(
+        path.parent().unwrap().read_dir().unwrap().count(),
+        1,
+        "no part stays"
+    );
+}
+
+#[test]
+fn an_interrupted_file_goes_on_where_it_ended() {
+    let place = Place::new();
+    let job = job("x", 5, vec![holder(1, 1), holder(2, 7)]);
+    place.part(&job).append(b"hel").unwrap();
+    let part = place.part(&job);
+    assert_eq!((part.offset(), part.holder()), (3, 0));
+}
+
+#[test]
+fn the_bytes_of_a_holder_that_is_no_longer_first_are_used() {
+    let place = Place::new();
+    place
+        .part(&job("x", 5, vec![holder(2, 7)]))
+        .append(b"hel")
+        .unwrap();
+    let part = place.part(&job("x", 5, vec![holder(1, 1), holder(2, 7)]));
+    assert_eq!((part.offset(), part.holder()), (3, 1));
+}
+
+#[test]
+fn bytes_of_another_version_are_thrown_away() {
+    let place = Place::new();
+    place
+        .part(&job("x", 5, vec![holder(1, 1)]))
+        .append(b"old")
+        .unwrap();
+    let part = place.part(&job("x", 5, vec![holder(1, 2)]));
+    assert_eq!(part.offset(), 0);
+    assert_eq!(place.names().len(), 1);
+}
+
+#[test]
+fn a_part_longer_than_the_file_begins_anew() {
+    let place = Place::new();
+    let job = job("x", 5, vec![holder(1, 1)]);
+    place.part(&job).append(b"too long").unwrap();
+    assert_eq!(place.part(&job).offset(), 0);
+}
+
+#[test]
+fn changing_the_holder_begins_anew_under_its_name() {
+    let place = Place::new();
+    let job = job("x", 5, vec![holder(1, 1), holder(2, 7)]);
+    let mut part = place.part(&job);
+    part.append(b"hel").unwrap();
+    part.restart(1, &job).unwrap();
+    part.append(b"wo").unwrap();
+    drop(part);
+    let part = place.part(&job);
+    assert_eq!((part.offset(), part.holder()), (2, 1));
+}
+
+#[test]
+fn what_exists_is_left_alone_even_a_dangling_link() {
+    let place = Place::new();
+    let root = place.directory.path();
+    std::fs::write(root.join("file"), b"mine").unwrap();
+    std::os::unix::fs::symlink("nowhere", root.join("link")).unwrap();
+    std::fs::create_dir(root.join("dir")).unwrap();
+    for name in ["file", "link", "dir"] {
+        let begin = place.begin(&job(name, 5, vec![holder(1, 1)])).unwrap();
+        assert!(matches!(begin, Begin::Exists), "{name}");
+    }
+    assert_eq!(place.names(), ["dir", "file", "link"]);
+}
+
+#[test]
+fn what_appears_during_the_download_is_not_overwritten() {
+    let place = Place::new();
+    let job = job("x", 2, vec![holder(1, 1)]);
+    let mut part = place.part(&job);
+    part.append(b"hi").unwrap();
+    std::fs::write(place.directory.path().join("x"), b"mine").unwrap();
+    assert!(!part.finish(job.mtime).unwrap());
+    assert_eq!(
+        std::fs::read(place.directory.path().join("x")).unwrap(),
+        b"mine"
+    );
+    assert_eq!(place.names(), ["x"]);
+}
+
+#[test]
+fn symbolic_links_lead_nowhere() {
+    let place = Place::new();
+    let outside = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink(outside.path(), place.directory.path().join("a")).unwrap();
+    let job = job("a/x", 5, vec![holder(1, 1)]);
+    let refusal = place.begin(&job).unwrap_err().to_string();
+    assert_eq!(refusal, "'a' is not a directory here");
+    assert_eq!(outside.path().read_dir().unwrap().count(), 0);
+}
+
+#[test]
+fn a_link_in_the_place_of_a_part_is_not_followed() {
+    let place = Place::new();
+    let victim = place.directory.path().join("victim");
+    std::fs::write(&victim, b"precious").unwrap();
+    let job = job("x", 5, vec![holder(1, 1)]);
+    let part = part_name(&job.name, &job.holders[0]);
+    let part = place.directory.path().join(OsStr::from_bytes(&part));
+    std::os::unix::fs::symlink(&victim, &part).unwrap();
+    assert!(place.begin(&job).is_err());
+    std::fs::remove_file(&part).unwrap();
+    std::fs::hard_link(&victim, &part).unwrap();
+    assert!(place.begin(&job).is_err());
+    assert_eq!(std::fs::read(&victim).unwrap(), b"precious");
+}
+
+#[test]
+fn two_processes_do_not_write_one_part() {
+    let place = Place::new();
+    let job = job("x", 5, vec![holder(1, 1)]);
+    let first = place.part(&job);
+    assert!(matches!(place.begin(&job).unwrap(), Begin::Busy));
+    drop(first);
+    assert!(matches!(place.begin(&job).unwrap(), Begin::Part(_)));
+}
+
+#[test]
+fn the_longest_name_has_a_part_too() {
+    let place = Place::new();
+    let job = job(&"n".repeat(255), 0, vec![holder(1, 1)]);
+    assert!(place.part(&job).finish(job.mtime).unwrap());
+    assert_eq!(place.names(), ["n".repeat(255)]);
+}

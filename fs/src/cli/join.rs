@@ -1,0 +1,489 @@
+//! Joining a network: from options to a running node, and what its first contact means.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tinyp2p_net::auth::Password;
+use tinyp2p_net::config::{Config, Listen, ShareConfig};
+use tinyp2p_net::error::Error;
+use tinyp2p_net::types::{Address, DEFAULT_PORT, PeerArgument};
+use tinyp2p_net::{Node, peers::Member};
+
+use super::Failure;
+use super::args::{NetworkOptions, parse_name};
+use super::password::Source;
+use super::share::{self, Private};
+
+/// The peers that the user named have answered by then, or are taken to be away: connecting has 3 s,
+/// and a pairing seldom needs another.
+const FIRST_CONTACT: Duration = Duration::from_secs(6);
+
+/// Members that are going to be found without being named answer multicast within this time.
+const DISCOVERY: Duration = Duration::from_millis(2500);
+
+/// When no member has come for this long, those who are there have told about each other.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// Commands that ask and end look for members no longer than this.
+const SETTLING: Duration = Duration::from_secs(5);
+
+/// How often the members are looked at meanwhile.
+const POLL: Duration = Duration::from_millis(50);
+
+/// How a command takes part.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Role {
+    /// A full member: serves the current directory and can be dialled.
+    Member,
+    /// Asks and ends: serves nothing and cannot be dialled, unless told otherwise.
+    Guest,
+}
+
+/// Everything about a node that can be decided before its password is known.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    share: Option<ShareConfig>,
+    listen: Listen,
+    advertise: Option<Address>,
+    name: String,
+    discovery: bool,
+    peers: Vec<PeerArgument>,
+    state_dir: PathBuf,
+    remember_as: Option<PathBuf>,
+}
+
+/// Checks the options against the system and changes nothing.
+pub(super) fn prepare(
+    options: &NetworkOptions,
+    peers: Vec<PeerArgument>,
+    role: Role,
+    source: &Source,
+    mountpoint: Option<&Path>,
+) -> Result<Prepared, Failure> {
+    let state_dir = state_dir(options)?;
+    let password_file = match source {
+        Source::File(path) => path.canonicalize().ok(),
+        _ => None,
+    };
+    let private = Private {
+        mountpoint: mountpoint.map(Path::to_owned),
+        state_dir: Some(
+            state_dir
+                .canonicalize()
+                .unwrap_or_else(|_| state_dir.clone()),
+        ),
+        password_file,
+    };
+    let current = match role {
+        Role::Member if options.share.is_none() && !options.no_share => {
+            Some(std::env::current_dir().map_err(|e| {
+                Failure::failed(format!("the current directory cannot be shared: {e}"))
+            })?)
+        }
+        _ => None,
+    };
+    let share = share::choose(options, current.as_deref(), &private)?;
+    let remember_as = match (role, mountpoint, &share) {
+        (Role::Guest, ..) => None,
+        (_, Some(mountpoint), _) => Some(mountpoint.to_owned()),
+        (_, None, share) => share.as_ref().map(|share| share.directory.clone()),
+    };
+    Ok(Prepared {
+        share,
+        listen: listen(options, role),
+        advertise: options.advertise.clone(),
+        name: options.name.clone().unwrap_or_else(host_name),
+        discovery: !options.no_discovery,
+        peers,
+        state_dir,
+        remember_as,
+    })
+}
+
+/// A guest listens when what was asked of it makes no sense otherwise.
+fn listen(options: &NetworkOptions, role: Role) -> Listen {
+    match options.listen {
+        Some(address) => Listen::At(address),
+        None if role == Role::Member || options.share.is_some() || options.advertise.is_some() => {
+            Listen::Default
+        }
+        None => Listen::Nowhere,
+    }
+}
+
+fn state_dir(options: &NetworkOptions) -> Result<PathBuf, Failure> {
+    let directory = match &options.state_dir {
+        Some(named) => named.clone(),
+        None => default_state_dir(std::env::var_os("XDG_STATE_HOME"), std::env::home_dir())
+            .ok_or_else(|| Failure::usage("there is no home directory to keep this node's identity in: name a directory with --state-dir"))?,
+    };
+    std::path::absolute(&directory)
+        .map_err(|e| Failure::failed(format!("state directory {}: {e}", directory.display())))
+}
+
+/// As the XDG Base Directory Specification has it: a relative path in the variable does not count.
+fn default_state_dir(xdg: Option<OsString>, home: Option<PathBuf>) -> Option<PathBuf> {
+    xdg.map(PathBuf::from)
+        .filter(|path| path.is_absolute())
+        .or_else(|| home.map(|home| home.join(".local/state")))
+        .map(|path| path.join("tinyp2p"))
+}
+
+/// The host's name, made to fit for a member's name.
+fn host_name() -> String {
+    let system = rustix::system::uname();
+    // Linux knows no host name of more than 64 bytes.
+    match parse_name(&system.nodename().to_string_lossy()) {
+        Ok(name) => name,
+        Err(_) => "node".to_owned(),
+    }
+}
+
+/// Makes a password of what was typed.
+pub(super) fn password(text: &str) -> Result<Password, Failure> {
+    Password::new(text.to_owned()).map_err(|e| Failure::usage(e.to_string()))
+}
+
+/// One line when the password is easily guessed.
+pub(super) fn warn_if_weak(password: &Password, program: &str) {
+    if let Some(warning) = password.weakness() {
+        eprintln!("{program}: warning: {warning}");
+    }
+}
+
+/// Joins for as long as one question takes.
+///
+/// # Errors
+/// Exit code 3 as of [`Joined::first_contact`]; 1 when there is nobody to ask.
+pub(super) fn as_guest<T>(
+    program: &str,
+    options: &NetworkOptions,
+    peers: Vec<PeerArgument>,
+    source: Source,
+    question: impl FnOnce(&Joined, &[Member]) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let prepared = prepare(options, peers, Role::Guest, &source, None)?;
+    let password = password(&source.read()?)?;
+    warn_if_weak(&password, program);
+    super::logging::start(options)?;
+    let joined = prepared.start(password)?;
+    let outcome = joined.first_contact(program).and_then(|()| {
+        let members = joined.settled();
+        if members.is_empty() {
+            return Err(Failure::failed(
+                "no member of the network was found; name one as HOST[:PORT]",
+            ));
+        }
+        question(&joined, &members)
+    });
+    joined.node.stop();
+    outcome
+}
+
+impl Prepared {
+    /// Starts the node.
+    pub(super) fn start(self, password: Password) -> Result<Joined, Failure> {
+        let share = self.share.as_ref().map(|share| share.directory.clone());
+        let prefers_default_port = matches!(self.listen, Listen::Default);
+        let discovery = self.discovery;
+        let node = Node::start(Config {
+            password,
+            share: self.share,
+            listen: self.listen,
+            advertise: self.advertise,
+            name: self.name,
+            discovery: self.discovery,
+            peers: self.peers,
+            state_dir: self.state_dir,
+            remember_as: self.remember_as,
+        })?;
+        Ok(Joined {
+            node,
+            share,
+            prefers_default_port,
+            discovery,
+        })
+    }
+}
+
+/// A running node and what people are told about it.
+#[derive(Debug)]
+pub(super) struct Joined {
+    pub(super) node: Arc<Node>,
+    share: Option<PathBuf>,
+    prefers_default_port: bool,
+    discovery: bool,
+}
+
+impl Joined {
+    /// Waits for the peers that the user named, and says what is odd about them.
+    ///
+    /// # Errors
+    /// Exit code 3 when every one that answered refused the password.
+    pub(super) fn first_contact(&self, program: &str) -> Result<(), Failure> {
+        let outcomes = self.node.first_contact(Instant::now() + FIRST_CONTACT);
+        if let Some(failure) = refusal(&outcomes) {
+            return Err(failure);
+        }
+        for notice in notices(&outcomes) {
+            eprintln!("{program}: {notice}");
+        }
+        Ok(())
+    }
+
+    /// What is served, as whom, and where.
+    pub(super) fn description(&self) -> String {
+        let share = match &self.share {
+            Some(directory) => format!("sharing {}", directory.display()),
+            None => "sharing nothing".to_owned(),
+        };
+        let port = self.node.port();
+        let why = if self.prefers_default_port && port != DEFAULT_PORT {
+            format!(" because {DEFAULT_PORT} is taken")
+        } else {
+            String::new()
+        };
+        format!(
+            "{share} (node {}, port {port}{why})",
+            self.node.id().short()
+        )
+    }
+
+    /// The members, once those who are there have found each other; this node is not among them.
+    pub(super) fn settled(&self) -> Vec<Member> {
+        let mut settling = Settling::new(Instant::now(), self.discovery);
+        loop {
+            let mut members = self.node.present();
+            members.retain(|member| member.id != self.node.id());
+            if settling.is_settled(members.len(), Instant::now()) {
+                return members;
+            }
+            thread::sleep(POLL);
+        }
+    }
+}
+
+/// What became of the addresses that the user named; those without an answer yet are not among them.
+type Outcomes = [(Address, Result<(), Error>)];
+
+/// A wrong password and an impostor look alike by design, so the text does not claim to know which.
+fn refusal(outcomes: &Outcomes) -> Option<Failure> {
+    let refused: Vec<String> = outcomes
+        .iter()
+        .filter(|(_, outcome)| matches!(outcome, Err(Error::Refused { .. })))
+        .map(|(address, _)| address.to_string())
+        .collect();
+    let answered = outcomes
+        .iter()
+        .filter(|(_, outcome)| !matches!(outcome, Err(e) if is_no_answer(e)))
+        .count();
+    (!refused.is_empty() && refused.len() == answered).then(|| {
+        Failure::wrong_password(format!(
+            "wrong network password? {} of {answered} peers refused it: {}. (If the password was \
+             changed, every member must be restarted with the new one.)",
+            refused.len(),
+            refused.join(", ")
+        ))
+    })
+}
+
+/// True for what says nothing about the password: nobody, or no member, answered.
+fn is_no_answer(error: &Error) -> bool {
+    error.is_absence()
+        || matches!(
+            error,
+            Error::NotANode { .. }
+                | Error::Myself { .. }
+                | Error::OtherIdentity { .. }
+                | Error::Misbehaved { .. }
+                | Error::Local { .. }
+        )
+}
+
+/// What people should know of peers that did not let this node in.
+fn notices(outcomes: &Outcomes) -> Vec<String> {
+    let mut notices: Vec<String> = outcomes
+        .iter()
+        .filter_map(|(_, outcome)| outcome.as_ref().err())
+        .filter(|error| !error.is_absence() && !matches!(error, Error::Myself { .. }))
+        .map(|error| match error {
+            Error::Refused { .. } => format!("warning: {error}; ignored (next try in 1 h)"),
+            Error::Later { .. } => format!("warning: {error}; trying again"),
+            _ => format!("warning: {error}"),
+        })
+        .collect();
+    let away = |outcome: &Result<(), Error>| matches!(outcome, Err(e) if e.is_absence());
+    if !outcomes.is_empty() && outcomes.iter().all(|(_, outcome)| away(outcome)) {
+        let reasons = outcomes
+            .iter()
+            .filter_map(|(_, outcome)| outcome.as_ref().err());
+        let reasons: Vec<String> = reasons.map(Error::to_string).collect();
+        notices.push(format!(
+            "no peer reachable yet; waiting for them ({})",
+            reasons.join("; ")
+        ));
+    }
+    notices
+}
+
+/// Whether everybody who is going to be found at once has been found.
+#[derive(Debug)]
+struct Settling {
+    started: Instant,
+    /// Nobody is expected before then.
+    earliest: Instant,
+    known: usize,
+    changed: Instant,
+}
+
+impl Settling {
+    fn new(now: Instant, discovery: bool) -> Self {
+        let earliest = if discovery { now + DISCOVERY } else { now };
+        Self {
+            started: now,
+            earliest,
+            known: 0,
+            changed: now,
+        }
+    }
+
+    /// `known` members are there now.
+    fn is_settled(&mut self, known: usize, now: Instant) -> bool {
+        if known != self.known {
+            self.known = known;
+            self.changed = now;
+        }
+        now >= self.started + SETTLING || (now >= self.earliest && now >= self.changed + QUIET)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn outcome(host: &str, result: Result<(), Error>) -> (Address, Result<(), Error>) {
+        (Address::new(host, 7), result)
+    }
+
+    fn who(host: &str) -> String {
+        format!("{host}:7")
+    }
+
+    fn refused(host: &str) -> (Address, Result<(), Error>) {
+        outcome(host, Err(Error::Refused { who: who(host) }))
+    }
+
+    fn away(host: &str) -> (Address, Result<(), Error>) {
+        outcome(host, Err(Error::Timeout { who: who(host) }))
+    }
+
+    fn limited(host: &str) -> (Address, Result<(), Error>) {
+        let error = Error::Later {
+            who: who(host),
+            seconds: 60,
+        };
+        outcome(host, Err(error))
+    }
+
+    #[test]
+    fn the_password_is_wrong_when_everybody_who_answered_says_so() {
+        for outcomes in [vec![refused("a")], vec![refused("a"), away("b")]] {
+            let failure = refusal(&outcomes).unwrap();
+            assert_eq!(failure.code, 3);
+            assert!(
+                failure
+                    .message
+                    .starts_with("wrong network password? 1 of 1 peers refused it: a:7. ")
+            );
+        }
+        assert!(
+            refusal(&[refused("a"), refused("b")])
+                .unwrap()
+                .message
+                .contains("2 of 2 peers refused it: a:7, b:7.")
+        );
+    }
+
+    #[test]
+    fn the_password_may_be_right_while_anybody_else_may_take_it() {
+        for outcomes in [
+            vec![],
+            vec![away("a")],
+            vec![outcome("a", Ok(()))],
+            vec![refused("a"), outcome("b", Ok(()))],
+            vec![refused("a"), limited("b")],
+        ] {
+            assert!(refusal(&outcomes).is_none(), "{outcomes:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_odd_about_peers_is_said_in_a_line_each() {
+        let said = notices(&[refused("a"), outcome("b", Ok(())), limited("c"), away("d")]);
+        assert_eq!(
+            said,
+            [
+                "warning: a:7 uses another password or is not a member; ignored (next try in 1 h)",
+                "warning: c:7 takes no new members for 60 s (too many wrong passwords lately); trying again",
+            ]
+        );
+        assert_eq!(
+            notices(&[away("a"), away("b")]),
+            [
+                "no peer reachable yet; waiting for them (a:7 did not answer in time; b:7 did not answer in time)",
+            ]
+        );
+        assert!(notices(&[]).is_empty());
+    }
+
+    #[test]
+    fn a_network_has_settled_when_nobody_has_come_for_a_while() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut settling = Settling::new(start, false);
+        assert!(!settling.is_settled(1, at(100)));
+        assert!(!settling.is_settled(3, at(900)));
+        assert!(!settling.is_settled(3, at(1800)));
+        assert!(settling.is_settled(3, at(1900)));
+    }
+
+    #[test]
+    fn the_local_network_is_given_time_to_answer() {
+        let start = Instant::now();
+        let mut settling = Settling::new(start, true);
+        assert!(!settling.is_settled(0, start + DISCOVERY / 2));
+        assert!(settling.is_settled(0, start + DISCOVERY));
+    }
+
+    #[test]
+    fn a_network_that_keeps_changing_is_taken_as_it_is() {
+        let start = Instant::now();
+        let mut settling = Settling::new(start, true);
+        let settled = (0..100)
+            .find(|i| settling.is_settled(*i, start + *i as u32 * Duration::from_millis(100)));
+        assert_eq!(settled, Some(50));
+    }
+
+    #[test]
+    fn the_state_directory_follows_the_xdg_rules() {
+        let home = || Some(PathBuf::from("/home/x"));
+        let path = |xdg: Option<&str>, home| default_state_dir(xdg.map(OsString::from), home);
+        assert_eq!(path(Some("/s"), home()).unwrap(), Path::new("/s/tinyp2p"));
+        for ignored in [None, Some(""), Some("relative")] {
+            assert_eq!(
+                path(ignored, home()).unwrap(),
+                Path::new("/home/x/.local/state/tinyp2p")
+            );
+        }
+        assert_eq!(path(None, None), None);
+    }
+
+    #[test]
+    fn this_host_has_a_name_that_fits() {
+        assert!((1..=64).contains(&host_name().len()));
+    }
+}

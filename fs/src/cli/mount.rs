@@ -1,0 +1,138 @@
+//! `tinyp2p-mount`: join, serve, mount; then wait for the end.
+
+use std::ffi::OsString;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use super::args::MountArgs;
+use super::join::{self, Joined, Role};
+use super::password::Source;
+use super::place::{Claim, Mountpoint};
+use super::stop::{self, Event};
+use super::{Failure, background, logging};
+use crate::fuse;
+use crate::mount::{self, Mount, Unmounted};
+
+const PROGRAM: &str = "tinyp2p-mount";
+
+/// After a busy mount was detached, its open files get this long to be closed.
+const LAST_FILES: Duration = Duration::from_secs(1);
+
+/// Checks everything that can be checked, gets the password, and goes on in the background.
+pub(super) fn run(
+    args: &[OsString],
+    parsed: MountArgs,
+    options: mount::Options,
+    source: Source,
+) -> Result<(), Failure> {
+    let mountpoint = Mountpoint::check(&parsed.mountpoint)?;
+    let path = Some(mountpoint.path());
+    let prepared = join::prepare(&parsed.network, parsed.peers, Role::Member, &source, path)?;
+    logging::filter(&parsed.network)?;
+    let from_file = matches!(source, Source::File(_));
+    let text = source.read()?;
+    let password = join::password(&text)?;
+    // The front has warned already.
+    if !parsed.background {
+        join::warn_if_weak(&password, PROGRAM);
+    }
+    if !parsed.foreground && !parsed.background {
+        let password = (!from_file).then_some(text.as_str());
+        return background::hand_over(args, parsed.password.as_os_str(), password);
+    }
+    if parsed.background {
+        background::take_name();
+    }
+    drop(text);
+    let log = logging::start(&parsed.network)?;
+    let joined = prepared.start(password)?;
+    let outcome = until_unmounted(&joined, mountpoint, &options, || match parsed.background {
+        true => background::report_mounted(log.as_ref()),
+        false => Ok(()),
+    });
+    joined.node.stop();
+    outcome
+}
+
+/// From the first contact to the end of the mount. `report` is called when the mount is usable.
+fn until_unmounted(
+    joined: &Joined,
+    mountpoint: Mountpoint,
+    options: &mount::Options,
+    report: impl FnOnce() -> std::io::Result<()>,
+) -> Result<(), Failure> {
+    joined.first_contact(PROGRAM)?;
+    let (sender, events) = mpsc::channel();
+    stop::on_signals(sender.clone())?;
+    let mounted = Mounted::new(joined, mountpoint, options, sender)?;
+    eprintln!(
+        "{PROGRAM}: mounted on {}, {}",
+        mounted.mount.path().display(),
+        joined.description()
+    );
+    if let Err(error) = report() {
+        // Nobody waits for this mount any more.
+        return Err(Failure::failed(format!("interrupted: {error}")));
+    }
+    // The senders live as long as the process.
+    let event = events.recv().unwrap_or(Event::Signal);
+    tracing::info!(?event, "stopping");
+    if event == Event::Signal && mounted.unmount()? == Unmounted::Detached {
+        let _ = events.recv_timeout(LAST_FILES);
+    }
+    Ok(())
+}
+
+/// A mount that is being served. Dropping it unmounts, and removes the mountpoint if we made it.
+struct Mounted {
+    mount: Mount,
+    _claim: Claim,
+}
+
+impl Mounted {
+    /// Mounts, serves, and makes sure that the root can be listed.
+    fn new(
+        joined: &Joined,
+        mountpoint: Mountpoint,
+        options: &mount::Options,
+        ended: mpsc::Sender<Event>,
+    ) -> Result<Self, Failure> {
+        let claim = mountpoint.claim()?;
+        let path = claim.path().to_owned();
+        let failed =
+            |why: String| Failure::failed(format!("cannot mount on {}: {why}", path.display()));
+        let (mount, descriptor) = Mount::new(&path, options).map_err(|e| failed(e.to_string()))?;
+        let mounted = Self {
+            mount,
+            _claim: claim,
+        };
+        let adapter = fuse::adapter(());
+        let session = mount::session(adapter, descriptor, options, fuse::session_config())
+            .map_err(|e| failed(e.to_string()))?;
+        thread::Builder::new()
+            .name("fuse".to_owned())
+            .spawn(move || {
+                if let Err(error) = session.run() {
+                    tracing::error!(%error, "the session with the kernel ended");
+                }
+                // Nobody listens any more when the process is stopping.
+                let _ = ended.send(Event::Unmounted);
+            })
+            .map_err(|e| failed(e.to_string()))?;
+        let root = path
+            .read_dir()
+            .map_err(|e| failed(format!("it cannot be listed: {e}")))?;
+        drop(root);
+        Ok(mounted)
+    }
+
+    fn unmount(&self) -> Result<Unmounted, Failure> {
+        self.mount.unmount().map_err(|e| {
+            Failure::failed(format!(
+                "cannot unmount {}: {e}",
+                self.mount.path().display()
+            ))
+        })
+    }
+}

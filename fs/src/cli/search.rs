@@ -1,0 +1,103 @@
+//! `tinyp2p search`: every file whose name matches, as the mount would show its path.
+
+use std::collections::BTreeSet;
+use std::io::{self, IsTerminal};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tinyp2p_net::client;
+use tinyp2p_net::fanout::{Asked, Fanout};
+use tinyp2p_net::peers::Member;
+use tinyp2p_net::types::{Attributes, RelPath};
+
+use super::args::FindArgs;
+use super::password::Source;
+use super::{Failure, join, print};
+use crate::view::merge;
+
+/// A search walks a whole share, which takes longer than a look-up.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// More matches of one member are an error rather than an endless answer.
+const MOST_MATCHES: usize = 1_000_000;
+
+/// What each member found.
+pub(super) type Found = Vec<(Arc<merge::Member>, Vec<(RelPath, Attributes)>)>;
+
+/// Joins, asks, and prints the paths, each once, sorted by their bytes.
+pub(super) fn run(source: Source, args: FindArgs) -> Result<(), Failure> {
+    let (network, pattern) = (&args.network, &args.pattern);
+    join::as_guest("tinyp2p", network, args.peers, source, |_, members| {
+        let found = ask("tinyp2p", members, pattern)?;
+        let files = found.into_iter().flat_map(|(_, files)| files);
+        let paths: BTreeSet<RelPath> = files.map(|(path, _)| path).collect();
+        if paths.is_empty() {
+            return Err(nothing_matches(pattern));
+        }
+        print(&lines(&paths, io::stdout().is_terminal()))
+    })
+}
+
+/// Asks every member for the files whose names match. Those who do not answer are named.
+pub(super) fn ask(program: &str, members: &[Member], pattern: &str) -> Result<Found, Failure> {
+    let asked: Vec<Asked> = members
+        .iter()
+        .map(|member| Asked {
+            name: Arc::clone(&member.name),
+            peer: Arc::clone(&member.peer),
+        })
+        .collect();
+    let question = pattern.to_owned();
+    let answers =
+        Fanout::default().ask(&asked, Instant::now() + DEADLINE, move |peer, deadline| {
+            client::search(peer, &question, MOST_MATCHES, deadline)
+        });
+    let mut found = Found::new();
+    for answer in answers {
+        match answer.result {
+            Ok(files) => {
+                let member = merge::Member {
+                    id: answer.member,
+                    name: answer.name,
+                };
+                found.push((Arc::new(member), files));
+            }
+            Err(error) => eprintln!("{program}: warning: {}: {error}", answer.name),
+        }
+    }
+    if found.is_empty() {
+        return Err(Failure::failed("no member answered the search"));
+    }
+    Ok(found)
+}
+
+pub(super) fn nothing_matches(pattern: &str) -> Failure {
+    Failure::failed(format!("no file's name matches '{pattern}'"))
+}
+
+/// One path a line: for a terminal escaped, so that no name can drive it; for programs as it is.
+fn lines(paths: &BTreeSet<RelPath>, escaped: bool) -> Vec<u8> {
+    let mut lines = Vec::new();
+    for path in paths {
+        match escaped {
+            true => lines.extend(path.to_string().bytes()),
+            false => lines.extend(path.as_bytes()),
+        }
+        lines.push(b'\n');
+    }
+    lines
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_escaped_for_terminals_only() {
+        let paths = [&b"b\x1b[2J"[..], b"a/\xff"].map(|path| RelPath::new(path).unwrap());
+        let paths = BTreeSet::from(paths);
+        assert_eq!(lines(&paths, false), b"a/\xff\nb\x1b[2J\n");
+        assert_eq!(lines(&paths, true), b"a/\\xff\nb\\u{1b}[2J\n");
+    }
+}

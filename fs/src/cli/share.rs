@@ -1,0 +1,232 @@
+//! What is served, and what never is: the mount itself, and this node's own secrets.
+
+use std::path::{Path, PathBuf};
+
+use tinyp2p_net::config::ShareConfig;
+use tinyp2p_net::types::RelPath;
+
+use super::Failure;
+use super::args::NetworkOptions;
+use crate::mount::table::Table;
+
+/// What must not be served if it lies in the share. Paths are absolute, without symbolic links.
+#[derive(Debug, Default)]
+pub(super) struct Private {
+    /// Where the network is going to be mounted: it would serve itself.
+    pub(super) mountpoint: Option<PathBuf>,
+    /// The directory of this node's key.
+    pub(super) state_dir: Option<PathBuf>,
+    /// The file that the password came from.
+    pub(super) password_file: Option<PathBuf>,
+}
+
+/// Decides on the share. `current` is served unless the options say otherwise; `None` if this
+/// command serves nothing of its own accord.
+pub(super) fn choose(
+    options: &NetworkOptions,
+    current: Option<&Path>,
+    private: &Private,
+) -> Result<Option<ShareConfig>, Failure> {
+    let directory = match (&options.share, current) {
+        (Some(named), _) => directory(named)?,
+        (None, Some(current)) if !options.no_share => by_default(current)?,
+        _ => return Ok(None),
+    };
+    let failed = |why: &str| Failure::failed(format!("share {}: {why}", directory.display()));
+    if let Some(mountpoint) = &private.mountpoint {
+        if directory == *mountpoint {
+            return Err(failed(
+                "is the mountpoint; serve another directory, or mount elsewhere",
+            ));
+        }
+        if directory.starts_with(mountpoint) {
+            return Err(failed(
+                "lies inside the mountpoint, which would cover it; mount elsewhere",
+            ));
+        }
+    }
+    if private
+        .state_dir
+        .as_ref()
+        .is_some_and(|dir| directory.starts_with(dir))
+    {
+        return Err(failed(
+            "holds the key of this node; serve another directory",
+        ));
+    }
+    let table =
+        Table::read().map_err(|e| Failure::failed(format!("cannot read the mount table: {e}")))?;
+    let mounts = table
+        .ours_below(&directory)
+        .map(|entry| entry.mountpoint.as_path());
+    let own = [
+        &private.mountpoint,
+        &private.state_dir,
+        &private.password_file,
+    ];
+    let excluded = excluded(
+        &directory,
+        own.into_iter()
+            .flatten()
+            .map(PathBuf::as_path)
+            .chain(mounts),
+    );
+    Ok(Some(ShareConfig {
+        hidden: options.hidden,
+        excluded,
+        directory,
+    }))
+}
+
+fn directory(named: &Path) -> Result<PathBuf, Failure> {
+    let failed = |why: String| Failure::failed(format!("share {}: {why}", named.display()));
+    let directory = named.canonicalize().map_err(|e| failed(e.to_string()))?;
+    if directory.is_dir() {
+        Ok(directory)
+    } else {
+        Err(failed("is not a directory".to_owned()))
+    }
+}
+
+/// The current directory, unless serving it can hardly be meant.
+fn by_default(current: &Path) -> Result<PathBuf, Failure> {
+    let directory = directory(current)?;
+    let home = std::env::home_dir().and_then(|home| home.canonicalize().ok());
+    let what = if directory == Path::new("/") {
+        "the whole system"
+    } else if home.is_some_and(|home| home == directory) {
+        "the whole home directory"
+    } else {
+        return Ok(directory);
+    };
+    Err(Failure::usage(format!(
+        "this would serve {what} ({}) to the network: name what to serve with --share DIR, or use --no-share",
+        directory.display()
+    )))
+}
+
+/// Those of `paths` that lie in `share`, relative to it.
+fn excluded<'a>(share: &Path, paths: impl Iterator<Item = &'a Path>) -> Vec<RelPath> {
+    use std::os::unix::ffi::OsStrExt;
+    let mut excluded: Vec<RelPath> = paths
+        .filter_map(|path| path.strip_prefix(share).ok())
+        .filter_map(|path| RelPath::new(path.as_os_str().as_bytes()).ok())
+        .filter(|path| !path.is_root())
+        .collect();
+    excluded.sort();
+    excluded.dedup();
+    excluded
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use clap::Parser;
+
+    use super::super::args::MountArgs;
+    use super::*;
+
+    fn options(words: &[&str]) -> NetworkOptions {
+        let words = ["p", "pw", "/mnt"].iter().chain(words);
+        MountArgs::try_parse_from(words).unwrap().network
+    }
+
+    fn tree() -> (tempfile::TempDir, PathBuf) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().canonicalize().unwrap();
+        std::fs::create_dir_all(path.join("a/b")).unwrap();
+        (directory, path)
+    }
+
+    fn at(mountpoint: PathBuf) -> Private {
+        Private {
+            mountpoint: Some(mountpoint),
+            ..Private::default()
+        }
+    }
+
+    #[test]
+    fn what_lies_in_the_share_and_is_private_is_left_out() {
+        let (_guard, root) = tree();
+        let private = Private {
+            mountpoint: Some(root.join("a/b")),
+            state_dir: Some(root.join(".state")),
+            password_file: Some(root.join("pw")),
+        };
+        let share = choose(&options(&[]), Some(&root), &private)
+            .unwrap()
+            .unwrap();
+        assert_eq!(share.directory, root);
+        let excluded: Vec<String> = share.excluded.iter().map(|p| p.to_string()).collect();
+        assert_eq!(excluded, [".state", "a/b", "pw"]);
+        let share = choose(&options(&[]), Some(&root.join("a")), &private)
+            .unwrap()
+            .unwrap();
+        assert_eq!(share.excluded.len(), 1);
+    }
+
+    #[test]
+    fn a_share_that_the_mount_would_cover_is_refused() {
+        let (_guard, root) = tree();
+        for mountpoint in [root.join("a/b"), root.join("a")] {
+            let refused = choose(&options(&[]), Some(&root.join("a/b")), &at(mountpoint));
+            assert_eq!(refused.unwrap_err().code, 1);
+        }
+        assert!(choose(&options(&[]), Some(&root.join("a")), &at(root.join("ab"))).is_ok());
+    }
+
+    #[test]
+    fn the_whole_system_is_served_only_when_named() {
+        let private = Private::default();
+        let root = Path::new("/");
+        assert_eq!(
+            choose(&options(&[]), Some(root), &private)
+                .unwrap_err()
+                .code,
+            2
+        );
+        let named = choose(&options(&["--share", "/"]), Some(root), &private).unwrap();
+        assert_eq!(named.unwrap().directory, root);
+        assert!(
+            choose(&options(&["--no-share"]), Some(root), &private)
+                .unwrap()
+                .is_none()
+        );
+    }
+
+    #[test]
+    fn a_share_that_is_no_directory_is_refused() {
+        let (_guard, root) = tree();
+        let file = root.join("file");
+        std::fs::write(&file, b"").unwrap();
+        for bad in [file, root.join("none")] {
+            let options = options(&["--share", bad.to_str().unwrap()]);
+            let refused = choose(&options, None, &Private::default()).unwrap_err();
+            assert_eq!(refused.code, 1);
+            assert!(
+                refused.message.starts_with("share /"),
+                "{}",
+                refused.message
+            );
+        }
+    }
+
+    #[test]
+    fn commands_that_serve_nothing_serve_what_is_named() {
+        let (_guard, root) = tree();
+        let private = Private::default();
+        assert!(choose(&options(&[]), None, &private).unwrap().is_none());
+        let named = options(&["--share", root.to_str().unwrap(), "--hidden"]);
+        assert!(choose(&named, None, &private).unwrap().unwrap().hidden);
+    }
+
+    #[test]
+    fn the_key_of_the_node_cannot_be_the_share() {
+        let (_guard, root) = tree();
+        let private = Private {
+            state_dir: Some(root.clone()),
+            ..Private::default()
+        };
+        assert!(choose(&options(&[]), Some(&root.join("a")), &private).is_err());
+    }
+}

@@ -1,0 +1,83 @@
+//! When to stop: on a signal, or when the mount is gone. Stopping takes a bounded time.
+
+use std::sync::mpsc::Sender;
+use std::thread;
+use std::time::Duration;
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use super::Failure;
+
+/// Five seconds are promised; the process needs some of them to come down.
+const STOP_DEADLINE: Duration = Duration::from_millis(4500);
+
+/// Why to stop.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Event {
+    /// SIGTERM, SIGINT or SIGHUP.
+    Signal,
+    /// Somebody has unmounted the filesystem.
+    Unmounted,
+}
+
+/// Sends the first signal as an [`Event`]. The process ends when stopping takes too long, and at
+/// once on a second signal.
+pub(super) fn on_signals(events: Sender<Event>) -> Result<(), Failure> {
+    let mut wanted = vec![SIGTERM, SIGINT];
+    // nohup(1) has the process ignore it, and means it.
+    if !is_ignored(SIGHUP) {
+        wanted.push(SIGHUP);
+    }
+    let failed = |e| Failure::failed(format!("cannot watch for signals: {e}"));
+    let mut signals = Signals::new(wanted).map_err(failed)?;
+    let watch = move || {
+        let mut signals = signals.forever();
+        if signals.next().is_some() {
+            thread::spawn(|| {
+                thread::sleep(STOP_DEADLINE);
+                tracing::warn!("stopping took too long");
+                std::process::exit(1);
+            });
+            // Nobody listens any more when the command is about to end by itself.
+            let _ = events.send(Event::Signal);
+        }
+        if signals.next().is_some() {
+            std::process::exit(1);
+        }
+    };
+    thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(watch)
+        .map_err(failed)?;
+    Ok(())
+}
+
+/// Reads `SigIgn` of proc_pid_status(5).
+fn is_ignored(signal: i32) -> bool {
+    std::fs::read_to_string("/proc/self/status")
+        .ok()
+        .and_then(|status| ignored_mask(&status))
+        .is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
+}
+
+fn ignored_mask(status: &str) -> Option<u64> {
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))?;
+    u64::from_str_radix(line.trim(), 16).ok()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ignored_signals_are_read_from_the_mask() {
+        let status = "Name:\tx\nSigBlk:\t0000000000000000\nSigIgn:\t0000000000001001\n";
+        assert_eq!(ignored_mask(status), Some(0x1001));
+        assert_eq!(ignored_mask("Name:\tx\n"), None);
+        assert!(!is_ignored(SIGTERM));
+    }
+}

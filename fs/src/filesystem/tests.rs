@@ -1,0 +1,507 @@
+//! The operations as the kernel calls them, over a network in memory.
+
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use tinyp2p_net::client::Peer;
+use tinyp2p_net::testing::{Behaviour, MemoryPeer};
+
+use super::*;
+use crate::testing::MemoryNetwork;
+
+const SOON: Duration = Duration::from_secs(30);
+
+struct Setup {
+    network: Arc<MemoryNetwork>,
+    filesystem: Arc<Filesystem>,
+    ann: Arc<MemoryPeer>,
+}
+
+fn setup() -> Setup {
+    let network = Arc::new(MemoryNetwork::default());
+    let ann = network.join("ann", 1);
+    let engine = Arc::new(Engine::new(64 << 20, Box::new(|_, _| {})).unwrap());
+    let filesystem = Filesystem::new(Arc::clone(&network) as Arc<dyn Network>, engine, None);
+    Setup {
+        network,
+        filesystem: Arc::new(filesystem),
+        ann,
+    }
+}
+
+fn wait() -> Wait {
+    Wait::Until(Instant::now() + SOON)
+}
+
+impl Setup {
+    /// Looks a path up from the root, as the kernel walks it.
+    fn find(&self, path: &str) -> Result<Attr, Error> {
+        let mut attr = self.filesystem.getattr(ROOT, wait())?;
+        for name in path.split('/') {
+            attr = match self
+                .filesystem
+                .lookup(attr.inode, name.as_bytes(), wait())?
+            {
+                Looked::Found(attr) => attr,
+                Looked::Absent { .. } => return Err(Error::NotFound),
+            };
+        }
+        Ok(attr)
+    }
+
+    fn open(&self, path: &str) -> Result<u64, Error> {
+        self.filesystem.open(self.find(path)?.inode, libc::O_RDONLY)
+    }
+
+    fn start_read(&self, handle: u64, offset: u64, size: u32) -> Receiver<Result<Vec<u8>, Error>> {
+        let (sender, receiver) = channel();
+        let done = Box::new(move |result: Result<&[u8], Error>| {
+            sender.send(result.map(<[u8]>::to_vec)).unwrap();
+        });
+        self.filesystem.read(handle, offset, size, done);
+        receiver
+    }
+
+    fn read(&self, handle: u64, offset: u64, size: u32) -> Result<Vec<u8>, Error> {
+        self.start_read(handle, offset, size)
+            .recv_timeout(SOON)
+            .unwrap()
+    }
+
+    /// One reply of at most `room` entries: name, offset of the next one, attributes.
+    fn page(&self, handle: u64, offset: u64, room: usize) -> Vec<(String, u64, Attr)> {
+        let mut page = Vec::new();
+        let mut emit = |entry: DirectoryEntry<'_>| {
+            if page.len() == room {
+                return false;
+            }
+            let name = String::from_utf8_lossy(entry.name).into_owned();
+            page.push((name, entry.next, entry.attr));
+            true
+        };
+        self.filesystem
+            .readdirplus(handle, offset, wait(), &mut emit)
+            .unwrap();
+        page
+    }
+
+    /// The names of a whole open directory, in replies of at most `room` entries.
+    fn names(&self, handle: u64, room: usize) -> Vec<String> {
+        let (mut names, mut offset) = (Vec::new(), 0);
+        loop {
+            let page = self.page(handle, offset, room);
+            let Some((_, next, _)) = page.last() else {
+                return names;
+            };
+            offset = *next;
+            names.extend(page.into_iter().map(|(name, ..)| name));
+        }
+    }
+
+    fn known_inodes(&self) -> usize {
+        let inodes = self.filesystem.inodes.lock();
+        (1..1000)
+            .filter(|number| inodes.get(*number).is_some())
+            .count()
+    }
+}
+
+#[test]
+fn a_file_is_found_with_the_attributes_of_its_member() {
+    let setup = setup();
+    setup.ann.put("d/x", "hello", 1_700_000_000_123_456_789);
+    let attr = setup.find("d/x").unwrap();
+    assert_eq!(
+        (attr.kind, attr.size, attr.mtime),
+        (Kind::File, 5, 1_700_000_000_123_456_789)
+    );
+    assert_eq!(setup.find("d").unwrap().kind, Kind::Directory);
+    assert_eq!(
+        setup.filesystem.getattr(attr.inode, Wait::No).unwrap(),
+        attr
+    );
+}
+
+#[test]
+fn a_name_that_nobody_has_is_absent_for_certain() {
+    let setup = setup();
+    let looked = setup.filesystem.lookup(ROOT, b"x", wait()).unwrap();
+    assert_eq!(looked, Looked::Absent { certain: true });
+}
+
+#[test]
+fn a_name_that_a_silent_member_may_have_is_absent_but_not_for_certain() {
+    let setup = setup();
+    setup.network.join("bob", 2).behave(Behaviour::Gone);
+    setup.ann.put("y", "y", 1);
+    let looked = setup.filesystem.lookup(ROOT, b"x", wait()).unwrap();
+    assert_eq!(looked, Looked::Absent { certain: false });
+}
+
+#[test]
+fn names_that_are_too_long_are_told_so() {
+    let setup = setup();
+    let lookup = |name: &[u8]| setup.filesystem.lookup(ROOT, name, wait());
+    assert!(matches!(lookup(&[b'x'; 256]), Err(Error::NameTooLong)));
+    assert!(matches!(lookup(&[b'x'; 255]), Ok(Looked::Absent { .. })));
+}
+
+#[test]
+fn a_file_is_no_directory_and_a_directory_no_file() {
+    let setup = setup();
+    setup.ann.put("d/x", "x", 1);
+    let (file, folder) = (
+        setup.find("d/x").unwrap().inode,
+        setup.find("d").unwrap().inode,
+    );
+    assert!(matches!(
+        setup.filesystem.lookup(file, b"y", wait()),
+        Err(Error::NotADirectory)
+    ));
+    assert!(matches!(
+        setup.filesystem.opendir(file),
+        Err(Error::NotADirectory)
+    ));
+    let open = setup.filesystem.open(folder, libc::O_RDONLY);
+    assert!(matches!(open, Err(Error::IsADirectory)));
+}
+
+#[test]
+fn unknown_inodes_and_handles_are_told_so() {
+    let setup = setup();
+    let fs = &setup.filesystem;
+    assert!(matches!(fs.getattr(99, wait()), Err(Error::UnknownInode)));
+    assert!(matches!(setup.read(99, 0, 1), Err(Error::UnknownHandle)));
+    let listed = fs.readdirplus(99, 0, wait(), &mut |_| true);
+    assert!(matches!(listed, Err(Error::UnknownHandle)));
+}
+
+#[test]
+fn nothing_can_be_written_or_executed() {
+    let setup = setup();
+    setup.ann.put("x", "x", 1);
+    let inode = setup.find("x").unwrap().inode;
+    for flags in [libc::O_WRONLY, libc::O_RDWR, libc::O_WRONLY | libc::O_TRUNC] {
+        assert!(matches!(
+            setup.filesystem.open(inode, flags),
+            Err(Error::ReadOnly)
+        ));
+    }
+    let access = |number, mask| setup.filesystem.access(number, mask);
+    assert!(access(inode, libc::R_OK).is_ok());
+    assert!(matches!(access(inode, libc::W_OK), Err(Error::ReadOnly)));
+    assert!(matches!(
+        access(inode, libc::X_OK),
+        Err(Error::NotExecutable)
+    ));
+    assert!(access(ROOT, libc::R_OK | libc::X_OK).is_ok());
+}
+
+#[test]
+fn reads_give_the_bytes_and_end_at_the_end() {
+    let setup = setup();
+    setup.ann.put("x", "0123456789", 1);
+    let handle = setup.open("x").unwrap();
+    assert_eq!(setup.read(handle, 0, 4).unwrap(), b"0123");
+    assert_eq!(setup.read(handle, 4, 4096).unwrap(), b"456789");
+    assert_eq!(setup.read(handle, 10, 4096).unwrap(), b"");
+    assert_eq!(setup.read(handle, u64::MAX, u32::MAX).unwrap(), b"");
+}
+
+#[test]
+fn a_conflict_is_read_from_its_own_member() {
+    let setup = setup();
+    setup.ann.put("a.txt", "old", 1);
+    setup.network.join("bob", 2).put("a.txt", "newer", 2);
+    let plain = setup.open("a.txt").unwrap();
+    let other = setup.open("a (ann).txt").unwrap();
+    assert_eq!(setup.read(plain, 0, 99).unwrap(), b"newer");
+    assert_eq!(setup.read(other, 0, 99).unwrap(), b"old");
+}
+
+#[test]
+fn an_open_file_keeps_its_content_or_fails_and_a_later_open_gets_the_new_one() {
+    let setup = setup();
+    setup.ann.put("x", "old", 1);
+    let handle = setup.open("x").unwrap();
+    let old = setup.find("x").unwrap();
+    setup.ann.put("x", "brand new", 2);
+    assert!(matches!(
+        setup.read(handle, 0, 99),
+        Err(Error::Network(NetError::Changed { .. }))
+    ));
+    // Its fstat stays; the old inode cannot be opened again, and the name leads to another one.
+    assert_eq!(setup.filesystem.getattr(old.inode, Wait::No).unwrap(), old);
+    let again = setup.filesystem.open(old.inode, libc::O_RDONLY);
+    assert!(matches!(again, Err(Error::Replaced)));
+    let new = setup.find("x").unwrap();
+    assert_ne!(new.inode, old.inode);
+    let handle = setup.open("x").unwrap();
+    assert_eq!(setup.read(handle, 0, 99).unwrap(), b"brand new");
+}
+
+#[test]
+fn the_same_content_at_another_member_is_opened_when_one_leaves() {
+    let setup = setup();
+    setup.ann.put("x", "same", 1);
+    setup.network.join("bob", 2).put("x", "same", 1);
+    let inode = setup.find("x").unwrap().inode;
+    setup.network.leave(setup.ann.id());
+    // ESTALE at an open makes the kernel look the name up again.
+    let open = setup.filesystem.open(inode, libc::O_RDONLY);
+    assert!(matches!(open, Err(Error::Replaced)));
+    let handle = setup.open("x").unwrap();
+    assert_eq!(setup.read(handle, 0, 99).unwrap(), b"same");
+}
+
+#[test]
+fn this_node_is_read_first() {
+    let network = Arc::new(MemoryNetwork::default());
+    let (ann, bob) = (network.join("ann", 1), network.join("bob", 2));
+    ann.put("x", "same", 1);
+    bob.put("x", "same", 1);
+    let engine = Arc::new(Engine::new(64 << 20, Box::new(|_, _| {})).unwrap());
+    let filesystem = Filesystem::new(
+        Arc::clone(&network) as Arc<dyn Network>,
+        engine,
+        Some(bob.id()),
+    );
+    let setup = Setup {
+        network,
+        filesystem: Arc::new(filesystem),
+        ann,
+    };
+    let handle = setup.open("x").unwrap();
+    setup.read(handle, 0, 99).unwrap();
+    assert_eq!((setup.ann.opens(), bob.opens() > 0), (0, true));
+}
+
+#[test]
+fn a_member_that_lets_go_in_the_middle_makes_an_error_and_never_a_short_file() {
+    let setup = setup();
+    setup.ann.put("x", vec![7; 1 << 20], 1);
+    setup.ann.behave(Behaviour::CutAfter(1000));
+    let handle = setup.open("x").unwrap();
+    let result = setup.read(handle, 0, 1 << 20);
+    assert!(result.is_err() || result.unwrap().len() == 1 << 20);
+}
+
+#[test]
+fn closing_a_file_ends_reads_that_wait() {
+    let setup = setup();
+    setup.ann.put("x", vec![7; 1 << 20], 1);
+    let handle = setup.open("x").unwrap();
+    setup.ann.behave(Behaviour::Frozen);
+    let answer = setup.start_read(handle, 0, 4096);
+    setup.filesystem.release(handle);
+    assert!(answer.recv_timeout(SOON).unwrap().is_err());
+    setup.ann.behave(Behaviour::Honest);
+}
+
+#[test]
+fn a_directory_lists_the_same_whatever_the_size_of_the_replies() {
+    let setup = setup();
+    for number in 0..20 {
+        setup.ann.put(&format!("d/{number:02}"), "x", 1);
+    }
+    let folder = setup.find("d").unwrap().inode;
+    let expected: Vec<String> = [".".into(), "..".into()]
+        .into_iter()
+        .chain((0..20).map(|number| format!("{number:02}")))
+        .collect();
+    for room in [1, 2, 3, 7, 100] {
+        let handle = setup.filesystem.opendir(folder).unwrap();
+        assert_eq!(setup.names(handle, room), expected);
+        setup.filesystem.releasedir(handle);
+    }
+}
+
+#[test]
+fn the_same_offset_gives_the_same_entries_whatever_happens_meanwhile() {
+    let setup = setup();
+    setup.ann.put("a", "x", 1);
+    setup.ann.put("c", "x", 1);
+    let handle = setup.filesystem.opendir(ROOT).unwrap();
+    let first = setup.page(handle, 0, 3);
+    setup.ann.put("b", "x", 1);
+    setup
+        .filesystem
+        .view
+        .invalidate(&RelPath::new(b"b").unwrap());
+    let offset = first.last().unwrap().1;
+    for _ in 0..2 {
+        let rest: Vec<String> = setup
+            .page(handle, offset, 9)
+            .into_iter()
+            .map(|e| e.0)
+            .collect();
+        assert_eq!(rest, ["c"]);
+    }
+    // Rewinding shows the present state.
+    assert_eq!(setup.names(handle, 9), [".", "..", "a", "b", "c"]);
+}
+
+#[test]
+fn dot_and_dot_dot_are_the_directory_and_its_parent() {
+    let setup = setup();
+    setup.ann.put("d/e/x", "x", 1);
+    let (parent, folder) = (
+        setup.find("d").unwrap().inode,
+        setup.find("d/e").unwrap().inode,
+    );
+    let handle = setup.filesystem.opendir(folder).unwrap();
+    let inodes: Vec<u64> = setup.page(handle, 0, 2).iter().map(|e| e.2.inode).collect();
+    assert_eq!(inodes, [folder, parent]);
+}
+
+#[test]
+fn only_entries_that_were_told_are_kept() {
+    let setup = setup();
+    for number in 0..10 {
+        setup.ann.put(&number.to_string(), "x", 1);
+    }
+    let handle = setup.filesystem.opendir(ROOT).unwrap();
+    let page = setup.page(handle, 0, 2 + 4);
+    // The root and four files; not the fifth, for which there was no room.
+    assert_eq!(setup.known_inodes(), 5);
+    for (_, _, attr) in &page[2..] {
+        setup.filesystem.forget(attr.inode, 1);
+    }
+    assert_eq!(setup.known_inodes(), 1);
+}
+
+#[test]
+fn a_listing_and_a_lookup_tell_the_same_inode() {
+    let setup = setup();
+    setup.ann.put("x", "x", 1);
+    setup.network.join("bob", 2).put("x", "yy", 2);
+    let handle = setup.filesystem.opendir(ROOT).unwrap();
+    for (name, _, attr) in &setup.page(handle, 0, 9)[2..] {
+        assert_eq!(setup.find(name).unwrap().inode, attr.inode, "{name}");
+    }
+}
+
+#[test]
+fn memory_alone_never_asks_the_network() {
+    let setup = setup();
+    setup.ann.put("d/x", "x", 1);
+    let folder = setup.find("d").unwrap().inode;
+    let handle = setup.filesystem.opendir(folder).unwrap();
+    let calls = setup.network.calls();
+    let fs = &setup.filesystem;
+    let mut emitted = 0;
+    let mut emit = |_: DirectoryEntry<'_>| {
+        emitted += 1;
+        true
+    };
+    let listed = fs.readdirplus(handle, 0, Wait::No, &mut emit);
+    assert!(matches!(listed, Err(Error::NeedsNetwork)));
+    assert!(matches!(
+        fs.lookup(folder, b"x", Wait::No),
+        Err(Error::NeedsNetwork)
+    ));
+    assert!(matches!(
+        fs.getattr(folder, Wait::No),
+        Err(Error::NeedsNetwork)
+    ));
+    assert_eq!((emitted, setup.network.calls()), (0, calls));
+}
+
+#[test]
+fn a_directorys_last_known_attributes_hold_while_its_members_are_silent() {
+    let setup = setup();
+    setup.ann.put("d/x", "x", 1);
+    let folder = setup.find("d").unwrap();
+    setup.ann.behave(Behaviour::Gone);
+    assert_eq!(
+        setup.filesystem.getattr(folder.inode, wait()).unwrap(),
+        folder
+    );
+    setup.ann.behave(Behaviour::Honest);
+    setup.ann.remove("d/x");
+    let gone = setup.filesystem.getattr(folder.inode, wait());
+    assert!(matches!(gone, Err(Error::NotFound)));
+}
+
+#[test]
+fn the_root_is_there_even_when_nobody_is() {
+    let setup = setup();
+    setup.network.leave(setup.ann.id());
+    assert!(setup.filesystem.getattr(ROOT, wait()).unwrap().mtime > 0);
+    let handle = setup.filesystem.opendir(ROOT).unwrap();
+    assert_eq!(setup.names(handle, 9), [".", ".."]);
+}
+
+#[test]
+fn a_members_return_brings_its_files_back() {
+    let setup = setup();
+    setup.ann.put("x", "x", 1);
+    setup.ann.behave(Behaviour::Gone);
+    assert!(setup.find("x").is_err());
+    setup.ann.behave(Behaviour::Honest);
+    assert!(setup.find("x").is_ok());
+}
+
+#[test]
+fn statfs_counts_what_was_listed_and_is_never_zero() {
+    let setup = setup();
+    setup.ann.put("x", vec![0; 10_000], 1);
+    assert_eq!(
+        setup.filesystem.statfs(),
+        Statistics {
+            blocks: 1,
+            files: 1
+        }
+    );
+    let handle = setup.filesystem.opendir(ROOT).unwrap();
+    setup.names(handle, 9);
+    assert_eq!(
+        setup.filesystem.statfs(),
+        Statistics {
+            blocks: 3,
+            files: 1
+        }
+    );
+}
+
+#[test]
+fn extended_attributes_tell_root_sources_and_cached_bytes() {
+    let setup = setup();
+    setup.ann.put("d/x", "same", 1);
+    let bob = setup.network.join("bob", 2);
+    bob.put("d/x", "same", 1);
+    let file = setup.find("d/x").unwrap().inode;
+    let get = |number, name: &[u8]| {
+        let value = setup.filesystem.xattr(number, name)?;
+        Ok(String::from_utf8(value).unwrap())
+    };
+    let sources = format!(
+        "ann {}
+bob {}",
+        setup.ann.id(),
+        bob.id()
+    );
+    assert_eq!(get(file, XATTR_SOURCES).unwrap(), sources);
+    assert_eq!(
+        get(setup.find("d").unwrap().inode, XATTR_SOURCES).unwrap(),
+        sources
+    );
+    assert!(matches!(get(file, XATTR_ROOT), Err(Error::NoAttribute)));
+    assert_eq!(get(file, XATTR_CACHED).unwrap(), "0");
+    let handle = setup.open("d/x").unwrap();
+    setup.read(handle, 0, 99).unwrap();
+    assert_eq!(get(file, XATTR_CACHED).unwrap(), "4");
+    assert!(matches!(get(file, b"user.other"), Err(Error::NoAttribute)));
+    assert!(matches!(
+        get(file, b"user.tinyp2p"),
+        Err(Error::NoAttribute)
+    ));
+    for name in [
+        &b"security.selinux"[..],
+        b"system.posix_acl_access",
+        b"user",
+    ] {
+        assert!(matches!(get(file, name), Err(Error::NoNamespace)));
+    }
+    assert!(matches!(get(ROOT, XATTR_CACHED), Err(Error::NoAttribute)));
+}

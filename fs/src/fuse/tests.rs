@@ -1,0 +1,325 @@
+//! The adapter on a real mount of a network in memory: what only the kernel can show.
+
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::path::PathBuf;
+use std::sync::mpsc::channel;
+
+use tempfile::TempDir;
+use tinyp2p_net::client::Peer;
+use tinyp2p_net::download::Engine;
+use tinyp2p_net::testing::{Behaviour, MemoryPeer};
+
+use super::*;
+use crate::network::Network;
+use crate::testing::MemoryNetwork;
+
+const SOON: Duration = Duration::from_secs(30);
+
+/// A mount that goes away with its test.
+struct Mounted {
+    network: Arc<MemoryNetwork>,
+    ann: Arc<MemoryPeer>,
+    directory: TempDir,
+    session: Option<fuser::BackgroundSession>,
+}
+
+fn mount() -> Mounted {
+    let network = Arc::new(MemoryNetwork::default());
+    let ann = network.join("ann", 1);
+    let engine = Arc::new(Engine::new(64 << 20, Box::new(|_, _| {})).unwrap());
+    let shared = Arc::clone(&network) as Arc<dyn Network>;
+    let filesystem = Arc::new(Filesystem::new(shared, engine, None));
+    let directory = tempfile::tempdir().unwrap();
+    let mut config = session_config();
+    config.mount_options = vec![fuser::MountOption::RO];
+    let session = fuser::spawn_mount(adapter(filesystem), directory.path(), &config).unwrap();
+    Mounted {
+        network,
+        ann,
+        directory,
+        session: Some(session),
+    }
+}
+
+impl Mounted {
+    fn path(&self, path: &str) -> PathBuf {
+        self.directory.path().join(path)
+    }
+
+    fn names(&self, path: &str) -> Vec<String> {
+        let entries = fs::read_dir(self.path(path)).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name());
+        let mut names: Vec<String> = names.map(|name| name.to_string_lossy().into()).collect();
+        names.sort();
+        names
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        self.ann.behave(Behaviour::Honest);
+        // Lazily: a failed test may still hold files open.
+        let unmounted =
+            rustix::mount::unmount(self.directory.path(), rustix::mount::UnmountFlags::DETACH);
+        drop(self.session.take());
+        if !std::thread::panicking() {
+            unmounted.unwrap();
+        }
+    }
+}
+
+fn errno_of(error: &io::Error) -> i32 {
+    error.raw_os_error().unwrap()
+}
+
+#[test]
+fn programs_see_the_merged_tree_with_its_attributes() {
+    let mounted = mount();
+    mounted
+        .ann
+        .put("d/hello.txt", "hello", 1_700_000_000_123_456_789);
+    mounted.network.join("bob", 2).put("d/other", "bytes", -1);
+    assert_eq!(mounted.names("d"), ["hello.txt", "other"]);
+    assert_eq!(fs::read(mounted.path("d/hello.txt")).unwrap(), b"hello");
+    let file = fs::metadata(mounted.path("d/hello.txt")).unwrap();
+    assert_eq!((file.len(), file.blocks(), file.nlink()), (5, 1, 1));
+    assert_eq!(
+        (file.mtime(), file.mtime_nsec()),
+        (1_700_000_000, 123_456_789)
+    );
+    assert_eq!((file.atime(), file.ctime()), (file.mtime(), file.mtime()));
+    assert_eq!(
+        (file.permissions().mode(), file.blksize()),
+        (0o100_444, 131_072)
+    );
+    let before_1970 = fs::metadata(mounted.path("d/other")).unwrap();
+    assert_eq!(
+        (before_1970.mtime(), before_1970.mtime_nsec()),
+        (-1, 999_999_999)
+    );
+    let folder = fs::metadata(mounted.path("d")).unwrap();
+    assert_eq!((folder.permissions().mode(), folder.nlink()), (0o40_555, 2));
+    assert_eq!(file.uid(), rustix::process::getuid().as_raw());
+}
+
+#[test]
+fn everything_that_writes_is_refused() {
+    let mounted = mount();
+    mounted.ann.put("x", "x", 1);
+    let (file, new) = (mounted.path("x"), mounted.path("new"));
+    let refusals = [
+        fs::write(&file, "y").unwrap_err(),
+        fs::write(&new, "y").unwrap_err(),
+        fs::create_dir(&new).unwrap_err(),
+        fs::remove_file(&file).unwrap_err(),
+        fs::rename(&file, &new).unwrap_err(),
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o777)).unwrap_err(),
+        std::os::unix::fs::symlink("x", &new).unwrap_err(),
+        rustix::fs::setxattr(&file, "user.a", b"b", rustix::fs::XattrFlags::empty())
+            .unwrap_err()
+            .into(),
+    ];
+    for refusal in &refusals {
+        assert_eq!(errno_of(refusal), libc::EROFS);
+    }
+}
+
+#[test]
+fn what_was_read_is_kept_across_opens() {
+    let mounted = mount();
+    mounted.ann.put("x", vec![7; 300_000], 1);
+    assert_eq!(fs::read(mounted.path("x")).unwrap().len(), 300_000);
+    let opens = mounted.ann.opens();
+    assert_eq!(fs::read(mounted.path("x")).unwrap().len(), 300_000);
+    assert_eq!(mounted.ann.opens(), opens);
+}
+
+#[test]
+fn a_replaced_file_is_read_anew_and_never_mixed() {
+    let mounted = mount();
+    mounted.ann.put("x", vec![1; 1 << 20], 1);
+    let old = File::open(mounted.path("x")).unwrap();
+    let mut buffer = [0; 4096];
+    old.read_exact_at(&mut buffer, 0).unwrap();
+    // Same size: only its identity tells that it is another file.
+    mounted.ann.put("x", vec![2; 1 << 20], 2);
+    let deadline = Instant::now() + SOON;
+    loop {
+        // Old bytes, an error, or new bytes; never some of each.
+        let read = fs::read(mounted.path("x")).unwrap_or_default();
+        assert!(read.iter().all(|byte| *byte == *read.first().unwrap_or(&0)));
+        if read.first() == Some(&2) {
+            break;
+        }
+        assert!(Instant::now() < deadline);
+        std::thread::yield_now();
+    }
+    let mut whole = Vec::new();
+    if (&old).read_to_end(&mut whole).is_ok() {
+        assert!(whole.iter().all(|byte| *byte == 1));
+    }
+    assert_eq!(old.metadata().unwrap().size(), 1 << 20);
+}
+
+#[test]
+fn an_absence_that_is_certain_is_remembered_by_the_kernel_for_a_moment() {
+    let mounted = mount();
+    for _ in 0..100 {
+        let error = fs::metadata(mounted.path(".hidden")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+    }
+    assert!(
+        mounted.network.calls() < 10,
+        "{} calls",
+        mounted.network.calls()
+    );
+    mounted.ann.put(".hidden", "x", 1);
+    let deadline = Instant::now() + SOON;
+    while fs::metadata(mounted.path(".hidden")).is_err() {
+        assert!(Instant::now() < deadline);
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn extended_attributes_are_there_by_name_and_not_listed() {
+    let mounted = mount();
+    mounted.ann.put("x", "x", 1);
+    let get = |name: &str| {
+        let mut value = [0; 256];
+        let length = rustix::fs::getxattr(mounted.path("x"), name, &mut value)?;
+        Ok::<_, rustix::io::Errno>(String::from_utf8_lossy(&value[..length]).into_owned())
+    };
+    let sources = format!("ann {}", mounted.ann.id());
+    assert_eq!(get("user.tinyp2p.sources").unwrap(), sources);
+    assert_eq!(get("user.tinyp2p.root"), Err(rustix::io::Errno::NODATA));
+    assert_eq!(get("security.selinux"), Err(rustix::io::Errno::OPNOTSUPP));
+    let mut small = [0; 3];
+    let short = rustix::fs::getxattr(mounted.path("x"), "user.tinyp2p.sources", &mut small);
+    assert_eq!(short, Err(rustix::io::Errno::RANGE));
+    let size = rustix::fs::getxattr_query(mounted.path("x"), "user.tinyp2p.sources");
+    assert_eq!(size, Ok(sources.len()));
+    let mut list = [0; 256];
+    let listed = rustix::fs::listxattr(mounted.path("x"), &mut list);
+    assert_eq!(listed, Err(rustix::io::Errno::OPNOTSUPP));
+}
+
+#[test]
+fn a_frozen_member_does_not_hold_up_what_is_in_memory() {
+    let mounted = mount();
+    mounted.ann.put("a/x", "x", 1);
+    mounted.ann.put("b/y", "y", 1);
+    let open = File::open(mounted.path("a/x")).unwrap();
+    mounted.ann.behave(Behaviour::Frozen);
+    let (done, wait) = channel();
+    for name in ["b", "b/y", "c", "d", "e"] {
+        let (path, done) = (mounted.path(name), done.clone());
+        std::thread::spawn(move || {
+            let _ = done.send(fs::metadata(path).is_ok());
+        });
+    }
+    // More lookups than event loops are waiting; an open file still answers at once.
+    let begun = Instant::now();
+    for _ in 0..100 {
+        open.metadata().unwrap();
+        rustix::fs::fstatfs(&open).unwrap();
+    }
+    assert!(begun.elapsed() < CALL_DEADLINE);
+    for _ in 0..5 {
+        wait.recv_timeout(CALL_DEADLINE + Duration::from_secs(2))
+            .unwrap();
+    }
+}
+
+#[test]
+fn a_process_that_waits_for_a_frozen_member_can_be_killed_within_the_deadline() {
+    let mounted = mount();
+    mounted.ann.put("x", vec![7; 1 << 20], 1);
+    let path = mounted.path("x");
+    fs::metadata(&path).unwrap();
+    mounted.ann.behave(Behaviour::Frozen);
+    let mut cat = std::process::Command::new("cat")
+        .arg(&path)
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let deadline = Instant::now() + SOON;
+    while mounted.ann.opens() == 0 {
+        assert!(Instant::now() < deadline);
+        std::thread::yield_now();
+    }
+    cat.kill().unwrap();
+    let begun = Instant::now();
+    cat.wait().unwrap();
+    assert!(begun.elapsed() < tinyp2p_net::config::READ_DEADLINE + Duration::from_secs(2));
+}
+
+#[test]
+fn a_read_from_a_frozen_member_fails_within_its_deadline_and_others_go_on() {
+    let mounted = mount();
+    mounted.ann.put("x", vec![7; 1 << 20], 1);
+    mounted.network.join("bob", 2).put("y", "y", 1);
+    let (x, y) = (mounted.path("x"), mounted.path("y"));
+    let open = File::open(&x).unwrap();
+    fs::metadata(&y).unwrap();
+    mounted.ann.behave(Behaviour::Frozen);
+    let begun = Instant::now();
+    let reader = std::thread::spawn(move || open.read_exact_at(&mut [0; 4096], 0));
+    assert_eq!(fs::read(&y).unwrap(), b"y");
+    assert!(begun.elapsed() < CALL_DEADLINE + Duration::from_secs(1));
+    let error = reader.join().unwrap().unwrap_err();
+    assert_eq!(errno_of(&error), libc::EIO);
+    assert!(
+        begun.elapsed() < tinyp2p_net::config::READ_DEADLINE + Duration::from_secs(2),
+        "{:?}",
+        begun.elapsed()
+    );
+}
+
+#[test]
+fn an_open_goes_to_another_holder_at_once_when_one_has_left() {
+    let mounted = mount();
+    mounted.ann.put("x", "same", 1);
+    mounted.network.join("bob", 2).put("x", "same", 1);
+    fs::metadata(mounted.path("x")).unwrap();
+    mounted.network.leave(mounted.ann.id());
+    assert_eq!(fs::read(mounted.path("x")).unwrap(), b"same");
+}
+
+#[test]
+fn statfs_is_never_zero() {
+    let mounted = mount();
+    let figures = rustix::fs::statfs(mounted.directory.path()).unwrap();
+    assert!(figures.f_blocks > 0 && figures.f_bsize > 0 && figures.f_files > 0);
+    assert_eq!((figures.f_bavail, figures.f_namelen), (0, 255));
+}
+
+/// Run by hand: `cargo test -p tinyp2p-fs --lib ls_of_100_000 -- --ignored --nocapture`.
+#[test]
+#[ignore = "prints a time, to be read by people"]
+fn ls_of_100_000_files() {
+    let mounted = mount();
+    for number in 0..100_000 {
+        mounted
+            .ann
+            .put(&format!("d/some file {number:06}.txt"), "x", number);
+    }
+    for run in ["cold", "warm"] {
+        let begun = Instant::now();
+        let listed = std::process::Command::new("ls")
+            .args(["-l", "--time-style=+%s"])
+            .arg(mounted.path("d"))
+            .output()
+            .unwrap();
+        let lines = listed.stdout.iter().filter(|byte| **byte == b'\n').count();
+        assert_eq!(lines, 100_001);
+        println!(
+            "{run}: {:?}, {} calls",
+            begun.elapsed(),
+            mounted.network.calls()
+        );
+    }
+}

@@ -1,0 +1,385 @@
+//! Examples of each rule, then a plain reference against which random networks are compared.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn member(seed: u8, name: &str) -> Arc<Member> {
+    Arc::new(Member {
+        id: PeerId::from_bytes([seed; 32]),
+        name: name.into(),
+    })
+}
+
+fn name_of(text: &str) -> Name {
+    Name::new(text.as_bytes()).unwrap()
+}
+
+fn file(name: &str, size: u64, mtime: i64) -> Entry {
+    rooted(name, size, mtime, None)
+}
+
+fn rooted(name: &str, size: u64, mtime: i64, root: Option<u8>) -> Entry {
+    Entry {
+        name: name_of(name),
+        attributes: Attributes {
+            kind: Kind::File,
+            size,
+            mtime,
+            version: Version(size ^ mtime as u64),
+            root: root.map(|byte| Root::from_bytes([byte; 32])),
+        },
+    }
+}
+
+fn folder(name: &str, mtime: i64) -> Entry {
+    let mut entry = file(name, 0, mtime);
+    entry.attributes.kind = Kind::Directory;
+    entry
+}
+
+/// Name, size and holders of everything that is shown.
+fn shown(items: &[Item]) -> Vec<(String, u64, Vec<u8>)> {
+    let holders = |item: &Item| {
+        let mut ids: Vec<u8> = item
+            .sources
+            .iter()
+            .map(|s| s.member.id.as_bytes()[0])
+            .collect();
+        ids.sort_unstable();
+        ids
+    };
+    items
+        .iter()
+        .map(|item| (item.name.to_string(), item.size, holders(item)))
+        .collect()
+}
+
+fn row(name: &str, size: u64, holders: &[u8]) -> (String, u64, Vec<u8>) {
+    (name.into(), size, holders.to_vec())
+}
+
+#[test]
+fn directories_merge_and_show_the_newest_mtime() {
+    let items = directory(
+        vec![
+            (member(1, "ann"), vec![folder("d", 5), file("x", 1, 1)]),
+            (member(2, "bob"), vec![folder("d", 9), file("y", 2, 2)]),
+        ],
+        None,
+    );
+    assert_eq!(
+        shown(&items),
+        [row("d", 0, &[1, 2]), row("x", 1, &[1]), row("y", 2, &[2])]
+    );
+    assert_eq!(items[0].mtime, 9);
+}
+
+#[test]
+fn same_size_and_mtime_is_one_entry_with_two_sources() {
+    let items = directory(
+        vec![
+            (member(2, "bob"), vec![file("a.txt", 7, 3)]),
+            (member(1, "ann"), vec![file("a.txt", 7, 3)]),
+        ],
+        None,
+    );
+    assert_eq!(shown(&items), [row("a.txt", 7, &[1, 2])]);
+}
+
+#[test]
+fn equal_roots_are_one_entry_whatever_the_mtime() {
+    let items = directory(
+        vec![
+            (member(1, "ann"), vec![rooted("a", 7, 3, Some(9))]),
+            (member(2, "bob"), vec![rooted("a", 7, 4, Some(9))]),
+        ],
+        None,
+    );
+    assert_eq!(shown(&items), [row("a", 7, &[1, 2])]);
+    assert_eq!(items[0].mtime, 4);
+    assert!(items[0].sources.iter().all(|source| source.names_root));
+}
+
+#[test]
+fn other_roots_are_other_contents_even_with_equal_size_and_mtime() {
+    let items = directory(
+        vec![
+            (member(1, "ann"), vec![rooted("a", 7, 3, Some(9))]),
+            (member(2, "bob"), vec![rooted("a", 7, 3, Some(8))]),
+        ],
+        None,
+    );
+    assert_eq!(shown(&items), [row("a", 7, &[2]), row("a (ann)", 7, &[1])]);
+}
+
+#[test]
+fn a_file_without_a_root_joins_the_content_it_looks_like() {
+    let items = directory(
+        vec![
+            (member(1, "ann"), vec![rooted("a", 7, 3, Some(9))]),
+            (member(2, "bob"), vec![file("a", 7, 3)]),
+        ],
+        None,
+    );
+    assert_eq!(shown(&items), [row("a", 7, &[1, 2])]);
+    let names_root: Vec<bool> = items[0].sources.iter().map(|s| s.names_root).collect();
+    assert_eq!(names_root, [true, false]);
+}
+
+#[test]
+fn empty_files_never_conflict() {
+    let items = directory(
+        vec![
+            (member(1, "ann"), vec![file("__init__.py", 0, 1)]),
+            (member(2, "bob"), vec![file("__init__.py", 0, 2)]),
+        ],
+        None,
+    );
+    assert_eq!(shown(&items), [row("__init__.py", 0, &[1, 2])]);
+}
+
+#[test]
+fn most_holders_keep_the_plain_name() {
+    let items = directory(
+        vec![
+            (member(1, "ann"), vec![file("a.txt", 1, 9)]),
+            (member(2, "bob"), vec![file("a.txt", 2, 1)]),
+            (member(3, "eve"), vec![file("a.txt", 2, 1)]),
+        ],
+        None,
+    );
+    assert_eq!(
+        shown(&items),
+        [row("a (ann).txt", 1, &[1]), row("a.txt", 2, &[2, 3])]
+    );
+    assert_eq!(items[0].name_at_members(), &name_of("a.txt"));
+}
+
+#[test]
+fn ties_go_to_the_newer_then_to_the_smaller_root_then_to_the_smaller_id() {
+    let newer = directory(
+        vec![
+            (member(1, "ann"), vec![file("a", 1, 1)]),
+            (member(2, "bob"), vec![file("a", 2, 2)]),
+        ],
+        None,
+    );
+    assert_eq!(shown(&newer), [row("a", 2, &[2]), row("a (ann)", 1, &[1])]);
+    let smaller_id = directory(
+        vec![
+            (member(2, "bob"), vec![file("a", 2, 1)]),
+            (member(1, "ann"), vec![file("a", 1, 1)]),
+        ],
+        None,
+    );
+    assert_eq!(
+        shown(&smaller_id),
+        [row("a", 1, &[1]), row("a (bob)", 2, &[2])]
+    );
+}
+
+#[test]
+fn a_directory_keeps_its_name_against_files() {
+    let items = directory(
+        vec![
+            (member(1, "ann"), vec![file("a.d", 1, 9)]),
+            (member(2, "bob"), vec![folder("a.d", 1)]),
+            (member(3, "eve"), vec![file("a.d", 1, 9)]),
+        ],
+        None,
+    );
+    assert_eq!(
+        shown(&items),
+        [row("a (ann).d", 1, &[1, 3]), row("a.d", 0, &[2])]
+    );
+    assert_eq!(items[1].kind, Kind::Directory);
+}
+
+#[test]
+fn a_name_in_real_use_is_never_taken_for_a_conflict() {
+    let items = directory(
+        vec![
+            (
+                member(1, "ann"),
+                vec![file("a", 1, 1), file("a (ann)", 3, 1)],
+            ),
+            (member(2, "bob"), vec![file("a", 2, 2)]),
+        ],
+        None,
+    );
+    let made = format!("a (ann-{})", PeerId::from_bytes([1; 32]).short());
+    assert_eq!(
+        shown(&items),
+        [
+            row("a", 2, &[2]),
+            row("a (ann)", 3, &[1]),
+            row(&made, 1, &[1])
+        ]
+    );
+}
+
+#[test]
+fn long_names_are_cut_between_characters_and_keep_their_extension() {
+    let long = format!("{}.txt", "ä".repeat(125));
+    let items = directory(
+        vec![
+            (member(1, "ann"), vec![file(&long, 1, 1)]),
+            (member(2, "bob"), vec![file(&long, 2, 2)]),
+        ],
+        None,
+    );
+    let cut = items.iter().find(|item| item.original.is_some()).unwrap();
+    let text = std::str::from_utf8(cut.name.as_bytes()).unwrap();
+    assert!(text.len() <= MAX_NAME_BYTES && text.ends_with(" (ann).txt"));
+}
+
+#[test]
+fn extensions_are_what_people_take_for_one() {
+    let split = |name: &'static str| {
+        let (stem, extension) = split_extension(name.as_bytes());
+        (stem.len(), String::from_utf8_lossy(extension).into_owned())
+    };
+    assert_eq!(split("a.tar.gz"), (5, ".gz".into()));
+    assert_eq!(split(".profile"), (8, String::new()));
+    assert_eq!(split("..x"), (3, String::new()));
+    assert_eq!(split("README"), (6, String::new()));
+    let sentence = "e.g. a very long sentence that somebody used as a name";
+    assert_eq!(split(sentence), (sentence.len(), String::new()));
+}
+
+#[test]
+fn a_size_that_the_kernel_refuses_hides_that_entry_only() {
+    let listing = vec![file("bad", u64::MAX, 1), file("good", 1, 1)];
+    let items = directory(vec![(member(1, "ann"), listing)], None);
+    assert_eq!(shown(&items), [row("good", 1, &[1])]);
+}
+
+#[test]
+fn the_preferred_member_is_read_first() {
+    let listings = vec![
+        (member(1, "ann"), vec![file("a", 1, 1)]),
+        (member(2, "bob"), vec![file("a", 1, 1)]),
+    ];
+    let items = directory(listings, Some(PeerId::from_bytes([2; 32])));
+    assert_eq!(&*items[0].sources[0].member.name, "bob");
+}
+
+/// Few names, sizes, times and roots, so that everything collides; some names look like conflicts.
+fn entry() -> impl Strategy<Value = Entry> {
+    let names = prop::sample::select(vec![
+        "a.txt",
+        "a (m1).txt",
+        "a (m2).txt",
+        "b",
+        "b (m1)",
+        "d",
+        ".x",
+        "x (m1) (m2)",
+    ]);
+    let root = prop::option::weighted(0.4, 0..3u8);
+    (names, 0..3u64, 0..3i64, root, prop::bool::weighted(0.2)).prop_map(
+        |(name, size, mtime, root, is_folder)| {
+            if is_folder {
+                folder(name, mtime)
+            } else {
+                rooted(name, size, mtime, root)
+            }
+        },
+    )
+}
+
+fn network() -> impl Strategy<Value = Vec<(Arc<Member>, Vec<Entry>)>> {
+    prop::collection::vec(prop::collection::vec(entry(), 0..8), 0..5).prop_map(|listings| {
+        let unique = |entries: Vec<Entry>| {
+            let by_name = entries.into_iter().map(|entry| (entry.name.clone(), entry));
+            by_name.collect::<BTreeMap<_, _>>().into_values().collect()
+        };
+        let members = (1..).map(|seed| member(seed, &format!("m{seed}")));
+        members.zip(listings.into_iter().map(unique)).collect()
+    })
+}
+
+proptest! {
+    #[test]
+    fn the_order_of_the_answers_does_not_matter(
+        listings in network(),
+        seed in any::<prop::sample::Index>(),
+    ) {
+        let mut other = listings.clone();
+        other.reverse();
+        if !other.is_empty() {
+            let by = seed.index(other.len());
+            other.rotate_left(by);
+        }
+        prop_assert_eq!(directory(listings, None), directory(other, None));
+    }
+
+    #[test]
+    fn names_are_unique_sorted_and_valid(listings in network()) {
+        let items = directory(listings, None);
+        prop_assert!(items.windows(2).all(|pair| pair[0].name < pair[1].name));
+    }
+
+    /// The reference: every (member, name) is a source of exactly one item of that original name, two
+    /// of them share an item only if rule 2 allows it, and real names mean what they say.
+    #[test]
+    fn the_merged_directory_is_the_union(listings in network()) {
+        let mut expected = BTreeSet::new();
+        for (member, entries) in &listings {
+            expected.extend(entries.iter().map(|entry| (entry.name.clone(), member.id)));
+        }
+        let names: BTreeSet<Name> = expected.iter().map(|(name, _)| name.clone()).collect();
+        let items = directory(listings.clone(), None);
+        let mut seen = BTreeSet::new();
+        for item in &items {
+            let said = |id: PeerId| {
+                let (_, entries) = listings.iter().find(|(m, _)| m.id == id).unwrap();
+                let name = item.name_at_members();
+                entries.iter().find(|entry| entry.name == *name).unwrap().attributes
+            };
+            for source in item.sources.iter() {
+                prop_assert!(seen.insert((item.name_at_members().clone(), source.member.id)));
+                let attributes = said(source.member.id);
+                prop_assert_eq!(attributes.kind, item.kind);
+                if item.kind == Kind::File {
+                    prop_assert_eq!(attributes.size, item.size);
+                    prop_assert!(item.size == 0 || attributes.root.is_none() || attributes.root == item.root);
+                }
+            }
+            // Only a conflict is shown under a name that nobody uses.
+            prop_assert_eq!(item.original.is_none(), names.contains(&item.name));
+        }
+        prop_assert_eq!(seen, expected);
+        // Every name in use is shown, by whoever wins it.
+        prop_assert!(names.iter().all(|name| items.iter().any(|item| item.name == *name)));
+    }
+
+    #[test]
+    fn asking_for_one_name_agrees_with_the_listing(listings in network()) {
+        let items = directory(listings.clone(), None);
+        for item in items.iter().filter(|item| item.original.is_none()) {
+            let said = listings.iter().flat_map(|(member, entries)| {
+                let of_name = entries.iter().filter(|entry| entry.name == item.name);
+                of_name.map(|entry| (Arc::clone(member), entry.attributes))
+            });
+            let asked = name(&item.name, said.collect(), None);
+            prop_assert_eq!(asked.as_ref(), Some(item));
+        }
+    }
+
+    #[test]
+    fn no_listing_breaks_the_bounds_of_a_name(
+        stem in prop::collection::vec(any::<u8>(), 1..=255),
+        label in "\\PC{1,64}",
+    ) {
+        let Ok(original) = Name::new(stem) else { return Ok(()) };
+        let member = member(1, &label);
+        for attempt in [0, 1, 2, 1_000_000] {
+            let made = conflict_name(&original, &member, attempt);
+            prop_assert!(made.is_some_and(|name| may_be_conflict(&name)));
+        }
+    }
+}

@@ -1,0 +1,453 @@
+//! The view over a network in memory whose members come, go and stop answering.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use tinyp2p_net::client::Peer;
+use tinyp2p_net::testing::Behaviour;
+
+use super::*;
+use crate::testing::MemoryNetwork;
+
+const SOON: Duration = Duration::from_secs(10);
+
+fn within(time: Duration) -> Wait {
+    Wait::Until(Instant::now() + time)
+}
+
+fn path(text: &str) -> RelPath {
+    RelPath::new(text.as_bytes()).unwrap()
+}
+
+fn name(text: &str) -> Name {
+    Name::new(text.as_bytes()).unwrap()
+}
+
+fn setup() -> (Arc<MemoryNetwork>, View) {
+    let network = Arc::new(MemoryNetwork::default());
+    let view = View::new(Arc::clone(&network) as Arc<dyn Network>, None);
+    (network, view)
+}
+
+fn names(directory: &Directory) -> Vec<String> {
+    directory
+        .items
+        .iter()
+        .map(|item| item.name.to_string())
+        .collect()
+}
+
+/// What a lookup of one path says: the size of the file there, if anything is there.
+fn size(view: &View, directory: &str, text: &str) -> Option<u64> {
+    match view.find(&path(directory), &name(text), within(SOON)) {
+        Ok(Found::Item(item)) => Some(item.size),
+        Ok(Found::Nothing { .. }) | Err(Error::Silent(_)) => None,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+const CERTAIN: Found = Found::Nothing { certain: true };
+const UNCERTAIN: Found = Found::Nothing { certain: false };
+
+#[test]
+fn an_empty_network_has_an_empty_root() {
+    let (_, view) = setup();
+    assert_eq!(
+        names(&view.list(&path(""), within(SOON)).unwrap()),
+        Vec::<String>::new()
+    );
+    assert!(matches!(
+        view.list(&path("d"), within(SOON)),
+        Err(Error::NotFound)
+    ));
+}
+
+#[test]
+fn members_are_merged() {
+    let (network, view) = setup();
+    network.join("ann", 1).put("d/x", "x", 1);
+    network.join("bob", 2).put("d/y", "yy", 1);
+    assert_eq!(names(&view.list(&path(""), within(SOON)).unwrap()), ["d"]);
+    assert_eq!(
+        names(&view.list(&path("d"), within(SOON)).unwrap()),
+        ["x", "y"]
+    );
+    assert_eq!(size(&view, "d", "y"), Some(2));
+}
+
+#[test]
+fn memory_alone_answers_only_what_it_knows() {
+    let (network, view) = setup();
+    network.join("ann", 1).put("x", "x", 1);
+    assert!(matches!(
+        view.list(&path(""), Wait::No),
+        Err(Error::NeedsNetwork)
+    ));
+    assert!(matches!(
+        view.find(&path(""), &name("x"), Wait::No),
+        Err(Error::NeedsNetwork)
+    ));
+    view.list(&path(""), within(SOON)).unwrap();
+    assert!(view.list(&path(""), Wait::No).is_ok());
+    assert!(matches!(
+        view.find(&path(""), &name("x"), Wait::No),
+        Ok(Found::Item(_))
+    ));
+}
+
+#[test]
+fn a_fresh_listing_answers_hits_and_misses_without_the_network() {
+    let (network, view) = setup();
+    network.join("ann", 1).put("x", "x", 1);
+    view.list(&path(""), within(SOON)).unwrap();
+    let calls = network.calls();
+    for probe in ["x", ".hidden", "autorun.inf", "x (ann)"] {
+        view.find(&path(""), &name(probe), Wait::No).unwrap();
+    }
+    assert_eq!(network.calls(), calls);
+}
+
+#[test]
+fn an_absence_costs_one_question_while_it_is_fresh() {
+    let (network, view) = setup();
+    network.join("ann", 1);
+    for _ in 0..3 {
+        assert_eq!(
+            view.find(&path(""), &name("x"), within(SOON)).unwrap(),
+            CERTAIN
+        );
+    }
+    assert_eq!(network.calls(), 1);
+}
+
+#[test]
+fn a_new_file_is_there_at_once_when_its_directory_was_not_listed_lately() {
+    let (network, view) = setup();
+    let ann = network.join("ann", 1);
+    assert_eq!(size(&view, "d", "old"), None);
+    ann.put("d/new", "x", 1);
+    assert_eq!(size(&view, "d", "new"), Some(1));
+}
+
+#[test]
+fn changes_are_seen_within_a_second() {
+    let (network, view) = setup();
+    let ann = network.join("ann", 1);
+    ann.put("x", "x", 1);
+    view.list(&path(""), within(SOON)).unwrap();
+    ann.put("y", "y", 1);
+    ann.remove("x");
+    let begun = Instant::now();
+    while names(&view.list(&path(""), within(SOON)).unwrap()) != ["y"] {
+        assert!(begun.elapsed() < cache::FRESH + Duration::from_secs(2));
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn invalidation_makes_the_next_question_ask() {
+    let (network, view) = setup();
+    let ann = network.join("ann", 1);
+    ann.put("x", "x", 1);
+    view.list(&path(""), within(SOON)).unwrap();
+    ann.put("x", "longer", 2);
+    view.invalidate(&path("x"));
+    assert_eq!(size(&view, "", "x"), Some(6));
+}
+
+#[test]
+fn silence_is_not_absence() {
+    let (network, view) = setup();
+    network.join("ann", 1).put("x", "x", 1);
+    let bob = network.join("bob", 2);
+    bob.put("y", "y", 1);
+    bob.behave(Behaviour::Gone);
+    assert_eq!(
+        view.find(&path(""), &name("y"), within(SOON)).unwrap(),
+        UNCERTAIN
+    );
+    bob.behave(Behaviour::Honest);
+    // Not remembered: the next question finds it at once.
+    assert_eq!(size(&view, "", "y"), Some(1));
+}
+
+#[test]
+fn when_nobody_answers_nothing_can_be_told() {
+    let (network, view) = setup();
+    let ann = network.join("ann", 1);
+    ann.behave(Behaviour::Gone);
+    let found = view.find(&path(""), &name("x"), within(SOON));
+    assert!(matches!(found, Err(Error::Silent(_))));
+    // The root is there all the same.
+    assert!(view.list(&path(""), within(SOON)).unwrap().items.is_empty());
+}
+
+#[test]
+fn a_miss_in_a_listing_that_lacks_an_answer_is_uncertain() {
+    let (network, view) = setup();
+    network.join("ann", 1).put("x", "x", 1);
+    network.join("bob", 2).behave(Behaviour::Gone);
+    let listing = view.list(&path(""), within(SOON)).unwrap();
+    assert_eq!(
+        (names(&listing), &*listing.silent[0]),
+        (vec!["x".to_owned()], "bob")
+    );
+    assert_eq!(
+        view.find(&path(""), &name("y"), Wait::No).unwrap(),
+        UNCERTAIN
+    );
+}
+
+#[test]
+fn a_frozen_member_hides_its_own_files_only_and_costs_the_deadline_at_most() {
+    let (network, view) = setup();
+    network.join("ann", 1).put("x", "x", 1);
+    let bob = network.join("bob", 2);
+    bob.put("y", "y", 1);
+    bob.behave(Behaviour::Frozen);
+    let begun = Instant::now();
+    let listing = view
+        .list(&path(""), within(Duration::from_millis(100)))
+        .unwrap();
+    assert_eq!(names(&listing), ["x"]);
+    assert!(begun.elapsed() < Duration::from_secs(2));
+    bob.behave(Behaviour::Honest);
+}
+
+#[test]
+fn a_slow_member_is_waited_for_within_the_deadline() {
+    let (network, view) = setup();
+    let ann = network.join("ann", 1);
+    ann.put("x", "x", 1);
+    ann.behave(Behaviour::Slow(Duration::from_millis(50)));
+    assert_eq!(names(&view.list(&path(""), within(SOON)).unwrap()), ["x"]);
+}
+
+#[test]
+fn a_directory_that_only_a_silent_member_has_is_an_error_and_not_empty() {
+    let (network, view) = setup();
+    network.join("ann", 1).put("x", "x", 1);
+    let bob = network.join("bob", 2);
+    bob.put("d/y", "y", 1);
+    bob.behave(Behaviour::Gone);
+    assert!(matches!(
+        view.list(&path("d"), within(SOON)),
+        Err(Error::Silent(_))
+    ));
+    assert!(matches!(
+        view.mtime(&path("d"), within(SOON)),
+        Err(Error::Silent(_))
+    ));
+    assert!(matches!(
+        view.list(&path("e"), within(SOON)),
+        Err(Error::Silent(_))
+    ));
+    network.leave(bob.id());
+    assert!(matches!(
+        view.list(&path("d"), within(SOON)),
+        Err(Error::NotFound)
+    ));
+}
+
+#[test]
+fn one_directory_is_fetched_once_at_a_time() {
+    let (network, view) = setup();
+    let ann = network.join("ann", 1);
+    ann.put("x", "x", 1);
+    ann.behave(Behaviour::Slow(Duration::from_millis(200)));
+    std::thread::scope(|scope| {
+        let lists = [(); 8].map(|()| scope.spawn(|| view.list(&path(""), within(SOON)).unwrap()));
+        let lists = lists.map(|list| list.join().unwrap());
+        assert!(lists.iter().all(|listing| Arc::ptr_eq(listing, &lists[0])));
+    });
+    assert_eq!(network.calls(), 1);
+}
+
+#[test]
+fn waiting_for_somebody_elses_fetch_ends_at_the_own_deadline() {
+    let (network, view) = setup();
+    let ann = network.join("ann", 1);
+    ann.behave(Behaviour::Frozen);
+    std::thread::scope(|scope| {
+        scope.spawn(|| view.list(&path("d"), within(SOON)));
+        while network.calls() == 0 {
+            std::thread::yield_now();
+        }
+        let late = view.list(&path("d"), within(Duration::from_millis(20)));
+        assert!(matches!(late, Err(Error::Late)));
+        ann.behave(Behaviour::Honest);
+    });
+}
+
+#[test]
+fn an_answer_that_was_under_way_during_an_invalidation_is_not_kept() {
+    let (network, view) = setup();
+    let ann = network.join("ann", 1);
+    ann.behave(Behaviour::Frozen);
+    std::thread::scope(|scope| {
+        let listing = scope.spawn(|| view.list(&path(""), within(SOON)));
+        while network.calls() == 0 {
+            std::thread::yield_now();
+        }
+        view.invalidate(&path("x"));
+        ann.behave(Behaviour::Honest);
+        assert!(listing.join().unwrap().is_ok());
+    });
+    assert!(matches!(
+        view.list(&path(""), Wait::No),
+        Err(Error::NeedsNetwork)
+    ));
+}
+
+#[test]
+fn a_conflict_found_by_name_is_the_one_that_the_listing_shows() {
+    let (network, view) = setup();
+    network.join("ann", 1).put("a.txt", "1", 1);
+    network.join("bob", 2).put("a.txt", "22", 2);
+    assert_eq!(size(&view, "", "a.txt"), Some(2));
+    assert_eq!(size(&view, "", "a (ann).txt"), Some(1));
+    assert_eq!(size(&view, "", "a (bob).txt"), None);
+    let listing = view.list(&path(""), within(SOON)).unwrap();
+    assert_eq!(names(&listing), ["a (ann).txt", "a.txt"]);
+}
+
+#[test]
+fn a_walk_through_a_listed_directory_does_not_ask_for_every_name() {
+    let (network, view) = setup();
+    let ann = network.join("ann", 1);
+    for number in 0..100 {
+        ann.put(&number.to_string(), "x", 1);
+    }
+    view.list(&path(""), within(SOON)).unwrap();
+    std::thread::sleep(cache::FRESH);
+    let before = network.calls();
+    for number in 0..100 {
+        assert_eq!(size(&view, "", &number.to_string()), Some(1));
+    }
+    assert!(
+        network.calls() - before < 25,
+        "{} calls",
+        network.calls() - before
+    );
+}
+
+#[test]
+fn the_programs_own_name_in_the_root_is_not_taken_from_members() {
+    let (network, view) = setup();
+    let ann = network.join("ann", 1);
+    ann.put(".tinyp2p/x", "x", 1);
+    ann.put("d/.tinyp2p", "x", 1);
+    assert_eq!(names(&view.list(&path(""), within(SOON)).unwrap()), ["d"]);
+    assert_eq!(
+        view.find(&path(""), &name(".tinyp2p"), Wait::No).unwrap(),
+        CERTAIN
+    );
+    assert_eq!(size(&view, "d", ".tinyp2p"), Some(1));
+}
+
+#[test]
+fn sums_are_of_what_was_listed() {
+    let (network, view) = setup();
+    network.join("ann", 1).put("x", "12345", 1);
+    view.list(&path(""), within(SOON)).unwrap();
+    assert_eq!(view.known(), Known { items: 1, bytes: 5 });
+}
+
+/// One change to the network.
+#[derive(Debug, Clone)]
+enum Change {
+    Put {
+        member: usize,
+        name: &'static str,
+        content: &'static str,
+        mtime: i64,
+    },
+    Remove {
+        member: usize,
+        name: &'static str,
+    },
+    Leave(usize),
+    Return(usize),
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    let name = || prop::sample::select(vec!["a.txt", "b", "d/c", "d/e.x", "b (m0)"]);
+    let content = prop::sample::select(vec!["", "1", "22"]);
+    prop_oneof![
+        5 => (0..3usize, name(), content, 0..2i64).prop_map(|(member, name, content, mtime)| {
+            Change::Put { member, name, content, mtime }
+        }),
+        2 => (0..3usize, name()).prop_map(|(member, name)| Change::Remove { member, name }),
+        1 => (0..3usize).prop_map(Change::Leave),
+        1 => (0..3usize).prop_map(Change::Return),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// After any history, the view is the union of what the members that answer have now: every name of
+    /// theirs, nothing else but conflicts, and names asked for one by one say the same as the listing.
+    #[test]
+    fn the_view_is_the_union_of_those_who_answer(
+        changes in prop::collection::vec(change(), 1..20),
+    ) {
+        let (network, view) = setup();
+        let members = [0, 1, 2].map(|seed| network.join(&format!("m{seed}"), seed));
+        let mut shared = [(); 3].map(|()| BTreeSet::new());
+        let mut answers = [true; 3];
+        for change in changes {
+            match change {
+                Change::Put { member, name, content, mtime } => {
+                    members[member].put(name, content, mtime);
+                    shared[member].insert(name);
+                }
+                Change::Remove { member, name } => {
+                    members[member].remove(name);
+                    shared[member].remove(name);
+                }
+                Change::Leave(member) => {
+                    members[member].behave(Behaviour::Gone);
+                    answers[member] = false;
+                }
+                Change::Return(member) => {
+                    members[member].behave(Behaviour::Honest);
+                    answers[member] = true;
+                }
+            }
+            for touched in ["a.txt", "b", "d/c"] {
+                view.invalidate(&path(touched));
+            }
+        }
+        let all: BTreeSet<&str> = (0..3)
+            .filter(|member| answers[*member])
+            .flat_map(|member| shared[member].iter().copied())
+            .collect();
+        for directory in ["", "d"] {
+            let expected: BTreeSet<String> = all
+                .iter()
+                .filter_map(|path| match (directory, path.strip_prefix("d/")) {
+                    ("", None) => Some((*path).to_owned()),
+                    ("", Some(_)) => Some("d".to_owned()),
+                    (_, name) => name.map(str::to_owned),
+                })
+                .collect();
+            let asked: BTreeSet<String> = ["a.txt", "b", "d", "c", "e.x", "b (m0)"]
+                .into_iter()
+                .filter(|text| size(&view, directory, text).is_some())
+                .filter(|text| expected.contains(*text))
+                .map(str::to_owned)
+                .collect();
+            prop_assert_eq!(&asked, &expected);
+            let listed: BTreeSet<String> = match view.list(&path(directory), within(SOON)) {
+                Ok(listing) => {
+                    let plain = listing.items.iter().filter(|item| item.original.is_none());
+                    plain.map(|item| item.name.to_string()).collect()
+                }
+                Err(_) => BTreeSet::new(),
+            };
+            prop_assert_eq!(&listed, &expected);
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! Opening things below the shared directory, and nothing else.
+//!
+//! The directory is opened once; every later open starts there and is one `openat2(2)` that the
+//! kernel resolves without following a symbolic link, without a magic link of `/proc` and without
+//! leaving the directory, so no race with someone who renames things can lead outside. Links are
+//! followed by [`super::tree`], one step at a time, each step through here.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+
+use crate::types::RelPath;
+
+/// How often an open is tried that the kernel calls interrupted or untimely: a concurrent rename,
+/// a signal, a lease that its holder has to give back first (fcntl(2), F_SETLEASE).
+const TRIES: u32 = 10;
+
+/// The pause between two tries.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Whether a path may lead into a file system that is mounted below the shared directory.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mounts {
+    /// No: `EXDEV`.
+    Stay,
+    /// Yes; the caller has made sure of every mount on the way.
+    Cross,
+}
+
+/// The shared directory, as the only place from which anything is opened.
+#[derive(Debug)]
+pub(super) struct Beneath {
+    root: OwnedFd,
+}
+
+impl Beneath {
+    /// Opens the shared directory. Fails with a sentence for people when the kernel, or the
+    /// sandbox around this process, has no `openat2`.
+    pub(super) fn new(directory: &Path) -> io::Result<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = patiently(|| rustix::fs::openat(CWD, directory, flags, Mode::empty()))?;
+        let beneath = Self { root };
+        match beneath.pin(&RelPath::root(), Mounts::Stay) {
+            Ok(_) => Ok(beneath),
+            Err(Errno::NOSYS | Errno::PERM | Errno::INVAL) => Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "the system call openat2 is missing: it takes Linux 5.6 or newer, and a container \
+                 or sandbox must allow it",
+            )),
+            Err(other) => Err(other.into()),
+        }
+    }
+
+    /// A handle on whatever is at `path`, a symbolic link included, without opening it: a device
+    /// does not notice, a FIFO does not wait. A link on the way there is `ELOOP`.
+    pub(super) fn pin(&self, path: &RelPath, mounts: Mounts) -> Result<OwnedFd, Errno> {
+        self.open(path, OFlags::PATH | OFlags::NOFOLLOW, mounts)
+    }
+
+    /// Opens `path` for reading. The caller has to look at what it got: should it be a FIFO or a
+    /// terminal by now, this neither waits for it nor is controlled by it.
+    pub(super) fn read(&self, path: &RelPath) -> Result<OwnedFd, Errno> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+        self.open(path, flags, Mounts::Cross)
+    }
+
+    fn open(&self, path: &RelPath, flags: OFlags, mounts: Mounts) -> Result<OwnedFd, Errno> {
+        let path = match path.as_bytes() {
+            b"" => &b"."[..],
+            below => below,
+        };
+        openat2(&self.root, path, flags, mounts)
+    }
+}
+
+/// Opens a pinned directory for reading its names. Nothing is looked up, so what was pinned is
+/// what gets opened.
+pub(super) fn open_directory(pinned: impl AsFd) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+    openat2(pinned, b".", flags, Mounts::Stay)
+}
+
+fn openat2(from: impl AsFd, path: &[u8], flags: OFlags, mounts: Mounts) -> Result<OwnedFd, Errno> {
+    let mut resolve =
+        ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_SYMLINKS;
+    if mounts == Mounts::Stay {
+        resolve |= ResolveFlags::NO_XDEV;
+    }
+    let flags = flags | OFlags::CLOEXEC;
+    patiently(|| rustix::fs::openat2(&from, path, flags, Mode::empty(), resolve))
+}
+
+/// Tries again, a bounded number of times, what failed for a passing reason.
+fn patiently(mut open: impl FnMut() -> Result<OwnedFd, Errno>) -> Result<OwnedFd, Errno> {
+    for _ in 1..TRIES {
+        match open() {
+            Err(Errno::AGAIN | Errno::INTR) => thread::sleep(PAUSE),
+            done => return done,
+        }
+    }
+    open()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    fn path(text: &str) -> RelPath {
+        RelPath::new(text.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn links_are_pinned_but_never_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("real")).unwrap();
+        fs::write(dir.path().join("real/file"), "x").unwrap();
+        symlink("real", dir.path().join("link")).unwrap();
+        let beneath = Beneath::new(dir.path()).unwrap();
+        assert!(beneath.pin(&path("real/file"), Mounts::Stay).is_ok());
+        assert!(beneath.read(&path("real/file")).is_ok());
+        assert!(beneath.pin(&path("link"), Mounts::Stay).is_ok());
+        assert_eq!(beneath.read(&path("link")).unwrap_err(), Errno::LOOP);
+        assert_eq!(
+            beneath.pin(&path("link/file"), Mounts::Cross).unwrap_err(),
+            Errno::LOOP
+        );
+    }
+
+    #[test]
+    fn only_a_directory_can_be_shared() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("file"), "x").unwrap();
+        let error = |name: &str| Beneath::new(&dir.path().join(name)).unwrap_err().kind();
+        assert_eq!(error("file"), io::ErrorKind::NotADirectory);
+        assert_eq!(error("nothing"), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_passing_failure_is_tried_again_but_not_for_ever() {
+        let mut calls = 0;
+        let outcome = patiently(|| {
+            calls += 1;
+            Err(Errno::AGAIN)
+        });
+        assert_eq!((outcome.unwrap_err(), calls), (Errno::AGAIN, TRIES));
+    }
+}

@@ -1,0 +1,104 @@
+//! What of the shared directory is served at all, decided by the path alone.
+//!
+//! By the path alone, because asking the system about a mountpoint of our own could wait for
+//! ourselves. The paths judged here are real ones, with every symbolic link resolved, so a link
+//! cannot show what its target's own path would not.
+
+use crate::config::ShareConfig;
+use crate::types::{Name, RelPath};
+
+/// The names and subtrees that are left out.
+#[derive(Debug)]
+pub(super) struct Policy {
+    hidden: bool,
+    excluded: Vec<RelPath>,
+}
+
+impl Policy {
+    /// The policy that the user chose.
+    pub(super) fn new(config: &ShareConfig) -> Self {
+        Self {
+            hidden: config.hidden,
+            excluded: config.excluded.clone(),
+        }
+    }
+
+    /// True when nothing on the way to `path` is left out, nor `path` itself.
+    pub(super) fn serves(&self, path: &RelPath) -> bool {
+        let visible = self.hidden || !path.components().any(|name| name.starts_with(b"."));
+        visible && !self.excluded.iter().any(|out| holds(out, path))
+    }
+
+    /// The same for the names of one directory that is served itself, without building their
+    /// paths.
+    pub(super) fn of_directory(&self, directory: &RelPath) -> impl Fn(&[u8]) -> bool + use<> {
+        let hidden = self.hidden;
+        let excluded: Vec<Name> = self
+            .excluded
+            .iter()
+            .filter_map(RelPath::split)
+            .filter(|(parent, _)| parent == directory)
+            .map(|(_, name)| name)
+            .collect();
+        move |name| {
+            (hidden || !name.starts_with(b"."))
+                && !excluded.iter().any(|out| out.as_bytes() == name)
+        }
+    }
+}
+
+/// True when `path` is `directory` or lies below it.
+pub(super) fn holds(directory: &RelPath, path: &RelPath) -> bool {
+    match path.as_bytes().strip_prefix(directory.as_bytes()) {
+        Some(rest) => rest.is_empty() || directory.is_root() || rest.starts_with(b"/"),
+        None => false,
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn path(text: &str) -> RelPath {
+        RelPath::new(text.as_bytes()).unwrap()
+    }
+
+    fn policy(hidden: bool, excluded: &[&str]) -> Policy {
+        Policy {
+            hidden,
+            excluded: excluded.iter().map(|text| path(text)).collect(),
+        }
+    }
+
+    #[test]
+    fn a_directory_holds_itself_and_what_is_below_but_no_namesakes() {
+        assert!(holds(&path("a/b"), &path("a/b")));
+        assert!(holds(&path("a/b"), &path("a/b/c")));
+        assert!(holds(&path(""), &path("a")));
+        assert!(!holds(&path("a/b"), &path("a/bc")));
+        assert!(!holds(&path("a/b"), &path("a")));
+    }
+
+    #[test]
+    fn dot_names_are_left_out_wherever_they_stand() {
+        for hidden in [".a", "a/.b", "a/.b/c", "..."] {
+            assert!(!policy(false, &[]).serves(&path(hidden)), "{hidden}");
+            assert!(policy(true, &[]).serves(&path(hidden)), "{hidden}");
+        }
+        assert!(policy(false, &[]).serves(&path("a./b.c")));
+    }
+
+    #[test]
+    fn excluded_subtrees_are_left_out_by_path_and_by_name() {
+        let policy = policy(true, &["a/mnt", "top"]);
+        for out in ["a/mnt", "a/mnt/x", "top", "top/x/y"] {
+            assert!(!policy.serves(&path(out)), "{out}");
+        }
+        for served in ["a", "a/mnt2", "mnt", "b/top"] {
+            assert!(policy.serves(&path(served)), "{served}");
+        }
+        let names = policy.of_directory(&path("a"));
+        assert!(!names(b"mnt") && names(b"top"));
+    }
+}

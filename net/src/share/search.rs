@@ -1,0 +1,169 @@
+//! One page of a search, in bounded time.
+//!
+//! The share is walked for every page, from the place where the page before ended. When a page's
+//! time is up it ends early; should it have found nothing by then, the place is remembered here
+//! for a few seconds, so that whoever asks the same again goes on from there.
+
+use std::time::{Duration, Instant};
+
+use super::pattern::Pattern;
+use super::tree::is_exhaustion;
+use super::walk::{Step, Walk};
+use super::{Share, internal, page_limit};
+use crate::types::{Attributes, Kind, RelPath};
+use crate::wire::{Fault, SearchPage, SearchRequest};
+
+/// A page takes no longer than this and one directory: less than a caller waits.
+pub(super) const BUDGET: Duration = Duration::from_secs(2);
+
+/// The most bytes of paths in one page; what is around them fits a message twice over.
+const MAX_BYTES: usize = 2 << 20;
+
+/// The most places remembered.
+const MAX_PLACES: usize = 64;
+
+/// How long one is remembered. While it is, a file that appears before the place is not found by
+/// those who continue the search, as with any page that was turned already.
+const LIFETIME: Duration = Duration::from_secs(10);
+
+/// The places where searches ended early, the oldest first.
+#[derive(Debug, Default)]
+pub(super) struct Places(Vec<Place>);
+
+#[derive(Debug)]
+struct Place {
+    pattern: String,
+    after: Option<RelPath>,
+    reached: RelPath,
+    since: Instant,
+}
+
+impl Share {
+    pub(super) fn search_within(
+        &self,
+        request: &SearchRequest,
+        budget: Duration,
+    ) -> Result<SearchPage, Fault> {
+        let started = Instant::now();
+        let pattern = Pattern::new(&request.pattern)?;
+        let limit = page_limit(request.limit, SearchPage::MAX_MATCHES)?;
+        let reached = self.places.lock().take(request, started);
+        let after = reached.or_else(|| request.after.clone());
+        let mut walk = Walk::new(self, &pattern, after.clone()).map_err(internal)?;
+        let mut page = SearchPage {
+            matches: Vec::new(),
+            more: false,
+        };
+        let mut bytes = 0;
+        while let Some(step) = walk.next().map_err(internal)? {
+            let path = match step {
+                Step::Directory(path) => path,
+                Step::Match(path) => {
+                    if let Some(attributes) = self.file_attributes(&path)? {
+                        bytes += path.as_bytes().len();
+                        page.matches.push((path.clone(), attributes));
+                    }
+                    path
+                }
+            };
+            if page.matches.len() == limit || bytes >= MAX_BYTES {
+                page.more = true;
+                break;
+            }
+            // Never without progress, however slow the way back to the place was.
+            if started.elapsed() >= budget && after.as_ref() < Some(&path) {
+                page.more = true;
+                self.remember(request, &page, path);
+                break;
+            }
+        }
+        Ok(page)
+    }
+
+    /// Attributes of a regular file; `None` when there is none at `path` (any more).
+    fn file_attributes(&self, path: &RelPath) -> Result<Option<Attributes>, Fault> {
+        match self.tree.find(path) {
+            Ok(found) => Ok(found.state.attributes().filter(|a| a.kind == Kind::File)),
+            Err(error) if is_exhaustion(error) => Err(internal(error)),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// Notes that the page, and whoever asks for what follows it, has to go on behind `reached`.
+    fn remember(&self, request: &SearchRequest, page: &SearchPage, reached: RelPath) {
+        let last = page.matches.last().map(|(path, _)| path.clone());
+        let place = Place {
+            pattern: request.pattern.clone(),
+            after: last.or_else(|| request.after.clone()),
+            reached,
+            since: Instant::now(),
+        };
+        self.places.lock().put(place);
+    }
+}
+
+impl Places {
+    /// Where this very request has to go on, if it was cut short lately. Forgets the place, as a
+    /// search that starts anew has to start at the beginning.
+    fn take(&mut self, request: &SearchRequest, now: Instant) -> Option<RelPath> {
+        self.0
+            .retain(|place| now.saturating_duration_since(place.since) < LIFETIME);
+        let same = |place: &Place| place.pattern == request.pattern && place.after == request.after;
+        let index = self.0.iter().position(same)?;
+        Some(self.0.remove(index).reached)
+    }
+
+    fn put(&mut self, place: Place) {
+        if self.0.len() == MAX_PLACES {
+            self.0.remove(0);
+        }
+        self.0.push(place);
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn request(pattern: &str) -> SearchRequest {
+        SearchRequest {
+            pattern: pattern.into(),
+            after: None,
+            limit: 1,
+        }
+    }
+
+    fn place(pattern: &str, since: Instant) -> Place {
+        Place {
+            pattern: pattern.into(),
+            after: None,
+            reached: RelPath::new(b"reached").unwrap(),
+            since,
+        }
+    }
+
+    #[test]
+    fn a_place_is_for_one_continuation_of_the_same_search() {
+        let (mut places, now) = (Places::default(), Instant::now());
+        places.put(place("a", now));
+        assert_eq!(places.take(&request("b"), now), None);
+        let mut later_page = request("a");
+        later_page.after = RelPath::new(b"x").ok();
+        assert_eq!(places.take(&later_page, now), None);
+        assert!(places.take(&request("a"), now).is_some());
+        assert_eq!(places.take(&request("a"), now), None);
+    }
+
+    #[test]
+    fn places_are_few_and_short_lived() {
+        let (mut places, now) = (Places::default(), Instant::now());
+        places.put(place("a", now));
+        assert_eq!(places.take(&request("a"), now + LIFETIME), None);
+        for index in 0..=MAX_PLACES {
+            places.put(place(&index.to_string(), now));
+        }
+        assert_eq!(places.0.len(), MAX_PLACES);
+        assert_eq!(places.take(&request("0"), now), None);
+    }
+}

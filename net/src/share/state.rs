@@ -1,0 +1,184 @@
+//! One state of one file or directory, as `statx(2)` tells it.
+
+use std::os::fd::AsFd;
+
+use rustix::fs::{AtFlags, FileType, Statx, StatxFlags, StatxTimestamp, statx};
+use rustix::io::Errno;
+use sha2::{Digest, Sha256};
+
+use super::mounts::Device;
+use crate::types::{Attributes, Kind, Version};
+
+/// Everything that tells one state of a file from another without reading it. Two equal values
+/// mean an unchanged file, as far as the file system's clock can tell: since Linux 6.13 the common
+/// ones give every change that follows a look its own time; before, two changes of equal size
+/// within one tick (4 to 10 ms) are one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct State {
+    file_type: FileType,
+    device: Device,
+    inode: u64,
+    size: u64,
+    modified: Moment,
+    changed: Moment,
+}
+
+/// Seconds and nanoseconds since 1970.
+type Moment = (i64, u32);
+
+impl State {
+    /// The present state of an open or pinned file.
+    pub(super) fn of(file: impl AsFd) -> Result<Self, Errno> {
+        Self::read(file, b"", AtFlags::EMPTY_PATH)
+    }
+
+    /// The state of what a handle pins, as far as this machine knows it: a file system across a
+    /// network, or a dead FUSE mount, is not asked.
+    pub(super) fn of_pinned(handle: impl AsFd) -> Result<Self, Errno> {
+        Self::read(handle, b"", AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC)
+    }
+
+    /// The same for a name of a pinned directory: a link's own state, not its target's.
+    pub(super) fn of_entry(directory: impl AsFd, name: &[u8]) -> Result<Self, Errno> {
+        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
+        Self::read(directory, name, flags)
+    }
+
+    fn read(at: impl AsFd, path: &[u8], flags: AtFlags) -> Result<Self, Errno> {
+        statx(at, path, flags, StatxFlags::BASIC_STATS).map(Self::from)
+    }
+
+    /// What it is; `None` for what is never served, symbolic links included.
+    pub(super) fn kind(&self) -> Option<Kind> {
+        match self.file_type {
+            FileType::RegularFile => Some(Kind::File),
+            FileType::Directory => Some(Kind::Directory),
+            _ => None,
+        }
+    }
+
+    /// True for a symbolic link.
+    pub(super) fn is_link(&self) -> bool {
+        self.file_type == FileType::Symlink
+    }
+
+    /// The file system that it is on.
+    pub(super) fn device(&self) -> Device {
+        self.device
+    }
+
+    /// Nanoseconds since 1970 when its content was last modified.
+    pub(super) fn mtime(&self) -> i64 {
+        nanoseconds(self.modified)
+    }
+
+    /// Nanoseconds since 1970 when anything of it last changed.
+    pub(super) fn ctime(&self) -> i64 {
+        nanoseconds(self.changed)
+    }
+
+    /// What members see of it; `None` for what is never served.
+    pub(super) fn attributes(&self) -> Option<Attributes> {
+        let kind = self.kind()?;
+        Some(Attributes {
+            kind,
+            size: self.content_size(),
+            mtime: self.mtime(),
+            version: self.version(),
+            root: None,
+        })
+    }
+
+    /// The first eight bytes of SHA-256 over device, inode, size and both times, each number
+    /// big-endian. Sixty-four bits tell the states of one path apart; they are no secret and no
+    /// proof of anything.
+    pub(super) fn version(&self) -> Version {
+        let mut digest = Sha256::new();
+        digest.update(self.device.0.to_be_bytes());
+        digest.update(self.device.1.to_be_bytes());
+        digest.update(self.inode.to_be_bytes());
+        digest.update(self.content_size().to_be_bytes());
+        for (seconds, nanoseconds) in [self.modified, self.changed] {
+            digest.update(seconds.to_be_bytes());
+            digest.update(nanoseconds.to_be_bytes());
+        }
+        let digest: [u8; 32] = digest.finalize().into();
+        let [a, b, c, d, e, f, g, h, ..] = digest;
+        Version(u64::from_be_bytes([a, b, c, d, e, f, g, h]))
+    }
+
+    /// A directory's size is the file system's own affair.
+    fn content_size(&self) -> u64 {
+        match self.file_type {
+            FileType::Directory => 0,
+            _ => self.size,
+        }
+    }
+}
+
+impl From<Statx> for State {
+    fn from(stat: Statx) -> Self {
+        let moment = |stamp: StatxTimestamp| (stamp.tv_sec, stamp.tv_nsec);
+        Self {
+            file_type: FileType::from_raw_mode(stat.stx_mode.into()),
+            device: (stat.stx_dev_major, stat.stx_dev_minor),
+            inode: stat.stx_ino,
+            size: stat.stx_size,
+            modified: moment(stat.stx_mtime),
+            changed: moment(stat.stx_ctime),
+        }
+    }
+}
+
+fn nanoseconds((seconds, nanoseconds): Moment) -> i64 {
+    seconds
+        .saturating_mul(1_000_000_000)
+        .saturating_add(nanoseconds.into())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+
+    const STATE: State = State {
+        file_type: FileType::RegularFile,
+        device: (254, 1),
+        inode: 7,
+        size: 11,
+        modified: (-1, 500),
+        changed: (2, 3),
+    };
+
+    #[test]
+    fn every_part_of_the_state_is_part_of_the_version() {
+        let mut others = [STATE; 6];
+        others[0].device.1 = 2;
+        others[1].inode = 8;
+        others[2].size = 12;
+        others[3].modified.1 = 501;
+        others[4].changed.0 = 3;
+        others[5].changed.1 = 4;
+        for other in others {
+            assert_ne!(other.version(), STATE.version(), "{other:?}");
+        }
+        assert_eq!(STATE.version(), { STATE }.version());
+    }
+
+    #[test]
+    fn times_before_1970_and_beyond_2262_stay_in_order() {
+        assert_eq!(STATE.mtime(), -999_999_500);
+        assert_eq!(nanoseconds((i64::MAX, 1)), i64::MAX);
+        assert_eq!(nanoseconds((i64::MIN, 0)), i64::MIN);
+    }
+
+    #[test]
+    fn only_files_and_directories_have_attributes() {
+        let state = State::of(File::open("/dev/null").unwrap()).unwrap();
+        assert_eq!((state.kind(), state.attributes()), (None, None));
+        let state = State::of(File::open("/").unwrap()).unwrap();
+        let attributes = state.attributes().unwrap();
+        assert_eq!((attributes.kind, attributes.size), (Kind::Directory, 0));
+    }
+}

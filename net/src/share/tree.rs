@@ -1,0 +1,297 @@
+//! Where a path of the share leads: the one file or directory that is served under it, if any.
+//!
+//! A path without links costs one `openat2`. Where a symbolic link or a mount is on the way, it
+//! is walked one component at a time, the real path being kept in hand:
+//! - A link is served as what it leads to. Relative links only: an absolute one is left out even
+//!   if it leads back into the share, as it names a place of this machine and not of the share.
+//!   So are dangling links, loops, and links that lead outside.
+//! - The [policy](super::policy) judges the real path, every step of it, before it is touched: a
+//!   link shows nothing that its target's own path would not.
+//! - A link to a directory is left out where it leads back up, to a directory that holds (or is)
+//!   one that the path has passed through, so that every walk of the tree ends. (`find -L`
+//!   reports the same as a "file system loop".)
+//! - Another mounted file system is served as part of the tree unless it is a mount of this
+//!   program. Its root is looked at without asking it anything, so a dead one cannot hang us.
+//!   A dead NFS or foreign FUSE mount can: whoever shares those waits for them.
+
+use std::os::fd::OwnedFd;
+
+use rustix::fs::readlinkat;
+use rustix::io::Errno;
+
+use super::beneath::{Beneath, Mounts, open_directory};
+use super::mounts::MountTable;
+use super::names::{Names, Seen};
+use super::policy::{Policy, holds};
+use super::state::State;
+use crate::types::{Attributes, Kind, Name, RelPath};
+
+/// The most links on one path, as the kernel has it (path_resolution(7)).
+const MAX_LINKS: usize = 40;
+
+/// The most components that one name of a directory may expand to.
+const MAX_STEPS: usize = 1024;
+
+/// The shared directory and the rules of what is served from it.
+#[derive(Debug)]
+pub(super) struct Tree {
+    beneath: Beneath,
+    policy: Policy,
+    mounts: MountTable,
+    root: State,
+}
+
+/// A spot of the tree and the way there.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    /// The path with every link resolved.
+    real: RelPath,
+    /// The real directories from which the way went on by a link to another directory.
+    left: Vec<RelPath>,
+    /// How many links the way has taken.
+    links: usize,
+}
+
+/// What a path leads to: a regular file or a directory, pinned.
+#[derive(Debug)]
+pub(super) struct Found {
+    place: Place,
+    handle: OwnedFd,
+    /// Its state when it was pinned.
+    pub(super) state: State,
+}
+
+/// Anything that a handle can pin.
+struct Pinned {
+    handle: OwnedFd,
+    state: State,
+}
+
+impl Tree {
+    /// The tree below `beneath`.
+    pub(super) fn new(beneath: Beneath, policy: Policy) -> Result<Self, Errno> {
+        let root = State::of_pinned(beneath.pin(&RelPath::root(), Mounts::Stay)?)?;
+        let mounts = MountTable::open();
+        if mounts.is_ours(root.device()) == Some(true) {
+            return Err(Errno::XDEV);
+        }
+        Ok(Self {
+            beneath,
+            policy,
+            mounts,
+            root,
+        })
+    }
+
+    /// What `path` leads to. Every reason why nothing is served there is an error that
+    /// [`is_absence`] knows.
+    pub(super) fn find(&self, path: &RelPath) -> Result<Found, Errno> {
+        if !self.policy.serves(path) {
+            return Err(Errno::NOENT);
+        }
+        match self.beneath.pin(path, Mounts::Stay) {
+            Ok(handle) => {
+                let state = State::of_pinned(&handle)?;
+                if state.is_link() {
+                    return self.walk(path);
+                }
+                let place = Place::reached_directly(path);
+                Found::new(place, Pinned { handle, state })
+            }
+            Err(Errno::LOOP | Errno::XDEV) => self.walk(path),
+            Err(other) => Err(other),
+        }
+    }
+
+    /// [`Tree::find`], one component at a time.
+    fn walk(&self, path: &RelPath) -> Result<Found, Errno> {
+        let root = RelPath::root();
+        let mut found = Found::new(Place::reached_directly(&root), self.pin(&root)?)?;
+        for component in path.components() {
+            found = self.child(&found.place, component)?;
+        }
+        Ok(found)
+    }
+
+    /// What `name` leads to in the directory at `place`.
+    fn child(&self, place: &Place, name: &[u8]) -> Result<Found, Errno> {
+        let mut real = place.real.clone();
+        let mut links = place.links;
+        let mut reached = None;
+        // What is still to be walked, the next component last.
+        let mut pending = vec![name.to_vec()];
+        for _ in 0..MAX_STEPS {
+            let Some(component) = pending.pop() else {
+                let pinned = match reached {
+                    Some(pinned) => pinned,
+                    None => self.pin(&real)?,
+                };
+                return Found::new(place.onward(real, links, &pinned.state)?, pinned);
+            };
+            match &component[..] {
+                b"" | b"." => {}
+                b".." => {
+                    (real, _) = real.split().ok_or(Errno::XDEV)?;
+                    reached = None;
+                }
+                name => {
+                    let next = join(&real, name)?;
+                    let pinned = self.pin(&next)?;
+                    if pinned.state.is_link() {
+                        links += 1;
+                        if links > MAX_LINKS {
+                            return Err(Errno::LOOP);
+                        }
+                        pending.extend(target(&pinned.handle)?);
+                    } else if pending.is_empty() || pinned.state.kind() == Some(Kind::Directory) {
+                        real = next;
+                        reached = Some(pinned);
+                    } else {
+                        return Err(Errno::NOTDIR);
+                    }
+                }
+            }
+        }
+        Err(Errno::LOOP)
+    }
+
+    /// Pins what is at a real path all of whose parents have been pinned this way before.
+    fn pin(&self, real: &RelPath) -> Result<Pinned, Errno> {
+        if !self.policy.serves(real) {
+            return Err(Errno::NOENT);
+        }
+        let handle = self.beneath.pin(real, Mounts::Cross)?;
+        let state = State::of_pinned(&handle)?;
+        if self.is_foreign(&state) {
+            return Err(Errno::NOENT);
+        }
+        Ok(Pinned { handle, state })
+    }
+
+    fn is_foreign(&self, state: &State) -> bool {
+        let device = state.device();
+        device != self.root.device() && self.mounts.is_ours(device) != Some(false)
+    }
+
+    /// The names in a directory that may be served, without asking what they lead to.
+    pub(super) fn names(&self, directory: &Found) -> Result<Names, Errno> {
+        let keep = self.policy.of_directory(&directory.place.real);
+        Names::read(&open_directory(&directory.handle)?, keep)
+    }
+
+    /// What a directory's listing says of one of its names; `None` leaves the name out.
+    pub(super) fn entry(
+        &self,
+        directory: &Found,
+        name: &[u8],
+        seen: Seen,
+    ) -> Result<Option<Attributes>, Errno> {
+        if seen != Seen::Link {
+            let state = State::of_entry(&directory.handle, name)?;
+            // Whoever is on the same device as the directory lies in the same mount, or in one
+            // of the same file system.
+            let elsewhere = state.device() != directory.state.device();
+            if elsewhere && self.is_foreign(&state) {
+                return Ok(None);
+            }
+            if !state.is_link() {
+                return Ok(state.attributes());
+            }
+        }
+        let found = self.child(&directory.place, name)?;
+        Ok(found.state.attributes())
+    }
+
+    /// Opens a file for reading; its state is that of the moment after. The file may have been
+    /// replaced since it was found: by another file, which is opened then, or by what is not
+    /// served, which is an error that [`is_absence`] knows.
+    pub(super) fn open(&self, found: &Found) -> Result<(OwnedFd, State), Errno> {
+        let file = self.beneath.read(&found.place.real)?;
+        let state = State::of(&file)?;
+        let mounted_over = state.device() != found.state.device();
+        if mounted_over || state.kind() != Some(Kind::File) {
+            return Err(Errno::NOENT);
+        }
+        Ok((file, state))
+    }
+}
+
+impl Place {
+    fn reached_directly(path: &RelPath) -> Self {
+        Self {
+            real: path.clone(),
+            left: Vec::new(),
+            links: 0,
+        }
+    }
+
+    /// The place at `real`, one name below this one; an error when it is a directory that this
+    /// name must not lead to.
+    fn onward(&self, real: RelPath, links: usize, state: &State) -> Result<Self, Errno> {
+        let mut left = self.left.clone();
+        if links > self.links && state.kind() == Some(Kind::Directory) {
+            left.push(self.real.clone());
+            if left.iter().any(|passed| holds(&real, passed)) {
+                return Err(Errno::LOOP);
+            }
+        }
+        Ok(Self { real, left, links })
+    }
+}
+
+impl Found {
+    fn new(place: Place, pinned: Pinned) -> Result<Self, Errno> {
+        let Pinned { handle, state } = pinned;
+        match state.kind() {
+            Some(_) => Ok(Self {
+                place,
+                handle,
+                state,
+            }),
+            None => Err(Errno::NOENT),
+        }
+    }
+
+    /// Its path with every link resolved.
+    pub(super) fn real(&self) -> &RelPath {
+        &self.place.real
+    }
+}
+
+/// The components of a link's target, last one first.
+fn target(link: &OwnedFd) -> Result<Vec<Vec<u8>>, Errno> {
+    let target = readlinkat(link, &b""[..], Vec::new())?.into_bytes();
+    if target.starts_with(b"/") {
+        return Err(Errno::XDEV);
+    }
+    let components = target.split(|byte| *byte == b'/').rev();
+    Ok(components.map(<[u8]>::to_vec).collect())
+}
+
+/// `directory/name`, unless no request could spell it.
+pub(super) fn join(directory: &RelPath, name: &[u8]) -> Result<RelPath, Errno> {
+    let name = Name::new(name).map_err(|_| Errno::NOENT)?;
+    directory.join(&name).map_err(|_| Errno::NAMETOOLONG)
+}
+
+/// True when an error says that nothing is served at a path, rather than that this machine could
+/// not find out.
+pub(super) fn is_absence(error: Errno) -> bool {
+    matches!(
+        error,
+        Errno::NOENT
+            | Errno::NOTDIR
+            | Errno::LOOP
+            | Errno::XDEV
+            | Errno::ACCESS
+            | Errno::PERM
+            | Errno::NAMETOOLONG
+            | Errno::NXIO
+    )
+}
+
+/// True when this process or machine has run out of something, so that any other path would have
+/// failed as well.
+pub(super) fn is_exhaustion(error: Errno) -> bool {
+    matches!(error, Errno::MFILE | Errno::NFILE | Errno::NOMEM)
+}
