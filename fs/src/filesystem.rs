@@ -253,7 +253,12 @@ impl Filesystem {
             let (peer, version) = (self.network.peer(id)?, attributes.version);
             size.get_or_insert(attributes.size);
             let (path, is_local) = (inode.path.clone(), self.this_node == Some(id));
-            Some(Source { peer, path, version, is_local })
+            Some(Source {
+                peer,
+                path,
+                version,
+                is_local,
+            })
         });
         let sources: Vec<Source> = sources.collect();
         let Some(size) = size else {

@@ -31,6 +31,12 @@ pub struct Roots {
     database: Database,
 }
 
+impl std::fmt::Debug for Roots {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Roots")
+    }
+}
+
 impl Roots {
     /// Opens or creates the database at `path`. When another process has it, or it cannot be
     /// written, what is learned is kept in memory and lost at the end.
