@@ -1,1 +1,158 @@
-//! (to be written)
+//! This node's own share as a [`Peer`]: the same answers as over the wire, without the wire.
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::client::{ByteStream, Peer};
+use crate::error::Error;
+use crate::server::Service;
+use crate::server::answer::answer;
+use crate::share::{SharedFile, is_changed};
+use crate::types::{ByteRange, PeerId, RelPath, Version};
+use crate::wire::{FaultCode, Request, Response};
+
+/// How this node is called in errors.
+const WHO: &str = "this node";
+
+/// This node, as its own member. Its calls wait for nothing but the local disk, so deadlines do
+/// not apply to them.
+pub struct LocalPeer {
+    id: PeerId,
+    service: Arc<Service>,
+}
+
+impl LocalPeer {
+    /// What `service` offers, under this node's own `id`.
+    pub fn new(id: PeerId, service: Arc<Service>) -> Self {
+        Self { id, service }
+    }
+}
+
+impl Peer for LocalPeer {
+    fn id(&self) -> PeerId {
+        self.id
+    }
+
+    fn call(&self, request: &Request, _: Instant) -> Result<Response, Error> {
+        let here = IpAddr::from(Ipv6Addr::LOCALHOST);
+        answer(&self.service, self.id, here, request.clone()).map_err(|fault| Error::Fault {
+            who: WHO.into(),
+            fault,
+        })
+    }
+
+    fn open(
+        &self,
+        path: &RelPath,
+        version: Version,
+        range: ByteRange,
+        _: Instant,
+    ) -> Result<Box<dyn ByteStream>, Error> {
+        let who = || WHO.to_owned();
+        let Some(share) = &self.service.share else {
+            return Err(Error::NotFound { who: who() });
+        };
+        let file = share.open_file(path).map_err(|fault| match fault.code {
+            FaultCode::NotFound | FaultCode::NotADirectory => Error::NotFound { who: who() },
+            _ => Error::Fault { who: who(), fault },
+        })?;
+        let attributes = file.attributes();
+        if attributes.version != version || range.end > attributes.size {
+            return Err(Error::Changed { who: who() });
+        }
+        Ok(Box::new(LocalStream {
+            file,
+            remaining: range,
+        }))
+    }
+}
+
+struct LocalStream {
+    file: SharedFile,
+    remaining: ByteRange,
+}
+
+impl ByteStream for LocalStream {
+    fn read(&mut self, buffer: &mut [u8], _: Instant) -> Result<usize, Error> {
+        let most = usize::try_from(self.remaining.len()).unwrap_or(usize::MAX);
+        let most = most.min(buffer.len());
+        if most == 0 {
+            return Ok(0);
+        }
+        match self.file.read_at(self.remaining.start, &mut buffer[..most]) {
+            Ok(count) if count > 0 => {
+                self.remaining.start += count as u64;
+                Ok(count)
+            }
+            Err(error) if !is_changed(&error) => Err(Error::local("reading a shared file", error)),
+            _ => Err(Error::Changed { who: WHO.into() }),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::server::harness::TestNode;
+    use crate::wire::StatRequest;
+
+    fn local() -> (TestNode, LocalPeer) {
+        let node = TestNode::start(1);
+        let peer = LocalPeer::new(node.id(), node.service.clone());
+        (node, peer)
+    }
+
+    fn open(
+        peer: &LocalPeer,
+        version: Version,
+        range: ByteRange,
+    ) -> Result<Box<dyn ByteStream>, Error> {
+        let path = RelPath::new(b"f").unwrap();
+        peer.open(&path, version, range, Instant::now())
+    }
+
+    #[test]
+    fn calls_are_answered_from_the_share() {
+        let (node, peer) = local();
+        let version = node.put("f", b"0123456789");
+        let request = Request::Stat(StatRequest {
+            paths: vec![RelPath::new(b"f").unwrap(), RelPath::new(b"g").unwrap()],
+        });
+        let Response::Stat(answer) = peer.call(&request, Instant::now()).unwrap() else {
+            panic!("another response");
+        };
+        assert_eq!(answer.attributes[0].unwrap().version, version);
+        assert_eq!(answer.attributes[1], None);
+    }
+
+    #[test]
+    fn a_range_is_read_to_its_end_and_no_further() {
+        let (node, peer) = local();
+        let version = node.put("f", b"0123456789");
+        let mut stream = open(&peer, version, ByteRange::new(2, 5)).unwrap();
+        let mut buffer = [0; 8];
+        assert_eq!(stream.read(&mut buffer, Instant::now()).unwrap(), 3);
+        assert_eq!(&buffer[..3], b"234");
+        assert_eq!(stream.read(&mut buffer, Instant::now()).unwrap(), 0);
+    }
+
+    #[test]
+    fn bytes_of_another_version_are_never_given() {
+        let (node, peer) = local();
+        let old = node.put("f", b"0123456789");
+        let mut begun = open(&peer, old, ByteRange::new(0, 10)).unwrap();
+        node.put("f", b"98765432100");
+        let changed = |error: Error| assert!(matches!(error, Error::Changed { .. }), "{error}");
+        changed(begun.read(&mut [0; 8], Instant::now()).unwrap_err());
+        changed(open(&peer, old, ByteRange::new(0, 10)).err().unwrap());
+    }
+
+    #[test]
+    fn what_is_not_shared_is_not_found() {
+        let (_node, peer) = local();
+        let error = open(&peer, Version(1), ByteRange::new(0, 1)).err().unwrap();
+        assert!(matches!(error, Error::NotFound { .. }), "{error}");
+    }
+}

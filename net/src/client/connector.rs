@@ -1,1 +1,245 @@
-//! (to be written)
+//! HTTP over one connection: the only file that knows ureq.
+//!
+//! A [`Lane`] is one TLS connection with a ureq agent that can use nothing else: its connector
+//! hands that connection out once and never makes another, so dialling, pairing, pooling and
+//! retrying stay in plain code above. What ureq does for us is HTTP/1.1 itself.
+//!
+//! Deadlines: a lane carries one request at a time, so each blocking call first writes its deadline
+//! where the transport looks. ureq's own timeouts stay off; they are fixed when a request starts,
+//! start threads to resolve names, and surface in several disguises.
+//!
+//! `ureq::unversioned` is outside semver: the version is pinned exactly in Cargo.toml.
+
+use std::fmt;
+use std::io::{self, Read};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::LazyLock;
+use std::time::Instant;
+
+use http::{HeaderMap, Request, StatusCode, Uri};
+use parking_lot::Mutex;
+use ureq::config::Config;
+use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::{
+    Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport,
+};
+use ureq::{Agent, AsSendBody, BodyReader};
+
+use crate::client::dial::broken;
+use crate::client::tls::{MAX_PLAINTEXT, TlsLink};
+use crate::error::Error;
+
+/// Plaintext that waits for its reader, per connection.
+const INPUT_BUFFER: usize = 128 * 1024;
+
+/// The longest request head, a path of 4095 escaped bytes included.
+const OUTPUT_BUFFER: usize = 16 * 1024;
+
+/// The longest response head that is read.
+const MAX_RESPONSE_HEAD: usize = 16 * 1024;
+
+static CONFIG: LazyLock<Config> = LazyLock::new(|| {
+    Agent::config_builder()
+        .https_only(true)
+        // Without this, HTTPS_PROXY in the environment would be obeyed.
+        .proxy(None)
+        .max_redirects(0)
+        .max_redirects_will_error(false)
+        .http_status_as_error(false)
+        .user_agent("")
+        .accept("")
+        .accept_encoding("")
+        .max_response_header_size(MAX_RESPONSE_HEAD)
+        .max_idle_connections(1)
+        .max_idle_connections_per_host(1)
+        // How long a connection may idle is decided by the pool of lanes.
+        .max_idle_age(std::time::Duration::MAX)
+        .build()
+});
+
+/// One connection that carries one request at a time.
+pub(super) struct Lane {
+    agent: Agent,
+    deadline: Arc<Mutex<Instant>>,
+    who: String,
+}
+
+/// The head of a response, and its body still to be read.
+pub(super) struct Reply {
+    /// The status code.
+    pub(super) status: StatusCode,
+    /// The header fields.
+    pub(super) headers: HeaderMap,
+    body: BodyReader<'static>,
+}
+
+impl Lane {
+    /// A lane over a connection that has carried nothing yet.
+    pub(super) fn new(connection: TlsLink) -> Self {
+        let deadline = Arc::new(Mutex::new(Instant::now()));
+        let who = connection.who().to_owned();
+        let connector = OneConnection {
+            connection: Mutex::new(Some(connection)),
+            deadline: deadline.clone(),
+            who: who.clone(),
+        };
+        Self {
+            agent: Agent::with_parts(CONFIG.clone(), connector, NoResolver),
+            deadline,
+            who,
+        }
+    }
+
+    /// How the other side is called in errors.
+    pub(super) fn who(&self) -> &str {
+        &self.who
+    }
+
+    /// Sends `request` and waits for the head of the response.
+    pub(super) fn send<B: AsSendBody>(
+        &self,
+        request: Request<B>,
+        deadline: Instant,
+    ) -> Result<Reply, Error> {
+        *self.deadline.lock() = deadline;
+        let response = self
+            .agent
+            .run(request)
+            .map_err(|error| translate(&self.who, error))?;
+        let (parts, body) = response.into_parts();
+        Ok(Reply {
+            status: parts.status,
+            headers: parts.headers,
+            body: body.into_reader(),
+        })
+    }
+
+    /// Reads from the body of the `reply` that this lane gave; 0 at its end. The lane can be used
+    /// again only after that 0.
+    pub(super) fn read(
+        &self,
+        reply: &mut Reply,
+        buffer: &mut [u8],
+        deadline: Instant,
+    ) -> Result<usize, Error> {
+        *self.deadline.lock() = deadline;
+        reply
+            .body
+            .read(buffer)
+            .map_err(|error| translate_io(&self.who, error))
+    }
+}
+
+/// Finds our own error again inside of ureq's, or says whose fault ureq's is.
+fn translate(who: &str, error: ureq::Error) -> Error {
+    match error {
+        ureq::Error::Other(inner) => match inner.downcast::<Error>() {
+            Ok(own) => *own,
+            Err(other) => Error::misbehaved(who, other.to_string()),
+        },
+        ureq::Error::Io(error) => translate_io(who, error),
+        other => Error::misbehaved(who, other.to_string()),
+    }
+}
+
+/// ureq's body reader wraps its errors in `io::ErrorKind::Other`.
+fn translate_io(who: &str, error: io::Error) -> Error {
+    match error.downcast::<ureq::Error>() {
+        Ok(inner) => translate(who, inner),
+        Err(plain) => broken(who, &plain),
+    }
+}
+
+/// Never asked in earnest: the connection is there already.
+#[derive(Debug)]
+struct NoResolver;
+
+impl Resolver for NoResolver {
+    fn resolve(
+        &self,
+        _: &Uri,
+        _: &Config,
+        _: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        let mut none = self.empty();
+        none.push(SocketAddr::new(IpAddr::from([0, 0, 0, 0]), 0));
+        Ok(none)
+    }
+}
+
+#[derive(Debug)]
+struct OneConnection {
+    connection: Mutex<Option<TlsLink>>,
+    deadline: Arc<Mutex<Instant>>,
+    who: String,
+}
+
+impl Connector for OneConnection {
+    type Out = Encrypted;
+
+    fn connect(
+        &self,
+        _: &ConnectionDetails<'_>,
+        _: Option<()>,
+    ) -> Result<Option<Encrypted>, ureq::Error> {
+        let connection = self.connection.lock().take().ok_or_else(|| {
+            ureq::Error::Other(Box::new(Error::Unreachable {
+                who: self.who.clone(),
+                why: "the idle connection was closed".into(),
+            }))
+        })?;
+        Ok(Some(Encrypted {
+            connection,
+            buffers: LazyBuffers::new(INPUT_BUFFER, OUTPUT_BUFFER),
+            deadline: self.deadline.clone(),
+        }))
+    }
+}
+
+struct Encrypted {
+    connection: TlsLink,
+    buffers: LazyBuffers,
+    deadline: Arc<Mutex<Instant>>,
+}
+
+impl Transport for Encrypted {
+    fn buffers(&mut self) -> &mut dyn Buffers {
+        &mut self.buffers
+    }
+
+    fn transmit_output(&mut self, amount: usize, _: NextTimeout) -> Result<(), ureq::Error> {
+        let deadline = *self.deadline.lock();
+        self.connection
+            .write_all(&self.buffers.output()[..amount], deadline)
+            .map_err(|error| ureq::Error::Other(Box::new(error)))
+    }
+
+    fn await_input(&mut self, _: NextTimeout) -> Result<bool, ureq::Error> {
+        let deadline = *self.deadline.lock();
+        let space = self.buffers.input_append_buf();
+        if space.len() < MAX_PLAINTEXT {
+            return Ok(false);
+        }
+        let read = self
+            .connection
+            .read(space, deadline)
+            .map_err(|error| ureq::Error::Other(Box::new(error)))?;
+        self.buffers.input_appended(read);
+        Ok(read > 0)
+    }
+
+    fn is_open(&mut self) -> bool {
+        self.connection.is_quiet()
+    }
+
+    fn is_tls(&self) -> bool {
+        true
+    }
+}
+
+impl fmt::Debug for Encrypted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.connection.fmt(f)
+    }
+}

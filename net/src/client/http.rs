@@ -1,1 +1,383 @@
-//! (to be written)
+//! A member over the network: [`Peer`] spoken as HTTP over TLS to one pinned key.
+//!
+//! [`Client::connect`] learns who answers at an address and pairs with it if need be. The
+//! [`HttpPeer`] that comes of it talks to that key only, over as many connections as its callers
+//! need at once, and keeps those that idle for the next call.
+//!
+//! Two things are repaired without the caller's notice, once per request each: a connection that
+//! was closed while it idled (the request goes out again on a fresh one; every request here is
+//! idempotent), and an admission that is gone because it expired or the other side was restarted
+//! (pair, then ask again). Nothing is ever tried in a loop.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, IF_MATCH, RANGE};
+use http::{Method, Request as HttpRequest, StatusCode};
+use parking_lot::Mutex;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
+
+use crate::auth::{AddressSource, Alpn, Gate};
+use crate::client::connector::{Lane, Reply};
+use crate::client::dial::{Dial, Link};
+use crate::client::lanes::Lanes;
+use crate::client::pairing;
+use crate::client::stream::{FileStream, check_head};
+use crate::client::tls::TlsLink;
+use crate::client::{ByteStream, Peer, handshake};
+use crate::config::CONNECT_DEADLINE;
+use crate::error::Error;
+use crate::types::{Address, ByteRange, PeerId, RelPath, Version};
+use crate::wire::{self, Fault, FaultCode, Request, Response, ResponseError};
+
+/// A pairing run ends by then (notes on the protocol: PROTOCOL.md, "Pairing").
+const PAIRING_DEADLINE: Duration = Duration::from_secs(10);
+
+/// All but the unreserved characters of RFC 3986 (section 2.3), and the slash.
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~')
+    .remove(b'/');
+
+/// Makes peers of addresses.
+#[derive(Debug)]
+pub struct Client {
+    gate: Arc<Gate>,
+    dialer: Arc<dyn Dial>,
+}
+
+impl Client {
+    /// A client that shows `gate`'s identity and connects through `dialer`.
+    pub fn new(gate: Arc<Gate>, dialer: Arc<dyn Dial>) -> Self {
+        Self { gate, dialer }
+    }
+
+    /// Finds out who answers at `address` and pairs with it unless both sides know each other.
+    ///
+    /// # Errors
+    /// [`Error::Myself`], [`Error::OtherIdentity`] when `expected` is someone else,
+    /// [`Error::NotANode`], and what dialling and pairing report.
+    pub fn connect(
+        &self,
+        address: &Address,
+        expected: Option<PeerId>,
+        source: AddressSource,
+        deadline: Instant,
+    ) -> Result<Arc<HttpPeer>, Error> {
+        let who = address.to_string();
+        let (link, connect_by) = dial(&*self.dialer, address, deadline)?;
+        let tls = self.gate.tls_client(Alpn::Http);
+        let connection = TlsLink::handshake(link, tls, who.clone(), connect_by)?;
+        let id = connection.peer();
+        if id == self.gate.id() {
+            return Err(Error::Myself { who });
+        }
+        if expected.is_some_and(|expected| expected != id) {
+            return Err(Error::OtherIdentity { who });
+        }
+        let peer = HttpPeer {
+            id,
+            gate: self.gate.clone(),
+            dialer: self.dialer.clone(),
+            source,
+            address: Mutex::new(address.clone()),
+            lanes: Arc::new(Lanes::default()),
+            pairings: AtomicU64::new(0),
+            paired: Mutex::new(Ok(())),
+        };
+        peer.introduce(connection, deadline)?;
+        Ok(Arc::new(peer))
+    }
+}
+
+/// One member, at one address, with one key.
+pub struct HttpPeer {
+    id: PeerId,
+    gate: Arc<Gate>,
+    dialer: Arc<dyn Dial>,
+    source: AddressSource,
+    address: Mutex<Address>,
+    lanes: Arc<Lanes>,
+    /// How many pairing runs have ended, well or not.
+    pairings: AtomicU64,
+    /// How the last one ended. Whoever pairs holds it meanwhile, so that the threads that find the
+    /// admission gone at the same time make one run, not one each: a run is a guess spent.
+    paired: Mutex<Result<(), Error>>,
+}
+
+impl HttpPeer {
+    /// Where it is dialled.
+    pub fn address(&self) -> Address {
+        self.address.lock().clone()
+    }
+
+    /// Dials `address` from now on. Connections in use are not disturbed.
+    pub fn set_address(&self, address: Address) {
+        *self.address.lock() = address;
+        self.lanes.forget_idle();
+    }
+
+    /// Ends every connection, also those that other threads wait on, and makes no more.
+    pub fn close(&self) {
+        self.lanes.close();
+    }
+
+    /// Makes sure that both sides know each other, with a request that costs nothing if they do.
+    fn introduce(&self, connection: TlsLink, deadline: Instant) -> Result<(), Error> {
+        if !self.is_admitted() {
+            drop(connection);
+            return self.pair(0, deadline);
+        }
+        self.lanes.register(connection.link(), connection.who())?;
+        self.lanes.put(Lane::new(connection), Instant::now());
+        let head = self.request(Method::HEAD, "/RPC2")?;
+        let (lane, _) = self.exchange(deadline, &|lane| lane.send(head.clone(), deadline))?;
+        self.lanes.put(lane, Instant::now());
+        Ok(())
+    }
+
+    fn is_admitted(&self) -> bool {
+        self.gate.is_admitted(self.id)
+    }
+
+    /// Sends one request and takes the head of its response, which is not a 401.
+    fn exchange(
+        &self,
+        deadline: Instant,
+        send: &dyn Fn(&Lane) -> Result<Reply, Error>,
+    ) -> Result<(Lane, Reply), Error> {
+        let seen = self.pairings.load(Ordering::Acquire);
+        if self.is_admitted() {
+            let (lane, reply) = self.attempt(deadline, send)?;
+            if reply.status != StatusCode::UNAUTHORIZED {
+                return Ok((lane, reply));
+            }
+        }
+        self.lanes.forget_idle();
+        self.pair(seen, deadline)?;
+        let (lane, reply) = self.attempt(deadline, send)?;
+        if reply.status == StatusCode::UNAUTHORIZED {
+            return Err(Error::Refused { who: self.who() });
+        }
+        Ok((lane, reply))
+    }
+
+    /// Sends on an idle connection, or on a fresh one if there is none or it turns out closed.
+    fn attempt(
+        &self,
+        deadline: Instant,
+        send: &dyn Fn(&Lane) -> Result<Reply, Error>,
+    ) -> Result<(Lane, Reply), Error> {
+        if let Some(lane) = self.lanes.take(Instant::now()) {
+            match send(&lane) {
+                Ok(reply) => return Ok((lane, reply)),
+                // What has happened to this one has happened to the others.
+                Err(Error::Unreachable { .. }) => self.lanes.forget_idle(),
+                Err(error) => return Err(error),
+            }
+        }
+        let lane = self.open_lane(deadline)?;
+        let reply = send(&lane)?;
+        Ok((lane, reply))
+    }
+
+    fn open_lane(&self, deadline: Instant) -> Result<Lane, Error> {
+        let (link, who, connect_by) = self.dial(deadline)?;
+        let tls = self.gate.tls_client(Alpn::Http);
+        let connection = TlsLink::handshake(link, tls, who, connect_by)?;
+        self.check_identity(connection.peer())?;
+        Ok(Lane::new(connection))
+    }
+
+    fn dial(&self, deadline: Instant) -> Result<(Arc<dyn Link>, String, Instant), Error> {
+        let address = self.address();
+        let who = address.to_string();
+        let (link, connect_by) = dial(&*self.dialer, &address, deadline)?;
+        self.lanes.register(&link, &who)?;
+        Ok((link, who, connect_by))
+    }
+
+    fn check_identity(&self, found: PeerId) -> Result<(), Error> {
+        if found == self.id {
+            return Ok(());
+        }
+        Err(Error::OtherIdentity { who: self.who() })
+    }
+
+    /// Pairs, unless another thread has done so since `seen` runs had ended.
+    fn pair(&self, seen: u64, deadline: Instant) -> Result<(), Error> {
+        let deadline = deadline.min(Instant::now() + PAIRING_DEADLINE);
+        let Some(mut paired) = self.paired.try_lock_until(deadline) else {
+            return Err(Error::Timeout { who: self.who() });
+        };
+        if self.pairings.load(Ordering::Acquire) == seen {
+            *paired = self.pair_now(deadline);
+            self.pairings.fetch_add(1, Ordering::Release);
+        }
+        paired.clone()
+    }
+
+    fn pair_now(&self, deadline: Instant) -> Result<(), Error> {
+        let (link, who, connect_by) = self.dial(deadline)?;
+        let tls = self.gate.tls_client(Alpn::Pair);
+        let (mut connection, found) = handshake::buffered(&link, tls, &who, connect_by)?;
+        // Before a guess is spent on it.
+        self.check_identity(found)?;
+        let mut socket = handshake::Timed::new(&link, deadline);
+        let paired = pairing::run(&mut connection, &mut socket, &who, self.source, &self.gate)?;
+        link.shutdown();
+        self.check_identity(paired)
+    }
+
+    fn who(&self) -> String {
+        self.address.lock().to_string()
+    }
+
+    /// A request for `target` without a body. The authority is the member's key, as the address
+    /// says nothing about whom the request is for.
+    fn request(&self, method: Method, target: &str) -> Result<HttpRequest<()>, Error> {
+        HttpRequest::builder()
+            .method(method)
+            .uri(format!("https://{}{target}", self.id))
+            .body(())
+            .map_err(|error| Error::misbehaved(self.who(), error.to_string()))
+    }
+
+    /// Reads the whole body of the response to a call.
+    fn read_response(
+        &self,
+        lane: &Lane,
+        mut reply: Reply,
+        deadline: Instant,
+    ) -> Result<Vec<u8>, Error> {
+        let length = content_length(&reply)
+            .ok_or_else(|| Error::misbehaved(lane.who(), "a response without Content-Length"))?;
+        let length = usize::try_from(length)
+            .ok()
+            .filter(|length| *length <= wire::MAX_RESPONSE_BYTES)
+            .ok_or_else(|| Error::misbehaved(lane.who(), "a response longer than the limit"))?;
+        let mut body = vec![0; length];
+        let mut filled = 0;
+        while filled < length {
+            match lane.read(&mut reply, &mut body[filled..], deadline)? {
+                0 => return Err(Error::misbehaved(lane.who(), "a response cut short")),
+                more => filled += more,
+            }
+        }
+        // The connection is free again only once the end was seen.
+        match lane.read(&mut reply, &mut [0], deadline)? {
+            0 => Ok(body),
+            _ => Err(Error::misbehaved(lane.who(), "a response beyond its end")),
+        }
+    }
+}
+
+impl fmt::Debug for HttpPeer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "HttpPeer({:?} at {})", self.id, self.who())
+    }
+}
+
+impl Peer for HttpPeer {
+    fn id(&self) -> PeerId {
+        self.id
+    }
+
+    fn call(&self, request: &Request, deadline: Instant) -> Result<Response, Error> {
+        let body = wire::encode_call(request);
+        let mut head = self.request(Method::POST, "/RPC2")?;
+        head.headers_mut()
+            .insert(CONTENT_TYPE, http::HeaderValue::from_static("text/xml"));
+        let (lane, reply) = self.exchange(deadline, &|lane| {
+            lane.send(head.clone().map(|()| &body[..]), deadline)
+        })?;
+        if reply.status != StatusCode::OK {
+            return Err(unexpected(&lane, reply.status));
+        }
+        let body = self.read_response(&lane, reply, deadline)?;
+        let who = lane.who().to_owned();
+        self.lanes.put(lane, Instant::now());
+        wire::decode_response(request, &body).map_err(|error| match error {
+            ResponseError::Fault(fault) => Error::Fault { who, fault },
+            ResponseError::Malformed(what) => Error::misbehaved(who, what),
+        })
+    }
+
+    fn open(
+        &self,
+        path: &RelPath,
+        version: Version,
+        range: ByteRange,
+        deadline: Instant,
+    ) -> Result<Box<dyn ByteStream>, Error> {
+        let target = format!("/files/{}", percent_encode(path.as_bytes(), ESCAPED));
+        let mut head = self.request(Method::GET, &target)?;
+        let last = range.end.saturating_sub(1);
+        for (name, value) in [
+            (RANGE, format!("bytes={}-{last}", range.start)),
+            (IF_MATCH, version.entity_tag()),
+        ] {
+            let value = value
+                .try_into()
+                .map_err(|_| Error::misbehaved(self.who(), "a header that cannot be sent"))?;
+            head.headers_mut().insert(name, value);
+        }
+        let (lane, reply) = self.exchange(deadline, &|lane| lane.send(head.clone(), deadline))?;
+        let who = lane.who().to_owned();
+        match reply.status {
+            StatusCode::PARTIAL_CONTENT | StatusCode::OK => {
+                check_head(&reply, version, range).map_err(|what| Error::misbehaved(&who, what))?;
+                let stream = FileStream::new(lane, reply, range.len(), self.lanes.clone());
+                Ok(Box::new(stream))
+            }
+            status => {
+                let error = match status {
+                    StatusCode::PRECONDITION_FAILED => Error::Changed { who },
+                    StatusCode::NOT_FOUND => Error::NotFound { who },
+                    status => unexpected(&lane, status),
+                };
+                if content_length(&reply) == Some(0) {
+                    self.lanes.put(lane, Instant::now());
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+/// What a status code means that the request does not provide for.
+fn unexpected(lane: &Lane, status: StatusCode) -> Error {
+    let what = format!("HTTP status {}", status.as_u16());
+    if status.is_server_error() {
+        return Error::Fault {
+            who: lane.who().into(),
+            fault: Fault::new(FaultCode::Internal, what),
+        };
+    }
+    Error::misbehaved(lane.who(), format!("unexpected {what}"))
+}
+
+/// The length that the response announces.
+pub(super) fn content_length(reply: &Reply) -> Option<u64> {
+    reply
+        .headers
+        .get(CONTENT_LENGTH)?
+        .to_str()
+        .ok()?
+        .parse()
+        .ok()
+}
+
+/// Dials, and says by when TLS must be up.
+fn dial(
+    dialer: &dyn Dial,
+    address: &Address,
+    deadline: Instant,
+) -> Result<(Arc<dyn Link>, Instant), Error> {
+    let connect_by = deadline.min(Instant::now() + CONNECT_DEADLINE);
+    Ok((dialer.dial(address, connect_by)?, connect_by))
+}

@@ -5,7 +5,18 @@
 //! memory that can be slow, cut off, lying or gone ([`crate::testing`]).
 
 mod calls;
+mod connector;
+pub mod dial;
+mod handshake;
+pub mod http;
+mod lanes;
+mod names;
 pub(crate) mod pairing;
+mod stream;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
+mod tls;
 
 use std::time::Instant;
 

@@ -1,1 +1,370 @@
-//! (to be written)
+//! Who is there: finding members, holding a connection to each, noticing who leaves and returns.
+//!
+//! [`table`] decides (pure), [`dialer`] acts on it with a few threads, [`exchange`] reads and
+//! writes hellos, [`mdns`] and [`remembered`] bring in addresses from the local network and from
+//! last time. [`Members`] is the one face of all that: the server hands it incoming hellos, the
+//! engines ask it who is present and tell it who does not answer.
+
+mod address;
+mod backoff;
+mod book;
+mod candidate;
+pub(crate) mod dialer;
+mod exchange;
+pub(crate) mod mdns;
+mod names;
+pub(crate) mod remembered;
+#[cfg(test)]
+mod simulation;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant, SystemTime};
+
+use parking_lot::{Condvar, Mutex};
+
+use self::address::canonical;
+use self::candidate::{Setback, Teller};
+use self::dialer::{Connect, Connection};
+use self::exchange::Introduction;
+use self::remembered::Remembered;
+use self::table::{Event, Table};
+use crate::client::Peer;
+use crate::error::Error;
+use crate::types::{Address, PeerArgument, PeerId};
+use crate::wire::Hello;
+
+/// Named addresses that have not answered yet are waited for no longer than this once one has.
+const GRACE: Duration = Duration::from_millis(300);
+
+/// A member that is there, or this node itself as far as it shares something.
+#[derive(Clone)]
+pub struct Member {
+    /// Its identity.
+    pub id: PeerId,
+    /// How it is shown to people: no two members have the same name.
+    pub name: Arc<str>,
+    /// To call it and read from it.
+    pub peer: Arc<dyn Peer>,
+    /// Where it was reached; `None` for this node itself.
+    pub address: Option<Address>,
+}
+
+impl fmt::Debug for Member {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({:?})", self.name, self.id)
+    }
+}
+
+/// What the node knows of its network. Shared by the server, the engines and the dialling threads.
+pub struct Members {
+    me: PeerId,
+    name: String,
+    advertise: Option<Address>,
+    remembered: Option<Remembered>,
+    connect: Box<dyn Connect>,
+    /// Held for a look-up or a change, never over IO.
+    state: Mutex<Inner>,
+    /// Told whenever the table may have become due for something, and when outcomes arrive.
+    changed: Condvar,
+}
+
+struct Inner {
+    table: Table,
+    /// Answers for what this node shares. Let go at the end, since it may hold the members itself.
+    itself: Option<Arc<dyn Peer>>,
+    connections: HashMap<PeerId, Arc<dyn Connection>>,
+    /// Connections that were replaced, and that a reader may still hold.
+    replaced: Vec<Weak<dyn Connection>>,
+    /// What was last made of the table's revision.
+    roster: Option<(u64, Arc<[Member]>)>,
+    port: u16,
+    stopping: bool,
+    workers: usize,
+}
+
+impl Members {
+    /// Knows nobody yet but `peers` and what is `remembered`; [`Members::begin`] starts to look
+    /// for them.
+    ///
+    /// # Errors
+    /// [`Error::Local`] when one of `peers` or `advertise` cannot be dialled by anybody.
+    pub(crate) fn new(
+        me: PeerId,
+        name: String,
+        advertise: Option<Address>,
+        peers: &[PeerArgument],
+        remembered: Option<Remembered>,
+        connect: Box<dyn Connect>,
+    ) -> Result<Self, Error> {
+        let now = Instant::now();
+        let mut table = Table::new(me, now);
+        for peer in peers {
+            table.name(dialable(&peer.address)?, peer.expected, now);
+        }
+        for known in remembered.iter().flat_map(Remembered::known) {
+            table.heard(known.address.clone(), known.id, Teller::User, now);
+        }
+        Ok(Self {
+            me,
+            name,
+            advertise: advertise.as_ref().map(dialable).transpose()?,
+            remembered,
+            connect,
+            state: Mutex::new(Inner {
+                table,
+                itself: None,
+                connections: HashMap::new(),
+                replaced: Vec::new(),
+                roster: None,
+                port: 0,
+                stopping: false,
+                workers: 0,
+            }),
+            changed: Condvar::new(),
+        })
+    }
+
+    /// Starts to look for members. `port` is what this node listens on (0: it does not), `itself`
+    /// answers for what it shares.
+    pub(crate) fn begin(
+        self: &Arc<Self>,
+        port: u16,
+        itself: Option<Arc<dyn Peer>>,
+    ) -> Result<(), Error> {
+        {
+            let mut state = self.state.lock();
+            (state.port, state.itself) = (port, itself);
+            state.roster = None;
+        }
+        dialer::start(self)
+    }
+
+    /// The server side of `tinyp2p.hello`: takes in what the member `caller`, seen at `remote`,
+    /// says, and answers in kind.
+    pub fn hello(&self, caller: PeerId, remote: IpAddr, theirs: Hello) -> Hello {
+        let now = Instant::now();
+        let mut state = self.state.lock();
+        exchange::called(&mut state.table, caller, remote, &theirs, now);
+        let reach = address::reach_of_ip(remote);
+        let ours = self
+            .introduction(&state)
+            .hello(&state.table, caller, reach, now);
+        drop(state);
+        self.changed.notify_all();
+        ours
+    }
+
+    /// Everyone who can be asked, this node included if it shares something. A member that is
+    /// suspected to be gone is not among them until it answers again.
+    pub fn present(&self) -> Vec<Member> {
+        let mut state = self.state.lock();
+        let revision = state.table.revision();
+        if let Some((_, roster)) = state.roster.as_ref().filter(|(of, _)| *of == revision) {
+            return roster.to_vec();
+        }
+        let roster = self.roster(&state);
+        state.roster = Some((revision, roster.clone()));
+        roster.to_vec()
+    }
+
+    fn roster(&self, state: &Inner) -> Arc<[Member]> {
+        let names = self.shown_names(state);
+        let named = |id: PeerId| names.get(&id).cloned().unwrap_or_else(|| id.short().into());
+        let itself = state.itself.as_ref().map(|peer| Member {
+            id: self.me,
+            name: named(self.me),
+            peer: peer.clone(),
+            address: None,
+        });
+        let others = state.table.present().filter_map(|(id, _, address)| {
+            Some(Member {
+                id,
+                name: named(id),
+                peer: state.connections.get(&id)?.clone(),
+                address: address.cloned(),
+            })
+        });
+        let mut roster: Vec<Member> = itself.into_iter().chain(others).collect();
+        roster.sort_by_key(|member| member.id);
+        roster.into()
+    }
+
+    /// Members that were there and do not answer now, by their shown names: what they share is
+    /// unknown, not gone.
+    pub fn absent(&self) -> Vec<(PeerId, Arc<str>)> {
+        let state = self.state.lock();
+        let names = self.shown_names(&state);
+        let mut absent: Vec<_> = state
+            .table
+            .absent()
+            .filter_map(|(id, _)| Some((id, names.get(&id)?.clone())))
+            .collect();
+        absent.sort();
+        absent
+    }
+
+    /// Names are made unique among all who are or were there, so that nobody's name changes when
+    /// somebody else is away for a moment.
+    fn shown_names(&self, state: &Inner) -> HashMap<PeerId, Arc<str>> {
+        let itself = (state.itself.is_some() || state.port != 0).then_some((self.me, &*self.name));
+        let others = state.table.present().map(|(id, name, _)| (id, name));
+        names::unique(itself.into_iter().chain(others).chain(state.table.absent()))
+    }
+
+    /// A call to `member` failed with `error`. If that may mean that it is gone, nobody else waits
+    /// for it until a hello, sent at once, has been answered.
+    pub fn report(&self, member: PeerId, error: &Error) {
+        let suspected = self
+            .state
+            .lock()
+            .table
+            .suspect(member, error, Instant::now());
+        if suspected {
+            tracing::debug!("suspecting {member:?}: {error}");
+            self.changed.notify_all();
+        }
+    }
+
+    /// Multicast says that `id` is at `addresses`.
+    pub(crate) fn heard(&self, id: PeerId, addresses: &[Address]) {
+        let now = Instant::now();
+        let mut state = self.state.lock();
+        for address in addresses.iter().filter_map(canonical) {
+            state.table.heard(address, id, Teller::Link, now);
+        }
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// Waits until each address that the user named has answered or failed once, or `deadline`;
+    /// not for long once one has answered. Returns what became of those that have.
+    pub(crate) fn first_contact(&self, deadline: Instant) -> Vec<(Address, Result<(), Error>)> {
+        let mut state = self.state.lock();
+        let mut deadline = deadline;
+        loop {
+            let outcomes: Vec<_> = state
+                .table
+                .named()
+                .map(|(address, outcome)| (address.clone(), outcome.cloned()))
+                .collect();
+            if outcomes
+                .iter()
+                .any(|(_, outcome)| matches!(outcome, Some(Ok(()))))
+            {
+                deadline = deadline.min(Instant::now() + GRACE);
+            }
+            let pending = outcomes.iter().any(|(_, outcome)| outcome.is_none());
+            if !pending || state.stopping || Instant::now() >= deadline {
+                return outcomes
+                    .into_iter()
+                    .filter_map(|(address, outcome)| Some((address, outcome?)))
+                    .collect();
+            }
+            self.changed.wait_until(&mut state, deadline);
+        }
+    }
+
+    /// Ends all connections and the dialling threads. Returns by `deadline`, whatever they wait
+    /// for.
+    pub(crate) fn stop(&self, deadline: Instant) {
+        let connections: Vec<_> = {
+            let mut state = self.state.lock();
+            state.stopping = true;
+            (state.itself, state.roster) = (None, None);
+            let current = state.connections.values().cloned().collect::<Vec<_>>();
+            let replaced = state.replaced.iter().filter_map(Weak::upgrade);
+            replaced.chain(current).collect()
+        };
+        self.changed.notify_all();
+        for connection in connections {
+            connection.close();
+        }
+        self.save();
+        let mut state = self.state.lock();
+        while state.workers > 0 {
+            if self.changed.wait_until(&mut state, deadline).timed_out() {
+                tracing::debug!("{} dialling threads are still at it", state.workers);
+                return;
+            }
+        }
+    }
+
+    fn introduction(&self, state: &Inner) -> Introduction {
+        Introduction {
+            id: self.me,
+            name: self.name.clone(),
+            advertise: self.advertise.clone(),
+            port: state.port,
+        }
+    }
+
+    /// Writes down where members were reached.
+    fn save(&self) {
+        let Some(remembered) = &self.remembered else {
+            return;
+        };
+        let reached = self.state.lock().table.reached(Instant::now());
+        if let Err(error) = remembered.save(reached, SystemTime::now()) {
+            tracing::warn!("addresses of members are not remembered: {error}");
+        }
+    }
+
+    fn log(events: Vec<Event>) {
+        for event in events {
+            match event {
+                Event::Joined(id, name, address) => {
+                    tracing::info!("{name} ({id:?}) is here, at {address}");
+                }
+                Event::Back(id, name, address) => {
+                    tracing::info!("{name} ({id:?}) is back, at {address}");
+                }
+                Event::Away(id, name, error) => {
+                    tracing::info!("{name} ({id:?}) is away: {error}");
+                }
+                Event::Forgotten(id, name) => {
+                    tracing::debug!("{name} ({id:?}) was away for so long that it is forgotten");
+                }
+                Event::Failed(address, error, setback) => log_failure(&address, &error, &setback),
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Members {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Members")
+            .field("me", &self.me)
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+fn dialable(given: &Address) -> Result<Address, Error> {
+    canonical(given).ok_or_else(|| Error::Local {
+        what: format!("the address {given}"),
+        why: "nobody can be dialled there".into(),
+    })
+}
+
+fn log_failure(address: &Address, error: &Error, setback: &Setback) {
+    match error {
+        Error::Refused { .. } => tracing::warn!(
+            "{address} uses another password or is not a member; ignored (next try in {} h)",
+            setback.wait.as_secs().div_ceil(3600)
+        ),
+        Error::Later { .. } if setback.named => tracing::info!("{error}; waiting"),
+        Error::NotANode { .. } | Error::OtherIdentity { .. } | Error::Misbehaved { .. }
+            if setback.named =>
+        {
+            tracing::warn!("{error}; next try in {} s", setback.wait.as_secs());
+        }
+        _ if setback.named && setback.first => tracing::info!("{error}; trying again"),
+        _ => tracing::debug!("{address}: {error}"),
+    }
+}

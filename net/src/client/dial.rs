@@ -1,0 +1,282 @@
+//! How bytes get to another machine: the seam below TLS.
+//!
+//! [`Dial`] turns an address into a [`Link`], an ordered byte stream whose every wait has a
+//! deadline and that any thread can shut down. [`TcpDialer`] is the one that exists; a transport
+//! that traverses NATs can stand beside it without a change to anything above.
+//!
+//! A TCP link is a non-blocking socket plus `poll(2)`: one system call when bytes are there, and an
+//! exact deadline when they are not, without a `setsockopt` each time the time left changes.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+
+use crate::client::names::Names;
+use crate::error::Error;
+use crate::types::Address;
+
+/// Unacknowledged data and unanswered probes end a connection after this time.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
+
+/// An idle connection is probed after this time, so that a dead one is known before it is used.
+const PROBE_AFTER: Duration = Duration::from_secs(15);
+
+/// Makes connections.
+pub trait Dial: Send + Sync + fmt::Debug {
+    /// Connects to `address` by `deadline`: [`Error::Unreachable`] or [`Error::Timeout`].
+    fn dial(&self, address: &Address, deadline: Instant) -> Result<Arc<dyn Link>, Error>;
+}
+
+/// A connection: bytes in order, both ways.
+pub trait Link: Send + Sync + fmt::Debug {
+    /// Reads some bytes; 0 at the end; [`io::ErrorKind::TimedOut`] at the deadline.
+    fn read(&self, buffer: &mut [u8], deadline: Instant) -> io::Result<usize>;
+
+    /// Writes all bytes, or fails; [`io::ErrorKind::TimedOut`] at the deadline.
+    fn write_all(&self, bytes: &[u8], deadline: Instant) -> io::Result<()>;
+
+    /// True while the connection is open and the other side has sent nothing that was not read:
+    /// what an idle connection must be like before it is used again.
+    fn is_quiet(&self) -> bool;
+
+    /// Ends the connection; reads and writes that wait in other threads return at once.
+    fn shutdown(&self);
+}
+
+/// Connects by TCP, trying all addresses of a name within the deadline.
+#[derive(Debug, Default)]
+pub struct TcpDialer {
+    names: Names,
+}
+
+impl Dial for TcpDialer {
+    fn dial(&self, address: &Address, deadline: Instant) -> Result<Arc<dyn Link>, Error> {
+        let ips = self.names.resolve(&address.host, deadline)?;
+        match connect_any(&ips, address.port, deadline) {
+            Ok(stream) => Ok(Arc::new(TcpLink(stream))),
+            Err(error) => {
+                // The name may lead elsewhere by now.
+                self.names.forget(&address.host);
+                Err(broken(&address.to_string(), &error))
+            }
+        }
+    }
+}
+
+/// What a failed read, write or connect means to the caller.
+pub(super) fn broken(who: &str, error: &io::Error) -> Error {
+    let who = who.to_owned();
+    match error.kind() {
+        io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => Error::Timeout { who },
+        _ => Error::Unreachable {
+            who,
+            why: error.to_string(),
+        },
+    }
+}
+
+/// Tries one address after the other. Each but the last gets half of the time that is left, so
+/// that a dead first address cannot use it all up.
+fn connect_any(ips: &[IpAddr], port: u16, deadline: Instant) -> io::Result<TcpStream> {
+    let mut failure = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    for (index, ip) in ips.iter().enumerate() {
+        let left = time_left(deadline)?;
+        let budget = if index + 1 == ips.len() {
+            left
+        } else {
+            left / 2
+        };
+        match connect(SocketAddr::new(*ip, port), budget) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
+}
+
+fn connect(to: SocketAddr, budget: Duration) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
+    socket.connect_timeout(&to.into(), budget)?;
+    // A port of the ephemeral range that nobody listens on can be connected to itself.
+    if socket.local_addr()?.as_socket() == Some(to) {
+        return Err(io::ErrorKind::ConnectionRefused.into());
+    }
+    tune(&socket)?;
+    Ok(socket.into())
+}
+
+/// SO_RCVBUF stays as it is: a fixed one gained nothing on loopback, and it would switch off the
+/// kernel's tuning, which is what fills a long link.
+fn tune(socket: &Socket) -> io::Result<()> {
+    socket.set_nonblocking(true)?;
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
+    socket.set_tcp_keepalive(
+        &TcpKeepalive::new()
+            .with_time(PROBE_AFTER)
+            .with_interval(PROBE_AFTER),
+    )
+}
+
+/// The time until `deadline`, or the error that says it has passed.
+fn time_left(deadline: Instant) -> io::Result<Duration> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() {
+        return Err(io::ErrorKind::TimedOut.into());
+    }
+    Ok(left)
+}
+
+#[derive(Debug)]
+struct TcpLink(TcpStream);
+
+impl TcpLink {
+    fn wait(&self, events: PollFlags, deadline: Instant) -> io::Result<()> {
+        loop {
+            let left = Timespec::try_from(time_left(deadline)?).map_err(io::Error::other)?;
+            match poll(
+                &mut [PollFd::from_borrowed_fd(self.0.as_fd(), events)],
+                Some(&left),
+            ) {
+                Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
+                Ok(_) => return Ok(()),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Runs `io` until it neither would block nor was interrupted.
+    fn ready<T>(
+        &self,
+        events: PollFlags,
+        deadline: Instant,
+        mut io: impl FnMut(&TcpStream) -> io::Result<T>,
+    ) -> io::Result<T> {
+        loop {
+            match io(&self.0) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.wait(events, deadline)?;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                done => return done,
+            }
+        }
+    }
+}
+
+impl Link for TcpLink {
+    fn read(&self, buffer: &mut [u8], deadline: Instant) -> io::Result<usize> {
+        self.ready(PollFlags::IN, deadline, |mut stream| stream.read(buffer))
+    }
+
+    fn write_all(&self, mut bytes: &[u8], deadline: Instant) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let written = self.ready(PollFlags::OUT, deadline, |mut stream| stream.write(bytes))?;
+            if written == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            bytes = &bytes[written..];
+        }
+        Ok(())
+    }
+
+    fn is_quiet(&self) -> bool {
+        matches!(self.0.peek(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    fn shutdown(&self) {
+        // An error means that it is down already.
+        let _ = self.0.shutdown(Shutdown::Both);
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::net::TcpListener;
+    use std::thread;
+
+    use super::*;
+
+    fn soon(milliseconds: u64) -> Instant {
+        Instant::now() + Duration::from_millis(milliseconds)
+    }
+
+    fn pair() -> (Arc<dyn Link>, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let link = TcpDialer::default()
+            .dial(&Address::new("127.0.0.1", port), soon(3000))
+            .unwrap();
+        (link, listener.accept().unwrap().0)
+    }
+
+    #[test]
+    fn a_read_ends_at_its_deadline() {
+        let (link, _other) = pair();
+        let start = Instant::now();
+        let error = link.read(&mut [0; 8], soon(50)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(start.elapsed() < Duration::from_secs(1));
+    }
+
+    #[test]
+    fn a_write_into_a_full_socket_ends_at_its_deadline() {
+        let (link, _other) = pair();
+        let error = link.write_all(&vec![0; 64 << 20], soon(100)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[test]
+    fn a_blocked_read_returns_when_another_thread_shuts_the_link_down() {
+        let (link, _other) = pair();
+        let reader = thread::spawn({
+            let link = link.clone();
+            move || link.read(&mut [0; 8], soon(10_000))
+        });
+        let start = Instant::now();
+        link.shutdown();
+        assert_eq!(reader.join().unwrap().unwrap(), 0);
+        assert!(start.elapsed() < Duration::from_secs(2));
+    }
+
+    #[test]
+    fn a_link_is_quiet_until_the_other_side_speaks_or_leaves() {
+        let (link, mut other) = pair();
+        assert!(link.is_quiet());
+        other.write_all(b"x").unwrap();
+        link.read(&mut [0; 1], soon(3000)).unwrap();
+        assert!(link.is_quiet());
+        drop(other);
+        while link.is_quiet() {
+            thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn the_second_address_is_tried_when_the_first_refuses() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let ips = ["127.9.9.9".parse().unwrap(), "127.0.0.1".parse().unwrap()];
+        assert!(connect_any(&ips, port, soon(3000)).is_ok());
+    }
+
+    #[test]
+    fn a_closed_port_is_unreachable() {
+        let port = {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            listener.local_addr().unwrap().port()
+        };
+        let error = TcpDialer::default()
+            .dial(&Address::new("127.0.0.1", port), soon(3000))
+            .unwrap_err();
+        assert!(matches!(error, Error::Unreachable { .. }), "{error}");
+    }
+}

@@ -1,0 +1,309 @@
+//! The address book: every address that may lead to a member, in bounded number.
+//!
+//! Anyone who knows the password can say anything about addresses, and on a local network anyone
+//! at all can. So each teller may fill only a part of the book, what has failed makes room for
+//! what was not tried yet, and what members say of themselves makes room for itself.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use super::candidate::{Belief, Candidate, Owner, Setback, Teller};
+use crate::error::Error;
+use crate::types::{Address, PeerId};
+use crate::wire::MemberRecord;
+
+/// The most addresses in the book.
+pub(crate) const MAX_CANDIDATES: usize = 4096;
+
+/// The most addresses that one member, or all of multicast, may have put into the book without
+/// any of them having led to a member.
+pub(crate) const MAX_UNPROVEN: usize = 256;
+
+/// An address of which nobody has spoken for this long is forgotten.
+const UNHEARD: Duration = Duration::from_secs(3600);
+
+/// How long an address counts as this node's own before that is checked again.
+const OWN: Duration = Duration::from_secs(600);
+
+/// All addresses, in their one spelling.
+#[derive(Debug, Default)]
+pub(crate) struct Book {
+    entries: HashMap<Address, Candidate>,
+}
+
+impl Book {
+    /// An address that the user typed.
+    pub(crate) fn name(&mut self, address: Address, pinned: Option<PeerId>, now: Instant) {
+        let candidate = Candidate::new(Belief::Unknown, Teller::User, now);
+        self.entries.entry(address).or_insert(candidate).named = Some(pinned);
+    }
+
+    /// `teller` says `claim`; see [`Candidate::claim`]. A new address is left out when there is no
+    /// room for it.
+    pub(crate) fn claim(
+        &mut self,
+        address: &Address,
+        claim: Belief,
+        teller: Teller,
+        owner: Owner,
+        now: Instant,
+    ) {
+        if let Some(known) = self.entries.get_mut(address) {
+            known.claim(claim, teller, owner, now);
+        } else if self.make_room(claim, teller) {
+            let candidate = Candidate::new(claim, teller, now);
+            self.entries.insert(address.clone(), candidate);
+        }
+    }
+
+    /// Makes place for one more address where a bound is reached; false when nothing may go.
+    fn make_room(&mut self, claim: Belief, teller: Teller) -> bool {
+        let charged = |c: &Candidate| {
+            c.tellers().first() == Some(&teller) && !matches!(c.belief, Belief::Reached(_))
+        };
+        let same_owner = |c: &Candidate| c.belief.owner() == claim.owner();
+        let first_hand = claim.is_first_hand();
+        (teller == Teller::User || self.make_one_fit(MAX_UNPROVEN, charged, first_hand))
+            && self.make_one_fit(MemberRecord::MAX_ADDRESSES, same_owner, first_hand)
+            && self.make_one_fit(MAX_CANDIDATES, |_| true, false)
+    }
+
+    /// Where `most` that `counts` are there already, drops the least useful of them: hearsay that
+    /// has failed, or, if `even_good`, whatever led to a member longest ago.
+    fn make_one_fit(
+        &mut self,
+        most: usize,
+        counts: impl Fn(&Candidate) -> bool,
+        even_good: bool,
+    ) -> bool {
+        if self.entries.values().filter(|c| counts(c)).count() < most {
+            return true;
+        }
+        let may_go = |c: &Candidate| {
+            let failed = c.is_hearsay() && c.failures > 0;
+            c.named.is_none() && c.dialling.is_none() && (failed || even_good)
+        };
+        let worst = self
+            .entries
+            .iter()
+            .filter(|(_, c)| counts(c) && may_go(c))
+            .min_by_key(|(_, c)| {
+                (
+                    !c.is_hearsay(),
+                    c.reached,
+                    u32::MAX - c.failures,
+                    c.mentioned,
+                )
+            })
+            .map(|(address, _)| address.clone());
+        worst.is_some_and(|address| self.entries.remove(&address).is_some())
+    }
+
+    /// One address.
+    pub(crate) fn get(&self, address: &Address) -> Option<&Candidate> {
+        self.entries.get(address)
+    }
+
+    /// All of them, in no order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&Address, &Candidate)> {
+        self.entries.iter()
+    }
+
+    /// A try begins.
+    pub(crate) fn begin(&mut self, address: &Address, class: usize, now: Instant) {
+        self.change(address, |c| c.begin(class, now));
+    }
+
+    /// `id` answered at `address`.
+    pub(crate) fn reached(&mut self, address: &Address, id: PeerId, now: Instant) {
+        self.change(address, |c| c.reached(id, now));
+    }
+
+    /// The try failed.
+    pub(crate) fn failed(&mut self, address: &Address, error: &Error, now: Instant) -> Setback {
+        let setback = self.change(address, |c| c.failed(address, error, now));
+        setback.unwrap_or_default()
+    }
+
+    /// The member that had `address` does not have it any more.
+    pub(crate) fn release(&mut self, address: &Address, now: Instant) {
+        self.change(address, |c| c.release(now));
+    }
+
+    /// Multicast has just spoken of `address`.
+    pub(crate) fn nudge(&mut self, address: &Address, now: Instant) {
+        self.change(address, |c| c.nudge(now));
+    }
+
+    /// A member has just said that it is at `address`.
+    pub(crate) fn summon(&mut self, address: &Address, now: Instant) {
+        self.change(address, |c| c.summon(now));
+    }
+
+    fn change<T>(
+        &mut self,
+        address: &Address,
+        with: impl FnOnce(&mut Candidate) -> T,
+    ) -> Option<T> {
+        self.entries.get_mut(address).map(with)
+    }
+
+    /// `id` has gone from where it was: its own addresses are due at once.
+    pub(crate) fn seek(&mut self, id: PeerId, now: Instant) {
+        for candidate in self.entries.values_mut() {
+            if candidate.belief.owner() == Some(id) && candidate.belief.is_first_hand() {
+                candidate.summon(now);
+            }
+        }
+    }
+
+    /// Forgets `id`: what the user named stays, without an owner.
+    pub(crate) fn forget(&mut self, id: PeerId, now: Instant) {
+        let theirs = |c: &Candidate| c.belief.owner() == Some(id);
+        self.entries
+            .retain(|_, c| !theirs(c) || c.named.is_some() || c.dialling.is_some());
+        for candidate in self.entries.values_mut().filter(|c| theirs(c)) {
+            candidate.release(now);
+        }
+    }
+
+    /// Drops what nobody has mentioned for long, and doubts what counted as this node's own, `me`,
+    /// for long.
+    pub(crate) fn expire(&mut self, me: PeerId, now: Instant) {
+        let stale = |c: &Candidate| {
+            let age = now.saturating_duration_since(c.mentioned);
+            match c.belief {
+                Belief::Reached(id) if id == me => age > OWN,
+                Belief::Reached(_) => false,
+                _ => age > UNHEARD,
+            }
+        };
+        let kept = |c: &Candidate| {
+            c.dialling.is_some() || c.named.is_some() || c.tellers().contains(&Teller::User)
+        };
+        self.entries.retain(|_, c| !stale(c) || kept(c));
+        for candidate in self.entries.values_mut().filter(|c| stale(c)) {
+            if candidate.belief == Belief::Reached(me) {
+                candidate.release(now);
+            }
+        }
+    }
+
+    /// How many addresses there are.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn id(n: usize) -> PeerId {
+        let mut key = [0; 32];
+        key[..8].copy_from_slice(&(n as u64).to_le_bytes());
+        PeerId::from_bytes(key)
+    }
+
+    fn address(n: usize) -> Address {
+        Address::new(format!("10.{}.{}.1", n / 256, n % 256), 7)
+    }
+
+    fn fail(book: &mut Book, address: &Address, now: Instant) {
+        let (who, why) = ("x".into(), "refused".into());
+        book.failed(address, &Error::Unreachable { who, why }, now);
+    }
+
+    fn hear(book: &mut Book, n: usize, teller: Teller, now: Instant) -> bool {
+        let claim = Belief::Said(id(n / 4));
+        book.claim(&address(n), claim, teller, Owner::Absent, now);
+        book.get(&address(n)).is_some()
+    }
+
+    #[test]
+    fn one_teller_fills_only_its_part_and_what_failed_makes_room() {
+        let now = Instant::now();
+        let mut book = Book::default();
+        let (liar, other) = (Teller::Member(id(9999)), Teller::Link);
+        assert!((0..MAX_UNPROVEN).all(|n| hear(&mut book, n, liar, now)));
+        assert!(!hear(&mut book, 5000, liar, now));
+        assert!(hear(&mut book, 5000, other, now));
+        fail(&mut book, &address(7), now);
+        assert!(hear(&mut book, 6000, liar, now));
+        assert!(book.get(&address(7)).is_none());
+        assert_eq!(book.len(), MAX_UNPROVEN + 1);
+    }
+
+    #[test]
+    fn a_member_has_sixteen_addresses_and_its_newest_is_among_them() {
+        let now = Instant::now();
+        let mut book = Book::default();
+        let member = id(1);
+        for n in 0..20 {
+            let now = now + Duration::from_secs(n as u64);
+            let (claim, teller) = (Belief::Declared(member), Teller::Member(member));
+            book.claim(&address(n), claim, teller, Owner::Absent, now);
+            book.reached(&address(n), member, now);
+            assert!(book.get(&address(n)).is_some());
+        }
+        assert_eq!(book.len(), MemberRecord::MAX_ADDRESSES);
+        assert!(book.get(&address(0)).is_none());
+        let said = (Belief::Said(member), Teller::Link);
+        book.claim(&address(99), said.0, said.1, Owner::Absent, now);
+        assert!(
+            book.get(&address(99)).is_none(),
+            "hearsay displaces nothing good"
+        );
+    }
+
+    #[test]
+    fn old_hearsay_is_forgotten_and_what_the_user_gave_is_not() {
+        let now = Instant::now();
+        let mut book = Book::default();
+        hear(&mut book, 1, Teller::Link, now);
+        hear(&mut book, 2, Teller::User, now);
+        book.name(address(3), None, now);
+        book.expire(id(77), now + UNHEARD + Duration::from_secs(1));
+        assert!(book.get(&address(1)).is_none());
+        assert!(book.get(&address(2)).is_some() && book.get(&address(3)).is_some());
+    }
+
+    #[test]
+    fn an_address_of_our_own_may_become_another_hosts() {
+        let now = Instant::now();
+        let mut book = Book::default();
+        let me = id(77);
+        book.name(address(3), None, now);
+        book.reached(&address(3), me, now);
+        let later = now + OWN + Duration::from_secs(1);
+        book.expire(me, later);
+        let candidate = book.get(&address(3)).unwrap();
+        assert_eq!(
+            (candidate.belief, candidate.due()),
+            (Belief::Unknown, Some(later))
+        );
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(8))]
+
+        #[test]
+        fn no_flood_grows_the_book_beyond_its_bound(
+            claims in proptest::collection::vec((0usize..20_000, 0usize..40, any::<bool>()), 6000),
+        ) {
+            let now = Instant::now();
+            let mut book = Book::default();
+            for (n, teller, fails) in claims {
+                hear(&mut book, n, Teller::Member(id(90_000 + teller)), now);
+                if fails {
+                    fail(&mut book, &address(n), now);
+                }
+            }
+            prop_assert!(book.len() <= MAX_CANDIDATES);
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! What a hello says, and what is made of one: the same in both directions.
+//!
+//! A hello names its sender and the members that the sender is in contact with. What it says of
+//! its sender is believed as far as the sender can know it; what it says of others is hearsay
+//! (see [`super::book`]). It never admits anybody: each pair of members runs its own pairing.
+
+use std::net::IpAddr;
+use std::time::Instant;
+
+use super::address::{self, Reach, canonical, tellable};
+use super::book::MAX_UNPROVEN;
+use super::candidate::Teller;
+use super::table::Table;
+use crate::types::{Address, PeerId};
+use crate::wire::{Hello, MemberRecord};
+
+/// How this node introduces itself.
+#[derive(Clone, Debug)]
+pub(crate) struct Introduction {
+    /// Its identity.
+    pub(crate) id: PeerId,
+    /// Its name.
+    pub(crate) name: String,
+    /// What the user wants others to dial; `None` leaves it to what they see.
+    pub(crate) advertise: Option<Address>,
+    /// Where it listens; 0 when it does not.
+    pub(crate) port: u16,
+}
+
+impl Introduction {
+    /// The hello for `viewer`, who is seen within `reach`.
+    pub(crate) fn hello(&self, table: &Table, viewer: PeerId, reach: Reach, now: Instant) -> Hello {
+        Hello {
+            protocol: Hello::PROTOCOL,
+            sender: MemberRecord {
+                id: self.id,
+                name: self.name.clone(),
+                addresses: self.advertise.iter().cloned().collect(),
+            },
+            port: self.port,
+            members: table.records(viewer, reach, now),
+        }
+    }
+}
+
+/// The member `caller`, authenticated, sent `theirs` from `remote`.
+pub(crate) fn called(
+    table: &mut Table,
+    caller: PeerId,
+    remote: IpAddr,
+    theirs: &Hello,
+    now: Instant,
+) {
+    if theirs.sender.id != caller || caller == table.me() {
+        return;
+    }
+    let reach = address::reach_of_ip(remote);
+    let mut addresses = usable(&theirs.sender.addresses, reach);
+    if theirs.port == 0 {
+        addresses.clear();
+    } else if theirs.sender.addresses.is_empty() {
+        addresses.extend(address::observed(remote, theirs.port));
+    }
+    table.called(caller, &theirs.sender.name, &addresses, now);
+    hearsay(table, caller, reach, &theirs.members, now);
+}
+
+/// The member `callee` answered with `theirs` at `address`.
+pub(crate) fn answered(
+    table: &mut Table,
+    callee: PeerId,
+    address: &Address,
+    theirs: &Hello,
+    now: Instant,
+) {
+    let reach = address::reach(address);
+    if theirs.port != 0 {
+        table.declared(callee, &usable(&theirs.sender.addresses, reach), now);
+    }
+    hearsay(table, callee, reach, &theirs.members, now);
+}
+
+fn hearsay(
+    table: &mut Table,
+    teller: PeerId,
+    reach: Reach,
+    members: &[MemberRecord],
+    now: Instant,
+) {
+    // Room is looked for by walking the book, so one message may ask for that only so often.
+    let mut news = MAX_UNPROVEN;
+    for record in members.iter().take(Hello::MAX_MEMBERS) {
+        for address in usable(&record.addresses, reach) {
+            if table.is_news(&address) {
+                if news == 0 {
+                    continue;
+                }
+                news -= 1;
+            }
+            table.heard(address, record.id, Teller::Member(teller), now);
+        }
+    }
+}
+
+/// The addresses that can be dialled from here, when told by a member within `reach`.
+fn usable(addresses: &[Address], reach: Reach) -> Vec<Address> {
+    addresses
+        .iter()
+        .take(MemberRecord::MAX_ADDRESSES)
+        .filter_map(canonical)
+        .filter(|address| tellable(address, reach))
+        .collect()
+}

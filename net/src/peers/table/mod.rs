@@ -1,0 +1,346 @@
+//! Who is a member, who is there, and what to do next: the decisions of membership, without IO
+//! and without a clock.
+//!
+//! Workers take a [`Task`] from [`Table::next`], do it, and report what came of it. Two kinds of
+//! work exist. Addresses of the [book](super::book) are dialled until a member answers there; a
+//! member that is connected gets a hello every few seconds, which proves it alive, keeps the
+//! connection warm, and tells both sides whom the other knows.
+//!
+//! A member is `Present` when it answered on the connection that is held to it. A call that fails
+//! makes it `Suspect` at once, so that nobody else waits for it, and a short hello right away
+//! decides whether that was just one slow call. While it stays suspect, its connection is probed
+//! with backoff and its other addresses are dialled. A member that called but was not reached yet
+//! is `Unreached`.
+
+mod outcome;
+mod schedule;
+mod views;
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use super::book::Book;
+use super::candidate::{Belief, Owner, Setback, Teller};
+use crate::error::Error;
+use crate::types::{Address, PeerId};
+use crate::wire::{Hello, MemberRecord};
+
+/// How many workers act on one table.
+pub(crate) const WORKERS: usize = 16;
+
+/// How many classes of work there are; see [`schedule`].
+const CLASSES: usize = 5;
+
+/// News of a member is collected for this long before the others are told.
+const NEWS_DELAY: Duration = Duration::from_millis(200);
+
+/// A suspect is forgotten when nothing was heard of it for this long.
+const FORGOTTEN: Duration = Duration::from_secs(24 * 3600);
+
+/// A member that called but could never be reached is forgotten after its last call.
+const UNREACHABLE: Duration = Duration::from_secs(600);
+
+/// How often old entries are looked for.
+const SWEEP: Duration = Duration::from_secs(10);
+
+/// Addresses are written to disk this long after a change.
+const SAVE_DELAY: Duration = Duration::from_secs(2);
+
+/// What a worker is to do.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Task {
+    /// Connect, pair if need be, and exchange hellos; report by [`Table::dialled`].
+    Dial {
+        /// Where.
+        address: Address,
+        /// The only identity that is accepted there.
+        expected: Option<PeerId>,
+        /// The user typed this address.
+        named: bool,
+    },
+    /// Exchange hellos over the connection to a member; report by [`Table::greeted`].
+    Hello {
+        /// To whom.
+        id: PeerId,
+        /// To be handed back.
+        turn: u64,
+        /// How long it may take.
+        within: Duration,
+    },
+    /// Write the addresses to disk.
+    Save,
+}
+
+/// What people may want to know; each is reported once.
+#[derive(Clone, Debug)]
+pub(crate) enum Event {
+    /// A member was reached for the first time.
+    Joined(PeerId, String, Address),
+    /// A member that was away was reached.
+    Back(PeerId, String, Address),
+    /// A member does not answer.
+    Away(PeerId, String, Error),
+    /// A member was not heard of for so long that it was forgotten.
+    Forgotten(PeerId, String),
+    /// An address could not be used.
+    Failed(Address, Error, Setback),
+}
+
+/// What is to become of the connection that a task used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Verdict {
+    /// It is the one to the member from now on, or still.
+    Keep,
+    /// It is of no use.
+    Close,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum State {
+    Unreached,
+    Present,
+    Suspect,
+}
+
+#[derive(Debug)]
+struct Entry {
+    name: String,
+    state: State,
+    /// Where the connection leads; `None` when there is none to probe.
+    address: Option<Address>,
+    /// The last sign of life.
+    seen: Instant,
+    hello_due: Instant,
+    last_hello: Option<Instant>,
+    /// A hello is under way, in this class.
+    busy: Option<usize>,
+    /// Hellos in a row that failed.
+    failures: u32,
+    /// `Away` was reported.
+    away: bool,
+    /// Counts the connections, so that what comes of an old one is not held against a new one.
+    turn: u64,
+}
+
+impl Entry {
+    fn ask_by(&mut self, at: Instant, gap: Duration) {
+        let earliest = self.last_hello.map_or(at, |last| at.max(last + gap));
+        self.hello_due = self.hello_due.min(earliest);
+    }
+}
+
+/// The state of membership at one node.
+#[derive(Debug)]
+pub(crate) struct Table {
+    me: PeerId,
+    book: Book,
+    members: HashMap<PeerId, Entry>,
+    events: Vec<Event>,
+    /// How many workers each class of work occupies.
+    lanes: [usize; CLASSES],
+    save_due: Option<Instant>,
+    swept: Instant,
+    revision: u64,
+}
+
+impl Table {
+    /// An empty table of the node `me`.
+    pub(crate) fn new(me: PeerId, now: Instant) -> Self {
+        Self {
+            me,
+            book: Book::default(),
+            members: HashMap::new(),
+            events: Vec::new(),
+            lanes: [0; CLASSES],
+            save_due: None,
+            swept: now,
+            revision: 0,
+        }
+    }
+
+    /// The user named `address`, in its one spelling.
+    pub(crate) fn name(&mut self, address: Address, pinned: Option<PeerId>, now: Instant) {
+        self.book.name(address, pinned, now);
+    }
+
+    /// `teller` says that `id` is at `address`, in its one spelling.
+    pub(crate) fn heard(&mut self, address: Address, id: PeerId, teller: Teller, now: Instant) {
+        if id == self.me || teller == Teller::Member(id) {
+            return;
+        }
+        let owner = self.owner_of(&address);
+        self.book
+            .claim(&address, Belief::Said(id), teller, owner, now);
+        if teller == Teller::Link {
+            self.book.nudge(&address, now);
+        }
+    }
+
+    /// The member `id`, authenticated, called and says that it can be dialled at `addresses`, in
+    /// their one spelling. None means that it cannot be dialled and only asks.
+    pub(crate) fn called(&mut self, id: PeerId, name: &str, addresses: &[Address], now: Instant) {
+        if id == self.me || addresses.is_empty() {
+            return;
+        }
+        let Some(state) = self.sign_of_life(id, name, now) else {
+            return;
+        };
+        self.declared(id, addresses, now);
+        match state {
+            State::Present if addresses.iter().any(|a| self.address(id) == Some(a)) => {}
+            // It has more addresses than one, or it has left the one that is connected.
+            State::Present => self.ask(id, now),
+            State::Unreached | State::Suspect => {
+                if let Some(entry) = self.members.get_mut(&id) {
+                    entry.failures = 0;
+                }
+                self.ask(id, now);
+                for address in addresses {
+                    self.book.summon(address, now);
+                }
+            }
+        }
+    }
+
+    /// `id` itself says where it can be dialled.
+    pub(crate) fn declared(&mut self, id: PeerId, addresses: &[Address], now: Instant) {
+        for address in addresses.iter().take(MemberRecord::MAX_ADDRESSES) {
+            let owner = self.owner_of(address);
+            let (claim, teller) = (Belief::Declared(id), Teller::Member(id));
+            self.book.claim(address, claim, teller, owner, now);
+        }
+    }
+
+    /// True for addresses that nobody has told this node of yet.
+    pub(crate) fn is_news(&self, address: &Address) -> bool {
+        self.book.get(address).is_none()
+    }
+
+    /// Notes that `id` lives; `None` when there is no room for one more member.
+    fn sign_of_life(&mut self, id: PeerId, name: &str, now: Instant) -> Option<State> {
+        if !self.members.contains_key(&id) && !self.make_room() {
+            return None;
+        }
+        let entry = self.members.entry(id).or_insert_with(|| Entry {
+            name: name.to_owned(),
+            state: State::Unreached,
+            address: None,
+            seen: now,
+            hello_due: now,
+            last_hello: None,
+            busy: None,
+            failures: 0,
+            away: false,
+            turn: 0,
+        });
+        entry.seen = now;
+        if entry.name != name {
+            name.clone_into(&mut entry.name);
+            self.revision += 1;
+        }
+        Some(entry.state)
+    }
+
+    /// Where the bound on members is reached, forgets one that was never reached.
+    fn make_room(&mut self) -> bool {
+        if self.members.len() < Hello::MAX_MEMBERS {
+            return true;
+        }
+        let unreached = |(_, entry): &(&PeerId, &Entry)| entry.state == State::Unreached;
+        let oldest = self
+            .members
+            .iter()
+            .filter(unreached)
+            .min_by_key(|(_, entry)| entry.seen)
+            .map(|(id, _)| *id);
+        oldest.is_some_and(|id| self.members.remove(&id).is_some())
+    }
+
+    fn ask(&mut self, id: PeerId, now: Instant) {
+        if let Some(entry) = self.members.get_mut(&id) {
+            entry.ask_by(now, Duration::from_secs(1));
+        }
+    }
+
+    /// A call to `id` failed with `error`. True when the member is suspected because of it.
+    pub(crate) fn suspect(&mut self, id: PeerId, error: &Error, now: Instant) -> bool {
+        let telling = match error {
+            // A full queue says something about this node's demands, not about the member.
+            Error::Busy { .. } => false,
+            Error::Refused { .. }
+            | Error::Later { .. }
+            | Error::NotANode { .. }
+            | Error::OtherIdentity { .. } => true,
+            error => error.is_absence(),
+        };
+        match self.members.get_mut(&id) {
+            Some(entry) if telling && entry.state == State::Present => {
+                entry.state = State::Suspect;
+                entry.failures = 0;
+                entry.hello_due = now;
+                self.revision += 1;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// How sure it is that whoever is believed to be at `address` is there.
+    fn owner_of(&self, address: &Address) -> Owner {
+        let Some(owner) = self.book.get(address).and_then(|c| c.belief.owner()) else {
+            return Owner::Absent;
+        };
+        match self.members.get(&owner) {
+            _ if owner == self.me => Owner::Here,
+            Some(entry) if entry.state == State::Present => {
+                if entry.address.as_ref() == Some(address) {
+                    Owner::Here
+                } else {
+                    Owner::Elsewhere
+                }
+            }
+            _ => Owner::Absent,
+        }
+    }
+
+    /// True when dialling `address` would add nothing: whoever is believed to be there is
+    /// connected, or is being probed at that very address, or is this node.
+    fn is_covered(&self, address: &Address, belief: Belief) -> bool {
+        let Some(owner) = belief.owner() else {
+            return false;
+        };
+        owner == self.me
+            || self.members.get(&owner).is_some_and(|entry| {
+                entry.state == State::Present || entry.address.as_ref() == Some(address)
+            })
+    }
+
+    /// Forgets what is too old to be of use.
+    fn sweep(&mut self, now: Instant) {
+        if now.saturating_duration_since(self.swept) < SWEEP {
+            return;
+        }
+        self.swept = now;
+        let gone: Vec<PeerId> = self
+            .members
+            .iter()
+            .filter(|(_, entry)| {
+                let unheard = now.saturating_duration_since(entry.seen);
+                entry.busy.is_none()
+                    && match entry.state {
+                        State::Present => false,
+                        State::Suspect => unheard > FORGOTTEN,
+                        State::Unreached => unheard > UNREACHABLE,
+                    }
+            })
+            .map(|(id, _)| *id)
+            .collect();
+        for id in gone {
+            if let Some(entry) = self.members.remove(&id) {
+                self.events.push(Event::Forgotten(id, entry.name));
+            }
+            self.book.forget(id, now);
+        }
+        self.book.expire(self.me, now);
+    }
+}

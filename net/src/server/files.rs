@@ -1,0 +1,176 @@
+//! `GET` and `HEAD /files/PATH`: the bytes of one shared file.
+//!
+//! PATH is the path's bytes, percent-escaped where need be; escapes mean bytes, not characters.
+//! What is not a file that is shared does not exist: directories, hidden names and paths that no
+//! file can have are all 404, and say nothing about why.
+
+use std::io;
+use std::sync::Arc;
+
+use http::header::{
+    ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderName, HeaderValue,
+};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use percent_encoding::percent_decode_str;
+
+use super::body::{Body, Buffers, FileBody};
+use super::doors::Work;
+use super::range::{Decision, decide};
+use super::routes::{Caller, status};
+use crate::share::Share;
+use crate::types::{ByteRange, Kind, RelPath};
+use crate::wire::FaultCode;
+
+/// Answers a GET or HEAD for the file at `escaped`.
+pub(super) async fn serve<B>(
+    request: &Request<B>,
+    escaped: &str,
+    caller: &Caller,
+) -> Response<Body> {
+    let Some(path) = unescape(escaped).filter(|_| request.uri().query().is_none()) else {
+        return status(StatusCode::NOT_FOUND);
+    };
+    let Some(share) = caller.house.service.share.clone() else {
+        return status(StatusCode::NOT_FOUND);
+    };
+    let (method, fields) = (request.method().clone(), request.headers().clone());
+    let (work, buffers) = (caller.seat.work.clone(), caller.house.buffers.clone());
+    let prepared = caller.seat.work.run(move || {
+        let file = Requested {
+            path,
+            method,
+            fields,
+        };
+        file.open(&share, work, &buffers)
+    });
+    match prepared.await {
+        Ok(response) => response,
+        Err(error) => {
+            tracing::error!(%error, "a file could not be served");
+            status(StatusCode::INTERNAL_SERVER_ERROR)
+        }
+    }
+}
+
+/// The path that `escaped` stands for, if a file can have it.
+fn unescape(escaped: &str) -> Option<RelPath> {
+    let bytes: Vec<u8> = percent_decode_str(escaped).collect();
+    RelPath::new(&bytes).ok().filter(|path| !path.is_root())
+}
+
+struct Requested {
+    path: RelPath,
+    method: Method,
+    fields: HeaderMap,
+}
+
+impl Requested {
+    /// Opens the file, decides what to send of it, and reads the first bytes, all in one visit to
+    /// a blocking thread.
+    fn open(self, share: &Share, work: Work, buffers: &Arc<Buffers>) -> Response<Body> {
+        let file = match share.open_file(&self.path) {
+            Ok(file) => file,
+            Err(fault) if fault.code == FaultCode::Internal => {
+                tracing::warn!(path = %self.path, %fault, "a shared file cannot be opened");
+                return status(StatusCode::INTERNAL_SERVER_ERROR);
+            }
+            Err(_) => return status(StatusCode::NOT_FOUND),
+        };
+        let attributes = file.attributes();
+        if attributes.kind != Kind::File {
+            return status(StatusCode::NOT_FOUND);
+        }
+        let (tag, size) = (attributes.version.entity_tag(), attributes.size);
+        let (code, range) = match decide(&self.method, &self.fields, &tag, size) {
+            Decision::Whole => (StatusCode::OK, ByteRange::new(0, size)),
+            Decision::Part(range) => (StatusCode::PARTIAL_CONTENT, range),
+            Decision::NotModified => return without_body(StatusCode::NOT_MODIFIED, &tag),
+            Decision::PreconditionFailed => {
+                return without_body(StatusCode::PRECONDITION_FAILED, &tag);
+            }
+            Decision::Unsatisfiable => {
+                let mut response = without_body(StatusCode::RANGE_NOT_SATISFIABLE, &tag);
+                set(&mut response, CONTENT_RANGE, &format!("bytes */{size}"));
+                return response;
+            }
+        };
+        let body = if self.method == Method::HEAD {
+            Ok(Body::empty())
+        } else {
+            FileBody::begin(file, range, work, buffers.clone()).map(Body::file)
+        };
+        with_bytes(code, body, &tag, range, size).unwrap_or_else(|error| {
+            tracing::warn!(path = %self.path, %error, "a shared file cannot be read");
+            status(StatusCode::INTERNAL_SERVER_ERROR)
+        })
+    }
+}
+
+fn with_bytes(
+    code: StatusCode,
+    body: io::Result<Body>,
+    tag: &str,
+    range: ByteRange,
+    size: u64,
+) -> io::Result<Response<Body>> {
+    let mut response = Response::new(body?);
+    *response.status_mut() = code;
+    set(&mut response, CONTENT_TYPE, "application/octet-stream");
+    set(&mut response, ACCEPT_RANGES, "bytes");
+    set(&mut response, ETAG, tag);
+    set(&mut response, CONTENT_LENGTH, &range.len().to_string());
+    if code == StatusCode::PARTIAL_CONTENT {
+        let last = range.end - 1;
+        let part = format!("bytes {}-{last}/{size}", range.start);
+        set(&mut response, CONTENT_RANGE, &part);
+    }
+    Ok(response)
+}
+
+fn without_body(code: StatusCode, tag: &str) -> Response<Body> {
+    let mut response = status(code);
+    set(&mut response, ETAG, tag);
+    response
+}
+
+/// Sets a field to text of ours, which is always a valid value.
+fn set(response: &mut Response<Body>, name: HeaderName, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        response.headers_mut().insert(name, value);
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn escapes_are_bytes() {
+        let path = |escaped| unescape(escaped).map(|path| path.as_bytes().to_vec());
+        assert_eq!(path("a/b%20c").unwrap(), b"a/b c");
+        assert_eq!(path("%ff%01%26").unwrap(), b"\xff\x01&");
+        assert_eq!(path("100%25").unwrap(), b"100%");
+    }
+
+    #[test]
+    fn no_escape_leads_out_of_the_share() {
+        for bad in [
+            "",
+            "/",
+            "/etc/passwd",
+            "..",
+            "a/../b",
+            "%2e%2e",
+            "%2e%2e/etc",
+            "a%2f%2e%2e%2fb",
+            "%2fetc",
+            "a//b",
+            "a/",
+            "./a",
+            "a%00b",
+        ] {
+            assert_eq!(unescape(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! Nodes for tests: a real server on 127.0.0.1 that shares a temporary directory, and raw TLS
+//! connections to it that send what no client of ours would.
+
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustls::{ClientConnection, StreamOwned};
+use tempfile::TempDir;
+
+use super::{Limits, Server, Service};
+use crate::auth::{Alpn, Gate, Identity, Stretched};
+use crate::client::dial::TcpDialer;
+use crate::client::http::Client;
+use crate::config::{Listen, ShareConfig};
+use crate::error::Error;
+use crate::peers::Members;
+use crate::peers::dialer::{Connect, Connection};
+use crate::share::Share;
+use crate::types::{Address, PeerId, RelPath, Version};
+
+/// Tests that wait longer than this have failed.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+
+pub(crate) fn soon() -> Instant {
+    Instant::now() + PATIENCE
+}
+
+/// One node, alive as long as this.
+pub(crate) struct TestNode {
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) service: Arc<Service>,
+    directory: TempDir,
+    state: TempDir,
+    password: u8,
+    server: Option<Server>,
+}
+
+impl TestNode {
+    pub(crate) fn start(password: u8) -> Self {
+        Self::limited(password, Limits::default())
+    }
+
+    pub(super) fn limited(password: u8, limits: Limits) -> Self {
+        let (directory, state) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+        let share = Share::open(&ShareConfig {
+            directory: directory.path().into(),
+            hidden: false,
+            excluded: Vec::new(),
+        });
+        let gate = gate(state.path(), password);
+        let members = Members::new(gate.id(), "test".into(), None, &[], None, Box::new(Alone));
+        let service = Service {
+            share: Some(Arc::new(share.unwrap())),
+            members: Arc::new(members.unwrap()),
+        };
+        let mut node = Self {
+            gate,
+            service: Arc::new(service),
+            directory,
+            state,
+            password,
+            server: None,
+        };
+        node.serve(Listen::At("127.0.0.1:0".parse().unwrap()), limits);
+        node
+    }
+
+    /// What a new process does: same identity, same port, nobody admitted.
+    pub(crate) fn restart(&mut self) {
+        let listen = Listen::At(([127, 0, 0, 1], self.address().port).into());
+        self.server = None;
+        // Another key, until the lock on the file is released with the old gate.
+        self.gate =
+            Arc::new(Gate::new(Identity::ephemeral().unwrap(), Stretched::for_tests(0)).unwrap());
+        self.gate = gate(self.state.path(), self.password);
+        self.serve(listen, Limits::default());
+    }
+
+    fn serve(&mut self, listen: Listen, limits: Limits) {
+        let (service, gate) = (self.service.clone(), self.gate.clone());
+        let server = Server::start_limited(&listen, service, gate, limits);
+        self.server = Some(server.unwrap());
+    }
+
+    pub(crate) fn id(&self) -> PeerId {
+        self.gate.id()
+    }
+
+    pub(crate) fn address(&self) -> Address {
+        let server = self.server.as_ref().unwrap();
+        Address::new("127.0.0.1", server.local_port())
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Shares a file; its version.
+    pub(crate) fn put(&self, name: &str, content: &[u8]) -> Version {
+        std::fs::write(self.path().join(name), content).unwrap();
+        self.version(name)
+    }
+
+    pub(crate) fn version(&self, name: &str) -> Version {
+        let path = RelPath::new(name.as_bytes()).unwrap();
+        let share = self.service.share.as_ref().unwrap();
+        share.open_file(&path).unwrap().attributes().version
+    }
+
+    /// Lets `other` and this node know each other, as if they had paired.
+    pub(crate) fn befriend(&self, other: &Gate) {
+        let now = Instant::now();
+        self.gate.admission().admit(other.id(), now);
+        other.admission().admit(self.id(), now);
+    }
+
+    /// A TLS connection for HTTP, in the name of `caller`.
+    pub(crate) fn raw(&self, caller: &Gate) -> Raw {
+        let socket = TcpStream::connect(("127.0.0.1", self.address().port)).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.set_write_timeout(Some(PATIENCE)).unwrap();
+        let name = "node".try_into().unwrap();
+        let tls = ClientConnection::new(caller.tls_client(Alpn::Http), name).unwrap();
+        Raw(StreamOwned::new(tls, socket))
+    }
+}
+
+/// Dials nobody.
+struct Alone;
+
+impl Connect for Alone {
+    fn connect(
+        &self,
+        address: &Address,
+        _: Option<PeerId>,
+        _: bool,
+        _: Instant,
+    ) -> Result<Arc<dyn Connection>, Error> {
+        Err(Error::Unreachable {
+            who: address.to_string(),
+            why: "this node dials nobody".into(),
+        })
+    }
+}
+
+fn gate(state: &Path, password: u8) -> Arc<Gate> {
+    let identity = Identity::load_or_create(state).unwrap();
+    Arc::new(Gate::new(identity, Stretched::for_tests(password)).unwrap())
+}
+
+/// Someone who calls and does not listen.
+pub(crate) fn caller(password: u8) -> Arc<Gate> {
+    let identity = Identity::ephemeral().unwrap();
+    Arc::new(Gate::new(identity, Stretched::for_tests(password)).unwrap())
+}
+
+pub(crate) fn client(gate: &Arc<Gate>) -> Client {
+    Client::new(gate.clone(), Arc::new(TcpDialer::default()))
+}
+
+/// A connection that anything can be sent over.
+pub(crate) struct Raw(pub(crate) StreamOwned<ClientConnection, TcpStream>);
+
+/// A response as it came.
+#[derive(Debug)]
+pub(crate) struct RawResponse {
+    pub(crate) status: u16,
+    /// The whole head, field names in lower case.
+    pub(crate) head: String,
+    pub(crate) body: Vec<u8>,
+}
+
+impl RawResponse {
+    pub(crate) fn field(&self, name: &str) -> Option<&str> {
+        let mut fields = self.head.lines().filter_map(|line| line.split_once(": "));
+        fields.find(|(n, _)| *n == name).map(|(_, value)| value)
+    }
+}
+
+impl Raw {
+    pub(crate) fn send(&mut self, text: &str) -> io::Result<()> {
+        self.0.write_all(text.as_bytes())?;
+        self.0.flush()
+    }
+
+    /// Sends a request line and fields (`\n` for line ends), and reads the response.
+    pub(crate) fn ask(&mut self, request: &str) -> RawResponse {
+        let text = format!("{request}\nHost: node\n\n").replace('\n', "\r\n");
+        self.send(&text).unwrap();
+        let mut response = self.head().unwrap();
+        if !request.starts_with("HEAD") && !matches!(response.status, 204 | 304) {
+            let length = response.field("content-length").unwrap().parse().unwrap();
+            response.body = vec![0; length];
+            self.0.read_exact(&mut response.body).unwrap();
+        }
+        response
+    }
+
+    /// Reads a response up to its body.
+    pub(crate) fn head(&mut self) -> io::Result<RawResponse> {
+        let mut bytes = Vec::new();
+        while !bytes.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            self.0.read_exact(&mut byte)?;
+            bytes.push(byte[0]);
+        }
+        let text = String::from_utf8(bytes).unwrap();
+        let lower = |line: &str| match line.split_once(": ") {
+            Some((name, value)) => format!("{}: {value}\n", name.to_ascii_lowercase()),
+            None => format!("{line}\n"),
+        };
+        Ok(RawResponse {
+            status: text[9..12].parse().unwrap(),
+            head: text.lines().map(lower).collect(),
+            body: Vec::new(),
+        })
+    }
+
+    /// Reads until the other side ends the connection, well or badly.
+    pub(crate) fn rest(&mut self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        match self.0.read_to_end(&mut bytes) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                panic!("the connection was left open")
+            }
+            _ => bytes,
+        }
+    }
+}

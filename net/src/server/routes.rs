@@ -1,0 +1,82 @@
+//! One request to one response: which resource, which method.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use http::header::{ALLOW, CONNECTION, HeaderValue, WWW_AUTHENTICATE};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use tokio::time::timeout;
+
+use super::accept::House;
+use super::body::Body;
+use super::doors::Seat;
+use super::{files, rpc};
+use crate::wire::MAX_CALL_BYTES;
+
+/// One member's connection.
+pub(super) struct Caller {
+    /// Its place in this house.
+    pub(super) seat: Seat,
+    /// Where it comes from.
+    pub(super) remote: IpAddr,
+    /// What all connections share.
+    pub(super) house: Arc<House>,
+}
+
+/// Answers one request. Never fails: what goes wrong has a status code.
+pub(super) async fn route(request: Request<Incoming>, caller: Arc<Caller>) -> Response<Body> {
+    let gate = &caller.house.gate;
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let response = if !gate.is_admitted(caller.seat.member) {
+        expired(request, &caller).await
+    } else if path == "/RPC2" {
+        match method {
+            Method::POST => rpc::serve(request, &caller).await,
+            _ => not_allowed("POST"),
+        }
+    } else if let Some(escaped) = path.strip_prefix("/files/") {
+        match method {
+            Method::GET | Method::HEAD => files::serve(&request, escaped, &caller).await,
+            _ => not_allowed("GET, HEAD"),
+        }
+    } else {
+        status(StatusCode::NOT_FOUND)
+    };
+    tracing::debug!(
+        member = ?caller.seat.member,
+        %method,
+        path,
+        status = response.status().as_u16(),
+        "answered"
+    );
+    response
+}
+
+/// A response without a body.
+pub(super) fn status(code: StatusCode) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = code;
+    response
+}
+
+/// RFC 9110, section 15.5.6: says which methods there are.
+fn not_allowed(methods: &'static str) -> Response<Body> {
+    let mut response = status(StatusCode::METHOD_NOT_ALLOWED);
+    let fields = response.headers_mut();
+    fields.insert(ALLOW, HeaderValue::from_static(methods));
+    response
+}
+
+/// The refusal that strangers get, for a key whose admission has run out since it connected. The
+/// body is read first: closing with unread bytes could cost the caller the refusal.
+async fn expired(request: Request<Incoming>, caller: &Caller) -> Response<Body> {
+    let body = Limited::new(request.into_body(), MAX_CALL_BYTES).collect();
+    let _ = timeout(caller.house.limits.drain, body).await;
+    let mut response = status(StatusCode::UNAUTHORIZED);
+    let fields = response.headers_mut();
+    fields.insert(WWW_AUTHENTICATE, HeaderValue::from_static("TinyP2P-Pair"));
+    fields.insert(CONNECTION, HeaderValue::from_static("close"));
+    response
+}

@@ -1,0 +1,66 @@
+//! `POST /RPC2`: a bounded body in, one XML-RPC response out.
+//!
+//! Decoding, answering and encoding run on a blocking thread: a listing reads the disk, and the
+//! XML of a large one keeps a processor busy for milliseconds.
+
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use tokio::time::timeout;
+
+use super::answer::answer;
+use super::body::Body;
+use super::routes::{Caller, status};
+use crate::wire::{MAX_CALL_BYTES, decode_call, encode_response};
+
+/// Answers one call; XML-RPC faults are responses like any other (status 200).
+pub(super) async fn serve(request: Request<Incoming>, caller: &Caller) -> Response<Body> {
+    if !is_xml(request.headers()) {
+        return status(StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    }
+    let announced = request.headers().get(CONTENT_LENGTH);
+    let announced = announced.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    if announced.is_some_and(|length| length > MAX_CALL_BYTES as u64) {
+        return status(StatusCode::PAYLOAD_TOO_LARGE);
+    }
+    let body = Limited::new(request.into_body(), MAX_CALL_BYTES).collect();
+    let body = match timeout(caller.house.limits.call_body, body).await {
+        Ok(Ok(body)) => body.to_bytes(),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            return status(StatusCode::PAYLOAD_TOO_LARGE);
+        }
+        Ok(Err(_)) => return status(StatusCode::BAD_REQUEST),
+        Err(_) => return status(StatusCode::REQUEST_TIMEOUT),
+    };
+    let (service, member, remote) = (
+        caller.house.service.clone(),
+        caller.seat.member,
+        caller.remote,
+    );
+    let work = caller.seat.work.run(move || {
+        let response = decode_call(&body).and_then(|call| answer(&service, member, remote, call));
+        encode_response(&response)
+    });
+    match work.await {
+        Ok(encoded) => xml(encoded.into()),
+        Err(error) => {
+            tracing::error!(%error, "a call could not be answered");
+            status(StatusCode::INTERNAL_SERVER_ERROR)
+        }
+    }
+}
+
+fn is_xml(fields: &HeaderMap) -> bool {
+    let field = fields.get(CONTENT_TYPE).and_then(|t| t.to_str().ok());
+    let media_type = field.and_then(|field| field.split(';').next());
+    media_type.is_some_and(|media_type| media_type.trim().eq_ignore_ascii_case("text/xml"))
+}
+
+fn xml(encoded: Bytes) -> Response<Body> {
+    let mut response = Response::new(Body::full(encoded));
+    let fields = response.headers_mut();
+    fields.insert(CONTENT_TYPE, HeaderValue::from_static("text/xml"));
+    response
+}

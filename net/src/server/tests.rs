@@ -1,0 +1,403 @@
+//! The server as others see it: real sockets, real TLS, requests written by hand.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::ffi::OsStrExt;
+use std::time::{Duration, Instant};
+
+use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
+
+use super::Limits;
+use super::accept::REFUSAL;
+use super::harness::{PATIENCE, Raw, TestNode, caller};
+
+/// Short enough for a test to wait for.
+const BRIEF: Duration = Duration::from_millis(200);
+
+fn node_and_member() -> (TestNode, Raw) {
+    limited(Limits::default())
+}
+
+fn limited(limits: Limits) -> (TestNode, Raw) {
+    let node = TestNode::limited(1, limits);
+    let member = caller(1);
+    node.befriend(&member);
+    let raw = node.raw(&member);
+    (node, raw)
+}
+
+#[test]
+fn ranges_get_the_bytes_and_fields_of_rfc_9110() {
+    let (node, mut raw) = node_and_member();
+    node.put("f", b"0123456789");
+    for (range, status, content_range, body) in [
+        ("", 200, None, "0123456789"),
+        ("\nRange: bytes=2-4", 206, Some("bytes 2-4/10"), "234"),
+        ("\nRange: bytes=7-", 206, Some("bytes 7-9/10"), "789"),
+        ("\nRange: bytes=-2", 206, Some("bytes 8-9/10"), "89"),
+        (
+            "\nRange: bytes=0-99",
+            206,
+            Some("bytes 0-9/10"),
+            "0123456789",
+        ),
+        ("\nRange: bytes=10-", 416, Some("bytes */10"), ""),
+        ("\nRange: bytes=0-1,5-6", 200, None, "0123456789"),
+        ("\nRange: bytes=1-0", 200, None, "0123456789"),
+        (
+            "\nRange: bytes=2-4\nIf-Range: \"x\"",
+            200,
+            None,
+            "0123456789",
+        ),
+    ] {
+        let response = raw.ask(&format!("GET /files/f HTTP/1.1{range}"));
+        assert_eq!(response.status, status, "{range}");
+        assert_eq!(response.field("content-range"), content_range, "{range}");
+        assert_eq!(response.body, body.as_bytes(), "{range}");
+        assert_eq!(
+            response.field("etag"),
+            Some(&*node.version("f").entity_tag())
+        );
+        if status != 416 {
+            assert_eq!(response.field("accept-ranges"), Some("bytes"));
+        }
+    }
+}
+
+#[test]
+fn head_has_the_fields_of_get_and_no_body() {
+    let (node, mut raw) = node_and_member();
+    node.put("f", b"0123456789");
+    let get = raw.ask("GET /files/f HTTP/1.1");
+    let head = raw.ask("HEAD /files/f HTTP/1.1");
+    let without_date = |head: &str| {
+        let lines = head.lines().filter(|line| !line.starts_with("date: "));
+        lines.map(String::from).collect::<Vec<_>>()
+    };
+    assert_eq!(without_date(&head.head), without_date(&get.head));
+    assert_eq!(head.field("content-length"), Some("10"));
+    // Nothing follows: the next response is where it should be.
+    assert_eq!(raw.ask("GET /files/f HTTP/1.1").body, b"0123456789");
+}
+
+#[test]
+fn an_empty_file_is_served_whole() {
+    let (node, mut raw) = node_and_member();
+    node.put("f", b"");
+    let response = raw.ask("GET /files/f HTTP/1.1");
+    assert_eq!((response.status, response.body.len()), (200, 0));
+    assert_eq!(response.field("content-length"), Some("0"));
+    let response = raw.ask("GET /files/f HTTP/1.1\nRange: bytes=0-");
+    assert_eq!(response.field("content-range"), Some("bytes */0"));
+}
+
+#[test]
+fn preconditions_stop_the_bytes_of_another_version() {
+    let (node, mut raw) = node_and_member();
+    let tag = node.put("f", b"old").entity_tag();
+    let get = format!("GET /files/f HTTP/1.1\nRange: bytes=0-1\nIf-Match: {tag}");
+    assert_eq!(raw.ask(&get).body, b"ol");
+    let unless = format!("GET /files/f HTTP/1.1\nIf-None-Match: {tag}");
+    assert_eq!(raw.ask(&unless).status, 304);
+    node.put("f", b"newer");
+    assert_eq!(raw.ask(&get).status, 412);
+    assert_eq!(raw.ask(&unless).body, b"newer");
+}
+
+#[test]
+fn every_name_that_linux_allows_can_be_asked_for() {
+    let (node, mut raw) = node_and_member();
+    let names: [&[u8]; 7] = [
+        b"a b",
+        b"q?x#y%20",
+        b"&<>\"'",
+        "\u{fc}ber".as_bytes(),
+        b"\xff\xfe\x01\x1b[31m\r\nX: y",
+        &[b'x'; 255],
+        b"%2e%2e%2fetc",
+    ];
+    for name in names {
+        fs::write(node.path().join(OsStr::from_bytes(name)), name).unwrap();
+        let escaped = percent_encode(name, NON_ALPHANUMERIC);
+        let response = raw.ask(&format!("GET /files/{escaped} HTTP/1.1"));
+        assert_eq!((response.status, &*response.body), (200, name), "{escaped}");
+    }
+}
+
+#[test]
+fn what_is_not_a_shared_file_does_not_exist() {
+    let (node, mut raw) = node_and_member();
+    fs::create_dir(node.path().join("d")).unwrap();
+    node.put("f", b"x");
+    fs::write(node.path().join(".hidden"), b"x").unwrap();
+    for path in [
+        "/",
+        "/f",
+        "/files",
+        "/files/",
+        "/files/d",
+        "/files/d/",
+        "/files/none",
+        "/files/.hidden",
+        "/files/f/x",
+        "/files/f?x",
+        "/files//etc/passwd",
+        "/files/../f",
+        "/files/%2e%2e/f",
+        "/files/d%00",
+        "/content/0",
+        "/batch",
+        "*",
+    ] {
+        let response = raw.ask(&format!("GET {path} HTTP/1.1"));
+        assert_eq!((response.status, response.body.len()), (404, 0), "{path}");
+    }
+}
+
+#[test]
+fn other_methods_are_told_which_ones_there_are() {
+    let (node, mut raw) = node_and_member();
+    node.put("f", b"x");
+    for (request, allowed) in [
+        ("PUT /files/f", "GET, HEAD"),
+        ("DELETE /files/f", "GET, HEAD"),
+        ("OPTIONS /files/f", "GET, HEAD"),
+        ("GET /RPC2", "POST"),
+    ] {
+        let response = raw.ask(&format!("{request} HTTP/1.1"));
+        assert_eq!(response.status, 405, "{request}");
+        assert_eq!(response.field("allow"), Some(allowed), "{request}");
+    }
+}
+
+#[test]
+fn calls_of_another_type_or_size_are_refused_before_they_are_parsed() {
+    let post = "POST /RPC2 HTTP/1.1\nContent-Type: ";
+    for (request, status) in [
+        ("application/json\nContent-Length: 0", 415),
+        ("text/xml\nContent-Length: 1048577", 413),
+        ("text/xml\nContent-Length: 99999999999999999999", 400),
+        ("text/xml; charset=utf-8\nContent-Length: 0", 200),
+    ] {
+        let (_node, mut raw) = node_and_member();
+        let response = raw.ask(&format!("{post}{request}"));
+        assert_eq!(response.status, status, "{request}");
+    }
+}
+
+#[test]
+fn a_chunked_call_cannot_outgrow_the_limit() {
+    let (_node, mut raw) = node_and_member();
+    raw.send("POST /RPC2 HTTP/1.1\r\nHost: x\r\nContent-Type: text/xml\r\nTransfer-Encoding: chunked\r\n\r\n")
+        .unwrap();
+    let chunk = format!("10000\r\n{}\r\n", "x".repeat(0x10000));
+    let _ = (0..17).try_for_each(|_| raw.send(&chunk));
+    assert!(refused_or_cut(&mut raw, 413));
+}
+
+/// Whoever goes on sending after the server has closed may lose its answer to a reset.
+fn refused_or_cut(raw: &mut Raw, status: u16) -> bool {
+    match raw.head() {
+        Ok(response) => response.status == status && raw.rest().is_empty(),
+        Err(error) => error.kind() != std::io::ErrorKind::WouldBlock,
+    }
+}
+
+#[test]
+fn a_flood_of_header_fields_is_cut() {
+    for flood in [
+        "X: y\r\n".repeat(1000),
+        format!("X: {}\r\n", "y".repeat(100_000)),
+    ] {
+        let (_node, mut raw) = node_and_member();
+        let _ = raw.send(&format!("GET /files/f HTTP/1.1\r\n{flood}\r\n"));
+        assert!(refused_or_cut(&mut raw, 431));
+    }
+}
+
+#[test]
+fn a_head_that_does_not_end_is_cut() {
+    let (_node, mut raw) = limited(Limits {
+        head: BRIEF,
+        ..Limits::default()
+    });
+    raw.send("GET /files/f HTTP/1.1\r\nX: ").unwrap();
+    let start = Instant::now();
+    raw.rest();
+    assert!(start.elapsed() < PATIENCE);
+}
+
+#[test]
+fn a_call_that_does_not_end_is_cut() {
+    let (_node, mut raw) = limited(Limits {
+        call_body: BRIEF,
+        ..Limits::default()
+    });
+    raw.send(
+        "POST /RPC2 HTTP/1.1\r\nHost: x\r\nContent-Type: text/xml\r\nContent-Length: 9\r\n\r\nx",
+    )
+    .unwrap();
+    assert_eq!(raw.head().unwrap().status, 408);
+}
+
+#[test]
+fn a_handshake_that_does_not_end_is_cut() {
+    let node = TestNode::limited(
+        1,
+        Limits {
+            handshake: BRIEF,
+            ..Limits::default()
+        },
+    );
+    for start in [&b""[..], b"\x16\x03\x01"] {
+        let mut socket = TcpStream::connect(("127.0.0.1", node.address().port)).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.write_all(start).unwrap();
+        assert_eq!(socket.read(&mut [0; 64]).unwrap_or(0), 0);
+    }
+}
+
+#[test]
+fn plaintext_is_closed_without_a_word() {
+    let node = TestNode::start(1);
+    let mut socket = TcpStream::connect(("127.0.0.1", node.address().port)).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.write_all(b"POST / HTTP/1.0\r\n\r\n").unwrap();
+    let mut answer = Vec::new();
+    match socket.read_to_end(&mut answer) {
+        Ok(_) => {}
+        Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset),
+    }
+    assert_eq!(answer, b"");
+}
+
+#[test]
+fn a_stranger_gets_the_constant_refusal_whatever_it_sends() {
+    let node = TestNode::start(1);
+    node.put("f", b"secret");
+    let largest = format!(
+        "POST /RPC2 HTTP/1.1\r\nContent-Length: 1048576\r\n\r\n{}",
+        "x".repeat(1 << 20)
+    );
+    for sent in [
+        "",
+        &largest,
+        "GET /files/f HTTP/1.1\r\n\r\n",
+        "\0\0garbage",
+        "POST /RPC2",
+    ] {
+        let mut raw = node.raw(&caller(1));
+        raw.send(sent).unwrap();
+        assert_eq!(raw.rest(), REFUSAL, "{sent:.40}");
+    }
+}
+
+#[test]
+fn an_admission_that_ran_out_ends_the_connection_at_its_next_request() {
+    let node = TestNode::start(1);
+    node.put("f", b"x");
+    let member = caller(1);
+    let day = Duration::from_secs(24 * 3600);
+    let nearly_a_day_ago = Instant::now() - day + Duration::from_secs(1);
+    node.gate.admission().admit(member.id(), nearly_a_day_ago);
+    let mut raw = node.raw(&member);
+    let start = Instant::now();
+    loop {
+        let response = raw.ask("POST /RPC2 HTTP/1.1\nContent-Type: text/xml\nContent-Length: 0");
+        if response.status != 200 {
+            assert_eq!(response.status, 401);
+            assert_eq!(response.field("www-authenticate"), Some("TinyP2P-Pair"));
+            assert_eq!(raw.rest(), b"");
+            break;
+        }
+        assert!(start.elapsed() < PATIENCE, "still admitted");
+    }
+}
+
+/// A file larger than what sockets buffer.
+fn put_large(node: &TestNode) {
+    let file = File::create(node.path().join("large")).unwrap();
+    file.set_len(256 << 20).unwrap();
+}
+
+#[test]
+fn a_file_that_changes_while_it_is_sent_cuts_the_connection() {
+    let changes: [fn(&TestNode); 3] = [
+        |node| fs::write(node.path().join("large"), b"short").unwrap(),
+        |node| fs::remove_file(node.path().join("large")).unwrap(),
+        |node| {
+            let path = node.path().join("large");
+            let mut file = File::options().append(true).open(path).unwrap();
+            file.write_all(b"more").unwrap();
+        },
+    ];
+    for change in changes {
+        let (node, mut raw) = node_and_member();
+        put_large(&node);
+        raw.send("GET /files/large HTTP/1.1\r\nHost: x\r\n\r\n")
+            .unwrap();
+        assert_eq!(raw.head().unwrap().status, 200);
+        change(&node);
+        assert!(raw.rest().len() < 256 << 20);
+    }
+}
+
+#[test]
+fn clients_that_do_not_read_do_not_stop_the_others() {
+    let node = TestNode::start(1);
+    let member = caller(1);
+    node.befriend(&member);
+    put_large(&node);
+    node.put("f", b"x");
+    let _stalled: Vec<Raw> = (0..20)
+        .map(|_| {
+            let mut raw = node.raw(&member);
+            raw.send("GET /files/large HTTP/1.1\r\nHost: x\r\n\r\n")
+                .unwrap();
+            assert_eq!(raw.head().unwrap().status, 200);
+            raw
+        })
+        .collect();
+    assert_eq!(node.raw(&member).ask("GET /files/f HTTP/1.1").body, b"x");
+}
+
+#[test]
+fn a_client_that_takes_nothing_is_cut_off() {
+    let (node, mut raw) = limited(Limits {
+        stall: BRIEF,
+        ..Limits::default()
+    });
+    put_large(&node);
+    raw.send("GET /files/large HTTP/1.1\r\nHost: x\r\n\r\n")
+        .unwrap();
+    assert_eq!(raw.head().unwrap().status, 200);
+    // Not a wait for a state: taking nothing for a while is what this client does.
+    std::thread::sleep(BRIEF * 5);
+    assert!(raw.rest().len() < 256 << 20);
+}
+
+#[test]
+fn a_member_has_no_more_connections_than_its_share() {
+    let node = TestNode::limited(
+        1,
+        Limits {
+            connections_per_member: 2,
+            ..Limits::default()
+        },
+    );
+    node.put("f", b"x");
+    let (greedy, modest) = (caller(1), caller(1));
+    node.befriend(&greedy);
+    node.befriend(&modest);
+    let mut held = [node.raw(&greedy), node.raw(&greedy)];
+    for raw in &mut held {
+        assert_eq!(raw.ask("GET /files/f HTTP/1.1").status, 200);
+    }
+    let mut third = node.raw(&greedy);
+    let _ = third.send("GET /files/f HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert_eq!(third.rest(), b"");
+    assert_eq!(node.raw(&modest).ask("GET /files/f HTTP/1.1").status, 200);
+}
