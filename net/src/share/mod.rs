@@ -88,15 +88,14 @@ impl Share {
         })
     }
 
-    /// Opens the directory and computes the content roots of its files in the background, kept in
+    /// Computes the content roots of the files in the background from now on, and keeps them in
     /// `roots`. Files are served before they have one.
-    pub fn open_with_roots(config: &ShareConfig, roots: Roots) -> Result<Arc<Self>, Error> {
+    pub fn with_roots(self, roots: Roots) -> Result<Arc<Self>, Error> {
         let roots = Arc::new(roots);
-        let share = Self {
+        let share = Arc::new(Self {
             roots: Some(Arc::clone(&roots)),
-            ..Self::open(config)?
-        };
-        let share = Arc::new(share);
+            ..self
+        });
         hasher::start(&share, &roots)?;
         Ok(share)
     }

@@ -22,7 +22,7 @@ impl Rooted {
         };
         let roots = Roots::open(&base.path().join("roots.redb")).unwrap();
         Self {
-            share: Share::open_with_roots(&config, roots).unwrap(),
+            share: Share::open(&config).unwrap().with_roots(roots).unwrap(),
             base,
         }
     }
