@@ -6,7 +6,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use tinyp2p_net::client::Peer;
+use tinyp2p_net::Node;
+use tinyp2p_net::client::{self, Peer};
 use tinyp2p_net::fanout::Answer;
 use tinyp2p_net::types::{Attributes, PeerId, RelPath};
 use tinyp2p_net::wire::Listing;
@@ -22,4 +23,28 @@ pub trait Network: Send + Sync {
 
     /// A member to read from; `None` once it has left.
     fn peer(&self, member: PeerId) -> Option<Arc<dyn Peer>>;
+}
+
+impl Network for Node {
+    fn list(&self, directory: &RelPath, deadline: Instant) -> Vec<Answer<Listing>> {
+        let directory = directory.clone();
+        self.ask(deadline, move |peer, deadline| {
+            client::list(peer, &directory, deadline)
+        })
+    }
+
+    fn stat(&self, path: &RelPath, deadline: Instant) -> Vec<Answer<Option<Attributes>>> {
+        let path = path.clone();
+        self.ask(deadline, move |peer, deadline| {
+            client::stat(peer, &path, deadline)
+        })
+    }
+
+    fn peer(&self, member: PeerId) -> Option<Arc<dyn Peer>> {
+        let present = self
+            .present()
+            .into_iter()
+            .find(|present| present.id == member);
+        present.map(|member| member.peer)
+    }
 }

@@ -1,7 +1,7 @@
 //! `tinyp2p-mount`: join, serve, mount; then wait for the end.
 
 use std::ffi::OsString;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use super::password::Source;
 use super::place::{Claim, Mountpoint};
 use super::stop::{self, Event};
 use super::{Failure, background, logging};
+use crate::filesystem::Filesystem;
 use crate::fuse;
 use crate::mount::{self, Mount, Unmounted};
 
@@ -107,7 +108,10 @@ impl Mounted {
             mount,
             _claim: claim,
         };
-        let adapter = fuse::adapter(());
+        let node = Arc::clone(&joined.node);
+        let (engine, id) = (Arc::clone(node.engine()), node.id());
+        let filesystem = Filesystem::new(node, engine, Some(id));
+        let adapter = fuse::adapter(Arc::new(filesystem));
         let session = mount::session(adapter, descriptor, options, fuse::session_config())
             .map_err(|e| failed(e.to_string()))?;
         thread::Builder::new()
