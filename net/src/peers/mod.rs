@@ -1,9 +1,9 @@
 //! Who is there: finding members, holding a connection to each, noticing who leaves and returns.
 //!
-//! [`table`] decides (pure), [`dialer`] acts on it with a few threads, [`exchange`] reads and
-//! writes hellos, [`mdns`] and [`remembered`] bring in addresses from the local network and from
-//! last time. [`Members`] is the one face of all that: the server hands it incoming hellos, the
-//! engines ask it who is present and tell it who does not answer.
+//! `table` decides (pure), `dialer` acts on it with a few threads, `exchange` reads and writes
+//! hellos, `mdns` and `remembered` bring in addresses from the local network and from last time.
+//! [`Members`] is the one face of all that: the server hands it incoming hellos, the engines ask it
+//! who is present and tell it who does not answer.
 
 mod address;
 mod backoff;
