@@ -1,9 +1,12 @@
 //! `tinyp2p-mount`: join, serve, mount; then wait for the end.
 
 use std::ffi::OsString;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
+
+use tinyp2p_net::Node;
+use tinyp2p_net::download::Engine;
 
 use super::args::MountArgs;
 use super::join::{self, Joined, Role};
@@ -11,10 +14,15 @@ use super::password::Source;
 use super::place::{Claim, Mountpoint};
 use super::stop::{self, Event};
 use super::{Failure, background, logging};
+use crate::filesystem::Filesystem;
 use crate::fuse;
 use crate::mount::{self, Mount, Unmounted};
+use crate::network::NodeNetwork;
 
 const PROGRAM: &str = "tinyp2p-mount";
+
+/// What all windows of read-ahead together aim to stay below, in bytes.
+const READ_AHEAD: u64 = 128 << 20;
 
 /// After a busy mount was detached, its open files get this long to be closed.
 const LAST_FILES: Duration = Duration::from_secs(1);
@@ -23,7 +31,7 @@ const LAST_FILES: Duration = Duration::from_secs(1);
 pub(super) fn run(
     args: &[OsString],
     parsed: MountArgs,
-    options: mount::Options,
+    mut options: mount::Options,
     source: Source,
 ) -> Result<(), Failure> {
     let mountpoint = Mountpoint::check(&parsed.mountpoint)?;
@@ -31,6 +39,10 @@ pub(super) fn run(
     let prepared = join::prepare(&parsed.network, parsed.peers, Role::Member, &source, path)?;
     logging::filter(&parsed.network)?;
     let from_file = matches!(source, Source::File(_));
+    if from_file && let Some(typed) = parsed.password.as_os_str().to_str() {
+        // `mount -a` compares this with fstab to see that a line is mounted already.
+        options.source = mount::source_name(typed);
+    }
     let text = source.read()?;
     let password = join::password(&text)?;
     // The front has warned already.
@@ -62,7 +74,7 @@ fn until_unmounted(
     options: &mount::Options,
     report: impl FnOnce() -> std::io::Result<()>,
 ) -> Result<(), Failure> {
-    joined.first_contact(PROGRAM)?;
+    join::tell(PROGRAM, &joined.meet()?);
     let (sender, events) = mpsc::channel();
     stop::on_signals(sender.clone())?;
     let mounted = Mounted::new(joined, mountpoint, options, sender)?;
@@ -82,6 +94,15 @@ fn until_unmounted(
         let _ = events.recv_timeout(LAST_FILES);
     }
     Ok(())
+}
+
+/// The tree of the node's network, and the engine that reads from it.
+fn filesystem(node: &Arc<Node>) -> Result<Arc<Filesystem>, Failure> {
+    let members = Arc::clone(node.members());
+    let report = Box::new(move |member, error: &_| members.report(member, error));
+    let engine = Arc::new(Engine::new(READ_AHEAD, report)?);
+    let network = Arc::new(NodeNetwork::new(Arc::clone(node)));
+    Ok(Arc::new(Filesystem::new(network, engine, Some(node.id()))))
 }
 
 /// A mount that is being served. Dropping it unmounts, and removes the mountpoint if we made it.
@@ -107,7 +128,7 @@ impl Mounted {
             mount,
             _claim: claim,
         };
-        let adapter = fuse::adapter(());
+        let adapter = fuse::adapter(filesystem(&joined.node)?);
         let session = mount::session(adapter, descriptor, options, fuse::session_config())
             .map_err(|e| failed(e.to_string()))?;
         thread::Builder::new()
