@@ -1,1 +1,22 @@
+//! System tests: the real programs, as processes, over real sockets, with real mounts.
+//!
+//! One binary, so that the parts are compiled and linked once. Each file is a topic; the harness is
+//! in `swarm` (nodes), `process` (commands and waits), `content` (what is shared and how it is
+//! compared), `stranger` (TLS peers of our own making) and `hosts` (network namespaces). A machine
+//! that lacks something fails the test that needs it: nothing here is ever skipped.
 
+mod content;
+mod hosts;
+mod process;
+mod stranger;
+mod swarm;
+
+mod discovery;
+mod failure;
+mod get;
+mod listing;
+mod password;
+mod speed;
+mod start_stop;
+mod strangers;
+mod tools;

@@ -106,6 +106,7 @@ fn network_errno(error: &NetError) -> i32 {
         | NetError::OtherIdentity { .. }
         | NetError::Myself { .. }
         | NetError::Misbehaved { .. }
+        | NetError::WrongBytes { .. }
         | NetError::Local { .. } => libc::EIO,
     }
 }
@@ -114,7 +115,9 @@ fn network_errno(error: &NetError) -> i32 {
 /// into aloud.
 pub fn level(error: &Error) -> Level {
     match error {
-        Error::Network(NetError::Misbehaved { .. } | NetError::Local { .. }) => Level::WARN,
+        Error::Network(
+            NetError::Misbehaved { .. } | NetError::WrongBytes { .. } | NetError::Local { .. },
+        ) => Level::WARN,
         Error::Overloaded => Level::WARN,
         Error::Network(_) | Error::Silent(_) | Error::Late | Error::Replaced => Level::INFO,
         _ => Level::DEBUG,
@@ -186,6 +189,7 @@ mod tests {
             ),
             ("Myself", NetError::Myself { who: who() }.into()),
             ("Misbehaved", NetError::misbehaved("ann", "why").into()),
+            ("WrongBytes", NetError::WrongBytes { who: who() }.into()),
             (
                 "Local",
                 NetError::Local {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
-use tinyp2p_net::download::Engine;
+use tinyp2p_net::download::{Engine, Source};
 use tinyp2p_net::error::Error as NetError;
 use tinyp2p_net::types::{ByteRange, Kind, MAX_NAME_BYTES, Name, PeerId, RelPath};
 
@@ -81,6 +81,7 @@ pub type ReadDone = Box<dyn FnOnce(Result<&[u8], Error>) + Send>;
 /// The mount, without the mount.
 pub struct Filesystem {
     network: Arc<dyn Network>,
+    this_node: Option<PeerId>,
     engine: Arc<Engine>,
     view: View,
     inodes: Mutex<Inodes>,
@@ -97,6 +98,7 @@ impl Filesystem {
         Self {
             view: View::new(Arc::clone(&network), this_node),
             network,
+            this_node,
             engine,
             inodes: Mutex::new(Inodes::new(mtime.unwrap_or(0))),
             files: Handles::default(),
@@ -245,18 +247,30 @@ impl Filesystem {
         if inode.kind() == Kind::Directory {
             return Err(Error::IsADirectory);
         }
-        let mut holders = inode.readable().filter(|_| !inode.is_replaced);
-        let found = holders.find_map(|(id, attributes)| Some((self.network.peer(id)?, attributes)));
-        let Some((peer, attributes)) = found else {
+        let holders = inode.readable().filter(|_| !inode.is_replaced);
+        let mut size = None;
+        let sources = holders.filter_map(|(id, attributes)| {
+            let (peer, version) = (self.network.peer(id)?, attributes.version);
+            size.get_or_insert(attributes.size);
+            let (path, is_local) = (inode.path.clone(), self.this_node == Some(id));
+            Some(Source {
+                peer,
+                path,
+                version,
+                is_local,
+            })
+        });
+        let sources: Vec<Source> = sources.collect();
+        let Some(size) = size else {
             // The kernel looks the name up again and comes back with what it leads to now.
             self.view.invalidate(&inode.path);
             return Err(Error::Replaced);
         };
-        let download = self.engine.open(peer, inode.path.clone(), &attributes);
+        let download = self.engine.open(sources, size, inode.root());
         Ok(self.files.insert(OpenFile {
             number,
             path: inode.path.clone(),
-            size: attributes.size,
+            size,
             download,
         }))
     }

@@ -16,6 +16,9 @@ pub const READ_DEADLINE: Duration = Duration::from_secs(15);
 /// TCP and TLS together must come about within this time.
 pub const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
 
+/// The memory that windows share unless the user says otherwise (design, section 2).
+pub const DEFAULT_MEMORY: u64 = 128 << 20;
+
 /// A client gives an idle connection up after this time; less than [`SERVER_IDLE`], so that it
 /// seldom meets a connection that the server is just closing.
 pub const CLIENT_IDLE: Duration = Duration::from_secs(20);
@@ -38,6 +41,8 @@ pub struct Config {
     pub name: String,
     /// mDNS, announcing and browsing.
     pub discovery: bool,
+    /// The bytes that the windows of all open files together aim to stay below.
+    pub memory: u64,
     /// The addresses that the user named.
     pub peers: Vec<PeerArgument>,
     /// Where identity and remembered addresses live; created with mode 0700.

@@ -72,6 +72,12 @@ pub enum Error {
         /// The rule that it broke.
         what: String,
     },
+    /// The member sent bytes that do not belong to the content root; they were dropped.
+    #[error("{who} sent bytes that are not those of the file")]
+    WrongBytes {
+        /// The member.
+        who: String,
+    },
     /// The member understood and declined.
     #[error("{who} answered: {fault}")]
     Fault {

@@ -246,6 +246,56 @@ impl Subtree {
             size,
         })
     }
+
+    /// The same for a subtree that is not proven yet: whoever gets the part can prove it if this was
+    /// right.
+    pub fn narrow(&self, first: u64, span: u64) -> Option<Self> {
+        // Only the subtree of a small file is lower than its span; it has no uncles.
+        let blocks = if self.uncles.is_empty() {
+            self.leaves.len() as u64
+        } else {
+            self.span << self.uncles.len().min(40)
+        };
+        self.narrow_in(Shape { blocks }, first, span)
+    }
+
+    /// The part of `span` blocks from block `first` on, with its own uncles.
+    fn narrow_in(&self, shape: Shape, first: u64, span: u64) -> Option<Self> {
+        let inside = span.is_power_of_two()
+            && span <= self.span
+            && first.is_multiple_of(span)
+            && first >= self.first
+            && first - self.first < self.leaves.len() as u64;
+        if !inside {
+            return None;
+        }
+        let (low, high) = (shape.subtree_height(span), shape.subtree_height(self.span));
+        let before = (first - self.first) as usize;
+        let inner = levels(&self.leaves, high);
+        let mut uncles = Vec::new();
+        for level in low..high {
+            let at = before >> level;
+            let pad = || padding(level);
+            uncles.push(
+                inner[level as usize]
+                    .get(at ^ 1)
+                    .copied()
+                    .unwrap_or_else(pad),
+            );
+        }
+        uncles.extend_from_slice(&self.uncles);
+        let leaves = self.leaves[before..]
+            .iter()
+            .take(span as usize)
+            .copied()
+            .collect();
+        Some(Self {
+            first,
+            span,
+            leaves,
+            uncles,
+        })
+    }
 }
 
 /// The root of `leaves`, padded to `height` levels.
@@ -291,39 +341,7 @@ impl Leaves {
     /// The part of `span` blocks from block `first` on, with its own proof, so that it can be
     /// stored and proven alone. `None` if it does not lie in here.
     pub fn narrow(&self, first: u64, span: u64) -> Option<Subtree> {
-        let whole = &self.subtree;
-        let inside = span.is_power_of_two()
-            && span <= whole.span
-            && first.is_multiple_of(span)
-            && first >= whole.first
-            && first - whole.first < whole.leaves.len() as u64;
-        let shape = Shape::of(self.size).filter(|_| inside)?;
-        let (low, high) = (shape.subtree_height(span), shape.subtree_height(whole.span));
-        let before = (first - whole.first) as usize;
-        let inner = levels(&whole.leaves, high);
-        let mut uncles = Vec::new();
-        for level in low..high {
-            let at = before >> level;
-            let pad = || padding(level);
-            uncles.push(
-                inner[level as usize]
-                    .get(at ^ 1)
-                    .copied()
-                    .unwrap_or_else(pad),
-            );
-        }
-        uncles.extend_from_slice(&whole.uncles);
-        let leaves = whole.leaves[before..]
-            .iter()
-            .take(span as usize)
-            .copied()
-            .collect();
-        Some(Subtree {
-            first,
-            span,
-            leaves,
-            uncles,
-        })
+        self.subtree.narrow_in(Shape::of(self.size)?, first, span)
     }
 }
 

@@ -2,24 +2,29 @@
 //! part.
 
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use data_encoding::HEXLOWER;
 use parking_lot::Mutex;
+use sha2::{Digest, Sha256};
 
 use crate::auth::{AddressSource, Gate, Identity};
 use crate::client::Peer;
 use crate::client::dial::TcpDialer;
 use crate::client::http::{Client, HttpPeer};
-use crate::config::Config;
+use crate::config::{Config, ShareConfig};
+use crate::download::Engine;
 use crate::error::Error;
+use crate::fanout::{Answer, Asked, Fanout};
 use crate::local::LocalPeer;
 use crate::peers::dialer::{Connect, Connection};
 use crate::peers::mdns::Discovery;
 use crate::peers::remembered::Remembered;
 use crate::peers::{Member, Members};
 use crate::server::{Server, Service};
-use crate::share::Share;
+use crate::share::{Roots, Share};
 use crate::types::{Address, PeerId};
 use crate::wire::MemberRecord;
 
@@ -33,6 +38,8 @@ pub struct Node {
     port: u16,
     share: Option<Arc<Share>>,
     members: Arc<Members>,
+    fanout: Fanout,
+    engine: Arc<Engine>,
     /// What is left to be stopped.
     running: Mutex<Option<Running>>,
 }
@@ -53,12 +60,17 @@ impl Node {
     pub fn start(config: Config) -> Result<Arc<Self>, Error> {
         check_name(&config.name)?;
         let share = config.share.as_ref().map(Share::open).transpose()?;
-        let share = share.map(Arc::new);
         let identity = Identity::load_or_create(&config.state_dir)?;
         let id = identity.id();
         let stretched = config.password.stretch();
         drop(config.password);
         let gate = Arc::new(Gate::new(identity, stretched)?);
+        let roots = |share: &ShareConfig| Roots::open(&roots_file(share, &config.state_dir));
+        let roots = config.share.as_ref().map(roots).transpose()?;
+        let share = share
+            .zip(roots)
+            .map(|(share, roots)| share.with_roots(roots))
+            .transpose()?;
         let place = config.remember_as.as_deref();
         let members = Arc::new(Members::new(
             id,
@@ -73,8 +85,17 @@ impl Node {
             members: members.clone(),
         });
         let server = Server::start(&config.listen, service.clone(), gate)?;
+        let watch = Arc::downgrade(&members);
+        let report = move |member, error: &Error| {
+            if let Some(members) = watch.upgrade() {
+                members.report(member, error);
+            }
+        };
+        let engine = Arc::new(Engine::new(config.memory, None, Box::new(report))?);
         let node = Arc::new(Self {
             id,
+            fanout: Fanout::default(),
+            engine,
             name: config.name,
             port: server.local_port(),
             share,
@@ -141,6 +162,43 @@ impl Node {
         self.members.present()
     }
 
+    /// What reads files of members.
+    pub fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
+    /// Puts `question` to everyone who is there, and returns one answer for each by `deadline`. Members
+    /// that are known to be away have their answer at once: an [`Error::Unreachable`].
+    pub fn ask<T, Q>(&self, deadline: Instant, question: Q) -> Vec<Answer<T>>
+    where
+        T: Send + 'static,
+        Q: Fn(&dyn Peer, Instant) -> Result<T, Error> + Send + Sync + 'static,
+    {
+        let present = self.members.present();
+        let asked = present
+            .into_iter()
+            .map(|Member { name, peer, .. }| Asked { name, peer });
+        let asked: Vec<Asked> = asked.collect();
+        let mut answers = self.fanout.ask(&asked, deadline, question);
+        for answer in &answers {
+            if let Err(error) = &answer.result {
+                self.members.report(answer.member, error);
+            }
+        }
+        answers.extend(self.members.absent().into_iter().map(|(member, name)| {
+            let away = Error::Unreachable {
+                who: name.to_string(),
+                why: "it is away".into(),
+            };
+            Answer {
+                member,
+                name,
+                result: Err(away),
+            }
+        }));
+        answers
+    }
+
     /// Waits until each address that the user named has answered or failed once, or `deadline`;
     /// once one has answered, only a moment longer. Returns what became of them, without those that
     /// have not answered yet and those that are this node itself. A wrong password is
@@ -156,6 +214,9 @@ impl Node {
             return;
         };
         let deadline = Instant::now() + STOP_DEADLINE;
+        if let Some(share) = &self.share {
+            share.stop();
+        }
         if let Some(discovery) = running.discovery {
             discovery.stop(deadline);
         }
@@ -174,6 +235,17 @@ impl fmt::Debug for Node {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({:?}, port {})", self.name, self.id, self.port)
     }
+}
+
+/// Where the content roots of a share are remembered: a file for each directory, so that two nodes of
+/// one user need not share one.
+fn roots_file(share: &ShareConfig, state_dir: &Path) -> PathBuf {
+    let place = share
+        .directory
+        .canonicalize()
+        .unwrap_or_else(|_| share.directory.clone());
+    let digest = Sha256::digest(place.as_os_str().as_encoded_bytes());
+    state_dir.join("roots").join(HEXLOWER.encode(&digest[..16]))
 }
 
 fn check_name(name: &str) -> Result<(), Error> {

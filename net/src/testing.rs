@@ -9,7 +9,8 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::client::{ByteStream, Peer};
 use crate::error::Error;
-use crate::types::{Attributes, ByteRange, Entry, Kind, Name, PeerId, RelPath, Version};
+use crate::merkle::{Tree, TreeHasher};
+use crate::types::{Attributes, ByteRange, Entry, Kind, Name, PeerId, RelPath, Root, Version};
 use crate::wire::{
     Fault, FaultCode, ListRequest, Listing, Request, Response, SearchPage, SearchRequest,
     StatResponse,
@@ -40,6 +41,7 @@ pub struct MemoryPeer {
     files: Mutex<BTreeMap<RelPath, (Attributes, Vec<u8>)>>,
     behaviour: Mutex<Behaviour>,
     changed: Condvar,
+    trees: Mutex<BTreeMap<Root, Tree>>,
     calls: AtomicUsize,
     opens: AtomicUsize,
 }
@@ -52,6 +54,7 @@ impl MemoryPeer {
             files: Mutex::default(),
             behaviour: Mutex::new(Behaviour::Honest),
             changed: Condvar::new(),
+            trees: Mutex::default(),
             calls: AtomicUsize::new(0),
             opens: AtomicUsize::new(0),
         }
@@ -75,6 +78,26 @@ impl MemoryPeer {
             root: None,
         };
         self.files.lock().insert(path, (attributes, content));
+        attributes
+    }
+
+    /// Shares `content` at `path` with its content root known.
+    ///
+    /// # Panics
+    /// If `path` is not a valid path: a mistake in a test.
+    pub fn put_rooted(&self, path: &str, content: impl Into<Vec<u8>>, mtime: i64) -> Attributes {
+        let content = content.into();
+        let mut hasher = TreeHasher::default();
+        hasher.update(&content);
+        let mut attributes = self.put(path, content, mtime);
+        if let Some(tree) = hasher.finish() {
+            attributes.root = Some(tree.root());
+            self.trees.lock().insert(tree.root(), tree);
+        }
+        let path = RelPath::new(path.as_bytes()).expect("a valid path");
+        if let Some((known, _)) = self.files.lock().get_mut(&path) {
+            *known = attributes;
+        }
         attributes
     }
 
@@ -247,6 +270,14 @@ impl Peer for MemoryPeer {
                     .map(|path| self.attributes(path))
                     .collect(),
             })),
+            Request::Hashes(request) => {
+                let trees = self.trees.lock();
+                let found = trees
+                    .get(&request.root)
+                    .and_then(|tree| tree.subtree(request.first / request.span));
+                let missing = || fault(Fault::new(FaultCode::NotFound, "no such content"));
+                found.map(Response::Hashes).ok_or_else(missing)
+            }
             _ => Err(fault(Fault::new(
                 FaultCode::MethodNotFound,
                 "not in this twin",

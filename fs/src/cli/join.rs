@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use tinyp2p_net::auth::Password;
-use tinyp2p_net::config::{Config, Listen, ShareConfig};
+use tinyp2p_net::config::{Config, DEFAULT_MEMORY, Listen, ShareConfig};
 use tinyp2p_net::error::Error;
 use tinyp2p_net::types::{Address, DEFAULT_PORT, PeerArgument};
 use tinyp2p_net::{Node, peers::Member};
@@ -195,6 +195,7 @@ impl Prepared {
             advertise: self.advertise,
             name: self.name,
             discovery: self.discovery,
+            memory: DEFAULT_MEMORY,
             peers: self.peers,
             state_dir: self.state_dir,
             remember_as: self.remember_as,
@@ -310,6 +311,7 @@ fn is_no_answer(error: &Error) -> bool {
                 | Error::Myself { .. }
                 | Error::OtherIdentity { .. }
                 | Error::Misbehaved { .. }
+                | Error::WrongBytes { .. }
                 | Error::Local { .. }
         )
 }

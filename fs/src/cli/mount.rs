@@ -5,9 +5,6 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use tinyp2p_net::Node;
-use tinyp2p_net::download::Engine;
-
 use super::args::MountArgs;
 use super::join::{self, Joined, Role};
 use super::password::Source;
@@ -17,12 +14,8 @@ use super::{Failure, background, logging};
 use crate::filesystem::Filesystem;
 use crate::fuse;
 use crate::mount::{self, Mount, Unmounted};
-use crate::network::NodeNetwork;
 
 const PROGRAM: &str = "tinyp2p-mount";
-
-/// What all windows of read-ahead together aim to stay below, in bytes.
-const READ_AHEAD: u64 = 128 << 20;
 
 /// After a busy mount was detached, its open files get this long to be closed.
 const LAST_FILES: Duration = Duration::from_secs(1);
@@ -96,15 +89,6 @@ fn until_unmounted(
     Ok(())
 }
 
-/// The tree of the node's network, and the engine that reads from it.
-fn filesystem(node: &Arc<Node>) -> Result<Arc<Filesystem>, Failure> {
-    let members = Arc::clone(node.members());
-    let report = Box::new(move |member, error: &_| members.report(member, error));
-    let engine = Arc::new(Engine::new(READ_AHEAD, report)?);
-    let network = Arc::new(NodeNetwork::new(Arc::clone(node)));
-    Ok(Arc::new(Filesystem::new(network, engine, Some(node.id()))))
-}
-
 /// A mount that is being served. Dropping it unmounts, and removes the mountpoint if we made it.
 struct Mounted {
     mount: Mount,
@@ -128,7 +112,10 @@ impl Mounted {
             mount,
             _claim: claim,
         };
-        let adapter = fuse::adapter(filesystem(&joined.node)?);
+        let node = Arc::clone(&joined.node);
+        let (engine, id) = (Arc::clone(node.engine()), node.id());
+        let filesystem = Filesystem::new(node, engine, Some(id));
+        let adapter = fuse::adapter(Arc::new(filesystem));
         let session = mount::session(adapter, descriptor, options, fuse::session_config())
             .map_err(|e| failed(e.to_string()))?;
         thread::Builder::new()

@@ -20,7 +20,7 @@ struct Setup {
 fn setup() -> Setup {
     let network = Arc::new(MemoryNetwork::default());
     let ann = network.join("ann", 1);
-    let engine = Arc::new(Engine::new(64 << 20, Box::new(|_, _| {})).unwrap());
+    let engine = Arc::new(Engine::new(64 << 20, None, Box::new(|_, _| {})).unwrap());
     let filesystem = Filesystem::new(Arc::clone(&network) as Arc<dyn Network>, engine, None);
     Setup {
         network,
@@ -260,7 +260,7 @@ fn this_node_is_read_first() {
     let (ann, bob) = (network.join("ann", 1), network.join("bob", 2));
     ann.put("x", "same", 1);
     bob.put("x", "same", 1);
-    let engine = Arc::new(Engine::new(64 << 20, Box::new(|_, _| {})).unwrap());
+    let engine = Arc::new(Engine::new(64 << 20, None, Box::new(|_, _| {})).unwrap());
     let filesystem = Filesystem::new(
         Arc::clone(&network) as Arc<dyn Network>,
         engine,

@@ -28,7 +28,7 @@ struct Mounted {
 fn mount() -> Mounted {
     let network = Arc::new(MemoryNetwork::default());
     let ann = network.join("ann", 1);
-    let engine = Arc::new(Engine::new(64 << 20, Box::new(|_, _| {})).unwrap());
+    let engine = Arc::new(Engine::new(64 << 20, None, Box::new(|_, _| {})).unwrap());
     let shared = Arc::clone(&network) as Arc<dyn Network>;
     let filesystem = Arc::new(Filesystem::new(shared, engine, None));
     let directory = tempfile::tempdir().unwrap();

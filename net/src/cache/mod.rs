@@ -95,20 +95,16 @@ impl Cache {
         Ok(Some(Self { store, writes }))
     }
 
-    /// The piece of `root` (a file of `size` bytes) that begins at block `first`, a multiple of
-    /// [`PIECE_BLOCKS`]: all of its blocks that the file has, if they are here together.
-    pub fn piece(&self, root: Root, size: u64, first: u64) -> Option<Verified<Vec<u8>>> {
-        let blocks_left = size.div_ceil(BLOCK).saturating_sub(first);
-        match blocks_left {
-            1 => self.block(root, size, first),
-            _ if first.is_multiple_of(PIECE_BLOCKS) => self.store.large.get(root, size, first),
-            _ => None,
-        }
+    /// Blocks of `root` (a file of `size` bytes) from block `first` on: at most `most`, at least one,
+    /// and not beyond the piece in which the first one lies. `None` when that one is not here.
+    pub fn get(&self, root: Root, size: u64, first: u64, most: u64) -> Option<Verified<Vec<u8>>> {
+        let large = || self.store.large.get(root, size, first, most);
+        large().or_else(|| self.store.small.get(root, size, first, 1))
     }
 
-    /// One block of `root` that was kept by itself.
-    pub fn block(&self, root: Root, size: u64, block: u64) -> Option<Verified<Vec<u8>>> {
-        self.store.small.get(root, size, block)
+    /// True if the piece of `root` that begins at block `first` seems to be here whole.
+    pub fn holds_piece(&self, root: Root, first: u64) -> bool {
+        self.store.large.holds(&root, first)
     }
 
     /// Keeps `content`, which begins at block `first` of `root` and which `leaves` have proven: whole

@@ -82,38 +82,55 @@ impl Slab {
         }
     }
 
-    /// The content of `root` from block `first` on, if it is here and sound.
-    pub(super) fn get(&self, root: Root, size: u64, first: u64) -> Option<Verified<Vec<u8>>> {
-        let slot = self.index.lock().find(key(&root, first))?;
-        match self.read(slot, root, size, first) {
-            Some(content) => Some(content),
-            None => {
-                // Torn, damaged, a collision, or overwritten just now: in the last case the slot has
-                // a new owner, and only that one's key may be dropped with it.
-                let mut index = self.index.lock();
-                if index.find(key(&root, first)) == Some(slot) {
-                    index.release(slot);
-                }
-                None
+    /// Up to `most` blocks of `root` from block `first` on that lie in one slot, if they are here and
+    /// sound.
+    pub(super) fn get(
+        &self,
+        root: Root,
+        size: u64,
+        first: u64,
+        most: u64,
+    ) -> Option<Verified<Vec<u8>>> {
+        let key = key(&root, first / self.span * self.span);
+        let slot = self.index.lock().find(key)?;
+        let content = self.read(slot, root, size, first, most);
+        if content.is_none() {
+            // Torn, damaged, a collision, or overwritten just now: in the last case the slot has a
+            // new owner, and only that one's key may be dropped with it.
+            let mut index = self.index.lock();
+            if index.find(key) == Some(slot) {
+                index.release(slot);
             }
         }
+        content
     }
 
-    fn read(&self, slot: u32, root: Root, size: u64, first: u64) -> Option<Verified<Vec<u8>>> {
+    fn read(
+        &self,
+        slot: u32,
+        root: Root,
+        size: u64,
+        first: u64,
+        most: u64,
+    ) -> Option<Verified<Vec<u8>>> {
         let mut header = [0; HEADER];
         self.file
             .read_exact_at(&mut header, self.offset(slot))
             .ok()?;
         let header = Header::decode(&header)?;
-        let asked = header.root == root && header.size == size && header.proof.first == first;
-        if !asked || header.proof.span != self.span {
+        let before = first.checked_sub(header.proof.first)?.checked_mul(BLOCK)?;
+        if header.root != root || header.size != size || header.proof.span != self.span {
             return None;
         }
-        let mut content = vec![0; usize::try_from(header.content_bytes()).ok()?];
+        let bytes = header
+            .content_bytes()
+            .checked_sub(before)?
+            .min(most.saturating_mul(BLOCK));
+        let mut content = vec![0; usize::try_from(bytes).ok()?];
         self.file
-            .read_exact_at(&mut content, self.offset(slot) + HEADER as u64)
+            .read_exact_at(&mut content, self.offset(slot) + HEADER as u64 + before)
             .ok()?;
-        header.check(content)
+        header.check(first, content)
     }
 
     /// True if the block is here, as far as the index knows.

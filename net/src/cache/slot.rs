@@ -92,11 +92,10 @@ impl Header {
         })
     }
 
-    /// Proves `content` against the root that this header names.
-    pub(super) fn check(self, content: Vec<u8>) -> Option<Verified<Vec<u8>>> {
-        let start = self.proof.first.checked_mul(BLOCK)?;
+    /// Proves `content`, which begins at block `first`, against the root that this header names.
+    pub(super) fn check(self, first: u64, content: Vec<u8>) -> Option<Verified<Vec<u8>>> {
         let leaves = self.proof.prove(self.root, self.size)?;
-        leaves.check(start, content).ok()
+        leaves.check(first.checked_mul(BLOCK)?, content).ok()
     }
 }
 

@@ -38,7 +38,7 @@ impl Content {
 
     fn piece(&self, cache: &Cache, first: u64) -> Option<Vec<u8>> {
         cache
-            .piece(self.tree.root(), self.size(), first)
+            .get(self.tree.root(), self.size(), first, 8)
             .map(Verified::into_inner)
     }
 }
@@ -90,7 +90,7 @@ fn what_was_put_is_read_back_after_a_restart() {
         big.piece(&cache, 576).unwrap(),
         big.bytes[576 * BLOCK as usize..]
     );
-    assert!(cache.block(small.tree.root(), 100, 0).is_some());
+    assert!(cache.get(small.tree.root(), 100, 0, 1).is_some());
     assert_eq!(big.piece(&cache, 16), None);
 }
 

@@ -2,7 +2,7 @@
 //!
 //! [`Peer`] is the seam between the engines (fan-out, download, membership) and the wire. The real
 //! one speaks HTTP ([`http`]); this node's own share is one too ([`crate::local`]), and tests use a twin in
-//! memory that can be slow, cut off, lying or gone ([`crate::testing`]).
+//! memory that can be slow, cut off, lying or gone (`testing`).
 
 mod calls;
 mod connector;

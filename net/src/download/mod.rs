@@ -11,7 +11,11 @@
 //! member's error, or when nothing has come for [`STALL`].
 
 mod buffers;
+mod content;
+mod fetch;
+mod leaves;
 mod pieces;
+mod sources;
 mod streams;
 mod window;
 
@@ -21,15 +25,17 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::client::Peer;
+use crate::cache::Cache;
 use crate::config::READ_DEADLINE;
 use crate::error::Error;
 use crate::lanes::Lanes;
-use crate::types::{Attributes, ByteRange, PeerId, RelPath};
+use crate::types::{ByteRange, PeerId, Root};
 
 use buffers::Pool;
 use pieces::{PIECE, Piece};
 use streams::Shared;
+
+pub use streams::Source;
 
 /// A reader's callback: all bytes of its range, or why they cannot be had.
 pub type Done = Box<dyn FnOnce(Result<&[u8], Error>) + Send>;
@@ -60,6 +66,7 @@ pub(crate) struct Core {
     pool: Arc<Pool>,
     /// The bytes that all windows together may hold before they stop growing.
     memory: u64,
+    cache: Option<Arc<Cache>>,
     /// The bytes that they hold.
     held_bytes: AtomicU64,
     waiting: Mutex<Waiting>,
@@ -76,11 +83,16 @@ struct Waiting {
 
 impl Engine {
     /// An engine whose windows together aim to stay below `memory` bytes.
-    pub fn new(memory: u64, on_failure: OnFailure) -> Result<Self, Error> {
+    pub fn new(
+        memory: u64,
+        cache: Option<Arc<Cache>>,
+        on_failure: OnFailure,
+    ) -> Result<Self, Error> {
         let core = Arc::new(Core {
             lanes: Lanes::new("read", STREAMS_PER_MEMBER, WAITING_PER_MEMBER),
             pool: Pool::new(PIECE as usize),
             memory,
+            cache,
             held_bytes: AtomicU64::new(0),
             waiting: Mutex::default(),
             tick: Condvar::new(),
@@ -94,11 +106,12 @@ impl Engine {
         Ok(Self { core })
     }
 
-    /// A reader of the file that `peer` shares at `path`, in the version of `attributes`. Nothing is
-    /// fetched before the first read.
-    pub fn open(&self, peer: Arc<dyn Peer>, path: RelPath, attributes: &Attributes) -> Download {
+    /// A reader of a file of `size` bytes. With a `root` its bytes come from all of `sources` and are
+    /// proven; without one they come from the first source alone, in the version that it names.
+    /// Nothing is fetched before the first read.
+    pub fn open(&self, sources: Vec<Source>, size: u64, root: Option<Root>) -> Download {
         Download {
-            shared: Shared::new(Arc::clone(&self.core), peer, path, attributes),
+            shared: Shared::new(Arc::clone(&self.core), sources, size, root),
         }
     }
 

@@ -6,8 +6,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
-use super::buffers::Buffer;
+use super::content::Content;
 use super::window::LEAF;
 use crate::types::ByteRange;
 
@@ -19,7 +20,7 @@ pub(crate) const PIECE: u64 = 128 * 1024;
 #[derive(Clone)]
 pub(crate) struct Piece {
     start: u64,
-    bytes: Arc<Buffer>,
+    bytes: Arc<Content>,
 }
 
 impl Piece {
@@ -39,6 +40,10 @@ impl Piece {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Claim {
     id: u64,
+    /// The number of the holder that was asked.
+    pub(crate) source: usize,
+    /// When its last piece came, or when it was made.
+    pub(crate) moved: Instant,
     /// What is still to come.
     pub(crate) range: ByteRange,
 }
@@ -98,6 +103,7 @@ impl Pieces {
     /// on leaves of the hash tree (or at the end of the file) unless neighbours stand in the way.
     pub(crate) fn claim(
         &mut self,
+        (source, now): (usize, Instant),
         urgent: impl Iterator<Item = ByteRange>,
         ahead: ByteRange,
         longest: u64,
@@ -125,6 +131,8 @@ impl Pieces {
         self.claims += 1;
         let claim = Claim {
             id: self.claims,
+            source,
+            moved: now,
             range,
         };
         self.coming.push(claim);
@@ -132,11 +140,12 @@ impl Pieces {
     }
 
     /// Takes the next bytes of a claim, in order. False when the claim was given up meanwhile.
-    pub(crate) fn arrive(&mut self, claim: Claim, bytes: Buffer) -> bool {
+    pub(crate) fn arrive(&mut self, claim: Claim, bytes: Content, now: Instant) -> bool {
         let Some(open) = self.coming.iter_mut().find(|open| open.id == claim.id) else {
             return false;
         };
         let start = open.range.start;
+        open.moved = now;
         open.range.start += bytes.len() as u64;
         self.held_bytes += bytes.len() as u64;
         self.held.insert(
@@ -169,6 +178,17 @@ impl Pieces {
         });
     }
 
+    /// The claims that have not brought anything since `since` although `awaited` says that somebody
+    /// waits for them.
+    pub(crate) fn standing(
+        &self,
+        since: Instant,
+        awaited: impl Fn(ByteRange) -> bool,
+    ) -> Vec<Claim> {
+        let standing = |claim: &&Claim| claim.moved < since && awaited(claim.range);
+        self.coming.iter().filter(standing).copied().collect()
+    }
+
     /// Gives every claim up.
     pub(crate) fn abandon(&mut self) {
         self.coming.clear();
@@ -183,12 +203,13 @@ impl Pieces {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::download::buffers::Buffer;
     use proptest::prelude::*;
 
     const KIB: u64 = 1024;
 
-    fn buffer(len: u64) -> Buffer {
-        Buffer::from(vec![7; len as usize])
+    fn buffer(len: u64) -> Content {
+        Content::FromOne(Buffer::from(vec![7; len as usize]))
     }
 
     fn range(start: u64, end: u64) -> ByteRange {
@@ -199,13 +220,13 @@ mod tests {
     fn what_a_failed_stream_did_not_deliver_is_claimed_again() {
         let mut pieces = Pieces::default();
         let all = range(0, 512 * KIB);
-        let mut claim = || pieces.claim([].into_iter(), all, 1 << 20, all.end);
+        let mut claim = || pieces.claim((0, Instant::now()), [].into_iter(), all, 1 << 20, all.end);
         let first = claim().unwrap();
         assert_eq!(first.range, all);
         assert_eq!(claim(), None);
-        assert!(pieces.arrive(first, buffer(PIECE)));
+        assert!(pieces.arrive(first, buffer(PIECE), Instant::now()));
         pieces.release(first);
-        let again = pieces.claim([].into_iter(), all, 1 << 20, all.end);
+        let again = pieces.claim((0, Instant::now()), [].into_iter(), all, 1 << 20, all.end);
         assert_eq!(again.unwrap().range, range(PIECE, 512 * KIB));
     }
 
@@ -213,7 +234,15 @@ mod tests {
     fn a_sliding_window_asks_for_whole_requests() {
         let mut pieces = Pieces::default();
         let ahead = |at| range(at * KIB, (at + 256) * KIB);
-        let mut claim = |at| pieces.claim([].into_iter(), ahead(at), 256 * KIB, 1 << 30);
+        let mut claim = |at| {
+            pieces.claim(
+                (0, Instant::now()),
+                [].into_iter(),
+                ahead(at),
+                256 * KIB,
+                1 << 30,
+            )
+        };
         assert_eq!(claim(0).unwrap().range, ahead(0));
         assert_eq!(claim(128), None);
         assert_eq!(claim(256).unwrap().range, ahead(256));
@@ -225,6 +254,7 @@ mod tests {
         let urgent = [range(20 * KIB, 24 * KIB)];
         let claim = pieces
             .claim(
+                (0, Instant::now()),
                 urgent.into_iter(),
                 range(24 * KIB, 64 * KIB),
                 1 << 20,
@@ -234,7 +264,13 @@ mod tests {
         assert_eq!(claim.range, range(16 * KIB, 64 * KIB));
         let far = [range(900 * KIB, 901 * KIB)];
         let claim = pieces
-            .claim(far.into_iter(), range(24 * KIB, 64 * KIB), 1 << 20, 1 << 30)
+            .claim(
+                (0, Instant::now()),
+                far.into_iter(),
+                range(24 * KIB, 64 * KIB),
+                1 << 20,
+                1 << 30,
+            )
             .unwrap();
         assert_eq!(claim.range, range(896 * KIB, 912 * KIB));
     }
@@ -243,10 +279,16 @@ mod tests {
     fn an_abandoned_claim_takes_no_bytes() {
         let mut pieces = Pieces::default();
         let claim = pieces
-            .claim([].into_iter(), range(0, 8 * PIECE), 1 << 20, 1 << 30)
+            .claim(
+                (0, Instant::now()),
+                [].into_iter(),
+                range(0, 8 * PIECE),
+                1 << 20,
+                1 << 30,
+            )
             .unwrap();
         pieces.retain(|_| false);
-        assert!(!pieces.arrive(claim, buffer(PIECE)));
+        assert!(!pieces.arrive(claim, buffer(PIECE), Instant::now()));
         assert_eq!(pieces.held_bytes(), 0);
     }
 
@@ -264,7 +306,7 @@ mod tests {
             for (action, start, len) in steps {
                 let wanted = range(start.min(size), (start + len).min(size));
                 match action {
-                    0 => if let Some(claim) = pieces.claim([wanted].into_iter().filter(|w| !w.is_empty()), range(0, 0), len, size) {
+                    0 => if let Some(claim) = pieces.claim((0, Instant::now()), [wanted].into_iter().filter(|w| !w.is_empty()), range(0, 0), len, size) {
                         for other in &coming {
                             prop_assert!(claim.range.end <= other.range.start || other.range.end <= claim.range.start);
                         }
@@ -280,7 +322,7 @@ mod tests {
                     2 => if let Some(claim) = open.last().copied() {
                         let at = coming.iter_mut().find(|c| c.id == claim.id).unwrap();
                         let end = at.range.end.min((at.range.start / PIECE + 1) * PIECE);
-                        prop_assert!(pieces.arrive(claim, buffer(end - at.range.start)));
+                        prop_assert!(pieces.arrive(claim, buffer(end - at.range.start), Instant::now()));
                         at.range.start = end;
                         if at.range.is_empty() {
                             pieces.release(claim);
@@ -295,8 +337,8 @@ mod tests {
                 }
             }
             for claim in open { pieces.release(claim); }
-            while let Some(claim) = pieces.claim([].into_iter(), range(0, size), 200_000, size) {
-                prop_assert!(pieces.arrive(claim, buffer(claim.range.len())));
+            while let Some(claim) = pieces.claim((0, Instant::now()), [].into_iter(), range(0, size), 200_000, size) {
+                prop_assert!(pieces.arrive(claim, buffer(claim.range.len()), Instant::now()));
                 pieces.release(claim);
             }
             prop_assert!(pieces.covering(range(0, size)).is_some());

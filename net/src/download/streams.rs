@@ -8,56 +8,67 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::content::Content;
+use super::fetch::Delivery;
+use super::leaves::LeafCache;
 use super::pieces::{Claim, PIECE, Piece, Pieces};
+use super::sources::Sources;
 use super::window::{LEAF, Window};
 use super::{Core, Done, STALL, deliver};
 use crate::client::Peer;
 use crate::error::Error;
-use crate::types::{Attributes, ByteRange, RelPath, Version};
-
-/// Streams of one file at a time: while one hashes or copies, the other receives. More are no
-/// faster (perf notes, 1.1).
-const STREAMS: usize = 2;
+use crate::types::{ByteRange, RelPath, Root, Version};
 
 /// After a read has failed for want of an answer, further ones fail at once for this long: the kernel
 /// asks again for each page of a failed readahead, and each would take a whole [`STALL`].
 const FAIL_FAST: Duration = Duration::from_secs(3);
 
-/// A stream must bring this much within [`STALL`] to count as progress: a member that trickles
+/// Streams must bring this much within [`STALL`] to count as progress: a member that trickles
 /// single bytes cannot keep a reader for ever.
 const PROGRESS: u64 = LEAF;
 
-/// The pause before a failed stream is tried again, doubled each time up to [`MAX_PAUSE`].
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
-const MAX_PAUSE: Duration = Duration::from_secs(2);
+/// A holder that brings nothing for this long while a reader waits loses the claim to another one.
+const OVERTAKE: Duration = Duration::from_secs(1);
 
-/// A member that breaks the protocol this often in one file is not asked for it again.
-const MAX_STRIKES: u32 = 3;
+/// A member that has a file, and how it names what it has.
+#[derive(Clone)]
+pub struct Source {
+    /// The member.
+    pub peer: Arc<dyn Peer>,
+    /// Where the file lies in its share.
+    pub path: RelPath,
+    /// The state of the file there.
+    pub version: Version,
+    /// True for this node's own share.
+    pub is_local: bool,
+}
+
+impl Source {
+    pub(super) fn who(&self) -> String {
+        self.peer.id().short()
+    }
+}
 
 pub(crate) struct Shared {
-    core: Arc<Core>,
-    peer: Arc<dyn Peer>,
-    path: RelPath,
-    version: Version,
-    size: u64,
+    pub(super) core: Arc<Core>,
+    pub(super) sources: Vec<Source>,
+    pub(super) size: u64,
+    pub(super) root: Option<Root>,
+    pub(super) leaves: Option<LeafCache>,
     /// Bytes that came in so far; counted by streams between two pieces, so outside of the lock.
-    received: AtomicU64,
+    pub(super) received: AtomicU64,
     state: Mutex<State>,
 }
 
 struct State {
     window: Window,
     pieces: Pieces,
+    sources: Sources,
     parked: Vec<Parked>,
-    /// Streams that run or are about to.
-    streams: usize,
     /// When something last came in, or the oldest wait began.
     progress: Instant,
     /// `received` at that time.
     received: u64,
-    failures: u32,
-    strikes: u32,
-    retry_at: Option<Instant>,
     watched: bool,
     /// What the core has been told that `pieces` holds.
     accounted: u64,
@@ -67,8 +78,8 @@ struct State {
 /// Why nothing more is fetched.
 #[derive(Clone)]
 enum End {
-    /// For good: the file is gone or another one.
-    Dead(Error),
+    /// For good: no holder has the file any more.
+    Lost(Error),
     /// For the moment.
     Until(Instant, Error),
     /// The reader has gone.
@@ -101,31 +112,37 @@ impl Replies {
 impl Shared {
     pub(super) fn new(
         core: Arc<Core>,
-        peer: Arc<dyn Peer>,
-        path: RelPath,
-        attributes: &Attributes,
+        mut sources: Vec<Source>,
+        size: u64,
+        root: Option<Root>,
     ) -> Arc<Self> {
+        // Without a root nothing says that two members have the same bytes.
+        if root.is_none() {
+            sources.truncate(1);
+        }
+        // What lies on this disk is not fetched from elsewhere.
+        if let Some(local) = sources.iter().position(|source| source.is_local) {
+            sources.swap(0, local);
+            sources.truncate(1);
+        }
         Arc::new(Self {
             core,
-            peer,
-            path,
-            version: attributes.version,
-            size: attributes.size,
+            size,
+            root,
+            leaves: root.map(|root| LeafCache::new(root, size)),
             received: AtomicU64::new(0),
             state: Mutex::new(State {
                 window: Window::new(),
                 pieces: Pieces::default(),
+                sources: Sources::new(sources.len()),
                 parked: Vec::new(),
-                streams: 0,
                 progress: Instant::now(),
                 received: 0,
-                failures: 0,
-                strikes: 0,
-                retry_at: None,
                 watched: false,
                 accounted: 0,
                 end: None,
             }),
+            sources,
         })
     }
 
@@ -142,7 +159,7 @@ impl Shared {
             self.account(&mut state);
         }
         if let Some(pieces) = covering {
-            self.keep_going(&mut state);
+            self.keep_going(&mut state, now);
             drop(state);
             return deliver(&pieces, range, done);
         }
@@ -157,22 +174,22 @@ impl Shared {
         if !std::mem::replace(&mut state.watched, true) {
             self.core.watch(Arc::downgrade(self));
         }
-        self.keep_going(&mut state);
+        self.keep_going(&mut state, now);
     }
 
-    /// Starts streams while there is something to fetch and nothing speaks against it.
-    fn keep_going(self: &Arc<Self>, state: &mut State) {
-        while state.streams < STREAMS && state.retry_at.is_none() {
-            let Some(claim) = state.claim(self.size) else {
-                return;
-            };
-            state.streams += 1;
+    /// Starts streams while there is something to fetch and a holder to ask.
+    fn keep_going(self: &Arc<Self>, state: &mut State, now: Instant) {
+        while let Some(claim) = state.claim(self.size, now) {
+            state.sources.begin(claim.source);
             let shared = Arc::clone(self);
-            let job = move || shared.run_stream(claim);
-            if self.core.lanes.of(self.peer.id()).run(job).is_err() {
-                state.streams -= 1;
+            let lane = self.core.lanes.of(self.sources[claim.source].peer.id());
+            if lane.run(move || shared.run_stream(claim)).is_err() {
+                state.sources.end(claim.source);
                 state.pieces.release(claim);
-                state.retry_at = Some(Instant::now() + FIRST_PAUSE);
+                let busy = Error::Busy {
+                    who: self.sources[claim.source].who(),
+                };
+                state.sources.failed(claim.source, &busy, now);
             }
         }
     }
@@ -181,26 +198,24 @@ impl Shared {
     fn run_stream(self: &Arc<Self>, mut claim: Claim) {
         loop {
             let result = self.fetch(claim);
+            let now = Instant::now();
+            let mut replies = Replies::default();
             let mut state = self.state.lock();
             state.pieces.release(claim);
-            let mut replies = Replies::default();
-            if let Err(error) = &result {
-                state.fail(error, Instant::now(), &mut replies);
+            state.sources.end(claim.source);
+            match &result {
+                Ok(delivery) => state.sources.delivered(claim.source, *delivery),
+                Err(error) => state.fail(claim.source, error, now, &mut replies),
             }
-            let next = if state.retry_at.is_none() {
-                state.claim(self.size)
-            } else {
-                None
-            };
-            if next.is_none() {
-                state.streams -= 1;
+            let next = state.claim_from(claim.source, self.size, now);
+            match next {
+                Some(next) => state.sources.begin(next.source),
+                // Another holder may take over what this one failed to bring.
+                None => self.keep_going(&mut state, now),
             }
             drop(state);
             replies.send();
-            if let Err(error) = result {
-                tracing::debug!(member = %self.peer.id().short(), path = %self.path, %error, "a stream ended");
-                (self.core.on_failure)(self.peer.id(), &error);
-            }
+            self.report(claim.source, result);
             match next {
                 Some(next) => claim = next,
                 None => return,
@@ -208,50 +223,26 @@ impl Shared {
         }
     }
 
-    /// Brings the bytes of one claim in, piece by piece. Ends early, without an error, when the
-    /// claim is given up.
-    fn fetch(self: &Arc<Self>, claim: Claim) -> Result<(), Error> {
-        let range = claim.range;
-        let mut stream = self
-            .peer
-            .open(&self.path, self.version, range, Instant::now() + STALL)?;
-        let mut at = range.start;
-        while at < range.end {
-            let end = range.end.min((at / PIECE + 1) * PIECE);
-            let mut buffer = self.core.pool.take((end - at) as usize);
-            let mut filled = 0;
-            while filled < buffer.len() {
-                let count = stream.read(&mut buffer[filled..], Instant::now() + STALL)?;
-                if count == 0 {
-                    return Err(Error::misbehaved(
-                        self.peer.id().short(),
-                        "a body shorter than promised",
-                    ));
-                }
-                filled += count;
-                self.received.fetch_add(count as u64, Ordering::Relaxed);
-            }
-            at = end;
-            if !self.arrive(claim, buffer) {
-                return Ok(());
-            }
+    /// Says who failed: to the log, and to whoever keeps watch over the members.
+    fn report(&self, source: usize, result: Result<Delivery, Error>) {
+        let Err(error) = result else { return };
+        let source = &self.sources[source];
+        if matches!(error, Error::WrongBytes { .. }) {
+            tracing::warn!(peer = %source.peer.id(), path = %source.path, "wrong bytes: not asked for this file again");
+        } else {
+            tracing::debug!(peer = %source.who(), path = %source.path, %error, "a stream ended");
         }
-        // The connection is free for the next request only when the end of the body was seen.
-        match stream.read(&mut [0], Instant::now() + STALL)? {
-            0 => Ok(()),
-            _ => Err(Error::misbehaved(
-                self.peer.id().short(),
-                "a body longer than promised",
-            )),
-        }
+        (self.core.on_failure)(source.peer.id(), &error);
     }
 
-    fn arrive(self: &Arc<Self>, claim: Claim, bytes: super::buffers::Buffer) -> bool {
+    /// Takes a piece that `claim` has brought. False when the claim was given up meanwhile.
+    pub(super) fn arrive(self: &Arc<Self>, claim: Claim, content: Content) -> bool {
+        let now = Instant::now();
         let mut replies = Replies::default();
         let mut state = self.state.lock();
-        let wanted = state.pieces.arrive(claim, bytes);
+        let wanted = state.pieces.arrive(claim, content, now);
         if wanted {
-            (state.failures, state.progress) = (0, Instant::now());
+            state.progress = now;
             state.received = self.received.load(Ordering::Relaxed);
             state.answer(&mut replies);
             state.drop_unwanted();
@@ -262,7 +253,8 @@ impl Shared {
         wanted
     }
 
-    /// Looks after waits: fails those that have stood still, and tries again what is due.
+    /// Looks after waits: moves claims away from holders that stand still, tries again what is due,
+    /// and fails readers for whom nothing has come for too long.
     pub(super) fn tick(self: &Arc<Self>, now: Instant, short_of_memory: bool) {
         let mut replies = Replies::default();
         let mut state = self.state.lock();
@@ -275,18 +267,16 @@ impl Shared {
             state.drop_unwanted();
             self.account(&mut state);
         }
-        if !state.parked.is_empty() && now.saturating_duration_since(state.progress) >= STALL {
-            let error = Error::Timeout {
-                who: self.peer.id().short(),
-            };
-            state.end = Some(End::Until(now + FAIL_FAST, error.clone()));
-            state.fail_parked(&error, &mut replies);
-            state.pieces.abandon();
-        }
-        if state.retry_at.is_some_and(|at| at <= now) {
-            state.retry_at = None;
-            if !state.parked.is_empty() {
-                self.keep_going(&mut state);
+        if !state.parked.is_empty() {
+            state.overtake(now);
+            if now.saturating_duration_since(state.progress) >= STALL {
+                let who = self.sources.first().map(Source::who).unwrap_or_default();
+                let error = Error::Timeout { who };
+                state.end = Some(End::Until(now + FAIL_FAST, error.clone()));
+                state.fail_parked(&error, &mut replies);
+                state.pieces.abandon();
+            } else {
+                self.keep_going(&mut state, now);
             }
         }
         drop(state);
@@ -297,7 +287,11 @@ impl Shared {
         let mut replies = Replies::default();
         let mut state = self.state.lock();
         state.end = Some(End::Closed);
-        state.fail_parked(&self.closed(), &mut replies);
+        let closed = Error::Local {
+            what: "reading".into(),
+            why: "the file was closed".into(),
+        };
+        state.fail_parked(&closed, &mut replies);
         state.pieces.abandon();
         drop(state);
         replies.send();
@@ -310,13 +304,6 @@ impl Shared {
         self.core.held_bytes.fetch_add(change, Ordering::Relaxed);
         state.accounted = held;
     }
-
-    fn closed(&self) -> Error {
-        Error::Local {
-            what: "reading".into(),
-            why: "the file was closed".into(),
-        }
-    }
 }
 
 impl Drop for Shared {
@@ -327,16 +314,32 @@ impl Drop for Shared {
 }
 
 impl State {
-    /// Claims what should be fetched next, unless nothing should.
-    fn claim(&mut self, size: u64) -> Option<Claim> {
-        if matches!(self.end, Some(End::Dead(_) | End::Closed)) {
+    /// Claims what should be fetched next from the holder that should bring it, if any.
+    fn claim(&mut self, size: u64, now: Instant) -> Option<Claim> {
+        let source = self.sources.next(now)?;
+        self.claim_for(source, size, now)
+    }
+
+    /// Claims what `source` should fetch next, while it may.
+    fn claim_from(&mut self, source: usize, size: u64, now: Instant) -> Option<Claim> {
+        let source = Some(source).filter(|source| self.sources.has_room(*source, now))?;
+        self.claim_for(source, size, now)
+    }
+
+    fn claim_for(&mut self, source: usize, size: u64, now: Instant) -> Option<Claim> {
+        if matches!(self.end, Some(End::Lost(_) | End::Closed)) {
             return None;
         }
+        let longest = self
+            .sources
+            .request_bytes(source, self.window.request_bytes());
+        let longest = longest.next_multiple_of(PIECE);
         let urgent = self.parked.iter().map(|parked| parked.range);
         self.pieces.claim(
+            (source, now),
             urgent,
             self.window.ahead(size),
-            self.window.request_bytes(),
+            longest,
             size,
         )
     }
@@ -344,7 +347,7 @@ impl State {
     /// Why a read that needs the network fails without being parked.
     fn refusal(&self, now: Instant) -> Option<Error> {
         match &self.end {
-            Some(End::Dead(error)) => Some(error.clone()),
+            Some(End::Lost(error)) => Some(error.clone()),
             Some(End::Until(until, error)) if now < *until => Some(error.clone()),
             _ => None,
         }
@@ -367,29 +370,39 @@ impl State {
             .extend(parked.map(|parked| (parked, error.clone())));
     }
 
-    /// Records that a stream failed: for good, or to be tried again after a pause.
-    fn fail(&mut self, error: &Error, now: Instant, replies: &mut Replies) {
-        if matches!(error, Error::Misbehaved { .. }) {
-            self.strikes += 1;
+    /// Records that a holder failed. Readers fail with it only when no holder is left.
+    fn fail(&mut self, source: usize, error: &Error, now: Instant, replies: &mut Replies) {
+        self.sources.failed(source, error, now);
+        if let Some(error) = self.sources.all_lost() {
+            self.fail_parked(&error, replies);
+            self.end = Some(End::Lost(error));
         }
-        let lost = matches!(error, Error::Changed { .. } | Error::NotFound { .. });
-        if lost || self.strikes >= MAX_STRIKES {
-            self.end = Some(End::Dead(error.clone()));
-            self.fail_parked(error, replies);
+    }
+
+    /// Takes claims away from holders that stand still while a reader waits and another could help.
+    fn overtake(&mut self, now: Instant) {
+        let Some(since) = now.checked_sub(OVERTAKE) else {
             return;
+        };
+        let parked = &self.parked;
+        let awaited = |range| parked.iter().any(|parked| overlap(range, parked.range));
+        for claim in self.pieces.standing(since, awaited) {
+            if self.sources.alternative(claim.source, now) {
+                self.pieces.release(claim);
+                self.sources.stalled(claim.source, now);
+            }
         }
-        let pause = FIRST_PAUSE * 2_u32.pow(self.failures.min(8));
-        self.failures += 1;
-        self.retry_at = Some(now + pause.min(MAX_PAUSE));
     }
 
     /// Drops pieces and claims that lie neither near the reader nor in a parked read.
     fn drop_unwanted(&mut self) {
-        let keep = self.window.keep();
-        let parked = &self.parked;
-        let overlap = |a: ByteRange, b: ByteRange| a.start < b.end && b.start < a.end;
-        self.pieces.retain(|range| {
-            overlap(range, keep) || parked.iter().any(|parked| overlap(range, parked.range))
-        });
+        let (keep, parked) = (self.window.keep(), &self.parked);
+        let awaited = |range| parked.iter().any(|parked| overlap(range, parked.range));
+        self.pieces
+            .retain(|range| overlap(range, keep) || awaited(range));
     }
+}
+
+fn overlap(a: ByteRange, b: ByteRange) -> bool {
+    a.start < b.end && b.start < a.end
 }

@@ -3,7 +3,9 @@
 use std::sync::mpsc;
 
 use super::*;
+use crate::client::Peer;
 use crate::testing::{Behaviour, MemoryPeer};
+use crate::types::{Attributes, RelPath};
 
 const MIB: u64 = 1024 * 1024;
 
@@ -16,11 +18,9 @@ struct Rig {
 
 fn rig(size: u64) -> Rig {
     let peer = Arc::new(MemoryPeer::new(1));
-    let content: Vec<u8> = (0..size)
-        .map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8)
-        .collect();
+    let content = bytes(size);
     let attributes = peer.put("file", content.clone(), 1);
-    let engine = Engine::new(128 * MIB, Box::new(|_, _| {})).unwrap();
+    let engine = Engine::new(128 * MIB, None, Box::new(|_, _| {})).unwrap();
     Rig {
         engine,
         peer,
@@ -31,12 +31,88 @@ fn rig(size: u64) -> Rig {
 
 impl Rig {
     fn open(&self) -> Download {
-        let path = RelPath::new(b"file").unwrap();
         self.engine.open(
-            Arc::clone(&self.peer) as Arc<dyn Peer>,
-            path,
-            &self.attributes,
+            vec![source(&self.peer, &self.attributes)],
+            self.attributes.size,
+            None,
         )
+    }
+}
+
+fn source(peer: &Arc<MemoryPeer>, attributes: &Attributes) -> Source {
+    let path = RelPath::new(b"file").unwrap();
+    let peer = Arc::clone(peer) as Arc<dyn Peer>;
+    Source {
+        peer,
+        path,
+        version: attributes.version,
+        is_local: false,
+    }
+}
+
+fn bytes(size: u64) -> Vec<u8> {
+    (0..size)
+        .map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8)
+        .collect()
+}
+
+/// Several holders of one content with a known root.
+struct Holders {
+    engine: Engine,
+    peers: Vec<Arc<MemoryPeer>>,
+    blamed: Arc<Mutex<Vec<PeerId>>>,
+    content: Vec<u8>,
+    attributes: Attributes,
+}
+
+fn holders(count: u8, size: u64, cache: Option<Arc<Cache>>) -> Holders {
+    let content = bytes(size);
+    let peers: Vec<_> = (1..=count)
+        .map(|seed| Arc::new(MemoryPeer::new(seed)))
+        .collect();
+    let attributes = peers
+        .iter()
+        .map(|peer| peer.put_rooted("file", content.clone(), 1))
+        .last()
+        .unwrap();
+    let blamed = Arc::new(Mutex::new(Vec::new()));
+    let blame = Arc::clone(&blamed);
+    let on_failure = move |peer, error: &Error| {
+        if matches!(error, Error::WrongBytes { .. }) {
+            blame.lock().push(peer);
+        }
+    };
+    let engine = Engine::new(128 * MIB, cache, Box::new(on_failure)).unwrap();
+    Holders {
+        engine,
+        peers,
+        blamed,
+        content,
+        attributes,
+    }
+}
+
+impl Holders {
+    fn open(&self) -> Download {
+        let sources = self.peers.iter().map(|peer| source(peer, &self.attributes));
+        self.engine.open(
+            sources.collect(),
+            self.attributes.size,
+            self.attributes.root,
+        )
+    }
+
+    /// Reads all of it in steps of a kernel readahead, `each` being called in between.
+    fn read_all(&self, download: &Download, mut each: impl FnMut(u64)) {
+        for at in (0..self.attributes.size).step_by(131_072) {
+            let len = 131_072.min(self.attributes.size - at);
+            let got = read(download, at, len).unwrap();
+            assert!(
+                got == self.content[at as usize..][..len as usize],
+                "wrong bytes at {at}"
+            );
+            each(at);
+        }
     }
 }
 
@@ -172,7 +248,7 @@ fn a_download_that_is_dropped_answers_what_was_parked() {
 #[test]
 fn windows_of_many_readers_stay_within_the_memory() {
     let rig = Rig {
-        engine: Engine::new(4 * MIB, Box::new(|_, _| {})).unwrap(),
+        engine: Engine::new(4 * MIB, None, Box::new(|_, _| {})).unwrap(),
         ..rig(16 * MIB)
     };
     let downloads: Vec<_> = (0..8).map(|_| rig.open()).collect();
@@ -188,4 +264,99 @@ fn windows_of_many_readers_stay_within_the_memory() {
     }
     // Each reader keeps its tolerance and its first window in any case.
     assert!(most < 8 * 2 * MIB + 4 * MIB, "{most} bytes");
+}
+
+#[test]
+fn all_holders_of_a_content_share_the_work() {
+    let holders = holders(3, 40 * MIB + 5, None);
+    holders.read_all(&holders.open(), |_| {});
+    for peer in &holders.peers {
+        assert!(
+            peer.opens() > 1,
+            "{:?}",
+            holders
+                .peers
+                .iter()
+                .map(|peer| peer.opens())
+                .collect::<Vec<_>>()
+        );
+    }
+}
+
+#[test]
+fn a_holder_that_vanishes_or_freezes_in_the_middle_is_replaced_within_three_seconds() {
+    for behaviour in [
+        Behaviour::Gone,
+        Behaviour::CutAfter(1000),
+        Behaviour::StallAfter(1000),
+    ] {
+        let holders = holders(2, 30 * MIB, None);
+        let (mut last, mut longest) = (Instant::now(), Duration::ZERO);
+        holders.read_all(&holders.open(), |at| {
+            if at == 2 * MIB {
+                holders.peers[0].behave(behaviour);
+            }
+            longest = longest.max(last.elapsed());
+            last = Instant::now();
+        });
+        assert!(
+            longest < Duration::from_secs(3),
+            "{behaviour:?}: {longest:?}"
+        );
+    }
+}
+
+#[test]
+fn a_holder_that_lies_is_blamed_and_its_bytes_reach_nobody() {
+    let directory = tempfile::tempdir().unwrap();
+    let cache = Arc::new(Cache::open(directory.path(), 256 * MIB).unwrap().unwrap());
+    let holders = holders(3, 20 * MIB, Some(Arc::clone(&cache)));
+    holders.peers[1].behave(Behaviour::Lying);
+    holders.read_all(&holders.open(), |_| {});
+    assert_eq!(*holders.blamed.lock(), [holders.peers[1].id()]);
+    let root = holders.attributes.root.unwrap();
+    for block in (0..20 * MIB / window::LEAF).step_by(8) {
+        if let Some(kept) = cache.get(root, 20 * MIB, block, 8) {
+            assert!(*kept == holders.content[(block * window::LEAF) as usize..][..kept.len()]);
+        }
+    }
+}
+
+#[test]
+fn a_file_whose_only_holder_lies_is_an_error() {
+    let holders = holders(1, 3 * MIB, None);
+    holders.peers[0].behave(Behaviour::Lying);
+    assert!(matches!(
+        read(&holders.open(), 0, 4096),
+        Err(Error::WrongBytes { .. })
+    ));
+}
+
+#[test]
+fn what_is_in_the_cache_needs_no_holder() {
+    let directory = tempfile::tempdir().unwrap();
+    let cache = Arc::new(Cache::open(directory.path(), 256 * MIB).unwrap().unwrap());
+    let holders = holders(1, 3 * MIB + 100, Some(Arc::clone(&cache)));
+    holders.read_all(&holders.open(), |_| {});
+    let slots = 24 * 8 * window::LEAF + window::LEAF;
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while cache.held_bytes() < slots {
+        assert!(
+            Instant::now() < deadline,
+            "{} of {slots} bytes cached",
+            cache.held_bytes()
+        );
+        std::thread::yield_now();
+    }
+    holders.peers[0].behave(Behaviour::Gone);
+    let before = holders.peers[0].opens();
+    holders.read_all(&holders.open(), |_| {});
+    assert_eq!(holders.peers[0].opens(), before);
+}
+
+#[test]
+fn small_files_need_no_call_for_their_hashes() {
+    let holders = holders(1, 9000, None);
+    assert_eq!(read(&holders.open(), 0, 9000).unwrap(), holders.content);
+    assert_eq!(holders.peers[0].calls(), 0);
 }

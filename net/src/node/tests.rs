@@ -40,6 +40,7 @@ impl Place {
             advertise: None,
             name: name.into(),
             discovery: false,
+            memory: 64 << 20,
             peers: peers.iter().map(peer).collect(),
             state_dir: self.state.path().into(),
             remember_as: Some(self.share.path().into()),

@@ -35,6 +35,10 @@ pub fn answer(
                 more: false,
             })),
         },
+        Request::Hashes(request) => match share {
+            Some(share) => share.hashes(&request).map(Response::Hashes),
+            None => Err(nothing_shared()),
+        },
         Request::ListMethods => Ok(Response::ListMethods(
             wire::methods().map(String::from).collect(),
         )),

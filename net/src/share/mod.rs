@@ -11,12 +11,14 @@
 
 mod beneath;
 mod file;
+mod hasher;
 mod listed;
 mod listing;
 mod mounts;
 mod names;
 mod pattern;
 mod policy;
+mod roots;
 mod search;
 mod state;
 #[cfg(test)]
@@ -31,14 +33,18 @@ use parking_lot::Mutex;
 use rustix::io::Errno;
 
 pub use file::{SharedFile, is_changed};
+pub use roots::Roots;
 
 use crate::config::ShareConfig;
 use crate::error::Error;
-use crate::types::{Attributes, Kind, RelPath};
+use crate::merkle::Subtree;
+use crate::types::{Attributes, Kind, Name, RelPath};
 use crate::wire::{
-    Fault, FaultCode, ListRequest, Listing, SearchPage, SearchRequest, StatRequest, StatResponse,
+    Fault, FaultCode, HashesRequest, ListRequest, Listing, SearchPage, SearchRequest, StatRequest,
+    StatResponse,
 };
 use beneath::Beneath;
+use hasher::Wanted;
 use listed::Listed;
 use names::Names;
 use policy::Policy;
@@ -57,6 +63,8 @@ const OPEN_TRIES: u32 = 5;
 #[derive(Debug)]
 pub struct Share {
     tree: Tree,
+    roots: Option<Arc<Roots>>,
+    wanted: Arc<Wanted>,
     listed: Mutex<Listed>,
     places: Mutex<Places>,
 }
@@ -73,13 +81,49 @@ impl Share {
         })?;
         Ok(Self {
             tree,
+            roots: None,
+            wanted: Arc::default(),
             listed: Mutex::default(),
             places: Mutex::default(),
         })
     }
 
+    /// Computes the content roots of the files in the background from now on, and keeps them in
+    /// `roots`. Files are served before they have one.
+    pub fn with_roots(self, roots: Roots) -> Result<Arc<Self>, Error> {
+        let roots = Arc::new(roots);
+        let share = Arc::new(Self {
+            roots: Some(Arc::clone(&roots)),
+            ..self
+        });
+        hasher::start(&share, &roots)?;
+        Ok(share)
+    }
+
+    /// Ends the work in the background.
+    pub fn stop(&self) {
+        self.wanted.stop();
+    }
+
     /// One page of a directory.
     pub fn list(&self, request: &ListRequest) -> Result<Listing, Fault> {
+        let mut listing = self.list_names(request)?;
+        let names: Vec<Name> = listing
+            .entries
+            .iter()
+            .map(|entry| entry.name.clone())
+            .collect();
+        let found = listing
+            .entries
+            .iter_mut()
+            .map(|entry| &mut entry.attributes);
+        self.add_roots(found.collect(), |index| {
+            request.directory.join(&names[index]).ok()
+        });
+        Ok(listing)
+    }
+
+    fn list_names(&self, request: &ListRequest) -> Result<Listing, Fault> {
         let limit = page_limit(request.limit, Listing::MAX_ENTRIES)?;
         let directory = self.tree.find(&request.directory).map_err(fault)?;
         if directory.state.kind() != Some(Kind::Directory) {
@@ -103,9 +147,16 @@ impl Share {
             return Err(Fault::new(FaultCode::LimitExceeded, message));
         }
         let attributes = request.paths.iter().map(|path| self.attributes(path));
-        Ok(StatResponse {
-            attributes: attributes.collect::<Result<_, _>>()?,
-        })
+        let mut attributes: Vec<Option<Attributes>> = attributes.collect::<Result<_, _>>()?;
+        let served = request
+            .paths
+            .iter()
+            .zip(&attributes)
+            .filter(|(_, found)| found.is_some());
+        let paths: Vec<&RelPath> = served.map(|(path, _)| path).collect();
+        let found = attributes.iter_mut().flatten().collect();
+        self.add_roots(found, |index| Some(paths[index].clone()));
+        Ok(StatResponse { attributes })
     }
 
     fn attributes(&self, path: &RelPath) -> Result<Option<Attributes>, Fault> {
@@ -119,12 +170,40 @@ impl Share {
     /// One page of the files whose name matches. Ends within about two seconds, if need be early
     /// and with no match, but `more`: then the same request goes on where this one ended.
     pub fn search(&self, request: &SearchRequest) -> Result<SearchPage, Fault> {
-        self.search_within(request, search::BUDGET)
+        let mut page = self.search_within(request, search::BUDGET)?;
+        let paths: Vec<RelPath> = page.matches.iter().map(|(path, _)| path.clone()).collect();
+        let found = page.matches.iter_mut().map(|(_, attributes)| attributes);
+        self.add_roots(found.collect(), |index| Some(paths[index].clone()));
+        Ok(page)
     }
 
-    /// Opens a regular file for reading. A file that is being replaced at that very moment is
-    /// looked for again, so that it never seems absent.
+    /// Leaves of a content that some file here has, or had.
+    pub fn hashes(&self, request: &HashesRequest) -> Result<Subtree, Fault> {
+        let unknown = || Fault::new(FaultCode::NotFound, "no such content, or not known yet");
+        let roots = self.roots.as_ref().ok_or_else(unknown)?;
+        let subtree = roots.subtree(request.root, request.first);
+        let subtree =
+            subtree.map_err(|error| Fault::new(FaultCode::Internal, error.to_string()))?;
+        subtree
+            .and_then(|whole| whole.narrow(request.first, request.span))
+            .ok_or_else(unknown)
+    }
+
+    /// Opens a regular file for reading, and sees to it that it has its content root soon.
     pub fn open_file(&self, path: &RelPath) -> Result<SharedFile, Fault> {
+        let file = self.tree_file(path)?;
+        let attributes = file.attributes();
+        if let Some(roots) = self.roots.as_ref().filter(|_| attributes.size > 0)
+            && roots.of([attributes.version].into_iter()).first() == Some(&None)
+        {
+            self.wanted.add(path.clone(), true);
+        }
+        Ok(file)
+    }
+
+    /// Opens a regular file. One that is being replaced at that very moment is
+    /// looked for again, so that it never seems absent.
+    fn tree_file(&self, path: &RelPath) -> Result<SharedFile, Fault> {
         for _ in 0..OPEN_TRIES {
             let found = self.tree.find(path).map_err(fault)?;
             if found.state.kind() != Some(Kind::File) {

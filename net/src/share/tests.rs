@@ -7,6 +7,7 @@ mod links;
 mod mounted;
 mod paging;
 mod races;
+mod rooted;
 mod served;
 
 use std::ffi::OsStr;

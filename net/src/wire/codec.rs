@@ -5,8 +5,10 @@
 
 use super::fault::{Fault, FaultCode, one_line};
 use super::fields::{Fields, Refusal, text};
-use super::{Hello, ListRequest, Listing, Request, Response, SearchPage, SearchRequest};
-use super::{StatRequest, StatResponse, hello, list, search, stat, system};
+use super::{
+    HashesRequest, Hello, ListRequest, Listing, Request, Response, SearchPage, SearchRequest,
+};
+use super::{StatRequest, StatResponse, hashes, hello, list, search, stat, system};
 use crate::xmlrpc::{self, Limits, Outcome, Value};
 
 /// The largest call in bytes: a hello that names a network of hundreds, a batch of 256 paths.
@@ -50,6 +52,7 @@ pub fn encode_call(request: &Request) -> Vec<u8> {
         Request::List(list) => (list::NAME, vec![list.to_value()]),
         Request::Stat(stat) => (stat::NAME, vec![stat.to_value()]),
         Request::Search(search) => (search::NAME, vec![search.to_value()]),
+        Request::Hashes(hashes) => (hashes::NAME, vec![hashes.to_value()]),
         Request::ListMethods => (system::LIST_METHODS, Vec::new()),
         Request::MethodHelp(method) => (system::METHOD_HELP, vec![Value::from(&**method)]),
     };
@@ -65,6 +68,7 @@ pub fn decode_call(body: &[u8]) -> Result<Request, Fault> {
         list::NAME => Request::List(ListRequest::from_fields(Fields::of_params(params)?)?),
         stat::NAME => Request::Stat(StatRequest::from_fields(Fields::of_params(params)?)?),
         search::NAME => Request::Search(SearchRequest::from_fields(Fields::of_params(params)?)?),
+        hashes::NAME => Request::Hashes(HashesRequest::from_fields(Fields::of_params(params)?)?),
         system::LIST_METHODS => {
             system::nothing(&params)?;
             Request::ListMethods
@@ -85,6 +89,7 @@ pub fn encode_response(response: &Result<Response, Fault>) -> Vec<u8> {
         Ok(Response::List(listing)) => listing.to_value(),
         Ok(Response::Stat(answers)) => answers.to_value(),
         Ok(Response::Search(page)) => page.to_value(),
+        Ok(Response::Hashes(subtree)) => hashes::to_value(subtree),
         Ok(Response::ListMethods(names)) => system::names_to_value(names),
         Ok(Response::MethodHelp(text)) => Value::from(&**text),
         Err(fault) => return xmlrpc::write_fault(fault.code.number(), &one_line(&fault.message)),
@@ -118,6 +123,9 @@ fn result(request: &Request, value: Value) -> Result<Response, Refusal> {
         }
         Request::Search(request) => {
             Response::Search(SearchPage::from_fields(Fields::of(value)?, request)?)
+        }
+        Request::Hashes(request) => {
+            Response::Hashes(hashes::from_fields(Fields::of(value)?, request)?)
         }
         Request::ListMethods => Response::ListMethods(system::names_from_value(value)?),
         Request::MethodHelp(_) => Response::MethodHelp(text(value, "help")?),

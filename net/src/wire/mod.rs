@@ -11,6 +11,7 @@ mod columns;
 mod examples;
 mod fault;
 mod fields;
+mod hashes;
 mod hello;
 mod list;
 mod search;
@@ -25,11 +26,14 @@ pub use codec::{
     encode_response,
 };
 pub use fault::{Fault, FaultCode};
+pub use hashes::HashesRequest;
 pub use hello::{Hello, MemberRecord};
 pub use list::{ListRequest, Listing};
 pub use search::{SearchPage, SearchRequest};
 pub use stat::{StatRequest, StatResponse};
 pub use system::{help, methods};
+
+use crate::merkle::Subtree;
 
 /// A call to another member.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -42,6 +46,8 @@ pub enum Request {
     Stat(StatRequest),
     /// `tinyp2p.search`
     Search(SearchRequest),
+    /// `tinyp2p.hashes`
+    Hashes(HashesRequest),
     /// `system.listMethods`
     ListMethods,
     /// `system.methodHelp`, of the method named
@@ -59,6 +65,8 @@ pub enum Response {
     Stat(StatResponse),
     /// `tinyp2p.search`
     Search(SearchPage),
+    /// `tinyp2p.hashes`; proves nothing before it is itself proven
+    Hashes(Subtree),
     /// `system.listMethods`
     ListMethods(Vec<String>),
     /// `system.methodHelp`

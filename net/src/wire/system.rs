@@ -1,14 +1,14 @@
 //! `system.listMethods` and `system.methodHelp`: the usual introspection of XML-RPC.
 
 use super::fields::{Refusal, array, text};
-use super::{hello, list, search, stat};
+use super::{hashes, hello, list, search, stat};
 use crate::xmlrpc::Value;
 
 pub(super) const LIST_METHODS: &str = "system.listMethods";
 pub(super) const METHOD_HELP: &str = "system.methodHelp";
 
 /// Every method with its text, sorted by name.
-const METHODS: [(&str, &str); 6] = [
+const METHODS: [(&str, &str); 7] = [
     (
         LIST_METHODS,
         "array system.listMethods()\nThe names of all methods.",
@@ -17,6 +17,7 @@ const METHODS: [(&str, &str); 6] = [
         METHOD_HELP,
         "string system.methodHelp(string)\nWhat the named method does, takes and returns.",
     ),
+    (hashes::NAME, hashes::HELP),
     (hello::NAME, hello::HELP),
     (list::NAME, list::HELP),
     (search::NAME, search::HELP),

@@ -1,0 +1,279 @@
+//! Which holder of a file to ask next. Pure.
+//!
+//! Every holder has its own state: how fast it has been, whether it is resting after a failure, whether
+//! it has been given up. Faster holders get more by being free again sooner; a slow one gets shorter
+//! requests, so that no reader waits long for it; one that lies or has lost the file is not asked
+//! again for it.
+
+use std::time::{Duration, Instant};
+
+use super::fetch::Delivery;
+use crate::error::Error;
+
+/// Streams of one file from its only holder: while one copies, the other receives. More are no
+/// faster (perf notes, 1.1).
+const STREAMS_ALONE: usize = 2;
+
+/// Streams of one file in all. Each takes a thread and a piece of memory.
+const MAX_STREAMS: usize = 8;
+
+/// The pause before a failed holder is tried again, doubled each time up to [`MAX_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const MAX_PAUSE: Duration = Duration::from_secs(2);
+
+/// The longest rest of one that was overtaken: each try costs a reader a moment.
+const MAX_STALL_PAUSE: Duration = Duration::from_secs(30);
+
+/// A holder that breaks the protocol this often in one file is not asked for it again.
+const MAX_STRIKES: u32 = 3;
+
+/// A request should take its holder about this long: short enough that others can help out, long
+/// enough that the way there and back does not matter.
+const REQUEST_TIME: f64 = 0.5;
+
+/// A smaller share of waiting than this is the noise of a busy machine.
+const IDLE_NOISE: f64 = 0.25;
+
+/// No request is shorter than this for slowness alone.
+const MIN_REQUEST: u64 = 256 * 1024;
+
+/// The holders of one file, by their number in the download's list.
+pub(crate) struct Sources {
+    all: Vec<Source>,
+}
+
+#[derive(Default)]
+struct Source {
+    streams: usize,
+    /// Bytes per second, smoothed; `None` before the first measure.
+    rate: Option<f64>,
+    /// The share of a stream's time that passes before its first byte, smoothed.
+    idle_share: f64,
+    rest_until: Option<Instant>,
+    failures: u32,
+    stalls: u32,
+    strikes: u32,
+    lost: Option<Error>,
+}
+
+impl Sources {
+    /// `count` holders of which nothing is known yet, best first.
+    pub(crate) fn new(count: usize) -> Self {
+        Self {
+            all: (0..count).map(|_| Source::default()).collect(),
+        }
+    }
+
+    /// The holder for one more stream, if there should be one: the one with the fewest streams, and
+    /// of those the fastest. One that was never measured counts as fast, so that all get a try.
+    pub(crate) fn next(&self, now: Instant) -> Option<usize> {
+        let rate = |index: usize| self.all[index].rate.unwrap_or(f64::INFINITY);
+        let streams = |index: usize| self.all[index].streams;
+        let with_room = (0..self.all.len()).filter(|index| self.has_room(*index, now));
+        with_room.min_by(|a, b| {
+            streams(*a)
+                .cmp(&streams(*b))
+                .then(rate(*b).total_cmp(&rate(*a)))
+        })
+    }
+
+    /// How long a request to `source` should be when the window suggests `longest`.
+    pub(crate) fn request_bytes(&self, source: usize, longest: u64) -> u64 {
+        match self.all[source].rate {
+            Some(rate) => ((rate * REQUEST_TIME) as u64).clamp(MIN_REQUEST.min(longest), longest),
+            None => longest,
+        }
+    }
+
+    /// A stream to `source` begins.
+    pub(crate) fn begin(&mut self, source: usize) {
+        self.all[source].streams += 1;
+    }
+
+    /// A stream to `source` ended, whatever came of it.
+    pub(crate) fn end(&mut self, source: usize) {
+        self.all[source].streams -= 1;
+    }
+
+    /// True if `source` may take one more stream.
+    pub(crate) fn has_room(&self, source: usize, now: Instant) -> bool {
+        let running: usize = self.all.iter().map(|source| source.streams).sum();
+        let this = &self.all[source];
+        this.usable(now) && this.streams < self.streams_each(source, now) && running < MAX_STREAMS
+    }
+
+    /// How many streams `source` should have. Where a request waits long for its first byte, more of
+    /// them are under way at once, so that the link is never idle.
+    fn streams_each(&self, source: usize, now: Instant) -> usize {
+        let alone = self.all.iter().filter(|source| source.usable(now)).count() == 1;
+        let least = if alone { STREAMS_ALONE } else { 1 };
+        let idle = self.all[source].idle_share.clamp(0.0, 0.9);
+        // With a share `idle` of each stream's time spent waiting, this many keep the link busy.
+        let busy = if idle < IDLE_NOISE {
+            1.0
+        } else {
+            1.0 / (1.0 - idle)
+        };
+        ((least as f64 * busy).ceil() as usize).min(MAX_STREAMS)
+    }
+
+    /// A stream to `source` has ended well.
+    pub(crate) fn delivered(&mut self, source: usize, delivery: Delivery) {
+        // Nothing came over the network, so nothing was measured.
+        if delivery.bytes == 0 {
+            return;
+        }
+        let source = &mut self.all[source];
+        let seconds = delivery.elapsed.as_secs_f64().max(1e-6);
+        let smooth = |old: f64, new: f64| 0.7 * old + 0.3 * new;
+        let rate = delivery.bytes as f64 / seconds;
+        source.rate = Some(source.rate.map_or(rate, |old| smooth(old, rate)));
+        if delivery.bytes >= MIN_REQUEST {
+            source.idle_share = smooth(source.idle_share, delivery.waited.as_secs_f64() / seconds);
+        }
+        source.failures = 0;
+        source.rest_until = None;
+    }
+
+    /// `source` has failed: it rests, or is given up when the failure will not pass.
+    pub(crate) fn failed(&mut self, source: usize, error: &Error, now: Instant) {
+        let source = &mut self.all[source];
+        if matches!(error, Error::Misbehaved { .. }) {
+            source.strikes += 1;
+        }
+        let lost = matches!(
+            error,
+            Error::Changed { .. } | Error::NotFound { .. } | Error::WrongBytes { .. }
+        );
+        if lost || source.strikes >= MAX_STRIKES {
+            source.lost = Some(error.clone());
+        }
+        let pause = FIRST_PAUSE * 2_u32.pow(source.failures.min(8));
+        source.failures += 1;
+        source.rest_until = Some(now + pause.min(MAX_PAUSE));
+    }
+
+    /// `source` has stood still while a reader waited: it rests, so that others are asked first.
+    pub(crate) fn stalled(&mut self, source: usize, now: Instant) {
+        let source = &mut self.all[source];
+        source.rate = source.rate.map(|rate| rate / 4.0);
+        let pause = FIRST_PAUSE * 2_u32.pow(source.stalls.min(8) + 3);
+        source.stalls += 1;
+        source.rest_until = Some(now + pause.min(MAX_STALL_PAUSE));
+    }
+
+    /// Why no holder will ever deliver: the first one's reason, once all are given up.
+    pub(crate) fn all_lost(&self) -> Option<Error> {
+        let all = self.all.iter().all(|source| source.lost.is_some());
+        self.all
+            .first()
+            .filter(|_| all)
+            .and_then(|source| source.lost.clone())
+    }
+
+    /// True if some holder other than `source` could take a request now.
+    pub(crate) fn alternative(&self, source: usize, now: Instant) -> bool {
+        let others = self
+            .all
+            .iter()
+            .enumerate()
+            .filter(|(index, _)| *index != source);
+        others.filter(|(_, other)| other.usable(now)).count() > 0
+    }
+}
+
+impl Source {
+    fn usable(&self, now: Instant) -> bool {
+        self.lost.is_none() && self.rest_until.is_none_or(|until| until <= now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn delivery(bytes: u64, waited: u64, elapsed: u64) -> Delivery {
+        Delivery {
+            bytes,
+            waited: Duration::from_millis(waited),
+            elapsed: Duration::from_millis(elapsed),
+        }
+    }
+
+    fn timeout() -> Error {
+        Error::Timeout { who: "x".into() }
+    }
+
+    #[test]
+    fn every_holder_gets_a_stream_before_one_gets_two() {
+        let (mut sources, now) = (Sources::new(3), Instant::now());
+        let mut asked = Vec::new();
+        while let Some(source) = sources.next(now) {
+            sources.begin(source);
+            asked.push(source);
+        }
+        asked.sort_unstable();
+        assert_eq!(asked, [0, 1, 2]);
+    }
+
+    #[test]
+    fn the_only_holder_gets_two_streams_also_when_it_is_the_last_one_left() {
+        let (mut sources, now) = (Sources::new(2), Instant::now());
+        sources.failed(0, &timeout(), now);
+        for _ in 0..2 {
+            assert_eq!(sources.next(now), Some(1));
+            sources.begin(1);
+        }
+        assert_eq!(sources.next(now), None);
+        assert_eq!(sources.next(now + Duration::from_millis(201)), Some(0));
+    }
+
+    #[test]
+    fn slow_holders_get_shorter_requests_and_are_asked_last() {
+        let (mut sources, now) = (Sources::new(2), Instant::now());
+        sources.delivered(0, delivery(500_000, 0, 1000));
+        sources.delivered(1, delivery(50_000_000, 0, 1000));
+        assert_eq!(sources.next(now), Some(1));
+        assert_eq!(sources.request_bytes(0, 4 << 20), MIN_REQUEST);
+        assert_eq!(sources.request_bytes(1, 4 << 20), 4 << 20);
+    }
+
+    #[test]
+    fn a_distant_holder_gets_more_streams_at_once() {
+        let (mut sources, now) = (Sources::new(1), Instant::now());
+        for _ in 0..20 {
+            sources.delivered(0, delivery(4 << 20, 50, 75));
+        }
+        let mut streams = 0;
+        while sources.next(now).is_some() {
+            sources.begin(0);
+            streams += 1;
+        }
+        assert_eq!(streams, 6);
+    }
+
+    #[test]
+    fn pauses_grow_to_their_bound_and_end_with_the_first_byte() {
+        let (mut sources, now) = (Sources::new(1), Instant::now());
+        for _ in 0..20 {
+            sources.failed(0, &timeout(), now);
+        }
+        assert_eq!(
+            sources.next(now + MAX_PAUSE - Duration::from_millis(1)),
+            None
+        );
+        assert_eq!(sources.next(now + MAX_PAUSE), Some(0));
+        sources.delivered(0, delivery(1, 0, 1000));
+        assert_eq!(sources.next(now), Some(0));
+    }
+
+    #[test]
+    fn a_file_is_lost_only_when_every_holder_has_lost_it() {
+        let (mut sources, now) = (Sources::new(2), Instant::now());
+        sources.failed(0, &Error::Changed { who: "a".into() }, now);
+        assert!(sources.all_lost().is_none());
+        sources.failed(1, &Error::WrongBytes { who: "b".into() }, now);
+        assert!(matches!(sources.all_lost(), Some(Error::Changed { .. })));
+        assert_eq!(sources.next(now + MAX_PAUSE), None);
+    }
+}

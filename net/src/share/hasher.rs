@@ -1,0 +1,224 @@
+//! Content roots, computed in the background.
+//!
+//! One thread of low priority reads files that have no root yet: first those that somebody opened,
+//! then those that somebody listed, then all the rest of the share once. A file that is still
+//! being written is left for later; one that changes while it is read is simply read again when
+//! it is next asked for.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, SystemTime};
+
+use parking_lot::{Condvar, Mutex};
+
+use super::Share;
+use super::roots::Roots;
+use crate::error::Error;
+use crate::merkle::TreeHasher;
+use crate::types::{Attributes, Kind, RelPath};
+use crate::wire::SearchRequest;
+
+/// Files that may wait. More are found again when they are listed again.
+const MAX_WAITING: usize = 65_536;
+
+/// A file that changed less than this long ago is probably still being written.
+const SETTLED: Duration = Duration::from_secs(2);
+
+/// The thread looks this often whether the share is still there.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// Read at once.
+const CHUNK: usize = 256 * 1024;
+
+/// The files that wait for their root.
+#[derive(Default)]
+pub(super) struct Wanted {
+    state: Mutex<Waiting>,
+    more: Condvar,
+}
+
+#[derive(Default)]
+struct Waiting {
+    queue: VecDeque<RelPath>,
+    queued: HashSet<RelPath>,
+    stopped: bool,
+}
+
+impl std::fmt::Debug for Wanted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Wanted({})", self.state.lock().queue.len())
+    }
+}
+
+impl Wanted {
+    /// Puts a file into the queue, in front of all others when somebody is reading it.
+    pub(super) fn add(&self, path: RelPath, is_urgent: bool) {
+        let mut state = self.state.lock();
+        if state.queue.len() >= MAX_WAITING || (!is_urgent && state.queued.contains(&path)) {
+            return;
+        }
+        state.queued.insert(path.clone());
+        if is_urgent {
+            state.queue.push_front(path);
+        } else {
+            state.queue.push_back(path);
+        }
+        drop(state);
+        self.more.notify_one();
+    }
+
+    /// The next file; `None` when there is none for now.
+    fn next(&self, wait: Duration) -> Option<RelPath> {
+        let mut state = self.state.lock();
+        if state.queue.is_empty() && !state.stopped && !wait.is_zero() {
+            self.more.wait_for(&mut state, wait);
+        }
+        let path = state.queue.pop_front()?;
+        state.queued.remove(&path);
+        Some(path)
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.state.lock().stopped
+    }
+
+    /// Ends the thread, at the latest after the chunk that it reads.
+    pub(super) fn stop(&self) {
+        self.state.lock().stopped = true;
+        self.more.notify_all();
+    }
+}
+
+/// Starts the thread. It ends with the share.
+pub(super) fn start(share: &Arc<Share>, roots: &Arc<Roots>) -> Result<(), Error> {
+    let hasher = Hasher {
+        share: Arc::downgrade(share),
+        wanted: Arc::clone(&share.wanted),
+        roots: Arc::clone(roots),
+        walked_to: Some(None),
+        too_new: Vec::new(),
+    };
+    let thread = std::thread::Builder::new().name("hash".into());
+    let spawned = thread.spawn(move || hasher.run());
+    spawned
+        .map(drop)
+        .map_err(|error| Error::local("starting a thread", error))
+}
+
+struct Hasher {
+    share: Weak<Share>,
+    wanted: Arc<Wanted>,
+    roots: Arc<Roots>,
+    /// How far the walk over the whole share has come; `None` when it is done.
+    walked_to: Option<Option<RelPath>>,
+    /// Files that were still being written.
+    too_new: Vec<RelPath>,
+}
+
+impl Hasher {
+    fn run(mut self) {
+        // Best effort: without the right to do so, the thread just competes like others.
+        let _ = rustix::process::setpriority_process(None, 19);
+        while !self.wanted.is_stopped() {
+            let wait = if self.walked_to.is_some() {
+                Duration::ZERO
+            } else {
+                IDLE
+            };
+            match self.wanted.next(wait) {
+                Some(path) => {
+                    let Some(share) = self.share.upgrade() else {
+                        return;
+                    };
+                    if !self.hash(&share, &path) {
+                        self.too_new.push(path);
+                    }
+                }
+                None if self.walked_to.is_some() => {
+                    let Some(share) = self.share.upgrade() else {
+                        return;
+                    };
+                    self.walk_on(&share);
+                }
+                None => {
+                    for path in std::mem::take(&mut self.too_new) {
+                        self.wanted.add(path, false);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Looks at one more page of the share. What needs a root comes into the queue by being looked at.
+    fn walk_on(&mut self, share: &Share) {
+        let after = self.walked_to.take().flatten();
+        let request = SearchRequest {
+            pattern: String::new(),
+            after,
+            limit: 256,
+        };
+        match share.search(&request) {
+            Ok(page) if page.more => {
+                let reached = page.matches.last().map(|(path, _)| path.clone());
+                self.walked_to = Some(reached.or(request.after));
+            }
+            Ok(_) => {}
+            Err(fault) => {
+                tracing::warn!(%fault, "the share cannot be walked; roots come as files are listed")
+            }
+        }
+    }
+
+    /// Computes and keeps the root of one file. False when it is too new to bother.
+    fn hash(&self, share: &Share, path: &RelPath) -> bool {
+        let Ok(file) = share.tree_file(path) else {
+            return true;
+        };
+        let attributes = file.attributes();
+        let age = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
+        let age = age.saturating_sub(Duration::from_nanos(attributes.mtime.max(0) as u64));
+        if age < SETTLED {
+            return false;
+        }
+        if self.roots.of([attributes.version].into_iter()).first() != Some(&None) {
+            return true;
+        }
+        let (mut hasher, mut chunk, mut at) = (TreeHasher::default(), vec![0; CHUNK], 0);
+        while at < attributes.size && !self.wanted.is_stopped() {
+            // A file that changes or fails is left alone: it comes again when it is asked for.
+            let Ok(count @ 1..) = file.read_at(at, &mut chunk) else {
+                return true;
+            };
+            hasher.update(&chunk[..count]);
+            at += count as u64;
+        }
+        let tree = hasher.finish().filter(|_| at == attributes.size);
+        if let Some(Err(error)) = tree.map(|tree| self.roots.insert(attributes.version, &tree)) {
+            tracing::warn!(%error, "a content root cannot be kept");
+        }
+        true
+    }
+}
+
+impl Share {
+    /// Puts the roots that are known into `found`, and the files without one into the queue; `path`
+    /// tells where number so-and-so of them lies.
+    pub(super) fn add_roots(
+        &self,
+        mut found: Vec<&mut Attributes>,
+        path: impl Fn(usize) -> Option<RelPath>,
+    ) {
+        let Some(roots) = &self.roots else { return };
+        let known = roots.of(found.iter().map(|attributes| attributes.version));
+        for (index, (attributes, root)) in found.iter_mut().zip(known).enumerate() {
+            if attributes.kind == Kind::File && attributes.size > 0 {
+                attributes.root = root;
+                if let (None, Some(path)) = (root, path(index)) {
+                    self.wanted.add(path, false);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! Content roots: there soon, never in the way, and never those of another version.
+
+use std::os::unix::fs::FileExt;
+
+use super::*;
+use crate::merkle::{SUBTREE_BLOCKS, TreeHasher};
+use crate::types::Root;
+
+struct Rooted {
+    base: TempDir,
+    share: Arc<Share>,
+}
+
+impl Rooted {
+    fn new(base: TempDir) -> Self {
+        let directory = base.path().join("served");
+        let _ = fs::create_dir(&directory);
+        let config = ShareConfig {
+            directory,
+            hidden: false,
+            excluded: Vec::new(),
+        };
+        let roots = Roots::open(&base.path().join("roots.redb")).unwrap();
+        Self {
+            share: Share::open(&config).unwrap().with_roots(roots).unwrap(),
+            base,
+        }
+    }
+
+    /// Writes a file that looks as if nobody had written to it for a while.
+    fn write_settled(&self, name: &str, content: &[u8]) {
+        let place = self.base.path().join("served").join(name);
+        fs::write(&place, content).unwrap();
+        age(&place);
+    }
+
+    fn root(&self, name: &str) -> Option<Root> {
+        let request = StatRequest {
+            paths: vec![path(name)],
+        };
+        self.share.stat(&request).unwrap().attributes[0]
+            .unwrap()
+            .root
+    }
+
+    fn root_in_time(&self, name: &str) -> Root {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            if let Some(root) = self.root(name) {
+                return root;
+            }
+            assert!(Instant::now() < deadline, "no root for {name}");
+            thread::yield_now();
+        }
+    }
+}
+
+fn age(place: &std::path::Path) {
+    let past = SystemTime::now() - Duration::from_secs(60);
+    fs::File::options()
+        .write(true)
+        .open(place)
+        .unwrap()
+        .set_modified(past)
+        .unwrap();
+}
+
+fn root_of(content: &[u8]) -> Root {
+    let mut hasher = TreeHasher::default();
+    hasher.update(content);
+    hasher.finish().unwrap().root()
+}
+
+#[test]
+fn a_file_has_its_root_soon_and_is_served_before() {
+    let share = Rooted::new(tempfile::tempdir().unwrap());
+    let content = vec![7; 9 << 20];
+    share.write_settled("big", &content);
+    assert!(share.share.open_file(&path("big")).is_ok());
+    let root = share.root_in_time("big");
+    assert_eq!(root, root_of(&content));
+    for (first, span) in [(0, SUBTREE_BLOCKS), (512, SUBTREE_BLOCKS), (8, 8), (575, 1)] {
+        let hashes = share
+            .share
+            .hashes(&HashesRequest { root, first, span })
+            .unwrap();
+        assert!(hashes.prove(root, 9 << 20).is_some(), "{first} {span}");
+    }
+    let behind = HashesRequest {
+        root,
+        first: 1024,
+        span: SUBTREE_BLOCKS,
+    };
+    assert_eq!(
+        share.share.hashes(&behind).unwrap_err().code,
+        FaultCode::NotFound
+    );
+}
+
+#[test]
+fn a_file_that_nobody_asks_for_gets_its_root_too() {
+    let base = tempfile::tempdir().unwrap();
+    fs::create_dir_all(base.path().join("served/deep")).unwrap();
+    fs::write(base.path().join("served/deep/file"), "content").unwrap();
+    age(&base.path().join("served/deep/file"));
+    let share = Rooted::new(base);
+    let metadata = share
+        .share
+        .tree_file(&path("deep/file"))
+        .unwrap()
+        .attributes();
+    let roots = share.share.roots.as_ref().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while roots.of([metadata.version].into_iter()) != [Some(root_of(b"content"))] {
+        assert!(Instant::now() < deadline);
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn a_changed_file_loses_its_root_at_once_and_gets_its_own() {
+    let share = Rooted::new(tempfile::tempdir().unwrap());
+    share.write_settled("file", b"old content");
+    let old = share.root_in_time("file");
+    let place = share.base.path().join("served/file");
+    fs::File::options()
+        .write(true)
+        .open(&place)
+        .unwrap()
+        .write_all_at(b"NEW", 0)
+        .unwrap();
+    assert_eq!(share.root("file"), None);
+    age(&place);
+    assert_eq!(share.root_in_time("file"), root_of(b"NEW content"));
+    assert_ne!(old, root_of(b"NEW content"));
+}
+
+#[test]
+fn an_empty_file_has_no_root() {
+    let share = Rooted::new(tempfile::tempdir().unwrap());
+    share.write_settled("empty", b"");
+    share.write_settled("full", b"x");
+    share.root_in_time("full");
+    assert_eq!(share.root("empty"), None);
+}

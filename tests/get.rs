@@ -1,0 +1,246 @@
+//! `tinyp2p get` and `tinyp2p search`: the client of 2004, grown up.
+
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use crate::content::{MIB, assert_same, names, write_pattern};
+use crate::process::{Finished, eventually, run};
+use crate::swarm::{Node, PASSWORD, Swarm, TINYP2P, tinyp2p, tinyp2p_command};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// `tinyp2p get PASSWORD PATTERN PEER -d DIR`
+fn get(swarm: &Swarm, pattern: &str, peer: &Node, directory: &Path) -> Finished {
+    let directory = directory.to_string_lossy();
+    tinyp2p(
+        swarm,
+        &["get", PASSWORD, pattern, &peer.address(), "-d", &directory],
+        LIMIT,
+    )
+}
+
+#[test]
+fn every_match_of_every_member_is_fetched() {
+    let swarm = Swarm::new();
+    let a = swarm
+        .node("a")
+        .file("song one.ogg", "1")
+        .file("notes.txt", "no")
+        .serve();
+    let b = swarm
+        .node("b")
+        .file("sub dir/song two.ogg", "2")
+        .peer(&a)
+        .serve();
+    let c = swarm.node("c").file("song\n<3>.ogg", "3").peer(&b).serve();
+    let out = swarm.directory("out");
+    // One address is enough for everyone, once they know one another.
+    eventually(
+        LIMIT,
+        "all three are known to the one that is asked",
+        || {
+            let found = tinyp2p(&swarm, &["search", PASSWORD, "^song", &a.address()], LIMIT);
+            found.status.success() && found.text().lines().count() == 3
+        },
+    );
+    get(&swarm, r"^song.*\.ogg$|two", &a, &out).expect_success();
+    assert_eq!(names(&out), ["song\n<3>.ogg", "song one.ogg", "sub dir"]);
+    assert_eq!(fs::read(out.join("song one.ogg")).expect("read"), b"1");
+    assert_eq!(
+        fs::read(out.join("sub dir/song two.ogg")).expect("read"),
+        b"2"
+    );
+    assert_eq!(fs::read(out.join("song\n<3>.ogg")).expect("read"), b"3");
+    drop((b, c));
+}
+
+#[test]
+fn what_exists_is_skipped_and_stays_as_it_is() {
+    let swarm = Swarm::new();
+    let a = swarm
+        .node("a")
+        .file("one", "theirs")
+        .file("two", "theirs")
+        .serve();
+    let out = swarm.directory("out");
+    fs::write(out.join("one"), "mine").expect("write");
+    get(&swarm, ".", &a, &out).expect_success();
+    assert_eq!(fs::read(out.join("one")).expect("read"), b"mine");
+    assert_eq!(fs::read(out.join("two")).expect("read"), b"theirs");
+    // A second run finds nothing left to do, which is no failure.
+    get(&swarm, ".", &a, &out).expect_success();
+    assert_eq!(names(&out), ["one", "two"]);
+}
+
+#[test]
+fn nothing_leaves_the_directory_that_was_named() {
+    let swarm = Swarm::new();
+    let out = swarm.directory("out");
+    let outside = swarm.directory("outside");
+    std::os::unix::fs::symlink(&outside, out.join("linked")).expect("link");
+    let a = swarm
+        .node("a")
+        .file("linked/file", "theirs")
+        .file("plain", "theirs")
+        .serve();
+    let ended = get(&swarm, ".", &a, &out);
+    assert_eq!(names(&outside), [""; 0], "it wrote through a link: {ended}");
+    assert_eq!(fs::read(out.join("plain")).expect("read"), b"theirs");
+}
+
+#[test]
+fn no_match_and_a_bad_pattern_are_told_apart() {
+    let swarm = Swarm::new();
+    let a = swarm.node("a").file("file", "x").serve();
+    let out = swarm.directory("out");
+    let nothing = get(&swarm, "no such name", &a, &out);
+    assert_eq!(nothing.stderr.lines().count(), 1, "{nothing}");
+    let bad = get(&swarm, "(unclosed", &a, &out);
+    assert_eq!(bad.code(), 2, "{bad}");
+    assert!(bad.stderr.starts_with("tinyp2p: "), "{bad}");
+    let nowhere = get(&swarm, "file", &a, &swarm.path("missing"));
+    assert_eq!(nowhere.code(), 1, "{nowhere}");
+    assert_eq!(names(&out), [""; 0]);
+}
+
+/// Bytes that all files below `directory` take on the disk, finished or not.
+fn stored(directory: &Path) -> u64 {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries
+        .map(|entry| match entry.metadata() {
+            Ok(metadata) if metadata.is_dir() => stored(&entry.path()),
+            Ok(metadata) => metadata.blocks() * 512,
+            Err(_) => 0,
+        })
+        .sum()
+}
+
+/// Bytes that a process has read so far, from files and sockets.
+fn bytes_read(node: &Node) -> u64 {
+    let io = fs::read_to_string(format!("/proc/{}/io", node.pid())).expect("see a process's IO");
+    let line = io.lines().find_map(|line| line.strip_prefix("rchar: "));
+    line.and_then(|count| count.parse().ok()).expect("a count")
+}
+
+#[test]
+fn a_killed_download_leaves_no_half_file_and_is_resumed() {
+    const SIZE: u64 = 1200 * MIB;
+    let swarm = Swarm::alone();
+    let a = swarm.node("a").log_level("warn");
+    write_pattern(&a.share().join("large"), 12, SIZE);
+    let a = a.serve();
+    let out = swarm.directory("out");
+    let mut command = tinyp2p_command(
+        &swarm,
+        &[
+            "get",
+            PASSWORD,
+            "large",
+            &a.address(),
+            "-d",
+            &out.to_string_lossy(),
+        ],
+    );
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut first = command.spawn().expect("start");
+    eventually(LIMIT, "a part has arrived", || stored(&out) > 300 * MIB);
+    first.kill().expect("kill");
+    first.wait().expect("wait");
+    let kept = stored(&out);
+    assert!(kept < SIZE, "it was finished before it was killed");
+    assert!(
+        !out.join("large").exists(),
+        "a half file has the final name"
+    );
+    assert!(
+        names(&out).iter().all(|name| name.starts_with('.')),
+        "{:?}",
+        names(&out)
+    );
+
+    let before = bytes_read(&a);
+    get(&swarm, "large", &a, &out).expect_success();
+    let sent = bytes_read(&a) - before;
+    assert_same(&out.join("large"), &a.share().join("large"));
+    assert_eq!(names(&out), ["large"], "something is left beside the file");
+    assert!(
+        sent < SIZE - kept + 64 * MIB,
+        "{sent} bytes sent again where {kept} were there"
+    );
+}
+
+#[test]
+fn a_file_that_changed_meanwhile_is_not_mixed() {
+    let swarm = Swarm::alone();
+    const SIZE: u64 = 600 * MIB;
+    let a = swarm.node("a").log_level("warn");
+    write_pattern(&a.share().join("large"), 1, SIZE);
+    let a = a.serve();
+    let out = swarm.directory("out");
+    let mut command = tinyp2p_command(
+        &swarm,
+        &[
+            "get",
+            PASSWORD,
+            "large",
+            &a.address(),
+            "-d",
+            &out.to_string_lossy(),
+        ],
+    );
+    let mut first = command.stderr(Stdio::null()).spawn().expect("start");
+    eventually(LIMIT, "a part has arrived", || stored(&out) > 50 * MIB);
+    first.kill().expect("kill");
+    first.wait().expect("wait");
+    assert!(
+        !out.join("large").exists(),
+        "it was finished before it was killed"
+    );
+    write_pattern(&swarm.path("new"), 2, SIZE);
+    fs::rename(swarm.path("new"), a.share().join("large")).expect("replace");
+    get(&swarm, "large", &a, &out).expect_success();
+    assert_same(&out.join("large"), &a.share().join("large"));
+    assert_eq!(names(&out), ["large"]);
+}
+
+#[test]
+fn progress_is_shown_on_a_terminal_and_only_there() {
+    let swarm = Swarm::new();
+    let a = swarm.node("a");
+    File::create(a.share().join("large"))
+        .expect("create")
+        .set_len(400 * MIB)
+        .expect("grow");
+    let a = a.serve();
+    let command = |out: &Path| {
+        format!(
+            "{TINYP2P} get --no-discovery --state-dir {} {PASSWORD} large {} -d {}",
+            swarm.path("state").display(),
+            a.address(),
+            out.display()
+        )
+    };
+    let quiet = run(
+        Command::new("sh").args(["-c", &command(&swarm.directory("quiet"))]),
+        LIMIT,
+    );
+    let quiet = quiet.expect_success();
+    assert!(
+        !quiet.stderr.contains('\r') && !quiet.text().contains('\r'),
+        "{quiet}"
+    );
+
+    let mut script = Command::new("script");
+    script.args(["-qec", &command(&swarm.directory("shown")), "/dev/null"]);
+    let shown = run(script.env("TERM", "xterm").stdin(Stdio::null()), LIMIT).expect_success();
+    let drawn = shown.text();
+    let bars = drawn.matches("large").count();
+    assert!(bars >= 2, "the progress was drawn {bars} times: {drawn:?}");
+    assert!(
+        drawn.contains('%') || drawn.contains("MiB") || drawn.contains("MB"),
+        "{drawn:?}"
+    );
+}

@@ -1,0 +1,176 @@
+//! Commands with a deadline, and waits that poll.
+//!
+//! Whatever is tested here may hang: that is one of the things being tested. So no test waits
+//! without a limit, and none sleeps for a state that it could look at.
+
+use std::fmt;
+use std::io::Read;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How often a condition is looked at again.
+const POLL: Duration = Duration::from_millis(10);
+
+/// What a command left behind.
+pub(crate) struct Finished {
+    /// The command line, for messages.
+    pub(crate) command: String,
+    pub(crate) status: ExitStatus,
+    pub(crate) stdout: Vec<u8>,
+    pub(crate) stderr: String,
+    pub(crate) took: Duration,
+}
+
+impl Finished {
+    /// The exit code; a death by signal counts as 128 and the signal, as in a shell.
+    pub(crate) fn code(&self) -> i32 {
+        self.status
+            .code()
+            .unwrap_or_else(|| 128 + self.status.signal().unwrap_or(0))
+    }
+
+    /// Standard output as text.
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+
+    /// Panics unless the command ended with exit code 0.
+    #[track_caller]
+    pub(crate) fn expect_success(self) -> Self {
+        assert!(self.status.success(), "{self}");
+        self
+    }
+}
+
+impl fmt::Display for Finished {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "`{}` ended with {} after {:.1?}\n--- stdout\n{}--- stderr\n{}",
+            self.command,
+            self.code(),
+            self.took,
+            self.text(),
+            self.stderr
+        )
+    }
+}
+
+/// Runs `command` to its end, which must come before `limit`.
+#[track_caller]
+pub(crate) fn run(command: &mut Command, limit: Duration) -> Finished {
+    let shown = show(command);
+    let start = Instant::now();
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = match command.spawn() {
+        Ok(child) => child,
+        Err(error) => panic!("cannot start `{shown}`: {error}"),
+    };
+    let stdout = collect(child.stdout.take().expect("stdout is piped"));
+    let stderr = collect(child.stderr.take().expect("stderr is piped"));
+    let status = loop {
+        if let Some(status) = child.try_wait().expect("wait for a child") {
+            break status;
+        }
+        if start.elapsed() > limit {
+            child.kill().expect("kill a child");
+            panic!(
+                "`{shown}` has not ended after {limit:?}\n--- stderr\n{}",
+                stderr
+                    .recv_timeout(Duration::from_secs(1))
+                    .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+                    .unwrap_or_default()
+            );
+        }
+        thread::sleep(POLL);
+    };
+    let took = start.elapsed();
+    // A daemon that the command left behind must not hold its output open.
+    let rest = Duration::from_secs(5);
+    let closed = "a process that stays behind still holds the standard output or error";
+    Finished {
+        status,
+        stdout: stdout.recv_timeout(rest).expect(closed),
+        stderr: String::from_utf8_lossy(&stderr.recv_timeout(rest).expect(closed)).into_owned(),
+        took,
+        command: shown,
+    }
+}
+
+/// The command line as one would type it.
+fn show(command: &Command) -> String {
+    std::iter::once(command.get_program())
+        .chain(command.get_args())
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// Reads `pipe` to its end beside the test.
+fn collect(mut pipe: impl Read + Send + 'static) -> mpsc::Receiver<Vec<u8>> {
+    let (done, collected) = mpsc::channel();
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        // What came before an error still helps whoever reads the message.
+        let _ = pipe.read_to_end(&mut bytes);
+        let _ = done.send(bytes);
+    });
+    collected
+}
+
+/// Runs a command of the system by name; panics when it fails or takes longer than a minute.
+#[track_caller]
+pub(crate) fn sh(program: &str, arguments: &[&str]) -> Finished {
+    run(
+        Command::new(program).args(arguments),
+        Duration::from_secs(60),
+    )
+    .expect_success()
+}
+
+/// Polls until `condition` holds; panics when it does not before `limit`. Returns how long it took.
+#[track_caller]
+pub(crate) fn eventually(
+    limit: Duration,
+    what: &str,
+    mut condition: impl FnMut() -> bool,
+) -> Duration {
+    let start = Instant::now();
+    loop {
+        if condition() {
+            return start.elapsed();
+        }
+        assert!(start.elapsed() < limit, "not within {limit:?}: {what}");
+        thread::sleep(POLL);
+    }
+}
+
+/// Does `work` on a thread of its own; panics when it has not ended before `limit`.
+#[track_caller]
+pub(crate) fn within<T: Send + 'static>(
+    limit: Duration,
+    what: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> T {
+    let (done, result) = mpsc::channel();
+    thread::spawn(move || {
+        let _ = done.send(work());
+    });
+    match result.recv_timeout(limit) {
+        Ok(value) => value,
+        Err(mpsc::RecvTimeoutError::Timeout) => panic!("not done within {limit:?}: {what}"),
+        Err(mpsc::RecvTimeoutError::Disconnected) => panic!("panicked: {what}"),
+    }
+}
+
+/// Sends `signal` to one process.
+pub(crate) fn signal(pid: u32, signal: rustix::process::Signal) {
+    let pid = i32::try_from(pid)
+        .ok()
+        .and_then(rustix::process::Pid::from_raw)
+        .expect("a process id");
+    rustix::process::kill_process(pid, signal).expect("signal a process");
+}

@@ -1,0 +1,331 @@
+//! Peers of our own making: a stranger who speaks TLS with a key of his own, a relay that ends TLS
+//! on both sides, and a forwarder that passes bytes on untouched.
+//!
+//! None of them knows the password or uses the program's own code. They accept whatever key the
+//! other side shows, as an attacker would.
+
+use std::fs::File;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::{default_provider, sign::any_eddsa_type};
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::sign::CertifiedKey;
+use rustls::{
+    ClientConfig, ClientConnection, DigitallySignedStruct, DistinguishedName, Error, ServerConfig,
+    ServerConnection, SignatureScheme, StreamOwned,
+};
+use socket2::{Domain, Socket, Type};
+
+/// The protocol that pairs.
+pub(crate) const PAIR: &str = "tinyp2p-pair/1";
+
+/// The protocol between members.
+pub(crate) const HTTP: &str = "tinyp2p-http/1";
+
+/// No single socket operation here takes longer.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// A TLS connection of a stranger to a node.
+pub(crate) type Connection = StreamOwned<ClientConnection, TcpStream>;
+
+/// An Ed25519 key that nobody knows.
+pub(crate) struct Stranger {
+    key: Arc<CertifiedKey>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl Stranger {
+    /// A new random key.
+    pub(crate) fn new() -> Self {
+        // PKCS #8 (RFC 8410, section 7): the frame, then the seed.
+        let mut pkcs8 = *b"\x30\x2e\x02\x01\x00\x30\x05\x06\x03\x2b\x65\x70\x04\x22\x04\x20\
+            ................................";
+        let mut random = File::open("/dev/urandom").expect("open /dev/urandom");
+        random
+            .read_exact(&mut pkcs8[16..])
+            .expect("read /dev/urandom");
+        let key = any_eddsa_type(&PrivatePkcs8KeyDer::from(&pkcs8[..])).expect("a key");
+        let public = key.public_key().expect("its public half");
+        let shown = CertificateDer::from(public.as_ref().to_vec());
+        Self {
+            key: Arc::new(CertifiedKey::new(vec![shown], key)),
+            provider: Arc::new(default_provider()),
+        }
+    }
+
+    /// Connects to a node by TLS with the protocol `alpn`.
+    pub(crate) fn connect(&self, address: SocketAddr, alpn: &str) -> io::Result<Connection> {
+        let mut config = ClientConfig::builder_with_provider(Arc::clone(&self.provider))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .expect("TLS 1.3")
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Anyone))
+            .with_client_cert_resolver(Arc::new(
+                rustls::client::AlwaysResolvesClientRawPublicKeys::new(Arc::clone(&self.key)),
+            ));
+        config.alpn_protocols = vec![alpn.into()];
+        config.enable_sni = false;
+        let name = ServerName::from(IpAddr::from(Ipv4Addr::LOCALHOST));
+        let tls = ClientConnection::new(Arc::new(config), name).map_err(io::Error::other)?;
+        let socket = TcpStream::connect_timeout(&address, LIMIT)?;
+        let mut connection = StreamOwned::new(tls, bounded(socket)?);
+        connection.conn.complete_io(&mut connection.sock)?;
+        Ok(connection)
+    }
+
+    /// Sends `request` and returns everything that comes back before the connection ends.
+    pub(crate) fn ask(&self, address: SocketAddr, alpn: &str, request: &[u8]) -> Vec<u8> {
+        let mut connection = self.connect(address, alpn).expect("connect");
+        // The node may have answered and closed before it has all of this.
+        let _ = connection.write_all(request);
+        let _ = connection.flush();
+        read_all(&mut connection)
+    }
+
+    fn accept(&self, socket: TcpStream) -> io::Result<StreamOwned<ServerConnection, TcpStream>> {
+        let mut config = ServerConfig::builder_with_provider(Arc::clone(&self.provider))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .expect("TLS 1.3")
+            .with_client_cert_verifier(Arc::new(Anyone))
+            .with_cert_resolver(Arc::new(
+                rustls::server::AlwaysResolvesServerRawPublicKeys::new(Arc::clone(&self.key)),
+            ));
+        config.alpn_protocols = vec![PAIR.into(), HTTP.into()];
+        let tls = ServerConnection::new(Arc::new(config)).map_err(io::Error::other)?;
+        let mut connection = StreamOwned::new(tls, bounded(socket)?);
+        connection.conn.complete_io(&mut connection.sock)?;
+        Ok(connection)
+    }
+}
+
+/// Whatever `from` sends before it ends, however it ends.
+pub(crate) fn read_all(from: &mut impl Read) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut buffer = [0; 4096];
+    loop {
+        match from.read(&mut buffer) {
+            Ok(0) => return bytes,
+            Ok(count) => bytes.extend_from_slice(&buffer[..count]),
+            Err(error) if is_timeout(&error) => panic!("no end within {LIMIT:?}: {bytes:?}"),
+            Err(_) => return bytes,
+        }
+    }
+}
+
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
+}
+
+fn bounded(socket: TcpStream) -> io::Result<TcpStream> {
+    socket.set_read_timeout(Some(LIMIT))?;
+    socket.set_write_timeout(Some(LIMIT))?;
+    socket.set_nodelay(true)?;
+    Ok(socket)
+}
+
+/// Accepts every key, even with a wrong signature.
+#[derive(Debug)]
+struct Anyone;
+
+impl ServerCertVerifier for Anyone {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![SignatureScheme::ED25519]
+    }
+
+    fn requires_raw_public_keys(&self) -> bool {
+        true
+    }
+}
+
+impl ClientCertVerifier for Anyone {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![SignatureScheme::ED25519]
+    }
+
+    fn requires_raw_public_keys(&self) -> bool {
+        true
+    }
+}
+
+/// Ends TLS on both sides with a key of its own and passes what is inside on unchanged.
+pub(crate) struct Relay {
+    address: SocketAddr,
+    passed: Arc<AtomicU64>,
+}
+
+impl Relay {
+    /// Starts to relay to `target`.
+    pub(crate) fn to(target: SocketAddr) -> Self {
+        let passed = Arc::new(AtomicU64::new(0));
+        let (stranger, count) = (Arc::new(Stranger::new()), Arc::clone(&passed));
+        let address = listen(move |socket| {
+            let (stranger, count) = (Arc::clone(&stranger), Arc::clone(&count));
+            // A connection that fails is one that the relay could not make use of.
+            let _ = relay(&stranger, socket, target, &count);
+        });
+        Self { address, passed }
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// How many bytes from inside TLS it has passed on, both ways.
+    pub(crate) fn passed(&self) -> u64 {
+        self.passed.load(Ordering::Relaxed)
+    }
+}
+
+/// Both directions in turn: the frames inside are few, small, and take turns themselves.
+fn relay(
+    stranger: &Stranger,
+    socket: TcpStream,
+    to: SocketAddr,
+    count: &AtomicU64,
+) -> io::Result<()> {
+    let mut near = stranger.accept(socket)?;
+    let alpn = near.conn.alpn_protocol().unwrap_or_default().to_vec();
+    let mut far = stranger.connect(to, &String::from_utf8_lossy(&alpn))?;
+    let turn = Some(Duration::from_millis(20));
+    near.sock.set_read_timeout(turn)?;
+    far.sock.set_read_timeout(turn)?;
+    while pass(&mut near, &mut far, count)? && pass(&mut far, &mut near, count)? {}
+    near.conn.send_close_notify();
+    near.flush()
+}
+
+/// Passes on what is there within one turn; false at the end.
+fn pass(from: &mut impl Read, to: &mut impl Write, count: &AtomicU64) -> io::Result<bool> {
+    let mut buffer = [0; 16 * 1024];
+    match from.read(&mut buffer) {
+        Ok(0) => Ok(false),
+        Ok(length) => {
+            count.fetch_add(length as u64, Ordering::Relaxed);
+            to.write_all(&buffer[..length])?;
+            to.flush()?;
+            Ok(true)
+        }
+        Err(error) if is_timeout(&error) => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
+/// Passes TCP on untouched, from a source address of the test's choice.
+pub(crate) struct Forwarder {
+    address: SocketAddr,
+}
+
+impl Forwarder {
+    /// Starts to forward to `target`, which sees the connections come from `source`.
+    pub(crate) fn new(source: Ipv4Addr, target: SocketAddr) -> Self {
+        let address = listen(move |near| {
+            let _ = forward(near, source, target);
+        });
+        Self { address }
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+fn forward(near: TcpStream, source: Ipv4Addr, target: SocketAddr) -> io::Result<()> {
+    let far = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    far.bind(&SocketAddr::from((source, 0)).into())?;
+    far.connect(&target.into())?;
+    let far = TcpStream::from(far);
+    let (near_too, far_too) = (near.try_clone()?, far.try_clone()?);
+    let back = thread::spawn(move || copy(far_too, near_too));
+    copy(near, far);
+    let _ = back.join();
+    Ok(())
+}
+
+fn copy(mut from: TcpStream, mut to: TcpStream) {
+    let _ = io::copy(&mut from, &mut to);
+    let _ = to.shutdown(Shutdown::Write);
+}
+
+/// Handles each connection to a new port on a thread of its own, for as long as the test runs.
+fn listen(handle: impl Fn(TcpStream) + Send + Sync + 'static) -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("listen");
+    let address = listener.local_addr().expect("see the port");
+    let handle = Arc::new(handle);
+    thread::spawn(move || {
+        for socket in listener.incoming().map_while(Result::ok) {
+            let handle = Arc::clone(&handle);
+            thread::spawn(move || handle(socket));
+        }
+    });
+    address
+}

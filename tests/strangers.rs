@@ -1,0 +1,187 @@
+//! Who does not know the password learns nothing and gets in nobody's way.
+
+use std::fs;
+use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::process::{Finished, eventually, run};
+use crate::stranger::{Forwarder, HTTP, Relay, Stranger, read_all};
+use crate::swarm::{PASSWORD, Swarm, is_mounted, next_address, tinyp2p};
+
+const SOON: Duration = Duration::from_secs(10);
+
+#[test]
+fn every_request_of_a_stranger_gets_the_same_401() {
+    let swarm = Swarm::new();
+    let node = swarm.node("a").file("file", "content").serve();
+    let stranger = Stranger::new();
+    let call = "<?xml version=\"1.0\"?><methodCall><methodName>system.listMethods</methodName></methodCall>";
+    let post = format!(
+        "POST /RPC2 HTTP/1.1\r\nHost: a\r\nContent-Type: text/xml\r\nContent-Length: {}\r\n\r\n{call}",
+        call.len()
+    );
+    let long = format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(200_000));
+    let requests = [
+        &b"GET /files/file HTTP/1.1\r\nHost: a\r\n\r\n"[..],
+        b"GET /files/absent HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"HEAD /files/file HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"DELETE / HTTP/1.0\r\n\r\n",
+        b"\x00\xff no HTTP at all",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"",
+        post.as_bytes(),
+        long.as_bytes(),
+    ];
+    for request in requests {
+        let answer = stranger.ask(node.socket(), HTTP, request);
+        assert_eq!(
+            String::from_utf8_lossy(&answer),
+            "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: TinyP2P-Pair\r\n\
+             Content-Length: 0\r\nConnection: close\r\n\r\n",
+            "the answer to {:?}",
+            String::from_utf8_lossy(&request[..request.len().min(60)])
+        );
+    }
+    // The next stranger is answered alike.
+    let other = Stranger::new().ask(node.socket(), HTTP, requests[0]);
+    assert!(other.starts_with(b"HTTP/1.1 401 "));
+}
+
+#[test]
+fn a_connection_without_tls_is_closed_without_a_word() {
+    let swarm = Swarm::new();
+    let node = swarm.node("a").serve();
+    for request in [
+        &b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"[..],
+        b"POST /RPC2 HTTP/1.1\r\n\r\n",
+        b"\x80\x2e\x01\x03\x01 an SSLv2 hello",
+        b"\n",
+    ] {
+        let mut socket = TcpStream::connect(node.socket()).expect("connect");
+        socket.set_read_timeout(Some(SOON)).expect("set a limit");
+        socket.write_all(request).expect("send");
+        let answer = read_all(&mut socket);
+        assert!(answer.is_empty(), "{answer:?} to {request:?}");
+    }
+}
+
+#[test]
+fn only_the_two_protocols_of_this_program_are_spoken() {
+    let swarm = Swarm::new();
+    let node = swarm.node("a").serve();
+    let connection = Stranger::new().connect(node.socket(), "http/1.1");
+    assert!(connection.is_err(), "another protocol was accepted");
+}
+
+#[test]
+fn a_relay_that_ends_tls_is_refused() {
+    let swarm = Swarm::new();
+    let a = swarm.node("a").file("secret", "content").serve();
+    let relay = Relay::to(a.socket());
+    let b = swarm.node("b").peer_at(relay.address().to_string());
+    fs::create_dir(b.mountpoint()).expect("make a mountpoint");
+    let ended = run(&mut b.mount_command(), Duration::from_secs(20));
+    assert_eq!(ended.code(), 3, "{ended}");
+    assert!(!is_mounted(&b.mountpoint()));
+    // The pairing did reach the other side: it was the binding to the connection that failed.
+    assert!(
+        relay.passed() > 400,
+        "only {} bytes were relayed",
+        relay.passed()
+    );
+
+    // The same bytes pass when nobody ends TLS in between.
+    let forwarder = Forwarder::new(Ipv4Addr::LOCALHOST, a.socket());
+    let c = swarm
+        .node("c")
+        .peer_at(forwarder.address().to_string())
+        .mount();
+    eventually(SOON, "the file is seen through a forwarder", || {
+        fs::read(c.at("secret")).is_ok_and(|bytes| bytes == b"content")
+    });
+}
+
+/// One wrong guess, from a source address of its own.
+fn guess(swarm: &Swarm, number: usize, target: SocketAddr) -> Finished {
+    let forwarder = Forwarder::new(next_address(), target);
+    let peer = forwarder.address().to_string();
+    let wrong = format!("wrong-guess-number-{number}-of-many");
+    tinyp2p(
+        swarm,
+        &["search", &wrong, ".", &peer],
+        Duration::from_secs(40),
+    )
+}
+
+#[test]
+fn thirty_wrong_guesses_are_slowed_and_no_member_notices() {
+    let swarm = Swarm::alone();
+    let node = swarm.node("a").file("file", "content").serve();
+    let member = swarm.node("member").peer(&node).mount();
+    eventually(SOON, "the member is admitted", || {
+        member.at("file").exists()
+    });
+
+    let over = AtomicBool::new(false);
+    let start = Instant::now();
+    let (guesses, slowest) = std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let mut slowest = Duration::ZERO;
+            let mut number = 0;
+            while !over.load(Ordering::Relaxed) {
+                // A name that was never asked for: neither cache nor kernel can answer.
+                number += 1;
+                let name = format!("new {number}");
+                fs::write(node.share().join(&name), &name).expect("write");
+                let asked = Instant::now();
+                let bytes = fs::read(member.at(&name)).expect("a member is served");
+                slowest = slowest.max(asked.elapsed());
+                assert_eq!(bytes, name.as_bytes());
+                fs::remove_file(node.share().join(&name)).expect("remove");
+            }
+            slowest
+        });
+        let guesses: Vec<Finished> = (1..=30)
+            .map(|number| guess(&swarm, number, node.socket()))
+            .collect();
+        over.store(true, Ordering::Relaxed);
+        (guesses, reader.join().expect("the member was served"))
+    });
+    let took = start.elapsed();
+
+    let tried = guesses.iter().filter(|guess| guess.code() == 3).count();
+    let slowed = guesses
+        .iter()
+        .filter(|guess| guess.stderr.contains("takes no new members for"))
+        .count();
+    for guess in &guesses {
+        assert!(
+            !guess.status.success(),
+            "a wrong password succeeded: {guess}"
+        );
+    }
+    assert_eq!(tried + slowed, guesses.len(), "{}", guesses[29]);
+    // Three come at once; then the gap is 1, 2, 4, 8 … seconds.
+    let mut allowed = 3;
+    while took >= Duration::from_secs((1 << (allowed - 2)) - 1) {
+        allowed += 1;
+    }
+    assert!(
+        (3..=allowed).contains(&tried),
+        "{tried} guesses within {took:?}, where {allowed} are allowed"
+    );
+    assert!(
+        slowest < Duration::from_secs(1),
+        "a member waited {slowest:?}"
+    );
+
+    // Nor does the flood keep the right password out for ever: the member can still vouch for it.
+    let found = tinyp2p(
+        &swarm,
+        &["search", PASSWORD, "file", &member.address()],
+        SOON,
+    );
+    assert!(found.expect_success().text().contains("file"));
+}
