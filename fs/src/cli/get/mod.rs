@@ -41,7 +41,7 @@ pub(super) fn run(source: Source, args: GetArgs) -> Result<(), Failure> {
         args.find.peers,
         source,
         |joined, members| {
-            let found = search::ask(PROGRAM, members, pattern)?;
+            let found = search::ask(PROGRAM, &joined.node, pattern)?;
             let jobs = plan::jobs(found, network.hidden);
             if jobs.is_empty() {
                 return Err(search::nothing_matches(pattern));
