@@ -14,7 +14,7 @@ use crate::auth::{AddressSource, Gate, Identity};
 use crate::client::Peer;
 use crate::client::dial::TcpDialer;
 use crate::client::http::{Client, HttpPeer};
-use crate::config::{Config, ShareConfig};
+use crate::config::{Config, Listen, ShareConfig};
 use crate::download::Engine;
 use crate::error::Error;
 use crate::fanout::{Answer, Asked, Fanout};
@@ -75,7 +75,7 @@ impl Node {
         let members = Arc::new(Members::new(
             id,
             config.name.clone(),
-            config.advertise,
+            config.advertise.or_else(|| only_address(&config.listen)),
             &config.peers,
             place.map(|place| Remembered::load(&config.state_dir, place)),
             Box::new(Client::new(gate.clone(), Arc::new(TcpDialer::default()))),
@@ -246,6 +246,17 @@ fn roots_file(share: &ShareConfig, state_dir: &Path) -> PathBuf {
         .unwrap_or_else(|_| share.directory.clone());
     let digest = Sha256::digest(place.as_os_str().as_encoded_bytes());
     state_dir.join("roots").join(HEXLOWER.encode(&digest[..16]))
+}
+
+/// The one address of a node that listens on no other: its calls may well leave from another of the
+/// machine's addresses, where nobody would find it. Everyone else goes by what they see.
+fn only_address(listen: &Listen) -> Option<Address> {
+    match listen {
+        Listen::At(at) if !at.ip().is_unspecified() && at.port() != 0 => {
+            Some(Address::new(at.ip().to_string(), at.port()))
+        }
+        _ => None,
+    }
 }
 
 fn check_name(name: &str) -> Result<(), Error> {
