@@ -11,10 +11,11 @@ use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 
 use crate::auth::{AddressSource, Gate, Identity};
+use crate::cache::Cache;
 use crate::client::Peer;
 use crate::client::dial::TcpDialer;
 use crate::client::http::{Client, HttpPeer};
-use crate::config::{Config, Listen, ShareConfig};
+use crate::config::{CacheConfig, Config, Listen, ShareConfig};
 use crate::download::Engine;
 use crate::error::Error;
 use crate::fanout::{Answer, Asked, Fanout};
@@ -60,6 +61,7 @@ impl Node {
     pub fn start(config: Config) -> Result<Arc<Self>, Error> {
         check_name(&config.name)?;
         let share = config.share.as_ref().map(Share::open).transpose()?;
+        let cache = config.cache.as_ref().map(open_cache).transpose()?.flatten();
         let identity = Identity::load_or_create(&config.state_dir)?;
         let id = identity.id();
         let stretched = config.password.stretch();
@@ -91,7 +93,7 @@ impl Node {
                 members.report(member, error);
             }
         };
-        let engine = Arc::new(Engine::new(config.memory, None, Box::new(report))?);
+        let engine = Arc::new(Engine::new(config.memory, cache, Box::new(report))?);
         let node = Arc::new(Self {
             id,
             fanout: Fanout::default(),
@@ -235,6 +237,16 @@ impl fmt::Debug for Node {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({:?}, port {})", self.name, self.id, self.port)
     }
+}
+
+/// The disk cache, unless another process is using it.
+fn open_cache(config: &CacheConfig) -> Result<Option<Arc<Cache>>, Error> {
+    let cache = Cache::open(&config.directory, config.size)?;
+    if cache.is_none() {
+        let directory = config.directory.display();
+        tracing::info!("another mount uses the cache in {directory}; this one does without");
+    }
+    Ok(cache.map(Arc::new))
 }
 
 /// Where the content roots of a share are remembered: a file for each directory, so that two nodes of

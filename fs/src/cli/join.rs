@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use tinyp2p_net::auth::Password;
-use tinyp2p_net::config::{Config, DEFAULT_MEMORY, Listen, ShareConfig};
+use tinyp2p_net::config::{CacheConfig, Config, DEFAULT_MEMORY, Listen, ShareConfig};
 use tinyp2p_net::error::Error;
 use tinyp2p_net::types::{Address, DEFAULT_PORT, PeerArgument};
 use tinyp2p_net::{Node, peers::Member};
@@ -53,6 +53,8 @@ pub(super) struct Prepared {
     peers: Vec<PeerArgument>,
     state_dir: PathBuf,
     remember_as: Option<PathBuf>,
+    cache: Option<CacheConfig>,
+    memory: u64,
 }
 
 /// Checks the options against the system and changes nothing.
@@ -100,6 +102,8 @@ pub(super) fn prepare(
         peers,
         state_dir,
         remember_as,
+        cache: None,
+        memory: DEFAULT_MEMORY,
     })
 }
 
@@ -183,6 +187,15 @@ pub(super) fn as_guest<T>(
 }
 
 impl Prepared {
+    /// Reads through this cache, and with this much memory.
+    pub(super) fn with_cache(self, cache: Option<CacheConfig>, memory: u64) -> Self {
+        Self {
+            cache,
+            memory,
+            ..self
+        }
+    }
+
     /// Starts the node.
     pub(super) fn start(self, password: Password) -> Result<Joined, Failure> {
         let share = self.share.as_ref().map(|share| share.directory.clone());
@@ -195,7 +208,8 @@ impl Prepared {
             advertise: self.advertise,
             name: self.name,
             discovery: self.discovery,
-            memory: DEFAULT_MEMORY,
+            memory: self.memory,
+            cache: self.cache,
             peers: self.peers,
             state_dir: self.state_dir,
             remember_as: self.remember_as,

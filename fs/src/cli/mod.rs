@@ -7,6 +7,7 @@
 
 mod args;
 mod background;
+mod cache;
 mod get;
 mod join;
 mod logging;

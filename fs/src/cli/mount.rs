@@ -10,7 +10,7 @@ use super::join::{self, Joined, Role};
 use super::password::Source;
 use super::place::{Claim, Mountpoint};
 use super::stop::{self, Event};
-use super::{Failure, background, logging};
+use super::{Failure, background, cache, logging};
 use crate::filesystem::Filesystem;
 use crate::fuse;
 use crate::mount::{self, Mount, Unmounted};
@@ -30,6 +30,7 @@ pub(super) fn run(
     let mountpoint = Mountpoint::check(&parsed.mountpoint)?;
     let path = Some(mountpoint.path());
     let prepared = join::prepare(&parsed.network, parsed.peers, Role::Member, &source, path)?;
+    let prepared = prepared.with_cache(cache::choose(&parsed.cache)?, parsed.cache.memory.as_u64());
     logging::filter(&parsed.network)?;
     let from_file = matches!(source, Source::File(_));
     if from_file && let Some(typed) = parsed.password.as_os_str().to_str() {
