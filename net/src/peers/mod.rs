@@ -354,6 +354,8 @@ fn dialable(given: &Address) -> Result<Address, Error> {
 
 fn log_failure(address: &Address, error: &Error, setback: &Setback) {
     match error {
+        // Whoever waits for the first contact tells the user, who should not hear it twice.
+        _ if setback.awaited => tracing::info!("{error}"),
         Error::Refused { .. } => tracing::warn!(
             "{address} uses another password or is not a member; ignored (next try in {} h)",
             setback.wait.as_secs().div_ceil(3600)
