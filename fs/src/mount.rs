@@ -27,16 +27,41 @@ use table::{Entry, Table};
 /// The kernel's side of every FUSE filesystem.
 const DEVICE: &str = "/dev/fuse";
 
+/// What the mount table shows as the source when there is nothing better.
+const DEFAULT_SOURCE: &str = "tinyp2p";
+
 /// The helper has mounted and answered by then, or never will.
 const HELPER_DEADLINE: Duration = Duration::from_secs(10);
 
 /// What may differ between two mounts. All are `ro,nosuid,nodev`.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Options {
+    /// What the mount table shows as the source; to be made by [`source_name`].
+    pub source: String,
     /// Leave `noexec` out.
     pub exec: bool,
     /// Let every user in, not only the one who mounts.
     pub allow_other: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            source: DEFAULT_SOURCE.to_owned(),
+            exec: false,
+            allow_other: false,
+        }
+    }
+}
+
+/// `name` where it can stand in an option list as it is, else a fixed one.
+pub fn source_name(name: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"@/._+-".contains(&b);
+    if !name.is_empty() && name.bytes().all(plain) {
+        name.to_owned()
+    } else {
+        DEFAULT_SOURCE.to_owned()
+    }
 }
 
 /// Why nothing was mounted or unmounted; one line, with what to do where that is known.
@@ -204,12 +229,12 @@ fn by_system_call(path: &Path, options: &Options) -> Result<OwnedFd, Error> {
         data.push_str(",allow_other,default_permissions");
     }
     let data = CString::new(data).map_err(io::Error::from)?;
-    rustix::mount::mount("tinyp2p", path, table::OUR_TYPE, flags, Some(&*data))?;
+    rustix::mount::mount(&*options.source, path, table::OUR_TYPE, flags, Some(&*data))?;
     Ok(device.into())
 }
 
 fn by_helper(path: &Path, options: &Options) -> Result<OwnedFd, Error> {
-    let mut words = String::from("fsname=tinyp2p,subtype=tinyp2p,ro,nosuid,nodev");
+    let mut words = format!("fsname={},subtype=tinyp2p,ro,nosuid,nodev", options.source);
     if !options.exec {
         words.push_str(",noexec");
     }
@@ -309,6 +334,14 @@ mod tests {
                 .starts_with("/dev/fuse cannot be opened (Permission denied): ")
         );
         assert!(error("fusermount3: option allow_other only allowed if 'user_allow_other' is set in /etc/fuse.conf").contains("root must put"));
+    }
+
+    #[test]
+    fn a_source_name_cannot_add_options() {
+        assert_eq!(source_name("@/etc/tinyp2p.pw"), "@/etc/tinyp2p.pw");
+        for odd in ["", "@a,allow_other", "@a b", "@a\\054", "@\u{e4}"] {
+            assert_eq!(source_name(odd), "tinyp2p", "{odd}");
+        }
     }
 
     #[test]

@@ -157,7 +157,7 @@ pub(super) fn warn_if_weak(password: &Password, program: &str) {
 /// Joins for as long as one question takes.
 ///
 /// # Errors
-/// Exit code 3 as of [`Joined::first_contact`]; 1 when there is nobody to ask.
+/// Exit code 3 as of [`Joined::meet`]; 1 when there is nobody to ask.
 pub(super) fn as_guest<T>(
     program: &str,
     options: &NetworkOptions,
@@ -170,13 +170,12 @@ pub(super) fn as_guest<T>(
     warn_if_weak(&password, program);
     super::logging::start(options)?;
     let joined = prepared.start(password)?;
-    let outcome = joined.first_contact(program).and_then(|()| {
+    let outcome = joined.meet().and_then(|notices| {
         let members = joined.settled();
         if members.is_empty() {
-            return Err(Failure::failed(
-                "no member of the network was found; name one as HOST[:PORT]",
-            ));
+            return Err(nobody(&notices));
         }
+        tell(program, &notices);
         question(&joined, &members)
     });
     joined.node.stop();
@@ -220,19 +219,16 @@ pub(super) struct Joined {
 }
 
 impl Joined {
-    /// Waits for the peers that the user named, and says what is odd about them.
+    /// Waits for the peers that the user named, and returns what is odd about them.
     ///
     /// # Errors
     /// Exit code 3 when every one that answered refused the password.
-    pub(super) fn first_contact(&self, program: &str) -> Result<(), Failure> {
+    pub(super) fn meet(&self) -> Result<Vec<String>, Failure> {
         let outcomes = self.node.first_contact(Instant::now() + FIRST_CONTACT);
-        if let Some(failure) = refusal(&outcomes) {
-            return Err(failure);
+        match refusal(&outcomes) {
+            Some(failure) => Err(failure),
+            None => Ok(notices(&outcomes)),
         }
-        for notice in notices(&outcomes) {
-            eprintln!("{program}: {notice}");
-        }
-        Ok(())
     }
 
     /// What is served, as whom, and where.
@@ -264,6 +260,21 @@ impl Joined {
             }
             thread::sleep(POLL);
         }
+    }
+}
+
+/// Prints notices, one a line.
+pub(super) fn tell(program: &str, notices: &[String]) {
+    for notice in notices {
+        eprintln!("{program}: {notice}");
+    }
+}
+
+/// Why there is nobody to ask, in one line.
+fn nobody(notices: &[String]) -> Failure {
+    match notices {
+        [] => Failure::failed("no member of the network was found; name one as HOST[:PORT]"),
+        notices => Failure::failed(notices.join("; ")),
     }
 }
 
@@ -312,9 +323,9 @@ fn notices(outcomes: &Outcomes) -> Vec<String> {
         .filter_map(|(_, outcome)| outcome.as_ref().err())
         .filter(|error| !error.is_absence() && !matches!(error, Error::Myself { .. }))
         .map(|error| match error {
-            Error::Refused { .. } => format!("warning: {error}; ignored (next try in 1 h)"),
-            Error::Later { .. } => format!("warning: {error}; trying again"),
-            _ => format!("warning: {error}"),
+            Error::Refused { .. } => format!("{error}; ignored (next try in 1 h)"),
+            Error::Later { .. } => format!("{error}; trying again"),
+            _ => error.to_string(),
         })
         .collect();
     let away = |outcome: &Result<(), Error>| matches!(outcome, Err(e) if e.is_absence());
@@ -323,10 +334,7 @@ fn notices(outcomes: &Outcomes) -> Vec<String> {
             .iter()
             .filter_map(|(_, outcome)| outcome.as_ref().err());
         let reasons: Vec<String> = reasons.map(Error::to_string).collect();
-        notices.push(format!(
-            "no peer reachable yet; waiting for them ({})",
-            reasons.join("; ")
-        ));
+        notices.push(format!("no peer reachable yet ({})", reasons.join("; ")));
     }
     notices
 }
@@ -429,15 +437,13 @@ mod tests {
         assert_eq!(
             said,
             [
-                "warning: a:7 uses another password or is not a member; ignored (next try in 1 h)",
-                "warning: c:7 takes no new members for 60 s (too many wrong passwords lately); trying again",
+                "a:7 uses another password or is not a member; ignored (next try in 1 h)",
+                "c:7 takes no new members for 60 s (too many wrong passwords lately); trying again",
             ]
         );
         assert_eq!(
             notices(&[away("a"), away("b")]),
-            [
-                "no peer reachable yet; waiting for them (a:7 did not answer in time; b:7 did not answer in time)",
-            ]
+            ["no peer reachable yet (a:7 did not answer in time; b:7 did not answer in time)",]
         );
         assert!(notices(&[]).is_empty());
     }

@@ -32,9 +32,11 @@ pub(super) fn start(options: &NetworkOptions) -> Result<Option<File>, Failure> {
 
 /// Checks `--log`, so that a mistake is found before there is a background process.
 pub(super) fn filter(options: &NetworkOptions) -> Result<EnvFilter, Failure> {
+    // fuser reports every reply that came too late for the kernel as an error.
     let directives = match (&options.log, options.verbose) {
         (Some(filter), _) => filter.as_str(),
-        // fuser reports every reply that came too late for the kernel as an error.
+        // What is odd about peers at start is told as a notice, so not on the same screen twice.
+        (None, 0) if options.log_file.is_none() => "warn,fuser=off,tinyp2p_net::peers=error",
         (None, 0) => "warn,fuser=off",
         (None, 1) => "info,fuser=off",
         (None, 2) => "info,fuser=off,tinyp2p_fs=debug,tinyp2p_net=debug",

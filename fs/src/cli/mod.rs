@@ -1,9 +1,9 @@
 //! The commands: arguments in, exit code out.
 //!
-//! [`args`] and [`mount_options`] say what can be typed; [`password`] and [`process`] keep the
-//! secret; [`place`] and [`share`] check directories; [`join`] starts the node and judges who
-//! answered. One file per command does the rest: [`mount`] (with [`background`] and [`stop`]),
-//! [`serve`], [`get`], [`search`], [`peers`], [`unmount`].
+//! `args` and `mount_options` say what can be typed; `password` and `process` keep the
+//! secret; `place` and `share` check directories; `join` starts the node and judges who
+//! answered. One file per command does the rest: `mount` (with `background` and `stop`),
+//! `serve`, `get`, `search`, `peers`, `unmount`.
 
 mod args;
 mod background;

@@ -24,7 +24,7 @@ const LAST_FILES: Duration = Duration::from_secs(1);
 pub(super) fn run(
     args: &[OsString],
     parsed: MountArgs,
-    options: mount::Options,
+    mut options: mount::Options,
     source: Source,
 ) -> Result<(), Failure> {
     let mountpoint = Mountpoint::check(&parsed.mountpoint)?;
@@ -32,6 +32,10 @@ pub(super) fn run(
     let prepared = join::prepare(&parsed.network, parsed.peers, Role::Member, &source, path)?;
     logging::filter(&parsed.network)?;
     let from_file = matches!(source, Source::File(_));
+    if from_file && let Some(typed) = parsed.password.as_os_str().to_str() {
+        // `mount -a` compares this with fstab to see that a line is mounted already.
+        options.source = mount::source_name(typed);
+    }
     let text = source.read()?;
     let password = join::password(&text)?;
     // The front has warned already.
@@ -63,7 +67,7 @@ fn until_unmounted(
     options: &mount::Options,
     report: impl FnOnce() -> std::io::Result<()>,
 ) -> Result<(), Failure> {
-    joined.first_contact(PROGRAM)?;
+    join::tell(PROGRAM, &joined.meet()?);
     let (sender, events) = mpsc::channel();
     stop::on_signals(sender.clone())?;
     let mounted = Mounted::new(joined, mountpoint, options, sender)?;

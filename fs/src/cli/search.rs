@@ -5,9 +5,8 @@ use std::io::{self, IsTerminal};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tinyp2p_net::Node;
 use tinyp2p_net::client;
-use tinyp2p_net::fanout::{Asked, Fanout};
-use tinyp2p_net::peers::Member;
 use tinyp2p_net::types::{Attributes, RelPath};
 
 use super::args::FindArgs;
@@ -27,8 +26,8 @@ pub(super) type Found = Vec<(Arc<merge::Member>, Vec<(RelPath, Attributes)>)>;
 /// Joins, asks, and prints the paths, each once, sorted by their bytes.
 pub(super) fn run(source: Source, args: FindArgs) -> Result<(), Failure> {
     let (network, pattern) = (&args.network, &args.pattern);
-    join::as_guest("tinyp2p", network, args.peers, source, |_, members| {
-        let found = ask("tinyp2p", members, pattern)?;
+    join::as_guest("tinyp2p", network, args.peers, source, |joined, _| {
+        let found = ask("tinyp2p", &joined.node, pattern)?;
         let files = found.into_iter().flat_map(|(_, files)| files);
         let paths: BTreeSet<RelPath> = files.map(|(path, _)| path).collect();
         if paths.is_empty() {
@@ -39,21 +38,17 @@ pub(super) fn run(source: Source, args: FindArgs) -> Result<(), Failure> {
 }
 
 /// Asks every member for the files whose names match. Those who do not answer are named.
-pub(super) fn ask(program: &str, members: &[Member], pattern: &str) -> Result<Found, Failure> {
-    let asked: Vec<Asked> = members
-        .iter()
-        .map(|member| Asked {
-            name: Arc::clone(&member.name),
-            peer: Arc::clone(&member.peer),
-        })
-        .collect();
+pub(super) fn ask(program: &str, node: &Node, pattern: &str) -> Result<Found, Failure> {
     let question = pattern.to_owned();
-    let answers =
-        Fanout::default().ask(&asked, Instant::now() + DEADLINE, move |peer, deadline| {
-            client::search(peer, &question, MOST_MATCHES, deadline)
-        });
+    let answers = node.ask(Instant::now() + DEADLINE, move |peer, deadline| {
+        client::search(peer, &question, MOST_MATCHES, deadline)
+    });
+    // What this node itself serves meanwhile is here already.
+    let others = answers
+        .into_iter()
+        .filter(|answer| answer.member != node.id());
     let mut found = Found::new();
-    for answer in answers {
+    for answer in others {
         match answer.result {
             Ok(files) => {
                 let member = merge::Member {
@@ -62,7 +57,7 @@ pub(super) fn ask(program: &str, members: &[Member], pattern: &str) -> Result<Fo
                 };
                 found.push((Arc::new(member), files));
             }
-            Err(error) => eprintln!("{program}: warning: {}: {error}", answer.name),
+            Err(error) => eprintln!("{program}: warning: {error}"),
         }
     }
     if found.is_empty() {

@@ -21,7 +21,7 @@ pub(super) fn run(source: Source, args: JoinArgs) -> Result<(), Failure> {
 }
 
 fn until_signal(joined: &join::Joined) -> Result<(), Failure> {
-    joined.first_contact(PROGRAM)?;
+    join::tell(PROGRAM, &joined.meet()?);
     let (sender, events) = mpsc::channel();
     stop::on_signals(sender)?;
     eprintln!("{PROGRAM}: {}", joined.description());

@@ -1,6 +1,6 @@
 //! Blocks on disk, so that what was read once is not fetched again.
 //!
-//! Only proven blocks get in, and each lies there with its proof ([`slot`]) and is proven again when it
+//! Only proven blocks get in, and each lies there with its proof (see `slot.rs`) and is proven again when it
 //! is read back. That makes everything else simple: whatever a crash, a full disk or a stranger's
 //! file does to the cache is a miss, never wrong bytes. There is no journal and no database, and
 //! start-up waits for nothing: a thread looks at what is there while reads go on.

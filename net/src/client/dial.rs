@@ -9,7 +9,7 @@
 
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -57,8 +57,15 @@ pub struct TcpDialer {
 
 impl Dial for TcpDialer {
     fn dial(&self, address: &Address, deadline: Instant) -> Result<Arc<dyn Link>, Error> {
-        let ips = self.names.resolve(&address.host, deadline)?;
-        match connect_any(&ips, address.port, deadline) {
+        let sockets = match zoned(address) {
+            Some(socket) => vec![socket],
+            None => {
+                let ips = self.names.resolve(&address.host, deadline)?;
+                let socket = |ip| SocketAddr::new(ip, address.port);
+                ips.into_iter().map(socket).collect()
+            }
+        };
+        match connect_any(&sockets, deadline) {
             Ok(stream) => Ok(Arc::new(TcpLink(stream))),
             Err(error) => {
                 // The name may lead elsewhere by now.
@@ -67,6 +74,14 @@ impl Dial for TcpDialer {
             }
         }
     }
+}
+
+/// The socket address of a link-local IPv6 address with its zone (RFC 4007, section 11). The system
+/// reads it, without asking anybody.
+fn zoned(address: &Address) -> Option<SocketAddr> {
+    address.host.contains('%').then_some(())?;
+    let mut sockets = (&*address.host, address.port).to_socket_addrs().ok()?;
+    sockets.next()
 }
 
 /// What a failed read, write or connect means to the caller.
@@ -83,16 +98,16 @@ pub(super) fn broken(who: &str, error: &io::Error) -> Error {
 
 /// Tries one address after the other. Each but the last gets half of the time that is left, so
 /// that a dead first address cannot use it all up.
-fn connect_any(ips: &[IpAddr], port: u16, deadline: Instant) -> io::Result<TcpStream> {
+fn connect_any(sockets: &[SocketAddr], deadline: Instant) -> io::Result<TcpStream> {
     let mut failure = io::Error::from(io::ErrorKind::AddrNotAvailable);
-    for (index, ip) in ips.iter().enumerate() {
+    for (index, socket) in sockets.iter().enumerate() {
         let left = time_left(deadline)?;
-        let budget = if index + 1 == ips.len() {
+        let budget = if index + 1 == sockets.len() {
             left
         } else {
             left / 2
         };
-        match connect(SocketAddr::new(*ip, port), budget) {
+        match connect(*socket, budget) {
             Ok(stream) => return Ok(stream),
             Err(error) => failure = error,
         }
@@ -264,8 +279,18 @@ mod tests {
     fn the_second_address_is_tried_when_the_first_refuses() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let ips = ["127.9.9.9".parse().unwrap(), "127.0.0.1".parse().unwrap()];
-        assert!(connect_any(&ips, port, soon(3000)).is_ok());
+        let sockets = [[127, 9, 9, 9], [127, 0, 0, 1]].map(|ip| SocketAddr::from((ip, port)));
+        assert!(connect_any(&sockets, soon(3000)).is_ok());
+    }
+
+    #[test]
+    fn the_zone_of_a_link_local_address_says_which_link() {
+        // The loopback interface is the first one everywhere.
+        let Some(SocketAddr::V6(socket)) = zoned(&Address::new("fe80::1%lo", 7)) else {
+            panic!("not understood");
+        };
+        assert_eq!((socket.scope_id(), socket.port()), (1, 7));
+        assert_eq!(zoned(&Address::new("fe80::1", 7)), None);
     }
 
     #[test]

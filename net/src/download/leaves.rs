@@ -21,8 +21,19 @@ const KEPT: usize = 128;
 pub(crate) struct LeafCache {
     root: Root,
     size: u64,
-    /// By number of the subtree, with the turn in which each was last asked for.
-    known: Mutex<(BTreeMap<u64, (u64, Arc<Leaves>)>, u64)>,
+    known: Mutex<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    by_subtree: BTreeMap<u64, Used>,
+    turn: u64,
+}
+
+/// Leaves, and the turn in which they were last asked for.
+struct Used {
+    turn: u64,
+    leaves: Arc<Leaves>,
 }
 
 impl LeafCache {
@@ -78,22 +89,22 @@ impl LeafCache {
     }
 
     fn known(&self, index: u64) -> Option<Arc<Leaves>> {
-        let (known, turn) = &mut *self.known.lock();
-        *turn += 1;
-        let (used, leaves) = known.get_mut(&index)?;
-        *used = *turn;
-        Some(Arc::clone(leaves))
+        let mut known = self.known.lock();
+        known.turn += 1;
+        let turn = known.turn;
+        let used = known.by_subtree.get_mut(&index)?;
+        used.turn = turn;
+        Some(Arc::clone(&used.leaves))
     }
 
     fn remember(&self, index: u64, leaves: Arc<Leaves>) {
-        let (known, turn) = &mut *self.known.lock();
-        known.insert(index, (*turn, leaves));
-        if known.len() > KEPT {
-            let oldest = known
-                .iter()
-                .min_by_key(|(_, (used, _))| *used)
-                .map(|(index, _)| *index);
-            oldest.and_then(|index| known.remove(&index));
+        let mut known = self.known.lock();
+        let turn = known.turn;
+        known.by_subtree.insert(index, Used { turn, leaves });
+        if known.by_subtree.len() > KEPT {
+            let oldest = known.by_subtree.iter().min_by_key(|(_, used)| used.turn);
+            let oldest = oldest.map(|(index, _)| *index);
+            oldest.and_then(|index| known.by_subtree.remove(&index));
         }
     }
 }

@@ -2,13 +2,13 @@
 //!
 //! A [`Download`] is one reader's way through one file. [`Download::read`] never blocks: it answers
 //! at once from what is in memory, or parks the caller's callback until the bytes have come. What to
-//! fetch is decided by two pure parts, [`window`] (what will be wanted) and [`pieces`] (what is
+//! fetch is decided by two pure parts, `window.rs` (what will be wanted) and `pieces.rs` (what is
 //! missing); the streams that fetch it run on the member's own lane of threads, so that a frozen
 //! member holds up its own files only.
 //!
 //! All bytes come from one member under one [`Version`](crate::types::Version): when the file changes
 //! there, the reader gets an error and never a mixture. Every parked read ends: with bytes, with the
-//! member's error, or when nothing has come for [`STALL`].
+//! member's error, or when nothing has come for `STALL`, 14 s.
 
 mod buffers;
 mod content;

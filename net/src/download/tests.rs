@@ -70,11 +70,11 @@ fn holders(count: u8, size: u64, cache: Option<Arc<Cache>>) -> Holders {
     let peers: Vec<_> = (1..=count)
         .map(|seed| Arc::new(MemoryPeer::new(seed)))
         .collect();
-    let attributes = peers
+    let shared: Vec<_> = peers
         .iter()
         .map(|peer| peer.put_rooted("file", content.clone(), 1))
-        .last()
-        .unwrap();
+        .collect();
+    let attributes = shared[0];
     let blamed = Arc::new(Mutex::new(Vec::new()));
     let blame = Arc::clone(&blamed);
     let on_failure = move |peer, error: &Error| {

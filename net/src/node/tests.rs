@@ -221,3 +221,18 @@ fn what_cannot_work_fails_before_anything_is_visible() {
     config.listen = Listen::At(taken.local_addr().unwrap());
     assert!(Node::start(config).is_err());
 }
+
+#[test]
+fn a_peer_that_never_answers_delays_neither_the_start_nor_the_end() {
+    let frozen = TcpListener::bind("127.0.0.1:0").unwrap();
+    let place = Place::new();
+    let node = place.node("a", 0, &[frozen.local_addr().unwrap().port()]);
+    let begin = Instant::now();
+    node.stop();
+    assert!(begin.elapsed() < Duration::from_secs(2));
+
+    let node = place.node("a", 0, &[frozen.local_addr().unwrap().port()]);
+    let outcomes = node.first_contact(soon());
+    assert!(matches!(&outcomes[..], [(_, Err(Error::Timeout { .. }))]));
+    assert!(begin.elapsed() < Duration::from_secs(8));
+}

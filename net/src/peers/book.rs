@@ -19,6 +19,9 @@ pub(crate) const MAX_CANDIDATES: usize = 4096;
 /// any of them having led to a member.
 pub(crate) const MAX_UNPROVEN: usize = 256;
 
+/// The least time between the tries of two addresses of one member (RFC 8305, section 5).
+const STAGGER: Duration = Duration::from_millis(250);
+
 /// An address of which nobody has spoken for this long is forgotten.
 const UNHEARD: Duration = Duration::from_secs(3600);
 
@@ -51,7 +54,11 @@ impl Book {
         if let Some(known) = self.entries.get_mut(address) {
             known.claim(claim, teller, owner, now);
         } else if self.make_room(claim, teller) {
-            let candidate = Candidate::new(claim, teller, now);
+            let mut candidate = Candidate::new(claim, teller, now);
+            if matches!(claim, Belief::Said(_)) {
+                let bars = self.entries.values().filter(|c| c.belief == claim);
+                candidate.bar(bars.map(Candidate::embargo).max().unwrap_or(now));
+            }
             self.entries.insert(address.clone(), candidate);
         }
     }
@@ -109,9 +116,20 @@ impl Book {
         self.entries.iter()
     }
 
-    /// A try begins.
+    /// A try begins. The further addresses of the same member follow one by one, unless by then it
+    /// is known how it ends.
     pub(crate) fn begin(&mut self, address: &Address, class: usize, now: Instant) {
-        self.change(address, |c| c.begin(class, now));
+        let owner = self.change(address, |c| {
+            c.begin(class, now);
+            c.belief.owner()
+        });
+        if let Some(owner @ Some(_)) = owner {
+            let siblings = self
+                .entries
+                .values_mut()
+                .filter(|c| c.belief.owner() == owner);
+            siblings.for_each(|c| c.delay(now + STAGGER));
+        }
     }
 
     /// `id` answered at `address`.
@@ -119,10 +137,16 @@ impl Book {
         self.change(address, |c| c.reached(id, now));
     }
 
-    /// The try failed.
+    /// The try failed. A member that refused is not given another guess at each address that
+    /// hearsay has for it.
     pub(crate) fn failed(&mut self, address: &Address, error: &Error, now: Instant) -> Setback {
-        let setback = self.change(address, |c| c.failed(address, error, now));
-        setback.unwrap_or_default()
+        let failed = self.change(address, |c| (c.failed(address, error, now), c.belief));
+        let (setback, belief) = failed.unwrap_or((Setback::default(), Belief::Unknown));
+        if matches!((error, belief), (Error::Refused { .. }, Belief::Said(_))) {
+            let siblings = self.entries.values_mut().filter(|c| c.belief == belief);
+            siblings.for_each(|c| c.bar(now + setback.wait));
+        }
+        setback
     }
 
     /// The member that had `address` does not have it any more.
@@ -258,6 +282,23 @@ mod tests {
             book.get(&address(99)).is_none(),
             "hearsay displaces nothing good"
         );
+    }
+
+    #[test]
+    fn a_member_with_another_password_gets_one_guess_not_one_for_each_address() {
+        let now = Instant::now();
+        let mut book = Book::default();
+        let due = |book: &Book, n| book.get(&address(n)).unwrap().due().unwrap();
+        // Addresses 0 to 3 are one member's.
+        (0..3).for_each(|n| assert!(hear(&mut book, n, Teller::Link, now)));
+        book.begin(&address(0), 1, now);
+        assert_eq!(due(&book, 1), now + STAGGER);
+        let refused = Error::Refused { who: "x".into() };
+        let wait = book.failed(&address(0), &refused, now).wait;
+        hear(&mut book, 3, Teller::Link, now);
+        hear(&mut book, 4, Teller::Link, now);
+        (0..4).for_each(|n| assert_eq!(due(&book, n), now + wait));
+        assert_eq!(due(&book, 4), now, "another member");
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! One address that may lead to a member: who is believed to be there, and when it is worth a try.
 //!
-//! What others say is only ever a hint. An address is dialled without demanding the identity that
-//! was claimed for it (unless the user pinned one), because whoever answers and knows the password
-//! is a member; the claim only saves dialling the further addresses of members that are here
-//! already.
+//! What others say is only ever a hint. It saves dialling the further addresses of members that are
+//! here already, and giving strangers a guess at the password. Where another identity answers than
+//! the one that was claimed, the address is dialled again without demanding any: whoever answers
+//! and knows the password is a member.
 
 use std::time::{Duration, Instant};
 
@@ -189,6 +189,15 @@ impl Candidate {
         };
     }
 
+    /// The only identity that is accepted at the next try.
+    pub(crate) fn expected(&self) -> Option<PeerId> {
+        match (self.named, self.belief) {
+            (Some(pinned), _) => pinned,
+            (None, Belief::Said(id)) => Some(id),
+            _ => None,
+        }
+    }
+
     /// When it may be dialled; `None` while that is under way.
     pub(crate) fn due(&self) -> Option<Instant> {
         self.dialling.is_none().then(|| self.due.max(self.embargo))
@@ -234,6 +243,12 @@ impl Candidate {
     /// The try failed; `address` is its own.
     pub(crate) fn failed(&mut self, address: &Address, error: &Error, now: Instant) -> Setback {
         self.dialling = None;
+        if matches!(
+            (error, self.belief),
+            (Error::OtherIdentity { .. }, Belief::Said(_))
+        ) {
+            self.belief = Belief::Disputed;
+        }
         self.failures = self.failures.saturating_add(1);
         let barred = self.barred(error);
         let wait = barred.unwrap_or_else(|| self.retry().after(self.failures, address));
@@ -260,6 +275,7 @@ impl Candidate {
             Error::Later { seconds, .. } => Some(Duration::from_secs((*seconds).max(1).into())),
             Error::Unreachable { .. } | Error::Timeout { .. } => None,
             Error::Busy { .. } | Error::Local { .. } => None,
+            Error::OtherIdentity { .. } if self.named.is_none() => None,
             // A member was there: this may be a forwarder in front of it, or it is just stopping.
             _ if matches!(self.belief, Belief::Reached(_)) => None,
             _ => Some(OTHER_PROGRAM),
@@ -270,6 +286,21 @@ impl Candidate {
     pub(crate) fn release(&mut self, now: Instant) {
         self.belief = Belief::Unknown;
         self.due = now;
+    }
+
+    /// Not to be dialled before `until`, whatever is heard.
+    pub(crate) fn bar(&mut self, until: Instant) {
+        self.embargo = self.embargo.max(until);
+    }
+
+    /// Until when no hearsay makes it due.
+    pub(crate) fn embargo(&self) -> Instant {
+        self.embargo
+    }
+
+    /// Not to be dialled just now.
+    pub(crate) fn delay(&mut self, until: Instant) {
+        self.due = self.due.max(until);
     }
 
     /// Somebody unknown says that a member is there at this moment.
@@ -370,6 +401,23 @@ mod tests {
         );
         candidate.reached(id(1), now);
         assert!(candidate.failed(&address(), &other, now).wait < OWNED.cap);
+    }
+
+    #[test]
+    fn hearsay_about_who_is_there_is_held_against_an_address_once_only() {
+        let now = Instant::now();
+        let mut candidate = heard(now);
+        assert_eq!(candidate.expected(), Some(id(1)));
+        let setback = candidate.failed(&address(), &Error::OtherIdentity { who: "x".into() }, now);
+        assert!(setback.wait <= HEARD.first);
+        assert_eq!(
+            (candidate.belief, candidate.expected()),
+            (Belief::Disputed, None)
+        );
+        candidate.named = Some(Some(id(3)));
+        assert_eq!(candidate.expected(), Some(id(3)));
+        let setback = candidate.failed(&address(), &Error::OtherIdentity { who: "x".into() }, now);
+        assert_eq!(setback.wait, OTHER_PROGRAM);
     }
 
     #[test]

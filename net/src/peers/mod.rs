@@ -1,9 +1,9 @@
 //! Who is there: finding members, holding a connection to each, noticing who leaves and returns.
 //!
-//! [`table`] decides (pure), [`dialer`] acts on it with a few threads, [`exchange`] reads and
-//! writes hellos, [`mdns`] and [`remembered`] bring in addresses from the local network and from
-//! last time. [`Members`] is the one face of all that: the server hands it incoming hellos, the
-//! engines ask it who is present and tell it who does not answer.
+//! `table` decides (pure), `dialer` acts on it with a few threads, `exchange` reads and writes
+//! hellos, `mdns` and `remembered` bring in addresses from the local network and from last time.
+//! [`Members`] is the one face of all that: the server hands it incoming hellos, the engines ask it
+//! who is present and tell it who does not answer.
 
 mod address;
 mod backoff;
@@ -356,10 +356,16 @@ fn log_failure(address: &Address, error: &Error, setback: &Setback) {
     match error {
         // Whoever waits for the first contact tells the user, who should not hear it twice.
         _ if setback.awaited => tracing::info!("{error}"),
-        Error::Refused { .. } => tracing::warn!(
-            "{address} uses another password or is not a member; ignored (next try in {} h)",
-            setback.wait.as_secs().div_ceil(3600)
-        ),
+        Error::Refused { .. } => {
+            let hours = setback.wait.as_secs().div_ceil(3600);
+            let text = format!("{error}; ignored (next try in {hours} h)");
+            // Two networks on one link are nothing to worry about.
+            if setback.named {
+                tracing::warn!("{text}");
+            } else {
+                tracing::info!("{text}");
+            }
+        }
         Error::Later { .. } if setback.named => tracing::info!("{error}; waiting"),
         Error::NotANode { .. } | Error::OtherIdentity { .. } | Error::Misbehaved { .. }
             if setback.named =>

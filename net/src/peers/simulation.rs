@@ -175,15 +175,17 @@ impl Network {
         self.nodes[n].under_way = rest;
         for (_, task) in done {
             match task {
-                Task::Dial { address, .. } => self.dial(n, &address),
+                Task::Dial {
+                    address, expected, ..
+                } => self.dial(n, &address, expected),
                 Task::Hello { id, turn, .. } => self.greet(n, id, turn),
                 Task::Save => {}
             }
         }
     }
 
-    fn dial(&mut self, n: usize, address: &Address) {
-        let met = self.meet(n, address);
+    fn dial(&mut self, n: usize, address: &Address, expected: Option<PeerId>) {
+        let met = self.meet(n, address, expected);
         let node = &mut self.nodes[n];
         match met {
             Err(error) => {
@@ -201,14 +203,9 @@ impl Network {
 
     fn greet(&mut self, n: usize, callee: PeerId, turn: u64) {
         let address = self.nodes[n].connections[&callee].clone();
-        let met = self.meet(n, &address).and_then(|(found, theirs)| {
-            let who = address.to_string();
-            if found == callee {
-                Ok(theirs)
-            } else {
-                Err(Error::OtherIdentity { who })
-            }
-        });
+        let met = self
+            .meet(n, &address, Some(callee))
+            .map(|(_, theirs)| theirs);
         let node = &mut self.nodes[n];
         let outcome = met.as_ref().map(|theirs| theirs.sender.name.as_str());
         node.table.greeted(callee, turn, outcome, self.now);
@@ -217,7 +214,12 @@ impl Network {
         }
     }
 
-    fn meet(&mut self, n: usize, address: &Address) -> Result<(PeerId, Hello), Error> {
+    fn meet(
+        &mut self,
+        n: usize,
+        address: &Address,
+        expected: Option<PeerId>,
+    ) -> Result<(PeerId, Hello), Error> {
         let who = address.to_string();
         let other = match self.at(address) {
             Some(other) if other == n => return Err(Error::Myself { who }),
@@ -230,6 +232,9 @@ impl Network {
         let reach = address::reach(address);
         let caller = self.nodes[n].introduction.id;
         let callee = self.nodes[other].introduction.id;
+        if expected.is_some_and(|expected| expected != callee) {
+            return Err(Error::OtherIdentity { who });
+        }
         let hello = |node: &Node, viewer| {
             node.introduction
                 .hello(&node.table, viewer, reach, self.now)

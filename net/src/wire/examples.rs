@@ -146,6 +146,22 @@ fn search() -> (Request, Response) {
     (Request::Search(request), Response::Search(page))
 }
 
+fn hashes() -> (Request, Response) {
+    let root = Root::from_bytes([0xab; 32]);
+    let request = HashesRequest {
+        root,
+        first: 512,
+        span: 512,
+    };
+    let subtree = Subtree {
+        first: 512,
+        span: 512,
+        leaves: vec![[0x11; 32], [0x22; 32]],
+        uncles: vec![[0x33; 32]],
+    };
+    (Request::Hashes(request), Response::Hashes(subtree))
+}
+
 fn list_methods() -> (Request, Response) {
     let names = methods().map(str::to_owned).collect();
     (Request::ListMethods, Response::ListMethods(names))
@@ -173,6 +189,7 @@ fn every_example_is_what_its_text_says() {
         ("tinyp2p.list", list()),
         ("tinyp2p.stat", stat()),
         ("tinyp2p.search", search()),
+        ("tinyp2p.hashes", hashes()),
         ("system.listMethods", list_methods()),
         ("system.methodHelp", method_help()),
     ] {

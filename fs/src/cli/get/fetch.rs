@@ -2,6 +2,7 @@
 //!
 //! All bytes of a file come from one member in one version. When that member fails for good, the
 //! next one begins anew: size and mtime may make two files look alike, but do not make them so.
+//! Where the content root is known, nothing else gets the name.
 
 use std::sync::Arc;
 use std::thread;
@@ -109,6 +110,10 @@ fn from_holder(
                 }
                 tracing::info!(file = %holder.path, %error, "trying again");
                 thread::sleep(PAUSE);
+            }
+            Ok(()) if !part.is_genuine().map_err(Stop::Disk)? => {
+                let who = holder.member.name.to_string();
+                return Err(Stop::Peer(Error::WrongBytes { who }));
             }
             other => return other,
         }

@@ -41,7 +41,7 @@ pub(super) fn run(source: Source, args: GetArgs) -> Result<(), Failure> {
         args.find.peers,
         source,
         |joined, members| {
-            let found = search::ask(PROGRAM, members, pattern)?;
+            let found = search::ask(PROGRAM, &joined.node, pattern)?;
             let jobs = plan::jobs(found, network.hidden);
             if jobs.is_empty() {
                 return Err(search::nothing_matches(pattern));
@@ -100,6 +100,7 @@ fn fetch_all(
     bar: &ProgressBar,
 ) -> Tally {
     let parts = parts(&jobs, target);
+    let total = jobs.len();
     let jobs = Mutex::new(jobs.into_iter());
     let tally = Mutex::new(Tally::default());
     let find = |id| find(joined, members, id);
@@ -108,11 +109,11 @@ fn fetch_all(
             let Some(job) = jobs.lock().next() else {
                 return;
             };
-            bar.set_message(job.path());
             let none = Vec::new();
             let parts = parts.get(&job.directory).unwrap_or(&none);
             let outcome = fetch::fetch(&job, target, parts, &find, bar);
-            count(&mut tally.lock(), &job, &outcome);
+            let done = count(&mut tally.lock(), &job, &outcome);
+            bar.set_message(format!("{done} of {total} files"));
             if let Err(why) = outcome {
                 bar.suspend(|| eprintln!("{PROGRAM}: {}: {why}", job.path()));
             }
@@ -126,7 +127,8 @@ fn fetch_all(
     tally.into_inner()
 }
 
-fn count(tally: &mut Tally, job: &Job, outcome: &Result<Outcome, String>) {
+/// Returns how many files there is an outcome for.
+fn count(tally: &mut Tally, job: &Job, outcome: &Result<Outcome, String>) -> u64 {
     match outcome {
         Ok(Outcome::Fetched) => {
             tally.fetched += 1;
@@ -135,6 +137,7 @@ fn count(tally: &mut Tally, job: &Job, outcome: &Result<Outcome, String>) {
         Ok(Outcome::Existed) => tally.existed += 1,
         Err(_) => tally.failed += 1,
     }
+    tally.fetched + tally.existed + tally.failed
 }
 
 /// What earlier runs left, by directory. A directory that cannot be read says so when it is used.

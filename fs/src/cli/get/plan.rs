@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use tinyp2p_net::types::{Attributes, Entry, Kind, Name, RelPath, Version};
+use tinyp2p_net::types::{Attributes, Entry, Kind, Name, RelPath, Root, Version};
 
 use crate::cli::search::Found;
 use crate::view::merge::{self, Member};
@@ -21,6 +21,8 @@ pub(super) struct Job {
     pub(super) size: u64,
     /// Modification time, nanoseconds since 1970.
     pub(super) mtime: i64,
+    /// The content root, when somebody knows it: whatever arrives must have it.
+    pub(super) root: Option<Root>,
     /// Who has it, the best one to read from first; never empty.
     pub(super) holders: Vec<Holder>,
 }
@@ -125,6 +127,7 @@ fn job(directory: &RelPath, item: &merge::Item) -> Option<Job> {
         name: item.name.clone(),
         size: item.size,
         mtime: item.mtime,
+        root: item.root,
         holders: holders.collect(),
     })
 }

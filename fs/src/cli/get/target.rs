@@ -16,11 +16,15 @@ use std::path::Path;
 
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, RenameFlags, Timespec, Timestamps};
 use rustix::io::Errno;
-use tinyp2p_net::types::{Name, RelPath};
+use tinyp2p_net::merkle::TreeHasher;
+use tinyp2p_net::types::{Name, RelPath, Root};
 
 use super::plan::{Holder, Job};
 
 const SUFFIX: &[u8] = b".tinyp2p-part";
+
+/// Bytes read back at once when an interrupted file is taken up.
+const READ_BACK: usize = 256 * 1024;
 
 /// How much of NAME stays in the name of its part, so that the whole remains a possible name.
 const MAX_NAME_IN_PART: usize = 200;
@@ -32,10 +36,9 @@ pub(super) struct Target {
 }
 
 /// What stands at the place of a file to be fetched.
-#[derive(Debug)]
 pub(super) enum Begin {
     /// Nothing, or what an earlier run left: to be completed.
-    Part(Part),
+    Part(Box<Part>),
     /// Something of that name; it stays as it is.
     Exists,
     /// A part that another process is writing.
@@ -95,7 +98,7 @@ impl Target {
         }
         let fresh = part_name(&job.name, &job.holders[0]);
         let (part, holder) = usable.unwrap_or((&fresh, 0));
-        Part::open(directory, &job.name, part, holder, job.size)
+        Part::open(directory, job, part, holder)
     }
 
     /// Goes down `path` one component at a time, creating what is missing if `create`.
@@ -120,7 +123,6 @@ impl Target {
 }
 
 /// A file on its way in. Locked against other processes; dropping it leaves it for the next run.
-#[derive(Debug)]
 pub(super) struct Part {
     directory: OwnedFd,
     file: File,
@@ -128,16 +130,13 @@ pub(super) struct Part {
     name: Name,
     holder: usize,
     offset: u64,
+    /// What the content must turn out to be, if that is known, and the hash of what is here.
+    root: Option<Root>,
+    hasher: TreeHasher,
 }
 
 impl Part {
-    fn open(
-        directory: OwnedFd,
-        name: &Name,
-        part_name: &[u8],
-        holder: usize,
-        size: u64,
-    ) -> io::Result<Begin> {
+    fn open(directory: OwnedFd, job: &Job, part_name: &[u8], holder: usize) -> io::Result<Begin> {
         let path = OsStr::from_bytes(part_name);
         let flags =
             OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -172,14 +171,17 @@ impl Part {
             directory,
             file,
             part_name: part_name.to_vec(),
-            name: name.clone(),
+            name: job.name.clone(),
             holder,
             offset: metadata.len(),
+            root: job.root,
+            hasher: TreeHasher::default(),
         };
-        if part.offset > size {
+        if part.offset > job.size {
             part.clear()?;
         }
-        Ok(Begin::Part(part))
+        part.hash_what_is_here()?;
+        Ok(Begin::Part(Box::new(part)))
     }
 
     /// The holder, by its place among the job's, whose bytes these are.
@@ -196,7 +198,41 @@ impl Part {
     pub(super) fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.file.write_all_at(bytes, self.offset)?;
         self.offset += bytes.len() as u64;
+        if self.root.is_some() {
+            self.hasher.update(bytes);
+        }
         Ok(())
+    }
+
+    fn hash_what_is_here(&mut self) -> io::Result<()> {
+        if self.root.is_none() {
+            return Ok(());
+        }
+        let mut buffer = vec![0; READ_BACK];
+        let mut offset = 0;
+        while offset < self.offset {
+            let count = self.file.read_at(&mut buffer, offset)?;
+            if count == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            self.hasher.update(&buffer[..count]);
+            offset += count as u64;
+        }
+        Ok(())
+    }
+
+    /// True unless the complete content is known to be something else. What is not genuine is
+    /// thrown away.
+    pub(super) fn is_genuine(&mut self) -> io::Result<bool> {
+        let (Some(root), 1..) = (self.root, self.offset) else {
+            return Ok(true);
+        };
+        let tree = std::mem::take(&mut self.hasher).finish();
+        let genuine = tree.is_some_and(|tree| tree.root() == root);
+        if !genuine {
+            self.clear()?;
+        }
+        Ok(genuine)
     }
 
     /// Throws away what is here and begins anew with the bytes of another holder.
@@ -217,6 +253,7 @@ impl Part {
     fn clear(&mut self) -> io::Result<()> {
         self.file.set_len(0)?;
         self.offset = 0;
+        self.hasher = TreeHasher::default();
         Ok(())
     }
 

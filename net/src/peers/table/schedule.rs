@@ -77,7 +77,7 @@ impl Table {
             Job::Dial(address, candidate) => {
                 let task = Task::Dial {
                     address: address.clone(),
-                    expected: candidate.named.flatten(),
+                    expected: candidate.expected(),
                     named: candidate.named.is_some(),
                 };
                 let address = address.clone();

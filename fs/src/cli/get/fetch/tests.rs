@@ -1,5 +1,6 @@
 use std::collections::HashMap;
 
+use tinyp2p_net::merkle::TreeHasher;
 use tinyp2p_net::testing::{Behaviour, MemoryPeer};
 use tinyp2p_net::types::RelPath;
 
@@ -43,6 +44,7 @@ impl Network {
                 name,
                 size: CONTENT.len() as u64,
                 mtime: 1,
+                root: None,
                 holders,
             },
         }
@@ -112,4 +114,20 @@ fn a_second_run_fetches_only_what_is_missing() {
     assert_eq!(network.fetch(), Ok(Outcome::Fetched));
     assert!(network.fetched() == CONTENT);
     assert_eq!(network.peer(0).opens(), 1);
+}
+
+#[test]
+fn a_lying_member_is_replaced_by_an_honest_one() {
+    let mut network = Network::new(&[Behaviour::Lying, Behaviour::Honest]);
+    let mut hasher = TreeHasher::default();
+    hasher.update(CONTENT);
+    network.job.root = hasher.finish().map(|tree| tree.root());
+    assert_eq!(network.fetch(), Ok(Outcome::Fetched));
+    assert!(network.fetched() == CONTENT);
+    network.job.holders.truncate(1);
+    std::fs::remove_file(network.directory.path().join("x")).unwrap();
+    assert_eq!(
+        network.fetch(),
+        Err("m1 sent bytes that are not those of the file".to_owned())
+    );
 }

@@ -24,6 +24,7 @@ fn job(path: &str, size: u64, holders: Vec<Holder>) -> Job {
         name,
         size,
         mtime: 1_500_000_000_123_456_789,
+        root: None,
         holders,
     }
 }
@@ -45,10 +46,11 @@ impl Place {
         self.target.begin(job, &parts)
     }
 
-    fn part(&self, job: &Job) -> Part {
+    fn part(&self, job: &Job) -> Box<Part> {
         match self.begin(job).unwrap() {
             Begin::Part(part) => part,
-            other => panic!("{other:?}"),
+            Begin::Exists => panic!("exists"),
+            Begin::Busy => panic!("busy"),
         }
     }
 
@@ -173,7 +175,7 @@ fn symbolic_links_lead_nowhere() {
     let outside = tempfile::tempdir().unwrap();
     std::os::unix::fs::symlink(outside.path(), place.directory.path().join("a")).unwrap();
     let job = job("a/x", 5, vec![holder(1, 1)]);
-    let refusal = place.begin(&job).unwrap_err().to_string();
+    let refusal = place.begin(&job).err().unwrap().to_string();
     assert_eq!(refusal, "'a' is not a directory here");
     assert_eq!(outside.path().read_dir().unwrap().count(), 0);
 }
@@ -210,4 +212,47 @@ fn the_longest_name_has_a_part_too() {
     let job = job(&"n".repeat(255), 0, vec![holder(1, 1)]);
     assert!(place.part(&job).finish(job.mtime).unwrap());
     assert_eq!(place.names(), ["n".repeat(255)]);
+}
+
+fn root_of(content: &[u8]) -> Root {
+    let mut hasher = TreeHasher::default();
+    hasher.update(content);
+    hasher.finish().unwrap().root()
+}
+
+#[test]
+fn what_does_not_have_the_root_is_thrown_away() {
+    let place = Place::new();
+    let mut job = job("x", 5, vec![holder(1, 1)]);
+    job.root = Some(root_of(b"hello"));
+    let mut part = place.part(&job);
+    part.append(b"hallo").unwrap();
+    assert!(!part.is_genuine().unwrap());
+    assert_eq!(part.offset(), 0);
+    part.append(b"hello").unwrap();
+    assert!(part.is_genuine().unwrap());
+}
+
+#[test]
+fn the_root_covers_what_an_earlier_run_left() {
+    let place = Place::new();
+    let mut job = job("x", 5, vec![holder(1, 1)]);
+    job.root = Some(root_of(b"hello"));
+    place.part(&job).append(b"hel").unwrap();
+    let mut part = place.part(&job);
+    part.append(b"lo").unwrap();
+    assert!(part.is_genuine().unwrap());
+    drop(part);
+    place.part(&job).restart(0, &job).unwrap();
+    place.part(&job).append(b"hal").unwrap();
+    let mut part = place.part(&job);
+    part.append(b"lo").unwrap();
+    assert!(!part.is_genuine().unwrap());
+}
+
+#[test]
+fn an_empty_file_needs_no_root() {
+    let place = Place::new();
+    let mut part = place.part(&job("x", 0, vec![holder(1, 1)]));
+    assert!(part.is_genuine().unwrap());
 }
