@@ -41,6 +41,8 @@ fn a_wrong_password_is_told_before_anything_is_mounted() {
     );
     assert!(!is_mounted(&b.mountpoint()));
 
+    // A member of its own: after three wrong guesses the first takes no more for a while.
+    let a = swarm.node("c").serve();
     for command in ["get", "search", "peers"] {
         let mut arguments = vec![command, "another-password-of-many-words"];
         arguments.extend((command != "peers").then_some("."));

@@ -12,7 +12,7 @@ use rustix::process::Signal;
 use crate::content::names;
 use crate::process::{Finished, eventually, run, sh, signal};
 use crate::swarm::{
-    MOUNT, Node, PASSWORD, Swarm, TINYP2P, daemons, detach, is_mounted, mounts, next_address,
+    MOUNT, Node, PASSWORD, PORT, Swarm, TINYP2P, daemons, detach, is_mounted, mounts, next_address,
     program,
 };
 
@@ -57,7 +57,7 @@ fn background(swarm: &Swarm, options: &[&str]) -> Background {
     fs::write(share.join("file"), "content").expect("write");
     let mountpoint = swarm.directory("mnt");
     let background = Background { mountpoint };
-    let listen = format!("{}:15204", next_address());
+    let listen = format!("{}:{PORT}", next_address());
     let (share, mnt) = (text(&share), text(&background.mountpoint));
     let mut arguments = vec!["--share", &share, "--listen", &listen, PASSWORD, &mnt];
     arguments.extend(options);
@@ -437,7 +437,7 @@ fn a_share_that_contains_the_mountpoint_does_not_recurse() {
         .arg(swarm.path("state"));
     command.args([
         "--listen",
-        &format!("{address}:15204"),
+        &format!("{address}:{PORT}"),
         PASSWORD,
         "inner/mnt",
     ]);
@@ -450,7 +450,10 @@ fn a_share_that_contains_the_mountpoint_does_not_recurse() {
     found.sort_unstable();
     assert_eq!(found, ["", "inner", "inner/file"]);
 
-    let other = swarm.node("other").peer_at(address.to_string()).mount();
+    let other = swarm
+        .node("other")
+        .peer_at(format!("{address}:{PORT}"))
+        .mount();
     eventually(LIMIT, "the file is there", || {
         other.at("inner/file").exists()
     });
@@ -470,36 +473,34 @@ fn mount_and_fstab_can_start_it() {
         mountpoint: swarm.directory("mnt"),
     };
     let options = format!(
-        "allow_other,noexec,no-discovery,peer={},share={},state-dir={},listen={}:15204",
+        "allow_other,noexec,no-discovery,peer={},share={},state-dir={},listen={}:{PORT}",
         peer.address(),
         share.display(),
         swarm.path("state").display(),
         next_address()
     );
-    let path = std::env::join_paths(
-        [Path::new(MOUNT).parent().expect("a directory").to_owned()]
-            .into_iter()
-            .chain(std::env::split_paths(
-                &std::env::var_os("PATH").unwrap_or_default(),
-            )),
-    );
-    let mut command = Command::new("mount");
-    command.env("PATH", path.expect("a search path"));
-    command.args(["-t", "fuse.tinyp2p-mount", "-o", &options]);
+    // mount(8) looks for the program where programs are installed. Here that is in a mount namespace
+    // of its own, so that the machine stays as it is.
+    let programs = Path::new(MOUNT).parent().expect("a directory");
+    let script = r#"
+        mount --bind "$1" /usr/local/bin
+        mount -t fuse.tinyp2p-mount -o "$2" "$3" "$4"
+        ls "$4"
+        findmnt -n -o OPTIONS "$4"
+        umount "$4""#;
+    let mut command = Command::new("unshare");
     command
-        .arg(format!("@{}", file.display()))
+        .args(["--mount", "sh", "-euc", script, "sh"])
+        .arg(programs);
+    command
+        .args([&options, &format!("@{}", file.display())])
         .arg(&running.mountpoint);
-    run(&mut command, LIMIT).expect_success();
-    assert_eq!(names(&running.mountpoint), ["mine", "of peer"]);
-    let table = sh(
-        "findmnt",
-        &["-n", "-o", "OPTIONS", &text(&running.mountpoint)],
-    )
-    .text();
+    let shown = run(&mut command, LIMIT).expect_success().text();
+    let lines: Vec<&str> = shown.lines().collect();
+    assert_eq!(lines[..2], ["mine", "of peer"]);
     assert!(
-        table.contains("allow_other") && table.contains("noexec"),
-        "{table}"
+        lines[2].contains("allow_other") && lines[2].contains("noexec"),
+        "{shown}"
     );
-    sh("umount", &[&text(&running.mountpoint)]);
     eventually(STOP, "the process ends", || running.ended());
 }

@@ -1,7 +1,6 @@
 //! A swarm: real nodes on this machine, each with its own address, share, state and log.
 //!
-//! Every node gets a loopback address of its own, so all of them can use the default port and a test
-//! can name a peer as a user would, by its address alone. Nodes run in the foreground as children of
+//! Every node gets a loopback address of its own, so no two of them ever want the same port. Nodes run in the foreground as children of
 //! the test; a node that is dropped is killed and unmounted, also when the test panics, and then its
 //! log is printed. Tests run beside one another, except those that measure time: they take the
 //! machine for themselves ([`Swarm::alone`]).
@@ -27,8 +26,8 @@ use crate::process::{Finished, eventually, run, signal};
 /// warning mixes with the messages under test.
 pub(crate) const PASSWORD: &str = "violet-anchor-teapot-quartz";
 
-/// The port that nodes listen on unless told otherwise.
-pub(crate) const PORT: u16 = 15204;
+/// The port of all nodes here. Not the default: whoever runs the tests may run a node, too.
+pub(crate) const PORT: u16 = 15999;
 
 /// A node must be up by then; the design asks for far less, tests of that measure it themselves.
 const START: Duration = Duration::from_secs(20);
@@ -174,8 +173,7 @@ impl Node {
 
     /// Names a peer by its address.
     pub(crate) fn peer(self, other: &Self) -> Self {
-        let address = other.address.to_string();
-        self.peer_at(address)
+        self.peer_at(other.address())
     }
 
     /// Names a peer as the user would type it.
@@ -228,7 +226,7 @@ impl Node {
 
     /// Its address, as a PEER argument.
     pub(crate) fn address(&self) -> String {
-        self.address.to_string()
+        self.socket().to_string()
     }
 
     /// What it serves.
