@@ -2,13 +2,10 @@
 //! part.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use data_encoding::HEXLOWER;
 use parking_lot::Mutex;
-use sha2::{Digest, Sha256};
 
 use crate::auth::{AddressSource, Gate, Identity};
 use crate::cache::Cache;
@@ -67,7 +64,11 @@ impl Node {
         let stretched = config.password.stretch();
         drop(config.password);
         let gate = Arc::new(Gate::new(identity, stretched)?);
-        let roots = |share: &ShareConfig| Roots::open(&roots_file(share, &config.state_dir));
+        let roots = |share: &ShareConfig| {
+            let place = share.directory.canonicalize();
+            let place = place.unwrap_or_else(|_| share.directory.clone());
+            Roots::open(&Roots::file(&place, &config.state_dir))
+        };
         let roots = config.share.as_ref().map(roots).transpose()?;
         let share = share
             .zip(roots)
@@ -247,17 +248,6 @@ fn open_cache(config: &CacheConfig) -> Result<Option<Arc<Cache>>, Error> {
         tracing::info!("another mount uses the cache in {directory}; this one does without");
     }
     Ok(cache.map(Arc::new))
-}
-
-/// Where the content roots of a share are remembered: a file for each directory, so that two nodes of
-/// one user need not share one.
-fn roots_file(share: &ShareConfig, state_dir: &Path) -> PathBuf {
-    let place = share
-        .directory
-        .canonicalize()
-        .unwrap_or_else(|_| share.directory.clone());
-    let digest = Sha256::digest(place.as_os_str().as_encoded_bytes());
-    state_dir.join("roots").join(HEXLOWER.encode(&digest[..16]))
 }
 
 /// The one address of a node that listens on no other: its calls may well leave from another of the
