@@ -205,6 +205,11 @@ pub(super) struct GetArgs {
 
 #[derive(Args, Debug)]
 pub(super) struct SearchArgs {
+    /// End each path with a NUL and leave it as it is, for 'xargs -0'; otherwise it ends with a
+    /// newline, and what is not printable is escaped
+    #[arg(short = '0', long)]
+    pub(super) null: bool,
+
     #[command(flatten)]
     pub(super) find: FindArgs,
 }

@@ -238,7 +238,12 @@ impl Joined {
     /// # Errors
     /// Exit code 3 when every one that answered refused the password.
     pub(super) fn meet(&self) -> Result<Vec<String>, Failure> {
-        let outcomes = self.node.first_contact(Instant::now() + FIRST_CONTACT);
+        let deadline = Instant::now() + FIRST_CONTACT;
+        let mut outcomes = self.node.first_contact(deadline);
+        while is_put_off(&outcomes) && Instant::now() < deadline {
+            thread::sleep(POLL);
+            outcomes = self.node.first_contact(deadline);
+        }
         match refusal(&outcomes) {
             Some(failure) => Err(failure),
             None => Ok(notices(&outcomes)),
@@ -294,6 +299,17 @@ fn nobody(notices: &[String]) -> Failure {
 
 /// What became of the addresses that the user named; those without an answer yet are not among them.
 type Outcomes = [(Address, Result<(), Error>)];
+
+/// True when nobody has let this node in yet, but somebody asked it to come back so soon that the
+/// answer can be waited for.
+fn is_put_off(outcomes: &Outcomes) -> bool {
+    let soon = |outcome: &Result<(), Error>| {
+        matches!(outcome, Err(Error::Later { seconds, .. })
+            if Duration::from_secs((*seconds).into()) < FIRST_CONTACT)
+    };
+    outcomes.iter().all(|(_, outcome)| outcome.is_err())
+        && outcomes.iter().any(|(_, outcome)| soon(outcome))
+}
 
 /// A wrong password and an impostor look alike by design, so the text does not claim to know which.
 fn refusal(outcomes: &Outcomes) -> Option<Failure> {
@@ -405,12 +421,13 @@ mod tests {
         outcome(host, Err(Error::Timeout { who: who(host) }))
     }
 
+    fn later(host: &str, seconds: u16) -> (Address, Result<(), Error>) {
+        let who = who(host);
+        outcome(host, Err(Error::Later { who, seconds }))
+    }
+
     fn limited(host: &str) -> (Address, Result<(), Error>) {
-        let error = Error::Later {
-            who: who(host),
-            seconds: 60,
-        };
-        outcome(host, Err(error))
+        later(host, 60)
     }
 
     #[test]
@@ -443,6 +460,15 @@ mod tests {
         ] {
             assert!(refusal(&outcomes).is_none(), "{outcomes:?}");
         }
+    }
+
+    #[test]
+    fn a_short_pause_is_waited_for_unless_somebody_else_is_there() {
+        assert!(is_put_off(&[later("a", 1), refused("b")]));
+        assert!(!is_put_off(&[later("a", 1), outcome("b", Ok(()))]));
+        assert!(!is_put_off(&[later("a", 60)]));
+        assert!(!is_put_off(&[refused("a")]));
+        assert!(!is_put_off(&[]));
     }
 
     #[test]
