@@ -97,7 +97,9 @@ struct Mounted {
 }
 
 impl Mounted {
-    /// Mounts, serves, and makes sure that the root can be listed.
+    /// Mounts and serves. The mount is usable from here on: requests wait in the kernel until the
+    /// session takes them. It is not tried from in here: a process that waits for itself in the
+    /// kernel when it is killed can never end.
     fn new(
         joined: &Joined,
         mountpoint: Mountpoint,
@@ -129,10 +131,6 @@ impl Mounted {
                 let _ = ended.send(Event::Unmounted);
             })
             .map_err(|e| failed(e.to_string()))?;
-        let root = path
-            .read_dir()
-            .map_err(|e| failed(format!("it cannot be listed: {e}")))?;
-        drop(root);
         Ok(mounted)
     }
 
