@@ -114,11 +114,6 @@ impl Engine {
             shared: Shared::new(Arc::clone(&self.core), sources, size, root),
         }
     }
-
-    /// Forgets the threads of members that are no longer there.
-    pub fn retain(&self, keep: impl Fn(&PeerId) -> bool) {
-        self.core.lanes.retain(keep);
-    }
 }
 
 impl Drop for Engine {
