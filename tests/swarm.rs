@@ -20,7 +20,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::hosts::Host;
-use crate::process::{Finished, eventually, run, signal};
+use crate::process::{Finished, eventually, run, signal, try_signal};
 
 /// The password of every network here, unless a test is about passwords. Hard to guess, so that no
 /// warning mixes with the messages under test.
@@ -473,15 +473,44 @@ pub(crate) fn detach(path: &Path) {
     }
 }
 
-/// The processes whose command line names this mountpoint.
-pub(crate) fn daemons(mountpoint: &Path) -> Vec<u32> {
-    let wanted = mountpoint.as_os_str().as_bytes();
-    fs::read_dir("/proc")
-        .expect("list processes")
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter(|pid| {
+/// A mount whose process went into the background; both are gone when it is dropped.
+pub(crate) struct Background {
+    /// Where it is mounted.
+    pub(crate) path: PathBuf,
+}
+
+impl Background {
+    /// Takes care of what is or will be mounted there.
+    pub(crate) fn at(path: PathBuf) -> Self {
+        Self { path }
+    }
+
+    /// The processes whose command line names this mountpoint.
+    pub(crate) fn processes(&self) -> Vec<u32> {
+        let wanted = self.path.as_os_str().as_bytes();
+        let names_it = |pid: &u32| {
             fs::read(format!("/proc/{pid}/cmdline"))
                 .is_ok_and(|line| line.split(|byte| *byte == 0).any(|word| word == wanted))
-        })
-        .collect()
+        };
+        fs::read_dir("/proc")
+            .expect("list processes")
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            .filter(names_it)
+            .collect()
+    }
+
+    /// Nothing is left of it.
+    pub(crate) fn ended(&self) -> bool {
+        !is_mounted(&self.path) && self.processes().is_empty()
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        for pid in self.processes() {
+            // It may just have ended by itself.
+            let _ = try_signal(pid, Signal::KILL);
+        }
+        detach(&self.path);
+    }
 }
