@@ -75,7 +75,8 @@ impl Swarm {
         );
         let directory = tempfile::Builder::new()
             .prefix("tinyp2p-test-")
-            .tempdir()
+            // Beside the build and so on a disk: files in memory (tmpfs) get no content roots.
+            .tempdir_in(env!("CARGO_TARGET_TMPDIR"))
             .expect("make a directory for the test");
         Self {
             directory,

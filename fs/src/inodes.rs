@@ -25,8 +25,14 @@ const MIN_CAPACITY: usize = 4096;
 /// Which content a file has, as far as it can be told.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum ContentId {
-    /// The content with this root, whoever has it.
-    Root(Root),
+    /// The content with this root and this size, whoever has it. The size belongs to it: a member that
+    /// claims another one for the same root must not stand in for those who have the content.
+    Root {
+        /// The content root.
+        root: Root,
+        /// Bytes.
+        size: u64,
+    },
     /// Whatever one member has in one version.
     Source {
         /// The member.
@@ -159,7 +165,13 @@ impl Inodes {
             return (path, None);
         }
         if let Some(root) = item.root {
-            return (path, Some(ContentId::Root(root)));
+            return (
+                path,
+                Some(ContentId::Root {
+                    root,
+                    size: item.size,
+                }),
+            );
         }
         let identities = item.sources.iter().map(|source| ContentId::Source {
             member: source.member.id,
@@ -191,7 +203,7 @@ impl Inode {
     /// The content root, if it is known.
     pub fn root(&self) -> Option<Root> {
         match self.content {
-            Some(ContentId::Root(root)) => Some(root),
+            Some(ContentId::Root { root, .. }) => Some(root),
             _ => None,
         }
     }
@@ -199,7 +211,7 @@ impl Inode {
     /// Those whose bytes this inode may show, the best one first, with what each says of its file.
     pub fn readable(&self) -> impl Iterator<Item = (PeerId, Attributes)> {
         let is_this = |source: &&Source| match self.content {
-            Some(ContentId::Root(_)) => source.names_root,
+            Some(ContentId::Root { .. }) => source.names_root,
             Some(ContentId::Source { member, version }) => {
                 source.member.id == member && source.version == version
             }
@@ -255,6 +267,20 @@ mod tests {
         let mut inodes = Inodes::new(0);
         let first = inodes.look_up(path(), &file(&[(1, 7)], None));
         assert_eq!(inodes.look_up(path(), &file(&[(1, 7)], None)), first);
+    }
+
+    #[test]
+    fn the_same_root_with_another_size_is_another_number() {
+        let mut inodes = Inodes::new(0);
+        let honest = file(&[(1, 1)], Some(9));
+        let liar = Item {
+            size: 5000,
+            ..file(&[(2, 2)], Some(9))
+        };
+        let number = inodes.look_up(path(), &honest);
+        assert_ne!(number, inodes.look_up(path(), &liar));
+        let kept = inodes.get(number).unwrap();
+        assert_eq!((kept.size, kept.sources[0].member.id.as_bytes()[0]), (1, 1));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The command lines of both programs: what can be typed, and what `--help` says about it.
 //!
-//! Nothing here looks at the system; [`super::plan`] checks the values against it.
+//! Nothing here looks at the system; the modules beside it check the values against it.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;

@@ -9,7 +9,8 @@ use super::STALL;
 use super::buffers::Buffer;
 use super::content::Content;
 use super::pieces::{Claim, PIECE};
-use super::streams::{Shared, Source};
+use super::streams::{PROGRESS, Shared, Source};
+use crate::client::ByteStream;
 use crate::error::Error;
 use crate::merkle::BLOCK;
 use crate::types::{ByteRange, Root};
@@ -28,7 +29,8 @@ impl Shared {
     pub(super) fn fetch(self: &Arc<Self>, claim: Claim) -> Result<Delivery, Error> {
         let mut delivery = Delivery::default();
         let mut at = claim.range.start;
-        while at < claim.range.end {
+        // The reader may have gone while this waited for a thread.
+        while at < claim.range.end && self.is_wanted(claim) {
             if let Some(content) = self.cached(ByteRange::new(at, claim.range.end)) {
                 at += content.len() as u64;
                 if !self.arrive(claim, content) {
@@ -89,18 +91,7 @@ impl Shared {
                 delivery.waited += begun.elapsed();
             }
             let mut buffer = self.core.pool.take((end - at) as usize);
-            let mut filled = 0;
-            while filled < buffer.len() {
-                let count = stream.read(&mut buffer[filled..], Instant::now() + STALL)?;
-                if count == 0 {
-                    return Err(Error::misbehaved(
-                        source.who(),
-                        "a body shorter than promised",
-                    ));
-                }
-                filled += count;
-                self.received.fetch_add(count as u64, Ordering::Relaxed);
-            }
+            self.fill(&mut buffer, &mut *stream, source)?;
             let content = match (self.root, leaves) {
                 (Some(root), Some(leaves)) => self.prove(root, &leaves, at, buffer, source)?,
                 _ => Content::FromOne(buffer),
@@ -120,6 +111,32 @@ impl Shared {
                 "a body longer than promised",
             )),
         }
+    }
+
+    /// Reads as many bytes as `buffer` holds. A holder that brings less than [`PROGRESS`] in [`STALL`] has
+    /// stopped, even if it still trickles.
+    fn fill(
+        &self,
+        buffer: &mut Buffer,
+        stream: &mut dyn ByteStream,
+        source: &Source,
+    ) -> Result<(), Error> {
+        let (mut filled, mut enough, mut deadline) = (0, PROGRESS as usize, Instant::now() + STALL);
+        while filled < buffer.len() {
+            let count = stream.read(&mut buffer[filled..], deadline)?;
+            if count == 0 {
+                return Err(Error::misbehaved(
+                    source.who(),
+                    "a body shorter than promised",
+                ));
+            }
+            filled += count;
+            self.received.fetch_add(count as u64, Ordering::Relaxed);
+            if filled >= enough {
+                (enough, deadline) = (filled + PROGRESS as usize, Instant::now() + STALL);
+            }
+        }
+        Ok(())
     }
 
     /// Checks a piece and gives it to the disk cache too.

@@ -158,6 +158,11 @@ impl Pieces {
         true
     }
 
+    /// True until the claim ends or is given up.
+    pub(crate) fn is_open(&self, claim: Claim) -> bool {
+        self.coming.iter().any(|open| open.id == claim.id)
+    }
+
     /// Ends a claim; what has not arrived is missing again.
     pub(crate) fn release(&mut self, claim: Claim) {
         self.coming.retain(|open| open.id != claim.id);

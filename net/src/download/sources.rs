@@ -40,6 +40,8 @@ const MIN_REQUEST: u64 = 256 * 1024;
 /// The holders of one file, by their number in the download's list.
 pub(crate) struct Sources {
     all: Vec<Source>,
+    /// The first one is this node's own disk: as long as it delivers, nobody else is asked.
+    first_is_local: bool,
 }
 
 #[derive(Default)]
@@ -58,9 +60,11 @@ struct Source {
 
 impl Sources {
     /// `count` holders of which nothing is known yet, best first.
-    pub(crate) fn new(count: usize) -> Self {
+    pub(crate) fn new(count: usize, first_is_local: bool) -> Self {
+        let all = (0..count).map(|_| Source::default()).collect();
         Self {
-            all: (0..count).map(|_| Source::default()).collect(),
+            all,
+            first_is_local,
         }
     }
 
@@ -99,13 +103,18 @@ impl Sources {
     pub(crate) fn has_room(&self, source: usize, now: Instant) -> bool {
         let running: usize = self.all.iter().map(|source| source.streams).sum();
         let this = &self.all[source];
-        this.usable(now) && this.streams < self.streams_each(source, now) && running < MAX_STREAMS
+        self.usable(source, now)
+            && this.streams < self.streams_each(source, now)
+            && running < MAX_STREAMS
     }
 
     /// How many streams `source` should have. Where a request waits long for its first byte, more of
     /// them are under way at once, so that the link is never idle.
     fn streams_each(&self, source: usize, now: Instant) -> usize {
-        let alone = self.all.iter().filter(|source| source.usable(now)).count() == 1;
+        let alone = (0..self.all.len())
+            .filter(|source| self.usable(*source, now))
+            .count()
+            == 1;
         let least = if alone { STREAMS_ALONE } else { 1 };
         let idle = self.all[source].idle_share.clamp(0.0, 0.9);
         // With a share `idle` of each stream's time spent waiting, this many keep the link busy.
@@ -173,17 +182,17 @@ impl Sources {
 
     /// True if some holder other than `source` could take a request now.
     pub(crate) fn alternative(&self, source: usize, now: Instant) -> bool {
-        let others = self
-            .all
-            .iter()
-            .enumerate()
-            .filter(|(index, _)| *index != source);
-        others.filter(|(_, other)| other.usable(now)).count() > 0
+        (0..self.all.len()).any(|other| other != source && self.usable(other, now))
+    }
+
+    fn usable(&self, source: usize, now: Instant) -> bool {
+        let behind_local = self.first_is_local && source > 0 && self.all[0].is_usable(now);
+        self.all[source].is_usable(now) && !behind_local
     }
 }
 
 impl Source {
-    fn usable(&self, now: Instant) -> bool {
+    fn is_usable(&self, now: Instant) -> bool {
         self.lost.is_none() && self.rest_until.is_none_or(|until| until <= now)
     }
 }
@@ -206,7 +215,7 @@ mod tests {
 
     #[test]
     fn every_holder_gets_a_stream_before_one_gets_two() {
-        let (mut sources, now) = (Sources::new(3), Instant::now());
+        let (mut sources, now) = (Sources::new(3, false), Instant::now());
         let mut asked = Vec::new();
         while let Some(source) = sources.next(now) {
             sources.begin(source);
@@ -218,7 +227,7 @@ mod tests {
 
     #[test]
     fn the_only_holder_gets_two_streams_also_when_it_is_the_last_one_left() {
-        let (mut sources, now) = (Sources::new(2), Instant::now());
+        let (mut sources, now) = (Sources::new(2, false), Instant::now());
         sources.failed(0, &timeout(), now);
         for _ in 0..2 {
             assert_eq!(sources.next(now), Some(1));
@@ -229,8 +238,18 @@ mod tests {
     }
 
     #[test]
+    fn others_are_asked_only_when_the_own_disk_has_lost_the_file() {
+        let (mut sources, now) = (Sources::new(3, true), Instant::now());
+        sources.begin(0);
+        sources.begin(0);
+        assert_eq!(sources.next(now), None);
+        sources.failed(0, &Error::Changed { who: "me".into() }, now);
+        assert_eq!(sources.next(now), Some(1));
+    }
+
+    #[test]
     fn slow_holders_get_shorter_requests_and_are_asked_last() {
-        let (mut sources, now) = (Sources::new(2), Instant::now());
+        let (mut sources, now) = (Sources::new(2, false), Instant::now());
         sources.delivered(0, delivery(500_000, 0, 1000));
         sources.delivered(1, delivery(50_000_000, 0, 1000));
         assert_eq!(sources.next(now), Some(1));
@@ -240,7 +259,7 @@ mod tests {
 
     #[test]
     fn a_distant_holder_gets_more_streams_at_once() {
-        let (mut sources, now) = (Sources::new(1), Instant::now());
+        let (mut sources, now) = (Sources::new(1, false), Instant::now());
         for _ in 0..20 {
             sources.delivered(0, delivery(4 << 20, 50, 75));
         }
@@ -254,7 +273,7 @@ mod tests {
 
     #[test]
     fn pauses_grow_to_their_bound_and_end_with_the_first_byte() {
-        let (mut sources, now) = (Sources::new(1), Instant::now());
+        let (mut sources, now) = (Sources::new(1, false), Instant::now());
         for _ in 0..20 {
             sources.failed(0, &timeout(), now);
         }
@@ -269,7 +288,7 @@ mod tests {
 
     #[test]
     fn a_file_is_lost_only_when_every_holder_has_lost_it() {
-        let (mut sources, now) = (Sources::new(2), Instant::now());
+        let (mut sources, now) = (Sources::new(2, false), Instant::now());
         sources.failed(0, &Error::Changed { who: "a".into() }, now);
         assert!(sources.all_lost().is_none());
         sources.failed(1, &Error::WrongBytes { who: "b".into() }, now);

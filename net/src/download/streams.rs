@@ -25,7 +25,10 @@ const FAIL_FAST: Duration = Duration::from_secs(3);
 
 /// Streams must bring this much within [`STALL`] to count as progress: a member that trickles
 /// single bytes cannot keep a reader for ever.
-const PROGRESS: u64 = LEAF;
+pub(super) const PROGRESS: u64 = LEAF;
+
+/// No read waits longer than this, however much comes in for others meanwhile.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// A holder that brings nothing for this long while a reader waits loses the claim to another one.
 const OVERTAKE: Duration = Duration::from_secs(1);
@@ -87,6 +90,7 @@ enum End {
 }
 
 struct Parked {
+    since: Instant,
     range: ByteRange,
     done: Done,
 }
@@ -120,11 +124,9 @@ impl Shared {
         if root.is_none() {
             sources.truncate(1);
         }
-        // What lies on this disk is not fetched from elsewhere.
-        if let Some(local) = sources.iter().position(|source| source.is_local) {
-            sources.swap(0, local);
-            sources.truncate(1);
-        }
+        // What lies on this disk is not fetched from elsewhere as long as it lies there.
+        sources.sort_by_key(|source| !source.is_local);
+        let first_is_local = sources.first().is_some_and(|source| source.is_local);
         Arc::new(Self {
             core,
             size,
@@ -134,7 +136,7 @@ impl Shared {
             state: Mutex::new(State {
                 window: Window::new(),
                 pieces: Pieces::default(),
-                sources: Sources::new(sources.len()),
+                sources: Sources::new(sources.len(), first_is_local),
                 parked: Vec::new(),
                 progress: Instant::now(),
                 received: 0,
@@ -170,7 +172,11 @@ impl Shared {
         if state.parked.is_empty() {
             state.progress = now;
         }
-        state.parked.push(Parked { range, done });
+        state.parked.push(Parked {
+            since: now,
+            range,
+            done,
+        });
         if !std::mem::replace(&mut state.watched, true) {
             self.core.watch(Arc::downgrade(self));
         }
@@ -235,6 +241,11 @@ impl Shared {
         (self.core.on_failure)(source.peer.id(), &error);
     }
 
+    /// True until the claim is given up.
+    pub(super) fn is_wanted(&self, claim: Claim) -> bool {
+        self.state.lock().pieces.is_open(claim)
+    }
+
     /// Takes a piece that `claim` has brought. False when the claim was given up meanwhile.
     pub(super) fn arrive(self: &Arc<Self>, claim: Claim, content: Content) -> bool {
         let now = Instant::now();
@@ -269,6 +280,10 @@ impl Shared {
         }
         if !state.parked.is_empty() {
             state.overtake(now);
+            let late = Error::Timeout {
+                who: self.sources.first().map(Source::who).unwrap_or_default(),
+            };
+            state.fail_late(now, &late, &mut replies);
             if now.saturating_duration_since(state.progress) >= STALL {
                 let who = self.sources.first().map(Source::who).unwrap_or_default();
                 let error = Error::Timeout { who };
@@ -368,6 +383,17 @@ impl State {
         replies
             .failed
             .extend(parked.map(|parked| (parked, error.clone())));
+    }
+
+    /// Fails the reads that have waited too long.
+    fn fail_late(&mut self, now: Instant, error: &Error, replies: &mut Replies) {
+        let late = |parked: &Parked| now.saturating_duration_since(parked.since) >= LONGEST_WAIT;
+        let (late, rest) = std::mem::take(&mut self.parked).into_iter().partition(late);
+        self.parked = rest;
+        let late: Vec<Parked> = late;
+        replies
+            .failed
+            .extend(late.into_iter().map(|parked| (parked, error.clone())));
     }
 
     /// Records that a holder failed. Readers fail with it only when no holder is left.

@@ -5,7 +5,7 @@
 //! [`answer`], `GET /files/PATH` to `files`, which `range` tells what to send and `body`
 //! sends. Strangers see `pairing` or a constant refusal; no HTTP or XML parser runs for them.
 //!
-//! hyper and tokio are used here only. The runtime belongs to the [`Server`]; everything that may
+//! hyper is used here only, and so is tokio but for one notification in `auth::gate`. The runtime belongs to the [`Server`]; everything that may
 //! wait for a disk runs on its blocking threads, of which one member can take a few only.
 
 mod accept;

@@ -3,18 +3,22 @@
 use std::io::{self, IoSliceMut};
 use std::os::fd::OwnedFd;
 
+use rustix::fs::{fdatasync, fstatfs};
 use rustix::io::{Errno, ReadWriteFlags, pread, preadv2};
 
 use super::state::State;
 use crate::types::Attributes;
 
+/// tmpfs and ramfs keep no pages to write back, so they never notice a store through `mmap`.
+const UNMARKED: [u32; 2] = [0x0102_1994, 0x8584_58f6];
+
 /// A file in the version that it had when it was opened. Reading it fails from the moment on at
 /// which it is written to, cut, grown, replaced by another or deleted (each of them changes the
 /// inode's ctime), so that no answer mixes two versions.
 ///
-/// What the file system's clock does not tell apart is not noticed: see the limits of `State`. A
-/// program that writes through `mmap` is noticed when the kernel next marks the file, which may be
-/// after the new bytes can be read.
+/// What the file system's clock does not tell apart is not noticed: see the limits of `State`. Nor is
+/// a program that stores through `mmap` into a page that it has changed before and that has not been
+/// written back since: the kernel does not mark the file again. [`SharedFile::settle`] ends that.
 #[derive(Debug)]
 pub struct SharedFile {
     file: OwnedFd,
@@ -75,6 +79,21 @@ impl SharedFile {
             }
             Err(other) => Err(other.into()),
         }
+    }
+
+    /// Writes back what programs have stored through `mmap`, so that their next store marks the file
+    /// as changed. Whoever needs to rely on that opens the file anew afterwards. False where the file
+    /// system does not mark such stores at all.
+    pub(super) fn settle(&self) -> io::Result<bool> {
+        fdatasync(&self.file)?;
+        let kind = fstatfs(&self.file)?.f_type;
+        Ok(!UNMARKED.contains(&(kind as u32)))
+    }
+
+    /// When the file last changed in any way, nanoseconds since 1970. Unlike the mtime, programs cannot
+    /// set it.
+    pub(super) fn last_change(&self) -> i64 {
+        self.state.ctime()
     }
 
     /// The part of `buffer` that the file can fill from `offset` on.

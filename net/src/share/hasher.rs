@@ -7,7 +7,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::{Condvar, Mutex};
 
@@ -24,6 +24,16 @@ const MAX_WAITING: usize = 65_536;
 /// A file that changed less than this long ago is probably still being written.
 const SETTLED: Duration = Duration::from_secs(2);
 
+/// A larger file gets no root: its leaves (half a gigabyte for this) would not fit into memory
+/// beside everything else, and nothing else would get its root for hours.
+const MAX_HASHED: u64 = 256 << 30;
+
+/// Somebody's open files that may wait in front of all others.
+const MAX_URGENT: usize = 256;
+
+/// What was computed reaches the disk this often.
+const FLUSH: Duration = Duration::from_secs(5);
+
 /// The thread looks this often whether the share is still there.
 const IDLE: Duration = Duration::from_secs(1);
 
@@ -39,6 +49,7 @@ pub(super) struct Wanted {
 
 #[derive(Default)]
 struct Waiting {
+    urgent: VecDeque<RelPath>,
     queue: VecDeque<RelPath>,
     queued: HashSet<RelPath>,
     stopped: bool,
@@ -54,13 +65,11 @@ impl Wanted {
     /// Puts a file into the queue, in front of all others when somebody is reading it.
     pub(super) fn add(&self, path: RelPath, is_urgent: bool) {
         let mut state = self.state.lock();
-        if state.queue.len() >= MAX_WAITING || (!is_urgent && state.queued.contains(&path)) {
-            return;
-        }
-        state.queued.insert(path.clone());
         if is_urgent {
-            state.queue.push_front(path);
-        } else {
+            if state.urgent.len() < MAX_URGENT && !state.urgent.contains(&path) {
+                state.urgent.push_back(path);
+            }
+        } else if state.queue.len() < MAX_WAITING && state.queued.insert(path.clone()) {
             state.queue.push_back(path);
         }
         drop(state);
@@ -70,8 +79,12 @@ impl Wanted {
     /// The next file; `None` when there is none for now.
     fn next(&self, wait: Duration) -> Option<RelPath> {
         let mut state = self.state.lock();
-        if state.queue.is_empty() && !state.stopped && !wait.is_zero() {
+        let is_idle = state.urgent.is_empty() && state.queue.is_empty();
+        if is_idle && !state.stopped && !wait.is_zero() {
             self.more.wait_for(&mut state, wait);
+        }
+        if let Some(path) = state.urgent.pop_front() {
+            return Some(path);
         }
         let path = state.queue.pop_front()?;
         state.queued.remove(&path);
@@ -97,6 +110,8 @@ pub(super) fn start(share: &Arc<Share>, roots: &Arc<Roots>) -> Result<(), Error>
         roots: Arc::clone(roots),
         walked_to: Some(None),
         too_new: Vec::new(),
+        unflushed: 0,
+        flushed: Instant::now(),
     };
     let thread = std::thread::Builder::new().name("hash".into());
     let spawned = thread.spawn(move || hasher.run());
@@ -113,6 +128,9 @@ struct Hasher {
     walked_to: Option<Option<RelPath>>,
     /// Files that were still being written.
     too_new: Vec<RelPath>,
+    /// Roots that a crash would lose, and when there were last none.
+    unflushed: usize,
+    flushed: Instant,
 }
 
 impl Hasher {
@@ -120,6 +138,7 @@ impl Hasher {
         // Best effort: without the right to do so, the thread just competes like others.
         let _ = rustix::process::setpriority_process(None, 19);
         while !self.wanted.is_stopped() {
+            self.flush(FLUSH);
             let wait = if self.walked_to.is_some() {
                 Duration::ZERO
             } else {
@@ -141,12 +160,25 @@ impl Hasher {
                     self.walk_on(&share);
                 }
                 None => {
+                    self.flush(Duration::ZERO);
                     for path in std::mem::take(&mut self.too_new) {
                         self.wanted.add(path, false);
                     }
                 }
             }
         }
+        self.flush(Duration::ZERO);
+    }
+
+    /// Brings what was computed to the disk, if that last happened `pause` ago.
+    fn flush(&mut self, pause: Duration) {
+        if self.unflushed == 0 || self.flushed.elapsed() < pause {
+            return;
+        }
+        if let Err(error) = self.roots.flush() {
+            tracing::warn!(%error, "content roots cannot be kept");
+        }
+        (self.unflushed, self.flushed) = (0, Instant::now());
     }
 
     /// Looks at one more page of the share. What needs a root comes into the queue by being looked at.
@@ -170,17 +202,29 @@ impl Hasher {
     }
 
     /// Computes and keeps the root of one file. False when it is too new to bother.
-    fn hash(&self, share: &Share, path: &RelPath) -> bool {
+    fn hash(&mut self, share: &Share, path: &RelPath) -> bool {
+        let Ok(file) = share.tree_file(path) else {
+            return true;
+        };
+        let now = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
+        let changed = Duration::from_nanos(file.last_change().max(0) as u64);
+        if now.saturating_sub(changed) < SETTLED {
+            return false;
+        }
+        if file.attributes().size > MAX_HASHED {
+            tracing::info!(%path, "larger than {} GiB: no content root", MAX_HASHED >> 30);
+            return true;
+        }
+        // Stores through `mmap` mark the file only once what was stored before has been written back.
+        let settled = file.settle();
         let Ok(file) = share.tree_file(path) else {
             return true;
         };
         let attributes = file.attributes();
-        let age = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default();
-        let age = age.saturating_sub(Duration::from_nanos(attributes.mtime.max(0) as u64));
-        if age < SETTLED {
-            return false;
+        if !matches!(settled, Ok(true)) {
+            return true;
         }
         if self.roots.of([attributes.version].into_iter()).first() != Some(&None) {
             return true;
@@ -195,6 +239,7 @@ impl Hasher {
             at += count as u64;
         }
         let tree = hasher.finish().filter(|_| at == attributes.size);
+        self.unflushed += 1;
         if let Some(Err(error)) = tree.map(|tree| self.roots.insert(attributes.version, &tree)) {
             tracing::warn!(%error, "a content root cannot be kept");
         }

@@ -7,15 +7,17 @@
 //! Tables: version -> root; (root, number of subtree) -> its leaves and uncles.
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use data_encoding::HEXLOWER;
-use redb::{Database, ReadableDatabase, TableDefinition};
+use redb::{Database, Durability, ReadableDatabase, TableDefinition};
 use sha2::{Digest, Sha256};
 
 use crate::error::Error;
-use crate::merkle::{Hash, SUBTREE_BLOCKS, Subtree, Tree};
+use crate::merkle::{BLOCK, Hash, SUBTREE_BLOCKS, Subtree, Tree};
 use crate::types::{Root, Version};
 
 const ROOTS: TableDefinition<u64, [u8; 32]> = TableDefinition::new("roots");
@@ -28,9 +30,14 @@ const PAGE_CACHE: usize = 8 << 20;
 /// A terabyte of content takes 2 GiB of leaves.
 const MAX_FILE: u64 = 8 << 30;
 
+/// Without a file, the leaves of this much content are kept: 16 MiB of memory.
+const MAX_IN_MEMORY: u64 = 8 << 30;
+
 /// What is known about contents.
 pub struct Roots {
     database: Database,
+    /// How much more content fits, where all of it is kept in memory.
+    room: Option<AtomicU64>,
 }
 
 impl std::fmt::Debug for Roots {
@@ -50,12 +57,17 @@ impl Roots {
     /// Opens or creates the database at `path`. When another process has it, or it cannot be
     /// written, what is learned is kept in memory and lost at the end.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let database = Self::open_file(path).or_else(|error| {
-            tracing::info!(%error, "content roots are not remembered across restarts");
-            Self::builder().create_with_backend(redb::backends::InMemoryBackend::new())
-        });
+        let (database, room) = match Self::open_file(path) {
+            Ok(database) => (Ok(database), None),
+            Err(error) => {
+                tracing::info!(%error, "content roots are not remembered across restarts");
+                let memory = redb::backends::InMemoryBackend::new();
+                let room = Some(AtomicU64::new(MAX_IN_MEMORY));
+                (Self::builder().create_with_backend(memory), room)
+            }
+        };
         let database = database.map_err(|error| broken(&error))?;
-        let roots = Self { database };
+        let roots = Self { database, room };
         roots.create_tables().map_err(|error| broken(&error))?;
         Ok(roots)
     }
@@ -79,16 +91,13 @@ impl Roots {
             fs::remove_file(path).map_err(redb::StorageError::from)?;
         }
         let database = match Self::builder().create(path) {
-            // Somebody else is using it, and it may be in the best of health.
-            Err(redb::DatabaseError::DatabaseAlreadyOpen) => {
-                return Err(redb::DatabaseError::DatabaseAlreadyOpen);
-            }
-            Err(error) => {
+            Err(error) if is_damage(&error) => {
                 tracing::warn!(%error, "the database of content roots is damaged; it is begun afresh");
                 fs::remove_file(path).map_err(redb::StorageError::from)?;
                 Self::builder().create(path)?
             }
-            Ok(database) => database,
+            // Somebody else may be using it, or the disk have a bad day: it may be in the best of health.
+            other => other?,
         };
         let private = fs::Permissions::from_mode(0o600);
         fs::set_permissions(path, private).map_err(redb::StorageError::from)?;
@@ -131,11 +140,23 @@ impl Roots {
         look_up().map_err(|error| broken(&error))
     }
 
-    /// Remembers that `version` has the content of `tree`.
+    /// Remembers that `version` has the content of `tree`; for good only with the next
+    /// [`Roots::flush`], as a wait for the disk after each small file would take longer than its hash.
     pub fn insert(&self, version: Version, tree: &Tree) -> Result<(), Error> {
+        if let Some(room) = &self.room {
+            let bytes = tree.leaves().len() as u64 * BLOCK;
+            let less = |room: u64| room.checked_sub(bytes);
+            if room
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less)
+                .is_err()
+            {
+                return Ok(());
+            }
+        }
         let insert = || -> Result<(), redb::Error> {
             let root = *tree.root().as_bytes();
-            let write = self.database.begin_write()?;
+            let mut write = self.database.begin_write()?;
+            write.set_durability(Durability::None)?;
             {
                 let mut subtrees = write.open_table(SUBTREES)?;
                 let all = (0..).map_while(|index| Some((index, tree.subtree(index)?)));
@@ -148,6 +169,30 @@ impl Roots {
             Ok(())
         };
         insert().map_err(|error| broken(&error))
+    }
+
+    /// Waits until everything that was inserted would survive a crash.
+    pub fn flush(&self) -> Result<(), Error> {
+        let flush = || -> Result<(), redb::Error> {
+            let mut write = self.database.begin_write()?;
+            write.set_durability(Durability::Immediate)?;
+            write.commit()?;
+            Ok(())
+        };
+        flush().map_err(|error| broken(&error))
+    }
+}
+
+/// True when the file is not a database of ours that can be read.
+fn is_damage(error: &redb::DatabaseError) -> bool {
+    use redb::{DatabaseError, StorageError};
+    match error {
+        DatabaseError::Storage(StorageError::Corrupted(_)) => true,
+        DatabaseError::Storage(StorageError::Io(error)) => {
+            error.kind() == io::ErrorKind::InvalidData
+        }
+        DatabaseError::UpgradeRequired(_) | DatabaseError::RepairAborted => true,
+        _ => false,
     }
 }
 
@@ -203,10 +248,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("deep/roots.redb");
         let tree = tree(1300);
-        Roots::open(&path)
-            .unwrap()
-            .insert(Version(7), &tree)
-            .unwrap();
+        let roots = Roots::open(&path).unwrap();
+        roots.insert(Version(7), &tree).unwrap();
+        roots.flush().unwrap();
+        drop(roots);
         let roots = Roots::open(&path).unwrap();
         let known = roots.of([Version(8), Version(7)].into_iter());
         assert_eq!(known, [None, Some(tree.root())]);
@@ -227,6 +272,7 @@ mod tests {
         fs::write(&path, vec![0x5a; 100_000]).unwrap();
         let roots = Roots::open(&path).unwrap();
         roots.insert(Version(1), &tree(2)).unwrap();
+        roots.flush().unwrap();
         drop(roots);
         assert_eq!(
             Roots::open(&path).unwrap().of([Version(1)].into_iter()),

@@ -55,6 +55,13 @@ impl Rooted {
     }
 }
 
+/// A directory that is not in memory: files of tmpfs get no roots.
+fn on_disk() -> TempDir {
+    let target = concat!(env!("CARGO_MANIFEST_DIR"), "/../target");
+    fs::create_dir_all(target).unwrap();
+    tempfile::tempdir_in(target).unwrap()
+}
+
 fn age(place: &std::path::Path) {
     let past = SystemTime::now() - Duration::from_secs(60);
     fs::File::options()
@@ -73,7 +80,7 @@ fn root_of(content: &[u8]) -> Root {
 
 #[test]
 fn a_file_has_its_root_soon_and_is_served_before() {
-    let share = Rooted::new(tempfile::tempdir().unwrap());
+    let share = Rooted::new(on_disk());
     let content = vec![7; 9 << 20];
     share.write_settled("big", &content);
     assert!(share.share.open_file(&path("big")).is_ok());
@@ -99,7 +106,7 @@ fn a_file_has_its_root_soon_and_is_served_before() {
 
 #[test]
 fn a_file_that_nobody_asks_for_gets_its_root_too() {
-    let base = tempfile::tempdir().unwrap();
+    let base = on_disk();
     fs::create_dir_all(base.path().join("served/deep")).unwrap();
     fs::write(base.path().join("served/deep/file"), "content").unwrap();
     age(&base.path().join("served/deep/file"));
@@ -119,7 +126,7 @@ fn a_file_that_nobody_asks_for_gets_its_root_too() {
 
 #[test]
 fn a_changed_file_loses_its_root_at_once_and_gets_its_own() {
-    let share = Rooted::new(tempfile::tempdir().unwrap());
+    let share = Rooted::new(on_disk());
     share.write_settled("file", b"old content");
     let old = share.root_in_time("file");
     let place = share.base.path().join("served/file");
@@ -137,9 +144,57 @@ fn a_changed_file_loses_its_root_at_once_and_gets_its_own() {
 
 #[test]
 fn an_empty_file_has_no_root() {
-    let share = Rooted::new(tempfile::tempdir().unwrap());
+    let share = Rooted::new(on_disk());
     share.write_settled("empty", b"");
     share.write_settled("full", b"x");
     share.root_in_time("full");
     assert_eq!(share.root("empty"), None);
+}
+
+/// A program that stores through `mmap` twice, the second time into a page that is dirty already.
+const MAPPED_WRITER: &str = "
+import mmap, sys
+file = open(sys.argv[1], 'r+b')
+view = mmap.mmap(file.fileno(), 0)
+view[0:4] = b'AAAA'
+print('stored', flush=True)
+sys.stdin.readline()
+view[0:4] = b'BBBB'
+print('stored', flush=True)
+sys.stdin.readline()
+";
+
+#[test]
+fn a_store_through_a_map_that_is_kept_gives_the_file_another_root() {
+    use std::io::{BufRead, BufReader, Write};
+    use std::process::{Command, Stdio};
+
+    let share = Rooted::new(on_disk());
+    let place = share.base.path().join("served/mapped");
+    fs::write(&place, [b'.'; 20_000]).unwrap();
+    let mut writer = Command::new("python3")
+        .args(["-c", MAPPED_WRITER])
+        .arg(&place)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("python3");
+    let mut said = BufReader::new(writer.stdout.take().unwrap());
+    let mut line = String::new();
+    said.read_line(&mut line).unwrap();
+    let content = fs::read(&place).unwrap();
+    assert_eq!(share.root_in_time("mapped"), root_of(&content));
+    writer
+        .stdin
+        .as_mut()
+        .unwrap()
+        .write_all(b"go on\n")
+        .unwrap();
+    said.read_line(&mut line).unwrap();
+    let content = fs::read(&place).unwrap();
+    assert!(content.starts_with(b"BBBB"));
+    assert_eq!(share.root("mapped"), None);
+    assert_eq!(share.root_in_time("mapped"), root_of(&content));
+    drop(writer.stdin.take());
+    writer.wait().unwrap();
 }
