@@ -89,7 +89,7 @@ class Outcome:
 
 
 def hold(row, space, pairs, chance):
-    """Runs all rounds of a row. What fails is in the outcome; it is tried once and not again."""
+    """Runs all rounds of a row. What fails is in the outcome."""
     outcome = Outcome(row)
     began = time.monotonic()
     tell(f"{row.key}: {row.work}")
@@ -116,11 +116,22 @@ def play_round(outcome, contenders, chance):
     outcome.rounds.append(figures)
     for name in turns:
         try:
-            figures[name] = contenders[name]()
+            figures[name] = take_turn(contenders[name], is_ours=name == outcome.row.ours)
         except (Failure, OSError) as failure:
             outcome.failures[name] = str(failure)
             tell(f"  {name}: {failure}")
     return figures
+
+
+def take_turn(contender, is_ours):
+    """One turn. Others may fail once and try again, so that theirs is a figure to be compared with."""
+    try:
+        return contender()
+    except (Failure, OSError) as failure:
+        if is_ours:
+            raise
+        tell(f"  {failure}; once more")
+        return contender()
 
 
 def tell(text):

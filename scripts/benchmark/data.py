@@ -46,13 +46,13 @@ def sparse_file(space, size):
 
 
 def names(space, count):
-    """A directory `names` of that many sparse files of various sizes."""
+    """A directory `names` of that many sparse files of various sizes, none of them empty."""
 
     def fill(directory):
         (directory / "names").mkdir()
         for number in range(count):
             with open(directory / "names" / f"holiday-{number:06}.jpeg", "wb") as file:
-                file.truncate(number % 4096)
+                file.truncate(1 + number % 4095)
 
     return kept(space, f"names-{count}", fill)
 

@@ -142,7 +142,7 @@ class Daemon:
         """Raises Failure if it is no longer running."""
         if self.child.poll() is not None:
             with open(self.log, errors="replace") as log:
-                why = last_line(log.read()) or status(self.child)
+                why = f"{status(self.child)} {last_line(log.read())}".strip()
             raise Failure(f"{shown(self.command)} ended: {why}")
 
     def stop(self):
@@ -240,6 +240,10 @@ def mounted(command, mountpoint, ready, log, environment=None, timeout=30):
                 there = lambda: is_mounted(mountpoint) and succeeds(["stat", mountpoint / ready])
                 eventually(f"{ready} in the mount of {command[0]}", there, timeout, [daemon])
                 yield daemon
+            except Failure:
+                # If the daemon is gone, that is the cause, and not what came of it.
+                daemon.check()
+                raise
             finally:
                 unmount(mountpoint)
     finally:

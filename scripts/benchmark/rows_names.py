@@ -31,8 +31,7 @@ def long_listing(space, _notes):
     count = space.size(100_000, 10_000)
     share = data.names(space, count)
     server = tinyp2p.Server(space, share)
-    with server.running() as daemon:
-        daemon.settle(300)
+    tinyp2p.learn_root(server, "names")
 
     def ours():
         list_long(share / "names", count)
@@ -57,8 +56,7 @@ def small_files(space, _notes):
     count = space.size(10_000, 1000)
     share = data.small_files(space, count)
     server = tinyp2p.Server(space, share)
-    with server.running() as daemon:
-        daemon.settle(300)
+    tinyp2p.learn_root(server, "small")
 
     def ours():
         data.warm(*(share / "small").iterdir())

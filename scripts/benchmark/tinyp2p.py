@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from processes import Daemon, Failure, eventually, is_listening, mounted, run, running
+from processes import Daemon, Failure, eventually, is_listening, mounted, run, running, succeeds
 
 PORT = 15204
 
@@ -99,10 +99,15 @@ class Mount:
         except Failure:
             return None
 
-    def wait_for_root(self, path, timeout=180):
-        """Waits until the content root of a file is known: from then on what is read is verified."""
-        known = lambda: self.attribute("root", path)
-        eventually(f"the content root of {path}, without which nothing is verified", known, timeout)
+    def wait_for_root(self, path, timeout=600):
+        """Waits until the content root of a file, or of all files in a directory, is known.
+
+        From then on what is read is verified.
+        """
+        ask = ["getfattr", "-n", "user.tinyp2p.root", "{}", "+"]
+        command = ["find", self.path / path, "-type", "f", "-exec", *ask]
+        known = lambda: succeeds(command, timeout=120)
+        eventually(f"the content of {path} verifiable", known, timeout)
 
     def wait_for_sources(self, path, count):
         known = lambda: len((self.attribute("sources", path) or "").splitlines()) == count
@@ -138,7 +143,7 @@ def cold(server, ready):
 
 
 def learn_root(server, path, **where):
-    """Lets a server compute the root of its file once, so that its later processes remember it."""
+    """Lets a server compute roots once, of a file or a directory; its later processes remember."""
     with server.running():
         with mount(server.space, [server.peer], path, **where) as mounted_here:
             mounted_here.wait_for_root(path)
