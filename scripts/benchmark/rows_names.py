@@ -1,0 +1,194 @@
+"""Rows about names, small files and members.
+
+The server's own disk caches are warm for every contender, the reader has seen nothing yet. The local
+disk is compared cold: its caches are dropped before each turn.
+"""
+
+import os
+import shutil
+import signal
+from contextlib import ExitStack, contextmanager
+
+import data
+import others
+import tinyp2p
+from contest import Bar, Row
+from machine import drop_caches
+from processes import Failure, eventually, run, timed
+
+
+def list_long(directory, count):
+    """Seconds that `ls -l` takes; fails unless it shows `count` files."""
+    done = timed(["ls", "-l", directory], timeout=300)
+    shown = len(done.output.splitlines()) - 1
+    if shown != count:
+        raise Failure(f"{shown} of {count} names in {directory}")
+    return done.seconds
+
+
+@contextmanager
+def long_listing(space, _notes):
+    count = space.size(100_000, 10_000)
+    share = data.names(space, count)
+    server = tinyp2p.Server(space, share)
+    tinyp2p.learn_root(server, "names")
+
+    def ours():
+        list_long(share / "names", count)
+        with tinyp2p.cold(server, "names") as mount:
+            return list_long(mount.path / "names", count)
+
+    def by_sshfs():
+        list_long(share / "names", count)
+        with others.sshfs(space, shell, share, "names") as mountpoint:
+            return list_long(mountpoint / "names", count)
+
+    def local():
+        drop_caches()
+        return list_long(share / "names", count)
+
+    with others.sshd(space) as shell:
+        yield {"TinyP2P": ours, "sshfs": by_sshfs, "cold local disk": local}
+
+
+@contextmanager
+def small_files(space, _notes):
+    count = space.size(10_000, 1000)
+    share = data.small_files(space, count)
+    server = tinyp2p.Server(space, share)
+    tinyp2p.learn_root(server, "small")
+
+    def ours():
+        data.warm(*(share / "small").iterdir())
+        with tinyp2p.cold(server, "small") as mount:
+            return copy(mount.path / "small")
+
+    def by_sshfs():
+        data.warm(*(share / "small").iterdir())
+        with others.sshfs(space, shell, share, "small") as mountpoint:
+            return copy(mountpoint / "small")
+
+    def copy(directory):
+        target = space.tmpfs / "copy"
+        try:
+            seconds = timed(["cp", "-r", directory, target], timeout=300).seconds
+            run(["diff", "-r", "-q", share / "small", target])
+            return seconds
+        finally:
+            shutil.rmtree(target, ignore_errors=True)
+
+    with others.sshd(space) as shell:
+        yield {"TinyP2P": ours, "sshfs": by_sshfs}
+
+
+MEMBERS = 50
+
+# Every `ls` is of a directory that its mount has not seen, so that no answer comes from a cache.
+LISTINGS = 40
+
+
+@contextmanager
+def frozen_member(space, notes):
+    with ExitStack() as stack:
+        servers = [member(space, number) for number in range(1, MEMBERS + 1)]
+        daemons = [started(stack, server) for server in servers]
+        for daemon in daemons:
+            daemon.settle(180)
+        first_listings = []
+
+        @contextmanager
+        def mounted():
+            peers = [server.peer for server in servers]
+            with tinyp2p.mount(space, peers, "d0", listen="127.205.1.1") as mount:
+                everybody = lambda: len(list_names(mount.path / "d0").split()) == MEMBERS
+                eventually("all members in the mount", everybody, timeout=120)
+                mount.daemon.settle()
+                yield mount
+
+        def without():
+            with mounted() as mount:
+                return mean_listing(mount, range(1, LISTINGS + 1))
+
+        def with_one():
+            with mounted() as mount, frozen(daemons[-1]):
+                first_listings.append(mean_listing(mount, [LISTINGS + 1], least=MEMBERS - 1))
+                return mean_listing(mount, range(1, LISTINGS + 1), least=MEMBERS - 1)
+
+        yield {"one frozen": with_one, "none frozen": without}
+    if first_listings:
+        notes.append(f"the first ls after the freeze took up to {max(first_listings):.2f} s")
+
+
+def member(space, number):
+    share = space.directory(f"share-{number}")
+    for directory in range(LISTINGS + 2):
+        (share / f"d{directory}").mkdir()
+        (share / f"d{directory}" / f"of-{number}").touch()
+    first = ("127.205.0.1:15204",) if number > 1 else ()
+    return tinyp2p.Server(
+        space, share, f"127.205.0.{number}", tinyp2p.PORT, name=f"m{number}", peers=first
+    )
+
+
+def started(stack, server):
+    """One after the other: each stretches the password in 64 MiB when it starts."""
+    daemon = server.start()
+    stack.callback(daemon.stop)
+    eventually(f"{server.name} listens", server.is_up, daemons=[daemon])
+    return daemon
+
+
+@contextmanager
+def frozen(daemon):
+    os.kill(daemon.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(daemon.pid, signal.SIGCONT)
+
+
+def list_names(directory):
+    return run(["ls", directory])
+
+
+def mean_listing(mount, numbers, least=MEMBERS):
+    """Mean seconds of one `ls`, over the directories of those numbers."""
+    seconds = []
+    for number in numbers:
+        done = timed(["ls", mount.path / f"d{number}"], timeout=60)
+        seconds.append(done.seconds)
+        if len(done.output.split()) < least:
+            raise Failure(f"only {len(done.output.split())} of {MEMBERS} members in d{number}")
+    return sum(seconds) / len(seconds)
+
+
+ROWS = [
+    Row(
+        key="ls",
+        work="ls -l of 100,000 files, cold",
+        ours="TinyP2P",
+        unit="s",
+        is_more_better=False,
+        bars=(Bar("sshfs", at_least=5), Bar("cold local disk", aim=1)),
+        contest=long_listing,
+    ),
+    Row(
+        key="cp",
+        work="cp -r of 10,000 files of 4 KiB, cold",
+        ours="TinyP2P",
+        unit="s",
+        is_more_better=False,
+        bars=(Bar("sshfs", at_least=4),),
+        contest=small_files,
+    ),
+    Row(
+        key="frozen",
+        work="ls with 50 members, one frozen, after its first deadline",
+        ours="one frozen",
+        unit="s",
+        is_more_better=False,
+        # Equal, but for what two equal runs differ by.
+        bars=(Bar("none frozen", at_least=0.9),),
+        contest=frozen_member,
+    ),
+]
