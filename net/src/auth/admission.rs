@@ -4,6 +4,10 @@
 //! is good for a day at most, and a changed password shuts its old holders out as soon as a node
 //! restarts. Nothing but a finished pairing run may enter a key here: being told of a member by a
 //! member is no admission.
+//!
+//! A key is remembered for a second day, in which it may do no more than a stranger but is not
+//! mistaken for one: it proves the password again on a count of its own. Otherwise a flood of
+//! guesses by strangers would hold members off at the moment they have to renew.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -13,46 +17,59 @@ use parking_lot::Mutex;
 use crate::types::PeerId;
 
 /// How long one pairing run is good for.
-const LIFETIME: Duration = Duration::from_secs(24 * 3600);
+const ADMITTED: Duration = Duration::from_secs(24 * 3600);
+
+/// How long a key is told from a stranger's after a pairing run.
+const KNOWN: Duration = Duration::from_secs(48 * 3600);
 
 /// Most keys at once. Only holders of the password get here, so this bounds what a member with
-/// many identities can occupy; beyond it, whoever was admitted first has to pair again.
+/// many identities can occupy; beyond it, the one that paired the longest ago is forgotten.
 const MAX_ENTRIES: usize = 4096;
 
-/// The admitted keys, shared by all threads.
+/// The keys and when each last proved the password, shared by all threads.
 #[derive(Debug, Default)]
 pub struct Admission {
-    since: Mutex<HashMap<PeerId, Instant>>,
+    proved: Mutex<HashMap<PeerId, Instant>>,
 }
 
 impl Admission {
-    /// True when `peer` proved the password within the 24 hours before `now`.
+    /// True when `peer` proved the password less than 24 hours before `now`: it may speak.
     pub fn is_admitted(&self, peer: PeerId, now: Instant) -> bool {
-        self.since
+        self.proved_within(ADMITTED, peer, now)
+    }
+
+    /// True when `peer` proved the password less than 48 hours before `now`: it may speak or has
+    /// just to renew, and what strangers do is not held against it.
+    pub fn is_known(&self, peer: PeerId, now: Instant) -> bool {
+        self.proved_within(KNOWN, peer, now)
+    }
+
+    fn proved_within(&self, age: Duration, peer: PeerId, now: Instant) -> bool {
+        self.proved
             .lock()
             .get(&peer)
-            .is_some_and(|since| is_live(*since, now))
+            .is_some_and(|proved| is_younger(*proved, age, now))
     }
 
     /// Enters `peer`, or renews it. Call it only when a pairing run has proved the password.
     pub fn admit(&self, peer: PeerId, now: Instant) {
-        let mut since = self.since.lock();
-        if since.len() >= MAX_ENTRIES && !since.contains_key(&peer) {
-            since.retain(|_, since| is_live(*since, now));
+        let mut proved = self.proved.lock();
+        if proved.len() >= MAX_ENTRIES && !proved.contains_key(&peer) {
+            proved.retain(|_, proved| is_younger(*proved, KNOWN, now));
         }
-        if since.len() >= MAX_ENTRIES && !since.contains_key(&peer) {
-            let oldest = since
+        if proved.len() >= MAX_ENTRIES && !proved.contains_key(&peer) {
+            let oldest = proved
                 .iter()
-                .min_by_key(|(_, since)| **since)
+                .min_by_key(|(_, proved)| **proved)
                 .map(|(id, _)| *id);
-            oldest.and_then(|id| since.remove(&id));
+            oldest.and_then(|id| proved.remove(&id));
         }
-        since.insert(peer, now);
+        proved.insert(peer, now);
     }
 }
 
-fn is_live(since: Instant, now: Instant) -> bool {
-    now.saturating_duration_since(since) < LIFETIME
+fn is_younger(proved: Instant, age: Duration, now: Instant) -> bool {
+    now.saturating_duration_since(proved) < age
 }
 
 #[cfg(test)]
@@ -73,11 +90,38 @@ mod tests {
         admission.admit(peer(1), start);
         assert!(admission.is_admitted(peer(1), start));
         assert!(!admission.is_admitted(peer(2), start));
-        let last = start + LIFETIME - Duration::from_secs(1);
+        let last = start + ADMITTED - Duration::from_secs(1);
         assert!(admission.is_admitted(peer(1), last));
-        assert!(!admission.is_admitted(peer(1), start + LIFETIME));
+        assert!(!admission.is_admitted(peer(1), start + ADMITTED));
         admission.admit(peer(1), last);
-        assert!(admission.is_admitted(peer(1), start + LIFETIME));
+        assert!(admission.is_admitted(peer(1), start + ADMITTED));
+    }
+
+    #[test]
+    fn a_key_whose_admission_has_ended_is_known_for_another_day() {
+        let admission = Admission::default();
+        let start = Instant::now();
+        assert!(!admission.is_known(peer(1), start));
+        admission.admit(peer(1), start);
+        assert!(admission.is_known(peer(1), start));
+        let last = start + KNOWN - Duration::from_secs(1);
+        assert!(admission.is_known(peer(1), last));
+        assert!(!admission.is_admitted(peer(1), last));
+        assert!(!admission.is_known(peer(1), start + KNOWN));
+    }
+
+    #[test]
+    fn in_a_full_table_ended_admissions_go_before_live_ones() {
+        let admission = Admission::default();
+        let start = Instant::now();
+        admission.admit(peer(0), start);
+        let now = start + ADMITTED;
+        for number in 1..=MAX_ENTRIES {
+            admission.admit(peer(number), now);
+        }
+        assert_eq!(admission.proved.lock().len(), MAX_ENTRIES);
+        assert!(!admission.is_known(peer(0), now));
+        assert!((1..=MAX_ENTRIES).all(|number| admission.is_admitted(peer(number), now)));
     }
 
     #[test]
@@ -88,8 +132,8 @@ mod tests {
             admission.admit(peer(number), start + Duration::from_secs(number as u64));
         }
         let now = start + Duration::from_secs(MAX_ENTRIES as u64);
-        assert_eq!(admission.since.lock().len(), MAX_ENTRIES);
-        assert!(!admission.is_admitted(peer(0), now));
+        assert_eq!(admission.proved.lock().len(), MAX_ENTRIES);
+        assert!(!admission.is_known(peer(0), now));
         assert!(admission.is_admitted(peer(1), now));
         // Renewing in a full table costs nobody their place.
         admission.admit(peer(5), now);
@@ -97,16 +141,16 @@ mod tests {
     }
 
     #[test]
-    fn expired_entries_make_room_before_live_ones_do() {
+    fn forgotten_keys_make_room_before_known_ones_do() {
         let admission = Admission::default();
         let start = Instant::now();
         for number in 0..MAX_ENTRIES - 1 {
             admission.admit(peer(number), start);
         }
-        let later = start + LIFETIME;
+        let later = start + KNOWN;
         admission.admit(peer(MAX_ENTRIES), later);
         admission.admit(peer(MAX_ENTRIES + 1), later);
         assert!(admission.is_admitted(peer(MAX_ENTRIES), later));
-        assert_eq!(admission.since.lock().len(), 2);
+        assert_eq!(admission.proved.lock().len(), 2);
     }
 }

@@ -81,7 +81,7 @@ impl Gate {
         &self.admission
     }
 
-    /// True when `peer` has proved the password within the last 24 hours.
+    /// True when `peer` has proved the password less than 24 hours ago.
     pub fn is_admitted(&self, peer: PeerId) -> bool {
         self.admission.is_admitted(peer, Instant::now())
     }
@@ -110,12 +110,7 @@ impl Gate {
         loop {
             // Registered before the table is asked, so that no ending is missed in between.
             let ended = self.inbound_ended.notified();
-            let known = self.is_admitted(caller);
-            let begun = self
-                .inbound
-                .lock()
-                .begin(caller, known, source, Instant::now());
-            match begun {
+            match self.try_inbound(caller, source, Instant::now()) {
                 Ok(run) => {
                     return Ok(InboundGuard {
                         gate: self,
@@ -129,6 +124,18 @@ impl Gate {
                     .map_err(|_| Duration::from_secs(1))?,
             }
         }
+    }
+
+    /// A key that proved the password lately is judged by its own count, also when its admission
+    /// has ended: that is when members come to renew theirs.
+    fn try_inbound(
+        &self,
+        caller: PeerId,
+        source: IpAddr,
+        now: Instant,
+    ) -> Result<InboundRun, Refusal> {
+        let known = self.admission.is_known(caller, now);
+        self.inbound.lock().begin(caller, known, source, now)
     }
 
     fn end_inbound(&self, run: InboundRun, source: IpAddr, proved: bool) {
@@ -235,5 +242,81 @@ impl OutboundGuard<'_> {
 impl Drop for OutboundGuard<'_> {
     fn drop(&mut self) {
         self.settle(Outcome::Nothing);
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+    const SOURCE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+    fn key(number: u8) -> PeerId {
+        PeerId::from_bytes([number; 32])
+    }
+
+    /// A gate that admitted `key(1)` at `start` and is flooded with wrong guesses by `now`.
+    fn flooded(start: Instant, now: Instant) -> Gate {
+        let identity = Identity::ephemeral().unwrap();
+        let gate = Gate::new(identity, Stretched::for_tests(1)).unwrap();
+        gate.admission.admit(key(1), start);
+        let runs: Vec<_> = (0..8)
+            .map(|number| {
+                let from = Ipv4Addr::new(10, 0, 0, number);
+                gate.try_inbound(key(2), from.into(), now).unwrap()
+            })
+            .collect();
+        let mut inbound = gate.inbound.lock();
+        for run in runs {
+            inbound.end(run, false, now);
+        }
+        drop(inbound);
+        gate
+    }
+
+    fn is_held_off(gate: &Gate, caller: PeerId, now: Instant) -> bool {
+        matches!(
+            gate.try_inbound(caller, SOURCE, now),
+            Err(Refusal::Later(_))
+        )
+    }
+
+    #[test]
+    fn a_member_whose_admission_has_ended_renews_at_once_during_a_flood() {
+        let start = Instant::now();
+        let now = start + 25 * HOUR;
+        let gate = flooded(start, now);
+        assert!(is_held_off(&gate, key(2), now));
+        assert!(!gate.admission.is_admitted(key(1), now));
+        let run = gate.try_inbound(key(1), SOURCE, now).unwrap();
+        gate.inbound.lock().end(run, true, now);
+        gate.admission.admit(key(1), now);
+        assert!(gate.admission.is_admitted(key(1), now + 23 * HOUR));
+    }
+
+    #[test]
+    fn after_two_days_without_renewal_a_member_is_a_stranger() {
+        let start = Instant::now();
+        let now = start + 48 * HOUR;
+        assert!(is_held_off(&flooded(start, now), key(1), now));
+        let before = now - Duration::from_secs(1);
+        assert!(!is_held_off(&flooded(start, before), key(1), before));
+    }
+
+    #[test]
+    fn a_key_with_an_ended_admission_has_ten_guesses_an_hour() {
+        let start = Instant::now();
+        let now = start + 25 * HOUR;
+        let gate = flooded(start, now);
+        for _ in 0..10 {
+            let run = gate.try_inbound(key(1), SOURCE, now).unwrap();
+            gate.inbound.lock().end(run, false, now);
+        }
+        assert!(is_held_off(&gate, key(1), now));
+        assert!(!is_held_off(&gate, key(1), now + HOUR));
     }
 }

@@ -6,8 +6,9 @@
 //! one every ten minutes, from however many addresses. Each source address has its own bound on
 //! top, so that one of them cannot use the whole of that up at once.
 //!
-//! Keys that proved the password in the last 24 hours have a bucket each: a flood of strangers
-//! does not keep members out, and a stolen key gives no free guesses.
+//! Keys that proved the password in the last 48 hours have a bucket each: a flood of strangers
+//! does not keep members out, not even when they renew an admission that has ended, and a stolen
+//! key gives no free guesses.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
