@@ -104,8 +104,7 @@ def quiet_memory(spare=3 * GIB):
 def touched(size):
     if size < GIB:
         raise Failure("too little memory is free to keep it from the hypervisor")
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_NORESERVE
-    memory = mmap.mmap(-1, size // MIB * MIB, flags=flags)
+    memory = mmap.mmap(-1, size // MIB * MIB, flags=mmap.MAP_PRIVATE)
     # A huge page could not be given back in part without being split first.
     memory.madvise(mmap.MADV_NOHUGEPAGE)
     ones = b"\1" * MIB

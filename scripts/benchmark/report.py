@@ -4,7 +4,7 @@ import statistics
 
 from processes import Failure, run
 
-HEADINGS = ["work", "TinyP2P", "against", "", "ratio", "at least", "result"]
+HEADINGS = ["work", "TinyP2P", "against", "which did", "ratio", "demanded", "result"]
 
 
 def is_missed(outcomes):
