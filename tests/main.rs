@@ -16,6 +16,7 @@ mod failure;
 mod get;
 mod listing;
 mod password;
+mod small;
 mod speed;
 mod start_stop;
 mod strangers;

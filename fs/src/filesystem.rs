@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
-use tinyp2p_net::download::{Engine, Source};
+use tinyp2p_net::download::{Engine, Siblings, Source};
 use tinyp2p_net::error::Error as NetError;
 use tinyp2p_net::types::{ByteRange, Kind, MAX_NAME_BYTES, Name, PeerId, RelPath};
 
@@ -83,7 +83,7 @@ pub struct Filesystem {
     network: Arc<dyn Network>,
     this_node: Option<PeerId>,
     engine: Arc<Engine>,
-    view: View,
+    view: Arc<View>,
     inodes: Mutex<Inodes>,
     files: Handles<OpenFile>,
     directories: Handles<OpenDirectory>,
@@ -96,7 +96,7 @@ impl Filesystem {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let mtime = now.ok().and_then(|now| i64::try_from(now.as_nanos()).ok());
         Self {
-            view: View::new(Arc::clone(&network), this_node),
+            view: Arc::new(View::new(Arc::clone(&network), this_node)),
             network,
             this_node,
             engine,
@@ -266,7 +266,9 @@ impl Filesystem {
             self.view.invalidate(&inode.path);
             return Err(Error::Replaced);
         };
-        let download = self.engine.open(sources, size, inode.root());
+        let siblings = Arc::clone(&self.view) as Arc<dyn Siblings>;
+        let root = inode.root();
+        let download = self.engine.open_among(sources, size, root, siblings);
         Ok(self.files.insert(OpenFile {
             number,
             path: inode.path.clone(),

@@ -8,9 +8,10 @@ use crate::client::{ByteStream, Peer};
 use crate::error::Error;
 use crate::server::Service;
 use crate::server::answer::answer;
+use crate::server::batch;
 use crate::share::{SharedFile, is_changed};
 use crate::types::{ByteRange, PeerId, RelPath, Version};
-use crate::wire::{FaultCode, Request, Response};
+use crate::wire::{BatchAnswer, BatchItem, FaultCode, Request, Response};
 
 /// How this node is called in errors.
 const WHO: &str = "this node";
@@ -65,6 +66,14 @@ impl Peer for LocalPeer {
             file,
             remaining: range,
         }))
+    }
+
+    fn fetch(&self, files: &[BatchItem], _: Instant) -> Result<Vec<BatchAnswer>, Error> {
+        let Some(share) = &self.service.share else {
+            return Ok(vec![BatchAnswer::NotFound; files.len()]);
+        };
+        let files = files.iter().map(|file| batch::read(share, file, |_| true));
+        Ok(files.map(|(_, answer)| answer).collect())
     }
 }
 
@@ -147,6 +156,28 @@ mod tests {
         let changed = |error: Error| assert!(matches!(error, Error::Changed { .. }), "{error}");
         changed(begun.read(&mut [0; 8], Instant::now()).unwrap_err());
         changed(open(&peer, old, ByteRange::new(0, 10)).err().unwrap());
+    }
+
+    #[test]
+    fn small_files_are_fetched_whole_each_with_its_own_answer() {
+        let (node, peer) = local();
+        let path = |name: &[u8]| RelPath::new(name).unwrap();
+        let item = |name: &[u8], version| BatchItem {
+            path: path(name),
+            version,
+        };
+        let files = [
+            item(b"f", node.put("f", b"0123")),
+            item(b"g", node.put("g", b"x")),
+            item(b"gone", Version(1)),
+        ];
+        node.put("g", b"another");
+        let answers = peer.fetch(&files, Instant::now()).unwrap();
+        let whole = BatchAnswer::Whole(b"0123".to_vec());
+        assert_eq!(
+            answers,
+            [whole, BatchAnswer::Changed, BatchAnswer::NotFound]
+        );
     }
 
     #[test]

@@ -345,9 +345,25 @@ impl Leaves {
     }
 }
 
-/// Bytes that are what their content root says. Only [`Leaves::check`] makes them.
+/// Bytes that are what their content root says. Only [`Leaves::check`] and [`Verified::whole`] make
+/// them.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Verified<B>(B);
+
+impl<B: Deref<Target = [u8]>> Verified<B> {
+    /// Checks that `bytes` are the whole content of `root`. Gives its first leaves too, with which they
+    /// can be stored. `Err` gives the bytes back, unproven.
+    pub fn whole(bytes: B, root: Root) -> Result<(Self, Leaves), B> {
+        let mut hasher = TreeHasher::default();
+        hasher.update(&bytes);
+        let subtree = hasher.finish().and_then(|tree| tree.subtree(0));
+        let leaves = subtree.and_then(|subtree| subtree.prove(root, bytes.len() as u64));
+        match leaves {
+            Some(leaves) => Ok((Self(bytes), leaves)),
+            None => Err(bytes),
+        }
+    }
+}
 
 impl<B> Verified<B> {
     /// The bytes, with the proof given up.
@@ -451,6 +467,23 @@ mod tests {
                 "{size} bytes"
             );
         }
+    }
+
+    #[test]
+    fn a_whole_file_is_verified_against_its_root_and_no_other() {
+        for size in [1, BLOCK - 1, BLOCK, BLOCK + 1, 4 * BLOCK, SUBTREE_BYTES + 1] {
+            let bytes = content(size);
+            let root = tree(&bytes).root();
+            let (verified, leaves) = Verified::whole(bytes.clone(), root).unwrap();
+            assert!(*verified == bytes[..]);
+            let first = bytes[..size.min(BLOCK) as usize].to_vec();
+            assert!(leaves.check(0, first).is_ok());
+            let mut wrong = bytes.clone();
+            wrong[size as usize / 2] ^= 1;
+            assert!(Verified::whole(wrong, root).is_err());
+            assert!(Verified::whole(bytes[1..].to_vec(), root).is_err());
+        }
+        assert!(Verified::whole(Vec::new(), Root::from_bytes([0; 32])).is_err());
     }
 
     #[test]

@@ -12,8 +12,8 @@ use crate::error::Error;
 use crate::merkle::{Tree, TreeHasher};
 use crate::types::{Attributes, ByteRange, Entry, Kind, Name, PeerId, RelPath, Root, Version};
 use crate::wire::{
-    Fault, FaultCode, ListRequest, Listing, Request, Response, SearchPage, SearchRequest,
-    StatResponse,
+    BatchAnswer, BatchItem, Fault, FaultCode, ListRequest, Listing, MAX_SMALL_FILE, Request,
+    Response, SearchPage, SearchRequest, StatResponse,
 };
 
 /// How a [`MemoryPeer`] treats those who ask.
@@ -44,6 +44,7 @@ pub struct MemoryPeer {
     trees: Mutex<BTreeMap<Root, Tree>>,
     calls: AtomicUsize,
     opens: AtomicUsize,
+    fetches: AtomicUsize,
 }
 
 impl MemoryPeer {
@@ -57,6 +58,7 @@ impl MemoryPeer {
             trees: Mutex::default(),
             calls: AtomicUsize::new(0),
             opens: AtomicUsize::new(0),
+            fetches: AtomicUsize::new(0),
         }
     }
 
@@ -125,6 +127,11 @@ impl MemoryPeer {
     /// How many ranges were opened so far.
     pub fn opens(&self) -> usize {
         self.opens.load(Ordering::SeqCst)
+    }
+
+    /// How many batches of small files were asked for so far.
+    pub fn fetches(&self) -> usize {
+        self.fetches.load(Ordering::SeqCst)
     }
 
     fn who(&self) -> String {
@@ -322,6 +329,37 @@ impl Peer for MemoryPeer {
             at: 0,
             ending,
         }))
+    }
+
+    /// Cut and stalled streams are here batches that break off and that never end.
+    fn fetch(&self, items: &[BatchItem], deadline: Instant) -> Result<Vec<BatchAnswer>, Error> {
+        self.fetches.fetch_add(1, Ordering::SeqCst);
+        self.treat(deadline)?;
+        let behaviour = *self.behaviour.lock();
+        if let Behaviour::StallAfter(_) = behaviour {
+            std::thread::sleep(deadline.saturating_duration_since(Instant::now()));
+            return Err(Error::Timeout { who: self.who() });
+        }
+        if let Behaviour::CutAfter(_) = behaviour {
+            return Err(Error::Unreachable {
+                who: self.who(),
+                why: "connection reset".into(),
+            });
+        }
+        let files = self.files.lock();
+        let answers = items.iter().map(|item| match files.get(&item.path) {
+            None => BatchAnswer::NotFound,
+            Some((attributes, _)) if attributes.version != item.version => BatchAnswer::Changed,
+            Some((attributes, _)) if attributes.size > MAX_SMALL_FILE => BatchAnswer::TooLarge,
+            Some((_, content)) => {
+                let mut bytes = content.clone();
+                if let (Behaviour::Lying, Some(first)) = (behaviour, bytes.first_mut()) {
+                    *first ^= 1;
+                }
+                BatchAnswer::Whole(bytes)
+            }
+        });
+        Ok(answers.collect())
     }
 }
 

@@ -72,6 +72,12 @@ impl Cache {
         Self::is_fresh(cached.came, now).then(|| Arc::clone(&cached.directory))
     }
 
+    /// The last listing of `path`, which may no longer hold.
+    pub fn last_directory(&self, path: &RelPath) -> Option<Arc<Directory>> {
+        let cached = self.directories.get(path)?;
+        Some(Arc::clone(&cached.directory))
+    }
+
     /// True if nobody had `path` a moment ago, and everybody said so.
     pub fn is_absent(&self, path: &RelPath, now: Instant) -> bool {
         let came = self.absent.get(path);

@@ -12,6 +12,7 @@
 
 pub mod cache;
 pub mod merge;
+mod siblings;
 
 use std::collections::HashMap;
 use std::sync::Arc;

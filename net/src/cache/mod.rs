@@ -107,6 +107,12 @@ impl Cache {
         self.store.large.holds(&root, first)
     }
 
+    /// True if a file of at most one piece seems to be here whole.
+    pub fn holds_file(&self, root: Root, size: u64) -> bool {
+        let fits_small = size <= BLOCK && self.store.small.holds(&root, 0);
+        fits_small || (size <= BLOCK * PIECE_BLOCKS && self.store.large.holds(&root, 0))
+    }
+
     /// Keeps `content`, which begins at block `first` of `root` and which `leaves` have proven: whole
     /// pieces in large slots, single blocks in small ones, anything else not at all. Never waits:
     /// what the disk cannot take in time is left out.

@@ -30,7 +30,9 @@ use crate::client::{ByteStream, Peer, handshake};
 use crate::config::CONNECT_DEADLINE;
 use crate::error::Error;
 use crate::types::{Address, ByteRange, PeerId, RelPath, Version};
-use crate::wire::{self, Fault, FaultCode, Request, Response, ResponseError};
+use crate::wire::{
+    self, BatchAnswer, BatchItem, Fault, FaultCode, Request, Response, ResponseError,
+};
 
 /// A pairing run ends by then (notes on the protocol: PROTOCOL.md, "Pairing").
 const PAIRING_DEADLINE: Duration = Duration::from_secs(10);
@@ -247,18 +249,43 @@ impl HttpPeer {
             .map_err(|error| Error::misbehaved(self.who(), error.to_string()))
     }
 
+    /// Posts `body` and reads the whole body of the response, of which there may be `most` bytes.
+    /// Returns whom it came from too.
+    fn post(
+        &self,
+        (target, media_type): (&str, &'static str),
+        body: &[u8],
+        most: usize,
+        deadline: Instant,
+    ) -> Result<(String, Vec<u8>), Error> {
+        let mut head = self.request(Method::POST, target)?;
+        let media_type = http::HeaderValue::from_static(media_type);
+        head.headers_mut().insert(CONTENT_TYPE, media_type);
+        let (lane, reply) = self.exchange(deadline, &|lane| {
+            lane.send(head.clone().map(|()| body), deadline)
+        })?;
+        if reply.status != StatusCode::OK {
+            return Err(unexpected(&lane, reply.status));
+        }
+        let body = self.read_response(&lane, reply, most, deadline)?;
+        let who = lane.who().to_owned();
+        self.lanes.put(lane, Instant::now());
+        Ok((who, body))
+    }
+
     /// Reads the whole body of the response to a call.
     fn read_response(
         &self,
         lane: &Lane,
         mut reply: Reply,
+        most: usize,
         deadline: Instant,
     ) -> Result<Vec<u8>, Error> {
         let length = content_length(&reply)
             .ok_or_else(|| Error::misbehaved(lane.who(), "a response without Content-Length"))?;
         let length = usize::try_from(length)
             .ok()
-            .filter(|length| *length <= wire::MAX_RESPONSE_BYTES)
+            .filter(|length| *length <= most)
             .ok_or_else(|| Error::misbehaved(lane.who(), "a response longer than the limit"))?;
         let mut body = vec![0; length];
         let mut filled = 0;
@@ -289,18 +316,12 @@ impl Peer for HttpPeer {
 
     fn call(&self, request: &Request, deadline: Instant) -> Result<Response, Error> {
         let body = wire::encode_call(request);
-        let mut head = self.request(Method::POST, "/RPC2")?;
-        head.headers_mut()
-            .insert(CONTENT_TYPE, http::HeaderValue::from_static("text/xml"));
-        let (lane, reply) = self.exchange(deadline, &|lane| {
-            lane.send(head.clone().map(|()| &body[..]), deadline)
-        })?;
-        if reply.status != StatusCode::OK {
-            return Err(unexpected(&lane, reply.status));
-        }
-        let body = self.read_response(&lane, reply, deadline)?;
-        let who = lane.who().to_owned();
-        self.lanes.put(lane, Instant::now());
+        let (who, body) = self.post(
+            ("/RPC2", "text/xml"),
+            &body,
+            wire::MAX_RESPONSE_BYTES,
+            deadline,
+        )?;
         wire::decode_response(request, &body).map_err(|error| match error {
             ResponseError::Fault(fault) => Error::Fault { who, fault },
             ResponseError::Malformed(what) => Error::misbehaved(who, what),
@@ -346,6 +367,16 @@ impl Peer for HttpPeer {
                 Err(error)
             }
         }
+    }
+
+    fn fetch(&self, files: &[BatchItem], deadline: Instant) -> Result<Vec<BatchAnswer>, Error> {
+        let (who, body) = self.post(
+            ("/batch", "application/octet-stream"),
+            &wire::encode_batch(files),
+            wire::MAX_BATCH_RESPONSE,
+            deadline,
+        )?;
+        wire::decode_answers(files, &body).map_err(|what| Error::misbehaved(who, what))
     }
 }
 

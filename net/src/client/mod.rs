@@ -22,7 +22,7 @@ use std::time::Instant;
 
 use crate::error::Error;
 use crate::types::{ByteRange, PeerId, RelPath, Version};
-use crate::wire::{Request, Response};
+use crate::wire::{BatchAnswer, BatchItem, Request, Response};
 
 pub use calls::{MAX_DIRECTORY, list, search, stat};
 
@@ -45,6 +45,11 @@ pub trait Peer: Send + Sync {
         range: ByteRange,
         deadline: Instant,
     ) -> Result<Box<dyn ByteStream>, Error>;
+
+    /// Fetches 1 to [`MAX_BATCH_FILES`](crate::wire::MAX_BATCH_FILES) small files in one exchange: one
+    /// answer for each, in their order. A file that cannot be had is an answer; an error says that
+    /// none was had.
+    fn fetch(&self, files: &[BatchItem], deadline: Instant) -> Result<Vec<BatchAnswer>, Error>;
 }
 
 /// The bytes of one range, in order, as they arrive. Dropping it early gives the connection up.

@@ -17,7 +17,9 @@ use crate::auth::{AddressSource, Gate};
 use crate::error::Error;
 use crate::server::harness::{PATIENCE, TestNode, caller, client, soon};
 use crate::types::{Address, ByteRange, PeerId, RelPath, Version};
-use crate::wire::{ListRequest, Request, Response};
+use crate::wire::{
+    BatchAnswer, BatchItem, ListRequest, MAX_BATCH_FILES, MAX_SMALL_FILE, Request, Response,
+};
 
 fn connect(client: &Client, address: &Address) -> Result<Arc<HttpPeer>, Error> {
     client.connect(address, None, AddressSource::Named, soon())
@@ -526,4 +528,54 @@ fn answer_methods(tls: &mut Tls) {
     let _ = tls.write_all(head.as_bytes());
     let _ = tls.write_all(&body);
     let _ = tls.flush();
+}
+
+fn item(name: &str, version: Version) -> BatchItem {
+    BatchItem {
+        path: path(name),
+        version,
+    }
+}
+
+#[test]
+fn many_small_files_come_in_one_exchange_each_with_its_own_answer() {
+    let (node, peer) = node_and_peer();
+    let small = item("small", node.put("small", b"0123456789"));
+    let empty = item("empty", node.put("empty", b""));
+    let old = item("old", node.put("old", b"before"));
+    node.put("old", b"and after");
+    let limit = MAX_SMALL_FILE as usize;
+    let full = item("full", node.put("full", &vec![1; limit]));
+    let large = item("large", node.put("large", &vec![1; limit + 1]));
+    let gone = item("gone", Version(1));
+    let answers = peer
+        .fetch(&[small, empty, old, full, large, gone], soon())
+        .unwrap();
+    let expected = [
+        BatchAnswer::Whole(b"0123456789".to_vec()),
+        BatchAnswer::Whole(Vec::new()),
+        BatchAnswer::Changed,
+        BatchAnswer::Whole(vec![1; limit]),
+        BatchAnswer::TooLarge,
+        BatchAnswer::NotFound,
+    ];
+    assert!(answers == expected);
+}
+
+#[test]
+fn a_batch_of_more_bytes_than_a_response_may_have_is_answered_in_part() {
+    let (node, peer) = node_and_peer();
+    let limit = MAX_SMALL_FILE as usize;
+    let files: Vec<BatchItem> = (0..MAX_BATCH_FILES)
+        .map(|index| {
+            let name = format!("f{index}");
+            item(&name, node.put(&name, &vec![1; limit]))
+        })
+        .collect();
+    let answers = peer.fetch(&files, soon()).unwrap();
+    let whole = answers
+        .iter()
+        .filter(|answer| matches!(answer, BatchAnswer::Whole(_)));
+    assert_eq!(whole.count(), 63);
+    assert_eq!(answers.last(), Some(&BatchAnswer::TooLarge));
 }

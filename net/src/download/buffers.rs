@@ -77,7 +77,7 @@ impl Drop for Buffer {
     }
 }
 
-#[cfg(test)]
+/// Bytes that came in a buffer of their own.
 impl From<Vec<u8>> for Buffer {
     fn from(bytes: Vec<u8>) -> Self {
         Self {

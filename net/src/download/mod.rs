@@ -4,7 +4,8 @@
 //! at once from what is in memory, or parks the caller's callback until the bytes have come. What to
 //! fetch is decided by two pure parts, `window.rs` (what will be wanted) and `pieces.rs` (what is
 //! missing); the streams that fetch it run on the member's own lane of threads, so that a frozen
-//! member holds up its own files only.
+//! member holds up its own files only. Small files of one directory come together, in batches, before
+//! they are asked for (`small`).
 //!
 //! With a content root, bytes come from all holders at once, each piece proven before anyone gets it;
 //! a holder that fails, lies or stands still is replaced. Without one they come from one member under
@@ -17,6 +18,7 @@ mod content;
 mod fetch;
 mod leaves;
 mod pieces;
+mod small;
 mod sources;
 mod streams;
 mod window;
@@ -32,11 +34,14 @@ use crate::config::READ_DEADLINE;
 use crate::error::Error;
 use crate::lanes::Lanes;
 use crate::types::{ByteRange, PeerId, Root};
+use crate::wire::MAX_SMALL_FILE;
 
 use buffers::Pool;
 use pieces::{PIECE, Piece};
+use small::{Reader, Smalls};
 use streams::Shared;
 
+pub use small::{Siblings, Small};
 pub use streams::Source;
 
 /// A reader's callback: all bytes of its range, or why they cannot be had.
@@ -69,8 +74,9 @@ pub(crate) struct Core {
     /// The bytes that all windows together may hold before they stop growing.
     memory: u64,
     cache: Option<Arc<Cache>>,
-    /// The bytes that they hold.
-    held_bytes: AtomicU64,
+    /// The bytes that they hold, and small files beside them.
+    held_bytes: Arc<AtomicU64>,
+    smalls: Smalls,
     waiting: Mutex<Waiting>,
     tick: Condvar,
     on_failure: OnFailure,
@@ -95,7 +101,8 @@ impl Engine {
             pool: Pool::new(PIECE as usize),
             memory,
             cache,
-            held_bytes: AtomicU64::new(0),
+            held_bytes: Arc::default(),
+            smalls: Smalls::default(),
             waiting: Mutex::default(),
             tick: Condvar::new(),
             on_failure,
@@ -114,7 +121,24 @@ impl Engine {
     pub fn open(&self, sources: Vec<Source>, size: u64, root: Option<Root>) -> Download {
         Download {
             shared: Shared::new(Arc::clone(&self.core), sources, size, root),
+            small: None,
         }
+    }
+
+    /// The same for a file that may be read in a row with others of its directory, which `siblings`
+    /// knows: if it is small, they come together.
+    pub fn open_among(
+        &self,
+        sources: Vec<Source>,
+        size: u64,
+        root: Option<Root>,
+        siblings: Arc<dyn Siblings>,
+    ) -> Download {
+        let mut download = self.open(sources, size, root);
+        if size <= MAX_SMALL_FILE {
+            download.small = Some(Reader::new(Arc::clone(&download.shared), siblings));
+        }
+        download
     }
 }
 
@@ -151,6 +175,7 @@ impl Core {
                 download.tick(now, short_of_memory);
             }
             drop(downloads);
+            self.smalls.tick(now);
             waiting = self.waiting.lock();
         }
     }
@@ -159,6 +184,8 @@ impl Core {
 /// One reader of one file. Dropping it ends its streams; reads that are still parked fail.
 pub struct Download {
     shared: Arc<Shared>,
+    /// What looks first whether it comes with others.
+    small: Option<Arc<Reader>>,
 }
 
 impl Download {
@@ -168,18 +195,26 @@ impl Download {
         if range.is_empty() {
             return done(Ok(&[]));
         }
-        self.shared.read(range, done, Instant::now());
+        let now = Instant::now();
+        match &self.small {
+            Some(small) => small.read(range, done, now),
+            None => self.shared.read(range, done, now),
+        }
     }
 
     /// Bytes of this file in memory.
     pub fn held_bytes(&self) -> u64 {
-        self.shared.held_bytes()
+        let small = self.small.as_ref().map_or(0, |small| small.held_bytes());
+        self.shared.held_bytes() + small
     }
 }
 
 impl Drop for Download {
     fn drop(&mut self) {
         self.shared.close();
+        if let Some(small) = &self.small {
+            small.close();
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use super::window::{LEAF, Window};
 use super::{Core, Done, STALL, deliver};
 use crate::client::Peer;
 use crate::error::Error;
-use crate::types::{ByteRange, RelPath, Root, Version};
+use crate::types::{ByteRange, PeerId, RelPath, Root, Version};
 
 /// After a read has failed for want of an answer, further ones fail at once for this long: the kernel
 /// asks again for each page of a failed readahead, and each would take a whole [`STALL`].
@@ -152,7 +152,9 @@ impl Shared {
         self.state.lock().pieces.held_bytes()
     }
 
-    pub(super) fn read(self: &Arc<Self>, range: ByteRange, done: Done, now: Instant) {
+    /// Answers a read that was asked for at `since`, or parks it.
+    pub(super) fn read(self: &Arc<Self>, range: ByteRange, done: Done, since: Instant) {
+        let now = Instant::now();
         let may_grow = self.core.has_memory();
         let mut state = self.state.lock();
         let covering = state.pieces.covering(range);
@@ -170,7 +172,7 @@ impl Shared {
             return done(Err(error));
         }
         if state.parked.is_empty() {
-            state.progress = now;
+            state.progress = since;
         }
         state.parked.push(Parked {
             since: now,
@@ -298,15 +300,24 @@ impl Shared {
         replies.send();
     }
 
+    /// `member` has failed with this file in a way that no stream has seen.
+    pub(super) fn note_failure(&self, member: PeerId, error: &Error) {
+        let mut sources = self.sources.iter();
+        let Some(source) = sources.position(|source| source.peer.id() == member) else {
+            return;
+        };
+        let mut replies = Replies::default();
+        let mut state = self.state.lock();
+        state.fail(source, error, Instant::now(), &mut replies);
+        drop(state);
+        replies.send();
+    }
+
     pub(super) fn close(&self) {
         let mut replies = Replies::default();
         let mut state = self.state.lock();
         state.end = Some(End::Closed);
-        let closed = Error::Local {
-            what: "reading".into(),
-            why: "the file was closed".into(),
-        };
-        state.fail_parked(&closed, &mut replies);
+        state.fail_parked(&closed(), &mut replies);
         state.pieces.abandon();
         drop(state);
         replies.send();
@@ -364,6 +375,7 @@ impl State {
         match &self.end {
             Some(End::Lost(error)) => Some(error.clone()),
             Some(End::Until(until, error)) if now < *until => Some(error.clone()),
+            Some(End::Closed) => Some(closed()),
             _ => None,
         }
     }
@@ -426,6 +438,14 @@ impl State {
         let awaited = |range| parked.iter().any(|parked| overlap(range, parked.range));
         self.pieces
             .retain(|range| overlap(range, keep) || awaited(range));
+    }
+}
+
+/// Why reads of a file fail whose reader has gone.
+pub(super) fn closed() -> Error {
+    Error::Local {
+        what: "reading".into(),
+        why: "the file was closed".into(),
     }
 }
 

@@ -3,13 +3,14 @@
 //! One TCP port. `listen` binds it, `accept` takes connections and decides what each may do,
 //! `doors` counts them. A member's requests go to `routes`: `POST /RPC2` to `rpc` and on to
 //! [`answer`], `GET /files/PATH` to `files`, which `range` tells what to send and `body`
-//! sends. Strangers see `pairing` or a constant refusal; no HTTP or XML parser runs for them.
+//! sends, `POST /batch` to `batch`. Strangers see `pairing` or a constant refusal; no HTTP or XML parser runs for them.
 //!
 //! hyper is used here only, and so is tokio but for one notification in `auth::gate`. The runtime belongs to the [`Server`]; everything that may
 //! wait for a disk runs on its blocking threads, of which one member can take a few only.
 
 mod accept;
 pub mod answer;
+pub(crate) mod batch;
 mod body;
 mod doors;
 mod files;

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use super::accept::House;
 use super::body::Body;
 use super::doors::Seat;
-use super::{files, rpc};
+use super::{batch, files, rpc};
 use crate::wire::MAX_CALL_BYTES;
 
 /// One member's connection.
@@ -34,6 +34,11 @@ pub(super) async fn route(request: Request<Incoming>, caller: Arc<Caller>) -> Re
     } else if path == "/RPC2" {
         match method {
             Method::POST => rpc::serve(request, &caller).await,
+            _ => not_allowed("POST"),
+        }
+    } else if path == "/batch" {
+        match method {
+            Method::POST => batch::serve(request, &caller).await,
             _ => not_allowed("POST"),
         }
     } else if let Some(escaped) = path.strip_prefix("/files/") {

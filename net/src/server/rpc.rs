@@ -20,19 +20,9 @@ pub(super) async fn serve(request: Request<Incoming>, caller: &Caller) -> Respon
     if !is_xml(request.headers()) {
         return status(StatusCode::UNSUPPORTED_MEDIA_TYPE);
     }
-    let announced = request.headers().get(CONTENT_LENGTH);
-    let announced = announced.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    if announced.is_some_and(|length| length > MAX_CALL_BYTES as u64) {
-        return status(StatusCode::PAYLOAD_TOO_LARGE);
-    }
-    let body = Limited::new(request.into_body(), MAX_CALL_BYTES).collect();
-    let body = match timeout(caller.house.limits.call_body, body).await {
-        Ok(Ok(body)) => body.to_bytes(),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            return status(StatusCode::PAYLOAD_TOO_LARGE);
-        }
-        Ok(Err(_)) => return status(StatusCode::BAD_REQUEST),
-        Err(_) => return status(StatusCode::REQUEST_TIMEOUT),
+    let body = match read_body(request, MAX_CALL_BYTES, caller).await {
+        Ok(body) => body,
+        Err(code) => return status(code),
     };
     let (service, member, remote) = (
         caller.house.service.clone(),
@@ -49,6 +39,26 @@ pub(super) async fn serve(request: Request<Incoming>, caller: &Caller) -> Respon
             tracing::error!(%error, "a call could not be answered");
             status(StatusCode::INTERNAL_SERVER_ERROR)
         }
+    }
+}
+
+/// The whole body of a request, which may have `most` bytes and the time for a call; else why not.
+pub(super) async fn read_body(
+    request: Request<Incoming>,
+    most: usize,
+    caller: &Caller,
+) -> Result<Bytes, StatusCode> {
+    let announced = request.headers().get(CONTENT_LENGTH);
+    let announced = announced.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    if announced.is_some_and(|length| length > most as u64) {
+        return Err(StatusCode::PAYLOAD_TOO_LARGE);
+    }
+    let body = Limited::new(request.into_body(), most).collect();
+    match timeout(caller.house.limits.call_body, body).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(StatusCode::PAYLOAD_TOO_LARGE),
+        Ok(Err(_)) => Err(StatusCode::BAD_REQUEST),
+        Err(_) => Err(StatusCode::REQUEST_TIMEOUT),
     }
 }
 

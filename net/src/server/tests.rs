@@ -12,6 +12,7 @@ use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
 use super::Limits;
 use super::accept::REFUSAL;
 use super::harness::{PATIENCE, Raw, TestNode, caller};
+use crate::wire::MAX_BATCH_REQUEST;
 
 /// Short enough for a test to wait for.
 const BRIEF: Duration = Duration::from_millis(200);
@@ -149,7 +150,7 @@ fn what_is_not_a_shared_file_does_not_exist() {
         "/files/%2e%2e/f",
         "/files/d%00",
         "/content/0",
-        "/batch",
+        "/batch/",
         "*",
     ] {
         let response = raw.ask(&format!("GET {path} HTTP/1.1"));
@@ -166,6 +167,7 @@ fn other_methods_are_told_which_ones_there_are() {
         ("DELETE /files/f", "GET, HEAD"),
         ("OPTIONS /files/f", "GET, HEAD"),
         ("GET /RPC2", "POST"),
+        ("GET /batch", "POST"),
     ] {
         let response = raw.ask(&format!("{request} HTTP/1.1"));
         assert_eq!(response.status, 405, "{request}");
@@ -400,4 +402,19 @@ fn a_member_has_no_more_connections_than_its_share() {
     let _ = third.send("GET /files/f HTTP/1.1\r\nHost: x\r\n\r\n");
     assert_eq!(third.rest(), b"");
     assert_eq!(node.raw(&modest).ask("GET /files/f HTTP/1.1").status, 200);
+}
+
+#[test]
+fn a_batch_that_is_none_or_too_long_is_refused() {
+    let (_node, mut raw) = node_and_member();
+    for (length, status) in [(0, 400), (9, 400), (MAX_BATCH_REQUEST + 1, 413)] {
+        raw.send(&format!(
+            "POST /batch HTTP/1.1\r\nHost: node\r\nContent-Length: {length}\r\n\r\n"
+        ))
+        .unwrap();
+        if status == 400 {
+            raw.send(&"x".repeat(length)).unwrap();
+        }
+        assert_eq!(raw.head().unwrap().status, status, "{length} bytes");
+    }
 }

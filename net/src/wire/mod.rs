@@ -4,6 +4,7 @@
 //! to XML-RPC values, so that a method is one screen and both sides use the same type. PROTOCOL.md
 //! describes the same shapes for people; its examples are run as tests.
 
+mod batch;
 mod codec;
 mod columns;
 #[cfg(test)]
@@ -21,6 +22,10 @@ mod system;
 #[allow(clippy::unwrap_used)]
 mod tests;
 
+pub use batch::{
+    BatchAnswer, BatchBody, BatchItem, MAX_BATCH_FILES, MAX_BATCH_REQUEST, MAX_BATCH_RESPONSE,
+    MAX_SMALL_FILE, decode_answers, decode_batch, encode_batch,
+};
 pub use codec::{
     MAX_CALL_BYTES, MAX_RESPONSE_BYTES, ResponseError, decode_call, decode_response, encode_call,
     encode_response,

@@ -1,0 +1,102 @@
+//! Bringing one batch in: each file is checked as a whole before anybody gets it.
+
+use std::sync::{Arc, Weak};
+use std::time::Instant;
+
+use super::shelf::{Batch, Landed, PATIENCE};
+use super::{Kept, Reader, Small, release};
+use crate::download::Core;
+use crate::download::buffers::Buffer;
+use crate::download::content::Content;
+use crate::download::streams::Source;
+use crate::error::Error;
+use crate::merkle::Verified;
+use crate::wire::{BatchAnswer, BatchItem};
+
+impl Core {
+    /// Fetches `batch` from `source`, which is one of its member's files, and hands the files to those
+    /// who wait for them.
+    pub(super) fn fetch_batch(&self, batch: &Batch, source: &Source) {
+        let deadline = batch.asked + PATIENCE;
+        if Instant::now() >= deadline {
+            // It waited too long for a thread, which says nothing about this request.
+            let waiting = self.smalls.shelf.lock().fail(batch, false, Instant::now());
+            return release(waiting);
+        }
+        match fetch(batch, source, deadline) {
+            Ok(answers) => {
+                let files = batch.files.iter().zip(answers);
+                let landed = files.map(|(file, answer)| self.check(file, answer, source));
+                self.hand_out(batch, landed.collect());
+            }
+            Err(error) => {
+                tracing::debug!(peer = %source.who(), %error, "a batch of small files failed");
+                (self.on_failure)(batch.member, &error);
+                let waiting = self.smalls.shelf.lock().fail(batch, true, Instant::now());
+                release(waiting);
+            }
+        }
+    }
+
+    /// Whole files, or why not; those of a known root are proven, and go to the disk cache too.
+    fn check(&self, file: &Small, answer: BatchAnswer, source: &Source) -> Landed<Arc<Kept>> {
+        let BatchAnswer::Whole(bytes) = answer else {
+            return Landed::Not;
+        };
+        let bytes = Buffer::from(bytes);
+        let Some(root) = file.root else {
+            let content = Content::FromOne(bytes);
+            return Landed::Here(Arc::new(Kept::new(content, &self.held_bytes)));
+        };
+        let Ok((proven, leaves)) = Verified::whole(bytes, root) else {
+            let error = Error::WrongBytes { who: source.who() };
+            tracing::warn!(peer = %source.peer.id(), path = %file.path, "wrong bytes: not asked for this file again");
+            (self.on_failure)(source.peer.id(), &error);
+            return Landed::Spoiled(error);
+        };
+        let proven = Arc::new(proven);
+        // What this node shares itself lies on this disk already.
+        if let Some(cache) = self.cache.as_ref().filter(|_| !source.is_local) {
+            cache.put(root, file.size, 0, &leaves, Arc::clone(&proven));
+        }
+        let content = Content::Proven(proven);
+        Landed::Here(Arc::new(Kept::new(content, &self.held_bytes)))
+    }
+
+    fn hand_out(&self, batch: &Batch, landed: Vec<Landed<Arc<Kept>>>) {
+        let replies = self.smalls.shelf.lock().land(batch, landed, Instant::now());
+        for (reader, landed) in replies {
+            let Some(reader) = Weak::<Reader>::upgrade(&reader) else {
+                continue;
+            };
+            match landed {
+                Landed::Here(kept) => reader.land(Some(kept)),
+                Landed::Spoiled(error) => {
+                    reader.shared.note_failure(batch.member, &error);
+                    reader.land(None);
+                }
+                Landed::Not => reader.land(None),
+            }
+        }
+    }
+}
+
+/// One answer for each file of `batch`; whole files have the size that they should have.
+fn fetch(batch: &Batch, source: &Source, deadline: Instant) -> Result<Vec<BatchAnswer>, Error> {
+    let items = batch.files.iter().map(|file| BatchItem {
+        path: file.path.clone(),
+        version: file.version,
+    });
+    let items: Vec<BatchItem> = items.collect();
+    let answers = source.peer.fetch(&items, deadline)?;
+    let fits = |(file, answer): (&Small, &BatchAnswer)| match answer {
+        BatchAnswer::Whole(bytes) => bytes.len() as u64 == file.size,
+        _ => true,
+    };
+    if answers.len() == items.len() && batch.files.iter().zip(&answers).all(fits) {
+        Ok(answers)
+    } else {
+        let what = "small files of another number or size than was asked for";
+        Err(Error::misbehaved(source.who(), what))
+    }
+}

@@ -1,0 +1,301 @@
+//! Small files without a round trip each: while a reader goes through a directory, the next files come
+//! in batches.
+//!
+//! [`Siblings`] tells what lies behind a file in its directory; `shelf.rs` decides what to ask for and
+//! keeps it until it is read; `batch.rs` fetches and checks it. A [`Reader`] stands before a small
+//! file's ordinary download: its first read takes the file off the shelf, waits for it there, or goes
+//! the ordinary way. So does every read for which a batch did not bring the file, whatever the reason,
+//! and the time spent waiting counts.
+//!
+//! No lock here is held while another one is taken, or while a callback or the network is at work.
+
+mod batch;
+mod shelf;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Instant;
+
+use parking_lot::Mutex;
+
+use super::content::Content;
+use super::streams::{Shared, closed};
+use super::{Core, Done};
+use crate::types::{ByteRange, PeerId, RelPath, Root, Version};
+use shelf::{Batch, Found, Key, Shelf};
+
+/// A small file, as a listing describes it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Small {
+    /// Where it lies at the member that it is to come from.
+    pub path: RelPath,
+    /// The state of the file there.
+    pub version: Version,
+    /// Bytes; at least 1, at most [`MAX_SMALL_FILE`](crate::wire::MAX_SMALL_FILE).
+    pub size: u64,
+    /// The content root, if it is known.
+    pub root: Option<Root>,
+}
+
+impl Small {
+    fn key(&self, member: PeerId) -> Key {
+        (member, self.path.clone(), self.version)
+    }
+}
+
+/// Knows what lies in the directories that are being read.
+pub trait Siblings: Send + Sync {
+    /// The small files behind `path` in the listing of its directory that can be read from `member`,
+    /// in order, at most `most`. What is not known at once is left out: this never waits.
+    fn behind(&self, path: &RelPath, member: PeerId, most: usize) -> Vec<Small>;
+}
+
+/// The small files at hand or on their way, over all directories.
+#[derive(Default)]
+pub(crate) struct Smalls {
+    shelf: Mutex<Shelf<Weak<Reader>, Arc<Kept>>>,
+}
+
+impl Smalls {
+    /// Lets go of what nobody has read, and sends those the ordinary way who have waited too long.
+    pub(super) fn tick(&self, now: Instant) {
+        let (waiting, dropped) = self.shelf.lock().tidy(now);
+        drop(dropped);
+        release(waiting);
+    }
+}
+
+/// Sends readers the ordinary way.
+fn release(waiting: Vec<Weak<Reader>>) {
+    for reader in waiting.iter().filter_map(Weak::upgrade) {
+        reader.land(None);
+    }
+}
+
+/// The whole content of a small file, counted as long as it is in memory.
+pub(super) struct Kept {
+    content: Content,
+    counter: Arc<AtomicU64>,
+}
+
+impl Kept {
+    fn new(content: Content, counter: &Arc<AtomicU64>) -> Self {
+        counter.fetch_add(content.len() as u64, Ordering::Relaxed);
+        Self {
+            content,
+            counter: Arc::clone(counter),
+        }
+    }
+
+    fn slice(&self, range: ByteRange) -> &[u8] {
+        let range = range.start as usize..range.end as usize;
+        self.content.get(range).unwrap_or_default()
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        let count = self.content.len() as u64;
+        self.counter.fetch_sub(count, Ordering::Relaxed);
+    }
+}
+
+/// One reader of one small file.
+pub(crate) struct Reader {
+    shared: Arc<Shared>,
+    siblings: Arc<dyn Siblings>,
+    state: Mutex<State>,
+}
+
+enum State {
+    /// Nothing was read yet.
+    New,
+    /// The shelf is being looked at, or a batch is on its way.
+    Waiting(Vec<Parked>),
+    /// Every read is answered from this.
+    Here(Arc<Kept>),
+    /// Every read is the download's.
+    Ordinary,
+}
+
+struct Parked {
+    range: ByteRange,
+    done: Done,
+    since: Instant,
+}
+
+impl Reader {
+    pub(super) fn new(shared: Arc<Shared>, siblings: Arc<dyn Siblings>) -> Arc<Self> {
+        Arc::new(Self {
+            shared,
+            siblings,
+            state: Mutex::new(State::New),
+        })
+    }
+
+    /// See [`Download::read`](super::Download::read).
+    pub(super) fn read(self: &Arc<Self>, range: ByteRange, done: Done, now: Instant) {
+        let parked = Parked {
+            range,
+            done,
+            since: now,
+        };
+        let mut state = self.state.lock();
+        match &mut *state {
+            State::New => {
+                *state = State::Waiting(vec![parked]);
+                drop(state);
+                self.look(now);
+            }
+            State::Waiting(others) => others.push(parked),
+            State::Here(kept) => {
+                let kept = Arc::clone(kept);
+                drop(state);
+                (parked.done)(Ok(kept.slice(range)));
+            }
+            State::Ordinary => {
+                drop(state);
+                self.shared.read(range, parked.done, now);
+            }
+        }
+    }
+
+    pub(super) fn held_bytes(&self) -> u64 {
+        match &*self.state.lock() {
+            State::Here(kept) => kept.content.len() as u64,
+            _ => 0,
+        }
+    }
+
+    /// The reader goes; what is parked fails.
+    pub(super) fn close(&self) {
+        let state = std::mem::replace(&mut *self.state.lock(), State::Ordinary);
+        if let State::Waiting(parked) = state {
+            for parked in parked {
+                (parked.done)(Err(closed()));
+            }
+        }
+    }
+
+    /// The file has come, or it is not coming this way.
+    fn land(&self, kept: Option<Arc<Kept>>) {
+        let mut state = self.state.lock();
+        let State::Waiting(parked) = &mut *state else {
+            return;
+        };
+        let parked = std::mem::take(parked);
+        *state = match &kept {
+            Some(kept) => State::Here(Arc::clone(kept)),
+            None => State::Ordinary,
+        };
+        drop(state);
+        for parked in parked {
+            match &kept {
+                Some(kept) => (parked.done)(Ok(kept.slice(parked.range))),
+                None => self.shared.read(parked.range, parked.done, parked.since),
+            }
+        }
+    }
+
+    /// Looks for the file on the shelf, and sees to it that what comes next is on its way.
+    fn look(self: &Arc<Self>, now: Instant) {
+        let sources = self.shared.sources.iter();
+        let keys = sources.map(|source| (source.peer.id(), source.path.clone(), source.version));
+        let keys: Vec<Key> = keys.collect();
+        let found = self.shelf().lock().find(&keys, Arc::downgrade(self), now);
+        match found {
+            Found::Here(kept, run) => {
+                self.land(Some(kept));
+                self.go_on(run, now);
+            }
+            Found::Coming(run) => self.go_on(run, now),
+            Found::Spoiled((member, ..), error) => {
+                self.shared.note_failure(member, &error);
+                self.land(None);
+            }
+            Found::Nothing => match self.begin(now) {
+                Some(batch) => self.send(batch),
+                None => self.land(None),
+            },
+        }
+    }
+
+    /// The first batch of a run that begins with this file, if it should be one.
+    fn begin(self: &Arc<Self>, now: Instant) -> Option<Batch> {
+        let source = self.shared.sources.first()?;
+        let file = Small {
+            path: source.path.clone(),
+            version: source.version,
+            size: self.shared.size,
+            root: self.shared.root,
+        };
+        if self.core().has_on_disk(&file) || !self.core().has_memory() {
+            return None;
+        }
+        let member = source.peer.id();
+        let (directory, _) = source.path.split()?;
+        let most = self.shelf().lock().miss(&directory, member, now)?;
+        let mut files = vec![file];
+        files.extend(self.behind(&source.path, member, most - 1));
+        let reader = Arc::downgrade(self);
+        let mut shelf = self.shelf().lock();
+        shelf.begin(directory, member, files, reader, now)
+    }
+
+    /// Asks for what comes next in a run, if it is time to.
+    fn go_on(&self, run: u64, now: Instant) {
+        if !self.core().has_memory() {
+            return;
+        }
+        let Some(next) = self.shelf().lock().next(run, now) else {
+            return;
+        };
+        let files = self.behind(&next.after, next.member, next.most);
+        let batch = self.shelf().lock().go_on(run, &files, now);
+        if let Some(batch) = batch {
+            self.send(batch);
+        }
+    }
+
+    fn behind(&self, path: &RelPath, member: PeerId, most: usize) -> Vec<Small> {
+        let mut files = self.siblings.behind(path, member, most);
+        files.retain(|file| !self.core().has_on_disk(file));
+        files
+    }
+
+    /// Fetches a batch on a thread of its member's.
+    fn send(&self, batch: Batch) {
+        let mut sources = self.shared.sources.iter();
+        let source = sources.find(|source| source.peer.id() == batch.member);
+        let (core, batch) = (Arc::clone(self.core()), Arc::new(batch));
+        let is_taken = source.is_some_and(|source| {
+            let (batch, source, core) = (Arc::clone(&batch), source.clone(), Arc::clone(&core));
+            let lane = core.lanes.of(batch.member);
+            let job = move || core.fetch_batch(&batch, &source);
+            lane.run(job).is_ok()
+        });
+        if !is_taken {
+            let waiting = core.smalls.shelf.lock().fail(&batch, false, Instant::now());
+            release(waiting);
+        }
+    }
+
+    fn core(&self) -> &Arc<Core> {
+        &self.shared.core
+    }
+
+    fn shelf(&self) -> &Mutex<Shelf<Weak<Self>, Arc<Kept>>> {
+        &self.core().smalls.shelf
+    }
+}
+
+impl Core {
+    /// True if the disk cache seems to have `file`.
+    fn has_on_disk(&self, file: &Small) -> bool {
+        let known = file.root.zip(self.cache.as_ref());
+        known.is_some_and(|(root, cache)| cache.holds_file(root, file.size))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,324 @@
+use proptest::prelude::*;
+
+use super::*;
+
+type TestShelf = Shelf<usize, u64>;
+
+const MEMBER: PeerId = PeerId::from_bytes([1; 32]);
+
+fn directory() -> RelPath {
+    RelPath::new(b"d").unwrap()
+}
+
+fn file(number: usize, size: u64) -> Small {
+    Small {
+        path: RelPath::new(format!("d/{number:06}").as_bytes()).unwrap(),
+        version: Version(number as u64),
+        size,
+        root: None,
+    }
+}
+
+/// A directory of small files, a reader, and a member that answers at once or later.
+struct Walker {
+    shelf: TestShelf,
+    count: usize,
+    size: u64,
+    now: Instant,
+    batches: Vec<Batch>,
+    requests: usize,
+    singles: usize,
+    fetched: usize,
+}
+
+impl Walker {
+    fn new(count: usize, size: u64) -> Self {
+        Self {
+            shelf: Shelf::default(),
+            count,
+            size,
+            now: Instant::now(),
+            batches: Vec::new(),
+            requests: 0,
+            singles: 0,
+            fetched: 0,
+        }
+    }
+
+    fn files(&self, from: usize, most: usize) -> Vec<Small> {
+        let end = self.count.min(from + most);
+        (from..end).map(|number| file(number, self.size)).collect()
+    }
+
+    fn send(&mut self, batch: Option<Batch>) -> bool {
+        let Some(batch) = batch else { return false };
+        self.requests += 1;
+        self.fetched += batch.files.len();
+        self.batches.push(batch);
+        true
+    }
+
+    /// Reads one file, as `Reader` does. False when it takes a request of its own.
+    fn read(&mut self, number: usize) -> bool {
+        let key = file(number, self.size).key(MEMBER);
+        match self.shelf.find(&[key], number, self.now) {
+            Found::Here(_, run) | Found::Coming(run) => {
+                if let Some(next) = self.shelf.next(run, self.now) {
+                    let last: usize = String::from_utf8_lossy(&next.after.as_bytes()[2..])
+                        .parse()
+                        .unwrap();
+                    let files = self.files(last + 1, next.most);
+                    let batch = self.shelf.go_on(run, &files, self.now);
+                    self.send(batch);
+                }
+                true
+            }
+            Found::Spoiled(..) => false,
+            Found::Nothing => {
+                let most = self.shelf.miss(&directory(), MEMBER, self.now);
+                let batch = most.and_then(|most| {
+                    let files = self.files(number, most);
+                    self.shelf
+                        .begin(directory(), MEMBER, files, number, self.now)
+                });
+                let is_sent = self.send(batch);
+                self.singles += usize::from(!is_sent);
+                is_sent
+            }
+        }
+    }
+
+    /// All batches arrive; who waited.
+    fn land(&mut self) -> Vec<usize> {
+        let mut readers = Vec::new();
+        for batch in std::mem::take(&mut self.batches) {
+            let landed = batch.files.iter().map(|file| Landed::Here(file.version.0));
+            let replies = self.shelf.land(&batch, landed.collect(), self.now);
+            readers.extend(replies.into_iter().map(|(reader, _)| reader));
+        }
+        readers
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now += time;
+        self.shelf.tidy(self.now);
+    }
+}
+
+#[test]
+fn a_lone_small_file_is_read_alone() {
+    let mut walker = Walker::new(1000, 4096);
+    assert!(!walker.read(0));
+    walker.pass(SECOND_WITHIN);
+    assert!(!walker.read(1));
+    assert_eq!(walker.requests, 0);
+}
+
+#[test]
+fn a_reader_in_order_takes_few_requests_and_nothing_twice() {
+    let mut walker = Walker::new(10_000, 4096);
+    for number in 0..10_000 {
+        walker.read(number);
+        walker.land();
+    }
+    assert_eq!((walker.singles, walker.fetched), (1, 9_999));
+    assert!(walker.requests < 120, "{} requests", walker.requests);
+    assert_eq!(walker.shelf.bytes, 0);
+}
+
+#[test]
+fn batches_are_ahead_of_a_reader_that_is_slower_than_the_network() {
+    let mut walker = Walker::new(1000, 4096);
+    for number in 0..1000 {
+        walker.read(number);
+        walker.land();
+        if number > 1 {
+            let key = file(number, 4096).key(MEMBER);
+            assert!(!walker.shelf.files.contains_key(&key), "{number} was read");
+        }
+    }
+    assert_eq!(walker.singles, 1);
+}
+
+#[test]
+fn a_reader_on_a_long_way_gets_several_batches_ahead() {
+    let mut walker = Walker::new(5000, 1000);
+    let (mut rounds, mut number) = (0, 0);
+    // Everything asked for arrives one round later; the reader reads on until it has to wait.
+    while number < 5000 {
+        while number < 5000 {
+            let is_here = |walker: &Walker| {
+                let key = file(number, 1000).key(MEMBER);
+                let file = walker.shelf.files.get(&key);
+                file.is_some_and(|file| matches!(file.state, State::Here(_)))
+            };
+            let was_here = is_here(&walker);
+            walker.read(number);
+            number += 1;
+            if !was_here {
+                break;
+            }
+        }
+        walker.land();
+        rounds += 1;
+    }
+    assert!(rounds < 40, "{rounds} round trips");
+}
+
+#[test]
+fn random_reads_cost_little_more_than_what_was_asked() {
+    let mut walker = Walker::new(100_000, 4096);
+    let mut number = 1;
+    for _ in 0..1000 {
+        number = (number * 48_271) % 99_991;
+        walker.read(number);
+        walker.land();
+        walker.now += Duration::from_millis(1);
+    }
+    assert!(walker.fetched < 1000, "{} files", walker.fetched);
+}
+
+#[test]
+fn what_nobody_reads_is_dropped_after_a_while() {
+    let mut walker = Walker::new(1000, 4096);
+    for number in 0..3 {
+        walker.read(number);
+        walker.land();
+    }
+    assert!(walker.shelf.bytes > 0);
+    walker.pass(KEPT);
+    let shelf = &walker.shelf;
+    assert_eq!(
+        (shelf.bytes, shelf.files.len(), shelf.runs.len()),
+        (0, 0, 0)
+    );
+    assert!(shelf.walks.is_empty());
+}
+
+#[test]
+fn who_waits_too_long_is_told_and_what_comes_late_is_dropped() {
+    let mut walker = Walker::new(1000, 4096);
+    walker.read(0);
+    assert!(walker.read(1));
+    walker.now += PATIENCE;
+    let (waiting, _) = walker.shelf.tidy(walker.now);
+    assert_eq!(waiting, [1]);
+    assert!(walker.land().is_empty());
+    assert_eq!((walker.shelf.bytes, walker.shelf.files.len()), (0, 0));
+}
+
+#[test]
+fn a_member_that_fails_is_not_asked_again_at_once() {
+    let mut walker = Walker::new(1000, 4096);
+    walker.read(0);
+    walker.read(1);
+    let batch = walker.batches.remove(0);
+    assert_eq!(walker.shelf.fail(&batch, true, walker.now), [1]);
+    assert!(!walker.read(2) && !walker.read(3));
+    walker.now += PAUSE;
+    walker.read(4);
+    assert!(walker.read(5));
+}
+
+#[test]
+fn a_spoiled_file_is_told_to_its_reader_once() {
+    let mut walker = Walker::new(1000, 4096);
+    walker.read(0);
+    walker.read(1);
+    let batch = walker.batches.remove(0);
+    let wrong = || Error::WrongBytes { who: "x".into() };
+    let landed = batch.files.iter().map(|_| Landed::Spoiled(wrong()));
+    let replies = walker.shelf.land(&batch, landed.collect(), walker.now);
+    assert!(matches!(replies[..], [(1, Landed::Spoiled(_))]));
+    let key = [file(2, 4096).key(MEMBER)];
+    let found = walker.shelf.find(&key, 2, walker.now);
+    assert!(matches!(found, Found::Spoiled(..)));
+    let found = walker.shelf.find(&key, 2, walker.now);
+    assert!(matches!(found, Found::Nothing));
+}
+
+#[test]
+fn batches_become_shorter_for_a_slow_member() {
+    let mut walker = Walker::new(10_000, 4096);
+    let mut longest = usize::MAX;
+    for number in 0..2000 {
+        walker.read(number);
+        if let Some(batch) = walker.batches.last() {
+            longest = batch.files.len();
+            walker.now += SLOW + Duration::from_millis(1);
+        }
+        walker.land();
+    }
+    assert!(longest <= FEWEST_BYTES as usize / 4096, "{longest} files");
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Read(usize),
+    Land,
+    Fail,
+    Pass(u64),
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (0..300_usize).prop_map(Step::Read),
+        2 => Just(Step::Land),
+        1 => Just(Step::Fail),
+        1 => (0..6000_u64).prop_map(Step::Pass),
+    ]
+}
+
+proptest! {
+    /// Whatever happens in whatever order: every reader that waits is told in the end, the room is
+    /// never exceeded, and the sums are right.
+    #[test]
+    fn nobody_waits_for_ever_and_the_room_is_kept(
+        steps in prop::collection::vec(any_step(), 1..200),
+        run_length in 1..40_usize,
+        size in 1..60_000_u64,
+    ) {
+        let mut walker = Walker::new(400, size);
+        let (mut waiting, mut told) = (0, 0);
+        for step in steps {
+            match step {
+                Step::Read(from) => for number in from..from + run_length {
+                    let key = file(number, size).key(MEMBER);
+                    let was_here = matches!(
+                        walker.shelf.files.get(&key).map(|file| &file.state),
+                        Some(State::Here(_))
+                    );
+                    let waits = walker.read(number) && !was_here;
+                    waiting += usize::from(waits);
+                },
+                Step::Land => told += walker.land().len(),
+                Step::Fail => if let Some(batch) = walker.batches.pop() {
+                    told += walker.shelf.fail(&batch, true, walker.now).len();
+                },
+                Step::Pass(millis) => {
+                    walker.now += Duration::from_millis(millis);
+                    told += walker.shelf.tidy(walker.now).0.len();
+                }
+            }
+            let shelf = &walker.shelf;
+            prop_assert!(shelf.bytes <= ROOM);
+            prop_assert_eq!(shelf.bytes, shelf.files.values().map(|file| file.bytes).sum::<u64>());
+            for (number, run) in &shelf.runs {
+                let ahead = shelf.files.values().filter(|file| {
+                    let has_reader = match &file.state {
+                        State::Coming(readers) => !readers.is_empty(),
+                        State::Here(_) => false,
+                        State::Spoiled(_) => true,
+                    };
+                    file.run == *number && !has_reader
+                });
+                prop_assert_eq!(run.ahead, ahead.count());
+            }
+        }
+        walker.now += KEPT;
+        told += walker.shelf.tidy(walker.now).0.len();
+        prop_assert_eq!(waiting, told);
+        prop_assert_eq!(walker.shelf.bytes, 0);
+        prop_assert!(walker.shelf.files.is_empty() && walker.shelf.runs.is_empty());
+    }
+}

@@ -1,0 +1,308 @@
+//! Small files read through the engine, from members in memory.
+
+use std::sync::mpsc;
+use std::time::Duration;
+
+use super::*;
+use crate::cache::Cache;
+use crate::client::Peer;
+use crate::config::READ_DEADLINE;
+use crate::download::{Download, Engine, Source};
+use crate::error::Error;
+use crate::testing::{Behaviour, MemoryPeer};
+use crate::types::Attributes;
+
+const FILES: usize = 300;
+
+/// A directory of small files at several members alike.
+struct Rig {
+    engine: Engine,
+    peers: Vec<Arc<MemoryPeer>>,
+    attributes: Vec<Attributes>,
+    siblings: Arc<Listing>,
+    blamed: Arc<Mutex<Vec<PeerId>>>,
+}
+
+struct Listing(Mutex<Vec<Small>>);
+
+impl Siblings for Listing {
+    fn behind(&self, path: &RelPath, _: PeerId, most: usize) -> Vec<Small> {
+        let files = self.0.lock();
+        let behind = files.iter().filter(|file| file.path > *path);
+        behind.take(most).cloned().collect()
+    }
+}
+
+fn name(number: usize) -> String {
+    format!("d/{number:04}")
+}
+
+fn content(number: usize) -> Vec<u8> {
+    let size = 1 + number * 131 % 40_000;
+    (0..size).map(|at| (at * 31 + number) as u8).collect()
+}
+
+fn rig(members: u8, rooted: bool, cache: Option<Arc<Cache>>) -> Rig {
+    let peers: Vec<_> = (1..=members)
+        .map(|seed| Arc::new(MemoryPeer::new(seed)))
+        .collect();
+    let put = |peer: &MemoryPeer, number| match rooted {
+        true => peer.put_rooted(&name(number), content(number), 1),
+        false => peer.put(&name(number), content(number), 1),
+    };
+    let mut attributes = Vec::new();
+    for number in 0..FILES {
+        let shared: Vec<_> = peers.iter().map(|peer| put(peer, number)).collect();
+        attributes.push(shared[0]);
+    }
+    let listed = attributes
+        .iter()
+        .enumerate()
+        .map(|(number, attributes)| Small {
+            path: path(number),
+            version: attributes.version,
+            size: attributes.size,
+            root: attributes.root,
+        });
+    let siblings = Arc::new(Listing(Mutex::new(listed.collect())));
+    let blamed = Arc::new(Mutex::new(Vec::new()));
+    let blame = Arc::clone(&blamed);
+    let on_failure = move |peer, error: &Error| {
+        if matches!(error, Error::WrongBytes { .. }) {
+            blame.lock().push(peer);
+        }
+    };
+    Rig {
+        engine: Engine::new(128 << 20, cache, Box::new(on_failure)).unwrap(),
+        peers,
+        attributes,
+        siblings,
+        blamed,
+    }
+}
+
+fn path(number: usize) -> RelPath {
+    RelPath::new(name(number).as_bytes()).unwrap()
+}
+
+impl Rig {
+    fn open(&self, number: usize) -> Download {
+        let attributes = self.attributes[number];
+        let sources = self.peers.iter().map(|peer| Source {
+            peer: Arc::clone(peer) as Arc<dyn Peer>,
+            path: path(number),
+            version: attributes.version,
+            is_local: false,
+        });
+        let siblings = Arc::clone(&self.siblings) as Arc<dyn Siblings>;
+        let (size, root) = (attributes.size, attributes.root);
+        self.engine
+            .open_among(sources.collect(), size, root, siblings)
+    }
+
+    fn read(&self, number: usize) -> Result<Vec<u8>, Error> {
+        let (download, receiver) = self.start(number);
+        let result = receiver.recv_timeout(Duration::from_secs(30));
+        drop(download);
+        result.expect("every read is answered")
+    }
+
+    fn start(&self, number: usize) -> (Download, mpsc::Receiver<Result<Vec<u8>, Error>>) {
+        let download = self.open(number);
+        let (sender, receiver) = mpsc::channel();
+        let whole = ByteRange::new(0, self.attributes[number].size);
+        download.read(
+            whole,
+            Box::new(move |result| drop(sender.send(result.map(<[u8]>::to_vec)))),
+        );
+        (download, receiver)
+    }
+
+    fn requests(&self) -> usize {
+        self.peers
+            .iter()
+            .map(|peer| peer.opens() + peer.fetches() + peer.calls())
+            .sum()
+    }
+}
+
+#[test]
+fn a_directory_read_in_order_takes_few_requests() {
+    for rooted in [true, false] {
+        let rig = rig(1, rooted, None);
+        for number in 0..FILES {
+            assert_eq!(rig.read(number).unwrap(), content(number));
+        }
+        assert!(rig.requests() < 40, "{} requests", rig.requests());
+        assert_eq!(rig.peers[0].opens(), 1);
+    }
+}
+
+#[test]
+fn a_lone_file_brings_no_others() {
+    let rig = rig(1, true, None);
+    assert_eq!(rig.read(7).unwrap(), content(7));
+    assert_eq!((rig.peers[0].opens(), rig.peers[0].fetches()), (1, 0));
+}
+
+#[test]
+fn a_file_read_in_parts_and_again_comes_from_one_batch() {
+    let rig = rig(1, true, None);
+    rig.read(0).unwrap();
+    rig.read(1).unwrap();
+    let download = rig.open(100);
+    let expected = content(100);
+    for _ in 0..2 {
+        for start in (0..expected.len()).step_by(1000) {
+            let end = expected.len().min(start + 1000);
+            let (sender, receiver) = mpsc::channel();
+            let done = move |result: Result<&[u8], Error>| {
+                sender.send(result.unwrap().to_vec()).unwrap();
+            };
+            download.read(ByteRange::new(start as u64, end as u64), Box::new(done));
+            let got = receiver.recv_timeout(Duration::from_secs(30)).unwrap();
+            assert_eq!(got, expected[start..end]);
+        }
+    }
+    assert_eq!(download.held_bytes(), expected.len() as u64);
+    assert_eq!(rig.peers[0].opens(), 1);
+}
+
+#[test]
+fn a_file_that_changed_since_it_was_listed_is_read_the_ordinary_way() {
+    let rig = rig(1, false, None);
+    let new = rig.peers[0].put(&name(5), "new", 2);
+    for number in 0..20 {
+        let result = rig.read(number);
+        match number {
+            5 => assert!(matches!(result, Err(Error::Changed { .. }))),
+            _ => assert_eq!(result.unwrap(), content(number)),
+        }
+    }
+    assert_ne!(new.version, rig.attributes[5].version);
+}
+
+#[test]
+fn a_member_that_lies_is_blamed_and_the_files_come_from_another() {
+    let directory = tempfile::tempdir().unwrap();
+    let cache = Arc::new(Cache::open(directory.path(), 64 << 20).unwrap().unwrap());
+    let rig = rig(2, true, Some(Arc::clone(&cache)));
+    rig.peers[0].behave(Behaviour::Lying);
+    for number in 0..60 {
+        assert_eq!(rig.read(number).unwrap(), content(number));
+    }
+    assert!(rig.peers[0].fetches() > 0);
+    let blamed = rig.blamed.lock();
+    assert!(!blamed.is_empty() && blamed.iter().all(|peer| *peer == rig.peers[0].id()));
+}
+
+#[test]
+fn files_whose_only_holder_lies_are_errors() {
+    let rig = rig(1, true, None);
+    rig.peers[0].behave(Behaviour::Lying);
+    for number in 0..20 {
+        assert!(matches!(rig.read(number), Err(Error::WrongBytes { .. })));
+    }
+}
+
+#[test]
+fn what_a_failed_batch_did_not_bring_comes_from_another_holder() {
+    for behaviour in [Behaviour::Gone, Behaviour::CutAfter(0), Behaviour::Frozen] {
+        let rig = rig(2, true, None);
+        rig.read(0).unwrap();
+        rig.read(1).unwrap();
+        rig.peers[0].behave(behaviour);
+        for number in 200..203 {
+            let begun = Instant::now();
+            assert_eq!(rig.read(number).unwrap(), content(number));
+            assert!(begun.elapsed() < Duration::from_secs(8), "{behaviour:?}");
+        }
+    }
+}
+
+#[test]
+fn a_frozen_member_fails_its_readers_by_the_deadline() {
+    let rig = rig(1, true, None);
+    rig.read(0).unwrap();
+    rig.peers[0].behave(Behaviour::Frozen);
+    let begun = Instant::now();
+    let waiting: Vec<_> = (1..5).map(|number| rig.start(number)).collect();
+    for (_, receiver) in &waiting {
+        let result = receiver
+            .recv_timeout(READ_DEADLINE)
+            .expect("answered by the deadline");
+        assert!(matches!(result, Err(Error::Timeout { .. })));
+    }
+    assert!(begun.elapsed() <= READ_DEADLINE);
+}
+
+#[test]
+fn a_reader_that_goes_is_answered() {
+    let rig = rig(1, true, None);
+    rig.read(0).unwrap();
+    rig.peers[0].behave(Behaviour::Frozen);
+    let (download, receiver) = rig.start(1);
+    drop(download);
+    let result = receiver.recv_timeout(Duration::from_secs(1)).unwrap();
+    assert!(result.is_err());
+}
+
+#[test]
+fn what_is_in_memory_is_counted_and_given_back() {
+    let rig = rig(1, true, None);
+    for number in 0..4 {
+        rig.read(number).unwrap();
+    }
+    let held = || rig.engine.core.held_bytes.load(Ordering::Relaxed);
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while held() == 0 {
+        assert!(Instant::now() < deadline, "nothing was fetched ahead");
+    }
+    rig.engine
+        .core
+        .smalls
+        .tick(Instant::now() + Duration::from_secs(60));
+    // A batch may still have been on its way.
+    while held() > 0 {
+        assert!(Instant::now() < deadline, "{} bytes stay", held());
+        let later = Instant::now() + Duration::from_secs(60);
+        rig.engine.core.smalls.tick(later);
+    }
+}
+
+#[test]
+fn what_came_in_a_batch_goes_to_the_disk_and_is_not_fetched_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let cache = Arc::new(Cache::open(directory.path(), 256 << 20).unwrap().unwrap());
+    let rig = rig(1, true, Some(Arc::clone(&cache)));
+    let deadline = Instant::now() + Duration::from_secs(20);
+    for number in 0..60 {
+        assert_eq!(rig.read(number).unwrap(), content(number));
+        let attributes = rig.attributes[number];
+        while !cache.holds_file(attributes.root.unwrap(), attributes.size) {
+            assert!(
+                Instant::now() < deadline,
+                "{number} does not get to the disk"
+            );
+            std::thread::yield_now();
+        }
+    }
+    rig.peers[0].behave(Behaviour::Gone);
+    let before = rig.requests();
+    for number in 0..60 {
+        assert_eq!(rig.read(number).unwrap(), content(number));
+    }
+    assert_eq!(rig.requests(), before);
+}
+
+#[test]
+fn short_memory_means_one_file_at_a_time() {
+    let rig = Rig {
+        engine: Engine::new(0, None, Box::new(|_, _| {})).unwrap(),
+        ..rig(1, true, None)
+    };
+    for number in 0..20 {
+        assert_eq!(rig.read(number).unwrap(), content(number));
+    }
+    assert_eq!(rig.peers[0].fetches(), 0);
+}
