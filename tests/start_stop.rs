@@ -1,10 +1,10 @@
 //! Starting and stopping: clear refusals, nothing left behind.
 
 use std::fs::{self, File};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -13,7 +13,7 @@ use crate::content::names;
 use crate::process::{Finished, eventually, run, sh, signal};
 use crate::swarm::{
     Background, MOUNT, Node, PASSWORD, PORT, Swarm, TINYP2P, is_mounted, mounts, next_address,
-    program,
+    program, tinyp2p,
 };
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -430,6 +430,59 @@ fn a_share_that_contains_the_mountpoint_does_not_recurse() {
         other.at("inner/file").exists()
     });
     assert_eq!(names(&other.at("inner")), ["file"]);
+}
+
+#[test]
+fn a_share_that_contains_the_cache_and_the_log_serves_neither() {
+    let swarm = Swarm::new();
+    let other = swarm.node("other").file("theirs", "content").serve();
+    let node = swarm.node("node").file("mine", "content").peer(&other);
+    let cache = node.share().join("cache");
+    let log = node.share().join("log");
+    let node = node
+        .option("--cache-dir")
+        .option(&cache)
+        .option("--log-file")
+        .option(&log)
+        .mount();
+    eventually(LIMIT, "the other one's file is read", || {
+        fs::read(node.at("theirs")).is_ok_and(|content| content == b"content")
+    });
+    assert!(log.exists() && !names(&cache).is_empty());
+    let found = tinyp2p(&swarm, &["search", PASSWORD, "", &node.address()], LIMIT);
+    let found = found.expect_success();
+    assert_eq!(found.text(), "mine\ntheirs\n", "{found}");
+}
+
+/// Killed when it is dropped, also when the test panics.
+struct Serving(Child);
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn serve_leaves_the_usual_cache_out() {
+    let swarm = Swarm::new();
+    let home = swarm.directory("home");
+    for file in [".cache/tinyp2p/of others", ".cache/other/mine"] {
+        let path = home.join(file);
+        fs::create_dir_all(path.parent().expect("a parent")).expect("make a directory");
+        fs::write(path, "x").expect("write");
+    }
+    let listen = format!("{}:{PORT}", next_address());
+    let mut command = program(TINYP2P, &home, None);
+    command.args(["serve", "--no-discovery", "--hidden", "--listen", &listen]);
+    command.arg("--state-dir").arg(swarm.path("state"));
+    command.arg("--share").arg(&home).arg(PASSWORD);
+    let _serving = Serving(command.spawn().expect("start"));
+    eventually(LIMIT, "it serves", || TcpStream::connect(&listen).is_ok());
+    let found = tinyp2p(&swarm, &["search", PASSWORD, "", &listen], LIMIT).expect_success();
+    assert_eq!(found.text(), ".cache/other/mine\n", "{found}");
 }
 
 #[test]

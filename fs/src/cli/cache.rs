@@ -26,7 +26,7 @@ pub(super) fn choose(options: &CacheOptions) -> Result<Option<CacheConfig>, Fail
     }
     let directory = match &options.cache_dir {
         Some(named) => std::path::absolute(named).ok(),
-        None => default_dir(std::env::var_os("XDG_CACHE_HOME"), std::env::home_dir()),
+        None => default_directory(),
     };
     let Some(directory) = directory else {
         return Ok(None);
@@ -53,6 +53,11 @@ fn prepare(directory: &Path, size: Option<ByteSize>) -> io::Result<u64> {
     let found = rustix::fs::statvfs(directory)?;
     let free = found.f_bavail.saturating_mul(found.f_frsize);
     Ok((free / FREE_SHARE).min(DEFAULT_SIZE.as_u64()))
+}
+
+/// The cache directory of those who name none.
+pub(super) fn default_directory() -> Option<PathBuf> {
+    default_dir(std::env::var_os("XDG_CACHE_HOME"), std::env::home_dir())
 }
 
 /// As the XDG Base Directory Specification has it: a relative path in the variable does not count.

@@ -12,10 +12,10 @@ use tinyp2p_net::error::Error;
 use tinyp2p_net::types::{Address, DEFAULT_PORT, PeerArgument};
 use tinyp2p_net::{Node, peers::Member};
 
-use super::Failure;
 use super::args::{NetworkOptions, parse_name};
 use super::password::Source;
-use super::share::{self, Private};
+use super::share::{self, Private, resolved};
+use super::{Failure, cache};
 
 /// The peers that the user named have answered by then, or are taken to be away: connecting has 3 s,
 /// and a pairing seldom needs another.
@@ -57,13 +57,14 @@ pub(super) struct Prepared {
     memory: u64,
 }
 
-/// Checks the options against the system and changes nothing.
+/// Checks the options against the system and changes nothing. `cache_dir` is one that the user named.
 pub(super) fn prepare(
     options: &NetworkOptions,
     peers: Vec<PeerArgument>,
     role: Role,
     source: &Source,
     mountpoint: Option<&Path>,
+    cache_dir: Option<&Path>,
 ) -> Result<Prepared, Failure> {
     let state_dir = state_dir(options)?;
     let password_file = match source {
@@ -72,12 +73,15 @@ pub(super) fn prepare(
     };
     let private = Private {
         mountpoint: mountpoint.map(Path::to_owned),
-        state_dir: Some(
-            state_dir
-                .canonicalize()
-                .unwrap_or_else(|_| state_dir.clone()),
-        ),
+        state_dir: Some(resolved(&state_dir)),
         password_file,
+        // Another mount of this user may fill the default one meanwhile.
+        cache_dirs: [cache_dir.map(Path::to_owned), cache::default_directory()]
+            .into_iter()
+            .flatten()
+            .map(|directory| resolved(&directory))
+            .collect(),
+        log_file: options.log_file.as_deref().map(resolved),
     };
     let current = match role {
         Role::Member if options.share.is_none() && !options.no_share => {
@@ -169,7 +173,7 @@ pub(super) fn as_guest<T>(
     source: Source,
     question: impl FnOnce(&Joined, &[Member]) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
-    let prepared = prepare(options, peers, Role::Guest, &source, None)?;
+    let prepared = prepare(options, peers, Role::Guest, &source, None, None)?;
     let password = password(&source.read()?)?;
     warn_if_weak(&password, program);
     super::logging::start(options)?;

@@ -29,7 +29,15 @@ pub(super) fn run(
 ) -> Result<(), Failure> {
     let mountpoint = Mountpoint::check(&parsed.mountpoint)?;
     let path = Some(mountpoint.path());
-    let prepared = join::prepare(&parsed.network, parsed.peers, Role::Member, &source, path)?;
+    let cache_dir = parsed.cache.cache_dir.as_deref();
+    let prepared = join::prepare(
+        &parsed.network,
+        parsed.peers,
+        Role::Member,
+        &source,
+        path,
+        cache_dir,
+    )?;
     let prepared = prepared.with_cache(cache::choose(&parsed.cache)?, parsed.cache.memory.as_u64());
     logging::filter(&parsed.network)?;
     let from_file = matches!(source, Source::File(_));

@@ -10,7 +10,7 @@ use super::{Failure, logging, stop};
 const PROGRAM: &str = "tinyp2p";
 
 pub(super) fn run(source: Source, args: JoinArgs) -> Result<(), Failure> {
-    let prepared = join::prepare(&args.network, args.peers, Role::Member, &source, None)?;
+    let prepared = join::prepare(&args.network, args.peers, Role::Member, &source, None, None)?;
     let password = join::password(&source.read()?)?;
     join::warn_if_weak(&password, PROGRAM);
     logging::start(&args.network)?;

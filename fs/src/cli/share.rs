@@ -1,4 +1,5 @@
-//! What is served, and what never is: the mount itself, and this node's own secrets.
+//! What is served, and what never is: the mount itself, this node's own secrets, and what it
+//! keeps of others' files.
 
 use std::path::{Path, PathBuf};
 
@@ -18,6 +19,22 @@ pub(super) struct Private {
     pub(super) state_dir: Option<PathBuf>,
     /// The file that the password came from.
     pub(super) password_file: Option<PathBuf>,
+    /// The directories that hold what was read from other members.
+    pub(super) cache_dirs: Vec<PathBuf>,
+    /// What this process writes to all the time.
+    pub(super) log_file: Option<PathBuf>,
+}
+
+/// `path`, absolute and without symbolic links, as far down as it is there already.
+pub(super) fn resolved(path: &Path) -> PathBuf {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    for there in path.ancestors() {
+        if let (Ok(real), Ok(missing)) = (there.canonicalize(), path.strip_prefix(there)) {
+            // Joining an empty path would add a slash.
+            return real.components().chain(missing.components()).collect();
+        }
+    }
+    path
 }
 
 /// Decides on the share. `current` is served unless the options say otherwise; `None` if this
@@ -54,6 +71,12 @@ pub(super) fn choose(
             "holds the key of this node; serve another directory",
         ));
     }
+    let is_in_cache = |dir: &PathBuf| directory.starts_with(dir);
+    if private.cache_dirs.iter().any(is_in_cache) {
+        return Err(failed(
+            "lies in the cache of other members' files; serve another directory",
+        ));
+    }
     let table =
         Table::read().map_err(|e| Failure::failed(format!("cannot read the mount table: {e}")))?;
     let mounts = table
@@ -63,11 +86,13 @@ pub(super) fn choose(
         &private.mountpoint,
         &private.state_dir,
         &private.password_file,
+        &private.log_file,
     ];
     let excluded = excluded(
         &directory,
         own.into_iter()
             .flatten()
+            .chain(&private.cache_dirs)
             .map(PathBuf::as_path)
             .chain(mounts),
     );
@@ -152,17 +177,39 @@ mod tests {
             mountpoint: Some(root.join("a/b")),
             state_dir: Some(root.join(".state")),
             password_file: Some(root.join("pw")),
+            cache_dirs: vec![root.join("cache"), root.join("a/cache")],
+            log_file: Some(root.join("log")),
         };
         let share = choose(&options(&[]), Some(&root), &private)
             .unwrap()
             .unwrap();
         assert_eq!(share.directory, root);
         let excluded: Vec<String> = share.excluded.iter().map(|p| p.to_string()).collect();
-        assert_eq!(excluded, [".state", "a/b", "pw"]);
+        assert_eq!(excluded, [".state", "a/b", "a/cache", "cache", "log", "pw"]);
         let share = choose(&options(&[]), Some(&root.join("a")), &private)
             .unwrap()
             .unwrap();
-        assert_eq!(share.excluded.len(), 1);
+        assert_eq!(share.excluded.len(), 2);
+    }
+
+    #[test]
+    fn what_is_not_there_yet_is_resolved_as_far_as_it_is() {
+        let (_guard, root) = tree();
+        std::os::unix::fs::symlink(root.join("a"), root.join("link")).unwrap();
+        assert_eq!(resolved(&root.join("link")), root.join("a"));
+        assert_eq!(resolved(&root.join("link/x/y")), root.join("a/x/y"));
+    }
+
+    #[test]
+    fn the_cache_cannot_be_the_share() {
+        let (_guard, root) = tree();
+        let private = Private {
+            cache_dirs: vec![root.join("a")],
+            ..Private::default()
+        };
+        for inside in ["a", "a/b"] {
+            assert!(choose(&options(&[]), Some(&root.join(inside)), &private).is_err());
+        }
     }
 
     #[test]
