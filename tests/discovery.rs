@@ -2,9 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
+
 use crate::content::names;
 use crate::hosts::Network;
-use crate::process::eventually;
+use crate::process::{eventually, signal};
 use crate::swarm::{Node, PASSWORD, Swarm};
 
 /// How soon two neighbours see each other's files.
@@ -47,8 +49,10 @@ fn neighbours_find_each_other_and_remember() {
     );
     assert!(!find(b"of a"), "a file name passed in the clear");
 
-    a.kill();
-    b.kill();
+    for node in [&mut a, &mut b] {
+        signal(node.pid(), Signal::TERM);
+        node.wait(SOON);
+    }
     let watch = network.watch();
     let mut a = a.discovering(false);
     let mut b = b.discovering(false);

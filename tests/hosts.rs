@@ -94,6 +94,22 @@ impl Network {
         &self.hosts[index]
     }
 
+    /// How many bytes the host of that number has sent so far.
+    pub(crate) fn bytes_sent_by(&self, index: usize) -> u64 {
+        let port = format!("port{}", index + 1);
+        let shown = sh(
+            "ip",
+            &["-n", &self.namespaces[0], "-s", "-j", "link", "show", &port],
+        )
+        .text();
+        // What the host sends is what its port of the bridge receives.
+        let count = shown.split("\"rx\":{\"bytes\":").nth(1);
+        let digits = count.and_then(|rest| rest.split(',').next());
+        digits
+            .and_then(|digits| digits.parse().ok())
+            .expect("a counter")
+    }
+
     /// Starts to watch the bridge.
     pub(crate) fn watch(&self) -> Watch {
         Watch::new(&self.namespaces[0])

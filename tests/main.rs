@@ -21,3 +21,4 @@ mod speed;
 mod start_stop;
 mod strangers;
 mod tools;
+mod verified;

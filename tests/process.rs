@@ -11,6 +11,8 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
+
 /// How often a condition is looked at again.
 const POLL: Duration = Duration::from_millis(10);
 
@@ -167,10 +169,12 @@ pub(crate) fn within<T: Send + 'static>(
 }
 
 /// Sends `signal` to one process.
-pub(crate) fn signal(pid: u32, signal: rustix::process::Signal) {
-    let pid = i32::try_from(pid)
-        .ok()
-        .and_then(rustix::process::Pid::from_raw)
-        .expect("a process id");
-    rustix::process::kill_process(pid, signal).expect("signal a process");
+pub(crate) fn signal(pid: u32, signal: Signal) {
+    try_signal(pid, signal).expect("signal a process");
+}
+
+/// Sends `signal` to a process that may have ended.
+pub(crate) fn try_signal(pid: u32, signal: Signal) -> rustix::io::Result<()> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    kill_process(pid.expect("a process id"), signal)
 }

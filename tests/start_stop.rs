@@ -12,7 +12,7 @@ use rustix::process::Signal;
 use crate::content::names;
 use crate::process::{Finished, eventually, run, sh, signal};
 use crate::swarm::{
-    MOUNT, Node, PASSWORD, Swarm, TINYP2P, daemons, detach, is_mounted, mounts, next_address,
+    Background, MOUNT, Node, PASSWORD, PORT, Swarm, TINYP2P, is_mounted, mounts, next_address,
     program,
 };
 
@@ -20,26 +20,6 @@ const LIMIT: Duration = Duration::from_secs(20);
 
 /// A stop ends within this time, whatever is going on.
 const STOP: Duration = Duration::from_secs(5);
-
-/// A mount in the background, gone when dropped.
-struct Background {
-    mountpoint: PathBuf,
-}
-
-impl Drop for Background {
-    fn drop(&mut self) {
-        detach(&self.mountpoint);
-        for pid in daemons(&self.mountpoint) {
-            signal(pid, Signal::KILL);
-        }
-    }
-}
-
-impl Background {
-    fn ended(&self) -> bool {
-        !is_mounted(&self.mountpoint) && daemons(&self.mountpoint).is_empty()
-    }
-}
 
 /// `tinyp2p-mount` with the given arguments, and nothing of this machine's state.
 fn mount(swarm: &Swarm, arguments: &[&str]) -> Finished {
@@ -55,10 +35,9 @@ fn mount(swarm: &Swarm, arguments: &[&str]) -> Finished {
 fn background(swarm: &Swarm, options: &[&str]) -> Background {
     let share = swarm.directory("share");
     fs::write(share.join("file"), "content").expect("write");
-    let mountpoint = swarm.directory("mnt");
-    let background = Background { mountpoint };
-    let listen = format!("{}:15204", next_address());
-    let (share, mnt) = (text(&share), text(&background.mountpoint));
+    let background = Background::at(swarm.directory("mnt"));
+    let listen = format!("{}:{PORT}", next_address());
+    let (share, mnt) = (text(&share), text(&background.path));
     let mut arguments = vec!["--share", &share, "--listen", &listen, PASSWORD, &mnt];
     arguments.extend(options);
     mount(swarm, &arguments).expect_success();
@@ -118,10 +97,10 @@ fn a_mountpoint_that_cannot_be_used_is_refused() {
     }
     // What is mounted already stays as it is.
     let running = background(&swarm, &[]);
-    let mnt = text(&running.mountpoint);
+    let mnt = text(&running.path);
     assert_refused(&swarm, &["--share", &share, PASSWORD, &mnt], 1, "mounted");
     assert_eq!(
-        fs::read(running.mountpoint.join("file")).expect("read"),
+        fs::read(running.path.join("file")).expect("read"),
         b"content"
     );
     assert_refused(
@@ -138,9 +117,7 @@ fn a_missing_mountpoint_is_made_where_its_parent_is_ours() {
     let running = background(&swarm, &[]);
     drop(running);
     fs::remove_dir(swarm.path("mnt")).expect("remove");
-    let new = Background {
-        mountpoint: swarm.path("mnt"),
-    };
+    let new = Background::at(swarm.path("mnt"));
     let listen = format!("{}:0", next_address());
     mount(
         &swarm,
@@ -149,11 +126,11 @@ fn a_missing_mountpoint_is_made_where_its_parent_is_ours() {
             "--listen",
             &listen,
             PASSWORD,
-            &text(&new.mountpoint),
+            &text(&new.path),
         ],
     )
     .expect_success();
-    assert!(is_mounted(&new.mountpoint));
+    assert!(is_mounted(&new.path));
 }
 
 #[test]
@@ -277,16 +254,16 @@ fn the_command_returns_when_the_mount_is_usable() {
     let running = background(&swarm, &[&peer.address()]);
     // Not eventually: at once.
     assert_eq!(
-        fs::read(running.mountpoint.join("file")).expect("read"),
+        fs::read(running.path.join("file")).expect("read"),
         b"content"
     );
     assert_eq!(
-        fs::read(running.mountpoint.join("of peer")).expect("read"),
+        fs::read(running.path.join("of peer")).expect("read"),
         b"there"
     );
     let table = sh(
         "findmnt",
-        &["-n", "-o", "FSTYPE,OPTIONS", &text(&running.mountpoint)],
+        &["-n", "-o", "FSTYPE,OPTIONS", &text(&running.path)],
     )
     .text();
     for word in ["fuse.tinyp2p", "ro", "nosuid", "nodev", "noexec"] {
@@ -300,12 +277,12 @@ fn with_nobody_reachable_it_mounts_and_waits() {
     let mut late = swarm.node("late").file("late", "x").serve();
     late.kill();
     let running = background(&swarm, &[&late.address()]);
-    assert_eq!(names(&running.mountpoint), ["file"]);
+    assert_eq!(names(&running.path), ["file"]);
     late.start();
     eventually(
         Duration::from_secs(30),
         "the peer is found when it comes",
-        || names(&running.mountpoint) == ["file", "late"],
+        || names(&running.path) == ["file", "late"],
     );
 }
 
@@ -408,6 +385,10 @@ fn serve_ends_by_a_signal() {
         let mut node = swarm
             .node(if stop == Signal::TERM { "term" } else { "int" })
             .serve();
+        // It listens before it says so, and from then on it ends in good order.
+        eventually(LIMIT, "it says what it shares", || {
+            node.log().contains("sharing")
+        });
         signal(node.pid(), stop);
         assert_eq!(node.wait(STOP), 0);
     }
@@ -417,8 +398,8 @@ fn serve_ends_by_a_signal() {
 fn in_the_background_it_ends_by_umount_too() {
     let swarm = Swarm::new();
     let running = background(&swarm, &[]);
-    assert_eq!(daemons(&running.mountpoint).len(), 1);
-    sh("umount", &[&text(&running.mountpoint)]);
+    assert_eq!(running.processes().len(), 1);
+    sh("umount", &[&text(&running.path)]);
     eventually(STOP, "the process ends", || running.ended());
 }
 
@@ -428,29 +409,23 @@ fn a_share_that_contains_the_mountpoint_does_not_recurse() {
     let share = swarm.directory("share");
     fs::create_dir_all(share.join("inner/mnt")).expect("make directories");
     fs::write(share.join("inner/file"), "content").expect("write");
+    let running = Background::at(share.join("inner/mnt"));
     let mut command = program(MOUNT, &swarm.directory("home"), None);
     let address = next_address();
-    // Started as the issue of every user's first try: in the directory itself, mounting inside it.
-    command
-        .current_dir(&share)
-        .args(["--no-discovery", "--state-dir"])
-        .arg(swarm.path("state"));
-    command.args([
-        "--listen",
-        &format!("{address}:15204"),
-        PASSWORD,
-        "inner/mnt",
-    ]);
-    run(&mut command, LIMIT).expect_success();
-    let running = Background {
-        mountpoint: share.join("inner/mnt"),
-    };
-    let found = sh("find", &[&text(&running.mountpoint), "-printf", "%P\\n"]).text();
+    // As on everybody's first try: in the directory itself, with the mount somewhere inside.
+    command.current_dir(&share).arg("--no-discovery");
+    command.arg("--state-dir").arg(swarm.path("state"));
+    command.args(["--listen", &format!("{address}:{PORT}"), PASSWORD]);
+    run(command.arg(&running.path), LIMIT).expect_success();
+    let found = sh("find", &[&text(&running.path), "-printf", "%P\\n"]).text();
     let mut found: Vec<&str> = found.lines().collect();
     found.sort_unstable();
     assert_eq!(found, ["", "inner", "inner/file"]);
 
-    let other = swarm.node("other").peer_at(address.to_string()).mount();
+    let other = swarm
+        .node("other")
+        .peer_at(format!("{address}:{PORT}"))
+        .mount();
     eventually(LIMIT, "the file is there", || {
         other.at("inner/file").exists()
     });
@@ -466,40 +441,36 @@ fn mount_and_fstab_can_start_it() {
     let file = swarm.path("pw");
     fs::write(&file, format!("{PASSWORD}\n")).expect("write");
     fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("chmod");
-    let running = Background {
-        mountpoint: swarm.directory("mnt"),
-    };
+    let running = Background::at(swarm.directory("mnt"));
     let options = format!(
-        "allow_other,noexec,no-discovery,peer={},share={},state-dir={},listen={}:15204",
+        "allow_other,noexec,no-discovery,peer={},share={},state-dir={},listen={}:{PORT}",
         peer.address(),
         share.display(),
         swarm.path("state").display(),
         next_address()
     );
-    let path = std::env::join_paths(
-        [Path::new(MOUNT).parent().expect("a directory").to_owned()]
-            .into_iter()
-            .chain(std::env::split_paths(
-                &std::env::var_os("PATH").unwrap_or_default(),
-            )),
-    );
-    let mut command = Command::new("mount");
-    command.env("PATH", path.expect("a search path"));
-    command.args(["-t", "fuse.tinyp2p-mount", "-o", &options]);
+    // mount(8) looks for the program where programs are installed. Here that is in a mount namespace
+    // of its own, so that the machine stays as it is.
+    let programs = Path::new(MOUNT).parent().expect("a directory");
+    let script = r#"
+        mount --bind "$1" /usr/local/bin
+        mount -t fuse.tinyp2p-mount -o "$2" "$3" "$4"
+        ls "$4"
+        findmnt -n -o OPTIONS "$4"
+        umount "$4""#;
+    let mut command = Command::new("unshare");
     command
-        .arg(format!("@{}", file.display()))
-        .arg(&running.mountpoint);
-    run(&mut command, LIMIT).expect_success();
-    assert_eq!(names(&running.mountpoint), ["mine", "of peer"]);
-    let table = sh(
-        "findmnt",
-        &["-n", "-o", "OPTIONS", &text(&running.mountpoint)],
-    )
-    .text();
+        .args(["--mount", "sh", "-euc", script, "sh"])
+        .arg(programs);
+    command
+        .args([&options, &format!("@{}", file.display())])
+        .arg(&running.path);
+    let shown = run(&mut command, LIMIT).expect_success().text();
+    let lines: Vec<&str> = shown.lines().collect();
+    assert_eq!(lines[..2], ["mine", "of peer"]);
     assert!(
-        table.contains("allow_other") && table.contains("noexec"),
-        "{table}"
+        lines[2].contains("allow_other") && lines[2].contains("noexec"),
+        "{shown}"
     );
-    sh("umount", &[&text(&running.mountpoint)]);
     eventually(STOP, "the process ends", || running.ended());
 }

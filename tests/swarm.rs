@@ -1,7 +1,6 @@
 //! A swarm: real nodes on this machine, each with its own address, share, state and log.
 //!
-//! Every node gets a loopback address of its own, so all of them can use the default port and a test
-//! can name a peer as a user would, by its address alone. Nodes run in the foreground as children of
+//! Every node gets a loopback address of its own, so no two of them ever want the same port. Nodes run in the foreground as children of
 //! the test; a node that is dropped is killed and unmounted, also when the test panics, and then its
 //! log is printed. Tests run beside one another, except those that measure time: they take the
 //! machine for themselves ([`Swarm::alone`]).
@@ -21,14 +20,14 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::hosts::Host;
-use crate::process::{Finished, eventually, run, signal};
+use crate::process::{Finished, eventually, run, signal, try_signal};
 
 /// The password of every network here, unless a test is about passwords. Hard to guess, so that no
 /// warning mixes with the messages under test.
 pub(crate) const PASSWORD: &str = "violet-anchor-teapot-quartz";
 
-/// The port that nodes listen on unless told otherwise.
-pub(crate) const PORT: u16 = 15204;
+/// The port of all nodes here. Not the default: whoever runs the tests may run a node, too.
+pub(crate) const PORT: u16 = 15999;
 
 /// A node must be up by then; the design asks for far less, tests of that measure it themselves.
 const START: Duration = Duration::from_secs(20);
@@ -174,8 +173,7 @@ impl Node {
 
     /// Names a peer by its address.
     pub(crate) fn peer(self, other: &Self) -> Self {
-        let address = other.address.to_string();
-        self.peer_at(address)
+        self.peer_at(other.address())
     }
 
     /// Names a peer as the user would type it.
@@ -228,7 +226,7 @@ impl Node {
 
     /// Its address, as a PEER argument.
     pub(crate) fn address(&self) -> String {
-        self.address.to_string()
+        self.socket().to_string()
     }
 
     /// What it serves.
@@ -475,15 +473,44 @@ pub(crate) fn detach(path: &Path) {
     }
 }
 
-/// The processes whose command line names this mountpoint.
-pub(crate) fn daemons(mountpoint: &Path) -> Vec<u32> {
-    let wanted = mountpoint.as_os_str().as_bytes();
-    fs::read_dir("/proc")
-        .expect("list processes")
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter(|pid| {
+/// A mount whose process went into the background; both are gone when it is dropped.
+pub(crate) struct Background {
+    /// Where it is mounted.
+    pub(crate) path: PathBuf,
+}
+
+impl Background {
+    /// Takes care of what is or will be mounted there.
+    pub(crate) fn at(path: PathBuf) -> Self {
+        Self { path }
+    }
+
+    /// The processes whose command line names this mountpoint.
+    pub(crate) fn processes(&self) -> Vec<u32> {
+        let wanted = self.path.as_os_str().as_bytes();
+        let names_it = |pid: &u32| {
             fs::read(format!("/proc/{pid}/cmdline"))
                 .is_ok_and(|line| line.split(|byte| *byte == 0).any(|word| word == wanted))
-        })
-        .collect()
+        };
+        fs::read_dir("/proc")
+            .expect("list processes")
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            .filter(names_it)
+            .collect()
+    }
+
+    /// Nothing is left of it.
+    pub(crate) fn ended(&self) -> bool {
+        !is_mounted(&self.path) && self.processes().is_empty()
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        for pid in self.processes() {
+            // It may just have ended by itself.
+            let _ = try_signal(pid, Signal::KILL);
+        }
+        detach(&self.path);
+    }
 }

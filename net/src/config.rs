@@ -43,6 +43,8 @@ pub struct Config {
     pub discovery: bool,
     /// The bytes that the windows of all open files together aim to stay below.
     pub memory: u64,
+    /// Where blocks that were read are kept; `None` keeps them in memory only.
+    pub cache: Option<CacheConfig>,
     /// The addresses that the user named.
     pub peers: Vec<PeerArgument>,
     /// Where identity and remembered addresses live; created with mode 0700.
@@ -50,6 +52,15 @@ pub struct Config {
     /// What the remembered addresses belong to: the canonical path of the mountpoint or of the
     /// served directory. Never anything derived from the password. `None` remembers nothing.
     pub remember_as: Option<PathBuf>,
+}
+
+/// Where and how much a node keeps of what it has read.
+#[derive(Debug, Clone)]
+pub struct CacheConfig {
+    /// The directory; created if need be. Only a subdirectory of our own is touched in it.
+    pub directory: PathBuf,
+    /// The most bytes on disk.
+    pub size: u64,
 }
 
 /// What a node serves.

@@ -107,9 +107,4 @@ impl Fanout {
             })
             .collect()
     }
-
-    /// Forgets the threads of members that are no longer there.
-    pub fn retain(&self, keep: impl Fn(&PeerId) -> bool) {
-        self.lanes.retain(keep);
-    }
 }

@@ -125,11 +125,6 @@ impl Lanes {
         };
         Arc::clone(self.by_member.lock().entry(member).or_insert_with(new))
     }
-
-    /// Forgets the lanes of members that `keep` does not hold; their threads end when idle.
-    pub(crate) fn retain(&self, keep: impl Fn(&PeerId) -> bool) {
-        self.by_member.lock().retain(|member, _| keep(member));
-    }
 }
 
 #[cfg(test)]

@@ -2,19 +2,17 @@
 //! part.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use data_encoding::HEXLOWER;
 use parking_lot::Mutex;
-use sha2::{Digest, Sha256};
 
 use crate::auth::{AddressSource, Gate, Identity};
+use crate::cache::Cache;
 use crate::client::Peer;
 use crate::client::dial::TcpDialer;
 use crate::client::http::{Client, HttpPeer};
-use crate::config::{Config, Listen, ShareConfig};
+use crate::config::{CacheConfig, Config, Listen, ShareConfig};
 use crate::download::Engine;
 use crate::error::Error;
 use crate::fanout::{Answer, Asked, Fanout};
@@ -60,12 +58,17 @@ impl Node {
     pub fn start(config: Config) -> Result<Arc<Self>, Error> {
         check_name(&config.name)?;
         let share = config.share.as_ref().map(Share::open).transpose()?;
+        let cache = config.cache.as_ref().map(open_cache).transpose()?.flatten();
         let identity = Identity::load_or_create(&config.state_dir)?;
         let id = identity.id();
         let stretched = config.password.stretch();
         drop(config.password);
         let gate = Arc::new(Gate::new(identity, stretched)?);
-        let roots = |share: &ShareConfig| Roots::open(&roots_file(share, &config.state_dir));
+        let roots = |share: &ShareConfig| {
+            let place = share.directory.canonicalize();
+            let place = place.unwrap_or_else(|_| share.directory.clone());
+            Roots::open(&Roots::file(&place, &config.state_dir))
+        };
         let roots = config.share.as_ref().map(roots).transpose()?;
         let share = share
             .zip(roots)
@@ -91,7 +94,7 @@ impl Node {
                 members.report(member, error);
             }
         };
-        let engine = Arc::new(Engine::new(config.memory, None, Box::new(report))?);
+        let engine = Arc::new(Engine::new(config.memory, cache, Box::new(report))?);
         let node = Arc::new(Self {
             id,
             fanout: Fanout::default(),
@@ -237,15 +240,14 @@ impl fmt::Debug for Node {
     }
 }
 
-/// Where the content roots of a share are remembered: a file for each directory, so that two nodes of
-/// one user need not share one.
-fn roots_file(share: &ShareConfig, state_dir: &Path) -> PathBuf {
-    let place = share
-        .directory
-        .canonicalize()
-        .unwrap_or_else(|_| share.directory.clone());
-    let digest = Sha256::digest(place.as_os_str().as_encoded_bytes());
-    state_dir.join("roots").join(HEXLOWER.encode(&digest[..16]))
+/// The disk cache, unless another process is using it.
+fn open_cache(config: &CacheConfig) -> Result<Option<Arc<Cache>>, Error> {
+    let cache = Cache::open(&config.directory, config.size)?;
+    if cache.is_none() {
+        let directory = config.directory.display();
+        tracing::info!("another mount uses the cache in {directory}; this one does without");
+    }
+    Ok(cache.map(Arc::new))
 }
 
 /// The one address of a node that listens on no other: its calls may well leave from another of the

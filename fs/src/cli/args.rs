@@ -8,9 +8,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use bytesize::ByteSize;
 use clap::{ArgAction, Args, Parser, Subcommand};
 use tinyp2p_net::types::{Address, Invalid, PeerArgument};
-use tinyp2p_net::wire::SearchRequest;
+use tinyp2p_net::wire::{MemberRecord, SearchRequest};
 
 /// How a password is described wherever one is asked for.
 const PASSWORD_HELP: &str = "The network's password: '-' asks for it (or reads the first line of \
@@ -71,7 +72,29 @@ pub(super) struct MountArgs {
     pub(super) background: bool,
 
     #[command(flatten)]
+    pub(super) cache: CacheOptions,
+
+    #[command(flatten)]
     pub(super) network: NetworkOptions,
+}
+
+/// What a mount keeps of what it has read.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Cache options")]
+pub(super) struct CacheOptions {
+    /// Where blocks of files that were read are kept [default: $XDG_CACHE_HOME/tinyp2p, or
+    /// ~/.cache/tinyp2p]
+    #[arg(long, value_name = "DIR")]
+    pub(super) cache_dir: Option<PathBuf>,
+
+    /// The most that the cache takes on disk, such as 10G or 512MiB; 0 keeps nothing on disk
+    /// [default: 10G, or a tenth of the free space if that is less]
+    #[arg(long, value_name = "SIZE")]
+    pub(super) cache_size: Option<ByteSize>,
+
+    /// The memory for blocks on their way to readers; at least 8MiB
+    #[arg(long, value_name = "SIZE", default_value = "128MiB", value_parser = parse_memory)]
+    pub(super) memory: ByteSize,
 }
 
 /// `tinyp2p`
@@ -182,6 +205,11 @@ pub(super) struct GetArgs {
 
 #[derive(Args, Debug)]
 pub(super) struct SearchArgs {
+    /// End each path with a NUL and leave it as it is, for 'xargs -0'; otherwise it ends with a
+    /// newline, and what is not printable is escaped
+    #[arg(short = '0', long)]
+    pub(super) null: bool,
+
     #[command(flatten)]
     pub(super) find: FindArgs,
 }
@@ -302,12 +330,17 @@ fn parse_pattern(text: &str) -> Result<String, String> {
     }
 }
 
+/// Less than a few windows would only make readers wait for each other.
+fn parse_memory(text: &str) -> Result<ByteSize, String> {
+    match text.parse::<ByteSize>()? {
+        enough if enough >= ByteSize::mib(8) => Ok(enough),
+        _ => Err("at least 8MiB are needed".to_owned()),
+    }
+}
+
 /// A name that every member can show and use as a directory name.
 pub(super) fn parse_name(text: &str) -> Result<String, String> {
-    let sound = (1..=64).contains(&text.len())
-        && !text.chars().any(|c| c.is_control() || c == '/')
-        && !matches!(text, "." | "..");
-    sound
+    MemberRecord::is_name(text)
         .then(|| text.to_owned())
         .ok_or_else(|| "a name has 1 to 64 bytes, no '/' and no control characters".to_owned())
 }

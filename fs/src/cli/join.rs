@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use tinyp2p_net::auth::Password;
-use tinyp2p_net::config::{Config, DEFAULT_MEMORY, Listen, ShareConfig};
+use tinyp2p_net::config::{CacheConfig, Config, DEFAULT_MEMORY, Listen, ShareConfig};
 use tinyp2p_net::error::Error;
 use tinyp2p_net::types::{Address, DEFAULT_PORT, PeerArgument};
 use tinyp2p_net::{Node, peers::Member};
@@ -53,6 +53,8 @@ pub(super) struct Prepared {
     peers: Vec<PeerArgument>,
     state_dir: PathBuf,
     remember_as: Option<PathBuf>,
+    cache: Option<CacheConfig>,
+    memory: u64,
 }
 
 /// Checks the options against the system and changes nothing.
@@ -100,6 +102,8 @@ pub(super) fn prepare(
         peers,
         state_dir,
         remember_as,
+        cache: None,
+        memory: DEFAULT_MEMORY,
     })
 }
 
@@ -183,6 +187,15 @@ pub(super) fn as_guest<T>(
 }
 
 impl Prepared {
+    /// Reads through this cache, and with this much memory.
+    pub(super) fn with_cache(self, cache: Option<CacheConfig>, memory: u64) -> Self {
+        Self {
+            cache,
+            memory,
+            ..self
+        }
+    }
+
     /// Starts the node.
     pub(super) fn start(self, password: Password) -> Result<Joined, Failure> {
         let share = self.share.as_ref().map(|share| share.directory.clone());
@@ -195,7 +208,8 @@ impl Prepared {
             advertise: self.advertise,
             name: self.name,
             discovery: self.discovery,
-            memory: DEFAULT_MEMORY,
+            memory: self.memory,
+            cache: self.cache,
             peers: self.peers,
             state_dir: self.state_dir,
             remember_as: self.remember_as,
@@ -224,7 +238,12 @@ impl Joined {
     /// # Errors
     /// Exit code 3 when every one that answered refused the password.
     pub(super) fn meet(&self) -> Result<Vec<String>, Failure> {
-        let outcomes = self.node.first_contact(Instant::now() + FIRST_CONTACT);
+        let deadline = Instant::now() + FIRST_CONTACT;
+        let mut outcomes = self.node.first_contact(deadline);
+        while is_put_off(&outcomes) && Instant::now() < deadline {
+            thread::sleep(POLL);
+            outcomes = self.node.first_contact(deadline);
+        }
         match refusal(&outcomes) {
             Some(failure) => Err(failure),
             None => Ok(notices(&outcomes)),
@@ -280,6 +299,17 @@ fn nobody(notices: &[String]) -> Failure {
 
 /// What became of the addresses that the user named; those without an answer yet are not among them.
 type Outcomes = [(Address, Result<(), Error>)];
+
+/// True when nobody has let this node in yet, but somebody asked it to come back so soon that the
+/// answer can be waited for.
+fn is_put_off(outcomes: &Outcomes) -> bool {
+    let soon = |outcome: &Result<(), Error>| {
+        matches!(outcome, Err(Error::Later { seconds, .. })
+            if Duration::from_secs((*seconds).into()) < FIRST_CONTACT)
+    };
+    outcomes.iter().all(|(_, outcome)| outcome.is_err())
+        && outcomes.iter().any(|(_, outcome)| soon(outcome))
+}
 
 /// A wrong password and an impostor look alike by design, so the text does not claim to know which.
 fn refusal(outcomes: &Outcomes) -> Option<Failure> {
@@ -391,12 +421,13 @@ mod tests {
         outcome(host, Err(Error::Timeout { who: who(host) }))
     }
 
+    fn later(host: &str, seconds: u16) -> (Address, Result<(), Error>) {
+        let who = who(host);
+        outcome(host, Err(Error::Later { who, seconds }))
+    }
+
     fn limited(host: &str) -> (Address, Result<(), Error>) {
-        let error = Error::Later {
-            who: who(host),
-            seconds: 60,
-        };
-        outcome(host, Err(error))
+        later(host, 60)
     }
 
     #[test]
@@ -429,6 +460,15 @@ mod tests {
         ] {
             assert!(refusal(&outcomes).is_none(), "{outcomes:?}");
         }
+    }
+
+    #[test]
+    fn a_short_pause_is_waited_for_unless_somebody_else_is_there() {
+        assert!(is_put_off(&[later("a", 1), refused("b")]));
+        assert!(!is_put_off(&[later("a", 1), outcome("b", Ok(()))]));
+        assert!(!is_put_off(&[later("a", 60)]));
+        assert!(!is_put_off(&[refused("a")]));
+        assert!(!is_put_off(&[]));
     }
 
     #[test]

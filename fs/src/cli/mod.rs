@@ -7,6 +7,7 @@
 
 mod args;
 mod background;
+mod cache;
 mod get;
 mod join;
 mod logging;
@@ -95,9 +96,7 @@ fn run(args: &[OsString], command: Command) -> Result<(), Failure> {
     match command {
         Command::Serve(command) => serve::run(secure(args, &command.join.password)?, command.join),
         Command::Get(command) => get::run(secure(args, &command.find.password)?, command),
-        Command::Search(command) => {
-            search::run(secure(args, &command.find.password)?, command.find)
-        }
+        Command::Search(command) => search::run(secure(args, &command.find.password)?, command),
         Command::Peers(command) => peers::run(secure(args, &command.join.password)?, command.join),
         Command::Unmount(command) => unmount::run(&command.mountpoint),
     }

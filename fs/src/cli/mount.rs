@@ -10,7 +10,7 @@ use super::join::{self, Joined, Role};
 use super::password::Source;
 use super::place::{Claim, Mountpoint};
 use super::stop::{self, Event};
-use super::{Failure, background, logging};
+use super::{Failure, background, cache, logging};
 use crate::filesystem::Filesystem;
 use crate::fuse;
 use crate::mount::{self, Mount, Unmounted};
@@ -30,6 +30,7 @@ pub(super) fn run(
     let mountpoint = Mountpoint::check(&parsed.mountpoint)?;
     let path = Some(mountpoint.path());
     let prepared = join::prepare(&parsed.network, parsed.peers, Role::Member, &source, path)?;
+    let prepared = prepared.with_cache(cache::choose(&parsed.cache)?, parsed.cache.memory.as_u64());
     logging::filter(&parsed.network)?;
     let from_file = matches!(source, Source::File(_));
     if from_file && let Some(typed) = parsed.password.as_os_str().to_str() {
@@ -96,7 +97,9 @@ struct Mounted {
 }
 
 impl Mounted {
-    /// Mounts, serves, and makes sure that the root can be listed.
+    /// Mounts and serves. The mount is usable from here on: requests wait in the kernel until the
+    /// session takes them. It is not tried from in here: a process that waits for itself in the
+    /// kernel when it is killed can never end.
     fn new(
         joined: &Joined,
         mountpoint: Mountpoint,
@@ -128,10 +131,6 @@ impl Mounted {
                 let _ = ended.send(Event::Unmounted);
             })
             .map_err(|e| failed(e.to_string()))?;
-        let root = path
-            .read_dir()
-            .map_err(|e| failed(format!("it cannot be listed: {e}")))?;
-        drop(root);
         Ok(mounted)
     }
 

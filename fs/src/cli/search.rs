@@ -1,7 +1,6 @@
 //! `tinyp2p search`: every file whose name matches, as the mount would show its path.
 
 use std::collections::BTreeSet;
-use std::io::{self, IsTerminal};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,7 +8,7 @@ use tinyp2p_net::Node;
 use tinyp2p_net::client;
 use tinyp2p_net::types::{Attributes, RelPath};
 
-use super::args::FindArgs;
+use super::args::SearchArgs;
 use super::password::Source;
 use super::{Failure, join, print};
 use crate::view::merge;
@@ -24,16 +23,16 @@ const MOST_MATCHES: usize = 1_000_000;
 pub(super) type Found = Vec<(Arc<merge::Member>, Vec<(RelPath, Attributes)>)>;
 
 /// Joins, asks, and prints the paths, each once, sorted by their bytes.
-pub(super) fn run(source: Source, args: FindArgs) -> Result<(), Failure> {
-    let (network, pattern) = (&args.network, &args.pattern);
-    join::as_guest("tinyp2p", network, args.peers, source, |joined, _| {
+pub(super) fn run(source: Source, args: SearchArgs) -> Result<(), Failure> {
+    let (network, pattern) = (&args.find.network, &args.find.pattern);
+    join::as_guest("tinyp2p", network, args.find.peers, source, |joined, _| {
         let found = ask("tinyp2p", &joined.node, pattern)?;
         let files = found.into_iter().flat_map(|(_, files)| files);
         let paths: BTreeSet<RelPath> = files.map(|(path, _)| path).collect();
         if paths.is_empty() {
             return Err(nothing_matches(pattern));
         }
-        print(&lines(&paths, io::stdout().is_terminal()))
+        print(&lines(&paths, args.null))
     })
 }
 
@@ -70,15 +69,17 @@ pub(super) fn nothing_matches(pattern: &str) -> Failure {
     Failure::failed(format!("no file's name matches '{pattern}'"))
 }
 
-/// One path a line: for a terminal escaped, so that no name can drive it; for programs as it is.
-fn lines(paths: &BTreeSet<RelPath>, escaped: bool) -> Vec<u8> {
+/// One path a line, escaped so that a name is one line and cannot drive a terminal; or the paths as
+/// they are, each with a NUL behind it.
+fn lines(paths: &BTreeSet<RelPath>, null: bool) -> Vec<u8> {
     let mut lines = Vec::new();
     for path in paths {
-        match escaped {
-            true => lines.extend(path.to_string().bytes()),
-            false => lines.extend(path.as_bytes()),
+        if null {
+            lines.extend(path.as_bytes());
+            lines.push(0);
+        } else {
+            lines.extend(format!("{path}\n").bytes());
         }
-        lines.push(b'\n');
     }
     lines
 }
@@ -89,10 +90,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_escaped_for_terminals_only() {
-        let paths = [&b"b\x1b[2J"[..], b"a/\xff"].map(|path| RelPath::new(path).unwrap());
+    fn a_name_is_one_line_whatever_it_holds() {
+        let paths = [&b"b\x1b\n"[..], b"a/\xff"].map(|path| RelPath::new(path).unwrap());
         let paths = BTreeSet::from(paths);
-        assert_eq!(lines(&paths, false), b"a/\xff\nb\x1b[2J\n");
-        assert_eq!(lines(&paths, true), b"a/\\xff\nb\\u{1b}[2J\n");
+        assert_eq!(lines(&paths, false), b"a/\\xff\nb\\u{1b}\\n\n");
+        assert_eq!(lines(&paths, true), b"a/\xff\0b\x1b\n\0");
     }
 }

@@ -138,12 +138,6 @@ impl Engine {
         }
         download
     }
-
-    /// Forgets the threads of members that are no longer there.
-    pub fn retain(&self, keep: impl Fn(&PeerId) -> bool) {
-        self.core.smalls.retain(&keep);
-        self.core.lanes.retain(keep);
-    }
 }
 
 impl Drop for Engine {

@@ -360,3 +360,80 @@ fn small_files_need_no_call_for_their_hashes() {
     assert_eq!(read(&holders.open(), 0, 9000).unwrap(), holders.content);
     assert_eq!(holders.peers[0].calls(), 0);
 }
+
+mod property {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// How a holder may treat this reader; the slow ones are slow enough to be overtaken.
+    fn behaviour() -> impl Strategy<Value = Behaviour> {
+        prop_oneof![
+            3 => Just(Behaviour::Honest),
+            1 => (1_u64..30).prop_map(|ms| Behaviour::Slow(Duration::from_millis(ms))),
+            1 => Just(Behaviour::Gone),
+            1 => (1_u64..400_000).prop_map(Behaviour::CutAfter),
+            1 => Just(Behaviour::Lying),
+        ]
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        /// Read so much from there.
+        Read(u64, u64),
+        /// Read on from where the last read ended.
+        ReadOn(u64),
+        /// A holder changes its ways.
+        Turn(usize, Behaviour),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            2 => (0_u64..5_000_000, 1_u64..400_000).prop_map(|(at, len)| Step::Read(at, len)),
+            6 => (1_u64..400_000).prop_map(Step::ReadOn),
+            1 => (0_usize..4, behaviour()).prop_map(|(who, how)| Step::Turn(who, how)),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(40))]
+
+        /// Whatever holders do, as long as one of them stays honest every read ends with the right
+        /// bytes, and nobody is asked much more often than there is something to ask for.
+        #[test]
+        fn with_one_honest_holder_every_read_ends_with_the_right_bytes(
+            others in prop::collection::vec(behaviour(), 0..4),
+            steps in prop::collection::vec(step(), 1..40),
+        ) {
+            const SIZE: u64 = 4_900_000;
+            let holders = holders(1 + others.len() as u8, SIZE, None);
+            for (peer, behaviour) in holders.peers[1..].iter().zip(&others) {
+                peer.behave(*behaviour);
+            }
+            let download = holders.open();
+            let (mut at, mut asked) = (0, 0);
+            for step in &steps {
+                let (start_at, len) = match *step {
+                    Step::Read(start_at, len) => (start_at, len),
+                    Step::ReadOn(len) => (at, len),
+                    Step::Turn(who, how) => {
+                        // The first one stays honest.
+                        if let Some(peer) = holders.peers[1..].get(who) {
+                            peer.behave(how);
+                        }
+                        continue;
+                    }
+                };
+                let start_at = start_at.min(SIZE);
+                let end = (start_at + len).min(SIZE);
+                let got = read(&download, start_at, end - start_at);
+                let got = got.map_err(|error| TestCaseError::fail(error.to_string()))?;
+                prop_assert!(got == holders.content[start_at as usize..end as usize]);
+                (at, asked) = (end, asked + 1);
+            }
+            let opens = holders.peers[0].opens() as u64;
+            // Each read may need a request for itself and one for its window, a cut stream one more.
+            prop_assert!(opens <= 4 * asked + SIZE / 131_072, "{} requests for {} reads", opens, asked);
+        }
+    }
+}

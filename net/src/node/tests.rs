@@ -41,6 +41,7 @@ impl Place {
             name: name.into(),
             discovery: false,
             memory: 64 << 20,
+            cache: None,
             peers: peers.iter().map(peer).collect(),
             state_dir: self.state.path().into(),
             remember_as: Some(self.share.path().into()),

@@ -112,6 +112,9 @@ pub(crate) struct Setback {
     pub(crate) named: bool,
     /// Worth a line in the log: the first failure of a row, or one that bars the address.
     pub(crate) first: bool,
+    /// What became of the very first try of a named address, which whoever started the node waits
+    /// for and tells the user.
+    pub(crate) awaited: bool,
     /// How long until the next try.
     pub(crate) wait: Duration,
 }
@@ -251,9 +254,11 @@ impl Candidate {
         let wait = barred.unwrap_or_else(|| self.retry().after(self.failures, address));
         self.due = now + wait;
         self.embargo = now + barred.unwrap_or_default();
+        let awaited = self.named.is_some() && self.outcome.is_none();
         self.outcome = self.named.map(|_| Err(error.clone()));
         Setback {
             named: self.named.is_some(),
+            awaited,
             first: self.failures == 1 || barred.is_some(),
             wait,
         }

@@ -354,6 +354,8 @@ fn dialable(given: &Address) -> Result<Address, Error> {
 
 fn log_failure(address: &Address, error: &Error, setback: &Setback) {
     match error {
+        // Whoever waits for the first contact tells the user, who should not hear it twice.
+        _ if setback.awaited => tracing::info!("{error}"),
         Error::Refused { .. } => {
             let hours = setback.wait.as_secs().div_ceil(3600);
             let text = format!("{error}; ignored (next try in {hours} h)");

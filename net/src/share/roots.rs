@@ -8,9 +8,11 @@
 
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use data_encoding::HEXLOWER;
 use redb::{Database, ReadableDatabase, TableDefinition};
+use sha2::{Digest, Sha256};
 
 use crate::error::Error;
 use crate::merkle::{Hash, SUBTREE_BLOCKS, Subtree, Tree};
@@ -38,6 +40,13 @@ impl std::fmt::Debug for Roots {
 }
 
 impl Roots {
+    /// Where the roots of the share at `place`, a canonical path, are remembered: a file for each, so
+    /// that two nodes of one user need not share one.
+    pub fn file(place: &Path, state_dir: &Path) -> PathBuf {
+        let digest = Sha256::digest(place.as_os_str().as_encoded_bytes());
+        state_dir.join("roots").join(HEXLOWER.encode(&digest[..16]))
+    }
+
     /// Opens or creates the database at `path`. When another process has it, or it cannot be
     /// written, what is learned is kept in memory and lost at the end.
     pub fn open(path: &Path) -> Result<Self, Error> {

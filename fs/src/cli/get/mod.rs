@@ -77,6 +77,13 @@ struct Tally {
     failed: u64,
 }
 
+impl Tally {
+    /// The files that there is an outcome for.
+    fn done(&self) -> u64 {
+        self.fetched + self.existed + self.failed
+    }
+}
+
 impl std::fmt::Display for Tally {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let bytes = HumanBytes(self.bytes);
@@ -109,11 +116,12 @@ fn fetch_all(
             let Some(job) = jobs.lock().next() else {
                 return;
             };
+            let done = tally.lock().done();
+            bar.set_message(format!("{done} of {total}, {}", job.path()));
             let none = Vec::new();
             let parts = parts.get(&job.directory).unwrap_or(&none);
             let outcome = fetch::fetch(&job, target, parts, &find, bar);
-            let done = count(&mut tally.lock(), &job, &outcome);
-            bar.set_message(format!("{done} of {total} files"));
+            count(&mut tally.lock(), &job, &outcome);
             if let Err(why) = outcome {
                 bar.suspend(|| eprintln!("{PROGRAM}: {}: {why}", job.path()));
             }
@@ -127,8 +135,7 @@ fn fetch_all(
     tally.into_inner()
 }
 
-/// Returns how many files there is an outcome for.
-fn count(tally: &mut Tally, job: &Job, outcome: &Result<Outcome, String>) -> u64 {
+fn count(tally: &mut Tally, job: &Job, outcome: &Result<Outcome, String>) {
     match outcome {
         Ok(Outcome::Fetched) => {
             tally.fetched += 1;
@@ -137,7 +144,6 @@ fn count(tally: &mut Tally, job: &Job, outcome: &Result<Outcome, String>) -> u64
         Ok(Outcome::Existed) => tally.existed += 1,
         Err(_) => tally.failed += 1,
     }
-    tally.fetched + tally.existed + tally.failed
 }
 
 /// What earlier runs left, by directory. A directory that cannot be read says so when it is used.

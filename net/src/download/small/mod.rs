@@ -63,10 +63,6 @@ impl Smalls {
         drop(dropped);
         release(waiting);
     }
-
-    pub(super) fn retain(&self, keep: impl Fn(&PeerId) -> bool) {
-        self.shelf.lock().retain(keep);
-    }
 }
 
 /// Sends readers the ordinary way.

@@ -460,11 +460,6 @@ impl<R, C> Shelf<R, C> {
         (waiting, dropped)
     }
 
-    /// Forgets how members took their batches that are no longer there.
-    pub(super) fn retain(&mut self, keep: impl Fn(&PeerId) -> bool) {
-        self.paces.retain(|member, _| keep(member));
-    }
-
     /// The files, from the first one on, that are not on the shelf and for which there is room.
     fn fitting(&mut self, number: u64, files: &[Small], now: Instant) -> Vec<Small> {
         let Some(run) = self.runs.get(&number) else {

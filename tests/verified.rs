@@ -1,0 +1,307 @@
+//! Content with a known root: from many holders, proven, cached, and never wrong.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime};
+
+use tinyp2p_net::config::ShareConfig;
+use tinyp2p_net::merkle::{BLOCK, Tree, TreeHasher};
+use tinyp2p_net::share::{Roots, Share};
+use tinyp2p_net::types::RelPath;
+use tinyp2p_net::wire::StatRequest;
+
+use crate::content::{MIB, names, pattern, pattern_at, write_pattern};
+use crate::process::{eventually, within};
+use crate::swarm::{Node, Swarm};
+
+/// How soon roots are computed and members have met, on a busy machine.
+const SOON: Duration = Duration::from_secs(60);
+
+/// The longest pause that a reader may notice when a holder goes and another stays.
+const PAUSE: Duration = Duration::from_secs(3);
+
+/// How soon a read fails that nobody serves any more, with what a busy machine adds.
+const READ_DEADLINE: Duration = Duration::from_millis(15_500);
+
+/// Writes a file of [`pattern`] that looks as if nobody had written to it for a while, so that its
+/// root is computed at once; all holders have the same mtime.
+fn write_settled(node: &Node, name: &str, seed: u64, length: u64) {
+    let path = node.share().join(name);
+    write_pattern(&path, seed, length);
+    settle(&path);
+}
+
+fn settle(path: &Path) {
+    let past = SystemTime::UNIX_EPOCH + Duration::from_secs(1_600_000_000);
+    let file = File::options().write(true).open(path).expect("open");
+    file.set_modified(past).expect("set the mtime");
+}
+
+fn xattr(path: &Path, name: &str) -> Option<String> {
+    let mut value = vec![0; 4096];
+    let length = rustix::fs::getxattr(path, name, &mut value).ok()?;
+    Some(String::from_utf8_lossy(&value[..length]).into_owned())
+}
+
+fn sources(mount: &Node, name: &str) -> usize {
+    xattr(&mount.at(name), "user.tinyp2p.sources").map_or(0, |text| text.lines().count())
+}
+
+fn has_root(mount: &Node, name: &str) -> bool {
+    xattr(&mount.at(name), "user.tinyp2p.root").is_some_and(|root| root.len() == 64)
+}
+
+/// Waits until the mount knows the root of `name` from `holders` members.
+fn wait_for_root(mount: &Node, name: &str, holders: usize) {
+    eventually(SOON, "the root is known from all holders", || {
+        has_root(mount, name) && sources(mount, name) == holders
+    });
+}
+
+/// Reads all of `file` in pieces, checks them against the pattern, and returns the longest time that
+/// one took.
+fn read_checked(file: &mut File, seed: u64, length: u64, mut each: impl FnMut(u64)) -> Duration {
+    let mut buffer = vec![0; MIB as usize];
+    let (mut at, mut longest) = (0, Duration::ZERO);
+    while at < length {
+        let begun = Instant::now();
+        let want = MIB.min(length - at) as usize;
+        file.read_exact(&mut buffer[..want]).expect("no error");
+        longest = longest.max(begun.elapsed());
+        assert!(
+            buffer[..want] == pattern_at(seed, at, want as u64),
+            "wrong bytes at {at}"
+        );
+        at += want as u64;
+        each(at);
+    }
+    longest
+}
+
+#[test]
+fn one_of_two_holders_is_killed_in_the_middle_of_a_read_and_nobody_notices() {
+    const LENGTH: u64 = 700 * MIB;
+    let swarm = Swarm::alone();
+    let (a, b) = (swarm.node("a"), swarm.node("b"));
+    write_settled(&a, "large", 1, LENGTH);
+    write_settled(&b, "large", 1, LENGTH);
+    let mut a = a.serve();
+    let b = b.peer(&a).serve();
+    let mount = swarm
+        .node("mount")
+        .option("--cache-size=0")
+        .peer(&a)
+        .peer(&b)
+        .mount();
+    wait_for_root(&mount, "large", 2);
+    let mut file = File::open(mount.at("large")).expect("open");
+    let longest = read_checked(&mut file, 1, LENGTH, |at| {
+        if at == 100 * MIB {
+            a.kill();
+        }
+    });
+    assert!(longest < PAUSE, "a pause of {longest:?}");
+}
+
+#[test]
+fn a_read_fails_in_time_when_all_holders_are_killed() {
+    const LENGTH: u64 = 700 * MIB;
+    let swarm = Swarm::alone();
+    let (a, b) = (swarm.node("a"), swarm.node("b"));
+    write_settled(&a, "large", 2, LENGTH);
+    write_settled(&b, "large", 2, LENGTH);
+    let mut a = a.serve();
+    let mut b = b.peer(&a).serve();
+    let mount = swarm
+        .node("mount")
+        .option("--cache-size=0")
+        .peer(&a)
+        .peer(&b)
+        .mount();
+    wait_for_root(&mount, "large", 2);
+    let mut file = File::open(mount.at("large")).expect("open");
+    let mut buffer = vec![0; MIB as usize];
+    file.read_exact(&mut buffer).expect("read the beginning");
+    a.kill();
+    b.kill();
+    let since = Instant::now();
+    let errno = within(2 * READ_DEADLINE, "the end of the read", move || {
+        loop {
+            match file.read(&mut buffer) {
+                Ok(0) => panic!("the whole file was read"),
+                Ok(_) => {}
+                Err(error) => return error.raw_os_error(),
+            }
+        }
+    });
+    assert_eq!(errno, Some(libc::EIO));
+    assert!(since.elapsed() < READ_DEADLINE, "{:?}", since.elapsed());
+}
+
+/// The tree of a file's bytes.
+fn tree(bytes: &[u8]) -> Tree {
+    let mut hasher = TreeHasher::default();
+    hasher.update(bytes);
+    hasher.finish().expect("not empty")
+}
+
+/// Makes a node that is not running yet a liar: it holds `bytes` under `name`, and remembers the
+/// root of other bytes for it.
+fn make_liar(node: &Node, name: &str, bytes: &[u8], claimed: &Tree) {
+    let path = node.share().join(name);
+    fs::write(&path, bytes).expect("write");
+    settle(&path);
+    let directory = node.share().to_owned();
+    let share = ShareConfig {
+        directory: directory.clone(),
+        hidden: false,
+        excluded: Vec::new(),
+    };
+    let paths = vec![RelPath::new(name.as_bytes()).expect("a path")];
+    let found = Share::open(&share)
+        .expect("a share")
+        .stat(&StatRequest { paths });
+    let version = found.expect("an answer").attributes[0]
+        .expect("the file")
+        .version;
+    let place = directory.canonicalize().expect("a directory");
+    let roots = Roots::open(&Roots::file(&place, &node.state())).expect("a database");
+    roots.insert(version, claimed).expect("insert");
+}
+
+#[test]
+fn a_holder_that_lies_is_blamed_and_its_bytes_reach_neither_reader_nor_cache() {
+    const LENGTH: u64 = 64 * MIB + 123;
+    let swarm = Swarm::new();
+    let right = pattern(3, LENGTH);
+    let mut wrong = right.clone();
+    for block in (0..LENGTH / BLOCK).step_by(10) {
+        wrong[(block * BLOCK + 77) as usize] ^= 1;
+    }
+    let (a, liar, c) = (swarm.node("a"), swarm.node("liar"), swarm.node("c"));
+    write_settled(&a, "file", 3, LENGTH);
+    write_settled(&c, "file", 3, LENGTH);
+    make_liar(&liar, "file", &wrong, &tree(&right));
+    let a = a.serve();
+    let liar = liar.peer(&a).serve();
+    let c = c.peer(&a).serve();
+    let mut mount = swarm
+        .node("mount")
+        .option("--cache-size=256MiB")
+        .peer(&a)
+        .peer(&liar)
+        .peer(&c)
+        .mount();
+    wait_for_root(&mount, "file", 3);
+    let read = |mount: &Node| fs::read(mount.at("file")).expect("no error");
+    assert!(read(&mount) == right, "wrong bytes were read");
+    eventually(SOON, "the liar is named in the log", || {
+        mount.log().contains("wrong bytes")
+    });
+    // Whatever the cache gives after a restart is right as well.
+    mount.kill();
+    mount.start();
+    wait_for_root(&mount, "file", 3);
+    assert!(read(&mount) == right, "wrong bytes came from the cache");
+}
+
+#[test]
+fn a_file_replaced_during_a_read_is_old_bytes_or_an_error_and_new_ones_later() {
+    const LENGTH: u64 = 300 * MIB;
+    let swarm = Swarm::new();
+    let holder = swarm.node("holder");
+    write_settled(&holder, "file", 4, LENGTH);
+    let holder = holder.serve();
+    let mount = swarm
+        .node("mount")
+        .option("--cache-size=0")
+        .peer(&holder)
+        .mount();
+    wait_for_root(&mount, "file", 1);
+    let mut file = File::open(mount.at("file")).expect("open");
+    let mut buffer = vec![0; MIB as usize];
+    for index in 0..LENGTH / MIB {
+        if index == 20 {
+            let new = holder.share().join("new");
+            write_pattern(&new, 5, LENGTH);
+            fs::rename(&new, holder.share().join("file")).expect("replace the file");
+        }
+        match file.read_exact(&mut buffer) {
+            Ok(()) => assert!(
+                buffer == pattern_at(4, index * MIB, MIB),
+                "not the old bytes"
+            ),
+            Err(error) => {
+                assert!(index >= 20, "{error}");
+                assert!(
+                    matches!(error.raw_os_error(), Some(libc::ESTALE | libc::EIO)),
+                    "{error}"
+                );
+                break;
+            }
+        }
+    }
+    drop(file);
+    eventually(SOON, "a later open gets the new bytes", || {
+        let Ok(file) = File::open(mount.at("file")) else {
+            return false;
+        };
+        let mut buffer = vec![0; MIB as usize];
+        file.read_exact_at(&mut buffer, 250 * MIB).is_ok()
+            && buffer == pattern_at(5, 250 * MIB, MIB)
+    });
+}
+
+#[test]
+fn fifty_crashes_during_cached_reads_leave_nothing_wrong_and_nothing_too_large() {
+    const LENGTH: u64 = 24 * MIB;
+    const CAP: u64 = 16 * MIB;
+    let swarm = Swarm::new();
+    let holder = swarm.node("holder");
+    write_settled(&holder, "file", 6, LENGTH);
+    let holder = holder.serve();
+    let cache = swarm.directory("cache");
+    let mut mount = swarm
+        .node("mount")
+        .option(format!("--cache-dir={}", cache.display()))
+        .option(format!("--cache-size={CAP}"))
+        .peer(&holder)
+        .mount();
+    wait_for_root(&mount, "file", 1);
+    for round in 0..50_u64 {
+        eventually(SOON, "the file is there", || {
+            names(&mount.mountpoint()) == ["file"]
+        });
+        let mut file = File::open(mount.at("file")).expect("open");
+        // Another place each time, so that the crash finds the cache at another point.
+        let enough = (round % 12 + 1) * 2 * MIB;
+        read_checked(&mut file, 6, enough, |_| {});
+        drop(file);
+        mount.crash();
+        let size = disk_usage(&cache);
+        assert!(size <= CAP, "{size} bytes in the cache after crash {round}");
+        mount.start();
+    }
+    eventually(SOON, "the file is there", || {
+        names(&mount.mountpoint()) == ["file"]
+    });
+    let mut file = File::open(mount.at("file")).expect("open");
+    read_checked(&mut file, 6, LENGTH, |_| {});
+}
+
+/// The lengths of all files below `directory`.
+fn disk_usage(directory: &Path) -> u64 {
+    let entries = fs::read_dir(directory).expect("list the cache");
+    let sizes = entries.map(|entry| {
+        let entry = entry.expect("an entry");
+        let metadata = entry.metadata().expect("its size");
+        if metadata.is_dir() {
+            disk_usage(&entry.path())
+        } else {
+            metadata.len()
+        }
+    });
+    sizes.sum()
+}
