@@ -19,7 +19,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -35,9 +35,10 @@ use slot::Header;
 /// Blocks in a large slot: the piece in which the download engine works.
 pub const PIECE_BLOCKS: u64 = 8;
 
-/// Writes that may wait: 8 MiB of pieces. When the disk is slower than the network, blocks are left
-/// out rather than readers held up.
-const BACKLOG: usize = 64;
+/// Bytes that may wait to be written, and writes: a batch of small files is many. When the disk is
+/// slower than the network, blocks are left out rather than readers held up.
+const BACKLOG_BYTES: u64 = 8 << 20;
+const BACKLOG: usize = 2048;
 
 /// After a failed write (a full disk, most likely), nothing is written for this long.
 const PAUSE: Duration = Duration::from_secs(30);
@@ -52,6 +53,8 @@ struct Store {
     small: Slab,
     large: Slab,
     stopped: AtomicBool,
+    /// Bytes that wait to be written.
+    backlog: AtomicU64,
     /// Holds the `flock` for as long as the cache lives.
     _lock: File,
 }
@@ -82,6 +85,7 @@ impl Cache {
             small: open("small", 1, size / 8)?,
             large: open("large", PIECE_BLOCKS, size - size / 8)?,
             stopped: AtomicBool::new(false),
+            backlog: AtomicU64::new(0),
             _lock: lock,
         });
         let (writes, queue) = sync_channel(BACKLOG);
@@ -126,7 +130,8 @@ impl Cache {
     ) where
         B: std::ops::Deref<Target = [u8]> + Send + Sync + 'static,
     {
-        let blocks = (content.len() as u64).div_ceil(BLOCK);
+        let bytes = content.len() as u64;
+        let blocks = bytes.div_ceil(BLOCK);
         let to_end = first * BLOCK + content.len() as u64 == size;
         let piece = first.is_multiple_of(PIECE_BLOCKS)
             && (blocks == PIECE_BLOCKS || (to_end && blocks > 1));
@@ -146,7 +151,14 @@ impl Cache {
             content: Arc::new(Content(content)),
         };
         // A full queue means that the disk is slower than the network: then less is kept.
-        let _ = self.writes.try_send(write);
+        let backlog = &self.store.backlog;
+        if backlog.load(Ordering::Relaxed) + bytes > BACKLOG_BYTES {
+            return;
+        }
+        backlog.fetch_add(bytes, Ordering::Relaxed);
+        if self.writes.try_send(write).is_err() {
+            backlog.fetch_sub(bytes, Ordering::Relaxed);
+        }
     }
 
     /// Bytes of content that are here, rounded up to whole slots.
@@ -208,6 +220,8 @@ impl Store {
                 Err(RecvTimeoutError::Timeout) if !self.stopped.load(Ordering::Relaxed) => continue,
                 Err(_) => return,
             };
+            let bytes = (*write.content).as_ref().len() as u64;
+            self.backlog.fetch_sub(bytes, Ordering::Relaxed);
             if paused_until.is_some_and(|until| Instant::now() < until) {
                 continue;
             }

@@ -288,11 +288,11 @@ fn what_came_in_a_batch_goes_to_the_disk_and_is_not_fetched_again() {
         }
     }
     rig.peers[0].behave(Behaviour::Gone);
-    let before = rig.requests();
+    let before = rig.peers[0].opens();
     for number in 0..60 {
         assert_eq!(rig.read(number).unwrap(), content(number));
     }
-    assert_eq!(rig.requests(), before);
+    assert_eq!(rig.peers[0].opens(), before);
 }
 
 #[test]
