@@ -240,6 +240,11 @@ impl Node {
         self.home.join("state")
     }
 
+    /// Its cache directory, the default.
+    pub(crate) fn cache(&self) -> PathBuf {
+        self.home.join(".cache")
+    }
+
     /// Where it mounts.
     pub(crate) fn mountpoint(&self) -> PathBuf {
         self.home.join("mnt")
