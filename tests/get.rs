@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::thread;
 use std::time::Duration;
 
 use crate::content::{MIB, assert_same, names, write_pattern};
@@ -12,6 +13,10 @@ use crate::process::{Finished, eventually, run};
 use crate::swarm::{Node, PASSWORD, Swarm, TINYP2P, program, tinyp2p, tinyp2p_command};
 
 const LIMIT: Duration = Duration::from_secs(60);
+
+/// Two nodes that have met know each other as members after this time; a command that asks waits
+/// for others for a second at least.
+const FIRST_HELLO: Duration = Duration::from_millis(500);
 
 /// `tinyp2p get PASSWORD PATTERN PEER -d DIR`
 fn get(swarm: &Swarm, pattern: &str, peer: &Node, directory: &Path) -> Finished {
@@ -107,6 +112,51 @@ fn no_match_and_a_bad_pattern_are_told_apart() {
     let nowhere = get(&swarm, "file", &a, &swarm.path("missing"));
     assert_eq!(nowhere.code(), 1, "{nowhere}");
     assert_eq!(names(&out), [""; 0]);
+}
+
+#[test]
+fn what_is_found_is_not_taken_for_everything_when_a_member_is_silent() {
+    let swarm = Swarm::new();
+    let mut a = swarm.node("a").file("of a", "a").serve();
+    let b = swarm.node("b").file("of b", "b").peer(&a).serve();
+    let search = || tinyp2p_command(&swarm, &["search", PASSWORD, "of", &b.address()]);
+    eventually(LIMIT, "both are found", || {
+        run(&mut search(), LIMIT).text() == "of a\nof b\n"
+    });
+    // It has been met and goes while the command waits for others to come.
+    let out = swarm.directory("out");
+    for command in [
+        &["search", PASSWORD, "of", &b.address()][..],
+        &[
+            "get",
+            PASSWORD,
+            "of",
+            &b.address(),
+            "-d",
+            &out.to_string_lossy(),
+        ],
+    ] {
+        let mut command = tinyp2p_command(&swarm, command);
+        command.arg(a.address());
+        let greeted = a.log().len();
+        let ended = thread::scope(|scope| {
+            let running = scope.spawn(|| run(&mut command, LIMIT));
+            eventually(LIMIT, "the member has met it", || a.log().len() > greeted);
+            thread::sleep(FIRST_HELLO);
+            a.kill();
+            running.join().expect("the command ends")
+        });
+        a.start();
+        assert_eq!(ended.code(), 1, "{ended}");
+        assert!(
+            ended.text().contains("of b") || out.join("of b").exists(),
+            "{ended}"
+        );
+        assert!(
+            ended.stderr.contains("1 of 2 members did not answer"),
+            "{ended}"
+        );
+    }
 }
 
 /// Bytes that all files below `directory` take on the disk, finished or not.

@@ -41,8 +41,8 @@ pub(super) fn run(source: Source, args: GetArgs) -> Result<(), Failure> {
         args.find.peers,
         source,
         |joined, members| {
-            let found = search::ask(PROGRAM, &joined.node, pattern)?;
-            let jobs = plan::jobs(found, network.hidden);
+            let answers = search::ask(PROGRAM, &joined.node, pattern)?;
+            let jobs = plan::jobs(answers.found, network.hidden);
             if jobs.is_empty() {
                 return Err(search::nothing_matches(pattern));
             }
@@ -51,7 +51,8 @@ pub(super) fn run(source: Source, args: GetArgs) -> Result<(), Failure> {
             bar.finish_and_clear();
             print(tally.to_string().as_bytes())?;
             match tally.failed {
-                0 => Ok(()),
+                0 => answers.missing.into_result(),
+                // Each has been named, and the member with it.
                 _ => Err(Failure::told(1)),
             }
         },
