@@ -14,6 +14,9 @@ use crate::swarm::{Node, PASSWORD, Swarm, TINYP2P, program, tinyp2p, tinyp2p_com
 
 const LIMIT: Duration = Duration::from_secs(60);
 
+/// All workers of a `get` have noticed that a member is frozen by then.
+const FROZEN: Duration = Duration::from_secs(20);
+
 /// Two nodes that have met know each other as members after this time; a command that asks waits
 /// for others for a second at least.
 const FIRST_HELLO: Duration = Duration::from_millis(500);
@@ -156,6 +159,52 @@ fn what_is_found_is_not_taken_for_everything_when_a_member_is_silent() {
             ended.stderr.contains("1 of 2 members did not answer"),
             "{ended}"
         );
+    }
+}
+
+const LARGE: [&str; 4] = ["0", "1", "2", "3"];
+
+#[test]
+fn a_frozen_member_holds_up_no_files_of_others() {
+    let swarm = Swarm::alone();
+    let (mut a, mut b) = (swarm.node("a").log_level("warn"), swarm.node("b"));
+    let small = |member: &'static str| (0..40).map(move |number| format!("{member}/{number}"));
+    for name in small("of a") {
+        a = a.file(name, "a");
+    }
+    for name in small("of b") {
+        b = b.file(name, "b");
+    }
+    // First in the order of paths, as many as are fetched at once, and long enough to be seen under
+    // way.
+    for name in LARGE {
+        let large = File::create(a.share().join(name)).expect("create");
+        large.set_len(400 * MIB).expect("grow");
+    }
+    let a = a.serve();
+    let b = b.peer(&a).serve();
+    eventually(LIMIT, "both are found", || {
+        let found = tinyp2p(&swarm, &["search", PASSWORD, ".", &b.address()], LIMIT);
+        found.text().lines().count() == 84
+    });
+    let out = swarm.directory("out");
+    let mut command = tinyp2p_command(&swarm, &["get", PASSWORD, "."]);
+    command.args([a.address(), b.address()]).arg("-d").arg(&out);
+    thread::scope(|scope| {
+        let running = scope.spawn(|| run(&mut command, 2 * LIMIT));
+        eventually(LIMIT, "a part has arrived", || stored(&out) > MIB);
+        a.freeze();
+        assert!(!out.join("of b/0").exists(), "it came too early");
+        eventually(FROZEN, "the files of the other one are there", || {
+            small("of b").all(|name| out.join(name).exists())
+        });
+        assert!(!out.join("of a/0").exists(), "it was not frozen");
+        a.thaw();
+        running.join().expect("it ends").expect_success();
+    });
+    assert!(small("of a").all(|name| out.join(name).exists()));
+    for name in LARGE {
+        assert_same(&out.join(name), &a.share().join(name));
     }
 }
 
