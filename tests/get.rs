@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::thread;
 use std::time::Duration;
 
 use crate::content::{MIB, assert_same, names, write_pattern};
@@ -12,6 +13,13 @@ use crate::process::{Finished, eventually, run};
 use crate::swarm::{Node, PASSWORD, Swarm, TINYP2P, program, tinyp2p, tinyp2p_command};
 
 const LIMIT: Duration = Duration::from_secs(60);
+
+/// All workers of a `get` have noticed that a member is frozen by then.
+const FROZEN: Duration = Duration::from_secs(20);
+
+/// Two nodes that have met know each other as members after this time; a command that asks waits
+/// for others for a second at least.
+const FIRST_HELLO: Duration = Duration::from_millis(500);
 
 /// `tinyp2p get PASSWORD PATTERN PEER -d DIR`
 fn get(swarm: &Swarm, pattern: &str, peer: &Node, directory: &Path) -> Finished {
@@ -107,6 +115,97 @@ fn no_match_and_a_bad_pattern_are_told_apart() {
     let nowhere = get(&swarm, "file", &a, &swarm.path("missing"));
     assert_eq!(nowhere.code(), 1, "{nowhere}");
     assert_eq!(names(&out), [""; 0]);
+}
+
+#[test]
+fn what_is_found_is_not_taken_for_everything_when_a_member_is_silent() {
+    let swarm = Swarm::new();
+    let mut a = swarm.node("a").file("of a", "a").serve();
+    let b = swarm.node("b").file("of b", "b").peer(&a).serve();
+    let search = || tinyp2p_command(&swarm, &["search", PASSWORD, "of", &b.address()]);
+    eventually(LIMIT, "both are found", || {
+        run(&mut search(), LIMIT).text() == "of a\nof b\n"
+    });
+    // It has been met and goes while the command waits for others to come.
+    let out = swarm.directory("out");
+    for command in [
+        &["search", PASSWORD, "of", &b.address()][..],
+        &[
+            "get",
+            PASSWORD,
+            "of",
+            &b.address(),
+            "-d",
+            &out.to_string_lossy(),
+        ],
+    ] {
+        let mut command = tinyp2p_command(&swarm, command);
+        command.arg(a.address());
+        let greeted = a.log().len();
+        let ended = thread::scope(|scope| {
+            let running = scope.spawn(|| run(&mut command, LIMIT));
+            eventually(LIMIT, "the member has met it", || a.log().len() > greeted);
+            thread::sleep(FIRST_HELLO);
+            a.kill();
+            running.join().expect("the command ends")
+        });
+        a.start();
+        assert_eq!(ended.code(), 1, "{ended}");
+        assert!(
+            ended.text().contains("of b") || out.join("of b").exists(),
+            "{ended}"
+        );
+        assert!(
+            ended.stderr.contains("1 of 2 members did not answer"),
+            "{ended}"
+        );
+    }
+}
+
+const LARGE: [&str; 4] = ["0", "1", "2", "3"];
+
+#[test]
+fn a_frozen_member_holds_up_no_files_of_others() {
+    let swarm = Swarm::alone();
+    let (mut a, mut b) = (swarm.node("a").log_level("warn"), swarm.node("b"));
+    let small = |member: &'static str| (0..40).map(move |number| format!("{member}/{number}"));
+    for name in small("of a") {
+        a = a.file(name, "a");
+    }
+    for name in small("of b") {
+        b = b.file(name, "b");
+    }
+    // First in the order of paths, as many as are fetched at once, and long enough to be seen under
+    // way.
+    for name in LARGE {
+        let large = File::create(a.share().join(name)).expect("create");
+        large.set_len(400 * MIB).expect("grow");
+    }
+    let a = a.serve();
+    let b = b.peer(&a).serve();
+    eventually(LIMIT, "both are found", || {
+        let found = tinyp2p(&swarm, &["search", PASSWORD, ".", &b.address()], LIMIT);
+        found.text().lines().count() == 84
+    });
+    let out = swarm.directory("out");
+    let mut command = tinyp2p_command(&swarm, &["get", PASSWORD, "."]);
+    command.args([a.address(), b.address()]).arg("-d").arg(&out);
+    thread::scope(|scope| {
+        let running = scope.spawn(|| run(&mut command, 2 * LIMIT));
+        eventually(LIMIT, "a part has arrived", || stored(&out) > MIB);
+        a.freeze();
+        assert!(!out.join("of b/0").exists(), "it came too early");
+        eventually(FROZEN, "the files of the other one are there", || {
+            small("of b").all(|name| out.join(name).exists())
+        });
+        assert!(!out.join("of a/0").exists(), "it was not frozen");
+        a.thaw();
+        running.join().expect("it ends").expect_success();
+    });
+    assert!(small("of a").all(|name| out.join(name).exists()));
+    for name in LARGE {
+        assert_same(&out.join(name), &a.share().join(name));
+    }
 }
 
 /// Bytes that all files below `directory` take on the disk, finished or not.

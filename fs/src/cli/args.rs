@@ -104,7 +104,7 @@ pub(super) struct CacheOptions {
     version,
     about = "Share, find and fetch files in a peer-to-peer network of friends",
     after_help = "To mount a network, use tinyp2p-mount. \
-        Exit codes: 0 done, 1 failed or nothing found, 2 wrong usage, 3 wrong password.",
+        Exit codes: 0 done, 1 failed, nothing found or a member did not answer, 2 wrong usage, 3 wrong password.",
     arg_required_else_help = true
 )]
 pub(super) struct Tinyp2pArgs {

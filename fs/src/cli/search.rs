@@ -1,6 +1,6 @@
 //! `tinyp2p search`: every file whose name matches, as the mount would show its path.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,22 +22,49 @@ const MOST_MATCHES: usize = 1_000_000;
 /// What each member found.
 pub(super) type Found = Vec<(Arc<merge::Member>, Vec<(RelPath, Attributes)>)>;
 
+/// Everything that was found, and whether that is all there is.
+#[derive(Debug)]
+pub(super) struct Answers {
+    pub(super) found: Found,
+    pub(super) missing: Missing,
+}
+
+/// How many members a question was put to, and how many of them left it open.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Missing {
+    asked: usize,
+    silent: usize,
+}
+
+impl Missing {
+    /// A script must not take a part for the whole: exit code 1 when somebody did not answer.
+    pub(super) fn into_result(self) -> Result<(), Failure> {
+        match self {
+            Self { silent: 0, .. } => Ok(()),
+            Self { asked, silent } => Err(Failure::failed(format!(
+                "{silent} of {asked} members did not answer; what only they have is missing"
+            ))),
+        }
+    }
+}
+
 /// Joins, asks, and prints the paths, each once, sorted by their bytes.
 pub(super) fn run(source: Source, args: SearchArgs) -> Result<(), Failure> {
     let (network, pattern) = (&args.find.network, &args.find.pattern);
     join::as_guest("tinyp2p", network, args.find.peers, source, |joined, _| {
-        let found = ask("tinyp2p", &joined.node, pattern)?;
-        let files = found.into_iter().flat_map(|(_, files)| files);
+        let answers = ask("tinyp2p", &joined.node, pattern)?;
+        let files = answers.found.into_iter().flat_map(|(_, files)| files);
         let paths: BTreeSet<RelPath> = files.map(|(path, _)| path).collect();
         if paths.is_empty() {
             return Err(nothing_matches(pattern));
         }
-        print(&lines(&paths, args.null))
+        print(&lines(&paths, args.null))?;
+        answers.missing.into_result()
     })
 }
 
 /// Asks every member for the files whose names match. Those who do not answer are named.
-pub(super) fn ask(program: &str, node: &Node, pattern: &str) -> Result<Found, Failure> {
+pub(super) fn ask(program: &str, node: &Node, pattern: &str) -> Result<Answers, Failure> {
     let question = pattern.to_owned();
     let answers = node.ask(Instant::now() + DEADLINE, move |peer, deadline| {
         client::search(peer, &question, MOST_MATCHES, deadline)
@@ -47,7 +74,17 @@ pub(super) fn ask(program: &str, node: &Node, pattern: &str) -> Result<Found, Fa
         .into_iter()
         .filter(|answer| answer.member != node.id());
     let mut found = Found::new();
+    let mut missing = Missing {
+        asked: 0,
+        silent: 0,
+    };
+    let mut seen = HashSet::new();
     for answer in others {
+        // Who fails during the question may be told once more, as one who is away.
+        if !seen.insert(answer.member) {
+            continue;
+        }
+        missing.asked += 1;
         match answer.result {
             Ok(files) => {
                 let member = merge::Member {
@@ -56,13 +93,16 @@ pub(super) fn ask(program: &str, node: &Node, pattern: &str) -> Result<Found, Fa
                 };
                 found.push((Arc::new(member), files));
             }
-            Err(error) => eprintln!("{program}: warning: {error}"),
+            Err(error) => {
+                missing.silent += 1;
+                eprintln!("{program}: warning: {error}");
+            }
         }
     }
     if found.is_empty() {
         return Err(Failure::failed("no member answered the search"));
     }
-    Ok(found)
+    Ok(Answers { found, missing })
 }
 
 pub(super) fn nothing_matches(pattern: &str) -> Failure {
@@ -88,6 +128,15 @@ fn lines(paths: &BTreeSet<RelPath>, null: bool) -> Vec<u8> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_answer_that_is_missing_is_a_failure() {
+        let missing = |silent| Missing { asked: 3, silent };
+        assert!(missing(0).into_result().is_ok());
+        let failure = missing(1).into_result().unwrap_err();
+        assert_eq!(failure.code, 1);
+        assert!(failure.message.starts_with("1 of 3 members"));
+    }
 
     #[test]
     fn a_name_is_one_line_whatever_it_holds() {

@@ -5,7 +5,6 @@
 //! Where the content root is known, nothing else gets the name.
 
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
@@ -15,16 +14,15 @@ use tinyp2p_net::error::Error;
 use tinyp2p_net::types::{ByteRange, PeerId};
 
 use super::plan::{Holder, Job};
+use super::queue::{Standing, Task};
 use super::target::{Begin, Part, Target};
 
 /// Bytes taken from the stream at once.
 const BUFFER: usize = 256 * 1024;
 
-/// Tries at one holder in a row that brought nothing.
-const FRUITLESS_TRIES: u32 = 3;
-
-/// Between two tries: a member that restarts is back by then.
-const PAUSE: Duration = Duration::from_secs(1);
+/// A stream that brings less than this in a window of [`READ_DEADLINE`] is given up: single bytes now
+/// and then must not occupy a worker for ever.
+const LEAST_PROGRESS: u64 = 16 * 1024;
 
 /// What became of a job.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -33,10 +31,21 @@ pub(super) enum Outcome {
     Fetched,
     /// Something of that name was here, and stays.
     Existed,
+    /// Those who could send it do not answer now, but may later.
+    Postponed,
 }
 
-/// Finds the member to read from; `None` while it is not there.
-pub(super) type Find<'a> = &'a (dyn Fn(PeerId) -> Option<Arc<dyn Peer>> + Sync);
+/// The members, as those who fetch see and judge them.
+pub(super) trait Members: Sync {
+    /// The member to read from; `None` while it is not there.
+    fn find(&self, member: PeerId) -> Option<Arc<dyn Peer>>;
+    /// How likely it is to answer.
+    fn standing(&self, member: PeerId) -> Standing;
+    /// It did not answer.
+    fn silent(&self, member: PeerId, error: &Error);
+    /// It answered.
+    fn answered(&self, member: PeerId);
+}
 
 /// Why a try ended.
 enum Stop {
@@ -46,14 +55,16 @@ enum Stop {
     Disk(std::io::Error),
 }
 
-/// Fetches one file; `parts` are those in its directory. The error is one line for people.
+/// Fetches one file; `parts` are those in its directory. Holders that turn out not to have it are
+/// taken off the job. The error is one line for people.
 pub(super) fn fetch(
-    job: &Job,
+    task: &mut Task,
     target: &Target,
     parts: &[Vec<u8>],
-    find: Find<'_>,
+    members: &dyn Members,
     bar: &ProgressBar,
 ) -> Result<Outcome, String> {
+    let job = &task.job;
     let mut part = match target.begin(job, parts).map_err(|e| e.to_string())? {
         Begin::Part(part) => part,
         Begin::Busy => return Err("another process is fetching it".to_owned()),
@@ -65,14 +76,19 @@ pub(super) fn fetch(
     bar.inc(part.offset());
     let first = part.holder();
     let others = (0..job.holders.len()).filter(|holder| *holder != first);
-    let mut failure = String::new();
+    let (mut failure, mut useless) = (String::new(), Vec::new());
     for holder in std::iter::once(first).chain(others) {
+        let member = job.holders[holder].member.id;
+        if task.probe != Some(member) && members.standing(member) != Standing::Present {
+            continue;
+        }
         if holder != part.holder() {
             bar.dec(part.offset());
             part.restart(holder, job).map_err(|e| e.to_string())?;
         }
-        match from_holder(job, &job.holders[holder], &mut part, find, bar) {
+        match from_holder(job, &job.holders[holder], &mut part, members, bar) {
             Ok(()) => {
+                members.answered(member);
                 let finished = part.finish(job.mtime).map_err(|e| e.to_string())?;
                 return Ok(if finished {
                     Outcome::Fetched
@@ -80,36 +96,45 @@ pub(super) fn fetch(
                     Outcome::Existed
                 });
             }
-            Err(Stop::Peer(error)) => failure = error.to_string(),
+            Err(Stop::Peer(error)) => {
+                failure = error.to_string();
+                if error.is_absence() {
+                    members.silent(member, &error);
+                } else {
+                    members.answered(member);
+                    useless.push(member);
+                }
+            }
             Err(Stop::Disk(error)) => return Err(error.to_string()),
         }
     }
-    Err(failure)
+    bar.dec(part.offset());
+    let holders = &mut task.job.holders;
+    if holders
+        .iter()
+        .all(|holder| useless.contains(&holder.member.id))
+    {
+        return Err(failure);
+    }
+    holders.retain(|holder| !useless.contains(&holder.member.id));
+    Ok(Outcome::Postponed)
 }
 
-/// Goes on from where the part ends, as long as that brings anything.
+/// Goes on from where the part ends, as long as each stream brings something worth it.
 fn from_holder(
     job: &Job,
     holder: &Holder,
     part: &mut Part,
-    find: Find<'_>,
+    members: &dyn Members,
     bar: &ProgressBar,
 ) -> Result<(), Stop> {
-    let mut fruitless = 0;
     loop {
         let before = part.offset();
-        match stream(job, holder, part, find, bar) {
-            Err(Stop::Peer(error)) if error.is_absence() => {
-                fruitless = if part.offset() > before {
-                    0
-                } else {
-                    fruitless + 1
-                };
-                if fruitless >= FRUITLESS_TRIES {
-                    return Err(Stop::Peer(error));
-                }
-                tracing::info!(file = %holder.path, %error, "trying again");
-                thread::sleep(PAUSE);
+        match stream(job, holder, part, members, bar) {
+            Err(Stop::Peer(error @ Error::Unreachable { .. }))
+                if part.offset() >= before + LEAST_PROGRESS =>
+            {
+                tracing::info!(file = %holder.path, %error, "going on");
             }
             Ok(()) if !part.is_genuine().map_err(Stop::Disk)? => {
                 let who = holder.member.name.to_string();
@@ -125,13 +150,13 @@ fn stream(
     job: &Job,
     holder: &Holder,
     part: &mut Part,
-    find: Find<'_>,
+    members: &dyn Members,
     bar: &ProgressBar,
 ) -> Result<(), Stop> {
     if part.offset() == job.size {
         return Ok(());
     }
-    let peer = find(holder.member.id).ok_or_else(|| {
+    let peer = members.find(holder.member.id).ok_or_else(|| {
         Stop::Peer(Error::Unreachable {
             who: holder.member.name.to_string(),
             why: "it has left the network".to_owned(),
@@ -143,15 +168,56 @@ fn stream(
         .open(&holder.path, holder.version, range, deadline)
         .map_err(Stop::Peer)?;
     let mut buffer = vec![0; BUFFER];
+    let mut patience = Patience::default();
     loop {
+        let begun = Instant::now();
         let count = stream
-            .read(&mut buffer, Instant::now() + READ_DEADLINE)
+            .read(&mut buffer, begun + patience.left)
             .map_err(Stop::Peer)?;
         if count == 0 {
             return Ok(());
         }
+        let waited = begun.elapsed();
         part.append(&buffer[..count]).map_err(Stop::Disk)?;
         bar.inc(count as u64);
+        if patience.is_rewarded(waited, count as u64) {
+            members.answered(holder.member.id);
+        }
+        // A stream may give what has arrived even when its time is over.
+        if patience.left.is_zero() && part.offset() < job.size {
+            let who = holder.member.name.to_string();
+            return Err(Stop::Peer(Error::Timeout { who }));
+        }
+    }
+}
+
+/// How long a stream is still waited for before it has brought [`LEAST_PROGRESS`]. Only waiting for the
+/// member counts, not for the own disk.
+#[derive(Debug)]
+struct Patience {
+    left: Duration,
+    brought: u64,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            left: READ_DEADLINE,
+            brought: 0,
+        }
+    }
+}
+
+impl Patience {
+    /// `count` bytes came after `waited`. True, and the window begins anew, when that makes enough.
+    fn is_rewarded(&mut self, waited: Duration, count: u64) -> bool {
+        self.left = self.left.saturating_sub(waited);
+        self.brought += count;
+        let enough = self.brought >= LEAST_PROGRESS;
+        if enough {
+            *self = Self::default();
+        }
+        enough
     }
 }
 

@@ -1,19 +1,22 @@
 //! `tinyp2p get`: download everything that matches, as the client of 2004 did.
 //!
-//! [`plan`] decides what to fetch from whom under which name, [`target`] keeps the directory safe,
-//! [`fetch`] brings one file; a few of them run at once.
+//! [`plan`] decides what to fetch from whom under which name, [`queue`] in which order, [`target`]
+//! keeps the directory safe, [`fetch`] brings one file; a few of them run at once.
 
 mod fetch;
 mod plan;
+mod queue;
 mod target;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::thread;
+use std::time::Instant;
 
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use tinyp2p_net::client::Peer;
+use tinyp2p_net::error::Error;
 use tinyp2p_net::peers::Member;
 use tinyp2p_net::types::{PeerId, RelPath};
 
@@ -23,6 +26,7 @@ use super::password::Source;
 use super::{Failure, print, search};
 use fetch::Outcome;
 use plan::Job;
+use queue::{Next, Queue, Standing, Task};
 use target::Target;
 
 const PROGRAM: &str = "tinyp2p";
@@ -41,8 +45,8 @@ pub(super) fn run(source: Source, args: GetArgs) -> Result<(), Failure> {
         args.find.peers,
         source,
         |joined, members| {
-            let found = search::ask(PROGRAM, &joined.node, pattern)?;
-            let jobs = plan::jobs(found, network.hidden);
+            let answers = search::ask(PROGRAM, &joined.node, pattern)?;
+            let jobs = plan::jobs(answers.found, network.hidden);
             if jobs.is_empty() {
                 return Err(search::nothing_matches(pattern));
             }
@@ -51,7 +55,8 @@ pub(super) fn run(source: Source, args: GetArgs) -> Result<(), Failure> {
             bar.finish_and_clear();
             print(tally.to_string().as_bytes())?;
             match tally.failed {
-                0 => Ok(()),
+                0 => answers.missing.into_result(),
+                // Each has been named, and the member with it.
                 _ => Err(Failure::told(1)),
             }
         },
@@ -106,33 +111,113 @@ fn fetch_all(
     members: &[Member],
     bar: &ProgressBar,
 ) -> Tally {
-    let parts = parts(&jobs, target);
-    let total = jobs.len();
-    let jobs = Mutex::new(jobs.into_iter());
-    let tally = Mutex::new(Tally::default());
-    let find = |id| find(joined, members, id);
-    let work = || {
-        loop {
-            let Some(job) = jobs.lock().next() else {
-                return;
-            };
-            let done = tally.lock().done();
-            bar.set_message(format!("{done} of {total}, {}", job.path()));
-            let none = Vec::new();
-            let parts = parts.get(&job.directory).unwrap_or(&none);
-            let outcome = fetch::fetch(&job, target, parts, &find, bar);
-            count(&mut tally.lock(), &job, &outcome);
-            if let Err(why) = outcome {
-                bar.suspend(|| eprintln!("{PROGRAM}: {}: {why}", job.path()));
-            }
-        }
+    let crew = Crew {
+        total: jobs.len(),
+        parts: parts(&jobs, target),
+        target,
+        joined,
+        members,
+        bar,
+        queue: Mutex::new(Queue::new(jobs)),
+        changed: Condvar::new(),
+        tally: Mutex::default(),
     };
     thread::scope(|scope| {
         for _ in 0..AT_ONCE {
-            scope.spawn(work);
+            scope.spawn(|| crew.work());
         }
     });
-    tally.into_inner()
+    crew.tally.into_inner()
+}
+
+/// Those who fetch at the same time, and what they share.
+struct Crew<'a> {
+    total: usize,
+    parts: HashMap<RelPath, Vec<Vec<u8>>>,
+    target: &'a Target,
+    joined: &'a Joined,
+    members: &'a [Member],
+    bar: &'a ProgressBar,
+    queue: Mutex<Queue>,
+    /// Something in the queue changed.
+    changed: Condvar,
+    tally: Mutex<Tally>,
+}
+
+impl Crew<'_> {
+    /// Fetches until nothing is left.
+    fn work(&self) {
+        let mut queue = self.queue.lock();
+        loop {
+            match queue.next(Instant::now()) {
+                Next::Done => return,
+                Next::Wait(until) => {
+                    self.changed.wait_until(&mut queue, until);
+                }
+                Next::Failed(job, why) => {
+                    MutexGuard::unlocked(&mut queue, || self.settle(&job, &Err(why)));
+                }
+                Next::Task(task) => MutexGuard::unlocked(&mut queue, || self.fetch(*task)),
+            }
+        }
+    }
+
+    fn fetch(&self, mut task: Task) {
+        let done = self.tally.lock().done();
+        let path = task.job.path();
+        self.bar
+            .set_message(format!("{done} of {}, {path}", self.total));
+        let directory = &task.job.directory;
+        let parts = match task.begun {
+            // What it has left is not among those that were here at the beginning.
+            true => self.target.parts(directory).unwrap_or_default(),
+            false => self.parts.get(directory).cloned().unwrap_or_default(),
+        };
+        let outcome = fetch::fetch(&mut task, self.target, &parts, self, self.bar);
+        if outcome != Ok(Outcome::Postponed) {
+            self.settle(&task.job, &outcome);
+        }
+        let mut queue = self.queue.lock();
+        queue.ended(task.probe);
+        if outcome == Ok(Outcome::Postponed) {
+            queue.put_back(task.job);
+        }
+        self.changed.notify_all();
+    }
+
+    /// Counts what became of a file, and says why if it failed.
+    fn settle(&self, job: &Job, outcome: &Result<Outcome, String>) {
+        count(&mut self.tally.lock(), job, outcome);
+        if let Err(why) = outcome {
+            self.bar
+                .suspend(|| eprintln!("{PROGRAM}: {}: {why}", job.path()));
+        }
+    }
+}
+
+impl fetch::Members for Crew<'_> {
+    /// A member that has left and returned has another connection than it had at first.
+    fn find(&self, id: PeerId) -> Option<Arc<dyn Peer>> {
+        let present = self.joined.node.present();
+        let mut known = present.iter().chain(self.members);
+        let member = known.find(|member| member.id == id);
+        member.map(|member| Arc::clone(&member.peer))
+    }
+
+    fn standing(&self, member: PeerId) -> Standing {
+        self.queue.lock().standing(member)
+    }
+
+    fn silent(&self, member: PeerId, error: &Error) {
+        let why = error.to_string();
+        self.queue.lock().silent(member, why, Instant::now());
+        self.changed.notify_all();
+    }
+
+    fn answered(&self, member: PeerId) {
+        self.queue.lock().answered(member);
+        self.changed.notify_all();
+    }
 }
 
 fn count(tally: &mut Tally, job: &Job, outcome: &Result<Outcome, String>) {
@@ -142,6 +227,7 @@ fn count(tally: &mut Tally, job: &Job, outcome: &Result<Outcome, String>) {
             tally.bytes += job.size;
         }
         Ok(Outcome::Existed) => tally.existed += 1,
+        Ok(Outcome::Postponed) => {}
         Err(_) => tally.failed += 1,
     }
 }
@@ -155,13 +241,6 @@ fn parts(jobs: &[Job], target: &Target) -> HashMap<RelPath, Vec<Vec<u8>>> {
             .or_insert_with_key(|directory| target.parts(directory).unwrap_or_default());
     }
     parts
-}
-
-/// A member that has left and returned has another connection than it had at first.
-fn find(joined: &Joined, members: &[Member], id: PeerId) -> Option<Arc<dyn Peer>> {
-    let present = joined.node.present();
-    let member = present.iter().chain(members).find(|member| member.id == id);
-    member.map(|member| Arc::clone(&member.peer))
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
+use parking_lot::Mutex;
 use tinyp2p_net::merkle::TreeHasher;
 use tinyp2p_net::testing::{Behaviour, MemoryPeer};
 use tinyp2p_net::types::RelPath;
@@ -11,6 +12,7 @@ const CONTENT: &[u8] = &[42; 300_000];
 
 struct Network {
     members: HashMap<PeerId, Arc<MemoryPeer>>,
+    silent: Mutex<HashSet<PeerId>>,
     directory: tempfile::TempDir,
     job: Job,
 }
@@ -38,6 +40,7 @@ impl Network {
         let (directory, name) = path.split().unwrap();
         Self {
             members,
+            silent: Mutex::default(),
             directory: tempfile::tempdir().unwrap(),
             job: Job {
                 directory,
@@ -55,17 +58,43 @@ impl Network {
     }
 
     fn fetch(&self) -> Result<Outcome, String> {
+        self.fetch_task(&mut Task {
+            job: self.job.clone(),
+            begun: false,
+            probe: None,
+        })
+    }
+
+    fn fetch_task(&self, task: &mut Task) -> Result<Outcome, String> {
         let target = Target::open(self.directory.path()).unwrap();
         let parts = target.parts(&self.job.directory).unwrap();
-        let find = |id| {
-            let peer = self.members.get(&id)?;
-            Some(Arc::clone(peer) as Arc<dyn Peer>)
-        };
-        fetch(&self.job, &target, &parts, &find, &ProgressBar::hidden())
+        fetch(task, &target, &parts, self, &ProgressBar::hidden())
     }
 
     fn fetched(&self) -> Vec<u8> {
         std::fs::read(self.directory.path().join("x")).unwrap_or_default()
+    }
+}
+
+impl Members for Network {
+    fn find(&self, id: PeerId) -> Option<Arc<dyn Peer>> {
+        let peer = self.members.get(&id)?;
+        Some(Arc::clone(peer) as Arc<dyn Peer>)
+    }
+
+    fn standing(&self, id: PeerId) -> Standing {
+        match self.silent.lock().contains(&id) {
+            true => Standing::Away,
+            false => Standing::Present,
+        }
+    }
+
+    fn silent(&self, id: PeerId, _: &Error) {
+        self.silent.lock().insert(id);
+    }
+
+    fn answered(&self, id: PeerId) {
+        self.silent.lock().remove(&id);
     }
 }
 
@@ -130,4 +159,45 @@ fn a_lying_member_is_replaced_by_an_honest_one() {
         network.fetch(),
         Err("m1 sent bytes that are not those of the file".to_owned())
     );
+}
+
+#[test]
+fn a_member_that_is_away_is_tried_once_and_only_as_a_probe() {
+    let network = Network::new(&[Behaviour::Gone]);
+    assert_eq!(network.fetch(), Ok(Outcome::Postponed));
+    assert_eq!(network.fetch(), Ok(Outcome::Postponed));
+    assert_eq!(network.peer(0).opens(), 1);
+    network.peer(0).behave(Behaviour::Honest);
+    let mut task = Task {
+        job: network.job.clone(),
+        begun: true,
+        probe: Some(network.peer(0).id()),
+    };
+    assert_eq!(network.fetch_task(&mut task), Ok(Outcome::Fetched));
+    assert!(network.fetched() == CONTENT && network.silent.lock().is_empty());
+}
+
+#[test]
+fn who_does_not_have_it_is_not_asked_again_when_another_returns() {
+    let network = Network::new(&[Behaviour::Honest, Behaviour::Gone]);
+    network.peer(0).put("x", "something else", 2);
+    let mut task = Task {
+        job: network.job.clone(),
+        begun: false,
+        probe: None,
+    };
+    assert_eq!(network.fetch_task(&mut task), Ok(Outcome::Postponed));
+    assert_eq!(task.job.holders, network.job.holders[1..]);
+}
+
+#[test]
+fn single_bytes_now_and_then_are_no_progress() {
+    let mut patience = Patience::default();
+    assert!(!patience.is_rewarded(Duration::from_secs(14), 1));
+    assert!(!patience.is_rewarded(Duration::from_secs(1), 1));
+    assert!(patience.left.is_zero());
+    let mut patience = Patience::default();
+    assert!(!patience.is_rewarded(Duration::from_secs(14), 1));
+    assert!(patience.is_rewarded(Duration::from_millis(900), LEAST_PROGRESS));
+    assert_eq!(patience.left, READ_DEADLINE);
 }

@@ -1,0 +1,319 @@
+//! Which file is fetched next, so that a member that is away holds up nobody's files but its own.
+//!
+//! Pure. Files that only members without an answer have are put aside. Such a member is tried
+//! again every few seconds, with one file at a time; when it answers, its files are taken up; when
+//! it has not answered for long, they have failed.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use tinyp2p_net::types::PeerId;
+
+use super::plan::Job;
+
+/// Between the end of one try at a member that does not answer and the next one.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// A member that has not answered for this long is given up: one that restarts is back by then.
+const GIVE_UP: Duration = Duration::from_secs(60);
+
+/// How likely a member is to answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Standing {
+    /// As far as is known, it is there.
+    Present,
+    /// It did not answer lately.
+    Away,
+    /// It has not answered for so long that nobody waits for it.
+    Lost,
+}
+
+/// A member that did not answer.
+#[derive(Debug)]
+struct Absence {
+    since: Instant,
+    /// It is not tried before.
+    next: Instant,
+    /// Somebody is trying.
+    tried: bool,
+    lost: bool,
+    /// One line for people.
+    why: String,
+}
+
+/// One file to fetch now.
+#[derive(Debug)]
+pub(super) struct Task {
+    pub(super) job: Job,
+    /// True when this run has begun it before.
+    pub(super) begun: bool,
+    /// The member to be tried although it is away.
+    pub(super) probe: Option<PeerId>,
+}
+
+/// What to do next.
+#[derive(Debug)]
+pub(super) enum Next {
+    /// Fetch this.
+    Task(Box<Task>),
+    /// Everybody who has this file is lost; the reason.
+    Failed(Box<Job>, String),
+    /// Nothing, before this moment or a change.
+    Wait(Instant),
+    /// Nothing any more.
+    Done,
+}
+
+/// What is to be fetched, and who does not answer.
+#[derive(Debug)]
+pub(super) struct Queue {
+    /// In the order of their paths; those that were put aside come last.
+    ready: VecDeque<(Job, bool)>,
+    /// At least one holder is away, and none is present.
+    aside: VecDeque<(Job, bool)>,
+    /// Handed out and not done yet: they may come back.
+    under_way: usize,
+    absences: HashMap<PeerId, Absence>,
+}
+
+impl Queue {
+    pub(super) fn new(jobs: Vec<Job>) -> Self {
+        Self {
+            ready: jobs.into_iter().map(|job| (job, false)).collect(),
+            aside: VecDeque::new(),
+            under_way: 0,
+            absences: HashMap::new(),
+        }
+    }
+
+    /// The next file, first of all one that somebody has who is there.
+    pub(super) fn next(&mut self, now: Instant) -> Next {
+        while let Some((job, begun)) = self.ready.pop_front() {
+            match self.prospect(&job) {
+                Standing::Present => return self.hand_out(job, begun, None),
+                Standing::Away => self.aside.push_back((job, begun)),
+                Standing::Lost => {
+                    let why = job.holders.first().map(|holder| holder.member.id);
+                    let why = why.and_then(|id| self.absences.get(&id));
+                    let why = why.map(|absence| absence.why.clone()).unwrap_or_default();
+                    return Next::Failed(Box::new(job), why);
+                }
+            }
+        }
+        self.probe(now).unwrap_or_else(|| self.pause(now))
+    }
+
+    /// One file of a member whose time to be tried has come.
+    fn probe(&mut self, now: Instant) -> Option<Next> {
+        let due = |absence: &Absence| !absence.lost && !absence.tried && absence.next <= now;
+        if !self.absences.values().any(due) {
+            return None;
+        }
+        let (place, member) = self
+            .aside
+            .iter()
+            .enumerate()
+            .find_map(|(place, (job, _))| {
+                let mut members = job.holders.iter().map(|holder| holder.member.id);
+                let member = members.find(|id| self.absences.get(id).is_some_and(due))?;
+                Some((place, member))
+            })?;
+        let (job, begun) = self.aside.remove(place)?;
+        if let Some(absence) = self.absences.get_mut(&member) {
+            absence.tried = true;
+        }
+        Some(self.hand_out(job, begun, Some(member)))
+    }
+
+    fn hand_out(&mut self, job: Job, begun: bool, probe: Option<PeerId>) -> Next {
+        self.under_way += 1;
+        Next::Task(Box::new(Task { job, begun, probe }))
+    }
+
+    fn pause(&self, now: Instant) -> Next {
+        if self.under_way == 0 && self.aside.is_empty() {
+            return Next::Done;
+        }
+        let waiting = self.absences.values().filter(|a| !a.lost && !a.tried);
+        let next = waiting.map(|absence| absence.next).filter(|at| *at > now);
+        Next::Wait(next.min().unwrap_or(now + RETRY))
+    }
+
+    /// The best standing among the holders.
+    fn prospect(&self, job: &Job) -> Standing {
+        let mut best = Standing::Lost;
+        for holder in &job.holders {
+            match self.standing(holder.member.id) {
+                Standing::Present => return Standing::Present,
+                Standing::Away => best = Standing::Away,
+                Standing::Lost => {}
+            }
+        }
+        best
+    }
+
+    /// How likely a member is to answer.
+    pub(super) fn standing(&self, member: PeerId) -> Standing {
+        match self.absences.get(&member) {
+            None => Standing::Present,
+            Some(Absence { lost: false, .. }) => Standing::Away,
+            Some(_) => Standing::Lost,
+        }
+    }
+
+    /// A task has ended, whether or not with the file.
+    pub(super) fn ended(&mut self, probe: Option<PeerId>) {
+        self.under_way = self.under_way.saturating_sub(1);
+        if let Some(absence) = probe.and_then(|id| self.absences.get_mut(&id)) {
+            absence.tried = false;
+        }
+    }
+
+    /// A file that nobody could send now, but somebody may later.
+    pub(super) fn put_back(&mut self, job: Job) {
+        self.ready.push_back((job, true));
+    }
+
+    /// A member did not answer.
+    pub(super) fn silent(&mut self, member: PeerId, why: String, now: Instant) {
+        let absence = self.absences.entry(member).or_insert_with(|| Absence {
+            since: now,
+            next: now,
+            tried: false,
+            lost: false,
+            why: String::new(),
+        });
+        absence.next = now + RETRY;
+        absence.why = why;
+        if now.duration_since(absence.since) >= GIVE_UP {
+            absence.lost = true;
+            self.take_up();
+        }
+    }
+
+    /// A member answered.
+    pub(super) fn answered(&mut self, member: PeerId) {
+        if self.absences.remove(&member).is_some() {
+            self.take_up();
+        }
+    }
+
+    /// Everything that was put aside is looked at anew.
+    fn take_up(&mut self) {
+        self.ready.append(&mut self.aside);
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::Arc;
+
+    use tinyp2p_net::types::{RelPath, Version};
+
+    use super::super::plan::Holder;
+    use super::*;
+    use crate::view::merge::Member;
+
+    fn id(member: u8) -> PeerId {
+        PeerId::from_bytes([member; 32])
+    }
+
+    fn job(name: &str, members: &[u8]) -> Job {
+        let path = RelPath::new(name.as_bytes()).unwrap();
+        let (directory, name) = path.split().unwrap();
+        let holders = members.iter().map(|member| Holder {
+            member: Arc::new(Member {
+                id: id(*member),
+                name: format!("m{member}").into(),
+            }),
+            path: path.clone(),
+            version: Version(1),
+        });
+        Job {
+            directory,
+            name,
+            size: 1,
+            mtime: 1,
+            root: None,
+            holders: holders.collect(),
+        }
+    }
+
+    fn task(next: Next) -> (String, Option<PeerId>) {
+        match next {
+            Next::Task(task) => (task.job.path(), task.probe),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn files_of_a_member_that_is_away_come_last_and_one_at_a_time() {
+        let now = Instant::now();
+        let mut queue = Queue::new(vec![
+            job("a", &[1]),
+            job("b", &[1]),
+            job("c", &[2]),
+            job("d", &[1, 2]),
+        ]);
+        assert_eq!(task(queue.next(now)), ("a".to_owned(), None));
+        queue.silent(id(1), "away".to_owned(), now);
+        queue.put_back(job("a", &[1]));
+        queue.ended(None);
+        assert_eq!(task(queue.next(now)), ("c".to_owned(), None));
+        assert_eq!(task(queue.next(now)), ("d".to_owned(), None));
+        assert!(matches!(queue.next(now), Next::Wait(at) if at == now + RETRY));
+        let later = now + RETRY;
+        assert_eq!(task(queue.next(later)), ("b".to_owned(), Some(id(1))));
+        assert!(matches!(queue.next(later), Next::Wait(_)));
+        queue.answered(id(1));
+        queue.ended(Some(id(1)));
+        assert_eq!(task(queue.next(later)), ("a".to_owned(), None));
+    }
+
+    #[test]
+    fn a_member_that_never_answers_is_given_up() {
+        let start = Instant::now();
+        let mut now = start;
+        let mut queue = Queue::new(vec![job("a", &[1]), job("b", &[1])]);
+        task(queue.next(now));
+        queue.silent(id(1), "away".to_owned(), now);
+        queue.put_back(job("a", &[1]));
+        queue.ended(None);
+        let mut tries = 0;
+        loop {
+            match queue.next(now) {
+                Next::Task(task) => {
+                    assert_eq!(task.probe, Some(id(1)));
+                    tries += 1;
+                    queue.silent(id(1), "away".to_owned(), now);
+                    queue.put_back(task.job);
+                    queue.ended(task.probe);
+                }
+                Next::Wait(at) => {
+                    assert!(at > now);
+                    now = at;
+                }
+                Next::Failed(_, why) => {
+                    assert_eq!(why, "away");
+                    break;
+                }
+                Next::Done => panic!("not done"),
+            }
+        }
+        assert_eq!(now, start + GIVE_UP);
+        assert_eq!(tries, 12);
+        assert!(matches!(queue.next(now), Next::Failed(..)));
+        assert!(matches!(queue.next(now), Next::Done));
+    }
+
+    #[test]
+    fn nothing_is_done_while_a_file_may_come_back() {
+        let now = Instant::now();
+        let mut queue = Queue::new(vec![job("a", &[1])]);
+        task(queue.next(now));
+        assert!(matches!(queue.next(now), Next::Wait(_)));
+        queue.ended(None);
+        assert!(matches!(queue.next(now), Next::Done));
+    }
+}
