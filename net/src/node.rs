@@ -1,6 +1,7 @@
 //! A running node: builds all parts, connects them, and ends them. The only file that knows every
 //! part.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -188,7 +189,11 @@ impl Node {
                 self.members.report(answer.member, error);
             }
         }
-        answers.extend(self.members.absent().into_iter().map(|(member, name)| {
+        // One that has just failed is away by now; it has answered all the same.
+        let answered: HashSet<PeerId> = answers.iter().map(|answer| answer.member).collect();
+        let absent = self.members.absent().into_iter();
+        let absent = absent.filter(|(member, _)| !answered.contains(member));
+        answers.extend(absent.map(|(member, name)| {
             let away = Error::Unreachable {
                 who: name.to_string(),
                 why: "it is away".into(),
