@@ -18,7 +18,8 @@ const UNMARKED: [u32; 2] = [0x0102_1994, 0x8584_58f6];
 ///
 /// What the file system's clock does not tell apart is not noticed: see the limits of `State`. Nor is
 /// a program that stores through `mmap` into a page that it has changed before and that has not been
-/// written back since: the kernel does not mark the file again. Whoever computes roots ends that with `settle`.
+/// written back since: the kernel does not mark the file again. Whoever computes roots ends that
+/// with `settle`.
 #[derive(Debug)]
 pub struct SharedFile {
     file: OwnedFd,
