@@ -85,8 +85,7 @@ fn one_of_two_holders_is_killed_in_the_middle_of_a_read_and_nobody_notices() {
     const LENGTH: u64 = 700 * MIB;
     let swarm = Swarm::alone();
     let (a, b) = (swarm.node("a"), swarm.node("b"));
-    write_settled(&a, "large", 1, LENGTH);
-    write_settled(&b, "large", 1, LENGTH);
+    write_rooted(&[&a, &b], "large", 1, LENGTH);
     let mut a = a.serve();
     let b = b.peer(&a).serve();
     let mount = swarm
@@ -110,8 +109,7 @@ fn a_read_fails_in_time_when_all_holders_are_killed() {
     const LENGTH: u64 = 700 * MIB;
     let swarm = Swarm::alone();
     let (a, b) = (swarm.node("a"), swarm.node("b"));
-    write_settled(&a, "large", 2, LENGTH);
-    write_settled(&b, "large", 2, LENGTH);
+    write_rooted(&[&a, &b], "large", 2, LENGTH);
     let mut a = a.serve();
     let mut b = b.peer(&a).serve();
     let mount = swarm
@@ -153,6 +151,11 @@ fn make_liar(node: &Node, name: &str, bytes: &[u8], claimed: &Tree) {
     let path = node.share().join(name);
     fs::write(&path, bytes).expect("write");
     settle(&path);
+    remember_root(node, name, claimed);
+}
+
+/// Makes a node that is not running yet remember a root for one of its files.
+fn remember_root(node: &Node, name: &str, tree: &Tree) {
     let directory = node.share().to_owned();
     let share = ShareConfig {
         directory: directory.clone(),
@@ -160,15 +163,27 @@ fn make_liar(node: &Node, name: &str, bytes: &[u8], claimed: &Tree) {
         excluded: Vec::new(),
     };
     let paths = vec![RelPath::new(name.as_bytes()).expect("a path")];
-    let found = Share::open(&share)
-        .expect("a share")
-        .stat(&StatRequest { paths });
-    let version = found.expect("an answer").attributes[0]
-        .expect("the file")
-        .version;
+    let share = Share::open(&share).expect("a share");
+    let found = share.stat(&StatRequest { paths }).expect("an answer");
+    let version = found.attributes[0].expect("the file").version;
     let place = directory.canonicalize().expect("a directory");
     let roots = Roots::open(&Roots::file(&place, &node.state())).expect("a database");
-    roots.insert(version, claimed).expect("insert");
+    roots.insert(version, tree).expect("insert");
+    roots.flush().expect("flush");
+}
+
+/// [`write_settled`] at several nodes that are not running yet, which all know the root from the start: a
+/// holder that does not know it yet would not be asked for the file.
+fn write_rooted(nodes: &[&Node], name: &str, seed: u64, length: u64) {
+    let mut hasher = TreeHasher::default();
+    for at in (0..length).step_by(MIB as usize) {
+        hasher.update(&pattern_at(seed, at, MIB.min(length - at)));
+    }
+    let tree = hasher.finish().expect("not empty");
+    for node in nodes {
+        write_settled(node, name, seed, length);
+        remember_root(node, name, &tree);
+    }
 }
 
 #[test]
@@ -181,8 +196,7 @@ fn a_holder_that_lies_is_blamed_and_its_bytes_reach_neither_reader_nor_cache() {
         wrong[(block * BLOCK + 77) as usize] ^= 1;
     }
     let (a, liar, c) = (swarm.node("a"), swarm.node("liar"), swarm.node("c"));
-    write_settled(&a, "file", 3, LENGTH);
-    write_settled(&c, "file", 3, LENGTH);
+    write_rooted(&[&a, &c], "file", 3, LENGTH);
     make_liar(&liar, "file", &wrong, &tree(&right));
     let a = a.serve();
     let c = c.peer(&a).serve();
