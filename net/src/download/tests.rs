@@ -142,7 +142,8 @@ fn a_sequential_reader_gets_every_byte_with_few_requests() {
         got.extend(read(&download, at, (128 * 1024).min(rig.attributes.size - at)).unwrap());
     }
     assert!(got == rig.content);
-    assert!(rig.peer.opens() < 40, "{} requests", rig.peer.opens());
+    // A reader that is never starved keeps the first window, 256 KiB, and each request is one of it.
+    assert!(rig.peer.opens() <= 80 + 8, "{} requests", rig.peer.opens());
 }
 
 #[test]
