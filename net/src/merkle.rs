@@ -8,6 +8,8 @@
 //!
 //! Pure: no IO, no clock.
 
+mod lanes;
+
 use std::ops::Deref;
 
 use sha2::{Digest, Sha256};
@@ -31,12 +33,31 @@ pub fn leaf(block: &[u8]) -> Hash {
     Sha256::digest(block).into()
 }
 
+/// The hashes of `bytes` cut into parts of `length`, two at a time; the last part may be shorter.
+fn hashes(bytes: &[u8], length: usize, mut take: impl FnMut(Hash)) {
+    for both in bytes.chunks(2 * length) {
+        let (first, second) = both.split_at(length.min(both.len()));
+        match lanes::pair([first, second]) {
+            Some(pair) => pair.into_iter().for_each(&mut take),
+            None => [first, second]
+                .into_iter()
+                .filter(|part| !part.is_empty())
+                .for_each(|part| take(leaf(part))),
+        }
+    }
+}
+
 fn parent(left: &Hash, right: &Hash) -> Hash {
-    Sha256::new()
-        .chain_update(left)
-        .chain_update(right)
-        .finalize()
-        .into()
+    leaf([*left, *right].as_flattened())
+}
+
+/// The level above `nodes`, whose number is even.
+fn parents(nodes: &[Hash]) -> Vec<Hash> {
+    let mut above = Vec::with_capacity(nodes.len() / 2);
+    hashes(nodes.as_flattened(), 2 * size_of::<Hash>(), |hash| {
+        above.push(hash)
+    });
+    above
 }
 
 /// The root of a subtree of zero leaves, `level` levels above them.
@@ -89,11 +110,7 @@ fn levels(leaves: &[Hash], height: u32) -> Vec<Vec<Hash>> {
         if levels[level].len() % 2 == 1 {
             levels[level].push(pad);
         }
-        let above = levels[level]
-            .chunks(2)
-            .map(|pair| parent(&pair[0], &pair[1]))
-            .collect();
-        levels.push(above);
+        levels.push(parents(&levels[level]));
         pad = parent(&pad, &pad);
     }
     levels
@@ -110,6 +127,13 @@ pub struct TreeHasher {
 impl TreeHasher {
     /// Takes the next bytes, however they are cut.
     pub fn update(&mut self, mut bytes: &[u8]) {
+        if self.block_bytes == 0 {
+            let whole = bytes.len() / BLOCK as usize * BLOCK as usize;
+            hashes(&bytes[..whole], BLOCK as usize, |hash| {
+                self.leaves.push(hash)
+            });
+            bytes = &bytes[whole..];
+        }
         while !bytes.is_empty() {
             let room = (BLOCK - self.block_bytes) as usize;
             let (now, later) = bytes.split_at(room.min(bytes.len()));
@@ -162,10 +186,7 @@ impl Tree {
             if below.len() % 2 == 1 {
                 below.push(pad);
             }
-            let above = below
-                .chunks(2)
-                .map(|pair| parent(&pair[0], &pair[1]))
-                .collect();
+            let above = parents(below);
             upper.push(above);
             pad = parent(&pad, &pad);
         }
@@ -231,7 +252,8 @@ impl Subtree {
         if !complete || self.uncles.len() as u64 != u64::from(shape.height() - height) {
             return None;
         }
-        let mut hash = root_of(&self.leaves, height);
+        let levels = levels(&self.leaves, height);
+        let mut hash = *levels.last()?.first()?;
         let mut at = self.first >> height;
         for uncle in &self.uncles {
             hash = if at.is_multiple_of(2) {
@@ -243,6 +265,7 @@ impl Subtree {
         }
         (hash == *root.as_bytes()).then_some(Leaves {
             subtree: self,
+            levels,
             size,
         })
     }
@@ -256,11 +279,14 @@ impl Subtree {
         } else {
             self.span << self.uncles.len().min(40)
         };
-        self.narrow_in(Shape { blocks }, first, span)
+        let shape = Shape { blocks };
+        let inner = levels(&self.leaves, shape.subtree_height(self.span));
+        self.narrow_in(shape, &inner, first, span)
     }
 
-    /// The part of `span` blocks from block `first` on, with its own uncles.
-    fn narrow_in(&self, shape: Shape, first: u64, span: u64) -> Option<Self> {
+    /// The part of `span` blocks from block `first` on, with its own uncles; `inner` are the levels of
+    /// this subtree.
+    fn narrow_in(&self, shape: Shape, inner: &[Vec<Hash>], first: u64, span: u64) -> Option<Self> {
         let inside = span.is_power_of_two()
             && span <= self.span
             && first.is_multiple_of(span)
@@ -271,7 +297,6 @@ impl Subtree {
         }
         let (low, high) = (shape.subtree_height(span), shape.subtree_height(self.span));
         let before = (first - self.first) as usize;
-        let inner = levels(&self.leaves, high);
         let mut uncles = Vec::new();
         for level in low..high {
             let at = before >> level;
@@ -310,6 +335,8 @@ fn root_of(leaves: &[Hash], height: u32) -> Hash {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Leaves {
     subtree: Subtree,
+    /// From the leaves up to the subtree's root: proofs of its parts are taken from here.
+    levels: Vec<Vec<Hash>>,
     size: u64,
 }
 
@@ -332,16 +359,22 @@ impl Leaves {
             .checked_sub(self.subtree.first)
             .filter(|_| whole_blocks);
         let Some(before) = before else { return false };
-        let known = self.subtree.leaves.iter().skip(before as usize);
-        let blocks = bytes.chunks(BLOCK as usize);
-        let enough = known.len() >= blocks.len() && !bytes.is_empty();
-        enough && blocks.zip(known).all(|(block, hash)| leaf(block) == *hash)
+        let mut known = self.subtree.leaves.iter().skip(before as usize);
+        if bytes.is_empty() || (known.len() as u64) < (bytes.len() as u64).div_ceil(BLOCK) {
+            return false;
+        }
+        let mut all = true;
+        hashes(bytes, BLOCK as usize, |hash| {
+            all &= known.next() == Some(&hash)
+        });
+        all
     }
 
     /// The part of `span` blocks from block `first` on, with its own proof, so that it can be
     /// stored and proven alone. `None` if it does not lie in here.
     pub fn narrow(&self, first: u64, span: u64) -> Option<Subtree> {
-        self.subtree.narrow_in(Shape::of(self.size)?, first, span)
+        let shape = Shape::of(self.size)?;
+        self.subtree.narrow_in(shape, &self.levels, first, span)
     }
 }
 
