@@ -23,6 +23,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::body::Buffers;
 use super::doors::{Doors, Seat};
+use super::recent::Recent;
 use super::routes::{Caller, route};
 use super::stall::StallGuard;
 use super::{Limits, Service, pairing};
@@ -67,6 +68,7 @@ pub(super) struct House {
     pub(super) gate: Arc<Gate>,
     pub(super) limits: Limits,
     pub(super) buffers: Arc<Buffers>,
+    pub(super) recent: Arc<Recent>,
     doors: Arc<Doors>,
 }
 
@@ -81,6 +83,7 @@ pub(super) async fn run(
     let house = Arc::new(House {
         doors: Doors::new(&limits),
         buffers: Arc::default(),
+        recent: Arc::default(),
         service,
         gate,
         limits,

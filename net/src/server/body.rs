@@ -97,19 +97,47 @@ enum Next {
 impl FileBody {
     /// Reads the first piece, waiting for the disk if need be.
     pub(super) fn begin(
-        file: SharedFile,
+        file: &Arc<SharedFile>,
         range: ByteRange,
         work: Work,
-        buffers: Arc<Buffers>,
+        buffers: &Arc<Buffers>,
     ) -> io::Result<Self> {
-        let first = read_piece(&file, range, buffers.take())?;
-        Ok(Self {
-            file: Arc::new(file),
-            remaining: range,
+        let first = read_piece(file, range, buffers.take())?;
+        Ok(Self::behind(first, file, range, work, buffers))
+    }
+
+    /// Reads the first piece if that can be done without waiting for the disk; else `None`.
+    pub(super) fn begin_now(
+        file: &Arc<SharedFile>,
+        range: ByteRange,
+        work: Work,
+        buffers: &Arc<Buffers>,
+    ) -> io::Result<Option<Self>> {
+        let mut buffer = buffers.take();
+        let wanted = wanted(range);
+        let count = file.read_at_now(range.start, &mut buffer.bytes[..wanted])?;
+        let first = match count {
+            Some(0) => return Ok(None),
+            Some(count) => buffer.filled(count)?,
+            None => return Ok(None),
+        };
+        Ok(Some(Self::behind(first, file, range, work, buffers)))
+    }
+
+    fn behind(
+        first: Bytes,
+        file: &Arc<SharedFile>,
+        remaining: ByteRange,
+        work: Work,
+        buffers: &Arc<Buffers>,
+    ) -> Self {
+        Self {
+            file: Arc::clone(file),
+            remaining,
             next: Next::Ready(first),
             work,
-            buffers,
-        })
+            buffers: Arc::clone(buffers),
+        }
     }
 
     fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {

@@ -6,6 +6,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Instant;
 
 use http::header::{
     ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderName, HeaderValue,
@@ -17,7 +18,7 @@ use super::body::{Body, Buffers, FileBody};
 use super::doors::Work;
 use super::range::{Decision, decide};
 use super::routes::{Caller, status};
-use crate::share::Share;
+use crate::share::{Share, SharedFile};
 use crate::types::{ByteRange, Kind, RelPath};
 use crate::wire::FaultCode;
 
@@ -33,21 +34,52 @@ pub(super) async fn serve<B>(
     let Some(share) = caller.house.service.share.clone() else {
         return status(StatusCode::NOT_FOUND);
     };
+    if let Some(response) = serve_now(request, &path, caller) {
+        return response;
+    }
     let (method, fields) = (request.method().clone(), request.headers().clone());
     let (work, buffers) = (caller.seat.work.clone(), caller.house.buffers.clone());
-    let prepared = caller.seat.work.run(move || {
-        let file = Requested {
-            path,
-            method,
-            fields,
-        };
-        file.open(&share, work, &buffers)
-    });
+    let requested = Requested {
+        path: path.clone(),
+        method,
+        fields,
+    };
+    let now = Instant::now();
+    let prepared = caller
+        .seat
+        .work
+        .run(move || requested.open(&share, work, &buffers));
     match prepared.await {
-        Ok(response) => response,
+        Ok((response, file)) => {
+            if let Some(file) = file {
+                caller.house.recent.put(path, file, now);
+            }
+            response
+        }
         Err(error) => {
             tracing::error!(%error, "a file could not be served");
             status(StatusCode::INTERNAL_SERVER_ERROR)
+        }
+    }
+}
+
+/// The answer right away, without a blocking thread: for a file that was opened a moment ago, is still
+/// in that version, and has the first bytes in the page cache.
+fn serve_now<B>(request: &Request<B>, path: &RelPath, caller: &Caller) -> Option<Response<Body>> {
+    let recent = &caller.house.recent;
+    let file = recent.get(path, Instant::now())?;
+    let (work, buffers) = (caller.seat.work.clone(), &caller.house.buffers);
+    let response = file.check().and_then(|()| {
+        respond(&file, (request.method(), request.headers()), |range| {
+            FileBody::begin_now(&file, range, work, buffers)
+        })
+    });
+    match response {
+        Ok(response) => response,
+        // It is another file by now, or cannot be read any more: the long way says what is there.
+        Err(_) => {
+            recent.forget(path);
+            None
         }
     }
 }
@@ -66,54 +98,78 @@ struct Requested {
 
 impl Requested {
     /// Opens the file, decides what to send of it, and reads the first bytes, all in one visit to
-    /// a blocking thread.
-    fn open(self, share: &Share, work: Work, buffers: &Arc<Buffers>) -> Response<Body> {
+    /// a blocking thread. Gives the open file too if there is one.
+    fn open(
+        self,
+        share: &Share,
+        work: Work,
+        buffers: &Arc<Buffers>,
+    ) -> (Response<Body>, Option<Arc<SharedFile>>) {
         let file = match share.open_file(&self.path) {
-            Ok(file) => file,
+            Ok(file) => Arc::new(file),
             Err(fault) if fault.code == FaultCode::Internal => {
                 tracing::warn!(path = %self.path, %fault, "a shared file cannot be opened");
-                return status(StatusCode::INTERNAL_SERVER_ERROR);
+                return (status(StatusCode::INTERNAL_SERVER_ERROR), None);
             }
-            Err(_) => return status(StatusCode::NOT_FOUND),
+            Err(_) => return (status(StatusCode::NOT_FOUND), None),
         };
-        let attributes = file.attributes();
-        if attributes.kind != Kind::File {
-            return status(StatusCode::NOT_FOUND);
+        if file.attributes().kind != Kind::File {
+            return (status(StatusCode::NOT_FOUND), None);
         }
-        let (tag, size) = (attributes.version.entity_tag(), attributes.size);
-        let (code, range) = match decide(&self.method, &self.fields, &tag, size) {
-            Decision::Whole => (StatusCode::OK, ByteRange::new(0, size)),
-            Decision::Part(range) => (StatusCode::PARTIAL_CONTENT, range),
-            Decision::NotModified => return without_body(StatusCode::NOT_MODIFIED, &tag),
-            Decision::PreconditionFailed => {
-                return without_body(StatusCode::PRECONDITION_FAILED, &tag);
+        let read = |range| FileBody::begin(&file, range, work, buffers).map(Some);
+        match respond(&file, (&self.method, &self.fields), read) {
+            Ok(Some(response)) => (response, Some(file)),
+            Ok(None) => (status(StatusCode::INTERNAL_SERVER_ERROR), None),
+            Err(error) => {
+                tracing::warn!(path = %self.path, %error, "a shared file cannot be read");
+                (status(StatusCode::INTERNAL_SERVER_ERROR), None)
             }
-            Decision::Unsatisfiable => {
-                let mut response = without_body(StatusCode::RANGE_NOT_SATISFIABLE, &tag);
-                set(&mut response, CONTENT_RANGE, &format!("bytes */{size}"));
-                return response;
-            }
-        };
-        let body = if self.method == Method::HEAD {
-            Ok(Body::empty())
-        } else {
-            FileBody::begin(file, range, work, buffers.clone()).map(Body::file)
-        };
-        with_bytes(code, body, &tag, range, size).unwrap_or_else(|error| {
-            tracing::warn!(path = %self.path, %error, "a shared file cannot be read");
-            status(StatusCode::INTERNAL_SERVER_ERROR)
-        })
+        }
+    }
+}
+
+/// Decides what a request gets of `file`; `read` begins to read a range. `None` when `read` says so.
+fn respond(
+    file: &SharedFile,
+    (method, fields): (&Method, &HeaderMap),
+    read: impl FnOnce(ByteRange) -> io::Result<Option<FileBody>>,
+) -> io::Result<Option<Response<Body>>> {
+    let attributes = file.attributes();
+    let (tag, size) = (attributes.version.entity_tag(), attributes.size);
+    let (code, range) = match decide(method, fields, &tag, size) {
+        Decision::Whole => (StatusCode::OK, ByteRange::new(0, size)),
+        Decision::Part(range) => (StatusCode::PARTIAL_CONTENT, range),
+        refused => return Ok(Some(refuse(refused, &tag, size))),
+    };
+    let body = if method == Method::HEAD {
+        Some(Body::empty())
+    } else {
+        read(range)?.map(Body::file)
+    };
+    Ok(body.map(|body| with_bytes(code, body, &tag, range, size)))
+}
+
+/// The answer of a decision that sends no bytes.
+fn refuse(decision: Decision, tag: &str, size: u64) -> Response<Body> {
+    match decision {
+        Decision::NotModified => without_body(StatusCode::NOT_MODIFIED, tag),
+        Decision::PreconditionFailed => without_body(StatusCode::PRECONDITION_FAILED, tag),
+        _ => {
+            let mut response = without_body(StatusCode::RANGE_NOT_SATISFIABLE, tag);
+            set(&mut response, CONTENT_RANGE, &format!("bytes */{size}"));
+            response
+        }
     }
 }
 
 fn with_bytes(
     code: StatusCode,
-    body: io::Result<Body>,
+    body: Body,
     tag: &str,
     range: ByteRange,
     size: u64,
-) -> io::Result<Response<Body>> {
-    let mut response = Response::new(body?);
+) -> Response<Body> {
+    let mut response = Response::new(body);
     *response.status_mut() = code;
     set(&mut response, CONTENT_TYPE, "application/octet-stream");
     set(&mut response, ACCEPT_RANGES, "bytes");
@@ -124,7 +180,7 @@ fn with_bytes(
         let part = format!("bytes {}-{last}/{size}", range.start);
         set(&mut response, CONTENT_RANGE, &part);
     }
-    Ok(response)
+    response
 }
 
 fn without_body(code: StatusCode, tag: &str) -> Response<Body> {

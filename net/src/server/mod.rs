@@ -20,6 +20,7 @@ pub(crate) mod harness;
 mod listen;
 mod pairing;
 mod range;
+mod recent;
 mod routes;
 mod rpc;
 mod stall;

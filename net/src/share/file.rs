@@ -106,7 +106,8 @@ impl SharedFile {
         &mut buffer[..length]
     }
 
-    fn check(&self) -> io::Result<()> {
+    /// Fails once the file is no longer in the version seen at open; see [`is_changed`].
+    pub(crate) fn check(&self) -> io::Result<()> {
         if State::of(&self.file)? == self.state {
             Ok(())
         } else {
