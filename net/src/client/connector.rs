@@ -1,4 +1,4 @@
-//! HTTP over one connection: the only file that knows ureq.
+//! HTTP over one connection: the only file that knows ureq. Ranges of files do not pass through it (`wire`).
 //!
 //! A [`Lane`] is one TLS connection with a ureq agent that can use nothing else: its connector
 //! hands that connection out once and never makes another, so dialling, pairing, pooling and
@@ -17,8 +17,8 @@ use std::sync::Arc;
 use std::sync::LazyLock;
 use std::time::Instant;
 
-use http::{HeaderMap, Request, StatusCode, Uri};
-use parking_lot::Mutex;
+use http::{Request, Uri};
+use parking_lot::{Mutex, MutexGuard};
 use ureq::config::Config;
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{
@@ -28,6 +28,7 @@ use ureq::{Agent, AsSendBody, BodyReader};
 
 use crate::client::dial::broken;
 use crate::client::tls::{MAX_PLAINTEXT, TlsLink};
+use crate::client::wire::{Head, MAX_RESPONSE_HEAD, Wire};
 use crate::error::Error;
 
 /// Plaintext that waits for its reader, per connection.
@@ -35,9 +36,6 @@ const INPUT_BUFFER: usize = 128 * 1024;
 
 /// The longest request head, a path of 4095 escaped bytes included.
 const OUTPUT_BUFFER: usize = 16 * 1024;
-
-/// The longest response head that is read.
-const MAX_RESPONSE_HEAD: usize = 16 * 1024;
 
 static CONFIG: LazyLock<Config> = LazyLock::new(|| {
     Agent::config_builder()
@@ -61,17 +59,22 @@ static CONFIG: LazyLock<Config> = LazyLock::new(|| {
 /// One connection that carries one request at a time.
 pub(super) struct Lane {
     agent: Agent,
+    /// Never waited for: whoever has the lane is the only one who uses the wire.
+    wire: Arc<Mutex<Wire>>,
     deadline: Arc<Mutex<Instant>>,
     who: String,
 }
 
 /// The head of a response, and its body still to be read.
 pub(super) struct Reply {
-    /// The status code.
-    pub(super) status: StatusCode,
-    /// The header fields.
-    pub(super) headers: HeaderMap,
+    pub(super) head: Head,
     body: BodyReader<'static>,
+}
+
+impl AsRef<Head> for Reply {
+    fn as_ref(&self) -> &Head {
+        &self.head
+    }
 }
 
 impl Lane {
@@ -79,13 +82,15 @@ impl Lane {
     pub(super) fn new(connection: TlsLink) -> Self {
         let deadline = Arc::new(Mutex::new(Instant::now()));
         let who = connection.who().to_owned();
+        let wire = Arc::new(Mutex::new(Wire::new(connection)));
         let connector = OneConnection {
-            connection: Mutex::new(Some(connection)),
+            wire: Mutex::new(Some(wire.clone())),
             deadline: deadline.clone(),
             who: who.clone(),
         };
         Self {
             agent: Agent::with_parts(CONFIG.clone(), connector, NoResolver),
+            wire,
             deadline,
             who,
         }
@@ -109,10 +114,18 @@ impl Lane {
             .map_err(|error| translate(&self.who, error))?;
         let (parts, body) = response.into_parts();
         Ok(Reply {
-            status: parts.status,
-            headers: parts.headers,
+            head: Head {
+                status: parts.status,
+                headers: parts.headers,
+            },
             body: body.into_reader(),
         })
+    }
+
+    /// The connection itself, for a request that does not go through ureq. It must be drained before the
+    /// lane is used in any other way.
+    pub(super) fn wire(&self) -> MutexGuard<'_, Wire> {
+        self.wire.lock()
     }
 
     /// Reads from the body of the `reply` that this lane gave; 0 at its end. The lane can be used
@@ -170,7 +183,7 @@ impl Resolver for NoResolver {
 
 #[derive(Debug)]
 struct OneConnection {
-    connection: Mutex<Option<TlsLink>>,
+    wire: Mutex<Option<Arc<Mutex<Wire>>>>,
     deadline: Arc<Mutex<Instant>>,
     who: String,
 }
@@ -183,14 +196,14 @@ impl Connector for OneConnection {
         _: &ConnectionDetails<'_>,
         _: Option<()>,
     ) -> Result<Option<Encrypted>, ureq::Error> {
-        let connection = self.connection.lock().take().ok_or_else(|| {
+        let wire = self.wire.lock().take().ok_or_else(|| {
             ureq::Error::Other(Box::new(Error::Unreachable {
                 who: self.who.clone(),
                 why: "the idle connection was closed".into(),
             }))
         })?;
         Ok(Some(Encrypted {
-            connection,
+            wire,
             buffers: LazyBuffers::new(INPUT_BUFFER, OUTPUT_BUFFER),
             deadline: self.deadline.clone(),
         }))
@@ -198,7 +211,7 @@ impl Connector for OneConnection {
 }
 
 struct Encrypted {
-    connection: TlsLink,
+    wire: Arc<Mutex<Wire>>,
     buffers: LazyBuffers,
     deadline: Arc<Mutex<Instant>>,
 }
@@ -210,7 +223,8 @@ impl Transport for Encrypted {
 
     fn transmit_output(&mut self, amount: usize, _: NextTimeout) -> Result<(), ureq::Error> {
         let deadline = *self.deadline.lock();
-        self.connection
+        let mut wire = self.wire.lock();
+        wire.tls
             .write_all(&self.buffers.output()[..amount], deadline)
             .map_err(|error| ureq::Error::Other(Box::new(error)))
     }
@@ -221,8 +235,9 @@ impl Transport for Encrypted {
         if space.len() < MAX_PLAINTEXT {
             return Ok(false);
         }
-        let read = self
-            .connection
+        let mut wire = self.wire.lock();
+        let read = wire
+            .tls
             .read(space, deadline)
             .map_err(|error| ureq::Error::Other(Box::new(error)))?;
         self.buffers.input_appended(read);
@@ -230,7 +245,7 @@ impl Transport for Encrypted {
     }
 
     fn is_open(&mut self) -> bool {
-        self.connection.is_quiet()
+        self.wire.lock().is_quiet()
     }
 
     fn is_tls(&self) -> bool {
@@ -240,6 +255,6 @@ impl Transport for Encrypted {
 
 impl fmt::Debug for Encrypted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.connection.fmt(f)
+        self.wire.lock().tls.fmt(f)
     }
 }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, IF_MATCH, RANGE};
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{Method, Request as HttpRequest, StatusCode};
 use parking_lot::Mutex;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
@@ -24,8 +24,9 @@ use crate::client::connector::{Lane, Reply};
 use crate::client::dial::{Dial, Link};
 use crate::client::lanes::Lanes;
 use crate::client::pairing;
-use crate::client::stream::{FileStream, check_head};
+use crate::client::stream::{FileStream, check_head, number};
 use crate::client::tls::TlsLink;
+use crate::client::wire::Head;
 use crate::client::{ByteStream, Peer, handshake};
 use crate::config::CONNECT_DEADLINE;
 use crate::error::Error;
@@ -147,33 +148,33 @@ impl HttpPeer {
     }
 
     /// Sends one request and takes the head of its response, which is not a 401.
-    fn exchange(
+    fn exchange<R: AsRef<Head>>(
         &self,
         deadline: Instant,
-        send: &dyn Fn(&Lane) -> Result<Reply, Error>,
-    ) -> Result<(Lane, Reply), Error> {
+        send: &dyn Fn(&Lane) -> Result<R, Error>,
+    ) -> Result<(Lane, R), Error> {
         let seen = self.pairings.load(Ordering::Acquire);
         if self.is_admitted() {
             let (lane, reply) = self.attempt(deadline, send)?;
-            if reply.status != StatusCode::UNAUTHORIZED {
+            if reply.as_ref().status != StatusCode::UNAUTHORIZED {
                 return Ok((lane, reply));
             }
         }
         self.lanes.forget_idle();
         self.pair(seen, deadline)?;
         let (lane, reply) = self.attempt(deadline, send)?;
-        if reply.status == StatusCode::UNAUTHORIZED {
+        if reply.as_ref().status == StatusCode::UNAUTHORIZED {
             return Err(Error::Refused { who: self.who() });
         }
         Ok((lane, reply))
     }
 
     /// Sends on an idle connection, or on a fresh one if there is none or it turns out closed.
-    fn attempt(
+    fn attempt<R>(
         &self,
         deadline: Instant,
-        send: &dyn Fn(&Lane) -> Result<Reply, Error>,
-    ) -> Result<(Lane, Reply), Error> {
+        send: &dyn Fn(&Lane) -> Result<R, Error>,
+    ) -> Result<(Lane, R), Error> {
         if let Some(lane) = self.lanes.take(Instant::now()) {
             match send(&lane) {
                 Ok(reply) => return Ok((lane, reply)),
@@ -264,8 +265,8 @@ impl HttpPeer {
         let (lane, reply) = self.exchange(deadline, &|lane| {
             lane.send(head.clone().map(|()| body), deadline)
         })?;
-        if reply.status != StatusCode::OK {
-            return Err(unexpected(&lane, reply.status));
+        if reply.head.status != StatusCode::OK {
+            return Err(unexpected(&lane, reply.head.status));
         }
         let body = self.read_response(&lane, reply, most, deadline)?;
         let who = lane.who().to_owned();
@@ -281,7 +282,7 @@ impl HttpPeer {
         most: usize,
         deadline: Instant,
     ) -> Result<Vec<u8>, Error> {
-        let length = content_length(&reply)
+        let length = content_length(&reply.head)
             .ok_or_else(|| Error::misbehaved(lane.who(), "a response without Content-Length"))?;
         let length = usize::try_from(length)
             .ok()
@@ -336,32 +337,25 @@ impl Peer for HttpPeer {
         deadline: Instant,
     ) -> Result<Box<dyn ByteStream>, Error> {
         let target = format!("/files/{}", percent_encode(path.as_bytes(), ESCAPED));
-        let mut head = self.request(Method::GET, &target)?;
-        let last = range.end.saturating_sub(1);
-        for (name, value) in [
-            (RANGE, format!("bytes={}-{last}", range.start)),
-            (IF_MATCH, version.entity_tag()),
-        ] {
-            let value = value
-                .try_into()
-                .map_err(|_| Error::misbehaved(self.who(), "a header that cannot be sent"))?;
-            head.headers_mut().insert(name, value);
-        }
-        let (lane, reply) = self.exchange(deadline, &|lane| lane.send(head.clone(), deadline))?;
-        let who = lane.who().to_owned();
-        match reply.status {
+        let request = ranged_get(&target, self.id, range, &version.entity_tag());
+        let send = |lane: &Lane| lane.wire().request(request.as_bytes(), deadline);
+        let (lane, head) = self.exchange(deadline, &send)?;
+        let who = || lane.who().to_owned();
+        match head.status {
             StatusCode::PARTIAL_CONTENT | StatusCode::OK => {
-                check_head(&reply, version, range).map_err(|what| Error::misbehaved(&who, what))?;
-                let stream = FileStream::new(lane, reply, range.len(), self.lanes.clone());
+                check_head(&head, version, range)
+                    .map_err(|what| Error::misbehaved(lane.who(), what))?;
+                let stream = FileStream::new(lane, &head, range.len(), self.lanes.clone());
                 Ok(Box::new(stream))
             }
             status => {
                 let error = match status {
-                    StatusCode::PRECONDITION_FAILED => Error::Changed { who },
-                    StatusCode::NOT_FOUND => Error::NotFound { who },
+                    StatusCode::PRECONDITION_FAILED => Error::Changed { who: who() },
+                    StatusCode::NOT_FOUND => Error::NotFound { who: who() },
                     status => unexpected(&lane, status),
                 };
-                if content_length(&reply) == Some(0) {
+                if content_length(&head) == Some(0) && stays_open(&head) && lane.wire().is_drained()
+                {
                     self.lanes.put(lane, Instant::now());
                 }
                 Err(error)
@@ -380,6 +374,27 @@ impl Peer for HttpPeer {
     }
 }
 
+/// A request for `range` of what `tag` names. The authority is the member's key, as the address says
+/// nothing about whom the request is for.
+fn ranged_get(target: &str, member: PeerId, range: ByteRange, tag: &str) -> String {
+    let last = range.end.saturating_sub(1);
+    format!(
+        "GET {target} HTTP/1.1\r\nHost: {member}\r\nRange: bytes={}-{last}\r\nIf-Match: {tag}\r\n\r\n",
+        range.start
+    )
+}
+
+/// False when the other side closes the connection behind this response (RFC 9112, section 9.6).
+pub(super) fn stays_open(head: &Head) -> bool {
+    let closes = |value: &http::HeaderValue| {
+        let tokens = value.as_bytes().split(|byte| *byte == b',');
+        tokens
+            .map(<[u8]>::trim_ascii)
+            .any(|token| token.eq_ignore_ascii_case(b"close"))
+    };
+    !head.headers.get_all(CONNECTION).iter().any(closes)
+}
+
 /// What a status code means that the request does not provide for.
 fn unexpected(lane: &Lane, status: StatusCode) -> Error {
     let what = format!("HTTP status {}", status.as_u16());
@@ -392,15 +407,13 @@ fn unexpected(lane: &Lane, status: StatusCode) -> Error {
     Error::misbehaved(lane.who(), format!("unexpected {what}"))
 }
 
-/// The length that the response announces.
-pub(super) fn content_length(reply: &Reply) -> Option<u64> {
-    reply
-        .headers
-        .get(CONTENT_LENGTH)?
-        .to_str()
-        .ok()?
-        .parse()
-        .ok()
+/// The length that the response announces, once and in digits.
+pub(super) fn content_length(head: &Head) -> Option<u64> {
+    let mut fields = head.headers.get_all(CONTENT_LENGTH).iter();
+    let (field, None) = (fields.next()?.to_str().ok()?, fields.next()) else {
+        return None;
+    };
+    number(field)
 }
 
 /// Dials, and says by when TLS must be up.

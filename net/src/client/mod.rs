@@ -17,6 +17,7 @@ mod stream;
 #[allow(clippy::unwrap_used)]
 mod tests;
 mod tls;
+mod wire;
 
 use std::time::Instant;
 

@@ -8,30 +8,31 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use http::StatusCode;
-use http::header::{CONTENT_RANGE, ETAG, HeaderName};
+use http::header::{CONTENT_RANGE, ETAG, HeaderName, TRANSFER_ENCODING};
 
 use crate::client::ByteStream;
-use crate::client::connector::{Lane, Reply};
-use crate::client::http::content_length;
+use crate::client::connector::Lane;
+use crate::client::http::{content_length, stays_open};
 use crate::client::lanes::Lanes;
+use crate::client::wire::Head;
 use crate::error::Error;
 use crate::types::{ByteRange, Version};
 
 /// Says what is wrong with the head of a successful response to a request for `range` of a file
 /// in `version`.
 pub(super) fn check_head(
-    reply: &Reply,
+    head: &Head,
     version: Version,
     range: ByteRange,
 ) -> Result<(), &'static str> {
-    if field(reply, ETAG) != Some(&version.entity_tag()) {
+    if field(head, ETAG) != Some(&version.entity_tag()) {
         return Err("bytes of another version than was asked for");
     }
-    if content_length(reply) != Some(range.len()) {
+    if head.headers.contains_key(TRANSFER_ENCODING) || content_length(head) != Some(range.len()) {
         return Err("another number of bytes than was asked for");
     }
-    let right_part = match reply.status {
-        StatusCode::PARTIAL_CONTENT => field(reply, CONTENT_RANGE)
+    let right_part = match head.status {
+        StatusCode::PARTIAL_CONTENT => field(head, CONTENT_RANGE)
             .and_then(parse_content_range)
             .is_some_and(|(part, total)| part == range && range.end <= total),
         // The whole file, which the length above has to fit.
@@ -44,8 +45,8 @@ pub(super) fn check_head(
     }
 }
 
-fn field(reply: &Reply, name: HeaderName) -> Option<&str> {
-    reply.headers.get(name)?.to_str().ok()
+fn field(head: &Head, name: HeaderName) -> Option<&str> {
+    head.headers.get(name)?.to_str().ok()
 }
 
 /// Reads `bytes FIRST-LAST/TOTAL` (RFC 9110, section 14.4). An unknown total is not accepted.
@@ -58,7 +59,7 @@ fn parse_content_range(text: &str) -> Option<(ByteRange, u64)> {
 }
 
 /// Digits only: `parse` alone would take a sign too.
-fn number(digits: &str) -> Option<u64> {
+pub(super) fn number(digits: &str) -> Option<u64> {
     digits
         .bytes()
         .all(|b| b.is_ascii_digit())
@@ -68,18 +69,21 @@ fn number(digits: &str) -> Option<u64> {
 /// The bytes of one response.
 pub(super) struct FileStream {
     /// Gone once all bytes were read, or the connection broke.
-    source: Option<(Lane, Reply)>,
+    lane: Option<Lane>,
     remaining: u64,
+    /// True if the connection can carry another request afterwards.
+    stays_open: bool,
     lanes: Arc<Lanes>,
     who: String,
 }
 
 impl FileStream {
-    pub(super) fn new(lane: Lane, reply: Reply, length: u64, lanes: Arc<Lanes>) -> Self {
+    pub(super) fn new(lane: Lane, head: &Head, length: u64, lanes: Arc<Lanes>) -> Self {
         Self {
             who: lane.who().into(),
-            source: Some((lane, reply)),
+            lane: Some(lane),
             remaining: length,
+            stays_open: stays_open(head),
             lanes,
         }
     }
@@ -90,15 +94,6 @@ impl FileStream {
             why: "the connection was cut in the middle of a file".into(),
         }
     }
-
-    /// Sees the end of the response, which frees the connection.
-    fn finish(&mut self, deadline: Instant) {
-        if let Some((lane, mut reply)) = self.source.take()
-            && matches!(lane.read(&mut reply, &mut [0], deadline), Ok(0))
-        {
-            self.lanes.put(lane, Instant::now());
-        }
-    }
 }
 
 impl ByteStream for FileStream {
@@ -106,27 +101,32 @@ impl ByteStream for FileStream {
         if self.remaining == 0 || buffer.is_empty() {
             return Ok(0);
         }
-        let Some((lane, reply)) = &mut self.source else {
+        let Some(lane) = &self.lane else {
             return Err(self.cut());
         };
         let most = usize::try_from(self.remaining).unwrap_or(usize::MAX);
         let most = most.min(buffer.len());
-        match lane.read(reply, &mut buffer[..most], deadline) {
-            Ok(0) => {
-                self.source = None;
-                Err(self.cut())
-            }
+        let read = lane.wire().read(&mut buffer[..most], deadline);
+        match read {
             Ok(read) => {
                 self.remaining -= read as u64;
-                if self.remaining == 0 {
-                    self.finish(deadline);
+                if self.remaining == 0
+                    && let Some(lane) = self.lane.take()
+                    && self.stays_open
+                    && lane.wire().is_drained()
+                {
+                    self.lanes.put(lane, Instant::now());
                 }
                 Ok(read)
             }
             // A caller may look at something else and come back.
             Err(error @ Error::Timeout { .. }) => Err(error),
+            Err(Error::Unreachable { .. }) => {
+                self.lane = None;
+                Err(self.cut())
+            }
             Err(error) => {
-                self.source = None;
+                self.lane = None;
                 Err(error)
             }
         }

@@ -131,7 +131,19 @@ impl TlsLink {
     /// at least [`MAX_PLAINTEXT`] bytes. The end of the connection is an error: HTTP knows how much
     /// is to come.
     pub(super) fn read(&mut self, buffer: &mut [u8], deadline: Instant) -> Result<usize, Error> {
-        self.receive(buffer, deadline)
+        self.receive(buffer, None, deadline)
+            .map_err(|error| self.blame(error))
+    }
+
+    /// The same for a `buffer` of any length but 0: it is filled as far as bytes have come, and what was
+    /// encrypted together with its last ones goes to the end of `over`.
+    pub(super) fn read_over(
+        &mut self,
+        buffer: &mut [u8],
+        over: &mut Vec<u8>,
+        deadline: Instant,
+    ) -> Result<usize, Error> {
+        self.receive(buffer, Some(over), deadline)
             .map_err(|error| self.blame(error))
     }
 
@@ -148,7 +160,7 @@ impl TlsLink {
 
     fn shake_hands(&mut self, deadline: Instant) -> Result<(), Broken> {
         loop {
-            match self.turn(&mut [], deadline)? {
+            match self.turn(&mut [], None, deadline)? {
                 Turn::Handshaking => self.fill(deadline)?,
                 Turn::Open | Turn::Received(_) => return Ok(()),
                 Turn::Closed => return Err(closed()),
@@ -156,12 +168,22 @@ impl TlsLink {
         }
     }
 
-    fn receive(&mut self, buffer: &mut [u8], deadline: Instant) -> Result<usize, Broken> {
+    fn receive(
+        &mut self,
+        buffer: &mut [u8],
+        mut over: Option<&mut Vec<u8>>,
+        deadline: Instant,
+    ) -> Result<usize, Broken> {
         let mut filled = 0;
         loop {
-            match self.turn(&mut buffer[filled..], deadline)? {
+            match self.turn(&mut buffer[filled..], over.as_deref_mut(), deadline)? {
                 Turn::Received(0) => return Ok(filled),
-                Turn::Received(more) => filled += more,
+                Turn::Received(more) => {
+                    filled += more;
+                    if filled == buffer.len() {
+                        return Ok(filled);
+                    }
+                }
                 _ if filled > 0 => return Ok(filled),
                 Turn::Handshaking | Turn::Open => self.fill(deadline)?,
                 Turn::Closed => return Err(closed()),
@@ -170,7 +192,7 @@ impl TlsLink {
     }
 
     fn send(&mut self, plaintext: &[u8], deadline: Instant) -> Result<(), Broken> {
-        match self.turn(&mut [], deadline)? {
+        match self.turn(&mut [], None, deadline)? {
             Turn::Open => {}
             Turn::Closed | Turn::Handshaking => return Err(closed()),
             Turn::Received(_) => {
@@ -191,7 +213,13 @@ impl TlsLink {
     }
 
     /// Lets rustls work until it needs something, sending what it wants sent on the way.
-    fn turn(&mut self, plaintext: &mut [u8], deadline: Instant) -> Result<Turn, Broken> {
+    fn turn(
+        &mut self,
+        plaintext: &mut [u8],
+        over: Option<&mut Vec<u8>>,
+        deadline: Instant,
+    ) -> Result<Turn, Broken> {
+        let mut over = over;
         loop {
             let status = self.tls.process_tls_records(self.incoming.filled());
             let UnbufferedStatus { discard, state, .. } = status;
@@ -207,7 +235,8 @@ impl TlsLink {
                     None
                 }
                 ConnectionState::ReadTraffic(mut traffic) => {
-                    Some(Turn::Received(take_records(&mut traffic, plaintext)?))
+                    let over = over.as_deref_mut();
+                    Some(Turn::Received(take_records(&mut traffic, plaintext, over)?))
                 }
                 ConnectionState::BlockedHandshake => Some(Turn::Handshaking),
                 ConnectionState::WriteTraffic(_) => Some(Turn::Open),
@@ -287,21 +316,28 @@ fn encrypt(
     }
 }
 
-/// Moves as many whole records as fit.
+/// Moves as many whole records as fit, and the beginning of the next one if its rest may go `over`.
 fn take_records(
     traffic: &mut ReadTraffic<'_, '_, ClientConnectionData>,
     plaintext: &mut [u8],
+    mut over: Option<&mut Vec<u8>>,
 ) -> Result<usize, Broken> {
     let mut filled = 0;
     while let Some(length) = traffic.peek_len() {
-        let Some(space) = plaintext.get_mut(filled..filled + length.get()) else {
+        let space = &mut plaintext[filled..];
+        let fits = length.get().min(space.len());
+        if fits == 0 || (fits < length.get() && over.is_none()) {
             break;
-        };
+        }
         let Some(record) = traffic.next_record() else {
             break;
         };
-        space.copy_from_slice(record.map_err(Broken::Tls)?.payload);
-        filled += length.get();
+        let (now, later) = record.map_err(Broken::Tls)?.payload.split_at(fits);
+        space[..fits].copy_from_slice(now);
+        filled += fits;
+        if let Some(over) = over.as_deref_mut() {
+            over.extend_from_slice(later);
+        }
     }
     Ok(filled)
 }
