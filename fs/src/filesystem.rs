@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
-use tinyp2p_net::download::{Engine, Siblings, Source};
+use tinyp2p_net::download::{Engine, Patience, Siblings, Source};
 use tinyp2p_net::error::Error as NetError;
 use tinyp2p_net::types::{ByteRange, Kind, MAX_NAME_BYTES, Name, PeerId, RelPath};
 
@@ -277,9 +277,16 @@ impl Filesystem {
         }))
     }
 
-    /// Reads at most `size` bytes at `offset`. Never waits: `done` is called exactly once, at once if the
-    /// bytes are in memory, else from another thread, in bounded time.
-    pub fn read(self: &Arc<Self>, handle: u64, offset: u64, size: u32, done: ReadDone) {
+    /// Reads at most `size` bytes at `offset`. `done` is called exactly once, in bounded time: at once if the
+    /// bytes are in memory, else from another thread, or from this one if it has the `patience`.
+    pub fn read(
+        self: &Arc<Self>,
+        handle: u64,
+        offset: u64,
+        size: u32,
+        patience: Patience,
+        done: ReadDone,
+    ) {
         let Some(file) = self.files.get(handle) else {
             return done(Err(Error::UnknownHandle));
         };
@@ -301,7 +308,7 @@ impl Filesystem {
                 done(Err(error.into()));
             }
         };
-        file.download.read(range, Box::new(answer));
+        file.download.read(range, patience, Box::new(answer));
     }
 
     /// Closes an open file.

@@ -2,9 +2,10 @@
 //! waits: this is the only file that knows fuser.
 //!
 //! fuser calls from a few event-loop threads, and a request that the kernel has handed over cannot be
-//! interrupted, not even by SIGKILL. So nothing here blocks an event loop: what
-//! memory knows is answered at once, what needs the network goes to [`Workers`] with a deadline that
-//! began when the request came, and reads are answered by the download that has their bytes. A handler
+//! interrupted, not even by SIGKILL. So what memory knows is answered at once, what needs the network goes to
+//! [`Workers`] with a deadline that began when the request came, and reads are answered by the download that
+//! has their bytes. Only a small read may fetch what it lacks in an event loop, and only while enough
+//! other loops are free that nothing has to wait for it. A handler
 //! that panics answers EIO, because fuser does so when a reply is dropped.
 
 use std::ffi::OsStr;
@@ -13,6 +14,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use fuser::{
@@ -23,6 +25,7 @@ use fuser::{
     Request, TimeOrNow, WriteFlags,
 };
 use tinyp2p_net::config::CALL_DEADLINE;
+use tinyp2p_net::download::Patience;
 use tinyp2p_net::types::Kind;
 
 use crate::errno::{self, Error};
@@ -38,9 +41,12 @@ const TTL: Duration = Duration::from_secs(1);
 /// mount: with fuser's 16, a few readers of a dead member would hold up readahead for all others.
 const MAX_BACKGROUND: u16 = 64;
 
-/// Event loops. Two answer concurrent requests without a wake-up in between (measured: 30 to 40 us a
-/// request against 60 to 75 with one); they never wait, so more are no use.
-const EVENT_LOOPS: usize = 2;
+/// Event loops that never wait. Two answer concurrent requests without a wake-up in between (measured: 30 to
+/// 40 us a request against 60 to 75 with one).
+const FREE_LOOPS: usize = 2;
+
+/// Event loops that may wait for a small read. What comes beyond takes the way by another thread.
+const WAITING_LOOPS: usize = 2;
 
 /// What programs are told to read at once.
 const PREFERRED_READ: u32 = 128 * 1024;
@@ -53,6 +59,7 @@ pub fn adapter(filesystem: Arc<Filesystem>) -> impl fuser::Filesystem {
     Adapter {
         filesystem,
         workers: Workers::default(),
+        waiting: Waiting::default(),
         uid: rustix::process::getuid().as_raw(),
         gid: rustix::process::getgid().as_raw(),
     }
@@ -61,7 +68,7 @@ pub fn adapter(filesystem: Arc<Filesystem>) -> impl fuser::Filesystem {
 /// The session settings that belong to [`adapter`]; mount options and access are the caller's.
 pub fn session_config() -> fuser::Config {
     let mut config = fuser::Config::default();
-    config.n_threads = Some(EVENT_LOOPS);
+    config.n_threads = Some(FREE_LOOPS + WAITING_LOOPS);
     config.clone_fd = true;
     config
 }
@@ -69,6 +76,7 @@ pub fn session_config() -> fuser::Config {
 struct Adapter {
     filesystem: Arc<Filesystem>,
     workers: Workers,
+    waiting: Waiting,
     uid: u32,
     gid: u32,
 }
@@ -211,7 +219,14 @@ impl fuser::Filesystem for Adapter {
             // The filesystem has logged it, with the file's name.
             Err(error) => reply.error(Errno::from_i32(errno::errno(&error))),
         });
-        shielded(|| self.filesystem.read(handle.0, offset, size, done));
+        let place = self.waiting.enter();
+        let patience = match place {
+            Some(_) => Patience::Short,
+            None => Patience::None,
+        };
+        shielded(|| {
+            self.filesystem.read(handle.0, offset, size, patience, done);
+        });
     }
 
     fn release(
@@ -485,6 +500,29 @@ fn report(operation: &'static str, error: &Error) -> Errno {
         _ => tracing::debug!(operation, %error),
     }
     Errno::from_i32(errno::errno(error))
+}
+
+/// How many event loops wait, or may come to.
+#[derive(Default)]
+struct Waiting(AtomicUsize);
+
+impl Waiting {
+    /// A place for one event loop, until it is dropped; `None` when the others must stay free.
+    fn enter(&self) -> Option<Place<'_>> {
+        let one_more = |waiting| (waiting < WAITING_LOOPS).then_some(waiting + 1);
+        let entered = self
+            .0
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
+        entered.ok().map(|_| Place(&self.0))
+    }
+}
+
+struct Place<'a>(&'a AtomicUsize);
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Keeps a panic from ending an event loop, which nothing would replace.

@@ -58,7 +58,8 @@ impl Setup {
         let done = Box::new(move |result: Result<&[u8], Error>| {
             sender.send(result.map(<[u8]>::to_vec)).unwrap();
         });
-        self.filesystem.read(handle, offset, size, done);
+        self.filesystem
+            .read(handle, offset, size, Patience::None, done);
         receiver
     }
 

@@ -21,6 +21,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, OFlags};
@@ -40,6 +41,10 @@ pub const PIECE_BLOCKS: u64 = 8;
 const BACKLOG_BYTES: u64 = 8 << 20;
 const BACKLOG: usize = 2048;
 
+/// The writer comes this often while there is something to write, or when a quarter of the backlog is full:
+/// waking it for each block would take time from those who wait for blocks.
+const GATHER: Duration = Duration::from_millis(20);
+
 /// After a failed write (a full disk, most likely), nothing is written for this long.
 const PAUSE: Duration = Duration::from_secs(30);
 
@@ -47,6 +52,7 @@ const PAUSE: Duration = Duration::from_secs(30);
 pub struct Cache {
     store: Arc<Store>,
     writes: SyncSender<Write>,
+    writer: Thread,
 }
 
 struct Store {
@@ -95,8 +101,12 @@ impl Cache {
             thread.map_err(|error| Error::local("starting a thread", error))
         };
         spawn("cache-scan", Box::new(move || scanner.scan()))?;
-        spawn("cache-write", Box::new(move || writer.write_all(&queue)))?;
-        Ok(Some(Self { store, writes }))
+        let thread = spawn("cache-write", Box::new(move || writer.write_all(&queue)))?;
+        Ok(Some(Self {
+            store,
+            writes,
+            writer: thread.thread().clone(),
+        }))
     }
 
     /// Blocks of `root` (a file of `size` bytes) from block `first` on: at most `most`, at least one,
@@ -155,9 +165,13 @@ impl Cache {
         if backlog.load(Ordering::Relaxed) + bytes > BACKLOG_BYTES {
             return;
         }
-        backlog.fetch_add(bytes, Ordering::Relaxed);
+        let before = backlog.fetch_add(bytes, Ordering::Relaxed);
         if self.writes.try_send(write).is_err() {
             backlog.fetch_sub(bytes, Ordering::Relaxed);
+        }
+        let enough = BACKLOG_BYTES / 4;
+        if before < enough && before + bytes >= enough {
+            self.writer.unpark();
         }
     }
 
@@ -215,26 +229,36 @@ impl Store {
         let _ = rustix::process::setpriority_process(None, 19);
         let mut paused_until: Option<Instant> = None;
         loop {
-            let write = match queue.recv_timeout(Duration::from_secs(1)) {
+            let first = match queue.recv_timeout(Duration::from_secs(1)) {
                 Ok(write) => write,
                 Err(RecvTimeoutError::Timeout) if !self.stopped.load(Ordering::Relaxed) => continue,
                 Err(_) => return,
             };
-            let bytes = (*write.content).as_ref().len() as u64;
-            self.backlog.fetch_sub(bytes, Ordering::Relaxed);
-            if paused_until.is_some_and(|until| Instant::now() < until) {
-                continue;
+            for write in std::iter::once(first).chain(queue.try_iter()) {
+                self.write(&write, &mut paused_until);
             }
-            let slab = if write.header.proof.span == 1 {
-                &self.small
-            } else {
-                &self.large
-            };
-            paused_until = slab.put(&write.header, (*write.content).as_ref()).err().map(|error| {
-                tracing::warn!(%error, "the cache cannot be written to; trying again in {} s", PAUSE.as_secs());
-                Instant::now() + PAUSE
-            });
+            if !self.stopped.load(Ordering::Relaxed) {
+                std::thread::park_timeout(GATHER);
+            }
         }
+    }
+
+    fn write(&self, write: &Write, paused_until: &mut Option<Instant>) {
+        let content = (*write.content).as_ref();
+        self.backlog
+            .fetch_sub(content.len() as u64, Ordering::Relaxed);
+        if paused_until.is_some_and(|until| Instant::now() < until) {
+            return;
+        }
+        let slab = match write.header.proof.span {
+            1 => &self.small,
+            _ => &self.large,
+        };
+        *paused_until = slab.put(&write.header, content).err().map(|error| {
+            let pause = PAUSE.as_secs();
+            tracing::warn!(%error, "the cache cannot be written to; trying again in {pause} s");
+            Instant::now() + PAUSE
+        });
     }
 }
 

@@ -4,12 +4,13 @@
 //! it is read fails its check and is a miss, like one that a crash has torn.
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use parking_lot::Mutex;
 use rustix::fs::OFlags;
+use rustix::io::pwritev;
 
 use super::index::Index;
 use super::slot::{HEADER, Header, key};
@@ -144,17 +145,24 @@ impl Slab {
         let Some(slot) = self.index.lock().take() else {
             return Ok(());
         };
-        let whole_slot = self.file.write_all_at(&header.encode(), self.offset(slot));
-        let written = whole_slot.and_then(|()| {
-            self.file
-                .write_all_at(content, self.offset(slot) + HEADER as u64)
-        });
+        let written = self.write(slot, &header.encode(), content);
         let mut index = self.index.lock();
         match written {
             Ok(()) => index.fill(slot, key),
             Err(_) => index.release(slot),
         }
         written
+    }
+
+    fn write(&self, slot: u32, header: &[u8; HEADER], content: &[u8]) -> io::Result<()> {
+        let at = self.offset(slot);
+        let both = [IoSlice::new(header), IoSlice::new(content)];
+        if pwritev(&self.file, &both, at)? == HEADER + content.len() {
+            return Ok(());
+        }
+        // A short write: a full disk, most likely, which the next one says.
+        self.file.write_all_at(header, at)?;
+        self.file.write_all_at(content, at + HEADER as u64)
     }
 
     /// Slots that hold something.

@@ -1,8 +1,8 @@
 //! The bytes of an open file, in time for its readers.
 //!
-//! A [`Download`] is one reader's way through one file. [`Download::read`] never blocks: it answers
-//! at once from what is in memory, or parks the caller's callback until the bytes have come. What to
-//! fetch is decided by two pure parts, `window.rs` (what will be wanted) and `pieces.rs` (what is
+//! A [`Download`] is one reader's way through one file. [`Download::read`] answers at once from what is in
+//! memory, or parks the caller's callback until the bytes have come; it blocks only a caller who has
+//! [`Patience`]. What to fetch is decided by two pure parts, `window.rs` (what will be wanted) and `pieces.rs` (what is
 //! missing); the streams that fetch it run on the member's own lane of threads, so that a frozen
 //! member holds up its own files only. Small files of one directory come together, in batches, before
 //! they are asked for (`small`).
@@ -46,6 +46,16 @@ pub use streams::Source;
 
 /// A reader's callback: all bytes of its range, or why they cannot be had.
 pub type Done = Box<dyn FnOnce(Result<&[u8], Error>) + Send>;
+
+/// Whether the thread that asks may wait for the network.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Patience {
+    /// It may not: others fetch what is missing.
+    None,
+    /// It may, for up to `READ_DEADLINE`: then it fetches a short range by itself, which spares a small
+    /// read the way to another thread and back.
+    Short,
+}
 
 /// A parked read fails when nothing has come for this long: a second less than what the user is
 /// promised, because the promise includes the way through the kernel.
@@ -190,15 +200,16 @@ pub struct Download {
 
 impl Download {
     /// Asks for the bytes of `range`, which must lie within the file. `done` is called exactly once:
-    /// before this returns when the bytes are in memory, else from another thread. Never blocks.
-    pub fn read(&self, range: ByteRange, done: Done) {
+    /// before this returns when the bytes are in memory or the caller has the patience to fetch them, else
+    /// from another thread.
+    pub fn read(&self, range: ByteRange, patience: Patience, done: Done) {
         if range.is_empty() {
             return done(Ok(&[]));
         }
         let now = Instant::now();
         match &self.small {
             Some(small) => small.read(range, done, now),
-            None => self.shared.read(range, done, now),
+            None => self.shared.read(range, done, now, patience),
         }
     }
 

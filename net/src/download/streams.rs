@@ -14,7 +14,7 @@ use super::leaves::LeafCache;
 use super::pieces::{Claim, PIECE, Piece, Pieces};
 use super::sources::Sources;
 use super::window::{LEAF, Window};
-use super::{Core, Done, STALL, deliver};
+use super::{Core, Done, Patience, STALL, deliver};
 use crate::client::Peer;
 use crate::error::Error;
 use crate::types::{ByteRange, PeerId, RelPath, Root, Version};
@@ -32,6 +32,9 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// A holder that brings nothing for this long while a reader waits loses the claim to another one.
 const OVERTAKE: Duration = Duration::from_secs(1);
+
+/// The most that the thread of a reader fetches by itself: one read of the kernel's.
+const SHORT: u64 = PIECE;
 
 /// A member that has a file, and how it names what it has.
 #[derive(Clone)]
@@ -153,7 +156,13 @@ impl Shared {
     }
 
     /// Answers a read that was asked for at `since`, or parks it.
-    pub(super) fn read(self: &Arc<Self>, range: ByteRange, done: Done, since: Instant) {
+    pub(super) fn read(
+        self: &Arc<Self>,
+        range: ByteRange,
+        done: Done,
+        since: Instant,
+        patience: Patience,
+    ) {
         let now = Instant::now();
         let may_grow = self.core.has_memory();
         let mut state = self.state.lock();
@@ -182,53 +191,74 @@ impl Shared {
         if !std::mem::replace(&mut state.watched, true) {
             self.core.watch(Arc::downgrade(self));
         }
+        let mut here = None;
+        if patience == Patience::Short
+            && let Some(claim) = state.claim(self.size, now)
+        {
+            state.sources.begin(claim.source);
+            match claim.range.len() <= SHORT {
+                true => here = Some(claim),
+                false => self.start(claim, &mut state, now),
+            }
+        }
         self.keep_going(&mut state, now);
+        drop(state);
+        if let Some(next) = here.and_then(|claim| self.run(claim)) {
+            self.start(next, &mut self.state.lock(), Instant::now());
+        }
     }
 
     /// Starts streams while there is something to fetch and a holder to ask.
     fn keep_going(self: &Arc<Self>, state: &mut State, now: Instant) {
         while let Some(claim) = state.claim(self.size, now) {
             state.sources.begin(claim.source);
-            let shared = Arc::clone(self);
-            let lane = self.core.lanes.of(self.sources[claim.source].peer.id());
-            if lane.run(move || shared.run_stream(claim)).is_err() {
-                state.sources.end(claim.source);
-                state.pieces.release(claim);
-                let busy = Error::Busy {
-                    who: self.sources[claim.source].who(),
-                };
-                state.sources.failed(claim.source, &busy, now);
-            }
+            self.start(claim, state, now);
         }
     }
 
-    /// Fetches one claim after the other until nothing is missing.
-    fn run_stream(self: &Arc<Self>, mut claim: Claim) {
-        loop {
-            let result = self.fetch(claim);
-            let now = Instant::now();
-            let mut replies = Replies::default();
-            let mut state = self.state.lock();
-            state.pieces.release(claim);
+    /// Fetches `claim`, whose stream has begun, on a thread of its holder, and then one claim after the
+    /// other until nothing is missing.
+    fn start(self: &Arc<Self>, claim: Claim, state: &mut State, now: Instant) {
+        let shared = Arc::clone(self);
+        let stream = move || {
+            let mut next = Some(claim);
+            while let Some(claim) = next {
+                next = shared.run(claim);
+            }
+        };
+        let lane = self.core.lanes.of(self.sources[claim.source].peer.id());
+        if lane.run(stream).is_err() {
             state.sources.end(claim.source);
-            match &result {
-                Ok(delivery) => state.sources.delivered(claim.source, *delivery),
-                Err(error) => state.fail(claim.source, error, now, &mut replies),
-            }
-            let next = state.claim_from(claim.source, self.size, now);
-            match next {
-                Some(next) => state.sources.begin(next.source),
-                // Another holder may take over what this one failed to bring.
-                None => self.keep_going(&mut state, now),
-            }
-            drop(state);
-            replies.send();
-            self.report(claim.source, result);
-            match next {
-                Some(next) => claim = next,
-                None => return,
-            }
+            state.pieces.release(claim);
+            let busy = Error::Busy {
+                who: self.sources[claim.source].who(),
+            };
+            state.sources.failed(claim.source, &busy, now);
         }
+    }
+
+    /// Fetches one claim. Gives the next one for the same holder, its stream begun, if there is one.
+    fn run(self: &Arc<Self>, claim: Claim) -> Option<Claim> {
+        let result = self.fetch(claim);
+        let now = Instant::now();
+        let mut replies = Replies::default();
+        let mut state = self.state.lock();
+        state.pieces.release(claim);
+        state.sources.end(claim.source);
+        match &result {
+            Ok(delivery) => state.sources.delivered(claim.source, *delivery),
+            Err(error) => state.fail(claim.source, error, now, &mut replies),
+        }
+        let next = state.claim_from(claim.source, self.size, now);
+        match next {
+            Some(next) => state.sources.begin(next.source),
+            // Another holder may take over what this one failed to bring.
+            None => self.keep_going(&mut state, now),
+        }
+        drop(state);
+        replies.send();
+        self.report(claim.source, result);
+        next
     }
 
     /// Says who failed: to the log, and to whoever keeps watch over the members.

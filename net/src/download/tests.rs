@@ -120,6 +120,7 @@ fn start(download: &Download, range: ByteRange) -> mpsc::Receiver<Result<Vec<u8>
     let (sender, receiver) = mpsc::channel();
     download.read(
         range,
+        Patience::None,
         Box::new(move |result| drop(sender.send(result.map(<[u8]>::to_vec)))),
     );
     receiver

@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 
 use super::content::Content;
 use super::streams::{Shared, closed};
-use super::{Core, Done};
+use super::{Core, Done, Patience};
 use crate::types::{ByteRange, PeerId, RelPath, Root, Version};
 use shelf::{Batch, Found, Key, Shelf};
 
@@ -155,7 +155,7 @@ impl Reader {
             }
             State::Ordinary => {
                 drop(state);
-                self.shared.read(range, parked.done, now);
+                self.shared.read(range, parked.done, now, Patience::None);
             }
         }
     }
@@ -192,7 +192,9 @@ impl Reader {
         for parked in parked {
             match &kept {
                 Some(kept) => (parked.done)(Ok(kept.slice(parked.range))),
-                None => self.shared.read(parked.range, parked.done, parked.since),
+                None => self
+                    .shared
+                    .read(parked.range, parked.done, parked.since, Patience::None),
             }
         }
     }

@@ -113,6 +113,7 @@ impl Rig {
         let whole = ByteRange::new(0, self.attributes[number].size);
         download.read(
             whole,
+            Patience::None,
             Box::new(move |result| drop(sender.send(result.map(<[u8]>::to_vec)))),
         );
         (download, receiver)
@@ -159,7 +160,11 @@ fn a_file_read_in_parts_and_again_comes_from_one_batch() {
             let done = move |result: Result<&[u8], Error>| {
                 sender.send(result.unwrap().to_vec()).unwrap();
             };
-            download.read(ByteRange::new(start as u64, end as u64), Box::new(done));
+            download.read(
+                ByteRange::new(start as u64, end as u64),
+                Patience::None,
+                Box::new(done),
+            );
             let got = receiver.recv_timeout(Duration::from_secs(30)).unwrap();
             assert_eq!(got, expected[start..end]);
         }
