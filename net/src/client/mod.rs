@@ -19,7 +19,7 @@ mod tests;
 mod tls;
 mod wire;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::error::Error;
 use crate::types::{ByteRange, PeerId, RelPath, Version};
@@ -46,6 +46,12 @@ pub trait Peer: Send + Sync {
         range: ByteRange,
         deadline: Instant,
     ) -> Result<Box<dyn ByteStream>, Error>;
+
+    /// The shortest time in which it has answered so far: about the way there and back. `None` before the first
+    /// answer, and where nobody measures it.
+    fn distance(&self) -> Option<Duration> {
+        None
+    }
 
     /// Fetches 1 to [`MAX_BATCH_FILES`](crate::wire::MAX_BATCH_FILES) small files in one exchange: one
     /// answer for each, in their order. A file that cannot be had is an answer; an error says that

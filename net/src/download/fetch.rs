@@ -12,7 +12,7 @@ use super::pieces::{Claim, PIECE};
 use super::streams::{PROGRESS, Shared, Source};
 use crate::client::ByteStream;
 use crate::error::Error;
-use crate::merkle::BLOCK;
+use crate::merkle::{BLOCK, SUBTREE_BYTES};
 use crate::types::{ByteRange, Root};
 
 /// What a stream has brought in, for the measure of its holder.
@@ -76,6 +76,9 @@ impl Shared {
     ) -> Result<bool, Error> {
         let begun = Instant::now();
         let source = &self.sources[claim.source];
+        if range.len() > PIECE {
+            self.ask_ahead(range, source);
+        }
         let mut stream = source
             .peer
             .open(&source.path, source.version, range, begun + STALL)?;
@@ -110,6 +113,26 @@ impl Shared {
                 source.who(),
                 "a body longer than promised",
             )),
+        }
+    }
+
+    /// Has the leaves for `range`, and for what comes behind it, asked for while its first bytes are on their way.
+    fn ask_ahead(self: &Arc<Self>, range: ByteRange, source: &Source) {
+        let Some(leaves) = &self.leaves else { return };
+        let first = range.start / SUBTREE_BYTES;
+        for offset in (first..=range.end / SUBTREE_BYTES).map(|index| index * SUBTREE_BYTES) {
+            if !leaves.is_wanted(offset) {
+                continue;
+            }
+            let (shared, peer) = (Arc::clone(self), Arc::clone(&source.peer));
+            let ask = move || {
+                if let Some(leaves) = &shared.leaves {
+                    leaves.get_ahead(offset, &*peer);
+                }
+            };
+            if self.core.leaves.of(source.peer.id()).run(ask).is_err() {
+                leaves.give_up(offset);
+            }
         }
     }
 

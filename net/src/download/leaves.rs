@@ -1,10 +1,13 @@
 //! The proven part of a file's hash tree, as far as a reader is at work in it.
+//!
+//! Leaves are asked for once, whoever needs them: a stream that comes to a part of the file for which
+//! another one is asking waits for that answer, for a moment; then it asks its own holder.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 use crate::client::Peer;
 use crate::config::READ_DEADLINE;
@@ -13,20 +16,26 @@ use crate::merkle::{BLOCK, Leaves, SUBTREE_BLOCKS, SUBTREE_BYTES, Subtree};
 use crate::types::Root;
 use crate::wire::{HashesRequest, Request, Response};
 
-/// Subtrees kept: 128 MiB of content, 256 KiB of hashes. More than a window and its tolerance, and
-/// enough that random reads in a file of 1 GiB seldom ask twice.
+/// Subtrees kept: those of 1 GiB of content, with 4 MiB of hashes when a reader is all over a large file. More
+/// than a window and its tolerance, and enough that random reads in 1 GiB do not ask twice.
 const KEPT: usize = 128;
+
+/// How long a stream waits for what another one has asked for. Its holder may be frozen.
+const SHARED_WAIT: Duration = Duration::from_millis(500);
 
 /// The leaves of one file.
 pub(crate) struct LeafCache {
     root: Root,
     size: u64,
     known: Mutex<Known>,
+    changed: Condvar,
 }
 
 #[derive(Default)]
 struct Known {
     by_subtree: BTreeMap<u64, Used>,
+    /// What some stream is asking for.
+    asking: BTreeSet<u64>,
     turn: u64,
 }
 
@@ -42,15 +51,44 @@ impl LeafCache {
             root,
             size,
             known: Mutex::default(),
+            changed: Condvar::new(),
         }
     }
 
     /// The leaves for the byte at `offset`: those at hand, or else proven ones from `peer`.
     pub(crate) fn get(&self, offset: u64, peer: &dyn Peer) -> Result<Arc<Leaves>, Error> {
         let index = offset / SUBTREE_BYTES;
-        if let Some(leaves) = self.known(index) {
-            return Ok(leaves);
+        match self.known_soon(index) {
+            Some(leaves) => Ok(leaves),
+            None => self.fetch(index, peer),
         }
+    }
+
+    /// True if nobody knows or asks for the leaves at `offset`; the caller is to [`LeafCache::get_ahead`] them
+    /// then, or to [`LeafCache::give_up`].
+    pub(crate) fn is_wanted(&self, offset: u64) -> bool {
+        let index = offset / SUBTREE_BYTES;
+        let mut known = self.known.lock();
+        offset < self.size && !known.by_subtree.contains_key(&index) && known.asking.insert(index)
+    }
+
+    /// Brings in leaves that [`LeafCache::is_wanted`] has said are wanted.
+    pub(crate) fn get_ahead(&self, offset: u64, peer: &dyn Peer) {
+        // Whoever needs them asks again and says what is wrong.
+        let _ = self.fetch(offset / SUBTREE_BYTES, peer);
+    }
+
+    pub(crate) fn give_up(&self, offset: u64) {
+        self.end(offset / SUBTREE_BYTES, None);
+    }
+
+    fn fetch(&self, index: u64, peer: &dyn Peer) -> Result<Arc<Leaves>, Error> {
+        let leaves = self.prove(index, peer);
+        self.end(index, leaves.as_ref().ok());
+        leaves
+    }
+
+    fn prove(&self, index: u64, peer: &dyn Peer) -> Result<Arc<Leaves>, Error> {
         let subtree = if self.size <= BLOCK {
             // The only leaf is the root itself.
             let leaves = vec![*self.root.as_bytes()];
@@ -64,12 +102,9 @@ impl LeafCache {
             self.ask(index, peer)?
         };
         let leaves = subtree.prove(self.root, self.size);
-        let leaves = leaves.ok_or_else(|| Error::WrongBytes {
+        leaves.map(Arc::new).ok_or_else(|| Error::WrongBytes {
             who: peer.id().short(),
-        })?;
-        let leaves = Arc::new(leaves);
-        self.remember(index, Arc::clone(&leaves));
-        Ok(leaves)
+        })
     }
 
     fn ask(&self, index: u64, peer: &dyn Peer) -> Result<Subtree, Error> {
@@ -88,23 +123,50 @@ impl LeafCache {
         }
     }
 
-    fn known(&self, index: u64) -> Option<Arc<Leaves>> {
+    /// What is known, or is once somebody else has been told; `None` makes the caller the one who asks.
+    fn known_soon(&self, index: u64) -> Option<Arc<Leaves>> {
+        let deadline = Instant::now() + SHARED_WAIT;
         let mut known = self.known.lock();
-        known.turn += 1;
-        let turn = known.turn;
-        let used = known.by_subtree.get_mut(&index)?;
-        used.turn = turn;
+        loop {
+            if let Some(leaves) = known.get(index) {
+                return Some(leaves);
+            }
+            if known.asking.insert(index) {
+                return None;
+            }
+            if self.changed.wait_until(&mut known, deadline).timed_out() {
+                return known.get(index);
+            }
+        }
+    }
+
+    /// Ends the question for `index`, with the answer if there was one.
+    fn end(&self, index: u64, leaves: Option<&Arc<Leaves>>) {
+        let mut known = self.known.lock();
+        known.asking.remove(&index);
+        if let Some(leaves) = leaves {
+            known.put(index, Arc::clone(leaves));
+        }
+        drop(known);
+        self.changed.notify_all();
+    }
+}
+
+impl Known {
+    fn get(&mut self, index: u64) -> Option<Arc<Leaves>> {
+        self.turn += 1;
+        let used = self.by_subtree.get_mut(&index)?;
+        used.turn = self.turn;
         Some(Arc::clone(&used.leaves))
     }
 
-    fn remember(&self, index: u64, leaves: Arc<Leaves>) {
-        let mut known = self.known.lock();
-        let turn = known.turn;
-        known.by_subtree.insert(index, Used { turn, leaves });
-        if known.by_subtree.len() > KEPT {
-            let oldest = known.by_subtree.iter().min_by_key(|(_, used)| used.turn);
+    fn put(&mut self, index: u64, leaves: Arc<Leaves>) {
+        let turn = self.turn;
+        self.by_subtree.insert(index, Used { turn, leaves });
+        if self.by_subtree.len() > KEPT {
+            let oldest = self.by_subtree.iter().min_by_key(|(_, used)| used.turn);
             let oldest = oldest.map(|(index, _)| *index);
-            oldest.and_then(|index| known.by_subtree.remove(&index));
+            oldest.and_then(|index| self.by_subtree.remove(&index));
         }
     }
 }

@@ -67,6 +67,9 @@ const TICK: Duration = Duration::from_millis(200);
 /// Streams to one member, over all files: beyond this they only take bandwidth from each other.
 const STREAMS_PER_MEMBER: usize = 8;
 
+/// Questions for leaves to one member at once.
+const LEAVES_PER_MEMBER: usize = 2;
+
 /// Files that may wait for a stream to one member.
 const WAITING_PER_MEMBER: usize = 1024;
 
@@ -80,6 +83,8 @@ pub struct Engine {
 
 pub(crate) struct Core {
     lanes: Lanes,
+    /// Those who ask for leaves ahead of streams, which may take all threads of a lane.
+    leaves: Lanes,
     pool: Arc<Pool>,
     /// The bytes that all windows together may hold before they stop growing.
     memory: u64,
@@ -108,6 +113,7 @@ impl Engine {
     ) -> Result<Self, Error> {
         let core = Arc::new(Core {
             lanes: Lanes::new("read", STREAMS_PER_MEMBER, WAITING_PER_MEMBER),
+            leaves: Lanes::new("leaves", LEAVES_PER_MEMBER, WAITING_PER_MEMBER),
             pool: Pool::new(PIECE as usize),
             memory,
             cache,

@@ -31,8 +31,12 @@ const MAX_STRIKES: u32 = 3;
 /// enough that the way there and back does not matter.
 const REQUEST_TIME: f64 = 0.5;
 
-/// A smaller share of waiting than this is the noise of a busy machine.
-const IDLE_NOISE: f64 = 0.25;
+/// A holder whose answers take so long to begin is far away. Nearby, even busy machines are faster.
+const FAR: Duration = Duration::from_millis(5);
+
+/// Streams to one holder far away: each takes round trips to set up, and four whose requests end at different
+/// times kept a link of 50 ms as full as eight did.
+const STREAMS_FAR: usize = 4;
 
 /// No request is shorter than this for slowness alone.
 const MIN_REQUEST: u64 = 256 * 1024;
@@ -49,8 +53,9 @@ struct Source {
     streams: usize,
     /// Bytes per second, smoothed; `None` before the first measure.
     rate: Option<f64>,
-    /// The share of a stream's time that passes before its first byte, smoothed.
-    idle_share: f64,
+    /// The shortest time in which an answer began: the way there and back, without what queues on it.
+    /// `None` before the first answer.
+    distance: Option<Duration>,
     rest_until: Option<Instant>,
     failures: u32,
     stalls: u32,
@@ -66,6 +71,13 @@ impl Sources {
             all,
             first_is_local,
         }
+    }
+
+    /// Takes in what is known of the way to `source` from before.
+    pub(crate) fn locate(&mut self, source: usize, distance: Option<Duration>) {
+        let nearer = |known: &Duration| distance.is_none_or(|distance| *known < distance);
+        let this = &mut self.all[source];
+        this.distance = this.distance.filter(nearer).or(distance);
     }
 
     /// The holder for one more stream, if there should be one: the one with the fewest streams, and
@@ -108,22 +120,26 @@ impl Sources {
             && running < MAX_STREAMS
     }
 
-    /// How many streams `source` should have. Where a request waits long for its first byte, more of
-    /// them are under way at once, so that the link is never idle.
+    /// How many streams `source` should have. The farther away it is, the more requests are under way at once,
+    /// so that the link carries bytes while each of them waits for its first.
     fn streams_each(&self, source: usize, now: Instant) -> usize {
         let alone = (0..self.all.len())
             .filter(|source| self.usable(*source, now))
             .count()
             == 1;
         let least = if alone { STREAMS_ALONE } else { 1 };
-        let idle = self.all[source].idle_share.clamp(0.0, 0.9);
-        // With a share `idle` of each stream's time spent waiting, this many keep the link busy.
-        let busy = if idle < IDLE_NOISE {
-            1.0
-        } else {
-            1.0 / (1.0 - idle)
-        };
-        ((least as f64 * busy).ceil() as usize).min(MAX_STREAMS)
+        let distance = self.all[source].distance.unwrap_or_default();
+        let more = distance.as_micros() / FAR.as_micros();
+        least.saturating_add(more as usize).min(STREAMS_FAR)
+    }
+
+    /// How many streams there should be in all, and whether the nearest holder is far away.
+    pub(crate) fn shape(&self, now: Instant) -> (usize, bool) {
+        let usable = || (0..self.all.len()).filter(|source| self.usable(*source, now));
+        let streams = usable().map(|source| self.streams_each(source, now)).sum();
+        let nearest = usable().map(|source| self.all[source].distance).min();
+        let is_far = nearest.flatten().is_some_and(|distance| distance >= FAR);
+        (MAX_STREAMS.min(streams), is_far)
     }
 
     /// A stream to `source` has ended well.
@@ -132,14 +148,11 @@ impl Sources {
         if delivery.bytes == 0 {
             return;
         }
+        self.locate(source, Some(delivery.waited));
         let source = &mut self.all[source];
         let seconds = delivery.elapsed.as_secs_f64().max(1e-6);
-        let smooth = |old: f64, new: f64| 0.7 * old + 0.3 * new;
         let rate = delivery.bytes as f64 / seconds;
-        source.rate = Some(source.rate.map_or(rate, |old| smooth(old, rate)));
-        if delivery.bytes >= MIN_REQUEST {
-            source.idle_share = smooth(source.idle_share, delivery.waited.as_secs_f64() / seconds);
-        }
+        source.rate = Some(source.rate.map_or(rate, |old| 0.7 * old + 0.3 * rate));
         source.failures = 0;
         source.rest_until = None;
     }
@@ -260,15 +273,23 @@ mod tests {
     #[test]
     fn a_distant_holder_gets_more_streams_at_once() {
         let (mut sources, now) = (Sources::new(1, false), Instant::now());
-        for _ in 0..20 {
-            sources.delivered(0, delivery(4 << 20, 50, 75));
-        }
+        sources.delivered(0, delivery(4 << 20, 150, 175));
+        sources.delivered(0, delivery(4 << 20, 20, 45));
+        assert_eq!(sources.shape(now), (STREAMS_FAR, true));
         let mut streams = 0;
         while sources.next(now).is_some() {
             sources.begin(0);
             streams += 1;
         }
-        assert_eq!(streams, 6);
+        assert_eq!(streams, STREAMS_FAR);
+    }
+
+    #[test]
+    fn a_far_holder_beside_a_near_one_makes_no_file_far() {
+        let (mut sources, now) = (Sources::new(2, false), Instant::now());
+        sources.delivered(0, delivery(4 << 20, 50, 75));
+        sources.delivered(1, delivery(4 << 20, 1, 75));
+        assert_eq!(sources.shape(now), (STREAMS_FAR + 1, false));
     }
 
     #[test]

@@ -130,6 +130,12 @@ impl Shared {
         // What lies on this disk is not fetched from elsewhere as long as it lies there.
         sources.sort_by_key(|source| !source.is_local);
         let first_is_local = sources.first().is_some_and(|source| source.is_local);
+        let (mut window, mut known) = (Window::new(), Sources::new(sources.len(), first_is_local));
+        for (index, source) in sources.iter().enumerate() {
+            known.locate(index, source.peer.distance());
+        }
+        let (streams, is_far) = known.shape(Instant::now());
+        window.tune(streams, is_far);
         Arc::new(Self {
             core,
             size,
@@ -137,9 +143,9 @@ impl Shared {
             leaves: root.map(|root| LeafCache::new(root, size)),
             received: AtomicU64::new(0),
             state: Mutex::new(State {
-                window: Window::new(),
+                window,
                 pieces: Pieces::default(),
-                sources: Sources::new(sources.len(), first_is_local),
+                sources: known,
                 parked: Vec::new(),
                 progress: Instant::now(),
                 received: 0,
@@ -246,7 +252,7 @@ impl Shared {
         state.pieces.release(claim);
         state.sources.end(claim.source);
         match &result {
-            Ok(delivery) => state.sources.delivered(claim.source, *delivery),
+            Ok(delivery) => state.deliver(claim.source, *delivery, now),
             Err(error) => state.fail(claim.source, error, now, &mut replies),
         }
         let next = state.claim_from(claim.source, self.size, now);
@@ -398,6 +404,12 @@ impl State {
             longest,
             size,
         )
+    }
+
+    fn deliver(&mut self, source: usize, delivery: Delivery, now: Instant) {
+        self.sources.delivered(source, delivery);
+        let (streams, is_far) = self.sources.shape(now);
+        self.window.tune(streams, is_far);
     }
 
     /// Why a read that needs the network fails without being parked.

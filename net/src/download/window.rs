@@ -14,9 +14,17 @@ pub(crate) const LEAF: u64 = 16 * 1024;
 /// request under way while the other is being consumed.
 const FIRST_WINDOW: u64 = 256 * 1024;
 
-/// The largest window. At 32 MiB two streams of 4 MiB requests never run dry (perf notes, 1.1),
-/// and 5 Gbit/s at 50 ms fit.
+/// The largest window of a holder nearby. At 32 MiB two streams of 4 MiB requests never run dry (perf
+/// notes, 1.1).
 pub(crate) const MAX_WINDOW: u64 = 32 * 1024 * 1024;
+
+/// The largest window of a holder far away: what the link holds has to fit (5 Gbit/s at 50 ms make 31 MB) and as
+/// much again, because requests end at different times.
+pub(crate) const MAX_FAR_WINDOW: u64 = 64 * 1024 * 1024;
+
+/// The longest request to a holder nearby, and to one far away.
+const MAX_REQUEST: u64 = 4 * 1024 * 1024;
+const MAX_FAR_REQUEST: u64 = 16 * 1024 * 1024;
 
 /// A read this far before or behind the place where the run stands still belongs to it: the
 /// kernel's readahead arrives out of order, and players skip back and forth around their place.
@@ -29,6 +37,9 @@ pub(crate) struct Window {
     position: u64,
     /// How many bytes behind `position` are wanted before anyone asks.
     ahead: u64,
+    /// How many requests are under way at once, as far as is known.
+    streams: u64,
+    is_far: bool,
 }
 
 impl Window {
@@ -37,7 +48,15 @@ impl Window {
         Self {
             position: 0,
             ahead: 0,
+            streams: 2,
+            is_far: false,
         }
+    }
+
+    /// Says how many requests should be under way at once to keep the link to the holders busy, and whether
+    /// their answers take long to begin.
+    pub(crate) fn tune(&mut self, streams: usize, is_far: bool) {
+        (self.streams, self.is_far) = (streams.max(1) as u64, is_far);
     }
 
     /// The reader asks for `range`, which is not wholly there when `starved`; the window may grow
@@ -50,12 +69,18 @@ impl Window {
             *self = Self {
                 position: range.end,
                 ahead: 0,
+                ..*self
             };
             return true;
         }
         self.position = self.position.max(range.end);
         if starved && (may_grow || self.ahead < FIRST_WINDOW) {
-            self.ahead = (self.ahead * 2).clamp(FIRST_WINDOW, MAX_WINDOW);
+            // Far away, each step takes a round trip.
+            let (growth, most) = match self.is_far {
+                true => (8, MAX_FAR_WINDOW),
+                false => (2, MAX_WINDOW),
+            };
+            self.ahead = (self.ahead * growth).clamp(FIRST_WINDOW, most.max(self.ahead));
         }
         false
     }
@@ -80,9 +105,13 @@ impl Window {
         self.ahead = (self.ahead / 2).max(FIRST_WINDOW.min(self.ahead));
     }
 
-    /// How long one request of this run should be: half of the window, so that two are under way.
+    /// How long one request of this run should be: such that all of those under way fill the window.
     pub(crate) fn request_bytes(&self) -> u64 {
-        (self.ahead / 2).clamp(FIRST_WINDOW, 4 * 1024 * 1024)
+        let longest = match self.is_far {
+            true => MAX_FAR_REQUEST,
+            false => MAX_REQUEST,
+        };
+        (self.ahead / self.streams).clamp(FIRST_WINDOW, longest)
     }
 }
 
@@ -104,6 +133,17 @@ mod tests {
             assert!(!window.read(range(index * 128 * KIB, 128 * KIB), true, true));
         }
         assert_eq!(window.ahead(u64::MAX / 2).len(), MAX_WINDOW);
+    }
+
+    #[test]
+    fn a_far_holder_gets_a_larger_window_in_fewer_steps() {
+        let mut window = Window::new();
+        window.tune(4, true);
+        for index in 0..4 {
+            window.read(range(index * 128 * KIB, 128 * KIB), true, true);
+        }
+        assert_eq!(window.ahead(1 << 40).len(), MAX_FAR_WINDOW);
+        assert_eq!(window.request_bytes(), MAX_FAR_WINDOW / 4);
     }
 
     #[test]
