@@ -162,13 +162,14 @@ fn remember_root(node: &Node, name: &str, tree: &Tree) {
         hidden: false,
         excluded: Vec::new(),
     };
-    let paths = vec![RelPath::new(name.as_bytes()).expect("a path")];
+    let path = RelPath::new(name.as_bytes()).expect("a path");
+    let paths = vec![path.clone()];
     let share = Share::open(&share).expect("a share");
     let found = share.stat(&StatRequest { paths }).expect("an answer");
     let version = found.attributes[0].expect("the file").version;
     let place = directory.canonicalize().expect("a directory");
     let roots = Roots::open(&Roots::file(&place, &node.state())).expect("a database");
-    roots.insert(version, tree).expect("insert");
+    roots.insert(version, &path, tree).expect("insert");
     roots.flush().expect("flush");
 }
 

@@ -251,6 +251,7 @@ mod tests {
             include_str!("view/merge/tests.rs"),
             include_str!("view/tests.rs"),
             include_str!("workers.rs"),
+            include_str!("../../net/src/node/tests.rs"),
             include_str!("../../tests/verified.rs"),
         ];
         let quoted = include_str!("../SEMANTICS.md")

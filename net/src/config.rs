@@ -61,6 +61,8 @@ pub struct CacheConfig {
     pub directory: PathBuf,
     /// The most bytes on disk.
     pub size: u64,
+    /// Give what lies there to members who ask for it by its content root.
+    pub reshare: bool,
 }
 
 /// What a node serves.

@@ -60,6 +60,7 @@ impl Node {
         check_name(&config.name)?;
         let share = config.share.as_ref().map(Share::open).transpose()?;
         let cache = config.cache.as_ref().map(open_cache).transpose()?.flatten();
+        let reshared = config.cache.as_ref().is_some_and(|cache| cache.reshare);
         let identity = Identity::load_or_create(&config.state_dir)?;
         let id = identity.id();
         let stretched = config.password.stretch();
@@ -86,6 +87,7 @@ impl Node {
         )?);
         let service = Arc::new(Service {
             share: share.clone(),
+            cache: cache.clone().filter(|_| reshared),
             members: members.clone(),
         });
         let server = Server::start(&config.listen, service.clone(), gate)?;

@@ -92,6 +92,11 @@ pub(super) struct CacheOptions {
     #[arg(long, value_name = "SIZE")]
     pub(super) cache_size: Option<ByteSize>,
 
+    /// Do not give blocks of the cache to other members; by default, what was read from one member
+    /// can be had from here, too, by those who know its content root
+    #[arg(long)]
+    pub(super) no_reshare: bool,
+
     /// The memory for blocks on their way to readers; at least 8MiB
     #[arg(long, value_name = "SIZE", default_value = "128MiB", value_parser = parse_memory)]
     pub(super) memory: ByteSize,

@@ -32,7 +32,11 @@ pub(super) fn choose(options: &CacheOptions) -> Result<Option<CacheConfig>, Fail
         return Ok(None);
     };
     match prepare(&directory, options.cache_size) {
-        Ok(size) => Ok(Some(CacheConfig { directory, size })),
+        Ok(size) => Ok(Some(CacheConfig {
+            directory,
+            size,
+            reshare: !options.no_reshare,
+        })),
         Err(error) if options.cache_dir.is_some() => Err(Failure::failed(format!(
             "the cache directory {} cannot be used: {error}",
             directory.display()
@@ -76,6 +80,7 @@ mod tests {
         CacheOptions {
             cache_dir,
             cache_size,
+            no_reshare: false,
             memory: ByteSize::mib(128),
         }
     }

@@ -129,13 +129,14 @@ mod tests {
         let (args, options) = with(
             "exec,allow_other,share=/srv/pub,hidden,listen=127.0.0.1:7,advertise=box:9,name=me,\
              no-discovery,state-dir=/s,log=warn\\,fuser=off,log-file=/l,cache-dir=/c,cache-size=2G,\
-             memory=64M,peer=a,peer=b:7",
+             no-reshare,memory=64M,peer=a,peer=b:7",
         )
         .unwrap();
         assert!(options.exec && options.allow_other);
         assert_eq!(args.cache.cache_dir.as_deref(), Some(Path::new("/c")));
         assert_eq!(args.cache.cache_size.unwrap().as_u64(), 2_000_000_000);
         assert_eq!(args.cache.memory.as_u64(), 64_000_000);
+        assert!(args.cache.no_reshare);
         let network = args.network;
         assert_eq!(network.share.as_deref(), Some(Path::new("/srv/pub")));
         assert!(network.hidden && network.no_discovery);

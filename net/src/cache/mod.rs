@@ -10,9 +10,13 @@
 //! the user gave. One process owns the directory (`flock`); another one of the same user does
 //! without, as two indexes over one file would overwrite each other's slots.
 
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+pub(crate) mod harness;
 mod index;
 mod slab;
 mod slot;
+mod supply;
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;

@@ -114,11 +114,7 @@ impl Slab {
         first: u64,
         most: u64,
     ) -> Option<Verified<Vec<u8>>> {
-        let mut header = [0; HEADER];
-        self.file
-            .read_exact_at(&mut header, self.offset(slot))
-            .ok()?;
-        let header = Header::decode(&header)?;
+        let header = self.header(slot)?;
         let before = first.checked_sub(header.proof.first)?.checked_mul(BLOCK)?;
         if header.root != root || header.size != size || header.proof.span != self.span {
             return None;
@@ -132,6 +128,24 @@ impl Slab {
             .read_exact_at(&mut content, self.offset(slot) + HEADER as u64 + before)
             .ok()?;
         header.check(first, content)
+    }
+
+    fn header(&self, slot: u32) -> Option<Header> {
+        let mut header = [0; HEADER];
+        let read = self.file.read_exact_at(&mut header, self.offset(slot));
+        read.ok().and_then(|()| Header::decode(&header))
+    }
+
+    /// The header of the slot in which `block` of `root` lies, if its hashes are sound. What is asked for
+    /// may be anything that somebody made up, so nothing is given up for not matching it.
+    pub(super) fn proven_header(&self, root: Root, block: u64) -> Option<Header> {
+        let first = block / self.span * self.span;
+        let slot = self.index.lock().find(key(&root, first))?;
+        let header = self.header(slot)?;
+        let sound = header.root == root
+            && (header.proof.first, header.proof.span) == (first, self.span)
+            && header.proof.clone().prove(root, header.size).is_some();
+        sound.then_some(header)
     }
 
     /// True if the block is here, as far as the index knows.

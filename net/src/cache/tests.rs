@@ -2,68 +2,11 @@
 
 use std::fs;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
 
+use super::harness::{content, eventually, file, open};
 use super::*;
-use crate::merkle::{SUBTREE_BLOCKS, Tree, TreeHasher};
-
-struct Content {
-    bytes: Vec<u8>,
-    tree: Tree,
-}
-
-fn content(size: usize, seed: u8) -> Content {
-    let bytes: Vec<u8> = (0..size).map(|i| (i / 7) as u8 ^ seed).collect();
-    let mut hasher = TreeHasher::default();
-    hasher.update(&bytes);
-    Content {
-        tree: hasher.finish().unwrap(),
-        bytes,
-    }
-}
-
-impl Content {
-    fn size(&self) -> u64 {
-        self.bytes.len() as u64
-    }
-
-    fn put(&self, cache: &Cache, first: u64, blocks: u64) {
-        let (start, end) = (first * BLOCK, self.size().min((first + blocks) * BLOCK));
-        let subtree = self.tree.subtree(first / SUBTREE_BLOCKS).unwrap();
-        let leaves = subtree.prove(self.tree.root(), self.size()).unwrap();
-        let part = self.bytes[start as usize..end as usize].to_vec();
-        let part = Arc::new(leaves.check(start, part).unwrap());
-        cache.put(self.tree.root(), self.size(), first, &leaves, part);
-    }
-
-    fn piece(&self, cache: &Cache, first: u64) -> Option<Vec<u8>> {
-        cache
-            .get(self.tree.root(), self.size(), first, 8)
-            .map(Verified::into_inner)
-    }
-}
-
-fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while !holds() {
-        assert!(Instant::now() < deadline, "{what}");
-        std::thread::yield_now();
-    }
-}
-
-fn open(directory: &Path, size: u64) -> Cache {
-    // The lock of a cache that was just dropped is free once its writer has ended.
-    let mut cache = None;
-    eventually("the lock is free", || {
-        cache = Cache::open(directory, size).unwrap();
-        cache.is_some()
-    });
-    cache.unwrap()
-}
-
-fn file(directory: &Path, name: &str) -> PathBuf {
-    directory.join("blocks-1").join(name)
-}
+use crate::merkle::SUBTREE_BLOCKS;
+use crate::types::ByteRange;
 
 const MIB: u64 = 1 << 20;
 
@@ -179,4 +122,111 @@ fn garbage_in_place_of_a_cache_file_is_ignored_and_overwritten() {
     assert_eq!(content.piece(&cache, 0), None);
     content.put(&cache, 0, 8);
     eventually("written", || content.piece(&cache, 0).is_some());
+}
+
+fn range(start: u64, end: u64) -> ByteRange {
+    ByteRange::new(start, end)
+}
+
+#[test]
+fn what_is_here_is_told_from_its_beginning_to_the_first_gap() {
+    let directory = tempfile::tempdir().unwrap();
+    let cache = open(directory.path(), 64 * MIB);
+    let content = content(MIB as usize + 5, 6);
+    let (root, size) = (content.tree.root(), content.size());
+    for (first, blocks) in [(0, 8), (8, 1), (16, 8), (64, 1)] {
+        content.put(&cache, first, blocks);
+    }
+    eventually("written", || cache.held_bytes() == (8 + 1 + 8 + 1) * BLOCK);
+    for (asked, held) in [
+        (range(0, size), range(0, 9 * BLOCK)),
+        (range(5, 9), range(5, 9)),
+        (range(9 * BLOCK - 1, size), range(9 * BLOCK - 1, 9 * BLOCK)),
+        (range(9 * BLOCK, size), range(9 * BLOCK, 9 * BLOCK)),
+        (
+            range(17 * BLOCK + 3, size),
+            range(17 * BLOCK + 3, 24 * BLOCK),
+        ),
+        (range(MIB + 1, size), range(MIB + 1, size)),
+    ] {
+        assert_eq!(cache.held(root, asked), held, "{asked:?}");
+    }
+    let sizes = [0, 7, 8, 9, 23, 64, 65, u64::MAX].map(|block| cache.size(root, block));
+    let here = Some(size);
+    assert_eq!(sizes, [here, here, here, None, here, here, None, None]);
+}
+
+#[test]
+fn hashes_are_given_for_what_is_here_and_proven() {
+    let directory = tempfile::tempdir().unwrap();
+    let cache = open(directory.path(), 64 * MIB);
+    let content = content(9 * MIB as usize + 5, 7);
+    let (root, size) = (content.tree.root(), content.size());
+    let blocks = size.div_ceil(BLOCK);
+    for (first, count) in [(0, 8), (8, 1), (9, 1), (16, 8), (24, 8)] {
+        content.put(&cache, first, count);
+    }
+    // All of the second subtree; its last piece is one block.
+    for first in (512..blocks).step_by(8) {
+        content.put(&cache, first, 8.min(blocks - first));
+    }
+    let slots = 3 * 8 + 2 + 8 * 8 + 1;
+    eventually("written", || cache.held_bytes() == slots * BLOCK);
+    for (first, span, given) in [
+        (0, 8, true),
+        (4, 4, true),
+        (7, 1, true),
+        (8, 1, true),
+        (8, 2, true),
+        (8, 4, false),
+        (8, 8, false),
+        (16, 16, true),
+        (0, 16, false),
+        (0, 512, false),
+        (512, 512, true),
+        (576, 64, true),
+        (576, 1, true),
+        (1024, 512, false),
+        (1 << 40, 8, false),
+    ] {
+        let hashes = cache.hashes(root, first, span);
+        assert_eq!(hashes.is_some(), given, "{first} {span}");
+        if let Some(hashes) = hashes {
+            let whole = content.tree.subtree(first / SUBTREE_BLOCKS).unwrap();
+            assert_eq!(Some(&hashes), whole.narrow(first, span).as_ref());
+            assert!(hashes.prove(root, size).is_some(), "{first} {span}");
+        }
+    }
+}
+
+#[test]
+fn a_small_content_proves_itself_in_any_span() {
+    let directory = tempfile::tempdir().unwrap();
+    let cache = open(directory.path(), 64 * MIB);
+    for (seed, blocks) in [(8, 1), (9, 2), (10, 5), (11, 8)] {
+        let content = content((blocks * BLOCK) as usize - 3, seed);
+        content.put(&cache, 0, blocks);
+        eventually("written", || content.piece(&cache, 0).is_some());
+        for span in [1, 8, 64, 512] {
+            let hashes = cache.hashes(content.tree.root(), 0, span).unwrap();
+            let leaves = hashes.prove(content.tree.root(), content.size());
+            assert!(leaves.is_some(), "{blocks} {span}");
+        }
+    }
+}
+
+/// A stranger to a content may make up a root that falls on the same place of the index.
+#[test]
+fn asking_for_a_root_that_looks_alike_drops_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let cache = open(directory.path(), 64 * MIB);
+    let content = content(MIB as usize, 12);
+    content.put(&cache, 0, 8);
+    eventually("written", || content.piece(&cache, 0).is_some());
+    let mut alike = *content.tree.root().as_bytes();
+    alike[31] ^= 1;
+    let alike = Root::from_bytes(alike);
+    assert_eq!(cache.size(alike, 0), None);
+    assert_eq!(cache.hashes(alike, 0, 8), None);
+    assert!(content.piece(&cache, 0).is_some());
 }

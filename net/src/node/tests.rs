@@ -7,9 +7,10 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::auth::Password;
+use crate::cache::harness::{self, content};
 use crate::config::{Listen, ShareConfig};
 use crate::types::{PeerArgument, RelPath};
-use crate::wire::{ListRequest, Request, Response};
+use crate::wire::{FaultCode, HashesRequest, ListRequest, Request, Response};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -236,4 +237,54 @@ fn a_peer_that_never_answers_delays_neither_the_start_nor_the_end() {
     let outcomes = node.first_contact(soon());
     assert!(matches!(&outcomes[..], [(_, Err(Error::Timeout { .. }))]));
     assert!(begin.elapsed() < Duration::from_secs(8));
+}
+
+/// What the member `name` says to `asker` of the hashes of a content that lies in its cache only.
+fn asked_for_cached(asker: &Node, name: &str, request: &HashesRequest) -> Result<(), Error> {
+    let present = asker.present();
+    let member = present.iter().find(|member| &*member.name == name).unwrap();
+    let request = Request::Hashes(request.clone());
+    member.peer.call(&request, soon()).map(drop)
+}
+
+#[test]
+fn what_is_cached_is_given_to_others_unless_the_user_said_no() {
+    let (giver, keeper, asker) = (Place::new(), Place::new(), Place::new());
+    let content = content(1000, 1);
+    let start = |place: &Place, name: &str, reshare| {
+        let directory = place.state.path().join("cache");
+        let cache = harness::open(&directory, 1 << 20);
+        content.put(&cache, 0, 1);
+        eventually("written", || cache.held_bytes() > 0);
+        harness::close(cache, &directory);
+        let mut config = place.config("pw", name, 0, &[]);
+        let size = 1 << 20;
+        config.cache = Some(CacheConfig {
+            directory,
+            size,
+            reshare,
+        });
+        // Nothing of its own is shared, and the cache is given away all the same.
+        config.share = None;
+        Node::start(config).unwrap()
+    };
+    let keeper = start(&keeper, "keeper", false);
+    let giver = start(&giver, "giver", true);
+    let asker = asker.node("asker", 0, &[giver.port(), keeper.port()]);
+    eventually("they meet", || {
+        names(&asker) == ["asker", "giver", "keeper"]
+    });
+    let request = HashesRequest {
+        root: content.tree.root(),
+        first: 0,
+        span: 1,
+    };
+    eventually("the cache has been looked through", || {
+        asked_for_cached(&asker, "giver", &request).is_ok()
+    });
+    let refused = asked_for_cached(&asker, "keeper", &request).unwrap_err();
+    assert!(
+        matches!(&refused, Error::Fault { fault, .. } if fault.code == FaultCode::NotFound),
+        "{refused}"
+    );
 }

@@ -3,8 +3,11 @@
 use std::net::IpAddr;
 
 use super::Service;
+use crate::merkle::Subtree;
 use crate::types::PeerId;
-use crate::wire::{self, Fault, FaultCode, Request, Response, SearchPage, StatResponse};
+use crate::wire::{
+    self, Fault, FaultCode, HashesRequest, Request, Response, SearchPage, StatResponse,
+};
 
 /// Answers `request` of the member `caller`, who called from `remote`. May wait for a disk.
 pub fn answer(
@@ -35,10 +38,7 @@ pub fn answer(
                 more: false,
             })),
         },
-        Request::Hashes(request) => match share {
-            Some(share) => share.hashes(&request).map(Response::Hashes),
-            None => Err(nothing_shared()),
-        },
+        Request::Hashes(request) => hashes(service, &request).map(Response::Hashes),
         Request::ListMethods => Ok(Response::ListMethods(
             wire::methods().map(String::from).collect(),
         )),
@@ -47,6 +47,20 @@ pub fn answer(
             None => Err(Fault::new(FaultCode::MethodNotFound, "no such method")),
         },
     }
+}
+
+/// From the share, which has all of a content or nothing; else from the cache, as far as it goes.
+fn hashes(service: &Service, request: &HashesRequest) -> Result<Subtree, Fault> {
+    let shared = match &service.share {
+        Some(share) => share.hashes(request),
+        None => Err(nothing_shared()),
+    };
+    shared.or_else(|fault| {
+        let cache = service.cache.as_ref();
+        cache
+            .and_then(|cache| cache.hashes(request.root, request.first, request.span))
+            .ok_or(fault)
+    })
 }
 
 fn nothing_shared() -> Fault {

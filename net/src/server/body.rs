@@ -14,6 +14,7 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use parking_lot::Mutex;
 
+use super::blocks::BlocksBody;
 use super::doors::Work;
 use crate::share::SharedFile;
 use crate::types::ByteRange;
@@ -31,6 +32,7 @@ enum Kind {
     /// Taken out when it is sent.
     Full(Bytes),
     File(FileBody),
+    Blocks(BlocksBody),
 }
 
 impl Body {
@@ -48,6 +50,11 @@ impl Body {
     pub(super) fn file(file: FileBody) -> Self {
         Self(Kind::File(file))
     }
+
+    /// A range of a content that lies in the cache.
+    pub(super) fn blocks(blocks: BlocksBody) -> Self {
+        Self(Kind::Blocks(blocks))
+    }
 }
 
 impl http_body::Body for Body {
@@ -62,6 +69,7 @@ impl http_body::Body for Body {
             Kind::Full(bytes) if bytes.is_empty() => Poll::Ready(None),
             Kind::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             Kind::File(file) => file.poll_piece(context),
+            Kind::Blocks(blocks) => blocks.poll_piece(context),
         }
     }
 
@@ -73,6 +81,7 @@ impl http_body::Body for Body {
         SizeHint::with_exact(match &self.0 {
             Kind::Full(bytes) => bytes.len() as u64,
             Kind::File(file) => file.remaining.len(),
+            Kind::Blocks(blocks) => blocks.remaining(),
         })
     }
 }

@@ -162,7 +162,8 @@ fn refuse(decision: Decision, tag: &str, size: u64) -> Response<Body> {
     }
 }
 
-fn with_bytes(
+/// A response with `range` of what has `size` bytes.
+pub(super) fn with_bytes(
     code: StatusCode,
     body: Body,
     tag: &str,
@@ -183,14 +184,15 @@ fn with_bytes(
     response
 }
 
-fn without_body(code: StatusCode, tag: &str) -> Response<Body> {
+/// A response that names the entity tag and sends nothing.
+pub(super) fn without_body(code: StatusCode, tag: &str) -> Response<Body> {
     let mut response = status(code);
     set(&mut response, ETAG, tag);
     response
 }
 
 /// Sets a field to text of ours, which is always a valid value.
-fn set(response: &mut Response<Body>, name: HeaderName, value: &str) {
+pub(super) fn set(response: &mut Response<Body>, name: HeaderName, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
         response.headers_mut().insert(name, value);
     }

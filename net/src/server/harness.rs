@@ -12,6 +12,7 @@ use tempfile::TempDir;
 
 use super::{Limits, Server, Service};
 use crate::auth::{Alpn, Gate, Identity, Stretched};
+use crate::cache::Cache;
 use crate::client::dial::TcpDialer;
 use crate::client::http::Client;
 use crate::config::{Listen, ShareConfig};
@@ -44,6 +45,15 @@ impl TestNode {
     }
 
     pub(super) fn limited(password: u8, limits: Limits) -> Self {
+        Self::offering(password, limits, |share, _| (Some(Arc::new(share)), None))
+    }
+
+    /// `offer` makes what the node answers from, of a share and a directory to keep things in.
+    pub(super) fn offering(
+        password: u8,
+        limits: Limits,
+        offer: impl FnOnce(Share, &Path) -> (Option<Arc<Share>>, Option<Arc<Cache>>),
+    ) -> Self {
         let (directory, state) = (TempDir::new().unwrap(), TempDir::new().unwrap());
         let share = Share::open(&ShareConfig {
             directory: directory.path().into(),
@@ -52,8 +62,10 @@ impl TestNode {
         });
         let gate = gate(state.path(), password);
         let members = Members::new(gate.id(), "test".into(), None, &[], None, Box::new(Alone));
+        let (share, cache) = offer(share.unwrap(), state.path());
         let service = Service {
-            share: Some(Arc::new(share.unwrap())),
+            share,
+            cache,
             members: Arc::new(members.unwrap()),
         };
         let mut node = Self {
@@ -96,6 +108,11 @@ impl TestNode {
 
     pub(crate) fn path(&self) -> &Path {
         self.directory.path()
+    }
+
+    /// Where it keeps things.
+    pub(super) fn state(&self) -> &Path {
+        self.state.path()
     }
 
     /// Shares a file; its version.

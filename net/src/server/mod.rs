@@ -3,7 +3,8 @@
 //! One TCP port. `listen` binds it, `accept` takes connections and decides what each may do,
 //! `doors` counts them. A member's requests go to `routes`: `POST /RPC2` to `rpc` and on to
 //! [`answer`], `GET /files/PATH` to `files`, which `range` tells what to send and `body`
-//! sends, `POST /batch` to `batch`. Strangers see `pairing` or a constant refusal; no HTTP or XML parser runs for them.
+//! sends, `GET /content/ROOT` to `content`, which may send what `blocks` reads from the disk cache,
+//! `POST /batch` to `batch`. Strangers see `pairing` or a constant refusal; no HTTP or XML parser runs for them.
 //!
 //! hyper is used here only, and so is tokio but for one notification in `auth::gate`. The runtime belongs to the [`Server`]; everything that may
 //! wait for a disk runs on its blocking threads, of which one member can take a few only.
@@ -11,7 +12,9 @@
 mod accept;
 pub mod answer;
 pub(crate) mod batch;
+mod blocks;
 mod body;
+mod content;
 mod doors;
 mod files;
 #[cfg(test)]
@@ -35,6 +38,7 @@ use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::auth::Gate;
+use crate::cache::Cache;
 use crate::config::{Listen, SERVER_IDLE};
 use crate::error::Error;
 use crate::peers::Members;
@@ -44,6 +48,8 @@ use crate::share::Share;
 pub struct Service {
     /// What it shares; `None` shares nothing.
     pub share: Option<Arc<Share>>,
+    /// What it has read from others and gives to others; `None` gives nothing.
+    pub cache: Option<Arc<Cache>>,
     /// Whom it knows.
     pub members: Arc<Members>,
 }

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use super::accept::House;
 use super::body::Body;
 use super::doors::Seat;
-use super::{batch, files, rpc};
+use super::{batch, content, files, rpc};
 use crate::wire::MAX_CALL_BYTES;
 
 /// One member's connection.
@@ -44,6 +44,11 @@ pub(super) async fn route(request: Request<Incoming>, caller: Arc<Caller>) -> Re
     } else if let Some(escaped) = path.strip_prefix("/files/") {
         match method {
             Method::GET | Method::HEAD => files::serve(&request, escaped, &caller).await,
+            _ => not_allowed("GET, HEAD"),
+        }
+    } else if let Some(root) = path.strip_prefix("/content/") {
+        match method {
+            Method::GET | Method::HEAD => content::serve(&request, root, &caller).await,
             _ => not_allowed("GET, HEAD"),
         }
     } else {

@@ -149,6 +149,8 @@ fn what_is_not_a_shared_file_does_not_exist() {
         "/files/../f",
         "/files/%2e%2e/f",
         "/files/d%00",
+        "/content",
+        "/content/",
         "/content/0",
         "/batch/",
         "*",
@@ -166,6 +168,7 @@ fn other_methods_are_told_which_ones_there_are() {
         ("PUT /files/f", "GET, HEAD"),
         ("DELETE /files/f", "GET, HEAD"),
         ("OPTIONS /files/f", "GET, HEAD"),
+        ("POST /content/0", "GET, HEAD"),
         ("GET /RPC2", "POST"),
         ("GET /batch", "POST"),
     ] {
@@ -288,6 +291,7 @@ fn a_stranger_gets_the_constant_refusal_whatever_it_sends() {
         "",
         &largest,
         "GET /files/f HTTP/1.1\r\n\r\n",
+        &format!("GET /content/{} HTTP/1.1\r\n\r\n", "0".repeat(64)),
         "\0\0garbage",
         "POST /RPC2",
     ] {

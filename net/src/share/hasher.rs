@@ -15,7 +15,7 @@ use super::Share;
 use super::roots::Roots;
 use crate::error::Error;
 use crate::merkle::TreeHasher;
-use crate::types::{Attributes, Kind, RelPath};
+use crate::types::{Attributes, Kind, RelPath, Root};
 use crate::wire::SearchRequest;
 
 /// Files that may wait. More are found again when they are listed again.
@@ -190,14 +190,27 @@ impl Hasher {
             limit: 256,
         };
         match share.search(&request) {
-            Ok(page) if page.more => {
-                let reached = page.matches.last().map(|(path, _)| path.clone());
-                self.walked_to = Some(reached.or(request.after));
+            Ok(page) => {
+                self.note_paths(page.matches.iter().filter_map(|(path, found)| {
+                    let root = found.root?;
+                    Some((root, path))
+                }));
+                if page.more {
+                    let reached = page.matches.last().map(|(path, _)| path.clone());
+                    self.walked_to = Some(reached.or(request.after));
+                }
             }
-            Ok(_) => {}
             Err(fault) => {
                 tracing::warn!(%fault, "the share cannot be walked; roots come as files are listed")
             }
+        }
+    }
+
+    /// Keeps where contents lie whose roots were computed without noting that, or somewhere else.
+    fn note_paths<'a>(&mut self, found: impl Iterator<Item = (Root, &'a RelPath)>) {
+        match self.roots.add_paths(found) {
+            Ok(count) => self.unflushed += count,
+            Err(error) => tracing::warn!(%error, "paths of content roots cannot be kept"),
         }
     }
 
@@ -206,6 +219,11 @@ impl Hasher {
         let Ok(file) = share.tree_file(path) else {
             return true;
         };
+        let known = self.roots.of([file.attributes().version].into_iter());
+        if let [Some(root)] = known[..] {
+            self.note_paths([(root, path)].into_iter());
+            return true;
+        }
         let now = SystemTime::now()
             .duration_since(SystemTime::UNIX_EPOCH)
             .unwrap_or_default();
@@ -240,7 +258,8 @@ impl Hasher {
         }
         let tree = hasher.finish().filter(|_| at == attributes.size);
         self.unflushed += 1;
-        if let Some(Err(error)) = tree.map(|tree| self.roots.insert(attributes.version, &tree)) {
+        let kept = tree.map(|tree| self.roots.insert(attributes.version, path, &tree));
+        if let Some(Err(error)) = kept {
             tracing::warn!(%error, "a content root cannot be kept");
         }
         true

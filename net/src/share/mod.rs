@@ -10,6 +10,7 @@
 //! do. Their faults never name a path of this machine.
 
 mod beneath;
+mod by_root;
 mod file;
 mod hasher;
 mod listed;
@@ -189,12 +190,13 @@ impl Share {
             .ok_or_else(unknown)
     }
 
-    /// Opens a regular file for reading, and sees to it that it has its content root soon.
+    /// Opens a regular file for reading, and sees to it that it has its content root soon, and can
+    /// be found by it.
     pub fn open_file(&self, path: &RelPath) -> Result<SharedFile, Fault> {
         let file = self.tree_file(path)?;
         let attributes = file.attributes();
         if let Some(roots) = self.roots.as_ref().filter(|_| attributes.size > 0)
-            && roots.of([attributes.version].into_iter()).first() == Some(&None)
+            && !roots.is_complete(attributes.version)
         {
             self.wanted.add(path.clone(), true);
         }

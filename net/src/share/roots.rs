@@ -4,7 +4,9 @@
 //! changes in any of these is another version and has no root until it is read again. Everything
 //! here can be computed anew, so a damaged database is put aside and begun afresh.
 //!
-//! Tables: version -> root; (root, number of subtree) -> its leaves and uncles.
+//! Tables: version -> root; (root, number of subtree) -> its leaves and uncles; root -> the path of one
+//! file that had this content when it was last looked at. The last one is a hint: whoever follows it
+//! checks what lies there now.
 
 use std::fs;
 use std::io;
@@ -13,15 +15,16 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use data_encoding::HEXLOWER;
-use redb::{Database, Durability, ReadableDatabase, TableDefinition};
+use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
 use sha2::{Digest, Sha256};
 
 use crate::error::Error;
 use crate::merkle::{BLOCK, Hash, SUBTREE_BLOCKS, Subtree, Tree};
-use crate::types::{Root, Version};
+use crate::types::{RelPath, Root, Version};
 
 const ROOTS: TableDefinition<u64, [u8; 32]> = TableDefinition::new("roots");
 const SUBTREES: TableDefinition<([u8; 32], u64), &[u8]> = TableDefinition::new("subtrees");
+const PATHS: TableDefinition<[u8; 32], &[u8]> = TableDefinition::new("paths");
 
 /// Memory for the pages of the database.
 const PAGE_CACHE: usize = 8 << 20;
@@ -30,8 +33,11 @@ const PAGE_CACHE: usize = 8 << 20;
 /// A terabyte of content takes 2 GiB of leaves.
 const MAX_FILE: u64 = 8 << 30;
 
-/// Without a file, the leaves of this much content are kept: 16 MiB of memory.
+/// Without a file, the leaves and paths of this much content are kept: 16 MiB of memory.
 const MAX_IN_MEMORY: u64 = 8 << 30;
+
+/// So much content has a leaf of one byte, as it were: what a byte of a path counts for.
+const CONTENT_PER_BYTE: u64 = BLOCK / 32;
 
 /// What is known about contents.
 pub struct Roots {
@@ -108,6 +114,7 @@ impl Roots {
         let write = self.database.begin_write()?;
         write.open_table(ROOTS)?;
         write.open_table(SUBTREES)?;
+        write.open_table(PATHS)?;
         write.commit()?;
         Ok(())
     }
@@ -130,6 +137,82 @@ impl Roots {
         })
     }
 
+    /// True when the root of `version` is known, and a path for that root; also when neither can be
+    /// looked up, as then nothing can be remembered.
+    pub fn is_complete(&self, version: Version) -> bool {
+        let look_up = || -> Result<_, redb::Error> {
+            let read = self.database.begin_read()?;
+            let Some(root) = read.open_table(ROOTS)?.get(version.0)? else {
+                return Ok(false);
+            };
+            Ok(read.open_table(PATHS)?.get(root.value())?.is_some())
+        };
+        look_up().unwrap_or_else(|error| {
+            tracing::warn!(%error, "content roots cannot be looked up");
+            true
+        })
+    }
+
+    /// Where a file lay that had the content of `root`; it may have another one by now.
+    pub fn path(&self, root: Root) -> Result<Option<RelPath>, Error> {
+        let look_up = || -> Result<_, redb::Error> {
+            let table = self.database.begin_read()?.open_table(PATHS)?;
+            let row = table.get(*root.as_bytes())?;
+            Ok(row.and_then(|path| RelPath::new(path.value()).ok()))
+        };
+        look_up().map_err(|error| broken(&error))
+    }
+
+    /// Remembers paths for those contents that have none yet; as [`Roots::insert`] does. Returns how
+    /// many there were.
+    pub fn add_paths<'a>(
+        &self,
+        found: impl Iterator<Item = (Root, &'a RelPath)>,
+    ) -> Result<usize, Error> {
+        let add = || -> Result<_, redb::Error> {
+            let known = self.database.begin_read()?.open_table(PATHS)?;
+            let mut lacking = Vec::new();
+            for (root, path) in found {
+                if known.get(*root.as_bytes())?.is_none() && self.take_room(path_room(path)) {
+                    lacking.push((*root.as_bytes(), path.as_bytes()));
+                }
+            }
+            if lacking.is_empty() {
+                return Ok(0);
+            }
+            let mut write = self.database.begin_write()?;
+            write.set_durability(Durability::None)?;
+            {
+                let mut paths = write.open_table(PATHS)?;
+                for (root, path) in &lacking {
+                    paths.insert(root, path)?;
+                }
+            }
+            write.commit()?;
+            Ok(lacking.len())
+        };
+        add().map_err(|error| broken(&error))
+    }
+
+    /// Forgets that the content of `root` lay at `path`, so that another copy can take its place.
+    pub fn forget_path(&self, root: Root, path: &RelPath) -> Result<(), Error> {
+        let forget = || -> Result<(), redb::Error> {
+            let mut write = self.database.begin_write()?;
+            write.set_durability(Durability::None)?;
+            {
+                let mut paths = write.open_table(PATHS)?;
+                let row = paths.get(*root.as_bytes())?;
+                let is_same = row.is_some_and(|row| row.value() == path.as_bytes());
+                if is_same {
+                    paths.remove(*root.as_bytes())?;
+                }
+            }
+            write.commit()?;
+            Ok(())
+        };
+        forget().map_err(|error| broken(&error))
+    }
+
     /// The subtree of `root` that begins at block `first`; `None` if it is not known.
     pub fn subtree(&self, root: Root, first: u64) -> Result<Option<Subtree>, Error> {
         let look_up = || -> Result<Option<Subtree>, redb::Error> {
@@ -140,18 +223,13 @@ impl Roots {
         look_up().map_err(|error| broken(&error))
     }
 
-    /// Remembers that `version` has the content of `tree`; for good only with the next
-    /// [`Roots::flush`], as a wait for the disk after each small file would take longer than its hash.
-    pub fn insert(&self, version: Version, tree: &Tree) -> Result<(), Error> {
-        if let Some(room) = &self.room {
-            let bytes = tree.leaves().len() as u64 * BLOCK;
-            let less = |room: u64| room.checked_sub(bytes);
-            if room
-                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less)
-                .is_err()
-            {
-                return Ok(());
-            }
+    /// Remembers that `version`, which lies at `path`, has the content of `tree`; for good only with the
+    /// next [`Roots::flush`], as a wait for the disk after each small file would take longer than its
+    /// hash.
+    pub fn insert(&self, version: Version, path: &RelPath, tree: &Tree) -> Result<(), Error> {
+        let content = tree.leaves().len() as u64 * BLOCK;
+        if !self.take_room(content + path_room(path)) {
+            return Ok(());
         }
         let insert = || -> Result<(), redb::Error> {
             let root = *tree.root().as_bytes();
@@ -164,11 +242,21 @@ impl Roots {
                     subtrees.insert((root, index), &*encode(&subtree))?;
                 }
                 write.open_table(ROOTS)?.insert(version.0, root)?;
+                write.open_table(PATHS)?.insert(root, path.as_bytes())?;
             }
             write.commit()?;
             Ok(())
         };
         insert().map_err(|error| broken(&error))
+    }
+
+    /// True if so much more content may be remembered.
+    fn take_room(&self, content: u64) -> bool {
+        let less = |room: u64| room.checked_sub(content);
+        self.room.as_ref().is_none_or(|room| {
+            room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less)
+                .is_ok()
+        })
     }
 
     /// Waits until everything that was inserted would survive a crash.
@@ -181,6 +269,11 @@ impl Roots {
         };
         flush().map_err(|error| broken(&error))
     }
+}
+
+/// How much content takes as much memory as `path`.
+fn path_room(path: &RelPath) -> u64 {
+    path.as_bytes().len() as u64 * CONTENT_PER_BYTE
 }
 
 /// True when the file is not a database of ours that can be read.
@@ -243,18 +336,23 @@ mod tests {
         .unwrap()
     }
 
+    fn path_of(text: &str) -> RelPath {
+        RelPath::new(text.as_bytes()).unwrap()
+    }
+
     #[test]
     fn roots_and_leaves_survive_a_restart() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("deep/roots.redb");
         let tree = tree(1300);
         let roots = Roots::open(&path).unwrap();
-        roots.insert(Version(7), &tree).unwrap();
+        roots.insert(Version(7), &path_of("a/b"), &tree).unwrap();
         roots.flush().unwrap();
         drop(roots);
         let roots = Roots::open(&path).unwrap();
         let known = roots.of([Version(8), Version(7)].into_iter());
         assert_eq!(known, [None, Some(tree.root())]);
+        assert_eq!(roots.path(tree.root()).unwrap(), Some(path_of("a/b")));
         for index in 0..3 {
             let kept = roots.subtree(tree.root(), index * SUBTREE_BLOCKS).unwrap();
             assert_eq!(kept, tree.subtree(index));
@@ -271,7 +369,7 @@ mod tests {
         let path = directory.path().join("roots.redb");
         fs::write(&path, vec![0x5a; 100_000]).unwrap();
         let roots = Roots::open(&path).unwrap();
-        roots.insert(Version(1), &tree(2)).unwrap();
+        roots.insert(Version(1), &path_of("a"), &tree(2)).unwrap();
         roots.flush().unwrap();
         drop(roots);
         assert_eq!(
@@ -285,12 +383,53 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("roots.redb");
         let first = Roots::open(&path).unwrap();
-        first.insert(Version(1), &tree(1)).unwrap();
+        first.insert(Version(1), &path_of("a"), &tree(1)).unwrap();
         let second = Roots::open(&path).unwrap();
-        second.insert(Version(2), &tree(2)).unwrap();
+        second.insert(Version(2), &path_of("b"), &tree(2)).unwrap();
         assert_eq!(
             first.of([Version(1), Version(2)].into_iter()),
             [Some(tree(1).root()), None]
         );
+    }
+
+    #[test]
+    fn the_path_that_was_hashed_last_counts_until_it_is_forgotten() {
+        let directory = tempfile::tempdir().unwrap();
+        let roots = Roots::open(&directory.path().join("roots.redb")).unwrap();
+        let (tree, root) = (tree(1), tree(1).root());
+        let (a, b, c) = (path_of("a"), path_of("b"), path_of("c"));
+        roots.insert(Version(1), &a, &tree).unwrap();
+        roots.insert(Version(2), &b, &tree).unwrap();
+        assert_eq!(roots.path(root).unwrap().as_ref(), Some(&b));
+        assert_eq!(roots.add_paths([(root, &a)].into_iter()).unwrap(), 0);
+        roots.forget_path(root, &a).unwrap();
+        assert_eq!(roots.path(root).unwrap().as_ref(), Some(&b));
+        assert!(roots.is_complete(Version(1)) && !roots.is_complete(Version(3)));
+        roots.forget_path(root, &b).unwrap();
+        assert!(!roots.is_complete(Version(1)));
+        assert_eq!(roots.path(root).unwrap(), None);
+        assert_eq!(roots.add_paths([(root, &c)].into_iter()).unwrap(), 1);
+        assert_eq!(roots.path(root).unwrap(), Some(c));
+    }
+
+    /// As every version before it kept one.
+    #[test]
+    fn a_database_without_paths_keeps_its_roots_and_gets_them_later() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("roots.redb");
+        let (tree, file) = (tree(3), path_of("a"));
+        let roots = Roots::open(&path).unwrap();
+        roots.insert(Version(1), &file, &tree).unwrap();
+        let write = roots.database.begin_write().unwrap();
+        assert!(write.delete_table(PATHS).unwrap());
+        write.commit().unwrap();
+        drop(roots);
+        let roots = Roots::open(&path).unwrap();
+        assert_eq!(roots.of([Version(1)].into_iter()), [Some(tree.root())]);
+        assert!(!roots.is_complete(Version(1)));
+        assert_eq!(roots.path(tree.root()).unwrap(), None);
+        let found = [(tree.root(), &file)];
+        assert_eq!(roots.add_paths(found.into_iter()).unwrap(), 1);
+        assert!(roots.is_complete(Version(1)));
     }
 }

@@ -198,3 +198,86 @@ fn a_store_through_a_map_that_is_kept_gives_the_file_another_root() {
     drop(writer.stdin.take());
     writer.wait().unwrap();
 }
+
+/// The bytes of the file that is found by `root`.
+fn content_of(share: &Share, root: Root) -> Option<Vec<u8>> {
+    let file = share.open_content(root)?;
+    let mut bytes = vec![0; file.attributes().size as usize];
+    file.read_at(0, &mut bytes).unwrap();
+    Some(bytes)
+}
+
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what}");
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn a_file_is_found_by_its_content_and_not_by_what_it_was() {
+    let share = Rooted::new(on_disk());
+    share.write_settled("file", b"old");
+    let old = share.root_in_time("file");
+    assert_eq!(content_of(&share.share, old).unwrap(), b"old");
+    assert_eq!(content_of(&share.share, root_of(b"another")), None);
+    share.write_settled("file", b"new");
+    assert_eq!(content_of(&share.share, old), None);
+    let new = share.root_in_time("file");
+    assert_eq!(content_of(&share.share, new).unwrap(), b"new");
+    fs::remove_file(share.base.path().join("served/file")).unwrap();
+    assert_eq!(content_of(&share.share, new), None);
+}
+
+#[test]
+fn another_copy_of_a_content_is_found_once_somebody_opens_it() {
+    let share = Rooted::new(on_disk());
+    share.write_settled("one", b"content");
+    let root = share.root_in_time("one");
+    share.write_settled("two", b"content");
+    share.root_in_time("two");
+    share.write_settled("two", b"other");
+    assert_eq!(content_of(&share.share, root), None);
+    share.share.open_file(&path("one")).unwrap();
+    eventually("the other copy", || {
+        content_of(&share.share, root).as_deref() == Some(b"content")
+    });
+}
+
+#[test]
+fn a_content_that_was_moved_is_found_after_a_restart() {
+    let share = Rooted::new(on_disk());
+    fs::create_dir(share.base.path().join("served/before")).unwrap();
+    share.write_settled("before/file", b"content");
+    let root = share.root_in_time("before/file");
+    let (before, after) = ("served/before", "served/after");
+    fs::rename(
+        share.base.path().join(before),
+        share.base.path().join(after),
+    )
+    .unwrap();
+    assert_eq!(content_of(&share.share, root), None);
+    share.share.stop();
+    let Rooted { base, share } = share;
+    let stopped = Arc::downgrade(&share);
+    drop(share);
+    eventually("the thread has ended", || stopped.strong_count() == 0);
+    let share = Rooted::new(base);
+    eventually("the walk has found it", || {
+        content_of(&share.share, root).is_some()
+    });
+}
+
+#[test]
+fn what_is_not_served_any_more_is_not_found_by_its_content() {
+    let share = Rooted::new(on_disk());
+    share.write_settled("file", b"content");
+    let root = share.root_in_time("file");
+    let at = |name: &str| share.base.path().join("served").join(name);
+    fs::create_dir(at(".hidden")).unwrap();
+    fs::rename(at("file"), at(".hidden/file")).unwrap();
+    assert_eq!(content_of(&share.share, root), None);
+    std::os::unix::fs::symlink("/etc/hostname", at("file")).unwrap();
+    assert_eq!(content_of(&share.share, root), None);
+}

@@ -1,0 +1,78 @@
+//! What can be given to others: whatever is here of a content of which they know the root only.
+//!
+//! Whoever asks may ask for anything. So everything here begins with a slot whose header names that very
+//! root and is proven against it, and nothing is dropped from the cache for being asked for wrongly.
+
+use super::{Cache, PIECE_BLOCKS};
+use crate::cache::slot::Header;
+use crate::merkle::{BLOCK, Subtree};
+use crate::types::{ByteRange, Root};
+
+impl Cache {
+    /// The size in bytes of the content of `root`, as it was known when `block` of it came here; `None`
+    /// when that block is not here. The hashes prove no more of it than that the block lies in there, so
+    /// a member that listed a wrong size may be the source of it; the bytes are proven all the same.
+    pub fn size(&self, root: Root, block: u64) -> Option<u64> {
+        self.slot(root, block).map(|header| header.size)
+    }
+
+    /// As much of `range`, from its start on, as seems to be here. Reading may still find it damaged or
+    /// overwritten.
+    pub fn held(&self, root: Root, range: ByteRange) -> ByteRange {
+        let end = range.end.div_ceil(BLOCK);
+        let mut block = range.start / BLOCK;
+        while block < end {
+            let piece = block / PIECE_BLOCKS * PIECE_BLOCKS;
+            if self.store.large.holds(&root, piece) {
+                block = piece + PIECE_BLOCKS;
+            } else if self.store.small.holds(&root, block) {
+                block += 1;
+            } else {
+                break;
+            }
+        }
+        let reached = block.saturating_mul(BLOCK).min(range.end);
+        ByteRange::new(range.start, reached.max(range.start))
+    }
+
+    /// The leaves of `span` blocks of `root` from block `first` on (as in
+    /// [`Tree::subtree`](crate::merkle::Tree::subtree), and narrower), proven, if
+    /// every block that the content has there is here.
+    pub fn hashes(&self, root: Root, first: u64, span: u64) -> Option<Subtree> {
+        let start = self.slot(root, first)?;
+        let size = start.size;
+        if span <= start.proof.span {
+            return start.proof.prove(root, size)?.narrow(first, span);
+        }
+        let end = first.saturating_add(span).min(size.div_ceil(BLOCK));
+        let count = usize::try_from(end.checked_sub(first)?).ok()?;
+        // The siblings within the subtree follow from its leaves.
+        let inner = (span.ilog2() - start.proof.span.ilog2()) as usize;
+        let uncles = start.proof.uncles.get(inner..).unwrap_or_default().to_vec();
+        let mut leaves = start.proof.leaves;
+        while leaves.len() < count {
+            let at = first + leaves.len() as u64;
+            let next = self.slot(root, at).filter(|next| next.size == size)?;
+            let before = usize::try_from(at.checked_sub(next.proof.first)?).ok()?;
+            let more = next.proof.leaves.get(before..)?;
+            if more.is_empty() {
+                return None;
+            }
+            leaves.extend_from_slice(more);
+        }
+        leaves.truncate(count);
+        let whole = Subtree {
+            first,
+            span,
+            leaves,
+            uncles,
+        };
+        whole.prove(root, size)?.narrow(first, span)
+    }
+
+    /// The header of a slot in which `block` of `root` lies.
+    fn slot(&self, root: Root, block: u64) -> Option<Header> {
+        let large = self.store.large.proven_header(root, block);
+        large.or_else(|| self.store.small.proven_header(root, block))
+    }
+}

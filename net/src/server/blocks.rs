@@ -1,0 +1,109 @@
+//! A body that is read from the disk cache, one piece of at most 128 KiB after the other.
+//!
+//! Every piece is proven against its content root when it is read; nothing else is ever handed on. One
+//! that turns out to be damaged or overwritten ends the body early, which cuts the connection.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body::Frame;
+
+use super::doors::Work;
+use crate::cache::{Cache, PIECE_BLOCKS};
+use crate::merkle::BLOCK;
+use crate::types::{ByteRange, Root};
+
+/// A content in the cache.
+#[derive(Clone)]
+pub(super) struct Blocks {
+    pub(super) cache: Arc<Cache>,
+    pub(super) root: Root,
+    /// In bytes.
+    pub(super) size: u64,
+}
+
+impl Blocks {
+    /// The beginning of `range`, which is not empty: what one slot has of it. `None` when it is not here.
+    fn read(&self, range: ByteRange) -> Option<Bytes> {
+        let first = range.start / BLOCK;
+        let most = range.end.div_ceil(BLOCK) - first;
+        let proven = self
+            .cache
+            .get(self.root, self.size, first, most.min(PIECE_BLOCKS))?;
+        let bytes = Bytes::from(proven.into_inner());
+        let before = range.start - first * BLOCK;
+        let length = (bytes.len() as u64).checked_sub(before)?.min(range.len());
+        let (start, length) = (before as usize, length as usize);
+        (length > 0).then(|| bytes.slice(start..start + length))
+    }
+}
+
+/// A range of a content in the cache.
+pub(super) struct BlocksBody {
+    blocks: Blocks,
+    /// What is still to be handed out.
+    remaining: ByteRange,
+    next: Next,
+    work: Work,
+}
+
+enum Next {
+    Ready(Bytes),
+    Unread,
+    Reading(Pin<Box<dyn Future<Output = io::Result<Option<Bytes>>> + Send + Sync>>),
+}
+
+impl BlocksBody {
+    /// Reads the first piece of `range`, which is not empty, waiting for the disk; `None` when it is
+    /// not here.
+    pub(super) fn begin(blocks: Blocks, range: ByteRange, work: Work) -> Option<Self> {
+        let first = blocks.read(range)?;
+        Some(Self {
+            blocks,
+            remaining: range,
+            next: Next::Ready(first),
+            work,
+        })
+    }
+
+    /// How many bytes are still to come.
+    pub(super) fn remaining(&self) -> u64 {
+        self.remaining.len()
+    }
+
+    pub(super) fn poll_piece(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        if self.remaining.is_empty() {
+            return Poll::Ready(None);
+        }
+        let piece = match ready!(self.poll_read(context)) {
+            Ok(piece) => piece,
+            Err(error) => return Poll::Ready(Some(Err(error))),
+        };
+        self.remaining.start += piece.len() as u64;
+        Poll::Ready(Some(Ok(Frame::data(piece))))
+    }
+
+    fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
+        if matches!(self.next, Next::Unread) {
+            let (blocks, range, work) = (self.blocks.clone(), self.remaining, self.work.clone());
+            self.next = Next::Reading(Box::pin(async move {
+                work.run(move || blocks.read(range)).await
+            }));
+        }
+        let piece = match &mut self.next {
+            Next::Reading(reading) => ready!(reading.as_mut().poll(context)),
+            Next::Ready(piece) => Ok(Some(std::mem::take(piece))),
+            Next::Unread => return Poll::Pending,
+        };
+        self.next = Next::Unread;
+        let gone = || io::Error::other("a block that was here has gone or is damaged");
+        Poll::Ready(piece.and_then(|piece| piece.ok_or_else(gone)))
+    }
+}

@@ -1,0 +1,150 @@
+//! `GET` and `HEAD /content/ROOT`: bytes by their content root, wherever this node has them.
+//!
+//! A file of the share comes first: it is whole, and costs no proof. Else the disk cache is looked at, so
+//! that whoever has read a file can supply it. The cache may hold parts of a content; a request for
+//! a range gets as much of it, from its beginning, as is here. What is not here is 404.
+
+use std::str::FromStr;
+use std::sync::Arc;
+
+use http::header::CONTENT_RANGE;
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+
+use super::Service;
+use super::blocks::{Blocks, BlocksBody};
+use super::body::{Body, Buffers, FileBody};
+use super::doors::Work;
+use super::files::{set, with_bytes, without_body};
+use super::range::{Decision, decide};
+use super::routes::{Caller, status};
+use crate::cache::Cache;
+use crate::merkle::BLOCK;
+use crate::share::{SharedFile, is_changed};
+use crate::types::{ByteRange, Root};
+
+/// Answers a GET or HEAD for the content whose root is spelled `root`.
+pub(super) async fn serve<B>(request: &Request<B>, root: &str, caller: &Caller) -> Response<Body> {
+    let root = match Root::from_str(root) {
+        Ok(root) if request.uri().query().is_none() => root,
+        _ => return status(StatusCode::NOT_FOUND),
+    };
+    let requested = Requested {
+        root,
+        tag: format!("\"{root}\""),
+        method: request.method().clone(),
+        fields: request.headers().clone(),
+        work: caller.seat.work.clone(),
+        buffers: caller.house.buffers.clone(),
+    };
+    let service = caller.house.service.clone();
+    let prepared = caller.seat.work.run(move || requested.answer(&service));
+    prepared.await.unwrap_or_else(|error| {
+        tracing::error!(%error, "a content could not be served");
+        status(StatusCode::INTERNAL_SERVER_ERROR)
+    })
+}
+
+struct Requested {
+    root: Root,
+    tag: String,
+    method: Method,
+    fields: HeaderMap,
+    work: Work,
+    buffers: Arc<Buffers>,
+}
+
+impl Requested {
+    /// Finds the content, decides what to send of it, and reads the first bytes, all in one visit to
+    /// a blocking thread.
+    fn answer(&self, service: &Service) -> Response<Body> {
+        let share = service.share.as_ref();
+        let shared = share
+            .and_then(|share| share.open_content(self.root))
+            .and_then(|file| self.send_file(file));
+        let cached = || {
+            let cache = service.cache.as_ref()?;
+            self.send_cached(cache)
+        };
+        shared
+            .or_else(cached)
+            .unwrap_or_else(|| status(StatusCode::NOT_FOUND))
+    }
+
+    /// From a shared file that has this content; `None` when it has just lost it.
+    fn send_file(&self, file: SharedFile) -> Option<Response<Body>> {
+        let size = file.attributes().size;
+        let (code, range) = match self.part_of(size) {
+            Ok(part) => part,
+            Err(refusal) => return Some(*refusal),
+        };
+        let body = match self.method == Method::HEAD {
+            true => Ok(Body::empty()),
+            false => FileBody::begin(file, range, self.work.clone(), self.buffers.clone())
+                .map(Body::file),
+        };
+        match with_bytes(code, body, &self.tag, range, size) {
+            Ok(response) => Some(response),
+            Err(error) if is_changed(&error) => None,
+            Err(error) => {
+                tracing::warn!(root = %self.root, %error, "a shared file cannot be read");
+                Some(status(StatusCode::INTERNAL_SERVER_ERROR))
+            }
+        }
+    }
+
+    /// From the cache; `None` when what was asked for does not begin here, or is not here whole and
+    /// no range was asked for.
+    fn send_cached(&self, cache: &Arc<Cache>) -> Option<Response<Body>> {
+        let mut known = [self.first_block(), 0].into_iter();
+        let size = known.find_map(|block| cache.size(self.root, block))?;
+        let (code, wanted) = match self.part_of(size) {
+            Ok(part) => part,
+            Err(refusal) => return Some(*refusal),
+        };
+        let range = cache.held(self.root, wanted);
+        if range.is_empty() || (code == StatusCode::OK && range != wanted) {
+            return None;
+        }
+        let body = match self.method == Method::HEAD {
+            true => Body::empty(),
+            false => {
+                let blocks = Blocks {
+                    cache: cache.clone(),
+                    root: self.root,
+                    size,
+                };
+                Body::blocks(BlocksBody::begin(blocks, range, self.work.clone())?)
+            }
+        };
+        with_bytes(code, Ok(body), &self.tag, range, size).ok()
+    }
+
+    /// The block that the answer begins with, where that does not depend on the size.
+    fn first_block(&self) -> u64 {
+        match decide(&self.method, &self.fields, &self.tag, u64::MAX) {
+            Decision::Part(range) => range.start / BLOCK,
+            _ => 0,
+        }
+    }
+
+    /// What is asked for of a content of `size` bytes, and the status to send it with; else the
+    /// response that says why nothing is sent.
+    fn part_of(&self, size: u64) -> Result<(StatusCode, ByteRange), Box<Response<Body>>> {
+        let refusal = |code| Box::new(without_body(code, &self.tag));
+        match decide(&self.method, &self.fields, &self.tag, size) {
+            Decision::Whole => Ok((StatusCode::OK, ByteRange::new(0, size))),
+            Decision::Part(range) => Ok((StatusCode::PARTIAL_CONTENT, range)),
+            Decision::NotModified => Err(refusal(StatusCode::NOT_MODIFIED)),
+            Decision::PreconditionFailed => Err(refusal(StatusCode::PRECONDITION_FAILED)),
+            Decision::Unsatisfiable => {
+                let mut refusal = refusal(StatusCode::RANGE_NOT_SATISFIABLE);
+                set(&mut refusal, CONTENT_RANGE, &format!("bytes */{size}"));
+                Err(refusal)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
