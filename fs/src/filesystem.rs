@@ -16,8 +16,10 @@ use tinyp2p_net::types::{ByteRange, Kind, MAX_NAME_BYTES, Name, PeerId, RelPath}
 
 use crate::errno::Error;
 use crate::handles::{Handles, OpenDirectory, OpenFile};
+use crate::hidden::{self, Hidden};
 use crate::inodes::{Inode, Inodes, ROOT};
 use crate::network::Network;
+use crate::status::Place;
 use crate::view::{Directory, Found, View, Wait};
 
 /// The block size that `df` counts in.
@@ -87,6 +89,7 @@ pub struct Filesystem {
     inodes: Mutex<Inodes>,
     files: Handles<OpenFile>,
     directories: Handles<OpenDirectory>,
+    hidden: Hidden,
 }
 
 impl Filesystem {
@@ -97,6 +100,7 @@ impl Filesystem {
         let mtime = now.ok().and_then(|now| i64::try_from(now.as_nanos()).ok());
         Self {
             view: Arc::new(View::new(Arc::clone(&network), this_node)),
+            hidden: Hidden::new(Arc::clone(&network), Place::default()),
             network,
             this_node,
             engine,
@@ -106,8 +110,17 @@ impl Filesystem {
         }
     }
 
+    /// Says in its status that it is at `place`.
+    pub fn at(mut self, place: Place) -> Self {
+        self.hidden = Hidden::new(Arc::clone(&self.network), place);
+        self
+    }
+
     /// Finds `name` in the directory `parent`. What is found counts as told to the kernel.
     pub fn lookup(&self, parent: u64, name: &[u8], wait: Wait) -> Result<Looked, Error> {
+        if let Some(looked) = self.hidden.lookup(parent, name) {
+            return looked;
+        }
         let directory = self.directory(parent)?.path;
         let name = Name::new(name).map_err(|_| match name.len() {
             0..=MAX_NAME_BYTES => Error::NotFound,
@@ -137,6 +150,9 @@ impl Filesystem {
     /// What a `stat` tells. A file's content is the same as long as its inode is, so only a directory's
     /// modification time has to be asked for; while nobody answers, the last one known holds.
     pub fn getattr(&self, number: u64, wait: Wait) -> Result<Attr, Error> {
+        if let Some(attr) = self.hidden.attr(number) {
+            return Ok(attr);
+        }
         let inode = self.inode(number)?;
         let mut attr = Attr::of(number, &inode);
         if attr.kind == Kind::File {
@@ -157,7 +173,10 @@ impl Filesystem {
 
     /// Whether `mask`, as of access(2), is allowed.
     pub fn access(&self, number: u64, mask: i32) -> Result<(), Error> {
-        let kind = self.inode(number)?.kind();
+        let kind = match self.hidden.attr(number) {
+            Some(attr) => attr.kind,
+            None => self.inode(number)?.kind(),
+        };
         if mask & libc::W_OK != 0 {
             return Err(Error::ReadOnly);
         }
@@ -170,7 +189,11 @@ impl Filesystem {
     /// Opens a directory. It is fetched when its first entry is asked for: most programs that open a
     /// directory only want to name files in it.
     pub fn opendir(&self, number: u64) -> Result<u64, Error> {
-        let path = self.directory(number)?.path;
+        let path = match self.hidden.attr(number) {
+            Some(attr) if attr.kind == Kind::File => return Err(Error::NotADirectory),
+            Some(_) => RelPath::root(),
+            None => self.directory(number)?.path,
+        };
         Ok(self.directories.insert(OpenDirectory {
             number,
             path,
@@ -189,6 +212,11 @@ impl Filesystem {
         emit: &mut dyn FnMut(DirectoryEntry<'_>) -> bool,
     ) -> Result<(), Error> {
         let open = self.directories.get(handle).ok_or(Error::UnknownHandle)?;
+        if self.hidden.attr(open.number).is_some() {
+            let root = self.inode(ROOT)?;
+            self.hidden.list(Attr::of(ROOT, &root), offset, emit);
+            return Ok(());
+        }
         let begun = open.snapshot.lock().clone().filter(|_| offset > 0);
         let listing = match begun {
             Some(listing) => listing,
@@ -243,6 +271,9 @@ impl Filesystem {
         if flags & libc::O_ACCMODE != libc::O_RDONLY {
             return Err(Error::ReadOnly);
         }
+        if let Some(opened) = self.hidden.open(number) {
+            return opened;
+        }
         let inode = self.inode(number)?;
         if inode.kind() == Kind::Directory {
             return Err(Error::IsADirectory);
@@ -280,6 +311,9 @@ impl Filesystem {
     /// Reads at most `size` bytes at `offset`. Never waits: `done` is called exactly once, at once if the
     /// bytes are in memory, else from another thread, in bounded time.
     pub fn read(self: &Arc<Self>, handle: u64, offset: u64, size: u32, done: ReadDone) {
+        if hidden::is_open(handle) {
+            return self.hidden.read(handle, offset, size, done);
+        }
         let Some(file) = self.files.get(handle) else {
             return done(Err(Error::UnknownHandle));
         };
@@ -306,6 +340,9 @@ impl Filesystem {
 
     /// Closes an open file.
     pub fn release(&self, handle: u64) {
+        if hidden::is_open(handle) {
+            return self.hidden.release(handle);
+        }
         self.files.remove(handle);
     }
 
@@ -322,6 +359,9 @@ impl Filesystem {
     pub fn xattr(&self, number: u64, name: &[u8]) -> Result<Vec<u8>, Error> {
         if !name.starts_with(b"user.") {
             return Err(Error::NoNamespace);
+        }
+        if self.hidden.attr(number).is_some() {
+            return Err(Error::NoAttribute);
         }
         let inode = self.inode(number)?;
         let is_file = inode.kind() == Kind::File;
