@@ -16,7 +16,7 @@ use tinyp2p_net::types::{ByteRange, Kind, MAX_NAME_BYTES, Name, PeerId, RelPath}
 
 use crate::errno::Error;
 use crate::handles::{Handles, OpenDirectory, OpenFile};
-use crate::hidden::{self, Hidden};
+use crate::hidden::{Hidden, is_hidden};
 use crate::inodes::{Inode, Inodes, ROOT};
 use crate::network::Network;
 use crate::status::Place;
@@ -89,7 +89,7 @@ pub struct Filesystem {
     inodes: Mutex<Inodes>,
     files: Handles<OpenFile>,
     directories: Handles<OpenDirectory>,
-    hidden: Hidden,
+    pub(crate) hidden: Hidden,
 }
 
 impl Filesystem {
@@ -118,8 +118,8 @@ impl Filesystem {
 
     /// Finds `name` in the directory `parent`. What is found counts as told to the kernel.
     pub fn lookup(&self, parent: u64, name: &[u8], wait: Wait) -> Result<Looked, Error> {
-        if let Some(looked) = self.hidden.lookup(parent, name) {
-            return looked;
+        if self.hidden.has(parent, name) {
+            return self.hidden.lookup(parent, name);
         }
         let directory = self.directory(parent)?.path;
         let name = Name::new(name).map_err(|_| match name.len() {
@@ -144,14 +144,17 @@ impl Filesystem {
 
     /// The kernel forgets what it was told `count` times.
     pub fn forget(&self, number: u64, count: u64) {
-        self.inodes.lock().forget(number, count);
+        match is_hidden(number) {
+            true => self.hidden.forget(number, count),
+            false => self.inodes.lock().forget(number, count),
+        }
     }
 
     /// What a `stat` tells. A file's content is the same as long as its inode is, so only a directory's
     /// modification time has to be asked for; while nobody answers, the last one known holds.
     pub fn getattr(&self, number: u64, wait: Wait) -> Result<Attr, Error> {
-        if let Some(attr) = self.hidden.attr(number) {
-            return Ok(attr);
+        if is_hidden(number) {
+            return self.hidden.attr(number);
         }
         let inode = self.inode(number)?;
         let mut attr = Attr::of(number, &inode);
@@ -173,9 +176,9 @@ impl Filesystem {
 
     /// Whether `mask`, as of access(2), is allowed.
     pub fn access(&self, number: u64, mask: i32) -> Result<(), Error> {
-        let kind = match self.hidden.attr(number) {
-            Some(attr) => attr.kind,
-            None => self.inode(number)?.kind(),
+        let kind = match is_hidden(number) {
+            true => self.hidden.attr(number)?.kind,
+            false => self.inode(number)?.kind(),
         };
         if mask & libc::W_OK != 0 {
             return Err(Error::ReadOnly);
@@ -189,10 +192,12 @@ impl Filesystem {
     /// Opens a directory. It is fetched when its first entry is asked for: most programs that open a
     /// directory only want to name files in it.
     pub fn opendir(&self, number: u64) -> Result<u64, Error> {
-        let path = match self.hidden.attr(number) {
-            Some(attr) if attr.kind == Kind::File => return Err(Error::NotADirectory),
-            Some(_) => RelPath::root(),
-            None => self.directory(number)?.path,
+        let path = match is_hidden(number) {
+            true if self.hidden.attr(number)?.kind == Kind::File => {
+                return Err(Error::NotADirectory);
+            }
+            true => RelPath::root(),
+            false => self.directory(number)?.path,
         };
         Ok(self.directories.insert(OpenDirectory {
             number,
@@ -212,10 +217,9 @@ impl Filesystem {
         emit: &mut dyn FnMut(DirectoryEntry<'_>) -> bool,
     ) -> Result<(), Error> {
         let open = self.directories.get(handle).ok_or(Error::UnknownHandle)?;
-        if self.hidden.attr(open.number).is_some() {
-            let root = self.inode(ROOT)?;
-            self.hidden.list(Attr::of(ROOT, &root), offset, emit);
-            return Ok(());
+        if is_hidden(open.number) {
+            let root = Attr::of(ROOT, &self.inode(ROOT)?);
+            return self.hidden.list(root, offset, emit);
         }
         let begun = open.snapshot.lock().clone().filter(|_| offset > 0);
         let listing = match begun {
@@ -271,8 +275,8 @@ impl Filesystem {
         if flags & libc::O_ACCMODE != libc::O_RDONLY {
             return Err(Error::ReadOnly);
         }
-        if let Some(opened) = self.hidden.open(number) {
-            return opened;
+        if is_hidden(number) {
+            return self.hidden.open(number);
         }
         let inode = self.inode(number)?;
         if inode.kind() == Kind::Directory {
@@ -311,7 +315,7 @@ impl Filesystem {
     /// Reads at most `size` bytes at `offset`. Never waits: `done` is called exactly once, at once if the
     /// bytes are in memory, else from another thread, in bounded time.
     pub fn read(self: &Arc<Self>, handle: u64, offset: u64, size: u32, done: ReadDone) {
-        if hidden::is_open(handle) {
+        if is_hidden(handle) {
             return self.hidden.read(handle, offset, size, done);
         }
         let Some(file) = self.files.get(handle) else {
@@ -340,9 +344,6 @@ impl Filesystem {
 
     /// Closes an open file.
     pub fn release(&self, handle: u64) {
-        if hidden::is_open(handle) {
-            return self.hidden.release(handle);
-        }
         self.files.remove(handle);
     }
 
@@ -360,7 +361,7 @@ impl Filesystem {
         if !name.starts_with(b"user.") {
             return Err(Error::NoNamespace);
         }
-        if self.hidden.attr(number).is_some() {
+        if is_hidden(number) {
             return Err(Error::NoAttribute);
         }
         let inode = self.inode(number)?;

@@ -27,7 +27,6 @@ use tinyp2p_net::types::Kind;
 
 use crate::errno::{self, Error};
 use crate::filesystem::{Attr, Filesystem, Looked, STATFS_BLOCK};
-use crate::hidden;
 use crate::view::Wait;
 use crate::workers::{Turn, Workers};
 
@@ -188,14 +187,10 @@ impl fuser::Filesystem for Adapter {
             reply,
             move |fs, _, _| fs.open(inode.0, flags.0),
             |reply, handle| {
-                let flags = match hidden::is_open(handle) {
-                    // Read to its end whatever size a `stat` told, and anew by whoever opens it.
-                    true => FopenFlags::FOPEN_DIRECT_IO,
-                    // An inode is one content, so what the kernel has of it stays right.
-                    false => FopenFlags::FOPEN_KEEP_CACHE,
-                };
-                // There is nothing to flush.
-                reply.opened(FileHandle(handle), flags | FopenFlags::FOPEN_NOFLUSH);
+                // An inode is one content, so what the kernel has of it stays right; and there is
+                // nothing to flush.
+                let flags = FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH;
+                reply.opened(FileHandle(handle), flags);
             },
         );
     }

@@ -193,3 +193,159 @@ fn short(peer_id: &str) -> String {
 fn shown(text: &str) -> String {
     escaped(text.as_bytes())
 }
+
+#[cfg(test)]
+mod tests {
+    use tinyp2p_net::status::{Blame, CacheStatus, MemoryStatus};
+
+    use super::*;
+
+    fn report() -> Report {
+        let present = MemberStatus {
+            name: "ann".into(),
+            peer_id: "abcdefghijkl".into(),
+            address: Some("10.0.0.1:15204".into()),
+            state: Presence::Present,
+            state_seconds: 61,
+            received: 3 << 20,
+            rate: 1024,
+            ..MemberStatus::default()
+        };
+        let absent = MemberStatus {
+            name: "liar".into(),
+            peer_id: "mnopqrstuvwx".into(),
+            last_error: Some("it\nlied".into()),
+            last_error_seconds: Some(3600),
+            blamed: vec![
+                Blame {
+                    path: "d/once\x1b[2J".into(),
+                    times: 1,
+                },
+                Blame {
+                    path: "twice".into(),
+                    times: 2,
+                },
+            ],
+            refused: 8,
+            ..MemberStatus::default()
+        };
+        let status = Status {
+            name: "box".into(),
+            peer_id: "yzyzyzyzyzyz".into(),
+            port: 15204,
+            protocol: 2,
+            uptime_seconds: 90_000,
+            members: vec![present, absent],
+            memory: MemoryStatus {
+                held: 0,
+                budget: 128 << 20,
+            },
+            cache: CacheStatus {
+                directory: Some("/cache".into()),
+                held: 1 << 20,
+                limit: 1 << 30,
+            },
+            received: 3 << 20,
+            refused: 8,
+        };
+        let place = Place {
+            mountpoint: Some("/mnt/p2p".into()),
+            share: Some("/srv".into()),
+        };
+        Report {
+            pid: 7,
+            ..Report::new(place, status)
+        }
+    }
+
+    #[test]
+    fn people_see_who_is_there_what_came_from_whom_and_who_is_to_blame() {
+        let expected = "\
+box (node yzyzyzyz, pid 7, port 15204, up 1 d 1 h)
+  mounted  /mnt/p2p
+  sharing  /srv
+  received 3.0 MiB, 8 pieces refused
+  memory   0 B of 128.0 MiB
+  cache    1.0 MiB of 1.0 GiB in /cache
+  members  1 present, 1 absent
+    ann   abcdefgh  present 1 min 1 s  10.0.0.1:15204  received 3.0 MiB, 1.0 KiB/s now
+    liar  mnopqrst  absent  0 s  -
+      last error, 1 h 0 min ago: it\\nlied
+      sent wrong bytes of d/once\\u{1b}[2J
+      sent wrong bytes of twice (2 times)
+      sent wrong bytes 5 more times
+";
+        assert_eq!(report().text(), expected);
+    }
+
+    #[test]
+    fn a_node_that_is_alone_and_keeps_nothing_is_described_too() {
+        let text = Report::new(Place::default(), Status::default()).text();
+        for line in [
+            "sharing  nothing",
+            "cache    none on disk",
+            "members  none yet",
+        ] {
+            assert!(text.contains(line), "{text}");
+        }
+        assert!(!text.contains("mounted"));
+    }
+
+    #[test]
+    fn programs_get_one_line_that_reads_back_as_it_was() {
+        let line = report().json();
+        assert_eq!(line.matches('\n').count(), 1);
+        assert_eq!(serde_json::from_str::<Report>(&line).unwrap(), report());
+    }
+
+    #[test]
+    fn a_report_of_an_older_or_newer_program_can_be_read() {
+        let text = "{\"pid\":3,\"name\":\"box\",\"news\":[1],\"members\":[{\"name\":\"ann\"}]}";
+        let report: Report = serde_json::from_str(text).unwrap();
+        assert_eq!((report.pid, &*report.status.name), (3, "box"));
+        assert_eq!(report.status.members[0].name, "ann");
+    }
+
+    /// Every field by its path; `[]` is any element.
+    fn fields(value: &serde_json::Value, path: &str, into: &mut Vec<String>) {
+        match value {
+            serde_json::Value::Object(object) => {
+                for (name, value) in object {
+                    let path = if path.is_empty() {
+                        name.clone()
+                    } else {
+                        format!("{path}.{name}")
+                    };
+                    into.push(path.clone());
+                    fields(value, &path, into);
+                }
+            }
+            serde_json::Value::Array(array) => {
+                for value in array.iter().take(1) {
+                    fields(value, &format!("{path}[]"), into);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn the_fields_are_those_in_semantics_md() {
+        let mut report = report();
+        report.status.members.reverse();
+        let value = serde_json::to_value(&report).unwrap();
+        let mut ours = Vec::new();
+        fields(&value, "", &mut ours);
+        ours.sort();
+        let text = include_str!("../SEMANTICS.md");
+        let section = text
+            .split("\n## ")
+            .find(|part| part.starts_with("Status"))
+            .unwrap();
+        let rows = section.split("\n| field |").nth(1).unwrap().lines();
+        let rows = rows.filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+        let mut documented: Vec<String> = rows.map(str::to_owned).collect();
+        documented.sort();
+        assert_eq!(ours, documented);
+    }
+}
