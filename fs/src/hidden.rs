@@ -25,9 +25,11 @@ use crate::view::RESERVED;
 /// and never get here.
 const DIRECTORY: u64 = 1 << 62;
 
-/// The files by name, and how each tells a report.
-const FILES: [(&str, fn(&Report) -> String); 2] =
-    [("status", Report::text), ("status.json", Report::json)];
+/// What a report is in one of the files.
+type Tell = fn(&Report) -> String;
+
+/// The files by name.
+const FILES: [(&str, Tell); 2] = [("status", Report::text), ("status.json", Report::json)];
 
 /// The directory and its files.
 pub struct Hidden {
@@ -79,7 +81,7 @@ impl Hidden {
             DIRECTORY => {
                 let file = FILES.iter().find(|(file, _)| file.as_bytes() == name);
                 Ok(match file {
-                    Some((_, tell)) => Looked::Found(self.make(tell)),
+                    Some((_, tell)) => Looked::Found(self.make(*tell)),
                     None => Looked::Absent { certain: true },
                 })
             }
@@ -87,7 +89,7 @@ impl Hidden {
         }
     }
 
-    fn make(&self, tell: &fn(&Report) -> String) -> Attr {
+    fn make(&self, tell: Tell) -> Attr {
         // Outside of the lock.
         let report = Report::new(self.place.clone(), self.network.status());
         let state = State {
@@ -141,7 +143,7 @@ impl Hidden {
                 return Ok(());
             }
         }
-        for (next, (name, tell)) in (3..).zip(&FILES) {
+        for (next, (name, tell)) in (3..).zip(FILES) {
             if next <= offset {
                 continue;
             }

@@ -58,7 +58,7 @@ impl Socket {
         report: impl Fn() -> Report + Send + 'static,
     ) -> io::Result<Self> {
         let name = format!("{}.sock", std::process::id());
-        // Nobody finds it before it listens, or he would take it for a dead one.
+        // Nobody finds it before it listens: it would be taken for a dead one.
         let hidden = format!(".{name}");
         directory.remove(&hidden)?;
         let listener = UnixListener::bind(directory.at(&hidden))?;

@@ -146,7 +146,7 @@ fn a_runtime_directory_counts_only_if_it_is_this_users() {
         PathBuf::from(format!("/tmp/tinyp2p-{uid}")),
     );
     let nowhere = Path::new("/nowhere");
-    assert_eq!(places(None, nowhere), [last.clone()]);
+    assert_eq!(places(None, nowhere), std::slice::from_ref(&last));
     assert_eq!(places(None, &run), [usual_place.clone(), last.clone()]);
     assert_eq!(
         places(Some(&usual), &run),
@@ -160,7 +160,7 @@ fn a_runtime_directory_counts_only_if_it_is_this_users() {
         [named_place, usual_place, last.clone()]
     );
     for useless in [Path::new("relative"), nowhere] {
-        assert_eq!(places(Some(useless), nowhere), [last.clone()]);
+        assert_eq!(places(Some(useless), nowhere), std::slice::from_ref(&last));
     }
     let others = super::places(
         Some(named.into_os_string()),
