@@ -19,6 +19,7 @@ mod password;
 mod small;
 mod speed;
 mod start_stop;
+mod status;
 mod strangers;
 mod tools;
 mod verified;

@@ -104,6 +104,7 @@ impl Swarm {
         Node {
             name: name.to_owned(),
             address: next_address(),
+            runtime: home.clone(),
             home,
             share,
             password: PASSWORD.to_owned(),
@@ -136,6 +137,8 @@ pub(crate) fn program(path: &str, home: &Path, host: Option<&Host>) -> Command {
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap_or_default())
         .env("HOME", home)
+        // Nor does it leave anything where that person's own nodes have their sockets.
+        .env("XDG_RUNTIME_DIR", home)
         .stdin(Stdio::null());
     command
 }
@@ -158,6 +161,7 @@ pub(crate) struct Node {
     programs: PathBuf,
     host: Option<Host>,
     options: Vec<OsString>,
+    runtime: PathBuf,
     peers: Vec<String>,
     mounted: bool,
     child: Option<Child>,
@@ -192,6 +196,12 @@ impl Node {
     /// Adds an option.
     pub(crate) fn option(mut self, option: impl AsRef<OsStr>) -> Self {
         self.options.push(option.as_ref().to_owned());
+        self
+    }
+
+    /// Runs for the user whose runtime directory this is.
+    pub(crate) fn runtime(mut self, directory: &Path) -> Self {
+        directory.clone_into(&mut self.runtime);
         self
     }
 
@@ -288,7 +298,9 @@ impl Node {
 
     fn program(&self, name: &str) -> Command {
         let path = self.programs.join(name);
-        program(&path.to_string_lossy(), &self.home, self.host.as_ref())
+        let mut command = program(&path.to_string_lossy(), &self.home, self.host.as_ref());
+        command.env("XDG_RUNTIME_DIR", &self.runtime);
+        command
     }
 
     fn network_options(&self) -> Vec<OsString> {

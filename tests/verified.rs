@@ -216,6 +216,26 @@ fn a_holder_that_lies_is_blamed_and_its_bytes_reach_neither_reader_nor_cache() {
     eventually(SOON, "the liar is named in the log", || {
         mount.log().contains("wrong bytes")
     });
+    let status = fs::read(mount.at(".tinyp2p/status.json")).expect("read the status");
+    let status: serde_json::Value = serde_json::from_slice(&status).expect("a JSON object");
+    let sources = xattr(&mount.at("file"), "user.tinyp2p.sources").expect("its holders");
+    let mut ids = sources
+        .lines()
+        .filter_map(|line| line.strip_prefix("liar "));
+    let id = ids.next().expect("the liar is among them").to_owned();
+    let members = status["members"].as_array().expect("an array");
+    for member in members {
+        let blamed = member["blamed"].as_array().expect("an array");
+        let paths: Vec<_> = blamed.iter().map(|blame| &blame["path"]).collect();
+        match member["name"].as_str() {
+            Some("liar") => {
+                assert_eq!(member["peer_id"], id.as_str());
+                assert_eq!(paths, ["file"]);
+            }
+            _ => assert!(paths.is_empty(), "{member}"),
+        }
+    }
+    assert_eq!(members.len(), 3);
     // Whatever the cache gives after a restart is right as well.
     mount.kill();
     mount.start();

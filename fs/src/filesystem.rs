@@ -16,8 +16,10 @@ use tinyp2p_net::types::{ByteRange, Kind, MAX_NAME_BYTES, Name, PeerId, RelPath}
 
 use crate::errno::Error;
 use crate::handles::{Handles, OpenDirectory, OpenFile};
+use crate::hidden::{Hidden, is_hidden};
 use crate::inodes::{Inode, Inodes, ROOT};
 use crate::network::Network;
+use crate::status::Place;
 use crate::view::{Directory, Found, View, Wait};
 
 /// The block size that `df` counts in.
@@ -87,6 +89,7 @@ pub struct Filesystem {
     inodes: Mutex<Inodes>,
     files: Handles<OpenFile>,
     directories: Handles<OpenDirectory>,
+    pub(crate) hidden: Hidden,
 }
 
 impl Filesystem {
@@ -97,6 +100,7 @@ impl Filesystem {
         let mtime = now.ok().and_then(|now| i64::try_from(now.as_nanos()).ok());
         Self {
             view: Arc::new(View::new(Arc::clone(&network), this_node)),
+            hidden: Hidden::new(Arc::clone(&network), Place::default()),
             network,
             this_node,
             engine,
@@ -106,8 +110,17 @@ impl Filesystem {
         }
     }
 
+    /// Says in its status that it is at `place`.
+    pub fn at(mut self, place: Place) -> Self {
+        self.hidden = Hidden::new(Arc::clone(&self.network), place);
+        self
+    }
+
     /// Finds `name` in the directory `parent`. What is found counts as told to the kernel.
     pub fn lookup(&self, parent: u64, name: &[u8], wait: Wait) -> Result<Looked, Error> {
+        if self.hidden.has(parent, name) {
+            return self.hidden.lookup(parent, name);
+        }
         let directory = self.directory(parent)?.path;
         let name = Name::new(name).map_err(|_| match name.len() {
             0..=MAX_NAME_BYTES => Error::NotFound,
@@ -131,12 +144,18 @@ impl Filesystem {
 
     /// The kernel forgets what it was told `count` times.
     pub fn forget(&self, number: u64, count: u64) {
-        self.inodes.lock().forget(number, count);
+        match is_hidden(number) {
+            true => self.hidden.forget(number, count),
+            false => self.inodes.lock().forget(number, count),
+        }
     }
 
     /// What a `stat` tells. A file's content is the same as long as its inode is, so only a directory's
     /// modification time has to be asked for; while nobody answers, the last one known holds.
     pub fn getattr(&self, number: u64, wait: Wait) -> Result<Attr, Error> {
+        if is_hidden(number) {
+            return self.hidden.attr(number);
+        }
         let inode = self.inode(number)?;
         let mut attr = Attr::of(number, &inode);
         if attr.kind == Kind::File {
@@ -157,7 +176,10 @@ impl Filesystem {
 
     /// Whether `mask`, as of access(2), is allowed.
     pub fn access(&self, number: u64, mask: i32) -> Result<(), Error> {
-        let kind = self.inode(number)?.kind();
+        let kind = match is_hidden(number) {
+            true => self.hidden.attr(number)?.kind,
+            false => self.inode(number)?.kind(),
+        };
         if mask & libc::W_OK != 0 {
             return Err(Error::ReadOnly);
         }
@@ -170,7 +192,13 @@ impl Filesystem {
     /// Opens a directory. It is fetched when its first entry is asked for: most programs that open a
     /// directory only want to name files in it.
     pub fn opendir(&self, number: u64) -> Result<u64, Error> {
-        let path = self.directory(number)?.path;
+        let path = match is_hidden(number) {
+            true if self.hidden.attr(number)?.kind == Kind::File => {
+                return Err(Error::NotADirectory);
+            }
+            true => RelPath::root(),
+            false => self.directory(number)?.path,
+        };
         Ok(self.directories.insert(OpenDirectory {
             number,
             path,
@@ -189,6 +217,10 @@ impl Filesystem {
         emit: &mut dyn FnMut(DirectoryEntry<'_>) -> bool,
     ) -> Result<(), Error> {
         let open = self.directories.get(handle).ok_or(Error::UnknownHandle)?;
+        if is_hidden(open.number) {
+            let root = Attr::of(ROOT, &self.inode(ROOT)?);
+            return self.hidden.list(root, offset, emit);
+        }
         let begun = open.snapshot.lock().clone().filter(|_| offset > 0);
         let listing = match begun {
             Some(listing) => listing,
@@ -243,6 +275,9 @@ impl Filesystem {
         if flags & libc::O_ACCMODE != libc::O_RDONLY {
             return Err(Error::ReadOnly);
         }
+        if is_hidden(number) {
+            return self.hidden.open(number);
+        }
         let inode = self.inode(number)?;
         if inode.kind() == Kind::Directory {
             return Err(Error::IsADirectory);
@@ -287,6 +322,9 @@ impl Filesystem {
         patience: Patience,
         done: ReadDone,
     ) {
+        if is_hidden(handle) {
+            return self.hidden.read(handle, offset, size, done);
+        }
         let Some(file) = self.files.get(handle) else {
             return done(Err(Error::UnknownHandle));
         };
@@ -329,6 +367,9 @@ impl Filesystem {
     pub fn xattr(&self, number: u64, name: &[u8]) -> Result<Vec<u8>, Error> {
         if !name.starts_with(b"user.") {
             return Err(Error::NoNamespace);
+        }
+        if is_hidden(number) {
+            return Err(Error::NoAttribute);
         }
         let inode = self.inode(number)?;
         let is_file = inode.kind() == Kind::File;

@@ -2,7 +2,7 @@
 //!
 //! Top to bottom: [`cli`] (arguments, start, stop) -> [`fuse`] (the kernel's requests, unpacked) ->
 //! [`filesystem`] (what each operation does) -> [`view`] (the merged tree, kept fresh) and [`inodes`],
-//! [`handles`] -> [`network`] (the seam to `tinyp2p-net`).
+//! [`handles`], [`hidden`] ([`status`] in the mount) -> [`network`] (the seam to `tinyp2p-net`).
 
 // Tests may unwrap: a panic is how they fail.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
@@ -12,9 +12,11 @@ pub mod errno;
 pub mod filesystem;
 pub mod fuse;
 pub mod handles;
+pub mod hidden;
 pub mod inodes;
 pub mod mount;
 pub mod network;
+pub mod status;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod view;

@@ -9,6 +9,7 @@ use std::time::Instant;
 use tinyp2p_net::Node;
 use tinyp2p_net::client::{self, Peer};
 use tinyp2p_net::fanout::Answer;
+use tinyp2p_net::status::Status;
 use tinyp2p_net::types::{Attributes, PeerId, RelPath};
 use tinyp2p_net::wire::Listing;
 
@@ -23,6 +24,9 @@ pub trait Network: Send + Sync {
 
     /// A member to read from; `None` once it has left.
     fn peer(&self, member: PeerId) -> Option<Arc<dyn Peer>>;
+
+    /// What this node is doing. Never waits.
+    fn status(&self) -> Status;
 }
 
 impl Network for Node {
@@ -46,5 +50,9 @@ impl Network for Node {
             .into_iter()
             .find(|present| present.id == member);
         present.map(|member| member.peer)
+    }
+
+    fn status(&self) -> Status {
+        Self::status(self)
     }
 }

@@ -7,6 +7,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 use tinyp2p_net::client::{Peer, list, stat};
 use tinyp2p_net::fanout::{Answer, Asked, Fanout};
+use tinyp2p_net::status::{MemberStatus, Status};
 use tinyp2p_net::testing::MemoryPeer;
 use tinyp2p_net::types::{Attributes, PeerId, RelPath};
 use tinyp2p_net::wire::Listing;
@@ -69,5 +70,18 @@ impl Network for MemoryNetwork {
         let members = self.members.lock();
         let peer = members.iter().find(|(_, peer)| peer.id() == member);
         peer.map(|(_, peer)| Arc::clone(peer) as Arc<dyn Peer>)
+    }
+
+    fn status(&self) -> Status {
+        let members = self.members.lock();
+        let members = members.iter().map(|(name, peer)| MemberStatus {
+            name: name.to_string(),
+            peer_id: peer.id().to_string(),
+            ..MemberStatus::default()
+        });
+        Status {
+            members: members.collect(),
+            ..Status::default()
+        }
     }
 }

@@ -10,6 +10,7 @@
 //! - [`peers`]: who is there. [`fanout`]: one question to everyone, under a deadline.
 //!   [`download`]: the bytes of one file, in time for its readers.
 //! - [`merkle`]: proof that bytes are what their content root says. [`cache`]: proven bytes on disk.
+//! - [`ledger`]: what came from whom. [`status`]: what the node is doing, as plain data.
 //! - [`node`]: builds all of it; the only file that knows every part.
 
 // Tests may unwrap: a panic is how they fail.
@@ -23,12 +24,14 @@ pub mod download;
 pub mod error;
 pub mod fanout;
 mod lanes;
+pub mod ledger;
 pub mod local;
 pub mod merkle;
 pub mod node;
 pub mod peers;
 pub mod server;
 pub mod share;
+pub mod status;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod types;
@@ -38,3 +41,4 @@ pub mod xmlrpc;
 pub use config::Config;
 pub use error::Error;
 pub use node::Node;
+pub use status::Status;

@@ -24,8 +24,9 @@ use crate::peers::remembered::Remembered;
 use crate::peers::{Member, Members};
 use crate::server::{Server, Service};
 use crate::share::{Roots, Share};
+use crate::status::{self, CacheStatus, MemoryStatus, Status};
 use crate::types::{Address, PeerId};
-use crate::wire::MemberRecord;
+use crate::wire::{Hello, MemberRecord};
 
 /// Saying goodbye on the local network, and waiting for the dialling threads, end by then.
 const STOP_DEADLINE: Duration = Duration::from_millis(800);
@@ -39,6 +40,8 @@ pub struct Node {
     members: Arc<Members>,
     fanout: Fanout,
     engine: Arc<Engine>,
+    cache: Option<(CacheConfig, Arc<Cache>)>,
+    begun: Instant,
     /// What is left to be stopped.
     running: Mutex<Option<Running>>,
 }
@@ -97,11 +100,13 @@ impl Node {
                 members.report(member, error);
             }
         };
-        let engine = Arc::new(Engine::new(config.memory, cache, Box::new(report))?);
+        let engine = Engine::new(config.memory, cache.clone(), Box::new(report))?;
         let node = Arc::new(Self {
             id,
             fanout: Fanout::default(),
-            engine,
+            engine: Arc::new(engine),
+            cache: config.cache.zip(cache),
+            begun: Instant::now(),
             name: config.name,
             port: server.local_port(),
             share,
@@ -171,6 +176,29 @@ impl Node {
     /// What reads files of members.
     pub fn engine(&self) -> &Arc<Engine> {
         &self.engine
+    }
+
+    /// What it is doing, from what is in memory: asks nobody and waits for nobody.
+    pub fn status(&self) -> Status {
+        let (accounts, totals) = self.engine.ledger().read();
+        let (held, budget) = self.engine.memory();
+        let cache = self.cache.as_ref().map(|(config, cache)| CacheStatus {
+            directory: Some(config.directory.to_string_lossy().into_owned()),
+            held: cache.held_bytes(),
+            limit: config.size,
+        });
+        Status {
+            name: self.name.clone(),
+            peer_id: self.id.to_string(),
+            port: self.port,
+            protocol: Hello::PROTOCOL,
+            uptime_seconds: self.begun.elapsed().as_secs(),
+            members: status::members(self.members.standings(), accounts, Instant::now()),
+            memory: MemoryStatus { held, budget },
+            cache: cache.unwrap_or_default(),
+            received: totals.received,
+            refused: totals.refused,
+        }
     }
 
     /// Puts `question` to everyone who is there, and returns one answer for each by `deadline`. Members

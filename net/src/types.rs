@@ -275,9 +275,17 @@ impl fmt::Debug for RelPath {
     }
 }
 
+/// Bytes for people, as [`Name`] shows its own.
+pub fn escaped(bytes: &[u8]) -> String {
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    let _ = write_escaped(&mut text, bytes);
+    text
+}
+
 /// Writes bytes for people: valid UTF-8 as it is, everything else and all control characters as
 /// escapes.
-fn write_escaped(f: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result {
+fn write_escaped(f: &mut impl fmt::Write, bytes: &[u8]) -> fmt::Result {
     for chunk in bytes.utf8_chunks() {
         for c in chunk.valid().chars() {
             if drives_terminal(c) {

@@ -130,6 +130,8 @@ pub(super) enum Command {
     /// List the members of the network
     #[command(mut_arg("share", share_nothing), mut_arg("hidden", hidden_needs_share))]
     Peers(PeersArgs),
+    /// Show what every node of yours on this machine is doing: members, rates, cache, errors
+    Status(StatusArgs),
     /// Unmount, even when busy
     Unmount(UnmountArgs),
 }
@@ -223,6 +225,21 @@ pub(super) struct SearchArgs {
 pub(super) struct PeersArgs {
     #[command(flatten)]
     pub(super) join: JoinArgs,
+}
+
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Nodes are the mounts of tinyp2p-mount and 'tinyp2p serve'. One that runs but does not \
+    answer is named. Exit codes: 0 all answered, 1 one did not, or none is running."
+)]
+pub(super) struct StatusArgs {
+    /// Print one JSON object a line for each node
+    #[arg(long)]
+    pub(super) json: bool,
+
+    /// Repeat every second until interrupted
+    #[arg(long)]
+    pub(super) watch: bool,
 }
 
 #[derive(Args, Debug)]

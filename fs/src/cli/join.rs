@@ -15,7 +15,9 @@ use tinyp2p_net::{Node, peers::Member};
 use super::args::{NetworkOptions, parse_name};
 use super::password::Source;
 use super::share::{self, Private, resolved};
+use super::socket::Socket;
 use super::{Failure, cache};
+use crate::status::{Place, Report};
 
 /// The peers that the user named have answered by then, or are taken to be away: connecting has 3 s,
 /// and a pairing seldom needs another.
@@ -270,6 +272,24 @@ impl Joined {
             "{share} (node {}, port {port}{why})",
             self.node.id().short()
         )
+    }
+
+    /// Where the node is on this machine.
+    pub(super) fn place(&self, mountpoint: Option<&Path>) -> Place {
+        Place {
+            mountpoint: mountpoint.map(Path::to_owned),
+            share: self.share.clone(),
+        }
+    }
+
+    /// Lets `tinyp2p status` see the node, at `place`, until the socket is dropped. That nobody can see it
+    /// is no reason not to run.
+    pub(super) fn show(&self, place: Place) -> Option<Socket> {
+        let node = Arc::clone(&self.node);
+        let socket = Socket::open(move || Report::new(place.clone(), node.status()));
+        socket
+            .inspect_err(|why| tracing::warn!("'tinyp2p status' will not see this node: {why}"))
+            .ok()
     }
 
     /// The members, once those who are there have found each other; this node is not among them.

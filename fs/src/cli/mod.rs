@@ -3,7 +3,7 @@
 //! `args` and `mount_options` say what can be typed; `password` and `process` keep the
 //! secret; `place` and `share` check directories; `join` starts the node and judges who
 //! answered. One file per command does the rest: `mount` (with `background` and `stop`),
-//! `serve`, `get`, `search`, `peers`, `unmount`.
+//! `serve`, `get`, `search`, `peers`, `status` (over `socket`), `unmount`.
 
 mod args;
 mod background;
@@ -20,6 +20,8 @@ mod process;
 mod search;
 mod serve;
 mod share;
+mod socket;
+mod status;
 mod stop;
 mod unmount;
 
@@ -98,6 +100,7 @@ fn run(args: &[OsString], command: Command) -> Result<(), Failure> {
         Command::Get(command) => get::run(secure(args, &command.find.password)?, command),
         Command::Search(command) => search::run(secure(args, &command.find.password)?, command),
         Command::Peers(command) => peers::run(secure(args, &command.join.password)?, command.join),
+        Command::Status(command) => status::run(&command),
         Command::Unmount(command) => unmount::run(&command.mountpoint),
     }
 }
@@ -147,12 +150,16 @@ fn one_line(text: &str) -> String {
 
 /// Writes to standard output. That nobody reads it to its end is not an error: `tinyp2p search | head`.
 fn print(text: &[u8]) -> Result<(), Failure> {
+    print_unless_closed(text).map(|_| ())
+}
+
+/// The same for those who go on writing: false when nobody reads any more.
+fn print_unless_closed(text: &[u8]) -> Result<bool, Failure> {
     let mut output = std::io::stdout().lock();
     match output.write_all(text).and_then(|()| output.flush()) {
-        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Failure::failed(format!("cannot write: {e}")))
-        }
-        _ => Ok(()),
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        Err(e) => Err(Failure::failed(format!("cannot write: {e}"))),
     }
 }
 

@@ -80,6 +80,7 @@ fn until_unmounted(
     let (sender, events) = mpsc::channel();
     stop::on_signals(sender.clone())?;
     let mounted = Mounted::new(joined, mountpoint, options, sender)?;
+    let _shown = joined.show(joined.place(Some(mounted.mount.path())));
     eprintln!(
         "{PROGRAM}: mounted on {}, {}",
         mounted.mount.path().display(),
@@ -125,7 +126,7 @@ impl Mounted {
         };
         let node = Arc::clone(&joined.node);
         let (engine, id) = (Arc::clone(node.engine()), node.id());
-        let filesystem = Filesystem::new(node, engine, Some(id));
+        let filesystem = Filesystem::new(node, engine, Some(id)).at(joined.place(Some(&path)));
         let adapter = fuse::adapter(Arc::new(filesystem));
         let session = mount::session(adapter, descriptor, options, fuse::session_config())
             .map_err(|e| failed(e.to_string()))?;

@@ -105,6 +105,69 @@ fn programs_see_the_merged_tree_with_its_attributes() {
 }
 
 #[test]
+fn tools_read_a_status_file_whole() {
+    let mounted = mount();
+    let path = mounted.path(".tinyp2p/status.json");
+    // Longer than one request of the kernel's.
+    let name = "n".repeat(400_000);
+    mounted.network.join(&name, 2);
+    let is_whole = |bytes: &[u8]| {
+        let value = serde_json::from_slice::<serde_json::Value>(bytes);
+        value.is_ok_and(|value| value["members"][1]["name"] == name.as_str())
+    };
+    assert!(is_whole(&fs::read(&path).unwrap()));
+    let copy = tempfile::NamedTempFile::new().unwrap();
+    fs::copy(&path, copy.path()).unwrap();
+    assert!(is_whole(&fs::read(copy.path()).unwrap()));
+    let (path, copy) = (path.to_str().unwrap(), copy.path().to_str().unwrap());
+    let python = "import shutil, sys; shutil.copyfile(sys.argv[1], sys.argv[2])";
+    for copier in [
+        &["cp", path, copy][..],
+        &["cp", "-a", path, copy],
+        &["rsync", "-a", path, copy],
+        &["python3", "-c", python, path, copy],
+        &["sh", "-c", "cat \"$1\" > \"$2\"", "sh", path, copy],
+        &["sh", "-c", "grep name \"$1\" > \"$2\"", "sh", path, copy],
+        &["sh", "-c", "tail -n 1 \"$1\" > \"$2\"", "sh", path, copy],
+        &[
+            "dd",
+            &format!("if={path}"),
+            &format!("of={copy}"),
+            "bs=7000",
+            "status=none",
+        ],
+    ] {
+        fs::write(copy, "").unwrap();
+        let status = std::process::Command::new(copier[0])
+            .args(&copier[1..])
+            .status();
+        assert!(status.unwrap().success(), "{copier:?}");
+        assert!(is_whole(&fs::read(copy).unwrap()), "{copier:?}");
+    }
+}
+
+#[test]
+fn the_programs_own_directory_is_not_listed_and_has_modes_like_any_other() {
+    let mounted = mount();
+    mounted.ann.put("x", "x", 1);
+    assert_eq!(mounted.names(""), ["x"]);
+    assert_eq!(mounted.names(".tinyp2p"), ["status", "status.json"]);
+    let mode = |path: &str| {
+        fs::metadata(mounted.path(path))
+            .unwrap()
+            .permissions()
+            .mode()
+    };
+    assert_eq!(mode(".tinyp2p"), 0o40_555);
+    assert_eq!(mode(".tinyp2p/status"), 0o100_444);
+    let written = fs::write(mounted.path(".tinyp2p/status"), "x").unwrap_err();
+    assert_eq!(errno_of(&written), libc::EROFS);
+    let missing = File::open(mounted.path(".tinyp2p/x")).unwrap_err();
+    assert_eq!(errno_of(&missing), libc::ENOENT);
+    assert_eq!(mounted.names(".tinyp2p/.."), ["x"]);
+}
+
+#[test]
 fn everything_that_writes_is_refused() {
     let mounted = mount();
     mounted.ann.put("x", "x", 1);

@@ -30,7 +30,7 @@ use cache::{Cache, Known};
 use merge::{Item, Member};
 
 /// The name in the root that belongs to this program; a member's own file of that name is not shown.
-const RESERVED: &[u8] = b".tinyp2p";
+pub const RESERVED: &[u8] = b".tinyp2p";
 
 /// How long an operation may wait for the network.
 #[derive(Clone, Copy, Debug)]

@@ -100,6 +100,7 @@ impl Shared {
                 _ => Content::FromOne(buffer),
             };
             delivery.bytes += end - at;
+            self.core.received(source, end - at);
             delivery.elapsed = begun.elapsed();
             at = end;
             if !self.arrive(claim, content) {

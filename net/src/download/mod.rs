@@ -33,6 +33,7 @@ use crate::cache::Cache;
 use crate::config::READ_DEADLINE;
 use crate::error::Error;
 use crate::lanes::Lanes;
+use crate::ledger::Ledger;
 use crate::types::{ByteRange, PeerId, Root};
 use crate::wire::MAX_SMALL_FILE;
 
@@ -95,6 +96,7 @@ pub(crate) struct Core {
     waiting: Mutex<Waiting>,
     tick: Condvar,
     on_failure: OnFailure,
+    ledger: Ledger,
 }
 
 /// The downloads that the clock has to look at.
@@ -122,6 +124,7 @@ impl Engine {
             waiting: Mutex::default(),
             tick: Condvar::new(),
             on_failure,
+            ledger: Ledger::default(),
         });
         let clock = Arc::clone(&core);
         std::thread::Builder::new()
@@ -129,6 +132,17 @@ impl Engine {
             .spawn(move || clock.run_clock())
             .map_err(|error| Error::local("starting a thread", error))?;
         Ok(Self { core })
+    }
+
+    /// What came from whom.
+    pub fn ledger(&self) -> &Ledger {
+        &self.core.ledger
+    }
+
+    /// Bytes that all windows and small files hold now, and what they aim to stay below.
+    pub fn memory(&self) -> (u64, u64) {
+        let held = self.core.held_bytes.load(Ordering::Relaxed);
+        (held, self.core.memory)
     }
 
     /// A reader of a file of `size` bytes. With a `root` its bytes come from all of `sources` and are
@@ -169,6 +183,13 @@ impl Core {
     /// Puts a download under the eye of the clock.
     fn watch(&self, download: Weak<Shared>) {
         self.waiting.lock().downloads.push(download);
+    }
+
+    /// `bytes` of a file came from `source`; what lies on this disk did not come from anybody.
+    fn received(&self, source: &Source, bytes: u64) {
+        if !source.is_local {
+            self.ledger.received(source.peer.id(), bytes);
+        }
     }
 
     /// True while windows may grow.

@@ -272,6 +272,7 @@ impl Shared {
         let Err(error) = result else { return };
         let source = &self.sources[source];
         if matches!(error, Error::WrongBytes { .. }) {
+            self.core.ledger.blame(source.peer.id(), &source.path);
             tracing::warn!(peer = %source.peer.id(), path = %source.path, "wrong bytes: not asked for this file again");
         } else {
             tracing::debug!(peer = %source.who(), path = %source.path, %error, "a stream ended");

@@ -316,6 +316,13 @@ fn a_holder_that_lies_is_blamed_and_its_bytes_reach_nobody() {
     holders.peers[1].behave(Behaviour::Lying);
     holders.read_all(&holders.open(), |_| {});
     assert_eq!(*holders.blamed.lock(), [holders.peers[1].id()]);
+    let (accounts, totals) = holders.engine.ledger().read();
+    let blamed = &accounts[&holders.peers[1].id()].0.blamed;
+    assert_eq!(
+        blamed.keys().collect::<Vec<_>>(),
+        [&RelPath::new(b"file").unwrap()]
+    );
+    assert_eq!(totals.refused, 1);
     let root = holders.attributes.root.unwrap();
     for block in (0..20 * MIB / window::LEAF).step_by(8) {
         if let Some(kept) = cache.get(root, 20 * MIB, block, 8) {

@@ -179,6 +179,42 @@ fn a_member_that_stops_is_away_and_comes_back_as_the_same_even_elsewhere() {
 }
 
 #[test]
+fn the_status_tells_of_the_node_and_of_all_others() {
+    let (a, b) = (Place::new(), Place::new());
+    let first = a.node("a", 0, &[]);
+    let mut config = b.config("pw", "b", 0, &[first.port()]);
+    let directory = b.state.path().join("cache");
+    config.cache = Some(CacheConfig {
+        directory: directory.clone(),
+        size: 1 << 20,
+        reshare: true,
+    });
+    let second = Node::start(config).unwrap();
+    eventually("they meet", || names(&second) == ["a", "b"]);
+    let status = second.status();
+    assert_eq!((&*status.name, status.port), ("b", second.port()));
+    assert_eq!(status.peer_id, second.id().to_string());
+    assert_eq!(status.memory.budget, 64 << 20);
+    assert_eq!(status.cache.directory.as_deref(), directory.to_str());
+    assert_eq!((status.cache.held, status.cache.limit), (0, 1 << 20));
+    let [member] = &status.members[..] else {
+        panic!("{:?}", status.members);
+    };
+    assert_eq!(member.peer_id, first.id().to_string());
+    assert_eq!(member.state, crate::status::Presence::Present);
+    first.stop();
+    let id = first.id();
+    second
+        .members
+        .report(id, &Error::Timeout { who: id.short() });
+    eventually("it is shown as absent", || {
+        second.status().members[0].state == crate::status::Presence::Absent
+    });
+    assert!(second.status().members[0].last_error.is_some());
+    assert!(first.status().cache.directory.is_none());
+}
+
+#[test]
 fn a_guest_sees_the_members_and_is_not_among_them() {
     let (a, b) = (Place::new(), Place::new());
     let first = a.node("a", 0, &[]);

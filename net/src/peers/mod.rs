@@ -55,6 +55,23 @@ pub struct Member {
     pub address: Option<Address>,
 }
 
+/// How another member is doing, as far as this node can tell.
+#[derive(Clone, Debug)]
+pub struct Standing {
+    /// Its identity.
+    pub id: PeerId,
+    /// How it is shown to people; as [`Member::name`].
+    pub name: Arc<str>,
+    /// Where it was last reached.
+    pub address: Option<Address>,
+    /// Whether it answers.
+    pub is_present: bool,
+    /// Since when it does, or does not.
+    pub since: Instant,
+    /// What last went wrong with it, and when.
+    pub trouble: Option<(Error, Instant)>,
+}
+
 impl fmt::Debug for Member {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({:?})", self.name, self.id)
@@ -207,6 +224,17 @@ impl Members {
             .collect();
         absent.sort();
         absent
+    }
+
+    /// How all others are doing that are there, or were and do not answer now; in no order.
+    pub fn standings(&self) -> Vec<Standing> {
+        let state = self.state.lock();
+        let names = self.shown_names(&state);
+        let standings = state.table.standings().map(|standing| Standing {
+            name: names.get(&standing.id).unwrap_or(&standing.name).clone(),
+            ..standing
+        });
+        standings.collect()
     }
 
     /// Names are made unique among all who are or were there, so that nobody's name changes when

@@ -244,6 +244,32 @@ fn a_member_that_failed_a_call_is_not_asked_until_it_answers_a_hello() {
 }
 
 #[test]
+fn what_went_wrong_with_a_member_is_known_while_it_is_away_and_after_its_return() {
+    let board = Switchboard::default();
+    let (a, b) = (board.node(1, "a", 7, &[2]), board.node(2, "b", 7, &[]));
+    eventually("they meet", || names(&a) == ["b"]);
+    let standing = || a.standings().remove(0);
+    let before = standing();
+    assert_eq!((&*before.name, &before.address), ("b", &Some(at(2))));
+    assert!(before.is_present && before.trouble.is_none());
+    a.report(id(2), &Error::NotFound { who: "b".into() });
+    assert!(standing().trouble.is_none(), "a missing file is no trouble");
+    a.report(id(2), &Error::WrongBytes { who: "b".into() });
+    let (error, _) = standing().trouble.unwrap();
+    assert!(standing().is_present && matches!(error, Error::WrongBytes { .. }));
+    board.unplug(2);
+    a.report(id(2), &gone(&at(2)));
+    let away = standing();
+    assert!(!away.is_present && away.since > before.since);
+    board.plug(2, Line::To(b.clone()));
+    eventually("it is back", || names(&a) == ["b"]);
+    let back = standing();
+    assert!(back.is_present && back.since > away.since);
+    assert!(matches!(back.trouble, Some((Error::Unreachable { .. }, _))));
+    [a, b].iter().for_each(|n| n.stop(soon()));
+}
+
+#[test]
 fn a_full_queue_or_a_missing_file_is_no_reason_to_suspect_a_member() {
     let board = Switchboard::default();
     let (a, b) = (board.node(1, "a", 7, &[2]), board.node(2, "b", 7, &[]));

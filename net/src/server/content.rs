@@ -7,14 +7,13 @@
 use std::str::FromStr;
 use std::sync::Arc;
 
-use http::header::CONTENT_RANGE;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 
 use super::Service;
 use super::blocks::{Blocks, BlocksBody};
 use super::body::{Body, Buffers, FileBody};
 use super::doors::Work;
-use super::files::{set, with_bytes, without_body};
+use super::files::{refuse, with_bytes};
 use super::range::{Decision, decide};
 use super::routes::{Caller, status};
 use crate::cache::Cache;
@@ -60,7 +59,7 @@ impl Requested {
         let share = service.share.as_ref();
         let shared = share
             .and_then(|share| share.open_content(self.root))
-            .and_then(|file| self.send_file(file));
+            .and_then(|file| self.send_file(Arc::new(file)));
         let cached = || {
             let cache = service.cache.as_ref()?;
             self.send_cached(cache)
@@ -71,7 +70,7 @@ impl Requested {
     }
 
     /// From a shared file that has this content; `None` when it has just lost it.
-    fn send_file(&self, file: SharedFile) -> Option<Response<Body>> {
+    fn send_file(&self, file: Arc<SharedFile>) -> Option<Response<Body>> {
         let size = file.attributes().size;
         let (code, range) = match self.part_of(size) {
             Ok(part) => part,
@@ -79,11 +78,12 @@ impl Requested {
         };
         let body = match self.method == Method::HEAD {
             true => Ok(Body::empty()),
-            false => FileBody::begin(file, range, self.work.clone(), self.buffers.clone())
-                .map(Body::file),
+            false => {
+                FileBody::begin(&file, range, self.work.clone(), &self.buffers).map(Body::file)
+            }
         };
-        match with_bytes(code, body, &self.tag, range, size) {
-            Ok(response) => Some(response),
+        match body {
+            Ok(body) => Some(with_bytes(code, body, &self.tag, range, size)),
             Err(error) if is_changed(&error) => None,
             Err(error) => {
                 tracing::warn!(root = %self.root, %error, "a shared file cannot be read");
@@ -116,7 +116,7 @@ impl Requested {
                 Body::blocks(BlocksBody::begin(blocks, range, self.work.clone())?)
             }
         };
-        with_bytes(code, Ok(body), &self.tag, range, size).ok()
+        Some(with_bytes(code, body, &self.tag, range, size))
     }
 
     /// The block that the answer begins with, where that does not depend on the size.
@@ -130,17 +130,10 @@ impl Requested {
     /// What is asked for of a content of `size` bytes, and the status to send it with; else the
     /// response that says why nothing is sent.
     fn part_of(&self, size: u64) -> Result<(StatusCode, ByteRange), Box<Response<Body>>> {
-        let refusal = |code| Box::new(without_body(code, &self.tag));
         match decide(&self.method, &self.fields, &self.tag, size) {
             Decision::Whole => Ok((StatusCode::OK, ByteRange::new(0, size))),
             Decision::Part(range) => Ok((StatusCode::PARTIAL_CONTENT, range)),
-            Decision::NotModified => Err(refusal(StatusCode::NOT_MODIFIED)),
-            Decision::PreconditionFailed => Err(refusal(StatusCode::PRECONDITION_FAILED)),
-            Decision::Unsatisfiable => {
-                let mut refusal = refusal(StatusCode::RANGE_NOT_SATISFIABLE);
-                set(&mut refusal, CONTENT_RANGE, &format!("bytes */{size}"));
-                Err(refusal)
-            }
+            refused => Err(Box::new(refuse(refused, &self.tag, size))),
         }
     }
 }

@@ -150,7 +150,7 @@ fn respond(
 }
 
 /// The answer of a decision that sends no bytes.
-fn refuse(decision: Decision, tag: &str, size: u64) -> Response<Body> {
+pub(super) fn refuse(decision: Decision, tag: &str, size: u64) -> Response<Body> {
     match decision {
         Decision::NotModified => without_body(StatusCode::NOT_MODIFIED, tag),
         Decision::PreconditionFailed => without_body(StatusCode::PRECONDITION_FAILED, tag),
@@ -185,14 +185,14 @@ pub(super) fn with_bytes(
 }
 
 /// A response that names the entity tag and sends nothing.
-pub(super) fn without_body(code: StatusCode, tag: &str) -> Response<Body> {
+fn without_body(code: StatusCode, tag: &str) -> Response<Body> {
     let mut response = status(code);
     set(&mut response, ETAG, tag);
     response
 }
 
 /// Sets a field to text of ours, which is always a valid value.
-pub(super) fn set(response: &mut Response<Body>, name: HeaderName, value: &str) {
+fn set(response: &mut Response<Body>, name: HeaderName, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
         response.headers_mut().insert(name, value);
     }

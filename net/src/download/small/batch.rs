@@ -46,14 +46,17 @@ impl Core {
         let bytes = Buffer::from(bytes);
         let Some(root) = file.root else {
             let content = Content::FromOne(bytes);
+            self.received(source, file.size);
             return Landed::Here(Arc::new(Kept::new(content, &self.held_bytes)));
         };
         let Ok((proven, leaves)) = Verified::whole(bytes, root) else {
             let error = Error::WrongBytes { who: source.who() };
             tracing::warn!(peer = %source.peer.id(), path = %file.path, "wrong bytes: not asked for this file again");
+            self.ledger.blame(source.peer.id(), &file.path);
             (self.on_failure)(source.peer.id(), &error);
             return Landed::Spoiled(error);
         };
+        self.received(source, file.size);
         let proven = Arc::new(proven);
         // What this node shares itself lies on this disk already.
         if let Some(cache) = self.cache.as_ref().filter(|_| !source.is_local) {

@@ -199,6 +199,15 @@ fn a_member_that_lies_is_blamed_and_the_files_come_from_another() {
     assert!(rig.peers[0].fetches() > 0);
     let blamed = rig.blamed.lock();
     assert!(!blamed.is_empty() && blamed.iter().all(|peer| *peer == rig.peers[0].id()));
+    let (accounts, totals) = rig.engine.ledger().read();
+    let liar = &accounts[&rig.peers[0].id()].0;
+    assert!((0..60).any(|number| liar.blamed.contains_key(&path(number))));
+    assert_eq!(
+        (liar.refused, totals.refused),
+        (blamed.len() as u64, liar.refused)
+    );
+    let bytes: usize = (0..60).map(|number| content(number).len()).sum();
+    assert!(accounts[&rig.peers[1].id()].0.received >= bytes as u64);
 }
 
 #[test]

@@ -23,7 +23,7 @@ use super::book::Book;
 use super::candidate::{Belief, Owner, Setback, Teller};
 use crate::error::Error;
 use crate::types::{Address, PeerId};
-use crate::wire::{Hello, MemberRecord};
+use crate::wire::{FaultCode, Hello, MemberRecord};
 
 /// How many workers act on one table.
 pub(crate) const WORKERS: usize = 16;
@@ -110,6 +110,10 @@ struct Entry {
     address: Option<Address>,
     /// The last sign of life.
     seen: Instant,
+    /// Since when it answers, or does not.
+    since: Instant,
+    /// What last went wrong with it.
+    trouble: Option<(Error, Instant)>,
     hello_due: Instant,
     last_hello: Option<Instant>,
     /// A hello is under way, in this class.
@@ -226,6 +230,8 @@ impl Table {
             state: State::Unreached,
             address: None,
             seen: now,
+            since: now,
+            trouble: None,
             hello_due: now,
             last_hello: None,
             busy: None,
@@ -273,9 +279,15 @@ impl Table {
             | Error::OtherIdentity { .. } => true,
             error => error.is_absence(),
         };
+        if let Some(entry) = self.members.get_mut(&id)
+            && (telling || is_trouble(error))
+        {
+            entry.trouble = Some((error.clone(), now));
+        }
         match self.members.get_mut(&id) {
             Some(entry) if telling && entry.state == State::Present => {
                 entry.state = State::Suspect;
+                entry.since = now;
                 entry.failures = 0;
                 entry.hello_due = now;
                 self.revision += 1;
@@ -342,5 +354,17 @@ impl Table {
             self.book.forget(id, now);
         }
         self.book.expire(self.me, now);
+    }
+}
+
+/// True for what people should know of a member that is there all the same. That one file is not there,
+/// or has changed, is nobody's fault.
+fn is_trouble(error: &Error) -> bool {
+    match error {
+        Error::Busy { .. } | Error::Misbehaved { .. } | Error::WrongBytes { .. } => true,
+        Error::Fault { fault, .. } => {
+            !matches!(fault.code, FaultCode::NotFound | FaultCode::NotADirectory)
+        }
+        _ => false,
     }
 }

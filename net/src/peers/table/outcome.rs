@@ -78,6 +78,7 @@ impl Table {
         let (name, address) = (entry.name.clone(), entry.address.clone());
         let away = std::mem::take(&mut entry.away);
         if was != State::Present {
+            entry.since = now;
             self.revision += 1;
         }
         let (true, Some(address)) = (was == State::Unreached || away, address) else {
@@ -139,7 +140,9 @@ impl Table {
             Error::Busy { .. } | Error::Local { .. } => {
                 entry.hello_due = now + OWN_TROUBLE;
             }
-            Error::Misbehaved { .. } | Error::Fault { .. } if entry.state == State::Present => {}
+            Error::Misbehaved { .. } | Error::Fault { .. } if entry.state == State::Present => {
+                entry.trouble = Some((error.clone(), now));
+            }
             // One more try, since the connection may only have been closed while it was idle.
             Error::Unreachable { .. } | Error::Timeout { .. }
                 if entry.state == State::Present && entry.failures == 0 =>
@@ -173,9 +176,11 @@ impl Table {
             return;
         };
         if entry.state == State::Present {
+            entry.since = now;
             self.revision += 1;
         }
         entry.state = State::Suspect;
+        entry.trouble = Some((error.clone(), now));
         if !std::mem::replace(&mut entry.away, true) {
             self.events
                 .push(Event::Away(id, entry.name.clone(), error.clone()));

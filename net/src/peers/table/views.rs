@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::{Event, State, Table};
 use crate::error::Error;
+use crate::peers::Standing;
 use crate::peers::address::{Reach, tellable};
 use crate::peers::candidate::Belief;
 use crate::types::{Address, PeerId};
@@ -33,6 +34,20 @@ impl Table {
             .iter()
             .filter(|(_, entry)| entry.state == State::Suspect)
             .map(|(id, entry)| (*id, entry.name.as_str()))
+    }
+
+    /// What is known of each of all these, by the name that it gives itself.
+    pub(crate) fn standings(&self) -> impl Iterator<Item = Standing> {
+        let known = self.members.iter();
+        let known = known.filter(|(_, entry)| entry.state != State::Unreached);
+        known.map(|(id, entry)| Standing {
+            id: *id,
+            name: entry.name.as_str().into(),
+            address: entry.address.clone(),
+            is_present: entry.state == State::Present,
+            since: entry.since,
+            trouble: entry.trouble.clone(),
+        })
     }
 
     /// Whose table this is.
