@@ -6,13 +6,16 @@
 //!
 //! Lock order: none of the locks here is held while another is taken, or over the network.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
-use tinyp2p_net::download::{Engine, Patience, Siblings, Source};
+use tinyp2p_net::client::Peer;
+use tinyp2p_net::download::{Engine, Has, Patience, Siblings, Source};
 use tinyp2p_net::error::Error as NetError;
 use tinyp2p_net::types::{ByteRange, Kind, MAX_NAME_BYTES, Name, PeerId, RelPath};
+use tinyp2p_net::wire::MAX_SMALL_FILE;
 
 use crate::errno::Error;
 use crate::handles::{Handles, OpenDirectory, OpenFile};
@@ -31,6 +34,9 @@ pub const XATTR_ROOT: &[u8] = b"user.tinyp2p.root";
 pub const XATTR_SOURCES: &[u8] = b"user.tinyp2p.sources";
 /// Extended attribute: how many of the file's bytes this node holds, in decimal.
 pub const XATTR_CACHED: &[u8] = b"user.tinyp2p.cached";
+
+/// Members who are asked at most whether they have kept blocks of a file.
+const MAX_SUPPLIERS: usize = 16;
 
 /// What a `stat` of one thing tells.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -282,27 +288,17 @@ impl Filesystem {
         if inode.kind() == Kind::Directory {
             return Err(Error::IsADirectory);
         }
-        let holders = inode.readable().filter(|_| !inode.is_replaced);
-        let mut size = None;
-        let sources = holders.filter_map(|(id, attributes)| {
-            let (peer, version) = (self.network.peer(id)?, attributes.version);
-            size.get_or_insert(attributes.size);
-            let (path, is_local) = (inode.path.clone(), self.this_node == Some(id));
-            Some(Source {
-                peer,
-                path,
-                version,
-                is_local,
-            })
-        });
-        let sources: Vec<Source> = sources.collect();
-        let Some(size) = size else {
+        let sources = self.sources(&inode);
+        if !sources
+            .iter()
+            .any(|source| matches!(source.has, Has::File(_)))
+        {
             // The kernel looks the name up again and comes back with what it leads to now.
             self.view.invalidate(&inode.path);
             return Err(Error::Replaced);
-        };
+        }
         let siblings = Arc::clone(&self.view) as Arc<dyn Siblings>;
-        let root = inode.root();
+        let (size, root) = (inode.size, inode.root());
         let download = self.engine.open_among(sources, size, root, siblings);
         Ok(self.files.insert(OpenFile {
             number,
@@ -310,6 +306,32 @@ impl Filesystem {
             size,
             download,
         }))
+    }
+
+    /// Who can be asked for the bytes of a file: its holders, and members who may have kept blocks of it.
+    fn sources(&self, inode: &Inode) -> Vec<Source> {
+        let source = |peer: Arc<dyn Peer>, has| Source {
+            is_local: self.this_node == Some(peer.id()),
+            path: inode.path.clone(),
+            peer,
+            has,
+        };
+        let holders = inode.readable().filter(|_| !inode.is_replaced);
+        let holders = holders.filter_map(|(id, has)| Some(source(self.network.peer(id)?, has)));
+        let mut sources: Vec<Source> = holders.collect();
+        if inode.root().is_some() && inode.size > MAX_SMALL_FILE {
+            let holders: HashSet<PeerId> = sources.iter().map(|source| source.peer.id()).collect();
+            let is_other = |peer: &Arc<dyn Peer>| {
+                !holders.contains(&peer.id()) && self.this_node != Some(peer.id())
+            };
+            let others = self.network.peers().into_iter().filter(is_other);
+            sources.extend(
+                others
+                    .take(MAX_SUPPLIERS)
+                    .map(|peer| source(peer, Has::Blocks)),
+            );
+        }
+        sources
     }
 
     /// Reads at most `size` bytes at `offset`. `done` is called exactly once, in bounded time: at once if the

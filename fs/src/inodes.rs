@@ -12,7 +12,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use tinyp2p_net::types::{Attributes, Kind, PeerId, RelPath, Root, Version};
+use tinyp2p_net::download::Has;
+use tinyp2p_net::types::{Kind, PeerId, RelPath, Root, Version};
 
 use crate::view::merge::{Item, Source};
 
@@ -208,25 +209,19 @@ impl Inode {
         }
     }
 
-    /// Those whose bytes this inode may show, the best one first, with what each says of its file.
-    pub fn readable(&self) -> impl Iterator<Item = (PeerId, Attributes)> {
-        let is_this = |source: &&Source| match self.content {
-            Some(ContentId::Root { .. }) => source.names_root,
-            Some(ContentId::Source { member, version }) => {
-                source.member.id == member && source.version == version
+    /// Those whose bytes this inode may show, the best one first, with what each has. Where the root is
+    /// known, those are among them who have not computed it yet: their bytes are checked like all others.
+    pub fn readable(&self) -> impl Iterator<Item = (PeerId, Has)> {
+        let has = |source: &Source| match self.content? {
+            ContentId::Root { .. } if source.names_root => Some(Has::File(source.version)),
+            ContentId::Root { .. } => Some(Has::Likely(source.version)),
+            ContentId::Source { member, version } => {
+                let is_this = source.member.id == member && source.version == version;
+                is_this.then_some(Has::File(version))
             }
-            None => false,
         };
-        self.sources.iter().filter(is_this).map(|source| {
-            let attributes = Attributes {
-                kind: Kind::File,
-                size: self.size,
-                mtime: self.mtime,
-                version: source.version,
-                root: self.root(),
-            };
-            (source.member.id, attributes)
-        })
+        let sources = self.sources.iter();
+        sources.filter_map(move |source| Some((source.member.id, has(source)?)))
     }
 }
 

@@ -25,6 +25,9 @@ pub trait Network: Send + Sync {
     /// A member to read from; `None` once it has left.
     fn peer(&self, member: PeerId) -> Option<Arc<dyn Peer>>;
 
+    /// All members who are there, this node perhaps among them.
+    fn peers(&self) -> Vec<Arc<dyn Peer>>;
+
     /// What this node is doing. Never waits.
     fn status(&self) -> Status;
 }
@@ -50,6 +53,11 @@ impl Network for Node {
             .into_iter()
             .find(|present| present.id == member);
         present.map(|member| member.peer)
+    }
+
+    fn peers(&self) -> Vec<Arc<dyn Peer>> {
+        let present = self.present().into_iter();
+        present.map(|member| member.peer).collect()
     }
 
     fn status(&self) -> Status {

@@ -72,6 +72,14 @@ impl Network for MemoryNetwork {
         peer.map(|(_, peer)| Arc::clone(peer) as Arc<dyn Peer>)
     }
 
+    fn peers(&self) -> Vec<Arc<dyn Peer>> {
+        let members = self.members.lock();
+        let peers = members
+            .iter()
+            .map(|(_, peer)| Arc::clone(peer) as Arc<dyn Peer>);
+        peers.collect()
+    }
+
     fn status(&self) -> Status {
         let members = self.members.lock();
         let members = members.iter().map(|(name, peer)| MemberStatus {

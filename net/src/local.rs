@@ -10,7 +10,7 @@ use crate::server::Service;
 use crate::server::answer::answer;
 use crate::server::batch;
 use crate::share::{SharedFile, is_changed};
-use crate::types::{ByteRange, PeerId, RelPath, Version};
+use crate::types::{ByteRange, PeerId, RelPath, Root, Version};
 use crate::wire::{BatchAnswer, BatchItem, FaultCode, Request, Response};
 
 /// How this node is called in errors.
@@ -66,6 +66,16 @@ impl Peer for LocalPeer {
             file,
             remaining: range,
         }))
+    }
+
+    /// What this node has kept is looked at before anybody is asked.
+    fn open_content(
+        &self,
+        _: Root,
+        _: ByteRange,
+        _: Instant,
+    ) -> Result<(u64, Box<dyn ByteStream>), Error> {
+        Err(Error::NotFound { who: WHO.into() })
     }
 
     fn fetch(&self, files: &[BatchItem], _: Instant) -> Result<Vec<BatchAnswer>, Error> {

@@ -42,6 +42,7 @@ pub struct MemoryPeer {
     behaviour: Mutex<Behaviour>,
     changed: Condvar,
     trees: Mutex<BTreeMap<Root, Tree>>,
+    kept: Mutex<BTreeMap<Root, (Vec<u8>, ByteRange)>>,
     calls: AtomicUsize,
     opens: AtomicUsize,
     fetches: AtomicUsize,
@@ -56,6 +57,7 @@ impl MemoryPeer {
             behaviour: Mutex::new(Behaviour::Honest),
             changed: Condvar::new(),
             trees: Mutex::default(),
+            kept: Mutex::default(),
             calls: AtomicUsize::new(0),
             opens: AtomicUsize::new(0),
             fetches: AtomicUsize::new(0),
@@ -101,6 +103,17 @@ impl MemoryPeer {
             *known = attributes;
         }
         attributes
+    }
+
+    /// Has read `part` of `content`, and kept it, without sharing a file with it.
+    pub fn keep(&self, content: &[u8], part: ByteRange) {
+        let mut hasher = TreeHasher::default();
+        hasher.update(content);
+        if let Some(tree) = hasher.finish() {
+            let root = tree.root();
+            self.trees.lock().insert(root, tree);
+            self.kept.lock().insert(root, (content.to_vec(), part));
+        }
     }
 
     /// Stops sharing `path`.
@@ -164,6 +177,32 @@ impl MemoryPeer {
             }
         }
     }
+
+    /// A stream of `bytes` that ends as the behaviour has it.
+    fn stream(&self, mut bytes: Vec<u8>) -> Box<dyn ByteStream> {
+        let behaviour = *self.behaviour.lock();
+        let mut ending = Ending::Complete;
+        match behaviour {
+            Behaviour::Lying => bytes[0] ^= 1,
+            Behaviour::CutAfter(limit) if (limit as usize) < bytes.len() => {
+                bytes.truncate(limit as usize);
+                ending = Ending::Cut;
+            }
+            Behaviour::StallAfter(limit) if (limit as usize) < bytes.len() => {
+                bytes.truncate(limit as usize);
+                ending = Ending::Stall;
+            }
+            _ => {}
+        }
+        Box::new(MemoryStream {
+            who: self.who(),
+            bytes,
+            at: 0,
+            ending,
+        })
+    }
+
+    /// Cut and stalled streams are here batches that break off and that never end.
 
     fn children(&self, directory: &RelPath) -> BTreeMap<Name, Attributes> {
         let mut children = BTreeMap::new();
@@ -308,30 +347,28 @@ impl Peer for MemoryPeer {
         if attributes.version != version {
             return Err(Error::Changed { who: self.who() });
         }
-        let mut bytes = content[range.start as usize..range.end as usize].to_vec();
-        let behaviour = *self.behaviour.lock();
-        let mut ending = Ending::Complete;
-        match behaviour {
-            Behaviour::Lying => bytes[0] ^= 1,
-            Behaviour::CutAfter(limit) if (limit as usize) < bytes.len() => {
-                bytes.truncate(limit as usize);
-                ending = Ending::Cut;
-            }
-            Behaviour::StallAfter(limit) if (limit as usize) < bytes.len() => {
-                bytes.truncate(limit as usize);
-                ending = Ending::Stall;
-            }
-            _ => {}
-        }
-        Ok(Box::new(MemoryStream {
-            who: self.who(),
-            bytes,
-            at: 0,
-            ending,
-        }))
+        let bytes = content[range.start as usize..range.end as usize].to_vec();
+        Ok(self.stream(bytes))
     }
 
-    /// Cut and stalled streams are here batches that break off and that never end.
+    fn open_content(
+        &self,
+        root: Root,
+        range: ByteRange,
+        deadline: Instant,
+    ) -> Result<(u64, Box<dyn ByteStream>), Error> {
+        self.opens.fetch_add(1, Ordering::SeqCst);
+        self.treat(deadline)?;
+        let kept = self.kept.lock();
+        let found = kept
+            .get(&root)
+            .filter(|(_, part)| part.start <= range.start && range.start < part.end);
+        let (content, part) = found.ok_or_else(|| Error::NotFound { who: self.who() })?;
+        let end = range.end.min(part.end);
+        let bytes = content[range.start as usize..end as usize].to_vec();
+        Ok((end - range.start, self.stream(bytes)))
+    }
+
     fn fetch(&self, items: &[BatchItem], deadline: Instant) -> Result<Vec<BatchAnswer>, Error> {
         self.fetches.fetch_add(1, Ordering::SeqCst);
         self.treat(deadline)?;

@@ -30,7 +30,7 @@ use crate::client::wire::Head;
 use crate::client::{ByteStream, Peer, handshake};
 use crate::config::CONNECT_DEADLINE;
 use crate::error::Error;
-use crate::types::{Address, ByteRange, PeerId, RelPath, Version};
+use crate::types::{Address, ByteRange, PeerId, RelPath, Root, Version};
 use crate::wire::{
     self, BatchAnswer, BatchItem, Fault, FaultCode, Request, Response, ResponseError,
 };
@@ -259,6 +259,41 @@ impl HttpPeer {
             .map_err(|error| Error::misbehaved(self.who(), error.to_string()))
     }
 
+    /// Asks for `range` of what `tag` names, and takes a part of it that is `welcome`. Gives its length too.
+    fn get(
+        &self,
+        target: &str,
+        tag: &str,
+        range: ByteRange,
+        deadline: Instant,
+        welcome: &dyn Fn(ByteRange) -> bool,
+    ) -> Result<(u64, Box<dyn ByteStream>), Error> {
+        let request = ranged_get(target, self.id, range, tag);
+        let send = |lane: &Lane| lane.wire().request(request.as_bytes(), deadline);
+        let (lane, head) = self.exchange(deadline, &send)?;
+        let who = || lane.who().to_owned();
+        match head.status {
+            StatusCode::PARTIAL_CONTENT | StatusCode::OK => {
+                let part = check_head(&head, tag, welcome)
+                    .map_err(|what| Error::misbehaved(lane.who(), what))?;
+                let stream = FileStream::new(lane, &head, part.len(), self.lanes.clone());
+                Ok((part.len(), Box::new(stream)))
+            }
+            status => {
+                let error = match status {
+                    StatusCode::PRECONDITION_FAILED => Error::Changed { who: who() },
+                    StatusCode::NOT_FOUND => Error::NotFound { who: who() },
+                    status => unexpected(&lane, status),
+                };
+                if content_length(&head) == Some(0) && stays_open(&head) && lane.wire().is_drained()
+                {
+                    self.lanes.put(lane, Instant::now());
+                }
+                Err(error)
+            }
+        }
+    }
+
     /// Posts `body` and reads the whole body of the response, of which there may be `most` bytes.
     /// Returns whom it came from too.
     fn post(
@@ -346,30 +381,21 @@ impl Peer for HttpPeer {
         deadline: Instant,
     ) -> Result<Box<dyn ByteStream>, Error> {
         let target = format!("/files/{}", percent_encode(path.as_bytes(), ESCAPED));
-        let request = ranged_get(&target, self.id, range, &version.entity_tag());
-        let send = |lane: &Lane| lane.wire().request(request.as_bytes(), deadline);
-        let (lane, head) = self.exchange(deadline, &send)?;
-        let who = || lane.who().to_owned();
-        match head.status {
-            StatusCode::PARTIAL_CONTENT | StatusCode::OK => {
-                check_head(&head, version, range)
-                    .map_err(|what| Error::misbehaved(lane.who(), what))?;
-                let stream = FileStream::new(lane, &head, range.len(), self.lanes.clone());
-                Ok(Box::new(stream))
-            }
-            status => {
-                let error = match status {
-                    StatusCode::PRECONDITION_FAILED => Error::Changed { who: who() },
-                    StatusCode::NOT_FOUND => Error::NotFound { who: who() },
-                    status => unexpected(&lane, status),
-                };
-                if content_length(&head) == Some(0) && stays_open(&head) && lane.wire().is_drained()
-                {
-                    self.lanes.put(lane, Instant::now());
-                }
-                Err(error)
-            }
-        }
+        let tag = version.entity_tag();
+        let whole = |part: ByteRange| part == range;
+        let (_, stream) = self.get(&target, &tag, range, deadline, &whole)?;
+        Ok(stream)
+    }
+
+    fn open_content(
+        &self,
+        root: Root,
+        range: ByteRange,
+        deadline: Instant,
+    ) -> Result<(u64, Box<dyn ByteStream>), Error> {
+        let (target, tag) = (format!("/content/{root}"), format!("\"{root}\""));
+        let beginning = |part: ByteRange| part.start == range.start && part.end <= range.end;
+        self.get(&target, &tag, range, deadline, &beginning)
     }
 
     fn distance(&self) -> Option<Duration> {

@@ -22,7 +22,7 @@ mod wire;
 use std::time::{Duration, Instant};
 
 use crate::error::Error;
-use crate::types::{ByteRange, PeerId, RelPath, Version};
+use crate::types::{ByteRange, PeerId, RelPath, Root, Version};
 use crate::wire::{BatchAnswer, BatchItem, Request, Response};
 
 pub use calls::{MAX_DIRECTORY, list, search, stat};
@@ -46,6 +46,16 @@ pub trait Peer: Send + Sync {
         range: ByteRange,
         deadline: Instant,
     ) -> Result<Box<dyn ByteStream>, Error>;
+
+    /// Opens the content of `root` from the beginning of `range` on, wherever the member has it: in a file or
+    /// among the blocks that it has kept. Gives how many bytes of `range` come, at least one;
+    /// [`Error::NotFound`] when the first is not there. Nothing about them is sure before it is proven.
+    fn open_content(
+        &self,
+        root: Root,
+        range: ByteRange,
+        deadline: Instant,
+    ) -> Result<(u64, Box<dyn ByteStream>), Error>;
 
     /// The shortest time in which it has answered so far: about the way there and back. `None` before the first
     /// answer, and where nobody measures it.

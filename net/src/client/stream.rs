@@ -16,32 +16,33 @@ use crate::client::http::{content_length, stays_open};
 use crate::client::lanes::Lanes;
 use crate::client::wire::Head;
 use crate::error::Error;
-use crate::types::{ByteRange, Version};
+use crate::types::ByteRange;
 
-/// Says what is wrong with the head of a successful response to a request for `range` of a file
-/// in `version`.
+/// The part that a successful response to a request for what `tag` names brings; or what is wrong with its
+/// head, as when that part is not `welcome`.
 pub(super) fn check_head(
     head: &Head,
-    version: Version,
-    range: ByteRange,
-) -> Result<(), &'static str> {
-    if field(head, ETAG) != Some(&version.entity_tag()) {
+    tag: &str,
+    welcome: &dyn Fn(ByteRange) -> bool,
+) -> Result<ByteRange, &'static str> {
+    if field(head, ETAG) != Some(tag) {
         return Err("bytes of another version than was asked for");
     }
-    if head.headers.contains_key(TRANSFER_ENCODING) || content_length(head) != Some(range.len()) {
-        return Err("another number of bytes than was asked for");
-    }
-    let right_part = match head.status {
+    let length = content_length(head).filter(|_| !head.headers.contains_key(TRANSFER_ENCODING));
+    let Some(length) = length else {
+        return Err("bytes without a length");
+    };
+    let part = match head.status {
         StatusCode::PARTIAL_CONTENT => field(head, CONTENT_RANGE)
             .and_then(parse_content_range)
-            .is_some_and(|(part, total)| part == range && range.end <= total),
-        // The whole file, which the length above has to fit.
-        _ => range.start == 0,
+            .filter(|(part, total)| part.end <= *total)
+            .map(|(part, _)| part),
+        _ => Some(ByteRange::new(0, length)),
     };
-    if right_part {
-        Ok(())
-    } else {
-        Err("another range than was asked for")
+    match part.filter(|part| !part.is_empty() && welcome(*part)) {
+        Some(part) if part.len() == length => Ok(part),
+        Some(_) => Err("another number of bytes than was promised"),
+        None => Err("another range than was asked for"),
     }
 }
 

@@ -9,10 +9,10 @@ use super::STALL;
 use super::buffers::Buffer;
 use super::content::Content;
 use super::pieces::{Claim, PIECE};
-use super::streams::{PROGRESS, Shared, Source};
+use super::streams::{Has, PROGRESS, Shared, Source};
 use crate::client::ByteStream;
 use crate::error::Error;
-use crate::merkle::{BLOCK, SUBTREE_BYTES};
+use crate::merkle::{BLOCK, Leaves, SUBTREE_BYTES};
 use crate::types::{ByteRange, Root};
 
 /// What a stream has brought in, for the measure of its holder.
@@ -39,7 +39,9 @@ impl Shared {
                 continue;
             }
             let end = self.cached_from(at, claim.range.end);
-            if !self.stream(claim, ByteRange::new(at, end), &mut delivery)? {
+            let wanted = ByteRange::new(at, end);
+            // One that has only a part of it is asked for the rest again, as others are.
+            if self.stream(claim, wanted, &mut delivery)? < wanted.len() {
                 break;
             }
             at = end;
@@ -67,29 +69,24 @@ impl Shared {
             .unwrap_or(end)
     }
 
-    /// Reads `range` from the claim's holder. False when the claim was given up.
+    /// Reads `range` from the claim's holder. Gives how many bytes of it came before the claim was given up or
+    /// the holder had no more.
     fn stream(
         self: &Arc<Self>,
         claim: Claim,
         range: ByteRange,
         delivery: &mut Delivery,
-    ) -> Result<bool, Error> {
+    ) -> Result<u64, Error> {
         let begun = Instant::now();
         let source = &self.sources[claim.source];
         if range.len() > PIECE {
-            self.ask_ahead(range, source);
+            self.ask_ahead(range, claim.source);
         }
-        let mut stream = source
-            .peer
-            .open(&source.path, source.version, range, begun + STALL)?;
+        let (range, mut stream) = self.open(source, range, begun + STALL)?;
         let mut at = range.start;
         while at < range.end {
             let end = range.end.min((at / PIECE + 1) * PIECE);
-            let leaves = self
-                .leaves
-                .as_ref()
-                .map(|leaves| leaves.get(at, &*source.peer))
-                .transpose()?;
+            let leaves = self.leaves_at(at, claim)?;
             if at == range.start {
                 delivery.waited += begun.elapsed();
             }
@@ -104,12 +101,12 @@ impl Shared {
             delivery.elapsed = begun.elapsed();
             at = end;
             if !self.arrive(claim, content) {
-                return Ok(false);
+                return Ok(at - range.start);
             }
         }
         // The connection is free for the next request only when the end of the body was seen.
         match stream.read(&mut [0], Instant::now() + STALL)? {
-            0 => Ok(true),
+            0 => Ok(range.len()),
             _ => Err(Error::misbehaved(
                 source.who(),
                 "a body longer than promised",
@@ -117,21 +114,81 @@ impl Shared {
         }
     }
 
+    /// Opens what `source` has of `range`, from its beginning on.
+    fn open(
+        &self,
+        source: &Source,
+        range: ByteRange,
+        deadline: Instant,
+    ) -> Result<(ByteRange, Box<dyn ByteStream>), Error> {
+        match (source.has, self.root) {
+            (Has::File(version) | Has::Likely(version), _) => {
+                let stream = source.peer.open(&source.path, version, range, deadline)?;
+                Ok((range, stream))
+            }
+            (Has::Blocks, Some(root)) => {
+                let (length, stream) = source.peer.open_content(root, range, deadline)?;
+                // A part that ends within a block cannot be proven to its end.
+                let whole = (range.start + length) / BLOCK * BLOCK;
+                let end = match range.start + length == range.end {
+                    true => range.end,
+                    false => whole,
+                };
+                match end > range.start {
+                    true => Ok((ByteRange::new(range.start, end), stream)),
+                    false => Err(Error::NotFound { who: source.who() }),
+                }
+            }
+            (Has::Blocks, None) => Err(Error::NotFound { who: source.who() }),
+        }
+    }
+
+    /// The leaves for the byte at `offset`, from the claim's holder or, when that one may not know them, from
+    /// one that does.
+    fn leaves_at(&self, offset: u64, claim: Claim) -> Result<Option<Arc<Leaves>>, Error> {
+        let Some(leaves) = &self.leaves else {
+            return Ok(None);
+        };
+        let source = &self.sources[claim.source];
+        let teller = self.teller(claim.source);
+        leaves
+            .get(offset, &*teller.peer)
+            .map(Some)
+            .or_else(|error| {
+                if teller.peer.id() == source.peer.id() {
+                    return Err(error);
+                }
+                // It is not the fault of the one who brings the bytes.
+                self.note_failure(teller.peer.id(), &error);
+                leaves.get(offset, &*source.peer).map(Some)
+            })
+    }
+
+    /// Who is asked for leaves when `source` brings the bytes.
+    fn teller(&self, source: usize) -> &Source {
+        let asked = &self.sources[source];
+        match asked.has {
+            Has::File(_) => asked,
+            _ => self.sure_one().unwrap_or(asked),
+        }
+    }
+
     /// Has the leaves for `range`, and for what comes behind it, asked for while its first bytes are on their way.
-    fn ask_ahead(self: &Arc<Self>, range: ByteRange, source: &Source) {
+    fn ask_ahead(self: &Arc<Self>, range: ByteRange, source: usize) {
         let Some(leaves) = &self.leaves else { return };
+        let teller = self.teller(source);
         let first = range.start / SUBTREE_BYTES;
         for offset in (first..=range.end / SUBTREE_BYTES).map(|index| index * SUBTREE_BYTES) {
             if !leaves.is_wanted(offset) {
                 continue;
             }
-            let (shared, peer) = (Arc::clone(self), Arc::clone(&source.peer));
+            let (shared, peer) = (Arc::clone(self), Arc::clone(&teller.peer));
             let ask = move || {
                 if let Some(leaves) = &shared.leaves {
                     leaves.get_ahead(offset, &*peer);
                 }
             };
-            if self.core.leaves.of(source.peer.id()).run(ask).is_err() {
+            if self.core.leaves.of(teller.peer.id()).run(ask).is_err() {
                 leaves.give_up(offset);
             }
         }
@@ -167,7 +224,7 @@ impl Shared {
     fn prove(
         &self,
         root: Root,
-        leaves: &crate::merkle::Leaves,
+        leaves: &Leaves,
         at: u64,
         buffer: Buffer,
         source: &Source,

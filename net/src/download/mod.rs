@@ -43,7 +43,7 @@ use small::{Reader, Smalls};
 use streams::Shared;
 
 pub use small::{Siblings, Small};
-pub use streams::Source;
+pub use streams::{Has, Source};
 
 /// A reader's callback: all bytes of its range, or why they cannot be had.
 pub type Done = Box<dyn FnOnce(Result<&[u8], Error>) + Send>;

@@ -8,6 +8,7 @@
 use std::time::{Duration, Instant};
 
 use super::fetch::Delivery;
+use super::streams::Has;
 use crate::error::Error;
 
 /// Streams of one file from its only holder: while one copies, the other receives. More are no
@@ -38,18 +39,36 @@ const FAR: Duration = Duration::from_millis(5);
 /// times kept a link of 50 ms as full as eight did.
 const STREAMS_FAR: usize = 4;
 
+/// What is asked for of a source that may have nothing.
+const TRIAL: u64 = 128 * 1024;
+
 /// No request is shorter than this for slowness alone.
 const MIN_REQUEST: u64 = 256 * 1024;
+
+/// What is in doubt about a source before its first bytes were proven.
+#[derive(Default, Clone, Copy, PartialEq, Eq)]
+enum Doubt {
+    /// Nothing: it says that it has the content.
+    #[default]
+    None,
+    /// Whether its file is the same.
+    Same,
+    /// Whether it has kept anything, and of which parts.
+    Parts,
+}
 
 /// The holders of one file, by their number in the download's list.
 pub(crate) struct Sources {
     all: Vec<Source>,
     /// The first one is this node's own disk: as long as it delivers, nobody else is asked.
     first_is_local: bool,
+    /// Whether those are asked who may have nothing, although others are known to have it.
+    all_are_tried: bool,
 }
 
 #[derive(Default)]
 struct Source {
+    doubt: Doubt,
     streams: usize,
     /// Bytes per second, smoothed; `None` before the first measure.
     rate: Option<f64>,
@@ -70,7 +89,33 @@ impl Sources {
         Self {
             all,
             first_is_local,
+            all_are_tried: false,
         }
+    }
+
+    /// Says what `source` has.
+    pub(crate) fn doubt(&mut self, source: usize, has: Has) {
+        self.all[source].doubt = match has {
+            Has::File(_) => Doubt::None,
+            Has::Likely(_) => Doubt::Same,
+            Has::Blocks => Doubt::Parts,
+        };
+    }
+
+    /// Whether it is worth while to ask those who may have nothing. When nobody else is left, they are asked
+    /// in any case.
+    pub(crate) fn try_all(&mut self, all: bool) {
+        self.all_are_tried = all;
+    }
+
+    /// True if a request to `source` is a trial that nobody should wait for.
+    pub(crate) fn is_trial(&self, source: usize, now: Instant) -> bool {
+        self.all[source].is_untried() && self.has_sure_one(now)
+    }
+
+    fn has_sure_one(&self, now: Instant) -> bool {
+        let mut all = self.all.iter();
+        all.any(|source| !source.is_untried() && source.is_usable(now))
     }
 
     /// Takes in what is known of the way to `source` from before.
@@ -96,6 +141,7 @@ impl Sources {
     /// How long a request to `source` should be when the window suggests `longest`.
     pub(crate) fn request_bytes(&self, source: usize, longest: u64) -> u64 {
         match self.all[source].rate {
+            None if self.all[source].doubt != Doubt::None => TRIAL.min(longest),
             Some(rate) => ((rate * REQUEST_TIME) as u64).clamp(MIN_REQUEST.min(longest), longest),
             None => longest,
         }
@@ -163,10 +209,13 @@ impl Sources {
         if matches!(error, Error::Misbehaved { .. }) {
             source.strikes += 1;
         }
-        let lost = matches!(
-            error,
-            Error::Changed { .. } | Error::NotFound { .. } | Error::WrongBytes { .. }
-        );
+        // One that has had some part may have another.
+        let may_have_more = source.doubt == Doubt::Parts && source.rate.is_some();
+        let lost = match error {
+            Error::NotFound { .. } => !may_have_more,
+            Error::Changed { .. } | Error::WrongBytes { .. } => true,
+            _ => false,
+        };
         if lost || source.strikes >= MAX_STRIKES {
             source.lost = Some(error.clone());
         }
@@ -198,13 +247,31 @@ impl Sources {
         (0..self.all.len()).any(|other| other != source && self.usable(other, now))
     }
 
+    /// True if `source` is neither given up nor resting.
+    pub(crate) fn is_usable(&self, source: usize, now: Instant) -> bool {
+        self.all[source].is_usable(now)
+    }
+
     fn usable(&self, source: usize, now: Instant) -> bool {
         let behind_local = self.first_is_local && source > 0 && self.all[0].is_usable(now);
-        self.all[source].is_usable(now) && !behind_local
+        self.all[source].is_usable(now) && !behind_local && self.may_be_tried(source, now)
+    }
+
+    /// One trial at a time, and none for a reader who is served by others and does not need many.
+    fn may_be_tried(&self, source: usize, now: Instant) -> bool {
+        let this = &self.all[source];
+        let under_way = |other: &Source| other.is_untried() && other.streams > 0;
+        !this.is_untried()
+            || this.streams > 0
+            || (self.all_are_tried || !self.has_sure_one(now)) && !self.all.iter().any(under_way)
     }
 }
 
 impl Source {
+    fn is_untried(&self) -> bool {
+        self.doubt != Doubt::None && self.rate.is_none()
+    }
+
     fn is_usable(&self, now: Instant) -> bool {
         self.lost.is_none() && self.rest_until.is_none_or(|until| until <= now)
     }
@@ -258,6 +325,47 @@ mod tests {
         assert_eq!(sources.next(now), None);
         sources.failed(0, &Error::Changed { who: "me".into() }, now);
         assert_eq!(sources.next(now), Some(1));
+    }
+
+    #[test]
+    fn those_who_may_have_nothing_are_tried_one_at_a_time_when_it_is_worth_while() {
+        let (mut sources, now) = (Sources::new(4, false), Instant::now());
+        for source in 1..4 {
+            sources.doubt(source, Has::Blocks);
+        }
+        let ask = |sources: &mut Sources| {
+            let asked: Vec<usize> = std::iter::from_fn(|| {
+                let source = sources.next(now)?;
+                sources.begin(source);
+                Some(source)
+            })
+            .collect();
+            asked
+        };
+        assert_eq!(ask(&mut sources), [0, 0]);
+        sources.try_all(true);
+        assert_eq!(ask(&mut sources), [1]);
+        assert!(sources.is_trial(1, now));
+        assert_eq!(sources.request_bytes(1, 4 << 20), TRIAL);
+        sources.end(1);
+        sources.failed(1, &Error::NotFound { who: "x".into() }, now);
+        assert_eq!(ask(&mut sources), [2]);
+        sources.end(2);
+        sources.delivered(2, delivery(TRIAL, 1, 100));
+        assert_eq!(ask(&mut sources), [3, 2]);
+    }
+
+    #[test]
+    fn when_nobody_else_is_left_those_are_asked_who_may_have_something() {
+        let (mut sources, now) = (Sources::new(2, false), Instant::now());
+        sources.doubt(1, Has::Blocks);
+        sources.failed(0, &timeout(), now);
+        assert_eq!(sources.next(now), Some(1));
+        assert!(!sources.is_trial(1, now));
+        sources.delivered(1, delivery(TRIAL, 1, 100));
+        sources.failed(1, &Error::NotFound { who: "x".into() }, now);
+        assert!(sources.all_lost().is_none());
+        assert_eq!(sources.next(now + MAX_PAUSE), Some(0));
     }
 
     #[test]

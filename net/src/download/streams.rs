@@ -36,22 +36,43 @@ const OVERTAKE: Duration = Duration::from_secs(1);
 /// The most that the thread of a reader fetches by itself: one read of the kernel's.
 const SHORT: u64 = PIECE;
 
-/// A member that has a file, and how it names what it has.
+/// A member that may have a content, and how to ask it for that.
 #[derive(Clone)]
 pub struct Source {
     /// The member.
     pub peer: Arc<dyn Peer>,
-    /// Where the file lies in its share.
+    /// Where the file lies in its share, or in that of others if it only keeps blocks.
     pub path: RelPath,
-    /// The state of the file there.
-    pub version: Version,
+    /// What it has.
+    pub has: Has,
     /// True for this node's own share.
     pub is_local: bool,
+}
+
+/// What a member has of a content.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Has {
+    /// A file in this state, of which it says that it has this content.
+    File(Version),
+    /// A file in this state that is probably the same: it has not computed its root yet. Nobody is blamed when
+    /// it is not.
+    Likely(Version),
+    /// Blocks, perhaps, that it has read from others and kept.
+    Blocks,
 }
 
 impl Source {
     pub(super) fn who(&self) -> String {
         self.peer.id().short()
+    }
+
+    /// How sure it is that it has the content: the surer, the lower.
+    fn doubt(&self) -> u8 {
+        match self.has {
+            Has::File(_) => 0,
+            Has::Likely(_) => 1,
+            Has::Blocks => 2,
+        }
     }
 }
 
@@ -128,11 +149,14 @@ impl Shared {
             sources.truncate(1);
         }
         // What lies on this disk is not fetched from elsewhere as long as it lies there.
-        sources.sort_by_key(|source| !source.is_local);
+        sources.sort_by_key(|source| (!source.is_local, source.doubt()));
         let first_is_local = sources.first().is_some_and(|source| source.is_local);
         let (mut window, mut known) = (Window::new(), Sources::new(sources.len(), first_is_local));
         for (index, source) in sources.iter().enumerate() {
             known.locate(index, source.peer.distance());
+            if !source.is_local {
+                known.doubt(index, source.has);
+            }
         }
         let (streams, is_far) = known.shape(Instant::now());
         window.tune(streams, is_far);
@@ -177,6 +201,8 @@ impl Shared {
             state.drop_unwanted();
             self.account(&mut state);
         }
+        let runs = state.window.is_running();
+        state.sources.try_all(runs);
         if let Some(pieces) = covering {
             self.keep_going(&mut state, now);
             drop(state);
@@ -272,12 +298,26 @@ impl Shared {
         let Err(error) = result else { return };
         let source = &self.sources[source];
         if matches!(error, Error::WrongBytes { .. }) {
+            if matches!(source.has, Has::Likely(_)) {
+                tracing::debug!(peer = %source.who(), path = %source.path, "another content");
+                return;
+            }
             self.core.ledger.blame(source.peer.id(), &source.path);
             tracing::warn!(peer = %source.peer.id(), path = %source.path, "wrong bytes: not asked for this file again");
         } else {
             tracing::debug!(peer = %source.who(), path = %source.path, %error, "a stream ended");
         }
         (self.core.on_failure)(source.peer.id(), &error);
+    }
+
+    /// The first holder that says it has the content and can be asked now.
+    pub(super) fn sure_one(&self) -> Option<&Source> {
+        let now = Instant::now();
+        let state = self.state.lock();
+        let usable = |index: &usize| state.sources.is_usable(*index, now);
+        let sure = |index: &usize| matches!(self.sources[*index].has, Has::File(_));
+        let found = (0..self.sources.len()).filter(sure).find(usable);
+        found.map(|index| &self.sources[index])
     }
 
     /// True until the claim is given up.
@@ -397,7 +437,9 @@ impl State {
             .sources
             .request_bytes(source, self.window.request_bytes());
         let longest = longest.next_multiple_of(PIECE);
+        // Nobody waits for one that may have nothing while others are known to have it.
         let urgent = self.parked.iter().map(|parked| parked.range);
+        let urgent = urgent.filter(|_| !self.sources.is_trial(source, now));
         self.pieces.claim(
             (source, now),
             urgent,

@@ -45,7 +45,7 @@ fn source(peer: &Arc<MemoryPeer>, attributes: &Attributes) -> Source {
     Source {
         peer,
         path,
-        version: attributes.version,
+        has: Has::File(attributes.version),
         is_local: false,
     }
 }
@@ -329,6 +329,73 @@ fn a_holder_that_lies_is_blamed_and_its_bytes_reach_nobody() {
             assert!(*kept == holders.content[(block * window::LEAF) as usize..][..kept.len()]);
         }
     }
+}
+
+fn with(source: Source, has: Has) -> Source {
+    Source { has, ..source }
+}
+
+#[test]
+fn a_member_that_has_read_a_file_supplies_it_when_its_holder_goes() {
+    let rig = holders(1, 8 * MIB, None);
+    let reader = Arc::new(MemoryPeer::new(7));
+    reader.keep(&rig.content, ByteRange::new(0, 8 * MIB));
+    let (holder, size) = (&rig.peers[0], rig.attributes.size);
+    let sources = vec![
+        source(holder, &rig.attributes),
+        with(source(&reader, &rig.attributes), Has::Blocks),
+    ];
+    let download = rig.engine.open(sources, size, rig.attributes.root);
+    assert!(read(&download, 0, 1000).unwrap() == rig.content[..1000]);
+    assert_eq!(reader.opens(), 0, "nobody needs help with a small read");
+    holder.behave(Behaviour::Gone);
+    rig.read_all(&download, |_| ());
+    assert!(rig.blamed.lock().is_empty());
+}
+
+#[test]
+fn kept_parts_help_a_long_read_and_what_is_missing_comes_from_the_holder() {
+    let rig = holders(1, 32 * MIB, None);
+    let (some, none) = (Arc::new(MemoryPeer::new(7)), Arc::new(MemoryPeer::new(8)));
+    // It ends in the middle of a block, as nothing that was proven does.
+    some.keep(&rig.content, ByteRange::new(0, 20 * MIB + 5000));
+    let blocks = |peer| with(source(peer, &rig.attributes), Has::Blocks);
+    let sources = vec![
+        source(&rig.peers[0], &rig.attributes),
+        blocks(&none),
+        blocks(&some),
+    ];
+    let download = rig
+        .engine
+        .open(sources, rig.attributes.size, rig.attributes.root);
+    rig.read_all(&download, |_| ());
+    assert!(some.opens() > 1, "it was asked only {} times", some.opens());
+    assert_eq!(none.opens(), 1, "one that has nothing is asked once");
+    assert!(rig.blamed.lock().is_empty());
+}
+
+#[test]
+fn a_holder_that_has_not_computed_its_root_is_asked_too_and_not_blamed_for_another_content() {
+    let rig = holders(1, 16 * MIB, None);
+    let (same, other) = (Arc::new(MemoryPeer::new(7)), Arc::new(MemoryPeer::new(8)));
+    let mut different = rig.content.clone();
+    different.iter_mut().for_each(|byte| *byte ^= 1);
+    let likely = |peer: &Arc<MemoryPeer>, content: Vec<u8>| {
+        let version = peer.put("file", content, 1).version;
+        with(source(peer, &rig.attributes), Has::Likely(version))
+    };
+    let sources = vec![
+        source(&rig.peers[0], &rig.attributes),
+        likely(&other, different),
+        likely(&same, rig.content.clone()),
+    ];
+    let download = rig
+        .engine
+        .open(sources, rig.attributes.size, rig.attributes.root);
+    rig.read_all(&download, |_| ());
+    assert!(same.opens() > 1, "it was asked only {} times", same.opens());
+    assert_eq!(other.opens(), 1);
+    assert!(rig.blamed.lock().is_empty());
 }
 
 #[test]

@@ -100,6 +100,11 @@ impl Window {
         ByteRange::new(self.position.saturating_sub(behind), end)
     }
 
+    /// True for a reader that has gone on for long enough to be worth the help of many.
+    pub(crate) fn is_running(&self) -> bool {
+        self.ahead >= TOLERANCE
+    }
+
     /// Gives half of the window back, when memory is short.
     pub(crate) fn shrink(&mut self) {
         self.ahead = (self.ahead / 2).max(FIRST_WINDOW.min(self.ahead));

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
 use crate::client::ByteStream;
-use crate::types::{ByteRange, RelPath, Version};
+use crate::types::{ByteRange, RelPath, Root, Version};
 use crate::wire::{BatchAnswer, BatchItem, Request, Response};
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -137,6 +137,15 @@ impl Peer for Call {
             }
             _ => Err(gone(&address)),
         }
+    }
+
+    fn open_content(
+        &self,
+        _: Root,
+        _: ByteRange,
+        _: Instant,
+    ) -> Result<(u64, Box<dyn ByteStream>), Error> {
+        unreachable!("members are not read from here")
     }
 
     fn open(

@@ -19,7 +19,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use super::content::Content;
-use super::streams::{Shared, closed};
+use super::streams::{Has, Shared, closed};
 use super::{Core, Done, Patience};
 use crate::types::{ByteRange, PeerId, RelPath, Root, Version};
 use shelf::{Batch, Found, Key, Shelf};
@@ -202,7 +202,10 @@ impl Reader {
     /// Looks for the file on the shelf, and sees to it that what comes next is on its way.
     fn look(self: &Arc<Self>, now: Instant) {
         let sources = self.shared.sources.iter();
-        let keys = sources.map(|source| (source.peer.id(), source.path.clone(), source.version));
+        let keys = sources.filter_map(|source| match source.has {
+            Has::File(version) => Some((source.peer.id(), source.path.clone(), version)),
+            _ => None,
+        });
         let keys: Vec<Key> = keys.collect();
         let found = self.shelf().lock().find(&keys, Arc::downgrade(self), now);
         match found {
@@ -225,9 +228,12 @@ impl Reader {
     /// The first batch of a run that begins with this file, if it should be one.
     fn begin(self: &Arc<Self>, now: Instant) -> Option<Batch> {
         let source = self.shared.sources.first()?;
+        let Has::File(version) = source.has else {
+            return None;
+        };
         let file = Small {
             path: source.path.clone(),
-            version: source.version,
+            version,
             size: self.shared.size,
             root: self.shared.root,
         };

@@ -91,7 +91,7 @@ impl Rig {
         let sources = self.peers.iter().map(|peer| Source {
             peer: Arc::clone(peer) as Arc<dyn Peer>,
             path: path(number),
-            version: attributes.version,
+            has: Has::File(attributes.version),
             is_local: false,
         });
         let siblings = Arc::clone(&self.siblings) as Arc<dyn Siblings>;
