@@ -105,6 +105,47 @@ fn one_of_two_holders_is_killed_in_the_middle_of_a_read_and_nobody_notices() {
 }
 
 #[test]
+fn a_member_that_has_read_a_file_supplies_it_when_its_only_holder_is_killed() {
+    const LENGTH: u64 = 256 * MIB;
+    let swarm = Swarm::alone();
+    let holder = swarm.node("holder");
+    write_rooted(&[&holder], "large", 8, LENGTH);
+    let mut holder = holder.serve();
+    let friend = swarm
+        .node("friend")
+        .option("--cache-size=1GiB")
+        .peer(&holder)
+        .mount();
+    wait_for_root(&friend, "large", 1);
+    eventually(SOON, "the friend has kept all of it", || {
+        let mut file = File::open(friend.at("large")).expect("open");
+        read_checked(&mut file, 8, LENGTH, |_| {});
+        // What the disk could not take in time is fetched again, not taken from the kernel's memory.
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).expect("advise");
+        let cached = xattr(&friend.at("large"), "user.tinyp2p.cached").expect("the cached bytes");
+        cached == LENGTH.to_string()
+    });
+    let mount = swarm
+        .node("mount")
+        .option("--cache-size=0")
+        .peer(&holder)
+        .peer(&friend)
+        .mount();
+    wait_for_root(&mount, "large", 1);
+    eventually(SOON, "the friend is there", || {
+        let status = fs::read(mount.at(".tinyp2p/status")).expect("read the status");
+        String::from_utf8_lossy(&status).contains("friend")
+    });
+    let mut file = File::open(mount.at("large")).expect("open");
+    let longest = read_checked(&mut file, 8, LENGTH, |at| {
+        if at == 20 * MIB {
+            holder.kill();
+        }
+    });
+    assert!(longest < PAUSE, "a pause of {longest:?}");
+}
+
+#[test]
 fn a_read_fails_in_time_when_all_holders_are_killed() {
     const LENGTH: u64 = 700 * MIB;
     let swarm = Swarm::alone();

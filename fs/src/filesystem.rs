@@ -401,7 +401,13 @@ impl Filesystem {
                 Ok(root.to_string().into_bytes())
             }
             XATTR_SOURCES if !inode.sources.is_empty() => Ok(describe_sources(&inode)),
-            XATTR_CACHED if is_file => Ok(self.held_bytes(number).to_string().into_bytes()),
+            XATTR_CACHED if is_file => {
+                let on_disk = inode
+                    .root()
+                    .map_or(0, |root| self.engine.cached_bytes(root, inode.size));
+                let held = on_disk.max(self.held_bytes(number));
+                Ok(held.to_string().into_bytes())
+            }
             _ => Err(Error::NoAttribute),
         }
     }

@@ -153,6 +153,19 @@ impl Slab {
         self.index.lock().holds(key(root, first))
     }
 
+    /// Tells `each` of the slots that begin at the blocks `firsts` whether they seem to be here.
+    pub(super) fn find_held(
+        &self,
+        root: &Root,
+        firsts: impl Iterator<Item = u64>,
+        mut each: impl FnMut(u64, bool),
+    ) {
+        let index = self.index.lock();
+        for first in firsts {
+            each(first, index.holds(key(root, first)));
+        }
+    }
+
     /// Writes one slot, in the place of one that was not used lately if need be.
     pub(super) fn put(&self, header: &Header, content: &[u8]) -> io::Result<()> {
         let key = key(&header.root, header.proof.first);

@@ -172,6 +172,14 @@ impl Engine {
     }
 }
 
+impl Engine {
+    /// How many bytes of a content of `size` bytes the disk cache has, as far as it knows.
+    pub fn cached_bytes(&self, root: Root, size: u64) -> u64 {
+        let cache = self.core.cache.as_ref();
+        cache.map_or(0, |cache| cache.bytes_of(root, size))
+    }
+}
+
 impl Drop for Engine {
     fn drop(&mut self) {
         self.core.waiting.lock().stopped = true;
