@@ -325,6 +325,11 @@ impl Filesystem {
                 !holders.contains(&peer.id()) && self.this_node != Some(peer.id())
             };
             let others = self.network.peers().into_iter().filter(is_other);
+            let mut others: Vec<Arc<dyn Peer>> = others.collect();
+            // Other ones for each content, so that in a large network nobody is never asked.
+            let salt = inode.root().map_or(0, |root| root.as_bytes()[0]);
+            others.sort_by_key(|peer| peer.id().as_bytes().map(|byte| byte ^ salt));
+            let others = others.into_iter();
             sources.extend(
                 others
                     .take(MAX_SUPPLIERS)

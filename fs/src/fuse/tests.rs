@@ -297,6 +297,45 @@ fn a_frozen_member_does_not_hold_up_what_is_in_memory() {
 }
 
 #[test]
+fn small_reads_that_wait_for_a_frozen_member_leave_event_loops_to_all_others() {
+    const FILES: usize = 4 * WAITING_LOOPS;
+    let mounted = mount();
+    let size = FILES << 20;
+    mounted.ann.put("frozen", vec![7; size], 1);
+    let bob = mounted.network.join("bob", 2);
+    bob.put("other", vec![9; size], 1);
+    let open = |name| {
+        let file = File::open(mounted.path(name)).unwrap();
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Random).unwrap();
+        file
+    };
+    let other = open("other");
+    let frozen: Vec<File> = (0..FILES).map(|_| open("frozen")).collect();
+    mounted.ann.behave(Behaviour::Frozen);
+    for (index, file) in frozen.into_iter().enumerate() {
+        std::thread::spawn(move || file.read_at(&mut [0; 4096], ((index << 20) + 4096) as u64));
+    }
+    let deadline = Instant::now() + SOON;
+    while mounted.ann.opens() < FILES {
+        assert!(
+            Instant::now() < deadline,
+            "{} reads wait",
+            mounted.ann.opens()
+        );
+        std::thread::yield_now();
+    }
+    let begun = Instant::now();
+    for index in 0..FILES {
+        let mut buffer = [0; 4096];
+        other
+            .read_exact_at(&mut buffer, (index << 20) as u64)
+            .unwrap();
+        assert_eq!(buffer, [9; 4096]);
+    }
+    assert!(begun.elapsed() < CALL_DEADLINE, "{:?}", begun.elapsed());
+}
+
+#[test]
 fn a_process_that_waits_for_a_frozen_member_can_be_killed_within_the_deadline() {
     let mounted = mount();
     mounted.ann.put("x", vec![7; 1 << 20], 1);

@@ -118,6 +118,11 @@ impl Index {
         );
     }
 
+    /// What the slots hold.
+    pub(super) fn keys(&self) -> impl Iterator<Item = u64> {
+        self.by_key.keys().copied()
+    }
+
     /// Slots that hold something.
     pub(super) fn filled(&self) -> usize {
         self.by_key.len()

@@ -120,25 +120,12 @@ impl Cache {
         large().or_else(|| self.store.small.get(root, size, first, 1))
     }
 
-    /// How many bytes of `root`, a content of `size` bytes, seem to be here.
+    /// How many bytes of `root`, a content of `size` bytes, seem to be here. Takes as long as there are slots,
+    /// whatever the size.
     pub fn bytes_of(&self, root: Root, size: u64) -> u64 {
-        let blocks = size.div_ceil(BLOCK);
-        let bytes = |first: u64, span: u64| (size - first * BLOCK).min(span * BLOCK);
-        let pieces = (0..blocks).step_by(PIECE_BLOCKS as usize);
-        let mut single = Vec::new();
-        let mut held = 0;
-        self.store
-            .large
-            .find_held(&root, pieces, |first, is_held| match is_held {
-                true => held += bytes(first, PIECE_BLOCKS),
-                false => single.extend(first..blocks.min(first + PIECE_BLOCKS)),
-            });
-        self.store
-            .small
-            .find_held(&root, single.into_iter(), |first, is_held| {
-                held += if is_held { bytes(first, 1) } else { 0 };
-            });
-        held
+        let slabs = [&self.store.small, &self.store.large];
+        let held = slabs.map(|slab| slab.bytes_of(&root, size));
+        held[0].saturating_add(held[1]).min(size)
     }
 
     /// True if the piece of `root` that begins at block `first` seems to be here whole.

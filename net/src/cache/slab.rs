@@ -13,7 +13,7 @@ use rustix::fs::OFlags;
 use rustix::io::pwritev;
 
 use super::index::Index;
-use super::slot::{HEADER, Header, key};
+use super::slot::{HEADER, Header, first_block, key};
 use crate::merkle::{BLOCK, Verified};
 use crate::types::Root;
 
@@ -153,17 +153,13 @@ impl Slab {
         self.index.lock().holds(key(root, first))
     }
 
-    /// Tells `each` of the slots that begin at the blocks `firsts` whether they seem to be here.
-    pub(super) fn find_held(
-        &self,
-        root: &Root,
-        firsts: impl Iterator<Item = u64>,
-        mut each: impl FnMut(u64, bool),
-    ) {
+    /// How many bytes of `root`, a content of `size` bytes, seem to be here.
+    pub(super) fn bytes_of(&self, root: &Root, size: u64) -> u64 {
         let index = self.index.lock();
-        for first in firsts {
-            each(first, index.holds(key(root, first)));
-        }
+        let firsts = index.keys().map(|key| first_block(root, key));
+        let starts = firsts.filter_map(|first| first.checked_mul(BLOCK));
+        let lengths = starts.filter_map(|start| size.checked_sub(start));
+        lengths.map(|left| left.min(self.span * BLOCK)).sum()
     }
 
     /// Writes one slot, in the place of one that was not used lately if need be.

@@ -113,13 +113,23 @@ impl Fields<'_> {
     }
 }
 
+/// An odd number, so that multiplying by it loses nothing, and its inverse modulo 2^64.
+const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+const GATHER: u64 = 0xf1de_83e1_9937_733d;
+
 /// Where a slot belongs in the index. A collision only costs a failed check, so 64 bits of the
 /// root (which is a hash) are enough.
 pub(super) fn key(root: &Root, first: u64) -> u64 {
-    let head = root
-        .as_bytes()
-        .first_chunk::<8>()
-        .copied()
-        .unwrap_or_default();
-    u64::from_le_bytes(head) ^ first.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    head(root) ^ first.wrapping_mul(SPREAD)
+}
+
+/// The block of `root` that has this key. For the keys of other contents it is a number without meaning, most
+/// likely one that is behind the end of any file.
+pub(super) fn first_block(root: &Root, key: u64) -> u64 {
+    (head(root) ^ key).wrapping_mul(GATHER)
+}
+
+fn head(root: &Root) -> u64 {
+    let head = root.as_bytes().first_chunk::<8>();
+    u64::from_le_bytes(head.copied().unwrap_or_default())
 }

@@ -22,6 +22,14 @@ fn what_was_put_is_read_back_after_a_restart() {
     eventually("three slots are filled", || {
         cache.held_bytes() == (8 + 2) * BLOCK
     });
+    let bytes_of = |root, size| cache.bytes_of(root, size);
+    assert_eq!(
+        bytes_of(big.tree.root(), big.size()),
+        8 * BLOCK + (big.size() - 576 * BLOCK)
+    );
+    assert_eq!(bytes_of(small.tree.root(), 100), 100);
+    // Whatever size a member claims.
+    assert_eq!(bytes_of(content(1, 9).tree.root(), u64::MAX), 0);
     drop(cache);
     let cache = open(directory.path(), 64 * MIB);
     eventually("the scan", || cache.held_bytes() == (8 + 2) * BLOCK);

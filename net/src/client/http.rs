@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE};
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
 use http::{Method, Request as HttpRequest, StatusCode};
 use parking_lot::Mutex;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
@@ -285,8 +285,9 @@ impl HttpPeer {
                     StatusCode::NOT_FOUND => Error::NotFound { who: who() },
                     status => unexpected(&lane, status),
                 };
-                if content_length(&head) == Some(0) && stays_open(&head) && lane.wire().is_drained()
-                {
+                let is_whole = content_length(&head) == Some(0)
+                    && !head.headers.contains_key(TRANSFER_ENCODING);
+                if is_whole && stays_open(&head) && lane.wire().is_drained() {
                     self.lanes.put(lane, Instant::now());
                 }
                 Err(error)

@@ -116,6 +116,11 @@ impl TlsLink {
         &self.who
     }
 
+    /// True when nothing has come in that was not read, as far as this side has seen.
+    pub(super) fn is_drained(&self) -> bool {
+        self.incoming.is_empty()
+    }
+
     /// True while the other side has neither closed nor said anything that was not read.
     pub(super) fn is_quiet(&self) -> bool {
         self.incoming.is_empty() && self.link.is_quiet()

@@ -56,6 +56,10 @@ impl Wire {
 
     /// True when nothing has come in behind what was read.
     pub(super) fn is_drained(&self) -> bool {
+        self.is_empty() && self.tls.is_drained()
+    }
+
+    fn is_empty(&self) -> bool {
         self.taken == self.ahead.len()
     }
 
@@ -83,7 +87,7 @@ impl Wire {
 
     /// Reads some bytes of the body into `buffer`, which is not empty. The end of the connection is an error.
     pub(super) fn read(&mut self, buffer: &mut [u8], deadline: Instant) -> Result<usize, Error> {
-        if self.is_drained() {
+        if self.is_empty() {
             self.ahead.clear();
             self.taken = 0;
             return self.tls.read_over(buffer, &mut self.ahead, deadline);

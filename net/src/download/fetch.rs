@@ -11,6 +11,7 @@ use super::content::Content;
 use super::pieces::{Claim, PIECE};
 use super::streams::{Has, PROGRESS, Shared, Source};
 use crate::client::ByteStream;
+use crate::config::READ_DEADLINE;
 use crate::error::Error;
 use crate::merkle::{BLOCK, Leaves, SUBTREE_BYTES};
 use crate::types::{ByteRange, Root};
@@ -26,7 +27,12 @@ pub(crate) struct Delivery {
 
 impl Shared {
     /// Brings in what `claim` stands for. Ends early, without an error, when the claim is given up.
-    pub(super) fn fetch(self: &Arc<Self>, claim: Claim) -> Result<Delivery, Error> {
+    /// With a `limit` it ends by then.
+    pub(super) fn fetch(
+        self: &Arc<Self>,
+        claim: Claim,
+        limit: Option<Instant>,
+    ) -> Result<Delivery, Error> {
         let mut delivery = Delivery::default();
         let mut at = claim.range.start;
         // The reader may have gone while this waited for a thread.
@@ -41,7 +47,7 @@ impl Shared {
             let end = self.cached_from(at, claim.range.end);
             let wanted = ByteRange::new(at, end);
             // One that has only a part of it is asked for the rest again, as others are.
-            if self.stream(claim, wanted, &mut delivery)? < wanted.len() {
+            if self.stream(claim, wanted, limit, &mut delivery)? < wanted.len() {
                 break;
             }
             at = end;
@@ -75,23 +81,29 @@ impl Shared {
         self: &Arc<Self>,
         claim: Claim,
         range: ByteRange,
+        limit: Option<Instant>,
         delivery: &mut Delivery,
     ) -> Result<u64, Error> {
         let begun = Instant::now();
+        let within = |time: Duration| {
+            let deadline = Instant::now() + time;
+            limit.map_or(deadline, |limit| limit.min(deadline))
+        };
         let source = &self.sources[claim.source];
         if range.len() > PIECE {
             self.ask_ahead(range, claim.source);
         }
-        let (range, mut stream) = self.open(source, range, begun + STALL)?;
+        let opened = self.open(source, range, within(STALL))?;
+        let (range, is_cut, mut stream) = opened;
         let mut at = range.start;
         while at < range.end {
             let end = range.end.min((at / PIECE + 1) * PIECE);
-            let leaves = self.leaves_at(at, claim)?;
+            let leaves = self.leaves_at(at, claim, within(READ_DEADLINE))?;
             if at == range.start {
                 delivery.waited += begun.elapsed();
             }
             let mut buffer = self.core.pool.take((end - at) as usize);
-            self.fill(&mut buffer, &mut *stream, source)?;
+            self.fill(&mut buffer, &mut *stream, source, &within)?;
             let content = match (self.root, leaves) {
                 (Some(root), Some(leaves)) => self.prove(root, &leaves, at, buffer, source)?,
                 _ => Content::FromOne(buffer),
@@ -104,8 +116,12 @@ impl Shared {
                 return Ok(at - range.start);
             }
         }
+        // What is left of a block that cannot be proven is not waited for.
+        if is_cut {
+            return Ok(range.len());
+        }
         // The connection is free for the next request only when the end of the body was seen.
-        match stream.read(&mut [0], Instant::now() + STALL)? {
+        match stream.read(&mut [0], within(STALL))? {
             0 => Ok(range.len()),
             _ => Err(Error::misbehaved(
                 source.who(),
@@ -114,29 +130,30 @@ impl Shared {
         }
     }
 
-    /// Opens what `source` has of `range`, from its beginning on.
+    /// Opens what `source` has of `range`, from its beginning on. Says too whether it sends more than that.
     fn open(
         &self,
         source: &Source,
         range: ByteRange,
         deadline: Instant,
-    ) -> Result<(ByteRange, Box<dyn ByteStream>), Error> {
+    ) -> Result<(ByteRange, bool, Box<dyn ByteStream>), Error> {
         match (source.has, self.root) {
             (Has::File(version) | Has::Likely(version), _) => {
                 let stream = source.peer.open(&source.path, version, range, deadline)?;
-                Ok((range, stream))
+                Ok((range, false, stream))
             }
             (Has::Blocks, Some(root)) => {
                 let (length, stream) = source.peer.open_content(root, range, deadline)?;
                 // A part that ends within a block cannot be proven to its end.
-                let whole = (range.start + length) / BLOCK * BLOCK;
-                let end = match range.start + length == range.end {
-                    true => range.end,
-                    false => whole,
+                let announced = range.start + length;
+                let end = match announced == range.end {
+                    true => announced,
+                    false => announced / BLOCK * BLOCK,
                 };
-                match end > range.start {
-                    true => Ok((ByteRange::new(range.start, end), stream)),
-                    false => Err(Error::NotFound { who: source.who() }),
+                let part = ByteRange::new(range.start, end.max(range.start));
+                match part.is_empty() {
+                    true => Err(Error::NotFound { who: source.who() }),
+                    false => Ok((part, end < announced, stream)),
                 }
             }
             (Has::Blocks, None) => Err(Error::NotFound { who: source.who() }),
@@ -145,47 +162,54 @@ impl Shared {
 
     /// The leaves for the byte at `offset`, from the claim's holder or, when that one may not know them, from
     /// one that does.
-    fn leaves_at(&self, offset: u64, claim: Claim) -> Result<Option<Arc<Leaves>>, Error> {
+    fn leaves_at(
+        &self,
+        offset: u64,
+        claim: Claim,
+        deadline: Instant,
+    ) -> Result<Option<Arc<Leaves>>, Error> {
         let Some(leaves) = &self.leaves else {
             return Ok(None);
         };
-        let source = &self.sources[claim.source];
         let teller = self.teller(claim.source);
+        let peer = |source: usize| &*self.sources[source].peer;
         leaves
-            .get(offset, &*teller.peer)
+            .get(offset, peer(teller), deadline)
             .map(Some)
             .or_else(|error| {
-                if teller.peer.id() == source.peer.id() {
+                if teller == claim.source {
                     return Err(error);
                 }
                 // It is not the fault of the one who brings the bytes.
-                self.note_failure(teller.peer.id(), &error);
-                leaves.get(offset, &*source.peer).map(Some)
+                self.note_teller(teller, &error);
+                leaves.get(offset, peer(claim.source), deadline).map(Some)
             })
     }
 
     /// Who is asked for leaves when `source` brings the bytes.
-    fn teller(&self, source: usize) -> &Source {
-        let asked = &self.sources[source];
-        match asked.has {
-            Has::File(_) => asked,
-            _ => self.sure_one().unwrap_or(asked),
+    fn teller(&self, source: usize) -> usize {
+        match self.sources[source].has {
+            Has::File(_) => source,
+            _ => self.sure_one().unwrap_or(source),
         }
     }
 
     /// Has the leaves for `range`, and for what comes behind it, asked for while its first bytes are on their way.
     fn ask_ahead(self: &Arc<Self>, range: ByteRange, source: usize) {
         let Some(leaves) = &self.leaves else { return };
-        let teller = self.teller(source);
+        let teller = &self.sources[self.teller(source)];
         let first = range.start / SUBTREE_BYTES;
         for offset in (first..=range.end / SUBTREE_BYTES).map(|index| index * SUBTREE_BYTES) {
             if !leaves.is_wanted(offset) {
                 continue;
             }
-            let (shared, peer) = (Arc::clone(self), Arc::clone(&teller.peer));
+            let (asked, peer) = (Arc::clone(leaves), Arc::clone(&teller.peer));
+            let reader = Arc::downgrade(self);
             let ask = move || {
-                if let Some(leaves) = &shared.leaves {
-                    leaves.get_ahead(offset, &*peer);
+                let is_wanted = reader.upgrade().is_some_and(|reader| !reader.is_closed());
+                match is_wanted {
+                    true => asked.get_ahead(offset, &*peer),
+                    false => asked.give_up(offset),
                 }
             };
             if self.core.leaves.of(teller.peer.id()).run(ask).is_err() {
@@ -201,8 +225,9 @@ impl Shared {
         buffer: &mut Buffer,
         stream: &mut dyn ByteStream,
         source: &Source,
+        within: &dyn Fn(Duration) -> Instant,
     ) -> Result<(), Error> {
-        let (mut filled, mut enough, mut deadline) = (0, PROGRESS as usize, Instant::now() + STALL);
+        let (mut filled, mut enough, mut deadline) = (0, PROGRESS as usize, within(STALL));
         while filled < buffer.len() {
             let count = stream.read(&mut buffer[filled..], deadline)?;
             if count == 0 {
@@ -214,7 +239,7 @@ impl Shared {
             filled += count;
             self.received.fetch_add(count as u64, Ordering::Relaxed);
             if filled >= enough {
-                (enough, deadline) = (filled + PROGRESS as usize, Instant::now() + STALL);
+                (enough, deadline) = (filled + PROGRESS as usize, within(STALL));
             }
         }
         Ok(())

@@ -1,7 +1,7 @@
 //! The proven part of a file's hash tree, as far as a reader is at work in it.
 //!
-//! Leaves are asked for once, whoever needs them: a stream that comes to a part of the file for which
-//! another one is asking waits for that answer, for a moment; then it asks its own holder.
+//! Leaves are mostly asked for once, whoever needs them: a stream that comes to a part of the file for which
+//! another one is asking waits for that answer, for a moment; then it asks its own holder as well.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::merkle::{BLOCK, Leaves, SUBTREE_BLOCKS, SUBTREE_BYTES, Subtree};
 use crate::types::Root;
 use crate::wire::{HashesRequest, Request, Response};
 
-/// Subtrees kept: those of 1 GiB of content, with 4 MiB of hashes when a reader is all over a large file. More
+/// Subtrees kept: those of 1 GiB of content, with 6 MiB of hashes when a reader is all over a large file. More
 /// than a window and its tolerance, and enough that random reads in 1 GiB do not ask twice.
 const KEPT: usize = 128;
 
@@ -56,11 +56,16 @@ impl LeafCache {
     }
 
     /// The leaves for the byte at `offset`: those at hand, or else proven ones from `peer`.
-    pub(crate) fn get(&self, offset: u64, peer: &dyn Peer) -> Result<Arc<Leaves>, Error> {
+    pub(crate) fn get(
+        &self,
+        offset: u64,
+        peer: &dyn Peer,
+        deadline: Instant,
+    ) -> Result<Arc<Leaves>, Error> {
         let index = offset / SUBTREE_BYTES;
         match self.known_soon(index) {
             Some(leaves) => Ok(leaves),
-            None => self.fetch(index, peer),
+            None => self.fetch(index, peer, deadline),
         }
     }
 
@@ -75,20 +80,21 @@ impl LeafCache {
     /// Brings in leaves that [`LeafCache::is_wanted`] has said are wanted.
     pub(crate) fn get_ahead(&self, offset: u64, peer: &dyn Peer) {
         // Whoever needs them asks again and says what is wrong.
-        let _ = self.fetch(offset / SUBTREE_BYTES, peer);
+        let deadline = Instant::now() + READ_DEADLINE;
+        let _ = self.fetch(offset / SUBTREE_BYTES, peer, deadline);
     }
 
     pub(crate) fn give_up(&self, offset: u64) {
         self.end(offset / SUBTREE_BYTES, None);
     }
 
-    fn fetch(&self, index: u64, peer: &dyn Peer) -> Result<Arc<Leaves>, Error> {
-        let leaves = self.prove(index, peer);
+    fn fetch(&self, index: u64, peer: &dyn Peer, by: Instant) -> Result<Arc<Leaves>, Error> {
+        let leaves = self.prove(index, peer, by);
         self.end(index, leaves.as_ref().ok());
         leaves
     }
 
-    fn prove(&self, index: u64, peer: &dyn Peer) -> Result<Arc<Leaves>, Error> {
+    fn prove(&self, index: u64, peer: &dyn Peer, by: Instant) -> Result<Arc<Leaves>, Error> {
         let subtree = if self.size <= BLOCK {
             // The only leaf is the root itself.
             let leaves = vec![*self.root.as_bytes()];
@@ -99,7 +105,7 @@ impl LeafCache {
                 uncles: Vec::new(),
             }
         } else {
-            self.ask(index, peer)?
+            self.ask(index, peer, by)?
         };
         let leaves = subtree.prove(self.root, self.size);
         leaves.map(Arc::new).ok_or_else(|| Error::WrongBytes {
@@ -107,14 +113,14 @@ impl LeafCache {
         })
     }
 
-    fn ask(&self, index: u64, peer: &dyn Peer) -> Result<Subtree, Error> {
+    fn ask(&self, index: u64, peer: &dyn Peer, by: Instant) -> Result<Subtree, Error> {
         let first = index * SUBTREE_BLOCKS;
         let request = HashesRequest {
             root: self.root,
             first,
             span: SUBTREE_BLOCKS,
         };
-        match peer.call(&Request::Hashes(request), Instant::now() + READ_DEADLINE)? {
+        match peer.call(&Request::Hashes(request), by)? {
             Response::Hashes(subtree) => Ok(subtree),
             _ => Err(Error::misbehaved(
                 peer.id().short(),

@@ -125,17 +125,22 @@ impl Sources {
         this.distance = this.distance.filter(nearer).or(distance);
     }
 
-    /// The holder for one more stream, if there should be one: the one with the fewest streams, and
-    /// of those the fastest. One that was never measured counts as fast, so that all get a try.
-    pub(crate) fn next(&self, now: Instant) -> Option<usize> {
+    /// Who may take one more stream, the best first: who is known to have the content before those who may have
+    /// nothing, then the one with the fewest streams, and of those the fastest. One that was never measured
+    /// counts as fast, so that all get a try.
+    pub(crate) fn candidates(&self, now: Instant) -> Vec<usize> {
         let rate = |index: usize| self.all[index].rate.unwrap_or(f64::INFINITY);
-        let streams = |index: usize| self.all[index].streams;
+        let trial = |index: usize| self.all[index].is_untried();
         let with_room = (0..self.all.len()).filter(|index| self.has_room(*index, now));
-        with_room.min_by(|a, b| {
-            streams(*a)
-                .cmp(&streams(*b))
+        let mut candidates: Vec<usize> = with_room.collect();
+        candidates.sort_by(|a, b| {
+            let by_streams = self.all[*a].streams.cmp(&self.all[*b].streams);
+            let by_doubt = trial(*a).cmp(&trial(*b));
+            by_doubt
+                .then(by_streams)
                 .then(rate(*b).total_cmp(&rate(*a)))
-        })
+        });
+        candidates
     }
 
     /// How long a request to `source` should be when the window suggests `longest`.
@@ -169,10 +174,11 @@ impl Sources {
     /// How many streams `source` should have. The farther away it is, the more requests are under way at once,
     /// so that the link carries bytes while each of them waits for its first.
     fn streams_each(&self, source: usize, now: Instant) -> usize {
-        let alone = (0..self.all.len())
-            .filter(|source| self.usable(*source, now))
-            .count()
-            == 1;
+        if self.all[source].is_untried() {
+            return 1;
+        }
+        let tried = |source: &usize| !self.all[*source].is_untried() && self.usable(*source, now);
+        let alone = (0..self.all.len()).filter(tried).count() <= 1;
         let least = if alone { STREAMS_ALONE } else { 1 };
         let distance = self.all[source].distance.unwrap_or_default();
         let more = distance.as_micros() / FAR.as_micros();
@@ -242,25 +248,38 @@ impl Sources {
             .and_then(|source| source.lost.clone())
     }
 
-    /// True if some holder other than `source` could take a request now.
+    /// True if somebody other than `source` could be asked once that one rests, be it on trial.
     pub(crate) fn alternative(&self, source: usize, now: Instant) -> bool {
-        (0..self.all.len()).any(|other| other != source && self.usable(other, now))
+        let mut others = (0..self.all.len()).filter(|other| *other != source);
+        others.any(|other| self.all[other].is_usable(now) && !self.is_behind_local(other, now))
     }
 
-    /// True if `source` is neither given up nor resting.
-    pub(crate) fn is_usable(&self, source: usize, now: Instant) -> bool {
-        self.all[source].is_usable(now)
+    /// How well `source` can be asked for leaves, the best the lowest; `None` when it cannot. One that has sent
+    /// wrong bytes still can: leaves are proven by themselves.
+    pub(crate) fn tells(&self, source: usize, now: Instant) -> Option<u8> {
+        let this = &self.all[source];
+        match &this.lost {
+            Some(Error::WrongBytes { .. }) => Some(1),
+            _ => this.is_usable(now).then_some(0),
+        }
     }
 
     fn usable(&self, source: usize, now: Instant) -> bool {
-        let behind_local = self.first_is_local && source > 0 && self.all[0].is_usable(now);
-        self.all[source].is_usable(now) && !behind_local && self.may_be_tried(source, now)
+        self.all[source].is_usable(now)
+            && !self.is_behind_local(source, now)
+            && self.may_be_tried(source, now)
+    }
+
+    fn is_behind_local(&self, source: usize, now: Instant) -> bool {
+        self.first_is_local && source > 0 && self.all[0].is_usable(now)
     }
 
     /// One trial at a time, and none for a reader who is served by others and does not need many.
     fn may_be_tried(&self, source: usize, now: Instant) -> bool {
         let this = &self.all[source];
-        let under_way = |other: &Source| other.is_untried() && other.streams > 0;
+        // One that was overtaken rests, though its stream may last.
+        let under_way =
+            |other: &Source| other.is_untried() && other.streams > 0 && other.is_usable(now);
         !this.is_untried()
             || this.streams > 0
             || (self.all_are_tried || !self.has_sure_one(now)) && !self.all.iter().any(under_way)
@@ -289,6 +308,10 @@ mod tests {
         }
     }
 
+    fn first(sources: &Sources, now: Instant) -> Option<usize> {
+        sources.candidates(now).first().copied()
+    }
+
     fn timeout() -> Error {
         Error::Timeout { who: "x".into() }
     }
@@ -297,7 +320,7 @@ mod tests {
     fn every_holder_gets_a_stream_before_one_gets_two() {
         let (mut sources, now) = (Sources::new(3, false), Instant::now());
         let mut asked = Vec::new();
-        while let Some(source) = sources.next(now) {
+        while let Some(source) = sources.candidates(now).first().copied() {
             sources.begin(source);
             asked.push(source);
         }
@@ -310,11 +333,11 @@ mod tests {
         let (mut sources, now) = (Sources::new(2, false), Instant::now());
         sources.failed(0, &timeout(), now);
         for _ in 0..2 {
-            assert_eq!(sources.next(now), Some(1));
+            assert_eq!(sources.candidates(now).first().copied(), Some(1));
             sources.begin(1);
         }
-        assert_eq!(sources.next(now), None);
-        assert_eq!(sources.next(now + Duration::from_millis(201)), Some(0));
+        assert_eq!(sources.candidates(now).first().copied(), None);
+        assert_eq!(first(&sources, now + Duration::from_millis(201)), Some(0));
     }
 
     #[test]
@@ -322,9 +345,9 @@ mod tests {
         let (mut sources, now) = (Sources::new(3, true), Instant::now());
         sources.begin(0);
         sources.begin(0);
-        assert_eq!(sources.next(now), None);
+        assert_eq!(sources.candidates(now).first().copied(), None);
         sources.failed(0, &Error::Changed { who: "me".into() }, now);
-        assert_eq!(sources.next(now), Some(1));
+        assert_eq!(sources.candidates(now).first().copied(), Some(1));
     }
 
     #[test]
@@ -335,7 +358,7 @@ mod tests {
         }
         let ask = |sources: &mut Sources| {
             let asked: Vec<usize> = std::iter::from_fn(|| {
-                let source = sources.next(now)?;
+                let source = sources.candidates(now).first().copied()?;
                 sources.begin(source);
                 Some(source)
             })
@@ -352,7 +375,7 @@ mod tests {
         assert_eq!(ask(&mut sources), [2]);
         sources.end(2);
         sources.delivered(2, delivery(TRIAL, 1, 100));
-        assert_eq!(ask(&mut sources), [3, 2]);
+        assert_eq!(ask(&mut sources), [2, 3]);
     }
 
     #[test]
@@ -360,12 +383,36 @@ mod tests {
         let (mut sources, now) = (Sources::new(2, false), Instant::now());
         sources.doubt(1, Has::Blocks);
         sources.failed(0, &timeout(), now);
-        assert_eq!(sources.next(now), Some(1));
+        assert_eq!(sources.candidates(now).first().copied(), Some(1));
         assert!(!sources.is_trial(1, now));
         sources.delivered(1, delivery(TRIAL, 1, 100));
         sources.failed(1, &Error::NotFound { who: "x".into() }, now);
         assert!(sources.all_lost().is_none());
-        assert_eq!(sources.next(now + MAX_PAUSE), Some(0));
+        assert_eq!(first(&sources, now + MAX_PAUSE), Some(0));
+    }
+
+    #[test]
+    fn one_on_trial_that_stands_still_does_not_keep_others_from_being_tried() {
+        let (mut sources, now) = (Sources::new(3, false), Instant::now());
+        sources.doubt(1, Has::Blocks);
+        sources.doubt(2, Has::Blocks);
+        sources.failed(0, &Error::Changed { who: "x".into() }, now);
+        assert_eq!(sources.candidates(now), [1, 2]);
+        sources.begin(1);
+        assert!(!sources.candidates(now).contains(&2));
+        assert!(sources.alternative(1, now));
+        sources.stalled(1, now);
+        assert_eq!(sources.candidates(now), [2]);
+    }
+
+    #[test]
+    fn a_sure_holder_that_stands_still_has_an_alternative_in_one_on_trial() {
+        let (mut sources, now) = (Sources::new(2, false), Instant::now());
+        sources.doubt(1, Has::Blocks);
+        sources.begin(0);
+        assert!(sources.alternative(0, now));
+        sources.stalled(0, now);
+        assert_eq!(sources.candidates(now), [1]);
     }
 
     #[test]
@@ -373,7 +420,7 @@ mod tests {
         let (mut sources, now) = (Sources::new(2, false), Instant::now());
         sources.delivered(0, delivery(500_000, 0, 1000));
         sources.delivered(1, delivery(50_000_000, 0, 1000));
-        assert_eq!(sources.next(now), Some(1));
+        assert_eq!(sources.candidates(now).first().copied(), Some(1));
         assert_eq!(sources.request_bytes(0, 4 << 20), MIN_REQUEST);
         assert_eq!(sources.request_bytes(1, 4 << 20), 4 << 20);
     }
@@ -385,7 +432,7 @@ mod tests {
         sources.delivered(0, delivery(4 << 20, 20, 45));
         assert_eq!(sources.shape(now), (STREAMS_FAR, true));
         let mut streams = 0;
-        while sources.next(now).is_some() {
+        while !sources.candidates(now).is_empty() {
             sources.begin(0);
             streams += 1;
         }
@@ -407,12 +454,12 @@ mod tests {
             sources.failed(0, &timeout(), now);
         }
         assert_eq!(
-            sources.next(now + MAX_PAUSE - Duration::from_millis(1)),
+            first(&sources, now + MAX_PAUSE - Duration::from_millis(1)),
             None
         );
-        assert_eq!(sources.next(now + MAX_PAUSE), Some(0));
+        assert_eq!(first(&sources, now + MAX_PAUSE), Some(0));
         sources.delivered(0, delivery(1, 0, 1000));
-        assert_eq!(sources.next(now), Some(0));
+        assert_eq!(sources.candidates(now).first().copied(), Some(0));
     }
 
     #[test]
@@ -422,6 +469,6 @@ mod tests {
         assert!(sources.all_lost().is_none());
         sources.failed(1, &Error::WrongBytes { who: "b".into() }, now);
         assert!(matches!(sources.all_lost(), Some(Error::Changed { .. })));
-        assert_eq!(sources.next(now + MAX_PAUSE), None);
+        assert_eq!(first(&sources, now + MAX_PAUSE), None);
     }
 }

@@ -81,7 +81,7 @@ pub(crate) struct Shared {
     pub(super) sources: Vec<Source>,
     pub(super) size: u64,
     pub(super) root: Option<Root>,
-    pub(super) leaves: Option<LeafCache>,
+    pub(super) leaves: Option<Arc<LeafCache>>,
     /// Bytes that came in so far; counted by streams between two pieces, so outside of the lock.
     pub(super) received: AtomicU64,
     state: Mutex<State>,
@@ -164,7 +164,7 @@ impl Shared {
             core,
             size,
             root,
-            leaves: root.map(|root| LeafCache::new(root, size)),
+            leaves: root.map(|root| Arc::new(LeafCache::new(root, size))),
             received: AtomicU64::new(0),
             state: Mutex::new(State {
                 window,
@@ -228,14 +228,14 @@ impl Shared {
             && let Some(claim) = state.claim(self.size, now)
         {
             state.sources.begin(claim.source);
-            match claim.range.len() <= SHORT {
+            match claim.range.len() <= SHORT && !state.sources.is_trial(claim.source, now) {
                 true => here = Some(claim),
                 false => self.start(claim, &mut state, now),
             }
         }
         self.keep_going(&mut state, now);
         drop(state);
-        if let Some(next) = here.and_then(|claim| self.run(claim)) {
+        if let Some(next) = here.and_then(|claim| self.run(claim, Some(now + STALL))) {
             self.start(next, &mut self.state.lock(), Instant::now());
         }
     }
@@ -255,7 +255,7 @@ impl Shared {
         let stream = move || {
             let mut next = Some(claim);
             while let Some(claim) = next {
-                next = shared.run(claim);
+                next = shared.run(claim, None);
             }
         };
         let lane = self.core.lanes.of(self.sources[claim.source].peer.id());
@@ -269,9 +269,9 @@ impl Shared {
         }
     }
 
-    /// Fetches one claim. Gives the next one for the same holder, its stream begun, if there is one.
-    fn run(self: &Arc<Self>, claim: Claim) -> Option<Claim> {
-        let result = self.fetch(claim);
+    /// Fetches one claim, by `limit` if there is one. Gives the next one for the same holder, its stream begun, if there is one.
+    fn run(self: &Arc<Self>, claim: Claim, limit: Option<Instant>) -> Option<Claim> {
+        let result = self.fetch(claim, limit);
         let now = Instant::now();
         let mut replies = Replies::default();
         let mut state = self.state.lock();
@@ -289,13 +289,14 @@ impl Shared {
         }
         drop(state);
         replies.send();
-        self.report(claim.source, result);
+        if let Err(error) = result {
+            self.report(claim.source, &error);
+        }
         next
     }
 
     /// Says who failed: to the log, and to whoever keeps watch over the members.
-    fn report(&self, source: usize, result: Result<Delivery, Error>) {
-        let Err(error) = result else { return };
+    fn report(&self, source: usize, error: &Error) {
         let source = &self.sources[source];
         if matches!(error, Error::WrongBytes { .. }) {
             if matches!(source.has, Has::Likely(_)) {
@@ -307,17 +308,20 @@ impl Shared {
         } else {
             tracing::debug!(peer = %source.who(), path = %source.path, %error, "a stream ended");
         }
-        (self.core.on_failure)(source.peer.id(), &error);
+        // Kept blocks come and go: that says nothing about the member.
+        if source.has != Has::Blocks || matches!(error, Error::WrongBytes { .. }) {
+            (self.core.on_failure)(source.peer.id(), error);
+        }
     }
 
-    /// The first holder that says it has the content and can be asked now.
-    pub(super) fn sure_one(&self) -> Option<&Source> {
+    /// A holder that says it has the content, and so has its leaves, and can be asked now.
+    pub(super) fn sure_one(&self) -> Option<usize> {
         let now = Instant::now();
         let state = self.state.lock();
-        let usable = |index: &usize| state.sources.is_usable(*index, now);
-        let sure = |index: &usize| matches!(self.sources[*index].has, Has::File(_));
-        let found = (0..self.sources.len()).filter(sure).find(usable);
-        found.map(|index| &self.sources[index])
+        let sure = (0..self.sources.len())
+            .filter(|index| matches!(self.sources[*index].has, Has::File(_)))
+            .filter_map(|index| Some((state.sources.tells(index, now)?, index)));
+        sure.min().map(|(_, index)| index)
     }
 
     /// True until the claim is given up.
@@ -377,6 +381,12 @@ impl Shared {
         replies.send();
     }
 
+    /// `source` has failed in telling of what another one brings.
+    pub(super) fn note_teller(&self, source: usize, error: &Error) {
+        self.note_failure(self.sources[source].peer.id(), error);
+        self.report(source, error);
+    }
+
     /// `member` has failed with this file in a way that no stream has seen.
     pub(super) fn note_failure(&self, member: PeerId, error: &Error) {
         let mut sources = self.sources.iter();
@@ -396,8 +406,15 @@ impl Shared {
         state.end = Some(End::Closed);
         state.fail_parked(&closed(), &mut replies);
         state.pieces.abandon();
+        state.pieces.retain(|_| false);
+        self.account(&mut state);
         drop(state);
         replies.send();
+    }
+
+    /// True once the reader has gone.
+    pub(super) fn is_closed(&self) -> bool {
+        matches!(self.state.lock().end, Some(End::Closed))
     }
 
     /// Tells the core how much memory this download takes now.
@@ -419,8 +436,9 @@ impl Drop for Shared {
 impl State {
     /// Claims what should be fetched next from the holder that should bring it, if any.
     fn claim(&mut self, size: u64, now: Instant) -> Option<Claim> {
-        let source = self.sources.next(now)?;
-        self.claim_for(source, size, now)
+        let candidates = self.sources.candidates(now).into_iter();
+        let mut claims = candidates.map(|source| self.claim_for(source, size, now));
+        claims.find_map(|claim| claim)
     }
 
     /// Claims what `source` should fetch next, while it may.

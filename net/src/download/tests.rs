@@ -78,7 +78,7 @@ fn holders(count: u8, size: u64, cache: Option<Arc<Cache>>) -> Holders {
     let blamed = Arc::new(Mutex::new(Vec::new()));
     let blame = Arc::clone(&blamed);
     let on_failure = move |peer, error: &Error| {
-        if matches!(error, Error::WrongBytes { .. }) {
+        if matches!(error, Error::WrongBytes { .. } | Error::Misbehaved { .. }) {
             blame.lock().push(peer);
         }
     };
@@ -354,6 +354,36 @@ fn a_member_that_has_read_a_file_supplies_it_when_its_holder_goes() {
 }
 
 #[test]
+fn a_frozen_supplier_does_not_keep_others_from_supplying_what_nobody_else_has() {
+    let rig = holders(1, 8 * MIB, None);
+    let (frozen, whole) = (Arc::new(MemoryPeer::new(7)), Arc::new(MemoryPeer::new(8)));
+    for peer in [&frozen, &whole] {
+        peer.keep(&rig.content, ByteRange::new(0, 8 * MIB));
+    }
+    frozen.behave(Behaviour::Frozen);
+    let blocks = |peer| with(source(peer, &rig.attributes), Has::Blocks);
+    let sources = vec![
+        source(&rig.peers[0], &rig.attributes),
+        blocks(&frozen),
+        blocks(&whole),
+    ];
+    let download = rig
+        .engine
+        .open(sources, rig.attributes.size, rig.attributes.root);
+    assert!(read(&download, 0, 1000).unwrap() == rig.content[..1000]);
+    rig.peers[0].behave(Behaviour::Gone);
+    let begun = Instant::now();
+    let at = 4 * MIB;
+    let got = read(&download, at, 1000).unwrap();
+    assert!(got == rig.content[at as usize..][..1000]);
+    assert!(
+        begun.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        begun.elapsed()
+    );
+}
+
+#[test]
 fn kept_parts_help_a_long_read_and_what_is_missing_comes_from_the_holder() {
     let rig = holders(1, 32 * MIB, None);
     let (some, none) = (Arc::new(MemoryPeer::new(7)), Arc::new(MemoryPeer::new(8)));
@@ -396,6 +426,22 @@ fn a_holder_that_has_not_computed_its_root_is_asked_too_and_not_blamed_for_anoth
     assert!(same.opens() > 1, "it was asked only {} times", same.opens());
     assert_eq!(other.opens(), 1);
     assert!(rig.blamed.lock().is_empty());
+}
+
+#[test]
+fn a_liar_who_is_the_only_one_to_know_the_root_keeps_nobody_from_the_content() {
+    let rig = holders(1, 12 * MIB, None);
+    rig.peers[0].behave(Behaviour::Lying);
+    let honest = Arc::new(MemoryPeer::new(7));
+    let version = honest.put("file", rig.content.clone(), 1).version;
+    let likely = with(source(&honest, &rig.attributes), Has::Likely(version));
+    let sources = vec![source(&rig.peers[0], &rig.attributes), likely];
+    let download = rig
+        .engine
+        .open(sources, rig.attributes.size, rig.attributes.root);
+    rig.read_all(&download, |_| ());
+    let blamed = rig.blamed.lock();
+    assert!(!blamed.is_empty() && blamed.iter().all(|who| *who == rig.peers[0].id()));
 }
 
 #[test]

@@ -4,7 +4,6 @@
 //! What is not a file that is shared does not exist: directories, hidden names and paths that no
 //! file can have are all 404, and say nothing about why.
 
-use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -63,19 +62,20 @@ pub(super) async fn serve<B>(
     }
 }
 
-/// The answer right away, without a blocking thread: for a file that was opened a moment ago, is still
-/// in that version, and has the first bytes in the page cache.
+/// The answer right away, without a blocking thread: bytes of a file that was opened a moment ago, is still
+/// in that version, and has them in the page cache. Whatever else is asked takes the long way.
 fn serve_now<B>(request: &Request<B>, path: &RelPath, caller: &Caller) -> Option<Response<Body>> {
     let recent = &caller.house.recent;
-    let file = recent.get(path, Instant::now())?;
-    let (work, buffers) = (caller.seat.work.clone(), &caller.house.buffers);
-    let response = file.check().and_then(|()| {
-        respond(&file, (request.method(), request.headers()), |range| {
-            FileBody::begin_now(&file, range, work, buffers)
-        })
-    });
-    match response {
-        Ok(response) => response,
+    let (method, fields) = (request.method(), request.headers());
+    let file = recent
+        .get(path, Instant::now())
+        .filter(|_| method == Method::GET)?;
+    let attributes = file.attributes();
+    let (tag, size) = (attributes.version.entity_tag(), attributes.size);
+    let (code, range) = sent(&decide(method, fields, &tag, size), size)?;
+    let work = caller.seat.work.clone();
+    match FileBody::begin_now(&file, range, work, &caller.house.buffers) {
+        Ok(body) => Some(with_bytes(code, Body::file(body?), &tag, range, size)),
         // It is another file by now, or cannot be read any more: the long way says what is there.
         Err(_) => {
             recent.forget(path);
@@ -98,7 +98,7 @@ struct Requested {
 
 impl Requested {
     /// Opens the file, decides what to send of it, and reads the first bytes, all in one visit to
-    /// a blocking thread. Gives the open file too if there is one.
+    /// a blocking thread. Gives the open file too if further bytes of it may be read elsewhere.
     fn open(
         self,
         share: &Share,
@@ -116,10 +116,21 @@ impl Requested {
         if file.attributes().kind != Kind::File {
             return (status(StatusCode::NOT_FOUND), None);
         }
-        let read = |range| FileBody::begin(&file, range, work, buffers).map(Some);
-        match respond(&file, (&self.method, &self.fields), read) {
-            Ok(Some(response)) => (response, Some(file)),
-            Ok(None) => (status(StatusCode::INTERNAL_SERVER_ERROR), None),
+        let attributes = file.attributes();
+        let (tag, size) = (attributes.version.entity_tag(), attributes.size);
+        let decision = decide(&self.method, &self.fields, &tag, size);
+        let Some((code, range)) = sent(&decision, size) else {
+            return (refuse(decision, &tag, size), None);
+        };
+        let body = match self.method == Method::HEAD {
+            true => Ok(Body::empty()),
+            false => FileBody::begin(&file, range, work, buffers).map(Body::file),
+        };
+        match body {
+            Ok(body) => {
+                let response = with_bytes(code, body, &tag, range, size);
+                (response, Some(file).filter(|file| file.is_at_hand()))
+            }
             Err(error) => {
                 tracing::warn!(path = %self.path, %error, "a shared file cannot be read");
                 (status(StatusCode::INTERNAL_SERVER_ERROR), None)
@@ -128,25 +139,13 @@ impl Requested {
     }
 }
 
-/// Decides what a request gets of `file`; `read` begins to read a range. `None` when `read` says so.
-fn respond(
-    file: &SharedFile,
-    (method, fields): (&Method, &HeaderMap),
-    read: impl FnOnce(ByteRange) -> io::Result<Option<FileBody>>,
-) -> io::Result<Option<Response<Body>>> {
-    let attributes = file.attributes();
-    let (tag, size) = (attributes.version.entity_tag(), attributes.size);
-    let (code, range) = match decide(method, fields, &tag, size) {
-        Decision::Whole => (StatusCode::OK, ByteRange::new(0, size)),
-        Decision::Part(range) => (StatusCode::PARTIAL_CONTENT, range),
-        refused => return Ok(Some(refuse(refused, &tag, size))),
-    };
-    let body = if method == Method::HEAD {
-        Some(Body::empty())
-    } else {
-        read(range)?.map(Body::file)
-    };
-    Ok(body.map(|body| with_bytes(code, body, &tag, range, size)))
+/// The status and the range of a decision that sends bytes.
+fn sent(decision: &Decision, size: u64) -> Option<(StatusCode, ByteRange)> {
+    match *decision {
+        Decision::Whole => Some((StatusCode::OK, ByteRange::new(0, size))),
+        Decision::Part(range) => Some((StatusCode::PARTIAL_CONTENT, range)),
+        _ => None,
+    }
 }
 
 /// The answer of a decision that sends no bytes.

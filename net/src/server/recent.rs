@@ -5,8 +5,11 @@
 //! roots. A file that is still open answers right where the request arrived.
 //!
 //! That shows nothing that a fresh open would not: a [`SharedFile`] gives bytes of the version that it was
-//! opened in or none, and replacing, deleting or renaming a file makes another version of it. Only a renamed
-//! directory above it goes unnoticed, for [`KEPT`].
+//! opened in or none, and replacing, deleting or renaming a file makes another version of it. Only a directory
+//! above it that is renamed, or a link that leads elsewhere, goes unnoticed, for [`KEPT`].
+//!
+//! Nothing here may wait, so only files whose bytes are in the page cache are kept, and none is closed
+//! under the lock.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -52,11 +55,12 @@ impl Recent {
     /// the runtime.
     pub(super) fn put(self: &Arc<Self>, path: RelPath, file: Arc<SharedFile>, now: Instant) {
         let mut state = self.state.lock();
+        let mut closed = Vec::new();
         if state.files.len() >= MOST {
-            state.files.retain(|_, opened| is_fresh(opened, now));
+            closed = state.take_old(now);
         }
         if state.files.len() < MOST {
-            state.files.insert(path, Opened { at: now, file });
+            closed.extend(state.files.insert(path, Opened { at: now, file }));
         }
         if !std::mem::replace(&mut state.is_swept, true) {
             let recent = Arc::clone(self);
@@ -66,19 +70,32 @@ impl Recent {
                 }
             });
         }
+        drop(state);
+        drop(closed);
     }
 
     /// Forgets a file that turned out to be another one by now.
     pub(super) fn forget(&self, path: &RelPath) {
-        self.state.lock().files.remove(path);
+        let forgotten = self.state.lock().files.remove(path);
+        drop(forgotten);
     }
 
     /// Closes what was opened [`KEPT`] before `now`. False when nothing is left.
     fn sweep(&self, now: Instant) -> bool {
         let mut state = self.state.lock();
-        state.files.retain(|_, opened| is_fresh(opened, now));
+        let closed = state.take_old(now);
         state.is_swept = !state.files.is_empty();
-        state.is_swept
+        let goes_on = state.is_swept;
+        drop(state);
+        drop(closed);
+        goes_on
+    }
+}
+
+impl State {
+    fn take_old(&mut self, now: Instant) -> Vec<Opened> {
+        let old = self.files.extract_if(|_, opened| !is_fresh(opened, now));
+        old.map(|(_, opened)| opened).collect()
     }
 }
 

@@ -106,8 +106,13 @@ impl SharedFile {
         &mut buffer[..length]
     }
 
-    /// Fails once the file is no longer in the version seen at open; see [`is_changed`].
-    pub(crate) fn check(&self) -> io::Result<()> {
+    /// True if a byte can be had out of the page cache. No file of a network can, nor one of another program:
+    /// their systems cannot tell, and what does not wait for a disk there may wait for something else.
+    pub(crate) fn is_at_hand(&self) -> bool {
+        matches!(self.read_at_now(0, &mut [0]), Ok(Some(1)))
+    }
+
+    fn check(&self) -> io::Result<()> {
         if State::of(&self.file)? == self.state {
             Ok(())
         } else {
