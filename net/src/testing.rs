@@ -202,8 +202,6 @@ impl MemoryPeer {
         })
     }
 
-    /// Cut and stalled streams are here batches that break off and that never end.
-
     fn children(&self, directory: &RelPath) -> BTreeMap<Name, Attributes> {
         let mut children = BTreeMap::new();
         let depth = directory.components().count();
@@ -369,6 +367,7 @@ impl Peer for MemoryPeer {
         Ok((end - range.start, self.stream(bytes)))
     }
 
+    /// Cut and stalled streams are here batches that break off and that never end.
     fn fetch(&self, items: &[BatchItem], deadline: Instant) -> Result<Vec<BatchAnswer>, Error> {
         self.fetches.fetch_add(1, Ordering::SeqCst);
         self.treat(deadline)?;

@@ -5,6 +5,7 @@ of its own, unless the row is about reading again. What was read is compared wit
 the clock has stopped.
 """
 
+import json
 import random
 import statistics
 import sys
@@ -92,9 +93,17 @@ def scattered(space, _notes):
             return rate(mountpoint)
 
     def rate(mountpoint):
-        seed = random.randrange(1 << 32)
-        reader = [sys.executable, HERE / "random_reads.py", mountpoint / FILE, count, seed]
-        return count / float(run(reader, timeout=300))
+        """Each read is in a stretch of 128 KiB of its own, so none finds what another has brought along."""
+        reader = [
+            *("fio", "--name=random", f"--filename={mountpoint / FILE}", "--readonly"),
+            *("--rw=randread", "--bs=4k", "--blockalign=128k", f"--number_ios={count}"),
+            *("--ioengine=psync", "--fadvise_hint=random", f"--randseed={random.randrange(1 << 31)}"),
+            "--output-format=json",
+        ]
+        done = json.loads(run(reader, timeout=300))["jobs"][0]
+        if done["error"] or done["read"]["total_ios"] != count:
+            raise Failure(f"{done['read']['total_ios']} of {count} reads, error {done['error']}")
+        return done["read"]["iops"]
 
     with others.sshd(space) as shell:
         yield {"TinyP2P": ours, "sshfs": by_sshfs}
