@@ -34,6 +34,7 @@ use crate::config::READ_DEADLINE;
 use crate::error::Error;
 use crate::lanes::Lanes;
 use crate::ledger::Ledger;
+use crate::merkle::SUBTREE_BYTES;
 use crate::types::{ByteRange, PeerId, Root};
 use crate::wire::MAX_SMALL_FILE;
 
@@ -41,6 +42,7 @@ use buffers::Pool;
 use pieces::{PIECE, Piece};
 use small::{Reader, Smalls};
 use streams::Shared;
+use window::MAX_FAR_WINDOW;
 
 pub use small::{Siblings, Small};
 pub use streams::{Has, Source};
@@ -68,8 +70,9 @@ const TICK: Duration = Duration::from_millis(200);
 /// Streams to one member, over all files: beyond this they only take bandwidth from each other.
 const STREAMS_PER_MEMBER: usize = 8;
 
-/// Questions for leaves to one member at once.
-const LEAVES_PER_MEMBER: usize = 2;
+/// Questions for leaves to one member at once: enough for the largest window in one round trip. With two, a
+/// holder 50 ms away gave the leaves of 16 MiB in each, and no more than that was read.
+const LEAVES_PER_MEMBER: usize = (MAX_FAR_WINDOW / SUBTREE_BYTES) as usize;
 
 /// Files that may wait for a stream to one member.
 const WAITING_PER_MEMBER: usize = 1024;
