@@ -269,7 +269,8 @@ impl Shared {
         }
     }
 
-    /// Fetches one claim, by `limit` if there is one. Gives the next one for the same holder, its stream begun, if there is one.
+    /// Fetches one claim, by `limit` if there is one. Gives the next one for the same holder, its stream begun,
+    /// if anything is left.
     fn run(self: &Arc<Self>, claim: Claim, limit: Option<Instant>) -> Option<Claim> {
         let result = self.fetch(claim, limit);
         let now = Instant::now();
