@@ -149,6 +149,26 @@ fn calls_in_sequence_use_one_connection() {
     assert_eq!(dialer.dialled.load(Ordering::Relaxed), 1);
 }
 
+/// Files go straight over a connection that calls use through ureq, and records are larger than these buffers.
+#[test]
+fn small_buffers_get_every_byte_and_leave_the_connection_to_the_next_call() {
+    let (node, peer) = node_and_peer();
+    let content = pattern(100_000);
+    let version = node.put("f", &content);
+    for size in [1000, 16_384, 16_385, 40_000] {
+        let mut stream = open(&peer, "f", version, ByteRange::new(7, 99_999)).unwrap();
+        let (mut got, mut buffer) = (Vec::new(), vec![0; size]);
+        loop {
+            match stream.read(&mut buffer, soon()).unwrap() {
+                0 => break,
+                count => got.extend_from_slice(&buffer[..count]),
+            }
+        }
+        assert!(got == content[7..99_999], "in steps of {size}");
+        assert!(!methods(&peer, soon()).unwrap().is_empty());
+    }
+}
+
 #[test]
 fn several_threads_use_one_peer_at_once() {
     let (node, peer) = node_and_peer();
