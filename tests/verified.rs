@@ -206,7 +206,11 @@ fn remember_root(node: &Node, name: &str, tree: &Tree) {
     let path = RelPath::new(name.as_bytes()).expect("a path");
     let paths = vec![path.clone()];
     let share = Share::open(&share).expect("a share");
-    let found = share.stat(&StatRequest { paths }).expect("an answer");
+    let request = StatRequest {
+        paths,
+        watch: false,
+    };
+    let found = share.stat(&request).expect("an answer");
     let version = found.attributes[0].expect("the file").version;
     let place = directory.canonicalize().expect("a directory");
     let roots = Roots::open(&Roots::file(&place, &node.state())).expect("a database");

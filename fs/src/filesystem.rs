@@ -6,18 +6,20 @@
 //!
 //! Lock order: none of the locks here is held while another is taken, or over the network.
 
-use std::collections::HashSet;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 use tinyp2p_net::client::Peer;
 use tinyp2p_net::download::{Engine, Has, Patience, Siblings, Source};
 use tinyp2p_net::error::Error as NetError;
+use tinyp2p_net::follow::{Listener, News};
 use tinyp2p_net::types::{ByteRange, Kind, MAX_NAME_BYTES, Name, PeerId, RelPath};
-use tinyp2p_net::wire::MAX_SMALL_FILE;
+use tinyp2p_net::wire::{Change, MAX_SMALL_FILE};
 
 use crate::errno::Error;
+use crate::expire::Expirer;
 use crate::handles::{Handles, OpenDirectory, OpenFile};
 use crate::hidden::{Hidden, is_hidden};
 use crate::inodes::{Inode, Inodes, ROOT};
@@ -96,6 +98,8 @@ pub struct Filesystem {
     files: Handles<OpenFile>,
     directories: Handles<OpenDirectory>,
     pub(crate) hidden: Hidden,
+    /// Set once, when the kernel has said that it knows expiry.
+    expirer: OnceLock<Expirer>,
 }
 
 impl Filesystem {
@@ -113,7 +117,14 @@ impl Filesystem {
             inodes: Mutex::new(Inodes::new(mtime.unwrap_or(0))),
             files: Handles::default(),
             directories: Handles::default(),
+            expirer: OnceLock::new(),
         }
+    }
+
+    /// Lets the kernel ask again for names of which members have news.
+    pub fn expire_by(&self, expirer: Expirer) {
+        // A second mount of the same filesystem would have to live without.
+        let _ = self.expirer.set(expirer);
     }
 
     /// Says in its status that it is at `place`.
@@ -447,6 +458,40 @@ impl Filesystem {
         match inode.kind() {
             Kind::Directory => Ok(inode),
             Kind::File => Err(Error::NotADirectory),
+        }
+    }
+}
+
+impl Listener for Filesystem {
+    fn news(&self, _: PeerId, news: &News) {
+        // First here: the kernel may ask again at once.
+        self.view.take_in(news);
+        if let (News::Changed(changes), Some(expirer)) = (news, self.expirer.get()) {
+            self.expire(changes, expirer);
+        }
+    }
+}
+
+impl Filesystem {
+    /// Expires the names of all that may have changed, in directories that the kernel knows. What lies below
+    /// them shows when they are looked up again.
+    fn expire(&self, changes: &[Change], expirer: &Expirer) {
+        let mut names: BTreeMap<RelPath, BTreeSet<Name>> = BTreeMap::new();
+        for (directory, name) in changes.iter().filter_map(|change| change.path.split()) {
+            names.entry(directory).or_default().insert(name);
+        }
+        for (directory, mut names) in names {
+            let Some(parent) = self.inodes.lock().directory(&directory) else {
+                continue;
+            };
+            // What one name means decides under which other names its conflicts are shown.
+            let conflicts = self.view.conflicts(&directory).into_iter();
+            let conflicts = conflicts.filter(|(_, original)| names.contains(original));
+            let shown: Vec<Name> = conflicts.map(|(shown, _)| shown).collect();
+            names.extend(shown);
+            for name in names {
+                expirer.expire(parent, name);
+            }
         }
     }
 }

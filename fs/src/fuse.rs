@@ -29,6 +29,7 @@ use tinyp2p_net::download::Patience;
 use tinyp2p_net::types::Kind;
 
 use crate::errno::{self, Error};
+use crate::expire::Expirer;
 use crate::filesystem::{Attr, Filesystem, Looked, STATFS_BLOCK};
 use crate::view::Wait;
 use crate::workers::{Turn, Workers};
@@ -55,9 +56,11 @@ const PREFERRED_READ: u32 = 128 * 1024;
 const GENERATION: Generation = Generation(0);
 
 /// `filesystem` as fuser wants it. Everything in the mount belongs to the user of this process.
-pub fn adapter(filesystem: Arc<Filesystem>) -> impl fuser::Filesystem {
+/// What members have news of goes to `expirer`, if the kernel knows what that is for.
+pub fn adapter(filesystem: Arc<Filesystem>, expirer: Option<Expirer>) -> impl fuser::Filesystem {
     Adapter {
         filesystem,
+        expirer,
         workers: Workers::default(),
         waiting: Waiting::default(),
         uid: rustix::process::getuid().as_raw(),
@@ -75,6 +78,7 @@ pub fn session_config() -> fuser::Config {
 
 struct Adapter {
     filesystem: Arc<Filesystem>,
+    expirer: Option<Expirer>,
     workers: Workers,
     waiting: Waiting,
     uid: u32,
@@ -96,6 +100,13 @@ impl fuser::Filesystem for Adapter {
             .is_err()
         {
             tracing::debug!("lookups in one directory come one at a time");
+        }
+        if let Some(expirer) = self.expirer.take()
+            && config
+                .capabilities()
+                .contains(InitFlags::FUSE_HAS_EXPIRE_ONLY)
+        {
+            self.filesystem.expire_by(expirer);
         }
         if config.set_max_background(MAX_BACKGROUND).is_err() {
             tracing::debug!("the kernel keeps its own limit on background requests");

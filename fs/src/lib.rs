@@ -9,6 +9,7 @@
 
 pub mod cli;
 pub mod errno;
+pub mod expire;
 pub mod filesystem;
 pub mod fuse;
 pub mod handles;

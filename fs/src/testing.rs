@@ -1,12 +1,14 @@
 //! A network in memory, for the tests of everything that stands on [`Network`]: its members are
 //! [`MemoryPeer`]s, so each can be slow, frozen, cut off, lying or gone.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use parking_lot::Mutex;
-use tinyp2p_net::client::{Peer, list, stat};
-use tinyp2p_net::fanout::{Answer, Asked, Fanout};
+use tinyp2p_net::client::{Peer, Told, list, stat};
+use tinyp2p_net::fanout::{Answer, Asked, Fanout, Round};
+use tinyp2p_net::follow::{Listener, News};
 use tinyp2p_net::status::{MemberStatus, Status};
 use tinyp2p_net::testing::MemoryPeer;
 use tinyp2p_net::types::{Attributes, PeerId, RelPath};
@@ -19,6 +21,10 @@ use crate::network::Network;
 pub struct MemoryNetwork {
     members: Mutex<Vec<(Arc<str>, Arc<MemoryPeer>)>>,
     fanout: Fanout,
+    revision: AtomicU64,
+    listeners: Mutex<Vec<Weak<dyn Listener>>>,
+    /// Members that have something new to say are heard of.
+    watched: AtomicBool,
 }
 
 impl MemoryNetwork {
@@ -26,12 +32,41 @@ impl MemoryNetwork {
     pub fn join(&self, name: &str, seed: u8) -> Arc<MemoryPeer> {
         let peer = Arc::new(MemoryPeer::new(seed));
         self.members.lock().push((name.into(), Arc::clone(&peer)));
+        self.revision.fetch_add(1, Ordering::SeqCst);
         peer
     }
 
     /// Lets a member leave, so that nobody waits for it or counts it any more.
     pub fn leave(&self, id: PeerId) {
         self.members.lock().retain(|(_, peer)| peer.id() != id);
+        self.revision.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// What is said from now on may be gone by until the test tells news, by [`MemoryNetwork::tell`].
+    pub fn watch(&self) {
+        self.watched.store(true, Ordering::SeqCst);
+    }
+
+    /// Tells all who listen what is new at `member`.
+    pub fn tell(&self, member: PeerId, news: &News) {
+        let listeners = self.listeners.lock().clone();
+        for listener in listeners.iter().filter_map(Weak::upgrade) {
+            listener.news(member, news);
+        }
+    }
+
+    fn round<T>(&self, answers: Vec<Answer<Told<T>>>) -> Round<T> {
+        let watched = answers.iter().all(|answer| answer.result.is_ok());
+        let answers = answers.into_iter().map(|answer| Answer {
+            member: answer.member,
+            name: answer.name,
+            result: answer.result.map(|told| told.answer),
+        });
+        Round {
+            answers: answers.collect(),
+            watched: watched && self.watched.load(Ordering::SeqCst),
+            revision: self.revision(),
+        }
     }
 
     /// Calls that all members together have been asked so far.
@@ -54,16 +89,24 @@ impl MemoryNetwork {
 }
 
 impl Network for MemoryNetwork {
-    fn list(&self, directory: &RelPath, deadline: Instant) -> Vec<Answer<Listing>> {
+    fn list(&self, directory: &RelPath, deadline: Instant) -> Round<Option<Listing>> {
         let directory = directory.clone();
         let question = move |peer: &dyn Peer, deadline| list(peer, &directory, deadline);
-        self.fanout.ask(&self.asked(), deadline, question)
+        self.round(self.fanout.ask(&self.asked(), deadline, question))
     }
 
-    fn stat(&self, path: &RelPath, deadline: Instant) -> Vec<Answer<Option<Attributes>>> {
+    fn stat(&self, path: &RelPath, deadline: Instant) -> Round<Option<Attributes>> {
         let path = path.clone();
         let question = move |peer: &dyn Peer, deadline| stat(peer, &path, deadline);
-        self.fanout.ask(&self.asked(), deadline, question)
+        self.round(self.fanout.ask(&self.asked(), deadline, question))
+    }
+
+    fn revision(&self) -> u64 {
+        self.revision.load(Ordering::SeqCst)
+    }
+
+    fn listen(&self, listener: Weak<dyn Listener>) {
+        self.listeners.lock().push(listener);
     }
 
     fn peer(&self, member: PeerId) -> Option<Arc<dyn Peer>> {

@@ -19,6 +19,10 @@ pub const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
 /// The memory that windows share unless the user says otherwise (design, section 2).
 pub const DEFAULT_MEMORY: u64 = 128 << 20;
 
+/// An answer that a member watches may be gone by for this long, unless it says otherwise meanwhile
+/// (PROTOCOL.md, section 5.5).
+pub const PROMISE: Duration = Duration::from_secs(60);
+
 /// A client gives an idle connection up after this time; less than [`SERVER_IDLE`], so that it
 /// seldom meets a connection that the server is just closing.
 pub const CLIENT_IDLE: Duration = Duration::from_secs(20);
@@ -35,6 +39,8 @@ pub struct Config {
     pub share: Option<ShareConfig>,
     /// Where to listen.
     pub listen: Listen,
+    /// Notice what changes in the share, so that others need not ask again.
+    pub watch: bool,
     /// The address that others should dial, when it is not the one seen on the wire.
     pub advertise: Option<Address>,
     /// How this member is shown to others; 1 to 64 bytes.

@@ -29,6 +29,19 @@ pub struct Answer<T> {
     pub result: Result<T, Error>,
 }
 
+/// All answers to one question about what members share.
+#[derive(Debug, Clone)]
+pub struct Round<T> {
+    /// One for each member.
+    pub answers: Vec<Answer<T>>,
+    /// True if every member that is there has answered, and they will all be heard of when what they said no longer
+    /// holds: the answers may be gone by for [`PROMISE`](crate::config::PROMISE), unless a
+    /// [`Listener`](crate::follow::Listener) is told otherwise or `revision` is no longer the present one.
+    pub watched: bool,
+    /// Which members there were.
+    pub revision: u64,
+}
+
 /// Someone to ask.
 #[derive(Clone)]
 pub struct Asked {

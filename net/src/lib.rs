@@ -23,6 +23,7 @@ pub mod config;
 pub mod download;
 pub mod error;
 pub mod fanout;
+pub mod follow;
 mod lanes;
 pub mod ledger;
 pub mod local;

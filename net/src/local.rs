@@ -137,6 +137,7 @@ mod tests {
         let (node, peer) = local();
         let version = node.put("f", b"0123456789");
         let request = Request::Stat(StatRequest {
+            watch: false,
             paths: vec![RelPath::new(b"f").unwrap(), RelPath::new(b"g").unwrap()],
         });
         let Response::Stat(answer) = peer.call(&request, Instant::now()).unwrap() else {

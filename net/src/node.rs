@@ -3,20 +3,21 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 use crate::auth::{AddressSource, Gate, Identity};
 use crate::cache::Cache;
-use crate::client::Peer;
 use crate::client::dial::TcpDialer;
 use crate::client::http::{Client, HttpPeer};
+use crate::client::{self, Peer, Told};
 use crate::config::{CacheConfig, Config, Listen, ShareConfig};
 use crate::download::Engine;
 use crate::error::Error;
-use crate::fanout::{Answer, Asked, Fanout};
+use crate::fanout::{Answer, Asked, Fanout, Round};
+use crate::follow::{Followers, Listener};
 use crate::local::LocalPeer;
 use crate::peers::dialer::{Connect, Connection};
 use crate::peers::mdns::Discovery;
@@ -25,8 +26,8 @@ use crate::peers::{Member, Members};
 use crate::server::{Server, Service};
 use crate::share::{Roots, Share};
 use crate::status::{self, CacheStatus, MemoryStatus, Status};
-use crate::types::{Address, PeerId};
-use crate::wire::{Hello, MemberRecord};
+use crate::types::{Address, Attributes, PeerId, RelPath};
+use crate::wire::{Hello, Listing, MemberRecord};
 
 /// Saying goodbye on the local network, and waiting for the dialling threads, end by then.
 const STOP_DEADLINE: Duration = Duration::from_millis(800);
@@ -39,6 +40,7 @@ pub struct Node {
     share: Option<Arc<Share>>,
     members: Arc<Members>,
     fanout: Fanout,
+    followers: Arc<Followers>,
     engine: Arc<Engine>,
     cache: Option<(CacheConfig, Arc<Cache>)>,
     begun: Instant,
@@ -62,6 +64,10 @@ impl Node {
     pub fn start(config: Config) -> Result<Arc<Self>, Error> {
         check_name(&config.name)?;
         let share = config.share.as_ref().map(Share::open).transpose()?;
+        let share = match config.watch {
+            true => share.map(Share::watched),
+            false => share,
+        };
         let cache = config.cache.as_ref().map(open_cache).transpose()?.flatten();
         let reshared = config.cache.as_ref().is_some_and(|cache| cache.reshare);
         let identity = Identity::load_or_create(&config.state_dir)?;
@@ -94,16 +100,17 @@ impl Node {
             members: members.clone(),
         });
         let server = Server::start(&config.listen, service.clone(), gate)?;
-        let watch = Arc::downgrade(&members);
+        let known = Arc::downgrade(&members);
         let report = move |member, error: &Error| {
-            if let Some(members) = watch.upgrade() {
+            if let Some(members) = known.upgrade() {
                 members.report(member, error);
             }
         };
-        let engine = Engine::new(config.memory, cache.clone(), Box::new(report))?;
+        let engine = Engine::new(config.memory, cache.clone(), Box::new(report.clone()))?;
         let node = Arc::new(Self {
             id,
             fanout: Fanout::default(),
+            followers: Followers::new(Box::new(report)),
             engine: Arc::new(engine),
             cache: config.cache.zip(cache),
             begun: Instant::now(),
@@ -208,10 +215,73 @@ impl Node {
         T: Send + 'static,
         Q: Fn(&dyn Peer, Instant) -> Result<T, Error> + Send + Sync + 'static,
     {
+        self.ask_among(&self.members.present(), deadline, question)
+    }
+
+    /// The whole of `directory` at every member, `None` where there is none; as [`Node::ask`] does.
+    pub fn list(&self, directory: &RelPath, deadline: Instant) -> Round<Option<Listing>> {
+        let directory = directory.clone();
+        self.ask_all(deadline, move |peer, deadline| {
+            client::list(peer, &directory, deadline)
+        })
+    }
+
+    /// The attributes of `path` at every member, `None` where it is not shared; as [`Node::ask`] does.
+    pub fn stat(&self, path: &RelPath, deadline: Instant) -> Round<Option<Attributes>> {
+        let path = path.clone();
+        self.ask_all(deadline, move |peer, deadline| {
+            client::stat(peer, &path, deadline)
+        })
+    }
+
+    /// Another number whenever members have come or gone.
+    pub fn revision(&self) -> u64 {
+        self.members.revision()
+    }
+
+    /// Tells `listener` from now on when what members said no longer holds, for as long as it lives.
+    pub fn listen(&self, listener: Weak<dyn Listener>) {
+        self.followers.listen(listener);
+    }
+
+    fn ask_all<T, Q>(&self, deadline: Instant, question: Q) -> Round<T>
+    where
+        T: Send + 'static,
+        Q: Fn(&dyn Peer, Instant) -> Result<Told<T>, Error> + Send + Sync + 'static,
+    {
+        // Before anybody is asked, as is the time: whoever comes meanwhile is not among the answers.
+        let (revision, now) = (self.members.revision(), Instant::now());
         let present = self.members.present();
-        let asked = present
-            .into_iter()
-            .map(|Member { name, peer, .. }| Asked { name, peer });
+        let answers = self.ask_among(&present, deadline, question);
+        // Those of the present come first, in their order.
+        let theirs = answers.iter().take(present.len());
+        let counters = theirs.map(|answer| answer.result.as_ref().ok()?.counter);
+        let counters: Option<Vec<u64>> = counters.collect();
+        let watched = counters.is_some_and(|counters| {
+            let mut all = present.iter().zip(counters);
+            all.all(|(member, counter)| self.followers.follow(&member.peer, counter, now))
+        });
+        let answers = answers.into_iter().map(|answer| Answer {
+            member: answer.member,
+            name: answer.name,
+            result: answer.result.map(|told| told.answer),
+        });
+        Round {
+            answers: answers.collect(),
+            watched,
+            revision,
+        }
+    }
+
+    fn ask_among<T, Q>(&self, present: &[Member], deadline: Instant, question: Q) -> Vec<Answer<T>>
+    where
+        T: Send + 'static,
+        Q: Fn(&dyn Peer, Instant) -> Result<T, Error> + Send + Sync + 'static,
+    {
+        let asked = present.iter().map(|member| Asked {
+            name: Arc::clone(&member.name),
+            peer: Arc::clone(&member.peer),
+        });
         let asked: Vec<Asked> = asked.collect();
         let mut answers = self.fanout.ask(&asked, deadline, question);
         for answer in &answers {
@@ -252,6 +322,7 @@ impl Node {
             return;
         };
         let deadline = Instant::now() + STOP_DEADLINE;
+        self.followers.stop();
         if let Some(share) = &self.share {
             share.stop();
         }

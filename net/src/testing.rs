@@ -10,10 +10,11 @@ use parking_lot::{Condvar, Mutex};
 use crate::client::{ByteStream, Peer};
 use crate::error::Error;
 use crate::merkle::{Tree, TreeHasher};
+use crate::share::journal::Journal;
 use crate::types::{Attributes, ByteRange, Entry, Kind, Name, PeerId, RelPath, Root, Version};
 use crate::wire::{
-    BatchAnswer, BatchItem, Fault, FaultCode, ListRequest, Listing, MAX_SMALL_FILE, Request,
-    Response, SearchPage, SearchRequest, StatResponse,
+    BatchAnswer, BatchItem, Changes, ChangesRequest, Depth, Fault, FaultCode, ListRequest, Listing,
+    MAX_SMALL_FILE, Request, Response, SearchPage, SearchRequest, StatRequest, StatResponse,
 };
 
 /// How a [`MemoryPeer`] treats those who ask.
@@ -43,6 +44,9 @@ pub struct MemoryPeer {
     changed: Condvar,
     trees: Mutex<BTreeMap<Root, Tree>>,
     kept: Mutex<BTreeMap<Root, (Vec<u8>, ByteRange)>>,
+    /// `None` while it does not watch what it told.
+    journal: Mutex<Option<Journal>>,
+    moved: Condvar,
     calls: AtomicUsize,
     opens: AtomicUsize,
     fetches: AtomicUsize,
@@ -58,6 +62,8 @@ impl MemoryPeer {
             changed: Condvar::new(),
             trees: Mutex::default(),
             kept: Mutex::default(),
+            journal: Mutex::default(),
+            moved: Condvar::new(),
             calls: AtomicUsize::new(0),
             opens: AtomicUsize::new(0),
             fetches: AtomicUsize::new(0),
@@ -81,8 +87,62 @@ impl MemoryPeer {
             version,
             root: None,
         };
-        self.files.lock().insert(path, (attributes, content));
+        self.files
+            .lock()
+            .insert(path.clone(), (attributes, content));
+        self.note(path);
         attributes
+    }
+
+    /// Watches what it tells from now on.
+    pub fn watch(&self) {
+        *self.journal.lock() = Some(Journal::new(1));
+    }
+
+    /// Its change counter; 0 while it does not watch.
+    pub fn counter(&self) -> u64 {
+        self.journal.lock().as_ref().map_or(0, Journal::counter)
+    }
+
+    fn note(&self, path: RelPath) {
+        if let Some(journal) = &mut *self.journal.lock() {
+            journal.record(path, Depth::Tree);
+        }
+        self.moved.notify_all();
+    }
+
+    fn counter_if(&self, wanted: bool) -> Option<u64> {
+        self.journal
+            .lock()
+            .as_ref()
+            .filter(|_| wanted)
+            .map(Journal::counter)
+    }
+
+    /// Answers a poll as soon as there is something to say.
+    fn changes(&self, request: &ChangesRequest) -> Result<Changes, Error> {
+        let until = Instant::now() + request.wait;
+        let mut journal = self.journal.lock();
+        loop {
+            let Some(known) = &*journal else {
+                let fault = Fault::new(FaultCode::NotFound, "nothing is watched");
+                let who = self.who();
+                return Err(Error::Fault { who, fault });
+            };
+            if let Some(changes) = known.since(request.since) {
+                return Ok(changes);
+            }
+            let is_over = Instant::now() >= until;
+            if is_over {
+                let (counter, changes) = (request.since, Vec::new());
+                return Ok(Changes { counter, changes });
+            }
+            self.moved.wait_for(&mut journal, Duration::from_millis(5));
+            if *self.behaviour.lock() == Behaviour::Gone {
+                let (who, why) = (self.who(), "gone".into());
+                return Err(Error::Unreachable { who, why });
+            }
+        }
     }
 
     /// Shares `content` at `path` with its content root known.
@@ -102,6 +162,7 @@ impl MemoryPeer {
         if let Some((known, _)) = self.files.lock().get_mut(&path) {
             *known = attributes;
         }
+        self.note(path);
         attributes
     }
 
@@ -121,9 +182,9 @@ impl MemoryPeer {
     /// # Panics
     /// If `path` is not a valid path: a mistake in a test.
     pub fn remove(&self, path: &str) {
-        self.files
-            .lock()
-            .remove(&RelPath::new(path.as_bytes()).expect("a valid path"));
+        let path = RelPath::new(path.as_bytes()).expect("a valid path");
+        self.files.lock().remove(&path);
+        self.note(path);
     }
 
     /// Changes how questions are treated, those that wait already included.
@@ -254,6 +315,7 @@ impl MemoryPeer {
             mtime: 0,
             entries,
             more,
+            counter: None,
         })
     }
 
@@ -298,14 +360,30 @@ impl Peer for MemoryPeer {
     }
 
     fn call(&self, request: &Request, deadline: Instant) -> Result<Response, Error> {
+        if let Request::Changes(request) = request {
+            self.treat(deadline)?;
+            return self.changes(request).map(Response::Changes);
+        }
         self.calls.fetch_add(1, Ordering::SeqCst);
+        let watched = matches!(
+            request,
+            Request::List(ListRequest { watch: true, .. })
+                | Request::Stat(StatRequest { watch: true, .. })
+        );
+        let counter = self.counter_if(watched);
         self.treat(deadline)?;
         let fault = |fault| Error::Fault {
             who: self.who(),
             fault,
         };
         match request {
-            Request::List(request) => self.list(request).map(Response::List).map_err(fault),
+            Request::List(request) => match self.list(request) {
+                Ok(listing) => Ok(Response::List(Listing { counter, ..listing })),
+                Err(absence) if request.watch && absence.is_absence() => {
+                    Ok(Response::NoDirectory { counter })
+                }
+                Err(error) => Err(fault(error)),
+            },
             Request::Search(request) => self.search(request).map(Response::Search).map_err(fault),
             Request::Stat(request) => Ok(Response::Stat(StatResponse {
                 attributes: request
@@ -313,6 +391,7 @@ impl Peer for MemoryPeer {
                     .iter()
                     .map(|path| self.attributes(path))
                     .collect(),
+                counter,
             })),
             Request::Hashes(request) => {
                 let trees = self.trees.lock();

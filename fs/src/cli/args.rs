@@ -265,6 +265,10 @@ pub(super) struct NetworkOptions {
     #[arg(long)]
     pub(super) hidden: bool,
 
+    /// Do not watch the share for changes: others see them when they ask again, which is after a second
+    #[arg(long)]
+    pub(super) no_watch: bool,
+
     /// Listen there and nowhere else [default: [::]:15204, or a free port if that is taken]
     #[arg(long, value_name = "ADDR:PORT")]
     pub(super) listen: Option<SocketAddr>,

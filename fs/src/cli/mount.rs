@@ -11,6 +11,7 @@ use super::password::Source;
 use super::place::{Claim, Mountpoint};
 use super::stop::{self, Event};
 use super::{Failure, background, cache, logging};
+use crate::expire::Expirer;
 use crate::filesystem::Filesystem;
 use crate::fuse;
 use crate::mount::{self, Mount, Unmounted};
@@ -127,7 +128,14 @@ impl Mounted {
         let node = Arc::clone(&joined.node);
         let (engine, id) = (Arc::clone(node.engine()), node.id());
         let filesystem = Filesystem::new(node, engine, Some(id)).at(joined.place(Some(&path)));
-        let adapter = fuse::adapter(Arc::new(filesystem));
+        let filesystem = Arc::new(filesystem);
+        let listener = Arc::downgrade(&filesystem);
+        joined.node.listen(listener);
+        let expirer = descriptor.try_clone().and_then(Expirer::start);
+        if let Err(error) = &expirer {
+            tracing::info!(%error, "the kernel is not told what is new");
+        }
+        let adapter = fuse::adapter(filesystem, expirer.ok());
         let session = mount::session(adapter, descriptor, options, fuse::session_config())
             .map_err(|e| failed(e.to_string()))?;
         thread::Builder::new()

@@ -1,24 +1,22 @@
 //! What the view remembers, and for how long: merged directories and names that nobody has.
 //!
-//! Pure: time comes in as `now`. `Cache::is_fresh` is the one place that decides whether an answer
-//! still holds, and [`Cache::forget`] the one that ends it early; news from members will go through
-//! the same two. Both memories are bounded, the oldest answer goes first.
+//! Pure: time comes in as `now`. [`Term`] decides whether an answer still holds; [`Cache::forget`],
+//! [`Cache::take_in`] and [`Cache::distrust`] end it early. Both memories are bounded, the oldest answer goes first.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tinyp2p_net::types::{Kind, RelPath};
+use tinyp2p_net::wire::{Change, Depth};
 
 use super::Directory;
-
-/// Without news, an answer counts for this long: `ls` shows what others did a second ago, and a
-/// program that looks at every file of a directory still asks the network once.
-pub const FRESH: Duration = Duration::from_secs(1);
+use super::term::{Present, Term, is_within};
 
 /// A listing that is no longer fresh still tells how large its directory is, which
 /// [`Cache::is_worth_listing`] needs. After this time nobody is walking there any more.
-const REMEMBERED: Duration = Duration::from_secs(30);
+const REMEMBERED: Duration = Duration::from_secs(90);
 
 /// The most names in memory, at about 200 bytes each. One directory is kept whatever its size.
 const MAX_ITEMS: usize = 250_000;
@@ -36,10 +34,10 @@ const ITEMS_PER_QUESTION: usize = 64;
 /// Everything that the view remembers.
 #[derive(Default)]
 pub struct Cache {
-    directories: HashMap<RelPath, Cached>,
+    directories: BTreeMap<RelPath, Cached>,
     /// When each directory came, in that order; may name directories that came again since.
     arrivals: VecDeque<(Instant, RelPath)>,
-    absent: HashMap<RelPath, Instant>,
+    absent: BTreeMap<RelPath, Term>,
     absences: VecDeque<(Instant, RelPath)>,
     known: Known,
 }
@@ -55,21 +53,18 @@ pub struct Known {
 
 struct Cached {
     directory: Arc<Directory>,
-    came: Instant,
+    term: Term,
     known: Known,
     /// Single names of it that had to be asked for since it is no longer fresh.
     questions: usize,
 }
 
 impl Cache {
-    fn is_fresh(came: Instant, now: Instant) -> bool {
-        now.saturating_duration_since(came) < FRESH
-    }
-
     /// The listing of `path`, if it still holds.
-    pub fn directory(&self, path: &RelPath, now: Instant) -> Option<Arc<Directory>> {
+    pub fn directory(&self, path: &RelPath, present: Present) -> Option<Arc<Directory>> {
         let cached = self.directories.get(path)?;
-        Self::is_fresh(cached.came, now).then(|| Arc::clone(&cached.directory))
+        let holds = cached.term.holds(present);
+        holds.then(|| Arc::clone(&cached.directory))
     }
 
     /// The last listing of `path`, which may no longer hold.
@@ -78,10 +73,10 @@ impl Cache {
         Some(Arc::clone(&cached.directory))
     }
 
-    /// True if nobody had `path` a moment ago, and everybody said so.
-    pub fn is_absent(&self, path: &RelPath, now: Instant) -> bool {
-        let came = self.absent.get(path);
-        came.is_some_and(|came| Self::is_fresh(*came, now))
+    /// True if nobody has `path`, as everybody said.
+    pub fn is_absent(&self, path: &RelPath, present: Present) -> bool {
+        let term = self.absent.get(path);
+        term.is_some_and(|term| term.holds(present))
     }
 
     /// Counts one question about a single name of `path`; true once a listing is cheaper than going
@@ -105,21 +100,25 @@ impl Cache {
         &mut self,
         path: RelPath,
         directory: Arc<Directory>,
-        now: Instant,
+        term: Term,
     ) -> Vec<Arc<Directory>> {
+        let now = term.came;
         let mut gone: Vec<_> = self.remove(&path).into_iter().collect();
         let known = Known::of(&directory);
         self.known += known;
         self.arrivals.push_back((now, path.clone()));
         let cached = Cached {
             directory,
-            came: now,
+            term,
             known,
             questions: 0,
         };
         self.directories.insert(path, cached);
         while let Some((came, path)) = self.arrivals.front() {
-            let is_last_answer = self.directories.get(path).is_some_and(|c| c.came == *came);
+            let is_last_answer = self
+                .directories
+                .get(path)
+                .is_some_and(|c| c.term.came == *came);
             let is_old = now.saturating_duration_since(*came) >= REMEMBERED;
             let is_too_much = self.known.items > MAX_ITEMS && self.directories.len() > 1;
             if is_last_answer && !is_old && !is_too_much {
@@ -133,17 +132,62 @@ impl Cache {
     }
 
     /// Remembers that nobody has `path`.
-    pub fn insert_absent(&mut self, path: RelPath, now: Instant) {
-        self.absences.push_back((now, path.clone()));
-        self.absent.insert(path, now);
+    pub fn insert_absent(&mut self, path: RelPath, term: Term) {
+        self.absences.push_back((term.came, path.clone()));
+        self.absent.insert(path, term);
         while let Some((came, path)) = self.absences.front() {
-            if Self::is_fresh(*came, now) && self.absences.len() <= MAX_ABSENT {
+            let last = self.absent.get(path).filter(|last| last.came == *came);
+            // Who the members are does not matter here: it is a question of memory.
+            let may_hold = last.is_some_and(|last| {
+                let revision = last.watched_by.unwrap_or_default();
+                let now = term.came;
+                last.holds(Present { now, revision })
+            });
+            if may_hold && self.absences.len() <= MAX_ABSENT {
                 break;
             }
-            if self.absent.get(path) == Some(came) {
+            if last.is_some() {
                 self.absent.remove(path);
             }
             self.absences.pop_front();
+        }
+    }
+
+    /// Ends what may no longer hold after `change`. The listings stay in memory, as guesses.
+    pub fn take_in(&mut self, change: &Change) {
+        let Change { path, depth } = change;
+        let parent = path.split().map(|(parent, _)| parent);
+        for listing in [parent.as_ref(), Some(path)].into_iter().flatten() {
+            if let Some(cached) = self.directories.get_mut(listing) {
+                cached.term.is_over = true;
+            }
+        }
+        self.absent.remove(path);
+        if *depth == Depth::Tree {
+            let below = (Bound::Excluded(path.clone()), Bound::Unbounded);
+            let starts = |(below, _): &(&RelPath, _)| below.as_bytes().starts_with(path.as_bytes());
+            for (below, cached) in self.directories.range_mut(below.clone()) {
+                if !below.as_bytes().starts_with(path.as_bytes()) {
+                    break;
+                }
+                cached.term.is_over |= is_within(below, path);
+            }
+            let absent = self.absent.range(below).take_while(starts);
+            let absent = absent.filter(|(below, _)| is_within(below, path));
+            let absent: Vec<RelPath> = absent.map(|(below, _)| below.clone()).collect();
+            for path in absent {
+                self.absent.remove(&path);
+            }
+        }
+    }
+
+    /// Nobody will be heard of when what is known changes: it holds for no longer than if they had never said so.
+    pub fn distrust(&mut self) {
+        for cached in self.directories.values_mut() {
+            cached.term.watched_by = None;
+        }
+        for term in self.absent.values_mut() {
+            term.watched_by = None;
         }
     }
 
@@ -205,6 +249,7 @@ mod tests {
 
     use super::*;
     use crate::view::merge::{Item, Member, Source};
+    use crate::view::term::FRESH;
 
     fn path(text: &str) -> RelPath {
         RelPath::new(text.as_bytes()).unwrap()
@@ -236,31 +281,89 @@ mod tests {
         })
     }
 
+    fn at(now: Instant) -> Present {
+        Present { now, revision: 1 }
+    }
+
+    fn watched(came: Instant) -> Term {
+        Term {
+            watched_by: Some(1),
+            ..Term::unwatched(came)
+        }
+    }
+
     #[test]
     fn a_listing_holds_for_a_second() {
         let (mut cache, now) = (Cache::default(), Instant::now());
-        cache.insert(path("d"), directory(1), now);
-        assert!(cache.directory(&path("d"), now + FRESH / 2).is_some());
-        assert!(cache.directory(&path("d"), now + FRESH).is_none());
+        cache.insert(path("d"), directory(1), Term::unwatched(now));
+        assert!(cache.directory(&path("d"), at(now + FRESH / 2)).is_some());
+        assert!(cache.directory(&path("d"), at(now + FRESH)).is_none());
     }
 
     #[test]
     fn absence_holds_for_a_second() {
         let (mut cache, now) = (Cache::default(), Instant::now());
-        cache.insert_absent(path("d/x"), now);
-        assert!(cache.is_absent(&path("d/x"), now + FRESH / 2));
-        assert!(!cache.is_absent(&path("d/x"), now + FRESH));
-        assert!(!cache.is_absent(&path("d/y"), now));
+        cache.insert_absent(path("d/x"), Term::unwatched(now));
+        assert!(cache.is_absent(&path("d/x"), at(now + FRESH / 2)));
+        assert!(!cache.is_absent(&path("d/x"), at(now + FRESH)));
+        assert!(!cache.is_absent(&path("d/y"), at(now)));
+    }
+
+    #[test]
+    fn a_change_ends_what_it_concerns_and_nothing_else() {
+        let (mut cache, now) = (Cache::default(), Instant::now());
+        let listings = ["", "a", "a/b", "a/b/c", "a/b-", "a/b.d", "z"];
+        let holding = |cache: &Cache| {
+            let holds = |d: &&str| cache.directory(&path(d), at(now + FRESH)).is_some();
+            listings.into_iter().filter(holds).collect::<Vec<_>>()
+        };
+        for (depth, left) in [
+            (Depth::Entry, &["", "a/b/c", "a/b-", "a/b.d", "z"][..]),
+            (Depth::Tree, &["", "a/b-", "a/b.d", "z"]),
+        ] {
+            for listing in listings {
+                cache.insert(path(listing), directory(1), watched(now));
+            }
+            cache.insert_absent(path("a/b/x"), watched(now));
+            cache.insert_absent(path("a/b-/x"), watched(now));
+            cache.take_in(&Change {
+                path: path("a/b"),
+                depth,
+            });
+            assert_eq!(holding(&cache), left);
+            let is_absent = |p: &str| cache.is_absent(&path(p), at(now + FRESH));
+            assert_eq!(is_absent("a/b/x"), depth == Depth::Entry);
+            assert!(is_absent("a/b-/x"));
+        }
+        assert!(
+            cache.last_directory(&path("a/b")).is_some(),
+            "a guess is left"
+        );
+        cache.take_in(&Change::everything());
+        assert!(holding(&cache).is_empty());
+    }
+
+    #[test]
+    fn what_nobody_watches_any_more_holds_for_a_second() {
+        let (mut cache, now) = (Cache::default(), Instant::now());
+        cache.insert(path("d"), directory(1), watched(now));
+        cache.insert_absent(path("d/x"), watched(now));
+        assert!(cache.directory(&path("d"), at(now + FRESH)).is_some());
+        assert!(cache.is_absent(&path("d/x"), at(now + FRESH)));
+        cache.distrust();
+        assert!(cache.directory(&path("d"), at(now + FRESH)).is_none());
+        assert!(!cache.is_absent(&path("d/x"), at(now + FRESH)));
+        assert!(cache.directory(&path("d"), at(now)).is_some());
     }
 
     #[test]
     fn forgetting_a_file_ends_its_directory_too() {
         let (mut cache, now) = (Cache::default(), Instant::now());
-        cache.insert(path("d"), directory(1), now);
-        cache.insert_absent(path("d/x"), now);
+        cache.insert(path("d"), directory(1), Term::unwatched(now));
+        cache.insert_absent(path("d/x"), Term::unwatched(now));
         cache.forget(&path("d/x"));
-        assert!(cache.directory(&path("d"), now).is_none());
-        assert!(!cache.is_absent(&path("d/x"), now));
+        assert!(cache.directory(&path("d"), at(now)).is_none());
+        assert!(!cache.is_absent(&path("d/x"), at(now)));
         assert_eq!(cache.known(), Known::default());
     }
 
@@ -270,9 +373,9 @@ mod tests {
         let third = MAX_ITEMS / 3;
         for (number, name) in ["a", "b", "c", "d"].into_iter().enumerate() {
             let later = now + Duration::from_millis(number as u64);
-            cache.insert(path(name), directory(third), later);
+            cache.insert(path(name), directory(third), Term::unwatched(later));
         }
-        let kept = ["a", "b", "c", "d"].map(|name| cache.directory(&path(name), now).is_some());
+        let kept = ["a", "b", "c", "d"].map(|name| cache.directory(&path(name), at(now)).is_some());
         assert_eq!(kept, [false, true, true, true]);
         assert_eq!(cache.known().items, 3 * third);
         assert_eq!(cache.known().bytes, 30 * third as u64);
@@ -281,17 +384,19 @@ mod tests {
     #[test]
     fn one_directory_is_kept_whatever_its_size() {
         let (mut cache, now) = (Cache::default(), Instant::now());
-        cache.insert(path("small"), directory(1), now);
-        cache.insert(path("huge"), directory(MAX_ITEMS + 1), now);
-        assert!(cache.directory(&path("huge"), now).is_some());
-        assert!(cache.directory(&path("small"), now).is_none());
+        cache.insert(path("small"), directory(1), Term::unwatched(now));
+        let huge = directory(MAX_ITEMS + 1);
+        cache.insert(path("huge"), huge, Term::unwatched(now));
+        assert!(cache.directory(&path("huge"), at(now)).is_some());
+        assert!(cache.directory(&path("small"), at(now)).is_none());
     }
 
     #[test]
     fn a_directory_listed_again_counts_once() {
         let (mut cache, now) = (Cache::default(), Instant::now());
         for second in 0..100 {
-            cache.insert(path("d"), directory(10), now + Duration::from_secs(second));
+            let later = now + Duration::from_secs(second);
+            cache.insert(path("d"), directory(10), Term::unwatched(later));
         }
         assert_eq!(cache.known().items, 10);
         assert!(cache.arrivals.len() <= 1 + REMEMBERED.as_secs() as usize);
@@ -301,10 +406,10 @@ mod tests {
     fn absences_are_bounded() {
         let (mut cache, now) = (Cache::default(), Instant::now());
         for number in 0..2 * MAX_ABSENT {
-            cache.insert_absent(path(&number.to_string()), now);
+            cache.insert_absent(path(&number.to_string()), Term::unwatched(now));
         }
         assert_eq!(cache.absent.len(), MAX_ABSENT);
-        cache.insert_absent(path("last"), now + FRESH);
+        cache.insert_absent(path("last"), Term::unwatched(now + FRESH));
         assert_eq!((cache.absent.len(), cache.absences.len()), (1, 1));
     }
 
@@ -312,7 +417,7 @@ mod tests {
     fn many_questions_about_a_listed_directory_make_a_listing_worth_it() {
         let (mut cache, now) = (Cache::default(), Instant::now());
         assert!(!cache.is_worth_listing(&path("unknown")));
-        cache.insert(path("d"), directory(6_400), now);
+        cache.insert(path("d"), directory(6_400), Term::unwatched(now));
         let questions = (1..).find(|_| cache.is_worth_listing(&path("d"))).unwrap();
         assert_eq!(questions, QUESTIONS_PER_LISTING + 100 + 1);
     }

@@ -13,6 +13,7 @@
 pub mod cache;
 pub mod merge;
 mod siblings;
+pub mod term;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,14 +21,16 @@ use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 use tinyp2p_net::error::Error as NetError;
-use tinyp2p_net::fanout::Answer;
+use tinyp2p_net::fanout::{Answer, Round};
+use tinyp2p_net::follow::News;
 use tinyp2p_net::types::{Attributes, Kind, Name, PeerId, RelPath};
-use tinyp2p_net::wire::FaultCode;
+use tinyp2p_net::wire::{Change, Depth, FaultCode};
 
 use crate::errno::Error;
 use crate::network::Network;
 use cache::{Cache, Known};
 use merge::{Item, Member};
+use term::{Heard, Present, Term};
 
 /// The name in the root that belongs to this program; a member's own file of that name is not shown.
 pub const RESERVED: &[u8] = b".tinyp2p";
@@ -77,8 +80,8 @@ pub struct View {
 struct State {
     cache: Cache,
     flights: HashMap<RelPath, Arc<Flight>>,
-    /// Counts [`View::invalidate`], so that an answer that was under way meanwhile is not kept.
-    invalidations: u64,
+    /// What ended answers, so that those that were under way meanwhile are not kept.
+    heard: Heard,
 }
 
 /// One listing that is being fetched.
@@ -86,6 +89,20 @@ struct State {
 struct Flight {
     outcome: Mutex<Option<Result<Arc<Directory>, Error>>>,
     landed: Condvar,
+}
+
+/// When a question was put, and how much had been heard by then.
+#[derive(Clone, Copy)]
+struct Begun {
+    asked: Instant,
+    heard: u64,
+}
+
+/// What was made of a round, and for how long it may be gone by.
+struct Made<T> {
+    what: T,
+    /// Which members there were, if all of them watch what they said.
+    watched_by: Option<u64>,
 }
 
 /// All answers to one question.
@@ -110,8 +127,9 @@ impl View {
 
     /// The directory at `path`. The root is always there, if need be empty.
     pub fn list(&self, path: &RelPath, wait: Wait) -> Result<Arc<Directory>, Error> {
+        let present = self.present();
         let mut state = self.state.lock();
-        if let Some(directory) = state.cache.directory(path, Instant::now()) {
+        if let Some(directory) = state.cache.directory(path, present) {
             return Ok(directory);
         }
         let Wait::Until(deadline) = wait else {
@@ -124,16 +142,20 @@ impl View {
         }
         let flight = Arc::new(Flight::default());
         state.flights.insert(path.clone(), Arc::clone(&flight));
-        let begun = state.invalidations;
+        let begun = state.begin();
         drop(state);
         let mut landing = Landing {
             view: self,
             path,
             flight: &flight,
             outcome: Err(Error::Late),
+            watched_by: None,
             begun,
         };
-        landing.outcome = self.fetch(path, deadline);
+        landing.outcome = self.fetch(path, deadline).map(|made| {
+            landing.watched_by = made.watched_by;
+            made.what
+        });
         landing.outcome.clone()
     }
 
@@ -143,25 +165,28 @@ impl View {
             return Ok(Found::Nothing { certain: true });
         }
         let path = directory.join(name).map_err(|_| Error::NameTooLong)?;
+        let present = self.present();
         let mut state = self.state.lock();
-        let now = Instant::now();
-        if let Some(listing) = state.cache.directory(directory, now) {
+        if let Some(listing) = state.cache.directory(directory, present) {
             return Ok(listing.look_up(name));
         }
-        if state.cache.is_absent(&path, now) {
+        if state.cache.is_absent(&path, present) {
             return Ok(Found::Nothing { certain: true });
         }
         let Wait::Until(deadline) = wait else {
             return Err(Error::NeedsNetwork);
         };
         let list_instead = state.cache.is_worth_listing(directory);
-        let begun = state.invalidations;
+        let begun = state.begin();
         drop(state);
         if list_instead && let Ok(listing) = self.list(directory, wait) {
             return Ok(listing.look_up(name));
         }
 
-        let answers = self.ask(&path, deadline);
+        let Made {
+            what: answers,
+            watched_by,
+        } = self.ask(&path, deadline);
         let certain = answers.silent.is_empty();
         if let Some(item) = merge::name(name, answers.said, self.preferred) {
             return Ok(Found::Item(item));
@@ -177,21 +202,22 @@ impl View {
             };
         }
         let mut state = self.state.lock();
-        if certain && state.invalidations == begun {
-            state.cache.insert_absent(path, Instant::now());
+        if certain && !state.heard.concern_entry(&path, begun.heard) {
+            state.cache.insert_absent(path, begun.term(watched_by));
         }
         Ok(Found::Nothing { certain })
     }
 
     /// The modification time of the directory at `path`, nanoseconds since 1970.
     pub fn mtime(&self, path: &RelPath, wait: Wait) -> Result<i64, Error> {
-        if let Some(directory) = self.state.lock().cache.directory(path, Instant::now()) {
+        let present = self.present();
+        if let Some(directory) = self.state.lock().cache.directory(path, present) {
             return directory.mtime.ok_or(Error::NotFound);
         }
         let Wait::Until(deadline) = wait else {
             return Err(Error::NeedsNetwork);
         };
-        let answers = self.ask(path, deadline);
+        let answers = self.ask(path, deadline).what;
         let directories = answers.said.iter().map(|(_, attributes)| attributes);
         let directories = directories.filter(|attributes| attributes.kind == Kind::Directory);
         match directories.map(|attributes| attributes.mtime).max() {
@@ -205,10 +231,47 @@ impl View {
     /// network.
     pub fn invalidate(&self, path: &RelPath) {
         let mut state = self.state.lock();
-        state.invalidations += 1;
+        state.heard.note(Change {
+            path: path.clone(),
+            depth: Depth::Tree,
+        });
         let gone = state.cache.forget(path);
         drop(state);
         drop(gone);
+    }
+
+    /// Ends what may no longer hold, after news of some member.
+    pub fn take_in(&self, news: &News) {
+        let mut state = self.state.lock();
+        match news {
+            News::Changed(changes) => {
+                for change in changes {
+                    state.cache.take_in(change);
+                    state.heard.note(change.clone());
+                }
+            }
+            News::Lost => {
+                state.cache.distrust();
+                // What is under way relies on the member, too.
+                state.heard.note(Change::everything());
+            }
+        }
+    }
+
+    /// The names in the last listing of `directory` that stand for other contents of names in it: how each is shown, and the name
+    /// at the members.
+    pub fn conflicts(&self, directory: &RelPath) -> Vec<(Name, Name)> {
+        let listing = self.state.lock().cache.last_directory(directory);
+        let items = listing.iter().flat_map(|listing| &listing.items);
+        let renamed = items.filter_map(|item| Some((item.name.clone(), item.original.clone()?)));
+        renamed.collect()
+    }
+
+    fn present(&self) -> Present {
+        Present {
+            now: Instant::now(),
+            revision: self.network.revision(),
+        }
     }
 
     /// Sums over what was listed lately.
@@ -217,8 +280,11 @@ impl View {
     }
 
     /// Asks everybody for the whole of one directory.
-    fn fetch(&self, path: &RelPath, deadline: Instant) -> Result<Arc<Directory>, Error> {
-        let answers = Answers::sort(self.network.list(path, deadline), Some);
+    fn fetch(&self, path: &RelPath, deadline: Instant) -> Result<Made<Arc<Directory>>, Error> {
+        let Made {
+            what: answers,
+            watched_by,
+        } = Made::of(self.network.list(path, deadline));
         if answers.said.is_empty() && !path.is_root() {
             return Err(if answers.silent.is_empty() {
                 Error::NotFound
@@ -237,16 +303,47 @@ impl View {
         if path.is_root() {
             items.retain(|item| item.name.as_bytes() != RESERVED);
         }
-        Ok(Arc::new(Directory {
+        let what = Arc::new(Directory {
             mtime,
             items,
             silent: answers.silent,
-        }))
+        });
+        Ok(Made { what, watched_by })
     }
 
     /// Asks everybody for one path.
-    fn ask(&self, path: &RelPath, deadline: Instant) -> Answers<Attributes> {
-        Answers::sort(self.network.stat(path, deadline), |attributes| attributes)
+    fn ask(&self, path: &RelPath, deadline: Instant) -> Made<Answers<Attributes>> {
+        Made::of(self.network.stat(path, deadline))
+    }
+}
+
+impl State {
+    fn begin(&self) -> Begun {
+        Begun {
+            asked: Instant::now(),
+            heard: self.heard.count(),
+        }
+    }
+}
+
+impl Begun {
+    /// The term of an answer that has just come.
+    fn term(self, watched_by: Option<u64>) -> Term {
+        Term {
+            asked: self.asked,
+            came: Instant::now(),
+            watched_by,
+            is_over: false,
+        }
+    }
+}
+
+impl<T> Made<Answers<T>> {
+    fn of(round: Round<Option<T>>) -> Self {
+        Self {
+            watched_by: round.watched.then_some(round.revision),
+            what: Answers::sort(round.answers),
+        }
     }
 }
 
@@ -263,7 +360,7 @@ impl Directory {
 
 impl<T> Answers<T> {
     /// Tells those who have it from those who do not and from those who did not say.
-    fn sort<A>(answers: Vec<Answer<A>>, positive: impl Fn(A) -> Option<T>) -> Self {
+    fn sort(answers: Vec<Answer<Option<T>>>) -> Self {
         let mut sorted = Self {
             said: Vec::with_capacity(answers.len()),
             denials: 0,
@@ -275,7 +372,7 @@ impl<T> Answers<T> {
             result,
         } in answers
         {
-            match result.map(&positive) {
+            match result {
                 Ok(Some(answer)) => sorted.said.push((Arc::new(Member { id, name }), answer)),
                 Ok(None) => sorted.denials += 1,
                 Err(error) if is_denial(&error) => sorted.denials += 1,
@@ -318,7 +415,8 @@ struct Landing<'a> {
     path: &'a RelPath,
     flight: &'a Flight,
     outcome: Result<Arc<Directory>, Error>,
-    begun: u64,
+    watched_by: Option<u64>,
+    begun: Begun,
 }
 
 impl Drop for Landing<'_> {
@@ -327,10 +425,11 @@ impl Drop for Landing<'_> {
         let mut state = self.view.state.lock();
         state.flights.remove(self.path);
         if let Ok(directory) = &self.outcome
-            && state.invalidations == self.begun
+            && !state.heard.concern_listing(self.path, self.begun.heard)
         {
             let (path, directory) = (self.path.clone(), Arc::clone(directory));
-            gone = state.cache.insert(path, directory, Instant::now());
+            let term = self.begun.term(self.watched_by);
+            gone = state.cache.insert(path, directory, term);
         }
         drop(state);
         drop(gone);

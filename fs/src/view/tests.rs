@@ -140,7 +140,7 @@ fn changes_are_seen_within_a_second() {
     ann.remove("x");
     let begun = Instant::now();
     while names(&view.list(&path(""), within(SOON)).unwrap()) != ["y"] {
-        assert!(begun.elapsed() < cache::FRESH + Duration::from_secs(2));
+        assert!(begun.elapsed() < term::FRESH + Duration::from_secs(2));
         std::thread::yield_now();
     }
 }
@@ -320,7 +320,7 @@ fn a_walk_through_a_listed_directory_does_not_ask_for_every_name() {
         ann.put(&number.to_string(), "x", 1);
     }
     view.list(&path(""), within(SOON)).unwrap();
-    std::thread::sleep(cache::FRESH);
+    std::thread::sleep(term::FRESH);
     let before = network.calls();
     for number in 0..100 {
         assert_eq!(size(&view, "", &number.to_string()), Some(1));

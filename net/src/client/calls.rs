@@ -13,8 +13,22 @@ use crate::wire::{
 /// the 60 to 100 bytes that an entry takes in memory this is about 100 MB.
 pub const MAX_DIRECTORY: usize = 1_000_000;
 
-/// All pages of `directory` as one listing.
-pub fn list(peer: &dyn Peer, directory: &RelPath, deadline: Instant) -> Result<Listing, Error> {
+/// What a member said, and what it takes to go by it for longer than a moment.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Told<T> {
+    /// What.
+    pub answer: T,
+    /// The member's change counter before it looked, if it watches what it told: `tinyp2p.changes`
+    /// since then says when the answer no longer holds.
+    pub counter: Option<u64>,
+}
+
+/// All pages of `directory` as one listing; `None` where there is no directory.
+pub fn list(
+    peer: &dyn Peer,
+    directory: &RelPath,
+    deadline: Instant,
+) -> Result<Told<Option<Listing>>, Error> {
     let mut whole: Option<Listing> = None;
     loop {
         let after = whole.as_ref().and_then(|so_far| so_far.entries.last());
@@ -22,21 +36,35 @@ pub fn list(peer: &dyn Peer, directory: &RelPath, deadline: Instant) -> Result<L
             directory: directory.clone(),
             after: after.map(|entry| entry.name.clone()),
             limit: Listing::MAX_ENTRIES as u32,
+            watch: true,
         };
-        let Response::List(page) = peer.call(&Request::List(request), deadline)? else {
-            return Err(unexpected(peer));
+        let page = match peer.call(&Request::List(request), deadline)? {
+            Response::List(page) => page,
+            Response::NoDirectory { counter } => {
+                return Ok(Told {
+                    answer: None,
+                    counter,
+                });
+            }
+            _ => return Err(unexpected(peer)),
         };
         let (more, empty) = (page.more, page.entries.is_empty());
         let so_far = match &mut whole {
             None => whole.insert(page),
             Some(so_far) => {
+                // The first page's counter is the oldest; all pages have to be watched.
+                so_far.counter = so_far.counter.filter(|_| page.counter.is_some());
                 so_far.entries.extend(page.entries);
                 so_far
             }
         };
         if !more {
             so_far.more = false;
-            return whole.ok_or_else(|| unexpected(peer));
+            let counter = so_far.counter;
+            return Ok(Told {
+                answer: whole,
+                counter,
+            });
         }
         if empty || so_far.entries.len() > MAX_DIRECTORY {
             return Err(Error::misbehaved(
@@ -52,12 +80,16 @@ pub fn stat(
     peer: &dyn Peer,
     path: &RelPath,
     deadline: Instant,
-) -> Result<Option<Attributes>, Error> {
+) -> Result<Told<Option<Attributes>>, Error> {
     let request = Request::Stat(StatRequest {
         paths: vec![path.clone()],
+        watch: true,
     });
     match peer.call(&request, deadline)? {
-        Response::Stat(found) if found.attributes.len() == 1 => Ok(found.attributes[0]),
+        Response::Stat(found) if found.attributes.len() == 1 => Ok(Told {
+            answer: found.attributes[0],
+            counter: found.counter,
+        }),
         _ => Err(unexpected(peer)),
     }
 }
@@ -120,7 +152,8 @@ mod tests {
         for index in 0..count {
             peer.put(&format!("d/{index:06}"), "x", 1);
         }
-        let whole = list(&peer, &RelPath::new(b"d").unwrap(), soon()).unwrap();
+        let told = list(&peer, &RelPath::new(b"d").unwrap(), soon()).unwrap();
+        let whole = told.answer.unwrap();
         assert_eq!(whole.entries.len(), count);
         assert!(whole.entries.is_sorted_by(|a, b| a.name < b.name) && !whole.more);
         assert_eq!(peer.calls(), 3);
@@ -131,8 +164,8 @@ mod tests {
         let peer = MemoryPeer::new(1);
         let here = peer.put("here", "x", 1);
         let stat = |path: &str| stat(&peer, &RelPath::new(path.as_bytes()).unwrap(), soon());
-        assert_eq!(stat("here").unwrap(), Some(here));
-        assert_eq!(stat("gone").unwrap(), None);
+        assert_eq!(stat("here").unwrap().answer, Some(here));
+        assert_eq!(stat("gone").unwrap().answer, None);
     }
 
     #[test]

@@ -99,6 +99,7 @@ fn strangers_with_the_same_password_pair_and_call() {
             .contains(&"tinyp2p.list".into())
     );
     let request = Request::List(ListRequest {
+        watch: false,
         directory: RelPath::root(),
         after: None,
         limit: 10,

@@ -41,6 +41,7 @@ impl Place {
             advertise: None,
             name: name.into(),
             discovery: false,
+            watch: true,
             memory: 64 << 20,
             cache: None,
             peers: peers.iter().map(peer).collect(),
@@ -80,6 +81,7 @@ fn soon() -> Instant {
 
 fn list(member: &Member) -> Result<Vec<String>, Error> {
     let request = Request::List(ListRequest {
+        watch: false,
         directory: RelPath::root(),
         after: None,
         limit: 100,

@@ -190,6 +190,11 @@ impl Members {
         roster.to_vec()
     }
 
+    /// Another number whenever those who are there, their names or addresses have changed.
+    pub fn revision(&self) -> u64 {
+        self.state.lock().table.revision()
+    }
+
     fn roster(&self, state: &Inner) -> Arc<[Member]> {
         let names = self.shown_names(state);
         let named = |id: PeerId| names.get(&id).cloned().unwrap_or_else(|| id.short().into());

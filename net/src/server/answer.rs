@@ -6,8 +6,12 @@ use super::Service;
 use crate::merkle::Subtree;
 use crate::types::PeerId;
 use crate::wire::{
-    self, Fault, FaultCode, HashesRequest, Request, Response, SearchPage, StatResponse,
+    self, Changes, ChangesRequest, Fault, FaultCode, HashesRequest, Request, Response, SearchPage,
+    StatResponse,
 };
+
+/// The change counter where nothing ever changes.
+const NEVER: u64 = 0;
 
 /// Answers `request` of the member `caller`, who called from `remote`. May wait for a disk.
 pub fn answer(
@@ -22,13 +26,17 @@ pub fn answer(
             service.members.hello(caller, remote, theirs),
         )),
         Request::List(request) => match share {
-            Some(share) => share.list(&request).map(Response::List),
+            Some(share) => share.list(&request),
+            None if request.watch => Ok(Response::NoDirectory {
+                counter: Some(NEVER),
+            }),
             None => Err(nothing_shared()),
         },
         Request::Stat(request) => match share {
             Some(share) => share.stat(&request).map(Response::Stat),
             None => Ok(Response::Stat(StatResponse {
                 attributes: vec![None; request.paths.len()],
+                counter: request.watch.then_some(NEVER),
             })),
         },
         Request::Search(request) => match share {
@@ -37,6 +45,13 @@ pub fn answer(
                 matches: Vec::new(),
                 more: false,
             })),
+        },
+        Request::Changes(request) => match share {
+            Some(share) => share.wait_for_changes(&request).map(Response::Changes),
+            None => {
+                std::thread::sleep(request.wait);
+                Ok(Response::Changes(no_changes()))
+            }
         },
         Request::Hashes(request) => hashes(service, &request).map(Response::Hashes),
         Request::ListMethods => Ok(Response::ListMethods(
@@ -61,6 +76,25 @@ fn hashes(service: &Service, request: &HashesRequest) -> Result<Subtree, Fault> 
             .and_then(|cache| cache.hashes(request.root, request.first, request.span))
             .ok_or(fault)
     })
+}
+
+/// [`answer`] for those who may wait long, without a thread.
+pub(super) async fn changes(service: &Service, request: ChangesRequest) -> Result<Response, Fault> {
+    match service.share.as_deref() {
+        Some(share) => share.changes(&request).await.map(Response::Changes),
+        None => {
+            tokio::time::sleep(request.wait).await;
+            Ok(Response::Changes(no_changes()))
+        }
+    }
+}
+
+/// That nothing is shared is true for as long as this node runs.
+fn no_changes() -> Changes {
+    Changes {
+        counter: NEVER,
+        changes: Vec::new(),
+    }
 }
 
 fn nothing_shared() -> Fault {

@@ -34,6 +34,9 @@ const MAX_URGENT: usize = 256;
 /// What was computed reaches the disk this often.
 const FLUSH: Duration = Duration::from_secs(5);
 
+/// Those who were told of files without a root hear of it this often.
+const TELL: Duration = Duration::from_secs(1);
+
 /// The thread looks this often whether the share is still there.
 const IDLE: Duration = Duration::from_secs(1);
 
@@ -112,6 +115,8 @@ pub(super) fn start(share: &Arc<Share>, roots: &Arc<Roots>) -> Result<(), Error>
         too_new: Vec::new(),
         unflushed: 0,
         flushed: Instant::now(),
+        untold: Vec::new(),
+        told: Instant::now(),
     };
     let thread = std::thread::Builder::new().name("hash".into());
     let spawned = thread.spawn(move || hasher.run());
@@ -131,6 +136,9 @@ struct Hasher {
     /// Roots that a crash would lose, and when there were last none.
     unflushed: usize,
     flushed: Instant,
+    /// Files that have a root now, and when others were last told.
+    untold: Vec<RelPath>,
+    told: Instant,
 }
 
 impl Hasher {
@@ -139,10 +147,11 @@ impl Hasher {
         let _ = rustix::process::setpriority_process(None, 19);
         while !self.wanted.is_stopped() {
             self.flush(FLUSH);
-            let wait = if self.walked_to.is_some() {
-                Duration::ZERO
-            } else {
-                IDLE
+            self.tell(TELL);
+            let wait = match (self.walked_to.is_some(), self.untold.is_empty()) {
+                (true, _) => Duration::ZERO,
+                (false, true) => IDLE,
+                (false, false) => TELL.saturating_sub(self.told.elapsed()),
             };
             match self.wanted.next(wait) {
                 Some(path) => {
@@ -159,6 +168,7 @@ impl Hasher {
                     };
                     self.walk_on(&share);
                 }
+                None if !self.untold.is_empty() => self.tell(Duration::ZERO),
                 None => {
                     self.flush(Duration::ZERO);
                     for path in std::mem::take(&mut self.too_new) {
@@ -179,6 +189,18 @@ impl Hasher {
             tracing::warn!(%error, "content roots cannot be kept");
         }
         (self.unflushed, self.flushed) = (0, Instant::now());
+    }
+
+    /// Says that files have got roots, if that last happened `pause` ago.
+    fn tell(&mut self, pause: Duration) {
+        if self.untold.is_empty() || self.told.elapsed() < pause {
+            return;
+        }
+        if let Some(watch) = self.share.upgrade().and_then(|share| share.watch.clone()) {
+            watch.note(&self.untold);
+        }
+        self.untold.clear();
+        self.told = Instant::now();
     }
 
     /// Looks at one more page of the share. What needs a root comes into the queue by being looked at.
@@ -258,6 +280,7 @@ impl Hasher {
         }
         let tree = hasher.finish().filter(|_| at == attributes.size);
         self.unflushed += 1;
+        self.untold.push(path.clone());
         let kept = tree.map(|tree| self.roots.insert(attributes.version, path, &tree));
         if let Some(Err(error)) = kept {
             tracing::warn!(%error, "a content root cannot be kept");

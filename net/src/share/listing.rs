@@ -48,5 +48,6 @@ pub(super) fn page(
         mtime: directory.state.mtime(),
         entries,
         more,
+        counter: None,
     })
 }

@@ -13,6 +13,7 @@ mod beneath;
 mod by_root;
 mod file;
 mod hasher;
+pub(crate) mod journal;
 mod listed;
 mod listing;
 mod mounts;
@@ -26,6 +27,7 @@ mod state;
 mod tests;
 mod tree;
 mod walk;
+mod watch;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -41,8 +43,8 @@ use crate::error::Error;
 use crate::merkle::Subtree;
 use crate::types::{Attributes, Kind, Name, RelPath};
 use crate::wire::{
-    Fault, FaultCode, HashesRequest, ListRequest, Listing, SearchPage, SearchRequest, StatRequest,
-    StatResponse,
+    Changes, ChangesRequest, Fault, FaultCode, HashesRequest, ListRequest, Listing, Response,
+    SearchPage, SearchRequest, StatRequest, StatResponse,
 };
 use beneath::Beneath;
 use hasher::Wanted;
@@ -51,6 +53,7 @@ use names::Names;
 use policy::Policy;
 use search::Places;
 use tree::{Found, Tree, is_absence};
+use watch::Watch;
 
 /// A directory that changed less than this long ago may change again without its times showing it
 /// (a file system's clock may tick only every 10 ms), so its names are not remembered yet.
@@ -63,7 +66,8 @@ const OPEN_TRIES: u32 = 5;
 /// another one made in its place is not served.
 #[derive(Debug)]
 pub struct Share {
-    tree: Tree,
+    tree: Arc<Tree>,
+    watch: Option<Arc<Watch>>,
     roots: Option<Arc<Roots>>,
     wanted: Arc<Wanted>,
     listed: Mutex<Listed>,
@@ -81,12 +85,26 @@ impl Share {
             other => failed(other.into()),
         })?;
         Ok(Self {
-            tree,
+            tree: Arc::new(tree),
+            watch: None,
             roots: None,
             wanted: Arc::default(),
             listed: Mutex::default(),
             places: Mutex::default(),
         })
+    }
+
+    /// Notices from now on what changes in what others have been told. Where the system cannot do that,
+    /// they have to ask again.
+    pub fn watched(self) -> Self {
+        let watch = Watch::start(&self.tree);
+        if let Err(error) = &watch {
+            tracing::info!(%error, "others have to look for changes themselves");
+        }
+        Self {
+            watch: watch.ok(),
+            ..self
+        }
     }
 
     /// Computes the content roots of the files in the background from now on, and keeps them in
@@ -104,11 +122,51 @@ impl Share {
     /// Ends the work in the background.
     pub fn stop(&self) {
         self.wanted.stop();
+        if let Some(watch) = &self.watch {
+            watch.stop();
+        }
+    }
+
+    /// What has changed in what was told with a counter: as soon as something has, or nothing when the
+    /// time is up.
+    pub async fn changes(&self, request: &ChangesRequest) -> Result<Changes, Fault> {
+        match &self.watch {
+            Some(watch) => Ok(watch.changes(request).await),
+            None => Err(nothing_watched()),
+        }
+    }
+
+    /// The same, on a thread that may wait.
+    pub fn wait_for_changes(&self, request: &ChangesRequest) -> Result<Changes, Fault> {
+        let watch = self.watch.as_ref().ok_or_else(nothing_watched)?;
+        Ok(watch.wait_for_changes(request))
     }
 
     /// One page of a directory.
-    pub fn list(&self, request: &ListRequest) -> Result<Listing, Fault> {
-        let mut listing = self.list_names(request)?;
+    pub fn list(&self, request: &ListRequest) -> Result<Response, Fault> {
+        let counter = self.keep(&request.directory, request.watch);
+        match self.listing(request) {
+            Ok((mut listing, is_all_watched)) => {
+                listing.counter = counter.filter(|_| is_all_watched);
+                Ok(Response::List(listing))
+            }
+            Err(fault) if request.watch && fault.is_absence() => {
+                Ok(Response::NoDirectory { counter })
+            }
+            Err(fault) => Err(fault),
+        }
+    }
+
+    /// Watches what lies at `path`, if the caller `wants` that; from the counter on that this returns. To be called
+    /// before it is looked at.
+    fn keep(&self, path: &RelPath, wants: bool) -> Option<u64> {
+        let watch = self.watch.as_ref().filter(|_| wants)?;
+        watch.keep(path, Instant::now())
+    }
+
+    /// The page, and whether it shows only what a watch of the directory sees.
+    fn listing(&self, request: &ListRequest) -> Result<(Listing, bool), Fault> {
+        let (mut listing, is_all_watched) = self.list_names(request)?;
         let names: Vec<Name> = listing
             .entries
             .iter()
@@ -121,24 +179,20 @@ impl Share {
         self.add_roots(found.collect(), |index| {
             request.directory.join(&names[index]).ok()
         });
-        Ok(listing)
+        Ok((listing, is_all_watched))
     }
 
-    fn list_names(&self, request: &ListRequest) -> Result<Listing, Fault> {
+    fn list_names(&self, request: &ListRequest) -> Result<(Listing, bool), Fault> {
         let limit = page_limit(request.limit, Listing::MAX_ENTRIES)?;
         let directory = self.tree.find(&request.directory).map_err(fault)?;
         if directory.state.kind() != Some(Kind::Directory) {
             return Err(Fault::new(FaultCode::NotADirectory, "not a directory"));
         }
         let names = self.names(&directory).map_err(unreadable)?;
-        listing::page(
-            &self.tree,
-            &directory,
-            &names,
-            request.after.as_ref(),
-            limit,
-        )
-        .map_err(internal)
+        let after = request.after.as_ref();
+        let page = listing::page(&self.tree, &directory, &names, after, limit);
+        // What a link leads to changes elsewhere.
+        Ok((page.map_err(internal)?, !names.have_links()))
     }
 
     /// The attributes of each path, `None` where nothing is served.
@@ -147,6 +201,13 @@ impl Share {
             let message = format!("at most {} paths at a time", StatRequest::MAX_PATHS);
             return Err(Fault::new(FaultCode::LimitExceeded, message));
         }
+        // Each path, as the oldest counter is good for all; and no answer without one for any.
+        let counters = request
+            .paths
+            .iter()
+            .map(|path| self.keep(path, request.watch));
+        let counter = counters.collect::<Option<Vec<u64>>>();
+        let counter = counter.and_then(|counters| counters.into_iter().min());
         let attributes = request.paths.iter().map(|path| self.attributes(path));
         let mut attributes: Vec<Option<Attributes>> = attributes.collect::<Result<_, _>>()?;
         let served = request
@@ -157,7 +218,10 @@ impl Share {
         let paths: Vec<&RelPath> = served.map(|(path, _)| path).collect();
         let found = attributes.iter_mut().flatten().collect();
         self.add_roots(found, |index| Some(paths[index].clone()));
-        Ok(StatResponse { attributes })
+        Ok(StatResponse {
+            attributes,
+            counter,
+        })
     }
 
     fn attributes(&self, path: &RelPath) -> Result<Option<Attributes>, Fault> {
@@ -265,6 +329,11 @@ fn page_limit(wanted: u32, most: usize) -> Result<usize, Fault> {
         )),
         wanted => Ok(wanted.min(most)),
     }
+}
+
+/// The fault of a question about changes, where no answer had a counter.
+fn nothing_watched() -> Fault {
+    Fault::new(FaultCode::NotFound, "this member does not watch its share")
 }
 
 /// The fault of a path that does not lead to anything served.

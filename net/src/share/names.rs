@@ -88,6 +88,11 @@ impl Names {
         self.bytes.capacity() + self.slots.capacity() * size_of::<Slot>()
     }
 
+    /// True if one of them is a symbolic link.
+    pub(super) fn have_links(&self) -> bool {
+        self.slots.iter().any(|slot| slot.seen == Seen::Link)
+    }
+
     /// The name at `index`, which must be less than [`Names::len`].
     pub(super) fn get(&self, index: usize) -> (&[u8], Seen) {
         let slot = self.slots[index];

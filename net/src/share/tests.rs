@@ -9,6 +9,7 @@ mod paging;
 mod races;
 mod rooted;
 mod served;
+mod watched;
 
 use std::ffi::OsStr;
 use std::fs;
@@ -22,6 +23,14 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::types::{Entry, Name};
+
+/// The page that a directory was answered with.
+fn page_of(response: Response) -> Listing {
+    match response {
+        Response::List(page) => page,
+        other => panic!("{other:?} in place of a page"),
+    }
+}
 
 /// A share over a fresh directory, `served`, with `outside` beside it.
 struct Fixture {
@@ -72,13 +81,14 @@ impl Fixture {
     /// A whole directory, in pages of `limit`.
     fn pages(&self, directory: &str, limit: u32) -> Result<Vec<Entry>, Fault> {
         let mut request = ListRequest {
+            watch: false,
             directory: path(directory),
             after: None,
             limit,
         };
         let mut entries = Vec::new();
         loop {
-            let page = self.share.list(&request)?;
+            let page = page_of(self.share.list(&request)?);
             assert!(page.entries.len() <= limit as usize);
             assert!(!page.more || !page.entries.is_empty());
             entries.extend(page.entries);
@@ -97,7 +107,13 @@ impl Fixture {
 
     fn stat(&self, below: impl AsRef<[u8]>) -> Option<Attributes> {
         let paths = vec![RelPath::new(below.as_ref()).unwrap()];
-        let response = self.share.stat(&StatRequest { paths }).unwrap();
+        let response = self
+            .share
+            .stat(&StatRequest {
+                paths,
+                watch: false,
+            })
+            .unwrap();
         response.attributes[0]
     }
 

@@ -83,6 +83,32 @@ impl Tree {
         })
     }
 
+    /// True when nothing on the way to `path` is left out, nor `path` itself.
+    pub(super) fn serves(&self, path: &RelPath) -> bool {
+        self.policy.serves(path)
+    }
+
+    /// Pins the directory at `path` if it lies right there: neither a symbolic link nor a mount is on the way,
+    /// which are errors ([`Errno::LOOP`], [`Errno::XDEV`]). `None` where there is nothing, or no directory.
+    pub(super) fn pin_directory(&self, path: &RelPath) -> Result<Option<OwnedFd>, Errno> {
+        if !self.policy.serves(path) {
+            return Ok(None);
+        }
+        match self.beneath.pin(path, Mounts::Stay) {
+            Ok(handle) => {
+                let state = State::of_pinned(&handle)?;
+                match state.kind() {
+                    Some(Kind::Directory) => Ok(Some(handle)),
+                    _ if state.is_link() => Err(Errno::LOOP),
+                    _ => Ok(None),
+                }
+            }
+            Err(error @ (Errno::LOOP | Errno::XDEV)) => Err(error),
+            Err(error) if is_absence(error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// What `path` leads to. Every reason why nothing is served there is an error that
     /// [`is_absence`] knows.
     pub(super) fn find(&self, path: &RelPath) -> Result<Found, Errno> {

@@ -6,9 +6,10 @@
 use super::fault::{Fault, FaultCode, one_line};
 use super::fields::{Fields, Refusal, text};
 use super::{
-    HashesRequest, Hello, ListRequest, Listing, Request, Response, SearchPage, SearchRequest,
+    Changes, ChangesRequest, HashesRequest, Hello, ListRequest, Request, Response, SearchPage,
+    SearchRequest,
 };
-use super::{StatRequest, StatResponse, hashes, hello, list, search, stat, system};
+use super::{StatRequest, StatResponse, changes, hashes, hello, list, search, stat, system};
 use crate::xmlrpc::{self, Limits, Outcome, Value};
 
 /// The largest call in bytes: a hello that names a network of hundreds, a batch of 256 paths.
@@ -52,6 +53,7 @@ pub fn encode_call(request: &Request) -> Vec<u8> {
         Request::List(list) => (list::NAME, vec![list.to_value()]),
         Request::Stat(stat) => (stat::NAME, vec![stat.to_value()]),
         Request::Search(search) => (search::NAME, vec![search.to_value()]),
+        Request::Changes(changes) => (changes::NAME, vec![changes.to_value()]),
         Request::Hashes(hashes) => (hashes::NAME, vec![hashes.to_value()]),
         Request::ListMethods => (system::LIST_METHODS, Vec::new()),
         Request::MethodHelp(method) => (system::METHOD_HELP, vec![Value::from(&**method)]),
@@ -68,6 +70,7 @@ pub fn decode_call(body: &[u8]) -> Result<Request, Fault> {
         list::NAME => Request::List(ListRequest::from_fields(Fields::of_params(params)?)?),
         stat::NAME => Request::Stat(StatRequest::from_fields(Fields::of_params(params)?)?),
         search::NAME => Request::Search(SearchRequest::from_fields(Fields::of_params(params)?)?),
+        changes::NAME => Request::Changes(ChangesRequest::from_fields(Fields::of_params(params)?)?),
         hashes::NAME => Request::Hashes(HashesRequest::from_fields(Fields::of_params(params)?)?),
         system::LIST_METHODS => {
             system::nothing(&params)?;
@@ -87,8 +90,10 @@ pub fn encode_response(response: &Result<Response, Fault>) -> Vec<u8> {
     let value = match response {
         Ok(Response::Hello(hello)) => hello.to_value(),
         Ok(Response::List(listing)) => listing.to_value(),
+        Ok(Response::NoDirectory { counter }) => list::no_directory(*counter),
         Ok(Response::Stat(answers)) => answers.to_value(),
         Ok(Response::Search(page)) => page.to_value(),
+        Ok(Response::Changes(changes)) => changes.to_value(),
         Ok(Response::Hashes(subtree)) => hashes::to_value(subtree),
         Ok(Response::ListMethods(names)) => system::names_to_value(names),
         Ok(Response::MethodHelp(text)) => Value::from(&**text),
@@ -115,15 +120,14 @@ pub fn decode_response(request: &Request, body: &[u8]) -> Result<Response, Respo
 fn result(request: &Request, value: Value) -> Result<Response, Refusal> {
     Ok(match request {
         Request::Hello(_) => Response::Hello(Hello::from_fields(Fields::of(value)?)?),
-        Request::List(request) => {
-            Response::List(Listing::from_fields(Fields::of(value)?, request)?)
-        }
+        Request::List(request) => list::from_fields(Fields::of(value)?, request)?,
         Request::Stat(request) => {
             Response::Stat(StatResponse::from_fields(Fields::of(value)?, request)?)
         }
         Request::Search(request) => {
             Response::Search(SearchPage::from_fields(Fields::of(value)?, request)?)
         }
+        Request::Changes(_) => Response::Changes(Changes::from_fields(Fields::of(value)?)?),
         Request::Hashes(request) => {
             Response::Hashes(hashes::from_fields(Fields::of(value)?, request)?)
         }

@@ -5,6 +5,7 @@
 //! for people: an indentation, and a line end before a tag, are not part of it.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::*;
 use crate::types::{Address, Attributes, Entry, Kind, Name, PeerId, RelPath, Root, Version};
@@ -97,6 +98,7 @@ fn list() -> (Request, Response) {
         directory: path(b"music/B&B"),
         after: Some(Name::new(&b"a.ogg"[..]).unwrap()),
         limit: 2,
+        watch: true,
     };
     let entry = |name: &[u8], attributes| Entry {
         name: Name::new(name).unwrap(),
@@ -107,6 +109,7 @@ fn list() -> (Request, Response) {
         mtime: 1_700_000_000_000_000_000,
         entries: vec![entry(b"b.ogg", file()), entry(b"live", directory())],
         more: true,
+        counter: Some(1_700_000_000_000_000_007),
     };
     (Request::List(request), Response::List(listing))
 }
@@ -118,6 +121,7 @@ fn stat() -> (Request, Response) {
             path(b"caf\xe9.txt"),
             path(b"music/gone.ogg"),
         ],
+        watch: true,
     };
     let attributes = vec![
         Some(directory()),
@@ -129,7 +133,10 @@ fn stat() -> (Request, Response) {
     ];
     (
         Request::Stat(request),
-        Response::Stat(StatResponse { attributes }),
+        Response::Stat(StatResponse {
+            attributes,
+            counter: Some(1_700_000_000_000_000_007),
+        }),
     )
 }
 
@@ -144,6 +151,26 @@ fn search() -> (Request, Response) {
         more: false,
     };
     (Request::Search(request), Response::Search(page))
+}
+
+fn changes() -> (Request, Response) {
+    let request = ChangesRequest {
+        since: 1_700_000_000_000_000_007,
+        wait: Duration::from_secs(5),
+    };
+    let change = |text: &[u8], depth| Change {
+        path: path(text),
+        depth,
+    };
+    let changes = Changes {
+        counter: 1_700_000_000_000_000_010,
+        changes: vec![
+            change(b"music/B&B/b.ogg", Depth::Entry),
+            change(b"music/new", Depth::Tree),
+            change(b"music", Depth::Entry),
+        ],
+    };
+    (Request::Changes(request), Response::Changes(changes))
 }
 
 fn hashes() -> (Request, Response) {
@@ -189,6 +216,7 @@ fn every_example_is_what_its_text_says() {
         ("tinyp2p.list", list()),
         ("tinyp2p.stat", stat()),
         ("tinyp2p.search", search()),
+        ("tinyp2p.changes", changes()),
         ("tinyp2p.hashes", hashes()),
         ("system.listMethods", list_methods()),
         ("system.methodHelp", method_help()),
@@ -227,6 +255,11 @@ fn the_tables_name_every_fault_and_every_bound() {
             SearchRequest::MAX_PATTERN_BYTES
         ),
         format!("never holds more than {}. |", SearchPage::MAX_MATCHES),
+        format!(
+            "at most {} milliseconds",
+            ChangesRequest::MAX_WAIT.as_millis()
+        ),
+        format!("at most {} changes", Changes::MAX_CHANGES),
         format!("one line, at most {} bytes", Fault::MAX_MESSAGE_BYTES),
         format!("path: 1 to {} bytes", crate::types::MAX_NAME_BYTES),
         format!("either end; at most {} bytes", crate::types::MAX_PATH_BYTES),

@@ -80,6 +80,11 @@ impl Fault {
     /// Longer messages are cut, when sent and when received.
     pub const MAX_MESSAGE_BYTES: usize = 1024;
 
+    /// True if it says that there is nothing, or nothing of the kind that was asked for.
+    pub fn is_absence(&self) -> bool {
+        matches!(self.code, FaultCode::NotFound | FaultCode::NotADirectory)
+    }
+
     /// A fault with its sentence.
     pub fn new(code: FaultCode, message: impl Into<String>) -> Self {
         Self {

@@ -97,6 +97,15 @@ impl Fields {
         }
     }
 
+    /// A boolean; false when it is left out.
+    pub(super) fn optional_flag(&mut self, name: &str) -> Result<bool, Refusal> {
+        match self.optional(name) {
+            None => Ok(false),
+            Some(Value::Boolean(value)) => Ok(value),
+            Some(_) => Err(Refusal::Invalid(format!("'{name}' must be a boolean"))),
+        }
+    }
+
     pub(super) fn boolean(&mut self, name: &str) -> Result<bool, Refusal> {
         match self.required(name)? {
             Value::Boolean(value) => Ok(value),
@@ -152,11 +161,11 @@ pub(super) fn array(value: Value, name: &str, most: usize) -> Result<Vec<Value>,
 }
 
 /// A struct value from its members.
-pub(super) fn structure<const N: usize>(members: [(&str, Value); N]) -> Value {
-    Value::Struct(
-        members
-            .into_iter()
-            .map(|(name, value)| (name.to_owned(), value))
-            .collect(),
-    )
+pub(super) fn structure<const N: usize>(all: [(&str, Value); N]) -> Value {
+    members(all.into_iter())
+}
+
+/// The same, where some may be missing.
+pub(super) fn members<'a>(all: impl Iterator<Item = (&'a str, Value)>) -> Value {
+    Value::Struct(all.map(|(name, value)| (name.to_owned(), value)).collect())
 }

@@ -1,7 +1,9 @@
 //! `tinyp2p.list`: one directory, in pages, in columns.
 
+use super::Response;
+use super::changes::{counter_to_value, optional_counter};
 use super::columns::{Columns, join, split};
-use super::fields::{Fields, Refusal, bytes, structure};
+use super::fields::{Fields, Refusal, bytes, members};
 use crate::types::{Entry, Name, RelPath, Version};
 use crate::xmlrpc::Value;
 
@@ -11,8 +13,10 @@ pub(super) const HELP: &str = "\
 struct tinyp2p.list(struct)
 One directory, in pages. Parameter: path (string or base64, empty for the root), after (string or
 base64, the last name of the page before; left out for the first page), limit (int, at least 1; a page
-never holds more than 8192 entries). Result: version (i8), mtime (i8, nanoseconds since 1970), more
-(boolean), and the columns names, kinds, sizes, mtimes, versions, roots, sorted by the names' bytes.";
+never holds more than 8192 entries), watch (boolean, may be left out). Result: version (i8), mtime (i8,
+nanoseconds since 1970), more (boolean), the columns names, kinds, sizes, mtimes, versions, roots, sorted
+by the names' bytes, and counter (i8) if the directory is watched; with watch, where there is no
+directory: none (boolean, true), and counter.";
 
 /// Asks for the entries of `directory` whose names sort (as bytes) behind `after`.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -23,20 +27,18 @@ pub struct ListRequest {
     pub after: Option<Name>,
     /// The most entries wanted; the answer may hold fewer and still not be the last page.
     pub limit: u32,
+    /// Whether the caller would follow the changes of what it is told.
+    pub watch: bool,
 }
 
 impl ListRequest {
     pub(super) fn to_value(&self) -> Value {
         let path = ("path", Value::from_bytes_text(self.directory.as_bytes()));
         let limit = ("limit", Value::Int(self.limit.into()));
-        match &self.after {
-            None => structure([path, limit]),
-            Some(name) => structure([
-                path,
-                ("after", Value::from_bytes_text(name.as_bytes())),
-                limit,
-            ]),
-        }
+        let after = |name: &Name| ("after", Value::from_bytes_text(name.as_bytes()));
+        let watch = self.watch.then_some(("watch", Value::Boolean(true)));
+        let optional = self.after.as_ref().map(after).into_iter().chain(watch);
+        members([path, limit].into_iter().chain(optional))
     }
 
     pub(super) fn from_fields(mut fields: Fields) -> Result<Self, Refusal> {
@@ -45,6 +47,7 @@ impl ListRequest {
             directory: fields.path("path")?,
             after: after.transpose()?.map(Name::new).transpose()?,
             limit: fields.limit()?,
+            watch: fields.optional_flag("watch")?,
         })
     }
 
@@ -64,6 +67,9 @@ pub struct Listing {
     pub entries: Vec<Entry>,
     /// True when names behind the last entry remain.
     pub more: bool,
+    /// The callee's change counter before the page was made, if it watches the directory: until it reports
+    /// a change since then, what this page says holds.
+    pub counter: Option<u64>,
 }
 
 impl Listing {
@@ -73,7 +79,7 @@ impl Listing {
     pub(super) fn to_value(&self) -> Value {
         let columns = Columns::of(self.entries.iter().map(|entry| Some(&entry.attributes)));
         let [kinds, sizes, mtimes, versions, roots] = columns.into_members();
-        structure([
+        let listing = [
             ("version", Value::Int(self.version.0.cast_signed())),
             ("mtime", Value::Int(self.mtime)),
             ("more", Value::Boolean(self.more)),
@@ -86,7 +92,10 @@ impl Listing {
             mtimes,
             versions,
             roots,
-        ])
+        ];
+        let counter = self.counter.map(counter_to_value);
+        let counter = counter.map(|counter| ("counter", counter));
+        members(listing.into_iter().chain(counter))
     }
 
     /// A page that answers `request`. An empty page that promises more is refused: who believed it
@@ -117,6 +126,23 @@ impl Listing {
             mtime: fields.integer("mtime")?,
             entries,
             more,
+            counter: optional_counter(&mut fields)?,
         })
     }
+}
+
+/// That there is no directory.
+pub(super) fn no_directory(counter: Option<u64>) -> Value {
+    let counter = counter.map(|counter| ("counter", counter_to_value(counter)));
+    let none = ("none", Value::Boolean(true));
+    members([none].into_iter().chain(counter))
+}
+
+/// What answers `request`: a page, or that there is no directory.
+pub(super) fn from_fields(mut fields: Fields, request: &ListRequest) -> Result<Response, Refusal> {
+    if fields.optional_flag("none")? {
+        let counter = optional_counter(&mut fields)?;
+        return Ok(Response::NoDirectory { counter });
+    }
+    Ok(Response::List(Listing::from_fields(fields, request)?))
 }

@@ -5,6 +5,7 @@
 //! describes the same shapes for people; its examples are run as tests.
 
 mod batch;
+mod changes;
 mod codec;
 mod columns;
 #[cfg(test)]
@@ -26,6 +27,7 @@ pub use batch::{
     BatchAnswer, BatchBody, BatchItem, MAX_BATCH_FILES, MAX_BATCH_REQUEST, MAX_BATCH_RESPONSE,
     MAX_SMALL_FILE, decode_answers, decode_batch, encode_batch,
 };
+pub use changes::{Change, Changes, ChangesRequest, Depth};
 pub use codec::{
     MAX_CALL_BYTES, MAX_RESPONSE_BYTES, ResponseError, decode_call, decode_response, encode_call,
     encode_response,
@@ -51,6 +53,8 @@ pub enum Request {
     Stat(StatRequest),
     /// `tinyp2p.search`
     Search(SearchRequest),
+    /// `tinyp2p.changes`
+    Changes(ChangesRequest),
     /// `tinyp2p.hashes`
     Hashes(HashesRequest),
     /// `system.listMethods`
@@ -66,10 +70,17 @@ pub enum Response {
     Hello(Hello),
     /// `tinyp2p.list`
     List(Listing),
+    /// `tinyp2p.list`, when watching was asked for: there is no directory
+    NoDirectory {
+        /// As [`Listing::counter`].
+        counter: Option<u64>,
+    },
     /// `tinyp2p.stat`
     Stat(StatResponse),
     /// `tinyp2p.search`
     Search(SearchPage),
+    /// `tinyp2p.changes`
+    Changes(Changes),
     /// `tinyp2p.hashes`; proves nothing before it is itself proven
     Hashes(Subtree),
     /// `system.listMethods`

@@ -1,7 +1,8 @@
 //! `tinyp2p.stat`: the attributes of a batch of paths.
 
+use super::changes::{counter_to_value, optional_counter};
 use super::columns::Columns;
-use super::fields::{Fields, Refusal, bytes, structure};
+use super::fields::{Fields, Refusal, bytes, members};
 use crate::types::{Attributes, RelPath};
 use crate::xmlrpc::Value;
 
@@ -9,15 +10,18 @@ pub(super) const NAME: &str = "tinyp2p.stat";
 
 pub(super) const HELP: &str = "\
 struct tinyp2p.stat(struct)
-The attributes of a batch of paths. Parameter: paths (array of strings or base64, 1 to 256). Result:
-the columns kinds, sizes, mtimes, versions, roots, one element per path in the order of the request;
-the kind of a path that leads to nothing is '-'.";
+The attributes of a batch of paths. Parameter: paths (array of strings or base64, 1 to 256),
+watch (boolean, may be left out). Result: the columns kinds, sizes, mtimes, versions, roots, one element
+per path in the order of the request; the kind of a path that leads to nothing is '-'; and counter (i8) if
+watch was asked for and all of it is watched.";
 
 /// Asks for the attributes of each of `paths`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct StatRequest {
     /// 1 to [`StatRequest::MAX_PATHS`] paths.
     pub paths: Vec<RelPath>,
+    /// Whether the caller would follow the changes of what it is told.
+    pub watch: bool,
 }
 
 impl StatRequest {
@@ -27,7 +31,9 @@ impl StatRequest {
     pub(super) fn to_value(&self) -> Value {
         let paths = self.paths.iter();
         let paths = paths.map(|path| Value::from_bytes_text(path.as_bytes()));
-        structure([("paths", Value::Array(paths.collect()))])
+        let watch = self.watch.then_some(("watch", Value::Boolean(true)));
+        let paths = [("paths", Value::Array(paths.collect()))];
+        members(paths.into_iter().chain(watch))
     }
 
     pub(super) fn from_fields(mut fields: Fields) -> Result<Self, Refusal> {
@@ -39,7 +45,8 @@ impl StatRequest {
             .into_iter()
             .map(|path| Ok(RelPath::new(&bytes(path, "paths")?)?))
             .collect::<Result<_, Refusal>>()?;
-        Ok(Self { paths })
+        let watch = fields.optional_flag("watch")?;
+        Ok(Self { paths, watch })
     }
 }
 
@@ -48,11 +55,16 @@ impl StatRequest {
 pub struct StatResponse {
     /// The attributes.
     pub attributes: Vec<Option<Attributes>>,
+    /// As [`Listing::counter`](super::Listing::counter), for all of them.
+    pub counter: Option<u64>,
 }
 
 impl StatResponse {
     pub(super) fn to_value(&self) -> Value {
-        structure(Columns::of(self.attributes.iter().map(Option::as_ref)).into_members())
+        let columns = Columns::of(self.attributes.iter().map(Option::as_ref)).into_members();
+        let counter = self.counter.map(counter_to_value);
+        let counter = counter.map(|counter| ("counter", counter));
+        members(columns.into_iter().chain(counter))
     }
 
     /// An answer to `request`: one element per path.
@@ -62,6 +74,10 @@ impl StatResponse {
             return Err(Refusal::invalid("not one answer per path"));
         }
         let attributes = columns.rows().collect::<Result<_, Refusal>>()?;
-        Ok(Self { attributes })
+        let counter = optional_counter(&mut fields)?;
+        Ok(Self {
+            attributes,
+            counter,
+        })
     }
 }

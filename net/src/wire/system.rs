@@ -1,14 +1,14 @@
 //! `system.listMethods` and `system.methodHelp`: the usual introspection of XML-RPC.
 
 use super::fields::{Refusal, array, text};
-use super::{hashes, hello, list, search, stat};
+use super::{changes, hashes, hello, list, search, stat};
 use crate::xmlrpc::Value;
 
 pub(super) const LIST_METHODS: &str = "system.listMethods";
 pub(super) const METHOD_HELP: &str = "system.methodHelp";
 
 /// Every method with its text, sorted by name.
-const METHODS: [(&str, &str); 7] = [
+const METHODS: [(&str, &str); 8] = [
     (
         LIST_METHODS,
         "array system.listMethods()\nThe names of all methods.",
@@ -17,6 +17,7 @@ const METHODS: [(&str, &str); 7] = [
         METHOD_HELP,
         "string system.methodHelp(string)\nWhat the named method does, takes and returns.",
     ),
+    (changes::NAME, changes::HELP),
     (hashes::NAME, hashes::HELP),
     (hello::NAME, hello::HELP),
     (list::NAME, list::HELP),

@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use proptest::collection::{btree_map, vec};
 use proptest::option;
@@ -86,15 +87,23 @@ fn any_request() -> impl Strategy<Value = Request> {
                 directory,
                 after,
                 limit,
+                watch: true,
             })
         }),
-        vec(any_path(), 1..5).prop_map(|paths| Request::Stat(StatRequest { paths })),
+        vec(any_path(), 1..5).prop_map(|paths| Request::Stat(StatRequest {
+            paths,
+            watch: false
+        })),
         (any::<String>(), option::of(any_path()), 1u32..).prop_map(|(pattern, after, limit)| {
             Request::Search(SearchRequest {
                 pattern,
                 after,
                 limit,
             })
+        }),
+        (any::<u64>(), 0..=10_000_u64).prop_map(|(since, wait)| {
+            let wait = Duration::from_millis(wait);
+            Request::Changes(ChangesRequest { since, wait })
         }),
         Just(Request::ListMethods),
         any::<String>().prop_map(Request::MethodHelp),
@@ -113,6 +122,7 @@ fn any_exchange() -> impl Strategy<Value = (Request, Response)> {
                 version: Version(version),
                 mtime,
                 more: more && !entries.is_empty(),
+                counter: Some(version),
                 entries: entries
                     .into_iter()
                     .map(|(name, attributes)| Entry { name, attributes })
@@ -120,10 +130,25 @@ fn any_exchange() -> impl Strategy<Value = (Request, Response)> {
             };
             (list(None, 6), Response::List(listing))
         }),
+        option::of(any::<u64>())
+            .prop_map(|counter| (list(None, 6), Response::NoDirectory { counter })),
+        (any::<u64>(), vec(any_change(), 0..5)).prop_map(|(counter, changes)| {
+            let response = Changes { counter, changes };
+            (changes_since(counter), Response::Changes(response))
+        }),
         vec((any_path(), option::of(any_attributes())), 1..5).prop_map(|rows| {
             let (paths, attributes) = rows.into_iter().unzip();
-            let answer = StatResponse { attributes };
-            (Request::Stat(StatRequest { paths }), Response::Stat(answer))
+            let answer = StatResponse {
+                attributes,
+                counter: None,
+            };
+            (
+                Request::Stat(StatRequest {
+                    paths,
+                    watch: false,
+                }),
+                Response::Stat(answer),
+            )
         }),
         (matches, any::<bool>()).prop_map(|(matches, more)| {
             let matches: Vec<_> = matches
@@ -141,11 +166,25 @@ fn any_exchange() -> impl Strategy<Value = (Request, Response)> {
     ]
 }
 
+fn any_change() -> impl Strategy<Value = Change> {
+    let path = prop_oneof![Just(RelPath::root()), any_path()];
+    (path, any::<bool>()).prop_map(|(path, is_tree)| Change {
+        path,
+        depth: if is_tree { Depth::Tree } else { Depth::Entry },
+    })
+}
+
+fn changes_since(since: u64) -> Request {
+    let wait = Duration::ZERO;
+    Request::Changes(ChangesRequest { since, wait })
+}
+
 fn list(after: Option<&str>, limit: u32) -> Request {
     Request::List(ListRequest {
         directory: RelPath::root(),
         after: after.map(|name| Name::new(name.as_bytes()).unwrap()),
         limit,
+        watch: true,
     })
 }
 
@@ -160,6 +199,7 @@ fn search(limit: u32) -> Request {
 fn stat(paths: usize) -> Request {
     Request::Stat(StatRequest {
         paths: vec![RelPath::new(b"a").unwrap(); paths],
+        watch: true,
     })
 }
 
@@ -183,6 +223,7 @@ fn page(names: &[&str]) -> Listing {
         mtime: 0,
         entries: entries.collect(),
         more: false,
+        counter: None,
     }
 }
 
@@ -641,6 +682,7 @@ fn stat_answers_every_path_once() {
     let answer = |n| {
         Ok(Response::Stat(StatResponse {
             attributes: vec![Some(file(1)); n],
+            counter: Some(7),
         }))
     };
     assert!(decode_response(&stat(2), &encode_response(&answer(2))).is_ok());
@@ -657,7 +699,13 @@ fn stat_answers_every_path_once() {
 #[test]
 fn an_answer_to_another_question_is_refused() {
     let body = encode_response(&Ok(Response::ListMethods(vec!["a".into()])));
-    for request in [list(None, 1), stat(1), search(1), Request::Hello(hello())] {
+    for request in [
+        list(None, 1),
+        stat(1),
+        search(1),
+        changes_since(1),
+        Request::Hello(hello()),
+    ] {
         assert!(is_malformed(&decode_response(&request, &body)));
     }
 }
@@ -733,6 +781,7 @@ fn every_method_is_listed_and_has_help() {
         list(None, 1),
         stat(1),
         search(1),
+        changes_since(1),
         Request::Hello(hello()),
         Request::ListMethods,
     ] {
@@ -747,4 +796,36 @@ fn every_method_is_listed_and_has_help() {
     }
     assert!(names.contains(&"system.methodHelp"));
     assert_eq!(help("f"), None);
+}
+
+#[test]
+fn changes_are_few_and_of_known_depths_and_nobody_waits_for_long() {
+    let one = Change::everything();
+    let changes = |count| Changes {
+        counter: 1,
+        changes: vec![one.clone(); count],
+    };
+    let read = |changes: &Changes, change: fn(&mut BTreeMap<String, Value>)| {
+        bent(&changes_since(1), changes.to_value(), change)
+    };
+    assert!(read(&changes(Changes::MAX_CHANGES), |_| {}).is_ok());
+    assert!(is_malformed(&read(
+        &changes(Changes::MAX_CHANGES + 1),
+        |_| {}
+    )));
+    assert!(is_malformed(&read(&changes(1), |m| {
+        m.insert("depths".into(), "x".into());
+    })));
+    assert!(is_malformed(&read(&changes(1), |m| {
+        m.insert("depths".into(), "ee".into());
+    })));
+    assert!(is_malformed(&read(&changes(1), |m| {
+        m.insert("paths".into(), Value::Bytes(b"a/../b\0".to_vec()));
+    })));
+    let wait = ChangesRequest::MAX_WAIT + Duration::from_millis(1);
+    let body = encode_call(&Request::Changes(ChangesRequest { since: 1, wait }));
+    assert_eq!(
+        decode_call(&body).unwrap_err().code,
+        FaultCode::LimitExceeded
+    );
 }

@@ -23,7 +23,7 @@ use super::book::Book;
 use super::candidate::{Belief, Owner, Setback, Teller};
 use crate::error::Error;
 use crate::types::{Address, PeerId};
-use crate::wire::{FaultCode, Hello, MemberRecord};
+use crate::wire::{Hello, MemberRecord};
 
 /// How many workers act on one table.
 pub(crate) const WORKERS: usize = 16;
@@ -362,9 +362,7 @@ impl Table {
 fn is_trouble(error: &Error) -> bool {
     match error {
         Error::Busy { .. } | Error::Misbehaved { .. } | Error::WrongBytes { .. } => true,
-        Error::Fault { fault, .. } => {
-            !matches!(fault.code, FaultCode::NotFound | FaultCode::NotADirectory)
-        }
+        Error::Fault { fault, .. } => !fault.is_absence(),
         _ => false,
     }
 }

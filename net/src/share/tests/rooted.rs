@@ -36,6 +36,7 @@ impl Rooted {
 
     fn root(&self, name: &str) -> Option<Root> {
         let request = StatRequest {
+            watch: false,
             paths: vec![path(name)],
         };
         self.share.stat(&request).unwrap().attributes[0]

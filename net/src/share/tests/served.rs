@@ -72,11 +72,12 @@ fn a_replaced_file_and_a_changed_directory_get_a_new_version() {
     share.write("file", "one");
     let list = || {
         let request = ListRequest {
+            watch: false,
             directory: RelPath::root(),
             after: None,
             limit: 10,
         };
-        share.share.list(&request).unwrap()
+        page_of(share.share.list(&request).unwrap())
     };
     let (file, listing) = (share.stat("file").unwrap(), list());
     assert_eq!(listing.version, share.stat("").unwrap().version);
@@ -158,7 +159,13 @@ fn faults_say_what_is_wrong_and_nothing_about_this_machine() {
     let fault = share.read("dir").unwrap_err();
     assert_eq!(fault.code, FaultCode::NotFound);
     let paths = vec![path("file"); StatRequest::MAX_PATHS + 1];
-    let fault = share.share.stat(&StatRequest { paths }).unwrap_err();
+    let fault = share
+        .share
+        .stat(&StatRequest {
+            paths,
+            watch: false,
+        })
+        .unwrap_err();
     assert_eq!(fault.code, FaultCode::LimitExceeded);
     let deep = path(&["x"; 2048].join("/"));
     assert!(share.share.open_file(&deep).is_err());

@@ -1,0 +1,194 @@
+//! What has changed, in the order in which it was noticed.
+//!
+//! Pure. Every change has a number, its counter; whoever knows up to which one it has heard gets what came
+//! behind it. Of several changes at one path the last one stands for all. The memory is bounded: whoever has
+//! fallen behind further than it reaches is told that everything may have changed.
+
+use std::collections::{BTreeMap, HashMap};
+
+use crate::types::RelPath;
+use crate::wire::{Change, Changes, Depth};
+
+/// Changes remembered. At 10,000 a second, more than a poll and its repetition take.
+pub(super) const MOST: usize = 65_536;
+
+/// The changes of one share since this node started.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    counter: u64,
+    /// Of changes up to this one nothing is known any more.
+    forgotten: u64,
+    changes: BTreeMap<u64, Change>,
+    /// Where in `changes` a path is.
+    latest: HashMap<RelPath, u64>,
+}
+
+impl Journal {
+    /// An empty one that counts from `start` on. That should be the time in nanoseconds, so that no counter
+    /// of an earlier run of this node is mistaken for one of this run.
+    pub(crate) fn new(start: u64) -> Self {
+        Self {
+            counter: start,
+            forgotten: start,
+            changes: BTreeMap::new(),
+            latest: HashMap::new(),
+        }
+    }
+
+    /// The last change.
+    pub(crate) fn counter(&self) -> u64 {
+        self.counter
+    }
+
+    /// Notes a change.
+    pub(crate) fn record(&mut self, path: RelPath, depth: Depth) {
+        if path.is_root() && depth == Depth::Tree {
+            return self.record_everything();
+        }
+        self.counter += 1;
+        let before = self.latest.insert(path.clone(), self.counter);
+        let before = before.and_then(|counter| self.changes.remove(&counter));
+        let depth = before.map_or(depth, |before| before.depth.max(depth));
+        self.changes.insert(self.counter, Change { path, depth });
+        if self.changes.len() > MOST
+            && let Some((counter, change)) = self.changes.pop_first()
+        {
+            self.latest.remove(&change.path);
+            self.forgotten = counter;
+        }
+    }
+
+    /// Notes that nobody can tell what has changed.
+    pub(super) fn record_everything(&mut self) {
+        self.counter += 1;
+        self.forgotten = self.counter;
+        self.changes.clear();
+        self.latest.clear();
+    }
+
+    /// What has changed since `since`, as much as goes into one answer; `None` if nothing has.
+    pub(crate) fn since(&self, since: u64) -> Option<Changes> {
+        if since == self.counter {
+            return None;
+        }
+        if since < self.forgotten || since > self.counter {
+            return Some(Changes {
+                counter: self.counter,
+                changes: vec![Change::everything()],
+            });
+        }
+        let behind = self.changes.range(since + 1..);
+        let page = behind.take(Changes::MAX_CHANGES);
+        let mut counter = since;
+        let changes = page.map(|(number, change)| {
+            counter = *number;
+            change.clone()
+        });
+        let changes = changes.collect();
+        Some(Changes { counter, changes })
+    }
+
+    /// True if what lies at `path` may be something else than it was at `since`.
+    pub(super) fn is_uprooted(&self, path: &RelPath, since: u64) -> bool {
+        if since < self.forgotten {
+            return true;
+        }
+        let holds = |change: &Change| {
+            let rest = path.as_bytes().strip_prefix(change.path.as_bytes());
+            change.depth == Depth::Tree
+                && rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+        };
+        self.changes
+            .range(since + 1..)
+            .any(|(_, change)| holds(change))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn path(text: &str) -> RelPath {
+        RelPath::new(text.as_bytes()).unwrap()
+    }
+
+    fn told(changes: Option<Changes>) -> Vec<(String, Depth)> {
+        let changes = changes.unwrap().changes.into_iter();
+        let told = changes.map(|change| (change.path.to_string(), change.depth));
+        told.collect()
+    }
+
+    fn everything() -> Vec<(String, Depth)> {
+        vec![(RelPath::root().to_string(), Depth::Tree)]
+    }
+
+    #[test]
+    fn whoever_has_heard_all_hears_nothing_and_others_what_came_behind() {
+        let mut journal = Journal::new(100);
+        assert_eq!(journal.since(100), None);
+        journal.record(path("a"), Depth::Tree);
+        let heard = journal.counter();
+        journal.record(path("b"), Depth::Entry);
+        assert_eq!(told(journal.since(heard)), [("b".into(), Depth::Entry)]);
+        assert_eq!(told(journal.since(100)).len(), 2);
+        assert_eq!(journal.since(journal.counter()), None);
+        assert_eq!(journal.since(100).unwrap().counter, journal.counter());
+    }
+
+    #[test]
+    fn a_path_is_told_once_and_as_deep_as_it_ever_was() {
+        let mut journal = Journal::new(0);
+        journal.record(path("a"), Depth::Tree);
+        journal.record(path("b"), Depth::Entry);
+        journal.record(path("a"), Depth::Entry);
+        let expected = [("b".into(), Depth::Entry), ("a".into(), Depth::Tree)];
+        assert_eq!(told(journal.since(0)), expected);
+        assert_eq!(told(journal.since(2)), [("a".into(), Depth::Tree)]);
+    }
+
+    #[test]
+    fn counters_of_another_run_and_forgotten_ones_get_everything() {
+        let mut journal = Journal::new(1000);
+        assert_eq!(told(journal.since(1)), everything());
+        assert_eq!(told(journal.since(1001)), everything());
+        for number in 0..=MOST {
+            journal.record(path(&number.to_string()), Depth::Entry);
+        }
+        assert_eq!(told(journal.since(1000)), everything());
+        assert_eq!(told(journal.since(1001)).len(), Changes::MAX_CHANGES);
+        assert_eq!((journal.changes.len(), journal.latest.len()), (MOST, MOST));
+        let now = journal.counter();
+        journal.record_everything();
+        assert_eq!(told(journal.since(now)), everything());
+        assert_eq!(journal.since(now + 1), None);
+    }
+
+    #[test]
+    fn more_changes_than_fit_come_in_several_answers() {
+        let mut journal = Journal::new(0);
+        let count = Changes::MAX_CHANGES + 5;
+        for number in 0..count {
+            journal.record(path(&number.to_string()), Depth::Entry);
+        }
+        let first = journal.since(0).unwrap();
+        let second = journal.since(first.counter).unwrap();
+        assert_eq!((first.changes.len(), second.changes.len()), (count - 5, 5));
+        assert_eq!(journal.since(second.counter), None);
+    }
+
+    #[test]
+    fn a_path_is_uprooted_by_what_happens_to_it_or_above_it_since() {
+        let mut journal = Journal::new(0);
+        journal.record(path("a/b"), Depth::Tree);
+        let then = journal.counter();
+        journal.record(path("a/bb"), Depth::Tree);
+        journal.record(path("a"), Depth::Entry);
+        assert!(journal.is_uprooted(&path("a/b"), 0));
+        assert!(journal.is_uprooted(&path("a/b/c"), 0));
+        assert!(!journal.is_uprooted(&path("a/b/c"), then));
+        assert!(!journal.is_uprooted(&path("a"), 0));
+        journal.record_everything();
+        assert!(journal.is_uprooted(&path("x"), then));
+    }
+}

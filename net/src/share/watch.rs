@@ -1,0 +1,468 @@
+//! Noticing what changes in what others have been told of the share.
+//!
+//! inotify(7) tells which name of a watched directory has come, gone or changed. To answer for what lies at a
+//! path, every directory on the way to it is watched, from the share's root down, each before the next one is
+//! looked up: then nothing on the way can be moved or replaced unnoticed. A watch lasts as long as the longest
+//! answer that relies on it, and a bit.
+//!
+//! What the system cannot watch, or not reliably, is not promised: paths that lead through symbolic links or into
+//! other file systems, file systems that others can change behind our kernel's back, and whatever is beyond the
+//! number of watches that we allow ourselves. Whoever asks for those has to ask again.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant, SystemTime};
+
+use parking_lot::{Condvar, Mutex};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::fstatfs;
+use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
+use rustix::io::Errno;
+
+use super::journal::Journal;
+use super::tree::{Tree, join};
+use crate::config::PROMISE;
+use crate::error::Error;
+use crate::types::{Name, RelPath};
+use crate::wire::{Changes, ChangesRequest, Depth};
+
+/// How long a directory stays watched after it was last asked for; longer than [`PROMISE`].
+const KEPT: Duration = Duration::from_secs(75);
+
+const _: () = assert!(KEPT.as_secs() > PROMISE.as_secs());
+
+/// Directories watched at most. The kernel keeps about a kilobyte for each.
+const MOST_WATCHES: usize = 16_384;
+
+/// How often the watches that nobody needs any more are given back.
+const SWEEP: Duration = Duration::from_secs(10);
+
+/// The thread looks this often whether it is still wanted.
+const IDLE: Duration = Duration::from_millis(500);
+
+/// Changes that follow a first one within this time are told together with it.
+const GATHERED: Duration = Duration::from_millis(20);
+
+/// File systems of this machine alone, by the numbers of statfs(2): what happens there, our kernel did.
+const LOCAL: [u32; 17] = [
+    0x0000_ef53, // ext2, ext3, ext4
+    0x5846_5342, // xfs
+    0x9123_683e, // btrfs
+    0x0102_1994, // tmpfs
+    0x8584_58f6, // ramfs
+    0xf2f5_2010, // f2fs
+    0x794c_7630, // overlayfs
+    0x2fc1_2fc1, // zfs
+    0xca45_1a4e, // bcachefs
+    0x0000_4d44, // vfat
+    0x2011_bab0, // exfat
+    0x7366_746e, // ntfs3
+    0x3153_464a, // jfs
+    0x0000_3434, // nilfs2
+    0x7371_7368, // squashfs
+    0x0000_9660, // iso9660
+    0x1501_3346, // udf
+];
+
+/// The watches of one share, and the journal of what they have shown.
+pub(super) struct Watch {
+    tree: Arc<Tree>,
+    inotify: OwnedFd,
+    room: usize,
+    /// inotify_add_watch(2) happens under this lock, and so does the reading of what it shows: a watch must be
+    /// in the table before its first event is looked for there. Neither waits for a disk.
+    state: Mutex<State>,
+    /// For those who wait on a thread; the others have `counter`.
+    changed: Condvar,
+    counter: tokio::sync::watch::Sender<u64>,
+}
+
+struct State {
+    journal: Journal,
+    table: Table,
+    swept: Instant,
+    stopped: bool,
+}
+
+/// The directories that are watched.
+#[derive(Default)]
+struct Table {
+    by_path: BTreeMap<RelPath, Watched>,
+    /// A directory may have been looked up under a new path before its move was noticed.
+    by_descriptor: BTreeMap<i32, Vec<RelPath>>,
+}
+
+struct Watched {
+    descriptor: i32,
+    until: Instant,
+}
+
+impl std::fmt::Debug for Watch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Watch")
+    }
+}
+
+impl Watch {
+    /// Watches nothing yet. The thread that this starts ends with the value.
+    pub(super) fn start(tree: &Arc<Tree>) -> Result<Arc<Self>, Error> {
+        let failed = |error: std::io::Error| Error::local("watching the share for changes", error);
+        let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK);
+        let start = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let start = start.map_or(0, |start| start.as_nanos() as u64);
+        let watch = Arc::new(Self {
+            tree: Arc::clone(tree),
+            inotify: inotify.map_err(|errno| failed(errno.into()))?,
+            room: room(),
+            state: Mutex::new(State {
+                journal: Journal::new(start),
+                table: Table::default(),
+                swept: Instant::now(),
+                stopped: false,
+            }),
+            changed: Condvar::new(),
+            counter: tokio::sync::watch::Sender::new(start),
+        });
+        let weak = Arc::downgrade(&watch);
+        let thread = std::thread::Builder::new().name("watch".into());
+        thread.spawn(move || run(&weak)).map_err(failed)?;
+        Ok(watch)
+    }
+
+    /// Watches what lies at `path`, and below it if it is a directory: from the counter that this returns on, every
+    /// change of that is in the journal, for [`PROMISE`] at least. To be called before `path` is looked at.
+    /// `None` if it cannot be watched.
+    pub(super) fn keep(&self, path: &RelPath, now: Instant) -> Option<u64> {
+        let mut steps = vec![RelPath::root()];
+        for component in path.components() {
+            let next = join(steps.last()?, component).ok()?;
+            steps.push(next);
+        }
+        let since = {
+            let mut state = self.state.lock();
+            let since = state.journal.counter();
+            if state.table.extend(&steps, now) {
+                return Some(since);
+            }
+            since
+        };
+        for step in &steps {
+            match self.add(step, since, now) {
+                Ok(true) => {}
+                // Nothing there, or no directory: what is there instead shows in the one above.
+                Ok(false) => break,
+                Err(error) => {
+                    tracing::debug!(path = %step, %error, "cannot be watched");
+                    return None;
+                }
+            }
+        }
+        Some(since)
+    }
+
+    /// Watches one directory, those above it being watched since `since`. False if there is none at `path`.
+    fn add(&self, path: &RelPath, since: u64, now: Instant) -> Result<bool, Errno> {
+        if self
+            .state
+            .lock()
+            .table
+            .extend(std::slice::from_ref(path), now)
+        {
+            return Ok(true);
+        }
+        let Some(pinned) = self.tree.pin_directory(path)? else {
+            return Ok(false);
+        };
+        if !LOCAL.contains(&(fstatfs(&pinned)?.f_type as u32)) {
+            return Err(Errno::OPNOTSUPP);
+        }
+        // Of what is pinned, by the one name that cannot lead elsewhere.
+        let name = format!("/proc/self/fd/{}", pinned.as_raw_fd());
+        let mut state = self.state.lock();
+        if state.table.by_path.len() >= self.room {
+            return Err(Errno::NOSPC);
+        }
+        // What was pinned may lie somewhere else by now. If that has not been noticed yet, it will be, and takes
+        // this watch away again.
+        if state.journal.is_uprooted(path, since) {
+            return Err(Errno::AGAIN);
+        }
+        let descriptor = inotify::add_watch(&self.inotify, name, events())?;
+        let until = now + KEPT;
+        state.table.insert(path.clone(), descriptor, until);
+        Ok(true)
+    }
+
+    /// Notes that the attributes of a file have changed in a way that the system does not see.
+    pub(super) fn note(&self, paths: &[RelPath]) {
+        let mut state = self.state.lock();
+        let State { journal, table, .. } = &mut *state;
+        let parent = |path: &RelPath| path.split().map_or(RelPath::root(), |(parent, _)| parent);
+        for path in paths {
+            if table.by_path.contains_key(&parent(path)) {
+                journal.record(path.clone(), Depth::Entry);
+            }
+        }
+        self.announce(&state);
+    }
+
+    /// What has changed, as soon as something has, or nothing when the time is up.
+    pub(super) async fn changes(&self, request: &ChangesRequest) -> Changes {
+        let mut counter = self.counter.subscribe();
+        let moved = counter.wait_for(|counter| *counter != request.since);
+        let moved = tokio::time::timeout(request.wait, moved).await;
+        let has_moved = moved.is_ok_and(|moved| moved.is_ok());
+        if has_moved {
+            tokio::time::sleep(GATHERED).await;
+        }
+        self.since(request.since)
+    }
+
+    /// The same, on a thread that may wait.
+    pub(super) fn wait_for_changes(&self, request: &ChangesRequest) -> Changes {
+        let deadline = Instant::now() + request.wait;
+        let mut state = self.state.lock();
+        while state.journal.counter() == request.since && !state.stopped {
+            if self.changed.wait_until(&mut state, deadline).timed_out() {
+                break;
+            }
+        }
+        let is_worth_gathering = state.journal.counter() != request.since && !state.stopped;
+        drop(state);
+        if is_worth_gathering {
+            std::thread::sleep(GATHERED);
+        }
+        self.since(request.since)
+    }
+
+    fn since(&self, since: u64) -> Changes {
+        let state = self.state.lock();
+        state.journal.since(since).unwrap_or(Changes {
+            counter: since,
+            changes: Vec::new(),
+        })
+    }
+
+    /// Ends the thread, and the waiting of those who wait on one.
+    pub(super) fn stop(&self) {
+        self.state.lock().stopped = true;
+        self.changed.notify_all();
+    }
+
+    /// Takes in what has happened.
+    fn drain(&self, buffer: &mut [MaybeUninit<u8>]) {
+        let mut reader = inotify::Reader::new(&self.inotify, buffer);
+        loop {
+            let mut state = self.state.lock();
+            // One at a time, and the lock let go in between, so that a storm does not shut everybody out.
+            let event = match reader.next() {
+                Ok(event) => event,
+                Err(Errno::INTR) => continue,
+                Err(Errno::AGAIN) => break,
+                Err(error) => {
+                    tracing::warn!(%error, "changes of the share cannot be read");
+                    state.journal.record_everything();
+                    break;
+                }
+            };
+            let name = event.file_name().map(|name| name.to_bytes());
+            self.take_in(&mut state, event.wd(), event.events(), name);
+        }
+        self.announce(&self.state.lock());
+    }
+
+    fn take_in(&self, state: &mut State, wd: i32, events: ReadFlags, name: Option<&[u8]>) {
+        let State { journal, table, .. } = state;
+        if events.intersects(ReadFlags::QUEUE_OVERFLOW | ReadFlags::UNMOUNT) {
+            return journal.record_everything();
+        }
+        let directories = table.by_descriptor.get(&wd).cloned().unwrap_or_default();
+        for directory in directories {
+            if events.contains(ReadFlags::IGNORED) {
+                // It has gone, or has been given back.
+                table.forget(&directory);
+                continue;
+            }
+            let is_directory = events.contains(ReadFlags::ISDIR);
+            match name {
+                Some(name) => {
+                    let has_come_or_gone = events.intersects(
+                        ReadFlags::CREATE
+                            | ReadFlags::DELETE
+                            | ReadFlags::MOVED_FROM
+                            | ReadFlags::MOVED_TO,
+                    );
+                    if has_come_or_gone {
+                        // Its modification time.
+                        journal.record(directory.clone(), Depth::Entry);
+                    }
+                    let Some(path) = self.served(&directory, name) else {
+                        continue;
+                    };
+                    let depth = match has_come_or_gone || is_directory {
+                        true => Depth::Tree,
+                        false => Depth::Entry,
+                    };
+                    if has_come_or_gone && is_directory {
+                        table.remove_below(&path, &self.inotify);
+                    }
+                    journal.record(path, depth);
+                }
+                // The share's root stays what it is, wherever it is moved to.
+                None if directory.is_root() && events.contains(ReadFlags::MOVE_SELF) => {}
+                None if events.intersects(ReadFlags::MOVE_SELF | ReadFlags::DELETE_SELF) => {
+                    table.remove_below(&directory, &self.inotify);
+                    journal.record(directory, Depth::Tree);
+                }
+                // Who may enter it.
+                None => journal.record(directory, Depth::Tree),
+            }
+        }
+    }
+
+    fn served(&self, directory: &RelPath, name: &[u8]) -> Option<RelPath> {
+        let path = directory.join(&Name::new(name).ok()?).ok()?;
+        self.tree.serves(&path).then_some(path)
+    }
+
+    fn announce(&self, state: &State) {
+        let counter = state.journal.counter();
+        let is_new = self.counter.send_if_modified(|last| {
+            let is_new = *last != counter;
+            *last = counter;
+            is_new
+        });
+        if is_new {
+            self.changed.notify_all();
+        }
+    }
+
+    fn sweep(&self, now: Instant) {
+        let mut state = self.state.lock();
+        if now.saturating_duration_since(state.swept) < SWEEP {
+            return;
+        }
+        state.swept = now;
+        let old = state.table.by_path.iter();
+        let old = old.filter(|(_, watched)| watched.until <= now);
+        let old: Vec<RelPath> = old.map(|(path, _)| path.clone()).collect();
+        for path in old {
+            state.table.remove(&path, &self.inotify);
+        }
+    }
+}
+
+/// The thread: reads events until nobody needs them any more.
+fn run(watch: &Weak<Watch>) {
+    // Mounts change what lies at a path without an event in any directory.
+    let mounts = File::open("/proc/self/mountinfo").ok();
+    let mut buffer = vec![MaybeUninit::uninit(); 64 * 1024];
+    loop {
+        let Some(watch) = watch.upgrade() else { return };
+        if watch.state.lock().stopped {
+            return;
+        }
+        let mut descriptors = vec![PollFd::new(&watch.inotify, PollFlags::IN)];
+        if let Some(mounts) = &mounts {
+            descriptors.push(PollFd::new(mounts, PollFlags::PRI));
+        }
+        let idle = Timespec {
+            tv_sec: 0,
+            tv_nsec: IDLE.as_nanos() as i64,
+        };
+        let polled = poll(&mut descriptors, Some(&idle));
+        let changed =
+            |poll: &PollFd<'_>| poll.revents().intersects(PollFlags::PRI | PollFlags::ERR);
+        let is_remounted = polled.is_ok() && descriptors.get(1).is_some_and(changed);
+        drop(descriptors);
+        if is_remounted {
+            let mut state = watch.state.lock();
+            state.journal.record_everything();
+            watch.announce(&state);
+        }
+        watch.drain(&mut buffer);
+        watch.sweep(Instant::now());
+    }
+}
+
+impl Table {
+    /// Watches `paths` for longer, if all of them are watched.
+    fn extend(&mut self, paths: &[RelPath], now: Instant) -> bool {
+        if !paths.iter().all(|path| self.by_path.contains_key(path)) {
+            return false;
+        }
+        for path in paths {
+            if let Some(watched) = self.by_path.get_mut(path) {
+                watched.until = now + KEPT;
+            }
+        }
+        true
+    }
+
+    fn insert(&mut self, path: RelPath, descriptor: i32, until: Instant) {
+        self.forget(&path);
+        let paths = self.by_descriptor.entry(descriptor).or_default();
+        paths.push(path.clone());
+        self.by_path.insert(path, Watched { descriptor, until });
+    }
+
+    /// Takes `path` out. Returns its watch if no other path has the same.
+    fn forget(&mut self, path: &RelPath) -> Option<i32> {
+        let Watched { descriptor, .. } = self.by_path.remove(path)?;
+        let paths = self.by_descriptor.get_mut(&descriptor)?;
+        paths.retain(|other| other != path);
+        if !paths.is_empty() {
+            return None;
+        }
+        self.by_descriptor.remove(&descriptor);
+        Some(descriptor)
+    }
+
+    fn remove(&mut self, path: &RelPath, inotify: &OwnedFd) {
+        if let Some(descriptor) = self.forget(path) {
+            // It may have gone by itself, with its directory.
+            let _ = inotify::remove_watch(inotify, descriptor);
+        }
+    }
+
+    /// Takes out `directory` and all below it.
+    fn remove_below(&mut self, directory: &RelPath, inotify: &OwnedFd) {
+        self.remove(directory, inotify);
+        let Ok(first) = RelPath::new(&[directory.as_bytes(), b"/\x01"].concat()) else {
+            return;
+        };
+        let prefix = [directory.as_bytes(), b"/"].concat();
+        let below = self.by_path.range(first..);
+        let below = below.take_while(|(path, _)| path.as_bytes().starts_with(&prefix));
+        let below: Vec<RelPath> = below.map(|(path, _)| path.clone()).collect();
+        for path in below {
+            self.remove(&path, inotify);
+        }
+    }
+}
+
+/// What of a directory is watched: names that come and go, and whatever changes a file or who may read it.
+fn events() -> WatchFlags {
+    WatchFlags::CREATE
+        | WatchFlags::DELETE
+        | WatchFlags::MOVE
+        | WatchFlags::MODIFY
+        | WatchFlags::ATTRIB
+        | WatchFlags::CLOSE_WRITE
+        | WatchFlags::DELETE_SELF
+        | WatchFlags::MOVE_SELF
+        | WatchFlags::ONLYDIR
+        | WatchFlags::EXCL_UNLINK
+}
+
+/// How many watches we may take: half of those of this user, who has other programs.
+fn room() -> usize {
+    let limit = fs::read_to_string("/proc/sys/fs/inotify/max_user_watches");
+    let limit = limit
+        .ok()
+        .and_then(|text| text.trim().parse::<usize>().ok());
+    limit.map_or(MOST_WATCHES, |limit| (limit / 2).min(MOST_WATCHES))
+}
