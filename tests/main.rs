@@ -11,6 +11,7 @@ mod process;
 mod stranger;
 mod swarm;
 
+mod changes;
 mod discovery;
 mod failure;
 mod get;

@@ -1,0 +1,559 @@
+//! What members do to their shares, seen on another member's mount: a thousand random changes, each of them held
+//! against a model of the union.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::process::{eventually, run};
+use crate::swarm::{Node, Swarm};
+
+/// Names that files and directories get: few, so that they clash often.
+const NAMES: [&str; 6] = ["a", "b.txt", "c.tar.gz", "d", ".e", "f g.ogg"];
+
+/// How deep directories lie in one another.
+const DEPTH: usize = 3;
+
+/// What a file is, to those who look at it.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Content {
+    bytes: Vec<u8>,
+    mtime: SystemTime,
+}
+
+/// What is at one path of one share.
+#[derive(Clone, PartialEq, Eq)]
+enum Thing {
+    Directory,
+    File(Content),
+}
+
+/// What a mount shows at a path.
+#[derive(Clone, PartialEq, Eq)]
+enum Shown {
+    Directory,
+    File { size: u64, mtime: SystemTime },
+}
+
+impl fmt::Debug for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Directory => f.write_str("directory"),
+            Self::File { size, mtime } => {
+                let mtime = mtime.duration_since(UNIX_EPOCH).unwrap_or_default();
+                write!(f, "{size} bytes of {}", mtime.as_secs())
+            }
+        }
+    }
+}
+
+type Tree = BTreeMap<PathBuf, Shown>;
+
+/// A small generator of numbers (xorshift), so that a failure can be run again by its seed.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 16) as usize % sides
+    }
+
+    fn pick<'a, T>(&mut self, of: &'a [T]) -> Option<&'a T> {
+        (!of.is_empty()).then(|| &of[self.roll(of.len())])
+    }
+}
+
+/// One member's share and what should be in it.
+struct Model {
+    root: PathBuf,
+    /// As conflicts are named after it.
+    name: String,
+    /// As members are sorted.
+    peer_id: String,
+    things: BTreeMap<PathBuf, Thing>,
+}
+
+/// Seconds since 1970 at which the first file is dated; each gets another one.
+const EPOCH: u64 = 1_000_000_000;
+
+struct World {
+    shares: Vec<Model>,
+    dice: Dice,
+    written: u64,
+}
+
+impl World {
+    fn new(shares: Vec<Model>, seed: u64) -> Self {
+        Self {
+            shares,
+            dice: Dice(seed | 1),
+            written: 0,
+        }
+    }
+
+    /// A content that there has never been.
+    fn content(&mut self) -> Content {
+        self.written += 1;
+        let bytes = match self.dice.roll(8) {
+            0 => Vec::new(),
+            _ => format!("content {} ", self.written)
+                .repeat(1 + self.dice.roll(50))
+                .into_bytes(),
+        };
+        Content {
+            bytes,
+            mtime: UNIX_EPOCH + Duration::from_secs(EPOCH + self.written),
+        }
+    }
+
+    /// Changes one share at random, on disk and in the model. Returns what was done, in words.
+    fn step(&mut self) -> String {
+        loop {
+            let index = self.dice.roll(self.shares.len());
+            if let Some(done) = self.try_step(index) {
+                return format!("{}: {done}", self.shares[index].name);
+            }
+        }
+    }
+
+    fn try_step(&mut self, index: usize) -> Option<String> {
+        let share = &self.shares[index];
+        let files: Vec<PathBuf> = share.paths(|thing| matches!(thing, Thing::File(_)));
+        let mut directories = share.paths(|thing| *thing == Thing::Directory);
+        directories.push(PathBuf::new());
+        let file = self.dice.pick(&files).cloned();
+        let new = {
+            let directory = self.dice.pick(&directories)?;
+            let name = self.dice.pick(&NAMES)?;
+            Some(directory.join(name)).filter(|path| path.components().count() <= DEPTH)
+        };
+        let free = new.filter(|path| !share.things.contains_key(path));
+        match self.dice.roll(12) {
+            0 | 1 => {
+                let (path, content) = (free?, self.content());
+                self.shares[index].write(&path, content);
+                Some(format!("create {path:?}"))
+            }
+            2 => {
+                let (path, content) = (file?, self.content());
+                self.shares[index].write(&path, content);
+                Some(format!("rewrite {path:?}"))
+            }
+            3 => {
+                let (path, content) = (file?, self.content());
+                self.shares[index].replace(&path, content);
+                Some(format!("replace {path:?}"))
+            }
+            4 => {
+                let (path, more) = (file?, self.content());
+                self.shares[index].append(&path, &more);
+                Some(format!("append to {path:?}"))
+            }
+            5 => {
+                let path = file?;
+                fs::remove_file(self.shares[index].root.join(&path)).expect("remove");
+                self.shares[index].things.remove(&path);
+                Some(format!("remove {path:?}"))
+            }
+            6 => {
+                let path = free?;
+                fs::create_dir(self.shares[index].root.join(&path)).expect("make a directory");
+                self.shares[index]
+                    .things
+                    .insert(path.clone(), Thing::Directory);
+                Some(format!("mkdir {path:?}"))
+            }
+            7 if directories.len() > 1 => {
+                directories.pop();
+                let path = self.dice.pick(&directories)?.clone();
+                fs::remove_dir_all(self.shares[index].root.join(&path)).expect("remove all");
+                self.shares[index]
+                    .things
+                    .retain(|known, _| !known.starts_with(&path));
+                Some(format!("rm -r {path:?}"))
+            }
+            8 => {
+                let (from, to) = (file?, free?);
+                self.shares[index].rename(&from, &to);
+                Some(format!("mv {from:?} {to:?}"))
+            }
+            9 if directories.len() > 1 => {
+                directories.pop();
+                let (from, to) = (self.dice.pick(&directories)?.clone(), free?);
+                let deep = self.shares[index].depth_below(&from) + to.components().count();
+                if to.starts_with(&from) || deep > DEPTH {
+                    return None;
+                }
+                self.shares[index].rename(&from, &to);
+                Some(format!("mv directory {from:?} {to:?}"))
+            }
+            10 => {
+                let path = file?;
+                self.written += 1;
+                let mtime = UNIX_EPOCH + Duration::from_secs(EPOCH + self.written);
+                self.shares[index].touch(&path, mtime);
+                Some(format!("touch {path:?}"))
+            }
+            11 => {
+                // What others have, too, as `cp -p` would bring it here.
+                let other = (index + 1) % self.shares.len();
+                let theirs = self.shares[other].paths(|thing| matches!(thing, Thing::File(_)));
+                let path = self.dice.pick(&theirs)?.clone();
+                let there = self.shares[index].things.get(&path);
+                let parent = path.parent()?;
+                let has_parent = parent.as_os_str().is_empty()
+                    || self.shares[index].things.get(parent) == Some(&Thing::Directory);
+                if there == Some(&Thing::Directory) || !has_parent {
+                    return None;
+                }
+                let Some(Thing::File(content)) = self.shares[other].things.get(&path).cloned()
+                else {
+                    return None;
+                };
+                self.shares[index].write(&path, content);
+                Some(format!("copy of {path:?}"))
+            }
+            _ => None,
+        }
+    }
+
+    /// What every mount should show.
+    fn union(&self) -> Tree {
+        let paths: BTreeSet<&PathBuf> = self.shares.iter().flat_map(|s| s.things.keys()).collect();
+        let mut tree = Tree::new();
+        let mut conflicts = Vec::new();
+        for path in paths {
+            if is_hidden(path) {
+                continue;
+            }
+            let mut is_directory = false;
+            let mut holders: Vec<(Content, Vec<&Model>)> = Vec::new();
+            for share in &self.shares {
+                match share.things.get(path) {
+                    None => {}
+                    Some(Thing::Directory) => is_directory = true,
+                    Some(Thing::File(content)) => {
+                        // Empty files are all the same.
+                        let same = |(known, _): &(Content, Vec<&Model>)| {
+                            known == content || (known.bytes.is_empty() && content.bytes.is_empty())
+                        };
+                        match holders.iter_mut().find(|known| same(known)) {
+                            Some((known, holders)) => {
+                                known.mtime = known.mtime.max(content.mtime);
+                                holders.push(share);
+                            }
+                            None => holders.push((content.clone(), vec![share])),
+                        }
+                    }
+                }
+            }
+            // Most holders first, then the newest.
+            holders.sort_by_key(|(content, holders)| {
+                std::cmp::Reverse((holders.len(), content.mtime))
+            });
+            let shown = |content: &Content| Shown::File {
+                size: content.bytes.len() as u64,
+                mtime: content.mtime,
+            };
+            let mut rest = holders.iter();
+            if is_directory {
+                tree.insert(path.clone(), Shown::Directory);
+            } else if let Some((content, _)) = rest.next() {
+                tree.insert(path.clone(), shown(content));
+            }
+            for (content, holders) in rest {
+                let label = holders.iter().min_by_key(|share| &share.peer_id);
+                let label = &label.expect("a holder").name;
+                conflicts.push((conflict_name(path, label), shown(content)));
+            }
+        }
+        tree.extend(conflicts);
+        // A directory takes everything below a file of the same name with it, at every member.
+        tree
+    }
+}
+
+impl Model {
+    fn paths(&self, is_wanted: impl Fn(&Thing) -> bool) -> Vec<PathBuf> {
+        let wanted = self.things.iter().filter(|(_, thing)| is_wanted(thing));
+        wanted.map(|(path, _)| path.clone()).collect()
+    }
+
+    fn depth_below(&self, directory: &Path) -> usize {
+        let below = self
+            .things
+            .keys()
+            .filter(|path| path.starts_with(directory));
+        let depths = below.map(|path| path.components().count());
+        depths.max().unwrap_or(0) - directory.components().count()
+    }
+
+    fn write(&mut self, path: &Path, content: Content) {
+        let place = self.root.join(path);
+        fs::write(&place, &content.bytes).expect("write");
+        set_mtime(&place, content.mtime);
+        self.things.insert(path.to_owned(), Thing::File(content));
+    }
+
+    /// As careful programs save: a new file that takes the old one's place.
+    fn replace(&mut self, path: &Path, content: Content) {
+        let place = self.root.join(path);
+        let new = place.with_file_name(".new");
+        fs::write(&new, &content.bytes).expect("write");
+        set_mtime(&new, content.mtime);
+        fs::rename(&new, &place).expect("replace");
+        self.things.insert(path.to_owned(), Thing::File(content));
+    }
+
+    fn append(&mut self, path: &Path, more: &Content) {
+        let Some(Thing::File(content)) = self.things.get_mut(path) else {
+            panic!("{path:?} is no file");
+        };
+        let place = self.root.join(path);
+        let mut file = File::options().append(true).open(&place).expect("open");
+        file.write_all(&more.bytes).expect("append");
+        drop(file);
+        content.bytes.extend_from_slice(&more.bytes);
+        content.mtime = more.mtime;
+        set_mtime(&place, more.mtime);
+    }
+
+    fn touch(&mut self, path: &Path, mtime: SystemTime) {
+        set_mtime(&self.root.join(path), mtime);
+        if let Some(Thing::File(content)) = self.things.get_mut(path) {
+            content.mtime = mtime;
+        }
+    }
+
+    fn rename(&mut self, from: &Path, to: &Path) {
+        fs::rename(self.root.join(from), self.root.join(to)).expect("rename");
+        let moved: Vec<PathBuf> = self
+            .things
+            .keys()
+            .filter(|p| p.starts_with(from))
+            .cloned()
+            .collect();
+        for path in moved {
+            let rest = path.strip_prefix(from).expect("below");
+            let new = match rest.as_os_str().is_empty() {
+                true => to.to_owned(),
+                false => to.join(rest),
+            };
+            let thing = self.things.remove(&path).expect("known");
+            self.things.insert(new, thing);
+        }
+    }
+}
+
+fn set_mtime(path: &Path, mtime: SystemTime) {
+    let file = File::options().write(true).open(path).expect("open");
+    file.set_modified(mtime).expect("set the time");
+}
+
+fn is_hidden(path: &Path) -> bool {
+    path.components()
+        .any(|component| component.as_os_str().to_string_lossy().starts_with('.'))
+}
+
+/// `stem (member).ext`.
+fn conflict_name(path: &Path, member: &str) -> PathBuf {
+    let name = path
+        .file_name()
+        .expect("a name")
+        .to_string_lossy()
+        .into_owned();
+    let (stem, extension) = match name.rfind('.') {
+        Some(dot) if dot > 0 => name.split_at(dot),
+        _ => (&*name, ""),
+    };
+    path.with_file_name(format!("{stem} ({member}){extension}"))
+}
+
+/// Everything in a mount; `None` if something vanished while it was looked at.
+fn shown(mount: &Path) -> Option<Tree> {
+    let mut tree = Tree::new();
+    let mut pending = vec![PathBuf::new()];
+    while let Some(directory) = pending.pop() {
+        for entry in fs::read_dir(mount.join(&directory)).ok()? {
+            let entry = entry.ok()?;
+            let path = directory.join(entry.file_name());
+            let found = entry.metadata().ok()?;
+            if found.is_dir() {
+                pending.push(path.clone());
+                tree.insert(path, Shown::Directory);
+            } else {
+                let mtime =
+                    UNIX_EPOCH + Duration::new(found.mtime() as u64, found.mtime_nsec() as u32);
+                let size = found.size();
+                tree.insert(path, Shown::File { size, mtime });
+            }
+        }
+    }
+    Some(tree)
+}
+
+/// Only what differs, for messages.
+fn difference(expected: &Tree, found: &Tree) -> String {
+    let mut lines = Vec::new();
+    for path in expected.keys().chain(found.keys()).collect::<BTreeSet<_>>() {
+        let (wanted, seen) = (expected.get(path), found.get(path));
+        if wanted != seen {
+            lines.push(format!("{path:?}: {seen:?} in place of {wanted:?}"));
+        }
+    }
+    lines.join("\n")
+}
+
+/// Three members: two serve, the third mounts and shares, too.
+fn three(swarm: &Swarm, option: Option<&str>) -> (Vec<Node>, World) {
+    let with = |node: Node| match option {
+        Some(option) => node.log_level("info").option(option),
+        None => node.log_level("info"),
+    };
+    let a = with(swarm.node("ann")).file("a of ann", "a").serve();
+    let b = with(swarm.node("bob"))
+        .file("a of bob", "b")
+        .peer(&a)
+        .serve();
+    let c = with(swarm.node("cat"))
+        .file("a of cat", "c")
+        .peer(&a)
+        .peer(&b)
+        .mount();
+    eventually(Duration::from_secs(20), "all are there", || {
+        fs::read_dir(c.mountpoint()).is_ok_and(|found| found.count() == 3)
+    });
+    let ids = ["ann", "bob", "cat"].map(|name| {
+        let mut sources = std::process::Command::new("getfattr");
+        let path = c.at(format!("a of {name}"));
+        sources
+            .args(["--only-values", "-n", "user.tinyp2p.sources"])
+            .arg(path);
+        let told = run(&mut sources, Duration::from_secs(10))
+            .expect_success()
+            .text();
+        let id = told.trim().rsplit(' ').next().expect("a peer id");
+        // In base32 the digits come behind the letters: so that texts sort as the bytes do.
+        let later = |c: char| {
+            c.to_digit(10)
+                .map_or(c, |digit| (b'{' + digit as u8) as char)
+        };
+        id.chars().map(later).collect::<String>()
+    });
+    let nodes = vec![a, b, c];
+    for (node, name) in nodes.iter().zip(["ann", "bob", "cat"]) {
+        fs::remove_file(node.share().join(format!("a of {name}"))).expect("remove");
+    }
+    let shares = nodes.iter().zip(ids).zip(["ann", "bob", "cat"]);
+    let shares = shares.map(|((node, peer_id), name)| Model {
+        root: node.share().to_owned(),
+        name: name.into(),
+        peer_id,
+        things: BTreeMap::new(),
+    });
+    let seed = std::env::var("TINYP2P_TEST_SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok());
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    let seed = seed.unwrap_or(now.as_nanos() as u64);
+    eprintln!("TINYP2P_TEST_SEED={seed}");
+    let world = World::new(shares.collect(), seed);
+    (nodes, world)
+}
+
+/// Does `steps` things and looks at the mount after each, which must be right before `limit`. Returns how long it took each
+/// time, sorted.
+fn changes_are_seen(
+    nodes: &[Node],
+    world: &mut World,
+    steps: usize,
+    limit: Duration,
+) -> Vec<Duration> {
+    let mount = nodes[2].mountpoint();
+    let mut open = Vec::new();
+    let mut taken = Vec::with_capacity(steps);
+    let mut history = Vec::new();
+    for step in 0..steps {
+        history.push(world.step());
+        let begun = Instant::now();
+        let expected = world.union();
+        loop {
+            let found = shown(&mount);
+            if found.as_ref() == Some(&expected) {
+                break;
+            }
+            let late = begun.elapsed() > limit;
+            assert!(
+                !late,
+                "step {step}: not within {limit:?}\n{}\nafter {:#?}",
+                found.map_or("it kept changing".into(), |found| difference(
+                    &expected, &found
+                )),
+                &history[history.len().saturating_sub(8)..],
+            );
+            std::thread::yield_now();
+        }
+        taken.push(begun.elapsed());
+        // Files that stay open, and whose names then mean something else.
+        let files: Vec<&PathBuf> = expected
+            .keys()
+            .filter(|path| expected[*path] != Shown::Directory)
+            .collect();
+        if let Some(path) = world.dice.pick(&files) {
+            read_is_right(world, &mount, path, &expected);
+            open.push(File::open(mount.join(path)).expect("open"));
+            if open.len() > 16 {
+                open.remove(0);
+            }
+        }
+    }
+    taken.sort();
+    taken
+}
+
+/// The file has one of the contents that the model has for its name, of the size that is shown.
+fn read_is_right(world: &World, mount: &Path, path: &Path, expected: &Tree) {
+    let bytes = fs::read(mount.join(path)).unwrap_or_else(|error| panic!("{path:?}: {error}"));
+    let fits = |share: &Model| {
+        share.things.values().any(|thing| match thing {
+            Thing::File(content) => content.bytes == bytes,
+            Thing::Directory => false,
+        })
+    };
+    assert!(
+        world.shares.iter().any(fits),
+        "{path:?} has bytes that nobody wrote"
+    );
+    let Shown::File { size, .. } = expected[path] else {
+        return;
+    };
+    assert_eq!(bytes.len() as u64, size, "{path:?}");
+}
+
+#[test]
+fn a_thousand_changes_on_three_shares_are_each_seen_within_a_second() {
+    let swarm = Swarm::alone();
+    let (nodes, mut world) = three(&swarm, None);
+    let taken = changes_are_seen(&nodes, &mut world, 1000, Duration::from_secs(1));
+    eprintln!(
+        "seen after {:?} (median), {:?} (99 %), {:?} (all)",
+        taken[500], taken[990], taken[999]
+    );
+}
+
+#[test]
+fn without_news_changes_are_seen_within_two_seconds() {
+    let swarm = Swarm::alone();
+    let (nodes, mut world) = three(&swarm, Some("--no-watch"));
+    // Two seconds, and what a look at everything takes.
+    let taken = changes_are_seen(&nodes, &mut world, 30, Duration::from_millis(2500));
+    eprintln!("seen after {:?} (median), {:?} (all)", taken[15], taken[29]);
+}
