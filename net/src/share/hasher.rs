@@ -160,6 +160,10 @@ impl Hasher {
                     self.walk_on(&share);
                 }
                 None => {
+                    let Some(share) = self.share.upgrade() else {
+                        return;
+                    };
+                    share.forget_unused();
                     self.flush(Duration::ZERO);
                     for path in std::mem::take(&mut self.too_new) {
                         self.wanted.add(path, false);

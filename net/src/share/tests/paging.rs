@@ -25,8 +25,8 @@ fn pages_of_a_big_directory_add_up_to_one_listing() {
     soon(|| {
         share.pages("", 8192).unwrap();
         let version = share.stat("").unwrap().version;
-        let mut listed = share.share.listed.lock();
-        listed
+        let mut index = share.share.index.lock();
+        index
             .get(&RelPath::root(), version, Instant::now())
             .is_some()
     });
