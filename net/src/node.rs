@@ -10,9 +10,9 @@ use parking_lot::Mutex;
 
 use crate::auth::{AddressSource, Gate, Identity};
 use crate::cache::Cache;
-use crate::client::Peer;
 use crate::client::dial::TcpDialer;
 use crate::client::http::{Client, HttpPeer};
+use crate::client::{self, Peer};
 use crate::config::{CacheConfig, Config, Listen, ShareConfig};
 use crate::download::Engine;
 use crate::error::Error;
@@ -25,7 +25,7 @@ use crate::peers::{Member, Members};
 use crate::server::{Server, Service};
 use crate::share::{Roots, Share};
 use crate::status::{self, CacheStatus, MemoryStatus, Status};
-use crate::types::{Address, PeerId};
+use crate::types::{Address, Attributes, PeerId, RelPath};
 use crate::wire::{Hello, MemberRecord};
 
 /// Saying goodbye on the local network, and waiting for the dialling threads, end by then.
@@ -39,6 +39,8 @@ pub struct Node {
     share: Option<Arc<Share>>,
     members: Arc<Members>,
     fanout: Fanout,
+    /// Apart: a search takes seconds, and look-ups must not wait behind it.
+    searches: Fanout,
     engine: Arc<Engine>,
     cache: Option<(CacheConfig, Arc<Cache>)>,
     begun: Instant,
@@ -104,6 +106,7 @@ impl Node {
         let node = Arc::new(Self {
             id,
             fanout: Fanout::default(),
+            searches: Fanout::new("search"),
             engine: Arc::new(engine),
             cache: config.cache.zip(cache),
             begun: Instant::now(),
@@ -208,12 +211,43 @@ impl Node {
         T: Send + 'static,
         Q: Fn(&dyn Peer, Instant) -> Result<T, Error> + Send + Sync + 'static,
     {
+        self.ask_by(&self.fanout, deadline, question)
+    }
+
+    /// Asks everyone, as [`Node::ask`] does, for the files whose name matches `pattern`. More than
+    /// `most` of one member are an error. However many searches are under way, other questions do
+    /// not wait for them.
+    pub fn search(
+        &self,
+        pattern: &str,
+        most: usize,
+        deadline: Instant,
+    ) -> Vec<Answer<Vec<(RelPath, Attributes)>>> {
+        let pattern = pattern.to_owned();
+        self.ask_by(&self.searches, deadline, move |peer, deadline| {
+            let begun = Instant::now();
+            let found = client::search(peer, &pattern, most, deadline);
+            tracing::debug!(
+                member = %peer.id().short(),
+                matches = found.as_ref().map_or(0, Vec::len),
+                microseconds = begun.elapsed().as_micros(),
+                "searched"
+            );
+            found
+        })
+    }
+
+    fn ask_by<T, Q>(&self, fanout: &Fanout, deadline: Instant, question: Q) -> Vec<Answer<T>>
+    where
+        T: Send + 'static,
+        Q: Fn(&dyn Peer, Instant) -> Result<T, Error> + Send + Sync + 'static,
+    {
         let present = self.members.present();
         let asked = present
             .into_iter()
             .map(|Member { name, peer, .. }| Asked { name, peer });
         let asked: Vec<Asked> = asked.collect();
-        let mut answers = self.fanout.ask(&asked, deadline, question);
+        let mut answers = fanout.ask(&asked, deadline, question);
         for answer in &answers {
             if let Err(error) = &answer.result {
                 self.members.report(answer.member, error);

@@ -1,11 +1,14 @@
 //! `POST /RPC2`: a bounded body in, one XML-RPC response out.
 //!
 //! Decoding, answering and encoding run on a blocking thread: a listing reads the disk, and the
-//! XML of a large one keeps a processor busy for milliseconds.
+//! XML of a large one keeps a processor busy for milliseconds. A search, once decoded, gives its
+//! place up for one among the searches, which may take seconds.
+
+use std::io;
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{HeaderMap, Response, StatusCode};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use tokio::time::timeout;
@@ -13,10 +16,10 @@ use tokio::time::timeout;
 use super::answer::answer;
 use super::body::Body;
 use super::routes::{Caller, status};
-use crate::wire::{MAX_CALL_BYTES, decode_call, encode_response};
+use crate::wire::{MAX_CALL_BYTES, Request, decode_call, encode_response};
 
 /// Answers one call; XML-RPC faults are responses like any other (status 200).
-pub(super) async fn serve(request: Request<Incoming>, caller: &Caller) -> Response<Body> {
+pub(super) async fn serve(request: http::Request<Incoming>, caller: &Caller) -> Response<Body> {
     if !is_xml(request.headers()) {
         return status(StatusCode::UNSUPPORTED_MEDIA_TYPE);
     }
@@ -24,16 +27,7 @@ pub(super) async fn serve(request: Request<Incoming>, caller: &Caller) -> Respon
         Ok(body) => body,
         Err(code) => return status(code),
     };
-    let (service, member, remote) = (
-        caller.house.service.clone(),
-        caller.seat.member,
-        caller.remote,
-    );
-    let work = caller.seat.work.run(move || {
-        let response = decode_call(&body).and_then(|call| answer(&service, member, remote, call));
-        encode_response(&response)
-    });
-    match work.await {
+    match answer_to(body, caller).await {
         Ok(encoded) => xml(encoded.into()),
         Err(error) => {
             tracing::error!(%error, "a call could not be answered");
@@ -42,9 +36,34 @@ pub(super) async fn serve(request: Request<Incoming>, caller: &Caller) -> Respon
     }
 }
 
+/// What becomes of a call in its member's ordinary share of the blocking threads.
+enum Outcome {
+    Answered(Vec<u8>),
+    Search(Request),
+}
+
+async fn answer_to(body: Bytes, caller: &Caller) -> io::Result<Vec<u8>> {
+    let (service, member, remote) = (
+        caller.house.service.clone(),
+        caller.seat.member,
+        caller.remote,
+    );
+    let answered = move |call| encode_response(&answer(&service, member, remote, call));
+    let ordinary = answered.clone();
+    let outcome = caller.seat.work.run(move || match decode_call(&body) {
+        Ok(search @ Request::Search(_)) => Outcome::Search(search),
+        Ok(call) => Outcome::Answered(ordinary(call)),
+        Err(fault) => Outcome::Answered(encode_response(&Err(fault))),
+    });
+    match outcome.await? {
+        Outcome::Answered(encoded) => Ok(encoded),
+        Outcome::Search(search) => caller.seat.searches.run(move || answered(search)).await,
+    }
+}
+
 /// The whole body of a request, which may have `most` bytes and the time for a call; else why not.
 pub(super) async fn read_body(
-    request: Request<Incoming>,
+    request: http::Request<Incoming>,
     most: usize,
     caller: &Caller,
 ) -> Result<Bytes, StatusCode> {
