@@ -191,6 +191,12 @@ fn source_of(remote: IpAddr) -> IpAddr {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
+    use super::super::harness::PATIENCE;
     use super::*;
 
     fn doors(newcomers: usize, per_source: usize, per_member: usize) -> Arc<Doors> {
@@ -236,5 +242,66 @@ mod tests {
         drop(held);
         assert!(doors.member(one).is_some());
         assert!(doors.members.lock().is_empty());
+    }
+
+    /// What must not have ended is given this long to do so.
+    const MOMENT: Duration = Duration::from_millis(50);
+
+    fn run(test: impl Future<Output = ()>) {
+        let runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = { runtime }.enable_time().build().unwrap();
+        runtime.block_on(test);
+    }
+
+    /// Work that lasts until the sender is dropped.
+    fn held(work: &Work) -> (mpsc::Sender<()>, task::JoinHandle<io::Result<()>>) {
+        let (release, held) = mpsc::channel::<()>();
+        let work = work.clone();
+        let job = move || {
+            let _released = held.recv();
+        };
+        (release, tokio::spawn(async move { work.run(job).await }))
+    }
+
+    #[test]
+    fn searches_take_turns_and_other_work_does_not_wait_for_them() {
+        run(async {
+            let doors = Doors::new(&Limits {
+                work_per_member: 1,
+                searches: 2,
+                ..Limits::default()
+            });
+            let seats = [1, 2, 3].map(|n| doors.member(PeerId::from_bytes([n; 32])).unwrap());
+            let (first, first_job) = held(&seats[0].searches);
+            let (second, second_job) = held(&seats[0].searches);
+            let (third, _third_job) = held(&seats[1].searches);
+            task::yield_now().await;
+            // The first member has its one, the second the other of the two that there are.
+            let next = seats[2].searches.run(|| ());
+            assert!(timeout(MOMENT, next).await.is_err());
+            assert!(!second_job.is_finished());
+            for seat in &seats {
+                timeout(PATIENCE, seat.work.run(|| ()))
+                    .await
+                    .unwrap()
+                    .unwrap();
+            }
+            // Whoever waits for its own turn keeps nobody else's place.
+            drop(third);
+            let next = seats[2].searches.run(|| ());
+            timeout(PATIENCE, next).await.unwrap().unwrap();
+            drop(first);
+            timeout(PATIENCE, first_job)
+                .await
+                .unwrap()
+                .unwrap()
+                .unwrap();
+            drop(second);
+            timeout(PATIENCE, second_job)
+                .await
+                .unwrap()
+                .unwrap()
+                .unwrap();
+        });
     }
 }
