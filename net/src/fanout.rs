@@ -58,13 +58,19 @@ pub struct Fanout {
 
 impl Default for Fanout {
     fn default() -> Self {
-        Self {
-            lanes: Lanes::new("ask", CALLS_PER_MEMBER, WAITING_PER_MEMBER),
-        }
+        Self::new("ask")
     }
 }
 
 impl Fanout {
+    /// A fan-out with lanes of its own, whose threads have this name: however many questions fill
+    /// these, those of another do not wait.
+    pub fn new(name: &'static str) -> Self {
+        Self {
+            lanes: Lanes::new(name, CALLS_PER_MEMBER, WAITING_PER_MEMBER),
+        }
+    }
+
     /// Puts `question` to all of `members` and returns one answer for each, in their order, by
     /// `deadline`. The question gets the deadline too and should end by it; if it does not, its
     /// answer is lost and its thread stays taken until it ends.

@@ -41,6 +41,8 @@ pub struct Node {
     members: Arc<Members>,
     fanout: Fanout,
     followers: Arc<Followers>,
+    /// Apart: a search takes seconds, and look-ups must not wait behind it.
+    searches: Fanout,
     engine: Arc<Engine>,
     cache: Option<(CacheConfig, Arc<Cache>)>,
     begun: Instant,
@@ -111,6 +113,7 @@ impl Node {
             id,
             fanout: Fanout::default(),
             followers: Followers::new(Box::new(report)),
+            searches: Fanout::new("search"),
             engine: Arc::new(engine),
             cache: config.cache.zip(cache),
             begun: Instant::now(),
@@ -215,7 +218,7 @@ impl Node {
         T: Send + 'static,
         Q: Fn(&dyn Peer, Instant) -> Result<T, Error> + Send + Sync + 'static,
     {
-        self.ask_among(&self.members.present(), deadline, question)
+        self.ask_among(&self.fanout, &self.members.present(), deadline, question)
     }
 
     /// The whole of `directory` at every member, `None` where there is none; as [`Node::ask`] does.
@@ -231,6 +234,30 @@ impl Node {
         let path = path.clone();
         self.ask_all(deadline, move |peer, deadline| {
             client::stat(peer, &path, deadline)
+        })
+    }
+
+    /// Asks everyone, as [`Node::ask`] does, for the files whose name matches `pattern`. More than
+    /// `most` of one member are an error. However many searches are under way, other questions do
+    /// not wait for them.
+    pub fn search(
+        &self,
+        pattern: &str,
+        most: usize,
+        deadline: Instant,
+    ) -> Vec<Answer<Vec<(RelPath, Attributes)>>> {
+        let pattern = pattern.to_owned();
+        let present = self.members.present();
+        self.ask_among(&self.searches, &present, deadline, move |peer, deadline| {
+            let begun = Instant::now();
+            let found = client::search(peer, &pattern, most, deadline);
+            tracing::debug!(
+                member = %peer.id().short(),
+                matches = found.as_ref().map_or(0, Vec::len),
+                microseconds = begun.elapsed().as_micros(),
+                "searched"
+            );
+            found
         })
     }
 
@@ -252,7 +279,7 @@ impl Node {
         // Before anybody is asked, as is the time: whoever comes meanwhile is not among the answers.
         let (revision, now) = (self.members.revision(), Instant::now());
         let present = self.members.present();
-        let answers = self.ask_among(&present, deadline, question);
+        let answers = self.ask_among(&self.fanout, &present, deadline, question);
         // Those of the present come first, in their order.
         let theirs = answers.iter().take(present.len());
         let counters = theirs.map(|answer| answer.result.as_ref().ok()?.counter);
@@ -273,7 +300,13 @@ impl Node {
         }
     }
 
-    fn ask_among<T, Q>(&self, present: &[Member], deadline: Instant, question: Q) -> Vec<Answer<T>>
+    fn ask_among<T, Q>(
+        &self,
+        fanout: &Fanout,
+        present: &[Member],
+        deadline: Instant,
+        question: Q,
+    ) -> Vec<Answer<T>>
     where
         T: Send + 'static,
         Q: Fn(&dyn Peer, Instant) -> Result<T, Error> + Send + Sync + 'static,
@@ -283,7 +316,7 @@ impl Node {
             peer: Arc::clone(&member.peer),
         });
         let asked: Vec<Asked> = asked.collect();
-        let mut answers = self.fanout.ask(&asked, deadline, question);
+        let mut answers = fanout.ask(&asked, deadline, question);
         for answer in &answers {
             if let Err(error) = &answer.result {
                 self.members.report(answer.member, error);

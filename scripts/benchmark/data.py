@@ -81,6 +81,21 @@ def tree(space, directories, files):
     return kept(space, f"tree-{directories}-{files}", fill)
 
 
+def numbered(space, directories, files):
+    """A directory `tree` of that many directories with that many empty files each, no two of which
+    have the same name.
+    """
+
+    def fill(directory):
+        for outer in range(directories):
+            inner = directory / "tree" / f"album-{outer:04}"
+            inner.mkdir(parents=True)
+            for number in range(outer * files, (outer + 1) * files):
+                os.mknod(inner / f"photo-{number:07}.jpeg")
+
+    return kept(space, f"numbered-{directories}-{files}", fill)
+
+
 def warm(*paths):
     """Reads files into the page cache: what a server sends comes from there for every contender."""
     for path in paths:

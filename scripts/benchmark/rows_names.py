@@ -5,16 +5,18 @@ disk is compared cold: its caches are dropped before each turn.
 """
 
 import os
+import re
 import shutil
 import signal
+import time
 from contextlib import ExitStack, contextmanager
 
 import data
 import others
 import tinyp2p
 from contest import Bar, Row
-from machine import drop_caches
-from processes import Failure, eventually, run, timed
+from machine import MIB, drop_caches
+from processes import Failure, eventually, run, running, timed
 
 
 def list_long(directory, count):
@@ -162,6 +164,81 @@ def mean_listing(mount, numbers, least=MEMBERS):
     return sum(seconds) / len(seconds)
 
 
+# The files whose names differ in the digit that the pattern leaves open.
+MATCHES = 10
+
+
+@contextmanager
+def warm_search(space, notes):
+    directories = space.size(10_000, 200)
+    share = data.numbered(space, directories, 100)
+    stem = f"photo-{directories * 100 // 2 // MATCHES:06}"
+    server = tinyp2p.Server(space, share)
+    unseen = iter(range(directories))
+    slowest_listings, finds = [], []
+
+    def ours():
+        return search_call(space, server, f"^{stem}[0-9]\\.jpeg$")
+
+    def find():
+        done = timed(["find", share, "-name", f"{stem}[0-9].jpeg"], timeout=300)
+        if len(done.output.splitlines()) != MATCHES:
+            raise Failure(f"find did not find {MATCHES} files")
+        finds.append(done.seconds)
+        return done.seconds
+
+    with server.running() as daemon:
+        # Its own first walk through the share leaves the names in memory.
+        daemon.settle(600)
+        with tinyp2p.mount(space, [server.peer], "tree") as mount:
+
+            def listing():
+                everything = search_command(space, server, "")
+                with running(everything, space.path("search.log")):
+                    # It joins first, for more than a second.
+                    time.sleep(2)
+                    albums = [f"album-{next(unseen):04}" for _ in range(LISTINGS)]
+                    listings = [["ls", mount.path / "tree" / album] for album in albums]
+                    slowest = max(timed(command, timeout=60).seconds for command in listings)
+                slowest_listings.append(slowest)
+                return slowest
+
+            yield {"TinyP2P": ours, "find in the share": find, "ls during a search": listing}
+        notes.append(f"the node that shares the names takes {daemon.memory('VmRSS') / MIB:.0f} MiB")
+    if finds and slowest_listings:
+        notes.append(
+            f"find in the share took {min(finds):.3f} to {max(finds):.3f} s; of {LISTINGS} ls in a "
+            f"mount, each of another directory, during a search for everything, the slowest took "
+            f" {max(slowest_listings):.3f} s"
+        )
+
+
+def search_command(space, server, pattern):
+    home = space.directory("searcher")
+    return [
+        "env",
+        *(f"{name}={value}" for name, value in tinyp2p.environment(home).items()),
+        *(space.programs / "tinyp2p", "search", "--no-discovery"),
+        *("--log", "tinyp2p_net::node=debug", "--state-dir", home / "state"),
+        *(space.password, pattern, server.peer),
+    ]
+
+
+def search_call(space, server, pattern):
+    """Seconds of one search, as the command's log tells them.
+
+    The command joins the network first, which takes more than a second and has nothing to do with
+    the search.
+    """
+    done = timed(search_command(space, server, pattern), timeout=120)
+    if len(done.output.splitlines()) != MATCHES:
+        raise Failure(f"{len(done.output.splitlines())} matches, not {MATCHES}")
+    told = re.search(r"microseconds=(\d+)", done.errors)
+    if not told:
+        raise Failure("the log does not tell how long the search took")
+    return int(told[1]) / 1e6
+
+
 ROWS = [
     Row(
         key="ls",
@@ -190,5 +267,14 @@ ROWS = [
         # Equal, but for what two equal runs differ by.
         bars=(Bar("none frozen", at_least=0.9),),
         contest=frozen_member,
+    ),
+    Row(
+        key="search",
+        work="search over 1,000,000 names, warm",
+        ours="TinyP2P",
+        unit="s",
+        is_more_better=False,
+        bars=(Bar(at_most=1),),
+        contest=warm_search,
     ),
 ]

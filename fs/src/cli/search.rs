@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tinyp2p_net::Node;
-use tinyp2p_net::client;
 use tinyp2p_net::types::{Attributes, RelPath};
 
 use super::args::SearchArgs;
@@ -65,10 +64,7 @@ pub(super) fn run(source: Source, args: SearchArgs) -> Result<(), Failure> {
 
 /// Asks every member for the files whose names match. Those who do not answer are named.
 pub(super) fn ask(program: &str, node: &Node, pattern: &str) -> Result<Answers, Failure> {
-    let question = pattern.to_owned();
-    let answers = node.ask(Instant::now() + DEADLINE, move |peer, deadline| {
-        client::search(peer, &question, MOST_MATCHES, deadline)
-    });
+    let answers = node.search(pattern, MOST_MATCHES, Instant::now() + DEADLINE);
     // What this node itself serves meanwhile is here already.
     let others = answers
         .into_iter()

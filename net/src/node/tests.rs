@@ -326,3 +326,35 @@ fn what_is_cached_is_given_to_others_unless_the_user_said_no() {
         "{refused}"
     );
 }
+
+#[test]
+fn searches_that_take_long_do_not_delay_other_questions() {
+    let (sharing, asking) = (Place::new(), Place::new());
+    for index in 0..2000 {
+        let name = format!("{index:04}{}", "ab".repeat(120));
+        std::fs::write(sharing.share.path().join(name), "").unwrap();
+    }
+    let first = sharing.node("sharing", 0, &[]);
+    let asker = asking.node("asking", 0, &[first.port()]);
+    eventually("they meet", || names(&asker) == ["asking", "sharing"]);
+    // Milliseconds for each name: too many states for an automaton, and the last byte decides.
+    let slow = r"(?:\w{1,60}b){1,9}[ac]\w{60,100}c$";
+    let deadline = Instant::now() + Duration::from_secs(3);
+    std::thread::scope(|scope| {
+        // More than one lane carries, and than the other side answers at once.
+        let search = || asker.search(slow, 10, deadline);
+        let searches: Vec<_> = (0..12).map(|_| scope.spawn(search)).collect();
+        let path = RelPath::root();
+        for _ in 0..20 {
+            let path = path.clone();
+            let within = Instant::now() + Duration::from_secs(1);
+            let answers = asker.ask(within, move |peer, by| client::stat(peer, &path, by));
+            assert!(
+                answers.iter().all(|answer| answer.result.is_ok()),
+                "{answers:?}"
+            );
+        }
+        assert!(searches.iter().all(|search| !search.is_finished()));
+        assert!(Instant::now() < deadline);
+    });
+}

@@ -1,8 +1,11 @@
-//! Who may take up how much: connections of newcomers, connections and work of each member.
+//! Who may take up how much: connections of newcomers, connections, work and searches of each member.
 //!
 //! Until its key is known, a connection counts against a small number for all newcomers and a
 //! smaller one for its source, so that a flood of half-open handshakes from one machine leaves room
 //! for members. From then on it counts against its member alone.
+//!
+//! Searches are work apart: one may keep a processor or a disk busy for seconds, so a member has one
+//! at a time and all members together a few. However many wait, what a listing needs stays free.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -21,12 +24,14 @@ use crate::types::PeerId;
 pub(super) struct Doors {
     newcomers: Mutex<Counts<IpAddr>>,
     members: Mutex<HashMap<PeerId, Occupancy>>,
+    searches: Arc<Semaphore>,
     limits: Limits,
 }
 
 struct Occupancy {
     connections: usize,
     work: Arc<Semaphore>,
+    searches: Arc<Semaphore>,
 }
 
 impl Doors {
@@ -34,6 +39,7 @@ impl Doors {
         Arc::new(Self {
             newcomers: Mutex::new(Counts::default()),
             members: Mutex::new(HashMap::new()),
+            searches: Arc::new(Semaphore::new(limits.searches)),
             limits: limits.clone(),
         })
     }
@@ -59,6 +65,7 @@ impl Doors {
         let occupancy = members.entry(member).or_insert_with(|| Occupancy {
             connections: 0,
             work: Arc::new(Semaphore::new(self.limits.work_per_member)),
+            searches: Arc::new(Semaphore::new(self.limits.searches_per_member)),
         });
         if occupancy.connections >= self.limits.connections_per_member {
             return None;
@@ -66,7 +73,8 @@ impl Doors {
         occupancy.connections += 1;
         Some(Seat {
             member,
-            work: Work(occupancy.work.clone()),
+            work: Work(vec![occupancy.work.clone()]),
+            searches: Work(vec![occupancy.searches.clone(), self.searches.clone()]),
             doors: self.clone(),
         })
     }
@@ -90,6 +98,8 @@ pub(super) struct Seat {
     pub(super) member: PeerId,
     /// What may be done for that member.
     pub(super) work: Work,
+    /// What may be searched for that member.
+    pub(super) searches: Work,
     doors: Arc<Doors>,
 }
 
@@ -105,9 +115,10 @@ impl Drop for Seat {
     }
 }
 
-/// A member's share of the blocking threads.
+/// A member's share of the blocking threads: a permit is needed of each of these, the member's own
+/// first, so that who waits for that holds none of the others'. Each gives its permits out in order.
 #[derive(Clone)]
-pub(super) struct Work(Arc<Semaphore>);
+pub(super) struct Work(Vec<Arc<Semaphore>>);
 
 impl Work {
     /// Runs `job` on a blocking thread once this member may have one more. Fails if `job` panics.
@@ -115,11 +126,14 @@ impl Work {
         &self,
         job: impl FnOnce() -> T + Send + 'static,
     ) -> io::Result<T> {
-        let permit = self.0.clone().acquire_owned().await;
-        let permit = permit.map_err(io::Error::other)?;
+        let mut permits = Vec::with_capacity(self.0.len());
+        for semaphore in &self.0 {
+            let permit = semaphore.clone().acquire_owned().await;
+            permits.push(permit.map_err(io::Error::other)?);
+        }
         let job = task::spawn_blocking(move || {
             let result = job();
-            drop(permit);
+            drop(permits);
             result
         });
         job.await.map_err(io::Error::other)
@@ -177,6 +191,12 @@ fn source_of(remote: IpAddr) -> IpAddr {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
+    use super::super::harness::PATIENCE;
     use super::*;
 
     fn doors(newcomers: usize, per_source: usize, per_member: usize) -> Arc<Doors> {
@@ -222,5 +242,66 @@ mod tests {
         drop(held);
         assert!(doors.member(one).is_some());
         assert!(doors.members.lock().is_empty());
+    }
+
+    /// What must not have ended is given this long to do so.
+    const MOMENT: Duration = Duration::from_millis(50);
+
+    fn run(test: impl Future<Output = ()>) {
+        let runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = { runtime }.enable_time().build().unwrap();
+        runtime.block_on(test);
+    }
+
+    /// Work that lasts until the sender is dropped.
+    fn held(work: &Work) -> (mpsc::Sender<()>, task::JoinHandle<io::Result<()>>) {
+        let (release, held) = mpsc::channel::<()>();
+        let work = work.clone();
+        let job = move || {
+            let _released = held.recv();
+        };
+        (release, tokio::spawn(async move { work.run(job).await }))
+    }
+
+    #[test]
+    fn searches_take_turns_and_other_work_does_not_wait_for_them() {
+        run(async {
+            let doors = Doors::new(&Limits {
+                work_per_member: 1,
+                searches: 2,
+                ..Limits::default()
+            });
+            let seats = [1, 2, 3].map(|n| doors.member(PeerId::from_bytes([n; 32])).unwrap());
+            let (first, first_job) = held(&seats[0].searches);
+            let (second, second_job) = held(&seats[0].searches);
+            let (third, _third_job) = held(&seats[1].searches);
+            task::yield_now().await;
+            // The first member has its one, the second the other of the two that there are.
+            let next = seats[2].searches.run(|| ());
+            assert!(timeout(MOMENT, next).await.is_err());
+            assert!(!second_job.is_finished());
+            for seat in &seats {
+                timeout(PATIENCE, seat.work.run(|| ()))
+                    .await
+                    .unwrap()
+                    .unwrap();
+            }
+            // Whoever waits for its own turn keeps nobody else's place.
+            drop(third);
+            let next = seats[2].searches.run(|| ());
+            timeout(PATIENCE, next).await.unwrap().unwrap();
+            drop(first);
+            timeout(PATIENCE, first_job)
+                .await
+                .unwrap()
+                .unwrap()
+                .unwrap();
+            drop(second);
+            timeout(PATIENCE, second_job)
+                .await
+                .unwrap()
+                .unwrap()
+                .unwrap();
+        });
     }
 }

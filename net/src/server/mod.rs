@@ -67,6 +67,10 @@ struct Limits {
     connections_per_member: usize,
     /// Blocking threads that work for one member at once.
     work_per_member: usize,
+    /// Searches that run at once, for all members together; each keeps a processor busy.
+    searches: usize,
+    /// The same, for one member.
+    searches_per_member: usize,
     /// From accept to the end of the TLS handshake.
     handshake: Duration,
     /// From one request to the whole head of the next; longer than clients keep idle connections.
@@ -87,6 +91,8 @@ impl Default for Limits {
             newcomers_per_source: 32,
             connections_per_member: 64,
             work_per_member: 8,
+            searches: 4,
+            searches_per_member: 1,
             handshake: Duration::from_secs(10),
             head: SERVER_IDLE,
             call_body: Duration::from_secs(30),

@@ -1,11 +1,14 @@
 //! `POST /RPC2`: a bounded body in, one XML-RPC response out.
 //!
 //! Answering and encoding run on a blocking thread, and so does decoding unless it is quick: a listing
-//! reads the disk, and the XML of a large one keeps a processor busy for milliseconds.
+//! reads the disk, and the XML of a large one keeps a processor busy for milliseconds. A search has a place
+//! among the searches, which may take seconds, and a poll for changes has none, as it only waits.
+
+use std::io;
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{HeaderMap, Response, StatusCode};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use tokio::time::timeout;
@@ -13,14 +16,13 @@ use tokio::time::timeout;
 use super::answer::{self, answer};
 use super::body::Body;
 use super::routes::{Caller, status};
-use crate::wire::{MAX_CALL_BYTES, Request as Call, decode_call, encode_response};
+use crate::wire::{MAX_CALL_BYTES, Request, decode_call, encode_response};
 
-/// A call of so many bytes is decoded where it arrives, in some ten microseconds. That of
-/// `tinyp2p.changes` is not longer.
+/// A call of so many bytes is decoded where it arrives, in some ten microseconds.
 const SHORT: usize = 1024;
 
 /// Answers one call; XML-RPC faults are responses like any other (status 200).
-pub(super) async fn serve(request: Request<Incoming>, caller: &Caller) -> Response<Body> {
+pub(super) async fn serve(request: http::Request<Incoming>, caller: &Caller) -> Response<Body> {
     if !is_xml(request.headers()) {
         return status(StatusCode::UNSUPPORTED_MEDIA_TYPE);
     }
@@ -28,28 +30,7 @@ pub(super) async fn serve(request: Request<Incoming>, caller: &Caller) -> Respon
         Ok(body) => body,
         Err(code) => return status(code),
     };
-    let mut call = None;
-    if body.len() <= SHORT {
-        match decode_call(&body) {
-            // It waits, so it takes neither a thread nor one of the member's permits.
-            Ok(Call::Changes(request)) => {
-                let response = answer::changes(&caller.house.service, request).await;
-                return xml(encode_response(&response).into());
-            }
-            other => call = Some(other),
-        }
-    }
-    let (service, member, remote) = (
-        caller.house.service.clone(),
-        caller.seat.member,
-        caller.remote,
-    );
-    let work = caller.seat.work.run(move || {
-        let call = call.unwrap_or_else(|| decode_call(&body));
-        let response = call.and_then(|call| answer(&service, member, remote, call));
-        encode_response(&response)
-    });
-    match work.await {
+    match answer_to(body, caller).await {
         Ok(encoded) => xml(encoded.into()),
         Err(error) => {
             tracing::error!(%error, "a call could not be answered");
@@ -58,9 +39,31 @@ pub(super) async fn serve(request: Request<Incoming>, caller: &Caller) -> Respon
     }
 }
 
+async fn answer_to(body: Bytes, caller: &Caller) -> io::Result<Vec<u8>> {
+    let decoded = match body.len() {
+        0..=SHORT => decode_call(&body),
+        _ => caller.seat.work.run(move || decode_call(&body)).await?,
+    };
+    let (service, member, remote) = (
+        caller.house.service.clone(),
+        caller.seat.member,
+        caller.remote,
+    );
+    let answered = move |call| encode_response(&answer(&service, member, remote, call));
+    match decoded {
+        Ok(Request::Changes(request)) => {
+            let response = answer::changes(&caller.house.service, request).await;
+            Ok(encode_response(&response))
+        }
+        Ok(search @ Request::Search(_)) => caller.seat.searches.run(move || answered(search)).await,
+        Ok(call) => caller.seat.work.run(move || answered(call)).await,
+        Err(fault) => Ok(encode_response(&Err(fault))),
+    }
+}
+
 /// The whole body of a request, which may have `most` bytes and the time for a call; else why not.
 pub(super) async fn read_body(
-    request: Request<Incoming>,
+    request: http::Request<Incoming>,
     most: usize,
     caller: &Caller,
 ) -> Result<Bytes, StatusCode> {

@@ -12,7 +12,8 @@ use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
 use super::Limits;
 use super::accept::REFUSAL;
 use super::harness::{PATIENCE, Raw, TestNode, caller};
-use crate::wire::MAX_BATCH_REQUEST;
+use crate::types::RelPath;
+use crate::wire::{MAX_BATCH_REQUEST, Request, SearchRequest, StatRequest, encode_call};
 
 /// Short enough for a test to wait for.
 const BRIEF: Duration = Duration::from_millis(200);
@@ -420,5 +421,41 @@ fn a_batch_that_is_none_or_too_long_is_refused() {
             raw.send(&"x".repeat(length)).unwrap();
         }
         assert_eq!(raw.head().unwrap().status, status, "{length} bytes");
+    }
+}
+
+#[test]
+fn calls_are_answered_while_the_members_searches_wait() {
+    let (node, mut raw) = limited(Limits {
+        work_per_member: 1,
+        searches: 0,
+        ..Limits::default()
+    });
+    node.put("f", b"x");
+    let member = caller(1);
+    node.befriend(&member);
+    let call = |request: &Request| {
+        let body = String::from_utf8(encode_call(request)).unwrap();
+        let length = body.len();
+        format!(
+            "POST /RPC2 HTTP/1.1\r\nHost: node\r\nContent-Type: text/xml\r\nContent-Length: {length}\r\n\r\n{body}"
+        )
+    };
+    let search = call(&Request::Search(SearchRequest {
+        pattern: "f".into(),
+        after: None,
+        limit: 1,
+    }));
+    let mut searching: Vec<Raw> = (0..9).map(|_| node.raw(&member)).collect();
+    for raw in &mut searching {
+        raw.send(&search).unwrap();
+    }
+    let stat = call(&Request::Stat(StatRequest {
+        watch: false,
+        paths: vec![RelPath::new(b"f").unwrap()],
+    }));
+    for raw in [&mut raw, &mut node.raw(&member)] {
+        raw.send(&stat).unwrap();
+        assert_eq!(raw.head().unwrap().status, 200);
     }
 }

@@ -170,6 +170,10 @@ impl Hasher {
                 }
                 None if !self.untold.is_empty() => self.tell(Duration::ZERO),
                 None => {
+                    let Some(share) = self.share.upgrade() else {
+                        return;
+                    };
+                    share.forget_unused();
                     self.flush(Duration::ZERO);
                     for path in std::mem::take(&mut self.too_new) {
                         self.wanted.add(path, false);

@@ -1,7 +1,8 @@
 //! What this node offers: one directory, served live.
 //!
-//! Nothing is indexed ahead. Every question is answered from the directory as it is at that
-//! moment, so a file that is dropped in is there at once. What is served, and how symbolic links
+//! Every question is answered from the directory as it is at that moment, so a file that is dropped
+//! in is there at once: names that were read before are in memory (`index`), and used only where
+//! the directory has not changed since. What is served, and how symbolic links
 //! and mounts are treated, is decided in one place (`tree`), on top of the one place that opens
 //! anything (`beneath`). A name that a listing shows can be asked for and opened under the same
 //! path, and one that it leaves out cannot.
@@ -13,8 +14,8 @@ mod beneath;
 mod by_root;
 mod file;
 mod hasher;
+mod index;
 pub(crate) mod journal;
-mod listed;
 mod listing;
 mod mounts;
 mod names;
@@ -48,7 +49,7 @@ use crate::wire::{
 };
 use beneath::Beneath;
 use hasher::Wanted;
-use listed::Listed;
+use index::Index;
 use names::Names;
 use policy::Policy;
 use search::Places;
@@ -70,7 +71,7 @@ pub struct Share {
     watch: Option<Arc<Watch>>,
     roots: Option<Arc<Roots>>,
     wanted: Arc<Wanted>,
-    listed: Mutex<Listed>,
+    index: Mutex<Index>,
     places: Mutex<Places>,
 }
 
@@ -89,7 +90,7 @@ impl Share {
             watch: None,
             roots: None,
             wanted: Arc::default(),
-            listed: Mutex::default(),
+            index: Mutex::default(),
             places: Mutex::default(),
         })
     }
@@ -289,16 +290,22 @@ impl Share {
 
     /// The names of a directory: remembered ones while it is unchanged, else read now.
     fn names(&self, directory: &Found) -> Result<Arc<Names>, Errno> {
-        let (real, version) = (directory.real(), directory.state.version());
-        if let Some(names) = self.listed.lock().get(real, version, Instant::now()) {
+        let state = directory.present_state()?;
+        let (real, version) = (directory.real(), state.version());
+        if let Some(names) = self.index.lock().get(real, version, Instant::now()) {
             return Ok(names);
         }
         let names = Arc::new(self.tree.names(directory)?);
-        if is_settled(directory.state.ctime(), SystemTime::now()) {
+        if is_settled(state.ctime(), SystemTime::now()) {
             let now = Instant::now();
-            self.listed.lock().put(real, version, &names, now);
+            self.index.lock().put(real, version, &names, now);
         }
         Ok(names)
+    }
+
+    /// Gives back the memory of names that nobody has asked for lately.
+    fn forget_unused(&self) {
+        self.index.lock().expire(Instant::now());
     }
 
     /// The names of the directory at a path that has no links in it; an error if it has by now.

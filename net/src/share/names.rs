@@ -1,5 +1,9 @@
 //! The names of one directory, sorted, in a form that is small for a million of them.
+//!
+//! Two orders are kept: that of the names, for listings, and that of the paths below them, for walks.
+//! They differ for directories only: `a.b` sorts before all that is in `a`.
 
+use std::cmp::Ordering;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 
@@ -23,11 +27,14 @@ pub(super) enum Seen {
     Link,
 }
 
-/// Sorted names, all in one buffer: eight bytes apiece beside the names themselves.
+/// Sorted names, all in one buffer: eight bytes apiece beside the names themselves, and four more
+/// for a directory.
 #[derive(Debug, Default)]
 pub(super) struct Names {
     bytes: Vec<u8>,
     slots: Vec<Slot>,
+    /// The slots of directories, in the order of the paths below these.
+    directories: Vec<u32>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -72,10 +79,36 @@ impl Names {
 
     /// Sorts by bytes. A directory that changes while it is read may tell a name twice.
     fn sort(&mut self) {
-        let bytes = &self.bytes;
-        self.slots
-            .sort_unstable_by(|a, b| a.name(bytes).cmp(b.name(bytes)));
-        self.slots.dedup_by(|a, b| a.name(bytes) == b.name(bytes));
+        let (bytes, slots) = (&self.bytes, &mut self.slots);
+        slots.sort_unstable_by(|a, b| a.name(bytes).cmp(b.name(bytes)));
+        slots.dedup_by(|a, b| a.name(bytes) == b.name(bytes));
+        slots.shrink_to_fit();
+        self.put_bytes_in_order();
+        self.find_directories();
+    }
+
+    /// A search reads all names one after the other: in the order of a directory's hash table most
+    /// would be a cache miss each, which takes longer than the match.
+    fn put_bytes_in_order(&mut self) {
+        let total = self.slots.iter().map(|slot| usize::from(slot.length)).sum();
+        let mut ordered = Vec::with_capacity(total);
+        for slot in &mut self.slots {
+            let name = slot.name(&self.bytes);
+            // There are no more bytes than before, which fitted.
+            slot.start = ordered.len() as u32;
+            ordered.extend_from_slice(name);
+        }
+        self.bytes = ordered;
+    }
+
+    fn find_directories(&mut self) {
+        let numbered = (0_u32..).zip(&self.slots);
+        let directories = numbered.filter(|(_, slot)| slot.seen == Seen::Directory);
+        let mut directories: Vec<u32> = directories.map(|(number, _)| number).collect();
+        let entry = |number: u32| self.slots[number as usize].entry(&self.bytes);
+        directories.sort_unstable_by(|a, b| path_order(entry(*a), entry(*b)));
+        directories.shrink_to_fit();
+        self.directories = directories;
     }
 
     /// How many there are.
@@ -85,7 +118,9 @@ impl Names {
 
     /// Bytes of memory that they take.
     pub(super) fn weight(&self) -> usize {
-        self.bytes.capacity() + self.slots.capacity() * size_of::<Slot>()
+        self.bytes.capacity()
+            + self.slots.capacity() * size_of::<Slot>()
+            + self.directories.capacity() * size_of::<u32>()
     }
 
     /// True if one of them is a symbolic link.
@@ -95,8 +130,7 @@ impl Names {
 
     /// The name at `index`, which must be less than [`Names::len`].
     pub(super) fn get(&self, index: usize) -> (&[u8], Seen) {
-        let slot = self.slots[index];
-        (slot.name(&self.bytes), slot.seen)
+        self.slots[index].entry(&self.bytes)
     }
 
     /// The index of the first name that sorts behind `after`.
@@ -104,9 +138,60 @@ impl Names {
         self.slots
             .partition_point(|slot| slot.name(&self.bytes) <= after)
     }
+
+    /// The index of the name at `position` among those of directories, which are in the order of the
+    /// paths below them; `None` behind the last.
+    pub(super) fn directory(&self, position: usize) -> Option<usize> {
+        self.directories
+            .get(position)
+            .map(|number| *number as usize)
+    }
+
+    /// The position of the first directory that may hold something behind `after`, a path.
+    pub(super) fn directory_behind(&self, after: &[u8]) -> usize {
+        self.directories.partition_point(|number| {
+            let name = self.slots[*number as usize].name(&self.bytes);
+            lies_before(name, after)
+        })
+    }
+
+    /// The index of the first name that, were it a file's, would sort behind all paths below
+    /// `directory`.
+    pub(super) fn behind_directory(&self, directory: &[u8]) -> usize {
+        let below = (directory, Seen::Directory);
+        self.slots.partition_point(|slot| {
+            let file = (slot.name(&self.bytes), Seen::File);
+            path_order(file, below).is_lt()
+        })
+    }
+}
+
+/// True when every path below the directory `name` sorts before `after`.
+fn lies_before(name: &[u8], after: &[u8]) -> bool {
+    match after.strip_prefix(name) {
+        Some(rest) => rest.first().is_some_and(|byte| *byte > b'/'),
+        None => name < after,
+    }
+}
+
+/// The order of the paths that begin with these two names: that of the bytes, with a `/` behind
+/// the name of a directory.
+fn path_order((a, a_seen): (&[u8], Seen), (b, b_seen): (&[u8], Seen)) -> Ordering {
+    let common = a.len().min(b.len());
+    let next = |name: &[u8], seen| {
+        let end = (seen == Seen::Directory).then_some(b'/');
+        name.get(common).copied().or(end)
+    };
+    a[..common]
+        .cmp(&b[..common])
+        .then_with(|| next(a, a_seen).cmp(&next(b, b_seen)))
 }
 
 impl Slot {
+    fn entry(self, bytes: &[u8]) -> (&[u8], Seen) {
+        (self.name(bytes), self.seen)
+    }
+
     fn name(self, bytes: &[u8]) -> &[u8] {
         &bytes[self.start as usize..][..usize::from(self.length)]
     }

@@ -1,8 +1,9 @@
 //! One page of a search, in bounded time.
 //!
-//! The share is walked for every page, from the place where the page before ended. When a page's
-//! time is up it ends early; should it have found nothing by then, the place is remembered here
-//! for a few seconds, so that whoever asks the same again goes on from there.
+//! The share is walked for every page, from the place where the page before ended; a page costs
+//! what it looks at. When a page's time is up it ends early; should it have found nothing by then,
+//! the place is remembered here for a few seconds, so that whoever asks the same again goes on from
+//! there.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use super::{Share, internal, page_limit};
 use crate::types::{Attributes, Kind, RelPath};
 use crate::wire::{Fault, SearchPage, SearchRequest};
 
-/// A page takes no longer than this and one directory: less than a caller waits.
+/// A page takes no longer than this and the reading of one directory: less than a caller waits.
 pub(super) const BUDGET: Duration = Duration::from_secs(2);
 
 /// The most bytes of paths in one page; what is around them fits a message twice over.
@@ -57,7 +58,7 @@ impl Share {
         let mut bytes = 0;
         while let Some(step) = walk.next().map_err(internal)? {
             let path = match step {
-                Step::Directory(path) => path,
+                Step::Directory(path) | Step::Passed(path) => path,
                 Step::Match(path) => {
                     if let Some(attributes) = self.file_attributes(&path)? {
                         bytes += path.as_bytes().len();

@@ -38,7 +38,15 @@ impl State {
         Self::read(handle, b"", AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC)
     }
 
-    /// The same for a name of a pinned directory: a link's own state, not its target's.
+    /// The state of what a handle pins, as nobody but its file system knows it: nothing that this
+    /// machine may remember of one across a network counts.
+    pub(super) fn of_present(handle: impl AsFd) -> Result<Self, Errno> {
+        let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_FORCE_SYNC;
+        Self::read(handle, b"", flags)
+    }
+
+    /// The same as [`State::of_pinned`] for a name of a pinned directory: a link's own state,
+    /// not its target's.
     pub(super) fn of_entry(directory: impl AsFd, name: &[u8]) -> Result<Self, Errno> {
         let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
         Self::read(directory, name, flags)

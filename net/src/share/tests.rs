@@ -8,6 +8,7 @@ mod mounted;
 mod paging;
 mod races;
 mod rooted;
+mod searches;
 mod served;
 mod watched;
 

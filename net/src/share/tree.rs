@@ -278,6 +278,12 @@ impl Found {
         }
     }
 
+    /// Its state by now, of which the file system is asked, wherever that is: what its names cost
+    /// to read would have to wait for it as well.
+    pub(super) fn present_state(&self) -> Result<State, Errno> {
+        State::of_present(&self.handle)
+    }
+
     /// Its path with every link resolved.
     pub(super) fn real(&self) -> &RelPath {
         &self.place.real

@@ -6,10 +6,11 @@
 //! every directory that lies wholly before it.
 //!
 //! Links to directories are not entered: what they lead to is found where it really lies, once.
-//! So every real directory is visited at most once, and the walk ends. One directory's names are
-//! in memory for each level of the tree, and nothing is open between two steps.
+//! So every real directory is visited at most once, and the walk ends. Nothing is open between two
+//! steps, and nothing is looked at before its turn comes: a walk that is given up after a page has
+//! cost what was on that page. Of the directories on the way, names are in memory already while
+//! they are unchanged ([`super::index`]).
 
-use std::cmp::Ordering;
 use std::sync::Arc;
 
 use rustix::io::Errno;
@@ -19,6 +20,10 @@ use super::names::{Names, Seen};
 use super::pattern::Pattern;
 use super::tree::join;
 use crate::types::RelPath;
+
+/// Names that are passed over in one step. The expressions that take longest, on the longest names,
+/// need milliseconds for each.
+const MAX_PASSED: usize = 256;
 
 /// A walk that stands somewhere in the tree.
 pub(super) struct Walk<'a> {
@@ -34,14 +39,34 @@ pub(super) enum Step {
     Match(RelPath),
     /// A directory, whose files come next.
     Directory(RelPath),
+    /// A name that does not match, the last of several.
+    Passed(RelPath),
 }
 
 /// A directory that is being walked.
 struct Level {
     directory: RelPath,
+    cursor: Cursor,
+}
+
+/// A spot among the names of one directory: those of files and links, which come in the order of
+/// the bytes, between its directories, which come in that of the paths below them.
+struct Cursor {
     names: Arc<Names>,
-    /// What is still to be visited, the next one last.
-    order: Vec<u32>,
+    /// The next name, if it is not a directory's.
+    name: usize,
+    /// Where the names end that come before the next directory.
+    end: usize,
+    /// The position of the next directory.
+    directory: usize,
+}
+
+/// What comes next in a directory; see [`Step`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Next {
+    Match,
+    Directory,
+    Passed,
 }
 
 impl<'a> Walk<'a> {
@@ -67,17 +92,19 @@ impl<'a> Walk<'a> {
     /// this machine has run out of something.
     pub(super) fn next(&mut self) -> Result<Option<Step>, Errno> {
         while let Some(level) = self.levels.last_mut() {
-            let Some(index) = level.order.pop() else {
+            let Some((next, index)) = level.cursor.next(self.pattern) else {
                 self.levels.pop();
                 continue;
             };
-            let (name, seen) = level.names.get(index as usize);
+            let (name, _) = level.cursor.names.get(index);
             // Too long for any request: not served.
             let Ok(path) = join(&level.directory, name) else {
                 continue;
             };
-            if seen != Seen::Directory {
-                return Ok(Some(Step::Match(path)));
+            match next {
+                Next::Match => return Ok(Some(Step::Match(path))),
+                Next::Passed => return Ok(Some(Step::Passed(path))),
+                Next::Directory => {}
             }
             match self.share.real_names(&path) {
                 Ok(names) => self.enter(path.clone(), names),
@@ -91,12 +118,8 @@ impl<'a> Walk<'a> {
 
     fn enter(&mut self, directory: RelPath, names: Arc<Names>) {
         let after = self.after.as_ref().map_or(&b""[..], RelPath::as_bytes);
-        let order = order(&names, rest(after, &directory), self.pattern);
-        self.levels.push(Level {
-            directory,
-            names,
-            order,
-        });
+        let cursor = Cursor::behind(rest(after, &directory), names);
+        self.levels.push(Level { directory, cursor });
     }
 }
 
@@ -111,52 +134,76 @@ fn rest<'a>(after: &'a [u8], directory: &RelPath) -> &'a [u8] {
         .unwrap_or_default()
 }
 
-/// The names of one directory that a walk has to visit, the first one last.
-fn order(names: &Names, after: &[u8], pattern: &Pattern) -> Vec<u32> {
-    let mut order: Vec<u32> = (0_u32..)
-        .zip(0..names.len())
-        .filter(|(_, index)| {
-            let (name, seen) = names.get(*index);
-            match seen {
-                Seen::Directory => !lies_before(name, after),
-                Seen::File | Seen::Link => name > after && pattern.matches(name),
-            }
-        })
-        .map(|(number, _)| number)
-        .collect();
-    order.sort_by(|a, b| path_order(names.get(*b as usize), names.get(*a as usize)));
-    order
-}
-
-/// True when every path below the directory `name` sorts before `after`.
-fn lies_before(name: &[u8], after: &[u8]) -> bool {
-    match after.strip_prefix(name) {
-        Some(rest) => rest.first().is_some_and(|byte| *byte > b'/'),
-        None => name < after,
+impl Cursor {
+    /// Before the first of `names` that is, or may hold something, behind `after`.
+    fn behind(after: &[u8], names: Arc<Names>) -> Self {
+        let mut cursor = Self {
+            name: names.behind(after),
+            end: 0,
+            directory: names.directory_behind(after),
+            names,
+        };
+        cursor.find_end();
+        cursor
     }
-}
 
-/// The order of the paths that begin with these two names: that of the bytes, with a `/` behind
-/// the name of a directory.
-fn path_order((a, a_seen): (&[u8], Seen), (b, b_seen): (&[u8], Seen)) -> Ordering {
-    let common = a.len().min(b.len());
-    let next = |name: &[u8], seen| {
-        let end = (seen == Seen::Directory).then_some(b'/');
-        name.get(common).copied().or(end)
-    };
-    a[..common]
-        .cmp(&b[..common])
-        .then_with(|| next(a, a_seen).cmp(&next(b, b_seen)))
+    fn find_end(&mut self) {
+        self.end = match self.names.directory(self.directory) {
+            Some(index) => self.names.behind_directory(self.names.get(index).0),
+            None => self.names.len(),
+        };
+    }
+
+    /// Goes on to the next match or directory, or over as many names as one step may pass. Also
+    /// gives the index of the name.
+    fn next(&mut self, pattern: &Pattern) -> Option<(Next, usize)> {
+        let most = self.end.min(self.name + MAX_PASSED);
+        let found = (self.name..most).find(|index| {
+            let (name, seen) = self.names.get(*index);
+            seen != Seen::Directory && pattern.matches(name)
+        });
+        if let Some(index) = found {
+            self.name = index + 1;
+            return Some((Next::Match, index));
+        }
+        self.name = self.name.max(most);
+        if self.name < self.end {
+            return Some((Next::Passed, self.name - 1));
+        }
+        let index = self.names.directory(self.directory)?;
+        self.directory += 1;
+        self.find_end();
+        Some((Next::Directory, index))
+    }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::super::names::tests::names;
     use super::*;
 
-    fn visited(after: &str) -> Vec<String> {
-        let names = names(&[
+    /// All that a cursor comes to, with a `/` behind directories, without what it passes.
+    fn visited(entries: &[(&str, Seen)], after: &str, pattern: &str) -> Vec<String> {
+        let names = Arc::new(names(entries));
+        let pattern = Pattern::new(pattern).unwrap();
+        let mut cursor = Cursor::behind(after.as_bytes(), Arc::clone(&names));
+        let mut visited = Vec::new();
+        while let Some((next, index)) = cursor.next(&pattern) {
+            let name = String::from_utf8(names.get(index).0.into()).unwrap();
+            match next {
+                Next::Match => visited.push(name),
+                Next::Directory => visited.push(name + "/"),
+                Next::Passed => {}
+            }
+        }
+        visited
+    }
+
+    fn visited_behind(after: &str) -> Vec<String> {
+        let entries = [
             ("a", Seen::Directory),
             ("a!", Seen::File),
             ("a.b", Seen::File),
@@ -164,26 +211,24 @@ mod tests {
             ("a0", Seen::File),
             ("aa", Seen::Link),
             ("b", Seen::File),
-        ]);
-        let order = order(&names, after.as_bytes(), &Pattern::new("").unwrap());
-        let text = |index: &u32| String::from_utf8(names.get(*index as usize).0.into()).unwrap();
-        order.iter().rev().map(text).collect()
+        ];
+        visited(&entries, after, "")
     }
 
     #[test]
     fn directories_sort_as_if_they_ended_in_a_slash() {
-        let all = ["a!", "a.b", "a.c", "a", "a0", "aa", "b"];
-        assert_eq!(visited(""), all);
-        assert_eq!(visited("a"), all);
+        let all = ["a!", "a.b", "a.c/", "a/", "a0", "aa", "b"];
+        assert_eq!(visited_behind(""), all);
+        assert_eq!(visited_behind("a"), all);
     }
 
     #[test]
     fn what_lies_wholly_before_is_skipped_and_what_holds_the_spot_is_not() {
-        assert_eq!(visited("a.b"), ["a.c", "a", "a0", "aa", "b"]);
-        assert_eq!(visited("a.c/x"), ["a.c", "a", "a0", "aa", "b"]);
-        assert_eq!(visited("a/zz/y"), ["a", "a0", "aa", "b"]);
-        assert_eq!(visited("a0"), ["aa", "b"]);
-        assert_eq!(visited("c"), [""; 0]);
+        assert_eq!(visited_behind("a.b"), ["a.c/", "a/", "a0", "aa", "b"]);
+        assert_eq!(visited_behind("a.c/x"), ["a.c/", "a/", "a0", "aa", "b"]);
+        assert_eq!(visited_behind("a/zz/y"), ["a/", "a0", "aa", "b"]);
+        assert_eq!(visited_behind("a0"), ["aa", "b"]);
+        assert_eq!(visited_behind("c"), [""; 0]);
     }
 
     #[test]
@@ -193,5 +238,51 @@ mod tests {
         assert_eq!(rest(b"x/y", &directory), b"");
         assert_eq!(rest(b"x/yy", &directory), b"");
         assert_eq!(rest(b"w", &RelPath::root()), b"w");
+    }
+
+    #[test]
+    fn one_step_passes_a_bounded_number_of_names() {
+        let text: Vec<String> = (0..MAX_PASSED + 9).map(|i| format!("{i:06}")).collect();
+        let entries: Vec<_> = text.iter().map(|t| (t.as_str(), Seen::File)).collect();
+        let pattern = Pattern::new("x").unwrap();
+        let mut cursor = Cursor::behind(b"", Arc::new(names(&entries)));
+        let last = MAX_PASSED - 1;
+        assert_eq!(cursor.next(&pattern), Some((Next::Passed, last)));
+        assert_eq!(cursor.next(&pattern), None);
+    }
+
+    fn entry() -> impl Strategy<Value = (String, Seen)> {
+        let seen = prop::sample::select(vec![Seen::File, Seen::Directory, Seen::Link]);
+        (
+            "[ab!./0]{1,3}".prop_map(|name| name.replace('/', "-")),
+            seen,
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn a_cursor_visits_what_sorts_behind_its_spot_in_the_order_of_paths(
+            entries in prop::collection::vec(entry(), 0..40),
+            after in "[ab!./0]{0,4}",
+        ) {
+            let entries: Vec<_> = entries.iter().map(|(n, seen)| (n.as_str(), *seen)).collect();
+            let mut kinds = std::collections::BTreeMap::new();
+            for (name, seen) in &entries {
+                kinds.entry(*name).or_insert(*seen);
+            }
+            // A name told twice as two kinds: which of them counts is open.
+            prop_assume!(entries.iter().all(|(name, seen)| kinds[name] == *seen));
+            let mut expected: Vec<String> = kinds
+                .iter()
+                .map(|(name, seen)| match seen {
+                    Seen::Directory => format!("{name}/"),
+                    _ => (*name).to_owned(),
+                })
+                .filter(|path| *path > after || path.ends_with('/') && after.starts_with(path))
+                .filter(|path| path.ends_with('/') || path.contains('a'))
+                .collect();
+            expected.sort();
+            prop_assert_eq!(visited(&entries, &after, "a"), expected);
+        }
     }
 }

@@ -25,8 +25,8 @@ fn pages_of_a_big_directory_add_up_to_one_listing() {
     soon(|| {
         share.pages("", 8192).unwrap();
         let version = share.stat("").unwrap().version;
-        let mut listed = share.share.listed.lock();
-        listed
+        let mut index = share.share.index.lock();
+        index
             .get(&RelPath::root(), version, Instant::now())
             .is_some()
     });
@@ -90,9 +90,9 @@ fn a_search_that_runs_out_of_time_goes_on_where_it_ended() {
 }
 
 /// One entry of a random tree: where, and what (a link's target, or nothing for a file).
-type Plan = Vec<(Vec<&'static str>, Option<Vec<&'static str>>)>;
+pub(super) type Plan = Vec<(Vec<&'static str>, Option<Vec<&'static str>>)>;
 
-fn plan() -> impl Strategy<Value = Plan> {
+pub(super) fn plan() -> impl Strategy<Value = Plan> {
     let name = prop::sample::select(vec!["a", "b", "a.b", "a-", "a0", "\u{e4}", ".h"]);
     let place = prop::collection::vec(name.clone(), 1..5);
     let step = prop_oneof![4 => name, 2 => Just("..")];
@@ -101,8 +101,14 @@ fn plan() -> impl Strategy<Value = Plan> {
 }
 
 /// Makes as much of a plan as its earlier entries leave room for.
-fn build(plan: &Plan) -> Fixture {
+pub(super) fn build(plan: &Plan) -> Fixture {
     let share = Fixture::new();
+    make(&share, plan);
+    share
+}
+
+/// Adds a plan to a share, as much as there is room for.
+pub(super) fn make(share: &Fixture, plan: &Plan) {
     for (place, target) in plan {
         let place = share.at(place.join("/"));
         if fs::create_dir_all(place.parent().unwrap()).is_err() {
@@ -113,11 +119,10 @@ fn build(plan: &Plan) -> Fixture {
             None => fs::write(place, "content"),
         };
     }
-    share
 }
 
 /// Every path below `directory` that listings show.
-fn walk(share: &Fixture, directory: &str, found: &mut BTreeSet<String>) {
+pub(super) fn walk(share: &Fixture, directory: &str, found: &mut BTreeSet<String>) {
     for entry in share.pages(directory, 2).unwrap() {
         let path = match directory {
             "" => entry.name.to_string(),

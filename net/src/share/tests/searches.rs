@@ -1,0 +1,157 @@
+//! Searches over names that are remembered find what those over a disk do.
+
+use proptest::prelude::*;
+
+use super::paging::{Plan, build, plan, walk};
+use super::*;
+
+/// Waits until every directory has settled, so that what is read from now on is remembered.
+fn settle() {
+    let made = SystemTime::now();
+    soon(|| SystemTime::now() > made + SETTLED * 2);
+}
+
+/// The files whose name matches, behind `after`, from what listings show: the simple way.
+fn expected(share: &Fixture, pattern: &str, after: Option<&RelPath>) -> Vec<String> {
+    let mut listed = std::collections::BTreeSet::new();
+    walk(share, "", &mut listed);
+    let pattern = pattern::Pattern::new(pattern).unwrap();
+    let behind_link = |path: &str| {
+        let parents = path.match_indices('/').map(|(slash, _)| &path[..slash]);
+        parents
+            .into_iter()
+            .any(|parent| share.at(parent).is_symlink())
+    };
+    let name = |path: &str| path.rsplit('/').next().unwrap().to_owned();
+    let all = listed.into_iter();
+    all.filter(|text| share.at(text).is_file() && !behind_link(text))
+        .filter(|text| pattern.matches(name(text).as_bytes()))
+        .filter(|text| after.is_none_or(|after| path(text) > *after))
+        .collect()
+}
+
+/// Turns pages until the last; each has its own size and time, from `turns` over and over.
+fn turn_pages(
+    share: &Fixture,
+    pattern: &str,
+    after: Option<&RelPath>,
+    turns: &[(u32, bool)],
+) -> Vec<String> {
+    let mut request = SearchRequest {
+        pattern: pattern.into(),
+        after: after.cloned(),
+        limit: 1,
+    };
+    let mut found = Vec::new();
+    for (limit, is_hurried) in turns.iter().cycle().take(10_000) {
+        request.limit = *limit;
+        let budget = if *is_hurried {
+            Duration::ZERO
+        } else {
+            search::BUDGET
+        };
+        let page = share.share.search_within(&request, budget).unwrap();
+        assert!(page.matches.len() <= *limit as usize);
+        if let Some((last, _)) = page.matches.last() {
+            request.after = Some(last.clone());
+        }
+        found.extend(page.matches.iter().map(|(path, _)| path.to_string()));
+        if !page.more {
+            return found;
+        }
+    }
+    panic!("no end: {found:?}");
+}
+
+/// Some spot, whether or not there is such a path.
+fn spot() -> impl Strategy<Value = Option<RelPath>> {
+    let name = prop::sample::select(vec!["a", "b", "a.b", "a-", "a0", "b!", "zz"]);
+    let path = prop::collection::vec(name, 1..4)
+        .prop_map(|names| RelPath::new(names.join("/").as_bytes()).unwrap());
+    prop::option::of(path)
+}
+
+fn turns() -> impl Strategy<Value = Vec<(u32, bool)>> {
+    prop::collection::vec((1..6_u32, any::<bool>()), 1..5)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn pages_of_any_size_behind_any_spot_add_up_whether_or_not_names_are_remembered(
+        plan in plan(),
+        more in plan(),
+        searches in prop::collection::vec((spot(), turns()), 1..4),
+    ) {
+        let share = build(&plan);
+        let check = |when: &str| {
+            for pattern in ["", "a", r"^a\.b$|0"] {
+                for (after, turns) in &searches {
+                    let found = turn_pages(&share, pattern, after.as_ref(), turns);
+                    let expected = expected(&share, pattern, after.as_ref());
+                    assert_eq!(found, expected, "{when}: {pattern:?} behind {after:?}");
+                }
+            }
+        };
+        check("at once");
+        settle();
+        check("settled");
+        check("remembered");
+        add(&share, &more);
+        check("changed");
+    }
+}
+
+fn add(share: &Fixture, plan: &Plan) {
+    super::paging::make(share, plan);
+    // And takes something away.
+    if let Some((place, _)) = plan.first() {
+        let place = share.at(place.join("/"));
+        let _not_a_file = fs::remove_file(&place);
+    }
+}
+
+#[test]
+fn a_page_looks_at_nothing_behind_its_end() {
+    let share = Fixture::new();
+    for directory in ["a", "b", "c"] {
+        share.write(format!("{directory}/1"), "");
+    }
+    settle();
+    let request = SearchRequest {
+        pattern: String::new(),
+        after: None,
+        limit: 1,
+    };
+    assert!(share.share.search(&request).unwrap().more);
+    let is_known = |directory: &str| {
+        let version = share.stat(directory).unwrap().version;
+        let mut index = share.share.index.lock();
+        index
+            .get(&path(directory), version, Instant::now())
+            .is_some()
+    };
+    assert!(is_known("a"));
+    assert!(!is_known("b") && !is_known("c"));
+}
+
+#[test]
+fn a_page_whose_time_is_up_ends_in_the_middle_of_a_directory_too() {
+    let share = Fixture::new();
+    for index in 0..2000 {
+        fs::write(share.at(format!("{index:04}")), "").unwrap();
+    }
+    share.write("zz", "");
+    let mut request = SearchRequest {
+        pattern: "zz".into(),
+        after: None,
+        limit: 10,
+    };
+    let page = share.share.search_within(&request, Duration::ZERO).unwrap();
+    assert!(page.more && page.matches.is_empty());
+    let found = turn_pages(&share, "zz", None, &[(1, true)]);
+    assert_eq!(found, ["zz"]);
+    request.pattern = "000".into();
+    assert_eq!(share.share.search(&request).unwrap().matches.len(), 10);
+}
