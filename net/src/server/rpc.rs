@@ -15,6 +15,10 @@ use super::body::Body;
 use super::routes::{Caller, status};
 use crate::wire::{MAX_CALL_BYTES, decode_call, encode_response};
 
+/// The method that a response answers, for the log.
+#[derive(Clone, Copy)]
+pub(super) struct Called(pub(super) &'static str);
+
 /// Answers one call; XML-RPC faults are responses like any other (status 200).
 pub(super) async fn serve(request: Request<Incoming>, caller: &Caller) -> Response<Body> {
     if !is_xml(request.headers()) {
@@ -30,11 +34,17 @@ pub(super) async fn serve(request: Request<Incoming>, caller: &Caller) -> Respon
         caller.remote,
     );
     let work = caller.seat.work.run(move || {
-        let response = decode_call(&body).and_then(|call| answer(&service, member, remote, call));
-        encode_response(&response)
+        let call = decode_call(&body);
+        let called = call.as_ref().ok().map(|call| Called(call.method()));
+        let response = call.and_then(|call| answer(&service, member, remote, call));
+        (called, encode_response(&response))
     });
     match work.await {
-        Ok(encoded) => xml(encoded.into()),
+        Ok((called, encoded)) => {
+            let mut response = xml(encoded.into());
+            called.and_then(|called| response.extensions_mut().insert(called));
+            response
+        }
         Err(error) => {
             tracing::error!(%error, "a call could not be answered");
             status(StatusCode::INTERNAL_SERVER_ERROR)
