@@ -151,7 +151,6 @@ struct Network {
 /// The numbers of those that will be in trouble; those that mount come first.
 const FROZEN: usize = MEMBERS - 3;
 const SLOW: usize = MEMBERS - 2;
-const FLAPPING: usize = MEMBERS - 1;
 
 impl Network {
     /// Starts all of them, through one or two that they know, which are not the first to be there.

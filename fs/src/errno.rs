@@ -100,6 +100,7 @@ fn network_errno(error: &NetError) -> i32 {
         NetError::Unreachable { .. }
         | NetError::Timeout { .. }
         | NetError::Busy { .. }
+        | NetError::Slow { .. }
         | NetError::Refused { .. }
         | NetError::Later { .. }
         | NetError::NotANode { .. }
@@ -173,6 +174,7 @@ mod tests {
             ),
             ("Timeout", NetError::Timeout { who: who() }.into()),
             ("Busy", NetError::Busy { who: who() }.into()),
+            ("Slow", NetError::Slow { who: who() }.into()),
             ("Refused", NetError::Refused { who: who() }.into()),
             (
                 "Later",

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use tinyp2p_net::Node;
-use tinyp2p_net::client::{self, Peer};
+use tinyp2p_net::client::Peer;
 use tinyp2p_net::fanout::Answer;
 use tinyp2p_net::status::Status;
 use tinyp2p_net::types::{Attributes, PeerId, RelPath};
@@ -16,7 +16,8 @@ use tinyp2p_net::wire::Listing;
 /// All members of the network, this node's own share included.
 pub trait Network: Send + Sync {
     /// The whole of `directory` (all pages in one [`Listing`]) at every member. Members that are
-    /// known to be absent answer their error at once; nobody is waited for beyond `deadline`.
+    /// known to be absent answer their error at once; nobody is waited for beyond `deadline`. One that is
+    /// not waited for because it is slow may appear twice: with that error, and with what it last said.
     fn list(&self, directory: &RelPath, deadline: Instant) -> Vec<Answer<Listing>>;
 
     /// The attributes of one path at every member; `Ok(None)` where it is not shared.
@@ -34,17 +35,11 @@ pub trait Network: Send + Sync {
 
 impl Network for Node {
     fn list(&self, directory: &RelPath, deadline: Instant) -> Vec<Answer<Listing>> {
-        let directory = directory.clone();
-        self.ask(deadline, move |peer, deadline| {
-            client::list(peer, &directory, deadline)
-        })
+        Self::list(self, directory, deadline)
     }
 
     fn stat(&self, path: &RelPath, deadline: Instant) -> Vec<Answer<Option<Attributes>>> {
-        let path = path.clone();
-        self.ask(deadline, move |peer, deadline| {
-            client::stat(peer, &path, deadline)
-        })
+        Self::stat(self, path, deadline)
     }
 
     fn peer(&self, member: PeerId) -> Option<Arc<dyn Peer>> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use parking_lot::Mutex;
-use tinyp2p_net::client::{Peer, list, stat};
+use tinyp2p_net::client::Peer;
 use tinyp2p_net::fanout::{Answer, Asked, Fanout};
 use tinyp2p_net::status::{MemberStatus, Status};
 use tinyp2p_net::testing::MemoryPeer;
@@ -55,15 +55,11 @@ impl MemoryNetwork {
 
 impl Network for MemoryNetwork {
     fn list(&self, directory: &RelPath, deadline: Instant) -> Vec<Answer<Listing>> {
-        let directory = directory.clone();
-        let question = move |peer: &dyn Peer, deadline| list(peer, &directory, deadline);
-        self.fanout.ask(&self.asked(), deadline, question)
+        self.fanout.list(&self.asked(), directory, deadline)
     }
 
     fn stat(&self, path: &RelPath, deadline: Instant) -> Vec<Answer<Option<Attributes>>> {
-        let path = path.clone();
-        let question = move |peer: &dyn Peer, deadline| stat(peer, &path, deadline);
-        self.fanout.ask(&self.asked(), deadline, question)
+        self.fanout.stat(&self.asked(), path, deadline)
     }
 
     fn peer(&self, member: PeerId) -> Option<Arc<dyn Peer>> {

@@ -25,8 +25,8 @@ use crate::peers::{Member, Members};
 use crate::server::{Server, Service};
 use crate::share::{Roots, Share};
 use crate::status::{self, CacheStatus, MemoryStatus, Status};
-use crate::types::{Address, PeerId};
-use crate::wire::{Hello, MemberRecord};
+use crate::types::{Address, Attributes, PeerId, RelPath};
+use crate::wire::{Hello, Listing, MemberRecord};
 
 /// Saying goodbye on the local network, and waiting for the dialling threads, end by then.
 const STOP_DEADLINE: Duration = Duration::from_millis(800);
@@ -208,12 +208,27 @@ impl Node {
         T: Send + 'static,
         Q: Fn(&dyn Peer, Instant) -> Result<T, Error> + Send + Sync + 'static,
     {
+        self.gather(|asked| self.fanout.ask(asked, deadline, question))
+    }
+
+    /// As [`Node::ask`] for the whole of `directory`, but see [`Fanout::list`].
+    pub fn list(&self, directory: &RelPath, deadline: Instant) -> Vec<Answer<Listing>> {
+        self.gather(|asked| self.fanout.list(asked, directory, deadline))
+    }
+
+    /// As [`Node::ask`] for the attributes of `path`, but see [`Fanout::stat`].
+    pub fn stat(&self, path: &RelPath, deadline: Instant) -> Vec<Answer<Option<Attributes>>> {
+        self.gather(|asked| self.fanout.stat(asked, path, deadline))
+    }
+
+    /// What `ask` hears of everyone who is there, and of all others that they are away.
+    fn gather<T>(&self, ask: impl FnOnce(&[Asked]) -> Vec<Answer<T>>) -> Vec<Answer<T>> {
         let present = self.members.present();
         let asked = present
             .into_iter()
             .map(|Member { name, peer, .. }| Asked { name, peer });
         let asked: Vec<Asked> = asked.collect();
-        let mut answers = self.fanout.ask(&asked, deadline, question);
+        let mut answers = ask(&asked);
         for answer in &answers {
             if let Err(error) = &answer.result {
                 self.members.report(answer.member, error);
