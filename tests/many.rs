@@ -229,7 +229,9 @@ impl Network {
             |_| BTreeSet::new(),
             |entries| {
                 let names = entries.map_while(Result::ok).map(|entry| entry.file_name());
-                names.map(|name| name.to_string_lossy().into_owned()).collect()
+                names
+                    .map(|name| name.to_string_lossy().into_owned())
+                    .collect()
             },
         )
     }
@@ -390,7 +392,9 @@ fn present(runtime: &Path, node: &Node) -> usize {
     let object = read.ok().and_then(|_| serde_json::from_str(&text).ok());
     let object: Value = object.unwrap_or_default();
     let members = object["members"].as_array().into_iter().flatten();
-    members.filter(|member| member["state"] == "present").count()
+    members
+        .filter(|member| member["state"] == "present")
+        .count()
 }
 
 /// Threads, and KiB of resident memory, of a process.

@@ -111,7 +111,8 @@ impl Fanout {
             if says_something(&answer, |listing| listing.entries.len() <= SMALL_LISTING) {
                 pace.lock().note(peer.id(), now - begun);
             }
-            if is_slow.contains(&peer.id()) && !matches!(&answer, Err(error) if error.is_absence()) {
+            if is_slow.contains(&peer.id()) && !matches!(&answer, Err(error) if error.is_absence())
+            {
                 let listing = answer.as_ref().ok().cloned();
                 late.lock().put(peer.id(), wanted.clone(), listing, now);
             }
@@ -225,10 +226,12 @@ impl Fanout {
                 name: Arc::clone(&asked.name),
                 result: result.unwrap_or_else(|| {
                     let who = asked.name.to_string();
-                    Err(match slow.contains(&asked.peer.id()) && !waited_to_the_end {
-                        true => Error::Slow { who },
-                        false => Error::Timeout { who },
-                    })
+                    Err(
+                        match slow.contains(&asked.peer.id()) && !waited_to_the_end {
+                            true => Error::Slow { who },
+                            false => Error::Timeout { who },
+                        },
+                    )
                 }),
             })
             .collect()

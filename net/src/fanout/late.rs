@@ -143,7 +143,12 @@ mod tests {
     fn what_came_again_and_again_is_held_once() {
         let (mut late, now) = (Late::default(), Instant::now());
         for second in 0..1000 {
-            late.put(id(1), path("d"), listing(3), now + Duration::from_secs(second));
+            late.put(
+                id(1),
+                path("d"),
+                listing(3),
+                now + Duration::from_secs(second),
+            );
         }
         assert_eq!(late.entries, 3 + OVERHEAD);
         assert!(late.arrivals.len() <= 1 + KEPT.as_secs() as usize);

@@ -106,7 +106,11 @@ fn a_prompt_answer_makes_a_member_worth_the_wait_again() {
     let network = Network::new();
     network.slow.behave(Behaviour::Honest);
     let until = soon();
-    while network.fanout.slow(&network.asked()).contains(&network.slow.id()) {
+    while network
+        .fanout
+        .slow(&network.asked())
+        .contains(&network.slow.id())
+    {
         network.list("d");
         assert!(Instant::now() < until);
     }
