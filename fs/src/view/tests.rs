@@ -354,6 +354,35 @@ fn sums_are_of_what_was_listed() {
     assert_eq!(view.known(), Known { items: 1, bytes: 5 });
 }
 
+#[test]
+fn a_slow_members_files_are_listed_late_and_make_no_absence_certain() {
+    let (network, view) = three();
+    let dan = network.join("dan", 4);
+    dan.put("all/of dan", "x", 1);
+    dan.behave(Behaviour::Slow(Duration::from_millis(1100)));
+    // It is waited for until it has been slow twice.
+    for absent in ["nothing", "nowhere"] {
+        assert_eq!(size(&view, "", absent), None);
+    }
+    let listing = view.list(&path("all"), within(SOON)).unwrap();
+    assert_eq!(
+        (names(&listing), listing.silent.len()),
+        (vec!["x".to_owned()], 1)
+    );
+    let begun = Instant::now();
+    let listing = loop {
+        let listing = view.list(&path("all"), within(SOON)).unwrap();
+        if names(&listing) == ["of dan", "x"] {
+            break listing;
+        }
+        assert!(begun.elapsed() < SOON);
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    assert_eq!(*listing.silent, ["dan".into()]);
+    let found = view.find(&path("all"), &name("new"), Wait::No);
+    assert_eq!(found.unwrap(), UNCERTAIN);
+}
+
 /// Names that desktop programs look for in every directory that they come across: file managers,
 /// indexers, thumbnailers, version control, and what other systems leave behind.
 const PROBES: [&str; 24] = [
