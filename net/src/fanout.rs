@@ -15,7 +15,7 @@ mod tests;
 
 use std::collections::HashSet;
 use std::sync::{Arc, mpsc};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -36,6 +36,10 @@ const WAITING_PER_MEMBER: usize = 64;
 /// Questions that may wait for a slow member, beside [`CALLS_PER_MEMBER`]: it may be needed for another
 /// one soon, and a queue that takes longer than the deadline is of no use to anybody.
 const WAITING_FOR_SLOW: usize = 4;
+
+/// A question that waited longer than this for a place says nothing about its member if it then ran out
+/// of time: those that took the places do.
+const QUEUED: Duration = Duration::from_millis(250);
 
 /// The time that a listing of more entries takes says as much about its size as about the member.
 const SMALL_LISTING: usize = 1024;
@@ -174,7 +178,7 @@ impl Fanout {
         T: Send + 'static,
         Q: Fn(&dyn Peer, Instant) -> Result<T, Error> + Send + Sync + 'static,
     {
-        let question = Arc::new(question);
+        let (question, begun) = (Arc::new(question), Instant::now());
         let (sender, answers) = mpsc::channel();
         let mut results: Vec<Option<Result<T, Error>>> = Vec::with_capacity(members.len());
         // How many answers are to come: of the slow ones, and of the others.
@@ -185,15 +189,22 @@ impl Fanout {
                 Arc::clone(&question),
                 sender.clone(),
             );
-            let job = move || {
-                // The asker has gone when this comes too late; then nobody wants it.
-                let _ = sender.send((index, question(&*peer, deadline)));
-            };
             let id = asked.peer.id();
             let who = || asked.name.to_string();
-            let (lanes, awaited, refusal) = match slow.contains(&id) {
+            let is_slow = slow.contains(&id);
+            let (lanes, awaited, refusal) = match is_slow {
                 true => (&self.slow_lanes, &mut slow_ones, Error::Slow { who: who() }),
                 false => (&self.lanes, &mut prompt_ones, Error::Busy { who: who() }),
+            };
+            let refused = refusal.clone();
+            let job = move || {
+                let no_wonder = is_slow || begun.elapsed() > QUEUED;
+                let result = match question(&*peer, deadline) {
+                    Err(Error::Timeout { .. }) if no_wonder => Err(refused),
+                    result => result,
+                };
+                // The asker has gone when this comes too late; then nobody wants it.
+                let _ = sender.send((index, result));
             };
             results.push(match lanes.of(id).run(job) {
                 Ok(()) => {
@@ -218,7 +229,6 @@ impl Fanout {
             is_enough |= result.as_ref().is_ok_and(&suffices);
             results[index] = Some(result);
         }
-        let waited_to_the_end = Instant::now() >= deadline;
         let named = members.iter().zip(results);
         named
             .map(|(asked, result)| Answer {
@@ -226,12 +236,12 @@ impl Fanout {
                 name: Arc::clone(&asked.name),
                 result: result.unwrap_or_else(|| {
                     let who = asked.name.to_string();
-                    Err(
-                        match slow.contains(&asked.peer.id()) && !waited_to_the_end {
-                            true => Error::Slow { who },
-                            false => Error::Timeout { who },
-                        },
-                    )
+                    // A slow one is not suspected, even if all the time there was did not suffice:
+                    // that it is gone shows when it does not answer its next hello.
+                    Err(match slow.contains(&asked.peer.id()) {
+                        true => Error::Slow { who },
+                        false => Error::Timeout { who },
+                    })
                 }),
             })
             .collect()

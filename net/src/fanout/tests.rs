@@ -1,7 +1,5 @@
 //! Members in memory that are slow: who waits for them, and for what.
 
-use std::time::Duration;
-
 use super::*;
 use crate::testing::{Behaviour, MemoryPeer};
 
