@@ -23,8 +23,8 @@ const REFRESH: Duration = Duration::from_secs(15);
 /// A suspect must answer its first hello within this time.
 const PROBE_DEADLINE: Duration = Duration::from_secs(2);
 
-/// Further hellos may take as long as a new connection and an answer over it: the call that failed has
-/// cost the old one, and over a slow link two seconds are never enough for both.
+/// Further hellos, to whomever, may take as long as a new connection and an answer over it: the one that
+/// failed has cost the old connection, and over a slow link its time is never enough for both.
 const REPROBE_DEADLINE: Duration = CONNECT_DEADLINE.saturating_add(PROBE_DEADLINE);
 
 enum Job<'a> {
@@ -133,8 +133,8 @@ impl Table {
         entry.busy = Some(class);
         entry.said_hello(id, now);
         let within = match entry.state {
-            State::Present => CALL_DEADLINE,
-            _ if entry.failures == 0 => PROBE_DEADLINE,
+            State::Present if entry.failures == 0 => CALL_DEADLINE,
+            State::Suspect | State::Unreached if entry.failures == 0 => PROBE_DEADLINE,
             _ => REPROBE_DEADLINE,
         };
         Some(Task::Hello {
