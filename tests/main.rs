@@ -2,12 +2,13 @@
 //!
 //! One binary, so that the parts are compiled and linked once. Each file is a topic; the harness is
 //! in `swarm` (nodes), `process` (commands and waits), `content` (what is shared and how it is
-//! compared), `stranger` (TLS peers of our own making) and `hosts` (network namespaces). A machine
+//! compared), `stranger` (TLS peers of our own making), `slow_link` and `hosts` (network namespaces). A machine
 //! that lacks something fails the test that needs it: nothing here is ever skipped.
 
 mod content;
 mod hosts;
 mod process;
+mod slow_link;
 mod stranger;
 mod swarm;
 
@@ -16,7 +17,9 @@ mod discovery;
 mod failure;
 mod get;
 mod listing;
+mod many;
 mod password;
+mod probes;
 mod small;
 mod speed;
 mod start_stop;
@@ -24,3 +27,4 @@ mod status;
 mod strangers;
 mod tools;
 mod verified;
+mod walks;

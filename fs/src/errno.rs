@@ -100,6 +100,7 @@ fn network_errno(error: &NetError) -> i32 {
         NetError::Unreachable { .. }
         | NetError::Timeout { .. }
         | NetError::Busy { .. }
+        | NetError::Slow { .. }
         | NetError::Refused { .. }
         | NetError::Later { .. }
         | NetError::NotANode { .. }
@@ -173,6 +174,7 @@ mod tests {
             ),
             ("Timeout", NetError::Timeout { who: who() }.into()),
             ("Busy", NetError::Busy { who: who() }.into()),
+            ("Slow", NetError::Slow { who: who() }.into()),
             ("Refused", NetError::Refused { who: who() }.into()),
             (
                 "Later",
@@ -253,9 +255,14 @@ mod tests {
             include_str!("view/merge/tests.rs"),
             include_str!("view/tests.rs"),
             include_str!("workers.rs"),
+            include_str!("../../net/src/fanout/pace.rs"),
+            include_str!("../../net/src/fanout/tests.rs"),
             include_str!("../../net/src/node/tests.rs"),
+            include_str!("../../tests/many.rs"),
+            include_str!("../../tests/probes.rs"),
             include_str!("../../tests/status.rs"),
             include_str!("../../tests/verified.rs"),
+            include_str!("../../tests/walks.rs"),
         ];
         let quoted = include_str!("../SEMANTICS.md")
             .split('`')

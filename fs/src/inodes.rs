@@ -2,14 +2,18 @@
 //!
 //! A directory's number stands for its path. A file's number stands for one content at one path, so a
 //! file that is replaced gets a new number: pages that the kernel has cached under a number are always
-//! of one content, from one member where the content has no root, and can be kept across opens. A
-//! number is never used again.
+//! of one content, from one member where the content has no root, and can be kept across opens.
+//!
+//! Numbers are computed from what they stand for, so a thing that the kernel has forgotten comes back under
+//! the number that it had. Programs rely on that: `find`, `du` and `cp -r` leave a directory out when its
+//! number has changed between two looks at it, and backups read a file again.
 //!
 //! The kernel counts how often it was told a number and says when it forgets it; [`Inodes`] keeps the
 //! same count and nothing longer than that. Whoever tells a number must count it before the reply is
 //! sent, because the kernel may forget it on another thread right after.
 
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use tinyp2p_net::download::Has;
@@ -68,7 +72,6 @@ pub struct Inode {
 pub struct Inodes {
     inodes: HashMap<u64, Inode>,
     numbers: HashMap<Key, u64>,
-    next: u64,
 }
 
 impl Inodes {
@@ -87,17 +90,17 @@ impl Inodes {
         Self {
             inodes: HashMap::from([(ROOT, root)]),
             numbers: HashMap::from([((RelPath::root(), None), ROOT)]),
-            next: ROOT + 1,
         }
     }
 
     /// The number of `item`, which members have at `path`, counted as told once more.
     pub fn look_up(&mut self, path: RelPath, item: &Item) -> u64 {
         let key = self.key(path, item);
+        let inodes = &mut self.inodes;
         let number = *self
             .numbers
             .entry(key)
-            .or_insert_with_key(|(path, content)| {
+            .or_insert_with_key(|key @ (path, content)| {
                 let inode = Inode {
                     path: path.clone(),
                     content: *content,
@@ -107,9 +110,11 @@ impl Inodes {
                     is_replaced: false,
                     lookups: 0,
                 };
-                let number = self.next;
-                self.next += 1;
-                self.inodes.insert(number, inode);
+                let mut number = number_of(key);
+                while inodes.contains_key(&number) {
+                    number += 1;
+                }
+                inodes.insert(number, inode);
                 number
             });
         if let Some(inode) = self.inodes.get_mut(&number) {
@@ -144,6 +149,12 @@ impl Inodes {
     /// What `number` stands for, to note what was learned of it.
     pub fn get_mut(&mut self, number: u64) -> Option<&mut Inode> {
         self.inodes.get_mut(&number)
+    }
+
+    /// How many the kernel knows.
+    #[cfg(test)]
+    pub(crate) fn count(&self) -> usize {
+        self.inodes.len()
     }
 
     /// The number of the directory at `path`, if the kernel knows it.
@@ -192,6 +203,14 @@ impl Inodes {
     }
 }
 
+/// Where to look for a free number for `key`: the one that it always has, unless two out of billions
+/// are after the same. Above the root's, and below those that [`crate::hidden`] uses.
+fn number_of(key: &Key) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    key.hash(&mut hasher);
+    ROOT + 1 + (hasher.finish() >> 3)
+}
+
 impl Inode {
     /// File or directory.
     pub fn kind(&self) -> Kind {
@@ -227,9 +246,12 @@ impl Inode {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use tinyp2p_net::types::Name;
 
     use super::*;
+    use crate::hidden::is_hidden;
     use crate::view::merge::Member;
 
     fn path() -> RelPath {
@@ -288,9 +310,14 @@ mod tests {
             file(&[(1, 7)], Some(1)),
             file(&[(1, 7)], Some(2)),
         ];
-        let mut numbers: Vec<u64> = items.iter().map(|i| inodes.look_up(path(), i)).collect();
-        numbers.dedup();
-        assert_eq!(numbers, [2, 3, 4, 5, 6]);
+        let numbers = items.iter().map(|i| inodes.look_up(path(), i));
+        let numbers: HashSet<u64> = numbers.collect();
+        assert_eq!(numbers.len(), items.len());
+        assert!(
+            numbers
+                .iter()
+                .all(|number| *number > ROOT && !is_hidden(*number))
+        );
     }
 
     #[test]
@@ -331,12 +358,26 @@ mod tests {
     }
 
     #[test]
-    fn a_number_is_never_used_again() {
-        let mut inodes = Inodes::new(0);
+    fn what_was_forgotten_comes_back_under_its_number() {
+        let (mut inodes, mut others) = (Inodes::new(0), Inodes::new(7));
         let item = file(&[(1, 7)], None);
         let number = inodes.look_up(path(), &item);
         inodes.forget(number, 1);
-        assert_ne!(inodes.look_up(path(), &item), number);
+        assert_eq!(inodes.look_up(path(), &item), number);
+        // Under another mount of the same network, too.
+        others.look_up(path(), &file(&[(2, 7)], None));
+        assert_eq!(others.look_up(path(), &item), number);
+    }
+
+    #[test]
+    fn a_number_that_is_taken_is_not_given_to_another_content() {
+        let mut inodes = Inodes::new(0);
+        let (item, other) = (file(&[(1, 7)], None), file(&[(2, 8)], None));
+        let number = inodes.look_up(path(), &item);
+        let taken = number_of(&inodes.key(path(), &other));
+        let holder = inodes.get(number).unwrap().clone();
+        inodes.inodes.insert(taken, holder);
+        assert_eq!(inodes.look_up(path(), &other), taken + 1);
     }
 
     #[test]

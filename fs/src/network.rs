@@ -18,6 +18,7 @@ use tinyp2p_net::wire::Listing;
 pub trait Network: Send + Sync {
     /// The whole of `directory` (all pages in one [`Listing`]) at every member; `Ok(None)` where there is none.
     /// Members that are known to be absent answer their error at once; nobody is waited for beyond `deadline`.
+    /// One that is not waited for because it is slow may appear twice: with that error, and with what it last said.
     fn list(&self, directory: &RelPath, deadline: Instant) -> Round<Option<Listing>>;
 
     /// The attributes of one path at every member; `Ok(None)` where it is not shared.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use parking_lot::Mutex;
-use tinyp2p_net::client::{Peer, Told, list, stat};
+use tinyp2p_net::client::{Peer, Told};
 use tinyp2p_net::fanout::{Answer, Asked, Fanout, Round};
 use tinyp2p_net::follow::{Listener, News};
 use tinyp2p_net::status::{MemberStatus, Status};
@@ -90,15 +90,11 @@ impl MemoryNetwork {
 
 impl Network for MemoryNetwork {
     fn list(&self, directory: &RelPath, deadline: Instant) -> Round<Option<Listing>> {
-        let directory = directory.clone();
-        let question = move |peer: &dyn Peer, deadline| list(peer, &directory, deadline);
-        self.round(self.fanout.ask(&self.asked(), deadline, question))
+        self.round(self.fanout.list(&self.asked(), directory, deadline))
     }
 
     fn stat(&self, path: &RelPath, deadline: Instant) -> Round<Option<Attributes>> {
-        let path = path.clone();
-        let question = move |peer: &dyn Peer, deadline| stat(peer, &path, deadline);
-        self.round(self.fanout.ask(&self.asked(), deadline, question))
+        self.round(self.fanout.stat(&self.asked(), path, deadline))
     }
 
     fn revision(&self) -> u64 {

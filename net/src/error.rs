@@ -31,6 +31,12 @@ pub enum Error {
         /// The member that was asked.
         who: String,
     },
+    /// It is slow each time, others have answered, and so nobody waited for it.
+    #[error("{who} is slow: the others' answers did not wait for it")]
+    Slow {
+        /// The member that was asked.
+        who: String,
+    },
     /// The pairing run failed: it uses another password, or is not who it seems. The two look
     /// alike by design.
     #[error("{who} uses another password or is not a member")]

@@ -3,20 +3,46 @@
 //! Each member is asked on its own lane of threads, all at the same time; what has answered when
 //! the deadline passes counts, and the rest is reported as late. A member that does not answer
 //! holds its own lane and nothing else.
+//!
+//! The two questions that filesystems ask all day, [`Fanout::list`] and [`Fanout::stat`], do not wait
+//! for members that are slow each time (`pace`), as long as somebody else has what is asked for. What
+//! these say too late of a directory is kept (`late`) and counts when it is listed again.
 
+mod late;
+mod pace;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashSet;
 use std::sync::{Arc, mpsc};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crate::client::Peer;
+use parking_lot::Mutex;
+
+use self::late::Late;
+use self::pace::Pace;
+use crate::client::{self, Peer, Told};
 use crate::error::Error;
 use crate::lanes::Lanes;
-use crate::types::PeerId;
+use crate::types::{Attributes, PeerId, RelPath};
+use crate::wire::Listing;
 
 /// Calls of one member that may be under way at once. More would only queue at its disk.
 const CALLS_PER_MEMBER: usize = 4;
 
 /// Calls that may wait for a place; a member that has this many is slow or frozen.
 const WAITING_PER_MEMBER: usize = 64;
+
+/// Questions that may wait for a slow member, beside [`CALLS_PER_MEMBER`]: it may be needed for another
+/// one soon, and a queue that takes longer than the deadline is of no use to anybody.
+const WAITING_FOR_SLOW: usize = 4;
+
+/// A question that waited longer than this for a place says nothing about its member if it then ran out
+/// of time: those that took the places do.
+const QUEUED: Duration = Duration::from_millis(250);
+
+/// The time that a listing of more entries takes says as much about its size as about the member.
+const SMALL_LISTING: usize = 1024;
 
 /// What one member said, or why it said nothing.
 #[derive(Debug, Clone)]
@@ -54,6 +80,10 @@ pub struct Asked {
 /// Asks many members the same thing at once.
 pub struct Fanout {
     lanes: Lanes,
+    /// For those who are not waited for, so that their backlog does not make them seem frozen.
+    slow_lanes: Lanes,
+    pace: Arc<Mutex<Pace>>,
+    late: Arc<Mutex<Late>>,
 }
 
 impl Default for Fanout {
@@ -68,6 +98,9 @@ impl Fanout {
     pub fn new(name: &'static str) -> Self {
         Self {
             lanes: Lanes::new(name, CALLS_PER_MEMBER, WAITING_PER_MEMBER),
+            slow_lanes: Lanes::new("ask-slow", CALLS_PER_MEMBER, WAITING_FOR_SLOW),
+            pace: Arc::default(),
+            late: Arc::default(),
         }
     }
 
@@ -79,39 +112,152 @@ impl Fanout {
         T: Send + 'static,
         Q: Fn(&dyn Peer, Instant) -> Result<T, Error> + Send + Sync + 'static,
     {
-        let question = Arc::new(question);
+        self.ask_promptly(members, &HashSet::new(), deadline, question, |_| true)
+    }
+
+    /// The whole of `directory` at every one of `members`, by `deadline`. Slow members are not waited for
+    /// once somebody has it: their answer is an [`Error::Slow`], beside what they last said of the
+    /// directory, if that is known.
+    pub fn list(
+        &self,
+        members: &[Asked],
+        directory: &RelPath,
+        deadline: Instant,
+    ) -> Vec<Answer<Told<Option<Listing>>>> {
+        let slow = self.slow(members);
+        let (wanted, is_slow) = (directory.clone(), slow.clone());
+        let (pace, late) = (Arc::clone(&self.pace), Arc::clone(&self.late));
+        let question = move |peer: &dyn Peer, deadline| {
+            let begun = Instant::now();
+            let answer = client::list(peer, &wanted, deadline);
+            let now = Instant::now();
+            let is_small = |told: &Told<Option<Listing>>| {
+                let listing = told.answer.as_ref();
+                listing.is_none_or(|listing| listing.entries.len() <= SMALL_LISTING)
+            };
+            if says_something(&answer, is_small) {
+                pace.lock().note(peer.id(), now - begun);
+            }
+            if is_slow.contains(&peer.id()) && !matches!(&answer, Err(error) if error.is_absence())
+            {
+                let listing = answer.as_ref().ok().and_then(|told| told.answer.clone());
+                late.lock().put(peer.id(), wanted.clone(), listing, now);
+            }
+            answer
+        };
+        let mut answers = self.ask_promptly(members, &slow, deadline, question, |told| {
+            told.answer.is_some()
+        });
+        let (late, now) = (self.late.lock(), Instant::now());
+        let unanswered = answers.iter().filter(|answer| is_slow_error(answer));
+        let earlier = unanswered.filter_map(|answer| {
+            let listing = late.get(answer.member, directory, now)?;
+            Some(Answer {
+                member: answer.member,
+                name: Arc::clone(&answer.name),
+                result: Ok(Told {
+                    answer: Some(listing.clone()),
+                    counter: None,
+                }),
+            })
+        });
+        let earlier: Vec<_> = earlier.collect();
+        answers.extend(earlier);
+        answers
+    }
+
+    /// The attributes of `path` at every one of `members`, by `deadline`. Slow members are not waited for
+    /// once somebody has it: their answer is an [`Error::Slow`].
+    pub fn stat(
+        &self,
+        members: &[Asked],
+        path: &RelPath,
+        deadline: Instant,
+    ) -> Vec<Answer<Told<Option<Attributes>>>> {
+        let slow = self.slow(members);
+        let (path, pace) = (path.clone(), Arc::clone(&self.pace));
+        let question = move |peer: &dyn Peer, deadline| {
+            let begun = Instant::now();
+            let answer = client::stat(peer, &path, deadline);
+            if says_something(&answer, |_| true) {
+                pace.lock().note(peer.id(), begun.elapsed());
+            }
+            answer
+        };
+        self.ask_promptly(members, &slow, deadline, question, |told| {
+            told.answer.is_some()
+        })
+    }
+
+    fn slow(&self, members: &[Asked]) -> HashSet<PeerId> {
+        let asked = members.iter().map(|asked| asked.peer.id());
+        self.pace.lock().slow(asked)
+    }
+
+    /// As [`Fanout::ask`], but those who are `slow` are waited for only until all others have answered,
+    /// if one of all these answers `suffices`.
+    fn ask_promptly<T, Q>(
+        &self,
+        members: &[Asked],
+        slow: &HashSet<PeerId>,
+        deadline: Instant,
+        question: Q,
+        suffices: impl Fn(&T) -> bool,
+    ) -> Vec<Answer<T>>
+    where
+        T: Send + 'static,
+        Q: Fn(&dyn Peer, Instant) -> Result<T, Error> + Send + Sync + 'static,
+    {
+        let (question, begun) = (Arc::new(question), Instant::now());
         let (sender, answers) = mpsc::channel();
         let mut results: Vec<Option<Result<T, Error>>> = Vec::with_capacity(members.len());
-        let mut awaited = 0;
+        // How many answers are to come: of the slow ones, and of the others.
+        let (mut slow_ones, mut prompt_ones) = (0, 0);
         for (index, asked) in members.iter().enumerate() {
             let (peer, question, sender) = (
                 Arc::clone(&asked.peer),
                 Arc::clone(&question),
                 sender.clone(),
             );
-            let job = move || {
-                // The asker has gone when this comes too late; then nobody wants it.
-                let _ = sender.send((index, question(&*peer, deadline)));
+            let id = asked.peer.id();
+            let who = || asked.name.to_string();
+            let is_slow = slow.contains(&id);
+            let (lanes, awaited, refusal) = match is_slow {
+                true => (&self.slow_lanes, &mut slow_ones, Error::Slow { who: who() }),
+                false => (&self.lanes, &mut prompt_ones, Error::Busy { who: who() }),
             };
-            results.push(match self.lanes.of(asked.peer.id()).run(job) {
+            let refused = refusal.clone();
+            let job = move || {
+                let no_wonder = is_slow || begun.elapsed() > QUEUED;
+                let result = match question(&*peer, deadline) {
+                    Err(Error::Timeout { .. }) if no_wonder => Err(refused),
+                    result => result,
+                };
+                // The asker has gone when this comes too late; then nobody wants it.
+                let _ = sender.send((index, result));
+            };
+            results.push(match lanes.of(id).run(job) {
                 Ok(()) => {
-                    awaited += 1;
+                    *awaited += 1;
                     None
                 }
-                Err(_) => Some(Err(Error::Busy {
-                    who: asked.name.to_string(),
-                })),
+                Err(_) => Some(Err(refusal)),
             });
         }
         drop(sender);
-        while awaited > 0 {
+        let mut is_enough = false;
+        while prompt_ones > 0 || (slow_ones > 0 && !is_enough) {
             let left = deadline.saturating_duration_since(Instant::now());
             // Disconnection before every answer came means that a question panicked.
             let Ok((index, result)) = answers.recv_timeout(left) else {
                 break;
             };
+            match slow.contains(&members[index].peer.id()) {
+                true => slow_ones -= 1,
+                false => prompt_ones -= 1,
+            }
+            is_enough |= result.as_ref().is_ok_and(&suffices);
             results[index] = Some(result);
-            awaited -= 1;
         }
         let named = members.iter().zip(results);
         named
@@ -119,11 +265,29 @@ impl Fanout {
                 member: asked.peer.id(),
                 name: Arc::clone(&asked.name),
                 result: result.unwrap_or_else(|| {
-                    Err(Error::Timeout {
-                        who: asked.name.to_string(),
+                    let who = asked.name.to_string();
+                    // A slow one is not suspected, even if all the time there was did not suffice:
+                    // that it is gone shows when it does not answer its next hello.
+                    Err(match slow.contains(&asked.peer.id()) {
+                        true => Error::Slow { who },
+                        false => Error::Timeout { who },
                     })
                 }),
             })
             .collect()
     }
+}
+
+/// True if the time that `answer` took tells how fast its member is: a refusal does so as well as a
+/// small answer. Who does not answer at all is suspected to be gone, which is worse.
+fn says_something<T>(answer: &Result<T, Error>, is_small: impl Fn(&T) -> bool) -> bool {
+    match answer {
+        Ok(answer) => is_small(answer),
+        Err(Error::Fault { .. }) => true,
+        Err(_) => false,
+    }
+}
+
+fn is_slow_error<T>(answer: &Answer<T>) -> bool {
+    matches!(answer.result, Err(Error::Slow { .. }))
 }

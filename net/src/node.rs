@@ -218,23 +218,19 @@ impl Node {
         T: Send + 'static,
         Q: Fn(&dyn Peer, Instant) -> Result<T, Error> + Send + Sync + 'static,
     {
-        self.ask_among(&self.fanout, &self.members.present(), deadline, question)
+        self.gather(&self.members.present(), |asked| {
+            self.fanout.ask(asked, deadline, question)
+        })
     }
 
-    /// The whole of `directory` at every member, `None` where there is none; as [`Node::ask`] does.
+    /// As [`Node::ask`] for the whole of `directory`, `None` where there is none; but see [`Fanout::list`].
     pub fn list(&self, directory: &RelPath, deadline: Instant) -> Round<Option<Listing>> {
-        let directory = directory.clone();
-        self.ask_all(deadline, move |peer, deadline| {
-            client::list(peer, &directory, deadline)
-        })
+        self.round(|asked| self.fanout.list(asked, directory, deadline))
     }
 
-    /// The attributes of `path` at every member, `None` where it is not shared; as [`Node::ask`] does.
+    /// As [`Node::ask`] for the attributes of `path`, `None` where it is not shared; but see [`Fanout::stat`].
     pub fn stat(&self, path: &RelPath, deadline: Instant) -> Round<Option<Attributes>> {
-        let path = path.clone();
-        self.ask_all(deadline, move |peer, deadline| {
-            client::stat(peer, &path, deadline)
-        })
+        self.round(|asked| self.fanout.stat(asked, path, deadline))
     }
 
     /// Asks everyone, as [`Node::ask`] does, for the files whose name matches `pattern`. More than
@@ -248,7 +244,7 @@ impl Node {
     ) -> Vec<Answer<Vec<(RelPath, Attributes)>>> {
         let pattern = pattern.to_owned();
         let present = self.members.present();
-        self.ask_among(&self.searches, &present, deadline, move |peer, deadline| {
+        let question = move |peer: &dyn Peer, deadline| {
             let begun = Instant::now();
             let found = client::search(peer, &pattern, most, deadline);
             tracing::debug!(
@@ -258,6 +254,9 @@ impl Node {
                 "searched"
             );
             found
+        };
+        self.gather(&present, |asked| {
+            self.searches.ask(asked, deadline, question)
         })
     }
 
@@ -271,15 +270,12 @@ impl Node {
         self.followers.listen(listener);
     }
 
-    fn ask_all<T, Q>(&self, deadline: Instant, question: Q) -> Round<T>
-    where
-        T: Send + 'static,
-        Q: Fn(&dyn Peer, Instant) -> Result<Told<T>, Error> + Send + Sync + 'static,
-    {
+    /// What `ask` hears, and how long it may be gone by.
+    fn round<T>(&self, ask: impl FnOnce(&[Asked]) -> Vec<Answer<Told<T>>>) -> Round<T> {
         // Before anybody is asked, as is the time: whoever comes meanwhile is not among the answers.
         let (revision, now) = (self.members.revision(), Instant::now());
         let present = self.members.present();
-        let answers = self.ask_among(&self.fanout, &present, deadline, question);
+        let answers = self.gather(&present, ask);
         // Those of the present come first, in their order.
         let theirs = answers.iter().take(present.len());
         let counters = theirs.map(|answer| answer.result.as_ref().ok()?.counter);
@@ -300,23 +296,18 @@ impl Node {
         }
     }
 
-    fn ask_among<T, Q>(
+    /// What `ask` hears of those who are there, and of all others that they are away.
+    fn gather<T>(
         &self,
-        fanout: &Fanout,
         present: &[Member],
-        deadline: Instant,
-        question: Q,
-    ) -> Vec<Answer<T>>
-    where
-        T: Send + 'static,
-        Q: Fn(&dyn Peer, Instant) -> Result<T, Error> + Send + Sync + 'static,
-    {
+        ask: impl FnOnce(&[Asked]) -> Vec<Answer<T>>,
+    ) -> Vec<Answer<T>> {
         let asked = present.iter().map(|member| Asked {
             name: Arc::clone(&member.name),
             peer: Arc::clone(&member.peer),
         });
         let asked: Vec<Asked> = asked.collect();
-        let mut answers = fanout.ask(&asked, deadline, question);
+        let mut answers = ask(&asked);
         for answer in &answers {
             if let Err(error) = &answer.result {
                 self.members.report(answer.member, error);

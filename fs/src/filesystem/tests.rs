@@ -100,10 +100,7 @@ impl Setup {
     }
 
     fn known_inodes(&self) -> usize {
-        let inodes = self.filesystem.inodes.lock();
-        (1..1000)
-            .filter(|number| inodes.get(*number).is_some())
-            .count()
+        self.filesystem.inodes.lock().count()
     }
 }
 

@@ -354,6 +354,142 @@ fn sums_are_of_what_was_listed() {
     assert_eq!(view.known(), Known { items: 1, bytes: 5 });
 }
 
+#[test]
+fn a_slow_members_files_are_listed_late_and_make_no_absence_certain() {
+    let (network, view) = three();
+    let dan = network.join("dan", 4);
+    dan.put("all/of dan", "x", 1);
+    dan.behave(Behaviour::Slow(Duration::from_millis(1100)));
+    // It is waited for until it has been slow twice.
+    for absent in ["nothing", "nowhere"] {
+        assert_eq!(size(&view, "", absent), None);
+    }
+    let listing = view.list(&path("all"), within(SOON)).unwrap();
+    assert_eq!(
+        (names(&listing), listing.silent.len()),
+        (vec!["x".to_owned()], 1)
+    );
+    let begun = Instant::now();
+    let listing = loop {
+        let listing = view.list(&path("all"), within(SOON)).unwrap();
+        if names(&listing) == ["of dan", "x"] {
+            break listing;
+        }
+        assert!(begun.elapsed() < SOON);
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    assert_eq!(*listing.silent, ["dan".into()]);
+    let found = view.find(&path("all"), &name("new"), Wait::No);
+    assert_eq!(found.unwrap(), UNCERTAIN);
+}
+
+/// Names that desktop programs look for in every directory that they come across: file managers,
+/// indexers, thumbnailers, version control, and what other systems leave behind.
+const PROBES: [&str; 24] = [
+    ".hidden",
+    ".Trash",
+    ".Trash-1000",
+    ".directory",
+    ".xdg-volume-info",
+    ".git",
+    ".hg",
+    ".svn",
+    ".bzr",
+    "HEAD",
+    ".nomedia",
+    ".trackerignore",
+    ".metadata_never_index",
+    ".localized",
+    ".DS_Store",
+    "._name",
+    "autorun.inf",
+    ".autorun",
+    "autorun.sh",
+    "desktop.ini",
+    "Thumbs.db",
+    "folder.jpg",
+    "cover.jpg",
+    "DCIM",
+];
+
+/// Three members with a directory that all have, and one that only the first has.
+fn three() -> (Arc<MemoryNetwork>, View) {
+    let (network, view) = setup();
+    let ann = network.join("ann", 1);
+    ann.put("own/x", "x", 1);
+    for member in [ann, network.join("bob", 2), network.join("eve", 3)] {
+        member.put("all/x", "x", 1);
+    }
+    (network, view)
+}
+
+#[test]
+fn names_that_programs_probe_for_cost_no_call_in_a_listed_directory() {
+    for directory in ["", "all", "own"] {
+        let (network, view) = three();
+        view.list(&path(directory), within(SOON)).unwrap();
+        let calls = network.calls();
+        for probe in PROBES {
+            let found = view.find(&path(directory), &name(probe), Wait::No);
+            assert_eq!(found.unwrap(), CERTAIN, "{probe}");
+        }
+        assert_eq!(network.calls(), calls, "in {directory:?}");
+    }
+}
+
+#[test]
+fn names_that_programs_probe_for_cost_one_round_in_a_directory_that_was_not_listed() {
+    for directory in ["", "all", "own"] {
+        let (network, view) = three();
+        for probe in PROBES {
+            for round in [3, 0, 0] {
+                let calls = network.calls();
+                let found = view.find(&path(directory), &name(probe), within(SOON));
+                assert_eq!(found.unwrap(), CERTAIN, "{probe}");
+                assert!(network.calls() - calls <= round, "{probe} in {directory:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_probe_that_a_silent_member_may_know_is_asked_again_each_time() {
+    for directory in ["", "all", "own"] {
+        let (network, view) = three();
+        let dan = network.join("dan", 4);
+        dan.behave(Behaviour::Gone);
+        for probe in PROBES {
+            for _ in 0..2 {
+                let calls = network.calls();
+                let found = view.find(&path(directory), &name(probe), within(SOON));
+                assert_eq!(found.unwrap(), UNCERTAIN, "{probe}");
+                let cost = network.calls() - calls;
+                assert!((3..=4).contains(&cost), "{cost} calls for {probe}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_probe_that_found_nothing_finds_what_has_come_since() {
+    let (network, view) = three();
+    let member = network.join("dan", 4);
+    for directory in ["", "own/"] {
+        let found = view.find(
+            &path(directory.trim_end_matches('/')),
+            &name(".hidden"),
+            within(SOON),
+        );
+        assert_eq!(found.unwrap(), CERTAIN);
+        member.put(&format!("{directory}.hidden"), "x", 1);
+        let begun = Instant::now();
+        while size(&view, directory.trim_end_matches('/'), ".hidden").is_none() {
+            assert!(begun.elapsed() < term::FRESH + Duration::from_secs(2));
+            std::thread::yield_now();
+        }
+    }
+}
+
 /// One change to the network.
 #[derive(Debug, Clone)]
 enum Change {

@@ -22,6 +22,9 @@ const TICK: Duration = Duration::from_millis(10);
 /// One dial and one hello over it take this long, and so does being refused.
 const ROUND: Duration = Duration::from_millis(20);
 
+/// The same over a very slow link.
+const LATE: Duration = Duration::from_millis(2800);
+
 fn id(n: usize) -> PeerId {
     let mut key = [0; 32];
     key[..8].copy_from_slice(&(n as u64 + 1).to_le_bytes());
@@ -42,6 +45,8 @@ enum Condition {
     Up,
     /// Takes connections and never answers.
     Frozen,
+    /// Is asked only; a hello over a new connection takes [`LATE`].
+    Slow,
 }
 
 struct Node {
@@ -155,13 +160,11 @@ impl Network {
 
     /// Black holes, everything in 192.0.2.0/24, and frozen nodes are waited for.
     fn patience(&self, address: &Address, limit: Duration) -> Duration {
-        let frozen = self
-            .at(address)
-            .is_some_and(|n| self.nodes[n].condition == Condition::Frozen);
-        if frozen || address.host.starts_with("192.0.2.") {
-            limit
-        } else {
-            ROUND
+        match self.at(address).map(|n| self.nodes[n].condition) {
+            Some(Condition::Frozen) => limit,
+            Some(Condition::Slow) => LATE.min(limit),
+            _ if address.host.starts_with("192.0.2.") => limit,
+            _ => ROUND,
         }
     }
 
@@ -178,7 +181,7 @@ impl Network {
                 Task::Dial {
                     address, expected, ..
                 } => self.dial(n, &address, expected),
-                Task::Hello { id, turn, .. } => self.greet(n, id, turn),
+                Task::Hello { id, turn, within } => self.greet(n, id, turn, within),
                 Task::Save => {}
             }
         }
@@ -201,11 +204,16 @@ impl Network {
         }
     }
 
-    fn greet(&mut self, n: usize, callee: PeerId, turn: u64) {
+    fn greet(&mut self, n: usize, callee: PeerId, turn: u64, within: Duration) {
         let address = self.nodes[n].connections[&callee].clone();
-        let met = self
-            .meet(n, &address, Some(callee))
-            .map(|(_, theirs)| theirs);
+        let takes = self.patience(&address, Duration::MAX);
+        let met = match takes > within {
+            true => Err(Error::Timeout {
+                who: address.to_string(),
+            }),
+            false => self.meet(n, &address, Some(callee)),
+        };
+        let met = met.map(|(_, theirs)| theirs);
         let node = &mut self.nodes[n];
         let outcome = met.as_ref().map(|theirs| theirs.sender.name.as_str());
         node.table.greeted(callee, turn, outcome, self.now);
@@ -223,7 +231,11 @@ impl Network {
         let who = address.to_string();
         let other = match self.at(address) {
             Some(other) if other == n => return Err(Error::Myself { who }),
-            Some(other) if self.nodes[other].condition == Condition::Up => other,
+            Some(other)
+                if matches!(self.nodes[other].condition, Condition::Up | Condition::Slow) =>
+            {
+                other
+            }
             _ => {
                 let why = "nobody there".into();
                 return Err(Error::Unreachable { who, why });
@@ -377,6 +389,24 @@ fn a_frozen_member_is_away_until_it_thaws_and_disturbs_nobody() {
         network.sees(1, 0) && network.sees(0, 1)
     });
     network.run_until(seconds(16), Network::complete);
+}
+
+#[test]
+fn a_member_behind_a_slow_link_comes_back_after_a_call_that_took_too_long() {
+    let mut network = Network::new(3, |n| if n == 0 { vec![] } else { vec![0] });
+    (0..3).for_each(|n| network.start(n));
+    network.run_until(seconds(3), Network::complete);
+    network.nodes[1].condition = Condition::Slow;
+    let who = at(1).to_string();
+    let now = network.now;
+    assert!(
+        network.nodes[0]
+            .table
+            .suspect(id(1), &Error::Timeout { who }, now)
+    );
+    network.run(TICK);
+    assert!(!network.sees(0, 1));
+    network.run_until(seconds(10), |network| network.sees(0, 1));
 }
 
 #[test]

@@ -290,6 +290,18 @@ fn a_full_queue_or_a_missing_file_is_no_reason_to_suspect_a_member() {
 }
 
 #[test]
+fn a_slow_member_is_present_and_said_to_be_slow() {
+    let board = Switchboard::default();
+    let (a, b) = (board.node(1, "a", 7, &[2]), board.node(2, "b", 7, &[]));
+    eventually("they meet", || names(&a) == ["b"]);
+    a.report(id(2), &Error::Slow { who: "b".into() });
+    let standing = a.standings().remove(0);
+    assert!(standing.is_present);
+    assert!(matches!(standing.trouble, Some((Error::Slow { .. }, _))));
+    [a, b].iter().for_each(|n| n.stop(soon()));
+}
+
+#[test]
 fn first_contact_tells_who_refused_and_who_was_not_there() {
     let board = Switchboard::default();
     board.plug(2, Line::Refuses);

@@ -54,10 +54,12 @@ pub(super) async fn route(request: Request<Incoming>, caller: Arc<Caller>) -> Re
     } else {
         status(StatusCode::NOT_FOUND)
     };
+    let called = response.extensions().get::<rpc::Called>();
     tracing::debug!(
         member = ?caller.seat.member,
         %method,
         path,
+        call = called.map(|called| called.0),
         status = response.status().as_u16(),
         "answered"
     );

@@ -21,6 +21,10 @@ use crate::wire::{MAX_CALL_BYTES, Request, decode_call, encode_response};
 /// A call of so many bytes is decoded where it arrives, in some ten microseconds.
 const SHORT: usize = 1024;
 
+/// The method that a response answers, for the log.
+#[derive(Clone, Copy)]
+pub(super) struct Called(pub(super) &'static str);
+
 /// Answers one call; XML-RPC faults are responses like any other (status 200).
 pub(super) async fn serve(request: http::Request<Incoming>, caller: &Caller) -> Response<Body> {
     if !is_xml(request.headers()) {
@@ -31,7 +35,11 @@ pub(super) async fn serve(request: http::Request<Incoming>, caller: &Caller) -> 
         Err(code) => return status(code),
     };
     match answer_to(body, caller).await {
-        Ok(encoded) => xml(encoded.into()),
+        Ok((called, encoded)) => {
+            let mut response = xml(encoded.into());
+            called.and_then(|called| response.extensions_mut().insert(called));
+            response
+        }
         Err(error) => {
             tracing::error!(%error, "a call could not be answered");
             status(StatusCode::INTERNAL_SERVER_ERROR)
@@ -39,26 +47,31 @@ pub(super) async fn serve(request: http::Request<Incoming>, caller: &Caller) -> 
     }
 }
 
-async fn answer_to(body: Bytes, caller: &Caller) -> io::Result<Vec<u8>> {
+/// The encoded response, and which method it is of.
+async fn answer_to(body: Bytes, caller: &Caller) -> io::Result<(Option<Called>, Vec<u8>)> {
     let decoded = match body.len() {
         0..=SHORT => decode_call(&body),
         _ => caller.seat.work.run(move || decode_call(&body)).await?,
     };
+    let call = match decoded {
+        Ok(call) => call,
+        Err(fault) => return Ok((None, encode_response(&Err(fault)))),
+    };
+    let called = Called(call.method());
     let (service, member, remote) = (
         caller.house.service.clone(),
         caller.seat.member,
         caller.remote,
     );
     let answered = move |call| encode_response(&answer(&service, member, remote, call));
-    match decoded {
-        Ok(Request::Changes(request)) => {
-            let response = answer::changes(&caller.house.service, request).await;
-            Ok(encode_response(&response))
+    let encoded = match call {
+        Request::Changes(request) => {
+            encode_response(&answer::changes(&caller.house.service, request).await)
         }
-        Ok(search @ Request::Search(_)) => caller.seat.searches.run(move || answered(search)).await,
-        Ok(call) => caller.seat.work.run(move || answered(call)).await,
-        Err(fault) => Ok(encode_response(&Err(fault))),
-    }
+        search @ Request::Search(_) => caller.seat.searches.run(move || answered(search)).await?,
+        call => caller.seat.work.run(move || answered(call)).await?,
+    };
+    Ok((Some(called), encoded))
 }
 
 /// The whole body of a request, which may have `most` bytes and the time for a call; else why not.

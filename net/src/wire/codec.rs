@@ -48,17 +48,17 @@ pub enum ResponseError {
 /// The body of a call. It may exceed [`MAX_CALL_BYTES`] for a batch of very long paths, which the
 /// callee then refuses by name.
 pub fn encode_call(request: &Request) -> Vec<u8> {
-    let (name, params) = match request {
-        Request::Hello(hello) => (hello::NAME, vec![hello.to_value()]),
-        Request::List(list) => (list::NAME, vec![list.to_value()]),
-        Request::Stat(stat) => (stat::NAME, vec![stat.to_value()]),
-        Request::Search(search) => (search::NAME, vec![search.to_value()]),
-        Request::Changes(changes) => (changes::NAME, vec![changes.to_value()]),
-        Request::Hashes(hashes) => (hashes::NAME, vec![hashes.to_value()]),
-        Request::ListMethods => (system::LIST_METHODS, Vec::new()),
-        Request::MethodHelp(method) => (system::METHOD_HELP, vec![Value::from(&**method)]),
+    let params = match request {
+        Request::Hello(hello) => vec![hello.to_value()],
+        Request::List(list) => vec![list.to_value()],
+        Request::Stat(stat) => vec![stat.to_value()],
+        Request::Search(search) => vec![search.to_value()],
+        Request::Changes(changes) => vec![changes.to_value()],
+        Request::Hashes(hashes) => vec![hashes.to_value()],
+        Request::ListMethods => Vec::new(),
+        Request::MethodHelp(method) => vec![Value::from(&**method)],
     };
-    xmlrpc::write_call(name, &params)
+    xmlrpc::write_call(request.method(), &params)
 }
 
 /// Reads the body of a call. The fault is what the caller is to be answered.

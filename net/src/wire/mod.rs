@@ -88,3 +88,19 @@ pub enum Response {
     /// `system.methodHelp`
     MethodHelp(String),
 }
+
+impl Request {
+    /// The method that it calls.
+    pub fn method(&self) -> &'static str {
+        match self {
+            Self::Hello(_) => hello::NAME,
+            Self::List(_) => list::NAME,
+            Self::Stat(_) => stat::NAME,
+            Self::Search(_) => search::NAME,
+            Self::Changes(_) => changes::NAME,
+            Self::Hashes(_) => hashes::NAME,
+            Self::ListMethods => system::LIST_METHODS,
+            Self::MethodHelp(_) => system::METHOD_HELP,
+        }
+    }
+}

@@ -361,7 +361,8 @@ impl Table {
 /// or has changed, is nobody's fault.
 fn is_trouble(error: &Error) -> bool {
     match error {
-        Error::Busy { .. } | Error::Misbehaved { .. } | Error::WrongBytes { .. } => true,
+        Error::Busy { .. } | Error::Slow { .. } => true,
+        Error::Misbehaved { .. } | Error::WrongBytes { .. } => true,
         Error::Fault { fault, .. } => !fault.is_absence(),
         _ => false,
     }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use super::{Entry, State, Table, Task, WORKERS};
-use crate::config::CALL_DEADLINE;
+use crate::config::{CALL_DEADLINE, CONNECT_DEADLINE};
 use crate::peers::backoff::spread;
 use crate::peers::candidate::{Candidate, Teller};
 use crate::types::{Address, PeerId};
@@ -20,8 +20,12 @@ const LANES: [usize; super::CLASSES] = [WORKERS, 6, 4, 3, 1];
 /// the connection stays open and the first `ls` after a pause finds it so.
 const REFRESH: Duration = Duration::from_secs(15);
 
-/// A suspect must answer a hello within this time.
+/// A suspect must answer its first hello within this time.
 const PROBE_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Further hellos, to whomever, may take as long as a new connection and an answer over it: the one that
+/// failed has cost the old connection, and over a slow link its time is never enough for both.
+const REPROBE_DEADLINE: Duration = CONNECT_DEADLINE.saturating_add(PROBE_DEADLINE);
 
 enum Job<'a> {
     Hello(PeerId),
@@ -129,8 +133,9 @@ impl Table {
         entry.busy = Some(class);
         entry.said_hello(id, now);
         let within = match entry.state {
-            State::Present => CALL_DEADLINE,
-            _ => PROBE_DEADLINE,
+            State::Present if entry.failures == 0 => CALL_DEADLINE,
+            State::Suspect | State::Unreached if entry.failures == 0 => PROBE_DEADLINE,
+            _ => REPROBE_DEADLINE,
         };
         Some(Task::Hello {
             id,
