@@ -209,7 +209,7 @@ def warm_search(space, notes):
         notes.append(
             f"find in the share took {min(finds):.3f} to {max(finds):.3f} s; of {LISTINGS} ls in a "
             f"mount, each of another directory, during a search for everything, the slowest took "
-            f" {max(slowest_listings):.3f} s"
+            f"{max(slowest_listings):.3f} s"
         )
 
 
