@@ -208,9 +208,23 @@ impl Node {
         T: Send + 'static,
         Q: Fn(&dyn Peer, Instant) -> Result<T, Error> + Send + Sync + 'static,
     {
-        let present = self.members.present();
+        self.ask_those(|_| true, deadline, question)
+    }
+
+    /// The same for those of them alone who are `wanted`.
+    pub fn ask_those<T, Q>(
+        &self,
+        wanted: impl Fn(PeerId) -> bool,
+        deadline: Instant,
+        question: Q,
+    ) -> Vec<Answer<T>>
+    where
+        T: Send + 'static,
+        Q: Fn(&dyn Peer, Instant) -> Result<T, Error> + Send + Sync + 'static,
+    {
+        let present = self.members.present().into_iter();
         let asked = present
-            .into_iter()
+            .filter(|member| wanted(member.id))
             .map(|Member { name, peer, .. }| Asked { name, peer });
         let asked: Vec<Asked> = asked.collect();
         let mut answers = self.fanout.ask(&asked, deadline, question);
@@ -222,7 +236,7 @@ impl Node {
         // One that has just failed is away by now; it has answered all the same.
         let answered: HashSet<PeerId> = answers.iter().map(|answer| answer.member).collect();
         let absent = self.members.absent().into_iter();
-        let absent = absent.filter(|(member, _)| !answered.contains(member));
+        let absent = absent.filter(|(member, _)| wanted(*member) && !answered.contains(member));
         answers.extend(absent.map(|(member, name)| {
             let away = Error::Unreachable {
                 who: name.to_string(),
