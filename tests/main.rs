@@ -14,6 +14,7 @@ mod swarm;
 mod discovery;
 mod failure;
 mod get;
+mod hidden;
 mod listing;
 mod password;
 mod small;

@@ -13,11 +13,14 @@ pub mod filesystem;
 pub mod fuse;
 pub mod handles;
 pub mod hidden;
+pub mod info;
 pub mod inodes;
 pub mod mount;
 pub mod network;
+pub mod search;
 pub mod status;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod trees;
 pub mod view;
 pub mod workers;

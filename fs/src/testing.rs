@@ -5,14 +5,15 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use parking_lot::Mutex;
-use tinyp2p_net::client::{Peer, list, stat};
+use tinyp2p_net::client::{Matches, Peer, list, stat};
 use tinyp2p_net::fanout::{Answer, Asked, Fanout};
 use tinyp2p_net::status::{MemberStatus, Status};
 use tinyp2p_net::testing::MemoryPeer;
 use tinyp2p_net::types::{Attributes, PeerId, RelPath};
 use tinyp2p_net::wire::Listing;
 
-use crate::network::Network;
+use crate::network::{Network, question};
+use crate::view::merge::Member;
 
 /// Members that are asked by the same fan-out as real ones.
 #[derive(Default)]
@@ -51,6 +52,12 @@ impl MemoryNetwork {
         });
         asked.collect()
     }
+
+    fn only(&self, member: PeerId) -> Vec<Asked> {
+        let mut asked = self.asked();
+        asked.retain(|asked| asked.peer.id() == member);
+        asked
+    }
 }
 
 impl Network for MemoryNetwork {
@@ -64,6 +71,43 @@ impl Network for MemoryNetwork {
         let path = path.clone();
         let question = move |peer: &dyn Peer, deadline| stat(peer, &path, deadline);
         self.fanout.ask(&self.asked(), deadline, question)
+    }
+
+    fn list_at(
+        &self,
+        member: PeerId,
+        directory: &RelPath,
+        deadline: Instant,
+    ) -> Vec<Answer<Listing>> {
+        let directory = directory.clone();
+        let question = move |peer: &dyn Peer, deadline| list(peer, &directory, deadline);
+        self.fanout.ask(&self.only(member), deadline, question)
+    }
+
+    fn stat_at(
+        &self,
+        member: PeerId,
+        path: &RelPath,
+        deadline: Instant,
+    ) -> Vec<Answer<Option<Attributes>>> {
+        let path = path.clone();
+        let question = move |peer: &dyn Peer, deadline| stat(peer, &path, deadline);
+        self.fanout.ask(&self.only(member), deadline, question)
+    }
+
+    fn search(&self, pattern: &str, deadline: Instant) -> Vec<Answer<Matches>> {
+        self.fanout.ask(&self.asked(), deadline, question(pattern))
+    }
+
+    fn members(&self) -> Vec<Member> {
+        let members = self.members.lock();
+        let members = members.iter().map(|(name, peer)| Member {
+            id: peer.id(),
+            name: Arc::clone(name),
+        });
+        let mut members: Vec<Member> = members.collect();
+        members.sort_by(|a, b| a.name.cmp(&b.name));
+        members
     }
 
     fn peer(&self, member: PeerId) -> Option<Arc<dyn Peer>> {

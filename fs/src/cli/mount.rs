@@ -14,6 +14,7 @@ use super::{Failure, background, cache, logging};
 use crate::filesystem::Filesystem;
 use crate::fuse;
 use crate::mount::{self, Mount, Unmounted};
+use crate::search::Searches;
 
 const PROGRAM: &str = "tinyp2p-mount";
 
@@ -80,7 +81,8 @@ fn until_unmounted(
     let (sender, events) = mpsc::channel();
     stop::on_signals(sender.clone())?;
     let mounted = Mounted::new(joined, mountpoint, options, sender)?;
-    let _shown = joined.show(joined.place(Some(mounted.mount.path())));
+    let place = joined.place(Some(mounted.mount.path()));
+    let _shown = joined.show(place, Some(Arc::clone(&mounted.searches)));
     eprintln!(
         "{PROGRAM}: mounted on {}, {}",
         mounted.mount.path().display(),
@@ -102,6 +104,7 @@ fn until_unmounted(
 /// A mount that is being served. Dropping it unmounts, and removes the mountpoint if we made it.
 struct Mounted {
     mount: Mount,
+    searches: Arc<Searches>,
     _claim: Claim,
 }
 
@@ -120,13 +123,14 @@ impl Mounted {
         let failed =
             |why: String| Failure::failed(format!("cannot mount on {}: {why}", path.display()));
         let (mount, descriptor) = Mount::new(&path, options).map_err(|e| failed(e.to_string()))?;
-        let mounted = Self {
-            mount,
-            _claim: claim,
-        };
         let node = Arc::clone(&joined.node);
         let (engine, id) = (Arc::clone(node.engine()), node.id());
         let filesystem = Filesystem::new(node, engine, Some(id)).at(joined.place(Some(&path)));
+        let mounted = Self {
+            mount,
+            searches: Arc::clone(filesystem.searches()),
+            _claim: claim,
+        };
         let adapter = fuse::adapter(Arc::new(filesystem));
         let session = mount::session(adapter, descriptor, options, fuse::session_config())
             .map_err(|e| failed(e.to_string()))?;
