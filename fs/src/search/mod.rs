@@ -91,7 +91,8 @@ impl Searches {
         }
     }
 
-    /// `name` as a pattern, if it is one; if not, the status tells why.
+    /// `name` as a pattern, if it is one; if not, the status tells why. Takes some 30 ms at worst: patterns are
+    /// refused once they grow too large.
     pub fn pattern(&self, name: &[u8]) -> Option<Arc<str>> {
         let problem = match std::str::from_utf8(name) {
             Err(_) => "it is not UTF-8".to_owned(),
