@@ -16,6 +16,7 @@ mod changes;
 mod discovery;
 mod failure;
 mod get;
+mod hidden;
 mod listing;
 mod many;
 mod password;

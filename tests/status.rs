@@ -96,7 +96,8 @@ fn the_status_directory_is_reachable_but_no_walk_comes_across_it() {
     assert_eq!(names(&root), ["d"]);
     let found = sh("find", &[root.to_str().expect("a path")]).text();
     assert!(!found.contains(".tinyp2p"), "{found}");
-    assert_eq!(names(&root.join(".tinyp2p")), ["status", "status.json"]);
+    let own = ["conflicts", "peers", "search", "status", "status.json"];
+    assert_eq!(names(&root.join(".tinyp2p")), own);
     let copy = swarm.path("copy");
     sh(
         "cp",

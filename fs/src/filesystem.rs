@@ -6,9 +6,12 @@
 //!
 //! Lock order: none of the locks here is held while another is taken, or over the network.
 
+mod listing;
+mod xattrs;
+
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, OnceLock};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 use tinyp2p_net::client::Peer;
@@ -20,22 +23,18 @@ use tinyp2p_net::wire::{Change, MAX_SMALL_FILE};
 
 use crate::errno::Error;
 use crate::expire::Expirer;
-use crate::handles::{Handles, OpenDirectory, OpenFile};
+use crate::handles::{Handles, Listed, OpenDirectory, OpenFile};
 use crate::hidden::{Hidden, is_hidden};
-use crate::inodes::{Inode, Inodes, ROOT};
+use crate::inodes::{Inode, Inodes, ROOT, Tree};
 use crate::network::Network;
+use crate::search::Searches;
 use crate::status::Place;
-use crate::view::{Directory, Found, View, Wait};
+use crate::trees::Trees;
+use crate::view::{Found, View, Wait};
+pub use xattrs::{XATTR_CACHED, XATTR_INFO, XATTR_ROOT, XATTR_SOURCES};
 
 /// The block size that `df` counts in.
 pub const STATFS_BLOCK: u64 = 4096;
-
-/// Extended attribute: the content root, 64 hexadecimal digits.
-pub const XATTR_ROOT: &[u8] = b"user.tinyp2p.root";
-/// Extended attribute: who has it, one `name peerid` a line.
-pub const XATTR_SOURCES: &[u8] = b"user.tinyp2p.sources";
-/// Extended attribute: how many of the file's bytes this node holds, in decimal.
-pub const XATTR_CACHED: &[u8] = b"user.tinyp2p.cached";
 
 /// Members who are asked at most whether they have kept blocks of a file.
 const MAX_SUPPLIERS: usize = 16;
@@ -94,6 +93,8 @@ pub struct Filesystem {
     this_node: Option<PeerId>,
     engine: Arc<Engine>,
     view: Arc<View>,
+    trees: Arc<Trees>,
+    searches: Arc<Searches>,
     inodes: Mutex<Inodes>,
     files: Handles<OpenFile>,
     directories: Handles<OpenDirectory>,
@@ -108,9 +109,19 @@ impl Filesystem {
     pub fn new(network: Arc<dyn Network>, engine: Arc<Engine>, this_node: Option<PeerId>) -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let mtime = now.ok().and_then(|now| i64::try_from(now.as_nanos()).ok());
+        let view = Arc::new(View::new(Arc::clone(&network), this_node));
+        let searches = Arc::new(Searches::new(Arc::clone(&network), this_node));
+        let hidden = Hidden::new(
+            Arc::clone(&network),
+            Arc::clone(&view),
+            Arc::clone(&searches),
+            Place::default(),
+        );
         Self {
-            view: Arc::new(View::new(Arc::clone(&network), this_node)),
-            hidden: Hidden::new(Arc::clone(&network), Place::default()),
+            trees: Arc::new(Trees::new(Arc::clone(&network), Arc::clone(&view))),
+            view,
+            searches,
+            hidden,
             network,
             this_node,
             engine,
@@ -129,32 +140,44 @@ impl Filesystem {
 
     /// Says in its status that it is at `place`.
     pub fn at(mut self, place: Place) -> Self {
-        self.hidden = Hidden::new(Arc::clone(&self.network), place);
+        self.hidden = Hidden::new(
+            Arc::clone(&self.network),
+            Arc::clone(&self.view),
+            Arc::clone(&self.searches),
+            place,
+        );
         self
+    }
+
+    /// What is searched for in `.tinyp2p/search`.
+    pub fn searches(&self) -> &Arc<Searches> {
+        &self.searches
     }
 
     /// Finds `name` in the directory `parent`. What is found counts as told to the kernel.
     pub fn lookup(&self, parent: u64, name: &[u8], wait: Wait) -> Result<Looked, Error> {
-        if self.hidden.has(parent, name) {
+        let what = match self.hidden.has(parent, name) {
+            true if parent == ROOT => Listed::Own,
+            _ => self.listed(parent)?,
+        };
+        if what == Listed::Own {
             return self.hidden.lookup(parent, name);
         }
-        let directory = self.directory(parent)?.path;
         let name = Name::new(name).map_err(|_| match name.len() {
             0..=MAX_NAME_BYTES => Error::NotFound,
             _ => Error::NameTooLong,
         })?;
-        match self.view.find(&directory, &name, wait)? {
+        let (tree, directory) = match what {
+            Listed::Tree(tree, path) => (tree, path),
+            Listed::Found(pattern) => return self.look_up_found(&pattern, &name, wait),
+            Listed::Members | Listed::Own => return Ok(self.look_up_member(&name)),
+        };
+        match self.view(tree).find(&directory, &name, wait)? {
             Found::Nothing { certain } => Ok(Looked::Absent { certain }),
             Found::Item(item) => {
                 let path = join(&directory, item.name_at_members())?;
                 let mut inodes = self.inodes.lock();
-                let inode = inodes.look_up(path, &item);
-                Ok(Looked::Found(Attr {
-                    inode,
-                    kind: item.kind,
-                    size: item.size,
-                    mtime: item.mtime,
-                }))
+                Ok(Looked::Found(Attr::told(inodes.look_up(tree, path, &item))))
             }
         }
     }
@@ -175,10 +198,10 @@ impl Filesystem {
         }
         let inode = self.inode(number)?;
         let mut attr = Attr::of(number, &inode);
-        if attr.kind == Kind::File {
+        let Some(tree) = inode.tree() else {
             return Ok(attr);
-        }
-        match self.view.mtime(&inode.path, wait) {
+        };
+        match self.view(tree).mtime(&inode.path, wait) {
             Ok(mtime) => attr.mtime = mtime,
             Err(Error::Silent(_)) => {}
             // Nobody shares anything: the root is there all the same.
@@ -209,16 +232,9 @@ impl Filesystem {
     /// Opens a directory. It is fetched when its first entry is asked for: most programs that open a
     /// directory only want to name files in it.
     pub fn opendir(&self, number: u64) -> Result<u64, Error> {
-        let path = match is_hidden(number) {
-            true if self.hidden.attr(number)?.kind == Kind::File => {
-                return Err(Error::NotADirectory);
-            }
-            true => RelPath::root(),
-            false => self.directory(number)?.path,
-        };
         Ok(self.directories.insert(OpenDirectory {
+            what: self.listed(number)?,
             number,
-            path,
             snapshot: Mutex::new(None),
         }))
     }
@@ -234,51 +250,7 @@ impl Filesystem {
         emit: &mut dyn FnMut(DirectoryEntry<'_>) -> bool,
     ) -> Result<(), Error> {
         let open = self.directories.get(handle).ok_or(Error::UnknownHandle)?;
-        if is_hidden(open.number) {
-            let root = Attr::of(ROOT, &self.inode(ROOT)?);
-            return self.hidden.list(root, offset, emit);
-        }
-        let begun = open.snapshot.lock().clone().filter(|_| offset > 0);
-        let listing = match begun {
-            Some(listing) => listing,
-            None => {
-                let listing = self.view.list(&open.path, wait)?;
-                *open.snapshot.lock() = Some(Arc::clone(&listing));
-                listing
-            }
-        };
-        let mut inodes = self.inodes.lock();
-        let dots = dots(&mut inodes, &open, &listing);
-        for (attr, (index, name)) in dots.into_iter().zip([".", ".."].iter().enumerate()) {
-            let next = index as u64 + 1;
-            let name = name.as_bytes();
-            if next > offset && !emit(DirectoryEntry { name, next, attr }) {
-                return Ok(());
-            }
-        }
-        let first = usize::try_from(offset.saturating_sub(2)).unwrap_or(usize::MAX);
-        for (index, item) in listing.items.iter().enumerate().skip(first) {
-            // A path that is too long cannot be named in any other way either.
-            let Ok(path) = join(&open.path, item.name_at_members()) else {
-                continue;
-            };
-            let inode = inodes.look_up(path, item);
-            let taken = emit(DirectoryEntry {
-                name: item.name.as_bytes(),
-                next: index as u64 + 3,
-                attr: Attr {
-                    inode,
-                    kind: item.kind,
-                    size: item.size,
-                    mtime: item.mtime,
-                },
-            });
-            if !taken {
-                inodes.forget(inode, 1);
-                break;
-            }
-        }
-        Ok(())
+        self.list(&open, offset, wait, emit)
     }
 
     /// Closes an open directory.
@@ -305,10 +277,10 @@ impl Filesystem {
             .any(|source| matches!(source.has, Has::File(_)))
         {
             // The kernel looks the name up again and comes back with what it leads to now.
-            self.view.invalidate(&inode.path);
+            self.invalidate(&inode.path);
             return Err(Error::Replaced);
         }
-        let siblings = Arc::clone(&self.view) as Arc<dyn Siblings>;
+        let siblings = Arc::clone(&self.trees) as Arc<dyn Siblings>;
         let (size, root) = (inode.size, inode.root());
         let download = self.engine.open_among(sources, size, root, siblings);
         Ok(self.files.insert(OpenFile {
@@ -401,51 +373,22 @@ impl Filesystem {
         }
     }
 
-    /// The value of one extended attribute.
-    pub fn xattr(&self, number: u64, name: &[u8]) -> Result<Vec<u8>, Error> {
-        if !name.starts_with(b"user.") {
-            return Err(Error::NoNamespace);
-        }
-        if is_hidden(number) {
-            return Err(Error::NoAttribute);
-        }
-        let inode = self.inode(number)?;
-        let is_file = inode.kind() == Kind::File;
-        match name {
-            XATTR_ROOT => {
-                let root = inode.root().ok_or(Error::NoAttribute)?;
-                Ok(root.to_string().into_bytes())
-            }
-            XATTR_SOURCES if !inode.sources.is_empty() => Ok(describe_sources(&inode)),
-            XATTR_CACHED if is_file => {
-                let on_disk = inode
-                    .root()
-                    .map_or(0, |root| self.engine.cached_bytes(root, inode.size));
-                let held = on_disk.max(self.held_bytes(number));
-                Ok(held.to_string().into_bytes())
-            }
-            _ => Err(Error::NoAttribute),
-        }
-    }
-
-    /// Bytes of a file that some reader's download holds.
-    fn held_bytes(&self, number: u64) -> u64 {
-        let files = self.files.all().into_iter();
-        let held = files.filter(|file| file.number == number);
-        held.map(|file| file.download.held_bytes())
-            .max()
-            .unwrap_or(0)
-    }
-
     /// A content that is gone is not offered again: the next lookup asks, and the next open looks up.
     fn note_failure(&self, number: u64, path: &RelPath, error: &NetError) {
         tracing::info!(file = %path, %error, "cannot be read");
         if matches!(error, NetError::Changed { .. } | NetError::NotFound { .. }) {
-            self.view.invalidate(path);
+            self.invalidate(path);
             if let Some(inode) = self.inodes.lock().get_mut(number) {
                 inode.is_replaced = true;
             }
         }
+    }
+
+    /// Ends what is known of `path`, through whatever tree it was seen.
+    fn invalidate(&self, path: &RelPath) {
+        self.view.invalidate(path);
+        self.trees.invalidate(path);
+        self.searches.invalidate(path);
     }
 
     fn inode(&self, number: u64) -> Result<Inode, Error> {
@@ -453,21 +396,32 @@ impl Filesystem {
         inodes.get(number).cloned().ok_or(Error::UnknownInode)
     }
 
-    fn directory(&self, number: u64) -> Result<Inode, Error> {
+    /// What the directory `number` is a list of.
+    fn listed(&self, number: u64) -> Result<Listed, Error> {
+        if is_hidden(number) {
+            return self.hidden.listed(number);
+        }
         let inode = self.inode(number)?;
-        match inode.kind() {
-            Kind::Directory => Ok(inode),
-            Kind::File => Err(Error::NotADirectory),
+        let tree = inode.tree().ok_or(Error::NotADirectory)?;
+        Ok(Listed::Tree(tree, inode.path))
+    }
+
+    /// The tree that `tree` names; found files lie in no directory of theirs, so theirs is the mount.
+    fn view(&self, tree: Tree) -> Arc<View> {
+        match tree {
+            Tree::Merged | Tree::Found => Arc::clone(&self.view),
+            Tree::Member(member) => self.trees.of(member, Instant::now()),
         }
     }
 }
 
 impl Listener for Filesystem {
-    fn news(&self, _: PeerId, news: &News) {
+    fn news(&self, member: PeerId, news: &News) {
         // First here: the kernel may ask again at once.
         self.view.take_in(news);
+        self.trees.take_in(member, news);
         if let (News::Changed(changes), Some(expirer)) = (news, self.expirer.get()) {
-            self.expire(changes, expirer);
+            self.expire(member, changes, expirer);
         }
     }
 }
@@ -475,17 +429,26 @@ impl Listener for Filesystem {
 impl Filesystem {
     /// Expires the names of all that may have changed, in directories that the kernel knows. What lies below
     /// them shows when they are looked up again.
-    fn expire(&self, changes: &[Change], expirer: &Expirer) {
+    fn expire(&self, member: PeerId, changes: &[Change], expirer: &Expirer) {
         let mut names: BTreeMap<RelPath, BTreeSet<Name>> = BTreeMap::new();
         for (directory, name) in changes.iter().filter_map(|change| change.path.split()) {
             names.entry(directory).or_default().insert(name);
         }
         for (directory, mut names) in names {
-            let Some(parent) = self.inodes.lock().directory(&directory) else {
-                continue;
+            let (parent, own) = {
+                let inodes = self.inodes.lock();
+                let number = |tree| inodes.directory(tree, &directory);
+                (number(Tree::Merged), number(Tree::Member(member)))
             };
+            for (own, name) in own
+                .iter()
+                .flat_map(|own| names.iter().map(move |n| (own, n)))
+            {
+                expirer.expire(*own, name.clone());
+            }
+            let Some(parent) = parent else { continue };
             // What one name means decides under which other names its conflicts are shown.
-            let conflicts = self.view.conflicts(&directory).into_iter();
+            let conflicts = self.view.renamed_in(&directory).into_iter();
             let conflicts = conflicts.filter(|(_, original)| names.contains(original));
             let shown: Vec<Name> = conflicts.map(|(shown, _)| shown).collect();
             names.extend(shown);
@@ -497,6 +460,10 @@ impl Filesystem {
 }
 
 impl Attr {
+    fn told((number, inode): (u64, &Inode)) -> Self {
+        Self::of(number, inode)
+    }
+
     fn of(number: u64, inode: &Inode) -> Self {
         Self {
             inode: number,
@@ -509,34 +476,6 @@ impl Attr {
 
 fn join(directory: &RelPath, name: &Name) -> Result<RelPath, Error> {
     directory.join(name).map_err(|_| Error::NameTooLong)
-}
-
-/// `.` and `..` of an open directory, which has just been listed.
-fn dots(inodes: &mut Inodes, open: &OpenDirectory, listing: &Directory) -> [Attr; 2] {
-    if let (Some(inode), Some(mtime)) = (inodes.get_mut(open.number), listing.mtime) {
-        inode.mtime = mtime;
-    }
-    let parent = open
-        .path
-        .split()
-        .map_or(RelPath::root(), |(parent, _)| parent);
-    let parent = inodes.directory(&parent).unwrap_or(open.number);
-    [open.number, parent].map(|number| match inodes.get(number) {
-        Some(inode) => Attr::of(number, inode),
-        None => Attr {
-            inode: number,
-            kind: Kind::Directory,
-            size: 0,
-            mtime: listing.mtime.unwrap_or(0),
-        },
-    })
-}
-
-/// One `name peerid` a line.
-fn describe_sources(inode: &Inode) -> Vec<u8> {
-    let sources = inode.sources.iter();
-    let lines = sources.map(|source| format!("{} {}", source.member.name, source.member.id));
-    lines.collect::<Vec<_>>().join("\n").into_bytes()
 }
 
 #[cfg(test)]

@@ -274,7 +274,7 @@ impl fuser::Filesystem for Adapter {
         self.answer(
             "getxattr",
             reply,
-            move |fs, _, _| fs.xattr(inode.0, &name),
+            move |fs, wait, _| fs.xattr(inode.0, &name, wait),
             move |reply, value| match value.len() {
                 length if size == 0 => reply.size(length as u32),
                 length if length > size as usize => reply.error(Errno::ERANGE),

@@ -12,7 +12,10 @@ use parking_lot::Mutex;
 use tinyp2p_net::download::Download;
 use tinyp2p_net::types::RelPath;
 
+use crate::inodes::Tree;
+use crate::search::Matches;
 use crate::view::Directory;
+use crate::view::merge::Member;
 
 /// A file that somebody reads.
 pub struct OpenFile {
@@ -30,10 +33,34 @@ pub struct OpenFile {
 pub struct OpenDirectory {
     /// Its inode.
     pub number: u64,
-    /// Its path.
-    pub path: RelPath,
+    /// What is in it.
+    pub what: Listed,
     /// What its reader sees; taken when the first entry is asked for.
-    pub snapshot: Mutex<Option<Arc<Directory>>>,
+    pub snapshot: Mutex<Option<Snapshot>>,
+}
+
+/// The kinds of directories.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Listed {
+    /// One of a tree, by its path there.
+    Tree(Tree, RelPath),
+    /// One of the program's own that is listed from memory.
+    Own,
+    /// The members.
+    Members,
+    /// What this pattern finds.
+    Found(Arc<str>),
+}
+
+/// One state of a directory.
+#[derive(Clone)]
+pub enum Snapshot {
+    /// Of one of a tree.
+    Directory(Arc<Directory>),
+    /// Of the members.
+    Members(Arc<[Member]>),
+    /// Of what a search found.
+    Found(Arc<Matches>),
 }
 
 /// Open things by handle. A handle is never used again.

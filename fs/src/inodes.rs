@@ -1,8 +1,9 @@
 //! Inode numbers: what the kernel calls the things that it was shown.
 //!
-//! A directory's number stands for its path. A file's number stands for one content at one path, so a
-//! file that is replaced gets a new number: pages that the kernel has cached under a number are always
-//! of one content, from one member where the content has no root, and can be kept across opens.
+//! A directory's number stands for its path in one [`Tree`]. A file's number stands for one content at one path,
+//! in whatever tree it is seen, so a file that is replaced gets a new number: pages that the kernel has
+//! cached under a number are always of one content, from one member where the content has no root, and can
+//! be kept across opens.
 //!
 //! Numbers are computed from what they stand for, so a thing that the kernel has forgotten comes back under
 //! the number that it had. Programs rely on that: `find`, `du` and `cp -r` leave a directory out when its
@@ -19,7 +20,7 @@ use std::sync::Arc;
 use tinyp2p_net::download::Has;
 use tinyp2p_net::types::{Kind, PeerId, RelPath, Root, Version};
 
-use crate::view::merge::{Item, Source};
+use crate::view::merge::{Item, Member, Source};
 
 /// The number of the mount's root.
 pub const ROOT: u64 = 1;
@@ -27,9 +28,22 @@ pub const ROOT: u64 = 1;
 /// Tables of up to this size are not worth shrinking.
 const MIN_CAPACITY: usize = 4096;
 
-/// Which content a file has, as far as it can be told.
+/// Through what the kernel looks at a thing.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum ContentId {
+pub enum Tree {
+    /// What all members share: the mount itself.
+    Merged,
+    /// What one member shares.
+    Member(PeerId),
+    /// What a search has found: files only.
+    Found,
+}
+
+/// What one number stands for at its path: a directory, or one content, as far as it can be told.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Identity {
+    /// A directory. The kernel takes one name for one directory, so that of another tree is another one.
+    Directory(Tree),
     /// The content with this root and this size, whoever has it. The size belongs to it: a member that
     /// claims another one for the same root must not stand in for those who have the content.
     Root {
@@ -47,16 +61,15 @@ pub enum ContentId {
     },
 }
 
-/// `None` is a directory.
-type Key = (RelPath, Option<ContentId>);
+type Key = (RelPath, Identity);
 
 /// One thing that the kernel knows.
 #[derive(Clone, Debug)]
 pub struct Inode {
     /// Its path at the members that have it.
     pub path: RelPath,
-    /// What it is: `None` for a directory.
-    pub content: Option<ContentId>,
+    /// What it is.
+    pub identity: Identity,
     /// Bytes of content; 0 for a directory.
     pub size: u64,
     /// Nanoseconds since 1970.
@@ -79,7 +92,7 @@ impl Inodes {
     pub fn new(mtime: i64) -> Self {
         let root = Inode {
             path: RelPath::root(),
-            content: None,
+            identity: Identity::Directory(Tree::Merged),
             size: 0,
             mtime,
             sources: Arc::new([]),
@@ -87,43 +100,69 @@ impl Inodes {
             // The kernel neither looks the root up nor forgets it.
             lookups: 1,
         };
+        let key = (root.path.clone(), root.identity);
         Self {
             inodes: HashMap::from([(ROOT, root)]),
-            numbers: HashMap::from([((RelPath::root(), None), ROOT)]),
+            numbers: HashMap::from([(key, ROOT)]),
         }
     }
 
-    /// The number of `item`, which members have at `path`, counted as told once more.
-    pub fn look_up(&mut self, path: RelPath, item: &Item) -> u64 {
-        let key = self.key(path, item);
-        let inodes = &mut self.inodes;
-        let number = *self
-            .numbers
-            .entry(key)
-            .or_insert_with_key(|key @ (path, content)| {
-                let inode = Inode {
-                    path: path.clone(),
-                    content: *content,
-                    size: item.size,
-                    mtime: item.mtime,
-                    sources: Arc::clone(&item.sources),
-                    is_replaced: false,
-                    lookups: 0,
-                };
-                let mut number = number_of(key);
-                while inodes.contains_key(&number) {
-                    number += 1;
-                }
-                inodes.insert(number, inode);
-                number
-            });
-        if let Some(inode) = self.inodes.get_mut(&number) {
-            inode.lookups += 1;
-            inode.mtime = item.mtime;
-            inode.sources = Arc::clone(&item.sources);
-            inode.is_replaced = false;
+    /// The number and the inode of `item`, which members have at `path`, as it was just seen in `tree`;
+    /// counted as told once more.
+    ///
+    /// What the merged tree shows is all there is to know of a thing. Other trees show a part of it, which
+    /// is added to what is known, and takes nothing away from it: who else has the same content is no
+    /// business of theirs. Only if the content has turned out to be gone meanwhile, what was known is wrong.
+    pub fn look_up(&mut self, tree: Tree, path: RelPath, item: &Item) -> (u64, &Inode) {
+        let (number, inode) = self.told(self.key(tree, path, item), item.size, item.mtime);
+        match tree {
+            Tree::Found | Tree::Member(_) if !inode.is_replaced => inode.learn(item),
+            _ => {
+                inode.mtime = item.mtime;
+                inode.sources = Arc::clone(&item.sources);
+            }
         }
-        number
+        inode.is_replaced = false;
+        (number, inode)
+    }
+
+    /// The same for the top of a member's own tree, about which nobody is asked: until somebody is, it
+    /// has the given modification time.
+    pub fn look_up_top(&mut self, member: &Member, mtime: i64) -> (u64, &Inode) {
+        let identity = Identity::Directory(Tree::Member(member.id));
+        let (number, inode) = self.told((RelPath::root(), identity), 0, mtime);
+        if inode.sources.is_empty() {
+            inode.sources = Arc::new([Source {
+                member: Arc::new(member.clone()),
+                version: Version(0),
+                names_root: false,
+            }]);
+        }
+        (number, inode)
+    }
+
+    /// What `key` stands for, counted as told once more. If it is new, nobody has it yet.
+    fn told(&mut self, key: Key, size: u64, mtime: i64) -> (u64, &mut Inode) {
+        let inodes = &self.inodes;
+        let number = self.numbers.entry(key.clone());
+        let number = *number.or_insert_with_key(|key| {
+            let mut number = number_of(key);
+            while inodes.contains_key(&number) {
+                number += 1;
+            }
+            number
+        });
+        let inode = self.inodes.entry(number).or_insert_with(|| Inode {
+            path: key.0,
+            identity: key.1,
+            size,
+            mtime,
+            sources: Arc::new([]),
+            is_replaced: false,
+            lookups: 0,
+        });
+        inode.lookups += 1;
+        (number, inode)
     }
 
     /// Takes back `count` tellings of `number`; the last one frees it.
@@ -136,7 +175,7 @@ impl Inodes {
             && number != ROOT
             && let Some(inode) = self.inodes.remove(&number)
         {
-            self.numbers.remove(&(inode.path, inode.content));
+            self.numbers.remove(&(inode.path, inode.identity));
             self.shrink();
         }
     }
@@ -157,9 +196,10 @@ impl Inodes {
         self.inodes.len()
     }
 
-    /// The number of the directory at `path`, if the kernel knows it.
-    pub fn directory(&self, path: &RelPath) -> Option<u64> {
-        self.numbers.get(&(path.clone(), None)).copied()
+    /// The number of the directory at `path` in `tree`, if the kernel knows it.
+    pub fn directory(&self, tree: Tree, path: &RelPath) -> Option<u64> {
+        let key = (path.clone(), Identity::Directory(tree));
+        self.numbers.get(&key).copied()
     }
 
     /// Gives memory back after the kernel has forgotten most of a large tree.
@@ -172,33 +212,29 @@ impl Inodes {
 
     /// The identity of `item`. While it has no root, an identity that the kernel knows already is kept
     /// as long as its member has the same version, whoever else has appeared before it.
-    fn key(&self, path: RelPath, item: &Item) -> Key {
+    fn key(&self, tree: Tree, path: RelPath, item: &Item) -> Key {
         if item.kind == Kind::Directory {
-            return (path, None);
+            return (path, Identity::Directory(tree));
         }
         if let Some(root) = item.root {
-            return (
-                path,
-                Some(ContentId::Root {
-                    root,
-                    size: item.size,
-                }),
-            );
+            let size = item.size;
+            return (path, Identity::Root { root, size });
         }
-        let identities = item.sources.iter().map(|source| ContentId::Source {
+        let identities = item.sources.iter().map(|source| Identity::Source {
             member: source.member.id,
             version: source.version,
         });
+        let mut key = (path, Identity::Directory(tree));
         let mut first = None;
-        let mut key = (path, None);
         for identity in identities {
-            key.1 = Some(identity);
+            key.1 = identity;
             if self.numbers.contains_key(&key) {
                 return key;
             }
-            first = first.or(key.1);
+            first = first.or(Some(identity));
         }
-        key.1 = first;
+        // An item has a source.
+        key.1 = first.unwrap_or(key.1);
         key
     }
 }
@@ -214,27 +250,77 @@ fn number_of(key: &Key) -> u64 {
 impl Inode {
     /// File or directory.
     pub fn kind(&self) -> Kind {
-        match self.content {
-            None => Kind::Directory,
-            Some(_) => Kind::File,
+        match self.identity {
+            Identity::Directory(_) => Kind::Directory,
+            Identity::Root { .. } | Identity::Source { .. } => Kind::File,
         }
     }
 
     /// The content root, if it is known.
     pub fn root(&self) -> Option<Root> {
-        match self.content {
-            Some(ContentId::Root { root, .. }) => Some(root),
+        match self.identity {
+            Identity::Root { root, .. } => Some(root),
             _ => None,
         }
+    }
+
+    /// The tree that it is a directory of; `None` for a file.
+    pub fn tree(&self) -> Option<Tree> {
+        match self.identity {
+            Identity::Directory(tree) => Some(tree),
+            _ => None,
+        }
+    }
+
+    /// True if `item`, at the same path, is shown by this inode.
+    pub fn is(&self, item: &Item) -> bool {
+        match self.identity {
+            Identity::Directory(_) => item.kind == Kind::Directory,
+            Identity::Root { root, size } => item.root == Some(root) && item.size == size,
+            Identity::Source { member, version } => {
+                let mut sources = item.sources.iter();
+                item.kind == Kind::File
+                    && sources.any(|s| s.member.id == member && s.version == version)
+            }
+        }
+    }
+
+    /// Adds what `item` says of the same thing.
+    fn learn(&mut self, item: &Item) {
+        if self.sources.is_empty() {
+            self.mtime = item.mtime;
+            self.sources = Arc::clone(&item.sources);
+            return;
+        }
+        self.mtime = self.mtime.max(item.mtime);
+        if item
+            .sources
+            .iter()
+            .all(|source| self.sources.contains(source))
+        {
+            return;
+        }
+        let mut sources = self.sources.to_vec();
+        for source in item.sources.iter() {
+            let known = sources
+                .iter_mut()
+                .find(|known| known.member.id == source.member.id);
+            match known {
+                Some(known) => *known = source.clone(),
+                None => sources.push(source.clone()),
+            }
+        }
+        self.sources = sources.into();
     }
 
     /// Those whose bytes this inode may show, the best one first, with what each has. Where the root is
     /// known, those are among them who have not computed it yet: their bytes are checked like all others.
     pub fn readable(&self) -> impl Iterator<Item = (PeerId, Has)> {
-        let has = |source: &Source| match self.content? {
-            ContentId::Root { .. } if source.names_root => Some(Has::File(source.version)),
-            ContentId::Root { .. } => Some(Has::Likely(source.version)),
-            ContentId::Source { member, version } => {
+        let has = |source: &Source| match self.identity {
+            Identity::Directory(_) => None,
+            Identity::Root { .. } if source.names_root => Some(Has::File(source.version)),
+            Identity::Root { .. } => Some(Has::Likely(source.version)),
+            Identity::Source { member, version } => {
                 let is_this = source.member.id == member && source.version == version;
                 is_this.then_some(Has::File(version))
             }
@@ -252,7 +338,6 @@ mod tests {
 
     use super::*;
     use crate::hidden::is_hidden;
-    use crate::view::merge::Member;
 
     fn path() -> RelPath {
         RelPath::new(b"d/a").unwrap()
@@ -279,11 +364,99 @@ mod tests {
         }
     }
 
+    fn merged(inodes: &mut Inodes, path: RelPath, item: &Item) -> u64 {
+        inodes.look_up(Tree::Merged, path, item).0
+    }
+
+    /// Who is known to have it.
+    fn holders(inode: &Inode) -> Vec<u8> {
+        let sources = inode.sources.iter();
+        sources.map(|s| s.member.id.as_bytes()[0]).collect()
+    }
+
+    const OF_BOB: Tree = Tree::Member(PeerId::from_bytes([2; 32]));
+
+    #[test]
+    fn a_file_is_the_same_in_every_tree_and_a_directory_is_not() {
+        let mut inodes = Inodes::new(0);
+        let item = file(&[(2, 7)], Some(9));
+        let directory = Item {
+            kind: Kind::Directory,
+            root: None,
+            ..file(&[(2, 7)], None)
+        };
+        let mut numbers =
+            |item: &Item| [Tree::Merged, OF_BOB].map(|tree| inodes.look_up(tree, path(), item).0);
+        let [merged, of_bob] = numbers(&item);
+        assert_eq!(merged, of_bob);
+        let [merged, of_bob] = numbers(&directory);
+        assert_ne!(merged, of_bob);
+        assert_eq!(inodes.directory(Tree::Merged, &path()), Some(merged));
+        assert_eq!(inodes.directory(OF_BOB, &path()), Some(of_bob));
+        assert_eq!(inodes.directory(Tree::Found, &path()), None);
+    }
+
+    #[test]
+    fn a_look_into_a_members_tree_takes_no_other_source_away_and_brings_none_back() {
+        let mut inodes = Inodes::new(0);
+        let both = file(&[(1, 3), (2, 5)], Some(9));
+        let (alone, later) = (file(&[(2, 5)], Some(9)), file(&[(2, 6)], Some(9)));
+        let (number, inode) = inodes.look_up(OF_BOB, path(), &alone);
+        assert_eq!(holders(inode), [2]);
+        assert_eq!(
+            holders(inodes.look_up(Tree::Merged, path(), &both).1),
+            [1, 2]
+        );
+        let known = Arc::clone(&inodes.get(number).unwrap().sources);
+        let inode = inodes.look_up(OF_BOB, path(), &alone).1;
+        assert!(
+            Arc::ptr_eq(&known, &inode.sources),
+            "nothing is copied for no news"
+        );
+        let inode = inodes.look_up(OF_BOB, path(), &later).1;
+        assert_eq!(holders(inode), [1, 2]);
+        assert_eq!(inode.sources[1].version, Version(6));
+        let ann = file(&[(1, 3)], Some(9));
+        assert_eq!(holders(inodes.look_up(Tree::Merged, path(), &ann).1), [1]);
+        let found = inodes.look_up(Tree::Found, path(), &ann).1;
+        assert_eq!(holders(found), [1], "who has left stays away");
+    }
+
+    #[test]
+    fn what_turned_out_to_be_gone_is_not_kept_beside_what_a_member_says() {
+        let mut inodes = Inodes::new(0);
+        let both = file(&[(1, 3), (2, 5)], Some(9));
+        let number = merged(&mut inodes, path(), &both);
+        inodes.get_mut(number).unwrap().is_replaced = true;
+        let alone = file(&[(2, 5)], Some(9));
+        let inode = inodes.look_up(OF_BOB, path(), &alone).1;
+        assert_eq!((holders(inode), inode.is_replaced), (vec![2], false));
+    }
+
+    #[test]
+    fn a_members_tree_never_makes_a_file_look_older() {
+        let mut inodes = Inodes::new(0);
+        let at = |mtime| Item {
+            mtime,
+            ..file(&[(2, 5)], Some(9))
+        };
+        let mut look = |tree, mtime| inodes.look_up(tree, path(), &at(mtime)).1.mtime;
+        assert_eq!(look(OF_BOB, -5), -5);
+        assert_eq!(look(Tree::Merged, 9), 9);
+        assert_eq!(look(OF_BOB, -5), 9);
+        assert_eq!(look(Tree::Merged, 3), 3);
+    }
+
+    #[test]
+    fn an_inode_does_not_grow_for_trees_that_most_of_them_are_not_in() {
+        assert!(size_of::<(u64, Inode)>() + size_of::<(Key, u64)>() <= 200);
+    }
+
     #[test]
     fn the_same_content_keeps_its_number() {
         let mut inodes = Inodes::new(0);
-        let first = inodes.look_up(path(), &file(&[(1, 7)], None));
-        assert_eq!(inodes.look_up(path(), &file(&[(1, 7)], None)), first);
+        let first = merged(&mut inodes, path(), &file(&[(1, 7)], None));
+        assert_eq!(merged(&mut inodes, path(), &file(&[(1, 7)], None)), first);
     }
 
     #[test]
@@ -294,8 +467,8 @@ mod tests {
             size: 5000,
             ..file(&[(2, 2)], Some(9))
         };
-        let number = inodes.look_up(path(), &honest);
-        assert_ne!(number, inodes.look_up(path(), &liar));
+        let number = merged(&mut inodes, path(), &honest);
+        assert_ne!(number, merged(&mut inodes, path(), &liar));
         let kept = inodes.get(number).unwrap();
         assert_eq!((kept.size, kept.sources[0].member.id.as_bytes()[0]), (1, 1));
     }
@@ -310,7 +483,7 @@ mod tests {
             file(&[(1, 7)], Some(1)),
             file(&[(1, 7)], Some(2)),
         ];
-        let numbers = items.iter().map(|i| inodes.look_up(path(), i));
+        let numbers = items.iter().map(|i| merged(&mut inodes, path(), i));
         let numbers: HashSet<u64> = numbers.collect();
         assert_eq!(numbers.len(), items.len());
         assert!(
@@ -323,9 +496,9 @@ mod tests {
     #[test]
     fn a_content_without_a_root_stays_with_the_member_that_it_was_first_shown_from() {
         let mut inodes = Inodes::new(0);
-        let number = inodes.look_up(path(), &file(&[(5, 7)], None));
+        let number = merged(&mut inodes, path(), &file(&[(5, 7)], None));
         let joined = file(&[(1, 3), (5, 7)], None);
-        assert_eq!(inodes.look_up(path(), &joined), number);
+        assert_eq!(merged(&mut inodes, path(), &joined), number);
         let members: Vec<PeerId> = inodes
             .get(number)
             .unwrap()
@@ -334,13 +507,13 @@ mod tests {
             .collect();
         assert_eq!(members, [PeerId::from_bytes([5; 32])]);
         let left = file(&[(1, 3)], None);
-        assert_ne!(inodes.look_up(path(), &left), number);
+        assert_ne!(merged(&mut inodes, path(), &left), number);
     }
 
     #[test]
     fn a_content_with_a_root_is_read_from_all_who_name_it() {
         let mut inodes = Inodes::new(0);
-        let number = inodes.look_up(path(), &file(&[(1, 3), (5, 7)], Some(9)));
+        let number = merged(&mut inodes, path(), &file(&[(1, 3), (5, 7)], Some(9)));
         assert_eq!(inodes.get(number).unwrap().readable().count(), 2);
     }
 
@@ -348,8 +521,8 @@ mod tests {
     fn an_inode_lives_until_it_is_forgotten_as_often_as_it_was_told() {
         let mut inodes = Inodes::new(0);
         let item = file(&[(1, 7)], None);
-        let number = inodes.look_up(path(), &item);
-        inodes.look_up(path(), &item);
+        let number = merged(&mut inodes, path(), &item);
+        merged(&mut inodes, path(), &item);
         inodes.forget(number, 1);
         assert!(inodes.get(number).is_some());
         inodes.forget(number, 1);
@@ -361,23 +534,23 @@ mod tests {
     fn what_was_forgotten_comes_back_under_its_number() {
         let (mut inodes, mut others) = (Inodes::new(0), Inodes::new(7));
         let item = file(&[(1, 7)], None);
-        let number = inodes.look_up(path(), &item);
+        let number = merged(&mut inodes, path(), &item);
         inodes.forget(number, 1);
-        assert_eq!(inodes.look_up(path(), &item), number);
+        assert_eq!(merged(&mut inodes, path(), &item), number);
         // Under another mount of the same network, too.
-        others.look_up(path(), &file(&[(2, 7)], None));
-        assert_eq!(others.look_up(path(), &item), number);
+        merged(&mut others, path(), &file(&[(2, 7)], None));
+        assert_eq!(merged(&mut others, path(), &item), number);
     }
 
     #[test]
     fn a_number_that_is_taken_is_not_given_to_another_content() {
         let mut inodes = Inodes::new(0);
         let (item, other) = (file(&[(1, 7)], None), file(&[(2, 8)], None));
-        let number = inodes.look_up(path(), &item);
-        let taken = number_of(&inodes.key(path(), &other));
+        let number = merged(&mut inodes, path(), &item);
+        let taken = number_of(&inodes.key(Tree::Merged, path(), &other));
         let holder = inodes.get(number).unwrap().clone();
         inodes.inodes.insert(taken, holder);
-        assert_eq!(inodes.look_up(path(), &other), taken + 1);
+        assert_eq!(merged(&mut inodes, path(), &other), taken + 1);
     }
 
     #[test]
@@ -385,7 +558,7 @@ mod tests {
         let mut inodes = Inodes::new(0);
         let paths = (0..50_000).map(|n: u32| RelPath::new(n.to_string().as_bytes()).unwrap());
         let item = file(&[(1, 7)], None);
-        let numbers: Vec<u64> = paths.map(|path| inodes.look_up(path, &item)).collect();
+        let numbers: Vec<u64> = paths.map(|path| merged(&mut inodes, path, &item)).collect();
         for number in numbers {
             inodes.forget(number, 1);
         }
@@ -398,17 +571,17 @@ mod tests {
         let mut inodes = Inodes::new(0);
         inodes.forget(ROOT, u64::MAX);
         assert!(inodes.get(ROOT).is_some());
-        assert_eq!(inodes.directory(&RelPath::root()), Some(ROOT));
+        assert_eq!(inodes.directory(Tree::Merged, &RelPath::root()), Some(ROOT));
     }
 
     #[test]
     fn looking_up_again_takes_the_news_over() {
         let mut inodes = Inodes::new(0);
-        let number = inodes.look_up(path(), &file(&[(1, 7)], None));
+        let number = merged(&mut inodes, path(), &file(&[(1, 7)], None));
         inodes.get_mut(number).unwrap().is_replaced = true;
         let mut item = file(&[(1, 7), (2, 9)], None);
         item.mtime = 5;
-        inodes.look_up(path(), &item);
+        merged(&mut inodes, path(), &item);
         let inode = inodes.get(number).unwrap();
         assert_eq!(
             (inode.mtime, inode.sources.len(), inode.is_replaced),

@@ -3,16 +3,28 @@
 //! The seam between `fs` and `net`. The real one is [`tinyp2p_net::Node`]; tests use
 //! `testing::MemoryNetwork`, whose members can be slow, cut off, lying or gone.
 
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tinyp2p_net::Node;
-use tinyp2p_net::client::Peer;
-use tinyp2p_net::fanout::Round;
+use tinyp2p_net::client::{self, Matches, Peer};
+use tinyp2p_net::error::Error as NetError;
+use tinyp2p_net::fanout::{Answer, Round};
 use tinyp2p_net::follow::Listener;
 use tinyp2p_net::status::Status;
 use tinyp2p_net::types::{Attributes, PeerId, RelPath};
-use tinyp2p_net::wire::Listing;
+use tinyp2p_net::wire::{Listing, SearchPage};
+
+use crate::view::merge::Member;
+
+/// The most matches that a search takes in, of all members together; at about 200 bytes each.
+pub const MAX_FOUND: usize = 4 * 65_536;
+
+/// A member ends its search this long before the asker's deadline, so that what it has found by then is
+/// there in time.
+const HANDING_OVER: Duration = Duration::from_millis(300);
 
 /// All members of the network, this node's own share included.
 pub trait Network: Send + Sync {
@@ -29,6 +41,30 @@ pub trait Network: Send + Sync {
 
     /// Tells `listener` from now on when what members said no longer holds, for as long as it lives.
     fn listen(&self, listener: Weak<dyn Listener>);
+
+    /// As [`Network::list`], of one member alone. No answer at all when nobody knows that member.
+    fn list_at(
+        &self,
+        member: PeerId,
+        directory: &RelPath,
+        deadline: Instant,
+    ) -> Round<Option<Listing>>;
+
+    /// As [`Network::stat`], of one member alone.
+    fn stat_at(
+        &self,
+        member: PeerId,
+        path: &RelPath,
+        deadline: Instant,
+    ) -> Round<Option<Attributes>>;
+
+    /// The files whose names match `pattern` at every member, as far as they come by `deadline`, and at
+    /// most about [`MAX_FOUND`] of them.
+    fn search(&self, pattern: &str, deadline: Instant) -> Vec<Answer<Matches>>;
+
+    /// All who are there, or were and do not answer now, by their names; this node is among them if it
+    /// shares something. Never waits.
+    fn members(&self) -> Vec<Member>;
 
     /// A member to read from; `None` once it has left.
     fn peer(&self, member: PeerId) -> Option<Arc<dyn Peer>>;
@@ -57,6 +93,39 @@ impl Network for Node {
         Self::listen(self, listener);
     }
 
+    fn list_at(
+        &self,
+        member: PeerId,
+        directory: &RelPath,
+        deadline: Instant,
+    ) -> Round<Option<Listing>> {
+        Self::list_at(self, member, directory, deadline)
+    }
+
+    fn stat_at(
+        &self,
+        member: PeerId,
+        path: &RelPath,
+        deadline: Instant,
+    ) -> Round<Option<Attributes>> {
+        Self::stat_at(self, member, path, deadline)
+    }
+
+    fn search(&self, pattern: &str, deadline: Instant) -> Vec<Answer<Matches>> {
+        self.ask_for_search(deadline, question(pattern))
+    }
+
+    fn members(&self) -> Vec<Member> {
+        let present = self.present().into_iter();
+        let present = present.map(|member| (member.name, member.id));
+        let absent = self.members().absent().into_iter();
+        let all = present.chain(absent.map(|(id, name)| (name, id)));
+        // Who has just gone or come may be among both.
+        let by_name: BTreeMap<Arc<str>, PeerId> = all.collect();
+        let by_name = by_name.into_iter();
+        by_name.map(|(name, id)| Member { id, name }).collect()
+    }
+
     fn peer(&self, member: PeerId) -> Option<Arc<dyn Peer>> {
         let present = self
             .present()
@@ -72,5 +141,29 @@ impl Network for Node {
 
     fn status(&self) -> Status {
         Self::status(self)
+    }
+}
+
+/// What each member is asked in a search.
+pub fn question(
+    pattern: &str,
+) -> impl Fn(&dyn Peer, Instant) -> Result<Matches, NetError> + Send + Sync + 'static {
+    let (pattern, found) = (pattern.to_owned(), AtomicUsize::new(0));
+    move |peer, deadline| {
+        let deadline = deadline.checked_sub(HANDING_OVER).unwrap_or(deadline);
+        let mut counted = 0;
+        let matches = client::search_while(peer, &pattern, deadline, |count| {
+            let all = found.fetch_add(count - counted, Ordering::Relaxed) + count - counted;
+            counted = count;
+            all + SearchPage::MAX_MATCHES <= MAX_FOUND && Instant::now() < deadline
+        });
+        if let Ok(Matches {
+            trouble: Some(error),
+            ..
+        }) = &matches
+        {
+            tracing::debug!(%error, "found only a part");
+        }
+        matches
     }
 }

@@ -18,6 +18,18 @@ pub struct Place {
     pub share: Option<PathBuf>,
 }
 
+/// A search in a mount that did not show what was asked for.
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SearchTrouble {
+    /// The pattern; what is not printable is escaped.
+    pub pattern: String,
+    /// What is wrong with it, in words.
+    pub problem: String,
+    /// Seconds since it was looked at last.
+    pub seconds: u64,
+}
+
 /// A node's status, with what this machine has to do with it.
 #[derive(Clone, PartialEq, Default, Debug, Serialize, Deserialize)]
 #[serde(default)]
@@ -30,6 +42,8 @@ pub struct Report {
     pub mountpoint: Option<String>,
     /// The directory that it shares.
     pub share: Option<String>,
+    /// Searches in its mount that failed, or found too much, the last one first.
+    pub searches: Vec<SearchTrouble>,
     /// What it does in its network.
     #[serde(flatten)]
     pub status: Status,
@@ -44,8 +58,14 @@ impl Report {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             mountpoint: place.mountpoint.map(text),
             share: place.share.map(text),
+            searches: Vec::new(),
             status,
         }
+    }
+
+    /// The same with what went wrong in searches.
+    pub fn with_searches(self, searches: Vec<SearchTrouble>) -> Self {
+        Self { searches, ..self }
     }
 
     /// One JSON object on one line, with the line's end.
@@ -114,6 +134,11 @@ impl Report {
         let width = names.map(|name| name.chars().count()).max().unwrap_or(0);
         for member in &status.members {
             write_member(out, member, width)?;
+        }
+        for search in &self.searches {
+            let (pattern, problem) = (shown(&search.pattern), shown(&search.problem));
+            let ago = duration(search.seconds);
+            writeln!(out, "  search   {pattern}, {ago} ago: {problem}")?;
         }
         Ok(())
     }
@@ -252,8 +277,14 @@ mod tests {
             mountpoint: Some("/mnt/p2p".into()),
             share: Some("/srv".into()),
         };
+        let trouble = SearchTrouble {
+            pattern: "ab(c".into(),
+            problem: "unclosed group".into(),
+            seconds: 5,
+        };
         Report {
             pid: 7,
+            searches: vec![trouble],
             ..Report::new(place, status)
         }
     }
@@ -274,6 +305,7 @@ box (node yzyzyzyz, pid 7, port 15204, up 1 d 1 h)
       sent wrong bytes of d/once\\u{1b}[2J
       sent wrong bytes of twice (2 times)
       sent wrong bytes 5 more times
+  search   ab(c, 5 s ago: unclosed group
 ";
         assert_eq!(report().text(), expected);
     }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use parking_lot::Mutex;
-use tinyp2p_net::client::{Peer, Told};
+use tinyp2p_net::client::{Matches, Peer, Told};
 use tinyp2p_net::fanout::{Answer, Asked, Fanout, Round};
 use tinyp2p_net::follow::{Listener, News};
 use tinyp2p_net::status::{MemberStatus, Status};
@@ -14,7 +14,8 @@ use tinyp2p_net::testing::MemoryPeer;
 use tinyp2p_net::types::{Attributes, PeerId, RelPath};
 use tinyp2p_net::wire::Listing;
 
-use crate::network::Network;
+use crate::network::{Network, question};
+use crate::view::merge::Member;
 
 /// Members that are asked by the same fan-out as real ones.
 #[derive(Default)]
@@ -86,6 +87,12 @@ impl MemoryNetwork {
         });
         asked.collect()
     }
+
+    fn only(&self, member: PeerId) -> Vec<Asked> {
+        let mut asked = self.asked();
+        asked.retain(|asked| asked.peer.id() == member);
+        asked
+    }
 }
 
 impl Network for MemoryNetwork {
@@ -103,6 +110,39 @@ impl Network for MemoryNetwork {
 
     fn listen(&self, listener: Weak<dyn Listener>) {
         self.listeners.lock().push(listener);
+    }
+
+    fn list_at(
+        &self,
+        member: PeerId,
+        directory: &RelPath,
+        deadline: Instant,
+    ) -> Round<Option<Listing>> {
+        self.round(self.fanout.list(&self.only(member), directory, deadline))
+    }
+
+    fn stat_at(
+        &self,
+        member: PeerId,
+        path: &RelPath,
+        deadline: Instant,
+    ) -> Round<Option<Attributes>> {
+        self.round(self.fanout.stat(&self.only(member), path, deadline))
+    }
+
+    fn search(&self, pattern: &str, deadline: Instant) -> Vec<Answer<Matches>> {
+        self.fanout.ask(&self.asked(), deadline, question(pattern))
+    }
+
+    fn members(&self) -> Vec<Member> {
+        let members = self.members.lock();
+        let members = members.iter().map(|(name, peer)| Member {
+            id: peer.id(),
+            name: Arc::clone(name),
+        });
+        let mut members: Vec<Member> = members.collect();
+        members.sort_by(|a, b| a.name.cmp(&b.name));
+        members
     }
 
     fn peer(&self, member: PeerId) -> Option<Arc<dyn Peer>> {

@@ -218,19 +218,46 @@ impl Node {
         T: Send + 'static,
         Q: Fn(&dyn Peer, Instant) -> Result<T, Error> + Send + Sync + 'static,
     {
-        self.gather(&self.members.present(), |asked| {
-            self.fanout.ask(asked, deadline, question)
-        })
+        self.gather(
+            &self.members.present(),
+            |_| true,
+            |asked| self.fanout.ask(asked, deadline, question),
+        )
     }
 
     /// As [`Node::ask`] for the whole of `directory`, `None` where there is none; but see [`Fanout::list`].
     pub fn list(&self, directory: &RelPath, deadline: Instant) -> Round<Option<Listing>> {
-        self.round(|asked| self.fanout.list(asked, directory, deadline))
+        self.round(
+            |_| true,
+            |asked| self.fanout.list(asked, directory, deadline),
+        )
+    }
+
+    /// [`Node::list`] of `member` alone. No answer at all if nobody knows it.
+    pub fn list_at(
+        &self,
+        member: PeerId,
+        directory: &RelPath,
+        deadline: Instant,
+    ) -> Round<Option<Listing>> {
+        let ask = |asked: &[Asked]| self.fanout.list(asked, directory, deadline);
+        self.round(|id| id == member, ask)
     }
 
     /// As [`Node::ask`] for the attributes of `path`, `None` where it is not shared; but see [`Fanout::stat`].
     pub fn stat(&self, path: &RelPath, deadline: Instant) -> Round<Option<Attributes>> {
-        self.round(|asked| self.fanout.stat(asked, path, deadline))
+        self.round(|_| true, |asked| self.fanout.stat(asked, path, deadline))
+    }
+
+    /// [`Node::stat`] of `member` alone. No answer at all if nobody knows it.
+    pub fn stat_at(
+        &self,
+        member: PeerId,
+        path: &RelPath,
+        deadline: Instant,
+    ) -> Round<Option<Attributes>> {
+        let ask = |asked: &[Asked]| self.fanout.stat(asked, path, deadline);
+        self.round(|id| id == member, ask)
     }
 
     /// Asks everyone, as [`Node::ask`] does, for the files whose name matches `pattern`. More than
@@ -243,8 +270,7 @@ impl Node {
         deadline: Instant,
     ) -> Vec<Answer<Vec<(RelPath, Attributes)>>> {
         let pattern = pattern.to_owned();
-        let present = self.members.present();
-        let question = move |peer: &dyn Peer, deadline| {
+        self.ask_for_search(deadline, move |peer: &dyn Peer, deadline| {
             let begun = Instant::now();
             let found = client::search(peer, &pattern, most, deadline);
             tracing::debug!(
@@ -254,10 +280,20 @@ impl Node {
                 "searched"
             );
             found
-        };
-        self.gather(&present, |asked| {
-            self.searches.ask(asked, deadline, question)
         })
+    }
+
+    /// As [`Node::ask`] for a search, for which no other question waits.
+    pub fn ask_for_search<T, Q>(&self, deadline: Instant, question: Q) -> Vec<Answer<T>>
+    where
+        T: Send + 'static,
+        Q: Fn(&dyn Peer, Instant) -> Result<T, Error> + Send + Sync + 'static,
+    {
+        self.gather(
+            &self.members.present(),
+            |_| true,
+            |asked| self.searches.ask(asked, deadline, question),
+        )
     }
 
     /// Another number whenever members have come or gone.
@@ -270,12 +306,17 @@ impl Node {
         self.followers.listen(listener);
     }
 
-    /// What `ask` hears, and how long it may be gone by.
-    fn round<T>(&self, ask: impl FnOnce(&[Asked]) -> Vec<Answer<Told<T>>>) -> Round<T> {
+    /// What `ask` hears of those who are `wanted`, and how long it may be gone by.
+    fn round<T>(
+        &self,
+        wanted: impl Fn(PeerId) -> bool,
+        ask: impl FnOnce(&[Asked]) -> Vec<Answer<Told<T>>>,
+    ) -> Round<T> {
         // Before anybody is asked, as is the time: whoever comes meanwhile is not among the answers.
         let (revision, now) = (self.members.revision(), Instant::now());
-        let present = self.members.present();
-        let answers = self.gather(&present, ask);
+        let mut present = self.members.present();
+        present.retain(|member| wanted(member.id));
+        let answers = self.gather(&present, wanted, ask);
         // Those of the present come first, in their order.
         let theirs = answers.iter().take(present.len());
         let counters = theirs.map(|answer| answer.result.as_ref().ok()?.counter);
@@ -296,10 +337,11 @@ impl Node {
         }
     }
 
-    /// What `ask` hears of those who are there, and of all others that they are away.
+    /// What `ask` hears of those who are there, and of all others who are `wanted` that they are away.
     fn gather<T>(
         &self,
         present: &[Member],
+        wanted: impl Fn(PeerId) -> bool,
         ask: impl FnOnce(&[Asked]) -> Vec<Answer<T>>,
     ) -> Vec<Answer<T>> {
         let asked = present.iter().map(|member| Asked {
@@ -316,7 +358,7 @@ impl Node {
         // One that has just failed is away by now; it has answered all the same.
         let answered: HashSet<PeerId> = answers.iter().map(|answer| answer.member).collect();
         let absent = self.members.absent().into_iter();
-        let absent = absent.filter(|(member, _)| !answered.contains(member));
+        let absent = absent.filter(|(member, _)| wanted(*member) && !answered.contains(member));
         answers.extend(absent.map(|(member, name)| {
             let away = Error::Unreachable {
                 who: name.to_string(),

@@ -10,8 +10,9 @@ use std::str::FromStr;
 
 use bytesize::ByteSize;
 use clap::{ArgAction, Args, Parser, Subcommand};
+use tinyp2p_net::share::check_pattern;
 use tinyp2p_net::types::{Address, Invalid, PeerArgument};
-use tinyp2p_net::wire::{MemberRecord, SearchRequest};
+use tinyp2p_net::wire::MemberRecord;
 
 /// How a password is described wherever one is asked for.
 const PASSWORD_HELP: &str = "The network's password: '-' asks for it (or reads the first line of \
@@ -132,6 +133,8 @@ pub(super) enum Command {
     Peers(PeersArgs),
     /// Show what every node of yours on this machine is doing: members, rates, cache, errors
     Status(StatusArgs),
+    /// Show what a mount knows of a file: its content root, who has it, what is cached, what conflicts
+    Info(InfoArgs),
     /// Unmount, even when busy
     Unmount(UnmountArgs),
 }
@@ -243,6 +246,20 @@ pub(super) struct StatusArgs {
 }
 
 #[derive(Args, Debug)]
+#[command(
+    after_help = "Exit codes: 0 done, 1 one of the paths is not in a mount of tinyp2p-mount, or cannot be read."
+)]
+pub(super) struct InfoArgs {
+    /// Print one JSON object a line for each path
+    #[arg(long)]
+    pub(super) json: bool,
+
+    /// Files or directories in a mount
+    #[arg(value_name = "PATH", required = true)]
+    pub(super) paths: Vec<PathBuf>,
+}
+
+#[derive(Args, Debug)]
 pub(super) struct UnmountArgs {
     /// Where tinyp2p-mount mounted
     pub(super) mountpoint: PathBuf,
@@ -338,22 +355,7 @@ pub(super) fn parse_peer(text: &str) -> Result<PeerArgument, String> {
 }
 
 fn parse_pattern(text: &str) -> Result<String, String> {
-    if text.len() > SearchRequest::MAX_PATTERN_BYTES {
-        return Err(format!(
-            "longer than {} bytes",
-            SearchRequest::MAX_PATTERN_BYTES
-        ));
-    }
-    match regex::bytes::Regex::new(text) {
-        Ok(_) => Ok(text.to_owned()),
-        // The crate's message draws a picture over several lines; its last line is the reason.
-        Err(e) => Err(e
-            .to_string()
-            .lines()
-            .last()
-            .map(|line| line.trim_start_matches("error: ").to_owned())
-            .unwrap_or_default()),
-    }
+    check_pattern(text).map(|()| text.to_owned())
 }
 
 /// Less than a few windows would only make readers wait for each other.

@@ -17,6 +17,7 @@ use super::password::Source;
 use super::share::{self, Private, resolved};
 use super::socket::Socket;
 use super::{Failure, cache};
+use crate::search::Searches;
 use crate::status::{Place, Report};
 
 /// The peers that the user named have answered by then, or are taken to be away: connecting has 3 s,
@@ -285,11 +286,15 @@ impl Joined {
         }
     }
 
-    /// Lets `tinyp2p status` see the node, at `place`, until the socket is dropped. That nobody can see it
-    /// is no reason not to run.
-    pub(super) fn show(&self, place: Place) -> Option<Socket> {
+    /// Lets `tinyp2p status` see the node, at `place`, until the socket is dropped, with the `searches` in
+    /// its mount. That nobody can see it is no reason not to run.
+    pub(super) fn show(&self, place: Place, searches: Option<Arc<Searches>>) -> Option<Socket> {
         let node = Arc::clone(&self.node);
-        let socket = Socket::open(move || Report::new(place.clone(), node.status()));
+        let socket = Socket::open(move || {
+            let troubles = searches.as_ref().map(|searches| searches.troubles());
+            let report = Report::new(place.clone(), node.status());
+            report.with_searches(troubles.unwrap_or_default())
+        });
         socket
             .inspect_err(|why| tracing::warn!("'tinyp2p status' will not see this node: {why}"))
             .ok()

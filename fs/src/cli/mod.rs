@@ -3,12 +3,13 @@
 //! `args` and `mount_options` say what can be typed; `password` and `process` keep the
 //! secret; `place` and `share` check directories; `join` starts the node and judges who
 //! answered. One file per command does the rest: `mount` (with `background` and `stop`),
-//! `serve`, `get`, `search`, `peers`, `status` (over `socket`), `unmount`.
+//! `serve`, `get`, `search`, `peers`, `status` (over `socket`), `info`, `unmount`.
 
 mod args;
 mod background;
 mod cache;
 mod get;
+mod info;
 mod join;
 mod logging;
 mod mount;
@@ -101,6 +102,7 @@ fn run(args: &[OsString], command: Command) -> Result<(), Failure> {
         Command::Search(command) => search::run(secure(args, &command.find.password)?, command),
         Command::Peers(command) => peers::run(secure(args, &command.join.password)?, command.join),
         Command::Status(command) => status::run(&command),
+        Command::Info(command) => info::run(&command),
         Command::Unmount(command) => unmount::run(&command.mountpoint),
     }
 }

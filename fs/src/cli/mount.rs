@@ -15,6 +15,7 @@ use crate::expire::Expirer;
 use crate::filesystem::Filesystem;
 use crate::fuse;
 use crate::mount::{self, Mount, Unmounted};
+use crate::search::Searches;
 
 const PROGRAM: &str = "tinyp2p-mount";
 
@@ -81,7 +82,8 @@ fn until_unmounted(
     let (sender, events) = mpsc::channel();
     stop::on_signals(sender.clone())?;
     let mounted = Mounted::new(joined, mountpoint, options, sender)?;
-    let _shown = joined.show(joined.place(Some(mounted.mount.path())));
+    let place = joined.place(Some(mounted.mount.path()));
+    let _shown = joined.show(place, Some(Arc::clone(&mounted.searches)));
     eprintln!(
         "{PROGRAM}: mounted on {}, {}",
         mounted.mount.path().display(),
@@ -103,6 +105,7 @@ fn until_unmounted(
 /// A mount that is being served. Dropping it unmounts, and removes the mountpoint if we made it.
 struct Mounted {
     mount: Mount,
+    searches: Arc<Searches>,
     _claim: Claim,
 }
 
@@ -121,10 +124,6 @@ impl Mounted {
         let failed =
             |why: String| Failure::failed(format!("cannot mount on {}: {why}", path.display()));
         let (mount, descriptor) = Mount::new(&path, options).map_err(|e| failed(e.to_string()))?;
-        let mounted = Self {
-            mount,
-            _claim: claim,
-        };
         let node = Arc::clone(&joined.node);
         let (engine, id) = (Arc::clone(node.engine()), node.id());
         let filesystem = Filesystem::new(node, engine, Some(id)).at(joined.place(Some(&path)));
@@ -135,6 +134,11 @@ impl Mounted {
         if let Err(error) = &expirer {
             tracing::info!(%error, "the kernel is not told what is new");
         }
+        let mounted = Self {
+            mount,
+            searches: Arc::clone(filesystem.searches()),
+            _claim: claim,
+        };
         let adapter = fuse::adapter(filesystem, expirer.ok());
         let session = mount::session(adapter, descriptor, options, fuse::session_config())
             .map_err(|e| failed(e.to_string()))?;

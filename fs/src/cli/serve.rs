@@ -24,7 +24,7 @@ fn until_signal(joined: &join::Joined) -> Result<(), Failure> {
     join::tell(PROGRAM, &joined.meet()?);
     let (sender, events) = mpsc::channel();
     stop::on_signals(sender)?;
-    let _shown = joined.show(joined.place(None));
+    let _shown = joined.show(joined.place(None), None);
     eprintln!("{PROGRAM}: {}", joined.description());
     // The sender lives as long as the process.
     let _ = events.recv();

@@ -9,6 +9,8 @@ use tinyp2p_net::testing::{Behaviour, MemoryPeer};
 use super::*;
 use crate::testing::MemoryNetwork;
 
+mod trees;
+
 const SOON: Duration = Duration::from_secs(30);
 
 struct Setup {
@@ -36,7 +38,7 @@ fn wait() -> Wait {
 impl Setup {
     /// Looks a path up from the root, as the kernel walks it.
     fn find(&self, path: &str) -> Result<Attr, Error> {
-        let mut attr = self.filesystem.getattr(ROOT, wait())?;
+        let mut attr = Attr::of(ROOT, &self.filesystem.inode(ROOT)?);
         for name in path.split('/') {
             attr = match self
                 .filesystem
@@ -470,7 +472,7 @@ fn extended_attributes_tell_root_sources_and_cached_bytes() {
     bob.put("d/x", "same", 1);
     let file = setup.find("d/x").unwrap().inode;
     let get = |number, name: &[u8]| {
-        let value = setup.filesystem.xattr(number, name)?;
+        let value = setup.filesystem.xattr(number, name, Wait::No)?;
         Ok(String::from_utf8(value).unwrap())
     };
     let sources = format!(

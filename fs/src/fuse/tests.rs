@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 use std::sync::mpsc::channel;
@@ -151,7 +152,8 @@ fn the_programs_own_directory_is_not_listed_and_has_modes_like_any_other() {
     let mounted = mount();
     mounted.ann.put("x", "x", 1);
     assert_eq!(mounted.names(""), ["x"]);
-    assert_eq!(mounted.names(".tinyp2p"), ["status", "status.json"]);
+    let own = ["conflicts", "peers", "search", "status", "status.json"];
+    assert_eq!(mounted.names(".tinyp2p"), own);
     let mode = |path: &str| {
         fs::metadata(mounted.path(path))
             .unwrap()
@@ -165,6 +167,54 @@ fn the_programs_own_directory_is_not_listed_and_has_modes_like_any_other() {
     let missing = File::open(mounted.path(".tinyp2p/x")).unwrap_err();
     assert_eq!(errno_of(&missing), libc::ENOENT);
     assert_eq!(mounted.names(".tinyp2p/.."), ["x"]);
+}
+
+#[test]
+fn a_file_is_one_inode_with_one_page_cache_in_every_tree() {
+    let mounted = mount();
+    mounted.ann.put_rooted("d/x", vec![7; 300_000], 1);
+    let bob = mounted.network.join("bob", 2);
+    bob.put_rooted("d/x", vec![7; 300_000], 2);
+    let paths = ["d/x", ".tinyp2p/peers/bob/d/x", ".tinyp2p/search/^x$/x"];
+    let paths = paths.map(|path| mounted.path(path));
+    assert_eq!(fs::read(&paths[0]).unwrap().len(), 300_000);
+    let opens = || mounted.ann.opens() + bob.opens();
+    let read = opens();
+    let number = fs::metadata(&paths[0]).unwrap().ino();
+    for path in &paths[1..] {
+        assert_eq!(fs::read(path).unwrap(), [7; 300_000]);
+        assert_eq!(fs::metadata(path).unwrap().ino(), number);
+    }
+    assert_eq!(
+        opens(),
+        read,
+        "what is in the page cache is not fetched again"
+    );
+    let directories = ["d", ".tinyp2p/peers/bob/d", ".tinyp2p/peers/ann/d"];
+    let mut numbers = directories.map(|path| fs::metadata(mounted.path(path)).unwrap().ino());
+    numbers.sort_unstable();
+    assert!(
+        numbers.is_sorted_by(|a, b| a < b),
+        "the kernel has one name for a directory"
+    );
+}
+
+#[test]
+fn directories_of_all_trees_can_be_walked_in_at_the_same_time() {
+    let mounted = mount();
+    mounted.ann.put("d/e/x", "x", 1);
+    let within = |path: &str| fs::canonicalize(mounted.path(path)).unwrap();
+    for path in ["d/e", ".tinyp2p/peers/ann/d/e", ".tinyp2p/search/x"] {
+        let directory = File::open(mounted.path(path)).unwrap();
+        let shown = fs::read_link(format!("/proc/self/fd/{}", directory.as_raw_fd())).unwrap();
+        assert_eq!(shown, within("").join(path));
+        assert_eq!(mounted.names(path), ["x"]);
+        let above = mounted.path(&format!("{path}/.."));
+        assert!(fs::metadata(above).unwrap().is_dir());
+    }
+    assert_eq!(mounted.names("d"), ["e"]);
+    assert_eq!(mounted.names(".tinyp2p/peers"), ["ann"]);
+    assert_eq!(mounted.names(".tinyp2p/search"), Vec::<String>::new());
 }
 
 #[test]

@@ -101,9 +101,12 @@ fn the_programs_own_directory_is_there_by_name_and_lists_its_files() {
     let handle = setup.filesystem.opendir(DIRECTORY).unwrap();
     let listed = setup.names(handle);
     let names: Vec<&str> = listed.iter().map(|(name, _)| &**name).collect();
-    assert_eq!(names, [".", "..", "status", "status.json"]);
+    let expected = ["conflicts", "peers", "search", "status", "status.json"];
+    assert_eq!(names[..2], [".", ".."]);
+    assert_eq!(names[2..], expected);
     assert_eq!((listed[0].1, listed[1].1), (DIRECTORY, ROOT));
-    for (_, number) in &listed[2..] {
+    assert_eq!((listed[3].1, listed[4].1), (MEMBERS, SEARCHES));
+    for (_, number) in [&listed[2..3], &listed[5..]].concat().iter() {
         let attr = setup.filesystem.getattr(*number, Wait::No).unwrap();
         assert!(attr.kind == Kind::File && attr.size > 0);
         let opened = setup.filesystem.opendir(*number);
@@ -175,10 +178,10 @@ fn a_state_is_kept_for_as_long_as_the_kernel_knows_it_and_no_longer() {
     let file = setup.find(DIRECTORY, "status");
     let handle = setup.filesystem.opendir(DIRECTORY).unwrap();
     let listed = setup.names(handle);
-    assert_eq!(known(), 1 + 2, "what was not told was not kept");
+    assert_eq!(known(), 1 + 3, "what was not told was not kept");
     setup.filesystem.release(file.inode);
     setup.filesystem.forget(file.inode, 1);
-    assert_eq!(known(), 2);
+    assert_eq!(known(), 3);
     let gone = setup.filesystem.getattr(file.inode, Wait::No);
     assert!(matches!(gone, Err(Error::UnknownInode)));
     let gone = setup.read(file.inode, 0, 1);
@@ -206,10 +209,49 @@ fn nothing_there_can_be_written_or_executed_and_nothing_has_attributes() {
     fs.access(DIRECTORY, libc::X_OK).unwrap();
     for number in [file, DIRECTORY] {
         assert!(matches!(
-            fs.xattr(number, XATTR_ROOT),
+            fs.xattr(number, XATTR_ROOT, Wait::No),
             Err(Error::NoAttribute)
         ));
-        let foreign = fs.xattr(number, b"security.selinux");
+        let foreign = fs.xattr(number, b"security.selinux", Wait::No);
         assert!(matches!(foreign, Err(Error::NoNamespace)));
     }
+}
+
+#[test]
+fn a_pattern_keeps_its_number_while_the_kernel_knows_it_and_asks_nobody() {
+    let setup = setup();
+    setup.network.join("ann", 1).behave(Behaviour::Frozen);
+    let first = setup.find(SEARCHES, "\\.ogg$");
+    assert_eq!(first.kind, Kind::Directory);
+    assert_eq!(setup.find(SEARCHES, "\\.ogg$").inode, first.inode);
+    assert_ne!(setup.find(SEARCHES, "x").inode, first.inode);
+    let states = || {
+        let states = setup.filesystem.hidden.states.lock();
+        (states.by_number.len(), states.patterns.len())
+    };
+    assert_eq!(states(), (2, 2));
+    setup.filesystem.forget(first.inode, 2);
+    assert_eq!(states(), (1, 1));
+    let handle = setup.filesystem.opendir(SEARCHES).unwrap();
+    assert_eq!(setup.names(handle).len(), 2, "it lists nothing");
+    assert_eq!(setup.network.calls(), 0);
+}
+
+#[test]
+fn an_invalid_pattern_is_absent_and_the_status_tells_why() {
+    let setup = setup();
+    let absent = Looked::Absent { certain: true };
+    assert_eq!(setup.look(SEARCHES, "ab(c").unwrap(), absent);
+    let not_text = setup.filesystem.lookup(SEARCHES, b"\xff", Wait::No);
+    assert_eq!(not_text.unwrap(), absent);
+    let text = setup.all("status");
+    let why = "unclosed group (at character 3 of the pattern)";
+    assert!(
+        text.contains(&format!("search   ab(c, 0 s ago: {why}")),
+        "{text}"
+    );
+    let report: Report = serde_json::from_str(&setup.all("status.json")).unwrap();
+    let patterns: Vec<&str> = report.searches.iter().map(|s| &*s.pattern).collect();
+    assert_eq!(patterns, ["\\xff", "ab(c"]);
+    assert_eq!(report.searches[1].problem, why);
 }

@@ -303,21 +303,23 @@ fn rename(conflicts: Vec<Content>, items: &mut Vec<Item>, preferred: Option<Peer
 
 /// `name (member).ext` for the first attempt, and ever more particular ones after it.
 fn conflict_name(name: &Name, member: &Member, attempt: usize) -> Option<Name> {
-    let label = truncated(member.name.as_bytes(), MAX_LABEL_BYTES);
-    let mut suffix = Vec::from(b" (");
-    suffix.extend(
-        label
-            .iter()
-            .map(|b| if matches!(b, b'/' | 0) { b'_' } else { *b }),
-    );
+    let label = truncated(member.name.as_bytes(), MAX_LABEL_BYTES).iter();
+    let mut mark: Vec<u8> = label
+        .map(|b| if matches!(b, b'/' | 0) { b'_' } else { *b })
+        .collect();
     if attempt > 0 {
-        suffix.extend_from_slice(format!("-{}", member.id.short()).as_bytes());
+        mark.extend_from_slice(format!("-{}", member.id.short()).as_bytes());
     }
     if attempt > 1 {
-        suffix.extend_from_slice(format!(" {attempt}").as_bytes());
+        mark.extend_from_slice(format!(" {attempt}").as_bytes());
     }
-    suffix.push(b')');
+    marked(name, &mark)
+}
 
+/// `name (mark).ext`, where what stands before the mark is cut, between characters, so that the whole is not
+/// too long; `None` if the mark is no part of a name, or too long itself.
+pub fn marked(name: &Name, mark: &[u8]) -> Option<Name> {
+    let suffix = [b" (", mark, b")"].concat();
     let (stem, extension) = split_extension(name.as_bytes());
     let room = MAX_NAME_BYTES.saturating_sub(suffix.len() + extension.len());
     let bytes = [truncated(stem, room), &suffix, extension].concat();

@@ -11,6 +11,7 @@
 //! Locks are held for a look into memory, never while the network is asked.
 
 pub mod cache;
+pub mod conflicts;
 pub mod merge;
 mod siblings;
 pub mod term;
@@ -29,6 +30,7 @@ use tinyp2p_net::wire::{Change, Depth, FaultCode};
 use crate::errno::Error;
 use crate::network::Network;
 use cache::{Cache, Known};
+use conflicts::Conflicts;
 use merge::{Item, Member};
 use term::{Heard, Present, Term};
 
@@ -73,7 +75,10 @@ pub struct View {
     network: Arc<dyn Network>,
     /// The member to read from when several have the same: this node itself.
     preferred: Option<PeerId>,
+    /// True for the mount's own tree: its root is there whoever is, and [`RESERVED`] belongs to this program.
+    is_merged: bool,
     state: Mutex<State>,
+    conflicts: Mutex<Conflicts>,
 }
 
 #[derive(Default)]
@@ -121,11 +126,21 @@ impl View {
         Self {
             network,
             preferred,
+            is_merged: true,
             state: Mutex::default(),
+            conflicts: Mutex::default(),
         }
     }
 
-    /// The directory at `path`. The root is always there, if need be empty.
+    /// The tree of a member who is all of `network`, as that member has it.
+    pub fn of_member(network: Arc<dyn Network>) -> Self {
+        Self {
+            is_merged: false,
+            ..Self::new(network, None)
+        }
+    }
+
+    /// The directory at `path`. The root of the mount is always there, if need be empty.
     pub fn list(&self, path: &RelPath, wait: Wait) -> Result<Arc<Directory>, Error> {
         let present = self.present();
         let mut state = self.state.lock();
@@ -161,7 +176,7 @@ impl View {
 
     /// What `name` is in `directory`: from a fresh listing if there is one, else by asking for it.
     pub fn find(&self, directory: &RelPath, name: &Name, wait: Wait) -> Result<Found, Error> {
-        if directory.is_root() && name.as_bytes() == RESERVED {
+        if self.is_reserved(directory, name) {
             return Ok(Found::Nothing { certain: true });
         }
         let path = directory.join(name).map_err(|_| Error::NameTooLong)?;
@@ -260,7 +275,7 @@ impl View {
 
     /// The names in the last listing of `directory` that stand for other contents of names in it: how each is shown, and the name
     /// at the members.
-    pub fn conflicts(&self, directory: &RelPath) -> Vec<(Name, Name)> {
+    pub fn renamed_in(&self, directory: &RelPath) -> Vec<(Name, Name)> {
         let listing = self.state.lock().cache.last_directory(directory);
         let items = listing.iter().flat_map(|listing| &listing.items);
         let renamed = items.filter_map(|item| Some((item.name.clone(), item.original.clone()?)));
@@ -279,14 +294,24 @@ impl View {
         self.state.lock().cache.known()
     }
 
+    /// The conflicts in all directories that were listed, as they were seen last: a text for people.
+    pub fn conflicts(&self) -> String {
+        self.conflicts.lock().text()
+    }
+
+    fn is_reserved(&self, directory: &RelPath, name: &Name) -> bool {
+        self.is_merged && directory.is_root() && name.as_bytes() == RESERVED
+    }
+
     /// Asks everybody for the whole of one directory.
     fn fetch(&self, path: &RelPath, deadline: Instant) -> Result<Made<Arc<Directory>>, Error> {
         let Made {
             what: answers,
             watched_by,
         } = Made::of(self.network.list(path, deadline));
-        if answers.said.is_empty() && !path.is_root() {
+        if answers.said.is_empty() && !(self.is_merged && path.is_root()) {
             return Err(if answers.silent.is_empty() {
+                self.conflicts.lock().update(path, &[]);
                 Error::NotFound
             } else {
                 Error::Silent(answers.silent.join(", "))
@@ -300,8 +325,9 @@ impl View {
         let said = answers.said.into_iter();
         let listings = said.map(|(member, listing)| (member, listing.entries));
         let mut items = merge::directory(listings.collect(), self.preferred);
-        if path.is_root() {
-            items.retain(|item| item.name.as_bytes() != RESERVED);
+        items.retain(|item| !self.is_reserved(path, &item.name));
+        if self.is_merged {
+            self.conflicts.lock().update(path, &items);
         }
         let what = Arc::new(Directory {
             mtime,

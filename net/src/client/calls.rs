@@ -94,38 +94,73 @@ pub fn stat(
     }
 }
 
+/// What one member found.
+#[derive(Clone, Default, Debug)]
+pub struct Matches {
+    /// Path and attributes of each match, sorted by the bytes of their paths.
+    pub files: Vec<(RelPath, Attributes)>,
+    /// False when there may be more behind the last one.
+    pub is_all: bool,
+    /// Why a further page did not come, if it was asked for.
+    pub trouble: Option<Error>,
+}
+
 /// Every match of `pattern`, at most `most` of them.
+///
+/// # Errors
+/// As any call's; also when there are more, or when they do not all come by `deadline`.
 pub fn search(
     peer: &dyn Peer,
     pattern: &str,
     most: usize,
     deadline: Instant,
 ) -> Result<Vec<(RelPath, Attributes)>, Error> {
-    let mut found: Vec<(RelPath, Attributes)> = Vec::new();
+    let who = || peer.id().short();
+    let found = search_while(peer, pattern, deadline, |found| {
+        found < most && Instant::now() < deadline
+    })?;
+    match found.trouble {
+        Some(error) => Err(error),
+        None if found.is_all => Ok(found.files),
+        None if found.files.len() >= most => {
+            Err(Error::misbehaved(who(), "a search that does not end"))
+        }
+        None => Err(Error::Timeout { who: who() }),
+    }
+}
+
+/// The first matches of `pattern`, page by page. Before each further page, `go_on` is told how many there
+/// are and says whether to ask for it. When one does not come, those before it count.
+///
+/// # Errors
+/// As any call's, when there is nothing that counts.
+pub fn search_while(
+    peer: &dyn Peer,
+    pattern: &str,
+    deadline: Instant,
+    mut go_on: impl FnMut(usize) -> bool,
+) -> Result<Matches, Error> {
+    let mut found = Matches::default();
     loop {
-        let request = SearchRequest {
+        let request = Request::Search(SearchRequest {
             pattern: pattern.to_owned(),
-            after: found.last().map(|(path, _)| path.clone()),
+            after: found.files.last().map(|(path, _)| path.clone()),
             limit: SearchPage::MAX_MATCHES as u32,
+        });
+        let page = match peer.call(&request, deadline) {
+            Ok(Response::Search(page)) => page,
+            Ok(_) => return Err(unexpected(peer)),
+            Err(error) if found.files.is_empty() => return Err(error),
+            Err(error) => {
+                found.trouble = Some(error);
+                return Ok(found);
+            }
         };
-        let Response::Search(page) = peer.call(&Request::Search(request), deadline)? else {
-            return Err(unexpected(peer));
-        };
-        found.extend(page.matches);
-        if !page.more {
-            return Ok(found);
-        }
+        found.files.extend(page.matches);
+        found.is_all = !page.more;
         // A page without matches has run out of time; the same call goes on where it ended.
-        if Instant::now() >= deadline {
-            return Err(Error::Timeout {
-                who: peer.id().short(),
-            });
-        }
-        if found.len() >= most {
-            return Err(Error::misbehaved(
-                peer.id().short(),
-                "a search that does not end",
-            ));
+        if found.is_all || !go_on(found.files.len()) {
+            return Ok(found);
         }
     }
 }
@@ -177,5 +212,24 @@ mod tests {
         peer.put("b.bin", "x", 1);
         let found = search(&peer, r"\.txt$", 10_000, soon()).unwrap();
         assert_eq!(found.len(), SearchPage::MAX_MATCHES + 3);
+    }
+
+    #[test]
+    fn a_search_ends_where_its_asker_has_enough_and_says_so() {
+        let peer = MemoryPeer::new(1);
+        for index in 0..3 * SearchPage::MAX_MATCHES {
+            peer.put(&format!("{index}"), "x", 1);
+        }
+        let some = search_while(&peer, "", soon(), |found| found < 2000).unwrap();
+        assert_eq!(
+            (some.files.len(), some.is_all),
+            (2 * SearchPage::MAX_MATCHES, false)
+        );
+        let all = search_while(&peer, "", soon(), |_| true).unwrap();
+        assert_eq!(
+            (all.files.len(), all.is_all),
+            (3 * SearchPage::MAX_MATCHES, true)
+        );
+        assert!(search(&peer, "", 2000, soon()).is_err());
     }
 }

@@ -37,6 +37,7 @@ use parking_lot::Mutex;
 use rustix::io::Errno;
 
 pub use file::{SharedFile, is_changed};
+pub use pattern::check_pattern;
 pub use roots::Roots;
 
 use crate::config::ShareConfig;

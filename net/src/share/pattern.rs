@@ -7,6 +7,15 @@ use crate::wire::{Fault, FaultCode, SearchRequest};
 /// Bytes that a compiled expression may take; far above any that people write.
 const MAX_COMPILED: usize = 2 << 20;
 
+/// Whether a search for `pattern` would be understood; if not, why, in one line.
+///
+/// # Errors
+/// The reason: it is too long, too large once compiled, or not in the syntax of the `regex` crate.
+pub fn check_pattern(pattern: &str) -> Result<(), String> {
+    let compiled = Pattern::new(pattern);
+    compiled.map(drop).map_err(|fault| fault.message)
+}
+
 /// A compiled expression.
 #[derive(Debug)]
 pub(super) struct Pattern(Regex);

@@ -1,0 +1,160 @@
+//! Directories, of whatever kind: one state of each is taken when its first entry is asked for, then handed out
+//! entry by entry.
+
+use std::sync::Arc;
+
+use tinyp2p_net::types::Name;
+
+use super::{Attr, DirectoryEntry, Filesystem, Looked, join};
+use crate::errno::Error;
+use crate::handles::{Listed, OpenDirectory, Snapshot};
+use crate::hidden::{MEMBERS, is_hidden};
+use crate::inodes::{Inodes, ROOT, Tree};
+use crate::view::Wait;
+
+impl Filesystem {
+    /// What [`Filesystem::readdirplus`] does, of what is `open`.
+    pub(super) fn list(
+        &self,
+        open: &OpenDirectory,
+        offset: u64,
+        wait: Wait,
+        emit: &mut dyn FnMut(DirectoryEntry<'_>) -> bool,
+    ) -> Result<(), Error> {
+        let begun = open.snapshot.lock().clone().filter(|_| offset > 0);
+        let snapshot = match (begun, &open.what) {
+            (Some(snapshot), _) => Some(snapshot),
+            (None, Listed::Own) => None,
+            (None, what) => {
+                let snapshot = self.snapshot(what, wait)?;
+                *open.snapshot.lock() = Some(snapshot.clone());
+                Some(snapshot)
+            }
+        };
+        let dots = self.dots(open, snapshot.as_ref())?;
+        for ((next, name), attr) in (1..).zip([&b"."[..], b".."]).zip(dots) {
+            if next > offset && !emit(DirectoryEntry { name, next, attr }) {
+                return Ok(());
+            }
+        }
+        let Some(snapshot) = snapshot else {
+            return self.hidden.list(open.number, offset, emit);
+        };
+        let first = usize::try_from(offset.saturating_sub(2)).unwrap_or(usize::MAX);
+        let mut inodes = self.inodes.lock();
+        for index in first..snapshot.len() {
+            // A path that is too long cannot be named in any other way either.
+            let Some((name, attr)) = snapshot.entry(index, &open.what, &mut inodes) else {
+                continue;
+            };
+            let next = index as u64 + 3;
+            if !emit(DirectoryEntry { name, next, attr }) {
+                inodes.forget(attr.inode, 1);
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The present state of a directory.
+    fn snapshot(&self, what: &Listed, wait: Wait) -> Result<Snapshot, Error> {
+        Ok(match what {
+            Listed::Tree(tree, path) => Snapshot::Directory(self.view(*tree).list(path, wait)?),
+            Listed::Found(pattern) => Snapshot::Found(self.searches.find(pattern, wait)?),
+            Listed::Members | Listed::Own => Snapshot::Members(self.network.members().into()),
+        })
+    }
+
+    /// `.` and `..` of a directory of which `snapshot` has just been taken.
+    fn dots(&self, open: &OpenDirectory, snapshot: Option<&Snapshot>) -> Result<[Attr; 2], Error> {
+        if let Some(Snapshot::Directory(listing)) = snapshot
+            && let Some(mtime) = listing.mtime
+            && let Some(inode) = self.inodes.lock().get_mut(open.number)
+        {
+            inode.mtime = mtime;
+        }
+        let above = match &open.what {
+            Listed::Tree(tree, path) => match (path.split(), tree) {
+                (Some((above, _)), _) => self.inodes.lock().directory(*tree, &above),
+                (None, Tree::Member(_)) => Some(MEMBERS),
+                (None, _) => Some(ROOT),
+            },
+            _ => Some(self.hidden.parent(open.number)),
+        };
+        let attr = |number| match is_hidden(number) {
+            true => self.hidden.attr(number),
+            false => Ok(Attr::of(number, &self.inode(number)?)),
+        };
+        let itself = attr(open.number)?;
+        // The kernel may have forgotten what is above an open directory; nobody looks at this then.
+        let above = above.and_then(|above| attr(above).ok());
+        Ok([itself, above.unwrap_or(itself)])
+    }
+
+    /// The top of a member's own tree. Asks nobody, so it is there whether or not the member answers.
+    pub(super) fn look_up_member(&self, name: &Name) -> Looked {
+        let members = self.network.members();
+        let mut members = members.iter();
+        match members.find(|member| member.name.as_bytes() == name.as_bytes()) {
+            Some(member) => {
+                let mut inodes = self.inodes.lock();
+                let mtime = inodes.get(ROOT).map_or(0, |root| root.mtime);
+                Looked::Found(Attr::told(inodes.look_up_top(member, mtime)))
+            }
+            // The next moment may bring it.
+            None => Looked::Absent { certain: false },
+        }
+    }
+
+    /// A file that `pattern` finds, by the name under which it is shown there.
+    pub(super) fn look_up_found(
+        &self,
+        pattern: &Arc<str>,
+        name: &Name,
+        wait: Wait,
+    ) -> Result<Looked, Error> {
+        let matches = self.searches.find(pattern, wait)?;
+        let Some(file) = matches.look_up(name) else {
+            let certain = matches.is_all;
+            return Ok(Looked::Absent { certain });
+        };
+        let mut inodes = self.inodes.lock();
+        let told = inodes.look_up(Tree::Found, file.path.clone(), &file.item);
+        Ok(Looked::Found(Attr::told(told)))
+    }
+}
+
+impl Snapshot {
+    fn len(&self) -> usize {
+        match self {
+            Self::Directory(directory) => directory.items.len(),
+            Self::Members(members) => members.len(),
+            Self::Found(matches) => matches.files.len(),
+        }
+    }
+
+    /// The name and attributes of one entry of `what` this is a state of, counted as told.
+    fn entry(&self, index: usize, what: &Listed, inodes: &mut Inodes) -> Option<(&[u8], Attr)> {
+        match (self, what) {
+            (Self::Directory(directory), Listed::Tree(tree, path)) => {
+                let item = directory.items.get(index)?;
+                let path = join(path, item.name_at_members()).ok()?;
+                let told = inodes.look_up(*tree, path, item);
+                Some((item.name.as_bytes(), Attr::told(told)))
+            }
+            (Self::Members(members), _) => {
+                let member = members.get(index)?;
+                let mtime = inodes.get(ROOT)?.mtime;
+                let told = inodes.look_up_top(member, mtime);
+                Some((member.name.as_bytes(), Attr::told(told)))
+            }
+            (Self::Found(matches), _) => {
+                let file = matches.files.get(index)?;
+                let told = inodes.look_up(Tree::Found, file.path.clone(), &file.item);
+                Some((file.item.name.as_bytes(), Attr::told(told)))
+            }
+            // A state is of the directory that it was taken from.
+            (Self::Directory(_), _) => None,
+        }
+    }
+}

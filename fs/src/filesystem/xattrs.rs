@@ -1,0 +1,117 @@
+//! Extended attributes: what is known of a file or directory beyond what a `stat` tells.
+//!
+//! They are there when asked for by name. All but one are answered from memory; [`XATTR_INFO`] names the other
+//! contents of the same path, for which the directory is listed if it was not lately.
+
+use std::collections::HashMap;
+
+use tinyp2p_net::types::{Kind, RelPath};
+
+use super::Filesystem;
+use crate::errno::Error;
+use crate::hidden::is_hidden;
+use crate::info::{Holder, Info};
+use crate::inodes::{Inode, ROOT};
+use crate::view::Wait;
+
+/// Extended attribute: the content root, 64 hexadecimal digits.
+pub const XATTR_ROOT: &[u8] = b"user.tinyp2p.root";
+/// Extended attribute: who has it, one `name peerid` a line.
+pub const XATTR_SOURCES: &[u8] = b"user.tinyp2p.sources";
+/// Extended attribute: how many of the file's bytes this node holds, in decimal.
+pub const XATTR_CACHED: &[u8] = b"user.tinyp2p.cached";
+/// Extended attribute: all of that and more, as one JSON object ([`Info`]).
+pub const XATTR_INFO: &[u8] = b"user.tinyp2p.info";
+
+impl Filesystem {
+    /// The value of one extended attribute.
+    pub fn xattr(&self, number: u64, name: &[u8], wait: Wait) -> Result<Vec<u8>, Error> {
+        if !name.starts_with(b"user.") {
+            return Err(Error::NoNamespace);
+        }
+        if is_hidden(number) {
+            return Err(Error::NoAttribute);
+        }
+        let inode = self.inode(number)?;
+        match name {
+            XATTR_ROOT => {
+                let root = inode.root().ok_or(Error::NoAttribute)?;
+                Ok(root.to_string().into_bytes())
+            }
+            XATTR_SOURCES if !inode.sources.is_empty() => Ok(describe_sources(&inode)),
+            XATTR_CACHED if inode.kind() == Kind::File => {
+                Ok(self.cached(number, &inode).to_string().into_bytes())
+            }
+            XATTR_INFO => Ok(self.info(number, &inode, wait)?.value().into_bytes()),
+            _ => Err(Error::NoAttribute),
+        }
+    }
+
+    fn info(&self, number: u64, inode: &Inode, wait: Wait) -> Result<Info, Error> {
+        let conflicts = self.conflicts(inode, wait)?;
+        let status = self.network.status().members.into_iter();
+        let mut addresses: HashMap<String, Option<String>> = status
+            .map(|member| (member.peer_id, member.address))
+            .collect();
+        let mut members: Vec<_> = inode.sources.iter().map(|s| (*s.member).clone()).collect();
+        if number == ROOT {
+            // Nobody looks the root up; everybody has one.
+            members = self.network.members();
+        }
+        let sources = members.into_iter().map(|member| {
+            let peer_id = member.id.to_string();
+            Holder {
+                name: member.name.to_string(),
+                address: addresses.remove(&peer_id).flatten(),
+                peer_id,
+            }
+        });
+        Ok(Info {
+            kind: match inode.kind() {
+                Kind::File => "file".to_owned(),
+                Kind::Directory => "directory".to_owned(),
+            },
+            size: inode.size,
+            mtime: inode.mtime,
+            root: inode.root().map(|root| root.to_string()),
+            sources: sources.collect(),
+            cached: self.cached(number, inode),
+            conflicts,
+        })
+    }
+
+    /// The names of the merged tree that are other contents of the same path. What cannot be told counts as
+    /// none.
+    fn conflicts(&self, inode: &Inode, wait: Wait) -> Result<Vec<String>, Error> {
+        let Some((directory, name)) = RelPath::split(&inode.path) else {
+            return Ok(Vec::new());
+        };
+        let listing = match self.view.list(&directory, wait) {
+            Ok(listing) => listing,
+            Err(Error::NeedsNetwork) => return Err(Error::NeedsNetwork),
+            Err(_) => return Ok(Vec::new()),
+        };
+        let items = listing.items.iter();
+        let others = items.filter(|item| *item.name_at_members() == name && !inode.is(item));
+        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+        Ok(others.map(|item| text(item.name.as_bytes())).collect())
+    }
+
+    /// Bytes of a file that this node holds: on disk, or in memory if that is more.
+    fn cached(&self, number: u64, inode: &Inode) -> u64 {
+        let on_disk = inode
+            .root()
+            .map_or(0, |root| self.engine.cached_bytes(root, inode.size));
+        let files = self.files.all().into_iter();
+        let held = files.filter(|file| file.number == number);
+        let held = held.map(|file| file.download.held_bytes()).max();
+        on_disk.max(held.unwrap_or(0))
+    }
+}
+
+/// One `name peerid` a line.
+fn describe_sources(inode: &Inode) -> Vec<u8> {
+    let sources = inode.sources.iter();
+    let lines = sources.map(|source| format!("{} {}", source.member.name, source.member.id));
+    lines.collect::<Vec<_>>().join("\n").into_bytes()
+}

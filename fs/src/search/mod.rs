@@ -1,0 +1,264 @@
+//! Searches of the whole network, as directories: what `.tinyp2p/search/REGEX/` shows.
+//!
+//! Looking at such a directory asks all members once, under the operation's deadline, and what has come by
+//! then counts. The outcome is kept for a few seconds, for those who go through it and look its names up one
+//! by one. One search is under way once at a time for all who want it, and few are at once, so that
+//! searches leave the members time for everybody else. Patterns that are not understood, and searches that
+//! found too much, are remembered for the status.
+
+mod names;
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use parking_lot::{Condvar, Mutex};
+use tinyp2p_net::client;
+use tinyp2p_net::share::check_pattern;
+use tinyp2p_net::types::{Name, PeerId, RelPath, escaped};
+
+use crate::errno::Error;
+use crate::network::Network;
+use crate::status::SearchTrouble;
+use crate::view::Wait;
+use crate::view::merge::Member;
+pub use names::Match;
+
+/// How long an outcome counts: long enough to go through a directory, short enough for a second look to show
+/// what is new.
+const KEPT: Duration = Duration::from_secs(5);
+
+/// The most files that one search shows, and that all outcomes in memory hold together, at about 400
+/// bytes each.
+const MAX_MATCHES: usize = 65_536;
+
+/// Searches that are under way at once; further ones wait for their turn.
+const MAX_RUNNING: usize = 2;
+
+/// The last troubles that are told.
+const MAX_TROUBLES: usize = 16;
+
+/// What one search found. Never changes.
+#[derive(Debug, Default)]
+pub struct Matches {
+    /// The files, sorted by the names under which they are shown.
+    pub files: Vec<Match>,
+    /// True if everybody has told everything.
+    pub is_all: bool,
+    /// When it was made, nanoseconds since 1970.
+    pub made: i64,
+}
+
+impl Matches {
+    /// The file that is shown as `name`.
+    pub fn look_up(&self, name: &Name) -> Option<&Match> {
+        let index = self.files.binary_search_by(|file| file.item.name.cmp(name));
+        index.ok().map(|index| &self.files[index])
+    }
+}
+
+/// The searches of one mount.
+pub struct Searches {
+    network: Arc<dyn Network>,
+    preferred: Option<PeerId>,
+    state: Mutex<State>,
+    landed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    outcomes: HashMap<Arc<str>, (Instant, Arc<Matches>)>,
+    running: HashSet<Arc<str>>,
+    /// Counts [`Searches::invalidate`], so that an answer that was under way meanwhile is not kept.
+    invalidations: u64,
+    troubles: VecDeque<Trouble>,
+}
+
+struct Trouble {
+    pattern: Arc<str>,
+    problem: String,
+    since: Instant,
+}
+
+impl Searches {
+    /// Searches in `network`; files are read from `preferred` first when several members have them.
+    pub fn new(network: Arc<dyn Network>, preferred: Option<PeerId>) -> Self {
+        Self {
+            network,
+            preferred,
+            state: Mutex::default(),
+            landed: Condvar::new(),
+        }
+    }
+
+    /// `name` as a pattern, if it is one; if not, the status tells why. Takes some 30 ms at worst: patterns are
+    /// refused once they grow too large.
+    pub fn pattern(&self, name: &[u8]) -> Option<Arc<str>> {
+        let problem = match std::str::from_utf8(name) {
+            Err(_) => "it is not UTF-8".to_owned(),
+            Ok(pattern) => match check_pattern(pattern) {
+                Ok(()) => return Some(pattern.into()),
+                Err(problem) => problem,
+            },
+        };
+        let shown = escaped(name);
+        tracing::info!(pattern = %shown, %problem, "no pattern");
+        self.note(shown.into(), problem);
+        None
+    }
+
+    /// What `pattern` finds.
+    pub fn find(&self, pattern: &Arc<str>, wait: Wait) -> Result<Arc<Matches>, Error> {
+        let mut state = self.state.lock();
+        loop {
+            if let Some((came, matches)) = state.outcomes.get(pattern)
+                && came.elapsed() < KEPT
+            {
+                return Ok(Arc::clone(matches));
+            }
+            let Wait::Until(deadline) = wait else {
+                return Err(Error::NeedsNetwork);
+            };
+            if !state.running.contains(pattern) && state.running.len() < MAX_RUNNING {
+                state.running.insert(Arc::clone(pattern));
+                let begun = state.invalidations;
+                drop(state);
+                let _running = Running { of: self, pattern };
+                let matches = self.ask(pattern, deadline)?;
+                self.keep(pattern, &matches, begun);
+                return Ok(matches);
+            }
+            if self.landed.wait_until(&mut state, deadline).timed_out() {
+                return Err(Error::Late);
+            }
+        }
+    }
+
+    /// Ends what is known if `path` is part of it: the next look asks the network.
+    pub fn invalidate(&self, path: &RelPath) {
+        let mut state = self.state.lock();
+        state.invalidations += 1;
+        let has_it = |matches: &Matches| matches.files.iter().any(|file| file.path == *path);
+        let gone = state
+            .outcomes
+            .extract_if(|_, (_, matches)| has_it(matches))
+            .collect::<Vec<_>>();
+        drop(state);
+        drop(gone);
+    }
+
+    /// What went wrong lately, the last one first.
+    pub fn troubles(&self) -> Vec<SearchTrouble> {
+        let state = self.state.lock();
+        let troubles = state.troubles.iter().rev();
+        let troubles = troubles.map(|trouble| SearchTrouble {
+            pattern: trouble.pattern.to_string(),
+            problem: trouble.problem.clone(),
+            seconds: trouble.since.elapsed().as_secs(),
+        });
+        troubles.collect()
+    }
+
+    fn ask(&self, pattern: &Arc<str>, deadline: Instant) -> Result<Arc<Matches>, Error> {
+        let answers = self.network.search(pattern, deadline);
+        let (mut found, mut silent, mut is_all) = (Vec::new(), Vec::new(), true);
+        for answer in answers {
+            match answer.result {
+                Ok(client::Matches {
+                    files,
+                    is_all: has_told_all,
+                    ..
+                }) => {
+                    let (id, name) = (answer.member, answer.name);
+                    is_all &= has_told_all;
+                    found.push((Arc::new(Member { id, name }), files));
+                }
+                Err(error) => {
+                    tracing::debug!(member = %answer.name, %error, "no answer");
+                    silent.push(answer.name);
+                }
+            }
+        }
+        if found.is_empty() && !silent.is_empty() {
+            return Err(Error::Silent(silent.join(", ")));
+        }
+        let (files, fits) = names::flat(found, self.preferred, MAX_MATCHES);
+        if !(fits && is_all) {
+            let problem = match fits {
+                true => "not all that matches came in time",
+                false => "it matches more files than are shown",
+            };
+            let problem = format!("{problem}; {} are there", files.len());
+            tracing::info!(%pattern, %problem, "a search shows only a part");
+            self.note(escaped(pattern.as_bytes()).into(), problem);
+        }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let made = now.ok().and_then(|now| i64::try_from(now.as_nanos()).ok());
+        Ok(Arc::new(Matches {
+            is_all: fits && is_all && silent.is_empty(),
+            made: made.unwrap_or(0),
+            files,
+        }))
+    }
+
+    /// Remembers an outcome, and no more of others than fits beside it.
+    fn keep(&self, pattern: &Arc<str>, matches: &Arc<Matches>, begun: u64) {
+        let now = Instant::now();
+        let mut state = self.state.lock();
+        if state.invalidations != begun {
+            return;
+        }
+        let outcome = (now, Arc::clone(matches));
+        let mut gone: Vec<_> = state
+            .outcomes
+            .insert(Arc::clone(pattern), outcome)
+            .into_iter()
+            .collect();
+        let is_old = |came: &Instant| now.saturating_duration_since(*came) >= KEPT;
+        let old = state.outcomes.extract_if(|_, (came, _)| is_old(came));
+        gone.extend(old.map(|(_, outcome)| outcome));
+        let held = |state: &State| -> usize {
+            let outcomes = state.outcomes.values();
+            // An outcome without files takes room, too.
+            outcomes.map(|(_, matches)| 1 + matches.files.len()).sum()
+        };
+        while held(&state) > 1 + MAX_MATCHES {
+            let oldest = state.outcomes.iter().min_by_key(|(_, (came, _))| *came);
+            let Some(oldest) = oldest.map(|(pattern, _)| Arc::clone(pattern)) else {
+                break;
+            };
+            gone.extend(state.outcomes.remove(&oldest));
+        }
+        drop(state);
+        drop(gone);
+    }
+
+    fn note(&self, pattern: Arc<str>, problem: String) {
+        let mut state = self.state.lock();
+        state.troubles.retain(|trouble| trouble.pattern != pattern);
+        if state.troubles.len() == MAX_TROUBLES {
+            state.troubles.pop_front();
+        }
+        state.troubles.push_back(Trouble {
+            pattern,
+            problem,
+            since: Instant::now(),
+        });
+    }
+}
+
+/// Ends a search when it is dropped, so that nobody waits for one that panicked.
+struct Running<'a> {
+    of: &'a Searches,
+    pattern: &'a Arc<str>,
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.of.state.lock().running.remove(self.pattern);
+        self.of.landed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,297 @@
+//! What several members found -> one flat directory, in which every file can be told from all others.
+//!
+//! Pure, and the same on every node that gets the same answers. Contents are told apart and named as in the
+//! merged tree ([`merge`]). Then each file is shown under its own name there if no other that was found has
+//! it, or if it lies in the root; otherwise the directory that it lies in stands in parentheses behind it:
+//! `01 (Artist - Album).ogg`. Should that be taken, too, a number makes the difference.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use tinyp2p_net::types::{Attributes, Entry, Name, PeerId, RelPath};
+
+use crate::view::RESERVED;
+use crate::view::merge::{self, Item, Member};
+
+/// The longest part of a directory's path that is put into a name: its end, which tells more than its
+/// beginning.
+const MAX_LABEL_BYTES: usize = 120;
+
+/// What stands for the beginning of a path that is too long.
+const CUT: &str = "\u{2026}";
+
+/// One file that was found.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Match {
+    /// Its path at the members that have it.
+    pub path: RelPath,
+    /// What it is; its name is the one in the flat directory.
+    pub item: Item,
+}
+
+/// What each member found.
+pub(super) type Found = Vec<(Arc<Member>, Vec<(RelPath, Attributes)>)>;
+
+/// What each member has in one directory.
+type Listings = Vec<(Arc<Member>, Vec<Entry>)>;
+
+/// The first `most` files by path, sorted by the names under which they are shown, and whether those are all.
+/// `preferred` comes first among the sources of what it has.
+pub(super) fn flat(found: Found, preferred: Option<PeerId>, most: usize) -> (Vec<Match>, bool) {
+    let mut files: Vec<(RelPath, Match)> = Vec::new();
+    for (directory, listings) in by_directory(found) {
+        let mut items = merge::directory(listings, preferred);
+        if directory.is_root() {
+            items.retain(|item| item.name.as_bytes() != RESERVED);
+        }
+        for item in items {
+            if let Ok(path) = directory.join(item.name_at_members()) {
+                files.push((directory.clone(), Match { path, item }));
+            }
+        }
+        if files.len() > most {
+            break;
+        }
+    }
+    let is_all = files.len() <= most;
+    files.truncate(most);
+    (named(files), is_all)
+}
+
+/// The same, sorted by directory.
+fn by_directory(found: Found) -> BTreeMap<RelPath, Listings> {
+    let mut directories: BTreeMap<RelPath, Listings> = BTreeMap::new();
+    for (member, files) in found {
+        for (path, attributes) in files {
+            let Some((directory, name)) = path.split() else {
+                continue;
+            };
+            let listings = directories.entry(directory).or_default();
+            let is_next = listings.last().is_none_or(|(last, _)| last.id != member.id);
+            if is_next {
+                listings.push((Arc::clone(&member), Vec::new()));
+            }
+            if let Some((_, entries)) = listings.last_mut() {
+                entries.push(Entry { name, attributes });
+            }
+        }
+    }
+    directories
+}
+
+/// Gives each of the files, which come with their directories and sorted by them, a name of its own.
+fn named(files: Vec<(RelPath, Match)>) -> Vec<Match> {
+    let mut count: HashMap<Name, usize> = HashMap::new();
+    for (_, file) in &files {
+        *count.entry(file.item.name.clone()).or_default() += 1;
+    }
+    let is_plain = |directory: &RelPath, name: &Name| {
+        directory.is_root() || count.get(name).is_none_or(|count| *count == 1)
+    };
+    let plain = files
+        .iter()
+        .filter(|(directory, file)| is_plain(directory, &file.item.name));
+    let mut taken: HashSet<Name> = plain.map(|(_, file)| file.item.name.clone()).collect();
+    // How often each marked name was wanted, so that many of a kind do not all begin to count from one.
+    let mut wanted: HashMap<Name, usize> = HashMap::new();
+    let mut shown = Vec::with_capacity(files.len());
+    for (directory, mut file) in files {
+        if !is_plain(&directory, &file.item.name) {
+            let Some(name) = marked(&directory, &file.item.name, &taken, &mut wanted) else {
+                continue;
+            };
+            taken.insert(name.clone());
+            file.item.name = name;
+        }
+        shown.push(file);
+    }
+    shown.sort_by(|a, b| a.item.name.cmp(&b.item.name));
+    shown
+}
+
+/// `name` with its directory in parentheses, as it is not `taken` yet.
+fn marked(
+    directory: &RelPath,
+    name: &Name,
+    taken: &HashSet<Name>,
+    wanted: &mut HashMap<Name, usize>,
+) -> Option<Name> {
+    let label = label(directory);
+    let first = merge::marked(name, &label)?;
+    let attempt = wanted.entry(first.clone()).or_default();
+    // More attempts than there are names cannot all be taken.
+    for _ in 0..=taken.len() {
+        *attempt += 1;
+        let candidate = match *attempt {
+            1 => first.clone(),
+            number => merge::marked(name, &[&label, format!(" {number}").as_bytes()].concat())?,
+        };
+        if !taken.contains(&candidate) {
+            return Some(candidate);
+        }
+    }
+    None
+}
+
+/// `music/Artist/Album` -> `music - Artist - Album`, or the end of it.
+fn label(directory: &RelPath) -> Vec<u8> {
+    let components: Vec<&[u8]> = directory.components().collect();
+    let label = components.join(&b" - "[..]);
+    if label.len() <= MAX_LABEL_BYTES {
+        return label;
+    }
+    let is_inside = |byte: &u8| byte & 0b1100_0000 == 0b1000_0000;
+    let from = label.len() - (MAX_LABEL_BYTES - CUT.len());
+    // A character of UTF-8 has at most three bytes behind its first.
+    let inside = label[from..].iter().take(3).take_while(|b| is_inside(b));
+    [CUT.as_bytes(), &label[from + inside.count()..]].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use tinyp2p_net::types::{Kind, Version};
+
+    use super::*;
+
+    fn member(seed: u8) -> Arc<Member> {
+        Arc::new(Member {
+            id: PeerId::from_bytes([seed; 32]),
+            name: format!("m{seed}").into(),
+        })
+    }
+
+    fn file(path: &[u8], size: u64) -> (RelPath, Attributes) {
+        let attributes = Attributes {
+            kind: Kind::File,
+            size,
+            mtime: 1,
+            version: Version(size),
+            root: None,
+        };
+        (RelPath::new(path).unwrap(), attributes)
+    }
+
+    /// What one member's files are shown as: name and path of each.
+    fn shown(paths: &[&str]) -> Vec<(String, String)> {
+        let files = paths.iter().map(|path| file(path.as_bytes(), 1)).collect();
+        let (files, is_all) = flat(vec![(member(1), files)], None, 1000);
+        assert!(is_all);
+        let text = |file: &Match| (file.item.name.to_string(), file.path.to_string());
+        files.iter().map(text).collect()
+    }
+
+    fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        let owned = |(a, b): &(&str, &str)| ((*a).to_owned(), (*b).to_owned());
+        pairs.iter().map(owned).collect()
+    }
+
+    #[test]
+    fn a_file_is_shown_under_its_own_name_while_no_other_has_it() {
+        let expected = pairs(&[("a.ogg", "x/a.ogg"), ("b.ogg", "x/y/b.ogg")]);
+        assert_eq!(shown(&["x/a.ogg", "x/y/b.ogg"]), expected);
+    }
+
+    #[test]
+    fn files_of_one_name_have_their_directories_behind_it_except_in_the_root() {
+        let expected = pairs(&[
+            ("01 (A - One).ogg", "A/One/01.ogg"),
+            ("01 (B).ogg", "B/01.ogg"),
+            ("01.ogg", "01.ogg"),
+        ]);
+        assert_eq!(shown(&["01.ogg", "A/One/01.ogg", "B/01.ogg"]), expected);
+    }
+
+    #[test]
+    fn a_name_that_is_taken_gets_a_number() {
+        let expected = pairs(&[
+            ("x (a - b 2)", "a - b/x"),
+            ("x (a - b 3)", "c/x (a - b 3)"),
+            ("x (a - b 4)", "a/b/x"),
+            ("x (a - b)", "c/x (a - b)"),
+        ]);
+        let paths = ["a - b/x", "a/b/x", "c/x (a - b 3)", "c/x (a - b)"];
+        assert_eq!(shown(&paths), expected);
+    }
+
+    #[test]
+    fn conflicts_have_the_names_that_the_merged_tree_gives_them() {
+        let found = vec![
+            (member(1), vec![file(b"d/x.txt", 1)]),
+            (member(2), vec![file(b"d/x.txt", 2)]),
+            (member(3), vec![file(b"d/x.txt", 2), file(b"e/y", 1)]),
+        ];
+        let (files, _) = flat(found, None, 1000);
+        let names: Vec<String> = files.iter().map(|f| f.item.name.to_string()).collect();
+        assert_eq!(names, ["x (m1).txt", "x.txt", "y"]);
+        assert_eq!(files[0].path, files[1].path);
+        assert_eq!(files[1].item.sources.len(), 2);
+    }
+
+    #[test]
+    fn names_keep_within_their_length_and_end_with_what_tells_directories_apart() {
+        let deep = format!("{}/{}", "\u{fc}".repeat(100), "end");
+        let long = format!("{}.ogg", "\u{e4}".repeat(125));
+        let (a, b) = (format!("{deep}/{long}"), format!("b/{long}"));
+        let names = shown(&[&a, &b]);
+        for (name, _) in &names {
+            assert!(name.len() <= 255 && name.ends_with(").ogg"), "{name}");
+            assert!(!name.contains("\\x"), "cut within a character: {name}");
+        }
+        assert!(names.iter().any(|(name, _)| name.contains("\u{fc} - end)")));
+    }
+
+    #[test]
+    fn too_many_are_cut_by_path_and_that_is_said() {
+        let files = (0..10).map(|n| file(format!("d{n}/x").as_bytes(), 1));
+        let (files, is_all) = flat(vec![(member(1), files.collect())], None, 4);
+        assert_eq!((files.len(), is_all), (4, false));
+        assert!(files.iter().all(|file| file.path.as_bytes() < &b"d4"[..]));
+    }
+
+    #[test]
+    fn many_of_one_name_and_one_label_do_not_take_for_ever() {
+        let end = "x".repeat(200);
+        let paths: Vec<String> = (0..5_000).map(|n| format!("{n:05}/{end}/a")).collect();
+        let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
+        let names: HashSet<String> = shown_all(&paths);
+        assert_eq!(names.len(), paths.len());
+    }
+
+    fn shown_all(paths: &[&str]) -> HashSet<String> {
+        let files = paths.iter().map(|path| file(path.as_bytes(), 1)).collect();
+        let (files, _) = flat(vec![(member(1), files)], None, usize::MAX);
+        files.iter().map(|f| f.item.name.to_string()).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn every_file_has_a_name_of_its_own_whoever_answers_first(
+            picks in proptest::collection::vec((0usize..8, 0usize..4, 1u8..4, 1u64..3), 1..30),
+        ) {
+            let directories = ["", "a", "a/b", "a - b", "c", "a - b 2", "\u{fc}", "a/b/c"];
+            let names = ["x", "x (a - b)", "x (a - b 2)", "x (m1)"];
+            let mut found: BTreeMap<u8, BTreeMap<RelPath, Attributes>> = BTreeMap::new();
+            for (directory, name, who, size) in picks {
+                let text = format!("{}/{}", directories[directory], names[name]);
+                let (path, attributes) = file(text.trim_start_matches('/').as_bytes(), size);
+                found.entry(who).or_default().insert(path, attributes);
+            }
+            let answers = |order: Vec<u8>| -> Found {
+                let answer = |who: u8| found.get(&who).map(|files| {
+                    (member(who), files.iter().map(|(p, a)| (p.clone(), *a)).collect())
+                });
+                order.into_iter().filter_map(answer).collect()
+            };
+            let (files, _) = flat(answers(vec![1, 2, 3]), None, 1000);
+            let distinct: HashSet<&Name> = files.iter().map(|file| &file.item.name).collect();
+            prop_assert_eq!(distinct.len(), files.len());
+            let paths: HashSet<&RelPath> = files.iter().map(|file| &file.path).collect();
+            let asked: HashSet<&RelPath> = found.values().flat_map(BTreeMap::keys).collect();
+            prop_assert_eq!(paths, asked);
+            prop_assert!(files.is_sorted_by(|a, b| a.item.name < b.item.name));
+            let (backwards, _) = flat(answers(vec![3, 2, 1]), None, 1000);
+            prop_assert_eq!(files, backwards);
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! The trees of single members, each as a [`View`] of a network that has nobody else in it: what makes the
+//! merged tree fresh, bounded and honest about silence does the same for one member's.
+//!
+//! A view is made when somebody looks into the member's tree and goes when nobody has for a while. It holds
+//! nothing but what can be asked for again, so it may go at any time.
+
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tinyp2p_net::client::{Matches, Peer};
+use tinyp2p_net::download::{Siblings, Small};
+use tinyp2p_net::fanout::{Answer, Round};
+use tinyp2p_net::follow::{Listener, News};
+use tinyp2p_net::status::Status;
+use tinyp2p_net::types::{Attributes, PeerId, RelPath};
+use tinyp2p_net::wire::Listing;
+
+use crate::network::Network;
+use crate::view::View;
+use crate::view::merge::Member;
+
+/// A view that nobody has used for this long goes when another is made. Its answers are older than they may
+/// be by then.
+const UNUSED: Duration = Duration::from_secs(30);
+
+/// The most views at once: the one that was not used for the longest time goes first. Whoever walks through
+/// the trees of more members than this at the same time only asks more often.
+const MAX_VIEWS: usize = 16;
+
+/// The views that are in use.
+pub struct Trees {
+    network: Arc<dyn Network>,
+    merged: Arc<View>,
+    views: Mutex<Vec<Used>>,
+}
+
+struct Used {
+    member: PeerId,
+    view: Arc<View>,
+    last: Instant,
+}
+
+impl Trees {
+    /// The trees of those in `network`, of whom `merged` shows all.
+    pub fn new(network: Arc<dyn Network>, merged: Arc<View>) -> Self {
+        Self {
+            network,
+            merged,
+            views: Mutex::default(),
+        }
+    }
+
+    /// The tree of `member`, whether or not there is such a member.
+    pub fn of(&self, member: PeerId, now: Instant) -> Arc<View> {
+        let mut views = self.views.lock();
+        if let Some(used) = views.iter_mut().find(|used| used.member == member) {
+            used.last = now;
+            return Arc::clone(&used.view);
+        }
+        let mut gone = Vec::new();
+        let is_unused = |used: &mut Used| now.saturating_duration_since(used.last) >= UNUSED;
+        gone.extend(views.extract_if(.., is_unused));
+        while views.len() >= MAX_VIEWS
+            && let Some(oldest) = (0..views.len()).min_by_key(|index| views[*index].last)
+        {
+            gone.push(views.swap_remove(oldest));
+        }
+        let network = Arc::new(Alone {
+            network: Arc::clone(&self.network),
+            member,
+        });
+        let view = Arc::new(View::of_member(network));
+        views.push(Used {
+            member,
+            view: Arc::clone(&view),
+            last: now,
+        });
+        drop(views);
+        // What they remember is freed without the lock.
+        drop(gone);
+        view
+    }
+
+    /// Ends what may no longer hold in the tree of `member`, after news of it.
+    pub fn take_in(&self, member: PeerId, news: &News) {
+        let view = self.in_use(member);
+        if let Some(view) = view {
+            view.take_in(news);
+        }
+    }
+
+    fn in_use(&self, member: PeerId) -> Option<Arc<View>> {
+        let views = self.views.lock();
+        let used = views.iter().find(|used| used.member == member);
+        used.map(|used| Arc::clone(&used.view))
+    }
+
+    /// Ends what is known of `path` and of the directory that it lies in, in all trees.
+    pub fn invalidate(&self, path: &RelPath) {
+        let views: Vec<Arc<View>> = {
+            let views = self.views.lock();
+            views.iter().map(|used| Arc::clone(&used.view)).collect()
+        };
+        for view in views {
+            view.invalidate(path);
+        }
+    }
+}
+
+impl Siblings for Trees {
+    /// A program goes through the tree in which its directory was listed.
+    fn behind(&self, path: &RelPath, member: PeerId, most: usize) -> Vec<Small> {
+        let behind = self.merged.behind(path, member, most);
+        if !behind.is_empty() {
+            return behind;
+        }
+        self.in_use(member)
+            .map_or(Vec::new(), |view| view.behind(path, member, most))
+    }
+}
+
+/// The network as if one member were all of it.
+struct Alone {
+    network: Arc<dyn Network>,
+    member: PeerId,
+}
+
+impl Network for Alone {
+    fn list(&self, directory: &RelPath, deadline: Instant) -> Round<Option<Listing>> {
+        self.network.list_at(self.member, directory, deadline)
+    }
+
+    fn stat(&self, path: &RelPath, deadline: Instant) -> Round<Option<Attributes>> {
+        self.network.stat_at(self.member, path, deadline)
+    }
+
+    fn revision(&self) -> u64 {
+        self.network.revision()
+    }
+
+    fn listen(&self, listener: Weak<dyn Listener>) {
+        self.network.listen(listener);
+    }
+
+    fn list_at(
+        &self,
+        member: PeerId,
+        directory: &RelPath,
+        deadline: Instant,
+    ) -> Round<Option<Listing>> {
+        self.network.list_at(member, directory, deadline)
+    }
+
+    fn stat_at(
+        &self,
+        member: PeerId,
+        path: &RelPath,
+        deadline: Instant,
+    ) -> Round<Option<Attributes>> {
+        self.network.stat_at(member, path, deadline)
+    }
+
+    fn search(&self, pattern: &str, deadline: Instant) -> Vec<Answer<Matches>> {
+        let mut answers = self.network.search(pattern, deadline);
+        answers.retain(|answer| answer.member == self.member);
+        answers
+    }
+
+    fn members(&self) -> Vec<Member> {
+        let mut members = self.network.members();
+        members.retain(|member| member.id == self.member);
+        members
+    }
+
+    fn peer(&self, member: PeerId) -> Option<Arc<dyn Peer>> {
+        self.network.peer(member)
+    }
+
+    fn peers(&self) -> Vec<Arc<dyn Peer>> {
+        self.network.peer(self.member).into_iter().collect()
+    }
+
+    fn status(&self) -> Status {
+        self.network.status()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tinyp2p_net::testing::Behaviour;
+
+    use super::*;
+    use crate::errno::Error;
+    use crate::testing::MemoryNetwork;
+    use crate::view::Wait;
+
+    fn trees(network: &Arc<MemoryNetwork>) -> Trees {
+        let network = Arc::clone(network) as Arc<dyn Network>;
+        let merged = Arc::new(View::new(Arc::clone(&network), None));
+        Trees::new(network, merged)
+    }
+
+    fn soon() -> Wait {
+        Wait::Until(Instant::now() + Duration::from_secs(10))
+    }
+
+    fn names(view: &View, path: &str) -> Result<Vec<String>, Error> {
+        let listing = view.list(&RelPath::new(path.as_bytes()).unwrap(), soon())?;
+        Ok(listing.items.iter().map(|i| i.name.to_string()).collect())
+    }
+
+    #[test]
+    fn a_members_tree_asks_that_member_alone_and_shows_its_own_names() {
+        let network = Arc::new(MemoryNetwork::default());
+        let (ann, bob) = (network.join("ann", 1), network.join("bob", 2));
+        ann.put("d/x", "old", 1);
+        ann.put(".tinyp2p", "its own", 1);
+        bob.put("d/x", "newer", 2);
+        bob.behave(Behaviour::Frozen);
+        let trees = trees(&network);
+        let view = trees.of(ann.id(), Instant::now());
+        assert_eq!(names(&view, "").unwrap(), [".tinyp2p", "d"]);
+        assert_eq!(names(&view, "d").unwrap(), ["x"]);
+        assert_eq!(bob.calls(), 0);
+    }
+
+    #[test]
+    fn the_root_of_a_silent_member_is_an_error_and_that_of_a_stranger_is_not_there() {
+        let network = Arc::new(MemoryNetwork::default());
+        let ann = network.join("ann", 1);
+        ann.behave(Behaviour::Gone);
+        let trees = trees(&network);
+        let of_ann = names(&trees.of(ann.id(), Instant::now()), "");
+        assert!(matches!(of_ann, Err(Error::Silent(_))), "{of_ann:?}");
+        let stranger = PeerId::from_bytes([9; 32]);
+        let of_stranger = names(&trees.of(stranger, Instant::now()), "");
+        assert!(matches!(of_stranger, Err(Error::NotFound)));
+    }
+
+    #[test]
+    fn views_are_kept_while_they_are_used_and_there_are_never_many() {
+        let trees = trees(&Arc::default());
+        let (id, now) = (|n| PeerId::from_bytes([n; 32]), Instant::now());
+        let first = trees.of(id(0), now);
+        let is_first = |now| Arc::ptr_eq(&first, &trees.of(id(0), now));
+        assert!(is_first(now + UNUSED));
+        for n in 1..MAX_VIEWS as u8 {
+            trees.of(id(n), now + UNUSED + Duration::from_secs(1));
+        }
+        assert!(is_first(now + UNUSED + Duration::from_secs(2)));
+        trees.of(id(99), now + UNUSED + Duration::from_secs(3));
+        assert_eq!(trees.views.lock().len(), MAX_VIEWS);
+        assert!(is_first(now + UNUSED + Duration::from_secs(4)));
+        trees.of(id(100), now + 3 * UNUSED);
+        assert_eq!(
+            trees.views.lock().len(),
+            1,
+            "the others are not used any more"
+        );
+    }
+}

@@ -1,0 +1,216 @@
+//! Which names of the merged tree are other contents of the same path, as far as directories were listed: what
+//! `.tinyp2p/conflicts` tells.
+//!
+//! Pure. Each listing replaces what was known of its directory, so a conflict that is gone disappears when its
+//! directory, or one above that has lost it, is listed again. Only conflicts are kept, and a bounded number.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use tinyp2p_net::types::{Kind, Name, RelPath};
+
+use super::merge::Item;
+
+/// The most conflicts that are kept, for a text that people read.
+const MAX_CONFLICTS: usize = 10_000;
+
+/// The most bytes of paths and names that are kept: above it there are conflicts enough, too.
+const MAX_BYTES: usize = 4 << 20;
+
+/// The conflicts by directory.
+#[derive(Default)]
+pub struct Conflicts {
+    by_directory: BTreeMap<RelPath, Vec<Conflict>>,
+    count: usize,
+    bytes: usize,
+    /// True once something was left out.
+    is_cut: bool,
+}
+
+struct Conflict {
+    /// The name that another content keeps.
+    plain: Name,
+    /// The name under which this one is shown.
+    shown: Name,
+}
+
+impl Conflicts {
+    /// Takes over what was just seen of `directory`: its items, sorted by name; none when it is gone.
+    pub fn update(&mut self, directory: &RelPath, items: &[Item]) {
+        self.forget(directory);
+        self.forget_below(directory, items);
+        let mut found = Vec::new();
+        for item in items {
+            let Some(plain) = &item.original else {
+                continue;
+            };
+            let bytes = size(directory, plain, &item.name);
+            if self.count == MAX_CONFLICTS || self.bytes + bytes > MAX_BYTES {
+                self.is_cut = true;
+                break;
+            }
+            self.count += 1;
+            self.bytes += bytes;
+            found.push(Conflict {
+                plain: plain.clone(),
+                shown: item.name.clone(),
+            });
+        }
+        if !found.is_empty() {
+            self.by_directory.insert(directory.clone(), found);
+        }
+    }
+
+    /// A line with their number, then a line for each, sorted by directory and name.
+    pub fn text(&self) -> String {
+        let mut text = match self.count {
+            1 => "1 conflict".to_owned(),
+            count => format!("{count} conflicts"),
+        };
+        text.push_str(" in the directories that were listed since the mount");
+        text.push_str(match self.is_cut {
+            true => "; there were more, which are left out here\n",
+            false => "; 'find MOUNTPOINT >/dev/null' first makes this complete\n",
+        });
+        for (directory, conflicts) in &self.by_directory {
+            for Conflict { plain, shown } in conflicts {
+                // Writing to a String cannot fail.
+                let _ = match directory.is_root() {
+                    true => writeln!(text, "{plain}: also {shown}"),
+                    false => writeln!(text, "{directory}/{plain}: also {shown}"),
+                };
+            }
+        }
+        text
+    }
+
+    fn forget(&mut self, directory: &RelPath) {
+        for Conflict { plain, shown } in self.by_directory.remove(directory).unwrap_or_default() {
+            self.count -= 1;
+            self.bytes -= size(directory, &plain, &shown);
+        }
+    }
+
+    /// Forgets all below `directory` that lies in none of the directories among `items`.
+    fn forget_below(&mut self, directory: &RelPath, items: &[Item]) {
+        let is_there = |name: &[u8]| {
+            let found = items.binary_search_by(|item| item.name.as_bytes().cmp(name));
+            found.is_ok_and(|index| items[index].kind == Kind::Directory)
+        };
+        let above = directory.as_bytes();
+        let below = self.by_directory.range(directory..);
+        let below = below.take_while(|(path, _)| path.as_bytes().starts_with(above));
+        let gone = below.filter(|(path, _)| {
+            let mut components = path.components();
+            let is_below = directory
+                .components()
+                .all(|component| components.next() == Some(component));
+            is_below && components.next().is_some_and(|name| !is_there(name))
+        });
+        let gone: Vec<RelPath> = gone.map(|(path, _)| path.clone()).collect();
+        for path in gone {
+            self.forget(&path);
+        }
+    }
+}
+
+/// What a conflict takes, roughly.
+fn size(directory: &RelPath, plain: &Name, shown: &Name) -> usize {
+    let texts = [directory.as_bytes(), plain.as_bytes(), shown.as_bytes()];
+    texts.iter().map(|text| text.len()).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    fn path(text: &str) -> RelPath {
+        RelPath::new(text.as_bytes()).unwrap()
+    }
+
+    fn name(text: &str) -> Name {
+        Name::new(text.as_bytes()).unwrap()
+    }
+
+    fn item(shown: &str, original: Option<&str>, kind: Kind) -> Item {
+        Item {
+            name: name(shown),
+            original: original.map(name),
+            kind,
+            size: 0,
+            mtime: 0,
+            root: None,
+            sources: Arc::new([]),
+        }
+    }
+
+    fn conflict(shown: &str, plain: &str) -> Item {
+        item(shown, Some(plain), Kind::File)
+    }
+
+    fn lines(conflicts: &Conflicts) -> Vec<String> {
+        conflicts.text().lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn conflicts_are_told_by_directory_until_their_directory_is_seen_without_them() {
+        let mut conflicts = Conflicts::default();
+        assert!(lines(&conflicts)[0].starts_with("0 conflicts in"));
+        let plain = item("a.ogg", None, Kind::File);
+        conflicts.update(
+            &path("m"),
+            &[conflict("a (bob).ogg", "a.ogg"), plain.clone()],
+        );
+        conflicts.update(
+            &path(""),
+            &[
+                conflict("x (ann)\n", "x\n"),
+                item("m", None, Kind::Directory),
+            ],
+        );
+        let told = lines(&conflicts);
+        assert!(told[0].starts_with("2 conflicts in"), "{told:?}");
+        assert_eq!(
+            told[1..],
+            ["x\\n: also x (ann)\\n", "m/a.ogg: also a (bob).ogg"]
+        );
+        conflicts.update(&path("m"), &[plain]);
+        assert_eq!(lines(&conflicts).len(), 2);
+        conflicts.update(&path(""), &[]);
+        assert_eq!((conflicts.count, conflicts.bytes), (0, 0));
+    }
+
+    #[test]
+    fn conflicts_go_with_the_directory_above_them() {
+        let mut conflicts = Conflicts::default();
+        for directory in ["d", "d/e/f", "d-", "d/g", "dd"] {
+            conflicts.update(&path(directory), &[conflict("x (a)", "x")]);
+        }
+        let kept = [item("g", None, Kind::Directory)];
+        conflicts.update(&path("d"), &kept);
+        let told = ["d-/x: also x (a)", "d/g/x: also x (a)", "dd/x: also x (a)"];
+        assert_eq!(lines(&conflicts)[1..], told);
+        conflicts.update(&path("d"), &[]);
+        assert_eq!(lines(&conflicts)[1..], [told[0], told[2]]);
+    }
+
+    #[test]
+    fn there_are_never_too_many_and_that_is_said() {
+        let mut conflicts = Conflicts::default();
+        let many: Vec<Item> = (0..MAX_CONFLICTS + 1)
+            .map(|n| conflict(&format!("{n:06} (a)"), "x"))
+            .collect();
+        conflicts.update(&path("d"), &many);
+        let told = lines(&conflicts);
+        assert_eq!(told.len(), 1 + MAX_CONFLICTS);
+        assert!(told[0].contains("there were more"), "{}", told[0]);
+        conflicts.update(&path("d"), &[]);
+        let long = "x".repeat(4000).replace("xxxxx", "xxxx/");
+        for n in 0..2000 {
+            conflicts.update(&path(&format!("{long}{n}")), &[conflict("y (a)", "y")]);
+        }
+        assert!(conflicts.bytes <= MAX_BYTES && conflicts.count > 1000);
+    }
+}
