@@ -557,3 +557,53 @@ fn without_news_changes_are_seen_within_two_seconds() {
     let taken = changes_are_seen(&nodes, &mut world, 30, Duration::from_millis(2500));
     eprintln!("seen after {:?} (median), {:?} (all)", taken[15], taken[29]);
 }
+
+#[test]
+fn a_second_find_over_an_unchanged_tree_costs_no_call() {
+    let swarm = Swarm::alone();
+    let mut members: Vec<Node> = Vec::new();
+    for member in ["ann", "bob"] {
+        let mut node = swarm.node(member);
+        for number in 0..10 {
+            node = node
+                .file(format!("both/{number}/of {member}"), "x")
+                .file(format!("{member}/{number}/deep/er"), "x");
+        }
+        if let Some(first) = members.first() {
+            node = node.peer(first);
+        }
+        members.push(node.serve());
+    }
+    let mount = swarm.node("cat").peer(&members[0]).mount();
+    let find = || {
+        let mut find = std::process::Command::new("find");
+        find.arg(mount.mountpoint())
+            .args(["-printf", "%p %s %T@\n"]);
+        run(&mut find, Duration::from_secs(60))
+            .expect_success()
+            .text()
+    };
+    eventually(Duration::from_secs(20), "all are there", || {
+        find().lines().count() == 1 + 1 + 10 + 20 + 2 * (1 + 3 * 10)
+    });
+    let calls = || -> usize {
+        let count = |member: &Node| {
+            let log = member.log();
+            let looks = ["list", "stat", "search", "hashes"];
+            let counts = looks.map(|call| log.matches(&format!("call=\"tinyp2p.{call}\"")).count());
+            counts.iter().sum::<usize>()
+        };
+        members.iter().map(count).sum()
+    };
+    // Content roots become known in the first seconds, which is news.
+    let mut seen = (calls(), find());
+    eventually(Duration::from_secs(60), "a find that costs nothing", || {
+        // Longer than an answer holds that nobody watches, here and in the kernel.
+        std::thread::sleep(Duration::from_millis(2500));
+        let before = calls();
+        let again = find();
+        let is_free = (before, &again) == (calls(), &seen.1);
+        seen = (calls(), again);
+        is_free
+    });
+}

@@ -37,6 +37,16 @@ impl MemoryNetwork {
         peer
     }
 
+    /// A member that is there.
+    ///
+    /// # Panics
+    /// If it is not: a mistake in a test.
+    pub fn member(&self, id: PeerId) -> Arc<MemoryPeer> {
+        let members = self.members.lock();
+        let member = members.iter().find(|(_, peer)| peer.id() == id);
+        Arc::clone(&member.expect("a member that is there").1)
+    }
+
     /// Lets a member leave, so that nobody waits for it or counts it any more.
     pub fn leave(&self, id: PeerId) {
         self.members.lock().retain(|(_, peer)| peer.id() != id);

@@ -1,5 +1,7 @@
 //! The view over a network in memory whose members come, go and stop answering.
 
+mod watched;
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 
