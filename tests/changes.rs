@@ -519,18 +519,21 @@ fn changes_are_seen(
     taken
 }
 
-/// The file has one of the contents that the model has for its name, of the size that is shown.
+/// The file has one of the contents that members have at its path, of the size that is shown.
 fn read_is_right(world: &World, mount: &Path, path: &Path, expected: &Tree) {
     let bytes = fs::read(mount.join(path)).unwrap_or_else(|error| panic!("{path:?}: {error}"));
     let fits = |share: &Model| {
-        share.things.values().any(|thing| match thing {
-            Thing::File(content) => content.bytes == bytes,
-            Thing::Directory => false,
+        let mut things = share.things.iter();
+        things.any(|(known, thing)| {
+            let mut holders = world.shares.iter();
+            let is_it =
+                known == path || holders.any(|holder| conflict_name(known, &holder.name) == path);
+            is_it && matches!(thing, Thing::File(content) if content.bytes == bytes)
         })
     };
     assert!(
         world.shares.iter().any(fits),
-        "{path:?} has bytes that nobody wrote"
+        "{path:?} has bytes that nobody wrote there"
     );
     let Shown::File { size, .. } = expected[path] else {
         return;
@@ -606,4 +609,51 @@ fn a_second_find_over_an_unchanged_tree_costs_no_call() {
         seen = (calls(), again);
         is_free
     });
+}
+
+#[test]
+fn news_of_a_directory_in_which_somebody_waits_hold_nobody_up_and_let_the_mount_be_killed() {
+    let swarm = Swarm::alone();
+    let a = swarm
+        .node("ann")
+        .file("d/known", "1")
+        .file("e/known", "1")
+        .serve();
+    let b = swarm.node("bob").peer(&a).file("of bob", "1").serve();
+    let mut c = swarm.node("cat").peer(&a).peer(&b).mount();
+    eventually(Duration::from_secs(20), "all are there", || {
+        ["d/known", "of bob"].iter().all(|path| c.at(path).exists())
+    });
+    b.freeze();
+    // Both waits are for bob, who may have such a file; the second one ends with the mount.
+    for is_killed in [false, true] {
+        let directory = ["d", "e"][usize::from(is_killed)];
+        let (at, begun) = (c.at(format!("{directory}/nobody has this")), Instant::now());
+        let waiting = std::thread::spawn(move || at.exists());
+        // News of the very directory, which the first answer has made one that is watched.
+        let mut number = 0;
+        while begun.elapsed() < Duration::from_millis(800) {
+            number += 1;
+            let new = format!("{directory}/new {number}");
+            fs::write(a.share().join(new), "x").expect("write");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        if is_killed {
+            // What is left of the mount stays where it is until somebody looks.
+            c.crash();
+        }
+        eventually(
+            Duration::from_secs(5),
+            "whoever waits has an answer",
+            || waiting.is_finished(),
+        );
+        assert!(!waiting.join().expect("an answer"));
+        if !is_killed {
+            b.thaw();
+            eventually(Duration::from_secs(20), "bob is back", || {
+                c.at("of bob").exists()
+            });
+            b.freeze();
+        }
+    }
 }

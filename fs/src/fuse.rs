@@ -29,7 +29,7 @@ use tinyp2p_net::download::Patience;
 use tinyp2p_net::types::Kind;
 
 use crate::errno::{self, Error};
-use crate::expire::Expirer;
+use crate::expire::{Busy, Expirer};
 use crate::filesystem::{Attr, Filesystem, Looked, STATFS_BLOCK};
 use crate::view::Wait;
 use crate::workers::{Turn, Workers};
@@ -52,15 +52,21 @@ const WAITING_LOOPS: usize = 2;
 /// What programs are told to read at once.
 const PREFERRED_READ: u32 = 128 * 1024;
 
-/// Numbers are never used again, so one generation does.
+/// A number always stands for the same thing, so one generation does.
 const GENERATION: Generation = Generation(0);
 
 /// `filesystem` as fuser wants it. Everything in the mount belongs to the user of this process.
-/// What members have news of goes to `expirer`, if the kernel knows what that is for.
-pub fn adapter(filesystem: Arc<Filesystem>, expirer: Option<Expirer>) -> impl fuser::Filesystem {
+/// What members have news of goes to `expirer`, if the kernel knows what that is for; where somebody waits is told to
+/// `busy`.
+pub fn adapter(
+    filesystem: Arc<Filesystem>,
+    expirer: Option<Expirer>,
+    busy: Arc<Busy>,
+) -> impl fuser::Filesystem {
     Adapter {
         filesystem,
         expirer,
+        busy,
         workers: Workers::default(),
         waiting: Waiting::default(),
         uid: rustix::process::getuid().as_raw(),
@@ -79,6 +85,7 @@ pub fn session_config() -> fuser::Config {
 struct Adapter {
     filesystem: Arc<Filesystem>,
     expirer: Option<Expirer>,
+    busy: Arc<Busy>,
     workers: Workers,
     waiting: Waiting,
     uid: u32,
@@ -116,7 +123,8 @@ impl fuser::Filesystem for Adapter {
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (name, owner) = (name.as_bytes().to_vec(), self.owner());
-        self.answer(
+        self.answer_within(
+            Some(parent.0),
             "lookup",
             reply,
             move |fs, wait, _| fs.lookup(parent.0, &name, wait),
@@ -167,13 +175,14 @@ impl fuser::Filesystem for Adapter {
     fn readdirplus(
         &self,
         _: &Request,
-        _: INodeNo,
+        inode: INodeNo,
         handle: FileHandle,
         offset: u64,
         reply: ReplyDirectoryPlus,
     ) {
         let owner = self.owner();
-        self.answer(
+        self.answer_within(
+            Some(inode.0),
             "readdirplus",
             reply,
             move |fs, wait, reply: &mut ReplyDirectoryPlus| {
@@ -467,6 +476,20 @@ impl Adapter {
     fn answer<R, T>(
         &self,
         operation: &'static str,
+        reply: R,
+        ask: impl Fn(&Filesystem, Wait, &mut R) -> Result<T, Error> + Send + 'static,
+        tell: impl FnOnce(R, T) + Send + 'static,
+    ) where
+        R: Refuse + Send + 'static,
+    {
+        self.answer_within(None, operation, reply, ask, tell);
+    }
+
+    /// The same for an operation for which the kernel holds its lock on `directory`.
+    fn answer_within<R, T>(
+        &self,
+        directory: Option<u64>,
+        operation: &'static str,
         mut reply: R,
         ask: impl Fn(&Filesystem, Wait, &mut R) -> Result<T, Error> + Send + 'static,
         tell: impl FnOnce(R, T) + Send + 'static,
@@ -480,12 +503,14 @@ impl Adapter {
                 return finish(operation, reply, result, tell);
             }
             let filesystem = Arc::clone(&self.filesystem);
+            let waiting = directory.map(|directory| self.busy.enter(directory));
             self.workers.submit(Box::new(move |turn| {
                 let result = match turn {
                     Turn::Now => ask(&filesystem, Wait::Until(deadline), &mut reply),
                     Turn::Refused => Err(Error::Overloaded),
                 };
                 finish(operation, reply, result, tell);
+                drop(waiting);
             }));
         });
     }

@@ -5,16 +5,17 @@
 //! cached under a number are always of one content, from one member where the content has no root, and can
 //! be kept across opens.
 //!
-//! Numbers are computed from what they stand for, so a thing that the kernel has forgotten comes back under
-//! the number that it had. Programs rely on that: `find`, `du` and `cp -r` leave a directory out when its
-//! number has changed between two looks at it, and backups read a file again.
+//! Numbers are given in the order in which things are first shown, which in a directory is that of their names: `cp -r`
+//! and `tar` read files in the order of their numbers, and what is read in the order of its names comes many at a time.
+//! A thing that the kernel has forgotten comes back under the number that it had ([`Remembered`]). Programs rely
+//! on that: `find`, `du` and `cp -r` leave a directory out when its number has changed between two looks at it.
 //!
 //! The kernel counts how often it was told a number and says when it forgets it; [`Inodes`] keeps the
 //! same count and nothing longer than that. Whoever tells a number must count it before the reply is
 //! sent, because the kernel may forget it on another thread right after.
 
 use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
 use tinyp2p_net::download::Has;
@@ -24,6 +25,9 @@ use crate::view::merge::{Item, Member, Source};
 
 /// The number of the mount's root.
 pub const ROOT: u64 = 1;
+
+/// Numbers that are kept for what the kernel has forgotten.
+const MAX_REMEMBERED: usize = 1 << 20;
 
 /// Tables of up to this size are not worth shrinking.
 const MIN_CAPACITY: usize = 4096;
@@ -85,6 +89,8 @@ pub struct Inode {
 pub struct Inodes {
     inodes: HashMap<u64, Inode>,
     numbers: HashMap<Key, u64>,
+    remembered: Remembered,
+    next: u64,
 }
 
 impl Inodes {
@@ -104,6 +110,8 @@ impl Inodes {
         Self {
             inodes: HashMap::from([(ROOT, root)]),
             numbers: HashMap::from([(key, ROOT)]),
+            remembered: Remembered::default(),
+            next: ROOT + 1,
         }
     }
 
@@ -143,14 +151,21 @@ impl Inodes {
 
     /// What `key` stands for, counted as told once more. If it is new, nobody has it yet.
     fn told(&mut self, key: Key, size: u64, mtime: i64) -> (u64, &mut Inode) {
-        let inodes = &self.inodes;
-        let number = self.numbers.entry(key.clone());
+        let Self {
+            inodes,
+            numbers,
+            remembered,
+            next,
+        } = self;
+        let number = numbers.entry(key.clone());
         let number = *number.or_insert_with_key(|key| {
-            let mut number = number_of(key);
-            while inodes.contains_key(&number) {
-                number += 1;
-            }
-            number
+            let before = remembered.recall(key);
+            // Two out of billions of billions may be taken for one another.
+            let free = before.filter(|number| !inodes.contains_key(number));
+            free.unwrap_or_else(|| {
+                *next += 1;
+                *next - 1
+            })
         });
         let inode = self.inodes.entry(number).or_insert_with(|| Inode {
             path: key.0,
@@ -175,7 +190,9 @@ impl Inodes {
             && number != ROOT
             && let Some(inode) = self.inodes.remove(&number)
         {
-            self.numbers.remove(&(inode.path, inode.identity));
+            let key = (inode.path, inode.identity);
+            self.numbers.remove(&key);
+            self.remembered.remember(&key, number);
             self.shrink();
         }
     }
@@ -239,12 +256,28 @@ impl Inodes {
     }
 }
 
-/// Where to look for a free number for `key`: the one that it always has, unless two out of billions
-/// are after the same. Above the root's, and below those that [`crate::hidden`] uses.
-fn number_of(key: &Key) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    key.hash(&mut hasher);
-    ROOT + 1 + (hasher.finish() >> 3)
+/// The numbers of what the kernel has forgotten, each at 16 bytes and some room: by a hash of what they stand for. Of more than a
+/// million, those that were forgotten first are.
+#[derive(Default)]
+struct Remembered {
+    hasher: RandomState,
+    newer: HashMap<u64, u64>,
+    older: HashMap<u64, u64>,
+}
+
+impl Remembered {
+    fn remember(&mut self, key: &Key, number: u64) {
+        if self.newer.len() >= MAX_REMEMBERED / 2 {
+            self.older = std::mem::take(&mut self.newer);
+        }
+        self.newer.insert(self.hasher.hash_one(key), number);
+    }
+
+    fn recall(&self, key: &Key) -> Option<u64> {
+        let hash = self.hasher.hash_one(key);
+        let number = self.newer.get(&hash).or_else(|| self.older.get(&hash));
+        number.copied()
+    }
 }
 
 impl Inode {
@@ -532,14 +565,13 @@ mod tests {
 
     #[test]
     fn what_was_forgotten_comes_back_under_its_number() {
-        let (mut inodes, mut others) = (Inodes::new(0), Inodes::new(7));
+        let mut inodes = Inodes::new(0);
         let item = file(&[(1, 7)], None);
         let number = merged(&mut inodes, path(), &item);
         inodes.forget(number, 1);
         assert_eq!(merged(&mut inodes, path(), &item), number);
-        // Under another mount of the same network, too.
-        merged(&mut others, path(), &file(&[(2, 7)], None));
-        assert_eq!(merged(&mut others, path(), &item), number);
+        let other = merged(&mut inodes, path(), &file(&[(2, 7)], None));
+        assert_ne!(other, number);
     }
 
     #[test]
@@ -547,10 +579,39 @@ mod tests {
         let mut inodes = Inodes::new(0);
         let (item, other) = (file(&[(1, 7)], None), file(&[(2, 8)], None));
         let number = merged(&mut inodes, path(), &item);
-        let taken = number_of(&inodes.key(Tree::Merged, path(), &other));
-        let holder = inodes.get(number).unwrap().clone();
-        inodes.inodes.insert(taken, holder);
-        assert_eq!(merged(&mut inodes, path(), &other), taken + 1);
+        let key = inodes.key(Tree::Merged, path(), &other);
+        inodes.remembered.remember(&key, number);
+        assert_ne!(merged(&mut inodes, path(), &other), number);
+    }
+
+    #[test]
+    fn numbers_ascend_in_the_order_in_which_things_are_shown() {
+        let mut inodes = Inodes::new(0);
+        let item = file(&[(1, 7)], None);
+        let paths = (0..100).map(|n| RelPath::new(format!("{n:03}").as_bytes()).unwrap());
+        let numbers: Vec<u64> = paths.map(|path| merged(&mut inodes, path, &item)).collect();
+        assert!(numbers.is_sorted());
+        assert!(
+            numbers
+                .iter()
+                .all(|number| *number > ROOT && !is_hidden(*number))
+        );
+    }
+
+    #[test]
+    fn what_was_forgotten_is_remembered_in_bounds() {
+        let mut remembered = Remembered::default();
+        let key = |n: usize| {
+            let path = RelPath::new(n.to_string().as_bytes()).unwrap();
+            (path, Identity::Directory(Tree::Merged))
+        };
+        for number in 0..2 * MAX_REMEMBERED {
+            remembered.remember(&key(number), number as u64);
+        }
+        assert!(remembered.newer.len() + remembered.older.len() <= MAX_REMEMBERED);
+        assert_eq!(remembered.recall(&key(0)), None);
+        let last = 2 * MAX_REMEMBERED - 1;
+        assert_eq!(remembered.recall(&key(last)), Some(last as u64));
     }
 
     #[test]

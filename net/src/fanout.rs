@@ -135,9 +135,7 @@ impl Fanout {
                 let listing = told.answer.as_ref();
                 listing.is_none_or(|listing| listing.entries.len() <= SMALL_LISTING)
             };
-            if says_something(&answer, is_small) {
-                pace.lock().note(peer.id(), now - begun);
-            }
+            note(&pace, &*peer, &answer, is_small, now - begun);
             if is_slow.contains(&peer.id()) && !matches!(&answer, Err(error) if error.is_absence())
             {
                 let listing = answer.as_ref().ok().and_then(|told| told.answer.clone());
@@ -179,9 +177,7 @@ impl Fanout {
         let question = move |peer: &dyn Peer, deadline| {
             let begun = Instant::now();
             let answer = client::stat(peer, &path, deadline);
-            if says_something(&answer, |_| true) {
-                pace.lock().note(peer.id(), begun.elapsed());
-            }
+            note(&pace, &*peer, &answer, |_| true, begun.elapsed());
             answer
         };
         self.ask_promptly(members, &slow, deadline, question, |told| {
@@ -278,13 +274,23 @@ impl Fanout {
     }
 }
 
-/// True if the time that `answer` took tells how fast its member is: a refusal does so as well as a
-/// small answer. Who does not answer at all is suspected to be gone, which is worse.
-fn says_something<T>(answer: &Result<T, Error>, is_small: impl Fn(&T) -> bool) -> bool {
-    match answer {
+/// Learns from the time that an answer took: a refusal tells as much as a small answer. So does a question that ran
+/// out of time, unless it had none to begin with: a member whose disk hangs greets everybody and answers nothing.
+fn note<T>(
+    pace: &Mutex<Pace>,
+    peer: &dyn Peer,
+    answer: &Result<T, Error>,
+    is_small: impl Fn(&T) -> bool,
+    took: Duration,
+) {
+    let says_something = match answer {
         Ok(answer) => is_small(answer),
         Err(Error::Fault { .. }) => true,
+        Err(Error::Timeout { .. }) => took >= pace::PROMPT,
         Err(_) => false,
+    };
+    if says_something {
+        pace.lock().note(peer.id(), took);
     }
 }
 

@@ -30,6 +30,9 @@ const GRACE: Duration = Duration::from_secs(3);
 /// Polls begin no sooner after one another, however quick the answers are.
 const PACE: Duration = Duration::from_millis(15);
 
+/// A member whose poll has failed is not polled again for this long.
+const PAUSE: Duration = Duration::from_secs(2);
+
 /// What is new at a member.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum News {
@@ -51,6 +54,8 @@ type Report = Box<dyn Fn(PeerId, &Error) + Send + Sync>;
 /// The members that are followed.
 pub struct Followers {
     followed: Mutex<HashMap<PeerId, Followed>>,
+    /// When polls of members failed that answered other questions.
+    failed: Mutex<HashMap<PeerId, Instant>>,
     listeners: RwLock<Vec<Weak<dyn Listener>>>,
     report: Report,
 }
@@ -69,6 +74,7 @@ impl Followers {
     pub fn new(report: Report) -> Arc<Self> {
         Arc::new(Self {
             followed: Mutex::default(),
+            failed: Mutex::default(),
             listeners: RwLock::default(),
             report,
         })
@@ -91,6 +97,9 @@ impl Followers {
                 known.until = until;
             }
             return is_good;
+        }
+        if self.has_just_failed(peer.id(), now) {
+            return false;
         }
         let new = Followed {
             first: counter,
@@ -130,6 +139,12 @@ impl Followers {
             followed.remove(&peer.id());
         }
         is_needed
+    }
+
+    fn has_just_failed(&self, member: PeerId, now: Instant) -> bool {
+        let mut failed = self.failed.lock();
+        failed.retain(|_, then| now.saturating_duration_since(*then) < PAUSE);
+        failed.contains_key(&member)
     }
 
     fn forget(&self, peer: &dyn Peer) {
@@ -182,6 +197,7 @@ fn run(followers: &Weak<Followers>, peer: &dyn Peer, counter: u64) {
                     Ok(_) => Error::misbehaved(peer.id().short(), "an answer to another question"),
                 };
                 tracing::debug!(member = ?peer.id(), %error, "changes are no longer heard of");
+                followers.failed.lock().insert(peer.id(), Instant::now());
                 followers.forget(peer);
                 followers.tell(peer.id(), &News::Lost);
                 (followers.report)(peer.id(), &error);
@@ -271,7 +287,10 @@ mod tests {
         peer.behave(Behaviour::Gone);
         ear.hears(&News::Lost);
         peer.behave(Behaviour::Honest);
-        assert!(followers.follow(&dynamic(&peer), peer.counter(), now));
+        let now = Instant::now();
+        assert!(!followers.follow(&dynamic(&peer), peer.counter(), now));
+        let later = now + PAUSE;
+        assert!(followers.follow(&dynamic(&peer), peer.counter(), later));
         peer.put("a", "x", 1);
         ear.hears(&changed("a"));
     }

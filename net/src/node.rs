@@ -1,7 +1,6 @@
 //! A running node: builds all parts, connects them, and ends them. The only file that knows every
 //! part.
 
-use std::collections::HashSet;
 use std::fmt;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -218,11 +217,8 @@ impl Node {
         T: Send + 'static,
         Q: Fn(&dyn Peer, Instant) -> Result<T, Error> + Send + Sync + 'static,
     {
-        self.gather(
-            &self.members.present(),
-            |_| true,
-            |asked| self.fanout.ask(asked, deadline, question),
-        )
+        self.gather(|_| true, |asked| self.fanout.ask(asked, deadline, question))
+            .1
     }
 
     /// As [`Node::ask`] for the whole of `directory`, `None` where there is none; but see [`Fanout::list`].
@@ -290,10 +286,10 @@ impl Node {
         Q: Fn(&dyn Peer, Instant) -> Result<T, Error> + Send + Sync + 'static,
     {
         self.gather(
-            &self.members.present(),
             |_| true,
             |asked| self.searches.ask(asked, deadline, question),
         )
+        .1
     }
 
     /// Another number whenever members have come or gone.
@@ -314,9 +310,7 @@ impl Node {
     ) -> Round<T> {
         // Before anybody is asked, as is the time: whoever comes meanwhile is not among the answers.
         let (revision, now) = (self.members.revision(), Instant::now());
-        let mut present = self.members.present();
-        present.retain(|member| wanted(member.id));
-        let answers = self.gather(&present, wanted, ask);
+        let (present, answers) = self.gather(wanted, ask);
         // Those of the present come first, in their order.
         let theirs = answers.iter().take(present.len());
         let counters = theirs.map(|answer| answer.result.as_ref().ok()?.counter);
@@ -337,13 +331,16 @@ impl Node {
         }
     }
 
-    /// What `ask` hears of those who are there, and of all others who are `wanted` that they are away.
+    /// Those who are there and `wanted`; what `ask` hears of them, in their order, and of all others who are wanted
+    /// that they are away.
     fn gather<T>(
         &self,
-        present: &[Member],
         wanted: impl Fn(PeerId) -> bool,
         ask: impl FnOnce(&[Asked]) -> Vec<Answer<T>>,
-    ) -> Vec<Answer<T>> {
+    ) -> (Vec<Member>, Vec<Answer<T>>) {
+        // At one moment: whoever comes back while the others are asked is not taken for somebody who has nothing.
+        let (mut present, absent) = self.members.everyone();
+        present.retain(|member| wanted(member.id));
         let asked = present.iter().map(|member| Asked {
             name: Arc::clone(&member.name),
             peer: Arc::clone(&member.peer),
@@ -355,10 +352,7 @@ impl Node {
                 self.members.report(answer.member, error);
             }
         }
-        // One that has just failed is away by now; it has answered all the same.
-        let answered: HashSet<PeerId> = answers.iter().map(|answer| answer.member).collect();
-        let absent = self.members.absent().into_iter();
-        let absent = absent.filter(|(member, _)| wanted(*member) && !answered.contains(member));
+        let absent = absent.into_iter().filter(|(member, _)| wanted(*member));
         answers.extend(absent.map(|(member, name)| {
             let away = Error::Unreachable {
                 who: name.to_string(),
@@ -370,7 +364,7 @@ impl Node {
                 result: Err(away),
             }
         }));
-        answers
+        (present, answers)
     }
 
     /// Waits until each address that the user named has answered or failed once, or `deadline`;

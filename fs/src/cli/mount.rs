@@ -11,7 +11,7 @@ use super::password::Source;
 use super::place::{Claim, Mountpoint};
 use super::stop::{self, Event};
 use super::{Failure, background, cache, logging};
-use crate::expire::Expirer;
+use crate::expire::{Busy, Expirer};
 use crate::filesystem::Filesystem;
 use crate::fuse;
 use crate::mount::{self, Mount, Unmounted};
@@ -130,7 +130,9 @@ impl Mounted {
         let filesystem = Arc::new(filesystem);
         let listener = Arc::downgrade(&filesystem);
         joined.node.listen(listener);
-        let expirer = descriptor.try_clone().and_then(Expirer::start);
+        let busy = Arc::new(Busy::default());
+        let device = descriptor.try_clone();
+        let expirer = device.and_then(|device| Expirer::start(device, Arc::clone(&busy)));
         if let Err(error) = &expirer {
             tracing::info!(%error, "the kernel is not told what is new");
         }
@@ -139,7 +141,7 @@ impl Mounted {
             searches: Arc::clone(filesystem.searches()),
             _claim: claim,
         };
-        let adapter = fuse::adapter(filesystem, expirer.ok());
+        let adapter = fuse::adapter(filesystem, expirer.ok(), busy);
         let session = mount::session(adapter, descriptor, options, fuse::session_config())
             .map_err(|e| failed(e.to_string()))?;
         thread::Builder::new()

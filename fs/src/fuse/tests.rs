@@ -35,7 +35,12 @@ fn mount() -> Mounted {
     let directory = tempfile::tempdir().unwrap();
     let mut config = session_config();
     config.mount_options = vec![fuser::MountOption::RO];
-    let session = fuser::spawn_mount(adapter(filesystem, None), directory.path(), &config).unwrap();
+    let session = fuser::spawn_mount(
+        adapter(filesystem, None, Arc::default()),
+        directory.path(),
+        &config,
+    )
+    .unwrap();
     Mounted {
         network,
         ann,

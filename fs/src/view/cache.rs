@@ -3,15 +3,16 @@
 //! Pure: time comes in as `now`. [`Term`] decides whether an answer still holds; [`Cache::forget`],
 //! [`Cache::take_in`] and [`Cache::distrust`] end it early. Both memories are bounded, the oldest answer goes first.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tinyp2p_net::types::{Kind, RelPath};
+use tinyp2p_net::types::{Kind, Name, RelPath};
 use tinyp2p_net::wire::{Change, Depth};
 
 use super::Directory;
+use super::merge::may_be_conflict;
 use super::term::{Present, Term, is_within};
 
 /// A listing that is no longer fresh still tells how large its directory is, which
@@ -23,6 +24,9 @@ const MAX_ITEMS: usize = 250_000;
 
 /// The most absent names in memory.
 const MAX_ABSENT: usize = 16_384;
+
+/// A listing that no longer speaks for more names than this is no longer a listing.
+const MAX_CHANGED: usize = 1024;
 
 /// A listing of n names costs about as much as this many questions and one more for every
 /// [`ITEMS_PER_QUESTION`] of them.
@@ -57,13 +61,33 @@ struct Cached {
     known: Known,
     /// Single names of it that had to be asked for since it is no longer fresh.
     questions: usize,
+    /// Names of which there were news since: the listing does not speak for these any more.
+    changed: BTreeSet<Name>,
+    /// True if the directory's own modification time may be another one by now.
+    is_touched: bool,
 }
 
 impl Cache {
     /// The listing of `path`, if it still holds.
     pub fn directory(&self, path: &RelPath, present: Present) -> Option<Arc<Directory>> {
         let cached = self.directories.get(path)?;
-        let holds = cached.term.holds(present);
+        let holds = cached.term.holds(present) && cached.changed.is_empty() && !cached.is_touched;
+        holds.then(|| Arc::clone(&cached.directory))
+    }
+
+    /// The listing of `path`, if it still holds for `name`, whatever has become of the others: so a file that grows
+    /// all the time does not make everybody ask for all that lies beside it.
+    pub fn directory_for(
+        &self,
+        path: &RelPath,
+        name: &Name,
+        present: Present,
+    ) -> Option<Arc<Directory>> {
+        let cached = self.directories.get(path)?;
+        // The name of a conflict depends on other names.
+        let speaks_for_it =
+            cached.changed.is_empty() || !(cached.changed.contains(name) || may_be_conflict(name));
+        let holds = cached.term.holds(present) && speaks_for_it;
         holds.then(|| Arc::clone(&cached.directory))
     }
 
@@ -95,24 +119,30 @@ impl Cache {
         is_worth_it
     }
 
-    /// Remembers a listing. Returns what had to go for it, to be dropped without the lock.
+    /// Remembers a listing, and what was heard since it was asked for. Returns what had to go for it, to be dropped without the lock.
     pub fn insert(
         &mut self,
         path: RelPath,
         directory: Arc<Directory>,
         term: Term,
+        missed: &[Change],
     ) -> Vec<Arc<Directory>> {
         let now = term.came;
         let mut gone: Vec<_> = self.remove(&path).into_iter().collect();
         let known = Known::of(&directory);
         self.known += known;
         self.arrivals.push_back((now, path.clone()));
-        let cached = Cached {
+        let mut cached = Cached {
             directory,
             term,
             known,
             questions: 0,
+            changed: BTreeSet::new(),
+            is_touched: false,
         };
+        for change in missed {
+            cached.take_in(&path, change);
+        }
         self.directories.insert(path, cached);
         while let Some((came, path)) = self.arrivals.front() {
             let is_last_answer = self
@@ -159,7 +189,7 @@ impl Cache {
         let parent = path.split().map(|(parent, _)| parent);
         for listing in [parent.as_ref(), Some(path)].into_iter().flatten() {
             if let Some(cached) = self.directories.get_mut(listing) {
-                cached.term.is_over = true;
+                cached.take_in(listing, change);
             }
         }
         self.absent.remove(path);
@@ -170,7 +200,7 @@ impl Cache {
                 if !below.as_bytes().starts_with(path.as_bytes()) {
                     break;
                 }
-                cached.term.is_over |= is_within(below, path);
+                cached.take_in(below, change);
             }
             let absent = self.absent.range(below).take_while(starts);
             let absent = absent.filter(|(below, _)| is_within(below, path));
@@ -215,6 +245,21 @@ impl Cache {
     }
 }
 
+impl Cached {
+    /// Ends what of this listing, that of `own`, may no longer hold after `change`.
+    fn take_in(&mut self, own: &RelPath, change: &Change) {
+        let Change { path, depth } = change;
+        match path.split() {
+            _ if path == own && *depth == Depth::Entry => self.is_touched = true,
+            Some((parent, name)) if parent == *own => {
+                self.changed.insert(name);
+                self.term.is_over |= self.changed.len() > MAX_CHANGED;
+            }
+            _ => self.term.is_over |= *depth == Depth::Tree && is_within(own, path),
+        }
+    }
+}
+
 impl Known {
     fn of(directory: &Directory) -> Self {
         let files = directory
@@ -245,7 +290,7 @@ impl std::ops::SubAssign for Known {
 
 #[cfg(test)]
 mod tests {
-    use tinyp2p_net::types::{Name, PeerId, Version};
+    use tinyp2p_net::types::{PeerId, Version};
 
     use super::*;
     use crate::view::merge::{Item, Member, Source};
@@ -295,7 +340,7 @@ mod tests {
     #[test]
     fn a_listing_holds_for_a_second() {
         let (mut cache, now) = (Cache::default(), Instant::now());
-        cache.insert(path("d"), directory(1), Term::unwatched(now));
+        cache.insert(path("d"), directory(1), Term::unwatched(now), &[]);
         assert!(cache.directory(&path("d"), at(now + FRESH / 2)).is_some());
         assert!(cache.directory(&path("d"), at(now + FRESH)).is_none());
     }
@@ -322,7 +367,7 @@ mod tests {
             (Depth::Tree, &["", "a/b-", "a/b.d", "z"]),
         ] {
             for listing in listings {
-                cache.insert(path(listing), directory(1), watched(now));
+                cache.insert(path(listing), directory(1), watched(now), &[]);
             }
             cache.insert_absent(path("a/b/x"), watched(now));
             cache.insert_absent(path("a/b-/x"), watched(now));
@@ -344,9 +389,39 @@ mod tests {
     }
 
     #[test]
+    fn news_of_one_name_leave_the_listing_good_for_all_others() {
+        let (mut cache, now) = (Cache::default(), Instant::now());
+        let grows = Change {
+            path: path("d/grows"),
+            depth: Depth::Entry,
+        };
+        cache.insert(path("d"), directory(1), watched(now), &[]);
+        cache.take_in(&grows);
+        let speaks_for = |cache: &Cache, name: &str| {
+            let name = Name::new(name.as_bytes()).unwrap();
+            cache.directory_for(&path("d"), &name, at(now)).is_some()
+        };
+        let expected = [("0", true), ("grows", false), ("grows (ann)", false)];
+        for (name, speaks) in expected {
+            assert_eq!(speaks_for(&cache, name), speaks, "{name}");
+        }
+        assert!(cache.directory(&path("d"), at(now)).is_none());
+        // The same if they came while it was asked for.
+        cache.insert(path("d"), directory(1), watched(now), &[grows]);
+        assert!(speaks_for(&cache, "0") && !speaks_for(&cache, "grows"));
+        for number in 0..=MAX_CHANGED {
+            cache.take_in(&Change {
+                path: path(&format!("d/{number}")),
+                depth: Depth::Entry,
+            });
+        }
+        assert!(!speaks_for(&cache, "another"));
+    }
+
+    #[test]
     fn what_nobody_watches_any_more_holds_for_a_second() {
         let (mut cache, now) = (Cache::default(), Instant::now());
-        cache.insert(path("d"), directory(1), watched(now));
+        cache.insert(path("d"), directory(1), watched(now), &[]);
         cache.insert_absent(path("d/x"), watched(now));
         assert!(cache.directory(&path("d"), at(now + FRESH)).is_some());
         assert!(cache.is_absent(&path("d/x"), at(now + FRESH)));
@@ -359,7 +434,7 @@ mod tests {
     #[test]
     fn forgetting_a_file_ends_its_directory_too() {
         let (mut cache, now) = (Cache::default(), Instant::now());
-        cache.insert(path("d"), directory(1), Term::unwatched(now));
+        cache.insert(path("d"), directory(1), Term::unwatched(now), &[]);
         cache.insert_absent(path("d/x"), Term::unwatched(now));
         cache.forget(&path("d/x"));
         assert!(cache.directory(&path("d"), at(now)).is_none());
@@ -373,7 +448,7 @@ mod tests {
         let third = MAX_ITEMS / 3;
         for (number, name) in ["a", "b", "c", "d"].into_iter().enumerate() {
             let later = now + Duration::from_millis(number as u64);
-            cache.insert(path(name), directory(third), Term::unwatched(later));
+            cache.insert(path(name), directory(third), Term::unwatched(later), &[]);
         }
         let kept = ["a", "b", "c", "d"].map(|name| cache.directory(&path(name), at(now)).is_some());
         assert_eq!(kept, [false, true, true, true]);
@@ -384,9 +459,9 @@ mod tests {
     #[test]
     fn one_directory_is_kept_whatever_its_size() {
         let (mut cache, now) = (Cache::default(), Instant::now());
-        cache.insert(path("small"), directory(1), Term::unwatched(now));
+        cache.insert(path("small"), directory(1), Term::unwatched(now), &[]);
         let huge = directory(MAX_ITEMS + 1);
-        cache.insert(path("huge"), huge, Term::unwatched(now));
+        cache.insert(path("huge"), huge, Term::unwatched(now), &[]);
         assert!(cache.directory(&path("huge"), at(now)).is_some());
         assert!(cache.directory(&path("small"), at(now)).is_none());
     }
@@ -396,7 +471,7 @@ mod tests {
         let (mut cache, now) = (Cache::default(), Instant::now());
         for second in 0..100 {
             let later = now + Duration::from_secs(second);
-            cache.insert(path("d"), directory(10), Term::unwatched(later));
+            cache.insert(path("d"), directory(10), Term::unwatched(later), &[]);
         }
         assert_eq!(cache.known().items, 10);
         assert!(cache.arrivals.len() <= 1 + REMEMBERED.as_secs() as usize);
@@ -417,7 +492,7 @@ mod tests {
     fn many_questions_about_a_listed_directory_make_a_listing_worth_it() {
         let (mut cache, now) = (Cache::default(), Instant::now());
         assert!(!cache.is_worth_listing(&path("unknown")));
-        cache.insert(path("d"), directory(6_400), Term::unwatched(now));
+        cache.insert(path("d"), directory(6_400), Term::unwatched(now), &[]);
         let questions = (1..).find(|_| cache.is_worth_listing(&path("d"))).unwrap();
         assert_eq!(questions, QUESTIONS_PER_LISTING + 100 + 1);
     }

@@ -182,7 +182,7 @@ impl View {
         let path = directory.join(name).map_err(|_| Error::NameTooLong)?;
         let present = self.present();
         let mut state = self.state.lock();
-        if let Some(listing) = state.cache.directory(directory, present) {
+        if let Some(listing) = state.cache.directory_for(directory, name, present) {
             return Ok(listing.look_up(name));
         }
         if state.cache.is_absent(&path, present) {
@@ -260,7 +260,7 @@ impl View {
         let mut state = self.state.lock();
         match news {
             News::Changed(changes) => {
-                for change in changes {
+                for change in outermost(changes) {
                     state.cache.take_in(change);
                     state.heard.note(change.clone());
                 }
@@ -341,6 +341,33 @@ impl View {
     fn ask(&self, path: &RelPath, deadline: Instant) -> Made<Answers<Attributes>> {
         Made::of(self.network.stat(path, deadline))
     }
+}
+
+/// Those of `changes` that no other one of them includes, so that together they cost one walk through what is remembered.
+fn outermost(changes: &[Change]) -> Vec<&Change> {
+    let mut sorted: Vec<&Change> = changes.iter().collect();
+    sorted.sort_by(|a, b| a.path.as_bytes().cmp(b.path.as_bytes()));
+    let mut outermost: Vec<&Change> = Vec::with_capacity(sorted.len());
+    // What is within a path sorts behind it, though other paths may stand in between.
+    let mut trees: Vec<&Change> = Vec::new();
+    for change in sorted {
+        while let Some(tree) = trees.last()
+            && !change.path.as_bytes().starts_with(tree.path.as_bytes())
+        {
+            trees.pop();
+        }
+        if trees
+            .iter()
+            .any(|tree| term::is_within(&change.path, &tree.path))
+        {
+            continue;
+        }
+        if change.depth == Depth::Tree {
+            trees.push(change);
+        }
+        outermost.push(change);
+    }
+    outermost
 }
 
 impl State {
@@ -451,11 +478,11 @@ impl Drop for Landing<'_> {
         let mut state = self.view.state.lock();
         state.flights.remove(self.path);
         if let Ok(directory) = &self.outcome
-            && !state.heard.concern_listing(self.path, self.begun.heard)
+            && let Some(missed) = state.heard.about_listing(self.path, self.begun.heard)
         {
             let (path, directory) = (self.path.clone(), Arc::clone(directory));
             let term = self.begun.term(self.watched_by);
-            gone = state.cache.insert(path, directory, term);
+            gone = state.cache.insert(path, directory, term, &missed);
         }
         drop(state);
         drop(gone);

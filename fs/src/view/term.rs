@@ -1,8 +1,8 @@
 //! How long an answer holds, and what ends it before.
 //!
-//! Pure: time comes in as `now`. An answer holds for a second whatever happens. If the members who gave it will be
-//! heard of when it changes, it holds for as long as they promise, and ends with the first news that concern it, or with
-//! another set of members.
+//! Pure: time comes in as `now`. An answer holds for a second. If the members who gave it will be heard of when it
+//! changes, it holds for as long as they promise. It ends early with news that concern it; another set of members ends
+//! the promise.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -84,20 +84,24 @@ impl Heard {
         }
     }
 
-    /// True if one of those since number `since` [concerns the listing](concerns_listing) of `directory`, or if that can no longer be
-    /// told.
-    pub fn concern_listing(&self, directory: &RelPath, since: u64) -> bool {
-        self.any(since, |change| concerns_listing(change, directory))
+    /// Those since number `since` that concern the listing of `directory`, the first one first; `None` if that can no
+    /// longer be told.
+    pub fn about_listing(&self, directory: &RelPath, since: u64) -> Option<Vec<Change>> {
+        let news = self.since(since)?;
+        let news = news.filter(|change| concerns_listing(change, directory));
+        Some(news.cloned().collect())
     }
 
-    /// The same for what lies at `path`.
+    /// True if one of those since number `since` concerns what lies at `path`, or if that can no longer be told.
     pub fn concern_entry(&self, path: &RelPath, since: u64) -> bool {
-        self.any(since, |change| concerns_entry(change, path))
+        let news = self.since(since);
+        news.is_none_or(|mut news| news.any(|change| concerns_entry(change, path)))
     }
 
-    fn any(&self, since: u64, concerns: impl Fn(&Change) -> bool) -> bool {
-        let missed = usize::try_from(self.count - since).unwrap_or(usize::MAX);
-        missed > self.last.len() || self.last.iter().rev().take(missed).any(concerns)
+    fn since(&self, since: u64) -> Option<impl Iterator<Item = &Change>> {
+        let missed = usize::try_from(self.count - since).ok()?;
+        let first = self.last.len().checked_sub(missed)?;
+        Some(self.last.range(first..))
     }
 }
 
@@ -194,14 +198,15 @@ mod tests {
         let mut heard = Heard::default();
         heard.note(change("d/old", Depth::Tree));
         let begun = heard.count();
-        assert!(!heard.concern_listing(&path("d"), begun));
+        let about = |heard: &Heard, since| heard.about_listing(&path("d"), since).unwrap();
+        assert!(about(&heard, begun).is_empty());
         heard.note(change("e/x", Depth::Entry));
-        assert!(!heard.concern_listing(&path("d"), begun));
+        assert!(about(&heard, begun).is_empty());
         heard.note(change("d/new", Depth::Tree));
-        assert!(heard.concern_listing(&path("d"), begun));
+        assert_eq!(about(&heard, begun), [change("d/new", Depth::Tree)]);
         assert!(heard.concern_entry(&path("d/new"), begun));
         assert!(!heard.concern_entry(&path("d/other"), begun));
-        assert!(!heard.concern_listing(&path("d"), heard.count()));
+        assert!(about(&heard, heard.count()).is_empty());
     }
 
     #[test]
@@ -211,6 +216,7 @@ mod tests {
             heard.note(change("x", Depth::Entry));
         }
         assert!(heard.concern_entry(&path("y"), 0));
+        assert_eq!(heard.about_listing(&path("y"), 0), None);
         assert!(!heard.concern_entry(&path("y"), 1));
     }
 }

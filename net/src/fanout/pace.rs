@@ -13,7 +13,7 @@ use crate::types::PeerId;
 
 /// An answer that takes longer is a slow one. Twice what a geostationary satellite takes: no link
 /// that people use for this needs more, so it is the member's trouble.
-const PROMPT: Duration = Duration::from_secs(1);
+pub(super) const PROMPT: Duration = Duration::from_secs(1);
 
 /// Slow answers in a row until nobody waits. One may be chance: a disk that wakes up, a new connection.
 const STRIKES: u8 = 2;

@@ -180,14 +180,25 @@ impl Members {
     /// Everyone who can be asked, this node included if it shares something. A member that is
     /// suspected to be gone is not among them until it answers again.
     pub fn present(&self) -> Vec<Member> {
-        let mut state = self.state.lock();
+        self.present_in(&mut self.state.lock())
+    }
+
+    fn present_in(&self, state: &mut Inner) -> Vec<Member> {
         let revision = state.table.revision();
         if let Some((_, roster)) = state.roster.as_ref().filter(|(of, _)| *of == revision) {
             return roster.to_vec();
         }
-        let roster = self.roster(&state);
+        let roster = self.roster(state);
         state.roster = Some((revision, roster.clone()));
         roster.to_vec()
+    }
+
+    /// Those who are there, as [`Members::present`] has them, and those who are not, as [`Members::absent`]
+    /// does, at one moment: everybody is among either.
+    pub fn everyone(&self) -> (Vec<Member>, Vec<(PeerId, Arc<str>)>) {
+        let mut state = self.state.lock();
+        let present = self.present_in(&mut state);
+        (present, self.absent_in(&state))
     }
 
     /// Another number whenever those who are there, their names or addresses have changed.
@@ -220,8 +231,11 @@ impl Members {
     /// Members that were there and do not answer now, by their shown names: what they share is
     /// unknown, not gone.
     pub fn absent(&self) -> Vec<(PeerId, Arc<str>)> {
-        let state = self.state.lock();
-        let names = self.shown_names(&state);
+        self.absent_in(&self.state.lock())
+    }
+
+    fn absent_in(&self, state: &Inner) -> Vec<(PeerId, Arc<str>)> {
+        let names = self.shown_names(state);
         let mut absent: Vec<_> = state
             .table
             .absent()

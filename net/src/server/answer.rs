@@ -6,8 +6,8 @@ use super::Service;
 use crate::merkle::Subtree;
 use crate::types::PeerId;
 use crate::wire::{
-    self, Changes, ChangesRequest, Fault, FaultCode, HashesRequest, Request, Response, SearchPage,
-    StatResponse,
+    self, Change, Changes, ChangesRequest, Fault, FaultCode, HashesRequest, Request, Response,
+    SearchPage, StatResponse,
 };
 
 /// The change counter where nothing ever changes.
@@ -49,8 +49,10 @@ pub fn answer(
         Request::Changes(request) => match share {
             Some(share) => share.wait_for_changes(&request).map(Response::Changes),
             None => {
-                std::thread::sleep(request.wait);
-                Ok(Response::Changes(no_changes()))
+                if request.since == NEVER {
+                    std::thread::sleep(request.wait);
+                }
+                Ok(Response::Changes(of_nothing(&request)))
             }
         },
         Request::Hashes(request) => hashes(service, &request).map(Response::Hashes),
@@ -83,17 +85,24 @@ pub(super) async fn changes(service: &Service, request: ChangesRequest) -> Resul
     match service.share.as_deref() {
         Some(share) => share.changes(&request).await.map(Response::Changes),
         None => {
-            tokio::time::sleep(request.wait).await;
-            Ok(Response::Changes(no_changes()))
+            if request.since == NEVER {
+                tokio::time::sleep(request.wait).await;
+            }
+            Ok(Response::Changes(of_nothing(&request)))
         }
     }
 }
 
-/// That nothing is shared is true for as long as this node runs.
-fn no_changes() -> Changes {
+/// That nothing is shared is true for as long as this node runs. Whoever has another counter has it from an
+/// earlier run.
+fn of_nothing(request: &ChangesRequest) -> Changes {
+    let changes = match request.since {
+        NEVER => Vec::new(),
+        _ => vec![Change::everything()],
+    };
     Changes {
         counter: NEVER,
-        changes: Vec::new(),
+        changes,
     }
 }
 

@@ -58,8 +58,8 @@ use tree::{Found, Tree, is_absence};
 use watch::Watch;
 
 /// A directory that changed less than this long ago may change again without its times showing it
-/// (a file system's clock may tick only every 10 ms), so its names are not remembered yet.
-const SETTLED: Duration = Duration::from_millis(100);
+/// (that of vfat ticks every two seconds), so its names are not remembered yet.
+const SETTLED: Duration = Duration::from_millis(2100);
 
 /// How often a file is looked for that is replaced whenever it was found.
 const OPEN_TRIES: u32 = 5;
@@ -291,13 +291,14 @@ impl Share {
 
     /// The names of a directory: remembered ones while it is unchanged, else read now.
     fn names(&self, directory: &Found) -> Result<Arc<Names>, Errno> {
+        let looked = SystemTime::now();
         let state = directory.present_state()?;
         let (real, version) = (directory.real(), state.version());
         if let Some(names) = self.index.lock().get(real, version, Instant::now()) {
             return Ok(names);
         }
         let names = Arc::new(self.tree.names(directory)?);
-        if is_settled(state.ctime(), SystemTime::now()) {
+        if is_settled(state.ctime(), looked) {
             let now = Instant::now();
             self.index.lock().put(real, version, &names, now);
         }

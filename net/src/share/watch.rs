@@ -37,6 +37,9 @@ const _: () = assert!(KEPT.as_secs() > PROMISE.as_secs());
 /// Directories watched at most. The kernel keeps about a kilobyte for each.
 const MOST_WATCHES: usize = 16_384;
 
+/// In a storm of events, those who wait hear of it after so many.
+const ANNOUNCED: usize = 256;
+
 /// How often the watches that nobody needs any more are given back.
 const SWEEP: Duration = Duration::from_secs(10);
 
@@ -136,21 +139,11 @@ impl Watch {
     /// change of that is in the journal, for [`PROMISE`] at least. To be called before `path` is looked at.
     /// `None` if it cannot be watched.
     pub(super) fn keep(&self, path: &RelPath, now: Instant) -> Option<u64> {
-        let mut steps = vec![RelPath::root()];
-        for component in path.components() {
-            let next = join(steps.last()?, component).ok()?;
-            steps.push(next);
-        }
-        let since = {
-            let mut state = self.state.lock();
-            let since = state.journal.counter();
-            if state.table.extend(&steps, now) {
-                return Some(since);
-            }
-            since
-        };
-        for step in &steps {
-            match self.add(step, since, now) {
+        let since = self.state.lock().journal.counter();
+        let mut step = RelPath::root();
+        let mut components = path.components();
+        loop {
+            match self.add(&step, since, now) {
                 Ok(true) => {}
                 // Nothing there, or no directory: what is there instead shows in the one above.
                 Ok(false) => break,
@@ -159,18 +152,18 @@ impl Watch {
                     return None;
                 }
             }
+            // One at a time: a path may have thousands, the first of which is not there.
+            let Some(component) = components.next() else {
+                break;
+            };
+            step = join(&step, component).ok()?;
         }
         Some(since)
     }
 
     /// Watches one directory, those above it being watched since `since`. False if there is none at `path`.
     fn add(&self, path: &RelPath, since: u64, now: Instant) -> Result<bool, Errno> {
-        if self
-            .state
-            .lock()
-            .table
-            .extend(std::slice::from_ref(path), now)
-        {
+        if self.state.lock().table.extend(path, now) {
             return Ok(true);
         }
         let Some(pinned) = self.tree.pin_directory(path)? else {
@@ -255,8 +248,15 @@ impl Watch {
     /// Takes in what has happened.
     fn drain(&self, buffer: &mut [MaybeUninit<u8>]) {
         let mut reader = inotify::Reader::new(&self.inotify, buffer);
-        loop {
+        for count in 1_usize.. {
             let mut state = self.state.lock();
+            if state.stopped {
+                return;
+            }
+            if count.is_multiple_of(ANNOUNCED) {
+                self.announce(&state);
+                self.sweep(&mut state, Instant::now());
+            }
             // One at a time, and the lock let go in between, so that a storm does not shut everybody out.
             let event = match reader.next() {
                 Ok(event) => event,
@@ -271,7 +271,9 @@ impl Watch {
             let name = event.file_name().map(|name| name.to_bytes());
             self.take_in(&mut state, event.wd(), event.events(), name);
         }
-        self.announce(&self.state.lock());
+        let mut state = self.state.lock();
+        self.announce(&state);
+        self.sweep(&mut state, Instant::now());
     }
 
     fn take_in(&self, state: &mut State, wd: i32, events: ReadFlags, name: Option<&[u8]>) {
@@ -340,8 +342,7 @@ impl Watch {
         }
     }
 
-    fn sweep(&self, now: Instant) {
-        let mut state = self.state.lock();
+    fn sweep(&self, state: &mut State, now: Instant) {
         if now.saturating_duration_since(state.swept) < SWEEP {
             return;
         }
@@ -384,22 +385,18 @@ fn run(watch: &Weak<Watch>) {
             watch.announce(&state);
         }
         watch.drain(&mut buffer);
-        watch.sweep(Instant::now());
     }
 }
 
 impl Table {
-    /// Watches `paths` for longer, if all of them are watched.
-    fn extend(&mut self, paths: &[RelPath], now: Instant) -> bool {
-        if !paths.iter().all(|path| self.by_path.contains_key(path)) {
-            return false;
+    /// Watches `path` for longer, if it is watched.
+    fn extend(&mut self, path: &RelPath, now: Instant) -> bool {
+        let watched = self.by_path.get_mut(path);
+        let is_watched = watched.is_some();
+        if let Some(watched) = watched {
+            watched.until = now + KEPT;
         }
-        for path in paths {
-            if let Some(watched) = self.by_path.get_mut(path) {
-                watched.until = now + KEPT;
-            }
-        }
-        true
+        is_watched
     }
 
     fn insert(&mut self, path: RelPath, descriptor: i32, until: Instant) {

@@ -1,5 +1,6 @@
 //! `tinyp2p.changes`: a long poll for what has changed in a share.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use super::columns::{join, split};
@@ -121,8 +122,13 @@ impl Changes {
             let path = RelPath::new(path)?;
             Ok(Change { path, depth })
         };
+        let changes = rows.map(change).collect::<Result<Vec<_>, Refusal>>()?;
+        let paths: HashSet<&RelPath> = changes.iter().map(|change| &change.path).collect();
+        if paths.len() < changes.len() {
+            return Err(Refusal::invalid("a path twice among the changes"));
+        }
         Ok(Self {
-            changes: rows.map(change).collect::<Result<_, Refusal>>()?,
+            changes,
             counter: counter(&mut fields, "counter")?,
         })
     }

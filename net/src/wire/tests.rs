@@ -132,7 +132,9 @@ fn any_exchange() -> impl Strategy<Value = (Request, Response)> {
         }),
         option::of(any::<u64>())
             .prop_map(|counter| (list(None, 6), Response::NoDirectory { counter })),
-        (any::<u64>(), vec(any_change(), 0..5)).prop_map(|(counter, changes)| {
+        (any::<u64>(), vec(any_change(), 0..5)).prop_map(|(counter, mut changes)| {
+            changes.sort_by(|a, b| a.path.cmp(&b.path));
+            changes.dedup_by(|a, b| a.path == b.path);
             let response = Changes { counter, changes };
             (changes_since(counter), Response::Changes(response))
         }),
@@ -805,12 +807,22 @@ fn changes_are_few_and_of_known_depths_and_nobody_waits_for_long() {
         counter: 1,
         changes: vec![one.clone(); count],
     };
+    let different = |count: usize| Changes {
+        counter: 1,
+        changes: (0..count)
+            .map(|number| Change {
+                path: RelPath::new(number.to_string().as_bytes()).unwrap(),
+                depth: Depth::Entry,
+            })
+            .collect(),
+    };
     let read = |changes: &Changes, change: fn(&mut BTreeMap<String, Value>)| {
         bent(&changes_since(1), changes.to_value(), change)
     };
-    assert!(read(&changes(Changes::MAX_CHANGES), |_| {}).is_ok());
+    assert!(read(&different(Changes::MAX_CHANGES), |_| {}).is_ok());
+    assert!(is_malformed(&read(&changes(2), |_| {})), "twice");
     assert!(is_malformed(&read(
-        &changes(Changes::MAX_CHANGES + 1),
+        &different(Changes::MAX_CHANGES + 1),
         |_| {}
     )));
     assert!(is_malformed(&read(&changes(1), |m| {

@@ -110,8 +110,10 @@ fn an_answer_that_news_have_overtaken_is_not_kept() {
         listing.join().unwrap();
     });
     assert_eq!(network.calls(), 1);
-    list(&view, "d");
+    size(&view, "d", "x");
     assert_eq!(network.calls(), 2);
+    list(&view, "d");
+    assert_eq!(network.calls(), 3);
     std::thread::scope(|scope| {
         let lookup = scope.spawn(|| size(&view, "e", "y"));
         std::thread::sleep(slow / 3);
@@ -119,7 +121,7 @@ fn an_answer_that_news_have_overtaken_is_not_kept() {
         lookup.join().unwrap();
     });
     size(&view, "e", "y");
-    assert_eq!(network.calls(), 4);
+    assert_eq!(network.calls(), 5);
 }
 
 #[test]
@@ -151,4 +153,45 @@ fn a_second_walk_over_an_unchanged_tree_asks_nobody() {
     let_a_second_pass();
     assert_eq!(walk(), first);
     assert_eq!(network.calls(), calls);
+}
+
+#[test]
+fn a_file_that_grows_all_the_time_costs_nobody_who_looks_at_others() {
+    let (network, view, ann) = watched();
+    let ann = network.member(ann);
+    for number in 0..200 {
+        ann.put(&format!("d/{number}"), "x", 1);
+    }
+    list(&view, "d");
+    for number in 0..200 {
+        ann.put("d/x", vec![1; number + 1], 1);
+        view.take_in(&changed("d/x", Depth::Entry));
+        assert_eq!(size(&view, "d", &number.to_string()), Some(1));
+    }
+    assert_eq!(network.calls(), 1);
+    assert_eq!(size(&view, "d", "x"), Some(200));
+}
+
+#[test]
+fn changes_within_others_are_taken_in_once() {
+    let change = |text: &str, depth| Change {
+        path: path(text),
+        depth,
+    };
+    let changes = [
+        change("a/b", Depth::Tree),
+        change("a/b/c", Depth::Tree),
+        change("a/b-", Depth::Entry),
+        change("a/b/c/d", Depth::Entry),
+        change("a", Depth::Entry),
+        change("z", Depth::Entry),
+        change("a/b.d/e", Depth::Tree),
+    ];
+    let left: Vec<String> = outermost(&changes)
+        .iter()
+        .map(|c| c.path.to_string())
+        .collect();
+    assert_eq!(left, ["a", "a/b", "a/b-", "a/b.d/e", "z"]);
+    let everything = [Change::everything(), change("a", Depth::Tree)];
+    assert_eq!(outermost(&everything), [&Change::everything()]);
 }
