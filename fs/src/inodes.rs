@@ -15,7 +15,7 @@
 //! sent, because the kernel may forget it on another thread right after.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
 use std::sync::Arc;
 
 use tinyp2p_net::download::Has;
@@ -67,6 +67,29 @@ pub enum Identity {
 
 type Key = (RelPath, Identity);
 
+/// A table whose keys are numbers that nobody outside has chosen, so that they need no hashing.
+type NumberMap<T> = HashMap<u64, T, BuildHasherDefault<Number>>;
+
+/// Spreads numbers over a table: those of inodes follow one another (Fibonacci hashing, Knuth, volume 3, 6.4).
+#[derive(Default)]
+struct Number(u64);
+
+impl Hasher for Number {
+    fn finish(&self) -> u64 {
+        self.0.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 = number;
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+}
+
 /// One thing that the kernel knows.
 #[derive(Clone, Debug)]
 pub struct Inode {
@@ -87,8 +110,11 @@ pub struct Inode {
 
 /// All inodes that the kernel knows.
 pub struct Inodes {
-    inodes: HashMap<u64, Inode>,
-    numbers: HashMap<Key, u64>,
+    inodes: NumberMap<Inode>,
+    hasher: RandomState,
+    /// By a hash of what they stand for, or, where several keys have the same one, by the next free number: which it is
+    /// tells the inode itself.
+    numbers: NumberMap<u64>,
     remembered: Remembered,
     next: u64,
 }
@@ -106,10 +132,12 @@ impl Inodes {
             // The kernel neither looks the root up nor forgets it.
             lookups: 1,
         };
-        let key = (root.path.clone(), root.identity);
+        let hasher = RandomState::new();
+        let hash = hasher.hash_one((&root.path, root.identity));
         Self {
-            inodes: HashMap::from([(ROOT, root)]),
-            numbers: HashMap::from([(key, ROOT)]),
+            inodes: [(ROOT, root)].into_iter().collect(),
+            hasher,
+            numbers: [(hash, ROOT)].into_iter().collect(),
             remembered: Remembered::default(),
             next: ROOT + 1,
         }
@@ -151,21 +179,19 @@ impl Inodes {
 
     /// What `key` stands for, counted as told once more. If it is new, nobody has it yet.
     fn told(&mut self, key: Key, size: u64, mtime: i64) -> (u64, &mut Inode) {
-        let Self {
-            inodes,
-            numbers,
-            remembered,
-            next,
-        } = self;
-        let number = numbers.entry(key.clone());
-        let number = *number.or_insert_with_key(|key| {
-            let before = remembered.recall(key);
+        let hash = self.hasher.hash_one(&key);
+        let number = self.find(hash, &key).unwrap_or_else(|| {
+            let free = |number: &u64| !self.inodes.contains_key(number);
             // Two out of billions of billions may be taken for one another.
-            let free = before.filter(|number| !inodes.contains_key(number));
-            free.unwrap_or_else(|| {
-                *next += 1;
-                *next - 1
-            })
+            let before = self.remembered.recall(hash).filter(free);
+            let number = before.unwrap_or(self.next);
+            self.next = self.next.max(number + 1);
+            let mut at = hash;
+            while self.numbers.contains_key(&at) {
+                at = at.wrapping_add(1);
+            }
+            self.numbers.insert(at, number);
+            number
         });
         let inode = self.inodes.entry(number).or_insert_with(|| Inode {
             path: key.0,
@@ -180,6 +206,23 @@ impl Inodes {
         (number, inode)
     }
 
+    /// The number of what `key` stands for, if the kernel knows it.
+    fn find(&self, hash: u64, key: &Key) -> Option<u64> {
+        let mut at = hash;
+        loop {
+            let number = *self.numbers.get(&at)?;
+            let inode = self.inodes.get(&number)?;
+            if inode.identity == key.1 && inode.path == key.0 {
+                return Some(number);
+            }
+            at = at.wrapping_add(1);
+        }
+    }
+
+    fn knows(&self, key: &Key) -> bool {
+        self.find(self.hasher.hash_one(key), key).is_some()
+    }
+
     /// Takes back `count` tellings of `number`; the last one frees it.
     pub fn forget(&mut self, number: u64, count: u64) {
         let Some(inode) = self.inodes.get_mut(&number) else {
@@ -190,9 +233,16 @@ impl Inodes {
             && number != ROOT
             && let Some(inode) = self.inodes.remove(&number)
         {
-            let key = (inode.path, inode.identity);
-            self.numbers.remove(&key);
-            self.remembered.remember(&key, number);
+            let hash = self.hasher.hash_one((&inode.path, inode.identity));
+            let mut at = hash;
+            while let Some(other) = self.numbers.get(&at) {
+                if *other == number {
+                    self.numbers.remove(&at);
+                    break;
+                }
+                at = at.wrapping_add(1);
+            }
+            self.remembered.remember(hash, number);
             self.shrink();
         }
     }
@@ -216,7 +266,7 @@ impl Inodes {
     /// The number of the directory at `path` in `tree`, if the kernel knows it.
     pub fn directory(&self, tree: Tree, path: &RelPath) -> Option<u64> {
         let key = (path.clone(), Identity::Directory(tree));
-        self.numbers.get(&key).copied()
+        self.find(self.hasher.hash_one(&key), &key)
     }
 
     /// Gives memory back after the kernel has forgotten most of a large tree.
@@ -245,7 +295,7 @@ impl Inodes {
         let mut first = None;
         for identity in identities {
             key.1 = identity;
-            if self.numbers.contains_key(&key) {
+            if item.sources.len() == 1 || self.knows(&key) {
                 return key;
             }
             first = first.or(Some(identity));
@@ -260,21 +310,19 @@ impl Inodes {
 /// million, those that were forgotten first are.
 #[derive(Default)]
 struct Remembered {
-    hasher: RandomState,
-    newer: HashMap<u64, u64>,
-    older: HashMap<u64, u64>,
+    newer: NumberMap<u64>,
+    older: NumberMap<u64>,
 }
 
 impl Remembered {
-    fn remember(&mut self, key: &Key, number: u64) {
+    fn remember(&mut self, hash: u64, number: u64) {
         if self.newer.len() >= MAX_REMEMBERED / 2 {
             self.older = std::mem::take(&mut self.newer);
         }
-        self.newer.insert(self.hasher.hash_one(key), number);
+        self.newer.insert(hash, number);
     }
 
-    fn recall(&self, key: &Key) -> Option<u64> {
-        let hash = self.hasher.hash_one(key);
+    fn recall(&self, hash: u64) -> Option<u64> {
         let number = self.newer.get(&hash).or_else(|| self.older.get(&hash));
         number.copied()
     }
@@ -482,7 +530,7 @@ mod tests {
 
     #[test]
     fn an_inode_does_not_grow_for_trees_that_most_of_them_are_not_in() {
-        assert!(size_of::<(u64, Inode)>() + size_of::<(Key, u64)>() <= 200);
+        assert!(size_of::<(u64, Inode)>() + size_of::<(u64, u64)>() <= 150);
     }
 
     #[test]
@@ -580,8 +628,26 @@ mod tests {
         let (item, other) = (file(&[(1, 7)], None), file(&[(2, 8)], None));
         let number = merged(&mut inodes, path(), &item);
         let key = inodes.key(Tree::Merged, path(), &other);
-        inodes.remembered.remember(&key, number);
+        inodes
+            .remembered
+            .remember(inodes.hasher.hash_one(&key), number);
         assert_ne!(merged(&mut inodes, path(), &other), number);
+    }
+
+    #[test]
+    fn things_whose_hashes_are_the_same_are_told_apart() {
+        let mut inodes = Inodes::new(0);
+        let (one, other) = (file(&[(1, 7)], None), file(&[(2, 8)], None));
+        let number = merged(&mut inodes, path(), &one);
+        let key = inodes.key(Tree::Merged, path(), &other);
+        let hash = inodes.hasher.hash_one(&key);
+        // As if `one` had been found where `other` belongs.
+        inodes.numbers.insert(hash, number);
+        let second = merged(&mut inodes, path(), &other);
+        assert_ne!(second, number);
+        assert_eq!(merged(&mut inodes, path(), &other), second);
+        inodes.forget(second, 2);
+        assert!(inodes.get(second).is_none() && !inodes.knows(&key));
     }
 
     #[test]
@@ -601,17 +667,13 @@ mod tests {
     #[test]
     fn what_was_forgotten_is_remembered_in_bounds() {
         let mut remembered = Remembered::default();
-        let key = |n: usize| {
-            let path = RelPath::new(n.to_string().as_bytes()).unwrap();
-            (path, Identity::Directory(Tree::Merged))
-        };
         for number in 0..2 * MAX_REMEMBERED {
-            remembered.remember(&key(number), number as u64);
+            remembered.remember(number as u64, number as u64);
         }
         assert!(remembered.newer.len() + remembered.older.len() <= MAX_REMEMBERED);
-        assert_eq!(remembered.recall(&key(0)), None);
-        let last = 2 * MAX_REMEMBERED - 1;
-        assert_eq!(remembered.recall(&key(last)), Some(last as u64));
+        assert_eq!(remembered.recall(0), None);
+        let last = 2 * MAX_REMEMBERED as u64 - 1;
+        assert_eq!(remembered.recall(last), Some(last));
     }
 
     #[test]
