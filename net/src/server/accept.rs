@@ -21,6 +21,7 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::ahead::Ahead;
 use super::body::Buffers;
 use super::doors::{Doors, Seat};
 use super::recent::Recent;
@@ -69,6 +70,7 @@ pub(super) struct House {
     pub(super) limits: Limits,
     pub(super) buffers: Arc<Buffers>,
     pub(super) recent: Arc<Recent>,
+    pub(super) ahead: Arc<Ahead>,
     doors: Arc<Doors>,
 }
 
@@ -84,6 +86,7 @@ pub(super) async fn run(
         doors: Doors::new(&limits),
         buffers: Arc::default(),
         recent: Arc::default(),
+        ahead: Arc::default(),
         service,
         gate,
         limits,

@@ -10,6 +10,7 @@
 //! wait for a disk runs on its blocking threads, of which one member can take a few only.
 
 mod accept;
+mod ahead;
 pub mod answer;
 pub(crate) mod batch;
 mod blocks;

@@ -5,6 +5,8 @@
 //! among the searches, which may take seconds, and a poll for changes has none, as it only waits.
 
 use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
@@ -13,10 +15,14 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use tokio::time::timeout;
 
+use super::Service;
+use super::ahead::{self, Page};
 use super::answer::{self, answer};
 use super::body::Body;
+use super::doors::Work;
 use super::routes::{Caller, status};
-use crate::wire::{MAX_CALL_BYTES, Request, decode_call, encode_response};
+use crate::types::PeerId;
+use crate::wire::{ListRequest, MAX_CALL_BYTES, Request, decode_call, encode_response};
 
 /// A call of so many bytes is decoded where it arrives, in some ten microseconds.
 const SHORT: usize = 1024;
@@ -68,10 +74,46 @@ async fn answer_to(body: Bytes, caller: &Caller) -> io::Result<(Option<Called>, 
         Request::Changes(request) => {
             encode_response(&answer::changes(&caller.house.service, request).await)
         }
+        Request::List(request) => page(request, caller).await?,
         search @ Request::Search(_) => caller.seat.searches.run(move || answered(search)).await?,
         call => caller.seat.work.run(move || answered(call)).await?,
     };
     Ok((Some(called), encoded))
+}
+
+/// A page of a directory, and the next one begun.
+async fn page(request: ListRequest, caller: &Caller) -> io::Result<Vec<u8>> {
+    let (ahead, member) = (&caller.house.ahead, caller.seat.member);
+    let from = (member, caller.remote);
+    let (encoded, next) = match ahead.take(member, &request).await {
+        Some(page) => page,
+        None => {
+            let service = caller.house.service.clone();
+            make_page(service, caller.seat.work.clone(), request, from).await?
+        }
+    };
+    if let Some(next) = next {
+        let (service, work) = (caller.house.service.clone(), caller.seat.work.clone());
+        let making = make_page(service, work, next.clone(), from);
+        ahead.put(member, next, tokio::spawn(async { making.await.ok() }));
+    }
+    Ok(encoded)
+}
+
+async fn make_page(
+    service: Arc<Service>,
+    work: Work,
+    request: ListRequest,
+    (member, remote): (PeerId, IpAddr),
+) -> io::Result<Page> {
+    work.run(move || {
+        let call = Request::List(request.clone());
+        let response = answer(&service, member, remote, call);
+        let next = response.as_ref().ok();
+        let next = next.and_then(|response| ahead::next(&request, response));
+        (encode_response(&response), next)
+    })
+    .await
 }
 
 /// The whole body of a request, which may have `most` bytes and the time for a call; else why not.

@@ -11,9 +11,13 @@ use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
 
 use super::Limits;
 use super::accept::REFUSAL;
-use super::harness::{PATIENCE, Raw, TestNode, caller};
-use crate::types::RelPath;
-use crate::wire::{MAX_BATCH_REQUEST, Request, SearchRequest, StatRequest, encode_call};
+use super::harness::{PATIENCE, Raw, TestNode, caller, client, soon};
+use crate::auth::AddressSource;
+use crate::client::Peer;
+use crate::types::{Name, RelPath};
+use crate::wire::{
+    ListRequest, MAX_BATCH_REQUEST, Request, Response, SearchRequest, StatRequest, encode_call,
+};
 
 /// Short enough for a test to wait for.
 const BRIEF: Duration = Duration::from_millis(200);
@@ -458,4 +462,39 @@ fn calls_are_answered_while_the_members_searches_wait() {
         raw.send(&stat).unwrap();
         assert_eq!(raw.head().unwrap().status, 200);
     }
+}
+
+#[test]
+fn the_pages_of_a_directory_are_right_whenever_they_are_asked_for() {
+    let (node, other) = (TestNode::start(1), caller(1));
+    node.befriend(&other);
+    for name in ["a", "b", "c", "d", "e"] {
+        node.put(name, b"x");
+    }
+    let connected = client(&other).connect(&node.address(), None, AddressSource::Named, soon());
+    let peer = connected.unwrap();
+    let page = |after: Option<&str>| {
+        let request = Request::List(ListRequest {
+            directory: RelPath::root(),
+            after: after.map(|name| Name::new(name.as_bytes()).unwrap()),
+            limit: 2,
+            watch: false,
+        });
+        let Response::List(page) = peer.call(&request, soon()).unwrap() else {
+            panic!("no page");
+        };
+        let names = page.entries.iter().map(|entry| entry.name.to_string());
+        (names.collect::<Vec<_>>(), page.more)
+    };
+    let expect = |names: [&str; 2]| (names.map(String::from).to_vec(), true);
+    assert_eq!(page(None), expect(["a", "b"]));
+    assert_eq!(page(Some("b")), expect(["c", "d"]));
+    assert_eq!(page(Some("d")), (vec!["e".into()], false));
+    // What was begun for the next page is not given to another request, nor much later.
+    assert_eq!(page(None), expect(["a", "b"]));
+    assert_eq!(page(Some("a")), expect(["b", "c"]));
+    assert_eq!(page(None), expect(["a", "b"]));
+    node.put("bb", b"x");
+    std::thread::sleep(Duration::from_millis(400));
+    assert_eq!(page(Some("b")), expect(["bb", "c"]));
 }
