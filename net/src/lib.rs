@@ -25,6 +25,7 @@ pub mod error;
 pub mod fanout;
 pub mod follow;
 mod lanes;
+pub mod legacy;
 pub mod ledger;
 pub mod local;
 pub mod merkle;

@@ -19,7 +19,7 @@ pub(crate) mod journal;
 mod listing;
 mod mounts;
 mod names;
-mod pattern;
+pub(crate) mod pattern;
 mod policy;
 mod roots;
 mod search;

@@ -1,0 +1,211 @@
+//! A server of 2004 for tests: threads and plain sockets, one call at a time, raw bytes in strings.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
+
+use super::client::Site;
+
+/// A server on a port of its own.
+pub(super) struct Twin {
+    site: Site,
+    state: Arc<State>,
+}
+
+#[derive(Default)]
+struct State {
+    files: Mutex<BTreeMap<Vec<u8>, Vec<u8>>>,
+    known: Mutex<Vec<String>>,
+    downloads: AtomicUsize,
+    lists: AtomicUsize,
+    stopped: AtomicBool,
+}
+
+impl Twin {
+    /// One that behaves.
+    pub(super) fn start() -> Self {
+        let state = Arc::<State>::default();
+        let serving = Arc::clone(&state);
+        Self::with(state, move |stream| serving.serve(stream))
+    }
+
+    /// One that does as told with each connection, once the request has been read.
+    pub(super) fn raw(serve: impl Fn(TcpStream) + Send + 'static) -> Self {
+        Self::with(Arc::default(), move |mut stream| {
+            request(&mut stream);
+            serve(stream);
+        })
+    }
+
+    fn with(state: Arc<State>, serve: impl Fn(TcpStream) + Send + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let ending = Arc::clone(&state);
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                if ending.stopped.load(Ordering::Relaxed) {
+                    return;
+                }
+                serve(stream);
+            }
+        });
+        let site = Site::parse(&format!("http://{address}")).unwrap();
+        Self { site, state }
+    }
+
+    pub(super) fn site(&self) -> Site {
+        self.site.clone()
+    }
+
+    /// The token that it takes: here, any text will do.
+    pub(super) fn token(&self) -> String {
+        "right".to_owned()
+    }
+
+    pub(super) fn put(&self, name: &str, content: &[u8]) {
+        let mut files = self.state.files.lock();
+        files.insert(name.as_bytes().to_vec(), content.to_vec());
+    }
+
+    pub(super) fn remove(&self, name: &str) {
+        self.state.files.lock().remove(name.as_bytes());
+    }
+
+    pub(super) fn knows(&self, url: &str) {
+        self.state.known.lock().push(url.to_owned());
+    }
+
+    /// How often it was asked for contents, and for names.
+    pub(super) fn asked(&self) -> (usize, usize) {
+        let of = |count: &AtomicUsize| count.load(Ordering::Relaxed);
+        (of(&self.state.downloads), of(&self.state.lists))
+    }
+
+    /// Answers nobody any more.
+    pub(super) fn stop(&self) {
+        self.state.stopped.store(true, Ordering::Relaxed);
+        let _ = TcpStream::connect((self.site.address().host.as_str(), self.site.address().port));
+    }
+}
+
+impl Drop for Twin {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl State {
+    fn serve(&self, mut stream: TcpStream) {
+        let request = request(&mut stream);
+        let text = String::from_utf8_lossy(&request).into_owned();
+        let strings: Vec<&str> = text
+            .split("<string>")
+            .skip(1)
+            .filter_map(|rest| rest.split("</string>").next())
+            .collect();
+        let body = if strings.first() != Some(&"right") {
+            b"<boolean>0</boolean>".to_vec()
+        } else if text.contains("<int>0</int>") {
+            let mut known = self.known.lock();
+            for url in &strings[1..] {
+                if !known.iter().any(|k| k == url) {
+                    known.push((*url).to_owned());
+                }
+            }
+            match known.is_empty() {
+                true => return fault(&mut stream),
+                false => array(known.iter().map(String::as_bytes)),
+            }
+        } else if text.contains("<int>1</int>") {
+            self.lists.fetch_add(1, Ordering::Relaxed);
+            let names: Vec<Vec<u8>> = self.files.lock().keys().cloned().collect();
+            nested(names.iter().map(Vec::as_slice))
+        } else {
+            self.downloads.fetch_add(1, Ordering::Relaxed);
+            let name = strings.get(1).copied().unwrap_or_default();
+            match self.files.lock().get(name.as_bytes()) {
+                Some(content) => string(content),
+                None => return fault(&mut stream),
+            }
+        };
+        let _ = stream.write_all(&document(&body));
+    }
+}
+
+/// One that answers every call with these bytes.
+pub(super) fn answer_with(bytes: Vec<u8>) -> Twin {
+    Twin::raw(move |mut stream| {
+        let _ = stream.write_all(&bytes);
+    })
+}
+
+/// An answer to operation 1.
+pub(super) fn names_document<'a>(names: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
+    document(&nested(names))
+}
+
+fn nested<'a>(names: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
+    let inner = [b"<value>".to_vec(), array(names), b"</value>".to_vec()].concat();
+    [b"<array><data>\n".to_vec(), inner, b"</data></array>".to_vec()].concat()
+}
+
+fn array<'a>(values: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
+    let mut array = b"<array><data>\n".to_vec();
+    for value in values {
+        array.extend_from_slice(b"<value>");
+        array.extend(string(value));
+        array.extend_from_slice(b"</value>\n");
+    }
+    array.extend_from_slice(b"</data></array>");
+    array
+}
+
+fn string(bytes: &[u8]) -> Vec<u8> {
+    let mut text = b"<string>".to_vec();
+    for byte in bytes {
+        match byte {
+            b'&' => text.extend_from_slice(b"&amp;"),
+            b'<' => text.extend_from_slice(b"&lt;"),
+            b'>' => text.extend_from_slice(b"&gt;"),
+            other => text.push(*other),
+        }
+    }
+    text.extend_from_slice(b"</string>");
+    text
+}
+
+fn document(value: &[u8]) -> Vec<u8> {
+    let before = b"<?xml version='1.0'?>\n<methodResponse>\n<params>\n<param>\n<value>";
+    let behind = b"</value>\n</param>\n</params>\n</methodResponse>\n";
+    let length = before.len() + value.len() + behind.len();
+    let head = format!(
+        "HTTP/1.0 200 OK\r\nContent-type: text/xml\r\nContent-length: {length}\r\n\r\n"
+    );
+    [head.as_bytes(), before, value, behind].concat()
+}
+
+fn fault(stream: &mut TcpStream) {
+    let body = "<?xml version='1.0'?>\n<methodResponse>\n<fault>\n<value><struct>\n<member>\n\
+        <name>faultCode</name>\n<value><int>1</int></value>\n</member>\n<member>\n<name>faultString</name>\n\
+        <value><string>exceptions.IOError:[Errno 2] No such file</string></value>\n</member>\n</struct></value>\n\
+        </fault>\n</methodResponse>\n";
+    let head = format!("HTTP/1.0 200 OK\r\nContent-length: {}\r\n\r\n", body.len());
+    let _ = stream.write_all(head.as_bytes());
+    let _ = stream.write_all(body.as_bytes());
+}
+
+/// Reads a request up to its end.
+fn request(stream: &mut TcpStream) -> Vec<u8> {
+    let (mut request, mut buffer) = (Vec::new(), [0; 4096]);
+    while !request.ends_with(b"</methodCall>\n") {
+        match stream.read(&mut buffer) {
+            Ok(count) if count > 0 => request.extend_from_slice(&buffer[..count]),
+            _ => break,
+        }
+    }
+    request
+}
