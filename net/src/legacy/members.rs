@@ -5,16 +5,16 @@
 //! while it answers. One that does not is away from its first deadline on: nobody waits for it until it has
 //! answered again, names and all.
 
-use std::collections::HashSet;
 use std::fmt;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::client::{Caller, Site};
+use super::client::{Caller, place};
 use super::peer::{OldPeer, id_of};
 use super::store::Store;
+use super::{Key, Known, Url};
 use crate::client::dial::{Dial, TcpDialer};
 use crate::client::{Peer, Whole, list};
 use crate::config::CALL_DEADLINE;
@@ -23,8 +23,8 @@ use crate::peers::Standing;
 use crate::types::{Address, PeerId, RelPath, escaped};
 use crate::wire::MemberRecord;
 
-/// Servers that are known at once. A network of 2004 has a handful.
-const MAX_SERVERS: usize = 64;
+/// What one server may tell at once.
+const MAX_TOLD: usize = 256;
 
 /// How often one that answers is asked whom it knows.
 const PERIOD: Duration = Duration::from_secs(30);
@@ -38,17 +38,14 @@ const MAX_WAIT: Duration = Duration::from_secs(60);
 /// One that refuses the password is tried again after this time.
 const REFUSED_WAIT: Duration = Duration::from_secs(3600);
 
-/// One that others named, and that never answered, is forgotten after so many tries.
-const MAX_TRIES: u32 = 5;
-
-/// One that others named is forgotten once it has been away for this long.
+/// One that has been away for this long is no member any more until it comes back.
 const FORGOTTEN: Duration = Duration::from_secs(3600);
+
+/// How often the list of known servers is looked at, to which those are added that call this node.
+const TICK: Duration = Duration::from_millis(500);
 
 /// A call waits this long for the server to be done with another one of this node.
 const BUSY: Duration = Duration::from_secs(10);
-
-/// Makes the token for the server that calls itself so.
-pub type Tokens = Box<dyn Fn(&str) -> String + Send + Sync>;
 
 /// The servers of 2004 that this node knows.
 pub struct OldMembers {
@@ -56,7 +53,9 @@ pub struct OldMembers {
 }
 
 struct Shared {
-    tokens: Tokens,
+    key: Key,
+    /// Shared with the serving side, which hears of servers, too.
+    known: Arc<Mutex<Known>>,
     dialer: Arc<dyn Dial>,
     store: Arc<Store>,
     /// Held for look-ups, never over IO.
@@ -66,8 +65,6 @@ struct Shared {
 
 struct State {
     servers: Vec<Server>,
-    /// What this node calls itself, once it serves.
-    ours: Vec<Site>,
     revision: u64,
     stopping: bool,
 }
@@ -75,7 +72,6 @@ struct State {
 struct Server {
     peer: Arc<OldPeer>,
     name: Arc<str>,
-    is_named: bool,
     presence: Presence,
     since: Instant,
     trouble: Option<(Error, Instant)>,
@@ -106,16 +102,17 @@ pub(crate) struct OldMember {
 }
 
 impl OldMembers {
-    /// Knows nobody yet.
-    pub fn new(tokens: Tokens, store: Arc<Store>) -> Self {
+    /// Calls nobody yet. `known` has the servers that the user named, what this node calls itself, and gets
+    /// whatever is learned.
+    pub fn new(key: Key, known: Arc<Mutex<Known>>, store: Arc<Store>) -> Self {
         Self {
             shared: Arc::new(Shared {
-                tokens,
+                key,
+                known,
                 dialer: Arc::new(TcpDialer::default()),
                 store,
                 state: Mutex::new(State {
                     servers: Vec::new(),
-                    ours: Vec::new(),
                     revision: 0,
                     stopping: false,
                 }),
@@ -124,15 +121,20 @@ impl OldMembers {
         }
     }
 
-    /// Starts to call `named`. The first of `ours` is what this node calls itself; none if it does not serve.
-    pub fn begin(&self, named: &[Site], ours: Vec<Site>) {
-        self.shared.state.lock().ours = ours;
-        for site in named {
-            self.shared.add(site.clone(), true);
-        }
+    /// Starts to call those who are known, and whoever will be.
+    ///
+    /// # Errors
+    /// [`Error::Local`]: there is no thread to be had.
+    pub fn begin(&self) -> Result<(), Error> {
+        let shared = Arc::downgrade(&self.shared);
+        std::thread::Builder::new()
+            .name("find-2004".into())
+            .spawn(move || watch(&shared))
+            .map(drop)
+            .map_err(|error| Error::local("starting a thread", error))
     }
 
-    /// All that have ever answered, and the store that their files lie in.
+    /// All that are there, or were and do not answer now.
     pub(crate) fn all(&self) -> Vec<OldMember> {
         let state = self.shared.state.lock();
         let known = state.servers.iter();
@@ -153,7 +155,7 @@ impl OldMembers {
         let standing = |server: &Server| Standing {
             id: server.peer.id(),
             name: Arc::clone(&server.name),
-            address: Some(server.peer.site().address()),
+            address: Some(server.peer.url().address()),
             is_present: server.presence == Presence::Present,
             since: server.since,
             trouble: server.trouble.clone(),
@@ -177,10 +179,15 @@ impl OldMembers {
 
     /// What became of each that the user named; `None` while its first try goes on.
     pub(crate) fn named(&self) -> Vec<(Address, Option<Result<(), Error>>)> {
+        let named = self.shared.known.lock().named().to_vec();
         let state = self.shared.state.lock();
-        let named = state.servers.iter().filter(|server| server.is_named);
+        let outcome = |url: &Url| {
+            let server = state.servers.iter().find(|s| s.peer.url() == url);
+            server.and_then(|server| server.outcome.clone())
+        };
         named
-            .map(|server| (server.peer.site().address(), server.outcome.clone()))
+            .iter()
+            .map(|url| (url.address(), outcome(url)))
             .collect()
     }
 
@@ -213,20 +220,10 @@ impl Server {
         OldMember {
             id: self.peer.id(),
             name: Arc::clone(&self.name),
-            address: self.peer.site().address(),
+            address: self.peer.url().address(),
             is_present: self.presence == Presence::Present,
             peer: Arc::clone(&self.peer),
         }
-    }
-
-    /// True once it is not worth a thread any more.
-    fn is_hopeless(&self, now: Instant) -> bool {
-        !self.is_named
-            && match self.presence {
-                Presence::Present => false,
-                Presence::Unknown => self.failures >= MAX_TRIES,
-                Presence::Away => now.saturating_duration_since(self.since) >= FORGOTTEN,
-            }
     }
 
     fn put_off(&mut self, error: &Error, now: Instant) {
@@ -242,29 +239,26 @@ impl Server {
 }
 
 impl Shared {
-    /// Begins to call `site`, if there is room and it is neither known nor this node.
-    fn add(self: &Arc<Self>, site: Site, is_named: bool) {
+    /// Begins to call `url`, unless that is done already.
+    fn add(self: &Arc<Self>, url: Url) {
         let now = Instant::now();
         let mut state = self.state.lock();
-        let is_ours = state.ours.iter().any(|ours| ours.place() == site.place());
-        let is_known = |server: &Server| server.peer.site().place() == site.place();
-        if state.stopping || is_ours || state.servers.iter().any(is_known) {
+        if state.stopping || state.servers.iter().any(|s| *s.peer.url() == url) {
             return;
         }
-        if state.servers.len() >= MAX_SERVERS {
-            tracing::debug!(server = site.place(), "one server too many");
-            return;
-        }
-        let (id, reporter) = (id_of(&site), Arc::downgrade(self));
+        let (id, reporter) = (id_of(&url), Arc::downgrade(self));
         let report = move |error: &Error| {
             if let Some(shared) = reporter.upgrade() {
                 shared.report(id, error);
             }
         };
-        let token = (self.tokens)(site.url());
-        let name = shown(site.place());
-        let caller = Caller::new(site, token, Arc::clone(&self.dialer));
-        let peer = Arc::new(OldPeer::new(caller, Arc::clone(&self.store), Box::new(report)));
+        let (token, name) = (self.key.token(&url), shown(place(&url)));
+        let caller = Caller::new(url, token, Arc::clone(&self.dialer));
+        let peer = Arc::new(OldPeer::new(
+            caller,
+            Arc::clone(&self.store),
+            Box::new(report),
+        ));
         let (shared, calling) = (Arc::downgrade(self), Arc::clone(&peer));
         let thread = std::thread::Builder::new().name("call-2004".into());
         if let Err(error) = thread.spawn(move || run(&shared, &calling)) {
@@ -274,7 +268,6 @@ impl Shared {
         state.servers.push(Server {
             peer,
             name,
-            is_named,
             presence: Presence::Unknown,
             since: now,
             trouble: None,
@@ -285,27 +278,26 @@ impl Shared {
         });
     }
 
-    /// Waits until it is time to call `id`; `None` when it is not to be called any more. Tells what to say of this
-    /// node, and whether the server has to prove itself again.
-    fn due(&self, id: PeerId) -> Option<(Option<Site>, bool)> {
+    /// Waits until it is time to call `id`; `None` when it is not to be called any more. Tells whether the server
+    /// has to prove itself again.
+    fn due(&self, id: PeerId) -> Option<bool> {
         let mut state = self.state.lock();
         loop {
             let now = Instant::now();
             if state.stopping {
                 return None;
             }
-            let place = state.servers.iter().position(|s| s.peer.id() == id)?;
-            let server = &state.servers[place];
-            if server.is_hopeless(now) {
-                state.servers.remove(place);
-                state.revision += 1;
-                return None;
+            let server = state.servers.iter_mut().find(|s| s.peer.id() == id)?;
+            let away_for = now.saturating_duration_since(server.since);
+            let is_forgotten = server.presence == Presence::Away && away_for >= FORGOTTEN;
+            if is_forgotten {
+                server.presence = Presence::Unknown;
             }
-            if server.due <= now {
-                let is_away = server.presence == Presence::Away;
-                return Some((state.ours.first().cloned(), is_away));
+            let (due, presence) = (server.due, server.presence);
+            state.revision += u64::from(is_forgotten);
+            if due <= now {
+                return Some(presence == Presence::Away);
             }
-            let due = server.due;
             self.changed.wait_until(&mut state, due);
         }
     }
@@ -344,7 +336,7 @@ impl Shared {
         server.put_off(error, now);
         match error {
             // Whoever waits for the first contact tells the user.
-            _ if is_first && server.is_named => tracing::info!("{error}"),
+            _ if is_first => tracing::info!("{error}"),
             Error::Refused { .. } | Error::Misbehaved { .. } => tracing::warn!("{error}"),
             _ => tracing::debug!("{error}"),
         }
@@ -383,18 +375,16 @@ impl Shared {
         self.changed.notify_all();
     }
 
-    /// `urls` are what some server says that it knows.
-    fn learn(self: &Arc<Self>, teller: &Site, urls: Vec<Vec<u8>>) {
-        let mut seen = HashSet::new();
-        for url in urls.into_iter().take(4 * MAX_SERVERS) {
-            let site = std::str::from_utf8(&url).ok().and_then(Site::parse);
-            // A slash behind it is no part of what a server calls itself, so this is not one.
-            match site.filter(|site| site.url().as_bytes() == url) {
-                Some(site) if seen.insert(site.clone()) => self.add(site, false),
-                Some(_) => {}
-                None => tracing::debug!(
-                    server = teller.place(),
-                    url = escaped(&url),
+    /// `told` are what the server at `teller` says that it knows.
+    fn learn(&self, teller: &Url, told: Vec<String>) {
+        let now = Instant::now();
+        let mut known = self.known.lock();
+        for text in told.into_iter().take(MAX_TOLD) {
+            match text.parse() {
+                Ok(url) => drop(known.learn(url, now)),
+                Err(_) => tracing::debug!(
+                    server = place(teller),
+                    told = escaped(text.as_bytes()),
                     "names something that is no server"
                 ),
             }
@@ -402,13 +392,33 @@ impl Shared {
     }
 }
 
+/// Calls whoever is known, from the moment on at which it is.
+fn watch(shared: &Weak<Shared>) {
+    let mut seen = None;
+    while let Some(shared) = shared.upgrade() {
+        let (revision, all) = {
+            let known = shared.known.lock();
+            (known.revision(), known.all())
+        };
+        if seen != Some(revision) {
+            seen = Some(revision);
+            all.into_iter().for_each(|url| shared.add(url));
+        }
+        let mut state = shared.state.lock();
+        if state.stopping {
+            return;
+        }
+        shared.changed.wait_for(&mut state, TICK);
+    }
+}
+
 /// Calls one server for as long as it is worth it.
 fn run(shared: &Weak<Shared>, peer: &Arc<OldPeer>) {
     loop {
         let due = shared.upgrade().and_then(|shared| shared.due(peer.id()));
-        let Some((ours, is_away)) = due else { return };
-        let ours = ours.as_ref().map(Site::url);
-        let told = peer.servers(ours, BUSY);
+        let Some(is_away) = due else { return };
+        let ours = shared.upgrade().and_then(|shared| shared.known.lock().own().first().cloned());
+        let told = peer.servers(ours.as_ref(), BUSY);
         // Who failed at listing names has to list them before anybody waits for it again.
         let proven = match &told {
             Some(Ok(_) | Err(Error::Fault { .. })) if is_away => {
@@ -427,7 +437,7 @@ fn run(shared: &Weak<Shared>, peer: &Arc<OldPeer>) {
             (None | Some(Err(_)), _) => shared.answered(peer.id()),
             (Some(Ok(urls)), _) => {
                 shared.answered(peer.id());
-                shared.learn(peer.site(), urls);
+                shared.learn(peer.url(), urls);
             }
         }
     }
@@ -444,13 +454,21 @@ fn shown(place: &str) -> Arc<str> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::twin::Twin;
+    use super::super::twin::{PASSWORD, Twin};
+    use super::super::known::MAX_LEARNED;
     use super::*;
 
-    fn members() -> (tempfile::TempDir, OldMembers) {
+    const OURS: &str = "http://127.0.0.1:9";
+
+    /// Of a node that serves, or only asks.
+    fn members(named: &[&Twin], serves: bool) -> (tempfile::TempDir, OldMembers) {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(directory.path(), 1 << 20).unwrap();
-        let members = OldMembers::new(Box::new(|_| "right".into()), store);
+        let own = serves.then(|| OURS.parse().unwrap());
+        let named = named.iter().map(|twin| twin.url()).collect();
+        let known = Known::new(own.into_iter().collect(), named);
+        let members = OldMembers::new(Key::new(PASSWORD), Arc::new(Mutex::new(known)), store);
+        members.begin().unwrap();
         (directory, members)
     }
 
@@ -473,20 +491,16 @@ mod tests {
     #[test]
     fn servers_are_found_through_one_another_and_hear_of_this_node() {
         let (first, second) = (Twin::start(), Twin::start());
-        first.knows(second.site().url());
-        let (_directory, members) = members();
-        let ours = Site::parse("http://127.0.0.1:9").unwrap();
-        for nonsense in [ours.url(), "nonsense", "https://x:1", "http://127.0.0.1:8/", "http://x"] {
+        first.knows(second.url().as_str());
+        for nonsense in [OURS, "nonsense", "https://x:1", "http://127.0.0.1:8/", "http://x"] {
             first.knows(nonsense);
         }
-        members.begin(&[first.site()], vec![ours.clone()]);
-        let mut expected = [&first, &second].map(|twin| twin.site().place().to_owned());
+        let (_directory, members) = members(&[&first], true);
+        let mut expected = [&first, &second].map(|twin| place(&twin.url()).to_owned());
         expected.sort();
         eventually("both are members", || present(&members) == expected);
         for twin in [&first, &second] {
-            let caller = Caller::new(twin.site(), "right".into(), Arc::new(TcpDialer::default()));
-            let known = caller.servers(Some(ours.url())).unwrap();
-            assert!(known.iter().any(|url| url == ours.url().as_bytes()));
+            eventually("it has heard of this node", || twin.known().iter().any(|url| url == OURS));
         }
         assert_eq!(members.named().len(), 1);
         assert!(matches!(members.named()[0].1, Some(Ok(()))));
@@ -496,19 +510,17 @@ mod tests {
     #[test]
     fn one_that_knows_nobody_is_a_member_for_those_who_only_ask() {
         let twin = Twin::start();
-        let (_directory, members) = members();
-        members.begin(&[twin.site()], Vec::new());
+        let (_directory, members) = members(&[&twin], false);
         eventually("it is there", || present(&members).len() == 1);
-        assert!(members.whole(id_of(&twin.site())).is_some());
+        assert!(members.whole(id_of(&twin.url())).is_some());
     }
 
     #[test]
     fn one_that_stops_is_away_and_nobody_waits_for_it() {
         let twin = Twin::start();
-        let (_directory, members) = members();
-        members.begin(&[twin.site()], Vec::new());
+        let (_directory, members) = members(&[&twin], false);
         eventually("it is there", || present(&members).len() == 1);
-        let (id, before) = (id_of(&twin.site()), members.revision());
+        let (id, before) = (id_of(&twin.url()), members.revision());
         twin.stop();
         let peer = members.whole(id).unwrap();
         eventually("it is found out", || {
@@ -523,10 +535,8 @@ mod tests {
     #[test]
     fn one_with_another_password_is_named_and_no_member() {
         let twin = Twin::start();
-        let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(directory.path(), 1 << 20).unwrap();
-        let members = OldMembers::new(Box::new(|_| "wrong".into()), store);
-        members.begin(&[twin.site()], Vec::new());
+        twin.is_of_another_network();
+        let (_directory, members) = members(&[&twin], false);
         let refused = || matches!(members.named()[0].1, Some(Err(Error::Refused { .. })));
         eventually("it has refused", refused);
         assert!(members.all().is_empty());
@@ -538,12 +548,11 @@ mod tests {
         for number in 0..500 {
             twin.knows(&format!("http://127.1.0.1:{}", 20_000 + number));
         }
-        let (_directory, members) = members();
-        members.begin(&[twin.site()], Vec::new());
+        let (_directory, members) = members(&[&twin], false);
         eventually("it is there", || present(&members).len() == 1);
         let count = || members.shared.state.lock().servers.len();
         eventually("the others are known", || count() > 1);
-        assert!(count() <= MAX_SERVERS);
+        assert!(count() <= 1 + MAX_LEARNED);
     }
 
     #[test]

@@ -11,20 +11,22 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use sha2::{Digest, Sha256};
 
-use super::client::{Allowance, Caller, Site};
-use super::store::{Kept, Store, read_at};
+use super::Url;
+use super::client::{Allowance, Caller};
+use super::store::{Kept, Store, Writer, read_at};
 use crate::client::{ByteStream, Need, Peer, Whole};
 use crate::error::Error;
 use crate::merkle::{SUBTREE_BLOCKS, Subtree, Tree, TreeHasher};
 use crate::share::pattern::Pattern;
 use crate::types::{
-    Attributes, ByteRange, Entry, Kind, Name, PeerId, RelPath, Root, Version, escaped,
+    Attributes, ByteRange, Entry, Kind, Name, PeerId, RelPath, Root, Version,
 };
 use crate::wire::{
     BatchAnswer, BatchItem, Changes, Fault, FaultCode, HashesRequest, ListRequest, Listing,
@@ -54,11 +56,8 @@ const WINDOW: Duration = Duration::from_secs(10);
 /// See [`WINDOW`].
 const LOOKING: Duration = Duration::from_secs(3);
 
-/// A longer document is not fetched just to know a size.
-const MAX_LOOK: u64 = 96 << 20;
-
-/// An escaped byte takes this many at most.
-const MAX_ESCAPE: u64 = 5;
+/// A file that may be longer is not fetched just to know its size.
+const MAX_LOOK: u64 = 64 << 20;
 
 /// The counter of what never changes: that there is nothing below the top.
 const NEVER: u64 = 0;
@@ -145,7 +144,7 @@ impl OldPeer {
             has_told_left_out: false,
         };
         let inner = Inner {
-            id: id_of(caller.site()),
+            id: id_of(caller.url()),
             caller,
             store,
             report,
@@ -158,27 +157,27 @@ impl OldPeer {
     }
 
     /// Whom it is about.
-    pub(super) fn site(&self) -> &Site {
-        self.inner.caller.site()
+    pub(super) fn url(&self) -> &Url {
+        self.inner.caller.url()
     }
 
     /// Operation 0, when it is this node's turn: `None` when it did not come to that, because another call went
     /// on for longer than `patience`. Then the server is there.
     pub(super) fn servers(
         &self,
-        ours: Option<&str>,
+        ours: Option<&Url>,
         patience: Duration,
-    ) -> Option<Result<Vec<Vec<u8>>, Error>> {
+    ) -> Option<Result<Vec<String>, Error>> {
         let _turn = self.inner.turn(Instant::now() + patience)?;
         Some(self.inner.caller.servers(ours))
     }
 }
 
 /// The id of a server, made of its URL. It is no key: nobody proves anything by it.
-pub(super) fn id_of(site: &Site) -> PeerId {
+pub(super) fn id_of(url: &Url) -> PeerId {
     let mut hasher = Sha256::new();
     hasher.update(b"tinyp2p 2004 server\0");
-    hasher.update(site.url().as_bytes());
+    hasher.update(url.as_str().as_bytes());
     PeerId::from_bytes(hasher.finalize().into())
 }
 
@@ -206,7 +205,7 @@ impl Inner {
     }
 
     fn who(&self) -> String {
-        self.caller.site().place().to_owned()
+        self.caller.place().to_owned()
     }
 
     fn timeout(&self) -> Error {
@@ -256,7 +255,7 @@ impl Inner {
             names.into_iter().filter_map(plain_name).collect();
         let left_out = count - names.len();
         if left_out > 0 && !std::mem::replace(&mut state.has_told_left_out, true) {
-            let server = self.caller.site().place();
+            let server = self.caller.place();
             tracing::warn!(
                 server,
                 "{left_out} of its {count} names are no plain names of files, and left out"
@@ -271,7 +270,7 @@ impl Inner {
                 is_new = true;
                 Seen {
                     mtime: now,
-                    version: version_of(self.caller.site(), name, now),
+                    version: version_of(self.caller.url(), name, now),
                     content: None,
                     unreadable_until: None,
                     is_long: false,
@@ -512,41 +511,55 @@ impl Inner {
     fn bring(&self, fetch: &Fetch) -> Result<Content, Error> {
         let (begun, until) = (Instant::now(), || *fetch.wanted_until.lock());
         let _turn = self.turn(until()).ok_or_else(|| self.timeout())?;
-        // Checked when the names were taken in.
-        let name = String::from_utf8_lossy(fetch.name.as_bytes()).into_owned();
+        let name = &fetch.name;
         let keeping = |error| Error::local(format!("keeping {name}"), error);
-        let mut writer = self.store.begin().map_err(keeping)?;
-        let mut hasher = TreeHasher::default();
-        let allowance = match fetch.need {
-            Need::Size => Allowance {
-                document: MAX_LOOK,
-                begin: until(),
-                is_wanted: &|| Instant::now() < until(),
-            },
-            Need::Bytes => Allowance {
-                document: self.store.limit().saturating_mul(MAX_ESCAPE),
-                begin: begun + FIRST_BYTE,
-                is_wanted: &|| Instant::now() < until(),
-            },
+        let (most, begin) = match fetch.need {
+            Need::Size => (MAX_LOOK, until()),
+            Need::Bytes => (self.store.limit(), begun + FIRST_BYTE),
         };
-        self.caller.contents(&name, &allowance, &mut |part| {
-            hasher.update(part);
-            writer.append(part)
-        })?;
-        let size = writer.size();
+        let allowance = Allowance {
+            most,
+            begin,
+            is_wanted: &|| Instant::now() < until(),
+        };
+        let mut keeper = Keeper {
+            writer: self.store.begin().map_err(keeping)?,
+            hasher: TreeHasher::default(),
+        };
+        let size = self
+            .caller
+            .contents(name.as_bytes(), &allowance, &mut keeper)?;
         tracing::debug!(
-            server = self.caller.site().place(),
-            name,
+            server = self.caller.place(),
+            %name,
             size,
             milliseconds = begun.elapsed().as_millis(),
             "fetched"
         );
         Ok(Content {
             size,
-            tree: hasher.finish().map(Arc::new),
-            kept: writer.finish().map_err(keeping)?,
+            tree: keeper.hasher.finish().map(Arc::new),
+            kept: keeper.writer.finish().map_err(keeping)?,
             fetched: Instant::now(),
         })
+    }
+}
+
+/// Where a file goes as it comes.
+struct Keeper {
+    writer: Writer,
+    hasher: TreeHasher,
+}
+
+impl Write for Keeper {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.writer.append(bytes)?;
+        self.hasher.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -592,7 +605,7 @@ impl Drop for Landing {
         let seen = state.files.get_mut(&self.fetch.name);
         let outcome = match (outcome, seen) {
             (Ok(content), Some(seen)) => {
-                before = seen.take(content, self.inner.caller.site(), &self.fetch.name);
+                before = seen.take(content, self.inner.caller.url(), &self.fetch.name);
                 Ok(())
             }
             (Ok(_), None) => Err(Error::NotFound {
@@ -664,13 +677,13 @@ impl Seen {
     }
 
     /// These are its contents now. Returns those of before.
-    fn take(&mut self, content: Content, site: &Site, name: &Name) -> Option<Content> {
+    fn take(&mut self, content: Content, url: &Url, name: &Name) -> Option<Content> {
         let is_other = self.content.as_ref().is_some_and(|before| {
             before.size != content.size || root(&before.tree) != root(&content.tree)
         });
         if is_other {
             self.mtime = nanoseconds().max(self.mtime + 1);
-            self.version = version_of(site, name, self.mtime);
+            self.version = version_of(url, name, self.mtime);
         }
         self.unreadable_until = None;
         self.is_long = false;
@@ -684,9 +697,9 @@ fn root(tree: &Option<Arc<Tree>>) -> Option<Root> {
 
 /// The version of what `name` was first seen to be at `time`: the first content that is fetched has it, and
 /// every other one another.
-fn version_of(site: &Site, name: &Name, time: i64) -> Version {
+fn version_of(url: &Url, name: &Name, time: i64) -> Version {
     let mut hasher = Sha256::new();
-    hasher.update(site.url().as_bytes());
+    hasher.update(url.as_str().as_bytes());
     hasher.update([0]);
     hasher.update(name.as_bytes());
     hasher.update([0]);
@@ -834,7 +847,7 @@ impl ByteStream for KeptStream {
 
 impl std::fmt::Debug for OldPeer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "OldPeer({})", escaped(self.site().url().as_bytes()))
+        write!(f, "OldPeer({})", self.url())
     }
 }
 

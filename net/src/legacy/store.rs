@@ -162,11 +162,6 @@ impl Writer {
         self.file.write_all(bytes)
     }
 
-    /// How many bytes there are.
-    pub(super) fn size(&self) -> u64 {
-        self.size
-    }
-
     /// That was all.
     pub(super) fn finish(mut self) -> io::Result<Arc<Kept>> {
         let (file, now) = (self.file.try_clone()?, Instant::now());

@@ -8,11 +8,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
-use super::client::Site;
+use super::{Key, Url};
 
 /// A server on a port of its own.
 pub(super) struct Twin {
-    site: Site,
+    url: Url,
     state: Arc<State>,
 }
 
@@ -23,6 +23,7 @@ struct State {
     downloads: AtomicUsize,
     lists: AtomicUsize,
     stopped: AtomicBool,
+    is_of_another_network: AtomicBool,
 }
 
 impl Twin {
@@ -30,40 +31,50 @@ impl Twin {
     pub(super) fn start() -> Self {
         let state = Arc::<State>::default();
         let serving = Arc::clone(&state);
-        Self::with(state, move |stream| serving.serve(stream))
+        Self::with(state, move |url, stream| serving.serve(url, stream))
     }
 
     /// One that does as told with each connection, once the request has been read.
     pub(super) fn raw(serve: impl Fn(TcpStream) + Send + 'static) -> Self {
-        Self::with(Arc::default(), move |mut stream| {
+        Self::with(Arc::default(), move |_, mut stream| {
             request(&mut stream);
             serve(stream);
         })
     }
 
-    fn with(state: Arc<State>, serve: impl Fn(TcpStream) + Send + 'static) -> Self {
+    fn with(state: Arc<State>, serve: impl Fn(&Url, TcpStream) + Send + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let ending = Arc::clone(&state);
+        let url: Url = format!("http://{address}").parse().unwrap();
+        let (ending, own) = (Arc::clone(&state), url.clone());
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 if ending.stopped.load(Ordering::Relaxed) {
                     return;
                 }
-                serve(stream);
+                serve(&own, stream);
             }
         });
-        let site = Site::parse(&format!("http://{address}")).unwrap();
-        Self { site, state }
+        Self { url, state }
     }
 
-    pub(super) fn site(&self) -> Site {
-        self.site.clone()
+    pub(super) fn url(&self) -> Url {
+        self.url.clone()
     }
 
-    /// The token that it takes: here, any text will do.
+    /// The token that it takes.
     pub(super) fn token(&self) -> String {
-        "right".to_owned()
+        token(&self.url)
+    }
+
+    /// Takes no token any more.
+    pub(super) fn is_of_another_network(&self) {
+        self.state.is_of_another_network.store(true, Ordering::Relaxed);
+    }
+
+    /// The servers that it knows.
+    pub(super) fn known(&self) -> Vec<String> {
+        self.state.known.lock().clone()
     }
 
     pub(super) fn put(&self, name: &str, content: &[u8]) {
@@ -88,7 +99,7 @@ impl Twin {
     /// Answers nobody any more.
     pub(super) fn stop(&self) {
         self.state.stopped.store(true, Ordering::Relaxed);
-        let _ = TcpStream::connect((self.site.address().host.as_str(), self.site.address().port));
+        let _ = TcpStream::connect((self.url.host(), self.url.port()));
     }
 }
 
@@ -99,7 +110,7 @@ impl Drop for Twin {
 }
 
 impl State {
-    fn serve(&self, mut stream: TcpStream) {
+    fn serve(&self, own: &Url, mut stream: TcpStream) {
         let request = request(&mut stream);
         let text = String::from_utf8_lossy(&request).into_owned();
         let strings: Vec<&str> = text
@@ -107,7 +118,7 @@ impl State {
             .skip(1)
             .filter_map(|rest| rest.split("</string>").next())
             .collect();
-        let body = if strings.first() != Some(&"right") {
+        let body = if strings.first() != Some(&&*token(own)) || self.is_of_another_network.load(Ordering::Relaxed) {
             b"<boolean>0</boolean>".to_vec()
         } else if text.contains("<int>0</int>") {
             let mut known = self.known.lock();
@@ -134,6 +145,13 @@ impl State {
         };
         let _ = stream.write_all(&document(&body));
     }
+}
+
+/// The password of its network.
+pub(super) const PASSWORD: &[u8] = b"violet-anchor";
+
+fn token(url: &Url) -> String {
+    Key::new(PASSWORD).token(url)
 }
 
 /// One that answers every call with these bytes.
