@@ -18,6 +18,7 @@ use crate::download::Engine;
 use crate::error::Error;
 use crate::fanout::{Answer, Asked, Fanout, Round};
 use crate::follow::{Followers, Listener};
+use crate::legacy::{Legacy, Url, own_urls};
 use crate::local::LocalPeer;
 use crate::peers::dialer::{Connect, Connection};
 use crate::peers::mdns::Discovery;
@@ -25,7 +26,7 @@ use crate::peers::remembered::Remembered;
 use crate::peers::{Member, Members};
 use crate::server::{Server, Service};
 use crate::share::{Roots, Share};
-use crate::status::{self, CacheStatus, MemoryStatus, Status};
+use crate::status::{self, CacheStatus, LegacyStatus, MemoryStatus, Status};
 use crate::types::{Address, Attributes, PeerId, RelPath};
 use crate::wire::{Hello, Listing, MemberRecord};
 
@@ -45,6 +46,7 @@ pub struct Node {
     searches: Fanout,
     engine: Arc<Engine>,
     cache: Option<(CacheConfig, Arc<Cache>)>,
+    legacy: Option<Arc<Legacy>>,
     begun: Instant,
     /// What is left to be stopped.
     running: Mutex<Option<Running>>,
@@ -75,6 +77,10 @@ impl Node {
         let identity = Identity::load_or_create(&config.state_dir)?;
         let id = identity.id();
         let stretched = config.password.stretch();
+        let legacy = config.legacy.map(|legacy| {
+            let key = config.password.legacy_key();
+            Arc::new(Legacy::new(key, legacy.peers))
+        });
         drop(config.password);
         let gate = Arc::new(Gate::new(identity, stretched)?);
         let roots = |share: &ShareConfig| {
@@ -91,7 +97,10 @@ impl Node {
         let members = Arc::new(Members::new(
             id,
             config.name.clone(),
-            config.advertise.or_else(|| only_address(&config.listen)),
+            config
+                .advertise
+                .clone()
+                .or_else(|| only_address(&config.listen)),
             &config.peers,
             place.map(|place| Remembered::load(&config.state_dir, place)),
             Box::new(Client::new(gate.clone(), Arc::new(TcpDialer::default()))),
@@ -100,8 +109,22 @@ impl Node {
             share: share.clone(),
             cache: cache.clone().filter(|_| reshared),
             members: members.clone(),
+            legacy: legacy.clone(),
         });
         let server = Server::start(&config.listen, service.clone(), gate)?;
+        if let Some(legacy) = &legacy
+            && server.local_port() != 0
+        {
+            let only = only_address(&config.listen).and_then(|address| address.host.parse().ok());
+            let host = rustix::system::uname();
+            let host = host.nodename().to_string_lossy();
+            legacy.announce(own_urls(
+                config.advertise.as_ref(),
+                only,
+                &host,
+                server.local_port(),
+            ));
+        }
         let known = Arc::downgrade(&members);
         let report = move |member, error: &Error| {
             if let Some(members) = known.upgrade() {
@@ -116,6 +139,7 @@ impl Node {
             searches: Fanout::new("search"),
             engine: Arc::new(engine),
             cache: config.cache.zip(cache),
+            legacy,
             begun: Instant::now(),
             name: config.name,
             port: server.local_port(),
@@ -197,7 +221,13 @@ impl Node {
             held: cache.held_bytes(),
             limit: config.size,
         });
+        let shown = |urls: Vec<Url>| urls.iter().map(Url::to_string).collect();
+        let legacy = self.legacy.as_ref().map(|legacy| LegacyStatus {
+            urls: shown(legacy.own()),
+            servers: shown(legacy.all()),
+        });
         Status {
+            legacy,
             name: self.name.clone(),
             peer_id: self.id.to_string(),
             port: self.port,
