@@ -34,7 +34,7 @@ pub const SERVER_IDLE: Duration = Duration::from_secs(60);
 /// How a node takes part in the network.
 #[derive(Debug)]
 pub struct Config {
-    /// The network's password. Taken out and stretched at start, then dropped.
+    /// The network's password. Taken out and stretched at start, then dropped; with `legacy`, what makes tokens of it stays.
     pub password: Password,
     /// What is served; `None` serves nothing.
     pub share: Option<ShareConfig>,

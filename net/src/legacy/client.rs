@@ -8,12 +8,12 @@ use std::io::{self, BufRead, Read, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::Url;
+use super::{NODE_FIELD, Url};
 use super::wire::{self, Operation};
 use crate::client::dial::{Dial, Link};
 use crate::config::{CALL_DEADLINE, CONNECT_DEADLINE};
 use crate::error::Error;
-use crate::types::escaped;
+use crate::types::{PeerId, escaped};
 use crate::wire::{Fault, FaultCode};
 
 /// The most bytes of an answer that lists names or servers.
@@ -57,6 +57,15 @@ pub struct Caller {
     dialer: Arc<dyn Dial>,
 }
 
+/// What a server says of others.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Told {
+    /// What it says are URLs of servers.
+    pub urls: Vec<String>,
+    /// Who it is, if it is a node of this program.
+    pub node: Option<PeerId>,
+}
+
 /// What [`Caller::contents`] may take.
 pub(super) struct Allowance<'a> {
     /// The most bytes.
@@ -88,16 +97,18 @@ impl Caller {
     ///
     /// # Errors
     /// [`Error::Refused`]: the password is another one. The rest as of any call.
-    pub fn servers(&self, ours: Option<&Url>) -> Result<Vec<String>, Error> {
+    pub fn servers(&self, ours: Option<&Url>) -> Result<Told, Error> {
         let urls: Vec<Vec<u8>> = ours.iter().map(|url| url.as_str().into()).collect();
         let is_silent = urls.is_empty();
         let deadline = Instant::now() + CALL_DEADLINE;
         let operation = Operation::Servers(urls);
         let answer = self.call(&operation, deadline, Pace::By(deadline))?;
-        match wire::decode_servers(answer) {
-            Err(wire::Error::Fault { .. }) if is_silent => Ok(Vec::new()),
-            other => other.map_err(|trouble| self.error(trouble)),
-        }
+        let node = answer.node;
+        let urls = match wire::decode_servers(answer) {
+            Err(wire::Error::Fault { .. }) if is_silent => Vec::new(),
+            other => other.map_err(|trouble| self.error(trouble))?,
+        };
+        Ok(Told { urls, node })
     }
 
     /// Operation 1: every name that it has, whatever it is worth.
@@ -176,6 +187,7 @@ impl Caller {
             end: 0,
             most: MAX_LIST,
             left: None,
+            node: None,
             pace,
         };
         sent.map_err(wire::Error::Read)
@@ -302,6 +314,8 @@ struct Answer<'a> {
     most: u64,
     /// What is still to come of the body, if its length is known.
     left: Option<u64>,
+    /// Which node of this program says that it answers.
+    node: Option<PeerId>,
     pace: Pace<'a>,
 }
 
@@ -314,11 +328,13 @@ impl Answer<'_> {
             match head.parse(&self.buffer[..self.end]) {
                 Ok(httparse::Status::Complete(length)) => {
                     self.begin = length;
-                    let is_length =
-                        |f: &&httparse::Header<'_>| f.name.eq_ignore_ascii_case("content-length");
-                    let said = head.headers.iter().find(is_length);
-                    let said = said.and_then(|field| std::str::from_utf8(field.value).ok());
-                    self.left = said.and_then(|text| text.trim().parse().ok());
+                    let said = |name: &str| {
+                        let mut fields = head.headers.iter();
+                        let field = fields.find(|f| f.name.eq_ignore_ascii_case(name))?;
+                        std::str::from_utf8(field.value).ok()
+                    };
+                    self.left = said("content-length").and_then(|text| text.trim().parse().ok());
+                    self.node = said(NODE_FIELD).and_then(|text| text.trim().parse().ok());
                     return match head.code {
                         Some(200) => Ok(()),
                         Some(300..400) => broken("a redirect, which is not followed"),
@@ -422,9 +438,10 @@ pub(super) mod tests {
         let all: Vec<u8> = (0..=255).cycle().take(100_000).collect();
         twin.put("b in", &all);
         let caller = caller(&twin);
-        assert_eq!(caller.servers(None).unwrap(), Vec::<String>::new());
+        assert_eq!(caller.servers(None).unwrap().urls, Vec::<String>::new());
         let ours: Url = "http://127.0.0.1:1".parse().unwrap();
-        assert_eq!(caller.servers(Some(&ours)).unwrap(), [ours.as_str()]);
+        let told = caller.servers(Some(&ours)).unwrap();
+        assert_eq!((told.urls, told.node), (vec![ours.to_string()], None));
         assert_eq!(caller.names(soon()).unwrap(), [b"b in"]);
         assert_eq!(fetch(&caller, "b in", 1 << 20).unwrap(), all);
         let missing = fetch(&caller, "missing", 1 << 20);

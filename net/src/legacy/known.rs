@@ -26,14 +26,20 @@ pub struct Known {
 }
 
 impl Known {
-    /// Of a node that has the URLs `own`, whose user named these servers.
-    pub fn new(own: Vec<Url>, mut named: Vec<Url>) -> Self {
-        named.retain(|url| !own.contains(url));
+    /// Of a node whose user named these servers.
+    pub fn new(named: Vec<Url>) -> Self {
         Self {
-            own,
             named,
             ..Self::default()
         }
+    }
+
+    /// Takes `own` for the URLs of this node, and none of them for another server any more.
+    pub fn announce(&mut self, own: Vec<Url>) {
+        self.named.retain(|url| !own.contains(url));
+        self.learned.retain(|(url, _)| !own.contains(url));
+        self.own = own;
+        self.revision += 1;
     }
 
     /// Takes note of the server at `url`. False if it was known, is this node itself, or finds no room.
@@ -106,23 +112,25 @@ mod tests {
     #[test]
     fn everyone_is_known_once_and_this_node_never() {
         let now = Instant::now();
-        let mut known = Known::new(vec![url(0)], vec![url(0), url(1)]);
+        let mut known = Known::new(vec![url(0), url(1)]);
+        known.announce(vec![url(0)]);
+        let begin = known.revision();
         assert!(known.learn(url(2), now));
         for again in [0, 1, 2] {
             assert!(!known.learn(url(again), now));
         }
         assert_eq!(known.all(), [url(1), url(2)]);
-        assert_eq!(known.revision(), 1);
+        assert_eq!(known.revision(), begin + 1);
         known.forget(&url(2));
         known.forget(&url(1));
         assert_eq!(known.all(), [url(1)], "who was named stays");
-        assert_eq!(known.revision(), 2);
+        assert_eq!(known.revision(), begin + 2);
     }
 
     #[test]
     fn nobody_who_was_told_of_lately_is_driven_out() {
         let start = Instant::now();
-        let mut known = Known::new(Vec::new(), vec![url(0)]);
+        let mut known = Known::new(vec![url(0)]);
         for number in 1..=MAX_LEARNED {
             assert!(known.learn(url(number), start));
         }

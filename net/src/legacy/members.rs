@@ -14,7 +14,7 @@ use parking_lot::{Condvar, Mutex};
 use super::client::{Caller, place};
 use super::peer::{OldPeer, id_of};
 use super::store::Store;
-use super::{Key, Known, Url};
+use super::{Legacy, Url};
 use crate::client::dial::{Dial, TcpDialer};
 use crate::client::{Peer, Whole, list};
 use crate::config::CALL_DEADLINE;
@@ -53,9 +53,9 @@ pub struct OldMembers {
 }
 
 struct Shared {
-    key: Key,
+    me: PeerId,
     /// Shared with the serving side, which hears of servers, too.
-    known: Arc<Mutex<Known>>,
+    legacy: Arc<Legacy>,
     dialer: Arc<dyn Dial>,
     store: Arc<Store>,
     /// Held for look-ups, never over IO.
@@ -75,6 +75,8 @@ struct Server {
     presence: Presence,
     since: Instant,
     trouble: Option<(Error, Instant)>,
+    /// The node of this program that answers there, if one does: it is no member of its own then.
+    node: Option<PeerId>,
     /// What became of the first try.
     outcome: Option<Result<(), Error>>,
     failures: u32,
@@ -98,17 +100,19 @@ pub(crate) struct OldMember {
     pub(crate) name: Arc<str>,
     pub(crate) address: Address,
     pub(crate) is_present: bool,
+    /// The node of this program that it really is.
+    pub(crate) node: Option<PeerId>,
     pub(crate) peer: Arc<OldPeer>,
 }
 
 impl OldMembers {
-    /// Calls nobody yet. `known` has the servers that the user named, what this node calls itself, and gets
-    /// whatever is learned.
-    pub fn new(key: Key, known: Arc<Mutex<Known>>, store: Arc<Store>) -> Self {
+    /// Calls nobody yet. `legacy` has the servers that the user named, what this node calls itself, and gets
+    /// whatever is learned. This node is `me`.
+    pub fn new(me: PeerId, legacy: Arc<Legacy>, store: Arc<Store>) -> Self {
         Self {
             shared: Arc::new(Shared {
-                key,
-                known,
+                me,
+                legacy,
                 dialer: Arc::new(TcpDialer::default()),
                 store,
                 state: Mutex::new(State {
@@ -179,7 +183,7 @@ impl OldMembers {
 
     /// What became of each that the user named; `None` while its first try goes on.
     pub(crate) fn named(&self) -> Vec<(Address, Option<Result<(), Error>>)> {
-        let named = self.shared.known.lock().named().to_vec();
+        let named = self.shared.legacy.named();
         let state = self.shared.state.lock();
         let outcome = |url: &Url| {
             let server = state.servers.iter().find(|s| s.peer.url() == url);
@@ -222,6 +226,7 @@ impl Server {
             name: Arc::clone(&self.name),
             address: self.peer.url().address(),
             is_present: self.presence == Presence::Present,
+            node: self.node,
             peer: Arc::clone(&self.peer),
         }
     }
@@ -252,7 +257,7 @@ impl Shared {
                 shared.report(id, error);
             }
         };
-        let (token, name) = (self.key.token(&url), shown(place(&url)));
+        let (token, name) = (self.legacy.key().token(&url), shown(place(&url)));
         let caller = Caller::new(url, token, Arc::clone(&self.dialer));
         let peer = Arc::new(OldPeer::new(
             caller,
@@ -271,6 +276,7 @@ impl Shared {
             presence: Presence::Unknown,
             since: now,
             trouble: None,
+            node: None,
             outcome: None,
             failures: 0,
             due: now,
@@ -302,13 +308,23 @@ impl Shared {
         }
     }
 
-    /// `id` has answered.
-    fn answered(&self, id: PeerId) {
+    /// `id` has answered, as the node `node` if it is one of this program. False if it is this node itself.
+    fn answered(&self, id: PeerId, node: Option<PeerId>) -> bool {
         let now = Instant::now();
         let mut state = self.state.lock();
-        let Some(server) = state.servers.iter_mut().find(|s| s.peer.id() == id) else {
-            return;
+        let Some(place) = state.servers.iter().position(|s| s.peer.id() == id) else {
+            return false;
         };
+        if node == Some(self.me) {
+            let url = state.servers.swap_remove(place).peer.url().clone();
+            drop(state);
+            tracing::debug!(%url, "is this node itself");
+            self.legacy.forget(&url);
+            return false;
+        }
+        let server = &mut state.servers[place];
+        let is_known_better = node.is_some() && server.node != node;
+        server.node = node.or(server.node);
         (server.failures, server.due) = (0, now + PERIOD);
         server.outcome = Some(Ok(()));
         if server.presence != Presence::Present {
@@ -320,8 +336,10 @@ impl Shared {
             (server.presence, server.since) = (Presence::Present, now);
             state.revision += 1;
         }
+        state.revision += u64::from(is_known_better);
         drop(state);
         self.changed.notify_all();
+        true
     }
 
     /// A call of this node's own accord failed.
@@ -378,10 +396,11 @@ impl Shared {
     /// `told` are what the server at `teller` says that it knows.
     fn learn(&self, teller: &Url, told: Vec<String>) {
         let now = Instant::now();
-        let mut known = self.known.lock();
         for text in told.into_iter().take(MAX_TOLD) {
             match text.parse() {
-                Ok(url) => drop(known.learn(url, now)),
+                Ok(url) => {
+                    self.legacy.learn(url, now);
+                }
                 Err(_) => tracing::debug!(
                     server = place(teller),
                     told = escaped(text.as_bytes()),
@@ -396,12 +415,9 @@ impl Shared {
 fn watch(shared: &Weak<Shared>) {
     let mut seen = None;
     while let Some(shared) = shared.upgrade() {
-        let (revision, all) = {
-            let known = shared.known.lock();
-            (known.revision(), known.all())
-        };
-        if seen != Some(revision) {
-            seen = Some(revision);
+        let revision = shared.legacy.revision();
+        if seen.replace(revision) != Some(revision) {
+            let all = shared.legacy.all();
             all.into_iter().for_each(|url| shared.add(url));
         }
         let mut state = shared.state.lock();
@@ -417,7 +433,7 @@ fn run(shared: &Weak<Shared>, peer: &Arc<OldPeer>) {
     loop {
         let due = shared.upgrade().and_then(|shared| shared.due(peer.id()));
         let Some(is_away) = due else { return };
-        let ours = shared.upgrade().and_then(|shared| shared.known.lock().own().first().cloned());
+        let ours = shared.upgrade().and_then(|shared| shared.legacy.own().into_iter().next());
         let told = peer.servers(ours.as_ref(), BUSY);
         // Who failed at listing names has to list them before anybody waits for it again.
         let proven = match &told {
@@ -429,16 +445,21 @@ fn run(shared: &Weak<Shared>, peer: &Arc<OldPeer>) {
         let Some(shared) = shared.upgrade() else {
             return;
         };
-        match (told, proven) {
-            (_, Err(error)) | (Some(Err(error)), Ok(())) if !matches!(error, Error::Fault { .. }) => {
+        let goes_on = match (told, proven) {
+            (Some(Ok(told)), Ok(())) => {
+                let goes_on = shared.answered(peer.id(), told.node);
+                shared.learn(peer.url(), told.urls);
+                goes_on
+            }
+            // Busy with another call of this node; or with a fault, which only they hear who know the password.
+            (None | Some(Err(Error::Fault { .. })), Ok(())) => shared.answered(peer.id(), None),
+            (Some(Err(error)), _) | (_, Err(error)) => {
                 shared.failed(peer.id(), &error);
+                true
             }
-            // Busy with another call of this node, or with a fault that only whoever knows the password hears.
-            (None | Some(Err(_)), _) => shared.answered(peer.id()),
-            (Some(Ok(urls)), _) => {
-                shared.answered(peer.id());
-                shared.learn(peer.url(), urls);
-            }
+        };
+        if !goes_on {
+            return;
         }
     }
 }
@@ -455,6 +476,7 @@ fn shown(place: &str) -> Arc<str> {
 #[cfg(test)]
 mod tests {
     use super::super::twin::{PASSWORD, Twin};
+    use super::super::Key;
     use super::super::known::MAX_LEARNED;
     use super::*;
 
@@ -463,11 +485,13 @@ mod tests {
     /// Of a node that serves, or only asks.
     fn members(named: &[&Twin], serves: bool) -> (tempfile::TempDir, OldMembers) {
         let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(directory.path(), 1 << 20).unwrap();
+        let store = Store::open(Some(directory.path()), Some(1 << 20)).unwrap();
         let own = serves.then(|| OURS.parse().unwrap());
         let named = named.iter().map(|twin| twin.url()).collect();
-        let known = Known::new(own.into_iter().collect(), named);
-        let members = OldMembers::new(Key::new(PASSWORD), Arc::new(Mutex::new(known)), store);
+        let legacy = Legacy::new(Key::new(PASSWORD), named);
+        legacy.announce(own.into_iter().collect());
+        let me = PeerId::from_bytes([9; 32]);
+        let members = OldMembers::new(me, Arc::new(legacy), store);
         members.begin().unwrap();
         (directory, members)
     }

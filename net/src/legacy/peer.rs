@@ -19,7 +19,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use sha2::{Digest, Sha256};
 
 use super::Url;
-use super::client::{Allowance, Caller};
+use super::client::{Allowance, Caller, Told};
 use super::store::{Kept, Store, Writer, read_at};
 use crate::client::{ByteStream, Need, Peer, Whole};
 use crate::error::Error;
@@ -167,7 +167,7 @@ impl OldPeer {
         &self,
         ours: Option<&Url>,
         patience: Duration,
-    ) -> Option<Result<Vec<String>, Error>> {
+    ) -> Option<Result<Told, Error>> {
         let _turn = self.inner.turn(Instant::now() + patience)?;
         Some(self.inner.caller.servers(ours))
     }

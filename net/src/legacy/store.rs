@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use crate::error::Error;
+
 /// What nobody has read for this long goes when something else comes.
 const UNUSED: Duration = Duration::from_secs(600);
 
@@ -46,22 +48,29 @@ impl Kept {
 }
 
 impl Store {
-    /// At most `limit` bytes in `directory`, which is made if need be.
+    /// At most `limit` bytes in `directory`, which is made if need be. Without a directory, where the system has its
+    /// temporary files; without a limit, half of what is free there.
     ///
     /// # Errors
-    /// If nothing can be written there.
-    pub fn open(directory: &Path, limit: u64) -> io::Result<Arc<Self>> {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(directory)?;
+    /// [`Error::Local`] if nothing can be written there.
+    pub fn open(directory: Option<&Path>, limit: Option<u64>) -> Result<Arc<Self>, Error> {
+        let directory = directory.map_or_else(std::env::temp_dir, Path::to_owned);
+        let local = |error| {
+            let place = directory.display();
+            Error::local(format!("keeping files of 2004 in {place}"), error)
+        };
+        let mut builder = fs::DirBuilder::new();
+        builder.recursive(true).mode(0o700);
+        builder.create(&directory).map_err(local)?;
+        let found = rustix::fs::statvfs(&directory).map_err(|error| local(error.into()))?;
+        let free = found.f_bavail.saturating_mul(found.f_frsize);
         let store = Self {
-            directory: directory.to_owned(),
-            limit,
+            limit: limit.unwrap_or(free / 2),
             kept: Mutex::default(),
             held: AtomicU64::new(0),
+            directory: directory.clone(),
         };
-        store.nameless()?;
+        store.nameless().map_err(local)?;
         Ok(Arc::new(store))
     }
 
@@ -206,7 +215,7 @@ mod tests {
     #[test]
     fn what_is_kept_can_be_read_and_has_no_name() {
         let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(&directory.path().join("new"), 100).unwrap();
+        let store = Store::open(Some(&directory.path().join("new")), Some(100)).unwrap();
         let kept = put(&store, b"0123456789").unwrap();
         let mut buffer = [0; 4];
         assert_eq!(read_at(&kept.open().unwrap(), 3, &mut buffer).unwrap(), 4);
@@ -218,7 +227,7 @@ mod tests {
     #[test]
     fn what_was_not_used_for_longest_makes_room_and_whoever_reads_it_may_finish() {
         let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(directory.path(), 100).unwrap();
+        let store = Store::open(Some(directory.path()), Some(100)).unwrap();
         let (first, second) = (put(&store, &[1; 40]).unwrap(), put(&store, &[2; 40]).unwrap());
         let reading = second.open().unwrap();
         first.open();
@@ -231,7 +240,7 @@ mod tests {
     #[test]
     fn what_is_larger_than_the_budget_is_an_error_and_leaves_nothing() {
         let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(directory.path(), 100).unwrap();
+        let store = Store::open(Some(directory.path()), Some(100)).unwrap();
         let mut writer = store.begin().unwrap();
         writer.append(&[0; 100]).unwrap();
         let error = writer.append(&[0]).unwrap_err();

@@ -67,6 +67,7 @@ impl TestNode {
             share,
             cache,
             members: Arc::new(members.unwrap()),
+            legacy: None,
         };
         let mut node = Self {
             gate,

@@ -26,6 +26,7 @@ mod search;
 mod state;
 #[cfg(test)]
 mod tests;
+mod top;
 mod tree;
 mod walk;
 mod watch;

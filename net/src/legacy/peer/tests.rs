@@ -13,7 +13,7 @@ struct Setup {
 
 fn setup_with(twin: Twin, limit: u64) -> Setup {
     let directory = tempfile::tempdir().unwrap();
-    let store = Store::open(directory.path(), limit).unwrap();
+    let store = Store::open(Some(directory.path()), Some(limit)).unwrap();
     let caller = Caller::new(twin.url(), twin.token(), Arc::new(TcpDialer::default()));
     let peer = OldPeer::new(caller, store, Box::new(|_| ()));
     Setup {
