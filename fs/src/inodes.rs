@@ -9,16 +9,20 @@
 //! the number that it had. Programs rely on that: `find`, `du` and `cp -r` leave a directory out when its
 //! number has changed between two looks at it, and backups read a file again.
 //!
+//! A file of which only the name is known (of a server of 2004) has a number, too. Once its content is known, the
+//! same number stands for that: a program that has looked at the name before finds the same file when it opens it.
+//!
 //! The kernel counts how often it was told a number and says when it forgets it; [`Inodes`] keeps the
 //! same count and nothing longer than that. Whoever tells a number must count it before the reply is
 //! sent, because the kernel may forget it on another thread right after.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use tinyp2p_net::download::Has;
-use tinyp2p_net::types::{Kind, PeerId, RelPath, Root, Version};
+use tinyp2p_net::types::{Attributes, Kind, PeerId, RelPath, Root, Version};
 
 use crate::view::merge::{Item, Member, Source};
 
@@ -70,7 +74,9 @@ pub struct Inode {
     pub path: RelPath,
     /// What it is.
     pub identity: Identity,
-    /// Bytes of content; 0 for a directory.
+    /// What it was told as before its size was known, if that was otherwise.
+    born: Option<Identity>,
+    /// Bytes of content; 0 for a directory; [`Attributes::UNKNOWN_SIZE`] while only its name is known.
     pub size: u64,
     /// Nanoseconds since 1970.
     pub mtime: i64,
@@ -93,6 +99,7 @@ impl Inodes {
         let root = Inode {
             path: RelPath::root(),
             identity: Identity::Directory(Tree::Merged),
+            born: None,
             size: 0,
             mtime,
             sources: Arc::new([]),
@@ -114,6 +121,7 @@ impl Inodes {
     /// is added to what is known, and takes nothing away from it: who else has the same content is no
     /// business of theirs. Only if the content has turned out to be gone meanwhile, what was known is wrong.
     pub fn look_up(&mut self, tree: Tree, path: RelPath, item: &Item) -> (u64, &Inode) {
+        self.measure(&path, item);
         let (number, inode) = self.told(self.key(tree, path, item), item.size, item.mtime);
         match tree {
             Tree::Found | Tree::Member(_) if !inode.is_replaced => inode.learn(item),
@@ -141,6 +149,35 @@ impl Inodes {
         (number, inode)
     }
 
+    /// Takes note that what the kernel knows by the name of `path` alone has turned out to be `item`.
+    pub fn measure(&mut self, path: &RelPath, item: &Item) {
+        if !item.is_measured() || item.kind == Kind::Directory {
+            return;
+        }
+        for source in item.sources.iter() {
+            let born = Identity::Source {
+                member: source.member.id,
+                version: source.version,
+            };
+            let Some(number) = self.numbers.get(&(path.clone(), born)).copied() else {
+                continue;
+            };
+            let inode = self.inodes.get_mut(&number);
+            let Some(inode) = inode.filter(|inode| inode.size == Attributes::UNKNOWN_SIZE) else {
+                continue;
+            };
+            (inode.size, inode.mtime) = (item.size, item.mtime);
+            let Some(root) = item.root else { continue };
+            let size = item.size;
+            let key = (path.clone(), Identity::Root { root, size });
+            // Somebody else's file may have been this content all along.
+            if let Entry::Vacant(vacant) = self.numbers.entry(key) {
+                (inode.born, inode.identity) = (Some(born), vacant.key().1);
+                vacant.insert(number);
+            }
+        }
+    }
+
     /// What `key` stands for, counted as told once more. If it is new, nobody has it yet.
     fn told(&mut self, key: Key, size: u64, mtime: i64) -> (u64, &mut Inode) {
         let inodes = &self.inodes;
@@ -155,6 +192,7 @@ impl Inodes {
         let inode = self.inodes.entry(number).or_insert_with(|| Inode {
             path: key.0,
             identity: key.1,
+            born: None,
             size,
             mtime,
             sources: Arc::new([]),
@@ -175,7 +213,11 @@ impl Inodes {
             && number != ROOT
             && let Some(inode) = self.inodes.remove(&number)
         {
-            self.numbers.remove(&(inode.path, inode.identity));
+            let path = inode.path;
+            if let Some(born) = inode.born {
+                self.numbers.remove(&(path.clone(), born));
+            }
+            self.numbers.remove(&(path, inode.identity));
             self.shrink();
         }
     }

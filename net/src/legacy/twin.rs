@@ -219,7 +219,7 @@ fn fault(stream: &mut TcpStream) {
 /// Reads a request up to its end.
 fn request(stream: &mut TcpStream) -> Vec<u8> {
     let (mut request, mut buffer) = (Vec::new(), [0; 4096]);
-    while !request.ends_with(b"</methodCall>\n") {
+    while !request.trim_ascii_end().ends_with(b"</methodCall>") {
         match stream.read(&mut buffer) {
             Ok(count) if count > 0 => request.extend_from_slice(&buffer[..count]),
             _ => break,
