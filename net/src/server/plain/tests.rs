@@ -91,7 +91,7 @@ fn one_call_is_answered_in_either_version_of_http_and_the_connection_closed() {
 fn contents_larger_than_a_piece_arrive_whole() {
     let node = quick();
     let text = "line\r\n".repeat(100_000);
-    let binary: Vec<u8> = (0..1_000_001_u32).map(|n| (n * 7 >> 2) as u8).collect();
+    let binary: Vec<u8> = (0..1_000_001_u32).map(|n| ((n * 7) >> 2) as u8).collect();
     for contents in [text.as_bytes(), &binary] {
         node.put("file", contents);
         let document = call(&node, &Operation::Contents(b"file".to_vec()));
