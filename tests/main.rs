@@ -17,6 +17,7 @@ mod discovery;
 mod failure;
 mod get;
 mod hidden;
+mod legacy;
 mod listing;
 mod many;
 mod password;

@@ -7,7 +7,7 @@
 //!
 //! [`token`] makes and checks the tokens; [`bytes`] and [`wire`] read and write the documents, which are
 //! bytes rather than text in one direction; [`url`](mod@url) and [`known`] keep the addresses of servers; [`server`]
-//! answers calls. `PROTOCOL.md`, section 12, is the description.
+//! answers calls. `PROTOCOL.md`, section 10, is the description.
 //!
 //! [`client`] makes calls, [`peer`] makes a member of a server, whose files [`store`] keeps, and [`members`]
 //! knows which are there.

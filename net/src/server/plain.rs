@@ -13,6 +13,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
+use http_body::Body as _;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -97,6 +98,9 @@ async fn call(request: Request<Incoming>, caller: &Caller) -> Result<Response<Bo
 }
 
 async fn body(request: Request<Incoming>, caller: &Caller) -> Result<Bytes, StatusCode> {
+    if request.body().size_hint().lower() > MAX_CALL_BYTES as u64 {
+        return Err(StatusCode::PAYLOAD_TOO_LARGE);
+    }
     let body = Limited::new(request.into_body(), MAX_CALL_BYTES).collect();
     match timeout(caller.house.limits.plain_body, body).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
@@ -140,3 +144,7 @@ fn xml(body: Body) -> Response<Body> {
     fields.insert(CONTENT_TYPE, HeaderValue::from_static("text/xml"));
     response
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

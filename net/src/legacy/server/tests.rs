@@ -135,7 +135,9 @@ fn contents_are_byte_exact_whatever_they_are() {
     let large: Vec<u8> = (0..PIECE as u32 * 2 + 1)
         .map(|n| (n / 7) as u8 & 0x7f | 0x20)
         .collect();
-    let binary: Vec<u8> = (0..PIECE as u32 + 5).map(|n| (n * 31 >> 3) as u8).collect();
+    let binary: Vec<u8> = (0..PIECE as u32 + 5)
+        .map(|n| ((n * 31) >> 3) as u8)
+        .collect();
     for contents in [
         &b""[..],
         b"text\r\n<&>",

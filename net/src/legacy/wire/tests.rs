@@ -173,6 +173,21 @@ fn calls_of_every_operation_are_read_as_they_were_written() {
     }
 }
 
+#[test]
+fn the_example_in_protocol_md_is_a_call_with_its_token() {
+    let text = include_str!("../../../PROTOCOL.md");
+    let (_, section) = text.split_once("## 10. ").unwrap();
+    let (_, document) = section.split_once("    Content-Length: 275\n\n").unwrap();
+    let lines = document.lines().map_while(|line| line.strip_prefix("    "));
+    let document: String = lines.map(|line| line.to_owned() + "\n").collect();
+    assert_eq!(document.len(), 275);
+    let call = decode_call(document.as_bytes()).unwrap();
+    assert_eq!(call.operation, Ok(Operation::Names("txt".to_owned())));
+    let url = ["http://192.0.2.7:15204".parse().unwrap()];
+    let key = crate::legacy::Key::new(b"pw");
+    assert_eq!(key.made_for(&call.token, &url), Some(&url[0]));
+}
+
 /// A call as Python 2's `xmlrpclib` writes it.
 fn call(params: &str) -> Result<Call, Error> {
     let document = format!(
