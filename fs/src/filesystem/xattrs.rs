@@ -71,7 +71,11 @@ impl Filesystem {
                 Kind::File => "file".to_owned(),
                 Kind::Directory => "directory".to_owned(),
             },
-            size: if inode.size == Attributes::UNKNOWN_SIZE { 0 } else { inode.size },
+            size: if inode.size == Attributes::UNKNOWN_SIZE {
+                0
+            } else {
+                inode.size
+            },
             mtime: inode.mtime,
             root: inode.root().map(|root| root.to_string()),
             sources: sources.collect(),

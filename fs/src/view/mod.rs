@@ -230,12 +230,7 @@ impl View {
 
     /// What was `found` in `directory`, with its size if only its name is known so far: the members that do not
     /// tell are asked for it. If that would take too long, it stays unknown.
-    pub fn measured(
-        &self,
-        directory: &RelPath,
-        found: Found,
-        wait: Wait,
-    ) -> Result<Found, Error> {
+    pub fn measured(&self, directory: &RelPath, found: Found, wait: Wait) -> Result<Found, Error> {
         let item = match found {
             Found::Item(item) if !item.is_measured() => item,
             other => return Ok(other),
@@ -263,15 +258,17 @@ impl View {
             };
             Some((Arc::clone(&source.member), attributes))
         });
-        Ok(match merge::name(name, measured.collect(), self.preferred) {
-            Some(known) => Found::Item(Item {
-                name: item.name.clone(),
-                original: item.original.clone(),
-                ..known
-            }),
-            // It was a name and nothing to read: most likely, of a directory.
-            None => Found::Nothing { certain: false },
-        })
+        Ok(
+            match merge::name(name, measured.collect(), self.preferred) {
+                Some(known) => Found::Item(Item {
+                    name: item.name.clone(),
+                    original: item.original.clone(),
+                    ..known
+                }),
+                // It was a name and nothing to read: most likely, of a directory.
+                None => Found::Nothing { certain: false },
+            },
+        )
     }
 
     /// The modification time of the directory at `path`, nanoseconds since 1970.

@@ -8,8 +8,8 @@ use std::io::{self, BufRead, Read, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{NODE_FIELD, Url};
 use super::wire::{self, Operation};
+use super::{NODE_FIELD, Url};
 use crate::client::dial::{Dial, Link};
 use crate::config::{CALL_DEADLINE, CONNECT_DEADLINE};
 use crate::error::Error;
@@ -24,6 +24,9 @@ const MAX_NAMES: usize = 65_536;
 
 /// A byte of contents takes this many in a document at most.
 const MOST_PER_BYTE: u64 = 6;
+
+/// What Python says of EISDIR.
+const IS_A_DIRECTORY: &str = "[Errno 21]";
 
 /// How a read ends that nobody waits for.
 const ABANDONED: io::ErrorKind = io::ErrorKind::ConnectionAborted;
@@ -126,6 +129,21 @@ impl Caller {
                 self.place(),
                 format!("more than {MAX_NAMES} names"),
             )),
+        }
+    }
+
+    /// Whether `name` is that of a directory, as far as that can be told without sending a file: a server that opens
+    /// whatever path it is given fails in one way or another.
+    ///
+    /// # Errors
+    /// As any call's.
+    pub fn is_directory(&self, name: &[u8], deadline: Instant) -> Result<bool, Error> {
+        let operation = Operation::Contents([name, b"/."].concat());
+        let answer = self.call(&operation, deadline, Pace::By(deadline))?;
+        match wire::decode_contents(answer, 0, &mut io::sink()) {
+            Err(wire::Error::Fault { message, .. }) => Ok(message.contains(IS_A_DIRECTORY)),
+            Err(wire::Error::Limit { .. }) | Ok(_) => Ok(false),
+            Err(trouble) => Err(self.error(trouble)),
         }
     }
 
@@ -273,7 +291,10 @@ impl Pace<'_> {
                 begin,
                 is_wanted,
                 ..
-            } => (since.map_or(*begin, |since| since + STANDSTILL), is_wanted()),
+            } => (
+                since.map_or(*begin, |since| since + STANDSTILL),
+                is_wanted(),
+            ),
         };
         match is_wanted {
             false => Err(ABANDONED.into()),
@@ -445,7 +466,10 @@ pub(super) mod tests {
         assert_eq!(caller.names(soon()).unwrap(), [b"b in"]);
         assert_eq!(fetch(&caller, "b in", 1 << 20).unwrap(), all);
         let missing = fetch(&caller, "missing", 1 << 20);
-        assert!(matches!(missing, Err(Error::NotFound { .. })), "{missing:?}");
+        assert!(
+            matches!(missing, Err(Error::NotFound { .. })),
+            "{missing:?}"
+        );
     }
 
     #[test]

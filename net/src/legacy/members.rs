@@ -433,7 +433,9 @@ fn run(shared: &Weak<Shared>, peer: &Arc<OldPeer>) {
     loop {
         let due = shared.upgrade().and_then(|shared| shared.due(peer.id()));
         let Some(is_away) = due else { return };
-        let ours = shared.upgrade().and_then(|shared| shared.legacy.own().into_iter().next());
+        let ours = shared
+            .upgrade()
+            .and_then(|shared| shared.legacy.own().into_iter().next());
         let told = peer.servers(ours.as_ref(), BUSY);
         // Who failed at listing names has to list them before anybody waits for it again.
         let proven = match &told {
@@ -475,9 +477,9 @@ fn shown(place: &str) -> Arc<str> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::twin::{PASSWORD, Twin};
     use super::super::Key;
     use super::super::known::MAX_LEARNED;
+    use super::super::twin::{PASSWORD, Twin};
     use super::*;
 
     const OURS: &str = "http://127.0.0.1:9";
@@ -516,7 +518,13 @@ mod tests {
     fn servers_are_found_through_one_another_and_hear_of_this_node() {
         let (first, second) = (Twin::start(), Twin::start());
         first.knows(second.url().as_str());
-        for nonsense in [OURS, "nonsense", "https://x:1", "http://127.0.0.1:8/", "http://x"] {
+        for nonsense in [
+            OURS,
+            "nonsense",
+            "https://x:1",
+            "http://127.0.0.1:8/",
+            "http://x",
+        ] {
             first.knows(nonsense);
         }
         let (_directory, members) = members(&[&first], true);
@@ -524,7 +532,9 @@ mod tests {
         expected.sort();
         eventually("both are members", || present(&members) == expected);
         for twin in [&first, &second] {
-            eventually("it has heard of this node", || twin.known().iter().any(|url| url == OURS));
+            eventually("it has heard of this node", || {
+                twin.known().iter().any(|url| url == OURS)
+            });
         }
         assert_eq!(members.named().len(), 1);
         assert!(matches!(members.named()[0].1, Some(Ok(()))));

@@ -9,7 +9,7 @@
 //! want to know a size may not make it send all that it has: they have a little time in every ten seconds, and
 //! long files are not fetched for them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -25,9 +25,7 @@ use crate::client::{ByteStream, Need, Peer, Whole};
 use crate::error::Error;
 use crate::merkle::{SUBTREE_BLOCKS, Subtree, Tree, TreeHasher};
 use crate::share::pattern::Pattern;
-use crate::types::{
-    Attributes, ByteRange, Entry, Kind, Name, PeerId, RelPath, Root, Version,
-};
+use crate::types::{Attributes, ByteRange, Entry, Kind, Name, PeerId, RelPath, Root, Version};
 use crate::wire::{
     BatchAnswer, BatchItem, Changes, Fault, FaultCode, HashesRequest, ListRequest, Listing,
     MAX_SMALL_FILE, Request, Response, SearchPage, SearchRequest, StatRequest, StatResponse,
@@ -42,6 +40,12 @@ const JUST_LISTED: Duration = Duration::from_millis(500);
 
 /// A name whose contents the server could not give is left out for this long. Mostly it is a directory.
 const UNREADABLE: Duration = Duration::from_secs(60);
+
+/// The same for what certainly is a directory.
+const DIRECTORY: Duration = Duration::from_secs(600);
+
+/// A listing takes this much longer for telling the directories among names that are new.
+const PROBING: Duration = Duration::from_millis(250);
 
 /// Whoever opens a file and is told to come back finds the fetching going on for this long.
 const COME_BACK: Duration = Duration::from_secs(60);
@@ -102,6 +106,8 @@ struct Seen {
     version: Version,
     content: Option<Content>,
     unreadable_until: Option<Instant>,
+    /// Whether it is a directory was asked.
+    is_probed: bool,
     /// It took too long to be fetched for its size alone.
     is_long: bool,
 }
@@ -237,7 +243,12 @@ impl Inner {
         let names = names.inspect_err(|error| self.note(error));
         let mut state = self.state.lock();
         let outcome = names.map(|names| self.take_in(&mut state, names));
+        let new: Vec<Name> = match outcome {
+            Ok(()) => state.unprobed(),
+            Err(_) => Vec::new(),
+        };
         drop(state);
+        self.probe(new);
         drop(turn);
         outcome.map(|()| self.state.lock())
     }
@@ -248,12 +259,30 @@ impl Inner {
         }
     }
 
+    /// Tells directories from files among these names, as far as the time for that goes; the rest has its turn
+    /// with the next listing, and counts as files until then.
+    fn probe(&self, names: Vec<Name>) {
+        let deadline = Instant::now() + PROBING;
+        for name in names {
+            let Ok(is_directory) = self.caller.is_directory(name.as_bytes(), deadline) else {
+                return;
+            };
+            if let Some(seen) = self.state.lock().files.get_mut(&name) {
+                seen.is_probed = true;
+                if is_directory {
+                    seen.unreadable_until = Some(Instant::now() + DIRECTORY);
+                }
+            }
+        }
+    }
+
     /// These are the names now.
     fn take_in(&self, state: &mut State, names: Vec<Vec<u8>>) {
         let count = names.len();
-        let names: std::collections::BTreeSet<Name> =
-            names.into_iter().filter_map(plain_name).collect();
+        let names: BTreeSet<Name> = names.into_iter().filter_map(plain_name).collect();
         let left_out = count - names.len();
+        // Nobody has to hear of these: every directory may have some.
+        let names: BTreeSet<Name> = names.into_iter().filter(|n| !n.is_hidden()).collect();
         if left_out > 0 && !std::mem::replace(&mut state.has_told_left_out, true) {
             let server = self.caller.place();
             tracing::warn!(
@@ -273,6 +302,7 @@ impl Inner {
                     version: version_of(self.caller.url(), name, now),
                     content: None,
                     unreadable_until: None,
+                    is_probed: false,
                     is_long: false,
                 }
             });
@@ -355,7 +385,8 @@ impl Inner {
         let (now, root) = (Instant::now(), RelPath::root());
         let files = state.files.iter().filter(|(_, seen)| seen.is_readable(now));
         let found = files.filter(|(name, _)| pattern.matches(name.as_bytes()));
-        let found = found.filter_map(|(name, seen)| Some((root.join(name).ok()?, seen.attributes())));
+        let found =
+            found.filter_map(|(name, seen)| Some((root.join(name).ok()?, seen.attributes())));
         let behind = found.filter(|(path, _)| request.after.as_ref().is_none_or(|a| path > a));
         let most = (request.limit as usize).min(SearchPage::MAX_MATCHES);
         let mut matches: Vec<_> = behind.take(most + 1).collect();
@@ -632,6 +663,12 @@ impl Drop for Landing {
 }
 
 impl State {
+    fn unprobed(&self) -> Vec<Name> {
+        let files = self.files.iter();
+        let unprobed = files.filter(|(_, seen)| !seen.is_probed && seen.content.is_none());
+        unprobed.map(|(name, _)| name.clone()).collect()
+    }
+
     fn may_look(&self, seen: &Seen, now: Instant) -> bool {
         !seen.is_long && self.looks.may_go_on(now)
     }
@@ -712,13 +749,11 @@ fn version_of(url: &Url, name: &Name, time: i64) -> Version {
 /// A name that a file of a share may have and that can be asked for: the argument of a call is text of XML.
 fn plain_name(bytes: Vec<u8>) -> Option<Name> {
     let text = std::str::from_utf8(&bytes).ok()?;
-    let is_sayable = |c: char| {
-        !matches!(c, '\u{0}'..='\u{8}' | '\u{b}' | '\u{c}' | '\u{e}'..='\u{1f}' | '\u{fffe}' | '\u{ffff}')
-    };
+    let is_sayable = |c: char| !matches!(c, '\u{0}'..='\u{8}' | '\u{b}' | '\u{c}' | '\u{e}'..='\u{1f}' | '\u{fffe}' | '\u{ffff}');
     if !text.chars().all(is_sayable) {
         return None;
     }
-    Name::new(bytes).ok().filter(|name| !name.is_hidden())
+    Name::new(bytes).ok()
 }
 
 fn nanoseconds() -> i64 {
@@ -809,12 +844,7 @@ impl Peer for OldPeer {
 }
 
 impl Whole for OldPeer {
-    fn measure(
-        &self,
-        path: &RelPath,
-        need: Need,
-        deadline: Instant,
-    ) -> Result<Attributes, Error> {
+    fn measure(&self, path: &RelPath, need: Need, deadline: Instant) -> Result<Attributes, Error> {
         self.inner.measure(path, need, deadline)
     }
 }

@@ -228,7 +228,10 @@ mod tests {
     fn what_was_not_used_for_longest_makes_room_and_whoever_reads_it_may_finish() {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(Some(directory.path()), Some(100)).unwrap();
-        let (first, second) = (put(&store, &[1; 40]).unwrap(), put(&store, &[2; 40]).unwrap());
+        let (first, second) = (
+            put(&store, &[1; 40]).unwrap(),
+            put(&store, &[2; 40]).unwrap(),
+        );
         let reading = second.open().unwrap();
         first.open();
         let third = put(&store, &[3; 40]).unwrap();

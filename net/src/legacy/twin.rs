@@ -19,6 +19,7 @@ pub(super) struct Twin {
 #[derive(Default)]
 struct State {
     files: Mutex<BTreeMap<Vec<u8>, Vec<u8>>>,
+    directories: Mutex<Vec<String>>,
     known: Mutex<Vec<String>>,
     downloads: AtomicUsize,
     lists: AtomicUsize,
@@ -69,7 +70,9 @@ impl Twin {
 
     /// Takes no token any more.
     pub(super) fn is_of_another_network(&self) {
-        self.state.is_of_another_network.store(true, Ordering::Relaxed);
+        self.state
+            .is_of_another_network
+            .store(true, Ordering::Relaxed);
     }
 
     /// The servers that it knows.
@@ -80,6 +83,11 @@ impl Twin {
     pub(super) fn put(&self, name: &str, content: &[u8]) {
         let mut files = self.state.files.lock();
         files.insert(name.as_bytes().to_vec(), content.to_vec());
+    }
+
+    /// Adds a directory, which is a name like any other.
+    pub(super) fn directory(&self, name: &str) {
+        self.state.directories.lock().push(name.to_owned());
     }
 
     pub(super) fn remove(&self, name: &str) {
@@ -118,7 +126,9 @@ impl State {
             .skip(1)
             .filter_map(|rest| rest.split("</string>").next())
             .collect();
-        let body = if strings.first() != Some(&&*token(own)) || self.is_of_another_network.load(Ordering::Relaxed) {
+        let body = if strings.first() != Some(&&*token(own))
+            || self.is_of_another_network.load(Ordering::Relaxed)
+        {
             b"<boolean>0</boolean>".to_vec()
         } else if text.contains("<int>0</int>") {
             let mut known = self.known.lock();
@@ -128,19 +138,35 @@ impl State {
                 }
             }
             match known.is_empty() {
-                true => return fault(&mut stream),
+                true => return fault(&mut stream, "nobody is known"),
                 false => array(known.iter().map(String::as_bytes)),
             }
         } else if text.contains("<int>1</int>") {
             self.lists.fetch_add(1, Ordering::Relaxed);
-            let names: Vec<Vec<u8>> = self.files.lock().keys().cloned().collect();
+            let mut names: Vec<Vec<u8>> = self.files.lock().keys().cloned().collect();
+            names.extend(
+                self.directories
+                    .lock()
+                    .iter()
+                    .map(|name| name.clone().into_bytes()),
+            );
             nested(names.iter().map(Vec::as_slice))
         } else {
-            self.downloads.fetch_add(1, Ordering::Relaxed);
             let name = strings.get(1).copied().unwrap_or_default();
+            // Just like open(2): what is no directory has nothing in it.
+            if !name.ends_with("/.") {
+                self.downloads.fetch_add(1, Ordering::Relaxed);
+            }
             match self.files.lock().get(name.as_bytes()) {
                 Some(content) => string(content),
-                None => return fault(&mut stream),
+                None => {
+                    let directories = self.directories.lock();
+                    let plain = name.strip_suffix("/.").unwrap_or(name);
+                    return match directories.iter().any(|directory| directory == plain) {
+                        true => fault(&mut stream, "[Errno 21] Is a directory"),
+                        false => fault(&mut stream, "[Errno 2] No such file"),
+                    };
+                }
             }
         };
         let _ = stream.write_all(&document(&body));
@@ -168,7 +194,12 @@ pub(super) fn names_document<'a>(names: impl Iterator<Item = &'a [u8]>) -> Vec<u
 
 fn nested<'a>(names: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
     let inner = [b"<value>".to_vec(), array(names), b"</value>".to_vec()].concat();
-    [b"<array><data>\n".to_vec(), inner, b"</data></array>".to_vec()].concat()
+    [
+        b"<array><data>\n".to_vec(),
+        inner,
+        b"</data></array>".to_vec(),
+    ]
+    .concat()
 }
 
 fn array<'a>(values: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
@@ -200,17 +231,18 @@ fn document(value: &[u8]) -> Vec<u8> {
     let before = b"<?xml version='1.0'?>\n<methodResponse>\n<params>\n<param>\n<value>";
     let behind = b"</value>\n</param>\n</params>\n</methodResponse>\n";
     let length = before.len() + value.len() + behind.len();
-    let head = format!(
-        "HTTP/1.0 200 OK\r\nContent-type: text/xml\r\nContent-length: {length}\r\n\r\n"
-    );
+    let head =
+        format!("HTTP/1.0 200 OK\r\nContent-type: text/xml\r\nContent-length: {length}\r\n\r\n");
     [head.as_bytes(), before, value, behind].concat()
 }
 
-fn fault(stream: &mut TcpStream) {
-    let body = "<?xml version='1.0'?>\n<methodResponse>\n<fault>\n<value><struct>\n<member>\n\
+fn fault(stream: &mut TcpStream, why: &str) {
+    let body = format!(
+        "<?xml version='1.0'?>\n<methodResponse>\n<fault>\n<value><struct>\n<member>\n\
         <name>faultCode</name>\n<value><int>1</int></value>\n</member>\n<member>\n<name>faultString</name>\n\
-        <value><string>exceptions.IOError:[Errno 2] No such file</string></value>\n</member>\n</struct></value>\n\
-        </fault>\n</methodResponse>\n";
+        <value><string>exceptions.IOError:{why}</string></value>\n</member>\n</struct></value>\n\
+        </fault>\n</methodResponse>\n"
+    );
     let head = format!("HTTP/1.0 200 OK\r\nContent-length: {}\r\n\r\n", body.len());
     let _ = stream.write_all(head.as_bytes());
     let _ = stream.write_all(body.as_bytes());

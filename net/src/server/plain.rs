@@ -28,9 +28,9 @@ use super::doors::Plain;
 use super::plain_body::ContentsBody;
 use super::routes::status;
 use super::stall::StallGuard;
-use crate::legacy::{Legacy, NODE_FIELD};
 use crate::legacy::server::{Accepted, Answer};
 use crate::legacy::wire::{MAX_CALL_BYTES, Operation};
+use crate::legacy::{Legacy, NODE_FIELD};
 
 /// One such connection.
 struct Caller {

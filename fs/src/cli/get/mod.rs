@@ -66,7 +66,12 @@ pub(super) fn run(source: Source, args: GetArgs) -> Result<(), Failure> {
 
 /// Drawn on terminals only.
 fn progress_bar(jobs: &[Job]) -> ProgressBar {
-    let bar = ProgressBar::new(jobs.iter().filter(|job| job.is_measured()).map(|job| job.size).sum());
+    let bar = ProgressBar::new(
+        jobs.iter()
+            .filter(|job| job.is_measured())
+            .map(|job| job.size)
+            .sum(),
+    );
     let template = "{percent:>3}% {bytes}/{total_bytes} {bytes_per_sec} {eta} {wide_msg}";
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);
@@ -212,7 +217,9 @@ impl Crew<'_> {
             };
             let measured = loop {
                 let Some(whole) = self.joined.node.members().whole(holder.member.id) else {
-                    break Err(Error::Timeout { who: who.to_string() });
+                    break Err(Error::Timeout {
+                        who: who.to_string(),
+                    });
                 };
                 match whole.measure(&path, Need::Bytes, Instant::now() + READ_DEADLINE) {
                     Err(Error::Unfinished { .. }) => {}
@@ -236,7 +243,9 @@ impl Crew<'_> {
             // Names of directories are among those that a server of 2004 tells.
             Error::NotFound { who } => {
                 let path = job.path();
-                let text = format!("{PROGRAM}: {path}: left out: {who} cannot give it, as if it were a directory");
+                let text = format!(
+                    "{PROGRAM}: {path}: left out: {who} cannot give it, as if it were a directory"
+                );
                 self.bar.suspend(|| eprintln!("{text}"));
                 Ok(Some(Outcome::LeftOut))
             }

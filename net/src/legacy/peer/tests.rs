@@ -46,7 +46,9 @@ impl Setup {
 
     fn read(&self, name: &str, attributes: Attributes) -> Result<Vec<u8>, Error> {
         let range = ByteRange::new(0, attributes.size);
-        let mut stream = self.peer.open(&path(name), attributes.version, range, soon())?;
+        let mut stream = self
+            .peer
+            .open(&path(name), attributes.version, range, soon())?;
         let (mut bytes, mut buffer) = (Vec::new(), vec![0; 5000]);
         loop {
             match stream.read(&mut buffer, soon())? {
@@ -106,7 +108,11 @@ fn a_file_is_read_byte_for_byte_and_proven_by_its_own_hashes() {
     let Response::Hashes(subtree) = answer else {
         panic!("no hashes");
     };
-    assert!(subtree.prove(attributes.root.unwrap(), attributes.size).is_some());
+    assert!(
+        subtree
+            .prove(attributes.root.unwrap(), attributes.size)
+            .is_some()
+    );
 }
 
 #[test]
@@ -122,21 +128,43 @@ fn other_contents_have_another_version_and_are_never_mixed() {
         seen.content.as_mut().unwrap().fetched = Instant::now().checked_sub(FRESH).unwrap();
     };
     age(&setup);
-    assert_eq!(setup.measure("x", Need::Size).unwrap(), old, "a size is not worth it");
+    assert_eq!(
+        setup.measure("x", Need::Size).unwrap(),
+        old,
+        "a size is not worth it"
+    );
     let new = setup.measure("x", Need::Bytes).unwrap();
     assert_ne!(new.version, old.version);
-    assert_eq!((new.size, setup.read("x", new).unwrap()), (5, b"newer".to_vec()));
+    assert_eq!(
+        (new.size, setup.read("x", new).unwrap()),
+        (5, b"newer".to_vec())
+    );
     let error = setup.read("x", old).unwrap_err();
     assert!(matches!(error, Error::Changed { .. }), "{error}");
     age(&setup);
-    assert_eq!(setup.measure("x", Need::Bytes).unwrap(), new, "fetched again, and the same");
+    assert_eq!(
+        setup.measure("x", Need::Bytes).unwrap(),
+        new,
+        "fetched again, and the same"
+    );
 }
 
 #[test]
 fn names_that_are_not_plain_are_left_out() {
     let setup = setup();
     let long = "x".repeat(256);
-    for name in ["../x", "/etc/passwd", "a/b", "", ".", "..", ".hidden", "nul\0", "bell\x07", &long] {
+    for name in [
+        "../x",
+        "/etc/passwd",
+        "a/b",
+        "",
+        ".",
+        "..",
+        ".hidden",
+        "nul\0",
+        "bell\x07",
+        &long,
+    ] {
         setup.twin.put(name, b"1");
     }
     setup.twin.put("good one", b"1");
@@ -146,6 +174,15 @@ fn names_that_are_not_plain_are_left_out() {
         assert!(matches!(error, Error::NotFound { .. }), "{error}");
     }
     assert_eq!(setup.twin.asked().0, 0, "nothing else was asked for");
+}
+
+#[test]
+fn directories_are_told_from_files_without_sending_any() {
+    let setup = setup();
+    setup.twin.put("file", b"1");
+    setup.twin.directory("dir");
+    assert_eq!(setup.names(), ["file"]);
+    assert_eq!(setup.twin.asked().0, 0);
 }
 
 #[test]
@@ -216,7 +253,8 @@ fn a_file_that_does_not_come_in_time_is_still_on_its_way() {
     );
     let peer = &setup.peer;
     let name = Name::new(&b"x"[..]).unwrap();
-    peer.inner.take_in(&mut peer.inner.state.lock(), vec![b"x".to_vec()]);
+    peer.inner
+        .take_in(&mut peer.inner.state.lock(), vec![b"x".to_vec()]);
     let begun = Instant::now();
     let deadline = begun + Duration::from_millis(200);
     let looked = peer.measure(&path("x"), Need::Size, deadline).unwrap();
@@ -228,7 +266,10 @@ fn a_file_that_does_not_come_in_time_is_still_on_its_way() {
     assert!(peer.inner.state.lock().files[&name].is_long);
     let begun = Instant::now();
     peer.measure(&path("x"), Need::Size, soon()).unwrap();
-    assert!(begun.elapsed() < Duration::from_secs(1), "nobody looks twice");
+    assert!(
+        begun.elapsed() < Duration::from_secs(1),
+        "nobody looks twice"
+    );
     let deadline = Instant::now() + Duration::from_millis(200);
     let error = peer.measure(&path("x"), Need::Bytes, deadline).unwrap_err();
     assert!(matches!(error, Error::Unfinished { .. }), "{error}");
