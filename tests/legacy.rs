@@ -26,15 +26,15 @@ const CLIENT: &str = concat!(
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// How to start the Python that clients run on, and whether it is Python 2.7.
-struct Python {
+pub(crate) struct Python {
     command: &'static str,
     /// Which of several versions pyenv is to start.
     pyenv: Option<String>,
-    is_2: bool,
+    pub(crate) is_2: bool,
 }
 
 impl Python {
-    fn command(&self) -> Command {
+    pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(self.command);
         if let Some(version) = &self.pyenv {
             command.env("PYENV_VERSION", version);
@@ -51,7 +51,7 @@ impl Python {
 }
 
 /// Found once.
-fn python() -> &'static Python {
+pub(crate) fn python() -> &'static Python {
     static FOUND: OnceLock<Python> = OnceLock::new();
     FOUND.get_or_init(|| {
         let with = |command, pyenv| Python {

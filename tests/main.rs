@@ -18,6 +18,7 @@ mod failure;
 mod get;
 mod hidden;
 mod legacy;
+mod legacy_client;
 mod listing;
 mod many;
 mod password;

@@ -167,6 +167,7 @@ impl Inodes {
                 continue;
             };
             (inode.size, inode.mtime) = (item.size, item.mtime);
+            inode.sources = Arc::clone(&item.sources);
             let Some(root) = item.root else { continue };
             let size = item.size;
             let key = (path.clone(), Identity::Root { root, size });

@@ -22,9 +22,6 @@ const MAX_LIST: u64 = 4 << 20;
 /// The most names of one server.
 const MAX_NAMES: usize = 65_536;
 
-/// A byte of contents takes this many in a document at most.
-const MOST_PER_BYTE: u64 = 6;
-
 /// What Python says of EISDIR.
 const IS_A_DIRECTORY: &str = "[Errno 21]";
 
@@ -49,9 +46,6 @@ const LOOK: Duration = Duration::from_millis(250);
 /// Read at once.
 const BUFFER: usize = 64 << 10;
 
-/// What is around the contents in an answer to operation 2, generously.
-const ENVELOPE: u64 = 4 << 10;
-
 /// Calls one server.
 #[derive(Debug)]
 pub struct Caller {
@@ -73,6 +67,8 @@ pub struct Told {
 pub(super) struct Allowance<'a> {
     /// The most bytes.
     pub(super) most: u64,
+    /// The longest document for them that is begun with.
+    pub(super) document: u64,
     /// The first one must have come by then: before, the server may be busy with somebody else.
     pub(super) begin: Instant,
     /// Whether anybody still wants it.
@@ -166,12 +162,13 @@ impl Caller {
         };
         let operation = Operation::Contents(name.to_owned());
         let mut answer = self.call(&operation, allowance.begin, pace)?;
-        let most = allowance.most.saturating_mul(MOST_PER_BYTE);
-        let longest = most.saturating_add(ENVELOPE);
-        if answer.left.is_some_and(|length| length > longest) {
+        if answer
+            .left
+            .is_some_and(|length| length > allowance.document)
+        {
             return Err(self.too_large(name));
         }
-        answer.most = longest;
+        answer.most = allowance.document;
         match wire::decode_contents(answer, allowance.most, sink) {
             Err(wire::Error::Fault { message, .. }) => {
                 let (server, why) = (self.place(), escaped(message.as_bytes()));
@@ -446,6 +443,7 @@ pub(super) mod tests {
         let mut bytes = Vec::new();
         let allowance = Allowance {
             most,
+            document: 10 * most,
             begin: soon(),
             is_wanted: &|| true,
         };
@@ -530,6 +528,7 @@ pub(super) mod tests {
         let (caller, begun) = (caller(&twin), Instant::now());
         let allowance = Allowance {
             most: 1,
+            document: 1,
             begin: soon(),
             is_wanted: &|| begun.elapsed() < Duration::from_millis(100),
         };

@@ -60,7 +60,13 @@ const WINDOW: Duration = Duration::from_secs(10);
 /// See [`WINDOW`].
 const LOOKING: Duration = Duration::from_secs(3);
 
-/// A file that may be longer is not fetched just to know its size.
+/// A byte of contents takes this many in a document at most.
+const MOST_PER_BYTE: u64 = 6;
+
+/// What is around them there, generously.
+const ENVELOPE: u64 = 4 << 10;
+
+/// A file whose document is longer is not fetched just to know its size.
 const MAX_LOOK: u64 = 64 << 20;
 
 /// The counter of what never changes: that there is nothing below the top.
@@ -544,12 +550,17 @@ impl Inner {
         let _turn = self.turn(until()).ok_or_else(|| self.timeout())?;
         let name = &fetch.name;
         let keeping = |error| Error::local(format!("keeping {name}"), error);
-        let (most, begin) = match fetch.need {
+        let most = self.store.limit();
+        let (document, begin) = match fetch.need {
             Need::Size => (MAX_LOOK, until()),
-            Need::Bytes => (self.store.limit(), begun + FIRST_BYTE),
+            Need::Bytes => (
+                most.saturating_mul(MOST_PER_BYTE).saturating_add(ENVELOPE),
+                begun + FIRST_BYTE,
+            ),
         };
         let allowance = Allowance {
             most,
+            document,
             begin,
             is_wanted: &|| Instant::now() < until(),
         };
