@@ -328,6 +328,14 @@ fn a_node_answers_to_what_it_advertises_and_to_where_it_was_reached() {
 }
 
 #[test]
+fn a_mount_serves_clients_of_2004_too() {
+    let swarm = Swarm::new();
+    let node = swarm.node("a").file("x", "x").option("-olegacy").mount();
+    let fetched = Client::of(&node).call(2, "x");
+    assert_eq!(bytes(&fetched["text"]), b"x");
+}
+
+#[test]
 fn hostile_connections_harm_nothing() {
     let swarm = Swarm::new();
     let node = swarm.node("a").file("x", "x").option("--legacy").serve();
