@@ -440,6 +440,29 @@ mod tests {
     }
 
     #[test]
+    fn a_name_keeps_its_number_when_its_content_becomes_known() {
+        let mut inodes = Inodes::new(0);
+        let name = Item {
+            size: Attributes::UNKNOWN_SIZE,
+            ..file(&[(1, 3)], None)
+        };
+        for root in [Some(9), None] {
+            let number = merged(&mut inodes, path(), &name);
+            let known = file(&[(1, 3)], root);
+            assert_eq!(merged(&mut inodes, path(), &known), number);
+            let inode = inodes.get(number).unwrap();
+            assert_eq!((inode.size, inode.root()), (1, known.root));
+            let has: Vec<_> = inode.readable().map(|(_, has)| has).collect();
+            assert_eq!(has, [Has::File(Version(3))]);
+            let other = file(&[(1, 4)], None);
+            assert_ne!(merged(&mut inodes, path(), &other), number);
+            inodes.forget(number, 2);
+            assert!(inodes.get(number).is_none());
+            assert!(!inodes.numbers.values().any(|known| *known == number));
+        }
+    }
+
+    #[test]
     fn a_look_into_a_members_tree_takes_no_other_source_away_and_brings_none_back() {
         let mut inodes = Inodes::new(0);
         let both = file(&[(1, 3), (2, 5)], Some(9));
