@@ -17,6 +17,8 @@ mod discovery;
 mod failure;
 mod get;
 mod hidden;
+mod legacy;
+mod legacy_client;
 mod listing;
 mod many;
 mod password;

@@ -97,6 +97,7 @@ fn network_errno(error: &NetError) -> i32 {
             | FaultCode::UnsupportedVersion
             | FaultCode::Other(_) => libc::EIO,
         },
+        NetError::Unfinished { .. } => libc::EAGAIN,
         NetError::Unreachable { .. }
         | NetError::Timeout { .. }
         | NetError::Busy { .. }
@@ -164,6 +165,7 @@ mod tests {
                 fault(FaultCode::NotADirectory).into(),
             ),
             ("Fault: any other", fault(FaultCode::Internal).into()),
+            ("Unfinished", NetError::Unfinished { who: who() }.into()),
             (
                 "Unreachable",
                 NetError::Unreachable {

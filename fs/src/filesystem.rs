@@ -11,14 +11,15 @@ mod xattrs;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, OnceLock};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
-use tinyp2p_net::client::Peer;
+use tinyp2p_net::client::{Need, Peer};
+use tinyp2p_net::config::{CALL_DEADLINE, READ_DEADLINE};
 use tinyp2p_net::download::{Engine, Has, Patience, Siblings, Source};
 use tinyp2p_net::error::Error as NetError;
 use tinyp2p_net::follow::{Listener, News};
-use tinyp2p_net::types::{ByteRange, Kind, MAX_NAME_BYTES, Name, PeerId, RelPath};
+use tinyp2p_net::types::{Attributes, ByteRange, Kind, MAX_NAME_BYTES, Name, PeerId, RelPath};
 use tinyp2p_net::wire::{Change, MAX_SMALL_FILE};
 
 use crate::errno::Error;
@@ -30,11 +31,17 @@ use crate::network::Network;
 use crate::search::Searches;
 use crate::status::Place;
 use crate::trees::Trees;
-use crate::view::{Found, View, Wait};
+use crate::view::{Found, View, Wait, merge};
 pub use xattrs::{XATTR_CACHED, XATTR_INFO, XATTR_ROOT, XATTR_SOURCES};
 
 /// The block size that `df` counts in.
 pub const STATFS_BLOCK: u64 = 4096;
+
+/// How much longer than other operations an open may take that has to fetch the whole file: as long as a read may,
+/// less the way through the kernel.
+const WHOLE_FILE: Duration = READ_DEADLINE
+    .saturating_sub(CALL_DEADLINE)
+    .saturating_sub(Duration::from_secs(1));
 
 /// Members who are asked at most whether they have kept blocks of a file.
 const MAX_SUPPLIERS: usize = 16;
@@ -46,7 +53,7 @@ pub struct Attr {
     pub inode: u64,
     /// File or directory.
     pub kind: Kind,
-    /// Bytes; 0 for a directory.
+    /// Bytes; 0 for a directory; [`Attributes::UNKNOWN_SIZE`] while nobody who has the file tells.
     pub size: u64,
     /// Nanoseconds since 1970.
     pub mtime: i64,
@@ -258,6 +265,46 @@ impl Filesystem {
         self.directories.remove(handle);
     }
 
+    /// Sees to it that the file `number` can be opened. Does nothing unless it is one of a member that tells
+    /// names and no sizes: that is fetched whole, if it was not just now. It may take as long as a read
+    /// may; a file that has not come by then goes on coming, and the error says so.
+    pub fn prepare(&self, number: u64, wait: Wait) -> Result<(), Error> {
+        if is_hidden(number) {
+            return Ok(());
+        }
+        let inode = self.inode(number)?;
+        let is_other = |(id, has): (PeerId, Has)| {
+            matches!(has, Has::File(_)) && self.network.whole(id).is_none()
+        };
+        let mut sources = inode.sources.iter();
+        let whole = sources.find_map(|s| Some((self.network.whole(s.member.id)?, s)));
+        let Some((whole, source)) = whole.filter(|_| inode.kind() == Kind::File) else {
+            return Ok(());
+        };
+        if inode.readable().any(is_other) {
+            return Ok(());
+        }
+        let Wait::Until(deadline) = wait else {
+            return Err(Error::NeedsNetwork);
+        };
+        match whole.measure(&inode.path, Need::Bytes, deadline + WHOLE_FILE) {
+            Ok(attributes) if attributes.version == source.version => {
+                let said = vec![(Arc::clone(&source.member), attributes)];
+                let name = inode.path.split().map(|(_, name)| name);
+                let item = name.and_then(|name| merge::name(&name, said, None));
+                if let Some(item) = item {
+                    self.inodes.lock().measure(&inode.path, &item);
+                }
+                Ok(())
+            }
+            Ok(_) | Err(NetError::NotFound { .. }) => {
+                self.invalidate(&inode.path);
+                Err(Error::Replaced)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Opens a file with the flags of open(2). Nothing is fetched yet; the content that the inode stands
     /// for is what every read of this handle gets, or an error.
     pub fn open(&self, number: u64, flags: i32) -> Result<u64, Error> {
@@ -272,10 +319,8 @@ impl Filesystem {
             return Err(Error::IsADirectory);
         }
         let sources = self.sources(&inode);
-        if !sources
-            .iter()
-            .any(|source| matches!(source.has, Has::File(_)))
-        {
+        let mut has = sources.iter().map(|source| source.has);
+        if inode.size == Attributes::UNKNOWN_SIZE || !has.any(|has| matches!(has, Has::File(_))) {
             // The kernel looks the name up again and comes back with what it leads to now.
             self.invalidate(&inode.path);
             return Err(Error::Replaced);

@@ -26,7 +26,7 @@ use fuser::{
 };
 use tinyp2p_net::config::CALL_DEADLINE;
 use tinyp2p_net::download::Patience;
-use tinyp2p_net::types::Kind;
+use tinyp2p_net::types::{Attributes, Kind};
 
 use crate::errno::{self, Error};
 use crate::expire::{Busy, Expirer};
@@ -129,7 +129,7 @@ impl fuser::Filesystem for Adapter {
             reply,
             move |fs, wait, _| fs.lookup(parent.0, &name, wait),
             move |reply, looked| match looked {
-                Looked::Found(attr) => reply.entry(&TTL, &owner.attr(attr), GENERATION),
+                Looked::Found(attr) => reply.entry(&ttl(attr), &owner.attr(attr), GENERATION),
                 Looked::Absent { certain: false } => reply.error(Errno::ENOENT),
                 // Inode 0 is an absence that the kernel remembers for as long as the TTL says.
                 Looked::Absent { certain: true } => {
@@ -149,7 +149,7 @@ impl fuser::Filesystem for Adapter {
             "getattr",
             reply,
             move |fs, wait, _| fs.getattr(inode.0, wait),
-            move |reply, attr| reply.attr(&TTL, &owner.attr(attr)),
+            move |reply, attr| reply.attr(&ttl(attr), &owner.attr(attr)),
         );
     }
 
@@ -187,10 +187,10 @@ impl fuser::Filesystem for Adapter {
             reply,
             move |fs, wait, reply: &mut ReplyDirectoryPlus| {
                 fs.readdirplus(handle.0, offset, wait, &mut |entry| {
-                    let attr = owner.attr(entry.attr);
+                    let (ttl, attr) = (ttl(entry.attr), owner.attr(entry.attr));
                     let name = OsStr::from_bytes(entry.name);
                     // `true` means that it did not fit.
-                    !reply.add(attr.ino, entry.next, name, &TTL, &attr, GENERATION)
+                    !reply.add(attr.ino, entry.next, name, &ttl, &attr, GENERATION)
                 })
             },
             |reply, ()| reply.ok(),
@@ -213,7 +213,10 @@ impl fuser::Filesystem for Adapter {
         self.answer(
             "open",
             reply,
-            move |fs, _, _| fs.open(inode.0, flags.0),
+            move |fs, wait, _| {
+                fs.prepare(inode.0, wait)?;
+                fs.open(inode.0, flags.0)
+            },
             |reply, handle| {
                 // An inode is one content, so what the kernel has of it stays right; and there is
                 // nothing to flush.
@@ -615,10 +618,14 @@ impl Owner {
             Kind::File => (FileType::RegularFile, 0o444, 1),
         };
         let mtime = time(attr.mtime);
+        let size = match is_measured(attr) {
+            true => attr.size,
+            false => 0,
+        };
         FileAttr {
             ino: INodeNo(attr.inode),
-            size: attr.size,
-            blocks: attr.size.div_ceil(512),
+            size,
+            blocks: size.div_ceil(512),
             atime: mtime,
             mtime,
             ctime: mtime,
@@ -632,6 +639,19 @@ impl Owner {
             blksize: PREFERRED_READ,
             flags: 0,
         }
+    }
+}
+
+fn is_measured(attr: Attr) -> bool {
+    attr.size != Attributes::UNKNOWN_SIZE
+}
+
+/// How long the kernel may go by `attr`. What has no size yet is looked at again by everybody: an open may
+/// have given it one.
+fn ttl(attr: Attr) -> Duration {
+    match is_measured(attr) {
+        true => TTL,
+        false => Duration::ZERO,
     }
 }
 

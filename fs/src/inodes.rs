@@ -10,6 +10,9 @@
 //! A thing that the kernel has forgotten comes back under the number that it had ([`Remembered`]). Programs rely
 //! on that: `find`, `du` and `cp -r` leave a directory out when its number has changed between two looks at it.
 //!
+//! A file of which only the name is known (of a server of 2004) has a number, too. Once its content is known, the
+//! same number stands for that: a program that has looked at the name before finds the same file when it opens it.
+//!
 //! The kernel counts how often it was told a number and says when it forgets it; [`Inodes`] keeps the
 //! same count and nothing longer than that. Whoever tells a number must count it before the reply is
 //! sent, because the kernel may forget it on another thread right after.
@@ -19,7 +22,7 @@ use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
 use std::sync::Arc;
 
 use tinyp2p_net::download::Has;
-use tinyp2p_net::types::{Kind, PeerId, RelPath, Root, Version};
+use tinyp2p_net::types::{Attributes, Kind, PeerId, RelPath, Root, Version};
 
 use crate::view::merge::{Item, Member, Source};
 
@@ -97,7 +100,9 @@ pub struct Inode {
     pub path: RelPath,
     /// What it is.
     pub identity: Identity,
-    /// Bytes of content; 0 for a directory.
+    /// What it was told as before its size was known, if that was otherwise.
+    born: Option<Identity>,
+    /// Bytes of content; 0 for a directory; [`Attributes::UNKNOWN_SIZE`] while only its name is known.
     pub size: u64,
     /// Nanoseconds since 1970.
     pub mtime: i64,
@@ -125,6 +130,7 @@ impl Inodes {
         let root = Inode {
             path: RelPath::root(),
             identity: Identity::Directory(Tree::Merged),
+            born: None,
             size: 0,
             mtime,
             sources: Arc::new([]),
@@ -150,6 +156,7 @@ impl Inodes {
     /// is added to what is known, and takes nothing away from it: who else has the same content is no
     /// business of theirs. Only if the content has turned out to be gone meanwhile, what was known is wrong.
     pub fn look_up(&mut self, tree: Tree, path: RelPath, item: &Item) -> (u64, &Inode) {
+        self.measure(&path, item);
         let (number, inode) = self.told(self.key(tree, path, item), item.size, item.mtime);
         match tree {
             Tree::Found | Tree::Member(_) if !inode.is_replaced => inode.learn(item),
@@ -177,6 +184,41 @@ impl Inodes {
         (number, inode)
     }
 
+    /// Takes note that what the kernel knows by the name of `path` alone has turned out to be `item`.
+    pub fn measure(&mut self, path: &RelPath, item: &Item) {
+        if !item.is_measured() || item.kind == Kind::Directory {
+            return;
+        }
+        for source in item.sources.iter() {
+            let born = Identity::Source {
+                member: source.member.id,
+                version: source.version,
+            };
+            let key = (path.clone(), born);
+            let Some(number) = self.find(self.hasher.hash_one(&key), &key) else {
+                continue;
+            };
+            let inode = self.inodes.get_mut(&number);
+            let Some(inode) = inode.filter(|inode| inode.size == Attributes::UNKNOWN_SIZE) else {
+                continue;
+            };
+            (inode.size, inode.mtime) = (item.size, item.mtime);
+            inode.sources = Arc::clone(&item.sources);
+            let Some(root) = item.root else { continue };
+            let size = item.size;
+            let key = (path.clone(), Identity::Root { root, size });
+            let identity = key.1;
+            let hash = self.hasher.hash_one(&key);
+            // Somebody else's file may have been this content all along.
+            if self.find(hash, &key).is_none() {
+                self.link(hash, number);
+                if let Some(inode) = self.inodes.get_mut(&number) {
+                    (inode.born, inode.identity) = (Some(born), identity);
+                }
+            }
+        }
+    }
+
     /// What `key` stands for, counted as told once more. If it is new, nobody has it yet.
     fn told(&mut self, key: Key, size: u64, mtime: i64) -> (u64, &mut Inode) {
         let hash = self.hasher.hash_one(&key);
@@ -186,16 +228,13 @@ impl Inodes {
             let before = self.remembered.recall(hash).filter(free);
             let number = before.unwrap_or(self.next);
             self.next = self.next.max(number + 1);
-            let mut at = hash;
-            while self.numbers.contains_key(&at) {
-                at = at.wrapping_add(1);
-            }
-            self.numbers.insert(at, number);
+            self.link(hash, number);
             number
         });
         let inode = self.inodes.entry(number).or_insert_with(|| Inode {
             path: key.0,
             identity: key.1,
+            born: None,
             size,
             mtime,
             sources: Arc::new([]),
@@ -212,11 +251,35 @@ impl Inodes {
         loop {
             let number = *self.numbers.get(&at)?;
             let inode = self.inodes.get(&number)?;
-            if inode.identity == key.1 && inode.path == key.0 {
+            let is_it = inode.identity == key.1 || inode.born == Some(key.1);
+            if is_it && inode.path == key.0 {
                 return Some(number);
             }
             at = at.wrapping_add(1);
         }
+    }
+
+    /// Lets `hash` lead to `number`.
+    fn link(&mut self, hash: u64, number: u64) {
+        let mut at = hash;
+        while self.numbers.contains_key(&at) {
+            at = at.wrapping_add(1);
+        }
+        self.numbers.insert(at, number);
+    }
+
+    /// Lets what `key` stands for no longer lead to `number`. Returns the hash.
+    fn unlink(&mut self, key: (&RelPath, Identity), number: u64) -> u64 {
+        let hash = self.hasher.hash_one(key);
+        let mut at = hash;
+        while let Some(other) = self.numbers.get(&at) {
+            if *other == number {
+                self.numbers.remove(&at);
+                break;
+            }
+            at = at.wrapping_add(1);
+        }
+        hash
     }
 
     fn knows(&self, key: &Key) -> bool {
@@ -233,15 +296,10 @@ impl Inodes {
             && number != ROOT
             && let Some(inode) = self.inodes.remove(&number)
         {
-            let hash = self.hasher.hash_one((&inode.path, inode.identity));
-            let mut at = hash;
-            while let Some(other) = self.numbers.get(&at) {
-                if *other == number {
-                    self.numbers.remove(&at);
-                    break;
-                }
-                at = at.wrapping_add(1);
+            if let Some(born) = inode.born {
+                self.unlink((&inode.path, born), number);
             }
+            let hash = self.unlink((&inode.path, inode.identity), number);
             self.remembered.remember(hash, number);
             self.shrink();
         }
@@ -475,6 +533,29 @@ mod tests {
         assert_eq!(inodes.directory(Tree::Merged, &path()), Some(merged));
         assert_eq!(inodes.directory(OF_BOB, &path()), Some(of_bob));
         assert_eq!(inodes.directory(Tree::Found, &path()), None);
+    }
+
+    #[test]
+    fn a_name_keeps_its_number_when_its_content_becomes_known() {
+        let mut inodes = Inodes::new(0);
+        let name = Item {
+            size: Attributes::UNKNOWN_SIZE,
+            ..file(&[(1, 3)], None)
+        };
+        for root in [Some(9), None] {
+            let number = merged(&mut inodes, path(), &name);
+            let known = file(&[(1, 3)], root);
+            assert_eq!(merged(&mut inodes, path(), &known), number);
+            let inode = inodes.get(number).unwrap();
+            assert_eq!((inode.size, inode.root()), (1, known.root));
+            let has: Vec<_> = inode.readable().map(|(_, has)| has).collect();
+            assert_eq!(has, [Has::File(Version(3))]);
+            let other = file(&[(1, 4)], None);
+            assert_ne!(merged(&mut inodes, path(), &other), number);
+            inodes.forget(number, 2);
+            assert!(inodes.get(number).is_none());
+            assert!(!inodes.numbers.values().any(|known| *known == number));
+        }
     }
 
     #[test]

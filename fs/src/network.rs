@@ -9,7 +9,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use tinyp2p_net::Node;
-use tinyp2p_net::client::{self, Matches, Peer};
+use tinyp2p_net::client::{self, Matches, Peer, Whole};
 use tinyp2p_net::error::Error as NetError;
 use tinyp2p_net::fanout::{Answer, Round};
 use tinyp2p_net::follow::Listener;
@@ -68,6 +68,11 @@ pub trait Network: Send + Sync {
 
     /// A member to read from; `None` once it has left.
     fn peer(&self, member: PeerId) -> Option<Arc<dyn Peer>>;
+
+    /// `member`, if it is there and one of those that tell names and no sizes.
+    fn whole(&self, _member: PeerId) -> Option<Arc<dyn Whole>> {
+        None
+    }
 
     /// All members who are there, this node perhaps among them.
     fn peers(&self) -> Vec<Arc<dyn Peer>>;
@@ -132,6 +137,10 @@ impl Network for Node {
             .into_iter()
             .find(|present| present.id == member);
         present.map(|member| member.peer)
+    }
+
+    fn whole(&self, member: PeerId) -> Option<Arc<dyn Whole>> {
+        self.members().whole(member)
     }
 
     fn peers(&self) -> Vec<Arc<dyn Peer>> {

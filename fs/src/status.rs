@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
-use tinyp2p_net::status::{MemberStatus, Presence, Status};
+use tinyp2p_net::status::{LegacyStatus, MemberStatus, Presence, Status};
 use tinyp2p_net::types::escaped;
 
 /// Where a node is on this machine.
@@ -122,6 +122,13 @@ impl Report {
         } else {
             writeln!(out, "  cache    none on disk")?;
         }
+        if let Some(legacy) = &status.legacy {
+            writeln!(
+                out,
+                "  legacy   not safe from eavesdroppers: speaks the protocol of 2004{}",
+                called(legacy)
+            )?;
+        }
         if status.members.is_empty() {
             writeln!(out, "  members  none yet")?;
         } else {
@@ -184,6 +191,19 @@ fn write_member(out: &mut String, member: &MemberStatus, width: usize) -> fmt::R
         0 => Ok(()),
         more => writeln!(out, "      sent wrong bytes {more} more times"),
     }
+}
+
+/// By what others can call it, and whom it knows.
+fn called(legacy: &LegacyStatus) -> String {
+    let mut text = match legacy.urls.first() {
+        Some(url) => format!(" as {}", shown(url)),
+        None => String::new(),
+    };
+    if !legacy.servers.is_empty() {
+        let servers: Vec<String> = legacy.servers.iter().map(|url| shown(url)).collect();
+        text += &format!(", with {}", servers.join(", "));
+    }
+    text
 }
 
 fn refused(pieces: u64) -> String {
@@ -272,6 +292,10 @@ mod tests {
             },
             received: 3 << 20,
             refused: 8,
+            legacy: Some(LegacyStatus {
+                urls: vec!["http://box:15204".into(), "http://10.0.0.2:15204".into()],
+                servers: vec!["http://old:80".into()],
+            }),
         };
         let place = Place {
             mountpoint: Some("/mnt/p2p".into()),
@@ -298,6 +322,7 @@ box (node yzyzyzyz, pid 7, port 15204, up 1 d 1 h)
   received 3.0 MiB, 8 pieces refused
   memory   0 B of 128.0 MiB
   cache    1.0 MiB of 1.0 GiB in /cache
+  legacy   not safe from eavesdroppers: speaks the protocol of 2004 as http://box:15204, with http://old:80
   members  1 present, 1 absent
     ann   abcdefgh  present 1 min 1 s  10.0.0.1:15204  received 3.0 MiB, 1.0 KiB/s now
     liar  mnopqrst  absent  0 s  -

@@ -8,7 +8,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use tinyp2p_net::client::{Matches, Peer};
+use tinyp2p_net::client::{Matches, Peer, Whole};
 use tinyp2p_net::download::{Siblings, Small};
 use tinyp2p_net::fanout::{Answer, Round};
 use tinyp2p_net::follow::{Listener, News};
@@ -175,6 +175,10 @@ impl Network for Alone {
 
     fn peer(&self, member: PeerId) -> Option<Arc<dyn Peer>> {
         self.network.peer(member)
+    }
+
+    fn whole(&self, member: PeerId) -> Option<Arc<dyn Whole>> {
+        self.network.whole(member)
     }
 
     fn peers(&self) -> Vec<Arc<dyn Peer>> {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::auth::Password;
+use crate::legacy::Url;
 use crate::types::{Address, PeerArgument, RelPath};
 
 /// A lookup or a listing ends by then with what has answered (design, section 7).
@@ -33,7 +34,7 @@ pub const SERVER_IDLE: Duration = Duration::from_secs(60);
 /// How a node takes part in the network.
 #[derive(Debug)]
 pub struct Config {
-    /// The network's password. Taken out and stretched at start, then dropped.
+    /// The network's password. Taken out and stretched at start, then dropped; with `legacy`, what makes tokens of it stays.
     pub password: Password,
     /// What is served; `None` serves nothing.
     pub share: Option<ShareConfig>,
@@ -53,11 +54,20 @@ pub struct Config {
     pub cache: Option<CacheConfig>,
     /// The addresses that the user named.
     pub peers: Vec<PeerArgument>,
+    /// Speak the protocol of 2004, too, which is not encrypted; `None` does not.
+    pub legacy: Option<LegacyConfig>,
     /// Where identity and remembered addresses live; created with mode 0700.
     pub state_dir: PathBuf,
     /// What the remembered addresses belong to: the canonical path of the mountpoint or of the
     /// served directory. Never anything derived from the password. `None` remembers nothing.
     pub remember_as: Option<PathBuf>,
+}
+
+/// How a node takes part in a network of 2004. The password and the advertised address are those of [`Config`].
+#[derive(Debug, Clone, Default)]
+pub struct LegacyConfig {
+    /// The servers that the user named.
+    pub peers: Vec<Url>,
 }
 
 /// Where and how much a node keeps of what it has read.

@@ -98,6 +98,12 @@ pub enum Error {
         /// The member.
         who: String,
     },
+    /// It comes whole or not at all, and has not come yet.
+    #[error("the file is still on its way from {who}: try again")]
+    Unfinished {
+        /// The member.
+        who: String,
+    },
     /// The file is no longer in the version that was asked for.
     #[error("the file changed at {who}")]
     Changed {

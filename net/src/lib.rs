@@ -26,6 +26,7 @@ pub mod fanout;
 pub mod follow;
 mod lanes;
 pub mod ledger;
+pub mod legacy;
 pub mod local;
 pub mod merkle;
 pub mod node;

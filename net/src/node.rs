@@ -17,6 +17,9 @@ use crate::download::Engine;
 use crate::error::Error;
 use crate::fanout::{Answer, Asked, Fanout, Round};
 use crate::follow::{Followers, Listener};
+use crate::legacy::members::OldMembers;
+use crate::legacy::store::Store;
+use crate::legacy::{Legacy, Url, own_urls};
 use crate::local::LocalPeer;
 use crate::peers::dialer::{Connect, Connection};
 use crate::peers::mdns::Discovery;
@@ -24,7 +27,7 @@ use crate::peers::remembered::Remembered;
 use crate::peers::{Member, Members};
 use crate::server::{Server, Service};
 use crate::share::{Roots, Share};
-use crate::status::{self, CacheStatus, MemoryStatus, Status};
+use crate::status::{self, CacheStatus, LegacyStatus, MemoryStatus, Status};
 use crate::types::{Address, Attributes, PeerId, RelPath};
 use crate::wire::{Hello, Listing, MemberRecord};
 
@@ -44,6 +47,7 @@ pub struct Node {
     searches: Fanout,
     engine: Arc<Engine>,
     cache: Option<(CacheConfig, Arc<Cache>)>,
+    legacy: Option<Arc<Legacy>>,
     begun: Instant,
     /// What is left to be stopped.
     running: Mutex<Option<Running>>,
@@ -69,11 +73,18 @@ impl Node {
             true => share.map(Share::watched),
             false => share,
         };
-        let cache = config.cache.as_ref().map(open_cache).transpose()?.flatten();
+        let (blocks, whole) = shares(config.cache.as_ref(), config.legacy.is_some());
+        let cache = config.cache.as_ref();
+        let cache = cache.map(|cache| open_cache(cache, blocks));
+        let cache = cache.transpose()?.flatten();
         let reshared = config.cache.as_ref().is_some_and(|cache| cache.reshare);
         let identity = Identity::load_or_create(&config.state_dir)?;
         let id = identity.id();
         let stretched = config.password.stretch();
+        let legacy = config.legacy.map(|legacy| {
+            let key = config.password.legacy_key();
+            Arc::new(Legacy::new(key, legacy.peers))
+        });
         drop(config.password);
         let gate = Arc::new(Gate::new(identity, stretched)?);
         let roots = |share: &ShareConfig| {
@@ -90,7 +101,10 @@ impl Node {
         let members = Arc::new(Members::new(
             id,
             config.name.clone(),
-            config.advertise.or_else(|| only_address(&config.listen)),
+            config
+                .advertise
+                .clone()
+                .or_else(|| only_address(&config.listen)),
             &config.peers,
             place.map(|place| Remembered::load(&config.state_dir, place)),
             Box::new(Client::new(gate.clone(), Arc::new(TcpDialer::default()))),
@@ -99,14 +113,33 @@ impl Node {
             share: share.clone(),
             cache: cache.clone().filter(|_| reshared),
             members: members.clone(),
+            legacy: legacy.clone(),
         });
         let server = Server::start(&config.listen, service.clone(), gate)?;
+        if let Some(legacy) = &legacy
+            && server.local_port() != 0
+        {
+            let only = only_address(&config.listen).and_then(|address| address.host.parse().ok());
+            let host = rustix::system::uname();
+            let host = host.nodename().to_string_lossy();
+            legacy.announce(own_urls(
+                config.advertise.as_ref(),
+                only,
+                &host,
+                server.local_port(),
+            ));
+        }
         let known = Arc::downgrade(&members);
         let report = move |member, error: &Error| {
             if let Some(members) = known.upgrade() {
                 members.report(member, error);
             }
         };
+        if let Some(legacy) = &legacy {
+            let directory = config.cache.as_ref().map(|cache| &*cache.directory);
+            let store = Store::open(directory, whole)?;
+            members.join_old(Arc::new(OldMembers::new(id, Arc::clone(legacy), store)));
+        }
         let engine = Engine::new(config.memory, cache.clone(), Box::new(report.clone()))?;
         let node = Arc::new(Self {
             id,
@@ -115,6 +148,7 @@ impl Node {
             searches: Fanout::new("search"),
             engine: Arc::new(engine),
             cache: config.cache.zip(cache),
+            legacy,
             begun: Instant::now(),
             name: config.name,
             port: server.local_port(),
@@ -193,10 +227,16 @@ impl Node {
         let (held, budget) = self.engine.memory();
         let cache = self.cache.as_ref().map(|(config, cache)| CacheStatus {
             directory: Some(config.directory.to_string_lossy().into_owned()),
-            held: cache.held_bytes(),
+            held: cache.held_bytes() + self.members.old_bytes(),
             limit: config.size,
         });
+        let shown = |urls: Vec<Url>| urls.iter().map(Url::to_string).collect();
+        let legacy = self.legacy.as_ref().map(|legacy| LegacyStatus {
+            urls: shown(legacy.own()),
+            servers: shown(legacy.all()),
+        });
         Status {
+            legacy,
             name: self.name.clone(),
             peer_id: self.id.to_string(),
             port: self.port,
@@ -406,9 +446,18 @@ impl fmt::Debug for Node {
     }
 }
 
+/// What blocks, and whole files of servers of 2004, may take on disk: half of the cache each. Without a cache, such
+/// files still have to be somewhere; `None` is what the disk allows.
+fn shares(cache: Option<&CacheConfig>, legacy: bool) -> (u64, Option<u64>) {
+    let size = cache.map(|cache| cache.size);
+    let half = size.map(|size| size / 2);
+    let blocks = size.unwrap_or(0) - half.filter(|_| legacy).unwrap_or(0);
+    (blocks, half)
+}
+
 /// The disk cache, unless another process is using it.
-fn open_cache(config: &CacheConfig) -> Result<Option<Arc<Cache>>, Error> {
-    let cache = Cache::open(&config.directory, config.size)?;
+fn open_cache(config: &CacheConfig, size: u64) -> Result<Option<Arc<Cache>>, Error> {
+    let cache = Cache::open(&config.directory, size)?;
     if cache.is_none() {
         let directory = config.directory.display();
         tracing::info!("another mount uses the cache in {directory}; this one does without");

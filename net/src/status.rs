@@ -37,6 +37,18 @@ pub struct Status {
     pub received: u64,
     /// Pieces of files that came from members and were wrong.
     pub refused: u64,
+    /// The protocol of 2004, which is not encrypted; `None` when it is not spoken.
+    pub legacy: Option<LegacyStatus>,
+}
+
+/// A node in a network of 2004.
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LegacyStatus {
+    /// By what it can be called there; none when it does not listen.
+    pub urls: Vec<String>,
+    /// The servers that it knows, itself not among them.
+    pub servers: Vec<String>,
 }
 
 /// One member, as this node sees it.

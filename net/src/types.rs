@@ -323,7 +323,7 @@ pub enum Kind {
 pub struct Attributes {
     /// File or directory.
     pub kind: Kind,
-    /// Bytes of content; 0 for a directory.
+    /// Bytes of content; 0 for a directory. [`Attributes::UNKNOWN_SIZE`] for a file of a member that does not tell.
     pub size: u64,
     /// Modification time in nanoseconds since 1970-01-01 UTC (years 1678 to 2262).
     pub mtime: i64,
@@ -331,6 +331,11 @@ pub struct Attributes {
     pub version: Version,
     /// The content root, once the sharing member has computed it; never for a directory.
     pub root: Option<Root>,
+}
+
+impl Attributes {
+    /// The size of a file of which only the name is known. No file is so large, and it never travels.
+    pub const UNKNOWN_SIZE: u64 = u64::MAX;
 }
 
 /// One name of a directory.

@@ -10,6 +10,7 @@ use std::str::FromStr;
 
 use bytesize::ByteSize;
 use clap::{ArgAction, Args, Parser, Subcommand};
+use tinyp2p_net::legacy;
 use tinyp2p_net::share::check_pattern;
 use tinyp2p_net::types::{Address, Invalid, PeerArgument};
 use tinyp2p_net::wire::MemberRecord;
@@ -51,10 +52,11 @@ pub(super) struct MountArgs {
     /// exists and belongs to you
     pub(super) mountpoint: PathBuf,
 
-    /// A member to begin with: host, host:port or https://host:port[#PEER-ID]. Without one, the
-    /// neighbours on the local network and the members of last time are found
+    /// A member to begin with: host, host:port or https://host:port[#PEER-ID], or with --legacy
+    /// http://host:port. Without one, the neighbours on the local network and the members of last time
+    /// are found
     #[arg(value_name = "PEER", value_parser = parse_peer)]
-    pub(super) peers: Vec<PeerArgument>,
+    pub(super) peers: Vec<Peer>,
 
     /// Options in the style of mount(8), separated by commas ('\,' is a comma in a value): exec,
     /// allow_other, peer=PEER (repeatable), and every long option here as name[=value]. The mount is
@@ -168,9 +170,10 @@ pub(super) struct JoinArgs {
     #[arg(help = PASSWORD_HELP)]
     pub(super) password: PasswordArgument,
 
-    /// A member to begin with: host, host:port or https://host:port[#PEER-ID]
+    /// A member to begin with: host, host:port or https://host:port[#PEER-ID], or with --legacy
+    /// http://host:port
     #[arg(value_name = "PEER", value_parser = parse_peer)]
-    pub(super) peers: Vec<PeerArgument>,
+    pub(super) peers: Vec<Peer>,
 
     #[command(flatten)]
     pub(super) network: NetworkOptions,
@@ -186,9 +189,10 @@ pub(super) struct FindArgs {
     #[arg(value_parser = parse_pattern)]
     pub(super) pattern: String,
 
-    /// A member to begin with: host, host:port or https://host:port[#PEER-ID]
+    /// A member to begin with: host, host:port or https://host:port[#PEER-ID], or with --legacy
+    /// http://host:port
     #[arg(value_name = "PEER", value_parser = parse_peer)]
-    pub(super) peers: Vec<PeerArgument>,
+    pub(super) peers: Vec<Peer>,
 
     #[command(flatten)]
     pub(super) network: NetworkOptions,
@@ -302,6 +306,12 @@ pub(super) struct NetworkOptions {
     #[arg(long)]
     pub(super) no_discovery: bool,
 
+    /// Also speak the protocol of 2004, with the original TinyP2P: its servers are members, and its clients
+    /// can fetch the files at the top of the share. It is not encrypted: whoever can listen sees names and
+    /// contents, and can work out a password that is not very long. For networks that you trust
+    #[arg(long)]
+    pub(super) legacy: bool,
+
     /// Where this node's identity and the addresses of other members are kept [default:
     /// $XDG_STATE_HOME/tinyp2p, or ~/.local/state/tinyp2p]
     #[arg(long, value_name = "DIR")]
@@ -343,15 +353,23 @@ impl fmt::Debug for PasswordArgument {
     }
 }
 
-pub(super) fn parse_peer(text: &str) -> Result<PeerArgument, String> {
+/// A PEER: whom to begin with.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Peer {
+    /// A node of this program.
+    Node(PeerArgument),
+    /// A server of 2004, which only `--legacy` can talk to.
+    Legacy(legacy::Url),
+}
+
+pub(super) fn parse_peer(text: &str) -> Result<Peer, String> {
     if text.starts_with("http://") {
-        return Err(
-            "http:// is the unencrypted protocol of 2004, which this program does not speak; \
-             name the peer as host, host:port or https://host:port"
-                .to_owned(),
-        );
+        return text.parse().map(Peer::Legacy).map_err(|_| {
+            "a server of the protocol of 2004 is named http://host:port, exactly as it was started".to_owned()
+        });
     }
-    PeerArgument::from_str(text).map_err(|e: Invalid| e.to_string())
+    let peer = PeerArgument::from_str(text);
+    peer.map(Peer::Node).map_err(|e: Invalid| e.to_string())
 }
 
 fn parse_pattern(text: &str) -> Result<String, String> {

@@ -7,12 +7,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use tinyp2p_net::auth::Password;
-use tinyp2p_net::config::{CacheConfig, Config, DEFAULT_MEMORY, Listen, ShareConfig};
+use tinyp2p_net::config::{CacheConfig, Config, DEFAULT_MEMORY, LegacyConfig, Listen, ShareConfig};
 use tinyp2p_net::error::Error;
 use tinyp2p_net::types::{Address, DEFAULT_PORT, PeerArgument};
 use tinyp2p_net::{Node, peers::Member};
 
-use super::args::{NetworkOptions, parse_name};
+use super::args::{NetworkOptions, Peer, parse_name};
 use super::password::Source;
 use super::share::{self, Private, resolved};
 use super::socket::Socket;
@@ -55,6 +55,7 @@ pub(super) struct Prepared {
     discovery: bool,
     watch: bool,
     peers: Vec<PeerArgument>,
+    legacy: Option<LegacyConfig>,
     state_dir: PathBuf,
     remember_as: Option<PathBuf>,
     cache: Option<CacheConfig>,
@@ -64,12 +65,13 @@ pub(super) struct Prepared {
 /// Checks the options against the system and changes nothing. `cache_dir` is one that the user named.
 pub(super) fn prepare(
     options: &NetworkOptions,
-    peers: Vec<PeerArgument>,
+    peers: Vec<Peer>,
     role: Role,
     source: &Source,
     mountpoint: Option<&Path>,
     cache_dir: Option<&Path>,
 ) -> Result<Prepared, Failure> {
+    let (peers, legacy) = begin_with(peers, options.legacy)?;
     let state_dir = state_dir(options)?;
     let password_file = match source {
         Source::File(path) => path.canonicalize().ok(),
@@ -109,11 +111,33 @@ pub(super) fn prepare(
         discovery: !options.no_discovery,
         watch: !options.no_watch,
         peers,
+        legacy,
         state_dir,
         remember_as,
         cache: None,
         memory: DEFAULT_MEMORY,
     })
+}
+
+/// Whom to begin with, and how to take part in a network of 2004, if at all.
+fn begin_with(
+    peers: Vec<Peer>,
+    legacy: bool,
+) -> Result<(Vec<PeerArgument>, Option<LegacyConfig>), Failure> {
+    let (mut nodes, mut servers) = (Vec::new(), Vec::new());
+    for peer in peers {
+        match peer {
+            Peer::Node(node) => nodes.push(node),
+            Peer::Legacy(url) if legacy => servers.push(url),
+            Peer::Legacy(url) => {
+                return Err(Failure::usage(format!(
+                    "{url} is a server of the protocol of 2004, which is not encrypted; name the peer as host, \
+                     host:port or https://host:port, or allow that protocol by --legacy"
+                )));
+            }
+        }
+    }
+    Ok((nodes, legacy.then_some(LegacyConfig { peers: servers })))
 }
 
 /// A guest listens when what was asked of it makes no sense otherwise.
@@ -160,10 +184,17 @@ pub(super) fn password(text: &str) -> Result<Password, Failure> {
     Password::new(text.to_owned()).map_err(|e| Failure::usage(e.to_string()))
 }
 
-/// One line when the password is easily guessed.
-pub(super) fn warn_if_weak(password: &Password, program: &str) {
+/// A line for each thing that makes the network less safe than people may think: a password that is easily
+/// guessed, and the protocol of 2004.
+pub(super) fn warn(options: &NetworkOptions, password: &Password, program: &str) {
     if let Some(warning) = password.weakness() {
         eprintln!("{program}: warning: {warning}");
+    }
+    if options.legacy {
+        eprintln!(
+            "{program}: warning: --legacy speaks the protocol of 2004, which is not safe from eavesdroppers: \
+             whoever can listen sees the names and contents of files, and can work out the password"
+        );
     }
 }
 
@@ -174,13 +205,13 @@ pub(super) fn warn_if_weak(password: &Password, program: &str) {
 pub(super) fn as_guest<T>(
     program: &str,
     options: &NetworkOptions,
-    peers: Vec<PeerArgument>,
+    peers: Vec<Peer>,
     source: Source,
     question: impl FnOnce(&Joined, &[Member]) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
     let prepared = prepare(options, peers, Role::Guest, &source, None, None)?;
     let password = password(&source.read()?)?;
-    warn_if_weak(&password, program);
+    warn(options, &password, program);
     super::logging::start(options)?;
     let joined = prepared.start(password)?;
     let outcome = joined.meet().and_then(|notices| {
@@ -221,6 +252,7 @@ impl Prepared {
             memory: self.memory,
             cache: self.cache,
             peers: self.peers,
+            legacy: self.legacy,
             state_dir: self.state_dir,
             remember_as: self.remember_as,
         })?;
@@ -435,6 +467,7 @@ impl Settling {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use super::super::args::parse_peer;
     use super::*;
 
     fn outcome(host: &str, result: Result<(), Error>) -> (Address, Result<(), Error>) {
@@ -518,6 +551,25 @@ mod tests {
             ["no peer reachable yet (a:7 did not answer in time; b:7 did not answer in time)",]
         );
         assert!(notices(&[]).is_empty());
+    }
+
+    #[test]
+    fn servers_of_2004_must_be_allowed() {
+        let peers = || {
+            ["a", "http://b:8"]
+                .map(|text| parse_peer(text).unwrap())
+                .to_vec()
+        };
+        let (nodes, legacy) = begin_with(peers(), true).unwrap();
+        assert_eq!((nodes.len(), legacy.unwrap().peers.len()), (1, 1));
+        let failure = begin_with(peers(), false).unwrap_err();
+        assert_eq!(failure.code, 2);
+        assert!(
+            failure.message.starts_with("http://b:8 is a server of"),
+            "{}",
+            failure.message
+        );
+        assert!(begin_with(Vec::new(), false).unwrap().1.is_none());
     }
 
     #[test]

@@ -51,7 +51,7 @@ pub(super) fn run(
     let password = join::password(&text)?;
     // The front has warned already.
     if !parsed.background {
-        join::warn_if_weak(&password, PROGRAM);
+        join::warn(&parsed.network, &password, PROGRAM);
     }
     if !parsed.foreground && !parsed.background {
         let password = (!from_file).then_some(text.as_str());

@@ -105,6 +105,7 @@ fn is_long_option(name: &[u8]) -> bool {
 mod tests {
     use std::path::Path;
 
+    use super::super::args::Peer;
     use super::*;
 
     fn parse_words(words: &[&str]) -> Result<(MountArgs, mount::Options), clap::Error> {
@@ -114,6 +115,13 @@ mod tests {
 
     fn with(list: &str) -> Result<(MountArgs, mount::Options), clap::Error> {
         parse_words(&["tinyp2p-mount", "@pw", "/mnt", "-o", list])
+    }
+
+    fn shown(peer: &Peer) -> String {
+        match peer {
+            Peer::Node(node) => node.address.to_string(),
+            Peer::Legacy(url) => url.to_string(),
+        }
     }
 
     #[test]
@@ -129,7 +137,7 @@ mod tests {
         let (args, options) = with(
             "exec,allow_other,share=/srv/pub,hidden,listen=127.0.0.1:7,advertise=box:9,name=me,\
              no-discovery,state-dir=/s,log=warn\\,fuser=off,log-file=/l,cache-dir=/c,cache-size=2G,\
-             no-reshare,memory=64M,peer=a,peer=b:7",
+             no-reshare,memory=64M,legacy,peer=a,peer=b:7,peer=http://c:8",
         )
         .unwrap();
         assert!(options.exec && options.allow_other);
@@ -139,15 +147,15 @@ mod tests {
         assert!(args.cache.no_reshare);
         let network = args.network;
         assert_eq!(network.share.as_deref(), Some(Path::new("/srv/pub")));
-        assert!(network.hidden && network.no_discovery);
+        assert!(network.hidden && network.no_discovery && network.legacy);
         assert_eq!(network.listen.unwrap().to_string(), "127.0.0.1:7");
         assert_eq!(network.advertise.unwrap().to_string(), "box:9");
         assert_eq!(network.name.as_deref(), Some("me"));
         assert_eq!(network.state_dir.as_deref(), Some(Path::new("/s")));
         assert_eq!(network.log.as_deref(), Some("warn,fuser=off"));
         assert_eq!(network.log_file.as_deref(), Some(Path::new("/l")));
-        let peers: Vec<String> = args.peers.iter().map(|p| p.address.to_string()).collect();
-        assert_eq!(peers, ["a:15204", "b:7"]);
+        let peers: Vec<String> = args.peers.iter().map(shown).collect();
+        assert_eq!(peers, ["a:15204", "b:7", "http://c:8"]);
     }
 
     #[test]

@@ -12,7 +12,7 @@ const PROGRAM: &str = "tinyp2p";
 pub(super) fn run(source: Source, args: JoinArgs) -> Result<(), Failure> {
     let prepared = join::prepare(&args.network, args.peers, Role::Member, &source, None, None)?;
     let password = join::password(&source.read()?)?;
-    join::warn_if_weak(&password, PROGRAM);
+    join::warn(&args.network, &password, PROGRAM);
     logging::start(&args.network)?;
     let joined = prepared.start(password)?;
     let outcome = until_signal(&joined);

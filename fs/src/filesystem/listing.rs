@@ -3,14 +3,14 @@
 
 use std::sync::Arc;
 
-use tinyp2p_net::types::Name;
+use tinyp2p_net::types::{Name, RelPath};
 
 use super::{Attr, DirectoryEntry, Filesystem, Looked, join};
 use crate::errno::Error;
 use crate::handles::{Listed, OpenDirectory, Snapshot};
 use crate::hidden::{MEMBERS, is_hidden};
 use crate::inodes::{Inodes, ROOT, Tree};
-use crate::view::Wait;
+use crate::view::{Found, Wait};
 
 impl Filesystem {
     /// What [`Filesystem::readdirplus`] does, of what is `open`.
@@ -118,8 +118,14 @@ impl Filesystem {
             let certain = matches.is_all;
             return Ok(Looked::Absent { certain });
         };
+        let directory = file.path.split().map(|(directory, _)| directory);
+        let directory = directory.unwrap_or_else(RelPath::root);
+        let found = Found::Item(file.item.clone());
+        let Found::Item(item) = self.view.measured(&directory, found, wait)? else {
+            return Ok(Looked::Absent { certain: false });
+        };
         let mut inodes = self.inodes.lock();
-        let told = inodes.look_up(Tree::Found, file.path.clone(), &file.item);
+        let told = inodes.look_up(Tree::Found, file.path.clone(), &item);
         Ok(Looked::Found(Attr::told(told)))
     }
 }

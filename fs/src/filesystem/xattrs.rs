@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use tinyp2p_net::types::{Kind, RelPath};
+use tinyp2p_net::types::{Attributes, Kind, RelPath};
 
 use super::Filesystem;
 use crate::errno::Error;
@@ -71,7 +71,11 @@ impl Filesystem {
                 Kind::File => "file".to_owned(),
                 Kind::Directory => "directory".to_owned(),
             },
-            size: inode.size,
+            size: if inode.size == Attributes::UNKNOWN_SIZE {
+                0
+            } else {
+                inode.size
+            },
             mtime: inode.mtime,
             root: inode.root().map(|root| root.to_string()),
             sources: sources.collect(),

@@ -265,7 +265,7 @@ impl Known {
         let files = directory
             .items
             .iter()
-            .filter(|item| item.kind == Kind::File);
+            .filter(|item| item.kind == Kind::File && item.is_measured());
         Self {
             items: directory.items.len(),
             bytes: files.fold(0, |sum, file| sum.saturating_add(file.size)),

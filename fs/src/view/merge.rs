@@ -13,6 +13,8 @@
 //! 4. Every other content is shown as `name (member).ext`, after the member with the smallest peer id
 //!    among its holders. A name that somebody really uses is never taken for this: the peer id's
 //!    beginning, then a number, are added to the member's name until the result is free.
+//! 5. A file whose member does not tell its size (a server of 2004) is shown only where nobody has anything of which
+//!    more is known: it may well be the same. All such files of one name are one entry, until one was fetched.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -58,7 +60,7 @@ pub struct Item {
     pub original: Option<Name>,
     /// File or directory.
     pub kind: Kind,
-    /// Bytes of content; 0 for a directory.
+    /// Bytes of content; 0 for a directory; [`Attributes::UNKNOWN_SIZE`] if nobody who has it tells.
     pub size: u64,
     /// The newest modification time among the sources, nanoseconds since 1970.
     pub mtime: i64,
@@ -69,6 +71,11 @@ pub struct Item {
 }
 
 impl Item {
+    /// False for a file of which only the name is known.
+    pub fn is_measured(&self) -> bool {
+        self.size != Attributes::UNKNOWN_SIZE
+    }
+
     /// The name at the members that have it.
     pub fn name_at_members(&self) -> &Name {
         self.original.as_ref().unwrap_or(&self.name)
@@ -142,7 +149,12 @@ pub fn may_be_conflict(name: &Name) -> bool {
 
 impl Row {
     fn is_possible(&self) -> bool {
-        self.attributes.size <= MAX_FILE_BYTES
+        self.attributes.size <= MAX_FILE_BYTES || self.is_unmeasured()
+    }
+
+    fn is_unmeasured(&self) -> bool {
+        let Attributes { kind, size, .. } = self.attributes;
+        kind == Kind::File && size == Attributes::UNKNOWN_SIZE
     }
 }
 
@@ -161,6 +173,13 @@ fn contents(rows: Vec<Row>) -> Vec<Content> {
         return vec![Content {
             holders: rows,
             root,
+        }];
+    }
+    let (unmeasured, rows): (Vec<_>, Vec<_>) = rows.into_iter().partition(Row::is_unmeasured);
+    if rows.is_empty() {
+        return vec![Content {
+            holders: unmeasured,
+            root: None,
         }];
     }
     let (directories, files): (Vec<_>, Vec<_>) = rows

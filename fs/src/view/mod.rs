@@ -18,9 +18,10 @@ pub mod term;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
+use tinyp2p_net::client::Need;
 use tinyp2p_net::error::Error as NetError;
 use tinyp2p_net::fanout::{Answer, Round};
 use tinyp2p_net::follow::News;
@@ -33,6 +34,9 @@ use cache::{Cache, Known};
 use conflicts::Conflicts;
 use merge::{Item, Member};
 use term::{Heard, Present, Term};
+
+/// A file that is fetched for its size alone is not waited for longer than until this long before the deadline.
+const HANDING_OVER: Duration = Duration::from_millis(300);
 
 /// The name in the root that belongs to this program; a member's own file of that name is not shown.
 pub const RESERVED: &[u8] = b".tinyp2p";
@@ -183,7 +187,8 @@ impl View {
         let present = self.present();
         let mut state = self.state.lock();
         if let Some(listing) = state.cache.directory_for(directory, name, present) {
-            return Ok(listing.look_up(name));
+            drop(state);
+            return self.measured(directory, listing.look_up(name), wait);
         }
         if state.cache.is_absent(&path, present) {
             return Ok(Found::Nothing { certain: true });
@@ -195,7 +200,7 @@ impl View {
         let begun = state.begin();
         drop(state);
         if list_instead && let Ok(listing) = self.list(directory, wait) {
-            return Ok(listing.look_up(name));
+            return self.measured(directory, listing.look_up(name), wait);
         }
 
         let Made {
@@ -204,14 +209,14 @@ impl View {
         } = self.ask(&path, deadline);
         let certain = answers.silent.is_empty();
         if let Some(item) = merge::name(name, answers.said, self.preferred) {
-            return Ok(Found::Item(item));
+            return self.measured(directory, Found::Item(item), wait);
         }
         if answers.denials == 0 && !certain {
             return Err(Error::Silent(answers.silent.join(", ")));
         }
         if merge::may_be_conflict(name) {
             return match self.list(directory, wait) {
-                Ok(listing) => Ok(listing.look_up(name)),
+                Ok(listing) => self.measured(directory, listing.look_up(name), wait),
                 Err(Error::NotFound | Error::Silent(_)) => Ok(Found::Nothing { certain }),
                 Err(error) => Err(error),
             };
@@ -221,6 +226,49 @@ impl View {
             state.cache.insert_absent(path, begun.term(watched_by));
         }
         Ok(Found::Nothing { certain })
+    }
+
+    /// What was `found` in `directory`, with its size if only its name is known so far: the members that do not
+    /// tell are asked for it. If that would take too long, it stays unknown.
+    pub fn measured(&self, directory: &RelPath, found: Found, wait: Wait) -> Result<Found, Error> {
+        let item = match found {
+            Found::Item(item) if !item.is_measured() => item,
+            other => return Ok(other),
+        };
+        let Wait::Until(deadline) = wait else {
+            return Err(Error::NeedsNetwork);
+        };
+        let deadline = deadline.checked_sub(HANDING_OVER).unwrap_or(deadline);
+        let name = item.name_at_members();
+        let path = directory.join(name).map_err(|_| Error::NameTooLong)?;
+        let measured = item.sources.iter().filter_map(|source| {
+            let unknown = Attributes {
+                kind: Kind::File,
+                size: Attributes::UNKNOWN_SIZE,
+                mtime: item.mtime,
+                version: source.version,
+                root: None,
+            };
+            let whole = self.network.whole(source.member.id);
+            let measured = whole.map(|whole| whole.measure(&path, Need::Size, deadline));
+            let attributes = match measured {
+                Some(Err(NetError::NotFound { .. })) => return None,
+                Some(Ok(attributes)) => attributes,
+                Some(Err(_)) | None => unknown,
+            };
+            Some((Arc::clone(&source.member), attributes))
+        });
+        Ok(
+            match merge::name(name, measured.collect(), self.preferred) {
+                Some(known) => Found::Item(Item {
+                    name: item.name.clone(),
+                    original: item.original.clone(),
+                    ..known
+                }),
+                // It was a name and nothing to read: most likely, of a directory.
+                None => Found::Nothing { certain: false },
+            },
+        )
     }
 
     /// The modification time of the directory at `path`, nanoseconds since 1970.

@@ -22,7 +22,7 @@ mod wire;
 use std::time::{Duration, Instant};
 
 use crate::error::Error;
-use crate::types::{ByteRange, PeerId, RelPath, Root, Version};
+use crate::types::{Attributes, ByteRange, PeerId, RelPath, Root, Version};
 use crate::wire::{BatchAnswer, BatchItem, Request, Response};
 
 pub use calls::{MAX_DIRECTORY, Matches, Told, list, search, search_while, stat};
@@ -67,6 +67,25 @@ pub trait Peer: Send + Sync {
     /// answer for each, in their order. A file that cannot be had is an answer; an error says that
     /// none was had.
     fn fetch(&self, files: &[BatchItem], deadline: Instant) -> Result<Vec<BatchAnswer>, Error>;
+}
+
+/// What the attributes of a file are needed for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Need {
+    /// To show them. If they are not easily had, it is all right not to know the size.
+    Size,
+    /// To read the file next, in the state that they describe.
+    Bytes,
+}
+
+/// A member that tells names and no sizes: what a file is shows only once all of it was fetched.
+pub trait Whole: Peer {
+    /// The attributes of the file at `path`, which may be fetched for that; then it can be read.
+    ///
+    /// # Errors
+    /// With [`Need::Bytes`], [`Error::Unfinished`] when the file has not come by `deadline` and goes on coming: to be
+    /// asked for again. [`Error::NotFound`] if there is no such file.
+    fn measure(&self, path: &RelPath, need: Need, deadline: Instant) -> Result<Attributes, Error>;
 }
 
 /// The bytes of one range, in order, as they arrive. Dropping it early gives the connection up.

@@ -45,6 +45,7 @@ impl Place {
             memory: 64 << 20,
             cache: None,
             peers: peers.iter().map(peer).collect(),
+            legacy: None,
             state_dir: self.state.path().into(),
             remember_as: Some(self.share.path().into()),
         }

@@ -23,10 +23,10 @@ mod tests;
 use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use self::address::canonical;
 use self::candidate::{Setback, Teller};
@@ -34,13 +34,17 @@ use self::dialer::{Connect, Connection};
 use self::exchange::Introduction;
 use self::remembered::Remembered;
 use self::table::{Event, Table};
-use crate::client::Peer;
+use crate::client::{Peer, Whole};
 use crate::error::Error;
+use crate::legacy::members::{OldMember, OldMembers};
 use crate::types::{Address, PeerArgument, PeerId};
 use crate::wire::Hello;
 
 /// Named addresses that have not answered yet are waited for no longer than this once one has.
 const GRACE: Duration = Duration::from_millis(300);
+
+/// How often somebody who waits for the first contact looks at servers of 2004.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// A member that is there, or this node itself as far as it shares something.
 #[derive(Clone)]
@@ -85,6 +89,8 @@ pub struct Members {
     advertise: Option<Address>,
     remembered: Option<Remembered>,
     connect: Box<dyn Connect>,
+    /// Servers of 2004, if they are spoken to. Looked at before the state is locked, never under it.
+    old: OnceLock<Arc<OldMembers>>,
     /// Held for a look-up or a change, never over IO.
     state: Mutex<Inner>,
     /// Told whenever the table may have become due for something, and when outcomes arrive.
@@ -133,6 +139,7 @@ impl Members {
             advertise: advertise.as_ref().map(dialable).transpose()?,
             remembered,
             connect,
+            old: OnceLock::new(),
             state: Mutex::new(Inner {
                 table,
                 itself: None,
@@ -159,7 +166,39 @@ impl Members {
             (state.port, state.itself) = (port, itself);
             state.roster = None;
         }
+        if let Some(old) = self.old.get() {
+            old.begin()?;
+        }
         dialer::start(self)
+    }
+
+    /// Has the servers of 2004 among the members from now on.
+    pub(crate) fn join_old(&self, old: Arc<OldMembers>) {
+        // Once, at start.
+        let _ = self.old.set(old);
+    }
+
+    /// Bytes of files of servers of 2004 that lie on this disk.
+    pub(crate) fn old_bytes(&self) -> u64 {
+        self.old.get().map_or(0, |old| old.store().held())
+    }
+
+    /// This node.
+    pub(crate) fn me(&self) -> PeerId {
+        self.me
+    }
+
+    /// `member`, if it is one of those who tell names and no sizes, and there.
+    pub fn whole(&self, member: PeerId) -> Option<Arc<dyn Whole>> {
+        self.old.get()?.whole(member)
+    }
+
+    /// The servers of 2004 that ever answered, and a number that grows whenever one comes or goes.
+    fn old(&self) -> (Vec<OldMember>, u64) {
+        let old = self.old.get();
+        // The number first: what is newer than it is only looked at once more.
+        let revision = old.map_or(0, |old| old.revision());
+        (old.map(|old| old.all()).unwrap_or_default(), revision)
     }
 
     /// The server side of `tinyp2p.hello`: takes in what the member `caller`, seen at `remote`,
@@ -180,15 +219,16 @@ impl Members {
     /// Everyone who can be asked, this node included if it shares something. A member that is
     /// suspected to be gone is not among them until it answers again.
     pub fn present(&self) -> Vec<Member> {
-        self.present_in(&mut self.state.lock())
+        let (old, old_revision) = self.old();
+        self.present_in(&mut self.state.lock(), &old, old_revision)
     }
 
-    fn present_in(&self, state: &mut Inner) -> Vec<Member> {
-        let revision = state.table.revision();
+    fn present_in(&self, state: &mut Inner, old: &[OldMember], old_revision: u64) -> Vec<Member> {
+        let revision = state.table.revision() + old_revision;
         if let Some((_, roster)) = state.roster.as_ref().filter(|(of, _)| *of == revision) {
             return roster.to_vec();
         }
-        let roster = self.roster(state);
+        let roster = self.roster(state, old);
         state.roster = Some((revision, roster.clone()));
         roster.to_vec()
     }
@@ -196,18 +236,20 @@ impl Members {
     /// Those who are there, as [`Members::present`] has them, and those who are not, as [`Members::absent`]
     /// does, at one moment: everybody is among either.
     pub fn everyone(&self) -> (Vec<Member>, Vec<(PeerId, Arc<str>)>) {
+        let (old, old_revision) = self.old();
         let mut state = self.state.lock();
-        let present = self.present_in(&mut state);
-        (present, self.absent_in(&state))
+        let present = self.present_in(&mut state, &old, old_revision);
+        (present, self.absent_in(&state, &old))
     }
 
     /// Another number whenever those who are there, their names or addresses have changed.
     pub fn revision(&self) -> u64 {
-        self.state.lock().table.revision()
+        let old = self.old.get().map_or(0, |old| old.revision());
+        self.state.lock().table.revision() + old
     }
 
-    fn roster(&self, state: &Inner) -> Arc<[Member]> {
-        let names = self.shown_names(state);
+    fn roster(&self, state: &Inner, old: &[OldMember]) -> Arc<[Member]> {
+        let names = self.shown_names(state, old);
         let named = |id: PeerId| names.get(&id).cloned().unwrap_or_else(|| id.short().into());
         let itself = state.itself.as_ref().map(|peer| Member {
             id: self.me,
@@ -223,7 +265,14 @@ impl Members {
                 address: address.cloned(),
             })
         });
-        let mut roster: Vec<Member> = itself.into_iter().chain(others).collect();
+        let old = state.apart(old).filter(|old| old.is_present);
+        let old = old.map(|old| Member {
+            id: old.id,
+            name: named(old.id),
+            peer: old.peer.clone(),
+            address: Some(old.address.clone()),
+        });
+        let mut roster: Vec<Member> = itself.into_iter().chain(others).chain(old).collect();
         roster.sort_by_key(|member| member.id);
         roster.into()
     }
@@ -231,15 +280,17 @@ impl Members {
     /// Members that were there and do not answer now, by their shown names: what they share is
     /// unknown, not gone.
     pub fn absent(&self) -> Vec<(PeerId, Arc<str>)> {
-        self.absent_in(&self.state.lock())
+        let (old, _) = self.old();
+        self.absent_in(&self.state.lock(), &old)
     }
 
-    fn absent_in(&self, state: &Inner) -> Vec<(PeerId, Arc<str>)> {
-        let names = self.shown_names(state);
-        let mut absent: Vec<_> = state
-            .table
-            .absent()
-            .filter_map(|(id, _)| Some((id, names.get(&id)?.clone())))
+    fn absent_in(&self, state: &Inner, old: &[OldMember]) -> Vec<(PeerId, Arc<str>)> {
+        let names = self.shown_names(state, old);
+        let away = state.apart(old).filter(|old| !old.is_present);
+        let absent = state.table.absent().map(|(id, _)| id);
+        let mut absent: Vec<_> = absent
+            .chain(away.map(|old| old.id))
+            .filter_map(|id| Some((id, names.get(&id)?.clone())))
             .collect();
         absent.sort();
         absent
@@ -247,9 +298,14 @@ impl Members {
 
     /// How all others are doing that are there, or were and do not answer now; in no order.
     pub fn standings(&self) -> Vec<Standing> {
+        let (old, _) = self.old();
+        let old_standings = self.old.get().map(|old| old.standings());
         let state = self.state.lock();
-        let names = self.shown_names(&state);
-        let standings = state.table.standings().map(|standing| Standing {
+        let names = self.shown_names(&state, &old);
+        let mut old_standings = old_standings.unwrap_or_default();
+        old_standings.retain(|standing| state.apart(&old).any(|old| old.id == standing.id));
+        let standings = state.table.standings().chain(old_standings);
+        let standings = standings.map(|standing| Standing {
             name: names.get(&standing.id).unwrap_or(&standing.name).clone(),
             ..standing
         });
@@ -258,15 +314,20 @@ impl Members {
 
     /// Names are made unique among all who are or were there, so that nobody's name changes when
     /// somebody else is away for a moment.
-    fn shown_names(&self, state: &Inner) -> HashMap<PeerId, Arc<str>> {
+    fn shown_names(&self, state: &Inner, old: &[OldMember]) -> HashMap<PeerId, Arc<str>> {
         let itself = (state.itself.is_some() || state.port != 0).then_some((self.me, &*self.name));
         let others = state.table.present().map(|(id, name, _)| (id, name));
-        names::unique(itself.into_iter().chain(others).chain(state.table.absent()))
+        let old = state.apart(old).map(|old| (old.id, &*old.name));
+        let others = others.chain(state.table.absent()).chain(old);
+        names::unique(itself.into_iter().chain(others))
     }
 
     /// A call to `member` failed with `error`. If that may mean that it is gone, nobody else waits
     /// for it until a hello, sent at once, has been answered.
     pub fn report(&self, member: PeerId, error: &Error) {
+        if let Some(old) = self.old.get() {
+            old.report(member, error);
+        }
         let suspected = self
             .state
             .lock()
@@ -295,10 +356,12 @@ impl Members {
         let mut state = self.state.lock();
         let mut deadline = deadline;
         loop {
+            let old = MutexGuard::unlocked(&mut state, || self.old.get().map(|old| old.named()));
             let outcomes: Vec<_> = state
                 .table
                 .named()
                 .map(|(address, outcome)| (address.clone(), outcome.cloned()))
+                .chain(old.into_iter().flatten())
                 .collect();
             if outcomes
                 .iter()
@@ -313,13 +376,21 @@ impl Members {
                     .filter_map(|(address, outcome)| Some((address, outcome?)))
                     .collect();
             }
-            self.changed.wait_until(&mut state, deadline);
+            // Servers of 2004 answer without a word to those who wait here.
+            let look = match self.old.get() {
+                Some(_) => deadline.min(Instant::now() + LOOK),
+                None => deadline,
+            };
+            self.changed.wait_until(&mut state, look);
         }
     }
 
     /// Ends all connections and the dialling threads. Returns by `deadline`, whatever they wait
     /// for.
     pub(crate) fn stop(&self, deadline: Instant) {
+        if let Some(old) = self.old.get() {
+            old.stop();
+        }
         let connections: Vec<_> = {
             let mut state = self.state.lock();
             state.stopping = true;
@@ -380,6 +451,16 @@ impl Members {
                 Event::Failed(address, error, setback) => log_failure(&address, &error, &setback),
             }
         }
+    }
+}
+
+impl Inner {
+    /// The servers of 2004 that are no nodes of this program which are members already.
+    fn apart<'a>(&'a self, old: &'a [OldMember]) -> impl Iterator<Item = &'a OldMember> {
+        old.iter().filter(|old| {
+            let node = old.node;
+            !node.is_some_and(|node| self.connections.contains_key(&node))
+        })
     }
 }
 

@@ -1,6 +1,6 @@
 //! From an accepted socket to what it may do.
 //!
-//! In order: room for it? a TLS record? a handshake in time? Then by ALPN: pairing for whoever
+//! In order: room for it? a TLS record (or else, if allowed, the protocol of 2004)? a handshake in time? Then by ALPN: pairing for whoever
 //! wants to become a member; for HTTP, members to hyper, everyone else a constant refusal that no
 //! HTTP parser had a part in. Whatever fails on the way ends without a word.
 
@@ -17,7 +17,7 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -27,7 +27,7 @@ use super::doors::{Doors, Seat};
 use super::recent::Recent;
 use super::routes::{Caller, route};
 use super::stall::StallGuard;
-use super::{Limits, Service, pairing};
+use super::{Limits, Service, pairing, plain};
 use crate::auth::Gate;
 use crate::auth::tls::{ALPN_HTTP, ALPN_PAIR, peer_id};
 use crate::wire::MAX_CALL_BYTES;
@@ -45,13 +45,13 @@ const TLS_HANDSHAKE: u8 = 22;
 const TLS_BUFFER: usize = 256 * 1024;
 
 /// The longest request head: a path of 4095 escaped bytes, and the few fields of a request.
-const MAX_HEAD: usize = 16 * 1024;
+pub(super) const MAX_HEAD: usize = 16 * 1024;
 
 /// hyper's buffer for reading; a head must fit.
-const HTTP_BUFFER: usize = 64 * 1024;
+pub(super) const HTTP_BUFFER: usize = 64 * 1024;
 
 /// The most header fields of a request.
-const MAX_FIELDS: usize = 64;
+pub(super) const MAX_FIELDS: usize = 64;
 
 /// What is read and dropped of a refused connection, so that it reads its refusal in turn: as much
 /// as the largest call.
@@ -121,10 +121,25 @@ async fn receive(socket: TcpStream, remote: IpAddr, house: &Arc<House>) -> io::R
     let Some(newcomer) = house.doors.newcomer(remote) else {
         return Err(io::Error::other("too many newcomers"));
     };
-    let handshake = timeout(house.limits.handshake, shake_hands(socket, house));
-    let Some(mut tls) = handshake.await?? else {
-        return Ok(());
-    };
+    let options = SockRef::from(&socket);
+    options.set_tcp_nodelay(true)?;
+    options.set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
+    options.set_tcp_keepalive(&TcpKeepalive::new().with_time(UNACKNOWLEDGED))?;
+    let deadline = Instant::now() + house.limits.handshake;
+    let first = timeout_at(deadline, first_byte(&socket)).await??;
+    if first != Some(TLS_HANDSHAKE) {
+        let Some(legacy) = house.service.legacy.clone().filter(|_| first.is_some()) else {
+            return Ok(());
+        };
+        let Some(place) = house.doors.plain(remote) else {
+            return Err(io::Error::other(
+                "too many connections of the protocol of 2004",
+            ));
+        };
+        drop(newcomer);
+        return plain::serve(socket, place, legacy, house.clone()).await;
+    }
+    let mut tls = timeout_at(deadline, shake_hands(socket, house)).await??;
     let (_, session) = tls.get_ref();
     let Some(member) = peer_id(session.peer_certificates()) else {
         return Ok(());
@@ -146,26 +161,20 @@ async fn receive(socket: TcpStream, remote: IpAddr, house: &Arc<House>) -> io::R
     }
 }
 
-/// TLS, or `None` for a connection that begins with something else. (The 2004 protocol, which is
-/// plaintext, would be recognised here.)
-async fn shake_hands(
-    socket: TcpStream,
-    house: &House,
-) -> io::Result<Option<TlsStream<StallGuard>>> {
+/// What the connection begins with, left in its place; `None` if that is its end.
+async fn first_byte(socket: &TcpStream) -> io::Result<Option<u8>> {
     let mut first = [0];
-    if socket.peek(&mut first).await? == 0 || first[0] != TLS_HANDSHAKE {
-        return Ok(None);
-    }
-    let options = SockRef::from(&socket);
-    options.set_tcp_nodelay(true)?;
-    options.set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
-    options.set_tcp_keepalive(&TcpKeepalive::new().with_time(UNACKNOWLEDGED))?;
+    let count = socket.peek(&mut first).await?;
+    Ok((count > 0).then_some(first[0]))
+}
+
+async fn shake_hands(socket: TcpStream, house: &House) -> io::Result<TlsStream<StallGuard>> {
     let socket = StallGuard::new(socket, house.limits.stall);
     let acceptor = TlsAcceptor::from(house.gate.tls_server());
     let tls = acceptor
         .accept_with(socket, |session| session.set_buffer_limit(Some(TLS_BUFFER)))
         .await?;
-    Ok(Some(tls))
+    Ok(tls)
 }
 
 async fn turn_away(mut tls: TlsStream<StallGuard>) -> io::Result<()> {

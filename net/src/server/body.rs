@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 
 use super::blocks::BlocksBody;
 use super::doors::Work;
+use super::plain_body::ContentsBody;
 use crate::share::SharedFile;
 use crate::types::ByteRange;
 
@@ -33,6 +34,7 @@ enum Kind {
     Full(Bytes),
     File(FileBody),
     Blocks(BlocksBody),
+    Contents(ContentsBody),
 }
 
 impl Body {
@@ -55,6 +57,11 @@ impl Body {
     pub(super) fn blocks(blocks: BlocksBody) -> Self {
         Self(Kind::Blocks(blocks))
     }
+
+    /// A file in a document of 2004.
+    pub(super) fn contents(contents: ContentsBody) -> Self {
+        Self(Kind::Contents(contents))
+    }
 }
 
 impl http_body::Body for Body {
@@ -70,6 +77,7 @@ impl http_body::Body for Body {
             Kind::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             Kind::File(file) => file.poll_piece(context),
             Kind::Blocks(blocks) => blocks.poll_piece(context),
+            Kind::Contents(contents) => contents.poll_piece(context),
         }
     }
 
@@ -82,6 +90,7 @@ impl http_body::Body for Body {
             Kind::Full(bytes) => bytes.len() as u64,
             Kind::File(file) => file.remaining.len(),
             Kind::Blocks(blocks) => blocks.remaining(),
+            Kind::Contents(contents) => contents.remaining(),
         })
     }
 }

@@ -4,6 +4,9 @@
 //! smaller one for its source, so that a flood of half-open handshakes from one machine leaves room
 //! for members. From then on it counts against its member alone.
 //!
+//! Connections of the protocol of 2004 are never a member's, so they are counted apart and share what work is
+//! done for them.
+//!
 //! Searches are work apart: one may keep a processor or a disk busy for seconds, so a member has one
 //! at a time and all members together a few. However many wait, what a listing needs stays free.
 
@@ -23,6 +26,9 @@ use crate::types::PeerId;
 
 pub(super) struct Doors {
     newcomers: Mutex<Counts<IpAddr>>,
+    plain: Mutex<Counts<IpAddr>>,
+    plain_work: Arc<Semaphore>,
+    plain_searches: Arc<Semaphore>,
     members: Mutex<HashMap<PeerId, Occupancy>>,
     searches: Arc<Semaphore>,
     limits: Limits,
@@ -38,6 +44,9 @@ impl Doors {
     pub(super) fn new(limits: &Limits) -> Arc<Self> {
         Arc::new(Self {
             newcomers: Mutex::new(Counts::default()),
+            plain: Mutex::new(Counts::default()),
+            plain_work: Arc::new(Semaphore::new(limits.plain_work)),
+            plain_searches: Arc::new(Semaphore::new(limits.searches_per_member)),
             members: Mutex::new(HashMap::new()),
             searches: Arc::new(Semaphore::new(limits.searches)),
             limits: limits.clone(),
@@ -56,6 +65,22 @@ impl Doors {
             .then(|| Newcomer {
                 doors: self.clone(),
                 source,
+            })
+    }
+
+    /// Lets a connection of the protocol of 2004 in, from `remote`.
+    pub(super) fn plain(self: &Arc<Self>, remote: IpAddr) -> Option<Plain> {
+        let mut plain = self.plain.lock();
+        if plain.total >= self.limits.plain {
+            return None;
+        }
+        plain
+            .add(source_of(remote), self.limits.plain_per_source)
+            .then(|| Plain {
+                remote,
+                work: Work(vec![self.plain_work.clone()]),
+                searches: Work(vec![self.plain_searches.clone(), self.searches.clone()]),
+                doors: self.clone(),
             })
     }
 
@@ -89,6 +114,23 @@ pub(super) struct Newcomer {
 impl Drop for Newcomer {
     fn drop(&mut self) {
         self.doors.newcomers.lock().remove(self.source);
+    }
+}
+
+/// One connection of the protocol of 2004.
+pub(super) struct Plain {
+    /// Where it comes from.
+    pub(super) remote: IpAddr,
+    /// What may be done for all of them.
+    pub(super) work: Work,
+    /// What may be searched for all of them.
+    pub(super) searches: Work,
+    doors: Arc<Doors>,
+}
+
+impl Drop for Plain {
+    fn drop(&mut self) {
+        self.doors.plain.lock().remove(source_of(self.remote));
     }
 }
 
@@ -222,6 +264,23 @@ mod tests {
         assert!(doors.newcomer("10.0.0.3".parse().unwrap()).is_none());
         drop(held);
         assert!(doors.newcomer(flood).is_some());
+    }
+
+    #[test]
+    fn connections_of_2004_take_nobody_elses_place() {
+        let doors = Doors::new(&Limits {
+            plain: 3,
+            plain_per_source: 2,
+            ..Limits::default()
+        });
+        let flood: IpAddr = "10.0.0.1".parse().unwrap();
+        let held = [doors.plain(flood).unwrap(), doors.plain(flood).unwrap()];
+        assert!(doors.plain(flood).is_none());
+        let _other = doors.plain("10.0.0.2".parse().unwrap()).unwrap();
+        assert!(doors.plain("10.0.0.3".parse().unwrap()).is_none());
+        assert!(doors.newcomer(flood).is_some());
+        drop(held);
+        assert!(doors.plain(flood).is_some());
     }
 
     #[test]

@@ -17,6 +17,7 @@ use crate::client::dial::TcpDialer;
 use crate::client::http::Client;
 use crate::config::{Listen, ShareConfig};
 use crate::error::Error;
+use crate::legacy::{Key, Legacy};
 use crate::peers::Members;
 use crate::peers::dialer::{Connect, Connection};
 use crate::share::Share;
@@ -48,10 +49,26 @@ impl TestNode {
         Self::offering(password, limits, |share, _| (Some(Arc::new(share)), None))
     }
 
+    /// Speaks the protocol of 2004, too, in the network whose password is `pw`.
+    pub(super) fn speaking_2004(limits: Limits) -> Self {
+        let legacy = Legacy::new(Key::new(b"pw"), Vec::new());
+        let offer = |share, _: &Path| (Some(Arc::new(share)), None);
+        Self::with(1, limits, Some(Arc::new(legacy)), offer)
+    }
+
     /// `offer` makes what the node answers from, of a share and a directory to keep things in.
     pub(super) fn offering(
         password: u8,
         limits: Limits,
+        offer: impl FnOnce(Share, &Path) -> (Option<Arc<Share>>, Option<Arc<Cache>>),
+    ) -> Self {
+        Self::with(password, limits, None, offer)
+    }
+
+    fn with(
+        password: u8,
+        limits: Limits,
+        legacy: Option<Arc<Legacy>>,
         offer: impl FnOnce(Share, &Path) -> (Option<Arc<Share>>, Option<Arc<Cache>>),
     ) -> Self {
         let (directory, state) = (TempDir::new().unwrap(), TempDir::new().unwrap());
@@ -67,6 +84,7 @@ impl TestNode {
             share,
             cache,
             members: Arc::new(members.unwrap()),
+            legacy,
         };
         let mut node = Self {
             gate,

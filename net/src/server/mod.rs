@@ -4,7 +4,8 @@
 //! `doors` counts them. A member's requests go to `routes`: `POST /RPC2` to `rpc` and on to
 //! [`answer`], `GET /files/PATH` to `files`, which `range` tells what to send and `body`
 //! sends, `GET /content/ROOT` to `content`, which may send what `blocks` reads from the disk cache,
-//! `POST /batch` to `batch`. Strangers see `pairing` or a constant refusal; no HTTP or XML parser runs for them.
+//! `POST /batch` to `batch`. With `--legacy`, `plain` answers connections that are not encrypted, and `plain_body`
+//! sends them files. Strangers see `pairing` or a constant refusal; no HTTP or XML parser runs for them.
 //!
 //! hyper is used here only, and so is tokio but for one notification in `auth::gate`. The runtime belongs to the [`Server`]; everything that may
 //! wait for a disk runs on its blocking threads, of which one member can take a few only.
@@ -23,6 +24,8 @@ mod files;
 pub(crate) mod harness;
 mod listen;
 mod pairing;
+mod plain;
+mod plain_body;
 mod range;
 mod recent;
 mod routes;
@@ -42,6 +45,7 @@ use crate::auth::Gate;
 use crate::cache::Cache;
 use crate::config::{Listen, SERVER_IDLE};
 use crate::error::Error;
+use crate::legacy::Legacy;
 use crate::peers::Members;
 use crate::share::Share;
 
@@ -53,6 +57,8 @@ pub struct Service {
     pub cache: Option<Arc<Cache>>,
     /// Whom it knows.
     pub members: Arc<Members>,
+    /// Its part in a network of 2004; `None` closes connections that are not encrypted.
+    pub legacy: Option<Arc<Legacy>>,
 }
 
 /// Every bound on what others may take up.
@@ -80,6 +86,16 @@ struct Limits {
     call_body: Duration,
     /// A peer that takes none of the bytes meant for it for so long is cut off.
     stall: Duration,
+    /// Connections of the protocol of 2004.
+    plain: usize,
+    /// The same, from one IPv4 address or IPv6 /64.
+    plain_per_source: usize,
+    /// Blocking threads that work for all of them.
+    plain_work: usize,
+    /// For the head of such a request.
+    plain_head: Duration,
+    /// For its body.
+    plain_body: Duration,
     /// How long a refused connection may go on talking before it is closed.
     drain: Duration,
 }
@@ -98,6 +114,11 @@ impl Default for Limits {
             head: SERVER_IDLE,
             call_body: Duration::from_secs(30),
             stall: Duration::from_secs(30),
+            plain: 16,
+            plain_per_source: 4,
+            plain_work: 4,
+            plain_head: Duration::from_secs(10),
+            plain_body: Duration::from_secs(10),
             drain: Duration::from_secs(2),
         }
     }

@@ -19,13 +19,14 @@ pub(crate) mod journal;
 mod listing;
 mod mounts;
 mod names;
-mod pattern;
+pub(crate) mod pattern;
 mod policy;
 mod roots;
 mod search;
 mod state;
 #[cfg(test)]
 mod tests;
+mod top;
 mod tree;
 mod walk;
 mod watch;

@@ -18,11 +18,11 @@ pub fn check_pattern(pattern: &str) -> Result<(), String> {
 
 /// A compiled expression.
 #[derive(Debug)]
-pub(super) struct Pattern(Regex);
+pub(crate) struct Pattern(Regex);
 
 impl Pattern {
     /// Compiles `text`, which is in the syntax of the `regex` crate.
-    pub(super) fn new(text: &str) -> Result<Self, Fault> {
+    pub(crate) fn new(text: &str) -> Result<Self, Fault> {
         if text.len() > SearchRequest::MAX_PATTERN_BYTES {
             let message = format!(
                 "a pattern has at most {} bytes",
@@ -41,7 +41,7 @@ impl Pattern {
     /// True when the expression matches anywhere in `name`, as Python's `re.search` would on what
     /// `os.listdir` returns: a byte that is not part of UTF-8 is one character, U+FFFD here.
     /// `(?-u:\xff)` matches such a byte itself.
-    pub(super) fn matches(&self, name: &[u8]) -> bool {
+    pub(crate) fn matches(&self, name: &[u8]) -> bool {
         if self.0.is_match(name) {
             return true;
         }

@@ -105,7 +105,7 @@ pub enum Error {
 
 /// The `Char` of XML 1.0 (fifth edition, production 2). Everything else cannot be written at all,
 /// not even as a reference.
-fn is_xml_char(c: char) -> bool {
+pub(crate) fn is_xml_char(c: char) -> bool {
     match c {
         '\t' | '\n' | '\r' => true,
         '\u{fffe}' | '\u{ffff}' => false,

@@ -5,8 +5,8 @@
 //! the document, so a column of megabytes is not copied before it is decoded.
 //!
 //! All that is particular to XML as *text* is in this file: the encoding, line ends (XML 1.0 section
-//! 2.11), legal characters. A reader for documents that are bytes rather than text, as programs
-//! of 2004 send them, is another source of the same [`Token`]s beneath the same grammar.
+//! 2.11), legal characters. Documents that are bytes rather than text, as programs of 2004 send them, are
+//! read by `legacy::bytes`.
 
 use std::borrow::Cow;
 

@@ -31,6 +31,8 @@ pub(super) enum Outcome {
     Fetched,
     /// Something of that name was here, and stays.
     Existed,
+    /// There is a name, and nothing to fetch.
+    LeftOut,
     /// Those who could send it do not answer now, but may later.
     Postponed,
 }

@@ -15,7 +15,8 @@ use std::time::Instant;
 
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use parking_lot::{Condvar, Mutex, MutexGuard};
-use tinyp2p_net::client::Peer;
+use tinyp2p_net::client::{Need, Peer};
+use tinyp2p_net::config::READ_DEADLINE;
 use tinyp2p_net::error::Error;
 use tinyp2p_net::peers::Member;
 use tinyp2p_net::types::{PeerId, RelPath};
@@ -25,7 +26,7 @@ use super::join::{self, Joined};
 use super::password::Source;
 use super::{Failure, print, search};
 use fetch::Outcome;
-use plan::Job;
+use plan::{Holder, Job};
 use queue::{Next, Queue, Standing, Task};
 use target::Target;
 
@@ -65,7 +66,12 @@ pub(super) fn run(source: Source, args: GetArgs) -> Result<(), Failure> {
 
 /// Drawn on terminals only.
 fn progress_bar(jobs: &[Job]) -> ProgressBar {
-    let bar = ProgressBar::new(jobs.iter().map(|job| job.size).sum());
+    let bar = ProgressBar::new(
+        jobs.iter()
+            .filter(|job| job.is_measured())
+            .map(|job| job.size)
+            .sum(),
+    );
     let template = "{percent:>3}% {bytes}/{total_bytes} {bytes_per_sec} {eta} {wide_msg}";
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);
@@ -79,13 +85,14 @@ struct Tally {
     fetched: u64,
     bytes: u64,
     existed: u64,
+    left_out: u64,
     failed: u64,
 }
 
 impl Tally {
     /// The files that there is an outcome for.
     fn done(&self) -> u64 {
-        self.fetched + self.existed + self.failed
+        self.fetched + self.existed + self.left_out + self.failed
     }
 }
 
@@ -167,6 +174,19 @@ impl Crew<'_> {
         let path = task.job.path();
         self.bar
             .set_message(format!("{done} of {}, {path}", self.total));
+        if !task.job.is_measured() {
+            let outcome = match self.target.has(&task.job) {
+                Ok(true) => Some(Ok(Outcome::Existed)),
+                Ok(false) => self.measure(&mut task.job).transpose(),
+                Err(error) => Some(Err(error.to_string())),
+            };
+            if let Some(outcome) = outcome {
+                self.settle(&task.job, &outcome);
+                self.queue.lock().ended(task.probe);
+                self.changed.notify_all();
+                return;
+            }
+        }
         let directory = &task.job.directory;
         let parts = match task.begun {
             // What it has left is not among those that were here at the beginning.
@@ -183,6 +203,54 @@ impl Crew<'_> {
             queue.put_back(task.job);
         }
         self.changed.notify_all();
+    }
+
+    /// Gives `job` its size: whoever has it tells names only, and is asked for all of it. What became of it, if
+    /// that ends it.
+    fn measure(&self, job: &mut Job) -> Result<Option<Outcome>, String> {
+        let mut failure = Error::NotFound {
+            who: job.holders[0].member.name.to_string(),
+        };
+        for holder in job.holders.clone() {
+            let (Some(path), who) = (job.path_at_members(), &holder.member.name) else {
+                continue;
+            };
+            let measured = loop {
+                let Some(whole) = self.joined.node.members().whole(holder.member.id) else {
+                    break Err(Error::Timeout {
+                        who: who.to_string(),
+                    });
+                };
+                match whole.measure(&path, Need::Bytes, Instant::now() + READ_DEADLINE) {
+                    Err(Error::Unfinished { .. }) => {}
+                    other => break other,
+                }
+            };
+            match measured {
+                Ok(found) => {
+                    (job.size, job.mtime, job.root) = (found.size, found.mtime, found.root);
+                    job.holders = vec![Holder {
+                        version: found.version,
+                        ..holder
+                    }];
+                    self.bar.inc_length(found.size);
+                    return Ok(None);
+                }
+                Err(error) => failure = error,
+            }
+        }
+        match failure {
+            // Names of directories are among those that a server of 2004 tells.
+            Error::NotFound { who } => {
+                let path = job.path();
+                let text = format!(
+                    "{PROGRAM}: {path}: left out: {who} cannot give it, as if it were a directory"
+                );
+                self.bar.suspend(|| eprintln!("{text}"));
+                Ok(Some(Outcome::LeftOut))
+            }
+            error => Err(error.to_string()),
+        }
     }
 
     /// Counts what became of a file, and says why if it failed.
@@ -227,6 +295,7 @@ fn count(tally: &mut Tally, job: &Job, outcome: &Result<Outcome, String>) {
             tally.bytes += job.size;
         }
         Ok(Outcome::Existed) => tally.existed += 1,
+        Ok(Outcome::LeftOut) => tally.left_out += 1,
         Ok(Outcome::Postponed) => {}
         Err(_) => tally.failed += 1,
     }
@@ -253,6 +322,7 @@ mod tests {
             fetched: 2,
             bytes: 2048,
             existed: 1,
+            left_out: 0,
             failed: 0,
         };
         assert_eq!(tally.to_string(), "2 fetched (2.00 KiB), 1 existed\n");

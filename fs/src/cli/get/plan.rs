@@ -17,7 +17,7 @@ pub(super) struct Job {
     /// The name, and the directory below the target.
     pub(super) directory: RelPath,
     pub(super) name: Name,
-    /// Bytes of content.
+    /// Bytes of content; [`Attributes::UNKNOWN_SIZE`] while nobody who has it tells.
     pub(super) size: u64,
     /// Modification time, nanoseconds since 1970.
     pub(super) mtime: i64,
@@ -35,6 +35,18 @@ impl Job {
         } else {
             format!("{}/{}", self.directory, self.name)
         }
+    }
+}
+
+impl Job {
+    /// False while only its name is known.
+    pub(super) fn is_measured(&self) -> bool {
+        self.size != Attributes::UNKNOWN_SIZE
+    }
+
+    /// Its path at those who have it.
+    pub(super) fn path_at_members(&self) -> Option<RelPath> {
+        self.holders.first().map(|holder| holder.path.clone())
     }
 }
 

@@ -74,6 +74,20 @@ impl Target {
         Ok(parts)
     }
 
+    /// True if something of the job's name is here.
+    pub(super) fn has(&self, job: &Job) -> io::Result<bool> {
+        let directory = match self.directory(&job.directory, false) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            other => other?,
+        };
+        let name = OsStr::from_bytes(job.name.as_bytes());
+        match rustix::fs::statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(_) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
     /// Prepares the place for `job`, given the parts in its directory. The part of a version that
     /// somebody still has is taken up; those of others are removed.
     pub(super) fn begin(&self, job: &Job, parts: &[Vec<u8>]) -> io::Result<Begin> {

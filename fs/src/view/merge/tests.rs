@@ -62,6 +62,28 @@ fn row(name: &str, size: u64, holders: &[u8]) -> (String, u64, Vec<u8>) {
 }
 
 #[test]
+fn a_file_without_a_size_is_shown_where_nobody_has_more() {
+    let unknown = |name: &str, mtime| file(name, Attributes::UNKNOWN_SIZE, mtime);
+    let items = directory(
+        vec![
+            (member(1, "ann"), vec![file("x", 1, 1), folder("y", 1)]),
+            (
+                member(2, "box:1"),
+                vec![unknown("x", 9), unknown("y", 9), unknown("z", 9)],
+            ),
+            (member(3, "box:2"), vec![unknown("z", 8)]),
+        ],
+        None,
+    );
+    let expected = [
+        row("x", 1, &[1]),
+        row("y", 0, &[1]),
+        row("z", Attributes::UNKNOWN_SIZE, &[2, 3]),
+    ];
+    assert_eq!(shown(&items), expected);
+}
+
+#[test]
 fn directories_merge_and_show_the_newest_mtime() {
     let items = directory(
         vec![

@@ -1,0 +1,221 @@
+//! Documents as programs of 2004 write them: bytes between tags, in no encoding.
+//!
+//! Python 2 puts a file's contents between `<string>` and `</string>` as they are, and replaces `&`, `<` and `>`
+//! alone. Mostly the result is no XML: control characters, any encoding or none. But every byte is there, so
+//! here text is bytes, and nothing is done to it: no decoding, no line-end rule. What is between two tags goes
+//! to the caller in pieces as it comes, so that contents of any size take no memory.
+//!
+//! As in [`xmlrpc`](crate::xmlrpc), what is not needed is refused: document types, comments, CDATA sections,
+//! processing instructions, attributes, unknown elements. A document that was cut is never a shorter one:
+//! who reads it misses an end tag.
+
+use std::io::{self, BufRead};
+
+use super::wire::Error;
+
+/// Every element of XML-RPC that is understood.
+const ELEMENTS: [&str; 18] = [
+    "value",
+    "string",
+    "base64",
+    "int",
+    "i4",
+    "i8",
+    "boolean",
+    "array",
+    "data",
+    "struct",
+    "member",
+    "name",
+    "methodCall",
+    "methodName",
+    "methodResponse",
+    "params",
+    "param",
+    "fault",
+];
+
+/// The longest markup between `<` and `>`: an XML declaration.
+const MAX_MARKUP: usize = 100;
+
+/// The longest reference between `&` and `;`.
+const MAX_REFERENCE: usize = 8;
+
+/// What ends a run of text.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Tag {
+    /// A start tag.
+    Open(&'static str),
+    /// An end tag. Whether it belongs to the start tag is the caller's to check.
+    Close(&'static str),
+    /// The end of the document.
+    End,
+}
+
+/// Where pieces of text go.
+pub type Sink<'s> = dyn FnMut(&[u8]) -> Result<(), Error> + 's;
+
+/// The tags of one document, and the text before each.
+#[derive(Debug)]
+pub struct Tags<R> {
+    source: R,
+    position: u64,
+    most: u64,
+    /// The end tag that an empty element stands for.
+    owed: Option<&'static str>,
+}
+
+impl<R: BufRead> Tags<R> {
+    /// Reads from `source` a document of at most so many bytes.
+    pub fn new(source: R, most: u64) -> Self {
+        Self {
+            source,
+            position: 0,
+            most,
+            owed: None,
+        }
+    }
+
+    /// Hands the text up to the next tag to `text`, and returns that tag.
+    ///
+    /// # Errors
+    /// The source's, the sink's, and [`Error::Broken`] and [`Error::Limit`] of the document.
+    pub fn next(&mut self, text: &mut Sink<'_>) -> Result<Tag, Error> {
+        if let Some(element) = self.owed.take() {
+            return Ok(Tag::Close(element));
+        }
+        loop {
+            let Some(plain) = self.plain(text)? else {
+                return Ok(Tag::End);
+            };
+            match plain {
+                b'&' => {
+                    let c = self.reference()?;
+                    text(c.encode_utf8(&mut [0; 4]).as_bytes())?;
+                }
+                _ => {
+                    if let Some(tag) = self.markup()? {
+                        return Ok(tag);
+                    }
+                }
+            }
+        }
+    }
+
+    /// [`Error::Broken`], with the place.
+    pub fn broken(&self, why: &str) -> Error {
+        Error::Broken(format!("{why} (near byte {})", self.position))
+    }
+
+    /// Hands over what comes before the next `<` or `&`, and takes that byte; `None` at the end.
+    fn plain(&mut self, text: &mut Sink<'_>) -> Result<Option<u8>, Error> {
+        loop {
+            let buffer = filled(&mut self.source)?;
+            if buffer.is_empty() {
+                return Ok(None);
+            }
+            let at = buffer.iter().position(|b| matches!(b, b'<' | b'&'));
+            let plain = &buffer[..at.unwrap_or(buffer.len())];
+            text(plain)?;
+            let special = at.map(|at| buffer[at]);
+            let taken = plain.len() + usize::from(special.is_some());
+            self.take(taken)?;
+            if special.is_some() {
+                return Ok(special);
+            }
+        }
+    }
+
+    /// What comes behind a `<`, up to the `>`; `None` for an XML declaration.
+    fn markup(&mut self) -> Result<Option<Tag>, Error> {
+        let begun = self.position > 1;
+        let mut markup = Vec::with_capacity(MAX_MARKUP);
+        self.until(b'>', MAX_MARKUP, &mut markup)?;
+        match markup.as_slice() {
+            [b'?', b'x', b'm', b'l', b' ', .., b'?'] if !begun => Ok(None),
+            [b'?', ..] => Err(self.broken("processing instructions are refused")),
+            [b'!', ..] => Err(self.broken("document types, comments and CDATA are refused")),
+            [b'/', name @ ..] => self.element(name).map(|name| Some(Tag::Close(name))),
+            [name @ .., b'/'] => {
+                let element = self.element(name)?;
+                self.owed = Some(element);
+                Ok(Some(Tag::Open(element)))
+            }
+            name => self.element(name).map(|name| Some(Tag::Open(name))),
+        }
+    }
+
+    fn element(&self, name: &[u8]) -> Result<&'static str, Error> {
+        let name = name.trim_ascii_end();
+        let known = ELEMENTS.iter().find(|known| known.as_bytes() == name);
+        known.copied().ok_or_else(|| {
+            let name = name.escape_ascii();
+            self.broken(&format!("<{name}> is not part of XML-RPC"))
+        })
+    }
+
+    /// What comes behind an `&`, up to the `;`.
+    fn reference(&mut self) -> Result<char, Error> {
+        let mut name = Vec::with_capacity(MAX_REFERENCE);
+        self.until(b';', MAX_REFERENCE, &mut name)?;
+        let number = |digits: &[u8], radix| {
+            let digits = std::str::from_utf8(digits).ok()?;
+            let is_plain = digits.bytes().all(|b| b.is_ascii_hexdigit());
+            let number = u32::from_str_radix(digits, radix).ok().filter(|_| is_plain);
+            number.and_then(char::from_u32)
+        };
+        let c = match name.as_slice() {
+            b"lt" => Some('<'),
+            b"gt" => Some('>'),
+            b"amp" => Some('&'),
+            b"apos" => Some('\''),
+            b"quot" => Some('"'),
+            [b'#', b'x', digits @ ..] => number(digits, 16),
+            [b'#', digits @ ..] => number(digits, 10),
+            _ => None,
+        };
+        c.ok_or_else(|| self.broken(&format!("&{}; is not defined", name.escape_ascii())))
+    }
+
+    /// Takes bytes up to `end`, of which at most `most` come before it.
+    fn until(&mut self, end: u8, most: usize, into: &mut Vec<u8>) -> Result<(), Error> {
+        loop {
+            let Some(byte) = filled(&mut self.source)?.first().copied() else {
+                return Err(self.broken("the document ends early"));
+            };
+            self.take(1)?;
+            match byte {
+                byte if byte == end => return Ok(()),
+                _ if into.len() >= most => {
+                    return Err(self.broken("a tag or reference that does not end"));
+                }
+                byte => into.push(byte),
+            }
+        }
+    }
+
+    fn take(&mut self, count: usize) -> Result<(), Error> {
+        self.source.consume(count);
+        self.position += count as u64;
+        match self.position > self.most {
+            true => Err(Error::Limit {
+                what: "bytes of a document",
+                most: self.most,
+            }),
+            false => Ok(()),
+        }
+    }
+}
+
+/// What the source has; nothing only at its end.
+fn filled(source: &mut impl BufRead) -> Result<&[u8], Error> {
+    loop {
+        match source.fill_buf() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(Error::Read(error)),
+            Ok(_) => break,
+        }
+    }
+    // Asked again, as the borrow of the first answer cannot leave the loop; it is in memory by now.
+    source.fill_buf().map_err(Error::Read)
+}

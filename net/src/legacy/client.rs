@@ -1,0 +1,564 @@
+//! Calls to one server of 2004: plain HTTP, one call a connection, short, and each with an end.
+//!
+//! Requests are HTTP/1.0, so that no server may keep the connection or cut its answer into chunks: a server of 2004
+//! serves one connection at a time, and whoever holds one holds up everybody. Nobody is followed elsewhere (a
+//! redirect is a failure), and nothing is taken in without a bound.
+
+use std::io::{self, BufRead, Read, Write};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::wire::{self, Operation};
+use super::{NODE_FIELD, Url};
+use crate::client::dial::{Dial, Link};
+use crate::config::{CALL_DEADLINE, CONNECT_DEADLINE};
+use crate::error::Error;
+use crate::types::{PeerId, escaped};
+use crate::wire::{Fault, FaultCode};
+
+/// The most bytes of an answer that lists names or servers.
+const MAX_LIST: u64 = 4 << 20;
+
+/// The most names of one server.
+const MAX_NAMES: usize = 65_536;
+
+/// What Python says of EISDIR.
+const IS_A_DIRECTORY: &str = "[Errno 21]";
+
+/// How a read ends that nobody waits for.
+const ABANDONED: io::ErrorKind = io::ErrorKind::ConnectionAborted;
+
+/// The longest head of a response.
+const MAX_HEAD: usize = 16 << 10;
+
+/// Header fields of a response; a server of 2004 sends four.
+const MAX_FIELDS: usize = 64;
+
+/// A download that brings less than [`LEAST_PROGRESS`] in this time has failed.
+const STANDSTILL: Duration = Duration::from_secs(15);
+
+/// See [`STANDSTILL`]; at the end of a file less is enough.
+const LEAST_PROGRESS: u64 = 16 << 10;
+
+/// How often a download that brings nothing looks whether anybody still wants it.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// Read at once.
+const BUFFER: usize = 64 << 10;
+
+/// Calls one server.
+#[derive(Debug)]
+pub struct Caller {
+    url: Url,
+    token: String,
+    dialer: Arc<dyn Dial>,
+}
+
+/// What a server says of others.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Told {
+    /// What it says are URLs of servers.
+    pub urls: Vec<String>,
+    /// Who it is, if it is a node of this program.
+    pub node: Option<PeerId>,
+}
+
+/// What [`Caller::contents`] may take.
+pub(super) struct Allowance<'a> {
+    /// The most bytes.
+    pub(super) most: u64,
+    /// The longest document for them that is begun with.
+    pub(super) document: u64,
+    /// The first one must have come by then: before, the server may be busy with somebody else.
+    pub(super) begin: Instant,
+    /// Whether anybody still wants it.
+    pub(super) is_wanted: &'a dyn Fn() -> bool,
+}
+
+impl Caller {
+    /// Calls the server at `url` with the `token` that the password makes for it.
+    pub fn new(url: Url, token: String, dialer: Arc<dyn Dial>) -> Self {
+        Self { url, token, dialer }
+    }
+
+    /// Whom it calls.
+    pub fn url(&self) -> &Url {
+        &self.url
+    }
+
+    /// `HOST:PORT`, as it stands in the URL.
+    pub fn place(&self) -> &str {
+        place(&self.url)
+    }
+
+    /// Operation 0: says that there is a server at `ours`, and returns what it knows, URLs or not. One that
+    /// knows nobody, and is told nothing, answers with a fault: nobody then.
+    ///
+    /// # Errors
+    /// [`Error::Refused`]: the password is another one. The rest as of any call.
+    pub fn servers(&self, ours: Option<&Url>) -> Result<Told, Error> {
+        let urls: Vec<Vec<u8>> = ours.iter().map(|url| url.as_str().into()).collect();
+        let is_silent = urls.is_empty();
+        let deadline = Instant::now() + CALL_DEADLINE;
+        let operation = Operation::Servers(urls);
+        let answer = self.call(&operation, deadline, Pace::By(deadline))?;
+        let node = answer.node;
+        let urls = match wire::decode_servers(answer) {
+            Err(wire::Error::Fault { .. }) if is_silent => Vec::new(),
+            other => other.map_err(|trouble| self.error(trouble))?,
+        };
+        Ok(Told { urls, node })
+    }
+
+    /// Operation 1: every name that it has, whatever it is worth.
+    ///
+    /// # Errors
+    /// As any call's.
+    pub fn names(&self, deadline: Instant) -> Result<Vec<Vec<u8>>, Error> {
+        let deadline = deadline.min(Instant::now() + CALL_DEADLINE);
+        let operation = Operation::Names(String::new());
+        let answer = self.call(&operation, deadline, Pace::By(deadline))?;
+        let names = wire::decode_names(answer).map_err(|trouble| self.error(trouble))?;
+        match names.len() {
+            0..=MAX_NAMES => Ok(names),
+            _ => Err(Error::misbehaved(
+                self.place(),
+                format!("more than {MAX_NAMES} names"),
+            )),
+        }
+    }
+
+    /// Whether `name` is that of a directory, as far as that can be told without sending a file: a server that opens
+    /// whatever path it is given fails in one way or another.
+    ///
+    /// # Errors
+    /// As any call's.
+    pub fn is_directory(&self, name: &[u8], deadline: Instant) -> Result<bool, Error> {
+        let operation = Operation::Contents([name, b"/."].concat());
+        let answer = self.call(&operation, deadline, Pace::By(deadline))?;
+        match wire::decode_contents(answer, 0, &mut io::sink()) {
+            Err(wire::Error::Fault { message, .. }) => Ok(message.contains(IS_A_DIRECTORY)),
+            Err(wire::Error::Limit { .. }) | Ok(_) => Ok(false),
+            Err(trouble) => Err(self.error(trouble)),
+        }
+    }
+
+    /// Operation 2: the contents of `name`, as they come, into `sink`. Returns how many bytes they are.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when it says that it cannot read it; an [`Error::Local`] when nobody wants it any more,
+    /// or it is too large. The rest as of any call.
+    pub(super) fn contents(
+        &self,
+        name: &[u8],
+        allowance: &Allowance<'_>,
+        sink: &mut dyn Write,
+    ) -> Result<u64, Error> {
+        let pace = Pace::Progress {
+            since: None,
+            brought: 0,
+            begin: allowance.begin,
+            is_wanted: allowance.is_wanted,
+        };
+        let operation = Operation::Contents(name.to_owned());
+        let mut answer = self.call(&operation, allowance.begin, pace)?;
+        if answer
+            .left
+            .is_some_and(|length| length > allowance.document)
+        {
+            return Err(self.too_large(name));
+        }
+        answer.most = allowance.document;
+        match wire::decode_contents(answer, allowance.most, sink) {
+            Err(wire::Error::Fault { message, .. }) => {
+                let (server, why) = (self.place(), escaped(message.as_bytes()));
+                tracing::debug!(server, name = escaped(name), why, "no contents");
+                Err(Error::NotFound {
+                    who: server.to_owned(),
+                })
+            }
+            Err(wire::Error::Limit { .. }) => Err(self.too_large(name)),
+            Err(wire::Error::Write(error)) if error.kind() == io::ErrorKind::FileTooLarge => {
+                Err(self.too_large(name))
+            }
+            other => other.map_err(|trouble| self.error(trouble)),
+        }
+    }
+
+    /// Sends a call and reads the head of the answer. Connecting and sending end by `deadline`.
+    fn call<'a>(
+        &self,
+        operation: &Operation,
+        deadline: Instant,
+        pace: Pace<'a>,
+    ) -> Result<Answer<'a>, Error> {
+        let dialled = deadline.min(Instant::now() + CONNECT_DEADLINE);
+        let link = self.dialer.dial(&self.url.address(), dialled)?;
+        let sent = link.write_all(&self.request(operation), deadline);
+        let mut answer = Answer {
+            link: Closing(link),
+            buffer: vec![0; BUFFER],
+            begin: 0,
+            end: 0,
+            most: MAX_LIST,
+            left: None,
+            node: None,
+            pace,
+        };
+        sent.map_err(wire::Error::Read)
+            .and_then(|()| answer.read_head())
+            .map_err(|trouble| self.error(trouble))?;
+        Ok(answer)
+    }
+
+    fn request(&self, operation: &Operation) -> Vec<u8> {
+        let body = wire::encode_call(&self.token, operation);
+        let (place, length) = (self.place(), body.len());
+        let head = format!(
+            "POST /RPC2 HTTP/1.0\r\nHost: {place}\r\nUser-Agent: tinyp2p\r\nContent-Type: text/xml\r\n\
+             Content-Length: {length}\r\nConnection: close\r\n\r\n"
+        );
+        [head.as_bytes(), &body].concat()
+    }
+
+    fn error(&self, trouble: wire::Error) -> Error {
+        let who = self.place().to_owned();
+        match trouble {
+            wire::Error::Denied => Error::Refused { who },
+            wire::Error::Fault { message, .. } => Error::Fault {
+                who,
+                fault: Fault::new(FaultCode::Other(1), message),
+            },
+            wire::Error::Broken(_) | wire::Error::Limit { .. } => {
+                Error::misbehaved(who, trouble.to_string())
+            }
+            wire::Error::Write(error) => Error::local(format!("keeping a file of {who}"), error),
+            wire::Error::Read(error) => match error.kind() {
+                io::ErrorKind::TimedOut => Error::Timeout { who },
+                io::ErrorKind::FileTooLarge => {
+                    Error::misbehaved(who, "an answer that is longer than it may be")
+                }
+                ABANDONED => Error::Local {
+                    what: format!("fetching from {who}"),
+                    why: "nobody waits for it any more".into(),
+                },
+                _ => Error::Unreachable {
+                    who,
+                    why: error.to_string(),
+                },
+            },
+        }
+    }
+
+    fn too_large(&self, name: &[u8]) -> Error {
+        Error::Local {
+            what: format!("fetching {} from {}", escaped(name), self.place()),
+            why: "it is larger than the cache may take of it (see --cache-size)".into(),
+        }
+    }
+}
+
+/// `HOST:PORT` of a server.
+pub(super) fn place(url: &Url) -> &str {
+    let text = url.as_str();
+    text.strip_prefix("http://").unwrap_or(text)
+}
+
+/// How long an answer may take.
+enum Pace<'a> {
+    /// All of it comes by then.
+    By(Instant),
+    /// It goes on coming, for as long as it is wanted.
+    Progress {
+        /// When what is counted in `brought` began to come; `None` before the first byte.
+        since: Option<Instant>,
+        brought: u64,
+        begin: Instant,
+        is_wanted: &'a dyn Fn() -> bool,
+    },
+}
+
+impl Pace<'_> {
+    /// How long the next read may wait; an error once it must not any more.
+    fn next(&self, now: Instant) -> io::Result<Instant> {
+        let (end, is_wanted) = match self {
+            Self::By(deadline) => (*deadline, true),
+            Self::Progress {
+                since,
+                begin,
+                is_wanted,
+                ..
+            } => (
+                since.map_or(*begin, |since| since + STANDSTILL),
+                is_wanted(),
+            ),
+        };
+        match is_wanted {
+            false => Err(ABANDONED.into()),
+            true if now >= end => Err(io::ErrorKind::TimedOut.into()),
+            true => Ok(match self {
+                Self::By(_) => end,
+                Self::Progress { .. } => end.min(now + LOOK),
+            }),
+        }
+    }
+
+    fn came(&mut self, count: usize, now: Instant) {
+        if let Self::Progress { since, brought, .. } = self {
+            *brought += count as u64;
+            if since.is_none() || *brought >= LEAST_PROGRESS {
+                (*since, *brought) = (Some(now), 0);
+            }
+        }
+    }
+}
+
+/// Ends the connection with the call, however that ends.
+struct Closing(Arc<dyn Link>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.shutdown();
+    }
+}
+
+/// An answer that is on its way.
+struct Answer<'a> {
+    link: Closing,
+    buffer: Vec<u8>,
+    begin: usize,
+    end: usize,
+    /// The most bytes that are taken in from now on.
+    most: u64,
+    /// What is still to come of the body, if its length is known.
+    left: Option<u64>,
+    /// Which node of this program says that it answers.
+    node: Option<PeerId>,
+    pace: Pace<'a>,
+}
+
+impl Answer<'_> {
+    fn read_head(&mut self) -> Result<(), wire::Error> {
+        let broken = |what: &str| Err(wire::Error::Broken(what.to_owned()));
+        loop {
+            let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
+            let mut head = httparse::Response::new(&mut fields);
+            match head.parse(&self.buffer[..self.end]) {
+                Ok(httparse::Status::Complete(length)) => {
+                    self.begin = length;
+                    let said = |name: &str| {
+                        let mut fields = head.headers.iter();
+                        let field = fields.find(|f| f.name.eq_ignore_ascii_case(name))?;
+                        std::str::from_utf8(field.value).ok()
+                    };
+                    self.left = said("content-length").and_then(|text| text.trim().parse().ok());
+                    self.node = said(NODE_FIELD).and_then(|text| text.trim().parse().ok());
+                    return match head.code {
+                        Some(200) => Ok(()),
+                        Some(300..400) => broken("a redirect, which is not followed"),
+                        Some(code) => broken(&format!("HTTP status {code}")),
+                        None => broken("no HTTP status"),
+                    };
+                }
+                Ok(httparse::Status::Partial) if self.end < MAX_HEAD => {}
+                _ => return broken("something else than HTTP, or a head that does not end"),
+            }
+            if self.receive().map_err(wire::Error::Read)? == 0 {
+                return Err(wire::Error::Read(io::ErrorKind::UnexpectedEof.into()));
+            }
+        }
+    }
+
+    /// Receives more, behind what is in the buffer; 0 at the end.
+    fn receive(&mut self) -> io::Result<usize> {
+        if self.most == 0 {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        loop {
+            let deadline = self.pace.next(Instant::now())?;
+            match self.link.0.read(&mut self.buffer[self.end..], deadline) {
+                Ok(count) => {
+                    self.pace.came(count, Instant::now());
+                    self.most = self.most.saturating_sub(count as u64);
+                    self.end += count;
+                    return Ok(count);
+                }
+                // The pace says whether that was all the time there is.
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+impl BufRead for Answer<'_> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.left == Some(0) {
+            return Ok(&[]);
+        }
+        if self.begin == self.end {
+            (self.begin, self.end) = (0, 0);
+            // What was promised and does not come is missed by whoever reads.
+            self.receive()?;
+        }
+        let here = self.end - self.begin;
+        let here = match self.left {
+            Some(left) => here.min(usize::try_from(left).unwrap_or(here)),
+            None => here,
+        };
+        Ok(&self.buffer[self.begin..self.begin + here])
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.begin += count;
+        self.left = self.left.map(|left| left.saturating_sub(count as u64));
+    }
+}
+
+impl Read for Answer<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let here = self.fill_buf()?;
+        let count = here.len().min(buffer.len());
+        buffer[..count].copy_from_slice(&here[..count]);
+        self.consume(count);
+        Ok(count)
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::super::twin::{Twin, answer_with, names_document};
+    use super::*;
+    use crate::client::dial::TcpDialer;
+
+    fn caller(twin: &Twin) -> Caller {
+        Caller::new(twin.url(), twin.token(), Arc::new(TcpDialer::default()))
+    }
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(10)
+    }
+
+    fn fetch(caller: &Caller, name: &str, most: u64) -> Result<Vec<u8>, Error> {
+        let mut bytes = Vec::new();
+        let allowance = Allowance {
+            most,
+            document: 10 * most,
+            begin: soon(),
+            is_wanted: &|| true,
+        };
+        caller.contents(name.as_bytes(), &allowance, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    #[test]
+    fn a_server_tells_whom_it_knows_and_what_it_has_and_gives_every_byte() {
+        let twin = Twin::start();
+        let all: Vec<u8> = (0..=255).cycle().take(100_000).collect();
+        twin.put("b in", &all);
+        let caller = caller(&twin);
+        assert_eq!(caller.servers(None).unwrap().urls, Vec::<String>::new());
+        let ours: Url = "http://127.0.0.1:1".parse().unwrap();
+        let told = caller.servers(Some(&ours)).unwrap();
+        assert_eq!((told.urls, told.node), (vec![ours.to_string()], None));
+        assert_eq!(caller.names(soon()).unwrap(), [b"b in"]);
+        assert_eq!(fetch(&caller, "b in", 1 << 20).unwrap(), all);
+        let missing = fetch(&caller, "missing", 1 << 20);
+        assert!(
+            matches!(missing, Err(Error::NotFound { .. })),
+            "{missing:?}"
+        );
+    }
+
+    #[test]
+    fn another_password_is_refused_by_every_operation() {
+        let twin = Twin::start();
+        twin.put("x", b"1");
+        let caller = Caller::new(twin.url(), "0".repeat(32), Arc::new(TcpDialer::default()));
+        let refused = |error: Error| assert!(matches!(error, Error::Refused { .. }), "{error}");
+        refused(caller.servers(None).unwrap_err());
+        refused(caller.names(soon()).unwrap_err());
+        refused(fetch(&caller, "x", 1 << 20).unwrap_err());
+    }
+
+    #[test]
+    fn a_frozen_server_costs_its_deadline() {
+        let twin = Twin::raw(|_| std::thread::sleep(Duration::from_secs(30)));
+        let (caller, begun) = (caller(&twin), Instant::now());
+        let deadline = begun + Duration::from_millis(300);
+        let error = caller.names(deadline).unwrap_err();
+        assert!(matches!(error, Error::Timeout { .. }), "{error}");
+        assert!(begun.elapsed() < Duration::from_secs(2));
+    }
+
+    #[test]
+    fn hostile_answers_end_and_are_named() {
+        use std::io::Write;
+        let endless = |head: &'static [u8]| {
+            move |mut stream: std::net::TcpStream| {
+                if stream.write_all(head).is_ok() {
+                    while stream.write_all(&[b'x'; 4096]).is_ok() {}
+                }
+            }
+        };
+        let document = b"HTTP/1.0 200 OK\r\n\r\n<methodResponse><params><param><value><string>";
+        let many = names_document(std::iter::repeat_n(&b"0123456789"[..], 1_000_000));
+        let answers: Vec<Twin> = vec![
+            Twin::raw(endless(b"")),
+            Twin::raw(endless(b"HTTP/1.0 200 OK\r\nx: ")),
+            Twin::raw(endless(document)),
+            answer_with(b"HTTP/1.0 302 Found\r\nLocation: http://127.0.0.1:1/\r\n\r\n".to_vec()),
+            answer_with(many),
+            answer_with(b"HTTP/1.0 200 OK\r\n\r\n<!DOCTYPE a [<!ENTITY b 'c'>]>".to_vec()),
+        ];
+        for twin in answers {
+            let caller = caller(&twin);
+            let error = caller.names(soon()).unwrap_err();
+            assert!(matches!(error, Error::Misbehaved { .. }), "{error}");
+            assert!(error.to_string().contains(caller.place()));
+        }
+        let twin = Twin::raw(endless(document));
+        let error = fetch(&caller(&twin), "x", 1 << 20).unwrap_err();
+        assert!(error.to_string().contains("larger than"), "{error}");
+    }
+
+    #[test]
+    fn a_download_that_nobody_wants_any_more_ends() {
+        let twin = Twin::raw(|_| std::thread::sleep(Duration::from_secs(30)));
+        let (caller, begun) = (caller(&twin), Instant::now());
+        let allowance = Allowance {
+            most: 1,
+            document: 1,
+            begin: soon(),
+            is_wanted: &|| begun.elapsed() < Duration::from_millis(100),
+        };
+        caller
+            .contents(b"x", &allowance, &mut io::sink())
+            .unwrap_err();
+        assert!(begun.elapsed() < Duration::from_secs(3));
+    }
+
+    #[test]
+    fn single_bytes_now_and_then_are_no_progress() {
+        let begun = Instant::now();
+        let mut pace = Pace::Progress {
+            since: None,
+            brought: 0,
+            begin: begun + Duration::from_secs(3),
+            is_wanted: &|| true,
+        };
+        pace.came(1, begun);
+        let mut now = begun;
+        let end = loop {
+            match pace.next(now) {
+                Ok(_) => {
+                    now += Duration::from_secs(1);
+                    pace.came(1, now);
+                }
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(end.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(now - begun, STANDSTILL);
+    }
+}

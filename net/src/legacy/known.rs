@@ -1,0 +1,145 @@
+//! The servers of 2004 that this node knows: those the user named, and those it was told of.
+//!
+//! In that protocol members tell each other of servers and never of their end, so the list is bounded
+//! here: when it is full, whoever nobody has told of for the longest makes room, and only after
+//! [`UNMENTIONED`], so that a member that tells of many drives out nobody that is still there.
+
+use std::time::{Duration, Instant};
+
+use super::Url;
+
+/// The most servers that were not named by the user.
+pub const MAX_LEARNED: usize = 64;
+
+/// A server of which nobody has told for so long can be replaced by another. Those that run tell of themselves
+/// only when they start, so this is long.
+pub const UNMENTIONED: Duration = Duration::from_secs(24 * 3600);
+
+/// Servers of 2004, in the order in which they became known. Pure: whoever shares it puts it
+/// behind a lock.
+#[derive(Debug, Default)]
+pub struct Known {
+    own: Vec<Url>,
+    named: Vec<Url>,
+    learned: Vec<(Url, Instant)>,
+    revision: u64,
+}
+
+impl Known {
+    /// Of a node whose user named these servers.
+    pub fn new(named: Vec<Url>) -> Self {
+        Self {
+            named,
+            ..Self::default()
+        }
+    }
+
+    /// Takes `own` for the URLs of this node, and none of them for another server any more.
+    pub fn announce(&mut self, own: Vec<Url>) {
+        self.named.retain(|url| !own.contains(url));
+        self.learned.retain(|(url, _)| !own.contains(url));
+        self.own = own;
+        self.revision += 1;
+    }
+
+    /// Takes note of the server at `url`. False if it was known, is this node itself, or finds no room.
+    pub fn learn(&mut self, url: Url, now: Instant) -> bool {
+        if self.own.contains(&url) || self.named.contains(&url) {
+            return false;
+        }
+        if let Some((_, told)) = self.learned.iter_mut().find(|(known, _)| *known == url) {
+            *told = now;
+            return false;
+        }
+        if self.learned.len() >= MAX_LEARNED && !self.make_room(now) {
+            return false;
+        }
+        self.learned.push((url, now));
+        self.revision += 1;
+        true
+    }
+
+    /// No longer takes `url` for a server, unless the user named it: it turned out to be this node itself, or none
+    /// at all.
+    pub fn forget(&mut self, url: &Url) {
+        let before = self.learned.len();
+        self.learned.retain(|(known, _)| known != url);
+        self.revision += u64::from(self.learned.len() < before);
+    }
+
+    /// All servers but this node itself.
+    pub fn all(&self) -> Vec<Url> {
+        let learned = self.learned.iter().map(|(url, _)| url);
+        self.named.iter().chain(learned).cloned().collect()
+    }
+
+    /// Those that the user named.
+    pub fn named(&self) -> &[Url] {
+        &self.named
+    }
+
+    /// This node's own URLs; the first is the one to tell others.
+    pub fn own(&self) -> &[Url] {
+        &self.own
+    }
+
+    /// Another number whenever [`Known::all`] has changed.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    fn make_room(&mut self, now: Instant) -> bool {
+        let oldest = self.learned.iter().enumerate();
+        let oldest = oldest.min_by_key(|(_, (_, told))| *told);
+        match oldest {
+            Some((index, (_, told))) if now.saturating_duration_since(*told) > UNMENTIONED => {
+                self.learned.remove(index);
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn url(number: usize) -> Url {
+        format!("http://box{number}:80").parse().unwrap()
+    }
+
+    #[test]
+    fn everyone_is_known_once_and_this_node_never() {
+        let now = Instant::now();
+        let mut known = Known::new(vec![url(0), url(1)]);
+        known.announce(vec![url(0)]);
+        let begin = known.revision();
+        assert!(known.learn(url(2), now));
+        for again in [0, 1, 2] {
+            assert!(!known.learn(url(again), now));
+        }
+        assert_eq!(known.all(), [url(1), url(2)]);
+        assert_eq!(known.revision(), begin + 1);
+        known.forget(&url(2));
+        known.forget(&url(1));
+        assert_eq!(known.all(), [url(1)], "who was named stays");
+        assert_eq!(known.revision(), begin + 2);
+    }
+
+    #[test]
+    fn nobody_who_was_told_of_lately_is_driven_out() {
+        let start = Instant::now();
+        let mut known = Known::new(vec![url(0)]);
+        for number in 1..=MAX_LEARNED {
+            assert!(known.learn(url(number), start));
+        }
+        let late = start + UNMENTIONED + Duration::from_secs(1);
+        assert!(!known.learn(url(100), start + UNMENTIONED));
+        known.learn(url(1), late);
+        assert!(known.learn(url(100), late));
+        let all = known.all();
+        assert_eq!(all.len(), 1 + MAX_LEARNED);
+        assert!(all.contains(&url(0)) && all.contains(&url(1)) && !all.contains(&url(2)));
+    }
+}

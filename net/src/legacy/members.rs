@@ -1,0 +1,599 @@
+//! Which servers of 2004 are there.
+//!
+//! Those that the user named are asked whom they know, and so is everybody whom they name, within bounds. Each is
+//! called now and then by a thread of its own (operation 0, which also tells it of this node), and is a member
+//! while it answers. One that does not is away from its first deadline on: nobody waits for it until it has
+//! answered again, names and all.
+
+use std::fmt;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use super::client::{Caller, place};
+use super::peer::{OldPeer, id_of};
+use super::store::Store;
+use super::{Legacy, Url};
+use crate::client::dial::{Dial, TcpDialer};
+use crate::client::{Peer, Whole, list};
+use crate::config::CALL_DEADLINE;
+use crate::error::Error;
+use crate::peers::Standing;
+use crate::types::{Address, PeerId, RelPath, escaped};
+use crate::wire::MemberRecord;
+
+/// What one server may tell at once.
+const MAX_TOLD: usize = 256;
+
+/// How often one that answers is asked whom it knows.
+const PERIOD: Duration = Duration::from_secs(30);
+
+/// The wait after the first failure, doubled with each further one up to [`MAX_WAIT`].
+const FIRST_WAIT: Duration = Duration::from_millis(500);
+
+/// See [`FIRST_WAIT`].
+const MAX_WAIT: Duration = Duration::from_secs(60);
+
+/// One that refuses the password is tried again after this time.
+const REFUSED_WAIT: Duration = Duration::from_secs(3600);
+
+/// One that has been away for this long is no member any more until it comes back.
+const FORGOTTEN: Duration = Duration::from_secs(3600);
+
+/// How often the list of known servers is looked at, to which those are added that call this node.
+const TICK: Duration = Duration::from_millis(500);
+
+/// A call waits this long for the server to be done with another one of this node.
+const BUSY: Duration = Duration::from_secs(10);
+
+/// The servers of 2004 that this node knows.
+pub struct OldMembers {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    me: PeerId,
+    /// Shared with the serving side, which hears of servers, too.
+    legacy: Arc<Legacy>,
+    dialer: Arc<dyn Dial>,
+    store: Arc<Store>,
+    /// Held for look-ups, never over IO.
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+struct State {
+    servers: Vec<Server>,
+    revision: u64,
+    stopping: bool,
+}
+
+struct Server {
+    peer: Arc<OldPeer>,
+    name: Arc<str>,
+    presence: Presence,
+    since: Instant,
+    trouble: Option<(Error, Instant)>,
+    /// The node of this program that answers there, if one does: it is no member of its own then.
+    node: Option<PeerId>,
+    /// What became of the first try.
+    outcome: Option<Result<(), Error>>,
+    failures: u32,
+    due: Instant,
+    is_blamed: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Presence {
+    /// It has never answered.
+    Unknown,
+    Present,
+    Away,
+}
+
+/// One of the servers, as a member.
+#[derive(Clone)]
+pub(crate) struct OldMember {
+    pub(crate) id: PeerId,
+    /// `HOST:PORT`, as it calls itself.
+    pub(crate) name: Arc<str>,
+    pub(crate) address: Address,
+    pub(crate) is_present: bool,
+    /// The node of this program that it really is.
+    pub(crate) node: Option<PeerId>,
+    pub(crate) peer: Arc<OldPeer>,
+}
+
+impl OldMembers {
+    /// Calls nobody yet. `legacy` has the servers that the user named, what this node calls itself, and gets
+    /// whatever is learned. This node is `me`.
+    pub fn new(me: PeerId, legacy: Arc<Legacy>, store: Arc<Store>) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                me,
+                legacy,
+                dialer: Arc::new(TcpDialer::default()),
+                store,
+                state: Mutex::new(State {
+                    servers: Vec::new(),
+                    revision: 0,
+                    stopping: false,
+                }),
+                changed: Condvar::new(),
+            }),
+        }
+    }
+
+    /// Starts to call those who are known, and whoever will be.
+    ///
+    /// # Errors
+    /// [`Error::Local`]: there is no thread to be had.
+    pub fn begin(&self) -> Result<(), Error> {
+        let shared = Arc::downgrade(&self.shared);
+        std::thread::Builder::new()
+            .name("find-2004".into())
+            .spawn(move || watch(&shared))
+            .map(drop)
+            .map_err(|error| Error::local("starting a thread", error))
+    }
+
+    /// All that are there, or were and do not answer now.
+    pub(crate) fn all(&self) -> Vec<OldMember> {
+        let state = self.shared.state.lock();
+        let known = state.servers.iter();
+        let known = known.filter(|server| server.presence != Presence::Unknown);
+        known.map(Server::member).collect()
+    }
+
+    /// Where their files lie.
+    pub fn store(&self) -> &Store {
+        &self.shared.store
+    }
+
+    /// How they are doing.
+    pub(crate) fn standings(&self) -> Vec<Standing> {
+        let state = self.shared.state.lock();
+        let known = state.servers.iter();
+        let known = known.filter(|server| server.presence != Presence::Unknown);
+        let standing = |server: &Server| Standing {
+            id: server.peer.id(),
+            name: Arc::clone(&server.name),
+            address: Some(server.peer.url().address()),
+            is_present: server.presence == Presence::Present,
+            since: server.since,
+            trouble: server.trouble.clone(),
+        };
+        known.map(standing).collect()
+    }
+
+    /// Grows whenever one comes or goes.
+    pub(crate) fn revision(&self) -> u64 {
+        self.shared.state.lock().revision
+    }
+
+    /// The server whose id this is, if it is there.
+    pub(crate) fn whole(&self, id: PeerId) -> Option<Arc<dyn Whole>> {
+        let state = self.shared.state.lock();
+        let mut servers = state.servers.iter();
+        let server = servers.find(|server| server.peer.id() == id)?;
+        let is_present = server.presence == Presence::Present;
+        is_present.then(|| Arc::clone(&server.peer) as Arc<dyn Whole>)
+    }
+
+    /// What became of each that the user named; `None` while its first try goes on.
+    pub(crate) fn named(&self) -> Vec<(Address, Option<Result<(), Error>>)> {
+        let named = self.shared.legacy.named();
+        let state = self.shared.state.lock();
+        let outcome = |url: &Url| {
+            let server = state.servers.iter().find(|s| s.peer.url() == url);
+            server.and_then(|server| server.outcome.clone())
+        };
+        named
+            .iter()
+            .map(|url| (url.address(), outcome(url)))
+            .collect()
+    }
+
+    /// A call to `member` failed with `error`.
+    pub(crate) fn report(&self, member: PeerId, error: &Error) {
+        self.shared.report(member, error);
+    }
+
+    /// Calls nobody any more.
+    pub(crate) fn stop(&self) {
+        self.shared.state.lock().stopping = true;
+        self.shared.changed.notify_all();
+    }
+}
+
+impl Drop for OldMembers {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl fmt::Debug for OldMembers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OldMembers").finish_non_exhaustive()
+    }
+}
+
+impl Server {
+    fn member(&self) -> OldMember {
+        OldMember {
+            id: self.peer.id(),
+            name: Arc::clone(&self.name),
+            address: self.peer.url().address(),
+            is_present: self.presence == Presence::Present,
+            node: self.node,
+            peer: Arc::clone(&self.peer),
+        }
+    }
+
+    fn put_off(&mut self, error: &Error, now: Instant) {
+        let doublings = self.failures.min(16);
+        self.failures += 1;
+        self.due = now
+            + match error {
+                Error::Refused { .. } => REFUSED_WAIT,
+                _ => FIRST_WAIT.saturating_mul(1 << doublings).min(MAX_WAIT),
+            };
+        self.trouble = Some((error.clone(), now));
+    }
+}
+
+impl Shared {
+    /// Begins to call `url`, unless that is done already.
+    fn add(self: &Arc<Self>, url: Url) {
+        let now = Instant::now();
+        let mut state = self.state.lock();
+        if state.stopping || state.servers.iter().any(|s| *s.peer.url() == url) {
+            return;
+        }
+        let (id, reporter) = (id_of(&url), Arc::downgrade(self));
+        let report = move |error: &Error| {
+            if let Some(shared) = reporter.upgrade() {
+                shared.report(id, error);
+            }
+        };
+        let (token, name) = (self.legacy.key().token(&url), shown(place(&url)));
+        let caller = Caller::new(url, token, Arc::clone(&self.dialer));
+        let peer = Arc::new(OldPeer::new(
+            caller,
+            Arc::clone(&self.store),
+            Box::new(report),
+        ));
+        let (shared, calling) = (Arc::downgrade(self), Arc::clone(&peer));
+        let thread = std::thread::Builder::new().name("call-2004".into());
+        if let Err(error) = thread.spawn(move || run(&shared, &calling)) {
+            tracing::warn!("a server of 2004 is not called: {error}");
+            return;
+        }
+        state.servers.push(Server {
+            peer,
+            name,
+            presence: Presence::Unknown,
+            since: now,
+            trouble: None,
+            node: None,
+            outcome: None,
+            failures: 0,
+            due: now,
+            is_blamed: false,
+        });
+    }
+
+    /// Waits until it is time to call `id`; `None` when it is not to be called any more. Tells whether the server
+    /// has to prove itself again.
+    fn due(&self, id: PeerId) -> Option<bool> {
+        let mut state = self.state.lock();
+        loop {
+            let now = Instant::now();
+            if state.stopping {
+                return None;
+            }
+            let server = state.servers.iter_mut().find(|s| s.peer.id() == id)?;
+            let away_for = now.saturating_duration_since(server.since);
+            let is_forgotten = server.presence == Presence::Away && away_for >= FORGOTTEN;
+            if is_forgotten {
+                server.presence = Presence::Unknown;
+            }
+            let (due, presence) = (server.due, server.presence);
+            state.revision += u64::from(is_forgotten);
+            if due <= now {
+                return Some(presence == Presence::Away);
+            }
+            self.changed.wait_until(&mut state, due);
+        }
+    }
+
+    /// `id` has answered, as the node `node` if it is one of this program. False if it is this node itself.
+    fn answered(&self, id: PeerId, node: Option<PeerId>) -> bool {
+        let now = Instant::now();
+        let mut state = self.state.lock();
+        let Some(place) = state.servers.iter().position(|s| s.peer.id() == id) else {
+            return false;
+        };
+        if node == Some(self.me) {
+            let url = state.servers.swap_remove(place).peer.url().clone();
+            drop(state);
+            tracing::debug!(%url, "is this node itself");
+            self.legacy.forget(&url);
+            return false;
+        }
+        let server = &mut state.servers[place];
+        let is_known_better = node.is_some() && server.node != node;
+        server.node = node.or(server.node);
+        (server.failures, server.due) = (0, now + PERIOD);
+        server.outcome = Some(Ok(()));
+        if server.presence != Presence::Present {
+            let how = match server.presence {
+                Presence::Unknown => "here",
+                _ => "back",
+            };
+            tracing::info!("{} (a server of 2004) is {how}", server.name);
+            (server.presence, server.since) = (Presence::Present, now);
+            state.revision += 1;
+        }
+        state.revision += u64::from(is_known_better);
+        drop(state);
+        self.changed.notify_all();
+        true
+    }
+
+    /// A call of this node's own accord failed.
+    fn failed(&self, id: PeerId, error: &Error) {
+        let now = Instant::now();
+        let mut state = self.state.lock();
+        let Some(server) = state.servers.iter_mut().find(|s| s.peer.id() == id) else {
+            return;
+        };
+        let is_first = server.outcome.is_none();
+        server.outcome.get_or_insert_with(|| Err(error.clone()));
+        server.put_off(error, now);
+        match error {
+            // Whoever waits for the first contact tells the user.
+            _ if is_first => tracing::info!("{error}"),
+            Error::Refused { .. } | Error::Misbehaved { .. } => tracing::warn!("{error}"),
+            _ => tracing::debug!("{error}"),
+        }
+        if server.presence == Presence::Present {
+            tracing::info!("{} (a server of 2004) is away: {error}", server.name);
+            (server.presence, server.since) = (Presence::Away, now);
+            state.revision += 1;
+        }
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// Somebody's call failed.
+    fn report(&self, id: PeerId, error: &Error) {
+        let now = Instant::now();
+        let mut state = self.state.lock();
+        let Some(server) = state.servers.iter_mut().find(|s| s.peer.id() == id) else {
+            return;
+        };
+        if let Error::Misbehaved { .. } = error {
+            server.trouble = Some((error.clone(), now));
+            match std::mem::replace(&mut server.is_blamed, true) {
+                false => tracing::warn!("{error}"),
+                true => tracing::debug!("{error}"),
+            }
+        }
+        let is_gone = error.is_absence() || matches!(error, Error::Refused { .. });
+        if !is_gone || server.presence != Presence::Present {
+            return;
+        }
+        tracing::info!("{} (a server of 2004) is away: {error}", server.name);
+        server.put_off(error, now);
+        (server.presence, server.since) = (Presence::Away, now);
+        state.revision += 1;
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// `told` are what the server at `teller` says that it knows.
+    fn learn(&self, teller: &Url, told: Vec<String>) {
+        let now = Instant::now();
+        for text in told.into_iter().take(MAX_TOLD) {
+            match text.parse() {
+                Ok(url) => {
+                    self.legacy.learn(url, now);
+                }
+                Err(_) => tracing::debug!(
+                    server = place(teller),
+                    told = escaped(text.as_bytes()),
+                    "names something that is no server"
+                ),
+            }
+        }
+    }
+}
+
+/// Calls whoever is known, from the moment on at which it is.
+fn watch(shared: &Weak<Shared>) {
+    let mut seen = None;
+    while let Some(shared) = shared.upgrade() {
+        let revision = shared.legacy.revision();
+        if seen.replace(revision) != Some(revision) {
+            let all = shared.legacy.all();
+            all.into_iter().for_each(|url| shared.add(url));
+        }
+        let mut state = shared.state.lock();
+        if state.stopping {
+            return;
+        }
+        shared.changed.wait_for(&mut state, TICK);
+    }
+}
+
+/// Calls one server for as long as it is worth it.
+fn run(shared: &Weak<Shared>, peer: &Arc<OldPeer>) {
+    loop {
+        let due = shared.upgrade().and_then(|shared| shared.due(peer.id()));
+        let Some(is_away) = due else { return };
+        let ours = shared
+            .upgrade()
+            .and_then(|shared| shared.legacy.own().into_iter().next());
+        let told = peer.servers(ours.as_ref(), BUSY);
+        // Who failed at listing names has to list them before anybody waits for it again.
+        let proven = match &told {
+            Some(Ok(_) | Err(Error::Fault { .. })) if is_away => {
+                list(&**peer, &RelPath::root(), Instant::now() + CALL_DEADLINE).map(drop)
+            }
+            _ => Ok(()),
+        };
+        let Some(shared) = shared.upgrade() else {
+            return;
+        };
+        let goes_on = match (told, proven) {
+            (Some(Ok(told)), Ok(())) => {
+                let goes_on = shared.answered(peer.id(), told.node);
+                shared.learn(peer.url(), told.urls);
+                goes_on
+            }
+            // Busy with another call of this node; or with a fault, which only they hear who know the password.
+            (None | Some(Err(Error::Fault { .. })), Ok(())) => shared.answered(peer.id(), None),
+            (Some(Err(error)), _) | (_, Err(error)) => {
+                shared.failed(peer.id(), &error);
+                true
+            }
+        };
+        if !goes_on {
+            return;
+        }
+    }
+}
+
+/// How a server is shown to people.
+fn shown(place: &str) -> Arc<str> {
+    match MemberRecord::is_name(place) {
+        true => place.into(),
+        // An address has no characters but ASCII.
+        false => place[place.len().saturating_sub(64)..].into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Key;
+    use super::super::known::MAX_LEARNED;
+    use super::super::twin::{PASSWORD, Twin};
+    use super::*;
+
+    const OURS: &str = "http://127.0.0.1:9";
+
+    /// Of a node that serves, or only asks.
+    fn members(named: &[&Twin], serves: bool) -> (tempfile::TempDir, OldMembers) {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(Some(directory.path()), Some(1 << 20)).unwrap();
+        let own = serves.then(|| OURS.parse().unwrap());
+        let named = named.iter().map(|twin| twin.url()).collect();
+        let legacy = Legacy::new(Key::new(PASSWORD), named);
+        legacy.announce(own.into_iter().collect());
+        let me = PeerId::from_bytes([9; 32]);
+        let members = OldMembers::new(me, Arc::new(legacy), store);
+        members.begin().unwrap();
+        (directory, members)
+    }
+
+    #[track_caller]
+    fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !condition() {
+            assert!(Instant::now() < deadline, "{what}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn present(members: &OldMembers) -> Vec<String> {
+        let all = members.all().into_iter().filter(|member| member.is_present);
+        let mut names: Vec<String> = all.map(|member| member.name.to_string()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn servers_are_found_through_one_another_and_hear_of_this_node() {
+        let (first, second) = (Twin::start(), Twin::start());
+        first.knows(second.url().as_str());
+        for nonsense in [
+            OURS,
+            "nonsense",
+            "https://x:1",
+            "http://127.0.0.1:8/",
+            "http://x",
+        ] {
+            first.knows(nonsense);
+        }
+        let (_directory, members) = members(&[&first], true);
+        let mut expected = [&first, &second].map(|twin| place(&twin.url()).to_owned());
+        expected.sort();
+        eventually("both are members", || present(&members) == expected);
+        for twin in [&first, &second] {
+            eventually("it has heard of this node", || {
+                twin.known().iter().any(|url| url == OURS)
+            });
+        }
+        assert_eq!(members.named().len(), 1);
+        assert!(matches!(members.named()[0].1, Some(Ok(()))));
+        assert_eq!(members.shared.state.lock().servers.len(), 2);
+    }
+
+    #[test]
+    fn one_that_knows_nobody_is_a_member_for_those_who_only_ask() {
+        let twin = Twin::start();
+        let (_directory, members) = members(&[&twin], false);
+        eventually("it is there", || present(&members).len() == 1);
+        assert!(members.whole(id_of(&twin.url())).is_some());
+    }
+
+    #[test]
+    fn one_that_stops_is_away_and_nobody_waits_for_it() {
+        let twin = Twin::start();
+        let (_directory, members) = members(&[&twin], false);
+        eventually("it is there", || present(&members).len() == 1);
+        let (id, before) = (id_of(&twin.url()), members.revision());
+        twin.stop();
+        let peer = members.whole(id).unwrap();
+        eventually("it is found out", || {
+            list(&*peer, &RelPath::root(), Instant::now() + CALL_DEADLINE).is_err()
+        });
+        assert!(present(&members).is_empty() && members.whole(id).is_none());
+        assert!(members.revision() > before);
+        let standing = &members.standings()[0];
+        assert!(!standing.is_present && standing.trouble.is_some());
+    }
+
+    #[test]
+    fn one_with_another_password_is_named_and_no_member() {
+        let twin = Twin::start();
+        twin.is_of_another_network();
+        let (_directory, members) = members(&[&twin], false);
+        let refused = || matches!(members.named()[0].1, Some(Err(Error::Refused { .. })));
+        eventually("it has refused", refused);
+        assert!(members.all().is_empty());
+    }
+
+    #[test]
+    fn a_flood_of_servers_is_bounded() {
+        let twin = Twin::start();
+        for number in 0..500 {
+            twin.knows(&format!("http://127.1.0.1:{}", 20_000 + number));
+        }
+        let (_directory, members) = members(&[&twin], false);
+        eventually("it is there", || present(&members).len() == 1);
+        let count = || members.shared.state.lock().servers.len();
+        eventually("the others are known", || count() > 1);
+        assert!(count() <= 1 + MAX_LEARNED);
+    }
+
+    #[test]
+    fn long_host_names_are_cut_to_a_members_name() {
+        let place = format!("{}.example:8000", "x".repeat(80));
+        assert!(MemberRecord::is_name(&shown(&place)));
+        assert!(shown(&place).ends_with(".example:8000"));
+        assert_eq!(&*shown("box:1"), "box:1");
+    }
+}

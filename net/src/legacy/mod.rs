@@ -1,0 +1,143 @@
+//! The protocol of 2004, which the first TinyP2P spoke: for networks that still do.
+//!
+//! XML-RPC over plain HTTP with one method, `f`, whose first parameter is a token made of the network's
+//! password. Nothing is encrypted: whoever listens sees names and contents, can repeat what he
+//! heard, and can test guesses of the password at leisure. So nothing here runs unless the
+//! user asked for it (`--legacy`), and nothing of it opens the door to the other protocol.
+//!
+//! [`token`] makes and checks the tokens; [`bytes`] and [`wire`] read and write the documents, which are
+//! bytes rather than text in one direction; [`url`](mod@url) and [`known`] keep the addresses of servers; [`server`]
+//! answers calls. `PROTOCOL.md`, section 10, is the description.
+//!
+//! [`client`] makes calls, [`peer`] makes a member of a server, whose files [`store`] keeps, and [`members`]
+//! knows which are there.
+
+pub mod bytes;
+pub mod client;
+pub mod known;
+pub mod members;
+pub mod peer;
+pub mod server;
+pub mod store;
+pub mod token;
+#[cfg(test)]
+mod twin;
+pub mod url;
+pub mod wire;
+
+use std::net::IpAddr;
+use std::time::Instant;
+
+use parking_lot::Mutex;
+
+pub use known::Known;
+pub use token::Key;
+pub use url::Url;
+
+/// The field of HTTP in which a node of this program says, to callers with a right token, which one it is: another
+/// node need not take it for a server beside itself. Programs of 2004 do not look at it.
+pub(crate) const NODE_FIELD: &str = "tinyp2p-node";
+
+/// What a node has of a network of 2004: the key, and who is there. Both halves stand on it: the one that
+/// answers calls, and the one that makes them.
+#[derive(Debug)]
+pub struct Legacy {
+    key: Key,
+    known: Mutex<Known>,
+}
+
+impl Legacy {
+    /// Of a network with this key, in which the user named these servers.
+    pub fn new(key: Key, named: Vec<Url>) -> Self {
+        Self {
+            key,
+            known: Mutex::new(Known::new(named)),
+        }
+    }
+
+    /// Makes tokens, and checks them.
+    pub fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// Takes `own` for the URLs of this node: tokens for them are taken, and nobody is believed to be someone
+    /// else there. The first is the one to tell others.
+    pub fn announce(&self, own: Vec<Url>) {
+        self.known.lock().announce(own);
+    }
+
+    /// See [`Known::learn`].
+    pub fn learn(&self, url: Url, now: Instant) -> bool {
+        self.known.lock().learn(url, now)
+    }
+
+    /// See [`Known::forget`].
+    pub fn forget(&self, url: &Url) {
+        self.known.lock().forget(url);
+    }
+
+    /// All servers but this node itself; see [`Known::all`].
+    pub fn all(&self) -> Vec<Url> {
+        self.known.lock().all()
+    }
+
+    /// The servers that the user named.
+    pub fn named(&self) -> Vec<Url> {
+        self.known.lock().named().to_vec()
+    }
+
+    /// This node's own URLs, that to tell others first.
+    pub fn own(&self) -> Vec<Url> {
+        self.known.lock().own().to_vec()
+    }
+
+    /// Another number whenever [`Legacy::all`] has changed.
+    pub fn revision(&self) -> u64 {
+        self.known.lock().revision()
+    }
+}
+
+/// The URLs of a node that listens on `port`: at the address that it advertises, at the only one that it listens
+/// on, and under its host's name.
+pub(crate) fn own_urls(
+    advertised: Option<&crate::types::Address>,
+    only: Option<IpAddr>,
+    host: &str,
+    port: u16,
+) -> Vec<Url> {
+    let advertised = advertised.map(|address| Url::new(&address.host, address.port));
+    let only = only.map(|ip| Url::new(&ip.to_string(), port));
+    let host = Some(Url::new(host, port));
+    let urls = [advertised, only, host].into_iter().flatten();
+    // A host name may be anything; one that no URL can have is nothing that others could dial.
+    let mut urls: Vec<Url> = urls.filter_map(Result::ok).collect();
+    urls.dedup();
+    urls
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::Address;
+
+    #[test]
+    fn a_node_is_called_by_what_it_advertises_first() {
+        let ip = Some("10.0.0.1".parse().unwrap());
+        let shown = |urls: Vec<Url>| urls.iter().map(Url::to_string).collect::<Vec<_>>();
+        let advertised = Address::new("box.example", 80);
+        let all = shown(own_urls(Some(&advertised), ip, "box", 7));
+        assert_eq!(
+            all,
+            ["http://box.example:80", "http://10.0.0.1:7", "http://box:7"]
+        );
+        assert_eq!(shown(own_urls(None, ip, "b x", 7)), ["http://10.0.0.1:7"]);
+        assert!(own_urls(None, None, "", 7).is_empty());
+        let legacy = Legacy::new(Key::new(b"pw"), own_urls(None, ip, "other", 8));
+        legacy.announce(own_urls(None, ip, "box", 8));
+        assert_eq!(
+            shown(legacy.all()),
+            ["http://other:8"],
+            "this node is no other"
+        );
+    }
+}

@@ -1,0 +1,278 @@
+use super::super::twin::Twin;
+use super::*;
+use crate::client::dial::TcpDialer;
+use crate::client::{list, search, stat};
+use crate::config::CALL_DEADLINE;
+use crate::merkle::Tree;
+
+struct Setup {
+    twin: Twin,
+    peer: OldPeer,
+    _directory: tempfile::TempDir,
+}
+
+fn setup_with(twin: Twin, limit: u64) -> Setup {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(Some(directory.path()), Some(limit)).unwrap();
+    let caller = Caller::new(twin.url(), twin.token(), Arc::new(TcpDialer::default()));
+    let peer = OldPeer::new(caller, store, Box::new(|_| ()));
+    Setup {
+        twin,
+        peer,
+        _directory: directory,
+    }
+}
+
+fn setup() -> Setup {
+    setup_with(Twin::start(), 10 << 20)
+}
+
+fn soon() -> Instant {
+    Instant::now() + CALL_DEADLINE
+}
+
+fn path(text: &str) -> RelPath {
+    RelPath::new(text.as_bytes()).unwrap()
+}
+
+impl Setup {
+    fn attributes(&self, name: &str) -> Option<Attributes> {
+        stat(&self.peer, &path(name), soon()).unwrap().answer
+    }
+
+    fn measure(&self, name: &str, need: Need) -> Result<Attributes, Error> {
+        self.peer.measure(&path(name), need, soon())
+    }
+
+    fn read(&self, name: &str, attributes: Attributes) -> Result<Vec<u8>, Error> {
+        let range = ByteRange::new(0, attributes.size);
+        let mut stream = self
+            .peer
+            .open(&path(name), attributes.version, range, soon())?;
+        let (mut bytes, mut buffer) = (Vec::new(), vec![0; 5000]);
+        loop {
+            match stream.read(&mut buffer, soon())? {
+                0 => return Ok(bytes),
+                count => bytes.extend_from_slice(&buffer[..count]),
+            }
+        }
+    }
+
+    fn names(&self) -> Vec<String> {
+        let listing = list(&self.peer, &RelPath::root(), soon()).unwrap();
+        let entries = listing.answer.unwrap().entries.into_iter();
+        entries.map(|entry| entry.name.to_string()).collect()
+    }
+
+    fn forget_names(&self) {
+        self.peer.inner.state.lock().listed = None;
+    }
+}
+
+#[test]
+fn names_come_without_sizes_until_a_file_was_fetched() {
+    let setup = setup();
+    setup.twin.put("a", b"0123456789");
+    setup.twin.put("b", b"");
+    assert_eq!(setup.names(), ["a", "b"]);
+    let before = setup.attributes("a").unwrap();
+    assert_eq!((before.size, before.root), (Attributes::UNKNOWN_SIZE, None));
+    let known = setup.measure("a", Need::Size).unwrap();
+    assert_eq!((known.size, known.version), (10, before.version));
+    let mut hasher = TreeHasher::default();
+    hasher.update(b"0123456789");
+    assert_eq!(known.root, hasher.finish().as_ref().map(Tree::root));
+    assert_eq!(setup.attributes("a"), Some(known));
+    let empty = setup.measure("b", Need::Bytes).unwrap();
+    assert_eq!((empty.size, empty.root), (0, None));
+    assert_eq!(setup.attributes("missing"), None);
+    assert_eq!(setup.attributes("a/b"), None);
+    let found = search(&setup.peer, "^a", 10, soon()).unwrap();
+    assert_eq!(found, [(path("a"), known)]);
+    assert_eq!(setup.twin.asked(), (2, 1), "downloads and listings");
+}
+
+#[test]
+fn a_file_is_read_byte_for_byte_and_proven_by_its_own_hashes() {
+    let setup = setup();
+    let bytes: Vec<u8> = (0..=255).cycle().take(1_000_000).collect();
+    setup.twin.put("bin", &bytes);
+    let attributes = setup.measure("bin", Need::Bytes).unwrap();
+    assert_eq!(setup.read("bin", attributes).unwrap(), bytes);
+    let request = HashesRequest {
+        root: attributes.root.unwrap(),
+        first: 0,
+        span: SUBTREE_BLOCKS,
+    };
+    let answer = setup.peer.call(&Request::Hashes(request), soon()).unwrap();
+    let Response::Hashes(subtree) = answer else {
+        panic!("no hashes");
+    };
+    assert!(
+        subtree
+            .prove(attributes.root.unwrap(), attributes.size)
+            .is_some()
+    );
+}
+
+#[test]
+fn other_contents_have_another_version_and_are_never_mixed() {
+    let setup = setup();
+    setup.twin.put("x", b"old");
+    let old = setup.measure("x", Need::Bytes).unwrap();
+    setup.twin.put("x", b"newer");
+    assert_eq!(setup.measure("x", Need::Bytes).unwrap(), old, "still fresh");
+    let age = |setup: &Setup| {
+        let mut state = setup.peer.inner.state.lock();
+        let seen = state.files.values_mut().next().unwrap();
+        seen.content.as_mut().unwrap().fetched = Instant::now().checked_sub(FRESH).unwrap();
+    };
+    age(&setup);
+    assert_eq!(
+        setup.measure("x", Need::Size).unwrap(),
+        old,
+        "a size is not worth it"
+    );
+    let new = setup.measure("x", Need::Bytes).unwrap();
+    assert_ne!(new.version, old.version);
+    assert_eq!(
+        (new.size, setup.read("x", new).unwrap()),
+        (5, b"newer".to_vec())
+    );
+    let error = setup.read("x", old).unwrap_err();
+    assert!(matches!(error, Error::Changed { .. }), "{error}");
+    age(&setup);
+    assert_eq!(
+        setup.measure("x", Need::Bytes).unwrap(),
+        new,
+        "fetched again, and the same"
+    );
+}
+
+#[test]
+fn names_that_are_not_plain_are_left_out() {
+    let setup = setup();
+    let long = "x".repeat(256);
+    for name in [
+        "../x",
+        "/etc/passwd",
+        "a/b",
+        "",
+        ".",
+        "..",
+        ".hidden",
+        "nul\0",
+        "bell\x07",
+        &long,
+    ] {
+        setup.twin.put(name, b"1");
+    }
+    setup.twin.put("good one", b"1");
+    assert_eq!(setup.names(), ["good one"]);
+    for name in ["a/b", ".hidden"] {
+        let error = setup.measure(name, Need::Bytes).unwrap_err();
+        assert!(matches!(error, Error::NotFound { .. }), "{error}");
+    }
+    assert_eq!(setup.twin.asked().0, 0, "nothing else was asked for");
+}
+
+#[test]
+fn directories_are_told_from_files_without_sending_any() {
+    let setup = setup();
+    setup.twin.put("file", b"1");
+    setup.twin.directory("dir");
+    assert_eq!(setup.names(), ["file"]);
+    assert_eq!(setup.twin.asked().0, 0);
+}
+
+#[test]
+fn what_cannot_be_read_is_left_out_for_a_while() {
+    let setup = setup();
+    setup.twin.put("dir", b"1");
+    assert_eq!(setup.names(), ["dir"]);
+    setup.twin.remove("dir");
+    let error = setup.measure("dir", Need::Size).unwrap_err();
+    assert!(matches!(error, Error::NotFound { .. }), "{error}");
+    assert_eq!(setup.names(), Vec::<String>::new());
+    assert_eq!(setup.attributes("dir"), None);
+}
+
+#[test]
+fn what_had_to_go_for_other_files_is_fetched_again() {
+    let setup = setup_with(Twin::start(), 150_000);
+    let contents = [b'a', b'b'].map(|byte| vec![byte; 100_000]);
+    setup.twin.put("a", &contents[0]);
+    setup.twin.put("b", &contents[1]);
+    let a = setup.measure("a", Need::Bytes).unwrap();
+    let b = setup.measure("b", Need::Bytes).unwrap();
+    assert_eq!(setup.read("a", a).unwrap(), contents[0]);
+    assert_eq!(setup.read("b", b).unwrap(), contents[1]);
+    setup.twin.put("large", &vec![0; 200_000]);
+    setup.forget_names();
+    let error = setup.measure("large", Need::Bytes).unwrap_err();
+    assert!(error.to_string().contains("larger than"), "{error}");
+}
+
+#[test]
+fn many_who_want_one_file_make_one_call() {
+    let setup = setup();
+    setup.twin.put("x", &vec![7; 3_000_000]);
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| assert_eq!(setup.measure("x", Need::Bytes).unwrap().size, 3_000_000));
+        }
+    });
+    assert_eq!(setup.twin.asked(), (1, 1));
+}
+
+#[test]
+fn those_who_only_look_may_not_use_up_the_servers_time() {
+    let now = Instant::now();
+    let mut looks = Looks {
+        since: now,
+        spent: Duration::ZERO,
+    };
+    looks.spend(LOOKING / 2, now);
+    assert!(looks.may_go_on(now));
+    looks.spend(LOOKING, now);
+    assert!(!looks.may_go_on(now) && looks.may_go_on(now + WINDOW));
+    looks.spend(LOOKING / 2, now + WINDOW);
+    assert!(looks.may_go_on(now + WINDOW));
+}
+
+#[test]
+fn a_file_that_does_not_come_in_time_is_still_on_its_way() {
+    use std::io::Write;
+    let setup = setup_with(
+        Twin::raw(|mut stream| {
+            let head = b"HTTP/1.0 200 OK\r\n\r\n<methodResponse><params><param><value><string>";
+            let _ = stream.write_all(head);
+            std::thread::sleep(Duration::from_secs(30));
+        }),
+        1 << 20,
+    );
+    let peer = &setup.peer;
+    let name = Name::new(&b"x"[..]).unwrap();
+    peer.inner
+        .take_in(&mut peer.inner.state.lock(), vec![b"x".to_vec()]);
+    let begun = Instant::now();
+    let deadline = begun + Duration::from_millis(200);
+    let looked = peer.measure(&path("x"), Need::Size, deadline).unwrap();
+    assert_eq!(looked.size, Attributes::UNKNOWN_SIZE);
+    let is_done = || peer.inner.state.lock().fetch.is_none();
+    while !is_done() && begun.elapsed() < Duration::from_secs(5) {
+        std::thread::yield_now();
+    }
+    assert!(peer.inner.state.lock().files[&name].is_long);
+    let begun = Instant::now();
+    peer.measure(&path("x"), Need::Size, soon()).unwrap();
+    assert!(
+        begun.elapsed() < Duration::from_secs(1),
+        "nobody looks twice"
+    );
+    let deadline = Instant::now() + Duration::from_millis(200);
+    let error = peer.measure(&path("x"), Need::Bytes, deadline).unwrap_err();
+    assert!(matches!(error, Error::Unfinished { .. }), "{error}");
+    assert!(!is_done(), "it goes on");
+    assert_eq!(setup.names(), ["x"], "the names are those of before");
+}

@@ -1,0 +1,260 @@
+//! What clients of 2004 get of a real directory, and what they do not.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::config::ShareConfig;
+use crate::legacy::Key;
+use crate::legacy::wire::{Error, decode_contents, decode_names, decode_servers, encode_call};
+
+const LOCAL: &str = "127.0.0.1";
+const PORT: u16 = 8080;
+const AT: &str = "http://127.0.0.1:8080";
+
+struct Node {
+    legacy: Legacy,
+    share: Share,
+    directory: TempDir,
+}
+
+impl Node {
+    fn new() -> Self {
+        let directory = TempDir::new().unwrap();
+        let share = Share::open(&ShareConfig {
+            directory: directory.path().into(),
+            hidden: true,
+            excluded: Vec::new(),
+        });
+        let legacy = Legacy::new(Key::new(b"pw"), Vec::new());
+        legacy.announce(vec![url("http://box:8080")]);
+        Self {
+            legacy,
+            share: share.unwrap(),
+            directory,
+        }
+    }
+
+    fn put(&self, name: &str, contents: &[u8]) {
+        fs::write(self.directory.path().join(name), contents).unwrap();
+    }
+
+    /// The document that a client gets who calls this node by `at`.
+    fn call(&self, at: &str, operation: &Operation) -> Vec<u8> {
+        let call = encode_call(&Key::new(b"pw").token(&url(at)), operation);
+        let local = LOCAL.parse().unwrap();
+        let accepted = match self.legacy.accept(&call, local, PORT) {
+            Ok(accepted) => accepted,
+            Err(refusal) => return refusal,
+        };
+        match self
+            .legacy
+            .answer(Some(&self.share), &accepted, Instant::now())
+        {
+            Answer::Document(document) => document,
+            Answer::Contents(form, file) => whole(form, &file),
+        }
+    }
+
+    fn names(&self, pattern: &str) -> Result<Vec<String>, Error> {
+        let document = self.call(AT, &Operation::Names(pattern.to_owned()));
+        let names = decode_names(&document[..])?.into_iter();
+        Ok(names.map(|name| String::from_utf8(name).unwrap()).collect())
+    }
+
+    fn contents(&self, name: &[u8]) -> Result<Vec<u8>, Error> {
+        let document = self.call(AT, &Operation::Contents(name.to_vec()));
+        let mut contents = Vec::new();
+        decode_contents(&document[..], u64::MAX, &mut contents)?;
+        Ok(contents)
+    }
+
+    fn servers(&self, at: &str, told: &[&str]) -> Result<Vec<String>, Error> {
+        let told = told.iter().map(|url| url.as_bytes().to_vec()).collect();
+        decode_servers(&self.call(at, &Operation::Servers(told))[..])
+    }
+}
+
+fn url(text: &str) -> Url {
+    text.parse().unwrap()
+}
+
+fn whole(form: Form, file: &SharedFile) -> Vec<u8> {
+    let mut document = form.head().to_vec();
+    let mut offset = 0;
+    while offset < file.attributes().size {
+        let (written, behind) = piece(file, form, offset).unwrap();
+        document.extend_from_slice(&written);
+        offset = behind;
+    }
+    document.extend_from_slice(form.tail());
+    assert_eq!(document.len() as u64, form.document_bytes(offset));
+    document
+}
+
+#[test]
+fn files_at_the_top_are_listed_and_nothing_else() {
+    let node = Node::new();
+    for name in [
+        "b.txt",
+        "a.txt",
+        ".hidden.txt",
+        "gr\u{fc}n.txt",
+        "x.mp3",
+        "a\x01.txt",
+    ] {
+        node.put(name, b"");
+    }
+    fs::create_dir(node.directory.path().join("dir.txt")).unwrap();
+    symlink("b.txt", node.directory.path().join("link.txt")).unwrap();
+    symlink("/etc/passwd", node.directory.path().join("out.txt")).unwrap();
+    symlink("dir.txt", node.directory.path().join("to-dir.txt")).unwrap();
+    assert_eq!(
+        node.names("txt").unwrap(),
+        ["a.txt", "b.txt", "gr\u{fc}n.txt", "link.txt"]
+    );
+    assert_eq!(node.names("^a").unwrap(), ["a.txt"]);
+    assert_eq!(node.names("").unwrap().len(), 5);
+    assert!(node.names("nothing").unwrap().is_empty());
+}
+
+#[test]
+fn a_pattern_that_is_not_supported_is_a_fault_that_says_so() {
+    let node = Node::new();
+    match node.names("(?=a)") {
+        Err(Error::Fault { message, .. }) => assert!(message.contains("look-around"), "{message}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn contents_are_byte_exact_whatever_they_are() {
+    let node = Node::new();
+    let large: Vec<u8> = (0..PIECE as u32 * 2 + 1)
+        .map(|n| (n / 7) as u8 & 0x7f | 0x20)
+        .collect();
+    let binary: Vec<u8> = (0..PIECE as u32 + 5)
+        .map(|n| ((n * 31) >> 3) as u8)
+        .collect();
+    for contents in [
+        &b""[..],
+        b"text\r\n<&>",
+        "\u{20ac}".repeat(PIECE).as_bytes(),
+        &large,
+        &binary,
+    ] {
+        node.put("file", contents);
+        assert!(node.contents(b"file").unwrap() == contents);
+    }
+}
+
+#[test]
+fn nothing_but_plain_names_at_the_top_can_be_had() {
+    let node = Node::new();
+    node.put(".hidden", b"secret");
+    fs::create_dir(node.directory.path().join("dir")).unwrap();
+    node.put("dir/file", b"secret");
+    symlink("/etc/passwd", node.directory.path().join("out")).unwrap();
+    for name in [
+        &b"../x"[..],
+        b"/etc/passwd",
+        b"dir/file",
+        b"./dir/file",
+        b"dir",
+        b".hidden",
+        b".",
+        b"..",
+        b"",
+        b"a\0b",
+        b"out",
+        b"dir\\file",
+        b"%2e%2e/x",
+        &[b'x'; 300],
+        b"absent",
+    ] {
+        match node.contents(name) {
+            Err(Error::Fault { code: 1, .. }) => {}
+            other => panic!("{}: {other:?}", name.escape_ascii()),
+        }
+    }
+}
+
+#[test]
+fn without_the_right_token_there_is_nothing() {
+    let node = Node::new();
+    node.put("file", b"secret");
+    let local = LOCAL.parse().unwrap();
+    for token in [
+        String::new(),
+        Key::new(b"other").token(&url(AT)),
+        Key::new(b"pw").token(&url("http://elsewhere:8080")),
+        Key::new(b"pw").token(&url("http://127.0.0.1:8081")),
+    ] {
+        for operation in [
+            Operation::Servers(vec![b"http://x:1".to_vec()]),
+            Operation::Names(String::new()),
+            Operation::Contents(b"file".to_vec()),
+        ] {
+            let refusal = node
+                .legacy
+                .accept(&encode_call(&token, &operation), local, PORT);
+            assert_eq!(refusal.unwrap_err(), wire::encode_denial());
+        }
+    }
+    assert!(node.legacy.all().is_empty(), "strangers tell nothing");
+    assert!(node.legacy.accept(b"garbage", local, PORT).is_err());
+}
+
+#[test]
+fn a_node_can_be_called_by_what_it_announces_and_by_where_it_was_reached() {
+    let node = Node::new();
+    for at in ["http://box:8080", AT, "http://localhost:8080"] {
+        assert_eq!(node.servers(at, &[]).unwrap(), [at]);
+    }
+    let mapped = "::ffff:10.0.0.1".parse().unwrap();
+    assert_eq!(local_urls(mapped, 1), [url("http://10.0.0.1:1")]);
+}
+
+#[test]
+fn servers_are_learned_and_told_of_if_they_can_be_one() {
+    let node = Node::new();
+    let told = [
+        "http://a:1",
+        "ftp://b:1",
+        "http://c:1/x",
+        "http://box:8080",
+        AT,
+        "http://a:1",
+    ];
+    assert_eq!(node.servers(AT, &told).unwrap(), [AT, "http://a:1"]);
+    let many: Vec<String> = (0..200).map(|n| format!("http://x{n}:1")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    assert_eq!(
+        node.servers(AT, &many).unwrap().len(),
+        1 + crate::legacy::known::MAX_LEARNED
+    );
+}
+
+#[test]
+fn who_shares_nothing_has_an_empty_list() {
+    let node = Node::new();
+    let ask = |operation| {
+        let call = Accepted {
+            operation,
+            called: url(AT),
+        };
+        match node.legacy.answer(None, &call, Instant::now()) {
+            Answer::Document(document) => document,
+            other => panic!("{other:?}"),
+        }
+    };
+    let names = ask(Operation::Names(String::new()));
+    assert!(decode_names(&names[..]).unwrap().is_empty());
+    let contents = ask(Operation::Contents(b"x".to_vec()));
+    assert!(matches!(
+        decode_names(&contents[..]),
+        Err(Error::Fault { .. })
+    ));
+}

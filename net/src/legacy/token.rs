@@ -1,0 +1,130 @@
+//! The token that shows, to one server, that the caller knows the network's password.
+//!
+//! It is the HMAC-MD5 of the called server's own URL, keyed by the password, in lower-case hex. MD5 is what
+//! the protocol of 2004 has; what it is weak in does not matter here beside the lack of encryption.
+
+use std::fmt;
+
+use data_encoding::HEXLOWER;
+use hmac::{Hmac, KeyInit, Mac};
+use md5::Md5;
+
+use super::Url;
+
+/// Bytes of a token before they are written in hex.
+const BYTES: usize = 16;
+
+/// What makes tokens: the password, worked into the two states that HMAC begins with. The password cannot be
+/// read back from them, but guesses can be tested against them, so they are wiped when dropped.
+#[derive(Clone)]
+pub struct Key(Hmac<Md5>);
+
+impl Key {
+    /// The key of a network whose password is these bytes.
+    pub fn new(password: &[u8]) -> Self {
+        // Never fails: HMAC takes keys of any length.
+        Self(Hmac::new_from_slice(password).expect("a key of any length"))
+    }
+
+    /// The token for calls to the server at `url`: 32 lower-case hex digits.
+    pub fn token(&self, url: &Url) -> String {
+        HEXLOWER.encode(&self.over(url).finalize().into_bytes())
+    }
+
+    /// Which of the `candidates` the token was made for. Takes as long for a wrong token as for a right one,
+    /// and looks at every candidate in either case.
+    pub fn made_for<'u>(&self, token: &[u8], candidates: &'u [Url]) -> Option<&'u Url> {
+        let mut given = [0; BYTES];
+        let is_token = token.len() == HEXLOWER.encode_len(BYTES)
+            && HEXLOWER.decode_mut(token, &mut given).is_ok();
+        let mut found = None;
+        for url in candidates {
+            if self.over(url).verify_slice(&given).is_ok() && is_token {
+                found = Some(url);
+            }
+        }
+        found
+    }
+
+    fn over(&self, url: &Url) -> Hmac<Md5> {
+        let mut mac = self.0.clone();
+        mac.update(url.as_str().as_bytes());
+        mac
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn url(text: &str) -> Url {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn tokens_are_those_of_another_implementation() {
+        // Computed with Python's hmac module.
+        for (password, at, expected) in [
+            (
+                "pw",
+                "http://localhost:8080",
+                "2f781a55791be2952e9279c24c593a1c",
+            ),
+            (
+                "J\u{fc}rgen",
+                "http://a.example:1",
+                "a9bc1b0a2e195c49426b8d69a25c9e86",
+            ),
+            (
+                &"x".repeat(100),
+                "http://10.0.0.1:65535",
+                "17c072e4f3cb71e0fe2ffcf1642d5165",
+            ),
+        ] {
+            assert_eq!(Key::new(password.as_bytes()).token(&url(at)), expected);
+        }
+    }
+
+    #[test]
+    fn a_token_is_good_for_the_url_it_was_made_for_alone() {
+        let key = Key::new(b"pw");
+        let candidates = ["http://a:1", "http://b:1", "http://c:1"].map(url);
+        for candidate in &candidates {
+            let token = key.token(candidate);
+            assert_eq!(key.made_for(token.as_bytes(), &candidates), Some(candidate));
+        }
+        let token = key.token(&url("http://d:1"));
+        assert_eq!(key.made_for(token.as_bytes(), &candidates), None);
+        let other = Key::new(b"qw").token(&candidates[0]);
+        assert_eq!(key.made_for(other.as_bytes(), &candidates), None);
+    }
+
+    #[test]
+    fn what_is_no_token_is_refused() {
+        let key = Key::new(b"pw");
+        let candidates = [url("http://a:1")];
+        let token = key.token(&candidates[0]);
+        for bad in [
+            "",
+            &token[1..],
+            &token.to_uppercase(),
+            &format!("{token}0"),
+            &format!(" {token}"),
+            &"z".repeat(32),
+            &"0".repeat(32),
+        ] {
+            assert_eq!(key.made_for(bad.as_bytes(), &candidates), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_key_is_not_printed() {
+        assert_eq!(format!("{:?}", Key::new(b"hunter2")), "***");
+    }
+}

@@ -1,0 +1,150 @@
+//! Connections that are not encrypted: one call of the protocol of 2004 each.
+//!
+//! Only with `--legacy`. Whoever calls is nobody in particular, so all such connections together have few
+//! places, fewer from one source, and a few threads; the head, the body and the answer each have a deadline.
+//! What a call means is [`legacy`](crate::legacy)'s to say: here it is bytes in and a document out.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body::Body as _;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::accept::{HTTP_BUFFER, House, MAX_FIELDS, MAX_HEAD};
+use super::body::Body;
+use super::doors::Plain;
+use super::plain_body::ContentsBody;
+use super::routes::status;
+use super::stall::StallGuard;
+use crate::legacy::server::{Accepted, Answer};
+use crate::legacy::wire::{MAX_CALL_BYTES, Operation};
+use crate::legacy::{Legacy, NODE_FIELD};
+
+/// One such connection.
+struct Caller {
+    place: Plain,
+    legacy: Arc<Legacy>,
+    /// Where it was accepted.
+    local: SocketAddr,
+    house: Arc<House>,
+}
+
+/// Answers one call and closes.
+pub(super) async fn serve(
+    socket: TcpStream,
+    place: Plain,
+    legacy: Arc<Legacy>,
+    house: Arc<House>,
+) -> io::Result<()> {
+    let limits = house.limits.clone();
+    let caller = Arc::new(Caller {
+        place,
+        legacy,
+        local: socket.local_addr()?,
+        house,
+    });
+    let service = service_fn(move |request| {
+        let caller = caller.clone();
+        async move { Ok::<_, Infallible>(route(request, caller).await) }
+    });
+    let socket = StallGuard::new(socket, limits.stall);
+    http1::Builder::new()
+        .timer(TokioTimer::new())
+        .keep_alive(false)
+        .header_read_timeout(limits.plain_head)
+        .max_headers(MAX_FIELDS)
+        .max_header_size(MAX_HEAD)
+        .max_buf_size(HTTP_BUFFER)
+        .serve_connection(TokioIo::new(socket), service)
+        .await
+        .map_err(io::Error::other)
+}
+
+/// Never fails: what goes wrong has a status code.
+async fn route(request: Request<Incoming>, caller: Arc<Caller>) -> Response<Body> {
+    let is_call = matches!(request.uri().path(), "/RPC2" | "/");
+    let response = match (is_call, request.method() == Method::POST) {
+        (false, _) => Err(StatusCode::NOT_FOUND),
+        (true, false) => Err(StatusCode::METHOD_NOT_ALLOWED),
+        (true, true) => call(request, &caller).await,
+    };
+    let response = response.unwrap_or_else(status);
+    tracing::debug!(
+        remote = %caller.place.remote,
+        status = response.status().as_u16(),
+        "answered in the protocol of 2004"
+    );
+    response
+}
+
+async fn call(request: Request<Incoming>, caller: &Caller) -> Result<Response<Body>, StatusCode> {
+    let document = body(request, caller).await?;
+    answer_to(document, caller).await.map_err(|error| {
+        tracing::error!(%error, "a call could not be answered");
+        StatusCode::INTERNAL_SERVER_ERROR
+    })
+}
+
+async fn body(request: Request<Incoming>, caller: &Caller) -> Result<Bytes, StatusCode> {
+    if request.body().size_hint().lower() > MAX_CALL_BYTES as u64 {
+        return Err(StatusCode::PAYLOAD_TOO_LARGE);
+    }
+    let body = Limited::new(request.into_body(), MAX_CALL_BYTES).collect();
+    match timeout(caller.house.limits.plain_body, body).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(StatusCode::PAYLOAD_TOO_LARGE),
+        Ok(Err(_)) => Err(StatusCode::BAD_REQUEST),
+        Err(_) => Err(StatusCode::REQUEST_TIMEOUT),
+    }
+}
+
+async fn answer_to(document: Bytes, caller: &Caller) -> io::Result<Response<Body>> {
+    let (legacy, local) = (caller.legacy.clone(), caller.local);
+    let accepting = move || legacy.accept(&document, local.ip(), local.port());
+    let call = match caller.place.work.run(accepting).await? {
+        Ok(call) => call,
+        Err(refusal) => return Ok(xml(Body::full(refusal.into()))),
+    };
+    // Patterns may take seconds: they wait for each other, and nothing else for them.
+    let work = match call.operation {
+        Operation::Names(_) => &caller.place.searches,
+        _ => &caller.place.work,
+    };
+    let (legacy, service) = (caller.legacy.clone(), caller.house.service.clone());
+    let answering =
+        move |call: Accepted| legacy.answer(service.share.as_deref(), &call, Instant::now());
+    let mut response = xml(match work.run(move || answering(call)).await? {
+        Answer::Document(document) => Body::full(document.into()),
+        Answer::Contents(form, file) => {
+            Body::contents(ContentsBody::new(form, file, caller.place.work.clone()))
+        }
+    });
+    let me = caller.house.service.members.me().to_string();
+    if let Ok(me) = HeaderValue::try_from(me) {
+        response.headers_mut().insert(NODE_FIELD, me);
+    }
+    Ok(response)
+}
+
+fn xml(body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    let fields = response.headers_mut();
+    fields.insert(CONTENT_TYPE, HeaderValue::from_static("text/xml"));
+    response
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

@@ -1,0 +1,55 @@
+//! The files at the top of the share, for those who know no directories.
+
+use std::time::Instant;
+
+use super::names::Seen;
+use super::pattern::Pattern;
+use super::{Share, fault, unreadable};
+use crate::types::{Kind, RelPath};
+use crate::wire::{Fault, FaultCode};
+
+/// Names that are looked at between two looks at the clock.
+const STRIDE: usize = 256;
+
+impl Share {
+    /// The names of the files, and of links to files, at the top of the share that match `pattern` and do not begin
+    /// with a dot: sorted, at most `most` of them, found by `until`.
+    ///
+    /// # Errors
+    /// The fault of a bad pattern, of too many names or too little time, or of a directory that cannot be read.
+    pub fn top_files(
+        &self,
+        pattern: &str,
+        most: usize,
+        until: Instant,
+    ) -> Result<Vec<Vec<u8>>, Fault> {
+        let pattern = Pattern::new(pattern)?;
+        let directory = self.tree.find(&RelPath::root()).map_err(fault)?;
+        let names = self.names(&directory).map_err(unreadable)?;
+        let mut found = Vec::new();
+        for index in 0..names.len() {
+            if index % STRIDE == 0 && Instant::now() > until {
+                return Err(exceeded("the pattern takes too long"));
+            }
+            let (name, seen) = names.get(index);
+            if name.starts_with(b".") || seen == Seen::Directory || !pattern.matches(name) {
+                continue;
+            }
+            // Links are the only ones of which the name alone does not tell.
+            let is_file = seen == Seen::File
+                || matches!(self.tree.entry(&directory, name, seen),
+                    Ok(Some(attributes)) if attributes.kind == Kind::File);
+            if is_file && found.len() == most {
+                return Err(exceeded(format!("more than {most} names match")));
+            }
+            if is_file {
+                found.push(name.to_vec());
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn exceeded(why: impl Into<String>) -> Fault {
+    Fault::new(FaultCode::LimitExceeded, why.into())
+}

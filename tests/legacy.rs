@@ -1,0 +1,439 @@
+//! The protocol of 2004: what its clients get of a node with `--legacy`, and what they do not.
+//!
+//! The clients are `data/legacy/client.py` on Python 2.7's own `xmlrpclib`, as the original was. Where there is
+//! no Python 2.7, that of Python 3 stands in, and the run says so.
+
+use std::fs;
+use std::io::Write;
+use std::net::TcpStream;
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::content::pattern;
+use crate::process::{eventually, run};
+use crate::stranger::read_all;
+use crate::swarm::{Node, PASSWORD, Swarm, TINYP2P, program, tinyp2p};
+
+const CLIENT: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../tests/data/legacy/client.py"
+);
+
+/// How long a client may take for a few calls.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// How to start the Python that clients run on, and whether it is Python 2.7.
+pub(crate) struct Python {
+    command: &'static str,
+    /// Which of several versions pyenv is to start.
+    pyenv: Option<String>,
+    pub(crate) is_2: bool,
+}
+
+impl Python {
+    pub(crate) fn command(&self) -> Command {
+        let mut command = Command::new(self.command);
+        if let Some(version) = &self.pyenv {
+            command.env("PYENV_VERSION", version);
+        }
+        command
+    }
+
+    fn works(&self) -> bool {
+        let mut command = self.command();
+        command.args(["-c", "import xmlrpclib, hashlib, json"]);
+        let status = command.stdout(Stdio::null()).stderr(Stdio::null()).status();
+        status.is_ok_and(|status| status.success())
+    }
+}
+
+/// Found once.
+pub(crate) fn python() -> &'static Python {
+    static FOUND: OnceLock<Python> = OnceLock::new();
+    FOUND.get_or_init(|| {
+        let with = |command, pyenv| Python {
+            command,
+            pyenv,
+            is_2: true,
+        };
+        let versions = Command::new("pyenv").args(["versions", "--bare"]).output();
+        let versions = versions.map_or(Vec::new(), |output| output.stdout);
+        let versions = String::from_utf8_lossy(&versions).into_owned();
+        let version = versions.lines().find(|version| version.starts_with("2.7"));
+        let candidates = [
+            with("python2.7", None),
+            with("python2.7", version.map(str::to_owned)),
+            with("python2", None),
+        ];
+        candidates.into_iter().find(Python::works).unwrap_or_else(|| {
+            eprintln!(
+                "no Python 2.7 here: clients of 2004 run on Python 3; left out is how Python 2 sends and \
+                 takes byte strings"
+            );
+            Python {
+                command: "python3",
+                pyenv: None,
+                is_2: false,
+            }
+        })
+    })
+}
+
+/// A client of 2004 that knows a node by a URL.
+struct Client {
+    password: String,
+    url: String,
+    called: String,
+}
+
+impl Client {
+    fn of(node: &Node) -> Self {
+        let url = format!("http://{}", node.address());
+        Self {
+            password: PASSWORD.to_owned(),
+            called: url.clone(),
+            url,
+        }
+    }
+
+    /// The results of these operations, one call each.
+    fn calls(&self, operations: &[(i64, Value)]) -> Vec<Value> {
+        let Self {
+            password,
+            url,
+            called,
+        } = self;
+        let calls: Vec<Value> = operations
+            .iter()
+            .map(|(number, argument)| json!([password, url, called, number, argument]))
+            .collect();
+        let input = tempfile::tempfile().expect("make a file");
+        (&input)
+            .write_all(Value::from(calls).to_string().as_bytes())
+            .expect("write a file");
+        std::io::Seek::rewind(&mut &input).expect("rewind a file");
+        let mut command = python().command();
+        let output = run(command.arg(CLIENT).stdin(input), LIMIT).expect_success();
+        let lines = output.text();
+        let results = lines.lines().map(serde_json::from_str::<Value>);
+        let results: Vec<Value> = results.collect::<Result<_, _>>().expect("JSON lines");
+        assert_eq!(results.len(), operations.len());
+        results
+    }
+
+    fn call(&self, number: i64, argument: impl Into<Value>) -> Value {
+        self.calls(&[(number, argument.into())]).remove(0)
+    }
+
+    fn names(&self, pattern: &str) -> Vec<String> {
+        let lists = texts(&self.call(1, pattern)["list"][0]["list"]);
+        lists
+            .into_iter()
+            .map(|name| String::from_utf8(name).expect("UTF-8"))
+            .collect()
+    }
+}
+
+fn texts(list: &Value) -> Vec<Vec<u8>> {
+    let list = list.as_array().expect("an array");
+    list.iter().map(|one| bytes(&one["text"])).collect()
+}
+
+fn bytes(hex: &Value) -> Vec<u8> {
+    let hex = hex.as_str().expect("a string");
+    let byte = |at| u8::from_str_radix(&hex[at..at + 2], 16).expect("hex digits");
+    (0..hex.len()).step_by(2).map(byte).collect()
+}
+
+fn is_fault(result: &Value) -> bool {
+    result["fault"] == 1
+}
+
+#[test]
+fn a_client_of_2004_lists_searches_and_fetches() {
+    let swarm = Swarm::new();
+    let text = "line\n".repeat(100_000);
+    let node = swarm
+        .node("a")
+        .file("a.txt", &text)
+        .file("b.txt", "<&>]]>")
+        .file("c.mp3", pattern(1, 1_000_000))
+        .file("dir.txt/below.txt", "x")
+        .file(".hidden.txt", "x")
+        .option("--legacy")
+        .serve();
+    let client = Client::of(&node);
+    assert_eq!(client.names(""), ["a.txt", "b.txt", "c.mp3"]);
+    assert_eq!(client.names(r"\.txt$"), ["a.txt", "b.txt"]);
+    assert_eq!(client.names("^[bc]"), ["b.txt", "c.mp3"]);
+    assert!(client.names("nothing").is_empty());
+    let fetched = client.calls(&[
+        (2, "a.txt".into()),
+        (2, "b.txt".into()),
+        (7, "b.txt".into()),
+    ]);
+    assert!(bytes(&fetched[0]["text"]) == text.as_bytes());
+    assert_eq!(bytes(&fetched[1]["text"]), b"<&>]]>");
+    assert_eq!(bytes(&fetched[2]["text"]), b"<&>]]>");
+}
+
+#[test]
+fn contents_that_are_not_ascii_arrive_byte_exact() {
+    let swarm = Swarm::new();
+    let lines = "one\rtwo\r\nthree\n\r";
+    let random = pattern(7, 3_000_000);
+    let node = swarm
+        .node("a")
+        .file("lines", lines)
+        .file("gr\u{fc}n.txt", "gr\u{fc}n \u{1f600}")
+        .file("empty", "")
+        .file("random", &random)
+        .file("latin", b"caf\xe9")
+        .option("--legacy")
+        .serve();
+    let client = Client::of(&node);
+    assert_eq!(client.names("n.txt"), ["gr\u{fc}n.txt"]);
+    let names = ["lines", "gr\u{fc}n.txt", "empty", "random", "latin"];
+    let fetched = client.calls(&names.map(|name| (2, name.into())));
+    assert_eq!(bytes(&fetched[0]["text"]), lines.as_bytes());
+    assert_eq!(bytes(&fetched[1]["text"]), "gr\u{fc}n \u{1f600}".as_bytes());
+    assert_eq!(bytes(&fetched[2]["text"]), b"");
+    assert!(bytes(&fetched[3]["binary"]) == random);
+    assert_eq!(bytes(&fetched[4]["binary"]), b"caf\xe9");
+}
+
+#[test]
+fn a_wrong_password_gets_false_whatever_is_asked() {
+    let swarm = Swarm::new();
+    let node = swarm.node("a").file("x", "x").option("--legacy").serve();
+    let right = Client::of(&node);
+    let wrong = Client {
+        password: "other".to_owned(),
+        ..Client::of(&node)
+    };
+    let elsewhere = Client {
+        url: "http://elsewhere:15204".to_owned(),
+        ..Client::of(&node)
+    };
+    let operations = [
+        (0, json!(["http://10.9.8.7:1"])),
+        (1, "".into()),
+        (2, "x".into()),
+        (2, "../x".into()),
+    ];
+    for client in [wrong, elsewhere] {
+        for result in client.calls(&operations) {
+            assert_eq!(result, json!({"boolean": false}));
+        }
+    }
+    let servers = texts(&right.call(0, json!([]))["list"]);
+    assert_eq!(
+        servers,
+        [right.url.as_bytes()],
+        "a stranger told of a server"
+    );
+}
+
+#[test]
+fn nothing_outside_the_top_of_the_share_can_be_had() {
+    let swarm = Swarm::new();
+    let node = swarm
+        .node("a")
+        .file("dir/below", "secret")
+        .file(".hidden", "secret")
+        .file("x", "x")
+        .option("--legacy")
+        .option("--hidden")
+        .serve();
+    fs::write(node.share().join("../x"), "secret").expect("write a file");
+    std::os::unix::fs::symlink("/etc/passwd", node.share().join("link")).expect("make a link");
+    let names = [
+        "../x",
+        "/etc/passwd",
+        "dir/below",
+        "./x",
+        "dir",
+        ".hidden",
+        "..",
+        ".",
+        "",
+        "x\0",
+        "absent",
+        "link",
+    ];
+    let client = Client::of(&node);
+    let results = client.calls(&names.map(|name| (2, name.into())));
+    for (name, result) in names.iter().zip(results) {
+        assert!(is_fault(&result), "{name:?}: {result}");
+    }
+    assert_eq!(client.names(""), ["x"]);
+}
+
+#[test]
+fn wrong_types_and_patterns_that_are_not_supported_are_faults_that_say_so() {
+    let swarm = Swarm::new();
+    let node = swarm.node("a").file("x", "x").option("--legacy").serve();
+    let results = Client::of(&node).calls(&[
+        (0, "http://a:1".into()),
+        (1, json!(["x"])),
+        (1, 5.into()),
+        (2, json!([])),
+        (1, "(?=x)".into()),
+        (1, "(".into()),
+    ]);
+    assert!(results.iter().all(is_fault), "{results:?}");
+    let why = results[4]["why"].as_str().expect("a reason");
+    assert!(why.contains("look-around"), "{why}");
+}
+
+#[test]
+fn servers_tell_each_other_of_servers() {
+    let swarm = Swarm::new();
+    let node = swarm.node("a").option("--legacy").serve();
+    let client = Client::of(&node);
+    let told = [
+        "http://10.9.8.7:1",
+        "http://10.9.8.6:1/x",
+        "javascript:x",
+        &client.url,
+    ];
+    let servers = texts(&client.call(0, json!(told))["list"]);
+    assert_eq!(servers, [client.url.as_bytes(), b"http://10.9.8.7:1"]);
+    let many: Vec<String> = (0..500)
+        .map(|n| format!("http://10.9.8.7:{}", n + 1))
+        .collect();
+    let servers = texts(&client.call(0, json!(many))["list"]);
+    assert_eq!(servers.len(), 65, "this node and 64 others");
+}
+
+#[test]
+fn a_node_answers_to_what_it_advertises_and_to_where_it_was_reached() {
+    let swarm = Swarm::new();
+    let node = swarm
+        .node("a")
+        .file("x", "x")
+        .option("--legacy")
+        .option("--advertise=box.example:8080")
+        .serve();
+    let advertised = Client {
+        url: "http://box.example:8080".to_owned(),
+        ..Client::of(&node)
+    };
+    for client in [advertised, Client::of(&node)] {
+        assert_eq!(client.names(""), ["x"]);
+    }
+}
+
+#[test]
+fn a_mount_serves_clients_of_2004_too() {
+    let swarm = Swarm::new();
+    let node = swarm.node("a").file("x", "x").option("-olegacy").mount();
+    let fetched = Client::of(&node).call(2, "x");
+    assert_eq!(bytes(&fetched["text"]), b"x");
+}
+
+#[test]
+fn hostile_connections_harm_nothing() {
+    let swarm = Swarm::new();
+    let node = swarm.node("a").file("x", "x").option("--legacy").serve();
+    let bomb = "<!DOCTYPE a [<!ENTITY a \"aaaaaaaaaa\"><!ENTITY b \"&a;&a;&a;&a;\">]><methodCall>&b;</methodCall>";
+    let deep = "<value><array><data>".repeat(40_000);
+    let post = |body: &str| {
+        let length = body.len();
+        format!("POST /RPC2 HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n{body}")
+            .into_bytes()
+    };
+    let huge = post(&" ".repeat(4 << 20));
+    // These stay open, as many as may: heads and bodies that never end.
+    let held: Vec<TcpStream> = [
+        &b"P"[..],
+        b"POST /RPC2 HTTP/1.1\r\nContent-Length: 99\r\n\r\n<",
+    ]
+    .iter()
+    .map(|begin| {
+        let mut socket = TcpStream::connect(node.socket()).expect("connect");
+        socket.write_all(begin).expect("send");
+        socket
+    })
+    .collect();
+    for request in [
+        &b"\xff\x00\r\n\r\n"[..],
+        b"GET /files/x HTTP/1.1\r\n\r\n",
+        &post(bomb),
+        &post(&deep),
+        &huge,
+    ] {
+        let mut socket = TcpStream::connect(node.socket()).expect("connect");
+        let limit = Some(Duration::from_secs(20));
+        socket.set_read_timeout(limit).expect("set a limit");
+        // The node may close before it has read all.
+        let _ = socket.write_all(request);
+        let answer = read_all(&mut socket);
+        let shown = String::from_utf8_lossy(&answer);
+        assert!(
+            answer.len() < 1000 && !shown.contains("<string>x"),
+            "{shown}"
+        );
+    }
+    assert_eq!(Client::of(&node).names(""), ["x"]);
+    let found = tinyp2p(&swarm, &["search", PASSWORD, "x", &node.address()], LIMIT);
+    assert_eq!(found.expect_success().text(), "x\n");
+    drop(held);
+}
+
+#[test]
+fn people_are_warned_and_the_status_shows_why() {
+    let swarm = Swarm::new();
+    let runtime = swarm.directory("runtime");
+    let node = swarm
+        .node("a")
+        .file("x", "x")
+        .option("--legacy")
+        .peer_at("http://10.255.255.1:1")
+        .runtime(&runtime)
+        .serve();
+    eventually(LIMIT, "it says that it shares", || {
+        node.log().contains("sharing")
+    });
+    let warning = "--legacy speaks the protocol of 2004, which is not safe from eavesdroppers";
+    assert_eq!(node.log().matches(warning).count(), 1, "{}", node.log());
+    let status = |arguments: &[&str]| {
+        let mut command = program(TINYP2P, &swarm.path("a-home"), None);
+        command.env("XDG_RUNTIME_DIR", &runtime);
+        run(command.arg("status").args(arguments), LIMIT).text()
+    };
+    let text = status(&[]);
+    assert!(text.contains("not safe from eavesdroppers"), "{text}");
+    let object = status(&["--json"]);
+    let own = format!("http://{}", node.address());
+    let mine = object
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+    let mine = { mine }
+        .find(|object| object["pid"] == node.pid())
+        .expect("this node");
+    assert_eq!(mine["legacy"]["urls"][0], own.as_str());
+    assert_eq!(mine["legacy"]["servers"], json!(["http://10.255.255.1:1"]));
+}
+
+#[test]
+fn a_server_of_2004_is_refused_without_the_option() {
+    let swarm = Swarm::new();
+    let failed = tinyp2p(&swarm, &["serve", PASSWORD, "http://127.0.0.1:1"], LIMIT);
+    assert_eq!(failed.code(), 2);
+    assert!(failed.stderr.contains("--legacy"), "{failed}");
+}
+
+#[test]
+fn the_clients_of_these_tests_run_on_what_they_say() {
+    let mut command = python().command();
+    let version = run(
+        command.args(["-c", "import sys; print(sys.version_info[0])"]),
+        LIMIT,
+    );
+    let expected = if python().is_2 { "2\n" } else { "3\n" };
+    assert_eq!(version.expect_success().text(), expected);
+}

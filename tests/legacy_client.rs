@@ -1,0 +1,477 @@
+//! The other half of the protocol of 2004: its servers as members, in the mount and for `tinyp2p get`.
+//!
+//! The servers are `data/legacy/server.py` on Python 2.7's own `SimpleXMLRPCServer`, as the original was: one call at
+//! a time, HTTP/1.0, raw bytes in strings. Where there is no Python 2.7, that of Python 3 stands in, which sends
+//! contents as base64; the run says so. Hostile servers are sockets.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use crate::content::{MIB, names, pattern};
+use crate::legacy::python;
+use crate::process::{eventually, run, sh, signal, within};
+use crate::swarm::{Node, PASSWORD, Swarm, next_address, tinyp2p};
+
+const SERVER: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../tests/data/legacy/server.py"
+);
+
+const OLD_PORT: u16 = 15998;
+
+/// Members find each other within this time, on a busy machine.
+const FOUND: Duration = Duration::from_secs(15);
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A server of 2004; killed when dropped.
+struct Old {
+    url: String,
+    directory: PathBuf,
+    child: Child,
+    /// Python 2 tells of broken connections on its standard output, and ends if that is closed.
+    _output: BufReader<ChildStdout>,
+}
+
+impl Old {
+    /// One with these files, which joins the one at `other`.
+    fn start(swarm: &Swarm, name: &str, files: &[(&str, &[u8])], other: Option<&str>) -> Self {
+        let directory = swarm.directory(name);
+        for (name, content) in files {
+            fs::write(directory.join(name), content).expect("write a file");
+        }
+        if !python().is_2 {
+            eprintln!("servers of 2004 run on Python 3: left out is how Python 2 sends raw bytes");
+        }
+        let host = next_address().to_string();
+        let mut command = python().command();
+        command
+            .arg(SERVER)
+            .args([PASSWORD, &host, &OLD_PORT.to_string()]);
+        command.args(other).current_dir(&directory);
+        let mut child = command
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("start Python");
+        let mut line = String::new();
+        let output = child.stdout.take().expect("its output");
+        let mut output = BufReader::new(output);
+        output.read_line(&mut line).expect("read its output");
+        assert_eq!(line, "ready\n");
+        Self {
+            url: format!("http://{host}:{OLD_PORT}"),
+            directory,
+            child,
+            _output: output,
+        }
+    }
+
+    /// How it is shown.
+    fn name(&self) -> &str {
+        &self.url["http://".len()..]
+    }
+
+    fn signal(&self, what: Signal) {
+        signal(self.child.id(), what);
+    }
+}
+
+impl Drop for Old {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A mount that knows the servers at `urls`.
+fn mount(swarm: &Swarm, name: &str, urls: &[&str]) -> Node {
+    let node = swarm.node(name).option("--legacy");
+    let node = urls.iter().fold(node, |node, url| node.peer_at(*url));
+    node.mount()
+}
+
+fn shows(node: &Node, expected: &[&str]) {
+    let what = format!("{expected:?} are there");
+    eventually(FOUND, &what, || names(&node.mountpoint()) == expected);
+}
+
+fn same(path: &Path, expected: &[u8]) {
+    let path = path.to_owned();
+    let shown = path.display().to_string();
+    let read = within(LIMIT, "a file is read", move || fs::read(path));
+    assert!(read.expect("read a file") == expected, "{shown}");
+}
+
+#[test]
+fn files_of_a_server_of_2004_are_read_byte_for_byte_in_every_way() {
+    let swarm = Swarm::new();
+    let random = pattern(3, 3 * MIB + 5);
+    let files: [(&str, &[u8]); 4] = [
+        ("empty", b""),
+        ("gr\u{fc}n & <co>.txt", b"one\rtwo\r\n&amp;<x>\n\r"),
+        ("latin", b"caf\xe9 \x00\x01\xff"),
+        ("random", &random),
+    ];
+    let old = Old::start(&swarm, "old", &files, None);
+    fs::create_dir(old.directory.join("sub")).expect("make a directory");
+    fs::write(old.directory.join(".hidden"), "x").expect("write a file");
+    let node = mount(&swarm, "a", &[&old.url]);
+    let all = files.map(|(name, _)| name);
+    shows(&node, &all);
+    for (name, content) in files {
+        same(&node.at(name), content);
+        let size = fs::metadata(node.at(name)).expect("look at a file").len();
+        assert_eq!(size, content.len() as u64, "{name}");
+        let own = format!(".tinyp2p/peers/{}/{name}", old.name());
+        same(&node.at(own), content);
+    }
+    same(&node.at(".tinyp2p/search/rand/random"), &random);
+    let copies = swarm.path("copies");
+    let from = node.mountpoint();
+    sh(
+        "cp",
+        &["-r", &from.to_string_lossy(), &copies.to_string_lossy()],
+    );
+    assert_eq!(names(&copies), all);
+    for (name, content) in files {
+        same(&copies.join(name), content);
+    }
+}
+
+#[test]
+fn a_file_whose_size_is_not_known_yet_is_copied_whole() {
+    let swarm = Swarm::new();
+    // More than is fetched for a size alone.
+    let large = pattern(5, 97 * MIB);
+    let old = Old::start(&swarm, "old", &[("first", b"1")], None);
+    let node = mount(&swarm, "a", &[&old.url]);
+    shows(&node, &["first"]);
+    let text = |path: PathBuf| path.to_string_lossy().into_owned();
+    for (number, tool) in [&["cp"][..], &["gio", "copy"], &["cat"]].iter().enumerate() {
+        let name = format!("large{number}");
+        fs::write(old.directory.join(&name), &large).expect("write a file");
+        eventually(FOUND, "it is shown", || {
+            names(&node.mountpoint()).contains(&name)
+        });
+        let size = fs::metadata(node.at(&name)).expect("look at a file").len();
+        assert_eq!(size, 0, "not known yet");
+        let (from, to) = (text(node.at(&name)), swarm.path(&name));
+        match tool {
+            ["cat"] => {
+                let output = fs::File::create(&to).expect("make a file");
+                let mut command = Command::new("cat");
+                let status = command.arg(&from).stdout(output).status();
+                assert!(status.expect("run cat").success());
+            }
+            [program, arguments @ ..] => {
+                let mut command = Command::new(program);
+                run(
+                    command.args(arguments).args([&from, &text(to.clone())]),
+                    LIMIT,
+                )
+                .expect_success();
+            }
+            [] => unreachable!("every tool has a name"),
+        }
+        assert!(fs::read(&to).expect("read the copy") == large, "{tool:?}");
+        let size = fs::metadata(node.at(&name)).expect("look at a file").len();
+        assert_eq!(size, large.len() as u64, "known by now");
+    }
+}
+
+#[test]
+fn servers_are_found_through_one_another_and_hear_of_this_node() {
+    let swarm = Swarm::new();
+    let first = Old::start(&swarm, "one", &[("a", b"1")], None);
+    let second = Old::start(&swarm, "two", &[("b", b"2")], Some(&first.url));
+    let node = mount(&swarm, "node", &[&first.url]);
+    shows(&node, &["a", "b"]);
+    let third = Old::start(&swarm, "three", &[("c", b"3")], Some(&second.url));
+    shows(&node, &["a", "b", "c"]);
+    let members = names(&node.at(".tinyp2p/peers"));
+    for old in [&first, &second, &third] {
+        assert!(
+            members.iter().any(|member| member == old.name()),
+            "{members:?}"
+        );
+    }
+    let status = fs::read_to_string(node.at(".tinyp2p/status")).expect("read the status");
+    assert!(
+        status.contains(third.name()) && status.contains("not safe"),
+        "{status}"
+    );
+}
+
+#[test]
+fn a_frozen_server_costs_its_deadline_once_and_comes_back() {
+    let swarm = Swarm::alone();
+    let frozen = Old::start(&swarm, "one", &[("a", b"1")], None);
+    let other = Old::start(&swarm, "two", &[("b", b"2")], None);
+    let node = mount(&swarm, "node", &[&frozen.url, &other.url]);
+    shows(&node, &["a", "b"]);
+    frozen.signal(Signal::STOP);
+    eventually(FOUND, "it is away", || names(&node.mountpoint()) == ["b"]);
+    for _ in 0..3 {
+        // Beyond the second for which an answer counts.
+        thread::sleep(Duration::from_millis(1100));
+        let begun = Instant::now();
+        assert_eq!(names(&node.mountpoint()), ["b"]);
+        let took = begun.elapsed();
+        assert!(
+            took < Duration::from_secs(1),
+            "nobody waits for it again: {took:?}"
+        );
+    }
+    same(&node.at("b"), b"2");
+    frozen.signal(Signal::CONT);
+    shows(&node, &["a", "b"]);
+    same(&node.at("a"), b"1");
+}
+
+#[test]
+fn other_contents_under_a_name_are_another_file() {
+    let swarm = Swarm::new();
+    let old = Old::start(&swarm, "old", &[("x", b"before")], None);
+    let node = mount(&swarm, "a", &[&old.url]);
+    shows(&node, &["x"]);
+    same(&node.at("x"), b"before");
+    fs::write(old.directory.join("x"), "and afterwards").expect("write a file");
+    let limit = Duration::from_secs(45);
+    eventually(limit, "the new contents are there", || {
+        fs::read(node.at("x")).is_ok_and(|read| read == b"and afterwards")
+    });
+}
+
+#[test]
+fn get_fetches_what_matches_from_all_servers_and_leaves_alone_what_is_there() {
+    let swarm = Swarm::new();
+    let random = pattern(9, 50 * MIB);
+    let first = Old::start(
+        &swarm,
+        "one",
+        &[("a.bin", &random), ("old.bin", b"theirs")],
+        None,
+    );
+    fs::create_dir(first.directory.join("dir.bin")).expect("make a directory");
+    let second = Old::start(
+        &swarm,
+        "two",
+        &[("b.bin", b"2"), ("c.txt", b"3")],
+        Some(&first.url),
+    );
+    let target = swarm.directory("target");
+    fs::write(target.join("old.bin"), "mine").expect("write a file");
+    let to = target.to_string_lossy();
+    let arguments = [
+        "get",
+        "--legacy",
+        "-d",
+        &to,
+        PASSWORD,
+        r"\.bin$",
+        &second.url,
+    ];
+    let finished = tinyp2p(&swarm, &arguments, LIMIT).expect_success();
+    assert!(finished.text().contains("2 fetched"), "{finished}");
+    assert!(finished.text().contains("1 existed"), "{finished}");
+    assert_eq!(names(&target), ["a.bin", "b.bin", "old.bin"]);
+    same(&target.join("a.bin"), &random);
+    same(&target.join("b.bin"), b"2");
+    same(&target.join("old.bin"), b"mine");
+}
+
+#[test]
+fn another_password_is_found_out_before_anything_else() {
+    let swarm = Swarm::new();
+    let old = Old::start(&swarm, "old", &[("x", b"1")], None);
+    let arguments = [
+        "search",
+        "--legacy",
+        "a-wrong-password-of-length",
+        "x",
+        &old.url,
+    ];
+    let finished = tinyp2p(&swarm, &arguments, LIMIT);
+    assert_eq!(finished.code(), 3, "{finished}");
+    let arguments = ["search", PASSWORD, "x", &old.url];
+    let finished = tinyp2p(&swarm, &arguments, LIMIT);
+    assert_eq!(finished.code(), 2, "without --legacy: {finished}");
+}
+
+/// A server that takes any token and answers as `serve` does, given what was asked.
+fn hostile(serve: impl Fn(&str, &mut TcpStream) + Send + 'static) -> String {
+    let address = next_address();
+    let listener = TcpListener::bind((address, OLD_PORT)).expect("listen");
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let (mut request, mut buffer) = (Vec::new(), [0; 4096]);
+            while !request.trim_ascii_end().ends_with(b"</methodCall>") {
+                match stream.read(&mut buffer) {
+                    Ok(count) if count > 0 => request.extend_from_slice(&buffer[..count]),
+                    _ => break,
+                }
+            }
+            serve(&String::from_utf8_lossy(&request), &mut stream);
+        }
+    });
+    format!("http://{address}:{OLD_PORT}")
+}
+
+fn document(value: &str) -> Vec<u8> {
+    format!(
+        "HTTP/1.0 200 OK\r\nContent-type: text/xml\r\n\r\n<?xml version='1.0'?><methodResponse><params><param>\
+         <value>{value}</value></param></params></methodResponse>"
+    )
+    .into_bytes()
+}
+
+fn list(names: &[&str]) -> String {
+    let values = names.iter();
+    let values: String = values
+        .map(|name| format!("<value><string>{name}</string></value>"))
+        .collect();
+    format!("<array><data>{values}</data></array>")
+}
+
+fn nested(names: &[&str]) -> String {
+    format!("<array><data><value>{}</value></data></array>", list(names))
+}
+
+/// Answers operation 0, so that it is a member, and gives `names` for operation 1 and `contents` for others.
+fn answering(names: Vec<u8>, contents: Vec<u8>) -> String {
+    hostile(move |request, stream| {
+        let answer = match request {
+            asked if asked.contains("<int>0</int>") || asked.contains("<i4>0</i4>") => {
+                document(&list(&["http://127.0.0.1:1"]))
+            }
+            asked if asked.contains("<int>1</int>") || asked.contains("<i4>1</i4>") => {
+                names.clone()
+            }
+            _ => contents.clone(),
+        };
+        let _ = stream.write_all(&answer);
+    })
+}
+
+#[test]
+fn a_hostile_server_harms_nothing_and_is_named_in_the_log() {
+    let swarm = Swarm::new();
+    let good = Old::start(&swarm, "good", &[("good", b"1")], None);
+    let wrong_names = nested(&["../x", "/etc/passwd", "a/b", "..", ".", "", "&#0;", "fine"]);
+    let bomb = b"HTTP/1.0 200 OK\r\n\r\n<?xml version='1.0'?><!DOCTYPE x [<!ENTITY a 'aaaaaaaa'>\
+        <!ENTITY b '&a;&a;&a;&a;'>]><methodResponse>&b;"
+        .to_vec();
+    let many = document(&nested(&vec!["0123456789"; 1_000_000]));
+    let redirect = b"HTTP/1.0 302 Found\r\nLocation: http://127.0.0.1:1/\r\n\r\n".to_vec();
+    let servers = [
+        answering(document(&wrong_names), document("<string>x</string>")),
+        answering(bomb.clone(), bomb),
+        answering(many, document("<int>5</int>")),
+        answering(redirect.clone(), redirect),
+        answering(document(&list(&["not nested"])), Vec::new()),
+    ];
+    let mut urls: Vec<&str> = servers.iter().map(String::as_str).collect();
+    urls.push(&good.url);
+    let node = mount(&swarm, "a", &urls);
+    let begun = Instant::now();
+    shows(&node, &["fine", "good"]);
+    same(&node.at("good"), b"1");
+    assert!(begun.elapsed() < FOUND);
+    for url in &servers {
+        let place = &url["http://".len()..];
+        eventually(FOUND, &format!("{place} is named"), || {
+            let log = node.log();
+            let mut lines = log.lines();
+            lines.any(|line| line.contains("WARN") && line.contains(place))
+        });
+    }
+    assert!(!Path::new("/tmp/x").exists() || fs::read("/tmp/x").is_ok_and(|read| read != b"x"));
+    let members = names(&node.at(".tinyp2p/peers"));
+    assert!(members.iter().any(|member| member == good.name()));
+}
+
+#[test]
+fn contents_that_do_not_end_or_drip_are_an_error_in_bounded_time() {
+    let swarm = Swarm::alone();
+    let member = |asked: &str, stream: &mut TcpStream| -> bool {
+        let answer = match asked {
+            asked if asked.contains(">0</") => document(&list(&["http://127.0.0.1:1"])),
+            asked if asked.contains(">1</") => document(&nested(&["endless", "drip"])),
+            asked if asked.contains("/.") => document("<boolean>1</boolean>"),
+            _ => return false,
+        };
+        let _ = stream.write_all(&answer);
+        true
+    };
+    let url = hostile(move |asked, stream| {
+        if member(asked, stream) {
+            return;
+        }
+        let head = b"HTTP/1.0 200 OK\r\n\r\n<methodResponse><params><param><value><string>";
+        let _ = stream.write_all(head);
+        let is_drip = asked.contains("drip");
+        let piece = vec![b'x'; if is_drip { 1 } else { 1 << 20 }];
+        while stream.write_all(&piece).is_ok() {
+            if is_drip {
+                thread::sleep(Duration::from_millis(500));
+            }
+        }
+    });
+    let node = swarm
+        .node("a")
+        .option("--legacy")
+        .option("--cache-size=64M")
+        .peer_at(&url)
+        .mount();
+    shows(&node, &["drip", "endless"]);
+    for name in ["endless", "drip"] {
+        let path = node.at(name);
+        let begun = Instant::now();
+        let read = within(LIMIT, "an error", move || fs::read(path));
+        assert!(read.is_err(), "{name}: {read:?}");
+        assert!(begun.elapsed() < Duration::from_secs(30), "{name}");
+    }
+    assert!(node.log().contains("larger than the cache"), "it says why");
+}
+
+#[test]
+fn networks_of_2004_and_of_today_mix_in_every_order() {
+    let swarm = Swarm::new();
+    let random = pattern(4, MIB);
+    let orders: [[usize; 4]; 3] = [[0, 1, 2, 3], [2, 0, 3, 1], [3, 2, 1, 0]];
+    for (round, order) in orders.into_iter().enumerate() {
+        let (mut olds, mut nodes): (Vec<Old>, Vec<Node>) = (Vec::new(), Vec::new());
+        let mut last: Option<String> = None;
+        for kind in order {
+            let name = format!("{round}-{kind}");
+            let file = format!("file{kind}");
+            if kind < 2 {
+                let old = Old::start(&swarm, &name, &[(&file, &random)], last.as_deref());
+                last = Some(old.url.clone());
+                olds.push(old);
+            } else {
+                let node = swarm.node(&name).file(&file, &random).option("--legacy");
+                let node = match &last {
+                    Some(url) => node.peer_at(url.clone()),
+                    None => node,
+                };
+                let node = node.mount();
+                last = Some(format!("http://{}", node.address()));
+                nodes.push(node);
+            }
+        }
+        for node in &nodes {
+            shows(node, &["file0", "file1", "file2", "file3"]);
+            for kind in 0..4 {
+                same(&node.at(format!("file{kind}")), &random);
+            }
+        }
+    }
+}
