@@ -135,7 +135,7 @@ impl Fanout {
                 let listing = told.answer.as_ref();
                 listing.is_none_or(|listing| listing.entries.len() <= SMALL_LISTING)
             };
-            note(&pace, &*peer, &answer, is_small, now - begun);
+            note(&pace, peer, &answer, is_small, now - begun);
             if is_slow.contains(&peer.id()) && !matches!(&answer, Err(error) if error.is_absence())
             {
                 let listing = answer.as_ref().ok().and_then(|told| told.answer.clone());
@@ -177,7 +177,7 @@ impl Fanout {
         let question = move |peer: &dyn Peer, deadline| {
             let begun = Instant::now();
             let answer = client::stat(peer, &path, deadline);
-            note(&pace, &*peer, &answer, |_| true, begun.elapsed());
+            note(&pace, peer, &answer, |_| true, begun.elapsed());
             answer
         };
         self.ask_promptly(members, &slow, deadline, question, |told| {
