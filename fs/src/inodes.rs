@@ -74,8 +74,6 @@ pub struct Inode {
     pub path: RelPath,
     /// What it is.
     pub identity: Identity,
-    /// What it was told as before its size was known, if that was otherwise.
-    born: Option<Identity>,
     /// Bytes of content; 0 for a directory; [`Attributes::UNKNOWN_SIZE`] while only its name is known.
     pub size: u64,
     /// Nanoseconds since 1970.
@@ -91,6 +89,8 @@ pub struct Inode {
 pub struct Inodes {
     inodes: HashMap<u64, Inode>,
     numbers: HashMap<Key, u64>,
+    /// What those few were told as whose content was not known then, and is now.
+    born: HashMap<u64, Identity>,
 }
 
 impl Inodes {
@@ -99,7 +99,6 @@ impl Inodes {
         let root = Inode {
             path: RelPath::root(),
             identity: Identity::Directory(Tree::Merged),
-            born: None,
             size: 0,
             mtime,
             sources: Arc::new([]),
@@ -111,6 +110,7 @@ impl Inodes {
         Self {
             inodes: HashMap::from([(ROOT, root)]),
             numbers: HashMap::from([(key, ROOT)]),
+            born: HashMap::new(),
         }
     }
 
@@ -173,7 +173,8 @@ impl Inodes {
             let key = (path.clone(), Identity::Root { root, size });
             // Somebody else's file may have been this content all along.
             if let Entry::Vacant(vacant) = self.numbers.entry(key) {
-                (inode.born, inode.identity) = (Some(born), vacant.key().1);
+                inode.identity = vacant.key().1;
+                self.born.insert(number, born);
                 vacant.insert(number);
             }
         }
@@ -193,7 +194,6 @@ impl Inodes {
         let inode = self.inodes.entry(number).or_insert_with(|| Inode {
             path: key.0,
             identity: key.1,
-            born: None,
             size,
             mtime,
             sources: Arc::new([]),
@@ -215,7 +215,7 @@ impl Inodes {
             && let Some(inode) = self.inodes.remove(&number)
         {
             let path = inode.path;
-            if let Some(born) = inode.born {
+            if let Some(born) = self.born.remove(&number) {
                 self.numbers.remove(&(path.clone(), born));
             }
             self.numbers.remove(&(path, inode.identity));
