@@ -45,7 +45,7 @@ pub struct Status {
 #[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LegacyStatus {
-    /// By what it can be called there; none when it does not listen.
+    /// By what it can be, or was, called there; none when it does not listen.
     pub urls: Vec<String>,
     /// The servers that it knows, itself not among them.
     pub servers: Vec<String>,

@@ -11,6 +11,9 @@ use super::Url;
 /// The most servers that were not named by the user.
 pub const MAX_LEARNED: usize = 64;
 
+/// The most URLs of this node itself. A machine has few addresses.
+pub const MAX_OWN: usize = 16;
+
 /// A server of which nobody has told for so long can be replaced by another. Those that run tell of themselves
 /// only when they start, so this is long.
 pub const UNMENTIONED: Duration = Duration::from_secs(24 * 3600);
@@ -40,6 +43,18 @@ impl Known {
         self.learned.retain(|(url, _)| !own.contains(url));
         self.own = own;
         self.revision += 1;
+    }
+
+    /// Takes `url` for one more of this node: it was called by it. False if that was known, or there are
+    /// [`MAX_OWN`] already.
+    pub fn called(&mut self, url: &Url) -> bool {
+        if self.own.contains(url) || self.own.len() >= MAX_OWN {
+            return false;
+        }
+        let mut own = std::mem::take(&mut self.own);
+        own.push(url.clone());
+        self.announce(own);
+        true
     }
 
     /// Takes note of the server at `url`. False if it was known, is this node itself, or finds no room.
@@ -125,6 +140,20 @@ mod tests {
         known.forget(&url(1));
         assert_eq!(known.all(), [url(1)], "who was named stays");
         assert_eq!(known.revision(), begin + 2);
+    }
+
+    #[test]
+    fn what_this_node_is_called_by_is_no_other_server() {
+        let mut known = Known::new(vec![url(0)]);
+        known.announce(vec![url(1)]);
+        known.learn(url(2), Instant::now());
+        assert!(known.called(&url(0)) && known.called(&url(2)) && !known.called(&url(2)));
+        assert!(known.all().is_empty());
+        assert_eq!(known.own(), [url(1), url(0), url(2)], "the first stays");
+        for number in 0..100 {
+            known.called(&url(number));
+        }
+        assert_eq!(known.own().len(), MAX_OWN);
     }
 
     #[test]

@@ -55,6 +55,7 @@ impl Legacy {
         candidates.extend(local_urls(local, port));
         let called = self.key().made_for(&call.token, &candidates);
         let called = called.cloned().ok_or_else(wire::encode_denial)?;
+        self.known.lock().called(&called);
         let operation = call.operation.map_err(|why| wire::encode_fault(&why))?;
         Ok(Accepted { operation, called })
     }

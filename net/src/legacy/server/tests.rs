@@ -213,6 +213,10 @@ fn a_node_can_be_called_by_what_it_announces_and_by_where_it_was_reached() {
     for at in ["http://box:8080", AT, "http://localhost:8080"] {
         assert_eq!(node.servers(at, &[]).unwrap(), [at]);
     }
+    assert!(
+        node.legacy.own().contains(&url(AT)),
+        "it is told of as another"
+    );
     let mapped = "::ffff:10.0.0.1".parse().unwrap();
     assert_eq!(local_urls(mapped, 1), [url("http://10.0.0.1:1")]);
 }
