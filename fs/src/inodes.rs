@@ -100,8 +100,6 @@ pub struct Inode {
     pub path: RelPath,
     /// What it is.
     pub identity: Identity,
-    /// What it was told as before its size was known, if that was otherwise.
-    born: Option<Identity>,
     /// Bytes of content; 0 for a directory; [`Attributes::UNKNOWN_SIZE`] while only its name is known.
     pub size: u64,
     /// Nanoseconds since 1970.
@@ -122,6 +120,8 @@ pub struct Inodes {
     numbers: NumberMap<u64>,
     remembered: Remembered,
     next: u64,
+    /// What those few were told as whose content was not known then, and is now.
+    born: NumberMap<Identity>,
 }
 
 impl Inodes {
@@ -130,7 +130,6 @@ impl Inodes {
         let root = Inode {
             path: RelPath::root(),
             identity: Identity::Directory(Tree::Merged),
-            born: None,
             size: 0,
             mtime,
             sources: Arc::new([]),
@@ -146,6 +145,7 @@ impl Inodes {
             numbers: [(hash, ROOT)].into_iter().collect(),
             remembered: Remembered::default(),
             next: ROOT + 1,
+            born: NumberMap::default(),
         }
     }
 
@@ -212,8 +212,9 @@ impl Inodes {
             // Somebody else's file may have been this content all along.
             if self.find(hash, &key).is_none() {
                 self.link(hash, number);
+                self.born.insert(number, born);
                 if let Some(inode) = self.inodes.get_mut(&number) {
-                    (inode.born, inode.identity) = (Some(born), identity);
+                    inode.identity = identity;
                 }
             }
         }
@@ -234,7 +235,6 @@ impl Inodes {
         let inode = self.inodes.entry(number).or_insert_with(|| Inode {
             path: key.0,
             identity: key.1,
-            born: None,
             size,
             mtime,
             sources: Arc::new([]),
@@ -251,7 +251,7 @@ impl Inodes {
         loop {
             let number = *self.numbers.get(&at)?;
             let inode = self.inodes.get(&number)?;
-            let is_it = inode.identity == key.1 || inode.born == Some(key.1);
+            let is_it = inode.identity == key.1 || self.born.get(&number) == Some(&key.1);
             if is_it && inode.path == key.0 {
                 return Some(number);
             }
@@ -296,7 +296,7 @@ impl Inodes {
             && number != ROOT
             && let Some(inode) = self.inodes.remove(&number)
         {
-            if let Some(born) = inode.born {
+            if let Some(born) = self.born.remove(&number) {
                 self.unlink((&inode.path, born), number);
             }
             let hash = self.unlink((&inode.path, inode.identity), number);

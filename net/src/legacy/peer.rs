@@ -4,7 +4,7 @@
 //! has a size, a content root and a version, lies in the [`Store`], and is read, checked and passed on like any
 //! file of any member. Before, it has the attributes of [`Attributes::UNKNOWN_SIZE`].
 //!
-//! The server takes one call at a time ([`Inner::turn`]). Fetching has a thread of its own, which goes on for as
+//! The server takes one call at a time, so calls have turns. Fetching has a thread of its own, which goes on for as
 //! long as somebody waits, or may come back soon; while it does, the names are those of before. Those who only
 //! want to know a size may not make it send all that it has: they have a little time in every ten seconds, and
 //! long files are not fetched for them.
