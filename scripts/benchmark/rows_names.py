@@ -233,10 +233,12 @@ def search_call(space, server, pattern):
     done = timed(search_command(space, server, pattern), timeout=120)
     if len(done.output.splitlines()) != MATCHES:
         raise Failure(f"{len(done.output.splitlines())} matches, not {MATCHES}")
-    told = re.search(r"microseconds=(\d+)", done.errors)
-    if not told:
+    # A mount that runs beside the server is asked, too, and has nothing to look through.
+    told = re.findall(r"matches=(\d+) microseconds=(\d+)", done.errors)
+    taken = [int(microseconds) for matches, microseconds in told if int(matches) == MATCHES]
+    if not taken:
         raise Failure("the log does not tell how long the search took")
-    return int(told[1]) / 1e6
+    return taken[0] / 1e6
 
 
 ROWS = [

@@ -8,7 +8,7 @@ use super::*;
 /// Waits until every directory has settled, so that what is read from now on is remembered.
 fn settle() {
     let made = SystemTime::now();
-    soon(|| SystemTime::now() > made + SETTLED * 2);
+    soon(|| SystemTime::now() > made + SETTLED + Duration::from_millis(100));
 }
 
 /// The files whose name matches, behind `after`, from what listings show: the simple way.
@@ -76,7 +76,7 @@ fn turns() -> impl Strategy<Value = Vec<(u32, bool)>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig::with_cases(16))]
 
     #[test]
     fn pages_of_any_size_behind_any_spot_add_up_whether_or_not_names_are_remembered(
