@@ -7,7 +7,7 @@
 //!
 //! Numbers are given in the order in which things are first shown, which in a directory is that of their names: `cp -r`
 //! and `tar` read files in the order of their numbers, and what is read in the order of its names comes many at a time.
-//! A thing that the kernel has forgotten comes back under the number that it had ([`Remembered`]). Programs rely
+//! A thing that the kernel has forgotten comes back under the number that it had (`Remembered`). Programs rely
 //! on that: `find`, `du` and `cp -r` leave a directory out when its number has changed between two looks at it.
 //!
 //! A file of which only the name is known (of a server of 2004) has a number, too. Once its content is known, the
