@@ -9,7 +9,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::process::{eventually, run};
+use rustix::mount::{UnmountFlags, unmount};
+use rustix::process::Signal;
+
+use crate::process::{eventually, run, signal};
 use crate::swarm::{Node, Swarm};
 
 /// Names that files and directories get: few, so that they clash often.
@@ -620,13 +623,17 @@ fn news_of_a_directory_in_which_somebody_waits_hold_nobody_up_and_let_the_mount_
     eventually(Duration::from_secs(20), "all are there", || {
         ["d/known", "of bob"].iter().all(|path| c.at(path).exists())
     });
-    b.freeze();
     // Both waits are for bob, who may have such a file; the second one ends with the mount.
     for is_killed in [false, true] {
         let directory = ["d", "e"][usize::from(is_killed)];
+        // The way to the directory is known, and known to the kernel, so that the wait is inside.
+        eventually(Duration::from_secs(20), "the way is known", || {
+            shown_names(&c.mountpoint()).contains(&"of bob".to_owned()) && c.at(directory).exists()
+        });
+        b.freeze();
         let (at, begun) = (c.at(format!("{directory}/nobody has this")), Instant::now());
         let waiting = std::thread::spawn(move || at.exists());
-        // News of the very directory, which the first answer has made one that is watched.
+        // A change every now and then for a while, as a program would make them that writes there.
         let mut number = 0;
         while begun.elapsed() < Duration::from_millis(800) {
             number += 1;
@@ -634,22 +641,37 @@ fn news_of_a_directory_in_which_somebody_waits_hold_nobody_up_and_let_the_mount_
             fs::write(a.share().join(new), "x").expect("write");
             std::thread::sleep(Duration::from_millis(20));
         }
+        assert!(!waiting.is_finished(), "nobody waits for bob");
         if is_killed {
             // What is left of the mount stays where it is until somebody looks.
+            signal(c.pid(), Signal::KILL);
+        }
+        let answered = || waiting.is_finished();
+        let limit = Instant::now() + Duration::from_secs(5);
+        while !answered() && Instant::now() < limit {
+            std::thread::yield_now();
+        }
+        if !answered() {
+            // Else neither the mount nor whoever waits there could be killed.
+            abort(&c.mountpoint());
+            panic!("whoever waits has no answer");
+        }
+        assert!(!waiting.join().expect("an answer"));
+        b.thaw();
+        if is_killed {
             c.crash();
         }
-        eventually(
-            Duration::from_secs(5),
-            "whoever waits has an answer",
-            || waiting.is_finished(),
-        );
-        assert!(!waiting.join().expect("an answer"));
-        if !is_killed {
-            b.thaw();
-            eventually(Duration::from_secs(20), "bob is back", || {
-                c.at("of bob").exists()
-            });
-            b.freeze();
-        }
     }
+}
+
+fn shown_names(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    names.collect()
+}
+
+/// Ends the kernel's side of the mount at `path`, as an administrator can (umount2(2), `MNT_FORCE`).
+fn abort(path: &Path) {
+    // It may be said to be busy, and has let go of those who wait all the same.
+    let _ = unmount(path, UnmountFlags::FORCE);
 }

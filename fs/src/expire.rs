@@ -13,7 +13,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, IoSlice, Write};
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -97,7 +97,8 @@ fn run(mut device: File, busy: &Busy, names: &Receiver<(u64, Name)>) {
         }
         let head = head(parent, name.as_bytes());
         let message = [&head[..], name.as_bytes(), &[0]].concat();
-        match device.write_vectored(&[IoSlice::new(&message)]) {
+        // In one piece: each write is one message.
+        match device.write(&message) {
             Ok(_) => {}
             // The kernel knows neither, or has forgotten them.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
