@@ -243,6 +243,7 @@ impl Filesystem {
             what: self.listed(number)?,
             number,
             snapshot: Mutex::new(None),
+            ahead: Mutex::default(),
         }))
     }
 
@@ -260,9 +261,19 @@ impl Filesystem {
         self.list(&open, offset, wait, emit)
     }
 
+    /// Makes ready what the reader of an open directory will ask for next, while it looks at what it got. To be
+    /// called after the answer was sent.
+    pub fn readdirplus_ahead(&self, handle: u64) {
+        if let Some(open) = self.directories.get(handle) {
+            self.list_ahead(&open);
+        }
+    }
+
     /// Closes an open directory.
     pub fn releasedir(&self, handle: u64) {
-        self.directories.remove(handle);
+        if let Some(open) = self.directories.remove(handle) {
+            self.close(&open);
+        }
     }
 
     /// Sees to it that the file `number` can be opened. Does nothing unless it is one of a member that tells

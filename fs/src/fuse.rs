@@ -181,6 +181,7 @@ impl fuser::Filesystem for Adapter {
         reply: ReplyDirectoryPlus,
     ) {
         let owner = self.owner();
+        let filesystem = Arc::clone(&self.filesystem);
         self.answer_within(
             Some(inode.0),
             "readdirplus",
@@ -193,7 +194,10 @@ impl fuser::Filesystem for Adapter {
                     !reply.add(attr.ino, entry.next, name, &ttl, &attr, GENERATION)
                 })
             },
-            |reply, ()| reply.ok(),
+            move |reply, ()| {
+                reply.ok();
+                filesystem.readdirplus_ahead(handle.0);
+            },
         );
     }
 

@@ -37,6 +37,22 @@ pub struct OpenDirectory {
     pub what: Listed,
     /// What its reader sees; taken when the first entry is asked for.
     pub snapshot: Mutex<Option<Snapshot>>,
+    /// What its reader will be told next.
+    pub ahead: Mutex<Ahead>,
+}
+
+/// The numbers of entries that the reader of a directory will most likely ask for next. They count as told
+/// from the moment on in which they are put here.
+#[derive(Default)]
+pub struct Ahead {
+    /// How many entries the reader has got so far, and with the last answer.
+    pub reached: usize,
+    /// How many of them came with the last answer.
+    pub last: usize,
+    /// Those of the entries from `reached` on; `None` for one that cannot be told.
+    pub numbers: Vec<Option<u64>>,
+    /// True once nobody will ask any more.
+    pub is_closed: bool,
 }
 
 /// The kinds of directories.

@@ -7,10 +7,13 @@ use tinyp2p_net::types::{Name, RelPath};
 
 use super::{Attr, DirectoryEntry, Filesystem, Looked, join};
 use crate::errno::Error;
-use crate::handles::{Listed, OpenDirectory, Snapshot};
+use crate::handles::{Ahead, Listed, OpenDirectory, Snapshot};
 use crate::hidden::{MEMBERS, is_hidden};
 use crate::inodes::{Inodes, ROOT, Tree};
 use crate::view::{Found, Wait};
+
+/// Entries that are made ready before they are asked for, at most: about as many as fit the largest answer.
+const MAX_AHEAD: usize = 1024;
 
 impl Filesystem {
     /// What [`Filesystem::readdirplus`] does, of what is `open`.
@@ -41,19 +44,58 @@ impl Filesystem {
             return self.hidden.list(open.number, offset, emit);
         };
         let first = usize::try_from(offset.saturating_sub(2)).unwrap_or(usize::MAX);
+        let mut ahead = open.ahead.lock();
         let mut inodes = self.inodes.lock();
+        let mut ready = ahead.take(first, &mut inodes).into_iter();
+        let mut reached = first;
         for index in first..snapshot.len() {
-            // A path that is too long cannot be named in any other way either.
-            let Some((name, attr)) = snapshot.entry(index, &open.what, &mut inodes) else {
-                continue;
+            let number = match ready.next() {
+                Some(number) => number,
+                None => snapshot.tell(index, &open.what, &mut inodes),
             };
-            let next = index as u64 + 3;
-            if !emit(DirectoryEntry { name, next, attr }) {
-                inodes.forget(attr.inode, 1);
-                break;
+            // A path that is too long cannot be named in any other way either.
+            let entry = number.and_then(|number| Some((number, inodes.get(number)?)));
+            if let Some((number, inode)) = entry {
+                let attr = Attr::of(number, inode);
+                let (name, next) = (snapshot.name(index), index as u64 + 3);
+                if !emit(DirectoryEntry { name, next, attr }) {
+                    inodes.forget(number, 1);
+                    break;
+                }
             }
+            reached = index + 1;
         }
+        for number in ready.flatten() {
+            inodes.forget(number, 1);
+        }
+        (ahead.reached, ahead.last) = (reached, reached - first.min(reached));
         Ok(())
+    }
+
+    /// What [`Filesystem::readdirplus_ahead`] does, of what is `open`.
+    pub(super) fn list_ahead(&self, open: &OpenDirectory) {
+        let Some(snapshot) = open.snapshot.lock().clone() else {
+            return;
+        };
+        let mut ahead = open.ahead.lock();
+        if ahead.is_closed || !ahead.numbers.is_empty() {
+            return;
+        }
+        let entries = ahead.reached
+            ..snapshot
+                .len()
+                .min(ahead.reached + ahead.last.min(MAX_AHEAD));
+        let mut inodes = self.inodes.lock();
+        ahead.numbers = entries
+            .map(|index| snapshot.tell(index, &open.what, &mut inodes))
+            .collect();
+    }
+
+    /// Takes back what was told ahead and is not asked for any more.
+    pub(super) fn close(&self, open: &OpenDirectory) {
+        let mut ahead = open.ahead.lock();
+        ahead.is_closed = true;
+        ahead.take(usize::MAX, &mut self.inodes.lock());
     }
 
     /// The present state of a directory.
@@ -139,28 +181,47 @@ impl Snapshot {
         }
     }
 
-    /// The name and attributes of one entry of `what` this is a state of, counted as told.
-    fn entry(&self, index: usize, what: &Listed, inodes: &mut Inodes) -> Option<(&[u8], Attr)> {
-        match (self, what) {
+    fn name(&self, index: usize) -> &[u8] {
+        match self {
+            Self::Directory(directory) => directory.items[index].name.as_bytes(),
+            Self::Members(members) => members[index].name.as_bytes(),
+            Self::Found(matches) => matches.files[index].item.name.as_bytes(),
+        }
+    }
+
+    /// The number of one entry of `what` this is a state of, counted as told.
+    fn tell(&self, index: usize, what: &Listed, inodes: &mut Inodes) -> Option<u64> {
+        let (number, _) = match (self, what) {
             (Self::Directory(directory), Listed::Tree(tree, path)) => {
                 let item = directory.items.get(index)?;
                 let path = join(path, item.name_at_members()).ok()?;
-                let told = inodes.look_up(*tree, path, item);
-                Some((item.name.as_bytes(), Attr::told(told)))
+                inodes.look_up(*tree, path, item)
             }
             (Self::Members(members), _) => {
-                let member = members.get(index)?;
                 let mtime = inodes.get(ROOT)?.mtime;
-                let told = inodes.look_up_top(member, mtime);
-                Some((member.name.as_bytes(), Attr::told(told)))
+                inodes.look_up_top(members.get(index)?, mtime)
             }
             (Self::Found(matches), _) => {
                 let file = matches.files.get(index)?;
-                let told = inodes.look_up(Tree::Found, file.path.clone(), &file.item);
-                Some((file.item.name.as_bytes(), Attr::told(told)))
+                inodes.look_up(Tree::Found, file.path.clone(), &file.item)
             }
             // A state is of the directory that it was taken from.
-            (Self::Directory(_), _) => None,
+            (Self::Directory(_), _) => return None,
+        };
+        Some(number)
+    }
+}
+
+impl Ahead {
+    /// What is ready of the entries from `first` on. What is ready of others is taken back.
+    fn take(&mut self, first: usize, inodes: &mut Inodes) -> Vec<Option<u64>> {
+        let numbers = std::mem::take(&mut self.numbers);
+        if self.reached == first {
+            return numbers;
         }
+        for number in numbers.into_iter().flatten() {
+            inodes.forget(number, 1);
+        }
+        Vec::new()
     }
 }

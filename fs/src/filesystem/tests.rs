@@ -370,6 +370,63 @@ fn only_entries_that_were_told_are_kept() {
     assert_eq!(setup.known_inodes(), 1);
 }
 
+/// An open directory of 20 files, after its first reply of 2 + 5 entries, and how far that reached.
+fn begun(setup: &Setup) -> (u64, u64) {
+    for number in 0..20 {
+        setup.ann.put(&format!("d/{number:02}"), "x", 1);
+    }
+    let folder = setup.find("d").unwrap();
+    let handle = setup.filesystem.opendir(folder.inode).unwrap();
+    let page = setup.page(handle, 0, 7);
+    (handle, page.last().unwrap().1)
+}
+
+#[test]
+fn what_is_made_ready_is_what_is_told_next() {
+    let setup = setup();
+    let (handle, mut offset) = begun(&setup);
+    let mut names = Vec::new();
+    // Fewer than are ready, as many, more.
+    for room in [3, 3, 1, 8, 8] {
+        setup.filesystem.readdirplus_ahead(handle);
+        let page = setup.page(handle, offset, room);
+        offset = page.last().map_or(offset, |(_, next, _)| *next);
+        names.extend(page.into_iter().map(|(name, ..)| name));
+    }
+    let expected: Vec<_> = (5..20).map(|number| format!("{number:02}")).collect();
+    assert_eq!(names, expected);
+    // The root, the directory, and what was told of it.
+    assert_eq!(setup.known_inodes(), 22);
+}
+
+#[test]
+fn what_is_made_ready_and_not_asked_for_is_taken_back() {
+    let setup = setup();
+    let (handle, offset) = begun(&setup);
+    setup.filesystem.readdirplus_ahead(handle);
+    assert_eq!(setup.known_inodes(), 2 + 10);
+    // From another place.
+    setup.page(handle, offset - 1, 2);
+    assert_eq!(setup.known_inodes(), 2 + 6);
+    setup.filesystem.readdirplus_ahead(handle);
+    assert_eq!(setup.known_inodes(), 2 + 8);
+    setup.filesystem.releasedir(handle);
+    assert_eq!(setup.known_inodes(), 2 + 6);
+}
+
+#[test]
+fn what_is_learned_after_an_entry_was_made_ready_is_told_with_it() {
+    let setup = setup();
+    let (handle, offset) = begun(&setup);
+    setup.filesystem.readdirplus_ahead(handle);
+    let number = setup.find("d/05").unwrap().inode;
+    let mut inodes = setup.filesystem.inodes.lock();
+    inodes.get_mut(number).unwrap().size = 4711;
+    drop(inodes);
+    let page = setup.page(handle, offset, 1);
+    assert_eq!((page[0].2.inode, page[0].2.size), (number, 4711));
+}
+
 #[test]
 fn a_listing_and_a_lookup_tell_the_same_inode() {
     let setup = setup();

@@ -109,6 +109,10 @@ pub fn directory(listings: Vec<(Arc<Member>, Vec<Entry>)>, preferred: Option<Pee
     let mut conflicts = Vec::new();
     let mut rows = rows.into_iter().peekable();
     while let Some(row) = rows.next() {
+        if rows.peek().is_none_or(|next| next.name != row.name) {
+            items.push(row.into_item());
+            continue;
+        }
         let mut same_name = vec![row];
         while let Some(row) = rows.next_if(|next| next.name == same_name[0].name) {
             same_name.push(row);
@@ -152,6 +156,31 @@ impl Row {
         self.attributes.size <= MAX_FILE_BYTES || self.is_unmeasured()
     }
 
+    /// By far the most names have one content at one member, which needs no ranking.
+    fn into_item(self) -> Item {
+        let Attributes {
+            kind,
+            size,
+            mtime,
+            version,
+            root,
+        } = self.attributes;
+        let root = root.filter(|_| kind == Kind::File && size > 0);
+        Item {
+            name: self.name,
+            original: None,
+            kind,
+            size: if kind == Kind::Directory { 0 } else { size },
+            mtime,
+            root,
+            sources: Arc::new([Source {
+                member: self.member,
+                version,
+                names_root: root.is_some(),
+            }]),
+        }
+    }
+
     fn is_unmeasured(&self) -> bool {
         let Attributes { kind, size, .. } = self.attributes;
         kind == Kind::File && size == Attributes::UNKNOWN_SIZE
@@ -167,14 +196,6 @@ struct Content {
 /// The contents that one name has, the one that keeps the plain name first. All rows have the same
 /// name and come by peer id.
 fn contents(rows: Vec<Row>) -> Vec<Content> {
-    if let [only] = &rows[..] {
-        // By far the most names; spares them the sorting below.
-        let root = only.attributes.root.filter(|_| only.attributes.size > 0);
-        return vec![Content {
-            holders: rows,
-            root,
-        }];
-    }
     let (unmeasured, rows): (Vec<_>, Vec<_>) = rows.into_iter().partition(Row::is_unmeasured);
     if rows.is_empty() {
         return vec![Content {

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use parking_lot::{Condvar, Mutex};
 
 use super::Share;
+use super::halves::in_halves;
 use super::roots::Roots;
 use crate::error::Error;
 use crate::merkle::TreeHasher;
@@ -302,7 +303,10 @@ impl Share {
         path: impl Fn(usize) -> Option<RelPath>,
     ) {
         let Some(roots) = &self.roots else { return };
-        let known = roots.of(found.iter().map(|attributes| attributes.version));
+        let known = in_halves(0..found.len(), |range| {
+            roots.of(found[range].iter().map(|attributes| attributes.version))
+        });
+        let known = known.concat();
         for (index, (attributes, root)) in found.iter_mut().zip(known).enumerate() {
             if attributes.kind == Kind::File && attributes.size > 0 {
                 attributes.root = root;

@@ -1,9 +1,11 @@
 //! One page of one directory.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use rustix::io::Errno;
 
+use super::halves::in_halves;
 use super::names::Names;
 use super::tree::{Found, Tree, is_exhaustion};
 use crate::types::{Entry, MAX_NAME_BYTES, Name};
@@ -21,15 +23,34 @@ pub(super) fn page(
     after: Option<&Name>,
     limit: usize,
 ) -> Result<Listing, Errno> {
-    let start = after.map_or(0, |after| names.behind(after.as_bytes()));
-    let mut entries = Vec::with_capacity(limit.min(names.len() - start));
-    let mut more = false;
-    for index in start..names.len() {
-        if entries.len() == limit {
-            more = true;
-            break;
+    let mut next = after.map_or(0, |after| names.behind(after.as_bytes()));
+    let mut entries = Vec::with_capacity(limit.min(names.len() - next));
+    while entries.len() < limit && next < names.len() {
+        let range = next..names.len().min(next + limit - entries.len());
+        next = range.end;
+        for seen in in_halves(range, |range| look(tree, directory, names, range)) {
+            entries.append(&mut seen?);
         }
-        let (name, seen) = names.get(index);
+    }
+    let more = next < names.len();
+    Ok(Listing {
+        version: directory.state.version(),
+        mtime: directory.state.mtime(),
+        entries,
+        more,
+        counter: None,
+    })
+}
+
+/// What is there of the names with these numbers.
+fn look(
+    tree: &Tree,
+    directory: &Found,
+    names: &Names,
+    numbers: Range<usize>,
+) -> Result<Vec<Entry>, Errno> {
+    let mut entries = Vec::with_capacity(numbers.len());
+    for (name, seen) in numbers.map(|number| names.get(number)) {
         match tree.entry(directory, name, seen) {
             Ok(Some(attributes)) => {
                 entries.extend(Name::new(name).ok().map(|name| Entry { name, attributes }))
@@ -43,11 +64,5 @@ pub(super) fn page(
             ),
         }
     }
-    Ok(Listing {
-        version: directory.state.version(),
-        mtime: directory.state.mtime(),
-        entries,
-        more,
-        counter: None,
-    })
+    Ok(entries)
 }

@@ -13,6 +13,7 @@
 mod beneath;
 mod by_root;
 mod file;
+mod halves;
 mod hasher;
 mod index;
 pub(crate) mod journal;
@@ -21,6 +22,7 @@ mod mounts;
 mod names;
 pub(crate) mod pattern;
 mod policy;
+mod recent;
 mod roots;
 mod search;
 mod state;

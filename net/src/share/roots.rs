@@ -15,9 +15,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use data_encoding::HEXLOWER;
+use parking_lot::Mutex;
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
 use sha2::{Digest, Sha256};
 
+use super::recent::Recent;
 use crate::error::Error;
 use crate::merkle::{BLOCK, Hash, SUBTREE_BLOCKS, Subtree, Tree};
 use crate::types::{RelPath, Root, Version};
@@ -42,6 +44,7 @@ const CONTENT_PER_BYTE: u64 = BLOCK / 32;
 /// What is known about contents.
 pub struct Roots {
     database: Database,
+    recent: Mutex<Recent>,
     /// How much more content fits, where all of it is kept in memory.
     room: Option<AtomicU64>,
 }
@@ -73,7 +76,11 @@ impl Roots {
             }
         };
         let database = database.map_err(|error| broken(&error))?;
-        let roots = Self { database, room };
+        let roots = Self {
+            database,
+            recent: Mutex::default(),
+            room,
+        };
         roots.create_tables().map_err(|error| broken(&error))?;
         Ok(roots)
     }
@@ -119,22 +126,36 @@ impl Roots {
         Ok(())
     }
 
-    /// The roots of `versions`, as far as they are known, in their order.
-    pub fn of(&self, versions: impl Iterator<Item = Version>) -> Vec<Option<Root>> {
-        let look_up = |versions: &mut dyn Iterator<Item = Version>| -> Result<_, redb::Error> {
+    /// The roots of `versions`, as far as they are known: one for each, in their order.
+    pub fn of(&self, versions: impl ExactSizeIterator<Item = Version>) -> Vec<Option<Root>> {
+        let versions = versions.collect::<Vec<_>>();
+        let mut roots = self.recent.lock().of(&versions);
+        let is_missing = |index: &usize| roots[*index].is_none();
+        let missing: Vec<usize> = (0..versions.len()).filter(is_missing).collect();
+        if missing.is_empty() {
+            return roots;
+        }
+        let look_up = || -> Result<Vec<(usize, Root)>, redb::Error> {
             let table = self.database.begin_read()?.open_table(ROOTS)?;
-            let root = |version: Version| -> Result<_, redb::Error> {
-                Ok(table
-                    .get(version.0)?
-                    .map(|root| Root::from_bytes(root.value())))
-            };
-            versions.map(root).collect()
+            let mut found = Vec::new();
+            for index in missing {
+                if let Some(root) = table.get(versions[index].0)? {
+                    found.push((index, Root::from_bytes(root.value())));
+                }
+            }
+            Ok(found)
         };
-        let mut versions = versions;
-        look_up(&mut versions).unwrap_or_else(|error| {
-            tracing::warn!(%error, "content roots cannot be looked up");
-            Vec::new()
-        })
+        match look_up() {
+            Ok(found) => {
+                let mut recent = self.recent.lock();
+                for (index, root) in found {
+                    recent.insert(versions[index], root);
+                    roots[index] = Some(root);
+                }
+            }
+            Err(error) => tracing::warn!(%error, "content roots cannot be looked up"),
+        }
+        roots
     }
 
     /// True when the root of `version` is known, and a path for that root; also when neither can be
