@@ -13,6 +13,7 @@ use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::Signal;
 
 use crate::process::{eventually, run, signal};
+use crate::slow_link::SlowLink;
 use crate::swarm::{Node, Swarm};
 
 /// Names that files and directories get: few, so that they clash often.
@@ -429,6 +430,34 @@ fn three(swarm: &Swarm, option: Option<&str>) -> (Vec<Node>, World) {
         .peer(&a)
         .peer(&b)
         .mount();
+    world(vec![a, b, c])
+}
+
+/// The same, where all that the third one hears of the others comes over links.
+fn three_apart(swarm: &Swarm) -> (Vec<Node>, World, [SlowLink; 2]) {
+    let over_a_link = |name: &str| {
+        let node = swarm.node(name).file(format!("a of {name}"), "x");
+        let link = SlowLink::to(node.socket());
+        let address = link.address().to_string();
+        (node.option("--advertise").option(address), link)
+    };
+    let (a, to_a) = over_a_link("ann");
+    let (b, to_b) = over_a_link("bob");
+    let a = a.serve();
+    let b = b.peer_at(to_a.address().to_string()).serve();
+    let c = swarm
+        .node("cat")
+        .file("a of cat", "x")
+        .peer_at(to_a.address().to_string())
+        .log_level("debug")
+        .mount();
+    let (nodes, world) = world(vec![a, b, c]);
+    (nodes, world, [to_a, to_b])
+}
+
+/// Waits until all three are in the mount of the last one, and empties their shares.
+fn world(nodes: Vec<Node>) -> (Vec<Node>, World) {
+    let c = &nodes[2];
     eventually(Duration::from_secs(20), "all are there", || {
         fs::read_dir(c.mountpoint()).is_ok_and(|found| found.count() == 3)
     });
@@ -445,7 +474,6 @@ fn three(swarm: &Swarm, option: Option<&str>) -> (Vec<Node>, World) {
         };
         id.chars().map(later).collect::<String>()
     });
-    let nodes = vec![a, b, c];
     for (node, name) in nodes.iter().zip(["ann", "bob", "cat"]) {
         fs::remove_file(node.share().join(format!("a of {name}"))).expect("remove");
     }
@@ -558,6 +586,47 @@ fn without_news_changes_are_seen_within_two_seconds() {
     // Two seconds, and what a look at everything takes.
     let taken = changes_are_seen(&nodes, &mut world, 30, Duration::from_millis(2500));
     eprintln!("seen after {:?} (median), {:?} (all)", taken[15], taken[29]);
+}
+
+#[test]
+fn with_every_poll_cut_changes_are_seen_within_two_seconds() {
+    let swarm = Swarm::alone();
+    let (nodes, mut world, links) = three_apart(&swarm);
+    for link in &links {
+        link.cut_when_idle(Duration::from_millis(200));
+    }
+    let mount = nodes[2].mountpoint();
+    let cuts = || nodes[2].log().matches("no longer heard of").count();
+    for _ in 0..8 {
+        let before = cuts();
+        eventually(Duration::from_secs(20), "both polls are cut", || {
+            // Whoever looks begins another poll.
+            shown(&mount);
+            cuts() >= before + links.len()
+        });
+        changes_are_seen(&nodes, &mut world, 1, Duration::from_millis(2500));
+    }
+}
+
+#[test]
+fn with_everything_lost_that_is_sent_over_old_connections_changes_are_seen_within_ten_seconds() {
+    let swarm = Swarm::alone();
+    let (nodes, mut world, links) = three_apart(&swarm);
+    // Until the polls are under way.
+    changes_are_seen(&nodes, &mut world, 10, Duration::from_millis(2500));
+    let mount = nodes[2].mountpoint();
+    for _ in 0..3 {
+        for link in &links {
+            link.swallow();
+        }
+        let change = world.step();
+        // A poll is given up after 8 s, and what was told then counts for two more.
+        eventually(Duration::from_millis(10_500), &change, || {
+            shown(&mount) == Some(world.union())
+        });
+    }
+    let lost = nodes[2].log().matches("did not answer in time").count();
+    assert!(lost > 0, "nothing was lost");
 }
 
 #[test]
