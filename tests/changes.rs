@@ -9,6 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::Signal;
 
@@ -535,7 +536,7 @@ fn changes_are_seen(
             .filter(|path| expected[*path] != Shown::Directory)
             .collect();
         if let Some(path) = world.dice.pick(&files) {
-            read_is_right(world, &mount, path, &expected);
+            read_is_right(world, &mount, path, &expected, begun + limit);
             open.push(File::open(mount.join(path)).expect("open"));
             if open.len() > 16 {
                 open.remove(0);
@@ -547,8 +548,20 @@ fn changes_are_seen(
 }
 
 /// The file has one of the contents that members have at its path, of the size that is shown.
-fn read_is_right(world: &World, mount: &Path, path: &Path, expected: &Tree) {
-    let bytes = fs::read(mount.join(path)).unwrap_or_else(|error| panic!("{path:?}: {error}"));
+///
+/// When one of two who have the same content has let go of it, and no root proves yet that it was the same, what is shown
+/// looks right before the change is known; whoever reads then is told until `deadline` that the file is another one.
+fn read_is_right(world: &World, mount: &Path, path: &Path, expected: &Tree, deadline: Instant) {
+    let bytes = loop {
+        match fs::read(mount.join(path)) {
+            Ok(bytes) => break bytes,
+            Err(error) => {
+                let is_stale = error.raw_os_error() == Some(Errno::STALE.raw_os_error());
+                let may_be = is_stale && Instant::now() < deadline;
+                assert!(may_be, "{path:?}: {error}");
+            }
+        }
+    };
     let fits = |share: &Model| {
         let mut things = share.things.iter();
         things.any(|(known, thing)| {
