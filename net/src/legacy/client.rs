@@ -14,7 +14,7 @@ use crate::client::dial::{Dial, Link};
 use crate::config::{CALL_DEADLINE, CONNECT_DEADLINE};
 use crate::error::Error;
 use crate::types::{PeerId, escaped};
-use crate::wire::{Fault, FaultCode};
+use crate::wire::{Fault, FaultCode, one_line};
 
 /// The most bytes of an answer that lists names or servers.
 const MAX_LIST: u64 = 4 << 20;
@@ -137,7 +137,11 @@ impl Caller {
         let operation = Operation::Contents([name, b"/."].concat());
         let answer = self.call(&operation, deadline, Pace::By(deadline))?;
         match wire::decode_contents(answer, 0, &mut io::sink()) {
-            Err(wire::Error::Fault { message, .. }) => Ok(message.contains(IS_A_DIRECTORY)),
+            // Behind it the path is told, in quotes, and may hold anything.
+            Err(wire::Error::Fault { message, .. }) => Ok(message
+                .split(['"', '\''])
+                .next()
+                .is_some_and(|said| said.contains(IS_A_DIRECTORY))),
             Err(wire::Error::Limit { .. }) | Ok(_) => Ok(false),
             Err(trouble) => Err(self.error(trouble)),
         }
@@ -177,7 +181,10 @@ impl Caller {
                     who: server.to_owned(),
                 })
             }
-            Err(wire::Error::Limit { .. }) => Err(self.too_large(name)),
+            Err(wire::Error::Limit {
+                what: wire::CONTENTS,
+                ..
+            }) => Err(self.too_large(name)),
             Err(wire::Error::Write(error)) if error.kind() == io::ErrorKind::FileTooLarge => {
                 Err(self.too_large(name))
             }
@@ -227,10 +234,18 @@ impl Caller {
             wire::Error::Denied => Error::Refused { who },
             wire::Error::Fault { message, .. } => Error::Fault {
                 who,
-                fault: Fault::new(FaultCode::Other(1), message),
+                fault: Fault::new(FaultCode::Other(1), one_line(&message)),
             },
             wire::Error::Broken(_) | wire::Error::Limit { .. } => {
                 Error::misbehaved(who, trouble.to_string())
+            }
+            wire::Error::Write(error) if error.kind() == io::ErrorKind::StorageFull => {
+                Error::Local {
+                    what: format!("keeping a file of {who}"),
+                    why:
+                        "no room beside what others read and fetch: try again, or see --cache-size"
+                            .into(),
+                }
             }
             wire::Error::Write(error) => Error::local(format!("keeping a file of {who}"), error),
             wire::Error::Read(error) => match error.kind() {
@@ -253,7 +268,8 @@ impl Caller {
     fn too_large(&self, name: &[u8]) -> Error {
         Error::Local {
             what: format!("fetching {} from {}", escaped(name), self.place()),
-            why: "it is larger than the cache may take of it (see --cache-size)".into(),
+            why: "it is larger than the cache may take of one file, half of its size (see --cache-size)"
+                .into(),
         }
     }
 }
@@ -398,8 +414,11 @@ impl BufRead for Answer<'_> {
         }
         if self.begin == self.end {
             (self.begin, self.end) = (0, 0);
-            // What was promised and does not come is missed by whoever reads.
-            self.receive()?;
+            let came = self.receive()?;
+            // Whoever was cut off did not break the protocol.
+            if came == 0 && self.left.is_some() {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
         }
         let here = self.end - self.begin;
         let here = match self.left {

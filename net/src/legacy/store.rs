@@ -1,7 +1,8 @@
 //! Where files of 2004 servers are kept once they were fetched: on disk, without names, within a budget.
 //!
 //! A file is written to a place that has no name any more, so nothing is left when the process ends, however it
-//! ends. When there is no room, what was not read for the longest time goes; those who are reading it may finish.
+//! ends. When there is no room, what was not read for the longest time goes, but nothing that somebody is reading. One
+//! file may take half of the budget, so that a server whose files do not end leaves room for those of others.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::error::Error;
+use crate::merkle::Tree;
 
 /// What nobody has read for this long goes when something else comes.
 const UNUSED: Duration = Duration::from_secs(600);
@@ -27,23 +29,75 @@ pub struct Store {
     directory: PathBuf,
     limit: u64,
     kept: Mutex<Vec<Arc<Kept>>>,
-    /// Bytes of what is kept, and of what is being written.
-    held: AtomicU64,
+    held: Arc<Held>,
 }
 
-/// One content.
+/// Bytes on disk: of what is kept, of what is being written, and of what was let go and is still read.
+#[derive(Debug, Default)]
+struct Held(AtomicU64);
+
+/// A file without a name; its bytes count for as long as somebody has it.
+#[derive(Debug)]
+pub(super) struct OnDisk {
+    file: File,
+    size: AtomicU64,
+    held: Arc<Held>,
+}
+
+impl OnDisk {
+    /// Reads up to all of `buffer` at `offset`; 0 at the end of what was written.
+    pub(super) fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.file.read_at(buffer, offset) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                done => return done,
+            }
+        }
+    }
+}
+
+impl Drop for OnDisk {
+    fn drop(&mut self) {
+        let size = self.size.load(Ordering::Relaxed);
+        self.held.0.fetch_sub(size, Ordering::Relaxed);
+    }
+}
+
+/// One content: the place of one, once it had to go.
 #[derive(Debug)]
 pub(super) struct Kept {
-    size: u64,
-    file: Mutex<Option<Arc<File>>>,
+    content: Mutex<Option<Content>>,
     used: Mutex<Instant>,
+}
+
+/// The bytes of a content, and what proves them; of an empty one there is nothing to prove.
+#[derive(Clone, Debug)]
+pub(super) struct Content {
+    pub(super) file: Arc<OnDisk>,
+    pub(super) tree: Option<Arc<Tree>>,
 }
 
 impl Kept {
     /// To read it, if it is still there.
-    pub(super) fn open(&self) -> Option<Arc<File>> {
+    pub(super) fn open(&self) -> Option<Content> {
+        self.touch();
+        self.content.lock().clone()
+    }
+
+    /// It is being read.
+    pub(super) fn touch(&self) {
         *self.used.lock() = Instant::now();
-        self.file.lock().clone()
+    }
+
+    fn is_read(&self) -> bool {
+        let content = self.content.lock();
+        content
+            .as_ref()
+            .is_some_and(|content| Arc::strong_count(&content.file) > 1)
+    }
+
+    fn used(&self) -> Instant {
+        *self.used.lock()
     }
 }
 
@@ -67,7 +121,7 @@ impl Store {
         let store = Self {
             limit: limit.unwrap_or(free / 2),
             kept: Mutex::default(),
-            held: AtomicU64::new(0),
+            held: Arc::default(),
             directory: directory.clone(),
         };
         store.nameless().map_err(local)?;
@@ -79,17 +133,26 @@ impl Store {
         self.limit
     }
 
+    /// The most bytes that one file may have.
+    pub fn most(&self) -> u64 {
+        self.limit / 2
+    }
+
     /// The bytes that lie there.
     pub fn held(&self) -> u64 {
-        self.held.load(Ordering::Relaxed)
+        self.held.0.load(Ordering::Relaxed)
     }
 
     /// A new file, to be written from its beginning.
     pub(super) fn begin(self: &Arc<Self>) -> io::Result<Writer> {
+        let file = OnDisk {
+            file: self.nameless()?,
+            size: AtomicU64::new(0),
+            held: Arc::clone(&self.held),
+        };
         Ok(Writer {
             store: Arc::clone(self),
-            file: self.nameless()?,
-            size: 0,
+            file: Arc::new(file),
         })
     }
 
@@ -111,25 +174,17 @@ impl Store {
 
     /// Makes room for `more` bytes, if need be by letting go what was not used for long.
     fn take(&self, more: u64) -> io::Result<()> {
-        let mut gone = Vec::new();
         let mut kept = self.kept.lock();
-        while self.held.load(Ordering::Relaxed).saturating_add(more) > self.limit {
-            let oldest = (0..kept.len()).min_by_key(|index| *kept[*index].used.lock());
-            let Some(oldest) = oldest else {
-                return Err(io::ErrorKind::FileTooLarge.into());
+        while self.held().saturating_add(more) > self.limit {
+            let unread = (0..kept.len()).filter(|index| !kept[*index].is_read());
+            let Some(oldest) = unread.min_by_key(|index| kept[*index].used()) else {
+                return Err(io::ErrorKind::StorageFull.into());
             };
-            gone.push(self.let_go(kept.swap_remove(oldest)));
+            // Its bytes count until it is gone, so that is done here. It only closes a descriptor.
+            drop(let_go(&kept.swap_remove(oldest)));
         }
-        self.held.fetch_add(more, Ordering::Relaxed);
-        drop(kept);
-        drop(gone);
+        self.held.0.fetch_add(more, Ordering::Relaxed);
         Ok(())
-    }
-
-    /// Forgets a content; its file goes with what is returned.
-    fn let_go(&self, kept: Arc<Kept>) -> Option<Arc<File>> {
-        self.held.fetch_sub(kept.size, Ordering::Relaxed);
-        kept.file.lock().take()
     }
 
     fn keep(&self, kept: Arc<Kept>, now: Instant) {
@@ -137,68 +192,62 @@ impl Store {
         let mut all = self.kept.lock();
         let is_old = |kept: &mut Arc<Kept>| {
             // Whoever could ask for it has forgotten it, or does not ask.
-            let unused = now.saturating_duration_since(*kept.used.lock()) >= UNUSED;
+            let unused = now.saturating_duration_since(kept.used()) >= UNUSED && !kept.is_read();
             unused || Arc::strong_count(kept) == 1
         };
-        let old: Vec<_> = all.extract_if(.., is_old).collect();
-        gone.extend(old.into_iter().map(|kept| self.let_go(kept)));
+        gone.extend(all.extract_if(.., is_old));
         while all.len() >= MAX_KEPT
-            && let Some(oldest) = (0..all.len()).min_by_key(|index| *all[*index].used.lock())
+            && let Some(oldest) = (0..all.len()).min_by_key(|index| all[*index].used())
         {
-            gone.push(self.let_go(all.swap_remove(oldest)));
+            gone.push(all.swap_remove(oldest));
         }
         all.push(kept);
         drop(all);
-        drop(gone);
+        for kept in gone {
+            drop(let_go(&kept));
+        }
     }
+}
+
+/// Forgets a content, which goes with what is returned, or with the last one who reads it.
+fn let_go(kept: &Kept) -> Option<Content> {
+    kept.content.lock().take()
 }
 
 /// A content that is being written. What is dropped before its end is gone.
 pub(super) struct Writer {
     store: Arc<Store>,
-    file: File,
-    size: u64,
+    file: Arc<OnDisk>,
 }
 
 impl Writer {
     /// Appends `bytes`.
     ///
     /// # Errors
-    /// [`io::ErrorKind::FileTooLarge`] when there is no room and nothing that could go.
+    /// [`io::ErrorKind::FileTooLarge`] for more than one file may have, [`io::ErrorKind::StorageFull`] when there is
+    /// no room and nothing that could go.
     pub(super) fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.store.take(bytes.len() as u64)?;
-        self.size += bytes.len() as u64;
-        self.file.write_all(bytes)
+        let (count, size) = (bytes.len() as u64, &self.file.size);
+        if size.load(Ordering::Relaxed).saturating_add(count) > self.store.most() {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        self.store.take(count)?;
+        size.fetch_add(count, Ordering::Relaxed);
+        (&self.file.file).write_all(bytes)
     }
 
-    /// That was all.
-    pub(super) fn finish(mut self) -> io::Result<Arc<Kept>> {
-        let (file, now) = (self.file.try_clone()?, Instant::now());
+    /// That was all, and `tree` proves it.
+    pub(super) fn finish(self, tree: Option<Arc<Tree>>) -> Arc<Kept> {
+        let now = Instant::now();
         let kept = Arc::new(Kept {
-            size: self.size,
-            file: Mutex::new(Some(Arc::new(file))),
+            content: Mutex::new(Some(Content {
+                file: self.file,
+                tree,
+            })),
             used: Mutex::new(now),
         });
-        // Accounted for by what is kept from now on.
-        self.size = 0;
         self.store.keep(Arc::clone(&kept), now);
-        Ok(kept)
-    }
-}
-
-impl Drop for Writer {
-    fn drop(&mut self) {
-        self.store.held.fetch_sub(self.size, Ordering::Relaxed);
-    }
-}
-
-/// Reads up to all of `buffer` at `offset`.
-pub(super) fn read_at(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
-    loop {
-        match file.read_at(buffer, offset) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            done => return done,
-        }
+        kept
     }
 }
 
@@ -209,46 +258,70 @@ mod tests {
     fn put(store: &Arc<Store>, bytes: &[u8]) -> io::Result<Arc<Kept>> {
         let mut writer = store.begin()?;
         writer.append(bytes)?;
-        writer.finish()
+        Ok(writer.finish(None))
+    }
+
+    fn store(limit: u64) -> (tempfile::TempDir, Arc<Store>) {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(Some(&directory.path().join("new")), Some(limit)).unwrap();
+        (directory, store)
     }
 
     #[test]
     fn what_is_kept_can_be_read_and_has_no_name() {
-        let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(Some(&directory.path().join("new")), Some(100)).unwrap();
+        let (directory, store) = store(100);
         let kept = put(&store, b"0123456789").unwrap();
         let mut buffer = [0; 4];
-        assert_eq!(read_at(&kept.open().unwrap(), 3, &mut buffer).unwrap(), 4);
+        let content = kept.open().unwrap();
+        assert_eq!(content.file.read_at(3, &mut buffer).unwrap(), 4);
         assert_eq!(&buffer, b"3456");
         let names = fs::read_dir(directory.path().join("new")).unwrap().count();
         assert_eq!((names, store.held()), (0, 10));
     }
 
     #[test]
-    fn what_was_not_used_for_longest_makes_room_and_whoever_reads_it_may_finish() {
-        let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(Some(directory.path()), Some(100)).unwrap();
-        let (first, second) = (
-            put(&store, &[1; 40]).unwrap(),
-            put(&store, &[2; 40]).unwrap(),
-        );
-        let reading = second.open().unwrap();
-        first.open();
+    fn what_was_not_used_for_longest_makes_room_and_what_is_read_stays() {
+        let (_directory, store) = store(100);
+        let first = put(&store, &[1; 40]).unwrap();
+        let second = put(&store, &[2; 40]).unwrap();
+        let reading = first.open().unwrap();
+        second.touch();
         let third = put(&store, &[3; 40]).unwrap();
         assert!(first.open().is_some() && second.open().is_none() && third.open().is_some());
-        assert_eq!(read_at(&reading, 0, &mut [0; 100]).unwrap(), 40);
+        let reading_too = third.open().unwrap();
+        let full = put(&store, &[4; 40]).unwrap_err();
+        assert_eq!(full.kind(), io::ErrorKind::StorageFull);
+        assert_eq!(reading.file.read_at(0, &mut [0; 100]).unwrap(), 40);
         assert_eq!(store.held(), 80);
+        drop((reading, reading_too));
+        assert!(put(&store, &[4; 40]).is_ok());
     }
 
     #[test]
-    fn what_is_larger_than_the_budget_is_an_error_and_leaves_nothing() {
-        let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(Some(directory.path()), Some(100)).unwrap();
-        let mut writer = store.begin().unwrap();
-        writer.append(&[0; 100]).unwrap();
-        let error = writer.append(&[0]).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
-        drop(writer);
+    fn bytes_count_for_as_long_as_somebody_reads_them() {
+        let (_directory, store) = store(100);
+        let kept = put(&store, &[1; 40]).unwrap();
+        let reading = kept.open().unwrap();
+        drop(let_go(&kept));
+        assert_eq!(store.held(), 40);
+        drop(reading);
         assert_eq!(store.held(), 0);
+    }
+
+    #[test]
+    fn a_file_that_does_not_end_leaves_room_for_others() {
+        let (_directory, store) = store(100);
+        let kept = put(&store, &[1; 50]).unwrap();
+        let mut writer = store.begin().unwrap();
+        let error = loop {
+            match writer.append(&[0; 10]) {
+                Ok(()) => {}
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
+        assert!(kept.open().is_some());
+        drop(writer);
+        assert_eq!(store.held(), 50);
     }
 }

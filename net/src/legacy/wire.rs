@@ -372,6 +372,9 @@ pub fn decode_contents(
     Ok(count)
 }
 
+/// What there is too much of in a file that is larger than it may be; see [`Error::Limit`].
+pub(super) const CONTENTS: &str = "bytes of contents";
+
 /// Where contents go, up to a bound.
 struct Contents<'w> {
     into: &'w mut dyn Write,
@@ -384,7 +387,7 @@ impl Contents<'_> {
         self.count += piece.len() as u64;
         if self.count > self.most {
             return Err(Error::Limit {
-                what: "bytes of contents",
+                what: CONTENTS,
                 most: self.most,
             });
         }

@@ -97,7 +97,7 @@ impl Fault {
 /// A fault's message as one short line that can neither drive a terminal nor fail to be XML: runs
 /// of white space and control characters become one space, and what is longer than
 /// [`Fault::MAX_MESSAGE_BYTES`] is cut.
-pub(super) fn one_line(message: &str) -> String {
+pub(crate) fn one_line(message: &str) -> String {
     let unfit =
         |c: char| c.is_whitespace() || drives_terminal(c) || matches!(c, '\u{fffe}' | '\u{ffff}');
     let words: Vec<&str> = message

@@ -32,6 +32,7 @@ pub use codec::{
     MAX_CALL_BYTES, MAX_RESPONSE_BYTES, ResponseError, decode_call, decode_response, encode_call,
     encode_response,
 };
+pub(crate) use fault::one_line;
 pub use fault::{Fault, FaultCode};
 pub use hashes::HashesRequest;
 pub use hello::{Hello, MemberRecord};

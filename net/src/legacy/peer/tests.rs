@@ -1,9 +1,10 @@
 use super::super::twin::Twin;
+use super::names::FRESH;
 use super::*;
 use crate::client::dial::TcpDialer;
 use crate::client::{list, search, stat};
 use crate::config::CALL_DEADLINE;
-use crate::merkle::Tree;
+use crate::merkle::{Tree, TreeHasher};
 
 struct Setup {
     twin: Twin,
@@ -24,7 +25,7 @@ fn setup_with(twin: Twin, limit: u64) -> Setup {
 }
 
 fn setup() -> Setup {
-    setup_with(Twin::start(), 10 << 20)
+    setup_with(Twin::start(), 20 << 20)
 }
 
 fn soon() -> Instant {
@@ -124,8 +125,8 @@ fn other_contents_have_another_version_and_are_never_mixed() {
     assert_eq!(setup.measure("x", Need::Bytes).unwrap(), old, "still fresh");
     let age = |setup: &Setup| {
         let mut state = setup.peer.inner.state.lock();
-        let seen = state.files.values_mut().next().unwrap();
-        seen.content.as_mut().unwrap().fetched = Instant::now().checked_sub(FRESH).unwrap();
+        let seen = state.names.files.values_mut().next().unwrap();
+        seen.fetched.as_mut().unwrap().when = Instant::now().checked_sub(FRESH).unwrap();
     };
     age(&setup);
     assert_eq!(
@@ -199,7 +200,7 @@ fn what_cannot_be_read_is_left_out_for_a_while() {
 
 #[test]
 fn what_had_to_go_for_other_files_is_fetched_again() {
-    let setup = setup_with(Twin::start(), 150_000);
+    let setup = setup_with(Twin::start(), 250_000);
     let contents = [b'a', b'b'].map(|byte| vec![byte; 100_000]);
     setup.twin.put("a", &contents[0]);
     setup.twin.put("b", &contents[1]);
@@ -225,23 +226,8 @@ fn many_who_want_one_file_make_one_call() {
     assert_eq!(setup.twin.asked(), (1, 1));
 }
 
-#[test]
-fn those_who_only_look_may_not_use_up_the_servers_time() {
-    let now = Instant::now();
-    let mut looks = Looks {
-        since: now,
-        spent: Duration::ZERO,
-    };
-    looks.spend(LOOKING / 2, now);
-    assert!(looks.may_go_on(now));
-    looks.spend(LOOKING, now);
-    assert!(!looks.may_go_on(now) && looks.may_go_on(now + WINDOW));
-    looks.spend(LOOKING / 2, now + WINDOW);
-    assert!(looks.may_go_on(now + WINDOW));
-}
-
-#[test]
-fn a_file_that_does_not_come_in_time_is_still_on_its_way() {
+/// A server whose contents begin and do not go on.
+fn stuck(names: &[&str]) -> Setup {
     use std::io::Write;
     let setup = setup_with(
         Twin::raw(|mut stream| {
@@ -251,28 +237,101 @@ fn a_file_that_does_not_come_in_time_is_still_on_its_way() {
         }),
         1 << 20,
     );
-    let peer = &setup.peer;
-    let name = Name::new(&b"x"[..]).unwrap();
-    peer.inner
-        .take_in(&mut peer.inner.state.lock(), vec![b"x".to_vec()]);
-    let begun = Instant::now();
-    let deadline = begun + Duration::from_millis(200);
-    let looked = peer.measure(&path("x"), Need::Size, deadline).unwrap();
-    assert_eq!(looked.size, Attributes::UNKNOWN_SIZE);
-    let is_done = || peer.inner.state.lock().fetch.is_none();
-    while !is_done() && begun.elapsed() < Duration::from_secs(5) {
+    let names = names.iter().map(|name| name.as_bytes().to_vec()).collect();
+    let inner = &setup.peer.inner;
+    inner.take_in(&mut inner.state.lock(), names);
+    setup
+}
+
+impl Setup {
+    fn is_idle(&self) -> bool {
+        self.peer.inner.state.lock().fetch.is_none()
+    }
+
+    /// Asks for the bytes and is told to come back.
+    fn begin_to_fetch(&self, name: &str) {
+        let deadline = Instant::now() + Duration::from_millis(200);
+        let error = self.peer.measure(&path(name), Need::Bytes, deadline);
+        let error = error.unwrap_err();
+        assert!(matches!(error, Error::Unfinished { .. }), "{error}");
+    }
+}
+
+#[track_caller]
+fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !condition() {
+        assert!(Instant::now() < deadline, "{what}");
         std::thread::yield_now();
     }
-    assert!(peer.inner.state.lock().files[&name].is_long);
+}
+
+#[test]
+fn a_file_that_does_not_come_in_time_is_still_on_its_way() {
+    let setup = stuck(&["x"]);
+    let deadline = Instant::now() + Duration::from_millis(400);
+    let looked = setup
+        .peer
+        .measure(&path("x"), Need::Size, deadline)
+        .unwrap();
+    assert_eq!(looked.size, Attributes::UNKNOWN_SIZE);
+    eventually("what nobody waits for ends", || setup.is_idle());
     let begun = Instant::now();
-    peer.measure(&path("x"), Need::Size, soon()).unwrap();
+    setup.measure("x", Need::Size).unwrap();
+    let took = begun.elapsed();
     assert!(
-        begun.elapsed() < Duration::from_secs(1),
-        "nobody looks twice"
+        took < Duration::from_secs(1),
+        "nobody looks twice: {took:?}"
     );
-    let deadline = Instant::now() + Duration::from_millis(200);
-    let error = peer.measure(&path("x"), Need::Bytes, deadline).unwrap_err();
-    assert!(matches!(error, Error::Unfinished { .. }), "{error}");
-    assert!(!is_done(), "it goes on");
+    setup.begin_to_fetch("x");
+    assert!(!setup.is_idle(), "it goes on");
     assert_eq!(setup.names(), ["x"], "the names are those of before");
+}
+
+#[test]
+fn whoever_only_looks_does_not_wait_for_another_file() {
+    let setup = stuck(&["large", "other"]);
+    setup.begin_to_fetch("large");
+    let begun = Instant::now();
+    let looked = setup.measure("other", Need::Size).unwrap();
+    assert_eq!(looked.size, Attributes::UNKNOWN_SIZE);
+    assert!(begun.elapsed() < Duration::from_secs(1));
+}
+
+#[test]
+fn what_took_long_to_fetch_is_not_fetched_again_soon() {
+    let setup = setup();
+    setup.twin.put("x", b"film");
+    let known = setup.measure("x", Need::Bytes).unwrap();
+    let mut state = setup.peer.inner.state.lock();
+    let seen = state.names.files.values_mut().next().unwrap();
+    let fetched = seen.fetched.as_mut().unwrap();
+    fetched.took = Duration::from_secs(60);
+    fetched.when = Instant::now().checked_sub(10 * FRESH).unwrap();
+    drop(state);
+    assert_eq!(setup.measure("x", Need::Bytes).unwrap(), known);
+    assert_eq!(setup.twin.asked().0, 1);
+}
+
+#[test]
+fn contents_that_had_to_go_are_fetched_again_for_their_hashes() {
+    let setup = setup_with(Twin::start(), 300_000);
+    for (name, byte) in [("a", 1), ("b", 2), ("c", 3)] {
+        setup.twin.put(name, &vec![byte; 130_000]);
+    }
+    let known = setup.measure("a", Need::Bytes).unwrap();
+    for name in ["b", "c"] {
+        setup.measure(name, Need::Bytes).unwrap();
+    }
+    let request = HashesRequest {
+        root: known.root.unwrap(),
+        first: 0,
+        span: SUBTREE_BLOCKS,
+    };
+    let answer = setup.peer.call(&Request::Hashes(request), soon()).unwrap();
+    let Response::Hashes(subtree) = answer else {
+        panic!("no hashes");
+    };
+    assert!(subtree.prove(known.root.unwrap(), known.size).is_some());
+    assert_eq!(setup.twin.asked().0, 4);
 }
