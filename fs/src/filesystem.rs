@@ -287,33 +287,40 @@ impl Filesystem {
         let is_other = |(id, has): (PeerId, Has)| {
             matches!(has, Has::File(_)) && self.network.whole(id).is_none()
         };
-        let mut sources = inode.sources.iter();
-        let whole = sources.find_map(|s| Some((self.network.whole(s.member.id)?, s)));
-        let Some((whole, source)) = whole.filter(|_| inode.kind() == Kind::File) else {
-            return Ok(());
-        };
-        if inode.readable().any(is_other) {
+        let sources = inode.sources.iter();
+        let wholes = sources.filter_map(|s| Some((self.network.whole(s.member.id)?, s)));
+        let wholes: Vec<_> = wholes.collect();
+        if wholes.is_empty() || inode.kind() != Kind::File || inode.readable().any(is_other) {
             return Ok(());
         }
         let Wait::Until(deadline) = wait else {
             return Err(Error::NeedsNetwork);
         };
-        match whole.measure(&inode.path, Need::Bytes, deadline + WHOLE_FILE) {
-            Ok(attributes) if attributes.version == source.version => {
-                let said = vec![(Arc::clone(&source.member), attributes)];
-                let name = inode.path.split().map(|(_, name)| name);
-                let item = name.and_then(|name| merge::name(&name, said, None));
-                if let Some(item) = item {
-                    self.inodes.lock().measure(&inode.path, &item);
+        let deadline = deadline + WHOLE_FILE;
+        // They may have other contents under the name, which is not known before: whoever has it, will do.
+        let mut failure = Error::Replaced;
+        for (index, (whole, source)) in wholes.iter().enumerate() {
+            let others = (wholes.len() - index) as u32;
+            let left = deadline.saturating_duration_since(Instant::now());
+            let until = Instant::now() + left / others;
+            match whole.measure(&inode.path, Need::Bytes, until) {
+                Ok(attributes) if attributes.version == source.version => {
+                    let said = vec![(Arc::clone(&source.member), attributes)];
+                    let name = inode.path.split().map(|(_, name)| name);
+                    let item = name.and_then(|name| merge::name(&name, said, None));
+                    if let Some(item) = item {
+                        self.inodes.lock().measure(&inode.path, &item);
+                    }
+                    return Ok(());
                 }
-                Ok(())
+                Ok(_) | Err(NetError::NotFound { .. }) => {}
+                Err(error) => failure = error.into(),
             }
-            Ok(_) | Err(NetError::NotFound { .. }) => {
-                self.invalidate(&inode.path);
-                Err(Error::Replaced)
-            }
-            Err(error) => Err(error.into()),
         }
+        if matches!(failure, Error::Replaced) {
+            self.invalidate(&inode.path);
+        }
+        Err(failure)
     }
 
     /// Opens a file with the flags of open(2). Nothing is fetched yet; the content that the inode stands
@@ -360,8 +367,11 @@ impl Filesystem {
         let mut sources: Vec<Source> = holders.collect();
         if inode.root().is_some() && inode.size > MAX_SMALL_FILE {
             let holders: HashSet<PeerId> = sources.iter().map(|source| source.peer.id()).collect();
+            // A server of 2004 gives no blocks of what it does not share.
             let is_other = |peer: &Arc<dyn Peer>| {
-                !holders.contains(&peer.id()) && self.this_node != Some(peer.id())
+                !holders.contains(&peer.id())
+                    && self.this_node != Some(peer.id())
+                    && self.network.whole(peer.id()).is_none()
             };
             let others = self.network.peers().into_iter().filter(is_other);
             let mut others: Vec<Arc<dyn Peer>> = others.collect();

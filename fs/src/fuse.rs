@@ -68,6 +68,7 @@ pub fn adapter(
         expirer,
         busy,
         workers: Workers::default(),
+        patient: Workers::few(),
         waiting: Waiting::default(),
         uid: rustix::process::getuid().as_raw(),
         gid: rustix::process::getgid().as_raw(),
@@ -87,6 +88,8 @@ struct Adapter {
     expirer: Option<Expirer>,
     busy: Arc<Busy>,
     workers: Workers,
+    /// For opens that have to fetch a whole file.
+    patient: Workers,
     waiting: Waiting,
     uid: u32,
     gid: u32,
@@ -214,7 +217,9 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn open(&self, _: &Request, inode: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        self.answer(
+        self.answer_by(
+            &self.patient,
+            None,
             "open",
             reply,
             move |fs, wait, _| {
@@ -489,12 +494,27 @@ impl Adapter {
     ) where
         R: Refuse + Send + 'static,
     {
-        self.answer_within(None, operation, reply, ask, tell);
+        self.answer_by(&self.workers, None, operation, reply, ask, tell);
     }
 
     /// The same for an operation for which the kernel holds its lock on `directory`.
     fn answer_within<R, T>(
         &self,
+        directory: Option<u64>,
+        operation: &'static str,
+        reply: R,
+        ask: impl Fn(&Filesystem, Wait, &mut R) -> Result<T, Error> + Send + 'static,
+        tell: impl FnOnce(R, T) + Send + 'static,
+    ) where
+        R: Refuse + Send + 'static,
+    {
+        self.answer_by(&self.workers, directory, operation, reply, ask, tell);
+    }
+
+    /// The same, by one of these workers if it has to wait.
+    fn answer_by<R, T>(
+        &self,
+        workers: &Workers,
         directory: Option<u64>,
         operation: &'static str,
         mut reply: R,
@@ -511,7 +531,7 @@ impl Adapter {
             }
             let filesystem = Arc::clone(&self.filesystem);
             let waiting = directory.map(|directory| self.busy.enter(directory));
-            self.workers.submit(Box::new(move |turn| {
+            workers.submit(Box::new(move |turn| {
                 let result = match turn {
                     Turn::Now => ask(&filesystem, Wait::Until(deadline), &mut reply),
                     Turn::Refused => Err(Error::Overloaded),

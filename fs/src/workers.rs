@@ -13,8 +13,12 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-/// Operations that may wait for the network at once. They mostly sleep, and for three seconds at most.
+/// Operations that may wait for the network at once. They mostly sleep, and for three seconds at most; those that wait
+/// longer have [`Workers::few`] of their own.
 const MAX_THREADS: usize = 64;
+
+/// The same for operations that may take as long as a read.
+const FEW_THREADS: usize = 16;
 
 /// Operations that may wait for a thread. More than this many processes rarely look at one mount.
 const MAX_QUEUED: usize = 1024;
@@ -62,6 +66,11 @@ impl Default for Workers {
 }
 
 impl Workers {
+    /// For operations that may wait for long, so that they do not take the threads from all others.
+    pub fn few() -> Self {
+        Self::new(FEW_THREADS, MAX_QUEUED, IDLE)
+    }
+
     fn new(max_threads: usize, max_queued: usize, idle: Duration) -> Self {
         Self {
             shared: Arc::new(Shared {

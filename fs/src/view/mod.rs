@@ -241,7 +241,8 @@ impl View {
         let deadline = deadline.checked_sub(HANDING_OVER).unwrap_or(deadline);
         let name = item.name_at_members();
         let path = directory.join(name).map_err(|_| Error::NameTooLong)?;
-        let measured = item.sources.iter().filter_map(|source| {
+        let sources = item.sources.iter().enumerate();
+        let measured = sources.filter_map(|(index, source)| {
             let unknown = Attributes {
                 kind: Kind::File,
                 size: Attributes::UNKNOWN_SIZE,
@@ -250,7 +251,11 @@ impl View {
                 root: None,
             };
             let whole = self.network.whole(source.member.id);
-            let measured = whole.map(|whole| whole.measure(&path, Need::Size, deadline));
+            // One that is slow leaves some of the time for the others.
+            let others = (item.sources.len() - index) as u32;
+            let left = deadline.saturating_duration_since(Instant::now());
+            let until = Instant::now() + left / others;
+            let measured = whole.map(|whole| whole.measure(&path, Need::Size, until));
             let attributes = match measured {
                 Some(Err(NetError::NotFound { .. })) => return None,
                 Some(Ok(attributes)) => attributes,

@@ -137,11 +137,10 @@ impl Caller {
         let operation = Operation::Contents([name, b"/."].concat());
         let answer = self.call(&operation, deadline, Pace::By(deadline))?;
         match wire::decode_contents(answer, 0, &mut io::sink()) {
-            // Behind it the path is told, in quotes, and may hold anything.
+            // Behind it the path is told, which may hold anything.
             Err(wire::Error::Fault { message, .. }) => Ok(message
-                .split(['"', '\''])
-                .next()
-                .is_some_and(|said| said.contains(IS_A_DIRECTORY))),
+                .find("[Errno ")
+                .is_some_and(|at| message[at..].starts_with(IS_A_DIRECTORY))),
             Err(wire::Error::Limit { .. }) | Ok(_) => Ok(false),
             Err(trouble) => Err(self.error(trouble)),
         }
@@ -268,8 +267,7 @@ impl Caller {
     fn too_large(&self, name: &[u8]) -> Error {
         Error::Local {
             what: format!("fetching {} from {}", escaped(name), self.place()),
-            why: "it is larger than the cache may take of one file, half of its size (see --cache-size)"
-                .into(),
+            why: "it is larger than the cache may take of one file (see --cache-size)".into(),
         }
     }
 }
@@ -539,6 +537,35 @@ pub(super) mod tests {
         let twin = Twin::raw(endless(document));
         let error = fetch(&caller(&twin), "x", 1 << 20).unwrap_err();
         assert!(error.to_string().contains("larger than"), "{error}");
+    }
+
+    #[test]
+    fn what_a_fault_says_is_one_line_without_control_characters() {
+        let fault = "<methodResponse><fault><value><struct>\
+            <member><name>faultCode</name><value><int>1</int></value></member>\
+            <member><name>faultString</name><value><string>a\x1b]0;b\x07\nWARN c</string></value></member>\
+            </struct></value></fault></methodResponse>";
+        let twin = answer_with(format!("HTTP/1.0 200 OK\r\n\r\n{fault}").into_bytes());
+        let text = caller(&twin).names(soon()).unwrap_err().to_string();
+        assert!(text.contains("WARN c"), "{text}");
+        assert!(!text.contains(char::is_control), "{text:?}");
+    }
+
+    #[test]
+    fn whoever_is_cut_off_did_not_break_the_protocol() {
+        let head = "HTTP/1.0 200 OK\r\nContent-Length: 1000\r\n\r\n<methodResponse><params>";
+        let twin = answer_with(head.into());
+        let error = caller(&twin).names(soon()).unwrap_err();
+        assert!(matches!(error, Error::Unreachable { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_name_is_not_taken_for_what_python_says_of_directories() {
+        let twin = Twin::start();
+        twin.put("[Errno 21]", b"1");
+        twin.directory("d [Errno 2]");
+        let is_directory = |name: &str| caller(&twin).is_directory(name.as_bytes(), soon());
+        assert!(!is_directory("[Errno 21]").unwrap() && is_directory("d [Errno 2]").unwrap());
     }
 
     #[test]

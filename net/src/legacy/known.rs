@@ -1,8 +1,9 @@
 //! The servers of 2004 that this node knows: those the user named, and those it was told of.
 //!
 //! In that protocol members tell each other of servers and never of their end, so the list is bounded
-//! here: when it is full, whoever nobody has told of for the longest makes room, and only after
-//! [`UNMENTIONED`], so that a member that tells of many drives out nobody that is still there.
+//! here: when it is full, whoever has never answered makes room, and else whoever nobody has told of for the
+//! longest, and only after [`UNMENTIONED`]: so that a member that tells of many drives out nobody that is still
+//! there, and keeps nobody out.
 
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,9 @@ use super::Url;
 
 /// The most servers that were not named by the user.
 pub const MAX_LEARNED: usize = 64;
+
+/// What is looked at of the servers that somebody tells of at once.
+pub const MAX_TOLD: usize = 256;
 
 /// The most URLs of this node itself. A machine has few addresses.
 pub const MAX_OWN: usize = 16;
@@ -24,8 +28,15 @@ pub const UNMENTIONED: Duration = Duration::from_secs(24 * 3600);
 pub struct Known {
     own: Vec<Url>,
     named: Vec<Url>,
-    learned: Vec<(Url, Instant)>,
+    learned: Vec<Learned>,
     revision: u64,
+}
+
+#[derive(Debug)]
+struct Learned {
+    url: Url,
+    told: Instant,
+    has_answered: bool,
 }
 
 impl Known {
@@ -40,7 +51,7 @@ impl Known {
     /// Takes `own` for the URLs of this node, and none of them for another server any more.
     pub fn announce(&mut self, own: Vec<Url>) {
         self.named.retain(|url| !own.contains(url));
-        self.learned.retain(|(url, _)| !own.contains(url));
+        self.learned.retain(|known| !own.contains(&known.url));
         self.own = own;
         self.revision += 1;
     }
@@ -62,29 +73,40 @@ impl Known {
         if self.own.contains(&url) || self.named.contains(&url) {
             return false;
         }
-        if let Some((_, told)) = self.learned.iter_mut().find(|(known, _)| *known == url) {
-            *told = now;
+        if let Some(known) = self.learned.iter_mut().find(|known| known.url == url) {
+            known.told = now;
             return false;
         }
         if self.learned.len() >= MAX_LEARNED && !self.make_room(now) {
             return false;
         }
-        self.learned.push((url, now));
+        self.learned.push(Learned {
+            url,
+            told: now,
+            has_answered: false,
+        });
         self.revision += 1;
         true
+    }
+
+    /// The server at `url` has answered.
+    pub fn answered(&mut self, url: &Url) {
+        if let Some(known) = self.learned.iter_mut().find(|known| known.url == *url) {
+            known.has_answered = true;
+        }
     }
 
     /// No longer takes `url` for a server, unless the user named it: it turned out to be this node itself, or none
     /// at all.
     pub fn forget(&mut self, url: &Url) {
         let before = self.learned.len();
-        self.learned.retain(|(known, _)| known != url);
+        self.learned.retain(|known| known.url != *url);
         self.revision += u64::from(self.learned.len() < before);
     }
 
     /// All servers but this node itself.
     pub fn all(&self) -> Vec<Url> {
-        let learned = self.learned.iter().map(|(url, _)| url);
+        let learned = self.learned.iter().map(|known| &known.url);
         self.named.iter().chain(learned).cloned().collect()
     }
 
@@ -104,14 +126,18 @@ impl Known {
     }
 
     fn make_room(&mut self, now: Instant) -> bool {
-        let oldest = self.learned.iter().enumerate();
-        let oldest = oldest.min_by_key(|(_, (_, told))| *told);
-        match oldest {
-            Some((index, (_, told))) if now.saturating_duration_since(*told) > UNMENTIONED => {
+        let can_go = |known: &Learned| {
+            !known.has_answered || now.saturating_duration_since(known.told) > UNMENTIONED
+        };
+        let known = self.learned.iter().enumerate();
+        let known = known.filter(|(_, known)| can_go(known));
+        let oldest = known.min_by_key(|(_, known)| (known.has_answered, known.told));
+        match oldest.map(|(index, _)| index) {
+            Some(index) => {
                 self.learned.remove(index);
                 true
             }
-            _ => false,
+            None => false,
         }
     }
 }
@@ -157,11 +183,12 @@ mod tests {
     }
 
     #[test]
-    fn nobody_who_was_told_of_lately_is_driven_out() {
+    fn nobody_who_answers_and_was_told_of_lately_is_driven_out() {
         let start = Instant::now();
         let mut known = Known::new(vec![url(0)]);
         for number in 1..=MAX_LEARNED {
             assert!(known.learn(url(number), start));
+            known.answered(&url(number));
         }
         let late = start + UNMENTIONED + Duration::from_secs(1);
         assert!(!known.learn(url(100), start + UNMENTIONED));
@@ -170,5 +197,19 @@ mod tests {
         let all = known.all();
         assert_eq!(all.len(), 1 + MAX_LEARNED);
         assert!(all.contains(&url(0)) && all.contains(&url(1)) && !all.contains(&url(2)));
+    }
+
+    #[test]
+    fn those_who_never_answer_keep_nobody_out() {
+        let now = Instant::now();
+        let mut known = Known::default();
+        known.learn(url(0), now);
+        known.answered(&url(0));
+        for number in 1..10 * MAX_LEARNED {
+            assert!(known.learn(url(number), now));
+        }
+        let all = known.all();
+        assert_eq!(all.len(), MAX_LEARNED);
+        assert!(all.contains(&url(0)) && all.contains(&url(10 * MAX_LEARNED - 1)));
     }
 }

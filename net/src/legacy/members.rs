@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use super::client::{Caller, place};
+use super::known::MAX_TOLD;
 use super::peer::{OldPeer, id_of};
 use super::store::Store;
 use super::{Legacy, Url};
@@ -20,11 +21,9 @@ use crate::client::{Peer, Whole, list};
 use crate::config::CALL_DEADLINE;
 use crate::error::Error;
 use crate::peers::Standing;
+use crate::peers::address::reach;
 use crate::types::{Address, PeerId, RelPath, escaped};
 use crate::wire::MemberRecord;
-
-/// What one server may tell at once.
-const MAX_TOLD: usize = 256;
 
 /// How often one that answers is asked whom it knows.
 const PERIOD: Duration = Duration::from_secs(30);
@@ -284,6 +283,21 @@ impl Shared {
         });
     }
 
+    /// Calls nobody any more but those at `urls`.
+    fn retain(&self, urls: &[Url]) {
+        let mut state = self.state.lock();
+        let is_gone = |server: &mut Server| !urls.contains(server.peer.url());
+        let gone: Vec<Server> = state.servers.extract_if(.., is_gone).collect();
+        let were_members = gone.iter().any(|s| s.presence != Presence::Unknown);
+        state.revision += u64::from(were_members);
+        drop(state);
+        for server in &gone {
+            tracing::debug!(server = &*server.name, "is no longer called");
+        }
+        // Whoever waits to call one of them ends.
+        self.changed.notify_all();
+    }
+
     /// Waits until it is time to call `id`; `None` when it is not to be called any more. Tells whether the server
     /// has to prove itself again.
     fn due(&self, id: PeerId) -> Option<bool> {
@@ -316,13 +330,22 @@ impl Shared {
             return false;
         };
         if node == Some(self.me) {
-            let url = state.servers.swap_remove(place).peer.url().clone();
+            let server = &mut state.servers[place];
+            let url = server.peer.url().clone();
+            // Whoever named it is told so; nobody else has to know of it.
+            let who = server.name.to_string();
+            let why = "it is this node itself".to_owned();
+            server.outcome = Some(Err(Error::Unreachable { who, why }));
+            if !self.legacy.named().contains(&url) {
+                state.servers.swap_remove(place);
+            }
             drop(state);
             tracing::debug!(%url, "is this node itself");
             self.legacy.forget(&url);
             return false;
         }
         let server = &mut state.servers[place];
+        self.legacy.answered(server.peer.url());
         let is_known_better = node.is_some() && server.node != node;
         server.node = node.or(server.node);
         (server.failures, server.due) = (0, now + PERIOD);
@@ -395,11 +418,11 @@ impl Shared {
 
     /// `told` are what the server at `teller` says that it knows.
     fn learn(&self, teller: &Url, told: Vec<String>) {
-        let now = Instant::now();
+        let (now, reach) = (Instant::now(), reach(&teller.address()));
         for text in told.into_iter().take(MAX_TOLD) {
             match text.parse() {
                 Ok(url) => {
-                    self.legacy.learn(url, now);
+                    self.legacy.learn(url, reach, now);
                 }
                 Err(_) => tracing::debug!(
                     server = place(teller),
@@ -418,6 +441,7 @@ fn watch(shared: &Weak<Shared>) {
         let revision = shared.legacy.revision();
         if seen.replace(revision) != Some(revision) {
             let all = shared.legacy.all();
+            shared.retain(&all);
             all.into_iter().for_each(|url| shared.add(url));
         }
         let mut state = shared.state.lock();
@@ -435,7 +459,7 @@ fn run(shared: &Weak<Shared>, peer: &Arc<OldPeer>) {
         let Some(is_away) = due else { return };
         let ours = shared
             .upgrade()
-            .and_then(|shared| shared.legacy.own().into_iter().next());
+            .and_then(|shared| shared.legacy.own_for(peer.url()));
         let told = peer.servers(ours.as_ref(), BUSY);
         // Who failed at listing names has to list them before anybody waits for it again.
         let proven = match &told {
@@ -587,6 +611,31 @@ mod tests {
         let count = || members.shared.state.lock().servers.len();
         eventually("the others are known", || count() > 1);
         assert!(count() <= 1 + MAX_LEARNED);
+    }
+
+    #[test]
+    fn one_that_is_no_longer_known_is_no_longer_called() {
+        let (first, second) = (Twin::start(), Twin::start());
+        first.knows(second.url().as_str());
+        let (_directory, members) = members(&[&first], false);
+        eventually("both are there", || present(&members).len() == 2);
+        first.knows_only(&first.url());
+        members.shared.legacy.forget(&second.url());
+        eventually("it is gone", || present(&members).len() == 1);
+        let calls = second.asked();
+        members.shared.changed.notify_all();
+        assert_eq!(members.shared.state.lock().servers.len(), 1);
+        assert_eq!(second.asked(), calls);
+    }
+
+    #[test]
+    fn whoever_names_this_node_itself_is_told_so() {
+        let twin = Twin::start();
+        twin.is_node(PeerId::from_bytes([9; 32]));
+        let (_directory, members) = members(&[&twin], true);
+        let told = || matches!(&members.named()[0].1, Some(Err(error)) if error.to_string().contains("itself"));
+        eventually("it is told", told);
+        assert!(members.all().is_empty());
     }
 
     #[test]

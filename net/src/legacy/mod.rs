@@ -30,6 +30,8 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
+use crate::peers::address::{Reach, canonical, reach, tellable};
+
 pub use known::Known;
 pub use token::Key;
 pub use url::Url;
@@ -66,9 +68,30 @@ impl Legacy {
         self.known.lock().announce(own);
     }
 
-    /// See [`Known::learn`].
-    pub fn learn(&self, url: Url, now: Instant) -> bool {
-        self.known.lock().learn(url, now)
+    /// Takes note of a server that somebody within `teller` has told of; see [`Known::learn`]. False also for what nobody
+    /// there can mean: addresses that cannot be dialled, other spellings of addresses, and those of this host
+    /// from somebody on another one.
+    pub(crate) fn learn(&self, url: Url, teller: Reach, now: Instant) -> bool {
+        is_tellable(&url, teller) && self.known.lock().learn(url, now)
+    }
+
+    /// See [`Known::answered`].
+    pub(crate) fn answered(&self, url: &Url) {
+        self.known.lock().answered(url);
+    }
+
+    /// Those servers that mean something to somebody within `viewer`.
+    pub(crate) fn tellable(&self, viewer: Reach) -> Vec<Url> {
+        let mut all = self.all();
+        all.retain(|url| is_tellable(url, viewer));
+        all
+    }
+
+    /// What to call this node when telling the server at `url` of it.
+    pub(crate) fn own_for(&self, url: &Url) -> Option<Url> {
+        let viewer = reach(&url.address());
+        let own = self.own().into_iter();
+        own.into_iter().find(|own| is_tellable(own, viewer))
     }
 
     /// See [`Known::forget`].
@@ -97,6 +120,10 @@ impl Legacy {
     }
 }
 
+fn is_tellable(url: &Url, viewer: Reach) -> bool {
+    canonical(&url.address()).is_some_and(|address| tellable(&address, viewer))
+}
+
 /// The URLs of a node that listens on `port`: at the address that it advertises, at the only one that it listens
 /// on, and under its host's name.
 pub(crate) fn own_urls(
@@ -119,6 +146,53 @@ pub(crate) fn own_urls(
 mod tests {
     use super::*;
     use crate::types::Address;
+
+    #[test]
+    fn nobody_is_sent_to_what_the_teller_cannot_mean() {
+        let now = Instant::now();
+        let learns = |text: &str, teller: &str| {
+            let legacy = Legacy::new(Key::new(b"pw"), Vec::new());
+            legacy.learn(text.parse().unwrap(), reach(&Address::new(teller, 1)), now)
+        };
+        for nowhere in [
+            "http://0.0.0.0:1",
+            "http://255.255.255.255:1",
+            "http://224.0.0.1:1",
+            "http://2130706433:1",
+            "http://127.1:1",
+            "http://0x7f000001:1",
+            "http://[fe80::1]:1",
+        ] {
+            assert!(!learns(nowhere, "127.0.0.1"), "{nowhere}");
+        }
+        for here in [
+            "http://127.0.0.1:6379",
+            "http://localhost:1",
+            "http://169.254.169.254:80",
+        ] {
+            assert!(
+                learns(here, "127.0.0.1") && !learns(here, "10.0.0.7"),
+                "{here}"
+            );
+        }
+        for anywhere in [
+            "http://10.0.0.8:1",
+            "http://box:1",
+            "http://my_box.example:8000",
+        ] {
+            assert!(learns(anywhere, "10.0.0.7"), "{anywhere}");
+        }
+    }
+
+    #[test]
+    fn a_node_tells_of_itself_by_what_the_other_can_dial() {
+        let legacy = Legacy::new(Key::new(b"pw"), Vec::new());
+        let urls = ["http://localhost:1", "http://10.0.0.1:1"];
+        legacy.announce(urls.map(|url| url.parse().unwrap()).to_vec());
+        let told = |to: &str| legacy.own_for(&to.parse().unwrap()).unwrap().to_string();
+        assert_eq!(told("http://10.0.0.2:1"), urls[1]);
+        assert_eq!(told("http://127.0.0.1:2"), urls[0]);
+    }
 
     #[test]
     fn a_node_is_called_by_what_it_advertises_first() {

@@ -9,8 +9,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::known::MAX_TOLD;
 use super::wire::{self, Form, MAX_LISTED, Operation, Survey};
 use super::{Legacy, Url};
+use crate::peers::address::{Reach, reach_of_ip};
 use crate::share::{Share, SharedFile, is_changed};
 use crate::types::{Name, RelPath};
 
@@ -60,10 +62,19 @@ impl Legacy {
         Ok(Accepted { operation, called })
     }
 
-    /// Does what was asked.
-    pub fn answer(&self, share: Option<&Share>, call: &Accepted, now: Instant) -> Answer {
+    /// Does what was asked, by somebody at `remote`.
+    pub fn answer(
+        &self,
+        share: Option<&Share>,
+        call: &Accepted,
+        remote: IpAddr,
+        now: Instant,
+    ) -> Answer {
         match &call.operation {
-            Operation::Servers(told) => Answer::Document(self.servers(told, &call.called, now)),
+            Operation::Servers(told) => {
+                let reach = reach_of_ip(remote);
+                Answer::Document(self.servers(told, &call.called, reach, now))
+            }
             Operation::Names(pattern) => Answer::Document(names(share, pattern)),
             Operation::Contents(name) => match contents(share, name) {
                 Ok((form, file)) => Answer::Contents(form, Arc::new(file)),
@@ -72,19 +83,20 @@ impl Legacy {
         }
     }
 
-    /// Learns of servers, and tells of all: of this one by the URL that the caller has found it by.
-    fn servers(&self, told: &[Vec<u8>], called: &Url, now: Instant) -> Vec<u8> {
-        for url in told {
+    /// Learns of servers, and tells of all that mean something to a caller within `reach`: of this one by the URL that he has
+    /// found it by.
+    fn servers(&self, told: &[Vec<u8>], called: &Url, reach: Reach, now: Instant) -> Vec<u8> {
+        for url in told.iter().take(MAX_TOLD) {
             let url = std::str::from_utf8(url)
                 .ok()
                 .and_then(|url| url.parse().ok());
             if let Some(url) = url.filter(|url| url != called)
-                && self.learn(Url::clone(&url), now)
+                && self.learn(Url::clone(&url), reach, now)
             {
                 tracing::info!(%url, "told of a server of 2004");
             }
         }
-        let others = self.all();
+        let others = self.tellable(reach);
         let urls = [called].into_iter().chain(&others);
         wire::encode_servers(urls.map(Url::as_str))
     }

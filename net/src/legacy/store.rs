@@ -2,7 +2,7 @@
 //!
 //! A file is written to a place that has no name any more, so nothing is left when the process ends, however it
 //! ends. When there is no room, what was not read for the longest time goes, but nothing that somebody is reading. One
-//! file may take half of the budget, so that a server whose files do not end leaves room for those of others.
+//! file may take three quarters of the budget, so that a server whose files do not end leaves room for those of others.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -135,7 +135,7 @@ impl Store {
 
     /// The most bytes that one file may have.
     pub fn most(&self) -> u64 {
-        self.limit / 2
+        self.limit / 4 * 3
     }
 
     /// The bytes that lie there.
@@ -311,7 +311,7 @@ mod tests {
     #[test]
     fn a_file_that_does_not_end_leaves_room_for_others() {
         let (_directory, store) = store(100);
-        let kept = put(&store, &[1; 50]).unwrap();
+        let kept = put(&store, &[1; 25]).unwrap();
         let mut writer = store.begin().unwrap();
         let error = loop {
             match writer.append(&[0; 10]) {
@@ -322,6 +322,6 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
         assert!(kept.open().is_some());
         drop(writer);
-        assert_eq!(store.held(), 50);
+        assert_eq!(store.held(), 25);
     }
 }

@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
-use super::{Key, Url};
+use super::{Key, NODE_FIELD, Url};
+use crate::types::PeerId;
 
 /// A server on a port of its own.
 pub(super) struct Twin {
@@ -25,6 +26,7 @@ struct State {
     lists: AtomicUsize,
     stopped: AtomicBool,
     is_of_another_network: AtomicBool,
+    node: Mutex<Option<PeerId>>,
 }
 
 impl Twin {
@@ -98,6 +100,16 @@ impl Twin {
         self.state.known.lock().push(url.to_owned());
     }
 
+    /// Knows nobody any more, but `url`.
+    pub(super) fn knows_only(&self, url: &Url) {
+        *self.state.known.lock() = vec![url.to_string()];
+    }
+
+    /// Says from now on that it is this node of our program.
+    pub(super) fn is_node(&self, node: PeerId) {
+        *self.state.node.lock() = Some(node);
+    }
+
     /// How often it was asked for contents, and for names.
     pub(super) fn asked(&self) -> (usize, usize) {
         let of = |count: &AtomicUsize| count.load(Ordering::Relaxed);
@@ -163,13 +175,20 @@ impl State {
                     let directories = self.directories.lock();
                     let plain = name.strip_suffix("/.").unwrap_or(name);
                     return match directories.iter().any(|directory| directory == plain) {
-                        true => fault(&mut stream, "[Errno 21] Is a directory"),
-                        false => fault(&mut stream, "[Errno 2] No such file"),
+                        true => fault(&mut stream, &format!("[Errno 21] Is a directory: '{name}'")),
+                        false => fault(&mut stream, &format!("[Errno 2] No such file: '{name}'")),
                     };
                 }
             }
         };
-        let _ = stream.write_all(&document(&body));
+        let mut answer = document(&body);
+        if let Some(node) = *self.node.lock() {
+            let line = format!("{NODE_FIELD}: {node}\r\n");
+            let head = answer.windows(2).position(|pair| pair == b"\r\n");
+            let at = head.map_or(0, |at| at + 2);
+            answer.splice(at..at, line.into_bytes());
+        }
+        let _ = stream.write_all(&answer);
     }
 }
 

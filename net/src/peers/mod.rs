@@ -5,7 +5,7 @@
 //! [`Members`] is the one face of all that: the server hands it incoming hellos, the engines ask it
 //! who is present and tell it who does not answer.
 
-mod address;
+pub(crate) mod address;
 mod backoff;
 mod book;
 mod candidate;

@@ -123,8 +123,11 @@ async fn answer_to(document: Bytes, caller: &Caller) -> io::Result<Response<Body
         _ => &caller.place.work,
     };
     let (legacy, service) = (caller.legacy.clone(), caller.house.service.clone());
-    let answering =
-        move |call: Accepted| legacy.answer(service.share.as_deref(), &call, Instant::now());
+    let remote = caller.place.remote;
+    let answering = move |call: Accepted| {
+        let share = service.share.as_deref();
+        legacy.answer(share, &call, remote, Instant::now())
+    };
     let mut response = xml(match work.run(move || answering(call)).await? {
         Answer::Document(document) => Body::full(document.into()),
         Answer::Contents(form, file) => {

@@ -104,6 +104,9 @@ impl std::fmt::Display for Tally {
             "{} fetched ({bytes}), {} existed",
             self.fetched, self.existed
         )?;
+        if self.left_out > 0 {
+            write!(f, ", {} left out", self.left_out)?;
+        }
         match self.failed {
             0 => writeln!(f),
             failed => writeln!(f, ", {failed} failed; run the same command again to resume"),
@@ -236,6 +239,8 @@ impl Crew<'_> {
                     self.bar.inc_length(found.size);
                     return Ok(None);
                 }
+                // Only if nobody failed in another way, nobody has it.
+                Err(Error::NotFound { .. }) => {}
                 Err(error) => failure = error,
             }
         }
@@ -326,7 +331,9 @@ mod tests {
             failed: 0,
         };
         assert_eq!(tally.to_string(), "2 fetched (2.00 KiB), 1 existed\n");
-        tally.failed = 1;
+        tally.left_out = 3;
+        assert!(tally.to_string().ends_with("1 existed, 3 left out\n"));
+        (tally.left_out, tally.failed) = (0, 1);
         assert!(
             tally
                 .to_string()

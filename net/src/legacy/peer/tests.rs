@@ -201,13 +201,18 @@ fn what_cannot_be_read_is_left_out_for_a_while() {
 #[test]
 fn what_had_to_go_for_other_files_is_fetched_again() {
     let setup = setup_with(Twin::start(), 250_000);
-    let contents = [b'a', b'b'].map(|byte| vec![byte; 100_000]);
-    setup.twin.put("a", &contents[0]);
-    setup.twin.put("b", &contents[1]);
-    let a = setup.measure("a", Need::Bytes).unwrap();
-    let b = setup.measure("b", Need::Bytes).unwrap();
-    assert_eq!(setup.read("a", a).unwrap(), contents[0]);
-    assert_eq!(setup.read("b", b).unwrap(), contents[1]);
+    let files = [("a", 1), ("b", 2), ("c", 3)].map(|(name, byte)| (name, vec![byte; 100_000]));
+    for (name, bytes) in &files {
+        setup.twin.put(name, bytes);
+    }
+    let known = files
+        .each_ref()
+        .map(|(name, _)| setup.measure(name, Need::Bytes).unwrap());
+    for ((name, bytes), known) in files.iter().zip(known) {
+        assert_eq!(setup.read(name, known).unwrap(), *bytes);
+    }
+    // Each had to go for the next one but one.
+    assert_eq!(setup.twin.asked().0, 6);
     setup.twin.put("large", &vec![0; 200_000]);
     setup.forget_names();
     let error = setup.measure("large", Need::Bytes).unwrap_err();

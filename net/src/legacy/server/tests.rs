@@ -51,7 +51,7 @@ impl Node {
         };
         match self
             .legacy
-            .answer(Some(&self.share), &accepted, Instant::now())
+            .answer(Some(&self.share), &accepted, local, Instant::now())
         {
             Answer::Document(document) => document,
             Answer::Contents(form, file) => whole(form, &file),
@@ -242,6 +242,25 @@ fn servers_are_learned_and_told_of_if_they_can_be_one() {
 }
 
 #[test]
+fn callers_from_elsewhere_hear_and_tell_nothing_of_this_hosts_own_addresses() {
+    let node = Node::new();
+    node.servers(AT, &["http://127.0.0.1:1", "http://far:1"])
+        .unwrap();
+    let call = Accepted {
+        operation: Operation::Servers(vec![b"http://127.0.0.1:2".to_vec()]),
+        called: url("http://box:8080"),
+    };
+    let remote = "10.0.0.7".parse().unwrap();
+    let answer = node.legacy.answer(None, &call, remote, Instant::now());
+    let Answer::Document(document) = answer else {
+        panic!("{answer:?}");
+    };
+    let told = wire::decode_servers(&document[..]).unwrap();
+    assert_eq!(told, ["http://box:8080", "http://far:1"]);
+    assert!(!node.legacy.all().contains(&url("http://127.0.0.1:2")));
+}
+
+#[test]
 fn who_shares_nothing_has_an_empty_list() {
     let node = Node::new();
     let ask = |operation| {
@@ -249,7 +268,10 @@ fn who_shares_nothing_has_an_empty_list() {
             operation,
             called: url(AT),
         };
-        match node.legacy.answer(None, &call, Instant::now()) {
+        match node
+            .legacy
+            .answer(None, &call, LOCAL.parse().unwrap(), Instant::now())
+        {
             Answer::Document(document) => document,
             other => panic!("{other:?}"),
         }
