@@ -256,6 +256,12 @@ impl RelPath {
         Some((Self(Arc::from(parent)), Name(name.into())))
     }
 
+    /// True if this is `directory` or lies below it.
+    pub fn is_within(&self, directory: &Self) -> bool {
+        let rest = self.as_bytes().strip_prefix(directory.as_bytes());
+        directory.is_root() || rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+    }
+
     /// The components from the root down; none for the root.
     pub fn components(&self) -> impl Iterator<Item = &[u8]> {
         self.0.split(|b| *b == b'/').filter(|c| !c.is_empty())
@@ -484,6 +490,16 @@ impl FromStr for PeerArgument {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_below_a_directory_is_within_it_and_namesakes_are_not() {
+        let path = |text: &str| RelPath::new(text.as_bytes()).unwrap();
+        assert!(path("a/b").is_within(&path("a/b")));
+        assert!(path("a/b/c").is_within(&path("a/b")));
+        assert!(path("a").is_within(&path("")));
+        assert!(!path("a/bc").is_within(&path("a/b")));
+        assert!(!path("a").is_within(&path("a/b")));
+    }
 
     #[test]
     fn names_that_no_file_can_have_are_refused() {

@@ -13,7 +13,7 @@ use tinyp2p_net::wire::{Change, Depth};
 
 use super::Directory;
 use super::merge::may_be_conflict;
-use super::term::{Present, Term, is_within};
+use super::term::{Present, Term};
 
 /// A listing that is no longer fresh still tells how large its directory is, which
 /// [`Cache::is_worth_listing`] needs. After this time nobody is walking there any more.
@@ -203,7 +203,7 @@ impl Cache {
                 cached.take_in(below, change);
             }
             let absent = self.absent.range(below).take_while(starts);
-            let absent = absent.filter(|(below, _)| is_within(below, path));
+            let absent = absent.filter(|(below, _)| below.is_within(path));
             let absent: Vec<RelPath> = absent.map(|(below, _)| below.clone()).collect();
             for path in absent {
                 self.absent.remove(&path);
@@ -255,7 +255,7 @@ impl Cached {
                 self.changed.insert(name);
                 self.term.is_over |= self.changed.len() > MAX_CHANGED;
             }
-            _ => self.term.is_over |= *depth == Depth::Tree && is_within(own, path),
+            _ => self.term.is_over |= *depth == Depth::Tree && own.is_within(path),
         }
     }
 }

@@ -409,10 +409,7 @@ fn outermost(changes: &[Change]) -> Vec<&Change> {
         {
             trees.pop();
         }
-        if trees
-            .iter()
-            .any(|tree| term::is_within(&change.path, &tree.path))
-        {
+        if trees.iter().any(|tree| change.path.is_within(&tree.path)) {
             continue;
         }
         if change.depth == Depth::Tree {

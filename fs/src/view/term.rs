@@ -115,14 +115,8 @@ pub fn concerns_listing(change: &Change, directory: &RelPath) -> bool {
 pub fn concerns_entry(change: &Change, path: &RelPath) -> bool {
     match change.depth {
         Depth::Entry => change.path == *path,
-        Depth::Tree => is_within(path, &change.path),
+        Depth::Tree => path.is_within(&change.path),
     }
-}
-
-/// True if `path` is `directory` or lies below it.
-pub fn is_within(path: &RelPath, directory: &RelPath) -> bool {
-    let rest = path.as_bytes().strip_prefix(directory.as_bytes());
-    directory.is_root() || rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
 }
 
 #[cfg(test)]

@@ -12,28 +12,7 @@
 use std::io::{self, BufRead};
 
 use super::wire::Error;
-
-/// Every element of XML-RPC that is understood.
-const ELEMENTS: [&str; 18] = [
-    "value",
-    "string",
-    "base64",
-    "int",
-    "i4",
-    "i8",
-    "boolean",
-    "array",
-    "data",
-    "struct",
-    "member",
-    "name",
-    "methodCall",
-    "methodName",
-    "methodResponse",
-    "params",
-    "param",
-    "fault",
-];
+use crate::xmlrpc::ELEMENTS;
 
 /// The longest markup between `<` and `>`: an XML declaration.
 const MAX_MARKUP: usize = 100;

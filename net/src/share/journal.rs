@@ -93,14 +93,10 @@ impl Journal {
         if since < self.forgotten {
             return true;
         }
-        let holds = |change: &Change| {
-            let rest = path.as_bytes().strip_prefix(change.path.as_bytes());
-            change.depth == Depth::Tree
-                && rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
-        };
+        let uproots = |change: &Change| change.depth == Depth::Tree && path.is_within(&change.path);
         self.changes
             .range(since + 1..)
-            .any(|(_, change)| holds(change))
+            .any(|(_, change)| uproots(change))
     }
 }
 

@@ -22,7 +22,7 @@ use rustix::io::Errno;
 use super::beneath::{Beneath, Mounts, open_directory};
 use super::mounts::MountTable;
 use super::names::{Names, Seen};
-use super::policy::{Policy, holds};
+use super::policy::Policy;
 use super::state::State;
 use crate::types::{Attributes, Kind, Name, RelPath};
 
@@ -257,7 +257,7 @@ impl Place {
         let mut left = self.left.clone();
         if links > self.links && state.kind() == Some(Kind::Directory) {
             left.push(self.real.clone());
-            if left.iter().any(|passed| holds(&real, passed)) {
+            if left.iter().any(|passed| passed.is_within(&real)) {
                 return Err(Errno::LOOP);
             }
         }

@@ -19,6 +19,7 @@ mod tokens;
 mod write;
 
 pub use read::{Call, Outcome, read_call, read_response};
+pub(crate) use tokens::ELEMENTS;
 pub use write::{write_call, write_fault, write_response};
 
 /// One XML-RPC value.

@@ -30,7 +30,7 @@ pub(super) enum Token<'a> {
 }
 
 /// Every element of XML-RPC that is understood.
-const ELEMENTS: [&str; 20] = [
+pub(crate) const ELEMENTS: [&str; 20] = [
     "value",
     "string",
     "base64",

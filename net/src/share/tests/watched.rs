@@ -69,7 +69,7 @@ impl Watched {
             let changes = self.changes(since, Duration::from_millis(100)).changes;
             let covers = |change: &Change| {
                 let is_same = change.path == expected.path && change.depth >= depth;
-                let holds = super::policy::holds(&change.path, &expected.path);
+                let holds = expected.path.is_within(&change.path);
                 is_same || (change.depth == Depth::Tree && holds)
             };
             if changes.iter().any(covers) {

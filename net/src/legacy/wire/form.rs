@@ -1,0 +1,114 @@
+//! How contents are written, and which way suits them.
+
+use data_encoding::BASE64;
+
+use crate::xmlrpc::is_xml_char;
+
+/// How contents are written: as text if they are text that XML can carry, which every client understands,
+/// else in base64.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Form {
+    /// As they are but for escapes; so many bytes of a document.
+    Text(u64),
+    /// In base64.
+    Base64,
+}
+
+impl Form {
+    /// What comes before the contents.
+    pub fn head(self) -> &'static [u8] {
+        match self {
+            Self::Text(_) => b"<?xml version=\"1.0\" encoding=\"utf-8\"?><methodResponse><params><param><value><string>",
+            Self::Base64 => b"<?xml version=\"1.0\" encoding=\"utf-8\"?><methodResponse><params><param><value><base64>",
+        }
+    }
+
+    /// What comes behind them.
+    pub fn tail(self) -> &'static [u8] {
+        match self {
+            Self::Text(_) => b"</string></value></param></params></methodResponse>",
+            Self::Base64 => b"</base64></value></param></params></methodResponse>",
+        }
+    }
+
+    /// The length of the whole document for contents of so many bytes.
+    pub fn document_bytes(self, contents: u64) -> u64 {
+        let body = match self {
+            Self::Text(length) => length,
+            Self::Base64 => contents.div_ceil(3) * 4,
+        };
+        self.head().len() as u64 + body + self.tail().len() as u64
+    }
+
+    /// Writes a piece of the contents. Every piece but the last has a multiple of three bytes.
+    pub fn write(self, piece: &[u8], into: &mut Vec<u8>) {
+        if self == Self::Base64 {
+            let start = into.len();
+            into.resize(start + BASE64.encode_len(piece.len()), 0);
+            BASE64.encode_mut(piece, &mut into[start..]);
+            return;
+        }
+        let mut rest = piece;
+        while let Some(at) = rest.iter().position(|b| escape(*b).is_some()) {
+            into.extend_from_slice(&rest[..at]);
+            into.extend_from_slice(escape(rest[at]).unwrap_or_default().as_bytes());
+            rest = &rest[at + 1..];
+        }
+        into.extend_from_slice(rest);
+    }
+}
+
+/// What stands for a byte that cannot stand for itself.
+fn escape(byte: u8) -> Option<&'static str> {
+    match byte {
+        b'&' => Some("&amp;"),
+        b'<' => Some("&lt;"),
+        b'>' => Some("&gt;"),
+        // Or the reader's line-end rule would make it a line feed.
+        b'\r' => Some("&#13;"),
+        _ => None,
+    }
+}
+
+/// Looks at contents before they are sent, to find their [`Form`].
+#[derive(Debug, Default)]
+pub struct Survey {
+    length: u64,
+    /// The beginning of a character that goes on in the next piece.
+    cut: Vec<u8>,
+}
+
+impl Survey {
+    /// Looks at the next piece. False if the contents cannot be text; the rest need not be looked at then.
+    pub fn is_text(&mut self, piece: &[u8]) -> bool {
+        let mut whole = std::mem::take(&mut self.cut);
+        let piece = match whole.is_empty() {
+            true => piece,
+            false => {
+                whole.extend_from_slice(piece);
+                &whole
+            }
+        };
+        let (text, cut) = match std::str::from_utf8(piece) {
+            Ok(text) => (text, &[][..]),
+            Err(error) if error.error_len().is_some() => return false,
+            Err(error) => {
+                let (text, cut) = piece.split_at(error.valid_up_to());
+                (std::str::from_utf8(text).unwrap_or_default(), cut)
+            }
+        };
+        let escapes = text.bytes().filter_map(escape);
+        let added: usize = escapes.map(|escape| escape.len() - 1).sum();
+        self.length += (text.len() + added) as u64;
+        self.cut = cut.to_vec();
+        text.chars().all(is_xml_char)
+    }
+
+    /// The form of contents of which every piece was text.
+    pub fn form(self) -> Form {
+        match self.cut.is_empty() {
+            true => Form::Text(self.length),
+            false => Form::Base64,
+        }
+    }
+}
