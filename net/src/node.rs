@@ -115,6 +115,9 @@ impl Node {
             members: members.clone(),
             legacy: legacy.clone(),
         });
+        let directory = config.cache.as_ref().map(|cache| &*cache.directory);
+        let store = legacy.as_ref().map(|_| Store::open(directory, whole));
+        let store = store.transpose()?;
         let server = Server::start(&config.listen, service.clone(), gate)?;
         if let Some(legacy) = &legacy
             && server.local_port() != 0
@@ -135,9 +138,7 @@ impl Node {
                 members.report(member, error);
             }
         };
-        if let Some(legacy) = &legacy {
-            let directory = config.cache.as_ref().map(|cache| &*cache.directory);
-            let store = Store::open(directory, whole)?;
+        if let Some((legacy, store)) = legacy.as_ref().zip(store) {
             members.join_old(Arc::new(OldMembers::new(id, Arc::clone(legacy), store)));
         }
         let engine = Engine::new(config.memory, cache.clone(), Box::new(report.clone()))?;

@@ -322,14 +322,14 @@ impl Shared {
         }
     }
 
-    /// `id` has answered, as the node `node` if it is one of this program. False if it is this node itself.
-    fn answered(&self, id: PeerId, node: Option<PeerId>) -> bool {
+    /// `id` has answered, and said whether it is a node of this program if `said` tells. False if it is this node itself.
+    fn answered(&self, id: PeerId, said: Option<Option<PeerId>>) -> bool {
         let now = Instant::now();
         let mut state = self.state.lock();
         let Some(place) = state.servers.iter().position(|s| s.peer.id() == id) else {
             return false;
         };
-        if node == Some(self.me) {
+        if said == Some(Some(self.me)) {
             let server = &mut state.servers[place];
             let url = server.peer.url().clone();
             // Whoever named it is told so; nobody else has to know of it.
@@ -346,8 +346,9 @@ impl Shared {
         }
         let server = &mut state.servers[place];
         self.legacy.answered(server.peer.url());
-        let is_known_better = node.is_some() && server.node != node;
-        server.node = node.or(server.node);
+        let node = said.unwrap_or(server.node);
+        let is_known_better = server.node != node;
+        server.node = node;
         (server.failures, server.due) = (0, now + PERIOD);
         server.outcome = Some(Ok(()));
         if server.presence != Presence::Present {
@@ -473,7 +474,7 @@ fn run(shared: &Weak<Shared>, peer: &Arc<OldPeer>) {
         };
         let goes_on = match (told, proven) {
             (Some(Ok(told)), Ok(())) => {
-                let goes_on = shared.answered(peer.id(), told.node);
+                let goes_on = shared.answered(peer.id(), Some(told.node));
                 shared.learn(peer.url(), told.urls);
                 goes_on
             }

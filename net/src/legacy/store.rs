@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use crate::error::Error;
 use crate::merkle::Tree;
 
-/// What nobody has read for this long goes when something else comes.
+/// What nobody has opened or read for this long goes when something else comes.
 const UNUSED: Duration = Duration::from_secs(600);
 
 /// Files that are kept at most; each holds a descriptor.
@@ -101,6 +101,9 @@ impl Kept {
     }
 }
 
+/// Of files that have a name for a moment.
+static NUMBER: AtomicU64 = AtomicU64::new(0);
+
 impl Store {
     /// At most `limit` bytes in `directory`, which is made if need be. Without a directory, where the system has its
     /// temporary files; without a limit, half of what is free there.
@@ -157,7 +160,12 @@ impl Store {
     }
 
     fn nameless(&self) -> io::Result<File> {
-        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        use rustix::fs::{Mode, OFlags};
+        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+        if let Ok(file) = rustix::fs::open(&self.directory, flags, Mode::RUSR | Mode::WUSR) {
+            return Ok(file.into());
+        }
+        // Not every file system can do that.
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let path = self
             .directory
