@@ -60,6 +60,17 @@ fn contents_in_pieces(document: &[u8], piece: usize) -> Result<Vec<u8>, Error> {
     Ok(into)
 }
 
+/// A body that Python 2.7 has sent, recorded by `tests/data/legacy/record.py`.
+macro_rules! recorded {
+    ($name:literal) => {
+        &include_bytes!(concat!(
+            "../../../../tests/data/legacy/recorded/",
+            $name,
+            ".xml"
+        ))[..]
+    };
+}
+
 fn is_broken<T: std::fmt::Debug>(result: Result<T, Error>) -> bool {
     matches!(result, Err(Error::Broken(_)))
 }
@@ -144,6 +155,126 @@ fn lists_of_names_and_servers_are_read_as_the_original_sends_them() {
     assert!(is_broken(decode_servers(&python_2(b"x")[..])));
     let none = encode_names(std::iter::empty());
     assert!(decode_names(&none[..]).unwrap().is_empty());
+}
+
+#[test]
+fn recorded_calls_of_a_python_2_client_are_read_as_what_was_asked() {
+    let servers =
+        |urls: &[&str]| Operation::Servers(urls.iter().map(|url| url[..].into()).collect());
+    let contents = |name: &[u8]| Operation::Contents(name.to_owned());
+    let url = ["http://192.0.2.7:15204".parse().unwrap()];
+    let key = crate::legacy::Key::new(b"pw");
+    for (recorded, expected) in [
+        (
+            recorded!("call-0-one"),
+            servers(&["http://192.0.2.8:15204"]),
+        ),
+        (recorded!("call-0-none"), servers(&[])),
+        (
+            recorded!("call-1-pattern"),
+            Operation::Names(r"^a.*\.(txt|ogg)$ <&>".to_owned()),
+        ),
+        (recorded!("call-1-all"), Operation::Names(String::new())),
+        (recorded!("call-2-ascii"), contents(b"a.txt")),
+        (
+            recorded!("call-2-utf-8"),
+            contents("gr\u{fc}n & <co>.txt".as_bytes()),
+        ),
+        (recorded!("call-2-latin-1"), contents(b"caf\xe9")),
+    ] {
+        let call = decode_call(recorded).unwrap();
+        assert_eq!(key.made_for(&call.token, &url), Some(&url[0]));
+        assert_eq!(call.operation, Ok(expected));
+    }
+}
+
+#[test]
+fn our_calls_differ_from_the_recorded_ones_in_the_declaration_and_line_feeds_alone() {
+    let markup = |document: &[u8]| {
+        let text = std::str::from_utf8(document).unwrap();
+        let (_declaration, rest) = text.split_once("?>").unwrap();
+        rest.replace('\n', "")
+    };
+    for recorded in [
+        recorded!("call-0-one"),
+        recorded!("call-0-none"),
+        recorded!("call-1-pattern"),
+        recorded!("call-1-all"),
+        recorded!("call-2-ascii"),
+        recorded!("call-2-utf-8"),
+    ] {
+        let call = decode_call(recorded).unwrap();
+        let token = String::from_utf8(call.token).unwrap();
+        let ours = encode_call(&token, &call.operation.unwrap());
+        assert_eq!(markup(&ours), markup(recorded));
+    }
+}
+
+#[test]
+fn recorded_answers_of_a_python_2_server_are_read_as_what_it_has() {
+    assert_eq!(decode_servers(recorded!("servers-none")).unwrap(), [""; 0]);
+    assert_eq!(
+        decode_servers(recorded!("servers-some")).unwrap(),
+        [
+            "http://192.0.2.7:15204",
+            "http://box.example:80",
+            "http://192.0.2.9:1?a&b"
+        ]
+    );
+    assert_eq!(decode_names(recorded!("names-none")).unwrap(), [b""; 0]);
+    let names: [&[u8]; 8] = [
+        b"plain.txt",
+        "gr\u{fc}n.txt".as_bytes(),
+        b"caf\xe9",
+        b"a&b",
+        b"<c>",
+        b"]]>",
+        b".hidden",
+        b"two  spaces ",
+    ];
+    assert_eq!(decode_names(recorded!("names")).unwrap(), names);
+}
+
+#[test]
+fn recorded_contents_of_a_python_2_server_arrive_byte_for_byte() {
+    let all: Vec<u8> = (0..=255).collect();
+    for (recorded, expected) in [
+        (recorded!("contents-lines"), &b"one\r\ntwo\rthree\n\r"[..]),
+        (
+            recorded!("contents-control"),
+            b"\x00\x01\x08\x0b\x0c\x1b[31m\x7f",
+        ),
+        (recorded!("contents-all-bytes"), &all),
+        (recorded!("contents-empty"), b""),
+        (recorded!("contents-cdata-end"), b"text ending with ]]>"),
+        (
+            recorded!("contents-markup"),
+            b"<?xml version='1.0'?><value>&amp;&#13;</string></value>",
+        ),
+    ] {
+        for piece in [1, 7, 4096] {
+            let found = contents_in_pieces(recorded, piece).unwrap();
+            assert_eq!(found, expected, "in pieces of {piece}");
+        }
+        // What the other tests here take for a document of Python 2 is one.
+        assert_eq!(python_2(expected), recorded);
+    }
+}
+
+#[test]
+fn a_recorded_refusal_and_a_recorded_fault_are_told_apart_by_every_reader() {
+    let denied = recorded!("denied");
+    assert!(matches!(contents(denied), Err(Error::Denied)));
+    assert!(matches!(decode_names(denied), Err(Error::Denied)));
+    assert!(matches!(decode_servers(denied), Err(Error::Denied)));
+    let fault = recorded!("fault");
+    // Python itself writes the name's byte that is no ASCII as an escape.
+    let expected =
+        r"<type 'exceptions.IOError'>:[Errno 2] No such file or directory: 'absent & <caf\xe9>'";
+    let is_it = |error| matches!(error, Error::Fault { code: 1, message } if message == expected);
+    assert!(is_it(contents(fault).unwrap_err()));
+    assert!(is_it(decode_names(fault).unwrap_err()));
+    assert!(is_it(decode_servers(fault).unwrap_err()));
 }
 
 #[test]
