@@ -8,7 +8,8 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -32,17 +33,29 @@ const FOUND: Duration = Duration::from_secs(15);
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// A server of 2004; killed when dropped.
-struct Old {
-    url: String,
+pub(crate) struct Old {
+    pub(crate) url: String,
     directory: PathBuf,
     child: Child,
-    /// Python 2 tells of broken connections on its standard output, and ends if that is closed.
-    _output: BufReader<ChildStdout>,
+    /// The lines of its standard output. They are all read: Python 2 tells of broken connections there, and ends if
+    /// nobody takes that.
+    output: mpsc::Receiver<String>,
 }
 
 impl Old {
     /// One with these files, which joins the one at `other`.
     fn start(swarm: &Swarm, name: &str, files: &[(&str, &[u8])], other: Option<&str>) -> Self {
+        Self::begin(swarm, name, files, other, false)
+    }
+
+    /// The same; if it is slow, long files take seconds, and it tells when half of one is sent.
+    pub(crate) fn begin(
+        swarm: &Swarm,
+        name: &str,
+        files: &[(impl AsRef<Path>, impl AsRef<[u8]>)],
+        other: Option<&str>,
+        is_slow: bool,
+    ) -> Self {
         let directory = swarm.directory(name);
         for (name, content) in files {
             fs::write(directory.join(name), content).expect("write a file");
@@ -52,33 +65,55 @@ impl Old {
         }
         let host = next_address().to_string();
         let mut command = python().command();
-        command
-            .arg(SERVER)
-            .args([PASSWORD, &host, &OLD_PORT.to_string()]);
+        command.arg(SERVER).args(is_slow.then_some("--slow"));
+        command.args([PASSWORD, &host, &OLD_PORT.to_string()]);
         command.args(other).current_dir(&directory);
         let mut child = command
             .stdout(Stdio::piped())
             .spawn()
             .expect("start Python");
-        let mut line = String::new();
-        let output = child.stdout.take().expect("its output");
-        let mut output = BufReader::new(output);
-        output.read_line(&mut line).expect("read its output");
-        assert_eq!(line, "ready\n");
-        Self {
+        let lines = BufReader::new(child.stdout.take().expect("its output")).lines();
+        let (sender, output) = mpsc::channel();
+        thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                // The test may have ended.
+                let _ = sender.send(line);
+            }
+        });
+        let old = Self {
             url: format!("http://{host}:{OLD_PORT}"),
             directory,
             child,
-            _output: output,
+            output,
+        };
+        old.wait_until("ready");
+        old
+    }
+
+    /// Until it has said so.
+    fn wait_until(&self, said: &str) {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.output.recv_timeout(left) {
+                Ok(line) if line == said => return,
+                Ok(_) => {}
+                Err(error) => panic!("{} has not said {said:?}: {error}", self.url),
+            }
         }
     }
 
+    /// Until it has sent half of a long file.
+    pub(crate) fn wait_until_half_is_sent(&self) {
+        self.wait_until("half");
+    }
+
     /// How it is shown.
-    fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.url["http://".len()..]
     }
 
-    fn signal(&self, what: Signal) {
+    pub(crate) fn signal(&self, what: Signal) {
         signal(self.child.id(), what);
     }
 }
@@ -97,12 +132,12 @@ fn mount(swarm: &Swarm, name: &str, urls: &[&str]) -> Node {
     node.mount()
 }
 
-fn shows(node: &Node, expected: &[&str]) {
+pub(crate) fn shows(node: &Node, expected: &[&str]) {
     let what = format!("{expected:?} are there");
     eventually(FOUND, &what, || names(&node.mountpoint()) == expected);
 }
 
-fn same(path: &Path, expected: &[u8]) {
+pub(crate) fn same(path: &Path, expected: &[u8]) {
     let path = path.to_owned();
     let shown = path.display().to_string();
     let read = within(LIMIT, "a file is read", move || fs::read(path));
@@ -439,39 +474,4 @@ fn contents_that_do_not_end_or_drip_are_an_error_in_bounded_time() {
         assert!(begun.elapsed() < Duration::from_secs(30), "{name}");
     }
     assert!(node.log().contains("larger than the cache"), "it says why");
-}
-
-#[test]
-fn networks_of_2004_and_of_today_mix_in_every_order() {
-    let swarm = Swarm::new();
-    let random = pattern(4, MIB);
-    let orders: [[usize; 4]; 3] = [[0, 1, 2, 3], [2, 0, 3, 1], [3, 2, 1, 0]];
-    for (round, order) in orders.into_iter().enumerate() {
-        let (mut olds, mut nodes): (Vec<Old>, Vec<Node>) = (Vec::new(), Vec::new());
-        let mut last: Option<String> = None;
-        for kind in order {
-            let name = format!("{round}-{kind}");
-            let file = format!("file{kind}");
-            if kind < 2 {
-                let old = Old::start(&swarm, &name, &[(&file, &random)], last.as_deref());
-                last = Some(old.url.clone());
-                olds.push(old);
-            } else {
-                let node = swarm.node(&name).file(&file, &random).option("--legacy");
-                let node = match &last {
-                    Some(url) => node.peer_at(url.clone()),
-                    None => node,
-                };
-                let node = node.mount();
-                last = Some(format!("http://{}", node.address()));
-                nodes.push(node);
-            }
-        }
-        for node in &nodes {
-            shows(node, &["file0", "file1", "file2", "file3"]);
-            for kind in 0..4 {
-                same(&node.at(format!("file{kind}")), &random);
-            }
-        }
-    }
 }

@@ -19,6 +19,7 @@ mod get;
 mod hidden;
 mod legacy;
 mod legacy_client;
+mod legacy_mixed;
 mod listing;
 mod many;
 mod password;

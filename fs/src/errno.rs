@@ -276,6 +276,7 @@ mod tests {
             include_str!("../../net/src/node/tests.rs"),
             include_str!("../../tests/hidden.rs"),
             include_str!("../../tests/legacy_client.rs"),
+            include_str!("../../tests/legacy_mixed.rs"),
             include_str!("../../tests/many.rs"),
             include_str!("../../tests/probes.rs"),
             include_str!("../../tests/status.rs"),
