@@ -9,16 +9,20 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
 use rustix::process::Signal;
 
 use crate::content::{MIB, names, pattern};
 use crate::legacy::python;
 use crate::process::{eventually, run, sh, signal, within};
-use crate::swarm::{Node, PASSWORD, Swarm, next_address, tinyp2p};
+use crate::swarm::{Node, PASSWORD, Swarm, is_mounted, next_address, tinyp2p};
 
 const SERVER: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
@@ -346,17 +350,23 @@ fn hostile(serve: impl Fn(&str, &mut TcpStream) + Send + 'static) -> String {
     let listener = TcpListener::bind((address, OLD_PORT)).expect("listen");
     thread::spawn(move || {
         for mut stream in listener.incoming().flatten() {
-            let (mut request, mut buffer) = (Vec::new(), [0; 4096]);
-            while !request.trim_ascii_end().ends_with(b"</methodCall>") {
-                match stream.read(&mut buffer) {
-                    Ok(count) if count > 0 => request.extend_from_slice(&buffer[..count]),
-                    _ => break,
-                }
-            }
-            serve(&String::from_utf8_lossy(&request), &mut stream);
+            let asked = call(&mut stream);
+            serve(&asked, &mut stream);
         }
     });
     format!("http://{address}:{OLD_PORT}")
+}
+
+/// The call that comes from there.
+fn call(stream: &mut TcpStream) -> String {
+    let (mut request, mut buffer) = (Vec::new(), [0; 4096]);
+    while !request.trim_ascii_end().ends_with(b"</methodCall>") {
+        match stream.read(&mut buffer) {
+            Ok(count) if count > 0 => request.extend_from_slice(&buffer[..count]),
+            _ => break,
+        }
+    }
+    String::from_utf8_lossy(&request).into_owned()
 }
 
 fn document(value: &str) -> Vec<u8> {
@@ -395,9 +405,28 @@ fn answering(names: Vec<u8>, contents: Vec<u8>) -> String {
     })
 }
 
+/// What hostile servers ask to have written.
+const PASSWD: &str = "/etc/passwd";
+
+/// Every file below `directory` that has one of these names, but for what is mounted there.
+fn files_named(directory: &Path, wanted: &[&str]) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for name in names(directory) {
+        let path = directory.join(&name);
+        let is_directory = fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_dir());
+        if is_directory && !is_mounted(&path) {
+            found.extend(files_named(&path, wanted));
+        } else if wanted.contains(&&name[..]) {
+            found.push(path);
+        }
+    }
+    found
+}
+
 #[test]
 fn a_hostile_server_harms_nothing_and_is_named_in_the_log() {
     let swarm = Swarm::new();
+    let passwd = fs::read(PASSWD).expect("read a file");
     let good = Old::start(&swarm, "good", &[("good", b"1")], None);
     let wrong_names = nested(&["../x", "/etc/passwd", "a/b", "..", ".", "", "&#0;", "fine"]);
     let bomb = b"HTTP/1.0 200 OK\r\n\r\n<?xml version='1.0'?><!DOCTYPE x [<!ENTITY a 'aaaaaaaa'>\
@@ -427,7 +456,13 @@ fn a_hostile_server_harms_nothing_and_is_named_in_the_log() {
             lines.any(|line| line.contains("WARN") && line.contains(place))
         });
     }
-    assert!(!Path::new("/tmp/x").exists() || fs::read("/tmp/x").is_ok_and(|read| read != b"x"));
+    same(&node.at("fine"), b"x");
+    // Wherever a name with `..` may lead from: this is above the share, the state, the cache and the mount.
+    let left = files_named(&swarm.path(""), &["x", "b", "passwd"]);
+    assert!(left.is_empty(), "{left:?}");
+    let working = std::env::current_dir().expect("a working directory");
+    assert!(!working.join("../x").exists() && !working.join("a").exists());
+    assert_eq!(fs::read(PASSWD).expect("read a file"), passwd);
     let members = names(&node.at(".tinyp2p/peers"));
     assert!(members.iter().any(|member| member == good.name()));
 }
@@ -474,4 +509,233 @@ fn contents_that_do_not_end_or_drip_are_an_error_in_bounded_time() {
         assert!(begun.elapsed() < Duration::from_secs(30), "{name}");
     }
     assert!(node.log().contains("larger than the cache"), "it says why");
+}
+
+/// What a server that can be asked for contents has: by name, or a fault.
+fn serving(names: &'static [&'static str], contents: fn(&str) -> Option<&'static str>) -> String {
+    hostile(move |asked, stream| {
+        let answer = match asked {
+            asked if asked.contains("<int>0</int>") => document(&list(&["http://127.0.0.1:1"])),
+            asked if asked.contains("<int>1</int>") => document(&nested(names)),
+            asked => {
+                let name = asked_for(asked);
+                let directory = name
+                    .strip_suffix("/.")
+                    .is_none_or(|name| contents(name).is_none());
+                match contents(&name) {
+                    Some(text) => document(&format!("<string>{text}</string>")),
+                    None => fault(if directory { 21 } else { 20 }),
+                }
+            }
+        };
+        let _ = stream.write_all(&answer);
+    })
+}
+
+/// The name in a call of operation 2, as it is written there.
+fn asked_for(call: &str) -> String {
+    let name = call.rsplit_once("</string>").map_or("", |(begin, _)| begin);
+    name.rsplit_once("<string>")
+        .map_or("", |(_, name)| name)
+        .to_owned()
+}
+
+/// The fault of Python for a path that cannot be opened.
+fn fault(number: u32) -> Vec<u8> {
+    format!(
+        "HTTP/1.0 200 OK\r\n\r\n<?xml version='1.0'?><methodResponse><fault><value><struct>\
+         <member><name>faultCode</name><value><int>1</int></value></member>\
+         <member><name>faultString</name><value><string>[Errno {number}]</string></value></member>\
+         </struct></value></fault></methodResponse>"
+    )
+    .into_bytes()
+}
+
+#[test]
+fn get_writes_nothing_outside_its_directory_whatever_the_names_of_a_server() {
+    let swarm = Swarm::new();
+    let passwd = fs::read(PASSWD).expect("read a file");
+    let url = serving(
+        &[
+            "../evil",
+            "/etc/passwd",
+            "a/evil",
+            "sub/evil",
+            "evil&#0;",
+            "evil\0",
+            ".evil",
+            "..",
+            ".",
+            "",
+            "./evil",
+            "directory",
+            "sub",
+            "link",
+            "twice",
+            "fine",
+            "twice",
+            "no\u{1}evil",
+        ],
+        |name| match name {
+            "directory" | "directory/." => None,
+            "fine" | "twice" => Some("what is asked for"),
+            name if name.ends_with("/.") => None,
+            _ => Some("evil"),
+        },
+    );
+    let target = swarm.directory("outside/target");
+    fs::create_dir(target.join("sub")).expect("make a directory");
+    std::os::unix::fs::symlink("../evil", target.join("link")).expect("make a link");
+    let to = target.to_string_lossy();
+    let arguments = ["get", "--legacy", "-d", &to, PASSWORD, "", &url];
+    let finished = tinyp2p(&swarm, &arguments, LIMIT).expect_success();
+    // `sub` and `link` are there already.
+    let told = "2 fetched (34 B), 2 existed\n";
+    assert_eq!(finished.text(), told, "{finished}");
+    let is_warning = |line: &str| line.contains("WARN") && line.contains(&url["http://".len()..]);
+    let warnings = finished.stderr.lines().filter(|line| is_warning(line));
+    let warnings: Vec<&str> = warnings.collect();
+    assert!(
+        matches!(warnings[..], [one] if one.contains("left out")),
+        "{finished}"
+    );
+    assert_eq!(
+        names(&target),
+        ["fine", "link", "sub", "twice"],
+        "{finished}"
+    );
+    same(&target.join("fine"), b"what is asked for");
+    same(&target.join("twice"), b"what is asked for");
+    assert_eq!(names(&target.join("sub")), [""; 0]);
+    assert_eq!(names(&swarm.path("outside")), ["target"]);
+    let left = files_named(&swarm.path(""), &["evil", ".evil", "passwd", "directory"]);
+    assert!(left.is_empty(), "{left:?}");
+    assert_eq!(fs::read(PASSWD).expect("read a file"), passwd);
+}
+
+#[test]
+fn get_fetches_one_of_the_files_that_two_servers_have_under_one_name() {
+    let swarm = Swarm::new();
+    let first = Old::start(
+        &swarm,
+        "one",
+        &[("same", b"equal"), ("other", b"the first")],
+        None,
+    );
+    let files: [(&str, &[u8]); 2] = [("same", b"equal"), ("other", b"the second")];
+    let second = Old::start(&swarm, "two", &files, Some(&first.url));
+    let target = swarm.directory("target");
+    let to = target.to_string_lossy();
+    let arguments = ["get", "--legacy", "-d", &to, PASSWORD, "", &second.url];
+    let finished = tinyp2p(&swarm, &arguments, LIMIT).expect_success();
+    assert!(finished.text().contains("2 fetched"), "{finished}");
+    assert_eq!(names(&target), ["other", "same"]);
+    same(&target.join("same"), b"equal");
+    let other = fs::read(target.join("other")).expect("read a file");
+    assert!(other == b"the first" || other == b"the second", "{other:?}");
+}
+
+/// A server that takes any number of calls at the same time, and counts how many there are.
+#[derive(Default)]
+struct Counting {
+    /// The connections that may still be used, with their numbers.
+    open: Mutex<Vec<(usize, TcpStream)>>,
+    most: AtomicUsize,
+    all: AtomicUsize,
+}
+
+impl Counting {
+    /// With files of these names, each of which holds its name.
+    fn start(names: &'static [&'static str]) -> (String, Arc<Self>) {
+        let address = next_address();
+        let listener = TcpListener::bind((address, OLD_PORT)).expect("listen");
+        let counting = Arc::new(Self::default());
+        let shared = Arc::clone(&counting);
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let (number, counting) = (shared.count(&stream), Arc::clone(&shared));
+                thread::spawn(move || counting.answer(number, stream, names));
+            }
+        });
+        (format!("http://{address}:{OLD_PORT}"), counting)
+    }
+
+    fn count(&self, stream: &TcpStream) -> usize {
+        let number = self.all.fetch_add(1, Ordering::SeqCst);
+        let mut open = self.open.lock();
+        // Those who hung up have ended their calls.
+        open.retain(|(_, stream)| !has_hung_up(stream));
+        open.push((number, stream.try_clone().expect("share a socket")));
+        self.most.fetch_max(open.len(), Ordering::SeqCst);
+        number
+    }
+
+    fn answer(&self, number: usize, mut stream: TcpStream, names: &[&str]) {
+        let asked = call(&mut stream);
+        // Long enough for others to come meanwhile.
+        let is_list = asked.contains("<int>1</int>");
+        thread::sleep(Duration::from_millis(if is_list { 100 } else { 20 }));
+        let answer = match asked.as_str() {
+            asked if asked.contains("<int>0</int>") => document(&list(&["http://127.0.0.1:1"])),
+            asked if asked.contains("<int>1</int>") => document(&nested(names)),
+            asked if asked.contains("/.<") => fault(20),
+            asked => document(&format!("<string>{}</string>", asked_for(asked))),
+        };
+        // Before the answer: the caller may come back before anything is done here behind it.
+        self.open.lock().retain(|(other, _)| *other != number);
+        let _ = stream.write_all(&answer);
+    }
+
+    /// Forgets how many there were, once nobody calls.
+    fn begin_anew(&self) {
+        eventually(LIMIT, "all calls have ended", || {
+            let mut open = self.open.lock();
+            open.retain(|(_, stream)| !has_hung_up(stream));
+            open.is_empty()
+        });
+        self.most.store(0, Ordering::SeqCst);
+    }
+}
+
+fn has_hung_up(stream: &TcpStream) -> bool {
+    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+    match recv(stream, &mut [0; 1], flags) {
+        Ok((_, count)) => count == 0,
+        Err(error) => error != Errno::AGAIN,
+    }
+}
+
+#[test]
+fn a_server_gets_one_call_at_a_time_whatever_a_mount_is_used_for() {
+    const NAMES: [&str; 12] = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l"];
+    let swarm = Swarm::new();
+    let (url, counting) = Counting::start(&NAMES);
+    let calls = [(); 2].map(|()| TcpStream::connect(&url["http://".len()..]).expect("connect"));
+    eventually(LIMIT, "it counts", || {
+        counting.most.load(Ordering::SeqCst) == 2
+    });
+    drop(calls);
+    counting.begin_anew();
+    let node = mount(&swarm, "a", &[&url]);
+    shows(&node, &NAMES);
+    let before = counting.all.load(Ordering::SeqCst);
+    let (all, own) = (node.mountpoint(), url["http://".len()..].to_owned());
+    let own = node.at(format!(".tinyp2p/peers/{own}"));
+    for (round, unread) in NAMES.chunks(4).enumerate() {
+        // Beyond the second for which an answer counts, so that each of these asks for names, too.
+        thread::sleep(Duration::from_millis(1100));
+        let search = node.at(format!(".tinyp2p/search/[a-f{round}]"));
+        thread::scope(|scope| {
+            scope.spawn(|| assert_eq!(names(&all), NAMES));
+            scope.spawn(|| assert_eq!(names(&own), NAMES));
+            scope.spawn(|| assert_eq!(names(&search), NAMES[..6]));
+            for name in unread {
+                let path = node.at(name);
+                scope.spawn(move || same(&path, name.as_bytes()));
+            }
+        });
+    }
+    let calls = counting.all.load(Ordering::SeqCst) - before;
+    assert!(calls > NAMES.len(), "{calls} calls");
+    assert_eq!(counting.most.load(Ordering::SeqCst), 1);
 }
