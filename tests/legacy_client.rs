@@ -275,6 +275,30 @@ fn a_frozen_server_costs_its_deadline_once_and_comes_back() {
 }
 
 #[test]
+fn a_name_that_two_servers_have_is_read_from_the_one_that_answers() {
+    let swarm = Swarm::new();
+    let files = |who: &str| ["x", "y"].map(|name| (name, format!("{name} of {who}").into_bytes()));
+    let [ann, bob] = ["ann", "bob"].map(|who| {
+        let files = files(who);
+        let files = files.each_ref().map(|(name, bytes)| (*name, &bytes[..]));
+        Old::start(&swarm, who, &files, None)
+    });
+    let node = mount(&swarm, "node", &[&ann.url, &bob.url]);
+    for (stopped, name, expected) in [(&ann, "x", "x of bob"), (&bob, "y", "y of ann")] {
+        eventually(LIMIT, "both are there", || {
+            let status = fs::read_to_string(node.at(".tinyp2p/status"));
+            status.is_ok_and(|status| status.contains("2 present"))
+        });
+        shows(&node, &["x", "y"]);
+        stopped.signal(Signal::STOP);
+        eventually(Duration::from_secs(10), "it is read from the other", || {
+            fs::read(node.at(name)).is_ok_and(|bytes| bytes == expected.as_bytes())
+        });
+        stopped.signal(Signal::CONT);
+    }
+}
+
+#[test]
 fn other_contents_under_a_name_are_another_file() {
     let swarm = Swarm::new();
     let old = Old::start(&swarm, "old", &[("x", b"before")], None);

@@ -71,10 +71,10 @@ impl Names {
     /// These are the names at `url` now. Returns how many are no plain names of files, and left out.
     pub(super) fn take_in(&mut self, url: &Url, names: Vec<Vec<u8>>) -> usize {
         let count = names.len();
-        let names: BTreeSet<Name> = names.into_iter().filter_map(plain_name).collect();
-        let left_out = count - names.len();
+        let plain: Vec<Name> = names.into_iter().filter_map(plain_name).collect();
+        let left_out = count - plain.len();
         // Nobody has to hear of these: every directory may have some.
-        let names: BTreeSet<Name> = names.into_iter().filter(|n| !n.is_hidden()).collect();
+        let names: BTreeSet<Name> = plain.into_iter().filter(|n| !n.is_hidden()).collect();
         let now = nanoseconds();
         let before = self.files.len();
         self.files.retain(|name, _| names.contains(name));
