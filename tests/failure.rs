@@ -209,7 +209,7 @@ fn bytes_read(pid: u32) -> u64 {
     line.and_then(|count| count.parse().ok()).unwrap_or(0)
 }
 
-/// Waiting in the kernel where nothing but an answer ends it.
+/// Waiting in the kernel where nothing but an answer ends it: whoever is not has read something between two looks.
 fn is_blocked(pid: u32) -> bool {
     let before = bytes_read(pid);
     thread::sleep(Duration::from_millis(300));

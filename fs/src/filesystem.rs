@@ -31,7 +31,7 @@ use crate::network::Network;
 use crate::search::Searches;
 use crate::status::Place;
 use crate::trees::Trees;
-use crate::view::{Found, View, Wait, merge};
+use crate::view::{Found, View, Wait, merge, turn};
 pub use xattrs::{XATTR_CACHED, XATTR_INFO, XATTR_ROOT, XATTR_SOURCES};
 
 /// The block size that `df` counts in.
@@ -300,9 +300,7 @@ impl Filesystem {
         // They may have other contents under the name, which is not known before: whoever has it, will do.
         let mut failure = Error::Replaced;
         for (index, (whole, source)) in wholes.iter().enumerate() {
-            let others = (wholes.len() - index) as u32;
-            let left = deadline.saturating_duration_since(Instant::now());
-            let until = Instant::now() + left / others;
+            let until = turn(deadline, wholes.len() - index);
             match whole.measure(&inode.path, Need::Bytes, until) {
                 Ok(attributes) if attributes.version == source.version => {
                     let said = vec![(Arc::clone(&source.member), attributes)];

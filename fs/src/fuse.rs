@@ -126,7 +126,8 @@ impl fuser::Filesystem for Adapter {
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (name, owner) = (name.as_bytes().to_vec(), self.owner());
-        self.answer_within(
+        self.answer_by(
+            &self.workers,
             Some(parent.0),
             "lookup",
             reply,
@@ -185,7 +186,8 @@ impl fuser::Filesystem for Adapter {
     ) {
         let owner = self.owner();
         let filesystem = Arc::clone(&self.filesystem);
-        self.answer_within(
+        self.answer_by(
+            &self.workers,
             Some(inode.0),
             "readdirplus",
             reply,
@@ -497,21 +499,7 @@ impl Adapter {
         self.answer_by(&self.workers, None, operation, reply, ask, tell);
     }
 
-    /// The same for an operation for which the kernel holds its lock on `directory`.
-    fn answer_within<R, T>(
-        &self,
-        directory: Option<u64>,
-        operation: &'static str,
-        reply: R,
-        ask: impl Fn(&Filesystem, Wait, &mut R) -> Result<T, Error> + Send + 'static,
-        tell: impl FnOnce(R, T) + Send + 'static,
-    ) where
-        R: Refuse + Send + 'static,
-    {
-        self.answer_by(&self.workers, directory, operation, reply, ask, tell);
-    }
-
-    /// The same, by one of these workers if it has to wait.
+    /// The same, by one of these `workers` if it has to wait; the kernel holds its lock on `directory` meanwhile.
     fn answer_by<R, T>(
         &self,
         workers: &Workers,

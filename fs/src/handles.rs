@@ -45,7 +45,7 @@ pub struct OpenDirectory {
 /// from the moment on in which they are put here.
 #[derive(Default)]
 pub struct Ahead {
-    /// How many entries the reader has got so far, and with the last answer.
+    /// How many entries lie before what the reader will ask for.
     pub reached: usize,
     /// How many of them came with the last answer.
     pub last: usize,

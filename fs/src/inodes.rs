@@ -7,7 +7,7 @@
 //!
 //! Numbers are given in the order in which things are first shown, which in a directory is that of their names: `cp -r`
 //! and `tar` read files in the order of their numbers, and what is read in the order of its names comes many at a time.
-//! A thing that the kernel has forgotten comes back under the number that it had (`Remembered`). Programs rely
+//! A thing that the kernel has forgotten comes back under the number that it had (of the last million or so). Programs rely
 //! on that: `find`, `du` and `cp -r` leave a directory out when its number has changed between two looks at it.
 //!
 //! A file of which only the name is known (of a server of 2004) has a number, too. Once its content is known, the
@@ -23,13 +23,17 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
 use tinyp2p_net::download::Has;
+use tinyp2p_net::generations::Generations;
 use tinyp2p_net::types::{Attributes, Kind, PeerId, RelPath, Root, Version};
 
-use self::numbers::{NumberMap, Remembered};
+use self::numbers::{NoHashing, NumberMap};
 use crate::view::merge::{Item, Member, Source};
 
 /// The number of the mount's root.
 pub const ROOT: u64 = 1;
+
+/// Numbers that are kept for what the kernel has forgotten, at 16 bytes each and some room.
+const MAX_REMEMBERED: usize = 1 << 20;
 
 /// Tables of up to this size are not worth shrinking.
 const MIN_CAPACITY: usize = 4096;
@@ -94,7 +98,8 @@ pub struct Inodes {
     /// By a hash of what they stand for, or, where several keys have the same one, by the next free number: which it is
     /// tells the inode itself.
     numbers: NumberMap<u64>,
-    remembered: Remembered,
+    /// The numbers of what the kernel has forgotten, by a hash of what they stand for.
+    remembered: Generations<u64, u64, NoHashing>,
     next: u64,
     /// What those few were told as whose content was not known then, and is now.
     born: NumberMap<Identity>,
@@ -119,7 +124,7 @@ impl Inodes {
             inodes: [(ROOT, root)].into_iter().collect(),
             hasher,
             numbers: [(hash, ROOT)].into_iter().collect(),
-            remembered: Remembered::default(),
+            remembered: Generations::new(MAX_REMEMBERED),
             next: ROOT + 1,
             born: NumberMap::default(),
         }
@@ -202,7 +207,7 @@ impl Inodes {
         let number = self.find(hash, &key).unwrap_or_else(|| {
             let free = |number: &u64| !self.inodes.contains_key(number);
             // Two out of billions of billions may be taken for one another.
-            let before = self.remembered.recall(hash).filter(free);
+            let before = self.remembered.get(&hash).filter(free);
             let number = before.unwrap_or(self.next);
             self.next = self.next.max(number + 1);
             self.link(hash, number);
@@ -276,7 +281,7 @@ impl Inodes {
                 self.unlink((&inode.path, born), number);
             }
             let hash = self.unlink((&inode.path, inode.identity), number);
-            self.remembered.remember(hash, number);
+            self.remembered.insert(hash, number);
             self.shrink();
         }
     }

@@ -22,9 +22,9 @@ use crate::view::merge::Member;
 /// The most matches that a search takes in, of all members together; at about 200 bytes each.
 pub const MAX_FOUND: usize = 4 * 65_536;
 
-/// A member ends its search this long before the asker's deadline, so that what it has found by then is
-/// there in time.
-const HANDING_OVER: Duration = Duration::from_millis(300);
+/// What is asked of members on somebody's behalf ends this long before his deadline, so that what has come by then
+/// reaches him in time.
+pub(crate) const HANDING_OVER: Duration = Duration::from_millis(300);
 
 /// All members of the network, this node's own share included.
 pub trait Network: Send + Sync {

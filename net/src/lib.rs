@@ -24,6 +24,7 @@ pub mod download;
 pub mod error;
 pub mod fanout;
 pub mod follow;
+pub mod generations;
 mod lanes;
 pub mod ledger;
 pub mod legacy;

@@ -453,30 +453,3 @@ fn statfs_is_never_zero() {
     assert!(figures.f_blocks > 0 && figures.f_bsize > 0 && figures.f_files > 0);
     assert_eq!((figures.f_bavail, figures.f_namelen), (0, 255));
 }
-
-/// Run by hand: `cargo test -p tinyp2p-fs --lib ls_of_100_000 -- --ignored --nocapture`.
-#[test]
-#[ignore = "prints a time, to be read by people"]
-fn ls_of_100_000_files() {
-    let mounted = mount();
-    for number in 0..100_000 {
-        mounted
-            .ann
-            .put(&format!("d/some file {number:06}.txt"), "x", number);
-    }
-    for run in ["cold", "warm"] {
-        let begun = Instant::now();
-        let listed = std::process::Command::new("ls")
-            .args(["-l", "--time-style=+%s"])
-            .arg(mounted.path("d"))
-            .output()
-            .unwrap();
-        let lines = listed.stdout.iter().filter(|byte| **byte == b'\n').count();
-        assert_eq!(lines, 100_001);
-        println!(
-            "{run}: {:?}, {} calls",
-            begun.elapsed(),
-            mounted.network.calls()
-        );
-    }
-}

@@ -238,7 +238,7 @@ fn a_number_that_is_taken_is_not_given_to_another_content() {
     let key = inodes.key(Tree::Merged, path(), &other);
     inodes
         .remembered
-        .remember(inodes.hasher.hash_one(&key), number);
+        .insert(inodes.hasher.hash_one(&key), number);
     assert_ne!(merged(&mut inodes, path(), &other), number);
 }
 

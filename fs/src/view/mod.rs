@@ -18,7 +18,7 @@ pub mod term;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 use tinyp2p_net::client::Need;
@@ -29,14 +29,11 @@ use tinyp2p_net::types::{Attributes, Kind, Name, PeerId, RelPath};
 use tinyp2p_net::wire::{Change, Depth, FaultCode};
 
 use crate::errno::Error;
-use crate::network::Network;
+use crate::network::{HANDING_OVER, Network};
 use cache::{Cache, Known};
 use conflicts::Conflicts;
 use merge::{Item, Member};
 use term::{Heard, Present, Term};
-
-/// A file that is fetched for its size alone is not waited for longer than until this long before the deadline.
-const HANDING_OVER: Duration = Duration::from_millis(300);
 
 /// The name in the root that belongs to this program; a member's own file of that name is not shown.
 pub const RESERVED: &[u8] = b".tinyp2p";
@@ -252,9 +249,7 @@ impl View {
             };
             let whole = self.network.whole(source.member.id);
             // One that is slow leaves some of the time for the others.
-            let others = (item.sources.len() - index) as u32;
-            let left = deadline.saturating_duration_since(Instant::now());
-            let until = Instant::now() + left / others;
+            let until = turn(deadline, item.sources.len() - index);
             let measured = whole.map(|whole| whole.measure(&path, Need::Size, until));
             let attributes = match measured {
                 Some(Err(NetError::NotFound { .. })) => return None,
@@ -487,6 +482,14 @@ impl<T> Answers<T> {
         }
         sorted
     }
+}
+
+/// When the next of `left` who are asked one after the other has to be done, so that all have had their time by
+/// `deadline`.
+pub(crate) fn turn(deadline: Instant, left: usize) -> Instant {
+    let now = Instant::now();
+    let left = u32::try_from(left.max(1)).unwrap_or(u32::MAX);
+    now + deadline.saturating_duration_since(now) / left
 }
 
 /// True if the member said that it has nothing there; any other error says nothing about that.

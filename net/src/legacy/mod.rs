@@ -90,8 +90,7 @@ impl Legacy {
     /// What to call this node when telling the server at `url` of it.
     pub(crate) fn own_for(&self, url: &Url) -> Option<Url> {
         let viewer = reach(&url.address());
-        let own = self.own().into_iter();
-        own.into_iter().find(|own| is_tellable(own, viewer))
+        self.own().into_iter().find(|own| is_tellable(own, viewer))
     }
 
     /// See [`Known::forget`].

@@ -33,7 +33,7 @@ pub const MAX_LISTED: usize = 100_000;
 pub const MAX_TEXT_BYTES: usize = 4096;
 
 /// What a document of contents may have beside the contents.
-const MAX_OVERHEAD: u64 = 64 << 10;
+const MAX_OVERHEAD: u64 = 4 << 10;
 
 /// The most bytes of a document for one of the contents, which is `&quot;`.
 const MOST_PER_BYTE: u64 = 6;
@@ -99,6 +99,13 @@ pub fn encode_call(token: &str, operation: &Operation) -> Vec<u8> {
         Operation::Contents(name) => (2, text(name)),
     };
     xmlrpc::write_call(METHOD, &[token.into(), Value::Int(number), argument])
+}
+
+/// The most bytes of a document of so many bytes of contents.
+pub(super) fn longest_document(contents: u64) -> u64 {
+    contents
+        .saturating_mul(MOST_PER_BYTE)
+        .saturating_add(MAX_OVERHEAD)
 }
 
 /// What every operation returns for a wrong token.
@@ -218,10 +225,7 @@ pub fn decode_contents(
     most: u64,
     into: &mut dyn Write,
 ) -> Result<u64, Error> {
-    let longest = most
-        .saturating_mul(MOST_PER_BYTE)
-        .saturating_add(MAX_OVERHEAD);
-    let mut reader = Reader::new(source, longest);
+    let mut reader = Reader::new(source, longest_document(most));
     reader.returning()?;
     let mut contents = Contents {
         into,

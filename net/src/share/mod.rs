@@ -22,7 +22,6 @@ mod mounts;
 mod names;
 pub(crate) mod pattern;
 mod policy;
-mod recent;
 mod roots;
 mod search;
 mod state;

@@ -13,6 +13,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::super::client::Allowance;
 use super::super::store::Writer;
+use super::super::wire::longest_document;
 use super::names::Fetched;
 use super::{Inner, State};
 use crate::client::Need;
@@ -38,13 +39,6 @@ const LOOKING: Duration = Duration::from_secs(3);
 
 /// With less time than this, nobody begins to look.
 const MIN_LOOK: Duration = Duration::from_millis(200);
-
-/// A byte of contents takes this many in a document, and a little more where somebody writes references with zeros
-/// in front.
-const MOST_PER_BYTE: u64 = 6;
-
-/// What is around them there, generously.
-const ENVELOPE: u64 = 4 << 10;
 
 /// A file whose document is longer is not fetched just to know its size.
 const MAX_LOOK: u64 = 64 << 20;
@@ -177,10 +171,7 @@ impl Inner {
         let most = self.store.most();
         let (document, begin) = match fetch.need {
             Need::Size => (MAX_LOOK, fetch.wanted_until()),
-            Need::Bytes => (
-                most.saturating_mul(MOST_PER_BYTE).saturating_add(ENVELOPE),
-                begun + FIRST_BYTE,
-            ),
+            Need::Bytes => (longest_document(most), begun + FIRST_BYTE),
         };
         let allowance = Allowance {
             most,

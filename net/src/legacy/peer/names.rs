@@ -38,7 +38,7 @@ pub(super) struct Names {
 pub(super) struct Seen {
     /// When it was first seen, or last seen with other contents; nanoseconds since 1970.
     mtime: i64,
-    /// Grows with each other content.
+    /// Another one for each other content.
     pub(super) version: Version,
     pub(super) fetched: Option<Fetched>,
     unreadable_until: Option<Instant>,

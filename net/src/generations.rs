@@ -1,0 +1,69 @@
+//! A bounded memory in two generations: the older one goes as a whole when the newer one is full.
+//!
+//! It costs two tables and no bookkeeping for each entry, where one in the order of use takes links or stamps as
+//! large as the entries that are kept in it here.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, Hash, RandomState};
+
+/// Remembers what was noted last.
+pub struct Generations<K, V, S = RandomState> {
+    newer: HashMap<K, V, S>,
+    older: HashMap<K, V, S>,
+    most: usize,
+}
+
+impl<K: Hash + Eq, V: Copy, S: BuildHasher + Default> Generations<K, V, S> {
+    /// Remembers at most `most` entries, and at least the last half as many.
+    pub fn new(most: usize) -> Self {
+        Self {
+            newer: HashMap::default(),
+            older: HashMap::default(),
+            most,
+        }
+    }
+
+    /// Notes that `key` has `value`.
+    pub fn insert(&mut self, key: K, value: V) {
+        if self.newer.len() >= self.most / 2 {
+            self.older = std::mem::take(&mut self.newer);
+        }
+        self.newer.insert(key, value);
+    }
+
+    /// The value of `key`, if it is remembered.
+    pub fn get(&self, key: &K) -> Option<V> {
+        let value = self.newer.get(key).or_else(|| self.older.get(key));
+        value.copied()
+    }
+
+    /// The same, and notes it again.
+    pub fn keep(&mut self, key: K) -> Option<V> {
+        if let Some(value) = self.newer.get(&key) {
+            return Some(*value);
+        }
+        let value = self.older.remove(&key)?;
+        self.insert(key, value);
+        Some(value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_asked_for_stays_and_the_oldest_goes_in_bounds() {
+        let mut memory: Generations<u32, u32> = Generations::new(100);
+        memory.insert(0, 7);
+        memory.insert(1, 8);
+        for number in 2..1000 {
+            memory.insert(number, number);
+            assert_eq!(memory.keep(0), Some(7));
+            assert_eq!(memory.get(&number), Some(number));
+            assert!(memory.newer.len() + memory.older.len() <= 100);
+        }
+        assert_eq!(memory.get(&1), None);
+        assert_eq!(memory.get(&960), Some(960), "the last half is there");
+    }
+}
