@@ -126,8 +126,9 @@ fn a_directory_that_was_just_listed_costs_no_call() {
     };
     // The second one must come within the time that is claimed; on a busy machine that may take a few tries.
     eventually(LIMIT, "a second look is cheap", || {
-        long();
+        // An answer's time runs from when it was asked for, which is within the first one.
         let begun = Instant::now();
+        long();
         let cost = cost(&members, || {
             long();
             probe();
