@@ -20,6 +20,7 @@ mod hidden;
 mod legacy;
 mod legacy_client;
 mod legacy_mixed;
+mod liars;
 mod listing;
 mod many;
 mod password;

@@ -33,13 +33,14 @@ fn write_settled(node: &Node, name: &str, seed: u64, length: u64) {
     settle(&path);
 }
 
-fn settle(path: &Path) {
+/// Makes a file look as if nobody had written to it for a while, so that its root is computed at once.
+pub(crate) fn settle(path: &Path) {
     let past = SystemTime::UNIX_EPOCH + Duration::from_secs(1_600_000_000);
     let file = File::options().write(true).open(path).expect("open");
     file.set_modified(past).expect("set the mtime");
 }
 
-fn xattr(path: &Path, name: &str) -> Option<String> {
+pub(crate) fn xattr(path: &Path, name: &str) -> Option<String> {
     let mut value = vec![0; 4096];
     let length = rustix::fs::getxattr(path, name, &mut value).ok()?;
     Some(String::from_utf8_lossy(&value[..length]).into_owned())

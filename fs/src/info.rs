@@ -26,6 +26,8 @@ pub struct Info {
     pub cached: u64,
     /// The names in the same directory that are other contents of the same path.
     pub conflicts: Vec<String>,
+    /// Those of them that may turn out to be the same content, once both are hashed.
+    pub comparing: Vec<String>,
 }
 
 /// A member that has it.
@@ -51,6 +53,7 @@ impl Info {
             }
             self.sources.truncate(self.sources.len() / 2);
             self.conflicts.truncate(self.conflicts.len() / 2);
+            self.comparing.truncate(self.comparing.len() / 2);
         }
     }
 
@@ -79,9 +82,14 @@ impl Info {
             let name = shown(&holder.name);
             lines.push(format!("  {label:9} {name:width$}  {id}  {address}"));
         }
-        for (index, name) in self.conflicts.iter().enumerate() {
-            let label = if index == 0 { "conflicts" } else { "" };
-            lines.push(format!("  {label:9} {}", shown(name)));
+        for (title, names) in [
+            ("conflicts", &self.conflicts),
+            ("comparing", &self.comparing),
+        ] {
+            for (index, name) in names.iter().enumerate() {
+                let label = if index == 0 { title } else { "" };
+                lines.push(format!("  {label:9} {}", shown(name)));
+            }
         }
         lines.push(String::new());
         lines.join("\n")
@@ -133,6 +141,7 @@ mod tests {
             sources: vec![holder("box", None), holder("jukebox", Some("10.0.0.1:7"))],
             cached: 5,
             conflicts: vec!["a (bob).ogg".into(), "a (eve\u{1b}).ogg".into()],
+            comparing: vec!["a (bob).ogg".into()],
         }
     }
 
@@ -151,6 +160,7 @@ m/a\\n.ogg
             jukebox  abcdefgh  10.0.0.1:7
   conflicts a (bob).ogg
             a (eve\\u{{1b}}).ogg
+  comparing a (bob).ogg
 "
         );
         assert_eq!(info().text(b"m/a\n.ogg"), expected);

@@ -24,7 +24,7 @@ use std::sync::Arc;
 
 use tinyp2p_net::download::Has;
 use tinyp2p_net::generations::Generations;
-use tinyp2p_net::types::{Attributes, Kind, PeerId, RelPath, Root, Version};
+use tinyp2p_net::types::{Attributes, ContentId, Kind, PeerId, RelPath, Root, Version};
 
 use self::numbers::{NoHashing, NumberMap};
 use crate::view::merge::{Item, Member, Source};
@@ -159,7 +159,6 @@ impl Inodes {
             inode.sources = Arc::new([Source {
                 member: Arc::new(member.clone()),
                 version: Version(0),
-                names_root: false,
             }]);
         }
         (number, inode)
@@ -362,6 +361,14 @@ impl Inode {
         }
     }
 
+    /// The content, if its root is known.
+    pub fn content(&self) -> Option<ContentId> {
+        match self.identity {
+            Identity::Root { root, size } => Some(ContentId { root, size }),
+            _ => None,
+        }
+    }
+
     /// The tree that it is a directory of; `None` for a file.
     pub fn tree(&self) -> Option<Tree> {
         match self.identity {
@@ -411,13 +418,11 @@ impl Inode {
         self.sources = sources.into();
     }
 
-    /// Those whose bytes this inode may show, the best one first, with what each has. Where the root is
-    /// known, those are among them who have not computed it yet: their bytes are checked like all others.
+    /// Those whose bytes this inode may show, the best one first, with what each has.
     pub fn readable(&self) -> impl Iterator<Item = (PeerId, Has)> {
         let has = |source: &Source| match self.identity {
             Identity::Directory(_) => None,
-            Identity::Root { .. } if source.names_root => Some(Has::File(source.version)),
-            Identity::Root { .. } => Some(Has::Likely(source.version)),
+            Identity::Root { .. } => Some(Has::File(source.version)),
             Identity::Source { member, version } => {
                 let is_this = source.member.id == member && source.version == version;
                 is_this.then_some(Has::File(version))

@@ -14,7 +14,7 @@ use tinyp2p_net::error::Error as NetError;
 use tinyp2p_net::fanout::{Answer, Round};
 use tinyp2p_net::follow::Listener;
 use tinyp2p_net::status::Status;
-use tinyp2p_net::types::{Attributes, PeerId, RelPath};
+use tinyp2p_net::types::{Attributes, PeerId, RelPath, Version};
 use tinyp2p_net::wire::{Listing, SearchPage};
 
 use crate::view::merge::Member;
@@ -76,6 +76,11 @@ pub trait Network: Send + Sync {
 
     /// All members who are there, this node perhaps among them.
     fn peers(&self) -> Vec<Arc<dyn Peer>>;
+
+    /// True if `member` has named a content root for its file of this `version`, and sent other bytes.
+    fn is_disproved(&self, _member: PeerId, _version: Version) -> bool {
+        false
+    }
 
     /// What this node is doing. Never waits.
     fn status(&self) -> Status;
@@ -146,6 +151,10 @@ impl Network for Node {
     fn peers(&self) -> Vec<Arc<dyn Peer>> {
         let present = self.present().into_iter();
         present.map(|member| member.peer).collect()
+    }
+
+    fn is_disproved(&self, member: PeerId, version: Version) -> bool {
+        self.engine().is_disproved(member, version)
     }
 
     fn status(&self) -> Status {

@@ -18,6 +18,7 @@
 
 pub mod auth;
 pub mod cache;
+pub mod claims;
 pub mod client;
 pub mod config;
 pub mod download;

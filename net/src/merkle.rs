@@ -4,17 +4,23 @@
 //! a power of two, whose root names the content. Leaves travel in *subtrees* of 512 (8 MiB of
 //! content) together with the hashes that lead from the subtree to the root, so each subtree is
 //! proven by itself: [`Leaves`] exist only proven, and only they make [`Verified`] bytes. Whoever
-//! holds a `Verified` need not ask again where its bytes have been.
+//! holds a `Verified` need not ask again where its bytes have been: it says of which content they are,
+//! and where in it they stand.
+//!
+//! A root stands for one number of blocks only, which the last subtree proves: its last leaf is the
+//! hash of a block, and all behind it is padding. What claims more blocks, or fewer, proves nothing
+//! there. The length of the last block is proven with its bytes.
 //!
 //! Pure: no IO, no clock.
 
 mod lanes;
 
 use std::ops::Deref;
+use std::sync::LazyLock;
 
 use sha2::{Digest, Sha256};
 
-use crate::types::Root;
+use crate::types::{ByteRange, ContentId, Root};
 
 /// Bytes in a block, the unit that can be proven.
 pub const BLOCK: u64 = 16 * 1024;
@@ -60,9 +66,21 @@ fn parents(nodes: &[Hash]) -> Vec<Hash> {
     above
 }
 
-/// The root of a subtree of zero leaves, `level` levels above them.
+/// What stands in a tree for a block behind the end of the content. No block has this hash.
+const PAD: Hash = [0; 32];
+
+/// The roots of subtrees of padding alone, by their height. A tree of more levels has no file.
+static PADDING: LazyLock<[Hash; 64]> = LazyLock::new(|| {
+    let mut levels = [PAD; 64];
+    for level in 1..levels.len() {
+        levels[level] = parent(&levels[level - 1], &levels[level - 1]);
+    }
+    levels
+});
+
+/// The root of a subtree of padding, `level` levels above the leaves.
 fn padding(level: u32) -> Hash {
-    (0..level).fold([0; 32], |hash, _| parent(&hash, &hash))
+    PADDING[level as usize]
 }
 
 /// How a file of some size is cut into subtrees.
@@ -105,13 +123,13 @@ impl Shape {
 /// The levels from `leaves` up to their root, `height` levels above; padded with zero leaves.
 fn levels(leaves: &[Hash], height: u32) -> Vec<Vec<Hash>> {
     let mut levels = vec![leaves.to_vec()];
-    let mut pad = [0; 32];
-    for level in 0..height as usize {
-        if levels[level].len() % 2 == 1 {
-            levels[level].push(pad);
+    for level in 0..height {
+        let nodes = &mut levels[level as usize];
+        if nodes.len() % 2 == 1 {
+            nodes.push(padding(level));
         }
-        levels.push(parents(&levels[level]));
-        pad = parent(&pad, &pad);
+        let above = parents(nodes);
+        levels.push(above);
     }
     levels
 }
@@ -180,15 +198,13 @@ impl Tree {
             .chunks(SUBTREE_BLOCKS as usize)
             .map(|leaves| root_of(leaves, low));
         let mut upper = vec![roots.collect::<Vec<_>>()];
-        let mut pad = padding(low);
-        for _ in low..shape.height() {
+        for level in low..shape.height() {
             let below = upper.last_mut()?;
             if below.len() % 2 == 1 {
-                below.push(pad);
+                below.push(padding(level));
             }
             let above = parents(below);
             upper.push(above);
-            pad = parent(&pad, &pad);
         }
         (!leaves.is_empty()).then_some(Self {
             shape,
@@ -239,9 +255,10 @@ pub struct Subtree {
 }
 
 impl Subtree {
-    /// Checks that these are the leaves of `root`'s subtree, for a file of `size` bytes.
-    pub fn prove(self, root: Root, size: u64) -> Option<Leaves> {
-        let shape = Shape::of(size)?;
+    /// Checks that these are the leaves of a subtree of `content`. What stands for blocks must not be
+    /// padding, and what stands behind the end must be.
+    pub fn prove(self, content: ContentId) -> Option<Leaves> {
+        let shape = Shape::of(content.size)?;
         let sound_span = self.span.is_power_of_two() && self.span <= SUBTREE_BLOCKS;
         if !sound_span || !self.first.is_multiple_of(self.span) {
             return None;
@@ -252,10 +269,17 @@ impl Subtree {
         if !complete || self.uncles.len() as u64 != u64::from(shape.height() - height) {
             return None;
         }
+        if self.leaves.contains(&PAD) {
+            return None;
+        }
         let levels = levels(&self.leaves, height);
         let mut hash = *levels.last()?.first()?;
         let mut at = self.first >> height;
-        for uncle in &self.uncles {
+        for (level, uncle) in (height..).zip(&self.uncles) {
+            let is_behind_end = (at ^ 1) << level >= shape.blocks;
+            if is_behind_end != (*uncle == padding(level)) {
+                return None;
+            }
             hash = if at.is_multiple_of(2) {
                 parent(&hash, uncle)
             } else {
@@ -263,10 +287,10 @@ impl Subtree {
             };
             at /= 2;
         }
-        (hash == *root.as_bytes()).then_some(Leaves {
+        (hash == *content.root.as_bytes()).then_some(Leaves {
             subtree: self,
             levels,
-            size,
+            content,
         })
     }
 
@@ -337,15 +361,24 @@ pub struct Leaves {
     subtree: Subtree,
     /// From the leaves up to the subtree's root: proofs of its parts are taken from here.
     levels: Vec<Vec<Hash>>,
-    size: u64,
+    content: ContentId,
 }
 
 impl Leaves {
+    /// What they are leaves of.
+    pub fn content(&self) -> ContentId {
+        self.content
+    }
+
     /// Checks that `bytes` are the content at `offset`, which must be whole blocks of this subtree
     /// (the last one of the file ends with it). `Err` gives the bytes back, unproven.
     pub fn check<B: Deref<Target = [u8]>>(&self, offset: u64, bytes: B) -> Result<Verified<B>, B> {
         if self.proves(offset, &bytes) {
-            Ok(Verified(bytes))
+            Ok(Verified {
+                bytes,
+                content: self.content,
+                offset,
+            })
         } else {
             Err(bytes)
         }
@@ -354,7 +387,7 @@ impl Leaves {
     fn proves(&self, offset: u64, bytes: &[u8]) -> bool {
         let end = offset.saturating_add(bytes.len() as u64);
         let whole_blocks = offset.is_multiple_of(BLOCK)
-            && (end == self.size || (end < self.size && end.is_multiple_of(BLOCK)));
+            && (end == self.content.size || (end < self.content.size && end.is_multiple_of(BLOCK)));
         let before = (offset / BLOCK)
             .checked_sub(self.subtree.first)
             .filter(|_| whole_blocks);
@@ -373,35 +406,55 @@ impl Leaves {
     /// The part of `span` blocks from block `first` on, with its own proof, so that it can be
     /// stored and proven alone. `None` if it does not lie in here.
     pub fn narrow(&self, first: u64, span: u64) -> Option<Subtree> {
-        let shape = Shape::of(self.size)?;
+        let shape = Shape::of(self.content.size)?;
         self.subtree.narrow_in(shape, &self.levels, first, span)
     }
 }
 
-/// Bytes that are what their content root says. Only [`Leaves::check`] and [`Verified::whole`] make
-/// them.
+/// Bytes of one content at one place in it. Only [`Leaves::check`] and [`Verified::whole`] make them.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Verified<B>(B);
+pub struct Verified<B> {
+    bytes: B,
+    content: ContentId,
+    offset: u64,
+}
 
 impl<B: Deref<Target = [u8]>> Verified<B> {
-    /// Checks that `bytes` are the whole content of `root`. Gives its first leaves too, with which they
+    /// Checks that `bytes` are the whole of `content`. Gives its first leaves too, with which they
     /// can be stored. `Err` gives the bytes back, unproven.
-    pub fn whole(bytes: B, root: Root) -> Result<(Self, Leaves), B> {
+    pub fn whole(bytes: B, content: ContentId) -> Result<(Self, Leaves), B> {
+        if bytes.len() as u64 != content.size {
+            return Err(bytes);
+        }
         let mut hasher = TreeHasher::default();
         hasher.update(&bytes);
         let subtree = hasher.finish().and_then(|tree| tree.subtree(0));
-        let leaves = subtree.and_then(|subtree| subtree.prove(root, bytes.len() as u64));
-        match leaves {
-            Some(leaves) => Ok((Self(bytes), leaves)),
-            None => Err(bytes),
-        }
+        let Some(leaves) = subtree.and_then(|subtree| subtree.prove(content)) else {
+            return Err(bytes);
+        };
+        let verified = Self {
+            bytes,
+            content,
+            offset: 0,
+        };
+        Ok((verified, leaves))
+    }
+
+    /// Where in their content the bytes stand.
+    pub fn range(&self) -> ByteRange {
+        ByteRange::new(self.offset, self.offset + self.bytes.len() as u64)
     }
 }
 
 impl<B> Verified<B> {
+    /// What the bytes are a part of.
+    pub fn content(&self) -> ContentId {
+        self.content
+    }
+
     /// The bytes, with the proof given up.
     pub fn into_inner(self) -> B {
-        self.0
+        self.bytes
     }
 }
 
@@ -409,7 +462,7 @@ impl<B: Deref<Target = [u8]>> Deref for Verified<B> {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.0
+        &self.bytes
     }
 }
 
@@ -429,6 +482,68 @@ mod tests {
         let mut hasher = TreeHasher::default();
         hasher.update(bytes);
         hasher.finish().unwrap()
+    }
+
+    fn id(tree: &Tree, size: u64) -> ContentId {
+        let root = tree.root();
+        ContentId { root, size }
+    }
+
+    /// What a member shows who claims `blocks` blocks for the content of `tree`: its true nodes where
+    /// they fit, and padding where it has nothing.
+    fn claimed(tree: &Tree, index: u64, blocks: u64) -> Option<Subtree> {
+        let shape = Shape { blocks };
+        let mut leaves = tree.leaves().to_vec();
+        let width = shape.blocks.next_power_of_two() as usize;
+        (leaves.len().next_power_of_two() == width).then_some(())?;
+        leaves.resize(width, PAD);
+        let nodes = levels(&leaves, shape.height());
+        let first = index * SUBTREE_BLOCKS;
+        let count = shape.leaves(index) as usize;
+        let low = shape.subtree_height(SUBTREE_BLOCKS);
+        let uncles = (low..shape.height()).map(|level| {
+            let at = (first >> level) as usize ^ 1;
+            nodes[level as usize][at]
+        });
+        Some(Subtree {
+            first,
+            span: SUBTREE_BLOCKS,
+            leaves: leaves
+                .get(first as usize..)?
+                .iter()
+                .take(count)
+                .copied()
+                .collect(),
+            uncles: uncles.collect(),
+        })
+    }
+
+    #[test]
+    fn another_number_of_blocks_is_not_proven() {
+        for blocks in [1_u64, 2, 3, 5, 300, 512, 513, 700, 1025, 1537, 2000] {
+            let leaves: Vec<Hash> = (0..blocks).map(|i| leaf(&i.to_be_bytes())).collect();
+            let tree = Tree::new(leaves).unwrap();
+            for claim in [
+                1, 2, 3, 4, 6, 400, 511, 514, 600, 1023, 1026, 1536, 1538, 1999, 2047, 2048,
+            ] {
+                let content = id(&tree, claim * BLOCK);
+                let last = Shape { blocks: claim }.subtrees() - 1;
+                let Some(tail) = claimed(&tree, last, claim).filter(|_| claim != blocks) else {
+                    continue;
+                };
+                assert_eq!(tail.prove(content), None, "{claim} blocks for {blocks}");
+            }
+            let shape = Shape { blocks };
+            let honest = claimed(&tree, shape.subtrees() - 1, blocks).unwrap();
+            assert!(honest.prove(id(&tree, blocks * BLOCK)).is_some());
+        }
+    }
+
+    #[test]
+    fn padding_is_never_a_block() {
+        let tree = Tree::new(vec![leaf(b"a"), PAD]).unwrap();
+        let subtree = tree.subtree(0).unwrap();
+        assert_eq!(subtree.prove(id(&tree, 2 * BLOCK)), None);
     }
 
     /// `pieces root` of v2 torrents that libtorrent 2.0.8 made of the same content.
@@ -507,16 +622,19 @@ mod tests {
         for size in [1, BLOCK - 1, BLOCK, BLOCK + 1, 4 * BLOCK, SUBTREE_BYTES + 1] {
             let bytes = content(size);
             let root = tree(&bytes).root();
-            let (verified, leaves) = Verified::whole(bytes.clone(), root).unwrap();
+            let id = ContentId { root, size };
+            let (verified, leaves) = Verified::whole(bytes.clone(), id).unwrap();
             assert!(*verified == bytes[..]);
+            assert_eq!(verified.content(), id);
             let first = bytes[..size.min(BLOCK) as usize].to_vec();
             assert!(leaves.check(0, first).is_ok());
             let mut wrong = bytes.clone();
             wrong[size as usize / 2] ^= 1;
-            assert!(Verified::whole(wrong, root).is_err());
-            assert!(Verified::whole(bytes[1..].to_vec(), root).is_err());
+            assert!(Verified::whole(wrong, id).is_err());
+            assert!(Verified::whole(bytes[1..].to_vec(), id).is_err());
         }
-        assert!(Verified::whole(Vec::new(), Root::from_bytes([0; 32])).is_err());
+        let root = Root::from_bytes([0; 32]);
+        assert!(Verified::whole(Vec::new(), ContentId { root, size: 0 }).is_err());
     }
 
     #[test]
@@ -537,11 +655,7 @@ mod tests {
             let tree = tree(&bytes);
             let shape = Shape::of(size).unwrap();
             for index in 0..shape.subtrees() {
-                let leaves = tree
-                    .subtree(index)
-                    .unwrap()
-                    .prove(tree.root(), size)
-                    .unwrap();
+                let leaves = tree.subtree(index).unwrap().prove(id(&tree, size)).unwrap();
                 let start = index * SUBTREE_BYTES;
                 let end = (start + 3 * BLOCK).min(size).min(start + SUBTREE_BYTES);
                 let part = &bytes[start as usize..end as usize];
@@ -570,10 +684,10 @@ mod tests {
             for span in [1, 8, 512] {
                 for block in (0..size.div_ceil(BLOCK)).step_by(span as usize) {
                     let subtree = tree.subtree(block / SUBTREE_BLOCKS).unwrap();
-                    let leaves = subtree.prove(tree.root(), size).unwrap();
+                    let leaves = subtree.prove(id(&tree, size)).unwrap();
                     let part = leaves.narrow(block, span).unwrap();
                     assert!(leaves.narrow(block + SUBTREE_BLOCKS, span).is_none());
-                    let alone = part.prove(tree.root(), size).expect("proven");
+                    let alone = part.prove(id(&tree, size)).expect("proven");
                     let end = size.min((block + span) * BLOCK) as usize;
                     assert!(
                         alone
@@ -599,7 +713,7 @@ mod tests {
             let size = blocks * BLOCK;
             let index = pick.index(Shape::of(size).unwrap().subtrees() as usize) as u64;
             let mut subtree = tree.subtree(index).unwrap();
-            prop_assert!(subtree.clone().prove(tree.root(), size).is_some());
+            prop_assert!(subtree.clone().prove(id(&tree, size)).is_some());
             let (mut root, mut size) = (tree.root(), size);
             match what {
                 0 => { let at = pick.index(subtree.leaves.len()); subtree.leaves[at][flip / 8] ^= 1 << (flip % 8); }
@@ -608,7 +722,8 @@ mod tests {
                 3 => { let mut bytes = *root.as_bytes(); bytes[flip / 8] ^= 1 << (flip % 8); root = Root::from_bytes(bytes); }
                 _ => { size += SUBTREE_BYTES * 4; }
             }
-            prop_assert!(subtree.prove(root, size).is_none());
+            let content = ContentId { root, size };
+            prop_assert!(subtree.prove(content).is_none());
         }
 
         /// How the bytes are cut on their way into the hasher makes no difference.

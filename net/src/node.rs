@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 
 use crate::auth::{AddressSource, Gate, Identity};
 use crate::cache::Cache;
+use crate::claims::FileClaims;
 use crate::client::dial::TcpDialer;
 use crate::client::http::{Client, HttpPeer};
 use crate::client::{self, Peer, Told};
@@ -323,14 +324,15 @@ impl Node {
     /// As [`Node::ask`] for a search, for which no other question waits.
     pub fn ask_for_search<T, Q>(&self, deadline: Instant, question: Q) -> Vec<Answer<T>>
     where
-        T: Send + 'static,
+        T: FileClaims + Send + 'static,
         Q: Fn(&dyn Peer, Instant) -> Result<T, Error> + Send + Sync + 'static,
     {
-        self.gather(
-            |_| true,
-            |asked| self.searches.ask(asked, deadline, question),
-        )
-        .1
+        let ask = |asked: &[Asked]| {
+            let mut answers = self.searches.ask(asked, deadline, question);
+            self.doubt(&mut answers);
+            answers
+        };
+        self.gather(|_| true, ask).1
     }
 
     /// Another number whenever members have come or gone.
@@ -343,15 +345,25 @@ impl Node {
         self.followers.listen(listener);
     }
 
+    /// Takes those roots from what members say of their files that they were found to be wrong about.
+    fn doubt<T: FileClaims>(&self, answers: &mut [Answer<T>]) {
+        for answer in answers {
+            if let Ok(claims) = &mut answer.result {
+                self.engine.disbelieve(answer.member, claims);
+            }
+        }
+    }
+
     /// What `ask` hears of those who are `wanted`, and how long it may be gone by.
-    fn round<T>(
+    fn round<T: FileClaims>(
         &self,
         wanted: impl Fn(PeerId) -> bool,
         ask: impl FnOnce(&[Asked]) -> Vec<Answer<Told<T>>>,
     ) -> Round<T> {
         // Before anybody is asked, as is the time: whoever comes meanwhile is not among the answers.
         let (revision, now) = (self.members.revision(), Instant::now());
-        let (present, answers) = self.gather(wanted, ask);
+        let (present, mut answers) = self.gather(wanted, ask);
+        self.doubt(&mut answers);
         // Those of the present come first, in their order.
         let theirs = answers.iter().take(present.len());
         let counters = theirs.map(|answer| answer.result.as_ref().ok()?.counter);

@@ -1,6 +1,8 @@
 //! A member in memory, for the tests of everything that stands on [`Peer`]: it can be slow, frozen,
 //! cut off, lying or gone, and counts what it was asked.
 
+mod wire_peer;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -16,6 +18,8 @@ use crate::wire::{
     BatchAnswer, BatchItem, Changes, ChangesRequest, Depth, Fault, FaultCode, ListRequest, Listing,
     MAX_SMALL_FILE, Request, Response, SearchPage, SearchRequest, StatRequest, StatResponse,
 };
+
+pub use wire_peer::WirePeer;
 
 /// How a [`MemoryPeer`] treats those who ask.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -164,6 +168,26 @@ impl MemoryPeer {
         }
         self.note(path);
         attributes
+    }
+
+    /// Names the root of `content` for what it shares at `path`, in the version that it has: a lie, if that
+    /// is something else.
+    ///
+    /// # Panics
+    /// If it shares nothing at `path`: a mistake in a test.
+    pub fn claim(&self, path: &str, content: &[u8]) -> Attributes {
+        let mut hasher = TreeHasher::default();
+        hasher.update(content);
+        let tree = hasher.finish().expect("content");
+        let path = RelPath::new(path.as_bytes()).expect("a valid path");
+        let mut files = self.files.lock();
+        let (attributes, _) = files.get_mut(&path).expect("a shared file");
+        attributes.root = Some(tree.root());
+        let claimed = *attributes;
+        drop(files);
+        self.trees.lock().insert(tree.root(), tree);
+        self.note(path);
+        claimed
     }
 
     /// Has read `part` of `content`, and kept it, without sharing a file with it.

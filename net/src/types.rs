@@ -129,6 +129,17 @@ impl FromStr for Root {
     }
 }
 
+/// One content, whoever has it and whatever it is called: its root and its size in bytes. The tree is
+/// padded, so a root alone does not tell a size, and a member that names a root for another size names
+/// another content.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct ContentId {
+    /// The content root.
+    pub root: Root,
+    /// Bytes; never 0, as an empty file has no tree.
+    pub size: u64,
+}
+
 /// One state of one file at one member: a digest of device, inode, size, mtime and ctime, made by
 /// the member that shares it. It is both the `version` of a listing and, as 16 hexadecimal digits
 /// in quotes, the strong entity tag (RFC 9110, section 8.8.3) of the file's bytes, so what was

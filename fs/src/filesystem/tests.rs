@@ -258,8 +258,8 @@ fn the_same_content_at_another_member_is_opened_when_one_leaves() {
 fn this_node_is_read_first() {
     let network = Arc::new(MemoryNetwork::default());
     let (ann, bob) = (network.join("ann", 1), network.join("bob", 2));
-    ann.put("x", "same", 1);
-    bob.put("x", "same", 1);
+    ann.put_rooted("x", "same", 1);
+    bob.put_rooted("x", "same", 1);
     let engine = Arc::new(Engine::new(64 << 20, None, Box::new(|_, _| {})).unwrap());
     let filesystem = Filesystem::new(
         Arc::clone(&network) as Arc<dyn Network>,
@@ -524,9 +524,11 @@ fn statfs_counts_what_was_listed_and_is_never_zero() {
 #[test]
 fn extended_attributes_tell_root_sources_and_cached_bytes() {
     let setup = setup();
-    setup.ann.put("d/x", "same", 1);
+    let root = setup.ann.put_rooted("d/x", "same", 1).root.unwrap();
+    setup.ann.put("d/y", "unproven", 1);
     let bob = setup.network.join("bob", 2);
-    bob.put("d/x", "same", 1);
+    bob.put_rooted("d/x", "same", 1);
+    let unproven = setup.find("d/y").unwrap().inode;
     let file = setup.find("d/x").unwrap().inode;
     let get = |number, name: &[u8]| {
         let value = setup.filesystem.xattr(number, name, Wait::No)?;
@@ -543,7 +545,8 @@ bob {}",
         get(setup.find("d").unwrap().inode, XATTR_SOURCES).unwrap(),
         sources
     );
-    assert!(matches!(get(file, XATTR_ROOT), Err(Error::NoAttribute)));
+    assert_eq!(get(file, XATTR_ROOT).unwrap(), root.to_string());
+    assert!(matches!(get(unproven, XATTR_ROOT), Err(Error::NoAttribute)));
     assert_eq!(get(file, XATTR_CACHED).unwrap(), "0");
     let handle = setup.open("d/x").unwrap();
     setup.read(handle, 0, 99).unwrap();

@@ -13,6 +13,8 @@ use crate::hidden::is_hidden;
 use crate::info::{Holder, Info};
 use crate::inodes::{Inode, ROOT};
 use crate::view::Wait;
+use crate::view::conflicts::Evidence;
+use crate::view::merge::Item;
 
 /// Extended attribute: the content root, 64 hexadecimal digits.
 pub const XATTR_ROOT: &[u8] = b"user.tinyp2p.root";
@@ -48,7 +50,7 @@ impl Filesystem {
     }
 
     fn info(&self, number: u64, inode: &Inode, wait: Wait) -> Result<Info, Error> {
-        let conflicts = self.conflicts(inode, wait)?;
+        let (conflicts, comparing) = self.conflicts(inode, wait)?;
         let status = self.network.status().members.into_iter();
         let mut addresses: HashMap<String, Option<String>> = status
             .map(|member| (member.peer_id, member.address))
@@ -81,31 +83,41 @@ impl Filesystem {
             sources: sources.collect(),
             cached: self.cached(number, inode),
             conflicts,
+            comparing,
         })
     }
 
-    /// The names of the merged tree that are other contents of the same path. What cannot be told counts as
-    /// none.
-    fn conflicts(&self, inode: &Inode, wait: Wait) -> Result<Vec<String>, Error> {
+    /// The names of the merged tree that are other contents of the same path, and those of them that may be
+    /// the same for all that is known. What cannot be told counts as none.
+    fn conflicts(&self, inode: &Inode, wait: Wait) -> Result<(Vec<String>, Vec<String>), Error> {
         let Some((directory, name)) = RelPath::split(&inode.path) else {
-            return Ok(Vec::new());
+            return Ok(Default::default());
         };
         let listing = match self.view.list(&directory, wait) {
             Ok(listing) => listing,
             Err(Error::NeedsNetwork) => return Err(Error::NeedsNetwork),
-            Err(_) => return Ok(Vec::new()),
+            Err(_) => return Ok(Default::default()),
         };
-        let items = listing.items.iter();
-        let others = items.filter(|item| *item.name_at_members() == name && !inode.is(item));
-        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
-        Ok(others.map(|item| text(item.name.as_bytes())).collect())
+        let of_path = || {
+            let items = listing.items.iter();
+            items.filter(|item| *item.name_at_members() == name)
+        };
+        let this = of_path().find(|item| inode.is(item));
+        let text = |item: &Item| String::from_utf8_lossy(item.name.as_bytes()).into_owned();
+        let (mut conflicts, mut comparing) = (Vec::new(), Vec::new());
+        for other in of_path().filter(|item| !inode.is(item)) {
+            conflicts.push(text(other));
+            if this.is_some_and(|this| Evidence::between(this, other) == Evidence::Open) {
+                comparing.push(text(other));
+            }
+        }
+        Ok((conflicts, comparing))
     }
 
     /// Bytes of a file that this node holds: on disk, or in memory if that is more.
     fn cached(&self, number: u64, inode: &Inode) -> u64 {
-        let on_disk = inode
-            .root()
-            .map_or(0, |root| self.engine.cached_bytes(root, inode.size));
+        let content = inode.content();
+        let on_disk = content.map_or(0, |content| self.engine.cached_bytes(content));
         let files = self.files.all().into_iter();
         let held = files.filter(|file| file.number == number);
         let held = held.map(|file| file.download.held_bytes()).max();

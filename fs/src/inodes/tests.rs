@@ -17,7 +17,6 @@ fn file(sources: &[(u8, u64)], root: Option<u8>) -> Item {
             name: format!("m{seed}").into(),
         }),
         version: Version(*version),
-        names_root: root.is_some(),
     };
     Item {
         name: Name::new(&b"a"[..]).unwrap(),

@@ -3,7 +3,7 @@
 //! Pure, and the same on every node that gets the same answers. Contents are told apart and named as in the
 //! merged tree ([`merge`]). Then each file is shown under its own name there if no other that was found has
 //! it, or if it lies in the root; otherwise the directory that it lies in stands in parentheses behind it:
-//! `01 (Artist - Album).ogg`. Should that be taken, too, a number makes the difference.
+//! `01 (Artist - Album).ogg`. Should that be taken, too, a digest makes the difference.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -11,11 +11,8 @@ use std::sync::Arc;
 use tinyp2p_net::types::{Attributes, Entry, Name, PeerId, RelPath};
 
 use crate::view::RESERVED;
+use crate::view::distinct_names::{DistinctNames, MAX_MARK_BYTES};
 use crate::view::merge::{self, Item, Member};
-
-/// The longest part of a directory's path that is put into a name: its end, which tells more than its
-/// beginning.
-const MAX_LABEL_BYTES: usize = 120;
 
 /// What stands for the beginning of a path that is too long.
 const CUT: &str = "\u{2026}";
@@ -91,17 +88,14 @@ fn named(files: Vec<(RelPath, Match)>) -> Vec<Match> {
     let plain = files
         .iter()
         .filter(|(directory, file)| is_plain(directory, &file.item.name));
-    let mut taken: HashSet<Name> = plain.map(|(_, file)| file.item.name.clone()).collect();
-    // How often each marked name was wanted, so that many of a kind do not all begin to count from one.
-    let mut wanted: HashMap<Name, usize> = HashMap::new();
+    let in_use: HashSet<Name> = plain.map(|(_, file)| file.item.name.clone()).collect();
+    let mut names = DistinctNames::new(|name: &Name| in_use.contains(name));
     let mut shown = Vec::with_capacity(files.len());
     for (directory, mut file) in files {
         if !is_plain(&directory, &file.item.name) {
-            let Some(name) = marked(&directory, &file.item.name, &taken, &mut wanted) else {
-                continue;
-            };
-            taken.insert(name.clone());
-            file.item.name = name;
+            // No two files of one directory have the same name there.
+            let owner = directory.as_bytes();
+            file.item.name = names.give(&file.item.name, &label(&directory), owner);
         }
         shown.push(file);
     }
@@ -109,39 +103,15 @@ fn named(files: Vec<(RelPath, Match)>) -> Vec<Match> {
     shown
 }
 
-/// `name` with its directory in parentheses, as it is not `taken` yet.
-fn marked(
-    directory: &RelPath,
-    name: &Name,
-    taken: &HashSet<Name>,
-    wanted: &mut HashMap<Name, usize>,
-) -> Option<Name> {
-    let label = label(directory);
-    let first = merge::marked(name, &label)?;
-    let attempt = wanted.entry(first.clone()).or_default();
-    // More attempts than there are names cannot all be taken.
-    for _ in 0..=taken.len() {
-        *attempt += 1;
-        let candidate = match *attempt {
-            1 => first.clone(),
-            number => merge::marked(name, &[&label, format!(" {number}").as_bytes()].concat())?,
-        };
-        if !taken.contains(&candidate) {
-            return Some(candidate);
-        }
-    }
-    None
-}
-
-/// `music/Artist/Album` -> `music - Artist - Album`, or the end of it.
+/// `music/Artist/Album` -> `music - Artist - Album`, or the end of it, which tells more than its beginning.
 fn label(directory: &RelPath) -> Vec<u8> {
     let components: Vec<&[u8]> = directory.components().collect();
     let label = components.join(&b" - "[..]);
-    if label.len() <= MAX_LABEL_BYTES {
+    if label.len() <= MAX_MARK_BYTES {
         return label;
     }
     let is_inside = |byte: &u8| byte & 0b1100_0000 == 0b1000_0000;
-    let from = label.len() - (MAX_LABEL_BYTES - CUT.len());
+    let from = label.len() - (MAX_MARK_BYTES - CUT.len());
     // A character of UTF-8 has at most three bytes behind its first.
     let inside = label[from..].iter().take(3).take_while(|b| is_inside(b));
     [CUT.as_bytes(), &label[from + inside.count()..]].concat()
@@ -150,7 +120,7 @@ fn label(directory: &RelPath) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use tinyp2p_net::types::{Kind, Version};
+    use tinyp2p_net::types::{Kind, Root, Version};
 
     use super::*;
 
@@ -170,6 +140,12 @@ mod tests {
             root: None,
         };
         (RelPath::new(path).unwrap(), attributes)
+    }
+
+    fn rooted(path: &[u8], size: u64) -> (RelPath, Attributes) {
+        let (path, mut attributes) = file(path, size);
+        attributes.root = Some(Root::from_bytes([size as u8; 32]));
+        (path, attributes)
     }
 
     /// What one member's files are shown as: name and path of each.
@@ -203,23 +179,23 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_is_taken_gets_a_number() {
-        let expected = pairs(&[
-            ("x (a - b 2)", "a - b/x"),
-            ("x (a - b 3)", "c/x (a - b 3)"),
-            ("x (a - b 4)", "a/b/x"),
-            ("x (a - b)", "c/x (a - b)"),
-        ]);
-        let paths = ["a - b/x", "a/b/x", "c/x (a - b 3)", "c/x (a - b)"];
-        assert_eq!(shown(&paths), expected);
+    fn a_name_that_is_taken_gets_a_digest() {
+        let names = shown(&["a - b/x", "a/b/x", "c/x (a - b)"]);
+        let plain = ("x (a - b)".to_owned(), "c/x (a - b)".to_owned());
+        assert_eq!(names.len(), 3);
+        assert!(names.contains(&plain), "{names:?}");
+        for path in ["a - b/x", "a/b/x"] {
+            let (name, _) = names.iter().find(|(_, other)| other == path).unwrap();
+            assert!(name.starts_with("x (a - b-"), "{name}");
+        }
     }
 
     #[test]
     fn conflicts_have_the_names_that_the_merged_tree_gives_them() {
         let found = vec![
             (member(1), vec![file(b"d/x.txt", 1)]),
-            (member(2), vec![file(b"d/x.txt", 2)]),
-            (member(3), vec![file(b"d/x.txt", 2), file(b"e/y", 1)]),
+            (member(2), vec![rooted(b"d/x.txt", 2)]),
+            (member(3), vec![rooted(b"d/x.txt", 2), file(b"e/y", 1)]),
         ];
         let (files, _) = flat(found, None, 1000);
         let names: Vec<String> = files.iter().map(|f| f.item.name.to_string()).collect();
@@ -238,7 +214,7 @@ mod tests {
             assert!(name.len() <= 255 && name.ends_with(").ogg"), "{name}");
             assert!(!name.contains("\\x"), "cut within a character: {name}");
         }
-        assert!(names.iter().any(|(name, _)| name.contains("\u{fc} - end)")));
+        assert!(names.iter().any(|(name, _)| name.contains("\u{fc} - end-")));
     }
 
     #[test]

@@ -308,7 +308,6 @@ mod tests {
         let sources: Arc<[Source]> = Arc::new([Source {
             member,
             version: Version(1),
-            names_root: false,
         }]);
         let item = |number: usize| Item {
             name: Name::new(number.to_string().into_bytes()).unwrap(),

@@ -9,7 +9,7 @@ use std::fmt::Write;
 
 use tinyp2p_net::types::{Kind, Name, RelPath};
 
-use super::merge::Item;
+use super::merge::{Item, Source};
 
 /// The most conflicts that are kept, for a text that people read.
 const MAX_CONFLICTS: usize = 10_000;
@@ -32,11 +32,52 @@ struct Conflict {
     plain: Name,
     /// The name under which this one is shown.
     shown: Name,
+    evidence: Evidence,
+}
+
+/// What is known of two contents that have one path.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Evidence {
+    /// They differ in their sizes, their roots, or in that one is a directory.
+    Different,
+    /// They have the same size, and the root of one is not known yet: they may turn out to be the same.
+    Open,
+    /// The member named the root of a content for its file, and sent other bytes.
+    Disproved,
+}
+
+impl Evidence {
+    /// What tells the content of `item` from that of `other`, leaving lies aside.
+    pub fn between(item: &Item, other: &Item) -> Self {
+        let are_alike =
+            item.kind == Kind::File && other.kind == Kind::File && item.size == other.size;
+        if are_alike && (item.root.is_none() || other.root.is_none()) {
+            Self::Open
+        } else {
+            Self::Different
+        }
+    }
+
+    fn text(self) -> &'static str {
+        match self {
+            Self::Different => "",
+            Self::Open => ", which may be the same: one of them is not hashed yet",
+            Self::Disproved => {
+                ", for which its member named the root of another content, and sent other bytes"
+            }
+        }
+    }
 }
 
 impl Conflicts {
     /// Takes over what was just seen of `directory`: its items, sorted by name; none when it is gone.
-    pub fn update(&mut self, directory: &RelPath, items: &[Item]) {
+    /// `is_disproved` tells of whose files the content is known not to be the one that they named.
+    pub fn update(
+        &mut self,
+        directory: &RelPath,
+        items: &[Item],
+        is_disproved: impl Fn(&Source) -> bool,
+    ) {
         self.forget(directory);
         self.forget_below(directory, items);
         let mut found = Vec::new();
@@ -51,9 +92,16 @@ impl Conflicts {
             }
             self.count += 1;
             self.bytes += bytes;
+            let kept = items.binary_search_by(|item| item.name.cmp(plain));
+            let evidence = match kept {
+                _ if item.sources.iter().any(&is_disproved) => Evidence::Disproved,
+                Ok(kept) => Evidence::between(item, &items[kept]),
+                Err(_) => Evidence::Different,
+            };
             found.push(Conflict {
                 plain: plain.clone(),
                 shown: item.name.clone(),
+                evidence,
             });
         }
         if !found.is_empty() {
@@ -73,19 +121,25 @@ impl Conflicts {
             false => "; 'find MOUNTPOINT >/dev/null' first makes this complete\n",
         });
         for (directory, conflicts) in &self.by_directory {
-            for Conflict { plain, shown } in conflicts {
-                // Writing to a String cannot fail.
-                let _ = match directory.is_root() {
-                    true => writeln!(text, "{plain}: also {shown}"),
-                    false => writeln!(text, "{directory}/{plain}: also {shown}"),
-                };
+            for Conflict {
+                plain,
+                shown,
+                evidence,
+            } in conflicts
+            {
+                if !directory.is_root() {
+                    // Writing to a String cannot fail.
+                    let _ = write!(text, "{directory}/");
+                }
+                let _ = writeln!(text, "{plain}: also {shown}{}", evidence.text());
             }
         }
         text
     }
 
     fn forget(&mut self, directory: &RelPath) {
-        for Conflict { plain, shown } in self.by_directory.remove(directory).unwrap_or_default() {
+        for Conflict { plain, shown, .. } in self.by_directory.remove(directory).unwrap_or_default()
+        {
             self.count -= 1;
             self.bytes -= size(directory, &plain, &shown);
         }
@@ -124,7 +178,10 @@ fn size(directory: &RelPath, plain: &Name, shown: &Name) -> usize {
 mod tests {
     use std::sync::Arc;
 
+    use tinyp2p_net::types::{PeerId, Root, Version};
+
     use super::*;
+    use crate::view::merge::Member;
 
     fn path(text: &str) -> RelPath {
         RelPath::new(text.as_bytes()).unwrap()
@@ -147,7 +204,16 @@ mod tests {
     }
 
     fn conflict(shown: &str, plain: &str) -> Item {
-        item(shown, Some(plain), Kind::File)
+        Item {
+            size: 1,
+            ..item(shown, Some(plain), Kind::File)
+        }
+    }
+
+    impl Conflicts {
+        fn see(&mut self, directory: &RelPath, items: &[Item]) {
+            self.update(directory, items, |_| false);
+        }
     }
 
     fn lines(conflicts: &Conflicts) -> Vec<String> {
@@ -159,11 +225,11 @@ mod tests {
         let mut conflicts = Conflicts::default();
         assert!(lines(&conflicts)[0].starts_with("0 conflicts in"));
         let plain = item("a.ogg", None, Kind::File);
-        conflicts.update(
+        conflicts.see(
             &path("m"),
             &[conflict("a (bob).ogg", "a.ogg"), plain.clone()],
         );
-        conflicts.update(
+        conflicts.see(
             &path(""),
             &[
                 conflict("x (ann)\n", "x\n"),
@@ -176,23 +242,56 @@ mod tests {
             told[1..],
             ["x\\n: also x (ann)\\n", "m/a.ogg: also a (bob).ogg"]
         );
-        conflicts.update(&path("m"), &[plain]);
+        conflicts.see(&path("m"), &[plain]);
         assert_eq!(lines(&conflicts).len(), 2);
-        conflicts.update(&path(""), &[]);
+        conflicts.see(&path(""), &[]);
         assert_eq!((conflicts.count, conflicts.bytes), (0, 0));
+    }
+
+    #[test]
+    fn what_is_not_known_to_differ_is_told_apart() {
+        let sized = |item: Item, size, root: Option<u8>| Item {
+            size,
+            root: root.map(|byte| Root::from_bytes([byte; 32])),
+            ..item
+        };
+        let source = Source {
+            member: Arc::new(Member {
+                id: PeerId::from_bytes([3; 32]),
+                name: "eve".into(),
+            }),
+            version: Version(7),
+        };
+        let lied = Item {
+            sources: Arc::new([source]),
+            ..sized(conflict("x (eve)", "x"), 5, None)
+        };
+        let items = [
+            sized(item("x", None, Kind::File), 5, Some(1)),
+            sized(conflict("x (ann)", "x"), 5, None),
+            sized(conflict("x (bob)", "x"), 6, None),
+            sized(conflict("x (carl)", "x"), 5, Some(2)),
+            lied,
+        ];
+        let mut conflicts = Conflicts::default();
+        conflicts.update(&path(""), &items, |source| source.version == Version(7));
+        let told = lines(&conflicts);
+        assert!(told[1].starts_with("x: also x (ann), which may be the same"));
+        assert_eq!(told[2..4], ["x: also x (bob)", "x: also x (carl)"]);
+        assert!(told[4].starts_with("x: also x (eve), for which its member named"));
     }
 
     #[test]
     fn conflicts_go_with_the_directory_above_them() {
         let mut conflicts = Conflicts::default();
         for directory in ["d", "d/e/f", "d-", "d/g", "dd"] {
-            conflicts.update(&path(directory), &[conflict("x (a)", "x")]);
+            conflicts.see(&path(directory), &[conflict("x (a)", "x")]);
         }
         let kept = [item("g", None, Kind::Directory)];
-        conflicts.update(&path("d"), &kept);
+        conflicts.see(&path("d"), &kept);
         let told = ["d-/x: also x (a)", "d/g/x: also x (a)", "dd/x: also x (a)"];
         assert_eq!(lines(&conflicts)[1..], told);
-        conflicts.update(&path("d"), &[]);
+        conflicts.see(&path("d"), &[]);
         assert_eq!(lines(&conflicts)[1..], [told[0], told[2]]);
     }
 
@@ -202,14 +301,14 @@ mod tests {
         let many: Vec<Item> = (0..MAX_CONFLICTS + 1)
             .map(|n| conflict(&format!("{n:06} (a)"), "x"))
             .collect();
-        conflicts.update(&path("d"), &many);
+        conflicts.see(&path("d"), &many);
         let told = lines(&conflicts);
         assert_eq!(told.len(), 1 + MAX_CONFLICTS);
         assert!(told[0].contains("there were more"), "{}", told[0]);
-        conflicts.update(&path("d"), &[]);
+        conflicts.see(&path("d"), &[]);
         let long = "x".repeat(4000).replace("xxxxx", "xxxx/");
         for n in 0..2000 {
-            conflicts.update(&path(&format!("{long}{n}")), &[conflict("y (a)", "y")]);
+            conflicts.see(&path(&format!("{long}{n}")), &[conflict("y (a)", "y")]);
         }
         assert!(conflicts.bytes <= MAX_BYTES && conflicts.count > 1000);
     }

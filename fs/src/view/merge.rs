@@ -6,27 +6,31 @@
 //!
 //! The rules (design, section 3), each name by itself:
 //! 1. Directories merge. A directory keeps its name against files.
-//! 2. Files have the same content when their content roots are equal. While a root is unknown, equal
-//!    size and mtime stand in for it, for display. Empty files all have the same content.
+//! 2. Files have the same content when their content roots and sizes are equal, and on no weaker
+//!    evidence: sizes and times can be copied by whoever wants to take a file's place. A file without a
+//!    root is a content of its own until its member names one. Empty files all have the same content.
 //! 3. The content that most members hold keeps the plain name; ties go to the newer mtime, then to
 //!    the smaller root, then to the smaller peer id.
 //! 4. Every other content is shown as `name (member).ext`, after the member with the smallest peer id
-//!    among its holders. A name that somebody really uses is never taken for this: the peer id's
-//!    beginning, then a number, are added to the member's name until the result is free.
+//!    among its holders, or with a digest behind the member's name (`distinct_names.rs`).
 //! 5. A file whose member does not tell its size (a server of 2004) is shown only where nobody has anything of which
 //!    more is known: it may well be the same. All such files of one name are one entry, until one was fetched.
+//!
+//! The work is that of sorting the names, whatever they are and whoever has them. Where members have
+//! named more than can be merged in the time that an operation has ([`MAX_ROWS`]), those who named most
+//! are left out.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tinyp2p_net::types::{Attributes, Entry, Kind, MAX_NAME_BYTES, Name, PeerId, Root, Version};
+use tinyp2p_net::types::{Attributes, ContentId, Entry, Kind, Name, PeerId, Root, Version};
 
-/// The longest extension that stays behind the member's name; a longer one is no extension.
-const MAX_EXTENSION_BYTES: usize = 32;
+use super::distinct_names::DistinctNames;
 
-/// The longest part of a member's name that is put into a file name.
-const MAX_LABEL_BYTES: usize = 80;
+/// The most names of all members together that are merged: in half a second where all of them are
+/// conflicts, in a fifth of that where none is.
+pub const MAX_ROWS: usize = 1_000_000;
 
 /// The kernel refuses a whole directory that holds a file larger than this, so no member may name one.
 const MAX_FILE_BYTES: u64 = i64::MAX as u64;
@@ -47,8 +51,6 @@ pub struct Source {
     pub member: Arc<Member>,
     /// The state of the entry at that member.
     pub version: Version,
-    /// True when this member itself says that its file has the item's root.
-    pub names_root: bool,
 }
 
 /// One name of a merged directory.
@@ -64,7 +66,7 @@ pub struct Item {
     pub size: u64,
     /// The newest modification time among the sources, nanoseconds since 1970.
     pub mtime: i64,
-    /// The content root, when a source knows it.
+    /// The content root, if it is known: each source has named it.
     pub root: Option<Root>,
     /// Who has it, the best one to read from first; never empty.
     pub sources: Arc<[Source]>,
@@ -87,6 +89,23 @@ struct Row {
     name: Name,
     member: Arc<Member>,
     attributes: Attributes,
+}
+
+/// Leaves out the listings of those who named most, until there are at most `most` names. Says who they are.
+/// In doubt, the one with the larger peer id goes.
+pub fn fit(listings: &mut Vec<(Arc<Member>, Vec<Entry>)>, most: usize) -> Vec<Arc<Member>> {
+    let mut names: usize = listings.iter().map(|(_, entries)| entries.len()).sum();
+    let mut left_out = Vec::new();
+    if names > most {
+        listings.sort_by_key(|(member, entries)| (entries.len(), member.id));
+    }
+    while names > most
+        && let Some((member, entries)) = listings.pop()
+    {
+        names -= entries.len();
+        left_out.push(member);
+    }
+    left_out
 }
 
 /// Merges whole listings of one directory. The result is sorted by name. `preferred` comes first
@@ -166,6 +185,10 @@ impl Row {
             root,
         } = self.attributes;
         let root = root.filter(|_| kind == Kind::File && size > 0);
+        let source = Source {
+            member: self.member,
+            version,
+        };
         Item {
             name: self.name,
             original: None,
@@ -173,11 +196,7 @@ impl Row {
             size: if kind == Kind::Directory { 0 } else { size },
             mtime,
             root,
-            sources: Arc::new([Source {
-                member: self.member,
-                version,
-                names_root: root.is_some(),
-            }]),
+            sources: Arc::new([source]),
         }
     }
 
@@ -222,49 +241,32 @@ fn contents(rows: Vec<Row>) -> Vec<Content> {
 
 /// Groups files by rule 2.
 fn file_contents(files: Vec<Row>) -> Vec<Content> {
-    let mut rooted: BTreeMap<(Root, u64), Vec<Row>> = BTreeMap::new();
-    let mut unrooted: BTreeMap<(u64, i64), Vec<Row>> = BTreeMap::new();
+    let mut rooted: BTreeMap<ContentId, Vec<Row>> = BTreeMap::new();
+    let mut empty = Vec::new();
+    let mut contents = Vec::new();
     for row in files {
-        let Attributes {
-            size, mtime, root, ..
-        } = row.attributes;
+        let Attributes { size, root, .. } = row.attributes;
         match root {
-            _ if size == 0 => unrooted.entry((0, 0)).or_default().push(row),
-            Some(root) => rooted.entry((root, size)).or_default().push(row),
-            None => unrooted.entry((size, mtime)).or_default().push(row),
-        }
-    }
-    let mut contents: Vec<Content> = rooted
-        .into_iter()
-        .map(|((root, _), holders)| Content {
-            holders,
-            root: Some(root),
-        })
-        .collect();
-    // Counted before anyone joins, so that it does not matter who joins first.
-    let counts: Vec<usize> = contents
-        .iter()
-        .map(|content| content.holders.len())
-        .collect();
-    let rooted = contents.len();
-    for ((size, mtime), mut holders) in unrooted {
-        let looks_alike = |content: &Content| {
-            let mut attributes = content.holders.iter().map(|row| &row.attributes);
-            attributes.any(|a| a.root.is_some() && a.size == size && a.mtime == mtime)
-        };
-        let joined = (0..rooted)
-            .filter(|index| looks_alike(&contents[*index]))
-            .max_by_key(|index| (counts[*index], Reverse(contents[*index].root)));
-        match joined {
-            Some(index) => {
-                contents[index].holders.append(&mut holders);
-                contents[index].holders.sort_by_key(|row| row.member.id);
-            }
+            _ if size == 0 => empty.push(row),
+            Some(root) => rooted
+                .entry(ContentId { root, size })
+                .or_default()
+                .push(row),
             None => contents.push(Content {
-                holders,
+                holders: vec![row],
                 root: None,
             }),
         }
+    }
+    contents.extend(rooted.into_iter().map(|(content, holders)| Content {
+        holders,
+        root: Some(content.root),
+    }));
+    if !empty.is_empty() {
+        contents.push(Content {
+            holders: empty,
+            root: None,
+        });
     }
     contents
 }
@@ -293,14 +295,11 @@ impl Content {
     fn into_item(mut self, preferred: Option<PeerId>) -> Item {
         let mtime = self.newest();
         let root = self.root;
-        self.holders.sort_by_key(|row| {
-            let is_preferred = Some(row.member.id) == preferred;
-            (row.attributes.root != root, !is_preferred, row.member.id)
-        });
+        self.holders
+            .sort_by_key(|row| (Some(row.member.id) != preferred, row.member.id));
         let Attributes { kind, size, .. } = self.holders[0].attributes;
         let name = self.holders[0].name.clone();
         let sources = self.holders.into_iter().map(|row| Source {
-            names_root: root.is_some() && row.attributes.root == root,
             version: row.attributes.version,
             member: row.member,
         });
@@ -318,73 +317,21 @@ impl Content {
 
 /// Rule 4: adds `conflicts` to `items` under names that are free, and sorts `items` again.
 fn rename(conflicts: Vec<Content>, items: &mut Vec<Item>, preferred: Option<PeerId>) {
-    let mut taken: BTreeSet<Name> = BTreeSet::new();
-    let mut renamed = Vec::with_capacity(conflicts.len());
-    for content in conflicts {
+    let is_in_use = |name: &Name| items.binary_search_by(|item| item.name.cmp(name)).is_ok();
+    let mut names = DistinctNames::new(is_in_use);
+    let renamed = conflicts.into_iter().map(|content| {
         let original = content.holders[0].name.clone();
-        let is_free = |name: &Name| {
-            !taken.contains(name) && items.binary_search_by(|item| item.name.cmp(name)).is_err()
-        };
-        // More attempts than there are names cannot all be taken.
-        let name = (0..=items.len() + taken.len() + 1)
-            .filter_map(|attempt| conflict_name(&original, content.label(), attempt))
-            .find(is_free);
-        let Some(name) = name else { continue };
-        taken.insert(name.clone());
-        renamed.push(Item {
+        let label = content.label();
+        let name = names.give(&original, label.name.as_bytes(), label.id.as_bytes());
+        Item {
             name,
             original: Some(original),
             ..content.into_item(preferred)
-        });
-    }
+        }
+    });
+    let mut renamed: Vec<Item> = renamed.collect();
     items.append(&mut renamed);
     items.sort_by(|a, b| a.name.cmp(&b.name));
-}
-
-/// `name (member).ext` for the first attempt, and ever more particular ones after it.
-fn conflict_name(name: &Name, member: &Member, attempt: usize) -> Option<Name> {
-    let label = truncated(member.name.as_bytes(), MAX_LABEL_BYTES).iter();
-    let mut mark: Vec<u8> = label
-        .map(|b| if matches!(b, b'/' | 0) { b'_' } else { *b })
-        .collect();
-    if attempt > 0 {
-        mark.extend_from_slice(format!("-{}", member.id.short()).as_bytes());
-    }
-    if attempt > 1 {
-        mark.extend_from_slice(format!(" {attempt}").as_bytes());
-    }
-    marked(name, &mark)
-}
-
-/// `name (mark).ext`, where what stands before the mark is cut, between characters, so that the whole is not
-/// too long; `None` if the mark is no part of a name, or too long itself.
-pub fn marked(name: &Name, mark: &[u8]) -> Option<Name> {
-    let suffix = [b" (", mark, b")"].concat();
-    let (stem, extension) = split_extension(name.as_bytes());
-    let room = MAX_NAME_BYTES.saturating_sub(suffix.len() + extension.len());
-    let bytes = [truncated(stem, room), &suffix, extension].concat();
-    Name::new(bytes).ok()
-}
-
-/// `a.tar.gz` -> `a.tar`, `.gz`. A dot at the very beginning makes a hidden name, not an extension.
-fn split_extension(name: &[u8]) -> (&[u8], &[u8]) {
-    let dot = name.iter().rposition(|byte| *byte == b'.');
-    let is_extension = |dot: &usize| {
-        name[..*dot].iter().any(|b| *b != b'.') && name.len() - dot <= MAX_EXTENSION_BYTES
-    };
-    name.split_at(dot.filter(is_extension).unwrap_or(name.len()))
-}
-
-/// At most `limit` bytes of `bytes`, cut between characters if it is UTF-8.
-fn truncated(bytes: &[u8], limit: usize) -> &[u8] {
-    if bytes.len() <= limit {
-        return bytes;
-    }
-    let cut = &bytes[..limit];
-    match std::str::from_utf8(cut) {
-        Err(error) if error.error_len().is_none() => &cut[..error.valid_up_to()],
-        _ => cut,
-    }
 }
 
 #[cfg(test)]

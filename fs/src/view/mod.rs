@@ -12,6 +12,7 @@
 
 pub mod cache;
 pub mod conflicts;
+pub mod distinct_names;
 pub mod merge;
 mod siblings;
 pub mod term;
@@ -32,7 +33,7 @@ use crate::errno::Error;
 use crate::network::{HANDING_OVER, Network};
 use cache::{Cache, Known};
 use conflicts::Conflicts;
-use merge::{Item, Member};
+use merge::{Item, Member, Source};
 use term::{Heard, Present, Term};
 
 /// The name in the root that belongs to this program; a member's own file of that name is not shown.
@@ -359,7 +360,7 @@ impl View {
         } = Made::of(self.network.list(path, deadline));
         if answers.said.is_empty() && !(self.is_merged && path.is_root()) {
             return Err(if answers.silent.is_empty() {
-                self.conflicts.lock().update(path, &[]);
+                self.conflicts.lock().update(path, &[], |_| false);
                 Error::NotFound
             } else {
                 Error::Silent(answers.silent.join(", "))
@@ -372,15 +373,22 @@ impl View {
         let mtime = answers.said.iter().map(|(_, listing)| listing.mtime).max();
         let said = answers.said.into_iter();
         let listings = said.map(|(member, listing)| (member, listing.entries));
-        let mut items = merge::directory(listings.collect(), self.preferred);
+        let (mut listings, mut silent) = (listings.collect(), answers.silent);
+        for member in merge::fit(&mut listings, merge::MAX_ROWS) {
+            tracing::warn!(directory = %path, member = %member.name, "names too much to be shown");
+            silent.push(Arc::clone(&member.name));
+        }
+        let mut items = merge::directory(listings, self.preferred);
         items.retain(|item| !self.is_reserved(path, &item.name));
         if self.is_merged {
-            self.conflicts.lock().update(path, &items);
+            let is_disproved =
+                |source: &Source| self.network.is_disproved(source.member.id, source.version);
+            self.conflicts.lock().update(path, &items, is_disproved);
         }
         let what = Arc::new(Directory {
             mtime,
             items,
-            silent: answers.silent,
+            silent,
         });
         Ok(Made { what, watched_by })
     }

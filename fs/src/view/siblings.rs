@@ -38,7 +38,7 @@ fn small(item: &Item, directory: &RelPath, member: PeerId) -> Option<Small> {
     }
     let mut sources = item.sources.iter();
     let source = match item.root {
-        Some(_) => sources.find(|source| source.names_root && source.member.id == member)?,
+        Some(_) => sources.find(|source| source.member.id == member)?,
         // Without a root, the file is read from its first source alone.
         None => sources.next().filter(|source| source.member.id == member)?,
     };

@@ -420,7 +420,7 @@ fn three() -> (Arc<MemoryNetwork>, View) {
     let ann = network.join("ann", 1);
     ann.put("own/x", "x", 1);
     for member in [ann, network.join("bob", 2), network.join("eve", 3)] {
-        member.put("all/x", "x", 1);
+        member.put_rooted("all/x", "x", 1);
     }
     (network, view)
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::Cache;
 use crate::merkle::{BLOCK, SUBTREE_BLOCKS, Tree, TreeHasher, Verified};
+use crate::types::ContentId;
 
 /// Some content, to be kept in parts.
 pub(crate) struct Content {
@@ -28,19 +29,24 @@ impl Content {
         self.bytes.len() as u64
     }
 
+    pub(crate) fn id(&self) -> ContentId {
+        ContentId {
+            root: self.tree.root(),
+            size: self.size(),
+        }
+    }
+
     pub(crate) fn put(&self, cache: &Cache, first: u64, blocks: u64) {
         let (start, end) = (first * BLOCK, self.size().min((first + blocks) * BLOCK));
         let subtree = self.tree.subtree(first / SUBTREE_BLOCKS).unwrap();
-        let leaves = subtree.prove(self.tree.root(), self.size()).unwrap();
+        let leaves = subtree.prove(self.id()).unwrap();
         let part = self.bytes[start as usize..end as usize].to_vec();
         let part = Arc::new(leaves.check(start, part).unwrap());
-        cache.put(self.tree.root(), self.size(), first, &leaves, part);
+        cache.put(&leaves, part);
     }
 
     pub(crate) fn piece(&self, cache: &Cache, first: u64) -> Option<Vec<u8>> {
-        cache
-            .get(self.tree.root(), self.size(), first, 8)
-            .map(Verified::into_inner)
+        cache.get(self.id(), first, 8).map(Verified::into_inner)
     }
 }
 

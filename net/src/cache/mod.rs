@@ -32,7 +32,7 @@ use rustix::fs::{FlockOperation, OFlags};
 
 use crate::error::Error;
 use crate::merkle::{BLOCK, Leaves, Verified};
-use crate::types::Root;
+use crate::types::{ContentId, Root};
 
 use slab::Slab;
 use slot::Header;
@@ -113,19 +113,18 @@ impl Cache {
         }))
     }
 
-    /// Blocks of `root` (a file of `size` bytes) from block `first` on: at most `most`, at least one,
-    /// and not beyond the piece in which the first one lies. `None` when that one is not here.
-    pub fn get(&self, root: Root, size: u64, first: u64, most: u64) -> Option<Verified<Vec<u8>>> {
-        let large = || self.store.large.get(root, size, first, most);
-        large().or_else(|| self.store.small.get(root, size, first, 1))
+    /// Blocks of `content` from block `first` on: at most `most`, at least one, and not beyond the piece
+    /// in which the first one lies. `None` when that one is not here.
+    pub fn get(&self, content: ContentId, first: u64, most: u64) -> Option<Verified<Vec<u8>>> {
+        let large = || self.store.large.get(content, first, most);
+        large().or_else(|| self.store.small.get(content, first, 1))
     }
 
-    /// How many bytes of `root`, a content of `size` bytes, seem to be here. Takes as long as there are slots,
-    /// whatever the size.
-    pub fn bytes_of(&self, root: Root, size: u64) -> u64 {
+    /// How many bytes of `content` seem to be here. Takes as long as there are slots, whatever the size.
+    pub fn bytes_of(&self, content: ContentId) -> u64 {
         let slabs = [&self.store.small, &self.store.large];
-        let held = slabs.map(|slab| slab.bytes_of(&root, size));
-        held[0].saturating_add(held[1]).min(size)
+        let held = slabs.map(|slab| slab.bytes_of(content));
+        held[0].saturating_add(held[1]).min(content.size)
     }
 
     /// True if the piece of `root` that begins at block `first` seems to be here whole.
@@ -133,28 +132,22 @@ impl Cache {
         self.store.large.holds(&root, first)
     }
 
-    /// True if a file of at most one piece seems to be here whole.
-    pub fn holds_file(&self, root: Root, size: u64) -> bool {
+    /// True if a content of at most one piece seems to be here whole.
+    pub fn holds_file(&self, content: ContentId) -> bool {
+        let ContentId { root, size } = content;
         let fits_small = size <= BLOCK && self.store.small.holds(&root, 0);
         fits_small || (size <= BLOCK * PIECE_BLOCKS && self.store.large.holds(&root, 0))
     }
 
-    /// Keeps `content`, which begins at block `first` of `root` and which `leaves` have proven: whole
-    /// pieces in large slots, single blocks in small ones, anything else not at all. Never waits:
-    /// what the disk cannot take in time is left out.
-    pub fn put<B>(
-        &self,
-        root: Root,
-        size: u64,
-        first: u64,
-        leaves: &Leaves,
-        content: Arc<Verified<B>>,
-    ) where
+    /// Keeps `bytes`, which `leaves` have proven: whole pieces in large slots, single blocks in small
+    /// ones, anything else not at all. Never waits: what the disk cannot take in time is left out.
+    pub fn put<B>(&self, leaves: &Leaves, bytes: Arc<Verified<B>>)
+    where
         B: std::ops::Deref<Target = [u8]> + Send + Sync + 'static,
     {
-        let bytes = content.len() as u64;
-        let blocks = bytes.div_ceil(BLOCK);
-        let to_end = first * BLOCK + content.len() as u64 == size;
+        let (content, range) = (bytes.content(), bytes.range());
+        let (first, blocks) = (range.start / BLOCK, range.len().div_ceil(BLOCK));
+        let to_end = range.end == content.size;
         let piece = first.is_multiple_of(PIECE_BLOCKS)
             && (blocks == PIECE_BLOCKS || (to_end && blocks > 1));
         let (slab, span) = match (piece, blocks) {
@@ -162,27 +155,27 @@ impl Cache {
             (false, 1) => (&self.store.small, 1),
             _ => return,
         };
-        if slab.holds(&root, first) {
+        if leaves.content() != content || slab.holds(&content.root, first) {
             return;
         }
-        let Some(header) = Header::new(root, size, leaves, first, span) else {
+        let Some(header) = Header::new(leaves, first, span) else {
             return;
         };
         let write = Write {
             header,
-            content: Arc::new(Content(content)),
+            content: Arc::new(Content(bytes)),
         };
         // A full queue means that the disk is slower than the network: then less is kept.
-        let backlog = &self.store.backlog;
-        if backlog.load(Ordering::Relaxed) + bytes > BACKLOG_BYTES {
+        let (backlog, length) = (&self.store.backlog, range.len());
+        if backlog.load(Ordering::Relaxed) + length > BACKLOG_BYTES {
             return;
         }
-        let before = backlog.fetch_add(bytes, Ordering::Relaxed);
+        let before = backlog.fetch_add(length, Ordering::Relaxed);
         if self.writes.try_send(write).is_err() {
-            backlog.fetch_sub(bytes, Ordering::Relaxed);
+            backlog.fetch_sub(length, Ordering::Relaxed);
         }
         let enough = BACKLOG_BYTES / 4;
-        if before < enough && before + bytes >= enough {
+        if before < enough && before + length >= enough {
             self.writer.unpark();
         }
     }

@@ -15,7 +15,7 @@ use rustix::io::pwritev;
 use super::index::Index;
 use super::slot::{HEADER, Header, first_block, key};
 use crate::merkle::{BLOCK, Verified};
-use crate::types::Root;
+use crate::types::{ContentId, Root};
 
 /// Slots of `span` blocks each.
 pub(super) struct Slab {
@@ -76,58 +76,63 @@ impl Slab {
             let read = self.file.read_exact_at(&mut header, self.offset(slot));
             let header = read.ok().and_then(|()| Header::decode(&header));
             let sound = header.filter(|header| header.proof.span == self.span);
-            self.index.lock().found(
-                slot,
-                sound.map(|header| key(&header.root, header.proof.first)),
-            );
+            self.index
+                .lock()
+                .found(slot, sound.map(|header| header.key()));
         }
     }
 
-    /// Up to `most` blocks of `root` from block `first` on that lie in one slot, if they are here and
+    /// Up to `most` blocks of `content` from block `first` on that lie in one slot, if they are here and
     /// sound.
+    ///
+    /// A slot is given up when it is damaged, never because it is not what somebody asked for: anybody
+    /// can name another size, or make up a root that falls on the same place of the index.
     pub(super) fn get(
         &self,
-        root: Root,
-        size: u64,
+        content: ContentId,
         first: u64,
         most: u64,
     ) -> Option<Verified<Vec<u8>>> {
-        let key = key(&root, first / self.span * self.span);
+        let key = key(&content.root, first / self.span * self.span);
         let slot = self.index.lock().find(key)?;
-        let content = self.read(slot, root, size, first, most);
-        if content.is_none() {
-            // Torn, damaged, a collision, or overwritten just now: in the last case the slot has a
-            // new owner, and only that one's key may be dropped with it.
+        let bytes = match self.header(slot).filter(|header| header.key() == key) {
+            Some(header) if !header.is_of(content) => return None,
+            Some(header) => self.read(slot, header, content, first, most),
+            None => None,
+        };
+        if bytes.is_none() {
+            // Torn, damaged, or overwritten just now: in the last case the slot has a new owner, and
+            // only that one's key may be dropped with it.
             let mut index = self.index.lock();
             if index.find(key) == Some(slot) {
                 index.release(slot);
             }
         }
-        content
+        bytes
     }
 
     fn read(
         &self,
         slot: u32,
-        root: Root,
-        size: u64,
+        header: Header,
+        content: ContentId,
         first: u64,
         most: u64,
     ) -> Option<Verified<Vec<u8>>> {
-        let header = self.header(slot)?;
         let before = first.checked_sub(header.proof.first)?.checked_mul(BLOCK)?;
-        if header.root != root || header.size != size || header.proof.span != self.span {
+        if header.proof.span != self.span {
             return None;
         }
-        let bytes = header
+        let length = header
             .content_bytes()
             .checked_sub(before)?
             .min(most.saturating_mul(BLOCK));
-        let mut content = vec![0; usize::try_from(bytes).ok()?];
+        let mut bytes = vec![0; usize::try_from(length).ok()?];
         self.file
-            .read_exact_at(&mut content, self.offset(slot) + HEADER as u64 + before)
+            .read_exact_at(&mut bytes, self.offset(slot) + HEADER as u64 + before)
             .ok()?;
-        header.check(first, content)
+        let leaves = header.leaves_for(content)?;
+        leaves.check(first.checked_mul(BLOCK)?, bytes).ok()
     }
 
     fn header(&self, slot: u32) -> Option<Header> {
@@ -142,9 +147,9 @@ impl Slab {
         let first = block / self.span * self.span;
         let slot = self.index.lock().find(key(&root, first))?;
         let header = self.header(slot)?;
-        let sound = header.root == root
+        let sound = header.content.root == root
             && (header.proof.first, header.proof.span) == (first, self.span)
-            && header.proof.clone().prove(root, header.size).is_some();
+            && header.proof.clone().prove(header.content).is_some();
         sound.then_some(header)
     }
 
@@ -153,25 +158,24 @@ impl Slab {
         self.index.lock().holds(key(root, first))
     }
 
-    /// How many bytes of `root`, a content of `size` bytes, seem to be here.
-    pub(super) fn bytes_of(&self, root: &Root, size: u64) -> u64 {
+    /// How many bytes of `content` seem to be here.
+    pub(super) fn bytes_of(&self, content: ContentId) -> u64 {
         let index = self.index.lock();
-        let firsts = index.keys().map(|key| first_block(root, key));
+        let firsts = index.keys().map(|key| first_block(&content.root, key));
         let starts = firsts.filter_map(|first| first.checked_mul(BLOCK));
-        let lengths = starts.filter_map(|start| size.checked_sub(start));
+        let lengths = starts.filter_map(|start| content.size.checked_sub(start));
         lengths.map(|left| left.min(self.span * BLOCK)).sum()
     }
 
     /// Writes one slot, in the place of one that was not used lately if need be.
     pub(super) fn put(&self, header: &Header, content: &[u8]) -> io::Result<()> {
-        let key = key(&header.root, header.proof.first);
         let Some(slot) = self.index.lock().take() else {
             return Ok(());
         };
         let written = self.write(slot, &header.encode(), content);
         let mut index = self.index.lock();
         match written {
-            Ok(()) => index.fill(slot, key),
+            Ok(()) => index.fill(slot, header.key()),
             Err(_) => index.release(slot),
         }
         written

@@ -1,56 +1,82 @@
 //! What lies in one slot of the disk cache: a few blocks of content, with the proof that they belong
 //! to their root. A slot can therefore be checked alone, whoever wrote it and however it was torn.
 //!
-//! Layout: a header of 4 KiB (magic, root, size, position, leaves, uncles; the rest zero), then the
-//! bytes. Numbers are little-endian.
+//! Layout: a header of 4 KiB (magic, checksum, root, size, position, leaves, uncles; the rest zero), then
+//! the bytes. Numbers are little-endian. The checksum tells a damaged header, which is given up, from one
+//! of another content than somebody asks for, which is not.
 
-use crate::merkle::{BLOCK, Hash, Leaves, Subtree, Verified};
-use crate::types::Root;
+use crate::merkle::{BLOCK, Hash, Leaves, Shape, Subtree, leaf};
+use crate::types::{ContentId, Root};
 
 /// Bytes in front of the content; a page, so that content stays aligned.
 pub(super) const HEADER: usize = 4096;
 
-const MAGIC: &[u8; 8] = b"tp2pblk1";
+/// Its last digit is the generation: slots of an older one count as empty. In the first one, the size may
+/// be one that was never proven.
+const MAGIC: &[u8; 8] = b"tp2pblk2";
+
+/// Bytes of the checksum: of the SHA-256 of what follows it.
+const CHECKSUM: usize = 8;
 
 /// Bytes of the header in front of its hashes.
-const FIXED: usize = 8 + 32 + 8 + 8 + 4 + 4 + 4;
+const FIXED: usize = 8 + CHECKSUM + 32 + 8 + 8 + 4 + 4 + 4;
 
-/// What a slot says that it holds; nothing of it is proven before [`Header::check`].
+/// What a slot says that it holds; nothing of it is proven before [`Header::leaves_for`].
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Header {
-    pub(super) root: Root,
-    pub(super) size: u64,
+    /// The content, by the size that its reader knew: proven to the block, and to the byte where the
+    /// slot has the last block.
+    pub(super) content: ContentId,
     pub(super) proof: Subtree,
 }
 
 impl Header {
     /// The header for the blocks that `leaves` prove from block `first` on.
-    pub(super) fn new(
-        root: Root,
-        size: u64,
-        leaves: &Leaves,
-        first: u64,
-        span: u64,
-    ) -> Option<Self> {
+    pub(super) fn new(leaves: &Leaves, first: u64, span: u64) -> Option<Self> {
         let proof = leaves.narrow(first, span)?;
         let fits = FIXED + 32 * (proof.leaves.len() + proof.uncles.len()) <= HEADER;
-        fits.then_some(Self { root, size, proof })
+        fits.then_some(Self {
+            content: leaves.content(),
+            proof,
+        })
+    }
+
+    /// Where this belongs in the index.
+    pub(super) fn key(&self) -> u64 {
+        key(&self.content.root, self.proof.first)
     }
 
     /// How many bytes of content follow.
     pub(super) fn content_bytes(&self) -> u64 {
         let start = self.proof.first.saturating_mul(BLOCK);
-        self.size
+        self.content
+            .size
             .saturating_sub(start)
             .min(self.proof.span.saturating_mul(BLOCK))
+    }
+
+    /// True if these are blocks of `content`, going by what was proven when they came: a root has one
+    /// number of blocks, and the last block one length.
+    pub(super) fn is_of(&self, content: ContentId) -> bool {
+        let ends_here =
+            self.proof.first.saturating_add(self.proof.span) >= self.content.size.div_ceil(BLOCK);
+        self.content.root == content.root
+            && Shape::of(self.content.size) == Shape::of(content.size)
+            && (self.content.size == content.size || !ends_here)
+    }
+
+    /// The leaves, proven for `content`.
+    pub(super) fn leaves_for(self, content: ContentId) -> Option<Leaves> {
+        self.proof.prove(content)
     }
 
     pub(super) fn encode(&self) -> [u8; HEADER] {
         let (leaves, uncles) = (&self.proof.leaves, &self.proof.uncles);
         let mut fields = Vec::with_capacity(HEADER);
         fields.extend_from_slice(MAGIC);
-        fields.extend_from_slice(self.root.as_bytes());
-        fields.extend_from_slice(&self.size.to_le_bytes());
+        fields.extend_from_slice(&[0; CHECKSUM]);
+        fields.extend_from_slice(self.content.root.as_bytes());
+        fields.extend_from_slice(&self.content.size.to_le_bytes());
         fields.extend_from_slice(&self.proof.first.to_le_bytes());
         for count in [self.proof.span, leaves.len() as u64, uncles.len() as u64] {
             fields.extend_from_slice(&(count as u32).to_le_bytes());
@@ -58,6 +84,8 @@ impl Header {
         for hash in leaves.iter().chain(uncles) {
             fields.extend_from_slice(hash);
         }
+        let (start, rest) = fields.split_at_mut(MAGIC.len() + CHECKSUM);
+        start[MAGIC.len()..].copy_from_slice(&checksum(rest));
         fields.resize(HEADER, 0);
         let mut header = [0; HEADER];
         header.copy_from_slice(&fields);
@@ -70,6 +98,8 @@ impl Header {
         if fields.take::<8>()? != *MAGIC {
             return None;
         }
+        let sum = fields.take::<CHECKSUM>()?;
+        let summed = fields.0;
         let root = Root::from_bytes(fields.take::<32>()?);
         let size = u64::from_le_bytes(fields.take()?);
         let first = u64::from_le_bytes(fields.take()?);
@@ -80,9 +110,12 @@ impl Header {
             return None;
         }
         let (leaves, uncles) = (fields.hashes(leaves)?, fields.hashes(uncles)?);
+        let summed = summed.get(..summed.len() - fields.0.len())?;
+        if checksum(summed) != sum {
+            return None;
+        }
         Some(Self {
-            root,
-            size,
+            content: ContentId { root, size },
             proof: Subtree {
                 first,
                 span,
@@ -91,12 +124,11 @@ impl Header {
             },
         })
     }
+}
 
-    /// Proves `content`, which begins at block `first`, against the root that this header names.
-    pub(super) fn check(self, first: u64, content: Vec<u8>) -> Option<Verified<Vec<u8>>> {
-        let leaves = self.proof.prove(self.root, self.size)?;
-        leaves.check(first.checked_mul(BLOCK)?, content).ok()
-    }
+fn checksum(fields: &[u8]) -> [u8; CHECKSUM] {
+    let digest = leaf(fields);
+    digest.first_chunk().copied().unwrap_or_default()
 }
 
 struct Fields<'a>(&'a [u8]);

@@ -9,11 +9,13 @@ use crate::merkle::{BLOCK, Subtree};
 use crate::types::{ByteRange, Root};
 
 impl Cache {
-    /// The size in bytes of the content of `root`, as it was known when `block` of it came here; `None`
-    /// when that block is not here. The hashes prove no more of it than that the block lies in there, so
-    /// a member that listed a wrong size may be the source of it; the bytes are proven all the same.
+    /// The size in bytes of the content of `root`, if `block` of it is here. It is exact if the last
+    /// block is here, too. Otherwise only the number of blocks was proven, and the size is the one that
+    /// the member listed from which `block` came: wrong by less than a block at most.
     pub fn size(&self, root: Root, block: u64) -> Option<u64> {
-        self.slot(root, block).map(|header| header.size)
+        let listed = self.slot(root, block)?.content.size;
+        let last = self.slot(root, listed.div_ceil(BLOCK).saturating_sub(1));
+        Some(last.map_or(listed, |last| last.content.size))
     }
 
     /// As much of `range`, from its start on, as seems to be here. Reading may still find it damaged or
@@ -40,11 +42,12 @@ impl Cache {
     /// every block that the content has there is here.
     pub fn hashes(&self, root: Root, first: u64, span: u64) -> Option<Subtree> {
         let start = self.slot(root, first)?;
-        let size = start.size;
+        let content = start.content;
         if span <= start.proof.span {
-            return start.proof.prove(root, size)?.narrow(first, span);
+            return start.proof.prove(content)?.narrow(first, span);
         }
-        let end = first.saturating_add(span).min(size.div_ceil(BLOCK));
+        let blocks = content.size.div_ceil(BLOCK);
+        let end = first.saturating_add(span).min(blocks);
         let count = usize::try_from(end.checked_sub(first)?).ok()?;
         // The siblings within the subtree follow from its leaves.
         let inner = (span.ilog2() - start.proof.span.ilog2()) as usize;
@@ -52,7 +55,10 @@ impl Cache {
         let mut leaves = start.proof.leaves;
         while leaves.len() < count {
             let at = first + leaves.len() as u64;
-            let next = self.slot(root, at).filter(|next| next.size == size)?;
+            let next = self.slot(root, at)?;
+            if next.content.size.div_ceil(BLOCK) != blocks {
+                return None;
+            }
             let before = usize::try_from(at.checked_sub(next.proof.first)?).ok()?;
             let more = next.proof.leaves.get(before..)?;
             if more.is_empty() {
@@ -67,7 +73,7 @@ impl Cache {
             leaves,
             uncles,
         };
-        whole.prove(root, size)?.narrow(first, span)
+        whole.prove(content)?.narrow(first, span)
     }
 
     /// The header of a slot in which `block` of `root` lies.

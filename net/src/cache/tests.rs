@@ -22,14 +22,17 @@ fn what_was_put_is_read_back_after_a_restart() {
     eventually("three slots are filled", || {
         cache.held_bytes() == (8 + 2) * BLOCK
     });
-    let bytes_of = |root, size| cache.bytes_of(root, size);
     assert_eq!(
-        bytes_of(big.tree.root(), big.size()),
+        cache.bytes_of(big.id()),
         8 * BLOCK + (big.size() - 576 * BLOCK)
     );
-    assert_eq!(bytes_of(small.tree.root(), 100), 100);
+    assert_eq!(cache.bytes_of(small.id()), 100);
     // Whatever size a member claims.
-    assert_eq!(bytes_of(content(1, 9).tree.root(), u64::MAX), 0);
+    let claimed = ContentId {
+        size: u64::MAX,
+        ..content(1, 9).id()
+    };
+    assert_eq!(cache.bytes_of(claimed), 0);
     drop(cache);
     let cache = open(directory.path(), 64 * MIB);
     eventually("the scan", || cache.held_bytes() == (8 + 2) * BLOCK);
@@ -41,7 +44,7 @@ fn what_was_put_is_read_back_after_a_restart() {
         big.piece(&cache, 576).unwrap(),
         big.bytes[576 * BLOCK as usize..]
     );
-    assert!(cache.get(small.tree.root(), 100, 0, 1).is_some());
+    assert!(cache.get(small.id(), 0, 1).is_some());
     assert_eq!(big.piece(&cache, 16), None);
 }
 
@@ -49,7 +52,7 @@ fn what_was_put_is_read_back_after_a_restart() {
 fn damage_anywhere_in_a_slot_is_a_miss() {
     let directory = tempfile::tempdir().unwrap();
     let content = content(MIB as usize, 3);
-    for at in [0, 9, 41, 100, 4096, 100_000] {
+    for at in [0, 9, 20, 47, 49, 58, 66, 100, 300, 4096, 100_000] {
         let cache = open(directory.path(), 64 * MIB);
         content.put(&cache, 0, 8);
         eventually("a slot", || cache.held_bytes() > 0);
@@ -202,7 +205,7 @@ fn hashes_are_given_for_what_is_here_and_proven() {
         if let Some(hashes) = hashes {
             let whole = content.tree.subtree(first / SUBTREE_BLOCKS).unwrap();
             assert_eq!(Some(&hashes), whole.narrow(first, span).as_ref());
-            assert!(hashes.prove(root, size).is_some(), "{first} {span}");
+            assert!(hashes.prove(content.id()).is_some(), "{first} {span}");
         }
     }
 }
@@ -217,7 +220,7 @@ fn a_small_content_proves_itself_in_any_span() {
         eventually("written", || content.piece(&cache, 0).is_some());
         for span in [1, 8, 64, 512] {
             let hashes = cache.hashes(content.tree.root(), 0, span).unwrap();
-            let leaves = hashes.prove(content.tree.root(), content.size());
+            let leaves = hashes.prove(content.id());
             assert!(leaves.is_some(), "{blocks} {span}");
         }
     }
@@ -236,5 +239,49 @@ fn asking_for_a_root_that_looks_alike_drops_nothing() {
     let alike = Root::from_bytes(alike);
     assert_eq!(cache.size(alike, 0), None);
     assert_eq!(cache.hashes(alike, 0, 8), None);
+    let claimed = ContentId {
+        root: alike,
+        ..content.id()
+    };
+    assert_eq!(cache.get(claimed, 0, 8), None);
     assert!(content.piece(&cache, 0).is_some());
+}
+
+#[test]
+fn another_size_drops_nothing_and_gets_nothing_of_the_last_block() {
+    let directory = tempfile::tempdir().unwrap();
+    let cache = open(directory.path(), 64 * MIB);
+    let content = content(MIB as usize - 100, 13);
+    for first in [0, 56] {
+        content.put(&cache, first, 8);
+    }
+    content.put(&cache, 9, 1);
+    eventually("written", || cache.held_bytes() == 17 * BLOCK);
+    for size in [
+        1,
+        BLOCK,
+        MIB - 99,
+        MIB - 101,
+        MIB,
+        MIB + 1,
+        2 * MIB,
+        u64::MAX,
+    ] {
+        let claimed = ContentId {
+            size,
+            ..content.id()
+        };
+        let has_as_many_blocks = size.div_ceil(BLOCK) == MIB / BLOCK;
+        for first in [0, 9] {
+            let bytes = cache.get(claimed, first, 8);
+            assert_eq!(bytes.is_some(), has_as_many_blocks, "{size} bytes");
+            assert!(bytes.is_none_or(|bytes| bytes.content() == claimed));
+        }
+        assert_eq!(cache.get(claimed, 56, 8), None, "{size} bytes");
+    }
+    assert_eq!(
+        content.piece(&cache, 56).unwrap(),
+        content.bytes[56 * BLOCK as usize..]
+    );
+    assert_eq!(cache.held_bytes(), 17 * BLOCK);
 }

@@ -1,30 +1,199 @@
-//! The bytes of a piece, by what is known of them.
+//! What a reader was promised when it opened a file, and bytes that keep that promise.
+//!
+//! Bytes wait in many places between their arrival and their reader: as pieces, on the shelf of small
+//! files, in a disk cache. Meanwhile a member may say another thing of the file that they came for. So
+//! what they are belongs to the bytes themselves, and the only way to them is to say what is expected.
 
-use std::ops::Deref;
 use std::sync::Arc;
 
 use super::buffers::Buffer;
 use crate::merkle::Verified;
+use crate::types::{ByteRange, ContentId, PeerId, RelPath, Version};
 
-/// Bytes that a reader may get. Which kinds a download accepts depends on its file: one with a root
-/// takes proven bytes only, one without takes those of one member under one version.
-pub(crate) enum Content {
-    /// Proven against the file's root; the cache may be writing them to disk.
+/// What every byte that a reader gets is a part of.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(crate) enum ExpectedContent {
+    /// This content, proven, whoever brings it.
+    Rooted(ContentId),
+    /// What one member has at one place. Nothing proves it, so it is good for nobody else.
+    FromOne(Arc<Origin>),
+}
+
+/// One state of one file at one member.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Origin {
+    pub(crate) member: PeerId,
+    pub(crate) path: RelPath,
+    pub(crate) version: Version,
+    /// Bytes.
+    pub(crate) size: u64,
+}
+
+impl Origin {
+    /// Of a file of `size` bytes that nobody has: no bytes ever come from here.
+    pub(crate) fn nowhere(size: u64) -> Self {
+        Self {
+            member: PeerId::from_bytes([0; 32]),
+            path: RelPath::root(),
+            version: Version(0),
+            size,
+        }
+    }
+}
+
+impl ExpectedContent {
+    /// The content, if it is known by its root.
+    pub(crate) fn rooted(&self) -> Option<ContentId> {
+        match self {
+            Self::Rooted(content) => Some(*content),
+            Self::FromOne(_) => None,
+        }
+    }
+
+    /// Bytes of the whole.
+    pub(crate) fn size(&self) -> u64 {
+        match self {
+            Self::Rooted(content) => content.size,
+            Self::FromOne(origin) => origin.size,
+        }
+    }
+}
+
+/// Some bytes of one file, on their way to its readers.
+pub(crate) struct Content {
+    bytes: Bytes,
+}
+
+enum Bytes {
+    /// The cache may be writing them to disk.
     Proven(Arc<Verified<Buffer>>),
     /// Read back from the disk cache, and proven again.
     Cached(Verified<Vec<u8>>),
-    /// From the only member that is asked for this file.
-    FromOne(Buffer),
+    FromOne {
+        origin: Arc<Origin>,
+        offset: u64,
+        bytes: Buffer,
+    },
 }
 
-impl Deref for Content {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        match self {
-            Self::Proven(bytes) => bytes,
-            Self::Cached(bytes) => bytes,
-            Self::FromOne(bytes) => bytes,
+impl Content {
+    /// Bytes that a member sent, and that were proven.
+    pub(crate) fn proven(bytes: Arc<Verified<Buffer>>) -> Self {
+        Self {
+            bytes: Bytes::Proven(bytes),
         }
+    }
+
+    /// Bytes that the disk cache gave.
+    pub(crate) fn cached(bytes: Verified<Vec<u8>>) -> Self {
+        Self {
+            bytes: Bytes::Cached(bytes),
+        }
+    }
+
+    /// Bytes at `offset` of the file that was asked for at `origin`.
+    pub(crate) fn from_one(origin: Arc<Origin>, offset: u64, bytes: Buffer) -> Self {
+        Self {
+            bytes: Bytes::FromOne {
+                origin,
+                offset,
+                bytes,
+            },
+        }
+    }
+
+    /// Where in the file they stand.
+    pub(crate) fn range(&self) -> ByteRange {
+        match &self.bytes {
+            Bytes::Proven(bytes) => bytes.range(),
+            Bytes::Cached(bytes) => bytes.range(),
+            Bytes::FromOne { offset, bytes, .. } => {
+                ByteRange::new(*offset, *offset + bytes.len() as u64)
+            }
+        }
+    }
+
+    /// The bytes, for a reader of `expected` and for no other.
+    pub(crate) fn bytes_for(&self, expected: &ExpectedContent) -> Option<&[u8]> {
+        match (&self.bytes, expected) {
+            (Bytes::Proven(bytes), ExpectedContent::Rooted(content)) => {
+                (bytes.content() == *content).then_some(bytes)
+            }
+            (Bytes::Cached(bytes), ExpectedContent::Rooted(content)) => {
+                (bytes.content() == *content).then_some(bytes)
+            }
+            (Bytes::FromOne { origin, bytes, .. }, ExpectedContent::FromOne(wanted)) => {
+                let is_same = Arc::ptr_eq(origin, wanted) || origin == wanted;
+                is_same.then_some(bytes)
+            }
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::merkle::TreeHasher;
+    use crate::types::Root;
+
+    fn origin(member: u8, path: &str, version: u64, size: u64) -> Arc<Origin> {
+        Arc::new(Origin {
+            member: PeerId::from_bytes([member; 32]),
+            path: RelPath::new(path.as_bytes()).unwrap(),
+            version: Version(version),
+            size,
+        })
+    }
+
+    fn root_of(bytes: &[u8]) -> Root {
+        let mut hasher = TreeHasher::default();
+        hasher.update(bytes);
+        hasher.finish().unwrap().root()
+    }
+
+    #[test]
+    fn proven_bytes_are_for_readers_of_their_content_only() {
+        let content = ContentId {
+            root: root_of(b"abc"),
+            size: 3,
+        };
+        let bytes = Buffer::from(b"abc".to_vec());
+        let (bytes, _) = Verified::whole(bytes, content).ok().unwrap();
+        let proven = Content::proven(Arc::new(bytes));
+        let rooted = ExpectedContent::Rooted;
+        assert_eq!(proven.bytes_for(&rooted(content)), Some(&b"abc"[..]));
+        let longer = ContentId { size: 4, ..content };
+        let other = ContentId {
+            root: root_of(b"abd"),
+            ..content
+        };
+        for wrong in [rooted(longer), rooted(other)] {
+            assert_eq!(proven.bytes_for(&wrong), None);
+        }
+        let unrooted = ExpectedContent::FromOne(origin(1, "f", 1, 3));
+        assert_eq!(proven.bytes_for(&unrooted), None);
+    }
+
+    #[test]
+    fn unproven_bytes_are_for_readers_of_their_origin_only() {
+        let unproven = Content::from_one(origin(1, "f", 1, 3), 0, Buffer::from(b"abc".to_vec()));
+        let from = |origin| ExpectedContent::FromOne(origin);
+        assert!(unproven.bytes_for(&from(origin(1, "f", 1, 3))).is_some());
+        for wrong in [
+            origin(2, "f", 1, 3),
+            origin(1, "g", 1, 3),
+            origin(1, "f", 2, 3),
+            origin(1, "f", 1, 4),
+        ] {
+            assert_eq!(unproven.bytes_for(&from(wrong)), None);
+        }
+        let root = root_of(b"abc");
+        let rooted = ExpectedContent::Rooted(ContentId { root, size: 3 });
+        assert_eq!(
+            unproven.bytes_for(&rooted),
+            None,
+            "true or not, nobody proved it"
+        );
     }
 }

@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 
 use super::STALL;
 use super::buffers::Buffer;
-use super::content::Content;
+use super::content::{Content, ExpectedContent};
 use super::pieces::{Claim, PIECE};
 use super::streams::{Has, PROGRESS, Shared, Source};
 use crate::client::ByteStream;
 use crate::config::READ_DEADLINE;
 use crate::error::Error;
 use crate::merkle::{BLOCK, Leaves, SUBTREE_BYTES};
-use crate::types::{ByteRange, Root};
+use crate::types::ByteRange;
 
 /// What a stream has brought in, for the measure of its holder.
 #[derive(Default, Clone, Copy, Debug)]
@@ -38,7 +38,7 @@ impl Shared {
         // The reader may have gone while this waited for a thread.
         while at < claim.range.end && self.is_wanted(claim) {
             if let Some(content) = self.cached(ByteRange::new(at, claim.range.end)) {
-                at += content.len() as u64;
+                at = content.range().end;
                 if !self.arrive(claim, content) {
                     break;
                 }
@@ -57,21 +57,20 @@ impl Shared {
 
     /// The next bytes of `range` from the disk cache: up to the end of their piece.
     fn cached(&self, range: ByteRange) -> Option<Content> {
-        let (root, cache) = (self.root?, self.core.cache.as_ref()?);
+        let (content, cache) = (self.expected.rooted()?, self.core.cache.as_ref()?);
         let blocks = range.len().div_ceil(BLOCK);
-        cache
-            .get(root, self.size, range.start / BLOCK, blocks)
-            .map(Content::Cached)
+        let bytes = cache.get(content, range.start / BLOCK, blocks);
+        bytes.map(Content::cached)
     }
 
     /// Where the disk cache seems to have something again.
     fn cached_from(&self, start: u64, end: u64) -> u64 {
-        let Some((root, cache)) = self.root.zip(self.core.cache.as_ref()) else {
+        let Some((content, cache)) = self.expected.rooted().zip(self.core.cache.as_ref()) else {
             return end;
         };
         let mut pieces = ((start / PIECE + 1) * PIECE..end).step_by(PIECE as usize);
         pieces
-            .find(|at| cache.holds_piece(root, at / BLOCK))
+            .find(|at| cache.holds_piece(content.root, at / BLOCK))
             .unwrap_or(end)
     }
 
@@ -104,9 +103,17 @@ impl Shared {
             }
             let mut buffer = self.core.pool.take((end - at) as usize);
             self.fill(&mut buffer, &mut *stream, source, &within)?;
-            let content = match (self.root, leaves) {
-                (Some(root), Some(leaves)) => self.prove(root, &leaves, at, buffer, source)?,
-                _ => Content::FromOne(buffer),
+            let content = match (&self.expected, leaves) {
+                (ExpectedContent::Rooted(_), Some(leaves)) => {
+                    self.prove(&leaves, at, buffer, source)?
+                }
+                (ExpectedContent::FromOne(origin), _) => {
+                    Content::from_one(Arc::clone(origin), at, buffer)
+                }
+                // Whoever has a root asks for its leaves.
+                (ExpectedContent::Rooted(_), None) => {
+                    return Err(Error::WrongBytes { who: source.who() });
+                }
             };
             delivery.bytes += end - at;
             self.core.received(source, end - at);
@@ -137,13 +144,14 @@ impl Shared {
         range: ByteRange,
         deadline: Instant,
     ) -> Result<(ByteRange, bool, Box<dyn ByteStream>), Error> {
-        match (source.has, self.root) {
-            (Has::File(version) | Has::Likely(version), _) => {
+        match (source.has, self.expected.rooted()) {
+            (Has::File(version), _) => {
                 let stream = source.peer.open(&source.path, version, range, deadline)?;
                 Ok((range, false, stream))
             }
-            (Has::Blocks, Some(root)) => {
-                let (length, stream) = source.peer.open_content(root, range, deadline)?;
+            (Has::Blocks, Some(content)) => {
+                let opened = source.peer.open_content(content.root, range, deadline);
+                let (length, stream) = opened?;
                 // A part that ends within a block cannot be proven to its end.
                 let announced = range.start + length;
                 let end = match announced == range.end {
@@ -199,7 +207,8 @@ impl Shared {
         let Some(leaves) = &self.leaves else { return };
         let teller = &self.sources[self.teller(source)];
         let first = range.start / SUBTREE_BYTES;
-        for offset in (first..=range.end / SUBTREE_BYTES).map(|index| index * SUBTREE_BYTES) {
+        let wanted = (first..=range.end / SUBTREE_BYTES).map(|index| index * SUBTREE_BYTES);
+        for offset in leaves.size_wanted().into_iter().chain(wanted) {
             if !leaves.is_wanted(offset) {
                 continue;
             }
@@ -220,7 +229,7 @@ impl Shared {
 
     /// Reads as many bytes as `buffer` holds. A holder that brings less than [`PROGRESS`] in [`STALL`] has
     /// stopped, even if it still trickles.
-    fn fill(
+    pub(super) fn fill(
         &self,
         buffer: &mut Buffer,
         stream: &mut dyn ByteStream,
@@ -248,7 +257,6 @@ impl Shared {
     /// Checks a piece and gives it to the disk cache too.
     fn prove(
         &self,
-        root: Root,
         leaves: &Leaves,
         at: u64,
         buffer: Buffer,
@@ -260,8 +268,8 @@ impl Shared {
         let proven = Arc::new(proven);
         // What this node shares itself lies on this disk already.
         if let Some(cache) = self.core.cache.as_ref().filter(|_| !source.is_local) {
-            cache.put(root, self.size, at / BLOCK, leaves, Arc::clone(&proven));
+            cache.put(leaves, Arc::clone(&proven));
         }
-        Ok(Content::Proven(proven))
+        Ok(Content::proven(proven))
     }
 }

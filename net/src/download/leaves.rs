@@ -2,6 +2,10 @@
 //!
 //! Leaves are mostly asked for once, whoever needs them: a stream that comes to a part of the file for which
 //! another one is asking waits for that answer, for a moment; then it asks its own holder as well.
+//!
+//! The last subtree comes first, or beside the first: only it proves how many blocks there are, and
+//! nothing is handed out before that is known. So a member that names a root for a longer or shorter file
+//! than it belongs to proves nothing at all.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,8 +16,8 @@ use parking_lot::{Condvar, Mutex};
 use crate::client::Peer;
 use crate::config::READ_DEADLINE;
 use crate::error::Error;
-use crate::merkle::{BLOCK, Leaves, SUBTREE_BLOCKS, SUBTREE_BYTES, Subtree};
-use crate::types::Root;
+use crate::merkle::{BLOCK, Leaves, SUBTREE_BLOCKS, SUBTREE_BYTES, Shape, Subtree};
+use crate::types::ContentId;
 use crate::wire::{HashesRequest, Request, Response};
 
 /// Subtrees kept: those of 1 GiB of content, with 6 MiB of hashes when a reader is all over a large file. More
@@ -25,8 +29,9 @@ const SHARED_WAIT: Duration = Duration::from_millis(500);
 
 /// The leaves of one file.
 pub(crate) struct LeafCache {
-    root: Root,
-    size: u64,
+    content: ContentId,
+    /// The number of the last subtree.
+    last: u64,
     known: Mutex<Known>,
     changed: Condvar,
 }
@@ -37,6 +42,8 @@ struct Known {
     /// What some stream is asking for.
     asking: BTreeSet<u64>,
     turn: u64,
+    /// True once the last subtree was proven.
+    is_size_proven: bool,
 }
 
 /// Leaves, and the turn in which they were last asked for.
@@ -46,10 +53,11 @@ struct Used {
 }
 
 impl LeafCache {
-    pub(crate) fn new(root: Root, size: u64) -> Self {
+    pub(crate) fn new(content: ContentId) -> Self {
+        let subtrees = Shape::of(content.size).map_or(0, Shape::subtrees);
         Self {
-            root,
-            size,
+            content,
+            last: subtrees.saturating_sub(1),
             known: Mutex::default(),
             changed: Condvar::new(),
         }
@@ -62,11 +70,23 @@ impl LeafCache {
         peer: &dyn Peer,
         deadline: Instant,
     ) -> Result<Arc<Leaves>, Error> {
-        let index = offset / SUBTREE_BYTES;
+        if !self.known.lock().is_size_proven {
+            self.leaves(self.last, peer, deadline)?;
+        }
+        self.leaves(offset / SUBTREE_BYTES, peer, deadline)
+    }
+
+    fn leaves(&self, index: u64, peer: &dyn Peer, deadline: Instant) -> Result<Arc<Leaves>, Error> {
         match self.known_soon(index) {
             Some(leaves) => Ok(leaves),
             None => self.fetch(index, peer, deadline),
         }
+    }
+
+    /// Where the leaves lie that prove the size, unless that is proven.
+    pub(crate) fn size_wanted(&self) -> Option<u64> {
+        let is_proven = self.known.lock().is_size_proven;
+        (!is_proven).then_some(self.last * SUBTREE_BYTES)
     }
 
     /// True if nobody knows or asks for the leaves at `offset`; the caller is to [`LeafCache::get_ahead`] them
@@ -74,7 +94,9 @@ impl LeafCache {
     pub(crate) fn is_wanted(&self, offset: u64) -> bool {
         let index = offset / SUBTREE_BYTES;
         let mut known = self.known.lock();
-        offset < self.size && !known.by_subtree.contains_key(&index) && known.asking.insert(index)
+        offset < self.content.size
+            && !known.by_subtree.contains_key(&index)
+            && known.asking.insert(index)
     }
 
     /// Brings in leaves that [`LeafCache::is_wanted`] has said are wanted.
@@ -95,9 +117,9 @@ impl LeafCache {
     }
 
     fn prove(&self, index: u64, peer: &dyn Peer, by: Instant) -> Result<Arc<Leaves>, Error> {
-        let subtree = if self.size <= BLOCK {
+        let subtree = if self.content.size <= BLOCK {
             // The only leaf is the root itself.
-            let leaves = vec![*self.root.as_bytes()];
+            let leaves = vec![*self.content.root.as_bytes()];
             Subtree {
                 first: 0,
                 span: SUBTREE_BLOCKS,
@@ -107,7 +129,7 @@ impl LeafCache {
         } else {
             self.ask(index, peer, by)?
         };
-        let leaves = subtree.prove(self.root, self.size);
+        let leaves = subtree.prove(self.content);
         leaves.map(Arc::new).ok_or_else(|| Error::WrongBytes {
             who: peer.id().short(),
         })
@@ -116,7 +138,7 @@ impl LeafCache {
     fn ask(&self, index: u64, peer: &dyn Peer, by: Instant) -> Result<Subtree, Error> {
         let first = index * SUBTREE_BLOCKS;
         let request = HashesRequest {
-            root: self.root,
+            root: self.content.root,
             first,
             span: SUBTREE_BLOCKS,
         };
@@ -152,6 +174,7 @@ impl LeafCache {
         known.asking.remove(&index);
         if let Some(leaves) = leaves {
             known.put(index, Arc::clone(leaves));
+            known.is_size_proven |= index == self.last;
         }
         drop(known);
         self.changed.notify_all();

@@ -15,6 +15,7 @@
 
 mod buffers;
 mod content;
+mod disproofs;
 mod fetch;
 mod leaves;
 mod pieces;
@@ -30,15 +31,18 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use crate::cache::Cache;
+use crate::claims::FileClaims;
 use crate::config::READ_DEADLINE;
 use crate::error::Error;
 use crate::lanes::Lanes;
 use crate::ledger::Ledger;
 use crate::merkle::SUBTREE_BYTES;
-use crate::types::{ByteRange, PeerId, Root};
+use crate::types::{ByteRange, ContentId, PeerId, Root, Version};
 use crate::wire::MAX_SMALL_FILE;
 
 use buffers::Pool;
+use content::ExpectedContent;
+use disproofs::Disproofs;
 use pieces::{PIECE, Piece};
 use small::{Reader, Smalls};
 use streams::Shared;
@@ -100,6 +104,7 @@ pub(crate) struct Core {
     tick: Condvar,
     on_failure: OnFailure,
     ledger: Ledger,
+    disproofs: Mutex<Disproofs>,
 }
 
 /// The downloads that the clock has to look at.
@@ -128,6 +133,7 @@ impl Engine {
             tick: Condvar::new(),
             on_failure,
             ledger: Ledger::default(),
+            disproofs: Mutex::default(),
         });
         let clock = Arc::clone(&core);
         std::thread::Builder::new()
@@ -176,10 +182,28 @@ impl Engine {
 }
 
 impl Engine {
-    /// How many bytes of a content of `size` bytes the disk cache has, as far as it knows.
-    pub fn cached_bytes(&self, root: Root, size: u64) -> u64 {
+    /// How many bytes of a content the disk cache has, as far as it knows.
+    pub fn cached_bytes(&self, content: ContentId) -> u64 {
         let cache = self.core.cache.as_ref();
-        cache.map_or(0, |cache| cache.bytes_of(root, size))
+        cache.map_or(0, |cache| cache.bytes_of(content))
+    }
+
+    /// Takes from what `member` says of its files the roots of contents that it was found not to have: such
+    /// a file is a content of its own.
+    pub fn disbelieve(&self, member: PeerId, claims: &mut impl FileClaims) {
+        let disproofs = self.core.disproofs.lock();
+        if disproofs.concern(member) {
+            claims.each_file(&mut |file| {
+                file.root = file
+                    .root
+                    .filter(|root| !disproofs.has(member, file.version, *root));
+            });
+        }
+    }
+
+    /// True if `member` has named a root for its file of this `version`, and sent other bytes.
+    pub fn is_disproved(&self, member: PeerId, version: Version) -> bool {
+        self.core.disproofs.lock().concern_file(member, version)
     }
 }
 
@@ -268,13 +292,22 @@ impl Drop for Download {
 }
 
 /// Hands the bytes of `range` over, without a copy when one piece has them all.
-fn deliver(pieces: &[Piece], range: ByteRange, done: Done) {
-    match pieces {
-        [piece] => done(Ok(piece.slice(range))),
-        pieces => {
-            let parts: Vec<&[u8]> = pieces.iter().map(|piece| piece.slice(range)).collect();
-            done(Ok(&parts.concat()));
-        }
+fn deliver(pieces: &[Piece], range: ByteRange, expected: &ExpectedContent, done: Done) {
+    if let [piece] = pieces {
+        return done(piece.slice(range, expected).ok_or_else(mixed_up));
+    }
+    let parts = pieces.iter().map(|piece| piece.slice(range, expected));
+    match parts.collect::<Option<Vec<&[u8]>>>() {
+        Some(parts) => done(Ok(&parts.concat())),
+        None => done(Err(mixed_up())),
+    }
+}
+
+/// Why a reader gets nothing for whom bytes of another file were kept.
+fn mixed_up() -> Error {
+    Error::Local {
+        what: "reading".into(),
+        why: "bytes of another file were kept for it; this is a fault of the program".into(),
     }
 }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::content::Content;
+use super::content::{Content, ExpectedContent};
 use super::window::LEAF;
 use crate::types::ByteRange;
 
@@ -25,14 +25,19 @@ pub(crate) struct Piece {
 
 impl Piece {
     fn end(&self) -> u64 {
-        self.start + self.bytes.len() as u64
+        self.bytes.range().end
     }
 
-    /// The part of `range` that this piece holds.
-    pub(crate) fn slice(&self, range: ByteRange) -> &[u8] {
+    fn len(&self) -> u64 {
+        self.bytes.range().len()
+    }
+
+    /// The part of `range` that this piece holds, if its bytes are what is `expected`.
+    pub(crate) fn slice(&self, range: ByteRange, expected: &ExpectedContent) -> Option<&[u8]> {
+        let bytes = self.bytes.bytes_for(expected)?;
         let start = range.start.clamp(self.start, self.end()) - self.start;
         let end = range.end.clamp(self.start, self.end()) - self.start;
-        &self.bytes[start as usize..end as usize]
+        bytes.get(start as usize..end as usize)
     }
 }
 
@@ -139,22 +144,20 @@ impl Pieces {
         Some(claim)
     }
 
-    /// Takes the next bytes of a claim, in order. False when the claim was given up meanwhile.
+    /// Takes the next bytes of a claim, in order. False when the claim was given up meanwhile, and when
+    /// these are not its next bytes.
     pub(crate) fn arrive(&mut self, claim: Claim, bytes: Content, now: Instant) -> bool {
-        let Some(open) = self.coming.iter_mut().find(|open| open.id == claim.id) else {
+        let ByteRange { start, end } = bytes.range();
+        let mut coming = self.coming.iter_mut();
+        let Some(open) = coming.find(|open| open.id == claim.id && open.range.start == start)
+        else {
             return false;
         };
-        let start = open.range.start;
         open.moved = now;
-        open.range.start += bytes.len() as u64;
-        self.held_bytes += bytes.len() as u64;
-        self.held.insert(
-            start,
-            Piece {
-                start,
-                bytes: Arc::new(bytes),
-            },
-        );
+        open.range.start = end;
+        self.held_bytes += end - start;
+        let bytes = Arc::new(bytes);
+        self.held.insert(start, Piece { start, bytes });
         true
     }
 
@@ -177,7 +180,7 @@ impl Pieces {
         self.held.retain(|_, piece| {
             let kept = keep(ByteRange::new(piece.start, piece.end()));
             if !kept {
-                *held_bytes -= piece.bytes.len() as u64;
+                *held_bytes -= piece.len();
             }
             kept
         });
@@ -209,12 +212,23 @@ impl Pieces {
 mod tests {
     use super::*;
     use crate::download::buffers::Buffer;
+    use crate::download::content::Origin;
+    use crate::types::{PeerId, RelPath, Version};
     use proptest::prelude::*;
 
     const KIB: u64 = 1024;
 
-    fn buffer(len: u64) -> Content {
-        Content::FromOne(Buffer::from(vec![7; len as usize]))
+    fn expected() -> Arc<Origin> {
+        Arc::new(Origin {
+            member: PeerId::from_bytes([1; 32]),
+            path: RelPath::root(),
+            version: Version(1),
+            size: 1 << 30,
+        })
+    }
+
+    fn buffer(at: u64, len: u64) -> Content {
+        Content::from_one(expected(), at, Buffer::from(vec![7; len as usize]))
     }
 
     fn range(start: u64, end: u64) -> ByteRange {
@@ -229,7 +243,7 @@ mod tests {
         let first = claim().unwrap();
         assert_eq!(first.range, all);
         assert_eq!(claim(), None);
-        assert!(pieces.arrive(first, buffer(PIECE), Instant::now()));
+        assert!(pieces.arrive(first, buffer(0, PIECE), Instant::now()));
         pieces.release(first);
         let again = pieces.claim((0, Instant::now()), [].into_iter(), all, 1 << 20, all.end);
         assert_eq!(again.unwrap().range, range(PIECE, 512 * KIB));
@@ -281,6 +295,18 @@ mod tests {
     }
 
     #[test]
+    fn a_claim_takes_no_bytes_of_another_place() {
+        let mut pieces = Pieces::default();
+        let all = range(0, 4 * PIECE);
+        let claim = pieces.claim((0, Instant::now()), [].into_iter(), all, 1 << 20, all.end);
+        let claim = claim.unwrap();
+        assert!(!pieces.arrive(claim, buffer(PIECE, PIECE), Instant::now()));
+        assert!(pieces.arrive(claim, buffer(0, PIECE), Instant::now()));
+        assert!(!pieces.arrive(claim, buffer(0, PIECE), Instant::now()));
+        assert_eq!(pieces.held_bytes(), PIECE);
+    }
+
+    #[test]
     fn an_abandoned_claim_takes_no_bytes() {
         let mut pieces = Pieces::default();
         let claim = pieces
@@ -293,7 +319,7 @@ mod tests {
             )
             .unwrap();
         pieces.retain(|_| false);
-        assert!(!pieces.arrive(claim, buffer(PIECE), Instant::now()));
+        assert!(!pieces.arrive(claim, buffer(0, PIECE), Instant::now()));
         assert_eq!(pieces.held_bytes(), 0);
     }
 
@@ -327,7 +353,7 @@ mod tests {
                     2 => if let Some(claim) = open.last().copied() {
                         let at = coming.iter_mut().find(|c| c.id == claim.id).unwrap();
                         let end = at.range.end.min((at.range.start / PIECE + 1) * PIECE);
-                        prop_assert!(pieces.arrive(claim, buffer(end - at.range.start), Instant::now()));
+                        prop_assert!(pieces.arrive(claim, buffer(at.range.start, end - at.range.start), Instant::now()));
                         at.range.start = end;
                         if at.range.is_empty() {
                             pieces.release(claim);
@@ -336,14 +362,14 @@ mod tests {
                         }
                     },
                     _ => if let Some(found) = pieces.covering(wanted) {
-                        let total: u64 = found.iter().map(|piece| piece.slice(wanted).len() as u64).sum();
+                        let total: u64 = found.iter().map(|piece| piece.slice(wanted, &ExpectedContent::FromOne(expected())).unwrap().len() as u64).sum();
                         prop_assert_eq!(total, wanted.len());
                     },
                 }
             }
             for claim in open { pieces.release(claim); }
             while let Some(claim) = pieces.claim((0, Instant::now()), [].into_iter(), range(0, size), 200_000, size) {
-                prop_assert!(pieces.arrive(claim, buffer(claim.range.len()), Instant::now()));
+                prop_assert!(pieces.arrive(claim, buffer(claim.range.start, claim.range.len()), Instant::now()));
                 pieces.release(claim);
             }
             prop_assert!(pieces.covering(range(0, size)).is_some());

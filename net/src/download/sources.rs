@@ -51,8 +51,6 @@ enum Doubt {
     /// Nothing: it says that it has the content.
     #[default]
     None,
-    /// Whether its file is the same.
-    Same,
     /// Whether it has kept anything, and of which parts.
     Parts,
 }
@@ -97,7 +95,6 @@ impl Sources {
     pub(crate) fn doubt(&mut self, source: usize, has: Has) {
         self.all[source].doubt = match has {
             Has::File(_) => Doubt::None,
-            Has::Likely(_) => Doubt::Same,
             Has::Blocks => Doubt::Parts,
         };
     }

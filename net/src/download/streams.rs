@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::content::Content;
+use super::content::{Content, ExpectedContent, Origin};
 use super::fetch::Delivery;
 use super::leaves::LeafCache;
 use super::pieces::{Claim, PIECE, Piece, Pieces};
@@ -17,7 +17,7 @@ use super::window::{LEAF, Window};
 use super::{Core, Done, Patience, STALL, deliver};
 use crate::client::Peer;
 use crate::error::Error;
-use crate::types::{ByteRange, PeerId, RelPath, Root, Version};
+use crate::types::{ByteRange, ContentId, PeerId, RelPath, Root, Version};
 
 /// After a read has failed for want of an answer, further ones fail at once for this long: the kernel
 /// asks again for each page of a failed readahead, and each would take a whole [`STALL`].
@@ -54,9 +54,6 @@ pub struct Source {
 pub enum Has {
     /// A file in this state, of which it says that it has this content.
     File(Version),
-    /// A file in this state that is probably the same: it has not computed its root yet. Nobody is blamed when
-    /// it is not.
-    Likely(Version),
     /// Blocks, perhaps, that it has read from others and kept.
     Blocks,
 }
@@ -66,12 +63,24 @@ impl Source {
         self.peer.id().short()
     }
 
+    /// Where unproven bytes of it come from, if it says that its file has `size` bytes.
+    fn origin(&self, size: u64) -> Option<Origin> {
+        let Has::File(version) = self.has else {
+            return None;
+        };
+        Some(Origin {
+            member: self.peer.id(),
+            path: self.path.clone(),
+            version,
+            size,
+        })
+    }
+
     /// How sure it is that it has the content: the surer, the lower.
     fn doubt(&self) -> u8 {
         match self.has {
             Has::File(_) => 0,
-            Has::Likely(_) => 1,
-            Has::Blocks => 2,
+            Has::Blocks => 1,
         }
     }
 }
@@ -79,8 +88,8 @@ impl Source {
 pub(crate) struct Shared {
     pub(super) core: Arc<Core>,
     pub(super) sources: Vec<Source>,
-    pub(super) size: u64,
-    pub(super) root: Option<Root>,
+    /// What the reader was promised: no other bytes reach it.
+    pub(super) expected: ExpectedContent,
     pub(super) leaves: Option<Arc<LeafCache>>,
     /// Bytes that came in so far; counted by streams between two pieces, so outside of the lock.
     pub(super) received: AtomicU64,
@@ -127,12 +136,40 @@ struct Replies {
 }
 
 impl Replies {
-    fn send(self) {
+    fn send(self, expected: &ExpectedContent) {
         for (pieces, parked) in self.ready {
-            deliver(&pieces, parked.range, parked.done);
+            deliver(&pieces, parked.range, expected, parked.done);
         }
         for (parked, error) in self.failed {
             (parked.done)(Err(error));
+        }
+    }
+}
+
+impl Core {
+    /// Leaves out those who have shown that they do not have the content of `root`. Says why if nobody is
+    /// left.
+    fn drop_disproved(&self, sources: &mut Vec<Source>, root: Root) -> Option<Error> {
+        let disproofs = self.disproofs.lock();
+        let is_liar = |source: &Source| match source.has {
+            Has::File(version) => disproofs.has(source.peer.id(), version, root),
+            Has::Blocks => false,
+        };
+        let who = sources.iter().find(|source| is_liar(source))?.who();
+        sources.retain(|source| !is_liar(source));
+        sources.is_empty().then_some(Error::WrongBytes { who })
+    }
+
+    /// `source` has sent bytes for a file that are not those of the content that it says it has.
+    pub(super) fn blame(&self, source: &Source, content: Option<ContentId>) {
+        self.ledger.blame(source.peer.id(), &source.path);
+        tracing::warn!(
+            peer = %source.peer.id(), path = %source.path,
+            "wrong bytes: this member does not have the content that it names; not asked for this file again"
+        );
+        if let (Has::File(version), Some(content)) = (source.has, content) {
+            let member = source.peer.id();
+            self.disproofs.lock().note(member, version, content.root);
         }
     }
 }
@@ -144,10 +181,24 @@ impl Shared {
         size: u64,
         root: Option<Root>,
     ) -> Arc<Self> {
-        // Without a root nothing says that two members have the same bytes.
-        if root.is_none() {
-            sources.truncate(1);
-        }
+        let mut end = None;
+        let expected = match root {
+            Some(root) => {
+                end = core.drop_disproved(&mut sources, root).map(End::Lost);
+                ExpectedContent::Rooted(ContentId { root, size })
+            }
+            None => {
+                // Nothing says that two members have the same bytes.
+                sources.truncate(1);
+                let origin = sources.first().and_then(|source| source.origin(size));
+                let origin = origin.unwrap_or_else(|| {
+                    sources.clear();
+                    end = Some(End::Lost(nobody()));
+                    Origin::nowhere(size)
+                });
+                ExpectedContent::FromOne(Arc::new(origin))
+            }
+        };
         // What lies on this disk is not fetched from elsewhere as long as it lies there.
         sources.sort_by_key(|source| (!source.is_local, source.doubt()));
         let first_is_local = sources.first().is_some_and(|source| source.is_local);
@@ -162,9 +213,10 @@ impl Shared {
         window.tune(streams, is_far);
         Arc::new(Self {
             core,
-            size,
-            root,
-            leaves: root.map(|root| Arc::new(LeafCache::new(root, size))),
+            leaves: expected
+                .rooted()
+                .map(|content| Arc::new(LeafCache::new(content))),
+            expected,
             received: AtomicU64::new(0),
             state: Mutex::new(State {
                 window,
@@ -175,7 +227,7 @@ impl Shared {
                 received: 0,
                 watched: false,
                 accounted: 0,
-                end: None,
+                end,
             }),
             sources,
         })
@@ -206,7 +258,7 @@ impl Shared {
         if let Some(pieces) = covering {
             self.keep_going(&mut state, now);
             drop(state);
-            return deliver(&pieces, range, done);
+            return deliver(&pieces, range, &self.expected, done);
         }
         if let Some(error) = state.refusal(now) {
             drop(state);
@@ -225,7 +277,7 @@ impl Shared {
         }
         let mut here = None;
         if patience == Patience::Short
-            && let Some(claim) = state.claim(self.size, now)
+            && let Some(claim) = state.claim(self.expected.size(), now)
         {
             state.sources.begin(claim.source);
             match claim.range.len() <= SHORT && !state.sources.is_trial(claim.source, now) {
@@ -242,7 +294,7 @@ impl Shared {
 
     /// Starts streams while there is something to fetch and a holder to ask.
     fn keep_going(self: &Arc<Self>, state: &mut State, now: Instant) {
-        while let Some(claim) = state.claim(self.size, now) {
+        while let Some(claim) = state.claim(self.expected.size(), now) {
             state.sources.begin(claim.source);
             self.start(claim, state, now);
         }
@@ -282,14 +334,14 @@ impl Shared {
             Ok(delivery) => state.deliver(claim.source, *delivery, now),
             Err(error) => state.fail(claim.source, error, now, &mut replies),
         }
-        let next = state.claim_from(claim.source, self.size, now);
+        let next = state.claim_from(claim.source, self.expected.size(), now);
         match next {
             Some(next) => state.sources.begin(next.source),
             // Another holder may take over what this one failed to bring.
             None => self.keep_going(&mut state, now),
         }
         drop(state);
-        replies.send();
+        replies.send(&self.expected);
         if let Err(error) = result {
             self.report(claim.source, &error);
         }
@@ -300,12 +352,7 @@ impl Shared {
     fn report(&self, source: usize, error: &Error) {
         let source = &self.sources[source];
         if matches!(error, Error::WrongBytes { .. }) {
-            if matches!(source.has, Has::Likely(_)) {
-                tracing::debug!(peer = %source.who(), path = %source.path, "another content");
-                return;
-            }
-            self.core.ledger.blame(source.peer.id(), &source.path);
-            tracing::warn!(peer = %source.peer.id(), path = %source.path, "wrong bytes: not asked for this file again");
+            self.core.blame(source, self.expected.rooted());
         } else {
             tracing::debug!(peer = %source.who(), path = %source.path, %error, "a stream ended");
         }
@@ -344,7 +391,7 @@ impl Shared {
             self.account(&mut state);
         }
         drop(state);
-        replies.send();
+        replies.send(&self.expected);
         wanted
     }
 
@@ -379,7 +426,7 @@ impl Shared {
             }
         }
         drop(state);
-        replies.send();
+        replies.send(&self.expected);
     }
 
     /// `source` has failed in telling of what another one brings.
@@ -398,7 +445,7 @@ impl Shared {
         let mut state = self.state.lock();
         state.fail(source, error, Instant::now(), &mut replies);
         drop(state);
-        replies.send();
+        replies.send(&self.expected);
     }
 
     pub(super) fn close(&self) {
@@ -410,7 +457,7 @@ impl Shared {
         state.pieces.retain(|_| false);
         self.account(&mut state);
         drop(state);
-        replies.send();
+        replies.send(&self.expected);
     }
 
     /// True once the reader has gone.
@@ -542,6 +589,14 @@ impl State {
         let awaited = |range| parked.iter().any(|parked| overlap(range, parked.range));
         self.pieces
             .retain(|range| overlap(range, keep) || awaited(range));
+    }
+}
+
+/// Why reads of a file fail that no member has who could be asked.
+fn nobody() -> Error {
+    Error::Unreachable {
+        who: "a holder of the file".into(),
+        why: "none is there".into(),
     }
 }
 

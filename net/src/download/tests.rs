@@ -3,9 +3,9 @@
 use std::sync::mpsc;
 
 use super::*;
-use crate::client::Peer;
+use crate::client::{ByteStream, Peer};
 use crate::testing::{Behaviour, MemoryPeer};
-use crate::types::{Attributes, RelPath};
+use crate::types::{Attributes, RelPath, Version};
 
 const MIB: u64 = 1024 * 1024;
 
@@ -325,7 +325,11 @@ fn a_holder_that_lies_is_blamed_and_its_bytes_reach_nobody() {
     assert_eq!(totals.refused, 1);
     let root = holders.attributes.root.unwrap();
     for block in (0..20 * MIB / window::LEAF).step_by(8) {
-        if let Some(kept) = cache.get(root, 20 * MIB, block, 8) {
+        let content = ContentId {
+            root,
+            size: 20 * MIB,
+        };
+        if let Some(kept) = cache.get(content, block, 8) {
             assert!(*kept == holders.content[(block * window::LEAF) as usize..][..kept.len()]);
         }
     }
@@ -405,43 +409,128 @@ fn kept_parts_help_a_long_read_and_what_is_missing_comes_from_the_holder() {
 }
 
 #[test]
-fn a_holder_that_has_not_computed_its_root_is_asked_too_and_not_blamed_for_another_content() {
-    let rig = holders(1, 16 * MIB, None);
-    let (same, other) = (Arc::new(MemoryPeer::new(7)), Arc::new(MemoryPeer::new(8)));
-    let mut different = rig.content.clone();
-    different.iter_mut().for_each(|byte| *byte ^= 1);
-    let likely = |peer: &Arc<MemoryPeer>, content: Vec<u8>| {
-        let version = peer.put("file", content, 1).version;
-        with(source(peer, &rig.attributes), Has::Likely(version))
+fn a_liar_is_not_asked_for_the_same_content_again() {
+    let holders = holders(2, 3 * MIB, None);
+    holders.peers[0].behave(Behaviour::Lying);
+    holders.read_all(&holders.open(), |_| {});
+    let before = holders.peers[0].opens();
+    assert!(before > 0);
+    holders.read_all(&holders.open(), |_| {});
+    assert_eq!(holders.peers[0].opens(), before);
+    assert_eq!(*holders.blamed.lock(), [holders.peers[0].id()]);
+    let root_of = |member: &MemoryPeer, version| {
+        let mut file = holders.attributes;
+        file.version = version;
+        holders.engine.disbelieve(member.id(), &mut file);
+        file.root
     };
-    let sources = vec![
-        source(&rig.peers[0], &rig.attributes),
-        likely(&other, different),
-        likely(&same, rig.content.clone()),
-    ];
-    let download = rig
-        .engine
-        .open(sources, rig.attributes.size, rig.attributes.root);
-    rig.read_all(&download, |_| ());
-    assert!(same.opens() > 1, "it was asked only {} times", same.opens());
-    assert_eq!(other.opens(), 1);
-    assert!(rig.blamed.lock().is_empty());
+    let (version, root) = (holders.attributes.version, holders.attributes.root);
+    assert_eq!(root_of(&holders.peers[0], version), None);
+    assert_eq!(root_of(&holders.peers[0], Version(!0)), root);
+    assert_eq!(root_of(&holders.peers[1], version), root);
 }
 
 #[test]
-fn a_liar_who_is_the_only_one_to_know_the_root_keeps_nobody_from_the_content() {
-    let rig = holders(1, 12 * MIB, None);
-    rig.peers[0].behave(Behaviour::Lying);
-    let honest = Arc::new(MemoryPeer::new(7));
-    let version = honest.put("file", rig.content.clone(), 1).version;
-    let likely = with(source(&honest, &rig.attributes), Has::Likely(version));
-    let sources = vec![source(&rig.peers[0], &rig.attributes), likely];
-    let download = rig
-        .engine
-        .open(sources, rig.attributes.size, rig.attributes.root);
-    rig.read_all(&download, |_| ());
-    let blamed = rig.blamed.lock();
-    assert!(!blamed.is_empty() && blamed.iter().all(|who| *who == rig.peers[0].id()));
+fn a_content_that_only_liars_name_fails_at_once() {
+    let holders = holders(1, 3 * MIB, None);
+    holders.peers[0].behave(Behaviour::Lying);
+    assert!(read(&holders.open(), 0, 4096).is_err());
+    holders.peers[0].behave(Behaviour::Frozen);
+    let result = read(&holders.open(), 0, 4096);
+    assert!(
+        matches!(result, Err(Error::WrongBytes { .. })),
+        "{result:?}"
+    );
+}
+
+#[test]
+fn a_root_with_another_size_proves_no_byte() {
+    let directory = tempfile::tempdir().unwrap();
+    let cache = Arc::new(Cache::open(directory.path(), 256 * MIB).unwrap().unwrap());
+    for size in [3 * MIB, 20 * MIB, 20 * MIB + 5000] {
+        let holders = holders(1, size, Some(Arc::clone(&cache)));
+        for claimed in [size + window::LEAF, size + MIB, size - window::LEAF] {
+            let sources = vec![source(&holders.peers[0], &holders.attributes)];
+            let root = holders.attributes.root;
+            let download = holders.engine.open(sources, claimed, root);
+            let result = read(&download, 0, 4096);
+            assert!(result.is_err(), "{claimed} bytes for {size}");
+            assert_eq!(cache.held_bytes(), 0);
+            // Nothing is proven of what was sent, so the member is not believed from now on.
+            let version = holders.attributes.version;
+            assert!(holders.engine.is_disproved(holders.peers[0].id(), version));
+        }
+    }
+}
+
+#[test]
+fn a_read_waits_for_a_minute_at_most_whatever_else_comes() {
+    let rig = rig(8 * MIB);
+    rig.peer.behave(Behaviour::Frozen);
+    let download = rig.open();
+    let waiting = start(&download, ByteRange::new(0, 4096));
+    let begun = Instant::now();
+    // Others make progress in the same file all the time.
+    for second in 1..60 {
+        let shared = &download.shared;
+        shared.received.fetch_add(MIB, Ordering::Relaxed);
+        shared.tick(begun + Duration::from_secs(second), false);
+        assert!(waiting.try_recv().is_err(), "failed after {second} s");
+    }
+    let shared = &download.shared;
+    shared.received.fetch_add(MIB, Ordering::Relaxed);
+    shared.tick(begun + Duration::from_secs(61), false);
+    let result = waiting.recv_timeout(Duration::from_secs(1)).unwrap();
+    assert!(matches!(result, Err(Error::Timeout { .. })));
+}
+
+#[test]
+fn after_a_wait_in_vain_reads_fail_at_once_for_a_moment() {
+    let rig = rig(8 * MIB);
+    rig.peer.behave(Behaviour::Frozen);
+    let download = rig.open();
+    let waiting = start(&download, ByteRange::new(0, 4096));
+    download.shared.tick(Instant::now() + STALL, false);
+    assert!(
+        waiting
+            .recv_timeout(Duration::from_secs(1))
+            .unwrap()
+            .is_err()
+    );
+    rig.peer.behave(Behaviour::Honest);
+    // The kernel asks for each page of a failed readahead.
+    for page in 1..4 {
+        let begun = Instant::now();
+        assert!(read(&download, page * 4096, 4096).is_err());
+        assert!(begun.elapsed() < Duration::from_secs(1));
+    }
+}
+
+/// Brings a byte at a time, as often as it is asked before the deadline.
+struct Trickle(usize);
+
+impl ByteStream for Trickle {
+    fn read(&mut self, buffer: &mut [u8], deadline: Instant) -> Result<usize, Error> {
+        std::thread::sleep(Duration::from_millis(1));
+        if Instant::now() >= deadline {
+            return Err(Error::Timeout { who: "x".into() });
+        }
+        self.0 += 1;
+        buffer[0] = 1;
+        Ok(1)
+    }
+}
+
+#[test]
+fn a_trickle_is_no_progress() {
+    let rig = rig(MIB);
+    let download = rig.open();
+    let (shared, mut trickle) = (&download.shared, Trickle(0));
+    let mut buffer = shared.core.pool.take(window::LEAF as usize);
+    let within = |_| Instant::now() + Duration::from_millis(50);
+    let result = shared.fill(&mut buffer, &mut trickle, &shared.sources[0], &within);
+    assert!(matches!(result, Err(Error::Timeout { .. })), "{result:?}");
+    assert!(trickle.0 <= 50, "{} bytes", trickle.0);
 }
 
 #[test]

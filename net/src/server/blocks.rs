@@ -15,15 +15,13 @@ use http_body::Frame;
 use super::doors::Work;
 use crate::cache::{Cache, PIECE_BLOCKS};
 use crate::merkle::BLOCK;
-use crate::types::{ByteRange, Root};
+use crate::types::{ByteRange, ContentId};
 
 /// A content in the cache.
 #[derive(Clone)]
 pub(super) struct Blocks {
     pub(super) cache: Arc<Cache>,
-    pub(super) root: Root,
-    /// In bytes.
-    pub(super) size: u64,
+    pub(super) content: ContentId,
 }
 
 impl Blocks {
@@ -33,7 +31,7 @@ impl Blocks {
         let most = range.end.div_ceil(BLOCK) - first;
         let proven = self
             .cache
-            .get(self.root, self.size, first, most.min(PIECE_BLOCKS))?;
+            .get(self.content, first, most.min(PIECE_BLOCKS))?;
         let bytes = Bytes::from(proven.into_inner());
         let before = range.start - first * BLOCK;
         let length = (bytes.len() as u64).checked_sub(before)?.min(range.len());

@@ -19,7 +19,7 @@ use super::routes::{Caller, status};
 use crate::cache::Cache;
 use crate::merkle::BLOCK;
 use crate::share::{SharedFile, is_changed};
-use crate::types::{ByteRange, Root};
+use crate::types::{ByteRange, ContentId, Root};
 
 /// Answers a GET or HEAD for the content whose root is spelled `root`.
 pub(super) async fn serve<B>(request: &Request<B>, root: &str, caller: &Caller) -> Response<Body> {
@@ -110,8 +110,10 @@ impl Requested {
             false => {
                 let blocks = Blocks {
                     cache: cache.clone(),
-                    root: self.root,
-                    size,
+                    content: ContentId {
+                        root: self.root,
+                        size,
+                    },
                 };
                 Body::blocks(BlocksBody::begin(blocks, range, self.work.clone())?)
             }

@@ -23,7 +23,7 @@ mod files;
 #[allow(clippy::unwrap_used)]
 pub(crate) mod harness;
 mod listen;
-mod pairing;
+pub(crate) mod pairing;
 mod plain;
 mod plain_body;
 mod range;

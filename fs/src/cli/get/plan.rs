@@ -169,6 +169,12 @@ mod tests {
         (RelPath::new(path.as_bytes()).unwrap(), attributes)
     }
 
+    fn rooted(path: &str, size: u64) -> (RelPath, Attributes) {
+        let (path, mut attributes) = file(path, size, 1);
+        attributes.root = Some(Root::from_bytes([size as u8; 32]));
+        (path, attributes)
+    }
+
     fn shown(jobs: &[Job]) -> Vec<(String, usize)> {
         jobs.iter()
             .map(|job| (job.path(), job.holders.len()))
@@ -178,8 +184,8 @@ mod tests {
     #[test]
     fn files_keep_their_directories_and_equal_ones_have_several_holders() {
         let found = vec![
-            (member(1), vec![file("a/b/x", 5, 1), file("y", 1, 1)]),
-            (member(2), vec![file("a/b/x", 5, 1)]),
+            (member(1), vec![rooted("a/b/x", 5), file("y", 1, 1)]),
+            (member(2), vec![rooted("a/b/x", 5)]),
         ];
         let jobs = jobs(found, false);
         assert_eq!(shown(&jobs), [("y".to_owned(), 1), ("a/b/x".to_owned(), 2)]);

@@ -275,6 +275,24 @@ fn all_that_is_known_of_a_file_is_one_json_object() {
 }
 
 #[test]
+fn info_tells_what_may_turn_out_to_be_the_same() {
+    let (setup, bob) = two();
+    setup.ann.put("c/x", "one", 1);
+    bob.put_rooted("c/x", "one", 1);
+    bob.put("c/y", "other", 1);
+    setup.ann.put_rooted("c/y", "longer", 1);
+    let info = setup.info("c/x");
+    assert_eq!((info.conflicts.len(), info.comparing.len()), (1, 1));
+    assert_eq!(info.conflicts, info.comparing);
+    let info = setup.info("c/y");
+    assert_eq!((info.conflicts.len(), info.comparing.len()), (1, 0));
+    setup.ann.put_rooted("c/x", "one", 1);
+    setup.filesystem.invalidate(&RelPath::new(b"c/x").unwrap());
+    let info = setup.info("c/x");
+    assert_eq!((info.sources.len(), info.conflicts.len()), (2, 0));
+}
+
+#[test]
 fn what_is_told_of_a_file_waits_only_where_it_may() {
     let (setup, bob) = two();
     let file = setup.number("m/a.ogg");

@@ -8,7 +8,7 @@ use super::{Kept, Reader, Small, release};
 use crate::download::Core;
 use crate::download::buffers::Buffer;
 use crate::download::content::Content;
-use crate::download::streams::Source;
+use crate::download::streams::{Has, Source};
 use crate::error::Error;
 use crate::merkle::Verified;
 use crate::wire::{BatchAnswer, BatchItem};
@@ -44,15 +44,21 @@ impl Core {
             return Landed::Not;
         };
         let bytes = Buffer::from(bytes);
-        let Some(root) = file.root else {
-            let content = Content::FromOne(bytes);
+        let Some(content) = file.content() else {
+            let origin = Arc::new(file.origin(source.peer.id()));
+            let content = Content::from_one(origin, 0, bytes);
             self.received(source, file.size);
             return Landed::Here(Arc::new(Kept::new(content, &self.held_bytes)));
         };
-        let Ok((proven, leaves)) = Verified::whole(bytes, root) else {
+        let Ok((proven, leaves)) = Verified::whole(bytes, content) else {
             let error = Error::WrongBytes { who: source.who() };
-            tracing::warn!(peer = %source.peer.id(), path = %file.path, "wrong bytes: not asked for this file again");
-            self.ledger.blame(source.peer.id(), &file.path);
+            // Of the batch's files, `source` is only the one that brought about the question.
+            let source = Source {
+                path: file.path.clone(),
+                has: Has::File(file.version),
+                ..source.clone()
+            };
+            self.blame(&source, Some(content));
             (self.on_failure)(source.peer.id(), &error);
             return Landed::Spoiled(error);
         };
@@ -60,9 +66,9 @@ impl Core {
         let proven = Arc::new(proven);
         // What this node shares itself lies on this disk already.
         if let Some(cache) = self.cache.as_ref().filter(|_| !source.is_local) {
-            cache.put(root, file.size, 0, &leaves, Arc::clone(&proven));
+            cache.put(&leaves, Arc::clone(&proven));
         }
-        let content = Content::Proven(proven);
+        let content = Content::proven(proven);
         Landed::Here(Arc::new(Kept::new(content, &self.held_bytes)))
     }
 

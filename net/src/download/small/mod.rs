@@ -18,14 +18,15 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use super::content::Content;
-use super::streams::{Has, Shared, closed};
-use super::{Core, Done, Patience};
-use crate::types::{ByteRange, PeerId, RelPath, Root, Version};
+use super::content::{Content, ExpectedContent, Origin};
+use super::streams::{Has, Shared, Source, closed};
+use super::{Core, Done, Patience, mixed_up};
+use crate::error::Error;
+use crate::types::{ByteRange, ContentId, PeerId, RelPath, Root, Version};
 use shelf::{Batch, Found, Key, Shelf};
 
 /// A small file, as a listing describes it.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Small {
     /// Where it lies at the member that it is to come from.
     pub path: RelPath,
@@ -38,8 +39,26 @@ pub struct Small {
 }
 
 impl Small {
+    /// What it is known by on the shelf: all that was said of it when it was asked for, so that what comes
+    /// is never taken for a file of which the member says something else by then.
     fn key(&self, member: PeerId) -> Key {
-        (member, self.path.clone(), self.version)
+        (member, self.clone())
+    }
+
+    /// The content, if it is known by its root.
+    fn content(&self) -> Option<ContentId> {
+        let size = self.size;
+        self.root.map(|root| ContentId { root, size })
+    }
+
+    /// Where its bytes come from, if they cannot be proven.
+    fn origin(&self, member: PeerId) -> Origin {
+        Origin {
+            member,
+            path: self.path.clone(),
+            version: self.version,
+            size: self.size,
+        }
     }
 }
 
@@ -80,22 +99,26 @@ pub(super) struct Kept {
 
 impl Kept {
     fn new(content: Content, counter: &Arc<AtomicU64>) -> Self {
-        counter.fetch_add(content.len() as u64, Ordering::Relaxed);
+        counter.fetch_add(content.range().len(), Ordering::Relaxed);
         Self {
             content,
             counter: Arc::clone(counter),
         }
     }
 
-    fn slice(&self, range: ByteRange) -> &[u8] {
+    /// The bytes of `range`, if they are what is `expected`.
+    fn slice(&self, range: ByteRange, expected: &ExpectedContent) -> Result<&[u8], Error> {
+        let bytes = self.content.bytes_for(expected);
         let range = range.start as usize..range.end as usize;
-        self.content.get(range).unwrap_or_default()
+        bytes
+            .and_then(|bytes| bytes.get(range))
+            .ok_or_else(mixed_up)
     }
 }
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        let count = self.content.len() as u64;
+        let count = self.content.range().len();
         self.counter.fetch_sub(count, Ordering::Relaxed);
     }
 }
@@ -151,7 +174,7 @@ impl Reader {
             State::Here(kept) => {
                 let kept = Arc::clone(kept);
                 drop(state);
-                (parked.done)(Ok(kept.slice(range)));
+                (parked.done)(kept.slice(range, &self.shared.expected));
             }
             State::Ordinary => {
                 drop(state);
@@ -162,7 +185,7 @@ impl Reader {
 
     pub(super) fn held_bytes(&self) -> u64 {
         match &*self.state.lock() {
-            State::Here(kept) => kept.content.len() as u64,
+            State::Here(kept) => kept.content.range().len(),
             _ => 0,
         }
     }
@@ -191,7 +214,7 @@ impl Reader {
         drop(state);
         for parked in parked {
             match &kept {
-                Some(kept) => (parked.done)(Ok(kept.slice(parked.range))),
+                Some(kept) => (parked.done)(kept.slice(parked.range, &self.shared.expected)),
                 None => self
                     .shared
                     .read(parked.range, parked.done, parked.since, Patience::None),
@@ -202,10 +225,7 @@ impl Reader {
     /// Looks for the file on the shelf, and sees to it that what comes next is on its way.
     fn look(self: &Arc<Self>, now: Instant) {
         let sources = self.shared.sources.iter();
-        let keys = sources.filter_map(|source| match source.has {
-            Has::File(version) => Some((source.peer.id(), source.path.clone(), version)),
-            _ => None,
-        });
+        let keys = sources.filter_map(|source| Some(self.small(source)?.key(source.peer.id())));
         let keys: Vec<Key> = keys.collect();
         let found = self.shelf().lock().find(&keys, Arc::downgrade(self), now);
         match found {
@@ -214,7 +234,7 @@ impl Reader {
                 self.go_on(run, now);
             }
             Found::Coming(run) => self.go_on(run, now),
-            Found::Spoiled((member, ..), error) => {
+            Found::Spoiled((member, _), error) => {
                 self.shared.note_failure(member, &error);
                 self.land(None);
             }
@@ -225,18 +245,24 @@ impl Reader {
         }
     }
 
-    /// The first batch of a run that begins with this file, if it should be one.
-    fn begin(self: &Arc<Self>, now: Instant) -> Option<Batch> {
-        let source = self.shared.sources.first()?;
+    /// This file as `source` has it, if it has a file and not just blocks.
+    fn small(&self, source: &Source) -> Option<Small> {
         let Has::File(version) = source.has else {
             return None;
         };
-        let file = Small {
+        let expected = &self.shared.expected;
+        Some(Small {
             path: source.path.clone(),
             version,
-            size: self.shared.size,
-            root: self.shared.root,
-        };
+            size: expected.size(),
+            root: expected.rooted().map(|content| content.root),
+        })
+    }
+
+    /// The first batch of a run that begins with this file, if it should be one.
+    fn begin(self: &Arc<Self>, now: Instant) -> Option<Batch> {
+        let source = self.shared.sources.first()?;
+        let file = self.small(source)?;
         if self.core().has_on_disk(&file) || !self.core().has_memory() {
             return None;
         }
@@ -300,8 +326,8 @@ impl Reader {
 impl Core {
     /// True if the disk cache seems to have `file`.
     fn has_on_disk(&self, file: &Small) -> bool {
-        let known = file.root.zip(self.cache.as_ref());
-        known.is_some_and(|(root, cache)| cache.holds_file(root, file.size))
+        let known = file.content().zip(self.cache.as_ref());
+        known.is_some_and(|(content, cache)| cache.holds_file(content))
     }
 }
 

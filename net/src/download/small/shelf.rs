@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use super::Small;
 use crate::error::Error;
-use crate::types::{PeerId, RelPath, Version};
+use crate::types::{PeerId, RelPath};
 
 /// Bytes that all files on the shelf may have, those on their way included.
 const ROOM: u64 = 16 << 20;
@@ -73,8 +73,8 @@ const SLOW: Duration = Duration::from_secs(1);
 /// A member that failed a batch gets no other one for this long.
 const PAUSE: Duration = Duration::from_secs(10);
 
-/// What a file is known by: who has it, where, in which version.
-pub(super) type Key = (PeerId, RelPath, Version);
+/// What a file is known by: who has it, where, in which version, and what it was said to be then.
+pub(super) type Key = (PeerId, Small);
 
 /// Small files of all members. `R` is who waits for one, `C` is its content.
 pub(super) struct Shelf<R, C> {

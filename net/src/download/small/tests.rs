@@ -210,6 +210,79 @@ fn a_member_that_lies_is_blamed_and_the_files_come_from_another() {
     assert!(accounts[&rig.peers[1].id()].0.received >= bytes as u64);
 }
 
+/// One file that two members have under one path.
+fn source(peer: &Arc<MemoryPeer>, number: usize, version: Version) -> Source {
+    Source {
+        peer: Arc::clone(peer) as Arc<dyn Peer>,
+        path: path(number),
+        has: Has::File(version),
+        is_local: false,
+    }
+}
+
+fn read_whole(download: &Download, size: u64) -> Result<Vec<u8>, Error> {
+    let (sender, receiver) = mpsc::channel();
+    let done = move |result: Result<&[u8], Error>| drop(sender.send(result.map(<[u8]>::to_vec)));
+    download.read(ByteRange::new(0, size), Patience::None, Box::new(done));
+    let result = receiver.recv_timeout(Duration::from_secs(30));
+    result.expect("every read is answered")
+}
+
+/// A member has a batch fetched before it names a root, and then the root of somebody else's file, for
+/// the same version: what lies on the shelf by then, or is on its way there, reaches no reader of that.
+#[test]
+fn bytes_fetched_without_a_root_reach_no_reader_of_one() {
+    for (rooted, delay) in [(false, 0), (true, 0), (false, 100), (true, 100)] {
+        let rig = rig(1, rooted, None);
+        let evil = &rig.peers[0];
+        rig.read(0).unwrap();
+        if delay > 0 {
+            evil.behave(Behaviour::Slow(Duration::from_millis(delay)));
+        }
+        let begun = rig.start(1);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        // Either the files behind it have come, or they are being waited for.
+        while evil.fetches() == 0 && delay == 0 {
+            assert!(Instant::now() < deadline, "no batch was asked for");
+            std::thread::yield_now();
+        }
+        let honest = Arc::new(MemoryPeer::new(9));
+        for number in 2..10 {
+            let truth: Vec<u8> = content(number).iter().map(|byte| !byte).collect();
+            let known = honest.put_rooted(&name(number), truth.clone(), 1);
+            let version = rig.attributes[number].version;
+            let sources = vec![
+                source(evil, number, version),
+                source(&honest, number, known.version),
+            ];
+            let siblings = Arc::clone(&rig.siblings) as Arc<dyn Siblings>;
+            let download = rig
+                .engine
+                .open_among(sources, known.size, known.root, siblings);
+            assert!(
+                read_whole(&download, known.size).unwrap() == truth,
+                "{number}"
+            );
+        }
+        drop(begun);
+    }
+}
+
+#[test]
+fn a_liar_in_a_batch_is_not_believed_again() {
+    let rig = rig(2, true, None);
+    rig.peers[0].behave(Behaviour::Lying);
+    for number in 0..20 {
+        assert_eq!(rig.read(number).unwrap(), content(number));
+    }
+    let asked = || rig.peers[0].opens() + rig.peers[0].fetches();
+    let before = asked();
+    for number in 0..20 {
+        assert_eq!(rig.read(number).unwrap(), content(number));
+    }
+    assert_eq!(asked(), before);
+}
+
 #[test]
 fn files_whose_only_holder_lies_are_errors() {
     let rig = rig(1, true, None);
@@ -293,7 +366,11 @@ fn what_came_in_a_batch_goes_to_the_disk_and_is_not_fetched_again() {
     for number in 0..60 {
         assert_eq!(rig.read(number).unwrap(), content(number));
         let attributes = rig.attributes[number];
-        while !cache.holds_file(attributes.root.unwrap(), attributes.size) {
+        let content = ContentId {
+            root: attributes.root.unwrap(),
+            size: attributes.size,
+        };
+        while !cache.holds_file(content) {
             assert!(
                 Instant::now() < deadline,
                 "{number} does not get to the disk"

@@ -5,6 +5,7 @@ use crate::client::dial::TcpDialer;
 use crate::client::{list, search, stat};
 use crate::config::CALL_DEADLINE;
 use crate::merkle::{Tree, TreeHasher};
+use crate::types::ContentId;
 
 struct Setup {
     twin: Twin,
@@ -109,11 +110,11 @@ fn a_file_is_read_byte_for_byte_and_proven_by_its_own_hashes() {
     let Response::Hashes(subtree) = answer else {
         panic!("no hashes");
     };
-    assert!(
-        subtree
-            .prove(attributes.root.unwrap(), attributes.size)
-            .is_some()
-    );
+    let content = ContentId {
+        root: attributes.root.unwrap(),
+        size: attributes.size,
+    };
+    assert!(subtree.prove(content).is_some());
 }
 
 #[test]
@@ -337,6 +338,10 @@ fn contents_that_had_to_go_are_fetched_again_for_their_hashes() {
     let Response::Hashes(subtree) = answer else {
         panic!("no hashes");
     };
-    assert!(subtree.prove(known.root.unwrap(), known.size).is_some());
+    let content = ContentId {
+        root: known.root.unwrap(),
+        size: known.size,
+    };
+    assert!(subtree.prove(content).is_some());
     assert_eq!(setup.twin.asked().0, 4);
 }

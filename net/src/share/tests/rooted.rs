@@ -4,7 +4,7 @@ use std::os::unix::fs::FileExt;
 
 use super::*;
 use crate::merkle::{SUBTREE_BLOCKS, TreeHasher};
-use crate::types::Root;
+use crate::types::{ContentId, Root};
 
 struct Rooted {
     base: TempDir,
@@ -92,7 +92,15 @@ fn a_file_has_its_root_soon_and_is_served_before() {
             .share
             .hashes(&HashesRequest { root, first, span })
             .unwrap();
-        assert!(hashes.prove(root, 9 << 20).is_some(), "{first} {span}");
+        assert!(
+            hashes
+                .prove(ContentId {
+                    root,
+                    size: 9 << 20
+                })
+                .is_some(),
+            "{first} {span}"
+        );
     }
     let behind = HashesRequest {
         root,

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::types::Version;
 
 type TestShelf = Shelf<usize, u64>;
 

@@ -1,0 +1,105 @@
+//! Who has named a content root for a file and then sent other bytes for it.
+//!
+//! A root is a claim. Once it has turned out to be wrong for one state of one file, the member is not
+//! asked for that content again, nor does what it says count as a vote for it: its file is a content of
+//! its own. That holds until the file has another version, so a member that mends it is believed again.
+//! Pure, and bounded.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::types::{PeerId, Root, Version};
+use crate::wire::Hello;
+
+/// A member that was wrong about this many files is not believed about any.
+const MAX_PER_MEMBER: usize = 1024;
+
+/// Members of whom this is kept: as many as a network may have.
+const MAX_MEMBERS: usize = Hello::MAX_MEMBERS;
+
+/// The claims that were wrong.
+#[derive(Default)]
+pub(crate) struct Disproofs {
+    by_member: HashMap<PeerId, HashSet<(Version, Root)>>,
+}
+
+impl Disproofs {
+    /// Takes note that the file that `member` has in `version` is not the content of `root`. True if
+    /// that is new.
+    pub(crate) fn note(&mut self, member: PeerId, version: Version, root: Root) -> bool {
+        if !self.by_member.contains_key(&member) && self.by_member.len() >= MAX_MEMBERS {
+            // Whoever was wrong least often makes room.
+            let least = self.by_member.iter().min_by_key(|(_, claims)| claims.len());
+            let least = least.map(|(member, _)| *member);
+            least.and_then(|member| self.by_member.remove(&member));
+        }
+        let claims = self.by_member.entry(member).or_default();
+        claims.len() < MAX_PER_MEMBER && claims.insert((version, root))
+    }
+
+    /// True if `member` is known not to have the content of `root` in the file of this `version`.
+    pub(crate) fn has(&self, member: PeerId, version: Version, root: Root) -> bool {
+        let claims = self.by_member.get(&member);
+        claims.is_some_and(|claims| {
+            claims.len() >= MAX_PER_MEMBER || claims.contains(&(version, root))
+        })
+    }
+
+    /// True if `member` has been wrong about the root of its file of this `version`.
+    pub(crate) fn concern_file(&self, member: PeerId, version: Version) -> bool {
+        let claims = self.by_member.get(&member);
+        claims.is_some_and(|claims| claims.iter().any(|(wrong, _)| *wrong == version))
+    }
+
+    /// True if `member` has been wrong about the root of any file.
+    pub(crate) fn concern(&self, member: PeerId) -> bool {
+        self.by_member.contains_key(&member)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(number: usize) -> PeerId {
+        let mut key = [0; 32];
+        key[..8].copy_from_slice(&(number as u64).to_le_bytes());
+        PeerId::from_bytes(key)
+    }
+
+    const ROOT: Root = Root::from_bytes([7; 32]);
+
+    #[test]
+    fn a_wrong_claim_counts_for_its_version_only() {
+        let mut disproofs = Disproofs::default();
+        assert!(disproofs.note(id(1), Version(1), ROOT));
+        assert!(!disproofs.note(id(1), Version(1), ROOT), "known");
+        assert!(disproofs.has(id(1), Version(1), ROOT));
+        assert!(!disproofs.has(id(1), Version(2), ROOT));
+        assert!(!disproofs.has(id(2), Version(1), ROOT));
+        assert!(!disproofs.has(id(1), Version(1), Root::from_bytes([8; 32])));
+        assert!(disproofs.concern(id(1)) && !disproofs.concern(id(2)));
+    }
+
+    #[test]
+    fn whoever_is_wrong_too_often_is_not_believed() {
+        let mut disproofs = Disproofs::default();
+        for version in 0..2 * MAX_PER_MEMBER as u64 {
+            disproofs.note(id(1), Version(version), ROOT);
+        }
+        assert_eq!(disproofs.by_member[&id(1)].len(), MAX_PER_MEMBER);
+        assert!(disproofs.has(id(1), Version(u64::MAX), ROOT));
+    }
+
+    #[test]
+    fn many_members_stay_in_bounds_and_the_worst_stay_known() {
+        let mut disproofs = Disproofs::default();
+        for version in 0..9 {
+            disproofs.note(id(0), Version(version), ROOT);
+        }
+        for member in 1..3 * MAX_MEMBERS {
+            disproofs.note(id(member), Version(1), ROOT);
+        }
+        assert_eq!(disproofs.by_member.len(), MAX_MEMBERS);
+        assert!(disproofs.has(id(0), Version(8), ROOT));
+    }
+}

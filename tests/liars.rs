@@ -1,0 +1,190 @@
+//! Members who know the password and lie: about what their files are, in place of whose, and how many.
+//! They are in memory and answer over the real wire; all others are stock programs.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tinyp2p_net::client::Peer;
+use tinyp2p_net::merkle::TreeHasher;
+use tinyp2p_net::testing::{Behaviour, MemoryPeer, WirePeer};
+
+use crate::content::{MIB, names, pattern};
+use crate::process::{eventually, within};
+use crate::swarm::{Node, PASSWORD, Swarm, next_address};
+use crate::verified::{settle, xattr};
+
+const SOON: Duration = Duration::from_secs(60);
+
+/// The modification time that [`settle`] sets, in nanoseconds.
+const MTIME: i64 = 1_600_000_000 * 1_000_000_000;
+
+/// A member without files, and its place on the wire.
+fn member(name: &str) -> (Arc<MemoryPeer>, WirePeer) {
+    let peer = Arc::new(MemoryPeer::new(1));
+    let answers = Arc::clone(&peer) as Arc<dyn Peer>;
+    let address = SocketAddr::from((next_address(), 0));
+    let wire = WirePeer::start(name, PASSWORD, address, answers);
+    (peer, wire)
+}
+
+fn root_of(content: &[u8]) -> String {
+    let mut hasher = TreeHasher::default();
+    hasher.update(content);
+    hasher.finish().expect("content").root().to_string()
+}
+
+fn sources(mount: &Node, name: &str) -> Vec<String> {
+    let text = xattr(&mount.at(name), "user.tinyp2p.sources").unwrap_or_default();
+    let names = text.lines().filter_map(|line| line.split(' ').next());
+    names.map(str::to_owned).collect()
+}
+
+/// Waits until `name` has this root, in the mount, and these holders.
+fn wait_for(mount: &Node, name: &str, root: &str, holders: &[&str]) {
+    eventually(SOON, "the root is known from these holders", || {
+        let known = xattr(&mount.at(name), "user.tinyp2p.root");
+        known.as_deref() == Some(root) && sources(mount, name) == holders
+    });
+}
+
+/// What a member's file is, it may say after its bytes were fetched. They stay what they are.
+#[test]
+fn bytes_that_waited_without_a_root_are_not_taken_for_anothers() {
+    let swarm = Swarm::new();
+    let name = |number: u64| format!("d/{number:02}");
+    let (eve, wire) = member("eve");
+    for number in 0..20 {
+        eve.put(&name(number), pattern(99, 4000 + number), MTIME);
+    }
+    let ann = (0..20).fold(swarm.node("ann"), |node, number| {
+        node.file(name(number), pattern(number, 4000 + number))
+    });
+    for number in 0..20 {
+        settle(&ann.share().join(name(number)));
+    }
+    let ann = ann.serve();
+    let mount = swarm
+        .node("mount")
+        .peer(&ann)
+        .peer_at(wire.address().to_string());
+    let mount = mount.mount();
+    for number in 0..20 {
+        let truth = root_of(&pattern(number, 4000 + number));
+        wait_for(&mount, &name(number), &truth, &["ann"]);
+    }
+    // Two files in a row make the mount fetch those behind them, from eve, who names no root.
+    for number in 0..2 {
+        let path = mount.at(format!(".tinyp2p/peers/eve/{}", name(number)));
+        assert!(fs::read(path).expect("read") == pattern(99, 4000 + number));
+    }
+    eventually(SOON, "the next files were fetched", || eve.fetches() > 0);
+    for number in 0..20 {
+        eve.claim(&name(number), &pattern(number, 4000 + number));
+    }
+    for number in 2..20 {
+        let truth = pattern(number, 4000 + number);
+        wait_for(&mount, &name(number), &root_of(&truth), &["ann", "eve"]);
+        let read = fs::read(mount.at(name(number))).expect("an honest member has it");
+        assert!(read == truth, "wrong bytes of {number}");
+    }
+}
+
+#[test]
+fn copied_sizes_and_times_take_no_files_place() {
+    let swarm = Swarm::new();
+    let truth = pattern(1, 3 * MIB);
+    let ann = swarm.node("ann").file("report", &truth);
+    settle(&ann.share().join("report"));
+    let ann = ann.serve();
+    let liars: Vec<_> = ["eve", "mallory", "trudy"]
+        .map(member)
+        .into_iter()
+        .collect();
+    let mut mount = swarm.node("mount").peer(&ann);
+    for (liar, wire) in &liars {
+        liar.put("report", pattern(2, 3 * MIB), MTIME);
+        mount = mount.peer_at(wire.address().to_string());
+    }
+    let mount = mount.mount();
+    wait_for(&mount, "report", &root_of(&truth), &["ann"]);
+    let listed = names(&mount.mountpoint());
+    let expected = [
+        "report",
+        "report (eve)",
+        "report (mallory)",
+        "report (trudy)",
+    ];
+    assert_eq!(listed, expected);
+    assert!(fs::read(mount.at("report")).expect("read") == truth);
+    assert!(fs::read(mount.at("report (eve)")).expect("read") == pattern(2, 3 * MIB));
+    let conflicts = fs::read_to_string(mount.at(".tinyp2p/conflicts")).expect("read");
+    assert!(
+        conflicts.contains("report (eve), which may be the same"),
+        "{conflicts}"
+    );
+}
+
+#[test]
+fn a_claim_that_was_disproved_is_not_believed_again() {
+    let swarm = Swarm::new();
+    let truth = pattern(1, 3 * MIB);
+    let ann = swarm.node("ann").file("report", &truth);
+    settle(&ann.share().join("report"));
+    let ann = ann.serve();
+    let (eve, wire) = member("eve");
+    eve.put("report", pattern(2, 3 * MIB), MTIME);
+    eve.claim("report", &truth);
+    let mount = swarm
+        .node("mount")
+        .option("--cache-size=0")
+        .peer(&ann)
+        .peer_at(wire.address().to_string())
+        .mount();
+    wait_for(&mount, "report", &root_of(&truth), &["ann", "eve"]);
+    // Both are asked, so sooner or later eve's bytes are looked at.
+    eventually(SOON, "eve is found out", || {
+        let read = fs::read(mount.at("report")).expect("an honest member has it");
+        assert!(read == truth, "wrong bytes");
+        sources(&mount, "report") == ["ann"]
+    });
+    let asked = eve.opens();
+    assert!(fs::read(mount.at("report")).expect("read") == truth);
+    assert_eq!(eve.opens(), asked, "a liar was asked again");
+    let conflicts = fs::read_to_string(mount.at(".tinyp2p/conflicts")).expect("read");
+    let line = "report: also report (eve), for which its member named the root of another content";
+    assert!(conflicts.contains(line), "{conflicts}");
+    assert!(
+        mount
+            .log()
+            .contains("does not have the content that it names")
+    );
+    // With another version it gets another chance.
+    eve.put_rooted("report", truth.clone(), MTIME);
+    wait_for(&mount, "report", &root_of(&truth), &["ann", "eve"]);
+}
+
+#[test]
+fn a_directory_of_conflicts_is_listed_in_time() {
+    let swarm = Swarm::alone();
+    let liars = [member("eve"), member("mallory")];
+    let mut mount = swarm.node("mount").option("--no-share").log_level("info");
+    for (number, (liar, wire)) in (1_i64..).zip(&liars) {
+        for name in 0..20_000 {
+            liar.put(&format!("d/{}{name:05}", "x".repeat(250)), [0], number);
+        }
+        liar.behave(Behaviour::Honest);
+        mount = mount.peer_at(wire.address().to_string());
+    }
+    let mount = mount.mount();
+    eventually(SOON, "both are there", || {
+        names(&mount.at(".tinyp2p/peers")).len() == 2
+    });
+    let directory = mount.at("d");
+    let begun = Instant::now();
+    let listed = within(SOON, "listing conflicts", move || names(&directory));
+    let took = begun.elapsed();
+    assert_eq!(listed.len(), 40_000);
+    assert!(took < Duration::from_secs(3), "{took:?}");
+}
