@@ -7,9 +7,9 @@
 //! holds a `Verified` need not ask again where its bytes have been: it says of which content they are,
 //! and where in it they stand.
 //!
-//! A root stands for one number of blocks only, which the last subtree proves: its last leaf is the
-//! hash of a block, and all behind it is padding. What claims more blocks, or fewer, proves nothing
-//! there. The length of the last block is proven with its bytes.
+//! A root stands for one number of blocks only, which the last block's place proves: it is the hash of a
+//! block, and all behind it is padding. What claims more blocks, or fewer, proves nothing there. The
+//! length of the last block is proven with its bytes.
 //!
 //! Pure: no IO, no clock.
 

@@ -11,7 +11,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::client::{ByteStream, Peer};
 use crate::error::Error;
-use crate::merkle::{Tree, TreeHasher};
+use crate::merkle::{SUBTREE_BLOCKS, Tree, TreeHasher};
 use crate::share::journal::Journal;
 use crate::types::{Attributes, ByteRange, Entry, Kind, Name, PeerId, RelPath, Root, Version};
 use crate::wire::{
@@ -419,9 +419,10 @@ impl Peer for MemoryPeer {
             })),
             Request::Hashes(request) => {
                 let trees = self.trees.lock();
-                let found = trees
-                    .get(&request.root)
-                    .and_then(|tree| tree.subtree(request.first / request.span));
+                let found = trees.get(&request.root).and_then(|tree| {
+                    let subtree = tree.subtree(request.first / SUBTREE_BLOCKS)?;
+                    subtree.narrow(request.first, request.span)
+                });
                 let missing = || fault(Fault::new(FaultCode::NotFound, "no such content"));
                 found.map(Response::Hashes).ok_or_else(missing)
             }

@@ -10,7 +10,7 @@ use super::buffers::Buffer;
 use super::content::{Content, ExpectedContent};
 use super::pieces::{Claim, PIECE};
 use super::streams::{Has, PROGRESS, Shared, Source};
-use crate::client::ByteStream;
+use crate::client::{ByteStream, Peer};
 use crate::config::READ_DEADLINE;
 use crate::error::Error;
 use crate::merkle::{BLOCK, Leaves, SUBTREE_BYTES};
@@ -206,24 +206,41 @@ impl Shared {
     fn ask_ahead(self: &Arc<Self>, range: ByteRange, source: usize) {
         let Some(leaves) = &self.leaves else { return };
         let teller = &self.sources[self.teller(source)];
+        if leaves.is_size_wanted() {
+            let (asked, by) = (Arc::clone(leaves), Instant::now() + READ_DEADLINE);
+            // Whoever needs it asks again and says what is wrong.
+            let ask = move |peer: &dyn Peer| drop(asked.prove_size(peer, by));
+            let give_up = Arc::clone(leaves);
+            self.ask_teller(teller, ask, move || give_up.give_size_up());
+        }
         let first = range.start / SUBTREE_BYTES;
-        let wanted = (first..=range.end / SUBTREE_BYTES).map(|index| index * SUBTREE_BYTES);
-        for offset in leaves.size_wanted().into_iter().chain(wanted) {
-            if !leaves.is_wanted(offset) {
-                continue;
+        for offset in (first..=range.end / SUBTREE_BYTES).map(|index| index * SUBTREE_BYTES) {
+            if leaves.is_wanted(offset) {
+                let (asked, given_up) = (Arc::clone(leaves), Arc::clone(leaves));
+                let ask = move |peer: &dyn Peer| asked.get_ahead(offset, peer);
+                self.ask_teller(teller, ask, move || given_up.give_up(offset));
             }
-            let (asked, peer) = (Arc::clone(leaves), Arc::clone(&teller.peer));
-            let reader = Arc::downgrade(self);
-            let ask = move || {
-                let is_wanted = reader.upgrade().is_some_and(|reader| !reader.is_closed());
-                match is_wanted {
-                    true => asked.get_ahead(offset, &*peer),
-                    false => asked.give_up(offset),
-                }
-            };
-            if self.core.leaves.of(teller.peer.id()).run(ask).is_err() {
-                leaves.give_up(offset);
+        }
+    }
+
+    /// Has `ask` done on a thread of `teller`'s while the reader is there, else `give_up`.
+    fn ask_teller(
+        self: &Arc<Self>,
+        teller: &Source,
+        ask: impl FnOnce(&dyn Peer) + Send + 'static,
+        give_up: impl Fn() + Clone + Send + 'static,
+    ) {
+        let (reader, peer) = (Arc::downgrade(self), Arc::clone(&teller.peer));
+        let give_up_later = give_up.clone();
+        let job = move || {
+            if reader.upgrade().is_some_and(|reader| !reader.is_closed()) {
+                ask(&*peer);
+            } else {
+                give_up_later();
             }
+        };
+        if self.core.leaves.of(teller.peer.id()).run(job).is_err() {
+            give_up();
         }
     }
 

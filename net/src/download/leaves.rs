@@ -3,9 +3,9 @@
 //! Leaves are mostly asked for once, whoever needs them: a stream that comes to a part of the file for which
 //! another one is asking waits for that answer, for a moment; then it asks its own holder as well.
 //!
-//! The last subtree comes first, or beside the first: only it proves how many blocks there are, and
-//! nothing is handed out before that is known. So a member that names a root for a longer or shorter file
-//! than it belongs to proves nothing at all.
+//! Before any of them is handed out, the place of the last block is proven, and with it how many blocks
+//! there are. So a member that names a root for a longer or shorter file than it belongs to proves nothing
+//! at all. That question is as short as its answer, and is asked beside the first one for leaves.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use parking_lot::{Condvar, Mutex};
 use crate::client::Peer;
 use crate::config::READ_DEADLINE;
 use crate::error::Error;
-use crate::merkle::{BLOCK, Leaves, SUBTREE_BLOCKS, SUBTREE_BYTES, Shape, Subtree};
+use crate::merkle::{BLOCK, Leaves, SUBTREE_BLOCKS, SUBTREE_BYTES, Subtree};
 use crate::types::ContentId;
 use crate::wire::{HashesRequest, Request, Response};
 
@@ -30,8 +30,8 @@ const SHARED_WAIT: Duration = Duration::from_millis(500);
 /// The leaves of one file.
 pub(crate) struct LeafCache {
     content: ContentId,
-    /// The number of the last subtree.
-    last: u64,
+    /// How many blocks it claims to have.
+    blocks: u64,
     known: Mutex<Known>,
     changed: Condvar,
 }
@@ -42,8 +42,16 @@ struct Known {
     /// What some stream is asking for.
     asking: BTreeSet<u64>,
     turn: u64,
-    /// True once the last subtree was proven.
-    is_size_proven: bool,
+    size: SizeProof,
+}
+
+/// What is known of the number of blocks.
+#[derive(Default, Clone, Copy, PartialEq, Eq)]
+enum SizeProof {
+    #[default]
+    None,
+    Asking,
+    Proven,
 }
 
 /// Leaves, and the turn in which they were last asked for.
@@ -54,11 +62,16 @@ struct Used {
 
 impl LeafCache {
     pub(crate) fn new(content: ContentId) -> Self {
-        let subtrees = Shape::of(content.size).map_or(0, Shape::subtrees);
+        let blocks = content.size.div_ceil(BLOCK);
+        let mut known = Known::default();
+        if blocks <= SUBTREE_BLOCKS {
+            // Its only subtree shows where it ends.
+            known.size = SizeProof::Proven;
+        }
         Self {
             content,
-            last: subtrees.saturating_sub(1),
-            known: Mutex::default(),
+            blocks,
+            known: Mutex::new(known),
             changed: Condvar::new(),
         }
     }
@@ -70,23 +83,75 @@ impl LeafCache {
         peer: &dyn Peer,
         deadline: Instant,
     ) -> Result<Arc<Leaves>, Error> {
-        if !self.known.lock().is_size_proven {
-            self.leaves(self.last, peer, deadline)?;
+        if !self.is_size_proven_soon() {
+            self.prove_size(peer, deadline)?;
         }
-        self.leaves(offset / SUBTREE_BYTES, peer, deadline)
-    }
-
-    fn leaves(&self, index: u64, peer: &dyn Peer, deadline: Instant) -> Result<Arc<Leaves>, Error> {
+        let index = offset / SUBTREE_BYTES;
         match self.known_soon(index) {
             Some(leaves) => Ok(leaves),
             None => self.fetch(index, peer, deadline),
         }
     }
 
-    /// Where the leaves lie that prove the size, unless that is proven.
-    pub(crate) fn size_wanted(&self) -> Option<u64> {
-        let is_proven = self.known.lock().is_size_proven;
-        (!is_proven).then_some(self.last * SUBTREE_BYTES)
+    /// True if nobody has proven the size, or is about to; the caller is to [`LeafCache::prove_size`] then,
+    /// or to [`LeafCache::give_size_up`].
+    pub(crate) fn is_size_wanted(&self) -> bool {
+        let mut known = self.known.lock();
+        let is_wanted = known.size == SizeProof::None;
+        if is_wanted {
+            known.size = SizeProof::Asking;
+        }
+        is_wanted
+    }
+
+    /// Has `peer` show where the last block lies in the tree.
+    pub(crate) fn prove_size(&self, peer: &dyn Peer, by: Instant) -> Result<(), Error> {
+        let answer = self.ask(self.blocks - 1, 1, peer, by);
+        let proven = answer.and_then(|subtree| {
+            let leaves = subtree.prove(self.content);
+            leaves.ok_or_else(|| Error::WrongBytes {
+                who: peer.id().short(),
+            })
+        });
+        self.end_size(if proven.is_ok() {
+            SizeProof::Proven
+        } else {
+            SizeProof::None
+        });
+        proven.map(|_| ())
+    }
+
+    pub(crate) fn give_size_up(&self) {
+        self.end_size(SizeProof::None);
+    }
+
+    fn end_size(&self, size: SizeProof) {
+        let mut known = self.known.lock();
+        if known.size != SizeProof::Proven {
+            known.size = size;
+        }
+        drop(known);
+        self.changed.notify_all();
+    }
+
+    /// True if the size is proven, or is once somebody else has been told; else the caller is the one who
+    /// asks.
+    fn is_size_proven_soon(&self) -> bool {
+        let deadline = Instant::now() + SHARED_WAIT;
+        let mut known = self.known.lock();
+        loop {
+            match known.size {
+                SizeProof::Proven => return true,
+                SizeProof::None => {
+                    known.size = SizeProof::Asking;
+                    return false;
+                }
+                SizeProof::Asking => {}
+            }
+            if self.changed.wait_until(&mut known, deadline).timed_out() {
+                return known.size == SizeProof::Proven;
+            }
+        }
     }
 
     /// True if nobody knows or asks for the leaves at `offset`; the caller is to [`LeafCache::get_ahead`] them
@@ -127,7 +192,7 @@ impl LeafCache {
                 uncles: Vec::new(),
             }
         } else {
-            self.ask(index, peer, by)?
+            self.ask(index * SUBTREE_BLOCKS, SUBTREE_BLOCKS, peer, by)?
         };
         let leaves = subtree.prove(self.content);
         leaves.map(Arc::new).ok_or_else(|| Error::WrongBytes {
@@ -135,12 +200,11 @@ impl LeafCache {
         })
     }
 
-    fn ask(&self, index: u64, peer: &dyn Peer, by: Instant) -> Result<Subtree, Error> {
-        let first = index * SUBTREE_BLOCKS;
+    fn ask(&self, first: u64, span: u64, peer: &dyn Peer, by: Instant) -> Result<Subtree, Error> {
         let request = HashesRequest {
             root: self.content.root,
             first,
-            span: SUBTREE_BLOCKS,
+            span,
         };
         match peer.call(&Request::Hashes(request), by)? {
             Response::Hashes(subtree) => Ok(subtree),
@@ -174,7 +238,6 @@ impl LeafCache {
         known.asking.remove(&index);
         if let Some(leaves) = leaves {
             known.put(index, Arc::clone(leaves));
-            known.is_size_proven |= index == self.last;
         }
         drop(known);
         self.changed.notify_all();
