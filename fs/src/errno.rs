@@ -129,6 +129,8 @@ pub fn level(error: &Error) -> Level {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::fs;
+    use std::path::Path;
 
     use tinyp2p_net::wire::Fault;
 
@@ -244,45 +246,25 @@ mod tests {
         assert_eq!(ours, rows);
     }
 
+    /// The texts of all Rust files below `directory`.
+    fn read_sources(directory: &Path, sources: &mut Vec<String>) {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                read_sources(&path, sources);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                sources.push(fs::read_to_string(&path).unwrap());
+            }
+        }
+    }
+
     #[test]
     fn every_test_that_semantics_md_names_exists() {
-        let sources = [
-            include_str!("errno.rs"),
-            include_str!("filesystem/tests.rs"),
-            include_str!("filesystem/tests/trees.rs"),
-            include_str!("fuse/tests.rs"),
-            include_str!("hidden/tests.rs"),
-            include_str!("info.rs"),
-            include_str!("inodes/tests.rs"),
-            include_str!("search/names.rs"),
-            include_str!("search/tests.rs"),
-            include_str!("status.rs"),
-            include_str!("view/cache.rs"),
-            include_str!("view/conflicts.rs"),
-            include_str!("view/merge/tests.rs"),
-            include_str!("view/tests.rs"),
-            include_str!("view/tests/watched.rs"),
-            include_str!("view/term.rs"),
-            include_str!("../../tests/changes.rs"),
-            include_str!("../../net/src/follow.rs"),
-            include_str!("../../net/src/share/tests/watched.rs"),
-            include_str!("workers.rs"),
-            include_str!("../../net/src/fanout/pace.rs"),
-            include_str!("../../net/src/fanout/tests.rs"),
-            include_str!("../../net/src/generations.rs"),
-            include_str!("../../net/src/legacy/peer/fetch.rs"),
-            include_str!("../../net/src/legacy/peer/tests.rs"),
-            include_str!("../../net/src/legacy/store.rs"),
-            include_str!("../../net/src/node/tests.rs"),
-            include_str!("../../tests/hidden.rs"),
-            include_str!("../../tests/legacy_client.rs"),
-            include_str!("../../tests/legacy_mixed.rs"),
-            include_str!("../../tests/many.rs"),
-            include_str!("../../tests/probes.rs"),
-            include_str!("../../tests/status.rs"),
-            include_str!("../../tests/verified.rs"),
-            include_str!("../../tests/walks.rs"),
-        ];
+        let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let mut sources = Vec::new();
+        for directory in ["src", "../net/src", "../tests"] {
+            read_sources(&package.join(directory), &mut sources);
+        }
         let quoted = include_str!("../SEMANTICS.md")
             .split('`')
             .skip(1)

@@ -17,20 +17,21 @@
 //!    more is known: it may well be the same. All such files of one name are one entry, until one was fetched.
 //!
 //! The work is that of sorting the names, whatever they are and whoever has them. Where members have
-//! named more than can be merged in the time that an operation has ([`MAX_ROWS`]), those who named most
-//! are left out.
+//! named more than can be merged in the time that an operation has, those who named most are left out.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use tinyp2p_net::types::{Attributes, ContentId, Entry, Kind, Name, PeerId, Root, Version};
 
 use super::distinct_names::DistinctNames;
 
-/// The most names of all members together that are merged: in half a second where all of them are
-/// conflicts, in a fifth of that where none is.
-pub const MAX_ROWS: usize = 1_000_000;
+/// The most names of all members together that are merged: about a second's work on a slow machine.
+const MAX_ROWS: usize = 1_000_000;
+
+/// The most of them that get another name, which takes several times as long.
+const MAX_CONFLICTS: usize = 200_000;
 
 /// The kernel refuses a whole directory that holds a file larger than this, so no member may name one.
 const MAX_FILE_BYTES: u64 = i64::MAX as u64;
@@ -91,26 +92,61 @@ struct Row {
     attributes: Attributes,
 }
 
-/// Leaves out the listings of those who named most, until there are at most `most` names. Says who they are.
-/// In doubt, the one with the larger peer id goes.
-pub fn fit(listings: &mut Vec<(Arc<Member>, Vec<Entry>)>, most: usize) -> Vec<Arc<Member>> {
-    let mut names: usize = listings.iter().map(|(_, entries)| entries.len()).sum();
+/// A merged directory.
+#[derive(Debug, Default)]
+pub struct Merged {
+    /// Its names, sorted.
+    pub items: Vec<Item>,
+    /// Those who named so much that not all of it is shown.
+    pub left_out: Vec<Arc<Member>>,
+}
+
+/// Merges whole listings of one directory. `preferred` comes first among the sources of what it has.
+pub fn merge(listings: Vec<(Arc<Member>, Vec<Entry>)>, preferred: Option<PeerId>) -> Merged {
+    merge_at_most(listings, preferred, MAX_ROWS, MAX_CONFLICTS)
+}
+
+/// The same, without a word of those who were left out.
+pub fn directory(listings: Vec<(Arc<Member>, Vec<Entry>)>, preferred: Option<PeerId>) -> Vec<Item> {
+    merge(listings, preferred).items
+}
+
+/// Those to be left out, of members who have named so many things each, so that at most `most` are left:
+/// who named most. In doubt, the one with the larger peer id goes.
+fn too_many(
+    counts: impl IntoIterator<Item = (Arc<Member>, usize)>,
+    most: usize,
+) -> Vec<Arc<Member>> {
+    let mut counts: Vec<(Arc<Member>, usize)> = counts.into_iter().collect();
+    let mut total: usize = counts.iter().map(|(_, count)| count).sum();
     let mut left_out = Vec::new();
-    if names > most {
-        listings.sort_by_key(|(member, entries)| (entries.len(), member.id));
+    if total > most {
+        counts.sort_by_key(|(member, count)| (*count, member.id));
     }
-    while names > most
-        && let Some((member, entries)) = listings.pop()
+    while total > most
+        && let Some((member, count)) = counts.pop()
     {
-        names -= entries.len();
+        total -= count;
         left_out.push(member);
     }
     left_out
 }
 
-/// Merges whole listings of one directory. The result is sorted by name. `preferred` comes first
-/// among the sources of what it has.
-pub fn directory(listings: Vec<(Arc<Member>, Vec<Entry>)>, preferred: Option<PeerId>) -> Vec<Item> {
+fn merge_at_most(
+    mut listings: Vec<(Arc<Member>, Vec<Entry>)>,
+    preferred: Option<PeerId>,
+    most_rows: usize,
+    most_conflicts: usize,
+) -> Merged {
+    let counts = listings.iter();
+    let counts = counts.map(|(member, entries)| (Arc::clone(member), entries.len()));
+    let mut left_out = too_many(counts, most_rows);
+    let is_in = |member: &Member, left_out: &[Arc<Member>]| {
+        !left_out.iter().any(|other| other.id == member.id)
+    };
+    if !left_out.is_empty() {
+        listings.retain(|(member, _)| is_in(member, &left_out));
+    }
     let mut rows: Vec<Row> = Vec::with_capacity(listings.iter().map(|(_, list)| list.len()).sum());
     for (member, entries) in listings {
         rows.extend(entries.into_iter().map(|entry| Row {
@@ -140,10 +176,23 @@ pub fn directory(listings: Vec<(Arc<Member>, Vec<Entry>)>, preferred: Option<Pee
         items.extend(contents.next().map(|plain| plain.into_item(preferred)));
         conflicts.extend(contents);
     }
+    if conflicts.len() > most_conflicts {
+        let mut counts: HashMap<PeerId, (Arc<Member>, usize)> = HashMap::new();
+        for conflict in &conflicts {
+            let member = conflict.label();
+            let count = counts
+                .entry(member.id)
+                .or_insert_with(|| (Arc::clone(member), 0));
+            count.1 += 1;
+        }
+        let quarrelsome = too_many(counts.into_values(), most_conflicts);
+        conflicts.retain(|conflict| is_in(conflict.label(), &quarrelsome));
+        left_out.extend(quarrelsome);
+    }
     if !conflicts.is_empty() {
         rename(conflicts, &mut items, preferred);
     }
-    items
+    Merged { items, left_out }
 }
 
 /// Merges what members say of one path whose last component is `name`: what keeps the plain name, or
@@ -288,7 +337,7 @@ impl Content {
     }
 
     /// The member after which this content is named when it loses its plain name.
-    fn label(&self) -> &Member {
+    fn label(&self) -> &Arc<Member> {
         &self.holders[0].member
     }
 

@@ -33,7 +33,7 @@ use crate::errno::Error;
 use crate::network::{HANDING_OVER, Network};
 use cache::{Cache, Known};
 use conflicts::Conflicts;
-use merge::{Item, Member, Source};
+use merge::{Item, Member, Merged, Source};
 use term::{Heard, Present, Term};
 
 /// The name in the root that belongs to this program; a member's own file of that name is not shown.
@@ -373,12 +373,15 @@ impl View {
         let mtime = answers.said.iter().map(|(_, listing)| listing.mtime).max();
         let said = answers.said.into_iter();
         let listings = said.map(|(member, listing)| (member, listing.entries));
-        let (mut listings, mut silent) = (listings.collect(), answers.silent);
-        for member in merge::fit(&mut listings, merge::MAX_ROWS) {
+        let Merged {
+            mut items,
+            left_out,
+        } = merge::merge(listings.collect(), self.preferred);
+        let mut silent = answers.silent;
+        for member in left_out {
             tracing::warn!(directory = %path, member = %member.name, "names too much to be shown");
             silent.push(Arc::clone(&member.name));
         }
-        let mut items = merge::directory(listings, self.preferred);
         items.retain(|item| !self.is_reserved(path, &item.name));
         if self.is_merged {
             let is_disproved =

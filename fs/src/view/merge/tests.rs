@@ -294,25 +294,40 @@ fn conflicts_of_long_names_take_no_longer_than_others() {
     );
 }
 
+fn left_out(merged: &Merged) -> Vec<String> {
+    let names = merged.left_out.iter().map(|member| member.name.to_string());
+    names.collect()
+}
+
 #[test]
 fn those_who_name_most_are_left_out_where_it_is_too_much() {
-    let listing = |count: usize| (0..count).map(|n| file(&format!("{n}"), 1, 1)).collect();
-    let mut listings: Vec<(Arc<Member>, Vec<Entry>)> = vec![
-        (member(1, "ann"), listing(3)),
-        (member(2, "eve"), listing(900)),
-        (member(3, "bob"), listing(5)),
-        (member(4, "mallory"), listing(900)),
-    ];
-    assert!(fit(&mut listings.clone(), 2000).is_empty());
-    let names = |members: &[Arc<Member>]| -> Vec<String> {
-        members
-            .iter()
-            .map(|member| member.name.to_string())
+    let listing = |from: usize, count: usize| -> Vec<Entry> {
+        let names = from..from + count;
+        names
+            .map(|n| file(&format!("{n:04}"), 1, from as i64))
             .collect()
     };
-    let left_out = fit(&mut listings, 100);
-    assert_eq!(names(&left_out), ["mallory", "eve"]);
-    assert_eq!(listings.len(), 2);
+    let listings = vec![
+        (member(1, "ann"), listing(0, 3)),
+        (member(2, "eve"), listing(100, 900)),
+        (member(3, "bob"), listing(1, 5)),
+        (member(4, "mallory"), listing(100, 900)),
+    ];
+    let merged = merge_at_most(listings.clone(), None, 2000, 2000);
+    assert_eq!((merged.items.len(), left_out(&merged).len()), (1808, 0));
+    let merged = merge_at_most(listings.clone(), None, 100, 2000);
+    assert_eq!(left_out(&merged), ["mallory", "eve"]);
+    assert_eq!(merged.items.len(), 8);
+    // Of a quarrel, those lose who quarrel most: what keeps its plain name stays.
+    let merged = merge_at_most(listings, None, 2000, 100);
+    assert_eq!(left_out(&merged), ["mallory"]);
+    assert_eq!(merged.items.len(), 908);
+    assert!(
+        merged
+            .items
+            .iter()
+            .any(|item| item.name == name_of("0001 (ann)"))
+    );
 }
 
 #[test]
