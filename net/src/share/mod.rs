@@ -250,12 +250,10 @@ impl Share {
     pub fn hashes(&self, request: &HashesRequest) -> Result<Subtree, Fault> {
         let unknown = || Fault::new(FaultCode::NotFound, "no such content, or not known yet");
         let roots = self.roots.as_ref().ok_or_else(unknown)?;
-        let subtree = roots.subtree(request.root, request.first);
+        let subtree = roots.subtree(request.root, request.first, request.span);
         let subtree =
             subtree.map_err(|error| Fault::new(FaultCode::Internal, error.to_string()))?;
-        subtree
-            .and_then(|whole| whole.narrow(request.first, request.span))
-            .ok_or_else(unknown)
+        subtree.ok_or_else(unknown)
     }
 
     /// Opens a regular file for reading, and sees to it that it has its content root soon, and can
