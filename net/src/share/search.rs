@@ -8,14 +8,18 @@
 use std::time::{Duration, Instant};
 
 use super::pattern::Pattern;
+use super::pattern::patience::Patience;
 use super::tree::is_exhaustion;
-use super::walk::{Step, Walk};
+use super::walk::{Step, Stop, Walk};
 use super::{Share, internal, page_limit};
 use crate::types::{Attributes, Kind, RelPath};
-use crate::wire::{Fault, SearchPage, SearchRequest};
+use crate::wire::{Fault, FaultCode, SearchPage, SearchRequest};
 
 /// A page takes no longer than this and the reading of one directory: less than a caller waits.
 pub(super) const BUDGET: Duration = Duration::from_secs(2);
+
+/// A page whose time was up on the way to where it goes on has so much more for the first name there.
+const GRACE: Duration = Duration::from_millis(50);
 
 /// The most bytes of paths in one page; what is around them fits a message twice over.
 const MAX_BYTES: usize = 2 << 20;
@@ -55,26 +59,42 @@ impl Share {
             matches: Vec::new(),
             more: false,
         };
-        let mut bytes = 0;
-        while let Some(step) = walk.next().map_err(internal)? {
-            let path = match step {
-                Step::Directory(path) | Step::Passed(path) => path,
-                Step::Match(path) => {
+        let (mut bytes, mut reached) = (0, None);
+        let (mut patience, mut is_last_try) = (Patience::new(started + budget), false);
+        loop {
+            // Never without progress, however slow the way back to the place was.
+            let has_progress = reached > after;
+            let path = match walk.next(&mut patience) {
+                Ok(None) => break,
+                Ok(Some(Step::Directory(path) | Step::Passed(path))) => path,
+                Ok(Some(Step::Match(path))) => {
                     if let Some(attributes) = self.file_attributes(&path)? {
                         bytes += path.as_bytes().len();
                         page.matches.push((path.clone(), attributes));
                     }
                     path
                 }
+                Err(Stop::TimeIsUp) if !has_progress && !is_last_try => {
+                    is_last_try = true;
+                    patience = Patience::new(Instant::now() + GRACE);
+                    continue;
+                }
+                Err(Stop::TimeIsUp) if !has_progress => return Err(takes_too_long()),
+                Err(Stop::TimeIsUp) => {
+                    page.more = true;
+                    self.remember(request, &page, reached);
+                    break;
+                }
+                Err(Stop::Exhaustion(error)) => return Err(internal(error)),
             };
+            reached = Some(path);
             if page.matches.len() == limit || bytes >= MAX_BYTES {
                 page.more = true;
                 break;
             }
-            // Never without progress, however slow the way back to the place was.
-            if started.elapsed() >= budget && after.as_ref() < Some(&path) {
+            if Instant::now() >= patience.until() && reached > after {
                 page.more = true;
-                self.remember(request, &page, path);
+                self.remember(request, &page, reached);
                 break;
             }
         }
@@ -91,7 +111,8 @@ impl Share {
     }
 
     /// Notes that the page, and whoever asks for what follows it, has to go on behind `reached`.
-    fn remember(&self, request: &SearchRequest, page: &SearchPage, reached: RelPath) {
+    fn remember(&self, request: &SearchRequest, page: &SearchPage, reached: Option<RelPath>) {
+        let Some(reached) = reached else { return };
         let last = page.matches.last().map(|(path, _)| path.clone());
         let place = Place {
             pattern: request.pattern.clone(),
@@ -101,6 +122,11 @@ impl Share {
         };
         self.places.lock().put(place);
     }
+}
+
+/// A search that could not even pass one name in time.
+fn takes_too_long() -> Fault {
+    Fault::new(FaultCode::LimitExceeded, "the pattern takes too long")
 }
 
 impl Places {

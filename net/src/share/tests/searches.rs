@@ -23,9 +23,11 @@ fn expected(share: &Fixture, pattern: &str, after: Option<&RelPath>) -> Vec<Stri
             .any(|parent| share.at(parent).is_symlink())
     };
     let name = |path: &str| path.rsplit('/').next().unwrap().to_owned();
+    let patience = || pattern::patience::Patience::new(Instant::now() + Duration::from_secs(60));
+    let matches = |name: &str| pattern.matches(name.as_bytes(), &mut patience()) == Ok(true);
     let all = listed.into_iter();
     all.filter(|text| share.at(text).is_file() && !behind_link(text))
-        .filter(|text| pattern.matches(name(text).as_bytes()))
+        .filter(|text| matches(&name(text)))
         .filter(|text| after.is_none_or(|after| path(text) > *after))
         .collect()
 }
@@ -155,3 +157,41 @@ fn a_page_whose_time_is_up_ends_in_the_middle_of_a_directory_too() {
     request.pattern = "000".into();
     assert_eq!(share.share.search(&request).unwrap().matches.len(), 10);
 }
+
+#[test]
+fn a_page_ends_in_time_whatever_the_pattern() {
+    let share = Fixture::new();
+    // Bytes that are not UTF-8 are matched as three bytes each.
+    let rests = [[0xff; 250].to_vec(), b"ab".repeat(125)];
+    for (index, rest) in (0..300).zip(rests.iter().cycle()) {
+        let name = [format!("{index:04}").as_bytes(), rest].concat();
+        fs::write(share.at(&name), "").unwrap();
+    }
+    for text in SLOW {
+        let request = SearchRequest {
+            pattern: (*text).into(),
+            after: None,
+            limit: 10,
+        };
+        let (begun, budget) = (Instant::now(), Duration::from_millis(100));
+        let page = share.share.search_within(&request, budget);
+        // Ten times what is promised, on a machine that does other things, without optimisation.
+        let most = budget + Duration::from_millis(500);
+        assert!(begun.elapsed() < most, "{:?}: {text}", begun.elapsed());
+        let is_unfinished = match page {
+            Ok(page) => page.more,
+            Err(fault) => fault.code == FaultCode::LimitExceeded,
+        };
+        assert!(is_unfinished, "{text}");
+        let (begun, until) = (Instant::now(), Instant::now() + budget);
+        assert!(share.share.top_files(text, 10, until).is_err(), "{text}");
+        assert!(begun.elapsed() < most, "{:?}: {text}", begun.elapsed());
+    }
+}
+
+/// Expressions that take longest, each in another engine of the `regex` crate.
+const SLOW: &[&str] = &[
+    r"(?s-u)(?:[ab]?[^b]?){3000}\x01",
+    r"\b(?s-u:(?:.{0,100}[\x00-\xff]){80})\x01\b",
+    r"(?s-u)[^a]*a(?:.{0,250}a){20}\x01",
+];
