@@ -190,17 +190,17 @@ impl Roots {
 
     /// Remembers that `version`, which lies at `path`, has the content of `tree`; for good only with the
     /// next [`Roots::flush`], as a wait for the disk after each small file would take longer than its
-    /// hash.
-    pub fn insert(&self, version: Version, path: &RelPath, tree: &Tree) -> Result<(), Error> {
+    /// hash. False if there is no room for it.
+    pub fn insert(&self, version: Version, path: &RelPath, tree: &Tree) -> Result<bool, Error> {
         let content = tree.leaves().len() as u64 * BLOCK;
         if !self.take_room(content + path_room(path)) {
-            return Ok(());
+            return Ok(false);
         }
         let insert = self.database.write(|write| {
             rows::put_tree(write, version, tree)?;
             rows::put_paths(write, &[(tree.root(), path)])
         });
-        insert.map_err(|error| broken(&error))
+        insert.map(|()| true).map_err(|error| broken(&error))
     }
 
     /// True if so much more content may be remembered.

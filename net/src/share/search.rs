@@ -15,9 +15,6 @@ use super::{Share, internal, page_limit};
 use crate::types::{Attributes, Kind, RelPath};
 use crate::wire::{Fault, FaultCode, SearchPage, SearchRequest};
 
-/// A page takes no longer than this and the reading of one directory: less than a caller waits.
-pub(super) const BUDGET: Duration = Duration::from_secs(2);
-
 /// A page whose time was up on the way to where it goes on has so much more for the first name there.
 const GRACE: Duration = Duration::from_millis(50);
 

@@ -66,8 +66,12 @@ impl Rebuildable {
     /// # Errors
     /// Another process has it, or it cannot be written.
     pub(super) fn open(path: &Path) -> Result<Self, redb::Error> {
+        Self::open_within(path, MAX_FILE)
+    }
+
+    fn open_within(path: &Path, max_bytes: u64) -> Result<Self, redb::Error> {
         create_parent(path)?;
-        if fs::metadata(path).is_ok_and(|found| found.len() > MAX_FILE) {
+        if fs::metadata(path).is_ok_and(|found| found.len() > max_bytes) {
             fs::remove_file(path)?;
         }
         let opened = match Opened::open(path) {
@@ -308,5 +312,37 @@ fn create_parent(path: &Path) -> io::Result<()> {
             .mode(0o700)
             .create(directory),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use redb::TableDefinition;
+
+    use super::*;
+
+    const TABLE: TableDefinition<[u8; 32], &[u8]> = TableDefinition::new("paths");
+
+    #[test]
+    fn a_database_that_has_grown_too_large_is_begun_afresh() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("roots");
+        let database = Rebuildable::open(&path).unwrap();
+        let fill = |write: &WriteTransaction| {
+            write.open_table(TABLE)?.insert([7; 32], &b"path"[..])?;
+            Ok(())
+        };
+        database.write(fill).unwrap();
+        database.flush().unwrap();
+        drop(database);
+        let is_kept = |max_bytes| {
+            let database = Rebuildable::open_within(&path, max_bytes).unwrap();
+            let row = database.read(|read| Ok(read.open_table(TABLE)?.get([7; 32])?.is_some()));
+            row.unwrap()
+        };
+        let size = fs::metadata(&path).unwrap().len();
+        assert!(is_kept(size));
+        assert!(!is_kept(size - 1));
     }
 }

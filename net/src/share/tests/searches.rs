@@ -47,11 +47,7 @@ fn turn_pages(
     let mut found = Vec::new();
     for (limit, is_hurried) in turns.iter().cycle().take(10_000) {
         request.limit = *limit;
-        let budget = if *is_hurried {
-            Duration::ZERO
-        } else {
-            search::BUDGET
-        };
+        let budget = if *is_hurried { Duration::ZERO } else { BUDGET };
         let page = share.share.search_within(&request, budget).unwrap();
         assert!(page.matches.len() <= *limit as usize);
         if let Some((last, _)) = page.matches.last() {
@@ -126,7 +122,7 @@ fn a_page_looks_at_nothing_behind_its_end() {
         after: None,
         limit: 1,
     };
-    assert!(share.share.search(&request).unwrap().more);
+    assert!(share.share.search(&request, Asker::Nobody).unwrap().more);
     let is_known = |directory: &str| {
         let version = share.stat(directory).unwrap().version;
         let mut index = share.share.index.lock();
@@ -155,7 +151,15 @@ fn a_page_whose_time_is_up_ends_in_the_middle_of_a_directory_too() {
     let found = turn_pages(&share, "zz", None, &[(1, true)]);
     assert_eq!(found, ["zz"]);
     request.pattern = "000".into();
-    assert_eq!(share.share.search(&request).unwrap().matches.len(), 10);
+    assert_eq!(
+        share
+            .share
+            .search(&request, Asker::Nobody)
+            .unwrap()
+            .matches
+            .len(),
+        10
+    );
 }
 
 #[test]
