@@ -267,7 +267,7 @@ impl Share {
     /// One page of the files whose name matches, for `asker`. Ends within about two seconds, if need be early
     /// and with no match, but `more`: then the same request goes on where this one ended.
     pub fn search(&self, request: &SearchRequest, asker: Asker) -> Result<SearchPage, Fault> {
-        let mut page = self.search_within(request, BUDGET)?;
+        let mut page = self.search_within(request, asker, BUDGET)?;
         let paths: Vec<RelPath> = page.matches.iter().map(|(path, _)| path.clone()).collect();
         let found = page.matches.iter_mut().map(|(_, attributes)| attributes);
         self.add_roots(found.collect(), asker, |index| Some(paths[index].clone()));

@@ -142,7 +142,10 @@ impl Fixture {
         };
         let mut found = Vec::new();
         loop {
-            let page = self.share.search_within(&request, budget).unwrap();
+            let page = self
+                .share
+                .search_within(&request, Asker::Nobody, budget)
+                .unwrap();
             assert!(page.matches.len() <= limit as usize);
             if let Some((last, _)) = page.matches.last() {
                 request.after = Some(last.clone());

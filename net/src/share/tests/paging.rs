@@ -73,7 +73,10 @@ fn a_search_that_runs_out_of_time_goes_on_where_it_ended() {
     };
     let mut pages = 0;
     let found = loop {
-        let page = share.share.search_within(&request, Duration::ZERO).unwrap();
+        let page = share
+            .share
+            .search_within(&request, Asker::Nobody, Duration::ZERO)
+            .unwrap();
         pages += 1;
         assert!(pages < 100, "no progress");
         if let Some((path, _)) = page.matches.last() {

@@ -48,7 +48,10 @@ fn turn_pages(
     for (limit, is_hurried) in turns.iter().cycle().take(10_000) {
         request.limit = *limit;
         let budget = if *is_hurried { Duration::ZERO } else { BUDGET };
-        let page = share.share.search_within(&request, budget).unwrap();
+        let page = share
+            .share
+            .search_within(&request, Asker::Nobody, budget)
+            .unwrap();
         assert!(page.matches.len() <= *limit as usize);
         if let Some((last, _)) = page.matches.last() {
             request.after = Some(last.clone());
@@ -146,7 +149,10 @@ fn a_page_whose_time_is_up_ends_in_the_middle_of_a_directory_too() {
         after: None,
         limit: 10,
     };
-    let page = share.share.search_within(&request, Duration::ZERO).unwrap();
+    let page = share
+        .share
+        .search_within(&request, Asker::Nobody, Duration::ZERO)
+        .unwrap();
     assert!(page.more && page.matches.is_empty());
     let found = turn_pages(&share, "zz", None, &[(1, true)]);
     assert_eq!(found, ["zz"]);
@@ -178,7 +184,7 @@ fn a_page_ends_in_time_whatever_the_pattern() {
             limit: 10,
         };
         let (begun, budget) = (Instant::now(), Duration::from_millis(100));
-        let page = share.share.search_within(&request, budget);
+        let page = share.share.search_within(&request, Asker::Nobody, budget);
         // Ten times what is promised, on a machine that does other things, without optimisation.
         let most = budget + Duration::from_millis(500);
         assert!(begun.elapsed() < most, "{:?}: {text}", begun.elapsed());
