@@ -247,6 +247,9 @@ mod tests {
     #[test]
     fn every_test_that_semantics_md_names_exists() {
         let sources = [
+            include_str!("cli/get/target/tests.rs"),
+            include_str!("cli/logging.rs"),
+            include_str!("cli/mod.rs"),
             include_str!("errno.rs"),
             include_str!("filesystem/tests.rs"),
             include_str!("filesystem/tests/trees.rs"),
@@ -265,7 +268,11 @@ mod tests {
             include_str!("view/term.rs"),
             include_str!("../../tests/changes.rs"),
             include_str!("../../net/src/follow.rs"),
+            include_str!("../../net/src/share/roots/tests.rs"),
+            include_str!("../../net/src/share/tests/rooted.rs"),
             include_str!("../../net/src/share/tests/watched.rs"),
+            include_str!("../../net/src/share/wishes.rs"),
+            include_str!("../../net/src/wire/hello.rs"),
             include_str!("workers.rs"),
             include_str!("../../net/src/fanout/pace.rs"),
             include_str!("../../net/src/fanout/tests.rs"),
