@@ -167,6 +167,20 @@ m/a\\n.ogg
     }
 
     #[test]
+    fn no_text_of_others_drives_a_terminal() {
+        let hostile: String = tinyp2p_net::text::HOSTILE.into_iter().collect();
+        let mut info = info();
+        let lines = info.text(b"").lines().count();
+        info.sources[0].name.clone_from(&hostile);
+        info.sources[0].address = Some(hostile.clone());
+        info.conflicts.push(hostile.clone());
+        let text = info.text(hostile.as_bytes());
+        assert_eq!(text.lines().count(), lines + 1);
+        let acting = tinyp2p_net::text::HOSTILE.into_iter();
+        assert!(acting.filter(|c| *c != '\n').all(|c| !text.contains(c)));
+    }
+
+    #[test]
     fn what_is_not_known_and_what_a_directory_has_not_is_left_out() {
         let text = Info {
             root: None,

@@ -242,8 +242,35 @@ fn shown(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use tinyp2p_net::status::{Blame, CacheStatus, MemoryStatus};
+    use tinyp2p_net::text::HOSTILE;
 
     use super::*;
+
+    #[test]
+    fn no_text_of_others_drives_a_terminal() {
+        let hostile: String = HOSTILE.into_iter().collect();
+        let mut report = report();
+        report.status.name.clone_from(&hostile);
+        let member = MemberStatus {
+            name: hostile.clone(),
+            address: Some(hostile.clone()),
+            last_error: Some(hostile.clone()),
+            blamed: vec![Blame {
+                path: hostile.clone(),
+                times: 1,
+            }],
+            ..MemberStatus::default()
+        };
+        report.status.members.push(member);
+        report.status.legacy = Some(LegacyStatus {
+            urls: vec![hostile.clone()],
+            servers: vec![hostile],
+        });
+        let text = report.text();
+        for c in HOSTILE.into_iter().filter(|c| *c != '\n') {
+            assert!(!text.contains(c), "{:?}", c.escape_unicode());
+        }
+    }
 
     fn report() -> Report {
         let present = MemberStatus {

@@ -2,7 +2,8 @@
 //! share, membership, and the download engine. This crate knows no FUSE and no command line.
 //!
 //! A tour, from the wire up:
-//! - [`types`], [`error`], [`config`]: the words, the faults and the tunables that all parts share.
+//! - [`types`], [`error`], [`config`]: the words, the faults and the tunables that all parts share. [`text`]: what
+//!   of others reaches a screen.
 //! - [`xmlrpc`]: bytes to values and back; has never heard of TinyP2P. [`wire`]: values to typed
 //!   methods and back.
 //! - [`auth`]: who may speak at all. [`share`]: what this node offers. [`server`]: answers peers.
@@ -38,6 +39,7 @@ pub mod share;
 pub mod status;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod text;
 pub mod types;
 pub mod wire;
 pub mod xmlrpc;

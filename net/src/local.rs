@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::server::Service;
 use crate::server::answer::answer;
 use crate::server::batch;
-use crate::share::{SharedFile, is_changed};
+use crate::share::{Asker, SharedFile, is_changed};
 use crate::types::{ByteRange, PeerId, RelPath, Root, Version};
 use crate::wire::{BatchAnswer, BatchItem, FaultCode, Request, Response};
 
@@ -27,6 +27,10 @@ impl LocalPeer {
     /// What `service` offers, under this node's own `id`.
     pub fn new(id: PeerId, service: Arc<Service>) -> Self {
         Self { id, service }
+    }
+
+    fn asker(&self) -> Asker {
+        Asker::Member(self.id)
     }
 }
 
@@ -54,10 +58,12 @@ impl Peer for LocalPeer {
         let Some(share) = &self.service.share else {
             return Err(Error::NotFound { who: who() });
         };
-        let file = share.open_file(path).map_err(|fault| match fault.code {
-            FaultCode::NotFound | FaultCode::NotADirectory => Error::NotFound { who: who() },
-            _ => Error::Fault { who: who(), fault },
-        })?;
+        let file = share
+            .open_file(path, self.asker())
+            .map_err(|fault| match fault.code {
+                FaultCode::NotFound | FaultCode::NotADirectory => Error::NotFound { who: who() },
+                _ => Error::Fault { who: who(), fault },
+            })?;
         let attributes = file.attributes();
         if attributes.version != version || range.end > attributes.size {
             return Err(Error::Changed { who: who() });
@@ -82,7 +88,9 @@ impl Peer for LocalPeer {
         let Some(share) = &self.service.share else {
             return Ok(vec![BatchAnswer::NotFound; files.len()]);
         };
-        let files = files.iter().map(|file| batch::read(share, file, |_| true));
+        let files = files
+            .iter()
+            .map(|file| batch::read(share, file, self.asker(), |_| true));
         Ok(files.map(|(_, answer)| answer).collect())
     }
 }

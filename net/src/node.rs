@@ -495,7 +495,8 @@ fn check_name(name: &str) -> Result<(), Error> {
     }
     Err(Error::Local {
         what: format!("the name {name:?}"),
-        why: "a member's name has 1 to 64 bytes, no '/' and no control characters".into(),
+        why: "a member's name has 1 to 64 bytes, no '/' and no control or invisible characters"
+            .into(),
     })
 }
 

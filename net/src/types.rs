@@ -10,6 +10,9 @@ use std::sync::Arc;
 
 use data_encoding::{BASE32_NOPAD, HEXLOWER};
 
+pub use crate::text::escaped;
+use crate::text::write_escaped;
+
 /// The port that a node listens on unless told otherwise (the digits recall 15 lines, 2004).
 pub const DEFAULT_PORT: u16 = 15204;
 
@@ -292,40 +295,6 @@ impl fmt::Debug for RelPath {
     }
 }
 
-/// Bytes for people, as [`Name`] shows its own.
-pub fn escaped(bytes: &[u8]) -> String {
-    let mut text = String::new();
-    // Writing to a String cannot fail.
-    let _ = write_escaped(&mut text, bytes);
-    text
-}
-
-/// Writes bytes for people: valid UTF-8 as it is, everything else and all control characters as
-/// escapes.
-fn write_escaped(f: &mut impl fmt::Write, bytes: &[u8]) -> fmt::Result {
-    for chunk in bytes.utf8_chunks() {
-        for c in chunk.valid().chars() {
-            if drives_terminal(c) {
-                write!(f, "{}", c.escape_default())?;
-            } else {
-                write!(f, "{c}")?;
-            }
-        }
-        for byte in chunk.invalid() {
-            write!(f, "\\x{byte:02x}")?;
-        }
-    }
-    Ok(())
-}
-
-/// True for characters that do something to a screen instead of appearing on it: control
-/// characters, and those that change the direction of writing.
-pub(crate) fn drives_terminal(c: char) -> bool {
-    c.is_control()
-        || ('\u{202a}'..='\u{202e}').contains(&c)
-        || ('\u{2066}'..='\u{2069}').contains(&c)
-}
-
 /// What an entry of a share is. Nothing else is ever served.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Kind {
@@ -541,6 +510,16 @@ mod tests {
     fn names_are_shown_without_driving_the_terminal() {
         let name = Name::new(&b"a\x1b[31m\xffb\xc3\xa4"[..]).unwrap();
         assert_eq!(name.to_string(), "a\\u{1b}[31m\\xffb\u{e4}");
+        for c in crate::text::HOSTILE.into_iter().filter(|c| *c != '\0') {
+            let bytes = format!("a{c}b").into_bytes();
+            let (name, path) = (
+                Name::new(bytes.clone()).unwrap(),
+                RelPath::new(&bytes).unwrap(),
+            );
+            for shown in [format!("{name} {path}"), format!("{name:?} {path:?}")] {
+                assert!(!shown.contains(c), "{:?}", c.escape_unicode());
+            }
+        }
     }
 
     #[test]

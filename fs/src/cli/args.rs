@@ -388,5 +388,7 @@ fn parse_memory(text: &str) -> Result<ByteSize, String> {
 pub(super) fn parse_name(text: &str) -> Result<String, String> {
     MemberRecord::is_name(text)
         .then(|| text.to_owned())
-        .ok_or_else(|| "a name has 1 to 64 bytes, no '/' and no control characters".to_owned())
+        .ok_or_else(|| {
+            "a name has 1 to 64 bytes, no '/' and no control or invisible characters".to_owned()
+        })
 }

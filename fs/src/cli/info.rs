@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::args::InfoArgs;
-use super::{Failure, print};
+use super::{Failure, complain, print};
 use crate::filesystem::XATTR_INFO;
 use crate::info::Info;
 
@@ -23,7 +23,7 @@ pub(super) fn run(args: &InfoArgs) -> Result<(), Failure> {
         match describe(path, args.json) {
             Ok(text) => print(text.as_bytes())?,
             Err(why) => {
-                eprintln!("tinyp2p: {}: {why}", path.display());
+                complain("tinyp2p", &format!("{}: {why}", path.display()));
                 failed = true;
             }
         }

@@ -16,7 +16,7 @@ use super::args::{NetworkOptions, Peer, parse_name};
 use super::password::Source;
 use super::share::{self, Private, resolved};
 use super::socket::Socket;
-use super::{Failure, cache};
+use super::{Failure, cache, complain};
 use crate::search::Searches;
 use crate::status::{Place, Report};
 
@@ -349,7 +349,7 @@ impl Joined {
 /// Prints notices, one a line.
 pub(super) fn tell(program: &str, notices: &[String]) {
     for notice in notices {
-        eprintln!("{program}: {notice}");
+        complain(program, notice);
     }
 }
 

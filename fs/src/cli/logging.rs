@@ -2,7 +2,10 @@
 //! set here; the log is for finding out why.
 
 use std::fs::File;
+use std::io::{self, Write};
 use std::sync::Mutex;
+
+use tinyp2p_net::text::harmless;
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -16,7 +19,8 @@ pub(super) fn start(options: &NetworkOptions) -> Result<Option<File>, Failure> {
         .with_ansi(false)
         .with_env_filter(filter(options)?);
     let Some(path) = &options.log_file else {
-        builder.with_writer(std::io::stderr).finish().init();
+        let writer = || Harmless(io::stderr());
+        builder.with_writer(writer).finish().init();
         return Ok(None);
     };
     let failed = |e| Failure::failed(format!("log file {}: {e}", path.display()));
@@ -25,9 +29,27 @@ pub(super) fn start(options: &NetworkOptions) -> Result<Option<File>, Failure> {
         .append(true)
         .open(path)
         .map_err(failed)?;
-    let writer = Mutex::new(file.try_clone().map_err(failed)?);
+    let writer = Mutex::new(Harmless(file.try_clone().map_err(failed)?));
     builder.with_writer(writer).finish().init();
     Ok(Some(file))
+}
+
+/// Writes each event as one line that cannot drive a terminal, whatever it quotes.
+struct Harmless<W>(W);
+
+impl<W: Write> Write for Harmless<W> {
+    /// Takes one whole event, as those who log write it.
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(event);
+        let line = text.strip_suffix('\n').unwrap_or(&text);
+        self.0
+            .write_all(format!("{}\n", harmless(line)).as_bytes())?;
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
 }
 
 /// Checks `--log`, so that a mistake is found before there is a background process.
@@ -45,4 +67,49 @@ pub(super) fn filter(options: &NetworkOptions) -> Result<EnvFilter, Failure> {
     EnvFilter::builder()
         .parse(directives)
         .map_err(|e| Failure::usage(format!("--log '{directives}': {e}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tinyp2p_net::text::HOSTILE;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Written(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Written {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().expect("a lock").write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn an_event_is_one_harmless_line_whatever_it_quotes() {
+        let written = Written::default();
+        let writer = written.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_writer(move || Harmless(writer.clone()))
+            .finish();
+        let text: String = HOSTILE.into_iter().collect();
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::warn!(error = %text, "it says {text}");
+            tracing::warn!("second");
+        });
+        let written = written.0.lock().expect("a lock");
+        let written = std::str::from_utf8(&written).expect("text");
+        assert_eq!(written.lines().count(), 2, "{written}");
+        let acting = HOSTILE.into_iter().filter(|c| *c != '\n');
+        assert!(
+            acting.into_iter().all(|c| !written.contains(c)),
+            "{written:?}"
+        );
+    }
 }

@@ -32,6 +32,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use clap::error::ErrorKind;
+use tinyp2p_net::text::harmless;
 
 use args::{Command, PasswordArgument, Tinyp2pArgs};
 use password::Source;
@@ -165,12 +166,21 @@ fn print_unless_closed(text: &[u8]) -> Result<bool, Failure> {
     }
 }
 
+/// One line on standard error. Whatever it quotes cannot drive a terminal.
+fn complain(program: &str, text: &str) {
+    eprintln!("{}", complaint(program, text));
+}
+
+fn complaint(program: &str, text: &str) -> String {
+    format!("{program}: {}", harmless(text))
+}
+
 fn finish(program: &str, outcome: Result<(), Failure>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             if !failure.message.is_empty() {
-                eprintln!("{program}: {}", failure.message);
+                complain(program, &failure.message);
             }
             ExitCode::from(failure.code)
         }
@@ -180,11 +190,21 @@ fn finish(program: &str, outcome: Result<(), Failure>) -> ExitCode {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use tinyp2p_net::text::HOSTILE;
+
     use super::*;
 
     fn error_line(words: &[&str]) -> String {
         let error = Tinyp2pArgs::try_parse_from(words).unwrap_err();
         usage_failure(&error, "tinyp2p").message
+    }
+
+    #[test]
+    fn a_complaint_drives_no_terminal_whatever_it_quotes() {
+        for c in HOSTILE {
+            let line = complaint("tinyp2p", &format!("'{c}' is odd"));
+            assert!(!line.contains(c), "{:?}", c.escape_unicode());
+        }
     }
 
     #[test]

@@ -169,6 +169,18 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_belongs_to_another_user_is_refused() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let (_directory, path) = file_with(0o600, b"pw\n");
+        std::os::unix::fs::chown(&path, Some(12_345), None).unwrap();
+        assert!(from_file(&path).unwrap_err().contains("another user"));
+        std::os::unix::fs::chown(&path, Some(0), None).unwrap();
+        assert_eq!(*from_file(&path).unwrap(), "pw");
+    }
+
+    #[test]
     fn a_file_that_others_can_read_or_that_is_no_file_is_refused() {
         for mode in [0o640, 0o604, 0o620, 0o644] {
             let (_directory, path) = file_with(mode, b"pw\n");

@@ -7,8 +7,13 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use rustix::process::Uid;
+
 use super::Failure;
-use crate::mount::{self, table::Table};
+use crate::mount::{
+    self,
+    table::{Entry, Table},
+};
 
 /// A mount that does not answer within this time is not ours to clear: it may be frozen.
 const PROBE_DEADLINE: Duration = Duration::from_secs(3);
@@ -128,8 +133,7 @@ fn state(path: &Path) -> Result<State, String> {
                 path.display()
             ));
         }
-        let user = rustix::process::getuid();
-        return if user.is_root() || entry.owner() == Some(user.as_raw()) {
+        return if may_clear(entry, rustix::process::getuid()) {
             Ok(State::Stale)
         } else {
             Err("a dead mount of another user is there; root can unmount it".to_owned())
@@ -141,6 +145,11 @@ fn state(path: &Path) -> Result<State, String> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => missing_state(path),
         Err(e) => Err(e.to_string()),
     }
+}
+
+/// True if `user` may take away a dead mount.
+fn may_clear(entry: &Entry, user: Uid) -> bool {
+    user.is_root() || entry.owner() == Some(user.as_raw())
 }
 
 fn directory_state(path: &Path) -> Result<State, String> {
@@ -215,6 +224,36 @@ mod tests {
         let link = directory.path().join("dangling");
         std::os::unix::fs::symlink("nowhere", &link).unwrap();
         assert!(refusal(&link).contains("not a directory"));
+    }
+
+    #[test]
+    fn a_dead_mount_is_cleared_by_its_owner_and_root_only() {
+        let entry = |options: &str| Entry {
+            id: 40,
+            parent: 21,
+            device: "0:35".to_owned(),
+            mountpoint: "/mnt/p2p".into(),
+            kind: crate::mount::table::OUR_TYPE.to_owned(),
+            options: options.to_owned(),
+        };
+        let of_ann = entry("ro,user_id=1000,group_id=1000");
+        let may_clear = |entry: &Entry, uid| super::may_clear(entry, Uid::from_raw(uid));
+        assert!(may_clear(&of_ann, 1000) && may_clear(&of_ann, 0));
+        assert!(!may_clear(&of_ann, 1001));
+        assert!(!may_clear(&entry("ro"), 1000), "nobody's in particular");
+    }
+
+    #[test]
+    fn nothing_is_made_in_the_directory_of_another_user() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("new");
+        std::os::unix::fs::chown(directory.path(), Some(12_345), None).unwrap();
+        assert!(refusal(&path).contains("belongs to another user"));
+        std::os::unix::fs::chown(directory.path(), Some(0), None).unwrap();
+        assert_eq!(Mountpoint::check(&path).unwrap().state, State::Missing);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use tinyp2p_net::types::{Attributes, RelPath};
 
 use super::args::SearchArgs;
 use super::password::Source;
-use super::{Failure, join, print};
+use super::{Failure, complain, join, print};
 use crate::view::merge;
 
 /// A search walks a whole share, which takes longer than a look-up.
@@ -91,7 +91,7 @@ pub(super) fn ask(program: &str, node: &Node, pattern: &str) -> Result<Answers, 
             }
             Err(error) => {
                 missing.silent += 1;
-                eprintln!("{program}: warning: {error}");
+                complain(program, &format!("warning: {error}"));
             }
         }
     }

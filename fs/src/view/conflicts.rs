@@ -312,4 +312,25 @@ mod tests {
         }
         assert!(conflicts.bytes <= MAX_BYTES && conflicts.count > 1000);
     }
+
+    #[test]
+    fn no_name_in_the_text_drives_a_terminal() {
+        let hostile: String = tinyp2p_net::text::HOSTILE
+            .into_iter()
+            .filter(|c| *c != '\0')
+            .collect();
+        let mut conflicts = Conflicts::default();
+        conflicts.update(
+            &path(&hostile),
+            &[conflict(&format!("{hostile} (a)"), &hostile)],
+        );
+        let text = conflicts.text();
+        assert_eq!(text.lines().count(), 2, "{text}");
+        assert!(
+            hostile
+                .chars()
+                .filter(|c| *c != '\n')
+                .all(|c| !text.contains(c))
+        );
+    }
 }

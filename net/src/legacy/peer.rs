@@ -24,6 +24,7 @@ use crate::client::{ByteStream, Need, Peer, Whole};
 use crate::error::Error;
 use crate::merkle::{SUBTREE_BLOCKS, Subtree};
 use crate::share::pattern::Pattern;
+use crate::share::pattern::patience::{Patience, TimeIsUp};
 use crate::types::{Attributes, ByteRange, Entry, Kind, Name, PeerId, RelPath, Root, Version};
 use crate::wire::{
     BatchAnswer, BatchItem, Changes, Fault, FaultCode, HashesRequest, ListRequest, Listing,
@@ -298,15 +299,28 @@ impl Inner {
             who: self.who(),
             fault,
         })?;
-        let state = self.list(deadline)?;
         let (now, root) = (Instant::now(), RelPath::root());
-        let files = state.names.readable(now);
-        let found = files.filter(|(name, _)| pattern.matches(name.as_bytes()));
-        let found =
-            found.filter_map(|(name, seen)| Some((root.join(name).ok()?, seen.attributes())));
-        let behind = found.filter(|(path, _)| request.after.as_ref().is_none_or(|a| path > a));
+        let is_behind = |path: &RelPath| request.after.as_ref().is_none_or(|after| path > after);
+        // Matching takes long enough for others to need what is behind the lock meanwhile.
+        let listed: Vec<(RelPath, Attributes)> = {
+            let state = self.list(deadline)?;
+            let files = state.names.readable(now);
+            let files =
+                files.filter_map(|(name, seen)| Some((root.join(name).ok()?, seen.attributes())));
+            files.filter(|(path, _)| is_behind(path)).collect()
+        };
         let most = (request.limit as usize).min(SearchPage::MAX_MATCHES);
-        let mut matches: Vec<_> = behind.take(most + 1).collect();
+        let mut patience = Patience::new(deadline);
+        let mut matches = Vec::new();
+        for (path, attributes) in listed {
+            let is_match = pattern.matches(path.as_bytes(), &mut patience);
+            if is_match.map_err(|TimeIsUp| self.timeout())? {
+                matches.push((path, attributes));
+            }
+            if matches.len() > most {
+                break;
+            }
+        }
         let more = matches.len() > most;
         matches.truncate(most);
         Ok(Response::Search(SearchPage { matches, more }))

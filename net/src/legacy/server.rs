@@ -13,7 +13,7 @@ use super::known::MAX_TOLD;
 use super::wire::{self, Form, MAX_LISTED, Operation, Survey};
 use super::{Legacy, Url};
 use crate::peers::address::{Reach, reach_of_ip};
-use crate::share::{Share, SharedFile, is_changed};
+use crate::share::{Asker, Share, SharedFile, is_changed};
 use crate::types::{Name, RelPath};
 
 /// Contents are looked at and sent in pieces of so many bytes: a multiple of three, for base64.
@@ -127,12 +127,13 @@ fn contents(share: Option<&Share>, name: &[u8]) -> Result<(Form, SharedFile), St
     let absent = || "no such file".to_owned();
     let (share, path) = share.zip(top(name)).ok_or_else(absent)?;
     for _ in 0..TRIES {
-        let file = share
-            .open_file(&path)
-            .map_err(|fault| match fault.is_absence() {
-                true => absent(),
-                false => fault.message,
-            })?;
+        let file =
+            share
+                .open_file(&path, Asker::Nobody)
+                .map_err(|fault| match fault.is_absence() {
+                    true => absent(),
+                    false => fault.message,
+                })?;
         if file.attributes().size > MAX_CONTENTS {
             return Err(format!(
                 "the file has more than {MAX_CONTENTS} bytes, the most that are sent in this protocol"

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use super::Service;
 use crate::merkle::Subtree;
+use crate::share::Asker;
 use crate::types::PeerId;
 use crate::wire::{
     self, Change, Changes, ChangesRequest, Fault, FaultCode, HashesRequest, Request, Response,
@@ -20,27 +21,27 @@ pub fn answer(
     remote: IpAddr,
     request: Request,
 ) -> Result<Response, Fault> {
-    let share = service.share.as_deref();
+    let (share, asker) = (service.share.as_deref(), Asker::Member(caller));
     match request {
         Request::Hello(theirs) => Ok(Response::Hello(
             service.members.hello(caller, remote, theirs),
         )),
         Request::List(request) => match share {
-            Some(share) => share.list(&request),
+            Some(share) => share.list(&request, asker),
             None if request.watch => Ok(Response::NoDirectory {
                 counter: Some(NEVER),
             }),
             None => Err(nothing_shared()),
         },
         Request::Stat(request) => match share {
-            Some(share) => share.stat(&request).map(Response::Stat),
+            Some(share) => share.stat(&request, asker).map(Response::Stat),
             None => Ok(Response::Stat(StatResponse {
                 attributes: vec![None; request.paths.len()],
                 counter: request.watch.then_some(NEVER),
             })),
         },
         Request::Search(request) => match share {
-            Some(share) => share.search(&request).map(Response::Search),
+            Some(share) => share.search(&request, asker).map(Response::Search),
             None => Ok(Response::Search(SearchPage {
                 matches: Vec::new(),
                 more: false,

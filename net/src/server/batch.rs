@@ -5,6 +5,7 @@
 //! is put together before it is sent; its size is bounded, and so is what a request can cost.
 
 use std::io;
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
@@ -14,7 +15,7 @@ use hyper::body::Incoming;
 use super::body::Body;
 use super::routes::{Caller, status};
 use super::rpc::read_body;
-use crate::share::{Share, SharedFile, is_changed};
+use crate::share::{Asker, BUDGET, Share, SharedFile, is_changed};
 use crate::types::{Kind, Version};
 use crate::wire::{
     BatchAnswer, BatchBody, BatchItem, FaultCode, MAX_BATCH_REQUEST, MAX_SMALL_FILE, decode_batch,
@@ -30,10 +31,11 @@ pub(super) async fn serve(request: Request<Incoming>, caller: &Caller) -> Respon
         return status(StatusCode::BAD_REQUEST);
     };
     let share = caller.house.service.share.clone();
+    let asker = Asker::Member(caller.seat.member);
     let work = caller
         .seat
         .work
-        .run(move || answer(share.as_deref(), &items));
+        .run(move || answer(share.as_deref(), &items, asker, Instant::now() + BUDGET));
     match work.await {
         Ok(encoded) => {
             let mut response = Response::new(Body::full(Bytes::from(encoded)));
@@ -48,13 +50,15 @@ pub(super) async fn serve(request: Request<Incoming>, caller: &Caller) -> Respon
     }
 }
 
-/// The whole response to `items`.
-fn answer(share: Option<&Share>, items: &[BatchItem]) -> Vec<u8> {
+/// The whole response to `items`. What comes later than `until` is not read, and has to be asked for by itself.
+fn answer(share: Option<&Share>, items: &[BatchItem], asker: Asker, until: Instant) -> Vec<u8> {
     let mut body = BatchBody::default();
     for (index, item) in items.iter().enumerate() {
         let others = items.len() - index - 1;
         let (version, answer) = match share {
-            Some(share) => read(share, item, |size| body.has_room(size, others)),
+            Some(share) => read(share, item, asker, |size| {
+                body.has_room(size, others) && Instant::now() < until
+            }),
             None => (None, BatchAnswer::NotFound),
         };
         body.push(version, &answer);
@@ -62,13 +66,14 @@ fn answer(share: Option<&Share>, items: &[BatchItem]) -> Vec<u8> {
     body.finish()
 }
 
-/// One file, with the version that it is in; `fits` tells whether so many bytes may be sent.
+/// One file, for `asker`, with the version that it is in; `fits` tells whether so many bytes may be sent.
 pub(crate) fn read(
     share: &Share,
     item: &BatchItem,
+    asker: Asker,
     fits: impl Fn(u64) -> bool,
 ) -> (Option<Version>, BatchAnswer) {
-    let file = match share.open_file(&item.path) {
+    let file = match share.open_file(&item.path, asker) {
         Ok(file) => file,
         Err(fault) if fault.code == FaultCode::Internal => {
             tracing::warn!(path = %item.path, %fault, "a shared file cannot be opened");
@@ -108,4 +113,30 @@ fn read_whole(file: &SharedFile, size: usize) -> io::Result<Vec<u8>> {
         }
     }
     Ok(bytes)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::server::harness::TestNode;
+    use crate::types::RelPath;
+    use crate::wire::decode_answers;
+
+    #[test]
+    fn files_are_not_read_when_the_time_is_up() {
+        let node = TestNode::start(1);
+        let item = BatchItem {
+            version: node.put("f", b"0123"),
+            path: RelPath::new(b"f").unwrap(),
+        };
+        let items = [item];
+        let answer = |until| {
+            let body = super::answer(node.service.share.as_deref(), &items, Asker::Nobody, until);
+            decode_answers(&items, &body).unwrap().remove(0)
+        };
+        assert_eq!(answer(Instant::now()), BatchAnswer::TooLarge);
+        let whole = BatchAnswer::Whole(b"0123".to_vec());
+        assert_eq!(answer(Instant::now() + BUDGET), whole);
+    }
 }

@@ -17,7 +17,7 @@ use super::body::{Body, Buffers, FileBody};
 use super::doors::Work;
 use super::range::{Decision, decide};
 use super::routes::{Caller, status};
-use crate::share::{Share, SharedFile};
+use crate::share::{Asker, Share, SharedFile};
 use crate::types::{ByteRange, Kind, RelPath};
 use crate::wire::FaultCode;
 
@@ -39,6 +39,7 @@ pub(super) async fn serve<B>(
     let (method, fields) = (request.method().clone(), request.headers().clone());
     let (work, buffers) = (caller.seat.work.clone(), caller.house.buffers.clone());
     let requested = Requested {
+        asker: Asker::Member(caller.seat.member),
         path: path.clone(),
         method,
         fields,
@@ -91,6 +92,7 @@ fn unescape(escaped: &str) -> Option<RelPath> {
 }
 
 struct Requested {
+    asker: Asker,
     path: RelPath,
     method: Method,
     fields: HeaderMap,
@@ -105,7 +107,7 @@ impl Requested {
         work: Work,
         buffers: &Arc<Buffers>,
     ) -> (Response<Body>, Option<Arc<SharedFile>>) {
-        let file = match share.open_file(&self.path) {
+        let file = match share.open_file(&self.path, self.asker) {
             Ok(file) => Arc::new(file),
             Err(fault) if fault.code == FaultCode::Internal => {
                 tracing::warn!(path = %self.path, %fault, "a shared file cannot be opened");

@@ -142,7 +142,11 @@ impl TestNode {
     pub(crate) fn version(&self, name: &str) -> Version {
         let path = RelPath::new(name.as_bytes()).unwrap();
         let share = self.service.share.as_ref().unwrap();
-        share.open_file(&path).unwrap().attributes().version
+        share
+            .open_file(&path, crate::share::Asker::Nobody)
+            .unwrap()
+            .attributes()
+            .version
     }
 
     /// Lets `other` and this node know each other, as if they had paired.

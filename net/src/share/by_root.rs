@@ -1,6 +1,6 @@
 //! A shared file, found by its content.
 
-use super::{Share, SharedFile};
+use super::{Asker, Share, SharedFile};
 use crate::types::Root;
 use crate::wire::FaultCode;
 
@@ -24,7 +24,7 @@ impl Share {
                     return Some(file);
                 }
                 // Another content, or the same one touched: its root is computed anew.
-                self.wanted.add(path.clone(), false);
+                self.wanted_soon(Asker::Nobody, [path.clone()].into_iter());
             }
             Err(fault) if fault.code == FaultCode::Internal => {
                 tracing::warn!(%path, %fault, "a shared file cannot be opened");
@@ -55,7 +55,7 @@ impl Share {
         hasher.update(&bytes);
         let (tree, version) = (hasher.finish().unwrap(), file.attributes().version);
         let roots = self.roots.as_ref().unwrap();
-        roots.insert(version, path, &tree).unwrap();
+        assert!(roots.insert(version, path, &tree).unwrap());
         tree.root()
     }
 }

@@ -7,6 +7,7 @@ use rustix::fs::{fdatasync, fstatfs};
 use rustix::io::{Errno, ReadWriteFlags, pread, preadv2};
 
 use super::state::State;
+use super::wishes::FileId;
 use crate::types::Attributes;
 
 /// tmpfs and ramfs keep no pages to write back, so they never notice a store through `mmap`.
@@ -86,9 +87,17 @@ impl SharedFile {
     /// as changed. Whoever needs to rely on that opens the file anew afterwards. False where the file
     /// system does not mark such stores at all.
     pub(super) fn settle(&self) -> io::Result<bool> {
-        fdatasync(&self.file)?;
         let kind = fstatfs(&self.file)?.f_type;
-        Ok(!UNMARKED.contains(&(kind as u32)))
+        if UNMARKED.contains(&(kind as u32)) {
+            return Ok(false);
+        }
+        fdatasync(&self.file)?;
+        Ok(true)
+    }
+
+    /// Which file it is, in whatever version.
+    pub(super) fn id(&self) -> FileId {
+        self.state.id()
     }
 
     /// When the file last changed in any way, nanoseconds since 1970. Unlike the mtime, programs cannot

@@ -1,36 +1,30 @@
 //! Content roots, computed in the background.
 //!
-//! One thread of low priority reads files that have no root yet: first those that somebody opened,
-//! then those that somebody listed, then all the rest of the share once. A file that is still
+//! One thread of low priority reads files that have no root yet, in the order of [`super::wishes`]: first
+//! what members opened, listed or looked up, then all the rest of the share once. A file that is still
 //! being written is left for later; one that changes while it is read is simply read again when
-//! it is next asked for.
+//! it is next asked for, though not at once.
 
-use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::Share;
 use super::halves::in_halves;
 use super::roots::Roots;
+use super::wishes::{Asker, FileId, Interest, Wish, Wishes};
+use super::{Share, SharedFile};
 use crate::error::Error;
 use crate::merkle::TreeHasher;
-use crate::types::{Attributes, Kind, RelPath, Root};
+use crate::types::{Attributes, Kind, RelPath, Root, Version};
 use crate::wire::SearchRequest;
-
-/// Files that may wait. More are found again when they are listed again.
-const MAX_WAITING: usize = 65_536;
 
 /// A file that changed less than this long ago is probably still being written.
 const SETTLED: Duration = Duration::from_secs(2);
 
 /// A larger file gets no root: its leaves (half a gigabyte for this) would not fit into memory
 /// beside everything else, and nothing else would get its root for hours.
-const MAX_HASHED: u64 = 256 << 30;
-
-/// Somebody's open files that may wait in front of all others.
-const MAX_URGENT: usize = 256;
+pub(super) const MAX_HASHED: u64 = 256 << 30;
 
 /// What was computed reaches the disk this often.
 const FLUSH: Duration = Duration::from_secs(5);
@@ -53,46 +47,75 @@ pub(super) struct Wanted {
 
 #[derive(Default)]
 struct Waiting {
-    urgent: VecDeque<RelPath>,
-    queue: VecDeque<RelPath>,
-    queued: HashSet<RelPath>,
+    wishes: Wishes,
     stopped: bool,
 }
 
 impl std::fmt::Debug for Wanted {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Wanted({})", self.state.lock().queue.len())
+        f.write_str("Wanted")
     }
 }
 
 impl Wanted {
-    /// Puts a file into the queue, in front of all others when somebody is reading it.
-    pub(super) fn add(&self, path: RelPath, is_urgent: bool) {
+    /// Asks for the root of `file`, which lies at `path` and which `asker` has opened; not if it could not be
+    /// had lately.
+    fn add_opened(&self, asker: Asker, path: &RelPath, file: &SharedFile) {
         let mut state = self.state.lock();
-        if is_urgent {
-            if state.urgent.len() < MAX_URGENT && !state.urgent.contains(&path) {
-                state.urgent.push_back(path);
-            }
-        } else if state.queue.len() < MAX_WAITING && state.queued.insert(path.clone()) {
-            state.queue.push_back(path);
+        if !state.wishes.is_fruitless(file.id(), Instant::now()) {
+            let path = path.clone();
+            state.wishes.add(Wish { asker, path }, Interest::Opened);
+            self.more.notify_one();
         }
-        drop(state);
+    }
+
+    /// Asks for the roots of files that `asker` was told of, as many as there is room for.
+    fn add_listed(&self, asker: Asker, paths: impl Iterator<Item = RelPath>) {
+        let mut state = self.state.lock();
+        for path in paths {
+            if !state.wishes.add(Wish { asker, path }, Interest::Listed) {
+                break;
+            }
+        }
         self.more.notify_one();
     }
 
     /// The next file; `None` when there is none for now.
-    fn next(&self, wait: Duration) -> Option<RelPath> {
+    pub(super) fn next(&self, wait: Duration) -> Option<Wish> {
         let mut state = self.state.lock();
-        let is_idle = state.urgent.is_empty() && state.queue.is_empty();
-        if is_idle && !state.stopped && !wait.is_zero() {
-            self.more.wait_for(&mut state, wait);
+        let now = Instant::now();
+        let wish = state.wishes.next(now);
+        if wish.is_some() || wait.is_zero() || state.stopped {
+            return wish;
         }
-        if let Some(path) = state.urgent.pop_front() {
-            return Some(path);
+        let due = state.wishes.next_due();
+        let wait = due.map_or(wait, |due| wait.min(due.saturating_duration_since(now)));
+        self.more.wait_for(&mut state, wait);
+        state.wishes.next(Instant::now())
+    }
+
+    /// Takes note of what became of a wish.
+    fn settle(&self, wish: Wish, outcome: Outcome, took: Duration) {
+        let (mut state, now) = (self.state.lock(), Instant::now());
+        match outcome {
+            Outcome::Rooted(bytes) => state.wishes.served(wish.asker, bytes),
+            Outcome::TooNew => state.wishes.delay(wish, now),
+            Outcome::Fruitless(file, bytes) => {
+                state.wishes.served(wish.asker, bytes);
+                state.wishes.came_to_nothing(file, took, now);
+            }
         }
-        let path = state.queue.pop_front()?;
-        state.queued.remove(&path);
-        Some(path)
+    }
+
+    /// True if a file waits that somebody has opened.
+    #[cfg(test)]
+    pub(super) fn is_opened(&self) -> bool {
+        self.state.lock().wishes.is_opened()
+    }
+
+    /// True if reading the file has come to nothing lately.
+    pub(super) fn is_fruitless(&self, file: FileId) -> bool {
+        self.state.lock().wishes.is_fruitless(file, Instant::now())
     }
 
     fn is_stopped(&self) -> bool {
@@ -106,6 +129,17 @@ impl Wanted {
     }
 }
 
+/// What became of a wish.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Outcome {
+    /// The file has a root, for which so many bytes were read now; or there is none any more.
+    Rooted(u64),
+    /// It is still being written.
+    TooNew,
+    /// It has none, and so many bytes were read for nothing.
+    Fruitless(FileId, u64),
+}
+
 /// Starts the thread. It ends with the share.
 pub(super) fn start(share: &Arc<Share>, roots: &Arc<Roots>) -> Result<(), Error> {
     let hasher = Hasher {
@@ -113,7 +147,6 @@ pub(super) fn start(share: &Arc<Share>, roots: &Arc<Roots>) -> Result<(), Error>
         wanted: Arc::clone(&share.wanted),
         roots: Arc::clone(roots),
         walked_to: Some(None),
-        too_new: Vec::new(),
         unflushed: 0,
         flushed: Instant::now(),
         untold: Vec::new(),
@@ -132,8 +165,6 @@ struct Hasher {
     roots: Arc<Roots>,
     /// How far the walk over the whole share has come; `None` when it is done.
     walked_to: Option<Option<RelPath>>,
-    /// Files that were still being written.
-    too_new: Vec<RelPath>,
     /// Roots that a crash would lose, and when there were last none.
     unflushed: usize,
     flushed: Instant,
@@ -155,13 +186,13 @@ impl Hasher {
                 (false, false) => TELL.saturating_sub(self.told.elapsed()),
             };
             match self.wanted.next(wait) {
-                Some(path) => {
+                Some(wish) => {
                     let Some(share) = self.share.upgrade() else {
                         return;
                     };
-                    if !self.hash(&share, &path) {
-                        self.too_new.push(path);
-                    }
+                    let begun = Instant::now();
+                    let outcome = self.hash(&share, &wish.path);
+                    self.wanted.settle(wish, outcome, begun.elapsed());
                 }
                 None if self.walked_to.is_some() => {
                     let Some(share) = self.share.upgrade() else {
@@ -176,9 +207,6 @@ impl Hasher {
                     };
                     share.forget_unused();
                     self.flush(Duration::ZERO);
-                    for path in std::mem::take(&mut self.too_new) {
-                        self.wanted.add(path, false);
-                    }
                 }
             }
         }
@@ -216,7 +244,7 @@ impl Hasher {
             after,
             limit: 256,
         };
-        match share.search(&request) {
+        match share.search(&request, Asker::Nobody) {
             Ok(page) => {
                 self.note_paths(page.matches.iter().filter_map(|(path, found)| {
                     let root = found.root?;
@@ -241,65 +269,89 @@ impl Hasher {
         }
     }
 
-    /// Computes and keeps the root of one file. False when it is too new to bother.
-    fn hash(&mut self, share: &Share, path: &RelPath) -> bool {
+    /// Computes and keeps the root of one file.
+    fn hash(&mut self, share: &Share, path: &RelPath) -> Outcome {
         let Ok(file) = share.tree_file(path) else {
-            return true;
+            return Outcome::Rooted(0);
         };
-        let known = self.roots.of([file.attributes().version].into_iter());
-        if let [Some(root)] = known[..] {
+        let id = file.id();
+        if let Some(root) = self.known(file.attributes().version) {
             self.note_paths([(root, path)].into_iter());
-            return true;
+            return Outcome::Rooted(0);
+        }
+        // Before anything that costs more than a look at the file.
+        if self.wanted.is_fruitless(id) {
+            return Outcome::Rooted(0);
         }
         let now = SystemTime::now()
             .duration_since(SystemTime::UNIX_EPOCH)
             .unwrap_or_default();
         let changed = Duration::from_nanos(file.last_change().max(0) as u64);
         if now.saturating_sub(changed) < SETTLED {
-            return false;
+            return Outcome::TooNew;
         }
         if file.attributes().size > MAX_HASHED {
             tracing::info!(%path, "larger than {} GiB: no content root", MAX_HASHED >> 30);
-            return true;
+            return Outcome::Fruitless(id, 0);
         }
         // Stores through `mmap` mark the file only once what was stored before has been written back.
         let settled = file.settle();
         let Ok(file) = share.tree_file(path) else {
-            return true;
+            return Outcome::Fruitless(id, 0);
         };
-        let attributes = file.attributes();
         if !matches!(settled, Ok(true)) {
-            return true;
+            return Outcome::Fruitless(id, 0);
         }
-        if self.roots.of([attributes.version].into_iter()).first() != Some(&None) {
-            return true;
+        if self.known(file.attributes().version).is_some() {
+            return Outcome::Rooted(0);
         }
+        match self.read_and_keep(path, &file) {
+            (read, true) => Outcome::Rooted(read),
+            (read, false) => Outcome::Fruitless(id, read),
+        }
+    }
+
+    fn known(&self, version: Version) -> Option<Root> {
+        self.roots.of([version].into_iter()).pop().flatten()
+    }
+
+    /// How many bytes were read, and whether the file has a root now.
+    fn read_and_keep(&mut self, path: &RelPath, file: &SharedFile) -> (u64, bool) {
+        let attributes = file.attributes();
         let (mut hasher, mut chunk, mut at) = (TreeHasher::default(), vec![0; CHUNK], 0);
         while at < attributes.size && !self.wanted.is_stopped() {
             // A file that changes or fails is left alone: it comes again when it is asked for.
             let Ok(count @ 1..) = file.read_at(at, &mut chunk) else {
-                return true;
+                return (at, false);
             };
             hasher.update(&chunk[..count]);
             at += count as u64;
         }
-        let tree = hasher.finish().filter(|_| at == attributes.size);
-        self.unflushed += 1;
-        self.untold.push(path.clone());
-        let kept = tree.map(|tree| self.roots.insert(attributes.version, path, &tree));
-        if let Some(Err(error)) = kept {
-            tracing::warn!(%error, "a content root cannot be kept");
+        let Some(tree) = hasher.finish().filter(|_| at == attributes.size) else {
+            return (at, false);
+        };
+        let is_kept = match self.roots.insert(attributes.version, path, &tree) {
+            Ok(is_kept) => is_kept,
+            Err(error) => {
+                tracing::warn!(%error, "a content root cannot be kept");
+                false
+            }
+        };
+        if is_kept {
+            self.unflushed += 1;
+            self.untold.push(path.clone());
         }
-        true
+        (at, is_kept)
     }
 }
 
 impl Share {
-    /// Puts the roots that are known into `found`, and the files without one into the queue; `path`
-    /// tells where number so-and-so of them lies.
+    /// Puts the roots that are known into `found`, and asks for those of the other files on behalf of
+    /// `asker`; `path` tells where number so-and-so of them lies.
     pub(super) fn add_roots(
         &self,
         mut found: Vec<&mut Attributes>,
+        asker: Asker,
         path: impl Fn(usize) -> Option<RelPath>,
     ) {
         let Some(roots) = &self.roots else { return };
@@ -307,13 +359,36 @@ impl Share {
             roots.of(found[range].iter().map(|attributes| attributes.version))
         });
         let known = known.concat();
+        let mut lacking = Vec::new();
         for (index, (attributes, root)) in found.iter_mut().zip(known).enumerate() {
             if attributes.kind == Kind::File && attributes.size > 0 {
                 attributes.root = root;
-                if let (None, Some(path)) = (root, path(index)) {
-                    self.wanted.add(path, false);
+                if root.is_none() {
+                    lacking.push(index);
                 }
             }
+        }
+        if !lacking.is_empty() {
+            let paths = lacking.into_iter().filter_map(path);
+            self.wanted.add_listed(asker, paths);
+        }
+    }
+
+    /// Sees to it that the files at `paths`, which `asker` would like to know the roots of, are read for them
+    /// before others are. Costs nothing but room in a bounded list.
+    pub fn wanted_soon(&self, asker: Asker, paths: impl Iterator<Item = RelPath>) {
+        if self.roots.is_some() {
+            self.wanted.add_listed(asker, paths);
+        }
+    }
+
+    /// The same for a file that `asker` has opened, at the very front.
+    pub(super) fn wanted_now(&self, asker: Asker, path: &RelPath, file: &SharedFile) {
+        let attributes = file.attributes();
+        if let Some(roots) = self.roots.as_ref().filter(|_| attributes.size > 0)
+            && !roots.is_complete(attributes.version)
+        {
+            self.wanted.add_opened(asker, path, file);
         }
     }
 }

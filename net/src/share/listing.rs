@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Instant;
 
 use rustix::io::Errno;
 
@@ -15,13 +16,18 @@ use crate::wire::Listing;
 const _: () = assert!(Listing::MAX_ENTRIES * MAX_NAME_BYTES <= 2 << 20);
 
 /// The entries of `directory` behind `after`, at most `limit`. Only these are looked at: a name
-/// that leads nowhere, or is gone by now, is left out and the page filled up with the next.
+/// that leads nowhere, or is gone by now, is left out and the page filled up with the next, as long as it is not
+/// later than `until`. A page that is short for that has more behind it.
+///
+/// # Errors
+/// [`Errno::TIMEDOUT`] if there was time for names that lead nowhere only; or this machine has run out of something.
 pub(super) fn page(
     tree: &Tree,
     directory: &Found,
     names: &Arc<Names>,
     after: Option<&Name>,
     limit: usize,
+    until: Instant,
 ) -> Result<Listing, Errno> {
     let mut next = after.map_or(0, |after| names.behind(after.as_bytes()));
     let mut entries = Vec::with_capacity(limit.min(names.len() - next));
@@ -30,6 +36,12 @@ pub(super) fn page(
         next = range.end;
         for seen in in_halves(range, |range| look(tree, directory, names, range)) {
             entries.append(&mut seen?);
+        }
+        if next < names.len() && Instant::now() >= until {
+            if entries.is_empty() {
+                return Err(Errno::TIMEDOUT);
+            }
+            break;
         }
     }
     let more = next < names.len();

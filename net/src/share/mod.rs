@@ -31,6 +31,7 @@ mod top;
 mod tree;
 mod walk;
 mod watch;
+mod wishes;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -41,8 +42,9 @@ use rustix::io::Errno;
 pub use file::{SharedFile, is_changed};
 pub use pattern::check_pattern;
 pub use roots::Roots;
+pub use wishes::Asker;
 
-use crate::config::ShareConfig;
+use crate::config::{CALL_DEADLINE, ShareConfig};
 use crate::error::Error;
 use crate::merkle::Subtree;
 use crate::types::{Attributes, Kind, Name, RelPath};
@@ -62,6 +64,12 @@ use watch::Watch;
 /// A directory that changed less than this long ago may change again without its times showing it
 /// (that of vfat ticks every two seconds), so its names are not remembered yet.
 const SETTLED: Duration = Duration::from_millis(2100);
+
+/// An answer takes no longer than this and what one path, one directory or one name of 255 bytes takes: less than a
+/// caller waits.
+pub(crate) const BUDGET: Duration = Duration::from_secs(2);
+
+const _: () = assert!(BUDGET.as_secs() < CALL_DEADLINE.as_secs());
 
 /// How often a file is looked for that is replaced whenever it was found.
 const OPEN_TRIES: u32 = 5;
@@ -146,10 +154,10 @@ impl Share {
         Ok(watch.wait_for_changes(request))
     }
 
-    /// One page of a directory.
-    pub fn list(&self, request: &ListRequest) -> Result<Response, Fault> {
+    /// One page of a directory, for `asker`.
+    pub fn list(&self, request: &ListRequest, asker: Asker) -> Result<Response, Fault> {
         let counter = self.keep(&request.directory, request.watch);
-        match self.listing(request) {
+        match self.listing(request, asker, Instant::now() + BUDGET) {
             Ok((mut listing, is_all_watched)) => {
                 listing.counter = counter.filter(|_| is_all_watched);
                 Ok(Response::List(listing))
@@ -169,8 +177,13 @@ impl Share {
     }
 
     /// The page, and whether it shows only what a watch of the directory sees.
-    fn listing(&self, request: &ListRequest) -> Result<(Listing, bool), Fault> {
-        let (mut listing, is_all_watched) = self.list_names(request)?;
+    fn listing(
+        &self,
+        request: &ListRequest,
+        asker: Asker,
+        until: Instant,
+    ) -> Result<(Listing, bool), Fault> {
+        let (mut listing, is_all_watched) = self.list_names(request, until)?;
         let names: Vec<Name> = listing
             .entries
             .iter()
@@ -180,13 +193,13 @@ impl Share {
             .entries
             .iter_mut()
             .map(|entry| &mut entry.attributes);
-        self.add_roots(found.collect(), |index| {
+        self.add_roots(found.collect(), asker, |index| {
             request.directory.join(&names[index]).ok()
         });
         Ok((listing, is_all_watched))
     }
 
-    fn list_names(&self, request: &ListRequest) -> Result<(Listing, bool), Fault> {
+    fn list_names(&self, request: &ListRequest, until: Instant) -> Result<(Listing, bool), Fault> {
         let limit = page_limit(request.limit, Listing::MAX_ENTRIES)?;
         let directory = self.tree.find(&request.directory).map_err(fault)?;
         if directory.state.kind() != Some(Kind::Directory) {
@@ -194,26 +207,41 @@ impl Share {
         }
         let names = self.names(&directory).map_err(unreadable)?;
         let after = request.after.as_ref();
-        let page = listing::page(&self.tree, &directory, &names, after, limit);
+        let page = listing::page(&self.tree, &directory, &names, after, limit, until);
+        let page = page.map_err(|error| match error {
+            Errno::TIMEDOUT => too_slow(),
+            other => internal(other),
+        });
         // What a link leads to changes elsewhere.
-        Ok((page.map_err(internal)?, !names.have_links()))
+        Ok((page?, !names.have_links()))
     }
 
-    /// The attributes of each path, `None` where nothing is served.
-    pub fn stat(&self, request: &StatRequest) -> Result<StatResponse, Fault> {
+    /// The attributes of each path, for `asker`; `None` where nothing is served.
+    pub fn stat(&self, request: &StatRequest, asker: Asker) -> Result<StatResponse, Fault> {
+        self.stat_until(request, asker, Instant::now() + BUDGET)
+    }
+
+    fn stat_until(
+        &self,
+        request: &StatRequest,
+        asker: Asker,
+        until: Instant,
+    ) -> Result<StatResponse, Fault> {
         if request.paths.len() > StatRequest::MAX_PATHS {
             let message = format!("at most {} paths at a time", StatRequest::MAX_PATHS);
             return Err(Fault::new(FaultCode::LimitExceeded, message));
         }
         // Each path, as the oldest counter is good for all; and no answer without one for any.
-        let counters = request
-            .paths
-            .iter()
-            .map(|path| self.keep(path, request.watch));
-        let counter = counters.collect::<Option<Vec<u64>>>();
+        let (mut counters, mut attributes) = (Vec::new(), Vec::new());
+        for path in &request.paths {
+            if Instant::now() >= until {
+                return Err(too_slow());
+            }
+            counters.push(self.keep(path, request.watch));
+            attributes.push(self.attributes(path)?);
+        }
+        let counter = counters.into_iter().collect::<Option<Vec<u64>>>();
         let counter = counter.and_then(|counters| counters.into_iter().min());
-        let attributes = request.paths.iter().map(|path| self.attributes(path));
-        let mut attributes: Vec<Option<Attributes>> = attributes.collect::<Result<_, _>>()?;
         let served = request
             .paths
             .iter()
@@ -221,7 +249,7 @@ impl Share {
             .filter(|(_, found)| found.is_some());
         let paths: Vec<&RelPath> = served.map(|(path, _)| path).collect();
         let found = attributes.iter_mut().flatten().collect();
-        self.add_roots(found, |index| Some(paths[index].clone()));
+        self.add_roots(found, asker, |index| Some(paths[index].clone()));
         Ok(StatResponse {
             attributes,
             counter,
@@ -236,13 +264,13 @@ impl Share {
         }
     }
 
-    /// One page of the files whose name matches. Ends within about two seconds, if need be early
+    /// One page of the files whose name matches, for `asker`. Ends within about two seconds, if need be early
     /// and with no match, but `more`: then the same request goes on where this one ended.
-    pub fn search(&self, request: &SearchRequest) -> Result<SearchPage, Fault> {
-        let mut page = self.search_within(request, search::BUDGET)?;
+    pub fn search(&self, request: &SearchRequest, asker: Asker) -> Result<SearchPage, Fault> {
+        let mut page = self.search_within(request, asker, BUDGET)?;
         let paths: Vec<RelPath> = page.matches.iter().map(|(path, _)| path.clone()).collect();
         let found = page.matches.iter_mut().map(|(_, attributes)| attributes);
-        self.add_roots(found.collect(), |index| Some(paths[index].clone()));
+        self.add_roots(found.collect(), asker, |index| Some(paths[index].clone()));
         Ok(page)
     }
 
@@ -250,24 +278,17 @@ impl Share {
     pub fn hashes(&self, request: &HashesRequest) -> Result<Subtree, Fault> {
         let unknown = || Fault::new(FaultCode::NotFound, "no such content, or not known yet");
         let roots = self.roots.as_ref().ok_or_else(unknown)?;
-        let subtree = roots.subtree(request.root, request.first);
+        let subtree = roots.subtree(request.root, request.first, request.span);
         let subtree =
             subtree.map_err(|error| Fault::new(FaultCode::Internal, error.to_string()))?;
-        subtree
-            .and_then(|whole| whole.narrow(request.first, request.span))
-            .ok_or_else(unknown)
+        subtree.ok_or_else(unknown)
     }
 
-    /// Opens a regular file for reading, and sees to it that it has its content root soon, and can
+    /// Opens a regular file for reading, for `asker`, and sees to it that it has its content root soon, and can
     /// be found by it.
-    pub fn open_file(&self, path: &RelPath) -> Result<SharedFile, Fault> {
+    pub fn open_file(&self, path: &RelPath, asker: Asker) -> Result<SharedFile, Fault> {
         let file = self.tree_file(path)?;
-        let attributes = file.attributes();
-        if let Some(roots) = self.roots.as_ref().filter(|_| attributes.size > 0)
-            && !roots.is_complete(attributes.version)
-        {
-            self.wanted.add(path.clone(), true);
-        }
+        self.wanted_now(asker, path, &file);
         Ok(file)
     }
 
@@ -365,6 +386,11 @@ fn unreadable(error: Errno) -> Fault {
         ),
         other => fault(other),
     }
+}
+
+/// The fault of a question that this machine has no time to answer whole.
+fn too_slow() -> Fault {
+    Fault::new(FaultCode::LimitExceeded, "that takes too long")
 }
 
 /// The fault of a failing disk or system.

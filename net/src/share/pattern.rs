@@ -1,11 +1,34 @@
 //! The regular expression of a search, matched against names that need not be text.
+//!
+//! Whoever searches chooses the expression, so neither compiling it nor matching one name may take long:
+//! an expression has few classes ([`complexity`]) and a bounded size, and only the small ones are given to the `regex`
+//! crate, whose engines run to the end of a name. The others are matched by one that stops when the time is
+//! up ([`stepwise`]).
 
+mod complexity;
+pub(crate) mod patience;
+mod stepwise;
+
+use parking_lot::Mutex;
 use regex::bytes::{Regex, RegexBuilder};
+use regex_automata::nfa::thompson::{Compiler, Config, NFA, WhichCaptures};
+use regex_syntax::ast::parse::Parser;
+use regex_syntax::hir::translate::TranslatorBuilder;
 
 use crate::wire::{Fault, FaultCode, SearchRequest};
+use patience::{Patience, STEPS_PER_BYTE, TimeIsUp};
+use stepwise::Stepwise;
 
-/// Bytes that a compiled expression may take; far above any that people write.
-const MAX_COMPILED: usize = 2 << 20;
+/// Bytes that a compiled expression may take: `\w{20}` fits, which takes most of what people write. With the largest,
+/// a byte of a name takes half a millisecond.
+const MAX_COMPILED: usize = 1 << 20;
+
+/// Bytes of a compiled expression that the `regex` crate can be left alone with: with the worst of those, a
+/// name takes it 6 ms. One `\w` fits.
+const MAX_UNATTENDED: usize = 32 << 10;
+
+/// Bytes that the `regex` crate may take for what it makes of an expression while it matches.
+const MAX_ENGINE: usize = 2 << 20;
 
 /// Whether a search for `pattern` would be understood; if not, why, in one line.
 ///
@@ -18,7 +41,15 @@ pub fn check_pattern(pattern: &str) -> Result<(), String> {
 
 /// A compiled expression.
 #[derive(Debug)]
-pub(crate) struct Pattern(Regex);
+pub(crate) struct Pattern(Engine);
+
+#[derive(Debug)]
+enum Engine {
+    /// A small expression.
+    Unattended(Regex),
+    /// Any other. Its memory is for one search at a time.
+    Stepwise(Box<Mutex<Stepwise>>),
+}
 
 impl Pattern {
     /// Compiles `text`, which is in the syntax of the `regex` crate.
@@ -30,23 +61,72 @@ impl Pattern {
             );
             return Err(Fault::new(FaultCode::LimitExceeded, message));
         }
-        RegexBuilder::new(text)
+        let bad = |why: String| Fault::new(FaultCode::BadPattern, why);
+        let too_big = || bad("the pattern is too big once compiled".into());
+        let ast = Parser::new()
+            .parse(text)
+            .map_err(|error| bad(explain(text, &error)))?;
+        if !complexity::is_moderate(&ast) {
+            return Err(bad("the pattern has too many classes of characters".into()));
+        }
+        let nfa = compile(text, &ast).map_err(|why| why.map_or_else(too_big, bad))?;
+        if nfa.memory_usage() > MAX_UNATTENDED {
+            return Ok(Self(Engine::Stepwise(Box::new(Mutex::new(Stepwise::new(
+                nfa,
+            ))))));
+        }
+        let regex = RegexBuilder::new(text)
             .size_limit(MAX_COMPILED)
-            .dfa_size_limit(MAX_COMPILED)
-            .build()
-            .map(Self)
-            .map_err(|error| Fault::new(FaultCode::BadPattern, explain(text, &error)))
+            .dfa_size_limit(MAX_ENGINE)
+            .build();
+        regex
+            .map(|regex| Self(Engine::Unattended(regex)))
+            .map_err(|_| too_big())
     }
 
     /// True when the expression matches anywhere in `name`, as Python's `re.search` would on what
     /// `os.listdir` returns: a byte that is not part of UTF-8 is one character, U+FFFD here.
     /// `(?-u:\xff)` matches such a byte itself.
-    pub(crate) fn matches(&self, name: &[u8]) -> bool {
-        if self.0.is_match(name) {
-            return true;
+    ///
+    /// # Errors
+    /// The time is up: at most 50 ms after it was, whatever the expression.
+    pub(crate) fn matches(&self, name: &[u8], patience: &mut Patience) -> Result<bool, TimeIsUp> {
+        if self.matches_bytes(name, patience)? {
+            return Ok(true);
         }
-        std::str::from_utf8(name).is_err() && self.0.is_match(&readable(name))
+        if std::str::from_utf8(name).is_ok() {
+            return Ok(false);
+        }
+        self.matches_bytes(&readable(name), patience)
     }
+
+    fn matches_bytes(&self, name: &[u8], patience: &mut Patience) -> Result<bool, TimeIsUp> {
+        match &self.0 {
+            Engine::Unattended(regex) => {
+                // An empty name costs something, too.
+                patience.spend((name.len() as u32 + 1).saturating_mul(STEPS_PER_BYTE))?;
+                Ok(regex.is_match(name))
+            }
+            Engine::Stepwise(stepwise) => stepwise.lock().matches(name, patience),
+        }
+    }
+}
+
+/// The states of an expression; why there are none, or `None` if that would be too many.
+fn compile(text: &str, ast: &regex_syntax::ast::Ast) -> Result<NFA, Option<String>> {
+    let hir = TranslatorBuilder::new()
+        .utf8(false)
+        .build()
+        .translate(text, ast)
+        .map_err(|error| Some(explain(text, &error)))?;
+    let config = Config::new()
+        .utf8(false)
+        .nfa_size_limit(Some(MAX_COMPILED))
+        .which_captures(WhichCaptures::None);
+    Compiler::new()
+        .configure(config)
+        .build_from_hir(&hir)
+        .map_err(|error| error.size_limit().is_none().then(|| error.to_string()))
 }
 
 /// The name with every byte that is not part of UTF-8 made U+FFFD.
@@ -62,11 +142,8 @@ fn readable(name: &[u8]) -> Vec<u8> {
 }
 
 /// One line of what the regex crate says in several, with the place that it draws a `^` under.
-fn explain(pattern: &str, error: &regex::Error) -> String {
-    let text = match error {
-        regex::Error::CompiledTooBig(_) => return "the pattern is too big once compiled".into(),
-        other => other.to_string(),
-    };
+fn explain(pattern: &str, error: &dyn std::error::Error) -> String {
+    let text = error.to_string();
     let reason = text.lines().rev().find_map(|l| l.strip_prefix("error: "));
     let reason = reason.unwrap_or("not a regular expression");
     let caret = text
@@ -85,10 +162,16 @@ fn explain(pattern: &str, error: &regex::Error) -> String {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::time::{Duration, Instant};
+
+    use proptest::prelude::*;
+
     use super::*;
 
     fn matches(pattern: &str, name: &[u8]) -> bool {
-        Pattern::new(pattern).unwrap().matches(name)
+        let mut patience = Patience::new(Instant::now() + Duration::from_secs(60));
+        let pattern = Pattern::new(pattern).unwrap();
+        pattern.matches(name, &mut patience).unwrap()
     }
 
     #[test]
@@ -136,5 +219,78 @@ mod tests {
         let bomb = Pattern::new(r"((\w{100}){100}){100}").unwrap_err();
         assert_eq!(bomb.code, FaultCode::BadPattern);
         assert!(bomb.message.contains("too big"), "{bomb}");
+    }
+
+    #[test]
+    fn what_takes_long_to_compile_is_refused() {
+        for text in [r"(?i:[a-\U0010ffff])".repeat(50), r"\w".repeat(500)] {
+            let begun = Instant::now();
+            let fault = Pattern::new(&text).unwrap_err();
+            assert!(fault.message.contains("too many classes"), "{fault}");
+            assert!(begun.elapsed() < Duration::from_millis(50));
+        }
+    }
+
+    #[test]
+    fn both_engines_are_used() {
+        let is_unattended = |text| matches!(Pattern::new(text).unwrap().0, Engine::Unattended(_));
+        assert!(is_unattended(r"(?i)^[a-z]{1,20} - \d{4}\.(mp3|ogg)$"));
+        assert!(!is_unattended(r"\w+ - \w+"));
+        assert!(!is_unattended(r"(?s-u)(?:[ab]?[^b]?){3000}"));
+    }
+
+    fn expression() -> impl Strategy<Value = String> {
+        let atoms = [
+            "a",
+            "b",
+            ".",
+            r"\w",
+            r"\W",
+            r"\b",
+            r"\B",
+            "^",
+            "$",
+            "[^a]",
+            r"(?-u:\xff)",
+            r"\d",
+            "\u{e9}",
+            r"(?-u:\b)",
+            r"\b{start}",
+            "(?i:K)",
+            r"(?s-u:.)",
+            "x*?",
+            "",
+        ];
+        let atom = prop::sample::select(atoms.to_vec()).prop_map(String::from);
+        atom.prop_recursive(4, 24, 4, |inner| {
+            let repeated = (
+                inner.clone(),
+                prop::sample::select(vec!["*", "+", "?", "{0,3}", "{2}"]),
+            );
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 1..4).prop_map(|parts| parts.concat()),
+                prop::collection::vec(inner, 1..3)
+                    .prop_map(|parts| format!("(?:{})", parts.join("|"))),
+                repeated.prop_map(|(inner, times)| format!("(?:{inner}){times}")),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn stepwise_matching_agrees_with_the_regex_crate(
+            text in expression(),
+            names in prop::collection::vec(prop::collection::vec(
+                prop::sample::select(vec![b'a', b'b', b'k', b'0', b'-', b'\n', 0xc3, 0xa9, 0xff]), 0..9), 1..6),
+        ) {
+            let ast = Parser::new().parse(&text).unwrap();
+            let mut stepwise = Stepwise::new(compile(&text, &ast).unwrap());
+            let regex = RegexBuilder::new(&text).build().unwrap();
+            let mut patience = Patience::new(Instant::now() + Duration::from_secs(60));
+            for name in &names {
+                let found = stepwise.matches(name, &mut patience);
+                prop_assert_eq!(found, Ok(regex.is_match(name)), "{:?} in {:?}", text, name);
+            }
+        }
     }
 }

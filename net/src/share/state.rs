@@ -7,6 +7,7 @@ use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
 use super::mounts::Device;
+use super::wishes::FileId;
 use crate::types::{Attributes, Kind, Version};
 
 /// Everything that tells one state of a file from another without reading it. Two equal values
@@ -113,6 +114,11 @@ impl State {
         let digest: [u8; 32] = digest.finalize().into();
         let [a, b, c, d, e, f, g, h, ..] = digest;
         Version(u64::from_be_bytes([a, b, c, d, e, f, g, h]))
+    }
+
+    /// Which file it is a state of.
+    pub(super) fn id(&self) -> FileId {
+        FileId::new(self.device, self.inode)
     }
 
     /// A directory's size is the file system's own affair.

@@ -89,7 +89,7 @@ impl Fixture {
         };
         let mut entries = Vec::new();
         loop {
-            let page = page_of(self.share.list(&request)?);
+            let page = page_of(self.share.list(&request, Asker::Nobody)?);
             assert!(page.entries.len() <= limit as usize);
             assert!(!page.more || !page.entries.is_empty());
             entries.extend(page.entries);
@@ -110,10 +110,13 @@ impl Fixture {
         let paths = vec![RelPath::new(below.as_ref()).unwrap()];
         let response = self
             .share
-            .stat(&StatRequest {
-                paths,
-                watch: false,
-            })
+            .stat(
+                &StatRequest {
+                    paths,
+                    watch: false,
+                },
+                Asker::Nobody,
+            )
             .unwrap();
         response.attributes[0]
     }
@@ -121,7 +124,7 @@ impl Fixture {
     fn read(&self, below: impl AsRef<[u8]>) -> Result<Vec<u8>, Fault> {
         let file = self
             .share
-            .open_file(&RelPath::new(below.as_ref()).unwrap())?;
+            .open_file(&RelPath::new(below.as_ref()).unwrap(), Asker::Nobody)?;
         let mut content = vec![0; file.attributes().size as usize];
         let mut filled = 0;
         while filled < content.len() {
@@ -139,7 +142,10 @@ impl Fixture {
         };
         let mut found = Vec::new();
         loop {
-            let page = self.share.search_within(&request, budget).unwrap();
+            let page = self
+                .share
+                .search_within(&request, Asker::Nobody, budget)
+                .unwrap();
             assert!(page.matches.len() <= limit as usize);
             if let Some((last, _)) = page.matches.last() {
                 request.after = Some(last.clone());
@@ -155,7 +161,10 @@ impl Fixture {
     /// Asserts that nothing is served under the path, whichever way it is asked for.
     fn assert_absent(&self, below: &str) {
         assert_eq!(self.stat(below), None, "stat {below}");
-        let fault = self.share.open_file(&path(below)).unwrap_err();
+        let fault = self
+            .share
+            .open_file(&path(below), Asker::Nobody)
+            .unwrap_err();
         assert_eq!(fault.code, FaultCode::NotFound, "open {below}");
         let fault = self.pages(below, 1).unwrap_err();
         assert_eq!(fault.code, FaultCode::NotFound, "list {below}");
@@ -163,7 +172,7 @@ impl Fixture {
         if let Ok(entries) = self.pages(std::str::from_utf8(parent.as_bytes()).unwrap(), 100) {
             assert!(entries.iter().all(|entry| entry.name != name), "{below}");
         }
-        let found = self.search("", 100, search::BUDGET);
+        let found = self.search("", 100, BUDGET);
         assert!(!found.contains(&below.to_owned()), "search {below}");
     }
 }

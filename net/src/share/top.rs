@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use super::names::Seen;
 use super::pattern::Pattern;
+use super::pattern::patience::{Patience, TimeIsUp};
 use super::{Share, fault, unreadable};
 use crate::types::{Kind, RelPath};
 use crate::wire::{Fault, FaultCode};
@@ -23,17 +24,20 @@ impl Share {
         let pattern = Pattern::new(pattern)?;
         let directory = self.tree.find(&RelPath::root()).map_err(fault)?;
         let names = self.names(&directory).map_err(unreadable)?;
-        let mut found = Vec::new();
+        let (mut found, mut patience) = (Vec::new(), Patience::new(until));
         for index in 0..names.len() {
-            // A pattern of two megabytes may take long for each.
-            if Instant::now() > until {
-                return Err(exceeded("the pattern takes too long"));
-            }
             let (name, seen) = names.get(index);
-            if name.starts_with(b".") || seen == Seen::Directory || !pattern.matches(name) {
+            if name.starts_with(b".") || seen == Seen::Directory {
                 continue;
             }
-            // Links are the only ones of which the name alone does not tell.
+            let is_match = pattern.matches(name, &mut patience);
+            if !is_match.map_err(|TimeIsUp| exceeded("the pattern takes too long"))? {
+                continue;
+            }
+            // Links are the only ones of which the name alone does not tell, which takes a look at the disk.
+            if seen == Seen::Link && Instant::now() >= until {
+                return Err(exceeded("there are too many links"));
+            }
             let is_file = seen == Seen::File
                 || matches!(self.tree.entry(&directory, name, seen),
                     Ok(Some(attributes)) if attributes.kind == Kind::File);

@@ -18,11 +18,11 @@ use rustix::io::Errno;
 use super::Share;
 use super::names::{Names, Seen};
 use super::pattern::Pattern;
+use super::pattern::patience::{Patience, TimeIsUp};
 use super::tree::join;
 use crate::types::RelPath;
 
-/// Names that are passed over in one step. The expressions that take longest, on the longest names,
-/// need milliseconds for each.
+/// Names that are passed over in one step, if there is time for so many.
 const MAX_PASSED: usize = 256;
 
 /// A walk that stands somewhere in the tree.
@@ -41,6 +41,15 @@ pub(super) enum Step {
     Directory(RelPath),
     /// A name that does not match, the last of several.
     Passed(RelPath),
+}
+
+/// Why there is no next step.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Stop {
+    /// This machine has run out of something.
+    Exhaustion(Errno),
+    /// The time was up before another name was passed. The walk can go on.
+    TimeIsUp,
 }
 
 /// A directory that is being walked.
@@ -90,9 +99,10 @@ impl<'a> Walk<'a> {
 
     /// The next step; `None` at the end. What vanishes or cannot be read is passed over, unless
     /// this machine has run out of something.
-    pub(super) fn next(&mut self) -> Result<Option<Step>, Errno> {
+    pub(super) fn next(&mut self, patience: &mut Patience) -> Result<Option<Step>, Stop> {
         while let Some(level) = self.levels.last_mut() {
-            let Some((next, index)) = level.cursor.next(self.pattern) else {
+            let next = level.cursor.next(self.pattern, patience);
+            let Some((next, index)) = next.map_err(|TimeIsUp| Stop::TimeIsUp)? else {
                 self.levels.pop();
                 continue;
             };
@@ -108,7 +118,9 @@ impl<'a> Walk<'a> {
             }
             match self.share.real_names(&path) {
                 Ok(names) => self.enter(path.clone(), names),
-                Err(error) if super::tree::is_exhaustion(error) => return Err(error),
+                Err(error) if super::tree::is_exhaustion(error) => {
+                    return Err(Stop::Exhaustion(error));
+                }
                 Err(_) => continue,
             }
             return Ok(Some(Step::Directory(path)));
@@ -154,44 +166,62 @@ impl Cursor {
         };
     }
 
-    /// Goes on to the next match or directory, or over as many names as one step may pass. Also
-    /// gives the index of the name.
-    fn next(&mut self, pattern: &Pattern) -> Option<(Next, usize)> {
-        let most = self.end.min(self.name + MAX_PASSED);
-        let found = (self.name..most).find(|index| {
-            let (name, seen) = self.names.get(*index);
-            seen != Seen::Directory && pattern.matches(name)
-        });
-        if let Some(index) = found {
+    /// Goes on to the next match or directory, over as many names as one step may pass and there is time
+    /// for. Also gives the index of the name.
+    fn next(
+        &mut self,
+        pattern: &Pattern,
+        patience: &mut Patience,
+    ) -> Result<Option<(Next, usize)>, TimeIsUp> {
+        let (first, most) = (self.name, self.end.min(self.name + MAX_PASSED));
+        for index in first..most {
+            let (name, seen) = self.names.get(index);
+            let is_match = seen != Seen::Directory
+                && match pattern.matches(name, patience) {
+                    Ok(is_match) => is_match,
+                    // The next call is told again.
+                    Err(TimeIsUp) if index > first => return Ok(Some((Next::Passed, index - 1))),
+                    Err(TimeIsUp) => return Err(TimeIsUp),
+                };
             self.name = index + 1;
-            return Some((Next::Match, index));
+            if is_match {
+                return Ok(Some((Next::Match, index)));
+            }
         }
         self.name = self.name.max(most);
         if self.name < self.end {
-            return Some((Next::Passed, self.name - 1));
+            return Ok(Some((Next::Passed, self.name - 1)));
         }
-        let index = self.names.directory(self.directory)?;
+        let Some(index) = self.names.directory(self.directory) else {
+            return Ok(None);
+        };
         self.directory += 1;
         self.find_end();
-        Some((Next::Directory, index))
+        Ok(Some((Next::Directory, index)))
     }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use proptest::prelude::*;
 
     use super::super::names::tests::names;
     use super::*;
+
+    fn ample() -> Patience {
+        Patience::new(Instant::now() + Duration::from_secs(60))
+    }
 
     /// All that a cursor comes to, with a `/` behind directories, without what it passes.
     fn visited(entries: &[(&str, Seen)], after: &str, pattern: &str) -> Vec<String> {
         let names = Arc::new(names(entries));
         let pattern = Pattern::new(pattern).unwrap();
         let mut cursor = Cursor::behind(after.as_bytes(), Arc::clone(&names));
-        let mut visited = Vec::new();
-        while let Some((next, index)) = cursor.next(&pattern) {
+        let (mut visited, mut patience) = (Vec::new(), ample());
+        while let Some((next, index)) = cursor.next(&pattern, &mut patience).unwrap() {
             let name = String::from_utf8(names.get(index).0.into()).unwrap();
             match next {
                 Next::Match => visited.push(name),
@@ -247,8 +277,23 @@ mod tests {
         let pattern = Pattern::new("x").unwrap();
         let mut cursor = Cursor::behind(b"", Arc::new(names(&entries)));
         let last = MAX_PASSED - 1;
-        assert_eq!(cursor.next(&pattern), Some((Next::Passed, last)));
-        assert_eq!(cursor.next(&pattern), None);
+        let passed = Some((Next::Passed, last));
+        assert_eq!(cursor.next(&pattern, &mut ample()), Ok(passed));
+        assert_eq!(cursor.next(&pattern, &mut ample()), Ok(None));
+    }
+
+    #[test]
+    fn a_step_that_runs_out_of_time_loses_no_name() {
+        let text: Vec<String> = (0..200).map(|i| format!("{i:0200}")).collect();
+        let entries: Vec<_> = text.iter().map(|t| (t.as_str(), Seen::File)).collect();
+        let pattern = Pattern::new("199$").unwrap();
+        let mut cursor = Cursor::behind(b"", Arc::new(names(&entries)));
+        let mut over = Patience::new(Instant::now());
+        let passed = cursor.next(&pattern, &mut over).unwrap();
+        assert!(matches!(passed, Some((Next::Passed, 1..100))), "{passed:?}");
+        assert_eq!(cursor.next(&pattern, &mut over), Err(TimeIsUp));
+        let found = Some((Next::Match, 199));
+        assert_eq!(cursor.next(&pattern, &mut ample()), Ok(found));
     }
 
     fn entry() -> impl Strategy<Value = (String, Seen)> {

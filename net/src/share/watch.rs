@@ -112,6 +112,11 @@ impl std::fmt::Debug for Watch {
 impl Watch {
     /// Watches nothing yet. The thread that this starts ends with the value.
     pub(super) fn start(tree: &Arc<Tree>) -> Result<Arc<Self>, Error> {
+        Self::with_room(tree, room())
+    }
+
+    /// The same, for at most `room` directories.
+    pub(super) fn with_room(tree: &Arc<Tree>, room: usize) -> Result<Arc<Self>, Error> {
         let failed = |error: std::io::Error| Error::local("watching the share for changes", error);
         let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK);
         let start = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
@@ -119,7 +124,7 @@ impl Watch {
         let watch = Arc::new(Self {
             tree: Arc::clone(tree),
             inotify: inotify.map_err(|errno| failed(errno.into()))?,
-            room: room(),
+            room,
             state: Mutex::new(State {
                 journal: Journal::new(start),
                 table: Table::default(),

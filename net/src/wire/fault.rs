@@ -1,6 +1,6 @@
 //! Faults: why a call was declined, as a number for programs and a sentence for people.
 
-use crate::types::drives_terminal;
+use crate::text::drives_terminal;
 
 /// Why a call was declined: an XML-RPC fault. Numbers are part of the protocol and never reused;
 /// those from -32700 to -32603 are of the XML-RPC fault code interoperability list.
@@ -95,11 +95,10 @@ impl Fault {
 }
 
 /// A fault's message as one short line that can neither drive a terminal nor fail to be XML: runs
-/// of white space and control characters become one space, and what is longer than
+/// of white space and of characters that act on a screen become one space, and what is longer than
 /// [`Fault::MAX_MESSAGE_BYTES`] is cut.
 pub(crate) fn one_line(message: &str) -> String {
-    let unfit =
-        |c: char| c.is_whitespace() || drives_terminal(c) || matches!(c, '\u{fffe}' | '\u{ffff}');
+    let unfit = |c: char| c.is_whitespace() || drives_terminal(c);
     let words: Vec<&str> = message
         .split(unfit)
         .filter(|word| !word.is_empty())
@@ -110,4 +109,16 @@ pub(crate) fn one_line(message: &str) -> String {
         .find(|end| line.is_char_boundary(*end));
     line.truncate(end.unwrap_or(0));
     line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::text::HOSTILE;
+
+    #[test]
+    fn a_message_is_a_line_of_what_can_be_seen() {
+        let message: String = HOSTILE.into_iter().chain("told".chars()).collect();
+        assert_eq!(one_line(&message), "told");
+    }
 }

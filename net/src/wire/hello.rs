@@ -2,7 +2,8 @@
 
 use super::codec::MAX_CALL_BYTES;
 use super::fields::{Fields, Refusal, array, structure, text};
-use crate::types::{Address, PeerId, drives_terminal};
+use crate::text::drives_terminal;
+use crate::types::{Address, PeerId};
 use crate::xmlrpc::Value;
 
 pub(super) const NAME: &str = "tinyp2p.hello";
@@ -32,12 +33,11 @@ impl MemberRecord {
     pub const MAX_NAME_BYTES: usize = 64;
 
     /// Whether a member may call itself that. Names are printed on terminals and are directories
-    /// in the mount, so: 1 to 64 bytes of UTF-8, no `/`, no control characters, not `.` or `..`.
+    /// in the mount, so: 1 to 64 bytes of UTF-8, no `/`, nothing that a screen obeys or leaves out instead of
+    /// showing it, not `.` or `..`.
     pub fn is_name(name: &str) -> bool {
         (1..=Self::MAX_NAME_BYTES).contains(&name.len())
-            && !name.contains(|c| {
-                c == '/' || drives_terminal(c) || matches!(c, '\u{fffe}' | '\u{ffff}')
-            })
+            && !name.contains(|c| c == '/' || drives_terminal(c))
             && name != "."
             && name != ".."
     }
@@ -59,7 +59,7 @@ impl MemberRecord {
         let name = fields.text("name")?;
         if !Self::is_name(&name) {
             return Err(Refusal::invalid(
-                "a member's name must have 1 to 64 bytes, no '/' and no control characters",
+                "a member's name must have 1 to 64 bytes, no '/' and no control or invisible characters",
             ));
         }
         let addresses = fields
@@ -144,5 +144,20 @@ impl Hello {
                 .map(|member| MemberRecord::take(&mut Fields::of(member)?))
                 .collect::<Result<_, Refusal>>()?,
         })
+    }
+}
+
+#[cfg(test)]
+mod name_tests {
+    use super::*;
+    use crate::text::HOSTILE;
+
+    #[test]
+    fn a_name_holds_nothing_that_acts_on_a_screen() {
+        assert!(MemberRecord::is_name("Anna's bo\u{e4}t \u{1f600}"));
+        for c in HOSTILE.into_iter().chain(['/']) {
+            let name = format!("a{c}b");
+            assert!(!MemberRecord::is_name(&name), "{:?}", c.escape_unicode());
+        }
     }
 }

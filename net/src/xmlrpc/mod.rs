@@ -9,6 +9,7 @@
 //! Layers: `tokens` (bytes to tags and character data, the only place that knows quick-xml), `read`
 //! (the grammar), `write`.
 
+use crate::text::harmless;
 use std::collections::BTreeMap;
 
 mod read;
@@ -114,8 +115,12 @@ pub(crate) fn is_xml_char(c: char) -> bool {
     }
 }
 
-/// The beginning of something that a peer sent, for an error message: short and without control
-/// characters.
+/// The beginning of something that a peer sent, for an error message: short, on one line, and nothing
+/// that drives a terminal.
 fn excerpt(text: &str) -> String {
-    text.chars().take(60).flat_map(char::escape_debug).collect()
+    let end = text
+        .char_indices()
+        .nth(60)
+        .map_or(text.len(), |(end, _)| end);
+    harmless(&text[..end]).into_owned()
 }

@@ -24,7 +24,7 @@ use tinyp2p_net::types::{PeerId, RelPath};
 use super::args::GetArgs;
 use super::join::{self, Joined};
 use super::password::Source;
-use super::{Failure, print, search};
+use super::{Failure, complain, print, search};
 use fetch::Outcome;
 use plan::{Holder, Job};
 use queue::{Next, Queue, Standing, Task};
@@ -248,10 +248,9 @@ impl Crew<'_> {
             // Names of directories are among those that a server of 2004 tells.
             Error::NotFound { who } => {
                 let path = job.path();
-                let text = format!(
-                    "{PROGRAM}: {path}: left out: {who} cannot give it, as if it were a directory"
-                );
-                self.bar.suspend(|| eprintln!("{text}"));
+                let text =
+                    format!("{path}: left out: {who} cannot give it, as if it were a directory");
+                self.bar.suspend(|| complain(PROGRAM, &text));
                 Ok(Some(Outcome::LeftOut))
             }
             error => Err(error.to_string()),
@@ -262,8 +261,8 @@ impl Crew<'_> {
     fn settle(&self, job: &Job, outcome: &Result<Outcome, String>) {
         count(&mut self.tally.lock(), job, outcome);
         if let Err(why) = outcome {
-            self.bar
-                .suspend(|| eprintln!("{PROGRAM}: {}: {why}", job.path()));
+            let text = format!("{}: {why}", job.path());
+            self.bar.suspend(|| complain(PROGRAM, &text));
         }
     }
 }

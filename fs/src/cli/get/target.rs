@@ -3,21 +3,23 @@
 //!
 //! Members choose the names, so every step goes from an open directory to one name in it and
 //! follows no symbolic link. Until it is complete a file is called
-//! `.NAME.MEMBER-VERSION.tinyp2p-part`: a later run finds by that name how far this one got, and
-//! goes on only with bytes of the same version of the same member's file.
+//! `.NAME.TARGET-CONTENT.tinyp2p-part` ([`PartName`]): a later run finds by that name how far this one got, and
+//! goes on only with bytes of the same version of the same member's file. Another file's part is never touched.
 
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
+use data_encoding::BASE32_NOPAD as BASE32;
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, RenameFlags, Timespec, Timestamps};
 use rustix::io::Errno;
+use sha2::{Digest, Sha256};
 use tinyp2p_net::merkle::TreeHasher;
-use tinyp2p_net::types::{Name, RelPath, Root};
+use tinyp2p_net::types::{MAX_NAME_BYTES, Name, RelPath, Root};
 
 use super::plan::{Holder, Job};
 
@@ -26,8 +28,15 @@ const SUFFIX: &[u8] = b".tinyp2p-part";
 /// Bytes read back at once when an interrupted file is taken up.
 const READ_BACK: usize = 256 * 1024;
 
-/// How much of NAME stays in the name of its part, so that the whole remains a possible name.
-const MAX_NAME_IN_PART: usize = 200;
+/// How much of NAME stays in the name of its part, for people, so that the whole remains a possible name.
+const MAX_NAME_IN_PART: usize = 180;
+
+/// Characters of a digest in the name of a part: 16 bytes in base32.
+const DIGEST_CHARS: usize = 26;
+
+const _: () = assert!(
+    1 + MAX_NAME_IN_PART + 1 + DIGEST_CHARS + 1 + DIGEST_CHARS + SUFFIX.len() <= MAX_NAME_BYTES
+);
 
 /// The directory to fetch into.
 #[derive(Debug)]
@@ -99,19 +108,17 @@ impl Target {
             Err(errno) => return Err(errno.into()),
         }
         let mut usable = None;
-        let prefix = part_prefix(&job.name);
-        for left in parts.iter().filter(|part| is_part_of(part, &prefix)) {
-            let holder = job
-                .holders
-                .iter()
-                .position(|h| part_name(&job.name, h) == *left);
+        let own = parts.iter().filter_map(|left| PartName::parse(left));
+        for left in own.filter(|part| part.is_of(&job.name)) {
+            let of_holder = |holder: &Holder| PartName::new(&job.name, holder) == left;
+            let holder = job.holders.iter().position(of_holder);
             match holder.filter(|_| usable.is_none()) {
                 Some(holder) => usable = Some((left, holder)),
-                None => remove_unless_locked(&directory, left),
+                None => remove_unless_locked(&directory, &left),
             }
         }
-        let fresh = part_name(&job.name, &job.holders[0]);
-        let (part, holder) = usable.unwrap_or((&fresh, 0));
+        let (part, holder) =
+            usable.unwrap_or_else(|| (PartName::new(&job.name, &job.holders[0]), 0));
         Part::open(directory, job, part, holder)
     }
 
@@ -140,7 +147,7 @@ impl Target {
 pub(super) struct Part {
     directory: OwnedFd,
     file: File,
-    part_name: Vec<u8>,
+    part_name: PartName,
     name: Name,
     holder: usize,
     offset: u64,
@@ -150,8 +157,13 @@ pub(super) struct Part {
 }
 
 impl Part {
-    fn open(directory: OwnedFd, job: &Job, part_name: &[u8], holder: usize) -> io::Result<Begin> {
-        let path = OsStr::from_bytes(part_name);
+    fn open(
+        directory: OwnedFd,
+        job: &Job,
+        part_name: PartName,
+        holder: usize,
+    ) -> io::Result<Begin> {
+        let path = part_name.as_path();
         let flags =
             OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = File::from(rustix::fs::openat(
@@ -184,7 +196,7 @@ impl Part {
         let mut part = Self {
             directory,
             file,
-            part_name: part_name.to_vec(),
+            part_name,
             name: job.name.clone(),
             holder,
             offset: metadata.len(),
@@ -252,13 +264,20 @@ impl Part {
     /// Throws away what is here and begins anew with the bytes of another holder.
     pub(super) fn restart(&mut self, holder: usize, job: &Job) -> io::Result<()> {
         self.clear()?;
-        let new_name = part_name(&self.name, &job.holders[holder]);
-        rustix::fs::renameat(
-            &self.directory,
-            OsStr::from_bytes(&self.part_name),
-            &self.directory,
-            OsStr::from_bytes(&new_name),
-        )?;
+        let new_name = PartName::new(&self.name, &job.holders[holder]);
+        if new_name != self.part_name {
+            match rename(
+                &self.directory,
+                self.part_name.as_path(),
+                new_name.as_path(),
+            ) {
+                // Somebody writes it, or it would have been taken up or removed.
+                Err(Errno::EXIST) => {
+                    return Err(io::Error::other("another process is fetching it, too"));
+                }
+                other => other?,
+            }
+        }
         self.part_name = new_name;
         self.holder = holder;
         Ok(())
@@ -283,7 +302,8 @@ impl Part {
         };
         rustix::fs::futimens(&self.file, &times)?;
         self.file.sync_all()?;
-        match self.rename() {
+        let name = OsStr::from_bytes(self.name.as_bytes());
+        match rename(&self.directory, self.part_name.as_path(), name) {
             Ok(()) => Ok(true),
             Err(Errno::EXIST) => {
                 remove(&self.directory, &self.part_name);
@@ -292,19 +312,16 @@ impl Part {
             Err(errno) => Err(errno.into()),
         }
     }
+}
 
-    /// Renames without replacing; where the filesystem cannot do that, by a second link.
-    fn rename(&self) -> Result<(), Errno> {
-        let part = OsStr::from_bytes(&self.part_name);
-        let name = OsStr::from_bytes(self.name.as_bytes());
-        let directory = self.directory.as_fd();
-        match rustix::fs::renameat_with(directory, part, directory, name, RenameFlags::NOREPLACE) {
-            Err(Errno::INVAL | Errno::NOSYS) => {
-                rustix::fs::linkat(directory, part, directory, name, AtFlags::empty())?;
-                rustix::fs::unlinkat(directory, part, AtFlags::empty())
-            }
-            other => other,
+/// Renames without replacing; where the filesystem cannot do that, by a second link.
+fn rename(directory: &OwnedFd, from: &OsStr, to: &OsStr) -> Result<(), Errno> {
+    match rustix::fs::renameat_with(directory, from, directory, to, RenameFlags::NOREPLACE) {
+        Err(Errno::INVAL | Errno::NOSYS) => {
+            rustix::fs::linkat(directory, from, directory, to, AtFlags::empty())?;
+            rustix::fs::unlinkat(directory, from, AtFlags::empty())
         }
+        other => other,
     }
 }
 
@@ -316,31 +333,70 @@ fn in_the_way(component: &[u8]) -> io::Error {
     )
 }
 
-/// `.NAME.`, NAME cut to what fits.
-fn part_prefix(name: &Name) -> Vec<u8> {
-    let name = name.as_bytes();
-    let kept = &name[..name.len().min(MAX_NAME_IN_PART)];
-    [b".", kept, b"."].concat()
+/// The name of a part: `.NAME.TARGET-CONTENT.tinyp2p-part`. TARGET is a digest of the whole name that the file is
+/// to have, CONTENT one of who has it, where and in which version; NAME is the beginning of the former, for people.
+/// So a part belongs to one file and one content, however alike names and versions look.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct PartName {
+    whole: Vec<u8>,
+    target: String,
 }
 
-fn part_name(name: &Name, holder: &Holder) -> Vec<u8> {
-    let version = format!("{}-{:016x}", holder.member.id.short(), holder.version.0);
-    [&part_prefix(name), version.as_bytes(), SUFFIX].concat()
+impl PartName {
+    fn new(name: &Name, holder: &Holder) -> Self {
+        let target = digest(&[name.as_bytes()]);
+        let content = digest(&[
+            holder.member.id.as_bytes(),
+            &holder.version.0.to_be_bytes(),
+            holder.path.as_bytes(),
+        ]);
+        let name = name.as_bytes();
+        let kept = &name[..name.len().min(MAX_NAME_IN_PART)];
+        let digests = format!(".{target}-{content}");
+        Self {
+            whole: [b".", kept, digests.as_bytes(), SUFFIX].concat(),
+            target,
+        }
+    }
+
+    /// Reads a name that [`PartName::new`] may have made.
+    fn parse(whole: &[u8]) -> Option<Self> {
+        let rest = whole.strip_prefix(b".")?.strip_suffix(SUFFIX)?;
+        let (rest, content) = rest.split_last_chunk::<DIGEST_CHARS>()?;
+        let rest = rest.strip_suffix(b"-")?;
+        let (rest, target) = rest.split_last_chunk::<DIGEST_CHARS>()?;
+        let is_digest = |chars: &[u8]| BASE32.decode(&chars.to_ascii_uppercase()).is_ok();
+        let is_ours = rest.ends_with(b".") && is_digest(target) && is_digest(content);
+        is_ours.then(|| Self {
+            whole: whole.to_vec(),
+            target: String::from_utf8_lossy(target).into_owned(),
+        })
+    }
+
+    /// True for a part of the file that is to have this name.
+    fn is_of(&self, name: &Name) -> bool {
+        self.target == digest(&[name.as_bytes()])
+    }
+
+    fn as_path(&self) -> &OsStr {
+        OsStr::from_bytes(&self.whole)
+    }
 }
 
-/// True when `part` is a part of the name whose parts begin with `prefix`.
-fn is_part_of(part: &[u8], prefix: &[u8]) -> bool {
-    const VERSION_BYTES: usize = 8 + 1 + 16;
-    part.len() == prefix.len() + VERSION_BYTES + SUFFIX.len()
-        && part.starts_with(prefix)
-        && part.ends_with(SUFFIX)
+/// The first half of a digest over all of `fields`, of which only the last may have any length.
+fn digest(fields: &[&[u8]]) -> String {
+    let mut hasher = Sha256::new();
+    for field in fields {
+        hasher.update(field);
+    }
+    let digest: [u8; 32] = hasher.finalize().into();
+    BASE32.encode(&digest[..16]).to_ascii_lowercase()
 }
 
 /// Removes the part of a version that nobody has any more, unless another process writes it.
-fn remove_unless_locked(directory: &OwnedFd, part: &[u8]) {
+fn remove_unless_locked(directory: &OwnedFd, part: &PartName) {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let Ok(file) = rustix::fs::openat(directory, OsStr::from_bytes(part), flags, Mode::empty())
-    else {
+    let Ok(file) = rustix::fs::openat(directory, part.as_path(), flags, Mode::empty()) else {
         return;
     };
     if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
@@ -349,8 +405,8 @@ fn remove_unless_locked(directory: &OwnedFd, part: &[u8]) {
 }
 
 /// Removes a part; what stays is only litter, which the next run tries again.
-fn remove(directory: &OwnedFd, part: &[u8]) {
-    let part = OsStr::from_bytes(part);
+fn remove(directory: &OwnedFd, part: &PartName) {
+    let part = part.as_path();
     if let Err(error) = rustix::fs::unlinkat(directory, part, AtFlags::empty()) {
         tracing::debug!(?part, %error, "a part stays");
     }

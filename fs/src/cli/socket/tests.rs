@@ -170,3 +170,17 @@ fn a_runtime_directory_counts_only_if_it_is_this_users() {
     );
     assert_eq!(others, [PathBuf::from(format!("/tmp/tinyp2p-{}", uid + 1))]);
 }
+
+#[test]
+fn a_directory_that_belongs_to_another_user_is_not_used() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let base = tempfile::tempdir().unwrap();
+    let path = base.path().join("sockets");
+    drop(directory(&path));
+    std::os::unix::fs::chown(&path, Some(12_345), None).unwrap();
+    assert!(Directory::open(&path).is_err() && Directory::create(&path).is_err());
+    std::os::unix::fs::chown(&path, Some(0), None).unwrap();
+    assert!(Directory::open(&path).is_ok());
+}

@@ -284,3 +284,29 @@ fn who_shares_nothing_has_an_empty_list() {
         Err(Error::Fault { .. })
     ));
 }
+
+#[test]
+fn a_file_too_large_for_clients_of_2004_is_a_fault() {
+    let node = Node::new();
+    let kind = |size| {
+        let file = fs::File::create(node.directory.path().join("big")).unwrap();
+        file.set_len(size).unwrap();
+        let call = encode_call(
+            &Key::new(b"pw").token(&url(AT)),
+            &Operation::Contents(b"big".to_vec()),
+        );
+        let local = LOCAL.parse().unwrap();
+        let accepted = node.legacy.accept(&call, local, PORT).unwrap();
+        let share = Some(&node.share);
+        node.legacy.answer(share, &accepted, local, Instant::now())
+    };
+    assert!(matches!(kind(MAX_CONTENTS), Answer::Contents(..)));
+    let Answer::Document(document) = kind(MAX_CONTENTS + 1) else {
+        panic!("it would be sent");
+    };
+    assert!(
+        String::from_utf8(document)
+            .unwrap()
+            .contains("4294967296 bytes")
+    );
+}

@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use super::*;
 
 fn open(share: &Fixture, name: &str) -> SharedFile {
-    share.share.open_file(&path(name)).unwrap()
+    share.share.open_file(&path(name), Asker::Nobody).unwrap()
 }
 
 /// True once reading fails because the file changed.

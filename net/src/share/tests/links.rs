@@ -26,7 +26,7 @@ fn relative_links_are_served_as_what_they_lead_to() {
         assert_eq!(share.read(same).unwrap(), b"content", "{same}");
     }
     assert_eq!(share.stat("to-dir"), share.stat("a"));
-    let found = share.search("", 10, search::BUDGET);
+    let found = share.search("", 10, BUDGET);
     assert_eq!(found, ["a/file", "b/up", "to-file", "to-link"]);
 }
 
@@ -71,17 +71,23 @@ fn magic_links_inside_a_share_of_proc_are_left_out() {
     };
     let share = Share::open(&config).unwrap();
     for magic in ["root", "cwd", "exe", "fd/0", "ns/mnt", "root/etc/passwd"] {
-        assert!(share.open_file(&path(magic)).is_err(), "{magic}");
+        assert!(
+            share.open_file(&path(magic), Asker::Nobody).is_err(),
+            "{magic}"
+        );
         let paths = vec![path(magic)];
         let response = share
-            .stat(&StatRequest {
-                paths,
-                watch: false,
-            })
+            .stat(
+                &StatRequest {
+                    paths,
+                    watch: false,
+                },
+                Asker::Nobody,
+            )
             .unwrap();
         assert_eq!(response.attributes, [None], "{magic}");
     }
-    assert!(share.open_file(&path("status")).is_ok());
+    assert!(share.open_file(&path("status"), Asker::Nobody).is_ok());
 }
 
 #[test]

@@ -74,7 +74,7 @@ fn a_mount_of_this_program_is_left_out_and_cannot_hang_us() {
         ] {
             share.assert_absent(absent);
         }
-        assert_eq!(share.search("", 10, search::BUDGET), ["sub/file"]);
+        assert_eq!(share.search("", 10, BUDGET), ["sub/file"]);
         share
     });
     drop((bound, late, early));
@@ -129,7 +129,7 @@ fn other_mounted_file_systems_are_part_of_the_tree() {
     assert_eq!(share.read("a/tmpfs/dir/file").unwrap(), b"content");
     assert_eq!(share.read("a/link/file").unwrap(), b"content");
     assert_eq!(share.read("b/file").unwrap(), b"own");
-    let found = share.search("", 100, search::BUDGET);
+    let found = share.search("", 100, BUDGET);
     let expected = [
         "a/tmpfs/dir/file",
         "b/all/b/file",
@@ -138,4 +138,22 @@ fn other_mounted_file_systems_are_part_of_the_tree() {
         "b/own",
     ];
     assert_eq!(found, expected);
+}
+
+#[test]
+fn a_file_mounted_over_what_was_found_is_not_opened() {
+    if !is_root() {
+        return;
+    }
+    let share = Fixture::new();
+    share.write("file", "served");
+    let elsewhere = share.base.path().join("outside");
+    mount("none", &elsewhere, "tmpfs", MountFlags::empty(), None).unwrap();
+    let _tmpfs = Mounted(elsewhere.clone());
+    fs::write(elsewhere.join("other"), "of another file system").unwrap();
+    let found = share.share.tree.find(&path("file")).unwrap();
+    assert!(share.share.tree.open(&found).is_ok());
+    mount_bind(elsewhere.join("other"), share.at("file")).unwrap();
+    let _bound = Mounted(share.at("file"));
+    assert_eq!(share.share.tree.open(&found).err(), Some(Errno::NOENT));
 }

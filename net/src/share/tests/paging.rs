@@ -73,7 +73,10 @@ fn a_search_that_runs_out_of_time_goes_on_where_it_ended() {
     };
     let mut pages = 0;
     let found = loop {
-        let page = share.share.search_within(&request, Duration::ZERO).unwrap();
+        let page = share
+            .share
+            .search_within(&request, Asker::Nobody, Duration::ZERO)
+            .unwrap();
         pages += 1;
         assert!(pages < 100, "no progress");
         if let Some((path, _)) = page.matches.last() {
@@ -85,7 +88,7 @@ fn a_search_that_runs_out_of_time_goes_on_where_it_ended() {
     assert_eq!(pages, 41, "one directory a page, then the needle");
     // Whoever starts anew is not sent on to the end.
     request.pattern = "0.txt".into();
-    let page = share.share.search(&request).unwrap();
+    let page = share.share.search(&request, Asker::Nobody).unwrap();
     assert_eq!(page.matches[0].0.to_string(), "00/0.txt");
 }
 
@@ -157,9 +160,9 @@ proptest! {
         let share = build(&plan);
         let mut listed = BTreeSet::new();
         walk(&share, "", &mut listed);
-        let full = share.search("", 1024, search::BUDGET);
+        let full = share.search("", 1024, BUDGET);
         for limit in [1, 2, 3] {
-            prop_assert_eq!(&share.search("", limit, search::BUDGET), &full);
+            prop_assert_eq!(&share.search("", limit, BUDGET), &full);
         }
         prop_assert_eq!(&share.search("", 2, Duration::ZERO), &full);
         // A search finds the files that listings show, less those behind a directory link.
@@ -175,8 +178,55 @@ proptest! {
         prop_assert_eq!(full, expected);
         let some = share.search("a", 2, Duration::ZERO);
         let name_has_a = |path: &&String| path.rsplit('/').next().unwrap().contains('a');
-        let wanted: Vec<_> = share.search("", 1024, search::BUDGET);
+        let wanted: Vec<_> = share.search("", 1024, BUDGET);
         let wanted: Vec<_> = wanted.iter().filter(name_has_a).cloned().collect();
         prop_assert_eq!(some, wanted);
     }
+}
+
+#[test]
+fn a_page_ends_in_time_however_many_names_lead_nowhere() {
+    let share = Fixture::new();
+    share.write("a", "");
+    for index in 0..100 {
+        std::os::unix::fs::symlink("nowhere", share.at(format!("link {index}"))).unwrap();
+    }
+    share.write("z", "");
+    let mut request = ListRequest {
+        directory: RelPath::root(),
+        after: None,
+        limit: 2,
+        watch: false,
+    };
+    let (page, _) = share
+        .share
+        .listing(&request, Asker::Nobody, Instant::now())
+        .unwrap();
+    assert_eq!((page.entries.len(), page.more), (1, true));
+    request.after = Some(Name::new(&b"a"[..]).unwrap());
+    let fault = share
+        .share
+        .listing(&request, Asker::Nobody, Instant::now())
+        .unwrap_err();
+    assert_eq!(fault.code, FaultCode::LimitExceeded);
+    let (page, _) = share
+        .share
+        .listing(&request, Asker::Nobody, Instant::now() + BUDGET)
+        .unwrap();
+    assert_eq!((page.entries.len(), page.more), (1, false));
+}
+
+#[test]
+fn many_paths_are_not_looked_at_beyond_the_time_there_is() {
+    let share = Fixture::new();
+    let request = StatRequest {
+        watch: true,
+        paths: vec![path("a"); StatRequest::MAX_PATHS],
+    };
+    let fault = share
+        .share
+        .stat_until(&request, Asker::Nobody, Instant::now())
+        .unwrap_err();
+    assert_eq!(fault.code, FaultCode::LimitExceeded);
+    assert!(share.share.stat(&request, Asker::Nobody).is_ok());
 }

@@ -54,7 +54,7 @@ fn a_directory_swapped_for_a_link_never_shows_what_is_outside() {
                 let inside = share.read(format!("{directory}/inside"));
                 assert!(inside.is_err() || inside.unwrap() == b"inside");
             }
-            let found = share.search("secret", 10, search::BUDGET);
+            let found = share.search("secret", 10, BUDGET);
             assert_eq!(found, [""; 0]);
         }
     });
@@ -76,7 +76,7 @@ fn a_file_swapped_for_a_link_or_a_fifo_never_leads_elsewhere_and_never_hangs() {
         let (mut opened, mut refused) = (0, 0);
         while_changing(rotate, || {
             while opened < 100 || refused < 100 {
-                match share.share.open_file(&path("file")) {
+                match share.share.open_file(&path("file"), Asker::Nobody) {
                     Ok(file) => {
                         opened += 1;
                         let mut content = [0; 16];

@@ -39,7 +39,7 @@ impl Rooted {
             watch: false,
             paths: vec![path(name)],
         };
-        self.share.stat(&request).unwrap().attributes[0]
+        self.share.stat(&request, Asker::Nobody).unwrap().attributes[0]
             .unwrap()
             .root
     }
@@ -84,7 +84,7 @@ fn a_file_has_its_root_soon_and_is_served_before() {
     let share = Rooted::new(on_disk());
     let content = vec![7; 9 << 20];
     share.write_settled("big", &content);
-    assert!(share.share.open_file(&path("big")).is_ok());
+    assert!(share.share.open_file(&path("big"), Asker::Nobody).is_ok());
     let root = share.root_in_time("big");
     assert_eq!(root, root_of(&content));
     for (first, span) in [(0, SUBTREE_BLOCKS), (512, SUBTREE_BLOCKS), (8, 8), (575, 1)] {
@@ -248,7 +248,7 @@ fn another_copy_of_a_content_is_found_once_somebody_opens_it() {
     share.root_in_time("two");
     share.write_settled("two", b"other");
     assert_eq!(content_of(&share.share, root), None);
-    share.share.open_file(&path("one")).unwrap();
+    share.share.open_file(&path("one"), Asker::Nobody).unwrap();
     eventually("the other copy", || {
         content_of(&share.share, root).as_deref() == Some(b"content")
     });
@@ -289,4 +289,69 @@ fn what_is_not_served_any_more_is_not_found_by_its_content() {
     assert_eq!(content_of(&share.share, root), None);
     std::os::unix::fs::symlink("/etc/hostname", at("file")).unwrap();
     assert_eq!(content_of(&share.share, root), None);
+}
+
+/// A sparse file that would take minutes to read.
+fn huge(share: &Rooted) -> std::path::PathBuf {
+    let place = share.base.path().join("served/huge");
+    let file = fs::File::create(&place).unwrap();
+    file.set_len(hasher::MAX_HASHED + 1).unwrap();
+    age(&place);
+    place
+}
+
+#[test]
+fn a_file_too_large_to_be_hashed_holds_up_nobody() {
+    let share = Rooted::new(on_disk());
+    huge(&share);
+    share.share.open_file(&path("huge"), MEMBER).unwrap();
+    share.write_settled("small", b"x");
+    share.root_in_time("small");
+    assert_eq!(share.root("huge"), None);
+}
+
+#[test]
+fn a_file_that_can_get_no_root_does_not_jump_the_queue() {
+    let share = Rooted::new(on_disk());
+    huge(&share);
+    let file = share.share.open_file(&path("huge"), MEMBER).unwrap();
+    eventually("its turn", || share.share.wanted.is_fruitless(file.id()));
+    for _ in 0..3 {
+        share.share.open_file(&path("huge"), MEMBER).unwrap();
+        assert!(!share.share.wanted.is_opened());
+    }
+    // Whoever opens another one has it at the front.
+    share.write_settled("small", b"x");
+    share.share.open_file(&path("small"), MEMBER).unwrap();
+    share.root_in_time("small");
+}
+
+const MEMBER: Asker = Asker::Member(crate::types::PeerId::from_bytes([7; 32]));
+
+#[test]
+fn what_a_member_lists_is_hashed_before_the_rest() {
+    let share = Rooted::new(on_disk());
+    // The hasher is stopped, so that what it would do next can be looked at.
+    share.share.stop();
+    let stopped = Arc::clone(&share.share);
+    for name in ["a", "b", "c"] {
+        share.write_settled(name, b"content");
+    }
+    let wished = |name: &str, asker| {
+        let request = StatRequest {
+            watch: false,
+            paths: vec![path(name)],
+        };
+        stopped.stat(&request, asker).unwrap();
+    };
+    wished("a", Asker::Nobody);
+    wished("b", MEMBER);
+    share.share.open_file(&path("c"), MEMBER).unwrap();
+    let mut order = Vec::new();
+    while let Some(wish) = stopped.wanted.next(Duration::ZERO) {
+        order.push(wish.path.to_string());
+    }
+    let own = order.iter().filter(|name| *name != "a").collect::<Vec<_>>();
+    assert_eq!(own, ["c", "b"]);
+    assert_eq!(order.last().map(String::as_str), Some("a"));
 }

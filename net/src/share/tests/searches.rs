@@ -23,9 +23,11 @@ fn expected(share: &Fixture, pattern: &str, after: Option<&RelPath>) -> Vec<Stri
             .any(|parent| share.at(parent).is_symlink())
     };
     let name = |path: &str| path.rsplit('/').next().unwrap().to_owned();
+    let patience = || pattern::patience::Patience::new(Instant::now() + Duration::from_secs(60));
+    let matches = |name: &str| pattern.matches(name.as_bytes(), &mut patience()) == Ok(true);
     let all = listed.into_iter();
     all.filter(|text| share.at(text).is_file() && !behind_link(text))
-        .filter(|text| pattern.matches(name(text).as_bytes()))
+        .filter(|text| matches(&name(text)))
         .filter(|text| after.is_none_or(|after| path(text) > *after))
         .collect()
 }
@@ -45,12 +47,11 @@ fn turn_pages(
     let mut found = Vec::new();
     for (limit, is_hurried) in turns.iter().cycle().take(10_000) {
         request.limit = *limit;
-        let budget = if *is_hurried {
-            Duration::ZERO
-        } else {
-            search::BUDGET
-        };
-        let page = share.share.search_within(&request, budget).unwrap();
+        let budget = if *is_hurried { Duration::ZERO } else { BUDGET };
+        let page = share
+            .share
+            .search_within(&request, Asker::Nobody, budget)
+            .unwrap();
         assert!(page.matches.len() <= *limit as usize);
         if let Some((last, _)) = page.matches.last() {
             request.after = Some(last.clone());
@@ -124,7 +125,7 @@ fn a_page_looks_at_nothing_behind_its_end() {
         after: None,
         limit: 1,
     };
-    assert!(share.share.search(&request).unwrap().more);
+    assert!(share.share.search(&request, Asker::Nobody).unwrap().more);
     let is_known = |directory: &str| {
         let version = share.stat(directory).unwrap().version;
         let mut index = share.share.index.lock();
@@ -148,10 +149,59 @@ fn a_page_whose_time_is_up_ends_in_the_middle_of_a_directory_too() {
         after: None,
         limit: 10,
     };
-    let page = share.share.search_within(&request, Duration::ZERO).unwrap();
+    let page = share
+        .share
+        .search_within(&request, Asker::Nobody, Duration::ZERO)
+        .unwrap();
     assert!(page.more && page.matches.is_empty());
     let found = turn_pages(&share, "zz", None, &[(1, true)]);
     assert_eq!(found, ["zz"]);
     request.pattern = "000".into();
-    assert_eq!(share.share.search(&request).unwrap().matches.len(), 10);
+    assert_eq!(
+        share
+            .share
+            .search(&request, Asker::Nobody)
+            .unwrap()
+            .matches
+            .len(),
+        10
+    );
 }
+
+#[test]
+fn a_page_ends_in_time_whatever_the_pattern() {
+    let share = Fixture::new();
+    // Bytes that are not UTF-8 are matched as three bytes each.
+    let rests = [[0xff; 250].to_vec(), b"ab".repeat(125)];
+    for (index, rest) in (0..300).zip(rests.iter().cycle()) {
+        let name = [format!("{index:04}").as_bytes(), rest].concat();
+        fs::write(share.at(&name), "").unwrap();
+    }
+    for text in SLOW {
+        let request = SearchRequest {
+            pattern: (*text).into(),
+            after: None,
+            limit: 10,
+        };
+        let (begun, budget) = (Instant::now(), Duration::from_millis(100));
+        let page = share.share.search_within(&request, Asker::Nobody, budget);
+        // Ten times what is promised, on a machine that does other things, without optimisation.
+        let most = budget + Duration::from_millis(500);
+        assert!(begun.elapsed() < most, "{:?}: {text}", begun.elapsed());
+        let is_unfinished = match page {
+            Ok(page) => page.more,
+            Err(fault) => fault.code == FaultCode::LimitExceeded,
+        };
+        assert!(is_unfinished, "{text}");
+        let (begun, until) = (Instant::now(), Instant::now() + budget);
+        assert!(share.share.top_files(text, 10, until).is_err(), "{text}");
+        assert!(begun.elapsed() < most, "{:?}: {text}", begun.elapsed());
+    }
+}
+
+/// Expressions that take longest, each in another engine of the `regex` crate.
+const SLOW: &[&str] = &[
+    r"(?s-u)(?:[ab]?[^b]?){3000}\x01",
+    r"\b(?s-u:(?:.{0,100}[\x00-\xff]){80})\x01\b",
+    r"(?s-u)[^a]*a(?:.{0,250}a){20}\x01",
+];

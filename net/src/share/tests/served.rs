@@ -33,7 +33,7 @@ fn names_are_bytes_and_all_of_them_survive() {
         assert_eq!(share.stat(name), Some(entry.attributes));
         assert_eq!(share.read(name).unwrap(), b"content");
     }
-    assert_eq!(share.search("", 100, search::BUDGET).len(), names.len());
+    assert_eq!(share.search("", 100, BUDGET).len(), names.len());
 }
 
 #[test]
@@ -43,7 +43,7 @@ fn a_file_that_is_dropped_in_is_there_at_once_and_gone_as_fast() {
     for _ in 0..100 {
         share.write("new", "x");
         assert_eq!(share.names(""), ["new"]);
-        assert_eq!(share.search("new", 1, search::BUDGET), ["new"]);
+        assert_eq!(share.search("new", 1, BUDGET), ["new"]);
         fs::remove_file(share.at("new")).unwrap();
         assert_eq!(share.names(""), [""; 0]);
     }
@@ -77,7 +77,7 @@ fn a_replaced_file_and_a_changed_directory_get_a_new_version() {
             after: None,
             limit: 10,
         };
-        page_of(share.share.list(&request).unwrap())
+        page_of(share.share.list(&request, Asker::Nobody).unwrap())
     };
     let (file, listing) = (share.stat("file").unwrap(), list());
     assert_eq!(listing.version, share.stat("").unwrap().version);
@@ -97,7 +97,7 @@ fn dot_names_are_served_only_when_asked_for() {
         share.write("dir/.file", "x");
         if hidden {
             assert_eq!(share.names(""), [".dir", "dir"]);
-            let found = share.search("file", 10, search::BUDGET);
+            let found = share.search("file", 10, BUDGET);
             assert_eq!(found, [".dir/file", "dir/.file"]);
         } else {
             assert_eq!(share.names(""), ["dir"]);
@@ -161,14 +161,17 @@ fn faults_say_what_is_wrong_and_nothing_about_this_machine() {
     let paths = vec![path("file"); StatRequest::MAX_PATHS + 1];
     let fault = share
         .share
-        .stat(&StatRequest {
-            paths,
-            watch: false,
-        })
+        .stat(
+            &StatRequest {
+                paths,
+                watch: false,
+            },
+            Asker::Nobody,
+        )
         .unwrap_err();
     assert_eq!(fault.code, FaultCode::LimitExceeded);
     let deep = path(&["x"; 2048].join("/"));
-    assert!(share.share.open_file(&deep).is_err());
+    assert!(share.share.open_file(&deep, Asker::Nobody).is_err());
 }
 
 #[test]

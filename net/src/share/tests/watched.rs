@@ -33,7 +33,7 @@ impl Watched {
             limit: 8192,
             watch: true,
         };
-        self.0.share.list(&request).unwrap()
+        self.0.share.list(&request, Asker::Nobody).unwrap()
     }
 
     /// The counter of a listing.
@@ -50,7 +50,7 @@ impl Watched {
             paths: vec![path(at)],
             watch: true,
         };
-        self.0.share.stat(&request).unwrap().counter
+        self.0.share.stat(&request, Asker::Nobody).unwrap().counter
     }
 
     fn changes(&self, since: u64, wait: Duration) -> Changes {
@@ -203,7 +203,7 @@ fn only_what_was_asked_for_is_watched() {
         watch: false,
     };
     assert_eq!(
-        page_of(watched.0.share.list(&unasked).unwrap()).counter,
+        page_of(watched.0.share.list(&unasked, Asker::Nobody).unwrap()).counter,
         None
     );
 }
@@ -255,11 +255,28 @@ fn without_a_watch_nothing_is_promised_and_nobody_waits() {
         limit: 1,
         watch: true,
     };
-    assert_eq!(page_of(fixture.share.list(&request).unwrap()).counter, None);
+    assert_eq!(
+        page_of(fixture.share.list(&request, Asker::Nobody).unwrap()).counter,
+        None
+    );
     let poll = ChangesRequest {
         since: 0,
         wait: ChangesRequest::MAX_WAIT,
     };
     let fault = fixture.share.wait_for_changes(&poll).unwrap_err();
     assert_eq!(fault.code, FaultCode::NotFound);
+}
+
+#[test]
+fn no_more_is_watched_than_there_is_room_for() {
+    let mut fixture = Fixture::new();
+    for directory in ["a", "b"] {
+        fs::create_dir(fixture.at(directory)).unwrap();
+    }
+    let watch = Watch::with_room(&fixture.share.tree, 2).unwrap();
+    fixture.share.watch = Some(watch);
+    let watched = Watched(fixture);
+    assert!(watched.counter("").is_some() && watched.counter("a").is_some());
+    assert_eq!(watched.counter("b"), None);
+    assert!(watched.counter("a").is_some(), "it is watched already");
 }

@@ -186,8 +186,8 @@ fn a_link_in_the_place_of_a_part_is_not_followed() {
     let victim = place.directory.path().join("victim");
     std::fs::write(&victim, b"precious").unwrap();
     let job = job("x", 5, vec![holder(1, 1)]);
-    let part = part_name(&job.name, &job.holders[0]);
-    let part = place.directory.path().join(OsStr::from_bytes(&part));
+    let part = PartName::new(&job.name, &job.holders[0]);
+    let part = place.directory.path().join(part.as_path());
     std::os::unix::fs::symlink(&victim, &part).unwrap();
     assert!(place.begin(&job).is_err());
     std::fs::remove_file(&part).unwrap();
@@ -255,4 +255,79 @@ fn an_empty_file_needs_no_root() {
     let place = Place::new();
     let mut part = place.part(&job("x", 0, vec![holder(1, 1)]));
     assert!(part.is_genuine().unwrap());
+}
+
+#[test]
+fn a_part_of_another_file_is_never_touched() {
+    let place = Place::new();
+    // As alike as names and versions can be.
+    let (x, y) = ("n".repeat(254) + "x", "n".repeat(254) + "y");
+    place
+        .part(&job(&x, 5, vec![holder(1, 1)]))
+        .append(b"hel")
+        .unwrap();
+    for holders in [vec![holder(1, 1)], vec![holder(2, 7)]] {
+        let part = place.part(&job(&y, 5, holders));
+        assert_eq!(part.offset(), 0);
+    }
+    let part = place.part(&job(&x, 5, vec![holder(1, 1)]));
+    assert_eq!(part.offset(), 3, "what was fetched is still there");
+}
+
+#[test]
+fn a_part_is_of_one_member_path_and_version() {
+    let name = Name::new(&b"x"[..]).unwrap();
+    let one = PartName::new(&name, &holder(1, 1));
+    let elsewhere = Holder {
+        path: RelPath::new(b"d/x").unwrap(),
+        ..holder(1, 1)
+    };
+    for other in [holder(2, 1), holder(1, 2), elsewhere] {
+        assert_ne!(PartName::new(&name, &other), one);
+    }
+    assert_eq!(PartName::parse(&one.whole), Some(one.clone()));
+    assert!(one.is_of(&name) && !one.is_of(&Name::new(&b"x."[..]).unwrap()));
+    for odd in [
+        &b".x.tinyp2p-part"[..],
+        b".tinyp2p-part",
+        b"",
+        &one.whole[1..],
+    ] {
+        assert_eq!(PartName::parse(odd), None);
+    }
+}
+
+#[test]
+fn the_part_that_another_process_writes_is_not_replaced() {
+    let place = Place::new();
+    let theirs = job("x", 5, vec![holder(2, 7)]);
+    let mut first = place.part(&theirs);
+    first.append(b"hel").unwrap();
+    let ours = job("x", 5, vec![holder(1, 1), holder(2, 7)]);
+    let mut second = match place.target.begin(&ours, &[]).unwrap() {
+        Begin::Part(part) => part,
+        _ => panic!("no part of its own"),
+    };
+    assert!(second.restart(1, &ours).is_err());
+    first.append(b"lo").unwrap();
+    assert!(first.finish(1).unwrap());
+    assert_eq!(
+        std::fs::read(place.directory.path().join("x")).unwrap(),
+        b"hello"
+    );
+}
+
+#[test]
+fn a_part_that_belongs_to_another_user_is_not_written_to() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let place = Place::new();
+    let job = job("x", 5, vec![holder(1, 1)]);
+    place.part(&job).append(b"hel").unwrap();
+    let part = place.directory.path().join(&place.names()[0]);
+    std::os::unix::fs::chown(&part, Some(12_345), None).unwrap();
+    assert!(place.begin(&job).is_err());
+    std::os::unix::fs::chown(&part, Some(0), None).unwrap();
+    assert_eq!(place.part(&job).offset(), 3);
 }

@@ -1,0 +1,348 @@
+//! The database file, which may be damaged in any way.
+//!
+//! A damaged page can make the embedded database return an error or panic, but not hang: its walks down
+//! a tree are bounded. Both end here. The damaged file is removed and a new one takes its place, as all that
+//! was in it can be computed anew. What a database says without complaint is no proof either: every row is
+//! checked by whoever reads it ([`super::rows`]).
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use redb::{
+    Database, Durability, ReadTransaction, ReadableDatabase, TableHandle, WriteTransaction,
+};
+
+use super::rows;
+
+/// Memory for the pages of the database.
+const PAGE_CACHE: usize = 8 << 20;
+
+/// A database that has grown beyond this is begun afresh: it is mostly about files that have gone.
+/// A terabyte of content takes 2 GiB of leaves.
+const MAX_FILE: u64 = 8 << 30;
+
+/// A database that is replaced as soon as it turns out to be damaged.
+pub(super) struct Rebuildable {
+    /// Where it lies; `None` when all is kept in memory.
+    path: Option<PathBuf>,
+    current: Mutex<Arc<Opened>>,
+    /// How often it was begun afresh.
+    incarnation: AtomicU64,
+}
+
+/// One opened file.
+struct Opened {
+    /// `None` only while it is dropped.
+    database: Option<Database>,
+    /// Held by the one who writes. A panic may leave the database's own lock for writers taken for good,
+    /// so whoever comes after one must not get that far.
+    writing: Mutex<Soundness>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Soundness {
+    Sound,
+    Damaged,
+}
+
+/// Why a transaction failed.
+enum Trouble {
+    /// The file is not what was written.
+    Damage(String),
+    /// Something else, a full disk for example.
+    Other(redb::Error),
+}
+
+impl Rebuildable {
+    /// Opens or creates the file at `path`. One that is damaged, of another format, too large or not
+    /// a database at all is begun afresh.
+    ///
+    /// # Errors
+    /// Another process has it, or it cannot be written.
+    pub(super) fn open(path: &Path) -> Result<Self, redb::Error> {
+        Self::open_within(path, MAX_FILE)
+    }
+
+    fn open_within(path: &Path, max_bytes: u64) -> Result<Self, redb::Error> {
+        create_parent(path)?;
+        if fs::metadata(path).is_ok_and(|found| found.len() > max_bytes) {
+            fs::remove_file(path)?;
+        }
+        let opened = match Opened::open(path) {
+            Err(Trouble::Damage(why)) => {
+                tracing::warn!(%why, "the database of content roots is begun afresh");
+                fs::remove_file(path)?;
+                Opened::open(path)
+            }
+            other => other,
+        };
+        Ok(Self {
+            path: Some(path.to_owned()),
+            current: Mutex::new(Arc::new(opened.map_err(Trouble::into_error)?)),
+            incarnation: AtomicU64::new(0),
+        })
+    }
+
+    /// One that lasts as long as this process.
+    pub(super) fn in_memory() -> Result<Self, redb::Error> {
+        let opened = Opened::in_memory().map_err(Trouble::into_error)?;
+        Ok(Self {
+            path: None,
+            current: Mutex::new(Arc::new(opened)),
+            incarnation: AtomicU64::new(0),
+        })
+    }
+
+    /// Another number once it was begun afresh: nothing that was found before is in it any more.
+    pub(super) fn incarnation(&self) -> u64 {
+        self.incarnation.load(Ordering::Acquire)
+    }
+
+    /// What `work` finds.
+    ///
+    /// # Errors
+    /// The disk failed, or the database turned out to be damaged; then it is an empty one from now on.
+    pub(super) fn read<R>(
+        &self,
+        work: impl FnOnce(&ReadTransaction) -> Result<R, redb::Error>,
+    ) -> Result<R, redb::Error> {
+        let opened = Arc::clone(&self.current.lock());
+        let outcome = contained(|| work(&opened.database()?.begin_read()?));
+        self.settle(&opened, outcome)
+    }
+
+    /// Does `work` and keeps it, on the disk by the next [`Rebuildable::flush`] at the latest.
+    ///
+    /// # Errors
+    /// As [`Rebuildable::read`].
+    pub(super) fn write<R>(
+        &self,
+        work: impl FnOnce(&WriteTransaction) -> Result<R, redb::Error>,
+    ) -> Result<R, redb::Error> {
+        self.commit(Durability::None, work)
+    }
+
+    /// Waits until everything that was written would survive a crash.
+    ///
+    /// # Errors
+    /// As [`Rebuildable::read`].
+    pub(super) fn flush(&self) -> Result<(), redb::Error> {
+        self.commit(Durability::Immediate, |_| Ok(()))
+    }
+
+    fn commit<R>(
+        &self,
+        durability: Durability,
+        work: impl FnOnce(&WriteTransaction) -> Result<R, redb::Error>,
+    ) -> Result<R, redb::Error> {
+        let opened = Arc::clone(&self.current.lock());
+        let outcome = opened.commit(durability, work);
+        self.settle(&opened, outcome)
+    }
+
+    /// Replaces the database `used` if that is what the outcome calls for.
+    fn settle<R>(&self, used: &Arc<Opened>, outcome: Result<R, Trouble>) -> Result<R, redb::Error> {
+        if let Err(Trouble::Damage(why)) = &outcome {
+            self.begin_afresh(used, why);
+        }
+        outcome.map_err(Trouble::into_error)
+    }
+
+    fn begin_afresh(&self, damaged: &Arc<Opened>, why: &str) {
+        let mut current = self.current.lock();
+        // Others may have come upon the same damage.
+        if !Arc::ptr_eq(&current, damaged) {
+            return;
+        }
+        tracing::warn!(%why, "the database of content roots is damaged; it is begun afresh");
+        let anew = self.path.as_ref().map(|path| {
+            fs::remove_file(path)?;
+            Opened::open(path).map_err(Trouble::into_error)
+        });
+        let opened = match anew {
+            Some(Ok(opened)) => Ok(opened),
+            Some(Err(error)) => {
+                tracing::warn!(%error, "content roots are not remembered across restarts");
+                Opened::in_memory()
+            }
+            None => Opened::in_memory(),
+        };
+        match opened {
+            Ok(opened) => {
+                *current = Arc::new(opened);
+                self.incarnation.fetch_add(1, Ordering::Release);
+            }
+            // The damaged one stays, and every use of it is an error.
+            Err(trouble) => {
+                let error = trouble.into_error();
+                tracing::error!(%error, "content roots cannot be remembered at all");
+            }
+        }
+    }
+}
+
+impl Opened {
+    fn open(path: &Path) -> Result<Self, Trouble> {
+        let opened = Self::with_tables(|| Ok(builder().create(path)?))?;
+        let private = fs::Permissions::from_mode(0o600);
+        fs::set_permissions(path, private).map_err(|error| Trouble::of(error.into()))?;
+        Ok(opened)
+    }
+
+    fn in_memory() -> Result<Self, Trouble> {
+        let memory = redb::backends::InMemoryBackend::new();
+        Self::with_tables(|| Ok(builder().create_with_backend(memory)?))
+    }
+
+    /// Opens a database and makes sure that it has the tables of this version, and none of another.
+    fn with_tables(open: impl FnOnce() -> Result<Database, redb::Error>) -> Result<Self, Trouble> {
+        let opened = Self {
+            database: Some(contained(open)?),
+            writing: Mutex::new(Soundness::Sound),
+        };
+        let are_ours = opened.commit(Durability::Immediate, |write| {
+            let others = write
+                .list_tables()?
+                .filter(|table| !rows::is_table(table.name()))
+                .count();
+            rows::create_tables(write)?;
+            Ok(others == 0)
+        })?;
+        if !are_ours {
+            return Err(Trouble::Damage("it is of another version".into()));
+        }
+        Ok(opened)
+    }
+
+    fn database(&self) -> Result<&Database, redb::Error> {
+        self.database.as_ref().ok_or(redb::Error::DatabaseClosed)
+    }
+
+    fn commit<R>(
+        &self,
+        durability: Durability,
+        work: impl FnOnce(&WriteTransaction) -> Result<R, redb::Error>,
+    ) -> Result<R, Trouble> {
+        let mut soundness = self.writing.lock();
+        if *soundness == Soundness::Damaged {
+            return Err(Trouble::Damage("it has failed before".into()));
+        }
+        let outcome = contained(|| {
+            let mut write = self.database()?.begin_write()?;
+            write.set_durability(durability)?;
+            let found = work(&write)?;
+            write.commit()?;
+            Ok(found)
+        });
+        if let Err(Trouble::Damage(_)) = &outcome {
+            *soundness = Soundness::Damaged;
+        }
+        outcome
+    }
+}
+
+impl Drop for Opened {
+    /// Closing a damaged database may fail as anything else may.
+    fn drop(&mut self) {
+        let database = self.database.take();
+        let _ = contained(|| {
+            drop(database);
+            Ok(())
+        });
+    }
+}
+
+/// What `work` comes to; a panic of the embedded database is damage.
+fn contained<R>(work: impl FnOnce() -> Result<R, redb::Error>) -> Result<R, Trouble> {
+    // Nothing that a panic leaves half done is used again: the database is replaced.
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(outcome) => outcome.map_err(Trouble::of),
+        Err(_) => Err(Trouble::Damage("reading it fails".into())),
+    }
+}
+
+impl Trouble {
+    fn of(error: redb::Error) -> Self {
+        use redb::Error as E;
+        let is_damage = match &error {
+            E::Io(error) => matches!(
+                error.kind(),
+                io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
+            ),
+            // Somebody else uses it, the disk has failed or is full: it may be in the best of health.
+            E::DatabaseAlreadyOpen
+            | E::LockProtocolMismatch
+            | E::PreviousIo
+            | E::DatabaseClosed
+            | E::Backend(_)
+            | E::Unsupported => false,
+            _ => true,
+        };
+        if is_damage {
+            Self::Damage(error.to_string())
+        } else {
+            Self::Other(error)
+        }
+    }
+
+    fn into_error(self) -> redb::Error {
+        match self {
+            Self::Damage(why) => redb::Error::Corrupted(why),
+            Self::Other(error) => error,
+        }
+    }
+}
+
+fn builder() -> redb::Builder {
+    let mut builder = Database::builder();
+    builder.set_cache_size(PAGE_CACHE);
+    builder
+}
+
+fn create_parent(path: &Path) -> io::Result<()> {
+    match path.parent() {
+        Some(directory) => fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use redb::TableDefinition;
+
+    use super::*;
+
+    const TABLE: TableDefinition<[u8; 32], &[u8]> = TableDefinition::new("paths");
+
+    #[test]
+    fn a_database_that_has_grown_too_large_is_begun_afresh() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("roots");
+        let database = Rebuildable::open(&path).unwrap();
+        let fill = |write: &WriteTransaction| {
+            write.open_table(TABLE)?.insert([7; 32], &b"path"[..])?;
+            Ok(())
+        };
+        database.write(fill).unwrap();
+        database.flush().unwrap();
+        drop(database);
+        let is_kept = |max_bytes| {
+            let database = Rebuildable::open_within(&path, max_bytes).unwrap();
+            let row = database.read(|read| Ok(read.open_table(TABLE)?.get([7; 32])?.is_some()));
+            row.unwrap()
+        };
+        let size = fs::metadata(&path).unwrap().len();
+        assert!(is_kept(size));
+        assert!(!is_kept(size - 1));
+    }
+}

@@ -1,0 +1,198 @@
+//! The rows of the database, each of which proves by itself that it is what it is read as.
+//!
+//! A file on a disk may be damaged: bits flip, pages are torn, lost or written to the wrong place. A wrong
+//! root would get an honest member blamed for wrong bytes, so no row counts because it was found under
+//! some key. The root of a version carries a digest over both; where that fails the root is not known, and is
+//! computed anew. A subtree is proven against the root that it is asked for, as one of a stranger would be; one
+//! that fails is an error, which ends the whole database, as nothing else would make its leaves be computed
+//! again. A path is a hint, which whoever follows it checks.
+
+use redb::{Error, ReadTransaction, ReadableTable, TableDefinition, TableHandle, WriteTransaction};
+use sha2::{Digest, Sha256};
+
+use crate::merkle::{BLOCK, Hash, SUBTREE_BLOCKS, Subtree, Tree};
+use crate::types::{RelPath, Root, Version};
+
+const ROOTS: TableDefinition<u64, [u8; 48]> = TableDefinition::new("checked roots");
+const SUBTREES: TableDefinition<([u8; 32], u64), &[u8]> = TableDefinition::new("sized subtrees");
+const PATHS: TableDefinition<[u8; 32], &[u8]> = TableDefinition::new("paths");
+
+/// What the digest of a root's row begins with, so that it is not one of anything else.
+const DOMAIN: &[u8] = b"tinyp2p root of a version\0";
+
+/// True for the name of a table that this version has. A database with any other is of another
+/// version, whose rows prove nothing.
+pub(super) fn is_table(name: &str) -> bool {
+    [ROOTS.name(), SUBTREES.name(), PATHS.name()].contains(&name)
+}
+
+/// Makes sure that the tables are there, with the right types.
+pub(super) fn create_tables(write: &WriteTransaction) -> Result<(), Error> {
+    write.open_table(ROOTS)?;
+    write.open_table(SUBTREES)?;
+    write.open_table(PATHS)?;
+    Ok(())
+}
+
+/// The root of each of `versions`, as far as it is known.
+pub(super) fn roots(
+    read: &ReadTransaction,
+    versions: impl Iterator<Item = Version>,
+) -> Result<Vec<Option<Root>>, Error> {
+    let table = read.open_table(ROOTS)?;
+    let look_up = |version: Version| {
+        let row = table.get(version.0)?;
+        Ok(row.and_then(|row| open_root(version, &row.value())))
+    };
+    versions.map(look_up).collect()
+}
+
+/// Where a file lay that had the content of `root`.
+pub(super) fn path(read: &ReadTransaction, root: Root) -> Result<Option<RelPath>, Error> {
+    let row = read.open_table(PATHS)?.get(*root.as_bytes())?;
+    Ok(row.and_then(|path| RelPath::new(path.value()).ok()))
+}
+
+/// Those of `found` whose root has no path.
+pub(super) fn without_path<'a>(
+    read: &ReadTransaction,
+    found: impl Iterator<Item = (Root, &'a RelPath)>,
+) -> Result<Vec<(Root, &'a RelPath)>, Error> {
+    let table = read.open_table(PATHS)?;
+    let mut lacking = Vec::new();
+    for (root, path) in found {
+        if table.get(*root.as_bytes())?.is_none() {
+            lacking.push((root, path));
+        }
+    }
+    Ok(lacking)
+}
+
+/// Notes where contents lie.
+pub(super) fn put_paths(write: &WriteTransaction, found: &[(Root, &RelPath)]) -> Result<(), Error> {
+    let mut table = write.open_table(PATHS)?;
+    for (root, path) in found {
+        table.insert(*root.as_bytes(), path.as_bytes())?;
+    }
+    Ok(())
+}
+
+/// Forgets the path of `root` if it is `path`.
+pub(super) fn remove_path(
+    write: &WriteTransaction,
+    root: Root,
+    path: &RelPath,
+) -> Result<(), Error> {
+    let mut table = write.open_table(PATHS)?;
+    let row = table.get(*root.as_bytes())?;
+    let is_same = row.is_some_and(|row| row.value() == path.as_bytes());
+    if is_same {
+        table.remove(*root.as_bytes())?;
+    }
+    Ok(())
+}
+
+/// The part of `root`'s tree with `span` blocks from block `first` on, if it is known.
+pub(super) fn subtree(
+    read: &ReadTransaction,
+    root: Root,
+    first: u64,
+    span: u64,
+) -> Result<Option<Subtree>, Error> {
+    let index = first / SUBTREE_BLOCKS;
+    let row = read.open_table(SUBTREES)?.get((*root.as_bytes(), index))?;
+    let Some(row) = row else { return Ok(None) };
+    let proven = decode_subtree(row.value(), index)
+        .and_then(|(blocks, claimed)| claimed.prove(root, blocks.checked_mul(BLOCK)?));
+    match proven {
+        Some(proven) => Ok(proven.narrow(first, span)),
+        None => Err(Error::Corrupted("leaves that prove nothing".into())),
+    }
+}
+
+/// Notes that `version` has the content of `tree`.
+pub(super) fn put_tree(
+    write: &WriteTransaction,
+    version: Version,
+    tree: &Tree,
+) -> Result<(), Error> {
+    let (root, blocks) = (tree.root(), tree.leaves().len() as u64);
+    let mut subtrees = write.open_table(SUBTREES)?;
+    let all = (0..).map_while(|index| Some((index, tree.subtree(index)?)));
+    for (index, subtree) in all {
+        let row = encode_subtree(blocks, &subtree);
+        subtrees.insert((*root.as_bytes(), index), &*row)?;
+    }
+    write
+        .open_table(ROOTS)?
+        .insert(version.0, seal_root(version, root))?;
+    Ok(())
+}
+
+/// The root, and the first half of a digest over what it is the root of, and itself.
+fn seal_root(version: Version, root: Root) -> [u8; 48] {
+    let mut digest = Sha256::new();
+    digest.update(DOMAIN);
+    digest.update(version.0.to_le_bytes());
+    digest.update(root.as_bytes());
+    let digest: [u8; 32] = digest.finalize().into();
+    let mut row = [0; 48];
+    row[..32].copy_from_slice(root.as_bytes());
+    row[32..].copy_from_slice(&digest[..16]);
+    row
+}
+
+/// The root in `row` if that was made for this very version.
+fn open_root(version: Version, row: &[u8; 48]) -> Option<Root> {
+    let root = Root::from_bytes(*row.first_chunk()?);
+    (seal_root(version, root) == *row).then_some(root)
+}
+
+/// How many blocks the whole content has, the number of leaves here, then leaves and uncles.
+fn encode_subtree(blocks: u64, subtree: &Subtree) -> Vec<u8> {
+    let count = subtree.leaves.len() as u32;
+    let mut row = blocks.to_le_bytes().to_vec();
+    row.extend_from_slice(&count.to_le_bytes());
+    for hash in subtree.leaves.iter().chain(&subtree.uncles) {
+        row.extend_from_slice(hash);
+    }
+    row
+}
+
+/// The blocks of the whole content, and the subtree; neither is proven.
+fn decode_subtree(row: &[u8], index: u64) -> Option<(u64, Subtree)> {
+    let (blocks, row) = row.split_first_chunk::<8>()?;
+    let (count, hashes) = row.split_first_chunk::<4>()?;
+    let (hashes, rest) = hashes.as_chunks::<32>();
+    let count = u32::from_le_bytes(*count) as usize;
+    if !rest.is_empty() || count > hashes.len() {
+        return None;
+    }
+    let (leaves, uncles): (&[Hash], &[Hash]) = hashes.split_at(count);
+    let subtree = Subtree {
+        first: index.checked_mul(SUBTREE_BLOCKS)?,
+        span: SUBTREE_BLOCKS,
+        leaves: leaves.to_vec(),
+        uncles: uncles.to_vec(),
+    };
+    Some((u64::from_le_bytes(*blocks), subtree))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_is_good_for_its_own_version_only() {
+        let root = Root::from_bytes([7; 32]);
+        let row = seal_root(Version(1), root);
+        assert_eq!(open_root(Version(1), &row), Some(root));
+        assert_eq!(open_root(Version(2), &row), None);
+        for bit in 0..row.len() * 8 {
+            let mut damaged = row;
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(open_root(Version(1), &damaged), None, "bit {bit}");
+        }
+    }
+}

@@ -1,0 +1,307 @@
+//! The database of roots: what survives a restart, and what damage cannot do.
+
+use std::fs;
+
+use proptest::prelude::*;
+use redb::{Database, TableDefinition};
+
+use super::*;
+use crate::merkle::{SUBTREE_BLOCKS, leaf};
+
+fn tree(blocks: u64) -> Tree {
+    Tree::new(
+        (0..blocks)
+            .map(|block| leaf(&block.to_le_bytes()))
+            .collect(),
+    )
+    .unwrap()
+}
+
+fn path_of(text: &str) -> RelPath {
+    RelPath::new(text.as_bytes()).unwrap()
+}
+
+#[test]
+fn roots_and_leaves_survive_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("deep/roots.redb");
+    let tree = tree(1300);
+    let roots = Roots::open(&path).unwrap();
+    roots.insert(Version(7), &path_of("a/b"), &tree).unwrap();
+    roots.flush().unwrap();
+    drop(roots);
+    let roots = Roots::open(&path).unwrap();
+    let known = roots.of([Version(8), Version(7)].into_iter());
+    assert_eq!(known, [None, Some(tree.root())]);
+    assert_eq!(roots.path(tree.root()).unwrap(), Some(path_of("a/b")));
+    for index in 0..3 {
+        let first = index * SUBTREE_BLOCKS;
+        let kept = roots.subtree(tree.root(), first, SUBTREE_BLOCKS).unwrap();
+        assert_eq!(kept, tree.subtree(index));
+    }
+    let behind = roots.subtree(tree.root(), 3 * SUBTREE_BLOCKS, SUBTREE_BLOCKS);
+    assert_eq!(behind.unwrap(), None);
+}
+
+#[test]
+fn a_damaged_database_is_begun_afresh() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("roots.redb");
+    fs::write(&path, vec![0x5a; 100_000]).unwrap();
+    let roots = Roots::open(&path).unwrap();
+    roots.insert(Version(1), &path_of("a"), &tree(2)).unwrap();
+    roots.flush().unwrap();
+    drop(roots);
+    assert_eq!(
+        Roots::open(&path).unwrap().of([Version(1)].into_iter()),
+        [Some(tree(2).root())]
+    );
+}
+
+#[test]
+fn a_database_in_use_is_left_alone_and_done_without() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("roots.redb");
+    let first = Roots::open(&path).unwrap();
+    first.insert(Version(1), &path_of("a"), &tree(1)).unwrap();
+    let second = Roots::open(&path).unwrap();
+    second.insert(Version(2), &path_of("b"), &tree(2)).unwrap();
+    assert_eq!(
+        first.of([Version(1), Version(2)].into_iter()),
+        [Some(tree(1).root()), None]
+    );
+}
+
+#[test]
+fn the_path_that_was_hashed_last_counts_until_it_is_forgotten() {
+    let directory = tempfile::tempdir().unwrap();
+    let roots = Roots::open(&directory.path().join("roots.redb")).unwrap();
+    let (tree, root) = (tree(1), tree(1).root());
+    let (a, b, c) = (path_of("a"), path_of("b"), path_of("c"));
+    roots.insert(Version(1), &a, &tree).unwrap();
+    roots.insert(Version(2), &b, &tree).unwrap();
+    assert_eq!(roots.path(root).unwrap().as_ref(), Some(&b));
+    assert_eq!(roots.add_paths([(root, &a)].into_iter()).unwrap(), 0);
+    roots.forget_path(root, &a).unwrap();
+    assert_eq!(roots.path(root).unwrap().as_ref(), Some(&b));
+    assert!(roots.is_complete(Version(1)) && !roots.is_complete(Version(3)));
+    roots.forget_path(root, &b).unwrap();
+    assert!(!roots.is_complete(Version(1)));
+    assert_eq!(roots.path(root).unwrap(), None);
+    assert_eq!(roots.add_paths([(root, &c)].into_iter()).unwrap(), 1);
+    assert_eq!(roots.path(root).unwrap(), Some(c));
+}
+
+/// What is known of each of a few files: version, root, and what an honest member says of it.
+struct Known(Vec<(Version, Tree)>);
+
+impl Known {
+    fn new() -> Self {
+        let blocks = [1, 2, 3, 17, 500, 513, 1300];
+        // Contents of their own for each, and many small ones: rows of several pages.
+        let sizes = blocks.into_iter().chain(std::iter::repeat_n(1, 300));
+        let tree = |(number, blocks): (u64, u64)| {
+            let leaves =
+                (0..blocks).map(|block| leaf(&[number, block].map(u64::to_le_bytes).concat()));
+            (Version(number), Tree::new(leaves.collect()).unwrap())
+        };
+        Self((1..).zip(sizes).map(tree).collect())
+    }
+
+    fn write(&self, path: &Path) {
+        let roots = Roots::open(path).unwrap();
+        for (version, tree) in &self.0 {
+            let name = format!("file {}", version.0);
+            roots.insert(*version, &path_of(&name), tree).unwrap();
+        }
+        roots.flush().unwrap();
+    }
+
+    /// Asks a node with the database at `path` for everything. Returns how much of it is known.
+    fn check(&self, path: &Path) -> usize {
+        let roots = Roots::open(path).unwrap();
+        let mut known = 0;
+        let asked = self.0.iter().map(|(version, _)| *version);
+        for ((version, tree), root) in self.0.iter().zip(roots.of(asked)) {
+            assert!(root.is_none_or(|root| root == tree.root()), "{version:?}");
+            known += usize::from(root.is_some());
+            roots.is_complete(*version);
+            let _a_hint = roots.path(tree.root());
+            for index in (0..).take_while(|index| tree.subtree(*index).is_some()) {
+                let first = index * SUBTREE_BLOCKS;
+                // Damage may be found here only; what was there is computed anew then.
+                if let Ok(Some(leaves)) = roots.subtree(tree.root(), first, SUBTREE_BLOCKS) {
+                    assert_eq!(Some(leaves), tree.subtree(index));
+                    known += 1;
+                }
+            }
+        }
+        let (version, tree) = &self.0[0];
+        // Nothing that is found here keeps what is learned now from being remembered.
+        for _ in 0..2 {
+            let _may_meet_damage = roots.insert(*version, &path_of("again"), tree);
+        }
+        roots.insert(*version, &path_of("again"), tree).unwrap();
+        assert_eq!(roots.of([*version].into_iter()), [Some(tree.root())]);
+        known
+    }
+}
+
+/// A file of roots, to be damaged.
+struct Sample {
+    directory: tempfile::TempDir,
+    known: Known,
+    sound: Vec<u8>,
+}
+
+impl Sample {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let known = Known::new();
+        let path = directory.path().join("sound");
+        known.write(&path);
+        let sound = fs::read(&path).unwrap();
+        Self {
+            directory,
+            known,
+            sound,
+        }
+    }
+
+    fn check(&self, bytes: &[u8]) -> usize {
+        let path = self.directory.path().join("damaged");
+        fs::write(&path, bytes).unwrap();
+        self.known.check(&path)
+    }
+
+    /// Where the file says anything: most of it is empty.
+    fn used(&self) -> Vec<usize> {
+        let pages = self.sound.chunks(PAGE).enumerate();
+        let used = pages.filter(|(_, page)| page.iter().any(|byte| *byte != 0));
+        used.map(|(number, _)| number * PAGE).collect()
+    }
+
+    fn places(&self) -> impl Iterator<Item = usize> {
+        self.used().into_iter().flat_map(|page| page..page + PAGE)
+    }
+}
+
+/// What the database reads and writes at once.
+const PAGE: usize = 4096;
+
+#[test]
+fn a_sound_database_knows_everything() {
+    let sample = Sample::new();
+    let subtrees = 307 + 1 + 2;
+    assert_eq!(sample.check(&sample.sound), 307 + subtrees);
+}
+
+/// One kind of damage to a file; numbers are places in it, as parts of a million.
+#[derive(Clone, Debug)]
+enum Damage {
+    Flip(usize, usize, u8),
+    Cut(usize),
+    Swap(usize, usize),
+    Copy(usize, usize),
+    Tear(usize, usize),
+    Fill(usize, u8),
+}
+
+impl Damage {
+    fn apply(&self, bytes: &mut Vec<u8>, used: &[usize]) {
+        let page = |place: usize| used[place % used.len()];
+        match *self {
+            Self::Flip(place, byte, bit) => bytes[page(place) + byte % PAGE] ^= 1 << (bit % 8),
+            Self::Cut(place) => bytes.truncate(page(place) + place % PAGE),
+            Self::Swap(a, b) => {
+                let (a, b) = (page(a), page(b));
+                let was = bytes[a..a + PAGE].to_vec();
+                bytes.copy_within(b..b + PAGE, a);
+                bytes[b..b + PAGE].copy_from_slice(&was);
+            }
+            Self::Copy(a, b) => bytes.copy_within(page(a)..page(a) + PAGE, page(b)),
+            Self::Tear(a, b) => {
+                let half = PAGE / 2;
+                bytes.copy_within(page(a) + half..page(a) + PAGE, page(b) + half);
+            }
+            Self::Fill(a, byte) => bytes[page(a)..page(a) + PAGE].fill(byte),
+        }
+    }
+}
+
+fn damage() -> impl Strategy<Value = Damage> {
+    let at = 0..1_000_000_usize;
+    let two = (at.clone(), at.clone());
+    prop_oneof![
+        4 => (at.clone(), at.clone(), 0..8_u8).prop_map(|(a, b, bit)| Damage::Flip(a, b, bit)),
+        1 => at.clone().prop_map(Damage::Cut),
+        1 => two.clone().prop_map(|(a, b)| Damage::Swap(a, b)),
+        1 => two.clone().prop_map(|(a, b)| Damage::Copy(a, b)),
+        1 => two.prop_map(|(a, b)| Damage::Tear(a, b)),
+        1 => (at, any::<u8>()).prop_map(|(a, byte)| Damage::Fill(a, byte)),
+    ]
+}
+
+#[test]
+fn no_damage_to_the_file_yields_a_wrong_root() {
+    let sample = Sample::new();
+    let used = sample.used();
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig::with_cases(48));
+    let several = prop::collection::vec(damage(), 1..4);
+    let checked = runner.run(&several, |several| {
+        let mut bytes = sample.sound.clone();
+        for damage in &several {
+            if bytes.len() == sample.sound.len() {
+                damage.apply(&mut bytes, &used);
+            }
+        }
+        sample.check(&bytes);
+        Ok(())
+    });
+    checked.unwrap();
+}
+
+#[test]
+fn no_flipped_bit_yields_a_wrong_root() {
+    let sample = Sample::new();
+    let mut bytes = sample.sound.clone();
+    // A prime, so that every offset within a row comes up.
+    for place in (0..PAGE).step_by(199).chain(sample.places().step_by(8191)) {
+        let bit = 1 << (place % 8);
+        bytes[place] ^= bit;
+        sample.check(&bytes);
+        bytes[place] ^= bit;
+    }
+}
+
+/// The format of before, whose rows prove nothing, and one that happens to use our names.
+#[test]
+fn a_database_of_another_format_is_begun_afresh() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("roots.redb");
+    let old: TableDefinition<u64, [u8; 32]> = TableDefinition::new("roots");
+    let odd: TableDefinition<u64, u64> = TableDefinition::new("checked roots");
+    let begin: [&dyn Fn(&redb::WriteTransaction); 2] = [
+        &|write| {
+            write.open_table(old).unwrap().insert(1, [7; 32]).unwrap();
+        },
+        &|write| {
+            write.open_table(odd).unwrap().insert(1, 7).unwrap();
+        },
+    ];
+    for fill in begin {
+        let database = Database::create(&path).unwrap();
+        let write = database.begin_write().unwrap();
+        fill(&write);
+        write.commit().unwrap();
+        drop(database);
+        let roots = Roots::open(&path).unwrap();
+        assert_eq!(roots.of([Version(1)].into_iter()), [None]);
+        roots.insert(Version(1), &path_of("a"), &tree(2)).unwrap();
+        roots.flush().unwrap();
+        drop(roots);
+        let roots = Roots::open(&path).unwrap();
+        assert_eq!(roots.of([Version(1)].into_iter()), [Some(tree(2).root())]);
+        fs::remove_file(&path).unwrap();
+    }
+}
