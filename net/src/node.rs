@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::auth::{AddressSource, Gate, Identity};
+use crate::auth::{AddressSource, Gate, GuessRecord, Identity};
 use crate::cache::Cache;
 use crate::client::dial::TcpDialer;
 use crate::client::http::{Client, HttpPeer};
@@ -86,7 +86,8 @@ impl Node {
             Arc::new(Legacy::new(key, legacy.peers))
         });
         drop(config.password);
-        let gate = Arc::new(Gate::new(identity, stretched)?);
+        let record = GuessRecord::open(&config.state_dir);
+        let gate = Arc::new(Gate::new(identity, stretched, record)?);
         let roots = |share: &ShareConfig| {
             let place = share.directory.canonicalize();
             let place = place.unwrap_or_else(|_| share.directory.clone());
