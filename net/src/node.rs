@@ -21,6 +21,7 @@ use crate::legacy::members::OldMembers;
 use crate::legacy::store::Store;
 use crate::legacy::{Legacy, Url, own_urls};
 use crate::local::LocalPeer;
+use crate::peers::address::canonical;
 use crate::peers::dialer::{Connect, Connection};
 use crate::peers::mdns::Discovery;
 use crate::peers::remembered::Remembered;
@@ -99,6 +100,9 @@ impl Node {
             .map(|(share, roots)| share.with_roots(roots))
             .transpose()?;
         let place = config.remember_as.as_deref();
+        let typed = config.peers.iter().map(|peer| &peer.address);
+        let typed = typed.filter_map(canonical).map(|address| address.host);
+        let dialer = TcpDialer::for_typed(typed);
         let members = Arc::new(Members::new(
             id,
             config.name.clone(),
@@ -108,7 +112,7 @@ impl Node {
                 .or_else(|| only_address(&config.listen)),
             &config.peers,
             place.map(|place| Remembered::load(&config.state_dir, place)),
-            Box::new(Client::new(gate.clone(), Arc::new(TcpDialer::default()))),
+            Box::new(Client::new(gate.clone(), Arc::new(dialer))),
         )?);
         let service = Arc::new(Service {
             share: share.clone(),
