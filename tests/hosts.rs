@@ -3,8 +3,10 @@
 //! The bridge lies in a namespace of its own, so the machine's real network never sees any of it.
 //! Commands enter only the network of a host (`nsenter --net`): mounts stay visible to the test.
 
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::fd::AsFd;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -32,6 +34,18 @@ impl Host {
         command.arg(format!("--net=/run/netns/{}", self.namespace));
         command.args(["--", program]);
         command
+    }
+
+    /// Listens there on a free port, for this process.
+    pub(crate) fn listener(&self) -> TcpListener {
+        let namespace = File::open(format!("/run/netns/{}", self.namespace));
+        let (namespace, address) = (namespace.expect("its network"), self.address);
+        // Only this thread moves there; what it opens stays there.
+        let bound = std::thread::spawn(move || {
+            rustix::thread::move_into_link_name_space(namespace.as_fd(), None).expect("move");
+            TcpListener::bind((address, 0)).expect("listen")
+        });
+        bound.join().expect("a listener")
     }
 
     /// True when some process of this host listens on `port`.

@@ -30,6 +30,14 @@ pub(crate) const PAIR: &str = "tinyp2p-pair/1";
 /// The protocol between members.
 pub(crate) const HTTP: &str = "tinyp2p-http/1";
 
+/// A message of OPAQUE needs points that are on the curve: this is the base point of ristretto255.
+const POINT: [u8; 32] = *b"\xe2\xf2\xae\x0a\x6a\xbc\x4e\x71\xa8\x84\xa9\x61\xc5\x00\x51\x5f\
+    \x58\xe3\x0b\x6a\xa5\x82\xdd\x8d\xb6\xa6\x59\x45\xe0\x8d\x2d\x76";
+
+/// The lengths of the first two messages of a pairing run (PROTOCOL.md, section 3.2).
+const M1: usize = 97;
+const M2: usize = 323;
+
 /// No single socket operation here takes longer.
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -88,6 +96,37 @@ impl Stranger {
         let _ = connection.write_all(request);
         let _ = connection.flush();
         read_all(&mut connection)
+    }
+
+    /// Its peer id, as text.
+    pub(crate) fn peer_id(&self) -> String {
+        let shown = self.key.cert.first().expect("a key");
+        // The last 32 bytes are the key itself (RFC 8410, section 4).
+        let key = shown.last_chunk::<32>().expect("a whole key");
+        let bits = key
+            .iter()
+            .flat_map(|byte| (0..8).rev().map(move |bit| byte >> bit & 1));
+        let bits: Vec<u8> = bits.collect();
+        let digit = |bits: &[u8]| {
+            let padded = bits.iter().chain([0; 5].iter()).take(5);
+            padded.fold(0, |number, bit| number << 1 | usize::from(*bit))
+        };
+        let digits = bits.chunks(5).map(digit);
+        digits
+            .map(|digit| char::from(b"abcdefghijklmnopqrstuvwxyz234567"[digit]))
+            .collect()
+    }
+
+    /// Begins to pair; the connection, and what M2 says: its status, and when to come back.
+    pub(crate) fn begin_pairing(&self, address: SocketAddr) -> (Connection, u8, u16) {
+        let mut connection = self.connect(address, PAIR).expect("connect");
+        let m1 = [&[1][..], &POINT, &[7; 32], &POINT].concat();
+        assert_eq!(m1.len(), M1);
+        connection.write_all(&m1).expect("send M1");
+        connection.flush().expect("send M1");
+        let mut m2 = [0; M2];
+        connection.read_exact(&mut m2).expect("read M2");
+        (connection, m2[0], u16::from_be_bytes([m2[1], m2[2]]))
     }
 
     fn accept(&self, socket: TcpStream) -> io::Result<StreamOwned<ServerConnection, TcpStream>> {
@@ -316,10 +355,65 @@ fn copy(mut from: TcpStream, mut to: TcpStream) {
     let _ = to.shutdown(Shutdown::Write);
 }
 
+/// Answers whoever pairs with it, and so gets a guess at the password from each.
+pub(crate) struct Impostor {
+    peer_id: String,
+    guesses: Arc<AtomicU64>,
+}
+
+impl Impostor {
+    /// Listens on all of these.
+    pub(crate) fn on(listeners: impl IntoIterator<Item = TcpListener>) -> Self {
+        let stranger = Arc::new(Stranger::new());
+        let guesses = Arc::new(AtomicU64::new(0));
+        for listener in listeners {
+            let (stranger, count) = (Arc::clone(&stranger), Arc::clone(&guesses));
+            serve(listener, move |socket| {
+                // A connection that fails gave no guess.
+                let _ = answer(&stranger, socket, &count);
+            });
+        }
+        Self {
+            peer_id: stranger.peer_id(),
+            guesses,
+        }
+    }
+
+    /// Who it says that it is, and is.
+    pub(crate) fn peer_id(&self) -> &str {
+        &self.peer_id
+    }
+
+    /// How many guesses it got.
+    pub(crate) fn guesses(&self) -> u64 {
+        self.guesses.load(Ordering::Relaxed)
+    }
+}
+
+fn answer(stranger: &Stranger, socket: TcpStream, guesses: &AtomicU64) -> io::Result<()> {
+    let mut connection = stranger.accept(socket)?;
+    if connection.conn.alpn_protocol() != Some(PAIR.as_bytes()) {
+        return Ok(());
+    }
+    connection.read_exact(&mut [0; M1])?;
+    let m2 = [&[0; 3][..], &POINT, &[7; 32 + 128 + 32], &POINT, &[7; 64]].concat();
+    assert_eq!(m2.len(), M2);
+    connection.write_all(&m2)?;
+    connection.flush()?;
+    guesses.fetch_add(1, Ordering::Relaxed);
+    read_all(&mut connection);
+    Ok(())
+}
+
 /// Handles each connection to a new port on a thread of its own, for as long as the test runs.
 fn listen(handle: impl Fn(TcpStream) + Send + Sync + 'static) -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("listen");
     let address = listener.local_addr().expect("see the port");
+    serve(listener, handle);
+    address
+}
+
+fn serve(listener: TcpListener, handle: impl Fn(TcpStream) + Send + Sync + 'static) {
     let handle = Arc::new(handle);
     thread::spawn(move || {
         for socket in listener.incoming().map_while(Result::ok) {
@@ -327,5 +421,4 @@ fn listen(handle: impl Fn(TcpStream) + Send + Sync + 'static) -> SocketAddr {
             thread::spawn(move || handle(socket));
         }
     });
-    address
 }

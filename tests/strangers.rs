@@ -6,9 +6,12 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::process::{Finished, eventually, run};
-use crate::stranger::{Forwarder, HTTP, Relay, Stranger, read_all};
-use crate::swarm::{PASSWORD, Swarm, is_mounted, next_address, tinyp2p};
+use rustix::process::Signal;
+
+use crate::hosts::Network;
+use crate::process::{Finished, eventually, run, signal};
+use crate::stranger::{Forwarder, HTTP, Impostor, Relay, Stranger, read_all};
+use crate::swarm::{Node, PASSWORD, Swarm, TINYP2P, is_mounted, next_address, program, tinyp2p};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -184,4 +187,100 @@ fn thirty_wrong_guesses_are_slowed_and_no_member_notices() {
         SOON,
     );
     assert!(found.expect_success().text().contains("mine"));
+}
+
+/// Announces instances of the service, at the ports named by its arguments, again and again.
+const ANNOUNCER: &str = r#"
+import socket, struct, sys, time
+address, peer_id, ports = sys.argv[1], sys.argv[2].encode(), [int(p) for p in sys.argv[3:]]
+def name(*labels):
+    return b"".join(bytes([len(l)]) + l for l in labels) + b"\0"
+def record(owner, kind, data):
+    return owner + struct.pack(">HHIH", kind, 1, 4500, len(data)) + data
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+s.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(address))
+s.bind(("", 5353))
+host, text = name(b"fake", b"local"), b"id=" + peer_id
+while True:
+    for port in ports:
+        instance = name(b"fake%d" % port, b"_tinyp2p", b"_tcp", b"local")
+        records = [
+            record(name(b"_tinyp2p", b"_tcp", b"local"), 12, instance),
+            record(instance, 33, struct.pack(">HHH", 0, 0, port) + host),
+            record(instance, 16, bytes([len(text)]) + text + b"\x03v=2"),
+            record(host, 1, socket.inet_aton(address)),
+        ]
+        header = struct.pack(">HHHHHH", 0, 0x8400, 0, len(records), 0, 0)
+        s.sendto(header + b"".join(records), ("224.0.0.251", 5353))
+    time.sleep(0.2)
+"#;
+
+#[test]
+fn announced_fakes_share_twenty_guesses_a_day() {
+    let swarm = Swarm::new();
+    let network = Network::new(2);
+    let listeners: Vec<_> = (0..15).map(|_| network.host(1).listener()).collect();
+    let ports = listeners.iter().map(|listener| {
+        let address = listener.local_addr().expect("see the port");
+        address.port().to_string()
+    });
+    let ports: Vec<String> = ports.collect();
+    let impostor = Impostor::on(listeners);
+    let mut announcer = network.host(1).command("python3");
+    announcer.args(["-c", ANNOUNCER, &network.host(1).address().to_string()]);
+    let announcer = announcer.arg(impostor.peer_id()).args(&ports).spawn();
+    let mut announcer = announcer.expect("start to announce");
+
+    let home = swarm.directory("command");
+    let search = || {
+        let mut command = program(TINYP2P, &home, Some(network.host(0)));
+        command.args(["search", PASSWORD, ".", "--state-dir"]);
+        run(command.arg(home.join("state")), Duration::from_secs(20))
+    };
+    // Side by side and one after the other, until they get no further. A loaded machine needs
+    // more than two rounds.
+    let mut before = None;
+    for _ in 0..6 {
+        std::thread::scope(|scope| {
+            for _ in 0..6 {
+                scope.spawn(search);
+            }
+        });
+        let guesses = impostor.guesses();
+        if guesses > 20 || (guesses >= 15 && before == Some(guesses)) {
+            break;
+        }
+        before = Some(guesses);
+    }
+    let _ = announcer.kill();
+    let _ = announcer.wait();
+    let guesses = impostor.guesses();
+    assert!((15..=20).contains(&guesses), "{guesses} guesses");
+}
+
+#[test]
+fn a_restart_forgets_no_wrong_guesses() {
+    let swarm = Swarm::new();
+    let mut node = swarm.node("a").serve();
+    let stranger = Stranger::new();
+    // All at once, as they are let in; the gap after eight failures is 32 s.
+    let runs: Vec<_> = (0..8)
+        .map(|_| stranger.begin_pairing(node.socket()))
+        .collect();
+    assert!(runs.iter().all(|(_, status, _)| *status == 0));
+    drop(runs);
+    let slowed = || stranger.begin_pairing(node.socket());
+    eventually(SOON, "the guesses are counted", || slowed().2 > 20);
+    let ends: [fn(&mut Node); 2] = [Node::kill, |node| {
+        signal(node.pid(), Signal::TERM);
+        node.wait(SOON);
+    }];
+    for end in ends {
+        end(&mut node);
+        node.start();
+        let (_, status, wait) = stranger.begin_pairing(node.socket());
+        assert_eq!(status, 1, "a guess was let in");
+        assert!((1..=32).contains(&wait), "{wait} s");
+    }
 }

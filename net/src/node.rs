@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::auth::{AddressSource, Gate, Identity};
+use crate::auth::{AddressSource, Gate, GuessRecord, Identity};
 use crate::cache::Cache;
 use crate::claims::FileClaims;
 use crate::client::dial::TcpDialer;
@@ -22,6 +22,7 @@ use crate::legacy::members::OldMembers;
 use crate::legacy::store::Store;
 use crate::legacy::{Legacy, Url, own_urls};
 use crate::local::LocalPeer;
+use crate::peers::address::canonical;
 use crate::peers::dialer::{Connect, Connection};
 use crate::peers::mdns::Discovery;
 use crate::peers::remembered::Remembered;
@@ -87,7 +88,8 @@ impl Node {
             Arc::new(Legacy::new(key, legacy.peers))
         });
         drop(config.password);
-        let gate = Arc::new(Gate::new(identity, stretched)?);
+        let record = GuessRecord::open(&config.state_dir);
+        let gate = Arc::new(Gate::new(identity, stretched, record)?);
         let roots = |share: &ShareConfig| {
             let place = share.directory.canonicalize();
             let place = place.unwrap_or_else(|_| share.directory.clone());
@@ -99,6 +101,9 @@ impl Node {
             .map(|(share, roots)| share.with_roots(roots))
             .transpose()?;
         let place = config.remember_as.as_deref();
+        let typed = config.peers.iter().map(|peer| &peer.address);
+        let typed = typed.filter_map(canonical).map(|address| address.host);
+        let dialer = TcpDialer::for_typed(typed);
         let members = Arc::new(Members::new(
             id,
             config.name.clone(),
@@ -108,7 +113,7 @@ impl Node {
                 .or_else(|| only_address(&config.listen)),
             &config.peers,
             place.map(|place| Remembered::load(&config.state_dir, place)),
-            Box::new(Client::new(gate.clone(), Arc::new(TcpDialer::default()))),
+            Box::new(Client::new(gate.clone(), Arc::new(dialer))),
         )?);
         let service = Arc::new(Service {
             share: share.clone(),

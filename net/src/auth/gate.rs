@@ -1,8 +1,9 @@
 //! Everything that decides who may speak, in one bundle that server and client share.
 //!
 //! One process has one [`Gate`]. It is also where time enters: the tables behind it take `now`,
-//! their callers outside do not have to. Locks are held for one look-up each, never over IO and
-//! never two at once.
+//! their callers outside do not have to. Locks are held for one look-up each and never over IO. What
+//! counts beyond this process is in the [`GuessRecord`]: it is asked before each run that is
+//! dialled, and told of each stranger's failure in the background, where no caller waits for a disk.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -16,7 +17,7 @@ use super::admission::Admission;
 use super::credentials::Credentials;
 use super::identity::Identity;
 use super::limits::{
-    AddressSource, Hold, Inbound, InboundRun, Outbound, OutboundRun, Outcome, Refusal,
+    AddressSource, GuessRecord, Hold, Inbound, InboundRun, Outbound, OutboundRun, Outcome, Refusal,
 };
 use super::password::Stretched;
 use super::tls::{self, Alpn};
@@ -31,20 +32,27 @@ pub struct Gate {
     identity: Identity,
     credentials: Credentials,
     admission: Admission,
-    inbound: Mutex<Inbound>,
+    inbound: Arc<Mutex<Inbound>>,
     /// Told whenever an inbound run ends.
     inbound_ended: Notify,
     outbound: Mutex<Outbound>,
+    record: GuessRecord,
     server: Arc<rustls::ServerConfig>,
     pair: Arc<rustls::ClientConfig>,
     http: Arc<rustls::ClientConfig>,
 }
 
 impl Gate {
-    /// Nobody is admitted yet.
-    pub fn new(identity: Identity, stretched: Stretched) -> Result<Self, Error> {
+    /// Nobody is admitted yet. Guesses that `record` knows of count.
+    pub fn new(
+        identity: Identity,
+        stretched: Stretched,
+        record: GuessRecord,
+    ) -> Result<Self, Error> {
         let credentials = Credentials::new(stretched, identity.id())
             .map_err(|error| Error::local("password", std::io::Error::other(error)))?;
+        let mut inbound = Inbound::default();
+        record.update(|all, now| inbound.learn(all.inbound, now));
         Ok(Self {
             server: tls::server_config(&identity)?,
             pair: tls::client_config(&identity, Alpn::Pair)?,
@@ -52,9 +60,10 @@ impl Gate {
             identity,
             credentials,
             admission: Admission::default(),
-            inbound: Mutex::default(),
+            inbound: Arc::new(Mutex::new(inbound)),
             inbound_ended: Notify::new(),
             outbound: Mutex::default(),
+            record,
         })
     }
 
@@ -141,10 +150,13 @@ impl Gate {
     fn end_inbound(&self, run: InboundRun, source: IpAddr, proved: bool) {
         let now = Instant::now();
         let mut inbound = self.inbound.lock();
-        inbound.end(run, proved, now);
+        let failed = inbound.end(run, proved, now);
         let report = if proved { None } else { inbound.report(now) };
         drop(inbound);
         self.inbound_ended.notify_waiters();
+        if let Some(began) = failed {
+            self.record_inbound(began);
+        }
         if let Some(gap) = report {
             tracing::warn!(
                 "many wrong passwords lately, the last from {source}: strangers may try one every \
@@ -154,13 +166,33 @@ impl Gate {
         }
     }
 
+    /// Writes down that a stranger's run failed, and learns what other nodes wrote. The table above
+    /// counts it already, and lets few fail at once, so few of these are under way.
+    fn record_inbound(&self, began: Instant) {
+        let (record, inbound) = (self.record.clone(), self.inbound.clone());
+        let job = move || {
+            let all = record.update(|all, now| {
+                all.inbound.add(began, now);
+                all.inbound
+            });
+            inbound.lock().learn(all, Instant::now());
+        };
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(job)),
+            Err(_) => job(),
+        }
+    }
+
     /// Charges a run with whoever answers at `who`.
     pub(crate) fn begin_outbound(
         &self,
         who: &str,
         source: AddressSource,
     ) -> Result<OutboundGuard<'_>, Error> {
-        let begun = self.outbound.lock().begin(who, source, Instant::now());
+        let begun = self.record.update(|all, now| {
+            let mut outbound = self.outbound.lock();
+            outbound.begin(&mut all.outbound, who, source, now)
+        });
         match begun {
             Ok(run) => Ok(OutboundGuard {
                 gate: self,
@@ -234,7 +266,10 @@ impl OutboundGuard<'_> {
 
     fn settle(&mut self, outcome: Outcome) {
         if let Some(run) = self.run.take() {
-            self.gate.outbound.lock().end(run, outcome, Instant::now());
+            self.gate.record.update(|all, now| {
+                let mut outbound = self.gate.outbound.lock();
+                outbound.end(&mut all.outbound, run, outcome, now);
+            });
         }
     }
 }
@@ -262,7 +297,7 @@ mod tests {
     /// A gate that admitted `key(1)` at `start` and is flooded with wrong guesses by `now`.
     fn flooded(start: Instant, now: Instant) -> Gate {
         let identity = Identity::ephemeral().unwrap();
-        let gate = Gate::new(identity, Stretched::for_tests(1)).unwrap();
+        let gate = Gate::new(identity, Stretched::for_tests(1), GuessRecord::in_memory()).unwrap();
         gate.admission.admit(key(1), start);
         let runs: Vec<_> = (0..8)
             .map(|number| {

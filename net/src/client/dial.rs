@@ -55,6 +55,16 @@ pub struct TcpDialer {
     names: Names,
 }
 
+impl TcpDialer {
+    /// Where the user named `hosts`, in their one spelling: those are resolved beside all others,
+    /// which somebody may have told to be in their way.
+    pub fn for_typed(hosts: impl IntoIterator<Item = String>) -> Self {
+        Self {
+            names: Names::new(hosts),
+        }
+    }
+}
+
 impl Dial for TcpDialer {
     fn dial(&self, address: &Address, deadline: Instant) -> Result<Arc<dyn Link>, Error> {
         let sockets = match zoned(address) {

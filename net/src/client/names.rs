@@ -2,9 +2,11 @@
 //!
 //! The system's resolver cannot be given a deadline or be interrupted, so each lookup runs in a
 //! thread of its own and is left behind when it is late; a late answer is still remembered. Only a
-//! few may be under way at once. Addresses written as numbers never come here.
+//! few may be under way at once: so many of names that the user typed, and as many of those that
+//! others told. So names whose servers do not answer, which anybody can tell, are in the way of their like
+//! only. Addresses written as numbers never come here.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
@@ -18,65 +20,101 @@ use crate::error::Error;
 /// A dialled name is looked up again after this time; lanes are opened more often than that.
 const REMEMBERED_FOR: Duration = Duration::from_secs(60);
 
-/// Names remembered at most; all are dropped when there would be more.
+/// Names remembered at most of each kind; all of that kind are dropped when there would be more.
 const MOST_NAMES: usize = 1024;
 
-/// Lookups under way at most, so that a broken resolver cannot pile up threads.
+/// Lookups under way at most of each kind, so that a broken resolver cannot pile up threads.
 const MOST_LOOKUPS: usize = 16;
 
 /// Addresses of one name that are tried at most.
 const MOST_ADDRESSES: usize = 8;
 
-#[derive(Debug, Default)]
+/// Asks the system; in tests, something else.
+type AskSystem = fn(&str) -> Result<Vec<IpAddr>, String>;
+
+/// Resolves names, in two rooms that share nothing.
+#[derive(Debug)]
 pub(super) struct Names {
-    table: Arc<Mutex<Table>>,
+    /// Host names that the user typed, in their one spelling.
+    typed: HashSet<String>,
+    of_typed: Lookups,
+    of_told: Lookups,
+    ask: AskSystem,
 }
 
+/// The lookups of one kind of names.
+#[derive(Debug, Default, Clone)]
+struct Lookups(Arc<Mutex<LookupTable>>);
+
 #[derive(Debug, Default)]
-struct Table {
+struct LookupTable {
     known: HashMap<String, (Instant, Vec<IpAddr>)>,
-    lookups: usize,
+    under_way: usize,
+}
+
+impl Default for Names {
+    fn default() -> Self {
+        Self::new([])
+    }
 }
 
 impl Names {
+    /// Where `typed` are the hosts that the user named.
+    pub(super) fn new(typed: impl IntoIterator<Item = String>) -> Self {
+        Self {
+            typed: typed.into_iter().collect(),
+            of_typed: Lookups::default(),
+            of_told: Lookups::default(),
+            ask: ask_system,
+        }
+    }
+
     /// The addresses of `host`, at least one.
     pub(super) fn resolve(&self, host: &str, deadline: Instant) -> Result<Vec<IpAddr>, Error> {
         if let Ok(ip) = host.parse() {
             return Ok(vec![ip]);
         }
         let now = Instant::now();
-        {
-            let mut table = self.table.lock();
-            match table.known.get(host) {
-                Some((at, ips)) if now < *at + REMEMBERED_FOR => return Ok(ips.clone()),
-                _ => {}
-            }
-            if table.lookups >= MOST_LOOKUPS {
-                return Err(unknown(host, "too many names are being looked up"));
-            }
-            table.lookups += 1;
+        let lookups = self.lookups(host);
+        if let Some(ips) = lookups.0.lock().begin(host, now)? {
+            return Ok(ips);
         }
-        self.look_up(host, deadline.saturating_duration_since(now))
+        lookups.look_up(host, self.ask, deadline.saturating_duration_since(now))
     }
 
     /// Drops what is known of `host`.
     pub(super) fn forget(&self, host: &str) {
-        self.table.lock().known.remove(host);
+        self.lookups(host).0.lock().known.remove(host);
     }
 
-    fn look_up(&self, host: &str, patience: Duration) -> Result<Vec<IpAddr>, Error> {
+    fn lookups(&self, host: &str) -> &Lookups {
+        if self.typed.contains(host) {
+            &self.of_typed
+        } else {
+            &self.of_told
+        }
+    }
+}
+
+impl Lookups {
+    fn look_up(
+        &self,
+        host: &str,
+        ask: AskSystem,
+        patience: Duration,
+    ) -> Result<Vec<IpAddr>, Error> {
         let (sender, receiver) = sync_channel(1);
-        let (table, name) = (self.table.clone(), host.to_owned());
+        let (table, name) = (self.0.clone(), host.to_owned());
         let spawned = thread::Builder::new()
             .name("tinyp2p-names".into())
             .spawn(move || {
-                let found = ask_system(&name);
+                let found = ask(&name);
                 table.lock().finish(name, &found);
                 // Nobody listens any more when the answer is late.
                 let _ = sender.send(found);
             });
         if let Err(error) = spawned {
-            self.table.lock().lookups -= 1;
+            self.0.lock().under_way -= 1;
             return Err(Error::local("starting a thread", error));
         }
         match receiver.recv_timeout(patience) {
@@ -88,9 +126,22 @@ impl Names {
     }
 }
 
-impl Table {
+impl LookupTable {
+    /// What is remembered of `host`; otherwise a lookup is under way from now on.
+    fn begin(&mut self, host: &str, now: Instant) -> Result<Option<Vec<IpAddr>>, Error> {
+        match self.known.get(host) {
+            Some((at, ips)) if now < *at + REMEMBERED_FOR => return Ok(Some(ips.clone())),
+            _ => {}
+        }
+        if self.under_way >= MOST_LOOKUPS {
+            return Err(unknown(host, "too many names are being looked up"));
+        }
+        self.under_way += 1;
+        Ok(None)
+    }
+
     fn finish(&mut self, name: String, found: &Result<Vec<IpAddr>, String>) {
-        self.lookups -= 1;
+        self.under_way -= 1;
         if let Ok(ips) = found {
             if self.known.len() >= MOST_NAMES {
                 self.known.clear();
@@ -137,6 +188,59 @@ mod tests {
         let past = Instant::now() - Duration::from_secs(1);
         assert!(names.resolve("localhost", past).is_ok());
         names.forget("localhost");
-        assert!(names.table.lock().known.is_empty());
+        assert!(names.of_told.0.lock().known.is_empty());
+    }
+
+    /// Never answers for names that begin with `slow`, as far as this test can tell.
+    fn ask_slowly(name: &str) -> Result<Vec<IpAddr>, String> {
+        if name.starts_with("slow") {
+            thread::sleep(Duration::from_secs(3600));
+        }
+        Ok(vec![IpAddr::from([10, 0, 0, 1])])
+    }
+
+    fn slowly(typed: &[&str]) -> Names {
+        Names {
+            ask: ask_slowly,
+            ..Names::new(typed.iter().map(|name| (*name).to_owned()))
+        }
+    }
+
+    /// Lookups of so many names that do not answer; how many began.
+    fn flood(names: &Names, count: usize, prefix: &str) -> usize {
+        let begun = (0..count).filter(|number| {
+            let outcome = names.resolve(&format!("{prefix}{number}"), Instant::now());
+            matches!(outcome, Err(Error::Timeout { .. }))
+        });
+        begun.count()
+    }
+
+    #[test]
+    fn names_that_do_not_answer_cannot_pile_up_threads() {
+        let names = slowly(&[]);
+        assert_eq!(flood(&names, 100, "slow"), MOST_LOOKUPS);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let outcome = names.resolve("told.example", deadline);
+        assert!(matches!(outcome, Err(Error::Unreachable { .. })));
+    }
+
+    #[test]
+    fn slow_names_that_were_told_leave_typed_ones_alone() {
+        let names = slowly(&["typed.example"]);
+        flood(&names, 100, "slow");
+        let deadline = Instant::now() + Duration::from_secs(10);
+        assert!(names.resolve("typed.example", deadline).is_ok());
+        names.forget("typed.example");
+        assert!(names.resolve("typed.example", deadline).is_ok());
+    }
+
+    #[test]
+    fn no_more_names_are_remembered_than_the_bound() {
+        let mut table = LookupTable::default();
+        for number in 0..3 * MOST_NAMES {
+            table.under_way += 1;
+            table.finish(number.to_string(), &Ok(Vec::new()));
+            assert!(table.known.len() <= MOST_NAMES);
+        }
     }
 }

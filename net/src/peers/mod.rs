@@ -9,6 +9,7 @@ pub(crate) mod address;
 mod backoff;
 mod book;
 mod candidate;
+mod crowd;
 pub(crate) mod dialer;
 mod exchange;
 pub(crate) mod mdns;

@@ -11,7 +11,7 @@ use rustls::{ClientConnection, StreamOwned};
 use tempfile::TempDir;
 
 use super::{Limits, Server, Service};
-use crate::auth::{Alpn, Gate, Identity, Stretched};
+use crate::auth::{Alpn, Gate, GuessRecord, Identity, Stretched};
 use crate::cache::Cache;
 use crate::client::dial::TcpDialer;
 use crate::client::http::Client;
@@ -103,8 +103,14 @@ impl TestNode {
         let listen = Listen::At(([127, 0, 0, 1], self.address().port).into());
         self.server = None;
         // Another key, until the lock on the file is released with the old gate.
-        self.gate =
-            Arc::new(Gate::new(Identity::ephemeral().unwrap(), Stretched::for_tests(0)).unwrap());
+        self.gate = Arc::new(
+            Gate::new(
+                Identity::ephemeral().unwrap(),
+                Stretched::for_tests(0),
+                GuessRecord::in_memory(),
+            )
+            .unwrap(),
+        );
         self.gate = gate(self.state.path(), self.password);
         self.serve(listen, Limits::default());
     }
@@ -187,13 +193,27 @@ impl Connect for Alone {
 
 fn gate(state: &Path, password: u8) -> Arc<Gate> {
     let identity = Identity::load_or_create(state).unwrap();
-    Arc::new(Gate::new(identity, Stretched::for_tests(password)).unwrap())
+    Arc::new(
+        Gate::new(
+            identity,
+            Stretched::for_tests(password),
+            GuessRecord::in_memory(),
+        )
+        .unwrap(),
+    )
 }
 
 /// Someone who calls and does not listen.
 pub(crate) fn caller(password: u8) -> Arc<Gate> {
     let identity = Identity::ephemeral().unwrap();
-    Arc::new(Gate::new(identity, Stretched::for_tests(password)).unwrap())
+    Arc::new(
+        Gate::new(
+            identity,
+            Stretched::for_tests(password),
+            GuessRecord::in_memory(),
+        )
+        .unwrap(),
+    )
 }
 
 pub(crate) fn client(gate: &Arc<Gate>) -> Client {

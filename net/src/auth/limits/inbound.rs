@@ -23,6 +23,9 @@ const ESCALATE_AT: u32 = 3;
 const MAX_IN_FLIGHT: u32 = 8;
 /// The longest gap between two runs with unknown keys.
 const MAX_GAP: Duration = Duration::from_secs(600);
+/// More than this many failures are not counted: the gap has long been the longest, and once a
+/// guesser gives up, a newcomer is let in as before within a day.
+const MAX_FAILURES: u32 = 24;
 /// One failure is forgotten in this time.
 const DECAY: Duration = Duration::from_secs(3600);
 /// Failures of one source address within [`SOURCE_WINDOW`].
@@ -64,19 +67,71 @@ struct Known {
     failures: Recent,
 }
 
+/// The failures of all keys that have not proved the password, in all nodes of a state directory.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct StrangerFailures {
+    pub(super) count: u32,
+    /// Since when the next one decays; absent when there is none.
+    pub(super) decayed_at: Option<Instant>,
+    pub(super) last_began: Option<Instant>,
+}
+
+impl StrangerFailures {
+    /// So many, all of them now.
+    pub(super) fn of_now(count: u32, now: Instant) -> Self {
+        Self {
+            count,
+            decayed_at: (count > 0).then_some(now),
+            last_began: (count > 0).then_some(now),
+        }
+    }
+
+    /// As many as slow strangers down: where it is not known how many there were.
+    pub(super) fn unknown(now: Instant) -> Self {
+        Self::of_now(ESCALATE_AT, now)
+    }
+
+    /// Notes one more, of a run that `began` then.
+    pub fn add(&mut self, began: Instant, now: Instant) {
+        self.decay(now);
+        self.count = self.count.saturating_add(1).min(MAX_FAILURES);
+        self.decayed_at.get_or_insert(now);
+        self.last_began = self.last_began.max(Some(began));
+    }
+
+    pub(super) fn decay(&mut self, now: Instant) {
+        self.count = self.count.min(MAX_FAILURES);
+        while let Some(since) = self.decayed_at
+            && now.saturating_duration_since(since) >= DECAY
+        {
+            self.count = self.count.saturating_sub(1);
+            self.decayed_at = (self.count > 0).then_some(since + DECAY);
+        }
+    }
+}
+
 /// The table.
 #[derive(Debug, Default)]
 pub struct Inbound {
-    failures: u32,
-    decayed_at: Option<Instant>,
+    strangers: StrangerFailures,
     in_flight: u32,
-    last_failed_began: Option<Instant>,
     sources: HashMap<IpAddr, Recent>,
     known: HashMap<PeerId, Known>,
     reported_at: Option<Instant>,
 }
 
 impl Inbound {
+    /// Takes in what all nodes of the state directory know, where that is more than this one does.
+    pub fn learn(&mut self, all: StrangerFailures, now: Instant) {
+        let mut all = all;
+        all.decay(now);
+        self.strangers.decay(now);
+        if all.count > self.strangers.count {
+            (self.strangers.count, self.strangers.decayed_at) = (all.count, all.decayed_at);
+        }
+        self.strangers.last_began = self.strangers.last_began.max(all.last_began);
+    }
+
     /// Charges a run to `caller`, who dials from `source`. `known` says that this key proved the
     /// password lately.
     pub fn begin(
@@ -108,19 +163,19 @@ impl Inbound {
     }
 
     fn begin_unknown(&mut self, source: IpAddr, now: Instant) -> Result<Bucket, Refusal> {
-        self.decay(now);
+        self.strangers.decay(now);
         let by_source = self
             .sources
             .get_mut(&source)
             .map_or(Duration::ZERO, |s| s.wait(SOURCE_LIMIT, SOURCE_WINDOW, now));
-        let by_gap = self.last_failed_began.map_or(Duration::ZERO, |began| {
-            (began + gap(self.failures)).saturating_duration_since(now)
+        let by_gap = self.strangers.last_began.map_or(Duration::ZERO, |began| {
+            (began + gap(self.strangers.count)).saturating_duration_since(now)
         });
         let wait = by_source.max(by_gap);
         if !wait.is_zero() {
             return Err(Refusal::Later(wait));
         }
-        let room = if self.failures < ESCALATE_AT {
+        let room = if self.strangers.count < ESCALATE_AT {
             MAX_IN_FLIGHT
         } else {
             1
@@ -132,17 +187,20 @@ impl Inbound {
         Ok(Bucket::Unknown(source))
     }
 
-    /// Settles a run: in full when the caller `proved` the password, else as a failure.
-    pub fn end(&mut self, run: InboundRun, proved: bool, now: Instant) {
+    /// Settles a run: in full when the caller `proved` the password, else as a failure. When it
+    /// was a stranger's, returns when that run began, for [`StrangerFailures::add`].
+    pub fn end(&mut self, run: InboundRun, proved: bool, now: Instant) -> Option<Instant> {
         match run.bucket {
             Bucket::Known(caller) => self.end_known(caller, proved, now),
             Bucket::Unknown(source) => {
                 self.in_flight -= 1;
                 if !proved {
                     self.fail_unknown(source, run.began, now);
+                    return Some(run.began);
                 }
             }
         }
+        None
     }
 
     fn end_known(&mut self, caller: PeerId, proved: bool, now: Instant) {
@@ -156,10 +214,7 @@ impl Inbound {
     }
 
     fn fail_unknown(&mut self, source: IpAddr, began: Instant, now: Instant) {
-        self.decay(now);
-        self.failures = self.failures.saturating_add(1);
-        self.decayed_at.get_or_insert(now);
-        self.last_failed_began = self.last_failed_began.max(Some(began));
+        self.strangers.add(began, now);
         // The gap bounds how many sources can have failed lately, so this table stays small.
         self.sources
             .retain(|_, failures| failures.count(SOURCE_WINDOW, now) > 0);
@@ -168,8 +223,8 @@ impl Inbound {
 
     /// Failures of unknown keys that have not decayed yet.
     pub fn failures(&mut self, now: Instant) -> u32 {
-        self.decay(now);
-        self.failures
+        self.strangers.decay(now);
+        self.strangers.count
     }
 
     /// The present gap, when it grows and this is the first time in an hour that it is asked for:
@@ -182,16 +237,7 @@ impl Inbound {
             return None;
         }
         self.reported_at = Some(now);
-        Some(gap(self.failures))
-    }
-
-    fn decay(&mut self, now: Instant) {
-        while let Some(since) = self.decayed_at
-            && now.saturating_duration_since(since) >= DECAY
-        {
-            self.failures -= 1;
-            self.decayed_at = (self.failures > 0).then_some(since + DECAY);
-        }
+        Some(gap(self.strangers.count))
     }
 }
 
@@ -433,5 +479,30 @@ mod tests {
         assert_eq!(table.report(now), Some(Duration::from_secs(512)));
         assert_eq!(table.report(now + DECAY - SECOND), None);
         assert!(table.report(now + DECAY).is_some());
+    }
+
+    #[test]
+    fn a_restart_forgets_no_failures() {
+        let now = Instant::now();
+        let mut all = StrangerFailures::default();
+        for _ in 0..13 {
+            all.add(now, now);
+        }
+        let mut table = Inbound::default();
+        table.learn(all, now);
+        assert_eq!(table.failures(now), 13);
+        let wait = stranger(&mut table, 1, now).unwrap_err();
+        assert_eq!(wait, Refusal::Later(MAX_GAP));
+        // What this node knows itself is not taken off its count.
+        table.learn(StrangerFailures::default(), now);
+        assert_eq!(table.failures(now), 13);
+    }
+
+    #[test]
+    fn a_long_attack_is_forgotten_within_a_day() {
+        let now = Instant::now();
+        let mut table = after(1000, now);
+        assert_eq!(gap(table.failures(now)), MAX_GAP);
+        assert_eq!(table.failures(now + 24 * DECAY), 0);
     }
 }

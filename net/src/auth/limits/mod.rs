@@ -10,15 +10,52 @@
 //! leaves no trace, so a member may come and go as often as it likes.
 //!
 //! There is no permanent lock: it would let any stranger shut a network for good.
+//!
+//! A process that ends must not give a guesser a fresh budget, so counts and times outlive it:
+//! [`GuessRecord`] keeps them in the state directory, for all nodes that use it.
 
 mod inbound;
 mod outbound;
+mod record;
+mod stamps;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-pub use inbound::{Inbound, InboundRun, Refusal};
-pub use outbound::{AddressSource, Hold, Outbound, OutboundRun, Outcome};
+pub use inbound::{Inbound, InboundRun, Refusal, StrangerFailures};
+pub use outbound::{AddressSource, Hold, Outbound, OutboundRun, Outcome, SpentGuesses};
+pub use record::GuessRecord;
+
+/// What all nodes of a state directory know together.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Guesses {
+    /// What strangers tried.
+    pub inbound: StrangerFailures,
+    /// What was given away by dialling.
+    pub outbound: SpentGuesses,
+}
+
+impl Guesses {
+    /// For one process that cannot record anything.
+    fn unrecorded(now: Instant) -> Self {
+        Self {
+            inbound: StrangerFailures::unknown(now),
+            outbound: SpentGuesses::unrecorded(),
+        }
+    }
+
+    /// Where there was a record that is lost: strangers are slow, and half of the day's budget is
+    /// spent. That shuts nobody out, and is no refill that is worth much.
+    fn lost(now: Instant) -> Self {
+        Self {
+            inbound: StrangerFailures::unknown(now),
+            outbound: SpentGuesses {
+                failures: vec![(now, 0); outbound::BUDGET / 2],
+                ..SpentGuesses::default()
+            },
+        }
+    }
+}
 
 /// The times of the latest failures within a sliding window.
 #[derive(Debug, Default)]

@@ -11,13 +11,20 @@ use tokio_rustls::TlsAcceptor;
 
 use super::*;
 use crate::auth::pair::Caller;
-use crate::auth::{AddressSource, Alpn, Identity, Stretched};
+use crate::auth::{AddressSource, Alpn, GuessRecord, Identity, Stretched};
 use crate::client::pairing as client;
 use crate::error::Error;
 
 fn gate(password: u8) -> Arc<Gate> {
     let identity = Identity::ephemeral().unwrap();
-    Arc::new(Gate::new(identity, Stretched::for_tests(password)).unwrap())
+    Arc::new(
+        Gate::new(
+            identity,
+            Stretched::for_tests(password),
+            GuessRecord::in_memory(),
+        )
+        .unwrap(),
+    )
 }
 
 /// A node that does nothing but pair.

@@ -1,0 +1,320 @@
+//! Counts and times of guesses in the state directory, so that they outlive the process.
+//!
+//! One small file of a fixed length, `guesses`, overwritten in place under a lock. It holds numbers,
+//! times and digests of addresses, and nothing that depends on the password: who steals the disk
+//! learns nothing to guess by. The lock is held for a read, a decision and a write of one kilobyte,
+//! never over the network.
+//!
+//! Whatever is wrong with the file, nothing fails, nothing waits for long, and nobody gets guesses
+//! without end: a damaged record is replaced by one that says that much was spent, and while there
+//! is no file that can be used, this process has a small budget of its own.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::Guesses;
+use super::stamps::{self, Clocks, LENGTH};
+
+const FILE_NAME: &str = "guesses";
+
+/// Others hold the lock for microseconds. Whoever holds it for longer than this was stopped in the
+/// middle, and is not waited for.
+const PATIENCE: Duration = Duration::from_millis(250);
+const RETRY: Duration = Duration::from_millis(2);
+
+/// The record of one state directory, or of one process if it has none. Clones share it.
+#[derive(Debug, Clone)]
+pub struct GuessRecord(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    /// The directory, opened once; nothing is recorded without.
+    directory: Option<OwnedFd>,
+    path: PathBuf,
+    /// What counts while the file cannot be used.
+    own: Mutex<Guesses>,
+    /// The file could not be used the last time, which was said.
+    is_broken: AtomicBool,
+}
+
+impl GuessRecord {
+    /// The record of `state_dir`, which must be the user's own; whether that is so was checked when
+    /// the identity was loaded.
+    pub fn open(state_dir: &Path) -> Self {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = rustix::fs::open(state_dir, flags, Mode::empty());
+        Self(Arc::new(Inner {
+            directory: directory.ok(),
+            path: state_dir.join(FILE_NAME),
+            own: Mutex::new(Guesses::unrecorded(Instant::now())),
+            is_broken: AtomicBool::new(false),
+        }))
+    }
+
+    /// One that ends with the process, with the full budget. For tests.
+    #[cfg(test)]
+    pub(crate) fn in_memory() -> Self {
+        Self(Arc::new(Inner {
+            directory: None,
+            path: PathBuf::new(),
+            own: Mutex::default(),
+            is_broken: AtomicBool::new(true),
+        }))
+    }
+
+    /// Lets `change` decide about the record, and keeps what it made of it. Takes some
+    /// microseconds, and in the worst case a quarter of a second and what the filesystem needs.
+    pub fn update<T>(&self, change: impl FnOnce(&mut Guesses, Instant) -> T) -> T {
+        match self.0.locked() {
+            Ok(file) => self.0.update_file(&file, change),
+            Err(why) => {
+                self.0.complain(&why);
+                change(&mut self.0.own.lock(), Instant::now())
+            }
+        }
+    }
+}
+
+impl Inner {
+    /// The file, checked, and locked until it is closed.
+    fn locked(&self) -> io::Result<File> {
+        let directory = self.directory.as_ref().ok_or(io::ErrorKind::NotFound)?;
+        // Not through a link, and a FIFO of that name is an error instead of a hang.
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let flags = flags | OFlags::CLOEXEC;
+        let mode = Mode::RUSR | Mode::WUSR;
+        let file: File = rustix::fs::openat(directory, FILE_NAME, flags, mode)?.into();
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Err(io::Error::other("it is not a regular file"));
+        }
+        if metadata.uid() != rustix::process::geteuid().as_raw() {
+            return Err(io::Error::other("it belongs to another user"));
+        }
+        if metadata.mode() & 0o022 != 0 {
+            return Err(io::Error::other("others can write to it"));
+        }
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(file),
+                Err(Errno::WOULDBLOCK) if Instant::now() < deadline => thread::sleep(RETRY),
+                Err(Errno::WOULDBLOCK) => return Err(io::Error::other("it stays locked")),
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+
+    fn update_file<T>(&self, file: &File, change: impl FnOnce(&mut Guesses, Instant) -> T) -> T {
+        // One byte more shows a file that is too long.
+        let mut bytes = [0; LENGTH + 1];
+        let length = read(file, &mut bytes);
+        let clocks = Clocks::read();
+        let mut guesses = match length {
+            Ok(0) => Guesses::default(),
+            Ok(length) => stamps::decode(&bytes[..length], &clocks).unwrap_or_else(|| {
+                let path = self.path.display();
+                tracing::warn!("{path}: damaged; wrong guesses are counted anew, from many");
+                Guesses::lost(clocks.now)
+            }),
+            Err(why) => {
+                self.complain(&why);
+                return change(&mut self.own.lock(), clocks.now);
+            }
+        };
+        let result = change(&mut guesses, clocks.now);
+        let record = stamps::encode(&guesses, &clocks);
+        if length.is_ok_and(|length| bytes[..length] == record) {
+            return result;
+        }
+        match file
+            .write_all_at(&record, 0)
+            .and_then(|()| file.set_len(LENGTH as u64))
+        {
+            Ok(()) => self.is_broken.store(false, Ordering::Relaxed),
+            // What was decided this time stands, and is counted where the next decision is made.
+            Err(why) => {
+                self.complain(&why);
+                let mut own = self.own.lock();
+                own.inbound = guesses.inbound;
+                own.outbound.failures = guesses.outbound.failures;
+            }
+        }
+        result
+    }
+
+    fn complain(&self, why: &io::Error) {
+        if !self.is_broken.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "{}: {why}; wrong guesses are not remembered, so hardly any address is tried that \
+                 nobody typed",
+                self.path.display()
+            );
+        }
+    }
+}
+
+fn read(file: &File, bytes: &mut [u8]) -> io::Result<usize> {
+    let mut length = 0;
+    while length < bytes.len() {
+        match file.read_at(&mut bytes[length..], length as u64) {
+            Ok(0) => break,
+            Ok(count) => length += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(length)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::super::{AddressSource, Hold, Outbound, Outcome};
+    use super::*;
+
+    fn state() -> (tempfile::TempDir, PathBuf) {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join(FILE_NAME);
+        (directory, file)
+    }
+
+    /// One guess of a fake that was heard of, in a process of its own.
+    fn guess(record: &GuessRecord, address: &str) -> Result<(), Hold> {
+        let mut table = Outbound::default();
+        let run = record.update(|all, now| {
+            table.begin(&mut all.outbound, address, AddressSource::Heard, now)
+        })?;
+        record.update(|all, now| {
+            table.end(&mut all.outbound, run, Outcome::WrongPassword, now);
+        });
+        Ok(())
+    }
+
+    /// How many guesses fakes get, each of `count` in a process of its own.
+    fn guesses(state: &Path, count: usize) -> usize {
+        let got = (0..count)
+            .filter(|number| guess(&GuessRecord::open(state), &format!("fake:{number}")).is_ok());
+        got.count()
+    }
+
+    #[test]
+    fn processes_one_after_the_other_share_a_budget() {
+        let (state, file) = state();
+        assert_eq!(guesses(state.path(), 50), 20);
+        assert_eq!(fs::metadata(&file).unwrap().len(), LENGTH as u64);
+        assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn writers_side_by_side_share_a_budget() {
+        let (state, _) = state();
+        let got: usize = thread::scope(|scope| {
+            let writers = (0..8).map(|writer: usize| {
+                let record = GuessRecord::open(state.path());
+                scope.spawn(move || {
+                    let fakes = (0..20).map(|n| format!("fake{writer}:{n}"));
+                    fakes.filter(|fake| guess(&record, fake).is_ok()).count()
+                })
+            });
+            let writers: Vec<_> = writers.collect();
+            writers
+                .into_iter()
+                .map(|writer| writer.join().unwrap())
+                .sum()
+        });
+        assert_eq!(got, 20);
+    }
+
+    #[test]
+    fn strangers_failures_outlive_the_process() {
+        let (state, _) = state();
+        for _ in 0..5 {
+            let record = GuessRecord::open(state.path());
+            record.update(|all, now| all.inbound.add(now, now));
+        }
+        let count = GuessRecord::open(state.path()).update(|all, _| all.inbound.count);
+        assert_eq!(count, 5);
+    }
+
+    #[test]
+    fn a_damaged_record_is_replaced_by_a_strict_one() {
+        for damage in [&b"x"[..], &[0; LENGTH], &[7; LENGTH * 4]] {
+            let (state, file) = state();
+            fs::write(&file, damage).unwrap();
+            assert_eq!(guesses(state.path(), 50), 10);
+            assert_eq!(fs::metadata(&file).unwrap().len(), LENGTH as u64);
+            let count = GuessRecord::open(state.path()).update(|all, _| all.inbound.count);
+            assert_eq!(count, 3);
+        }
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_used_gives_two_guesses() {
+        let spoil: [fn(&Path); 5] = [
+            |file| fs::create_dir(file).unwrap(),
+            |file| symlink("elsewhere", file).unwrap(),
+            |file| {
+                rustix::fs::mknodat(
+                    rustix::fs::CWD,
+                    file,
+                    rustix::fs::FileType::Fifo,
+                    Mode::RUSR | Mode::WUSR,
+                    0,
+                )
+                .unwrap();
+            },
+            |file| {
+                fs::write(file, []).unwrap();
+                fs::set_permissions(file, fs::Permissions::from_mode(0o666)).unwrap();
+            },
+            |file| {
+                // Only root can give a file away, and then it may belong to anybody.
+                fs::write(file, []).unwrap();
+                if std::os::unix::fs::chown(file, Some(12345), None).is_err() {
+                    fs::remove_file(file).unwrap();
+                    fs::create_dir(file).unwrap();
+                }
+            },
+        ];
+        for spoil in spoil {
+            let (state, file) = state();
+            spoil(&file);
+            let record = GuessRecord::open(state.path());
+            let fakes = (0..50).map(|number| format!("fake:{number}"));
+            let got = fakes.filter(|fake| guess(&record, fake).is_ok()).count();
+            assert_eq!(got, 2);
+            assert_eq!(record.update(|all, _| all.inbound.count), 3);
+            assert!(!state.path().join("elsewhere").exists());
+        }
+    }
+
+    #[test]
+    fn a_lock_that_nobody_gives_back_is_not_waited_for() {
+        let (state, file) = state();
+        let record = GuessRecord::open(state.path());
+        record.update(|_, _| ());
+        let stopped = File::options().write(true).open(&file).unwrap();
+        rustix::fs::flock(&stopped, FlockOperation::LockExclusive).unwrap();
+        let begin = Instant::now();
+        assert!(guess(&record, "fake:1").is_ok());
+        assert!(begin.elapsed() < 8 * PATIENCE);
+        drop(stopped);
+        assert!(guess(&record, "fake:2").is_ok());
+        assert_eq!(record.update(|all, _| all.outbound.failures.len()), 1);
+    }
+}
