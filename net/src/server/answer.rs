@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use super::Service;
+use crate::fairness::Holder;
 use crate::merkle::Subtree;
 use crate::types::PeerId;
 use crate::wire::{
@@ -40,7 +41,10 @@ pub fn answer(
             })),
         },
         Request::Search(request) => match share {
-            Some(share) => share.search(&request).map(Response::Search),
+            Some(share) => {
+                let caller = Holder::member(caller, remote);
+                share.search(caller, &request).map(Response::Search)
+            }
             None => Ok(Response::Search(SearchPage {
                 matches: Vec::new(),
                 more: false,

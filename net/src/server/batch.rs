@@ -29,9 +29,9 @@ pub(super) async fn serve(request: Request<Incoming>, caller: &Caller) -> Respon
     let Ok(items) = decode_batch(&body) else {
         return status(StatusCode::BAD_REQUEST);
     };
-    let share = caller.house.service.share.clone();
+    let share = caller.context.service.share.clone();
     let work = caller
-        .seat
+        .connection
         .work
         .run(move || answer(share.as_deref(), &items));
     match work.await {

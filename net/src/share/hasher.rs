@@ -15,6 +15,7 @@ use super::Share;
 use super::halves::in_halves;
 use super::roots::Roots;
 use crate::error::Error;
+use crate::fairness::Holder;
 use crate::merkle::TreeHasher;
 use crate::types::{Attributes, Kind, RelPath, Root};
 use crate::wire::SearchRequest;
@@ -216,7 +217,7 @@ impl Hasher {
             after,
             limit: 256,
         };
-        match share.search(&request) {
+        match share.search(Holder::itself(), &request) {
             Ok(page) => {
                 self.note_paths(page.matches.iter().filter_map(|(path, found)| {
                     let root = found.root?;

@@ -44,6 +44,7 @@ pub use roots::Roots;
 
 use crate::config::ShareConfig;
 use crate::error::Error;
+use crate::fairness::Holder;
 use crate::merkle::Subtree;
 use crate::types::{Attributes, Kind, Name, RelPath};
 use crate::wire::{
@@ -237,9 +238,14 @@ impl Share {
     }
 
     /// One page of the files whose name matches. Ends within about two seconds, if need be early
-    /// and with no match, but `more`: then the same request goes on where this one ended.
-    pub fn search(&self, request: &SearchRequest) -> Result<SearchPage, Fault> {
-        let mut page = self.search_within(request, search::BUDGET)?;
+    /// and with no match, but `more`: then the same request of the same `caller` goes on where this one
+    /// ended.
+    pub(crate) fn search(
+        &self,
+        caller: Holder,
+        request: &SearchRequest,
+    ) -> Result<SearchPage, Fault> {
+        let mut page = self.search_within(caller, request, search::BUDGET)?;
         let paths: Vec<RelPath> = page.matches.iter().map(|(path, _)| path.clone()).collect();
         let found = page.matches.iter_mut().map(|(_, attributes)| attributes);
         self.add_roots(found.collect(), |index| Some(paths[index].clone()));

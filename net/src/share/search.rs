@@ -2,8 +2,8 @@
 //!
 //! The share is walked for every page, from the place where the page before ended; a page costs
 //! what it looks at. When a page's time is up it ends early; should it have found nothing by then,
-//! the place is remembered here for a few seconds, so that whoever asks the same again goes on from
-//! there.
+//! the place is remembered here for a few seconds, so that if the same caller asks the same again, it goes on
+//! from there. Callers neither use nor displace each other's places.
 
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,7 @@ use super::pattern::Pattern;
 use super::tree::is_exhaustion;
 use super::walk::{Step, Walk};
 use super::{Share, internal, page_limit};
+use crate::fairness::{FairTable, Holder};
 use crate::types::{Attributes, Kind, RelPath};
 use crate::wire::{Fault, SearchPage, SearchRequest};
 
@@ -20,16 +21,23 @@ pub(super) const BUDGET: Duration = Duration::from_secs(2);
 /// The most bytes of paths in one page; what is around them fits a message twice over.
 const MAX_BYTES: usize = 2 << 20;
 
-/// The most places remembered.
-const MAX_PLACES: usize = 64;
+/// The most places remembered, of all callers. A caller has one for each search that it carries on at
+/// the same time; when there are too many, whoever has more than a share loses its oldest.
+const MAX_PLACES: usize = 256;
 
 /// How long one is remembered. While it is, a file that appears before the place is not found by
 /// those who continue the search, as with any page that was turned already.
 const LIFETIME: Duration = Duration::from_secs(10);
 
-/// The places where searches ended early, the oldest first.
-#[derive(Debug, Default)]
-pub(super) struct Places(Vec<Place>);
+/// The places where searches ended early, by who searches.
+#[derive(Debug)]
+pub(super) struct Places(FairTable<Place>);
+
+impl Default for Places {
+    fn default() -> Self {
+        Self(FairTable::new(MAX_PLACES))
+    }
+}
 
 #[derive(Debug)]
 struct Place {
@@ -42,13 +50,14 @@ struct Place {
 impl Share {
     pub(super) fn search_within(
         &self,
+        caller: Holder,
         request: &SearchRequest,
         budget: Duration,
     ) -> Result<SearchPage, Fault> {
         let started = Instant::now();
         let pattern = Pattern::new(&request.pattern)?;
         let limit = page_limit(request.limit, SearchPage::MAX_MATCHES)?;
-        let reached = self.places.lock().take(request, started);
+        let reached = self.places.lock().take(caller, request, started);
         let after = reached.or_else(|| request.after.clone());
         let mut walk = Walk::new(self, &pattern, after.clone()).map_err(internal)?;
         let mut page = SearchPage {
@@ -74,7 +83,7 @@ impl Share {
             // Never without progress, however slow the way back to the place was.
             if started.elapsed() >= budget && after.as_ref() < Some(&path) {
                 page.more = true;
-                self.remember(request, &page, path);
+                self.remember(caller, request, &page, path);
                 break;
             }
         }
@@ -91,7 +100,13 @@ impl Share {
     }
 
     /// Notes that the page, and whoever asks for what follows it, has to go on behind `reached`.
-    fn remember(&self, request: &SearchRequest, page: &SearchPage, reached: RelPath) {
+    fn remember(
+        &self,
+        caller: Holder,
+        request: &SearchRequest,
+        page: &SearchPage,
+        reached: RelPath,
+    ) {
         let last = page.matches.last().map(|(path, _)| path.clone());
         let place = Place {
             pattern: request.pattern.clone(),
@@ -99,26 +114,23 @@ impl Share {
             reached,
             since: Instant::now(),
         };
-        self.places.lock().put(place);
+        self.places.lock().put(caller, place);
     }
 }
 
 impl Places {
     /// Where this very request has to go on, if it was cut short lately. Forgets the place, as a
     /// search that starts anew has to start at the beginning.
-    fn take(&mut self, request: &SearchRequest, now: Instant) -> Option<RelPath> {
+    fn take(&mut self, caller: Holder, request: &SearchRequest, now: Instant) -> Option<RelPath> {
         self.0
             .retain(|place| now.saturating_duration_since(place.since) < LIFETIME);
         let same = |place: &Place| place.pattern == request.pattern && place.after == request.after;
-        let index = self.0.iter().position(same)?;
-        Some(self.0.remove(index).reached)
+        let (id, _) = self.0.of(caller).find(|(_, place)| same(place))?;
+        Some(self.0.leave(caller, id)?.reached)
     }
 
-    fn put(&mut self, place: Place) {
-        if self.0.len() == MAX_PLACES {
-            self.0.remove(0);
-        }
-        self.0.push(place);
+    fn put(&mut self, caller: Holder, place: Place) {
+        self.0.enter(caller, place, |_| true);
     }
 }
 
@@ -126,6 +138,7 @@ impl Places {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::types::PeerId;
 
     fn request(pattern: &str) -> SearchRequest {
         SearchRequest {
@@ -144,27 +157,44 @@ mod tests {
         }
     }
 
+    fn caller(number: u8) -> Holder {
+        Holder::member(PeerId::from_bytes([number; 32]), [10, 0, 0, 1].into())
+    }
+
     #[test]
     fn a_place_is_for_one_continuation_of_the_same_search() {
         let (mut places, now) = (Places::default(), Instant::now());
-        places.put(place("a", now));
-        assert_eq!(places.take(&request("b"), now), None);
+        let me = caller(1);
+        places.put(me, place("a", now));
+        assert_eq!(places.take(me, &request("b"), now), None);
         let mut later_page = request("a");
         later_page.after = RelPath::new(b"x").ok();
-        assert_eq!(places.take(&later_page, now), None);
-        assert!(places.take(&request("a"), now).is_some());
-        assert_eq!(places.take(&request("a"), now), None);
+        assert_eq!(places.take(me, &later_page, now), None);
+        assert!(places.take(me, &request("a"), now).is_some());
+        assert_eq!(places.take(me, &request("a"), now), None);
     }
 
     #[test]
     fn places_are_few_and_short_lived() {
         let (mut places, now) = (Places::default(), Instant::now());
-        places.put(place("a", now));
-        assert_eq!(places.take(&request("a"), now + LIFETIME), None);
+        let me = caller(1);
+        places.put(me, place("a", now));
+        assert_eq!(places.take(me, &request("a"), now + LIFETIME), None);
         for index in 0..=MAX_PLACES {
-            places.put(place(&index.to_string(), now));
+            places.put(me, place(&index.to_string(), now));
         }
         assert_eq!(places.0.len(), MAX_PLACES);
-        assert_eq!(places.take(&request("0"), now), None);
+        assert_eq!(places.take(me, &request("0"), now), None);
+    }
+
+    #[test]
+    fn no_member_takes_another_ones_place() {
+        let (mut places, now) = (Places::default(), Instant::now());
+        places.put(caller(1), place("a", now));
+        assert_eq!(places.take(caller(2), &request("a"), now), None);
+        for index in 0..MAX_PLACES * 2 {
+            places.put(caller(2), place(&index.to_string(), now));
+        }
+        assert!(places.take(caller(1), &request("a"), now).is_some());
     }
 }

@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use super::*;
+use crate::fairness::Holder;
 use crate::types::{Entry, Name};
 
 /// The page that a directory was answered with.
@@ -139,7 +140,10 @@ impl Fixture {
         };
         let mut found = Vec::new();
         loop {
-            let page = self.share.search_within(&request, budget).unwrap();
+            let page = self
+                .share
+                .search_within(Holder::itself(), &request, budget)
+                .unwrap();
             assert!(page.matches.len() <= limit as usize);
             if let Some((last, _)) = page.matches.last() {
                 request.after = Some(last.clone());

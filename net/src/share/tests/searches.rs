@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::paging::{Plan, build, plan, walk};
 use super::*;
+use crate::fairness::Holder;
 
 /// Waits until every directory has settled, so that what is read from now on is remembered.
 fn settle() {
@@ -50,7 +51,10 @@ fn turn_pages(
         } else {
             search::BUDGET
         };
-        let page = share.share.search_within(&request, budget).unwrap();
+        let page = share
+            .share
+            .search_within(Holder::itself(), &request, budget)
+            .unwrap();
         assert!(page.matches.len() <= *limit as usize);
         if let Some((last, _)) = page.matches.last() {
             request.after = Some(last.clone());
@@ -124,7 +128,7 @@ fn a_page_looks_at_nothing_behind_its_end() {
         after: None,
         limit: 1,
     };
-    assert!(share.share.search(&request).unwrap().more);
+    assert!(share.share.search(Holder::itself(), &request).unwrap().more);
     let is_known = |directory: &str| {
         let version = share.stat(directory).unwrap().version;
         let mut index = share.share.index.lock();
@@ -148,10 +152,21 @@ fn a_page_whose_time_is_up_ends_in_the_middle_of_a_directory_too() {
         after: None,
         limit: 10,
     };
-    let page = share.share.search_within(&request, Duration::ZERO).unwrap();
+    let page = share
+        .share
+        .search_within(Holder::itself(), &request, Duration::ZERO)
+        .unwrap();
     assert!(page.more && page.matches.is_empty());
     let found = turn_pages(&share, "zz", None, &[(1, true)]);
     assert_eq!(found, ["zz"]);
     request.pattern = "000".into();
-    assert_eq!(share.share.search(&request).unwrap().matches.len(), 10);
+    assert_eq!(
+        share
+            .share
+            .search(Holder::itself(), &request)
+            .unwrap()
+            .matches
+            .len(),
+        10
+    );
 }
