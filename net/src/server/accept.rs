@@ -25,7 +25,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::connection_limits::{MemberConnection, UnidentifiedConnection};
+use super::connection_limits::{MemberConnection, Place, UnidentifiedConnection};
 use super::context::ServerContext;
 use super::first_record::{Beginning, beginning};
 use super::routes::{Caller, route};
@@ -74,13 +74,18 @@ pub(super) async fn run(listener: TcpListener, context: Arc<ServerContext>) {
         match listener.accept().await {
             Ok((socket, remote)) => {
                 failing = false;
+                let remote = remote.ip().to_canonical();
+                // Here, so that places are taken in the order of arrival.
+                let Some(place) = context.connections.unread(remote) else {
+                    continue;
+                };
                 let connection = Connection {
-                    remote: remote.ip().to_canonical(),
+                    remote,
                     deadline: Instant::now() + context.limits.handshake,
                     context: context.clone(),
                     permit,
                 };
-                tokio::spawn(connection.run(socket));
+                tokio::spawn(connection.run(socket, place));
             }
             Err(error) => {
                 if !failing {
@@ -111,18 +116,15 @@ enum Identified {
 }
 
 impl Connection {
-    async fn run(self, socket: TcpStream) {
+    async fn run(self, socket: TcpStream, place: Place) {
         let remote = self.remote;
-        if let Err(error) = self.receive(socket).await {
+        if let Err(error) = self.receive(socket, place).await {
             log_end(remote, &error);
         }
     }
 
-    async fn receive(self, socket: TcpStream) -> io::Result<()> {
+    async fn receive(self, socket: TcpStream, place: Place) -> io::Result<()> {
         let connections = &self.context.connections;
-        let place = connections
-            .unread(self.remote)
-            .ok_or_else(|| crowded("places"))?;
         let first = place.keep(timeout_at(self.deadline, beginning(&socket)));
         match first.await.ok_or_else(|| crowded("silent sockets"))??? {
             Beginning::Nothing => Ok(()),
