@@ -15,6 +15,7 @@ mod swarm;
 mod changes;
 mod discovery;
 mod failure;
+mod floods;
 mod get;
 mod hidden;
 mod legacy;

@@ -6,7 +6,8 @@
 //!   of others reaches a screen.
 //! - [`xmlrpc`]: bytes to values and back; has never heard of TinyP2P. [`wire`]: values to typed
 //!   methods and back.
-//! - [`auth`]: who may speak at all. [`share`]: what this node offers. [`server`]: answers peers.
+//! - [`auth`]: who may speak at all. `fairness`: how much of what is scarce each may take.
+//!   [`share`]: what this node offers. [`server`]: answers peers.
 //! - [`client`]: asks peers; [`client::Peer`] is the seam that everything above stands on.
 //! - [`peers`]: who is there. [`fanout`]: one question to everyone, under a deadline.
 //!   [`download`]: the bytes of one file, in time for its readers.
@@ -24,6 +25,7 @@ pub mod client;
 pub mod config;
 pub mod download;
 pub mod error;
+mod fairness;
 pub mod fanout;
 pub mod follow;
 pub mod generations;

@@ -109,7 +109,7 @@ fn run(args: &[OsString], command: Command) -> Result<(), Failure> {
 }
 
 /// Blanks a literal password out of the argument list and shuts the process off from the others
-/// of this user. Runs before anything else does, and before there is a second thread.
+/// of this user, and takes the open files that it may have. Runs before anything else does, and before there is a second thread.
 fn secure(args: &[OsString], password: &PasswordArgument) -> Result<Source, Failure> {
     let source = Source::new(password);
     if matches!(source, Ok(Source::Literal(_)) | Err(_))
@@ -118,6 +118,10 @@ fn secure(args: &[OsString], password: &PasswordArgument) -> Result<Source, Fail
         return Err(Failure::failed(format!(
             "cannot blank the password out of the process list ({why}); give it as - or @FILE"
         )));
+    }
+    if let Err(why) = process::raise_open_files() {
+        // Fewer connections are allowed then, and that is all.
+        eprintln!("warning: cannot raise the number of open files ({why})");
     }
     process::harden().map_err(|why| Failure::failed(format!("cannot forbid core dumps: {why}")))?;
     source

@@ -1,4 +1,4 @@
-//! What this process does to keep the password to itself.
+//! What this process does first: it keeps the password to itself, and takes the open files it may have.
 //!
 //! The argument list, which every user can read, loses the password; core dumps and debuggers
 //! of the same user get nothing at all.
@@ -66,6 +66,17 @@ pub(super) fn harden() -> io::Result<()> {
     rustix::process::setrlimit(Resource::Core, none)?;
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     Ok(())
+}
+
+/// Takes as many open files as the system allows this user: each connection needs one, and the usual
+/// soft limit of 1024 is there for programs that use `select(2)`, which this one does not.
+pub(super) fn raise_open_files() -> io::Result<()> {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    Ok(rustix::process::setrlimit(Resource::Nofile, raised)?)
 }
 
 #[cfg(test)]

@@ -127,6 +127,10 @@ fn connect_any(sockets: &[SocketAddr], deadline: Instant) -> io::Result<TcpStrea
 
 fn connect(to: SocketAddr, budget: Duration) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
+    connect_with(socket, to, budget)
+}
+
+fn connect_with(socket: Socket, to: SocketAddr, budget: Duration) -> io::Result<TcpStream> {
     socket.connect_timeout(&to.into(), budget)?;
     // A port of the ephemeral range that nobody listens on can be connected to itself.
     if socket.local_addr()?.as_socket() == Some(to) {
@@ -301,6 +305,18 @@ mod tests {
         };
         assert_eq!((socket.scope_id(), socket.port()), (1, 7));
         assert_eq!(zoned(&Address::new("fe80::1", 7)), None);
+    }
+
+    #[test]
+    fn a_connection_to_itself_is_none() {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket
+            .bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())
+            .unwrap();
+        // Nobody listens there, and yet TCP would connect the socket to itself.
+        let itself = socket.local_addr().unwrap().as_socket().unwrap();
+        let error = connect_with(socket, itself, Duration::from_secs(3)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
     }
 
     #[test]

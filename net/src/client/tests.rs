@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustls::{ServerConnection, StreamOwned};
+use aws_lc_rs::aead::{AES_128_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use rustls::{ConnectionTrafficSecrets, ServerConnection, StreamOwned};
 
 use super::dial::{Dial, Link, TcpDialer};
 use super::http::{Client, HttpPeer};
@@ -406,6 +407,10 @@ fn heads_that_do_not_promise_what_was_asked_for_are_refused() {
             format!("206 x\r\nTransfer-Encoding: chunked\r\n{range}{tag}"),
             false,
         ),
+        (
+            format!("206 x\r\nTransfer-Encoding: chunked\r\n{length}{range}{tag}"),
+            false,
+        ),
         (format!("200 x\r\n{length}{tag}"), false),
         (
             "302 x\r\nLocation: https://elsewhere/\r\nContent-Length: 0\r\n".into(),
@@ -472,6 +477,134 @@ fn responses_without_measure_are_refused() {
     }
 }
 
+#[test]
+fn an_encoded_refusal_ends_its_connection() {
+    // What follows the head of the refusal could be taken for the answer to the next request.
+    let fake = Fake::serve(|_, mut tls| {
+        read_request(&mut tls);
+        let _ = tls.write_all(
+            b"HTTP/1.1 404 x\r\nContent-Length: 0\r\nTransfer-Encoding: chunked\r\n\r\n",
+        );
+        read_request(&mut tls);
+        let _ = tls.write_all(b"HTTP/1.1 412 x\r\nContent-Length: 0\r\n\r\n");
+    });
+    let peer = fake.peer();
+    for _ in 0..2 {
+        let error = open(&peer, "f", Version(1), ByteRange::new(0, 1)).err();
+        assert!(matches!(error, Some(Error::NotFound { .. })), "{error:?}");
+    }
+    assert_eq!(fake.connections.load(Ordering::Relaxed), 3);
+}
+
+/// A record as `tls` would send it, without sending it.
+fn record(tls: &mut Tls, plaintext: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    tls.conn.writer().write_all(plaintext).unwrap();
+    while tls.conn.wants_write() {
+        tls.conn.write_tls(&mut bytes).unwrap();
+    }
+    bytes
+}
+
+#[test]
+fn stray_bytes_before_a_request_are_no_response() {
+    let fake = Fake::serve(|_, mut tls| {
+        read_request(&mut tls);
+        let body = crate::wire::encode_response(&Ok(Response::ListMethods(vec!["a".into()])));
+        let head = format!("HTTP/1.1 200 x\r\nContent-Length: {}\r\n\r\n", body.len());
+        let answer = record(&mut tls, &[head.as_bytes(), &body].concat());
+        let stray = record(&mut tls, b"HTTP/1.1 412 x\r\nContent-Length: 0\r\n\r\n");
+        let (begun, rest) = stray.split_at(7);
+        let _ = tls.sock.write_all(&[&answer, begun].concat());
+        read_request(&mut tls);
+        let _ = tls.sock.write_all(rest);
+        let _ = tls.sock.read(&mut [0; 4096]);
+    });
+    let peer = fake.peer();
+    assert_eq!(methods(&peer, soon()).unwrap(), ["a"]);
+    let error = open(&peer, "f", Version(1), ByteRange::new(0, 1)).err();
+    assert!(matches!(error, Some(Error::Misbehaved { .. })), "{error:?}");
+}
+
+/// Sends records that hold nothing, as fast as they are taken, for longer than any test waits: what
+/// rustls itself cannot be made to do.
+fn send_empty_records(tls: Tls) {
+    let StreamOwned { conn, mut sock } = tls;
+    let (mut sequence, secrets) = conn.dangerous_extract_secrets().unwrap().tx;
+    let ConnectionTrafficSecrets::Aes128Gcm { key, iv } = secrets else {
+        panic!("another cipher than the first on the list");
+    };
+    let key = LessSafeKey::new(UnboundKey::new(&AES_128_GCM, key.as_ref()).unwrap());
+    let begun = Instant::now();
+    while begun.elapsed() < PATIENCE {
+        let mut records = Vec::new();
+        for _ in 0..1000 {
+            let mut nonce: [u8; 12] = iv.as_ref().try_into().unwrap();
+            for (byte, count) in nonce[4..].iter_mut().zip(sequence.to_be_bytes()) {
+                *byte ^= count;
+            }
+            sequence += 1;
+            // The type of the content, which is what follows no content (RFC 8446, section 5.2).
+            let (header, mut inside) = ([23, 3, 3, 0, 17], vec![23]);
+            let nonce = Nonce::assume_unique_for_key(nonce);
+            key.seal_in_place_append_tag(nonce, Aad::from(header), &mut inside)
+                .unwrap();
+            records.extend([&header[..], &inside].concat());
+        }
+        if sock.write_all(&records).is_err() {
+            return;
+        }
+    }
+}
+
+#[test]
+fn bytes_that_are_there_do_not_stop_the_clock() {
+    let (node, peer) = node_and_peer();
+    let version = node.put("f", &pattern(1 << 20));
+    let mut stream = open(&peer, "f", version, ByteRange::new(0, 1 << 20)).unwrap();
+    let first = stream.read(&mut [0; 1000], soon()).unwrap();
+    assert!(first > 0);
+    // More than what was read with these bytes is there by now, but it is too late.
+    thread::sleep(Duration::from_millis(200));
+    let (mut buffer, mut count, late) = (vec![0; 1 << 20], first, Instant::now());
+    let error = loop {
+        match stream.read(&mut buffer, late) {
+            Ok(0) => panic!("all {count} bytes were read"),
+            Ok(more) => count += more,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, Error::Timeout { .. }), "{error}");
+    assert!(count < 1 << 19, "{count} bytes were read");
+    assert_eq!(count + read_all(&mut *stream).unwrap().len(), 1 << 20);
+}
+
+#[test]
+fn empty_records_end_a_connection() {
+    let fake = Fake::serve(|_, mut tls| {
+        read_request(&mut tls);
+        send_empty_records(tls);
+    });
+    let peer = fake.peer();
+    let begun = Instant::now();
+    assert!(methods(&peer, begun + Duration::from_millis(500)).is_err());
+    assert!(begun.elapsed() < PATIENCE / 2);
+}
+
+#[test]
+fn empty_records_end_a_pairing() {
+    let fake = Fake::serve(|_, mut tls| {
+        let _ = tls.read_exact(&mut [0; 97]);
+        send_empty_records(tls);
+    });
+    let begun = Instant::now();
+    let deadline = begun + Duration::from_millis(700);
+    let client = client(&caller(1));
+    let paired = client.connect(&fake.address, None, AddressSource::Named, deadline);
+    assert!(paired.is_err());
+    assert!(begun.elapsed() < PATIENCE / 2);
+}
+
 type Tls = StreamOwned<ServerConnection, TcpStream>;
 
 /// Something that holds the key of a member and answers what it likes. Each peer made for it has
@@ -499,7 +632,9 @@ impl Fake {
             for socket in listener.incoming() {
                 let socket = socket.unwrap();
                 socket.set_read_timeout(Some(PATIENCE)).unwrap();
-                let tls = ServerConnection::new(gate.tls_server()).unwrap();
+                let mut config = (*gate.tls_server()).clone();
+                config.enable_secret_extraction = true;
+                let tls = ServerConnection::new(Arc::new(config)).unwrap();
                 let mut tls = StreamOwned::new(tls, socket);
                 let number = connections.fetch_add(1, Ordering::Relaxed);
                 let answer = answer.clone();

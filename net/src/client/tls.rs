@@ -255,8 +255,8 @@ impl TlsLink {
     }
 
     fn fill(&mut self, deadline: Instant) -> Result<(), Broken> {
-        // A link need not look at the clock while bytes are there, and empty records could go on
-        // for ever.
+        // A link need not look at the clock while bytes are there, and records of one byte could keep
+        // a reader busy long after its time. (rustls refuses all but a few that are empty.)
         if Instant::now() >= deadline {
             return Err(io::Error::from(io::ErrorKind::TimedOut).into());
         }

@@ -1,8 +1,12 @@
 //! From an accepted socket to what it may do.
 //!
-//! In order: room for it? a TLS record (or else, if allowed, the protocol of 2004)? a handshake in time? Then by ALPN: pairing for whoever
-//! wants to become a member; for HTTP, members to hyper, everyone else a constant refusal that no
-//! HTTP parser had a part in. Whatever fails on the way ends without a word.
+//! In order: a place; a whole TLS record (or else, if allowed, the protocol of 2004); a token for the
+//! handshake; the handshake, in time. Then by ALPN: pairing for whoever wants to become a member; for
+//! HTTP, members to hyper, everyone else a constant refusal that no HTTP parser had a part in.
+//! Whatever fails on the way ends without a word, and so does whoever loses its place to another.
+//!
+//! All this runs on a thread of low priority, the door, which has nothing to do with members' bytes. Only what
+//! comes from a network that members came from lately shakes hands where members are served.
 
 use std::convert::Infallible;
 use std::io;
@@ -16,20 +20,20 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::ahead::Ahead;
-use super::body::Buffers;
-use super::doors::{Doors, Seat};
-use super::recent::Recent;
+use super::connection_limits::{MemberConnection, Place, UnidentifiedConnection};
+use super::context::ServerContext;
+use super::first_record::{Beginning, beginning};
 use super::routes::{Caller, route};
 use super::stall::StallGuard;
-use super::{Limits, Service, pairing, plain};
-use crate::auth::Gate;
+use super::{pairing, plain};
 use crate::auth::tls::{ALPN_HTTP, ALPN_PAIR, peer_id};
+use crate::fairness::SourceNetwork;
+use crate::types::PeerId;
 use crate::wire::MAX_CALL_BYTES;
 
 /// What a key that is not admitted gets, whatever it sent.
@@ -37,9 +41,6 @@ pub(super) const REFUSAL: &[u8] = b"HTTP/1.1 401 Unauthorized\r\n\
     WWW-Authenticate: TinyP2P-Pair\r\n\
     Content-Length: 0\r\n\
     Connection: close\r\n\r\n";
-
-/// The first byte of a TLS record that holds a ClientHello (RFC 8446, section 5.1).
-const TLS_HANDSHAKE: u8 = 22;
 
 /// Plaintext that rustls takes from hyper at once: one chunk of a file.
 const TLS_BUFFER: usize = 256 * 1024;
@@ -63,48 +64,28 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// A peer that acknowledges nothing for so long is gone; and how often an idle one is probed.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
 
-/// What all connections share.
-pub(super) struct House {
-    pub(super) service: Arc<Service>,
-    pub(super) gate: Arc<Gate>,
-    pub(super) limits: Limits,
-    pub(super) buffers: Arc<Buffers>,
-    pub(super) recent: Arc<Recent>,
-    pub(super) ahead: Arc<Ahead>,
-    doors: Arc<Doors>,
-}
-
 /// Accepts connections for ever.
-pub(super) async fn run(
-    listener: TcpListener,
-    service: Arc<Service>,
-    gate: Arc<Gate>,
-    limits: Limits,
-) {
-    let room = Arc::new(Semaphore::new(limits.connections));
-    let house = Arc::new(House {
-        doors: Doors::new(&limits),
-        buffers: Arc::default(),
-        recent: Arc::default(),
-        ahead: Arc::default(),
-        service,
-        gate,
-        limits,
-    });
+pub(super) async fn run(listener: TcpListener, context: Arc<ServerContext>) {
+    let room = Arc::new(Semaphore::new(context.limits.connections));
+    tokio::spawn(context.turnstile.clone().run());
     let mut failing = false;
     // The semaphore is never closed, so there is always a permit in the end.
     while let Ok(permit) = room.clone().acquire_owned().await {
         match listener.accept().await {
             Ok((socket, remote)) => {
                 failing = false;
-                let house = house.clone();
-                tokio::spawn(async move {
-                    let remote = remote.ip().to_canonical();
-                    if let Err(error) = receive(socket, remote, &house).await {
-                        tracing::debug!(%remote, %error, "connection ended");
-                    }
-                    drop(permit);
-                });
+                let remote = remote.ip().to_canonical();
+                // Here, so that places are taken in the order of arrival.
+                let Some(place) = context.connections.unread(remote) else {
+                    continue;
+                };
+                let connection = Connection {
+                    remote,
+                    deadline: Instant::now() + context.limits.handshake,
+                    context: context.clone(),
+                    permit,
+                };
+                tokio::spawn(connection.run(socket, place));
             }
             Err(error) => {
                 if !failing {
@@ -117,64 +98,182 @@ pub(super) async fn run(
     }
 }
 
-async fn receive(socket: TcpStream, remote: IpAddr, house: &Arc<House>) -> io::Result<()> {
-    let Some(newcomer) = house.doors.newcomer(remote) else {
-        return Err(io::Error::other("too many newcomers"));
-    };
-    let options = SockRef::from(&socket);
-    options.set_tcp_nodelay(true)?;
-    options.set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
-    options.set_tcp_keepalive(&TcpKeepalive::new().with_time(UNACKNOWLEDGED))?;
-    let deadline = Instant::now() + house.limits.handshake;
-    let first = timeout_at(deadline, first_byte(&socket)).await??;
-    if first != Some(TLS_HANDSHAKE) {
-        let Some(legacy) = house.service.legacy.clone().filter(|_| first.is_some()) else {
+/// One connection that nobody is known to be behind.
+struct Connection {
+    remote: IpAddr,
+    /// When it must have shown a key.
+    deadline: Instant,
+    context: Arc<ServerContext>,
+    /// One of all connections.
+    permit: OwnedSemaphorePermit,
+}
+
+/// What became of an unidentified connection.
+enum Identified {
+    Member(Box<TlsStream<StallGuard>>, PeerId),
+    /// It was served as a stranger, and has ended.
+    Stranger,
+}
+
+impl Connection {
+    async fn run(self, socket: TcpStream, place: Place) {
+        let remote = self.remote;
+        if let Err(error) = self.receive(socket, place).await {
+            log_end(remote, &error);
+        }
+    }
+
+    async fn receive(self, socket: TcpStream, place: Place) -> io::Result<()> {
+        let connections = &self.context.connections;
+        let first = place.keep(timeout_at(self.deadline, beginning(&socket)));
+        match first.await.ok_or_else(|| crowded("silent sockets"))??? {
+            Beginning::Nothing => Ok(()),
+            Beginning::Plain => {
+                drop(place);
+                self.serve_plain(socket)
+            }
+            Beginning::Record => {
+                let is_known = connections.is_known(self.remote);
+                let network = SourceNetwork::of(self.remote);
+                let turn = self.context.turnstile.pass(network, is_known);
+                let turn = place.keep(timeout_at(self.deadline, turn)).await;
+                turn.ok_or_else(|| crowded("hellos"))??;
+                let unidentified = connections
+                    .unidentified(self.remote, is_known)
+                    .ok_or_else(|| crowded("handshakes"))?;
+                drop(place);
+                let socket = socket.into_std()?;
+                if is_known {
+                    let members = self.context.members.clone();
+                    members.spawn(self.identify(socket, unidentified));
+                } else {
+                    self.identify(socket, unidentified).await;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn serve_plain(self, socket: TcpStream) -> io::Result<()> {
+        let Some(legacy) = self.context.service.legacy.clone() else {
             return Ok(());
         };
-        let Some(place) = house.doors.plain(remote) else {
-            return Err(io::Error::other(
-                "too many connections of the protocol of 2004",
-            ));
+        let Some(place) = self.context.connections.plain(self.remote) else {
+            return Err(crowded("connections of the protocol of 2004"));
         };
-        drop(newcomer);
-        return plain::serve(socket, place, legacy, house.clone()).await;
+        let local = socket.local_addr()?;
+        let socket = self.adopt(socket.into_std()?)?;
+        let members = self.context.members.clone();
+        members.spawn(async move {
+            let served = plain::serve(socket, local, place, legacy, self.context.clone()).await;
+            if let Err(error) = served {
+                log_end(self.remote, &error);
+            }
+            drop(self.permit);
+        });
+        Ok(())
     }
-    let mut tls = timeout_at(deadline, shake_hands(socket, house)).await??;
-    let (_, session) = tls.get_ref();
-    let Some(member) = peer_id(session.peer_certificates()) else {
-        return Ok(());
-    };
-    match session.alpn_protocol() {
-        Some(ALPN_PAIR) => {
-            pairing::serve(&mut tls, remote, &house.gate).await;
-            Ok(())
+
+    /// Finds out who is there, and goes on accordingly.
+    async fn identify(self, socket: std::net::TcpStream, connection: UnidentifiedConnection) {
+        let identified = connection.place.keep(self.shake_hands(socket)).await;
+        match identified.ok_or_else(|| crowded("handshakes")).flatten() {
+            Ok(Identified::Stranger) => {}
+            Ok(Identified::Member(tls, member)) => {
+                let connections = &self.context.connections;
+                let Some(place) = connections.member(member, self.remote) else {
+                    return log_end(self.remote, &crowded("connections of one member"));
+                };
+                drop(connection);
+                self.note_member();
+                let members = self.context.members.clone();
+                members.spawn(self.serve_http(*tls, place));
+            }
+            Err(error) => log_end(self.remote, &error),
         }
-        Some(ALPN_HTTP) if house.gate.is_admitted(member) => {
-            let Some(seat) = house.doors.member(member) else {
-                return Err(io::Error::other("too many connections of one member"));
-            };
-            drop(newcomer);
-            serve_http(tls, seat, remote, house.clone()).await
+    }
+
+    async fn shake_hands(&self, socket: std::net::TcpStream) -> io::Result<Identified> {
+        let gate = &self.context.gate;
+        let acceptor = TlsAcceptor::from(gate.tls_server());
+        let socket = self.adopt(socket)?;
+        let accepting = acceptor.accept_with(socket, |session| {
+            session.set_buffer_limit(Some(TLS_BUFFER));
+        });
+        let mut tls = timeout_at(self.deadline, accepting).await??;
+        let (_, session) = tls.get_ref();
+        let Some(member) = peer_id(session.peer_certificates()) else {
+            return Ok(Identified::Stranger);
+        };
+        match session.alpn_protocol() {
+            Some(ALPN_PAIR) => {
+                let is_member = pairing::serve(&mut tls, self.remote, gate).await;
+                is_member.then(|| self.note_member());
+            }
+            Some(ALPN_HTTP) if gate.is_admitted(member) => {
+                return Ok(Identified::Member(Box::new(tls), member));
+            }
+            Some(ALPN_HTTP) => {
+                timeout(self.context.limits.drain, turn_away(tls)).await??;
+            }
+            _ => {}
         }
-        Some(ALPN_HTTP) => timeout(house.limits.drain, turn_away(tls)).await?,
-        _ => Ok(()),
+        Ok(Identified::Stranger)
+    }
+
+    /// Whoever comes from here is probably a member, for a while.
+    fn note_member(&self) {
+        self.context.connections.note_member(self.remote);
+        let network = SourceNetwork::of(self.remote);
+        self.context.turnstile.promote(network);
+    }
+
+    /// A socket whose readiness and clock are those of the threads that serve members, so that a
+    /// member's connection has nothing to do with the door any more.
+    fn adopt(&self, socket: std::net::TcpStream) -> io::Result<StallGuard> {
+        let options = SockRef::from(&socket);
+        options.set_tcp_nodelay(true)?;
+        options.set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
+        options.set_tcp_keepalive(&TcpKeepalive::new().with_time(UNACKNOWLEDGED))?;
+        let _entered = self.context.members.enter();
+        let socket = TcpStream::from_std(socket)?;
+        Ok(StallGuard::new(socket, self.context.limits.stall))
+    }
+
+    async fn serve_http(self, tls: TlsStream<StallGuard>, connection: MemberConnection) {
+        let head = self.context.limits.head;
+        let caller = Arc::new(Caller {
+            connection,
+            remote: self.remote,
+            context: self.context,
+        });
+        let callers = caller.clone();
+        let service = service_fn(move |request| {
+            let caller = callers.clone();
+            async move { Ok::<_, Infallible>(route(request, caller).await) }
+        });
+        let serving = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(head)
+            .max_headers(MAX_FIELDS)
+            .max_header_size(MAX_HEAD)
+            .max_buf_size(HTTP_BUFFER)
+            .serve_connection(TokioIo::new(tls), service);
+        match caller.connection.place.keep(serving).await {
+            Some(Ok(())) => {}
+            Some(Err(error)) => log_end(self.remote, &io::Error::other(error)),
+            None => log_end(self.remote, &crowded("connections of members")),
+        }
+        drop(self.permit);
     }
 }
 
-/// What the connection begins with, left in its place; `None` if that is its end.
-async fn first_byte(socket: &TcpStream) -> io::Result<Option<u8>> {
-    let mut first = [0];
-    let count = socket.peek(&mut first).await?;
-    Ok((count > 0).then_some(first[0]))
+fn crowded(what: &str) -> io::Error {
+    io::Error::other(format!("too many {what}"))
 }
 
-async fn shake_hands(socket: TcpStream, house: &House) -> io::Result<TlsStream<StallGuard>> {
-    let socket = StallGuard::new(socket, house.limits.stall);
-    let acceptor = TlsAcceptor::from(house.gate.tls_server());
-    let tls = acceptor
-        .accept_with(socket, |session| session.set_buffer_limit(Some(TLS_BUFFER)))
-        .await?;
-    Ok(tls)
+fn log_end(remote: IpAddr, error: &io::Error) {
+    tracing::debug!(%remote, %error, "connection ended");
 }
 
 async fn turn_away(mut tls: TlsStream<StallGuard>) -> io::Result<()> {
@@ -183,31 +282,4 @@ async fn turn_away(mut tls: TlsStream<StallGuard>) -> io::Result<()> {
     // Closing with unread bytes would reset the connection and could overtake the refusal.
     tokio::io::copy(&mut tls.take(MAX_DRAINED), &mut tokio::io::sink()).await?;
     Ok(())
-}
-
-async fn serve_http(
-    tls: TlsStream<StallGuard>,
-    seat: Seat,
-    remote: IpAddr,
-    house: Arc<House>,
-) -> io::Result<()> {
-    let head = house.limits.head;
-    let caller = Arc::new(Caller {
-        seat,
-        remote,
-        house,
-    });
-    let service = service_fn(move |request| {
-        let caller = caller.clone();
-        async move { Ok::<_, Infallible>(route(request, caller).await) }
-    });
-    http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(head)
-        .max_headers(MAX_FIELDS)
-        .max_header_size(MAX_HEAD)
-        .max_buf_size(HTTP_BUFFER)
-        .serve_connection(TokioIo::new(tls), service)
-        .await
-        .map_err(io::Error::other)
 }

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use super::Service;
+use crate::fairness::Holder;
 use crate::merkle::Subtree;
 use crate::share::Asker;
 use crate::types::PeerId;
@@ -41,7 +42,10 @@ pub fn answer(
             })),
         },
         Request::Search(request) => match share {
-            Some(share) => share.search(&request, asker).map(Response::Search),
+            Some(share) => {
+                let caller = Holder::member(caller, remote);
+                share.search(&request, caller).map(Response::Search)
+            }
             None => Ok(Response::Search(SearchPage {
                 matches: Vec::new(),
                 more: false,

@@ -30,10 +30,10 @@ pub(super) async fn serve(request: Request<Incoming>, caller: &Caller) -> Respon
     let Ok(items) = decode_batch(&body) else {
         return status(StatusCode::BAD_REQUEST);
     };
-    let share = caller.house.service.share.clone();
-    let asker = Asker::Member(caller.seat.member);
+    let share = caller.context.service.share.clone();
+    let asker = Asker::Member(caller.connection.member);
     let work = caller
-        .seat
+        .connection
         .work
         .run(move || answer(share.as_deref(), &items, asker, Instant::now() + BUDGET));
     match work.await {

@@ -12,7 +12,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http_body::Frame;
 
-use super::doors::Work;
+use super::work::Work;
 use crate::cache::{Cache, PIECE_BLOCKS};
 use crate::merkle::BLOCK;
 use crate::types::{ByteRange, ContentId};

@@ -15,8 +15,9 @@ use http_body::{Frame, SizeHint};
 use parking_lot::Mutex;
 
 use super::blocks::BlocksBody;
-use super::doors::Work;
+use super::connection_limits::RequestGuard;
 use super::plain_body::ContentsBody;
+use super::work::Work;
 use crate::share::SharedFile;
 use crate::types::ByteRange;
 
@@ -27,7 +28,11 @@ const PIECE: usize = 256 * 1024;
 const MOST_SPARE: usize = 32;
 
 /// The body of a response.
-pub(super) struct Body(Kind);
+pub(super) struct Body {
+    kind: Kind,
+    /// Dropped with the body, when hyper has taken all of it.
+    _answered: Option<RequestGuard>,
+}
 
 enum Kind {
     /// Taken out when it is sent.
@@ -35,6 +40,15 @@ enum Kind {
     File(FileBody),
     Blocks(BlocksBody),
     Contents(ContentsBody),
+}
+
+impl From<Kind> for Body {
+    fn from(kind: Kind) -> Self {
+        Self {
+            kind,
+            _answered: None,
+        }
+    }
 }
 
 impl Body {
@@ -45,22 +59,30 @@ impl Body {
 
     /// These bytes.
     pub(super) fn full(bytes: Bytes) -> Self {
-        Self(Kind::Full(bytes))
+        Kind::Full(bytes).into()
     }
 
     /// A range of a file.
     pub(super) fn file(file: FileBody) -> Self {
-        Self(Kind::File(file))
+        Kind::File(file).into()
     }
 
     /// A range of a content that lies in the cache.
     pub(super) fn blocks(blocks: BlocksBody) -> Self {
-        Self(Kind::Blocks(blocks))
+        Kind::Blocks(blocks).into()
+    }
+
+    /// Keeps the request that it answers under way until it was sent.
+    pub(super) fn until_sent(self, request: RequestGuard) -> Self {
+        Self {
+            _answered: Some(request),
+            ..self
+        }
     }
 
     /// A file in a document of 2004.
     pub(super) fn contents(contents: ContentsBody) -> Self {
-        Self(Kind::Contents(contents))
+        Kind::Contents(contents).into()
     }
 }
 
@@ -72,7 +94,7 @@ impl http_body::Body for Body {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        match &mut self.0 {
+        match &mut self.kind {
             Kind::Full(bytes) if bytes.is_empty() => Poll::Ready(None),
             Kind::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             Kind::File(file) => file.poll_piece(context),
@@ -86,7 +108,7 @@ impl http_body::Body for Body {
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(match &self.0 {
+        SizeHint::with_exact(match &self.kind {
             Kind::Full(bytes) => bytes.len() as u64,
             Kind::File(file) => file.remaining.len(),
             Kind::Blocks(blocks) => blocks.remaining(),

@@ -12,10 +12,10 @@ use http::{HeaderMap, Method, Request, Response, StatusCode};
 use super::Service;
 use super::blocks::{Blocks, BlocksBody};
 use super::body::{Body, Buffers, FileBody};
-use super::doors::Work;
 use super::files::{refuse, with_bytes};
 use super::range::{Decision, decide};
 use super::routes::{Caller, status};
+use super::work::Work;
 use crate::cache::Cache;
 use crate::merkle::BLOCK;
 use crate::share::{SharedFile, is_changed};
@@ -32,11 +32,14 @@ pub(super) async fn serve<B>(request: &Request<B>, root: &str, caller: &Caller) 
         tag: format!("\"{root}\""),
         method: request.method().clone(),
         fields: request.headers().clone(),
-        work: caller.seat.work.clone(),
-        buffers: caller.house.buffers.clone(),
+        work: caller.connection.work.clone(),
+        buffers: caller.context.buffers.clone(),
     };
-    let service = caller.house.service.clone();
-    let prepared = caller.seat.work.run(move || requested.answer(&service));
+    let service = caller.context.service.clone();
+    let prepared = caller
+        .connection
+        .work
+        .run(move || requested.answer(&service));
     prepared.await.unwrap_or_else(|error| {
         tracing::error!(%error, "a content could not be served");
         status(StatusCode::INTERNAL_SERVER_ERROR)

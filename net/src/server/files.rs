@@ -14,9 +14,9 @@ use http::{HeaderMap, Method, Request, Response, StatusCode};
 use percent_encoding::percent_decode_str;
 
 use super::body::{Body, Buffers, FileBody};
-use super::doors::Work;
 use super::range::{Decision, decide};
 use super::routes::{Caller, status};
+use super::work::Work;
 use crate::share::{Asker, Share, SharedFile};
 use crate::types::{ByteRange, Kind, RelPath};
 use crate::wire::FaultCode;
@@ -30,29 +30,32 @@ pub(super) async fn serve<B>(
     let Some(path) = unescape(escaped).filter(|_| request.uri().query().is_none()) else {
         return status(StatusCode::NOT_FOUND);
     };
-    let Some(share) = caller.house.service.share.clone() else {
+    let Some(share) = caller.context.service.share.clone() else {
         return status(StatusCode::NOT_FOUND);
     };
     if let Some(response) = serve_now(request, &path, caller) {
         return response;
     }
     let (method, fields) = (request.method().clone(), request.headers().clone());
-    let (work, buffers) = (caller.seat.work.clone(), caller.house.buffers.clone());
+    let (work, buffers) = (
+        caller.connection.work.clone(),
+        caller.context.buffers.clone(),
+    );
     let requested = Requested {
-        asker: Asker::Member(caller.seat.member),
+        asker: Asker::Member(caller.connection.member),
         path: path.clone(),
         method,
         fields,
     };
     let now = Instant::now();
     let prepared = caller
-        .seat
+        .connection
         .work
         .run(move || requested.open(&share, work, &buffers));
     match prepared.await {
         Ok((response, file)) => {
             if let Some(file) = file {
-                caller.house.recent.put(path, file, now);
+                caller.context.recent.put(path, file, now);
             }
             response
         }
@@ -66,7 +69,7 @@ pub(super) async fn serve<B>(
 /// The answer right away, without a blocking thread: bytes of a file that was opened a moment ago, is still
 /// in that version, and has them in the page cache. Whatever else is asked takes the long way.
 fn serve_now<B>(request: &Request<B>, path: &RelPath, caller: &Caller) -> Option<Response<Body>> {
-    let recent = &caller.house.recent;
+    let recent = &caller.context.recent;
     let (method, fields) = (request.method(), request.headers());
     let file = recent
         .get(path, Instant::now())
@@ -74,8 +77,8 @@ fn serve_now<B>(request: &Request<B>, path: &RelPath, caller: &Caller) -> Option
     let attributes = file.attributes();
     let (tag, size) = (attributes.version.entity_tag(), attributes.size);
     let (code, range) = sent(&decide(method, fields, &tag, size), size)?;
-    let work = caller.seat.work.clone();
-    match FileBody::begin_now(&file, range, work, &caller.house.buffers) {
+    let work = caller.connection.work.clone();
+    match FileBody::begin_now(&file, range, work, &caller.context.buffers) {
         Ok(body) => Some(with_bytes(code, Body::file(body?), &tag, range, size)),
         // It is another file by now, or cannot be read any more: the long way says what is there.
         Err(_) => {

@@ -1,7 +1,8 @@
 //! The answering side: HTTP/1.1 over TLS for members, pairing for strangers, silence for the rest.
 //!
-//! One TCP port. `listen` binds it, `accept` takes connections and decides what each may do,
-//! `doors` counts them. A member's requests go to `routes`: `POST /RPC2` to `rpc` and on to
+//! One TCP port. `listen` binds it, `accept` takes connections and decides what each may do, from
+//! what `first_record` sees; `turnstile` says when they may shake hands (by `hello_queue`),
+//! `connection_limits` how many there may be, `work` how much is done for them, and `limits` has all bounds. A member's requests go to `routes`: `POST /RPC2` to `rpc` and on to
 //! [`answer`], `GET /files/PATH` to `files`, which `range` tells what to send and `body`
 //! sends, `GET /content/ROOT` to `content`, which may send what `blocks` reads from the disk cache,
 //! `POST /batch` to `batch`. With `--legacy`, `plain` answers connections that are not encrypted, and `plain_body`
@@ -16,12 +17,16 @@ pub mod answer;
 pub(crate) mod batch;
 mod blocks;
 mod body;
+mod connection_limits;
 mod content;
-mod doors;
+mod context;
 mod files;
+mod first_record;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 pub(crate) mod harness;
+mod hello_queue;
+mod limits;
 mod listen;
 pub(crate) mod pairing;
 mod plain;
@@ -34,20 +39,25 @@ mod stall;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests;
+mod turnstile;
+mod work;
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::process::setpriority_process;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::auth::Gate;
 use crate::cache::Cache;
-use crate::config::{Listen, SERVER_IDLE};
+use crate::config::Listen;
 use crate::error::Error;
 use crate::legacy::Legacy;
 use crate::peers::Members;
 use crate::share::Share;
+use context::ServerContext;
+use limits::Limits;
 
 /// What a node answers from.
 pub struct Service {
@@ -61,78 +71,21 @@ pub struct Service {
     pub legacy: Option<Arc<Legacy>>,
 }
 
-/// Every bound on what others may take up.
-#[derive(Debug, Clone)]
-struct Limits {
-    /// Connections in all.
-    connections: usize,
-    /// Connections that have not yet proven to be a member's.
-    newcomers: usize,
-    /// The same, from one IPv4 address or IPv6 /64.
-    newcomers_per_source: usize,
-    /// Connections of one member.
-    connections_per_member: usize,
-    /// Blocking threads that work for one member at once.
-    work_per_member: usize,
-    /// Searches that run at once, for all members together; each keeps a processor busy.
-    searches: usize,
-    /// The same, for one member.
-    searches_per_member: usize,
-    /// From accept to the end of the TLS handshake.
-    handshake: Duration,
-    /// From one request to the whole head of the next; longer than clients keep idle connections.
-    head: Duration,
-    /// For the whole body of a call.
-    call_body: Duration,
-    /// A peer that takes none of the bytes meant for it for so long is cut off.
-    stall: Duration,
-    /// Connections of the protocol of 2004.
-    plain: usize,
-    /// The same, from one IPv4 address or IPv6 /64.
-    plain_per_source: usize,
-    /// Blocking threads that work for all of them.
-    plain_work: usize,
-    /// For the head of such a request.
-    plain_head: Duration,
-    /// For its body.
-    plain_body: Duration,
-    /// How long a refused connection may go on talking before it is closed.
-    drain: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            connections: 512,
-            newcomers: 64,
-            newcomers_per_source: 32,
-            connections_per_member: 64,
-            work_per_member: 8,
-            searches: 4,
-            searches_per_member: 1,
-            handshake: Duration::from_secs(10),
-            head: SERVER_IDLE,
-            call_body: Duration::from_secs(30),
-            stall: Duration::from_secs(30),
-            plain: 16,
-            plain_per_source: 4,
-            plain_work: 4,
-            plain_head: Duration::from_secs(10),
-            plain_body: Duration::from_secs(10),
-            drain: Duration::from_secs(2),
-        }
-    }
-}
-
 /// Threads that move bytes. Two saturate the two directions of one fast link.
 const WORKERS: usize = 2;
 
 /// Threads for what may wait for a disk, for all members together.
 const BLOCKING_THREADS: usize = 64;
 
+/// The niceness of the thread that strangers meet: a seventh of the processor time that one of those gets
+/// which serve members, when both have something to do. It must not be starved either, as new
+/// connections of members pass it, too.
+const DOOR_NICENESS: i32 = 8;
+
 /// A listening node. Stops when dropped.
 pub struct Server {
-    runtime: Option<Runtime>,
+    /// The door first: what runs there needs what members are served by.
+    runtimes: Vec<Runtime>,
     port: u16,
 }
 
@@ -142,7 +95,7 @@ impl Server {
     /// # Errors
     /// [`Error::Local`] when the address cannot be bound or the runtime cannot start.
     pub fn start(listen: &Listen, service: Arc<Service>, gate: Arc<Gate>) -> Result<Self, Error> {
-        Self::start_limited(listen, service, gate, Limits::default())
+        Self::start_limited(listen, service, gate, Limits::of_this_process())
     }
 
     fn start_limited(
@@ -153,27 +106,36 @@ impl Server {
     ) -> Result<Self, Error> {
         let Some(listener) = listen::bind(listen)? else {
             return Ok(Self {
-                runtime: None,
+                runtimes: Vec::new(),
                 port: 0,
             });
         };
         let failed = |why| Error::local("starting the server", why);
         let port = listener.local_addr().map_err(failed)?.port();
-        let runtime = Builder::new_multi_thread()
+        let members = Builder::new_multi_thread()
             .worker_threads(WORKERS)
             .max_blocking_threads(BLOCKING_THREADS)
             .thread_name("tinyp2p-server")
             .enable_all()
             .build()
             .map_err(failed)?;
+        let door = Builder::new_multi_thread()
+            .worker_threads(1)
+            .max_blocking_threads(1)
+            .thread_name("tinyp2p-door")
+            .on_thread_start(step_back)
+            .enable_all()
+            .build()
+            .map_err(failed)?;
         let listener = {
-            let _entered = runtime.enter();
+            let _entered = door.enter();
             tokio::net::TcpListener::from_std(listener).map_err(failed)?
         };
-        runtime.spawn(accept::run(listener, service, gate, limits));
+        let context = ServerContext::new(service, gate, limits, members.handle().clone());
+        door.spawn(accept::run(listener, context));
         tracing::info!(port, "listening");
         Ok(Self {
-            runtime: Some(runtime),
+            runtimes: vec![door, members],
             port,
         })
     }
@@ -189,9 +151,16 @@ impl Server {
     }
 
     fn shut_down(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_timeout(Duration::from_millis(500));
+        for runtime in self.runtimes.drain(..) {
+            runtime.shutdown_timeout(Duration::from_millis(250));
         }
+    }
+}
+
+/// Lowers the priority of the calling thread: on Linux, niceness is a thread's.
+fn step_back() {
+    if let Err(error) = setpriority_process(None, DOOR_NICENESS) {
+        tracing::debug!(%error, "strangers are met at full priority");
     }
 }
 

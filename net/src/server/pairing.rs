@@ -26,19 +26,21 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Serves one connection that agreed on [`tls::ALPN_PAIR`], from after its handshake to its
-/// closing, in 12 s at most. A caller that proves the password is admitted.
-pub(crate) async fn serve<S>(tls: &mut TlsStream<S>, remote: IpAddr, gate: &Gate)
+/// closing, in 12 s at most. A caller that proves the password is admitted; whether it was is returned.
+pub(crate) async fn serve<S>(tls: &mut TlsStream<S>, remote: IpAddr, gate: &Gate) -> bool
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let deadline = Instant::now() + PAIRING_DEADLINE;
-    match timeout_at(deadline, run(tls, remote, gate)).await {
+    let outcome = timeout_at(deadline, run(tls, remote, gate)).await;
+    match &outcome {
         Ok(Ok(peer)) => tracing::debug!("{remote}: paired with {peer:?}"),
         Ok(Err(end)) => tracing::debug!("{remote}: not paired: {end}"),
         Err(_) => tracing::debug!("{remote}: not paired: too slow"),
     }
     // What could be said was said; a caller that does not listen loses it.
     let _ = timeout(CLOSE_DEADLINE, tls.shutdown()).await;
+    matches!(outcome, Ok(Ok(_)))
 }
 
 async fn run<S>(tls: &mut TlsStream<S>, remote: IpAddr, gate: &Gate) -> Result<PeerId, End>

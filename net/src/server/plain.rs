@@ -19,12 +19,12 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::accept::{HTTP_BUFFER, House, MAX_FIELDS, MAX_HEAD};
+use super::accept::{HTTP_BUFFER, MAX_FIELDS, MAX_HEAD};
 use super::body::Body;
-use super::doors::Plain;
+use super::connection_limits::PlainConnection;
+use super::context::ServerContext;
 use super::plain_body::ContentsBody;
 use super::routes::status;
 use super::stall::StallGuard;
@@ -34,42 +34,47 @@ use crate::legacy::{Legacy, NODE_FIELD};
 
 /// One such connection.
 struct Caller {
-    place: Plain,
+    place: PlainConnection,
     legacy: Arc<Legacy>,
     /// Where it was accepted.
     local: SocketAddr,
-    house: Arc<House>,
+    context: Arc<ServerContext>,
 }
 
-/// Answers one call and closes.
+/// Answers one call, which arrived at `local`, and closes.
 pub(super) async fn serve(
-    socket: TcpStream,
-    place: Plain,
+    socket: StallGuard,
+    local: SocketAddr,
+    place: PlainConnection,
     legacy: Arc<Legacy>,
-    house: Arc<House>,
+    context: Arc<ServerContext>,
 ) -> io::Result<()> {
-    let limits = house.limits.clone();
-    let caller = Arc::new(Caller {
-        place,
-        legacy,
-        local: socket.local_addr()?,
-        house,
-    });
+    let (plain_head, caller) = (
+        context.limits.plain_head,
+        Arc::new(Caller {
+            place,
+            legacy,
+            local,
+            context,
+        }),
+    );
+    let callers = caller.clone();
     let service = service_fn(move |request| {
-        let caller = caller.clone();
+        let caller = callers.clone();
         async move { Ok::<_, Infallible>(route(request, caller).await) }
     });
-    let socket = StallGuard::new(socket, limits.stall);
-    http1::Builder::new()
+    let serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .keep_alive(false)
-        .header_read_timeout(limits.plain_head)
+        .header_read_timeout(plain_head)
         .max_headers(MAX_FIELDS)
         .max_header_size(MAX_HEAD)
         .max_buf_size(HTTP_BUFFER)
-        .serve_connection(TokioIo::new(socket), service)
-        .await
-        .map_err(io::Error::other)
+        .serve_connection(TokioIo::new(socket), service);
+    match caller.place.place.keep(serving).await {
+        Some(served) => served.map_err(io::Error::other),
+        None => Err(io::Error::other("others needed its place")),
+    }
 }
 
 /// Never fails: what goes wrong has a status code.
@@ -102,7 +107,7 @@ async fn body(request: Request<Incoming>, caller: &Caller) -> Result<Bytes, Stat
         return Err(StatusCode::PAYLOAD_TOO_LARGE);
     }
     let body = Limited::new(request.into_body(), MAX_CALL_BYTES).collect();
-    match timeout(caller.house.limits.plain_body, body).await {
+    match timeout(caller.context.limits.plain_body, body).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(StatusCode::PAYLOAD_TOO_LARGE),
         Ok(Err(_)) => Err(StatusCode::BAD_REQUEST),
@@ -111,6 +116,8 @@ async fn body(request: Request<Incoming>, caller: &Caller) -> Result<Bytes, Stat
 }
 
 async fn answer_to(document: Bytes, caller: &Caller) -> io::Result<Response<Body>> {
+    // Whoever brings a whole call is answered, even if others come.
+    let answered = caller.place.place.request();
     let (legacy, local) = (caller.legacy.clone(), caller.local);
     let accepting = move || legacy.accept(&document, local.ip(), local.port());
     let call = match caller.place.work.run(accepting).await? {
@@ -122,19 +129,20 @@ async fn answer_to(document: Bytes, caller: &Caller) -> io::Result<Response<Body
         Operation::Names(_) => &caller.place.searches,
         _ => &caller.place.work,
     };
-    let (legacy, service) = (caller.legacy.clone(), caller.house.service.clone());
+    let (legacy, service) = (caller.legacy.clone(), caller.context.service.clone());
     let remote = caller.place.remote;
     let answering = move |call: Accepted| {
         let share = service.share.as_deref();
         legacy.answer(share, &call, remote, Instant::now())
     };
-    let mut response = xml(match work.run(move || answering(call)).await? {
+    let response = xml(match work.run(move || answering(call)).await? {
         Answer::Document(document) => Body::full(document.into()),
         Answer::Contents(form, file) => {
             Body::contents(ContentsBody::new(form, file, caller.place.work.clone()))
         }
     });
-    let me = caller.house.service.members.me().to_string();
+    let mut response = response.map(|body| body.until_sent(answered));
+    let me = caller.context.service.members.me().to_string();
     if let Ok(me) = HeaderValue::try_from(me) {
         response.headers_mut().insert(NODE_FIELD, me);
     }

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http_body::Frame;
 
-use super::doors::Work;
+use super::work::Work;
 use crate::legacy::server::piece;
 use crate::legacy::wire::Form;
 use crate::share::SharedFile;

@@ -9,27 +9,28 @@ use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use tokio::time::timeout;
 
-use super::accept::House;
 use super::body::Body;
-use super::doors::Seat;
+use super::connection_limits::MemberConnection;
+use super::context::ServerContext;
 use super::{batch, content, files, rpc};
 use crate::wire::MAX_CALL_BYTES;
 
 /// One member's connection.
 pub(super) struct Caller {
-    /// Its place in this house.
-    pub(super) seat: Seat,
+    /// Its place among all connections.
+    pub(super) connection: MemberConnection,
     /// Where it comes from.
     pub(super) remote: IpAddr,
     /// What all connections share.
-    pub(super) house: Arc<House>,
+    pub(super) context: Arc<ServerContext>,
 }
 
 /// Answers one request. Never fails: what goes wrong has a status code.
 pub(super) async fn route(request: Request<Incoming>, caller: Arc<Caller>) -> Response<Body> {
-    let gate = &caller.house.gate;
+    let gate = &caller.context.gate;
+    let answered = caller.connection.place.request();
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let response = if !gate.is_admitted(caller.seat.member) {
+    let response = if !gate.is_admitted(caller.connection.member) {
         expired(request, &caller).await
     } else if path == "/RPC2" {
         match method {
@@ -56,14 +57,14 @@ pub(super) async fn route(request: Request<Incoming>, caller: Arc<Caller>) -> Re
     };
     let called = response.extensions().get::<rpc::Called>();
     tracing::debug!(
-        member = ?caller.seat.member,
+        member = ?caller.connection.member,
         %method,
         path,
         call = called.map(|called| called.0),
         status = response.status().as_u16(),
         "answered"
     );
-    response
+    response.map(|body| body.until_sent(answered))
 }
 
 /// A response without a body.
@@ -85,7 +86,7 @@ fn not_allowed(methods: &'static str) -> Response<Body> {
 /// body is read first: closing with unread bytes could cost the caller the refusal.
 async fn expired(request: Request<Incoming>, caller: &Caller) -> Response<Body> {
     let body = Limited::new(request.into_body(), MAX_CALL_BYTES).collect();
-    let _ = timeout(caller.house.limits.drain, body).await;
+    let _ = timeout(caller.context.limits.drain, body).await;
     let mut response = status(StatusCode::UNAUTHORIZED);
     let fields = response.headers_mut();
     fields.insert(WWW_AUTHENTICATE, HeaderValue::from_static("TinyP2P-Pair"));

@@ -19,8 +19,8 @@ use super::Service;
 use super::ahead::{self, Page};
 use super::answer::{self, answer};
 use super::body::Body;
-use super::doors::Work;
 use super::routes::{Caller, status};
+use super::work::Work;
 use crate::types::PeerId;
 use crate::wire::{ListRequest, MAX_CALL_BYTES, Request, decode_call, encode_response};
 
@@ -57,7 +57,13 @@ pub(super) async fn serve(request: http::Request<Incoming>, caller: &Caller) -> 
 async fn answer_to(body: Bytes, caller: &Caller) -> io::Result<(Option<Called>, Vec<u8>)> {
     let decoded = match body.len() {
         0..=SHORT => decode_call(&body),
-        _ => caller.seat.work.run(move || decode_call(&body)).await?,
+        _ => {
+            caller
+                .connection
+                .work
+                .run(move || decode_call(&body))
+                .await?
+        }
     };
     let call = match decoded {
         Ok(call) => call,
@@ -65,35 +71,44 @@ async fn answer_to(body: Bytes, caller: &Caller) -> io::Result<(Option<Called>, 
     };
     let called = Called(call.method());
     let (service, member, remote) = (
-        caller.house.service.clone(),
-        caller.seat.member,
+        caller.context.service.clone(),
+        caller.connection.member,
         caller.remote,
     );
     let answered = move |call| encode_response(&answer(&service, member, remote, call));
     let encoded = match call {
         Request::Changes(request) => {
-            encode_response(&answer::changes(&caller.house.service, request).await)
+            encode_response(&answer::changes(&caller.context.service, request).await)
         }
         Request::List(request) => page(request, caller).await?,
-        search @ Request::Search(_) => caller.seat.searches.run(move || answered(search)).await?,
-        call => caller.seat.work.run(move || answered(call)).await?,
+        search @ Request::Search(_) => {
+            caller
+                .connection
+                .searches
+                .run(move || answered(search))
+                .await?
+        }
+        call => caller.connection.work.run(move || answered(call)).await?,
     };
     Ok((Some(called), encoded))
 }
 
 /// A page of a directory, and the next one begun.
 async fn page(request: ListRequest, caller: &Caller) -> io::Result<Vec<u8>> {
-    let (ahead, member) = (&caller.house.ahead, caller.seat.member);
+    let (ahead, member) = (&caller.context.ahead, caller.connection.member);
     let from = (member, caller.remote);
     let (encoded, next) = match ahead.take(member, &request).await {
         Some(page) => page,
         None => {
-            let service = caller.house.service.clone();
-            make_page(service, caller.seat.work.clone(), request, from).await?
+            let service = caller.context.service.clone();
+            make_page(service, caller.connection.work.clone(), request, from).await?
         }
     };
     if let Some(next) = next {
-        let (service, work) = (caller.house.service.clone(), caller.seat.work.clone());
+        let (service, work) = (
+            caller.context.service.clone(),
+            caller.connection.work.clone(),
+        );
         let making = make_page(service, work, next.clone(), from);
         ahead.put(member, next, tokio::spawn(async { making.await.ok() }));
     }
@@ -128,7 +143,7 @@ pub(super) async fn read_body(
         return Err(StatusCode::PAYLOAD_TOO_LARGE);
     }
     let body = Limited::new(request.into_body(), most).collect();
-    match timeout(caller.house.limits.call_body, body).await {
+    match timeout(caller.context.limits.call_body, body).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(StatusCode::PAYLOAD_TOO_LARGE),
         Ok(Err(_)) => Err(StatusCode::BAD_REQUEST),

@@ -3,17 +3,21 @@
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, Instant};
 
 use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
+use rustls::ClientConnection;
+use socket2::{Domain, Socket, Type};
 
-use super::Limits;
 use super::accept::REFUSAL;
 use super::harness::{PATIENCE, Raw, TestNode, caller, client, soon};
-use crate::auth::AddressSource;
+use super::hello_queue::HelloRates;
+use super::limits::Limits;
+use crate::auth::{AddressSource, Alpn};
 use crate::client::Peer;
+use crate::fairness::Refill;
 use crate::types::{Name, RelPath};
 use crate::wire::{
     ListRequest, MAX_BATCH_REQUEST, Request, Response, SearchRequest, StatRequest, encode_call,
@@ -497,4 +501,213 @@ fn the_pages_of_a_directory_are_right_whenever_they_are_asked_for() {
     node.put("bb", b"x");
     std::thread::sleep(Duration::from_millis(400));
     assert_eq!(page(Some("b")), expect(["bb", "c"]));
+}
+
+fn socket(node: &TestNode) -> TcpStream {
+    let socket = TcpStream::connect(("127.0.0.1", node.address().port)).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.set_write_timeout(Some(PATIENCE)).unwrap();
+    socket
+}
+
+/// True while the node has not closed it.
+fn is_open(socket: &TcpStream) -> bool {
+    socket.set_nonblocking(true).unwrap();
+    let seen = socket.peek(&mut [0]);
+    socket.set_nonblocking(false).unwrap();
+    seen.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
+}
+
+fn eventually(what: &str, condition: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(
+            start.elapsed() < PATIENCE,
+            "not within {PATIENCE:?}: {what}"
+        );
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn silent_sockets_make_room_for_members() {
+    let node = TestNode::start(1);
+    node.put("f", b"x");
+    let member = caller(1);
+    node.befriend(&member);
+    for start in [&b""[..], b"\x16\x03\x01\x05\x00half a record"] {
+        let flood: Vec<_> = (0..300)
+            .map(|_| {
+                let mut socket = socket(&node);
+                socket.write_all(start).unwrap();
+                socket
+            })
+            .collect();
+        for _ in 0..5 {
+            assert_eq!(node.raw(&member).ask("GET /files/f HTTP/1.1").body, b"x");
+        }
+        assert!(is_open(flood.last().unwrap()), "the newest stays");
+        assert!(!is_open(&flood[0]), "the oldest has made room");
+    }
+}
+
+#[test]
+fn only_so_many_sockets_stay_open() {
+    let node = TestNode::limited(
+        1,
+        Limits {
+            unread: 16,
+            ..Limits::default()
+        },
+    );
+    let flood: Vec<_> = (0..200).map(|_| socket(&node)).collect();
+    // All come from one network, which is no member's: it has half of the places.
+    eventually("all but eight are closed", || {
+        flood.iter().filter(|socket| is_open(socket)).count() == 8
+    });
+    assert!(flood[192..].iter().all(is_open));
+}
+
+#[test]
+fn connections_are_bounded_in_all() {
+    let (node, mut raw) = limited(Limits {
+        connections: 2,
+        ..Limits::default()
+    });
+    node.put("f", b"x");
+    assert_eq!(raw.ask("GET /files/f HTTP/1.1").body, b"x");
+    let silent = socket(&node);
+    let member = caller(1);
+    node.befriend(&member);
+    let mut third = node.raw(&member);
+    third.0.sock.set_read_timeout(Some(BRIEF)).unwrap();
+    let waits = third.send("GET /files/f HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert!(waits.is_err(), "a third connection was answered");
+    drop(silent);
+    third.0.sock.set_read_timeout(Some(PATIENCE)).unwrap();
+    assert_eq!(third.ask("GET /files/f HTTP/1.1").status, 200);
+}
+
+#[test]
+fn a_key_with_more_than_its_share_makes_room() {
+    let node = TestNode::limited(
+        1,
+        Limits {
+            member_connections: 16,
+            connections_per_member: 8,
+            ..Limits::default()
+        },
+    );
+    node.put("f", b"x");
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let greedy = caller(1);
+        node.befriend(&greedy);
+        for _ in 0..8 {
+            let mut raw = node.raw(&greedy);
+            assert_eq!(raw.ask("GET /files/f HTTP/1.1").body, b"x");
+            held.push(raw);
+        }
+    }
+    let modest = caller(1);
+    node.befriend(&modest);
+    let mut kept: Vec<_> = (0..4).map(|_| node.raw(&modest)).collect();
+    for _ in 0..3 {
+        for raw in &mut kept {
+            assert_eq!(raw.ask("GET /files/f HTTP/1.1").body, b"x");
+        }
+    }
+}
+
+#[test]
+fn what_a_refused_connection_sends_is_bounded() {
+    let node = TestNode::limited(
+        1,
+        Limits {
+            drain: PATIENCE * 9,
+            ..Limits::default()
+        },
+    );
+    let mut raw = node.raw(&caller(1));
+    let megabyte = "x".repeat(1 << 20);
+    let sent = (0..64).take_while(|_| raw.send(&megabyte).is_ok()).count();
+    // As much as sockets buffer goes out besides.
+    assert!(sent < 32, "{sent} MiB of a stranger were read");
+}
+
+#[test]
+fn a_refused_connection_that_lingers_is_cut() {
+    let node = TestNode::limited(
+        1,
+        Limits {
+            drain: BRIEF,
+            ..Limits::default()
+        },
+    );
+    let mut raw = node.raw(&caller(1));
+    raw.send("GET / HTTP/1.1\r\n\r\n").unwrap();
+    assert_eq!(raw.rest(), REFUSAL);
+    let start = Instant::now();
+    // Records as they should be: others would end the connection by themselves.
+    while raw.send("x").is_ok() {
+        assert!(start.elapsed() < PATIENCE, "still open");
+        std::thread::sleep(BRIEF / 10);
+    }
+}
+
+#[test]
+fn replayed_hellos_are_slowed_and_members_are_not() {
+    let rates = |burst| Refill {
+        burst,
+        per_second: 2,
+    };
+    let node = TestNode::limited(
+        1,
+        Limits {
+            hellos: HelloRates {
+                strangers: rates(100),
+                stranger: rates(2),
+                known: rates(50),
+            },
+            ..Limits::default()
+        },
+    );
+    node.put("f", b"x");
+    let hello = {
+        let gate = caller(1);
+        let name = "node".try_into().unwrap();
+        let mut tls = ClientConnection::new(gate.tls_client(Alpn::Http), name).unwrap();
+        let mut bytes = Vec::new();
+        tls.write_tls(&mut bytes).unwrap();
+        bytes
+    };
+    // Another loopback address, as a stranger's.
+    let replayed: Vec<_> = (0..20)
+        .map(|_| {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+            let source = SocketAddr::from(([127, 9, 9, 9], 0));
+            socket.bind(&source.into()).unwrap();
+            let to = SocketAddr::from(([127, 0, 0, 1], node.address().port));
+            socket.connect(&to.into()).unwrap();
+            let mut socket = TcpStream::from(socket);
+            socket.write_all(&hello).unwrap();
+            socket
+        })
+        .collect();
+    let answered = || {
+        let answered = |socket: &&TcpStream| {
+            socket.set_nonblocking(true).unwrap();
+            socket.peek(&mut [0]).is_ok_and(|count| count > 0)
+        };
+        replayed.iter().filter(answered).count()
+    };
+    eventually("the first are answered", || answered() >= 2);
+    let start = Instant::now();
+    let member = caller(1);
+    node.befriend(&member);
+    for _ in 0..20 {
+        assert_eq!(node.raw(&member).ask("GET /files/f HTTP/1.1").body, b"x");
+    }
+    let allowed = 3 + 2 * start.elapsed().as_secs() as usize;
+    assert!(answered() <= allowed.max(4), "{} handshakes", answered());
 }

@@ -15,6 +15,7 @@ use super::roots::Roots;
 use super::wishes::{Asker, FileId, Interest, Wish, Wishes};
 use super::{Share, SharedFile};
 use crate::error::Error;
+use crate::fairness::Holder;
 use crate::merkle::TreeHasher;
 use crate::types::{Attributes, Kind, RelPath, Root, Version};
 use crate::wire::SearchRequest;
@@ -244,7 +245,7 @@ impl Hasher {
             after,
             limit: 256,
         };
-        match share.search(&request, Asker::Nobody) {
+        match share.search(&request, Holder::itself()) {
             Ok(page) => {
                 self.note_paths(page.matches.iter().filter_map(|(path, found)| {
                     let root = found.root?;

@@ -46,6 +46,7 @@ pub use wishes::Asker;
 
 use crate::config::{CALL_DEADLINE, ShareConfig};
 use crate::error::Error;
+use crate::fairness::Holder;
 use crate::merkle::Subtree;
 use crate::types::{Attributes, Kind, Name, RelPath};
 use crate::wire::{
@@ -264,12 +265,17 @@ impl Share {
         }
     }
 
-    /// One page of the files whose name matches, for `asker`. Ends within about two seconds, if need be early
-    /// and with no match, but `more`: then the same request goes on where this one ended.
-    pub fn search(&self, request: &SearchRequest, asker: Asker) -> Result<SearchPage, Fault> {
-        let mut page = self.search_within(request, asker, BUDGET)?;
+    /// One page of the files whose name matches, for `caller`. Ends within about two seconds, if need be early
+    /// and with no match, but `more`: then the same request of the same caller goes on where this one ended.
+    pub(crate) fn search(
+        &self,
+        request: &SearchRequest,
+        caller: Holder,
+    ) -> Result<SearchPage, Fault> {
+        let mut page = self.search_within(request, caller, BUDGET)?;
         let paths: Vec<RelPath> = page.matches.iter().map(|(path, _)| path.clone()).collect();
         let found = page.matches.iter_mut().map(|(_, attributes)| attributes);
+        let asker = Asker::of(caller);
         self.add_roots(found.collect(), asker, |index| Some(paths[index].clone()));
         Ok(page)
     }

@@ -2,8 +2,8 @@
 //!
 //! The share is walked for every page, from the place where the page before ended; a page costs
 //! what it looks at. When a page's time is up it ends early; should it have found nothing by then,
-//! the place is remembered here for a few seconds, so that whoever asks the same again goes on from
-//! there.
+//! the place is remembered here for a few seconds, so that if the same caller asks the same again, it goes on
+//! from there. Callers neither use nor displace each other's places.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,8 @@ use super::pattern::Pattern;
 use super::pattern::patience::Patience;
 use super::tree::is_exhaustion;
 use super::walk::{Step, Stop, Walk};
-use super::{Asker, Share, internal, page_limit};
+use super::{Share, internal, page_limit};
+use crate::fairness::{FairTable, Holder};
 use crate::types::{Attributes, Kind, RelPath};
 use crate::wire::{Fault, FaultCode, SearchPage, SearchRequest};
 
@@ -21,23 +22,26 @@ const GRACE: Duration = Duration::from_millis(50);
 /// The most bytes of paths in one page; what is around them fits a message twice over.
 const MAX_BYTES: usize = 2 << 20;
 
-/// The most places remembered, at ten kilobytes each.
-const MAX_PLACES: usize = 512;
-
-/// The most of one member, which searches one thing at a time.
-const MAX_PLACES_EACH: usize = 8;
+/// The most places remembered, of all callers, at ten kilobytes each. A caller has one for each search that it
+/// carries on at the same time; when there are too many, whoever has more than a share loses its oldest.
+const MAX_PLACES: usize = 256;
 
 /// How long one is remembered. While it is, a file that appears before the place is not found by
 /// those who continue the search, as with any page that was turned already.
 const LIFETIME: Duration = Duration::from_secs(10);
 
-/// The places where searches ended early, the oldest first.
-#[derive(Debug, Default)]
-pub(super) struct Places(Vec<Place>);
+/// The places where searches ended early, by who searches.
+#[derive(Debug)]
+pub(super) struct Places(FairTable<Place>);
+
+impl Default for Places {
+    fn default() -> Self {
+        Self(FairTable::new(MAX_PLACES))
+    }
+}
 
 #[derive(Debug)]
 struct Place {
-    asker: Asker,
     pattern: String,
     after: Option<RelPath>,
     reached: RelPath,
@@ -48,13 +52,13 @@ impl Share {
     pub(super) fn search_within(
         &self,
         request: &SearchRequest,
-        asker: Asker,
+        caller: Holder,
         budget: Duration,
     ) -> Result<SearchPage, Fault> {
         let started = Instant::now();
         let pattern = Pattern::new(&request.pattern)?;
         let limit = page_limit(request.limit, SearchPage::MAX_MATCHES)?;
-        let reached = self.places.lock().take(request, asker, started);
+        let reached = self.places.lock().take(caller, request, started);
         let after = reached.or_else(|| request.after.clone());
         let mut walk = Walk::new(self, &pattern, after.clone()).map_err(internal)?;
         let mut page = SearchPage {
@@ -84,7 +88,7 @@ impl Share {
                 Err(Stop::TimeIsUp) if !has_progress => return Err(takes_too_long()),
                 Err(Stop::TimeIsUp) => {
                     page.more = true;
-                    self.remember(request, asker, &page, reached);
+                    self.remember(request, caller, &page, reached);
                     break;
                 }
                 Err(Stop::Exhaustion(error)) => return Err(internal(error)),
@@ -96,7 +100,7 @@ impl Share {
             }
             if Instant::now() >= patience.until() && reached > after {
                 page.more = true;
-                self.remember(request, asker, &page, reached);
+                self.remember(request, caller, &page, reached);
                 break;
             }
         }
@@ -116,20 +120,19 @@ impl Share {
     fn remember(
         &self,
         request: &SearchRequest,
-        asker: Asker,
+        caller: Holder,
         page: &SearchPage,
         reached: Option<RelPath>,
     ) {
         let Some(reached) = reached else { return };
         let last = page.matches.last().map(|(path, _)| path.clone());
         let place = Place {
-            asker,
             pattern: request.pattern.clone(),
             after: last.or_else(|| request.after.clone()),
             reached,
             since: Instant::now(),
         };
-        self.places.lock().put(place);
+        self.places.lock().put(caller, place);
     }
 }
 
@@ -139,35 +142,18 @@ fn takes_too_long() -> Fault {
 }
 
 impl Places {
-    /// Where this very request of `asker` has to go on, if it was cut short lately. Forgets the place, as a
+    /// Where this very request has to go on, if it was cut short lately. Forgets the place, as a
     /// search that starts anew has to start at the beginning.
-    fn take(&mut self, request: &SearchRequest, asker: Asker, now: Instant) -> Option<RelPath> {
+    fn take(&mut self, caller: Holder, request: &SearchRequest, now: Instant) -> Option<RelPath> {
         self.0
             .retain(|place| now.saturating_duration_since(place.since) < LIFETIME);
-        let same = |place: &Place| {
-            place.asker == asker && place.pattern == request.pattern && place.after == request.after
-        };
-        let index = self.0.iter().position(same)?;
-        Some(self.0.remove(index).reached)
+        let same = |place: &Place| place.pattern == request.pattern && place.after == request.after;
+        let (id, _) = self.0.of(caller).find(|(_, place)| same(place))?;
+        Some(self.0.leave(caller, id)?.reached)
     }
 
-    /// Remembers a place. It takes that of an older one of the same member, or of one that has more.
-    fn put(&mut self, place: Place) {
-        let of = |asker: Asker| move |place: &Place| place.asker == asker;
-        let count = |places: &[Place], asker| places.iter().filter(|p| of(asker)(p)).count();
-        let crowded = if count(&self.0, place.asker) >= MAX_PLACES_EACH {
-            Some(place.asker)
-        } else if self.0.len() >= MAX_PLACES {
-            let askers = self.0.iter().map(|place| place.asker);
-            askers.max_by_key(|asker| count(&self.0, *asker))
-        } else {
-            None
-        };
-        let oldest = crowded.and_then(|asker| self.0.iter().position(of(asker)));
-        if let Some(oldest) = oldest {
-            self.0.remove(oldest);
-        }
-        self.0.push(place);
+    fn put(&mut self, caller: Holder, place: Place) {
+        self.0.enter(caller, place, |_| true);
     }
 }
 
@@ -187,7 +173,6 @@ mod tests {
 
     fn place(pattern: &str, since: Instant) -> Place {
         Place {
-            asker: Asker::Nobody,
             pattern: pattern.into(),
             after: None,
             reached: RelPath::new(b"reached").unwrap(),
@@ -195,61 +180,44 @@ mod tests {
         }
     }
 
+    fn caller(number: u8) -> Holder {
+        Holder::member(PeerId::from_bytes([number; 32]), [10, 0, 0, 1].into())
+    }
+
     #[test]
     fn a_place_is_for_one_continuation_of_the_same_search() {
         let (mut places, now) = (Places::default(), Instant::now());
-        places.put(place("a", now));
-        assert_eq!(places.take(&request("b"), Asker::Nobody, now), None);
+        let me = caller(1);
+        places.put(me, place("a", now));
+        assert_eq!(places.take(me, &request("b"), now), None);
         let mut later_page = request("a");
         later_page.after = RelPath::new(b"x").ok();
-        assert_eq!(places.take(&later_page, Asker::Nobody, now), None);
-        assert!(places.take(&request("a"), Asker::Nobody, now).is_some());
-        assert_eq!(places.take(&request("a"), Asker::Nobody, now), None);
+        assert_eq!(places.take(me, &later_page, now), None);
+        assert!(places.take(me, &request("a"), now).is_some());
+        assert_eq!(places.take(me, &request("a"), now), None);
     }
 
     #[test]
     fn places_are_few_and_short_lived() {
         let (mut places, now) = (Places::default(), Instant::now());
-        places.put(place("a", now));
-        assert_eq!(
-            places.take(&request("a"), Asker::Nobody, now + LIFETIME),
-            None
-        );
-        for index in 0..=MAX_PLACES_EACH {
-            places.put(place(&index.to_string(), now));
+        let me = caller(1);
+        places.put(me, place("a", now));
+        assert_eq!(places.take(me, &request("a"), now + LIFETIME), None);
+        for index in 0..=MAX_PLACES {
+            places.put(me, place(&index.to_string(), now));
         }
-        assert_eq!(places.0.len(), MAX_PLACES_EACH);
-        assert_eq!(places.take(&request("0"), Asker::Nobody, now), None);
+        assert_eq!(places.0.len(), MAX_PLACES);
+        assert_eq!(places.take(me, &request("0"), now), None);
     }
 
     #[test]
-    fn nobody_takes_or_evicts_the_place_of_another() {
+    fn no_member_takes_another_ones_place() {
         let (mut places, now) = (Places::default(), Instant::now());
-        let member = |number: u16| {
-            let mut id = [0; 32];
-            id[..2].copy_from_slice(&number.to_le_bytes());
-            Asker::Member(PeerId::from_bytes(id))
-        };
-        let put = |places: &mut Places, asker, pattern: &str| {
-            places.put(Place {
-                asker,
-                ..place(pattern, now)
-            });
-        };
-        put(&mut places, member(0), "a");
-        assert_eq!(places.take(&request("a"), member(1), now), None);
-        for number in 0..100_u32 {
-            put(&mut places, member(1), &number.to_string());
+        places.put(caller(1), place("a", now));
+        assert_eq!(places.take(caller(2), &request("a"), now), None);
+        for index in 0..MAX_PLACES * 2 {
+            places.put(caller(2), place(&index.to_string(), now));
         }
-        assert_eq!(places.0.len(), 1 + MAX_PLACES_EACH);
-        for number in 0..2 * MAX_PLACES as u32 {
-            put(
-                &mut places,
-                member(2 + number as u16 / 4),
-                &number.to_string(),
-            );
-        }
-        assert_eq!(places.0.len(), MAX_PLACES);
-        assert!(places.take(&request("a"), member(0), now).is_some());
+        assert!(places.take(caller(1), &request("a"), now).is_some());
     }
 }

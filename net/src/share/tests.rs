@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use super::*;
+use crate::fairness::Holder;
 use crate::types::{Entry, Name};
 
 /// The page that a directory was answered with.
@@ -144,7 +145,7 @@ impl Fixture {
         loop {
             let page = self
                 .share
-                .search_within(&request, Asker::Nobody, budget)
+                .search_within(&request, Holder::itself(), budget)
                 .unwrap();
             assert!(page.matches.len() <= limit as usize);
             if let Some((last, _)) = page.matches.last() {

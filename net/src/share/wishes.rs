@@ -12,6 +12,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::mounts::Device;
+use crate::fairness::Holder;
 use crate::generations::Generations;
 use crate::types::{PeerId, RelPath};
 
@@ -49,6 +50,13 @@ pub enum Asker {
     Member(PeerId),
     /// Nobody in particular.
     Nobody,
+}
+
+impl Asker {
+    /// Whoever `holder` is, as far as that is known.
+    pub(crate) fn of(holder: Holder) -> Self {
+        holder.key.map_or(Self::Nobody, Self::Member)
+    }
 }
 
 /// How a member came upon a file.

@@ -22,7 +22,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio_rustls::TlsAcceptor;
 
 use crate::auth::tls::{ALPN_HTTP, ALPN_PAIR, peer_id};
-use crate::auth::{Gate, Identity, Password};
+use crate::auth::{Gate, GuessRecord, Identity, Password};
 use crate::client::{ByteStream, Peer};
 use crate::error::Error;
 use crate::server::pairing;
@@ -61,7 +61,8 @@ impl WirePeer {
     pub fn start(name: &str, password: &str, address: SocketAddr, answers: Arc<dyn Peer>) -> Self {
         let password = Password::new(password.to_owned()).expect("a password");
         let identity = Identity::ephemeral().expect("an identity");
-        let gate = Gate::new(identity, password.stretch()).expect("a gate");
+        let gate = Gate::new(identity, password.stretch(), GuessRecord::in_memory());
+        let gate = gate.expect("a gate");
         let listener = std::net::TcpListener::bind(address).expect("an address to listen on");
         let address = listener.local_addr().expect("an address");
         let id = gate.id();

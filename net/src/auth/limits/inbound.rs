@@ -11,10 +11,11 @@
 //! key gives no free guesses.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::Recent;
+use crate::fairness::SourceNetwork;
 use crate::types::PeerId;
 
 /// From this many failures on, runs with unknown keys come one at a time, and slower and slower.
@@ -251,12 +252,7 @@ fn gap(failures: u32) -> Duration {
 
 /// What one party controls at little cost: an IPv4 address, or an IPv6 /64.
 fn aggregate(source: IpAddr) -> IpAddr {
-    match source.to_canonical() {
-        v4 @ IpAddr::V4(_) => v4,
-        IpAddr::V6(address) => {
-            IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)))
-        }
-    }
+    SourceNetwork::of(source).address()
 }
 
 #[cfg(test)]

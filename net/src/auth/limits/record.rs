@@ -63,7 +63,7 @@ impl GuessRecord {
     }
 
     /// One that ends with the process, with the full budget. For tests.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "testing"))]
     pub(crate) fn in_memory() -> Self {
         Self(Arc::new(Inner {
             directory: None,

@@ -277,6 +277,21 @@ fn a_caller_that_falls_silent_is_cut_off_after_ten_seconds() {
 }
 
 #[test]
+fn a_caller_that_trickles_is_cut_off_after_ten_seconds() {
+    let (a, b) = (gate(1), Node::start(gate(1)));
+    let mut line = dial(&a, b.address);
+    let m1 = opening(&a, &line);
+    let started = Instant::now();
+    // Each byte comes long before ten seconds have passed since the one before.
+    let cut = m1.iter().take(40).any(|byte| {
+        std::thread::sleep(Duration::from_millis(400));
+        line.write_all(&[*byte]).is_err()
+    });
+    let waited = started.elapsed().as_secs();
+    assert!(cut && (9..=15).contains(&waited), "{waited} s");
+}
+
+#[test]
 fn a_wrong_m3_is_refused_and_counted() {
     let (a, b) = (gate(1), Node::start(gate(1)));
     let mut line = dial(&a, b.address);

@@ -11,7 +11,7 @@ use redb::{Error, ReadTransaction, ReadableTable, TableDefinition, TableHandle, 
 use sha2::{Digest, Sha256};
 
 use crate::merkle::{BLOCK, Hash, SUBTREE_BLOCKS, Subtree, Tree};
-use crate::types::{RelPath, Root, Version};
+use crate::types::{ContentId, RelPath, Root, Version};
 
 const ROOTS: TableDefinition<u64, [u8; 48]> = TableDefinition::new("checked roots");
 const SUBTREES: TableDefinition<([u8; 32], u64), &[u8]> = TableDefinition::new("sized subtrees");
@@ -102,8 +102,10 @@ pub(super) fn subtree(
     let index = first / SUBTREE_BLOCKS;
     let row = read.open_table(SUBTREES)?.get((*root.as_bytes(), index))?;
     let Some(row) = row else { return Ok(None) };
-    let proven = decode_subtree(row.value(), index)
-        .and_then(|(blocks, claimed)| claimed.prove(root, blocks.checked_mul(BLOCK)?));
+    let proven = decode_subtree(row.value(), index).and_then(|(blocks, claimed)| {
+        let size = blocks.checked_mul(BLOCK)?;
+        claimed.prove(ContentId { root, size })
+    });
     match proven {
         Some(proven) => Ok(proven.narrow(first, span)),
         None => Err(Error::Corrupted("leaves that prove nothing".into())),

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::paging::{Plan, build, plan, walk};
 use super::*;
+use crate::fairness::Holder;
 
 /// Waits until every directory has settled, so that what is read from now on is remembered.
 fn settle() {
@@ -50,7 +51,7 @@ fn turn_pages(
         let budget = if *is_hurried { Duration::ZERO } else { BUDGET };
         let page = share
             .share
-            .search_within(&request, Asker::Nobody, budget)
+            .search_within(&request, Holder::itself(), budget)
             .unwrap();
         assert!(page.matches.len() <= *limit as usize);
         if let Some((last, _)) = page.matches.last() {
@@ -125,7 +126,7 @@ fn a_page_looks_at_nothing_behind_its_end() {
         after: None,
         limit: 1,
     };
-    assert!(share.share.search(&request, Asker::Nobody).unwrap().more);
+    assert!(share.share.search(&request, Holder::itself()).unwrap().more);
     let is_known = |directory: &str| {
         let version = share.stat(directory).unwrap().version;
         let mut index = share.share.index.lock();
@@ -151,7 +152,7 @@ fn a_page_whose_time_is_up_ends_in_the_middle_of_a_directory_too() {
     };
     let page = share
         .share
-        .search_within(&request, Asker::Nobody, Duration::ZERO)
+        .search_within(&request, Holder::itself(), Duration::ZERO)
         .unwrap();
     assert!(page.more && page.matches.is_empty());
     let found = turn_pages(&share, "zz", None, &[(1, true)]);
@@ -160,7 +161,7 @@ fn a_page_whose_time_is_up_ends_in_the_middle_of_a_directory_too() {
     assert_eq!(
         share
             .share
-            .search(&request, Asker::Nobody)
+            .search(&request, Holder::itself())
             .unwrap()
             .matches
             .len(),
@@ -184,7 +185,9 @@ fn a_page_ends_in_time_whatever_the_pattern() {
             limit: 10,
         };
         let (begun, budget) = (Instant::now(), Duration::from_millis(100));
-        let page = share.share.search_within(&request, Asker::Nobody, budget);
+        let page = share
+            .share
+            .search_within(&request, Holder::itself(), budget);
         // Ten times what is promised, on a machine that does other things, without optimisation.
         let most = budget + Duration::from_millis(500);
         assert!(begun.elapsed() < most, "{:?}: {text}", begun.elapsed());

@@ -1,0 +1,190 @@
+//! So many things done at once, shared out by who has how few.
+//!
+//! A queue in the order of arrival gives most to whoever asks most. Here, what is freed goes to the
+//! one who waits and holds the least, by site first, by network next, by key last, and among equals
+//! to the one who waited longest. A network never holds more than its own bound, however idle the
+//! rest: so another one finds something free at once, and need not wait for what has begun.
+
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
+use std::hash::Hash;
+
+use super::source_network::{Holder, SourceNetwork};
+use crate::types::PeerId;
+
+/// How much may be done at once.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PermitBounds {
+    pub(crate) all: usize,
+    /// For the networks of one site together.
+    pub(crate) per_site: usize,
+    pub(crate) per_key: usize,
+}
+
+/// Who does how much, and who waits with what.
+#[derive(Debug)]
+pub(crate) struct FairPermits<W> {
+    bounds: PermitBounds,
+    all: usize,
+    sites: HashMap<SourceNetwork, usize>,
+    networks: HashMap<SourceNetwork, usize>,
+    keys: HashMap<Option<PeerId>, usize>,
+    /// By holder, as all that one holder waits for fits or does not; each with its time of arrival.
+    waiting: HashMap<Holder, VecDeque<(u64, W)>>,
+    arrivals: u64,
+}
+
+/// One permit. Hand it back to [`FairPermits::end`].
+#[derive(Debug)]
+#[must_use = "a permit that is not handed back is lost"]
+pub(crate) struct Holding(Holder);
+
+impl<W> FairPermits<W> {
+    pub(crate) fn new(bounds: PermitBounds) -> Self {
+        Self {
+            bounds,
+            all: 0,
+            sites: HashMap::new(),
+            networks: HashMap::new(),
+            keys: HashMap::new(),
+            waiting: HashMap::new(),
+            arrivals: 0,
+        }
+    }
+
+    /// A permit for `holder`, if there is one now and nobody waits who would get it first.
+    pub(crate) fn begin(&mut self, holder: Holder) -> Option<Holding> {
+        let is_next = self.fits(holder) && !self.waiting.keys().any(|other| self.fits(*other));
+        is_next.then(|| self.grant(holder))
+    }
+
+    /// Waits for a permit with `waiter`.
+    pub(crate) fn wait(&mut self, holder: Holder, waiter: W) {
+        let waiting = self.waiting.entry(holder).or_default();
+        waiting.push_back((self.arrivals, waiter));
+        self.arrivals += 1;
+    }
+
+    /// Ends what was permitted.
+    pub(crate) fn end(&mut self, Holding(holder): Holding) {
+        self.all -= 1;
+        decrease(&mut self.sites, holder.network.site());
+        decrease(&mut self.networks, holder.network);
+        decrease(&mut self.keys, holder.key);
+    }
+
+    /// The next who waits and may begin. To be called after [`FairPermits::end`] until it is `None`.
+    pub(crate) fn next(&mut self) -> Option<(W, Holding)> {
+        let first = |waiting: &VecDeque<(u64, W)>| waiting.front().map(|(arrival, _)| *arrival);
+        let fitting = self
+            .waiting
+            .iter()
+            .filter(|(holder, _)| self.fits(**holder));
+        let next = fitting.min_by_key(|(holder, waiting)| (self.held(**holder), first(waiting)));
+        let holder = *next?.0;
+        let waiting = self.waiting.get_mut(&holder)?;
+        let (_, waiter) = waiting.pop_front()?;
+        if waiting.is_empty() {
+            self.waiting.remove(&holder);
+        }
+        Some((waiter, self.grant(holder)))
+    }
+
+    fn held(&self, holder: Holder) -> [usize; 3] {
+        let site = self.sites.get(&holder.network.site());
+        let network = self.networks.get(&holder.network);
+        let key = self.keys.get(&holder.key);
+        [site, network, key].map(|count| count.copied().unwrap_or(0))
+    }
+
+    fn fits(&self, holder: Holder) -> bool {
+        let [site, _, key] = self.held(holder);
+        self.all < self.bounds.all && site < self.bounds.per_site && key < self.bounds.per_key
+    }
+
+    fn grant(&mut self, holder: Holder) -> Holding {
+        self.all += 1;
+        *self.sites.entry(holder.network.site()).or_default() += 1;
+        *self.networks.entry(holder.network).or_default() += 1;
+        *self.keys.entry(holder.key).or_default() += 1;
+        Holding(holder)
+    }
+}
+
+fn decrease<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: K) {
+    if let Entry::Occupied(mut entry) = counts.entry(key) {
+        *entry.get_mut() -= 1;
+        if *entry.get() == 0 {
+            entry.remove();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOUNDS: PermitBounds = PermitBounds {
+        all: 4,
+        per_site: 2,
+        per_key: 1,
+    };
+
+    fn holder(network: &str, key: u8) -> Holder {
+        Holder::member(PeerId::from_bytes([key; 32]), network.parse().unwrap())
+    }
+
+    #[test]
+    fn one_network_with_many_keys_leaves_half() {
+        let mut permits = FairPermits::<()>::new(BOUNDS);
+        let begun = (0..8).filter_map(|key| permits.begin(holder("10.0.0.1", key)));
+        assert_eq!(begun.collect::<Vec<_>>().len(), 2);
+        assert!(permits.begin(holder("10.0.0.2", 9)).is_some());
+    }
+
+    #[test]
+    fn the_64s_of_one_site_count_together() {
+        let mut permits = FairPermits::<()>::new(BOUNDS);
+        let begun = (0..8).filter_map(|n| permits.begin(holder(&format!("2001:db8:0:{n}::1"), n)));
+        assert_eq!(begun.collect::<Vec<_>>().len(), 2);
+    }
+
+    #[test]
+    fn what_is_freed_goes_to_who_has_least() {
+        let mut permits = FairPermits::new(PermitBounds {
+            all: 3,
+            per_site: 3,
+            per_key: 3,
+        });
+        let (flood, friend) = (holder("10.0.0.1", 1), holder("10.0.0.2", 2));
+        let mut held: Vec<_> = (0..3).map(|_| permits.begin(flood).unwrap()).collect();
+        assert!(permits.begin(flood).is_none());
+        for _ in 0..9 {
+            permits.wait(flood, "flood");
+        }
+        permits.wait(friend, "friend");
+        permits.wait(friend, "friend");
+        assert!(permits.next().is_none());
+        let mut order = Vec::new();
+        for _ in 0..4 {
+            permits.end(held.remove(0));
+            let (who, holding) = permits.next().unwrap();
+            order.push(who);
+            held.push(holding);
+        }
+        // Among equals the one who waits longest, which is the flood.
+        assert_eq!(order, ["friend", "flood", "flood", "friend"]);
+    }
+
+    #[test]
+    fn all_that_ended_leaves_no_trace() {
+        let mut permits = FairPermits::<()>::new(BOUNDS);
+        for key in 0..100 {
+            let holding = permits.begin(holder("10.0.0.1", key)).unwrap();
+            permits.end(holding);
+        }
+        assert_eq!(permits.all, 0);
+        assert!(permits.sites.is_empty() && permits.networks.is_empty());
+        assert!(permits.keys.is_empty());
+    }
+}

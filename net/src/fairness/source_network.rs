@@ -1,0 +1,95 @@
+//! Who counts as one: a machine's network, the site around it, and a key within it.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use crate::types::PeerId;
+
+/// The smallest piece of the network that one machine can be: an IPv4 address, or the /64 in which
+/// an IPv6 host chooses its addresses freely.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct SourceNetwork(IpAddr);
+
+impl SourceNetwork {
+    /// The network of `address`. An IPv4 address within IPv6 is that IPv4 address.
+    pub(crate) fn of(address: IpAddr) -> Self {
+        Self(match address.to_canonical() {
+            IpAddr::V6(ip) => prefix(ip, 64),
+            v4 => v4,
+        })
+    }
+
+    /// What one subscriber may have without asking anybody twice: a /48, from which 65,536 /64s can
+    /// be taken for nothing. Of IPv4 it is the address itself.
+    pub(crate) fn site(self) -> Self {
+        Self(match self.0 {
+            IpAddr::V6(ip) => prefix(ip, 48),
+            v4 => v4,
+        })
+    }
+
+    /// The network's first address.
+    pub(crate) fn address(self) -> IpAddr {
+        self.0
+    }
+}
+
+fn prefix(ip: Ipv6Addr, bits: u32) -> IpAddr {
+    let kept = ip.to_bits() >> (128 - bits) << (128 - bits);
+    Ipv6Addr::from_bits(kept).into()
+}
+
+/// Whose a share is. `key` is `None` where no key is known yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Holder {
+    pub(crate) network: SourceNetwork,
+    pub(crate) key: Option<PeerId>,
+}
+
+impl Holder {
+    /// Somebody at `network` who has shown no key.
+    pub(crate) fn stranger(network: SourceNetwork) -> Self {
+        Self { network, key: None }
+    }
+
+    /// This node, when it works for itself.
+    pub(crate) fn itself() -> Self {
+        Self::stranger(SourceNetwork(Ipv6Addr::UNSPECIFIED.into()))
+    }
+
+    /// `member`, who calls from `address`.
+    pub(crate) fn member(member: PeerId, address: IpAddr) -> Self {
+        Self {
+            network: SourceNetwork::of(address),
+            key: Some(member),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn network(text: &str) -> SourceNetwork {
+        SourceNetwork::of(text.parse().unwrap())
+    }
+
+    #[test]
+    fn a_64_is_one_network_and_a_48_one_site() {
+        assert_eq!(network("2001:db8:1:2::1"), network("2001:db8:1:2:f::9"));
+        assert_ne!(network("2001:db8:1:2::1"), network("2001:db8:1:3::1"));
+        assert_eq!(
+            network("2001:db8:1:2::1").site(),
+            network("2001:db8:1:3::1").site()
+        );
+        assert_ne!(
+            network("2001:db8:1::1").site(),
+            network("2001:db8:2::1").site()
+        );
+    }
+
+    #[test]
+    fn an_ipv4_address_is_network_and_site() {
+        assert_eq!(network("::ffff:10.0.0.1"), network("10.0.0.1"));
+        assert_ne!(network("10.0.0.1").site(), network("10.0.0.2").site());
+    }
+}

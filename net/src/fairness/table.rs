@@ -1,0 +1,378 @@
+//! A fixed number of places, of which everyone may have a fair share.
+//!
+//! Places are free for all while there are any. When there are none, somebody who holds more than
+//! a fair share makes room: first among sites, then among the networks of one site, then among the
+//! keys of one network. A share is the number of places divided by those who hold some or ask for one.
+//! So a newcomer is refused only when it holds more than its own share already, and nothing of its
+//! own can go; and whoever holds no more than a share never loses a place to anybody else.
+//!
+//! What goes is something idle if there is any, the oldest first; else the oldest of all.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::source_network::{Holder, SourceNetwork};
+use crate::types::PeerId;
+
+/// A place that was taken. Later ones are greater.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct PlaceId(u64);
+
+/// A place for whoever asked, and what had to go for it.
+#[derive(Debug)]
+pub(crate) struct Entered<T> {
+    pub(crate) id: PlaceId,
+    pub(crate) evicted: Option<T>,
+}
+
+/// The places, each with a value.
+#[derive(Debug)]
+pub(crate) struct FairTable<T> {
+    limit: usize,
+    taken: usize,
+    next: u64,
+    sites: HashMap<SourceNetwork, Site<T>>,
+}
+
+type Places<T> = BTreeMap<PlaceId, T>;
+type Network<T> = HashMap<Option<PeerId>, Places<T>>;
+type Site<T> = HashMap<SourceNetwork, Network<T>>;
+
+impl<T> FairTable<T> {
+    /// Room for `limit` values, one at least.
+    pub(crate) fn new(limit: usize) -> Self {
+        Self {
+            limit: limit.max(1),
+            taken: 0,
+            next: 0,
+            sites: HashMap::new(),
+        }
+    }
+
+    /// How many places are taken.
+    pub(crate) fn len(&self) -> usize {
+        self.taken
+    }
+
+    /// How many places `key` has, from wherever.
+    pub(crate) fn held_by_key(&self, key: PeerId) -> usize {
+        let networks = self.sites.values().flat_map(HashMap::values);
+        let places = networks.filter_map(|network| network.get(&Some(key)));
+        places.map(BTreeMap::len).sum()
+    }
+
+    /// Takes a place for `holder`. `is_idle` says what may go before anything else does. `None` when
+    /// `holder` has its share and nothing of it is idle.
+    pub(crate) fn enter(
+        &mut self,
+        holder: Holder,
+        value: T,
+        is_idle: impl Fn(&T) -> bool,
+    ) -> Option<Entered<T>> {
+        let mut evicted = None;
+        if self.taken >= self.limit {
+            let (victim, id) = self.victim(holder, &is_idle)?;
+            evicted = self.leave(victim, id);
+        }
+        let id = PlaceId(self.next);
+        self.next += 1;
+        self.taken += 1;
+        let site = self.sites.entry(holder.network.site()).or_default();
+        let network = site.entry(holder.network).or_default();
+        network.entry(holder.key).or_default().insert(id, value);
+        Some(Entered { id, evicted })
+    }
+
+    /// Gives a place back, if it was not taken away before.
+    pub(crate) fn leave(&mut self, holder: Holder, id: PlaceId) -> Option<T> {
+        let key = holder.network.site();
+        let site = self.sites.get_mut(&key)?;
+        let network = site.get_mut(&holder.network)?;
+        let places = network.get_mut(&holder.key)?;
+        let value = places.remove(&id)?;
+        self.taken -= 1;
+        if places.is_empty() {
+            network.remove(&holder.key);
+        }
+        if network.is_empty() {
+            site.remove(&holder.network);
+        }
+        if site.is_empty() {
+            self.sites.remove(&key);
+        }
+        Some(value)
+    }
+
+    /// The values of `holder`, the oldest first.
+    pub(crate) fn of(&self, holder: Holder) -> impl Iterator<Item = (PlaceId, &T)> {
+        let site = self.sites.get(&holder.network.site());
+        let network = site.and_then(|site| site.get(&holder.network));
+        let places = network.and_then(|network| network.get(&holder.key));
+        places.into_iter().flatten().map(|(id, value)| (*id, value))
+    }
+
+    /// Removes what is not to be `kept`.
+    pub(crate) fn retain(&mut self, mut kept: impl FnMut(&T) -> bool) {
+        let mut taken = 0;
+        self.sites.retain(|_, site| {
+            site.retain(|_, network| {
+                network.retain(|_, places| {
+                    places.retain(|_, value| kept(value));
+                    taken += places.len();
+                    !places.is_empty()
+                });
+                !network.is_empty()
+            });
+            !site.is_empty()
+        });
+        self.taken = taken;
+    }
+
+    /// What goes so that `holder` may come in.
+    fn victim(&self, holder: Holder, is_idle: &dyn Fn(&T) -> bool) -> Option<(Holder, PlaceId)> {
+        let own = holder.network.site();
+        let site = match above_share(&self.sites, own, self.limit, site_len) {
+            Above::Own(site) => site,
+            Above::Others { groups, even_busy } => {
+                let networks = groups
+                    .into_iter()
+                    .flat_map(|(_, site)| by_size(site, network_len));
+                return pick(networks.flat_map(keys_of), is_idle, even_busy);
+            }
+        };
+        let network = match above_share(site, holder.network, site_len(site), network_len) {
+            Above::Own(network) => network,
+            Above::Others { groups, even_busy } => {
+                return pick(groups.into_iter().flat_map(keys_of), is_idle, even_busy);
+            }
+        };
+        let of = |key| Holder { key, ..holder };
+        match above_share(network, holder.key, network_len(network), BTreeMap::len) {
+            Above::Own(places) => pick([(holder, places)].into_iter(), is_idle, false),
+            Above::Others { groups, even_busy } => {
+                let groups = groups.into_iter().map(|(key, places)| (of(key), places));
+                pick(groups, is_idle, even_busy)
+            }
+        }
+    }
+}
+
+fn site_len<T>(site: &Site<T>) -> usize {
+    site.values().map(network_len).sum()
+}
+
+fn network_len<T>(network: &Network<T>) -> usize {
+    network.values().map(BTreeMap::len).sum()
+}
+
+/// Who holds more than a fair share, if one more came in.
+enum Above<'a, K, V> {
+    /// Whoever asks does.
+    Own(&'a V),
+    /// Others do, the largest first. `even_busy`: they give up what they are using, too.
+    Others {
+        groups: Vec<(K, &'a V)>,
+        even_busy: bool,
+    },
+}
+
+fn above_share<K: Copy + Eq + std::hash::Hash, V>(
+    groups: &HashMap<K, V>,
+    own: K,
+    limit: usize,
+    len: fn(&V) -> usize,
+) -> Above<'_, K, V> {
+    let holders = groups.len() + usize::from(!groups.contains_key(&own));
+    let is_above = |held: usize| held * holders > limit;
+    match groups.get(&own) {
+        Some(group) if is_above(len(group) + 1) => Above::Own(group),
+        own_group => {
+            let mut groups = by_size(groups, len);
+            groups.retain(|(_, group)| is_above(len(group)));
+            Above::Others {
+                groups,
+                // With more holders than places, even one place is more than a share.
+                even_busy: own_group.is_some() || !is_above(1),
+            }
+        }
+    }
+}
+
+/// The largest first.
+fn by_size<K: Copy, V>(groups: &HashMap<K, V>, len: fn(&V) -> usize) -> Vec<(K, &V)> {
+    let mut groups: Vec<_> = groups.iter().map(|(key, group)| (*key, group)).collect();
+    groups.sort_by_key(|(_, group)| std::cmp::Reverse(len(group)));
+    groups
+}
+
+fn keys_of<T>(
+    (network, keys): (SourceNetwork, &Network<T>),
+) -> impl Iterator<Item = (Holder, &Places<T>)> {
+    let keys = by_size(keys, BTreeMap::len).into_iter();
+    keys.map(move |(key, places)| (Holder { network, key }, places))
+}
+
+/// The oldest idle place of the first who has any; else, if that may be, the oldest of the first.
+fn pick<'a, T: 'a>(
+    holders: impl Iterator<Item = (Holder, &'a Places<T>)>,
+    is_idle: &dyn Fn(&T) -> bool,
+    even_busy: bool,
+) -> Option<(Holder, PlaceId)> {
+    let mut fallback = None;
+    for (holder, places) in holders {
+        if let Some((id, _)) = places.iter().find(|(_, value)| is_idle(value)) {
+            return Some((holder, *id));
+        }
+        if fallback.is_none() {
+            fallback = places.keys().next().map(|id| (holder, *id));
+        }
+    }
+    fallback.filter(|_| even_busy)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn holder(network: &str, key: u8) -> Holder {
+        Holder::member(PeerId::from_bytes([key; 32]), network.parse().unwrap())
+    }
+
+    /// Values are true while they are idle.
+    fn full(limit: usize, holders: &[(Holder, usize, bool)]) -> FairTable<(Holder, bool)> {
+        let mut table = FairTable::new(limit);
+        for (holder, count, idle) in holders {
+            for _ in 0..*count {
+                let entered = enter(&mut table, *holder, *idle).unwrap();
+                assert!(entered.evicted.is_none());
+            }
+        }
+        assert_eq!(table.len(), limit);
+        table
+    }
+
+    fn enter(
+        table: &mut FairTable<(Holder, bool)>,
+        holder: Holder,
+        idle: bool,
+    ) -> Option<Entered<(Holder, bool)>> {
+        table.enter(holder, (holder, idle), |(_, idle)| *idle)
+    }
+
+    fn evicted_for(table: &mut FairTable<(Holder, bool)>, newcomer: Holder) -> Option<Holder> {
+        let entered = enter(table, newcomer, false)?;
+        entered.evicted.map(|(holder, _)| holder)
+    }
+
+    #[test]
+    fn the_network_that_holds_most_makes_room() {
+        let (flood, friend) = (holder("10.0.0.1", 1), holder("10.0.0.2", 2));
+        let mut table = full(8, &[(flood, 7, true), (friend, 1, true)]);
+        assert_eq!(evicted_for(&mut table, holder("10.0.0.3", 3)), Some(flood));
+        assert_eq!(evicted_for(&mut table, friend), Some(flood));
+        assert_eq!(table.len(), 8);
+    }
+
+    #[test]
+    fn a_flood_only_replaces_itself() {
+        let (flood, friend) = (holder("10.0.0.1", 1), holder("10.0.0.2", 2));
+        let mut table = full(8, &[(flood, 6, true), (friend, 2, true)]);
+        for _ in 0..20 {
+            let entered = enter(&mut table, flood, true).unwrap();
+            assert_eq!(entered.evicted.map(|(holder, _)| holder), Some(flood));
+        }
+        assert_eq!(table.of(friend).count(), 2);
+    }
+
+    #[test]
+    fn who_is_busy_with_more_than_a_share_goes_after_all() {
+        let (flood, friend) = (holder("10.0.0.1", 1), holder("10.0.0.2", 2));
+        let mut table = full(8, &[(flood, 6, false), (friend, 2, true)]);
+        // Friends are idle, but have no more than a share.
+        assert_eq!(evicted_for(&mut table, holder("10.0.0.3", 3)), Some(flood));
+        // And the flood has nothing idle to give up for one more of its own.
+        assert!(enter(&mut table, flood, false).is_none());
+    }
+
+    #[test]
+    fn what_is_idle_goes_before_what_is_busy() {
+        let (busy, idle) = (holder("10.0.0.1", 1), holder("10.0.0.2", 2));
+        let mut table = full(9, &[(busy, 5, false), (idle, 4, true)]);
+        assert_eq!(evicted_for(&mut table, holder("10.0.0.3", 3)), Some(idle));
+    }
+
+    #[test]
+    fn behind_one_address_keys_have_shares() {
+        let flood: Vec<_> = (1..=4)
+            .map(|key| (holder("10.0.0.1", key), 16, true))
+            .collect();
+        let mut table = full(64, &flood);
+        let friend = holder("10.0.0.1", 9);
+        for _ in 0..8 {
+            let evicted = evicted_for(&mut table, friend).unwrap();
+            assert_ne!(evicted, friend);
+        }
+        // Nor does a key get a place by giving up none of its own.
+        assert_eq!(table.of(friend).count(), 8);
+    }
+
+    #[test]
+    fn the_networks_of_one_site_share_its_share() {
+        let spread: Vec<_> = (0..16)
+            .map(|n| (holder(&format!("2001:db8:0:{n:x}::1"), n), 1, true))
+            .collect();
+        let mut table = full(16, &spread);
+        let friend = holder("2001:db8:1::1", 99);
+        for _ in 0..8 {
+            assert_ne!(evicted_for(&mut table, friend), Some(friend));
+        }
+        assert_eq!(table.of(friend).count(), 8);
+        assert_eq!(evicted_for(&mut table, friend), None);
+    }
+
+    #[test]
+    fn more_holders_than_places_take_turns() {
+        let many: Vec<_> = (0..8)
+            .map(|n| (holder(&format!("10.0.0.{n}"), n), 1, true))
+            .collect();
+        let mut table = full(8, &many);
+        assert!(evicted_for(&mut table, holder("10.0.1.1", 9)).is_some());
+        assert_eq!(table.len(), 8);
+    }
+
+    proptest! {
+        /// Whatever a flood does, whoever holds no more than a share keeps it.
+        #[test]
+        fn nobody_loses_a_share(steps in prop::collection::vec((0..6_u8, 0..3_u8, any::<bool>()), 1..200)) {
+            let friend = holder("192.0.2.1", 200);
+            let mut table = FairTable::new(24);
+            for _ in 0..3 {
+                enter(&mut table, friend, true).unwrap();
+            }
+            for (network, key, idle) in steps {
+                let flood = holder(&format!("10.0.0.{network}"), key);
+                enter(&mut table, flood, idle);
+                prop_assert!(table.len() <= 24);
+                prop_assert_eq!(table.of(friend).count(), 3);
+            }
+        }
+
+        #[test]
+        fn what_leaves_makes_room(steps in prop::collection::vec((0..4_u8, any::<bool>()), 1..100)) {
+            let (mut table, mut held) = (FairTable::new(8), Vec::new());
+            for (network, comes) in steps {
+                let holder = holder(&format!("10.0.0.{network}"), 0);
+                if comes {
+                    let entered = enter(&mut table, holder, true).unwrap();
+                    held.push((holder, entered.id));
+                } else if let Some((holder, id)) = held.pop() {
+                    table.leave(holder, id);
+                    prop_assert!(table.leave(holder, id).is_none());
+                }
+                let left = held.iter().filter(|(holder, id)| table.of(*holder).any(|(other, _)| other == *id));
+                prop_assert_eq!(left.count(), table.len());
+            }
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! So much at once, and so much per second after that.
+
+use std::time::{Duration, Instant};
+
+/// How a bucket fills.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Refill {
+    /// Tokens that a full bucket holds.
+    pub(crate) burst: u32,
+    /// Tokens that come back each second.
+    pub(crate) per_second: u32,
+}
+
+/// The tokens of one network, or of many together.
+#[derive(Debug, Clone)]
+pub(crate) struct TokenBucket {
+    refill: Refill,
+    /// When the bucket will be full, or was: all that its level depends on.
+    full_at: Instant,
+}
+
+impl TokenBucket {
+    /// A full bucket.
+    pub(crate) fn new(refill: Refill, now: Instant) -> Self {
+        Self {
+            refill,
+            full_at: now,
+        }
+    }
+
+    /// Takes one token. Without one, nothing is taken and the time is returned when there will be one.
+    pub(crate) fn take(&mut self, now: Instant) -> Result<(), Instant> {
+        let wait = self.wait(now);
+        if !wait.is_zero() {
+            return Err(now + wait);
+        }
+        self.full_at = self.full_at.max(now) + self.token();
+        Ok(())
+    }
+
+    /// How long until there is a token; zero if there is one now.
+    pub(crate) fn wait(&self, now: Instant) -> Duration {
+        let missing = self.full_at.saturating_duration_since(now) + self.token();
+        missing.saturating_sub(self.token() * self.refill.burst.max(1))
+    }
+
+    /// True when the bucket is as good as a new one.
+    pub(crate) fn is_full(&self, now: Instant) -> bool {
+        self.full_at <= now
+    }
+
+    /// The time in which one token comes back.
+    fn token(&self) -> Duration {
+        Duration::from_secs(1) / self.refill.per_second.max(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const REFILL: Refill = Refill {
+        burst: 3,
+        per_second: 10,
+    };
+    const TOKEN: Duration = Duration::from_millis(100);
+
+    #[test]
+    fn a_burst_passes_and_then_one_per_tick() {
+        let now = Instant::now();
+        let mut bucket = TokenBucket::new(REFILL, now);
+        for _ in 0..3 {
+            bucket.take(now).unwrap();
+        }
+        assert_eq!(bucket.take(now), Err(now + TOKEN));
+        assert_eq!(bucket.take(now), Err(now + TOKEN), "a refusal is free");
+        bucket.take(now + TOKEN).unwrap();
+        assert!(bucket.take(now + TOKEN).is_err());
+    }
+
+    #[test]
+    fn a_bucket_never_holds_more_than_its_burst() {
+        let now = Instant::now();
+        let mut bucket = TokenBucket::new(REFILL, now);
+        bucket.take(now).unwrap();
+        assert!(!bucket.is_full(now));
+        let later = now + Duration::from_secs(3600);
+        assert!(bucket.is_full(later));
+        let taken = (0..9).filter(|_| bucket.take(later).is_ok()).count();
+        assert_eq!(taken, 3);
+    }
+
+    proptest! {
+        #[test]
+        fn no_pattern_of_calls_gets_more(gaps in prop::collection::vec(0..400_u64, 1..200)) {
+            let start = Instant::now();
+            let (mut now, mut taken) = (start, 0);
+            let mut bucket = TokenBucket::new(REFILL, start);
+            for gap in gaps {
+                now += Duration::from_millis(gap);
+                taken += u64::from(bucket.take(now).is_ok());
+                let allowed = 3 + (now - start).as_millis() as u64 / 100;
+                prop_assert!(taken <= allowed);
+            }
+        }
+    }
+}

@@ -1,0 +1,428 @@
+//! Which connections there may be, by what is known of them.
+//!
+//! A connection passes through classes: unread, until a whole first record has come; unidentified,
+//! until its key is known; then a member's. Each class has its own places, so that none takes
+//! another's, and a full class makes room rather than to refuse: whoever holds more than a fair
+//! share of it loses the oldest (see [`FairTable`]). Of the places of the first two classes half are
+//! for networks from which members came lately, and strangers cannot take those.
+//!
+//! Connections of the protocol of 2004 are never a member's, so they are counted apart.
+//!
+//! Only memory is looked at here. Whose place was taken away is told, and closes itself.
+
+use std::future::{Future, poll_fn};
+use std::net::IpAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::limits::Limits;
+use super::work::{Work, WorkPool};
+use crate::fairness::{FairTable, Holder, KnownNetworks, PlaceId, SourceNetwork};
+use crate::types::PeerId;
+
+/// A connection that has been without a request for less than this may be about to bring one, and
+/// the end of a response may still be on its way.
+const SETTLED: Duration = Duration::from_secs(1);
+
+/// All places.
+pub(super) struct ConnectionLimits {
+    tables: Mutex<Tables>,
+    connections_per_member: usize,
+    work: WorkPool,
+    searches: WorkPool,
+    plain_work: WorkPool,
+}
+
+struct Tables {
+    known: KnownNetworks,
+    unread: Halves,
+    unidentified: Halves,
+    plain: Table,
+    members: Table,
+}
+
+type Table = FairTable<Arc<Occupant>>;
+
+/// One half for networks from which members came lately, one for all others.
+struct Halves {
+    known: Table,
+    strangers: Table,
+}
+
+impl Halves {
+    fn new(places: usize) -> Self {
+        Self {
+            known: FairTable::new(places.div_ceil(2)),
+            strangers: FairTable::new(places / 2),
+        }
+    }
+}
+
+/// Where a place is.
+#[derive(Debug, Clone, Copy)]
+enum Class {
+    Unread { is_known: bool },
+    Unidentified { is_known: bool },
+    Plain,
+    Member,
+}
+
+impl Tables {
+    fn of(&mut self, class: Class) -> &mut Table {
+        match class {
+            Class::Unread { is_known: true } => &mut self.unread.known,
+            Class::Unread { is_known: false } => &mut self.unread.strangers,
+            Class::Unidentified { is_known: true } => &mut self.unidentified.known,
+            Class::Unidentified { is_known: false } => &mut self.unidentified.strangers,
+            Class::Plain => &mut self.plain,
+            Class::Member => &mut self.members,
+        }
+    }
+}
+
+impl ConnectionLimits {
+    pub(super) fn new(limits: &Limits) -> Arc<Self> {
+        Arc::new(Self {
+            tables: Mutex::new(Tables {
+                known: KnownNetworks::default(),
+                unread: Halves::new(limits.unread),
+                unidentified: Halves::new(limits.unidentified),
+                plain: FairTable::new(limits.plain),
+                members: FairTable::new(limits.member_connections),
+            }),
+            connections_per_member: limits.connections_per_member,
+            work: WorkPool::new(limits.work, limits.work_per_member),
+            searches: WorkPool::new(limits.searches, limits.searches_per_member),
+            plain_work: WorkPool::new(limits.plain_work, limits.plain_work),
+        })
+    }
+
+    /// True if a member was admitted from `remote` lately.
+    pub(super) fn is_known(&self, remote: IpAddr) -> bool {
+        let network = SourceNetwork::of(remote);
+        self.tables.lock().known.contains(network, Instant::now())
+    }
+
+    /// A member was admitted from `remote`.
+    pub(super) fn note_member(&self, remote: IpAddr) {
+        let network = SourceNetwork::of(remote);
+        self.tables.lock().known.note(network, Instant::now());
+    }
+
+    /// Lets a connection from `remote` in, of which nothing is known.
+    pub(super) fn unread(self: &Arc<Self>, remote: IpAddr) -> Option<Place> {
+        let is_known = self.is_known(remote);
+        let holder = Holder::stranger(SourceNetwork::of(remote));
+        self.enter(Class::Unread { is_known }, holder)
+    }
+
+    /// Lets a connection from `remote` shake hands.
+    pub(super) fn unidentified(
+        self: &Arc<Self>,
+        remote: IpAddr,
+        is_known: bool,
+    ) -> Option<UnidentifiedConnection> {
+        let holder = Holder::stranger(SourceNetwork::of(remote));
+        let place = self.enter(Class::Unidentified { is_known }, holder)?;
+        Some(UnidentifiedConnection { place })
+    }
+
+    /// Lets a connection of the protocol of 2004 in, from `remote`.
+    pub(super) fn plain(self: &Arc<Self>, remote: IpAddr) -> Option<PlainConnection> {
+        let holder = Holder::stranger(SourceNetwork::of(remote));
+        Some(PlainConnection {
+            remote,
+            work: self.plain_work.of(holder),
+            searches: self.searches.of(holder),
+            place: self.enter(Class::Plain, holder)?,
+        })
+    }
+
+    /// Lets a connection of `member` in.
+    pub(super) fn member(
+        self: &Arc<Self>,
+        member: PeerId,
+        remote: IpAddr,
+    ) -> Option<MemberConnection> {
+        let holder = Holder::member(member, remote);
+        Some(MemberConnection {
+            member,
+            work: self.work.of(holder),
+            searches: self.searches.of(holder),
+            place: self.enter(Class::Member, holder)?,
+        })
+    }
+
+    fn enter(self: &Arc<Self>, class: Class, holder: Holder) -> Option<Place> {
+        let now = Instant::now();
+        let occupant = Arc::new(Occupant::new(now));
+        let id = {
+            let mut tables = self.tables.lock();
+            let table = tables.of(class);
+            if let Some(key) = holder.key
+                && table.held_by_key(key) >= self.connections_per_member
+            {
+                return None;
+            }
+            let is_idle = |occupant: &Arc<Occupant>| match class {
+                Class::Unread { .. } | Class::Unidentified { .. } => true,
+                Class::Plain => occupant.requests.load(Ordering::Relaxed) == 0,
+                Class::Member => occupant.is_idle(now),
+            };
+            let entered = table.enter(holder, occupant.clone(), is_idle)?;
+            if let Some(evicted) = entered.evicted {
+                evicted.evicted.notify_one();
+            }
+            entered.id
+        };
+        Some(Place {
+            class,
+            holder,
+            id,
+            occupant,
+            limits: self.clone(),
+        })
+    }
+}
+
+/// What the table knows of a connection, and the connection of the table.
+struct Occupant {
+    /// Told when its place is taken away.
+    evicted: Notify,
+    /// Requests that are being answered.
+    requests: AtomicUsize,
+    since: Instant,
+    /// When there was none any more, in milliseconds after `since`.
+    idle_since: AtomicU64,
+}
+
+impl Occupant {
+    fn new(now: Instant) -> Self {
+        Self {
+            evicted: Notify::new(),
+            requests: AtomicUsize::new(0),
+            since: now,
+            idle_since: AtomicU64::new(0),
+        }
+    }
+
+    fn is_idle(&self, now: Instant) -> bool {
+        let idle_since = Duration::from_millis(self.idle_since.load(Ordering::Relaxed));
+        let idle_since = self.since + idle_since;
+        self.requests.load(Ordering::Relaxed) == 0
+            && now.saturating_duration_since(idle_since) >= SETTLED
+    }
+}
+
+/// A place, given back when dropped.
+pub(super) struct Place {
+    class: Class,
+    holder: Holder,
+    id: PlaceId,
+    occupant: Arc<Occupant>,
+    limits: Arc<ConnectionLimits>,
+}
+
+impl Place {
+    /// What `work` comes to, or `None` if the place is taken away before.
+    pub(super) async fn keep<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        let mut evicted = pin!(self.occupant.evicted.notified());
+        let mut work = pin!(work);
+        poll_fn(|context| {
+            if let Poll::Ready(done) = work.as_mut().poll(context) {
+                return Poll::Ready(Some(done));
+            }
+            evicted.as_mut().poll(context).map(|()| None)
+        })
+        .await
+    }
+
+    /// A request is being answered until this is dropped, and makes no room for other connections
+    /// unless there are far too many like it.
+    pub(super) fn request(&self) -> RequestGuard {
+        self.occupant.requests.fetch_add(1, Ordering::Relaxed);
+        RequestGuard(self.occupant.clone())
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut tables = self.limits.tables.lock();
+        tables.of(self.class).leave(self.holder, self.id);
+    }
+}
+
+/// A request that is being answered.
+pub(super) struct RequestGuard(Arc<Occupant>);
+
+impl Drop for RequestGuard {
+    fn drop(&mut self) {
+        let idle_since = self.0.since.elapsed().as_millis();
+        let idle_since = u64::try_from(idle_since).unwrap_or(u64::MAX);
+        self.0.idle_since.store(idle_since, Ordering::Relaxed);
+        self.0.requests.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// One connection whose other side is not known yet.
+pub(super) struct UnidentifiedConnection {
+    pub(super) place: Place,
+}
+
+/// One connection of the protocol of 2004.
+pub(super) struct PlainConnection {
+    /// Where it comes from.
+    pub(super) remote: IpAddr,
+    /// What may be done for all of them.
+    pub(super) work: Work,
+    /// What may be searched for all of them.
+    pub(super) searches: Work,
+    pub(super) place: Place,
+}
+
+/// One connection of a member.
+pub(super) struct MemberConnection {
+    /// Whose it is.
+    pub(super) member: PeerId,
+    /// What may be done for that member.
+    pub(super) work: Work,
+    /// What may be searched for that member.
+    pub(super) searches: Work,
+    pub(super) place: Place,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits() -> Arc<ConnectionLimits> {
+        ConnectionLimits::new(&Limits {
+            unread: 8,
+            unidentified: 8,
+            member_connections: 16,
+            connections_per_member: 8,
+            plain: 4,
+            ..Limits::default()
+        })
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn key(number: u8) -> PeerId {
+        PeerId::from_bytes([number; 32])
+    }
+
+    fn is_evicted(place: &Place) -> bool {
+        let runtime = tokio::runtime::Builder::new_current_thread();
+        let kept = place.keep(async {
+            tokio::task::yield_now().await;
+        });
+        { runtime }.build().unwrap().block_on(kept).is_none()
+    }
+
+    #[test]
+    fn the_oldest_makes_room_for_the_newest() {
+        let limits = limits();
+        let flood: Vec<_> = (0..4)
+            .map(|_| limits.unread(ip("10.0.0.1")).unwrap())
+            .collect();
+        assert!(!is_evicted(&flood[0]));
+        let _newest = limits.unread(ip("10.0.0.1")).unwrap();
+        assert!(is_evicted(&flood[0]));
+        assert!(!is_evicted(&flood[1]));
+    }
+
+    #[test]
+    fn a_flood_does_not_push_out_another_network() {
+        let limits = limits();
+        let friend = limits.unidentified(ip("10.0.0.2"), false).unwrap();
+        let _flood: Vec<_> = (0..99)
+            .map(|_| limits.unidentified(ip("10.0.0.1"), false).unwrap())
+            .collect();
+        assert!(!is_evicted(&friend.place));
+    }
+
+    #[test]
+    fn strangers_cannot_take_the_half_of_known_networks() {
+        let limits = limits();
+        limits.note_member(ip("10.0.0.2"));
+        let known: Vec<_> = (0..4)
+            .map(|_| limits.unread(ip("10.0.0.2")).unwrap())
+            .collect();
+        let _flood: Vec<_> = (0..99)
+            .map(|n| limits.unread([10, 1, 0, n].into()).unwrap())
+            .collect();
+        assert!(known.iter().all(|place| !is_evicted(place)));
+    }
+
+    #[test]
+    fn eight_keys_of_one_network_cannot_take_every_place() {
+        let limits = limits();
+        let flood: Vec<_> = (0..99)
+            .filter_map(|n| limits.member(key(n % 8), ip("10.0.0.1")))
+            .collect();
+        assert_eq!(limits.tables.lock().members.len(), 16);
+        let friends: Vec<_> = (0..8)
+            .map(|_| limits.member(key(99), ip("10.0.0.2")).unwrap())
+            .collect();
+        assert!(friends.iter().all(|friend| !is_evicted(&friend.place)));
+        assert_eq!(limits.tables.lock().members.len(), 16);
+        drop((flood, friends));
+        assert_eq!(limits.tables.lock().members.len(), 0);
+    }
+
+    #[test]
+    fn a_key_has_its_bound_wherever_it_calls_from() {
+        let limits = limits();
+        let _held: Vec<_> = (0..8)
+            .map(|n| limits.member(key(1), [10, 0, 0, n].into()).unwrap())
+            .collect();
+        assert!(limits.member(key(1), ip("10.0.1.1")).is_none());
+        assert!(limits.member(key(2), ip("10.0.0.1")).is_some());
+    }
+
+    #[test]
+    fn a_connection_is_idle_when_its_request_has_settled() {
+        let now = Instant::now();
+        let limits = limits();
+        let member = limits.member(key(1), ip("10.0.0.1")).unwrap();
+        let occupant = member.place.occupant.clone();
+        assert!(!occupant.is_idle(now), "its first request is on its way");
+        assert!(occupant.is_idle(now + SETTLED * 2));
+        let request = member.place.request();
+        assert!(!occupant.is_idle(now + SETTLED * 9));
+        drop(request);
+        assert!(occupant.is_idle(now + SETTLED * 9));
+    }
+
+    #[test]
+    fn connections_of_2004_take_nobody_elses_place() {
+        let limits = limits();
+        let friend = limits.plain(ip("10.0.0.2")).unwrap();
+        let _flood: Vec<_> = (0..9)
+            .map(|_| limits.plain(ip("10.0.0.1")).unwrap())
+            .collect();
+        assert!(!is_evicted(&friend.place));
+        assert!(limits.unread(ip("10.0.0.1")).is_some());
+        assert!(limits.member(key(1), ip("10.0.0.1")).is_some());
+    }
+
+    #[test]
+    fn an_answer_of_2004_is_not_cut_by_its_own_network() {
+        let limits = limits();
+        let answered: Vec<_> = (0..4)
+            .map(|_| limits.plain(ip("10.0.0.1")).unwrap())
+            .collect();
+        let _requests: Vec<_> = answered.iter().map(|c| c.place.request()).collect();
+        assert!(limits.plain(ip("10.0.0.1")).is_none());
+        assert!(limits.plain(ip("10.0.0.2")).is_some());
+    }
+}

@@ -1,0 +1,99 @@
+//! Where connections wait for the token that their handshake needs.
+//!
+//! The queue decides; here are its clock and those who wait.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use parking_lot::Mutex;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::timeout_at;
+
+use super::hello_queue::{HelloQueue, HelloRates};
+use crate::fairness::SourceNetwork;
+
+type Ticket = oneshot::Sender<()>;
+
+pub(super) struct Turnstile {
+    state: Mutex<State>,
+    /// Told when the clock is set too late for somebody.
+    earlier: Notify,
+}
+
+struct State {
+    queue: HelloQueue<Ticket>,
+    /// When the clock will strike; `None` when it stands.
+    strikes_at: Option<Instant>,
+}
+
+impl Turnstile {
+    pub(super) fn new(rates: HelloRates) -> Self {
+        Self {
+            state: Mutex::new(State {
+                queue: HelloQueue::new(rates, Instant::now()),
+                strikes_at: None,
+            }),
+            earlier: Notify::new(),
+        }
+    }
+
+    /// Waits until a handshake of `network` may begin.
+    pub(super) async fn pass(&self, network: SourceNetwork, is_known: bool) {
+        let (ticket, turn) = oneshot::channel();
+        let now = Instant::now();
+        let gone = Ticket::is_closed;
+        let queue = |state: &mut State| state.queue.push(network, is_known, ticket, now, gone);
+        queue(&mut self.state.lock());
+        self.release(now);
+        // A ticket is never thrown away while its turn is waited for.
+        let _ = turn.await;
+    }
+
+    /// A member was admitted from `network`.
+    pub(super) fn promote(&self, network: SourceNetwork) {
+        let now = Instant::now();
+        self.state.lock().queue.promote(network, now);
+        self.release(now);
+    }
+
+    /// Lets all pass who may, and sets the clock for the next.
+    fn release(&self, now: Instant) {
+        let mut state = self.state.lock();
+        let (due, next) = state.queue.due(now, Ticket::is_closed);
+        let is_late = match (next, state.strikes_at) {
+            (Some(next), Some(strikes_at)) => next < strikes_at,
+            (Some(_), None) => true,
+            (None, _) => false,
+        };
+        if is_late {
+            state.strikes_at = next;
+        }
+        drop(state);
+        if is_late {
+            self.earlier.notify_one();
+        }
+        for ticket in due {
+            // Who has left meanwhile has wasted one token.
+            let _ = ticket.send(());
+        }
+    }
+
+    /// The clock. Runs for ever.
+    pub(super) async fn run(self: Arc<Self>) {
+        loop {
+            let strikes_at = self.state.lock().strikes_at;
+            match strikes_at {
+                None => self.earlier.notified().await,
+                Some(at) => {
+                    if timeout_at(at.into(), self.earlier.notified())
+                        .await
+                        .is_err()
+                    {
+                        self.state.lock().strikes_at = None;
+                        self.release(Instant::now());
+                    }
+                }
+            }
+        }
+    }
+}

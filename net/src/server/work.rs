@@ -1,0 +1,198 @@
+//! What may be done for whom at once, on the blocking threads.
+//!
+//! The threads are few, and a search keeps a processor or a disk busy for seconds. So each member
+//! has a bound, each network has half of all, and what is freed goes to whoever has the least.
+//! Searches are counted apart: however many wait, what a listing needs stays free.
+
+use std::io;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+use tokio::task;
+
+use crate::fairness::{FairPermits, Holder, Holding, PermitBounds};
+
+/// The permits for one kind of work.
+#[derive(Clone)]
+pub(super) struct WorkPool(Arc<Mutex<FairPermits<oneshot::Sender<Permit>>>>);
+
+impl WorkPool {
+    /// `all` at once, `per_key` of them for one member, and half of them for one network.
+    pub(super) fn new(all: usize, per_key: usize) -> Self {
+        Self(Arc::new(Mutex::new(FairPermits::new(PermitBounds {
+            all,
+            per_site: all.div_ceil(2),
+            per_key,
+        }))))
+    }
+
+    /// The part of `holder`.
+    pub(super) fn of(&self, holder: Holder) -> Work {
+        Work {
+            pool: self.clone(),
+            holder,
+        }
+    }
+
+    fn permit(&self, holding: Holding) -> Permit {
+        Permit {
+            pool: self.clone(),
+            holding: Some(holding),
+        }
+    }
+}
+
+/// One holder's part of the work.
+#[derive(Clone)]
+pub(super) struct Work {
+    pool: WorkPool,
+    holder: Holder,
+}
+
+impl Work {
+    /// Runs `job` on a blocking thread once this holder may have one more. Fails if `job` panics.
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> io::Result<T> {
+        let permit = self.permit().await?;
+        let job = task::spawn_blocking(move || {
+            let result = job();
+            drop(permit);
+            result
+        });
+        job.await.map_err(io::Error::other)
+    }
+
+    async fn permit(&self) -> io::Result<Permit> {
+        let granted = {
+            let mut permits = self.pool.0.lock();
+            match permits.begin(self.holder) {
+                Some(holding) => return Ok(self.pool.permit(holding)),
+                None => {
+                    let (waiter, granted) = oneshot::channel();
+                    permits.wait(self.holder, waiter);
+                    granted
+                }
+            }
+        };
+        granted.await.map_err(io::Error::other)
+    }
+}
+
+/// Permission for one job. Dropped, it goes to the next who waits.
+struct Permit {
+    pool: WorkPool,
+    holding: Option<Holding>,
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let Some(holding) = self.holding.take() else {
+            return;
+        };
+        let mut granted = Vec::new();
+        {
+            let mut permits = self.pool.0.lock();
+            permits.end(holding);
+            while let Some(next) = permits.next() {
+                granted.push(next);
+            }
+        }
+        for (waiter, holding) in granted {
+            // Who does not wait any more gives it back by dropping it, which takes the lock again.
+            let _ = waiter.send(self.pool.permit(holding));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
+    use super::super::harness::PATIENCE;
+    use super::*;
+    use crate::types::PeerId;
+
+    /// What must not have ended is given this long to do so.
+    const MOMENT: Duration = Duration::from_millis(50);
+
+    fn run(test: impl Future<Output = ()>) {
+        let runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = { runtime }.enable_time().build().unwrap();
+        runtime.block_on(test);
+    }
+
+    fn holder(network: u8, key: u8) -> Holder {
+        Holder::member(PeerId::from_bytes([key; 32]), [10, 0, 0, network].into())
+    }
+
+    type Job = task::JoinHandle<io::Result<()>>;
+
+    /// Work that lasts until the sender is dropped.
+    async fn held(work: Work) -> (mpsc::Sender<()>, Job) {
+        let (release, held) = mpsc::channel::<()>();
+        let job = move || {
+            let _released = held.recv();
+        };
+        let job = tokio::spawn(async move { work.run(job).await });
+        task::yield_now().await;
+        (release, job)
+    }
+
+    async fn ended(job: Job) {
+        timeout(PATIENCE, job).await.unwrap().unwrap().unwrap();
+    }
+
+    #[test]
+    fn searches_take_turns() {
+        run(async {
+            let searches = WorkPool::new(2, 1);
+            let (first, first_job) = held(searches.of(holder(1, 1))).await;
+            let (second, second_job) = held(searches.of(holder(1, 1))).await;
+            let (third, third_job) = held(searches.of(holder(2, 2))).await;
+            let next = searches.of(holder(3, 3));
+            assert!(timeout(MOMENT, next.run(|| ())).await.is_err());
+            assert!(!second_job.is_finished());
+            // Whoever waits for its own turn keeps nobody else's place.
+            drop(third);
+            ended(third_job).await;
+            timeout(PATIENCE, next.run(|| ())).await.unwrap().unwrap();
+            drop(first);
+            ended(first_job).await;
+            drop(second);
+            ended(second_job).await;
+        });
+    }
+
+    #[test]
+    fn keys_of_one_network_leave_half_of_all_free() {
+        run(async {
+            let searches = WorkPool::new(4, 1);
+            let mut flood = Vec::new();
+            for key in 0..8 {
+                flood.push(held(searches.of(holder(1, key))).await);
+            }
+            let friend = searches.of(holder(2, 99));
+            timeout(PATIENCE, friend.run(|| ())).await.unwrap().unwrap();
+        });
+    }
+
+    #[test]
+    fn who_gives_up_waiting_loses_no_permit() {
+        run(async {
+            let pool = WorkPool::new(1, 1);
+            let (release, job) = held(pool.of(holder(1, 1))).await;
+            let (_, waiting) = held(pool.of(holder(2, 2))).await;
+            waiting.abort();
+            drop(release);
+            ended(job).await;
+            let next = pool.of(holder(3, 3));
+            timeout(PATIENCE, next.run(|| ())).await.unwrap().unwrap();
+        });
+    }
+}

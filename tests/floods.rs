@@ -1,0 +1,211 @@
+//! Connections without end, of strangers and of members, keep no member out.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustls::{ClientConnection, StreamOwned};
+use serde_json::Value;
+use socket2::{Domain, Socket, Type};
+use tinyp2p_net::auth::{AddressSource, Alpn, Gate, Identity, Password};
+use tinyp2p_net::client::dial::TcpDialer;
+use tinyp2p_net::client::http::Client;
+use tinyp2p_net::types::Address;
+
+use crate::process::{eventually, within};
+use crate::swarm::{Node, PASSWORD, Swarm, next_address, tinyp2p};
+
+const SOON: Duration = Duration::from_secs(10);
+
+/// What a member does during a flood takes no longer, on a machine that has other things to do.
+const LIMIT: Duration = Duration::from_secs(15);
+
+/// The sockets of a flood, half of them from each of two addresses.
+const SOCKETS: usize = 300;
+
+/// Each socket needs a descriptor here, too.
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    setrlimit(Resource::Nofile, raised).expect("raise the number of open files");
+}
+
+/// A connection to `to` that comes from `from`.
+fn connect(from: Ipv4Addr, to: SocketAddr) -> std::io::Result<TcpStream> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.bind(&SocketAddr::from((from, 0)).into())?;
+    socket.connect_timeout(&to.into(), Duration::from_secs(1))?;
+    Ok(socket.into())
+}
+
+fn state_of_all_members(mount: &Node) -> Vec<String> {
+    let bytes = fs::read(mount.at(".tinyp2p/status.json")).expect("read the status");
+    let status: Value = serde_json::from_slice(&bytes).expect("a JSON object");
+    let members = status["members"].as_array().expect("members").iter();
+    members
+        .map(|member| member["state"].as_str().expect("a state").to_owned())
+        .collect()
+}
+
+/// A network of two whose first member is flooded, and how its members fare.
+struct Flooded {
+    swarm: Swarm,
+    node: Node,
+    mount: Node,
+}
+
+impl Flooded {
+    fn new() -> Self {
+        let swarm = Swarm::alone();
+        let node = swarm.node("a").file("file", "content").serve();
+        let mount = swarm.node("mount").peer(&node).mount();
+        eventually(SOON, "they meet", || mount.at("file").exists());
+        Self { swarm, node, mount }
+    }
+
+    /// Newcomers find it, and members list and read what they have not seen before.
+    fn expect_service(&self) {
+        for round in 0..2 {
+            let name = format!("new {round}");
+            let directory = self.node.share().join(&name);
+            fs::create_dir(&directory).expect("make a directory");
+            fs::write(directory.join("file"), &name).expect("write a file");
+            let (listed, file) = (self.mount.at(&name), self.mount.at(format!("{name}/file")));
+            let read = within(LIMIT, "a member lists and reads", move || {
+                let listed = fs::read_dir(listed).expect("list").count();
+                (listed, fs::read(file).expect("read"))
+            });
+            assert_eq!(read, (1, name.into_bytes()));
+            let address = self.node.address();
+            let found = tinyp2p(&self.swarm, &["search", PASSWORD, "file", &address], LIMIT);
+            assert!(found.expect_success().text().contains("file"));
+            assert_eq!(state_of_all_members(&self.mount), ["present"]);
+        }
+        let newcomer = self.swarm.node("new").peer(&self.node).mount();
+        eventually(LIMIT, "a new mount shows the files", || {
+            newcomer.at("file").exists()
+        });
+    }
+}
+
+/// Sockets that begin with `start` and say no more are held open, and opened again when closed.
+fn expect_service_during(start: &'static [u8]) {
+    raise_open_files();
+    let flooded = Flooded::new();
+    let (target, over) = (flooded.node.socket(), AtomicBool::new(false));
+    let sources = [next_address(), next_address()];
+    thread::scope(|scope| {
+        let over = &over;
+        let (filled, is_filled) = std::sync::mpsc::channel();
+        scope.spawn(move || {
+            let mut held: Vec<Option<TcpStream>> = Vec::new();
+            held.resize_with(SOCKETS, || None);
+            while !over.load(Ordering::Relaxed) {
+                for (number, place) in held.iter_mut().enumerate() {
+                    if place.as_ref().is_some_and(is_open) {
+                        continue;
+                    }
+                    let socket = connect(sources[number % 2], target);
+                    *place = socket.ok().filter(|mut socket| {
+                        // Closed again already, perhaps.
+                        socket.write_all(start).is_ok()
+                    });
+                }
+                let _ = filled.send(());
+                thread::sleep(Duration::from_millis(500));
+            }
+        });
+        is_filled.recv().expect("the flood has begun");
+        let ending = Ending(over);
+        flooded.expect_service();
+        drop(ending);
+    });
+}
+
+/// Ends the flood when the test ends, however it does.
+struct Ending<'a>(&'a AtomicBool);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+fn is_open(mut socket: &TcpStream) -> bool {
+    socket.set_nonblocking(true).expect("a socket");
+    let seen = socket.read(&mut [0]);
+    seen.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
+}
+
+#[test]
+fn silent_sockets_keep_no_member_out() {
+    expect_service_during(b"");
+}
+
+#[test]
+fn half_open_records_keep_no_member_out() {
+    expect_service_during(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03");
+}
+
+/// Opens connections in the name of one member and leaves them idle.
+fn idle(
+    address: SocketAddr,
+    from: Ipv4Addr,
+    count: usize,
+) -> Vec<StreamOwned<ClientConnection, TcpStream>> {
+    let password = Password::new(PASSWORD.into()).expect("a password");
+    let identity = Identity::ephemeral().expect("a key");
+    let gate = Arc::new(Gate::new(identity, password.stretch()).expect("a gate"));
+    let client = Client::new(Arc::clone(&gate), Arc::new(TcpDialer::default()));
+    let at = Address::new(address.ip().to_string(), address.port());
+    let by = Instant::now() + SOON;
+    let paired = client.connect(&at, None, AddressSource::Named, by);
+    paired.expect("pair").close();
+    let open = |_| {
+        let socket = connect(from, address).ok()?;
+        socket.set_read_timeout(Some(SOON)).ok()?;
+        let name = "node".try_into().expect("a name");
+        let tls = ClientConnection::new(gate.tls_client(Alpn::Http), name).ok()?;
+        let mut tls = StreamOwned::new(tls, socket);
+        tls.conn.complete_io(&mut tls.sock).ok()?;
+        Some(tls)
+    };
+    (0..count).filter_map(open).collect()
+}
+
+#[test]
+fn idle_connections_of_many_keys_make_room() {
+    raise_open_files();
+    let flooded = Flooded::new();
+    let (target, from) = (flooded.node.socket(), next_address());
+    // More than any node has places for.
+    let held: Vec<_> = thread::scope(|scope| {
+        let keys: Vec<_> = (0..18)
+            .map(|_| scope.spawn(move || idle(target, from, 64)))
+            .collect();
+        let held = keys.into_iter().map(|key| key.join().expect("a key"));
+        held.flatten().collect()
+    });
+    assert!(held.len() >= 512, "only {} connections", held.len());
+    flooded.expect_service();
+}
+
+#[test]
+fn a_node_takes_the_open_files_it_may_have() {
+    let swarm = Swarm::new();
+    let node = swarm.node("a").serve();
+    let limits = fs::read_to_string(format!("/proc/{}/limits", node.pid())).expect("read limits");
+    let line = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"));
+    let words: Vec<_> = line.expect("a line").split_whitespace().collect();
+    assert_eq!(words[3], words[4], "{line:?}");
+}
