@@ -10,6 +10,7 @@
 //! - [`peers`]: who is there. [`fanout`]: one question to everyone, under a deadline.
 //!   [`download`]: the bytes of one file, in time for its readers.
 //! - [`merkle`]: proof that bytes are what their content root says. [`cache`]: proven bytes on disk.
+//! - [`budget`]: how much of what members say may be in memory.
 //! - [`ledger`]: what came from whom. [`status`]: what the node is doing, as plain data.
 //! - [`node`]: builds all of it; the only file that knows every part.
 
@@ -17,6 +18,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod auth;
+pub mod budget;
 pub mod cache;
 pub mod client;
 pub mod config;
@@ -25,6 +27,7 @@ pub mod error;
 pub mod fanout;
 pub mod follow;
 pub mod generations;
+mod heap;
 mod lanes;
 pub mod ledger;
 pub mod legacy;
