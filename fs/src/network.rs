@@ -148,6 +148,15 @@ pub fn question(
     pattern: &str,
     budget: &Arc<ByteBudget>,
 ) -> impl Fn(&dyn Peer, Instant) -> Result<Held<Matches>, NetError> + Send + Sync + 'static {
+    at_most(MAX_FOUND, pattern, budget)
+}
+
+/// The same, until all together have found about `most`.
+fn at_most(
+    most: usize,
+    pattern: &str,
+    budget: &Arc<ByteBudget>,
+) -> impl Fn(&dyn Peer, Instant) -> Result<Held<Matches>, NetError> + Send + Sync + 'static {
     let (pattern, found) = (pattern.to_owned(), AtomicUsize::new(0));
     let room = Room {
         budget: Arc::clone(budget),
@@ -160,7 +169,7 @@ pub fn question(
         let matches = client::search_while(peer, &pattern, &room, deadline, |count| {
             let all = found.fetch_add(count - counted, Ordering::Relaxed) + count - counted;
             counted = count;
-            all + SearchPage::MAX_MATCHES <= MAX_FOUND && Instant::now() < deadline
+            all + SearchPage::MAX_MATCHES <= most && Instant::now() < deadline
         });
         if let Ok(matches) = &matches
             && let Some(error) = &matches.trouble
@@ -168,5 +177,27 @@ pub fn question(
             tracing::debug!(%error, "found only a part");
         }
         matches
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tinyp2p_net::testing::MemoryPeer;
+
+    use super::*;
+
+    #[test]
+    fn a_search_ends_once_all_have_found_enough() {
+        let peers = [1, 2].map(MemoryPeer::new);
+        for peer in &peers {
+            (0..4 * SearchPage::MAX_MATCHES).for_each(|number| {
+                peer.put(&number.to_string(), "x", 1);
+            });
+        }
+        let question = at_most(3 * SearchPage::MAX_MATCHES, ".", &Arc::default());
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let found = peers.map(|peer| question(&peer, deadline).unwrap().files.len());
+        let page = SearchPage::MAX_MATCHES;
+        assert_eq!(found, [3 * page, page], "the second stops at once");
     }
 }
