@@ -14,6 +14,9 @@ const WORTH_IT: usize = 16 << 20;
 /// So long after it, so that what is freed together is given back together, and never more often.
 const DELAY: Duration = Duration::from_secs(1);
 
+/// As long as so much is freed between two trims, there is another one: the last comes when it is quiet.
+const GOES_ON: usize = 1 << 20;
+
 /// Asks for a trim once enough was freed.
 #[derive(Default)]
 pub(crate) struct Trimmer {
@@ -31,10 +34,15 @@ impl Trimmer {
         let trimmer = Arc::clone(self);
         let thread = std::thread::Builder::new().name("trim".into());
         let spawned = thread.spawn(move || {
-            std::thread::sleep(DELAY);
-            trimmer.freed.store(0, Ordering::Relaxed);
+            loop {
+                std::thread::sleep(DELAY);
+                let freed = trimmer.freed.swap(0, Ordering::Relaxed);
+                trim();
+                if freed < GOES_ON {
+                    break;
+                }
+            }
             trimmer.is_due.store(false, Ordering::Relaxed);
-            trim();
         });
         if spawned.is_err() {
             self.is_due.store(false, Ordering::Relaxed);
