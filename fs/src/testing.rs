@@ -32,6 +32,14 @@ pub struct MemoryNetwork {
 }
 
 impl MemoryNetwork {
+    /// A network without members, whose answers take their memory from a budget of so many bytes.
+    pub fn with_budget(bytes: usize) -> Self {
+        Self {
+            fanout: Fanout::new("ask", ByteBudget::new(bytes)),
+            ..Self::default()
+        }
+    }
+
     /// Lets an honest member without files join; `seed` makes its identity.
     pub fn join(&self, name: &str, seed: u8) -> Arc<MemoryPeer> {
         let peer = Arc::new(MemoryPeer::new(seed));
