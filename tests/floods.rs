@@ -12,7 +12,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustls::{ClientConnection, StreamOwned};
 use serde_json::Value;
 use socket2::{Domain, Socket, Type};
-use tinyp2p_net::auth::{AddressSource, Alpn, Gate, Identity, Password};
+use tinyp2p_net::auth::{AddressSource, Alpn, Gate, GuessRecord, Identity, Password};
+use tinyp2p_net::budget::ByteBudget;
 use tinyp2p_net::client::dial::TcpDialer;
 use tinyp2p_net::client::http::Client;
 use tinyp2p_net::types::Address;
@@ -163,8 +164,14 @@ fn idle(
 ) -> Vec<StreamOwned<ClientConnection, TcpStream>> {
     let password = Password::new(PASSWORD.into()).expect("a password");
     let identity = Identity::ephemeral().expect("a key");
-    let gate = Arc::new(Gate::new(identity, password.stretch()).expect("a gate"));
-    let client = Client::new(Arc::clone(&gate), Arc::new(TcpDialer::default()));
+    let gate = Arc::new(
+        Gate::new(identity, password.stretch(), GuessRecord::in_memory()).expect("a gate"),
+    );
+    let client = Client::new(
+        Arc::clone(&gate),
+        Arc::new(TcpDialer::default()),
+        ByteBudget::new(1 << 20),
+    );
     let at = Address::new(address.ip().to_string(), address.port());
     let by = Instant::now() + SOON;
     let paired = client.connect(&at, None, AddressSource::Named, by);

@@ -11,18 +11,21 @@
 //! time ([`Busy`]) are left to the second, and so is what the thread cannot keep up with. What remains is the moment
 //! between a look and the lock.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fs::File;
 use std::io::{self, Write};
+use std::ops::Bound;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
-use parking_lot::Mutex;
-use tinyp2p_net::types::{MAX_NAME_BYTES, Name};
+use parking_lot::{Condvar, Mutex};
+use tinyp2p_net::types::{MAX_NAME_BYTES, Name, PeerId};
 
 /// Names that may wait for the thread.
 const MOST_WAITING: usize = 4096;
+
+/// Names of one member's news that may wait: a full poll. They have their turns with those of others.
+const MOST_OF_ONE: usize = 1024;
 
 /// `FUSE_NOTIFY_INVAL_ENTRY` of linux/fuse.h: the code of the message.
 const INVAL_ENTRY: i32 = 3;
@@ -71,27 +74,118 @@ impl Drop for Waiting {
 }
 
 /// The names that the kernel is to ask for again.
-pub struct Expirer(SyncSender<(u64, Name)>);
+pub struct Expirer(Arc<Waitlist>);
+
+/// Names that wait for the thread.
+#[derive(Default)]
+struct Waitlist {
+    turns: Mutex<Turns>,
+    come: Condvar,
+}
+
+/// The names that wait, by whose news they are. Pure.
+#[derive(Default)]
+struct Turns {
+    by_member: BTreeMap<PeerId, VecDeque<(u64, Name)>>,
+    /// Whose turn was last.
+    last: Option<PeerId>,
+    count: usize,
+    /// Nobody will put any more.
+    is_closed: bool,
+}
+
+impl Turns {
+    /// Lets one more wait, if there is room for one of `member`: at the end of all, for one of those with most.
+    fn put(&mut self, member: PeerId, parent: u64, name: Name) {
+        let its = self.by_member.get(&member).map_or(0, VecDeque::len);
+        if its >= MOST_OF_ONE {
+            return;
+        }
+        if self.count >= MOST_WAITING {
+            let longest = self.by_member.iter().max_by_key(|(_, names)| names.len());
+            let Some((longest, length)) = longest.map(|(member, names)| (*member, names.len()))
+            else {
+                return;
+            };
+            if length <= its + 1 {
+                return;
+            }
+            self.take_from(longest);
+        }
+        let names = self.by_member.entry(member).or_default();
+        names.push_back((parent, name));
+        self.count += 1;
+    }
+
+    /// The next one: of the member behind the one whose turn was last.
+    fn take(&mut self) -> Option<(u64, Name)> {
+        let behind = self.last.map(|last| {
+            let behind = (Bound::Excluded(last), Bound::Unbounded);
+            self.by_member
+                .range(behind)
+                .next()
+                .map(|(member, _)| *member)
+        });
+        let first = self.by_member.first_key_value().map(|(member, _)| *member);
+        let member = behind.flatten().or(first)?;
+        self.last = Some(member);
+        self.take_from(member)
+    }
+
+    fn take_from(&mut self, member: PeerId) -> Option<(u64, Name)> {
+        let names = self.by_member.get_mut(&member)?;
+        let name = names.pop_front();
+        self.count -= usize::from(name.is_some());
+        if names.is_empty() {
+            self.by_member.remove(&member);
+        }
+        name
+    }
+}
 
 impl Expirer {
     /// Writes to `device`, a descriptor of the mount's connection, unless the directory is `busy`. The thread ends
     /// with the value.
     pub fn start(device: OwnedFd, busy: Arc<Busy>) -> io::Result<Self> {
-        let (sender, names) = sync_channel(MOST_WAITING);
+        let waiting = Arc::new(Waitlist::default());
+        let names = Arc::clone(&waiting);
         let thread = std::thread::Builder::new().name("expire".into());
         thread.spawn(move || run(File::from(device), &busy, &names))?;
-        Ok(Self(sender))
+        Ok(Self(waiting))
     }
 
-    /// Lets the kernel ask again for `name` in the directory `parent`. Never waits.
-    pub fn expire(&self, parent: u64, name: Name) {
-        // Full, or at its end: the kernel asks after a second by itself.
-        let _ = self.0.try_send((parent, name));
+    /// Lets the kernel ask again for `name` in the directory `parent`, after news of `member`. Never waits.
+    pub fn expire(&self, member: PeerId, parent: u64, name: Name) {
+        // Without room for it, the kernel asks after a second by itself.
+        self.0.turns.lock().put(member, parent, name);
+        self.0.come.notify_one();
     }
 }
 
-fn run(mut device: File, busy: &Busy, names: &Receiver<(u64, Name)>) {
-    while let Ok((parent, name)) = names.recv() {
+impl Drop for Expirer {
+    fn drop(&mut self) {
+        self.0.turns.lock().is_closed = true;
+        self.0.come.notify_one();
+    }
+}
+
+impl Waitlist {
+    /// The next one, once there is one; `None` at the end.
+    fn next(&self) -> Option<(u64, Name)> {
+        let mut turns = self.turns.lock();
+        while !turns.is_closed {
+            let next = turns.take();
+            if next.is_some() {
+                return next;
+            }
+            self.come.wait(&mut turns);
+        }
+        None
+    }
+}
+
+fn run(mut device: File, busy: &Busy, names: &Waitlist) {
+    while let Some((parent, name)) = names.next() {
         if busy.has(parent) {
             continue;
         }
@@ -134,6 +228,36 @@ mod tests {
         assert!(busy.has(7));
         drop(second);
         assert!(!busy.has(7) && busy.0.lock().is_empty());
+    }
+
+    #[test]
+    fn names_of_a_flood_wait_behind_those_of_others() {
+        let id = |n: u16| {
+            let mut key = [0; 32];
+            key[..2].copy_from_slice(&n.to_le_bytes());
+            PeerId::from_bytes(key)
+        };
+        let name = |text: &str| Name::new(text.as_bytes()).unwrap();
+        let mut turns = Turns::default();
+        for number in 0..10 * MOST_OF_ONE {
+            turns.put(id(1), 1, name(&number.to_string()));
+        }
+        assert_eq!(turns.count, MOST_OF_ONE);
+        turns.put(id(2), 2, name("honest"));
+        turns.put(id(2), 2, name("second"));
+        let first: Vec<u64> = (0..4).filter_map(|_| Some(turns.take()?.0)).collect();
+        assert_eq!(first, [1, 2, 1, 2]);
+        for member in 3..20 {
+            for number in 0..MOST_OF_ONE {
+                turns.put(id(member), 1, name(&number.to_string()));
+            }
+        }
+        assert!(turns.count <= MOST_WAITING);
+        turns.put(id(30), 30, name("honest"));
+        let taken: Vec<u64> = (0..25).filter_map(|_| Some(turns.take()?.0)).collect();
+        assert!(taken.contains(&30));
+        while turns.take().is_some() {}
+        assert_eq!((turns.count, turns.by_member.len()), (0, 0));
     }
 
     #[test]

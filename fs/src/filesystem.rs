@@ -482,7 +482,7 @@ impl Filesystem {
 impl Listener for Filesystem {
     fn news(&self, member: PeerId, news: &News) {
         // First here: the kernel may ask again at once.
-        self.view.take_in(news);
+        self.view.take_in(member, news);
         self.trees.take_in(member, news);
         if let (News::Changed(changes), Some(expirer)) = (news, self.expirer.get()) {
             self.expire(member, changes, expirer);
@@ -508,16 +508,14 @@ impl Filesystem {
                 .iter()
                 .flat_map(|own| names.iter().map(move |n| (own, n)))
             {
-                expirer.expire(*own, name.clone());
+                expirer.expire(member, *own, name.clone());
             }
             let Some(parent) = parent else { continue };
             // What one name means decides under which other names its conflicts are shown.
-            let conflicts = self.view.renamed_in(&directory).into_iter();
-            let conflicts = conflicts.filter(|(_, original)| names.contains(original));
-            let shown: Vec<Name> = conflicts.map(|(shown, _)| shown).collect();
+            let shown = self.view.conflicts_of(&directory, &names);
             names.extend(shown);
             for name in names {
-                expirer.expire(parent, name);
+                expirer.expire(member, parent, name);
             }
         }
     }

@@ -9,9 +9,10 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use tinyp2p_net::Node;
-use tinyp2p_net::client::{self, Matches, Peer, Whole};
+use tinyp2p_net::budget::{ByteBudget, Held};
+use tinyp2p_net::client::{self, Matches, Peer, Room, Whole};
 use tinyp2p_net::error::Error as NetError;
-use tinyp2p_net::fanout::{Answer, Round};
+use tinyp2p_net::fanout::{Answer, Round, Whom};
 use tinyp2p_net::follow::Listener;
 use tinyp2p_net::status::Status;
 use tinyp2p_net::types::{Attributes, PeerId, RelPath, Version};
@@ -19,8 +20,14 @@ use tinyp2p_net::wire::{Listing, SearchPage};
 
 use crate::view::merge::Member;
 
-/// The most matches that a search takes in, of all members together; at about 200 bytes each.
+/// The most matches that a search takes in, of all members together, if there is room for them.
 pub const MAX_FOUND: usize = 4 * 65_536;
+
+/// Copies of its path that a match is taken apart into: directory and name, both as keys as well.
+const FOUND_PATHS: usize = 2;
+
+/// What else is made of a match at the same time: an entry, a row, an item, the places of its names in tables.
+const FOUND_BYTES: usize = 640;
 
 /// What is asked of members on somebody's behalf ends this long before his deadline, so that what has come by then
 /// reaches him in time.
@@ -28,13 +35,21 @@ pub(crate) const HANDING_OVER: Duration = Duration::from_millis(300);
 
 /// All members of the network, this node's own share included.
 pub trait Network: Send + Sync {
-    /// The whole of `directory` (all pages in one [`Listing`]) at every member; `Ok(None)` where there is none.
+    /// The whole of `directory` (all pages in one [`Listing`]) at every member among `whom`; `Ok(None)` where there is none.
     /// Members that are known to be absent answer their error at once; nobody is waited for beyond `deadline`.
     /// One that is not waited for because it is slow may appear twice: with that error, and with what it last said.
-    fn list(&self, directory: &RelPath, deadline: Instant) -> Round<Option<Listing>>;
+    fn list(
+        &self,
+        whom: &Whom,
+        directory: &RelPath,
+        deadline: Instant,
+    ) -> Round<Option<Held<Listing>>>;
 
-    /// The attributes of one path at every member; `Ok(None)` where it is not shared.
-    fn stat(&self, path: &RelPath, deadline: Instant) -> Round<Option<Attributes>>;
+    /// The attributes of one path at every member among `whom`; `Ok(None)` where it is not shared.
+    fn stat(&self, whom: &Whom, path: &RelPath, deadline: Instant) -> Round<Option<Attributes>>;
+
+    /// What answers take their memory from.
+    fn budget(&self) -> &Arc<ByteBudget>;
 
     /// Another number whenever members have come or gone.
     fn revision(&self) -> u64;
@@ -42,25 +57,9 @@ pub trait Network: Send + Sync {
     /// Tells `listener` from now on when what members said no longer holds, for as long as it lives.
     fn listen(&self, listener: Weak<dyn Listener>);
 
-    /// As [`Network::list`], of one member alone. No answer at all when nobody knows that member.
-    fn list_at(
-        &self,
-        member: PeerId,
-        directory: &RelPath,
-        deadline: Instant,
-    ) -> Round<Option<Listing>>;
-
-    /// As [`Network::stat`], of one member alone.
-    fn stat_at(
-        &self,
-        member: PeerId,
-        path: &RelPath,
-        deadline: Instant,
-    ) -> Round<Option<Attributes>>;
-
     /// The files whose names match `pattern` at every member, as far as they come by `deadline`, and at
     /// most about [`MAX_FOUND`] of them.
-    fn search(&self, pattern: &str, deadline: Instant) -> Vec<Answer<Matches>>;
+    fn search(&self, pattern: &str, deadline: Instant) -> Vec<Answer<Held<Matches>>>;
 
     /// All who are there, or were and do not answer now, by their names; this node is among them if it
     /// shares something. Never waits.
@@ -87,12 +86,21 @@ pub trait Network: Send + Sync {
 }
 
 impl Network for Node {
-    fn list(&self, directory: &RelPath, deadline: Instant) -> Round<Option<Listing>> {
-        Self::list(self, directory, deadline)
+    fn list(
+        &self,
+        whom: &Whom,
+        directory: &RelPath,
+        deadline: Instant,
+    ) -> Round<Option<Held<Listing>>> {
+        Self::list(self, whom, directory, deadline)
     }
 
-    fn stat(&self, path: &RelPath, deadline: Instant) -> Round<Option<Attributes>> {
-        Self::stat(self, path, deadline)
+    fn stat(&self, whom: &Whom, path: &RelPath, deadline: Instant) -> Round<Option<Attributes>> {
+        Self::stat(self, whom, path, deadline)
+    }
+
+    fn budget(&self) -> &Arc<ByteBudget> {
+        Self::budget(self)
     }
 
     fn revision(&self) -> u64 {
@@ -103,26 +111,8 @@ impl Network for Node {
         Self::listen(self, listener);
     }
 
-    fn list_at(
-        &self,
-        member: PeerId,
-        directory: &RelPath,
-        deadline: Instant,
-    ) -> Round<Option<Listing>> {
-        Self::list_at(self, member, directory, deadline)
-    }
-
-    fn stat_at(
-        &self,
-        member: PeerId,
-        path: &RelPath,
-        deadline: Instant,
-    ) -> Round<Option<Attributes>> {
-        Self::stat_at(self, member, path, deadline)
-    }
-
-    fn search(&self, pattern: &str, deadline: Instant) -> Vec<Answer<Matches>> {
-        self.ask_for_search(deadline, question(pattern))
+    fn search(&self, pattern: &str, deadline: Instant) -> Vec<Answer<Held<Matches>>> {
+        self.ask_for_search(deadline, question(pattern, Self::budget(self)))
     }
 
     fn members(&self) -> Vec<Member> {
@@ -162,26 +152,61 @@ impl Network for Node {
     }
 }
 
-/// What each member is asked in a search.
+/// What each member is asked in a search, within `budget`.
 pub fn question(
     pattern: &str,
-) -> impl Fn(&dyn Peer, Instant) -> Result<Matches, NetError> + Send + Sync + 'static {
+    budget: &Arc<ByteBudget>,
+) -> impl Fn(&dyn Peer, Instant) -> Result<Held<Matches>, NetError> + Send + Sync + 'static {
+    at_most(MAX_FOUND, pattern, budget)
+}
+
+/// The same, until all together have found about `most`.
+fn at_most(
+    most: usize,
+    pattern: &str,
+    budget: &Arc<ByteBudget>,
+) -> impl Fn(&dyn Peer, Instant) -> Result<Held<Matches>, NetError> + Send + Sync + 'static {
     let (pattern, found) = (pattern.to_owned(), AtomicUsize::new(0));
+    let room = Room {
+        budget: Arc::clone(budget),
+        paths: FOUND_PATHS,
+        each: FOUND_BYTES,
+    };
     move |peer, deadline| {
         let deadline = deadline.checked_sub(HANDING_OVER).unwrap_or(deadline);
         let mut counted = 0;
-        let matches = client::search_while(peer, &pattern, deadline, |count| {
+        let matches = client::search_while(peer, &pattern, &room, deadline, |count| {
             let all = found.fetch_add(count - counted, Ordering::Relaxed) + count - counted;
             counted = count;
-            all + SearchPage::MAX_MATCHES <= MAX_FOUND && Instant::now() < deadline
+            all + SearchPage::MAX_MATCHES <= most && Instant::now() < deadline
         });
-        if let Ok(Matches {
-            trouble: Some(error),
-            ..
-        }) = &matches
+        if let Ok(matches) = &matches
+            && let Some(error) = &matches.trouble
         {
             tracing::debug!(%error, "found only a part");
         }
         matches
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tinyp2p_net::testing::MemoryPeer;
+
+    use super::*;
+
+    #[test]
+    fn a_search_ends_once_all_have_found_enough() {
+        let peers = [1, 2].map(MemoryPeer::new);
+        for peer in &peers {
+            (0..4 * SearchPage::MAX_MATCHES).for_each(|number| {
+                peer.put(&number.to_string(), "x", 1);
+            });
+        }
+        let question = at_most(3 * SearchPage::MAX_MATCHES, ".", &Arc::default());
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let found = peers.map(|peer| question(&peer, deadline).unwrap().files.len());
+        let page = SearchPage::MAX_MATCHES;
+        assert_eq!(found, [3 * page, page], "the second stops at once");
     }
 }

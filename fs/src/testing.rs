@@ -2,13 +2,14 @@
 //! [`MemoryPeer`]s, so each can be slow, frozen, cut off, lying or gone.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Instant;
 
 use parking_lot::Mutex;
+use tinyp2p_net::budget::{ByteBudget, Held};
 use tinyp2p_net::client::{Matches, Peer, Told};
-use tinyp2p_net::fanout::{Answer, Asked, Fanout, Round};
-use tinyp2p_net::follow::{Listener, News};
+use tinyp2p_net::fanout::{Answer, Asked, Fanout, Round, Whom};
+use tinyp2p_net::follow::{Followers, Listener, News};
 use tinyp2p_net::status::{MemberStatus, Status};
 use tinyp2p_net::testing::MemoryPeer;
 use tinyp2p_net::types::{Attributes, PeerId, RelPath};
@@ -26,9 +27,19 @@ pub struct MemoryNetwork {
     listeners: Mutex<Vec<Weak<dyn Listener>>>,
     /// Members that have something new to say are heard of.
     watched: AtomicBool,
+    /// Polls those who watch what they say, if the test wants it.
+    followers: OnceLock<Arc<Followers>>,
 }
 
 impl MemoryNetwork {
+    /// A network without members, whose answers take their memory from a budget of so many bytes.
+    pub fn with_budget(bytes: usize) -> Self {
+        Self {
+            fanout: Fanout::new("ask", ByteBudget::new(bytes)),
+            ..Self::default()
+        }
+    }
+
     /// Lets an honest member without files join; `seed` makes its identity.
     pub fn join(&self, name: &str, seed: u8) -> Arc<MemoryPeer> {
         let peer = Arc::new(MemoryPeer::new(seed));
@@ -58,6 +69,12 @@ impl MemoryNetwork {
         self.watched.store(true, Ordering::SeqCst);
     }
 
+    /// What members with a counter say is followed from now on, as a node does. To be called before anybody listens.
+    pub fn follow(&self) {
+        self.followers
+            .get_or_init(|| Followers::new(Box::new(|_, _| {})));
+    }
+
     /// Tells all who listen what is new at `member`.
     pub fn tell(&self, member: PeerId, news: &News) {
         let listeners = self.listeners.lock().clone();
@@ -66,8 +83,23 @@ impl MemoryNetwork {
         }
     }
 
-    fn round<T>(&self, answers: Vec<Answer<Told<T>>>) -> Round<T> {
-        let watched = answers.iter().all(|answer| answer.result.is_ok());
+    fn round<T>(&self, asked: &[Asked], answers: Vec<Answer<Told<T>>>) -> Round<T> {
+        let now = Instant::now();
+        let is_watched = |answer: &Answer<Told<T>>| {
+            let Ok(told) = &answer.result else {
+                return false;
+            };
+            let peer = asked.iter().find(|asked| asked.peer.id() == answer.member);
+            match (self.followers.get(), told.counter, peer) {
+                (Some(followers), Some(counter), Some(asked)) => {
+                    followers.follow(&asked.peer, counter, now)
+                }
+                _ => self.watched.load(Ordering::SeqCst),
+            }
+        };
+        let watched = answers.iter().filter(|answer| is_watched(answer));
+        let mut watched: Vec<PeerId> = watched.map(|answer| answer.member).collect();
+        watched.sort_unstable();
         let answers = answers.into_iter().map(|answer| Answer {
             member: answer.member,
             name: answer.name,
@@ -75,7 +107,8 @@ impl MemoryNetwork {
         });
         Round {
             answers: answers.collect(),
-            watched: watched && self.watched.load(Ordering::SeqCst),
+            is_all_watched: watched.len() == asked.len(),
+            watched,
             revision: self.revision(),
         }
     }
@@ -98,20 +131,31 @@ impl MemoryNetwork {
         asked.collect()
     }
 
-    fn only(&self, member: PeerId) -> Vec<Asked> {
+    fn among(&self, whom: &Whom) -> Vec<Asked> {
         let mut asked = self.asked();
-        asked.retain(|asked| asked.peer.id() == member);
+        asked.retain(|asked| whom.includes(asked.peer.id()));
         asked
     }
 }
 
 impl Network for MemoryNetwork {
-    fn list(&self, directory: &RelPath, deadline: Instant) -> Round<Option<Listing>> {
-        self.round(self.fanout.list(&self.asked(), directory, deadline))
+    fn list(
+        &self,
+        whom: &Whom,
+        directory: &RelPath,
+        deadline: Instant,
+    ) -> Round<Option<Held<Listing>>> {
+        let asked = self.among(whom);
+        self.round(&asked, self.fanout.list(&asked, whom, directory, deadline))
     }
 
-    fn stat(&self, path: &RelPath, deadline: Instant) -> Round<Option<Attributes>> {
-        self.round(self.fanout.stat(&self.asked(), path, deadline))
+    fn stat(&self, whom: &Whom, path: &RelPath, deadline: Instant) -> Round<Option<Attributes>> {
+        let asked = self.among(whom);
+        self.round(&asked, self.fanout.stat(&asked, whom, path, deadline))
+    }
+
+    fn budget(&self) -> &Arc<ByteBudget> {
+        self.fanout.budget()
     }
 
     fn revision(&self) -> u64 {
@@ -119,29 +163,15 @@ impl Network for MemoryNetwork {
     }
 
     fn listen(&self, listener: Weak<dyn Listener>) {
+        if let Some(followers) = self.followers.get() {
+            followers.listen(Weak::clone(&listener));
+        }
         self.listeners.lock().push(listener);
     }
 
-    fn list_at(
-        &self,
-        member: PeerId,
-        directory: &RelPath,
-        deadline: Instant,
-    ) -> Round<Option<Listing>> {
-        self.round(self.fanout.list(&self.only(member), directory, deadline))
-    }
-
-    fn stat_at(
-        &self,
-        member: PeerId,
-        path: &RelPath,
-        deadline: Instant,
-    ) -> Round<Option<Attributes>> {
-        self.round(self.fanout.stat(&self.only(member), path, deadline))
-    }
-
-    fn search(&self, pattern: &str, deadline: Instant) -> Vec<Answer<Matches>> {
-        self.fanout.ask(&self.asked(), deadline, question(pattern))
+    fn search(&self, pattern: &str, deadline: Instant) -> Vec<Answer<Held<Matches>>> {
+        let question = question(pattern, self.budget());
+        self.fanout.ask(&self.asked(), deadline, question)
     }
 
     fn members(&self) -> Vec<Member> {

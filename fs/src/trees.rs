@@ -8,9 +8,10 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use tinyp2p_net::budget::{ByteBudget, Held};
 use tinyp2p_net::client::{Matches, Peer, Whole};
 use tinyp2p_net::download::{Siblings, Small};
-use tinyp2p_net::fanout::{Answer, Round};
+use tinyp2p_net::fanout::{Answer, Round, Whom};
 use tinyp2p_net::follow::{Listener, News};
 use tinyp2p_net::status::Status;
 use tinyp2p_net::types::{Attributes, PeerId, RelPath};
@@ -86,7 +87,7 @@ impl Trees {
     pub fn take_in(&self, member: PeerId, news: &News) {
         let view = self.in_use(member);
         if let Some(view) = view {
-            view.take_in(news);
+            view.take_in(member, news);
         }
     }
 
@@ -126,13 +127,31 @@ struct Alone {
     member: PeerId,
 }
 
+impl Alone {
+    fn of(&self, whom: &Whom) -> Whom {
+        Whom {
+            only: Some(self.member),
+            ..whom.clone()
+        }
+    }
+}
+
 impl Network for Alone {
-    fn list(&self, directory: &RelPath, deadline: Instant) -> Round<Option<Listing>> {
-        self.network.list_at(self.member, directory, deadline)
+    fn list(
+        &self,
+        whom: &Whom,
+        directory: &RelPath,
+        deadline: Instant,
+    ) -> Round<Option<Held<Listing>>> {
+        self.network.list(&self.of(whom), directory, deadline)
     }
 
-    fn stat(&self, path: &RelPath, deadline: Instant) -> Round<Option<Attributes>> {
-        self.network.stat_at(self.member, path, deadline)
+    fn stat(&self, whom: &Whom, path: &RelPath, deadline: Instant) -> Round<Option<Attributes>> {
+        self.network.stat(&self.of(whom), path, deadline)
+    }
+
+    fn budget(&self) -> &Arc<ByteBudget> {
+        self.network.budget()
     }
 
     fn revision(&self) -> u64 {
@@ -143,25 +162,7 @@ impl Network for Alone {
         self.network.listen(listener);
     }
 
-    fn list_at(
-        &self,
-        member: PeerId,
-        directory: &RelPath,
-        deadline: Instant,
-    ) -> Round<Option<Listing>> {
-        self.network.list_at(member, directory, deadline)
-    }
-
-    fn stat_at(
-        &self,
-        member: PeerId,
-        path: &RelPath,
-        deadline: Instant,
-    ) -> Round<Option<Attributes>> {
-        self.network.stat_at(member, path, deadline)
-    }
-
-    fn search(&self, pattern: &str, deadline: Instant) -> Vec<Answer<Matches>> {
+    fn search(&self, pattern: &str, deadline: Instant) -> Vec<Answer<Held<Matches>>> {
         let mut answers = self.network.search(pattern, deadline);
         answers.retain(|answer| answer.member == self.member);
         answers

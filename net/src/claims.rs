@@ -1,6 +1,7 @@
 //! What members say of their files, whatever form it comes in: each content root in it is a claim, and may
 //! have been found to be wrong ([`Engine::disbelieve`](crate::download::Engine::disbelieve)).
 
+use crate::budget::Held;
 use crate::client::{Matches, Told};
 use crate::types::{Attributes, RelPath};
 use crate::wire::Listing;
@@ -36,6 +37,12 @@ impl FileClaims for Vec<(RelPath, Attributes)> {
 impl FileClaims for Matches {
     fn each_file(&mut self, check: &mut dyn FnMut(&mut Attributes)) {
         self.files.each_file(check);
+    }
+}
+
+impl<T: FileClaims> FileClaims for Held<T> {
+    fn each_file(&mut self, check: &mut dyn FnMut(&mut Attributes)) {
+        self.value_mut().each_file(check);
     }
 }
 

@@ -50,6 +50,9 @@ pub struct Config {
     pub discovery: bool,
     /// The bytes that the windows of all open files together aim to stay below.
     pub memory: u64,
+    /// The most bytes that what members say may take, with what is made of it; [`DEFAULT_ANSWERS`](crate::budget::DEFAULT_ANSWERS)
+    /// where nothing is known of what will be asked.
+    pub answers: usize,
     /// Where blocks that were read are kept; `None` keeps them in memory only.
     pub cache: Option<CacheConfig>,
     /// The addresses that the user named.

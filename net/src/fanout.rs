@@ -14,13 +14,14 @@ mod pace;
 mod tests;
 
 use std::collections::HashSet;
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Weak, mpsc};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use self::late::Late;
+use self::late::LateListings;
 use self::pace::Pace;
+use crate::budget::{ByteBudget, Held, Relieve};
 use crate::client::{self, Peer, Told};
 use crate::error::Error;
 use crate::lanes::Lanes;
@@ -56,16 +57,48 @@ pub struct Answer<T> {
 }
 
 /// All answers to one question about what members share.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Round<T> {
-    /// One for each member.
+    /// One for each member that was asked.
     pub answers: Vec<Answer<T>>,
-    /// True if every member that is there has answered, and they will all be heard of when what they said no longer
-    /// holds: the answers may be gone by for [`PROMISE`](crate::config::PROMISE), unless a
-    /// [`Listener`](crate::follow::Listener) is told otherwise or `revision` is no longer the present one.
-    pub watched: bool,
+    /// Those whose answers may be gone by for [`PROMISE`](crate::config::PROMISE), unless a
+    /// [`Listener`](crate::follow::Listener) is told otherwise. Sorted.
+    pub watched: Vec<PeerId>,
+    /// True if these are all who were asked and are there.
+    pub is_all_watched: bool,
     /// Which members there were.
     pub revision: u64,
+}
+
+/// Whom to ask.
+#[derive(Clone, Default, Debug)]
+pub struct Whom {
+    /// This member alone, if any.
+    pub only: Option<PeerId>,
+    /// Not these, as what they say is known. Sorted.
+    pub known: Vec<PeerId>,
+    /// True if one of the known has what is asked for, so that nobody has to wait for it.
+    pub is_found: bool,
+}
+
+impl Whom {
+    /// All members.
+    pub fn everyone() -> Self {
+        Self::default()
+    }
+
+    /// One of them.
+    pub fn only(member: PeerId) -> Self {
+        Self {
+            only: Some(member),
+            ..Self::default()
+        }
+    }
+
+    /// True if `member` is to be asked.
+    pub fn includes(&self, member: PeerId) -> bool {
+        self.only.is_none_or(|only| only == member) && self.known.binary_search(&member).is_err()
+    }
 }
 
 /// Someone to ask.
@@ -83,25 +116,35 @@ pub struct Fanout {
     /// For those who are not waited for, so that their backlog does not make them seem frozen.
     slow_lanes: Lanes,
     pace: Arc<Mutex<Pace>>,
-    late: Arc<Mutex<Late>>,
+    late: Arc<LateListings>,
+    budget: Arc<ByteBudget>,
 }
 
 impl Default for Fanout {
     fn default() -> Self {
-        Self::new("ask")
+        Self::new("ask", Arc::default())
     }
 }
 
 impl Fanout {
     /// A fan-out with lanes of its own, whose threads have this name: however many questions fill
-    /// these, those of another do not wait.
-    pub fn new(name: &'static str) -> Self {
+    /// these, those of another do not wait. Listings take their memory from `budget`.
+    pub fn new(name: &'static str, budget: Arc<ByteBudget>) -> Self {
+        let late = Arc::default();
+        let keeper: Weak<dyn Relieve> = Arc::downgrade(&late) as Weak<_>;
+        budget.ask_for_room(keeper);
         Self {
+            budget,
             lanes: Lanes::new(name, CALLS_PER_MEMBER, WAITING_PER_MEMBER),
             slow_lanes: Lanes::new("ask-slow", CALLS_PER_MEMBER, WAITING_FOR_SLOW),
             pace: Arc::default(),
-            late: Arc::default(),
+            late,
         }
+    }
+
+    /// What its answers take their memory from.
+    pub fn budget(&self) -> &Arc<ByteBudget> {
+        &self.budget
     }
 
     /// Puts `question` to all of `members` and returns one answer for each, in their order, by
@@ -112,49 +155,58 @@ impl Fanout {
         T: Send + 'static,
         Q: Fn(&dyn Peer, Instant) -> Result<T, Error> + Send + Sync + 'static,
     {
-        self.ask_promptly(members, &HashSet::new(), deadline, question, |_| true)
+        self.ask_promptly(
+            members,
+            (&HashSet::new(), false),
+            deadline,
+            question,
+            |_| true,
+        )
     }
 
-    /// The whole of `directory` at every one of `members`, by `deadline`. Slow members are not waited for
-    /// once somebody has it: their answer is an [`Error::Slow`], beside what they last said of the
-    /// directory, if that is known.
+    /// The whole of `directory` at every one of `members`, which are those among `whom` who are there, by `deadline`. Slow
+    /// members are not waited for once somebody has it: their answer is an [`Error::Slow`], beside what they last said of
+    /// the directory, if that is known.
     pub fn list(
         &self,
         members: &[Asked],
+        whom: &Whom,
         directory: &RelPath,
         deadline: Instant,
-    ) -> Vec<Answer<Told<Option<Listing>>>> {
-        let slow = self.slow(members);
+    ) -> Vec<Answer<Told<Option<Held<Listing>>>>> {
+        let slow = self.slow(members, whom);
         let (wanted, is_slow) = (directory.clone(), slow.clone());
         let (pace, late) = (Arc::clone(&self.pace), Arc::clone(&self.late));
+        let budget = Arc::clone(&self.budget);
         let question = move |peer: &dyn Peer, deadline| {
             let begun = Instant::now();
-            let answer = client::list(peer, &wanted, deadline);
+            let answer = client::list(peer, &wanted, &budget, deadline);
             let now = Instant::now();
-            let is_small = |told: &Told<Option<Listing>>| {
+            let is_small = |told: &Told<Option<Held<Listing>>>| {
                 let listing = told.answer.as_ref();
                 listing.is_none_or(|listing| listing.entries.len() <= SMALL_LISTING)
             };
             note(&pace, peer, &answer, is_small, now - begun);
             if is_slow.contains(&peer.id()) && !matches!(&answer, Err(error) if error.is_absence())
             {
-                let listing = answer.as_ref().ok().and_then(|told| told.answer.clone());
-                late.lock().put(peer.id(), wanted.clone(), listing, now);
+                let listing = answer.as_ref().ok().and_then(|told| told.answer.as_ref());
+                late.put(peer.id(), &wanted, listing, now);
             }
             answer
         };
-        let mut answers = self.ask_promptly(members, &slow, deadline, question, |told| {
+        let slow = (&slow, whom.is_found);
+        let mut answers = self.ask_promptly(members, slow, deadline, question, |told| {
             told.answer.is_some()
         });
-        let (late, now) = (self.late.lock(), Instant::now());
+        let now = Instant::now();
         let unanswered = answers.iter().filter(|answer| is_slow_error(answer));
         let earlier = unanswered.filter_map(|answer| {
-            let listing = late.get(answer.member, directory, now)?;
+            let listing = self.late.get(answer.member, directory, now)?;
             Some(Answer {
                 member: answer.member,
                 name: Arc::clone(&answer.name),
                 result: Ok(Told {
-                    answer: Some(listing.clone()),
+                    answer: Some(listing),
                     counter: None,
                 }),
             })
@@ -169,10 +221,11 @@ impl Fanout {
     pub fn stat(
         &self,
         members: &[Asked],
+        whom: &Whom,
         path: &RelPath,
         deadline: Instant,
     ) -> Vec<Answer<Told<Option<Attributes>>>> {
-        let slow = self.slow(members);
+        let slow = self.slow(members, whom);
         let (path, pace) = (path.clone(), Arc::clone(&self.pace));
         let question = move |peer: &dyn Peer, deadline| {
             let begun = Instant::now();
@@ -180,22 +233,23 @@ impl Fanout {
             note(&pace, peer, &answer, |_| true, begun.elapsed());
             answer
         };
-        self.ask_promptly(members, &slow, deadline, question, |told| {
+        let slow = (&slow, whom.is_found);
+        self.ask_promptly(members, slow, deadline, question, |told| {
             told.answer.is_some()
         })
     }
 
-    fn slow(&self, members: &[Asked]) -> HashSet<PeerId> {
+    fn slow(&self, members: &[Asked], whom: &Whom) -> HashSet<PeerId> {
         let asked = members.iter().map(|asked| asked.peer.id());
-        self.pace.lock().slow(asked)
+        self.pace.lock().slow(asked, whom.known.len())
     }
 
     /// As [`Fanout::ask`], but those who are `slow` are waited for only until all others have answered,
-    /// if one of all these answers `suffices`.
+    /// if one of all these answers `suffices`, or what is known already does.
     fn ask_promptly<T, Q>(
         &self,
         members: &[Asked],
-        slow: &HashSet<PeerId>,
+        (slow, mut is_enough): (&HashSet<PeerId>, bool),
         deadline: Instant,
         question: Q,
         suffices: impl Fn(&T) -> bool,
@@ -241,7 +295,6 @@ impl Fanout {
             });
         }
         drop(sender);
-        let mut is_enough = false;
         while prompt_ones > 0 || (slow_ones > 0 && !is_enough) {
             let left = deadline.saturating_duration_since(Instant::now());
             // Disconnection before every answer came means that a question panicked.

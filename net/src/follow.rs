@@ -7,6 +7,11 @@
 //!
 //! An answer may be gone by only if its counter is no older than the poll's first: what happened before nobody
 //! would tell.
+//!
+//! News cost whoever hears them, so nobody may have any number of them ([`allowance`]). A member with more is not followed for a
+//! while, each time for longer: its answers count for as long as those that nobody watches.
+
+mod allowance;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -19,6 +24,7 @@ use crate::config::PROMISE;
 use crate::error::Error;
 use crate::types::PeerId;
 use crate::wire::{Change, ChangesRequest, Request, Response};
+use allowance::{Allowance, Floods};
 
 /// How long a poll asks the member to wait. Together with [`GRACE`] the time after which a member that has fallen
 /// silent is no longer believed.
@@ -32,6 +38,9 @@ const PACE: Duration = Duration::from_millis(15);
 
 /// A member whose poll has failed is not polled again for this long.
 const PAUSE: Duration = Duration::from_secs(2);
+
+/// Members that are followed at once: each takes a thread.
+const MAX_FOLLOWED: usize = 1024;
 
 /// What is new at a member.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -54,8 +63,9 @@ type Report = Box<dyn Fn(PeerId, &Error) + Send + Sync>;
 /// The members that are followed.
 pub struct Followers {
     followed: Mutex<HashMap<PeerId, Followed>>,
-    /// When polls of members failed that answered other questions.
-    failed: Mutex<HashMap<PeerId, Instant>>,
+    /// Until when members are not followed whose polls failed, or that had too much to say.
+    paused: Mutex<HashMap<PeerId, Instant>>,
+    floods: Mutex<Floods>,
     listeners: RwLock<Vec<Weak<dyn Listener>>>,
     report: Report,
 }
@@ -74,7 +84,8 @@ impl Followers {
     pub fn new(report: Report) -> Arc<Self> {
         Arc::new(Self {
             followed: Mutex::default(),
-            failed: Mutex::default(),
+            paused: Mutex::default(),
+            floods: Mutex::default(),
             listeners: RwLock::default(),
             report,
         })
@@ -98,7 +109,7 @@ impl Followers {
             }
             return is_good;
         }
-        if self.has_just_failed(peer.id(), now) {
+        if followed.len() >= MAX_FOLLOWED || self.is_paused(peer.id(), now) {
             return false;
         }
         let new = Followed {
@@ -141,10 +152,17 @@ impl Followers {
         is_needed
     }
 
-    fn has_just_failed(&self, member: PeerId, now: Instant) -> bool {
-        let mut failed = self.failed.lock();
-        failed.retain(|_, then| now.saturating_duration_since(*then) < PAUSE);
-        failed.contains_key(&member)
+    fn is_paused(&self, member: PeerId, now: Instant) -> bool {
+        let mut paused = self.paused.lock();
+        paused.retain(|_, until| now < *until);
+        paused.contains_key(&member)
+    }
+
+    /// Ends the poll of `peer`, and lets nobody begin another one before `until`.
+    fn end(&self, peer: &dyn Peer, until: Instant) {
+        self.paused.lock().insert(peer.id(), until);
+        self.forget(peer);
+        self.tell(peer.id(), &News::Lost);
     }
 
     fn forget(&self, peer: &dyn Peer) {
@@ -167,6 +185,7 @@ impl Followed {
 /// Polls one member until nobody needs it, or it fails.
 fn run(followers: &Weak<Followers>, peer: &dyn Peer, counter: u64) {
     let mut since = counter;
+    let mut allowance = Allowance::new(Instant::now());
     loop {
         {
             let Some(followers) = followers.upgrade() else {
@@ -185,7 +204,15 @@ fn run(followers: &Weak<Followers>, peer: &dyn Peer, counter: u64) {
         match answer {
             Ok(Response::Changes(changes)) => {
                 since = changes.counter;
-                if !changes.changes.is_empty() {
+                let count = changes.changes.len();
+                if count > 0 {
+                    let now = Instant::now();
+                    if !allowance.takes(count, now) {
+                        let pause = followers.floods.lock().note(peer.id(), now);
+                        let seconds = pause.as_secs();
+                        tracing::info!(member = ?peer.id(), seconds, "changes too much to be followed");
+                        return followers.end(peer, now + pause);
+                    }
                     followers.tell(peer.id(), &News::Changed(changes.changes));
                 }
                 drop(followers);
@@ -197,9 +224,7 @@ fn run(followers: &Weak<Followers>, peer: &dyn Peer, counter: u64) {
                     Ok(_) => Error::misbehaved(peer.id().short(), "an answer to another question"),
                 };
                 tracing::debug!(member = ?peer.id(), %error, "changes are no longer heard of");
-                followers.failed.lock().insert(peer.id(), Instant::now());
-                followers.forget(peer);
-                followers.tell(peer.id(), &News::Lost);
+                followers.end(peer, Instant::now() + PAUSE);
                 (followers.report)(peer.id(), &error);
                 return;
             }
@@ -310,6 +335,25 @@ mod tests {
         assert!(followers.follow(&dynamic(&peer), peer.counter(), now));
         let again = Arc::new(MemoryPeer::new(1));
         assert!(!followers.follow(&dynamic(&again), u64::MAX, now));
+    }
+
+    #[test]
+    fn a_flood_of_news_ends_the_promise_for_ever_longer() {
+        let (followers, ear, peer) = setting();
+        peer.behave(Behaviour::Flooding(1024, false));
+        let begun = Instant::now();
+        let mut times = 0;
+        let mut lost = 0;
+        while begun.elapsed() < 3 * PAUSE {
+            times += usize::from(followers.follow(&dynamic(&peer), 1, Instant::now()));
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        for news in &*ear.0.lock() {
+            lost += usize::from(*news == News::Lost);
+        }
+        assert!(times > 1 && lost > 0, "followed {times} times, lost {lost}");
+        // Today's pace would be 66 a second.
+        assert!(peer.polls() < 25, "{} polls", peer.polls());
     }
 
     #[test]

@@ -12,6 +12,7 @@
 //! - [`peers`]: who is there. [`fanout`]: one question to everyone, under a deadline.
 //!   [`download`]: the bytes of one file, in time for its readers.
 //! - [`merkle`]: proof that bytes are what their content root says. [`cache`]: proven bytes on disk.
+//! - [`budget`]: how much of what members say may be in memory.
 //! - [`ledger`]: what came from whom. [`status`]: what the node is doing, as plain data.
 //! - [`node`]: builds all of it; the only file that knows every part.
 
@@ -19,6 +20,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod auth;
+pub mod budget;
 pub mod cache;
 pub mod claims;
 pub mod client;
@@ -29,6 +31,7 @@ mod fairness;
 pub mod fanout;
 pub mod follow;
 pub mod generations;
+mod heap;
 mod lanes;
 pub mod ledger;
 pub mod legacy;

@@ -8,15 +8,16 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::auth::{AddressSource, Gate, GuessRecord, Identity};
+use crate::budget::{ByteBudget, Held};
 use crate::cache::Cache;
 use crate::claims::FileClaims;
 use crate::client::dial::TcpDialer;
 use crate::client::http::{Client, HttpPeer};
-use crate::client::{self, Peer, Told};
+use crate::client::{self, Matches, Peer, Room, Told};
 use crate::config::{CacheConfig, Config, Listen, ShareConfig};
 use crate::download::Engine;
 use crate::error::Error;
-use crate::fanout::{Answer, Asked, Fanout, Round};
+use crate::fanout::{Answer, Asked, Fanout, Round, Whom};
 use crate::follow::{Followers, Listener};
 use crate::legacy::members::OldMembers;
 use crate::legacy::store::Store;
@@ -44,6 +45,7 @@ pub struct Node {
     share: Option<Arc<Share>>,
     members: Arc<Members>,
     fanout: Fanout,
+    budget: Arc<ByteBudget>,
     followers: Arc<Followers>,
     /// Apart: a search takes seconds, and look-ups must not wait behind it.
     searches: Fanout,
@@ -104,6 +106,7 @@ impl Node {
         let typed = config.peers.iter().map(|peer| &peer.address);
         let typed = typed.filter_map(canonical).map(|address| address.host);
         let dialer = TcpDialer::for_typed(typed);
+        let budget = ByteBudget::new(config.answers);
         let members = Arc::new(Members::new(
             id,
             config.name.clone(),
@@ -113,7 +116,11 @@ impl Node {
                 .or_else(|| only_address(&config.listen)),
             &config.peers,
             place.map(|place| Remembered::load(&config.state_dir, place)),
-            Box::new(Client::new(gate.clone(), Arc::new(dialer))),
+            Box::new(Client::new(
+                gate.clone(),
+                Arc::new(dialer),
+                Arc::clone(&budget),
+            )),
         )?);
         let service = Arc::new(Service {
             share: share.clone(),
@@ -150,9 +157,10 @@ impl Node {
         let engine = Engine::new(config.memory, cache.clone(), Box::new(report.clone()))?;
         let node = Arc::new(Self {
             id,
-            fanout: Fanout::default(),
+            fanout: Fanout::new("ask", Arc::clone(&budget)),
             followers: Followers::new(Box::new(report)),
-            searches: Fanout::new("search"),
+            searches: Fanout::new("search", Arc::clone(&budget)),
+            budget,
             engine: Arc::new(engine),
             cache: config.cache.zip(cache),
             legacy,
@@ -223,6 +231,11 @@ impl Node {
         self.members.present()
     }
 
+    /// What answers of members take their memory from.
+    pub fn budget(&self) -> &Arc<ByteBudget> {
+        &self.budget
+    }
+
     /// What reads files of members.
     pub fn engine(&self) -> &Arc<Engine> {
         &self.engine
@@ -268,57 +281,44 @@ impl Node {
             .1
     }
 
-    /// As [`Node::ask`] for the whole of `directory`, `None` where there is none; but see [`Fanout::list`].
-    pub fn list(&self, directory: &RelPath, deadline: Instant) -> Round<Option<Listing>> {
-        self.round(
-            |_| true,
-            |asked| self.fanout.list(asked, directory, deadline),
-        )
-    }
-
-    /// [`Node::list`] of `member` alone. No answer at all if nobody knows it.
-    pub fn list_at(
+    /// As [`Node::ask`] of those among `whom` for the whole of `directory`, `None` where there is none; but see
+    /// [`Fanout::list`]. No answer at all of a member that nobody knows.
+    pub fn list(
         &self,
-        member: PeerId,
+        whom: &Whom,
         directory: &RelPath,
         deadline: Instant,
-    ) -> Round<Option<Listing>> {
-        let ask = |asked: &[Asked]| self.fanout.list(asked, directory, deadline);
-        self.round(|id| id == member, ask)
+    ) -> Round<Option<Held<Listing>>> {
+        let ask = |asked: &[Asked]| self.fanout.list(asked, whom, directory, deadline);
+        self.round(whom, ask)
     }
 
-    /// As [`Node::ask`] for the attributes of `path`, `None` where it is not shared; but see [`Fanout::stat`].
-    pub fn stat(&self, path: &RelPath, deadline: Instant) -> Round<Option<Attributes>> {
-        self.round(|_| true, |asked| self.fanout.stat(asked, path, deadline))
-    }
-
-    /// [`Node::stat`] of `member` alone. No answer at all if nobody knows it.
-    pub fn stat_at(
+    /// As [`Node::list`] for the attributes of `path`, `None` where it is not shared; but see [`Fanout::stat`].
+    pub fn stat(
         &self,
-        member: PeerId,
+        whom: &Whom,
         path: &RelPath,
         deadline: Instant,
     ) -> Round<Option<Attributes>> {
-        let ask = |asked: &[Asked]| self.fanout.stat(asked, path, deadline);
-        self.round(|id| id == member, ask)
+        let ask = |asked: &[Asked]| self.fanout.stat(asked, whom, path, deadline);
+        self.round(whom, ask)
     }
 
-    /// Asks everyone, as [`Node::ask`] does, for the files whose name matches `pattern`. More than
-    /// `most` of one member are an error. However many searches are under way, other questions do
-    /// not wait for them.
+    /// Asks everyone, as [`Node::ask`] does, for the files whose name matches `pattern`. More of one member than there
+    /// is `room` for are an error. However many searches are under way, other questions do not wait for them.
     pub fn search(
         &self,
         pattern: &str,
-        most: usize,
+        room: Room,
         deadline: Instant,
-    ) -> Vec<Answer<Vec<(RelPath, Attributes)>>> {
+    ) -> Vec<Answer<Held<Matches>>> {
         let pattern = pattern.to_owned();
         self.ask_for_search(deadline, move |peer: &dyn Peer, deadline| {
             let begun = Instant::now();
-            let found = client::search(peer, &pattern, most, deadline);
+            let found = client::search(peer, &pattern, &room, deadline);
             tracing::debug!(
                 member = %peer.id().short(),
-                matches = found.as_ref().map_or(0, Vec::len),
+                matches = found.as_ref().map_or(0, |found| found.files.len()),
                 microseconds = begun.elapsed().as_micros(),
                 "searched"
             );
@@ -359,24 +359,25 @@ impl Node {
         }
     }
 
-    /// What `ask` hears of those who are `wanted`, and how long it may be gone by.
+    /// What `ask` hears of those who are among `whom`, and how long it may be gone by.
     fn round<T: FileClaims>(
         &self,
-        wanted: impl Fn(PeerId) -> bool,
+        whom: &Whom,
         ask: impl FnOnce(&[Asked]) -> Vec<Answer<Told<T>>>,
     ) -> Round<T> {
         // Before anybody is asked, as is the time: whoever comes meanwhile is not among the answers.
         let (revision, now) = (self.members.revision(), Instant::now());
-        let (present, mut answers) = self.gather(wanted, ask);
+        let (present, mut answers) = self.gather(|member| whom.includes(member), ask);
         self.doubt(&mut answers);
         // Those of the present come first, in their order.
-        let theirs = answers.iter().take(present.len());
-        let counters = theirs.map(|answer| answer.result.as_ref().ok()?.counter);
-        let counters: Option<Vec<u64>> = counters.collect();
-        let watched = counters.is_some_and(|counters| {
-            let mut all = present.iter().zip(counters);
-            all.all(|(member, counter)| self.followers.follow(&member.peer, counter, now))
+        let theirs = present.iter().zip(&answers);
+        let watched = theirs.filter_map(|(member, answer)| {
+            let counter = answer.result.as_ref().ok()?.counter?;
+            let is_followed = self.followers.follow(&member.peer, counter, now);
+            is_followed.then_some(member.id)
         });
+        let mut watched: Vec<PeerId> = watched.collect();
+        watched.sort_unstable();
         let answers = answers.into_iter().map(|answer| Answer {
             member: answer.member,
             name: answer.name,
@@ -384,6 +385,7 @@ impl Node {
         });
         Round {
             answers: answers.collect(),
+            is_all_watched: watched.len() == present.len(),
             watched,
             revision,
         }
@@ -398,12 +400,14 @@ impl Node {
     ) -> (Vec<Member>, Vec<Answer<T>>) {
         // At one moment: whoever comes back while the others are asked is not taken for somebody who has nothing.
         let (mut present, absent) = self.members.everyone();
+        let everyone = present.len();
         present.retain(|member| wanted(member.id));
         let asked = present.iter().map(|member| Asked {
             name: Arc::clone(&member.name),
             peer: Arc::clone(&member.peer),
         });
         let asked: Vec<Asked> = asked.collect();
+        self.budget.divide_among(everyone);
         let mut answers = ask(&asked);
         for answer in &answers {
             if let Err(error) = &answer.result {

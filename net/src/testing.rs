@@ -15,8 +15,9 @@ use crate::merkle::{SUBTREE_BLOCKS, Tree, TreeHasher};
 use crate::share::journal::Journal;
 use crate::types::{Attributes, ByteRange, Entry, Kind, Name, PeerId, RelPath, Root, Version};
 use crate::wire::{
-    BatchAnswer, BatchItem, Changes, ChangesRequest, Depth, Fault, FaultCode, ListRequest, Listing,
-    MAX_SMALL_FILE, Request, Response, SearchPage, SearchRequest, StatRequest, StatResponse,
+    BatchAnswer, BatchItem, Change, Changes, ChangesRequest, Depth, Fault, FaultCode, ListRequest,
+    Listing, MAX_SMALL_FILE, Request, Response, SearchPage, SearchRequest, StatRequest,
+    StatResponse,
 };
 
 pub use wire_peer::WirePeer;
@@ -38,6 +39,10 @@ pub enum Behaviour {
     StallAfter(u64),
     /// Flips the first bit of every byte stream.
     Lying,
+    /// Every directory, and every search, has another page of the longest names.
+    Endless,
+    /// Answers every poll at once: so many changes, of which the first is everything if that is `true`.
+    Flooding(usize, bool),
 }
 
 /// A member whose tree is a map.
@@ -52,6 +57,7 @@ pub struct MemoryPeer {
     journal: Mutex<Option<Journal>>,
     moved: Condvar,
     calls: AtomicUsize,
+    polls: AtomicUsize,
     opens: AtomicUsize,
     fetches: AtomicUsize,
 }
@@ -69,6 +75,7 @@ impl MemoryPeer {
             journal: Mutex::default(),
             moved: Condvar::new(),
             calls: AtomicUsize::new(0),
+            polls: AtomicUsize::new(0),
             opens: AtomicUsize::new(0),
             fetches: AtomicUsize::new(0),
         }
@@ -125,6 +132,19 @@ impl MemoryPeer {
 
     /// Answers a poll as soon as there is something to say.
     fn changes(&self, request: &ChangesRequest) -> Result<Changes, Error> {
+        if let Behaviour::Flooding(count, is_all) = *self.behaviour.lock() {
+            self.polls.fetch_add(1, Ordering::SeqCst);
+            let path = |n: usize| RelPath::new(format!("d/{n}").as_bytes()).expect("a valid path");
+            let changes = (1..=count).map(|n| Change {
+                path: path(n),
+                depth: Depth::Tree,
+            });
+            let everything = is_all.then(Change::everything);
+            return Ok(Changes {
+                counter: request.since + 1,
+                changes: everything.into_iter().chain(changes).collect(),
+            });
+        }
         let until = Instant::now() + request.wait;
         let mut journal = self.journal.lock();
         loop {
@@ -220,6 +240,11 @@ impl MemoryPeer {
     /// How many calls came so far.
     pub fn calls(&self) -> usize {
         self.calls.load(Ordering::SeqCst)
+    }
+
+    /// How many polls for changes it has answered with a flood so far.
+    pub fn polls(&self) -> usize {
+        self.polls.load(Ordering::SeqCst)
     }
 
     /// How many ranges were opened so far.
@@ -318,7 +343,32 @@ impl MemoryPeer {
         (path.is_root() || !self.children(path).is_empty()).then_some(DIRECTORY)
     }
 
+    /// The `count` names behind `after`, each of 248 bytes.
+    fn endless(after: Option<&[u8]>, count: usize) -> impl Iterator<Item = String> {
+        let digits = after.and_then(|name| std::str::from_utf8(name.get(..12)?).ok());
+        let first = digits
+            .and_then(|digits| digits.parse().ok())
+            .map_or(0, |n: usize| n + 1);
+        (first..first + count).map(|number| format!("{number:012}{}", "x".repeat(236)))
+    }
+
     fn list(&self, request: &ListRequest) -> Result<Listing, Fault> {
+        if *self.behaviour.lock() == Behaviour::Endless {
+            let after = request.after.as_ref().map(Name::as_bytes);
+            let entry = |name: String| Entry {
+                name: Name::new(name.into_bytes()).expect("a valid name"),
+                attributes: ENDLESS,
+            };
+            return Ok(Listing {
+                version: DIRECTORY.version,
+                mtime: 0,
+                entries: Self::endless(after, request.limit as usize)
+                    .map(entry)
+                    .collect(),
+                more: true,
+                counter: None,
+            });
+        }
         match self.attributes(&request.directory).map(|found| found.kind) {
             Some(Kind::Directory) => {}
             Some(Kind::File) => return Err(Fault::new(FaultCode::NotADirectory, "a file")),
@@ -344,6 +394,19 @@ impl MemoryPeer {
     }
 
     fn search(&self, request: &SearchRequest) -> Result<SearchPage, Fault> {
+        if *self.behaviour.lock() == Behaviour::Endless {
+            let after = request.after.as_ref().map(RelPath::as_bytes);
+            let names = Self::endless(after, request.limit as usize);
+            let found = |name: String| {
+                let path = [name.as_str(); 16].join("/");
+                let path = RelPath::new(path.as_bytes()).expect("a valid path");
+                (path, ENDLESS)
+            };
+            return Ok(SearchPage {
+                matches: names.map(found).collect(),
+                more: true,
+            });
+        }
         let pattern = regex::bytes::Regex::new(&request.pattern)
             .map_err(|error| Fault::new(FaultCode::BadPattern, error.to_string()))?;
         let files = self.files.lock();
@@ -362,6 +425,14 @@ impl MemoryPeer {
         })
     }
 }
+
+const ENDLESS: Attributes = Attributes {
+    kind: Kind::File,
+    size: 1,
+    mtime: 1,
+    version: Version(1),
+    root: None,
+};
 
 const DIRECTORY: Attributes = Attributes {
     kind: Kind::Directory,

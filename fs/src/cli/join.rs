@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use tinyp2p_net::auth::Password;
+use tinyp2p_net::budget::DEFAULT_ANSWERS;
 use tinyp2p_net::config::{CacheConfig, Config, DEFAULT_MEMORY, LegacyConfig, Listen, ShareConfig};
 use tinyp2p_net::error::Error;
 use tinyp2p_net::types::{Address, DEFAULT_PORT, PeerArgument};
@@ -14,6 +15,7 @@ use tinyp2p_net::{Node, peers::Member};
 
 use super::args::{NetworkOptions, Peer, parse_name};
 use super::password::Source;
+use super::search::GUEST_ANSWERS;
 use super::share::{self, Private, resolved};
 use super::socket::Socket;
 use super::{Failure, cache, complain};
@@ -60,6 +62,7 @@ pub(super) struct Prepared {
     remember_as: Option<PathBuf>,
     cache: Option<CacheConfig>,
     memory: u64,
+    answers: usize,
 }
 
 /// Checks the options against the system and changes nothing. `cache_dir` is one that the user named.
@@ -116,6 +119,10 @@ pub(super) fn prepare(
         remember_as,
         cache: None,
         memory: DEFAULT_MEMORY,
+        answers: match role {
+            Role::Guest => GUEST_ANSWERS,
+            _ => DEFAULT_ANSWERS,
+        },
     })
 }
 
@@ -250,6 +257,7 @@ impl Prepared {
             discovery: self.discovery,
             watch: self.watch,
             memory: self.memory,
+            answers: self.answers,
             cache: self.cache,
             peers: self.peers,
             legacy: self.legacy,

@@ -1,10 +1,12 @@
 //! `tinyp2p search`: every file whose name matches, as the mount would show its path.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tinyp2p_net::Node;
+use tinyp2p_net::budget::Reservation;
+use tinyp2p_net::client::Room;
 use tinyp2p_net::types::{Attributes, RelPath};
 
 use super::args::SearchArgs;
@@ -15,17 +17,26 @@ use crate::view::merge;
 /// A search walks a whole share, which takes longer than a look-up.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// More matches of one member are an error rather than an endless answer.
-const MOST_MATCHES: usize = 1_000_000;
-
 /// What each member found.
 pub(super) type Found = Vec<(Arc<merge::Member>, Vec<(RelPath, Attributes)>)>;
+
+/// Everything that a process which only asks may take in. One member alone may have 640 MiB of it, which are two million
+/// matches with paths of 60 bytes in a search, and a million where they are fetched.
+pub(super) const GUEST_ANSWERS: usize = 2 << 30;
+
+/// Bytes that are made of a match beside its path: places in lists.
+const LINE_BYTES: usize = 64;
+
+/// Paths that are written at once: as many as make it worth the call.
+const LINES_AT_ONCE: usize = 1024;
 
 /// Everything that was found, and whether that is all there is.
 #[derive(Debug)]
 pub(super) struct Answers {
     pub(super) found: Found,
     pub(super) missing: Missing,
+    /// The bytes that it takes.
+    pub(super) _held: Vec<Reservation>,
 }
 
 /// How many members a question was put to, and how many of them left it open.
@@ -51,25 +62,40 @@ impl Missing {
 pub(super) fn run(source: Source, args: SearchArgs) -> Result<(), Failure> {
     let (network, pattern) = (&args.find.network, &args.find.pattern);
     join::as_guest("tinyp2p", network, args.find.peers, source, |joined, _| {
-        let answers = ask("tinyp2p", &joined.node, pattern)?;
+        let answers = ask("tinyp2p", &joined.node, pattern, (0, LINE_BYTES))?;
         let files = answers.found.into_iter().flat_map(|(_, files)| files);
-        let paths: BTreeSet<RelPath> = files.map(|(path, _)| path).collect();
+        let mut paths: Vec<RelPath> = files.map(|(path, _)| path).collect();
         if paths.is_empty() {
             return Err(nothing_matches(pattern));
         }
-        print(&lines(&paths, args.null))?;
+        paths.sort_unstable();
+        paths.dedup();
+        for some in paths.chunks(LINES_AT_ONCE) {
+            print(&lines(some, args.null))?;
+        }
         answers.missing.into_result()
     })
 }
 
-/// Asks every member for the files whose names match. Those who do not answer are named.
-pub(super) fn ask(program: &str, node: &Node, pattern: &str) -> Result<Answers, Failure> {
-    let answers = node.search(pattern, MOST_MATCHES, Instant::now() + DEADLINE);
+/// Asks every member for the files whose names match. Those who do not answer are named. Of each match, so many copies of
+/// its path and so many bytes are made.
+pub(super) fn ask(
+    program: &str,
+    node: &Node,
+    pattern: &str,
+    (paths, each): (usize, usize),
+) -> Result<Answers, Failure> {
+    let room = Room {
+        budget: Arc::clone(node.budget()),
+        paths,
+        each,
+    };
+    let answers = node.search(pattern, room, Instant::now() + DEADLINE);
     // What this node itself serves meanwhile is here already.
     let others = answers
         .into_iter()
         .filter(|answer| answer.member != node.id());
-    let mut found = Found::new();
+    let (mut found, mut held) = (Found::new(), Vec::new());
     let mut missing = Missing {
         asked: 0,
         silent: 0,
@@ -82,12 +108,14 @@ pub(super) fn ask(program: &str, node: &Node, pattern: &str) -> Result<Answers, 
         }
         missing.asked += 1;
         match answer.result {
-            Ok(files) => {
+            Ok(matches) => {
                 let member = merge::Member {
                     id: answer.member,
                     name: answer.name,
                 };
-                found.push((Arc::new(member), files));
+                let (matches, reservation) = matches.into_parts();
+                found.push((Arc::new(member), matches.files));
+                held.push(reservation);
             }
             Err(error) => {
                 missing.silent += 1;
@@ -98,7 +126,11 @@ pub(super) fn ask(program: &str, node: &Node, pattern: &str) -> Result<Answers, 
     if found.is_empty() {
         return Err(Failure::failed("no member answered the search"));
     }
-    Ok(Answers { found, missing })
+    Ok(Answers {
+        found,
+        missing,
+        _held: held,
+    })
 }
 
 pub(super) fn nothing_matches(pattern: &str) -> Failure {
@@ -107,7 +139,7 @@ pub(super) fn nothing_matches(pattern: &str) -> Failure {
 
 /// One path a line, escaped so that a name is one line and cannot drive a terminal; or the paths as
 /// they are, each with a NUL behind it.
-fn lines(paths: &BTreeSet<RelPath>, null: bool) -> Vec<u8> {
+fn lines(paths: &[RelPath], null: bool) -> Vec<u8> {
     let mut lines = Vec::new();
     for path in paths {
         if null {
@@ -137,7 +169,8 @@ mod tests {
     #[test]
     fn a_name_is_one_line_whatever_it_holds() {
         let paths = [&b"b\x1b\n"[..], b"a/\xff"].map(|path| RelPath::new(path).unwrap());
-        let paths = BTreeSet::from(paths);
+        let mut paths = paths.to_vec();
+        paths.sort();
         assert_eq!(lines(&paths, false), b"a/\\xff\nb\\u{1b}\\n\n");
         assert_eq!(lines(&paths, true), b"a/\xff\0b\x1b\n\0");
     }

@@ -9,28 +9,31 @@
 mod names;
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::{Condvar, Mutex};
-use tinyp2p_net::client;
+use tinyp2p_net::budget::{Relieve, Reservation, Weigh};
 use tinyp2p_net::share::check_pattern;
 use tinyp2p_net::types::{Name, PeerId, RelPath, escaped};
 
 use crate::errno::Error;
 use crate::network::Network;
 use crate::status::SearchTrouble;
-use crate::view::Wait;
 use crate::view::merge::Member;
+use crate::view::{Wait, directory};
 pub use names::Match;
 
 /// How long an outcome counts: long enough to go through a directory, short enough for a second look to show
 /// what is new.
 const KEPT: Duration = Duration::from_secs(5);
 
-/// The most files that one search shows, and that all outcomes in memory hold together, at about 400
-/// bytes each.
+/// The most files that one search shows.
 const MAX_MATCHES: usize = 65_536;
+
+/// The most bytes that all outcomes in memory hold together: one of the largest with paths of usual length. One is kept
+/// whatever its size, which the budget of answers bounds.
+const MAX_BYTES: usize = 32 << 20;
 
 /// Searches that are under way at once; further ones wait for their turn.
 const MAX_RUNNING: usize = 2;
@@ -47,9 +50,16 @@ pub struct Matches {
     pub is_all: bool,
     /// When it was made, nanoseconds since 1970.
     pub made: i64,
+    /// The bytes that it takes.
+    held: Vec<Reservation>,
 }
 
 impl Matches {
+    fn bytes(&self) -> usize {
+        // An outcome without files takes room, too.
+        EMPTY + self.held.iter().map(Reservation::bytes).sum::<usize>()
+    }
+
     /// The file that is shown as `name`.
     pub fn look_up(&self, name: &Name) -> Option<&Match> {
         let index = self.files.binary_search_by(|file| file.item.name.cmp(name));
@@ -57,12 +67,35 @@ impl Matches {
     }
 }
 
+/// What an outcome takes beside its files.
+const EMPTY: usize = 1024;
+
 /// The searches of one mount.
 pub struct Searches {
     network: Arc<dyn Network>,
     preferred: Option<PeerId>,
-    state: Mutex<State>,
+    state: Arc<Memory>,
     landed: Condvar,
+}
+
+/// What is remembered, apart, so that it can make room.
+#[derive(Default)]
+struct Memory(Mutex<State>);
+
+impl Relieve for Memory {
+    fn relieve(&self, member: PeerId) {
+        let is_its = |matches: &Matches| {
+            let largest = matches.held.iter().max_by_key(|held| held.bytes());
+            largest.is_some_and(|held| held.member() == member)
+        };
+        let mut state = self.0.lock();
+        let gone = state
+            .outcomes
+            .extract_if(|_, (_, matches)| is_its(matches))
+            .collect::<Vec<_>>();
+        drop(state);
+        drop(gone);
+    }
 }
 
 #[derive(Default)]
@@ -83,10 +116,13 @@ struct Trouble {
 impl Searches {
     /// Searches in `network`; files are read from `preferred` first when several members have them.
     pub fn new(network: Arc<dyn Network>, preferred: Option<PeerId>) -> Self {
+        let state = Arc::new(Memory::default());
+        let keeper = Arc::downgrade(&state);
+        network.budget().ask_for_room(keeper as Weak<dyn Relieve>);
         Self {
             network,
             preferred,
-            state: Mutex::default(),
+            state,
             landed: Condvar::new(),
         }
     }
@@ -109,7 +145,7 @@ impl Searches {
 
     /// What `pattern` finds.
     pub fn find(&self, pattern: &Arc<str>, wait: Wait) -> Result<Arc<Matches>, Error> {
-        let mut state = self.state.lock();
+        let mut state = self.state.0.lock();
         loop {
             if let Some((came, matches)) = state.outcomes.get(pattern)
                 && came.elapsed() < KEPT
@@ -136,7 +172,7 @@ impl Searches {
 
     /// Ends what is known if `path` is part of it: the next look asks the network.
     pub fn invalidate(&self, path: &RelPath) {
-        let mut state = self.state.lock();
+        let mut state = self.state.0.lock();
         state.invalidations += 1;
         let has_it = |matches: &Matches| matches.files.iter().any(|file| file.path == *path);
         let gone = state
@@ -149,7 +185,7 @@ impl Searches {
 
     /// What went wrong lately, the last one first.
     pub fn troubles(&self) -> Vec<SearchTrouble> {
-        let state = self.state.lock();
+        let state = self.state.0.lock();
         let troubles = state.troubles.iter().rev();
         let troubles = troubles.map(|trouble| SearchTrouble {
             pattern: trouble.pattern.to_string(),
@@ -162,16 +198,15 @@ impl Searches {
     fn ask(&self, pattern: &Arc<str>, deadline: Instant) -> Result<Arc<Matches>, Error> {
         let answers = self.network.search(pattern, deadline);
         let (mut found, mut silent, mut is_all) = (Vec::new(), Vec::new(), true);
+        let mut held = Vec::new();
         for answer in answers {
             match answer.result {
-                Ok(client::Matches {
-                    files,
-                    is_all: has_told_all,
-                    ..
-                }) => {
+                Ok(matches) => {
                     let (id, name) = (answer.member, answer.name);
-                    is_all &= has_told_all;
-                    found.push((Arc::new(Member { id, name }), files));
+                    let (matches, reservation) = matches.into_parts();
+                    is_all &= matches.is_all;
+                    found.push((Arc::new(Member { id, name }), matches.files));
+                    held.push(reservation);
                 }
                 Err(error) => {
                     tracing::debug!(member = %answer.name, %error, "no answer");
@@ -192,19 +227,27 @@ impl Searches {
             tracing::info!(%pattern, %problem, "a search shows only a part");
             self.note(escaped(pattern.as_bytes()).into(), problem);
         }
+        let bytes: usize = files.iter().map(weight).sum();
+        let all: usize = held.iter().map(Reservation::bytes).sum();
+        for held in &mut held {
+            // Each as much of what is left as it had of what came.
+            let its = held.bytes() as u128 * bytes as u128 / all.max(1) as u128;
+            held.shrink_to(usize::try_from(its).unwrap_or(usize::MAX));
+        }
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let made = now.ok().and_then(|now| i64::try_from(now.as_nanos()).ok());
         Ok(Arc::new(Matches {
             is_all: fits && is_all && silent.is_empty(),
             made: made.unwrap_or(0),
             files,
+            held,
         }))
     }
 
     /// Remembers an outcome, and no more of others than fits beside it.
     fn keep(&self, pattern: &Arc<str>, matches: &Arc<Matches>, begun: u64) {
         let now = Instant::now();
-        let mut state = self.state.lock();
+        let mut state = self.state.0.lock();
         if state.invalidations != begun {
             return;
         }
@@ -219,10 +262,9 @@ impl Searches {
         gone.extend(old.map(|(_, outcome)| outcome));
         let held = |state: &State| -> usize {
             let outcomes = state.outcomes.values();
-            // An outcome without files takes room, too.
-            outcomes.map(|(_, matches)| 1 + matches.files.len()).sum()
+            outcomes.map(|(_, matches)| matches.bytes()).sum()
         };
-        while held(&state) > 1 + MAX_MATCHES {
+        while held(&state) > MAX_BYTES && state.outcomes.len() > 1 {
             let oldest = state.outcomes.iter().min_by_key(|(_, (came, _))| *came);
             let Some(oldest) = oldest.map(|(pattern, _)| Arc::clone(pattern)) else {
                 break;
@@ -234,7 +276,7 @@ impl Searches {
     }
 
     fn note(&self, pattern: Arc<str>, problem: String) {
-        let mut state = self.state.lock();
+        let mut state = self.state.0.lock();
         state.troubles.retain(|trouble| trouble.pattern != pattern);
         if state.troubles.len() == MAX_TROUBLES {
             state.troubles.pop_front();
@@ -247,6 +289,10 @@ impl Searches {
     }
 }
 
+fn weight(file: &Match) -> usize {
+    directory::weight(&file.item) + file.path.weight()
+}
+
 /// Ends a search when it is dropped, so that nobody waits for one that panicked.
 struct Running<'a> {
     of: &'a Searches,
@@ -255,7 +301,7 @@ struct Running<'a> {
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        self.of.state.lock().running.remove(self.pattern);
+        self.of.state.0.lock().running.remove(self.pattern);
         self.of.landed.notify_all();
     }
 }

@@ -320,7 +320,7 @@ mod tests {
             .filter(|c| *c != '\0')
             .collect();
         let mut conflicts = Conflicts::default();
-        conflicts.update(
+        conflicts.see(
             &path(&hostile),
             &[conflict(&format!("{hostile} (a)"), &hostile)],
         );

@@ -7,34 +7,43 @@
 //! - a directory that only a silent member may have is an error, not an empty directory;
 //! - when nobody at all has answered, every question is an error.
 //!
+//! News of a member end what that member said, and no other's: then it alone is asked again.
+//!
 //! One directory is fetched once at a time: whoever wants it meanwhile waits for the same answer.
-//! Locks are held for a look into memory, never while the network is asked.
+//! Locks are held for a look into memory, never while the network is asked, and never for work whose size a member chooses.
 
 pub mod cache;
 pub mod conflicts;
+pub mod directory;
 pub mod distinct_names;
+pub mod heard;
 pub mod merge;
 mod siblings;
 pub mod term;
+pub mod tree_order;
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
+use tinyp2p_net::budget::Relieve;
 use tinyp2p_net::client::Need;
 use tinyp2p_net::error::Error as NetError;
-use tinyp2p_net::fanout::{Answer, Round};
+use tinyp2p_net::fanout::{Answer, Round, Whom};
 use tinyp2p_net::follow::News;
 use tinyp2p_net::types::{Attributes, Kind, Name, PeerId, RelPath};
-use tinyp2p_net::wire::{Change, Depth, FaultCode};
+use tinyp2p_net::wire::{Change, Depth, FaultCode, Listing};
 
 use crate::errno::Error;
 use crate::network::{HANDING_OVER, Network};
-use cache::{Cache, Known};
+use cache::{Cache, Kept, Known};
 use conflicts::Conflicts;
-use merge::{Item, Member, Merged, Source};
-use term::{Heard, Present, Term};
+pub use directory::Directory;
+use directory::Said;
+use heard::{Heard, outermost};
+use merge::{Item, Member, Source};
+use term::{Present, Term};
 
 /// The name in the root that belongs to this program; a member's own file of that name is not shown.
 pub const RESERVED: &[u8] = b".tinyp2p";
@@ -48,17 +57,8 @@ pub enum Wait {
     Until(Instant),
 }
 
-/// A directory as the mount shows it. Never changes; a newer state is another value.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Directory {
-    /// The newest modification time among the members that have it, nanoseconds since 1970; `None` for
-    /// the root while nobody shares anything.
-    pub mtime: Option<i64>,
-    /// Its entries by name.
-    pub items: Vec<Item>,
-    /// The members that did not answer.
-    pub silent: Vec<Arc<str>>,
-}
+/// The most bytes of listings that the tree of a single member remembers: there may be many such trees.
+const MAX_MEMBER_BYTES: usize = 16 << 20;
 
 /// What is known of one name.
 #[derive(Debug, PartialEq, Eq)]
@@ -79,16 +79,22 @@ pub struct View {
     preferred: Option<PeerId>,
     /// True for the mount's own tree: its root is there whoever is, and [`RESERVED`] belongs to this program.
     is_merged: bool,
-    state: Mutex<State>,
+    state: Arc<Memory>,
     conflicts: Mutex<Conflicts>,
 }
+
+/// What is remembered, apart, so that it can make room.
+#[derive(Default)]
+struct Memory(Mutex<State>);
 
 #[derive(Default)]
 struct State {
     cache: Cache,
     flights: HashMap<RelPath, Arc<Flight>>,
-    /// What ended answers, so that those that were under way meanwhile are not kept.
+    /// What ends answers, those that are under way meanwhile, too.
     heard: Heard,
+    /// Those who watched the last answer: most answers have the same, and share this.
+    watched: Arc<[PeerId]>,
 }
 
 /// One listing that is being fetched.
@@ -105,11 +111,20 @@ struct Begun {
     heard: u64,
 }
 
-/// What was made of a round, and for how long it may be gone by.
+/// What was made of a round, and who will be heard of when it changes.
 struct Made<T> {
     what: T,
-    /// Which members there were, if all of them watch what they said.
-    watched_by: Option<u64>,
+    watch: Watch,
+}
+
+/// Who watches what was said.
+#[derive(Clone)]
+struct Watch {
+    /// When the first of them was asked, if that was before this round.
+    asked: Option<Instant>,
+    members: Vec<PeerId>,
+    is_all: bool,
+    revision: u64,
 }
 
 /// All answers to one question.
@@ -125,28 +140,40 @@ struct Answers<T> {
 impl View {
     /// The tree of `network`, which reads from `preferred` first when several members have the same.
     pub fn new(network: Arc<dyn Network>, preferred: Option<PeerId>) -> Self {
-        Self {
-            network,
-            preferred,
-            is_merged: true,
-            state: Mutex::default(),
-            conflicts: Mutex::default(),
-        }
+        Self::remembering(network, preferred, cache::MAX_BYTES)
     }
 
     /// The tree of a member who is all of `network`, as that member has it.
     pub fn of_member(network: Arc<dyn Network>) -> Self {
         Self {
             is_merged: false,
-            ..Self::new(network, None)
+            ..Self::remembering(network, None, MAX_MEMBER_BYTES)
+        }
+    }
+
+    fn remembering(network: Arc<dyn Network>, preferred: Option<PeerId>, most: usize) -> Self {
+        let state = Arc::new(Memory(Mutex::new(State {
+            cache: Cache::new(most),
+            ..State::default()
+        })));
+        network
+            .budget()
+            .ask_for_room(Arc::downgrade(&state) as Weak<dyn Relieve>);
+        Self {
+            network,
+            preferred,
+            is_merged: true,
+            state,
+            conflicts: Mutex::default(),
         }
     }
 
     /// The directory at `path`. The root of the mount is always there, if need be empty.
     pub fn list(&self, path: &RelPath, wait: Wait) -> Result<Arc<Directory>, Error> {
         let present = self.present();
-        let mut state = self.state.lock();
-        if let Some(directory) = state.cache.directory(path, present) {
+        let mut guard = self.state.0.lock();
+        let state = &mut *guard;
+        if let Some(directory) = state.cache.directory(path, present, &state.heard) {
             return Ok(directory);
         }
         let Wait::Until(deadline) = wait else {
@@ -154,23 +181,24 @@ impl View {
         };
         if let Some(flight) = state.flights.get(path) {
             let flight = Arc::clone(flight);
-            drop(state);
+            drop(guard);
             return flight.wait(deadline);
         }
         let flight = Arc::new(Flight::default());
         state.flights.insert(path.clone(), Arc::clone(&flight));
         let begun = state.begin();
-        drop(state);
+        let kept = state.cache.kept(path, present, &state.heard);
+        drop(guard);
         let mut landing = Landing {
             view: self,
             path,
             flight: &flight,
             outcome: Err(Error::Late),
-            watched_by: None,
+            watch: None,
             begun,
         };
-        landing.outcome = self.fetch(path, deadline).map(|made| {
-            landing.watched_by = made.watched_by;
+        landing.outcome = self.fetch(path, kept, present, deadline).map(|made| {
+            landing.watch = Some(made.watch);
             made.what
         });
         landing.outcome.clone()
@@ -183,28 +211,41 @@ impl View {
         }
         let path = directory.join(name).map_err(|_| Error::NameTooLong)?;
         let present = self.present();
-        let mut state = self.state.lock();
-        if let Some(listing) = state.cache.directory_for(directory, name, present) {
-            drop(state);
+        let mut guard = self.state.0.lock();
+        let state = &mut *guard;
+        let (cache, heard) = (&mut state.cache, &state.heard);
+        if let Some(listing) = cache.directory_for(directory, name, present, heard) {
+            drop(guard);
             return self.measured(directory, listing.look_up(name), wait);
         }
-        if state.cache.is_absent(&path, present) {
+        if cache.is_absent(&path, present, heard) {
             return Ok(Found::Nothing { certain: true });
         }
         let Wait::Until(deadline) = wait else {
             return Err(Error::NeedsNetwork);
         };
-        let list_instead = state.cache.is_worth_listing(directory);
+        let list_instead = cache.is_worth_listing(directory);
+        let kept = match cache.kept(directory, present, heard) {
+            kept if kept.members.is_empty() => cache.kept_absence(&path, present, heard),
+            kept => kept,
+        };
         let begun = state.begin();
-        drop(state);
+        drop(guard);
         if list_instead && let Ok(listing) = self.list(directory, wait) {
             return self.measured(directory, listing.look_up(name), wait);
         }
 
+        let kept = self.still_there(kept, present);
+        let known = |listing: &Directory| {
+            let members = kept.members.iter();
+            let said = members.filter_map(|member| listing.said_of(*member, name));
+            said.collect()
+        };
+        let known: Vec<_> = kept.from.as_deref().map_or_else(Vec::new, known);
         let Made {
             what: answers,
-            watched_by,
-        } = self.ask(&path, deadline);
+            watch,
+        } = self.ask(&path, &kept, known, deadline);
         let certain = answers.silent.is_empty();
         if let Some(item) = merge::name(name, answers.said, self.preferred) {
             return self.measured(directory, Found::Item(item), wait);
@@ -219,9 +260,10 @@ impl View {
                 Err(error) => Err(error),
             };
         }
-        let mut state = self.state.lock();
-        if certain && !state.heard.concern_entry(&path, begun.heard) {
-            state.cache.insert_absent(path, begun.term(watched_by));
+        if certain {
+            let mut state = self.state.0.lock();
+            let term = state.term(begun, watch);
+            state.cache.insert_absent(path, term);
         }
         Ok(Found::Nothing { certain })
     }
@@ -275,16 +317,30 @@ impl View {
     /// The modification time of the directory at `path`, nanoseconds since 1970.
     pub fn mtime(&self, path: &RelPath, wait: Wait) -> Result<i64, Error> {
         let present = self.present();
-        if let Some(directory) = self.state.lock().cache.directory(path, present) {
+        let mut guard = self.state.0.lock();
+        let state = &mut *guard;
+        if let Some(directory) = state.cache.directory(path, present, &state.heard) {
             return directory.mtime.ok_or(Error::NotFound);
         }
         let Wait::Until(deadline) = wait else {
             return Err(Error::NeedsNetwork);
         };
-        let answers = self.ask(path, deadline).what;
+        let kept = state.cache.kept(path, present, &state.heard);
+        drop(guard);
+        let kept = self.still_there(kept, present);
+        let holders = kept.from.iter().flat_map(|listing| listing.holders());
+        let known = holders.filter_map(|(member, mtime)| kept.has(member).then_some(mtime));
+        let known: Vec<i64> = known.collect();
+        let whom = Whom {
+            only: None,
+            is_found: !known.is_empty(),
+            known: kept.members.clone(),
+        };
+        let answers = Answers::sort(self.network.stat(&whom, path, deadline).answers);
         let directories = answers.said.iter().map(|(_, attributes)| attributes);
         let directories = directories.filter(|attributes| attributes.kind == Kind::Directory);
-        match directories.map(|attributes| attributes.mtime).max() {
+        let mtimes = directories.map(|attributes| attributes.mtime);
+        match mtimes.chain(known).max() {
             Some(mtime) => Ok(mtime),
             None if answers.silent.is_empty() => Err(Error::NotFound),
             None => Err(Error::Silent(answers.silent.join(", "))),
@@ -294,41 +350,39 @@ impl View {
     /// Ends what is known of `path` and of the directory that it lies in: the next question asks the
     /// network.
     pub fn invalidate(&self, path: &RelPath) {
-        let mut state = self.state.lock();
-        state.heard.note(Change {
+        let mut state = self.state.0.lock();
+        let change = Change {
             path: path.clone(),
             depth: Depth::Tree,
-        });
+        };
+        state.heard.note(None, &change);
         let gone = state.cache.forget(path);
         drop(state);
         drop(gone);
     }
 
-    /// Ends what may no longer hold, after news of some member.
-    pub fn take_in(&self, news: &News) {
-        let mut state = self.state.lock();
+    /// Ends what `member` said and may no longer hold, after its news.
+    pub fn take_in(&self, member: PeerId, news: &News) {
         match news {
             News::Changed(changes) => {
-                for change in outermost(changes) {
-                    state.cache.take_in(change);
-                    state.heard.note(change.clone());
+                let changes = outermost(changes);
+                let mut state = self.state.0.lock();
+                for change in changes {
+                    state.heard.note(Some(member), change);
                 }
             }
-            News::Lost => {
-                state.cache.distrust();
-                // What is under way relies on the member, too.
-                state.heard.note(Change::everything());
-            }
+            // What is under way relies on the member, too.
+            News::Lost => self.state.0.lock().heard.note_everything(member),
         }
     }
 
-    /// The names in the last listing of `directory` that stand for other contents of names in it: how each is shown, and the name
-    /// at the members.
-    pub fn renamed_in(&self, directory: &RelPath) -> Vec<(Name, Name)> {
-        let listing = self.state.lock().cache.last_directory(directory);
-        let items = listing.iter().flat_map(|listing| &listing.items);
-        let renamed = items.filter_map(|item| Some((item.name.clone(), item.original.clone()?)));
-        renamed.collect()
+    /// How other contents of `names` are shown in the last listing of `directory`.
+    pub fn conflicts_of(&self, directory: &RelPath, names: &BTreeSet<Name>) -> Vec<Name> {
+        let listing = self.state.0.lock().cache.last_directory(directory);
+        let shown = listing
+            .iter()
+            .flat_map(|listing| listing.conflicts_of(names));
+        shown.cloned().collect()
     }
 
     fn present(&self) -> Present {
@@ -340,7 +394,7 @@ impl View {
 
     /// Sums over what was listed lately.
     pub fn known(&self) -> Known {
-        self.state.lock().cache.known()
+        self.state.0.lock().cache.known()
     }
 
     /// The conflicts in all directories that were listed, as they were seen last: a text for people.
@@ -352,13 +406,60 @@ impl View {
         self.is_merged && directory.is_root() && name.as_bytes() == RESERVED
     }
 
-    /// Asks everybody for the whole of one directory.
-    fn fetch(&self, path: &RelPath, deadline: Instant) -> Result<Made<Arc<Directory>>, Error> {
-        let Made {
-            what: answers,
-            watched_by,
-        } = Made::of(self.network.list(path, deadline));
-        if answers.said.is_empty() && !(self.is_merged && path.is_root()) {
+    /// The directory at `path`: what is `kept` of it, and what all others say.
+    fn fetch(
+        &self,
+        path: &RelPath,
+        kept: Kept,
+        present: Present,
+        deadline: Instant,
+    ) -> Result<Made<Arc<Directory>>, Error> {
+        let mut kept = self.still_there(kept, present);
+        let from = kept.from.take();
+        let holders = from.iter().flat_map(|listing| listing.holders());
+        let holders = holders.filter(|(member, _)| kept.has(*member)).count();
+        let whom = Whom {
+            only: None,
+            known: kept.members.clone(),
+            is_found: holders > 0,
+        };
+        let round = self.network.list(&whom, path, deadline);
+        let mut watch = Watch::of(&kept, &round.watched, round.is_all_watched, &round);
+        let mut answers = Answers::sort(round.answers);
+        if let Some(from) = &from
+            && answers.said.is_empty()
+            && holders == from.holders().count()
+            && answers.silent == from.silent
+        {
+            // All is as it was.
+            let what = Arc::clone(from);
+            return Ok(Made { what, watch });
+        }
+        let mut said = Vec::with_capacity(answers.said.len() + holders);
+        if let Some(from) = from {
+            let (again, left_out) = from.said_by(|member| kept.has(member));
+            said.extend(again);
+            if !left_out.is_empty() {
+                // They are asked when there is room again.
+                watch.is_all = false;
+                let has_room = |member: &PeerId| {
+                    said.iter().any(|said| said.member.id == *member)
+                        || from.holders().all(|(holder, _)| holder != *member)
+                };
+                watch.members.retain(has_room);
+                answers.silent.extend(left_out);
+            }
+        }
+        for (member, listing) in answers.said {
+            let (listing, held): (Listing, _) = listing.into_parts();
+            said.push(Said {
+                member,
+                mtime: listing.mtime,
+                entries: listing.entries,
+                held,
+            });
+        }
+        if said.is_empty() && !(self.is_merged && path.is_root()) {
             return Err(if answers.silent.is_empty() {
                 self.conflicts.lock().update(path, &[], |_| false);
                 Error::NotFound
@@ -370,60 +471,83 @@ impl View {
             let silent = answers.silent.join(", ");
             tracing::debug!(directory = %path, %silent, "listed without everybody's answer");
         }
-        let mtime = answers.said.iter().map(|(_, listing)| listing.mtime).max();
-        let said = answers.said.into_iter();
-        let listings = said.map(|(member, listing)| (member, listing.entries));
-        let Merged {
-            mut items,
-            left_out,
-        } = merge::merge(listings.collect(), self.preferred);
-        let mut silent = answers.silent;
-        for member in left_out {
-            tracing::warn!(directory = %path, member = %member.name, "names too much to be shown");
-            silent.push(Arc::clone(&member.name));
-        }
-        items.retain(|item| !self.is_reserved(path, &item.name));
+        let is_shown = |name: &Name| !self.is_reserved(path, name);
+        let what = Directory::merged(said, answers.silent, self.preferred, is_shown);
         if self.is_merged {
             let is_disproved =
                 |source: &Source| self.network.is_disproved(source.member.id, source.version);
-            self.conflicts.lock().update(path, &items, is_disproved);
+            self.conflicts
+                .lock()
+                .update(path, &what.items, is_disproved);
         }
-        let what = Arc::new(Directory {
-            mtime,
-            items,
-            silent,
-        });
-        Ok(Made { what, watched_by })
+        let what = Arc::new(what);
+        Ok(Made { what, watch })
     }
 
-    /// Asks everybody for one path.
-    fn ask(&self, path: &RelPath, deadline: Instant) -> Made<Answers<Attributes>> {
-        Made::of(self.network.stat(path, deadline))
+    /// Asks all but those of whom it is `known` what they have at one path.
+    fn ask(
+        &self,
+        path: &RelPath,
+        kept: &Kept,
+        known: Vec<(Arc<Member>, Attributes)>,
+        deadline: Instant,
+    ) -> Made<Answers<Attributes>> {
+        let whom = Whom {
+            only: None,
+            known: kept.members.clone(),
+            is_found: !known.is_empty(),
+        };
+        let round = self.network.stat(&whom, path, deadline);
+        let watch = Watch::of(kept, &round.watched, round.is_all_watched, &round);
+        let mut what = Answers::sort(round.answers);
+        what.denials += kept.members.len() - known.len();
+        what.said.extend(known);
+        Made { what, watch }
+    }
+
+    /// What of `kept` is of members who are still there, under the same names.
+    fn still_there(&self, mut kept: Kept, present: Present) -> Kept {
+        if kept.members.is_empty() || kept.revision == present.revision {
+            return kept;
+        }
+        kept.revision = present.revision;
+        let peers = self.network.peers().into_iter();
+        let there: BTreeSet<PeerId> = peers.map(|peer| peer.id()).collect();
+        let names = self.network.members().into_iter();
+        let names: HashMap<PeerId, Arc<str>> = names.map(|it| (it.id, it.name)).collect();
+        let renamed: Vec<PeerId> = kept.from.as_deref().map_or_else(Vec::new, |listing| {
+            let is_new = |member: &&Member| names.get(&member.id) != Some(&member.name);
+            let renamed = listing.members().filter(is_new);
+            renamed.map(|member| member.id).collect()
+        });
+        let is_same = |member: &PeerId| there.contains(member) && !renamed.contains(member);
+        kept.members.retain(is_same);
+        kept
     }
 }
 
-/// Those of `changes` that no other one of them includes, so that together they cost one walk through what is remembered.
-fn outermost(changes: &[Change]) -> Vec<&Change> {
-    let mut sorted: Vec<&Change> = changes.iter().collect();
-    sorted.sort_by(|a, b| a.path.as_bytes().cmp(b.path.as_bytes()));
-    let mut outermost: Vec<&Change> = Vec::with_capacity(sorted.len());
-    // What is within a path sorts behind it, though other paths may stand in between.
-    let mut trees: Vec<&Change> = Vec::new();
-    for change in sorted {
-        while let Some(tree) = trees.last()
-            && !change.path.as_bytes().starts_with(tree.path.as_bytes())
-        {
-            trees.pop();
+impl Watch {
+    /// Those whose answers were `kept`, and those who watch what they said in `round`.
+    fn of<T>(kept: &Kept, watched: &[PeerId], is_all: bool, round: &Round<T>) -> Self {
+        let mut members: Vec<PeerId> = kept.members.iter().chain(watched).copied().collect();
+        members.sort_unstable();
+        members.dedup();
+        // Somebody who has come or gone meanwhile is in nobody's answer.
+        let is_same = kept.members.is_empty() || kept.revision == round.revision;
+        Self {
+            asked: kept.asked.filter(|_| !kept.members.is_empty()),
+            members,
+            is_all: is_all && is_same,
+            revision: round.revision,
         }
-        if trees.iter().any(|tree| change.path.is_within(&tree.path)) {
-            continue;
-        }
-        if change.depth == Depth::Tree {
-            trees.push(change);
-        }
-        outermost.push(change);
     }
-    outermost
+}
+
+impl Relieve for Memory {
+    fn relieve(&self, member: PeerId) {
+        let gone = self.0.lock().cache.forget_those_of(member);
+        drop(gone);
+    }
 }
 
 impl State {
@@ -433,25 +557,21 @@ impl State {
             heard: self.heard.count(),
         }
     }
-}
 
-impl Begun {
-    /// The term of an answer that has just come.
-    fn term(self, watched_by: Option<u64>) -> Term {
-        Term {
-            asked: self.asked,
-            came: Instant::now(),
-            watched_by,
-            is_over: false,
+    /// The term of answers that have just come.
+    fn term(&mut self, begun: Begun, watch: Watch) -> Term {
+        if *self.watched != *watch.members {
+            self.watched = watch.members.into();
         }
-    }
-}
-
-impl<T> Made<Answers<T>> {
-    fn of(round: Round<Option<T>>) -> Self {
-        Self {
-            watched_by: round.watched.then_some(round.revision),
-            what: Answers::sort(round.answers),
+        Term {
+            asked: watch
+                .asked
+                .map_or(begun.asked, |asked| asked.min(begun.asked)),
+            came: Instant::now(),
+            watched: Arc::clone(&self.watched),
+            is_all_watched: watch.is_all,
+            revision: watch.revision,
+            heard: begun.heard,
         }
     }
 }
@@ -532,21 +652,20 @@ struct Landing<'a> {
     path: &'a RelPath,
     flight: &'a Flight,
     outcome: Result<Arc<Directory>, Error>,
-    watched_by: Option<u64>,
+    watch: Option<Watch>,
     begun: Begun,
 }
 
 impl Drop for Landing<'_> {
     fn drop(&mut self) {
         let mut gone = Vec::new();
-        let mut state = self.view.state.lock();
+        let mut state = self.view.state.0.lock();
         state.flights.remove(self.path);
-        if let Ok(directory) = &self.outcome
-            && let Some(missed) = state.heard.about_listing(self.path, self.begun.heard)
-        {
+        if let (Ok(directory), Some(watch)) = (&self.outcome, self.watch.take()) {
             let (path, directory) = (self.path.clone(), Arc::clone(directory));
-            let term = self.begun.term(self.watched_by);
-            gone = state.cache.insert(path, directory, term, &missed);
+            // What was heard meanwhile is compared with it when somebody wants it.
+            let term = state.term(self.begun, watch);
+            gone = state.cache.insert(path, directory, term);
         }
         drop(state);
         drop(gone);

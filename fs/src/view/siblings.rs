@@ -21,7 +21,7 @@ impl Siblings for View {
         let Some((directory, name)) = path.split() else {
             return Vec::new();
         };
-        let Some(listing) = self.state.lock().cache.last_directory(&directory) else {
+        let Some(listing) = self.state.0.lock().cache.last_directory(&directory) else {
             return Vec::new();
         };
         let first = listing.items.partition_point(|item| item.name <= name);

@@ -589,3 +589,42 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_directory_that_does_not_end_hides_its_members_files_only() {
+    let network = Arc::new(MemoryNetwork::with_budget(64 << 20));
+    let view = View::new(Arc::clone(&network) as Arc<dyn Network>, None);
+    let (ann, mallory) = (network.join("ann", 1), network.join("mallory", 2));
+    for number in 0..2000 {
+        ann.put(&format!("d/{number:030}"), "x", 1);
+    }
+    mallory.behave(Behaviour::Endless);
+    for _ in 0..3 {
+        let listing = view.list(&path("d"), within(SOON)).unwrap();
+        assert_eq!(listing.items.len(), 2000);
+        assert_eq!(listing.silent, [Arc::from("mallory")]);
+        view.invalidate(&path("d"));
+    }
+    let budget = network.budget();
+    assert_eq!(budget.held(), 0, "nothing is remembered");
+    // What is open counts, though nobody remembers it.
+    let open = view.list(&path("d"), within(SOON)).unwrap();
+    view.invalidate(&path("d"));
+    assert_eq!(budget.held(), open.bytes());
+    drop(open);
+    assert_eq!(budget.held(), 0);
+}
+
+#[test]
+fn what_is_remembered_of_a_member_makes_room_for_its_next_answer() {
+    let network = Arc::new(MemoryNetwork::with_budget(4 << 20));
+    let view = View::new(Arc::clone(&network) as Arc<dyn Network>, None);
+    let ann = network.join("ann", 1);
+    for directory in 0..20 {
+        for number in 0..1000 {
+            ann.put(&format!("{directory}/{number}"), "x", 1);
+        }
+        let listing = view.list(&path(&directory.to_string()), within(SOON));
+        assert_eq!(listing.unwrap().items.len(), 1000, "{directory}");
+    }
+}

@@ -1,17 +1,15 @@
 //! Calls that take more than one message: a whole directory, a whole search.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::Peer;
+use crate::budget::{ByteBudget, Held, Weigh};
 use crate::error::Error;
 use crate::types::{Attributes, RelPath};
 use crate::wire::{
     ListRequest, Listing, Request, Response, SearchPage, SearchRequest, StatRequest,
 };
-
-/// The most entries of one directory that a member may send; beyond it the listing is an error. At
-/// the 60 to 100 bytes that an entry takes in memory this is about 100 MB.
-pub const MAX_DIRECTORY: usize = 1_000_000;
 
 /// What a member said, and what it takes to go by it for longer than a moment.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -23,12 +21,18 @@ pub struct Told<T> {
     pub counter: Option<u64>,
 }
 
-/// All pages of `directory` as one listing; `None` where there is no directory.
+/// All pages of `directory` as one listing; `None` where there is no directory. It is held in `budget`, page by page: a
+/// directory that does not end, or not soon enough, ends there.
+///
+/// # Errors
+/// As any call's, and as [`Reservation::grow`](crate::budget::Reservation::grow)'s.
 pub fn list(
     peer: &dyn Peer,
     directory: &RelPath,
+    budget: &Arc<ByteBudget>,
     deadline: Instant,
-) -> Result<Told<Option<Listing>>, Error> {
+) -> Result<Told<Option<Held<Listing>>>, Error> {
+    let mut reservation = budget.reserve(peer.id());
     let mut whole: Option<Listing> = None;
     loop {
         let after = whole.as_ref().and_then(|so_far| so_far.entries.last());
@@ -48,6 +52,7 @@ pub fn list(
             }
             _ => return Err(unexpected(peer)),
         };
+        reservation.grow(page.entries.weight())?;
         let (more, empty) = (page.more, page.entries.is_empty());
         let so_far = match &mut whole {
             None => whole.insert(page),
@@ -58,19 +63,17 @@ pub fn list(
                 so_far
             }
         };
+        if more && empty {
+            let what = "a directory that does not end";
+            return Err(Error::misbehaved(peer.id().short(), what));
+        }
+        so_far.more = more;
         if !more {
-            so_far.more = false;
             let counter = so_far.counter;
             return Ok(Told {
-                answer: whole,
+                answer: whole.map(|whole| Held::new(whole, reservation)),
                 counter,
             });
-        }
-        if empty || so_far.entries.len() > MAX_DIRECTORY {
-            return Err(Error::misbehaved(
-                peer.id().short(),
-                "a directory that does not end",
-            ));
         }
     }
 }
@@ -105,62 +108,86 @@ pub struct Matches {
     pub trouble: Option<Error>,
 }
 
-/// Every match of `pattern`, at most `most` of them.
+/// Room for what is found, and for what is made of it.
+#[derive(Clone, Default, Debug)]
+pub struct Room {
+    /// What everybody's answers take their bytes from.
+    pub budget: Arc<ByteBudget>,
+    /// How often the bytes of a path are needed beside the match itself.
+    pub paths: usize,
+    /// What else is made of a match, in bytes.
+    pub each: usize,
+}
+
+impl Room {
+    fn weight(&self, matches: &[(RelPath, Attributes)]) -> usize {
+        let made = |(path, _): &(RelPath, Attributes)| self.each + self.paths * path.weight();
+        matches.weight() + matches.iter().map(made).sum::<usize>()
+    }
+}
+
+/// Every match of `pattern`, as far as there is `room`.
 ///
 /// # Errors
-/// As any call's; also when there are more, or when they do not all come by `deadline`.
+/// As any call's; also when they do not all come by `deadline`, or there is no room for all.
 pub fn search(
     peer: &dyn Peer,
     pattern: &str,
-    most: usize,
+    room: &Room,
     deadline: Instant,
-) -> Result<Vec<(RelPath, Attributes)>, Error> {
-    let who = || peer.id().short();
-    let found = search_while(peer, pattern, deadline, |found| {
-        found < most && Instant::now() < deadline
-    })?;
-    match found.trouble {
-        Some(error) => Err(error),
-        None if found.is_all => Ok(found.files),
-        None if found.files.len() >= most => {
-            Err(Error::misbehaved(who(), "a search that does not end"))
-        }
-        None => Err(Error::Timeout { who: who() }),
+) -> Result<Held<Matches>, Error> {
+    let found = search_while(peer, pattern, room, deadline, |_| Instant::now() < deadline)?;
+    match &found.trouble {
+        Some(error) => Err(error.clone()),
+        None if found.is_all => Ok(found),
+        None => Err(Error::Timeout {
+            who: peer.id().short(),
+        }),
     }
 }
 
 /// The first matches of `pattern`, page by page. Before each further page, `go_on` is told how many there
-/// are and says whether to ask for it. When one does not come, those before it count.
+/// are and says whether to ask for it. When one does not come, or there is no `room` for it, those before it count.
 ///
 /// # Errors
 /// As any call's, when there is nothing that counts.
 pub fn search_while(
     peer: &dyn Peer,
     pattern: &str,
+    room: &Room,
     deadline: Instant,
     mut go_on: impl FnMut(usize) -> bool,
-) -> Result<Matches, Error> {
+) -> Result<Held<Matches>, Error> {
+    let mut reservation = room.budget.reserve(peer.id());
     let mut found = Matches::default();
     loop {
-        let request = Request::Search(SearchRequest {
+        let request = SearchRequest {
             pattern: pattern.to_owned(),
             after: found.files.last().map(|(path, _)| path.clone()),
             limit: SearchPage::MAX_MATCHES as u32,
-        });
-        let page = match peer.call(&request, deadline) {
-            Ok(Response::Search(page)) => page,
+        };
+        let page = match peer.call(&Request::Search(request), deadline) {
+            Ok(Response::Search(page)) => Ok(page),
             Ok(_) => return Err(unexpected(peer)),
+            Err(error) => Err(error),
+        };
+        let page = page.and_then(|page| {
+            reservation.grow(room.weight(&page.matches))?;
+            Ok(page)
+        });
+        let page = match page {
+            Ok(page) => page,
             Err(error) if found.files.is_empty() => return Err(error),
             Err(error) => {
                 found.trouble = Some(error);
-                return Ok(found);
+                return Ok(Held::new(found, reservation));
             }
         };
         found.files.extend(page.matches);
         found.is_all = !page.more;
         // A page without matches has run out of time; the same call goes on where it ended.
         if found.is_all || !go_on(found.files.len()) {
-            return Ok(found);
+            return Ok(Held::new(found, reservation));
         }
     }
 }
@@ -174,7 +201,7 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    use crate::testing::MemoryPeer;
+    use crate::testing::{Behaviour, MemoryPeer};
 
     fn soon() -> Instant {
         Instant::now() + Duration::from_secs(5)
@@ -187,7 +214,8 @@ mod tests {
         for index in 0..count {
             peer.put(&format!("d/{index:06}"), "x", 1);
         }
-        let told = list(&peer, &RelPath::new(b"d").unwrap(), soon()).unwrap();
+        let directory = RelPath::new(b"d").unwrap();
+        let told = list(&peer, &directory, &Arc::default(), soon()).unwrap();
         let whole = told.answer.unwrap();
         assert_eq!(whole.entries.len(), count);
         assert!(whole.entries.is_sorted_by(|a, b| a.name < b.name) && !whole.more);
@@ -210,8 +238,8 @@ mod tests {
             peer.put(&format!("{index}/a.txt"), "x", 1);
         }
         peer.put("b.bin", "x", 1);
-        let found = search(&peer, r"\.txt$", 10_000, soon()).unwrap();
-        assert_eq!(found.len(), SearchPage::MAX_MATCHES + 3);
+        let found = search(&peer, r"\.txt$", &Room::default(), soon()).unwrap();
+        assert_eq!(found.files.len(), SearchPage::MAX_MATCHES + 3);
     }
 
     #[test]
@@ -220,16 +248,34 @@ mod tests {
         for index in 0..3 * SearchPage::MAX_MATCHES {
             peer.put(&format!("{index}"), "x", 1);
         }
-        let some = search_while(&peer, "", soon(), |found| found < 2000).unwrap();
+        let some = search_while(&peer, "", &Room::default(), soon(), |found| found < 2000).unwrap();
         assert_eq!(
             (some.files.len(), some.is_all),
             (2 * SearchPage::MAX_MATCHES, false)
         );
-        let all = search_while(&peer, "", soon(), |_| true).unwrap();
+        let all = search_while(&peer, "", &Room::default(), soon(), |_| true).unwrap();
         assert_eq!(
             (all.files.len(), all.is_all),
             (3 * SearchPage::MAX_MATCHES, true)
         );
-        assert!(search(&peer, "", 2000, soon()).is_err());
+    }
+
+    #[test]
+    fn endless_answers_end_at_the_members_share() {
+        let (peer, budget) = (MemoryPeer::new(1), ByteBudget::new(64 << 20));
+        peer.behave(Behaviour::Endless);
+        let room = Room {
+            budget: Arc::clone(&budget),
+            ..Room::default()
+        };
+        let listed = list(&peer, &RelPath::root(), &budget, soon()).unwrap_err();
+        assert!(matches!(listed, Error::Misbehaved { .. }), "{listed}");
+        let found = search(&peer, "", &room, soon()).unwrap_err();
+        assert!(matches!(found, Error::Misbehaved { .. }), "{found}");
+        let some = search_while(&peer, "", &room, soon(), |_| true).unwrap();
+        assert!(!some.is_all && some.trouble.is_some() && !some.files.is_empty());
+        assert!(budget.held() > 0 && budget.held() <= budget.most_of_one());
+        drop(some);
+        assert_eq!(budget.held(), 0);
     }
 }

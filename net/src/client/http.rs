@@ -20,6 +20,7 @@ use parking_lot::Mutex;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 
 use crate::auth::{AddressSource, Alpn, Gate};
+use crate::budget::{ByteBudget, Reservation};
 use crate::client::connector::{Lane, Reply};
 use crate::client::dial::{Dial, Link};
 use crate::client::lanes::Lanes;
@@ -38,6 +39,9 @@ use crate::wire::{
 /// A pairing run ends by then (notes on the protocol: PROTOCOL.md, "Pairing").
 const PAIRING_DEADLINE: Duration = Duration::from_secs(10);
 
+/// The document of a response and what is decoded of it, at the same time, in documents.
+const DECODED: usize = 2;
+
 /// All but the unreserved characters of RFC 3986 (section 2.3), and the slash.
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
@@ -51,12 +55,17 @@ const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
 pub struct Client {
     gate: Arc<Gate>,
     dialer: Arc<dyn Dial>,
+    budget: Arc<ByteBudget>,
 }
 
 impl Client {
-    /// A client that shows `gate`'s identity and connects through `dialer`.
-    pub fn new(gate: Arc<Gate>, dialer: Arc<dyn Dial>) -> Self {
-        Self { gate, dialer }
+    /// A client that shows `gate`'s identity and connects through `dialer`. Answers take their memory from `budget`.
+    pub fn new(gate: Arc<Gate>, dialer: Arc<dyn Dial>, budget: Arc<ByteBudget>) -> Self {
+        Self {
+            gate,
+            dialer,
+            budget,
+        }
     }
 
     /// Finds out who answers at `address` and pairs with it unless both sides know each other.
@@ -86,6 +95,7 @@ impl Client {
             id,
             gate: self.gate.clone(),
             dialer: self.dialer.clone(),
+            budget: self.budget.clone(),
             source,
             address: Mutex::new(address.clone()),
             lanes: Arc::new(Lanes::default()),
@@ -103,6 +113,7 @@ pub struct HttpPeer {
     id: PeerId,
     gate: Arc<Gate>,
     dialer: Arc<dyn Dial>,
+    budget: Arc<ByteBudget>,
     source: AddressSource,
     address: Mutex<Address>,
     lanes: Arc<Lanes>,
@@ -296,12 +307,12 @@ impl HttpPeer {
     }
 
     /// Posts `body` and reads the whole body of the response, of which there may be `most` bytes.
-    /// Returns whom it came from too.
+    /// Returns whom it came from too. `reservation` holds it and what is decoded of it.
     fn post(
         &self,
         (target, media_type): (&str, &'static str),
         body: &[u8],
-        most: usize,
+        (most, reservation): (usize, &mut Reservation),
         deadline: Instant,
     ) -> Result<(String, Vec<u8>), Error> {
         let mut head = self.request(Method::POST, target)?;
@@ -313,7 +324,7 @@ impl HttpPeer {
         if reply.head.status != StatusCode::OK {
             return Err(unexpected(&lane, reply.head.status));
         }
-        let body = self.read_response(&lane, reply, most, deadline)?;
+        let body = self.read_response(&lane, reply, (most, reservation), deadline)?;
         let who = lane.who().to_owned();
         self.lanes.put(lane, Instant::now());
         Ok((who, body))
@@ -324,7 +335,7 @@ impl HttpPeer {
         &self,
         lane: &Lane,
         mut reply: Reply,
-        most: usize,
+        (most, reservation): (usize, &mut Reservation),
         deadline: Instant,
     ) -> Result<Vec<u8>, Error> {
         let length = content_length(&reply.head)
@@ -333,6 +344,7 @@ impl HttpPeer {
             .ok()
             .filter(|length| *length <= most)
             .ok_or_else(|| Error::misbehaved(lane.who(), "a response longer than the limit"))?;
+        reservation.grow(DECODED * length)?;
         let mut body = vec![0; length];
         let mut filled = 0;
         while filled < length {
@@ -362,10 +374,11 @@ impl Peer for HttpPeer {
 
     fn call(&self, request: &Request, deadline: Instant) -> Result<Response, Error> {
         let body = wire::encode_call(request);
+        let mut reservation = self.budget.reserve(self.id);
         let (who, body) = self.post(
             ("/RPC2", "text/xml"),
             &body,
-            wire::MAX_RESPONSE_BYTES,
+            (wire::MAX_RESPONSE_BYTES, &mut reservation),
             deadline,
         )?;
         wire::decode_response(request, &body).map_err(|error| match error {
@@ -405,10 +418,11 @@ impl Peer for HttpPeer {
     }
 
     fn fetch(&self, files: &[BatchItem], deadline: Instant) -> Result<Vec<BatchAnswer>, Error> {
+        let mut reservation = self.budget.reserve(self.id);
         let (who, body) = self.post(
             ("/batch", "application/octet-stream"),
             &wire::encode_batch(files),
-            wire::MAX_BATCH_RESPONSE,
+            (wire::MAX_BATCH_RESPONSE, &mut reservation),
             deadline,
         )?;
         wire::decode_answers(files, &body).map_err(|what| Error::misbehaved(who, what))

@@ -138,7 +138,11 @@ fn calls_in_sequence_use_one_connection() {
     node.befriend(&gate);
     let version = node.put("f", &pattern(300_000));
     let dialer = Arc::new(Counting::default());
-    let peer = connect(&Client::new(gate, dialer.clone()), &node.address()).unwrap();
+    let peer = connect(
+        &Client::new(gate, dialer.clone(), Arc::default()),
+        &node.address(),
+    )
+    .unwrap();
     for _ in 0..20 {
         methods(&peer, soon()).unwrap();
         let mut stream = open(&peer, "f", version, ByteRange::new(7, 299_999)).unwrap();
@@ -209,7 +213,7 @@ fn a_node_that_comes_back_under_another_password_is_refused_once_and_for_all_wai
     // It knows the node from before; the node does not know it.
     other.admission().admit(node.id(), Instant::now());
     let dialer = Arc::new(Counting::default());
-    let client = Client::new(other, dialer.clone());
+    let client = Client::new(other, dialer.clone(), Arc::default());
     let error = connect(&client, &node.address()).unwrap_err();
     assert!(matches!(error, Error::Refused { .. }), "{error}");
     assert_eq!(dialer.dialled.load(Ordering::Relaxed), 2);

@@ -44,9 +44,13 @@ impl Pace {
         *strikes = strikes.saturating_add(1);
     }
 
-    /// Those of `asked` who are not to be waited for.
-    pub(super) fn slow(&self, asked: impl ExactSizeIterator<Item = PeerId>) -> HashSet<PeerId> {
-        let count = asked.len();
+    /// Those of `asked` who are not to be waited for; so many others have answered before.
+    pub(super) fn slow(
+        &self,
+        asked: impl ExactSizeIterator<Item = PeerId>,
+        others: usize,
+    ) -> HashSet<PeerId> {
+        let count = asked.len() + others;
         let is_slow = |member: &PeerId| self.strikes.get(member).is_some_and(|s| *s >= STRIKES);
         let slow: HashSet<PeerId> = match self.strikes.is_empty() {
             true => HashSet::new(),
@@ -77,13 +81,13 @@ mod tests {
     fn whoever_was_slow_twice_running_is_not_waited_for_until_it_is_prompt() {
         let mut pace = Pace::default();
         pace.note(id(1), SLOW);
-        assert!(pace.slow(ids(50)).is_empty());
+        assert!(pace.slow(ids(50), 0).is_empty());
         pace.note(id(1), SLOW);
-        assert_eq!(pace.slow(ids(50)), HashSet::from([id(1)]));
+        assert_eq!(pace.slow(ids(50), 0), HashSet::from([id(1)]));
         pace.note(id(1), Duration::from_millis(20));
-        assert!(pace.slow(ids(50)).is_empty());
+        assert!(pace.slow(ids(50), 0).is_empty());
         pace.note(id(1), SLOW);
-        assert!(pace.slow(ids(50)).is_empty());
+        assert!(pace.slow(ids(50), 0).is_empty());
     }
 
     #[test]
@@ -92,8 +96,8 @@ mod tests {
         for _ in 0..STRIKES {
             pace.note(id(1), SLOW);
         }
-        assert!(pace.slow(ids(3)).is_empty());
-        assert_eq!(pace.slow(ids(4)).len(), 1);
+        assert!(pace.slow(ids(3), 0).is_empty());
+        assert_eq!(pace.slow(ids(4), 0).len(), 1);
     }
 
     #[test]
@@ -103,8 +107,8 @@ mod tests {
             pace.note(member, SLOW);
             pace.note(member, SLOW);
         }
-        assert!(pace.slow(ids(50)).is_empty());
-        assert_eq!(pace.slow(ids(52)).len(), 13);
+        assert!(pace.slow(ids(50), 0).is_empty());
+        assert_eq!(pace.slow(ids(52), 0).len(), 13);
     }
 
     #[test]

@@ -43,14 +43,16 @@ impl Network {
         asked.collect()
     }
 
-    fn list(&self, directory: &str) -> Vec<Answer<Told<Option<Listing>>>> {
+    fn list(&self, directory: &str) -> Vec<Answer<Told<Option<Held<Listing>>>>> {
         let directory = RelPath::new(directory.as_bytes()).unwrap();
-        self.fanout.list(&self.asked(), &directory, soon())
+        self.fanout
+            .list(&self.asked(), &Whom::everyone(), &directory, soon())
     }
 
     fn stat(&self, path: &str) -> Vec<Answer<Told<Option<Attributes>>>> {
         let path = RelPath::new(path.as_bytes()).unwrap();
-        self.fanout.stat(&self.asked(), &path, soon())
+        self.fanout
+            .stat(&self.asked(), &Whom::everyone(), &path, soon())
     }
 }
 
@@ -108,7 +110,7 @@ fn a_prompt_answer_makes_a_member_worth_the_wait_again() {
     let until = soon();
     while network
         .fanout
-        .slow(&network.asked())
+        .slow(&network.asked(), &Whom::everyone())
         .contains(&network.slow.id())
     {
         network.list("d");

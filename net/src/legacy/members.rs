@@ -465,7 +465,9 @@ fn run(shared: &Weak<Shared>, peer: &Arc<OldPeer>) {
         // Who failed at listing names has to list them before anybody waits for it again.
         let proven = match &told {
             Some(Ok(_) | Err(Error::Fault { .. })) if is_away => {
-                list(&**peer, &RelPath::root(), Instant::now() + CALL_DEADLINE).map(drop)
+                // Their lists are bounded as such, and this one goes at once.
+                let (root, budget) = (RelPath::root(), Arc::default());
+                list(&**peer, &root, &budget, Instant::now() + CALL_DEADLINE).map(drop)
             }
             _ => Ok(()),
         };
@@ -583,7 +585,8 @@ mod tests {
         twin.stop();
         let peer = members.whole(id).unwrap();
         eventually("it is found out", || {
-            list(&*peer, &RelPath::root(), Instant::now() + CALL_DEADLINE).is_err()
+            let deadline = Instant::now() + CALL_DEADLINE;
+            list(&*peer, &RelPath::root(), &Arc::default(), deadline).is_err()
         });
         assert!(present(&members).is_empty() && members.whole(id).is_none());
         assert!(members.revision() > before);

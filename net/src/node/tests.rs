@@ -43,6 +43,7 @@ impl Place {
             discovery: false,
             watch: true,
             memory: 64 << 20,
+            answers: 64 << 20,
             cache: None,
             peers: peers.iter().map(peer).collect(),
             legacy: None,
@@ -343,7 +344,7 @@ fn searches_that_take_long_do_not_delay_other_questions() {
     let deadline = Instant::now() + Duration::from_secs(3);
     std::thread::scope(|scope| {
         // More than one lane carries, and than the other side answers at once.
-        let search = || asker.search(slow, 10, deadline);
+        let search = || asker.search(slow, Room::default(), deadline);
         let searches: Vec<_> = (0..12).map(|_| scope.spawn(search)).collect();
         let path = RelPath::root();
         let are_under_way = || searches.iter().all(|search| !search.is_finished());

@@ -217,7 +217,7 @@ pub(crate) fn caller(password: u8) -> Arc<Gate> {
 }
 
 pub(crate) fn client(gate: &Arc<Gate>) -> Client {
-    Client::new(gate.clone(), Arc::new(TcpDialer::default()))
+    Client::new(gate.clone(), Arc::new(TcpDialer::default()), Arc::default())
 }
 
 /// A connection that anything can be sent over.

@@ -32,6 +32,9 @@ use target::Target;
 
 const PROGRAM: &str = "tinyp2p";
 
+/// What is made of a match: its path once more, and an entry, an item, a job, their places in tables.
+const JOB: (usize, usize) = (1, 400);
+
 /// Files that are fetched at once: small ones wait for round trips more than for the line.
 const AT_ONCE: usize = 4;
 
@@ -46,7 +49,7 @@ pub(super) fn run(source: Source, args: GetArgs) -> Result<(), Failure> {
         args.find.peers,
         source,
         |joined, members| {
-            let answers = search::ask(PROGRAM, &joined.node, pattern)?;
+            let answers = search::ask(PROGRAM, &joined.node, pattern, JOB)?;
             let jobs = plan::jobs(answers.found, network.hidden);
             if jobs.is_empty() {
                 return Err(search::nothing_matches(pattern));

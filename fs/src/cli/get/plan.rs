@@ -3,13 +3,14 @@
 //! Pure. The names are those of the mount (the same merge decides them), so that `get` and a copy
 //! out of the mount make the same tree.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tinyp2p_net::types::{Attributes, Entry, Kind, Name, RelPath, Root, Version};
+use tinyp2p_net::types::{Attributes, Entry, Kind, Name, PeerId, RelPath, Root, Version};
 
 use crate::cli::search::Found;
 use crate::view::merge::{self, Member};
+use crate::view::tree_order;
 
 /// One file to fetch.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -64,20 +65,46 @@ pub(super) struct Holder {
 /// What one member has in one directory.
 type Listing = BTreeMap<Name, Attributes>;
 
+/// What a member has where another has a file: all that matters of a directory is that it keeps its name.
+const DIRECTORY: Attributes = Attributes {
+    kind: Kind::Directory,
+    size: 0,
+    mtime: 0,
+    version: Version(0),
+    root: None,
+};
+
 /// The jobs for what each member found, directory by directory. Paths with a component that begins
 /// with a dot are left out unless `hidden`: an honest member does not serve them, and the others
 /// could plant a `.profile`.
 pub(super) fn jobs(found: Found, hidden: bool) -> Vec<Job> {
-    let mut tree: BTreeMap<RelPath, Vec<(Arc<Member>, Listing)>> = BTreeMap::new();
+    let directories = directories(&found, hidden);
+    let mut tree: BTreeMap<RelPath, BTreeMap<PeerId, (Arc<Member>, Listing)>> = BTreeMap::new();
+    let mut put = |member: &Arc<Member>, path: &RelPath, attributes: Attributes| {
+        let Some((directory, name)) = path.split() else {
+            return;
+        };
+        let listings = tree.entry(directory).or_default();
+        let listing = listings.entry(member.id);
+        let (_, listing) = listing.or_insert_with(|| (Arc::clone(member), Listing::new()));
+        let place = listing.entry(name).or_insert(attributes);
+        if attributes.kind == Kind::Directory {
+            *place = attributes;
+        }
+    };
+    for (member, path) in &directories {
+        put(member, path, DIRECTORY);
+    }
     for (member, files) in found {
-        for (directory, listing) in listings(files, hidden) {
-            let listings = tree.entry(directory).or_default();
-            listings.push((Arc::clone(&member), listing));
+        for (path, attributes) in files {
+            if attributes.kind == Kind::File && (hidden || !is_hidden(&path)) {
+                put(&member, &path, attributes);
+            }
         }
     }
     let mut jobs = Vec::new();
     for (directory, listings) in tree {
-        let listings = listings.into_iter().map(|(member, listing)| {
+        let listings = listings.into_values().map(|(member, listing)| {
             let entries = listing.into_iter();
             let entries = entries.map(|(name, attributes)| Entry { name, attributes });
             (member, entries.collect())
@@ -91,38 +118,52 @@ pub(super) fn jobs(found: Found, hidden: bool) -> Vec<Job> {
     jobs
 }
 
-/// Sorts one member's files into directories, and adds the directories themselves: they keep
-/// their names against files of other members.
-fn listings(files: Vec<(RelPath, Attributes)>, hidden: bool) -> BTreeMap<RelPath, Listing> {
-    let directory_attributes = Attributes {
-        kind: Kind::Directory,
-        size: 0,
-        mtime: 0,
-        version: Version(0),
-        root: None,
-    };
-    let mut listings: BTreeMap<RelPath, Listing> = BTreeMap::new();
-    let mut seen = BTreeSet::new();
-    for (path, attributes) in files {
-        let is_hidden = path.components().any(|name| name.starts_with(b"."));
-        if attributes.kind != Kind::File || (is_hidden && !hidden) {
-            continue;
+/// True if a component begins with a dot.
+fn is_hidden(path: &RelPath) -> bool {
+    path.components().any(|name| name.starts_with(b"."))
+}
+
+/// The paths at which somebody has a file and these members have something below. No other directory decides about a
+/// name; those of one long path alone would take a thousand times its bytes.
+fn directories(found: &Found, hidden: bool) -> Vec<(Arc<Member>, RelPath)> {
+    let paths = found.iter().flat_map(|(member, files)| {
+        let shown = files.iter().filter(|(path, _)| hidden || !is_hidden(path));
+        shown.map(move |(path, _)| (path, member))
+    });
+    let mut paths: Vec<(&RelPath, &Arc<Member>)> = paths.collect();
+    paths.sort_by(|(a, _), (b, _)| tree_order::compare(a, b));
+    // Files that something may still lie below, each within the one before, and who has something there.
+    let mut above: Vec<(&RelPath, BTreeMap<PeerId, &Arc<Member>>)> = Vec::new();
+    let mut directories = Vec::new();
+    let mut close = |above: &mut Vec<(&RelPath, BTreeMap<PeerId, &Arc<Member>>)>| {
+        let Some((path, members)) = above.pop() else {
+            return;
+        };
+        let those = members.values();
+        directories.extend(those.map(|member| (Arc::clone(member), path.clone())));
+        // Whoever has something below it has something below what it lies in.
+        if let Some((_, below)) = above.last_mut() {
+            below.extend(members);
         }
-        let mut entry = path
-            .split()
-            .map(|(parent, name)| (parent, name, attributes));
-        while let Some((parent, name, attributes)) = entry {
-            listings
-                .entry(parent.clone())
-                .or_default()
-                .insert(name, attributes);
-            entry = parent
-                .split()
-                .filter(|_| seen.insert(parent))
-                .map(|(grandparent, name)| (grandparent, name, directory_attributes));
+    };
+    for (path, member) in paths {
+        while above.last().is_some_and(|(file, _)| !path.is_within(file)) {
+            close(&mut above);
+        }
+        match above.last_mut() {
+            Some((file, _)) if *file == path => {}
+            other => {
+                if let Some((_, members)) = other {
+                    members.insert(member.id, member);
+                }
+                above.push((path, BTreeMap::new()));
+            }
         }
     }
-    listings
+    while !above.is_empty() {
+        close(&mut above);
+    }
+    directories
 }
 
 /// `None` when the name of a conflict makes the path too long for any filesystem.
@@ -213,6 +254,32 @@ mod tests {
         ];
         let names: Vec<String> = jobs(found, false).iter().map(Job::path).collect();
         assert_eq!(names, ["a (m1)", "a/b/x"]);
+    }
+
+    #[test]
+    fn only_directories_that_decide_about_a_name_are_made() {
+        let deep = "a/".repeat(2000) + "x";
+        let found = vec![
+            (member(1), vec![file("a/a/a", 5, 1), file("b", 5, 1)]),
+            (member(2), vec![file(&deep, 5, 1), file("b/c/x", 1, 1)]),
+            (member(3), vec![file("b/c", 5, 1), file("d", 5, 1)]),
+        ];
+        let made = directories(&found, false).into_iter();
+        let mut made: Vec<(String, String)> = made
+            .map(|(member, path)| (path.to_string(), member.name.to_string()))
+            .collect();
+        made.sort();
+        let pair = |path: &str, name: &str| (path.to_owned(), name.to_owned());
+        let expected = [
+            pair("a/a/a", "m2"),
+            pair("b", "m2"),
+            pair("b", "m3"),
+            pair("b/c", "m2"),
+        ];
+        assert_eq!(made, expected);
+        let names: Vec<String> = jobs(found, false).iter().map(Job::path).collect();
+        assert!(names.contains(&"a/a/a (m1)".to_owned()) && names.contains(&deep));
+        assert!(names.contains(&"b (m1)".to_owned()) && names.contains(&"b/c (m3)".to_owned()));
     }
 
     #[test]

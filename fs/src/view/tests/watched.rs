@@ -1,6 +1,9 @@
 //! What members watch may be gone by until they have news.
 
-use tinyp2p_net::follow::News;
+use std::sync::Weak;
+
+use tinyp2p_net::follow::{Listener, News};
+use tinyp2p_net::testing::MemoryPeer;
 use tinyp2p_net::types::PeerId;
 use tinyp2p_net::wire::{Change, Depth};
 
@@ -38,11 +41,11 @@ fn a_watched_listing_is_asked_for_once_until_there_are_news() {
     assert_eq!(list(&view, "d"), ["x"]);
     assert_eq!(size(&view, "d", "x"), Some(1));
     assert_eq!(network.calls(), 1);
-    view.take_in(&changed("other/x", Depth::Tree));
+    view.take_in(ann, &changed("other/x", Depth::Tree));
     list(&view, "d");
     assert_eq!(network.calls(), 1);
     network.member(ann).put("d/y", "y", 1);
-    view.take_in(&changed("d/y", Depth::Tree));
+    view.take_in(ann, &changed("d/y", Depth::Tree));
     assert_eq!(list(&view, "d"), ["x", "y"]);
     assert_eq!(network.calls(), 2);
 }
@@ -55,7 +58,7 @@ fn a_watched_absence_holds_until_the_name_comes() {
     assert_eq!(size(&view, "d", "y"), None);
     assert_eq!(network.calls(), 1);
     network.member(ann).put("d/y", "y", 1);
-    view.take_in(&changed("d/y", Depth::Tree));
+    view.take_in(ann, &changed("d/y", Depth::Tree));
     assert_eq!(size(&view, "d", "y"), Some(1));
 }
 
@@ -67,7 +70,7 @@ fn a_directory_that_is_not_there_any_more_takes_all_below_with_it() {
         list(&view, directory);
     }
     network.member(ann).remove("d/e/f/z");
-    view.take_in(&changed("d/e", Depth::Tree));
+    view.take_in(ann, &changed("d/e", Depth::Tree));
     for directory in ["d/e/f", "d/e"] {
         let listed = view.list(&path(directory), within(SOON));
         assert!(matches!(listed, Err(Error::NotFound)), "{directory}");
@@ -94,7 +97,7 @@ fn when_a_member_is_no_longer_heard_of_answers_count_for_a_second() {
     list(&view, "d");
     network.member(ann).put("d/y", "y", 1);
     let_a_second_pass();
-    view.take_in(&News::Lost);
+    view.take_in(ann, &News::Lost);
     assert_eq!(list(&view, "d"), ["x", "y"]);
 }
 
@@ -106,7 +109,7 @@ fn an_answer_that_news_have_overtaken_is_not_kept() {
     std::thread::scope(|scope| {
         let listing = scope.spawn(|| list(&view, "d"));
         std::thread::sleep(slow / 3);
-        view.take_in(&changed("d/x", Depth::Entry));
+        view.take_in(ann, &changed("d/x", Depth::Entry));
         listing.join().unwrap();
     });
     assert_eq!(network.calls(), 1);
@@ -117,7 +120,7 @@ fn an_answer_that_news_have_overtaken_is_not_kept() {
     std::thread::scope(|scope| {
         let lookup = scope.spawn(|| size(&view, "e", "y"));
         std::thread::sleep(slow / 3);
-        view.take_in(&changed("e", Depth::Tree));
+        view.take_in(ann, &changed("e", Depth::Tree));
         lookup.join().unwrap();
     });
     size(&view, "e", "y");
@@ -165,33 +168,112 @@ fn a_file_that_grows_all_the_time_costs_nobody_who_looks_at_others() {
     list(&view, "d");
     for number in 0..200 {
         ann.put("d/x", vec![1; number + 1], 1);
-        view.take_in(&changed("d/x", Depth::Entry));
+        view.take_in(ann.id(), &changed("d/x", Depth::Entry));
         assert_eq!(size(&view, "d", &number.to_string()), Some(1));
     }
     assert_eq!(network.calls(), 1);
     assert_eq!(size(&view, "d", "x"), Some(200));
 }
 
+/// Tells a view what the followers of its network hear.
+struct Ear(View);
+
+impl Listener for Ear {
+    fn news(&self, member: PeerId, news: &News) {
+        self.0.take_in(member, news);
+    }
+}
+
+/// An honest member, and one that has the same directory and behaves like this, both followed as by a node.
+fn followed(behaviour: Behaviour) -> (Arc<MemoryNetwork>, Arc<Ear>, [Arc<MemoryPeer>; 2]) {
+    let network = Arc::new(MemoryNetwork::default());
+    network.follow();
+    let members = [network.join("ann", 1), network.join("mallory", 2)];
+    for member in &members {
+        member.watch();
+        member.put("d/x", "x", 1);
+        member.put("e/x", "x", 1);
+    }
+    members[1].behave(behaviour);
+    let view = View::new(Arc::clone(&network) as Arc<dyn Network>, None);
+    let ear = Arc::new(Ear(view));
+    network.listen(Arc::downgrade(&ear) as Weak<dyn Listener>);
+    (network, ear, members)
+}
+
 #[test]
-fn changes_within_others_are_taken_in_once() {
-    let change = |text: &str, depth| Change {
-        path: path(text),
-        depth,
-    };
-    let changes = [
-        change("a/b", Depth::Tree),
-        change("a/b/c", Depth::Tree),
-        change("a/b-", Depth::Entry),
-        change("a/b/c/d", Depth::Entry),
-        change("a", Depth::Entry),
-        change("z", Depth::Entry),
-        change("a/b.d/e", Depth::Tree),
-    ];
-    let left: Vec<String> = outermost(&changes)
-        .iter()
-        .map(|c| c.path.to_string())
-        .collect();
-    assert_eq!(left, ["a", "a/b", "a/b-", "a/b.d/e", "z"]);
-    let everything = [Change::everything(), change("a", Depth::Tree)];
-    assert_eq!(outermost(&everything), [&Change::everything()]);
+fn a_flood_of_news_costs_its_sender_and_nobody_else() {
+    for everything in [false, true] {
+        let (_network, ear, [ann, mallory]) = followed(Behaviour::Flooding(1024, everything));
+        list(&ear.0, "e");
+        let begun = Instant::now();
+        while begun.elapsed() < 3 * term::FRESH {
+            assert_eq!(list(&ear.0, "d"), ["x"]);
+            ear.0.mtime(&path("e"), within(SOON)).unwrap();
+            size(&ear.0, "d", "1");
+            size(&ear.0, "d", "nowhere");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        // Each question once, perhaps once more until both are followed.
+        assert!(ann.calls() <= 10, "{} calls", ann.calls());
+        assert!(mallory.calls() > 2 * ann.calls(), "{}", mallory.calls());
+        // What the honest one changes is there at once all the same.
+        ann.put("d/new", "x", 1);
+        let deadline = Instant::now() + term::FRESH;
+        while size(&ear.0, "d", "new").is_none() {
+            assert!(Instant::now() < deadline);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert_eq!(list(&ear.0, "d"), ["new", "x"]);
+    }
+}
+
+#[test]
+fn a_member_that_watches_nothing_is_asked_alone() {
+    let (network, ear, [ann, _]) = followed(Behaviour::Honest);
+    let bob = network.join("bob", 3);
+    bob.put("d/of bob", "x", 1);
+    let begun = Instant::now();
+    while begun.elapsed() < 3 * term::FRESH {
+        assert_eq!(list(&ear.0, "d"), ["of bob", "x"]);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(ann.calls() <= 2, "{} calls", ann.calls());
+    assert!((3..=5).contains(&bob.calls()), "{} calls", bob.calls());
+    bob.put("d/new", "x", 1);
+    std::thread::sleep(term::FRESH);
+    assert_eq!(list(&ear.0, "d"), ["new", "of bob", "x"]);
+}
+
+#[test]
+fn hostile_news_are_taken_in_at_once_whatever_is_remembered() {
+    let (network, view, ann) = watched();
+    let ann_peer = network.member(ann);
+    // Directories whose names each begin with the one before.
+    for number in 0..120 {
+        ann_peer.put(&format!("{}/f", "a".repeat(2 * number + 1)), "x", 1);
+    }
+    for number in 0..120 {
+        list(&view, &"a".repeat(2 * number + 1));
+    }
+    let stem = ["a".repeat(255).as_str(); 15].join("/");
+    let hostile = (0..1024).map(|n| Change {
+        path: path(&format!("{stem}/{}", "b".repeat(1 + n / 5))),
+        depth: Depth::Tree,
+    });
+    let hostile: Vec<Change> = hostile.collect();
+    let begun = Instant::now();
+    for _ in 0..8 {
+        view.take_in(
+            PeerId::from_bytes([66; 32]),
+            &News::Changed(hostile.clone()),
+        );
+    }
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    let calls = network.calls();
+    for number in 0..120 {
+        list(&view, &"a".repeat(2 * number + 1));
+    }
+    assert_eq!(network.calls(), calls, "what ann said holds");
 }

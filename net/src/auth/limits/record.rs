@@ -64,7 +64,7 @@ impl GuessRecord {
 
     /// One that ends with the process, with the full budget. For tests.
     #[cfg(any(test, feature = "testing"))]
-    pub(crate) fn in_memory() -> Self {
+    pub fn in_memory() -> Self {
         Self(Arc::new(Inner {
             directory: None,
             path: PathBuf::new(),

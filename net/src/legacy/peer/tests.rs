@@ -2,7 +2,7 @@ use super::super::twin::Twin;
 use super::names::FRESH;
 use super::*;
 use crate::client::dial::TcpDialer;
-use crate::client::{list, search, stat};
+use crate::client::{Room, list, search, stat};
 use crate::config::CALL_DEADLINE;
 use crate::merkle::{Tree, TreeHasher};
 use crate::types::ContentId;
@@ -61,8 +61,9 @@ impl Setup {
     }
 
     fn names(&self) -> Vec<String> {
-        let listing = list(&self.peer, &RelPath::root(), soon()).unwrap();
-        let entries = listing.answer.unwrap().entries.into_iter();
+        let listing = list(&self.peer, &RelPath::root(), &Arc::default(), soon()).unwrap();
+        let listing = listing.answer.unwrap();
+        let entries = listing.entries.iter();
         entries.map(|entry| entry.name.to_string()).collect()
     }
 
@@ -89,8 +90,8 @@ fn names_come_without_sizes_until_a_file_was_fetched() {
     assert_eq!((empty.size, empty.root), (0, None));
     assert_eq!(setup.attributes("missing"), None);
     assert_eq!(setup.attributes("a/b"), None);
-    let found = search(&setup.peer, "^a", 10, soon()).unwrap();
-    assert_eq!(found, [(path("a"), known)]);
+    let found = search(&setup.peer, "^a", &Room::default(), soon()).unwrap();
+    assert_eq!(found.files, [(path("a"), known)]);
     assert_eq!(setup.twin.asked(), (2, 1), "downloads and listings");
 }
 

@@ -1,0 +1,263 @@
+use tinyp2p_net::budget::ByteBudget;
+use tinyp2p_net::types::{Attributes, Entry, Version};
+use tinyp2p_net::wire::{Change, Depth};
+
+use super::*;
+use crate::view::directory::Said;
+use crate::view::merge::Member;
+use crate::view::term::FRESH;
+
+fn path(text: &str) -> RelPath {
+    RelPath::new(text.as_bytes()).unwrap()
+}
+
+fn id(n: u8) -> PeerId {
+    PeerId::from_bytes([n; 32])
+}
+
+/// So many names, as the only member that has them says.
+fn directory(names: usize) -> Arc<Directory> {
+    said_by(&[1], names)
+}
+
+/// The same, as all these members say.
+fn said_by(members: &[u8], names: usize) -> Arc<Directory> {
+    let entry = |number: usize| Entry {
+        name: Name::new(format!("{number:06}").into_bytes()).unwrap(),
+        attributes: Attributes {
+            kind: Kind::File,
+            size: 10,
+            mtime: 0,
+            version: Version(1),
+            root: None,
+        },
+    };
+    let budget: Arc<ByteBudget> = ByteBudget::new(16 * MAX_BYTES);
+    let said = members.iter().map(|member| {
+        let entries: Vec<Entry> = (0..names).map(entry).collect();
+        let mut held = budget.reserve(id(*member));
+        held.grow(entries.weight()).unwrap();
+        Said {
+            member: Arc::new(Member {
+                id: id(*member),
+                name: format!("m{member}").into(),
+            }),
+            mtime: 0,
+            entries,
+            held,
+        }
+    });
+    let said = said.collect();
+    Arc::new(Directory::merged(said, Vec::new(), None, |_| true))
+}
+
+fn at(now: Instant) -> Present {
+    Present { now, revision: 1 }
+}
+
+/// Members 1 and 2 watch what they said.
+fn watched(came: Instant) -> Term {
+    Term {
+        watched: Arc::new([id(1), id(2)]),
+        is_all_watched: true,
+        revision: 1,
+        ..Term::unwatched(came)
+    }
+}
+
+fn change(text: &str, depth: Depth) -> Change {
+    Change {
+        path: path(text),
+        depth,
+    }
+}
+
+const NOTHING: fn() -> Heard = Heard::default;
+
+#[test]
+fn a_listing_holds_for_a_second() {
+    let (mut cache, now) = (Cache::default(), Instant::now());
+    cache.insert(path("d"), directory(1), Term::unwatched(now));
+    let mut holds = |after| {
+        cache
+            .directory(&path("d"), at(now + after), &NOTHING())
+            .is_some()
+    };
+    assert!(holds(FRESH / 2));
+    assert!(!holds(FRESH));
+}
+
+#[test]
+fn absence_holds_for_a_second() {
+    let (mut cache, now) = (Cache::default(), Instant::now());
+    cache.insert_absent(path("d/x"), Term::unwatched(now));
+    let mut is_absent = |text, after| cache.is_absent(&path(text), at(now + after), &NOTHING());
+    assert!(is_absent("d/x", FRESH / 2));
+    assert!(!is_absent("d/x", FRESH));
+    assert!(!is_absent("d/y", Duration::ZERO));
+}
+
+#[test]
+fn a_change_ends_what_it_concerns_and_nothing_else() {
+    let now = Instant::now();
+    let listings = ["", "a", "a/b", "a/b/c", "a/b-", "a/b.d", "z"];
+    for (depth, left) in [
+        (Depth::Entry, &["", "a/b/c", "a/b-", "a/b.d", "z"][..]),
+        (Depth::Tree, &["", "a/b-", "a/b.d", "z"]),
+    ] {
+        let (mut cache, mut heard) = (Cache::default(), Heard::default());
+        for listing in listings {
+            cache.insert(path(listing), directory(1), watched(now));
+        }
+        cache.insert_absent(path("a/b/x"), watched(now));
+        cache.insert_absent(path("a/b-/x"), watched(now));
+        heard.note(Some(id(1)), &change("a/b", depth));
+        let mut holding = |heard: &Heard| {
+            let present = at(now + FRESH);
+            let holds = |d: &&str| cache.directory(&path(d), present, heard).is_some();
+            listings.into_iter().filter(holds).collect::<Vec<_>>()
+        };
+        assert_eq!(holding(&heard), left);
+        heard.note_everything(id(1));
+        assert!(holding(&heard).is_empty());
+        assert!(
+            cache.last_directory(&path("a/b")).is_some(),
+            "a guess is left"
+        );
+        let (mut cache, mut heard) = (Cache::default(), Heard::default());
+        cache.insert_absent(path("a/b/x"), watched(now));
+        cache.insert_absent(path("a/b-/x"), watched(now));
+        heard.note(Some(id(1)), &change("a/b", depth));
+        let mut is_absent = |p: &str| cache.is_absent(&path(p), at(now + FRESH), &heard);
+        assert_eq!(is_absent("a/b/x"), depth == Depth::Entry);
+        assert!(is_absent("a/b-/x"));
+    }
+}
+
+#[test]
+fn news_of_one_member_leave_what_the_others_said() {
+    let (mut cache, now) = (Cache::default(), Instant::now());
+    let mut heard = Heard::default();
+    cache.insert(path("d"), said_by(&[1, 2], 3), watched(now));
+    cache.insert_absent(path("d/x"), watched(now));
+    heard.note_everything(id(1));
+    let present = at(now);
+    assert!(cache.directory(&path("d"), present, &heard).is_none());
+    assert!(!cache.is_absent(&path("d/x"), present, &heard));
+    let kept = cache.kept(&path("d"), present, &heard);
+    assert_eq!(kept.members, [id(2)]);
+    let (said, left_out) = kept.from.unwrap().said_by(|member| member == id(2));
+    assert_eq!((said[0].entries.len(), left_out.len()), (3, 0));
+    let kept = cache.kept_absence(&path("d/x"), present, &heard);
+    assert_eq!(kept.members, [id(2)]);
+    let later = at(now + tinyp2p_net::config::PROMISE);
+    assert!(cache.kept(&path("d"), later, &heard).members.is_empty());
+}
+
+#[test]
+fn news_of_one_name_leave_the_listing_good_for_all_others() {
+    let (mut cache, now) = (Cache::default(), Instant::now());
+    let mut heard = Heard::default();
+    cache.insert(path("d"), directory(1), watched(now));
+    heard.note(Some(id(1)), &change("d/grows", Depth::Entry));
+    let speaks_for = |cache: &mut Cache, heard: &Heard, name: &str| {
+        let name = Name::new(name.as_bytes()).unwrap();
+        let listing = cache.directory_for(&path("d"), &name, at(now), heard);
+        listing.is_some()
+    };
+    let expected = [("000000", true), ("grows", false), ("grows (ann)", false)];
+    for (name, speaks) in expected {
+        assert_eq!(speaks_for(&mut cache, &heard, name), speaks, "{name}");
+    }
+    assert!(cache.directory(&path("d"), at(now), &heard).is_none());
+    // The same if they came while it was asked for.
+    cache.insert(path("d"), directory(1), watched(now));
+    assert!(speaks_for(&mut cache, &heard, "0") && !speaks_for(&mut cache, &heard, "grows"));
+    for number in 0..=MAX_CHANGED {
+        heard.note(Some(id(1)), &change(&format!("d/{number}"), Depth::Entry));
+    }
+    assert!(!speaks_for(&mut cache, &heard, "another"));
+}
+
+#[test]
+fn forgetting_a_file_ends_its_directory_too() {
+    let (mut cache, now) = (Cache::default(), Instant::now());
+    cache.insert(path("d"), directory(1), Term::unwatched(now));
+    cache.insert_absent(path("d/x"), Term::unwatched(now));
+    cache.forget(&path("d/x"));
+    assert!(cache.directory(&path("d"), at(now), &NOTHING()).is_none());
+    assert!(!cache.is_absent(&path("d/x"), at(now), &NOTHING()));
+    assert_eq!(cache.known(), Known::default());
+    assert_eq!((cache.bytes, cache.absent_bytes), (0, 0));
+}
+
+#[test]
+fn the_oldest_directories_go_when_they_take_too_many_bytes() {
+    let (mut cache, now) = (Cache::default(), Instant::now());
+    let part = 2 * MAX_BYTES / 5 / (directory(100).bytes() / 100);
+    for (number, name) in ["a", "b", "c", "d"].into_iter().enumerate() {
+        let later = now + Duration::from_millis(number as u64);
+        cache.insert(path(name), directory(part), Term::unwatched(later));
+    }
+    let kept = ["a", "b", "c", "d"].map(|name| cache.last_directory(&path(name)).is_some());
+    assert_eq!(kept, [false, false, true, true]);
+    assert_eq!(cache.known().items, 2 * part);
+    assert_eq!(cache.known().bytes, 20 * part as u64);
+    assert!(cache.bytes <= MAX_BYTES && cache.bytes > MAX_BYTES / 2);
+}
+
+#[test]
+fn one_directory_is_kept_whatever_its_size() {
+    let (mut cache, now) = (Cache::new(1000), Instant::now());
+    cache.insert(path("small"), directory(1), Term::unwatched(now));
+    cache.insert(path("huge"), directory(100), Term::unwatched(now));
+    assert!(cache.last_directory(&path("huge")).is_some());
+    assert!(cache.last_directory(&path("small")).is_none());
+}
+
+#[test]
+fn what_one_member_has_mostly_makes_room_for_its_next_answer() {
+    let (mut cache, now) = (Cache::default(), Instant::now());
+    cache.insert(path("its"), directory(5), Term::unwatched(now));
+    cache.insert(path("other"), said_by(&[2], 5), Term::unwatched(now));
+    assert_eq!(cache.forget_those_of(id(1)).len(), 1);
+    assert!(cache.last_directory(&path("other")).is_some());
+    assert_eq!(cache.known().items, 5);
+}
+
+#[test]
+fn a_directory_listed_again_counts_once() {
+    let (mut cache, now) = (Cache::default(), Instant::now());
+    for second in 0..100 {
+        let later = now + Duration::from_secs(second);
+        cache.insert(path("d"), directory(10), Term::unwatched(later));
+    }
+    assert_eq!(cache.known().items, 10);
+    assert!(cache.arrivals.len() <= 1 + REMEMBERED.as_secs() as usize);
+}
+
+#[test]
+fn absences_are_bounded() {
+    let (mut cache, now) = (Cache::default(), Instant::now());
+    for number in 0..2 * MAX_ABSENT {
+        cache.insert_absent(path(&number.to_string()), Term::unwatched(now));
+    }
+    assert_eq!(cache.absent.len(), MAX_ABSENT);
+    let long = ["x".repeat(250).as_str(); 16].join("/");
+    for number in 0..2 * MAX_ABSENT_BYTES / long.len() {
+        cache.insert_absent(path(&format!("{long}/{number}")), Term::unwatched(now));
+    }
+    assert!(cache.absent_bytes <= MAX_ABSENT_BYTES);
+    cache.insert_absent(path("last"), Term::unwatched(now + FRESH));
+    assert_eq!((cache.absent.len(), cache.absences.len()), (1, 1));
+    assert_eq!(cache.absent_bytes, absence_weight(&path("last")));
+}
+
+#[test]
+fn many_questions_about_a_listed_directory_make_a_listing_worth_it() {
+    let (mut cache, now) = (Cache::default(), Instant::now());
+    assert!(!cache.is_worth_listing(&path("unknown")));
+    cache.insert(path("d"), directory(6_400), Term::unwatched(now));
+    let questions = (1..).find(|_| cache.is_worth_listing(&path("d"))).unwrap();
+    assert_eq!(questions, QUESTIONS_PER_LISTING + 100 + 1);
+}

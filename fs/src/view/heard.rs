@@ -1,0 +1,376 @@
+//! What was heard of members' changes, each member's apart: what it does to an answer is found out when somebody wants the
+//! answer.
+//!
+//! Pure. Taking news in costs a few comparisons for each change, whatever is remembered. Every change has a number; an answer
+//! knows up to which one it was compared. What a member says touches its own answers only, and the memory of each is bounded:
+//! one that says more has said that everything of its own may have changed.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
+
+use tinyp2p_net::budget::Weigh;
+use tinyp2p_net::types::{Name, PeerId, RelPath};
+use tinyp2p_net::wire::{Change, Depth};
+
+use super::tree_order::{TreeOrder, compare};
+
+/// Changes of one member that are remembered: four full polls.
+const MAX_CHANGES: usize = 4096;
+
+/// The most bytes that those of one member may take.
+const MAX_BYTES: usize = 1 << 20;
+
+/// The most bytes of all together. Then the member with most of them makes room.
+const MAX_ALL_BYTES: usize = 8 << 20;
+
+/// Members of whom something is remembered; more than there ever are in one network.
+const MAX_MEMBERS: usize = 1024;
+
+/// What a change costs beside itself: its place in a tree.
+const OVERHEAD: usize = 32;
+
+/// The last news.
+#[derive(Debug, Default)]
+pub struct Heard {
+    count: u64,
+    of: HashMap<PeerId, Log>,
+    /// What concerns the answers of all.
+    of_all: Log,
+    /// Of changes up to this one, those of members without a log are not known any more.
+    forgotten: u64,
+}
+
+#[derive(Debug, Default)]
+struct Log {
+    /// The number of the last change.
+    last: u64,
+    /// The number of the last one that was everything.
+    everything: u64,
+    changes: BTreeMap<TreeOrder, (Depth, u64)>,
+    bytes: usize,
+}
+
+/// What news do to a listing.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Effect {
+    /// None.
+    None,
+    /// The listing does not speak for these names any more, or (`true`) for the directory's own attributes.
+    Partial(Vec<Name>, bool),
+    /// It is over.
+    Total,
+}
+
+impl Heard {
+    /// How many there were so far.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Takes in what `member` said; or what is so whoever is asked.
+    pub fn note(&mut self, member: Option<PeerId>, change: &Change) {
+        self.count += 1;
+        let count = self.count;
+        self.log(member).note(change, count);
+        self.limit();
+    }
+
+    /// Whatever `member` said may be otherwise by now.
+    pub fn note_everything(&mut self, member: PeerId) {
+        self.note(Some(member), &Change::everything());
+    }
+
+    /// Those who had something to say since number `since`.
+    pub fn members(&self, since: u64) -> impl Iterator<Item = PeerId> {
+        let talking = self.of.iter().filter(move |(_, log)| log.last > since);
+        talking.map(|(member, _)| *member)
+    }
+
+    /// What the news of `member` since number `since` do to its listing of `directory`.
+    pub fn about_listing(&self, member: PeerId, directory: &RelPath, since: u64) -> Effect {
+        let log = self.of.get(&member);
+        log.map_or(Effect::None, |log| log.about_listing(directory, since))
+    }
+
+    /// True if the listing of `directory` was ended for all members since number `since`, or nobody knows.
+    pub fn ended_listing(&self, directory: &RelPath, since: u64) -> bool {
+        since < self.forgotten || self.of_all.about_listing(directory, since) != Effect::None
+    }
+
+    /// Those who may have something else at `path` than they said at number `since`; `None` if that may be anybody.
+    pub fn about_entry(&self, path: &RelPath, since: u64) -> Option<Vec<PeerId>> {
+        if since < self.forgotten || self.of_all.concerns_entry(path, since) {
+            return None;
+        }
+        let members = self.members(since);
+        let concerned = members.filter(|member| self.of[member].concerns_entry(path, since));
+        Some(concerned.collect())
+    }
+
+    fn log(&mut self, member: Option<PeerId>) -> &mut Log {
+        let Some(member) = member else {
+            return &mut self.of_all;
+        };
+        if self.of.len() >= MAX_MEMBERS
+            && !self.of.contains_key(&member)
+            && let Some((oldest, last)) = self
+                .of
+                .iter()
+                .map(|(member, log)| (*member, log.last))
+                .min_by_key(|(_, last)| *last)
+        {
+            self.of.remove(&oldest);
+            self.forgotten = last;
+        }
+        self.of.entry(member).or_default()
+    }
+
+    /// Lets the one who said most have said everything, while there is too much.
+    fn limit(&mut self) {
+        let all: usize = self.of.values().map(|log| log.bytes).sum();
+        if all > MAX_ALL_BYTES
+            && let Some(largest) = self.of.values_mut().max_by_key(|log| log.bytes)
+        {
+            largest.say_everything(self.count);
+        }
+    }
+}
+
+impl Log {
+    fn note(&mut self, change: &Change, count: u64) {
+        self.last = count;
+        if change.path.is_root() && change.depth == Depth::Tree {
+            return self.say_everything(count);
+        }
+        let before = self
+            .changes
+            .insert(TreeOrder(change.path.clone()), (change.depth, count));
+        match before {
+            Some((depth, _)) if depth > change.depth => {
+                self.changes
+                    .insert(TreeOrder(change.path.clone()), (depth, count));
+            }
+            Some(_) => {}
+            None => self.bytes += change.weight() + OVERHEAD,
+        }
+        if self.changes.len() > MAX_CHANGES || self.bytes > MAX_BYTES {
+            self.say_everything(count);
+        }
+    }
+
+    fn say_everything(&mut self, count: u64) {
+        *self = Self {
+            last: count,
+            everything: count,
+            ..Self::default()
+        };
+    }
+
+    fn about_listing(&self, directory: &RelPath, since: u64) -> Effect {
+        if self.is_uprooted(directory, since) {
+            return Effect::Total;
+        }
+        let own = self.changes.get(&TreeOrder(directory.clone()));
+        let is_touched = own.is_some_and(|(_, number)| *number > since);
+        let below = self.changes.range((
+            Bound::Excluded(TreeOrder(directory.clone())),
+            Bound::Unbounded,
+        ));
+        let below = below.take_while(|(path, _)| path.0.is_within(directory));
+        let names = below.filter_map(|(path, (_, number))| {
+            let rest = &path.0.as_bytes()[directory.as_bytes().len()..];
+            let rest = rest.strip_prefix(b"/").unwrap_or(rest);
+            let is_new = *number > since && !rest.contains(&b'/');
+            is_new.then(|| Name::new(rest).ok()).flatten()
+        });
+        let names: Vec<Name> = names.collect();
+        if names.is_empty() && !is_touched {
+            return Effect::None;
+        }
+        Effect::Partial(names, is_touched)
+    }
+
+    fn concerns_entry(&self, path: &RelPath, since: u64) -> bool {
+        let own = self.changes.get(&TreeOrder(path.clone()));
+        own.is_some_and(|(_, number)| *number > since) || self.is_uprooted(path, since)
+    }
+
+    /// True if all at or below `path` may have changed.
+    fn is_uprooted(&self, path: &RelPath, since: u64) -> bool {
+        if self.everything > since {
+            return true;
+        }
+        if self.last <= since || self.changes.is_empty() {
+            return false;
+        }
+        let bytes = path.as_bytes();
+        let slashes = bytes.iter().enumerate().filter(|(_, byte)| **byte == b'/');
+        let ends = slashes.map(|(at, _)| at).chain([bytes.len()]);
+        // What lies above a path is within its bytes, so all of this is valid.
+        let mut above = ends.filter_map(|end| RelPath::new(&bytes[..end]).ok());
+        above.any(|path| {
+            let change = self.changes.get(&TreeOrder(path));
+            matches!(change, Some((Depth::Tree, number)) if *number > since)
+        })
+    }
+}
+
+/// Those of `changes` that no other one of them includes. Takes the time of sorting them.
+pub fn outermost(changes: &[Change]) -> Vec<&Change> {
+    let mut sorted: Vec<&Change> = changes.iter().collect();
+    sorted.sort_by(|a, b| compare(&a.path, &b.path));
+    let mut outermost: Vec<&Change> = Vec::with_capacity(sorted.len());
+    let mut tree: Option<&Change> = None;
+    for change in sorted {
+        // All that is within a path comes right behind it.
+        if tree.is_some_and(|tree| change.path.is_within(&tree.path)) {
+            continue;
+        }
+        if change.depth == Depth::Tree {
+            tree = Some(change);
+        }
+        outermost.push(change);
+    }
+    outermost
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    fn path(text: &str) -> RelPath {
+        RelPath::new(text.as_bytes()).unwrap()
+    }
+
+    fn change(text: &str, depth: Depth) -> Change {
+        Change {
+            path: path(text),
+            depth,
+        }
+    }
+
+    fn id(n: u8) -> PeerId {
+        PeerId::from_bytes([n; 32])
+    }
+
+    fn names(texts: &[&str]) -> Effect {
+        let name = |text: &&str| Name::new(text.as_bytes()).unwrap();
+        Effect::Partial(texts.iter().map(name).collect(), false)
+    }
+
+    #[test]
+    fn a_change_concerns_its_listing_that_of_its_parent_and_if_deep_all_below() {
+        for (depth, own, below) in [
+            (Depth::Entry, Effect::Partial(vec![], true), Effect::None),
+            (Depth::Tree, Effect::Total, Effect::Total),
+        ] {
+            let mut heard = Heard::default();
+            heard.note(Some(id(1)), &change("a/b", depth));
+            let about = |directory: &str| heard.about_listing(id(1), &path(directory), 0);
+            assert_eq!(about("a"), names(&["b"]));
+            assert_eq!((about("a/b"), about("a/b/c/d")), (own, below));
+            for other in ["", "a/b-", "a/bc", "b"] {
+                assert_eq!(about(other), Effect::None, "{other} {depth:?}");
+            }
+            assert_eq!(heard.about_listing(id(2), &path("a"), 0), Effect::None);
+        }
+    }
+
+    #[test]
+    fn news_count_for_what_was_asked_before_them() {
+        let mut heard = Heard::default();
+        heard.note(Some(id(1)), &change("d/old", Depth::Tree));
+        let begun = heard.count();
+        heard.note(Some(id(1)), &change("d/new", Depth::Entry));
+        heard.note(Some(id(2)), &change("e", Depth::Tree));
+        let about = |since| heard.about_listing(id(1), &path("d"), since);
+        assert_eq!(about(0), names(&["new", "old"]));
+        assert_eq!(about(begun), names(&["new"]));
+        assert_eq!(about(heard.count()), Effect::None);
+        let entry = |text: &str| heard.about_entry(&path(text), begun).unwrap();
+        assert_eq!(entry("d/new"), [id(1)]);
+        assert_eq!(entry("e/f"), [id(2)]);
+        assert!(entry("d/old").is_empty());
+    }
+
+    #[test]
+    fn who_says_too_much_has_said_everything_of_its_own() {
+        let mut heard = Heard::default();
+        let long = ["x".repeat(250).as_str(); 16].join("/");
+        for number in 0..2 * MAX_BYTES / long.len() {
+            heard.note(
+                Some(id(1)),
+                &change(&format!("{long}/{number}"), Depth::Tree),
+            );
+        }
+        assert!(heard.of[&id(1)].bytes <= MAX_BYTES);
+        for number in 0..=MAX_CHANGES {
+            heard.note(Some(id(2)), &change(&number.to_string(), Depth::Entry));
+        }
+        assert!(heard.of[&id(2)].changes.is_empty());
+        let about = |n| heard.about_listing(id(n), &path("other"), 0);
+        assert_eq!(
+            [about(1), about(2), about(3)],
+            [Effect::Total, Effect::Total, Effect::None]
+        );
+    }
+
+    #[test]
+    fn no_number_of_members_grows_it_beyond_its_bounds() {
+        let mut heard = Heard::default();
+        let long = ["x".repeat(250).as_str(); 15].join("/");
+        for number in 0..2 * MAX_MEMBERS {
+            let mut key = [0; 32];
+            key[..8].copy_from_slice(&(number as u64).to_le_bytes());
+            for part in 0..9 {
+                let text = format!("{long}/{part}");
+                heard.note(Some(PeerId::from_bytes(key)), &change(&text, Depth::Entry));
+            }
+        }
+        assert!(heard.of.len() <= MAX_MEMBERS);
+        let bytes: usize = heard.of.values().map(|log| log.bytes).sum();
+        assert!(bytes <= MAX_ALL_BYTES, "{bytes}");
+        assert!(heard.ended_listing(&path("d"), 0), "nobody knows any more");
+        assert!(!heard.ended_listing(&path("d"), heard.count()));
+    }
+
+    #[test]
+    fn changes_within_others_are_taken_in_once() {
+        let changes = [
+            change("a/b", Depth::Tree),
+            change("a/b/c", Depth::Tree),
+            change("a/b-", Depth::Entry),
+            change("a/b/c/d", Depth::Entry),
+            change("a", Depth::Entry),
+            change("z", Depth::Entry),
+            change("a/b.d/e", Depth::Tree),
+        ];
+        let left: Vec<String> = outermost(&changes)
+            .iter()
+            .map(|c| c.path.to_string())
+            .collect();
+        assert_eq!(left, ["a", "a/b", "a/b-", "a/b.d/e", "z"]);
+        let everything = [Change::everything(), change("a", Depth::Tree)];
+        assert_eq!(outermost(&everything), [&Change::everything()]);
+    }
+
+    /// Each begins with the one before as bytes, and none lies within another.
+    #[test]
+    fn a_poll_of_alike_paths_is_sorted_in_no_time() {
+        let stem = ["x".repeat(250).as_str(); 12].join("/");
+        let tail = ["y".repeat(250).as_str(); 4].join("z/z");
+        let paths = (1..tail.len()).filter(|end| tail.as_bytes()[end - 1] != b'/');
+        let path = |end: usize| format!("{stem}/{}", &tail[..end]);
+        let changes: Vec<Change> = paths.map(|end| change(&path(end), Depth::Tree)).collect();
+        assert!(changes.len() > 1000);
+        let begun = Instant::now();
+        let mut heard = Heard::default();
+        for change in outermost(&changes) {
+            heard.note(Some(id(1)), change);
+        }
+        let took = begun.elapsed();
+        assert!(took < Duration::from_millis(500), "{took:?}");
+    }
+}

@@ -1,0 +1,87 @@
+//! Giving memory back to the system.
+//!
+//! glibc keeps what was freed in the arena of the thread that had allocated it. Answers of members are taken in by many threads
+//! that end soon, so a node that has once been told too much would stay as large as it was then. After much was freed, the
+//! allocator is asked to give all free pages back: a few milliseconds for each 100 MB that it holds.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+/// Less than this is not worth a walk through the arenas.
+const WORTH_IT: usize = 16 << 20;
+
+/// So long after it, so that what is freed together is given back together, and never more often.
+const DELAY: Duration = Duration::from_secs(1);
+
+/// As long as so much is freed between two trims, there is another one: the last comes when it is quiet.
+const GOES_ON: usize = 1 << 20;
+
+/// Asks for a trim once enough was freed.
+#[derive(Default)]
+pub(crate) struct Trimmer {
+    freed: AtomicUsize,
+    is_due: AtomicBool,
+}
+
+impl Trimmer {
+    /// `bytes` were freed, or are about to be.
+    pub(crate) fn freed(self: &Arc<Self>, bytes: usize) {
+        let freed = self.freed.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        if freed < WORTH_IT || self.is_due.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let trimmer = Arc::clone(self);
+        let thread = std::thread::Builder::new().name("trim".into());
+        let spawned = thread.spawn(move || {
+            loop {
+                std::thread::sleep(DELAY);
+                let freed = trimmer.freed.swap(0, Ordering::Relaxed);
+                trim();
+                if freed < GOES_ON {
+                    break;
+                }
+            }
+            trimmer.is_due.store(false, Ordering::Relaxed);
+        });
+        if spawned.is_err() {
+            self.is_due.store(false, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Gives all free pages of all arenas back to the system.
+#[cfg(target_env = "gnu")]
+#[allow(unsafe_code)]
+fn trim() {
+    // SAFETY: malloc_trim takes the allocator's own locks, may be called from any thread at any time, and touches no
+    // memory that is in use. There is no safe interface to it.
+    unsafe { libc::malloc_trim(0) };
+}
+
+/// Other allocators give large pieces back by themselves.
+#[cfg(not(target_env = "gnu"))]
+fn trim() {}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn a_trim_comes_once_for_all_that_was_freed_meanwhile() {
+        let trimmer = Arc::new(Trimmer::default());
+        trimmer.freed(WORTH_IT - 1);
+        assert!(!trimmer.is_due.load(Ordering::Relaxed));
+        trimmer.freed(1);
+        trimmer.freed(WORTH_IT);
+        assert!(trimmer.is_due.load(Ordering::Relaxed));
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while trimmer.is_due.load(Ordering::Relaxed) {
+            assert!(Instant::now() < deadline);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert_eq!(trimmer.freed.load(Ordering::Relaxed), 0);
+    }
+}
