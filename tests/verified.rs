@@ -208,6 +208,7 @@ fn remember_root(node: &Node, name: &str, tree: &Tree) {
     let paths = vec![path.clone()];
     let share = Share::open(&share).expect("a share");
     let request = StatRequest {
+        compare: false,
         paths,
         watch: false,
     };

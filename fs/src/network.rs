@@ -76,6 +76,9 @@ pub trait Network: Send + Sync {
     /// All members who are there, this node perhaps among them.
     fn peers(&self) -> Vec<Arc<dyn Peer>>;
 
+    /// Has members compute the content roots of these files of theirs before those of others. Never waits.
+    fn compare(&self, _files: BTreeMap<PeerId, Vec<RelPath>>) {}
+
     /// True if `member` has named a content root for its file of this `version`, and sent other bytes.
     fn is_disproved(&self, _member: PeerId, _version: Version) -> bool {
         false
@@ -141,6 +144,10 @@ impl Network for Node {
     fn peers(&self) -> Vec<Arc<dyn Peer>> {
         let present = self.present().into_iter();
         present.map(|member| member.peer).collect()
+    }
+
+    fn compare(&self, files: BTreeMap<PeerId, Vec<RelPath>>) {
+        Self::compare(self, files);
     }
 
     fn is_disproved(&self, member: PeerId, version: Version) -> bool {

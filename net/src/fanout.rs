@@ -23,10 +23,11 @@ use self::late::LateListings;
 use self::pace::Pace;
 use crate::budget::{ByteBudget, Held, Relieve};
 use crate::client::{self, Peer, Told};
+use crate::config::CALL_DEADLINE;
 use crate::error::Error;
 use crate::lanes::Lanes;
 use crate::types::{Attributes, PeerId, RelPath};
-use crate::wire::Listing;
+use crate::wire::{Listing, Request, StatRequest};
 
 /// Calls of one member that may be under way at once. More would only queue at its disk.
 const CALLS_PER_MEMBER: usize = 4;
@@ -162,6 +163,24 @@ impl Fanout {
             question,
             |_| true,
         )
+    }
+
+    /// Tells `peer` that files of its without a root should get one soon. Waits for nothing: whoever has no time for that
+    /// now will be told again.
+    pub fn compare(&self, peer: &Arc<dyn Peer>, paths: Vec<RelPath>) {
+        let told = Arc::clone(peer);
+        let tell = move || {
+            let request = Request::Stat(StatRequest {
+                paths,
+                watch: false,
+                compare: true,
+            });
+            if let Err(error) = told.call(&request, Instant::now() + CALL_DEADLINE) {
+                tracing::debug!(peer = ?told.id(), %error, "was not told what to compare");
+            }
+        };
+        // A full lane has more urgent things to do.
+        let _ = self.lanes.of(peer.id()).run(tell);
     }
 
     /// The whole of `directory` at every one of `members`, which are those among `whom` who are there, by `deadline`. Slow

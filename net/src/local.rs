@@ -145,6 +145,7 @@ mod tests {
         let (node, peer) = local();
         let version = node.put("f", b"0123456789");
         let request = Request::Stat(StatRequest {
+            compare: false,
             watch: false,
             paths: vec![RelPath::new(b"f").unwrap(), RelPath::new(b"g").unwrap()],
         });

@@ -13,6 +13,7 @@
 //! Locks are held for a look into memory, never while the network is asked, and never for work whose size a member chooses.
 
 pub mod cache;
+pub mod comparing;
 pub mod conflicts;
 pub mod directory;
 pub mod distinct_names;
@@ -38,6 +39,7 @@ use tinyp2p_net::wire::{Change, Depth, FaultCode, Listing};
 use crate::errno::Error;
 use crate::network::{HANDING_OVER, Network};
 use cache::{Cache, Kept, Known};
+use comparing::Comparing;
 use conflicts::Conflicts;
 pub use directory::Directory;
 use directory::Said;
@@ -81,6 +83,7 @@ pub struct View {
     is_merged: bool,
     state: Arc<Memory>,
     conflicts: Mutex<Conflicts>,
+    comparing: Mutex<Comparing>,
 }
 
 /// What is remembered, apart, so that it can make room.
@@ -165,6 +168,7 @@ impl View {
             is_merged: true,
             state,
             conflicts: Mutex::default(),
+            comparing: Mutex::default(),
         }
     }
 
@@ -479,6 +483,13 @@ impl View {
             self.conflicts
                 .lock()
                 .update(path, &what.items, is_disproved);
+            let wishes = self
+                .comparing
+                .lock()
+                .wishes(path, &what.items, Instant::now());
+            if !wishes.is_empty() {
+                self.network.compare(wishes);
+            }
         }
         let what = Arc::new(what);
         Ok(Made { what, watch })

@@ -85,6 +85,7 @@ pub fn stat(
     deadline: Instant,
 ) -> Result<Told<Option<Attributes>>, Error> {
     let request = Request::Stat(StatRequest {
+        compare: false,
         paths: vec![path.clone()],
         watch: true,
     });

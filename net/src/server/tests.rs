@@ -459,6 +459,7 @@ fn calls_are_answered_while_the_members_searches_wait() {
         raw.send(&search).unwrap();
     }
     let stat = call(&Request::Stat(StatRequest {
+        compare: false,
         watch: false,
         paths: vec![RelPath::new(b"f").unwrap()],
     }));

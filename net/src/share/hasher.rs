@@ -72,9 +72,18 @@ impl Wanted {
 
     /// Asks for the roots of files that `asker` was told of, as many as there is room for.
     fn add_listed(&self, asker: Asker, paths: impl Iterator<Item = RelPath>) {
+        self.add_all(asker, paths, Interest::Listed);
+    }
+
+    /// The same for files that `asker` compares with others. They come as soon as what it reads.
+    pub(super) fn add_compared(&self, asker: Asker, paths: impl Iterator<Item = RelPath>) {
+        self.add_all(asker, paths, Interest::Opened);
+    }
+
+    fn add_all(&self, asker: Asker, paths: impl Iterator<Item = RelPath>, interest: Interest) {
         let mut state = self.state.lock();
         for path in paths {
-            if !state.wishes.add(Wish { asker, path }, Interest::Listed) {
+            if !state.wishes.add(Wish { asker, path }, interest) {
                 break;
             }
         }

@@ -251,6 +251,12 @@ impl Share {
         let paths: Vec<&RelPath> = served.map(|(path, _)| path).collect();
         let found = attributes.iter_mut().flatten().collect();
         self.add_roots(found, asker, |index| Some(paths[index].clone()));
+        if request.compare {
+            let served = request.paths.iter().zip(&attributes);
+            let unhashed = served.filter(|(_, found)| found.is_some_and(|it| it.root.is_none()));
+            let unhashed = unhashed.map(|(path, _)| path.clone());
+            self.wanted.add_compared(asker, unhashed);
+        }
         Ok(StatResponse {
             attributes,
             counter,

@@ -113,6 +113,7 @@ impl Fixture {
             .share
             .stat(
                 &StatRequest {
+                    compare: false,
                     paths,
                     watch: false,
                 },

@@ -62,7 +62,7 @@ impl Asker {
 /// How a member came upon a file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Interest {
-    /// It reads it.
+    /// It reads it, or compares it with another.
     Opened,
     /// It was told of it.
     Listed,

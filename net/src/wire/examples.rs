@@ -116,6 +116,7 @@ fn list() -> (Request, Response) {
 
 fn stat() -> (Request, Response) {
     let request = StatRequest {
+        compare: false,
         paths: vec![
             path(b"music"),
             path(b"caf\xe9.txt"),

@@ -11,7 +11,7 @@ pub(super) const NAME: &str = "tinyp2p.stat";
 pub(super) const HELP: &str = "\
 struct tinyp2p.stat(struct)
 The attributes of a batch of paths. Parameter: paths (array of strings or base64, 1 to 256),
-watch (boolean, may be left out). Result: the columns kinds, sizes, mtimes, versions, roots, one element
+watch and compare (booleans, may be left out). Result: the columns kinds, sizes, mtimes, versions, roots, one element
 per path in the order of the request; the kind of a path that leads to nothing is '-'; and counter (i8) if
 watch was asked for and all of it is watched.";
 
@@ -22,6 +22,9 @@ pub struct StatRequest {
     pub paths: Vec<RelPath>,
     /// Whether the caller would follow the changes of what it is told.
     pub watch: bool,
+    /// Whether the caller has other files to compare these with, so that their content roots should be
+    /// computed before those of others.
+    pub compare: bool,
 }
 
 impl StatRequest {
@@ -31,9 +34,11 @@ impl StatRequest {
     pub(super) fn to_value(&self) -> Value {
         let paths = self.paths.iter();
         let paths = paths.map(|path| Value::from_bytes_text(path.as_bytes()));
-        let watch = self.watch.then_some(("watch", Value::Boolean(true)));
+        let flags = [("watch", self.watch), ("compare", self.compare)].into_iter();
+        let flags = flags.filter(|(_, is_set)| *is_set);
+        let flags = flags.map(|(name, _)| (name, Value::Boolean(true)));
         let paths = [("paths", Value::Array(paths.collect()))];
-        members(paths.into_iter().chain(watch))
+        members(paths.into_iter().chain(flags))
     }
 
     pub(super) fn from_fields(mut fields: Fields) -> Result<Self, Refusal> {
@@ -45,8 +50,11 @@ impl StatRequest {
             .into_iter()
             .map(|path| Ok(RelPath::new(&bytes(path, "paths")?)?))
             .collect::<Result<_, Refusal>>()?;
-        let watch = fields.optional_flag("watch")?;
-        Ok(Self { paths, watch })
+        Ok(Self {
+            paths,
+            watch: fields.optional_flag("watch")?,
+            compare: fields.optional_flag("compare")?,
+        })
     }
 }
 

@@ -91,6 +91,7 @@ fn any_request() -> impl Strategy<Value = Request> {
             })
         }),
         vec(any_path(), 1..5).prop_map(|paths| Request::Stat(StatRequest {
+            compare: false,
             paths,
             watch: false
         })),
@@ -146,6 +147,7 @@ fn any_exchange() -> impl Strategy<Value = (Request, Response)> {
             };
             (
                 Request::Stat(StatRequest {
+                    compare: false,
                     paths,
                     watch: false,
                 }),
@@ -200,6 +202,7 @@ fn search(limit: u32) -> Request {
 
 fn stat(paths: usize) -> Request {
     Request::Stat(StatRequest {
+        compare: false,
         paths: vec![RelPath::new(b"a").unwrap(); paths],
         watch: true,
     })

@@ -79,6 +79,7 @@ fn magic_links_inside_a_share_of_proc_are_left_out() {
         let response = share
             .stat(
                 &StatRequest {
+                    compare: false,
                     paths,
                     watch: false,
                 },

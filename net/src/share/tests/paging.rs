@@ -221,6 +221,7 @@ fn a_page_ends_in_time_however_many_names_lead_nowhere() {
 fn many_paths_are_not_looked_at_beyond_the_time_there_is() {
     let share = Fixture::new();
     let request = StatRequest {
+        compare: false,
         watch: true,
         paths: vec![path("a"); StatRequest::MAX_PATHS],
     };

@@ -36,6 +36,7 @@ impl Rooted {
 
     fn root(&self, name: &str) -> Option<Root> {
         let request = StatRequest {
+            compare: false,
             watch: false,
             paths: vec![path(name)],
         };
@@ -339,6 +340,7 @@ fn what_a_member_lists_is_hashed_before_the_rest() {
     }
     let wished = |name: &str, asker| {
         let request = StatRequest {
+            compare: false,
             watch: false,
             paths: vec![path(name)],
         };

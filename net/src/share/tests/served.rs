@@ -163,6 +163,7 @@ fn faults_say_what_is_wrong_and_nothing_about_this_machine() {
         .share
         .stat(
             &StatRequest {
+                compare: false,
                 paths,
                 watch: false,
             },

@@ -47,6 +47,7 @@ impl Watched {
 
     fn stat_counter(&self, at: &str) -> Option<u64> {
         let request = StatRequest {
+            compare: false,
             paths: vec![path(at)],
             watch: true,
         };

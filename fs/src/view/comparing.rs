@@ -1,0 +1,170 @@
+//! Which files should get their content roots before others, because two of one path look alike and
+//! nobody can tell yet whether they are one.
+//!
+//! Pure. Each member is told of its own, once in a while, and only of a bounded number.
+
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
+use std::time::{Duration, Instant};
+
+use tinyp2p_net::generations::Generations;
+use tinyp2p_net::types::{PeerId, RelPath};
+
+use super::conflicts::Evidence;
+use super::merge::Item;
+
+/// A member is told of the same file no sooner than this: it may be one that never gets a root.
+const PAUSE: Duration = Duration::from_secs(60);
+
+/// What has been told is remembered of so many files.
+const MAX_REMEMBERED: usize = 16_384;
+
+/// Files of one directory that one member is told of at once: as many as fit into one call.
+const MAX_EACH: usize = 256;
+
+/// What members have been told.
+pub struct Comparing {
+    hasher: RandomState,
+    told: Generations<u64, Instant>,
+}
+
+impl Default for Comparing {
+    fn default() -> Self {
+        Self {
+            hasher: RandomState::new(),
+            told: Generations::new(MAX_REMEMBERED),
+        }
+    }
+}
+
+impl Comparing {
+    /// The files without a root among `items`, which are those of `directory`, that look like another
+    /// content of their path: by the members who have them. Those are taken to be told of at `now`.
+    pub fn wishes(
+        &mut self,
+        directory: &RelPath,
+        items: &[Item],
+        now: Instant,
+    ) -> BTreeMap<PeerId, Vec<RelPath>> {
+        let mut wishes: BTreeMap<PeerId, Vec<RelPath>> = BTreeMap::new();
+        for item in items {
+            let Some(plain) = &item.original else {
+                continue;
+            };
+            let Ok(kept) = items.binary_search_by(|item| item.name.cmp(plain)) else {
+                continue;
+            };
+            let kept = &items[kept];
+            if Evidence::between(item, kept) != Evidence::Open {
+                continue;
+            }
+            let Ok(path) = directory.join(plain) else {
+                continue;
+            };
+            let both = [item, kept].into_iter().filter(|item| item.root.is_none());
+            for source in both.flat_map(|item| item.sources.iter()) {
+                let member = source.member.id;
+                let list = wishes.entry(member).or_default();
+                if list.len() < MAX_EACH && !list.contains(&path) && self.is_due(member, &path, now)
+                {
+                    list.push(path.clone());
+                }
+            }
+        }
+        wishes.retain(|_, paths| !paths.is_empty());
+        wishes
+    }
+
+    fn is_due(&mut self, member: PeerId, path: &RelPath, now: Instant) -> bool {
+        let key = self.hasher.hash_one((member, path));
+        let told = self.told.get(&key);
+        let is_due = told.is_none_or(|told| now.saturating_duration_since(told) >= PAUSE);
+        if is_due {
+            self.told.insert(key, now);
+        }
+        is_due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tinyp2p_net::types::{Attributes, Entry, Kind, Name, Root, Version};
+
+    use super::*;
+    use crate::view::merge::{self, Member};
+
+    fn id(number: u8) -> PeerId {
+        PeerId::from_bytes([number; 32])
+    }
+
+    /// A directory in which each member has files of these names, sizes and roots.
+    fn items(said: &[(u8, &[(&str, u64, Option<u8>)])]) -> Vec<Item> {
+        let listing = |(number, files): &(u8, &[(&str, u64, Option<u8>)])| {
+            let member = Member {
+                id: id(*number),
+                name: format!("m{number}").into(),
+            };
+            let entry = |(name, size, root): &(&str, u64, Option<u8>)| Entry {
+                name: Name::new(name.as_bytes()).unwrap(),
+                attributes: Attributes {
+                    kind: Kind::File,
+                    size: *size,
+                    mtime: 1,
+                    version: Version(1),
+                    root: root.map(|byte| Root::from_bytes([byte; 32])),
+                },
+            };
+            (Arc::new(member), files.iter().map(entry).collect())
+        };
+        merge::directory(said.iter().map(listing).collect(), None)
+    }
+
+    fn path(text: &str) -> RelPath {
+        RelPath::new(text.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn members_are_told_of_what_may_be_the_same() {
+        let items = items(&[
+            (
+                1,
+                &[
+                    ("a", 5, Some(1)),
+                    ("b", 5, None),
+                    ("c", 5, None),
+                    ("d", 5, None),
+                ],
+            ),
+            (2, &[("a", 5, None), ("b", 5, None), ("c", 6, None)]),
+            (3, &[("a", 5, None), ("e", 5, None)]),
+        ]);
+        let (mut comparing, now) = (Comparing::default(), Instant::now());
+        let wishes = comparing.wishes(&path("x"), &items, now);
+        let expected = BTreeMap::from([
+            (id(1), vec![path("x/b")]),
+            (id(2), vec![path("x/a"), path("x/b")]),
+            (id(3), vec![path("x/a")]),
+        ]);
+        assert_eq!(wishes, expected);
+        let soon = now + PAUSE / 2;
+        assert!(
+            comparing.wishes(&path("x"), &items, soon).is_empty(),
+            "told already"
+        );
+        assert_eq!(comparing.wishes(&path("x"), &items, now + PAUSE), expected);
+    }
+
+    #[test]
+    fn one_member_is_told_of_so_many_files() {
+        let names: Vec<String> = (0..2 * MAX_EACH).map(|n| format!("{n:04}")).collect();
+        let files: Vec<_> = names.iter().map(|name| (&**name, 5, None)).collect();
+        let items = items(&[(1, &files), (2, &files)]);
+        let (mut comparing, now) = (Comparing::default(), Instant::now());
+        for _ in 0..2 {
+            let wishes = comparing.wishes(&path("x"), &items, now);
+            assert!(wishes.values().all(|paths| paths.len() == MAX_EACH));
+        }
+    }
+}
