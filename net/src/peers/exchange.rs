@@ -10,7 +10,7 @@ use std::time::Instant;
 use super::address::{self, Reach, canonical, tellable};
 use super::book::MAX_UNPROVEN;
 use super::candidate::Teller;
-use super::table::Table;
+use super::table::{Network, Table};
 use crate::types::{Address, PeerId};
 use crate::wire::{Hello, MemberRecord};
 
@@ -61,7 +61,8 @@ pub(crate) fn called(
     } else if theirs.sender.addresses.is_empty() {
         addresses.extend(address::observed(remote, theirs.port));
     }
-    table.called(caller, &theirs.sender.name, &addresses, now);
+    let network = Network::of_ip(remote);
+    table.called(caller, &theirs.sender.name, network, &addresses, now);
     hearsay(table, caller, reach, &theirs.members, now);
 }
 

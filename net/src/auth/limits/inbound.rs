@@ -250,7 +250,7 @@ fn gap(failures: u32) -> Duration {
 }
 
 /// What one party controls at little cost: an IPv4 address, or an IPv6 /64.
-fn aggregate(source: IpAddr) -> IpAddr {
+pub fn aggregate(source: IpAddr) -> IpAddr {
     match source.to_canonical() {
         v4 @ IpAddr::V4(_) => v4,
         IpAddr::V6(address) => {
