@@ -73,7 +73,7 @@ fn the_table_holds_as_many_members_as_a_hello() {
 fn one_host_with_many_keys_leaves_room_for_newcomers() {
     let now = Instant::now();
     let mut table = reached(3000, |_| 1, now);
-    assert_eq!(table.members.len(), MAX_FROM_NETWORK);
+    assert_eq!(table.members.len(), Hello::MAX_MEMBERS / 4);
     assert!((3000..3500).all(|n| join(&mut table, n, n, now)));
     assert!(!join(&mut table, 9000, 1, now), "it has its share");
 }
