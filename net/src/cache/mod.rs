@@ -14,13 +14,14 @@
 #[allow(clippy::unwrap_used)]
 pub(crate) mod harness;
 mod index;
+mod own_file;
 mod slab;
 mod slot;
 mod supply;
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -28,7 +29,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, OFlags};
+use rustix::fs::FlockOperation;
 
 use crate::error::Error;
 use crate::merkle::{BLOCK, Leaves, Verified};
@@ -203,18 +204,7 @@ impl<B: std::ops::Deref<Target = [u8]>> AsRef<[u8]> for Content<B> {
 }
 
 fn lock(path: &Path) -> io::Result<Option<File>> {
-    let flags = (OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK).bits();
-    let mut options = OpenOptions::new();
-    options
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .custom_flags(flags as i32);
-    let file = options.open(path)?;
-    if file.metadata()?.uid() != rustix::process::geteuid().as_raw() {
-        return Err(io::Error::other("belongs to somebody else"));
-    }
+    let file = own_file::open(path, rustix::process::geteuid())?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(Some(file)),
         Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),

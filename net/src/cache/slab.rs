@@ -3,16 +3,16 @@
 //! Reading and writing race on purpose: no lock is held over IO, and a slot that is overwritten while
 //! it is read fails its check and is a miss, like one that a crash has torn.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, IoSlice};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use parking_lot::Mutex;
-use rustix::fs::OFlags;
 use rustix::io::pwritev;
 
 use super::index::Index;
+use super::own_file;
 use super::slot::{HEADER, Header, first_block, key};
 use crate::merkle::{BLOCK, Verified};
 use crate::types::{ContentId, Root};
@@ -30,19 +30,8 @@ pub(super) struct Slab {
 impl Slab {
     /// Opens or creates the file at `path`, cut to at most `bytes`.
     pub(super) fn open(path: &Path, span: u64, bytes: u64) -> io::Result<Self> {
-        let flags = (OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK).bits();
-        let mut options = OpenOptions::new();
-        options
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600);
-        let file = options.custom_flags(flags as i32).open(path)?;
+        let file = own_file::open(path, rustix::process::geteuid())?;
         let metadata = file.metadata()?;
-        if !metadata.is_file() || metadata.uid() != rustix::process::geteuid().as_raw() {
-            return Err(io::Error::other("not a file of ours"));
-        }
         let slot_bytes = Self::slot_bytes(span);
         let capacity = u32::try_from(bytes / slot_bytes).unwrap_or(u32::MAX);
         // The last slot may be shorter than its room.

@@ -1,6 +1,6 @@
 //! The cache against what disks, crashes and other programs do to it.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 
 use super::harness::{content, eventually, file, open};

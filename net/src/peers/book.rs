@@ -2,12 +2,14 @@
 //!
 //! Anyone who knows the password can say anything about addresses, and on a local network anyone
 //! at all can. So each teller may fill only a part of the book, what has failed makes room for
-//! what was not tried yet, and what members say of themselves makes room for itself.
+//! what was not tried yet, what members say of themselves makes room for itself, and in a full book
+//! whoever filled it makes room for whoever did not.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use super::candidate::{Belief, Candidate, Owner, Setback, Teller};
+use super::crowd;
 use crate::error::Error;
 use crate::types::{Address, PeerId};
 use crate::wire::MemberRecord;
@@ -18,6 +20,10 @@ pub(crate) const MAX_CANDIDATES: usize = 4096;
 /// The most addresses that one member, or all of multicast, may have put into the book without
 /// any of them having led to a member.
 pub(crate) const MAX_UNPROVEN: usize = 256;
+
+/// A teller with fewer addresses than this in a full book gets one more in, at the cost of whoever
+/// has the most.
+const FAIR_SHARE: usize = MemberRecord::MAX_ADDRESSES;
 
 /// The least time between the tries of two addresses of one member (RFC 8305, section 5).
 const STAGGER: Duration = Duration::from_millis(250);
@@ -72,7 +78,34 @@ impl Book {
         let first_hand = claim.is_first_hand();
         (teller == Teller::User || self.make_one_fit(MAX_UNPROVEN, charged, first_hand))
             && self.make_one_fit(MemberRecord::MAX_ADDRESSES, same_owner, first_hand)
-            && self.make_one_fit(MAX_CANDIDATES, |_| true, false)
+            && (self.make_one_fit(MAX_CANDIDATES, |_| true, false)
+                || self.make_fair_room(teller, first_hand))
+    }
+
+    /// Makes place in a full book in which nothing has failed: for a teller that has little in it, or for a
+    /// member that speaks of itself. Whoever told the most that has led to nobody loses the oldest
+    /// of it; and if all of it has led to somebody, whoever was reached at the most addresses.
+    fn make_fair_room(&mut self, teller: Teller, first_hand: bool) -> bool {
+        let by = |c: &Candidate| c.tellers().first().copied();
+        let told = self.entries.values().filter(|c| by(c) == Some(teller));
+        if !first_hand && told.count() >= FAIR_SHARE {
+            return false;
+        }
+        let free = |c: &Candidate| c.named.is_none() && c.dialling.is_none();
+        let is_proven = |c: &Candidate| matches!(c.belief, Belief::Reached(_));
+        let unproven = self
+            .entries
+            .iter()
+            .filter(|(_, c)| free(c) && !is_proven(c) && by(c) != Some(Teller::User));
+        let worst = crowd::oldest_of_largest(unproven.map(|(a, c)| (a, by(c), c.mentioned)));
+        let worst = worst.or_else(|| {
+            let proven = self.entries.iter().filter(|(_, c)| free(c) && is_proven(c));
+            let reached = proven.map(|(a, c)| (a, c.belief.owner(), c.reached));
+            let reached = reached.filter_map(|(a, owner, reached)| Some((a, owner, reached?)));
+            crowd::oldest_of_largest(reached)
+        });
+        let worst = worst.cloned();
+        worst.is_some_and(|address| self.entries.remove(&address).is_some())
     }
 
     /// Where `most` that `counts` are there already, drops the least useful of them: hearsay that
@@ -326,6 +359,64 @@ mod tests {
         assert_eq!(
             (candidate.belief, candidate.due()),
             (Belief::Unknown, Some(later))
+        );
+    }
+
+    /// A book full of what `tellers` made up, a part each, all of it still to be tried.
+    fn filled(tellers: usize, declared: bool, now: Instant) -> Book {
+        let mut book = Book::default();
+        for n in 0..MAX_CANDIDATES {
+            let liar = id(50_000 + n % tellers);
+            let claim = if declared {
+                Belief::Declared(liar)
+            } else {
+                Belief::Said(id(n))
+            };
+            let teller = Teller::Member(liar);
+            book.claim(&address(n), claim, teller, Owner::Absent, now);
+        }
+        assert_eq!(book.len(), MAX_CANDIDATES);
+        book
+    }
+
+    #[test]
+    fn a_full_book_has_room_for_whoever_did_not_fill_it() {
+        let now = Instant::now();
+        for (tellers, declared) in [(16, false), (1000, false), (256, true), (4096, true)] {
+            let mut book = filled(tellers, declared, now);
+            let later = now + Duration::from_secs(1);
+            let newcomer = (Belief::Declared(id(99_999)), Teller::Member(id(99_999)));
+            let new = address(60_000);
+            book.claim(&new, newcomer.0, newcomer.1, Owner::Absent, later);
+            assert!(book.get(&new).is_some(), "its own word");
+            for n in 0..FAIR_SHARE {
+                assert!(hear(
+                    &mut book,
+                    50_000 + n,
+                    Teller::Member(id(88_888)),
+                    later
+                ));
+            }
+            assert_eq!(book.len(), MAX_CANDIDATES);
+            assert!(book.get(&new).is_some());
+        }
+    }
+
+    #[test]
+    fn a_full_book_of_reached_addresses_has_room_too() {
+        let now = Instant::now();
+        let mut book = filled(256, true, now);
+        for n in 0..MAX_CANDIDATES {
+            let at = now + Duration::from_millis(n as u64);
+            book.reached(&address(n), id(50_000 + n % 256), at);
+        }
+        let (member, new) = (id(99_999), address(60_000));
+        let (claim, teller) = (Belief::Declared(member), Teller::Member(member));
+        book.claim(&new, claim, teller, Owner::Absent, now);
+        assert!(book.get(&new).is_some());
+        assert!(
+            book.get(&address(0)).is_none(),
+            "the oldest of one that has many"
         );
     }
 

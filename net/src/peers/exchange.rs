@@ -10,7 +10,7 @@ use std::time::Instant;
 use super::address::{self, Reach, canonical, tellable};
 use super::book::MAX_UNPROVEN;
 use super::candidate::Teller;
-use super::table::Table;
+use super::table::{Network, Table};
 use crate::types::{Address, PeerId};
 use crate::wire::{Hello, MemberRecord};
 
@@ -61,7 +61,8 @@ pub(crate) fn called(
     } else if theirs.sender.addresses.is_empty() {
         addresses.extend(address::observed(remote, theirs.port));
     }
-    table.called(caller, &theirs.sender.name, &addresses, now);
+    let network = Network::of_ip(remote);
+    table.called(caller, &theirs.sender.name, network, &addresses, now);
     hearsay(table, caller, reach, &theirs.members, now);
 }
 
@@ -87,19 +88,27 @@ fn hearsay(
     members: &[MemberRecord],
     now: Instant,
 ) {
-    // Room is looked for by walking the book, so one message may ask for that only so often.
-    let mut news = MAX_UNPROVEN;
-    for record in members.iter().take(Hello::MAX_MEMBERS) {
-        for address in usable(&record.addresses, reach) {
-            if table.is_news(&address) {
-                if news == 0 {
-                    continue;
-                }
-                news -= 1;
-            }
-            table.heard(address, record.id, Teller::Member(teller), now);
-        }
+    for (address, id) in worth_hearing(table, reach, members) {
+        table.heard(address, id, Teller::Member(teller), now);
     }
+}
+
+/// Who is where, as far as `members` say so. Room for news is looked for by walking the book, so
+/// one message may ask for that only so often; what is known already is free.
+fn worth_hearing(table: &Table, reach: Reach, members: &[MemberRecord]) -> Vec<(Address, PeerId)> {
+    let mut news = 0;
+    let mut is_welcome = |address: &Address| {
+        let is_news = table.is_news(address);
+        news += usize::from(is_news);
+        !is_news || news <= MAX_UNPROVEN
+    };
+    let mut heard = Vec::new();
+    for record in members.iter().take(Hello::MAX_MEMBERS) {
+        let addresses = usable(&record.addresses, reach).into_iter();
+        let welcome = addresses.filter(|address| is_welcome(address));
+        heard.extend(welcome.map(|address| (address, record.id)));
+    }
+    heard
 }
 
 /// The addresses that can be dialled from here, when told by a member within `reach`.
@@ -110,4 +119,37 @@ fn usable(addresses: &[Address], reach: Reach) -> Vec<Address> {
         .filter_map(canonical)
         .filter(|address| tellable(address, reach))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(n: u16) -> MemberRecord {
+        let [high, low] = n.to_be_bytes();
+        MemberRecord {
+            id: PeerId::from_bytes([[high, low]; 16].concat().try_into().unwrap_or([0; 32])),
+            name: "x".into(),
+            addresses: (1..=4)
+                .map(|last| Address::new(format!("10.{high}.{low}.{last}"), 7))
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn one_hello_tells_a_bounded_number_of_news() {
+        let now = Instant::now();
+        let mut table = Table::new(PeerId::from_bytes([1; 32]), now);
+        let known = record(1000);
+        for address in &known.addresses {
+            table.heard(address.clone(), known.id, Teller::Link, now);
+        }
+        let members: Vec<_> = (0..1000).map(record).chain([known]).collect();
+        let heard = worth_hearing(&table, Reach::Wide, &members);
+        // What is known counts although the news are used up.
+        assert_eq!(heard.len(), MAX_UNPROVEN + 4);
+        let more: Vec<_> = (0..3000).map(record).collect();
+        let heard = worth_hearing(&table, Reach::Wide, &more);
+        assert!(heard.len() <= MAX_UNPROVEN + 4);
+    }
 }

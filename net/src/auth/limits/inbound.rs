@@ -251,8 +251,8 @@ fn gap(failures: u32) -> Duration {
 }
 
 /// What one party controls at little cost: an IPv4 address, or an IPv6 /64.
-fn aggregate(source: IpAddr) -> IpAddr {
-    SourceNetwork::of(source).address()
+pub fn aggregate(source: IpAddr) -> IpAddr {
+    SourceNetwork::of(source.to_canonical()).address()
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ mod stamps;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-pub use inbound::{Inbound, InboundRun, Refusal, StrangerFailures};
+pub use inbound::{Inbound, InboundRun, Refusal, StrangerFailures, aggregate};
 pub use outbound::{AddressSource, Hold, Outbound, OutboundRun, Outcome, SpentGuesses};
 pub use record::GuessRecord;
 

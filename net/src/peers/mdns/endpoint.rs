@@ -12,7 +12,8 @@ use super::intake::DatagramIntake;
 use super::links::LocalLink;
 use super::message::{DnsMessage, DnsQuestion, OutgoingMessage, kind};
 use super::neighbours::{LinkIndex, Neighbours, Sighting};
-use super::responder::{Jitter, RecordState, Responder, ServiceNames};
+use super::records::ServiceNames;
+use super::responder::{Jitter, RecordState, Responder};
 use crate::types::PeerId;
 
 /// The port of multicast DNS.

@@ -15,6 +15,7 @@ mod links;
 mod message;
 mod name;
 mod neighbours;
+mod records;
 mod responder;
 
 use std::hash::{BuildHasher, RandomState};

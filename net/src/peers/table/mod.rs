@@ -11,16 +11,22 @@
 //! decides whether that was just one slow call. While it stays suspect, its connection is probed
 //! with backoff and its other addresses are dialled. A member that called but was not reached yet
 //! is `Unreached`.
+//!
+//! The table is bounded, in all and for each network, so that nobody fills it with keys of his own and keeps
+//! newcomers out.
 
 mod outcome;
 mod schedule;
 mod views;
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::book::Book;
 use super::candidate::{Belief, Owner, Setback, Teller};
+use super::crowd;
+use crate::auth::limits::aggregate;
 use crate::error::Error;
 use crate::types::{Address, PeerId};
 use crate::wire::{Hello, MemberRecord};
@@ -42,6 +48,10 @@ const UNREACHABLE: Duration = Duration::from_secs(600);
 
 /// How often old entries are looked for.
 const SWEEP: Duration = Duration::from_secs(10);
+
+/// The most members from one network: an IPv4 address, an IPv6 /64, or all host names that nobody
+/// typed. A key costs nothing, so whoever knows the password could fill the table with his own.
+const MAX_FROM_NETWORK: usize = Hello::MAX_MEMBERS / 4;
 
 /// Addresses are written to disk this long after a change.
 const SAVE_DELAY: Duration = Duration::from_secs(2);
@@ -106,6 +116,8 @@ enum State {
 struct Entry {
     name: String,
     state: State,
+    /// Where it was last reached, or called from.
+    network: Network,
     /// Where the connection leads; `None` when there is none to probe.
     address: Option<Address>,
     /// The last sign of life.
@@ -126,7 +138,36 @@ struct Entry {
     turn: u64,
 }
 
+/// What one party has many places in at little cost.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) enum Network {
+    /// An IPv4 address, or an IPv6 /64.
+    Numbers(IpAddr),
+    /// Host names: who has one has as many as he likes.
+    Names,
+    /// What the user typed.
+    Typed,
+}
+
+impl Network {
+    /// Of a caller.
+    pub(crate) fn of_ip(ip: IpAddr) -> Self {
+        Self::Numbers(aggregate(ip))
+    }
+
+    fn of_address(address: &Address) -> Self {
+        let host = address.host.split('%').next().unwrap_or_default();
+        host.parse().map_or(Self::Names, Self::of_ip)
+    }
+}
+
 impl Entry {
+    /// Nothing is lost that is not heard of again: it was never reached, or does not answer.
+    fn may_go(&self) -> bool {
+        let is_away = self.state == State::Suspect && self.away;
+        self.busy.is_none() && (self.state == State::Unreached || is_away)
+    }
+
     fn ask_by(&mut self, at: Instant, gap: Duration) {
         let earliest = self.last_hello.map_or(at, |last| at.max(last + gap));
         self.hello_due = self.hello_due.min(earliest);
@@ -180,13 +221,20 @@ impl Table {
         }
     }
 
-    /// The member `id`, authenticated, called and says that it can be dialled at `addresses`, in
-    /// their one spelling. None means that it cannot be dialled and only asks.
-    pub(crate) fn called(&mut self, id: PeerId, name: &str, addresses: &[Address], now: Instant) {
+    /// The member `id`, authenticated, called from `network` and says that it can be dialled at
+    /// `addresses`, in their one spelling. None means that it cannot be dialled and only asks.
+    pub(crate) fn called(
+        &mut self,
+        id: PeerId,
+        name: &str,
+        network: Network,
+        addresses: &[Address],
+        now: Instant,
+    ) {
         if id == self.me || addresses.is_empty() {
             return;
         }
-        let Some(state) = self.sign_of_life(id, name, now) else {
+        let Some(state) = self.sign_of_life(id, name, network, now) else {
             return;
         };
         self.declared(id, addresses, now);
@@ -220,14 +268,30 @@ impl Table {
         self.book.get(address).is_none()
     }
 
-    /// Notes that `id` lives; `None` when there is no room for one more member.
-    fn sign_of_life(&mut self, id: PeerId, name: &str, now: Instant) -> Option<State> {
-        if !self.members.contains_key(&id) && !self.make_room() {
+    /// Where a member is that answered at `address`.
+    fn network_of(&self, address: &Address) -> Network {
+        if self.book.get(address).is_some_and(|c| c.named.is_some()) {
+            Network::Typed
+        } else {
+            Network::of_address(address)
+        }
+    }
+
+    /// Notes that `id` lives in `network`; `None` when there is no room for one more member.
+    fn sign_of_life(
+        &mut self,
+        id: PeerId,
+        name: &str,
+        network: Network,
+        now: Instant,
+    ) -> Option<State> {
+        if !self.members.contains_key(&id) && !self.make_room(network, now) {
             return None;
         }
         let entry = self.members.entry(id).or_insert_with(|| Entry {
             name: name.to_owned(),
             state: State::Unreached,
+            network,
             address: None,
             seen: now,
             since: now,
@@ -247,19 +311,38 @@ impl Table {
         Some(entry.state)
     }
 
-    /// Where the bound on members is reached, forgets one that was never reached.
-    fn make_room(&mut self) -> bool {
-        if self.members.len() < Hello::MAX_MEMBERS {
+    /// Makes room for one more member of `network` where a bound is reached; false when nobody may
+    /// go. Whoever is in contact stays. Of the others, the network with the most members loses
+    /// first one that was never reached, then one that does not answer any more; and a network that has its
+    /// share makes room itself.
+    fn make_room(&mut self, network: Network, now: Instant) -> bool {
+        let theirs = |entry: &Entry| entry.network == network;
+        let count = self.members.values().filter(|entry| theirs(entry)).count();
+        let has_share = network != Network::Typed && count >= MAX_FROM_NETWORK;
+        if !has_share && self.members.len() < Hello::MAX_MEMBERS {
             return true;
         }
-        let unreached = |(_, entry): &(&PeerId, &Entry)| entry.state == State::Unreached;
-        let oldest = self
-            .members
-            .iter()
-            .filter(unreached)
-            .min_by_key(|(_, entry)| entry.seen)
-            .map(|(id, _)| *id);
-        oldest.is_some_and(|id| self.members.remove(&id).is_some())
+        let leaving = [State::Unreached, State::Suspect]
+            .into_iter()
+            .find_map(|state| {
+                let entries = self.members.iter().filter(|(_, entry)| {
+                    let in_question = theirs(entry) || !has_share;
+                    in_question && entry.state == state && entry.may_go()
+                });
+                let entries = entries.map(|(id, entry)| (*id, entry.network, entry.seen));
+                crowd::oldest_of_largest(entries)
+            });
+        leaving.is_some_and(|id| {
+            self.forget(id, now);
+            true
+        })
+    }
+
+    fn forget(&mut self, id: PeerId, now: Instant) {
+        if let Some(entry) = self.members.remove(&id) {
+            self.events.push(Event::Forgotten(id, entry.name));
+        }
+        self.book.forget(id, now);
     }
 
     fn ask(&mut self, id: PeerId, now: Instant) {
@@ -348,10 +431,7 @@ impl Table {
             .map(|(id, _)| *id)
             .collect();
         for id in gone {
-            if let Some(entry) = self.members.remove(&id) {
-                self.events.push(Event::Forgotten(id, entry.name));
-            }
-            self.book.forget(id, now);
+            self.forget(id, now);
         }
         self.book.expire(self.me, now);
     }
@@ -367,3 +447,7 @@ fn is_trouble(error: &Error) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

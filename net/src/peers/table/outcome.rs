@@ -42,8 +42,9 @@ impl Table {
                     .push(Event::Failed(address.clone(), error.clone(), setback));
             }
             Ok((id, name)) => {
+                let network = self.network_of(address);
                 self.book.reached(address, id, now);
-                let state = self.sign_of_life(id, name, now);
+                let state = self.sign_of_life(id, name, network, now);
                 if matches!(state, Some(State::Unreached | State::Suspect)) {
                     self.connected(id, address, now);
                     return Verdict::Keep;
@@ -55,6 +56,7 @@ impl Table {
 
     /// A connection to `id` at `address` is there and has answered.
     fn connected(&mut self, id: PeerId, address: &Address, now: Instant) {
+        let network = self.network_of(address);
         let Some(entry) = self.members.get_mut(&id) else {
             return;
         };
@@ -62,6 +64,7 @@ impl Table {
         if let Some(class) = entry.busy.take() {
             self.lanes[class] -= 1;
         }
+        entry.network = network;
         entry.address = Some(address.clone());
         entry.said_hello(id, now);
         self.arrived(id, now);
@@ -119,8 +122,8 @@ impl Table {
         }
         match outcome {
             Ok(name) => {
-                let address = entry.address.clone();
-                self.sign_of_life(id, name, now);
+                let (address, network) = (entry.address.clone(), entry.network);
+                self.sign_of_life(id, name, network, now);
                 if let Some(address) = address {
                     self.book.reached(&address, id, now);
                 }

@@ -1,0 +1,130 @@
+//! Who is kept when there are more than can be.
+
+use std::net::Ipv4Addr;
+
+use super::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn id(n: usize) -> PeerId {
+    let mut key = [0; 32];
+    key[..8].copy_from_slice(&(n as u64).to_le_bytes());
+    PeerId::from_bytes(key)
+}
+
+fn ip(network: usize) -> IpAddr {
+    Ipv4Addr::from_bits(0x0a00_0000 + network as u32).into()
+}
+
+/// The address of member `n` in `network`.
+fn at(network: usize, n: usize) -> Address {
+    Address::new(ip(network).to_string(), 1000 + n as u16)
+}
+
+/// A table in which member `n` was reached in `network(n)`, for each of the first `count`.
+fn reached(count: usize, network: impl Fn(usize) -> usize, now: Instant) -> Table {
+    let mut table = Table::new(id(1_000_000), now);
+    for n in 0..count {
+        join(&mut table, n, network(n), now);
+    }
+    table
+}
+
+/// Member `n` is reached in `network`; true when it is kept.
+fn join(table: &mut Table, n: usize, network: usize, now: Instant) -> bool {
+    let address = at(network, n);
+    table.heard(address.clone(), id(n), Teller::Link, now);
+    table.dialled(&address, Ok((id(n), "x")), now) == Verdict::Keep
+}
+
+/// Member `n` calls from `network`; true when it is kept.
+fn call(table: &mut Table, n: usize, network: usize, now: Instant) -> bool {
+    let from = Network::of_ip(ip(network));
+    table.called(id(n), "x", from, &[at(network, n)], now);
+    table.members.contains_key(&id(n))
+}
+
+fn go_away(table: &mut Table, n: usize, network: usize, now: Instant) {
+    let error = Error::Unreachable {
+        who: at(network, n).to_string(),
+        why: "gone".into(),
+    };
+    for _ in 0..2 {
+        let turn = table.members[&id(n)].turn;
+        table.greeted(id(n), turn, Err(&error), now);
+    }
+    assert!(table.members[&id(n)].away);
+}
+
+#[test]
+fn the_table_holds_as_many_members_as_a_hello() {
+    let now = Instant::now();
+    let mut table = reached(Hello::MAX_MEMBERS, |n| n, now);
+    assert_eq!(table.members.len(), Hello::MAX_MEMBERS);
+    for n in Hello::MAX_MEMBERS..Hello::MAX_MEMBERS + 100 {
+        assert!(!join(&mut table, n, n, now), "whoever is in contact stays");
+        assert!(!call(&mut table, n, n, now));
+    }
+    assert_eq!(table.members.len(), Hello::MAX_MEMBERS);
+    assert_eq!(table.present().count(), Hello::MAX_MEMBERS);
+}
+
+#[test]
+fn one_host_with_many_keys_leaves_room_for_newcomers() {
+    let now = Instant::now();
+    let mut table = reached(3000, |_| 1, now);
+    assert_eq!(table.members.len(), Hello::MAX_MEMBERS / 4);
+    assert!((3000..3500).all(|n| join(&mut table, n, n, now)));
+    assert!(!join(&mut table, 9000, 1, now), "it has its share");
+}
+
+#[test]
+fn keys_that_only_call_make_room_for_whoever_answers() {
+    let now = Instant::now();
+    let mut table = Table::new(id(1_000_000), now);
+    assert!((0..3000).all(|n| call(&mut table, n, n % 50, now + SECOND * n as u32)));
+    assert_eq!(table.members.len(), Hello::MAX_MEMBERS);
+    assert!((5000..5500).all(|n| join(&mut table, n, n, now)));
+    assert_eq!(table.members.len(), Hello::MAX_MEMBERS);
+    assert_eq!(table.present().count(), 500);
+}
+
+#[test]
+fn whoever_does_not_answer_any_more_makes_room() {
+    let now = Instant::now();
+    let mut table = reached(Hello::MAX_MEMBERS, |n| n % 100, now);
+    for n in [100, 200, 300, 7] {
+        go_away(&mut table, n, n % 100, now + SECOND * n as u32);
+    }
+    // Three are of one network, one of another.
+    assert!(join(&mut table, 5000, 5000, now));
+    assert!(!table.members.contains_key(&id(100)));
+    assert!(table.members.contains_key(&id(7)));
+    let forgotten = |event: &Event| matches!(event, Event::Forgotten(who, _) if *who == id(100));
+    assert!(table.take_events().iter().any(forgotten));
+}
+
+#[test]
+fn a_hello_that_is_under_way_keeps_its_member() {
+    let now = Instant::now();
+    let mut table = reached(Hello::MAX_MEMBERS, |n| n, now);
+    go_away(&mut table, 7, 7, now);
+    if let Some(entry) = table.members.get_mut(&id(7)) {
+        entry.busy = Some(3);
+    }
+    assert!(!join(&mut table, 5000, 5000, now));
+}
+
+#[test]
+fn host_names_share_one_part_but_typed_ones() {
+    let now = Instant::now();
+    let mut table = Table::new(id(1_000_000), now);
+    let host = |n: usize| Address::new(format!("h{n}.example"), 7);
+    for n in 0..500 {
+        table.dialled(&host(n), Ok((id(n), "x")), now);
+    }
+    assert_eq!(table.members.len(), MAX_FROM_NETWORK);
+    table.name(host(600), None, now);
+    let verdict = table.dialled(&host(600), Ok((id(600), "x")), now);
+    assert_eq!(verdict, Verdict::Keep);
+}
