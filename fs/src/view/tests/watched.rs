@@ -191,8 +191,8 @@ fn followed(behaviour: Behaviour) -> (Arc<MemoryNetwork>, Arc<Ear>, [Arc<MemoryP
     let members = [network.join("ann", 1), network.join("mallory", 2)];
     for member in &members {
         member.watch();
-        member.put("d/x", "x", 1);
-        member.put("e/x", "x", 1);
+        member.put_rooted("d/x", "x", 1);
+        member.put_rooted("e/x", "x", 1);
     }
     members[1].behave(behaviour);
     let view = View::new(Arc::clone(&network) as Arc<dyn Network>, None);
