@@ -8,7 +8,7 @@ use rustix::process::Signal;
 
 use crate::content::names;
 use crate::hosts::{Host, Network};
-use crate::process::{eventually, signal};
+use crate::process::{eventually, signal, usage};
 use crate::swarm::{Node, PASSWORD, Swarm};
 
 /// How soon two neighbours see each other's files.
@@ -168,21 +168,6 @@ impl Drop for Flood {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
-}
-
-/// What a process holds in memory, and what it has used of the processor.
-fn usage(pid: u32) -> (u64, Duration) {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("its status");
-    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let resident = resident.and_then(|text| text.trim().strip_suffix(" kB"));
-    let kibibytes: u64 = resident.expect("a size").parse().expect("a number");
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("its stat");
-    let (_, fields) = stat.rsplit_once(") ").expect("fields");
-    let fields: Vec<&str> = fields.split(' ').collect();
-    let ticks = |index: usize| fields[index].parse::<u64>().expect("a number");
-    // Linux tells them in hundredths of a second, on all common machines.
-    let used = Duration::from_millis(10 * (ticks(11) + ticks(12)));
-    (kibibytes << 10, used)
 }
 
 #[test]

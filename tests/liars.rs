@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 
 use tinyp2p_net::client::Peer;
 use tinyp2p_net::merkle::TreeHasher;
-use tinyp2p_net::testing::{MemoryPeer, WirePeer};
+use tinyp2p_net::testing::{Behaviour, MemoryPeer, WirePeer};
 
 use crate::content::{MIB, names, pattern};
-use crate::process::{eventually, within};
-use crate::swarm::{Node, PASSWORD, Swarm, next_address};
+use crate::process::{eventually, usage, within};
+use crate::swarm::{Node, PASSWORD, Swarm, next_address, tinyp2p_command};
 use crate::verified::{settle, xattr};
 
 const SOON: Duration = Duration::from_secs(60);
@@ -195,4 +195,110 @@ fn a_directory_of_conflicts_is_listed_in_time() {
     let took = begun.elapsed();
     assert_eq!(listed.len(), 40_000);
     assert!(took < Duration::from_secs(3), "{took:?}");
+}
+
+#[test]
+fn a_directory_without_an_end_hides_only_its_members_files() {
+    let swarm = Swarm::new();
+    let ann = swarm.node("ann").file("d/x", "content").serve();
+    let (eve, wire) = member("eve");
+    let mount = swarm.node("mount").log_level("info").peer(&ann);
+    let mount = mount.peer_at(wire.address().to_string()).mount();
+    eventually(SOON, "eve is there", || {
+        names(&mount.at(".tinyp2p/peers")).contains(&"eve".to_owned())
+    });
+    let (before, _) = usage(mount.pid());
+    eve.behave(Behaviour::Endless);
+    for _ in 0..3 {
+        let directory = mount.at("d");
+        let begun = Instant::now();
+        let listed = within(SOON, "listing beside an endless member", move || {
+            names(&directory)
+        });
+        assert_eq!(listed, ["x"]);
+        assert!(
+            begun.elapsed() < Duration::from_secs(6),
+            "{:?}",
+            begun.elapsed()
+        );
+    }
+    assert_eq!(fs::read(mount.at("d/x")).expect("read"), b"content");
+    let (after, _) = usage(mount.pid());
+    assert!(
+        after < before + (700 << 20),
+        "{} MiB more",
+        (after - before) >> 20
+    );
+    eventually(SOON, "the memory is given back", || {
+        usage(mount.pid()).0 < before + (96 << 20)
+    });
+}
+
+#[test]
+fn a_search_beside_an_endless_member_stays_in_bounds() {
+    let swarm = Swarm::new();
+    let ann = swarm.node("ann").file("d/x", "content").serve();
+    let (eve, wire) = member("eve");
+    eve.behave(Behaviour::Endless);
+    let (one, two) = (ann.address(), wire.address().to_string());
+    // Nothing once it has ended.
+    let peak = |pid: u32| -> Option<u64> {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmHWM:"))?;
+        Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? << 10)
+    };
+    let mut command = tinyp2p_command(&swarm, &["search", PASSWORD, ".", &one, &two]);
+    let mut search = command
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("start a search");
+    let (mut most, begun) = (0, Instant::now());
+    while search.try_wait().expect("wait").is_none() {
+        most = peak(search.id()).unwrap_or(most);
+        assert!(
+            begun.elapsed() < Duration::from_secs(90),
+            "the search does not end"
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let output = search.wait_with_output().expect("wait");
+    let found = String::from_utf8_lossy(&output.stdout);
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(found.lines().any(|line| line == "d/x"), "{complaint}");
+    // A script must not take a part for the whole.
+    assert_eq!(output.status.code(), Some(1), "{complaint}");
+    assert!(most < 1200 << 20, "{} MiB", most >> 20);
+}
+
+#[test]
+fn a_flood_of_news_ends_nobody_elses_answers() {
+    let swarm = Swarm::new();
+    let ann = swarm.node("ann").file("d/x", "content");
+    settle(&ann.share().join("d/x"));
+    let ann = ann.serve();
+    let (eve, wire) = member("eve");
+    eve.watch();
+    eve.put("e/y", "other", MTIME);
+    let mount = swarm
+        .node("mount")
+        .peer(&ann)
+        .peer_at(wire.address().to_string());
+    let mount = mount.mount();
+    wait_for(&mount, "d/x", &root_of(b"content"), &["ann"]);
+    names(&mount.at("e"));
+    eve.behave(Behaviour::Flooding(1024, true));
+    let asked = |node: &Node| node.log().matches("call=\"tinyp2p.list\"").count();
+    names(&mount.at("d"));
+    let before = asked(&ann);
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(4) {
+        assert_eq!(names(&mount.at("d")), ["x"]);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    // Once a second would be without a watch; at every news, as often as it was listed.
+    let during = asked(&ann) - before;
+    assert!(during <= 2, "{during} listings at an honest member");
 }

@@ -4,6 +4,7 @@
 //! without a limit, and none sleeps for a state that it could look at.
 
 use std::fmt;
+use std::fs;
 use std::io::Read;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitStatus, Stdio};
@@ -177,4 +178,19 @@ pub(crate) fn signal(pid: u32, signal: Signal) {
 pub(crate) fn try_signal(pid: u32, signal: Signal) -> rustix::io::Result<()> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
     kill_process(pid.expect("a process id"), signal)
+}
+
+/// What a process holds in memory, and what it has used of the processor.
+pub(crate) fn usage(pid: u32) -> (u64, Duration) {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("its status");
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let resident = resident.and_then(|text| text.trim().strip_suffix(" kB"));
+    let kibibytes: u64 = resident.expect("a size").parse().expect("a number");
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("its stat");
+    let (_, fields) = stat.rsplit_once(") ").expect("fields");
+    let fields: Vec<&str> = fields.split(' ').collect();
+    let ticks = |index: usize| fields[index].parse::<u64>().expect("a number");
+    // Linux tells them in hundredths of a second, on all common machines.
+    let used = Duration::from_millis(10 * (ticks(11) + ticks(12)));
+    (kibibytes << 10, used)
 }

@@ -133,6 +133,11 @@ impl Followers {
         self.followed.lock().clear();
     }
 
+    /// Says that nothing of what `member` told holds any longer.
+    pub fn distrust(&self, member: PeerId) {
+        self.tell(member, &News::Lost);
+    }
+
     fn tell(&self, member: PeerId, news: &News) {
         let listeners = self.listeners.read().clone();
         for listener in listeners.iter().filter_map(Weak::upgrade) {

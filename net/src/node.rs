@@ -155,11 +155,22 @@ impl Node {
         if let Some((legacy, store)) = legacy.as_ref().zip(store) {
             members.join_old(Arc::new(OldMembers::new(id, Arc::clone(legacy), store)));
         }
-        let engine = Engine::new(config.memory, cache.clone(), Box::new(report.clone()))?;
+        let followers = Followers::new(Box::new(report.clone()));
+        let distrusted = Arc::downgrade(&followers);
+        let on_failure = move |member, error: &Error| {
+            report(member, error);
+            // What else it said goes, too, so that nobody goes by a claim that was just disproved.
+            if matches!(error, Error::WrongBytes { .. })
+                && let Some(followers) = distrusted.upgrade()
+            {
+                followers.distrust(member);
+            }
+        };
+        let engine = Engine::new(config.memory, cache.clone(), Box::new(on_failure))?;
         let node = Arc::new(Self {
             id,
             fanout: Fanout::new("ask", Arc::clone(&budget)),
-            followers: Followers::new(Box::new(report)),
+            followers,
             searches: Fanout::new("search", Arc::clone(&budget)),
             budget,
             engine: Arc::new(engine),

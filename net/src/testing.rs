@@ -396,7 +396,8 @@ impl MemoryPeer {
     fn search(&self, request: &SearchRequest) -> Result<SearchPage, Fault> {
         if *self.behaviour.lock() == Behaviour::Endless {
             let after = request.after.as_ref().map(RelPath::as_bytes);
-            let names = Self::endless(after, request.limit as usize);
+            // As much as one response may hold.
+            let names = Self::endless(after, (request.limit as usize).min(1000));
             let found = |name: String| {
                 let path = [name.as_str(); 16].join("/");
                 let path = RelPath::new(path.as_bytes()).expect("a valid path");

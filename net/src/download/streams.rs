@@ -341,10 +341,11 @@ impl Shared {
             None => self.keep_going(&mut state, now),
         }
         drop(state);
-        replies.send(&self.expected);
+        // First, so that whoever is answered and asks again meets what was learned.
         if let Err(error) = result {
             self.report(claim.source, &error);
         }
+        replies.send(&self.expected);
         next
     }
 
@@ -431,8 +432,8 @@ impl Shared {
 
     /// `source` has failed in telling of what another one brings.
     pub(super) fn note_teller(&self, source: usize, error: &Error) {
-        self.note_failure(self.sources[source].peer.id(), error);
         self.report(source, error);
+        self.note_failure(self.sources[source].peer.id(), error);
     }
 
     /// `member` has failed with this file in a way that no stream has seen.
