@@ -99,8 +99,8 @@ impl Share {
         })
     }
 
-    /// Notices from now on what changes in what others have been told. Where the system cannot do that,
-    /// they have to ask again.
+    /// Notices from now on what changes in what others have been told. Where the system cannot do
+    /// that, they have to ask again.
     pub fn watched(self) -> Self {
         let watch = Watch::start(&self.tree);
         if let Err(error) = &watch {
@@ -132,8 +132,8 @@ impl Share {
         }
     }
 
-    /// What has changed in what was told with a counter: as soon as something has, or nothing when the
-    /// time is up.
+    /// What has changed in what was told with a counter: as soon as something has, or nothing when
+    /// the time is up.
     pub async fn changes(&self, request: &ChangesRequest) -> Result<Changes, Fault> {
         match &self.watch {
             Some(watch) => Ok(watch.changes(request).await),
@@ -162,8 +162,8 @@ impl Share {
         }
     }
 
-    /// Watches what lies at `path`, if the caller `wants` that; from the counter on that this returns. To be called
-    /// before it is looked at.
+    /// Watches what lies at `path`, if the caller `wants` that; from the counter on that this
+    /// returns. To be called before it is looked at.
     fn keep(&self, path: &RelPath, wants: bool) -> Option<u64> {
         let watch = self.watch.as_ref().filter(|_| wants)?;
         watch.keep(path, Instant::now())
@@ -238,8 +238,8 @@ impl Share {
     }
 
     /// One page of the files whose name matches. Ends within about two seconds, if need be early
-    /// and with no match, but `more`: then the same request of the same `caller` goes on where this one
-    /// ended.
+    /// and with no match, but `more`: then the same request of the same `caller` goes on where this
+    /// one ended.
     pub(crate) fn search(
         &self,
         caller: Holder,
