@@ -108,8 +108,9 @@ fn run(args: &[OsString], command: Command) -> Result<(), Failure> {
     }
 }
 
-/// Blanks a literal password out of the argument list and shuts the process off from the others
-/// of this user, and takes the open files that it may have. Runs before anything else does, and before there is a second thread.
+/// Blanks a literal password out of the argument list and shuts the process off from the others of
+/// this user, and takes the open files that it may have. Runs before anything else does, and before
+/// there is a second thread.
 fn secure(args: &[OsString], password: &PasswordArgument) -> Result<Source, Failure> {
     let source = Source::new(password);
     if matches!(source, Ok(Source::Literal(_)) | Err(_))
@@ -155,7 +156,8 @@ fn one_line(text: &str) -> String {
     line.strip_prefix("error: ").unwrap_or(&line).to_owned()
 }
 
-/// Writes to standard output. That nobody reads it to its end is not an error: `tinyp2p search | head`.
+/// Writes to standard output. That nobody reads it to its end is not an error: `tinyp2p search |
+/// head`.
 fn print(text: &[u8]) -> Result<(), Failure> {
     print_unless_closed(text).map(|_| ())
 }

@@ -1,4 +1,5 @@
-//! What this process does first: it keeps the password to itself, and takes the open files it may have.
+//! What this process does first: it keeps the password to itself, and takes the open files it may
+//! have.
 //!
 //! The argument list, which every user can read, loses the password; core dumps and debuggers
 //! of the same user get nothing at all.
@@ -68,8 +69,8 @@ pub(super) fn harden() -> io::Result<()> {
     Ok(())
 }
 
-/// Takes as many open files as the system allows this user: each connection needs one, and the usual
-/// soft limit of 1024 is there for programs that use `select(2)`, which this one does not.
+/// Takes as many open files as the system allows this user: each connection needs one, and the
+/// usual soft limit of 1024 is there for programs that use `select(2)`, which this one does not.
 pub(super) fn raise_open_files() -> io::Result<()> {
     let limit = rustix::process::getrlimit(Resource::Nofile);
     let raised = Rlimit {

@@ -140,8 +140,8 @@ impl TlsLink {
             .map_err(|error| self.blame(error))
     }
 
-    /// The same for a `buffer` of any length but 0: it is filled as far as bytes have come, and what was
-    /// encrypted together with its last ones goes to the end of `over`.
+    /// The same for a `buffer` of any length but 0: it is filled as far as bytes have come, and
+    /// what was encrypted together with its last ones goes to the end of `over`.
     pub(super) fn read_over(
         &mut self,
         buffer: &mut [u8],
@@ -255,8 +255,8 @@ impl TlsLink {
     }
 
     fn fill(&mut self, deadline: Instant) -> Result<(), Broken> {
-        // A link need not look at the clock while bytes are there, and records of one byte could keep
-        // a reader busy long after its time. (rustls refuses all but a few that are empty.)
+        // A link need not look at the clock while bytes are there, and records of one byte could
+        // keep a reader busy long after its time. (rustls refuses all but a few that are empty.)
         if Instant::now() >= deadline {
             return Err(io::Error::from(io::ErrorKind::TimedOut).into());
         }

@@ -73,7 +73,8 @@ impl<W> FairPermits<W> {
         decrease(&mut self.keys, holder.key);
     }
 
-    /// The next who waits and may begin. To be called after [`FairPermits::end`] until it is `None`.
+    /// The next who waits and may begin. To be called after [`FairPermits::end`] until it is
+    /// `None`.
     pub(crate) fn next(&mut self) -> Option<(W, Holding)> {
         let first = |waiting: &VecDeque<(u64, W)>| waiting.front().map(|(arrival, _)| *arrival);
         let fitting = self

@@ -1,10 +1,10 @@
 //! A fixed number of places, of which everyone may have a fair share.
 //!
-//! Places are free for all while there are any. When there are none, somebody who holds more than
-//! a fair share makes room: first among sites, then among the networks of one site, then among the
-//! keys of one network. A share is the number of places divided by those who hold some or ask for one.
-//! So a newcomer is refused only when it holds more than its own share already, and nothing of its
-//! own can go; and whoever holds no more than a share never loses a place to anybody else.
+//! Places are free for all while there are any. When there are none, somebody who holds more than a
+//! fair share makes room: first among sites, then among the networks of one site, then among the
+//! keys of one network. A share is the number of places divided by those who hold some or ask for
+//! one. So a newcomer is refused only when it holds more than its own share already, and nothing of
+//! its own can go; and whoever holds no more than a share never loses a place to anybody else.
 //!
 //! What goes is something idle if there is any, the oldest first; else the oldest of all.
 
@@ -60,8 +60,8 @@ impl<T> FairTable<T> {
         places.map(BTreeMap::len).sum()
     }
 
-    /// Takes a place for `holder`. `is_idle` says what may go before anything else does. `None` when
-    /// `holder` has its share and nothing of it is idle.
+    /// Takes a place for `holder`. `is_idle` says what may go before anything else does. `None`
+    /// when `holder` has its share and nothing of it is idle.
     pub(crate) fn enter(
         &mut self,
         holder: Holder,

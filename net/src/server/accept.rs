@@ -1,12 +1,14 @@
 //! From an accepted socket to what it may do.
 //!
-//! In order: a place; a whole TLS record (or else, if allowed, the protocol of 2004); a token for the
-//! handshake; the handshake, in time. Then by ALPN: pairing for whoever wants to become a member; for
-//! HTTP, members to hyper, everyone else a constant refusal that no HTTP parser had a part in.
-//! Whatever fails on the way ends without a word, and so does whoever loses its place to another.
+//! In order: a place; a whole TLS record (or else, if allowed, the protocol of 2004); a token for
+//! the handshake; the handshake, in time. Then by ALPN: pairing for whoever wants to become a
+//! member; for HTTP, members to hyper, everyone else a constant refusal that no HTTP parser had a
+//! part in. Whatever fails on the way ends without a word, and so does whoever loses its place to
+//! another.
 //!
-//! All this runs on a thread of low priority, the door, which has nothing to do with members' bytes. Only what
-//! comes from a network that members came from lately shakes hands where members are served.
+//! All this runs on a thread of low priority, the door, which has nothing to do with members'
+//! bytes. Only what comes from a network that members came from lately shakes hands where members
+//! are served.
 
 use std::convert::Infallible;
 use std::io;

@@ -3,8 +3,8 @@
 //! A connection passes through classes: unread, until a whole first record has come; unidentified,
 //! until its key is known; then a member's. Each class has its own places, so that none takes
 //! another's, and a full class makes room rather than to refuse: whoever holds more than a fair
-//! share of it loses the oldest (see [`FairTable`]). Of the places of the first two classes half are
-//! for networks from which members came lately, and strangers cannot take those.
+//! share of it loses the oldest (see [`FairTable`]). Of the places of the first two classes half
+//! are for networks from which members came lately, and strangers cannot take those.
 //!
 //! Connections of the protocol of 2004 are never a member's, so they are counted apart.
 //!

@@ -59,7 +59,8 @@ impl<T> HelloQueue<T> {
         }
     }
 
-    /// Puts a ticket at the end of its line. `is_gone` tells which tickets nobody waits with any more.
+    /// Puts a ticket at the end of its line. `is_gone` tells which tickets nobody waits with any
+    /// more.
     pub(super) fn push(
         &mut self,
         network: SourceNetwork,
@@ -175,7 +176,8 @@ impl<T> HelloQueue<T> {
         }
     }
 
-    /// Forgets the lines in which nobody stands: those with full buckets or, if that is not enough, all.
+    /// Forgets the lines in which nobody stands: those with full buckets or, if that is not enough,
+    /// all.
     fn forget(&mut self, now: Instant) {
         self.lines
             .retain(|_, line| !line.waiting.is_empty() || !line.bucket.is_full(now));

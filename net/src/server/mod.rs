@@ -2,14 +2,16 @@
 //!
 //! One TCP port. `listen` binds it, `accept` takes connections and decides what each may do, from
 //! what `first_record` sees; `turnstile` says when they may shake hands (by `hello_queue`),
-//! `connection_limits` how many there may be, `work` how much is done for them, and `limits` has all bounds. A member's requests go to `routes`: `POST /RPC2` to `rpc` and on to
-//! [`answer`], `GET /files/PATH` to `files`, which `range` tells what to send and `body`
-//! sends, `GET /content/ROOT` to `content`, which may send what `blocks` reads from the disk cache,
-//! `POST /batch` to `batch`. With `--legacy`, `plain` answers connections that are not encrypted, and `plain_body`
-//! sends them files. Strangers see `pairing` or a constant refusal; no HTTP or XML parser runs for them.
+//! `connection_limits` how many there may be, `work` how much is done for them, and `limits` has
+//! all bounds. A member's requests go to `routes`: `POST /RPC2` to `rpc` and on to [`answer`], `GET
+//! /files/PATH` to `files`, which `range` tells what to send and `body` sends, `GET /content/ROOT`
+//! to `content`, which may send what `blocks` reads from the disk cache, `POST /batch` to `batch`.
+//! With `--legacy`, `plain` answers connections that are not encrypted, and `plain_body` sends them
+//! files. Strangers see `pairing` or a constant refusal; no HTTP or XML parser runs for them.
 //!
-//! hyper is used here only, and so is tokio but for one notification in `auth::gate`. The runtime belongs to the [`Server`]; everything that may
-//! wait for a disk runs on its blocking threads, of which one member can take a few only.
+//! hyper is used here only, and so is tokio but for one notification in `auth::gate`. The runtime
+//! belongs to the [`Server`]; everything that may wait for a disk runs on its blocking threads, of
+//! which one member can take a few only.
 
 mod accept;
 mod ahead;
@@ -77,9 +79,9 @@ const WORKERS: usize = 2;
 /// Threads for what may wait for a disk, for all members together.
 const BLOCKING_THREADS: usize = 64;
 
-/// The niceness of the thread that strangers meet: a seventh of the processor time that one of those gets
-/// which serve members, when both have something to do. It must not be starved either, as new
-/// connections of members pass it, too.
+/// The niceness of the thread that strangers meet: a seventh of the processor time that one of
+/// those gets which serve members, when both have something to do. It must not be starved either,
+/// as new connections of members pass it, too.
 const DOOR_NICENESS: i32 = 8;
 
 /// A listening node. Stops when dropped.
