@@ -62,13 +62,33 @@ pub enum Identity {
         /// Bytes.
         size: u64,
     },
-    /// Whatever one member has in one version.
+    /// Nothing, whoever has it.
+    Empty,
+    /// Whatever one member has in one version. The size belongs to it, too: a member that tells another
+    /// one for the same version is telling of another file.
     Source {
         /// The member.
         member: PeerId,
         /// Its version.
         version: Version,
+        /// Bytes; [`Attributes::UNKNOWN_SIZE`] while only its name is known.
+        size: u64,
     },
+}
+
+impl Identity {
+    /// What a file is that has this root, if it has one, and this size, if that is known.
+    fn of_file(root: Option<Root>, size: u64, source: &Source) -> Self {
+        match root {
+            _ if size == 0 => Self::Empty,
+            Some(root) => Self::Root { root, size },
+            None => Self::Source {
+                member: source.member.id,
+                version: source.version,
+                size,
+            },
+        }
+    }
 }
 
 type Key = (RelPath, Identity);
@@ -170,10 +190,7 @@ impl Inodes {
             return;
         }
         for source in item.sources.iter() {
-            let born = Identity::Source {
-                member: source.member.id,
-                version: source.version,
-            };
+            let born = Identity::of_file(None, Attributes::UNKNOWN_SIZE, source);
             let key = (path.clone(), born);
             let Some(number) = self.find(self.hasher.hash_one(&key), &key) else {
                 continue;
@@ -184,10 +201,8 @@ impl Inodes {
             };
             (inode.size, inode.mtime) = (item.size, item.mtime);
             inode.sources = Arc::clone(&item.sources);
-            let Some(root) = item.root else { continue };
-            let size = item.size;
-            let key = (path.clone(), Identity::Root { root, size });
-            let identity = key.1;
+            let identity = Identity::of_file(item.root, item.size, source);
+            let key = (path.clone(), identity);
             let hash = self.hasher.hash_one(&key);
             // Somebody else's file may have been this content all along.
             if self.find(hash, &key).is_none() {
@@ -321,14 +336,11 @@ impl Inodes {
         if item.kind == Kind::Directory {
             return (path, Identity::Directory(tree));
         }
-        if let Some(root) = item.root {
-            let size = item.size;
-            return (path, Identity::Root { root, size });
-        }
-        let identities = item.sources.iter().map(|source| Identity::Source {
-            member: source.member.id,
-            version: source.version,
-        });
+        // Where it has a root, or nothing, all sources stand for the same.
+        let identities = item
+            .sources
+            .iter()
+            .map(|source| Identity::of_file(item.root, item.size, source));
         let mut key = (path, Identity::Directory(tree));
         let mut first = None;
         for identity in identities {
@@ -349,7 +361,7 @@ impl Inode {
     pub fn kind(&self) -> Kind {
         match self.identity {
             Identity::Directory(_) => Kind::Directory,
-            Identity::Root { .. } | Identity::Source { .. } => Kind::File,
+            Identity::Root { .. } | Identity::Empty | Identity::Source { .. } => Kind::File,
         }
     }
 
@@ -382,9 +394,15 @@ impl Inode {
         match self.identity {
             Identity::Directory(_) => item.kind == Kind::Directory,
             Identity::Root { root, size } => item.root == Some(root) && item.size == size,
-            Identity::Source { member, version } => {
+            Identity::Empty => item.kind == Kind::File && item.size == 0,
+            Identity::Source {
+                member,
+                version,
+                size,
+            } => {
                 let mut sources = item.sources.iter();
                 item.kind == Kind::File
+                    && (item.size == size || self.size == item.size)
                     && sources.any(|s| s.member.id == member && s.version == version)
             }
         }
@@ -422,8 +440,10 @@ impl Inode {
     pub fn readable(&self) -> impl Iterator<Item = (PeerId, Has)> {
         let has = |source: &Source| match self.identity {
             Identity::Directory(_) => None,
-            Identity::Root { .. } => Some(Has::File(source.version)),
-            Identity::Source { member, version } => {
+            Identity::Root { .. } | Identity::Empty => Some(Has::File(source.version)),
+            Identity::Source {
+                member, version, ..
+            } => {
                 let is_this = source.member.id == member && source.version == version;
                 is_this.then_some(Has::File(version))
             }

@@ -4,7 +4,6 @@
 //! `testing::MemoryNetwork`, whose members can be slow, cut off, lying or gone.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -57,8 +56,8 @@ pub trait Network: Send + Sync {
     /// Tells `listener` from now on when what members said no longer holds, for as long as it lives.
     fn listen(&self, listener: Weak<dyn Listener>);
 
-    /// The files whose names match `pattern` at every member, as far as they come by `deadline`, and at
-    /// most about [`MAX_FOUND`] of them.
+    /// The files whose names match `pattern` at every member, as far as they come by `deadline`, and of each
+    /// about as many as of any other, [`MAX_FOUND`] together.
     fn search(&self, pattern: &str, deadline: Instant) -> Vec<Answer<Held<Matches>>>;
 
     /// All who are there, or were and do not answer now, by their names; this node is among them if it
@@ -115,7 +114,8 @@ impl Network for Node {
     }
 
     fn search(&self, pattern: &str, deadline: Instant) -> Vec<Answer<Held<Matches>>> {
-        self.ask_for_search(deadline, question(pattern, Self::budget(self)))
+        let members = self.present().len();
+        self.ask_for_search(deadline, question(pattern, members, Self::budget(self)))
     }
 
     fn members(&self) -> Vec<Member> {
@@ -159,21 +159,22 @@ impl Network for Node {
     }
 }
 
-/// What each member is asked in a search, within `budget`.
+/// What each of so many `members` is asked in a search, within `budget`.
 pub fn question(
     pattern: &str,
+    members: usize,
     budget: &Arc<ByteBudget>,
 ) -> impl Fn(&dyn Peer, Instant) -> Result<Held<Matches>, NetError> + Send + Sync + 'static {
-    at_most(MAX_FOUND, pattern, budget)
+    at_most(MAX_FOUND / members.max(1), pattern, budget)
 }
 
-/// The same, until all together have found about `most`.
+/// The same, until each has found about `most`, or the first page of them.
 fn at_most(
     most: usize,
     pattern: &str,
     budget: &Arc<ByteBudget>,
 ) -> impl Fn(&dyn Peer, Instant) -> Result<Held<Matches>, NetError> + Send + Sync + 'static {
-    let (pattern, found) = (pattern.to_owned(), AtomicUsize::new(0));
+    let pattern = pattern.to_owned();
     let room = Room {
         budget: Arc::clone(budget),
         paths: FOUND_PATHS,
@@ -181,11 +182,8 @@ fn at_most(
     };
     move |peer, deadline| {
         let deadline = deadline.checked_sub(HANDING_OVER).unwrap_or(deadline);
-        let mut counted = 0;
         let matches = client::search_while(peer, &pattern, &room, deadline, |count| {
-            let all = found.fetch_add(count - counted, Ordering::Relaxed) + count - counted;
-            counted = count;
-            all + SearchPage::MAX_MATCHES <= most && Instant::now() < deadline
+            count + SearchPage::MAX_MATCHES <= most && Instant::now() < deadline
         });
         if let Ok(matches) = &matches
             && let Some(error) = &matches.trouble
@@ -203,17 +201,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_search_ends_once_all_have_found_enough() {
+    fn a_search_ends_once_each_has_found_its_share() {
         let peers = [1, 2].map(MemoryPeer::new);
         for peer in &peers {
             (0..4 * SearchPage::MAX_MATCHES).for_each(|number| {
                 peer.put(&number.to_string(), "x", 1);
             });
         }
-        let question = at_most(3 * SearchPage::MAX_MATCHES, ".", &Arc::default());
-        let deadline = Instant::now() + Duration::from_secs(10);
-        let found = peers.map(|peer| question(&peer, deadline).unwrap().files.len());
         let page = SearchPage::MAX_MATCHES;
-        assert_eq!(found, [3 * page, page], "the second stops at once");
+        let deadline = Instant::now() + Duration::from_secs(10);
+        for (most, found) in [(3 * page, 3 * page), (1, page)] {
+            let question = at_most(most, ".", &Arc::default());
+            let count = |peer: &MemoryPeer| question(peer, deadline).unwrap().files.len();
+            assert_eq!([count(&peers[0]), count(&peers[1])], [found; 2]);
+        }
     }
 }

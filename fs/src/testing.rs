@@ -170,7 +170,7 @@ impl Network for MemoryNetwork {
     }
 
     fn search(&self, pattern: &str, deadline: Instant) -> Vec<Answer<Held<Matches>>> {
-        let question = question(pattern, self.budget());
+        let question = question(pattern, 1, self.budget());
         self.fanout.ask(&self.asked(), deadline, question)
     }
 

@@ -181,6 +181,36 @@ fn another_version_member_or_root_is_another_number() {
     );
 }
 
+/// A member whose file was seen with some bytes lists it empty, like everybody else's, in the same version.
+#[test]
+fn an_empty_file_is_nobodys_bytes() {
+    let mut inodes = Inodes::new(0);
+    let sized = |sources: &[(u8, u64)], size| Item {
+        size,
+        ..file(sources, None)
+    };
+    let full = merged(&mut inodes, path(), &sized(&[(1, 7)], 100));
+    let (empty, inode) = inodes.look_up(Tree::Merged, path(), &sized(&[(1, 7), (2, 3)], 0));
+    assert_eq!((inode.size, inode.identity), (0, Identity::Empty));
+    assert_ne!(empty, full);
+    let (number, _) = inodes.look_up(OF_BOB, path(), &sized(&[(2, 4)], 0));
+    assert_eq!(number, empty, "whoever has it");
+}
+
+#[test]
+fn another_size_of_one_version_is_another_number() {
+    let mut inodes = Inodes::new(0);
+    let sized = |size| Item {
+        size,
+        ..file(&[(1, 7)], None)
+    };
+    let short = merged(&mut inodes, path(), &sized(100));
+    let long = merged(&mut inodes, path(), &sized(200));
+    assert_ne!(short, long);
+    assert_eq!(inodes.get(long).unwrap().size, 200);
+    assert_eq!(inodes.get(short).unwrap().size, 100);
+}
+
 #[test]
 fn a_content_without_a_root_stays_with_the_member_that_it_was_first_shown_from() {
     let mut inodes = Inodes::new(0);

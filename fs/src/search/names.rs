@@ -32,8 +32,8 @@ pub(super) type Found = Vec<(Arc<Member>, Vec<(RelPath, Attributes)>)>;
 /// What each member has in one directory.
 type Listings = Vec<(Arc<Member>, Vec<Entry>)>;
 
-/// The first `most` files by path, sorted by the names under which they are shown, and whether those are all.
-/// `preferred` comes first among the sources of what it has.
+/// At most `most` files, of each member as many as of any other and the first ones by path, sorted by the names under which
+/// they are shown; and whether those are all. `preferred` comes first among the sources of what it has.
 pub(super) fn flat(found: Found, preferred: Option<PeerId>, most: usize) -> (Vec<Match>, bool) {
     let mut files: Vec<(RelPath, Match)> = Vec::new();
     for (directory, listings) in by_directory(found) {
@@ -46,13 +46,14 @@ pub(super) fn flat(found: Found, preferred: Option<PeerId>, most: usize) -> (Vec
                 files.push((directory.clone(), Match { path, item }));
             }
         }
-        if files.len() > most {
-            break;
-        }
     }
-    let is_all = files.len() <= most;
-    files.truncate(most);
-    (named(files), is_all)
+    let cut = merge::share_fairly(&mut files, most, |(_, file), note| {
+        file.item
+            .sources
+            .iter()
+            .for_each(|source| note(&source.member));
+    });
+    (named(files), cut.is_empty())
 }
 
 /// The same, sorted by directory.
@@ -223,6 +224,38 @@ mod tests {
         let (files, is_all) = flat(vec![(member(1), files.collect())], None, 4);
         assert_eq!((files.len(), is_all), (4, false));
         assert!(files.iter().all(|file| file.path.as_bytes() < &b"d4"[..]));
+    }
+
+    #[test]
+    fn nobody_hides_anothers_files_behind_many_of_his_own() {
+        let many = (0..100).map(|n| file(format!("!/{n:03}").as_bytes(), 1));
+        let found = vec![
+            (member(1), many.collect()),
+            (member(2), vec![file(b"z/report", 1)]),
+        ];
+        let (files, is_all) = flat(found, None, 10);
+        assert_eq!((files.len(), is_all), (10, false));
+        assert!(
+            files
+                .iter()
+                .any(|file| file.item.name.as_bytes() == b"report")
+        );
+    }
+
+    #[test]
+    fn nobody_takes_anothers_files_along_by_naming_their_roots() {
+        let many = (0..100).map(|n| file(format!("!/{n:03}").as_bytes(), 1));
+        let claimed = [rooted(b"z/report", 1)];
+        let found = vec![
+            (member(1), many.chain(claimed.clone()).collect()),
+            (member(2), claimed.to_vec()),
+        ];
+        let (files, _) = flat(found, None, 10);
+        assert!(
+            files
+                .iter()
+                .any(|file| file.item.name.as_bytes() == b"report")
+        );
     }
 
     #[test]

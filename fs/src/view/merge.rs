@@ -16,8 +16,9 @@
 //! 5. A file whose member does not tell its size (a server of 2004) is shown only where nobody has anything of which
 //!    more is known: it may well be the same. All such files of one name are one entry, until one was fetched.
 //!
-//! The work is that of sorting the names, whatever they are and whoever has them. Where members have
-//! named more than can be merged in the time that an operation has, those who named most are left out.
+//! The work is that of sorting the names, whatever they are and whoever has them. How many names there can be
+//! follows from the budget of answers. Of more conflicts than somebody who waits has the time for, each member
+//! has an equal share.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
@@ -27,10 +28,8 @@ use tinyp2p_net::types::{Attributes, ContentId, Entry, Kind, Name, PeerId, Root,
 
 use super::distinct_names::DistinctNames;
 
-/// The most names of all members together that are merged: about a second's work on a slow machine.
-const MAX_ROWS: usize = 1_000_000;
-
-/// The most of them that get another name, which takes several times as long.
+/// The most contents of one directory that are shown under another name, which takes several times as long
+/// as to merge a name: about half a second's work.
 const MAX_CONFLICTS: usize = 200_000;
 
 /// The kernel refuses a whole directory that holds a file larger than this, so no member may name one.
@@ -97,56 +96,93 @@ struct Row {
 pub struct Merged {
     /// Its names, sorted.
     pub items: Vec<Item>,
-    /// Those who named so much that not all of it is shown.
+    /// Those who have more conflicts than can be shown of one member.
     pub left_out: Vec<Arc<Member>>,
 }
 
-/// Merges whole listings of one directory. `preferred` comes first among the sources of what it has.
+/// Merges whole listings of one directory for somebody who waits. `preferred` comes first among the sources
+/// of what it has.
 pub fn merge(listings: Vec<(Arc<Member>, Vec<Entry>)>, preferred: Option<PeerId>) -> Merged {
-    merge_at_most(listings, preferred, MAX_ROWS, MAX_CONFLICTS)
+    merge_at_most(listings, preferred, MAX_CONFLICTS)
 }
 
-/// The same, without a word of those who were left out.
+/// The same, however many conflicts there are.
 pub fn directory(listings: Vec<(Arc<Member>, Vec<Entry>)>, preferred: Option<PeerId>) -> Vec<Item> {
-    merge(listings, preferred).items
+    merge_at_most(listings, preferred, usize::MAX).items
 }
 
-/// Those to be left out, of members who have named so many things each, so that at most `most` are left:
-/// who named most. In doubt, the one with the larger peer id goes.
-fn too_many(
-    counts: impl IntoIterator<Item = (Arc<Member>, usize)>,
+/// How many things each may have, of those who have so many, so that all together have at most `most`. Whoever has no more
+/// than an equal share keeps all, however much others have.
+pub fn fair_share(counts: impl IntoIterator<Item = usize>, most: usize) -> usize {
+    let mut counts: Vec<usize> = counts.into_iter().collect();
+    counts.sort_unstable();
+    let (mut left, mut sharers) = (most, counts.len());
+    for count in counts {
+        if count > left / sharers {
+            return left / sharers;
+        }
+        left -= count;
+        sharers -= 1;
+    }
+    usize::MAX
+}
+
+/// Leaves each member its fair share of `most` things, the first ones. Says whose were more. What several
+/// have counts as that of the one who has least: else whoever joins the holders of much could take it along
+/// when his own is cut. `holders` shows those who have a thing, of whom there is one at least.
+pub fn share_fairly<T>(
+    things: &mut Vec<T>,
     most: usize,
+    holders: impl Fn(&T, &mut dyn FnMut(&Arc<Member>)),
 ) -> Vec<Arc<Member>> {
-    let mut counts: Vec<(Arc<Member>, usize)> = counts.into_iter().collect();
-    let mut total: usize = counts.iter().map(|(_, count)| count).sum();
-    let mut left_out = Vec::new();
-    if total > most {
-        counts.sort_by_key(|(member, count)| (*count, member.id));
+    if things.len() <= most {
+        return Vec::new();
     }
-    while total > most
-        && let Some((member, count)) = counts.pop()
-    {
-        total -= count;
-        left_out.push(member);
+    let mut counts: HashMap<PeerId, usize> = HashMap::new();
+    for thing in &*things {
+        holders(thing, &mut |member| {
+            *counts.entry(member.id).or_default() += 1
+        });
     }
-    left_out
+    let owner = |thing: &T| {
+        let mut least: Option<(usize, Arc<Member>)> = None;
+        holders(thing, &mut |member| {
+            let count = counts[&member.id];
+            let is_less =
+                |(least, owner): &(usize, Arc<Member>)| (count, member.id) < (*least, owner.id);
+            if least.as_ref().is_none_or(is_less) {
+                least = Some((count, Arc::clone(member)));
+            }
+        });
+        least.map(|(_, member)| member)
+    };
+    let mut owned: HashMap<PeerId, usize> = HashMap::new();
+    for member in things.iter().filter_map(owner) {
+        *owned.entry(member.id).or_default() += 1;
+    }
+    let share = fair_share(owned.into_values(), most);
+    let mut kept: HashMap<PeerId, usize> = HashMap::new();
+    let mut cut: BTreeMap<PeerId, Arc<Member>> = BTreeMap::new();
+    things.retain(|thing| {
+        let Some(member) = owner(thing) else {
+            return false;
+        };
+        let count = kept.entry(member.id).or_default();
+        *count += 1;
+        let is_kept = *count <= share;
+        if !is_kept {
+            cut.insert(member.id, member);
+        }
+        is_kept
+    });
+    cut.into_values().collect()
 }
 
 fn merge_at_most(
-    mut listings: Vec<(Arc<Member>, Vec<Entry>)>,
+    listings: Vec<(Arc<Member>, Vec<Entry>)>,
     preferred: Option<PeerId>,
-    most_rows: usize,
     most_conflicts: usize,
 ) -> Merged {
-    let counts = listings.iter();
-    let counts = counts.map(|(member, entries)| (Arc::clone(member), entries.len()));
-    let mut left_out = too_many(counts, most_rows);
-    let is_in = |member: &Member, left_out: &[Arc<Member>]| {
-        !left_out.iter().any(|other| other.id == member.id)
-    };
-    if !left_out.is_empty() {
-        listings.retain(|(member, _)| is_in(member, &left_out));
-    }
     let mut rows: Vec<Row> = Vec::with_capacity(listings.iter().map(|(_, list)| list.len()).sum());
     for (member, entries) in listings {
         rows.extend(entries.into_iter().map(|entry| Row {
@@ -176,19 +212,9 @@ fn merge_at_most(
         items.extend(contents.next().map(|plain| plain.into_item(preferred)));
         conflicts.extend(contents);
     }
-    if conflicts.len() > most_conflicts {
-        let mut counts: HashMap<PeerId, (Arc<Member>, usize)> = HashMap::new();
-        for conflict in &conflicts {
-            let member = conflict.label();
-            let count = counts
-                .entry(member.id)
-                .or_insert_with(|| (Arc::clone(member), 0));
-            count.1 += 1;
-        }
-        let quarrelsome = too_many(counts.into_values(), most_conflicts);
-        conflicts.retain(|conflict| is_in(conflict.label(), &quarrelsome));
-        left_out.extend(quarrelsome);
-    }
+    let left_out = share_fairly(&mut conflicts, most_conflicts, |content, note| {
+        content.holders.iter().for_each(|row| note(&row.member));
+    });
     if !conflicts.is_empty() {
         rename(conflicts, &mut items, preferred);
     }

@@ -352,13 +352,15 @@ impl Shared {
     /// Says who failed: to the log, and to whoever keeps watch over the members.
     fn report(&self, source: usize, error: &Error) {
         let source = &self.sources[source];
-        if matches!(error, Error::WrongBytes { .. }) {
+        let is_claim = matches!(source.has, Has::File(_));
+        if is_claim && matches!(error, Error::WrongBytes { .. }) {
             self.core.blame(source, self.expected.rooted());
         } else {
             tracing::debug!(peer = %source.who(), path = %source.path, %error, "a stream ended");
         }
-        // Kept blocks come and go: that says nothing about the member.
-        if source.has != Has::Blocks || matches!(error, Error::WrongBytes { .. }) {
+        // Whoever has kept blocks has claimed nothing: they come and go, and if they do not fit, the size
+        // may be wrong that another member told.
+        if is_claim {
             (self.core.on_failure)(source.peer.id(), error);
         }
     }

@@ -358,6 +358,40 @@ fn a_member_that_has_read_a_file_supplies_it_when_its_holder_goes() {
 }
 
 #[test]
+fn suppliers_are_not_blamed_for_a_size_that_a_holder_told() {
+    let rig = holders(1, 8 * MIB, None);
+    let supplier = Arc::new(MemoryPeer::new(7));
+    supplier.keep(&rig.content, ByteRange::new(0, 8 * MIB));
+    // The holder names the root, for a file that is a little longer, and then nothing comes from it.
+    let sources = vec![
+        source(&rig.peers[0], &rig.attributes),
+        with(source(&supplier, &rig.attributes), Has::Blocks),
+    ];
+    rig.peers[0].behave(Behaviour::Gone);
+    for claimed in [8 * MIB + window::LEAF, 8 * MIB - 5] {
+        let download = rig
+            .engine
+            .open(sources.clone(), claimed, rig.attributes.root);
+        let last = claimed - 100;
+        let waiting = start(&download, ByteRange::new(last, claimed));
+        let answer = waiting.recv_timeout(Duration::from_secs(2));
+        let answer = answer.unwrap_or_else(|_| {
+            download.shared.tick(Instant::now() + STALL, false);
+            waiting
+                .recv_timeout(Duration::from_secs(1))
+                .expect("every read is answered")
+        });
+        assert!(answer.is_err());
+        assert!(
+            supplier.opens() + supplier.calls() > 0,
+            "it was not even asked"
+        );
+    }
+    assert!(rig.blamed.lock().is_empty());
+    assert_eq!(rig.engine.ledger().read().1.refused, 0);
+}
+
+#[test]
 fn a_frozen_supplier_does_not_keep_others_from_supplying_what_nobody_else_has() {
     let rig = holders(1, 8 * MIB, None);
     let (frozen, whole) = (Arc::new(MemoryPeer::new(7)), Arc::new(MemoryPeer::new(8)));

@@ -294,13 +294,8 @@ fn conflicts_of_long_names_take_no_longer_than_others() {
     );
 }
 
-fn left_out(merged: &Merged) -> Vec<String> {
-    let names = merged.left_out.iter().map(|member| member.name.to_string());
-    names.collect()
-}
-
 #[test]
-fn those_who_name_most_are_left_out_where_it_is_too_much() {
+fn whoever_quarrels_little_is_not_left_out_for_those_who_quarrel_much() {
     let listing = |from: usize, count: usize| -> Vec<Entry> {
         let names = from..from + count;
         names
@@ -308,26 +303,32 @@ fn those_who_name_most_are_left_out_where_it_is_too_much() {
             .collect()
     };
     let listings = vec![
-        (member(1, "ann"), listing(0, 3)),
-        (member(2, "eve"), listing(100, 900)),
-        (member(3, "bob"), listing(1, 5)),
-        (member(4, "mallory"), listing(100, 900)),
+        (member(1, "ann"), listing(0, 30)),
+        (member(2, "bob"), listing(1, 900)),
+        (member(3, "eve"), listing(2, 899)),
+        (member(4, "mallory"), listing(3, 898)),
     ];
-    let merged = merge_at_most(listings.clone(), None, 2000, 2000);
-    assert_eq!((merged.items.len(), left_out(&merged).len()), (1808, 0));
-    let merged = merge_at_most(listings.clone(), None, 100, 2000);
-    assert_eq!(left_out(&merged), ["mallory", "eve"]);
-    assert_eq!(merged.items.len(), 8);
-    // Of a quarrel, those lose who quarrel most: what keeps its plain name stays.
-    let merged = merge_at_most(listings, None, 2000, 100);
-    assert_eq!(left_out(&merged), ["mallory"]);
-    assert_eq!(merged.items.len(), 908);
-    assert!(
-        merged
-            .items
-            .iter()
-            .any(|item| item.name == name_of("0001 (ann)"))
+    let merged = merge_at_most(listings.clone(), None, 4000);
+    assert!(merged.left_out.is_empty());
+    let whole = merged.items.len();
+    let merged = merge_at_most(listings, None, 200);
+    let left_out: Vec<&str> = merged.left_out.iter().map(|member| &*member.name).collect();
+    assert_eq!(left_out, ["bob", "eve"]);
+    assert!(merged.items.len() < whole);
+    let of_ann = |item: &&Item| item.original.is_some() && &*item.sources[0].member.name == "ann";
+    assert_eq!(
+        merged.items.iter().filter(of_ann).count(),
+        29,
+        "all of the few"
     );
+}
+
+#[test]
+fn a_fair_share_leaves_the_modest_all_that_they_have() {
+    assert_eq!(fair_share([3, 5], 8), usize::MAX);
+    assert_eq!(fair_share([1, 100, 100], 21), 10);
+    assert_eq!(fair_share([9; 10], 10), 1);
+    assert_eq!(fair_share([], 0), usize::MAX);
 }
 
 #[test]
