@@ -2,8 +2,8 @@
 //!
 //! A root is a claim. Once it has turned out to be wrong for one state of one file, the member is not
 //! asked for that content again, nor does what it says count as a vote for it: its file is a content of
-//! its own. That holds until the file has another version, so a member that mends it is believed again.
-//! Pure, and bounded.
+//! its own. That holds until the file has another version, so a member that mends it is believed again; but
+//! not one that was wrong again and again, for as long as this node runs. Pure, and bounded.
 
 use std::collections::{HashMap, HashSet};
 
