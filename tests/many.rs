@@ -251,7 +251,12 @@ impl Network {
         assert_eq!(set.len(), listed.len(), "names twice: {listed:?}");
         let missing: Vec<_> = least.difference(&set).collect();
         assert!(missing.is_empty(), "{directory} lacks {missing:?}");
-        let beyond: Vec<_> = set.difference(most).collect();
+        // It is one file once its members have hashed it.
+        let is_double = |name: &&String| name.starts_with("same (");
+        let beyond: Vec<_> = set
+            .difference(most)
+            .filter(|name| !is_double(name))
+            .collect();
         assert!(beyond.is_empty(), "{directory} has {beyond:?}");
         took
     }
