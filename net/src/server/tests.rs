@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, Instant};
 
@@ -711,4 +711,20 @@ fn replayed_hellos_are_slowed_and_members_are_not() {
     }
     let allowed = 3 + 2 * start.elapsed().as_secs() as usize;
     assert!(answered() <= allowed.max(4), "{} handshakes", answered());
+}
+
+#[test]
+fn half_a_record_and_an_end_hold_nobody_up() {
+    let node = TestNode::start(1);
+    node.put("f", b"x");
+    let member = caller(1);
+    node.befriend(&member);
+    let record = [&b"\x16\x03\x01\x02\x00"[..], &[1; 95]].concat();
+    for length in [1, 4, 5, 100] {
+        let mut stranger = socket(&node);
+        stranger.write_all(&record[..length]).unwrap();
+        stranger.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(node.raw(&member).ask("GET /files/f HTTP/1.1").body, b"x");
+        assert_eq!(stranger.read(&mut [0]).unwrap_or(0), 0, "{length} bytes");
+    }
 }
