@@ -9,8 +9,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 
-use super::source_network::{Holder, SourceNetwork};
-use crate::types::PeerId;
+use super::source_network::{Holder, HolderKey, SourceNetwork};
 
 /// Waiters of one holder before those are looked for that are gone: twice the connections that one
 /// key may have.
@@ -32,7 +31,7 @@ pub(crate) struct FairPermits<W> {
     all: usize,
     sites: HashMap<SourceNetwork, usize>,
     networks: HashMap<SourceNetwork, usize>,
-    keys: HashMap<Option<PeerId>, usize>,
+    keys: HashMap<HolderKey, usize>,
     /// By holder, as all that one holder waits for fits or does not; each with its time of arrival.
     waiting: HashMap<Holder, VecDeque<(u64, W)>>,
     arrivals: u64,
@@ -137,6 +136,7 @@ fn decrease<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: K) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::PeerId;
 
     const BOUNDS: PermitBounds = PermitBounds {
         all: 4,

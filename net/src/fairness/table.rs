@@ -11,7 +11,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 
-use super::source_network::{Holder, SourceNetwork};
+use super::source_network::{Holder, HolderKey, SourceNetwork};
 use crate::types::PeerId;
 
 /// A place that was taken. Later ones are greater.
@@ -35,7 +35,7 @@ pub(crate) struct FairTable<T> {
 }
 
 type Places<T> = BTreeMap<PlaceId, T>;
-type Network<T> = HashMap<Option<PeerId>, Places<T>>;
+type Network<T> = HashMap<HolderKey, Places<T>>;
 type Site<T> = HashMap<SourceNetwork, Network<T>>;
 
 impl<T> FairTable<T> {
@@ -57,7 +57,7 @@ impl<T> FairTable<T> {
     /// How many places `key` has, from wherever.
     pub(crate) fn held_by_key(&self, key: PeerId) -> usize {
         let networks = self.sites.values().flat_map(HashMap::values);
-        let places = networks.filter_map(|network| network.get(&Some(key)));
+        let places = networks.filter_map(|network| network.get(&HolderKey::Member(key)));
         places.map(BTreeMap::len).sum()
     }
 
