@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -155,6 +155,23 @@ fn silent_sockets_keep_no_member_out() {
 #[test]
 fn half_open_records_keep_no_member_out() {
     expect_service_during(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03");
+}
+
+#[test]
+fn an_end_within_a_record_keeps_nobody_out() {
+    let flooded = Flooded::new();
+    let record = [&b"\x16\x03\x01\x02\x00"[..], &[1; 95]].concat();
+    let ended: Vec<_> = [1, 4, 100]
+        .iter()
+        .map(|length| {
+            let mut socket = connect(next_address(), flooded.node.socket()).expect("connect");
+            socket.write_all(&record[..*length]).expect("send");
+            socket.shutdown(Shutdown::Write).expect("end");
+            socket
+        })
+        .collect();
+    flooded.expect_service();
+    drop(ended);
 }
 
 /// Opens connections in the name of one member and leaves them idle.

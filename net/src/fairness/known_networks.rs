@@ -4,10 +4,18 @@
 //! strangers can be told from those who are probably members before anything is spent on either,
 //! the networks from which keys were admitted are remembered for a while, in memory only.
 
+//!
+//! A network is more than a member: its neighbours in an IPv6 /64, where they are strangers, are as
+//! near as its own next address. So the exact addresses are remembered, too. What an IPv4 address
+//! hides, as a NAT does, cannot be told apart before a key is shown.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::source_network::{Holder, SourceNetwork};
-use super::table::FairTable;
+use super::table::{FairTable, PlaceId};
+use crate::types::PeerId;
 
 /// How long a network is remembered: as long as an admission lasts.
 const REMEMBERED: Duration = Duration::from_secs(24 * 3600);
@@ -15,33 +23,108 @@ const REMEMBERED: Duration = Duration::from_secs(24 * 3600);
 /// The most networks. A member who roams through many gives up its own site's first.
 const MAX_NETWORKS: usize = 1024;
 
-/// The networks, and when a member was last admitted from each.
+/// The most addresses. A member who uses many gives up its own first.
+const MAX_ADDRESSES: usize = 1024;
+
+/// What a connection can be taken for, by where it comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Familiarity {
+    /// No member was admitted from its network within the last day.
+    Stranger,
+    /// A member was, but from another address.
+    Network,
+    /// A member was admitted from this very address within the last day.
+    Address,
+}
+
+impl Familiarity {
+    /// True unless nobody came from there.
+    pub(crate) fn is_known(self) -> bool {
+        self != Self::Stranger
+    }
+}
+
+/// The networks and addresses, and when a member was last admitted from each.
 #[derive(Debug)]
-pub(crate) struct KnownNetworks(FairTable<Instant>);
+pub(crate) struct KnownNetworks {
+    networks: FairTable<Instant>,
+    /// The addresses, each held by the member who was the last to come from it.
+    addresses: FairTable<IpAddr>,
+    by_address: HashMap<IpAddr, Seen>,
+}
+
+#[derive(Debug)]
+struct Seen {
+    holder: Holder,
+    place: PlaceId,
+    at: Instant,
+}
 
 impl Default for KnownNetworks {
     fn default() -> Self {
-        Self(FairTable::new(MAX_NETWORKS))
+        Self {
+            networks: FairTable::new(MAX_NETWORKS),
+            addresses: FairTable::new(MAX_ADDRESSES),
+            by_address: HashMap::new(),
+        }
     }
 }
 
 impl KnownNetworks {
-    /// A member was admitted from `network`.
-    pub(crate) fn note(&mut self, network: SourceNetwork, now: Instant) {
-        let holder = Holder::stranger(network);
-        let id = self.0.of(holder).next().map(|(id, _)| id);
-        if let Some(id) = id {
-            self.0.leave(holder, id);
-        } else if self.0.len() >= MAX_NETWORKS {
-            self.0.retain(|seen| is_fresh(*seen, now));
-        }
-        self.0.enter(holder, now, |_| true);
+    /// `member` was admitted from `address`.
+    pub(crate) fn note(&mut self, member: PeerId, address: IpAddr, now: Instant) {
+        self.note_network(SourceNetwork::of(address), now);
+        self.note_address(member, address.to_canonical(), now);
     }
 
-    /// True if a member was admitted from `network` within the last day.
-    pub(crate) fn contains(&self, network: SourceNetwork, now: Instant) -> bool {
-        let mut seen = self.0.of(Holder::stranger(network));
-        seen.any(|(_, seen)| is_fresh(*seen, now))
+    fn note_network(&mut self, network: SourceNetwork, now: Instant) {
+        let holder = Holder::stranger(network);
+        let id = self.networks.of(holder).next().map(|(id, _)| id);
+        if let Some(id) = id {
+            self.networks.leave(holder, id);
+        } else if self.networks.len() >= MAX_NETWORKS {
+            self.networks.retain(|seen| is_fresh(*seen, now));
+        }
+        self.networks.enter(holder, now, |_| true);
+    }
+
+    fn note_address(&mut self, member: PeerId, address: IpAddr, now: Instant) {
+        if let Some(seen) = self.by_address.remove(&address) {
+            self.addresses.leave(seen.holder, seen.place);
+        } else if self.addresses.len() >= MAX_ADDRESSES {
+            self.by_address.retain(|_, seen| is_fresh(seen.at, now));
+            let by_address = &self.by_address;
+            self.addresses
+                .retain(|address| by_address.contains_key(address));
+        }
+        let holder = Holder::member(member, address);
+        let Some(entered) = self.addresses.enter(holder, address, |_| true) else {
+            return;
+        };
+        if let Some(evicted) = entered.evicted {
+            self.by_address.remove(&evicted);
+        }
+        let seen = Seen {
+            holder,
+            place: entered.id,
+            at: now,
+        };
+        self.by_address.insert(address, seen);
+    }
+
+    /// What is known of `address`.
+    pub(crate) fn familiarity(&self, address: IpAddr, now: Instant) -> Familiarity {
+        let seen = self.by_address.get(&address.to_canonical());
+        let mut networks = self
+            .networks
+            .of(Holder::stranger(SourceNetwork::of(address)));
+        if seen.is_some_and(|seen| is_fresh(seen.at, now)) {
+            Familiarity::Address
+        } else if networks.any(|(_, seen)| is_fresh(*seen, now)) {
+            Familiarity::Network
+        } else {
+            Familiarity::Stranger
+        }
     }
 }
 
@@ -53,33 +136,54 @@ fn is_fresh(seen: Instant, now: Instant) -> bool {
 mod tests {
     use super::*;
 
-    fn network(text: &str) -> SourceNetwork {
-        SourceNetwork::of(text.parse().unwrap())
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn key(number: u8) -> PeerId {
+        PeerId::from_bytes([number; 32])
     }
 
     #[test]
-    fn a_network_is_known_for_a_day() {
+    fn a_place_is_known_for_a_day() {
         let (mut known, now) = (KnownNetworks::default(), Instant::now());
-        let home = network("192.0.2.1");
-        assert!(!known.contains(home, now));
-        known.note(home, now);
-        assert!(known.contains(home, now));
-        assert!(!known.contains(network("192.0.2.2"), now));
-        assert!(!known.contains(home, now + REMEMBERED));
-        known.note(home, now + REMEMBERED / 2);
-        assert!(known.contains(home, now + REMEMBERED));
-        assert_eq!(known.0.len(), 1);
+        let home = ip("192.0.2.1");
+        assert_eq!(known.familiarity(home, now), Familiarity::Stranger);
+        known.note(key(1), home, now);
+        assert_eq!(known.familiarity(home, now), Familiarity::Address);
+        let other = known.familiarity(ip("192.0.2.2"), now);
+        assert_eq!(other, Familiarity::Stranger);
+        let later = known.familiarity(home, now + REMEMBERED);
+        assert_eq!(later, Familiarity::Stranger);
+        known.note(key(2), home, now + REMEMBERED / 2);
+        let again = known.familiarity(home, now + REMEMBERED);
+        assert_eq!(again, Familiarity::Address);
+        assert_eq!((known.networks.len(), known.addresses.len()), (1, 1));
+    }
+
+    #[test]
+    fn a_neighbour_is_not_the_member() {
+        let (mut known, now) = (KnownNetworks::default(), Instant::now());
+        known.note(key(1), ip("fe80::1"), now);
+        assert_eq!(known.familiarity(ip("fe80::1"), now), Familiarity::Address);
+        assert_eq!(known.familiarity(ip("fe80::2"), now), Familiarity::Network);
     }
 
     #[test]
     fn a_roaming_member_displaces_only_itself() {
         let (mut known, now) = (KnownNetworks::default(), Instant::now());
-        let home = network("192.0.2.1");
-        known.note(home, now);
+        let (home, neighbour) = (ip("192.0.2.1"), ip("2001:db8:0:1::ffff"));
+        known.note(key(1), home, now);
+        known.note(key(2), neighbour, now);
         for number in 0..2000 {
-            known.note(network(&format!("2001:db8:0:{number:x}::1")), now);
+            known.note(key(3), ip(&format!("2001:db8:1:{number:x}::1")), now);
+            known.note(key(3), ip(&format!("2001:db8:0:1::{number:x}")), now);
         }
-        assert_eq!(known.0.len(), MAX_NETWORKS);
-        assert!(known.contains(home, now));
+        assert_eq!(known.networks.len(), MAX_NETWORKS);
+        assert_eq!(known.addresses.len(), MAX_ADDRESSES);
+        assert_eq!(known.by_address.len(), MAX_ADDRESSES);
+        for address in [home, neighbour] {
+            assert_eq!(known.familiarity(address, now), Familiarity::Address);
+        }
     }
 }

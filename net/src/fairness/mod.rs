@@ -7,7 +7,7 @@
 //! - [`FairPermits`]: a fixed number of things done at once. What is freed goes to the one who
 //!   waits and has the least.
 //! - [`TokenBucket`]: so much at once, and so much per second.
-//! - [`KnownNetworks`]: where members were seen lately.
+//! - [`KnownNetworks`]: where members were seen lately, and at which addresses exactly.
 
 mod known_networks;
 mod permits;
@@ -15,8 +15,8 @@ mod source_network;
 mod table;
 mod token_bucket;
 
-pub(crate) use known_networks::KnownNetworks;
+pub(crate) use known_networks::{Familiarity, KnownNetworks};
 pub(crate) use permits::{FairPermits, Holding, PermitBounds};
-pub(crate) use source_network::{Holder, SourceNetwork};
+pub(crate) use source_network::{Holder, HolderKey, SourceNetwork};
 pub(crate) use table::{FairTable, PlaceId};
 pub(crate) use token_bucket::{Refill, TokenBucket};

@@ -9,8 +9,11 @@ use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 
-use super::source_network::{Holder, SourceNetwork};
-use crate::types::PeerId;
+use super::source_network::{Holder, HolderKey, SourceNetwork};
+
+/// Waiters of one holder before those are looked for that are gone: twice the connections that one
+/// key may have.
+const LONG_LINE: usize = 128;
 
 /// How much may be done at once.
 #[derive(Debug, Clone, Copy)]
@@ -28,7 +31,7 @@ pub(crate) struct FairPermits<W> {
     all: usize,
     sites: HashMap<SourceNetwork, usize>,
     networks: HashMap<SourceNetwork, usize>,
-    keys: HashMap<Option<PeerId>, usize>,
+    keys: HashMap<HolderKey, usize>,
     /// By holder, as all that one holder waits for fits or does not; each with its time of arrival.
     waiting: HashMap<Holder, VecDeque<(u64, W)>>,
     arrivals: u64,
@@ -58,9 +61,12 @@ impl<W> FairPermits<W> {
         is_next.then(|| self.grant(holder))
     }
 
-    /// Waits for a permit with `waiter`.
-    pub(crate) fn wait(&mut self, holder: Holder, waiter: W) {
+    /// Waits for a permit with `waiter`. `is_gone` tells which waiters nobody waits with any more.
+    pub(crate) fn wait(&mut self, holder: Holder, waiter: W, is_gone: impl Fn(&W) -> bool) {
         let waiting = self.waiting.entry(holder).or_default();
+        if waiting.len() >= LONG_LINE {
+            waiting.retain(|(_, waiter)| !is_gone(waiter));
+        }
         waiting.push_back((self.arrivals, waiter));
         self.arrivals += 1;
     }
@@ -74,8 +80,14 @@ impl<W> FairPermits<W> {
     }
 
     /// The next who waits and may begin. To be called after [`FairPermits::end`] until it is
-    /// `None`.
-    pub(crate) fn next(&mut self) -> Option<(W, Holding)> {
+    /// `None`. Those who are gone are passed over, and forgotten.
+    pub(crate) fn next(&mut self, is_gone: impl Fn(&W) -> bool) -> Option<(W, Holding)> {
+        self.waiting.retain(|_, waiting| {
+            while waiting.front().is_some_and(|(_, first)| is_gone(first)) {
+                waiting.pop_front();
+            }
+            !waiting.is_empty()
+        });
         let first = |waiting: &VecDeque<(u64, W)>| waiting.front().map(|(arrival, _)| *arrival);
         let fitting = self
             .waiting
@@ -124,6 +136,7 @@ fn decrease<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: K) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::PeerId;
 
     const BOUNDS: PermitBounds = PermitBounds {
         all: 4,
@@ -161,20 +174,39 @@ mod tests {
         let mut held: Vec<_> = (0..3).map(|_| permits.begin(flood).unwrap()).collect();
         assert!(permits.begin(flood).is_none());
         for _ in 0..9 {
-            permits.wait(flood, "flood");
+            permits.wait(flood, "flood", |_| false);
         }
-        permits.wait(friend, "friend");
-        permits.wait(friend, "friend");
-        assert!(permits.next().is_none());
+        permits.wait(friend, "friend", |_| false);
+        permits.wait(friend, "friend", |_| false);
+        assert!(permits.next(|_| false).is_none());
         let mut order = Vec::new();
         for _ in 0..4 {
             permits.end(held.remove(0));
-            let (who, holding) = permits.next().unwrap();
+            let (who, holding) = permits.next(|_| false).unwrap();
             order.push(who);
             held.push(holding);
         }
         // Among equals the one who waits longest, which is the flood.
         assert_eq!(order, ["friend", "flood", "flood", "friend"]);
+    }
+
+    #[test]
+    fn who_is_gone_is_passed_over_and_forgotten() {
+        let mut permits = FairPermits::new(BOUNDS);
+        let held = permits.begin(holder("10.0.0.1", 1)).unwrap();
+        let is_gone = |waiter: &u32| *waiter > 0;
+        for key in 1..=3 {
+            for gone in 1..=1000 {
+                permits.wait(holder("10.0.0.1", key), gone, is_gone);
+            }
+        }
+        assert!(permits.waiting.values().all(|line| line.len() <= LONG_LINE));
+        permits.wait(holder("10.0.0.1", 3), 0, is_gone);
+        permits.end(held);
+        let (waiter, holding) = permits.next(is_gone).unwrap();
+        assert_eq!(waiter, 0);
+        assert!(permits.next(is_gone).is_none() && permits.waiting.is_empty());
+        permits.end(holding);
     }
 
     #[test]

@@ -38,17 +38,39 @@ fn prefix(ip: Ipv6Addr, bits: u32) -> IpAddr {
     Ipv6Addr::from_bits(kept).into()
 }
 
-/// Whose a share is. `key` is `None` where no key is known yet.
+/// What tells the holders of one network apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum HolderKey {
+    /// Whoever has shown nothing: all of them are one.
+    Unknown,
+    /// An address from which a member came lately. Its neighbours are not that member.
+    Address(IpAddr),
+    /// Whoever has proven to hold this key.
+    Member(PeerId),
+}
+
+/// Whose a share is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Holder {
     pub(crate) network: SourceNetwork,
-    pub(crate) key: Option<PeerId>,
+    pub(crate) key: HolderKey,
 }
 
 impl Holder {
     /// Somebody at `network` who has shown no key.
     pub(crate) fn stranger(network: SourceNetwork) -> Self {
-        Self { network, key: None }
+        Self {
+            network,
+            key: HolderKey::Unknown,
+        }
+    }
+
+    /// Somebody at `address`, from which a member came lately.
+    pub(crate) fn known_address(address: IpAddr) -> Self {
+        Self {
+            network: SourceNetwork::of(address),
+            key: HolderKey::Address(address.to_canonical()),
+        }
     }
 
     /// This node, when it works for itself.
@@ -60,7 +82,7 @@ impl Holder {
     pub(crate) fn member(member: PeerId, address: IpAddr) -> Self {
         Self {
             network: SourceNetwork::of(address),
-            key: Some(member),
+            key: HolderKey::Member(member),
         }
     }
 }

@@ -8,9 +8,10 @@
 //!
 //! What goes is something idle if there is any, the oldest first; else the oldest of all.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 
-use super::source_network::{Holder, SourceNetwork};
+use super::source_network::{Holder, HolderKey, SourceNetwork};
 use crate::types::PeerId;
 
 /// A place that was taken. Later ones are greater.
@@ -34,7 +35,7 @@ pub(crate) struct FairTable<T> {
 }
 
 type Places<T> = BTreeMap<PlaceId, T>;
-type Network<T> = HashMap<Option<PeerId>, Places<T>>;
+type Network<T> = HashMap<HolderKey, Places<T>>;
 type Site<T> = HashMap<SourceNetwork, Network<T>>;
 
 impl<T> FairTable<T> {
@@ -56,7 +57,7 @@ impl<T> FairTable<T> {
     /// How many places `key` has, from wherever.
     pub(crate) fn held_by_key(&self, key: PeerId) -> usize {
         let networks = self.sites.values().flat_map(HashMap::values);
-        let places = networks.filter_map(|network| network.get(&Some(key)));
+        let places = networks.filter_map(|network| network.get(&HolderKey::Member(key)));
         places.map(BTreeMap::len).sum()
     }
 
@@ -129,30 +130,38 @@ impl<T> FairTable<T> {
 
     /// What goes so that `holder` may come in.
     fn victim(&self, holder: Holder, is_idle: &dyn Fn(&T) -> bool) -> Option<(Holder, PlaceId)> {
+        let mut victim = Victim::new(is_idle);
         let own = holder.network.site();
-        let site = match above_share(&self.sites, own, self.limit, site_len) {
-            Above::Own(site) => site,
-            Above::Others { groups, even_busy } => {
-                let networks = groups
-                    .into_iter()
-                    .flat_map(|(_, site)| by_size(site, network_len));
-                return pick(networks.flat_map(keys_of), is_idle, even_busy);
+        let sites = Shares::new(&self.sites, own, self.limit, site_len);
+        let Some(site) = sites.own_above() else {
+            for (_, site) in sites.above() {
+                let held = site_len(site);
+                for (network, keys) in site {
+                    victim.consider_network(held, *network, keys);
+                }
             }
+            return victim.choose(sites.even_busy());
         };
-        let network = match above_share(site, holder.network, site_len(site), network_len) {
-            Above::Own(network) => network,
-            Above::Others { groups, even_busy } => {
-                return pick(groups.into_iter().flat_map(keys_of), is_idle, even_busy);
+        let networks = Shares::new(site, holder.network, site_len(site), network_len);
+        let Some(network) = networks.own_above() else {
+            for (network, keys) in networks.above() {
+                victim.consider_network(0, *network, keys);
             }
+            return victim.choose(networks.even_busy());
         };
-        let of = |key| Holder { key, ..holder };
-        match above_share(network, holder.key, network_len(network), BTreeMap::len) {
-            Above::Own(places) => pick([(holder, places)].into_iter(), is_idle, false),
-            Above::Others { groups, even_busy } => {
-                let groups = groups.into_iter().map(|(key, places)| (of(key), places));
-                pick(groups, is_idle, even_busy)
+        let keys = Shares::new(network, holder.key, network_len(network), BTreeMap::len);
+        let Some(places) = keys.own_above() else {
+            for (key, places) in keys.above() {
+                let other = Holder {
+                    key: *key,
+                    ..holder
+                };
+                victim.consider([0, 0, places.len()], other, places);
             }
-        }
+            return victim.choose(keys.even_busy());
+        };
+        victim.consider([0, 0, places.len()], holder, places);
+        victim.choose(false)
     }
 }
 
@@ -164,69 +173,104 @@ fn network_len<T>(network: &Network<T>) -> usize {
     network.values().map(BTreeMap::len).sum()
 }
 
-/// Who holds more than a fair share, if one more came in.
-enum Above<'a, K, V> {
-    /// Whoever asks does.
-    Own(&'a V),
-    /// Others do, the largest first. `even_busy`: they give up what they are using, too.
-    Others {
-        groups: Vec<(K, &'a V)>,
-        even_busy: bool,
-    },
+/// Those who hold something, and one who asks for one more.
+struct Shares<'a, K, V> {
+    groups: &'a HashMap<K, V>,
+    own: Option<&'a V>,
+    limit: usize,
+    holders: usize,
+    len: fn(&V) -> usize,
 }
 
-fn above_share<K: Copy + Eq + std::hash::Hash, V>(
-    groups: &HashMap<K, V>,
-    own: K,
-    limit: usize,
-    len: fn(&V) -> usize,
-) -> Above<'_, K, V> {
-    let holders = groups.len() + usize::from(!groups.contains_key(&own));
-    let is_above = |held: usize| held * holders > limit;
-    match groups.get(&own) {
-        Some(group) if is_above(len(group) + 1) => Above::Own(group),
-        own_group => {
-            let mut groups = by_size(groups, len);
-            groups.retain(|(_, group)| is_above(len(group)));
-            Above::Others {
-                groups,
-                // With more holders than places, even one place is more than a share.
-                even_busy: own_group.is_some() || !is_above(1),
+impl<'a, K: Eq + std::hash::Hash, V> Shares<'a, K, V> {
+    fn new(groups: &'a HashMap<K, V>, own: K, limit: usize, len: fn(&V) -> usize) -> Self {
+        let own = groups.get(&own);
+        Self {
+            groups,
+            own,
+            limit,
+            holders: groups.len() + usize::from(own.is_none()),
+            len,
+        }
+    }
+
+    fn is_above(&self, held: usize) -> bool {
+        held * self.holders > self.limit
+    }
+
+    /// What the one who asks holds, if it would be more than a fair share with one more.
+    fn own_above(&self) -> Option<&'a V> {
+        self.own.filter(|own| self.is_above((self.len)(own) + 1))
+    }
+
+    /// Those who hold more than a fair share.
+    fn above(&self) -> impl Iterator<Item = (&'a K, &'a V)> {
+        let groups = self.groups.iter();
+        groups.filter(|(_, group)| self.is_above((self.len)(group)))
+    }
+
+    /// True if others give up what they are using, too. With more holders than places, even one
+    /// place is more than a share.
+    fn even_busy(&self) -> bool {
+        self.own.is_some() || !self.is_above(1)
+    }
+}
+
+/// How much the site, the network and the key hold; among equals the oldest place.
+type Rank = ([usize; 3], Reverse<PlaceId>);
+
+/// Finds in one pass, as those who take places wait for it, the oldest idle place of whoever holds
+/// the most; else the oldest of all that it holds.
+struct Victim<'a, T> {
+    is_idle: &'a dyn Fn(&T) -> bool,
+    idle: Option<(Rank, Holder)>,
+    busy: Option<(Rank, Holder)>,
+}
+
+impl<'a, T> Victim<'a, T> {
+    fn new(is_idle: &'a dyn Fn(&T) -> bool) -> Self {
+        Self {
+            is_idle,
+            idle: None,
+            busy: None,
+        }
+    }
+
+    fn consider_network(&mut self, site: usize, network: SourceNetwork, keys: &Network<T>) {
+        let held = network_len(keys);
+        for (key, places) in keys {
+            let holder = Holder { network, key: *key };
+            self.consider([site, held, places.len()], holder, places);
+        }
+    }
+
+    fn consider(&mut self, held: [usize; 3], holder: Holder, places: &Places<T>) {
+        let is_beaten = |best: &Option<(Rank, Holder)>, rank: Rank| {
+            best.as_ref().is_some_and(|(other, _)| *other >= rank)
+        };
+        let Some(oldest) = places.keys().next() else {
+            return;
+        };
+        // No place of these ranks higher than the oldest.
+        let rank = (held, Reverse(*oldest));
+        if !is_beaten(&self.busy, rank) {
+            self.busy = Some((rank, holder));
+        }
+        if is_beaten(&self.idle, rank) {
+            return;
+        }
+        if let Some((id, _)) = places.iter().find(|(_, value)| (self.is_idle)(value)) {
+            let rank = (held, Reverse(*id));
+            if !is_beaten(&self.idle, rank) {
+                self.idle = Some((rank, holder));
             }
         }
     }
-}
 
-/// The largest first.
-fn by_size<K: Copy, V>(groups: &HashMap<K, V>, len: fn(&V) -> usize) -> Vec<(K, &V)> {
-    let mut groups: Vec<_> = groups.iter().map(|(key, group)| (*key, group)).collect();
-    groups.sort_by_key(|(_, group)| std::cmp::Reverse(len(group)));
-    groups
-}
-
-fn keys_of<T>(
-    (network, keys): (SourceNetwork, &Network<T>),
-) -> impl Iterator<Item = (Holder, &Places<T>)> {
-    let keys = by_size(keys, BTreeMap::len).into_iter();
-    keys.map(move |(key, places)| (Holder { network, key }, places))
-}
-
-/// The oldest idle place of the first who has any; else, if that may be, the oldest of the first.
-fn pick<'a, T: 'a>(
-    holders: impl Iterator<Item = (Holder, &'a Places<T>)>,
-    is_idle: &dyn Fn(&T) -> bool,
-    even_busy: bool,
-) -> Option<(Holder, PlaceId)> {
-    let mut fallback = None;
-    for (holder, places) in holders {
-        if let Some((id, _)) = places.iter().find(|(_, value)| is_idle(value)) {
-            return Some((holder, *id));
-        }
-        if fallback.is_none() {
-            fallback = places.keys().next().map(|id| (holder, *id));
-        }
+    fn choose(self, even_busy: bool) -> Option<(Holder, PlaceId)> {
+        let best = self.idle.or(self.busy.filter(|_| even_busy));
+        best.map(|((_, Reverse(id)), holder)| (holder, id))
     }
-    fallback.filter(|_| even_busy)
 }
 
 #[cfg(test)]
@@ -337,7 +381,14 @@ mod tests {
             .map(|n| (holder(&format!("10.0.0.{n}"), n), 1, true))
             .collect();
         let mut table = full(8, &many);
-        assert!(evicted_for(&mut table, holder("10.0.1.1", 9)).is_some());
+        // The oldest goes each time, as nobody holds more than another.
+        for n in 0..8 {
+            let newcomer = holder(&format!("10.0.1.{n}"), n);
+            assert_eq!(
+                evicted_for(&mut table, newcomer),
+                Some(many[usize::from(n)].0)
+            );
+        }
         assert_eq!(table.len(), 8);
     }
 

@@ -7,8 +7,8 @@
 //! another.
 //!
 //! All this runs on a thread of low priority, the door, which has nothing to do with members'
-//! bytes. Only what comes from a network that members came from lately shakes hands where members
-//! are served.
+//! bytes. Only who comes from an address that members came from lately shakes hands where members
+//! are served, and of those no more than a few each second.
 
 use std::convert::Infallible;
 use std::io;
@@ -30,11 +30,11 @@ use tokio_rustls::server::TlsStream;
 use super::connection_limits::{MemberConnection, Place, UnidentifiedConnection};
 use super::context::ServerContext;
 use super::first_record::{Beginning, beginning};
+use super::hello_queue::HandshakeThread;
 use super::routes::{Caller, route};
 use super::stall::StallGuard;
 use super::{pairing, plain};
 use crate::auth::tls::{ALPN_HTTP, ALPN_PAIR, peer_id};
-use crate::fairness::SourceNetwork;
 use crate::types::PeerId;
 use crate::wire::MAX_CALL_BYTES;
 
@@ -135,21 +135,21 @@ impl Connection {
                 self.serve_plain(socket)
             }
             Beginning::Record => {
-                let is_known = connections.is_known(self.remote);
-                let network = SourceNetwork::of(self.remote);
-                let turn = self.context.turnstile.pass(network, is_known);
+                let familiarity = connections.familiarity(self.remote);
+                let turn = self.context.turnstile.pass(self.remote, familiarity);
                 let turn = place.keep(timeout_at(self.deadline, turn)).await;
-                turn.ok_or_else(|| crowded("hellos"))??;
+                let thread = turn.ok_or_else(|| crowded("hellos"))??;
                 let unidentified = connections
-                    .unidentified(self.remote, is_known)
+                    .unidentified(self.remote, familiarity)
                     .ok_or_else(|| crowded("handshakes"))?;
                 drop(place);
                 let socket = socket.into_std()?;
-                if is_known {
-                    let members = self.context.members.clone();
-                    members.spawn(self.identify(socket, unidentified));
-                } else {
-                    self.identify(socket, unidentified).await;
+                match thread {
+                    HandshakeThread::Members => {
+                        let members = self.context.members.clone();
+                        members.spawn(self.identify(socket, unidentified));
+                    }
+                    HandshakeThread::Door => self.identify(socket, unidentified).await,
                 }
                 Ok(())
             }
@@ -187,7 +187,7 @@ impl Connection {
                     return log_end(self.remote, &crowded("connections of one member"));
                 };
                 drop(connection);
-                self.note_member();
+                self.note_member(member);
                 let members = self.context.members.clone();
                 members.spawn(self.serve_http(*tls, place));
             }
@@ -210,7 +210,7 @@ impl Connection {
         match session.alpn_protocol() {
             Some(ALPN_PAIR) => {
                 let is_member = pairing::serve(&mut tls, self.remote, gate).await;
-                is_member.then(|| self.note_member());
+                is_member.then(|| self.note_member(member));
             }
             Some(ALPN_HTTP) if gate.is_admitted(member) => {
                 return Ok(Identified::Member(Box::new(tls), member));
@@ -224,10 +224,9 @@ impl Connection {
     }
 
     /// Whoever comes from here is probably a member, for a while.
-    fn note_member(&self) {
-        self.context.connections.note_member(self.remote);
-        let network = SourceNetwork::of(self.remote);
-        self.context.turnstile.promote(network);
+    fn note_member(&self, member: PeerId) {
+        self.context.connections.note_member(member, self.remote);
+        self.context.turnstile.promote(self.remote);
     }
 
     /// A socket whose readiness and clock are those of the threads that serve members, so that a

@@ -23,7 +23,9 @@ use tokio::sync::Notify;
 
 use super::limits::Limits;
 use super::work::{Work, WorkPool};
-use crate::fairness::{FairTable, Holder, KnownNetworks, PlaceId, SourceNetwork};
+use crate::fairness::{
+    FairTable, Familiarity, Holder, HolderKey, KnownNetworks, PlaceId, SourceNetwork,
+};
 use crate::types::PeerId;
 
 /// A connection that has been without a request for less than this may be about to bring one, and
@@ -105,33 +107,35 @@ impl ConnectionLimits {
         })
     }
 
-    /// True if a member was admitted from `remote` lately.
-    pub(super) fn is_known(&self, remote: IpAddr) -> bool {
-        let network = SourceNetwork::of(remote);
-        self.tables.lock().known.contains(network, Instant::now())
+    /// Who `remote` may be, by who came from there lately.
+    pub(super) fn familiarity(&self, remote: IpAddr) -> Familiarity {
+        self.tables.lock().known.familiarity(remote, Instant::now())
     }
 
-    /// A member was admitted from `remote`.
-    pub(super) fn note_member(&self, remote: IpAddr) {
-        let network = SourceNetwork::of(remote);
-        self.tables.lock().known.note(network, Instant::now());
+    /// `member` was admitted from `remote`.
+    pub(super) fn note_member(&self, member: PeerId, remote: IpAddr) {
+        self.tables
+            .lock()
+            .known
+            .note(member, remote, Instant::now());
     }
 
     /// Lets a connection from `remote` in, of which nothing is known.
     pub(super) fn unread(self: &Arc<Self>, remote: IpAddr) -> Option<Place> {
-        let is_known = self.is_known(remote);
-        let holder = Holder::stranger(SourceNetwork::of(remote));
-        self.enter(Class::Unread { is_known }, holder)
+        let familiarity = self.familiarity(remote);
+        let is_known = familiarity.is_known();
+        self.enter(Class::Unread { is_known }, keyless(remote, familiarity))
     }
 
     /// Lets a connection from `remote` shake hands.
     pub(super) fn unidentified(
         self: &Arc<Self>,
         remote: IpAddr,
-        is_known: bool,
+        familiarity: Familiarity,
     ) -> Option<UnidentifiedConnection> {
-        let holder = Holder::stranger(SourceNetwork::of(remote));
-        let place = self.enter(Class::Unidentified { is_known }, holder)?;
+        let is_known = familiarity.is_known();
+        let class = Class::Unidentified { is_known };
+        let place = self.enter(class, keyless(remote, familiarity))?;
         Some(UnidentifiedConnection { place })
     }
 
@@ -167,7 +171,7 @@ impl ConnectionLimits {
         let id = {
             let mut tables = self.tables.lock();
             let table = tables.of(class);
-            if let Some(key) = holder.key
+            if let HolderKey::Member(key) = holder.key
                 && table.held_by_key(key) >= self.connections_per_member
             {
                 return None;
@@ -193,6 +197,15 @@ impl ConnectionLimits {
             occupant,
             limits: self.clone(),
         })
+    }
+}
+
+/// Whose a place is before a key is shown. An address from which a member came has shares of its
+/// own, beside its neighbours together.
+fn keyless(remote: IpAddr, familiarity: Familiarity) -> Holder {
+    match familiarity {
+        Familiarity::Address => Holder::known_address(remote),
+        Familiarity::Network | Familiarity::Stranger => Holder::stranger(SourceNetwork::of(remote)),
     }
 }
 
@@ -349,9 +362,15 @@ mod tests {
     #[test]
     fn a_flood_does_not_push_out_another_network() {
         let limits = limits();
-        let friend = limits.unidentified(ip("10.0.0.2"), false).unwrap();
+        let friend = limits
+            .unidentified(ip("10.0.0.2"), Familiarity::Stranger)
+            .unwrap();
         let _flood: Vec<_> = (0..99)
-            .map(|_| limits.unidentified(ip("10.0.0.1"), false).unwrap())
+            .map(|_| {
+                limits
+                    .unidentified(ip("10.0.0.1"), Familiarity::Stranger)
+                    .unwrap()
+            })
             .collect();
         assert!(!is_evicted(&friend.place));
     }
@@ -359,7 +378,7 @@ mod tests {
     #[test]
     fn strangers_cannot_take_the_half_of_known_networks() {
         let limits = limits();
-        limits.note_member(ip("10.0.0.2"));
+        limits.note_member(key(1), ip("10.0.0.2"));
         let known: Vec<_> = (0..4)
             .map(|_| limits.unread(ip("10.0.0.2")).unwrap())
             .collect();
@@ -367,6 +386,23 @@ mod tests {
             .map(|n| limits.unread([10, 1, 0, n].into()).unwrap())
             .collect();
         assert!(known.iter().all(|place| !is_evicted(place)));
+    }
+
+    #[test]
+    fn neighbours_of_a_member_do_not_push_it_out() {
+        let limits = limits();
+        let (member, neighbour) = (ip("fe80::1"), ip("fe80::2"));
+        limits.note_member(key(1), member);
+        let enter = |remote| {
+            let familiarity = limits.familiarity(remote);
+            let unidentified = limits.unidentified(remote, familiarity).unwrap();
+            [limits.unread(remote).unwrap(), unidentified.place]
+        };
+        // A share of four places, of which the neighbours together have the other.
+        let held = [enter(member), enter(member)];
+        let flood: Vec<_> = (0..99).map(|_| enter(neighbour)).collect();
+        assert!(!held.iter().flatten().any(is_evicted));
+        assert!(flood[0].iter().all(is_evicted));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use rustix::io::ioctl_fionread;
 use rustix::net::{RecvFlags, recv};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
+use tokio::task::yield_now;
 
 /// A record's type, version and length (RFC 8446, section 5.1).
 const HEADER: usize = 5;
@@ -32,20 +33,37 @@ pub(super) enum Beginning {
 }
 
 /// Waits for the first record, or what is there in its place. Reads nothing.
+///
+/// Each look that decides nothing gives way to other tasks: whatever the kernel reports, a
+/// connection that stays undecided keeps neither its deadline nor its eviction from being noticed.
 pub(super) async fn beginning(socket: &TcpStream) -> io::Result<Beginning> {
-    socket
-        .async_io(Interest::READABLE, || {
-            let mut header = [0; HEADER];
-            let (_, seen) = recv(socket, &mut header, RecvFlags::PEEK)?;
-            let available = || ioctl_fionread(socket).map(|count| count as usize);
-            match judge(&header[..seen]) {
-                Judgement::Is(beginning) => Ok(beginning),
-                Judgement::Needs(length) if available()? >= length => Ok(Beginning::Record),
-                // More is waited for, as if nothing had come yet.
-                Judgement::Needs(_) => Err(io::ErrorKind::WouldBlock.into()),
-            }
-        })
-        .await
+    loop {
+        let ready = socket.ready(Interest::READABLE).await?;
+        // Bytes that come between this look and the next wait are not missed: only the readiness
+        // from before the look is cleared.
+        match socket.try_io(Interest::READABLE, || look(socket)) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            looked => return looked,
+        }
+        // The end came before the look, so that nothing can follow what was seen. tokio never
+        // clears this readiness: waiting for more would be no wait.
+        if ready.is_read_closed() {
+            return Ok(Beginning::Nothing);
+        }
+        yield_now().await;
+    }
+}
+
+/// What is there; `WouldBlock`, as if nothing had come yet, while more is needed to tell.
+fn look(socket: &TcpStream) -> io::Result<Beginning> {
+    let mut header = [0; HEADER];
+    let (_, seen) = recv(socket, &mut header, RecvFlags::PEEK)?;
+    let available = || ioctl_fionread(socket).map(|count| count as usize);
+    match judge(&header[..seen]) {
+        Judgement::Is(beginning) => Ok(beginning),
+        Judgement::Needs(length) if available()? >= length => Ok(Beginning::Record),
+        Judgement::Needs(_) => Err(io::ErrorKind::WouldBlock.into()),
+    }
 }
 
 #[derive(Debug, PartialEq, Eq)]

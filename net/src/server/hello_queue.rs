@@ -1,22 +1,26 @@
-//! Who may begin a handshake, and when.
+//! Who may begin a handshake, when, and on which threads.
 //!
 //! A handshake costs this side some 0.2 ms and the other side nothing but a recorded message. So
-//! each needs a token. A network from which members came lately has a bucket of its own; each site
-//! of strangers has a smaller one, and besides all strangers share one. Whoever finds no token
-//! waits, and lines take turns, so that the longest line delays itself.
+//! each needs a token. An address from which a member came lately has a bucket of its own, its
+//! neighbours in the same network have another together, and each site of strangers a smaller one;
+//! besides, all strangers share one. Whoever finds no token waits.
+//!
+//! For what strangers share, the sites that were never served go first, one of them by chance; then
+//! those whose turn was longest ago. So with L such sites waiting, each token is a newcomer's with a
+//! probability of 1/L, however often the others try; and whoever tried before makes room for it.
+//! Chance, as with any order a flood could arrange to be always the first.
 
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::time::Instant;
 
-use crate::fairness::{Refill, SourceNetwork, TokenBucket};
+use super::hello_line::{Dice, HelloLine};
+use crate::fairness::{Familiarity, Refill, SourceNetwork, TokenBucket};
 
-/// Lines that are remembered while nobody stands in them. A bucket is full again after a few
-/// seconds, and a line with a full one is as good as none.
-const MAX_LINES: usize = 1024;
-
-/// Tickets in a line before those are looked for that nobody holds any more.
-const LONG_LINE: usize = 256;
+/// Lines that are remembered, at some 100 bytes each. Those in which nobody stands tell who was
+/// served lately.
+const MAX_LINES: usize = 8192;
 
 /// How many handshakes may begin.
 #[derive(Debug, Clone, Copy)]
@@ -25,13 +29,30 @@ pub(super) struct HelloRates {
     pub(super) strangers: Refill,
     /// The strangers of one site.
     pub(super) stranger: Refill,
-    /// One network from which members came lately.
+    /// Those of one known network whose address is not known.
+    pub(super) neighbours: Refill,
+    /// One address from which members came lately.
     pub(super) known: Refill,
+    /// Of those of known addresses, all that run where members are served. The others run on the
+    /// door.
+    pub(super) beside_members: Refill,
+    /// The same, of one address.
+    pub(super) beside_members_of_one: Refill,
+}
+
+/// Where a handshake runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum HandshakeThread {
+    /// Beside the bytes of members.
+    Members,
+    /// Where strangers are met.
+    Door,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum LineId {
-    Known(SourceNetwork),
+    Known(IpAddr),
+    Neighbours(SourceNetwork),
     Strangers(SourceNetwork),
 }
 
@@ -39,73 +60,73 @@ enum LineId {
 pub(super) struct HelloQueue<T> {
     rates: HelloRates,
     strangers: TokenBucket,
-    lines: HashMap<LineId, Line<T>>,
-    /// The lines in which somebody waits, the next one first.
-    turns: VecDeque<LineId>,
-}
-
-struct Line<T> {
-    bucket: TokenBucket,
-    waiting: VecDeque<(SourceNetwork, T)>,
+    beside_members: TokenBucket,
+    /// Of each known address that shook hands beside members lately.
+    beside_members_of: HashMap<IpAddr, TokenBucket>,
+    lines: HashMap<LineId, HelloLine<T>>,
+    /// The lines of known addresses and their neighbours in which somebody waits. They share
+    /// nothing, so their order does not matter.
+    known: Vec<LineId>,
+    /// The sites of strangers in which somebody waits and nobody was ever served.
+    fresh: Vec<SourceNetwork>,
+    /// The others in which somebody waits, by when one was served last.
+    served: BTreeMap<u64, SourceNetwork>,
+    /// Handshakes that began.
+    begun: u64,
+    dice: Dice,
 }
 
 impl<T> HelloQueue<T> {
-    pub(super) fn new(rates: HelloRates, now: Instant) -> Self {
+    pub(super) fn new(rates: HelloRates, dice: Dice, now: Instant) -> Self {
         Self {
             rates,
             strangers: TokenBucket::new(rates.strangers, now),
+            beside_members: TokenBucket::new(rates.beside_members, now),
+            beside_members_of: HashMap::new(),
             lines: HashMap::new(),
-            turns: VecDeque::new(),
+            known: Vec::new(),
+            fresh: Vec::new(),
+            served: BTreeMap::new(),
+            begun: 0,
+            dice,
         }
     }
 
-    /// Puts a ticket at the end of its line. `is_gone` tells which tickets nobody waits with any
-    /// more.
+    /// Puts a ticket into its line. `is_gone` tells which tickets nobody waits with any more.
     pub(super) fn push(
         &mut self,
-        network: SourceNetwork,
-        is_known: bool,
+        remote: IpAddr,
+        familiarity: Familiarity,
         ticket: T,
         now: Instant,
         is_gone: impl Fn(&T) -> bool,
     ) {
-        let id = if is_known {
-            LineId::Known(network)
-        } else {
-            LineId::Strangers(network.site())
+        let network = SourceNetwork::of(remote);
+        let id = match familiarity {
+            Familiarity::Address => LineId::Known(remote),
+            Familiarity::Network => LineId::Neighbours(network),
+            Familiarity::Stranger => LineId::Strangers(network.site()),
         };
         if self.lines.len() >= MAX_LINES {
-            self.forget(now);
+            self.forget(&is_gone);
         }
-        let line = self.line(id, now);
-        if line.waiting.len() >= LONG_LINE {
-            line.waiting.retain(|(_, ticket)| !is_gone(ticket));
-        }
-        line.waiting.push_back((network, ticket));
-        if line.waiting.len() == 1 {
-            self.turns.push_back(id);
-        }
+        self.stand(id, remote, ticket, now, &is_gone);
     }
 
-    /// A member was admitted from `network`: who waits there is no stranger any more.
-    pub(super) fn promote(&mut self, network: SourceNetwork, now: Instant) {
-        let Some(line) = self.lines.get_mut(&LineId::Strangers(network.site())) else {
-            return;
-        };
-        let (promoted, others) = std::mem::take(&mut line.waiting)
-            .into_iter()
-            .partition(|(from, _)| *from == network);
-        line.waiting = others;
-        let promoted: VecDeque<_> = promoted;
-        if promoted.is_empty() {
-            return;
-        }
-        let id = LineId::Known(network);
-        let line = self.line(id, now);
-        let is_new = line.waiting.is_empty();
-        line.waiting.extend(promoted);
-        if is_new {
-            self.turns.push_back(id);
+    /// A member was admitted from `remote`: who waits there is no stranger any more, and its
+    /// neighbours are a known network's.
+    pub(super) fn promote(&mut self, remote: IpAddr, now: Instant) {
+        let network = SourceNetwork::of(remote);
+        let strangers = LineId::Strangers(network.site());
+        let mut promoted = self.split(strangers, |other| SourceNetwork::of(other) == network);
+        promoted.extend(self.split(LineId::Neighbours(network), |other| other == remote));
+        for (other, ticket) in promoted {
+            let id = if other == remote {
+                LineId::Known(remote)
+            } else {
+                LineId::Neighbours(network)
+            };
+            self.stand(id, other, ticket, now, &|_| false);
         }
     }
 
@@ -114,198 +135,176 @@ impl<T> HelloQueue<T> {
         &mut self,
         now: Instant,
         is_gone: impl Fn(&T) -> bool,
-    ) -> (Vec<T>, Option<Instant>) {
+    ) -> (Vec<(T, HandshakeThread)>, Option<Instant>) {
         let mut due = Vec::new();
-        loop {
-            let before = due.len();
-            for _ in 0..self.turns.len() {
-                let Some(id) = self.turns.pop_front() else {
-                    break;
+        for id in std::mem::take(&mut self.known) {
+            while let Some((remote, ticket)) = self.take(id, now, &is_gone) {
+                let thread = match id {
+                    LineId::Known(_) => self.thread(remote, now),
+                    LineId::Neighbours(_) | LineId::Strangers(_) => HandshakeThread::Door,
                 };
-                due.extend(self.first_of(id, now, &is_gone));
-                if self.lines.get(&id).is_some_and(|l| !l.waiting.is_empty()) {
-                    self.turns.push_back(id);
-                }
+                due.push((ticket, thread));
             }
-            if due.len() == before {
+            self.list(id);
+        }
+        while self.strangers.wait(now).is_zero()
+            && let Some(ticket) = self.next_stranger(now, &is_gone)
+        {
+            let _ = self.strangers.take(now);
+            due.push((ticket, HandshakeThread::Door));
+        }
+        (due, self.next_token(now))
+    }
+
+    /// Where a handshake of a known address runs that begins now.
+    fn thread(&mut self, remote: IpAddr, now: Instant) -> HandshakeThread {
+        if self.beside_members_of.len() >= MAX_LINES {
+            self.beside_members_of
+                .retain(|_, bucket| !bucket.is_full(now));
+        }
+        let refill = self.rates.beside_members_of_one;
+        let own = self.beside_members_of.entry(remote);
+        let own = own.or_insert_with(|| TokenBucket::new(refill, now));
+        let may = own.wait(now).is_zero() && self.beside_members.take(now).is_ok();
+        if may && own.take(now).is_ok() {
+            HandshakeThread::Members
+        } else {
+            HandshakeThread::Door
+        }
+    }
+
+    /// The next stranger whose site has a token.
+    fn next_stranger(&mut self, now: Instant, is_gone: &dyn Fn(&T) -> bool) -> Option<T> {
+        loop {
+            let site = if self.fresh.is_empty() {
+                let has_token = |site: &SourceNetwork| {
+                    let line = self.lines.get(&LineId::Strangers(*site));
+                    line.is_none_or(|line| line.wait(now).is_zero())
+                };
+                let turn = *self.served.iter().find(|(_, site)| has_token(site))?.0;
+                self.served.remove(&turn)?
+            } else {
+                let chosen = self.dice.below(self.fresh.len());
+                self.fresh.swap_remove(chosen)
+            };
+            let id = LineId::Strangers(site);
+            let taken = self.take(id, now, is_gone);
+            self.list(id);
+            // Without a ticket everybody had left, so that the line is listed no more.
+            if let Some((_, ticket)) = taken {
+                return Some(ticket);
+            }
+        }
+    }
+
+    fn take(
+        &mut self,
+        id: LineId,
+        now: Instant,
+        is_gone: &dyn Fn(&T) -> bool,
+    ) -> Option<(IpAddr, T)> {
+        let line = self.lines.get_mut(&id)?;
+        let taken = line.take(now, &mut self.dice, is_gone)?;
+        line.last_served = Some(self.begun);
+        self.begun += 1;
+        Some(taken)
+    }
+
+    /// When there will be a token for somebody who waits.
+    fn next_token(&self, now: Instant) -> Option<Instant> {
+        let own = |id: LineId| self.lines.get(&id).map(|line| line.wait(now));
+        let known = self.known.iter().filter_map(|id| own(*id)).min();
+        let shared = self.strangers.wait(now);
+        let mut stranger = (!self.fresh.is_empty()).then_some(shared);
+        for site in self.served.values() {
+            if stranger.is_some_and(|wait| wait <= shared) {
                 break;
             }
+            let wait = own(LineId::Strangers(*site)).map(|wait| wait.max(shared));
+            stranger = stranger.into_iter().chain(wait).min();
         }
-        let waits = self.turns.iter().filter_map(|id| {
-            let own = self.lines.get(id)?.bucket.wait(now);
-            Some(match id {
-                LineId::Known(_) => own,
-                LineId::Strangers(_) => own.max(self.strangers.wait(now)),
-            })
-        });
-        let next = waits.min().map(|wait| now + wait);
-        (due, next)
+        let next = known.into_iter().chain(stranger).min()?;
+        Some(now + next)
     }
 
-    /// The first ticket of a line that somebody still holds, if there is a token for it.
-    fn first_of(&mut self, id: LineId, now: Instant, is_gone: &dyn Fn(&T) -> bool) -> Option<T> {
-        let line = self.lines.get_mut(&id)?;
-        while let Some((_, ticket)) = line.waiting.front()
-            && is_gone(ticket)
-        {
-            line.waiting.pop_front();
-        }
-        let is_stranger = matches!(id, LineId::Strangers(_));
-        if line.waiting.is_empty() || (is_stranger && !self.strangers.wait(now).is_zero()) {
-            return None;
-        }
-        line.bucket.take(now).ok()?;
-        if is_stranger {
-            // There was one a moment ago.
-            let _ = self.strangers.take(now);
-        }
-        line.waiting.pop_front().map(|(_, ticket)| ticket)
-    }
-
-    fn line(&mut self, id: LineId, now: Instant) -> &mut Line<T> {
+    /// Puts a ticket into the line `id`, and the line where its turn is found.
+    fn stand(
+        &mut self,
+        id: LineId,
+        remote: IpAddr,
+        ticket: T,
+        now: Instant,
+        is_gone: &dyn Fn(&T) -> bool,
+    ) {
         let refill = match id {
             LineId::Known(_) => self.rates.known,
+            LineId::Neighbours(_) => self.rates.neighbours,
             LineId::Strangers(_) => self.rates.stranger,
         };
-        match self.lines.entry(id) {
+        let line = match self.lines.entry(id) {
             Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => entry.insert(Line {
-                bucket: TokenBucket::new(refill, now),
-                waiting: VecDeque::new(),
-            }),
+            Entry::Vacant(entry) => entry.insert(HelloLine::new(refill, now)),
+        };
+        let is_listed = !line.is_empty();
+        line.push(remote, ticket, is_gone);
+        if !is_listed {
+            self.list(id);
         }
     }
 
-    /// Forgets the lines in which nobody stands: those with full buckets or, if that is not enough,
-    /// all.
-    fn forget(&mut self, now: Instant) {
-        self.lines
-            .retain(|_, line| !line.waiting.is_empty() || !line.bucket.is_full(now));
-        if self.lines.len() >= MAX_LINES {
-            self.lines.retain(|_, line| !line.waiting.is_empty());
+    /// Puts a line that is listed nowhere where its turn is found, if somebody waits in it.
+    fn list(&mut self, id: LineId) {
+        let Some(line) = self.lines.get(&id).filter(|line| !line.is_empty()) else {
+            return;
+        };
+        match (id, line.last_served) {
+            (LineId::Strangers(site), None) => self.fresh.push(site),
+            (LineId::Strangers(site), Some(turn)) => {
+                self.served.insert(turn, site);
+            }
+            _ => self.known.push(id),
         }
+    }
+
+    /// Removes those of a line who come from where `is_of` says.
+    fn split(&mut self, id: LineId, is_of: impl Fn(IpAddr) -> bool) -> Vec<(IpAddr, T)> {
+        let Some(line) = self.lines.get_mut(&id).filter(|line| !line.is_empty()) else {
+            return Vec::new();
+        };
+        let split = line.split(is_of);
+        if line.is_empty() {
+            self.relist();
+        }
+        split
+    }
+
+    /// Lists all lines anew.
+    fn relist(&mut self) {
+        self.known.clear();
+        self.fresh.clear();
+        self.served.clear();
+        let ids: Vec<_> = self.lines.keys().copied().collect();
+        ids.into_iter().for_each(|id| self.list(id));
+    }
+
+    /// Forgets who has left, and so many of the lines in which nobody stands that there is room for
+    /// as many again; those first that were served longest ago.
+    fn forget(&mut self, is_gone: &dyn Fn(&T) -> bool) {
+        self.lines.values_mut().for_each(|line| line.sweep(is_gone));
+        let idle = self.lines.values().filter(|line| line.is_empty());
+        let mut idle: Vec<_> = idle.map(|line| line.last_served).collect();
+        let excess = self.lines.len().saturating_sub(MAX_LINES / 2);
+        let excess = excess.min(idle.len());
+        if excess > 0 {
+            let (_, newest, _) = idle.select_nth_unstable(excess - 1);
+            let newest = *newest;
+            self.lines
+                .retain(|_, line| !line.is_empty() || line.last_served > newest);
+        }
+        self.relist();
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    const RATES: HelloRates = HelloRates {
-        strangers: Refill {
-            burst: 6,
-            per_second: 10,
-        },
-        stranger: Refill {
-            burst: 2,
-            per_second: 1,
-        },
-        known: Refill {
-            burst: 4,
-            per_second: 100,
-        },
-    };
-
-    fn network(text: &str) -> SourceNetwork {
-        SourceNetwork::of(text.parse().unwrap())
-    }
-
-    fn push(queue: &mut HelloQueue<u32>, from: &str, is_known: bool, tickets: u32, now: Instant) {
-        for ticket in 0..tickets {
-            queue.push(network(from), is_known, ticket, now, |_| false);
-        }
-    }
-
-    fn due(queue: &mut HelloQueue<u32>, now: Instant) -> usize {
-        queue.due(now, |_| false).0.len()
-    }
-
-    #[test]
-    fn a_stranger_gets_its_burst_and_then_its_rate() {
-        let now = Instant::now();
-        let mut queue = HelloQueue::new(RATES, now);
-        push(&mut queue, "10.0.0.1", false, 9, now);
-        let (tickets, next) = queue.due(now, |_| false);
-        assert_eq!(tickets, [0, 1]);
-        assert_eq!(next, Some(now + Duration::from_secs(1)));
-        assert_eq!(due(&mut queue, now + Duration::from_secs(1)), 1);
-        assert_eq!(due(&mut queue, now + Duration::from_secs(3)), 2);
-    }
-
-    #[test]
-    fn all_strangers_share_one_bucket_and_take_turns() {
-        let now = Instant::now();
-        let mut queue = HelloQueue::new(RATES, now);
-        for host in 0..6 {
-            push(&mut queue, &format!("10.0.0.{host}"), false, 5, now);
-        }
-        // One each, though each might have two.
-        assert_eq!(queue.due(now, |_| false).0, [0; 6]);
-        let later = now + Duration::from_millis(100);
-        assert_eq!(due(&mut queue, later), 1);
-    }
-
-    #[test]
-    fn strangers_do_not_slow_known_networks() {
-        let now = Instant::now();
-        let mut queue = HelloQueue::new(RATES, now);
-        for host in 0..200 {
-            push(&mut queue, &format!("10.0.0.{host}"), false, 5, now);
-        }
-        assert_eq!(due(&mut queue, now), 6);
-        push(&mut queue, "192.0.2.1", true, 4, now);
-        assert_eq!(due(&mut queue, now), 4);
-    }
-
-    #[test]
-    fn the_64s_of_one_site_are_one_stranger() {
-        let now = Instant::now();
-        let mut queue = HelloQueue::new(RATES, now);
-        for net in 0..9 {
-            push(&mut queue, &format!("2001:db8:0:{net}::1"), false, 1, now);
-        }
-        assert_eq!(due(&mut queue, now), 2);
-    }
-
-    #[test]
-    fn a_network_that_becomes_known_waits_no_longer() {
-        let now = Instant::now();
-        let mut queue = HelloQueue::new(RATES, now);
-        push(&mut queue, "2001:db8::1", false, 4, now);
-        push(&mut queue, "2001:db8:0:1::1", false, 1, now);
-        assert_eq!(due(&mut queue, now), 2);
-        queue.promote(network("2001:db8::1"), now);
-        assert_eq!(due(&mut queue, now), 2);
-        assert!(queue.due(now, |_| false).1.is_some(), "the other waits");
-    }
-
-    #[test]
-    fn who_left_costs_no_token() {
-        let now = Instant::now();
-        let mut queue = HelloQueue::new(RATES, now);
-        push(&mut queue, "10.0.0.1", false, 9, now);
-        let (tickets, next) = queue.due(now, |ticket| *ticket < 8);
-        assert_eq!((tickets, next), (vec![8], None));
-    }
-
-    #[test]
-    fn lines_and_tickets_are_bounded() {
-        let mut now = Instant::now();
-        let mut queue = HelloQueue::new(RATES, now);
-        for number in 0..5000_u32 {
-            let [_, b, c, d] = number.to_be_bytes();
-            now += Duration::from_micros(1);
-            queue.push(network(&format!("10.{b}.{c}.{d}")), false, 0, now, |_| true);
-            queue.due(now, |_| true);
-        }
-        assert!(queue.lines.len() <= MAX_LINES, "{}", queue.lines.len());
-        assert!(queue.turns.is_empty());
-        for _ in 0..5000 {
-            queue.push(network("10.0.0.1"), false, 0, now, |_| true);
-        }
-        let longest = queue.lines.values().map(|line| line.waiting.len()).max();
-        assert!(longest <= Some(LONG_LINE));
-    }
-}
+#[allow(clippy::unwrap_used)]
+mod tests;

@@ -123,10 +123,25 @@ impl Limits {
                     burst: 64,
                     per_second: 16,
                 },
+                // In a /64, as many as of two sites, for members who have changed their address.
+                neighbours: Refill {
+                    burst: 128,
+                    per_second: 32,
+                },
                 // Fifty nodes on one machine, each of which opens eight connections at once.
                 known: Refill {
                     burst: 512,
                     per_second: 256,
+                },
+                // Half a percent of a processor for whoever is behind one member's NAT, and 3 % for
+                // all. The rest of a burst shakes hands on the door, a little later.
+                beside_members: Refill {
+                    burst: 512,
+                    per_second: 128,
+                },
+                beside_members_of_one: Refill {
+                    burst: 128,
+                    per_second: 32,
                 },
             },
             work: super::BLOCKING_THREADS - 8,

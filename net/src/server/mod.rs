@@ -1,7 +1,8 @@
 //! The answering side: HTTP/1.1 over TLS for members, pairing for strangers, silence for the rest.
 //!
 //! One TCP port. `listen` binds it, `accept` takes connections and decides what each may do, from
-//! what `first_record` sees; `turnstile` says when they may shake hands (by `hello_queue`),
+//! what `first_record` sees; `turnstile` says when they may shake hands (by `hello_queue`, of
+//! many a `hello_line`),
 //! `connection_limits` how many there may be, `work` how much is done for them, and `limits` has
 //! all bounds. A member's requests go to `routes`: `POST /RPC2` to `rpc` and on to [`answer`], `GET
 //! /files/PATH` to `files`, which `range` tells what to send and `body` sends, `GET /content/ROOT`
@@ -27,6 +28,7 @@ mod first_record;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 pub(crate) mod harness;
+mod hello_line;
 mod hello_queue;
 mod limits;
 mod listen;

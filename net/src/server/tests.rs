@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, Instant};
 
@@ -656,6 +656,46 @@ fn a_refused_connection_that_lingers_is_cut() {
     }
 }
 
+/// What a client that knows nothing sends first.
+fn hello() -> Vec<u8> {
+    let name = "node".try_into().unwrap();
+    let mut tls = ClientConnection::new(caller(1).tls_client(Alpn::Http), name).unwrap();
+    let mut bytes = Vec::new();
+    tls.write_tls(&mut bytes).unwrap();
+    bytes
+}
+
+/// Sends `hello` from a loopback address of a stranger's own.
+fn replay(node: &TestNode, host: u8, hello: &[u8]) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    let source = SocketAddr::from(([127, 9, 9, host], 0));
+    socket.bind(&source.into()).unwrap();
+    let to = SocketAddr::from(([127, 0, 0, 1], node.address().port));
+    socket.connect(&to.into()).unwrap();
+    let mut socket = TcpStream::from(socket);
+    socket.write_all(hello).unwrap();
+    socket
+}
+
+#[test]
+fn sites_of_strangers_take_turns() {
+    let rates = |burst, per_second| Refill { burst, per_second };
+    let mut limits = Limits {
+        unread: 600,
+        ..Limits::default()
+    };
+    limits.hellos.strangers = rates(1, 16);
+    limits.hellos.stranger = rates(4, 16);
+    let node = TestNode::limited(1, limits);
+    node.put("f", b"x");
+    let hello = hello();
+    // In order, they would take fifteen seconds.
+    let _flood: Vec<_> = (0..240).map(|n| replay(&node, n % 15, &hello)).collect();
+    let newcomer = caller(1);
+    node.befriend(&newcomer);
+    assert_eq!(node.raw(&newcomer).ask("GET /files/f HTTP/1.1").body, b"x");
+}
+
 #[test]
 fn replayed_hellos_are_slowed_and_members_are_not() {
     let rates = |burst| Refill {
@@ -668,33 +708,18 @@ fn replayed_hellos_are_slowed_and_members_are_not() {
             hellos: HelloRates {
                 strangers: rates(100),
                 stranger: rates(2),
+                neighbours: rates(2),
                 known: rates(50),
+                beside_members: rates(8),
+                beside_members_of_one: rates(4),
             },
             ..Limits::default()
         },
     );
     node.put("f", b"x");
-    let hello = {
-        let gate = caller(1);
-        let name = "node".try_into().unwrap();
-        let mut tls = ClientConnection::new(gate.tls_client(Alpn::Http), name).unwrap();
-        let mut bytes = Vec::new();
-        tls.write_tls(&mut bytes).unwrap();
-        bytes
-    };
+    let hello = hello();
     // Another loopback address, as a stranger's.
-    let replayed: Vec<_> = (0..20)
-        .map(|_| {
-            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-            let source = SocketAddr::from(([127, 9, 9, 9], 0));
-            socket.bind(&source.into()).unwrap();
-            let to = SocketAddr::from(([127, 0, 0, 1], node.address().port));
-            socket.connect(&to.into()).unwrap();
-            let mut socket = TcpStream::from(socket);
-            socket.write_all(&hello).unwrap();
-            socket
-        })
-        .collect();
+    let replayed: Vec<_> = (0..20).map(|_| replay(&node, 9, &hello)).collect();
     let answered = || {
         let answered = |socket: &&TcpStream| {
             socket.set_nonblocking(true).unwrap();
@@ -711,4 +736,20 @@ fn replayed_hellos_are_slowed_and_members_are_not() {
     }
     let allowed = 3 + 2 * start.elapsed().as_secs() as usize;
     assert!(answered() <= allowed.max(4), "{} handshakes", answered());
+}
+
+#[test]
+fn half_a_record_and_an_end_hold_nobody_up() {
+    let node = TestNode::start(1);
+    node.put("f", b"x");
+    let member = caller(1);
+    node.befriend(&member);
+    let record = [&b"\x16\x03\x01\x02\x00"[..], &[1; 95]].concat();
+    for length in [1, 4, 5, 100] {
+        let mut stranger = socket(&node);
+        stranger.write_all(&record[..length]).unwrap();
+        stranger.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(node.raw(&member).ask("GET /files/f HTTP/1.1").body, b"x");
+        assert_eq!(stranger.read(&mut [0]).unwrap_or(0), 0, "{length} bytes");
+    }
 }

@@ -2,6 +2,7 @@
 //!
 //! The queue decides; here are its clock and those who wait.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -9,10 +10,11 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::timeout_at;
 
-use super::hello_queue::{HelloQueue, HelloRates};
-use crate::fairness::SourceNetwork;
+use super::hello_line::Dice;
+use super::hello_queue::{HandshakeThread, HelloQueue, HelloRates};
+use crate::fairness::Familiarity;
 
-type Ticket = oneshot::Sender<()>;
+type Ticket = oneshot::Sender<HandshakeThread>;
 
 pub(super) struct Turnstile {
     state: Mutex<State>,
@@ -30,29 +32,29 @@ impl Turnstile {
     pub(super) fn new(rates: HelloRates) -> Self {
         Self {
             state: Mutex::new(State {
-                queue: HelloQueue::new(rates, Instant::now()),
+                queue: HelloQueue::new(rates, Dice::new(), Instant::now()),
                 strikes_at: None,
             }),
             earlier: Notify::new(),
         }
     }
 
-    /// Waits until a handshake of `network` may begin.
-    pub(super) async fn pass(&self, network: SourceNetwork, is_known: bool) {
+    /// Waits until a handshake with `remote` may begin; where it runs.
+    pub(super) async fn pass(&self, remote: IpAddr, familiarity: Familiarity) -> HandshakeThread {
         let (ticket, turn) = oneshot::channel();
         let now = Instant::now();
         let gone = Ticket::is_closed;
-        let queue = |state: &mut State| state.queue.push(network, is_known, ticket, now, gone);
+        let queue = |state: &mut State| state.queue.push(remote, familiarity, ticket, now, gone);
         queue(&mut self.state.lock());
         self.release(now);
         // A ticket is never thrown away while its turn is waited for.
-        let _ = turn.await;
+        turn.await.unwrap_or(HandshakeThread::Door)
     }
 
-    /// A member was admitted from `network`.
-    pub(super) fn promote(&self, network: SourceNetwork) {
+    /// A member was admitted from `remote`.
+    pub(super) fn promote(&self, remote: IpAddr) {
         let now = Instant::now();
-        self.state.lock().queue.promote(network, now);
+        self.state.lock().queue.promote(remote, now);
         self.release(now);
     }
 
@@ -72,9 +74,9 @@ impl Turnstile {
         if is_late {
             self.earlier.notify_one();
         }
-        for ticket in due {
+        for (ticket, thread) in due {
             // Who has left meanwhile has wasted one token.
-            let _ = ticket.send(());
+            let _ = ticket.send(thread);
         }
     }
 

@@ -41,6 +41,29 @@ impl WorkPool {
             holding: Some(holding),
         }
     }
+
+    /// Ends `holding`, and lets those begin who may now.
+    ///
+    /// Who left meanwhile hands its permit back to this loop. A permit that did so as it is dropped
+    /// would come here again, as deep as others have waiters that are gone.
+    fn hand_on(&self, holding: Holding) {
+        let mut ended = vec![holding];
+        while !ended.is_empty() {
+            let mut granted = Vec::new();
+            {
+                let mut permits = self.0.lock();
+                ended.drain(..).for_each(|holding| permits.end(holding));
+                while let Some(next) = permits.next(oneshot::Sender::is_closed) {
+                    granted.push(next);
+                }
+            }
+            for (waiter, holding) in granted {
+                if let Err(mut refused) = waiter.send(self.permit(holding)) {
+                    ended.extend(refused.holding.take());
+                }
+            }
+        }
+    }
 }
 
 /// One holder's part of the work.
@@ -72,7 +95,7 @@ impl Work {
                 Some(holding) => return Ok(self.pool.permit(holding)),
                 None => {
                     let (waiter, granted) = oneshot::channel();
-                    permits.wait(self.holder, waiter);
+                    permits.wait(self.holder, waiter, oneshot::Sender::is_closed);
                     granted
                 }
             }
@@ -89,20 +112,8 @@ struct Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let Some(holding) = self.holding.take() else {
-            return;
-        };
-        let mut granted = Vec::new();
-        {
-            let mut permits = self.pool.0.lock();
-            permits.end(holding);
-            while let Some(next) = permits.next() {
-                granted.push(next);
-            }
-        }
-        for (waiter, holding) in granted {
-            // Who does not wait any more gives it back by dropping it, which takes the lock again.
-            let _ = waiter.send(self.pool.permit(holding));
+        if let Some(holding) = self.holding.take() {
+            self.pool.hand_on(holding);
         }
     }
 }
@@ -194,5 +205,22 @@ mod tests {
             let next = pool.of(holder(3, 3));
             timeout(PATIENCE, next.run(|| ())).await.unwrap().unwrap();
         });
+    }
+
+    #[test]
+    fn those_who_are_gone_cost_no_stack() {
+        let pool = WorkPool::new(1, 1);
+        let held = pool.0.lock().begin(holder(1, 1)).unwrap();
+        let held = pool.permit(held);
+        for number in 0..100_000_u32 {
+            let (waiter, _gone) = oneshot::channel();
+            let [_, _, network, key] = (number % 1000).to_be_bytes();
+            let waits = |permits: &mut FairPermits<_>| {
+                permits.wait(holder(network, key), waiter, oneshot::Sender::is_closed);
+            };
+            waits(&mut pool.0.lock());
+        }
+        drop(held);
+        assert!(pool.0.lock().begin(holder(9, 9)).is_some());
     }
 }

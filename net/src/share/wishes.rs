@@ -12,7 +12,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::mounts::Device;
-use crate::fairness::Holder;
+use crate::fairness::{Holder, HolderKey};
 use crate::generations::Generations;
 use crate::types::{PeerId, RelPath};
 
@@ -55,7 +55,10 @@ pub enum Asker {
 impl Asker {
     /// Whoever `holder` is, as far as that is known.
     pub(crate) fn of(holder: Holder) -> Self {
-        holder.key.map_or(Self::Nobody, Self::Member)
+        match holder.key {
+            HolderKey::Member(key) => Self::Member(key),
+            HolderKey::Unknown | HolderKey::Address(_) => Self::Nobody,
+        }
     }
 }
 
