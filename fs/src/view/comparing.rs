@@ -99,14 +99,17 @@ mod tests {
         PeerId::from_bytes([number; 32])
     }
 
-    /// A directory in which each member has files of these names, sizes and roots.
-    fn items(said: &[(u8, &[(&str, u64, Option<u8>)])]) -> Vec<Item> {
-        let listing = |(number, files): &(u8, &[(&str, u64, Option<u8>)])| {
+    /// Name, size and root.
+    type File<'a> = (&'a str, u64, Option<u8>);
+
+    /// A directory in which each member has these files.
+    fn items(said: &[(u8, &[File<'_>])]) -> Vec<Item> {
+        let listing = |(number, files): &(u8, &[File<'_>])| {
             let member = Member {
                 id: id(*number),
                 name: format!("m{number}").into(),
             };
-            let entry = |(name, size, root): &(&str, u64, Option<u8>)| Entry {
+            let entry = |(name, size, root): &File<'_>| Entry {
                 name: Name::new(name.as_bytes()).unwrap(),
                 attributes: Attributes {
                     kind: Kind::File,
