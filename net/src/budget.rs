@@ -68,12 +68,11 @@ impl ByteBudget {
     /// `member` answers from `address`, for as long as the seat is kept: it shares what that network may have with the others
     /// there. Whoever has no seat is taken for the only one of a network.
     pub fn seat(self: &Arc<Self>, member: PeerId, address: IpAddr) -> Seat {
-        let place = Place::of(address);
-        self.shares.lock().seat(member, place);
+        self.shares.lock().seat(member, Place::of(address));
         Seat {
             budget: Arc::clone(self),
             member,
-            place,
+            address,
         }
     }
 
@@ -147,19 +146,20 @@ impl Default for ByteBudget {
 pub struct Seat {
     budget: Arc<ByteBudget>,
     member: PeerId,
-    place: Place,
+    address: IpAddr,
 }
 
 impl Seat {
-    /// True if it is the place of `address`.
-    pub fn is_at(&self, address: IpAddr) -> bool {
-        self.place == Place::of(address)
+    /// From where the member answers.
+    pub fn address(&self) -> IpAddr {
+        self.address
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.budget.shares.lock().leave(self.member, self.place);
+        let place = Place::of(self.address);
+        self.budget.shares.lock().leave(self.member, place);
     }
 }
 

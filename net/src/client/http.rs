@@ -230,7 +230,7 @@ impl HttpPeer {
     fn sit(&self, remote: Option<IpAddr>) {
         let Some(remote) = remote else { return };
         let mut seat = self.seat.lock();
-        if seat.as_ref().is_none_or(|seat| !seat.is_at(remote)) {
+        if seat.as_ref().is_none_or(|seat| seat.address() != remote) {
             *seat = Some(self.budget.seat(self.id, remote));
         }
     }
@@ -394,6 +394,10 @@ impl fmt::Debug for HttpPeer {
 impl Peer for HttpPeer {
     fn id(&self) -> PeerId {
         self.id
+    }
+
+    fn remote(&self) -> Option<IpAddr> {
+        self.seat.lock().as_ref().map(Seat::address)
     }
 
     fn call(&self, request: &Request, deadline: Instant) -> Result<Response, Error> {
