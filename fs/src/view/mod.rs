@@ -40,7 +40,7 @@ use crate::errno::Error;
 use crate::network::{HANDING_OVER, Network};
 use cache::{Cache, Kept, Known};
 use comparing::Comparing;
-use conflicts::Conflicts;
+use conflicts::{Conflicts, Seen};
 pub use directory::Directory;
 use directory::Said;
 use heard::{Heard, outermost};
@@ -83,7 +83,7 @@ pub struct View {
     is_merged: bool,
     state: Arc<Memory>,
     conflicts: Mutex<Conflicts>,
-    comparing: Mutex<Comparing>,
+    comparing: Comparing,
 }
 
 /// What is remembered, apart, so that it can make room.
@@ -168,7 +168,7 @@ impl View {
             is_merged: true,
             state,
             conflicts: Mutex::default(),
-            comparing: Mutex::default(),
+            comparing: Comparing::default(),
         }
     }
 
@@ -463,7 +463,7 @@ impl View {
         said.extend(fresh.map(|(member, listing)| Said::fresh(member, listing)));
         if said.is_empty() && !(self.is_merged && path.is_root()) {
             return Err(if answers.silent.is_empty() {
-                self.conflicts.lock().update(path, &[], |_| false);
+                self.conflicts.lock().update(path, &[], Seen::default());
                 Error::NotFound
             } else {
                 Error::Silent(answers.silent.join(", "))
@@ -478,13 +478,9 @@ impl View {
         if self.is_merged {
             let is_disproved =
                 |source: &Source| self.network.is_disproved(source.member.id, source.version);
-            self.conflicts
-                .lock()
-                .update(path, &what.items, is_disproved);
-            let wishes = self
-                .comparing
-                .lock()
-                .wishes(path, &what.items, Instant::now());
+            let seen = Seen::among(&what.items, is_disproved);
+            self.conflicts.lock().update(path, &what.items, seen);
+            let wishes = self.comparing.wishes(path, &what.items, Instant::now());
             if !wishes.is_empty() {
                 self.network.compare(wishes);
             }
