@@ -3,16 +3,18 @@
 //! Whoever takes an answer in reserves its bytes first, page by page. The [`Reservation`] travels with what it stands
 //! for and gives the bytes back when that is dropped, so nothing can be kept that does not count.
 //!
-//! Half of the budget is divided evenly: so much every member may have whatever the others do. The other half is for
-//! whoever needs more, and nobody gets more than half of what the others leave of it. A member that would exceed this
-//! even if it were alone misbehaves. One that exceeds it because others hold so much is left out without blame. A hostile member
-//! thus costs an honest one half of the room for large answers, and no small answer at all.
+//! Who may have how much, [`shares`] decides: first the networks from which members answer, then the keys in one. Whoever
+//! has no room because others hold so much, or because this node still holds what it said earlier, is left out without blame. A
+//! single answer that is larger than any may be ([`ByteBudget::most_of_one`]) is its member's misbehaviour.
 //!
-//! Sizes are those in memory: an entry of a directory costs its struct, its name as the allocator rounds it, and what
-//! merging makes of it.
+//! Sizes are those in memory ([`weigh`]): an entry of a directory costs its struct, its name as the allocator rounds it, and
+//! what merging makes of it.
 
-use std::collections::HashMap;
+pub mod shares;
+pub mod weigh;
+
 use std::fmt;
+use std::net::IpAddr;
 use std::ops::Deref;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -21,74 +23,16 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::error::Error;
 use crate::heap::Trimmer;
-use crate::types::{Attributes, Entry, Name, PeerId, RelPath};
-use crate::wire::Change;
+use crate::types::PeerId;
+use shares::{Place, Shares};
+pub use weigh::{Weigh, entry_of, heap, merging, text, unmerged};
 
-/// The budget of a node unless it is told otherwise. One member alone may have [`ByteBudget::most_of_one`] of it,
-/// 160 MiB: a directory of 380,000 names of 30 bytes.
+/// The budget of a node unless it is told otherwise. One answer may have [`ByteBudget::most_of_one`] of it, 192 MiB: a
+/// directory of 500,000 names of 30 bytes. One of 400,000 leaves room for what is still open of it from before.
 pub const DEFAULT_ANSWERS: usize = 512 << 20;
-
-/// The half that is divided evenly is divided among at least so many, so that a few members do not get it all.
-const FEWEST: usize = 8;
 
 /// Those who say too much are named in the log no more often than this.
 const WARNING_PAUSE: Duration = Duration::from_secs(10);
-
-/// What merging makes of one entry beside its name, at the same time: a row, an item, its one source.
-const MERGING: usize = 256;
-
-/// What an allocation of `bytes` costs: glibc's header and its units of 16 bytes.
-pub const fn heap(bytes: usize) -> usize {
-    match (bytes + 8).next_multiple_of(16) {
-        ..32 => 32,
-        rounded => rounded,
-    }
-}
-
-/// What something takes in memory, its own struct included.
-pub trait Weigh {
-    /// Bytes.
-    fn weight(&self) -> usize;
-}
-
-impl Weigh for Name {
-    fn weight(&self) -> usize {
-        size_of::<Self>() + heap(self.as_bytes().len())
-    }
-}
-
-impl Weigh for RelPath {
-    fn weight(&self) -> usize {
-        // The counters of the shared allocation stand before the bytes.
-        size_of::<Self>() + heap(16 + self.as_bytes().len())
-    }
-}
-
-impl Weigh for Entry {
-    /// With what merging makes of it, for which the name is there twice.
-    fn weight(&self) -> usize {
-        let name = self.name.weight() + heap(self.name.as_bytes().len());
-        size_of::<Attributes>() + name + MERGING
-    }
-}
-
-impl Weigh for (RelPath, Attributes) {
-    fn weight(&self) -> usize {
-        size_of::<Attributes>() + self.0.weight()
-    }
-}
-
-impl Weigh for Change {
-    fn weight(&self) -> usize {
-        8 + self.path.weight()
-    }
-}
-
-impl<T: Weigh> Weigh for [T] {
-    fn weight(&self) -> usize {
-        self.iter().map(Weigh::weight).sum()
-    }
-}
 
 /// Someone who keeps what can be asked for again.
 pub trait Relieve: Send + Sync {
@@ -99,43 +43,37 @@ pub trait Relieve: Send + Sync {
 /// The bytes that answers may take.
 pub struct ByteBudget {
     total: usize,
-    held: Mutex<HeldBytes>,
+    shares: Mutex<Shares>,
     keepers: RwLock<Vec<Weak<dyn Relieve>>>,
+    warned: Mutex<Option<Instant>>,
     trimmer: Arc<Trimmer>,
-}
-
-#[derive(Default)]
-struct HeldBytes {
-    by_member: HashMap<PeerId, usize>,
-    all: usize,
-    /// Members there are, as far as anybody has said.
-    members: usize,
-    warned: Option<Instant>,
-}
-
-/// Why there is no room for an answer.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Excess {
-    /// It is more than one member may have if it is alone.
-    OfOne,
-    /// Others hold too much.
-    OfAll,
 }
 
 impl ByteBudget {
     /// A budget of `total` bytes.
     pub fn new(total: usize) -> Arc<Self> {
-        Arc::new(Self {
-            total,
-            held: Mutex::default(),
-            keepers: RwLock::default(),
-            trimmer: Arc::default(),
-        })
+        Arc::new(Self::of(total))
     }
 
-    /// There are so many members now: each is to have its part.
-    pub fn divide_among(&self, members: usize) {
-        self.held.lock().members = members;
+    fn of(total: usize) -> Self {
+        Self {
+            total,
+            shares: Mutex::new(Shares::new(total)),
+            keepers: RwLock::default(),
+            warned: Mutex::default(),
+            trimmer: Arc::default(),
+        }
+    }
+
+    /// `member` answers from `address`, for as long as the seat is kept: it shares what that network may have with the others
+    /// there. Whoever has no seat is taken for the only one of a network.
+    pub fn seat(self: &Arc<Self>, member: PeerId, address: IpAddr) -> Seat {
+        self.shares.lock().seat(member, Place::of(address));
+        Seat {
+            budget: Arc::clone(self),
+            member,
+            address,
+        }
     }
 
     /// Asks `keeper` for room from now on, for as long as it lives.
@@ -147,58 +85,51 @@ impl ByteBudget {
 
     /// Nothing yet, to grow with what `member` says.
     pub fn reserve(self: &Arc<Self>, member: PeerId) -> Reservation {
+        let place = self.shares.lock().place(member);
         Reservation {
             budget: Arc::clone(self),
             member,
+            place,
             bytes: 0,
         }
     }
 
-    /// The most that one member may have when no other has anything.
+    /// The most that one answer may have when no other has anything.
     pub fn most_of_one(&self) -> usize {
-        self.total / 4 + self.total / 2 / FEWEST
+        self.total / 8 * 3
     }
 
     /// Bytes that are reserved now.
     pub fn held(&self) -> usize {
-        self.held.lock().all
+        self.shares.lock().all()
     }
 
-    fn take(&self, member: PeerId, bytes: usize) -> Result<(), Excess> {
-        if self.held.lock().take(self.total, member, bytes).is_ok() {
-            return Ok(());
+    /// True if there was room for `bytes` more of `member`.
+    fn take(&self, place: Place, member: PeerId, bytes: usize) -> bool {
+        if self.shares.lock().take(place, member, bytes) {
+            return true;
         }
         let keepers = self.keepers.read().clone();
         for keeper in keepers.iter().filter_map(Weak::upgrade) {
             keeper.relieve(member);
         }
-        self.held.lock().take(self.total, member, bytes)
+        self.shares.lock().take(place, member, bytes)
     }
 
-    fn give_back(&self, member: PeerId, bytes: usize) {
-        if bytes == 0 {
-            return;
+    fn give_back(&self, place: Place, member: PeerId, bytes: usize) {
+        if bytes > 0 {
+            self.shares.lock().give_back(place, member, bytes);
+            self.trimmer.freed(bytes);
         }
-        let mut held = self.held.lock();
-        held.all -= bytes;
-        if let Some(its) = held.by_member.get_mut(&member) {
-            *its -= bytes;
-            if *its == 0 {
-                held.by_member.remove(&member);
-            }
-        }
-        drop(held);
-        self.trimmer.freed(bytes);
     }
 
     /// True if it is time to name somebody in the log.
     fn may_warn(&self, now: Instant) -> bool {
-        let mut held = self.held.lock();
-        let is_time = held
-            .warned
-            .is_none_or(|then| now.saturating_duration_since(then) >= WARNING_PAUSE);
+        let mut warned = self.warned.lock();
+        let is_time =
+            warned.is_none_or(|then| now.saturating_duration_since(then) >= WARNING_PAUSE);
         if is_time {
-            held.warned = Some(now);
+            *warned = Some(now);
         }
         is_time
     }
@@ -206,40 +137,29 @@ impl ByteBudget {
 
 impl Default for ByteBudget {
     fn default() -> Self {
-        Self {
-            total: DEFAULT_ANSWERS,
-            held: Mutex::default(),
-            keepers: RwLock::default(),
-            trimmer: Arc::default(),
-        }
+        Self::of(DEFAULT_ANSWERS)
     }
 }
 
-impl HeldBytes {
-    /// Takes `bytes` more for `member`, of `total` for all.
-    fn take(&mut self, total: usize, member: PeerId, bytes: usize) -> Result<(), Excess> {
-        let before = self.by_member.get(&member).copied().unwrap_or(0);
-        let wanted = before.saturating_add(bytes);
-        let members = self.members.max(self.by_member.len() + 1).max(FEWEST);
-        let (sure, common) = (total / 2 / members, total / 2);
-        if wanted > sure {
-            let of_common = |held: usize| held.saturating_sub(sure);
-            let all: usize = self.by_member.values().map(|held| of_common(*held)).sum();
-            let others = all - of_common(before);
-            // Even if it were alone.
-            if of_common(wanted) > common / 2 {
-                return Err(Excess::OfOne);
-            }
-            if of_common(wanted) > common.saturating_sub(others) / 2 {
-                return Err(Excess::OfAll);
-            }
-        }
-        if self.all.saturating_add(bytes) > total {
-            return Err(Excess::OfAll);
-        }
-        self.all += bytes;
-        self.by_member.insert(member, wanted);
-        Ok(())
+/// Says where a member is, until it is dropped.
+#[derive(Debug)]
+pub struct Seat {
+    budget: Arc<ByteBudget>,
+    member: PeerId,
+    address: IpAddr,
+}
+
+impl Seat {
+    /// From where the member answers.
+    pub fn address(&self) -> IpAddr {
+        self.address
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let place = Place::of(self.address);
+        self.budget.shares.lock().leave(self.member, place);
     }
 }
 
@@ -254,6 +174,7 @@ impl fmt::Debug for ByteBudget {
 pub struct Reservation {
     budget: Arc<ByteBudget>,
     member: PeerId,
+    place: Place,
     bytes: usize,
 }
 
@@ -261,19 +182,19 @@ impl Reservation {
     /// Reserves `bytes` more. Whatever needs them is to be let go of when that fails.
     ///
     /// # Errors
-    /// [`Error::Misbehaved`] when it is more than one member may have, [`Error::Local`] when others hold too much.
+    /// [`Error::Misbehaved`] when it is more than one answer may have, [`Error::Local`] when too much is held already.
     pub fn grow(&mut self, bytes: usize) -> Result<(), Error> {
-        let Err(excess) = self.budget.take(self.member, bytes) else {
+        let who = || self.member.short();
+        let error = if self.bytes.saturating_add(bytes) > self.budget.most_of_one() {
+            Error::misbehaved(who(), "it says more than one member may")
+        } else if self.budget.take(self.place, self.member, bytes) {
             self.bytes += bytes;
             return Ok(());
-        };
-        let who = self.member.short();
-        let error = match excess {
-            Excess::OfOne => Error::misbehaved(who, "it says more than one member may"),
-            Excess::OfAll => Error::Local {
-                what: format!("what {who} says"),
-                why: "there is no room for it beside what others say".into(),
-            },
+        } else {
+            Error::Local {
+                what: format!("what {} says", who()),
+                why: "there is no room for it beside what is held already".into(),
+            }
         };
         if self.budget.may_warn(Instant::now()) {
             tracing::warn!(member = ?self.member, "left out: {error}");
@@ -285,7 +206,26 @@ impl Reservation {
     pub fn shrink_to(&mut self, bytes: usize) {
         let excess = self.bytes.saturating_sub(bytes);
         self.bytes -= excess;
-        self.budget.give_back(self.member, excess);
+        self.budget.give_back(self.place, self.member, excess);
+    }
+
+    /// Takes out `bytes` of it, or all there are, to be held apart.
+    pub fn split(&mut self, bytes: usize) -> Self {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        Self {
+            bytes,
+            budget: Arc::clone(&self.budget),
+            member: self.member,
+            place: self.place,
+        }
+    }
+
+    /// Takes over what another one of the same member's holds.
+    pub fn join(&mut self, mut other: Self) {
+        if (other.member, other.place) == (self.member, self.place) {
+            self.bytes += std::mem::take(&mut other.bytes);
+        }
     }
 
     /// Whose it is.
@@ -300,7 +240,12 @@ impl Reservation {
 
     /// An empty one of the same member.
     pub fn another(&self) -> Self {
-        self.budget.reserve(self.member)
+        Self {
+            budget: Arc::clone(&self.budget),
+            member: self.member,
+            place: self.place,
+            bytes: 0,
+        }
     }
 
     /// As much again, for a copy.
@@ -316,7 +261,7 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.budget.give_back(self.member, self.bytes);
+        self.budget.give_back(self.place, self.member, self.bytes);
     }
 }
 
@@ -337,6 +282,11 @@ impl<T> Held<T> {
     /// The value, to be changed without making it larger: the reservation stays what it is.
     pub(crate) fn value_mut(&mut self) -> &mut T {
         &mut self.value
+    }
+
+    /// The bytes that it takes.
+    pub fn reservation(&self) -> &Reservation {
+        &self.reservation
     }
 
     /// Both, apart: the reservation has to live as long as anything that is made of the value.
@@ -363,6 +313,8 @@ impl<T> Deref for Held<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -391,7 +343,7 @@ mod tests {
         assert_eq!((budget.held(), *copy), (200, "text"));
         drop((held, copy));
         assert_eq!(budget.held(), 0);
-        assert!(budget.held.lock().by_member.is_empty());
+        assert!(budget.shares.lock().is_empty());
     }
 
     #[test]
@@ -403,14 +355,21 @@ mod tests {
         let error = one.grow(10).unwrap_err();
         assert!(matches!(error, Error::Misbehaved { .. }), "{error}");
         let mut other = budget.reserve(id(1));
-        assert!(other.grow(1).is_err(), "all its answers together");
+        grab(&mut other);
+        let all = one.bytes() + other.bytes();
+        assert!(all < TOTAL / 2 + TOTAL / 16, "all its answers together");
+        let error = other.grow(10).unwrap_err();
+        assert!(
+            matches!(error, Error::Local { .. }),
+            "each may be honest: {error}"
+        );
     }
 
     #[test]
     fn an_honest_member_has_half_of_it_beside_a_greedy_one() {
         let budget = ByteBudget::new(TOTAL);
-        let mut greedy = budget.reserve(id(1));
-        grab(&mut greedy);
+        let mut greedy = [1, 1].map(|n| budget.reserve(id(n)));
+        greedy.iter_mut().for_each(grab);
         let mut honest = budget.reserve(id(2));
         grab(&mut honest);
         assert!(honest.bytes() >= budget.most_of_one() / 2);
@@ -424,11 +383,12 @@ mod tests {
     #[test]
     fn many_keys_leave_everyone_its_part() {
         let budget = ByteBudget::new(TOTAL);
-        budget.divide_among(50);
+        let at = |n: u8| [127, 1, 0, n].into();
+        let _seats: Vec<Seat> = (0..50).map(|n| budget.seat(id(n), at(n))).collect();
         let mut greedy: Vec<Reservation> = (0..49).map(|n| budget.reserve(id(n))).collect();
         greedy.iter_mut().for_each(grab);
-        let mut honest = budget.reserve(id(99));
-        honest.grow(TOTAL / 2 / 50).unwrap();
+        let mut honest = budget.reserve(id(49));
+        honest.grow(TOTAL / 4 / 50).unwrap();
         assert!(budget.held() <= TOTAL);
     }
 
@@ -455,8 +415,37 @@ mod tests {
         grab(&mut other);
         assert!(budget.held() > budget.most_of_one());
         drop(other);
-        budget.reserve(id(1)).grow(1000).unwrap();
+        budget.reserve(id(1)).grow(3000).unwrap();
         assert_eq!(budget.held(), 0);
+    }
+
+    #[test]
+    fn what_is_split_counts_once() {
+        let budget = ByteBudget::new(TOTAL);
+        let mut whole = budget.reserve(id(1));
+        whole.grow(300).unwrap();
+        let part = whole.split(100);
+        assert_eq!(
+            (whole.bytes(), part.bytes(), budget.held()),
+            (200, 100, 300)
+        );
+        drop(whole);
+        assert_eq!((part.member(), budget.held()), (id(1), 100));
+    }
+
+    #[test]
+    fn keys_of_one_address_share_while_they_are_seated() {
+        let budget = ByteBudget::new(TOTAL);
+        let seats: Vec<Seat> = (0..16)
+            .map(|n| budget.seat(id(n), [127, 1, 0, 1].into()))
+            .collect();
+        let mut greedy: Vec<Reservation> = (0..16).map(|n| budget.reserve(id(n))).collect();
+        greedy.iter_mut().for_each(grab);
+        let mut honest = budget.reserve(id(99));
+        grab(&mut honest);
+        assert!(honest.bytes() >= budget.most_of_one() / 2);
+        drop((greedy, honest, seats));
+        assert!(budget.shares.lock().is_empty());
     }
 
     proptest! {

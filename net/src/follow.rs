@@ -8,10 +8,12 @@
 //! An answer may be gone by only if its counter is no older than the poll's first: what happened before nobody
 //! would tell.
 //!
-//! News cost whoever hears them, so nobody may have any number of them ([`allowance`]). A member with more is not followed for a
+//! News cost whoever hears them, so nobody may have any number of them ([`allowance`]), and nobody is polled all the time because
+//! it answers all the time ([`pace`]). A member with more is not followed for a
 //! while, each time for longer: its answers count for as long as those that nobody watches.
 
 mod allowance;
+mod pace;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -25,6 +27,7 @@ use crate::error::Error;
 use crate::types::PeerId;
 use crate::wire::{Change, ChangesRequest, Request, Response};
 use allowance::{Allowance, Floods};
+use pace::Paces;
 
 /// How long a poll asks the member to wait. Together with [`GRACE`] the time after which a member that has fallen
 /// silent is no longer believed.
@@ -35,6 +38,9 @@ const GRACE: Duration = Duration::from_secs(3);
 
 /// Polls begin no sooner after one another, however quick the answers are.
 const PACE: Duration = Duration::from_millis(15);
+
+/// An answer that comes sooner was not waited for by anybody, and counts.
+const EARLY: Duration = Duration::from_millis(2500);
 
 /// A member whose poll has failed is not polled again for this long.
 const PAUSE: Duration = Duration::from_secs(2);
@@ -66,6 +72,7 @@ pub struct Followers {
     /// Until when members are not followed whose polls failed, or that had too much to say.
     paused: Mutex<HashMap<PeerId, Instant>>,
     floods: Mutex<Floods>,
+    paces: Mutex<Paces>,
     listeners: RwLock<Vec<Weak<dyn Listener>>>,
     report: Report,
 }
@@ -86,6 +93,7 @@ impl Followers {
             followed: Mutex::default(),
             paused: Mutex::default(),
             floods: Mutex::default(),
+            paces: Mutex::default(),
             listeners: RwLock::default(),
             report,
         })
@@ -209,19 +217,24 @@ fn run(followers: &Weak<Followers>, peer: &dyn Peer, counter: u64) {
         match answer {
             Ok(Response::Changes(changes)) => {
                 since = changes.counter;
-                let count = changes.changes.len();
+                let (now, count) = (Instant::now(), changes.changes.len());
+                let is_early = now - begun < EARLY;
+                if (is_early || count > 0) && !allowance.takes(count, now) {
+                    let pause = followers.floods.lock().note(peer.id(), now);
+                    let seconds = pause.as_secs();
+                    tracing::info!(member = ?peer.id(), seconds, "changes too much to be followed");
+                    return followers.end(peer, now + pause);
+                }
                 if count > 0 {
-                    let now = Instant::now();
-                    if !allowance.takes(count, now) {
-                        let pause = followers.floods.lock().note(peer.id(), now);
-                        let seconds = pause.as_secs();
-                        tracing::info!(member = ?peer.id(), seconds, "changes too much to be followed");
-                        return followers.end(peer, now + pause);
-                    }
                     followers.tell(peer.id(), &News::Changed(changes.changes));
                 }
+                let mut next = begun + PACE;
+                if is_early {
+                    let mut paces = followers.paces.lock();
+                    next = next.max(paces.next(peer.id(), peer.remote(), count > 0, now));
+                }
                 drop(followers);
-                std::thread::sleep(PACE.saturating_sub(begun.elapsed()));
+                std::thread::sleep(next.saturating_duration_since(Instant::now()));
             }
             other => {
                 let error = match other {
@@ -359,6 +372,30 @@ mod tests {
         assert!(times > 1 && lost > 0, "followed {times} times, lost {lost}");
         // Today's pace would be 66 a second.
         assert!(peer.polls() < 25, "{} polls", peer.polls());
+    }
+
+    #[test]
+    fn who_answers_at_once_without_news_is_seldom_polled() {
+        let (followers, _, peer) = setting();
+        peer.behave(Behaviour::Flooding(0, false));
+        assert!(followers.follow(&dynamic(&peer), 1, Instant::now()));
+        std::thread::sleep(Duration::from_secs(3));
+        assert!((2..=45).contains(&peer.polls()), "{} polls", peer.polls());
+    }
+
+    #[test]
+    fn changes_are_heard_of_within_a_second_however_many_there_were() {
+        let (followers, ear, peer) = setting();
+        peer.watch();
+        assert!(followers.follow(&dynamic(&peer), peer.counter(), Instant::now()));
+        let mut longest = Duration::ZERO;
+        for number in 0..70 {
+            let (name, begun) = (format!("{number}"), Instant::now());
+            peer.put(&name, "x", 1);
+            ear.hears(&changed(&name));
+            longest = longest.max(begun.elapsed());
+        }
+        assert!(longest < Duration::from_secs(1), "{longest:?}");
     }
 
     #[test]

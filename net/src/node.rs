@@ -421,14 +421,12 @@ impl Node {
     ) -> (Vec<Member>, Vec<Answer<T>>) {
         // At one moment: whoever comes back while the others are asked is not taken for somebody who has nothing.
         let (mut present, absent) = self.members.everyone();
-        let everyone = present.len();
         present.retain(|member| wanted(member.id));
         let asked = present.iter().map(|member| Asked {
             name: Arc::clone(&member.name),
             peer: Arc::clone(&member.peer),
         });
         let asked: Vec<Asked> = asked.collect();
-        self.budget.divide_among(everyone);
         let mut answers = ask(&asked);
         for answer in &answers {
             if let Err(error) = &answer.result {

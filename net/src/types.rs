@@ -169,20 +169,20 @@ impl Version {
     }
 }
 
-/// One path component: any bytes that a Linux file name may have.
+/// One path component: any bytes that a Linux file name may have. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Name(Box<[u8]>);
+pub struct Name(Arc<[u8]>);
 
 impl Name {
     /// Checks and takes one component.
-    pub fn new(bytes: impl Into<Box<[u8]>>) -> Result<Self, Invalid> {
-        let bytes = bytes.into();
+    pub fn new(bytes: impl AsRef<[u8]>) -> Result<Self, Invalid> {
+        let bytes = bytes.as_ref();
         let sound = !bytes.is_empty()
             && bytes.len() <= MAX_NAME_BYTES
             && !bytes.iter().any(|b| matches!(b, b'/' | 0))
-            && &*bytes != b"."
-            && &*bytes != b"..";
-        sound.then_some(Self(bytes)).ok_or(Invalid::Name)
+            && bytes != b"."
+            && bytes != b"..";
+        sound.then(|| Self(bytes.into())).ok_or(Invalid::Name)
     }
 
     /// The name's bytes.

@@ -20,7 +20,7 @@ use super::term::{Present, Term};
 /// [`Cache::is_worth_listing`] needs. After this time nobody is walking there any more.
 const REMEMBERED: Duration = Duration::from_secs(90);
 
-/// The most bytes of listings in memory: 350,000 names of 30 bytes that one member has. One directory is kept whatever its
+/// The most bytes of listings in memory: 450,000 names of 30 bytes that one member has. One directory is kept whatever its
 /// size, which the budget of answers bounds.
 pub const MAX_BYTES: usize = 96 << 20;
 
@@ -173,8 +173,13 @@ impl Cache {
         }
         let holds = |member: &PeerId| !over.contains(member) && !partial.contains(member);
         let kept = Kept::of(&cached.term, present, holds);
+        // What nothing is kept of is not to be held while it comes again.
+        let is_needed = cached
+            .directory
+            .holders()
+            .any(|(member, _)| kept.has(member));
         Kept {
-            from: Some(Arc::clone(&cached.directory)),
+            from: is_needed.then(|| Arc::clone(&cached.directory)),
             ..kept
         }
     }
@@ -372,6 +377,14 @@ impl Kept {
             from: None,
             asked: Some(term.asked),
             revision: term.revision,
+        }
+    }
+
+    /// Lets go of those who are not `wanted`, and of the listing if they all go.
+    pub fn retain(&mut self, wanted: impl Fn(&PeerId) -> bool) {
+        self.members.retain(wanted);
+        if self.members.is_empty() {
+            self.from = None;
         }
     }
 

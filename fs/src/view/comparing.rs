@@ -1,12 +1,14 @@
 //! Which files should get their content roots before others, because two of one path look alike and
 //! nobody can tell yet whether they are one.
 //!
-//! Pure. Each member is told of its own, once in a while, and only of a bounded number.
+//! Each member is told of its own, once in a while, and only of a bounded number. What there is to be told is found without the
+//! lock, which is held for so many look-ups.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tinyp2p_net::generations::Generations;
 use tinyp2p_net::types::{PeerId, RelPath};
 
@@ -16,7 +18,7 @@ use super::merge::Item;
 /// A member is told of the same file no sooner than this: it may be one that never gets a root.
 const PAUSE: Duration = Duration::from_secs(60);
 
-/// What has been told is remembered of so many files.
+/// What has been told is remembered of so many files. Of no more it is looked up at once.
 const MAX_REMEMBERED: usize = 16_384;
 
 /// Files of one directory that one member is told of at once: as many as fit into one call.
@@ -25,14 +27,17 @@ const MAX_EACH: usize = 256;
 /// What members have been told.
 pub struct Comparing {
     hasher: RandomState,
-    told: Generations<u64, Instant>,
+    told: Mutex<Generations<u64, Instant>>,
 }
+
+/// What one member could be told of: each file as a hash and as the index of the item that keeps its name.
+type Candidates = BTreeMap<PeerId, Vec<(u64, usize)>>;
 
 impl Default for Comparing {
     fn default() -> Self {
         Self {
             hasher: RandomState::new(),
-            told: Generations::new(MAX_REMEMBERED),
+            told: Mutex::new(Generations::new(MAX_REMEMBERED)),
         }
     }
 }
@@ -41,48 +46,65 @@ impl Comparing {
     /// The files without a root among `items`, which are those of `directory`, that look like another
     /// content of their path: by the members who have them. Those are taken to be told of at `now`.
     pub fn wishes(
-        &mut self,
+        &self,
         directory: &RelPath,
         items: &[Item],
         now: Instant,
     ) -> BTreeMap<PeerId, Vec<RelPath>> {
-        let mut wishes: BTreeMap<PeerId, Vec<RelPath>> = BTreeMap::new();
+        let candidates = self.candidates(directory, items);
+        if candidates.is_empty() {
+            return BTreeMap::new();
+        }
+        let most = (MAX_REMEMBERED / candidates.len()).max(1);
+        let mut told = self.told.lock();
+        let mut is_due = |key: u64| {
+            let last = told.get(&key);
+            let is_due = last.is_none_or(|last| now.saturating_duration_since(last) >= PAUSE);
+            if is_due {
+                told.insert(key, now);
+            }
+            is_due
+        };
+        let due = candidates.into_iter().map(|(member, candidates)| {
+            let due = candidates.into_iter().take(most);
+            let due = due.filter(|(key, _)| is_due(*key)).take(MAX_EACH);
+            (member, due.map(|(_, index)| index).collect())
+        });
+        let due: Vec<(PeerId, Vec<usize>)> = due.collect();
+        drop(told);
+        let paths = due.into_iter().map(|(member, due)| {
+            let names = due.into_iter().map(|index| &items[index].name);
+            let paths = names.filter_map(|name| directory.join(name).ok());
+            (member, paths.collect::<Vec<_>>())
+        });
+        paths.filter(|(_, paths)| !paths.is_empty()).collect()
+    }
+
+    fn candidates(&self, directory: &RelPath, items: &[Item]) -> Candidates {
+        let mut candidates = Candidates::new();
+        let mut seen = HashSet::new();
         for item in items {
             let Some(plain) = &item.original else {
                 continue;
             };
-            let Ok(kept) = items.binary_search_by(|item| item.name.cmp(plain)) else {
+            let Ok(index) = items.binary_search_by(|item| item.name.cmp(plain)) else {
                 continue;
             };
-            let kept = &items[kept];
+            let kept = &items[index];
             if Evidence::between(item, kept) != Evidence::Open {
                 continue;
             }
-            let Ok(path) = directory.join(plain) else {
-                continue;
-            };
             let both = [item, kept].into_iter().filter(|item| item.root.is_none());
             for source in both.flat_map(|item| item.sources.iter()) {
                 let member = source.member.id;
-                let list = wishes.entry(member).or_default();
-                if list.len() < MAX_EACH && !list.contains(&path) && self.is_due(member, &path, now)
-                {
-                    list.push(path.clone());
+                let list = candidates.entry(member).or_default();
+                let key = self.hasher.hash_one((member, directory, plain));
+                if list.len() < MAX_REMEMBERED && seen.insert(key) {
+                    list.push((key, index));
                 }
             }
         }
-        wishes.retain(|_, paths| !paths.is_empty());
-        wishes
-    }
-
-    fn is_due(&mut self, member: PeerId, path: &RelPath, now: Instant) -> bool {
-        let key = self.hasher.hash_one((member, path));
-        let told = self.told.get(&key);
-        let is_due = told.is_none_or(|told| now.saturating_duration_since(told) >= PAUSE);
-        if is_due {
-            self.told.insert(key, now);
-        }
-        is_due
+        candidates
     }
 }
 
@@ -99,14 +121,17 @@ mod tests {
         PeerId::from_bytes([number; 32])
     }
 
-    /// A directory in which each member has files of these names, sizes and roots.
-    fn items(said: &[(u8, &[(&str, u64, Option<u8>)])]) -> Vec<Item> {
-        let listing = |(number, files): &(u8, &[(&str, u64, Option<u8>)])| {
+    /// Name, size and root.
+    type File<'a> = (&'a str, u64, Option<u8>);
+
+    /// A directory in which each member has these files.
+    fn items(said: &[(u8, &[File<'_>])]) -> Vec<Item> {
+        let listing = |(number, files): &(u8, &[File<'_>])| {
             let member = Member {
                 id: id(*number),
                 name: format!("m{number}").into(),
             };
-            let entry = |(name, size, root): &(&str, u64, Option<u8>)| Entry {
+            let entry = |(name, size, root): &File<'_>| Entry {
                 name: Name::new(name.as_bytes()).unwrap(),
                 attributes: Attributes {
                     kind: Kind::File,
@@ -140,7 +165,7 @@ mod tests {
             (2, &[("a", 5, None), ("b", 5, None), ("c", 6, None)]),
             (3, &[("a", 5, None), ("e", 5, None)]),
         ]);
-        let (mut comparing, now) = (Comparing::default(), Instant::now());
+        let (comparing, now) = (Comparing::default(), Instant::now());
         let wishes = comparing.wishes(&path("x"), &items, now);
         let expected = BTreeMap::from([
             (id(1), vec![path("x/b")]),
@@ -157,11 +182,29 @@ mod tests {
     }
 
     #[test]
+    fn so_many_files_are_looked_up_at_once() {
+        let names: Vec<String> = (0..2 * MAX_REMEMBERED).map(|n| format!("{n:05}")).collect();
+        let files: Vec<_> = names.iter().map(|name| (&**name, 5, None)).collect();
+        let items = items(&[(1, &files), (2, &files)]);
+        let (comparing, now) = (Comparing::default(), Instant::now());
+        let mut told = 0;
+        loop {
+            let wishes = comparing.wishes(&path("x"), &items, now);
+            if wishes.is_empty() {
+                break;
+            }
+            told += wishes.values().map(Vec::len).sum::<usize>();
+            assert!(told <= MAX_REMEMBERED, "{told}");
+        }
+        assert_eq!(told, MAX_REMEMBERED);
+    }
+
+    #[test]
     fn one_member_is_told_of_so_many_files() {
         let names: Vec<String> = (0..2 * MAX_EACH).map(|n| format!("{n:04}")).collect();
         let files: Vec<_> = names.iter().map(|name| (&**name, 5, None)).collect();
         let items = items(&[(1, &files), (2, &files)]);
-        let (mut comparing, now) = (Comparing::default(), Instant::now());
+        let (comparing, now) = (Comparing::default(), Instant::now());
         for _ in 0..2 {
             let wishes = comparing.wishes(&path("x"), &items, now);
             assert!(wishes.values().all(|paths| paths.len() == MAX_EACH));

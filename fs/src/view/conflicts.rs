@@ -69,41 +69,73 @@ impl Evidence {
     }
 }
 
-impl Conflicts {
-    /// Takes over what was just seen of `directory`: its items, sorted by name; none when it is gone.
-    /// `is_disproved` tells of whose files the content is known not to be the one that they named.
-    pub fn update(
-        &mut self,
-        directory: &RelPath,
-        items: &[Item],
-        is_disproved: impl Fn(&Source) -> bool,
-    ) {
-        self.forget(directory);
-        self.forget_below(directory, items);
-        let mut found = Vec::new();
+/// The conflicts that one directory has, as far as they can be kept: found before anybody is kept waiting for them.
+#[derive(Default)]
+pub struct Seen {
+    found: Vec<Conflict>,
+    is_cut: bool,
+}
+
+impl Seen {
+    /// Those among `items`, which are sorted by name. `is_disproved` tells of whose files the content is known not to be
+    /// the one that they named.
+    pub fn among(items: &[Item], is_disproved: impl Fn(&Source) -> bool) -> Self {
+        let mut seen = Self::default();
         for item in items {
             let Some(plain) = &item.original else {
                 continue;
             };
-            let bytes = size(directory, plain, &item.name);
-            if self.count == MAX_CONFLICTS || self.bytes + bytes > MAX_BYTES {
-                self.is_cut = true;
+            if seen.found.len() == MAX_CONFLICTS {
+                seen.is_cut = true;
                 break;
             }
-            self.count += 1;
-            self.bytes += bytes;
             let kept = items.binary_search_by(|item| item.name.cmp(plain));
             let evidence = match kept {
                 _ if item.sources.iter().any(&is_disproved) => Evidence::Disproved,
                 Ok(kept) => Evidence::between(item, &items[kept]),
                 Err(_) => Evidence::Different,
             };
-            found.push(Conflict {
+            seen.found.push(Conflict {
                 plain: plain.clone(),
                 shown: item.name.clone(),
                 evidence,
             });
         }
+        seen
+    }
+}
+
+impl Conflict {
+    /// What it takes in `directory`, roughly.
+    fn size(&self, directory: &RelPath) -> usize {
+        let texts = [
+            directory.as_bytes(),
+            self.plain.as_bytes(),
+            self.shown.as_bytes(),
+        ];
+        texts.iter().map(|text| text.len()).sum()
+    }
+}
+
+impl Conflicts {
+    /// Takes over what was just `seen` of `directory`, of whose `items` it was found; none when it is gone.
+    pub fn update(&mut self, directory: &RelPath, items: &[Item], seen: Seen) {
+        self.forget(directory);
+        self.forget_below(directory, items);
+        let Seen { mut found, is_cut } = seen;
+        self.is_cut |= is_cut;
+        let mut fitting = 0;
+        for conflict in &found {
+            let bytes = conflict.size(directory);
+            if self.count == MAX_CONFLICTS || self.bytes + bytes > MAX_BYTES {
+                self.is_cut = true;
+                break;
+            }
+            self.count += 1;
+            self.bytes += bytes;
+            fitting += 1;
+        }
+        found.truncate(fitting);
         if !found.is_empty() {
             self.by_directory.insert(directory.clone(), found);
         }
@@ -138,10 +170,9 @@ impl Conflicts {
     }
 
     fn forget(&mut self, directory: &RelPath) {
-        for Conflict { plain, shown, .. } in self.by_directory.remove(directory).unwrap_or_default()
-        {
+        for conflict in self.by_directory.remove(directory).unwrap_or_default() {
             self.count -= 1;
-            self.bytes -= size(directory, &plain, &shown);
+            self.bytes -= conflict.size(directory);
         }
     }
 
@@ -166,12 +197,6 @@ impl Conflicts {
             self.forget(&path);
         }
     }
-}
-
-/// What a conflict takes, roughly.
-fn size(directory: &RelPath, plain: &Name, shown: &Name) -> usize {
-    let texts = [directory.as_bytes(), plain.as_bytes(), shown.as_bytes()];
-    texts.iter().map(|text| text.len()).sum()
 }
 
 #[cfg(test)]
@@ -212,7 +237,7 @@ mod tests {
 
     impl Conflicts {
         fn see(&mut self, directory: &RelPath, items: &[Item]) {
-            self.update(directory, items, |_| false);
+            self.update(directory, items, Seen::among(items, |_| false));
         }
     }
 
@@ -274,7 +299,8 @@ mod tests {
             lied,
         ];
         let mut conflicts = Conflicts::default();
-        conflicts.update(&path(""), &items, |source| source.version == Version(7));
+        let seen = Seen::among(&items, |source| source.version == Version(7));
+        conflicts.update(&path(""), &items, seen);
         let told = lines(&conflicts);
         assert!(told[1].starts_with("x: also x (ann), which may be the same"));
         assert_eq!(told[2..4], ["x: also x (bob)", "x: also x (carl)"]);
@@ -311,6 +337,15 @@ mod tests {
             conflicts.see(&path(&format!("{long}{n}")), &[conflict("y (a)", "y")]);
         }
         assert!(conflicts.bytes <= MAX_BYTES && conflicts.count > 1000);
+    }
+
+    #[test]
+    fn what_one_directory_has_is_bounded_before_it_is_taken_over() {
+        let many: Vec<Item> = (0..20 * MAX_CONFLICTS)
+            .map(|n| conflict(&format!("{n:06} (a)"), "x"))
+            .collect();
+        let seen = Seen::among(&many, |_| false);
+        assert!(seen.found.len() == MAX_CONFLICTS && seen.is_cut);
     }
 
     #[test]

@@ -1,14 +1,15 @@
 //! One merged directory, and what each member said to make it.
 //!
-//! What every member said is kept beside what was made of it, so that one member can be asked again and the others not. Where
-//! one member has the directory alone, which is what most large ones are like, its part is read back from the items.
-//! All of it counts in the budget of answers for as long as anybody holds the directory.
+//! What every member said is kept beside what was made of it, so that one member can be asked again and the others not: the
+//! next directory shares it with this one. Where one member has the directory alone, which is what most large ones are like, its
+//! part is read back from the items. All of it counts in the budget of answers, once, for as long as anybody holds it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use tinyp2p_net::budget::{Reservation, Weigh, heap};
+use tinyp2p_net::budget::{Held, Reservation, entry_of, heap, merging, text, unmerged};
 use tinyp2p_net::types::{Attributes, Entry, Kind, Name, PeerId};
+use tinyp2p_net::wire::Listing;
 
 use super::merge::{self, Item, Member, Merged, Source};
 
@@ -31,14 +32,28 @@ pub struct Directory {
 /// What one member said of a directory, on its way into one.
 #[derive(Debug)]
 pub struct Said {
-    /// Who.
-    pub member: Arc<Member>,
-    /// The directory's modification time there, nanoseconds since 1970.
-    pub mtime: i64,
-    /// Its entries by name.
-    pub entries: Vec<Entry>,
-    /// The bytes that they take, and what is made of them.
-    pub held: Reservation,
+    member: Arc<Member>,
+    mtime: i64,
+    entries: Entries,
+    /// What is made of them.
+    making: Reservation,
+}
+
+/// The entries that a member named, sorted by name, and the bytes that they take.
+#[derive(Debug)]
+enum Entries {
+    /// They have just come.
+    Fresh(Vec<Entry>, Reservation),
+    /// They are in another directory, too.
+    Shared(SharedEntries),
+}
+
+type SharedEntries = Arc<Held<Box<[Entry]>>>;
+
+/// Room for what is made once more of what a member said earlier.
+pub struct Again {
+    part: usize,
+    held: Reservation,
 }
 
 /// What one member said of a directory.
@@ -47,8 +62,52 @@ struct Part {
     member: Arc<Member>,
     mtime: i64,
     /// `None` if it is all that the items have.
-    entries: Option<Box<[Entry]>>,
+    entries: Option<SharedEntries>,
+    /// What was made of it.
     held: Reservation,
+}
+
+impl Said {
+    /// What `member` has just said.
+    pub fn fresh(member: Arc<Member>, listing: Held<Listing>) -> Self {
+        let (Listing { mtime, entries, .. }, mut making) = listing.into_parts();
+        let held = making.split(unmerged(&entries));
+        Self {
+            member,
+            mtime,
+            entries: Entries::Fresh(entries, held),
+            making,
+        }
+    }
+
+    /// Who said it.
+    pub fn member(&self) -> PeerId {
+        self.member.id
+    }
+}
+
+impl Entries {
+    fn shared(self) -> SharedEntries {
+        match self {
+            Self::Fresh(entries, held) => Arc::new(Held::new(entries.into_boxed_slice(), held)),
+            Self::Shared(entries) => entries,
+        }
+    }
+
+    /// To be merged, and nothing else.
+    fn alone(self) -> (Vec<Entry>, Reservation) {
+        match self {
+            Self::Fresh(entries, held) => (entries, held),
+            Self::Shared(entries) => match Arc::try_unwrap(entries) {
+                Ok(held) => {
+                    let (entries, held) = held.into_parts();
+                    (entries.into_vec(), held)
+                }
+                // Whoever has them too holds the bytes.
+                Err(entries) => (entries.to_vec(), entries.reservation().another()),
+            },
+        }
+    }
 }
 
 impl Directory {
@@ -63,20 +122,24 @@ impl Directory {
         let is_alone = said.len() == 1;
         let mut parts = Vec::with_capacity(said.len());
         let mut listings = Vec::with_capacity(said.len());
-        for Said {
-            member,
-            mtime,
-            entries,
-            held,
-        } in said
-        {
-            let kept = (!is_alone).then(|| entries.as_slice().into());
-            listings.push((Arc::clone(&member), entries));
+        // Until all is merged.
+        let mut unmerged = Vec::new();
+        for said in said {
+            let kept = if is_alone {
+                let (entries, held) = said.entries.alone();
+                listings.push((Arc::clone(&said.member), entries));
+                unmerged.push(held);
+                None
+            } else {
+                let entries = said.entries.shared();
+                listings.push((Arc::clone(&said.member), entries.to_vec()));
+                Some(entries)
+            };
             parts.push(Part {
-                member,
-                mtime,
+                member: said.member,
+                mtime: said.mtime,
                 entries: kept,
-                held,
+                held: said.making,
             });
         }
         let Merged {
@@ -88,12 +151,7 @@ impl Directory {
             silent.push(Arc::clone(&member.name));
         }
         items.retain(|item| is_shown(&item.name));
-        let bytes: usize = items.iter().map(weight).sum();
-        for part in &mut parts {
-            // Several have been merged, so that nobody knows whose an item is: as much stays as an entry of each takes.
-            let its = part.entries.as_deref().map(<[Entry]>::weight);
-            part.held.shrink_to(its.unwrap_or(bytes));
-        }
+        settle(&mut parts, unmerged, &items);
         let renamed = (0..)
             .zip(&items)
             .filter(|(_, item)| item.original.is_some());
@@ -110,12 +168,12 @@ impl Directory {
 
     /// Bytes of memory, as far as they count.
     pub fn bytes(&self) -> usize {
-        self.parts.iter().map(|part| part.held.bytes()).sum()
+        self.parts.iter().map(Part::bytes).sum()
     }
 
     /// The member whose part takes the most.
     pub fn largest_part(&self) -> Option<PeerId> {
-        let largest = self.parts.iter().max_by_key(|part| part.held.bytes());
+        let largest = self.parts.iter().max_by_key(|part| part.bytes());
         largest.map(|part| part.member.id)
     }
 
@@ -145,41 +203,46 @@ impl Directory {
         Some((Arc::clone(&part.member), attributes))
     }
 
-    /// All that the members who are `wanted` said, again. Those for which there is no room are named.
-    pub fn said_by(&self, wanted: impl Fn(PeerId) -> bool) -> (Vec<Said>, Vec<Arc<str>>) {
-        let (mut all, mut left_out) = (Vec::new(), Vec::new());
-        for part in self.parts.iter().filter(|part| wanted(part.member.id)) {
-            match self.again(part) {
-                Some(said) => all.push(said),
-                None => left_out.push(Arc::clone(&part.member.name)),
-            }
-        }
-        (all, left_out)
+    /// Room for merging once more what the members who are `wanted` said; `None` if there is not enough of it.
+    pub fn room(&self, wanted: impl Fn(PeerId) -> bool) -> Option<Vec<Again>> {
+        let parts = self.parts.iter().enumerate();
+        let parts = parts.filter(|(_, part)| wanted(part.member.id));
+        let room = parts.map(|(index, part)| {
+            let bytes = match &part.entries {
+                Some(entries) => entries.iter().map(merging).sum(),
+                None => self.items.iter().map(entry_weight).sum(),
+            };
+            let mut held = part.held.another();
+            held.grow(bytes).ok()?;
+            Some(Again { part: index, held })
+        });
+        room.collect()
     }
 
-    fn again(&self, part: &Part) -> Option<Said> {
-        let mut held = part.held.another();
-        let weight = match &part.entries {
-            Some(entries) => entries.weight(),
-            None => self.items.iter().map(entry_weight).sum(),
-        };
-        held.grow(weight).ok()?;
-        let entry = |item: &Item| {
-            Some(Entry {
-                name: item.name_at_members().clone(),
-                attributes: attributes(item)?,
-            })
-        };
+    /// What a member said, for which there is room.
+    pub fn say(&self, again: Again) -> Said {
+        let part = &self.parts[again.part];
+        let mut making = again.held;
         let entries = match &part.entries {
-            Some(entries) => entries.to_vec(),
-            None => self.items.iter().filter_map(entry).collect(),
+            Some(entries) => Entries::Shared(Arc::clone(entries)),
+            None => {
+                let entry = |item: &Item| {
+                    Some(Entry {
+                        name: item.name_at_members().clone(),
+                        attributes: attributes(item)?,
+                    })
+                };
+                let entries: Vec<Entry> = self.items.iter().filter_map(entry).collect();
+                let held = making.split(unmerged(&entries));
+                Entries::Fresh(entries, held)
+            }
         };
-        Some(Said {
+        Said {
             member: Arc::clone(&part.member),
             mtime: part.mtime,
             entries,
-            held,
-        })
+            making,
+        }
     }
 
     /// How other contents of `names` are shown.
@@ -214,15 +277,55 @@ fn attributes(item: &Item) -> Option<Attributes> {
     })
 }
 
-/// What an item takes in memory.
-pub fn weight(item: &Item) -> usize {
-    let original = item.original.as_ref();
-    let original = original.map_or(0, |name| heap(name.as_bytes().len()));
-    let sources = heap(16 + item.sources.len() * size_of::<Source>());
-    size_of::<Item>() + heap(item.name.as_bytes().len()) + original + sources
+/// Gives back what merging took of `parts` beside `items`.
+fn settle(parts: &mut [Part], unmerged: Vec<Reservation>, items: &[Item]) {
+    if let [
+        Part {
+            entries: None,
+            held,
+            ..
+        },
+    ] = parts
+    {
+        // The names are in the items now.
+        for more in unmerged {
+            held.join(more);
+        }
+        return held.shrink_to(items.iter().map(weight).sum());
+    }
+    // Which item was made of whose entry nobody knows any more, but for names that one member has of its own.
+    let mut named: HashMap<PeerId, usize> = HashMap::new();
+    for item in items.iter().filter(|item| item.original.is_some()) {
+        for source in item.sources.iter() {
+            *named.entry(source.member.id).or_default() += text(&item.name);
+        }
+    }
+    let each = size_of::<Item>() + heap(COUNTERS + size_of::<Source>());
+    for part in parts {
+        let count = part.entries.as_deref().map_or(0, |entries| entries.len());
+        let named = named.get(&part.member.id).copied().unwrap_or(0);
+        part.held.shrink_to(count * each + named);
+    }
 }
 
+impl Part {
+    fn bytes(&self) -> usize {
+        let entries = self.entries.as_deref();
+        self.held.bytes() + entries.map_or(0, |entries| entries.reservation().bytes())
+    }
+}
+
+/// Those of what is shared.
+const COUNTERS: usize = 16;
+
+/// What an item takes in memory.
+pub fn weight(item: &Item) -> usize {
+    let original = item.original.as_ref().map_or(0, text);
+    let sources = heap(COUNTERS + item.sources.len() * size_of::<Source>());
+    size_of::<Item>() + text(&item.name) + original + sources
+}
+
+/// That of the entry of which `item` was made, without making one.
 fn entry_weight(item: &Item) -> usize {
-    // As of an entry, without making one.
-    weight(item) + 2 * item.name.weight() + size_of::<Attributes>()
+    entry_of(item.name_at_members())
 }

@@ -34,6 +34,8 @@ const OVERHEAD: usize = 32;
 pub struct Heard {
     count: u64,
     of: HashMap<PeerId, Log>,
+    /// Those of all logs together.
+    bytes: usize,
     /// What concerns the answers of all.
     of_all: Log,
     /// Of changes up to this one, those of members without a log are not known any more.
@@ -71,8 +73,14 @@ impl Heard {
     pub fn note(&mut self, member: Option<PeerId>, change: &Change) {
         self.count += 1;
         let count = self.count;
-        self.log(member).note(change, count);
-        self.limit();
+        let log = self.log(member);
+        let before = log.bytes;
+        log.note(change, count);
+        let after = log.bytes;
+        if member.is_some() {
+            self.bytes = self.bytes + after - before;
+            self.limit();
+        }
     }
 
     /// Whatever `member` said may be otherwise by now.
@@ -119,7 +127,8 @@ impl Heard {
                 .map(|(member, log)| (*member, log.last))
                 .min_by_key(|(_, last)| *last)
         {
-            self.of.remove(&oldest);
+            let gone = self.of.remove(&oldest);
+            self.bytes -= gone.map_or(0, |log| log.bytes);
             self.forgotten = last;
         }
         self.of.entry(member).or_default()
@@ -127,10 +136,10 @@ impl Heard {
 
     /// Lets the one who said most have said everything, while there is too much.
     fn limit(&mut self) {
-        let all: usize = self.of.values().map(|log| log.bytes).sum();
-        if all > MAX_ALL_BYTES
+        if self.bytes > MAX_ALL_BYTES
             && let Some(largest) = self.of.values_mut().max_by_key(|log| log.bytes)
         {
+            self.bytes -= largest.bytes;
             largest.say_everything(self.count);
         }
     }
@@ -332,6 +341,7 @@ mod tests {
         assert!(heard.of.len() <= MAX_MEMBERS);
         let bytes: usize = heard.of.values().map(|log| log.bytes).sum();
         assert!(bytes <= MAX_ALL_BYTES, "{bytes}");
+        assert_eq!(bytes, heard.bytes);
         assert!(heard.ended_listing(&path("d"), 0), "nobody knows any more");
         assert!(!heard.ended_listing(&path("d"), heard.count()));
     }

@@ -34,13 +34,13 @@ use tinyp2p_net::error::Error as NetError;
 use tinyp2p_net::fanout::{Answer, Round, Whom};
 use tinyp2p_net::follow::News;
 use tinyp2p_net::types::{Attributes, Kind, Name, PeerId, RelPath};
-use tinyp2p_net::wire::{Change, Depth, FaultCode, Listing};
+use tinyp2p_net::wire::{Change, Depth, FaultCode};
 
 use crate::errno::Error;
 use crate::network::{HANDING_OVER, Network};
 use cache::{Cache, Kept, Known};
 use comparing::Comparing;
-use conflicts::Conflicts;
+use conflicts::{Conflicts, Seen};
 pub use directory::Directory;
 use directory::Said;
 use heard::{Heard, outermost};
@@ -83,7 +83,7 @@ pub struct View {
     is_merged: bool,
     state: Arc<Memory>,
     conflicts: Mutex<Conflicts>,
-    comparing: Mutex<Comparing>,
+    comparing: Comparing,
 }
 
 /// What is remembered, apart, so that it can make room.
@@ -168,7 +168,7 @@ impl View {
             is_merged: true,
             state,
             conflicts: Mutex::default(),
-            comparing: Mutex::default(),
+            comparing: Comparing::default(),
         }
     }
 
@@ -420,52 +420,50 @@ impl View {
     ) -> Result<Made<Arc<Directory>>, Error> {
         let mut kept = self.still_there(kept, present);
         let from = kept.from.take();
-        let holders = from.iter().flat_map(|listing| listing.holders());
-        let holders = holders.filter(|(member, _)| kept.has(*member)).count();
+        // Who cannot be merged once more beside what is held already may be heard again once that is let go of.
+        let room = from
+            .as_deref()
+            .map(|from| from.room(|member| kept.has(member)));
+        let (from, again) = match room {
+            Some(None) => {
+                kept = Kept::default();
+                (None, Vec::new())
+            }
+            room => (from, room.flatten().unwrap_or_default()),
+        };
+        let holders = again.len();
+        // What others said of it comes anew, and is not to be held meanwhile.
+        let (from, again, mut said) = match from {
+            Some(from) if holders < from.holders().count() => {
+                let said = again.into_iter().map(|again| from.say(again));
+                (None, Vec::new(), said.collect())
+            }
+            from => (from, again, Vec::new()),
+        };
         let whom = Whom {
             only: None,
             known: kept.members.clone(),
             is_found: holders > 0,
         };
         let round = self.network.list(&whom, path, deadline);
-        let mut watch = Watch::of(&kept, &round.watched, round.is_all_watched, &round);
-        let mut answers = Answers::sort(round.answers);
+        let watch = Watch::of(&kept, &round.watched, round.is_all_watched, &round);
+        let answers = Answers::sort(round.answers);
         if let Some(from) = &from
             && answers.said.is_empty()
-            && holders == from.holders().count()
             && answers.silent == from.silent
         {
             // All is as it was.
             let what = Arc::clone(from);
             return Ok(Made { what, watch });
         }
-        let mut said = Vec::with_capacity(answers.said.len() + holders);
         if let Some(from) = from {
-            let (again, left_out) = from.said_by(|member| kept.has(member));
-            said.extend(again);
-            if !left_out.is_empty() {
-                // They are asked when there is room again.
-                watch.is_all = false;
-                let has_room = |member: &PeerId| {
-                    said.iter().any(|said| said.member.id == *member)
-                        || from.holders().all(|(holder, _)| holder != *member)
-                };
-                watch.members.retain(has_room);
-                answers.silent.extend(left_out);
-            }
+            said.extend(again.into_iter().map(|again| from.say(again)));
         }
-        for (member, listing) in answers.said {
-            let (listing, held): (Listing, _) = listing.into_parts();
-            said.push(Said {
-                member,
-                mtime: listing.mtime,
-                entries: listing.entries,
-                held,
-            });
-        }
+        let fresh = answers.said.into_iter();
+        said.extend(fresh.map(|(member, listing)| Said::fresh(member, listing)));
         if said.is_empty() && !(self.is_merged && path.is_root()) {
             return Err(if answers.silent.is_empty() {
-                self.conflicts.lock().update(path, &[], |_| false);
+                self.conflicts.lock().update(path, &[], Seen::default());
                 Error::NotFound
             } else {
                 Error::Silent(answers.silent.join(", "))
@@ -480,13 +478,9 @@ impl View {
         if self.is_merged {
             let is_disproved =
                 |source: &Source| self.network.is_disproved(source.member.id, source.version);
-            self.conflicts
-                .lock()
-                .update(path, &what.items, is_disproved);
-            let wishes = self
-                .comparing
-                .lock()
-                .wishes(path, &what.items, Instant::now());
+            let seen = Seen::among(&what.items, is_disproved);
+            self.conflicts.lock().update(path, &what.items, seen);
+            let wishes = self.comparing.wishes(path, &what.items, Instant::now());
             if !wishes.is_empty() {
                 self.network.compare(wishes);
             }
@@ -532,7 +526,7 @@ impl View {
             renamed.map(|member| member.id).collect()
         });
         let is_same = |member: &PeerId| there.contains(member) && !renamed.contains(member);
-        kept.members.retain(is_same);
+        kept.retain(is_same);
         kept
     }
 }

@@ -1,5 +1,6 @@
 //! The view over a network in memory whose members come, go and stop answering.
 
+mod large;
 mod watched;
 
 use std::collections::BTreeSet;

@@ -9,7 +9,7 @@
 
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -47,6 +47,9 @@ pub trait Link: Send + Sync + fmt::Debug {
 
     /// Ends the connection; reads and writes that wait in other threads return at once.
     fn shutdown(&self);
+
+    /// The address at its other end, if it is still known.
+    fn remote(&self) -> Option<IpAddr>;
 }
 
 /// Connects by TCP, trying all addresses of a name within the deadline.
@@ -223,6 +226,11 @@ impl Link for TcpLink {
     fn shutdown(&self) {
         // An error means that it is down already.
         let _ = self.0.shutdown(Shutdown::Both);
+    }
+
+    fn remote(&self) -> Option<IpAddr> {
+        let remote = self.0.peer_addr().ok()?;
+        Some(remote.ip().to_canonical())
     }
 }
 

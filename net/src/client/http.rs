@@ -10,6 +10,7 @@
 //! (pair, then ask again). Nothing is ever tried in a loop.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -20,7 +21,7 @@ use parking_lot::Mutex;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 
 use crate::auth::{AddressSource, Alpn, Gate};
-use crate::budget::{ByteBudget, Reservation};
+use crate::budget::{ByteBudget, Reservation, Seat};
 use crate::client::connector::{Lane, Reply};
 use crate::client::dial::{Dial, Link};
 use crate::client::lanes::Lanes;
@@ -38,6 +39,10 @@ use crate::wire::{
 
 /// A pairing run ends by then (notes on the protocol: PROTOCOL.md, "Pairing").
 const PAIRING_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Room for so many bytes of a response is made before the first of them has come, and for as many again each time that they
+/// have all come: who announces much and sends nothing takes nothing from others.
+const FIRST_BYTES: usize = 64 << 10;
 
 /// The document of a response and what is decoded of it, at the same time, in documents.
 const DECODED: usize = 2;
@@ -91,8 +96,10 @@ impl Client {
         if expected.is_some_and(|expected| expected != id) {
             return Err(Error::OtherIdentity { who });
         }
+        let seat = connection.link().remote();
         let peer = HttpPeer {
             id,
+            seat: Mutex::new(seat.map(|remote| self.budget.seat(id, remote))),
             gate: self.gate.clone(),
             dialer: self.dialer.clone(),
             budget: self.budget.clone(),
@@ -114,6 +121,8 @@ pub struct HttpPeer {
     gate: Arc<Gate>,
     dialer: Arc<dyn Dial>,
     budget: Arc<ByteBudget>,
+    /// With whom it shares what it may have of the budget.
+    seat: Mutex<Option<Seat>>,
     source: AddressSource,
     address: Mutex<Address>,
     lanes: Arc<Lanes>,
@@ -213,7 +222,17 @@ impl HttpPeer {
         let tls = self.gate.tls_client(Alpn::Http);
         let connection = TlsLink::handshake(link, tls, who, connect_by)?;
         self.check_identity(connection.peer())?;
+        self.sit(connection.link().remote());
         Ok(Lane::new(connection))
+    }
+
+    /// It answers from `remote` now.
+    fn sit(&self, remote: Option<IpAddr>) {
+        let Some(remote) = remote else { return };
+        let mut seat = self.seat.lock();
+        if seat.as_ref().is_none_or(|seat| seat.address() != remote) {
+            *seat = Some(self.budget.seat(self.id, remote));
+        }
     }
 
     fn dial(&self, deadline: Instant) -> Result<(Arc<dyn Link>, String, Instant), Error> {
@@ -344,10 +363,15 @@ impl HttpPeer {
             .ok()
             .filter(|length| *length <= most)
             .ok_or_else(|| Error::misbehaved(lane.who(), "a response longer than the limit"))?;
-        reservation.grow(DECODED * length)?;
-        let mut body = vec![0; length];
+        let mut body = Vec::new();
         let mut filled = 0;
         while filled < length {
+            if filled == body.len() {
+                let more = filled.max(FIRST_BYTES).min(length - filled);
+                reservation.grow(DECODED * more)?;
+                body.reserve_exact(more);
+                body.resize(filled + more, 0);
+            }
             match lane.read(&mut reply, &mut body[filled..], deadline)? {
                 0 => return Err(Error::misbehaved(lane.who(), "a response cut short")),
                 more => filled += more,
@@ -370,6 +394,10 @@ impl fmt::Debug for HttpPeer {
 impl Peer for HttpPeer {
     fn id(&self) -> PeerId {
         self.id
+    }
+
+    fn remote(&self) -> Option<IpAddr> {
+        self.seat.lock().as_ref().map(Seat::address)
     }
 
     fn call(&self, request: &Request, deadline: Instant) -> Result<Response, Error> {

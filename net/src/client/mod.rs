@@ -19,6 +19,7 @@ mod tests;
 mod tls;
 mod wire;
 
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use crate::error::Error;
@@ -31,6 +32,11 @@ pub use calls::{Matches, Room, Told, list, search, search_while, stat};
 pub trait Peer: Send + Sync {
     /// Whose tree this is.
     fn id(&self) -> PeerId;
+
+    /// The address from which it answers, if it answers over the network.
+    fn remote(&self) -> Option<IpAddr> {
+        None
+    }
 
     /// One call. The response's variant is that of the request; anything else has become
     /// [`Error::Misbehaved`] already.

@@ -15,6 +15,7 @@ use super::dial::{Dial, Link, TcpDialer};
 use super::http::{Client, HttpPeer};
 use super::{ByteStream, Peer};
 use crate::auth::{AddressSource, Gate};
+use crate::budget::ByteBudget;
 use crate::error::Error;
 use crate::server::harness::{PATIENCE, TestNode, caller, client, soon};
 use crate::types::{Address, ByteRange, PeerId, RelPath, Version};
@@ -482,6 +483,54 @@ fn responses_without_measure_are_refused() {
 }
 
 #[test]
+fn an_announced_length_takes_no_room_before_it_comes() {
+    let (sent, is_sent) = std::sync::mpsc::channel();
+    let sent = parking_lot::Mutex::new(sent);
+    let fake = Fake::serve(move |_, mut tls| {
+        read_request(&mut tls);
+        let _ = tls.write_all(b"HTTP/1.1 200 x\r\nContent-Length: 8000000\r\n\r\n");
+        let _ = tls.write_all(&[b' '; 300_000]);
+        let _ = sent.lock().send(());
+        let _ = tls.read(&mut [0]);
+    });
+    let budget = ByteBudget::new(64 << 20);
+    let peer = fake.peer_within(&budget);
+    let call = thread::spawn(move || methods(&peer, Instant::now() + Duration::from_secs(2)));
+    is_sent.recv_timeout(PATIENCE).unwrap();
+    let mut most = 0;
+    while !call.is_finished() {
+        most = most.max(budget.held());
+        thread::sleep(Duration::from_millis(5));
+    }
+    assert!(call.join().unwrap().is_err());
+    assert!(most >= 600_000, "what has come counts: {most}");
+    assert!(most <= 2 << 20, "{most}");
+    assert_eq!(budget.held(), 0);
+}
+
+#[test]
+fn peers_at_one_address_share_what_they_may_have() {
+    let budget = ByteBudget::new(64 << 20);
+    let frozen = || {
+        Fake::serve(|_, mut tls| {
+            let _ = tls.read(&mut [0]);
+        })
+    };
+    let (fakes, apart) = ([(); 6].map(|()| frozen()), PeerId::from_bytes([9; 32]));
+    let peers = fakes.each_ref().map(|fake| fake.peer_within(&budget));
+    let grab = |member| {
+        let mut held = budget.reserve(member);
+        while held.grow(1 << 16).is_ok() {}
+        held
+    };
+    let greedy = peers.each_ref().map(|peer| grab(peer.id()));
+    let honest = grab(apart);
+    assert!(honest.bytes() >= 8 << 20, "{}", honest.bytes());
+    drop((greedy, honest));
+    assert_eq!(budget.held(), 0);
+}
+
+#[test]
 fn an_encoded_refusal_ends_its_connection() {
     // What follows the head of the refusal could be taken for the answer to the next request.
     let fake = Fake::serve(|_, mut tls| {
@@ -656,9 +705,15 @@ impl Fake {
     }
 
     fn peer(&self) -> Arc<HttpPeer> {
+        self.peer_within(&Arc::default())
+    }
+
+    fn peer_within(&self, budget: &Arc<ByteBudget>) -> Arc<HttpPeer> {
         let gate = caller(1);
         gate.admission().admit(self.gate.id(), Instant::now());
-        let peer = connect(&client(&gate), &self.address).unwrap();
+        let dialer = Arc::new(TcpDialer::default());
+        let client = Client::new(gate, dialer, Arc::clone(budget));
+        let peer = connect(&client, &self.address).unwrap();
         assert_eq!(self.connections.load(Ordering::Relaxed), 1);
         peer
     }

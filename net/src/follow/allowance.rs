@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::types::PeerId;
 use crate::wire::Changes;
 
-/// What an answer costs beside its changes, in changes: 60 answers a second with one change each may go on for ever.
+/// What an answer before its time costs beside its changes, in changes. How often there is one, [`super::pace`] says.
 const ANSWER: u32 = 16;
 
 /// Changes for each second.

@@ -1,6 +1,6 @@
-use tinyp2p_net::budget::ByteBudget;
+use tinyp2p_net::budget::{ByteBudget, Held};
 use tinyp2p_net::types::{Attributes, Entry, Version};
-use tinyp2p_net::wire::{Change, Depth};
+use tinyp2p_net::wire::{Change, Depth, Listing};
 
 use super::*;
 use crate::view::directory::Said;
@@ -37,15 +37,18 @@ fn said_by(members: &[u8], names: usize) -> Arc<Directory> {
         let entries: Vec<Entry> = (0..names).map(entry).collect();
         let mut held = budget.reserve(id(*member));
         held.grow(entries.weight()).unwrap();
-        Said {
-            member: Arc::new(Member {
-                id: id(*member),
-                name: format!("m{member}").into(),
-            }),
+        let member = Member {
+            id: id(*member),
+            name: format!("m{member}").into(),
+        };
+        let listing = Listing {
+            version: Version(1),
             mtime: 0,
             entries,
-            held,
-        }
+            more: false,
+            counter: None,
+        };
+        Said::fresh(Arc::new(member), Held::new(listing, held))
     });
     let said = said.collect();
     Arc::new(Directory::merged(said, Vec::new(), None, |_| true))
@@ -146,8 +149,13 @@ fn news_of_one_member_leave_what_the_others_said() {
     assert!(!cache.is_absent(&path("d/x"), present, &heard));
     let kept = cache.kept(&path("d"), present, &heard);
     assert_eq!(kept.members, [id(2)]);
-    let (said, left_out) = kept.from.unwrap().said_by(|member| member == id(2));
-    assert_eq!((said[0].entries.len(), left_out.len()), (3, 0));
+    let from = kept.from.unwrap();
+    let mut again = from.room(|member| member == id(2)).unwrap();
+    assert_eq!(again.len(), 1);
+    let said = vec![from.say(again.remove(0))];
+    assert_eq!(said[0].member(), id(2));
+    let merged = Directory::merged(said, Vec::new(), None, |_| true);
+    assert_eq!(merged.items.len(), 3);
     let kept = cache.kept_absence(&path("d/x"), present, &heard);
     assert_eq!(kept.members, [id(2)]);
     let later = at(now + tinyp2p_net::config::PROMISE);
