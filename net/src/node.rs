@@ -26,7 +26,7 @@ use crate::legacy::{Legacy, Url, own_urls};
 use crate::local::LocalPeer;
 use crate::peers::address::canonical;
 use crate::peers::dialer::{Connect, Connection};
-use crate::peers::mdns::Discovery;
+use crate::peers::mdns::{Discovery, Sighting};
 use crate::peers::remembered::Remembered;
 use crate::peers::{Member, Members};
 use crate::server::{Server, Service};
@@ -201,7 +201,7 @@ impl Node {
             return Ok(());
         }
         let members = self.members.clone();
-        let found = move |id, addresses: &[Address]| members.heard(id, addresses);
+        let found = move |sighting: &Sighting| members.sighted(sighting);
         match Discovery::start(self.id, self.port, Arc::new(found)) {
             Ok(discovery) => {
                 if let Some(running) = &mut *self.running.lock() {

@@ -144,6 +144,10 @@ pub(crate) struct Candidate {
     /// No claim makes it due sooner than this.
     embargo: Instant,
     last_dial: Option<Instant>,
+    /// Who had to be there at the last try.
+    demanded: Option<PeerId>,
+    /// It was the source of what multicast said of it.
+    is_source: bool,
     refusals: u32,
 }
 
@@ -163,8 +167,32 @@ impl Candidate {
             due: now,
             embargo: now,
             last_dial: None,
+            demanded: None,
+            is_source: false,
             refusals: 0,
         }
+    }
+
+    /// Multicast said so from this very address.
+    pub(crate) fn note_source(&mut self) {
+        self.is_source = true;
+    }
+
+    /// True for what strangers on the link made up, as far as can be told, or what had its try: it
+    /// makes room for an address that speaks for itself.
+    pub(crate) fn yields_to_source(&self) -> bool {
+        let is_link = self.tellers[..] == [Teller::Link];
+        is_link && self.is_hearsay() && (!self.is_source || self.last_dial.is_some())
+    }
+
+    /// The member whose key was shown at the last try, if one was demanded.
+    pub(crate) fn demanded(&self) -> Option<PeerId> {
+        self.demanded
+    }
+
+    /// When the last try began.
+    pub(crate) fn last_dial(&self) -> Option<Instant> {
+        self.last_dial
     }
 
     /// `teller` says `claim`, while whoever was believed to be there is as `owner` says. A claim
@@ -225,6 +253,7 @@ impl Candidate {
     pub(crate) fn begin(&mut self, class: usize, now: Instant) {
         self.dialling = Some(class);
         self.last_dial = Some(now);
+        self.demanded = self.expected();
     }
 
     /// `id` answered.
@@ -243,9 +272,13 @@ impl Candidate {
     /// The try failed; `address` is its own.
     pub(crate) fn failed(&mut self, address: &Address, error: &Error, now: Instant) -> Setback {
         self.dialling = None;
+        // Whoever was said to be there is not: the address is none of its addresses any more.
         if matches!(
             (error, self.belief),
-            (Error::OtherIdentity { .. }, Belief::Said(_))
+            (
+                Error::OtherIdentity { .. } | Error::NotANode { .. } | Error::Misbehaved { .. },
+                Belief::Said(_)
+            )
         ) {
             self.belief = Belief::Disputed;
         }
@@ -286,16 +319,6 @@ impl Candidate {
     pub(crate) fn release(&mut self, now: Instant) {
         self.belief = Belief::Unknown;
         self.due = now;
-    }
-
-    /// Not to be dialled before `until`, whatever is heard.
-    pub(crate) fn bar(&mut self, until: Instant) {
-        self.embargo = self.embargo.max(until);
-    }
-
-    /// Until when no hearsay makes it due.
-    pub(crate) fn embargo(&self) -> Instant {
-        self.embargo
     }
 
     /// Not to be dialled just now.

@@ -107,7 +107,7 @@ impl Table {
             idle.then(|| (entry.class(), entry.hello_due, Job::Hello(*id)))
         });
         let dials = self.book.iter().filter_map(|(address, candidate)| {
-            let due = candidate.due()?;
+            let due = self.book.due(candidate)?;
             let wanted = !self.is_covered(address, candidate.belief);
             wanted.then(|| (candidate.class(), due, Job::Dial(address, candidate)))
         });
