@@ -535,13 +535,9 @@ impl Connect for Client {
         &self,
         address: &Address,
         expected: Option<PeerId>,
-        named: bool,
+        source: AddressSource,
         deadline: Instant,
     ) -> Result<Arc<dyn Connection>, Error> {
-        let source = match named {
-            true => AddressSource::Named,
-            false => AddressSource::Heard,
-        };
         let peer = Client::connect(self, address, expected, source, deadline)?;
         Ok(peer)
     }

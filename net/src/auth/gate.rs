@@ -198,8 +198,11 @@ impl Gate {
                 gate: self,
                 run: Some(run),
             }),
-            Err(Hold::Refused) => Err(Error::Refused { who: who.into() }),
-            Err(Hold::Budget(wait)) => Err(Error::Later {
+            // Whoever is there now was not asked, and may be somebody else.
+            Err(Hold::Refused(_)) if source == AddressSource::Named => {
+                Err(Error::Refused { who: who.into() })
+            }
+            Err(Hold::Refused(wait) | Hold::Budget(wait)) => Err(Error::Later {
                 who: who.into(),
                 seconds: whole_seconds(wait),
             }),

@@ -8,6 +8,7 @@
 use std::time::{Duration, Instant};
 
 use super::backoff::Backoff;
+use crate::auth::AddressSource;
 use crate::error::Error;
 use crate::types::{Address, PeerId};
 
@@ -234,6 +235,17 @@ impl Candidate {
     /// True for what nobody but strangers and third parties speaks of.
     pub(crate) fn is_hearsay(&self) -> bool {
         !self.vouched && self.named.is_none() && self.tellers[..1] != [Teller::User]
+    }
+
+    /// How this node came by it, as far as that bounds what it may cost.
+    pub(crate) fn source(&self) -> AddressSource {
+        if self.named.is_some() {
+            AddressSource::Named
+        } else if self.vouched || self.tellers.iter().any(|teller| *teller != Teller::Link) {
+            AddressSource::Heard
+        } else {
+            AddressSource::Link
+        }
     }
 
     /// Who spoke of it; never empty.

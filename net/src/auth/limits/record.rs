@@ -208,7 +208,7 @@ mod tests {
     /// How many guesses fakes get, each of `count` in a process of its own.
     fn guesses(state: &Path, count: usize) -> usize {
         let got = (0..count)
-            .filter(|number| guess(&GuessRecord::open(state), &format!("fake:{number}")).is_ok());
+            .filter(|number| guess(&GuessRecord::open(state), &format!("fake.{number}:1")).is_ok());
         got.count()
     }
 
@@ -227,7 +227,7 @@ mod tests {
             let writers = (0..8).map(|writer: usize| {
                 let record = GuessRecord::open(state.path());
                 scope.spawn(move || {
-                    let fakes = (0..20).map(|n| format!("fake{writer}:{n}"));
+                    let fakes = (0..20).map(|n| format!("fake{writer}.{n}:1"));
                     fakes.filter(|fake| guess(&record, fake).is_ok()).count()
                 })
             });
@@ -295,7 +295,7 @@ mod tests {
             let (state, file) = state();
             spoil(&file);
             let record = GuessRecord::open(state.path());
-            let fakes = (0..50).map(|number| format!("fake:{number}"));
+            let fakes = (0..50).map(|number| format!("fake.{number}:1"));
             let got = fakes.filter(|fake| guess(&record, fake).is_ok()).count();
             assert_eq!(got, 2);
             assert_eq!(record.update(|all, _| all.inbound.count), 3);
@@ -311,10 +311,10 @@ mod tests {
         let stopped = File::options().write(true).open(&file).unwrap();
         rustix::fs::flock(&stopped, FlockOperation::LockExclusive).unwrap();
         let begin = Instant::now();
-        assert!(guess(&record, "fake:1").is_ok());
+        assert!(guess(&record, "fake.1:1").is_ok());
         assert!(begin.elapsed() < 8 * PATIENCE);
         drop(stopped);
-        assert!(guess(&record, "fake:2").is_ok());
+        assert!(guess(&record, "fake.2:1").is_ok());
         assert_eq!(record.update(|all, _| all.outbound.failures.len()), 1);
     }
 }

@@ -27,6 +27,7 @@ use super::book::Book;
 use super::candidate::{Belief, Owner, Setback, Teller};
 use super::crowd;
 use super::mdns::Sighting;
+use crate::auth::AddressSource;
 use crate::auth::limits::aggregate;
 use crate::error::Error;
 use crate::types::{Address, PeerId};
@@ -66,8 +67,8 @@ pub(crate) enum Task {
         address: Address,
         /// The only identity that is accepted there.
         expected: Option<PeerId>,
-        /// The user typed this address.
-        named: bool,
+        /// How this node came by it.
+        source: AddressSource,
     },
     /// Exchange hellos over the connection to a member; report by [`Table::greeted`].
     Hello {

@@ -82,7 +82,7 @@ impl Table {
                 let task = Task::Dial {
                     address: address.clone(),
                     expected: candidate.expected(),
-                    named: candidate.named.is_some(),
+                    source: candidate.source(),
                 };
                 let address = address.clone();
                 self.lanes[class] += 1;
