@@ -24,9 +24,12 @@ use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::Guesses;
+use super::known_keys::{self, RememberedKeys};
 use super::stamps::{self, Clocks, LENGTH};
+use crate::types::PeerId;
 
 const FILE_NAME: &str = "guesses";
+const KNOWN_KEYS: &str = "known-keys";
 
 /// Others hold the lock for microseconds. Whoever holds it for longer than this was stopped in the
 /// middle, and is not waited for.
@@ -76,7 +79,7 @@ impl GuessRecord {
     /// Lets `change` decide about the record, and keeps what it made of it. Takes some
     /// microseconds, and in the worst case a quarter of a second and what the filesystem needs.
     pub fn update<T>(&self, change: impl FnOnce(&mut Guesses, Instant) -> T) -> T {
-        match self.0.locked() {
+        match self.0.locked(FILE_NAME) {
             Ok(file) => self.0.update_file(&file, change),
             Err(why) => {
                 self.0.complain(&why);
@@ -86,15 +89,50 @@ impl GuessRecord {
     }
 }
 
+impl GuessRecord {
+    /// Whose keys proved the password lately. Nobody's when there is no file that can be used.
+    pub fn known_keys(&self) -> RememberedKeys {
+        let known = |file: &File| Ok(read_known(file)?.0);
+        let known = self.0.locked(KNOWN_KEYS).and_then(|file| known(&file));
+        known.unwrap_or_else(|why| {
+            tracing::debug!("{KNOWN_KEYS}: {why}");
+            RememberedKeys::default()
+        })
+    }
+
+    /// Writes down that `peer` has just proved the password. That it fails costs a member a wait
+    /// after a restart, and only while strangers guess.
+    pub fn note_known(&self, peer: PeerId) {
+        let noted = self.0.locked(KNOWN_KEYS).and_then(|file| {
+            let (mut known, clocks) = read_known(&file)?;
+            known.note(peer, clocks.now);
+            let bytes = known.encode(&clocks);
+            file.write_all_at(&bytes, 0)?;
+            file.set_len(bytes.len() as u64)
+        });
+        if let Err(why) = noted {
+            tracing::debug!("{KNOWN_KEYS}: {why}");
+        }
+    }
+}
+
+fn read_known(file: &File) -> io::Result<(RememberedKeys, Clocks)> {
+    let mut bytes = vec![0; known_keys::MAX_LENGTH];
+    let length = read(file, &mut bytes)?;
+    let clocks = Clocks::read();
+    let known = RememberedKeys::decode(&bytes[..length], &clocks);
+    Ok((known.unwrap_or_default(), clocks))
+}
+
 impl Inner {
-    /// The file, checked, and locked until it is closed.
-    fn locked(&self) -> io::Result<File> {
+    /// One of the files, checked, and locked until it is closed.
+    fn locked(&self, name: &str) -> io::Result<File> {
         let directory = self.directory.as_ref().ok_or(io::ErrorKind::NotFound)?;
         // Not through a link, and a FIFO of that name is an error instead of a hang.
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let flags = flags | OFlags::CLOEXEC;
         let mode = Mode::RUSR | Mode::WUSR;
-        let file: File = rustix::fs::openat(directory, FILE_NAME, flags, mode)?.into();
+        let file: File = rustix::fs::openat(directory, name, flags, mode)?.into();
         let metadata = file.metadata()?;
         if !metadata.is_file() {
             return Err(io::Error::other("it is not a regular file"));
