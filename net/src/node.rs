@@ -26,7 +26,7 @@ use crate::legacy::{Legacy, Url, own_urls};
 use crate::local::LocalPeer;
 use crate::peers::address::canonical;
 use crate::peers::dialer::{Connect, Connection};
-use crate::peers::mdns::Discovery;
+use crate::peers::mdns::{Discovery, Sighting};
 use crate::peers::remembered::Remembered;
 use crate::peers::{Member, Members};
 use crate::server::{Server, Service};
@@ -201,7 +201,7 @@ impl Node {
             return Ok(());
         }
         let members = self.members.clone();
-        let found = move |id, addresses: &[Address]| members.heard(id, addresses);
+        let found = move |sighting: &Sighting| members.sighted(sighting);
         match Discovery::start(self.id, self.port, Arc::new(found)) {
             Ok(discovery) => {
                 if let Some(running) = &mut *self.running.lock() {
@@ -533,13 +533,9 @@ impl Connect for Client {
         &self,
         address: &Address,
         expected: Option<PeerId>,
-        named: bool,
+        source: AddressSource,
         deadline: Instant,
     ) -> Result<Arc<dyn Connection>, Error> {
-        let source = match named {
-            true => AddressSource::Named,
-            false => AddressSource::Heard,
-        };
         let peer = Client::connect(self, address, expected, source, deadline)?;
         Ok(peer)
     }

@@ -17,7 +17,8 @@ use super::admission::Admission;
 use super::credentials::Credentials;
 use super::identity::Identity;
 use super::limits::{
-    AddressSource, GuessRecord, Hold, Inbound, InboundRun, Outbound, OutboundRun, Outcome, Refusal,
+    AddressSource, CallerStanding, GuessRecord, Hold, Inbound, InboundRun, Outbound, OutboundRun,
+    Outcome, Refusal, RememberedKeys,
 };
 use super::password::Stretched;
 use super::tls::{self, Alpn};
@@ -32,6 +33,8 @@ pub struct Gate {
     identity: Identity,
     credentials: Credentials,
     admission: Admission,
+    /// Who proved a password before this process began; admits nobody.
+    remembered: RememberedKeys,
     inbound: Arc<Mutex<Inbound>>,
     /// Told whenever an inbound run ends.
     inbound_ended: Notify,
@@ -60,6 +63,7 @@ impl Gate {
             identity,
             credentials,
             admission: Admission::default(),
+            remembered: record.known_keys(),
             inbound: Arc::new(Mutex::new(inbound)),
             inbound_ended: Notify::new(),
             outbound: Mutex::default(),
@@ -106,6 +110,8 @@ impl Gate {
 
     pub(crate) fn admit(&self, peer: PeerId) {
         self.admission.admit(peer, Instant::now());
+        let record = self.record.clone();
+        in_background(move || record.note_known(peer));
     }
 
     /// Charges a run to `caller`. While as many as allowed are under way, waits for one to end,
@@ -143,8 +149,14 @@ impl Gate {
         source: IpAddr,
         now: Instant,
     ) -> Result<InboundRun, Refusal> {
-        let known = self.admission.is_known(caller, now);
-        self.inbound.lock().begin(caller, known, source, now)
+        let standing = if self.admission.is_known(caller, now) {
+            CallerStanding::Known
+        } else if self.remembered.contains(caller, now) {
+            CallerStanding::Remembered
+        } else {
+            CallerStanding::Unknown
+        };
+        self.inbound.lock().begin(caller, standing, source, now)
     }
 
     fn end_inbound(&self, run: InboundRun, source: IpAddr, proved: bool) {
@@ -177,10 +189,7 @@ impl Gate {
             });
             inbound.lock().learn(all, Instant::now());
         };
-        match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn_blocking(job)),
-            Err(_) => job(),
-        }
+        in_background(job);
     }
 
     /// Charges a run with whoever answers at `who`.
@@ -198,12 +207,23 @@ impl Gate {
                 gate: self,
                 run: Some(run),
             }),
-            Err(Hold::Refused) => Err(Error::Refused { who: who.into() }),
-            Err(Hold::Budget(wait)) => Err(Error::Later {
+            // Whoever is there now was not asked, and may be somebody else.
+            Err(Hold::Refused(_)) if source == AddressSource::Named => {
+                Err(Error::Refused { who: who.into() })
+            }
+            Err(Hold::Refused(wait) | Hold::Budget(wait)) => Err(Error::Later {
                 who: who.into(),
                 seconds: whole_seconds(wait),
             }),
         }
+    }
+}
+
+/// Where no caller waits for a disk; at once in a thread that may wait.
+fn in_background(job: impl FnOnce() + Send + 'static) {
+    match tokio::runtime::Handle::try_current() {
+        Ok(runtime) => drop(runtime.spawn_blocking(job)),
+        Err(_) => job(),
     }
 }
 
@@ -331,6 +351,31 @@ mod tests {
         gate.inbound.lock().end(run, true, now);
         gate.admission.admit(key(1), now);
         assert!(gate.admission.is_admitted(key(1), now + 23 * HOUR));
+    }
+
+    #[test]
+    fn a_member_gets_in_past_a_flood_after_a_restart_and_is_not_admitted_by_that() {
+        let state = tempfile::tempdir().unwrap();
+        let start = || {
+            let identity = Identity::ephemeral().unwrap();
+            let record = GuessRecord::open(state.path());
+            Gate::new(identity, Stretched::for_tests(1), record).unwrap()
+        };
+        let gate = start();
+        gate.admit(key(1));
+        for _ in 0..13 {
+            gate.record_inbound(Instant::now());
+        }
+        drop(gate);
+        let gate = start();
+        let now = Instant::now();
+        assert!(is_held_off(&gate, key(2), now));
+        assert!(!gate.is_admitted(key(1)));
+        let run = gate.try_inbound(key(1), SOURCE, now).unwrap();
+        gate.inbound.lock().end(run, true, now);
+        // Nothing of the password is on disk, nor the key itself.
+        let bytes = std::fs::read(state.path().join("known-keys")).unwrap();
+        assert!(!bytes.windows(8).any(|window| window == [1; 8]));
     }
 
     #[test]

@@ -34,10 +34,18 @@ const UNHEARD: Duration = Duration::from_secs(3600);
 /// How long an address counts as this node's own before that is checked again.
 const OWN: Duration = Duration::from_secs(600);
 
+/// The most identities whose refusal is kept. A refusal costs one of the day's guesses, so this is
+/// never reached but by whoever knows the password.
+const MAX_REFUSED: usize = 256;
+
 /// All addresses, in their one spelling.
 #[derive(Debug, Default)]
 pub(crate) struct Book {
     entries: HashMap<Address, Candidate>,
+    /// Identities that showed their key and did not know the password, and until when they are not
+    /// tried at addresses that hearsay has for them. It holds for the identity and not for its
+    /// addresses: what else is said of one of those must not be barred with it.
+    refused: HashMap<PeerId, Instant>,
 }
 
 impl Book {
@@ -57,28 +65,97 @@ impl Book {
         owner: Owner,
         now: Instant,
     ) {
+        self.enter(address, claim, teller, owner, false, now);
+    }
+
+    /// Multicast says, from `address` itself, that `id` is there. That outweighs what strangers say
+    /// of other addresses of `id`, and makes room among it.
+    pub(crate) fn claim_from_source(
+        &mut self,
+        address: &Address,
+        id: PeerId,
+        owner: Owner,
+        now: Instant,
+    ) {
+        self.enter(address, Belief::Said(id), Teller::Link, owner, true, now);
+    }
+
+    fn enter(
+        &mut self,
+        address: &Address,
+        claim: Belief,
+        teller: Teller,
+        owner: Owner,
+        is_source: bool,
+        now: Instant,
+    ) {
+        let refused = self.refused_until(address, now).is_some();
         if let Some(known) = self.entries.get_mut(address) {
             known.claim(claim, teller, owner, now);
-        } else if self.make_room(claim, teller) {
+            // An identity that is not tried just now hides nobody.
+            if refused && known.belief.owner() != claim.owner() {
+                known.belief = Belief::Disputed;
+            }
+        } else if self.make_room(claim, teller, is_source) {
             let mut candidate = Candidate::new(claim, teller, now);
-            if matches!(claim, Belief::Said(_)) {
-                let bars = self.entries.values().filter(|c| c.belief == claim);
-                candidate.bar(bars.map(Candidate::embargo).max().unwrap_or(now));
+            // It waits for its turn like those that were there before, or else whoever says
+            // something new all the time keeps them from theirs.
+            if let Some(id) = claim.owner()
+                && !claim.is_first_hand()
+            {
+                let siblings = self.owned_by(id).filter_map(|(_, c)| c.last_dial());
+                if let Some(last) = siblings.max() {
+                    candidate.delay(last + STAGGER);
+                }
             }
             self.entries.insert(address.clone(), candidate);
         }
+        if is_source {
+            self.change(address, Candidate::note_source);
+        }
+    }
+
+    fn owned_by(&self, id: PeerId) -> impl Iterator<Item = (&Address, &Candidate)> {
+        self.entries
+            .iter()
+            .filter(move |(_, c)| c.belief.owner() == Some(id))
+    }
+
+    /// Until when the identity that is demanded at `address` is not tried.
+    fn refused_until(&self, address: &Address, now: Instant) -> Option<Instant> {
+        let candidate = self.entries.get(address)?;
+        self.bar(candidate).filter(|until| now < *until)
+    }
+
+    fn bar(&self, candidate: &Candidate) -> Option<Instant> {
+        match candidate.belief {
+            Belief::Said(id) if candidate.named.is_none() => self.refused.get(&id).copied(),
+            _ => None,
+        }
+    }
+
+    /// When `candidate`, one of this book, may be dialled; `None` while that is under way.
+    pub(crate) fn due(&self, candidate: &Candidate) -> Option<Instant> {
+        let due = candidate.due()?;
+        Some(self.bar(candidate).map_or(due, |until| until.max(due)))
     }
 
     /// Makes place for one more address where a bound is reached; false when nothing may go.
-    fn make_room(&mut self, claim: Belief, teller: Teller) -> bool {
+    fn make_room(&mut self, claim: Belief, teller: Teller, is_source: bool) -> bool {
         let charged = |c: &Candidate| {
             c.tellers().first() == Some(&teller) && !matches!(c.belief, Belief::Reached(_))
         };
         let same_owner = |c: &Candidate| c.belief.owner() == claim.owner();
         let first_hand = claim.is_first_hand();
-        (teller == Teller::User || self.make_one_fit(MAX_UNPROVEN, charged, first_hand))
-            && self.make_one_fit(MemberRecord::MAX_ADDRESSES, same_owner, first_hand)
-            && (self.make_one_fit(MAX_CANDIDATES, |_| true, false)
+        let nobody = |_: &Candidate| false;
+        let also: &dyn Fn(&Candidate) -> bool = match (first_hand, is_source) {
+            (true, _) => &|_| true,
+            (false, true) => &Candidate::yields_to_source,
+            (false, false) => &nobody,
+        };
+        (teller == Teller::User || self.make_one_fit(MAX_UNPROVEN, charged, also))
+            && self.make_one_fit(MemberRecord::MAX_ADDRESSES, same_owner, also)
+            && (self.make_one_fit(MAX_CANDIDATES, |_| true, &nobody)
                 || self.make_fair_room(teller, first_hand))
     }
 
@@ -109,19 +186,19 @@ impl Book {
     }
 
     /// Where `most` that `counts` are there already, drops the least useful of them: hearsay that
-    /// has failed, or, if `even_good`, whatever led to a member longest ago.
+    /// has failed, or of what `also` may go whatever led to a member longest ago.
     fn make_one_fit(
         &mut self,
         most: usize,
         counts: impl Fn(&Candidate) -> bool,
-        even_good: bool,
+        also: &dyn Fn(&Candidate) -> bool,
     ) -> bool {
         if self.entries.values().filter(|c| counts(c)).count() < most {
             return true;
         }
         let may_go = |c: &Candidate| {
             let failed = c.is_hearsay() && c.failures > 0;
-            c.named.is_none() && c.dialling.is_none() && (failed || even_good)
+            c.named.is_none() && c.dialling.is_none() && (failed || also(c))
         };
         let worst = self
             .entries
@@ -168,18 +245,26 @@ impl Book {
     /// `id` answered at `address`.
     pub(crate) fn reached(&mut self, address: &Address, id: PeerId, now: Instant) {
         self.change(address, |c| c.reached(id, now));
+        self.refused.remove(&id);
     }
 
     /// The try failed. A member that refused is not given another guess at each address that
     /// hearsay has for it.
     pub(crate) fn failed(&mut self, address: &Address, error: &Error, now: Instant) -> Setback {
-        let failed = self.change(address, |c| (c.failed(address, error, now), c.belief));
-        let (setback, belief) = failed.unwrap_or((Setback::default(), Belief::Unknown));
-        if matches!((error, belief), (Error::Refused { .. }, Belief::Said(_))) {
-            let siblings = self.entries.values_mut().filter(|c| c.belief == belief);
-            siblings.for_each(|c| c.bar(now + setback.wait));
+        let failed = self.change(address, |c| (c.failed(address, error, now), c.demanded()));
+        let (setback, demanded) = failed.unwrap_or_default();
+        // Whoever was demanded has shown its key before it can refuse: nobody else bars it.
+        if let (Error::Refused { .. }, Some(id)) = (error, demanded) {
+            self.refuse(id, now + setback.wait, now);
         }
         setback
+    }
+
+    fn refuse(&mut self, id: PeerId, until: Instant, now: Instant) {
+        self.refused.retain(|_, until| now < *until);
+        if self.refused.len() < MAX_REFUSED {
+            self.refused.insert(id, until);
+        }
     }
 
     /// The member that had `address` does not have it any more.
@@ -194,7 +279,13 @@ impl Book {
 
     /// A member has just said that it is at `address`.
     pub(crate) fn summon(&mut self, address: &Address, now: Instant) {
-        self.change(address, |c| c.summon(now));
+        let owner = self.change(address, |c| {
+            c.summon(now);
+            c.belief.owner()
+        });
+        if let Some(Some(id)) = owner {
+            self.refused.remove(&id);
+        }
     }
 
     fn change<T>(
@@ -321,7 +412,7 @@ mod tests {
     fn a_member_with_another_password_gets_one_guess_not_one_for_each_address() {
         let now = Instant::now();
         let mut book = Book::default();
-        let due = |book: &Book, n| book.get(&address(n)).unwrap().due().unwrap();
+        let due = |book: &Book, n| book.due(book.get(&address(n)).unwrap()).unwrap();
         // Addresses 0 to 3 are one member's.
         (0..3).for_each(|n| assert!(hear(&mut book, n, Teller::Link, now)));
         book.begin(&address(0), 1, now);
@@ -332,6 +423,102 @@ mod tests {
         hear(&mut book, 4, Teller::Link, now);
         (0..4).for_each(|n| assert_eq!(due(&book, n), now + wait));
         assert_eq!(due(&book, 4), now, "another member");
+    }
+
+    /// `id(1)`, at `n` by what comes from there itself.
+    fn speak(book: &mut Book, n: usize, now: Instant) -> bool {
+        book.claim_from_source(&address(n), id(1), Owner::Absent, now);
+        book.get(&address(n)).is_some()
+    }
+
+    #[test]
+    fn nobody_is_barred_by_what_another_answers() {
+        let now = Instant::now();
+        let who = || String::from("x");
+        for error in [
+            Error::NotANode { who: who() },
+            Error::misbehaved(who(), "nonsense"),
+            Error::OtherIdentity { who: who() },
+            Error::Later {
+                who: who(),
+                seconds: 600,
+            },
+        ] {
+            let mut book = Book::default();
+            assert!(hear(&mut book, 4, Teller::Link, now));
+            book.begin(&address(4), 2, now);
+            book.failed(&address(4), &error, now);
+            assert!(hear(&mut book, 5, Teller::Link, now));
+            let due = book.due(book.get(&address(5)).unwrap()).unwrap();
+            assert!(due <= now + STAGGER, "{error}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_bars_whoever_showed_its_key_and_nobody_else() {
+        let now = Instant::now();
+        let refused = Error::Refused { who: "x".into() };
+        let mut book = Book::default();
+        let due = |book: &Book, n| book.due(book.get(&address(n)).unwrap()).unwrap();
+        // Dialled without demanding anybody; then it is said to be id(1)'s.
+        book.entries.insert(
+            address(4),
+            Candidate::new(Belief::Unknown, Teller::Link, now),
+        );
+        book.begin(&address(4), 2, now);
+        hear(&mut book, 4, Teller::Link, now);
+        book.failed(&address(4), &refused, now);
+        hear(&mut book, 5, Teller::Link, now);
+        assert!(due(&book, 5) <= now + STAGGER);
+        // id(1) itself refuses. What is said to be its address may be another's.
+        book.begin(&address(5), 2, now);
+        book.failed(&address(5), &refused, now);
+        hear(&mut book, 6, Teller::Link, now);
+        assert!(due(&book, 6) > now + Duration::from_secs(600));
+        let (claim, teller) = (Belief::Said(id(2)), Teller::Link);
+        book.claim(&address(6), claim, teller, Owner::Absent, now);
+        assert!(due(&book, 6) <= now + STAGGER);
+    }
+
+    #[test]
+    fn what_speaks_for_itself_displaces_what_strangers_say() {
+        let now = Instant::now();
+        let mut book = Book::default();
+        let fake = |n: usize| Address::new("10.9.9.9", 1 + n as u16);
+        let claim = Belief::Said(id(1));
+        for n in 0..MemberRecord::MAX_ADDRESSES {
+            book.claim(&fake(n), claim, Teller::Link, Owner::Absent, now);
+        }
+        assert!(!hear(&mut book, 4, Teller::Link, now));
+        assert!(speak(&mut book, 4, now));
+        assert!(speak(&mut book, 5, now));
+        // Those that had no try yet stay, whoever else speaks.
+        assert!((100..200).filter(|n| speak(&mut book, *n, now)).count() == 14);
+        assert!(book.get(&address(4)).is_some());
+        // Nor is what a member said displaced.
+        let mut book = Book::default();
+        for n in 0..MemberRecord::MAX_ADDRESSES {
+            let teller = Teller::Member(id(7));
+            book.claim(&fake(n), claim, teller, Owner::Absent, now);
+        }
+        assert!(!speak(&mut book, 4, now));
+    }
+
+    #[test]
+    fn one_address_after_the_other_keeps_nobody_from_its_turn() {
+        let mut now = Instant::now();
+        let mut book = Book::default();
+        assert!(hear(&mut book, 4, Teller::Link, now));
+        book.begin(&address(4), 2, now);
+        assert!(speak(&mut book, 5, now));
+        for n in 0..20 {
+            now += STAGGER / 10;
+            book.claim_from_source(&address(1000 + n), id(1), Owner::Absent, now);
+            let new = book.get(&address(1000 + n));
+            let due = |candidate| book.due(candidate).unwrap();
+            let first = due(book.get(&address(5)).unwrap());
+            assert!(new.is_none_or(|new| due(new) >= first));
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@
 use std::time::{Duration, Instant};
 
 use super::backoff::Backoff;
+use crate::auth::AddressSource;
 use crate::error::Error;
 use crate::types::{Address, PeerId};
 
@@ -144,6 +145,10 @@ pub(crate) struct Candidate {
     /// No claim makes it due sooner than this.
     embargo: Instant,
     last_dial: Option<Instant>,
+    /// Who had to be there at the last try.
+    demanded: Option<PeerId>,
+    /// It was the source of what multicast said of it.
+    is_source: bool,
     refusals: u32,
 }
 
@@ -163,8 +168,32 @@ impl Candidate {
             due: now,
             embargo: now,
             last_dial: None,
+            demanded: None,
+            is_source: false,
             refusals: 0,
         }
+    }
+
+    /// Multicast said so from this very address.
+    pub(crate) fn note_source(&mut self) {
+        self.is_source = true;
+    }
+
+    /// True for what strangers on the link made up, as far as can be told, or what had its try: it
+    /// makes room for an address that speaks for itself.
+    pub(crate) fn yields_to_source(&self) -> bool {
+        let is_link = self.tellers[..] == [Teller::Link];
+        is_link && self.is_hearsay() && (!self.is_source || self.last_dial.is_some())
+    }
+
+    /// The member whose key was shown at the last try, if one was demanded.
+    pub(crate) fn demanded(&self) -> Option<PeerId> {
+        self.demanded
+    }
+
+    /// When the last try began.
+    pub(crate) fn last_dial(&self) -> Option<Instant> {
+        self.last_dial
     }
 
     /// `teller` says `claim`, while whoever was believed to be there is as `owner` says. A claim
@@ -208,6 +237,17 @@ impl Candidate {
         !self.vouched && self.named.is_none() && self.tellers[..1] != [Teller::User]
     }
 
+    /// How this node came by it, as far as that bounds what it may cost.
+    pub(crate) fn source(&self) -> AddressSource {
+        if self.named.is_some() {
+            AddressSource::Named
+        } else if self.vouched || self.tellers.iter().any(|teller| *teller != Teller::Link) {
+            AddressSource::Heard
+        } else {
+            AddressSource::Link
+        }
+    }
+
     /// Who spoke of it; never empty.
     pub(crate) fn tellers(&self) -> &[Teller] {
         &self.tellers
@@ -225,6 +265,7 @@ impl Candidate {
     pub(crate) fn begin(&mut self, class: usize, now: Instant) {
         self.dialling = Some(class);
         self.last_dial = Some(now);
+        self.demanded = self.expected();
     }
 
     /// `id` answered.
@@ -243,9 +284,13 @@ impl Candidate {
     /// The try failed; `address` is its own.
     pub(crate) fn failed(&mut self, address: &Address, error: &Error, now: Instant) -> Setback {
         self.dialling = None;
+        // Whoever was said to be there is not: the address is none of its addresses any more.
         if matches!(
             (error, self.belief),
-            (Error::OtherIdentity { .. }, Belief::Said(_))
+            (
+                Error::OtherIdentity { .. } | Error::NotANode { .. } | Error::Misbehaved { .. },
+                Belief::Said(_)
+            )
         ) {
             self.belief = Belief::Disputed;
         }
@@ -286,16 +331,6 @@ impl Candidate {
     pub(crate) fn release(&mut self, now: Instant) {
         self.belief = Belief::Unknown;
         self.due = now;
-    }
-
-    /// Not to be dialled before `until`, whatever is heard.
-    pub(crate) fn bar(&mut self, until: Instant) {
-        self.embargo = self.embargo.max(until);
-    }
-
-    /// Until when no hearsay makes it due.
-    pub(crate) fn embargo(&self) -> Instant {
-        self.embargo
     }
 
     /// Not to be dialled just now.

@@ -12,6 +12,7 @@ use super::address;
 use super::exchange;
 use super::table::{Event, Task, Verdict, WORKERS};
 use super::{Inner, Members};
+use crate::auth::AddressSource;
 use crate::client::Peer;
 use crate::config::CONNECT_DEADLINE;
 use crate::error::Error;
@@ -26,13 +27,13 @@ const FIRST_HELLO: Duration = Duration::from_secs(3);
 
 /// What turns an address into a connection to a member; the real one is the HTTP client.
 pub(crate) trait Connect: Send + Sync {
-    /// Dials `address`, pairs if need be, and returns by `deadline`. `named` tells that the user
-    /// typed the address.
+    /// Dials `address`, pairs if need be, and returns by `deadline`. `source` tells how
+    /// this node came by the address.
     fn connect(
         &self,
         address: &Address,
         expected: Option<PeerId>,
-        named: bool,
+        source: AddressSource,
         deadline: Instant,
     ) -> Result<Arc<dyn Connection>, Error>;
 }
@@ -68,8 +69,8 @@ impl Members {
                 Task::Dial {
                     address,
                     expected,
-                    named,
-                } => self.dial(&address, expected, named),
+                    source,
+                } => self.dial(&address, expected, source),
                 Task::Hello { id, turn, within } => self.greet(id, turn, within),
                 Task::Save => self.save(),
             }
@@ -100,11 +101,11 @@ impl Members {
         }
     }
 
-    fn dial(&self, address: &Address, expected: Option<PeerId>, named: bool) {
+    fn dial(&self, address: &Address, expected: Option<PeerId>, source: AddressSource) {
         let deadline = Instant::now() + CONNECT_DEADLINE + PAIRING;
         let reached = self
             .connect
-            .connect(address, expected, named, deadline)
+            .connect(address, expected, source, deadline)
             .and_then(|connection| {
                 let theirs = self.exchange(&*connection, address, Instant::now() + FIRST_HELLO);
                 theirs

@@ -33,6 +33,7 @@ use self::address::canonical;
 use self::candidate::{Setback, Teller};
 use self::dialer::{Connect, Connection};
 use self::exchange::Introduction;
+use self::mdns::Sighting;
 use self::remembered::Remembered;
 use self::table::{Event, Table};
 use crate::client::{Peer, Whole};
@@ -340,15 +341,18 @@ impl Members {
         }
     }
 
-    /// Multicast says that `id` is at `addresses`.
-    pub(crate) fn heard(&self, id: PeerId, addresses: &[Address]) {
-        let now = Instant::now();
-        let mut state = self.state.lock();
-        for address in addresses.iter().filter_map(canonical) {
-            state.table.heard(address, id, Teller::Link, now);
-        }
-        drop(state);
+    /// Multicast says what is in `sighting`. True when that member is there already.
+    pub(crate) fn sighted(&self, sighting: &Sighting) -> bool {
+        let addresses = sighting.addresses.iter();
+        let addresses =
+            addresses.filter_map(|(address, is_source)| Some((canonical(address)?, *is_source)));
+        let sighting = Sighting {
+            addresses: addresses.collect(),
+            ..*sighting
+        };
+        let is_there = self.state.lock().table.sighted(&sighting, Instant::now());
         self.changed.notify_all();
+        is_there
     }
 
     /// Waits until each address that the user named has answered or failed once, or `deadline`;

@@ -12,6 +12,7 @@ use proptest::prelude::*;
 use super::address;
 use super::book::MAX_CANDIDATES;
 use super::exchange::{self, Introduction};
+use super::mdns::Sighting;
 use super::table::{Table, Task, Verdict, WORKERS};
 use crate::error::Error;
 use crate::types::{Address, PeerId};
@@ -45,6 +46,8 @@ enum Condition {
     Up,
     /// Takes connections and never answers.
     Frozen,
+    /// Speaks something else.
+    Foreign,
     /// Is asked only; a hello over a new connection takes [`LATE`].
     Slow,
 }
@@ -235,6 +238,9 @@ impl Network {
                 if matches!(self.nodes[other].condition, Condition::Up | Condition::Slow) =>
             {
                 other
+            }
+            Some(other) if self.nodes[other].condition == Condition::Foreign => {
+                return Err(Error::NotANode { who });
             }
             _ => {
                 let why = "nobody there".into();
@@ -477,6 +483,45 @@ fn a_lying_member_cannot_keep_the_others_apart() {
         assert!(node.table.size().0 < 10 * 256 && node.table.size().0 < MAX_CANDIDATES);
         assert!(node.table.size().1 < 10, "ghosts are not members");
         assert!(n == 0 || (1..10).all(|other| n == other || network.sees(n, other)));
+    }
+}
+
+/// What multicast says of node `n`, from `source` at port `from` and up.
+fn announce(network: &mut Network, n: usize, source: usize, from: u16, count: u16) {
+    let addresses = (0..count).map(|k| (Address::new(host(source).to_string(), from + k), k == 0));
+    let sighting = Sighting {
+        id: id(n),
+        addresses: addresses.collect(),
+        is_repeated: false,
+    };
+    let now = network.now;
+    for (other, node) in network.nodes.iter_mut().enumerate() {
+        if other != n && node.condition == Condition::Up {
+            node.table.sighted(&sighting, now);
+        }
+    }
+}
+
+/// A stranger on the link announces the identities of others before they do, at his own address.
+#[test]
+fn a_stranger_who_is_first_with_every_id_keeps_nobody_apart() {
+    for (liar, count) in [
+        (Condition::Foreign, 1),
+        (Condition::Foreign, 16),
+        (Condition::Frozen, 16),
+        (Condition::Down, 16),
+    ] {
+        let mut network = Network::new(4, |_| vec![]);
+        (0..3).for_each(|n| network.start(n));
+        network.nodes[3].condition = liar;
+        for n in 0..3 {
+            announce(&mut network, n, 3, 15204, count);
+        }
+        network.run(ROUND * 3);
+        for n in 0..3 {
+            announce(&mut network, n, n, 15204, 1);
+        }
+        network.run_until(seconds(8), Network::complete);
     }
 }
 

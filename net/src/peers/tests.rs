@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
+use crate::auth::AddressSource;
 use crate::client::ByteStream;
 use crate::types::{ByteRange, RelPath, Root, Version};
 use crate::wire::{BatchAnswer, BatchItem, Request, Response};
@@ -85,7 +86,7 @@ impl Connect for Cable {
         &self,
         address: &Address,
         expected: Option<PeerId>,
-        _: bool,
+        _: AddressSource,
         deadline: Instant,
     ) -> Result<Arc<dyn Connection>, Error> {
         let who = address.to_string();

@@ -11,7 +11,7 @@ use rustls::{ClientConnection, StreamOwned};
 use tempfile::TempDir;
 
 use super::{Limits, Server, Service};
-use crate::auth::{Alpn, Gate, GuessRecord, Identity, Stretched};
+use crate::auth::{AddressSource, Alpn, Gate, GuessRecord, Identity, Stretched};
 use crate::cache::Cache;
 use crate::client::dial::TcpDialer;
 use crate::client::http::Client;
@@ -181,7 +181,7 @@ impl Connect for Alone {
         &self,
         address: &Address,
         _: Option<PeerId>,
-        _: bool,
+        _: AddressSource,
         _: Instant,
     ) -> Result<Arc<dyn Connection>, Error> {
         Err(Error::Unreachable {

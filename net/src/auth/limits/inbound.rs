@@ -8,7 +8,9 @@
 //!
 //! Keys that proved the password in the last 48 hours have a bucket each: a flood of strangers
 //! does not keep members out, not even when they renew an admission that has ended, and a stolen
-//! key gives no free guesses.
+//! key gives no free guesses. Keys that are remembered from before this process began share one such
+//! bucket. Whoever knew another password of this state directory may have had any number of keys
+//! remembered, and all of them together get no more guesses than one known key.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -47,6 +49,17 @@ pub enum Refusal {
     Later(Duration),
 }
 
+/// What is known of a caller's key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CallerStanding {
+    /// It proved the password to this process lately.
+    Known,
+    /// It proved a password lately to a process with this state directory, perhaps another password.
+    Remembered,
+    /// None of that.
+    Unknown,
+}
+
 /// A run under way. Hand it back to [`Inbound::end`].
 #[derive(Debug)]
 #[must_use = "a run that is not ended stays in flight for ever"]
@@ -58,10 +71,11 @@ pub struct InboundRun {
 #[derive(Debug)]
 enum Bucket {
     Known(PeerId),
+    Remembered,
     Unknown(IpAddr),
 }
 
-/// The failures and runs under way of one known key.
+/// The failures and runs under way of one known key, or of all that are remembered.
 #[derive(Debug, Default)]
 struct Known {
     in_flight: usize,
@@ -118,6 +132,7 @@ pub struct Inbound {
     in_flight: u32,
     sources: HashMap<IpAddr, Recent>,
     known: HashMap<PeerId, Known>,
+    remembered: Known,
     reported_at: Option<Instant>,
 }
 
@@ -133,19 +148,20 @@ impl Inbound {
         self.strangers.last_began = self.strangers.last_began.max(all.last_began);
     }
 
-    /// Charges a run to `caller`, who dials from `source`. `known` says that this key proved the
-    /// password lately.
+    /// Charges a run to `caller`, who dials from `source`.
     pub fn begin(
         &mut self,
         caller: PeerId,
-        known: bool,
+        standing: CallerStanding,
         source: IpAddr,
         now: Instant,
     ) -> Result<InboundRun, Refusal> {
-        let bucket = if known {
-            self.begin_known(caller, now)?
-        } else {
-            self.begin_unknown(aggregate(source), now)?
+        let bucket = match standing {
+            CallerStanding::Known => self.begin_known(caller, now)?,
+            CallerStanding::Remembered if self.has_remembered(now) => self.begin_remembered(now)?,
+            CallerStanding::Remembered | CallerStanding::Unknown => {
+                self.begin_unknown(aggregate(source), now)?
+            }
         };
         Ok(InboundRun { bucket, began: now })
     }
@@ -161,6 +177,19 @@ impl Inbound {
         }
         known.in_flight += 1;
         Ok(Bucket::Known(caller))
+    }
+
+    fn has_remembered(&mut self, now: Instant) -> bool {
+        self.remembered.failures.count(KNOWN_WINDOW, now) < KNOWN_LIMIT
+    }
+
+    fn begin_remembered(&mut self, now: Instant) -> Result<Bucket, Refusal> {
+        let remembered = &mut self.remembered;
+        if remembered.failures.count(KNOWN_WINDOW, now) + remembered.in_flight >= KNOWN_LIMIT {
+            return Err(Refusal::Full);
+        }
+        remembered.in_flight += 1;
+        Ok(Bucket::Remembered)
     }
 
     fn begin_unknown(&mut self, source: IpAddr, now: Instant) -> Result<Bucket, Refusal> {
@@ -193,6 +222,12 @@ impl Inbound {
     pub fn end(&mut self, run: InboundRun, proved: bool, now: Instant) -> Option<Instant> {
         match run.bucket {
             Bucket::Known(caller) => self.end_known(caller, proved, now),
+            Bucket::Remembered => {
+                self.remembered.in_flight -= 1;
+                if !proved {
+                    self.remembered.failures.push(now);
+                }
+            }
             Bucket::Unknown(source) => {
                 self.in_flight -= 1;
                 if !proved {
@@ -274,7 +309,7 @@ mod tests {
     }
 
     fn stranger(table: &mut Inbound, from: u32, now: Instant) -> Result<InboundRun, Refusal> {
-        table.begin(key(1), false, source(from), now)
+        table.begin(key(1), CallerStanding::Unknown, source(from), now)
     }
 
     /// A table in which `failures` strangers, each from its own address, have just failed.
@@ -413,7 +448,9 @@ mod tests {
         let now = Instant::now();
         let mut table = after(100, now);
         assert!(stranger(&mut table, 1, now).is_err());
-        let member = table.begin(key(7), true, source(1000), now).unwrap();
+        let member = table
+            .begin(key(7), CallerStanding::Known, source(1000), now)
+            .unwrap();
         table.end(member, true, now);
     }
 
@@ -421,7 +458,8 @@ mod tests {
     fn a_known_key_has_ten_guesses_an_hour_also_in_parallel() {
         let now = Instant::now();
         let mut table = Inbound::default();
-        let member = |table: &mut Inbound, now| table.begin(key(7), true, source(1), now);
+        let member =
+            |table: &mut Inbound, now| table.begin(key(7), CallerStanding::Known, source(1), now);
         let runs: Vec<_> = (0..100)
             .filter_map(|_| member(&mut table, now).ok())
             .collect();
@@ -435,7 +473,11 @@ mod tests {
             Refusal::Later(KNOWN_WINDOW)
         );
         // Neither other members nor strangers pay for it.
-        assert!(table.begin(key(8), true, source(1), now).is_ok());
+        assert!(
+            table
+                .begin(key(8), CallerStanding::Known, source(1), now)
+                .is_ok()
+        );
         assert_eq!(table.failures(now), 0);
         let run = member(&mut table, now + KNOWN_WINDOW).unwrap();
         table.end(run, true, now + KNOWN_WINDOW);
@@ -492,6 +534,30 @@ mod tests {
         // What this node knows itself is not taken off its count.
         table.learn(StrangerFailures::default(), now);
         assert_eq!(table.failures(now), 13);
+    }
+
+    #[test]
+    fn remembered_keys_have_ten_guesses_an_hour_in_all() {
+        let now = Instant::now();
+        let mut table = after(13, now);
+        let begin = |table: &mut Inbound, n, now| {
+            table.begin(key(n), CallerStanding::Remembered, source(1), now)
+        };
+        for round in 0..3 {
+            let runs: Vec<_> = (0..100)
+                .filter_map(|n| begin(&mut table, n, now).ok())
+                .collect();
+            assert_eq!(runs.len(), KNOWN_LIMIT, "round {round}");
+            assert_eq!(begin(&mut table, 1, now).unwrap_err(), Refusal::Full);
+            for run in runs {
+                assert_eq!(table.end(run, round < 2, now), None);
+            }
+        }
+        // Now they are like strangers.
+        assert!(matches!(begin(&mut table, 1, now), Err(Refusal::Later(_))));
+        let later = begin(&mut table, 1, now + KNOWN_WINDOW).unwrap();
+        assert!(matches!(later.bucket, Bucket::Remembered));
+        table.end(later, true, now + KNOWN_WINDOW);
     }
 
     #[test]

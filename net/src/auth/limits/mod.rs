@@ -15,6 +15,7 @@
 //! [`GuessRecord`] keeps them in the state directory, for all nodes that use it.
 
 mod inbound;
+mod known_keys;
 mod outbound;
 mod record;
 mod stamps;
@@ -22,7 +23,8 @@ mod stamps;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-pub use inbound::{Inbound, InboundRun, Refusal, StrangerFailures, aggregate};
+pub use inbound::{CallerStanding, Inbound, InboundRun, Refusal, StrangerFailures, aggregate};
+pub use known_keys::RememberedKeys;
 pub use outbound::{AddressSource, Hold, Outbound, OutboundRun, Outcome, SpentGuesses};
 pub use record::GuessRecord;
 

@@ -8,9 +8,12 @@
 //! budget the first time, and after a failure it is like any other.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
+
+use super::aggregate;
 
 /// The first pause after a wrong password; doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_secs(3600);
@@ -19,10 +22,14 @@ const MAX_PAUSE: Duration = Duration::from_secs(24 * 3600);
 /// Failed runs with addresses nobody typed, within [`BUDGET_WINDOW`], in all.
 pub(super) const BUDGET: usize = 20;
 pub(super) const BUDGET_WINDOW: Duration = Duration::from_secs(24 * 3600);
-/// How many of them one address may cost. A network of other people on the link must not use up
+/// The budget divided by this is what addresses that nobody but multicast told of may cost. Anyone on a link has as
+/// many of those as he likes, and what he spends must not be missing for members at home.
+const LINK_DIVISOR: usize = 2;
+/// How many of them one network may cost: an IPv4 address, an IPv6 /64, a host name.
+/// A host has as many ports as it likes. A network of other people on the link must not use up
 /// what newcomers need, whenever a command is started; and more than one, as the same user may
 /// be in that network, too, with another password.
-const ADDRESS_LIMIT: usize = 3;
+const NETWORK_LIMIT: usize = 3;
 /// The same budget where it cannot be recorded: each process has its own then.
 const UNRECORDED_BUDGET: usize = 2;
 /// A run that has not ended by then has ended with its process: it takes 10 s, and the timeouts of
@@ -32,15 +39,40 @@ const LEASE: Duration = Duration::from_secs(60);
 /// What runs with addresses nobody typed have cost lately, in all nodes of a state directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SpentGuesses {
-    /// When runs failed, and with which address; 0 stands for one that is forgiven.
-    pub(super) failures: Vec<(Instant, AddressDigest)>,
-    /// When runs that are under way began, each with a number of its own.
+    /// When runs failed, and with whom; see [`Charge`].
+    pub(super) failures: Vec<(Instant, Charge)>,
+    /// When runs that are under way began, each with a number of its own; the lowest bit as in
+    /// [`Charge`].
     pub(super) under_way: Vec<(Instant, u64)>,
     pub(super) is_recorded: bool,
 }
 
-/// Stands for an address, in few bytes.
-pub(super) type AddressDigest = u64;
+/// Stands for a network in few bytes, 0 for one that is forgiven. The lowest bit is set when
+/// nobody but multicast told of the address.
+pub(super) type Charge = u64;
+
+const IS_LINK: Charge = 1;
+
+/// The charge for a run with `who`, `host:port`.
+fn charge(who: &str, source: AddressSource) -> Charge {
+    let host = who.rsplit_once(':').map_or(who, |(host, _)| host);
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let host = host.split('%').next().unwrap_or_default();
+    let digest: [u8; 32] = match host.parse::<IpAddr>().map(|ip| ip.to_canonical()) {
+        // All hosts of a link are in one such network.
+        Ok(IpAddr::V6(ip)) if ip.is_unicast_link_local() => Sha256::digest(ip.to_string()),
+        Ok(ip) => Sha256::digest(aggregate(ip).to_string()),
+        Err(_) => Sha256::digest(host),
+    }
+    .into();
+    let [a, b, c, d, e, f, g, h, ..] = digest;
+    let network = u64::from_le_bytes([a, b, c, d, e, f, g, h]).max(2) & !IS_LINK;
+    network | Charge::from(source == AddressSource::Link)
+}
+
+fn is_same_network(a: Charge, b: Charge) -> bool {
+    a & !IS_LINK == b & !IS_LINK
+}
 
 impl Default for SpentGuesses {
     fn default() -> Self {
@@ -76,39 +108,59 @@ impl SpentGuesses {
         self.under_way.retain(|(at, _)| since(*at) < LEASE);
     }
 
-    fn begin(&mut self, address: AddressDigest, now: Instant) -> Result<u64, Hold> {
+    fn begin(&mut self, charge: Charge, now: Instant) -> Result<u64, Hold> {
         self.expire(now);
-        let with_it = self.failures.iter().filter(|(_, with)| *with == address);
-        if with_it.count() >= ADDRESS_LIMIT {
-            return Err(Hold::Refused);
+        let is_its = |with: Charge| is_same_network(with, charge);
+        self.fits(NETWORK_LIMIT, is_its, |_| false, now)
+            .map_err(Hold::Refused)?;
+        let is_link = |with: Charge| with & IS_LINK != 0;
+        if is_link(charge) {
+            self.fits(self.budget() / LINK_DIVISOR, is_link, is_link, now)
+                .map_err(Hold::Budget)?;
         }
-        let budget = self.budget();
-        if self.failures.len() >= budget {
-            let oldest = self.failures.iter().map(|(at, _)| *at).min();
-            let until = oldest.map_or(now, |at| at + BUDGET_WINDOW);
-            return Err(Hold::Budget(until.saturating_duration_since(now)));
-        }
-        if self.failures.len() + self.under_way.len() >= budget {
-            return Err(Hold::Budget(Duration::from_secs(1)));
-        }
+        self.fits(self.budget(), |_| true, |_| true, now)
+            .map_err(Hold::Budget)?;
         let mut number = [0; 8];
         // Without one, it cannot be told from others, and its lease expires.
         let _ = aws_lc_rs::rand::fill(&mut number);
-        let number = u64::from_ne_bytes(number);
+        let number = u64::from_ne_bytes(number) & !IS_LINK | charge & IS_LINK;
         self.under_way.push((now, number));
         Ok(number)
     }
 
-    fn end(&mut self, number: u64, address: AddressDigest, outcome: Outcome, now: Instant) {
+    /// Errs, with the time after which it may, when `limit` of what `counts` has failed, or is
+    /// under way.
+    fn fits(
+        &self,
+        limit: usize,
+        counts: impl Fn(Charge) -> bool,
+        is_under_way: impl Fn(u64) -> bool,
+        now: Instant,
+    ) -> Result<(), Duration> {
+        let failed = self.failures.iter().filter(|(_, with)| counts(*with));
+        let mut failed: Vec<Instant> = failed.map(|(at, _)| *at).collect();
+        failed.sort();
+        if let Some(blocking) = failed.len().checked_sub(limit) {
+            let until = failed.get(blocking).map_or(now, |at| *at + BUDGET_WINDOW);
+            return Err(until.saturating_duration_since(now));
+        }
+        let under_way = self.under_way.iter().filter(|(_, n)| is_under_way(*n));
+        if failed.len() + under_way.count() >= limit {
+            return Err(Duration::from_secs(1));
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, number: u64, charge: Charge, outcome: Outcome, now: Instant) {
         self.under_way.retain(|(_, held)| *held != number);
         match outcome {
-            Outcome::WrongPassword => self.failures.push((now, address)),
+            Outcome::WrongPassword => self.failures.push((now, charge)),
             Outcome::Paired => {
                 let with_it = self
                     .failures
                     .iter_mut()
-                    .filter(|(_, with)| *with == address);
-                with_it.for_each(|(_, with)| *with = 0);
+                    .filter(|(_, with)| is_same_network(*with, charge));
+                with_it.for_each(|(_, with)| *with &= IS_LINK);
             }
             Outcome::Nothing => {}
         }
@@ -119,26 +171,23 @@ impl SpentGuesses {
     }
 }
 
-fn digest(address: &str) -> AddressDigest {
-    let digest: [u8; 32] = Sha256::digest(address).into();
-    let [a, b, c, d, e, f, g, h, ..] = digest;
-    u64::from_le_bytes([a, b, c, d, e, f, g, h]).max(1)
-}
-
 /// How this node came by an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum AddressSource {
     /// The user typed it.
     Named,
-    /// From mDNS, from another member, or remembered from last time.
+    /// From another member, or remembered from last time.
     Heard,
+    /// From nobody but multicast: anyone on the link.
+    Link,
 }
 
 /// Why a run may not begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hold {
-    /// The password did not fit at this address, not long ago.
-    Refused,
+    /// The password did not fit at this address, or in its network, not long ago; it is tried again
+    /// after this time.
+    Refused(Duration),
     /// The day's budget for addresses nobody typed is used up, or is all in use; there is more
     /// after this time.
     Budget(Duration),
@@ -149,8 +198,8 @@ pub enum Hold {
 #[must_use = "a run that is not ended stays charged for ever"]
 pub struct OutboundRun {
     address: String,
-    /// Its number in the budget, if it is charged to it.
-    charged: Option<u64>,
+    /// What it is charged as, and its number in the budget, if it is charged to it.
+    charged: Option<(Charge, u64)>,
 }
 
 /// How a run ended.
@@ -187,11 +236,12 @@ impl Outbound {
         now: Instant,
     ) -> Result<OutboundRun, Hold> {
         let pause = self.pauses.get(address);
-        if pause.is_some_and(|pause| now < pause.until) {
-            return Err(Hold::Refused);
+        if let Some(pause) = pause.filter(|pause| now < pause.until) {
+            return Err(Hold::Refused(pause.until.saturating_duration_since(now)));
         }
-        let budgeted = source == AddressSource::Heard || pause.is_some();
-        let charged = budgeted.then(|| spent.begin(digest(address), now));
+        let budgeted = source != AddressSource::Named || pause.is_some();
+        let charge = charge(address, source);
+        let charged = budgeted.then(|| Ok((charge, spent.begin(charge, now)?)));
         Ok(OutboundRun {
             address: address.to_owned(),
             charged: charged.transpose()?,
@@ -206,8 +256,8 @@ impl Outbound {
         outcome: Outcome,
         now: Instant,
     ) {
-        if let Some(number) = run.charged {
-            spent.end(number, digest(&run.address), outcome, now);
+        if let Some((charge, number)) = run.charged {
+            spent.end(number, charge, outcome, now);
         }
         match outcome {
             Outcome::Paired => {
@@ -234,7 +284,7 @@ impl Outbound {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use super::AddressSource::{Heard, Named};
+    use super::AddressSource::{Heard, Link, Named};
     use super::*;
 
     const HOUR: Duration = Duration::from_secs(3600);
@@ -282,7 +332,7 @@ mod tests {
             let early = until - Duration::from_secs(1);
             for source in [Named, Heard] {
                 let hold = table.begin("a:1", source, early).unwrap_err();
-                assert_eq!(hold, Hold::Refused);
+                assert_eq!(hold, Hold::Refused(Duration::from_secs(1)));
             }
             now = until;
         }
@@ -305,15 +355,15 @@ mod tests {
         let now = Instant::now();
         let mut table = Dialling::default();
         for number in 0..20 {
-            fail(&mut table, &format!("fake:{number}"), Heard, now);
+            fail(&mut table, &format!("fake.{number}:1"), Heard, now);
         }
-        let hold = table.begin("fake:20", Heard, now + HOUR).unwrap_err();
+        let hold = table.begin("fake.20:1", Heard, now + HOUR).unwrap_err();
         assert_eq!(hold, Hold::Budget(23 * HOUR));
         // What the user typed is tried all the same, once.
         fail(&mut table, "typed:1", Named, now);
         let hold = table.begin("typed:1", Named, now + HOUR).unwrap_err();
         assert_eq!(hold, Hold::Budget(23 * HOUR));
-        assert!(table.begin("fake:20", Heard, now + 24 * HOUR).is_ok());
+        assert!(table.begin("fake.20:1", Heard, now + 24 * HOUR).is_ok());
     }
 
     #[test]
@@ -321,13 +371,13 @@ mod tests {
         let now = Instant::now();
         let mut table = Dialling::default();
         let runs: Vec<_> = (0..100)
-            .filter_map(|number| table.begin(&format!("fake:{number}"), Heard, now).ok())
+            .filter_map(|number| table.begin(&format!("fake.{number}:1"), Heard, now).ok())
             .collect();
         assert_eq!(runs.len(), BUDGET);
         for run in runs {
             table.end(run, Outcome::Paired, now);
         }
-        assert!(table.begin("fake:1", Heard, now).is_ok());
+        assert!(table.begin("fake.1:1", Heard, now).is_ok());
     }
 
     #[test]
@@ -346,7 +396,7 @@ mod tests {
         let mut now = Instant::now();
         let mut table = Dialling::default();
         for number in 0..100 {
-            fail(&mut table, &format!("a:{number}"), Heard, now);
+            fail(&mut table, &format!("a{number}:1"), Heard, now);
             now += 2 * HOUR;
         }
         assert!(
@@ -364,7 +414,7 @@ mod tests {
         for start in 0..100 {
             table.restart();
             for number in 0..30 {
-                let address = format!("fake{start}:{number}");
+                let address = format!("fake{start}.{number}:1");
                 if let Ok(run) = table.begin(&address, Heard, now) {
                     table.end(run, Outcome::WrongPassword, now);
                     guesses += 1;
@@ -374,27 +424,77 @@ mod tests {
         }
         assert_eq!(guesses, BUDGET);
         table.restart();
-        assert!(table.begin("fake:1", Heard, now + BUDGET_WINDOW).is_ok());
+        assert!(table.begin("fake.1:1", Heard, now + BUDGET_WINDOW).is_ok());
     }
 
     #[test]
     fn one_address_cannot_use_up_the_budget() {
         let now = Instant::now();
         let mut table = Dialling::default();
-        for _ in 0..ADDRESS_LIMIT {
+        for _ in 0..NETWORK_LIMIT {
             table.restart();
             fail(&mut table, "theirs:1", Heard, now);
         }
         table.restart();
         assert_eq!(
             table.begin("theirs:1", Heard, now).unwrap_err(),
-            Hold::Refused
+            Hold::Refused(BUDGET_WINDOW)
         );
         assert!(table.begin("new:1", Heard, now).is_ok());
         // What the user typed is tried once a start, as ever.
         fail(&mut table, "theirs:1", Named, now);
         table.restart();
         fail(&mut table, "theirs:1", Named, now);
+    }
+
+    #[test]
+    fn all_ports_of_a_host_spend_what_one_does() {
+        let now = Instant::now();
+        for (first, other) in [
+            ("10.0.0.1:1", "10.0.0.1:2"),
+            ("[2001:db8::1]:1", "[2001:db8::2]:1"),
+            ("[fe80::1%eth0]:1", "[fe80::1%eth0]:2"),
+            ("a.example:1", "a.example:2"),
+        ] {
+            let mut table = Dialling::default();
+            for _ in 0..NETWORK_LIMIT {
+                table.restart();
+                fail(&mut table, first, Link, now);
+            }
+            let hold = table.begin(other, Heard, now).unwrap_err();
+            assert_eq!(hold, Hold::Refused(BUDGET_WINDOW), "{other}");
+            for new in [
+                "10.0.0.2:1",
+                "[2001:db8:0:1::1]:1",
+                "[fe80::2%eth0]:1",
+                "b:1",
+            ] {
+                let run = table.begin(new, Heard, now).unwrap();
+                table.end(run, Outcome::Nothing, now);
+            }
+        }
+    }
+
+    #[test]
+    fn strangers_on_a_link_spend_half_of_the_day() {
+        let now = Instant::now();
+        let mut table = Dialling::default();
+        let mut runs = Vec::new();
+        for number in 0..100 {
+            table.restart();
+            runs.extend(table.begin(&format!("10.0.0.{number}:1"), Link, now));
+        }
+        assert_eq!(runs.len(), BUDGET / LINK_DIVISOR, "under way");
+        for run in runs {
+            table.end(run, Outcome::WrongPassword, now);
+        }
+        let hold = table.begin("10.0.0.200:1", Link, now).unwrap_err();
+        assert_eq!(hold, Hold::Budget(BUDGET_WINDOW));
+        // At home, members are where they were, and told of by members.
+        for number in 0..BUDGET / LINK_DIVISOR {
+            fail(&mut table, &format!("home{number}:1"), Heard, now);
+        }
+        assert!(table.begin("home:1", Heard, now).is_err(), "twenty in all");
     }
 
     #[test]
@@ -407,11 +507,11 @@ mod tests {
         }
         let run = table.begin("a:1", Heard, now).unwrap();
         table.end(run, Outcome::Paired, now);
-        for _ in 0..ADDRESS_LIMIT {
+        for _ in 0..NETWORK_LIMIT {
             table.restart();
             fail(&mut table, "a:1", Heard, now);
         }
-        assert_eq!(table.spent.failures.len(), 2 + ADDRESS_LIMIT);
+        assert_eq!(table.spent.failures.len(), 2 + NETWORK_LIMIT);
     }
 
     #[test]
@@ -419,12 +519,14 @@ mod tests {
         let now = Instant::now();
         let mut table = Dialling::default();
         for number in 0..BUDGET {
-            let _ = table.begin(&format!("fake:{number}"), Heard, now).unwrap();
+            let _ = table
+                .begin(&format!("fake.{number}:1"), Heard, now)
+                .unwrap();
         }
         table.restart();
         let early = now + LEASE - Duration::from_secs(1);
-        assert!(table.begin("fake:1", Heard, early).is_err());
-        assert!(table.begin("fake:1", Heard, now + LEASE).is_ok());
+        assert!(table.begin("fake.1:1", Heard, early).is_err());
+        assert!(table.begin("fake.1:1", Heard, now + LEASE).is_ok());
     }
 
     #[test]
@@ -434,9 +536,9 @@ mod tests {
             spent: SpentGuesses::unrecorded(),
             ..Dialling::default()
         };
-        fail(&mut table, "fake:1", Heard, now);
-        fail(&mut table, "fake:2", Heard, now);
-        assert!(table.begin("fake:3", Heard, now).is_err());
+        fail(&mut table, "fake.1:1", Heard, now);
+        fail(&mut table, "fake.2:1", Heard, now);
+        assert!(table.begin("fake.3:1", Heard, now).is_err());
         fail(&mut table, "typed:1", Named, now);
     }
 }

@@ -24,9 +24,12 @@ use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::Guesses;
+use super::known_keys::{self, RememberedKeys};
 use super::stamps::{self, Clocks, LENGTH};
+use crate::types::PeerId;
 
 const FILE_NAME: &str = "guesses";
+const KNOWN_KEYS: &str = "known-keys";
 
 /// Others hold the lock for microseconds. Whoever holds it for longer than this was stopped in the
 /// middle, and is not waited for.
@@ -76,7 +79,7 @@ impl GuessRecord {
     /// Lets `change` decide about the record, and keeps what it made of it. Takes some
     /// microseconds, and in the worst case a quarter of a second and what the filesystem needs.
     pub fn update<T>(&self, change: impl FnOnce(&mut Guesses, Instant) -> T) -> T {
-        match self.0.locked() {
+        match self.0.locked(FILE_NAME) {
             Ok(file) => self.0.update_file(&file, change),
             Err(why) => {
                 self.0.complain(&why);
@@ -86,15 +89,50 @@ impl GuessRecord {
     }
 }
 
+impl GuessRecord {
+    /// Whose keys proved the password lately. Nobody's when there is no file that can be used.
+    pub fn known_keys(&self) -> RememberedKeys {
+        let known = |file: &File| Ok(read_known(file)?.0);
+        let known = self.0.locked(KNOWN_KEYS).and_then(|file| known(&file));
+        known.unwrap_or_else(|why| {
+            tracing::debug!("{KNOWN_KEYS}: {why}");
+            RememberedKeys::default()
+        })
+    }
+
+    /// Writes down that `peer` has just proved the password. That it fails costs a member a wait
+    /// after a restart, and only while strangers guess.
+    pub fn note_known(&self, peer: PeerId) {
+        let noted = self.0.locked(KNOWN_KEYS).and_then(|file| {
+            let (mut known, clocks) = read_known(&file)?;
+            known.note(peer, clocks.now);
+            let bytes = known.encode(&clocks);
+            file.write_all_at(&bytes, 0)?;
+            file.set_len(bytes.len() as u64)
+        });
+        if let Err(why) = noted {
+            tracing::debug!("{KNOWN_KEYS}: {why}");
+        }
+    }
+}
+
+fn read_known(file: &File) -> io::Result<(RememberedKeys, Clocks)> {
+    let mut bytes = vec![0; known_keys::MAX_LENGTH];
+    let length = read(file, &mut bytes)?;
+    let clocks = Clocks::read();
+    let known = RememberedKeys::decode(&bytes[..length], &clocks);
+    Ok((known.unwrap_or_default(), clocks))
+}
+
 impl Inner {
-    /// The file, checked, and locked until it is closed.
-    fn locked(&self) -> io::Result<File> {
+    /// One of the files, checked, and locked until it is closed.
+    fn locked(&self, name: &str) -> io::Result<File> {
         let directory = self.directory.as_ref().ok_or(io::ErrorKind::NotFound)?;
         // Not through a link, and a FIFO of that name is an error instead of a hang.
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let flags = flags | OFlags::CLOEXEC;
         let mode = Mode::RUSR | Mode::WUSR;
-        let file: File = rustix::fs::openat(directory, FILE_NAME, flags, mode)?.into();
+        let file: File = rustix::fs::openat(directory, name, flags, mode)?.into();
         let metadata = file.metadata()?;
         if !metadata.is_file() {
             return Err(io::Error::other("it is not a regular file"));
@@ -208,7 +246,7 @@ mod tests {
     /// How many guesses fakes get, each of `count` in a process of its own.
     fn guesses(state: &Path, count: usize) -> usize {
         let got = (0..count)
-            .filter(|number| guess(&GuessRecord::open(state), &format!("fake:{number}")).is_ok());
+            .filter(|number| guess(&GuessRecord::open(state), &format!("fake.{number}:1")).is_ok());
         got.count()
     }
 
@@ -227,7 +265,7 @@ mod tests {
             let writers = (0..8).map(|writer: usize| {
                 let record = GuessRecord::open(state.path());
                 scope.spawn(move || {
-                    let fakes = (0..20).map(|n| format!("fake{writer}:{n}"));
+                    let fakes = (0..20).map(|n| format!("fake{writer}.{n}:1"));
                     fakes.filter(|fake| guess(&record, fake).is_ok()).count()
                 })
             });
@@ -295,7 +333,7 @@ mod tests {
             let (state, file) = state();
             spoil(&file);
             let record = GuessRecord::open(state.path());
-            let fakes = (0..50).map(|number| format!("fake:{number}"));
+            let fakes = (0..50).map(|number| format!("fake.{number}:1"));
             let got = fakes.filter(|fake| guess(&record, fake).is_ok()).count();
             assert_eq!(got, 2);
             assert_eq!(record.update(|all, _| all.inbound.count), 3);
@@ -311,10 +349,10 @@ mod tests {
         let stopped = File::options().write(true).open(&file).unwrap();
         rustix::fs::flock(&stopped, FlockOperation::LockExclusive).unwrap();
         let begin = Instant::now();
-        assert!(guess(&record, "fake:1").is_ok());
+        assert!(guess(&record, "fake.1:1").is_ok());
         assert!(begin.elapsed() < 8 * PATIENCE);
         drop(stopped);
-        assert!(guess(&record, "fake:2").is_ok());
+        assert!(guess(&record, "fake.2:1").is_ok());
         assert_eq!(record.update(|all, _| all.outbound.failures.len()), 1);
     }
 }

@@ -38,6 +38,12 @@ pub(super) struct Clocks {
 }
 
 impl Clocks {
+    /// `at` as it is written.
+    pub(super) fn stamp(&self, at: Instant) -> i64 {
+        let age = self.now.saturating_duration_since(at).as_millis();
+        self.since_boot - i64::try_from(age).unwrap_or(i64::MAX / 2)
+    }
+
     pub(super) fn read() -> Self {
         let milliseconds = |clock| {
             let time = clock_gettime(clock);
@@ -62,18 +68,50 @@ fn boot_id() -> [u8; 16] {
     id
 }
 
+/// When a record was written, as the clocks said then and say now.
+pub(super) struct Stamps {
+    written: i64,
+    since_written: i64,
+}
+
+impl Stamps {
+    pub(super) fn write(writer: &mut Writer, clocks: &Clocks) {
+        writer.0.extend(clocks.boot);
+        writer.number(clocks.since_boot);
+        writer.number(clocks.calendar);
+    }
+
+    pub(super) fn read(reader: &mut Reader<'_>, clocks: &Clocks) -> Option<Self> {
+        let (boot, rest) = reader.0.split_first_chunk::<16>()?;
+        reader.0 = rest;
+        let (written, calendar) = (reader.number()?, reader.number()?);
+        let since_written = if *boot == clocks.boot {
+            clocks.since_boot.saturating_sub(written)
+        } else {
+            clocks.calendar.saturating_sub(calendar)
+        };
+        Some(Self {
+            written,
+            since_written,
+        })
+    }
+
+    /// The time of `stamp`; `None` for what is older than the machine can tell.
+    pub(super) fn time(&self, stamp: i64, clocks: &Clocks) -> Option<Instant> {
+        let age = self.written.saturating_sub(stamp).max(0);
+        let age = age.saturating_add(self.since_written.max(0));
+        let age = Duration::from_millis(age.unsigned_abs());
+        clocks.now.checked_sub(age)
+    }
+}
+
 /// The bytes of a record.
 pub(super) fn encode(guesses: &Guesses, clocks: &Clocks) -> [u8; LENGTH] {
-    let stamp = |at: Instant| {
-        let age = clocks.now.saturating_duration_since(at).as_millis();
-        clocks.since_boot - i64::try_from(age).unwrap_or(i64::MAX / 2)
-    };
+    let stamp = |at: Instant| clocks.stamp(at);
     let optional = |at: Option<Instant>| at.map_or(i64::MIN, stamp);
     let mut writer = Writer(Vec::with_capacity(LENGTH));
     writer.0.extend(MAGIC);
-    writer.0.extend(clocks.boot);
-    writer.number(clocks.since_boot);
-    writer.number(clocks.calendar);
+    Stamps::write(&mut writer, clocks);
     let inbound = &guesses.inbound;
     writer.number(inbound.count.into());
     writer.number(optional(inbound.decayed_at));
@@ -106,21 +144,8 @@ pub(super) fn decode(record: &[u8], clocks: &Clocks) -> Option<Guesses> {
         return None;
     }
     let mut reader = Reader(body.strip_prefix(MAGIC)?);
-    let (boot, rest) = reader.0.split_first_chunk::<16>()?;
-    reader.0 = rest;
-    let (written, calendar) = (reader.number()?, reader.number()?);
-    let since_written = if *boot == clocks.boot {
-        clocks.since_boot.saturating_sub(written)
-    } else {
-        clocks.calendar.saturating_sub(calendar)
-    };
-    let time = |stamp: i64| {
-        let age = written.saturating_sub(stamp).max(0);
-        let age = age.saturating_add(since_written.max(0));
-        let age = Duration::from_millis(age.unsigned_abs());
-        // What is older than the machine can tell is old.
-        clocks.now.checked_sub(age)
-    };
+    let stamps = Stamps::read(&mut reader, clocks)?;
+    let time = |stamp: i64| stamps.time(stamp, clocks);
     let optional = |stamp: i64| (stamp != i64::MIN).then(|| time(stamp))?;
     let inbound = StrangerFailures {
         count: u32::try_from(reader.number()?).ok()?,
@@ -152,18 +177,18 @@ pub(super) fn decode(record: &[u8], clocks: &Clocks) -> Option<Guesses> {
     Some(Guesses { inbound, outbound })
 }
 
-struct Writer(Vec<u8>);
+pub(super) struct Writer(pub(super) Vec<u8>);
 
 impl Writer {
-    fn number(&mut self, number: i64) {
+    pub(super) fn number(&mut self, number: i64) {
         self.0.extend(number.to_le_bytes());
     }
 }
 
-struct Reader<'a>(&'a [u8]);
+pub(super) struct Reader<'a>(pub(super) &'a [u8]);
 
 impl Reader<'_> {
-    fn number(&mut self) -> Option<i64> {
+    pub(super) fn number(&mut self) -> Option<i64> {
         let (number, rest) = self.0.split_first_chunk::<8>()?;
         self.0 = rest;
         Some(i64::from_le_bytes(*number))

@@ -113,8 +113,8 @@ impl MdnsEndpoint {
                     addresses: addresses.clone(),
                     state: self
                         .responder
-                        .is_some()
-                        .then(|| Responder::begin(jitter, now)),
+                        .as_ref()
+                        .map(|responder| responder.begin(jitter, now)),
                     query_at: now + jitter.between(FIRST_QUERY),
                     interval: Duration::from_secs(1),
                     missing_at: now,
@@ -246,6 +246,11 @@ impl MdnsEndpoint {
     pub(super) fn sightings(&mut self, now: Instant) -> Vec<Sighting> {
         let zone = |link| Some(self.links.get(&link)?.name.clone());
         self.neighbours.sightings(zone, now)
+    }
+
+    /// `id`, one of those reported, is in contact.
+    pub(super) fn met(&mut self, id: PeerId) {
+        self.neighbours.met(id);
     }
 
     /// When [`MdnsEndpoint::act`] and [`MdnsEndpoint::sightings`] have something to do next.

@@ -32,8 +32,9 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use self::endpoint::{ChannelId, MdnsEndpoint};
 use self::intake::RateAllowance;
 use self::links::{LocalLink, MulticastSockets};
+pub(crate) use self::neighbours::Sighting;
 use crate::error::Error;
-use crate::types::{Address, PeerId};
+use crate::types::PeerId;
 
 /// How often interfaces are looked for that came, went or changed their addresses.
 const RESCAN: Duration = Duration::from_secs(3);
@@ -50,8 +51,8 @@ const REST: Duration = Duration::from_millis(20);
 /// Datagrams that are taken from one socket before the others have their turn.
 const TURN: usize = 32;
 
-/// Told who was announced, and where.
-pub(crate) type Found = Arc<dyn Fn(PeerId, &[Address]) + Send + Sync>;
+/// Told who was announced, and where. True when that node is in contact already.
+pub(crate) type Found = Arc<dyn Fn(&Sighting) -> bool + Send + Sync>;
 
 /// Announces this node and listens for others, until stopped.
 pub(crate) struct Discovery {
@@ -131,9 +132,15 @@ impl DiscoveryThread {
                 self.sockets
                     .send(datagram.channel, datagram.to, &datagram.bytes);
             }
-            for (id, addresses) in self.endpoint.sightings(now) {
-                tracing::debug!("multicast says that {id:?} is at {addresses:?}");
-                (self.found)(id, &addresses);
+            for sighting in self.endpoint.sightings(now) {
+                let id = sighting.id;
+                if !sighting.is_repeated {
+                    let addresses: Vec<_> = sighting.addresses.iter().map(|(at, _)| at).collect();
+                    tracing::debug!("multicast says that {id:?} is at {addresses:?}");
+                }
+                if (self.found)(&sighting) {
+                    self.endpoint.met(id);
+                }
             }
             let next = self.endpoint.next(now).map_or(rescan, |at| at.min(rescan));
             let readable = if self.taken.has(now) {
@@ -230,7 +237,10 @@ mod tests {
         let found = Arc::new(Mutex::new(Vec::new()));
         let start = |n: u8, port: u16| {
             let found = found.clone();
-            let note = move |other, _: &[Address]| found.lock().push((n, other));
+            let note = move |sighting: &Sighting| {
+                found.lock().push((n, sighting.id));
+                true
+            };
             Discovery::start(id(n), port, Arc::new(note)).unwrap()
         };
         let (listening, silent) = (start(1, 7), start(2, 0));

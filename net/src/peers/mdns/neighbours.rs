@@ -21,12 +21,20 @@ pub(super) const MAX_INSTANCES: usize = 128;
 /// The most addresses of one instance.
 const MAX_ADDRESSES: usize = crate::wire::MemberRecord::MAX_ADDRESSES;
 
+/// The most instances that take the addresses of one host. Each node has a host name of its own, and
+/// many instances with one would make each of its addresses many times the work.
+const MAX_INSTANCES_OF_HOST: usize = 4;
+
 /// The longest that an announcement is believed, whatever it says: the usual life of such records
 /// (RFC 6762, section 10).
 const MAX_TTL: u32 = 4500;
 
 /// What has not changed is reported again no sooner than this: it may have come back.
 const REPEAT: Duration = Duration::from_secs(120);
+
+/// While whoever is announced is not in contact, it is reported again after this time, then after
+/// twice that, up to [`REPEAT`]: there may have been no room for it yet.
+const REPEAT_UNMET: Duration = Duration::from_secs(3);
 
 /// How many reports may be made: each is looked at by the table of members.
 const REPORTS_PER_SECOND: u32 = 50;
@@ -46,15 +54,33 @@ pub(super) type LinkIndex = u32;
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Located {
     id: PeerId,
-    /// In order.
-    addresses: Vec<IpAddr>,
+    /// In order, and whether it was the sender's.
+    addresses: Vec<(IpAddr, bool)>,
     port: u16,
+}
+
+/// Each sender speaks for itself alone: whoever announces the instance of somebody else has one of
+/// his own, and can neither change nor withdraw the other.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+struct InstanceKey {
+    link: LinkIndex,
+    sender: IpAddr,
+    name: DnsName,
+}
+
+/// How many instances took the addresses of a host out of one message, and those.
+type HostRecords<'a> = (usize, Vec<(&'a DnsRecord, IpAddr)>);
+
+#[derive(Clone, Copy, Debug)]
+struct HostAddress {
+    ip: IpAddr,
+    /// It is the sender's own.
+    is_source: bool,
+    heard: Instant,
 }
 
 #[derive(Debug)]
 struct ServiceInstance {
-    /// Who announced it first.
-    sender: IpAddr,
     /// When it was last announced.
     heard: Instant,
     expires: Instant,
@@ -62,10 +88,12 @@ struct ServiceInstance {
     target: Option<(DnsName, u16)>,
     /// Who it is, once that was said; `None` inside when it is no node of this protocol.
     id: Option<Option<PeerId>>,
-    addresses: Vec<(IpAddr, Instant)>,
+    addresses: Vec<HostAddress>,
     /// What was reported, and when.
     reported: Option<(Located, Instant)>,
     is_changed: bool,
+    /// When it is reported again, and the wait after that; nothing once it is in contact.
+    repeat: Option<(Instant, Duration)>,
     asked: u8,
     ask_at: Instant,
 }
@@ -74,7 +102,8 @@ impl ServiceInstance {
     /// All of it, once it is known.
     fn located(&self) -> Option<Located> {
         let (port, id) = (self.target.as_ref()?.1, self.id??);
-        let mut addresses: Vec<IpAddr> = self.addresses.iter().map(|(ip, _)| *ip).collect();
+        let addresses = self.addresses.iter();
+        let mut addresses: Vec<_> = addresses.map(|one| (one.ip, one.is_source)).collect();
         addresses.sort();
         (!addresses.is_empty() && port != 0).then_some(Located {
             id,
@@ -98,31 +127,48 @@ impl ServiceInstance {
         lacks && !is_other && self.asked < MAX_ASKED
     }
 
-    fn add(&mut self, record: &DnsRecord, ip: IpAddr, now: Instant) {
+    /// True when it is to be reported again although it has not changed.
+    fn is_repeated(&self, now: Instant) -> bool {
+        self.repeat.is_some_and(|(at, _)| at <= now)
+    }
+
+    fn add(&mut self, record: &DnsRecord, ip: IpAddr, is_source: bool, now: Instant) {
         self.is_changed = true;
         // One message may hold several addresses, each of which replaces what was there before
         // (RFC 6762, section 10.2).
         let is_old = |at: Instant| at + Duration::from_secs(1) < now;
-        let replaced = |(held, at): &(IpAddr, Instant)| {
-            record.is_unique && is_old(*at) && held.is_ipv4() == ip.is_ipv4()
+        let replaced = |held: &HostAddress| {
+            record.is_unique && is_old(held.heard) && held.ip.is_ipv4() == ip.is_ipv4()
         };
         self.addresses
-            .retain(|held| held.0 != ip && !replaced(held));
+            .retain(|held| held.ip != ip && !replaced(held));
         if record.ttl > 0 && self.addresses.len() < MAX_ADDRESSES {
-            self.addresses.push((ip, now));
+            self.addresses.push(HostAddress {
+                ip,
+                is_source,
+                heard: now,
+            });
         }
     }
 }
 
-/// Who was announced, and where: the addresses in one spelling, in order.
-pub(super) type Sighting = (PeerId, Vec<Address>);
+/// Who was announced, and where.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Sighting {
+    /// Who.
+    pub(crate) id: PeerId,
+    /// Where, and whether the announcement came from that very address. Those come first.
+    pub(crate) addresses: Vec<(Address, bool)>,
+    /// It is what was reported before.
+    pub(crate) is_repeated: bool,
+}
 
 /// The table.
 #[derive(Debug)]
 pub(super) struct Neighbours {
     me: PeerId,
     service: DnsName,
-    instances: HashMap<(LinkIndex, DnsName), ServiceInstance>,
+    instances: HashMap<InstanceKey, ServiceInstance>,
     reports: RateAllowance,
 }
 
@@ -154,11 +200,11 @@ impl Neighbours {
                 self.announced(link, instance, record.ttl, sender, now);
             }
         }
-        let mut hosts: HashSet<&DnsName> = HashSet::new();
-        for record in message.records().filter(|record| record.ttl > 0) {
+        let mut hosts: HashMap<&DnsName, HostRecords<'_>> = HashMap::new();
+        for record in message.records() {
             match &record.data {
-                RecordData::Service { host, port } => {
-                    self.change(link, &record.name, |one| {
+                RecordData::Service { host, port } if record.ttl > 0 => {
+                    self.change(link, sender, &record.name, |one| {
                         let target = Some((host.clone(), *port));
                         if one.target.as_ref().is_some_and(|(held, _)| held != host) {
                             one.addresses.clear();
@@ -166,29 +212,38 @@ impl Neighbours {
                         one.target = target;
                     });
                 }
-                RecordData::Text(text) => self.change(link, &record.name, |one| {
-                    one.id = Some(read_text(text));
-                }),
-                RecordData::Address(_) => {
-                    hosts.insert(&record.name);
+                RecordData::Text(text) if record.ttl > 0 => {
+                    self.change(link, sender, &record.name, |one| {
+                        one.id = Some(read_text(text));
+                    });
                 }
-                RecordData::Pointer(_) => {}
+                RecordData::Address(ip) => {
+                    let (_, of_host) = hosts.entry(&record.name).or_default();
+                    if of_host.len() < MAX_ADDRESSES {
+                        of_host.push((record, *ip));
+                    }
+                }
+                _ => {}
             }
         }
         if hosts.is_empty() {
             return;
         }
-        for ((on, _), instance) in &mut self.instances {
-            let Some((host, _)) = &instance.target else {
-                continue;
-            };
-            if *on != link || !hosts.contains(host) {
+        for (key, instance) in &mut self.instances {
+            if key.link != link || key.sender != sender {
                 continue;
             }
-            let host = host.clone();
-            for record in message.records().filter(|record| record.name == host) {
-                if let RecordData::Address(ip) = record.data {
-                    instance.add(record, ip, now);
+            if instance.id == Some(None) {
+                continue;
+            }
+            let host = instance.target.as_ref().map(|(host, _)| host);
+            let Some((count, addresses)) = host.and_then(|host| hosts.get_mut(host)) else {
+                continue;
+            };
+            if *count < MAX_INSTANCES_OF_HOST {
+                *count += 1;
+                for (record, ip) in addresses {
+                    instance.add(record, *ip, *ip == sender, now);
                 }
             }
         }
@@ -197,20 +252,30 @@ impl Neighbours {
     fn change(
         &mut self,
         link: LinkIndex,
+        sender: IpAddr,
         name: &DnsName,
         change: impl FnOnce(&mut ServiceInstance),
     ) {
         if !name.is_child_of(&self.service) {
             return;
         }
-        if let Some(instance) = self.instances.get_mut(&(link, name.clone())) {
+        let key = InstanceKey {
+            link,
+            sender,
+            name: name.clone(),
+        };
+        if let Some(instance) = self.instances.get_mut(&key) {
             change(instance);
             instance.is_changed = true;
         }
     }
 
     fn announced(&mut self, link: u32, name: &DnsName, ttl: u32, sender: IpAddr, now: Instant) {
-        let key = (link, name.clone());
+        let key = InstanceKey {
+            link,
+            sender,
+            name: name.clone(),
+        };
         if ttl == 0 {
             self.instances.remove(&key);
             return;
@@ -222,7 +287,6 @@ impl Neighbours {
             .instances
             .entry(key)
             .or_insert_with(|| ServiceInstance {
-                sender,
                 heard: now,
                 expires: now,
                 target: None,
@@ -230,6 +294,7 @@ impl Neighbours {
                 addresses: Vec::new(),
                 reported: None,
                 is_changed: true,
+                repeat: None,
                 asked: 0,
                 ask_at: now + ASK_AFTER,
             });
@@ -245,7 +310,7 @@ impl Neighbours {
             return;
         }
         let entries = self.instances.iter();
-        let entries = entries.map(|(key, one)| (key, one.sender, one.heard));
+        let entries = entries.map(|(key, one)| (key, key.sender, one.heard));
         if let Some(key) = crowd::oldest_of_largest(entries).cloned() {
             self.instances.remove(&key);
         }
@@ -257,7 +322,7 @@ impl Neighbours {
 
     /// Forgets what was heard on links that are gone.
     pub(super) fn keep_links(&mut self, is_there: impl Fn(LinkIndex) -> bool) {
-        self.instances.retain(|(link, _), _| is_there(*link));
+        self.instances.retain(|key, _| is_there(key.link));
     }
 
     /// Whom to report now. `zone` names a link.
@@ -270,19 +335,24 @@ impl Neighbours {
         if !self.reports.has(now) {
             return sightings;
         }
+        self.expire(now);
         let mut announced: HashMap<IpAddr, usize> = HashMap::new();
-        for instance in self.instances.values() {
-            *announced.entry(instance.sender).or_default() += 1;
+        for key in self.instances.keys() {
+            *announced.entry(key.sender).or_default() += 1;
         }
-        let changed = self.instances.iter_mut().filter(|(_, one)| one.is_changed);
+        let is_due = |one: &ServiceInstance| one.is_changed || one.is_repeated(now);
+        let changed = self.instances.iter_mut().filter(|(_, one)| is_due(one));
         let mut changed: Vec<_> = changed.collect();
         // Whoever announces the most waits the longest.
-        changed.sort_by_key(|(_, one)| announced.get(&one.sender).copied());
-        for ((link, _), instance) in changed {
+        changed.sort_by_key(|(key, _)| announced.get(&key.sender).copied());
+        for (key, instance) in changed {
             let Some(located) = instance.located() else {
+                instance.repeat = None;
                 continue;
             };
-            if located.id == self.me || !instance.is_news(&located, now) {
+            // Only what was said again is news for being old.
+            let is_news = instance.is_changed && instance.is_news(&located, now);
+            if located.id == self.me || !(is_news || instance.is_repeated(now)) {
                 instance.is_changed = false;
                 continue;
             }
@@ -290,25 +360,53 @@ impl Neighbours {
                 break;
             }
             instance.is_changed = false;
-            let zone = zone(*link);
-            let hosts = located.addresses.iter();
-            let hosts = hosts.filter_map(|ip| spell(*ip, zone.as_deref()));
-            let addresses = hosts.map(|host| Address::new(host, located.port));
-            sightings.push((located.id, addresses.collect()));
-            instance.reported = Some((located, now));
+            let zone = zone(key.link);
+            let spell = |(ip, is_source): &(IpAddr, bool)| {
+                let host = spell(*ip, zone.as_deref())?;
+                Some((Address::new(host, located.port), *is_source))
+            };
+            let mut addresses: Vec<_> = located.addresses.iter().filter_map(spell).collect();
+            addresses.sort_by_key(|(_, is_source)| !is_source);
+            sightings.push(Sighting {
+                id: located.id,
+                addresses,
+                is_repeated: !is_news,
+            });
+            let wait = match instance.repeat {
+                Some((_, wait)) if !is_news => (2 * wait).min(REPEAT),
+                _ => REPEAT_UNMET,
+            };
+            instance.repeat = Some((now + wait, wait));
+            // A repetition is no reason to wait for longer with what comes back.
+            if is_news {
+                instance.reported = Some((located, now));
+            }
         }
         sightings
     }
 
+    /// `id`, which was reported, is in contact: it needs not be reported again, nor answer queries.
+    pub(super) fn met(&mut self, id: PeerId) {
+        for instance in self.instances.values_mut() {
+            if instance.id == Some(Some(id)) {
+                instance.repeat = None;
+            }
+        }
+    }
+
     /// The instances on `link` that need not answer a query: those that were heard of in the first
-    /// half of their life, as records with the time that is left.
+    /// half of their life, as records with the time that is left. Whoever is not in contact had
+    /// better answer: somebody else may have announced its name.
     pub(super) fn known(&self, link: LinkIndex, most: usize, now: Instant) -> Vec<DnsRecord> {
         let half = Duration::from_secs(u64::from(MAX_TTL) / 2);
-        let instances = self.instances.iter().filter(|((on, _), _)| *on == link);
-        let known = instances.filter_map(|((_, name), instance)| {
+        let mut names = HashSet::new();
+        let instances = self.instances.iter().filter(|(key, _)| key.link == link);
+        let known = instances.filter_map(|(InstanceKey { name, .. }, instance)| {
             let left = instance.expires.saturating_duration_since(now);
-            // Who is incomplete had better answer.
-            (left > half && instance.located().is_some()).then(|| DnsRecord {
+            let is_met = instance.reported.is_some() && instance.repeat.is_none();
+            let is_met = is_met || instance.id == Some(Some(self.me));
+            let is_whole = instance.located().is_some();
+            (left > half && is_met && is_whole && names.insert(name)).then(|| DnsRecord {
                 name: self.service.clone(),
                 ttl: left.as_secs() as u32,
                 is_unique: false,
@@ -326,7 +424,7 @@ impl Neighbours {
         now: Instant,
     ) -> Vec<DnsQuestion> {
         let mut questions = Vec::new();
-        for ((on, name), instance) in &mut self.instances {
+        for (InstanceKey { link: on, name, .. }, instance) in &mut self.instances {
             if questions.len() + 2 > most {
                 break;
             }
@@ -358,8 +456,12 @@ impl Neighbours {
         let asks = asks.map(|one| one.ask_at);
         // Only the bound on reports leaves any behind.
         let left = instances.filter(|one| one.is_changed && one.located().is_some());
-        let left = left.map(|_| now + Duration::from_millis(100));
-        asks.chain(left).min()
+        let soon = now + Duration::from_millis(100);
+        let left = left.map(|_| soon);
+        let repeats = self.instances.values();
+        let repeats = repeats.filter_map(|one| Some(one.repeat?.0));
+        let repeats = repeats.map(|at| if at <= now { soon } else { at });
+        asks.chain(left).chain(repeats).min()
     }
 
     /// How many instances are kept.

@@ -56,10 +56,15 @@ impl OwnRecords {
             0 => id.short(),
             more => format!("{}-{}", id.short(), more + 1),
         };
+        Self::under(id, port, &label)
+    }
+
+    /// Under the name `label`.
+    pub(super) fn under(id: PeerId, port: u16, label: &str) -> Self {
         Self {
             id,
             port,
-            instance: DnsName::new([&label, "_tinyp2p", "_tcp", "local"]),
+            instance: DnsName::new([label, "_tinyp2p", "_tcp", "local"]),
             host: DnsName::new([&format!("tinyp2p-{label}"), "local"]),
         }
     }

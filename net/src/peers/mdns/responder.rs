@@ -38,13 +38,14 @@ const DEFENCE_GAP: Duration = Duration::from_millis(250);
 const SHARED_DELAY: (u64, u64) = (20, 120);
 const TRUNCATED_DELAY: (u64, u64) = (400, 500);
 
-/// After so many names were taken by others, or lost to them, each further try waits (section 8.1).
-const PATIENT_RENAMES: u32 = 15;
-const RENAME_PAUSE: Duration = Duration::from_secs(5);
+/// After so many names were taken by others, the next one is drawn at random, announced without
+/// asking, and kept. Names mean nothing here, and nobody else has that one by accident: somebody is
+/// at work who says that every name is his, and whoever went on to ask would never be found.
+const MAX_RENAMES: u32 = 4;
 /// The wait after a probe at the same time as somebody else's; and how many of those mean that the
 /// name is taken.
 const TIE_PAUSE: Duration = Duration::from_secs(1);
-const MAX_TIES: u8 = 5;
+const MAX_TIES: u8 = 2;
 /// A name that is in use is defended, and probed for again no sooner than this.
 const CONFLICT_GAP: Duration = Duration::from_secs(10);
 
@@ -62,10 +63,14 @@ impl Jitter {
 
     /// From `low` up to `high` milliseconds.
     pub(super) fn between(&mut self, (low, high): (u64, u64)) -> Duration {
+        Duration::from_millis(low + self.number() % (high - low))
+    }
+
+    fn number(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
-        Duration::from_millis(low + self.0 % (high - low))
+        self.0
     }
 }
 
@@ -158,10 +163,23 @@ impl Responder {
         }
     }
 
+    /// True once the name is not given up any more.
+    fn is_settled(&self) -> bool {
+        self.attempt >= MAX_RENAMES
+    }
+
+    fn first_stage(&self) -> AnnounceStage {
+        if self.is_settled() {
+            AnnounceStage::Announcing(0)
+        } else {
+            AnnounceStage::Probing(0)
+        }
+    }
+
     /// The beginning of a new channel.
-    pub(super) fn begin(jitter: &mut Jitter, now: Instant) -> RecordState {
+    pub(super) fn begin(&self, jitter: &mut Jitter, now: Instant) -> RecordState {
         RecordState {
-            stage: AnnounceStage::Probing(0),
+            stage: self.first_stage(),
             next: now + jitter.between((0, PROBE_DELAY)),
             ties: 0,
             pending: None,
@@ -184,6 +202,9 @@ impl Responder {
         message: &DnsMessage,
         now: Instant,
     ) -> bool {
+        if self.is_settled() {
+            return false;
+        }
         let contradicted = message
             .records()
             .any(|r| r.ttl > 0 && self.ours.is_contradicted_by(r));
@@ -210,14 +231,20 @@ impl Responder {
         now: Instant,
     ) {
         self.attempt = self.attempt.saturating_add(1);
-        self.ours = OwnRecords::new(self.ours.id, self.ours.port, self.attempt);
-        let delay = if self.attempt < PATIENT_RENAMES {
-            jitter.between((0, PROBE_DELAY))
+        let (id, port) = (self.ours.id, self.ours.port);
+        self.ours = if self.is_settled() {
+            OwnRecords::under(
+                id,
+                port,
+                &format!("{}-{:016x}", id.short(), jitter.number()),
+            )
         } else {
-            RENAME_PAUSE
+            OwnRecords::new(id, port, self.attempt)
         };
+        let delay = jitter.between((0, PROBE_DELAY));
         for state in record_states {
             state.restart(now + delay);
+            state.stage = self.first_stage();
             state.ties = 0;
         }
     }

@@ -26,6 +26,8 @@ use std::time::{Duration, Instant};
 use super::book::Book;
 use super::candidate::{Belief, Owner, Setback, Teller};
 use super::crowd;
+use super::mdns::Sighting;
+use crate::auth::AddressSource;
 use crate::auth::limits::aggregate;
 use crate::error::Error;
 use crate::types::{Address, PeerId};
@@ -65,8 +67,8 @@ pub(crate) enum Task {
         address: Address,
         /// The only identity that is accepted there.
         expected: Option<PeerId>,
-        /// The user typed this address.
-        named: bool,
+        /// How this node came by it.
+        source: AddressSource,
     },
     /// Exchange hellos over the connection to a member; report by [`Table::greeted`].
     Hello {
@@ -216,9 +218,28 @@ impl Table {
         let owner = self.owner_of(&address);
         self.book
             .claim(&address, Belief::Said(id), teller, owner, now);
-        if teller == Teller::Link {
-            self.book.nudge(&address, now);
+    }
+
+    /// Multicast says that `id` is at the addresses of `sighting`, in their one spelling. True when
+    /// `id` is there already, and needs not be mentioned again.
+    pub(crate) fn sighted(&mut self, sighting: &Sighting, now: Instant) -> bool {
+        let id = sighting.id;
+        if id == self.me {
+            return true;
         }
+        for (address, is_source) in &sighting.addresses {
+            if *is_source {
+                let owner = self.owner_of(address);
+                self.book.claim_from_source(address, id, owner, now);
+            } else {
+                self.heard(address.clone(), id, Teller::Link, now);
+            }
+            if !sighting.is_repeated {
+                self.book.nudge(address, now);
+            }
+        }
+        let entry = self.members.get(&id);
+        entry.is_some_and(|entry| entry.state == State::Present)
     }
 
     /// The member `id`, authenticated, called from `network` and says that it can be dialled at

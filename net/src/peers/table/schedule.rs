@@ -82,7 +82,7 @@ impl Table {
                 let task = Task::Dial {
                     address: address.clone(),
                     expected: candidate.expected(),
-                    named: candidate.named.is_some(),
+                    source: candidate.source(),
                 };
                 let address = address.clone();
                 self.lanes[class] += 1;
@@ -107,7 +107,7 @@ impl Table {
             idle.then(|| (entry.class(), entry.hello_due, Job::Hello(*id)))
         });
         let dials = self.book.iter().filter_map(|(address, candidate)| {
-            let due = candidate.due()?;
+            let due = self.book.due(candidate)?;
             let wanted = !self.is_covered(address, candidate.belief);
             wanted.then(|| (candidate.class(), due, Job::Dial(address, candidate)))
         });

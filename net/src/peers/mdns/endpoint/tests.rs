@@ -51,6 +51,8 @@ struct TestLink {
     sent: Vec<(u8, DnsMessage)>,
     /// Whoever is heard by nobody.
     mute: Option<u8>,
+    /// Whoever is found is in contact at once.
+    meets: bool,
 }
 
 impl TestLink {
@@ -63,6 +65,7 @@ impl TestLink {
             found: Vec::new(),
             sent: Vec::new(),
             mute: None,
+            meets: true,
         }
     }
 
@@ -85,6 +88,9 @@ impl TestLink {
                 let next = node.next(self.now).unwrap();
                 assert!(next > self.now, "node {n} would act without end");
                 for sighting in node.sightings(self.now) {
+                    if self.meets {
+                        node.met(sighting.id);
+                    }
                     self.found.push((n, sighting));
                 }
                 for datagram in datagrams {
@@ -101,7 +107,7 @@ impl TestLink {
 
     fn has_found(&self, who: u8, whom: u8) -> bool {
         let mut found = self.found.iter();
-        found.any(|(n, (found, _))| *n == who && *found == id(whom))
+        found.any(|(n, found)| *n == who && found.id == id(whom))
     }
 
     fn responses(&self) -> usize {
@@ -175,8 +181,9 @@ fn neighbours_find_each_other_within_two_seconds() {
         assert!(wire.has_found(who, whom), "{who} has not found {whom}");
     }
     assert!((1..=3).all(|n| !wire.has_found(n, n) && !wire.has_found(n, 2)));
-    let at_1 = |(_, (found, _)): &&(u8, Sighting)| *found == id(1);
-    let (_, (_, addresses)) = wire.found.iter().find(at_1).unwrap();
+    let at_1 = |(_, found): &&(u8, Sighting)| found.id == id(1);
+    let (_, Sighting { addresses, .. }) = wire.found.iter().find(at_1).unwrap();
+    let addresses: Vec<_> = addresses.iter().map(|(at, _)| at.clone()).collect();
     let expected = [Address::new("10.0.0.1", 7), Address::new("fe80::1%eth0", 7)];
     assert_eq!(addresses[..], expected);
 }
@@ -262,7 +269,7 @@ fn a_flood_keeps_no_more_than_the_bound() {
     let reports = wire
         .found
         .iter()
-        .filter(|(n, (who, _))| *n == 1 && *who == id(9));
+        .filter(|(n, found)| *n == 1 && found.id == id(9));
     assert!(
         reports.count() <= 100 + 50 * 4,
         "all of these are looked at"
@@ -505,6 +512,150 @@ fn what_stays_the_same_is_reported_once() {
 }
 
 #[test]
+fn whoever_is_not_met_is_reported_again_and_again() {
+    let mut wire = TestLink::new([(2, 0)]);
+    wire.meets = false;
+    let said = announcement("a", text(&id(1).to_string(), "2"), "10.0.0.1");
+    wire.tell(from(1), &response(said));
+    wire.run(20 * SECOND);
+    let found = wire.found.iter();
+    let repeated: Vec<bool> = found.map(|(_, found)| found.is_repeated).collect();
+    assert_eq!(repeated, [false, true, true], "after 3 s and after 6 more");
+    wire.run(100 * SECOND);
+    assert_eq!(wire.found.len(), 6, "for longer and longer");
+    wire.meets = true;
+    wire.run(200 * SECOND);
+    assert_eq!(wire.found.len(), 6, "what was announced for 120 s is over");
+}
+
+#[test]
+fn nobody_changes_or_withdraws_what_another_announced() {
+    let mut wire = TestLink::new([(2, 0)]);
+    let honest = announcement("a", text(&id(1).to_string(), "2"), "10.0.0.1");
+    wire.tell(from(1), &response(honest.clone()));
+    wire.run(STEP);
+    wire.found.clear();
+    let mut goodbye = honest.clone();
+    goodbye.iter_mut().for_each(|record| record.ttl = 0);
+    wire.tell(from(9), &response(goodbye));
+    let mut other = announcement("a", text("x", "9"), "10.0.0.9");
+    other.iter_mut().for_each(|record| record.is_unique = true);
+    wire.tell(from(9), &response(other));
+    wire.run(2 * SECOND);
+    wire.tell(from(1), &response(vec![honest[0].clone()]));
+    wire.run(121 * SECOND - 3 * SECOND);
+    assert!(wire.found.is_empty(), "nothing has changed");
+    wire.run(2 * SECOND);
+    wire.tell(from(1), &response(honest));
+    wire.run(STEP);
+    let (_, found) = wire.found.last().unwrap();
+    assert_eq!(found.id, id(1));
+    assert_eq!(found.addresses, [(Address::new("10.0.0.1", 7), true)]);
+}
+
+#[test]
+fn an_announcement_of_another_does_not_keep_a_node_from_answering() {
+    let mut wire = TestLink::new([(1, 7)]);
+    wire.run(5 * SECOND);
+    // Somebody has been first with the name of node 1.
+    wire.meets = false;
+    let now = wire.now;
+    wire.nodes.push((2, node(2, 0, now)));
+    let (_, newcomer) = &mut wire.nodes[1];
+    let mut fake = announcement(&id(1).short(), text(&id(1).to_string(), "2"), "10.0.0.9");
+    fake.iter_mut().for_each(|record| record.ttl = 4500);
+    newcomer.receive(V4, from(9), &response(fake), now);
+    wire.run(2 * SECOND);
+    let honest = |(_, found): &(u8, Sighting)| {
+        let mut addresses = found.addresses.iter();
+        addresses.any(|(at, is_source)| *is_source && at.host == "10.0.0.1")
+    };
+    assert!(wire.found.iter().any(honest), "{:?}", wire.found);
+}
+
+#[test]
+fn whoever_says_that_every_name_is_his_silences_nobody() {
+    for ties in [false, true] {
+        let mut wire = TestLink::new([(1, 7), (2, 0)]);
+        let begin = wire.now;
+        while !wire.has_found(2, 1) {
+            assert!(wire.now - begin < 30 * SECOND, "never announced");
+            wire.run(STEP);
+            let Some((_, probe)) = wire.sent.iter().rfind(|(_, m)| !m.authority.is_empty()) else {
+                continue;
+            };
+            let taken = probe.questions[0].name.clone();
+            let service = RecordData::Service {
+                host: DnsName::new(["zzzzzzzz", "local"]),
+                port: 65535,
+            };
+            let claim = record(taken.clone(), service);
+            if ties {
+                let mut rival = query(&taken, kind::ANY);
+                rival.authority = vec![claim];
+                wire.tell(from(9), &rival.to_wire(false));
+            } else {
+                wire.tell(from(9), &response(vec![claim]));
+            }
+        }
+        // Nor later.
+        wire.run(5 * SECOND);
+        let (_, announced) = wire.sent.iter().rfind(|(_, m)| m.is_response).unwrap();
+        let ours = announced.records().find_map(|r| match &r.data {
+            RecordData::Pointer(instance) => Some(instance.clone()),
+            _ => None,
+        });
+        let claim = record(ours.unwrap(), text("x", "2"));
+        wire.sent.clear();
+        for _ in 0..100 {
+            wire.tell(from(9), &response(vec![claim.clone()]));
+            wire.run(STEP);
+        }
+        let asks = |(_, m): &(u8, DnsMessage)| !m.authority.is_empty();
+        assert!(!wire.sent.iter().any(asks), "it is not asked for again");
+    }
+}
+
+#[test]
+fn addresses_of_a_host_with_many_instances_cost_little() {
+    let mut wire = TestLink::new([(2, 0)]);
+    let shared = DnsName::new(["shared", "local"]);
+    for n in 0..MAX_INSTANCES {
+        let mut fake = announcement(
+            &format!("fake{n}"),
+            text(&id(3).to_string(), "2"),
+            "10.0.0.9",
+        );
+        fake.truncate(3);
+        let service = RecordData::Service {
+            host: shared.clone(),
+            port: 7,
+        };
+        fake[1] = record(name(&format!("fake{n}")), service);
+        let (now, bytes) = (wire.now, response(fake));
+        wire.nodes[0].1.receive(V4, from(9), &bytes, now);
+    }
+    let addresses = (0..64).map(|n| {
+        record(
+            shared.clone(),
+            RecordData::Address(ip(&format!("10.1.0.{n}"))),
+        )
+    });
+    let bytes = response(addresses.collect());
+    let begin = Instant::now();
+    for _ in 0..50 {
+        let now = wire.now;
+        wire.nodes[0].1.receive(V4, from(9), &bytes, now);
+    }
+    println!("{:?} for each", begin.elapsed() / 50);
+    assert!(
+        begin.elapsed() < 50 * Duration::from_millis(4),
+        "{:?}",
+        begin.elapsed()
+    );
+}
+
+#[test]
 fn a_moved_node_says_where_it_is_now() {
     let mut wire = TestLink::new([(1, 7), (2, 0)]);
     wire.run(5 * SECOND);
@@ -514,9 +665,9 @@ fn a_moved_node_says_where_it_is_now() {
         .1
         .set_links([link(&["10.0.0.77"])], &[V4], now);
     wire.run(3 * SECOND);
-    let (_, (_, addresses)) = wire.found.last().unwrap();
-    assert!(addresses.contains(&Address::new("10.0.0.77", 7)));
-    assert!(!addresses.contains(&Address::new("10.0.0.1", 7)));
+    let (_, found) = wire.found.last().unwrap();
+    let has = |host| found.addresses.iter().any(|(at, _)| at.host == host);
+    assert!(has("10.0.0.77") && !has("10.0.0.1"));
 }
 
 #[test]
