@@ -313,19 +313,20 @@ fn groupings<'a>(files: &[(&'a Model, &'a Content)]) -> Vec<Vec<Group<'a>>> {
 }
 
 /// The groups as they are ranked: most holders first, then the newest. What nothing else tells apart may come
-/// in either order.
-fn orders(mut groups: Vec<Group>) -> Vec<Vec<Group>> {
-    let rank = |group: &Group| std::cmp::Reverse((group.len(), newest(group)));
-    groups.sort_by_key(rank);
-    let mut all = vec![groups.clone()];
-    for index in 1..groups.len() {
-        if rank(&groups[index - 1]) == rank(&groups[index]) {
-            let swapped = all.clone().into_iter().map(|mut order| {
-                order.swap(index - 1, index);
-                order
-            });
-            let swapped: Vec<_> = swapped.collect();
-            all.extend(swapped);
+/// in any order.
+fn orders(groups: Vec<Group>) -> Vec<Vec<Group>> {
+    if groups.is_empty() {
+        return vec![groups];
+    }
+    let rank = |group: &Group| (group.len(), newest(group));
+    let highest = groups.iter().map(rank).max();
+    let mut all = Vec::new();
+    for index in (0..groups.len()).filter(|index| Some(rank(&groups[*index])) == highest) {
+        let mut rest = groups.clone();
+        let first = rest.remove(index);
+        for mut order in orders(rest) {
+            order.insert(0, first.clone());
+            all.push(order);
         }
     }
     all
