@@ -209,12 +209,20 @@ impl HttpPeer {
                 }
                 // What has happened to this one has happened to the others.
                 Err(Error::Unreachable { .. }) => self.lanes.forget_idle(),
-                Err(error) => return Err(error),
+                Err(error) => return Err(self.after(error)),
             }
         }
         let lane = self.open_lane(deadline)?;
-        let reply = send(&lane)?;
+        let reply = send(&lane).map_err(|error| self.after(error))?;
         Ok((lane, reply))
+    }
+
+    /// When no answer has come, what idles may be as dead: the next question goes out on a fresh connection.
+    fn after(&self, error: Error) -> Error {
+        if matches!(error, Error::Timeout { .. }) {
+            self.lanes.forget_idle();
+        }
+        error
     }
 
     fn open_lane(&self, deadline: Instant) -> Result<Lane, Error> {
