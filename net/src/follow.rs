@@ -8,8 +8,8 @@
 //! An answer may be gone by only if its counter is no older than the poll's first: what happened before nobody
 //! would tell.
 //!
-//! News cost whoever hears them, so nobody may have any number of them ([`allowance`]), and nobody is polled all the time because
-//! it answers all the time ([`pace`]). A member with more is not followed for a
+//! News cost whoever hears them, so nobody may have any number of them (`allowance.rs`), and nobody is polled all the time because
+//! it answers all the time (`pace.rs`). A member with more is not followed for a
 //! while, each time for longer: its answers count for as long as those that nobody watches.
 
 mod allowance;

@@ -9,7 +9,7 @@
 //!
 //! With a content root, bytes come from all holders at once, each piece proven before anyone gets it;
 //! a holder that fails, lies or stands still is replaced. Without one they come from one member under
-//! one [`Version`](crate::types::Version): when the file changes there, the reader gets an error and
+//! one [`Version`]: when the file changes there, the reader gets an error and
 //! never a mixture. Every parked read ends: with bytes, with the reason why no holder has them, or
 //! when nothing has come for `STALL`, 14 s.
 
