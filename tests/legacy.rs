@@ -389,14 +389,18 @@ fn hostile_connections_harm_nothing() {
         read_all(&mut socket).is_empty()
     };
     let mut held: Vec<TcpStream> = Vec::new();
-    eventually(Duration::from_secs(5), "one more is closed at once", || {
-        let mut socket = connect_from(elsewhere, &node);
-        let begin = beginnings[held.len() % beginnings.len()];
-        socket.write_all(begin).expect("send");
-        held.push(socket);
-        // Once may be because one of these has just ended.
-        is_refused() && is_refused()
-    });
+    eventually(
+        Duration::from_secs(20),
+        "one more is closed at once",
+        || {
+            let mut socket = connect_from(elsewhere, &node);
+            let begin = beginnings[held.len() % beginnings.len()];
+            socket.write_all(begin).expect("send");
+            held.push(socket);
+            // Once may be because one of these has just ended.
+            is_refused() && is_refused()
+        },
+    );
     assert!(held.len() >= MAX_OF_ONE_ADDRESS, "{} may stay", held.len());
     for request in [
         &b"\xff\x00\r\n\r\n"[..],

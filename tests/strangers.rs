@@ -273,6 +273,13 @@ fn a_restart_forgets_no_wrong_guesses() {
     drop(runs);
     let slowed = || stranger.begin_pairing(node.socket());
     eventually(SOON, "the guesses are counted", || slowed().2 > 20);
+    // What is counted is written a moment later, beside the serving.
+    let record = node.state().join("guesses");
+    eventually(SOON, "the count is on the disk", || {
+        let modified = fs::metadata(&record).and_then(|record| record.modified());
+        let age = modified.ok().and_then(|time| time.elapsed().ok());
+        age.is_some_and(|age| age > Duration::from_millis(500))
+    });
     let ends: [fn(&mut Node); 2] = [Node::kill, |node| {
         signal(node.pid(), Signal::TERM);
         node.wait(SOON);
