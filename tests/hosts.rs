@@ -9,6 +9,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::AsFd;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use crate::process::sh;
 
@@ -214,6 +215,8 @@ impl Watch {
 
     /// Ends the watch.
     pub(crate) fn finish(mut self) -> Traffic {
+        // Nothing tells when it has read all that has crossed by now.
+        std::thread::sleep(Duration::from_millis(300));
         self.child.kill().expect("stop the watcher");
         self.child.wait().expect("wait for the watcher");
         let mut traffic = Traffic {
