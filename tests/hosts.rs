@@ -4,12 +4,11 @@
 //! Commands enter only the network of a host (`nsenter --net`): mounts stay visible to the test.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::AsFd;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
 use crate::process::sh;
 
@@ -168,13 +167,26 @@ impl Drop for Network {
 
 /// Prints one line for each frame on the bridge: where it goes, if that is to many, then its bytes.
 /// Only UDP counts there: neighbour discovery and group reports are the kernel's own.
+///
+/// On a line at its input it sends frames of an experimental type (IEEE 802, local), and ends when it has seen one: the
+/// first may be lost while nobody reads.
 const WATCHER: &str = r#"
-import socket
+import socket, sys, threading, time
 s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
 s.bind(("br0", 0))
+def mark():
+    sys.stdin.readline()
+    s2 = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+    s2.bind(("br0", 0))
+    while True:
+        s2.send(b"\x02" + bytes(11) + b"\x88\xb5" + bytes(46))
+        time.sleep(0.05)
+threading.Thread(target=mark, daemon=True).start()
 print("ready", flush=True)
 while True:
     f = s.recv(65535)
+    if f[12:14] == b"\x88\xb5":
+        break
     kind, to = f[12:14], ""
     if kind == b"\x08\x00" and f[23] == 17 and (f[30] & 0xf0 == 0xe0 or f[33] == 255):
         ports = 14 + 4 * (f[14] & 15)
@@ -203,6 +215,7 @@ impl Watch {
         let mut child = Command::new("nsenter")
             .arg(format!("--net=/run/netns/{namespace}"))
             .args(["--", "python3", "-c", WATCHER])
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .expect("start a watcher");
@@ -215,10 +228,9 @@ impl Watch {
 
     /// Ends the watch.
     pub(crate) fn finish(mut self) -> Traffic {
-        // Nothing tells when it has read all that has crossed by now.
-        std::thread::sleep(Duration::from_millis(300));
-        self.child.kill().expect("stop the watcher");
-        self.child.wait().expect("wait for the watcher");
+        // What has crossed by now stands before the mark.
+        let mut input = self.child.stdin.take().expect("stdin is piped");
+        input.write_all(b"\n").expect("mark the end");
         let mut traffic = Traffic {
             multicast: Vec::new(),
             bytes: Vec::new(),

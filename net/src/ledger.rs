@@ -162,12 +162,7 @@ impl Pace {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn id(number: usize) -> PeerId {
-        let mut key = [0; 32];
-        key[..8].copy_from_slice(&(number as u64).to_le_bytes());
-        PeerId::from_bytes(key)
-    }
+    use crate::testing::peer_id as id;
 
     fn path(number: usize) -> RelPath {
         RelPath::new(number.to_string().as_bytes()).unwrap()

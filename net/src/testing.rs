@@ -22,6 +22,13 @@ use crate::wire::{
 
 pub use wire_peer::WirePeer;
 
+/// The member of that number; two numbers are two members.
+pub fn peer_id(number: usize) -> PeerId {
+    let mut key = [0; 32];
+    key[..8].copy_from_slice(&(number as u64).to_le_bytes());
+    PeerId::from_bytes(key)
+}
+
 /// How a [`MemoryPeer`] treats those who ask.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Behaviour {

@@ -262,9 +262,9 @@ impl Cache {
 
     /// Remembers that nobody has `path`.
     pub fn insert_absent(&mut self, path: RelPath, term: Term) {
-        let (now, came) = (term.came, term.came);
+        let now = term.came;
         let weight = absence_weight(&path);
-        self.absences.push_back((came, path.clone()));
+        self.absences.push_back((now, path.clone()));
         let is_doubtful = false;
         let before = self.absent.insert(path, Absence { term, is_doubtful });
         if before.is_none() {
@@ -398,7 +398,7 @@ impl Doubts {
     fn take_in(&mut self, member: PeerId, effect: Effect) {
         match effect {
             Effect::None => {}
-            Effect::Partial(names, _) => {
+            Effect::Partial(names) => {
                 self.partial.insert(member);
                 self.names.extend(names);
                 if self.names.len() > MAX_CHANGED {

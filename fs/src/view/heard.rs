@@ -5,6 +5,7 @@
 //! knows up to which one it was compared. What a member says touches its own answers only, and the memory of each is bounded:
 //! one that says more has said that everything of its own may have changed.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 
@@ -57,8 +58,8 @@ struct Log {
 pub enum Effect {
     /// None.
     None,
-    /// The listing does not speak for these names any more, or (`true`) for the directory's own attributes.
-    Partial(Vec<Name>, bool),
+    /// The listing does not speak for these names any more; without names, for the directory's own attributes.
+    Partial(Vec<Name>),
     /// It is over.
     Total,
 }
@@ -151,16 +152,15 @@ impl Log {
         if change.path.is_root() && change.depth == Depth::Tree {
             return self.say_everything(count);
         }
-        let before = self
-            .changes
-            .insert(TreeOrder(change.path.clone()), (change.depth, count));
-        match before {
-            Some((depth, _)) if depth > change.depth => {
-                self.changes
-                    .insert(TreeOrder(change.path.clone()), (depth, count));
+        match self.changes.entry(TreeOrder(change.path.clone())) {
+            Entry::Occupied(mut known) => {
+                let (depth, _) = *known.get();
+                known.insert((depth.max(change.depth), count));
             }
-            Some(_) => {}
-            None => self.bytes += change.weight() + OVERHEAD,
+            Entry::Vacant(new) => {
+                new.insert((change.depth, count));
+                self.bytes += change.weight() + OVERHEAD;
+            }
         }
         if self.changes.len() > MAX_CHANGES || self.bytes > MAX_BYTES {
             self.say_everything(count);
@@ -196,7 +196,7 @@ impl Log {
         if names.is_empty() && !is_touched {
             return Effect::None;
         }
-        Effect::Partial(names, is_touched)
+        Effect::Partial(names)
     }
 
     fn concerns_entry(&self, path: &RelPath, since: u64) -> bool {
@@ -247,6 +247,8 @@ pub fn outermost(changes: &[Change]) -> Vec<&Change> {
 mod tests {
     use std::time::{Duration, Instant};
 
+    use tinyp2p_net::testing::peer_id;
+
     use super::*;
 
     fn path(text: &str) -> RelPath {
@@ -266,13 +268,13 @@ mod tests {
 
     fn names(texts: &[&str]) -> Effect {
         let name = |text: &&str| Name::new(text.as_bytes()).unwrap();
-        Effect::Partial(texts.iter().map(name).collect(), false)
+        Effect::Partial(texts.iter().map(name).collect())
     }
 
     #[test]
     fn a_change_concerns_its_listing_that_of_its_parent_and_if_deep_all_below() {
         for (depth, own, below) in [
-            (Depth::Entry, Effect::Partial(vec![], true), Effect::None),
+            (Depth::Entry, Effect::Partial(vec![]), Effect::None),
             (Depth::Tree, Effect::Total, Effect::Total),
         ] {
             let mut heard = Heard::default();
@@ -331,11 +333,9 @@ mod tests {
         let mut heard = Heard::default();
         let long = ["x".repeat(250).as_str(); 15].join("/");
         for number in 0..2 * MAX_MEMBERS {
-            let mut key = [0; 32];
-            key[..8].copy_from_slice(&(number as u64).to_le_bytes());
             for part in 0..9 {
                 let text = format!("{long}/{part}");
-                heard.note(Some(PeerId::from_bytes(key)), &change(&text, Depth::Entry));
+                heard.note(Some(peer_id(number)), &change(&text, Depth::Entry));
             }
         }
         assert!(heard.of.len() <= MAX_MEMBERS);

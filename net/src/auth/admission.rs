@@ -75,12 +75,7 @@ fn is_younger(proved: Instant, age: Duration, now: Instant) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn peer(number: usize) -> PeerId {
-        let mut key = [0; 32];
-        key[..8].copy_from_slice(&(number as u64).to_be_bytes());
-        PeerId::from_bytes(key)
-    }
+    use crate::testing::peer_id as peer;
 
     #[test]
     fn an_admission_ends_after_a_day_unless_renewed() {

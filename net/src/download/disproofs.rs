@@ -59,12 +59,7 @@ impl Disproofs {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn id(number: usize) -> PeerId {
-        let mut key = [0; 32];
-        key[..8].copy_from_slice(&(number as u64).to_le_bytes());
-        PeerId::from_bytes(key)
-    }
+    use crate::testing::peer_id as id;
 
     const ROOT: Root = Root::from_bytes([7; 32]);
 

@@ -19,25 +19,20 @@ pub(crate) const PIECE: u64 = 128 * 1024;
 /// Consecutive bytes of the file, shared with the replies that are being sent from them.
 #[derive(Clone)]
 pub(crate) struct Piece {
-    start: u64,
     bytes: Arc<Content>,
 }
 
 impl Piece {
-    fn end(&self) -> u64 {
-        self.bytes.range().end
-    }
-
-    fn len(&self) -> u64 {
-        self.bytes.range().len()
+    fn range(&self) -> ByteRange {
+        self.bytes.range()
     }
 
     /// The part of `range` that this piece holds, if its bytes are what is `expected`.
     pub(crate) fn slice(&self, range: ByteRange, expected: &ExpectedContent) -> Option<&[u8]> {
         let bytes = self.bytes.bytes_for(expected)?;
-        let start = range.start.clamp(self.start, self.end()) - self.start;
-        let end = range.end.clamp(self.start, self.end()) - self.start;
-        bytes.get(start as usize..end as usize)
+        let own = self.range();
+        let offset = |at: u64| (at.clamp(own.start, own.end) - own.start) as usize;
+        bytes.get(offset(range.start)..offset(range.end))
     }
 }
 
@@ -69,10 +64,11 @@ impl Pieces {
         let mut at = range.start;
         while at < range.end {
             let (_, piece) = self.held.range(..=at).next_back()?;
-            if piece.end() <= at {
+            let end = piece.range().end;
+            if end <= at {
                 return None;
             }
-            at = piece.end();
+            at = end;
             found.push(piece.clone());
         }
         Some(found)
@@ -86,7 +82,7 @@ impl Pieces {
                 .held
                 .range(..=at)
                 .next_back()
-                .map(|(_, piece)| piece.end());
+                .map(|(_, piece)| piece.range().end);
             let coming = self.coming.iter().filter(|claim| claim.range.start <= at);
             let busy_until = coming.map(|claim| claim.range.end).chain(held).max();
             match busy_until.filter(|end| *end > at) {
@@ -157,7 +153,7 @@ impl Pieces {
         open.range.start = end;
         self.held_bytes += end - start;
         let bytes = Arc::new(bytes);
-        self.held.insert(start, Piece { start, bytes });
+        self.held.insert(start, Piece { bytes });
         true
     }
 
@@ -178,9 +174,9 @@ impl Pieces {
             .retain(|open| open.range.len() <= 2 * PIECE || keep(open.range));
         let held_bytes = &mut self.held_bytes;
         self.held.retain(|_, piece| {
-            let kept = keep(ByteRange::new(piece.start, piece.end()));
+            let kept = keep(piece.range());
             if !kept {
-                *held_bytes -= piece.len();
+                *held_bytes -= piece.range().len();
             }
             kept
         });

@@ -66,6 +66,7 @@ impl Pace {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::peer_id;
 
     const SLOW: Duration = Duration::from_millis(1400);
 
@@ -114,10 +115,8 @@ mod tests {
     #[test]
     fn no_number_of_members_grows_it_beyond_its_bound() {
         let mut pace = Pace::default();
-        for n in 0..3 * MAX_MEMBERS as u64 {
-            let mut key = [0; 32];
-            key[..8].copy_from_slice(&n.to_le_bytes());
-            pace.note(PeerId::from_bytes(key), SLOW);
+        for n in 0..3 * MAX_MEMBERS {
+            pace.note(peer_id(n), SLOW);
         }
         assert!(pace.strikes.len() <= MAX_MEMBERS);
     }

@@ -350,12 +350,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    fn id(n: usize) -> PeerId {
-        let mut key = [0; 32];
-        key[..8].copy_from_slice(&(n as u64).to_le_bytes());
-        PeerId::from_bytes(key)
-    }
+    use crate::testing::peer_id as id;
 
     fn address(n: usize) -> Address {
         Address::new(format!("10.{}.{}.1", n / 256, n % 256), 7)

@@ -15,6 +15,7 @@ use super::exchange::{self, Introduction};
 use super::mdns::Sighting;
 use super::table::{Table, Task, Verdict, WORKERS};
 use crate::error::Error;
+use crate::testing::peer_id;
 use crate::types::{Address, PeerId};
 use crate::wire::{Hello, MemberRecord};
 
@@ -27,9 +28,7 @@ const ROUND: Duration = Duration::from_millis(20);
 const LATE: Duration = Duration::from_millis(2800);
 
 fn id(n: usize) -> PeerId {
-    let mut key = [0; 32];
-    key[..8].copy_from_slice(&(n as u64 + 1).to_le_bytes());
-    PeerId::from_bytes(key)
+    peer_id(n + 1)
 }
 
 fn host(n: usize) -> IpAddr {

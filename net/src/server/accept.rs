@@ -16,9 +16,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -31,6 +30,7 @@ use super::connection_limits::{MemberConnection, Place, UnidentifiedConnection};
 use super::context::ServerContext;
 use super::first_record::{Beginning, beginning};
 use super::hello_queue::HandshakeThread;
+use super::http::{MAX_HEAD, http1};
 use super::routes::{Caller, route};
 use super::stall::StallGuard;
 use super::{pairing, plain};
@@ -46,15 +46,6 @@ pub(super) const REFUSAL: &[u8] = b"HTTP/1.1 401 Unauthorized\r\n\
 
 /// Plaintext that rustls takes from hyper at once: one chunk of a file.
 const TLS_BUFFER: usize = 256 * 1024;
-
-/// The longest request head: a path of 4095 escaped bytes, and the few fields of a request.
-pub(super) const MAX_HEAD: usize = 16 * 1024;
-
-/// hyper's buffer for reading; a head must fit.
-pub(super) const HTTP_BUFFER: usize = 64 * 1024;
-
-/// The most header fields of a request.
-pub(super) const MAX_FIELDS: usize = 64;
 
 /// What is read and dropped of a refused connection, so that it reads its refusal in turn: as much
 /// as the largest call.
@@ -253,13 +244,7 @@ impl Connection {
             let caller = callers.clone();
             async move { Ok::<_, Infallible>(route(request, caller).await) }
         });
-        let serving = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(head)
-            .max_headers(MAX_FIELDS)
-            .max_header_size(MAX_HEAD)
-            .max_buf_size(HTTP_BUFFER)
-            .serve_connection(TokioIo::new(tls), service);
+        let serving = http1(head).serve_connection(TokioIo::new(tls), service);
         match caller.connection.place.keep(serving).await {
             Some(Ok(())) => {}
             Some(Err(error)) => log_end(self.remote, &io::Error::other(error)),

@@ -3,7 +3,7 @@
 //! One TCP port. `listen` binds it, `accept` takes connections and decides what each may do, from
 //! what `first_record` sees; `turnstile` says when they may shake hands (by `hello_queue`, of
 //! many a `hello_line`),
-//! `connection_limits` how many there may be, `work` how much is done for them, and `limits` has
+//! `connection_limits` how many there may be, `http` how long their heads, `work` how much is done for them, and `limits` has
 //! all bounds. A member's requests go to `routes`: `POST /RPC2` to `rpc` and on to [`answer`], `GET
 //! /files/PATH` to `files`, which `range` tells what to send and `body` sends, `GET /content/ROOT`
 //! to `content`, which may send what `blocks` reads from the disk cache, `POST /batch` to `batch`.
@@ -30,6 +30,7 @@ mod first_record;
 pub(crate) mod harness;
 mod hello_line;
 mod hello_queue;
+mod http;
 mod limits;
 mod listen;
 pub(crate) mod pairing;

@@ -16,15 +16,14 @@ use http::{Method, Request, Response, StatusCode};
 use http_body::Body as _;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
 
-use super::accept::{HTTP_BUFFER, MAX_FIELDS, MAX_HEAD};
 use super::body::Body;
 use super::connection_limits::PlainConnection;
 use super::context::ServerContext;
+use super::http::http1;
 use super::plain_body::ContentsBody;
 use super::routes::status;
 use super::stall::StallGuard;
@@ -49,27 +48,20 @@ pub(super) async fn serve(
     legacy: Arc<Legacy>,
     context: Arc<ServerContext>,
 ) -> io::Result<()> {
-    let (plain_head, caller) = (
-        context.limits.plain_head,
-        Arc::new(Caller {
-            place,
-            legacy,
-            local,
-            context,
-        }),
-    );
+    let head = context.limits.plain_head;
+    let caller = Arc::new(Caller {
+        place,
+        legacy,
+        local,
+        context,
+    });
     let callers = caller.clone();
     let service = service_fn(move |request| {
         let caller = callers.clone();
         async move { Ok::<_, Infallible>(route(request, caller).await) }
     });
-    let serving = http1::Builder::new()
-        .timer(TokioTimer::new())
+    let serving = http1(head)
         .keep_alive(false)
-        .header_read_timeout(plain_head)
-        .max_headers(MAX_FIELDS)
-        .max_header_size(MAX_HEAD)
-        .max_buf_size(HTTP_BUFFER)
         .serve_connection(TokioIo::new(socket), service);
     match caller.place.place.keep(serving).await {
         Some(served) => served.map_err(io::Error::other),

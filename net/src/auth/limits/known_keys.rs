@@ -100,12 +100,7 @@ fn digest(peer: PeerId) -> KeyDigest {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-
-    fn peer(number: usize) -> PeerId {
-        let mut key = [0; 32];
-        key[..8].copy_from_slice(&(number as u64).to_be_bytes());
-        PeerId::from_bytes(key)
-    }
+    use crate::testing::peer_id as peer;
 
     #[test]
     fn a_full_file_is_read_back_and_forgets_its_oldest() {

@@ -9,15 +9,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use super::intake::DatagramIntake;
-use super::links::LocalLink;
+use super::links::{ChannelId, LocalLink, PORT};
 use super::message::{DnsMessage, DnsQuestion, OutgoingMessage, kind};
 use super::neighbours::{LinkIndex, Neighbours, Sighting};
 use super::records::ServiceNames;
 use super::responder::{Jitter, RecordState, Responder};
 use crate::types::PeerId;
-
-/// The port of multicast DNS.
-pub(super) const PORT: u16 = 5353;
 
 /// The delay before the first query on a channel, and the longest time between two of them; the
 /// time doubles (RFC 6762, section 5.2).
@@ -30,13 +27,6 @@ const MAX_KNOWN: usize = 16;
 /// Questions in a query for what is missing, of which there is one a second at most.
 const MAX_MISSING: usize = 4;
 const MISSING_GAP: Duration = Duration::from_secs(1);
-
-/// A link and a version of IP.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
-pub(super) struct ChannelId {
-    pub(super) link: LinkIndex,
-    pub(super) is_v4: bool,
-}
 
 /// A datagram to be sent on a channel.
 #[derive(Debug)]

@@ -12,8 +12,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV
 use if_addrs::{IfAddr, Interface};
 use socket2::{Domain, InterfaceIndexOrAddress, Protocol, Socket, Type};
 
-use super::endpoint::{ChannelId, PORT};
 use super::neighbours::LinkIndex;
+
+/// The port of multicast DNS.
+pub(super) const PORT: u16 = 5353;
 
 pub(super) const GROUP_V4: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 251);
 pub(super) const GROUP_V6: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0xfb);
@@ -26,6 +28,13 @@ const MAX_ADDRESSES: usize = 16;
 
 /// The hop limit of everything that is sent (RFC 6762, section 11).
 const HOPS: u32 = 255;
+
+/// A link and a version of IP.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub(super) struct ChannelId {
+    pub(super) link: LinkIndex,
+    pub(super) is_v4: bool,
+}
 
 /// An address of this host, and the length of its prefix.
 pub(super) type OwnAddress = (IpAddr, u8);

@@ -29,9 +29,9 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
-use self::endpoint::{ChannelId, MdnsEndpoint};
+use self::endpoint::MdnsEndpoint;
 use self::intake::RateAllowance;
-use self::links::{LocalLink, MulticastSockets};
+use self::links::{ChannelId, LocalLink, MulticastSockets};
 pub(crate) use self::neighbours::Sighting;
 use crate::error::Error;
 use crate::types::PeerId;

@@ -3,14 +3,9 @@
 use std::net::Ipv4Addr;
 
 use super::*;
+use crate::testing::peer_id as id;
 
 const SECOND: Duration = Duration::from_secs(1);
-
-fn id(n: usize) -> PeerId {
-    let mut key = [0; 32];
-    key[..8].copy_from_slice(&(n as u64).to_le_bytes());
-    PeerId::from_bytes(key)
-}
 
 fn ip(network: usize) -> IpAddr {
     Ipv4Addr::from_bits(0x0a00_0000 + network as u32).into()
