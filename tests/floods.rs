@@ -121,12 +121,13 @@ fn expect_service_during(start: &'static [u8]) {
                         socket.write_all(start).is_ok()
                     });
                 }
-                let _ = filled.send(());
+                let _ = filled.send(held.iter().flatten().count());
                 thread::sleep(Duration::from_millis(500));
             }
         });
-        is_filled.recv().expect("the flood has begun");
         let ending = Ending(over);
+        let count = is_filled.recv().expect("the flood has begun");
+        assert!(count >= SOCKETS / 2, "only {count} sockets were opened");
         flooded.expect_service();
         drop(ending);
     });

@@ -27,8 +27,8 @@ pub(crate) struct Trimmer {
 impl Trimmer {
     /// `bytes` were freed, or are about to be.
     pub(crate) fn freed(self: &Arc<Self>, bytes: usize) {
-        let freed = self.freed.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        if freed < WORTH_IT || self.is_due.swap(true, Ordering::Relaxed) {
+        let freed = self.freed.fetch_add(bytes, Ordering::SeqCst) + bytes;
+        if freed < WORTH_IT || self.is_due.swap(true, Ordering::SeqCst) {
             return;
         }
         let trimmer = Arc::clone(self);
@@ -36,17 +36,23 @@ impl Trimmer {
         let spawned = thread.spawn(move || {
             loop {
                 std::thread::sleep(DELAY);
-                let freed = trimmer.freed.swap(0, Ordering::Relaxed);
+                let freed = trimmer.freed.swap(0, Ordering::SeqCst);
                 trim();
-                if freed < GOES_ON {
+                if freed < GOES_ON && trimmer.is_done() {
                     break;
                 }
             }
-            trimmer.is_due.store(false, Ordering::Relaxed);
         });
         if spawned.is_err() {
-            self.is_due.store(false, Ordering::Relaxed);
+            self.is_due.store(false, Ordering::SeqCst);
         }
+    }
+
+    /// Ends the thread's turn, unless so much was freed since it last looked that it is to take the next one, too:
+    /// whoever freed it saw that a trim was due.
+    fn is_done(&self) -> bool {
+        self.is_due.store(false, Ordering::SeqCst);
+        self.freed.load(Ordering::SeqCst) < WORTH_IT || self.is_due.swap(true, Ordering::SeqCst)
     }
 }
 
@@ -83,5 +89,15 @@ mod tests {
             std::thread::sleep(Duration::from_millis(5));
         }
         assert_eq!(trimmer.freed.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn what_is_freed_during_a_trim_has_another_one() {
+        let trimmer = Trimmer::default();
+        trimmer.is_due.store(true, Ordering::Relaxed);
+        trimmer.freed.store(WORTH_IT, Ordering::Relaxed);
+        assert!(!trimmer.is_done() && trimmer.is_due.load(Ordering::Relaxed));
+        trimmer.freed.store(WORTH_IT - 1, Ordering::Relaxed);
+        assert!(trimmer.is_done() && !trimmer.is_due.load(Ordering::Relaxed));
     }
 }

@@ -11,7 +11,7 @@ use tinyp2p_net::types::{Attributes, RelPath};
 
 use super::args::SearchArgs;
 use super::password::Source;
-use super::{Failure, complain, join, print};
+use super::{Failure, complain, join, print_unless_closed};
 use crate::view::merge;
 
 /// A search walks a whole share, which takes longer than a look-up.
@@ -20,7 +20,7 @@ const DEADLINE: Duration = Duration::from_secs(60);
 /// What each member found.
 pub(super) type Found = Vec<(Arc<merge::Member>, Vec<(RelPath, Attributes)>)>;
 
-/// Everything that a process which only asks may take in. One member alone may have 640 MiB of it, which are two million
+/// Everything that a process which only asks may take in. One answer may have 768 MiB of it, which are two million
 /// matches with paths of 60 bytes in a search, and a million where they are fetched.
 pub(super) const GUEST_ANSWERS: usize = 2 << 30;
 
@@ -71,7 +71,9 @@ pub(super) fn run(source: Source, args: SearchArgs) -> Result<(), Failure> {
         paths.sort_unstable();
         paths.dedup();
         for some in paths.chunks(LINES_AT_ONCE) {
-            print(&lines(some, args.null))?;
+            if !print_unless_closed(&lines(some, args.null))? {
+                break;
+            }
         }
         answers.missing.into_result()
     })

@@ -38,7 +38,7 @@ pub(super) struct Shares {
     total: usize,
     all: usize,
     places: HashMap<Place, HashMap<PeerId, Holding>>,
-    /// Where those are who have a seat: where they took the last one.
+    /// Where those are who have a seat: where they took the last one of those they still have.
     seated: HashMap<PeerId, Place>,
 }
 
@@ -82,9 +82,21 @@ impl Shares {
         holding.seats = holding.seats.saturating_sub(1);
         let is_gone = holding.seats == 0;
         if is_gone && self.seated.get(&member) == Some(&place) {
-            self.seated.remove(&member);
+            match self.other_seat(member) {
+                Some(other) => self.seated.insert(member, other),
+                None => self.seated.remove(&member),
+            };
         }
         self.tidy(place, member);
+    }
+
+    /// Where `member` has a seat, if it has any.
+    fn other_seat(&self, member: PeerId) -> Option<Place> {
+        let is_its = |keys: &HashMap<PeerId, Holding>| {
+            keys.get(&member).is_some_and(|holding| holding.seats > 0)
+        };
+        let place = self.places.iter().find(|(_, keys)| is_its(keys));
+        place.map(|(place, _)| *place)
     }
 
     /// Takes `bytes` more for `member`, if it may have them.
@@ -244,6 +256,18 @@ mod tests {
         assert_eq!(shares.place(id(1)), at(2));
         shares.give_back(at(1), id(1), 100);
         shares.leave(id(1), at(2));
+        assert!(shares.is_empty());
+    }
+
+    /// As when a member is dialled at a second address, and the connection is not needed.
+    #[test]
+    fn a_second_seat_that_is_given_up_leaves_the_first() {
+        let mut shares = Shares::new(TOTAL);
+        shares.seat(id(1), at(1));
+        shares.seat(id(1), at(2));
+        shares.leave(id(1), at(2));
+        assert_eq!(shares.place(id(1)), at(1));
+        shares.leave(id(1), at(1));
         assert!(shares.is_empty());
     }
 }

@@ -199,6 +199,10 @@ impl HttpPeer {
         send: &dyn Fn(&Lane) -> Result<R, Error>,
     ) -> Result<(Lane, R), Error> {
         let begun = Instant::now();
+        if begun >= deadline {
+            // Says nothing about the connections.
+            return Err(Error::Timeout { who: self.who() });
+        }
         if let Some(lane) = self.lanes.take(begun) {
             match send(&lane) {
                 Ok(reply) => {
@@ -351,7 +355,8 @@ impl HttpPeer {
         if reply.head.status != StatusCode::OK {
             return Err(unexpected(&lane, reply.head.status));
         }
-        let body = self.read_response(&lane, reply, (most, reservation), deadline)?;
+        let body = self.read_response(&lane, reply, (most, reservation), deadline);
+        let body = body.map_err(|error| self.after(error))?;
         let who = lane.who().to_owned();
         self.lanes.put(lane, Instant::now());
         Ok((who, body))

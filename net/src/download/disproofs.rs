@@ -5,7 +5,7 @@
 //! its own. That holds until the file has another version, so a member that mends it is believed again; but
 //! not one that was wrong again and again, for as long as this node runs. Pure, and bounded.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 
 use crate::types::{PeerId, Root, Version};
 use crate::wire::Hello;
@@ -19,7 +19,7 @@ const MAX_MEMBERS: usize = Hello::MAX_MEMBERS;
 /// The claims that were wrong.
 #[derive(Default)]
 pub(crate) struct Disproofs {
-    by_member: HashMap<PeerId, HashSet<(Version, Root)>>,
+    by_member: HashMap<PeerId, BTreeSet<(Version, Root)>>,
 }
 
 impl Disproofs {
@@ -47,7 +47,11 @@ impl Disproofs {
     /// True if `member` has been wrong about the root of its file of this `version`.
     pub(crate) fn concern_file(&self, member: PeerId, version: Version) -> bool {
         let claims = self.by_member.get(&member);
-        claims.is_some_and(|claims| claims.iter().any(|(wrong, _)| *wrong == version))
+        claims.is_some_and(|claims| {
+            let lowest = (version, Root::from_bytes([0; 32]));
+            let first = claims.range(lowest..).next();
+            claims.len() >= MAX_PER_MEMBER || first.is_some_and(|(wrong, _)| *wrong == version)
+        })
     }
 
     /// True if `member` has been wrong about the root of any file.
@@ -73,6 +77,8 @@ mod tests {
         assert!(!disproofs.has(id(2), Version(1), ROOT));
         assert!(!disproofs.has(id(1), Version(1), Root::from_bytes([8; 32])));
         assert!(disproofs.concern(id(1)) && !disproofs.concern(id(2)));
+        let of_file = |version| disproofs.concern_file(id(1), Version(version));
+        assert_eq!([0, 1, 2].map(of_file), [false, true, false]);
     }
 
     #[test]
@@ -83,6 +89,7 @@ mod tests {
         }
         assert_eq!(disproofs.by_member[&id(1)].len(), MAX_PER_MEMBER);
         assert!(disproofs.has(id(1), Version(u64::MAX), ROOT));
+        assert!(disproofs.concern_file(id(1), Version(u64::MAX)));
     }
 
     #[test]

@@ -89,7 +89,9 @@ impl Shared {
             limit.map_or(deadline, |limit| limit.min(deadline))
         };
         let source = &self.sources[claim.source];
-        if range.len() > PIECE {
+        // For a few bytes, one question over the connection that brings them is cheaper; two are not.
+        let leaves = self.leaves.as_ref();
+        if range.len() > PIECE || leaves.is_some_and(|leaves| !leaves.is_size_proven()) {
             self.ask_ahead(range, claim.source);
         }
         let opened = self.open(source, range, within(STALL))?;
@@ -112,7 +114,7 @@ impl Shared {
                 }
                 // Whoever has a root asks for its leaves.
                 (ExpectedContent::Rooted(_), None) => {
-                    return Err(Error::WrongBytes { who: source.who() });
+                    return Err(super::mixed_up());
                 }
             };
             delivery.bytes += end - at;

@@ -83,11 +83,11 @@ impl LeafCache {
         peer: &dyn Peer,
         deadline: Instant,
     ) -> Result<Arc<Leaves>, Error> {
-        if !self.is_size_proven_soon() {
+        if !self.is_size_proven_soon(deadline) {
             self.prove_size(peer, deadline)?;
         }
         let index = offset / SUBTREE_BYTES;
-        match self.known_soon(index) {
+        match self.known_soon(index, deadline) {
             Some(leaves) => Ok(leaves),
             None => self.fetch(index, peer, deadline),
         }
@@ -102,6 +102,10 @@ impl LeafCache {
             known.size = SizeProof::Asking;
         }
         is_wanted
+    }
+
+    pub(crate) fn is_size_proven(&self) -> bool {
+        self.known.lock().size == SizeProof::Proven
     }
 
     /// Has `peer` show where the last block lies in the tree.
@@ -136,8 +140,8 @@ impl LeafCache {
 
     /// True if the size is proven, or is once somebody else has been told; else the caller is the one who
     /// asks.
-    fn is_size_proven_soon(&self) -> bool {
-        let deadline = Instant::now() + SHARED_WAIT;
+    fn is_size_proven_soon(&self, by: Instant) -> bool {
+        let deadline = by.min(Instant::now() + SHARED_WAIT);
         let mut known = self.known.lock();
         loop {
             match known.size {
@@ -216,8 +220,8 @@ impl LeafCache {
     }
 
     /// What is known, or is once somebody else has been told; `None` makes the caller the one who asks.
-    fn known_soon(&self, index: u64) -> Option<Arc<Leaves>> {
-        let deadline = Instant::now() + SHARED_WAIT;
+    fn known_soon(&self, index: u64, by: Instant) -> Option<Arc<Leaves>> {
+        let deadline = by.min(Instant::now() + SHARED_WAIT);
         let mut known = self.known.lock();
         loop {
             if let Some(leaves) = known.get(index) {

@@ -50,15 +50,15 @@ pub(super) async fn serve(request: Request<Incoming>, caller: &Caller) -> Respon
     }
 }
 
-/// The whole response to `items`. What comes later than `until` is not read, and has to be asked for by itself.
+/// The whole response to `items`. What comes later than `until` is not looked for, and has to be asked for by itself.
 fn answer(share: Option<&Share>, items: &[BatchItem], asker: Asker, until: Instant) -> Vec<u8> {
     let mut body = BatchBody::default();
     for (index, item) in items.iter().enumerate() {
         let others = items.len() - index - 1;
         let (version, answer) = match share {
-            Some(share) => read(share, item, asker, |size| {
-                body.has_room(size, others) && Instant::now() < until
-            }),
+            // Not even looked for.
+            Some(_) if Instant::now() >= until => (None, BatchAnswer::TooLarge),
+            Some(share) => read(share, item, asker, |size| body.has_room(size, others)),
             None => (None, BatchAnswer::NotFound),
         };
         body.push(version, &answer);
@@ -124,19 +124,26 @@ mod tests {
     use crate::wire::decode_answers;
 
     #[test]
-    fn files_are_not_read_when_the_time_is_up() {
+    fn files_are_not_looked_for_when_the_time_is_up() {
         let node = TestNode::start(1);
         let item = BatchItem {
             version: node.put("f", b"0123"),
             path: RelPath::new(b"f").unwrap(),
         };
-        let items = [item];
+        let nowhere = BatchItem {
+            version: item.version,
+            path: RelPath::new(b"nowhere").unwrap(),
+        };
+        let items = [item, nowhere];
         let answer = |until| {
             let body = super::answer(node.service.share.as_deref(), &items, Asker::Nobody, until);
-            decode_answers(&items, &body).unwrap().remove(0)
+            <[BatchAnswer; 2]>::try_from(decode_answers(&items, &body).unwrap()).unwrap()
         };
-        assert_eq!(answer(Instant::now()), BatchAnswer::TooLarge);
+        assert_eq!(answer(Instant::now()), [const { BatchAnswer::TooLarge }; 2]);
         let whole = BatchAnswer::Whole(b"0123".to_vec());
-        assert_eq!(answer(Instant::now() + BUDGET), whole);
+        assert_eq!(
+            answer(Instant::now() + BUDGET),
+            [whole, BatchAnswer::NotFound]
+        );
     }
 }

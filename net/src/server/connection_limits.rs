@@ -231,10 +231,12 @@ impl Occupant {
     }
 
     fn is_idle(&self, now: Instant) -> bool {
+        // In this order: who sees that the last request has ended sees when that was.
+        if self.requests.load(Ordering::Acquire) > 0 {
+            return false;
+        }
         let idle_since = Duration::from_millis(self.idle_since.load(Ordering::Relaxed));
-        let idle_since = self.since + idle_since;
-        self.requests.load(Ordering::Relaxed) == 0
-            && now.saturating_duration_since(idle_since) >= SETTLED
+        now.saturating_duration_since(self.since + idle_since) >= SETTLED
     }
 }
 
@@ -284,7 +286,7 @@ impl Drop for RequestGuard {
         let idle_since = self.0.since.elapsed().as_millis();
         let idle_since = u64::try_from(idle_since).unwrap_or(u64::MAX);
         self.0.idle_since.store(idle_since, Ordering::Relaxed);
-        self.0.requests.fetch_sub(1, Ordering::Relaxed);
+        self.0.requests.fetch_sub(1, Ordering::Release);
     }
 }
 

@@ -70,16 +70,7 @@ impl Wanted {
         }
     }
 
-    /// Asks for the roots of files that `asker` was told of, as many as there is room for.
-    fn add_listed(&self, asker: Asker, paths: impl Iterator<Item = RelPath>) {
-        self.add_all(asker, paths, Interest::Listed);
-    }
-
-    /// The same for files that `asker` compares with others. They come as soon as what it reads.
-    pub(super) fn add_compared(&self, asker: Asker, paths: impl Iterator<Item = RelPath>) {
-        self.add_all(asker, paths, Interest::Opened);
-    }
-
+    /// Asks for the roots of files that `asker` takes so much interest in, as many as there is room for.
     fn add_all(&self, asker: Asker, paths: impl Iterator<Item = RelPath>, interest: Interest) {
         let mut state = self.state.lock();
         for path in paths {
@@ -357,11 +348,11 @@ impl Hasher {
 
 impl Share {
     /// Puts the roots that are known into `found`, and asks for those of the other files on behalf of
-    /// `asker`; `path` tells where number so-and-so of them lies.
+    /// `asker`, who takes so much `interest` in them; `path` tells where number so-and-so of them lies.
     pub(super) fn add_roots(
         &self,
         mut found: Vec<&mut Attributes>,
-        asker: Asker,
+        (asker, interest): (Asker, Interest),
         path: impl Fn(usize) -> Option<RelPath>,
     ) {
         let Some(roots) = &self.roots else { return };
@@ -380,7 +371,7 @@ impl Share {
         }
         if !lacking.is_empty() {
             let paths = lacking.into_iter().filter_map(path);
-            self.wanted.add_listed(asker, paths);
+            self.wanted.add_all(asker, paths, interest);
         }
     }
 
@@ -388,7 +379,7 @@ impl Share {
     /// before others are. Costs nothing but room in a bounded list.
     pub fn wanted_soon(&self, asker: Asker, paths: impl Iterator<Item = RelPath>) {
         if self.roots.is_some() {
-            self.wanted.add_listed(asker, paths);
+            self.wanted.add_all(asker, paths, Interest::Listed);
         }
     }
 

@@ -61,6 +61,7 @@ use policy::Policy;
 use search::Places;
 use tree::{Found, Tree, is_absence};
 use watch::Watch;
+use wishes::Interest;
 
 /// A directory that changed less than this long ago may change again without its times showing it
 /// (that of vfat ticks every two seconds), so its names are not remembered yet.
@@ -194,7 +195,7 @@ impl Share {
             .entries
             .iter_mut()
             .map(|entry| &mut entry.attributes);
-        self.add_roots(found.collect(), asker, |index| {
+        self.add_roots(found.collect(), (asker, Interest::Listed), |index| {
             request.directory.join(&names[index]).ok()
         });
         Ok((listing, is_all_watched))
@@ -250,13 +251,12 @@ impl Share {
             .filter(|(_, found)| found.is_some());
         let paths: Vec<&RelPath> = served.map(|(path, _)| path).collect();
         let found = attributes.iter_mut().flatten().collect();
-        self.add_roots(found, asker, |index| Some(paths[index].clone()));
-        if request.compare {
-            let served = request.paths.iter().zip(&attributes);
-            let unhashed = served.filter(|(_, found)| found.is_some_and(|it| it.root.is_none()));
-            let unhashed = unhashed.map(|(path, _)| path.clone());
-            self.wanted.add_compared(asker, unhashed);
-        }
+        // What is compared with others comes as soon as what is read.
+        let interest = match request.compare {
+            true => Interest::Opened,
+            false => Interest::Listed,
+        };
+        self.add_roots(found, (asker, interest), |index| Some(paths[index].clone()));
         Ok(StatResponse {
             attributes,
             counter,
@@ -281,7 +281,7 @@ impl Share {
         let mut page = self.search_within(request, caller, BUDGET)?;
         let paths: Vec<RelPath> = page.matches.iter().map(|(path, _)| path.clone()).collect();
         let found = page.matches.iter_mut().map(|(_, attributes)| attributes);
-        let asker = Asker::of(caller);
+        let asker = (Asker::of(caller), Interest::Listed);
         self.add_roots(found.collect(), asker, |index| Some(paths[index].clone()));
         Ok(page)
     }

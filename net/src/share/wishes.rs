@@ -98,7 +98,7 @@ pub(super) struct Wishes {
     rest: List,
     /// In all lists.
     waiting: usize,
-    /// How much the one served last had been served before: whoever comes now begins there.
+    /// How much the one served last had been served before, at most: whoever comes now begins there, and whoever comes back.
     clock: u64,
     /// The first is due first.
     delayed: VecDeque<(Instant, Wish)>,
@@ -138,10 +138,14 @@ impl Wishes {
         }
         let list = match wish.asker {
             Asker::Nobody => &mut self.rest,
-            Asker::Member(member) => self.askers.entry(member).or_insert_with(|| List {
-                served: self.clock,
-                ..List::default()
-            }),
+            Asker::Member(member) => {
+                let list = self.askers.entry(member).or_default();
+                if list.len() == 0 {
+                    // What was not asked for meanwhile is not saved up.
+                    list.served = list.served.max(self.clock);
+                }
+                list
+            }
         };
         self.waiting += usize::from(list.add(wish.path, interest));
         true
@@ -189,7 +193,7 @@ impl Wishes {
         let next = waiting.min_by_key(|(member, list)| (list.served, **member));
         let (asker, list) = match next {
             Some((member, list)) => {
-                self.clock = list.served;
+                self.clock = self.clock.max(list.served);
                 (Asker::Member(*member), list)
             }
             None => (Asker::Nobody, &mut self.rest),
@@ -362,6 +366,31 @@ mod tests {
             wishes.served(asker, if asker == member(9) { 1 } else { 1 << 30 });
         }
         assert_eq!(others, 3);
+    }
+
+    /// Whoever asked for little while another one was served has nothing to catch up on.
+    #[test]
+    fn a_list_that_was_empty_has_saved_nothing_up() {
+        let mut wishes = Wishes::default();
+        let now = Instant::now();
+        wishes.add(wish(member(1), "small"), Interest::Listed);
+        for number in 0..100 {
+            wishes.add(wish(member(9), &format!("{number}")), Interest::Listed);
+        }
+        for _ in 0..50 {
+            let Wish { asker, .. } = wishes.next(now).unwrap();
+            wishes.served(asker, 1 << 30);
+        }
+        for number in 0..10 {
+            wishes.add(wish(member(1), &format!("big {number}")), Interest::Listed);
+        }
+        let mut own = 0;
+        for _ in 0..10 {
+            let Wish { asker, .. } = wishes.next(now).unwrap();
+            own += u32::from(asker == member(1));
+            wishes.served(asker, 1 << 30);
+        }
+        assert!((4..=6).contains(&own), "{own} of 10");
     }
 
     #[test]

@@ -89,7 +89,7 @@ impl MdnsEndpoint {
         self.links = links.into_iter().map(|link| (link.index, link)).collect();
         self.channels.retain(|id, _| channels.contains(id));
         self.neighbours
-            .keep_links(|link| self.links.contains_key(&link));
+            .keep_links(|link| channels.iter().any(|channel| channel.link == link));
         for id in channels {
             let Some(link) = self.links.get(&id.link) else {
                 continue;
@@ -249,15 +249,15 @@ impl MdnsEndpoint {
         let record_states = channels
             .clone()
             .filter_map(|channel| channel.state.as_ref()?.due());
-        let queries = channels.clone().map(|channel| channel.query_at);
-        // Held back by the gap between such queries, on the channel that may ask first.
-        let free = channels.map(|channel| channel.missing_at).min();
-        let missing = self
-            .neighbours
-            .next(now)
-            .zip(free)
-            .map(|(at, free)| at.max(free));
-        record_states.chain(queries).chain(missing).min()
+        let queries = channels.map(|channel| channel.query_at);
+        // Held back by the gap between such queries.
+        let missing = self.channels.iter().filter_map(|(id, channel)| {
+            let wanted = self.neighbours.next_missing(id.link)?;
+            Some(wanted.max(channel.missing_at))
+        });
+        let sightings = self.neighbours.next_sighting(now);
+        let due = record_states.chain(queries).chain(missing);
+        due.chain(sightings).min()
     }
 
     /// The last words.

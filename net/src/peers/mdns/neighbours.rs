@@ -449,19 +449,26 @@ impl Neighbours {
         questions
     }
 
-    /// When [`Neighbours::missing`] or [`Neighbours::sightings`] may have something.
-    pub(super) fn next(&self, now: Instant) -> Option<Instant> {
-        let instances = self.instances.values();
-        let asks = instances.clone().filter(|one| one.is_wanting());
-        let asks = asks.map(|one| one.ask_at);
+    /// When [`Neighbours::missing`] may have something for `link`.
+    pub(super) fn next_missing(&self, link: LinkIndex) -> Option<Instant> {
+        let instances = self.instances.iter().filter(|(key, _)| key.link == link);
+        let wanting = instances.filter(|(_, one)| one.is_wanting());
+        wanting.map(|(_, one)| one.ask_at).min()
+    }
+
+    /// When [`Neighbours::sightings`] may have something.
+    pub(super) fn next_sighting(&self, now: Instant) -> Option<Instant> {
         // Only the bound on reports leaves any behind.
-        let left = instances.filter(|one| one.is_changed && one.located().is_some());
+        let left = self
+            .instances
+            .values()
+            .filter(|one| one.is_changed && one.located().is_some());
         let soon = now + Duration::from_millis(100);
         let left = left.map(|_| soon);
         let repeats = self.instances.values();
         let repeats = repeats.filter_map(|one| Some(one.repeat?.0));
         let repeats = repeats.map(|at| if at <= now { soon } else { at });
-        asks.chain(left).chain(repeats).min()
+        left.chain(repeats).min()
     }
 
     /// How many instances are kept.

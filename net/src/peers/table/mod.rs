@@ -28,8 +28,8 @@ use super::candidate::{Belief, Owner, Setback, Teller};
 use super::crowd;
 use super::mdns::Sighting;
 use crate::auth::AddressSource;
-use crate::auth::limits::aggregate;
 use crate::error::Error;
+use crate::fairness::SourceNetwork;
 use crate::types::{Address, PeerId};
 use crate::wire::{Hello, MemberRecord};
 
@@ -51,7 +51,7 @@ const UNREACHABLE: Duration = Duration::from_secs(600);
 /// How often old entries are looked for.
 const SWEEP: Duration = Duration::from_secs(10);
 
-/// The most members from one network: an IPv4 address, an IPv6 /64, or all host names that nobody
+/// The most members from one network: an IPv4 address, an IPv6 /48, or all host names that nobody
 /// typed. A key costs nothing, so whoever knows the password could fill the table with his own.
 const MAX_FROM_NETWORK: usize = Hello::MAX_MEMBERS / 4;
 
@@ -143,8 +143,8 @@ struct Entry {
 /// What one party has many places in at little cost.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Network {
-    /// An IPv4 address, or an IPv6 /64.
-    Numbers(IpAddr),
+    /// An IPv4 address, or a site of IPv6.
+    Numbers(SourceNetwork),
     /// Host names: who has one has as many as he likes.
     Names,
     /// What the user typed.
@@ -154,7 +154,7 @@ pub(crate) enum Network {
 impl Network {
     /// Of a caller.
     pub(crate) fn of_ip(ip: IpAddr) -> Self {
-        Self::Numbers(aggregate(ip))
+        Self::Numbers(SourceNetwork::of(ip).site())
     }
 
     fn of_address(address: &Address) -> Self {
@@ -338,8 +338,7 @@ impl Table {
     /// share makes room itself.
     fn make_room(&mut self, network: Network, now: Instant) -> bool {
         let theirs = |entry: &Entry| entry.network == network;
-        let count = self.members.values().filter(|entry| theirs(entry)).count();
-        let has_share = network != Network::Typed && count >= MAX_FROM_NETWORK;
+        let has_share = self.has_share(network);
         if !has_share && self.members.len() < Hello::MAX_MEMBERS {
             return true;
         }
@@ -357,6 +356,13 @@ impl Table {
             self.forget(id, now);
             true
         })
+    }
+
+    /// True if `network` has as many members as it may have.
+    fn has_share(&self, network: Network) -> bool {
+        let entries = self.members.values();
+        let count = entries.filter(|entry| entry.network == network).count();
+        network != Network::Typed && count >= MAX_FROM_NETWORK
     }
 
     fn forget(&mut self, id: PeerId, now: Instant) {

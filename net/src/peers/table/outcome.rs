@@ -57,6 +57,8 @@ impl Table {
     /// A connection to `id` at `address` is there and has answered.
     fn connected(&mut self, id: PeerId, address: &Address, now: Instant) {
         let network = self.network_of(address);
+        // Whoever lives in two networks counts in the one that has room.
+        let has_share = self.has_share(network);
         let Some(entry) = self.members.get_mut(&id) else {
             return;
         };
@@ -64,7 +66,9 @@ impl Table {
         if let Some(class) = entry.busy.take() {
             self.lanes[class] -= 1;
         }
-        entry.network = network;
+        if !has_share {
+            entry.network = network;
+        }
         entry.address = Some(address.clone());
         entry.said_hello(id, now);
         self.arrived(id, now);

@@ -73,6 +73,33 @@ fn one_host_with_many_keys_leaves_room_for_newcomers() {
     assert!(!join(&mut table, 9000, 1, now), "it has its share");
 }
 
+/// Keys that come in through another network, where there is room, and are then reached in this one.
+#[test]
+fn a_network_that_has_its_share_gets_no_more_by_another_way_in() {
+    let now = Instant::now();
+    let mut table = Table::new(id(1_000_000), now);
+    for round in 0..3 {
+        for n in round * MAX_FROM_NETWORK..(round + 1) * MAX_FROM_NETWORK {
+            table.called(id(n), "x", Network::of_ip(ip(2)), &[at(1, n)], now);
+            table.dialled(&at(1, n), Ok((id(n), "x")), now);
+        }
+    }
+    for network in [1, 2] {
+        let network = Network::of_ip(ip(network));
+        let entries = table.members.values();
+        let count = entries.filter(|entry| entry.network == network).count();
+        assert_eq!(count, MAX_FROM_NETWORK);
+    }
+    assert_eq!(table.members.len(), 2 * MAX_FROM_NETWORK);
+}
+
+#[test]
+fn the_networks_of_one_site_share_its_part() {
+    let of = |text: &str| Network::of_ip(text.parse().unwrap());
+    assert_eq!(of("2001:db8:1:2::1"), of("2001:db8:1:ffff::2"));
+    assert_ne!(of("2001:db8:1:2::1"), of("2001:db8:2:2::1"));
+}
+
 #[test]
 fn keys_that_only_call_make_room_for_whoever_answers() {
     let now = Instant::now();
