@@ -96,10 +96,9 @@ impl Client {
         if expected.is_some_and(|expected| expected != id) {
             return Err(Error::OtherIdentity { who });
         }
-        let seat = connection.link().remote();
         let peer = HttpPeer {
             id,
-            seat: Mutex::new(seat.map(|remote| self.budget.seat(id, remote))),
+            seat: Mutex::default(),
             gate: self.gate.clone(),
             dialer: self.dialer.clone(),
             budget: self.budget.clone(),
@@ -110,6 +109,7 @@ impl Client {
             pairings: AtomicU64::new(0),
             paired: Mutex::new(Ok(())),
         };
+        peer.sit(connection.link().remote());
         peer.introduce(connection, deadline)?;
         Ok(Arc::new(peer))
     }

@@ -30,6 +30,16 @@ pub(crate) struct Origin {
 }
 
 impl Origin {
+    /// The file at `path` as `member` has it.
+    pub(crate) fn new(member: PeerId, path: &RelPath, version: Version, size: u64) -> Self {
+        Self {
+            member,
+            path: path.clone(),
+            version,
+            size,
+        }
+    }
+
     /// Of a file of `size` bytes that nobody has: no bytes ever come from here.
     pub(crate) fn nowhere(size: u64) -> Self {
         Self {

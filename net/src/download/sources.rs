@@ -8,7 +8,6 @@
 use std::time::{Duration, Instant};
 
 use super::fetch::Delivery;
-use super::streams::Has;
 use crate::error::Error;
 
 /// Streams of one file from its only holder: while one copies, the other receives. More are no
@@ -45,16 +44,6 @@ const TRIAL: u64 = 128 * 1024;
 /// No request is shorter than this for slowness alone.
 const MIN_REQUEST: u64 = 256 * 1024;
 
-/// What is in doubt about a source before its first bytes were proven.
-#[derive(Default, Clone, Copy, PartialEq, Eq)]
-enum Doubt {
-    /// Nothing: it says that it has the content.
-    #[default]
-    None,
-    /// Whether it has kept anything, and of which parts.
-    Parts,
-}
-
 /// The holders of one file, by their number in the download's list.
 pub(crate) struct Sources {
     all: Vec<Source>,
@@ -66,7 +55,8 @@ pub(crate) struct Sources {
 
 #[derive(Default)]
 struct Source {
-    doubt: Doubt,
+    /// Not known to have anything, before its first bytes were proven.
+    is_doubtful: bool,
     streams: usize,
     /// Bytes per second, smoothed; `None` before the first measure.
     rate: Option<f64>,
@@ -91,12 +81,9 @@ impl Sources {
         }
     }
 
-    /// Says what `source` has.
-    pub(crate) fn doubt(&mut self, source: usize, has: Has) {
-        self.all[source].doubt = match has {
-            Has::File(_) => Doubt::None,
-            Has::Blocks => Doubt::Parts,
-        };
+    /// Says that `source` may have kept nothing, or parts only.
+    pub(crate) fn doubt(&mut self, source: usize) {
+        self.all[source].is_doubtful = true;
     }
 
     /// Whether it is worth while to ask those who may have nothing. When nobody else is left, they are asked
@@ -143,7 +130,7 @@ impl Sources {
     /// How long a request to `source` should be when the window suggests `longest`.
     pub(crate) fn request_bytes(&self, source: usize, longest: u64) -> u64 {
         match self.all[source].rate {
-            None if self.all[source].doubt != Doubt::None => TRIAL.min(longest),
+            None if self.all[source].is_doubtful => TRIAL.min(longest),
             Some(rate) => ((rate * REQUEST_TIME) as u64).clamp(MIN_REQUEST.min(longest), longest),
             None => longest,
         }
@@ -213,7 +200,7 @@ impl Sources {
             source.strikes += 1;
         }
         // One that has had some part may have another.
-        let may_have_more = source.doubt == Doubt::Parts && source.rate.is_some();
+        let may_have_more = source.is_doubtful && source.rate.is_some();
         let lost = match error {
             Error::NotFound { .. } => !may_have_more,
             Error::Changed { .. } | Error::WrongBytes { .. } => true,
@@ -285,7 +272,7 @@ impl Sources {
 
 impl Source {
     fn is_untried(&self) -> bool {
-        self.doubt != Doubt::None && self.rate.is_none()
+        self.is_doubtful && self.rate.is_none()
     }
 
     fn is_usable(&self, now: Instant) -> bool {
@@ -351,7 +338,7 @@ mod tests {
     fn those_who_may_have_nothing_are_tried_one_at_a_time_when_it_is_worth_while() {
         let (mut sources, now) = (Sources::new(4, false), Instant::now());
         for source in 1..4 {
-            sources.doubt(source, Has::Blocks);
+            sources.doubt(source);
         }
         let ask = |sources: &mut Sources| {
             let asked: Vec<usize> = std::iter::from_fn(|| {
@@ -378,7 +365,7 @@ mod tests {
     #[test]
     fn when_nobody_else_is_left_those_are_asked_who_may_have_something() {
         let (mut sources, now) = (Sources::new(2, false), Instant::now());
-        sources.doubt(1, Has::Blocks);
+        sources.doubt(1);
         sources.failed(0, &timeout(), now);
         assert_eq!(sources.candidates(now).first().copied(), Some(1));
         assert!(!sources.is_trial(1, now));
@@ -391,8 +378,8 @@ mod tests {
     #[test]
     fn one_on_trial_that_stands_still_does_not_keep_others_from_being_tried() {
         let (mut sources, now) = (Sources::new(3, false), Instant::now());
-        sources.doubt(1, Has::Blocks);
-        sources.doubt(2, Has::Blocks);
+        sources.doubt(1);
+        sources.doubt(2);
         sources.failed(0, &Error::Changed { who: "x".into() }, now);
         assert_eq!(sources.candidates(now), [1, 2]);
         sources.begin(1);
@@ -405,7 +392,7 @@ mod tests {
     #[test]
     fn a_sure_holder_that_stands_still_has_an_alternative_in_one_on_trial() {
         let (mut sources, now) = (Sources::new(2, false), Instant::now());
-        sources.doubt(1, Has::Blocks);
+        sources.doubt(1);
         sources.begin(0);
         assert!(sources.alternative(0, now));
         sources.stalled(0, now);

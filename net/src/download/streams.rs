@@ -68,19 +68,14 @@ impl Source {
         let Has::File(version) = self.has else {
             return None;
         };
-        Some(Origin {
-            member: self.peer.id(),
-            path: self.path.clone(),
-            version,
-            size,
-        })
+        Some(Origin::new(self.peer.id(), &self.path, version, size))
     }
 
-    /// How sure it is that it has the content: the surer, the lower.
-    fn doubt(&self) -> u8 {
+    /// True unless it says that it has the whole.
+    fn may_have_nothing(&self) -> bool {
         match self.has {
-            Has::File(_) => 0,
-            Has::Blocks => 1,
+            Has::File(_) => false,
+            Has::Blocks => true,
         }
     }
 }
@@ -200,13 +195,13 @@ impl Shared {
             }
         };
         // What lies on this disk is not fetched from elsewhere as long as it lies there.
-        sources.sort_by_key(|source| (!source.is_local, source.doubt()));
+        sources.sort_by_key(|source| (!source.is_local, source.may_have_nothing()));
         let first_is_local = sources.first().is_some_and(|source| source.is_local);
         let (mut window, mut known) = (Window::new(), Sources::new(sources.len(), first_is_local));
         for (index, source) in sources.iter().enumerate() {
             known.locate(index, source.peer.distance());
-            if !source.is_local {
-                known.doubt(index, source.has);
+            if !source.is_local && source.may_have_nothing() {
+                known.doubt(index);
             }
         }
         let (streams, is_far) = known.shape(Instant::now());

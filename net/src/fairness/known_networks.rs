@@ -3,7 +3,6 @@
 //! A member is known by its key, but a connection has a network before it has a key. So that
 //! strangers can be told from those who are probably members before anything is spent on either,
 //! the networks from which keys were admitted are remembered for a while, in memory only.
-
 //!
 //! A network is more than a member: its neighbours in an IPv6 /64, where they are strangers, are as
 //! near as its own next address. So the exact addresses are remembered, too. What an IPv4 address

@@ -31,18 +31,33 @@ impl TokenBucket {
     /// Takes one token. Without one, nothing is taken and the time is returned when there will be
     /// one.
     pub(crate) fn take(&mut self, now: Instant) -> Result<(), Instant> {
-        let wait = self.wait(now);
+        self.take_many(1, now)
+    }
+
+    /// Takes so many tokens. Without all of them, nothing is taken and the time is returned when there
+    /// will be enough; of more than the bucket holds, there never are.
+    pub(crate) fn take_many(&mut self, count: u32, now: Instant) -> Result<(), Instant> {
+        let wait = self.wait_for(count, now);
         if !wait.is_zero() {
             return Err(now + wait);
         }
-        self.full_at = self.full_at.max(now) + self.token();
+        self.full_at = self.full_at.max(now) + self.token() * count;
         Ok(())
     }
 
     /// How long until there is a token; zero if there is one now.
     pub(crate) fn wait(&self, now: Instant) -> Duration {
-        let missing = self.full_at.saturating_duration_since(now) + self.token();
+        self.wait_for(1, now)
+    }
+
+    fn wait_for(&self, count: u32, now: Instant) -> Duration {
+        let missing = self.full_at.saturating_duration_since(now) + self.token() * count;
         missing.saturating_sub(self.token() * self.refill.burst.max(1))
+    }
+
+    /// When nothing will be missing.
+    pub(crate) fn full_at(&self) -> Instant {
+        self.full_at
     }
 
     /// True when the bucket is as good as a new one.

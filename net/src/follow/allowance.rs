@@ -6,17 +6,18 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use crate::fairness::{Refill, TokenBucket};
 use crate::types::PeerId;
 use crate::wire::Changes;
 
 /// What an answer before its time costs beside its changes, in changes. How often there is one, [`super::pace`] says.
 const ANSWER: u32 = 16;
 
-/// Changes for each second.
-const RATE: u32 = 1024;
-
-/// Changes that may come at once: four full answers.
-const BURST: u32 = 4 * (Changes::MAX_CHANGES as u32 + ANSWER);
+/// Changes for each second; and so many at once, four full answers.
+const CHANGES: Refill = Refill {
+    burst: 4 * (Changes::MAX_CHANGES as u32 + ANSWER),
+    per_second: 1024,
+};
 
 /// How long a member is not followed after its first flood. Each further one doubles it.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
@@ -30,33 +31,20 @@ const FORGIVEN: Duration = Duration::from_secs(300);
 /// Members that are remembered, more than there ever are in one network.
 const MAX_MEMBERS: usize = 1024;
 
-/// What one poll may bring, as a bucket that fills up again.
-pub(super) struct Allowance {
-    left: f64,
-    at: Instant,
-}
+/// What one poll may bring.
+pub(super) struct Allowance(TokenBucket);
 
 impl Allowance {
     /// A full one.
     pub(super) fn new(now: Instant) -> Self {
-        Self {
-            left: f64::from(BURST),
-            at: now,
-        }
+        Self(TokenBucket::new(CHANGES, now))
     }
 
     /// True if an answer with so many changes is within it.
     pub(super) fn takes(&mut self, changes: usize, now: Instant) -> bool {
-        let passed = now.saturating_duration_since(self.at).as_secs_f64();
-        self.left = (self.left + passed * f64::from(RATE)).min(f64::from(BURST));
-        self.at = now;
         let changes = u32::try_from(changes).unwrap_or(u32::MAX);
-        let cost = f64::from(changes.saturating_add(ANSWER));
-        let takes = cost <= self.left;
-        if takes {
-            self.left -= cost;
-        }
-        takes
+        let cost = changes.saturating_add(ANSWER);
+        self.0.take_many(cost, now).is_ok()
     }
 }
 

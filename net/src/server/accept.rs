@@ -201,7 +201,9 @@ impl Connection {
         match session.alpn_protocol() {
             Some(ALPN_PAIR) => {
                 let is_member = pairing::serve(&mut tls, self.remote, gate).await;
-                is_member.then(|| self.note_member(member));
+                if is_member {
+                    self.note_member(member);
+                }
             }
             Some(ALPN_HTTP) if gate.is_admitted(member) => {
                 return Ok(Identified::Member(Box::new(tls), member));

@@ -90,11 +90,13 @@ fn any_request() -> impl Strategy<Value = Request> {
                 watch: true,
             })
         }),
-        vec(any_path(), 1..5).prop_map(|paths| Request::Stat(StatRequest {
-            compare: false,
-            paths,
-            watch: false
-        })),
+        (vec(any_path(), 1..5), any::<bool>(), any::<bool>()).prop_map(
+            |(paths, watch, compare)| Request::Stat(StatRequest {
+                compare,
+                paths,
+                watch
+            })
+        ),
         (any::<String>(), option::of(any_path()), 1u32..).prop_map(|(pattern, after, limit)| {
             Request::Search(SearchRequest {
                 pattern,

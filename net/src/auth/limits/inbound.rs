@@ -72,7 +72,7 @@ pub struct InboundRun {
 enum Bucket {
     Known(PeerId),
     Remembered,
-    Unknown(IpAddr),
+    Unknown(SourceNetwork),
 }
 
 /// The failures and runs under way of one known key, or of all that are remembered.
@@ -130,7 +130,7 @@ impl StrangerFailures {
 pub struct Inbound {
     strangers: StrangerFailures,
     in_flight: u32,
-    sources: HashMap<IpAddr, Recent>,
+    sources: HashMap<SourceNetwork, Recent>,
     known: HashMap<PeerId, Known>,
     remembered: Known,
     reported_at: Option<Instant>,
@@ -160,7 +160,7 @@ impl Inbound {
             CallerStanding::Known => self.begin_known(caller, now)?,
             CallerStanding::Remembered if self.has_remembered(now) => self.begin_remembered(now)?,
             CallerStanding::Remembered | CallerStanding::Unknown => {
-                self.begin_unknown(aggregate(source), now)?
+                self.begin_unknown(SourceNetwork::of(source), now)?
             }
         };
         Ok(InboundRun { bucket, began: now })
@@ -192,7 +192,7 @@ impl Inbound {
         Ok(Bucket::Remembered)
     }
 
-    fn begin_unknown(&mut self, source: IpAddr, now: Instant) -> Result<Bucket, Refusal> {
+    fn begin_unknown(&mut self, source: SourceNetwork, now: Instant) -> Result<Bucket, Refusal> {
         self.strangers.decay(now);
         let by_source = self
             .sources
@@ -249,7 +249,7 @@ impl Inbound {
             .retain(|_, k| k.in_flight > 0 || k.failures.count(KNOWN_WINDOW, now) > 0);
     }
 
-    fn fail_unknown(&mut self, source: IpAddr, began: Instant, now: Instant) {
+    fn fail_unknown(&mut self, source: SourceNetwork, began: Instant, now: Instant) {
         self.strangers.add(began, now);
         // The gap bounds how many sources can have failed lately, so this table stays small.
         self.sources
@@ -285,11 +285,6 @@ fn gap(failures: u32) -> Duration {
     }
 }
 
-/// What one party controls at little cost: an IPv4 address, or an IPv6 /64.
-pub fn aggregate(source: IpAddr) -> IpAddr {
-    SourceNetwork::of(source.to_canonical()).address()
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -317,13 +312,13 @@ mod tests {
         let mut table = Inbound::default();
         let runs: Vec<_> = (0..failures)
             .map(|_| InboundRun {
-                bucket: Bucket::Unknown(source(1000)),
+                bucket: Bucket::Unknown(SourceNetwork::of(source(1000))),
                 began: now,
             })
             .collect();
         table.in_flight = failures;
         for (number, mut run) in (0..).zip(runs) {
-            run.bucket = Bucket::Unknown(source(1000 + number));
+            run.bucket = Bucket::Unknown(SourceNetwork::of(source(1000 + number)));
             table.end(run, false, now);
         }
         table
@@ -426,21 +421,6 @@ mod tests {
         };
         assert_eq!(now + wait, start + SOURCE_WINDOW);
         assert!(stranger(&mut table, 2, now).is_ok());
-    }
-
-    #[test]
-    fn a_v6_network_is_one_source_and_a_mapped_address_is_its_v4() {
-        let parse = |text: &str| text.parse::<IpAddr>().unwrap();
-        assert_eq!(
-            aggregate(parse("2001:db8:1:2:aaaa::1")),
-            aggregate(parse("2001:db8:1:2::ffff"))
-        );
-        assert_ne!(
-            aggregate(parse("2001:db8:1:2::1")),
-            aggregate(parse("2001:db8:1:3::1"))
-        );
-        assert_eq!(aggregate(parse("::ffff:10.0.0.1")), parse("10.0.0.1"));
-        assert_ne!(aggregate(parse("10.0.0.1")), aggregate(parse("10.0.0.2")));
     }
 
     #[test]

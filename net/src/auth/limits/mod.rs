@@ -23,7 +23,7 @@ mod stamps;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-pub use inbound::{CallerStanding, Inbound, InboundRun, Refusal, StrangerFailures, aggregate};
+pub use inbound::{CallerStanding, Inbound, InboundRun, Refusal, StrangerFailures};
 pub use known_keys::RememberedKeys;
 pub use outbound::{AddressSource, Hold, Outbound, OutboundRun, Outcome, SpentGuesses};
 pub use record::GuessRecord;

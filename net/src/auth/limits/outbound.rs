@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 
-use super::aggregate;
+use crate::fairness::SourceNetwork;
 
 /// The first pause after a wrong password; doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_secs(3600);
@@ -61,7 +61,7 @@ fn charge(who: &str, source: AddressSource) -> Charge {
     let digest: [u8; 32] = match host.parse::<IpAddr>().map(|ip| ip.to_canonical()) {
         // All hosts of a link are in one such network.
         Ok(IpAddr::V6(ip)) if ip.is_unicast_link_local() => Sha256::digest(ip.to_string()),
-        Ok(ip) => Sha256::digest(aggregate(ip).to_string()),
+        Ok(ip) => Sha256::digest(SourceNetwork::of(ip).address().to_string()),
         Err(_) => Sha256::digest(host),
     }
     .into();

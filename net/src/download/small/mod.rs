@@ -53,12 +53,7 @@ impl Small {
 
     /// Where its bytes come from, if they cannot be proven.
     fn origin(&self, member: PeerId) -> Origin {
-        Origin {
-            member,
-            path: self.path.clone(),
-            version: self.version,
-            size: self.size,
-        }
+        Origin::new(member, &self.path, self.version, self.size)
     }
 }
 

@@ -30,10 +30,10 @@ use std::time::{Duration, Instant};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 use self::endpoint::MdnsEndpoint;
-use self::intake::RateAllowance;
 use self::links::{ChannelId, LocalLink, MulticastSockets};
 pub(crate) use self::neighbours::Sighting;
 use crate::error::Error;
+use crate::fairness::{Refill, TokenBucket};
 use crate::types::PeerId;
 
 /// How often interfaces are looked for that came, went or changed their addresses.
@@ -78,7 +78,13 @@ impl Discovery {
         let station = DiscoveryThread {
             endpoint: MdnsEndpoint::new(me, port, RandomState::new().hash_one(me), Instant::now()),
             sockets: MulticastSockets::default(),
-            taken: RateAllowance::new(TAKEN_PER_SECOND, TAKEN_BURST, Instant::now()),
+            taken: TokenBucket::new(
+                Refill {
+                    burst: TAKEN_BURST,
+                    per_second: TAKEN_PER_SECOND,
+                },
+                Instant::now(),
+            ),
             found,
             wake: wake.clone(),
             stop,
@@ -112,7 +118,7 @@ impl Discovery {
 struct DiscoveryThread {
     endpoint: MdnsEndpoint,
     sockets: MulticastSockets,
-    taken: RateAllowance,
+    taken: TokenBucket,
     found: Found,
     wake: Arc<OwnedFd>,
     stop: Receiver<()>,
@@ -143,7 +149,7 @@ impl DiscoveryThread {
                 }
             }
             let next = self.endpoint.next(now).map_or(rescan, |at| at.min(rescan));
-            let readable = if self.taken.has(now) {
+            let readable = if self.taken.wait(now).is_zero() {
                 self.wait(next)
             } else {
                 self.rest(now + REST)
@@ -197,7 +203,7 @@ impl DiscoveryThread {
         };
         for _ in 0..TURN {
             let now = Instant::now();
-            if !self.taken.take(now) {
+            if self.taken.take(now).is_err() {
                 return;
             }
             // An error is about one that was sent, or says that there is nothing more.

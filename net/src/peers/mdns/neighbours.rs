@@ -8,9 +8,9 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use super::intake::RateAllowance;
 use super::message::{DnsMessage, DnsQuestion, DnsRecord, RecordData, kind};
 use super::name::DnsName;
+use crate::fairness::{Refill, TokenBucket};
 use crate::peers::crowd;
 use crate::types::{Address, PeerId};
 
@@ -169,7 +169,7 @@ pub(super) struct Neighbours {
     me: PeerId,
     service: DnsName,
     instances: HashMap<InstanceKey, ServiceInstance>,
-    reports: RateAllowance,
+    reports: TokenBucket,
 }
 
 impl Neighbours {
@@ -179,7 +179,13 @@ impl Neighbours {
             me,
             service,
             instances: HashMap::new(),
-            reports: RateAllowance::new(REPORTS_PER_SECOND, REPORTS_BURST, now),
+            reports: TokenBucket::new(
+                Refill {
+                    burst: REPORTS_BURST,
+                    per_second: REPORTS_PER_SECOND,
+                },
+                now,
+            ),
         }
     }
 
@@ -332,7 +338,7 @@ impl Neighbours {
         now: Instant,
     ) -> Vec<Sighting> {
         let mut sightings = Vec::new();
-        if !self.reports.has(now) {
+        if !self.reports.wait(now).is_zero() {
             return sightings;
         }
         self.expire(now);
@@ -356,7 +362,7 @@ impl Neighbours {
                 instance.is_changed = false;
                 continue;
             }
-            if !self.reports.take(now) {
+            if self.reports.take(now).is_err() {
                 break;
             }
             instance.is_changed = false;

@@ -7,12 +7,12 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use super::intake::RateAllowance;
 use super::message::{DnsMessage, DnsQuestion, DnsRecord, OutgoingMessage, RecordData, kind};
 use super::name::DnsName;
 use super::records::{
     ALL, KINDS, Kinds, META, OwnRecords, POINTER, ServiceNames, UNIQUE, is_known, with_additional,
 };
+use crate::fairness::{Refill, TokenBucket};
 use crate::types::PeerId;
 
 /// The longest life that is told to a simple resolver (section 6.7).
@@ -149,7 +149,7 @@ pub(super) struct Responder {
     attempt: u32,
     /// When the name was last probed for because of a conflict.
     contested: Option<Instant>,
-    simple: RateAllowance,
+    simple: TokenBucket,
 }
 
 impl Responder {
@@ -159,7 +159,13 @@ impl Responder {
             ours: OwnRecords::new(id, port, 0),
             attempt: 0,
             contested: None,
-            simple: RateAllowance::new(SIMPLE_PER_SECOND, 2 * SIMPLE_PER_SECOND, now),
+            simple: TokenBucket::new(
+                Refill {
+                    burst: 2 * SIMPLE_PER_SECOND,
+                    per_second: SIMPLE_PER_SECOND,
+                },
+                now,
+            ),
         }
     }
 
@@ -345,7 +351,9 @@ impl Responder {
         now: Instant,
     ) -> Option<OutgoingMessage> {
         let kinds = self.wanted(names, addresses, query);
-        if matches!(state.stage, AnnounceStage::Probing(_)) || kinds == 0 || !self.simple.take(now)
+        if matches!(state.stage, AnnounceStage::Probing(_))
+            || kinds == 0
+            || self.simple.take(now).is_err()
         {
             return None;
         }
