@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tinyp2p_net::config::ShareConfig;
 use tinyp2p_net::merkle::{BLOCK, Tree, TreeHasher};
-use tinyp2p_net::share::{Roots, Share};
+use tinyp2p_net::share::{Place, Roots, Share};
 use tinyp2p_net::types::RelPath;
 use tinyp2p_net::wire::StatRequest;
 
@@ -218,7 +218,12 @@ fn remember_root(node: &Node, name: &str, tree: &Tree) {
     let version = found.attributes[0].expect("the file").version;
     let place = directory.canonicalize().expect("a directory");
     let roots = Roots::open(&Roots::file(&place, &node.state())).expect("a database");
-    roots.insert(version, &path, tree).expect("insert");
+    let place = Place {
+        path,
+        inode: 0,
+        size: found.attributes[0].map_or(0, |found| found.size),
+    };
+    roots.insert(version, &place, tree).expect("insert");
     roots.flush().expect("flush");
 }
 

@@ -4,9 +4,11 @@
 //! or fails with [`Error::NeedsNetwork`] and has changed nothing; with a deadline it answers by then. The
 //! rest never waits. [`Filesystem::read`] does not wait either: its answer comes by callback.
 //!
-//! Lock order: none of the locks here is held while another is taken, or over the network.
+//! Lock order: none of the locks here is held while another is taken, or over the network, but that an
+//! [`OpenContent`](crate::open_content::OpenContent) may be looked at under that of the inodes.
 
 mod listing;
+mod reading;
 mod xattrs;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -16,10 +18,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use parking_lot::Mutex;
 use tinyp2p_net::client::{Need, Peer};
 use tinyp2p_net::config::{CALL_DEADLINE, READ_DEADLINE};
-use tinyp2p_net::download::{Engine, Has, Patience, Siblings, Source};
+use tinyp2p_net::download::{Engine, Has, Source};
 use tinyp2p_net::error::Error as NetError;
 use tinyp2p_net::follow::{Listener, News};
-use tinyp2p_net::types::{Attributes, ByteRange, Kind, MAX_NAME_BYTES, Name, PeerId, RelPath};
+use tinyp2p_net::types::{Kind, MAX_NAME_BYTES, Name, PeerId, RelPath, Root};
 use tinyp2p_net::wire::{Change, MAX_SMALL_FILE};
 
 use crate::errno::Error;
@@ -32,6 +34,7 @@ use crate::search::Searches;
 use crate::status::Place;
 use crate::trees::Trees;
 use crate::view::{Found, View, Wait, merge, turn};
+pub use reading::Opened;
 pub use xattrs::{XATTR_CACHED, XATTR_INFO, XATTR_ROOT, XATTR_SOURCES};
 
 /// The block size that `df` counts in.
@@ -57,6 +60,8 @@ pub struct Attr {
     pub size: u64,
     /// Nanoseconds since 1970.
     pub mtime: i64,
+    /// True for a file that somebody has open: it may have grown a moment later.
+    pub may_grow: bool,
 }
 
 /// What a lookup found.
@@ -197,8 +202,9 @@ impl Filesystem {
         }
     }
 
-    /// What a `stat` tells. A file's content is the same as long as its inode is, so only a directory's
-    /// modification time has to be asked for; while nobody answers, the last one known holds.
+    /// What a `stat` tells. A file's content is the same as long as its inode is, unless somebody has it open, who may
+    /// see it grow; so only such a one and a directory's modification time have to be asked for. While nobody
+    /// answers, what was known last holds.
     pub fn getattr(&self, number: u64, wait: Wait) -> Result<Attr, Error> {
         if is_hidden(number) {
             return self.hidden.attr(number);
@@ -206,7 +212,11 @@ impl Filesystem {
         let inode = self.inode(number)?;
         let mut attr = Attr::of(number, &inode);
         let Some(tree) = inode.tree() else {
-            return Ok(attr);
+            let is_open = self.inodes.lock().is_open(number);
+            return match is_open {
+                true => self.open_attr(number, &inode, wait),
+                false => Ok(attr),
+            };
         };
         match self.view(tree).mtime(&inode.path, wait) {
             Ok(mtime) => attr.mtime = mtime,
@@ -219,6 +229,27 @@ impl Filesystem {
             inode.mtime = attr.mtime;
         }
         Ok(attr)
+    }
+
+    /// What a `stat` tells of a file that somebody has open: what its member says that it is by now.
+    fn open_attr(&self, number: u64, inode: &Inode, wait: Wait) -> Result<Attr, Error> {
+        let holder = inode.sources.first().map(|source| source.member.id);
+        let holder = holder.filter(|holder| self.network.whole(*holder).is_none());
+        if let Some(holder) = holder
+            && let Some((directory, name)) = inode.path.split()
+        {
+            let view = self.trees.of(holder, Instant::now());
+            match view.find(&directory, &name, wait) {
+                Ok(Found::Item(item)) => self.inodes.lock().follow(number, &item),
+                Err(Error::NeedsNetwork) => return Err(Error::NeedsNetwork),
+                Ok(Found::Nothing { .. }) | Err(_) => {}
+            }
+        }
+        let now = self.inode(number)?;
+        Ok(Attr {
+            may_grow: true,
+            ..Attr::of(number, &now)
+        })
     }
 
     /// Whether `mask`, as of access(2), is allowed.
@@ -321,49 +352,31 @@ impl Filesystem {
         Err(failure)
     }
 
-    /// Opens a file with the flags of open(2). Nothing is fetched yet; the content that the inode stands
-    /// for is what every read of this handle gets, or an error.
-    pub fn open(&self, number: u64, flags: i32) -> Result<u64, Error> {
-        if flags & libc::O_ACCMODE != libc::O_RDONLY {
-            return Err(Error::ReadOnly);
-        }
-        if is_hidden(number) {
-            return self.hidden.open(number);
-        }
-        let inode = self.inode(number)?;
-        if inode.kind() == Kind::Directory {
-            return Err(Error::IsADirectory);
-        }
-        let sources = self.sources(&inode);
-        let mut has = sources.iter().map(|source| source.has);
-        if inode.size == Attributes::UNKNOWN_SIZE || !has.any(|has| matches!(has, Has::File(_))) {
-            // The kernel looks the name up again and comes back with what it leads to now.
-            self.invalidate(&inode.path);
-            return Err(Error::Replaced);
-        }
-        let siblings = Arc::clone(&self.trees) as Arc<dyn Siblings>;
-        let (size, root) = (inode.size, inode.root());
-        let download = self.engine.open_among(sources, size, root, siblings);
-        Ok(self.files.insert(OpenFile {
-            number,
-            path: inode.path.clone(),
-            size,
-            download,
-        }))
-    }
-
     /// Who can be asked for the bytes of a file: its holders, and members who may have kept blocks of it.
     fn sources(&self, inode: &Inode) -> Vec<Source> {
+        let holders = inode.readable().filter(|_| !inode.is_replaced);
+        self.sources_among(&inode.path, holders, inode.root(), inode.size)
+    }
+
+    /// The same for a content of which these are the `holders`, at `path`.
+    fn sources_among(
+        &self,
+        path: &RelPath,
+        holders: impl Iterator<Item = (PeerId, Has)>,
+        root: Option<Root>,
+        size: u64,
+    ) -> Vec<Source> {
         let source = |peer: Arc<dyn Peer>, has| Source {
             is_local: self.this_node == Some(peer.id()),
-            path: inode.path.clone(),
+            path: path.clone(),
             peer,
             has,
         };
-        let holders = inode.readable().filter(|_| !inode.is_replaced);
         let holders = holders.filter_map(|(id, has)| Some(source(self.network.peer(id)?, has)));
         let mut sources: Vec<Source> = holders.collect();
-        if inode.root().is_some() && inode.size > MAX_SMALL_FILE {
+        if let Some(root) = root
+            && size > MAX_SMALL_FILE
+        {
             let holders: HashSet<PeerId> = sources.iter().map(|source| source.peer.id()).collect();
             // A server of 2004 gives no blocks of what it does not share.
             let is_other = |peer: &Arc<dyn Peer>| {
@@ -374,7 +387,7 @@ impl Filesystem {
             let others = self.network.peers().into_iter().filter(is_other);
             let mut others: Vec<Arc<dyn Peer>> = others.collect();
             // Other ones for each content, so that in a large network nobody is never asked.
-            let salt = inode.root().map_or(0, |root| root.as_bytes()[0]);
+            let salt = root.as_bytes()[0];
             others.sort_by_key(|peer| peer.id().as_bytes().map(|byte| byte ^ salt));
             let others = others.into_iter();
             sources.extend(
@@ -386,65 +399,12 @@ impl Filesystem {
         sources
     }
 
-    /// Reads at most `size` bytes at `offset`. `done` is called exactly once, in bounded time: at once if the
-    /// bytes are in memory, else from another thread, or from this one if it has the `patience`.
-    pub fn read(
-        self: &Arc<Self>,
-        handle: u64,
-        offset: u64,
-        size: u32,
-        patience: Patience,
-        done: ReadDone,
-    ) {
-        if is_hidden(handle) {
-            return self.hidden.read(handle, offset, size, done);
-        }
-        let Some(file) = self.files.get(handle) else {
-            return done(Err(Error::UnknownHandle));
-        };
-        let start = offset.min(file.size);
-        let end = offset.saturating_add(u64::from(size)).min(file.size);
-        let range = ByteRange::new(start, end);
-        if range.is_empty() {
-            return done(Ok(&[]));
-        }
-        // Weak, so that a parked read does not keep the mount alive that would have to end it.
-        let filesystem = Arc::downgrade(self);
-        let (number, path) = (file.number, file.path.clone());
-        let answer = move |result: Result<&[u8], NetError>| match result {
-            Ok(bytes) => done(Ok(bytes)),
-            Err(error) => {
-                if let Some(filesystem) = filesystem.upgrade() {
-                    filesystem.note_failure(number, &path, &error);
-                }
-                done(Err(error.into()));
-            }
-        };
-        file.download.read(range, patience, Box::new(answer));
-    }
-
-    /// Closes an open file.
-    pub fn release(&self, handle: u64) {
-        self.files.remove(handle);
-    }
-
     /// Figures for `df`, from what was listed lately. Everything there is is in use.
     pub fn statfs(&self) -> Statistics {
         let known = self.view.known();
         Statistics {
             blocks: known.bytes.div_ceil(STATFS_BLOCK).max(1),
             files: (known.items as u64).max(1),
-        }
-    }
-
-    /// A content that is gone is not offered again: the next lookup asks, and the next open looks up.
-    fn note_failure(&self, number: u64, path: &RelPath, error: &NetError) {
-        tracing::info!(file = %path, %error, "cannot be read");
-        if matches!(error, NetError::Changed { .. } | NetError::NotFound { .. }) {
-            self.invalidate(path);
-            if let Some(inode) = self.inodes.lock().get_mut(number) {
-                inode.is_replaced = true;
-            }
         }
     }
 
@@ -532,6 +492,7 @@ impl Attr {
             kind: inode.kind(),
             size: inode.size,
             mtime: inode.mtime,
+            may_grow: false,
         }
     }
 }

@@ -31,6 +31,7 @@ use tinyp2p_net::types::{Attributes, Kind};
 use crate::errno::{self, Error};
 use crate::expire::{Busy, Expirer};
 use crate::filesystem::{Attr, Filesystem, Looked, STATFS_BLOCK};
+use crate::inodes::Pages;
 use crate::view::Wait;
 use crate::workers::{Turn, Workers};
 
@@ -226,13 +227,17 @@ impl fuser::Filesystem for Adapter {
             reply,
             move |fs, wait, _| {
                 fs.prepare(inode.0, wait)?;
-                fs.open(inode.0, flags.0)
+                fs.open(inode.0, flags.0, wait)
             },
-            |reply, handle| {
-                // An inode is one content, so what the kernel has of it stays right; and there is
-                // nothing to flush.
-                let flags = FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH;
-                reply.opened(FileHandle(handle), flags);
+            |reply, opened| {
+                let pages = match opened.pages {
+                    Pages::Keep => FopenFlags::FOPEN_KEEP_CACHE,
+                    Pages::Drop => FopenFlags::empty(),
+                    Pages::Bypass => FopenFlags::FOPEN_DIRECT_IO,
+                };
+                // There is nothing to flush.
+                let flags = pages | FopenFlags::FOPEN_NOFLUSH;
+                reply.opened(FileHandle(opened.handle), flags);
             },
         );
     }
@@ -613,6 +618,7 @@ impl Attr {
         kind: Kind::File,
         size: 0,
         mtime: 0,
+        may_grow: false,
     };
 }
 
@@ -659,9 +665,9 @@ fn is_measured(attr: Attr) -> bool {
 }
 
 /// How long the kernel may go by `attr`. What has no size yet is looked at again by everybody: an open may
-/// have given it one.
+/// have given it one. So is a file that is open: whoever asks again does so to see whether it has grown.
 fn ttl(attr: Attr) -> Duration {
-    match is_measured(attr) {
+    match is_measured(attr) && !attr.may_grow {
         true => TTL,
         false => Duration::ZERO,
     }

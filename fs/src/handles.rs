@@ -13,6 +13,7 @@ use tinyp2p_net::download::Download;
 use tinyp2p_net::types::RelPath;
 
 use crate::inodes::Tree;
+use crate::open_content::{ContentState, OpenContent};
 use crate::search::Matches;
 use crate::view::Directory;
 use crate::view::merge::Member;
@@ -23,10 +24,10 @@ pub struct OpenFile {
     pub number: u64,
     /// Its path at the member that it is read from.
     pub path: RelPath,
-    /// Bytes; nothing behind them is ever asked for.
-    pub size: u64,
-    /// Where its bytes come from.
-    pub download: Download,
+    /// What is read.
+    pub content: Arc<OpenContent>,
+    /// Where its bytes come from, and what they are of.
+    pub download: Mutex<(ContentState, Arc<Download>)>,
 }
 
 /// A directory that somebody goes through.

@@ -197,6 +197,7 @@ impl Hidden {
                 kind: Kind::Directory,
                 size: 0,
                 mtime: now(),
+                may_grow: false,
             });
         }
         Ok(self.state(number)?.attr(number))
@@ -288,6 +289,7 @@ impl State {
             kind,
             size,
             mtime: self.made,
+            may_grow: false,
         }
     }
 }

@@ -19,6 +19,7 @@
 
 mod numbers;
 
+use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
@@ -27,6 +28,7 @@ use tinyp2p_net::generations::Generations;
 use tinyp2p_net::types::{Attributes, ContentId, Kind, PeerId, RelPath, Root, Version};
 
 use self::numbers::{NoHashing, NumberMap};
+use crate::open_content::{ContentState, OpenContent};
 use crate::view::merge::{Item, Member, Source};
 
 /// The number of the mount's root.
@@ -111,6 +113,28 @@ pub struct Inode {
     lookups: u64,
 }
 
+/// Those who read one file.
+#[derive(Default)]
+struct Readers {
+    /// How many have it open.
+    opens: usize,
+    /// Reads under way that are answered as if the file ended where the kernel has been told it does.
+    short_reads: usize,
+    /// What the kernel's pages of it are of.
+    pages: Option<Arc<OpenContent>>,
+}
+
+/// What a new handle has to do with the pages that the kernel has of its inode.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Pages {
+    /// They are of the same content.
+    Keep,
+    /// They are of another one, which nobody reads any more.
+    Drop,
+    /// They are of another one, for those who read that.
+    Bypass,
+}
+
 /// All inodes that the kernel knows.
 pub struct Inodes {
     inodes: NumberMap<Inode>,
@@ -123,6 +147,10 @@ pub struct Inodes {
     next: u64,
     /// What those few were told as whose content was not known then, and is now.
     born: NumberMap<Identity>,
+    /// Files that somebody has open, and those of whose former content the kernel may have pages.
+    readers: NumberMap<Readers>,
+    /// Files that somebody has open, by their paths.
+    open: HashMap<RelPath, Vec<u64>>,
 }
 
 impl Inodes {
@@ -147,6 +175,8 @@ impl Inodes {
             remembered: Generations::new(MAX_REMEMBERED),
             next: ROOT + 1,
             born: NumberMap::default(),
+            readers: NumberMap::default(),
+            open: HashMap::new(),
         }
     }
 
@@ -158,7 +188,12 @@ impl Inodes {
     /// business of theirs. Only if the content has turned out to be gone meanwhile, what was known is wrong.
     pub fn look_up(&mut self, tree: Tree, path: RelPath, item: &Item) -> (u64, &Inode) {
         self.measure(&path, item);
-        let (number, inode) = self.told(self.key(tree, path, item), item.size, item.mtime);
+        let key = self.key(tree, path, item);
+        if !self.open.is_empty() && !self.knows(&key) {
+            self.adopt(&key, item);
+        }
+        let may_grow = !self.readers.is_empty();
+        let (number, inode) = self.told(key, item.size, item.mtime);
         match tree {
             Tree::Found | Tree::Member(_) if !inode.is_replaced => inode.learn(item),
             _ => {
@@ -167,7 +202,154 @@ impl Inodes {
             }
         }
         inode.is_replaced = false;
-        (number, inode)
+        if may_grow {
+            self.grow(number, item.size);
+        }
+        (number, &self.inodes[&number])
+    }
+
+    /// The file has `size` bytes by now; if they are more, the kernel may be told, unless a read is being answered by what
+    /// it was told before.
+    fn grow(&mut self, number: u64, size: u64) {
+        let readers = self.readers.get(&number);
+        let is_being_read = readers.is_some_and(|readers| readers.short_reads > 0);
+        if let Some(inode) = self.inodes.get_mut(&number)
+            && !is_being_read
+            && inode.size < size
+            && inode.size != Attributes::UNKNOWN_SIZE
+        {
+            inode.size = size;
+        }
+    }
+
+    /// Lets the number of an open file that has become `item` stand for that, if there is one.
+    fn adopt(&mut self, key: &Key, item: &Item) {
+        let open = self.open.get(&key.0).cloned().unwrap_or_default();
+        for number in open {
+            if self
+                .inodes
+                .get(&number)
+                .is_some_and(|inode| inode.may_become(item))
+            {
+                self.become_item(number, key, item);
+                return;
+            }
+        }
+    }
+
+    /// Takes note of what the open file `number` is by now, as its own member says.
+    pub fn follow(&mut self, number: u64, item: &Item) {
+        let Some(inode) = self.inodes.get(&number) else {
+            return;
+        };
+        if inode.is(item) {
+            self.grow(number, item.size);
+        } else if inode.may_become(item) {
+            let key = self.key(Tree::Merged, inode.path.clone(), item);
+            self.become_item(number, &key, item);
+        }
+    }
+
+    fn become_item(&mut self, number: u64, key: &Key, item: &Item) {
+        let Some(inode) = self.inodes.get(&number) else {
+            return;
+        };
+        let before = (inode.path.clone(), inode.identity);
+        self.unlink((&before.0, before.1), number);
+        if !self.knows(key) {
+            self.link(self.hasher.hash_one(key), number);
+        }
+        if let Some(inode) = self.inodes.get_mut(&number) {
+            inode.identity = key.1;
+            inode.mtime = item.mtime;
+            inode.sources = Arc::clone(&item.sources);
+            inode.is_replaced = false;
+        }
+        self.grow(number, item.size);
+    }
+
+    /// Counts a handle of `number` that reads `state`. Says with whom it shares what it reads, and what it has to do
+    /// with the kernel's pages. A handle that reads something else than the kernel takes the file for has nothing to do
+    /// with them.
+    pub fn begin_reading(
+        &mut self,
+        number: u64,
+        state: ContentState,
+    ) -> Option<(Arc<OpenContent>, Pages)> {
+        let inode = self.inodes.get(&number)?;
+        let readers = self.readers.entry(number).or_default();
+        readers.opens += 1;
+        if readers.opens == 1 {
+            let open = self.open.entry(inode.path.clone()).or_default();
+            open.push(number);
+        }
+        let fresh = || Arc::new(OpenContent::new(state));
+        if state.size != inode.size {
+            return Some((fresh(), Pages::Bypass));
+        }
+        let (content, pages) = match &readers.pages {
+            Some(content) if content.is(state) => (Arc::clone(content), Pages::Keep),
+            // Nobody but this table has it.
+            Some(content) if Arc::strong_count(content) == 1 => (fresh(), Pages::Drop),
+            Some(_) => return Some((fresh(), Pages::Bypass)),
+            None => (fresh(), Pages::Keep),
+        };
+        readers.pages = Some(Arc::clone(&content));
+        Some((content, pages))
+    }
+
+    /// Takes a handle of `number` back, which is to be gone by now.
+    pub fn end_reading(&mut self, number: u64) {
+        let Some(readers) = self.readers.get_mut(&number) else {
+            return;
+        };
+        readers.opens = readers.opens.saturating_sub(1);
+        if readers.opens > 0 {
+            return;
+        }
+        let inode = self.inodes.get(&number);
+        let pages = readers.pages.as_ref();
+        let is_plain = pages.is_none_or(|pages| inode.is_none_or(|inode| inode.has(pages.state())));
+        if is_plain {
+            self.readers.remove(&number);
+        }
+        if let Some(inode) = inode
+            && let Some(open) = self.open.get_mut(&inode.path)
+        {
+            open.retain(|other| *other != number);
+            if open.is_empty() {
+                self.open.remove(&inode.path);
+            }
+        }
+    }
+
+    /// True while somebody has the file open.
+    pub fn is_open(&self, number: u64) -> bool {
+        let readers = self.readers.get(&number);
+        readers.is_some_and(|readers| readers.opens > 0)
+    }
+
+    /// Counts a read of `number` that is to end where the content of `size` bytes does. `false` if the kernel may
+    /// have been told that the file has more by now: it would take what is missing for zeros.
+    pub fn begin_short_read(&mut self, number: u64, size: u64) -> bool {
+        if self
+            .inodes
+            .get(&number)
+            .is_some_and(|inode| inode.size > size)
+        {
+            return false;
+        }
+        if let Some(readers) = self.readers.get_mut(&number) {
+            readers.short_reads += 1;
+        }
+        true
+    }
+
+    /// Takes it back, once the kernel has its answer.
+    pub fn end_short_read(&mut self, number: u64) {
+        if let Some(readers) = self.readers.get_mut(&number) {
+            readers.short_reads = readers.short_reads.saturating_sub(1);
+        }
     }
 
     /// The same for the top of a member's own tree, about which nobody is asked: until somebody is, it
@@ -291,6 +473,7 @@ impl Inodes {
             && number != ROOT
             && let Some(inode) = self.inodes.remove(&number)
         {
+            self.readers.remove(&number);
             if let Some(born) = self.born.remove(&number) {
                 self.unlink((&inode.path, born), number);
             }
@@ -406,6 +589,37 @@ impl Inode {
                     && sources.any(|s| s.member.id == member && s.version == version)
             }
         }
+    }
+
+    /// True if `state` is the content that this stands for.
+    fn has(&self, state: ContentState) -> bool {
+        match self.identity {
+            Identity::Directory(_) => false,
+            Identity::Empty => state.size == 0,
+            Identity::Root { root, size } => state.content == Some(ContentId { root, size }),
+            Identity::Source {
+                member,
+                version,
+                size,
+            } => (state.member, state.version, state.size) == (member, version, size),
+        }
+    }
+
+    /// True if `item`, at the same path, may be what this file has become: the same file at the same member, with as many
+    /// bytes or more. Whether it still has the bytes that it had shows when it is read.
+    fn may_become(&self, item: &Item) -> bool {
+        let is_same = |source: &Source| {
+            let mut others = item.sources.iter();
+            others.any(|other| {
+                other.member.id == source.member.id && other.version.file() == source.version.file()
+            })
+        };
+        self.kind() == Kind::File
+            && item.kind == Kind::File
+            && item.is_measured()
+            && self.size != Attributes::UNKNOWN_SIZE
+            && item.size >= self.size
+            && self.sources.iter().any(is_same)
     }
 
     /// Adds what `item` says of the same thing.

@@ -19,6 +19,7 @@ pub mod info;
 pub mod inodes;
 pub mod mount;
 pub mod network;
+pub mod open_content;
 pub mod search;
 pub mod status;
 #[cfg(any(test, feature = "testing"))]

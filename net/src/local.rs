@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::server::Service;
 use crate::server::answer::answer;
 use crate::server::batch;
-use crate::share::{Asker, SharedFile, is_changed};
+use crate::share::{Asker, FormerFile, NoContent, SharedContent, SharedFile, is_changed};
 use crate::types::{ByteRange, PeerId, RelPath, Root, Version};
 use crate::wire::{BatchAnswer, BatchItem, FaultCode, Request, Response};
 
@@ -74,14 +74,39 @@ impl Peer for LocalPeer {
         }))
     }
 
-    /// What this node has kept is looked at before anybody is asked.
+    /// From the share only: what this node has kept is looked at before anybody is asked.
     fn open_content(
         &self,
-        _: Root,
-        _: ByteRange,
-        _: Instant,
+        root: Root,
+        range: ByteRange,
+        deadline: Instant,
     ) -> Result<(u64, Box<dyn ByteStream>), Error> {
-        Err(Error::NotFound { who: WHO.into() })
+        let not_found = || Error::NotFound { who: WHO.into() };
+        let share = self.service.share.as_ref().ok_or_else(not_found)?;
+        let content =
+            share
+                .open_content(root, range.start, deadline)
+                .map_err(|error| match error {
+                    NoContent::Gone => not_found(),
+                    NoContent::Unknown => Error::Timeout { who: WHO.into() },
+                })?;
+        let size = match &content {
+            SharedContent::File(file) => file.attributes().size,
+            SharedContent::Former(file) => file.content().size,
+        };
+        let remaining = ByteRange::new(range.start, range.end.min(size));
+        if remaining.is_empty() {
+            return Err(not_found());
+        }
+        let stream: Box<dyn ByteStream> = match content {
+            SharedContent::File(file) => Box::new(LocalStream { file, remaining }),
+            SharedContent::Former(file) => Box::new(FormerStream {
+                file,
+                remaining,
+                read: Vec::new(),
+            }),
+        };
+        Ok((remaining.len(), stream))
     }
 
     fn fetch(&self, files: &[BatchItem], _: Instant) -> Result<Vec<BatchAnswer>, Error> {
@@ -115,6 +140,30 @@ impl ByteStream for LocalStream {
             Err(error) if !is_changed(&error) => Err(Error::local("reading a shared file", error)),
             _ => Err(Error::Changed { who: WHO.into() }),
         }
+    }
+}
+
+/// What a file still has of a content that it had.
+struct FormerStream {
+    file: FormerFile,
+    /// What was not read yet.
+    remaining: ByteRange,
+    /// What was read and not handed out yet.
+    read: Vec<u8>,
+}
+
+impl ByteStream for FormerStream {
+    fn read(&mut self, buffer: &mut [u8], _: Instant) -> Result<usize, Error> {
+        if self.read.is_empty() && !self.remaining.is_empty() {
+            let read = self.file.read(self.remaining);
+            let read = read.map_err(|error| Error::local("reading a shared file", error))?;
+            self.read = read.ok_or_else(|| Error::Changed { who: WHO.into() })?;
+            self.remaining.start += self.read.len() as u64;
+        }
+        let count = self.read.len().min(buffer.len());
+        buffer[..count].copy_from_slice(&self.read[..count]);
+        self.read.drain(..count);
+        Ok(count)
     }
 }
 

@@ -11,13 +11,15 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::client::{ByteStream, Peer};
 use crate::error::Error;
-use crate::merkle::{SUBTREE_BLOCKS, Tree, TreeHasher};
+use crate::merkle::{BLOCK, SUBTREE_BLOCKS, Tree, TreeHasher, leaf};
 use crate::share::journal::Journal;
-use crate::types::{Attributes, ByteRange, Entry, Kind, Name, PeerId, RelPath, Root, Version};
+use crate::types::{
+    Attributes, ByteRange, ContentId, Entry, Kind, Name, PeerId, RelPath, Root, Version,
+};
 use crate::wire::{
     BatchAnswer, BatchItem, Change, Changes, ChangesRequest, Depth, Fault, FaultCode, ListRequest,
-    Listing, MAX_SMALL_FILE, Request, Response, SearchPage, SearchRequest, StatRequest,
-    StatResponse,
+    Listing, MAX_SMALL_FILE, Request, Response, SearchPage, SearchRequest, Snapshot,
+    SnapshotRequest, StatRequest, StatResponse,
 };
 
 pub use wire_peer::WirePeer;
@@ -60,6 +62,8 @@ pub struct MemoryPeer {
     changed: Condvar,
     trees: Mutex<BTreeMap<Root, Tree>>,
     kept: Mutex<BTreeMap<Root, (Vec<u8>, ByteRange)>>,
+    /// What files had in versions that were asked about.
+    captured: Mutex<BTreeMap<Version, Vec<u8>>>,
     /// `None` while it does not watch what it told.
     journal: Mutex<Option<Journal>>,
     moved: Condvar,
@@ -79,6 +83,7 @@ impl MemoryPeer {
             changed: Condvar::new(),
             trees: Mutex::default(),
             kept: Mutex::default(),
+            captured: Mutex::default(),
             journal: Mutex::default(),
             moved: Condvar::new(),
             calls: AtomicUsize::new(0),
@@ -350,6 +355,103 @@ impl MemoryPeer {
         (path.is_root() || !self.children(path).is_empty()).then_some(DIRECTORY)
     }
 
+    /// What a file had in a version, if that is remembered, or has now, which is remembered from then on.
+    fn snapshot(&self, request: &SnapshotRequest) -> Option<Snapshot> {
+        let (files, mut captured) = (self.files.lock(), self.captured.lock());
+        let known = captured
+            .get(&request.version)
+            .filter(|_| request.prefix.is_none());
+        let (version, content) = match (known, request.may_read) {
+            (Some(content), _) => (request.version, content.clone()),
+            (None, true) => {
+                let (attributes, content) = files.get(&request.path)?;
+                captured.insert(attributes.version, content.clone());
+                (attributes.version, content.clone())
+            }
+            (None, false) => return None,
+        };
+        let content_id = |bytes: &[u8]| {
+            let mut hasher = TreeHasher::default();
+            hasher.update(bytes);
+            let tree = hasher.finish()?;
+            let (root, size) = (tree.root(), bytes.len() as u64);
+            self.trees.lock().insert(root, tree);
+            Some(ContentId { root, size })
+        };
+        let prefix = request
+            .prefix
+            .and_then(|prefix| content.get(..prefix.size as usize));
+        Some(Snapshot {
+            version,
+            content: content_id(&content)?,
+            is_prefix: prefix.and_then(content_id) == request.prefix && request.prefix.is_some(),
+        })
+    }
+
+    /// What some file still has at `range` of the content with this root.
+    fn former(&self, root: Root, range: ByteRange) -> Option<Vec<u8>> {
+        let trees = self.trees.lock();
+        let leaves = trees.get(&root)?.leaves();
+        let files = self.files.lock();
+        let first = range.start / BLOCK;
+        let mut contents = files.values().map(|(_, content)| content);
+        let has_it = |content: &&Vec<u8>| {
+            content.len() as u64 >= range.end
+                && (first..range.end.div_ceil(BLOCK)).all(|block| {
+                    let block_range =
+                        (block * BLOCK) as usize..range.end.min((block + 1) * BLOCK) as usize;
+                    leaves.get(block as usize) == Some(&leaf(&content[block_range]))
+                })
+        };
+        let content = contents.find(has_it)?;
+        Some(content[range.start as usize..range.end as usize].to_vec())
+    }
+
+    /// Appends to what it shares at `path`: another version of the same file, without a root.
+    ///
+    /// # Panics
+    /// If it shares nothing at `path`: a mistake in a test.
+    pub fn append(&self, path: &str, more: &[u8], mtime: i64) -> Attributes {
+        self.change(path, mtime, |content| content.extend_from_slice(more))
+    }
+
+    /// Changes what it shares at `path`: another version of the same file, without a root.
+    ///
+    /// # Panics
+    /// If it shares nothing at `path`: a mistake in a test.
+    pub fn change(&self, path: &str, mtime: i64, change: impl FnOnce(&mut Vec<u8>)) -> Attributes {
+        let path = RelPath::new(path.as_bytes()).expect("a valid path");
+        let mut files = self.files.lock();
+        let (attributes, content) = files.get_mut(&path).expect("a shared file");
+        change(content);
+        let state = fingerprint(content) ^ (mtime as u64).rotate_left(32);
+        *attributes = Attributes {
+            size: content.len() as u64,
+            mtime,
+            version: Version::of(attributes.version.0, state),
+            root: None,
+            ..*attributes
+        };
+        let changed = *attributes;
+        drop(files);
+        self.note(path);
+        changed
+    }
+
+    /// Calls what it shares at `from` by another name, `to`.
+    ///
+    /// # Panics
+    /// If it shares nothing at `from`: a mistake in a test.
+    pub fn rename(&self, from: &str, to: &str) {
+        let path = |text: &str| RelPath::new(text.as_bytes()).expect("a valid path");
+        let mut files = self.files.lock();
+        let file = files.remove(&path(from)).expect("a shared file");
+        files.insert(path(to), file);
+        drop(files);
+        self.note(path(from));
+        self.note(path(to));
+    }
+
     /// The `count` names behind `after`, each of 248 bytes.
     fn endless(after: Option<&[u8]>, count: usize) -> impl Iterator<Item = String> {
         let digits = after.and_then(|name| std::str::from_utf8(name.get(..12)?).ok());
@@ -505,6 +607,10 @@ impl Peer for MemoryPeer {
                 let missing = || fault(Fault::new(FaultCode::NotFound, "no such content"));
                 found.map(Response::Hashes).ok_or_else(missing)
             }
+            Request::Snapshot(request) => self
+                .snapshot(request)
+                .map(Response::Snapshot)
+                .ok_or_else(|| fault(Fault::new(FaultCode::NotFound, "not known"))),
             _ => Err(fault(Fault::new(
                 FaultCode::MethodNotFound,
                 "not in this twin",
@@ -540,11 +646,15 @@ impl Peer for MemoryPeer {
     ) -> Result<(u64, Box<dyn ByteStream>), Error> {
         self.opens.fetch_add(1, Ordering::SeqCst);
         self.treat(deadline)?;
+        let not_found = || Error::NotFound { who: self.who() };
+        if let Some(bytes) = self.former(root, range) {
+            return Ok((range.len(), self.stream(bytes)));
+        }
         let kept = self.kept.lock();
         let found = kept
             .get(&root)
             .filter(|(_, part)| part.start <= range.start && range.start < part.end);
-        let (content, part) = found.ok_or_else(|| Error::NotFound { who: self.who() })?;
+        let (content, part) = found.ok_or_else(not_found)?;
         let end = range.end.min(part.end);
         let bytes = content[range.start as usize..end as usize].to_vec();
         Ok((end - range.start, self.stream(bytes)))

@@ -143,14 +143,28 @@ pub struct ContentId {
     pub size: u64,
 }
 
-/// One state of one file at one member: a digest of device, inode, size, mtime and ctime, made by
-/// the member that shares it. It is both the `version` of a listing and, as 16 hexadecimal digits
-/// in quotes, the strong entity tag (RFC 9110, section 8.8.3) of the file's bytes, so what was
-/// listed can be asked for with If-Match. Versions of different members say nothing to each other.
+/// One state of one file at one member, made by the member that shares it: the first 24 bits are a digest
+/// of which file it is (device, inode, time of birth), the other 40 one of its state (size, mtime, ctime). It
+/// is both the `version` of a listing and, as 16 hexadecimal digits in quotes, the strong entity tag (RFC
+/// 9110, section 8.8.3) of the file's bytes, so what was listed can be asked for with If-Match. Versions of
+/// different members say nothing to each other.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct Version(pub u64);
 
 impl Version {
+    /// How many bits tell states of one file apart.
+    const STATE_BITS: u32 = 40;
+
+    /// The version of a file in a state, from a digest of each.
+    pub const fn of(file: u64, state: u64) -> Self {
+        Self(file >> Self::STATE_BITS << Self::STATE_BITS | state >> (64 - Self::STATE_BITS))
+    }
+
+    /// What is the same in all versions of one file at one member, and rarely so for two files.
+    pub const fn file(self) -> u32 {
+        (self.0 >> Self::STATE_BITS) as u32
+    }
+
     /// The entity tag, quotes included.
     pub fn entity_tag(self) -> String {
         format!("\"{:016x}\"", self.0)
@@ -274,6 +288,22 @@ impl RelPath {
     pub fn is_within(&self, directory: &Self) -> bool {
         let rest = self.as_bytes().strip_prefix(directory.as_bytes());
         directory.is_root() || rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+    }
+
+    /// Where this lies once the directory `from`, in which it lies, has become `to`; `None` if it does not lie there,
+    /// or the path would be too long.
+    pub fn moved(&self, from: &Self, to: &Self) -> Option<Self> {
+        if !self.is_within(from) {
+            return None;
+        }
+        let rest = &self.0[from.0.len()..];
+        let rest = rest.strip_prefix(b"/").unwrap_or(rest);
+        let joined = match (to.is_root(), rest.is_empty()) {
+            (true, _) => rest.to_vec(),
+            (false, true) => to.0.to_vec(),
+            (false, false) => [&to.0, &b"/"[..], rest].concat(),
+        };
+        Self::new(&joined).ok()
     }
 
     /// The components from the root down; none for the root.
@@ -470,6 +500,24 @@ impl FromStr for PeerArgument {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_lies_in_a_directory_moves_with_it() {
+        let path = |text: &str| RelPath::new(text.as_bytes()).unwrap();
+        let moved = |it, from, to| path(it).moved(&path(from), &path(to));
+        assert_eq!(moved("a/b/f", "a", "c/d"), Some(path("c/d/b/f")));
+        assert_eq!(moved("a/f", "a", ""), Some(path("f")));
+        assert_eq!(moved("f", "", "a"), Some(path("a/f")));
+        assert_eq!(moved("a", "a", "b"), Some(path("b")));
+        assert_eq!(moved("ab/f", "a", "c"), None);
+    }
+
+    #[test]
+    fn versions_tell_the_file_from_its_state() {
+        let version = Version::of(0xabcd_ef01_2345_6789, 0x1122_3344_5566_7788);
+        assert_eq!(version, Version(0xabcd_ef11_2233_4455));
+        assert_eq!(version.file(), 0x00ab_cdef);
+    }
 
     #[test]
     fn what_is_below_a_directory_is_within_it_and_namesakes_are_not() {

@@ -4,9 +4,12 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use tinyp2p_net::client::Peer;
+use tinyp2p_net::download::Patience;
 use tinyp2p_net::testing::{Behaviour, MemoryPeer};
 
 use super::*;
+use crate::errno::errno;
+use crate::inodes::Pages;
 use crate::testing::MemoryNetwork;
 
 mod trees;
@@ -52,7 +55,9 @@ impl Setup {
     }
 
     fn open(&self, path: &str) -> Result<u64, Error> {
-        self.filesystem.open(self.find(path)?.inode, libc::O_RDONLY)
+        let number = self.find(path)?.inode;
+        let opened = self.filesystem.open(number, libc::O_RDONLY, wait())?;
+        Ok(opened.handle)
     }
 
     fn start_read(&self, handle: u64, offset: u64, size: u32) -> Receiver<Result<Vec<u8>, Error>> {
@@ -162,7 +167,7 @@ fn a_file_is_no_directory_and_a_directory_no_file() {
         setup.filesystem.opendir(file),
         Err(Error::NotADirectory)
     ));
-    let open = setup.filesystem.open(folder, libc::O_RDONLY);
+    let open = setup.filesystem.open(folder, libc::O_RDONLY, wait());
     assert!(matches!(open, Err(Error::IsADirectory)));
 }
 
@@ -183,7 +188,7 @@ fn nothing_can_be_written_or_executed() {
     let inode = setup.find("x").unwrap().inode;
     for flags in [libc::O_WRONLY, libc::O_RDWR, libc::O_WRONLY | libc::O_TRUNC] {
         assert!(matches!(
-            setup.filesystem.open(inode, flags),
+            setup.filesystem.open(inode, flags, wait()),
             Err(Error::ReadOnly)
         ));
     }
@@ -226,18 +231,144 @@ fn an_open_file_keeps_its_content_or_fails_and_a_later_open_gets_the_new_one() {
     let handle = setup.open("x").unwrap();
     let old = setup.find("x").unwrap();
     setup.ann.put("x", "brand new", 2);
-    assert!(matches!(
-        setup.read(handle, 0, 99),
-        Err(Error::Network(NetError::Changed { .. }))
-    ));
+    let read = setup.read(handle, 0, 99).unwrap_err();
+    assert_eq!(errno(&read), libc::ESTALE);
     // Its fstat stays; the old inode cannot be opened again, and the name leads to another one.
-    assert_eq!(setup.filesystem.getattr(old.inode, Wait::No).unwrap(), old);
-    let again = setup.filesystem.open(old.inode, libc::O_RDONLY);
+    let now = setup.filesystem.getattr(old.inode, wait()).unwrap();
+    assert_eq!((now.size, now.mtime), (old.size, old.mtime));
+    let again = setup.filesystem.open(old.inode, libc::O_RDONLY, wait());
     assert!(matches!(again, Err(Error::Replaced)));
     let new = setup.find("x").unwrap();
     assert_ne!(new.inode, old.inode);
     let handle = setup.open("x").unwrap();
     assert_eq!(setup.read(handle, 0, 99).unwrap(), b"brand new");
+}
+
+fn path(text: &str) -> RelPath {
+    RelPath::new(text.as_bytes()).unwrap()
+}
+
+/// Bytes of more than one small file.
+fn long(length: usize) -> Vec<u8> {
+    (0..length).map(|at| (at / 7 % 251) as u8).collect()
+}
+
+#[test]
+fn what_changes_the_bytes_of_a_file_in_nothing_ends_no_read() {
+    let setup = setup();
+    let content = long(300_000);
+    for (name, is_rooted) in [("rooted", true), ("new", false)] {
+        let moved = format!("moved/{name}");
+        match is_rooted {
+            true => setup.ann.put_rooted(name, content.clone(), 1),
+            // As if it had been written just now.
+            false => setup.ann.put(name, content.clone(), now()),
+        };
+        let handle = setup.open(name).unwrap();
+        assert_eq!(setup.read(handle, 0, 1000).unwrap(), content[..1000]);
+        setup.ann.change(name, 77, |_| {});
+        assert_eq!(
+            setup.read(handle, 150_000, 9).unwrap(),
+            content[150_000..150_009]
+        );
+        setup.ann.rename(name, &moved);
+        assert_eq!(
+            setup.read(handle, 299_000, 9999).unwrap(),
+            content[299_000..]
+        );
+        setup
+            .ann
+            .change(&moved, 78, |content| content[200_000] ^= 1);
+        // It may be in memory; what is not is gone.
+        let read = setup.read(handle, 200_000, 9);
+        assert!(read.is_err() || read.unwrap() == content[200_000..200_009]);
+    }
+}
+
+fn now() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    now.as_nanos() as i64
+}
+
+#[test]
+fn an_open_file_grows_with_what_is_appended_and_keeps_its_number() {
+    let setup = setup();
+    let (first, more) = (long(100_000), [b"more".to_vec(), long(50_000)].concat());
+    setup.ann.put_rooted("log", first.clone(), 1);
+    let opened = setup.find("log").unwrap();
+    let handle = setup.open("log").unwrap();
+    assert_eq!(setup.read(handle, 99_990, 100).unwrap(), first[99_990..]);
+    setup.ann.append("log", &more, 2);
+    setup.filesystem.invalidate(&path("log"));
+    let grown = setup.filesystem.getattr(opened.inode, wait()).unwrap();
+    assert_eq!((grown.size, grown.inode), (150_004, opened.inode));
+    assert_eq!(setup.find("log").unwrap().inode, opened.inode);
+    let tail = setup.read(handle, 99_990, 14 + 10).unwrap();
+    assert_eq!(tail, [&first[99_990..], &more[..14]].concat());
+    // Another handle gets the same, and so the same pages.
+    let number = opened.inode;
+    let again = setup
+        .filesystem
+        .open(number, libc::O_RDONLY, wait())
+        .unwrap();
+    assert_eq!(again.pages, Pages::Keep);
+    assert_eq!(
+        setup.read(again.handle, 150_000, 9).unwrap(),
+        more[50_000..]
+    );
+}
+
+#[test]
+fn a_file_that_is_written_over_does_not_grow_for_those_who_have_it_open() {
+    let setup = setup();
+    let first = long(100_000);
+    setup.ann.put_rooted("log", first.clone(), 1);
+    let opened = setup.find("log").unwrap();
+    let handle = setup.open("log").unwrap();
+    assert_eq!(setup.read(handle, 0, 10).unwrap(), first[..10]);
+    setup
+        .ann
+        .change("log", 2, |content| *content = vec![7; 200_000]);
+    setup.filesystem.invalidate(&path("log"));
+    setup.filesystem.getattr(opened.inode, wait()).unwrap();
+    let read = setup.read(handle, 150_000, 10).unwrap_err();
+    assert_eq!(errno(&read), libc::ESTALE);
+    // Whoever opens it now gets the new bytes, and none of the kernel's pages.
+    let number = setup.find("log").unwrap().inode;
+    let new = setup
+        .filesystem
+        .open(number, libc::O_RDONLY, wait())
+        .unwrap();
+    assert_eq!(setup.read(new.handle, 0, 10).unwrap(), [7; 10]);
+    assert!(number != opened.inode || new.pages == Pages::Bypass);
+}
+
+#[test]
+fn the_kernel_is_told_of_more_bytes_only_when_no_read_is_answered_by_fewer() {
+    let setup = setup();
+    setup.ann.put_rooted("log", long(100_000), 1);
+    let opened = setup.find("log").unwrap();
+    setup.open("log").unwrap();
+    assert!(
+        setup
+            .filesystem
+            .inodes
+            .lock()
+            .begin_short_read(opened.inode, 100_000)
+    );
+    setup.ann.append("log", b"more", 2);
+    setup.filesystem.invalidate(&path("log"));
+    let size = || setup.filesystem.getattr(opened.inode, wait()).unwrap().size;
+    assert_eq!(size(), 100_000);
+    setup.filesystem.inodes.lock().end_short_read(opened.inode);
+    assert_eq!(size(), 100_004);
+    assert!(
+        !setup
+            .filesystem
+            .inodes
+            .lock()
+            .begin_short_read(opened.inode, 100_000)
+    );
 }
 
 #[test]
@@ -248,7 +379,7 @@ fn the_same_content_at_another_member_is_opened_when_one_leaves() {
     let inode = setup.find("x").unwrap().inode;
     setup.network.leave(setup.ann.id());
     // ESTALE at an open makes the kernel look the name up again.
-    let open = setup.filesystem.open(inode, libc::O_RDONLY);
+    let open = setup.filesystem.open(inode, libc::O_RDONLY, wait());
     assert!(matches!(open, Err(Error::Replaced)));
     let handle = setup.open("x").unwrap();
     assert_eq!(setup.read(handle, 0, 99).unwrap(), b"same");

@@ -120,7 +120,7 @@ impl Filesystem {
         let on_disk = content.map_or(0, |content| self.engine.cached_bytes(content));
         let files = self.files.all().into_iter();
         let held = files.filter(|file| file.number == number);
-        let held = held.map(|file| file.download.held_bytes()).max();
+        let held = held.map(|file| file.download.lock().1.held_bytes()).max();
         on_disk.max(held.unwrap_or(0))
     }
 }

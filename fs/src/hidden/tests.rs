@@ -44,8 +44,8 @@ impl Setup {
     fn open(&self, name: &str) -> u64 {
         let directory = self.find(ROOT, ".tinyp2p");
         let file = self.find(directory.inode, name);
-        let opened = self.filesystem.open(file.inode, libc::O_RDONLY);
-        opened.unwrap()
+        let opened = self.filesystem.open(file.inode, libc::O_RDONLY, Wait::No);
+        opened.unwrap().handle
     }
 
     fn read(&self, handle: u64, offset: u64, size: u32) -> Result<String, Error> {
@@ -155,7 +155,11 @@ fn the_status_is_text_for_people_and_json_for_programs_and_asks_nobody() {
 fn each_state_of_a_status_file_is_a_file_of_its_own() {
     let setup = setup();
     let file = setup.find(DIRECTORY, "status.json");
-    let handle = setup.filesystem.open(file.inode, libc::O_RDONLY).unwrap();
+    let handle = setup
+        .filesystem
+        .open(file.inode, libc::O_RDONLY, Wait::No)
+        .unwrap()
+        .handle;
     setup.network.join("ann", 1);
     let later = setup.find(DIRECTORY, "status.json");
     assert!(later.inode != file.inode && later.size > file.size);
@@ -197,8 +201,11 @@ fn nothing_there_can_be_written_or_executed_and_nothing_has_attributes() {
     let setup = setup();
     let fs = &setup.filesystem;
     let file = setup.find(DIRECTORY, "status").inode;
-    assert!(matches!(fs.open(file, libc::O_RDWR), Err(Error::ReadOnly)));
-    let directory = fs.open(DIRECTORY, libc::O_RDONLY);
+    assert!(matches!(
+        fs.open(file, libc::O_RDWR, Wait::No),
+        Err(Error::ReadOnly)
+    ));
+    let directory = fs.open(DIRECTORY, libc::O_RDONLY, Wait::No);
     assert!(matches!(directory, Err(Error::IsADirectory)));
     assert!(matches!(fs.access(file, libc::W_OK), Err(Error::ReadOnly)));
     assert!(matches!(

@@ -8,7 +8,8 @@ use crate::budget::{ByteBudget, Held, Weigh};
 use crate::error::Error;
 use crate::types::{Attributes, RelPath};
 use crate::wire::{
-    ListRequest, Listing, Request, Response, SearchPage, SearchRequest, StatRequest,
+    ListRequest, Listing, Request, Response, SearchPage, SearchRequest, Snapshot, SnapshotRequest,
+    StatRequest,
 };
 
 /// What a member said, and what it takes to go by it for longer than a moment.
@@ -94,6 +95,21 @@ pub fn stat(
             answer: found.attributes[0],
             counter: found.counter,
         }),
+        _ => Err(unexpected(peer)),
+    }
+}
+
+/// The content of a file at a member, by its root.
+///
+/// # Errors
+/// As any call's; the fault [`FaultCode::NotFound`](crate::wire::FaultCode::NotFound) when it cannot be told.
+pub fn snapshot(
+    peer: &dyn Peer,
+    request: &SnapshotRequest,
+    deadline: Instant,
+) -> Result<Snapshot, Error> {
+    match peer.call(&Request::Snapshot(request.clone()), deadline)? {
+        Response::Snapshot(snapshot) => Ok(snapshot),
         _ => Err(unexpected(peer)),
     }
 }

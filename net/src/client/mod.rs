@@ -26,7 +26,7 @@ use crate::error::Error;
 use crate::types::{Attributes, ByteRange, PeerId, RelPath, Root, Version};
 use crate::wire::{BatchAnswer, BatchItem, Request, Response};
 
-pub use calls::{Matches, Room, Told, list, search, search_while, stat};
+pub use calls::{Matches, Room, Told, list, search, search_while, snapshot, stat};
 
 /// A member of the network, or this node itself. Calls block, and return by their deadline.
 pub trait Peer: Send + Sync {

@@ -94,7 +94,7 @@ impl Shared {
         if range.len() > PIECE || leaves.is_some_and(|leaves| !leaves.is_size_proven()) {
             self.ask_ahead(range, claim.source);
         }
-        let opened = self.open(source, range, within(STALL))?;
+        let opened = self.open(claim.source, range, within(STALL))?;
         let (range, is_cut, mut stream) = opened;
         let mut at = range.start;
         while at < range.end {
@@ -139,34 +139,42 @@ impl Shared {
         }
     }
 
-    /// Opens what `source` has of `range`, from its beginning on. Says too whether it sends more than that.
+    /// Opens what `source` has of `range`, from its beginning on. Says too whether it sends more than that. When a
+    /// file is not what it was, its content may still be there, as the content that it was.
     fn open(
         &self,
-        source: &Source,
+        source: usize,
         range: ByteRange,
         deadline: Instant,
     ) -> Result<(ByteRange, bool, Box<dyn ByteStream>), Error> {
-        match (source.has, self.expected.rooted()) {
-            (Has::File(version), _) => {
-                let stream = source.peer.open(&source.path, version, range, deadline)?;
-                Ok((range, false, stream))
-            }
-            (Has::Blocks, Some(content)) => {
-                let opened = source.peer.open_content(content.root, range, deadline);
-                let (length, stream) = opened?;
-                // A part that ends within a block cannot be proven to its end.
-                let announced = range.start + length;
-                let end = match announced == range.end {
-                    true => announced,
-                    false => announced / BLOCK * BLOCK,
-                };
-                let part = ByteRange::new(range.start, end.max(range.start));
-                match part.is_empty() {
-                    true => Err(Error::NotFound { who: source.who() }),
-                    false => Ok((part, end < announced, stream)),
+        let (has, content) = (self.has(source), self.expected.rooted());
+        let from = &self.sources[source];
+        if let Has::File(version) = has {
+            let opened = from.peer.open(&from.path, version, range, deadline);
+            match opened {
+                Ok(stream) => return Ok((range, false, stream)),
+                Err(why @ (Error::Changed { .. } | Error::NotFound { .. }))
+                    if content.is_some() =>
+                {
+                    self.note_moved(source, &why);
                 }
+                Err(error) => return Err(error),
             }
-            (Has::Blocks, None) => Err(Error::NotFound { who: source.who() }),
+        }
+        let not_found = || Error::NotFound { who: from.who() };
+        let content = content.ok_or_else(not_found)?;
+        let opened = from.peer.open_content(content.root, range, deadline);
+        let (length, stream) = opened?;
+        // A part that ends within a block cannot be proven to its end.
+        let announced = range.start + length;
+        let end = match announced == range.end {
+            true => announced,
+            false => announced / BLOCK * BLOCK,
+        };
+        let part = ByteRange::new(range.start, end.max(range.start));
+        match part.is_empty() {
+            true => Err(not_found()),
+            false => Ok((part, end < announced, stream)),
         }
     }
 

@@ -182,6 +182,12 @@ impl Engine {
 }
 
 impl Engine {
+    /// Has `job`, which asks `member` something for a reader, done on a thread of that member's. False when too
+    /// many wait for it already.
+    pub fn ask(&self, member: PeerId, job: impl FnOnce() + Send + 'static) -> bool {
+        self.core.leaves.of(member).run(job).is_ok()
+    }
+
     /// How many bytes of a content the disk cache has, as far as it knows.
     pub fn cached_bytes(&self, content: ContentId) -> u64 {
         let cache = self.core.cache.as_ref();

@@ -57,6 +57,8 @@ pub(crate) struct Sources {
 struct Source {
     /// Not known to have anything, before its first bytes were proven.
     is_doubtful: bool,
+    /// Why the content is asked for by its root: the file that was named is not what it was.
+    moved: Option<Error>,
     streams: usize,
     /// Bytes per second, smoothed; `None` before the first measure.
     rate: Option<f64>,
@@ -84,6 +86,17 @@ impl Sources {
     /// Says that `source` may have kept nothing, or parts only.
     pub(crate) fn doubt(&mut self, source: usize) {
         self.all[source].is_doubtful = true;
+    }
+
+    /// The file that `source` named is not what it was, or not there any more: what it had is to be asked for by its
+    /// root.
+    pub(crate) fn moved(&mut self, source: usize, why: &Error) {
+        self.all[source].moved.get_or_insert_with(|| why.clone());
+    }
+
+    /// True if what `source` had is to be asked for by its root.
+    pub(crate) fn has_moved(&self, source: usize) -> bool {
+        self.all[source].moved.is_some()
     }
 
     /// Whether it is worth while to ask those who may have nothing. When nobody else is left, they are asked
@@ -207,7 +220,9 @@ impl Sources {
             _ => false,
         };
         if lost || source.strikes >= MAX_STRIKES {
-            source.lost = Some(error.clone());
+            let is_absence = matches!(error, Error::NotFound { .. });
+            let moved = source.moved.clone().filter(|_| is_absence);
+            source.lost = Some(moved.unwrap_or_else(|| error.clone()));
         }
         let pause = FIRST_PAUSE * 2_u32.pow(source.failures.min(8));
         source.failures += 1;
@@ -332,6 +347,19 @@ mod tests {
         assert_eq!(sources.candidates(now).first().copied(), None);
         sources.failed(0, &Error::Changed { who: "me".into() }, now);
         assert_eq!(sources.candidates(now).first().copied(), Some(1));
+    }
+
+    #[test]
+    fn what_is_not_what_it_was_is_asked_for_by_its_root_before_it_is_given_up() {
+        let (mut sources, now) = (Sources::new(1, false), Instant::now());
+        sources.moved(0, &Error::Changed { who: "x".into() });
+        assert!(sources.has_moved(0));
+        assert_eq!(
+            (first(&sources, now), sources.all_lost().is_none()),
+            (Some(0), true)
+        );
+        sources.failed(0, &Error::NotFound { who: "x".into() }, now);
+        assert!(matches!(sources.all_lost(), Some(Error::Changed { .. })));
     }
 
     #[test]

@@ -370,6 +370,19 @@ impl Shared {
         sure.min().map(|(_, index)| index)
     }
 
+    /// What a source is to be asked for, by now.
+    pub(super) fn has(&self, source: usize) -> Has {
+        match self.state.lock().sources.has_moved(source) {
+            true => Has::Blocks,
+            false => self.sources[source].has,
+        }
+    }
+
+    /// The file that a source named is not what it was.
+    pub(super) fn note_moved(&self, source: usize, why: &Error) {
+        self.state.lock().sources.moved(source, why);
+    }
+
     /// True until the claim is given up.
     pub(super) fn is_wanted(&self, claim: Claim) -> bool {
         self.state.lock().pieces.is_open(claim)

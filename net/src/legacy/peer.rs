@@ -403,12 +403,13 @@ impl Peer for OldPeer {
                     changes: Vec::new(),
                 }))
             }
-            Request::Hello(_) | Request::ListMethods | Request::MethodHelp(_) => {
-                Err(Error::Fault {
-                    who: self.inner.who(),
-                    fault: Fault::new(FaultCode::MethodNotFound, "a server of 2004"),
-                })
-            }
+            Request::Hello(_)
+            | Request::Snapshot(_)
+            | Request::ListMethods
+            | Request::MethodHelp(_) => Err(Error::Fault {
+                who: self.inner.who(),
+                fault: Fault::new(FaultCode::MethodNotFound, "a server of 2004"),
+            }),
         }
     }
 

@@ -1,8 +1,10 @@
 //! What each method does: one match from [`Request`] to [`Response`].
 
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use super::Service;
+use crate::config::READ_DEADLINE;
 use crate::fairness::Holder;
 use crate::merkle::Subtree;
 use crate::share::Asker;
@@ -11,6 +13,9 @@ use crate::wire::{
     self, Change, Changes, ChangesRequest, Fault, FaultCode, HashesRequest, Request, Response,
     SearchPage, StatResponse,
 };
+
+/// A snapshot takes no longer than this: less than the reader waits who needs it.
+const SNAPSHOT: Duration = READ_DEADLINE.saturating_sub(Duration::from_secs(5));
 
 /// The change counter where nothing ever changes.
 const NEVER: u64 = 0;
@@ -61,6 +66,15 @@ pub fn answer(
             }
         },
         Request::Hashes(request) => hashes(service, &request).map(Response::Hashes),
+        Request::Snapshot(request) => match share {
+            Some(share) => {
+                let until = Instant::now() + SNAPSHOT;
+                share
+                    .snapshot(&request, asker, until)
+                    .map(Response::Snapshot)
+            }
+            None => Err(nothing_shared()),
+        },
         Request::ListMethods => Ok(Response::ListMethods(
             wire::methods().map(String::from).collect(),
         )),

@@ -1,4 +1,4 @@
-//! A body that is read from the disk cache, one piece of at most 128 KiB after the other.
+//! A body of proven blocks, from the disk cache or from a file that had them, one piece after the other.
 //!
 //! Every piece is proven against its content root when it is read; nothing else is ever handed on. One
 //! that turns out to be damaged or overwritten ends the body early, which cuts the connection.
@@ -15,32 +15,47 @@ use http_body::Frame;
 use super::work::Work;
 use crate::cache::{Cache, PIECE_BLOCKS};
 use crate::merkle::BLOCK;
+use crate::share::FormerFile;
 use crate::types::{ByteRange, ContentId};
 
-/// A content in the cache.
+/// Where proven blocks of a content come from.
 #[derive(Clone)]
-pub(super) struct Blocks {
-    pub(super) cache: Arc<Cache>,
-    pub(super) content: ContentId,
+pub(super) enum Blocks {
+    /// The disk cache.
+    Cached(Arc<Cache>, ContentId),
+    /// A shared file that had the content.
+    Former(Arc<FormerFile>),
 }
 
 impl Blocks {
-    /// The beginning of `range`, which is not empty: what one slot has of it. `None` when it is not here.
+    /// The beginning of `range`, which is not empty: as much as is read at once. `None` when it is not here.
     fn read(&self, range: ByteRange) -> Option<Bytes> {
-        let first = range.start / BLOCK;
-        let most = range.end.div_ceil(BLOCK) - first;
-        let proven = self
-            .cache
-            .get(self.content, first, most.min(PIECE_BLOCKS))?;
-        let bytes = Bytes::from(proven.into_inner());
-        let before = range.start - first * BLOCK;
-        let length = (bytes.len() as u64).checked_sub(before)?.min(range.len());
-        let (start, length) = (before as usize, length as usize);
-        (length > 0).then(|| bytes.slice(start..start + length))
+        match self {
+            Self::Cached(cache, content) => cached(cache, *content, range),
+            Self::Former(file) => match file.read(range) {
+                Ok(bytes) => bytes.map(Bytes::from),
+                Err(error) => {
+                    tracing::warn!(%error, "a shared file cannot be read");
+                    None
+                }
+            },
+        }
     }
 }
 
-/// A range of a content in the cache.
+/// What one slot of the cache has of `range`, from its beginning on.
+fn cached(cache: &Cache, content: ContentId, range: ByteRange) -> Option<Bytes> {
+    let first = range.start / BLOCK;
+    let most = range.end.div_ceil(BLOCK) - first;
+    let proven = cache.get(content, first, most.min(PIECE_BLOCKS))?;
+    let bytes = Bytes::from(proven.into_inner());
+    let before = range.start - first * BLOCK;
+    let length = (bytes.len() as u64).checked_sub(before)?.min(range.len());
+    let (start, length) = (before as usize, length as usize);
+    (length > 0).then(|| bytes.slice(start..start + length))
+}
+
+/// A range of a content.
 pub(super) struct BlocksBody {
     blocks: Blocks,
     /// What is still to be handed out.

@@ -1,11 +1,13 @@
 //! `GET` and `HEAD /content/ROOT`: bytes by their content root, wherever this node has them.
 //!
-//! A file of the share comes first: it is whole, and costs no proof. Else the disk cache is looked at, so
-//! that whoever has read a file can supply it. The cache may hold parts of a content; a request for
+//! A file of the share comes first: it is whole, and costs no proof. Next is one that had the content in another
+//! state or under another name: what it still has of it is proven block by block. Else the disk cache is looked
+//! at, so that whoever has read a file can supply it. The cache may hold parts of a content; a request for
 //! a range gets as much of it, from its beginning, as is here. What is not here is 404.
 
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 
@@ -18,8 +20,11 @@ use super::routes::{Caller, status};
 use super::work::Work;
 use crate::cache::Cache;
 use crate::merkle::BLOCK;
-use crate::share::{SharedFile, is_changed};
+use crate::share::{FormerFile, NoContent, SharedContent, SharedFile, is_changed};
 use crate::types::{ByteRange, ContentId, Root};
+
+/// A file that was renamed is looked for no longer than this, for whoever waits for its bytes.
+const SEARCH: Duration = Duration::from_secs(5);
 
 /// Answers a GET or HEAD for the content whose root is spelled `root`.
 pub(super) async fn serve<B>(request: &Request<B>, root: &str, caller: &Caller) -> Response<Body> {
@@ -59,17 +64,25 @@ impl Requested {
     /// Finds the content, decides what to send of it, and reads the first bytes, all in one visit to
     /// a blocking thread.
     fn answer(&self, service: &Service) -> Response<Body> {
+        let start = self.first_block() * BLOCK;
+        let until = Instant::now() + SEARCH;
         let share = service.share.as_ref();
-        let shared = share
-            .and_then(|share| share.open_content(self.root))
-            .and_then(|file| self.send_file(Arc::new(file)));
+        let opened = share.map_or(Err(NoContent::Gone), |share| {
+            share.open_content(self.root, start, until)
+        });
+        let absence = match opened {
+            Err(NoContent::Unknown) => StatusCode::SERVICE_UNAVAILABLE,
+            _ => StatusCode::NOT_FOUND,
+        };
+        let shared = opened.ok().and_then(|content| match content {
+            SharedContent::File(file) => self.send_file(Arc::new(file)),
+            SharedContent::Former(file) => self.send_former(Arc::new(file)),
+        });
         let cached = || {
             let cache = service.cache.as_ref()?;
             self.send_cached(cache)
         };
-        shared
-            .or_else(cached)
-            .unwrap_or_else(|| status(StatusCode::NOT_FOUND))
+        shared.or_else(cached).unwrap_or_else(|| status(absence))
     }
 
     /// From a shared file that has this content; `None` when it has just lost it.
@@ -95,6 +108,23 @@ impl Requested {
         }
     }
 
+    /// From a shared file that had this content; `None` when it does not have what was asked for.
+    fn send_former(&self, file: Arc<FormerFile>) -> Option<Response<Body>> {
+        let size = file.content().size;
+        let (code, range) = match self.part_of(size) {
+            Ok(part) => part,
+            Err(refusal) => return Some(*refusal),
+        };
+        let body = match self.method == Method::HEAD {
+            true => Body::empty(),
+            false => {
+                let body = BlocksBody::begin(Blocks::Former(file), range, self.work.clone());
+                Body::blocks(body?)
+            }
+        };
+        Some(with_bytes(code, body, &self.tag, range, size))
+    }
+
     /// From the cache; `None` when what was asked for does not begin here, or is not here whole and
     /// no range was asked for.
     fn send_cached(&self, cache: &Arc<Cache>) -> Option<Response<Body>> {
@@ -111,13 +141,8 @@ impl Requested {
         let body = match self.method == Method::HEAD {
             true => Body::empty(),
             false => {
-                let blocks = Blocks {
-                    cache: cache.clone(),
-                    content: ContentId {
-                        root: self.root,
-                        size,
-                    },
-                };
+                let root = self.root;
+                let blocks = Blocks::Cached(cache.clone(), ContentId { root, size });
                 Body::blocks(BlocksBody::begin(blocks, range, self.work.clone())?)
             }
         };

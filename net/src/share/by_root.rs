@@ -1,41 +1,149 @@
 //! A shared file, found by its content.
 
+use std::time::Instant;
+
+use super::former::{FormerFile, KnownTrees};
+use super::relocate::Whereabouts;
+use super::roots::Place;
 use super::{Asker, Share, SharedFile};
-use crate::types::Root;
-use crate::wire::FaultCode;
+use crate::types::{ByteRange, ContentId, RelPath, Root, Version};
+
+/// Where a content is to be had.
+#[derive(Debug)]
+pub enum SharedContent {
+    /// In a file that has it.
+    File(SharedFile),
+    /// In a file that had it, and has the bytes that were asked for.
+    Former(FormerFile),
+}
+
+/// Why a content is not to be had.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NoContent {
+    /// No file is known to have it.
+    Gone,
+    /// There was no time to find the file that had it.
+    Unknown,
+}
 
 impl Share {
-    /// Opens a file that has the content of `root` now. `None` when no file is known to: of several
-    /// copies only the one that was hashed last is looked at, and when that one has gone or changed, the
-    /// next one is found once somebody opens it.
-    pub fn open_content(&self, root: Root) -> Option<SharedFile> {
+    /// Opens a file that has the content of `root`, or the part of it that begins at `start` at least: one that
+    /// is known to, or else one that had it when it was last looked at, be it under another name. Of several
+    /// copies only the one that was looked at last is known, and when that one has gone or changed, the next one
+    /// is found once somebody opens it.
+    ///
+    /// # Errors
+    /// What is known when no file is found by `until`.
+    pub fn open_content(
+        &self,
+        root: Root,
+        start: u64,
+        until: Instant,
+    ) -> Result<SharedContent, NoContent> {
+        let place = self.place_of(root).ok_or(NoContent::Gone)?;
+        let here = self.tree_file(&place.path).ok();
+        let (size, path) = (place.size, place.path.clone());
+        if let Some(file) = &here
+            && self.root_of(file.attributes().version) == Some(root)
+        {
+            return here.map(SharedContent::File).ok_or(NoContent::Gone);
+        }
+        let content = ContentId { root, size };
+        if let Some(former) = here.and_then(|file| self.former(file, content, start)) {
+            // The same touched, most likely: its root is computed anew.
+            self.wanted_soon(Asker::Nobody, [path].into_iter());
+            return Ok(SharedContent::Former(former));
+        }
+        let whereabouts = self.relocations.find(&self.tree, &place, until);
+        if let Whereabouts::Unknown = whereabouts {
+            return Err(NoContent::Unknown);
+        }
+        if let Whereabouts::At(path) = whereabouts
+            && let Ok(file) = self.tree_file(&path)
+            && let Some(former) = self.former(file, content, start)
+        {
+            self.note_place(root, path);
+            return Ok(SharedContent::Former(former));
+        }
+        if start == 0 {
+            self.forget_place(root, &place.path);
+        }
+        self.wanted_soon(Asker::Nobody, [place.path].into_iter());
+        Err(NoContent::Gone)
+    }
+
+    /// The root of this version, if it is known.
+    pub(super) fn root_of(&self, version: Version) -> Option<Root> {
         let roots = self.roots.as_ref()?;
-        let path = match roots.path(root) {
-            Ok(path) => path?,
+        roots.of([version].into_iter()).pop().flatten()
+    }
+
+    /// The hash trees of what files here have or had.
+    pub(super) fn trees(&self) -> KnownTrees {
+        KnownTrees {
+            roots: self.roots.clone(),
+            captures: self.captures.clone(),
+        }
+    }
+
+    /// Where a file lay that had this content.
+    pub(super) fn place_of(&self, root: Root) -> Option<Place> {
+        if let Some(captured) = self.captures.of_root(root) {
+            return Some(captured.place.clone());
+        }
+        match self.roots.as_ref()?.place(root) {
+            Ok(place) => place,
             Err(error) => {
                 tracing::warn!(%error, "a content cannot be looked up");
-                return None;
+                None
             }
-        };
-        match self.tree_file(&path) {
-            Ok(file) => {
-                let version = file.attributes().version;
-                if roots.of([version].into_iter()) == [Some(root)] {
-                    return Some(file);
-                }
-                // Another content, or the same one touched: its root is computed anew.
-                self.wanted_soon(Asker::Nobody, [path.clone()].into_iter());
-            }
-            Err(fault) if fault.code == FaultCode::Internal => {
-                tracing::warn!(%path, %fault, "a shared file cannot be opened");
-                return None;
-            }
-            Err(_) => {}
         }
-        if let Err(error) = roots.forget_path(root, &path) {
+    }
+
+    /// `file`, if it has the byte at `start` of `content`.
+    fn former(&self, file: SharedFile, content: ContentId, start: u64) -> Option<FormerFile> {
+        let former = FormerFile::new(file.into_descriptor(), content, self.trees());
+        let first = ByteRange::new(start, start.saturating_add(1).min(content.size));
+        if first.is_empty() {
+            return Some(former);
+        }
+        match former.read(first) {
+            Ok(Some(_)) => Some(former),
+            Ok(None) => None,
+            Err(error) => {
+                tracing::debug!(%error, "a file that had a content cannot be read");
+                None
+            }
+        }
+    }
+
+    /// Keeps where a content was found again.
+    fn note_place(&self, root: Root, path: RelPath) {
+        let Ok(file) = self.tree_file(&path) else {
+            return;
+        };
+        let Some(roots) = &self.roots else { return };
+        let known = roots.place(root).ok().flatten();
+        let Some(known) = known else { return };
+        let place = Place {
+            size: known.size,
+            ..file.place(&path)
+        };
+        let noted = roots
+            .forget_place(root, &known.path)
+            .and_then(|()| roots.add_places([(root, place)].into_iter()));
+        if let Err(error) = noted {
+            tracing::warn!(%error, "where a content lies now cannot be kept");
+        }
+        self.wanted_soon(Asker::Nobody, [path].into_iter());
+    }
+
+    fn forget_place(&self, root: Root, path: &RelPath) {
+        if let Some(roots) = &self.roots
+            && let Err(error) = roots.forget_place(root, path)
+        {
             tracing::warn!(%error, "a content that has gone cannot be forgotten");
         }
-        None
     }
 }
 
@@ -44,7 +152,7 @@ impl Share {
 impl Share {
     /// Computes and keeps the root of a file now, for tests that cannot wait until it looks settled, or
     /// that run on a file system whose files get none.
-    pub(crate) fn learn(&self, path: &crate::types::RelPath) -> Root {
+    pub(crate) fn learn(&self, path: &RelPath) -> Root {
         let file = self.tree_file(path).unwrap();
         let mut bytes = vec![0; file.attributes().size as usize];
         let mut filled = 0;
@@ -55,7 +163,7 @@ impl Share {
         hasher.update(&bytes);
         let (tree, version) = (hasher.finish().unwrap(), file.attributes().version);
         let roots = self.roots.as_ref().unwrap();
-        assert!(roots.insert(version, path, &tree).unwrap());
+        assert!(roots.insert(version, &file.place(path), &tree).unwrap());
         tree.root()
     }
 }

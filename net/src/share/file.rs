@@ -6,9 +6,10 @@ use std::os::fd::OwnedFd;
 use rustix::fs::{fdatasync, fstatfs};
 use rustix::io::{Errno, ReadWriteFlags, pread, preadv2};
 
+use super::roots::Place;
 use super::state::State;
 use super::wishes::FileId;
-use crate::types::Attributes;
+use crate::types::{Attributes, RelPath};
 
 /// tmpfs and ramfs keep no pages to write back, so they never notice a store through `mmap`.
 const UNMARKED: [u32; 2] = [0x0102_1994, 0x8584_58f6];
@@ -51,12 +52,7 @@ impl SharedFile {
         if buffer.is_empty() {
             return Ok(0);
         }
-        let count = loop {
-            match pread(&self.file, &mut *buffer, offset) {
-                Err(Errno::INTR) => {}
-                done => break done?,
-            }
-        };
+        let count = read_at(&self.file, offset, buffer)?;
         self.check()?;
         if count == 0 {
             // Some files of sysfs claim a size that they do not have.
@@ -100,6 +96,30 @@ impl SharedFile {
         self.state.id()
     }
 
+    /// Where it lies, having been opened at `path`.
+    pub(super) fn place(&self, path: &RelPath) -> Place {
+        Place {
+            path: path.clone(),
+            inode: self.state.inode(),
+            size: self.attributes.size,
+        }
+    }
+
+    /// Its state when it was opened, and by now.
+    pub(super) fn states(&self) -> io::Result<(State, State)> {
+        Ok((self.state, State::of(&self.file)?))
+    }
+
+    /// The same file, to be read in whatever state it is.
+    pub(super) fn into_descriptor(self) -> OwnedFd {
+        self.file
+    }
+
+    /// Reads bytes at `offset` in whatever state the file is by now, as pread(2) does.
+    pub(super) fn read_any(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        read_at(&self.file, offset, buffer)
+    }
+
     /// When the file last changed in any way, nanoseconds since 1970. Unlike the mtime, programs cannot
     /// set it.
     pub(super) fn last_change(&self) -> i64 {
@@ -129,6 +149,16 @@ impl SharedFile {
                 io::ErrorKind::StaleNetworkFileHandle,
                 "the file changed since it was opened",
             ))
+        }
+    }
+}
+
+/// pread(2), whatever interrupts it.
+pub(super) fn read_at(file: &OwnedFd, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match pread(file, &mut *buffer, offset) {
+            Err(Errno::INTR) => {}
+            done => return Ok(done?),
         }
     }
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 use parking_lot::{Condvar, Mutex};
 
 use super::halves::in_halves;
-use super::roots::Roots;
+use super::roots::{Place, Roots};
 use super::wishes::{Asker, FileId, Interest, Wish, Wishes};
 use super::{Share, SharedFile};
 use crate::error::Error;
@@ -247,9 +247,13 @@ impl Hasher {
         };
         match share.search(&request, Holder::itself()) {
             Ok(page) => {
-                self.note_paths(page.matches.iter().filter_map(|(path, found)| {
-                    let root = found.root?;
-                    Some((root, path))
+                self.note_places(page.matches.iter().filter_map(|(path, found)| {
+                    let place = Place {
+                        path: path.clone(),
+                        inode: 0,
+                        size: found.size,
+                    };
+                    Some((found.root?, place))
                 }));
                 if page.more {
                     let reached = page.matches.last().map(|(path, _)| path.clone());
@@ -263,10 +267,10 @@ impl Hasher {
     }
 
     /// Keeps where contents lie whose roots were computed without noting that, or somewhere else.
-    fn note_paths<'a>(&mut self, found: impl Iterator<Item = (Root, &'a RelPath)>) {
-        match self.roots.add_paths(found) {
+    fn note_places(&mut self, found: impl Iterator<Item = (Root, Place)>) {
+        match self.roots.add_places(found) {
             Ok(count) => self.unflushed += count,
-            Err(error) => tracing::warn!(%error, "paths of content roots cannot be kept"),
+            Err(error) => tracing::warn!(%error, "places of content roots cannot be kept"),
         }
     }
 
@@ -277,7 +281,7 @@ impl Hasher {
         };
         let id = file.id();
         if let Some(root) = self.known(file.attributes().version) {
-            self.note_paths([(root, path)].into_iter());
+            self.note_places([(root, file.place(path))].into_iter());
             return Outcome::Rooted(0);
         }
         // Before anything that costs more than a look at the file.
@@ -331,7 +335,10 @@ impl Hasher {
         let Some(tree) = hasher.finish().filter(|_| at == attributes.size) else {
             return (at, false);
         };
-        let is_kept = match self.roots.insert(attributes.version, path, &tree) {
+        let is_kept = match self
+            .roots
+            .insert(attributes.version, &file.place(path), &tree)
+        {
             Ok(is_kept) => is_kept,
             Err(error) => {
                 tracing::warn!(%error, "a content root cannot be kept");

@@ -12,7 +12,9 @@
 
 mod beneath;
 mod by_root;
+mod captures;
 mod file;
+mod former;
 mod halves;
 mod hasher;
 mod index;
@@ -22,8 +24,10 @@ mod mounts;
 mod names;
 pub(crate) mod pattern;
 mod policy;
+mod relocate;
 mod roots;
 mod search;
+mod snapshot;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -39,9 +43,11 @@ use std::time::{Duration, Instant, SystemTime};
 use parking_lot::Mutex;
 use rustix::io::Errno;
 
+pub use by_root::{NoContent, SharedContent};
 pub use file::{SharedFile, is_changed};
+pub use former::FormerFile;
 pub use pattern::check_pattern;
-pub use roots::Roots;
+pub use roots::{Place, Roots};
 pub use wishes::Asker;
 
 use crate::config::{CALL_DEADLINE, ShareConfig};
@@ -54,11 +60,14 @@ use crate::wire::{
     SearchPage, SearchRequest, StatRequest, StatResponse,
 };
 use beneath::Beneath;
+use captures::Captures;
 use hasher::Wanted;
 use index::Index;
 use names::Names;
 use policy::Policy;
+use relocate::Relocations;
 use search::Places;
+use snapshot::Turns;
 use tree::{Found, Tree, is_absence};
 use watch::Watch;
 use wishes::Interest;
@@ -83,6 +92,9 @@ pub struct Share {
     tree: Arc<Tree>,
     watch: Option<Arc<Watch>>,
     roots: Option<Arc<Roots>>,
+    captures: Arc<Captures>,
+    relocations: Relocations,
+    turns: Turns,
     wanted: Arc<Wanted>,
     index: Mutex<Index>,
     places: Mutex<Places>,
@@ -102,6 +114,9 @@ impl Share {
             tree: Arc::new(tree),
             watch: None,
             roots: None,
+            captures: Arc::default(),
+            relocations: Relocations::default(),
+            turns: Turns::default(),
             wanted: Arc::default(),
             index: Mutex::default(),
             places: Mutex::default(),
@@ -289,8 +304,8 @@ impl Share {
     /// Leaves of a content that some file here has, or had.
     pub fn hashes(&self, request: &HashesRequest) -> Result<Subtree, Fault> {
         let unknown = || Fault::new(FaultCode::NotFound, "no such content, or not known yet");
-        let roots = self.roots.as_ref().ok_or_else(unknown)?;
-        let subtree = roots.subtree(request.root, request.first, request.span);
+        let trees = self.trees();
+        let subtree = trees.subtree(request.root, request.first, request.span);
         let subtree =
             subtree.map_err(|error| Fault::new(FaultCode::Internal, error.to_string()))?;
         subtree.ok_or_else(unknown)

@@ -5,7 +5,7 @@
 //! here can be computed anew, so a damaged database is removed and begun afresh ([`database`]), and a damaged row
 //! is as good as none ([`rows`]): no damage yields a root that is not that file's.
 //!
-//! Tables: version -> root; (root, number of subtree) -> its leaves and uncles; root -> the path of one
+//! Tables: version -> root; (root, number of subtree) -> its leaves and uncles; root -> the place of one
 //! file that had this content when it was last looked at. The last one is a hint: whoever follows it
 //! checks what lies there now.
 
@@ -32,11 +32,22 @@ use database::Rebuildable;
 /// microseconds, which whoever lists a directory of 100,000 files would wait for.
 const MAX_RECENT: usize = 1 << 18;
 
-/// Without a file, the leaves and paths of this much content are kept: 16 MiB of memory.
+/// Without a file, the leaves and places of this much content are kept: 16 MiB of memory.
 const MAX_IN_MEMORY: u64 = 8 << 30;
 
 /// So much content has a leaf of one byte, as it were: what a byte of a path counts for.
 const CONTENT_PER_BYTE: u64 = BLOCK / 32;
+
+/// Where a file lies that had some content when it was last looked at.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Place {
+    /// Its path then.
+    pub path: RelPath,
+    /// The number of its inode, by which it can be found should it have been renamed; 0 if it is not known.
+    pub inode: u64,
+    /// Bytes of the content.
+    pub size: u64,
+}
 
 /// What is known about contents.
 pub struct Roots {
@@ -135,13 +146,13 @@ impl Roots {
         roots
     }
 
-    /// True when the root of `version` is known, and a path for that root; also when neither can be
+    /// True when the root of `version` is known, and a place for that root; also when neither can be
     /// looked up, as then nothing can be remembered.
     pub fn is_complete(&self, version: Version) -> bool {
         let look_up = self.database.read(|read| {
             let root = rows::roots(read, [version].into_iter())?;
             match root[..] {
-                [Some(root)] => Ok(rows::path(read, root)?.is_some()),
+                [Some(root)] => Ok(rows::place(read, root)?.is_some()),
                 _ => Ok(false),
             }
         });
@@ -152,23 +163,22 @@ impl Roots {
     }
 
     /// Where a file lay that had the content of `root`; it may have another one by now.
-    pub fn path(&self, root: Root) -> Result<Option<RelPath>, Error> {
-        let path = self.database.read(|read| rows::path(read, root));
-        path.map_err(|error| broken(&error))
+    pub fn place(&self, root: Root) -> Result<Option<Place>, Error> {
+        let place = self.database.read(|read| rows::place(read, root));
+        place.map_err(|error| broken(&error))
     }
 
-    /// Remembers paths for those contents that have none yet; as [`Roots::insert`] does. Returns how
+    /// Remembers places for those contents that have none yet; as [`Roots::insert`] does. Returns how
     /// many there were.
-    pub fn add_paths<'a>(
-        &self,
-        found: impl Iterator<Item = (Root, &'a RelPath)>,
-    ) -> Result<usize, Error> {
+    pub fn add_places(&self, found: impl Iterator<Item = (Root, Place)>) -> Result<usize, Error> {
         let add = || -> Result<_, redb::Error> {
-            let mut lacking = self.database.read(|read| rows::without_path(read, found))?;
-            lacking.retain(|(_, path)| self.take_room(path_room(path)));
+            let mut lacking = self
+                .database
+                .read(|read| rows::without_place(read, found))?;
+            lacking.retain(|(_, place)| self.take_room(path_room(&place.path)));
             if !lacking.is_empty() {
                 self.database
-                    .write(|write| rows::put_paths(write, &lacking))?;
+                    .write(|write| rows::put_places(write, &lacking))?;
             }
             Ok(lacking.len())
         };
@@ -176,8 +186,8 @@ impl Roots {
     }
 
     /// Forgets that the content of `root` lay at `path`, so that another copy can take its place.
-    pub fn forget_path(&self, root: Root, path: &RelPath) -> Result<(), Error> {
-        let forget = |write: &_| rows::remove_path(write, root, path);
+    pub fn forget_place(&self, root: Root, path: &RelPath) -> Result<(), Error> {
+        let forget = |write: &_| rows::remove_place(write, root, path);
         self.database.write(forget).map_err(|error| broken(&error))
     }
 
@@ -188,17 +198,17 @@ impl Roots {
         self.database.read(look_up).map_err(|error| broken(&error))
     }
 
-    /// Remembers that `version`, which lies at `path`, has the content of `tree`; for good only with the
+    /// Remembers that `version`, which lies at `place`, has the content of `tree`; for good only with the
     /// next [`Roots::flush`], as a wait for the disk after each small file would take longer than its
     /// hash. False if there is no room for it.
-    pub fn insert(&self, version: Version, path: &RelPath, tree: &Tree) -> Result<bool, Error> {
+    pub fn insert(&self, version: Version, place: &Place, tree: &Tree) -> Result<bool, Error> {
         let content = tree.leaves().len() as u64 * BLOCK;
-        if !self.take_room(content + path_room(path)) {
+        if !self.take_room(content + path_room(&place.path)) {
             return Ok(false);
         }
         let insert = self.database.write(|write| {
             rows::put_tree(write, version, tree)?;
-            rows::put_paths(write, &[(tree.root(), path)])
+            rows::put_places(write, &[(tree.root(), place.clone())])
         });
         insert.map(|()| true).map_err(|error| broken(&error))
     }

@@ -20,6 +20,9 @@ pub(super) struct State {
     device: Device,
     inode: u64,
     size: u64,
+    /// When the file was made; zero where the file system does not say. It tells a file from an earlier one
+    /// that had its inode.
+    born: Moment,
     modified: Moment,
     changed: Moment,
 }
@@ -54,7 +57,8 @@ impl State {
     }
 
     fn read(at: impl AsFd, path: &[u8], flags: AtFlags) -> Result<Self, Errno> {
-        statx(at, path, flags, StatxFlags::BASIC_STATS).map(Self::from)
+        let wanted = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
+        statx(at, path, flags, wanted).map(Self::from)
     }
 
     /// What it is; `None` for what is never served, symbolic links included.
@@ -98,22 +102,30 @@ impl State {
         })
     }
 
-    /// The first eight bytes of SHA-256 over device, inode, size and both times, each number
-    /// big-endian. Sixty-four bits tell the states of one path apart; they are no secret and no
-    /// proof of anything.
+    /// The beginnings of two digests: SHA-256 over device, inode and time of birth, and over size and both
+    /// times; each number big-endian. They tell the states of one path apart, and mostly whether two are of
+    /// one file; they are no secret and no proof of anything.
     pub(super) fn version(&self) -> Version {
-        let mut digest = Sha256::new();
-        digest.update(self.device.0.to_be_bytes());
-        digest.update(self.device.1.to_be_bytes());
-        digest.update(self.inode.to_be_bytes());
-        digest.update(self.content_size().to_be_bytes());
-        for (seconds, nanoseconds) in [self.modified, self.changed] {
-            digest.update(seconds.to_be_bytes());
-            digest.update(nanoseconds.to_be_bytes());
-        }
-        let digest: [u8; 32] = digest.finalize().into();
-        let [a, b, c, d, e, f, g, h, ..] = digest;
-        Version(u64::from_be_bytes([a, b, c, d, e, f, g, h]))
+        let mut file = Sha256::new();
+        file.update(self.device.0.to_be_bytes());
+        file.update(self.device.1.to_be_bytes());
+        file.update(self.inode.to_be_bytes());
+        update(&mut file, self.born);
+        let mut state = Sha256::new();
+        state.update(self.content_size().to_be_bytes());
+        update(&mut state, self.modified);
+        update(&mut state, self.changed);
+        Version::of(first_eight(file), first_eight(state))
+    }
+
+    /// The number of the inode in its file system.
+    pub(super) fn inode(&self) -> u64 {
+        self.inode
+    }
+
+    /// Bytes.
+    pub(super) fn size(&self) -> u64 {
+        self.size
     }
 
     /// Which file it is a state of.
@@ -138,10 +150,25 @@ impl From<Statx> for State {
             device: (stat.stx_dev_major, stat.stx_dev_minor),
             inode: stat.stx_ino,
             size: stat.stx_size,
+            born: match stat.stx_mask & StatxFlags::BTIME.bits() {
+                0 => (0, 0),
+                _ => moment(stat.stx_btime),
+            },
             modified: moment(stat.stx_mtime),
             changed: moment(stat.stx_ctime),
         }
     }
+}
+
+fn update(digest: &mut Sha256, (seconds, nanoseconds): Moment) {
+    digest.update(seconds.to_be_bytes());
+    digest.update(nanoseconds.to_be_bytes());
+}
+
+fn first_eight(digest: Sha256) -> u64 {
+    let digest: [u8; 32] = digest.finalize().into();
+    let [a, b, c, d, e, f, g, h, ..] = digest;
+    u64::from_be_bytes([a, b, c, d, e, f, g, h])
 }
 
 fn nanoseconds((seconds, nanoseconds): Moment) -> i64 {
@@ -161,23 +188,37 @@ mod tests {
         device: (254, 1),
         inode: 7,
         size: 11,
+        born: (1, 1),
         modified: (-1, 500),
         changed: (2, 3),
     };
 
     #[test]
     fn every_part_of_the_state_is_part_of_the_version() {
-        let mut others = [STATE; 6];
+        let mut others = [STATE; 7];
         others[0].device.1 = 2;
         others[1].inode = 8;
         others[2].size = 12;
         others[3].modified.1 = 501;
         others[4].changed.0 = 3;
         others[5].changed.1 = 4;
+        others[6].born.1 = 2;
         for other in others {
             assert_ne!(other.version(), STATE.version(), "{other:?}");
         }
         assert_eq!(STATE.version(), { STATE }.version());
+    }
+
+    #[test]
+    fn versions_of_one_file_begin_alike_and_those_of_another_do_not() {
+        let mut grown = STATE;
+        (grown.size, grown.modified, grown.changed) = (12, (5, 5), (5, 5));
+        assert_eq!(grown.version().file(), STATE.version().file());
+        let (mut reborn, mut other) = (STATE, STATE);
+        reborn.born = (9, 9);
+        other.inode = 8;
+        assert_ne!(reborn.version().file(), STATE.version().file());
+        assert_ne!(other.version().file(), STATE.version().file());
     }
 
     #[test]

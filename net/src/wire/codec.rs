@@ -7,9 +7,11 @@ use super::fault::{Fault, FaultCode, one_line};
 use super::fields::{Fields, Refusal, text};
 use super::{
     Changes, ChangesRequest, HashesRequest, Hello, ListRequest, Request, Response, SearchPage,
-    SearchRequest,
+    SearchRequest, Snapshot, SnapshotRequest,
 };
-use super::{StatRequest, StatResponse, changes, hashes, hello, list, search, stat, system};
+use super::{
+    StatRequest, StatResponse, changes, hashes, hello, list, search, snapshot, stat, system,
+};
 use crate::xmlrpc::{self, Limits, Outcome, Value};
 
 /// The largest call in bytes: a hello that names a network of hundreds, a batch of 256 paths.
@@ -55,6 +57,7 @@ pub fn encode_call(request: &Request) -> Vec<u8> {
         Request::Search(search) => vec![search.to_value()],
         Request::Changes(changes) => vec![changes.to_value()],
         Request::Hashes(hashes) => vec![hashes.to_value()],
+        Request::Snapshot(snapshot) => vec![snapshot.to_value()],
         Request::ListMethods => Vec::new(),
         Request::MethodHelp(method) => vec![Value::from(&**method)],
     };
@@ -72,6 +75,9 @@ pub fn decode_call(body: &[u8]) -> Result<Request, Fault> {
         search::NAME => Request::Search(SearchRequest::from_fields(Fields::of_params(params)?)?),
         changes::NAME => Request::Changes(ChangesRequest::from_fields(Fields::of_params(params)?)?),
         hashes::NAME => Request::Hashes(HashesRequest::from_fields(Fields::of_params(params)?)?),
+        snapshot::NAME => {
+            Request::Snapshot(SnapshotRequest::from_fields(Fields::of_params(params)?)?)
+        }
         system::LIST_METHODS => {
             system::nothing(&params)?;
             Request::ListMethods
@@ -95,6 +101,7 @@ pub fn encode_response(response: &Result<Response, Fault>) -> Vec<u8> {
         Ok(Response::Search(page)) => page.to_value(),
         Ok(Response::Changes(changes)) => changes.to_value(),
         Ok(Response::Hashes(subtree)) => hashes::to_value(subtree),
+        Ok(Response::Snapshot(snapshot)) => snapshot.to_value(),
         Ok(Response::ListMethods(names)) => system::names_to_value(names),
         Ok(Response::MethodHelp(text)) => Value::from(&**text),
         Err(fault) => return xmlrpc::write_fault(fault.code.number(), &one_line(&fault.message)),
@@ -130,6 +137,9 @@ fn result(request: &Request, value: Value) -> Result<Response, Refusal> {
         Request::Changes(_) => Response::Changes(Changes::from_fields(Fields::of(value)?)?),
         Request::Hashes(request) => {
             Response::Hashes(hashes::from_fields(Fields::of(value)?, request)?)
+        }
+        Request::Snapshot(request) => {
+            Response::Snapshot(Snapshot::from_fields(Fields::of(value)?, request)?)
         }
         Request::ListMethods => Response::ListMethods(system::names_from_value(value)?),
         Request::MethodHelp(_) => Response::MethodHelp(text(value, "help")?),

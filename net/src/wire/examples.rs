@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::*;
-use crate::types::{Address, Attributes, Entry, Kind, Name, PeerId, RelPath, Root, Version};
+use crate::types::{
+    Address, Attributes, ContentId, Entry, Kind, Name, PeerId, RelPath, Root, Version,
+};
 
 const PROTOCOL: &str = include_str!("../../PROTOCOL.md");
 
@@ -190,6 +192,26 @@ fn hashes() -> (Request, Response) {
     (Request::Hashes(request), Response::Hashes(subtree))
 }
 
+fn snapshot() -> (Request, Response) {
+    let content = |root, size| ContentId {
+        root: Root::from_bytes([root; 32]),
+        size,
+    };
+    let request = SnapshotRequest {
+        path: path(b"logs/app.log"),
+        version: Version(0xabcd_ef01_2345_6789),
+        size: 40_000,
+        may_read: true,
+        prefix: Some(content(0xab, 30_000)),
+    };
+    let answer = Snapshot {
+        version: Version(0xabcd_ef98_7654_3210),
+        content: content(0xcd, 41_000),
+        is_prefix: true,
+    };
+    (Request::Snapshot(request), Response::Snapshot(answer))
+}
+
 fn list_methods() -> (Request, Response) {
     let names = methods().map(str::to_owned).collect();
     (Request::ListMethods, Response::ListMethods(names))
@@ -219,6 +241,7 @@ fn every_example_is_what_its_text_says() {
         ("tinyp2p.search", search()),
         ("tinyp2p.changes", changes()),
         ("tinyp2p.hashes", hashes()),
+        ("tinyp2p.snapshot", snapshot()),
         ("system.listMethods", list_methods()),
         ("system.methodHelp", method_help()),
     ] {

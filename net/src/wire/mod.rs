@@ -17,6 +17,7 @@ mod hashes;
 mod hello;
 mod list;
 mod search;
+mod snapshot;
 mod stat;
 mod system;
 #[cfg(test)]
@@ -38,6 +39,7 @@ pub use hashes::HashesRequest;
 pub use hello::{Hello, MemberRecord};
 pub use list::{ListRequest, Listing};
 pub use search::{SearchPage, SearchRequest};
+pub use snapshot::{Snapshot, SnapshotRequest};
 pub use stat::{StatRequest, StatResponse};
 pub use system::{help, methods};
 
@@ -58,6 +60,8 @@ pub enum Request {
     Changes(ChangesRequest),
     /// `tinyp2p.hashes`
     Hashes(HashesRequest),
+    /// `tinyp2p.snapshot`
+    Snapshot(SnapshotRequest),
     /// `system.listMethods`
     ListMethods,
     /// `system.methodHelp`, of the method named
@@ -84,6 +88,8 @@ pub enum Response {
     Changes(Changes),
     /// `tinyp2p.hashes`; proves nothing before it is itself proven
     Hashes(Subtree),
+    /// `tinyp2p.snapshot`; proves nothing
+    Snapshot(Snapshot),
     /// `system.listMethods`
     ListMethods(Vec<String>),
     /// `system.methodHelp`
@@ -100,6 +106,7 @@ impl Request {
             Self::Search(_) => search::NAME,
             Self::Changes(_) => changes::NAME,
             Self::Hashes(_) => hashes::NAME,
+            Self::Snapshot(_) => snapshot::NAME,
             Self::ListMethods => system::LIST_METHODS,
             Self::MethodHelp(_) => system::METHOD_HELP,
         }

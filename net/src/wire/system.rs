@@ -1,14 +1,14 @@
 //! `system.listMethods` and `system.methodHelp`: the usual introspection of XML-RPC.
 
 use super::fields::{Refusal, array, text};
-use super::{changes, hashes, hello, list, search, stat};
+use super::{changes, hashes, hello, list, search, snapshot, stat};
 use crate::xmlrpc::Value;
 
 pub(super) const LIST_METHODS: &str = "system.listMethods";
 pub(super) const METHOD_HELP: &str = "system.methodHelp";
 
 /// Every method with its text, sorted by name.
-const METHODS: [(&str, &str); 8] = [
+const METHODS: [(&str, &str); 9] = [
     (
         LIST_METHODS,
         "array system.listMethods()\nThe names of all methods.",
@@ -22,6 +22,7 @@ const METHODS: [(&str, &str); 8] = [
     (hello::NAME, hello::HELP),
     (list::NAME, list::HELP),
     (search::NAME, search::HELP),
+    (snapshot::NAME, snapshot::HELP),
     (stat::NAME, stat::HELP),
 ];
 

@@ -7,7 +7,9 @@ use proptest::prelude::*;
 
 use super::fields::structure;
 use super::*;
-use crate::types::{Address, Attributes, Entry, Kind, Name, PeerId, RelPath, Root, Version};
+use crate::types::{
+    Address, Attributes, ContentId, Entry, Kind, Name, PeerId, RelPath, Root, Version,
+};
 use crate::xmlrpc::{Value, write_call, write_response};
 
 fn any_name() -> impl Strategy<Value = Name> {
@@ -108,9 +110,31 @@ fn any_request() -> impl Strategy<Value = Request> {
             let wait = Duration::from_millis(wait);
             Request::Changes(ChangesRequest { since, wait })
         }),
+        any_snapshot_request().prop_map(Request::Snapshot),
         Just(Request::ListMethods),
         any::<String>().prop_map(Request::MethodHelp),
     ]
+}
+
+fn any_content() -> impl Strategy<Value = ContentId> {
+    let size = 1..=i64::MAX as u64;
+    (any::<[u8; 32]>(), size).prop_map(|(root, size)| ContentId {
+        root: Root::from_bytes(root),
+        size,
+    })
+}
+
+fn any_snapshot_request() -> impl Strategy<Value = SnapshotRequest> {
+    let numbers = (any::<u64>(), 0..=i64::MAX as u64, any::<bool>());
+    (any_path(), numbers, option::of(any_content())).prop_map(
+        |(path, (version, size, may_read), prefix)| SnapshotRequest {
+            path,
+            version: Version(version),
+            size,
+            may_read,
+            prefix,
+        },
+    )
 }
 
 /// A request, and a response that answers it.
@@ -118,7 +142,18 @@ fn any_exchange() -> impl Strategy<Value = (Request, Response)> {
     let entries = btree_map(any_name(), any_attributes(), 0..6);
     let listing = (any::<u64>(), any::<i64>(), entries, any::<bool>());
     let matches = btree_map(any_path(), any_attributes(), 0..6);
+    let snapshot = (any_snapshot_request(), any::<u64>(), any_content());
+    let snapshot = snapshot.prop_map(|(request, version, content)| {
+        let size = request.prefix.map_or(0, |prefix| prefix.size);
+        let answer = Snapshot {
+            version: Version(version),
+            is_prefix: (1..=content.size).contains(&size),
+            content,
+        };
+        (Request::Snapshot(request), Response::Snapshot(answer))
+    });
     prop_oneof![
+        snapshot,
         (any_hello(), any_hello()).prop_map(|(a, b)| (Request::Hello(a), Response::Hello(b))),
         listing.prop_map(|(version, mtime, entries, more)| {
             let listing = Listing {

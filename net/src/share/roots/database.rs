@@ -322,7 +322,7 @@ mod tests {
 
     use super::*;
 
-    const TABLE: TableDefinition<[u8; 32], &[u8]> = TableDefinition::new("paths");
+    const TABLE: TableDefinition<[u8; 32], &[u8]> = TableDefinition::new("places");
 
     #[test]
     fn a_database_that_has_grown_too_large_is_begun_afresh() {

@@ -5,17 +5,18 @@
 //! some key. The root of a version carries a digest over both; where that fails the root is not known, and is
 //! computed anew. A subtree is proven against the root that it is asked for, as one of a stranger would be; one
 //! that fails is an error, which ends the whole database, as nothing else would make its leaves be computed
-//! again. A path is a hint, which whoever follows it checks.
+//! again. A place is a hint, which whoever follows it checks.
 
 use redb::{Error, ReadTransaction, ReadableTable, TableDefinition, TableHandle, WriteTransaction};
 use sha2::{Digest, Sha256};
 
+use super::Place;
 use crate::merkle::{BLOCK, Hash, SUBTREE_BLOCKS, Subtree, Tree};
 use crate::types::{ContentId, RelPath, Root, Version};
 
-const ROOTS: TableDefinition<u64, [u8; 48]> = TableDefinition::new("checked roots");
+const ROOTS: TableDefinition<u64, [u8; 48]> = TableDefinition::new("roots of states");
 const SUBTREES: TableDefinition<([u8; 32], u64), &[u8]> = TableDefinition::new("sized subtrees");
-const PATHS: TableDefinition<[u8; 32], &[u8]> = TableDefinition::new("paths");
+const PLACES: TableDefinition<[u8; 32], &[u8]> = TableDefinition::new("places");
 
 /// What the digest of a root's row begins with, so that it is not one of anything else.
 const DOMAIN: &[u8] = b"tinyp2p root of a version\0";
@@ -23,14 +24,14 @@ const DOMAIN: &[u8] = b"tinyp2p root of a version\0";
 /// True for the name of a table that this version has. A database with any other is of another
 /// version, whose rows prove nothing.
 pub(super) fn is_table(name: &str) -> bool {
-    [ROOTS.name(), SUBTREES.name(), PATHS.name()].contains(&name)
+    [ROOTS.name(), SUBTREES.name(), PLACES.name()].contains(&name)
 }
 
 /// Makes sure that the tables are there, with the right types.
 pub(super) fn create_tables(write: &WriteTransaction) -> Result<(), Error> {
     write.open_table(ROOTS)?;
     write.open_table(SUBTREES)?;
-    write.open_table(PATHS)?;
+    write.open_table(PLACES)?;
     Ok(())
 }
 
@@ -48,48 +49,66 @@ pub(super) fn roots(
 }
 
 /// Where a file lay that had the content of `root`.
-pub(super) fn path(read: &ReadTransaction, root: Root) -> Result<Option<RelPath>, Error> {
-    let row = read.open_table(PATHS)?.get(*root.as_bytes())?;
-    Ok(row.and_then(|path| RelPath::new(path.value()).ok()))
+pub(super) fn place(read: &ReadTransaction, root: Root) -> Result<Option<Place>, Error> {
+    let row = read.open_table(PLACES)?.get(*root.as_bytes())?;
+    Ok(row.and_then(|row| decode_place(row.value())))
 }
 
-/// Those of `found` whose root has no path.
-pub(super) fn without_path<'a>(
+/// Those of `found` whose root has no place.
+pub(super) fn without_place(
     read: &ReadTransaction,
-    found: impl Iterator<Item = (Root, &'a RelPath)>,
-) -> Result<Vec<(Root, &'a RelPath)>, Error> {
-    let table = read.open_table(PATHS)?;
+    found: impl Iterator<Item = (Root, Place)>,
+) -> Result<Vec<(Root, Place)>, Error> {
+    let table = read.open_table(PLACES)?;
     let mut lacking = Vec::new();
-    for (root, path) in found {
+    for (root, place) in found {
         if table.get(*root.as_bytes())?.is_none() {
-            lacking.push((root, path));
+            lacking.push((root, place));
         }
     }
     Ok(lacking)
 }
 
 /// Notes where contents lie.
-pub(super) fn put_paths(write: &WriteTransaction, found: &[(Root, &RelPath)]) -> Result<(), Error> {
-    let mut table = write.open_table(PATHS)?;
-    for (root, path) in found {
-        table.insert(*root.as_bytes(), path.as_bytes())?;
+pub(super) fn put_places(write: &WriteTransaction, found: &[(Root, Place)]) -> Result<(), Error> {
+    let mut table = write.open_table(PLACES)?;
+    for (root, place) in found {
+        table.insert(*root.as_bytes(), &*encode_place(place))?;
     }
     Ok(())
 }
 
-/// Forgets the path of `root` if it is `path`.
-pub(super) fn remove_path(
+/// Forgets the place of `root` if it is at `path`.
+pub(super) fn remove_place(
     write: &WriteTransaction,
     root: Root,
     path: &RelPath,
 ) -> Result<(), Error> {
-    let mut table = write.open_table(PATHS)?;
+    let mut table = write.open_table(PLACES)?;
     let row = table.get(*root.as_bytes())?;
-    let is_same = row.is_some_and(|row| row.value() == path.as_bytes());
-    if is_same {
+    let place = row.and_then(|row| decode_place(row.value()));
+    if place.is_some_and(|place| place.path == *path) {
         table.remove(*root.as_bytes())?;
     }
     Ok(())
+}
+
+/// The size, the inode, then the path.
+fn encode_place(place: &Place) -> Vec<u8> {
+    let mut row = place.size.to_le_bytes().to_vec();
+    row.extend_from_slice(&place.inode.to_le_bytes());
+    row.extend_from_slice(place.path.as_bytes());
+    row
+}
+
+fn decode_place(row: &[u8]) -> Option<Place> {
+    let (size, row) = row.split_first_chunk::<8>()?;
+    let (inode, path) = row.split_first_chunk::<8>()?;
+    Some(Place {
+        path: RelPath::new(path).ok()?,
+        inode: u64::from_le_bytes(*inode),
+        size: u64::from_le_bytes(*size),
+    })
 }
 
 /// The part of `root`'s tree with `span` blocks from block `first` on, if it is known.

@@ -21,19 +21,27 @@ fn path_of(text: &str) -> RelPath {
     RelPath::new(text.as_bytes()).unwrap()
 }
 
+fn place(text: &str) -> Place {
+    Place {
+        path: path_of(text),
+        inode: 7,
+        size: 1,
+    }
+}
+
 #[test]
 fn roots_and_leaves_survive_a_restart() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("deep/roots.redb");
     let tree = tree(1300);
     let roots = Roots::open(&path).unwrap();
-    roots.insert(Version(7), &path_of("a/b"), &tree).unwrap();
+    roots.insert(Version(7), &place("a/b"), &tree).unwrap();
     roots.flush().unwrap();
     drop(roots);
     let roots = Roots::open(&path).unwrap();
     let known = roots.of([Version(8), Version(7)].into_iter());
     assert_eq!(known, [None, Some(tree.root())]);
-    assert_eq!(roots.path(tree.root()).unwrap(), Some(path_of("a/b")));
+    assert_eq!(roots.place(tree.root()).unwrap(), Some(place("a/b")));
     for index in 0..3 {
         let first = index * SUBTREE_BLOCKS;
         let kept = roots.subtree(tree.root(), first, SUBTREE_BLOCKS).unwrap();
@@ -49,7 +57,7 @@ fn a_damaged_database_is_begun_afresh() {
     let path = directory.path().join("roots.redb");
     fs::write(&path, vec![0x5a; 100_000]).unwrap();
     let roots = Roots::open(&path).unwrap();
-    roots.insert(Version(1), &path_of("a"), &tree(2)).unwrap();
+    roots.insert(Version(1), &place("a"), &tree(2)).unwrap();
     roots.flush().unwrap();
     drop(roots);
     assert_eq!(
@@ -63,9 +71,9 @@ fn a_database_in_use_is_left_alone_and_done_without() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("roots.redb");
     let first = Roots::open(&path).unwrap();
-    first.insert(Version(1), &path_of("a"), &tree(1)).unwrap();
+    first.insert(Version(1), &place("a"), &tree(1)).unwrap();
     let second = Roots::open(&path).unwrap();
-    second.insert(Version(2), &path_of("b"), &tree(2)).unwrap();
+    second.insert(Version(2), &place("b"), &tree(2)).unwrap();
     assert_eq!(
         first.of([Version(1), Version(2)].into_iter()),
         [Some(tree(1).root()), None]
@@ -73,23 +81,29 @@ fn a_database_in_use_is_left_alone_and_done_without() {
 }
 
 #[test]
-fn the_path_that_was_hashed_last_counts_until_it_is_forgotten() {
+fn the_place_that_was_hashed_last_counts_until_it_is_forgotten() {
     let directory = tempfile::tempdir().unwrap();
     let roots = Roots::open(&directory.path().join("roots.redb")).unwrap();
     let (tree, root) = (tree(1), tree(1).root());
-    let (a, b, c) = (path_of("a"), path_of("b"), path_of("c"));
+    let (a, b, c) = (place("a"), place("b"), place("c"));
     roots.insert(Version(1), &a, &tree).unwrap();
     roots.insert(Version(2), &b, &tree).unwrap();
-    assert_eq!(roots.path(root).unwrap().as_ref(), Some(&b));
-    assert_eq!(roots.add_paths([(root, &a)].into_iter()).unwrap(), 0);
-    roots.forget_path(root, &a).unwrap();
-    assert_eq!(roots.path(root).unwrap().as_ref(), Some(&b));
+    assert_eq!(roots.place(root).unwrap().as_ref(), Some(&b));
+    assert_eq!(
+        roots.add_places([(root, a.clone())].into_iter()).unwrap(),
+        0
+    );
+    roots.forget_place(root, &a.path).unwrap();
+    assert_eq!(roots.place(root).unwrap().as_ref(), Some(&b));
     assert!(roots.is_complete(Version(1)) && !roots.is_complete(Version(3)));
-    roots.forget_path(root, &b).unwrap();
+    roots.forget_place(root, &b.path).unwrap();
     assert!(!roots.is_complete(Version(1)));
-    assert_eq!(roots.path(root).unwrap(), None);
-    assert_eq!(roots.add_paths([(root, &c)].into_iter()).unwrap(), 1);
-    assert_eq!(roots.path(root).unwrap(), Some(c));
+    assert_eq!(roots.place(root).unwrap(), None);
+    assert_eq!(
+        roots.add_places([(root, c.clone())].into_iter()).unwrap(),
+        1
+    );
+    assert_eq!(roots.place(root).unwrap(), Some(c));
 }
 
 /// What is known of each of a few files: version, root, and what an honest member says of it.
@@ -112,7 +126,7 @@ impl Known {
         let roots = Roots::open(path).unwrap();
         for (version, tree) in &self.0 {
             let name = format!("file {}", version.0);
-            roots.insert(*version, &path_of(&name), tree).unwrap();
+            roots.insert(*version, &place(&name), tree).unwrap();
         }
         roots.flush().unwrap();
     }
@@ -126,7 +140,7 @@ impl Known {
             assert!(root.is_none_or(|root| root == tree.root()), "{version:?}");
             known += usize::from(root.is_some());
             roots.is_complete(*version);
-            let _a_hint = roots.path(tree.root());
+            let _a_hint = roots.place(tree.root());
             for index in (0..).take_while(|index| tree.subtree(*index).is_some()) {
                 let first = index * SUBTREE_BLOCKS;
                 // Damage may be found here only; what was there is computed anew then.
@@ -139,9 +153,9 @@ impl Known {
         let (version, tree) = &self.0[0];
         // Nothing that is found here keeps what is learned now from being remembered.
         for _ in 0..2 {
-            let _may_meet_damage = roots.insert(*version, &path_of("again"), tree);
+            let _may_meet_damage = roots.insert(*version, &place("again"), tree);
         }
-        roots.insert(*version, &path_of("again"), tree).unwrap();
+        roots.insert(*version, &place("again"), tree).unwrap();
         assert_eq!(roots.of([*version].into_iter()), [Some(tree.root())]);
         known
     }
@@ -297,7 +311,7 @@ fn a_database_of_another_format_is_begun_afresh() {
         drop(database);
         let roots = Roots::open(&path).unwrap();
         assert_eq!(roots.of([Version(1)].into_iter()), [None]);
-        roots.insert(Version(1), &path_of("a"), &tree(2)).unwrap();
+        roots.insert(Version(1), &place("a"), &tree(2)).unwrap();
         roots.flush().unwrap();
         drop(roots);
         let roots = Roots::open(&path).unwrap();

@@ -1,0 +1,96 @@
+//! What the readers of an open file get: one content, which may be followed when the file grows.
+//!
+//! Handles that share the kernel's pages share this, too: what one of them has followed is what all pages are of.
+
+use parking_lot::Mutex;
+use tinyp2p_net::types::{ContentId, PeerId, Version};
+
+/// A content at the member that it is read from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ContentState {
+    /// The member that is asked when it has to be found again, or has grown.
+    pub member: PeerId,
+    /// The file's version there.
+    pub version: Version,
+    /// What it is, if its root is known; else whatever the member has in this version.
+    pub content: Option<ContentId>,
+    /// Bytes.
+    pub size: u64,
+}
+
+/// The content of an open file.
+#[derive(Debug)]
+pub struct OpenContent {
+    state: Mutex<ContentState>,
+}
+
+impl OpenContent {
+    /// Begins with `state`.
+    pub fn new(state: ContentState) -> Self {
+        Self {
+            state: Mutex::new(state),
+        }
+    }
+
+    /// What readers get now.
+    pub fn state(&self) -> ContentState {
+        *self.state.lock()
+    }
+
+    /// True if `other` is the same bytes.
+    pub fn is(&self, other: ContentState) -> bool {
+        let state = self.state();
+        match (state.content, other.content) {
+            (Some(content), Some(other)) => content == other,
+            _ => {
+                (state.member, state.version, state.size)
+                    == (other.member, other.version, other.size)
+            }
+        }
+    }
+
+    /// Goes on from `before` to `after`, unless another reader has gone on already.
+    pub fn go_on(&self, before: ContentState, after: ContentState) {
+        let mut state = self.state.lock();
+        if *state == before {
+            *state = after;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tinyp2p_net::types::Root;
+
+    fn state(version: u64, root: Option<u8>, size: u64) -> ContentState {
+        ContentState {
+            member: PeerId::from_bytes([1; 32]),
+            version: Version(version),
+            content: root.map(|root| ContentId {
+                root: Root::from_bytes([root; 32]),
+                size,
+            }),
+            size,
+        }
+    }
+
+    #[test]
+    fn contents_are_the_same_by_their_roots_or_by_version_and_size() {
+        let rooted = OpenContent::new(state(1, Some(7), 10));
+        assert!(rooted.is(state(2, Some(7), 10)));
+        assert!(!rooted.is(state(1, Some(8), 10)));
+        assert!(rooted.is(state(1, None, 10)) && !rooted.is(state(2, None, 10)));
+        let unknown = OpenContent::new(state(1, None, 10));
+        assert!(unknown.is(state(1, None, 10)) && !unknown.is(state(1, None, 11)));
+    }
+
+    #[test]
+    fn whoever_comes_late_changes_nothing() {
+        let (first, second, third) = (state(1, None, 1), state(2, None, 2), state(3, None, 3));
+        let content = OpenContent::new(first);
+        content.go_on(first, second);
+        content.go_on(first, third);
+        assert_eq!(content.state(), second);
+    }
+}

@@ -1,0 +1,207 @@
+//! Contents that were read for somebody who opened a file that is being written.
+//!
+//! Such a file is in another state by the next moment, so its content root is worth nothing to anybody else,
+//! and is kept in memory only. Of a file that grows, a captured content is what it had at one moment; as
+//! long as nobody writes to those bytes, they can still be read, and are proven when they are
+//! ([`super::former`]).
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::roots::Place;
+use crate::merkle::{BLOCK, Subtree, Tree};
+use crate::types::{ContentId, RelPath, Root, Version};
+
+/// Leaves that all captured contents may have: 40 MiB of memory, for 20 GiB of content.
+const MAX_LEAVES: u64 = 20 * (1 << 30) / BLOCK;
+
+/// The most captured contents.
+const MAX_CAPTURES: usize = 1024;
+
+/// A file is read again for this at the earliest after so many times as long as it took the last time.
+const TIMES_AS_LONG: u32 = 3;
+
+/// The shortest pause between two captures of one file.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(250);
+
+/// What a file had at one moment.
+#[derive(Debug)]
+pub(super) struct Captured {
+    pub(super) tree: Tree,
+    pub(super) place: Place,
+    /// The version of the file when reading it began.
+    pub(super) version: Version,
+    /// When reading it had ended, and how long that took.
+    at: Instant,
+    took: Duration,
+}
+
+impl Captured {
+    /// What was read of the file at `place` from `begun` to `now`.
+    pub(super) fn new(
+        tree: Tree,
+        place: Place,
+        version: Version,
+        begun: Instant,
+        now: Instant,
+    ) -> Self {
+        Self {
+            tree,
+            place,
+            version,
+            at: now,
+            took: now.saturating_duration_since(begun),
+        }
+    }
+
+    pub(super) fn content(&self) -> ContentId {
+        ContentId {
+            root: self.tree.root(),
+            size: self.place.size,
+        }
+    }
+
+    /// When the file may be read again.
+    pub(super) fn again_at(&self) -> Instant {
+        self.at + SHORTEST_PAUSE.max(self.took * TIMES_AS_LONG)
+    }
+}
+
+/// The captured contents, the oldest of which make room.
+#[derive(Default, Debug)]
+pub(super) struct Captures {
+    state: Mutex<State>,
+}
+
+#[derive(Default, Debug)]
+struct State {
+    by_root: HashMap<Root, Arc<Captured>>,
+    by_version: HashMap<Version, Root>,
+    /// The last one of each path.
+    last: HashMap<RelPath, Root>,
+    /// The oldest first.
+    order: VecDeque<Root>,
+    leaves: u64,
+}
+
+impl Captures {
+    /// The content with this root.
+    pub(super) fn of_root(&self, root: Root) -> Option<Arc<Captured>> {
+        self.state.lock().by_root.get(&root).cloned()
+    }
+
+    /// The content that was read of a file beginning in this version.
+    pub(super) fn of_version(&self, version: Version) -> Option<Arc<Captured>> {
+        let state = self.state.lock();
+        state.by_root.get(state.by_version.get(&version)?).cloned()
+    }
+
+    /// What was last read of the file at `path`.
+    pub(super) fn last_at(&self, path: &RelPath) -> Option<Arc<Captured>> {
+        let state = self.state.lock();
+        state.by_root.get(state.last.get(path)?).cloned()
+    }
+
+    /// The part of the tree of `root` with `span` blocks from block `first` on.
+    pub(super) fn subtree(&self, root: Root, first: u64, span: u64) -> Option<Subtree> {
+        let captured = self.of_root(root)?;
+        let subtree = captured.tree.subtree(first / crate::merkle::SUBTREE_BLOCKS);
+        subtree?.narrow(first, span)
+    }
+
+    /// Keeps a content, unless it alone is too large.
+    pub(super) fn put(&self, captured: Arc<Captured>) {
+        let (root, leaves) = (captured.tree.root(), captured.tree.leaves().len() as u64);
+        if leaves > MAX_LEAVES {
+            return;
+        }
+        let mut state = self.state.lock();
+        state.remove(root);
+        state.by_version.insert(captured.version, root);
+        state.last.insert(captured.place.path.clone(), root);
+        state.by_root.insert(root, captured);
+        state.order.push_back(root);
+        state.leaves += leaves;
+        while (state.leaves > MAX_LEAVES || state.order.len() > MAX_CAPTURES)
+            && let Some(oldest) = state.order.front().copied()
+        {
+            state.remove(oldest);
+        }
+    }
+}
+
+impl State {
+    fn remove(&mut self, root: Root) {
+        let Some(captured) = self.by_root.remove(&root) else {
+            return;
+        };
+        self.leaves -= captured.tree.leaves().len() as u64;
+        self.order.retain(|other| *other != root);
+        self.by_version.retain(|_, other| *other != root);
+        self.last.retain(|_, other| *other != root);
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::merkle::leaf;
+
+    fn captured(number: u64, blocks: u64, now: Instant) -> Arc<Captured> {
+        let leaves = (0..blocks).map(|block| leaf(&[number, block].map(u64::to_le_bytes).concat()));
+        let place = Place {
+            path: RelPath::new(b"log").unwrap(),
+            inode: 7,
+            size: blocks * BLOCK,
+        };
+        let tree = Tree::new(leaves.collect()).unwrap();
+        Arc::new(Captured::new(tree, place, Version(number), now, now))
+    }
+
+    #[test]
+    fn a_captured_content_is_found_by_root_version_and_path() {
+        let (captures, now) = (Captures::default(), Instant::now());
+        let (first, second) = (captured(1, 600, now), captured(2, 601, now));
+        captures.put(Arc::clone(&first));
+        captures.put(Arc::clone(&second));
+        let root = first.tree.root();
+        assert_eq!(captures.of_root(root).unwrap().content(), first.content());
+        assert_eq!(captures.of_version(Version(2)).unwrap().version, Version(2));
+        let last = captures.last_at(&first.place.path).unwrap();
+        assert_eq!(last.content(), second.content());
+        let subtree = captures.subtree(root, 512, 8).unwrap();
+        assert!(subtree.prove(first.content()).is_some());
+        assert!(captures.subtree(root, 1024, 8).is_none());
+    }
+
+    #[test]
+    fn the_oldest_go_and_nothing_is_left_of_them() {
+        let (captures, now) = (Captures::default(), Instant::now());
+        for number in 0..MAX_CAPTURES as u64 + 10 {
+            captures.put(captured(number, 1 + number % 3, now));
+        }
+        let state = captures.state.lock();
+        assert_eq!(state.by_root.len(), MAX_CAPTURES);
+        assert_eq!(state.by_version.len(), MAX_CAPTURES);
+        let leaves = state.by_root.values().map(|one| one.tree.leaves().len());
+        assert_eq!(state.leaves, leaves.sum::<usize>() as u64);
+        assert!(!state.by_version.contains_key(&Version(9)));
+        assert!(state.by_version.contains_key(&Version(10)));
+    }
+
+    #[test]
+    fn a_file_is_read_again_after_a_multiple_of_what_that_took() {
+        let now = Instant::now();
+        let quick = captured(1, 1, now);
+        assert_eq!(quick.again_at(), now + SHORTEST_PAUSE);
+        let slow = Captured {
+            took: Duration::from_secs(1),
+            ..Arc::into_inner(captured(2, 1, now)).unwrap()
+        };
+        assert_eq!(slow.again_at(), now + Duration::from_secs(3));
+    }
+}

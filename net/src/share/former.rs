@@ -1,0 +1,146 @@
+//! A content that some file had, as far as the file still has it.
+//!
+//! A file is in another state when its mode, its times, its links or its name have changed, or when something
+//! was appended. None of that changes the bytes that it had, but nothing about the new state says so either.
+//! The hash tree of the former one does: each block is read from whatever the file is now, and handed on only
+//! if it is the one that belongs there.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::captures::Captures;
+use super::file::read_at;
+use super::roots::Roots;
+use crate::merkle::{BLOCK, Leaves, SUBTREE_BLOCKS, Subtree};
+use crate::types::{ByteRange, ContentId, Root};
+
+/// Blocks that are read at once.
+const AT_ONCE: u64 = 16;
+
+/// The hash trees of what files here have or had.
+#[derive(Clone, Debug)]
+pub(super) struct KnownTrees {
+    pub(super) roots: Option<Arc<Roots>>,
+    pub(super) captures: Arc<Captures>,
+}
+
+impl KnownTrees {
+    /// The part of the tree of `root` with `span` blocks from block `first` on, if it is known.
+    ///
+    /// # Errors
+    /// That of a database that cannot be read.
+    pub(super) fn subtree(
+        &self,
+        root: Root,
+        first: u64,
+        span: u64,
+    ) -> Result<Option<Subtree>, crate::error::Error> {
+        match (self.captures.subtree(root, first, span), &self.roots) {
+            (None, Some(roots)) => roots.subtree(root, first, span),
+            (captured, _) => Ok(captured),
+        }
+    }
+}
+
+/// A file that may still have a content which it had.
+#[derive(Debug)]
+pub struct FormerFile {
+    file: OwnedFd,
+    content: ContentId,
+    trees: KnownTrees,
+    /// Those of the subtree that was read last.
+    leaves: Mutex<Option<(u64, Arc<Leaves>)>>,
+}
+
+impl FormerFile {
+    pub(super) fn new(file: OwnedFd, content: ContentId, trees: KnownTrees) -> Self {
+        Self {
+            file,
+            content,
+            trees,
+            leaves: Mutex::default(),
+        }
+    }
+
+    /// The content.
+    pub fn content(&self) -> ContentId {
+        self.content
+    }
+
+    /// The next bytes of `range`, which is not empty and lies within the content: some, up to 256 KiB, each
+    /// proven. `None` when the file does not have the first of them any more.
+    ///
+    /// # Errors
+    /// Those of pread(2).
+    pub fn read(&self, range: ByteRange) -> io::Result<Option<Vec<u8>>> {
+        let first = range.start / BLOCK;
+        let in_subtree = SUBTREE_BLOCKS - first % SUBTREE_BLOCKS;
+        let wanted = range.end.div_ceil(BLOCK) - first;
+        let count = wanted.min(AT_ONCE).min(in_subtree);
+        let Some(leaves) = self.leaves(first / SUBTREE_BLOCKS) else {
+            return Ok(None);
+        };
+        let start = first * BLOCK;
+        let end = self.content.size.min(start + count * BLOCK);
+        let mut bytes = vec![0; (end - start) as usize];
+        let mut filled = 0;
+        while filled < bytes.len() {
+            match read_at(&self.file, start + filled as u64, &mut bytes[filled..])? {
+                0 => break,
+                count => filled += count,
+            }
+        }
+        // What was cut, or written to, counts up to the block in which that begins.
+        bytes.truncate(match filled == bytes.len() {
+            true => filled,
+            false => filled / BLOCK as usize * BLOCK as usize,
+        });
+        let proven = longest_proven(&leaves, start, &bytes);
+        bytes.truncate(proven);
+        let before = (range.start - start) as usize;
+        if proven <= before {
+            return Ok(None);
+        }
+        bytes.truncate(bytes.len().min((range.end - start) as usize));
+        bytes.drain(..before);
+        Ok(Some(bytes))
+    }
+
+    fn leaves(&self, index: u64) -> Option<Arc<Leaves>> {
+        if let Some((known, leaves)) = &*self.leaves.lock()
+            && *known == index
+        {
+            return Some(Arc::clone(leaves));
+        }
+        let first = index * SUBTREE_BLOCKS;
+        let subtree = self
+            .trees
+            .subtree(self.content.root, first, SUBTREE_BLOCKS)
+            .unwrap_or_else(|error| {
+                tracing::warn!(%error, "the hash tree of a content cannot be read");
+                None
+            });
+        let leaves = Arc::new(subtree?.prove(self.content)?);
+        *self.leaves.lock() = Some((index, Arc::clone(&leaves)));
+        Some(leaves)
+    }
+}
+
+/// How many of `bytes`, which stand at `start`, are those of `leaves`: all, or all blocks before the first
+/// that is not.
+fn longest_proven(leaves: &Leaves, start: u64, bytes: &[u8]) -> usize {
+    if leaves.check(start, bytes).is_ok() {
+        return bytes.len();
+    }
+    let mut proven = 0;
+    for block in bytes.chunks(BLOCK as usize) {
+        if leaves.check(start + proven as u64, block).is_err() {
+            break;
+        }
+        proven += block.len();
+    }
+    proven
+}

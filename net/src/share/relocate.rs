@@ -1,0 +1,240 @@
+//! Finding a file again that was renamed, or that lies in a directory that was.
+//!
+//! The number of its inode stays. Directories tell it beside each name, so the share is looked through without
+//! asking for the state of any file. What has the number may be another file by now: whoever reads it proves what
+//! comes.
+
+use std::collections::{HashMap, VecDeque};
+use std::mem::MaybeUninit;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use rustix::fs::{FileType, RawDir};
+
+use super::beneath::open_directory;
+use super::roots::Place;
+use super::tree::{Tree, join};
+use crate::types::RelPath;
+
+/// One search takes no longer than this: millions of names in memory, less where they have to come from a disk.
+const LONGEST: Duration = Duration::from_secs(5);
+
+/// So much of the time, one part in so many, may go into these searches.
+const TIMES_AS_LONG: u32 = 4;
+
+/// A file that was not found is not looked for again for this long.
+const MISSED: Duration = Duration::from_secs(20);
+
+/// Files that were not found, directories that were, each as far as they are remembered.
+const MAX_REMEMBERED: usize = 256;
+
+/// Bytes of names that one `getdents64(2)` call may return.
+const BUFFER: usize = 64 * 1024;
+
+/// Where a file is by now.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Whereabouts {
+    /// At this path.
+    At(RelPath),
+    /// Not in the share, or where it cannot be looked for.
+    Nowhere,
+    /// There was no time to find out.
+    Unknown,
+}
+
+/// What was learned by looking for files.
+#[derive(Default, Debug)]
+pub(super) struct Relocations {
+    state: Mutex<State>,
+    /// Held by the one that looks through the share.
+    turn: Mutex<()>,
+}
+
+#[derive(Default, Debug)]
+struct State {
+    missed: HashMap<u64, Instant>,
+    /// Directories, from where a file was to where it is: others of it may have come along.
+    moved: VecDeque<(RelPath, RelPath)>,
+    rests_until: Option<Instant>,
+}
+
+impl Relocations {
+    /// Where the file that was at `place` is by now.
+    pub(super) fn find(&self, tree: &Tree, place: &Place, until: Instant) -> Whereabouts {
+        if place.inode == 0 {
+            return Whereabouts::Nowhere;
+        }
+        if let Some(path) = self.beside_others(tree, place) {
+            return Whereabouts::At(path);
+        }
+        let Some(_turn) = self.turn.try_lock_until(until) else {
+            return Whereabouts::Unknown;
+        };
+        // Another one may have found its neighbour meanwhile.
+        if let Some(path) = self.beside_others(tree, place) {
+            return Whereabouts::At(path);
+        }
+        let begun = Instant::now();
+        if let Some(known) = self.state.lock().without_looking(place.inode, begun) {
+            return known;
+        }
+        let found = look_through(tree, place, until.min(begun + LONGEST));
+        self.state.lock().note(place, &found, begun);
+        found
+    }
+
+    /// Its place if it has moved together with another one.
+    fn beside_others(&self, tree: &Tree, place: &Place) -> Option<RelPath> {
+        let moved: Vec<(RelPath, RelPath)> = self.state.lock().moved.iter().cloned().collect();
+        moved.iter().rev().find_map(|(from, to)| {
+            let path = place.path.moved(from, to)?;
+            let found = tree.find(&path).ok()?;
+            (found.state.inode() == place.inode).then_some(path)
+        })
+    }
+}
+
+impl State {
+    /// What is said of a file that is not looked for now; `None` if it may be.
+    fn without_looking(&self, inode: u64, now: Instant) -> Option<Whereabouts> {
+        if self.missed.get(&inode).is_some_and(|until| *until > now) {
+            return Some(Whereabouts::Nowhere);
+        }
+        let rests = self.rests_until.is_some_and(|until| until > now);
+        rests.then_some(Whereabouts::Unknown)
+    }
+
+    fn note(&mut self, place: &Place, found: &Whereabouts, begun: Instant) {
+        let now = Instant::now();
+        // A quick search needs no rest.
+        let took = now.saturating_duration_since(begun);
+        self.rests_until = (took > LONGEST / 50).then(|| now + took * TIMES_AS_LONG);
+        let found = match found {
+            Whereabouts::At(path) => path,
+            Whereabouts::Unknown => return,
+            Whereabouts::Nowhere => {
+                self.missed.retain(|_, until| *until > now);
+                if self.missed.len() < MAX_REMEMBERED {
+                    self.missed.insert(place.inode, now + MISSED);
+                }
+                return;
+            }
+        };
+        if let Some(moved) = moved_directory(&place.path, found) {
+            self.moved.retain(|other| *other != moved);
+            self.moved.push_back(moved);
+            if self.moved.len() > MAX_REMEMBERED {
+                self.moved.pop_front();
+            }
+        }
+    }
+}
+
+/// The directories, before and after, whose renaming would have brought a file from `from` to `to`.
+fn moved_directory(from: &RelPath, to: &RelPath) -> Option<(RelPath, RelPath)> {
+    let (mut before, name) = from.split()?;
+    let (mut after, new_name) = to.split()?;
+    if name != new_name {
+        return None;
+    }
+    while let (Some((above, name)), Some((new_above, new_name))) = (before.split(), after.split())
+        && name == new_name
+    {
+        (before, after) = (above, new_above);
+    }
+    Some((before, after))
+}
+
+/// Looks through the directory in which the file was, then through all others, the upper ones first.
+fn look_through(tree: &Tree, place: &Place, until: Instant) -> Whereabouts {
+    let mut pending: VecDeque<RelPath> = [RelPath::root()].into();
+    if let Some((directory, _)) = place.path.split() {
+        pending.push_front(directory);
+    }
+    while let Some(directory) = pending.pop_front() {
+        if Instant::now() >= until {
+            return Whereabouts::Unknown;
+        }
+        if let Some(found) = look_in(tree, &directory, place.inode, &mut pending) {
+            return Whereabouts::At(found);
+        }
+    }
+    Whereabouts::Nowhere
+}
+
+/// The path of the file with this inode in `directory`; what lies below it is added to `pending`. Links and
+/// other file systems are passed over: their numbers are their own.
+fn look_in(
+    tree: &Tree,
+    directory: &RelPath,
+    inode: u64,
+    pending: &mut VecDeque<RelPath>,
+) -> Option<RelPath> {
+    let pinned = tree.pin_directory(directory).ok()??;
+    let opened = open_directory(&pinned).ok()?;
+    let mut buffer = vec![MaybeUninit::uninit(); BUFFER];
+    let mut entries = RawDir::new(&opened, &mut buffer);
+    while let Some(Ok(entry)) = entries.next() {
+        let name = entry.file_name().to_bytes();
+        if matches!(name, b"." | b"..") {
+            continue;
+        }
+        // Some file systems do not tell; what is no directory is passed over when its turn comes.
+        let may_be_directory = matches!(entry.file_type(), FileType::Directory | FileType::Unknown);
+        let is_it = entry.ino() == inode && entry.file_type() != FileType::Directory;
+        if !may_be_directory && !is_it {
+            continue;
+        }
+        let Ok(path) = join(directory, name) else {
+            continue;
+        };
+        if !tree.serves(&path) {
+            continue;
+        }
+        if is_it {
+            return Some(path);
+        }
+        pending.push_back(path);
+    }
+    None
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn path(text: &str) -> RelPath {
+        RelPath::new(text.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn what_moved_with_a_directory_is_told_from_what_was_renamed() {
+        let moved = |from, to| moved_directory(&path(from), &path(to));
+        assert_eq!(moved("a/b/f", "c/b/f"), Some((path("a"), path("c"))));
+        assert_eq!(moved("a/b/f", "a/x/f"), Some((path("a/b"), path("a/x"))));
+        assert_eq!(moved("a/f", "a/g"), None);
+        assert_eq!(moved("f", "d/f"), Some((path(""), path("d"))));
+    }
+
+    #[test]
+    fn what_was_missed_is_not_looked_for_again_at_once_and_a_long_search_makes_a_pause() {
+        let (mut state, now) = (State::default(), Instant::now());
+        let place = Place {
+            path: path("f"),
+            inode: 7,
+            size: 1,
+        };
+        state.note(&place, &Whereabouts::Nowhere, now);
+        let known = |state: &State, inode, after| {
+            let now = Instant::now() + Duration::from_secs(after);
+            state.without_looking(inode, now)
+        };
+        assert_eq!(known(&state, 7, 0), Some(Whereabouts::Nowhere));
+        assert_eq!(known(&state, 8, 0), None);
+        assert_eq!(known(&state, 7, MISSED.as_secs()), None);
+        state.note(&place, &Whereabouts::Unknown, now - Duration::from_secs(2));
+        assert_eq!(known(&state, 8, 7), Some(Whereabouts::Unknown));
+        assert_eq!(known(&state, 8, 9), None);
+    }
+}

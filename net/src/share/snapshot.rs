@@ -1,0 +1,283 @@
+//! What a file had in a certain version, or has now, by its content root: for readers of files that are written
+//! to while they read.
+//!
+//! A root that is known is told, whatever the file has become since. Otherwise the file is read for it, then and
+//! there. One that only grows while that takes is read twice: what is the same both times it had in between, all
+//! at once. So an append is never taken for one; it is compared.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use super::captures::Captured;
+use super::{Asker, Share, SharedFile, fault};
+use crate::merkle::{BLOCK, Hash, Tree, TreeHasher, leaf};
+use crate::types::{ContentId, RelPath};
+use crate::wire::{Fault, FaultCode, Snapshot, SnapshotRequest};
+
+/// Files that are read at once for this.
+const MAX_READERS: usize = 2;
+
+/// The largest file that is read for this: some seconds' work.
+const MAX_BYTES: u64 = 8 << 30;
+
+/// Read at once.
+const CHUNK: usize = 256 * 1024;
+
+/// Reading a file takes no longer than this.
+const LONGEST: Duration = Duration::from_secs(8);
+
+/// The turns of those who read a file for its root.
+#[derive(Default, Debug)]
+pub(super) struct Turns {
+    busy: Mutex<Vec<RelPath>>,
+    ended: Condvar,
+}
+
+/// A turn; it ends when this is dropped.
+struct Turn<'a> {
+    turns: &'a Turns,
+    path: &'a RelPath,
+}
+
+impl Turns {
+    /// Waits until nobody else reads this file, and not too many read others.
+    fn take<'a>(&'a self, path: &'a RelPath, until: Instant) -> Option<Turn<'a>> {
+        let mut busy = self.busy.lock();
+        while busy.len() >= MAX_READERS || busy.contains(path) {
+            if self.ended.wait_until(&mut busy, until).timed_out() {
+                return None;
+            }
+        }
+        busy.push(path.clone());
+        Some(Turn { turns: self, path })
+    }
+
+    /// Waits until `moment`.
+    fn pause(&self, moment: Instant) {
+        let mut busy = self.busy.lock();
+        while !self.ended.wait_until(&mut busy, moment).timed_out() {}
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.turns.busy.lock().retain(|path| path != self.path);
+        self.turns.ended.notify_all();
+    }
+}
+
+impl Share {
+    /// The content of the file that `request` asks for, found by `until`.
+    ///
+    /// # Errors
+    /// [`FaultCode::NotFound`] when there is no such file, or it cannot be told; [`FaultCode::LimitExceeded`]
+    /// when it is too large or the time did not suffice.
+    pub fn snapshot(
+        &self,
+        request: &SnapshotRequest,
+        asker: Asker,
+        until: Instant,
+    ) -> Result<Snapshot, Fault> {
+        if let Some(known) = self.known_state(request) {
+            return Ok(known);
+        }
+        let file = self.tree_file(&request.path)?;
+        let attributes = file.attributes();
+        if attributes.size == 0 {
+            return Err(Fault::new(FaultCode::NotFound, "the file is empty"));
+        }
+        if let Some(root) = self.root_of(attributes.version) {
+            let size = attributes.size;
+            let prefix = match request.prefix {
+                Some(prefix) => self.begins_with(&file, prefix, until)?,
+                None => false,
+            };
+            return Ok(Snapshot {
+                version: attributes.version,
+                content: ContentId { root, size },
+                is_prefix: prefix,
+            });
+        }
+        if !request.may_read {
+            self.wanted_now(asker, &request.path, &file);
+            return Err(Fault::new(FaultCode::NotFound, "its root is not known yet"));
+        }
+        let captured = self.capture(request, file, until.min(Instant::now() + LONGEST))?;
+        let is_prefix = match request.prefix {
+            Some(prefix) => {
+                let file = self.tree_file(&request.path)?;
+                captured_begins_with(&captured, &file, prefix).map_err(unreadable)?
+            }
+            None => false,
+        };
+        Ok(Snapshot {
+            version: captured.version,
+            content: captured.content(),
+            is_prefix,
+        })
+    }
+
+    /// The content of the very version that was asked for, if that is known.
+    fn known_state(&self, request: &SnapshotRequest) -> Option<Snapshot> {
+        if request.prefix.is_some() {
+            return None;
+        }
+        let version = request.version;
+        let content = match self.root_of(version) {
+            Some(root) => ContentId {
+                root,
+                size: self.place_of(root)?.size,
+            },
+            None => self.captures.of_version(version)?.content(),
+        };
+        Some(Snapshot {
+            version,
+            content,
+            is_prefix: false,
+        })
+    }
+
+    /// Reads the file for what it has now; or what was read a moment ago, if that is as much as the caller knows
+    /// of.
+    fn capture(
+        &self,
+        request: &SnapshotRequest,
+        file: SharedFile,
+        until: Instant,
+    ) -> Result<Arc<Captured>, Fault> {
+        let too_slow = || Fault::new(FaultCode::LimitExceeded, "not enough time to read the file");
+        let path = &request.path;
+        let _turn = self.turns.take(path, until).ok_or_else(too_slow)?;
+        let mut file = file;
+        if let Some(last) = self.captures.last_at(path)
+            && last.version.file() == file.attributes().version.file()
+        {
+            let again_at = last.again_at();
+            let is_enough = last.place.size >= request.size;
+            if last.version == file.attributes().version || (is_enough && Instant::now() < again_at)
+            {
+                return Ok(last);
+            }
+            if Instant::now() < again_at {
+                self.turns.pause(again_at.min(until));
+                file = self.tree_file(path)?;
+            }
+        }
+        if file.attributes().size > MAX_BYTES {
+            let text = format!("a file of more than {} GiB", MAX_BYTES >> 30);
+            return Err(Fault::new(FaultCode::LimitExceeded, text));
+        }
+        let begun = Instant::now();
+        let tree = read_twice_if_need_be(&file, until).map_err(|error| match error.kind() {
+            io::ErrorKind::TimedOut => too_slow(),
+            io::ErrorKind::StaleNetworkFileHandle | io::ErrorKind::UnexpectedEof => {
+                Fault::new(FaultCode::NotFound, "the file is being written over")
+            }
+            _ => unreadable(error),
+        })?;
+        let (place, version) = (file.place(path), file.attributes().version);
+        let captured = Captured::new(tree, place, version, begun, Instant::now());
+        let captured = Arc::new(captured);
+        self.captures.put(Arc::clone(&captured));
+        Ok(captured)
+    }
+
+    /// True if `file` begins with `prefix`.
+    fn begins_with(
+        &self,
+        file: &SharedFile,
+        prefix: ContentId,
+        until: Instant,
+    ) -> Result<bool, Fault> {
+        if prefix.size > file.attributes().size || prefix.size > MAX_BYTES {
+            return Ok(false);
+        }
+        let tree = read(file, prefix.size, until).map_err(unreadable)?;
+        Ok(tree.is_some_and(|tree| tree.root() == prefix.root))
+    }
+}
+
+fn unreadable(error: io::Error) -> Fault {
+    match error.raw_os_error() {
+        Some(number) => fault(rustix::io::Errno::from_raw_os_error(number)),
+        None => Fault::new(FaultCode::Internal, "the file cannot be read"),
+    }
+}
+
+/// The tree of what `file` has: of the state that it was opened in, or of one moment since if it only grows.
+fn read_twice_if_need_be(file: &SharedFile, until: Instant) -> io::Result<Tree> {
+    let size = file.attributes().size;
+    let changed = || io::ErrorKind::StaleNetworkFileHandle.into();
+    let first = read(file, size, until)?.ok_or_else(changed)?;
+    let (opened, now) = file.states()?;
+    if opened == now {
+        return Ok(first);
+    }
+    // Another file can not have come in its place: this one is open.
+    if now.size() < size {
+        return Err(changed());
+    }
+    let second = read(file, size, until)?.ok_or_else(changed)?;
+    match first.root() == second.root() {
+        true => Ok(first),
+        false => Err(changed()),
+    }
+}
+
+/// The tree of the first `size` bytes, in whatever state the file is; `None` when it has fewer.
+fn read(file: &SharedFile, size: u64, until: Instant) -> io::Result<Option<Tree>> {
+    let (mut hasher, mut at) = (TreeHasher::default(), 0);
+    let mut chunk = vec![0; CHUNK.min(usize::try_from(size).unwrap_or(CHUNK))];
+    while at < size {
+        if Instant::now() >= until {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        let most = chunk.len().min(usize::try_from(size - at).unwrap_or(CHUNK));
+        match file.read_any(at, &mut chunk[..most])? {
+            0 => return Ok(None),
+            count => {
+                hasher.update(&chunk[..count]);
+                at += count as u64;
+            }
+        }
+    }
+    Ok(hasher.finish())
+}
+
+/// True if `captured`, which was read of `file`, begins with `prefix`: all whole blocks are told by its leaves, and
+/// the rest is read again.
+fn captured_begins_with(
+    captured: &Captured,
+    file: &SharedFile,
+    prefix: ContentId,
+) -> io::Result<bool> {
+    if prefix.size > captured.place.size || prefix.size == 0 {
+        return Ok(false);
+    }
+    let whole = (prefix.size / BLOCK) as usize;
+    let mut leaves: Vec<Hash> = captured.tree.leaves()[..whole].to_vec();
+    let mut rest = vec![0; (prefix.size % BLOCK) as usize];
+    if !rest.is_empty() {
+        let start = whole as u64 * BLOCK;
+        let end = captured.place.size.min(start + BLOCK);
+        let mut block = vec![0; (end - start) as usize];
+        let mut filled = 0;
+        while filled < block.len() {
+            match file.read_any(start + filled as u64, &mut block[filled..])? {
+                0 => return Ok(false),
+                count => filled += count,
+            }
+        }
+        // It has to be the block that was captured.
+        if captured.tree.leaves().get(whole) != Some(&leaf(&block)) {
+            return Ok(false);
+        }
+        let length = rest.len();
+        rest.copy_from_slice(&block[..length]);
+        leaves.push(leaf(&rest));
+    }
+    Ok(Tree::new(leaves).is_some_and(|tree| tree.root() == prefix.root))
+}
