@@ -15,6 +15,7 @@ mod swarm;
 mod changes;
 mod discovery;
 mod failure;
+mod first_minutes;
 mod floods;
 mod get;
 mod hidden;

@@ -456,6 +456,17 @@ impl Node {
         self.members.first_contact(deadline)
     }
 
+    /// Waits until whoever was named, is known from last time, or is known to those who were met has been dialled once,
+    /// or `deadline`: most who are there can be asked then.
+    pub fn meet_acquaintances(&self, deadline: Instant) {
+        self.members.meet_acquaintances(deadline);
+    }
+
+    /// True while [`Node::meet_acquaintances`] would wait.
+    pub fn is_getting_acquainted(&self, deadline: Instant) -> bool {
+        self.members.is_getting_acquainted(deadline)
+    }
+
     /// Leaves the network: says goodbye, closes the port and every connection. Ends in less than
     /// two seconds whatever others do; the second call does nothing.
     pub fn stop(&self) {

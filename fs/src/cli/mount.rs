@@ -78,7 +78,9 @@ fn until_unmounted(
     options: &mount::Options,
     report: impl FnOnce() -> std::io::Result<()>,
 ) -> Result<(), Failure> {
-    join::tell(PROGRAM, &joined.meet()?);
+    joined.meet()?;
+    joined.meet_acquaintances();
+    join::tell(PROGRAM, &joined.notices());
     let (sender, events) = mpsc::channel();
     stop::on_signals(sender.clone())?;
     let mounted = Mounted::new(joined, mountpoint, options, sender)?;

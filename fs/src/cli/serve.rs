@@ -21,7 +21,8 @@ pub(super) fn run(source: Source, args: JoinArgs) -> Result<(), Failure> {
 }
 
 fn until_signal(joined: &join::Joined) -> Result<(), Failure> {
-    join::tell(PROGRAM, &joined.meet()?);
+    joined.meet()?;
+    join::tell(PROGRAM, &joined.notices());
     let (sender, events) = mpsc::channel();
     stop::on_signals(sender)?;
     let _shown = joined.show(joined.place(None), None);
