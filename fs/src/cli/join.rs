@@ -14,11 +14,12 @@ use tinyp2p_net::types::{Address, DEFAULT_PORT, PeerArgument};
 use tinyp2p_net::{Node, peers::Member};
 
 use super::args::{NetworkOptions, Peer, parse_name};
+use super::output::say;
 use super::password::Source;
 use super::search::GUEST_ANSWERS;
 use super::share::{self, Private, resolved};
 use super::socket::Socket;
-use super::{Failure, cache, complain};
+use super::{Failure, cache};
 use crate::search::Searches;
 use crate::status::{Place, Report};
 
@@ -199,12 +200,13 @@ pub(super) fn password(text: &str) -> Result<Password, Failure> {
 /// guessed, and the protocol of 2004.
 pub(super) fn warn(options: &NetworkOptions, password: &Password, program: &str) {
     if let Some(warning) = password.weakness() {
-        eprintln!("{program}: warning: {warning}");
+        say(program, &format!("warning: {warning}"));
     }
     if options.legacy {
-        eprintln!(
-            "{program}: warning: --legacy speaks the protocol of 2004, which is not safe from eavesdroppers: \
-             whoever can listen sees the names and contents of files, and can work out the password"
+        say(
+            program,
+            "warning: --legacy speaks the protocol of 2004, which is not safe from eavesdroppers: \
+             whoever can listen sees the names and contents of files, and can work out the password",
         );
     }
 }
@@ -380,7 +382,7 @@ impl Joined {
 /// Prints notices, one a line.
 pub(super) fn tell(program: &str, notices: &[String]) {
     for notice in notices {
-        complain(program, notice);
+        say(program, notice);
     }
 }
 

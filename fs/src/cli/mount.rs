@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::args::MountArgs;
 use super::join::{self, Joined, Role};
+use super::output::say;
 use super::password::Source;
 use super::place::{Claim, Mountpoint};
 use super::stop::{self, Event};
@@ -86,10 +87,10 @@ fn until_unmounted(
     let mounted = Mounted::new(joined, mountpoint, options, sender)?;
     let place = joined.place(Some(mounted.mount.path()));
     let _shown = joined.show(place, Some(Arc::clone(&mounted.searches)));
-    eprintln!(
-        "{PROGRAM}: mounted on {}, {}",
-        mounted.mount.path().display(),
-        joined.description()
+    let place = mounted.mount.path().display();
+    say(
+        PROGRAM,
+        &format!("mounted on {place}, {}", joined.description()),
     );
     if let Err(error) = report() {
         // Nobody waits for this mount any more.

@@ -4,6 +4,7 @@ use std::sync::mpsc;
 
 use super::args::JoinArgs;
 use super::join::{self, Role};
+use super::output::say;
 use super::password::Source;
 use super::{Failure, logging, stop};
 
@@ -26,7 +27,7 @@ fn until_signal(joined: &join::Joined) -> Result<(), Failure> {
     let (sender, events) = mpsc::channel();
     stop::on_signals(sender)?;
     let _shown = joined.show(joined.place(None), None);
-    eprintln!("{PROGRAM}: {}", joined.description());
+    say(PROGRAM, &joined.description());
     // The sender lives as long as the process.
     let _ = events.recv();
     Ok(())

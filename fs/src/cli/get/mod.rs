@@ -24,7 +24,8 @@ use tinyp2p_net::types::{PeerId, RelPath};
 use super::args::GetArgs;
 use super::join::{self, Joined};
 use super::password::Source;
-use super::{Failure, complain, print, search};
+use super::output::{print, say};
+use super::{Failure, search};
 use fetch::Outcome;
 use plan::{Holder, Job};
 use queue::{Next, Queue, Standing, Task};
@@ -253,7 +254,7 @@ impl Crew<'_> {
                 let path = job.path();
                 let text =
                     format!("{path}: left out: {who} cannot give it, as if it were a directory");
-                self.bar.suspend(|| complain(PROGRAM, &text));
+                self.bar.suspend(|| say(PROGRAM, &text));
                 Ok(Some(Outcome::LeftOut))
             }
             error => Err(error.to_string()),
@@ -265,7 +266,7 @@ impl Crew<'_> {
         count(&mut self.tally.lock(), job, outcome);
         if let Err(why) = outcome {
             let text = format!("{}: {why}", job.path());
-            self.bar.suspend(|| complain(PROGRAM, &text));
+            self.bar.suspend(|| say(PROGRAM, &text));
         }
     }
 }
