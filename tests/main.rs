@@ -31,6 +31,7 @@ mod many;
 mod output;
 mod password;
 mod probes;
+mod refetch;
 mod small;
 mod speed;
 mod start_stop;

@@ -201,10 +201,11 @@ pub(super) struct FindArgs {
 #[derive(Args, Debug)]
 #[command(
     after_help = "Files keep their directories below DIR. What exists there is skipped, never \
-    overwritten. What was interrupted is resumed when the command is run again."
+    overwritten; a file of the same content gets the modification time of its owner's. What was interrupted is resumed \
+    when the command is run again."
 )]
 pub(super) struct GetArgs {
-    /// Where to put the files; must exist
+    /// Where to put the files; made if it is missing
     #[arg(
         short = 'd',
         long = "directory",

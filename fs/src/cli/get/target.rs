@@ -4,7 +4,8 @@
 //! Members choose the names, so every step goes from an open directory to one name in it and
 //! follows no symbolic link. Until it is complete a file is called
 //! `.NAME.TARGET-CONTENT.tinyp2p-part` ([`PartName`]): a later run finds by that name how far this one got, and
-//! goes on only with bytes of the same version of the same member's file. Another file's part is never touched.
+//! goes on only with bytes of the same content root, or of the same version of the same member's file. Another file's
+//! part is never touched; those of other contents of the file go once it is begun, or there.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -15,7 +16,9 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
 use data_encoding::BASE32_NOPAD as BASE32;
-use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, RenameFlags, Timespec, Timestamps};
+use rustix::fs::{
+    AtFlags, FileType, FlockOperation, Mode, OFlags, RenameFlags, Timespec, Timestamps,
+};
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 use tinyp2p_net::merkle::TreeHasher;
@@ -38,6 +41,17 @@ const _: () = assert!(
     1 + MAX_NAME_IN_PART + 1 + DIGEST_CHARS + 1 + DIGEST_CHARS + SUFFIX.len() <= MAX_NAME_BYTES
 );
 
+/// Whether all that arrived is what it had to be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum PartCheck {
+    /// As far as is known.
+    Genuine,
+    /// It is not, and a part of it was here before: what an earlier run left may be to blame.
+    Spoilt,
+    /// It is not, and all of it came from the holder.
+    Wrong,
+}
+
 /// The directory to fetch into.
 #[derive(Debug)]
 pub(super) struct Target {
@@ -55,14 +69,20 @@ pub(super) enum Begin {
 }
 
 impl Target {
-    /// Opens an existing directory.
-    pub(super) fn open(path: &Path) -> io::Result<Self> {
-        let root = rustix::fs::open(
-            path,
-            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-        )?;
-        Ok(Self { root })
+    /// Opens a directory; `None` if nothing is there.
+    pub(super) fn open(path: &Path) -> io::Result<Option<Self>> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        match rustix::fs::open(path, flags, Mode::empty()) {
+            Ok(root) => Ok(Some(Self { root })),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Makes a directory, with those above it, and opens it.
+    pub(super) fn create(path: &Path) -> io::Result<Self> {
+        std::fs::create_dir_all(path)?;
+        Self::open(path)?.ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     /// The names of the parts in `directory`, left by earlier runs or being written by others.
@@ -89,37 +109,44 @@ impl Target {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             other => other?,
         };
-        let name = OsStr::from_bytes(job.name.as_bytes());
-        match rustix::fs::statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(_) => Ok(true),
-            Err(Errno::NOENT) => Ok(false),
-            Err(errno) => Err(errno.into()),
-        }
+        Ok(existing(&directory, &job.name)?.is_some())
     }
 
-    /// Prepares the place for `job`, given the parts in its directory. The part of a version that
-    /// somebody still has is taken up; those of others are removed.
+    /// Prepares the place for `job`, given the parts in its directory. The part of a content that
+    /// somebody still has is taken up; those of others are removed. If the file is here already with the same content,
+    /// it gets the time at which it was modified at its holders.
+    ///
+    /// # Errors
+    /// Besides those of the system: something that is no file, or no directory, is in the way.
     pub(super) fn begin(&self, job: &Job, parts: &[Vec<u8>]) -> io::Result<Begin> {
         let directory = self.directory(&job.directory, true)?;
-        let name = OsStr::from_bytes(job.name.as_bytes());
-        match rustix::fs::statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(_) => return Ok(Begin::Exists),
-            Err(Errno::NOENT) => {}
-            Err(errno) => return Err(errno.into()),
+        let own = parts.iter().filter_map(|left| PartName::parse(left));
+        let own = own.filter(|part| part.is_of(&job.name));
+        if let Some(existing) = existing(&directory, &job.name)? {
+            own.for_each(|left| remove_unless_locked(&directory, &left));
+            if existing.is_outdated(job) && existing.has_content_of(job)? {
+                existing.set_mtime(job.mtime);
+            }
+            return Ok(Begin::Exists);
         }
         let mut usable = None;
-        let own = parts.iter().filter_map(|left| PartName::parse(left));
-        for left in own.filter(|part| part.is_of(&job.name)) {
-            let of_holder = |holder: &Holder| PartName::new(&job.name, holder) == left;
-            let holder = job.holders.iter().position(of_holder);
+        for left in own {
+            let holder = left.usable_from(job);
             match holder.filter(|_| usable.is_none()) {
                 Some(holder) => usable = Some((left, holder)),
                 None => remove_unless_locked(&directory, &left),
             }
         }
-        let (part, holder) =
-            usable.unwrap_or_else(|| (PartName::new(&job.name, &job.holders[0]), 0));
+        let (part, holder) = usable.unwrap_or_else(|| (PartName::new(job, 0), 0));
         Part::open(directory, job, part, holder)
+    }
+
+    /// True if `parts` has the beginning of a content of which only the holders' content root would tell whether it is
+    /// the one of `job`.
+    pub(super) fn depends_on_root(job: &Job, parts: &[Vec<u8>]) -> bool {
+        let own = parts.iter().filter_map(|left| PartName::parse(left));
+        let mut own = own.filter(|part| part.is_of(&job.name)).peekable();
+        job.root.is_none() && own.peek().is_some() && own.all(|p| p.usable_from(job).is_none())
     }
 
     /// Goes down `path` one component at a time, creating what is missing if `create`.
@@ -135,7 +162,11 @@ impl Target {
             }
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             directory = match rustix::fs::openat(&directory, name, flags, Mode::empty()) {
-                Err(Errno::NOTDIR | Errno::LOOP) => return Err(in_the_way(component)),
+                Err(Errno::NOTDIR | Errno::LOOP) => {
+                    let name = Name::new(component).map(|name| name.to_string());
+                    let name = name.unwrap_or_default();
+                    return Err(in_the_way(&format!("'{name}', which is no directory")));
+                }
                 other => other?,
             };
         }
@@ -154,6 +185,10 @@ pub(super) struct Part {
     /// What the content must turn out to be, if that is known, and the hash of what is here.
     root: Option<Root>,
     hasher: TreeHasher,
+    /// An earlier run left some of these bytes.
+    is_resumed: bool,
+    /// It has its name.
+    is_finished: bool,
 }
 
 impl Part {
@@ -202,6 +237,8 @@ impl Part {
             offset: metadata.len(),
             root: job.root,
             hasher: TreeHasher::default(),
+            is_resumed: metadata.len() > 0,
+            is_finished: false,
         };
         if part.offset > job.size {
             part.clear()?;
@@ -234,37 +271,42 @@ impl Part {
         if self.root.is_none() {
             return Ok(());
         }
-        let mut buffer = vec![0; READ_BACK];
-        let mut offset = 0;
-        while offset < self.offset {
-            let count = self.file.read_at(&mut buffer, offset)?;
-            if count == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            self.hasher.update(&buffer[..count]);
-            offset += count as u64;
+        match read_back(&self.file, self.offset, &mut self.hasher)? {
+            true => Ok(()),
+            false => Err(io::ErrorKind::UnexpectedEof.into()),
         }
-        Ok(())
     }
 
-    /// True unless the complete content is known to be something else. What is not genuine is
-    /// thrown away.
-    pub(super) fn is_genuine(&mut self) -> io::Result<bool> {
+    /// Checks the complete content. What is known to be something else is thrown away.
+    pub(super) fn check(&mut self) -> io::Result<PartCheck> {
         let (Some(root), 1..) = (self.root, self.offset) else {
-            return Ok(true);
+            return Ok(PartCheck::Genuine);
         };
         let tree = std::mem::take(&mut self.hasher).finish();
-        let genuine = tree.is_some_and(|tree| tree.root() == root);
-        if !genuine {
-            self.clear()?;
+        if tree.is_some_and(|tree| tree.root() == root) {
+            return Ok(PartCheck::Genuine);
         }
-        Ok(genuine)
+        let is_resumed = self.is_resumed;
+        self.clear()?;
+        Ok(match is_resumed {
+            true => PartCheck::Spoilt,
+            false => PartCheck::Wrong,
+        })
+    }
+
+    /// None of the holders has it any more in the version that was begun. What would be of use to nobody goes.
+    pub(super) fn give_up(mut self) -> io::Result<()> {
+        match self.root {
+            // The same content may come back, or be somewhere else.
+            Some(_) => Ok(()),
+            None => self.clear(),
+        }
     }
 
     /// Throws away what is here and begins anew with the bytes of another holder.
     pub(super) fn restart(&mut self, holder: usize, job: &Job) -> io::Result<()> {
         self.clear()?;
-        let new_name = PartName::new(&self.name, &job.holders[holder]);
+        let new_name = PartName::new(job, holder);
         if new_name != self.part_name {
             match rename(
                 &self.directory,
@@ -286,30 +328,35 @@ impl Part {
     fn clear(&mut self) -> io::Result<()> {
         self.file.set_len(0)?;
         self.offset = 0;
+        self.is_resumed = false;
         self.hasher = TreeHasher::default();
         Ok(())
     }
 
     /// Gives the complete file its name. False if something of that name has appeared meanwhile.
-    pub(super) fn finish(self, mtime: i64) -> io::Result<bool> {
-        let time = Timespec {
-            tv_sec: mtime.div_euclid(1_000_000_000),
-            tv_nsec: mtime.rem_euclid(1_000_000_000),
-        };
-        let times = Timestamps {
-            last_access: time,
-            last_modification: time,
-        };
-        rustix::fs::futimens(&self.file, &times)?;
+    pub(super) fn finish(mut self, mtime: i64) -> io::Result<bool> {
+        rustix::fs::futimens(&self.file, &times(mtime))?;
         self.file.sync_all()?;
         let name = OsStr::from_bytes(self.name.as_bytes());
         match rename(&self.directory, self.part_name.as_path(), name) {
-            Ok(()) => Ok(true),
+            Ok(()) => {
+                self.is_finished = true;
+                Ok(true)
+            }
             Err(Errno::EXIST) => {
-                remove(&self.directory, &self.part_name);
+                self.clear()?;
                 Ok(false)
             }
             Err(errno) => Err(errno.into()),
+        }
+    }
+}
+
+impl Drop for Part {
+    /// What has no bytes saves the next run nothing.
+    fn drop(&mut self) {
+        if self.offset == 0 && !self.is_finished {
+            remove(&self.directory, &self.part_name);
         }
     }
 }
@@ -325,17 +372,104 @@ fn rename(directory: &OwnedFd, from: &OsStr, to: &OsStr) -> Result<(), Errno> {
     }
 }
 
-fn in_the_way(component: &[u8]) -> io::Error {
-    let name = Name::new(component).map(|name| name.to_string());
-    io::Error::new(
-        io::ErrorKind::NotADirectory,
-        format!("'{}' is not a directory here", name.unwrap_or_default()),
-    )
+/// Nothing that is here is ever overwritten.
+fn in_the_way(what: &str) -> io::Error {
+    io::Error::other(format!(
+        "{what}, is in the way here: move it, or name another directory by -d"
+    ))
+}
+
+/// What stands where `name` is to be in `directory`; `None` if nothing does.
+///
+/// # Errors
+/// Besides those of the system: it is no file. A symbolic link counts as one, wherever it leads.
+fn existing(directory: &OwnedFd, name: &Name) -> io::Result<Option<Existing>> {
+    let path = OsStr::from_bytes(name.as_bytes());
+    let stat = match rustix::fs::statat(directory, path, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => stat,
+        Err(Errno::NOENT) => return Ok(None),
+        Err(errno) => return Err(errno.into()),
+    };
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Symlink => return Ok(Some(Existing(None))),
+        FileType::RegularFile => {}
+        FileType::Directory => return Err(in_the_way(&format!("'{name}', a directory"))),
+        _ => return Err(in_the_way(&format!("'{name}', which is no file"))),
+    }
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    // What cannot be read is not compared.
+    let file = rustix::fs::openat(directory, path, flags, Mode::empty());
+    Ok(Some(Existing(file.ok().map(File::from))))
+}
+
+/// A file that is here already; without one that can be looked at, it just stays.
+struct Existing(Option<File>);
+
+impl Existing {
+    /// True if it may be what `job` is to bring, apart from its modification time.
+    fn is_outdated(&self, job: &Job) -> bool {
+        let metadata = self.0.as_ref().and_then(|file| file.metadata().ok());
+        metadata.is_some_and(|metadata| {
+            let mtime = i128::from(metadata.mtime()) * 1_000_000_000;
+            let mtime = mtime + i128::from(metadata.mtime_nsec());
+            let is_alike = metadata.is_file() && metadata.len() == job.size;
+            is_alike && mtime != i128::from(job.mtime)
+        })
+    }
+
+    /// True if its content root is that of `job`: reads all of it.
+    fn has_content_of(&self, job: &Job) -> io::Result<bool> {
+        let (Some(file), Some(root)) = (&self.0, job.root) else {
+            return Ok(false);
+        };
+        let mut hasher = TreeHasher::default();
+        let whole = read_back(file, job.size, &mut hasher)?;
+        Ok(whole && hasher.finish().is_some_and(|tree| tree.root() == root))
+    }
+
+    /// Only its owner may do so; others' files stay as they are.
+    fn set_mtime(&self, mtime: i64) {
+        if let Some(file) = &self.0
+            && let Err(error) = rustix::fs::futimens(file, &times(mtime))
+        {
+            tracing::debug!(%error, "a modification time stays");
+        }
+    }
+}
+
+/// Hashes the first `length` bytes of `file`; false if there are fewer.
+fn read_back(file: &File, length: u64, hasher: &mut TreeHasher) -> io::Result<bool> {
+    let mut buffer = vec![0; READ_BACK];
+    let mut offset = 0;
+    while offset < length {
+        let most = (length - offset).min(READ_BACK as u64) as usize;
+        match file.read_at(&mut buffer[..most], offset)? {
+            0 => return Ok(false),
+            count => {
+                hasher.update(&buffer[..count]);
+                offset += count as u64;
+            }
+        }
+    }
+    Ok(true)
+}
+
+/// Both times of a file that was modified at `mtime`, nanoseconds since 1970.
+fn times(mtime: i64) -> Timestamps {
+    let time = Timespec {
+        tv_sec: mtime.div_euclid(1_000_000_000),
+        tv_nsec: mtime.rem_euclid(1_000_000_000),
+    };
+    Timestamps {
+        last_access: time,
+        last_modification: time,
+    }
 }
 
 /// The name of a part: `.NAME.TARGET-CONTENT.tinyp2p-part`. TARGET is a digest of the whole name that the file is
-/// to have, CONTENT one of who has it, where and in which version; NAME is the beginning of the former, for people.
-/// So a part belongs to one file and one content, however alike names and versions look.
+/// to have, CONTENT one of its content root, or while that is unknown, of who has it, where and in which version; NAME
+/// is the beginning of the former, for people. So a part belongs to one file and one content, however alike names and
+/// versions look.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct PartName {
     whole: Vec<u8>,
@@ -343,13 +477,26 @@ struct PartName {
 }
 
 impl PartName {
-    fn new(name: &Name, holder: &Holder) -> Self {
-        let target = digest(&[name.as_bytes()]);
+    /// Of the file that `job` is to bring, from one of its holders.
+    fn new(job: &Job, holder: usize) -> Self {
+        match job.root {
+            Some(root) => Self::with(&job.name, &digest(&[root.as_bytes()])),
+            None => Self::of_version(&job.name, &job.holders[holder]),
+        }
+    }
+
+    fn of_version(name: &Name, holder: &Holder) -> Self {
+        // No shorter than 40 bytes, and so none of a root.
         let content = digest(&[
             holder.member.id.as_bytes(),
             &holder.version.0.to_be_bytes(),
             holder.path.as_bytes(),
         ]);
+        Self::with(name, &content)
+    }
+
+    fn with(name: &Name, content: &str) -> Self {
+        let target = digest(&[name.as_bytes()]);
         let name = name.as_bytes();
         let kept = &name[..name.len().min(MAX_NAME_IN_PART)];
         let digests = format!(".{target}-{content}");
@@ -376,6 +523,15 @@ impl PartName {
     /// True for a part of the file that is to have this name.
     fn is_of(&self, name: &Name) -> bool {
         self.target == digest(&[name.as_bytes()])
+    }
+
+    /// Which of the holders to go on from; `None` if it is the beginning of something else.
+    fn usable_from(&self, job: &Job) -> Option<usize> {
+        if job.root.is_some() && Self::new(job, 0) == *self {
+            return Some(0);
+        }
+        let mut holders = job.holders.iter();
+        holders.position(|holder| Self::of_version(&job.name, holder) == *self)
     }
 
     fn as_path(&self) -> &OsStr {
