@@ -17,8 +17,8 @@ use tinyp2p_net::wire::MemberRecord;
 
 /// How a password is described wherever one is asked for.
 const PASSWORD_HELP: &str = "The network's password: '-' asks for it (or reads the first line of \
-    standard input), '@FILE' takes the first line of a file that only its owner can read, anything \
-    else is the password itself (it is blanked out of the process list at once, but stays in \
+    standard input), '@FILE' takes the first line of a file that only its owner can read, of a secret \
+    of a container, or of a pipe, anything else is the password itself (it is blanked out of the process list at once, but stays in \
     the shell's history)";
 
 /// `tinyp2p-mount`

@@ -43,7 +43,7 @@ pub(super) fn run(
     )?;
     let prepared = prepared.with_cache(cache::choose(&parsed.cache)?, parsed.cache.memory.as_u64());
     logging::filter(&parsed.network)?;
-    let from_file = matches!(source, Source::File(_));
+    let from_file = source.is_lasting();
     if from_file && let Some(typed) = parsed.password.as_os_str().to_str() {
         // `mount -a` compares this with fstab to see that a line is mounted already.
         options.source = mount::source_name(typed);
