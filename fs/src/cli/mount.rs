@@ -41,7 +41,13 @@ pub(super) fn run(
         path,
         cache_dir,
     )?;
-    let prepared = prepared.with_cache(cache::choose(&parsed.cache)?, parsed.cache.memory.as_u64());
+    let cache = cache::choose(&parsed.cache, |warning| {
+        // The front has warned already.
+        if !parsed.background {
+            say(PROGRAM, warning);
+        }
+    })?;
+    let prepared = prepared.with_cache(cache, parsed.cache.memory.as_u64());
     logging::filter(&parsed.network)?;
     let from_file = source.is_lasting();
     if from_file && let Some(typed) = parsed.password.as_os_str().to_str() {
@@ -50,7 +56,6 @@ pub(super) fn run(
     }
     let text = source.read()?;
     let password = join::password(&text)?;
-    // The front has warned already.
     if !parsed.background {
         join::warn(&parsed.network, &password, PROGRAM);
     }
