@@ -30,6 +30,7 @@ mod listing;
 mod many;
 mod output;
 mod password;
+mod places;
 mod probes;
 mod refetch;
 mod small;

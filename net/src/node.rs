@@ -258,7 +258,9 @@ impl Node {
         let (accounts, totals) = self.engine.ledger().read();
         let (held, budget) = self.engine.memory();
         let cache = self.cache.as_ref().map(|(config, cache)| CacheStatus {
-            directory: Some(config.directory.to_string_lossy().into_owned()),
+            directory: cache
+                .is_kept()
+                .then(|| config.directory.to_string_lossy().into_owned()),
             held: cache.held_bytes() + self.members.old_bytes(),
             limit: config.size,
         });
