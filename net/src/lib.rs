@@ -39,6 +39,7 @@ pub mod local;
 pub mod merkle;
 pub mod node;
 pub mod peers;
+pub mod reachable;
 pub mod server;
 pub mod share;
 pub mod status;

@@ -29,6 +29,7 @@ use crate::peers::dialer::{Connect, Connection};
 use crate::peers::mdns::{Discovery, Sighting};
 use crate::peers::remembered::Remembered;
 use crate::peers::{Member, Members};
+use crate::reachable;
 use crate::server::{Server, Service};
 use crate::share::{Roots, Share};
 use crate::status::{self, CacheStatus, LegacyStatus, MemoryStatus, Status};
@@ -54,6 +55,7 @@ pub struct Node {
     cache: Option<(CacheConfig, Arc<Cache>)>,
     legacy: Option<Arc<Legacy>>,
     begun: Instant,
+    reachable_at: Vec<Address>,
     /// What is left to be stopped.
     running: Mutex<Option<Running>>,
 }
@@ -177,6 +179,11 @@ impl Node {
             cache: config.cache.zip(cache),
             legacy,
             begun: Instant::now(),
+            reachable_at: reachable::addresses(
+                config.advertise.as_ref(),
+                &config.listen,
+                server.local_port(),
+            ),
             name: config.name,
             port: server.local_port(),
             share,
@@ -226,6 +233,11 @@ impl Node {
     /// The TCP port that it listens on; 0 when it does not.
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// The addresses to tell others, best first: at most a few, and none that only this host or one link can dial.
+    pub fn reachable_at(&self) -> &[Address] {
+        &self.reachable_at
     }
 
     /// What it serves.

@@ -10,6 +10,7 @@ use tinyp2p_net::auth::Password;
 use tinyp2p_net::budget::DEFAULT_ANSWERS;
 use tinyp2p_net::config::{CacheConfig, Config, DEFAULT_MEMORY, LegacyConfig, Listen, ShareConfig};
 use tinyp2p_net::error::Error;
+use tinyp2p_net::reachable::is_local;
 use tinyp2p_net::types::{Address, DEFAULT_PORT, PeerArgument};
 use tinyp2p_net::{Node, peers::Member};
 
@@ -343,6 +344,12 @@ impl Joined {
         )
     }
 
+    /// What to tell a friend, in one line: the command with which to join from another machine. `None` if this node can
+    /// be dialled from nowhere else.
+    pub(super) fn invitation(&self) -> Option<String> {
+        invitation(self.node.reachable_at())
+    }
+
     /// Where the node is on this machine.
     pub(super) fn place(&self, mountpoint: Option<&Path>) -> Place {
         Place {
@@ -376,6 +383,26 @@ impl Joined {
             }
             thread::sleep(POLL);
         }
+    }
+}
+
+/// The password is never among what is printed.
+fn invitation(addresses: &[Address]) -> Option<String> {
+    let peers: Vec<String> = addresses.iter().map(peer_to_type).collect();
+    let whose = match addresses.iter().all(|address| is_local(&address.host)) {
+        true => "others on this network",
+        false => "others",
+    };
+    let peers = peers.join(" ");
+    (!peers.is_empty())
+        .then(|| format!("{whose} join by: tinyp2p-mount PASSWORD MOUNTPOINT {peers}"))
+}
+
+/// An address as a PEER argument, with the port if it has to be typed.
+fn peer_to_type(address: &Address) -> String {
+    match address.port {
+        DEFAULT_PORT => address.host.clone(),
+        _ => address.to_string(),
     }
 }
 
@@ -599,6 +626,28 @@ mod tests {
     fn peers_that_are_away_are_no_news_once_anybody_was_reached() {
         let said = notices(&[away("a"), away("b")], false);
         assert!(said.is_empty(), "{said:?}");
+    }
+
+    #[test]
+    fn an_invitation_is_the_command_to_type() {
+        let address = Address::new;
+        assert_eq!(invitation(&[]), None);
+        assert_eq!(
+            invitation(&[address("192.0.2.7", DEFAULT_PORT)]).unwrap(),
+            "others join by: tinyp2p-mount PASSWORD MOUNTPOINT 192.0.2.7"
+        );
+        let both = [address("192.168.1.7", 9), address("10.0.0.5", 9)];
+        assert_eq!(
+            invitation(&both).unwrap(),
+            "others on this network join by: tinyp2p-mount PASSWORD MOUNTPOINT 192.168.1.7:9 10.0.0.5:9"
+        );
+        for typed in [
+            address("2001:db8::1", DEFAULT_PORT),
+            address("2001:db8::1", 9),
+        ] {
+            let read: Address = peer_to_type(&typed).parse().unwrap();
+            assert_eq!(read, typed);
+        }
     }
 
     #[test]

@@ -97,6 +97,9 @@ fn until_unmounted(
         PROGRAM,
         &format!("mounted on {place}, {}", joined.description()),
     );
+    if let Some(invitation) = joined.invitation() {
+        say(PROGRAM, &invitation);
+    }
     if let Err(error) = report() {
         // Nobody waits for this mount any more.
         return Err(Failure::failed(format!("interrupted: {error}")));

@@ -28,6 +28,9 @@ fn until_signal(joined: &join::Joined) -> Result<(), Failure> {
     stop::on_signals(sender)?;
     let _shown = joined.show(joined.place(None), None);
     say(PROGRAM, &joined.description());
+    if let Some(invitation) = joined.invitation() {
+        say(PROGRAM, &invitation);
+    }
     // The sender lives as long as the process.
     let _ = events.recv();
     Ok(())
