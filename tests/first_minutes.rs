@@ -113,8 +113,9 @@ fn a_peer_that_is_not_reached_is_no_news_when_another_way_leads_to_members() {
     me.kill();
     let before = me.log().len();
     me.start();
-    let said = me.log().split_off(before);
-    assert!(said.contains("mounted on"), "{said}");
+    let said = || me.log().split_off(before);
+    eventually(LIMIT, "it says so", || said().contains("mounted on"));
+    let said = said();
     assert!(!said.contains("no peer reachable yet"), "{said}");
 }
 

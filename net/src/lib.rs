@@ -13,7 +13,8 @@
 //!   [`download`]: the bytes of one file, in time for its readers.
 //! - [`merkle`]: proof that bytes are what their content root says. [`cache`]: proven bytes on disk.
 //! - [`budget`]: how much of what members say may be in memory.
-//! - [`ledger`]: what came from whom. [`status`]: what the node is doing, as plain data.
+//! - [`ledger`]: what came from whom. [`status`]: what the node is doing, as plain data. [`reachable`]: what to tell
+//!   others of its addresses.
 //! - [`node`]: builds all of it; the only file that knows every part.
 
 // Tests may unwrap: a panic is how they fail.
