@@ -362,6 +362,11 @@ fn parts(jobs: &[Job], target: &Target) -> HashMap<RelPath, Vec<Vec<u8>>> {
             .entry(job.directory.clone())
             .or_insert_with_key(|directory| target.parts(directory).unwrap_or_default());
     }
+    for (directory, parts) in &parts {
+        if let Err(error) = target.forget(directory, parts, jobs) {
+            tracing::debug!(%directory, %error, "old parts stay");
+        }
+    }
     parts
 }
 

@@ -1,7 +1,11 @@
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
-use tinyp2p_net::types::{PeerId, Version};
+use tinyp2p_net::merkle::TreeHasher;
+use tinyp2p_net::types::{PeerId, Root, Version};
 
+use super::super::plan::Holder;
 use super::*;
 use crate::view::merge::Member;
 
@@ -238,6 +242,43 @@ fn what_was_begun_without_a_root_goes_on_with_one() {
 }
 
 #[test]
+fn what_nobody_offers_for_long_is_not_kept() {
+    let place = Place::new();
+    for name in ["gone", "lately", "wanted"] {
+        let mut part = place.part(&job(name, 5, vec![holder(1, 1)]));
+        part.append(b"hel").unwrap();
+    }
+    let names = place.names();
+    let old = SystemTime::now() - FORGOTTEN - Duration::from_secs(60);
+    for name in names.iter().filter(|name| !name.starts_with(".lately")) {
+        let path = place.directory.path().join(name);
+        let part = File::options().append(true).open(path).unwrap();
+        part.set_modified(old).unwrap();
+    }
+    let root = RelPath::root();
+    let parts = place.target.parts(&root).unwrap();
+    let wanted = [job("wanted", 9, vec![holder(2, 2)])];
+    place.target.forget(&root, &parts, &wanted).unwrap();
+    let kept: Vec<bool> = names
+        .iter()
+        .map(|name| place.names().contains(name))
+        .collect();
+    assert_eq!(kept, [false, true, true], "{names:?}");
+}
+
+#[test]
+fn only_a_part_of_a_known_content_is_worth_waiting_for_a_root() {
+    let place = Place::new();
+    place
+        .part(&job("x", 5, vec![holder(1, 1)]))
+        .append(b"hel")
+        .unwrap();
+    let touched = job("x", 5, vec![holder(1, 2)]);
+    let parts = place.target.parts(&touched.directory).unwrap();
+    assert!(!Target::depends_on_root(&touched, &parts));
+}
+
+#[test]
 fn what_nobody_can_complete_is_not_left() {
     let place = Place::new();
     let mut job = job("x", 5, vec![holder(1, 1)]);
@@ -387,13 +428,13 @@ fn a_part_is_of_one_member_path_and_version() {
     for other in [holder(2, 1), holder(1, 2), elsewhere] {
         assert_ne!(PartName::of_version(&name, &other), one);
     }
-    assert_eq!(PartName::parse(&one.whole), Some(one.clone()));
+    assert_eq!(PartName::parse(one.as_path().as_bytes()), Some(one.clone()));
     assert!(one.is_of(&name) && !one.is_of(&Name::new(&b"x."[..]).unwrap()));
     for odd in [
         &b".x.tinyp2p-part"[..],
         b".tinyp2p-part",
         b"",
-        &one.whole[1..],
+        &one.as_path().as_bytes()[1..],
     ] {
         assert_eq!(PartName::parse(odd), None);
     }
