@@ -112,7 +112,7 @@ fn no_match_and_a_bad_pattern_are_told_apart() {
     let bad = get(&swarm, "(unclosed", &a, &out);
     assert_eq!(bad.code(), 2, "{bad}");
     assert!(bad.stderr.starts_with("tinyp2p: "), "{bad}");
-    let nowhere = get(&swarm, "file", &a, &swarm.path("missing"));
+    let nowhere = get(&swarm, "file", &a, Path::new("/dev/null"));
     assert_eq!(nowhere.code(), 1, "{nowhere}");
     assert_eq!(names(&out), [""; 0]);
 }

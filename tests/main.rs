@@ -5,6 +5,9 @@
 //! compared), `stranger` (TLS peers of our own making), `slow_link` and `hosts` (network namespaces). A machine
 //! that lacks something fails the test that needs it: nothing here is ever skipped.
 
+// Logs of nodes and measurements belong into the output of a test.
+#![allow(clippy::print_stderr, clippy::print_stdout)]
+
 mod content;
 mod hosts;
 mod process;
@@ -15,6 +18,7 @@ mod swarm;
 mod changes;
 mod discovery;
 mod failure;
+mod first_minutes;
 mod floods;
 mod get;
 mod hidden;
@@ -24,8 +28,11 @@ mod legacy_mixed;
 mod liars;
 mod listing;
 mod many;
+mod output;
 mod password;
+mod places;
 mod probes;
+mod refetch;
 mod small;
 mod speed;
 mod start_stop;

@@ -245,3 +245,30 @@ fn assert_tree_lacks_password(directory: &Path) {
         }
     }
 }
+
+#[test]
+fn a_password_comes_out_of_a_pipe_or_standard_input() {
+    let swarm = Swarm::new();
+    let a = swarm.node("a").file("file", "content").serve();
+    let file = swarm.path("pw");
+    fs::write(&file, format!("\u{feff}{PASSWORD}\r\nnote\n")).expect("write");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("chmod");
+    for (source, redirection) in [
+        ("@<(cat \"$1\")", ""),
+        ("@/dev/stdin", "< \"$1\""),
+        ("@/dev/stdin", "< <(cat \"$1\")"),
+        ("@/dev/stdin", "<<< \"$(cat \"$1\")\""),
+        ("-", "< \"$1\""),
+        ("@\"$1\"", ""),
+    ] {
+        let mount = Background::at(swarm.directory("mnt"));
+        let options = "--no-discovery --no-share --listen 127.0.0.1:0";
+        let script = format!("\"$2\" {options} {source} \"$3\" \"$4\" {redirection}");
+        let mut command = program("bash", &swarm.directory("home"), None);
+        command.args(["-c", &script, "bash"]).arg(&file);
+        command.arg(MOUNT).arg(&mount.path).arg(a.address());
+        run(&mut command, LIMIT).expect_success();
+        let read = fs::read(mount.path.join("file"));
+        assert!(read.is_ok_and(|bytes| bytes == b"content"), "{script}");
+    }
+}

@@ -129,6 +129,32 @@ impl Error {
         }
     }
 
+    /// This node's own failure to do `what` in a directory. If another directory may do, it says by which `option` to
+    /// name one.
+    pub fn local_place(what: impl Into<String>, why: io::Error, option: &str) -> Self {
+        use io::ErrorKind::{
+            NotADirectory, NotFound, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem,
+            StorageFull,
+        };
+        let is_of_place = matches!(
+            why.kind(),
+            NotADirectory
+                | NotFound
+                | PermissionDenied
+                | QuotaExceeded
+                | ReadOnlyFilesystem
+                | StorageFull
+        );
+        let hint = match is_of_place {
+            true => format!("; name another directory with {option}"),
+            false => String::new(),
+        };
+        Self::Local {
+            what: what.into(),
+            why: format!("{why}{hint}"),
+        }
+    }
+
     /// A rule that `who` broke.
     pub fn misbehaved(who: impl ToString, what: impl Into<String>) -> Self {
         Self::Misbehaved {

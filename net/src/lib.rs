@@ -13,7 +13,8 @@
 //!   [`download`]: the bytes of one file, in time for its readers.
 //! - [`merkle`]: proof that bytes are what their content root says. [`cache`]: proven bytes on disk.
 //! - [`budget`]: how much of what members say may be in memory.
-//! - [`ledger`]: what came from whom. [`status`]: what the node is doing, as plain data.
+//! - [`ledger`]: what came from whom. [`status`]: what the node is doing, as plain data. [`reachable`]: what to tell
+//!   others of its addresses.
 //! - [`node`]: builds all of it; the only file that knows every part.
 
 // Tests may unwrap: a panic is how they fail.
@@ -39,6 +40,7 @@ pub mod local;
 pub mod merkle;
 pub mod node;
 pub mod peers;
+pub mod reachable;
 pub mod server;
 pub mod share;
 pub mod status;

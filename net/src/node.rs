@@ -29,6 +29,7 @@ use crate::peers::dialer::{Connect, Connection};
 use crate::peers::mdns::{Discovery, Sighting};
 use crate::peers::remembered::Remembered;
 use crate::peers::{Member, Members};
+use crate::reachable;
 use crate::server::{Server, Service};
 use crate::share::{Roots, Share};
 use crate::status::{self, CacheStatus, LegacyStatus, MemoryStatus, Status};
@@ -54,6 +55,7 @@ pub struct Node {
     cache: Option<(CacheConfig, Arc<Cache>)>,
     legacy: Option<Arc<Legacy>>,
     begun: Instant,
+    reachable_at: Vec<Address>,
     /// What is left to be stopped.
     running: Mutex<Option<Running>>,
 }
@@ -177,6 +179,11 @@ impl Node {
             cache: config.cache.zip(cache),
             legacy,
             begun: Instant::now(),
+            reachable_at: reachable::addresses(
+                config.advertise.as_ref(),
+                &config.listen,
+                server.local_port(),
+            ),
             name: config.name,
             port: server.local_port(),
             share,
@@ -228,6 +235,11 @@ impl Node {
         self.port
     }
 
+    /// The addresses to tell others, best first: at most a few, and none that only this host or one link can dial.
+    pub fn reachable_at(&self) -> &[Address] {
+        &self.reachable_at
+    }
+
     /// What it serves.
     pub fn share(&self) -> Option<&Arc<Share>> {
         self.share.as_ref()
@@ -258,7 +270,9 @@ impl Node {
         let (accounts, totals) = self.engine.ledger().read();
         let (held, budget) = self.engine.memory();
         let cache = self.cache.as_ref().map(|(config, cache)| CacheStatus {
-            directory: Some(config.directory.to_string_lossy().into_owned()),
+            directory: cache
+                .is_kept()
+                .then(|| config.directory.to_string_lossy().into_owned()),
             held: cache.held_bytes() + self.members.old_bytes(),
             limit: config.size,
         });
@@ -454,6 +468,17 @@ impl Node {
     /// [`Error::Refused`].
     pub fn first_contact(&self, deadline: Instant) -> Vec<(Address, Result<(), Error>)> {
         self.members.first_contact(deadline)
+    }
+
+    /// Waits until whoever was named, is known from last time, or is known to those who were met has been dialled once,
+    /// or `deadline`: most who are there can be asked then.
+    pub fn meet_acquaintances(&self, deadline: Instant) {
+        self.members.meet_acquaintances(deadline);
+    }
+
+    /// True while [`Node::meet_acquaintances`] would wait.
+    pub fn is_getting_acquainted(&self, deadline: Instant) -> bool {
+        self.members.is_getting_acquainted(deadline)
     }
 
     /// Leaves the network: says goodbye, closes the port and every connection. Ends in less than

@@ -17,8 +17,8 @@ use tinyp2p_net::wire::MemberRecord;
 
 /// How a password is described wherever one is asked for.
 const PASSWORD_HELP: &str = "The network's password: '-' asks for it (or reads the first line of \
-    standard input), '@FILE' takes the first line of a file that only its owner can read, anything \
-    else is the password itself (it is blanked out of the process list at once, but stays in \
+    standard input), '@FILE' takes the first line of a file that only its owner can read, of a secret \
+    of a container, or of a pipe, anything else is the password itself (it is blanked out of the process list at once, but stays in \
     the shell's history)";
 
 /// `tinyp2p-mount`
@@ -201,10 +201,11 @@ pub(super) struct FindArgs {
 #[derive(Args, Debug)]
 #[command(
     after_help = "Files keep their directories below DIR. What exists there is skipped, never \
-    overwritten. What was interrupted is resumed when the command is run again."
+    overwritten; a file of the same content gets the modification time of its owner's. What was interrupted is resumed \
+    when the command is run again."
 )]
 pub(super) struct GetArgs {
-    /// Where to put the files; must exist
+    /// Where to put the files; made if it is missing
     #[arg(
         short = 'd',
         long = "directory",

@@ -7,6 +7,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use bytesize::ByteSize;
+use rustix::fs::Access;
 use tinyp2p_net::config::CacheConfig;
 
 use super::Failure;
@@ -19,8 +20,11 @@ const DEFAULT_SIZE: ByteSize = ByteSize::gb(10);
 const FREE_SHARE: u64 = 10;
 
 /// The cache that the options describe, its directory being there; `None` for none. A directory that
-/// the user named must be usable; without a usable default one, the mount does without a cache.
-pub(super) fn choose(options: &CacheOptions) -> Result<Option<CacheConfig>, Failure> {
+/// the user named must be usable; without a usable default one, the mount does without a cache, and says so by `warn`.
+pub(super) fn choose(
+    options: &CacheOptions,
+    warn: impl FnOnce(&str),
+) -> Result<Option<CacheConfig>, Failure> {
     if options.cache_size == Some(ByteSize::b(0)) {
         return Ok(None);
     }
@@ -29,6 +33,9 @@ pub(super) fn choose(options: &CacheOptions) -> Result<Option<CacheConfig>, Fail
         None => default_directory(),
     };
     let Some(directory) = directory else {
+        warn(
+            "warning: nothing is kept on disk: there is no home directory; name a directory with --cache-dir",
+        );
         return Ok(None);
     };
     match prepare(&directory, options.cache_size) {
@@ -37,11 +44,19 @@ pub(super) fn choose(options: &CacheOptions) -> Result<Option<CacheConfig>, Fail
             size,
             reshare: !options.no_reshare,
         })),
-        Err(error) if options.cache_dir.is_some() => Err(Failure::failed(format!(
-            "the cache directory {} cannot be used: {error}",
-            directory.display()
-        ))),
-        Err(_) => Ok(None),
+        Err(error) => {
+            let why = format!(
+                "the cache directory {} cannot be used: {error}; name another one with --cache-dir",
+                directory.display()
+            );
+            match options.cache_dir {
+                Some(_) => Err(Failure::failed(why)),
+                None => {
+                    warn(&format!("warning: nothing is kept on disk: {why}"));
+                    Ok(None)
+                }
+            }
+        }
     }
 }
 
@@ -51,6 +66,7 @@ fn prepare(directory: &Path, size: Option<ByteSize>) -> io::Result<u64> {
         .recursive(true)
         .mode(0o700)
         .create(directory)?;
+    rustix::fs::access(directory, Access::WRITE_OK | Access::EXEC_OK)?;
     if let Some(size) = size {
         return Ok(size.as_u64());
     }
@@ -85,10 +101,14 @@ mod tests {
         }
     }
 
+    fn silent(warning: &str) {
+        panic!("{warning}");
+    }
+
     #[test]
     fn a_size_of_zero_means_no_cache() {
         assert!(
-            choose(&options(None, Some(ByteSize::b(0))))
+            choose(&options(None, Some(ByteSize::b(0))), silent)
                 .unwrap()
                 .is_none()
         );
@@ -98,7 +118,7 @@ mod tests {
     fn what_nobody_named_takes_a_tenth_of_what_is_free_at_most() {
         let base = tempfile::tempdir().unwrap();
         let directory = base.path().join("deep/er");
-        let cache = choose(&options(Some(directory.clone()), None))
+        let cache = choose(&options(Some(directory.clone()), None), silent)
             .unwrap()
             .unwrap();
         let found = rustix::fs::statvfs(&directory).unwrap();
@@ -109,6 +129,12 @@ mod tests {
     #[test]
     fn a_directory_that_was_named_and_cannot_be_used_is_an_error() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        assert!(choose(&options(Some(file.path().join("x")), None)).is_err());
+        let named = options(Some(file.path().join("x")), None);
+        let refusal = choose(&named, silent).unwrap_err();
+        assert!(
+            refusal
+                .message
+                .ends_with("name another one with --cache-dir")
+        );
     }
 }

@@ -8,8 +8,9 @@ use rustix::io::Errno;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::Failure;
 use super::args::InfoArgs;
-use super::{Failure, complain, print};
+use super::output::{print, say};
 use crate::filesystem::XATTR_INFO;
 use crate::info::Info;
 
@@ -23,7 +24,7 @@ pub(super) fn run(args: &InfoArgs) -> Result<(), Failure> {
         match describe(path, args.json) {
             Ok(text) => print(text.as_bytes())?,
             Err(why) => {
-                complain("tinyp2p", &format!("{}: {why}", path.display()));
+                say("tinyp2p", &format!("{}: {why}", path.display()));
                 failed = true;
             }
         }

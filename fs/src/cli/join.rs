@@ -10,21 +10,27 @@ use tinyp2p_net::auth::Password;
 use tinyp2p_net::budget::DEFAULT_ANSWERS;
 use tinyp2p_net::config::{CacheConfig, Config, DEFAULT_MEMORY, LegacyConfig, Listen, ShareConfig};
 use tinyp2p_net::error::Error;
+use tinyp2p_net::reachable::is_local;
 use tinyp2p_net::types::{Address, DEFAULT_PORT, PeerArgument};
 use tinyp2p_net::{Node, peers::Member};
 
 use super::args::{NetworkOptions, Peer, parse_name};
+use super::output::say;
 use super::password::Source;
 use super::search::GUEST_ANSWERS;
 use super::share::{self, Private, resolved};
 use super::socket::Socket;
-use super::{Failure, cache, complain};
+use super::{Failure, cache};
 use crate::search::Searches;
 use crate::status::{Place, Report};
 
 /// The peers that the user named have answered by then, or are taken to be away: connecting has 3 s,
 /// and a pairing seldom needs another.
 const FIRST_CONTACT: Duration = Duration::from_secs(6);
+
+/// Who was named and who is known to those who answered is dialled within this time after the first contact, or taken
+/// to be away: as connecting has 3 s.
+const ACQUAINTANCE: Duration = Duration::from_secs(3);
 
 /// Members that are going to be found without being named answer multicast within this time.
 const DISCOVERY: Duration = Duration::from_millis(2500);
@@ -195,12 +201,13 @@ pub(super) fn password(text: &str) -> Result<Password, Failure> {
 /// guessed, and the protocol of 2004.
 pub(super) fn warn(options: &NetworkOptions, password: &Password, program: &str) {
     if let Some(warning) = password.weakness() {
-        eprintln!("{program}: warning: {warning}");
+        say(program, &format!("warning: {warning}"));
     }
     if options.legacy {
-        eprintln!(
-            "{program}: warning: --legacy speaks the protocol of 2004, which is not safe from eavesdroppers: \
-             whoever can listen sees the names and contents of files, and can work out the password"
+        say(
+            program,
+            "warning: --legacy speaks the protocol of 2004, which is not safe from eavesdroppers: \
+             whoever can listen sees the names and contents of files, and can work out the password",
         );
     }
 }
@@ -221,8 +228,9 @@ pub(super) fn as_guest<T>(
     warn(options, &password, program);
     super::logging::start(options)?;
     let joined = prepared.start(password)?;
-    let outcome = joined.meet().and_then(|notices| {
+    let outcome = joined.meet().and_then(|()| {
         let members = joined.settled();
+        let notices = joined.notices();
         if members.is_empty() {
             return Err(nobody(&notices));
         }
@@ -283,11 +291,11 @@ pub(super) struct Joined {
 }
 
 impl Joined {
-    /// Waits for the peers that the user named, and returns what is odd about them.
+    /// Waits for the peers that the user named.
     ///
     /// # Errors
     /// Exit code 3 when every one that answered refused the password.
-    pub(super) fn meet(&self) -> Result<Vec<String>, Failure> {
+    pub(super) fn meet(&self) -> Result<(), Failure> {
         let deadline = Instant::now() + FIRST_CONTACT;
         let mut outcomes = self.node.first_contact(deadline);
         while is_put_off(&outcomes) && Instant::now() < deadline {
@@ -296,8 +304,26 @@ impl Joined {
         }
         match refusal(&outcomes) {
             Some(failure) => Err(failure),
-            None => Ok(notices(&outcomes)),
+            None => Ok(()),
         }
+    }
+
+    /// Waits for those whom the peers know, so that what they share can be found from now on.
+    pub(super) fn meet_acquaintances(&self) {
+        self.node.meet_acquaintances(Instant::now() + ACQUAINTANCE);
+    }
+
+    /// What is odd by now about the peers that the user named.
+    pub(super) fn notices(&self) -> Vec<String> {
+        let outcomes = self.node.first_contact(Instant::now());
+        notices(&outcomes, self.others().is_empty())
+    }
+
+    /// The members that are there, without this node.
+    fn others(&self) -> Vec<Member> {
+        let mut members = self.node.present();
+        members.retain(|member| member.id != self.node.id());
+        members
     }
 
     /// What is served, as whom, and where.
@@ -316,6 +342,12 @@ impl Joined {
             "{share} (node {}, port {port}{why})",
             self.node.id().short()
         )
+    }
+
+    /// What to tell a friend, in one line: the command with which to join from another machine. `None` if this node can
+    /// be dialled from nowhere else.
+    pub(super) fn invitation(&self) -> Option<String> {
+        invitation(self.node.reachable_at())
     }
 
     /// Where the node is on this machine.
@@ -344,9 +376,9 @@ impl Joined {
     pub(super) fn settled(&self) -> Vec<Member> {
         let mut settling = Settling::new(Instant::now(), self.discovery);
         loop {
-            let mut members = self.node.present();
-            members.retain(|member| member.id != self.node.id());
-            if settling.is_settled(members.len(), Instant::now()) {
+            let members = self.others();
+            let is_busy = self.node.is_getting_acquainted(settling.end());
+            if settling.is_settled(members.len(), is_busy, Instant::now()) {
                 return members;
             }
             thread::sleep(POLL);
@@ -354,10 +386,30 @@ impl Joined {
     }
 }
 
+/// The password is never among what is printed.
+fn invitation(addresses: &[Address]) -> Option<String> {
+    let peers: Vec<String> = addresses.iter().map(peer_to_type).collect();
+    let whose = match addresses.iter().all(|address| is_local(&address.host)) {
+        true => "others on this network",
+        false => "others",
+    };
+    let peers = peers.join(" ");
+    (!peers.is_empty())
+        .then(|| format!("{whose} join by: tinyp2p-mount PASSWORD MOUNTPOINT {peers}"))
+}
+
+/// An address as a PEER argument, with the port if it has to be typed.
+fn peer_to_type(address: &Address) -> String {
+    match address.port {
+        DEFAULT_PORT => address.host.clone(),
+        _ => address.to_string(),
+    }
+}
+
 /// Prints notices, one a line.
 pub(super) fn tell(program: &str, notices: &[String]) {
     for notice in notices {
-        complain(program, notice);
+        say(program, notice);
     }
 }
 
@@ -418,8 +470,8 @@ fn is_no_answer(error: &Error) -> bool {
         )
 }
 
-/// What people should know of peers that did not let this node in.
-fn notices(outcomes: &Outcomes) -> Vec<String> {
+/// What people should know of peers that did not let this node in; `is_alone` if nobody else did either.
+fn notices(outcomes: &Outcomes, is_alone: bool) -> Vec<String> {
     let mut notices: Vec<String> = outcomes
         .iter()
         .filter_map(|(_, outcome)| outcome.as_ref().err())
@@ -431,7 +483,7 @@ fn notices(outcomes: &Outcomes) -> Vec<String> {
         })
         .collect();
     let away = |outcome: &Result<(), Error>| matches!(outcome, Err(e) if e.is_absence());
-    if !outcomes.is_empty() && outcomes.iter().all(|(_, outcome)| away(outcome)) {
+    if is_alone && !outcomes.is_empty() && outcomes.iter().all(|(_, outcome)| away(outcome)) {
         let reasons = outcomes
             .iter()
             .filter_map(|(_, outcome)| outcome.as_ref().err());
@@ -462,13 +514,19 @@ impl Settling {
         }
     }
 
-    /// `known` members are there now.
-    fn is_settled(&mut self, known: usize, now: Instant) -> bool {
+    /// Nobody is waited for any longer.
+    fn end(&self) -> Instant {
+        self.started + SETTLING
+    }
+
+    /// `known` members are there now, and if `is_busy`, somebody whom they know is being dialled.
+    fn is_settled(&mut self, known: usize, is_busy: bool, now: Instant) -> bool {
         if known != self.known {
             self.known = known;
             self.changed = now;
         }
-        now >= self.started + SETTLING || (now >= self.earliest && now >= self.changed + QUIET)
+        let is_quiet = !is_busy && now >= self.changed + QUIET;
+        now >= self.end() || (now >= self.earliest && is_quiet)
     }
 }
 
@@ -546,7 +604,10 @@ mod tests {
 
     #[test]
     fn what_is_odd_about_peers_is_said_in_a_line_each() {
-        let said = notices(&[refused("a"), outcome("b", Ok(())), limited("c"), away("d")]);
+        let said = notices(
+            &[refused("a"), outcome("b", Ok(())), limited("c"), away("d")],
+            false,
+        );
         assert_eq!(
             said,
             [
@@ -555,10 +616,38 @@ mod tests {
             ]
         );
         assert_eq!(
-            notices(&[away("a"), away("b")]),
+            notices(&[away("a"), away("b")], true),
             ["no peer reachable yet (a:7 did not answer in time; b:7 did not answer in time)",]
         );
-        assert!(notices(&[]).is_empty());
+        assert!(notices(&[], true).is_empty());
+    }
+
+    #[test]
+    fn peers_that_are_away_are_no_news_once_anybody_was_reached() {
+        let said = notices(&[away("a"), away("b")], false);
+        assert!(said.is_empty(), "{said:?}");
+    }
+
+    #[test]
+    fn an_invitation_is_the_command_to_type() {
+        let address = Address::new;
+        assert_eq!(invitation(&[]), None);
+        assert_eq!(
+            invitation(&[address("192.0.2.7", DEFAULT_PORT)]).unwrap(),
+            "others join by: tinyp2p-mount PASSWORD MOUNTPOINT 192.0.2.7"
+        );
+        let both = [address("192.168.1.7", 9), address("10.0.0.5", 9)];
+        assert_eq!(
+            invitation(&both).unwrap(),
+            "others on this network join by: tinyp2p-mount PASSWORD MOUNTPOINT 192.168.1.7:9 10.0.0.5:9"
+        );
+        for typed in [
+            address("2001:db8::1", DEFAULT_PORT),
+            address("2001:db8::1", 9),
+        ] {
+            let read: Address = peer_to_type(&typed).parse().unwrap();
+            assert_eq!(read, typed);
+        }
     }
 
     #[test]
@@ -585,26 +674,35 @@ mod tests {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
         let mut settling = Settling::new(start, false);
-        assert!(!settling.is_settled(1, at(100)));
-        assert!(!settling.is_settled(3, at(900)));
-        assert!(!settling.is_settled(3, at(1800)));
-        assert!(settling.is_settled(3, at(1900)));
+        assert!(!settling.is_settled(1, false, at(100)));
+        assert!(!settling.is_settled(3, false, at(900)));
+        assert!(!settling.is_settled(3, false, at(1800)));
+        assert!(settling.is_settled(3, false, at(1900)));
+    }
+
+    #[test]
+    fn a_network_has_not_settled_while_somebody_is_being_dialled() {
+        let start = Instant::now();
+        let mut settling = Settling::new(start, false);
+        assert!(!settling.is_settled(1, true, start + SETTLING / 2));
+        assert!(settling.is_settled(1, true, start + SETTLING));
     }
 
     #[test]
     fn the_local_network_is_given_time_to_answer() {
         let start = Instant::now();
         let mut settling = Settling::new(start, true);
-        assert!(!settling.is_settled(0, start + DISCOVERY / 2));
-        assert!(settling.is_settled(0, start + DISCOVERY));
+        assert!(!settling.is_settled(0, false, start + DISCOVERY / 2));
+        assert!(settling.is_settled(0, false, start + DISCOVERY));
     }
 
     #[test]
     fn a_network_that_keeps_changing_is_taken_as_it_is() {
         let start = Instant::now();
         let mut settling = Settling::new(start, true);
-        let settled = (0..100)
-            .find(|i| settling.is_settled(*i, start + *i as u32 * Duration::from_millis(100)));
+        let settled = (0..100).find(|i| {
+            settling.is_settled(*i, false, start + *i as u32 * Duration::from_millis(100))
+        });
         assert_eq!(settled, Some(50));
     }
 

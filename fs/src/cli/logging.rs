@@ -12,11 +12,14 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use super::Failure;
 use super::args::NetworkOptions;
+use super::output::write_or_lose;
 
 /// Starts logging. Returns the log file, if there is one.
 pub(super) fn start(options: &NetworkOptions) -> Result<Option<File>, Failure> {
     let builder = tracing_subscriber::fmt()
         .with_ansi(false)
+        // It would print them, and panic where that is impossible.
+        .log_internal_errors(false)
         .with_env_filter(filter(options)?);
     let Some(path) = &options.log_file else {
         let writer = || Harmless(io::stderr());
@@ -42,8 +45,8 @@ impl<W: Write> Write for Harmless<W> {
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(event);
         let line = text.strip_suffix('\n').unwrap_or(&text);
-        self.0
-            .write_all(format!("{}\n", harmless(line)).as_bytes())?;
+        // A disk that is full loses events, and nothing else.
+        write_or_lose(&mut self.0, format!("{}\n", harmless(line)).as_bytes());
         Ok(event.len())
     }
 

@@ -1,7 +1,7 @@
 //! The commands: arguments in, exit code out.
 //!
 //! `args` and `mount_options` say what can be typed; `password` and `process` keep the
-//! secret; `place` and `share` check directories; `join` starts the node and judges who
+//! secret; `output` prints; `place` and `share` check directories; `join` starts the node and judges who
 //! answered. One file per command does the rest: `mount` (with `background` and `stop`),
 //! `serve`, `get`, `search`, `peers`, `status` (over `socket`), `info`, `unmount`.
 
@@ -14,6 +14,7 @@ mod join;
 mod logging;
 mod mount;
 mod mount_options;
+mod output;
 mod password;
 mod peers;
 mod place;
@@ -27,14 +28,13 @@ mod stop;
 mod unmount;
 
 use std::ffi::OsString;
-use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
 use clap::error::ErrorKind;
-use tinyp2p_net::text::harmless;
 
 use args::{Command, PasswordArgument, Tinyp2pArgs};
+use output::say;
 use password::Source;
 
 /// Why a command failed: what the shell is told and what the person is told.
@@ -80,7 +80,7 @@ impl From<tinyp2p_net::Error> for Failure {
 /// `tinyp2p-mount`, from its arguments to its exit code.
 pub fn tinyp2p_mount(args: Vec<OsString>) -> ExitCode {
     let outcome = match mount_options::parse(&args) {
-        Ok((parsed, options)) => secure(&args, &parsed.password)
+        Ok((parsed, options)) => secure("tinyp2p-mount", &args, &parsed.password)
             .and_then(|source| mount::run(&args, parsed, options, source)),
         Err(error) => Err(usage_failure(&error, "tinyp2p-mount")),
     };
@@ -97,11 +97,12 @@ pub fn tinyp2p(args: Vec<OsString>) -> ExitCode {
 }
 
 fn run(args: &[OsString], command: Command) -> Result<(), Failure> {
+    let secure = |password| secure("tinyp2p", args, password);
     match command {
-        Command::Serve(command) => serve::run(secure(args, &command.join.password)?, command.join),
-        Command::Get(command) => get::run(secure(args, &command.find.password)?, command),
-        Command::Search(command) => search::run(secure(args, &command.find.password)?, command),
-        Command::Peers(command) => peers::run(secure(args, &command.join.password)?, command.join),
+        Command::Serve(command) => serve::run(secure(&command.join.password)?, command.join),
+        Command::Get(command) => get::run(secure(&command.find.password)?, command),
+        Command::Search(command) => search::run(secure(&command.find.password)?, command),
+        Command::Peers(command) => peers::run(secure(&command.join.password)?, command.join),
         Command::Status(command) => status::run(&command),
         Command::Info(command) => info::run(&command),
         Command::Unmount(command) => unmount::run(&command.mountpoint),
@@ -111,7 +112,11 @@ fn run(args: &[OsString], command: Command) -> Result<(), Failure> {
 /// Blanks a literal password out of the argument list and shuts the process off from the others of
 /// this user, and takes the open files that it may have. Runs before anything else does, and before
 /// there is a second thread.
-fn secure(args: &[OsString], password: &PasswordArgument) -> Result<Source, Failure> {
+fn secure(
+    program: &str,
+    args: &[OsString],
+    password: &PasswordArgument,
+) -> Result<Source, Failure> {
     let source = Source::new(password);
     if matches!(source, Ok(Source::Literal(_)) | Err(_))
         && let Err(why) = process::blank_argument(args, password.as_os_str())
@@ -122,7 +127,8 @@ fn secure(args: &[OsString], password: &PasswordArgument) -> Result<Source, Fail
     }
     if let Err(why) = process::raise_open_files() {
         // Fewer connections are allowed then, and that is all.
-        eprintln!("warning: cannot raise the number of open files ({why})");
+        let text = format!("warning: cannot raise the number of open files ({why})");
+        say(program, &text);
     }
     process::harden().map_err(|why| Failure::failed(format!("cannot forbid core dumps: {why}")))?;
     source
@@ -134,9 +140,8 @@ fn usage_failure(error: &clap::Error, program: &str) -> Failure {
         ErrorKind::DisplayHelp
         | ErrorKind::DisplayVersion
         | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            // A closed pipe (`--help | head -1`) is no reason to complain.
-            let _ = error.print();
-            Failure::told(error.exit_code().clamp(0, 2) as u8)
+            let told = Failure::told(error.exit_code().clamp(0, 2) as u8);
+            output::print_help(error).err().unwrap_or(told)
         }
         _ => Failure::usage(format!(
             "{} (see '{program} --help')",
@@ -156,37 +161,12 @@ fn one_line(text: &str) -> String {
     line.strip_prefix("error: ").unwrap_or(&line).to_owned()
 }
 
-/// Writes to standard output. That nobody reads it to its end is not an error: `tinyp2p search |
-/// head`.
-fn print(text: &[u8]) -> Result<(), Failure> {
-    print_unless_closed(text).map(|_| ())
-}
-
-/// The same for those who go on writing: false when nobody reads any more.
-fn print_unless_closed(text: &[u8]) -> Result<bool, Failure> {
-    let mut output = std::io::stdout().lock();
-    match output.write_all(text).and_then(|()| output.flush()) {
-        Ok(()) => Ok(true),
-        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
-        Err(e) => Err(Failure::failed(format!("cannot write: {e}"))),
-    }
-}
-
-/// One line on standard error. Whatever it quotes cannot drive a terminal.
-fn complain(program: &str, text: &str) {
-    eprintln!("{}", complaint(program, text));
-}
-
-fn complaint(program: &str, text: &str) -> String {
-    format!("{program}: {}", harmless(text))
-}
-
 fn finish(program: &str, outcome: Result<(), Failure>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             if !failure.message.is_empty() {
-                complain(program, &failure.message);
+                say(program, &failure.message);
             }
             ExitCode::from(failure.code)
         }
@@ -196,21 +176,11 @@ fn finish(program: &str, outcome: Result<(), Failure>) -> ExitCode {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use tinyp2p_net::text::HOSTILE;
-
     use super::*;
 
     fn error_line(words: &[&str]) -> String {
         let error = Tinyp2pArgs::try_parse_from(words).unwrap_err();
         usage_failure(&error, "tinyp2p").message
-    }
-
-    #[test]
-    fn a_complaint_drives_no_terminal_whatever_it_quotes() {
-        for c in HOSTILE {
-            let line = complaint("tinyp2p", &format!("'{c}' is odd"));
-            assert!(!line.contains(c), "{:?}", c.escape_unicode());
-        }
     }
 
     #[test]

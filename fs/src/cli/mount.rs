@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::args::MountArgs;
 use super::join::{self, Joined, Role};
+use super::output::say;
 use super::password::Source;
 use super::place::{Claim, Mountpoint};
 use super::stop::{self, Event};
@@ -40,16 +41,21 @@ pub(super) fn run(
         path,
         cache_dir,
     )?;
-    let prepared = prepared.with_cache(cache::choose(&parsed.cache)?, parsed.cache.memory.as_u64());
+    let cache = cache::choose(&parsed.cache, |warning| {
+        // The front has warned already.
+        if !parsed.background {
+            say(PROGRAM, warning);
+        }
+    })?;
+    let prepared = prepared.with_cache(cache, parsed.cache.memory.as_u64());
     logging::filter(&parsed.network)?;
-    let from_file = matches!(source, Source::File(_));
+    let from_file = source.is_lasting();
     if from_file && let Some(typed) = parsed.password.as_os_str().to_str() {
         // `mount -a` compares this with fstab to see that a line is mounted already.
         options.source = mount::source_name(typed);
     }
     let text = source.read()?;
     let password = join::password(&text)?;
-    // The front has warned already.
     if !parsed.background {
         join::warn(&parsed.network, &password, PROGRAM);
     }
@@ -78,17 +84,22 @@ fn until_unmounted(
     options: &mount::Options,
     report: impl FnOnce() -> std::io::Result<()>,
 ) -> Result<(), Failure> {
-    join::tell(PROGRAM, &joined.meet()?);
+    joined.meet()?;
+    joined.meet_acquaintances();
+    join::tell(PROGRAM, &joined.notices());
     let (sender, events) = mpsc::channel();
     stop::on_signals(sender.clone())?;
     let mounted = Mounted::new(joined, mountpoint, options, sender)?;
     let place = joined.place(Some(mounted.mount.path()));
     let _shown = joined.show(place, Some(Arc::clone(&mounted.searches)));
-    eprintln!(
-        "{PROGRAM}: mounted on {}, {}",
-        mounted.mount.path().display(),
-        joined.description()
+    let place = mounted.mount.path().display();
+    say(
+        PROGRAM,
+        &format!("mounted on {place}, {}", joined.description()),
     );
+    if let Some(invitation) = joined.invitation() {
+        say(PROGRAM, &invitation);
+    }
     if let Err(error) = report() {
         // Nobody waits for this mount any more.
         return Err(Failure::failed(format!("interrupted: {error}")));

@@ -5,8 +5,9 @@ use std::fmt::Write;
 use tinyp2p_net::peers::Member;
 
 use super::args::JoinArgs;
+use super::output::print;
 use super::password::Source;
-use super::{Failure, join, print};
+use super::{Failure, join};
 
 /// Joins, waits until the members have found each other, and lists them.
 pub(super) fn run(source: Source, args: JoinArgs) -> Result<(), Failure> {

@@ -10,8 +10,9 @@ use tinyp2p_net::client::Room;
 use tinyp2p_net::types::{Attributes, RelPath};
 
 use super::args::SearchArgs;
+use super::output::{print_unless_closed, say};
 use super::password::Source;
-use super::{Failure, complain, join, print_unless_closed};
+use super::{Failure, join};
 use crate::view::merge;
 
 /// A search walks a whole share, which takes longer than a look-up.
@@ -121,7 +122,7 @@ pub(super) fn ask(
             }
             Err(error) => {
                 missing.silent += 1;
-                complain(program, &format!("warning: {error}"));
+                say(program, &format!("warning: {error}"));
             }
         }
     }

@@ -4,6 +4,7 @@ use std::sync::mpsc;
 
 use super::args::JoinArgs;
 use super::join::{self, Role};
+use super::output::say;
 use super::password::Source;
 use super::{Failure, logging, stop};
 
@@ -21,11 +22,15 @@ pub(super) fn run(source: Source, args: JoinArgs) -> Result<(), Failure> {
 }
 
 fn until_signal(joined: &join::Joined) -> Result<(), Failure> {
-    join::tell(PROGRAM, &joined.meet()?);
+    joined.meet()?;
+    join::tell(PROGRAM, &joined.notices());
     let (sender, events) = mpsc::channel();
     stop::on_signals(sender)?;
     let _shown = joined.show(joined.place(None), None);
-    eprintln!("{PROGRAM}: {}", joined.description());
+    say(PROGRAM, &joined.description());
+    if let Some(invitation) = joined.invitation() {
+        say(PROGRAM, &invitation);
+    }
     // The sender lives as long as the process.
     let _ = events.recv();
     Ok(())

@@ -4,9 +4,10 @@ use std::io::{IsTerminal, stdout};
 use std::thread;
 use std::time::Duration;
 
+use super::Failure;
 use super::args::StatusArgs;
+use super::output::{print, print_unless_closed, say};
 use super::socket::{self, Answer};
-use super::{Failure, print, print_unless_closed};
 
 /// How often `--watch` looks again.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -71,7 +72,7 @@ fn render(answers: &[Answer], json: bool) -> String {
         match report {
             Some((_, line)) if json => paragraphs.push(format!("{line}\n")),
             Some((report, _)) => paragraphs.push(report.text()),
-            None if json => eprintln!("tinyp2p: pid {pid} does not answer"),
+            None if json => say("tinyp2p", &format!("pid {pid} does not answer")),
             None => paragraphs.push(format!("pid {pid} does not answer\n")),
         }
     }

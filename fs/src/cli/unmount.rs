@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::Failure;
+use super::output::say;
 use crate::mount::table::Table;
 use crate::mount::{self, Unmounted};
 
@@ -22,10 +23,8 @@ pub(super) fn run(mountpoint: &Path) -> Result<(), Failure> {
         Some(_) => {}
     }
     if mount::unmount(&path).map_err(|e| failed(e.to_string()))? == Unmounted::Detached {
-        eprintln!(
-            "tinyp2p: {} was busy; it is gone from the tree and ends with its last open file",
-            path.display()
-        );
+        let gone = "was busy; it is gone from the tree and ends with its last open file";
+        say("tinyp2p", &format!("{} {gone}", path.display()));
     }
     Ok(())
 }

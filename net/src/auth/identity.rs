@@ -25,6 +25,9 @@ use super::tls;
 use crate::error::Error;
 use crate::types::PeerId;
 
+/// How people name another state directory.
+const STATE_OPTION: &str = "--state-dir";
+
 const FILE_NAME: &str = "identity.pkcs8";
 
 /// An Ed25519 key in PKCS#8 takes 48 or 85 bytes; a larger file is something else.
@@ -114,8 +117,8 @@ struct Store {
 
 impl Store {
     fn open(state_dir: &Path) -> Result<Self, Error> {
-        let failed =
-            |error| Error::local(format!("state directory {}", state_dir.display()), error);
+        let what = || format!("state directory {}", state_dir.display());
+        let failed = |error| Error::local_place(what(), error, STATE_OPTION);
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -243,7 +246,8 @@ impl Store {
     }
 
     fn failed(&self, error: io::Error) -> Error {
-        Error::local(format!("identity {}", self.path.display()), error)
+        let what = format!("identity {}", self.path.display());
+        Error::local_place(what, error, STATE_OPTION)
     }
 }
 

@@ -72,7 +72,9 @@ pub(crate) fn open(directory: &Path, size: u64) -> Cache {
 pub(crate) fn close(cache: Cache, directory: &Path) {
     drop(cache);
     let path = file(directory, "lock");
-    eventually("the lock is free", || super::lock(&path).unwrap().is_some());
+    eventually("the lock is free", || {
+        super::disk::lock(&path).unwrap().is_some()
+    });
 }
 
 /// A file of the cache in `directory`.

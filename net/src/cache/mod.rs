@@ -8,8 +8,10 @@
 //! Two files, in a directory that this module made: slots of 8 blocks for what is read in a row, and
 //! of one block for small files and random reads. Their lengths together never exceed the size that
 //! the user gave. One process owns the directory (`flock`); another one of the same user does
-//! without, as two indexes over one file would overwrite each other's slots.
+//! without, as two indexes over one file would overwrite each other's slots. Who removes the files gets the space back
+//! within seconds, and caching begins anew.
 
+mod disk;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 pub(crate) mod harness;
@@ -19,22 +21,20 @@ mod slab;
 mod slot;
 mod supply;
 
-use std::fs::{DirBuilder, File};
-use std::io;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-use rustix::fs::FlockOperation;
+use parking_lot::RwLock;
 
 use crate::error::Error;
 use crate::merkle::{BLOCK, Leaves, Verified};
 use crate::types::{ContentId, Root};
 
+use disk::Disk;
 use slab::Slab;
 use slot::Header;
 
@@ -50,6 +50,9 @@ const BACKLOG: usize = 2048;
 /// waking it for each block would take time from those who wait for blocks.
 const GATHER: Duration = Duration::from_millis(20);
 
+/// How often it is looked whether the files are still where they were: people empty caches by `rm -rf`.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// After a failed write (a full disk, most likely), nothing is written for this long.
 const PAUSE: Duration = Duration::from_secs(30);
 
@@ -61,13 +64,14 @@ pub struct Cache {
 }
 
 struct Store {
-    small: Slab,
-    large: Slab,
+    directory: PathBuf,
+    /// The most bytes that the files may take.
+    size: u64,
+    /// `None` while there is nothing to keep blocks in: somebody has removed it. Never locked over IO.
+    disk: RwLock<Option<Arc<Disk>>>,
     stopped: AtomicBool,
     /// Bytes that wait to be written.
     backlog: AtomicU64,
-    /// Holds the `flock` for as long as the cache lives.
-    _lock: File,
 }
 
 struct Write {
@@ -80,24 +84,17 @@ impl Cache {
     /// `Ok(None)` when another process has it.
     pub fn open(directory: &Path, size: u64) -> Result<Option<Self>, Error> {
         let what = || format!("the cache directory {}", directory.display());
-        let own = directory.join("blocks-1");
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&own)
-            .map_err(|e| Error::local(what(), e))?;
-        let Some(lock) = lock(&own.join("lock")).map_err(|e| Error::local(what(), e))? else {
+        let disk = Disk::open(directory, size);
+        let disk = disk.map_err(|e| Error::local_place(what(), e, "--cache-dir"))?;
+        let Some(disk) = disk.map(Arc::new) else {
             return Ok(None);
         };
-        let open = |name: &str, span, bytes| {
-            Slab::open(&own.join(name), span, bytes).map_err(|e| Error::local(what(), e))
-        };
         let store = Arc::new(Store {
-            small: open("small", 1, size / 8)?,
-            large: open("large", PIECE_BLOCKS, size - size / 8)?,
+            directory: directory.to_owned(),
+            size,
+            disk: RwLock::new(Some(Arc::clone(&disk))),
             stopped: AtomicBool::new(false),
             backlog: AtomicU64::new(0),
-            _lock: lock,
         });
         let (writes, queue) = sync_channel(BACKLOG);
         let (writer, scanner) = (Arc::clone(&store), Arc::clone(&store));
@@ -105,7 +102,7 @@ impl Cache {
             let thread = std::thread::Builder::new().name(name.into()).spawn(work);
             thread.map_err(|error| Error::local("starting a thread", error))
         };
-        spawn("cache-scan", Box::new(move || scanner.scan()))?;
+        spawn("cache-scan", Box::new(move || scanner.scan(&disk)))?;
         let thread = spawn("cache-write", Box::new(move || writer.write_all(&queue)))?;
         Ok(Some(Self {
             store,
@@ -117,27 +114,34 @@ impl Cache {
     /// Blocks of `content` from block `first` on: at most `most`, at least one, and not beyond the piece
     /// in which the first one lies. `None` when that one is not here.
     pub fn get(&self, content: ContentId, first: u64, most: u64) -> Option<Verified<Vec<u8>>> {
-        let large = || self.store.large.get(content, first, most);
-        large().or_else(|| self.store.small.get(content, first, 1))
+        let disk = self.store.disk()?;
+        let large = disk.large.get(content, first, most);
+        large.or_else(|| disk.small.get(content, first, 1))
     }
 
     /// How many bytes of `content` seem to be here. Takes as long as there are slots, whatever the size.
     pub fn bytes_of(&self, content: ContentId) -> u64 {
-        let slabs = [&self.store.small, &self.store.large];
-        let held = slabs.map(|slab| slab.bytes_of(content));
+        let Some(disk) = self.store.disk() else {
+            return 0;
+        };
+        let held = [&disk.small, &disk.large].map(|slab| slab.bytes_of(content));
         held[0].saturating_add(held[1]).min(content.size)
     }
 
     /// True if the piece of `root` that begins at block `first` seems to be here whole.
     pub fn holds_piece(&self, root: Root, first: u64) -> bool {
-        self.store.large.holds(&root, first)
+        self.store
+            .disk()
+            .is_some_and(|disk| disk.large.holds(&root, first))
     }
 
     /// True if a content of at most one piece seems to be here whole.
     pub fn holds_file(&self, content: ContentId) -> bool {
         let ContentId { root, size } = content;
-        let fits_small = size <= BLOCK && self.store.small.holds(&root, 0);
-        fits_small || (size <= BLOCK * PIECE_BLOCKS && self.store.large.holds(&root, 0))
+        self.store.disk().is_some_and(|disk| {
+            let fits_small = size <= BLOCK && disk.small.holds(&root, 0);
+            fits_small || (size <= BLOCK * PIECE_BLOCKS && disk.large.holds(&root, 0))
+        })
     }
 
     /// Keeps `bytes`, which `leaves` have proven: whole pieces in large slots, single blocks in small
@@ -151,11 +155,15 @@ impl Cache {
         let to_end = range.end == content.size;
         let piece = first.is_multiple_of(PIECE_BLOCKS)
             && (blocks == PIECE_BLOCKS || (to_end && blocks > 1));
-        let (slab, span) = match (piece, blocks) {
-            (true, _) => (&self.store.large, PIECE_BLOCKS),
-            (false, 1) => (&self.store.small, 1),
+        let span = match (piece, blocks) {
+            (true, _) => PIECE_BLOCKS,
+            (false, 1) => 1,
             _ => return,
         };
+        let Some(disk) = self.store.disk() else {
+            return;
+        };
+        let slab = disk.slab(span);
         if leaves.content() != content || slab.holds(&content.root, first) {
             return;
         }
@@ -184,7 +192,13 @@ impl Cache {
     /// Bytes of content that are here, rounded up to whole slots.
     pub fn held_bytes(&self) -> u64 {
         let filled = |slab: &Slab| slab.filled() as u64 * slab.span * BLOCK;
-        filled(&self.store.small) + filled(&self.store.large)
+        let disk = self.store.disk();
+        disk.map_or(0, |disk| filled(&disk.small) + filled(&disk.large))
+    }
+
+    /// False while there is nothing to keep blocks in, because it was removed and could not be made anew.
+    pub fn is_kept(&self) -> bool {
+        self.store.disk().is_some()
     }
 }
 
@@ -203,28 +217,48 @@ impl<B: std::ops::Deref<Target = [u8]>> AsRef<[u8]> for Content<B> {
     }
 }
 
-fn lock(path: &Path) -> io::Result<Option<File>> {
-    let file = own_file::open(path, rustix::process::geteuid())?;
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(Some(file)),
-        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
-        Err(error) => Err(error.into()),
-    }
-}
-
 impl Store {
-    fn scan(&self) {
-        let stopped = || self.stopped.load(Ordering::Relaxed);
-        self.small.scan(stopped);
-        self.large.scan(stopped);
+    fn disk(&self) -> Option<Arc<Disk>> {
+        self.disk.read().clone()
+    }
+
+    fn scan(&self, disk: &Disk) {
+        disk.scan(|| self.stopped.load(Ordering::Relaxed));
+    }
+
+    /// Notices that the files were removed, lets go of them, and makes them anew; or tries that again where it failed
+    /// before.
+    fn look_after_files(&self) {
+        let is_there = self.disk().is_some_and(|disk| disk.is_in_place());
+        if is_there {
+            return;
+        }
+        let directory = self.directory.display();
+        if self.disk.write().take().is_some() {
+            tracing::warn!("the cache in {directory} was removed; making it anew");
+        }
+        match Disk::open(&self.directory, self.size) {
+            Ok(Some(disk)) => {
+                let disk = Arc::new(disk);
+                *self.disk.write() = Some(Arc::clone(&disk));
+                self.scan(&disk);
+            }
+            Ok(None) => tracing::debug!("another mount uses the cache in {directory} now"),
+            Err(error) => tracing::debug!(%error, "there is no cache in {directory}"),
+        }
     }
 
     fn write_all(&self, queue: &Receiver<Write>) {
         // Best effort: without the right to do so, the thread just competes like others.
         let _ = rustix::process::setpriority_process(None, 19);
         let mut paused_until: Option<Instant> = None;
+        let mut looked = Instant::now();
         loop {
-            let first = match queue.recv_timeout(Duration::from_secs(1)) {
+            if looked.elapsed() >= LOOK && !self.stopped.load(Ordering::Relaxed) {
+                self.look_after_files();
+                looked = Instant::now();
+            }
+            let first = match queue.recv_timeout(LOOK) {
                 Ok(write) => write,
                 Err(RecvTimeoutError::Timeout) if !self.stopped.load(Ordering::Relaxed) => continue,
                 Err(_) => return,
@@ -245,10 +279,10 @@ impl Store {
         if paused_until.is_some_and(|until| Instant::now() < until) {
             return;
         }
-        let slab = match write.header.proof.span {
-            1 => &self.small,
-            _ => &self.large,
+        let Some(disk) = self.disk() else {
+            return;
         };
+        let slab = disk.slab(write.header.proof.span);
         *paused_until = slab.put(&write.header, content).err().map(|error| {
             let pause = PAUSE.as_secs();
             tracing::warn!(%error, "the cache cannot be written to; trying again in {pause} s");

@@ -49,6 +49,11 @@ impl Slab {
         })
     }
 
+    /// The file that it all lies in.
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
     fn slot_bytes(span: u64) -> u64 {
         HEADER as u64 + span * BLOCK
     }

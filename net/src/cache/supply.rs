@@ -21,13 +21,16 @@ impl Cache {
     /// As much of `range`, from its start on, as seems to be here. Reading may still find it damaged or
     /// overwritten.
     pub fn held(&self, root: Root, range: ByteRange) -> ByteRange {
+        let Some(disk) = self.store.disk() else {
+            return ByteRange::new(range.start, range.start);
+        };
         let end = range.end.div_ceil(BLOCK);
         let mut block = range.start / BLOCK;
         while block < end {
             let piece = block / PIECE_BLOCKS * PIECE_BLOCKS;
-            if self.store.large.holds(&root, piece) {
+            if disk.large.holds(&root, piece) {
                 block = piece + PIECE_BLOCKS;
-            } else if self.store.small.holds(&root, block) {
+            } else if disk.small.holds(&root, block) {
                 block += 1;
             } else {
                 break;
@@ -78,7 +81,8 @@ impl Cache {
 
     /// The header of a slot in which `block` of `root` lies.
     fn slot(&self, root: Root, block: u64) -> Option<Header> {
-        let large = self.store.large.proven_header(root, block);
-        large.or_else(|| self.store.small.proven_header(root, block))
+        let disk = self.store.disk()?;
+        let large = disk.large.proven_header(root, block);
+        large.or_else(|| disk.small.proven_header(root, block))
     }
 }

@@ -49,6 +49,55 @@ fn what_was_put_is_read_back_after_a_restart() {
 }
 
 #[test]
+fn what_was_removed_is_let_go_and_made_anew() {
+    let parent = tempfile::tempdir().unwrap();
+    let directory = parent.path().join("cache");
+    let content = content(MIB as usize, 3);
+    let cache = open(&directory, 64 * MIB);
+    content.put(&cache, 0, 8);
+    eventually("a slot", || cache.held_bytes() > 0);
+    let removed = fs::File::open(file(&directory, "large")).unwrap();
+    fs::remove_dir_all(&directory).unwrap();
+    eventually("the files are there again", || {
+        file(&directory, "large").exists()
+    });
+    eventually("it is empty", || cache.held_bytes() == 0 && cache.is_kept());
+    assert_eq!(content.piece(&cache, 0), None);
+    content.put(&cache, 8, 8);
+    eventually("a slot", || content.piece(&cache, 8).is_some());
+    // Nobody else gets what this process uses.
+    assert!(
+        super::disk::lock(&file(&directory, "lock"))
+            .unwrap()
+            .is_none()
+    );
+    let descriptors = fs::read_dir("/proc/self/fd").unwrap().flatten();
+    let links = descriptors.filter_map(|entry| fs::read_link(entry.path()).ok());
+    let deleted = format!("{} (deleted)", file(&directory, "large").display());
+    let held = links.filter(|link| link.to_string_lossy() == deleted);
+    assert_eq!(held.count(), 1, "only this test holds what was removed");
+    drop(removed);
+}
+
+#[test]
+fn what_cannot_be_made_anew_is_done_without_until_it_can() {
+    let parent = tempfile::tempdir().unwrap();
+    let directory = parent.path().join("cache");
+    let content = content(MIB as usize, 3);
+    let cache = open(&directory, 64 * MIB);
+    fs::remove_dir_all(&directory).unwrap();
+    fs::write(&directory, "in the way").unwrap();
+    eventually("it is noticed", || !cache.is_kept());
+    content.put(&cache, 0, 8);
+    assert_eq!((content.piece(&cache, 0), cache.held_bytes()), (None, 0));
+    assert_eq!(cache.size(content.id().root, 0), None);
+    fs::remove_file(&directory).unwrap();
+    eventually("it is made anew", || cache.is_kept());
+    content.put(&cache, 0, 8);
+    eventually("a slot", || content.piece(&cache, 0).is_some());
+}
+
+#[test]
 fn damage_anywhere_in_a_slot_is_a_miss() {
     let directory = tempfile::tempdir().unwrap();
     let content = content(MIB as usize, 3);

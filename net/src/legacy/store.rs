@@ -101,6 +101,11 @@ impl Kept {
     }
 }
 
+fn make_directory(directory: &Path) -> io::Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true).mode(0o700).create(directory)
+}
+
 /// Of files that have a name for a moment.
 static NUMBER: AtomicU64 = AtomicU64::new(0);
 
@@ -116,9 +121,7 @@ impl Store {
             let place = directory.display();
             Error::local(format!("keeping files of 2004 in {place}"), error)
         };
-        let mut builder = fs::DirBuilder::new();
-        builder.recursive(true).mode(0o700);
-        builder.create(&directory).map_err(local)?;
+        make_directory(&directory).map_err(local)?;
         let found = rustix::fs::statvfs(&directory).map_err(|error| local(error.into()))?;
         let free = found.f_bavail.saturating_mul(found.f_frsize);
         let store = Self {
@@ -162,8 +165,12 @@ impl Store {
     fn nameless(&self) -> io::Result<File> {
         use rustix::fs::{Mode, OFlags};
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-        if let Ok(file) = rustix::fs::open(&self.directory, flags, Mode::RUSR | Mode::WUSR) {
-            return Ok(file.into());
+        let mode = Mode::RUSR | Mode::WUSR;
+        match rustix::fs::open(&self.directory, flags, mode) {
+            Ok(file) => return Ok(file.into()),
+            // People empty caches by `rm -rf`.
+            Err(rustix::io::Errno::NOENT) => make_directory(&self.directory)?,
+            Err(_) => {}
         }
         // Not every file system can do that.
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -262,6 +269,16 @@ impl Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_directory_that_was_removed_is_made_anew() {
+        let parent = tempfile::tempdir().unwrap();
+        let directory = parent.path().join("cache");
+        let store = Store::open(Some(&directory), Some(1 << 20)).unwrap();
+        fs::remove_dir_all(&directory).unwrap();
+        assert!(store.nameless().is_ok());
+        assert!(directory.is_dir());
+    }
 
     fn put(store: &Arc<Store>, bytes: &[u8]) -> io::Result<Arc<Kept>> {
         let mut writer = store.begin()?;

@@ -237,6 +237,13 @@ impl Candidate {
         !self.vouched && self.named.is_none() && self.tellers[..1] != [Teller::User]
     }
 
+    /// True until the first try has ended of what the user or a member told, or led to a member the last time. What
+    /// multicast alone says does not count: on a local network, anybody can say anything.
+    pub(crate) fn awaits_first_try(&self) -> bool {
+        let is_told = self.tellers.iter().any(|teller| *teller != Teller::Link);
+        is_told && self.failures == 0 && self.reached.is_none()
+    }
+
     /// How this node came by it, as far as that bounds what it may cost.
     pub(crate) fn source(&self) -> AddressSource {
         if self.named.is_some() {

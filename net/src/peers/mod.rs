@@ -390,6 +390,22 @@ impl Members {
         }
     }
 
+    /// Waits until those whom the user named or members know have been dialled once, and whomever these know in
+    /// turn, or `deadline`. Whoever is not met by then is dialled on.
+    pub(crate) fn meet_acquaintances(&self, deadline: Instant) {
+        let mut state = self.state.lock();
+        while state.table.is_getting_acquainted(deadline) && !state.stopping {
+            if self.changed.wait_until(&mut state, deadline).timed_out() {
+                return;
+            }
+        }
+    }
+
+    /// True while [`Members::meet_acquaintances`] would wait.
+    pub(crate) fn is_getting_acquainted(&self, deadline: Instant) -> bool {
+        self.state.lock().table.is_getting_acquainted(deadline)
+    }
+
     /// Ends all connections and the dialling threads. Returns by `deadline`, whatever they wait
     /// for.
     pub(crate) fn stop(&self, deadline: Instant) {

@@ -31,6 +31,8 @@ enum Line {
     Refuses,
     /// Until this is set, or the deadline.
     Hangs(Arc<AtomicBool>),
+    /// To these, but not before this is set.
+    Late(Arc<AtomicBool>, Arc<Members>),
 }
 
 /// All nodes of one test. What is not in it refuses connections.
@@ -91,7 +93,14 @@ impl Connect for Cable {
     ) -> Result<Arc<dyn Connection>, Error> {
         let who = address.to_string();
         let line = self.board.0.lock().get(address).cloned();
-        match line.ok_or_else(|| gone(address))? {
+        let mut line = line.ok_or_else(|| gone(address))?;
+        if let Line::Late(until, members) = &line {
+            while !until.load(Ordering::Relaxed) && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            line = Line::To(Arc::clone(members));
+        }
+        match line {
             Line::Refuses => Err(Error::Refused { who }),
             Line::Hangs(until) => {
                 while !until.load(Ordering::Relaxed) && Instant::now() < deadline {
@@ -102,7 +111,7 @@ impl Connect for Cable {
             Line::To(members) if expected.is_some_and(|expected| expected != members.me) => {
                 Err(Error::OtherIdentity { who })
             }
-            Line::To(members) => Ok(Arc::new(Call {
+            Line::Late(_, members) | Line::To(members) => Ok(Arc::new(Call {
                 board: self.board.clone(),
                 caller: self.caller,
                 callee: members.me,
@@ -130,7 +139,7 @@ impl Peer for Call {
         let address = self.address.lock().clone();
         let line = self.board.0.lock().get(&address).cloned();
         match (line, request) {
-            (Some(Line::To(members)), Request::Hello(hello))
+            (Some(Line::To(members) | Line::Late(_, members)), Request::Hello(hello))
                 if !self.closed.load(Ordering::Relaxed) =>
             {
                 let theirs = members.hello(id(self.caller), ip(self.caller), hello.clone());
@@ -329,6 +338,42 @@ fn first_contact_does_not_wait_for_the_silent_once_one_has_answered() {
     assert!(begin.elapsed() < Duration::from_secs(2));
     release.store(true, Ordering::Relaxed);
     [a, b].iter().for_each(|n| n.stop(soon()));
+}
+
+#[test]
+fn acquaintances_of_whom_was_named_are_waited_for() {
+    let board = Switchboard::default();
+    let c = board.node(3, "c", 7, &[]);
+    let b = board.node(2, "b", 7, &[3]);
+    eventually("they meet", || names(&b) == ["c"]);
+    let release = Arc::new(AtomicBool::new(false));
+    board.plug(3, Line::Late(release.clone(), c.clone()));
+    let a = board.node(1, "a", 7, &[2]);
+    a.first_contact(soon());
+    assert_eq!(names(&a), ["b"]);
+    let begin = Instant::now();
+    a.meet_acquaintances(begin + Duration::from_millis(100));
+    assert!(begin.elapsed() < Duration::from_secs(2));
+    assert!(a.is_getting_acquainted(soon()));
+    assert_eq!(names(&a), ["b"], "nobody is waited for any longer");
+    release.store(true, Ordering::Relaxed);
+    a.meet_acquaintances(soon());
+    assert_eq!(names(&a), ["b", "c"]);
+    assert!(!a.is_getting_acquainted(soon()));
+    [a, b, c].iter().for_each(|n| n.stop(soon()));
+}
+
+#[test]
+fn acquaintances_that_are_away_are_tried_once_and_then_not_waited_for() {
+    let board = Switchboard::default();
+    let c = board.node(3, "c", 7, &[]);
+    let b = board.node(2, "b", 7, &[3]);
+    eventually("they meet", || names(&b) == ["c"]);
+    board.plug(3, Line::Refuses);
+    let a = board.node(1, "a", 7, &[2, 4]);
+    a.meet_acquaintances(soon());
+    assert_eq!(names(&a), ["b"]);
+    [a, b, c].iter().for_each(|n| n.stop(soon()));
 }
 
 #[test]

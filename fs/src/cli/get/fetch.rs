@@ -11,11 +11,11 @@ use indicatif::ProgressBar;
 use tinyp2p_net::client::Peer;
 use tinyp2p_net::config::{CALL_DEADLINE, CONNECT_DEADLINE, READ_DEADLINE};
 use tinyp2p_net::error::Error;
-use tinyp2p_net::types::{ByteRange, PeerId};
+use tinyp2p_net::types::{Attributes, ByteRange, PeerId};
 
 use super::plan::{Holder, Job};
 use super::queue::{Standing, Task};
-use super::target::{Begin, Part, Target};
+use super::target::{Begin, Part, PartCheck, Target};
 
 /// Bytes taken from the stream at once.
 const BUFFER: usize = 256 * 1024;
@@ -23,6 +23,9 @@ const BUFFER: usize = 256 * 1024;
 /// A stream that brings less than this in a window of [`READ_DEADLINE`] is given up: single bytes now
 /// and then must not occupy a worker for ever.
 const LEAST_PROGRESS: u64 = 16 * 1024;
+
+/// A file that changes more often than this while it is fetched is left alone.
+const MAX_CHANGES: u32 = 8;
 
 /// What became of a job.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -47,6 +50,8 @@ pub(super) trait Members: Sync {
     fn silent(&self, member: PeerId, error: &Error);
     /// It answered.
     fn answered(&self, member: PeerId);
+    /// What the file is now at `holder`, with its content root: waits a while for that. `None` if it cannot be had.
+    fn look(&self, holder: &Holder) -> Option<Attributes>;
 }
 
 /// Why a try ended.
@@ -88,10 +93,11 @@ pub(super) fn fetch(
             bar.dec(part.offset());
             part.restart(holder, job).map_err(|e| e.to_string())?;
         }
-        match from_holder(job, &job.holders[holder], &mut part, members, bar) {
+        let (outcome, mtime) = follow(job, &job.holders[holder], &mut part, members, bar);
+        match outcome {
             Ok(()) => {
                 members.answered(member);
-                let finished = part.finish(job.mtime).map_err(|e| e.to_string())?;
+                let finished = part.finish(mtime).map_err(|e| e.to_string())?;
                 return Ok(if finished {
                     Outcome::Fetched
                 } else {
@@ -116,10 +122,39 @@ pub(super) fn fetch(
         .iter()
         .all(|holder| useless.contains(&holder.member.id))
     {
+        part.give_up().map_err(|e| e.to_string())?;
         return Err(failure);
     }
     holders.retain(|holder| !useless.contains(&holder.member.id));
     Ok(Outcome::Postponed)
+}
+
+/// Brings the file from `holder`, and the time at which it was modified there. A file that is another version meanwhile
+/// and has the same content all the same, after a `touch`, say, is fetched on.
+fn follow(
+    job: &Job,
+    holder: &Holder,
+    part: &mut Part,
+    members: &dyn Members,
+    bar: &ProgressBar,
+) -> (Result<(), Stop>, i64) {
+    let (mut holder, mut mtime) = (holder.clone(), job.mtime);
+    let mut changes = 0;
+    loop {
+        let outcome = from_holder(job, &holder, part, members, bar);
+        if !matches!(outcome, Err(Stop::Peer(Error::Changed { .. })))
+            || job.root.is_none()
+            || changes == MAX_CHANGES
+        {
+            return (outcome, mtime);
+        }
+        let now = members.look(&holder).filter(|now| now.root == job.root);
+        let Some(now) = now else {
+            return (outcome, mtime);
+        };
+        changes += 1;
+        (holder.version, mtime) = (now.version, now.mtime);
+    }
 }
 
 /// Goes on from where the part ends, as long as each stream brings something worth it.
@@ -138,10 +173,14 @@ fn from_holder(
             {
                 tracing::info!(file = %holder.path, %error, "going on");
             }
-            Ok(()) if !part.is_genuine().map_err(Stop::Disk)? => {
-                let who = holder.member.name.to_string();
-                return Err(Stop::Peer(Error::WrongBytes { who }));
-            }
+            Ok(()) => match part.check().map_err(Stop::Disk)? {
+                PartCheck::Genuine => return Ok(()),
+                PartCheck::Spoilt => bar.dec(job.size),
+                PartCheck::Wrong => {
+                    let who = holder.member.name.to_string();
+                    return Err(Stop::Peer(Error::WrongBytes { who }));
+                }
+            },
             other => return other,
         }
     }

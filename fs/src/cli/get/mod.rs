@@ -8,23 +8,25 @@ mod plan;
 mod queue;
 mod target;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use tinyp2p_net::client::{Need, Peer};
 use tinyp2p_net::config::READ_DEADLINE;
 use tinyp2p_net::error::Error;
+use tinyp2p_net::fanout::Whom;
 use tinyp2p_net::peers::Member;
-use tinyp2p_net::types::{PeerId, RelPath};
+use tinyp2p_net::types::{Attributes, PeerId, RelPath};
 
 use super::args::GetArgs;
 use super::join::{self, Joined};
+use super::output::{print, say};
 use super::password::Source;
-use super::{Failure, complain, print, search};
+use super::{Failure, search};
 use fetch::Outcome;
 use plan::{Holder, Job};
 use queue::{Next, Queue, Standing, Task};
@@ -38,10 +40,18 @@ const JOB: (usize, usize) = (1, 400);
 /// Files that are fetched at once: small ones wait for round trips more than for the line.
 const AT_ONCE: usize = 4;
 
+/// A member that has to hash a file before it can be known whether what is here is the same gets this long for it: a
+/// gigabyte or more, on most machines.
+const ROOT_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How often it is asked meanwhile.
+const ROOT_POLL: Duration = Duration::from_millis(100);
+
 /// Joins, searches, downloads.
 pub(super) fn run(source: Source, args: GetArgs) -> Result<(), Failure> {
-    let target = Target::open(&args.directory)
-        .map_err(|e| Failure::failed(format!("directory {}: {e}", args.directory.display())))?;
+    let failed = |e| Failure::failed(format!("directory {}: {e}", args.directory.display()));
+    // Before anybody is asked; but what is missing is made only when there is something to put into it.
+    let target = Target::open(&args.directory).map_err(failed)?;
     let (network, pattern) = (&args.find.network, &args.find.pattern);
     join::as_guest(
         PROGRAM,
@@ -54,6 +64,10 @@ pub(super) fn run(source: Source, args: GetArgs) -> Result<(), Failure> {
             if jobs.is_empty() {
                 return Err(search::nothing_matches(pattern));
             }
+            let target = match target {
+                Some(target) => target,
+                None => Target::create(&args.directory).map_err(failed)?,
+            };
             let bar = progress_bar(&jobs);
             let tally = fetch_all(jobs, &target, joined, members, &bar);
             bar.finish_and_clear();
@@ -199,6 +213,11 @@ impl Crew<'_> {
             true => self.target.parts(directory).unwrap_or_default(),
             false => self.parts.get(directory).cloned().unwrap_or_default(),
         };
+        if Target::depends_on_root(&task.job, &parts) {
+            let known = self.look_at(&task.job.holders[0], ROOT_PATIENCE);
+            let known = known.filter(|known| known.version == task.job.holders[0].version);
+            task.job.root = known.and_then(|known| known.root);
+        }
         let outcome = fetch::fetch(&mut task, self.target, &parts, self, self.bar);
         if outcome != Ok(Outcome::Postponed) {
             self.settle(&task.job, &outcome);
@@ -253,10 +272,33 @@ impl Crew<'_> {
                 let path = job.path();
                 let text =
                     format!("{path}: left out: {who} cannot give it, as if it were a directory");
-                self.bar.suspend(|| complain(PROGRAM, &text));
+                self.bar.suspend(|| say(PROGRAM, &text));
                 Ok(Some(Outcome::LeftOut))
             }
             error => Err(error.to_string()),
+        }
+    }
+
+    /// What the file is at `holder`, as soon as that has hashed it, `patience` at most; see [`fetch::Members::look`].
+    fn look_at(&self, holder: &Holder, patience: Duration) -> Option<Attributes> {
+        let node = &self.joined.node;
+        let (member, deadline) = (holder.member.id, Instant::now() + patience);
+        loop {
+            // It hashes first what others ask for.
+            node.compare(BTreeMap::from([(member, vec![holder.path.clone()])]));
+            let round = node.stat(&Whom::only(member), &holder.path, deadline);
+            let mut found = round
+                .answers
+                .into_iter()
+                .filter_map(|answer| answer.result.ok());
+            let found = found.next().flatten()?;
+            if found.root.is_some() {
+                return Some(found);
+            }
+            if Instant::now() + ROOT_POLL >= deadline {
+                return None;
+            }
+            thread::sleep(ROOT_POLL);
         }
     }
 
@@ -265,7 +307,7 @@ impl Crew<'_> {
         count(&mut self.tally.lock(), job, outcome);
         if let Err(why) = outcome {
             let text = format!("{}: {why}", job.path());
-            self.bar.suspend(|| complain(PROGRAM, &text));
+            self.bar.suspend(|| say(PROGRAM, &text));
         }
     }
 }
@@ -277,6 +319,10 @@ impl fetch::Members for Crew<'_> {
         let mut known = present.iter().chain(self.members);
         let member = known.find(|member| member.id == id);
         member.map(|member| Arc::clone(&member.peer))
+    }
+
+    fn look(&self, holder: &Holder) -> Option<Attributes> {
+        self.look_at(holder, ROOT_PATIENCE)
     }
 
     fn standing(&self, member: PeerId) -> Standing {
@@ -315,6 +361,11 @@ fn parts(jobs: &[Job], target: &Target) -> HashMap<RelPath, Vec<Vec<u8>>> {
         parts
             .entry(job.directory.clone())
             .or_insert_with_key(|directory| target.parts(directory).unwrap_or_default());
+    }
+    for (directory, parts) in &parts {
+        if let Err(error) = target.forget(directory, parts, jobs) {
+            tracing::debug!(%directory, %error, "old parts stay");
+        }
     }
     parts
 }

@@ -100,6 +100,17 @@ impl Table {
             .min()
     }
 
+    /// True while the first try of an address is under way, or begins by `deadline`, that may lead to a member whom
+    /// the user named or members know, and this node does not.
+    pub(crate) fn is_getting_acquainted(&self, deadline: Instant) -> bool {
+        self.book.iter().any(|(address, candidate)| {
+            let due = self.book.due(candidate);
+            candidate.awaits_first_try()
+                && due.is_none_or(|due| due <= deadline)
+                && !self.is_covered(address, candidate.belief)
+        })
+    }
+
     /// Everything that waits for its time, in the classes that have a worker free.
     fn jobs(&self) -> impl Iterator<Item = (usize, Instant, Job<'_>)> {
         let hellos = self.members.iter().filter_map(|(id, entry)| {

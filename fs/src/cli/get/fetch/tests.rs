@@ -1,9 +1,10 @@
 use std::collections::{HashMap, HashSet};
 
 use parking_lot::Mutex;
+use tinyp2p_net::client::stat;
 use tinyp2p_net::merkle::TreeHasher;
 use tinyp2p_net::testing::{Behaviour, MemoryPeer};
-use tinyp2p_net::types::RelPath;
+use tinyp2p_net::types::{RelPath, Root};
 
 use super::*;
 use crate::view::merge::Member;
@@ -15,6 +16,8 @@ struct Network {
     silent: Mutex<HashSet<PeerId>>,
     directory: tempfile::TempDir,
     job: Job,
+    /// The content root that the holders tell by now.
+    root_now: Mutex<Option<Root>>,
 }
 
 impl Network {
@@ -41,6 +44,7 @@ impl Network {
         Self {
             members,
             silent: Mutex::default(),
+            root_now: Mutex::default(),
             directory: tempfile::tempdir().unwrap(),
             job: Job {
                 directory,
@@ -66,7 +70,7 @@ impl Network {
     }
 
     fn fetch_task(&self, task: &mut Task) -> Result<Outcome, String> {
-        let target = Target::open(self.directory.path()).unwrap();
+        let target = Target::open(self.directory.path()).unwrap().unwrap();
         let parts = target.parts(&self.job.directory).unwrap();
         fetch(task, &target, &parts, self, &ProgressBar::hidden())
     }
@@ -95,6 +99,16 @@ impl Members for Network {
 
     fn answered(&self, id: PeerId) {
         self.silent.lock().remove(&id);
+    }
+
+    fn look(&self, holder: &Holder) -> Option<Attributes> {
+        let peer = self.members.get(&holder.member.id)?;
+        let deadline = Instant::now() + CALL_DEADLINE;
+        let found = stat(&**peer, &holder.path, deadline).ok()?.answer?;
+        Some(Attributes {
+            root: *self.root_now.lock(),
+            ..found
+        })
     }
 }
 
@@ -134,7 +148,7 @@ fn a_file_that_nobody_can_send_leaves_no_name() {
 #[test]
 fn a_second_run_fetches_only_what_is_missing() {
     let network = Network::new(&[Behaviour::CutAfter(1000)]);
-    let target = Target::open(network.directory.path()).unwrap();
+    let target = Target::open(network.directory.path()).unwrap().unwrap();
     let Begin::Part(mut part) = target.begin(&network.job, &[]).unwrap() else {
         panic!("no part");
     };
@@ -148,9 +162,7 @@ fn a_second_run_fetches_only_what_is_missing() {
 #[test]
 fn a_lying_member_is_replaced_by_an_honest_one() {
     let mut network = Network::new(&[Behaviour::Lying, Behaviour::Honest]);
-    let mut hasher = TreeHasher::default();
-    hasher.update(CONTENT);
-    network.job.root = hasher.finish().map(|tree| tree.root());
+    network.job.root = root_of(CONTENT);
     assert_eq!(network.fetch(), Ok(Outcome::Fetched));
     assert!(network.fetched() == CONTENT);
     network.job.holders.truncate(1);
@@ -159,6 +171,55 @@ fn a_lying_member_is_replaced_by_an_honest_one() {
         network.fetch(),
         Err("m1 sent bytes that are not those of the file".to_owned())
     );
+}
+
+fn root_of(content: &[u8]) -> Option<Root> {
+    let mut hasher = TreeHasher::default();
+    hasher.update(content);
+    hasher.finish().map(|tree| tree.root())
+}
+
+#[test]
+fn a_file_that_is_only_touched_meanwhile_is_fetched_on() {
+    let mut network = Network::new(&[Behaviour::Honest]);
+    network.job.root = root_of(CONTENT);
+    let target = Target::open(network.directory.path()).unwrap().unwrap();
+    let Begin::Part(mut part) = target.begin(&network.job, &[]).unwrap() else {
+        panic!("no part");
+    };
+    part.append(&CONTENT[..299_500]).unwrap();
+    drop(part);
+    network.peer(0).put("x", CONTENT, 7);
+    *network.root_now.lock() = network.job.root;
+    assert_eq!(network.fetch(), Ok(Outcome::Fetched));
+    assert!(network.fetched() == CONTENT);
+    let there = network.directory.path().join("x").metadata().unwrap();
+    assert_eq!(std::os::unix::fs::MetadataExt::mtime_nsec(&there), 7);
+}
+
+#[test]
+fn a_file_whose_content_changes_meanwhile_is_not_fetched_on() {
+    let mut network = Network::new(&[Behaviour::Honest]);
+    network.job.root = root_of(CONTENT);
+    network.peer(0).put("x", "something else", 7);
+    *network.root_now.lock() = root_of(b"something else");
+    assert!(network.fetch().unwrap_err().contains("changed"));
+    let left = network.directory.path().read_dir().unwrap().count();
+    assert_eq!(left, 0, "what has no bytes is not left");
+}
+
+#[test]
+fn a_member_is_not_blamed_for_what_an_earlier_run_left() {
+    let mut network = Network::new(&[Behaviour::Honest]);
+    network.job.root = root_of(CONTENT);
+    let target = Target::open(network.directory.path()).unwrap().unwrap();
+    let Begin::Part(mut part) = target.begin(&network.job, &[]).unwrap() else {
+        panic!("no part");
+    };
+    part.append(&[0; 1000]).unwrap();
+    drop(part);
+    assert_eq!(network.fetch(), Ok(Outcome::Fetched));
+    assert!(network.fetched() == CONTENT);
 }
 
 #[test]

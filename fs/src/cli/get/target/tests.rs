@@ -1,7 +1,11 @@
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
-use tinyp2p_net::types::{PeerId, Version};
+use tinyp2p_net::merkle::TreeHasher;
+use tinyp2p_net::types::{PeerId, Root, Version};
 
+use super::super::plan::Holder;
 use super::*;
 use crate::view::merge::Member;
 
@@ -37,7 +41,7 @@ struct Place {
 impl Place {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let target = Target::open(directory.path()).unwrap();
+        let target = Target::open(directory.path()).unwrap().unwrap();
         Self { directory, target }
     }
 
@@ -146,12 +150,148 @@ fn what_exists_is_left_alone_even_a_dangling_link() {
     let root = place.directory.path();
     std::fs::write(root.join("file"), b"mine").unwrap();
     std::os::unix::fs::symlink("nowhere", root.join("link")).unwrap();
-    std::fs::create_dir(root.join("dir")).unwrap();
-    for name in ["file", "link", "dir"] {
+    for name in ["file", "link"] {
         let begin = place.begin(&job(name, 5, vec![holder(1, 1)])).unwrap();
         assert!(matches!(begin, Begin::Exists), "{name}");
     }
-    assert_eq!(place.names(), ["dir", "file", "link"]);
+    assert_eq!(place.names(), ["file", "link"]);
+}
+
+#[test]
+fn what_is_no_file_is_in_the_way_of_one_and_stays() {
+    let place = Place::new();
+    let root = place.directory.path();
+    std::fs::create_dir(root.join("dir")).unwrap();
+    let fifo = rustix::fs::FileType::Fifo;
+    rustix::fs::mknodat(rustix::fs::CWD, root.join("pipe"), fifo, Mode::RUSR, 0).unwrap();
+    for (name, what) in [("dir", "a directory"), ("pipe", "which is no file")] {
+        let refusal = place.begin(&job(name, 5, vec![holder(1, 1)])).err();
+        let refusal = refusal.unwrap().to_string();
+        let expected = format!("'{name}', {what}, is in the way here: move it");
+        assert!(refusal.starts_with(&expected), "{refusal}");
+    }
+    assert_eq!(place.names(), ["dir", "pipe"]);
+}
+
+#[test]
+fn what_has_the_same_content_gets_the_time_of_its_holders_and_nothing_else_does() {
+    let place = Place::new();
+    let path = place.directory.path().join("x");
+    let mut job = job("x", 5, vec![holder(1, 1)]);
+    job.root = Some(root_of(b"hello"));
+    for (content, is_same) in [("hello", true), ("hallo", false), ("hell", false)] {
+        std::fs::write(&path, content).unwrap();
+        assert!(matches!(place.begin(&job).unwrap(), Begin::Exists));
+        let metadata = path.metadata().unwrap();
+        assert_eq!(metadata.mtime() == 1_500_000_000, is_same, "{content}");
+        assert_eq!(std::fs::read(&path).unwrap(), content.as_bytes());
+    }
+}
+
+#[test]
+fn what_was_left_of_a_file_goes_when_the_file_is_there() {
+    let place = Place::new();
+    let job = job("x", 5, vec![holder(1, 1)]);
+    place.part(&job).append(b"hel").unwrap();
+    std::fs::write(place.directory.path().join("x"), b"mine").unwrap();
+    assert!(matches!(place.begin(&job).unwrap(), Begin::Exists));
+    assert_eq!(place.names(), ["x"]);
+}
+
+#[test]
+fn what_has_no_bytes_is_not_left() {
+    let place = Place::new();
+    drop(place.part(&job("x", 5, vec![holder(1, 1)])));
+    assert_eq!(place.names(), [""; 0]);
+}
+
+#[test]
+fn what_was_left_is_of_a_content_whoever_has_it_in_whatever_version() {
+    let place = Place::new();
+    let mut old = job("x", 5, vec![holder(1, 1)]);
+    old.root = Some(root_of(b"hello"));
+    place.part(&old).append(b"hel").unwrap();
+    let parts = place.target.parts(&old.directory).unwrap();
+    let unhashed = job("x", 5, vec![holder(1, 2)]);
+    assert!(Target::depends_on_root(&unhashed, &parts));
+    assert!(!Target::depends_on_root(&old, &parts));
+    let touched = Job {
+        root: old.root,
+        ..job("x", 5, vec![holder(2, 7), holder(1, 2)])
+    };
+    let mut part = place.part(&touched);
+    assert_eq!(part.offset(), 3);
+    part.append(b"lo").unwrap();
+    assert_eq!(part.check().unwrap(), PartCheck::Genuine);
+    drop(part);
+    let changed = Job {
+        root: Some(root_of(b"other")),
+        ..touched
+    };
+    let part = place.part(&changed);
+    assert_eq!((part.offset(), place.names().len()), (0, 1));
+}
+
+#[test]
+fn what_was_begun_without_a_root_goes_on_with_one() {
+    let place = Place::new();
+    let mut job = job("x", 5, vec![holder(1, 1)]);
+    place.part(&job).append(b"hel").unwrap();
+    job.root = Some(root_of(b"hello"));
+    assert_eq!(place.part(&job).offset(), 3);
+}
+
+#[test]
+fn what_nobody_offers_for_long_is_not_kept() {
+    let place = Place::new();
+    for name in ["gone", "lately", "wanted"] {
+        let mut part = place.part(&job(name, 5, vec![holder(1, 1)]));
+        part.append(b"hel").unwrap();
+    }
+    let names = place.names();
+    let old = SystemTime::now() - FORGOTTEN - Duration::from_secs(60);
+    for name in names.iter().filter(|name| !name.starts_with(".lately")) {
+        let path = place.directory.path().join(name);
+        let part = File::options().append(true).open(path).unwrap();
+        part.set_modified(old).unwrap();
+    }
+    let root = RelPath::root();
+    let parts = place.target.parts(&root).unwrap();
+    let wanted = [job("wanted", 9, vec![holder(2, 2)])];
+    place.target.forget(&root, &parts, &wanted).unwrap();
+    let kept: Vec<bool> = names
+        .iter()
+        .map(|name| place.names().contains(name))
+        .collect();
+    assert_eq!(kept, [false, true, true], "{names:?}");
+}
+
+#[test]
+fn only_a_part_of_a_known_content_is_worth_waiting_for_a_root() {
+    let place = Place::new();
+    place
+        .part(&job("x", 5, vec![holder(1, 1)]))
+        .append(b"hel")
+        .unwrap();
+    let touched = job("x", 5, vec![holder(1, 2)]);
+    let parts = place.target.parts(&touched.directory).unwrap();
+    assert!(!Target::depends_on_root(&touched, &parts));
+}
+
+#[test]
+fn what_nobody_can_complete_is_not_left() {
+    let place = Place::new();
+    let mut job = job("x", 5, vec![holder(1, 1)]);
+    let begun = |job: &Job| {
+        let mut part = place.part(job);
+        part.append(b"hel").unwrap();
+        part.give_up().unwrap();
+        place.names().len()
+    };
+    assert_eq!(begun(&job), 0);
+    // Content can come back.
+    job.root = Some(root_of(b"hello"));
+    assert_eq!(begun(&job), 1);
 }
 
 #[test]
@@ -176,7 +316,10 @@ fn symbolic_links_lead_nowhere() {
     std::os::unix::fs::symlink(outside.path(), place.directory.path().join("a")).unwrap();
     let job = job("a/x", 5, vec![holder(1, 1)]);
     let refusal = place.begin(&job).err().unwrap().to_string();
-    assert_eq!(refusal, "'a' is not a directory here");
+    assert!(
+        refusal.starts_with("'a', which is no directory, is in the way here"),
+        "{refusal}"
+    );
     assert_eq!(outside.path().read_dir().unwrap().count(), 0);
 }
 
@@ -186,7 +329,7 @@ fn a_link_in_the_place_of_a_part_is_not_followed() {
     let victim = place.directory.path().join("victim");
     std::fs::write(&victim, b"precious").unwrap();
     let job = job("x", 5, vec![holder(1, 1)]);
-    let part = PartName::new(&job.name, &job.holders[0]);
+    let part = PartName::new(&job, 0);
     let part = place.directory.path().join(part.as_path());
     std::os::unix::fs::symlink(&victim, &part).unwrap();
     assert!(place.begin(&job).is_err());
@@ -227,10 +370,10 @@ fn what_does_not_have_the_root_is_thrown_away() {
     job.root = Some(root_of(b"hello"));
     let mut part = place.part(&job);
     part.append(b"hallo").unwrap();
-    assert!(!part.is_genuine().unwrap());
+    assert_eq!(part.check().unwrap(), PartCheck::Wrong);
     assert_eq!(part.offset(), 0);
     part.append(b"hello").unwrap();
-    assert!(part.is_genuine().unwrap());
+    assert_eq!(part.check().unwrap(), PartCheck::Genuine);
 }
 
 #[test]
@@ -241,20 +384,20 @@ fn the_root_covers_what_an_earlier_run_left() {
     place.part(&job).append(b"hel").unwrap();
     let mut part = place.part(&job);
     part.append(b"lo").unwrap();
-    assert!(part.is_genuine().unwrap());
+    assert_eq!(part.check().unwrap(), PartCheck::Genuine);
     drop(part);
     place.part(&job).restart(0, &job).unwrap();
     place.part(&job).append(b"hal").unwrap();
     let mut part = place.part(&job);
     part.append(b"lo").unwrap();
-    assert!(!part.is_genuine().unwrap());
+    assert_eq!(part.check().unwrap(), PartCheck::Spoilt);
 }
 
 #[test]
 fn an_empty_file_needs_no_root() {
     let place = Place::new();
     let mut part = place.part(&job("x", 0, vec![holder(1, 1)]));
-    assert!(part.is_genuine().unwrap());
+    assert_eq!(part.check().unwrap(), PartCheck::Genuine);
 }
 
 #[test]
@@ -277,21 +420,21 @@ fn a_part_of_another_file_is_never_touched() {
 #[test]
 fn a_part_is_of_one_member_path_and_version() {
     let name = Name::new(&b"x"[..]).unwrap();
-    let one = PartName::new(&name, &holder(1, 1));
+    let one = PartName::of_version(&name, &holder(1, 1));
     let elsewhere = Holder {
         path: RelPath::new(b"d/x").unwrap(),
         ..holder(1, 1)
     };
     for other in [holder(2, 1), holder(1, 2), elsewhere] {
-        assert_ne!(PartName::new(&name, &other), one);
+        assert_ne!(PartName::of_version(&name, &other), one);
     }
-    assert_eq!(PartName::parse(&one.whole), Some(one.clone()));
+    assert_eq!(PartName::parse(one.as_path().as_bytes()), Some(one.clone()));
     assert!(one.is_of(&name) && !one.is_of(&Name::new(&b"x."[..]).unwrap()));
     for odd in [
         &b".x.tinyp2p-part"[..],
         b".tinyp2p-part",
         b"",
-        &one.whole[1..],
+        &one.as_path().as_bytes()[1..],
     ] {
         assert_eq!(PartName::parse(odd), None);
     }

@@ -1,0 +1,112 @@
+//! What is in the place of a file already.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timespec, Timestamps};
+use rustix::io::Errno;
+use tinyp2p_net::merkle::TreeHasher;
+use tinyp2p_net::types::Name;
+
+use crate::cli::get::plan::Job;
+
+/// Bytes read back at once when what is here is hashed.
+const READ_BACK: usize = 256 * 1024;
+
+/// Nothing that is here is ever overwritten.
+pub(super) fn in_the_way(what: &str) -> io::Error {
+    io::Error::other(format!(
+        "{what}, is in the way here: move it, or name another directory by -d"
+    ))
+}
+
+/// What stands where `name` is to be in `directory`; `None` if nothing does.
+///
+/// # Errors
+/// Besides those of the system: it is no file. A symbolic link counts as one, wherever it leads.
+pub(super) fn existing(directory: &OwnedFd, name: &Name) -> io::Result<Option<Existing>> {
+    let path = OsStr::from_bytes(name.as_bytes());
+    let stat = match rustix::fs::statat(directory, path, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => stat,
+        Err(Errno::NOENT) => return Ok(None),
+        Err(errno) => return Err(errno.into()),
+    };
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Symlink => return Ok(Some(Existing(None))),
+        FileType::RegularFile => {}
+        FileType::Directory => return Err(in_the_way(&format!("'{name}', a directory"))),
+        _ => return Err(in_the_way(&format!("'{name}', which is no file"))),
+    }
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    // What cannot be read is not compared.
+    let file = rustix::fs::openat(directory, path, flags, Mode::empty());
+    Ok(Some(Existing(file.ok().map(File::from))))
+}
+
+/// A file that is here already; without one that can be looked at, it just stays.
+pub(super) struct Existing(Option<File>);
+
+impl Existing {
+    /// True if it may be what `job` is to bring, apart from its modification time.
+    pub(super) fn is_outdated(&self, job: &Job) -> bool {
+        let metadata = self.0.as_ref().and_then(|file| file.metadata().ok());
+        metadata.is_some_and(|metadata| {
+            let mtime = i128::from(metadata.mtime()) * 1_000_000_000;
+            let mtime = mtime + i128::from(metadata.mtime_nsec());
+            let is_alike = metadata.is_file() && metadata.len() == job.size;
+            is_alike && mtime != i128::from(job.mtime)
+        })
+    }
+
+    /// True if its content root is that of `job`: reads all of it.
+    pub(super) fn has_content_of(&self, job: &Job) -> io::Result<bool> {
+        let (Some(file), Some(root)) = (&self.0, job.root) else {
+            return Ok(false);
+        };
+        let mut hasher = TreeHasher::default();
+        let whole = read_back(file, job.size, &mut hasher)?;
+        Ok(whole && hasher.finish().is_some_and(|tree| tree.root() == root))
+    }
+
+    /// Only its owner may do so; others' files stay as they are.
+    pub(super) fn set_mtime(&self, mtime: i64) {
+        if let Some(file) = &self.0
+            && let Err(error) = rustix::fs::futimens(file, &times(mtime))
+        {
+            tracing::debug!(%error, "a modification time stays");
+        }
+    }
+}
+
+/// Hashes the first `length` bytes of `file`; false if there are fewer.
+pub(super) fn read_back(file: &File, length: u64, hasher: &mut TreeHasher) -> io::Result<bool> {
+    let mut buffer = vec![0; READ_BACK];
+    let mut offset = 0;
+    while offset < length {
+        let most = (length - offset).min(READ_BACK as u64) as usize;
+        match file.read_at(&mut buffer[..most], offset)? {
+            0 => return Ok(false),
+            count => {
+                hasher.update(&buffer[..count]);
+                offset += count as u64;
+            }
+        }
+    }
+    Ok(true)
+}
+
+/// Both times of a file that was modified at `mtime`, nanoseconds since 1970.
+pub(super) fn times(mtime: i64) -> Timestamps {
+    let time = Timespec {
+        tv_sec: mtime.div_euclid(1_000_000_000),
+        tv_nsec: mtime.rem_euclid(1_000_000_000),
+    };
+    Timestamps {
+        last_access: time,
+        last_modification: time,
+    }
+}

@@ -1,0 +1,246 @@
+//! A file on its way in, under the name of a part.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
+
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
+use tinyp2p_net::merkle::TreeHasher;
+use tinyp2p_net::types::{Name, Root};
+
+use super::Begin;
+use super::existing::{read_back, times};
+use super::part_name::PartName;
+use crate::cli::get::plan::Job;
+
+/// Whether all that arrived is what it had to be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::cli::get) enum PartCheck {
+    /// As far as is known.
+    Genuine,
+    /// It is not, and a part of it was here before: what an earlier run left may be to blame.
+    Spoilt,
+    /// It is not, and all of it came from the holder.
+    Wrong,
+}
+
+/// A file on its way in. Locked against other processes; dropping it leaves it for the next run.
+pub(in crate::cli::get) struct Part {
+    directory: OwnedFd,
+    file: File,
+    part_name: PartName,
+    name: Name,
+    holder: usize,
+    offset: u64,
+    /// What the content must turn out to be, if that is known, and the hash of what is here.
+    root: Option<Root>,
+    hasher: TreeHasher,
+    /// An earlier run left some of these bytes.
+    is_resumed: bool,
+    /// It has its name.
+    is_finished: bool,
+}
+
+impl Part {
+    pub(super) fn open(
+        directory: OwnedFd,
+        job: &Job,
+        part_name: PartName,
+        holder: usize,
+    ) -> io::Result<Begin> {
+        let path = part_name.as_path();
+        let flags =
+            OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = File::from(rustix::fs::openat(
+            &directory,
+            path,
+            flags,
+            Mode::from(0o666),
+        )?);
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => return Ok(Begin::Busy),
+            Err(errno) => return Err(errno.into()),
+        }
+        let metadata = file.metadata()?;
+        let there = rustix::fs::statat(&directory, path, AtFlags::SYMLINK_NOFOLLOW);
+        // Between the opening and the locking, another process may have completed it.
+        if !there
+            .is_ok_and(|there| (there.st_dev, there.st_ino) == (metadata.dev(), metadata.ino()))
+        {
+            return Ok(Begin::Busy);
+        }
+        let own = metadata.is_file()
+            && metadata.nlink() == 1
+            && metadata.uid() == rustix::process::geteuid().as_raw();
+        if !own {
+            return Err(io::Error::other(
+                "somebody else's file stands in the place of its part",
+            ));
+        }
+        let mut part = Self {
+            directory,
+            file,
+            part_name,
+            name: job.name.clone(),
+            holder,
+            offset: metadata.len(),
+            root: job.root,
+            hasher: TreeHasher::default(),
+            is_resumed: metadata.len() > 0,
+            is_finished: false,
+        };
+        if part.offset > job.size {
+            part.clear()?;
+        }
+        part.hash_what_is_here()?;
+        Ok(Begin::Part(Box::new(part)))
+    }
+
+    /// The holder, by its place among the job's, whose bytes these are.
+    pub(in crate::cli::get) fn holder(&self) -> usize {
+        self.holder
+    }
+
+    /// The bytes that are here already.
+    pub(in crate::cli::get) fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Adds bytes at the end.
+    pub(in crate::cli::get) fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(bytes, self.offset)?;
+        self.offset += bytes.len() as u64;
+        if self.root.is_some() {
+            self.hasher.update(bytes);
+        }
+        Ok(())
+    }
+
+    fn hash_what_is_here(&mut self) -> io::Result<()> {
+        if self.root.is_none() {
+            return Ok(());
+        }
+        match read_back(&self.file, self.offset, &mut self.hasher)? {
+            true => Ok(()),
+            false => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
+
+    /// Checks the complete content. What is known to be something else is thrown away.
+    pub(in crate::cli::get) fn check(&mut self) -> io::Result<PartCheck> {
+        let (Some(root), 1..) = (self.root, self.offset) else {
+            return Ok(PartCheck::Genuine);
+        };
+        let tree = std::mem::take(&mut self.hasher).finish();
+        if tree.is_some_and(|tree| tree.root() == root) {
+            return Ok(PartCheck::Genuine);
+        }
+        let is_resumed = self.is_resumed;
+        self.clear()?;
+        Ok(match is_resumed {
+            true => PartCheck::Spoilt,
+            false => PartCheck::Wrong,
+        })
+    }
+
+    /// None of the holders has it any more in the version that was begun. What would be of use to nobody goes.
+    pub(in crate::cli::get) fn give_up(mut self) -> io::Result<()> {
+        match self.root {
+            // The same content may come back, or be somewhere else.
+            Some(_) => Ok(()),
+            None => self.clear(),
+        }
+    }
+
+    /// Throws away what is here and begins anew with the bytes of another holder.
+    pub(in crate::cli::get) fn restart(&mut self, holder: usize, job: &Job) -> io::Result<()> {
+        self.clear()?;
+        let new_name = PartName::new(job, holder);
+        if new_name != self.part_name {
+            match rename(
+                &self.directory,
+                self.part_name.as_path(),
+                new_name.as_path(),
+            ) {
+                // Somebody writes it, or it would have been taken up or removed.
+                Err(Errno::EXIST) => {
+                    return Err(io::Error::other("another process is fetching it, too"));
+                }
+                other => other?,
+            }
+        }
+        self.part_name = new_name;
+        self.holder = holder;
+        Ok(())
+    }
+
+    fn clear(&mut self) -> io::Result<()> {
+        self.file.set_len(0)?;
+        self.offset = 0;
+        self.is_resumed = false;
+        self.hasher = TreeHasher::default();
+        Ok(())
+    }
+
+    /// Gives the complete file its name. False if something of that name has appeared meanwhile.
+    pub(in crate::cli::get) fn finish(mut self, mtime: i64) -> io::Result<bool> {
+        rustix::fs::futimens(&self.file, &times(mtime))?;
+        self.file.sync_all()?;
+        let name = OsStr::from_bytes(self.name.as_bytes());
+        match rename(&self.directory, self.part_name.as_path(), name) {
+            Ok(()) => {
+                self.is_finished = true;
+                Ok(true)
+            }
+            Err(Errno::EXIST) => {
+                self.clear()?;
+                Ok(false)
+            }
+            Err(errno) => Err(errno.into()),
+        }
+    }
+}
+
+impl Drop for Part {
+    /// What has no bytes saves the next run nothing.
+    fn drop(&mut self) {
+        if self.offset == 0 && !self.is_finished {
+            remove(&self.directory, &self.part_name);
+        }
+    }
+}
+
+/// Renames without replacing; where the filesystem cannot do that, by a second link.
+fn rename(directory: &OwnedFd, from: &OsStr, to: &OsStr) -> Result<(), Errno> {
+    match rustix::fs::renameat_with(directory, from, directory, to, RenameFlags::NOREPLACE) {
+        Err(Errno::INVAL | Errno::NOSYS) => {
+            rustix::fs::linkat(directory, from, directory, to, AtFlags::empty())?;
+            rustix::fs::unlinkat(directory, from, AtFlags::empty())
+        }
+        other => other,
+    }
+}
+
+/// Removes the part of a version that nobody has any more, unless another process writes it.
+pub(super) fn remove_unless_locked(directory: &OwnedFd, part: &PartName) {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let Ok(file) = rustix::fs::openat(directory, part.as_path(), flags, Mode::empty()) else {
+        return;
+    };
+    if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
+        remove(directory, part);
+    }
+}
+
+/// Removes a part; what stays is only litter, which the next run tries again.
+fn remove(directory: &OwnedFd, part: &PartName) {
+    let part = part.as_path();
+    if let Err(error) = rustix::fs::unlinkat(directory, part, AtFlags::empty()) {
+        tracing::debug!(?part, %error, "a part stays");
+    }
+}

@@ -1,0 +1,78 @@
+//! What the commands print. Nothing else writes to standard output or standard error: the macros of the standard
+//! library panic when a disk is full or nobody reads any more, and a mount must not end because of a message.
+
+use std::io::{self, ErrorKind, Write};
+
+use tinyp2p_net::text::harmless;
+
+use super::Failure;
+
+/// One line on standard error, for people: a notice, a warning or an error. Whatever it quotes cannot drive a
+/// terminal. Where it cannot be written, it is lost: there is no other place to say so.
+pub(super) fn say(program: &str, text: &str) {
+    write_or_lose(io::stderr(), line(program, text).as_bytes());
+}
+
+/// Writes what may be lost: the rest is not worth ending for.
+pub(super) fn write_or_lose(mut output: impl Write, bytes: &[u8]) {
+    let _ = output.write_all(bytes).and_then(|()| output.flush());
+}
+
+fn line(program: &str, text: &str) -> String {
+    format!("{program}: {}\n", harmless(text))
+}
+
+/// Writes to standard output. That nobody reads it to its end is not an error: `tinyp2p search | head`.
+///
+/// # Errors
+/// Exit code 1: what was asked for cannot be written.
+pub(super) fn print(text: &[u8]) -> Result<(), Failure> {
+    print_unless_closed(text).map(|_| ())
+}
+
+/// The same for those who go on writing: false when nobody reads any more.
+pub(super) fn print_unless_closed(text: &[u8]) -> Result<bool, Failure> {
+    let mut output = io::stdout().lock();
+    is_read(output.write_all(text).and_then(|()| output.flush()))
+}
+
+/// Prints help and versions as clap lays them out; help that nobody asked for is a message.
+pub(super) fn print_help(help: &clap::Error) -> Result<(), Failure> {
+    let printed = help.print();
+    match help.use_stderr() {
+        true => Ok(()),
+        false => is_read(printed.and_then(|()| io::stdout().flush())).map(|_| ()),
+    }
+}
+
+fn is_read(written: io::Result<()>) -> Result<bool, Failure> {
+    match written {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(false),
+        Err(e) => Err(Failure::failed(format!("cannot write the output: {e}"))),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use tinyp2p_net::text::HOSTILE;
+
+    use super::*;
+
+    #[test]
+    fn a_line_drives_no_terminal_whatever_it_quotes() {
+        for c in HOSTILE {
+            let line = line("tinyp2p", &format!("'{c}' is odd"));
+            let quoted = line.strip_suffix('\n').unwrap();
+            assert!(!quoted.contains(c), "{:?}", c.escape_unicode());
+        }
+    }
+
+    #[test]
+    fn output_that_nobody_reads_is_no_failure_and_output_that_is_lost_is() {
+        let failing = |kind: ErrorKind| is_read(Err(kind.into()));
+        assert!(!failing(ErrorKind::BrokenPipe).unwrap());
+        assert_eq!(failing(ErrorKind::StorageFull).unwrap_err().code, 1);
+    }
+}

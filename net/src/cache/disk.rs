@@ -1,0 +1,81 @@
+//! The files of one cache, and the lock that keeps them to one process.
+
+use std::fs::{DirBuilder, File};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::FlockOperation;
+
+use super::slab::Slab;
+use super::{PIECE_BLOCKS, own_file};
+
+/// Both slabs, and the lock on them.
+pub(super) struct Disk {
+    directory: PathBuf,
+    pub(super) small: Slab,
+    pub(super) large: Slab,
+    /// Holds the `flock` for as long as the files are used.
+    lock: File,
+}
+
+impl Disk {
+    /// Opens the files in `directory`, which are made with it if need be, with at most `size` bytes together. `Ok(None)`
+    /// when another process has them.
+    pub(super) fn open(directory: &Path, size: u64) -> io::Result<Option<Self>> {
+        let own = directory.join("blocks-1");
+        DirBuilder::new().recursive(true).mode(0o700).create(&own)?;
+        let Some(lock) = lock(&own.join(LOCK))? else {
+            return Ok(None);
+        };
+        Ok(Some(Self {
+            small: Slab::open(&own.join(SMALL), 1, size / 8)?,
+            large: Slab::open(&own.join(LARGE), PIECE_BLOCKS, size - size / 8)?,
+            directory: own,
+            lock,
+        }))
+    }
+
+    /// The slab with slots of so many blocks.
+    pub(super) fn slab(&self, span: u64) -> &Slab {
+        match span {
+            1 => &self.small,
+            _ => &self.large,
+        }
+    }
+
+    /// Looks at what a former process left, until `stop` says otherwise.
+    pub(super) fn scan(&self, stop: impl Fn() -> bool) {
+        self.small.scan(&stop);
+        self.large.scan(&stop);
+    }
+
+    /// True if the files are still where whoever looks for them finds them.
+    pub(super) fn is_in_place(&self) -> bool {
+        let files = [
+            (LOCK, &self.lock),
+            (SMALL, self.small.file()),
+            (LARGE, self.large.file()),
+        ];
+        files.into_iter().all(|(name, file)| {
+            let there = self.directory.join(name).symlink_metadata();
+            let here = file.metadata();
+            let pair = there.and_then(|there| Ok((there, here?)));
+            pair.is_ok_and(|(there, here)| (there.dev(), there.ino()) == (here.dev(), here.ino()))
+        })
+    }
+}
+
+const LOCK: &str = "lock";
+const SMALL: &str = "small";
+const LARGE: &str = "large";
+
+/// The lock, made if there is none; `None` when another process has it.
+pub(super) fn lock(path: &Path) -> io::Result<Option<File>> {
+    let file = own_file::open(path, rustix::process::geteuid())?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(file)),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
