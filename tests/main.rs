@@ -25,6 +25,7 @@ mod liars;
 mod listing;
 mod many;
 mod password;
+mod permissions;
 mod probes;
 mod small;
 mod speed;

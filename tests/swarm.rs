@@ -112,6 +112,7 @@ impl Swarm {
             log_level: "debug",
             programs: Path::new(MOUNT).parent().expect("a directory").to_owned(),
             host: None,
+            is_unprivileged: false,
             options: Vec::new(),
             peers: Vec::new(),
             mounted: false,
@@ -160,6 +161,7 @@ pub(crate) struct Node {
     log_level: &'static str,
     programs: PathBuf,
     host: Option<Host>,
+    is_unprivileged: bool,
     options: Vec<OsString>,
     runtime: PathBuf,
     peers: Vec<String>,
@@ -221,6 +223,12 @@ impl Node {
     pub(crate) fn on(mut self, host: &Host) -> Self {
         self.host = Some(host.clone());
         self.address = host.address();
+        self
+    }
+
+    /// Is stopped by permission bits, as everybody but root is.
+    pub(crate) fn unprivileged(mut self) -> Self {
+        self.is_unprivileged = true;
         self
     }
 
@@ -298,7 +306,16 @@ impl Node {
 
     fn program(&self, name: &str) -> Command {
         let path = self.programs.join(name);
-        let mut command = program(&path.to_string_lossy(), &self.home, self.host.as_ref());
+        let (home, host) = (&self.home, self.host.as_ref());
+        let mut command = match self.is_unprivileged {
+            true => {
+                let mut command = program("setpriv", home, host);
+                command.args(["--bounding-set=-dac_override,-dac_read_search", "--"]);
+                command.arg(&path);
+                command
+            }
+            false => program(&path.to_string_lossy(), home, host),
+        };
         command.env("XDG_RUNTIME_DIR", &self.runtime);
         command
     }

@@ -19,7 +19,9 @@ use tinyp2p_net::config::{CALL_DEADLINE, READ_DEADLINE};
 use tinyp2p_net::download::{Engine, Has, Patience, Siblings, Source};
 use tinyp2p_net::error::Error as NetError;
 use tinyp2p_net::follow::{Listener, News};
-use tinyp2p_net::types::{Attributes, ByteRange, Kind, MAX_NAME_BYTES, Name, PeerId, RelPath};
+use tinyp2p_net::types::{
+    Attributes, ByteRange, Kind, MAX_NAME_BYTES, Mode, Name, PeerId, RelPath,
+};
 use tinyp2p_net::wire::{Change, MAX_SMALL_FILE};
 
 use crate::errno::Error;
@@ -53,6 +55,8 @@ pub struct Attr {
     pub inode: u64,
     /// File or directory.
     pub kind: Kind,
+    /// What can be done with it.
+    pub mode: Mode,
     /// Bytes; 0 for a directory; [`Attributes::UNKNOWN_SIZE`] while nobody who has the file tells.
     pub size: u64,
     /// Nanoseconds since 1970.
@@ -223,17 +227,21 @@ impl Filesystem {
 
     /// Whether `mask`, as of access(2), is allowed.
     pub fn access(&self, number: u64, mask: i32) -> Result<(), Error> {
-        let kind = match is_hidden(number) {
-            true => self.hidden.attr(number)?.kind,
-            false => self.inode(number)?.kind(),
+        let attr = match is_hidden(number) {
+            true => self.hidden.attr(number)?,
+            false => Attr::of(number, &self.inode(number)?),
         };
         if mask & libc::W_OK != 0 {
             return Err(Error::ReadOnly);
         }
-        if mask & libc::X_OK != 0 && kind == Kind::File {
-            return Err(Error::NotExecutable);
+        match (attr.kind, attr.mode) {
+            (_, Mode::Unreadable) if mask & (libc::R_OK | libc::X_OK) != 0 => {
+                Err(forbidden(&self.inode(number)?))
+            }
+            // On a mount with `noexec` the kernel does not even ask.
+            (Kind::File, Mode::Plain) if mask & libc::X_OK != 0 => Err(Error::NotExecutable),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Opens a directory. It is fetched when its first entry is asked for: most programs that open a
@@ -333,6 +341,9 @@ impl Filesystem {
         let inode = self.inode(number)?;
         if inode.kind() == Kind::Directory {
             return Err(Error::IsADirectory);
+        }
+        if inode.mode() == Mode::Unreadable {
+            return Err(forbidden(&inode));
         }
         let sources = self.sources(&inode);
         let mut has = sources.iter().map(|source| source.has);
@@ -439,6 +450,10 @@ impl Filesystem {
 
     /// A content that is gone is not offered again: the next lookup asks, and the next open looks up.
     fn note_failure(&self, number: u64, path: &RelPath, error: &NetError) {
+        if matches!(error, NetError::Forbidden { .. }) {
+            // Whoever said so is in the log already, once. The next listing may say so, too.
+            return self.invalidate(path);
+        }
         tracing::info!(file = %path, %error, "cannot be read");
         if matches!(error, NetError::Changed { .. } | NetError::NotFound { .. }) {
             self.invalidate(path);
@@ -467,6 +482,9 @@ impl Filesystem {
         }
         let inode = self.inode(number)?;
         let tree = inode.tree().ok_or(Error::NotADirectory)?;
+        if inode.mode() == Mode::Unreadable {
+            return Err(forbidden(&inode));
+        }
         Ok(Listed::Tree(tree, inode.path))
     }
 
@@ -530,10 +548,19 @@ impl Attr {
         Self {
             inode: number,
             kind: inode.kind(),
+            mode: inode.mode(),
             size: inode.size,
             mtime: inode.mtime,
         }
     }
+}
+
+/// Why nothing can be done with what none of its holders can read.
+fn forbidden(inode: &Inode) -> Error {
+    let names = inode.sources.iter().map(|source| &*source.member.name);
+    let names: Vec<&str> = names.collect();
+    let who = names.join(", ");
+    NetError::Forbidden { who }.into()
 }
 
 fn join(directory: &RelPath, name: &Name) -> Result<RelPath, Error> {

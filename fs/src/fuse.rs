@@ -26,7 +26,7 @@ use fuser::{
 };
 use tinyp2p_net::config::CALL_DEADLINE;
 use tinyp2p_net::download::Patience;
-use tinyp2p_net::types::{Attributes, Kind};
+use tinyp2p_net::types::{Attributes, Kind, Mode};
 
 use crate::errno::{self, Error};
 use crate::expire::{Busy, Expirer};
@@ -57,11 +57,12 @@ const GENERATION: Generation = Generation(0);
 
 /// `filesystem` as fuser wants it. Everything in the mount belongs to the user of this process.
 /// What members have news of goes to `expirer`, if the kernel knows what that is for; where somebody waits is told to
-/// `busy`.
+/// `busy`. With `exec`, files are shown as executable that are at their owner.
 pub fn adapter(
     filesystem: Arc<Filesystem>,
     expirer: Option<Expirer>,
     busy: Arc<Busy>,
+    exec: bool,
 ) -> impl fuser::Filesystem {
     Adapter {
         filesystem,
@@ -70,8 +71,11 @@ pub fn adapter(
         workers: Workers::default(),
         patient: Workers::few(),
         waiting: Waiting::default(),
-        uid: rustix::process::getuid().as_raw(),
-        gid: rustix::process::getgid().as_raw(),
+        owner: Owner {
+            uid: rustix::process::getuid().as_raw(),
+            gid: rustix::process::getgid().as_raw(),
+            exec,
+        },
     }
 }
 
@@ -91,8 +95,7 @@ struct Adapter {
     /// For opens that have to fetch a whole file.
     patient: Workers,
     waiting: Waiting,
-    uid: u32,
-    gid: u32,
+    owner: Owner,
 }
 
 impl fuser::Filesystem for Adapter {
@@ -480,10 +483,7 @@ impl fuser::Filesystem for Adapter {
 
 impl Adapter {
     fn owner(&self) -> Owner {
-        Owner {
-            uid: self.uid,
-            gid: self.gid,
-        }
+        self.owner
     }
 
     /// Answers an operation from memory, or else hands it to a worker and lets the event loop go on.
@@ -611,6 +611,7 @@ impl Attr {
     const NOTHING: Self = Self {
         inode: 0,
         kind: Kind::File,
+        mode: Mode::Plain,
         size: 0,
         mtime: 0,
     };
@@ -621,13 +622,21 @@ impl Attr {
 struct Owner {
     uid: u32,
     gid: u32,
+    /// Whether programs can be executed, so that it is worth while to tell which files are some.
+    exec: bool,
 }
 
 impl Owner {
     fn attr(self, attr: Attr) -> FileAttr {
-        let (kind, perm, nlink) = match attr.kind {
-            Kind::Directory => (FileType::Directory, 0o555, 2),
-            Kind::File => (FileType::RegularFile, 0o444, 1),
+        let kind = match attr.kind {
+            Kind::Directory => FileType::Directory,
+            Kind::File => FileType::RegularFile,
+        };
+        let perm = match (attr.kind, attr.mode) {
+            (_, Mode::Unreadable) => 0,
+            (Kind::Directory, _) => 0o555,
+            (Kind::File, Mode::Executable) if self.exec => 0o555,
+            (Kind::File, _) => 0o444,
         };
         let mtime = time(attr.mtime);
         let size = match is_measured(attr) {
@@ -644,7 +653,8 @@ impl Owner {
             crtime: mtime,
             kind,
             perm,
-            nlink,
+            // Of a directory, too: 2 would say that it has no subdirectories, and programs would believe it.
+            nlink: 1,
             uid: self.uid,
             gid: self.gid,
             rdev: 0,

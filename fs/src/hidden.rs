@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
-use tinyp2p_net::types::Kind;
+use tinyp2p_net::types::{Kind, Mode};
 
 use crate::errno::Error;
 use crate::filesystem::{Attr, DirectoryEntry, Looked, ReadDone};
@@ -195,6 +195,7 @@ impl Hidden {
             return Ok(Attr {
                 inode: number,
                 kind: Kind::Directory,
+                mode: Mode::Plain,
                 size: 0,
                 mtime: now(),
             });
@@ -286,6 +287,7 @@ impl State {
         Attr {
             inode: number,
             kind,
+            mode: Mode::Plain,
             size,
             mtime: self.made,
         }

@@ -24,10 +24,10 @@ use std::sync::Arc;
 
 use tinyp2p_net::download::Has;
 use tinyp2p_net::generations::Generations;
-use tinyp2p_net::types::{Attributes, ContentId, Kind, PeerId, RelPath, Root, Version};
+use tinyp2p_net::types::{Attributes, ContentId, Kind, Mode, PeerId, RelPath, Root, Version};
 
 use self::numbers::{NoHashing, NumberMap};
-use crate::view::merge::{Item, Member, Source};
+use crate::view::merge::{Item, Member, Source, mode_of};
 
 /// The number of the mount's root.
 pub const ROOT: u64 = 1;
@@ -179,6 +179,7 @@ impl Inodes {
             inode.sources = Arc::new([Source {
                 member: Arc::new(member.clone()),
                 version: Version(0),
+                mode: Mode::Plain,
             }]);
         }
         (number, inode)
@@ -381,6 +382,11 @@ impl Inode {
         }
     }
 
+    /// What can be done with it.
+    pub fn mode(&self) -> Mode {
+        mode_of(&self.sources)
+    }
+
     /// The tree that it is a directory of; `None` for a file.
     pub fn tree(&self) -> Option<Tree> {
         match self.identity {
@@ -449,6 +455,7 @@ impl Inode {
             }
         };
         let sources = self.sources.iter();
+        let sources = sources.filter(|source| source.mode != Mode::Unreadable);
         sources.filter_map(move |source| Some((source.member.id, has(source)?)))
     }
 }

@@ -98,6 +98,12 @@ pub enum Error {
         /// The member.
         who: String,
     },
+    /// That member shares it, and cannot read it itself.
+    #[error("{who} may not read it: ask whoever shares it for the permission")]
+    Forbidden {
+        /// The member.
+        who: String,
+    },
     /// It comes whole or not at all, and has not come yet.
     #[error("the file is still on its way from {who}: try again")]
     Unfinished {

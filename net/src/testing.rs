@@ -3,7 +3,7 @@
 
 mod wire_peer;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,9 @@ use crate::client::{ByteStream, Peer};
 use crate::error::Error;
 use crate::merkle::{SUBTREE_BLOCKS, Tree, TreeHasher};
 use crate::share::journal::Journal;
-use crate::types::{Attributes, ByteRange, Entry, Kind, Name, PeerId, RelPath, Root, Version};
+use crate::types::{
+    Attributes, ByteRange, Entry, Kind, Mode, Name, PeerId, RelPath, Root, Version,
+};
 use crate::wire::{
     BatchAnswer, BatchItem, Change, Changes, ChangesRequest, Depth, Fault, FaultCode, ListRequest,
     Listing, MAX_SMALL_FILE, Request, Response, SearchPage, SearchRequest, StatRequest,
@@ -60,6 +62,10 @@ pub struct MemoryPeer {
     changed: Condvar,
     trees: Mutex<BTreeMap<Root, Tree>>,
     kept: Mutex<BTreeMap<Root, (Vec<u8>, ByteRange)>>,
+    /// What its listings say of permissions, where that is not [`Mode::Plain`].
+    modes: Mutex<BTreeMap<RelPath, Mode>>,
+    /// What it cannot read, whatever its listings say.
+    locked: Mutex<BTreeSet<RelPath>>,
     /// `None` while it does not watch what it told.
     journal: Mutex<Option<Journal>>,
     moved: Condvar,
@@ -79,6 +85,8 @@ impl MemoryPeer {
             changed: Condvar::new(),
             trees: Mutex::default(),
             kept: Mutex::default(),
+            modes: Mutex::default(),
+            locked: Mutex::default(),
             journal: Mutex::default(),
             moved: Condvar::new(),
             calls: AtomicUsize::new(0),
@@ -100,6 +108,7 @@ impl MemoryPeer {
         let size = content.len() as u64;
         let attributes = Attributes {
             kind: Kind::File,
+            mode: Mode::Plain,
             size,
             mtime,
             version,
@@ -238,6 +247,33 @@ impl MemoryPeer {
         self.note(path);
     }
 
+    /// Gives what lies at `path` this mode, in what it says and in what it does.
+    ///
+    /// # Panics
+    /// If `path` is not a valid path: a mistake in a test.
+    pub fn chmod(&self, path: &str, mode: Mode) {
+        let path = RelPath::new(path.as_bytes()).expect("a valid path");
+        match mode {
+            Mode::Unreadable => self.locked.lock().insert(path.clone()),
+            Mode::Plain | Mode::Executable => self.locked.lock().remove(&path),
+        };
+        self.modes.lock().insert(path.clone(), mode);
+        self.note(path);
+    }
+
+    /// Loses the permission to read the file at `path`, and does not say so in listings.
+    ///
+    /// # Panics
+    /// If `path` is not a valid path: a mistake in a test.
+    pub fn lock(&self, path: &str) {
+        let path = RelPath::new(path.as_bytes()).expect("a valid path");
+        self.locked.lock().insert(path);
+    }
+
+    fn mode(&self, path: &RelPath) -> Mode {
+        self.modes.lock().get(path).copied().unwrap_or_default()
+    }
+
     /// Changes how questions are treated, those that wait already included.
     pub fn behave(&self, behaviour: Behaviour) {
         *self.behaviour.lock() = behaviour;
@@ -338,16 +374,23 @@ impl MemoryPeer {
             } else {
                 DIRECTORY
             };
-            children.insert(name, attributes);
+            let mode = directory.join(&name).map(|path| self.mode(&path));
+            let mode = mode.unwrap_or_default();
+            children.insert(name, Attributes { mode, ..attributes });
         }
         children
     }
 
     fn attributes(&self, path: &RelPath) -> Option<Attributes> {
+        let mode = self.mode(path);
         if let Some((attributes, _)) = self.files.lock().get(path) {
-            return Some(*attributes);
+            return Some(Attributes {
+                mode,
+                ..*attributes
+            });
         }
-        (path.is_root() || !self.children(path).is_empty()).then_some(DIRECTORY)
+        let is_there = path.is_root() || !self.children(path).is_empty();
+        is_there.then_some(Attributes { mode, ..DIRECTORY })
     }
 
     /// The `count` names behind `after`, each of 248 bytes.
@@ -380,6 +423,9 @@ impl MemoryPeer {
             Some(Kind::Directory) => {}
             Some(Kind::File) => return Err(Fault::new(FaultCode::NotADirectory, "a file")),
             None => return Err(Fault::new(FaultCode::NotFound, "no such directory")),
+        }
+        if self.locked.lock().contains(&request.directory) {
+            return Err(Fault::new(FaultCode::Forbidden, "not for this member"));
         }
         let mut rest = self
             .children(&request.directory)
@@ -425,7 +471,16 @@ impl MemoryPeer {
         let matches = rest
             .by_ref()
             .take(request.limit as usize)
-            .map(|(path, (attributes, _))| (path.clone(), *attributes))
+            .map(|(path, (attributes, _))| {
+                let mode = self.mode(path);
+                (
+                    path.clone(),
+                    Attributes {
+                        mode,
+                        ..*attributes
+                    },
+                )
+            })
             .collect();
         Ok(SearchPage {
             matches,
@@ -436,6 +491,7 @@ impl MemoryPeer {
 
 const ENDLESS: Attributes = Attributes {
     kind: Kind::File,
+    mode: Mode::Plain,
     size: 1,
     mtime: 1,
     version: Version(1),
@@ -444,6 +500,7 @@ const ENDLESS: Attributes = Attributes {
 
 const DIRECTORY: Attributes = Attributes {
     kind: Kind::Directory,
+    mode: Mode::Plain,
     size: 0,
     mtime: 0,
     version: Version(1),
@@ -525,6 +582,9 @@ impl Peer for MemoryPeer {
         let (attributes, content) = files
             .get(path)
             .ok_or_else(|| Error::NotFound { who: self.who() })?;
+        if self.locked.lock().contains(path) {
+            return Err(Error::Forbidden { who: self.who() });
+        }
         if attributes.version != version {
             return Err(Error::Changed { who: self.who() });
         }
@@ -568,6 +628,7 @@ impl Peer for MemoryPeer {
         let files = self.files.lock();
         let answers = items.iter().map(|item| match files.get(&item.path) {
             None => BatchAnswer::NotFound,
+            Some(_) if self.locked.lock().contains(&item.path) => BatchAnswer::Forbidden,
             Some((attributes, _)) if attributes.version != item.version => BatchAnswer::Changed,
             Some((attributes, _)) if attributes.size > MAX_SMALL_FILE => BatchAnswer::TooLarge,
             Some((_, content)) => {

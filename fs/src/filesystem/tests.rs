@@ -9,6 +9,7 @@ use tinyp2p_net::testing::{Behaviour, MemoryPeer};
 use super::*;
 use crate::testing::MemoryNetwork;
 
+mod modes;
 mod trees;
 
 const SOON: Duration = Duration::from_secs(30);

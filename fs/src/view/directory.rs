@@ -264,15 +264,17 @@ fn original(items: &[Item], index: u32) -> Option<&Name> {
 
 /// What the only member that has `item` said of it.
 fn attributes(item: &Item) -> Option<Attributes> {
+    let source = item.sources.first()?;
     Some(Attributes {
         kind: item.kind,
+        mode: source.mode,
         size: if item.kind == Kind::Directory {
             0
         } else {
             item.size
         },
         mtime: item.mtime,
-        version: item.sources.first()?.version,
+        version: source.version,
         root: item.root,
     })
 }

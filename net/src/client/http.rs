@@ -325,6 +325,7 @@ impl HttpPeer {
                 let error = match status {
                     StatusCode::PRECONDITION_FAILED => Error::Changed { who: who() },
                     StatusCode::NOT_FOUND => Error::NotFound { who: who() },
+                    StatusCode::FORBIDDEN => Error::Forbidden { who: who() },
                     status => unexpected(&lane, status),
                 };
                 let is_whole = content_length(&head) == Some(0)

@@ -203,7 +203,7 @@ impl Sources {
         let may_have_more = source.is_doubtful && source.rate.is_some();
         let lost = match error {
             Error::NotFound { .. } => !may_have_more,
-            Error::Changed { .. } | Error::WrongBytes { .. } => true,
+            Error::Changed { .. } | Error::WrongBytes { .. } | Error::Forbidden { .. } => true,
             _ => false,
         };
         if lost || source.strikes >= MAX_STRIKES {

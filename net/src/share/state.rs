@@ -6,6 +6,7 @@ use rustix::fs::{AtFlags, FileType, Statx, StatxFlags, StatxTimestamp, statx};
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
+use super::access::Permissions;
 use super::mounts::Device;
 use super::wishes::FileId;
 use crate::types::{Attributes, Kind, Version};
@@ -22,6 +23,7 @@ pub(super) struct State {
     size: u64,
     modified: Moment,
     changed: Moment,
+    permissions: Permissions,
 }
 
 /// Seconds and nanoseconds since 1970.
@@ -91,6 +93,7 @@ impl State {
         let kind = self.kind()?;
         Some(Attributes {
             kind,
+            mode: self.permissions.of_opened(kind),
             size: self.content_size(),
             mtime: self.mtime(),
             version: self.version(),
@@ -114,6 +117,11 @@ impl State {
         let digest: [u8; 32] = digest.finalize().into();
         let [a, b, c, d, e, f, g, h, ..] = digest;
         Version(u64::from_be_bytes([a, b, c, d, e, f, g, h]))
+    }
+
+    /// Who may do what with it.
+    pub(super) fn permissions(&self) -> Permissions {
+        self.permissions
     }
 
     /// Which file it is a state of.
@@ -140,6 +148,11 @@ impl From<Statx> for State {
             size: stat.stx_size,
             modified: moment(stat.stx_mtime),
             changed: moment(stat.stx_ctime),
+            permissions: Permissions {
+                bits: stat.stx_mode,
+                user: stat.stx_uid,
+                group: stat.stx_gid,
+            },
         }
     }
 }
@@ -163,6 +176,11 @@ mod tests {
         size: 11,
         modified: (-1, 500),
         changed: (2, 3),
+        permissions: Permissions {
+            bits: 0o644,
+            user: 0,
+            group: 0,
+        },
     };
 
     #[test]

@@ -4,8 +4,8 @@
 //! and 33 bytes, or 76 with a root, and is decoded without a tag in sight. Numbers are big-endian
 //! 64-bit, names are each ended by a NUL byte, which no name can contain.
 
-use super::fields::{Fields, Refusal};
-use crate::types::{Attributes, Kind, Root, Version};
+use super::fields::{Fields, Refusal, text};
+use crate::types::{Attributes, Kind, Mode, Root, Version};
 use crate::xmlrpc::Value;
 
 /// The attribute columns of a message, one element per entry in each.
@@ -16,6 +16,8 @@ pub(super) struct Columns {
     mtimes: Vec<u8>,
     versions: Vec<u8>,
     roots: Vec<u8>,
+    /// Empty when all are plain.
+    modes: String,
 }
 
 impl Columns {
@@ -23,6 +25,13 @@ impl Columns {
     pub(super) fn of<'a>(rows: impl Iterator<Item = Option<&'a Attributes>> + Clone) -> Self {
         let mut columns = Self::default();
         let any_root = rows.clone().flatten().any(|row| row.root.is_some());
+        let any_mode = rows.clone().flatten().any(|row| row.mode != Mode::Plain);
+        if any_mode {
+            let modes = rows
+                .clone()
+                .map(|row| row.map_or(Mode::Plain, |row| row.mode));
+            columns.modes = modes.map(letter).collect();
+        }
         for row in rows {
             columns.push(row, any_root);
         }
@@ -51,14 +60,17 @@ impl Columns {
     }
 
     /// The columns as members of a result.
-    pub(super) fn into_members(self) -> [(&'static str, Value); 5] {
-        [
+    pub(super) fn into_members(self) -> impl Iterator<Item = (&'static str, Value)> {
+        let always = [
             ("kinds", Value::String(self.kinds)),
             ("sizes", Value::Bytes(self.sizes)),
             ("mtimes", Value::Bytes(self.mtimes)),
             ("versions", Value::Bytes(self.versions)),
             ("roots", Value::Bytes(self.roots)),
-        ]
+        ];
+        let modes = Some(self.modes).filter(|modes| !modes.is_empty());
+        let modes = modes.map(|modes| ("modes", Value::String(modes)));
+        always.into_iter().chain(modes)
     }
 
     /// Takes the columns out of a result of at most `most` entries; all have the same length.
@@ -69,6 +81,10 @@ impl Columns {
             mtimes: fields.bytes("mtimes")?,
             versions: fields.bytes("versions")?,
             roots: fields.bytes("roots")?,
+            modes: match fields.optional("modes") {
+                Some(modes) => text(modes, "modes")?,
+                None => String::new(),
+            },
         };
         let entries = columns.len();
         if entries > most {
@@ -76,7 +92,8 @@ impl Columns {
         }
         let numbers = [&columns.sizes, &columns.mtimes, &columns.versions];
         let agree = numbers.iter().all(|column| column.len() == entries * 8)
-            && (columns.roots.is_empty() || columns.roots.len() == entries * 32);
+            && (columns.roots.is_empty() || columns.roots.len() == entries * 32)
+            && (columns.modes.is_empty() || columns.modes.len() == entries);
         if !agree {
             return Err(Refusal::invalid("the columns differ in length"));
         }
@@ -90,7 +107,7 @@ impl Columns {
 
     /// The entries in order, each checked.
     pub(super) fn rows(&self) -> impl Iterator<Item = Result<Option<Attributes>, Refusal>> {
-        let roots = self.roots.as_chunks().0;
+        let (roots, modes) = (self.roots.as_chunks().0, self.modes.as_bytes());
         self.kinds
             .bytes()
             .zip(self.sizes.as_chunks().0)
@@ -101,6 +118,7 @@ impl Columns {
                 let root = roots.get(i).filter(|root| **root != [0; 32]);
                 let row = |kind| Attributes {
                     kind,
+                    mode: modes.get(i).map_or(Mode::Plain, |letter| mode(*letter)),
                     size: u64::from_be_bytes(*size),
                     mtime: i64::from_be_bytes(*mtime),
                     version: Version(u64::from_be_bytes(*version)),
@@ -113,6 +131,24 @@ impl Columns {
                     _ => Err(Refusal::invalid("an unknown kind of entry")),
                 }
             })
+    }
+}
+
+/// One letter of the column `modes`.
+fn letter(mode: Mode) -> char {
+    match mode {
+        Mode::Plain => 'r',
+        Mode::Executable => 'x',
+        Mode::Unreadable => '-',
+    }
+}
+
+/// What a letter means. Those that this program does not know say nothing.
+fn mode(letter: u8) -> Mode {
+    match letter {
+        b'x' => Mode::Executable,
+        b'-' => Mode::Unreadable,
+        _ => Mode::Plain,
     }
 }
 

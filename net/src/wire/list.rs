@@ -14,8 +14,8 @@ struct tinyp2p.list(struct)
 One directory, in pages. Parameter: path (string or base64, empty for the root), after (string or
 base64, the last name of the page before; left out for the first page), limit (int, at least 1; a page
 never holds more than 8192 entries), watch (boolean, may be left out). Result: version (i8), mtime (i8,
-nanoseconds since 1970), more (boolean), the columns names, kinds, sizes, mtimes, versions, roots, sorted
-by the names' bytes, and counter (i8) if the directory is watched; with watch, where there is no
+nanoseconds since 1970), more (boolean), the columns names, kinds, sizes, mtimes, versions, roots, and
+modes where not all are plain, sorted by the names' bytes, and counter (i8) if the directory is watched; with watch, where there is no
 directory: none (boolean, true), and counter.";
 
 /// Asks for the entries of `directory` whose names sort (as bytes) behind `after`.
@@ -78,7 +78,6 @@ impl Listing {
 
     pub(super) fn to_value(&self) -> Value {
         let columns = Columns::of(self.entries.iter().map(|entry| Some(&entry.attributes)));
-        let [kinds, sizes, mtimes, versions, roots] = columns.into_members();
         let listing = [
             ("version", Value::Int(self.version.0.cast_signed())),
             ("mtime", Value::Int(self.mtime)),
@@ -87,15 +86,11 @@ impl Listing {
                 "names",
                 join(self.entries.iter().map(|entry| entry.name.as_bytes())),
             ),
-            kinds,
-            sizes,
-            mtimes,
-            versions,
-            roots,
         ];
+        let listing = listing.into_iter().chain(columns.into_members());
         let counter = self.counter.map(counter_to_value);
         let counter = counter.map(|counter| ("counter", counter));
-        members(listing.into_iter().chain(counter))
+        members(listing.chain(counter))
     }
 
     /// A page that answers `request`. An empty page that promises more is refused: who believed it

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::fields::structure;
 use super::*;
-use crate::types::{Address, Attributes, Entry, Kind, Name, PeerId, RelPath, Root, Version};
+use crate::types::{Address, Attributes, Entry, Kind, Mode, Name, PeerId, RelPath, Root, Version};
 use crate::xmlrpc::{Value, write_call, write_response};
 
 fn any_name() -> impl Strategy<Value = Name> {
@@ -27,9 +27,16 @@ fn any_path() -> impl Strategy<Value = RelPath> {
 
 fn any_attributes() -> impl Strategy<Value = Attributes> {
     let root = option::of(prop::array::uniform32(1u8..).prop_map(Root::from_bytes));
-    let file = (0..=i64::MAX as u64, any::<i64>(), any::<u64>(), root).prop_map(
-        |(size, mtime, version, root)| Attributes {
+    let mode = prop_oneof![
+        6 => Just(Mode::Plain),
+        1 => Just(Mode::Executable),
+        1 => Just(Mode::Unreadable),
+    ];
+    let sizes = 0..=i64::MAX as u64;
+    let file = (mode, sizes, any::<i64>(), any::<u64>(), root).prop_map(
+        |(mode, size, mtime, version, root)| Attributes {
             kind: Kind::File,
+            mode,
             size,
             mtime,
             version: Version(version),
@@ -38,6 +45,7 @@ fn any_attributes() -> impl Strategy<Value = Attributes> {
     );
     let directory = (any::<i64>(), any::<u64>()).prop_map(|(mtime, version)| Attributes {
         kind: Kind::Directory,
+        mode: Mode::Plain,
         size: 0,
         mtime,
         version: Version(version),
@@ -213,6 +221,7 @@ fn stat(paths: usize) -> Request {
 fn file(size: u64) -> Attributes {
     Attributes {
         kind: Kind::File,
+        mode: Mode::Plain,
         size,
         mtime: 0,
         version: Version(1),
@@ -620,6 +629,32 @@ fn columns_that_disagree_are_refused() {
         });
         assert!(is_malformed(&missing), "{name}");
     }
+}
+
+#[test]
+fn modes_are_told_where_one_is_not_plain_and_unknown_ones_say_nothing() {
+    let modes = |answer: &Value| match answer {
+        Value::Struct(members) => members.get("modes").cloned(),
+        _ => None,
+    };
+    let mut listing = page(&["a", "b", "c"]);
+    assert_eq!(modes(&listing.to_value()), None);
+    listing.entries[1].attributes.mode = Mode::Executable;
+    listing.entries[2].attributes.mode = Mode::Unreadable;
+    let told = listing.to_value();
+    assert_eq!(modes(&told), Some("rx-".into()));
+    let with = |letters: &str| {
+        bent(&list(None, 9), told.clone(), |m| {
+            m.insert("modes".into(), letters.into());
+        })
+    };
+    let Ok(Response::List(read)) = with("x?r") else {
+        panic!("refused");
+    };
+    let read = read.entries.iter().map(|entry| entry.attributes.mode);
+    let expected = [Mode::Executable, Mode::Plain, Mode::Plain];
+    assert!(read.eq(expected));
+    assert!(is_malformed(&with("rx")) && is_malformed(&with("rx-r")));
 }
 
 #[test]

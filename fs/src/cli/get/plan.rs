@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tinyp2p_net::types::{Attributes, Entry, Kind, Name, PeerId, RelPath, Root, Version};
+use tinyp2p_net::types::{Attributes, Entry, Kind, Mode, Name, PeerId, RelPath, Root, Version};
 
 use crate::cli::search::Found;
 use crate::view::merge::{self, Member};
@@ -68,6 +68,7 @@ type Listing = BTreeMap<Name, Attributes>;
 /// What a member has where another has a file: all that matters of a directory is that it keeps its name.
 const DIRECTORY: Attributes = Attributes {
     kind: Kind::Directory,
+    mode: Mode::Plain,
     size: 0,
     mtime: 0,
     version: Version(0),
@@ -202,6 +203,7 @@ mod tests {
     fn file(path: &str, size: u64, mtime: i64) -> (RelPath, Attributes) {
         let attributes = Attributes {
             kind: Kind::File,
+            mode: Mode::Plain,
             size,
             mtime,
             version: Version(size ^ mtime as u64),

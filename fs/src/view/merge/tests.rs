@@ -27,6 +27,7 @@ fn rooted(name: &str, size: u64, mtime: i64, root: Option<u8>) -> Entry {
         name: name_of(name),
         attributes: Attributes {
             kind: Kind::File,
+            mode: Mode::Plain,
             size,
             mtime,
             version: Version(size ^ mtime as u64),
@@ -60,6 +61,43 @@ fn shown(items: &[Item]) -> Vec<(String, u64, Vec<u8>)> {
 
 fn row(name: &str, size: u64, holders: &[u8]) -> (String, u64, Vec<u8>) {
     (name.into(), size, holders.to_vec())
+}
+
+#[test]
+fn what_can_be_read_keeps_the_name_against_what_cannot() {
+    let mut unreadable = rooted("x", 1, 9, None);
+    unreadable.attributes.mode = Mode::Unreadable;
+    let items = directory(
+        vec![
+            (member(1, "ann"), vec![unreadable.clone()]),
+            (member(2, "bob"), vec![unreadable]),
+            (member(3, "carl"), vec![file("x", 2, 1)]),
+        ],
+        None,
+    );
+    let modes: Vec<_> = items.iter().map(|item| (item.size, item.mode())).collect();
+    let unreadable = (1, Mode::Unreadable);
+    assert_eq!(modes, [(2, Mode::Plain), unreadable, unreadable]);
+    assert_eq!(items[0].name, name_of("x"));
+}
+
+#[test]
+fn whoever_can_read_a_content_has_it_for_all() {
+    let with = |mode| {
+        let mut entry = rooted("x", 1, 1, Some(1));
+        entry.attributes.mode = mode;
+        vec![entry]
+    };
+    let mode = |modes: &[Mode]| {
+        let said = (1..)
+            .zip(modes)
+            .map(|(n, mode)| (member(n, "m"), with(*mode)));
+        directory(said.collect(), None)[0].mode()
+    };
+    use Mode::{Executable, Plain, Unreadable};
+    assert_eq!(mode(&[Unreadable, Plain]), Plain);
+    assert_eq!(mode(&[Plain, Unreadable, Executable]), Executable);
+    assert_eq!(mode(&[Unreadable, Unreadable]), Unreadable);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use super::super::Url;
 use super::super::store::Kept;
 use crate::client::Need;
-use crate::types::{Attributes, Kind, Name, Root, Version};
+use crate::types::{Attributes, Kind, Mode, Name, Root, Version};
 use crate::xmlrpc::is_xml_char;
 
 /// A content that was fetched is that of the file for at least this long: nobody tells when it changes.
@@ -157,6 +157,7 @@ impl Seen {
         let fetched = self.fetched.as_ref();
         Attributes {
             kind: Kind::File,
+            mode: Mode::Plain,
             size: fetched.map_or(Attributes::UNKNOWN_SIZE, |fetched| fetched.size),
             mtime: self.mtime,
             version: self.version,

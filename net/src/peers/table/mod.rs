@@ -31,7 +31,7 @@ use crate::auth::AddressSource;
 use crate::error::Error;
 use crate::fairness::SourceNetwork;
 use crate::types::{Address, PeerId};
-use crate::wire::{Hello, MemberRecord};
+use crate::wire::{FaultCode, Hello, MemberRecord};
 
 /// How many workers act on one table.
 pub(crate) const WORKERS: usize = 16;
@@ -465,12 +465,12 @@ impl Table {
 }
 
 /// True for what people should know of a member that is there all the same. That one file is not there,
-/// or has changed, is nobody's fault.
+/// has changed or must not be read, is nobody's fault.
 fn is_trouble(error: &Error) -> bool {
     match error {
         Error::Busy { .. } | Error::Slow { .. } => true,
         Error::Misbehaved { .. } | Error::WrongBytes { .. } => true,
-        Error::Fault { fault, .. } => !fault.is_absence(),
+        Error::Fault { fault, .. } => !fault.is_absence() && fault.code != FaultCode::Forbidden,
         _ => false,
     }
 }
