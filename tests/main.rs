@@ -24,6 +24,7 @@ mod legacy_mixed;
 mod liars;
 mod listing;
 mod many;
+mod moves;
 mod password;
 mod permissions;
 mod probes;

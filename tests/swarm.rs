@@ -113,6 +113,7 @@ impl Swarm {
             programs: Path::new(MOUNT).parent().expect("a directory").to_owned(),
             host: None,
             is_unprivileged: false,
+            everywhere: false,
             options: Vec::new(),
             peers: Vec::new(),
             mounted: false,
@@ -162,6 +163,7 @@ pub(crate) struct Node {
     programs: PathBuf,
     host: Option<Host>,
     is_unprivileged: bool,
+    everywhere: bool,
     options: Vec<OsString>,
     runtime: PathBuf,
     peers: Vec<String>,
@@ -229,6 +231,12 @@ impl Node {
     /// Is stopped by permission bits, as everybody but root is.
     pub(crate) fn unprivileged(mut self) -> Self {
         self.is_unprivileged = true;
+        self
+    }
+
+    /// Listens on all addresses of its host, also those that it gets later.
+    pub(crate) fn everywhere(mut self) -> Self {
+        self.everywhere = true;
         self
     }
 
@@ -327,7 +335,10 @@ impl Node {
             "--state-dir".into(),
             self.state().into(),
             "--listen".into(),
-            self.socket().to_string().into(),
+            match self.everywhere {
+                true => format!("[::]:{PORT}").into(),
+                false => self.socket().to_string().into(),
+            },
             "--name".into(),
             self.name.clone().into(),
             "--log".into(),

@@ -110,6 +110,7 @@ fn network_errno(error: &NetError) -> i32 {
         | NetError::OtherIdentity { .. }
         | NetError::Myself { .. }
         | NetError::Misbehaved { .. }
+        | NetError::Moved { .. }
         | NetError::WrongBytes { .. }
         | NetError::Local { .. } => libc::EIO,
     }
@@ -200,6 +201,7 @@ mod tests {
             ),
             ("Myself", NetError::Myself { who: who() }.into()),
             ("Misbehaved", NetError::misbehaved("ann", "why").into()),
+            ("Moved", NetError::Moved { who: who() }.into()),
             ("WrongBytes", NetError::WrongBytes { who: who() }.into()),
             (
                 "Local",

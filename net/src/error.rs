@@ -92,6 +92,12 @@ pub enum Error {
         /// Its fault.
         fault: Fault,
     },
+    /// The connection was given up, because the member has another address by now. To be asked again, at once.
+    #[error("{who} has another address by now")]
+    Moved {
+        /// The address that it was asked at.
+        who: String,
+    },
     /// There is no such file at that member.
     #[error("{who} does not have that file")]
     NotFound {

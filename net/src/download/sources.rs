@@ -196,6 +196,11 @@ impl Sources {
     /// `source` has failed: it rests, or is given up when the failure will not pass.
     pub(crate) fn failed(&mut self, source: usize, error: &Error, now: Instant) {
         let source = &mut self.all[source];
+        // Where it is now, it has not failed.
+        if matches!(error, Error::Moved { .. }) {
+            source.rest_until = None;
+            return;
+        }
         if matches!(error, Error::Misbehaved { .. }) {
             source.strikes += 1;
         }
