@@ -26,7 +26,7 @@ use fuser::{
 };
 use tinyp2p_net::config::CALL_DEADLINE;
 use tinyp2p_net::download::Patience;
-use tinyp2p_net::types::{Attributes, Kind, Mode};
+use tinyp2p_net::types::{Attributes, Kind, Mode, UnixTime};
 
 use crate::errno::{self, Error};
 use crate::expire::{Busy, Expirer};
@@ -677,14 +677,16 @@ fn ttl(attr: Attr) -> Duration {
     }
 }
 
-/// Nanoseconds since 1970 as a point in time; the years 1678 to 2262 fit both.
-fn time(nanoseconds: i64) -> SystemTime {
-    let distance = Duration::from_nanos(nanoseconds.unsigned_abs());
-    if nanoseconds < 0 {
-        UNIX_EPOCH - distance
-    } else {
-        UNIX_EPOCH + distance
-    }
+/// The same point in time. The seconds fit into 64 bits, here and there.
+fn time(at: UnixTime) -> SystemTime {
+    let distance = at.unsigned_abs();
+    let seconds = u64::try_from(distance / 1_000_000_000).unwrap_or(u64::MAX);
+    let distance = Duration::new(seconds, (distance % 1_000_000_000) as u32);
+    let time = match at < 0 {
+        true => UNIX_EPOCH.checked_sub(distance),
+        false => UNIX_EPOCH.checked_add(distance),
+    };
+    time.unwrap_or(UNIX_EPOCH)
 }
 
 #[cfg(test)]

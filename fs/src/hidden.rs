@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
-use tinyp2p_net::types::{Kind, Mode};
+use tinyp2p_net::types::{Kind, Mode, UnixTime};
 
 use crate::errno::Error;
 use crate::filesystem::{Attr, DirectoryEntry, Looked, ReadDone};
@@ -69,7 +69,7 @@ struct States {
 #[derive(Clone)]
 struct State {
     content: Content,
-    made: i64,
+    made: UnixTime,
     lookups: u64,
 }
 
@@ -294,10 +294,9 @@ impl State {
     }
 }
 
-fn now() -> i64 {
+fn now() -> UnixTime {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    let now = now.ok().and_then(|now| i64::try_from(now.as_nanos()).ok());
-    now.unwrap_or(0)
+    now.map_or(0, |now| now.as_nanos().cast_signed())
 }
 
 #[cfg(test)]

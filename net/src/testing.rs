@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::merkle::{SUBTREE_BLOCKS, Tree, TreeHasher};
 use crate::share::journal::Journal;
 use crate::types::{
-    Attributes, ByteRange, Entry, Kind, Mode, Name, PeerId, RelPath, Root, Version,
+    Attributes, ByteRange, Entry, Kind, Mode, Name, PeerId, RelPath, Root, UnixTime, Version,
 };
 use crate::wire::{
     BatchAnswer, BatchItem, Change, Changes, ChangesRequest, Depth, Fault, FaultCode, ListRequest,
@@ -101,7 +101,7 @@ impl MemoryPeer {
     ///
     /// # Panics
     /// If `path` is not a valid path: a mistake in a test.
-    pub fn put(&self, path: &str, content: impl Into<Vec<u8>>, mtime: i64) -> Attributes {
+    pub fn put(&self, path: &str, content: impl Into<Vec<u8>>, mtime: UnixTime) -> Attributes {
         let content = content.into();
         let path = RelPath::new(path.as_bytes()).expect("a valid path");
         let version = Version(fingerprint(&content) ^ mtime as u64);
@@ -189,7 +189,12 @@ impl MemoryPeer {
     ///
     /// # Panics
     /// If `path` is not a valid path: a mistake in a test.
-    pub fn put_rooted(&self, path: &str, content: impl Into<Vec<u8>>, mtime: i64) -> Attributes {
+    pub fn put_rooted(
+        &self,
+        path: &str,
+        content: impl Into<Vec<u8>>,
+        mtime: UnixTime,
+    ) -> Attributes {
         let content = content.into();
         let mut hasher = TreeHasher::default();
         hasher.update(&content);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
-use tinyp2p_net::types::MAX_NAME_BYTES;
+use tinyp2p_net::types::{MAX_NAME_BYTES, UnixTime};
 
 use super::*;
 
@@ -18,11 +18,11 @@ fn name_of(text: &str) -> Name {
     Name::new(text.as_bytes()).unwrap()
 }
 
-fn file(name: &str, size: u64, mtime: i64) -> Entry {
+fn file(name: &str, size: u64, mtime: UnixTime) -> Entry {
     rooted(name, size, mtime, None)
 }
 
-fn rooted(name: &str, size: u64, mtime: i64, root: Option<u8>) -> Entry {
+fn rooted(name: &str, size: u64, mtime: UnixTime, root: Option<u8>) -> Entry {
     Entry {
         name: name_of(name),
         attributes: Attributes {
@@ -36,7 +36,7 @@ fn rooted(name: &str, size: u64, mtime: i64, root: Option<u8>) -> Entry {
     }
 }
 
-fn folder(name: &str, mtime: i64) -> Entry {
+fn folder(name: &str, mtime: UnixTime) -> Entry {
     let mut entry = file(name, 0, mtime);
     entry.attributes.kind = Kind::Directory;
     entry
@@ -337,7 +337,7 @@ fn whoever_quarrels_little_is_not_left_out_for_those_who_quarrel_much() {
     let listing = |from: usize, count: usize| -> Vec<Entry> {
         let names = from..from + count;
         names
-            .map(|n| file(&format!("{n:04}"), 1, from as i64))
+            .map(|n| file(&format!("{n:04}"), 1, from as i128))
             .collect()
     };
     let listings = vec![
@@ -399,7 +399,7 @@ fn entry() -> impl Strategy<Value = Entry> {
         "x (m1) (m2)",
     ]);
     let root = prop::option::weighted(0.4, 0..3u8);
-    (names, 0..3u64, 0..3i64, root, prop::bool::weighted(0.2)).prop_map(
+    (names, 0..3u64, 0..3i128, root, prop::bool::weighted(0.2)).prop_map(
         |(name, size, mtime, root, is_folder)| {
             if is_folder {
                 folder(name, mtime)
