@@ -28,6 +28,18 @@ impl Host {
         self.address
     }
 
+    /// Takes the address away and gives the host the one with this last number instead, as another lease would.
+    pub(crate) fn move_to(&self, last: u8) {
+        let ip = |arguments: &[&str]| {
+            ip(&[&["-n", &self.namespace], arguments].concat());
+        };
+        ip(&["address", "flush", "dev", "eth0", "scope", "global"]);
+        let address = format!("10.204.0.{last}/24");
+        ip(&["address", "add", &address, "dev", "eth0"]);
+        // It went with the last address.
+        ip(&["route", "replace", "default", "dev", "eth0"]);
+    }
+
     /// A command that runs in this host's network.
     pub(crate) fn command(&self, program: &str) -> Command {
         let mut command = Command::new("nsenter");

@@ -15,6 +15,7 @@ mod slow_link;
 mod stranger;
 mod swarm;
 
+mod attributes;
 mod changes;
 mod discovery;
 mod failure;
@@ -28,6 +29,7 @@ mod legacy_mixed;
 mod liars;
 mod listing;
 mod many;
+mod moves;
 mod output;
 mod password;
 mod places;

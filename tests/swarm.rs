@@ -112,6 +112,8 @@ impl Swarm {
             log_level: "debug",
             programs: Path::new(MOUNT).parent().expect("a directory").to_owned(),
             host: None,
+            is_unprivileged: false,
+            everywhere: false,
             options: Vec::new(),
             peers: Vec::new(),
             mounted: false,
@@ -160,6 +162,8 @@ pub(crate) struct Node {
     log_level: &'static str,
     programs: PathBuf,
     host: Option<Host>,
+    is_unprivileged: bool,
+    everywhere: bool,
     options: Vec<OsString>,
     runtime: PathBuf,
     peers: Vec<String>,
@@ -221,6 +225,18 @@ impl Node {
     pub(crate) fn on(mut self, host: &Host) -> Self {
         self.host = Some(host.clone());
         self.address = host.address();
+        self
+    }
+
+    /// Is stopped by permission bits, as everybody but root is.
+    pub(crate) fn unprivileged(mut self) -> Self {
+        self.is_unprivileged = true;
+        self
+    }
+
+    /// Listens on all addresses of its host, also those that it gets later.
+    pub(crate) fn everywhere(mut self) -> Self {
+        self.everywhere = true;
         self
     }
 
@@ -298,7 +314,16 @@ impl Node {
 
     fn program(&self, name: &str) -> Command {
         let path = self.programs.join(name);
-        let mut command = program(&path.to_string_lossy(), &self.home, self.host.as_ref());
+        let (home, host) = (&self.home, self.host.as_ref());
+        let mut command = match self.is_unprivileged {
+            true => {
+                let mut command = program("setpriv", home, host);
+                command.args(["--bounding-set=-dac_override,-dac_read_search", "--"]);
+                command.arg(&path);
+                command
+            }
+            false => program(&path.to_string_lossy(), home, host),
+        };
         command.env("XDG_RUNTIME_DIR", &self.runtime);
         command
     }
@@ -310,7 +335,10 @@ impl Node {
             "--state-dir".into(),
             self.state().into(),
             "--listen".into(),
-            self.socket().to_string().into(),
+            match self.everywhere {
+                true => format!("[::]:{PORT}").into(),
+                false => self.socket().to_string().into(),
+            },
             "--name".into(),
             self.name.clone().into(),
             "--log".into(),

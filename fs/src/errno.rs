@@ -87,6 +87,7 @@ fn network_errno(error: &NetError) -> i32 {
         NetError::Fault { fault, .. } => match fault.code {
             FaultCode::NotFound => libc::ENOENT,
             FaultCode::NotADirectory => libc::ENOTDIR,
+            FaultCode::Forbidden => libc::EACCES,
             FaultCode::NotWellFormed
             | FaultCode::InvalidRequest
             | FaultCode::MethodNotFound
@@ -98,6 +99,7 @@ fn network_errno(error: &NetError) -> i32 {
             | FaultCode::Other(_) => libc::EIO,
         },
         NetError::Unfinished { .. } => libc::EAGAIN,
+        NetError::Forbidden { .. } => libc::EACCES,
         NetError::Unreachable { .. }
         | NetError::Timeout { .. }
         | NetError::Busy { .. }
@@ -108,6 +110,7 @@ fn network_errno(error: &NetError) -> i32 {
         | NetError::OtherIdentity { .. }
         | NetError::Myself { .. }
         | NetError::Misbehaved { .. }
+        | NetError::Moved { .. }
         | NetError::WrongBytes { .. }
         | NetError::Local { .. } => libc::EIO,
     }
@@ -121,6 +124,7 @@ pub fn level(error: &Error) -> Level {
             NetError::Misbehaved { .. } | NetError::WrongBytes { .. } | NetError::Local { .. },
         ) => Level::WARN,
         Error::Overloaded => Level::WARN,
+        Error::Network(NetError::Forbidden { .. }) => Level::DEBUG,
         Error::Network(_) | Error::Silent(_) | Error::Late | Error::Replaced => Level::INFO,
         _ => Level::DEBUG,
     }
@@ -167,6 +171,8 @@ mod tests {
                 fault(FaultCode::NotADirectory).into(),
             ),
             ("Fault: any other", fault(FaultCode::Internal).into()),
+            ("Forbidden", NetError::Forbidden { who: who() }.into()),
+            ("Fault: forbidden", fault(FaultCode::Forbidden).into()),
             ("Unfinished", NetError::Unfinished { who: who() }.into()),
             (
                 "Unreachable",
@@ -195,6 +201,7 @@ mod tests {
             ),
             ("Myself", NetError::Myself { who: who() }.into()),
             ("Misbehaved", NetError::misbehaved("ann", "why").into()),
+            ("Moved", NetError::Moved { who: who() }.into()),
             ("WrongBytes", NetError::WrongBytes { who: who() }.into()),
             (
                 "Local",

@@ -21,7 +21,7 @@ use tinyp2p_net::config::{CALL_DEADLINE, READ_DEADLINE};
 use tinyp2p_net::download::{Engine, Has, Source};
 use tinyp2p_net::error::Error as NetError;
 use tinyp2p_net::follow::{Listener, News};
-use tinyp2p_net::types::{Kind, MAX_NAME_BYTES, Name, PeerId, RelPath, Root};
+use tinyp2p_net::types::{Kind, MAX_NAME_BYTES, Mode, Name, PeerId, RelPath, Root, UnixTime};
 use tinyp2p_net::wire::{Change, MAX_SMALL_FILE};
 
 use crate::errno::Error;
@@ -56,10 +56,12 @@ pub struct Attr {
     pub inode: u64,
     /// File or directory.
     pub kind: Kind,
+    /// What can be done with it.
+    pub mode: Mode,
     /// Bytes; 0 for a directory; [`Attributes::UNKNOWN_SIZE`] while nobody who has the file tells.
     pub size: u64,
-    /// Nanoseconds since 1970.
-    pub mtime: i64,
+    /// Modification time.
+    pub mtime: UnixTime,
     /// True for a file that somebody has open: it may have grown a moment later.
     pub may_grow: bool,
 }
@@ -120,7 +122,7 @@ impl Filesystem {
     /// from `this_node`, if that is one of them.
     pub fn new(network: Arc<dyn Network>, engine: Arc<Engine>, this_node: Option<PeerId>) -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        let mtime = now.ok().and_then(|now| i64::try_from(now.as_nanos()).ok());
+        let mtime = now.map_or(0, |now| now.as_nanos().cast_signed());
         let view = Arc::new(View::new(Arc::clone(&network), this_node));
         let searches = Arc::new(Searches::new(Arc::clone(&network), this_node));
         let hidden = Hidden::new(
@@ -137,7 +139,7 @@ impl Filesystem {
             network,
             this_node,
             engine,
-            inodes: Mutex::new(Inodes::new(mtime.unwrap_or(0))),
+            inodes: Mutex::new(Inodes::new(mtime)),
             files: Handles::default(),
             directories: Handles::default(),
             expirer: OnceLock::new(),
@@ -254,17 +256,21 @@ impl Filesystem {
 
     /// Whether `mask`, as of access(2), is allowed.
     pub fn access(&self, number: u64, mask: i32) -> Result<(), Error> {
-        let kind = match is_hidden(number) {
-            true => self.hidden.attr(number)?.kind,
-            false => self.inode(number)?.kind(),
+        let attr = match is_hidden(number) {
+            true => self.hidden.attr(number)?,
+            false => Attr::of(number, &self.inode(number)?),
         };
         if mask & libc::W_OK != 0 {
             return Err(Error::ReadOnly);
         }
-        if mask & libc::X_OK != 0 && kind == Kind::File {
-            return Err(Error::NotExecutable);
+        match (attr.kind, attr.mode) {
+            (_, Mode::Unreadable) if mask & (libc::R_OK | libc::X_OK) != 0 => {
+                Err(forbidden(&self.inode(number)?))
+            }
+            // On a mount with `noexec` the kernel does not even ask.
+            (Kind::File, Mode::Plain) if mask & libc::X_OK != 0 => Err(Error::NotExecutable),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Opens a directory. It is fetched when its first entry is asked for: most programs that open a
@@ -427,6 +433,9 @@ impl Filesystem {
         }
         let inode = self.inode(number)?;
         let tree = inode.tree().ok_or(Error::NotADirectory)?;
+        if inode.mode() == Mode::Unreadable {
+            return Err(forbidden(&inode));
+        }
         Ok(Listed::Tree(tree, inode.path))
     }
 
@@ -490,11 +499,20 @@ impl Attr {
         Self {
             inode: number,
             kind: inode.kind(),
+            mode: inode.mode(),
             size: inode.size,
             mtime: inode.mtime,
             may_grow: false,
         }
     }
+}
+
+/// Why nothing can be done with what none of its holders can read.
+fn forbidden(inode: &Inode) -> Error {
+    let names = inode.sources.iter().map(|source| &*source.member.name);
+    let names: Vec<&str> = names.collect();
+    let who = names.join(", ");
+    NetError::Forbidden { who }.into()
 }
 
 fn join(directory: &RelPath, name: &Name) -> Result<RelPath, Error> {

@@ -26,7 +26,7 @@ use fuser::{
 };
 use tinyp2p_net::config::CALL_DEADLINE;
 use tinyp2p_net::download::Patience;
-use tinyp2p_net::types::{Attributes, Kind};
+use tinyp2p_net::types::{Attributes, Kind, Mode, UnixTime};
 
 use crate::errno::{self, Error};
 use crate::expire::{Busy, Expirer};
@@ -58,11 +58,12 @@ const GENERATION: Generation = Generation(0);
 
 /// `filesystem` as fuser wants it. Everything in the mount belongs to the user of this process.
 /// What members have news of goes to `expirer`, if the kernel knows what that is for; where somebody waits is told to
-/// `busy`.
+/// `busy`. With `exec`, files are shown as executable that are at their owner.
 pub fn adapter(
     filesystem: Arc<Filesystem>,
     expirer: Option<Expirer>,
     busy: Arc<Busy>,
+    exec: bool,
 ) -> impl fuser::Filesystem {
     Adapter {
         filesystem,
@@ -71,8 +72,11 @@ pub fn adapter(
         workers: Workers::default(),
         patient: Workers::few(),
         waiting: Waiting::default(),
-        uid: rustix::process::getuid().as_raw(),
-        gid: rustix::process::getgid().as_raw(),
+        owner: Owner {
+            uid: rustix::process::getuid().as_raw(),
+            gid: rustix::process::getgid().as_raw(),
+            exec,
+        },
     }
 }
 
@@ -92,8 +96,7 @@ struct Adapter {
     /// For opens that have to fetch a whole file.
     patient: Workers,
     waiting: Waiting,
-    uid: u32,
-    gid: u32,
+    owner: Owner,
 }
 
 impl fuser::Filesystem for Adapter {
@@ -485,10 +488,7 @@ impl fuser::Filesystem for Adapter {
 
 impl Adapter {
     fn owner(&self) -> Owner {
-        Owner {
-            uid: self.uid,
-            gid: self.gid,
-        }
+        self.owner
     }
 
     /// Answers an operation from memory, or else hands it to a worker and lets the event loop go on.
@@ -616,6 +616,7 @@ impl Attr {
     const NOTHING: Self = Self {
         inode: 0,
         kind: Kind::File,
+        mode: Mode::Plain,
         size: 0,
         mtime: 0,
         may_grow: false,
@@ -627,13 +628,21 @@ impl Attr {
 struct Owner {
     uid: u32,
     gid: u32,
+    /// Whether programs can be executed, so that it is worth while to tell which files are some.
+    exec: bool,
 }
 
 impl Owner {
     fn attr(self, attr: Attr) -> FileAttr {
-        let (kind, perm, nlink) = match attr.kind {
-            Kind::Directory => (FileType::Directory, 0o555, 2),
-            Kind::File => (FileType::RegularFile, 0o444, 1),
+        let kind = match attr.kind {
+            Kind::Directory => FileType::Directory,
+            Kind::File => FileType::RegularFile,
+        };
+        let perm = match (attr.kind, attr.mode) {
+            (_, Mode::Unreadable) => 0,
+            (Kind::Directory, _) => 0o555,
+            (Kind::File, Mode::Executable) if self.exec => 0o555,
+            (Kind::File, _) => 0o444,
         };
         let mtime = time(attr.mtime);
         let size = match is_measured(attr) {
@@ -650,7 +659,8 @@ impl Owner {
             crtime: mtime,
             kind,
             perm,
-            nlink,
+            // Of a directory, too: 2 would say that it has no subdirectories, and programs would believe it.
+            nlink: 1,
             uid: self.uid,
             gid: self.gid,
             rdev: 0,
@@ -673,14 +683,16 @@ fn ttl(attr: Attr) -> Duration {
     }
 }
 
-/// Nanoseconds since 1970 as a point in time; the years 1678 to 2262 fit both.
-fn time(nanoseconds: i64) -> SystemTime {
-    let distance = Duration::from_nanos(nanoseconds.unsigned_abs());
-    if nanoseconds < 0 {
-        UNIX_EPOCH - distance
-    } else {
-        UNIX_EPOCH + distance
-    }
+/// The same point in time. The seconds fit into 64 bits, here and there.
+fn time(at: UnixTime) -> SystemTime {
+    let distance = at.unsigned_abs();
+    let seconds = u64::try_from(distance / 1_000_000_000).unwrap_or(u64::MAX);
+    let distance = Duration::new(seconds, (distance % 1_000_000_000) as u32);
+    let time = match at < 0 {
+        true => UNIX_EPOCH.checked_sub(distance),
+        false => UNIX_EPOCH.checked_add(distance),
+    };
+    time.unwrap_or(UNIX_EPOCH)
 }
 
 #[cfg(test)]

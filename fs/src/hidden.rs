@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
-use tinyp2p_net::types::Kind;
+use tinyp2p_net::types::{Kind, Mode, UnixTime};
 
 use crate::errno::Error;
 use crate::filesystem::{Attr, DirectoryEntry, Looked, ReadDone};
@@ -69,7 +69,7 @@ struct States {
 #[derive(Clone)]
 struct State {
     content: Content,
-    made: i64,
+    made: UnixTime,
     lookups: u64,
 }
 
@@ -195,6 +195,7 @@ impl Hidden {
             return Ok(Attr {
                 inode: number,
                 kind: Kind::Directory,
+                mode: Mode::Plain,
                 size: 0,
                 mtime: now(),
                 may_grow: false,
@@ -287,6 +288,7 @@ impl State {
         Attr {
             inode: number,
             kind,
+            mode: Mode::Plain,
             size,
             mtime: self.made,
             may_grow: false,
@@ -294,10 +296,9 @@ impl State {
     }
 }
 
-fn now() -> i64 {
+fn now() -> UnixTime {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    let now = now.ok().and_then(|now| i64::try_from(now.as_nanos()).ok());
-    now.unwrap_or(0)
+    now.map_or(0, |now| now.as_nanos().cast_signed())
 }
 
 #[cfg(test)]

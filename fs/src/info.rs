@@ -3,7 +3,7 @@
 
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
-use tinyp2p_net::types::escaped;
+use tinyp2p_net::types::{UnixTime, escaped};
 
 /// The kernel takes no longer value of an extended attribute than 64 KiB.
 pub const MAX_VALUE_BYTES: usize = 60 << 10;
@@ -17,7 +17,7 @@ pub struct Info {
     /// Bytes; 0 for a directory.
     pub size: u64,
     /// Nanoseconds since 1970.
-    pub mtime: i64,
+    pub mtime: UnixTime,
     /// The content root, 64 hexadecimal digits, if it is known.
     pub root: Option<String>,
     /// Who has it, the one that it is read from first.
@@ -104,7 +104,7 @@ fn size(bytes: u64) -> String {
 }
 
 /// Nanoseconds since 1970 as date and time of day, in UTC.
-fn moment(nanoseconds: i64) -> String {
+fn moment(nanoseconds: UnixTime) -> String {
     let seconds = nanoseconds.div_euclid(1_000_000_000);
     let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
     // The calendar repeats every 400 years, which have 146,097 days; years begin in March here, so that

@@ -25,11 +25,13 @@ use std::sync::Arc;
 
 use tinyp2p_net::download::Has;
 use tinyp2p_net::generations::Generations;
-use tinyp2p_net::types::{Attributes, ContentId, Kind, PeerId, RelPath, Root, Version};
+use tinyp2p_net::types::{
+    Attributes, ContentId, Kind, Mode, PeerId, RelPath, Root, UnixTime, Version,
+};
 
 use self::numbers::{NoHashing, NumberMap};
 use crate::open_content::{ContentState, OpenContent};
-use crate::view::merge::{Item, Member, Source};
+use crate::view::merge::{Item, Member, Source, mode_of};
 
 /// The number of the mount's root.
 pub const ROOT: u64 = 1;
@@ -105,7 +107,7 @@ pub struct Inode {
     /// Bytes of content; 0 for a directory; [`Attributes::UNKNOWN_SIZE`] while only its name is known.
     pub size: u64,
     /// Nanoseconds since 1970.
-    pub mtime: i64,
+    pub mtime: UnixTime,
     /// Who had it when it was last looked at, the best one to read from first.
     pub sources: Arc<[Source]>,
     /// True once this content has turned out to be gone.
@@ -155,7 +157,7 @@ pub struct Inodes {
 
 impl Inodes {
     /// The root alone, with `mtime` until somebody tells a better one.
-    pub fn new(mtime: i64) -> Self {
+    pub fn new(mtime: UnixTime) -> Self {
         let root = Inode {
             path: RelPath::root(),
             identity: Identity::Directory(Tree::Merged),
@@ -354,13 +356,14 @@ impl Inodes {
 
     /// The same for the top of a member's own tree, about which nobody is asked: until somebody is, it
     /// has the given modification time.
-    pub fn look_up_top(&mut self, member: &Member, mtime: i64) -> (u64, &Inode) {
+    pub fn look_up_top(&mut self, member: &Member, mtime: UnixTime) -> (u64, &Inode) {
         let identity = Identity::Directory(Tree::Member(member.id));
         let (number, inode) = self.told((RelPath::root(), identity), 0, mtime);
         if inode.sources.is_empty() {
             inode.sources = Arc::new([Source {
                 member: Arc::new(member.clone()),
                 version: Version(0),
+                mode: Mode::Plain,
             }]);
         }
         (number, inode)
@@ -398,7 +401,7 @@ impl Inodes {
     }
 
     /// What `key` stands for, counted as told once more. If it is new, nobody has it yet.
-    fn told(&mut self, key: Key, size: u64, mtime: i64) -> (u64, &mut Inode) {
+    fn told(&mut self, key: Key, size: u64, mtime: UnixTime) -> (u64, &mut Inode) {
         let hash = self.hasher.hash_one(&key);
         let number = self.find(hash, &key).unwrap_or_else(|| {
             let free = |number: &u64| !self.inodes.contains_key(number);
@@ -564,6 +567,11 @@ impl Inode {
         }
     }
 
+    /// What can be done with it.
+    pub fn mode(&self) -> Mode {
+        mode_of(&self.sources)
+    }
+
     /// The tree that it is a directory of; `None` for a file.
     pub fn tree(&self) -> Option<Tree> {
         match self.identity {
@@ -663,6 +671,7 @@ impl Inode {
             }
         };
         let sources = self.sources.iter();
+        let sources = sources.filter(|source| source.mode != Mode::Unreadable);
         sources.filter_map(move |source| Some((source.member.id, has(source)?)))
     }
 }

@@ -92,9 +92,21 @@ pub enum Error {
         /// Its fault.
         fault: Fault,
     },
+    /// The connection was given up, because the member has another address by now. To be asked again, at once.
+    #[error("{who} has another address by now")]
+    Moved {
+        /// The address that it was asked at.
+        who: String,
+    },
     /// There is no such file at that member.
     #[error("{who} does not have that file")]
     NotFound {
+        /// The member.
+        who: String,
+    },
+    /// That member shares it, and cannot read it itself.
+    #[error("{who} may not read it: ask whoever shares it for the permission")]
+    Forbidden {
         /// The member.
         who: String,
     },

@@ -62,6 +62,7 @@ impl Peer for LocalPeer {
             .open_file(path, self.asker())
             .map_err(|fault| match fault.code {
                 FaultCode::NotFound | FaultCode::NotADirectory => Error::NotFound { who: who() },
+                FaultCode::Forbidden => Error::Forbidden { who: who() },
                 _ => Error::Fault { who: who(), fault },
             })?;
         let attributes = file.attributes();

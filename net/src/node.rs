@@ -567,8 +567,16 @@ impl Connect for Client {
 }
 
 impl Connection for HttpPeer {
-    fn moved(&self, address: &Address) {
-        self.set_address(address.clone());
+    fn follow(&self, address: &Address, source: AddressSource) {
+        HttpPeer::follow(self, address.clone(), source);
+    }
+
+    fn renew(&self) {
+        HttpPeer::renew(self);
+    }
+
+    fn cut(&self) {
+        HttpPeer::cut(self);
     }
 
     fn close(&self) {

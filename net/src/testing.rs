@@ -3,7 +3,7 @@
 
 mod wire_peer;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,8 @@ use crate::error::Error;
 use crate::merkle::{BLOCK, SUBTREE_BLOCKS, Tree, TreeHasher, leaf};
 use crate::share::journal::Journal;
 use crate::types::{
-    Attributes, ByteRange, ContentId, Entry, Kind, Name, PeerId, RelPath, Root, Version,
+    Attributes, ByteRange, ContentId, Entry, Kind, Mode, Name, PeerId, RelPath, Root, UnixTime,
+    Version,
 };
 use crate::wire::{
     BatchAnswer, BatchItem, Change, Changes, ChangesRequest, Depth, Fault, FaultCode, ListRequest,
@@ -64,6 +65,10 @@ pub struct MemoryPeer {
     kept: Mutex<BTreeMap<Root, (Vec<u8>, ByteRange)>>,
     /// What files had in versions that were asked about.
     captured: Mutex<BTreeMap<Version, Vec<u8>>>,
+    /// What its listings say of permissions, where that is not [`Mode::Plain`].
+    modes: Mutex<BTreeMap<RelPath, Mode>>,
+    /// What it cannot read, whatever its listings say.
+    locked: Mutex<BTreeSet<RelPath>>,
     /// `None` while it does not watch what it told.
     journal: Mutex<Option<Journal>>,
     moved: Condvar,
@@ -84,6 +89,8 @@ impl MemoryPeer {
             trees: Mutex::default(),
             kept: Mutex::default(),
             captured: Mutex::default(),
+            modes: Mutex::default(),
+            locked: Mutex::default(),
             journal: Mutex::default(),
             moved: Condvar::new(),
             calls: AtomicUsize::new(0),
@@ -98,13 +105,14 @@ impl MemoryPeer {
     ///
     /// # Panics
     /// If `path` is not a valid path: a mistake in a test.
-    pub fn put(&self, path: &str, content: impl Into<Vec<u8>>, mtime: i64) -> Attributes {
+    pub fn put(&self, path: &str, content: impl Into<Vec<u8>>, mtime: UnixTime) -> Attributes {
         let content = content.into();
         let path = RelPath::new(path.as_bytes()).expect("a valid path");
         let version = Version(fingerprint(&content) ^ mtime as u64);
         let size = content.len() as u64;
         let attributes = Attributes {
             kind: Kind::File,
+            mode: Mode::Plain,
             size,
             mtime,
             version,
@@ -185,7 +193,12 @@ impl MemoryPeer {
     ///
     /// # Panics
     /// If `path` is not a valid path: a mistake in a test.
-    pub fn put_rooted(&self, path: &str, content: impl Into<Vec<u8>>, mtime: i64) -> Attributes {
+    pub fn put_rooted(
+        &self,
+        path: &str,
+        content: impl Into<Vec<u8>>,
+        mtime: UnixTime,
+    ) -> Attributes {
         let content = content.into();
         let mut hasher = TreeHasher::default();
         hasher.update(&content);
@@ -241,6 +254,33 @@ impl MemoryPeer {
         let path = RelPath::new(path.as_bytes()).expect("a valid path");
         self.files.lock().remove(&path);
         self.note(path);
+    }
+
+    /// Gives what lies at `path` this mode, in what it says and in what it does.
+    ///
+    /// # Panics
+    /// If `path` is not a valid path: a mistake in a test.
+    pub fn chmod(&self, path: &str, mode: Mode) {
+        let path = RelPath::new(path.as_bytes()).expect("a valid path");
+        match mode {
+            Mode::Unreadable => self.locked.lock().insert(path.clone()),
+            Mode::Plain | Mode::Executable => self.locked.lock().remove(&path),
+        };
+        self.modes.lock().insert(path.clone(), mode);
+        self.note(path);
+    }
+
+    /// Loses the permission to read the file at `path`, and does not say so in listings.
+    ///
+    /// # Panics
+    /// If `path` is not a valid path: a mistake in a test.
+    pub fn lock(&self, path: &str) {
+        let path = RelPath::new(path.as_bytes()).expect("a valid path");
+        self.locked.lock().insert(path);
+    }
+
+    fn mode(&self, path: &RelPath) -> Mode {
+        self.modes.lock().get(path).copied().unwrap_or_default()
     }
 
     /// Changes how questions are treated, those that wait already included.
@@ -343,16 +383,23 @@ impl MemoryPeer {
             } else {
                 DIRECTORY
             };
-            children.insert(name, attributes);
+            let mode = directory.join(&name).map(|path| self.mode(&path));
+            let mode = mode.unwrap_or_default();
+            children.insert(name, Attributes { mode, ..attributes });
         }
         children
     }
 
     fn attributes(&self, path: &RelPath) -> Option<Attributes> {
+        let mode = self.mode(path);
         if let Some((attributes, _)) = self.files.lock().get(path) {
-            return Some(*attributes);
+            return Some(Attributes {
+                mode,
+                ..*attributes
+            });
         }
-        (path.is_root() || !self.children(path).is_empty()).then_some(DIRECTORY)
+        let is_there = path.is_root() || !self.children(path).is_empty();
+        is_there.then_some(Attributes { mode, ..DIRECTORY })
     }
 
     /// What a file had in a version, if that is remembered, or has now, which is remembered from then on.
@@ -427,7 +474,7 @@ impl MemoryPeer {
         let state = fingerprint(content) ^ (mtime as u64).rotate_left(32);
         *attributes = Attributes {
             size: content.len() as u64,
-            mtime,
+            mtime: mtime.into(),
             version: Version::of(attributes.version.0, state),
             root: None,
             ..*attributes
@@ -483,6 +530,9 @@ impl MemoryPeer {
             Some(Kind::File) => return Err(Fault::new(FaultCode::NotADirectory, "a file")),
             None => return Err(Fault::new(FaultCode::NotFound, "no such directory")),
         }
+        if self.locked.lock().contains(&request.directory) {
+            return Err(Fault::new(FaultCode::Forbidden, "not for this member"));
+        }
         let mut rest = self
             .children(&request.directory)
             .into_iter()
@@ -527,7 +577,16 @@ impl MemoryPeer {
         let matches = rest
             .by_ref()
             .take(request.limit as usize)
-            .map(|(path, (attributes, _))| (path.clone(), *attributes))
+            .map(|(path, (attributes, _))| {
+                let mode = self.mode(path);
+                (
+                    path.clone(),
+                    Attributes {
+                        mode,
+                        ..*attributes
+                    },
+                )
+            })
             .collect();
         Ok(SearchPage {
             matches,
@@ -538,6 +597,7 @@ impl MemoryPeer {
 
 const ENDLESS: Attributes = Attributes {
     kind: Kind::File,
+    mode: Mode::Plain,
     size: 1,
     mtime: 1,
     version: Version(1),
@@ -546,6 +606,7 @@ const ENDLESS: Attributes = Attributes {
 
 const DIRECTORY: Attributes = Attributes {
     kind: Kind::Directory,
+    mode: Mode::Plain,
     size: 0,
     mtime: 0,
     version: Version(1),
@@ -631,6 +692,9 @@ impl Peer for MemoryPeer {
         let (attributes, content) = files
             .get(path)
             .ok_or_else(|| Error::NotFound { who: self.who() })?;
+        if self.locked.lock().contains(path) {
+            return Err(Error::Forbidden { who: self.who() });
+        }
         if attributes.version != version {
             return Err(Error::Changed { who: self.who() });
         }
@@ -678,6 +742,7 @@ impl Peer for MemoryPeer {
         let files = self.files.lock();
         let answers = items.iter().map(|item| match files.get(&item.path) {
             None => BatchAnswer::NotFound,
+            Some(_) if self.locked.lock().contains(&item.path) => BatchAnswer::Forbidden,
             Some((attributes, _)) if attributes.version != item.version => BatchAnswer::Changed,
             Some((attributes, _)) if attributes.size > MAX_SMALL_FILE => BatchAnswer::TooLarge,
             Some((_, content)) => {

@@ -334,15 +334,34 @@ pub enum Kind {
     Directory,
 }
 
+/// What the permissions of an entry allow the member that shares it. They say nothing about those who read it there:
+/// all members may read all that can be read.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Mode {
+    /// It can be read, or listed.
+    #[default]
+    Plain,
+    /// A file that can be read, and is a program to its owner: some execute bit is set.
+    Executable,
+    /// The member itself cannot read the file, or cannot list the directory and look into it.
+    Unreadable,
+}
+
+/// Nanoseconds since 1970-01-01 00:00 UTC. Wider than 64 bits, which end in 2262: file systems know later years. No
+/// member tells one whose seconds do not fit into 64 bits.
+pub type UnixTime = i128;
+
 /// What a listing says of one entry besides its name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Attributes {
     /// File or directory.
     pub kind: Kind,
+    /// What its permissions allow the member.
+    pub mode: Mode,
     /// Bytes of content; 0 for a directory. [`Attributes::UNKNOWN_SIZE`] for a file of a member that does not tell.
     pub size: u64,
-    /// Modification time in nanoseconds since 1970-01-01 UTC (years 1678 to 2262).
-    pub mtime: i64,
+    /// Modification time.
+    pub mtime: UnixTime,
     /// The state that these attributes describe.
     pub version: Version,
     /// The content root, once the sharing member has computed it; never for a directory.

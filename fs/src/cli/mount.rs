@@ -152,7 +152,7 @@ impl Mounted {
             searches: Arc::clone(filesystem.searches()),
             _claim: claim,
         };
-        let adapter = fuse::adapter(filesystem, expirer.ok(), busy);
+        let adapter = fuse::adapter(filesystem, expirer.ok(), busy, options.exec);
         let session = mount::session(adapter, descriptor, options, fuse::session_config())
             .map_err(|e| failed(e.to_string()))?;
         thread::Builder::new()

@@ -17,10 +17,10 @@ use tinyp2p_net::config::READ_DEADLINE;
 use tinyp2p_net::download::{Download, Has, Patience, Siblings};
 use tinyp2p_net::error::Error as NetError;
 use tinyp2p_net::merkle::TreeHasher;
-use tinyp2p_net::types::{Attributes, ByteRange, ContentId, Kind, RelPath};
+use tinyp2p_net::types::{Attributes, ByteRange, ContentId, Kind, Mode, RelPath, UnixTime};
 use tinyp2p_net::wire::{FaultCode, MAX_SMALL_FILE, Snapshot, SnapshotRequest};
 
-use super::{Filesystem, ReadDone, is_hidden};
+use super::{Filesystem, ReadDone, forbidden, is_hidden};
 use crate::errno::Error;
 use crate::handles::OpenFile;
 use crate::inodes::{Inode, Pages};
@@ -73,6 +73,9 @@ impl Filesystem {
         let inode = self.inode(number)?;
         if inode.kind() == Kind::Directory {
             return Err(Error::IsADirectory);
+        }
+        if inode.mode() == Mode::Unreadable {
+            return Err(forbidden(&inode));
         }
         let sources = self.sources(&inode);
         let holder = sources.iter().find_map(|source| match source.has {
@@ -412,6 +415,10 @@ impl Filesystem {
 
     /// A content that is gone is not offered again: the next lookup asks, and the next open looks up.
     fn note_failure(&self, number: u64, path: &RelPath, error: &NetError) {
+        if matches!(error, NetError::Forbidden { .. }) {
+            // Whoever said so is in the log already, once. The next listing may say so, too.
+            return self.invalidate(path);
+        }
         tracing::info!(file = %path, %error, "cannot be read");
         if matches!(error, NetError::Changed { .. } | NetError::NotFound { .. }) {
             self.give_up(number, path);
@@ -445,7 +452,7 @@ fn ask(
 }
 
 /// True if a file with this mtime may be in the middle of being written.
-fn is_written_lately(mtime: i64) -> bool {
+fn is_written_lately(mtime: UnixTime) -> bool {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     let now = now.unwrap_or_default().as_nanos();
     let mtime = u128::try_from(mtime).unwrap_or(0);

@@ -12,6 +12,7 @@ use crate::errno::errno;
 use crate::inodes::Pages;
 use crate::testing::MemoryNetwork;
 
+mod modes;
 mod trees;
 
 const SOON: Duration = Duration::from_secs(30);
@@ -285,9 +286,9 @@ fn what_changes_the_bytes_of_a_file_in_nothing_ends_no_read() {
     }
 }
 
-fn now() -> i64 {
+fn now() -> UnixTime {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    now.as_nanos() as i64
+    now.as_nanos() as UnixTime
 }
 
 #[test]

@@ -36,7 +36,7 @@ fn mount() -> Mounted {
     let mut config = session_config();
     config.mount_options = vec![fuser::MountOption::RO];
     let session = fuser::spawn_mount(
-        adapter(filesystem, None, Arc::default()),
+        adapter(filesystem, None, Arc::default(), true),
         directory.path(),
         &config,
     )
@@ -106,8 +106,34 @@ fn programs_see_the_merged_tree_with_its_attributes() {
         (-1, 999_999_999)
     );
     let folder = fs::metadata(mounted.path("d")).unwrap();
-    assert_eq!((folder.permissions().mode(), folder.nlink()), (0o40_555, 2));
+    assert_eq!((folder.permissions().mode(), folder.nlink()), (0o40_555, 1));
     assert_eq!(file.uid(), rustix::process::getuid().as_raw());
+}
+
+#[test]
+fn modes_tell_what_can_be_read_and_executed() {
+    let mounted = mount();
+    for name in ["text", "program", "secret", "closed/x"] {
+        mounted.ann.put(name, "#!/bin/sh\nexit 7\n", 1);
+    }
+    mounted.ann.chmod("program", Mode::Executable);
+    mounted.ann.chmod("secret", Mode::Unreadable);
+    mounted.ann.chmod("closed", Mode::Unreadable);
+    let mode = |name: &str| {
+        let metadata = fs::metadata(mounted.path(name)).unwrap();
+        metadata.permissions().mode() & 0o7777
+    };
+    assert_eq!(
+        ["text", "program", "secret", "closed"].map(mode),
+        [0o444, 0o555, 0, 0]
+    );
+    // This process may be root, which mode bits do not stop.
+    let opened = fs::read(mounted.path("secret")).unwrap_err();
+    let listed = fs::read_dir(mounted.path("closed")).unwrap_err();
+    assert_eq!([&opened, &listed].map(errno_of), [libc::EACCES; 2]);
+    assert_eq!(mounted.ann.opens(), 0);
+    let run = std::process::Command::new(mounted.path("program")).status();
+    assert_eq!(run.unwrap().code(), Some(7));
 }
 
 #[test]

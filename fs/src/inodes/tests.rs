@@ -17,6 +17,7 @@ fn file(sources: &[(u8, u64)], root: Option<u8>) -> Item {
             name: format!("m{seed}").into(),
         }),
         version: Version(*version),
+        mode: Mode::Plain,
     };
     Item {
         name: Name::new(&b"a"[..]).unwrap(),

@@ -121,7 +121,7 @@ fn label(directory: &RelPath) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use tinyp2p_net::types::{Kind, Root, Version};
+    use tinyp2p_net::types::{Kind, Mode, Root, Version};
 
     use super::*;
 
@@ -135,6 +135,7 @@ mod tests {
     fn file(path: &[u8], size: u64) -> (RelPath, Attributes) {
         let attributes = Attributes {
             kind: Kind::File,
+            mode: Mode::Plain,
             size,
             mtime: 1,
             version: Version(size),

@@ -112,7 +112,7 @@ impl Comparing {
 mod tests {
     use std::sync::Arc;
 
-    use tinyp2p_net::types::{Attributes, Entry, Kind, Name, Root, Version};
+    use tinyp2p_net::types::{Attributes, Entry, Kind, Mode, Name, Root, Version};
 
     use super::*;
     use crate::view::merge::{self, Member};
@@ -135,6 +135,7 @@ mod tests {
                 name: Name::new(name.as_bytes()).unwrap(),
                 attributes: Attributes {
                     kind: Kind::File,
+                    mode: Mode::Plain,
                     size: *size,
                     mtime: 1,
                     version: Version(1),

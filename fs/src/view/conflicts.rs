@@ -203,7 +203,7 @@ impl Conflicts {
 mod tests {
     use std::sync::Arc;
 
-    use tinyp2p_net::types::{PeerId, Root, Version};
+    use tinyp2p_net::types::{Mode, PeerId, Root, Version};
 
     use super::*;
     use crate::view::merge::Member;
@@ -286,6 +286,7 @@ mod tests {
                 name: "eve".into(),
             }),
             version: Version(7),
+            mode: Mode::Plain,
         };
         let lied = Item {
             sources: Arc::new([source]),

@@ -9,8 +9,8 @@
 //! 2. Files have the same content when their content roots and sizes are equal, and on no weaker
 //!    evidence: sizes and times can be copied by whoever wants to take a file's place. A file without a
 //!    root is a content of its own until its member names one. Empty files all have the same content.
-//! 3. The content that most members hold keeps the plain name; ties go to the newer mtime, then to
-//!    the smaller root, then to the smaller peer id.
+//! 3. What somebody can read goes before what none of its holders can. Then the content that most members hold
+//!    keeps the plain name; ties go to the newer mtime, then to the smaller root, then to the smaller peer id.
 //! 4. Every other content is shown as `name (member).ext`, after the member with the smallest peer id
 //!    among its holders, or with a digest behind the member's name (`distinct_names.rs`).
 //! 5. A file whose member does not tell its size (a server of 2004) is shown only where nobody has anything of which
@@ -24,7 +24,9 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use tinyp2p_net::types::{Attributes, ContentId, Entry, Kind, Name, PeerId, Root, Version};
+use tinyp2p_net::types::{
+    Attributes, ContentId, Entry, Kind, Mode, Name, PeerId, Root, UnixTime, Version,
+};
 
 use super::distinct_names::DistinctNames;
 
@@ -51,6 +53,8 @@ pub struct Source {
     pub member: Arc<Member>,
     /// The state of the entry at that member.
     pub version: Version,
+    /// What the entry's permissions allow that member.
+    pub mode: Mode,
 }
 
 /// One name of a merged directory.
@@ -65,7 +69,7 @@ pub struct Item {
     /// Bytes of content; 0 for a directory; [`Attributes::UNKNOWN_SIZE`] if nobody who has it tells.
     pub size: u64,
     /// The newest modification time among the sources, nanoseconds since 1970.
-    pub mtime: i64,
+    pub mtime: UnixTime,
     /// The content root, if it is known: each source has named it.
     pub root: Option<Root>,
     /// Who has it, the best one to read from first; never empty.
@@ -78,9 +82,30 @@ impl Item {
         self.size != Attributes::UNKNOWN_SIZE
     }
 
+    /// What can be done with it: whoever can read it, has it for all.
+    pub fn mode(&self) -> Mode {
+        mode_of(&self.sources)
+    }
+
     /// The name at the members that have it.
     pub fn name_at_members(&self) -> &Name {
         self.original.as_ref().unwrap_or(&self.name)
+    }
+}
+
+/// What can be done with what all of `sources` have.
+pub fn mode_of(sources: &[Source]) -> Mode {
+    let readable = sources
+        .iter()
+        .filter(|source| source.mode != Mode::Unreadable);
+    let mut modes = readable.map(|source| source.mode);
+    match modes.next() {
+        // The program is one wherever it is one: its content is the same.
+        Some(first) if modes.all(|mode| mode == first) => first,
+        Some(_) => Mode::Executable,
+        // Nobody is known to have the root of an empty network.
+        None if sources.is_empty() => Mode::Plain,
+        None => Mode::Unreadable,
     }
 }
 
@@ -254,6 +279,7 @@ impl Row {
     fn into_item(self) -> Item {
         let Attributes {
             kind,
+            mode,
             size,
             mtime,
             version,
@@ -263,6 +289,7 @@ impl Row {
         let source = Source {
             member: self.member,
             version,
+            mode,
         };
         Item {
             name: self.name,
@@ -349,7 +376,9 @@ fn file_contents(files: Vec<Row>) -> Vec<Content> {
 impl Content {
     /// Rule 3: the smallest keeps the plain name.
     fn rank(&self) -> impl Ord + use<> {
+        let is_readable = |row: &Row| row.attributes.mode != Mode::Unreadable;
         (
+            !self.holders.iter().any(is_readable),
             Reverse(self.holders.len()),
             Reverse(self.newest()),
             (self.root.is_none(), self.root),
@@ -357,7 +386,7 @@ impl Content {
         )
     }
 
-    fn newest(&self) -> i64 {
+    fn newest(&self) -> UnixTime {
         let mtimes = self.holders.iter().map(|row| row.attributes.mtime);
         mtimes.max().unwrap_or(0)
     }
@@ -376,6 +405,7 @@ impl Content {
         let name = self.holders[0].name.clone();
         let sources = self.holders.into_iter().map(|row| Source {
             version: row.attributes.version,
+            mode: row.attributes.mode,
             member: row.member,
         });
         Item {

@@ -33,7 +33,7 @@ use tinyp2p_net::client::Need;
 use tinyp2p_net::error::Error as NetError;
 use tinyp2p_net::fanout::{Answer, Round, Whom};
 use tinyp2p_net::follow::News;
-use tinyp2p_net::types::{Attributes, Kind, Name, PeerId, RelPath};
+use tinyp2p_net::types::{Attributes, Kind, Mode, Name, PeerId, RelPath, UnixTime};
 use tinyp2p_net::wire::{Change, Depth, FaultCode};
 
 use crate::errno::Error;
@@ -136,6 +136,8 @@ struct Answers<T> {
     said: Vec<(Arc<Member>, T)>,
     /// How many said that they do not.
     denials: usize,
+    /// Those who have it and may not read it themselves.
+    barred: Vec<Arc<str>>,
     /// The names of those who did not answer.
     silent: Vec<Arc<str>>,
 }
@@ -289,6 +291,7 @@ impl View {
         let measured = sources.filter_map(|(index, source)| {
             let unknown = Attributes {
                 kind: Kind::File,
+                mode: Mode::Plain,
                 size: Attributes::UNKNOWN_SIZE,
                 mtime: item.mtime,
                 version: source.version,
@@ -318,8 +321,8 @@ impl View {
         )
     }
 
-    /// The modification time of the directory at `path`, nanoseconds since 1970.
-    pub fn mtime(&self, path: &RelPath, wait: Wait) -> Result<i64, Error> {
+    /// The modification time of the directory at `path`.
+    pub fn mtime(&self, path: &RelPath, wait: Wait) -> Result<UnixTime, Error> {
         let present = self.present();
         let mut guard = self.state.0.lock();
         let state = &mut *guard;
@@ -334,7 +337,7 @@ impl View {
         let kept = self.still_there(kept, present);
         let holders = kept.from.iter().flat_map(|listing| listing.holders());
         let known = holders.filter_map(|(member, mtime)| kept.has(member).then_some(mtime));
-        let known: Vec<i64> = known.collect();
+        let known: Vec<UnixTime> = known.collect();
         let whom = Whom {
             only: None,
             is_found: !known.is_empty(),
@@ -462,6 +465,10 @@ impl View {
         let fresh = answers.said.into_iter();
         said.extend(fresh.map(|(member, listing)| Said::fresh(member, listing)));
         if said.is_empty() && !(self.is_merged && path.is_root()) {
+            if !answers.barred.is_empty() {
+                let who = answers.barred.join(", ");
+                return Err(NetError::Forbidden { who }.into());
+            }
             return Err(if answers.silent.is_empty() {
                 self.conflicts.lock().update(path, &[], Seen::default());
                 Error::NotFound
@@ -598,6 +605,7 @@ impl<T> Answers<T> {
         let mut sorted = Self {
             said: Vec::with_capacity(answers.len()),
             denials: 0,
+            barred: Vec::new(),
             silent: Vec::new(),
         };
         for Answer {
@@ -610,6 +618,7 @@ impl<T> Answers<T> {
                 Ok(Some(answer)) => sorted.said.push((Arc::new(Member { id, name }), answer)),
                 Ok(None) => sorted.denials += 1,
                 Err(error) if is_denial(&error) => sorted.denials += 1,
+                Err(error) if is_barred(&error) => sorted.barred.push(name),
                 Err(error) => {
                     tracing::debug!(member = %name, %error, "no answer");
                     sorted.silent.push(name);
@@ -635,6 +644,15 @@ fn is_denial(error: &NetError) -> bool {
         NetError::Fault { fault, .. } => {
             matches!(fault.code, FaultCode::NotFound | FaultCode::NotADirectory)
         }
+        _ => false,
+    }
+}
+
+/// True if the member said that it has something there which it may not read itself.
+fn is_barred(error: &NetError) -> bool {
+    match error {
+        NetError::Forbidden { .. } => true,
+        NetError::Fault { fault, .. } => fault.code == FaultCode::Forbidden,
         _ => false,
     }
 }

@@ -6,11 +6,11 @@
 //! files are wanted, however large the directory is.
 
 use tinyp2p_net::download::{Siblings, Small};
-use tinyp2p_net::types::{Kind, PeerId, RelPath};
+use tinyp2p_net::types::{Kind, Mode, PeerId, RelPath};
 use tinyp2p_net::wire::MAX_SMALL_FILE;
 
 use super::View;
-use super::merge::Item;
+use super::merge::{Item, Source};
 
 /// Entries that are looked at for each file that is wanted; large files and directories between small
 /// ones are passed over.
@@ -37,10 +37,11 @@ fn small(item: &Item, directory: &RelPath, member: PeerId) -> Option<Small> {
         return None;
     }
     let mut sources = item.sources.iter();
+    let is_it = |source: &&Source| source.member.id == member && source.mode != Mode::Unreadable;
     let source = match item.root {
-        Some(_) => sources.find(|source| source.member.id == member)?,
+        Some(_) => sources.find(is_it)?,
         // Without a root, the file is read from its first source alone.
-        None => sources.next().filter(|source| source.member.id == member)?,
+        None => sources.next().filter(is_it)?,
     };
     Some(Small {
         path: directory.join(item.name_at_members()).ok()?,

@@ -122,6 +122,11 @@ impl Lane {
         })
     }
 
+    /// True if nothing new should be asked here: the other side has another address by now.
+    pub(super) fn is_retired(&self) -> bool {
+        self.wire.lock().tls.link().is_retired()
+    }
+
     /// The connection itself, for a request that does not go through ureq. It must be drained before the
     /// lane is used in any other way.
     pub(super) fn wire(&self) -> MutexGuard<'_, Wire> {

@@ -12,6 +12,7 @@ use std::io::{self, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -26,6 +27,9 @@ const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
 
 /// An idle connection is probed after this time, so that a dead one is known before it is used.
 const PROBE_AFTER: Duration = Duration::from_secs(15);
+
+/// A connection to where the other side may not be any more is given up when nothing has come for so long.
+const RETIRED_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Makes connections.
 pub trait Dial: Send + Sync + fmt::Debug {
@@ -47,6 +51,13 @@ pub trait Link: Send + Sync + fmt::Debug {
 
     /// Ends the connection; reads and writes that wait in other threads return at once.
     fn shutdown(&self);
+
+    /// Says that the other side, or this one, has another address by now. Nothing new should be asked here; what is under
+    /// way may end well, and is given up ([`Error::Moved`]) once it has waited a second for a sign of life.
+    fn retire(&self);
+
+    /// True once that was said.
+    fn is_retired(&self) -> bool;
 
     /// The address at its other end, if it is still known.
     fn remote(&self) -> Option<IpAddr>;
@@ -79,7 +90,10 @@ impl Dial for TcpDialer {
             }
         };
         match connect_any(&sockets, deadline) {
-            Ok(stream) => Ok(Arc::new(TcpLink(stream))),
+            Ok(stream) => Ok(Arc::new(TcpLink {
+                stream,
+                is_retired: AtomicBool::new(false),
+            })),
             Err(error) => {
                 // The name may lead elsewhere by now.
                 self.names.forget(&address.host);
@@ -100,6 +114,9 @@ fn zoned(address: &Address) -> Option<SocketAddr> {
 /// What a failed read, write or connect means to the caller.
 pub(super) fn broken(who: &str, error: &io::Error) -> Error {
     let who = who.to_owned();
+    if error.get_ref().is_some_and(|inner| inner.is::<Retired>()) {
+        return Error::Moved { who };
+    }
     match error.kind() {
         io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => Error::Timeout { who },
         _ => Error::Unreachable {
@@ -165,18 +182,30 @@ fn time_left(deadline: Instant) -> io::Result<Duration> {
     Ok(left)
 }
 
+/// Why a wait on a retired connection ended.
+#[derive(Debug, thiserror::Error)]
+#[error("the other side has another address by now")]
+struct Retired;
+
 #[derive(Debug)]
-struct TcpLink(TcpStream);
+struct TcpLink {
+    stream: TcpStream,
+    is_retired: AtomicBool,
+}
 
 impl TcpLink {
     fn wait(&self, events: PollFlags, deadline: Instant) -> io::Result<()> {
         loop {
-            let left = Timespec::try_from(time_left(deadline)?).map_err(io::Error::other)?;
+            let left = time_left(deadline)?.min(RETIRED_PATIENCE);
+            let timeout = Timespec::try_from(left).map_err(io::Error::other)?;
             match poll(
-                &mut [PollFd::from_borrowed_fd(self.0.as_fd(), events)],
-                Some(&left),
+                &mut [PollFd::from_borrowed_fd(self.stream.as_fd(), events)],
+                Some(&timeout),
             ) {
-                Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
+                Ok(0) if left == RETIRED_PATIENCE && self.is_retired() => {
+                    return Err(io::Error::other(Retired));
+                }
+                Ok(0) => {}
                 Ok(_) => return Ok(()),
                 Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
@@ -192,7 +221,7 @@ impl TcpLink {
         mut io: impl FnMut(&TcpStream) -> io::Result<T>,
     ) -> io::Result<T> {
         loop {
-            match io(&self.0) {
+            match io(&self.stream) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.wait(events, deadline)?;
                 }
@@ -220,16 +249,24 @@ impl Link for TcpLink {
     }
 
     fn is_quiet(&self) -> bool {
-        matches!(self.0.peek(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+        matches!(self.stream.peek(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
     fn shutdown(&self) {
         // An error means that it is down already.
-        let _ = self.0.shutdown(Shutdown::Both);
+        let _ = self.stream.shutdown(Shutdown::Both);
+    }
+
+    fn retire(&self) {
+        self.is_retired.store(true, Ordering::Relaxed);
+    }
+
+    fn is_retired(&self) -> bool {
+        self.is_retired.load(Ordering::Relaxed)
     }
 
     fn remote(&self) -> Option<IpAddr> {
-        let remote = self.0.peer_addr().ok()?;
+        let remote = self.stream.peer_addr().ok()?;
         Some(remote.ip().to_canonical())
     }
 }
@@ -282,6 +319,31 @@ mod tests {
         link.shutdown();
         assert_eq!(reader.join().unwrap().unwrap(), 0);
         assert!(start.elapsed() < Duration::from_secs(2));
+    }
+
+    #[test]
+    fn a_retired_link_waits_a_second_for_a_sign_of_life() {
+        let (link, mut other) = pair();
+        link.retire();
+        let (start, mut buffer) = (Instant::now(), [0; 8]);
+        other.write_all(b"x").unwrap();
+        assert_eq!(link.read(&mut buffer, soon(10_000)).unwrap(), 1);
+        let error = link.read(&mut buffer, soon(10_000)).unwrap_err();
+        assert!(matches!(broken("x", &error), Error::Moved { .. }));
+        assert!((1..5).contains(&start.elapsed().as_secs()));
+    }
+
+    #[test]
+    fn a_link_that_is_retired_while_it_waits_gives_up() {
+        let (link, _other) = pair();
+        let reader = thread::spawn({
+            let link = link.clone();
+            move || link.read(&mut [0; 8], soon(20_000))
+        });
+        let start = Instant::now();
+        link.retire();
+        assert!(reader.join().unwrap().is_err());
+        assert!(start.elapsed() < Duration::from_secs(5));
     }
 
     #[test]

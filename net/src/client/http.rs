@@ -102,8 +102,7 @@ impl Client {
             gate: self.gate.clone(),
             dialer: self.dialer.clone(),
             budget: self.budget.clone(),
-            source,
-            address: Mutex::new(address.clone()),
+            place: Mutex::new((address.clone(), source)),
             lanes: Arc::new(Lanes::default()),
             distance: AtomicU64::new(u64::MAX),
             pairings: AtomicU64::new(0),
@@ -115,7 +114,7 @@ impl Client {
     }
 }
 
-/// One member, at one address, with one key.
+/// One member: its key, wherever that is found.
 pub struct HttpPeer {
     id: PeerId,
     gate: Arc<Gate>,
@@ -123,8 +122,8 @@ pub struct HttpPeer {
     budget: Arc<ByteBudget>,
     /// With whom it shares what it may have of the budget.
     seat: Mutex<Option<Seat>>,
-    source: AddressSource,
-    address: Mutex<Address>,
+    /// Where it was last found, and how this node knows of that address.
+    place: Mutex<(Address, AddressSource)>,
     lanes: Arc<Lanes>,
     /// The fastest answer over a connection that was there, in microseconds.
     distance: AtomicU64,
@@ -138,13 +137,26 @@ pub struct HttpPeer {
 impl HttpPeer {
     /// Where it is dialled.
     pub fn address(&self) -> Address {
-        self.address.lock().clone()
+        self.place.lock().0.clone()
     }
 
-    /// Dials `address` from now on. Connections in use are not disturbed.
-    pub fn set_address(&self, address: Address) {
-        *self.address.lock() = address;
-        self.lanes.forget_idle();
+    /// The member was found at `address`, of which this node knows by `source`: it is dialled there from now on. What is
+    /// under way elsewhere ends well, or with [`Error::Moved`] once it has brought nothing for a second.
+    pub fn follow(&self, address: Address, source: AddressSource) {
+        *self.place.lock() = (address, source);
+        self.renew();
+    }
+
+    /// The way to the member may be another one by now: all that is asked from now on goes out over new connections,
+    /// and what is under way ends as with [`HttpPeer::follow`].
+    pub fn renew(&self) {
+        self.distance.store(u64::MAX, Ordering::Relaxed);
+        self.lanes.renew();
+    }
+
+    /// Ends every connection, also those that other threads wait on.
+    pub fn cut(&self) {
+        self.lanes.cut();
     }
 
     /// Ends every connection, also those that other threads wait on, and makes no more.
@@ -213,11 +225,18 @@ impl HttpPeer {
                 }
                 // What has happened to this one has happened to the others.
                 Err(Error::Unreachable { .. }) => self.lanes.forget_idle(),
+                Err(Error::Moved { .. }) => {}
                 Err(error) => return Err(self.after(error)),
             }
         }
-        let lane = self.open_lane(deadline)?;
-        let reply = send(&lane).map_err(|error| self.after(error))?;
+        let mut lane = self.open_lane(deadline)?;
+        let mut reply = send(&lane);
+        // It was found elsewhere while it was asked here.
+        if let Err(Error::Moved { .. }) = reply {
+            lane = self.open_lane(deadline)?;
+            reply = send(&lane);
+        }
+        let reply = reply.map_err(|error| self.after(error))?;
         Ok((lane, reply))
     }
 
@@ -282,13 +301,14 @@ impl HttpPeer {
         // Before a guess is spent on it.
         self.check_identity(found)?;
         let mut socket = handshake::Timed::new(&link, deadline);
-        let paired = pairing::run(&mut connection, &mut socket, &who, self.source, &self.gate)?;
+        let source = self.place.lock().1;
+        let paired = pairing::run(&mut connection, &mut socket, &who, source, &self.gate)?;
         link.shutdown();
         self.check_identity(paired)
     }
 
     fn who(&self) -> String {
-        self.address.lock().to_string()
+        self.place.lock().0.to_string()
     }
 
     /// A request for `target` without a body. The authority is the member's key, as the address
@@ -325,6 +345,7 @@ impl HttpPeer {
                 let error = match status {
                     StatusCode::PRECONDITION_FAILED => Error::Changed { who: who() },
                     StatusCode::NOT_FOUND => Error::NotFound { who: who() },
+                    StatusCode::FORBIDDEN => Error::Forbidden { who: who() },
                     status => unexpected(&lane, status),
                 };
                 let is_whole = content_length(&head) == Some(0)

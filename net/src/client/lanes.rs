@@ -46,7 +46,7 @@ impl Lanes {
     /// Gives back a lane whose last response was read to the end.
     pub(super) fn put(&self, lane: Lane, now: Instant) {
         let mut state = self.state.lock();
-        if state.closed {
+        if state.closed || lane.is_retired() {
             return;
         }
         state
@@ -61,6 +61,20 @@ impl Lanes {
     /// Closes what idles.
     pub(super) fn forget_idle(&self) {
         self.state.lock().idle.clear();
+    }
+
+    /// Has all that is asked from now on asked over new connections. Those in use go on while they bring something.
+    pub(super) fn renew(&self) {
+        let mut state = self.state.lock();
+        let idle = std::mem::take(&mut state.idle);
+        state.links().for_each(|link| link.retire());
+        drop(state);
+        drop(idle);
+    }
+
+    /// Ends every connection, those in use too. Others can be made.
+    pub(super) fn cut(&self) {
+        self.end(false);
     }
 
     /// Remembers `link`, so that [`Lanes::close`] reaches it; fails once that has happened.
@@ -79,17 +93,22 @@ impl Lanes {
 
     /// Ends every connection, those in use too, and lets none be made any more.
     pub(super) fn close(&self) {
-        let (idle, links) = {
-            let mut state = self.state.lock();
-            state.closed = true;
-            (
-                std::mem::take(&mut state.idle),
-                std::mem::take(&mut state.links),
-            )
-        };
-        for link in links.iter().filter_map(Weak::upgrade) {
-            link.shutdown();
-        }
+        self.end(true);
+    }
+
+    fn end(&self, for_good: bool) {
+        let mut state = self.state.lock();
+        state.closed |= for_good;
+        let idle = std::mem::take(&mut state.idle);
+        let links: Vec<_> = state.links().collect();
+        drop(state);
+        links.iter().for_each(|link| link.shutdown());
         drop(idle);
+    }
+}
+
+impl State {
+    fn links(&self) -> impl Iterator<Item = Arc<dyn Link>> {
+        self.links.iter().filter_map(Weak::upgrade)
     }
 }

@@ -238,10 +238,10 @@ fn another_node_at_the_address_of_a_peer_is_not_talked_to() {
     node.befriend(&gate);
     other.befriend(&gate);
     let peer = connect(&client(&gate), &node.address()).unwrap();
-    peer.set_address(other.address());
+    peer.follow(other.address(), AddressSource::Named);
     let error = methods(&peer, soon()).unwrap_err();
     assert!(matches!(error, Error::OtherIdentity { .. }), "{error}");
-    peer.set_address(node.address());
+    peer.follow(node.address(), AddressSource::Named);
     assert!(methods(&peer, soon()).is_ok());
 }
 
@@ -279,6 +279,32 @@ fn a_file_that_changes_while_it_is_read_ends_in_an_error() {
     let error = read_all(&mut *stream).unwrap_err();
     assert!(matches!(error, Error::Unreachable { .. }), "{error}");
     assert!(stream.read(&mut [0; 1], soon()).is_err());
+}
+
+#[test]
+fn what_hangs_where_a_member_was_ends_and_is_asked_anew_over_another_connection() {
+    let fake = Fake::serve(|number, mut tls| {
+        read_request(&mut tls);
+        let _ = tls.write_all(b"HTTP/1.1 206 x\r\nContent-Length: 9\r\nContent-Range: bytes 0-8/9\r\nETag: \"0000000000000001\"\r\n\r\nabc");
+        if number > 1 {
+            let _ = tls.write_all(b"defghi");
+        }
+        let _ = tls.read(&mut [0]);
+    });
+    let peer = fake.peer();
+    let range = ByteRange::new(0, 9);
+    let mut stream = open(&peer, "f", Version(1), range).unwrap();
+    assert_eq!(stream.read(&mut [0; 9], soon()).unwrap(), 3);
+    let start = Instant::now();
+    thread::scope(|scope| {
+        let reader = scope.spawn(move || stream.read(&mut [0; 9], soon()));
+        peer.follow(fake.address.clone(), AddressSource::Named);
+        let error = reader.join().unwrap().unwrap_err();
+        assert!(matches!(error, Error::Moved { .. }), "{error}");
+    });
+    assert!(start.elapsed() < Duration::from_secs(5));
+    let mut again = open(&peer, "f", Version(1), range).unwrap();
+    assert_eq!(read_all(&mut *again).unwrap(), b"abcdefghi");
 }
 
 #[test]

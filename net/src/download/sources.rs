@@ -209,6 +209,11 @@ impl Sources {
     /// `source` has failed: it rests, or is given up when the failure will not pass.
     pub(crate) fn failed(&mut self, source: usize, error: &Error, now: Instant) {
         let source = &mut self.all[source];
+        // Where it is now, it has not failed.
+        if matches!(error, Error::Moved { .. }) {
+            source.rest_until = None;
+            return;
+        }
         if matches!(error, Error::Misbehaved { .. }) {
             source.strikes += 1;
         }
@@ -216,7 +221,7 @@ impl Sources {
         let may_have_more = source.is_doubtful && source.rate.is_some();
         let lost = match error {
             Error::NotFound { .. } => !may_have_more,
-            Error::Changed { .. } | Error::WrongBytes { .. } => true,
+            Error::Changed { .. } | Error::WrongBytes { .. } | Error::Forbidden { .. } => true,
             _ => false,
         };
         if lost || source.strikes >= MAX_STRIKES {

@@ -350,6 +350,11 @@ impl Shared {
         let is_claim = matches!(source.has, Has::File(_));
         if is_claim && matches!(error, Error::WrongBytes { .. }) {
             self.core.blame(source, self.expected.rooted());
+        } else if matches!(error, Error::Forbidden { .. }) {
+            tracing::info!(
+                peer = %source.who(), path = %source.path,
+                "this member may not read the file that it shares; not asked for it again"
+            );
         } else {
             tracing::debug!(peer = %source.who(), path = %source.path, %error, "a stream ended");
         }

@@ -193,6 +193,28 @@ fn a_file_that_changes_is_an_error_and_never_a_mixture() {
 }
 
 #[test]
+fn a_member_that_may_not_read_its_file_is_believed_at_once() {
+    let rig = rig(3 * MIB);
+    rig.peer.lock("file");
+    let (download, begun) = (rig.open(), Instant::now());
+    for _ in 0..3 {
+        let outcome = read(&download, 0, 4096);
+        assert!(matches!(outcome, Err(Error::Forbidden { .. })));
+    }
+    assert!(begun.elapsed() < Duration::from_secs(5));
+    // As many as began together; nothing is asked again.
+    assert!(rig.peer.opens() <= 2, "{}", rig.peer.opens());
+}
+
+#[test]
+fn another_holder_is_read_in_place_of_one_that_may_not() {
+    let holders = holders(2, 3 * MIB, None);
+    holders.peers[0].lock("file");
+    let download = holders.open();
+    assert!(read(&download, 0, 3 * MIB).unwrap() == holders.content);
+}
+
+#[test]
 fn a_frozen_member_fails_its_readers_by_the_deadline_and_then_at_once() {
     let rig = rig(8 * MIB);
     let download = rig.open();

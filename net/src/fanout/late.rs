@@ -128,7 +128,7 @@ fn weight(directory: &RelPath, listing: &Listing) -> usize {
 mod tests {
     use super::*;
     use crate::budget::ByteBudget;
-    use crate::types::{Attributes, Entry, Kind, Name, Version};
+    use crate::types::{Attributes, Entry, Kind, Mode, Name, Version};
 
     fn path(text: &str) -> RelPath {
         RelPath::new(text.as_bytes()).unwrap()
@@ -143,6 +143,7 @@ mod tests {
             name: Name::new(number.to_string().into_bytes()).unwrap(),
             attributes: Attributes {
                 kind: Kind::File,
+                mode: Mode::Plain,
                 size: 1,
                 mtime: 1,
                 version: Version(1),

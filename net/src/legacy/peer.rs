@@ -25,7 +25,9 @@ use crate::error::Error;
 use crate::merkle::{SUBTREE_BLOCKS, Subtree};
 use crate::share::pattern::Pattern;
 use crate::share::pattern::patience::{Patience, TimeIsUp};
-use crate::types::{Attributes, ByteRange, Entry, Kind, Name, PeerId, RelPath, Root, Version};
+use crate::types::{
+    Attributes, ByteRange, Entry, Kind, Mode, Name, PeerId, RelPath, Root, Version,
+};
 use crate::wire::{
     BatchAnswer, BatchItem, Changes, Fault, FaultCode, HashesRequest, ListRequest, Listing,
     MAX_SMALL_FILE, Request, Response, SearchPage, SearchRequest, StatRequest, StatResponse,
@@ -256,7 +258,7 @@ impl Inner {
         let more = entries.len() > most;
         entries.truncate(most);
         Ok(Response::List(Listing {
-            version: Version(state.names.mtime.cast_unsigned()),
+            version: Version(state.names.mtime as u64),
             mtime: state.names.mtime,
             entries,
             more,
@@ -278,9 +280,10 @@ impl Inner {
             let Some((parent, name)) = path.split() else {
                 return Some(Attributes {
                     kind: Kind::Directory,
+                    mode: Mode::Plain,
                     size: 0,
                     mtime: state.names.mtime,
-                    version: Version(state.names.mtime.cast_unsigned()),
+                    version: Version(state.names.mtime as u64),
                     root: None,
                 });
             };

@@ -38,10 +38,14 @@ pub(crate) trait Connect: Send + Sync {
     ) -> Result<Arc<dyn Connection>, Error>;
 }
 
-/// A member that is held on to.
+/// A member that is held on to: one for each, wherever it goes, so that whoever reads from it reads on.
 pub(crate) trait Connection: Peer {
-    /// The member was found at `address`: whoever still uses this connection finds it there.
-    fn moved(&self, address: &Address);
+    /// The member was found at `address`, of which this node knows by `source`: whoever holds this finds it there.
+    fn follow(&self, address: &Address, source: AddressSource);
+    /// The way to the member may be another one by now.
+    fn renew(&self);
+    /// Ends what is under way, from any thread.
+    fn cut(&self);
     /// Ends what is under way and allows nothing more, from any thread.
     fn close(&self);
 }
@@ -126,8 +130,7 @@ impl Members {
                 if verdict == Verdict::Close || state.stopping {
                     return Some(connection);
                 }
-                state.replace(id, connection, address);
-                None
+                state.adopt(id, connection, address, source)
             }
         });
         if let Some(unused) = unused {
@@ -157,12 +160,12 @@ impl Members {
                 exchange::answered(&mut state.table, id, address, theirs, now);
             }
             match verdict {
-                Verdict::Close => state.connections.remove(&id),
+                Verdict::Close => connection,
                 Verdict::Keep => None,
             }
         });
         if let Some(useless) = useless {
-            useless.close();
+            useless.cut();
         }
     }
 
@@ -220,13 +223,21 @@ impl Inner {
         events
     }
 
-    /// `connection` leads to `id` from now on. Readers that hold the one before may finish on it.
-    fn replace(&mut self, id: PeerId, connection: Arc<dyn Connection>, address: &Address) {
-        if let Some(before) = self.connections.insert(id, connection) {
-            before.moved(address);
-            self.replaced.retain(|old| old.strong_count() > 0);
-            self.replaced.push(Arc::downgrade(&before));
-        }
+    /// `connection` has found `id` at `address`. Readers hold the one that was there before, which follows it there; then
+    /// the new one is of no more use.
+    fn adopt(
+        &mut self,
+        id: PeerId,
+        connection: Arc<dyn Connection>,
+        address: &Address,
+        source: AddressSource,
+    ) -> Option<Arc<dyn Connection>> {
         self.roster = None;
+        if let Some(held) = self.connections.get(&id) {
+            held.follow(address, source);
+            return Some(connection);
+        }
+        self.connections.insert(id, connection);
+        None
     }
 }

@@ -14,6 +14,7 @@ pub(crate) mod dialer;
 mod exchange;
 pub(crate) mod mdns;
 mod names;
+mod own_addresses;
 pub(crate) mod remembered;
 #[cfg(test)]
 mod simulation;
@@ -24,7 +25,7 @@ mod tests;
 use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -104,8 +105,6 @@ struct Inner {
     /// Answers for what this node shares. Let go at the end, since it may hold the members itself.
     itself: Option<Arc<dyn Peer>>,
     connections: HashMap<PeerId, Arc<dyn Connection>>,
-    /// Connections that were replaced, and that a reader may still hold.
-    replaced: Vec<Weak<dyn Connection>>,
     /// What was last made of the table's revision.
     roster: Option<(u64, Arc<[Member]>)>,
     port: u16,
@@ -146,7 +145,6 @@ impl Members {
                 table,
                 itself: None,
                 connections: HashMap::new(),
-                replaced: Vec::new(),
                 roster: None,
                 port: 0,
                 stopping: false,
@@ -171,7 +169,8 @@ impl Members {
         if let Some(old) = self.old.get() {
             old.begin()?;
         }
-        dialer::start(self)
+        dialer::start(self)?;
+        own_addresses::start(self)
     }
 
     /// Has the servers of 2004 among the members from now on.
@@ -416,9 +415,7 @@ impl Members {
             let mut state = self.state.lock();
             state.stopping = true;
             (state.itself, state.roster) = (None, None);
-            let current = state.connections.values().cloned().collect::<Vec<_>>();
-            let replaced = state.replaced.iter().filter_map(Weak::upgrade);
-            replaced.chain(current).collect()
+            state.connections.values().cloned().collect()
         };
         self.changed.notify_all();
         for connection in connections {
@@ -480,7 +477,7 @@ impl Inner {
     fn apart<'a>(&'a self, old: &'a [OldMember]) -> impl Iterator<Item = &'a OldMember> {
         old.iter().filter(|old| {
             let node = old.node;
-            !node.is_some_and(|node| self.connections.contains_key(&node))
+            node.is_none_or(|node| self.table.address(node).is_none())
         })
     }
 }

@@ -8,7 +8,7 @@ use super::*;
 use crate::auth::AddressSource;
 use crate::client::ByteStream;
 use crate::types::{ByteRange, RelPath, Root, Version};
-use crate::wire::{BatchAnswer, BatchItem, Request, Response};
+use crate::wire::{BatchAnswer, BatchItem, MemberRecord, Request, Response};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -174,9 +174,13 @@ impl Peer for Call {
 }
 
 impl Connection for Call {
-    fn moved(&self, address: &Address) {
+    fn follow(&self, address: &Address, _: AddressSource) {
         *self.address.lock() = address.clone();
     }
+
+    fn renew(&self) {}
+
+    fn cut(&self) {}
 
     fn close(&self) {
         self.closed.store(true, Ordering::Relaxed);
@@ -259,6 +263,47 @@ fn a_member_that_failed_a_call_is_not_asked_until_it_answers_a_hello() {
     board.plug(2, Line::To(b.clone()));
     eventually("it is back", || names(&a) == ["b"]);
     assert!(a.absent().is_empty());
+    [a, b].iter().for_each(|n| n.stop(soon()));
+}
+
+#[test]
+fn whoever_holds_a_member_follows_it_wherever_it_goes() {
+    let board = Switchboard::default();
+    let (a, b) = (board.node(1, "a", 7, &[2]), board.node(2, "b", 7, &[]));
+    eventually("they meet", || names(&a) == ["b"]);
+    let held = a.present().remove(0).peer;
+    let hello = || Hello {
+        protocol: Hello::PROTOCOL,
+        sender: MemberRecord {
+            id: id(2),
+            name: "b".into(),
+            addresses: Vec::new(),
+        },
+        port: 7,
+        members: Vec::new(),
+    };
+    for (from, to) in [(2, 3), (3, 4), (4, 2)] {
+        board.unplug(from);
+        board.plug(to, Line::To(b.clone()));
+        // It says hello from there.
+        a.hello(id(2), ip(to), hello());
+        eventually("it is found there", || {
+            a.present()
+                .iter()
+                .any(|member| member.address == Some(at(to)))
+        });
+        let call = Request::Hello(Hello {
+            sender: MemberRecord {
+                id: id(1),
+                ..hello().sender
+            },
+            ..hello()
+        });
+        assert!(
+            held.call(&call, soon()).is_ok(),
+            "found at {to} only by others"
+        );
+    }
     [a, b].iter().for_each(|n| n.stop(soon()));
 }
 

@@ -79,6 +79,9 @@ pub(crate) fn read(
             tracing::warn!(path = %item.path, %fault, "a shared file cannot be opened");
             return (None, BatchAnswer::Failed);
         }
+        Err(fault) if fault.code == FaultCode::Forbidden => {
+            return (None, BatchAnswer::Forbidden);
+        }
         Err(_) => return (None, BatchAnswer::NotFound),
     };
     let attributes = file.attributes();

@@ -116,6 +116,11 @@ impl Requested {
                 tracing::warn!(path = %self.path, %fault, "a shared file cannot be opened");
                 return (status(StatusCode::INTERNAL_SERVER_ERROR), None);
             }
+            // Listings say so, too: nothing has gone wrong.
+            Err(fault) if fault.code == FaultCode::Forbidden => {
+                tracing::debug!(path = %self.path, %fault, "a shared file is not served");
+                return (status(StatusCode::FORBIDDEN), None);
+            }
             Err(_) => return (status(StatusCode::NOT_FOUND), None),
         };
         if file.attributes().kind != Kind::File {

@@ -17,7 +17,7 @@ use super::{Share, SharedFile};
 use crate::error::Error;
 use crate::fairness::Holder;
 use crate::merkle::TreeHasher;
-use crate::types::{Attributes, Kind, RelPath, Root, Version};
+use crate::types::{Attributes, Kind, Mode, RelPath, Root, Version};
 use crate::wire::SearchRequest;
 
 /// A file that changed less than this long ago is probably still being written.
@@ -371,7 +371,8 @@ impl Share {
         for (index, (attributes, root)) in found.iter_mut().zip(known).enumerate() {
             if attributes.kind == Kind::File && attributes.size > 0 {
                 attributes.root = root;
-                if root.is_none() {
+                // What cannot be read gets none.
+                if root.is_none() && attributes.mode != Mode::Unreadable {
                     lacking.push(index);
                 }
             }

@@ -10,6 +10,7 @@
 //! The calls block on the disk and are meant for threads that may. They hold no lock while they
 //! do. Their faults never name a path of this machine.
 
+mod access;
 mod beneath;
 mod by_root;
 mod captures;
@@ -280,7 +281,7 @@ impl Share {
 
     fn attributes(&self, path: &RelPath) -> Result<Option<Attributes>, Fault> {
         match self.tree.find(path) {
-            Ok(found) => Ok(found.state.attributes()),
+            Ok(found) => Ok(self.tree.attributes(&found)),
             Err(error) if is_absence(error) => Ok(None),
             Err(error) => Err(internal(error)),
         }
@@ -408,7 +409,7 @@ fn fault(error: Errno) -> Fault {
 fn unreadable(error: Errno) -> Fault {
     match error {
         Errno::ACCESS | Errno::PERM => Fault::new(
-            FaultCode::Internal,
+            FaultCode::Forbidden,
             "the member who shares this may not read it",
         ),
         other => fault(other),

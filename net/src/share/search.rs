@@ -110,7 +110,10 @@ impl Share {
     /// Attributes of a regular file; `None` when there is none at `path` (any more).
     fn file_attributes(&self, path: &RelPath) -> Result<Option<Attributes>, Fault> {
         match self.tree.find(path) {
-            Ok(found) => Ok(found.state.attributes().filter(|a| a.kind == Kind::File)),
+            Ok(found) => Ok(self
+                .tree
+                .attributes(&found)
+                .filter(|a| a.kind == Kind::File)),
             Err(error) if is_exhaustion(error) => Err(internal(error)),
             Err(_) => Ok(None),
         }

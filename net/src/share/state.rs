@@ -6,9 +6,10 @@ use rustix::fs::{AtFlags, FileType, Statx, StatxFlags, StatxTimestamp, statx};
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
+use super::access::Permissions;
 use super::mounts::Device;
 use super::wishes::FileId;
-use crate::types::{Attributes, Kind, Version};
+use crate::types::{Attributes, Kind, UnixTime, Version};
 
 /// Everything that tells one state of a file from another without reading it. Two equal values
 /// mean an unchanged file, as far as the file system's clock can tell: since Linux 6.13 the common
@@ -25,6 +26,7 @@ pub(super) struct State {
     born: Moment,
     modified: Moment,
     changed: Moment,
+    permissions: Permissions,
 }
 
 /// Seconds and nanoseconds since 1970.
@@ -80,9 +82,10 @@ impl State {
         self.device
     }
 
-    /// Nanoseconds since 1970 when its content was last modified.
-    pub(super) fn mtime(&self) -> i64 {
-        nanoseconds(self.modified)
+    /// When its content was last modified.
+    pub(super) fn mtime(&self) -> UnixTime {
+        let (seconds, nanoseconds) = self.modified;
+        UnixTime::from(seconds) * 1_000_000_000 + UnixTime::from(nanoseconds)
     }
 
     /// Nanoseconds since 1970 when anything of it last changed.
@@ -95,6 +98,7 @@ impl State {
         let kind = self.kind()?;
         Some(Attributes {
             kind,
+            mode: self.permissions.of_opened(kind),
             size: self.content_size(),
             mtime: self.mtime(),
             version: self.version(),
@@ -128,6 +132,11 @@ impl State {
         self.size
     }
 
+    /// Who may do what with it.
+    pub(super) fn permissions(&self) -> Permissions {
+        self.permissions
+    }
+
     /// Which file it is a state of.
     pub(super) fn id(&self) -> FileId {
         FileId::new(self.device, self.inode)
@@ -156,6 +165,11 @@ impl From<Statx> for State {
             },
             modified: moment(stat.stx_mtime),
             changed: moment(stat.stx_ctime),
+            permissions: Permissions {
+                bits: stat.stx_mode,
+                user: stat.stx_uid,
+                group: stat.stx_gid,
+            },
         }
     }
 }
@@ -191,6 +205,11 @@ mod tests {
         born: (1, 1),
         modified: (-1, 500),
         changed: (2, 3),
+        permissions: Permissions {
+            bits: 0o644,
+            user: 0,
+            group: 0,
+        },
     };
 
     #[test]
@@ -224,6 +243,11 @@ mod tests {
     #[test]
     fn times_before_1970_and_beyond_2262_stay_in_order() {
         assert_eq!(STATE.mtime(), -999_999_500);
+        let far = State {
+            modified: (i64::MAX, 999_999_999),
+            ..STATE
+        };
+        assert_eq!(far.mtime() / 1_000_000_000, i64::MAX.into());
         assert_eq!(nanoseconds((i64::MAX, 1)), i64::MAX);
         assert_eq!(nanoseconds((i64::MIN, 0)), i64::MIN);
     }

@@ -19,6 +19,7 @@ use std::os::fd::OwnedFd;
 use rustix::fs::readlinkat;
 use rustix::io::Errno;
 
+use super::access::Rights;
 use super::beneath::{Beneath, Mounts, open_directory};
 use super::mounts::MountTable;
 use super::names::{Names, Seen};
@@ -38,6 +39,7 @@ pub(super) struct Tree {
     beneath: Beneath,
     policy: Policy,
     mounts: MountTable,
+    rights: Rights,
     root: State,
 }
 
@@ -79,6 +81,7 @@ impl Tree {
             beneath,
             policy,
             mounts,
+            rights: Rights::of_process(),
             root,
         })
     }
@@ -221,11 +224,22 @@ impl Tree {
                 return Ok(None);
             }
             if !state.is_link() {
-                return Ok(state.attributes());
+                let attributes = state.attributes().map(|attributes| Attributes {
+                    mode: self.rights.of_entry(&state, &directory.handle, name),
+                    ..attributes
+                });
+                return Ok(attributes);
             }
         }
         let found = self.child(&directory.place, name)?;
-        Ok(found.state.attributes())
+        Ok(self.attributes(&found))
+    }
+
+    /// What members see of what was found.
+    pub(super) fn attributes(&self, found: &Found) -> Option<Attributes> {
+        let attributes = found.state.attributes()?;
+        let mode = self.rights.of_pinned(&found.state, &found.handle);
+        Some(Attributes { mode, ..attributes })
     }
 
     /// Opens a file for reading; its state is that of the moment after. The file may have been

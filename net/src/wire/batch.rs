@@ -45,6 +45,8 @@ pub enum BatchAnswer {
     Changed,
     /// It is larger than [`MAX_SMALL_FILE`], or the response is full.
     TooLarge,
+    /// It is shared, and the callee itself may not read it.
+    Forbidden,
     /// The callee's own disk or system failed.
     Failed,
 }
@@ -55,6 +57,7 @@ impl BatchAnswer {
         match self {
             Self::Whole(_) => 200,
             Self::NotFound => 404,
+            Self::Forbidden => 403,
             Self::Changed => 412,
             Self::TooLarge => 413,
             Self::Failed => 500,
@@ -144,6 +147,7 @@ pub fn decode_answers(items: &[BatchItem], body: &[u8]) -> Result<Vec<BatchAnswe
                 return Err("a file in another version than asked for");
             }
             200 => BatchAnswer::Whole(bytes.to_vec()),
+            403 => BatchAnswer::Forbidden,
             404 => BatchAnswer::NotFound,
             412 => BatchAnswer::Changed,
             413 => BatchAnswer::TooLarge,
@@ -198,6 +202,7 @@ mod tests {
             Just(BatchAnswer::NotFound),
             Just(BatchAnswer::Changed),
             Just(BatchAnswer::TooLarge),
+            Just(BatchAnswer::Forbidden),
             Just(BatchAnswer::Failed),
         ]
     }

@@ -4,8 +4,8 @@
 //! and 33 bytes, or 76 with a root, and is decoded without a tag in sight. Numbers are big-endian
 //! 64-bit, names are each ended by a NUL byte, which no name can contain.
 
-use super::fields::{Fields, Refusal};
-use crate::types::{Attributes, Kind, Root, Version};
+use super::fields::{Fields, Refusal, bytes, text};
+use crate::types::{Attributes, Kind, Mode, Root, UnixTime, Version};
 use crate::xmlrpc::Value;
 
 /// The attribute columns of a message, one element per entry in each.
@@ -16,6 +16,10 @@ pub(super) struct Columns {
     mtimes: Vec<u8>,
     versions: Vec<u8>,
     roots: Vec<u8>,
+    /// Empty when all are plain.
+    modes: String,
+    /// Empty when all mtimes fit into 64 bits.
+    long_mtimes: Vec<u8>,
 }
 
 impl Columns {
@@ -23,6 +27,18 @@ impl Columns {
     pub(super) fn of<'a>(rows: impl Iterator<Item = Option<&'a Attributes>> + Clone) -> Self {
         let mut columns = Self::default();
         let any_root = rows.clone().flatten().any(|row| row.root.is_some());
+        let any_mode = rows.clone().flatten().any(|row| row.mode != Mode::Plain);
+        if any_mode {
+            let modes = rows
+                .clone()
+                .map(|row| row.map_or(Mode::Plain, |row| row.mode));
+            columns.modes = modes.map(letter).collect();
+        }
+        let mut mtimes = rows.clone().flatten().map(|row| row.mtime);
+        if mtimes.any(|mtime| long_mtime(mtime).is_some()) {
+            let mtimes = rows.clone().map(|row| row.map_or(0, |row| row.mtime));
+            columns.long_mtimes = mtimes.flat_map(UnixTime::to_be_bytes).collect();
+        }
         for row in rows {
             columns.push(row, any_root);
         }
@@ -37,7 +53,8 @@ impl Columns {
                     Kind::File => 'f',
                     Kind::Directory => 'd',
                 };
-                (kind, row.size, row.mtime, row.version.0, row.root)
+                let mtime = short_mtime(row.mtime);
+                (kind, row.size, mtime, row.version.0, row.root)
             }
         };
         self.kinds.push(kind);
@@ -51,14 +68,19 @@ impl Columns {
     }
 
     /// The columns as members of a result.
-    pub(super) fn into_members(self) -> [(&'static str, Value); 5] {
-        [
+    pub(super) fn into_members(self) -> impl Iterator<Item = (&'static str, Value)> {
+        let always = [
             ("kinds", Value::String(self.kinds)),
             ("sizes", Value::Bytes(self.sizes)),
             ("mtimes", Value::Bytes(self.mtimes)),
             ("versions", Value::Bytes(self.versions)),
             ("roots", Value::Bytes(self.roots)),
-        ]
+        ];
+        let modes = Some(self.modes).filter(|modes| !modes.is_empty());
+        let modes = modes.map(|modes| ("modes", Value::String(modes)));
+        let long_mtimes = Some(self.long_mtimes).filter(|mtimes| !mtimes.is_empty());
+        let long_mtimes = long_mtimes.map(|mtimes| ("long_mtimes", Value::Bytes(mtimes)));
+        always.into_iter().chain(modes).chain(long_mtimes)
     }
 
     /// Takes the columns out of a result of at most `most` entries; all have the same length.
@@ -69,6 +91,14 @@ impl Columns {
             mtimes: fields.bytes("mtimes")?,
             versions: fields.bytes("versions")?,
             roots: fields.bytes("roots")?,
+            modes: match fields.optional("modes") {
+                Some(modes) => text(modes, "modes")?,
+                None => String::new(),
+            },
+            long_mtimes: match fields.optional("long_mtimes") {
+                Some(mtimes) => bytes(mtimes, "long_mtimes")?,
+                None => Vec::new(),
+            },
         };
         let entries = columns.len();
         if entries > most {
@@ -76,7 +106,9 @@ impl Columns {
         }
         let numbers = [&columns.sizes, &columns.mtimes, &columns.versions];
         let agree = numbers.iter().all(|column| column.len() == entries * 8)
-            && (columns.roots.is_empty() || columns.roots.len() == entries * 32);
+            && (columns.roots.is_empty() || columns.roots.len() == entries * 32)
+            && (columns.modes.is_empty() || columns.modes.len() == entries)
+            && (columns.long_mtimes.is_empty() || columns.long_mtimes.len() == entries * 16);
         if !agree {
             return Err(Refusal::invalid("the columns differ in length"));
         }
@@ -90,7 +122,8 @@ impl Columns {
 
     /// The entries in order, each checked.
     pub(super) fn rows(&self) -> impl Iterator<Item = Result<Option<Attributes>, Refusal>> {
-        let roots = self.roots.as_chunks().0;
+        let (roots, modes) = (self.roots.as_chunks().0, self.modes.as_bytes());
+        let long_mtimes = self.long_mtimes.as_chunks().0;
         self.kinds
             .bytes()
             .zip(self.sizes.as_chunks().0)
@@ -101,8 +134,12 @@ impl Columns {
                 let root = roots.get(i).filter(|root| **root != [0; 32]);
                 let row = |kind| Attributes {
                     kind,
+                    mode: modes.get(i).map_or(Mode::Plain, |letter| mode(*letter)),
                     size: u64::from_be_bytes(*size),
-                    mtime: i64::from_be_bytes(*mtime),
+                    mtime: match long_mtimes.get(i) {
+                        Some(mtime) => UnixTime::from_be_bytes(*mtime),
+                        None => i64::from_be_bytes(*mtime).into(),
+                    },
                     version: Version(u64::from_be_bytes(*version)),
                     root: root.copied().map(Root::from_bytes),
                 };
@@ -116,10 +153,49 @@ impl Columns {
     }
 }
 
+/// An mtime as those read it who know 64 bits: the nearest that there is.
+pub(super) fn short_mtime(mtime: UnixTime) -> i64 {
+    let limit = if mtime < 0 { i64::MIN } else { i64::MAX };
+    i64::try_from(mtime).unwrap_or(limit)
+}
+
+/// All of it, if those cannot read it.
+pub(super) fn long_mtime(mtime: UnixTime) -> Option<[u8; 16]> {
+    let is_long = i64::try_from(mtime).is_err();
+    is_long.then(|| mtime.to_be_bytes())
+}
+
+/// Refuses an mtime that no system can have.
+pub(super) fn check_mtime(mtime: UnixTime) -> Result<(), Refusal> {
+    match i64::try_from(mtime.div_euclid(1_000_000_000)) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(Refusal::invalid("an mtime beyond 64 bits of seconds")),
+    }
+}
+
+/// One letter of the column `modes`.
+fn letter(mode: Mode) -> char {
+    match mode {
+        Mode::Plain => 'r',
+        Mode::Executable => 'x',
+        Mode::Unreadable => '-',
+    }
+}
+
+/// What a letter means. Those that this program does not know say nothing.
+fn mode(letter: u8) -> Mode {
+    match letter {
+        b'x' => Mode::Executable,
+        b'-' => Mode::Unreadable,
+        _ => Mode::Plain,
+    }
+}
+
 fn checked(row: Attributes) -> Result<Attributes, Refusal> {
     if i64::try_from(row.size).is_err() {
         return Err(Refusal::invalid("a size beyond 2^63 - 1"));
     }
+    check_mtime(row.mtime)?;
     if row.kind == Kind::Directory && (row.size != 0 || row.root.is_some()) {
         return Err(Refusal::invalid("a directory with a size or a root"));
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::types::{
-    Address, Attributes, ContentId, Entry, Kind, Name, PeerId, RelPath, Root, Version,
+    Address, Attributes, ContentId, Entry, Kind, Mode, Name, PeerId, RelPath, Root, Version,
 };
 
 const PROTOCOL: &str = include_str!("../../PROTOCOL.md");
@@ -50,6 +50,7 @@ fn path(text: &[u8]) -> RelPath {
 fn directory() -> Attributes {
     Attributes {
         kind: Kind::Directory,
+        mode: Mode::Plain,
         size: 0,
         mtime: 1_700_000_000_000_000_000,
         version: Version(0x0123_4567_89ab_cdef),
@@ -60,6 +61,7 @@ fn directory() -> Attributes {
 fn file() -> Attributes {
     Attributes {
         kind: Kind::File,
+        mode: Mode::Plain,
         size: 300_000_000,
         mtime: 1_700_000_000_123_456_789,
         version: Version(0xfedc_ba98_7654_3210),

@@ -26,6 +26,8 @@ pub enum FaultCode {
     BadPattern,
     /// 5: the protocol versions do not overlap.
     UnsupportedVersion,
+    /// 6: it is shared, and the callee itself may not read it.
+    Forbidden,
     /// Any other number.
     Other(i32),
 }
@@ -44,6 +46,7 @@ impl FaultCode {
             Self::LimitExceeded => 3,
             Self::BadPattern => 4,
             Self::UnsupportedVersion => 5,
+            Self::Forbidden => 6,
             Self::Other(number) => number,
         }
     }
@@ -61,6 +64,7 @@ impl FaultCode {
             3 => Self::LimitExceeded,
             4 => Self::BadPattern,
             5 => Self::UnsupportedVersion,
+            6 => Self::Forbidden,
             other => Self::Other(other),
         }
     }

@@ -2,9 +2,9 @@
 
 use super::Response;
 use super::changes::{counter_to_value, optional_counter};
-use super::columns::{Columns, join, split};
+use super::columns::{Columns, check_mtime, join, long_mtime, short_mtime, split};
 use super::fields::{Fields, Refusal, bytes, members};
-use crate::types::{Entry, Name, RelPath, Version};
+use crate::types::{Entry, Name, RelPath, UnixTime, Version};
 use crate::xmlrpc::Value;
 
 pub(super) const NAME: &str = "tinyp2p.list";
@@ -14,8 +14,8 @@ struct tinyp2p.list(struct)
 One directory, in pages. Parameter: path (string or base64, empty for the root), after (string or
 base64, the last name of the page before; left out for the first page), limit (int, at least 1; a page
 never holds more than 8192 entries), watch (boolean, may be left out). Result: version (i8), mtime (i8,
-nanoseconds since 1970), more (boolean), the columns names, kinds, sizes, mtimes, versions, roots, sorted
-by the names' bytes, and counter (i8) if the directory is watched; with watch, where there is no
+nanoseconds since 1970), more (boolean), the columns names, kinds, sizes, mtimes, versions, roots, and
+where need be modes and long_mtimes, sorted by the names' bytes, and counter (i8) if the directory is watched; with watch, where there is no
 directory: none (boolean, true), and counter.";
 
 /// Asks for the entries of `directory` whose names sort (as bytes) behind `after`.
@@ -61,8 +61,8 @@ impl ListRequest {
 pub struct Listing {
     /// The directory's own state: equal versions mean that no name came or went.
     pub version: Version,
-    /// The directory's modification time, nanoseconds since 1970.
-    pub mtime: i64,
+    /// The directory's modification time.
+    pub mtime: UnixTime,
     /// The page's entries, names strictly ascending.
     pub entries: Vec<Entry>,
     /// True when names behind the last entry remain.
@@ -78,24 +78,21 @@ impl Listing {
 
     pub(super) fn to_value(&self) -> Value {
         let columns = Columns::of(self.entries.iter().map(|entry| Some(&entry.attributes)));
-        let [kinds, sizes, mtimes, versions, roots] = columns.into_members();
         let listing = [
             ("version", Value::Int(self.version.0.cast_signed())),
-            ("mtime", Value::Int(self.mtime)),
+            ("mtime", Value::Int(short_mtime(self.mtime))),
             ("more", Value::Boolean(self.more)),
             (
                 "names",
                 join(self.entries.iter().map(|entry| entry.name.as_bytes())),
             ),
-            kinds,
-            sizes,
-            mtimes,
-            versions,
-            roots,
         ];
+        let listing = listing.into_iter().chain(columns.into_members());
         let counter = self.counter.map(counter_to_value);
         let counter = counter.map(|counter| ("counter", counter));
-        members(listing.into_iter().chain(counter))
+        let long_mtime = long_mtime(self.mtime);
+        let long_mtime = long_mtime.map(|mtime| ("long_mtime", Value::Bytes(mtime.to_vec())));
+        members(listing.chain(counter).chain(long_mtime))
     }
 
     /// A page that answers `request`. An empty page that promises more is refused: who believed it
@@ -123,12 +120,24 @@ impl Listing {
         }
         Ok(Self {
             version: Version(fields.integer::<i64>("version")?.cast_unsigned()),
-            mtime: fields.integer("mtime")?,
+            mtime: directory_mtime(&mut fields)?,
             entries,
             more,
             counter: optional_counter(&mut fields)?,
         })
     }
+}
+
+fn directory_mtime(fields: &mut Fields) -> Result<UnixTime, Refusal> {
+    let short: i64 = fields.integer("mtime")?;
+    let Some(long) = fields.optional("long_mtime") else {
+        return Ok(short.into());
+    };
+    let long = bytes(long, "long_mtime")?.try_into();
+    let long = long.map_err(|_| Refusal::invalid("'long_mtime' must have 16 bytes"))?;
+    let mtime = UnixTime::from_be_bytes(long);
+    check_mtime(mtime)?;
+    Ok(mtime)
 }
 
 /// That there is no directory.

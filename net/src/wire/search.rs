@@ -1,7 +1,7 @@
 //! `tinyp2p.search`: a regular expression over the file names of a whole share, in pages.
 
 use super::columns::{Columns, join, split};
-use super::fields::{Fields, Refusal, bytes, structure};
+use super::fields::{Fields, Refusal, bytes, members, structure};
 use crate::types::{Attributes, Kind, RelPath};
 use crate::xmlrpc::Value;
 
@@ -13,7 +13,7 @@ The files of the whole share whose name a regular expression matches anywhere, i
 pattern (string, at most 1024 bytes, syntax of the Rust crate regex), after (string or base64, the last
 path of the page before; left out for the first page), limit (int, at least 1; a page never holds more
 than 1024 matches). Result: more (boolean), and the columns paths, kinds, sizes, mtimes, versions, roots,
-sorted by the paths' bytes.";
+and where need be modes and long_mtimes, sorted by the paths' bytes.";
 
 /// Asks for the files whose name (the last component) `pattern` matches anywhere, as Python's
 /// `re.search` would, in the syntax of the `regex` crate.
@@ -85,19 +85,14 @@ impl SearchPage {
 
     pub(super) fn to_value(&self) -> Value {
         let columns = Columns::of(self.matches.iter().map(|(_, attributes)| Some(attributes)));
-        let [kinds, sizes, mtimes, versions, roots] = columns.into_members();
-        structure([
+        let page = [
             ("more", Value::Boolean(self.more)),
             (
                 "paths",
                 join(self.matches.iter().map(|(path, _)| path.as_bytes())),
             ),
-            kinds,
-            sizes,
-            mtimes,
-            versions,
-            roots,
-        ])
+        ];
+        members(page.into_iter().chain(columns.into_members()))
     }
 
     /// A page that answers `request`.

@@ -8,7 +8,8 @@ use proptest::prelude::*;
 use super::fields::structure;
 use super::*;
 use crate::types::{
-    Address, Attributes, ContentId, Entry, Kind, Name, PeerId, RelPath, Root, Version,
+    Address, Attributes, ContentId, Entry, Kind, Mode, Name, PeerId, RelPath, Root, UnixTime,
+    Version,
 };
 use crate::xmlrpc::{Value, write_call, write_response};
 
@@ -27,19 +28,34 @@ fn any_path() -> impl Strategy<Value = RelPath> {
     })
 }
 
+/// Mostly those of today, some that 64 bits of nanoseconds cannot tell.
+fn any_mtime() -> impl Strategy<Value = UnixTime> {
+    let far = (any::<i64>(), 0..1_000_000_000_i128)
+        .prop_map(|(seconds, rest)| UnixTime::from(seconds) * 1_000_000_000 + rest);
+    prop_oneof![6 => any::<i64>().prop_map_into(), 1 => far]
+}
+
 fn any_attributes() -> impl Strategy<Value = Attributes> {
     let root = option::of(prop::array::uniform32(1u8..).prop_map(Root::from_bytes));
-    let file = (0..=i64::MAX as u64, any::<i64>(), any::<u64>(), root).prop_map(
-        |(size, mtime, version, root)| Attributes {
+    let mode = prop_oneof![
+        6 => Just(Mode::Plain),
+        1 => Just(Mode::Executable),
+        1 => Just(Mode::Unreadable),
+    ];
+    let sizes = 0..=i64::MAX as u64;
+    let file = (mode, sizes, any_mtime(), any::<u64>(), root).prop_map(
+        |(mode, size, mtime, version, root)| Attributes {
             kind: Kind::File,
+            mode,
             size,
             mtime,
             version: Version(version),
             root,
         },
     );
-    let directory = (any::<i64>(), any::<u64>()).prop_map(|(mtime, version)| Attributes {
+    let directory = (any_mtime(), any::<u64>()).prop_map(|(mtime, version)| Attributes {
         kind: Kind::Directory,
+        mode: Mode::Plain,
         size: 0,
         mtime,
         version: Version(version),
@@ -140,7 +156,7 @@ fn any_snapshot_request() -> impl Strategy<Value = SnapshotRequest> {
 /// A request, and a response that answers it.
 fn any_exchange() -> impl Strategy<Value = (Request, Response)> {
     let entries = btree_map(any_name(), any_attributes(), 0..6);
-    let listing = (any::<u64>(), any::<i64>(), entries, any::<bool>());
+    let listing = (any::<u64>(), any_mtime(), entries, any::<bool>());
     let matches = btree_map(any_path(), any_attributes(), 0..6);
     let snapshot = (any_snapshot_request(), any::<u64>(), any_content());
     let snapshot = snapshot.prop_map(|(request, version, content)| {
@@ -248,6 +264,7 @@ fn stat(paths: usize) -> Request {
 fn file(size: u64) -> Attributes {
     Attributes {
         kind: Kind::File,
+        mode: Mode::Plain,
         size,
         mtime: 0,
         version: Version(1),
@@ -654,6 +671,65 @@ fn columns_that_disagree_are_refused() {
             m.remove(name);
         });
         assert!(is_malformed(&missing), "{name}");
+    }
+}
+
+#[test]
+fn modes_are_told_where_one_is_not_plain_and_unknown_ones_say_nothing() {
+    let modes = |answer: &Value| match answer {
+        Value::Struct(members) => members.get("modes").cloned(),
+        _ => None,
+    };
+    let mut listing = page(&["a", "b", "c"]);
+    assert_eq!(modes(&listing.to_value()), None);
+    listing.entries[1].attributes.mode = Mode::Executable;
+    listing.entries[2].attributes.mode = Mode::Unreadable;
+    let told = listing.to_value();
+    assert_eq!(modes(&told), Some("rx-".into()));
+    let with = |letters: &str| {
+        bent(&list(None, 9), told.clone(), |m| {
+            m.insert("modes".into(), letters.into());
+        })
+    };
+    let Ok(Response::List(read)) = with("x?r") else {
+        panic!("refused");
+    };
+    let read = read.entries.iter().map(|entry| entry.attributes.mode);
+    let expected = [Mode::Executable, Mode::Plain, Mode::Plain];
+    assert!(read.eq(expected));
+    assert!(is_malformed(&with("rx")) && is_malformed(&with("rx-r")));
+}
+
+#[test]
+fn times_beyond_2262_are_whole_for_those_who_know_them_and_the_latest_for_others() {
+    let in_2400: UnixTime = 13_569_465_600_123_456_789;
+    let mut listing = page(&["a", "b"]);
+    listing.entries[1].attributes.mtime = in_2400;
+    listing.mtime = -in_2400;
+    let told = listing.to_value();
+    assert_eq!(
+        bent(&list(None, 9), told.clone(), |_| {}),
+        Ok(Response::List(listing.clone()))
+    );
+    let old = bent(&list(None, 9), told.clone(), |m| {
+        assert!(m.remove("long_mtimes").is_some() && m.remove("long_mtime").is_some());
+    });
+    let Ok(Response::List(old)) = old else {
+        panic!("refused");
+    };
+    assert_eq!(old.entries[1].attributes.mtime, i64::MAX.into());
+    assert_eq!(old.mtime, i64::MIN.into());
+    let impossible = UnixTime::MAX.to_be_bytes().to_vec();
+    for (name, bytes) in [
+        ("long_mtimes", [&[0; 16], &impossible[..]].concat()),
+        ("long_mtimes", vec![0; 31]),
+        ("long_mtime", impossible.clone()),
+        ("long_mtime", vec![0; 15]),
+    ] {
+        let answer = bent(&list(None, 9), told.clone(), |m| {
+            m.insert(name.into(), Value::Bytes(bytes));
+        });
+        assert!(is_malformed(&answer), "{name}");
     }
 }
 

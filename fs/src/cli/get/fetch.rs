@@ -11,7 +11,7 @@ use indicatif::ProgressBar;
 use tinyp2p_net::client::Peer;
 use tinyp2p_net::config::{CALL_DEADLINE, CONNECT_DEADLINE, READ_DEADLINE};
 use tinyp2p_net::error::Error;
-use tinyp2p_net::types::{Attributes, ByteRange, PeerId};
+use tinyp2p_net::types::{Attributes, ByteRange, PeerId, UnixTime};
 
 use super::plan::{Holder, Job};
 use super::queue::{Standing, Task};
@@ -137,7 +137,7 @@ fn follow(
     part: &mut Part,
     members: &dyn Members,
     bar: &ProgressBar,
-) -> (Result<(), Stop>, i64) {
+) -> (Result<(), Stop>, UnixTime) {
     let (mut holder, mut mtime) = (holder.clone(), job.mtime);
     let mut changes = 0;
     loop {

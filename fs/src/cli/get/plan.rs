@@ -6,7 +6,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tinyp2p_net::types::{Attributes, Entry, Kind, Name, PeerId, RelPath, Root, Version};
+use tinyp2p_net::types::{
+    Attributes, Entry, Kind, Mode, Name, PeerId, RelPath, Root, UnixTime, Version,
+};
 
 use crate::cli::search::Found;
 use crate::view::merge::{self, Member};
@@ -21,7 +23,7 @@ pub(super) struct Job {
     /// Bytes of content; [`Attributes::UNKNOWN_SIZE`] while nobody who has it tells.
     pub(super) size: u64,
     /// Modification time, nanoseconds since 1970.
-    pub(super) mtime: i64,
+    pub(super) mtime: UnixTime,
     /// The content root, when somebody knows it: whatever arrives must have it.
     pub(super) root: Option<Root>,
     /// Who has it, the best one to read from first; never empty.
@@ -68,6 +70,7 @@ type Listing = BTreeMap<Name, Attributes>;
 /// What a member has where another has a file: all that matters of a directory is that it keeps its name.
 const DIRECTORY: Attributes = Attributes {
     kind: Kind::Directory,
+    mode: Mode::Plain,
     size: 0,
     mtime: 0,
     version: Version(0),
@@ -199,9 +202,10 @@ mod tests {
         })
     }
 
-    fn file(path: &str, size: u64, mtime: i64) -> (RelPath, Attributes) {
+    fn file(path: &str, size: u64, mtime: UnixTime) -> (RelPath, Attributes) {
         let attributes = Attributes {
             kind: Kind::File,
+            mode: Mode::Plain,
             size,
             mtime,
             version: Version(size ^ mtime as u64),

@@ -1,5 +1,5 @@
 use tinyp2p_net::budget::{ByteBudget, Held};
-use tinyp2p_net::types::{Attributes, Entry, Version};
+use tinyp2p_net::types::{Attributes, Entry, Mode, Version};
 use tinyp2p_net::wire::{Change, Depth, Listing};
 
 use super::*;
@@ -26,6 +26,7 @@ fn said_by(members: &[u8], names: usize) -> Arc<Directory> {
         name: Name::new(format!("{number:06}").into_bytes()).unwrap(),
         attributes: Attributes {
             kind: Kind::File,
+            mode: Mode::Plain,
             size: 10,
             mtime: 0,
             version: Version(1),

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
-use tinyp2p_net::types::MAX_NAME_BYTES;
+use tinyp2p_net::types::{MAX_NAME_BYTES, UnixTime};
 
 use super::*;
 
@@ -18,15 +18,16 @@ fn name_of(text: &str) -> Name {
     Name::new(text.as_bytes()).unwrap()
 }
 
-fn file(name: &str, size: u64, mtime: i64) -> Entry {
+fn file(name: &str, size: u64, mtime: UnixTime) -> Entry {
     rooted(name, size, mtime, None)
 }
 
-fn rooted(name: &str, size: u64, mtime: i64, root: Option<u8>) -> Entry {
+fn rooted(name: &str, size: u64, mtime: UnixTime, root: Option<u8>) -> Entry {
     Entry {
         name: name_of(name),
         attributes: Attributes {
             kind: Kind::File,
+            mode: Mode::Plain,
             size,
             mtime,
             version: Version(size ^ mtime as u64),
@@ -35,7 +36,7 @@ fn rooted(name: &str, size: u64, mtime: i64, root: Option<u8>) -> Entry {
     }
 }
 
-fn folder(name: &str, mtime: i64) -> Entry {
+fn folder(name: &str, mtime: UnixTime) -> Entry {
     let mut entry = file(name, 0, mtime);
     entry.attributes.kind = Kind::Directory;
     entry
@@ -60,6 +61,43 @@ fn shown(items: &[Item]) -> Vec<(String, u64, Vec<u8>)> {
 
 fn row(name: &str, size: u64, holders: &[u8]) -> (String, u64, Vec<u8>) {
     (name.into(), size, holders.to_vec())
+}
+
+#[test]
+fn what_can_be_read_keeps_the_name_against_what_cannot() {
+    let mut unreadable = rooted("x", 1, 9, None);
+    unreadable.attributes.mode = Mode::Unreadable;
+    let items = directory(
+        vec![
+            (member(1, "ann"), vec![unreadable.clone()]),
+            (member(2, "bob"), vec![unreadable]),
+            (member(3, "carl"), vec![file("x", 2, 1)]),
+        ],
+        None,
+    );
+    let modes: Vec<_> = items.iter().map(|item| (item.size, item.mode())).collect();
+    let unreadable = (1, Mode::Unreadable);
+    assert_eq!(modes, [(2, Mode::Plain), unreadable, unreadable]);
+    assert_eq!(items[0].name, name_of("x"));
+}
+
+#[test]
+fn whoever_can_read_a_content_has_it_for_all() {
+    let with = |mode| {
+        let mut entry = rooted("x", 1, 1, Some(1));
+        entry.attributes.mode = mode;
+        vec![entry]
+    };
+    let mode = |modes: &[Mode]| {
+        let said = (1..)
+            .zip(modes)
+            .map(|(n, mode)| (member(n, "m"), with(*mode)));
+        directory(said.collect(), None)[0].mode()
+    };
+    use Mode::{Executable, Plain, Unreadable};
+    assert_eq!(mode(&[Unreadable, Plain]), Plain);
+    assert_eq!(mode(&[Plain, Unreadable, Executable]), Executable);
+    assert_eq!(mode(&[Unreadable, Unreadable]), Unreadable);
 }
 
 #[test]
@@ -299,7 +337,7 @@ fn whoever_quarrels_little_is_not_left_out_for_those_who_quarrel_much() {
     let listing = |from: usize, count: usize| -> Vec<Entry> {
         let names = from..from + count;
         names
-            .map(|n| file(&format!("{n:04}"), 1, from as i64))
+            .map(|n| file(&format!("{n:04}"), 1, from as i128))
             .collect()
     };
     let listings = vec![
@@ -361,7 +399,7 @@ fn entry() -> impl Strategy<Value = Entry> {
         "x (m1) (m2)",
     ]);
     let root = prop::option::weighted(0.4, 0..3u8);
-    (names, 0..3u64, 0..3i64, root, prop::bool::weighted(0.2)).prop_map(
+    (names, 0..3u64, 0..3i128, root, prop::bool::weighted(0.2)).prop_map(
         |(name, size, mtime, root, is_folder)| {
             if is_folder {
                 folder(name, mtime)

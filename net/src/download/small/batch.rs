@@ -40,8 +40,12 @@ impl Core {
 
     /// Whole files, or why not; those of a known root are proven, and go to the disk cache too.
     fn check(&self, file: &Small, answer: BatchAnswer, source: &Source) -> Landed<Arc<Kept>> {
-        let BatchAnswer::Whole(bytes) = answer else {
-            return Landed::Not;
+        let bytes = match answer {
+            BatchAnswer::Whole(bytes) => bytes,
+            BatchAnswer::Forbidden => {
+                return Landed::Spoiled(Error::Forbidden { who: source.who() });
+            }
+            _ => return Landed::Not,
         };
         let bytes = Buffer::from(bytes);
         let Some(content) = file.content() else {

@@ -188,6 +188,21 @@ fn a_file_that_changed_since_it_was_listed_is_read_the_ordinary_way() {
 }
 
 #[test]
+fn a_file_in_a_batch_that_its_member_may_not_read_is_not_asked_for_again() {
+    let rig = rig(1, false, None);
+    rig.peers[0].lock(&name(2));
+    for number in 0..5 {
+        let outcome = rig.read(number);
+        match number {
+            2 => assert!(matches!(outcome, Err(Error::Forbidden { .. }))),
+            _ => assert!(outcome.unwrap() == content(number)),
+        }
+    }
+    // The first file alone, to see whether there will be more.
+    assert!(rig.peers[0].opens() <= 1, "{}", rig.peers[0].opens());
+}
+
+#[test]
 fn a_member_that_lies_is_blamed_and_the_files_come_from_another() {
     let directory = tempfile::tempdir().unwrap();
     let cache = Arc::new(Cache::open(directory.path(), 64 << 20).unwrap().unwrap());

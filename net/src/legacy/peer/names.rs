@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use super::super::Url;
 use super::super::store::Kept;
 use crate::client::Need;
-use crate::types::{Attributes, Kind, Name, Root, Version};
+use crate::types::{Attributes, Kind, Mode, Name, Root, UnixTime, Version};
 use crate::xmlrpc::is_xml_char;
 
 /// A content that was fetched is that of the file for at least this long: nobody tells when it changes.
@@ -31,13 +31,13 @@ const LONG: Duration = Duration::from_secs(60);
 pub(super) struct Names {
     pub(super) files: BTreeMap<Name, Seen>,
     /// When they last were others than before, nanoseconds since 1970.
-    pub(super) mtime: i64,
+    pub(super) mtime: UnixTime,
 }
 
 /// What is known of one name.
 pub(super) struct Seen {
     /// When it was first seen, or last seen with other contents; nanoseconds since 1970.
-    mtime: i64,
+    mtime: UnixTime,
     /// Another one for each other content.
     pub(super) version: Version,
     pub(super) fetched: Option<Fetched>,
@@ -107,7 +107,7 @@ impl Names {
 }
 
 impl Seen {
-    fn new(version: Version, mtime: i64) -> Self {
+    fn new(version: Version, mtime: UnixTime) -> Self {
         Self {
             mtime,
             version,
@@ -157,6 +157,7 @@ impl Seen {
         let fetched = self.fetched.as_ref();
         Attributes {
             kind: Kind::File,
+            mode: Mode::Plain,
             size: fetched.map_or(Attributes::UNKNOWN_SIZE, |fetched| fetched.size),
             mtime: self.mtime,
             version: self.version,
@@ -185,7 +186,7 @@ impl Fetched {
 
 /// The version of what `name` was first seen to be at `time`: the first content that is fetched has it, and
 /// every other one another.
-fn version_of(url: &Url, name: &Name, time: i64) -> Version {
+fn version_of(url: &Url, name: &Name, time: UnixTime) -> Version {
     let mut hasher = Sha256::new();
     hasher.update(url.as_str().as_bytes());
     hasher.update([0]);
@@ -206,8 +207,7 @@ fn plain_name(bytes: Vec<u8>) -> Option<Name> {
     Name::new(bytes).ok()
 }
 
-fn nanoseconds() -> i64 {
+fn nanoseconds() -> UnixTime {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    let now = now.ok().and_then(|now| i64::try_from(now.as_nanos()).ok());
-    now.unwrap_or(0)
+    now.map_or(0, |now| now.as_nanos().cast_signed())
 }

@@ -31,7 +31,7 @@ use crate::auth::AddressSource;
 use crate::error::Error;
 use crate::fairness::SourceNetwork;
 use crate::types::{Address, PeerId};
-use crate::wire::{Hello, MemberRecord};
+use crate::wire::{FaultCode, Hello, MemberRecord};
 
 /// How many workers act on one table.
 pub(crate) const WORKERS: usize = 16;
@@ -47,6 +47,10 @@ const FORGOTTEN: Duration = Duration::from_secs(24 * 3600);
 
 /// A member that called but could never be reached is forgotten after its last call.
 const UNREACHABLE: Duration = Duration::from_secs(600);
+
+/// A member of which there are news from elsewhere is asked no more often than this whether it is where it was: anyone on
+/// the link can make up news.
+const DOUBT_GAP: Duration = Duration::from_secs(2);
 
 /// How often old entries are looked for.
 const SWEEP: Duration = Duration::from_secs(10);
@@ -132,6 +136,8 @@ struct Entry {
     last_hello: Option<Instant>,
     /// A hello is under way, in this class.
     busy: Option<usize>,
+    /// There are news of it at another address, or this node has another one: the next hello decides.
+    doubted: bool,
     /// Hellos in a row that failed.
     failures: u32,
     /// `Away` was reported.
@@ -238,8 +244,38 @@ impl Table {
                 self.book.nudge(address, now);
             }
         }
-        let entry = self.members.get(&id);
-        entry.is_some_and(|entry| entry.state == State::Present)
+        let Some(entry) = self.members.get(&id) else {
+            return false;
+        };
+        let (is_present, at) = (entry.state == State::Present, entry.address.as_ref());
+        let is_told = sighting.addresses.iter().any(|(told, _)| Some(told) == at);
+        if !is_told && !sighting.is_repeated {
+            self.doubt(id, now);
+        }
+        is_present
+    }
+
+    /// There are news of `id` at another address than the one where it is connected: it has several, or has left that
+    /// one. Whether it still answers there is found out at once.
+    fn doubt(&mut self, id: PeerId, now: Instant) {
+        let entry = self.members.get_mut(&id);
+        if let Some(entry) = entry.filter(|entry| entry.state == State::Present) {
+            entry.doubted = true;
+            entry.ask_by(now, DOUBT_GAP);
+        }
+    }
+
+    /// This node has another address by now: connections that were made from the old one may be dead, and who was out of
+    /// reach may be near.
+    pub(crate) fn relocated(&mut self, now: Instant) {
+        let suspects = self.members.iter_mut().filter_map(|(id, entry)| {
+            entry.doubted = true;
+            entry.hello_due = now;
+            (entry.state == State::Suspect).then_some(*id)
+        });
+        for id in suspects.collect::<Vec<_>>() {
+            self.book.seek(id, now);
+        }
     }
 
     /// The member `id`, authenticated, called from `network` and says that it can be dialled at
@@ -262,7 +298,12 @@ impl Table {
         match state {
             State::Present if addresses.iter().any(|a| self.address(id) == Some(a)) => {}
             // It has more addresses than one, or it has left the one that is connected.
-            State::Present => self.ask(id, now),
+            State::Present => {
+                self.doubt(id, now);
+                for address in addresses {
+                    self.book.summon(address, now);
+                }
+            }
             State::Unreached | State::Suspect => {
                 if let Some(entry) = self.members.get_mut(&id) {
                     entry.failures = 0;
@@ -320,6 +361,7 @@ impl Table {
             hello_due: now,
             last_hello: None,
             busy: None,
+            doubted: false,
             failures: 0,
             away: false,
             turn: 0,
@@ -465,12 +507,12 @@ impl Table {
 }
 
 /// True for what people should know of a member that is there all the same. That one file is not there,
-/// or has changed, is nobody's fault.
+/// has changed or must not be read, is nobody's fault.
 fn is_trouble(error: &Error) -> bool {
     match error {
         Error::Busy { .. } | Error::Slow { .. } => true,
         Error::Misbehaved { .. } | Error::WrongBytes { .. } => true,
-        Error::Fault { fault, .. } => !fault.is_absence(),
+        Error::Fault { fault, .. } => !fault.is_absence() && fault.code != FaultCode::Forbidden,
         _ => false,
     }
 }

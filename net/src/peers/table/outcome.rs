@@ -81,6 +81,7 @@ impl Table {
         };
         entry.seen = now;
         entry.failures = 0;
+        entry.doubted = false;
         let was = std::mem::replace(&mut entry.state, State::Present);
         let (name, address) = (entry.name.clone(), entry.address.clone());
         let away = std::mem::take(&mut entry.away);
@@ -152,7 +153,7 @@ impl Table {
             }
             // One more try, since the connection may only have been closed while it was idle.
             Error::Unreachable { .. } | Error::Timeout { .. }
-                if entry.state == State::Present && entry.failures == 0 =>
+                if entry.state == State::Present && entry.failures == 0 && !entry.doubted =>
             {
                 entry.failures = 1;
                 entry.hello_due = now;

@@ -20,7 +20,7 @@ const LANES: [usize; super::CLASSES] = [WORKERS, 6, 4, 3, 1];
 /// the connection stays open and the first `ls` after a pause finds it so.
 const REFRESH: Duration = Duration::from_secs(15);
 
-/// A suspect must answer its first hello within this time.
+/// A suspect must answer its first hello within this time, and so must a member that is said to be elsewhere.
 const PROBE_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Further hellos, to whomever, may take as long as a new connection and an answer over it: the one that
@@ -144,6 +144,7 @@ impl Table {
         entry.busy = Some(class);
         entry.said_hello(id, now);
         let within = match entry.state {
+            State::Present if entry.doubted => PROBE_DEADLINE,
             State::Present if entry.failures == 0 => CALL_DEADLINE,
             State::Suspect | State::Unreached if entry.failures == 0 => PROBE_DEADLINE,
             _ => REPROBE_DEADLINE,

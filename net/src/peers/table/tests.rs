@@ -93,6 +93,88 @@ fn a_network_that_has_its_share_gets_no_more_by_another_way_in() {
     assert_eq!(table.members.len(), 2 * MAX_FROM_NETWORK);
 }
 
+/// Multicast says that member 0 is at `addresses`.
+fn seen_at(table: &mut Table, addresses: &[Address], now: Instant) {
+    let sighting = Sighting {
+        id: id(0),
+        addresses: addresses.iter().map(|at| (at.clone(), true)).collect(),
+        is_repeated: false,
+    };
+    table.sighted(&sighting, now);
+}
+
+/// The next thing to do but for writing down.
+fn next(table: &mut Table, now: Instant) -> Option<Task> {
+    let mut tasks = std::iter::from_fn(|| table.next(now));
+    tasks.find(|task| *task != Task::Save)
+}
+
+#[test]
+fn a_member_that_is_said_to_be_elsewhere_is_sought_there_within_seconds() {
+    let now = Instant::now();
+    let mut table = reached(1, |_| 1, now);
+    let later = now + 3 * SECOND;
+    assert_eq!(next(&mut table, later), None);
+    seen_at(&mut table, &[at(2, 0)], later);
+    let Some(Task::Hello { turn, within, .. }) = next(&mut table, later) else {
+        panic!("it is not asked whether it is where it was");
+    };
+    assert!(within <= 2 * SECOND);
+    let (gone, over) = (Error::Timeout { who: "x".into() }, later + within);
+    table.greeted(id(0), turn, Err(&gone), over);
+    let sought = next(&mut table, over);
+    assert!(
+        matches!(&sought, Some(Task::Dial { address, .. }) if *address == at(2, 0)),
+        "{sought:?}"
+    );
+}
+
+#[test]
+fn a_member_that_answers_where_it_was_stays_there_and_is_not_asked_without_end() {
+    let now = Instant::now();
+    let mut table = reached(1, |_| 1, now);
+    let mut hellos = 0;
+    // Somebody on the link makes that up, over and over.
+    for tenth in 30..130 {
+        let now = now + SECOND / 10 * tenth;
+        seen_at(&mut table, &[at(2, tenth as usize % 7)], now);
+        if let Some(Task::Hello { turn, .. }) = next(&mut table, now) {
+            hellos += 1;
+            table.greeted(id(0), turn, Ok("x"), now);
+        }
+        assert_eq!(table.address(id(0)), Some(&at(1, 0)));
+    }
+    assert!((1..=6).contains(&hellos), "{hellos} hellos");
+}
+
+#[test]
+fn a_member_that_is_also_where_it_was_is_not_asked() {
+    let now = Instant::now();
+    let mut table = reached(1, |_| 1, now);
+    seen_at(&mut table, &[at(2, 0), at(1, 0)], now + 3 * SECOND);
+    assert_eq!(next(&mut table, now + 3 * SECOND), None);
+}
+
+#[test]
+fn whoever_gets_another_address_says_hello_to_everybody() {
+    let now = Instant::now();
+    let mut table = reached(3, |n| n, now);
+    // They are told of each other first.
+    let later = now + 3 * SECOND;
+    while let Some(task) = next(&mut table, later) {
+        let Task::Hello { id, turn, .. } = task else {
+            panic!("{task:?}");
+        };
+        table.greeted(id, turn, Ok("x"), later);
+    }
+    table.relocated(later);
+    for _ in 0..3 {
+        let task = next(&mut table, later);
+        assert!(matches!(task, Some(Task::Hello { .. })), "{task:?}");
+    }
+    assert_eq!(next(&mut table, later), None);
+}
+
 #[test]
 fn the_networks_of_one_site_share_its_part() {
     let of = |text: &str| Network::of_ip(text.parse().unwrap());

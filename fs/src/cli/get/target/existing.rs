@@ -10,7 +10,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 use tinyp2p_net::merkle::TreeHasher;
-use tinyp2p_net::types::Name;
+use tinyp2p_net::types::{Name, UnixTime};
 
 use crate::cli::get::plan::Job;
 
@@ -58,7 +58,7 @@ impl Existing {
             let mtime = i128::from(metadata.mtime()) * 1_000_000_000;
             let mtime = mtime + i128::from(metadata.mtime_nsec());
             let is_alike = metadata.is_file() && metadata.len() == job.size;
-            is_alike && mtime != i128::from(job.mtime)
+            is_alike && mtime != job.mtime
         })
     }
 
@@ -73,7 +73,7 @@ impl Existing {
     }
 
     /// Only its owner may do so; others' files stay as they are.
-    pub(super) fn set_mtime(&self, mtime: i64) {
+    pub(super) fn set_mtime(&self, mtime: UnixTime) {
         if let Some(file) = &self.0
             && let Err(error) = rustix::fs::futimens(file, &times(mtime))
         {
@@ -99,11 +99,12 @@ pub(super) fn read_back(file: &File, length: u64, hasher: &mut TreeHasher) -> io
     Ok(true)
 }
 
-/// Both times of a file that was modified at `mtime`, nanoseconds since 1970.
-pub(super) fn times(mtime: i64) -> Timestamps {
+/// Both times of a file that was modified at `mtime`.
+pub(super) fn times(mtime: UnixTime) -> Timestamps {
     let time = Timespec {
-        tv_sec: mtime.div_euclid(1_000_000_000),
-        tv_nsec: mtime.rem_euclid(1_000_000_000),
+        // What its file system cannot keep, the kernel makes fit.
+        tv_sec: mtime.div_euclid(1_000_000_000) as i64,
+        tv_nsec: mtime.rem_euclid(1_000_000_000) as i64,
     };
     Timestamps {
         last_access: time,

@@ -10,7 +10,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 use tinyp2p_net::merkle::TreeHasher;
-use tinyp2p_net::types::{Name, Root};
+use tinyp2p_net::types::{Name, Root, UnixTime};
 
 use super::Begin;
 use super::existing::{read_back, times};
@@ -188,7 +188,7 @@ impl Part {
     }
 
     /// Gives the complete file its name. False if something of that name has appeared meanwhile.
-    pub(in crate::cli::get) fn finish(mut self, mtime: i64) -> io::Result<bool> {
+    pub(in crate::cli::get) fn finish(mut self, mtime: UnixTime) -> io::Result<bool> {
         rustix::fs::futimens(&self.file, &times(mtime))?;
         self.file.sync_all()?;
         let name = OsStr::from_bytes(self.name.as_bytes());

@@ -1,0 +1,133 @@
+//! What this process may do with what it shares, as listings tell it.
+//!
+//! Permission bits that say yes are believed: they come with the `statx(2)` that a listing costs anyhow, and an access
+//! control list that says no all the same shows when the file is opened. Bits that say no are not the last word: the
+//! process may be privileged, or named in an access control list. Then the system is asked, which takes another call
+//! for each such entry, and for no other.
+
+use std::os::fd::{AsFd, AsRawFd};
+
+use rustix::fs::{Access, AtFlags, CWD, accessat};
+use rustix::io::Errno;
+use rustix::process::{getegid, geteuid, getgroups};
+
+use super::state::State;
+use crate::types::{Kind, Mode};
+
+/// Who may do what with a file, as `statx(2)` tells it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Permissions {
+    /// `stx_mode`.
+    pub(super) bits: u16,
+    /// The owner.
+    pub(super) user: u32,
+    /// The owning group.
+    pub(super) group: u32,
+}
+
+impl Permissions {
+    /// What members see of it, if this process can open it.
+    pub(super) fn of_opened(self, kind: Kind) -> Mode {
+        match kind {
+            Kind::File if self.bits & 0o111 != 0 => Mode::Executable,
+            _ => Mode::Plain,
+        }
+    }
+}
+
+/// Whose permissions this process has.
+#[derive(Debug)]
+pub(super) struct Rights {
+    user: u32,
+    groups: Vec<u32>,
+}
+
+impl Rights {
+    /// Those of this process, which keeps them.
+    pub(super) fn of_process() -> Self {
+        // Who cannot be told its further groups asks more often.
+        let further = getgroups().unwrap_or_default();
+        let groups = further.into_iter().chain([getegid()]);
+        Self {
+            user: geteuid().as_raw(),
+            groups: groups.map(|group| group.as_raw()).collect(),
+        }
+    }
+
+    /// The mode of `name` in `directory`, which has this `state` and is no link.
+    pub(super) fn of_entry(&self, state: &State, directory: impl AsFd, name: &[u8]) -> Mode {
+        let flags = AtFlags::EACCESS | AtFlags::SYMLINK_NOFOLLOW;
+        self.mode(state, |wanted| accessat(directory, name, wanted, flags))
+    }
+
+    /// The mode of what `handle` pins, which has this `state`.
+    pub(super) fn of_pinned(&self, state: &State, handle: impl AsFd) -> Mode {
+        // The system has no way to ask about the handle itself before Linux 5.8.
+        let path = || format!("/proc/self/fd/{}", handle.as_fd().as_raw_fd());
+        self.mode(state, |wanted| {
+            accessat(CWD, path(), wanted, AtFlags::EACCESS)
+        })
+    }
+
+    fn mode(&self, state: &State, ask: impl FnOnce(Access) -> rustix::io::Result<()>) -> Mode {
+        let Some(kind) = state.kind() else {
+            return Mode::Plain;
+        };
+        let (bits, wanted) = match kind {
+            Kind::File => (0o4, Access::READ_OK),
+            Kind::Directory => (0o5, Access::READ_OK | Access::EXEC_OK),
+        };
+        // Only a clear no counts: where the system cannot tell, an open will.
+        if !self.allow(state.permissions(), bits) && ask(wanted) == Err(Errno::ACCESS) {
+            return Mode::Unreadable;
+        }
+        state.permissions().of_opened(kind)
+    }
+
+    /// True if the permission bits alone allow all of `wanted`, one octal digit of them.
+    fn allow(&self, permissions: Permissions, wanted: u16) -> bool {
+        let shift = if permissions.user == self.user {
+            6
+        } else if self.groups.contains(&permissions.group) {
+            3
+        } else {
+            0
+        };
+        permissions.bits >> shift & wanted == wanted
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ME: Rights = Rights {
+        user: 1000,
+        groups: Vec::new(),
+    };
+
+    #[test]
+    fn the_bits_of_the_first_class_that_fits_count() {
+        let me = Rights {
+            groups: vec![7, 8],
+            ..ME
+        };
+        let allow = |bits, user, group| me.allow(Permissions { bits, user, group }, 0o4);
+        assert!(allow(0o400, 1000, 0) && !allow(0o044, 1000, 8));
+        assert!(allow(0o040, 1, 8) && !allow(0o404, 1, 8));
+        assert!(allow(0o004, 1, 1) && !allow(0o440, 1, 1));
+    }
+
+    #[test]
+    fn a_directory_is_looked_into_with_both_bits() {
+        let allow = |bits| {
+            let permissions = Permissions {
+                bits,
+                user: 1000,
+                group: 0,
+            };
+            ME.allow(permissions, 0o5)
+        };
+        assert!(allow(0o500) && !allow(0o400) && !allow(0o100));
+    }
+}

@@ -1,0 +1,75 @@
+//! Members that get another address while somebody reads from them.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::time::{Duration, Instant};
+
+use crate::content::{MIB, pattern_at, write_pattern};
+use crate::hosts::Network;
+use crate::process::eventually;
+use crate::swarm::{Node, Swarm};
+
+const SOON: Duration = Duration::from_secs(30);
+
+/// Far more than what is read ahead, so that most has to come from the new address.
+const LARGE: u64 = 240 * MIB;
+
+/// How long a reader waits at most: a second until the change is noticed, two until the old address is given up, and a
+/// second for what hangs there; the rest is for busy machines.
+const PAUSE: Duration = Duration::from_secs(8);
+
+/// Reads `length` bytes on and compares them.
+fn read_on(file: &mut File, at: &mut u64, length: u64) {
+    let mut buffer = vec![0; MIB as usize];
+    let end = *at + length;
+    while *at < end {
+        let begun = Instant::now();
+        file.read_exact(&mut buffer).expect("the read goes on");
+        let took = begun.elapsed();
+        assert!(took < PAUSE, "a read at {at} took {took:?}");
+        assert!(buffer == pattern_at(9, *at, MIB), "wrong bytes at {at}");
+        *at += MIB;
+    }
+}
+
+/// Two hosts: an owner of a large file, and somebody who mounts.
+fn two(swarm: &Swarm, network: &Network, discovery: bool) -> (Node, Node) {
+    let here = |name: &str, index| {
+        let node = swarm.node(name).on(network.host(index));
+        node.everywhere().discovering(discovery)
+    };
+    let owner = here("owner", 0);
+    write_pattern(&owner.share().join("large"), 9, LARGE);
+    let owner = owner.serve();
+    let mount = here("mount", 1).peer(&owner).mount();
+    let size = || fs::metadata(mount.at("large")).map_or(0, |found| found.len());
+    eventually(SOON, "the file is there", || size() == LARGE);
+    (owner, mount)
+}
+
+#[test]
+fn an_open_file_is_read_on_when_its_owner_gets_another_address() {
+    for discovery in [true, false] {
+        let swarm = Swarm::alone();
+        let network = Network::new(2);
+        let (_owner, mount) = two(&swarm, &network, discovery);
+        let (mut file, mut at) = (File::open(mount.at("large")).expect("open"), 0);
+        read_on(&mut file, &mut at, 8 * MIB);
+        network.host(0).move_to(101);
+        read_on(&mut file, &mut at, LARGE - 8 * MIB);
+    }
+}
+
+#[test]
+fn an_open_file_is_read_on_when_its_reader_gets_another_address_and_both_go_back() {
+    let swarm = Swarm::alone();
+    let network = Network::new(2);
+    let (_owner, mount) = two(&swarm, &network, true);
+    let (mut file, mut at) = (File::open(mount.at("large")).expect("open"), 0);
+    for (host, last) in [(1, 102), (0, 101), (0, 1), (1, 2)] {
+        read_on(&mut file, &mut at, 4 * MIB);
+        network.host(host).move_to(last);
+        read_on(&mut file, &mut at, 52 * MIB);
+    }
+    read_on(&mut file, &mut at, LARGE - 4 * 56 * MIB);
+}
