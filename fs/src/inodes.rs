@@ -5,10 +5,11 @@
 //! cached under a number are always of one content, from one member where the content has no root, and can
 //! be kept across opens.
 //!
-//! Numbers are given in the order in which things are first shown, which in a directory is that of their names: `cp -r`
-//! and `tar` read files in the order of their numbers, and what is read in the order of its names comes many at a time.
-//! A thing that the kernel has forgotten comes back under the number that it had (of the last million or so). Programs rely
-//! on that: `find`, `du` and `cp -r` leave a directory out when its number has changed between two looks at it.
+//! A number follows from what it stands for, so a thing that the kernel has forgotten comes back under the number that it
+//! had, and so it does after a remount. Programs rely on that: `find`, `du` and `cp -r` leave a directory out when its number
+//! has changed between two looks at it, and backup programs read a file again. Two things whose numbers would be the same,
+//! one pair in billions of billions, take the next free one. A file that grows while somebody has it open keeps the number
+//! that it was opened by.
 //!
 //! A file of which only the name is known (of a server of 2004) has a number, too. Once its content is known, the
 //! same number stands for that: a program that has looked at the name before finds the same file when it opens it.
@@ -20,24 +21,24 @@
 mod numbers;
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, BuildHasherDefault};
 use std::sync::Arc;
 
+use siphasher::sip::SipHasher13;
 use tinyp2p_net::download::Has;
-use tinyp2p_net::generations::Generations;
 use tinyp2p_net::types::{
     Attributes, ContentId, Kind, Mode, PeerId, RelPath, Root, UnixTime, Version,
 };
 
-use self::numbers::{NoHashing, NumberMap};
+use self::numbers::NumberMap;
 use crate::open_content::{ContentState, OpenContent};
 use crate::view::merge::{Item, Member, Source, mode_of};
 
 /// The number of the mount's root.
 pub const ROOT: u64 = 1;
 
-/// Numbers that are kept for what the kernel has forgotten, at 16 bytes each and some room.
-const MAX_REMEMBERED: usize = 1 << 20;
+/// Numbers of things are not above this: those above belong to this program ([`crate::hidden`]).
+const MAX_NUMBER: u64 = (1 << 62) - 1;
 
 /// Tables of up to this size are not worth shrinking.
 const MIN_CAPACITY: usize = 4096;
@@ -140,13 +141,9 @@ pub enum Pages {
 /// All inodes that the kernel knows.
 pub struct Inodes {
     inodes: NumberMap<Inode>,
-    hasher: RandomState,
     /// By a hash of what they stand for, or, where several keys have the same one, by the next free number: which it is
     /// tells the inode itself.
     numbers: NumberMap<u64>,
-    /// The numbers of what the kernel has forgotten, by a hash of what they stand for.
-    remembered: Generations<u64, u64, NoHashing>,
-    next: u64,
     /// What those few were told as whose content was not known then, and is now.
     born: NumberMap<Identity>,
     /// Files that somebody has open, and those of whose former content the kernel may have pages.
@@ -168,14 +165,10 @@ impl Inodes {
             // The kernel neither looks the root up nor forgets it.
             lookups: 1,
         };
-        let hasher = RandomState::new();
-        let hash = hasher.hash_one((&root.path, root.identity));
+        let hash = hash_of(&root.path, &root.identity);
         Self {
             inodes: [(ROOT, root)].into_iter().collect(),
-            hasher,
             numbers: [(hash, ROOT)].into_iter().collect(),
-            remembered: Generations::new(MAX_REMEMBERED),
-            next: ROOT + 1,
             born: NumberMap::default(),
             readers: NumberMap::default(),
             open: HashMap::new(),
@@ -259,7 +252,7 @@ impl Inodes {
         let before = (inode.path.clone(), inode.identity);
         self.unlink((&before.0, before.1), number);
         if !self.knows(key) {
-            self.link(self.hasher.hash_one(key), number);
+            self.link(hash_of(&key.0, &key.1), number);
         }
         if let Some(inode) = self.inodes.get_mut(&number) {
             inode.identity = key.1;
@@ -377,7 +370,7 @@ impl Inodes {
         for source in item.sources.iter() {
             let born = Identity::of_file(None, Attributes::UNKNOWN_SIZE, source);
             let key = (path.clone(), born);
-            let Some(number) = self.find(self.hasher.hash_one(&key), &key) else {
+            let Some(number) = self.find(hash_of(&key.0, &key.1), &key) else {
                 continue;
             };
             let inode = self.inodes.get_mut(&number);
@@ -388,7 +381,7 @@ impl Inodes {
             inode.sources = Arc::clone(&item.sources);
             let identity = Identity::of_file(item.root, item.size, source);
             let key = (path.clone(), identity);
-            let hash = self.hasher.hash_one(&key);
+            let hash = hash_of(&key.0, &key.1);
             // Somebody else's file may have been this content all along.
             if self.find(hash, &key).is_none() {
                 self.link(hash, number);
@@ -402,13 +395,12 @@ impl Inodes {
 
     /// What `key` stands for, counted as told once more. If it is new, nobody has it yet.
     fn told(&mut self, key: Key, size: u64, mtime: UnixTime) -> (u64, &mut Inode) {
-        let hash = self.hasher.hash_one(&key);
+        let hash = hash_of(&key.0, &key.1);
         let number = self.find(hash, &key).unwrap_or_else(|| {
-            let free = |number: &u64| !self.inodes.contains_key(number);
-            // Two out of billions of billions may be taken for one another.
-            let before = self.remembered.get(&hash).filter(free);
-            let number = before.unwrap_or(self.next);
-            self.next = self.next.max(number + 1);
+            let mut number = number_of(hash);
+            while self.inodes.contains_key(&number) {
+                number = number_of(number + 1);
+            }
             self.link(hash, number);
             number
         });
@@ -448,10 +440,9 @@ impl Inodes {
         self.numbers.insert(at, number);
     }
 
-    /// Lets what `key` stands for no longer lead to `number`. Returns the hash.
-    fn unlink(&mut self, key: (&RelPath, Identity), number: u64) -> u64 {
-        let hash = self.hasher.hash_one(key);
-        let mut at = hash;
+    /// Lets what `key` stands for no longer lead to `number`.
+    fn unlink(&mut self, key: (&RelPath, Identity), number: u64) {
+        let mut at = hash_of(key.0, &key.1);
         while let Some(other) = self.numbers.get(&at) {
             if *other == number {
                 self.numbers.remove(&at);
@@ -459,11 +450,10 @@ impl Inodes {
             }
             at = at.wrapping_add(1);
         }
-        hash
     }
 
     fn knows(&self, key: &Key) -> bool {
-        self.find(self.hasher.hash_one(key), key).is_some()
+        self.find(hash_of(&key.0, &key.1), key).is_some()
     }
 
     /// Takes back `count` tellings of `number`; the last one frees it.
@@ -480,8 +470,7 @@ impl Inodes {
             if let Some(born) = self.born.remove(&number) {
                 self.unlink((&inode.path, born), number);
             }
-            let hash = self.unlink((&inode.path, inode.identity), number);
-            self.remembered.insert(hash, number);
+            self.unlink((&inode.path, inode.identity), number);
             self.shrink();
         }
     }
@@ -505,7 +494,7 @@ impl Inodes {
     /// The number of the directory at `path` in `tree`, if the kernel knows it.
     pub fn directory(&self, tree: Tree, path: &RelPath) -> Option<u64> {
         let key = (path.clone(), Identity::Directory(tree));
-        self.find(self.hasher.hash_one(&key), &key)
+        self.find(hash_of(&key.0, &key.1), &key)
     }
 
     /// Gives memory back after the kernel has forgotten most of a large tree.
@@ -540,6 +529,28 @@ impl Inodes {
         key.1 = first.unwrap_or(key.1);
         key
     }
+}
+
+/// What leads to the number of a thing: the same on every machine.
+fn hash_of(path: &RelPath, identity: &Identity) -> u64 {
+    BuildHasherDefault::<SipHasher13>::default().hash_one((path, identity))
+}
+
+/// The number that a thing with this hash has, if nothing else has it.
+fn number_of(hash: u64) -> u64 {
+    let number = hash & MAX_NUMBER;
+    // Neither none nor the root.
+    if number > ROOT { number } else { number + 2 }
+}
+
+/// The number of `item`, which members have at `path`, as long as nothing else has that; in a directory of the tree of all.
+/// It is that by which a program finds the file that sorts what it reads by number.
+pub fn number_by_itself(path: &RelPath, item: &Item) -> u64 {
+    let identity = match (item.kind, item.sources.first()) {
+        (Kind::File, Some(source)) => Identity::of_file(item.root, item.size, source),
+        _ => Identity::Directory(Tree::Merged),
+    };
+    number_of(hash_of(path, &identity))
 }
 
 impl Inode {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tinyp2p_net::budget::{ByteBudget, Held};
 use tinyp2p_net::client::{Matches, Peer, Whole};
-use tinyp2p_net::download::{Siblings, Small};
+use tinyp2p_net::download::{ReadingOrder, Siblings, Small};
 use tinyp2p_net::fanout::{Answer, Round, Whom};
 use tinyp2p_net::follow::{Listener, News};
 use tinyp2p_net::status::Status;
@@ -111,13 +111,23 @@ impl Trees {
 
 impl Siblings for Trees {
     /// A program goes through the tree in which its directory was listed.
-    fn behind(&self, path: &RelPath, member: PeerId, most: usize) -> Vec<Small> {
-        let behind = self.merged.behind(path, member, most);
+    fn behind(
+        &self,
+        path: &RelPath,
+        order: ReadingOrder,
+        member: PeerId,
+        most: usize,
+    ) -> Vec<Small> {
+        let behind = self.merged.behind(path, order, member, most);
         if !behind.is_empty() {
             return behind;
         }
         self.in_use(member)
-            .map_or(Vec::new(), |view| view.behind(path, member, most))
+            .map_or(Vec::new(), |view| view.behind(path, order, member, most))
+    }
+
+    fn order(&self, before: &RelPath, path: &RelPath) -> ReadingOrder {
+        self.merged.order(before, path)
     }
 }
 

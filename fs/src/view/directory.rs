@@ -5,13 +5,14 @@
 //! part is read back from the items. All of it counts in the budget of answers, once, for as long as anybody holds it.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tinyp2p_net::budget::{Held, Reservation, entry_of, heap, merging, text, unmerged};
-use tinyp2p_net::types::{Attributes, Entry, Kind, Name, PeerId, UnixTime};
+use tinyp2p_net::types::{Attributes, Entry, Kind, Name, PeerId, RelPath, UnixTime};
 use tinyp2p_net::wire::Listing;
 
 use super::merge::{self, Item, Member, Merged, Source};
+use super::siblings::ByNumber;
 
 /// A directory as the mount shows it. Never changes; a newer state is another value.
 #[derive(Debug)]
@@ -27,6 +28,8 @@ pub struct Directory {
     parts: Vec<Part>,
     /// The indices of items that stand for another content of a name, by that name.
     renamed: Vec<u32>,
+    /// Made when somebody reads it in that order.
+    by_number: OnceLock<ByNumber>,
 }
 
 /// What one member said of a directory, on its way into one.
@@ -111,6 +114,12 @@ impl Entries {
 }
 
 impl Directory {
+    /// Its entries in the order of their numbers; it lies at `path`.
+    pub(super) fn by_number(&self, path: &RelPath) -> &ByNumber {
+        self.by_number
+            .get_or_init(|| ByNumber::new(path, &self.items))
+    }
+
     /// Merges what was `said`. `is_shown` tells which names there may be; `preferred` comes first among the sources of
     /// what it has.
     pub fn merged(
@@ -163,6 +172,7 @@ impl Directory {
             silent,
             parts,
             renamed,
+            by_number: OnceLock::new(),
         }
     }
 

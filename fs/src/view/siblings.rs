@@ -5,29 +5,110 @@
 //! itself when one of its files has changed since. A look costs a search by name and as many steps as
 //! files are wanted, however large the directory is.
 
-use tinyp2p_net::download::{Siblings, Small};
+use std::sync::Arc;
+
+use tinyp2p_net::download::{ReadingOrder, Siblings, Small};
 use tinyp2p_net::types::{Kind, Mode, PeerId, RelPath};
 use tinyp2p_net::wire::MAX_SMALL_FILE;
 
-use super::View;
 use super::merge::{Item, Source};
+use super::{Directory, View};
+use crate::inodes::number_by_itself;
 
 /// Entries that are looked at for each file that is wanted; large files and directories between small
 /// ones are passed over.
 const STEPS: usize = 4;
 
 impl Siblings for View {
-    fn behind(&self, path: &RelPath, member: PeerId, most: usize) -> Vec<Small> {
-        let Some((directory, name)) = path.split() else {
+    fn behind(
+        &self,
+        path: &RelPath,
+        order: ReadingOrder,
+        member: PeerId,
+        most: usize,
+    ) -> Vec<Small> {
+        let Some((directory, listing, at)) = self.listed(path) else {
             return Vec::new();
         };
-        let Some(listing) = self.state.0.lock().cache.last_directory(&directory) else {
-            return Vec::new();
+        let small = |item: &Item| small(item, &directory, member);
+        match order {
+            ReadingOrder::ByName => {
+                let first = at.unwrap_or_else(|behind| behind);
+                let items = listing.items[first..].iter().skip(usize::from(at.is_ok()));
+                let files = items.take(STEPS * most).filter_map(small);
+                files.take(most).collect()
+            }
+            ReadingOrder::ByNumber => {
+                let Ok(at) = at else { return Vec::new() };
+                let by_number = listing.by_number(&directory);
+                let first = by_number.position(at) + 1;
+                let behind = by_number.order[first..].iter().take(STEPS * most);
+                let items = behind.map(|index| &listing.items[*index as usize]);
+                items.filter_map(small).take(most).collect()
+            }
+        }
+    }
+
+    fn order(&self, before: &RelPath, path: &RelPath) -> ReadingOrder {
+        let Some((directory, listing, Ok(at))) = self.listed(path) else {
+            return ReadingOrder::ByName;
         };
-        let first = listing.items.partition_point(|item| item.name <= name);
-        let items = listing.items[first..].iter().take(STEPS * most);
-        let files = items.filter_map(|item| small(item, &directory, member));
-        files.take(most).collect()
+        let Some((_, name)) = before.split() else {
+            return ReadingOrder::ByName;
+        };
+        let Ok(was) = listing.items.binary_search_by(|item| item.name.cmp(&name)) else {
+            return ReadingOrder::ByName;
+        };
+        let is_next = |was: usize, at: usize| (1..=STEPS).contains(&at.wrapping_sub(was));
+        if is_next(was, at) {
+            return ReadingOrder::ByName;
+        }
+        let by_number = listing.by_number(&directory);
+        match is_next(by_number.position(was), by_number.position(at)) {
+            true => ReadingOrder::ByNumber,
+            false => ReadingOrder::ByName,
+        }
+    }
+}
+
+impl View {
+    /// The last listing of the directory that `path` lies in, and where it stands there, or would.
+    fn listed(&self, path: &RelPath) -> Option<(RelPath, Arc<Directory>, Result<usize, usize>)> {
+        let (directory, name) = path.split()?;
+        let listing = self.state.0.lock().cache.last_directory(&directory)?;
+        let at = listing.items.binary_search_by(|item| item.name.cmp(&name));
+        Some((directory, listing, at))
+    }
+}
+
+/// The entries of a directory in the order of their numbers.
+#[derive(Debug)]
+pub(super) struct ByNumber {
+    /// Their places in the order of names.
+    order: Vec<u32>,
+    /// The reverse: where each of them stands here.
+    positions: Vec<u32>,
+}
+
+impl ByNumber {
+    /// Those of `items`, in `directory`.
+    pub(super) fn new(directory: &RelPath, items: &[Item]) -> Self {
+        let number = |item: &Item| {
+            let path = directory.join(item.name_at_members()).ok();
+            path.map_or(0, |path| number_by_itself(&path, item))
+        };
+        let mut numbered: Vec<(u64, u32)> = items.iter().map(number).zip(0..).collect();
+        numbered.sort_unstable();
+        let order: Vec<u32> = numbered.into_iter().map(|(_, index)| index).collect();
+        let mut positions = vec![0; order.len()];
+        for (position, index) in (0..).zip(&order) {
+            positions[*index as usize] = position;
+        }
+        Self { order, positions }
+    }
+
+    fn position(&self, index: usize) -> usize {
+        self.positions[index] as usize
     }
 }
 
@@ -53,7 +134,6 @@ fn small(item: &Item, directory: &RelPath, member: PeerId) -> Option<Small> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::time::{Duration, Instant};
 
     use tinyp2p_net::client::Peer;
@@ -86,11 +166,14 @@ mod tests {
         bob.put("d/only-bob", "x", 1);
         ann.put("d/z", "x", 1);
         let view = View::new(Arc::clone(&network) as Arc<dyn Network>, None);
-        assert!(view.behind(&path("d/a"), ann.id(), 9).is_empty());
+        assert!(
+            view.behind(&path("d/a"), ReadingOrder::ByName, ann.id(), 9)
+                .is_empty()
+        );
         let wait = Wait::Until(Instant::now() + Duration::from_secs(10));
         view.list(&path("d"), wait).unwrap();
 
-        let files = view.behind(&path("d/a"), ann.id(), 9);
+        let files = view.behind(&path("d/a"), ReadingOrder::ByName, ann.id(), 9);
         let first = Small {
             path: path("d/b"),
             version: b.version,
@@ -99,10 +182,41 @@ mod tests {
         };
         assert_eq!(files[0], first);
         assert_eq!(names(files), ["d/b", "d/full", "d/z"]);
-        let from_bob = view.behind(&path("d/a"), bob.id(), 9);
+        let from_bob = view.behind(&path("d/a"), ReadingOrder::ByName, bob.id(), 9);
         assert_eq!(names(from_bob), ["d/b", "d/only-bob"]);
-        let two = view.behind(&path("d/a"), ann.id(), 2);
+        let two = view.behind(&path("d/a"), ReadingOrder::ByName, ann.id(), 2);
         assert_eq!(names(two), ["d/b", "d/full"]);
-        assert!(view.behind(&path("d/z"), ann.id(), 9).is_empty());
+        assert!(
+            view.behind(&path("d/z"), ReadingOrder::ByName, ann.id(), 9)
+                .is_empty()
+        );
+    }
+
+    #[test]
+    fn whoever_reads_by_number_is_told_what_comes_next_by_number() {
+        let network = Arc::new(MemoryNetwork::default());
+        let ann = network.join("ann", 1);
+        for number in 0..200 {
+            ann.put(&format!("d/{number:03}"), "x", 1);
+        }
+        let view = View::new(Arc::clone(&network) as Arc<dyn Network>, None);
+        let wait = Wait::Until(Instant::now() + Duration::from_secs(10));
+        let listing = view.list(&path("d"), wait).unwrap();
+        let mut inodes = crate::inodes::Inodes::new(0);
+        let tree = crate::inodes::Tree::Merged;
+        let told = listing.items.iter().map(|item| {
+            let path = path("d").join(&item.name).unwrap();
+            (inodes.look_up(tree, path.clone(), item).0, path)
+        });
+        let mut told: Vec<(u64, RelPath)> = told.collect();
+        told.sort();
+        let order = view.order(&told[70].1, &told[71].1);
+        assert_eq!(order, ReadingOrder::ByNumber);
+        let files = view.behind(&told[71].1, order, ann.id(), 20);
+        let next: Vec<RelPath> = files.into_iter().map(|file| file.path).collect();
+        let wanted: Vec<RelPath> = told[72..92].iter().map(|(_, path)| path.clone()).collect();
+        assert_eq!(next, wanted);
+        let by_name = view.order(&path("d/070"), &path("d/071"));
+        assert_eq!(by_name, ReadingOrder::ByName);
     }
 }

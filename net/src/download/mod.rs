@@ -48,7 +48,7 @@ use small::{Reader, Smalls};
 use streams::Shared;
 use window::MAX_FAR_WINDOW;
 
-pub use small::{Siblings, Small};
+pub use small::{ReadingOrder, Siblings, Small};
 pub use streams::{Has, Source};
 
 /// A reader's callback: all bytes of its range, or why they cannot be had.

@@ -57,11 +57,30 @@ impl Small {
     }
 }
 
+/// The order in which a program reads the files of a directory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ReadingOrder {
+    /// That of their names, in which they are listed.
+    ByName,
+    /// That of their inode numbers, as `cp -r` and others do it.
+    ByNumber,
+}
+
 /// Knows what lies in the directories that are being read.
 pub trait Siblings: Send + Sync {
-    /// The small files behind `path` in the listing of its directory that can be read from `member`,
-    /// in order, at most `most`. What is not known at once is left out: this never waits.
-    fn behind(&self, path: &RelPath, member: PeerId, most: usize) -> Vec<Small>;
+    /// The small files behind `path` in its directory that can be read from `member`, in `order`, at most `most`.
+    /// What is not known at once is left out: this never waits.
+    fn behind(
+        &self,
+        path: &RelPath,
+        order: ReadingOrder,
+        member: PeerId,
+        most: usize,
+    ) -> Vec<Small>;
+
+    /// In which order `path` comes just behind `before`, a file in the same directory; by name, where that cannot
+    /// be told.
+    fn order(&self, before: &RelPath, path: &RelPath) -> ReadingOrder;
 }
 
 /// The small files at hand or on their way, over all directories.
@@ -263,12 +282,14 @@ impl Reader {
         }
         let member = source.peer.id();
         let (directory, _) = source.path.split()?;
-        let most = self.shelf().lock().miss(&directory, member, now)?;
+        let walk = (&directory, &source.path);
+        let (most, before) = self.shelf().lock().miss(walk, member, now)?;
+        let order = self.siblings.order(&before, &source.path);
         let mut files = vec![file];
-        files.extend(self.behind(&source.path, member, most - 1));
+        files.extend(self.behind(&source.path, order, member, most - 1));
         let reader = Arc::downgrade(self);
         let mut shelf = self.shelf().lock();
-        shelf.begin(directory, member, files, reader, now)
+        shelf.begin((directory, order), member, files, reader, now)
     }
 
     /// Asks for what comes next in a run, if it is time to.
@@ -279,15 +300,21 @@ impl Reader {
         let Some(next) = self.shelf().lock().next(run, now) else {
             return;
         };
-        let files = self.behind(&next.after, next.member, next.most);
+        let files = self.behind(&next.after, next.order, next.member, next.most);
         let batch = self.shelf().lock().go_on(run, &files, now);
         if let Some(batch) = batch {
             self.send(batch);
         }
     }
 
-    fn behind(&self, path: &RelPath, member: PeerId, most: usize) -> Vec<Small> {
-        let mut files = self.siblings.behind(path, member, most);
+    fn behind(
+        &self,
+        path: &RelPath,
+        order: ReadingOrder,
+        member: PeerId,
+        most: usize,
+    ) -> Vec<Small> {
+        let mut files = self.siblings.behind(path, order, member, most);
         files.retain(|file| !self.core().has_on_disk(file));
         files
     }

@@ -1,6 +1,6 @@
 //! Which small files are at hand or on their way, and which to ask for next. Pure.
 //!
-//! A *run* is a reader that goes through a directory in the order of its listing. It begins with the
+//! A *run* is a reader that goes through a directory in the order of its names, or of its inode numbers. It begins with the
 //! second small file that is read in a directory within [`SECOND_WITHIN`]: a lone one says nothing
 //! about the others. From then on the files behind it are asked for in batches, at first a few, and
 //! more each time half of them have been read. A reader that jumps about gets ever shorter runs and
@@ -13,7 +13,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use super::Small;
+use super::{ReadingOrder, Small};
 use crate::error::Error;
 use crate::types::{PeerId, RelPath};
 
@@ -102,6 +102,7 @@ enum State<R, C> {
 /// One reader's way through a directory.
 struct Run {
     directory: RelPath,
+    order: ReadingOrder,
     member: PeerId,
     /// The last file that was asked for.
     last: RelPath,
@@ -119,6 +120,8 @@ struct Run {
 /// What is known of the reading in one directory.
 struct Walk {
     touched: Instant,
+    /// The file that was read last, but for those that were on the shelf.
+    last: RelPath,
     /// How many files the next run begins with.
     first: usize,
     singles: usize,
@@ -154,6 +157,7 @@ pub(super) struct Batch {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Next {
     pub(super) member: PeerId,
+    pub(super) order: ReadingOrder,
     /// The last file that it has asked for.
     pub(super) after: RelPath,
     pub(super) most: usize,
@@ -218,13 +222,13 @@ impl<R, C> Shelf<R, C> {
     }
 
     /// A small file of `directory` is read that is not here: how many files a run that begins with it
-    /// should ask `member` for, if one should.
+    /// should ask `member` for, if one should, and which file was read there before it.
     pub(super) fn miss(
         &mut self,
-        directory: &RelPath,
+        (directory, path): (&RelPath, &RelPath),
         member: PeerId,
         now: Instant,
-    ) -> Option<usize> {
+    ) -> Option<(usize, RelPath)> {
         if !self.walks.contains_key(directory) && self.walks.len() >= DIRECTORIES {
             return None;
         }
@@ -236,8 +240,9 @@ impl<R, C> Shelf<R, C> {
         let mut is_second = true;
         let walk = self.walks.entry(directory.clone()).or_insert_with(|| {
             is_second = false;
-            Walk::new(now)
+            Walk::new(path.clone(), now)
         });
+        let before = std::mem::replace(&mut walk.last, path.clone());
         is_second &= now.saturating_duration_since(walk.touched) < SECOND_WITHIN;
         walk.touched = now;
         if !is_second || is_paused {
@@ -253,14 +258,14 @@ impl<R, C> Shelf<R, C> {
             }
             (walk.singles, walk.first) = (0, FEWEST);
         }
-        Some(walk.first)
+        Some((walk.first, before))
     }
 
     /// Begins a run with `files`, of which `reader` waits for the first. `None` when a single file is
     /// left of them: that is not worth a batch.
     pub(super) fn begin(
         &mut self,
-        directory: RelPath,
+        (directory, order): (RelPath, ReadingOrder),
         member: PeerId,
         files: Vec<Small>,
         reader: R,
@@ -272,6 +277,7 @@ impl<R, C> Shelf<R, C> {
         self.next_run += 1;
         let run = Run {
             directory,
+            order,
             member,
             last: first.path.clone(),
             window: files.len().max(FEWEST),
@@ -318,6 +324,7 @@ impl<R, C> Shelf<R, C> {
         run.asking += 1;
         let next = Next {
             member,
+            order: run.order,
             after: run.last.clone(),
             most: (run.window - ahead).min(LONGEST),
         };
@@ -570,9 +577,10 @@ impl<C: Clone> Landed<C> {
 }
 
 impl Walk {
-    fn new(now: Instant) -> Self {
+    fn new(path: RelPath, now: Instant) -> Self {
         Self {
             touched: now,
+            last: path,
             first: FIRST,
             singles: 0,
         }

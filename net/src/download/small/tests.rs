@@ -26,10 +26,26 @@ struct Rig {
 struct Listing(Mutex<Vec<Small>>);
 
 impl Siblings for Listing {
-    fn behind(&self, path: &RelPath, _: PeerId, most: usize) -> Vec<Small> {
+    fn behind(&self, path: &RelPath, order: ReadingOrder, _: PeerId, most: usize) -> Vec<Small> {
         let files = self.0.lock();
-        let behind = files.iter().filter(|file| file.path > *path);
-        behind.take(most).cloned().collect()
+        match order {
+            ReadingOrder::ByName => {
+                let behind = files.iter().filter(|file| file.path > *path);
+                behind.take(most).cloned().collect()
+            }
+            // Their numbers descend.
+            ReadingOrder::ByNumber => {
+                let behind = files.iter().rev().filter(|file| file.path < *path);
+                behind.take(most).cloned().collect()
+            }
+        }
+    }
+
+    fn order(&self, before: &RelPath, path: &RelPath) -> ReadingOrder {
+        match before < path {
+            true => ReadingOrder::ByName,
+            false => ReadingOrder::ByNumber,
+        }
     }
 }
 

@@ -76,11 +76,17 @@ impl Walker {
             }
             Found::Spoiled(..) => false,
             Found::Nothing => {
-                let most = self.shelf.miss(&directory(), MEMBER, self.now);
-                let batch = most.and_then(|most| {
+                let walk = (&directory(), &file(number, self.size).path);
+                let most = self.shelf.miss(walk, MEMBER, self.now);
+                let batch = most.and_then(|(most, _)| {
                     let files = self.files(number, most);
-                    self.shelf
-                        .begin(directory(), MEMBER, files, number, self.now)
+                    self.shelf.begin(
+                        (directory(), ReadingOrder::ByName),
+                        MEMBER,
+                        files,
+                        number,
+                        self.now,
+                    )
                 });
                 let is_sent = self.send(batch);
                 self.singles += usize::from(!is_sent);
