@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use tinyp2p_net::client::Peer;
 use tinyp2p_net::merkle::TreeHasher;
 use tinyp2p_net::testing::{Behaviour, MemoryPeer, WirePeer};
-use tinyp2p_net::types::UnixTime;
 
 use crate::content::{MIB, names, pattern};
 use crate::process::{eventually, usage, within};
@@ -19,7 +18,7 @@ use crate::verified::{settle, xattr};
 const SOON: Duration = Duration::from_secs(60);
 
 /// The modification time that [`settle`] sets, in nanoseconds.
-const MTIME: UnixTime = 1_600_000_000 * 1_000_000_000;
+const MTIME: i64 = 1_600_000_000 * 1_000_000_000;
 
 /// A member without files, and its place on the wire.
 fn member(name: &str) -> (Arc<MemoryPeer>, WirePeer) {
@@ -177,7 +176,7 @@ fn a_directory_of_conflicts_is_listed_in_time() {
     let swarm = Swarm::alone();
     let liars = [member("eve"), member("mallory")];
     let mut mount = swarm.node("mount").log_level("info");
-    for (number, (liar, wire)) in (1_i128..).zip(&liars) {
+    for (number, (liar, wire)) in (1_i64..).zip(&liars) {
         for name in 0..20_000 {
             liar.put(&format!("d/{}{name:05}", "x".repeat(250)), [0], number);
         }

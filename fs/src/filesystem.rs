@@ -13,7 +13,7 @@ mod xattrs;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tinyp2p_net::client::{Need, Peer};
@@ -121,8 +121,6 @@ impl Filesystem {
     /// The tree of `network`, read through `engine`. Where several members have the same, it is read
     /// from `this_node`, if that is one of them.
     pub fn new(network: Arc<dyn Network>, engine: Arc<Engine>, this_node: Option<PeerId>) -> Self {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        let mtime = now.map_or(0, |now| now.as_nanos().cast_signed());
         let view = Arc::new(View::new(Arc::clone(&network), this_node));
         let searches = Arc::new(Searches::new(Arc::clone(&network), this_node));
         let hidden = Hidden::new(
@@ -139,7 +137,7 @@ impl Filesystem {
             network,
             this_node,
             engine,
-            inodes: Mutex::new(Inodes::new(mtime)),
+            inodes: Mutex::new(Inodes::new(UnixTime::now())),
             files: Handles::default(),
             directories: Handles::default(),
             expirer: OnceLock::new(),

@@ -618,7 +618,7 @@ impl Attr {
         kind: Kind::File,
         mode: Mode::Plain,
         size: 0,
-        mtime: 0,
+        mtime: UnixTime::EPOCH,
         may_grow: false,
     };
 }
@@ -683,15 +683,15 @@ fn ttl(attr: Attr) -> Duration {
     }
 }
 
-/// The same point in time. The seconds fit into 64 bits, here and there.
+/// The same point in time: its seconds have 64 bits, too.
 fn time(at: UnixTime) -> SystemTime {
-    let distance = at.unsigned_abs();
-    let seconds = u64::try_from(distance / 1_000_000_000).unwrap_or(u64::MAX);
-    let distance = Duration::new(seconds, (distance % 1_000_000_000) as u32);
-    let time = match at < 0 {
+    let distance = Duration::from_secs(at.seconds().unsigned_abs());
+    let whole = match at.seconds() < 0 {
         true => UNIX_EPOCH.checked_sub(distance),
         false => UNIX_EPOCH.checked_add(distance),
     };
+    let rest = Duration::from_nanos(at.nanoseconds().into());
+    let time = whole.and_then(|whole| whole.checked_add(rest));
     time.unwrap_or(UNIX_EPOCH)
 }
 

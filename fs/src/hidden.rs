@@ -11,7 +11,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 use tinyp2p_net::types::{Kind, Mode, UnixTime};
@@ -197,7 +196,7 @@ impl Hidden {
                 kind: Kind::Directory,
                 mode: Mode::Plain,
                 size: 0,
-                mtime: now(),
+                mtime: UnixTime::now(),
                 may_grow: false,
             });
         }
@@ -268,7 +267,7 @@ impl States {
     fn add(&mut self, content: Content) -> Attr {
         let state = State {
             content,
-            made: now(),
+            made: UnixTime::now(),
             lookups: 1,
         };
         let number = self.next;
@@ -294,11 +293,6 @@ impl State {
             may_grow: false,
         }
     }
-}
-
-fn now() -> UnixTime {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    now.map_or(0, |now| now.as_nanos().cast_signed())
 }
 
 #[cfg(test)]

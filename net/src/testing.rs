@@ -105,7 +105,7 @@ impl MemoryPeer {
     ///
     /// # Panics
     /// If `path` is not a valid path: a mistake in a test.
-    pub fn put(&self, path: &str, content: impl Into<Vec<u8>>, mtime: UnixTime) -> Attributes {
+    pub fn put(&self, path: &str, content: impl Into<Vec<u8>>, mtime: i64) -> Attributes {
         let content = content.into();
         let path = RelPath::new(path.as_bytes()).expect("a valid path");
         let version = Version(fingerprint(&content) ^ mtime as u64);
@@ -114,7 +114,7 @@ impl MemoryPeer {
             kind: Kind::File,
             mode: Mode::Plain,
             size,
-            mtime,
+            mtime: mtime.into(),
             version,
             root: None,
         };
@@ -193,12 +193,7 @@ impl MemoryPeer {
     ///
     /// # Panics
     /// If `path` is not a valid path: a mistake in a test.
-    pub fn put_rooted(
-        &self,
-        path: &str,
-        content: impl Into<Vec<u8>>,
-        mtime: UnixTime,
-    ) -> Attributes {
+    pub fn put_rooted(&self, path: &str, content: impl Into<Vec<u8>>, mtime: i64) -> Attributes {
         let content = content.into();
         let mut hasher = TreeHasher::default();
         hasher.update(&content);
@@ -517,7 +512,7 @@ impl MemoryPeer {
             };
             return Ok(Listing {
                 version: DIRECTORY.version,
-                mtime: 0,
+                mtime: UnixTime::EPOCH,
                 entries: Self::endless(after, request.limit as usize)
                     .map(entry)
                     .collect(),
@@ -545,7 +540,7 @@ impl MemoryPeer {
         let more = rest.next().is_some();
         Ok(Listing {
             version: DIRECTORY.version,
-            mtime: 0,
+            mtime: UnixTime::EPOCH,
             entries,
             more,
             counter: None,
@@ -599,7 +594,7 @@ const ENDLESS: Attributes = Attributes {
     kind: Kind::File,
     mode: Mode::Plain,
     size: 1,
-    mtime: 1,
+    mtime: UnixTime::EPOCH,
     version: Version(1),
     root: None,
 };
@@ -608,7 +603,7 @@ const DIRECTORY: Attributes = Attributes {
     kind: Kind::Directory,
     mode: Mode::Plain,
     size: 0,
-    mtime: 0,
+    mtime: UnixTime::EPOCH,
     version: Version(1),
     root: None,
 };

@@ -9,7 +9,7 @@
 //! is proven to begin with it. If there is none, the file was written over, and the read fails.
 
 use std::sync::{Arc, mpsc};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tinyp2p_net::client::{self, Peer};
@@ -453,8 +453,5 @@ fn ask(
 
 /// True if a file with this mtime may be in the middle of being written.
 fn is_written_lately(mtime: UnixTime) -> bool {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    let now = now.unwrap_or_default().as_nanos();
-    let mtime = u128::try_from(mtime).unwrap_or(0);
-    now.abs_diff(mtime) < WRITTEN_LATELY.as_nanos()
+    UnixTime::now().seconds().abs_diff(mtime.seconds()) < WRITTEN_LATELY.as_secs()
 }

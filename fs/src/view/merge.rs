@@ -388,7 +388,7 @@ impl Content {
 
     fn newest(&self) -> UnixTime {
         let mtimes = self.holders.iter().map(|row| row.attributes.mtime);
-        mtimes.max().unwrap_or(0)
+        mtimes.max().unwrap_or_default()
     }
 
     /// The member after which this content is named when it loses its plain name.

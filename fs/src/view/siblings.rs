@@ -202,7 +202,7 @@ mod tests {
         let view = View::new(Arc::clone(&network) as Arc<dyn Network>, None);
         let wait = Wait::Until(Instant::now() + Duration::from_secs(10));
         let listing = view.list(&path("d"), wait).unwrap();
-        let mut inodes = crate::inodes::Inodes::new(0);
+        let mut inodes = crate::inodes::Inodes::new(5.into());
         let tree = crate::inodes::Tree::Merged;
         let told = listing.items.iter().map(|item| {
             let path = path("d").join(&item.name).unwrap();

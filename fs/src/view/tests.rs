@@ -500,7 +500,7 @@ enum Change {
         member: usize,
         name: &'static str,
         content: &'static str,
-        mtime: UnixTime,
+        mtime: i64,
     },
     Remove {
         member: usize,
@@ -514,7 +514,7 @@ fn change() -> impl Strategy<Value = Change> {
     let name = || prop::sample::select(vec!["a.txt", "b", "d/c", "d/e.x", "b (m0)"]);
     let content = prop::sample::select(vec!["", "1", "22"]);
     prop_oneof![
-        5 => (0..3usize, name(), content, 0..2i128).prop_map(|(member, name, content, mtime)| {
+        5 => (0..3usize, name(), content, 0..2i64).prop_map(|(member, name, content, mtime)| {
             Change::Put { member, name, content, mtime }
         }),
         2 => (0..3usize, name()).prop_map(|(member, name)| Change::Remove { member, name }),

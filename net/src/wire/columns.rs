@@ -8,6 +8,9 @@ use super::fields::{Fields, Refusal, bytes, text};
 use crate::types::{Attributes, Kind, Mode, Root, UnixTime, Version};
 use crate::xmlrpc::Value;
 
+/// Bytes of an mtime in full.
+const LONG_MTIME: usize = 12;
+
 /// The attribute columns of a message, one element per entry in each.
 #[derive(Default)]
 pub(super) struct Columns {
@@ -36,8 +39,10 @@ impl Columns {
         }
         let mut mtimes = rows.clone().flatten().map(|row| row.mtime);
         if mtimes.any(|mtime| long_mtime(mtime).is_some()) {
-            let mtimes = rows.clone().map(|row| row.map_or(0, |row| row.mtime));
-            columns.long_mtimes = mtimes.flat_map(UnixTime::to_be_bytes).collect();
+            let mtimes = rows
+                .clone()
+                .map(|row| row.map(|row| row.mtime).unwrap_or_default());
+            columns.long_mtimes = mtimes.flat_map(to_long).collect();
         }
         for row in rows {
             columns.push(row, any_root);
@@ -53,7 +58,7 @@ impl Columns {
                     Kind::File => 'f',
                     Kind::Directory => 'd',
                 };
-                let mtime = short_mtime(row.mtime);
+                let mtime = row.mtime.in_64_bits();
                 (kind, row.size, mtime, row.version.0, row.root)
             }
         };
@@ -108,7 +113,8 @@ impl Columns {
         let agree = numbers.iter().all(|column| column.len() == entries * 8)
             && (columns.roots.is_empty() || columns.roots.len() == entries * 32)
             && (columns.modes.is_empty() || columns.modes.len() == entries)
-            && (columns.long_mtimes.is_empty() || columns.long_mtimes.len() == entries * 16);
+            && (columns.long_mtimes.is_empty()
+                || columns.long_mtimes.len() == entries * LONG_MTIME);
         if !agree {
             return Err(Refusal::invalid("the columns differ in length"));
         }
@@ -132,14 +138,15 @@ impl Columns {
             .enumerate()
             .map(|(i, (((kind, size), mtime), version))| {
                 let root = roots.get(i).filter(|root| **root != [0; 32]);
+                let mtime = match long_mtimes.get(i) {
+                    Some(mtime) => from_long(*mtime)?,
+                    None => i64::from_be_bytes(*mtime).into(),
+                };
                 let row = |kind| Attributes {
                     kind,
                     mode: modes.get(i).map_or(Mode::Plain, |letter| mode(*letter)),
                     size: u64::from_be_bytes(*size),
-                    mtime: match long_mtimes.get(i) {
-                        Some(mtime) => UnixTime::from_be_bytes(*mtime),
-                        None => i64::from_be_bytes(*mtime).into(),
-                    },
+                    mtime,
                     version: Version(u64::from_be_bytes(*version)),
                     root: root.copied().map(Root::from_bytes),
                 };
@@ -153,24 +160,26 @@ impl Columns {
     }
 }
 
-/// An mtime as those read it who know 64 bits: the nearest that there is.
-pub(super) fn short_mtime(mtime: UnixTime) -> i64 {
-    let limit = if mtime < 0 { i64::MIN } else { i64::MAX };
-    i64::try_from(mtime).unwrap_or(limit)
+/// An mtime in full, if 64 bits of nanoseconds do not hold it: seconds, and nanoseconds after those.
+pub(super) fn long_mtime(mtime: UnixTime) -> Option<[u8; LONG_MTIME]> {
+    let is_long = mtime != UnixTime::from(mtime.in_64_bits());
+    is_long.then(|| to_long(mtime))
 }
 
-/// All of it, if those cannot read it.
-pub(super) fn long_mtime(mtime: UnixTime) -> Option<[u8; 16]> {
-    let is_long = i64::try_from(mtime).is_err();
-    is_long.then(|| mtime.to_be_bytes())
+fn to_long(mtime: UnixTime) -> [u8; LONG_MTIME] {
+    let mut bytes = [0; LONG_MTIME];
+    bytes[..8].copy_from_slice(&mtime.seconds().to_be_bytes());
+    bytes[8..].copy_from_slice(&mtime.nanoseconds().to_be_bytes());
+    bytes
 }
 
-/// Refuses an mtime that no system can have.
-pub(super) fn check_mtime(mtime: UnixTime) -> Result<(), Refusal> {
-    match i64::try_from(mtime.div_euclid(1_000_000_000)) {
-        Ok(_) => Ok(()),
-        Err(_) => Err(Refusal::invalid("an mtime beyond 64 bits of seconds")),
-    }
+/// Reads what [`long_mtime`] wrote.
+pub(super) fn from_long(
+    [a, b, c, d, e, f, g, h, nanoseconds @ ..]: [u8; LONG_MTIME],
+) -> Result<UnixTime, Refusal> {
+    let seconds = i64::from_be_bytes([a, b, c, d, e, f, g, h]);
+    let mtime = UnixTime::new(seconds, u32::from_be_bytes(nanoseconds));
+    mtime.ok_or_else(|| Refusal::invalid("an mtime with a second or more of nanoseconds"))
 }
 
 /// One letter of the column `modes`.
@@ -195,7 +204,6 @@ fn checked(row: Attributes) -> Result<Attributes, Refusal> {
     if i64::try_from(row.size).is_err() {
         return Err(Refusal::invalid("a size beyond 2^63 - 1"));
     }
-    check_mtime(row.mtime)?;
     if row.kind == Kind::Directory && (row.size != 0 || row.root.is_some()) {
         return Err(Refusal::invalid("a directory with a size or a root"));
     }

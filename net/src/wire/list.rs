@@ -2,7 +2,7 @@
 
 use super::Response;
 use super::changes::{counter_to_value, optional_counter};
-use super::columns::{Columns, check_mtime, join, long_mtime, short_mtime, split};
+use super::columns::{Columns, from_long, join, long_mtime, split};
 use super::fields::{Fields, Refusal, bytes, members};
 use crate::types::{Entry, Name, RelPath, UnixTime, Version};
 use crate::xmlrpc::Value;
@@ -80,7 +80,7 @@ impl Listing {
         let columns = Columns::of(self.entries.iter().map(|entry| Some(&entry.attributes)));
         let listing = [
             ("version", Value::Int(self.version.0.cast_signed())),
-            ("mtime", Value::Int(short_mtime(self.mtime))),
+            ("mtime", Value::Int(self.mtime.in_64_bits())),
             ("more", Value::Boolean(self.more)),
             (
                 "names",
@@ -134,10 +134,7 @@ fn directory_mtime(fields: &mut Fields) -> Result<UnixTime, Refusal> {
         return Ok(short.into());
     };
     let long = bytes(long, "long_mtime")?.try_into();
-    let long = long.map_err(|_| Refusal::invalid("'long_mtime' must have 16 bytes"))?;
-    let mtime = UnixTime::from_be_bytes(long);
-    check_mtime(mtime)?;
-    Ok(mtime)
+    from_long(long.map_err(|_| Refusal::invalid("'long_mtime' must have 12 bytes"))?)
 }
 
 /// That there is no directory.

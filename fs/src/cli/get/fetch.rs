@@ -173,6 +173,10 @@ fn from_holder(
             {
                 tracing::info!(file = %holder.path, %error, "going on");
             }
+            // It is read on from where it is now.
+            Err(Stop::Peer(error @ Error::Moved { .. })) => {
+                tracing::info!(file = %holder.path, %error, "going on");
+            }
             Ok(()) => match part.check().map_err(Stop::Disk)? {
                 PartCheck::Genuine => return Ok(()),
                 PartCheck::Spoilt => bar.dec(job.size),

@@ -72,7 +72,7 @@ const DIRECTORY: Attributes = Attributes {
     kind: Kind::Directory,
     mode: Mode::Plain,
     size: 0,
-    mtime: 0,
+    mtime: UnixTime::EPOCH,
     version: Version(0),
     root: None,
 };
@@ -202,12 +202,12 @@ mod tests {
         })
     }
 
-    fn file(path: &str, size: u64, mtime: UnixTime) -> (RelPath, Attributes) {
+    fn file(path: &str, size: u64, mtime: i64) -> (RelPath, Attributes) {
         let attributes = Attributes {
             kind: Kind::File,
             mode: Mode::Plain,
             size,
-            mtime,
+            mtime: mtime.into(),
             version: Version(size ^ mtime as u64),
             root: None,
         };
@@ -234,7 +234,7 @@ mod tests {
         ];
         let jobs = jobs(found, false);
         assert_eq!(shown(&jobs), [("y".to_owned(), 1), ("a/b/x".to_owned(), 2)]);
-        assert_eq!((jobs[1].size, jobs[1].mtime), (5, 1));
+        assert_eq!((jobs[1].size, jobs[1].mtime), (5, 1.into()));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
-use tinyp2p_net::types::{MAX_NAME_BYTES, UnixTime};
+use tinyp2p_net::types::MAX_NAME_BYTES;
 
 use super::*;
 
@@ -18,25 +18,25 @@ fn name_of(text: &str) -> Name {
     Name::new(text.as_bytes()).unwrap()
 }
 
-fn file(name: &str, size: u64, mtime: UnixTime) -> Entry {
+fn file(name: &str, size: u64, mtime: i64) -> Entry {
     rooted(name, size, mtime, None)
 }
 
-fn rooted(name: &str, size: u64, mtime: UnixTime, root: Option<u8>) -> Entry {
+fn rooted(name: &str, size: u64, mtime: i64, root: Option<u8>) -> Entry {
     Entry {
         name: name_of(name),
         attributes: Attributes {
             kind: Kind::File,
             mode: Mode::Plain,
             size,
-            mtime,
+            mtime: mtime.into(),
             version: Version(size ^ mtime as u64),
             root: root.map(|byte| Root::from_bytes([byte; 32])),
         },
     }
 }
 
-fn folder(name: &str, mtime: UnixTime) -> Entry {
+fn folder(name: &str, mtime: i64) -> Entry {
     let mut entry = file(name, 0, mtime);
     entry.attributes.kind = Kind::Directory;
     entry
@@ -135,7 +135,7 @@ fn directories_merge_and_show_the_newest_mtime() {
         shown(&items),
         [row("d", 0, &[1, 2]), row("x", 1, &[1]), row("y", 2, &[2])]
     );
-    assert_eq!(items[0].mtime, 9);
+    assert_eq!(items[0].mtime, 9.into());
 }
 
 #[test]
@@ -161,7 +161,7 @@ fn equal_roots_are_one_entry_whatever_the_mtime() {
         None,
     );
     assert_eq!(shown(&items), [row("a", 7, &[1, 2])]);
-    assert_eq!(items[0].mtime, 4);
+    assert_eq!(items[0].mtime, 4.into());
 }
 
 #[test]
@@ -337,7 +337,7 @@ fn whoever_quarrels_little_is_not_left_out_for_those_who_quarrel_much() {
     let listing = |from: usize, count: usize| -> Vec<Entry> {
         let names = from..from + count;
         names
-            .map(|n| file(&format!("{n:04}"), 1, from as i128))
+            .map(|n| file(&format!("{n:04}"), 1, from as i64))
             .collect()
     };
     let listings = vec![
@@ -399,7 +399,7 @@ fn entry() -> impl Strategy<Value = Entry> {
         "x (m1) (m2)",
     ]);
     let root = prop::option::weighted(0.4, 0..3u8);
-    (names, 0..3u64, 0..3i128, root, prop::bool::weighted(0.2)).prop_map(
+    (names, 0..3u64, 0..3i64, root, prop::bool::weighted(0.2)).prop_map(
         |(name, size, mtime, root, is_folder)| {
             if is_folder {
                 folder(name, mtime)

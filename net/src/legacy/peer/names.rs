@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 
@@ -62,7 +62,7 @@ impl Default for Names {
     fn default() -> Self {
         Self {
             files: BTreeMap::new(),
-            mtime: nanoseconds(),
+            mtime: UnixTime::now(),
         }
     }
 }
@@ -75,7 +75,7 @@ impl Names {
         let left_out = count - plain.len();
         // Nobody has to hear of these: every directory may have some.
         let names: BTreeSet<Name> = plain.into_iter().filter(|n| !n.is_hidden()).collect();
-        let now = nanoseconds();
+        let now = UnixTime::now();
         let before = self.files.len();
         self.files.retain(|name, _| names.contains(name));
         let mut is_new = before != self.files.len();
@@ -169,7 +169,7 @@ impl Seen {
     pub(super) fn take(&mut self, now: Fetched, url: &Url, name: &Name) -> Option<Fetched> {
         let is_other = |before: &Fetched| (before.size, before.root) != (now.size, now.root);
         if self.fetched.as_ref().is_some_and(is_other) {
-            self.mtime = nanoseconds().max(self.mtime + 1);
+            self.mtime = UnixTime::now().max((self.mtime.in_64_bits() + 1).into());
             self.version = version_of(url, name, self.mtime);
         }
         (self.unreadable_until, self.long_until) = (None, None);
@@ -192,7 +192,7 @@ fn version_of(url: &Url, name: &Name, time: UnixTime) -> Version {
     hasher.update([0]);
     hasher.update(name.as_bytes());
     hasher.update([0]);
-    hasher.update(time.to_be_bytes());
+    hasher.update(time.in_64_bits().to_be_bytes());
     let digest: [u8; 32] = hasher.finalize().into();
     let (first, _) = digest.as_chunks::<8>();
     Version(u64::from_be_bytes(first[0]))
@@ -205,9 +205,4 @@ fn plain_name(bytes: Vec<u8>) -> Option<Name> {
         return None;
     }
     Name::new(bytes).ok()
-}
-
-fn nanoseconds() -> UnixTime {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    now.map_or(0, |now| now.as_nanos().cast_signed())
 }

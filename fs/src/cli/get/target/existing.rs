@@ -55,10 +55,10 @@ impl Existing {
     pub(super) fn is_outdated(&self, job: &Job) -> bool {
         let metadata = self.0.as_ref().and_then(|file| file.metadata().ok());
         metadata.is_some_and(|metadata| {
-            let mtime = i128::from(metadata.mtime()) * 1_000_000_000;
-            let mtime = mtime + i128::from(metadata.mtime_nsec());
+            let mtime = (metadata.mtime(), metadata.mtime_nsec());
+            let wanted = (job.mtime.seconds(), i64::from(job.mtime.nanoseconds()));
             let is_alike = metadata.is_file() && metadata.len() == job.size;
-            is_alike && mtime != job.mtime
+            is_alike && mtime != wanted
         })
     }
 
@@ -103,8 +103,8 @@ pub(super) fn read_back(file: &File, length: u64, hasher: &mut TreeHasher) -> io
 pub(super) fn times(mtime: UnixTime) -> Timestamps {
     let time = Timespec {
         // What its file system cannot keep, the kernel makes fit.
-        tv_sec: mtime.div_euclid(1_000_000_000) as i64,
-        tv_nsec: mtime.rem_euclid(1_000_000_000) as i64,
+        tv_sec: mtime.seconds(),
+        tv_nsec: mtime.nanoseconds().into(),
     };
     Timestamps {
         last_access: time,
