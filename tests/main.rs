@@ -12,6 +12,7 @@ mod slow_link;
 mod stranger;
 mod swarm;
 
+mod attributes;
 mod changes;
 mod discovery;
 mod failure;
@@ -26,7 +27,6 @@ mod listing;
 mod many;
 mod moves;
 mod password;
-mod permissions;
 mod probes;
 mod small;
 mod speed;

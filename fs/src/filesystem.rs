@@ -11,7 +11,7 @@ mod xattrs;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tinyp2p_net::client::{Need, Peer};
@@ -20,7 +20,7 @@ use tinyp2p_net::download::{Engine, Has, Patience, Siblings, Source};
 use tinyp2p_net::error::Error as NetError;
 use tinyp2p_net::follow::{Listener, News};
 use tinyp2p_net::types::{
-    Attributes, ByteRange, Kind, MAX_NAME_BYTES, Mode, Name, PeerId, RelPath,
+    Attributes, ByteRange, Kind, MAX_NAME_BYTES, Mode, Name, PeerId, RelPath, UnixTime,
 };
 use tinyp2p_net::wire::{Change, MAX_SMALL_FILE};
 
@@ -59,8 +59,8 @@ pub struct Attr {
     pub mode: Mode,
     /// Bytes; 0 for a directory; [`Attributes::UNKNOWN_SIZE`] while nobody who has the file tells.
     pub size: u64,
-    /// Nanoseconds since 1970.
-    pub mtime: i64,
+    /// Modification time.
+    pub mtime: UnixTime,
 }
 
 /// What a lookup found.
@@ -118,8 +118,6 @@ impl Filesystem {
     /// The tree of `network`, read through `engine`. Where several members have the same, it is read
     /// from `this_node`, if that is one of them.
     pub fn new(network: Arc<dyn Network>, engine: Arc<Engine>, this_node: Option<PeerId>) -> Self {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        let mtime = now.ok().and_then(|now| i64::try_from(now.as_nanos()).ok());
         let view = Arc::new(View::new(Arc::clone(&network), this_node));
         let searches = Arc::new(Searches::new(Arc::clone(&network), this_node));
         let hidden = Hidden::new(
@@ -136,7 +134,7 @@ impl Filesystem {
             network,
             this_node,
             engine,
-            inodes: Mutex::new(Inodes::new(mtime.unwrap_or(0))),
+            inodes: Mutex::new(Inodes::new(UnixTime::now())),
             files: Handles::default(),
             directories: Handles::default(),
             expirer: OnceLock::new(),

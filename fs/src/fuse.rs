@@ -26,7 +26,7 @@ use fuser::{
 };
 use tinyp2p_net::config::CALL_DEADLINE;
 use tinyp2p_net::download::Patience;
-use tinyp2p_net::types::{Attributes, Kind, Mode};
+use tinyp2p_net::types::{Attributes, Kind, Mode, UnixTime};
 
 use crate::errno::{self, Error};
 use crate::expire::{Busy, Expirer};
@@ -613,7 +613,7 @@ impl Attr {
         kind: Kind::File,
         mode: Mode::Plain,
         size: 0,
-        mtime: 0,
+        mtime: UnixTime::EPOCH,
     };
 }
 
@@ -677,14 +677,16 @@ fn ttl(attr: Attr) -> Duration {
     }
 }
 
-/// Nanoseconds since 1970 as a point in time; the years 1678 to 2262 fit both.
-fn time(nanoseconds: i64) -> SystemTime {
-    let distance = Duration::from_nanos(nanoseconds.unsigned_abs());
-    if nanoseconds < 0 {
-        UNIX_EPOCH - distance
-    } else {
-        UNIX_EPOCH + distance
-    }
+/// The same point in time: its seconds have 64 bits, too.
+fn time(at: UnixTime) -> SystemTime {
+    let distance = Duration::from_secs(at.seconds().unsigned_abs());
+    let whole = match at.seconds() < 0 {
+        true => UNIX_EPOCH.checked_sub(distance),
+        false => UNIX_EPOCH.checked_add(distance),
+    };
+    let rest = Duration::from_nanos(at.nanoseconds().into());
+    let time = whole.and_then(|whole| whole.checked_add(rest));
+    time.unwrap_or(UNIX_EPOCH)
 }
 
 #[cfg(test)]

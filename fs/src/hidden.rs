@@ -11,10 +11,9 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
-use tinyp2p_net::types::{Kind, Mode};
+use tinyp2p_net::types::{Kind, Mode, UnixTime};
 
 use crate::errno::Error;
 use crate::filesystem::{Attr, DirectoryEntry, Looked, ReadDone};
@@ -69,7 +68,7 @@ struct States {
 #[derive(Clone)]
 struct State {
     content: Content,
-    made: i64,
+    made: UnixTime,
     lookups: u64,
 }
 
@@ -197,7 +196,7 @@ impl Hidden {
                 kind: Kind::Directory,
                 mode: Mode::Plain,
                 size: 0,
-                mtime: now(),
+                mtime: UnixTime::now(),
             });
         }
         Ok(self.state(number)?.attr(number))
@@ -267,7 +266,7 @@ impl States {
     fn add(&mut self, content: Content) -> Attr {
         let state = State {
             content,
-            made: now(),
+            made: UnixTime::now(),
             lookups: 1,
         };
         let number = self.next;
@@ -292,12 +291,6 @@ impl State {
             mtime: self.made,
         }
     }
-}
-
-fn now() -> i64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    let now = now.ok().and_then(|now| i64::try_from(now.as_nanos()).ok());
-    now.unwrap_or(0)
 }
 
 #[cfg(test)]

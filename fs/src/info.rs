@@ -17,7 +17,7 @@ pub struct Info {
     /// Bytes; 0 for a directory.
     pub size: u64,
     /// Nanoseconds since 1970.
-    pub mtime: i64,
+    pub mtime: i128,
     /// The content root, 64 hexadecimal digits, if it is known.
     pub root: Option<String>,
     /// Who has it, the one that it is read from first.
@@ -104,7 +104,7 @@ fn size(bytes: u64) -> String {
 }
 
 /// Nanoseconds since 1970 as date and time of day, in UTC.
-fn moment(nanoseconds: i64) -> String {
+fn moment(nanoseconds: i128) -> String {
     let seconds = nanoseconds.div_euclid(1_000_000_000);
     let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
     // The calendar repeats every 400 years, which have 146,097 days; years begin in March here, so that
@@ -178,6 +178,17 @@ m/a\\n.ogg
         assert_eq!(text.lines().count(), lines + 1);
         let acting = tinyp2p_net::text::HOSTILE.into_iter();
         assert!(acting.filter(|c| *c != '\n').all(|c| !text.contains(c)));
+    }
+
+    #[test]
+    fn times_of_any_century_survive_the_value() {
+        let info = Info {
+            mtime: 13_569_465_600_123_456_789,
+            ..info()
+        };
+        let read: Info = serde_json::from_str(&info.clone().value()).unwrap();
+        assert_eq!(read.mtime, info.mtime);
+        assert!(read.text(b"x").contains("2400-01-01 00:00:00 UTC"));
     }
 
     #[test]

@@ -24,7 +24,9 @@ use std::sync::Arc;
 
 use tinyp2p_net::download::Has;
 use tinyp2p_net::generations::Generations;
-use tinyp2p_net::types::{Attributes, ContentId, Kind, Mode, PeerId, RelPath, Root, Version};
+use tinyp2p_net::types::{
+    Attributes, ContentId, Kind, Mode, PeerId, RelPath, Root, UnixTime, Version,
+};
 
 use self::numbers::{NoHashing, NumberMap};
 use crate::view::merge::{Item, Member, Source, mode_of};
@@ -103,7 +105,7 @@ pub struct Inode {
     /// Bytes of content; 0 for a directory; [`Attributes::UNKNOWN_SIZE`] while only its name is known.
     pub size: u64,
     /// Nanoseconds since 1970.
-    pub mtime: i64,
+    pub mtime: UnixTime,
     /// Who had it when it was last looked at, the best one to read from first.
     pub sources: Arc<[Source]>,
     /// True once this content has turned out to be gone.
@@ -127,7 +129,7 @@ pub struct Inodes {
 
 impl Inodes {
     /// The root alone, with `mtime` until somebody tells a better one.
-    pub fn new(mtime: i64) -> Self {
+    pub fn new(mtime: UnixTime) -> Self {
         let root = Inode {
             path: RelPath::root(),
             identity: Identity::Directory(Tree::Merged),
@@ -172,7 +174,7 @@ impl Inodes {
 
     /// The same for the top of a member's own tree, about which nobody is asked: until somebody is, it
     /// has the given modification time.
-    pub fn look_up_top(&mut self, member: &Member, mtime: i64) -> (u64, &Inode) {
+    pub fn look_up_top(&mut self, member: &Member, mtime: UnixTime) -> (u64, &Inode) {
         let identity = Identity::Directory(Tree::Member(member.id));
         let (number, inode) = self.told((RelPath::root(), identity), 0, mtime);
         if inode.sources.is_empty() {
@@ -217,7 +219,7 @@ impl Inodes {
     }
 
     /// What `key` stands for, counted as told once more. If it is new, nobody has it yet.
-    fn told(&mut self, key: Key, size: u64, mtime: i64) -> (u64, &mut Inode) {
+    fn told(&mut self, key: Key, size: u64, mtime: UnixTime) -> (u64, &mut Inode) {
         let hash = self.hasher.hash_one(&key);
         let number = self.find(hash, &key).unwrap_or_else(|| {
             let free = |number: &u64| !self.inodes.contains_key(number);

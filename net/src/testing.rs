@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::merkle::{SUBTREE_BLOCKS, Tree, TreeHasher};
 use crate::share::journal::Journal;
 use crate::types::{
-    Attributes, ByteRange, Entry, Kind, Mode, Name, PeerId, RelPath, Root, Version,
+    Attributes, ByteRange, Entry, Kind, Mode, Name, PeerId, RelPath, Root, UnixTime, Version,
 };
 use crate::wire::{
     BatchAnswer, BatchItem, Change, Changes, ChangesRequest, Depth, Fault, FaultCode, ListRequest,
@@ -110,7 +110,7 @@ impl MemoryPeer {
             kind: Kind::File,
             mode: Mode::Plain,
             size,
-            mtime,
+            mtime: mtime.into(),
             version,
             root: None,
         };
@@ -411,7 +411,7 @@ impl MemoryPeer {
             };
             return Ok(Listing {
                 version: DIRECTORY.version,
-                mtime: 0,
+                mtime: UnixTime::EPOCH,
                 entries: Self::endless(after, request.limit as usize)
                     .map(entry)
                     .collect(),
@@ -439,7 +439,7 @@ impl MemoryPeer {
         let more = rest.next().is_some();
         Ok(Listing {
             version: DIRECTORY.version,
-            mtime: 0,
+            mtime: UnixTime::EPOCH,
             entries,
             more,
             counter: None,
@@ -493,7 +493,7 @@ const ENDLESS: Attributes = Attributes {
     kind: Kind::File,
     mode: Mode::Plain,
     size: 1,
-    mtime: 1,
+    mtime: UnixTime::EPOCH,
     version: Version(1),
     root: None,
 };
@@ -502,7 +502,7 @@ const DIRECTORY: Attributes = Attributes {
     kind: Kind::Directory,
     mode: Mode::Plain,
     size: 0,
-    mtime: 0,
+    mtime: UnixTime::EPOCH,
     version: Version(1),
     root: None,
 };

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use tinyp2p_net::types::{Name, RelPath};
+use tinyp2p_net::types::{Name, RelPath, UnixTime};
 
 use super::{Attr, DirectoryEntry, Filesystem, Looked, join};
 use crate::errno::Error;
@@ -140,7 +140,7 @@ impl Filesystem {
         match members.find(|member| member.name.as_bytes() == name.as_bytes()) {
             Some(member) => {
                 let mut inodes = self.inodes.lock();
-                let mtime = inodes.get(ROOT).map_or(0, |root| root.mtime);
+                let mtime = inodes.get(ROOT).map_or(UnixTime::EPOCH, |root| root.mtime);
                 Looked::Found(Attr::told(inodes.look_up_top(member, mtime)))
             }
             // The next moment may bring it.

@@ -78,7 +78,7 @@ impl Filesystem {
             } else {
                 inode.size
             },
-            mtime: inode.mtime,
+            mtime: inode.mtime.in_nanoseconds(),
             root: inode.root().map(|root| root.to_string()),
             sources: sources.collect(),
             cached: self.cached(number, inode),

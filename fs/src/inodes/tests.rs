@@ -24,7 +24,7 @@ fn file(sources: &[(u8, u64)], root: Option<u8>) -> Item {
         original: None,
         kind: Kind::File,
         size: 1,
-        mtime: 1,
+        mtime: 1.into(),
         root: root.map(|byte| Root::from_bytes([byte; 32])),
         sources: sources.iter().map(source).collect(),
     }
@@ -44,7 +44,7 @@ const OF_BOB: Tree = Tree::Member(PeerId::from_bytes([2; 32]));
 
 #[test]
 fn a_file_is_the_same_in_every_tree_and_a_directory_is_not() {
-    let mut inodes = Inodes::new(0);
+    let mut inodes = Inodes::new(UnixTime::EPOCH);
     let item = file(&[(2, 7)], Some(9));
     let directory = Item {
         kind: Kind::Directory,
@@ -64,7 +64,7 @@ fn a_file_is_the_same_in_every_tree_and_a_directory_is_not() {
 
 #[test]
 fn a_name_keeps_its_number_when_its_content_becomes_known() {
-    let mut inodes = Inodes::new(0);
+    let mut inodes = Inodes::new(UnixTime::EPOCH);
     let name = Item {
         size: Attributes::UNKNOWN_SIZE,
         ..file(&[(1, 3)], None)
@@ -87,7 +87,7 @@ fn a_name_keeps_its_number_when_its_content_becomes_known() {
 
 #[test]
 fn a_look_into_a_members_tree_takes_no_other_source_away_and_brings_none_back() {
-    let mut inodes = Inodes::new(0);
+    let mut inodes = Inodes::new(UnixTime::EPOCH);
     let both = file(&[(1, 3), (2, 5)], Some(9));
     let (alone, later) = (file(&[(2, 5)], Some(9)), file(&[(2, 6)], Some(9)));
     let (number, inode) = inodes.look_up(OF_BOB, path(), &alone);
@@ -113,7 +113,7 @@ fn a_look_into_a_members_tree_takes_no_other_source_away_and_brings_none_back() 
 
 #[test]
 fn what_turned_out_to_be_gone_is_not_kept_beside_what_a_member_says() {
-    let mut inodes = Inodes::new(0);
+    let mut inodes = Inodes::new(UnixTime::EPOCH);
     let both = file(&[(1, 3), (2, 5)], Some(9));
     let number = merged(&mut inodes, path(), &both);
     inodes.get_mut(number).unwrap().is_replaced = true;
@@ -124,12 +124,15 @@ fn what_turned_out_to_be_gone_is_not_kept_beside_what_a_member_says() {
 
 #[test]
 fn a_members_tree_never_makes_a_file_look_older() {
-    let mut inodes = Inodes::new(0);
+    let mut inodes = Inodes::new(UnixTime::EPOCH);
     let at = |mtime| Item {
         mtime,
         ..file(&[(2, 5)], Some(9))
     };
-    let mut look = |tree, mtime| inodes.look_up(tree, path(), &at(mtime)).1.mtime;
+    let mut look = |tree, mtime: i64| {
+        let (_, inode) = inodes.look_up(tree, path(), &at(mtime.into()));
+        inode.mtime.in_64_bits()
+    };
     assert_eq!(look(OF_BOB, -5), -5);
     assert_eq!(look(Tree::Merged, 9), 9);
     assert_eq!(look(OF_BOB, -5), 9);
@@ -143,14 +146,14 @@ fn an_inode_does_not_grow_for_trees_that_most_of_them_are_not_in() {
 
 #[test]
 fn the_same_content_keeps_its_number() {
-    let mut inodes = Inodes::new(0);
+    let mut inodes = Inodes::new(UnixTime::EPOCH);
     let first = merged(&mut inodes, path(), &file(&[(1, 7)], None));
     assert_eq!(merged(&mut inodes, path(), &file(&[(1, 7)], None)), first);
 }
 
 #[test]
 fn the_same_root_with_another_size_is_another_number() {
-    let mut inodes = Inodes::new(0);
+    let mut inodes = Inodes::new(UnixTime::EPOCH);
     let honest = file(&[(1, 1)], Some(9));
     let liar = Item {
         size: 5000,
@@ -164,7 +167,7 @@ fn the_same_root_with_another_size_is_another_number() {
 
 #[test]
 fn another_version_member_or_root_is_another_number() {
-    let mut inodes = Inodes::new(0);
+    let mut inodes = Inodes::new(UnixTime::EPOCH);
     let items = [
         file(&[(1, 7)], None),
         file(&[(1, 8)], None),
@@ -185,7 +188,7 @@ fn another_version_member_or_root_is_another_number() {
 /// A member whose file was seen with some bytes lists it empty, like everybody else's, in the same version.
 #[test]
 fn an_empty_file_is_nobodys_bytes() {
-    let mut inodes = Inodes::new(0);
+    let mut inodes = Inodes::new(UnixTime::EPOCH);
     let sized = |sources: &[(u8, u64)], size| Item {
         size,
         ..file(sources, None)
@@ -200,7 +203,7 @@ fn an_empty_file_is_nobodys_bytes() {
 
 #[test]
 fn another_size_of_one_version_is_another_number() {
-    let mut inodes = Inodes::new(0);
+    let mut inodes = Inodes::new(UnixTime::EPOCH);
     let sized = |size| Item {
         size,
         ..file(&[(1, 7)], None)
@@ -214,7 +217,7 @@ fn another_size_of_one_version_is_another_number() {
 
 #[test]
 fn a_content_without_a_root_stays_with_the_member_that_it_was_first_shown_from() {
-    let mut inodes = Inodes::new(0);
+    let mut inodes = Inodes::new(UnixTime::EPOCH);
     let number = merged(&mut inodes, path(), &file(&[(5, 7)], None));
     let joined = file(&[(1, 3), (5, 7)], None);
     assert_eq!(merged(&mut inodes, path(), &joined), number);
@@ -231,14 +234,14 @@ fn a_content_without_a_root_stays_with_the_member_that_it_was_first_shown_from()
 
 #[test]
 fn a_content_with_a_root_is_read_from_all_who_name_it() {
-    let mut inodes = Inodes::new(0);
+    let mut inodes = Inodes::new(UnixTime::EPOCH);
     let number = merged(&mut inodes, path(), &file(&[(1, 3), (5, 7)], Some(9)));
     assert_eq!(inodes.get(number).unwrap().readable().count(), 2);
 }
 
 #[test]
 fn an_inode_lives_until_it_is_forgotten_as_often_as_it_was_told() {
-    let mut inodes = Inodes::new(0);
+    let mut inodes = Inodes::new(UnixTime::EPOCH);
     let item = file(&[(1, 7)], None);
     let number = merged(&mut inodes, path(), &item);
     merged(&mut inodes, path(), &item);
@@ -251,7 +254,7 @@ fn an_inode_lives_until_it_is_forgotten_as_often_as_it_was_told() {
 
 #[test]
 fn what_was_forgotten_comes_back_under_its_number() {
-    let mut inodes = Inodes::new(0);
+    let mut inodes = Inodes::new(UnixTime::EPOCH);
     let item = file(&[(1, 7)], None);
     let number = merged(&mut inodes, path(), &item);
     inodes.forget(number, 1);
@@ -262,7 +265,7 @@ fn what_was_forgotten_comes_back_under_its_number() {
 
 #[test]
 fn a_number_that_is_taken_is_not_given_to_another_content() {
-    let mut inodes = Inodes::new(0);
+    let mut inodes = Inodes::new(UnixTime::EPOCH);
     let (item, other) = (file(&[(1, 7)], None), file(&[(2, 8)], None));
     let number = merged(&mut inodes, path(), &item);
     let key = inodes.key(Tree::Merged, path(), &other);
@@ -274,7 +277,7 @@ fn a_number_that_is_taken_is_not_given_to_another_content() {
 
 #[test]
 fn things_whose_hashes_are_the_same_are_told_apart() {
-    let mut inodes = Inodes::new(0);
+    let mut inodes = Inodes::new(UnixTime::EPOCH);
     let (one, other) = (file(&[(1, 7)], None), file(&[(2, 8)], None));
     let number = merged(&mut inodes, path(), &one);
     let key = inodes.key(Tree::Merged, path(), &other);
@@ -290,7 +293,7 @@ fn things_whose_hashes_are_the_same_are_told_apart() {
 
 #[test]
 fn numbers_ascend_in_the_order_in_which_things_are_shown() {
-    let mut inodes = Inodes::new(0);
+    let mut inodes = Inodes::new(UnixTime::EPOCH);
     let item = file(&[(1, 7)], None);
     let paths = (0..100).map(|n| RelPath::new(format!("{n:03}").as_bytes()).unwrap());
     let numbers: Vec<u64> = paths.map(|path| merged(&mut inodes, path, &item)).collect();
@@ -304,7 +307,7 @@ fn numbers_ascend_in_the_order_in_which_things_are_shown() {
 
 #[test]
 fn memory_comes_back_when_a_large_tree_is_forgotten() {
-    let mut inodes = Inodes::new(0);
+    let mut inodes = Inodes::new(UnixTime::EPOCH);
     let paths = (0..50_000).map(|n: u32| RelPath::new(n.to_string().as_bytes()).unwrap());
     let item = file(&[(1, 7)], None);
     let numbers: Vec<u64> = paths.map(|path| merged(&mut inodes, path, &item)).collect();
@@ -317,7 +320,7 @@ fn memory_comes_back_when_a_large_tree_is_forgotten() {
 
 #[test]
 fn the_root_cannot_be_forgotten() {
-    let mut inodes = Inodes::new(0);
+    let mut inodes = Inodes::new(UnixTime::EPOCH);
     inodes.forget(ROOT, u64::MAX);
     assert!(inodes.get(ROOT).is_some());
     assert_eq!(inodes.directory(Tree::Merged, &RelPath::root()), Some(ROOT));
@@ -325,15 +328,15 @@ fn the_root_cannot_be_forgotten() {
 
 #[test]
 fn looking_up_again_takes_the_news_over() {
-    let mut inodes = Inodes::new(0);
+    let mut inodes = Inodes::new(UnixTime::EPOCH);
     let number = merged(&mut inodes, path(), &file(&[(1, 7)], None));
     inodes.get_mut(number).unwrap().is_replaced = true;
     let mut item = file(&[(1, 7), (2, 9)], None);
-    item.mtime = 5;
+    item.mtime = 5.into();
     merged(&mut inodes, path(), &item);
     let inode = inodes.get(number).unwrap();
     assert_eq!(
         (inode.mtime, inode.sources.len(), inode.is_replaced),
-        (5, 2, false)
+        (5.into(), 2, false)
     );
 }

@@ -137,7 +137,7 @@ mod tests {
             kind: Kind::File,
             mode: Mode::Plain,
             size,
-            mtime: 1,
+            mtime: 1.into(),
             version: Version(size),
             root: None,
         };

@@ -137,7 +137,7 @@ mod tests {
                     kind: Kind::File,
                     mode: Mode::Plain,
                     size: *size,
-                    mtime: 1,
+                    mtime: 1.into(),
                     version: Version(1),
                     root: root.map(|byte| Root::from_bytes([byte; 32])),
                 },

@@ -222,7 +222,7 @@ mod tests {
             original: original.map(name),
             kind,
             size: 0,
-            mtime: 0,
+            mtime: 0.into(),
             root: None,
             sources: Arc::new([]),
         }

@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use tinyp2p_net::budget::{Held, Reservation, entry_of, heap, merging, text, unmerged};
-use tinyp2p_net::types::{Attributes, Entry, Kind, Name, PeerId};
+use tinyp2p_net::types::{Attributes, Entry, Kind, Name, PeerId, UnixTime};
 use tinyp2p_net::wire::Listing;
 
 use super::merge::{self, Item, Member, Merged, Source};
@@ -18,7 +18,7 @@ use super::merge::{self, Item, Member, Merged, Source};
 pub struct Directory {
     /// The newest modification time among the members that have it, nanoseconds since 1970; `None` for
     /// the root while nobody shares anything.
-    pub mtime: Option<i64>,
+    pub mtime: Option<UnixTime>,
     /// Its entries by name.
     pub items: Vec<Item>,
     /// The members that did not answer.
@@ -33,7 +33,7 @@ pub struct Directory {
 #[derive(Debug)]
 pub struct Said {
     member: Arc<Member>,
-    mtime: i64,
+    mtime: UnixTime,
     entries: Entries,
     /// What is made of them.
     making: Reservation,
@@ -60,7 +60,7 @@ pub struct Again {
 #[derive(Debug)]
 struct Part {
     member: Arc<Member>,
-    mtime: i64,
+    mtime: UnixTime,
     /// `None` if it is all that the items have.
     entries: Option<SharedEntries>,
     /// What was made of it.
@@ -178,7 +178,7 @@ impl Directory {
     }
 
     /// Those who have it, and its modification time at each.
-    pub fn holders(&self) -> impl Iterator<Item = (PeerId, i64)> {
+    pub fn holders(&self) -> impl Iterator<Item = (PeerId, UnixTime)> {
         self.parts.iter().map(|part| (part.member.id, part.mtime))
     }
 

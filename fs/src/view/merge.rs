@@ -24,7 +24,9 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use tinyp2p_net::types::{Attributes, ContentId, Entry, Kind, Mode, Name, PeerId, Root, Version};
+use tinyp2p_net::types::{
+    Attributes, ContentId, Entry, Kind, Mode, Name, PeerId, Root, UnixTime, Version,
+};
 
 use super::distinct_names::DistinctNames;
 
@@ -67,7 +69,7 @@ pub struct Item {
     /// Bytes of content; 0 for a directory; [`Attributes::UNKNOWN_SIZE`] if nobody who has it tells.
     pub size: u64,
     /// The newest modification time among the sources, nanoseconds since 1970.
-    pub mtime: i64,
+    pub mtime: UnixTime,
     /// The content root, if it is known: each source has named it.
     pub root: Option<Root>,
     /// Who has it, the best one to read from first; never empty.
@@ -384,9 +386,9 @@ impl Content {
         )
     }
 
-    fn newest(&self) -> i64 {
+    fn newest(&self) -> UnixTime {
         let mtimes = self.holders.iter().map(|row| row.attributes.mtime);
-        mtimes.max().unwrap_or(0)
+        mtimes.max().unwrap_or_default()
     }
 
     /// The member after which this content is named when it loses its plain name.

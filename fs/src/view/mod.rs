@@ -33,7 +33,7 @@ use tinyp2p_net::client::Need;
 use tinyp2p_net::error::Error as NetError;
 use tinyp2p_net::fanout::{Answer, Round, Whom};
 use tinyp2p_net::follow::News;
-use tinyp2p_net::types::{Attributes, Kind, Mode, Name, PeerId, RelPath};
+use tinyp2p_net::types::{Attributes, Kind, Mode, Name, PeerId, RelPath, UnixTime};
 use tinyp2p_net::wire::{Change, Depth, FaultCode};
 
 use crate::errno::Error;
@@ -321,8 +321,8 @@ impl View {
         )
     }
 
-    /// The modification time of the directory at `path`, nanoseconds since 1970.
-    pub fn mtime(&self, path: &RelPath, wait: Wait) -> Result<i64, Error> {
+    /// The modification time of the directory at `path`.
+    pub fn mtime(&self, path: &RelPath, wait: Wait) -> Result<UnixTime, Error> {
         let present = self.present();
         let mut guard = self.state.0.lock();
         let state = &mut *guard;
@@ -337,7 +337,7 @@ impl View {
         let kept = self.still_there(kept, present);
         let holders = kept.from.iter().flat_map(|listing| listing.holders());
         let known = holders.filter_map(|(member, mtime)| kept.has(member).then_some(mtime));
-        let known: Vec<i64> = known.collect();
+        let known: Vec<UnixTime> = known.collect();
         let whom = Whom {
             only: None,
             is_found: !known.is_empty(),

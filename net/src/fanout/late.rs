@@ -145,14 +145,14 @@ mod tests {
                 kind: Kind::File,
                 mode: Mode::Plain,
                 size: 1,
-                mtime: 1,
+                mtime: 1.into(),
                 version: Version(1),
                 root: None,
             },
         };
         let listing = Listing {
             version: Version(1),
-            mtime: 1,
+            mtime: 1.into(),
             more: false,
             counter: None,
             entries: (0..entries).map(entry).collect(),

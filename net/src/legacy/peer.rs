@@ -258,7 +258,7 @@ impl Inner {
         let more = entries.len() > most;
         entries.truncate(most);
         Ok(Response::List(Listing {
-            version: Version(state.names.mtime.cast_unsigned()),
+            version: Version(state.names.mtime.in_64_bits().cast_unsigned()),
             mtime: state.names.mtime,
             entries,
             more,
@@ -283,7 +283,7 @@ impl Inner {
                     mode: Mode::Plain,
                     size: 0,
                     mtime: state.names.mtime,
-                    version: Version(state.names.mtime.cast_unsigned()),
+                    version: Version(state.names.mtime.in_64_bits().cast_unsigned()),
                     root: None,
                 });
             };

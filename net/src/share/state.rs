@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use super::access::Permissions;
 use super::mounts::Device;
 use super::wishes::FileId;
-use crate::types::{Attributes, Kind, Version};
+use crate::types::{Attributes, Kind, UnixTime, Version};
 
 /// Everything that tells one state of a file from another without reading it. Two equal values
 /// mean an unchanged file, as far as the file system's clock can tell: since Linux 6.13 the common
@@ -78,9 +78,10 @@ impl State {
         self.device
     }
 
-    /// Nanoseconds since 1970 when its content was last modified.
-    pub(super) fn mtime(&self) -> i64 {
-        nanoseconds(self.modified)
+    /// When its content was last modified.
+    pub(super) fn mtime(&self) -> UnixTime {
+        let (seconds, nanoseconds) = self.modified;
+        UnixTime::new(seconds, nanoseconds).unwrap_or_default()
     }
 
     /// Nanoseconds since 1970 when anything of it last changed.
@@ -200,7 +201,12 @@ mod tests {
 
     #[test]
     fn times_before_1970_and_beyond_2262_stay_in_order() {
-        assert_eq!(STATE.mtime(), -999_999_500);
+        assert_eq!(STATE.mtime(), (-999_999_500).into());
+        let far = State {
+            modified: (i64::MAX, 999_999_999),
+            ..STATE
+        };
+        assert_eq!(far.mtime().seconds(), i64::MAX);
         assert_eq!(nanoseconds((i64::MAX, 1)), i64::MAX);
         assert_eq!(nanoseconds((i64::MIN, 0)), i64::MIN);
     }

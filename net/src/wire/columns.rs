@@ -4,9 +4,12 @@
 //! and 33 bytes, or 76 with a root, and is decoded without a tag in sight. Numbers are big-endian
 //! 64-bit, names are each ended by a NUL byte, which no name can contain.
 
-use super::fields::{Fields, Refusal, text};
-use crate::types::{Attributes, Kind, Mode, Root, Version};
+use super::fields::{Fields, Refusal, bytes, text};
+use crate::types::{Attributes, Kind, Mode, Root, UnixTime, Version};
 use crate::xmlrpc::Value;
+
+/// Bytes of an mtime in full.
+const LONG_MTIME: usize = 12;
 
 /// The attribute columns of a message, one element per entry in each.
 #[derive(Default)]
@@ -18,6 +21,8 @@ pub(super) struct Columns {
     roots: Vec<u8>,
     /// Empty when all are plain.
     modes: String,
+    /// Empty when all mtimes fit into 64 bits.
+    long_mtimes: Vec<u8>,
 }
 
 impl Columns {
@@ -31,6 +36,13 @@ impl Columns {
                 .clone()
                 .map(|row| row.map_or(Mode::Plain, |row| row.mode));
             columns.modes = modes.map(letter).collect();
+        }
+        let mut mtimes = rows.clone().flatten().map(|row| row.mtime);
+        if mtimes.any(|mtime| long_mtime(mtime).is_some()) {
+            let mtimes = rows
+                .clone()
+                .map(|row| row.map(|row| row.mtime).unwrap_or_default());
+            columns.long_mtimes = mtimes.flat_map(to_long).collect();
         }
         for row in rows {
             columns.push(row, any_root);
@@ -46,7 +58,8 @@ impl Columns {
                     Kind::File => 'f',
                     Kind::Directory => 'd',
                 };
-                (kind, row.size, row.mtime, row.version.0, row.root)
+                let mtime = row.mtime.in_64_bits();
+                (kind, row.size, mtime, row.version.0, row.root)
             }
         };
         self.kinds.push(kind);
@@ -70,7 +83,9 @@ impl Columns {
         ];
         let modes = Some(self.modes).filter(|modes| !modes.is_empty());
         let modes = modes.map(|modes| ("modes", Value::String(modes)));
-        always.into_iter().chain(modes)
+        let long_mtimes = Some(self.long_mtimes).filter(|mtimes| !mtimes.is_empty());
+        let long_mtimes = long_mtimes.map(|mtimes| ("long_mtimes", Value::Bytes(mtimes)));
+        always.into_iter().chain(modes).chain(long_mtimes)
     }
 
     /// Takes the columns out of a result of at most `most` entries; all have the same length.
@@ -85,6 +100,10 @@ impl Columns {
                 Some(modes) => text(modes, "modes")?,
                 None => String::new(),
             },
+            long_mtimes: match fields.optional("long_mtimes") {
+                Some(mtimes) => bytes(mtimes, "long_mtimes")?,
+                None => Vec::new(),
+            },
         };
         let entries = columns.len();
         if entries > most {
@@ -93,7 +112,9 @@ impl Columns {
         let numbers = [&columns.sizes, &columns.mtimes, &columns.versions];
         let agree = numbers.iter().all(|column| column.len() == entries * 8)
             && (columns.roots.is_empty() || columns.roots.len() == entries * 32)
-            && (columns.modes.is_empty() || columns.modes.len() == entries);
+            && (columns.modes.is_empty() || columns.modes.len() == entries)
+            && (columns.long_mtimes.is_empty()
+                || columns.long_mtimes.len() == entries * LONG_MTIME);
         if !agree {
             return Err(Refusal::invalid("the columns differ in length"));
         }
@@ -108,6 +129,7 @@ impl Columns {
     /// The entries in order, each checked.
     pub(super) fn rows(&self) -> impl Iterator<Item = Result<Option<Attributes>, Refusal>> {
         let (roots, modes) = (self.roots.as_chunks().0, self.modes.as_bytes());
+        let long_mtimes = self.long_mtimes.as_chunks().0;
         self.kinds
             .bytes()
             .zip(self.sizes.as_chunks().0)
@@ -116,11 +138,15 @@ impl Columns {
             .enumerate()
             .map(|(i, (((kind, size), mtime), version))| {
                 let root = roots.get(i).filter(|root| **root != [0; 32]);
+                let mtime = match long_mtimes.get(i) {
+                    Some(mtime) => from_long(*mtime)?,
+                    None => i64::from_be_bytes(*mtime).into(),
+                };
                 let row = |kind| Attributes {
                     kind,
                     mode: modes.get(i).map_or(Mode::Plain, |letter| mode(*letter)),
                     size: u64::from_be_bytes(*size),
-                    mtime: i64::from_be_bytes(*mtime),
+                    mtime,
                     version: Version(u64::from_be_bytes(*version)),
                     root: root.copied().map(Root::from_bytes),
                 };
@@ -132,6 +158,28 @@ impl Columns {
                 }
             })
     }
+}
+
+/// An mtime in full, if 64 bits of nanoseconds do not hold it: seconds, and nanoseconds after those.
+pub(super) fn long_mtime(mtime: UnixTime) -> Option<[u8; LONG_MTIME]> {
+    let is_long = mtime != UnixTime::from(mtime.in_64_bits());
+    is_long.then(|| to_long(mtime))
+}
+
+fn to_long(mtime: UnixTime) -> [u8; LONG_MTIME] {
+    let mut bytes = [0; LONG_MTIME];
+    bytes[..8].copy_from_slice(&mtime.seconds().to_be_bytes());
+    bytes[8..].copy_from_slice(&mtime.nanoseconds().to_be_bytes());
+    bytes
+}
+
+/// Reads what [`long_mtime`] wrote.
+pub(super) fn from_long(
+    [a, b, c, d, e, f, g, h, nanoseconds @ ..]: [u8; LONG_MTIME],
+) -> Result<UnixTime, Refusal> {
+    let seconds = i64::from_be_bytes([a, b, c, d, e, f, g, h]);
+    let mtime = UnixTime::new(seconds, u32::from_be_bytes(nanoseconds));
+    mtime.ok_or_else(|| Refusal::invalid("an mtime with a second or more of nanoseconds"))
 }
 
 /// One letter of the column `modes`.

@@ -50,7 +50,7 @@ fn directory() -> Attributes {
         kind: Kind::Directory,
         mode: Mode::Plain,
         size: 0,
-        mtime: 1_700_000_000_000_000_000,
+        mtime: 1_700_000_000_000_000_000.into(),
         version: Version(0x0123_4567_89ab_cdef),
         root: None,
     }
@@ -61,7 +61,7 @@ fn file() -> Attributes {
         kind: Kind::File,
         mode: Mode::Plain,
         size: 300_000_000,
-        mtime: 1_700_000_000_123_456_789,
+        mtime: 1_700_000_000_123_456_789.into(),
         version: Version(0xfedc_ba98_7654_3210),
         root: Some(Root::from_bytes([0xab; 32])),
     }
@@ -108,7 +108,7 @@ fn list() -> (Request, Response) {
     };
     let listing = Listing {
         version: Version(0x1122_3344_5566_7788),
-        mtime: 1_700_000_000_000_000_000,
+        mtime: 1_700_000_000_000_000_000.into(),
         entries: vec![entry(b"b.ogg", file()), entry(b"live", directory())],
         more: true,
         counter: Some(1_700_000_000_000_000_007),

@@ -2,9 +2,9 @@
 
 use super::Response;
 use super::changes::{counter_to_value, optional_counter};
-use super::columns::{Columns, join, split};
+use super::columns::{Columns, from_long, join, long_mtime, split};
 use super::fields::{Fields, Refusal, bytes, members};
-use crate::types::{Entry, Name, RelPath, Version};
+use crate::types::{Entry, Name, RelPath, UnixTime, Version};
 use crate::xmlrpc::Value;
 
 pub(super) const NAME: &str = "tinyp2p.list";
@@ -15,7 +15,7 @@ One directory, in pages. Parameter: path (string or base64, empty for the root),
 base64, the last name of the page before; left out for the first page), limit (int, at least 1; a page
 never holds more than 8192 entries), watch (boolean, may be left out). Result: version (i8), mtime (i8,
 nanoseconds since 1970), more (boolean), the columns names, kinds, sizes, mtimes, versions, roots, and
-modes where not all are plain, sorted by the names' bytes, and counter (i8) if the directory is watched; with watch, where there is no
+where need be modes and long_mtimes, sorted by the names' bytes, and counter (i8) if the directory is watched; with watch, where there is no
 directory: none (boolean, true), and counter.";
 
 /// Asks for the entries of `directory` whose names sort (as bytes) behind `after`.
@@ -61,8 +61,8 @@ impl ListRequest {
 pub struct Listing {
     /// The directory's own state: equal versions mean that no name came or went.
     pub version: Version,
-    /// The directory's modification time, nanoseconds since 1970.
-    pub mtime: i64,
+    /// The directory's modification time.
+    pub mtime: UnixTime,
     /// The page's entries, names strictly ascending.
     pub entries: Vec<Entry>,
     /// True when names behind the last entry remain.
@@ -80,7 +80,7 @@ impl Listing {
         let columns = Columns::of(self.entries.iter().map(|entry| Some(&entry.attributes)));
         let listing = [
             ("version", Value::Int(self.version.0.cast_signed())),
-            ("mtime", Value::Int(self.mtime)),
+            ("mtime", Value::Int(self.mtime.in_64_bits())),
             ("more", Value::Boolean(self.more)),
             (
                 "names",
@@ -90,7 +90,9 @@ impl Listing {
         let listing = listing.into_iter().chain(columns.into_members());
         let counter = self.counter.map(counter_to_value);
         let counter = counter.map(|counter| ("counter", counter));
-        members(listing.chain(counter))
+        let long_mtime = long_mtime(self.mtime);
+        let long_mtime = long_mtime.map(|mtime| ("long_mtime", Value::Bytes(mtime.to_vec())));
+        members(listing.chain(counter).chain(long_mtime))
     }
 
     /// A page that answers `request`. An empty page that promises more is refused: who believed it
@@ -118,12 +120,21 @@ impl Listing {
         }
         Ok(Self {
             version: Version(fields.integer::<i64>("version")?.cast_unsigned()),
-            mtime: fields.integer("mtime")?,
+            mtime: directory_mtime(&mut fields)?,
             entries,
             more,
             counter: optional_counter(&mut fields)?,
         })
     }
+}
+
+fn directory_mtime(fields: &mut Fields) -> Result<UnixTime, Refusal> {
+    let short: i64 = fields.integer("mtime")?;
+    let Some(long) = fields.optional("long_mtime") else {
+        return Ok(short.into());
+    };
+    let long = bytes(long, "long_mtime")?.try_into();
+    from_long(long.map_err(|_| Refusal::invalid("'long_mtime' must have 12 bytes"))?)
 }
 
 /// That there is no directory.

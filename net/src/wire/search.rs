@@ -13,7 +13,7 @@ The files of the whole share whose name a regular expression matches anywhere, i
 pattern (string, at most 1024 bytes, syntax of the Rust crate regex), after (string or base64, the last
 path of the page before; left out for the first page), limit (int, at least 1; a page never holds more
 than 1024 matches). Result: more (boolean), and the columns paths, kinds, sizes, mtimes, versions, roots,
-and modes where not all are plain, sorted by the paths' bytes.";
+and where need be modes and long_mtimes, sorted by the paths' bytes.";
 
 /// Asks for the files whose name (the last component) `pattern` matches anywhere, as Python's
 /// `re.search` would, in the syntax of the `regex` crate.

@@ -11,8 +11,8 @@ pub(super) const NAME: &str = "tinyp2p.stat";
 pub(super) const HELP: &str = "\
 struct tinyp2p.stat(struct)
 The attributes of a batch of paths. Parameter: paths (array of strings or base64, 1 to 256),
-watch and compare (booleans, may be left out). Result: the columns kinds, sizes, mtimes, versions, roots, and modes
-where not all are plain, one element per path in the order of the request; the kind of a path that leads to nothing is '-'; and counter (i8) if
+watch and compare (booleans, may be left out). Result: the columns kinds, sizes, mtimes, versions, roots, and where
+need be modes and long_mtimes, one element per path in the order of the request; the kind of a path that leads to nothing is '-'; and counter (i8) if
 watch was asked for and all of it is watched.";
 
 /// Asks for the attributes of each of `paths`.

@@ -7,7 +7,9 @@ use proptest::prelude::*;
 
 use super::fields::structure;
 use super::*;
-use crate::types::{Address, Attributes, Entry, Kind, Mode, Name, PeerId, RelPath, Root, Version};
+use crate::types::{
+    Address, Attributes, Entry, Kind, Mode, Name, PeerId, RelPath, Root, UnixTime, Version,
+};
 use crate::xmlrpc::{Value, write_call, write_response};
 
 fn any_name() -> impl Strategy<Value = Name> {
@@ -25,6 +27,13 @@ fn any_path() -> impl Strategy<Value = RelPath> {
     })
 }
 
+/// Mostly those of today, some that 64 bits of nanoseconds cannot tell.
+fn any_mtime() -> impl Strategy<Value = UnixTime> {
+    let far = (any::<i64>(), 0..1_000_000_000_u32)
+        .prop_map(|(seconds, rest)| UnixTime::new(seconds, rest).unwrap());
+    prop_oneof![6 => any::<i64>().prop_map_into(), 1 => far]
+}
+
 fn any_attributes() -> impl Strategy<Value = Attributes> {
     let root = option::of(prop::array::uniform32(1u8..).prop_map(Root::from_bytes));
     let mode = prop_oneof![
@@ -33,7 +42,7 @@ fn any_attributes() -> impl Strategy<Value = Attributes> {
         1 => Just(Mode::Unreadable),
     ];
     let sizes = 0..=i64::MAX as u64;
-    let file = (mode, sizes, any::<i64>(), any::<u64>(), root).prop_map(
+    let file = (mode, sizes, any_mtime(), any::<u64>(), root).prop_map(
         |(mode, size, mtime, version, root)| Attributes {
             kind: Kind::File,
             mode,
@@ -43,7 +52,7 @@ fn any_attributes() -> impl Strategy<Value = Attributes> {
             root,
         },
     );
-    let directory = (any::<i64>(), any::<u64>()).prop_map(|(mtime, version)| Attributes {
+    let directory = (any_mtime(), any::<u64>()).prop_map(|(mtime, version)| Attributes {
         kind: Kind::Directory,
         mode: Mode::Plain,
         size: 0,
@@ -124,7 +133,7 @@ fn any_request() -> impl Strategy<Value = Request> {
 /// A request, and a response that answers it.
 fn any_exchange() -> impl Strategy<Value = (Request, Response)> {
     let entries = btree_map(any_name(), any_attributes(), 0..6);
-    let listing = (any::<u64>(), any::<i64>(), entries, any::<bool>());
+    let listing = (any::<u64>(), any_mtime(), entries, any::<bool>());
     let matches = btree_map(any_path(), any_attributes(), 0..6);
     prop_oneof![
         (any_hello(), any_hello()).prop_map(|(a, b)| (Request::Hello(a), Response::Hello(b))),
@@ -223,7 +232,7 @@ fn file(size: u64) -> Attributes {
         kind: Kind::File,
         mode: Mode::Plain,
         size,
-        mtime: 0,
+        mtime: 0.into(),
         version: Version(1),
         root: None,
     }
@@ -236,7 +245,7 @@ fn page(names: &[&str]) -> Listing {
     });
     Listing {
         version: Version(1),
-        mtime: 0,
+        mtime: 0.into(),
         entries: entries.collect(),
         more: false,
         counter: None,
@@ -655,6 +664,40 @@ fn modes_are_told_where_one_is_not_plain_and_unknown_ones_say_nothing() {
     let expected = [Mode::Executable, Mode::Plain, Mode::Plain];
     assert!(read.eq(expected));
     assert!(is_malformed(&with("rx")) && is_malformed(&with("rx-r")));
+}
+
+#[test]
+fn times_beyond_2262_are_whole_for_those_who_know_them_and_the_latest_for_others() {
+    let in_2400 = UnixTime::new(13_569_465_600, 123_456_789).unwrap();
+    let in_1400 = UnixTime::new(-17_987_443_200, 1).unwrap();
+    let mut listing = page(&["a", "b"]);
+    listing.entries[1].attributes.mtime = in_2400;
+    listing.mtime = in_1400;
+    let told = listing.to_value();
+    assert_eq!(
+        bent(&list(None, 9), told.clone(), |_| {}),
+        Ok(Response::List(listing.clone()))
+    );
+    let old = bent(&list(None, 9), told.clone(), |m| {
+        assert!(m.remove("long_mtimes").is_some() && m.remove("long_mtime").is_some());
+    });
+    let Ok(Response::List(old)) = old else {
+        panic!("refused");
+    };
+    assert_eq!(old.entries[1].attributes.mtime, i64::MAX.into());
+    assert_eq!(old.mtime, i64::MIN.into());
+    let impossible = vec![0x7f; 12];
+    for (name, bytes) in [
+        ("long_mtimes", [&[0; 12], &impossible[..]].concat()),
+        ("long_mtimes", vec![0; 23]),
+        ("long_mtime", impossible.clone()),
+        ("long_mtime", vec![0; 11]),
+    ] {
+        let answer = bent(&list(None, 9), told.clone(), |m| {
+            m.insert(name.into(), Value::Bytes(bytes));
+        });
+        assert!(is_malformed(&answer), "{name}");
+    }
 }
 
 #[test]

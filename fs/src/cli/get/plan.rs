@@ -6,7 +6,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tinyp2p_net::types::{Attributes, Entry, Kind, Mode, Name, PeerId, RelPath, Root, Version};
+use tinyp2p_net::types::{
+    Attributes, Entry, Kind, Mode, Name, PeerId, RelPath, Root, UnixTime, Version,
+};
 
 use crate::cli::search::Found;
 use crate::view::merge::{self, Member};
@@ -21,7 +23,7 @@ pub(super) struct Job {
     /// Bytes of content; [`Attributes::UNKNOWN_SIZE`] while nobody who has it tells.
     pub(super) size: u64,
     /// Modification time, nanoseconds since 1970.
-    pub(super) mtime: i64,
+    pub(super) mtime: UnixTime,
     /// The content root, when somebody knows it: whatever arrives must have it.
     pub(super) root: Option<Root>,
     /// Who has it, the best one to read from first; never empty.
@@ -70,7 +72,7 @@ const DIRECTORY: Attributes = Attributes {
     kind: Kind::Directory,
     mode: Mode::Plain,
     size: 0,
-    mtime: 0,
+    mtime: UnixTime::EPOCH,
     version: Version(0),
     root: None,
 };
@@ -205,7 +207,7 @@ mod tests {
             kind: Kind::File,
             mode: Mode::Plain,
             size,
-            mtime,
+            mtime: mtime.into(),
             version: Version(size ^ mtime as u64),
             root: None,
         };
@@ -232,7 +234,7 @@ mod tests {
         ];
         let jobs = jobs(found, false);
         assert_eq!(shown(&jobs), [("y".to_owned(), 1), ("a/b/x".to_owned(), 2)]);
-        assert_eq!((jobs[1].size, jobs[1].mtime), (5, 1));
+        assert_eq!((jobs[1].size, jobs[1].mtime), (5, 1.into()));
     }
 
     #[test]

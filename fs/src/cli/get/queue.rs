@@ -234,7 +234,7 @@ mod tests {
             directory,
             name,
             size: 1,
-            mtime: 1,
+            mtime: 1.into(),
             root: None,
             holders: holders.collect(),
         }

@@ -19,7 +19,7 @@ use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, RenameFlags, Timespec, T
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 use tinyp2p_net::merkle::TreeHasher;
-use tinyp2p_net::types::{MAX_NAME_BYTES, Name, RelPath, Root};
+use tinyp2p_net::types::{MAX_NAME_BYTES, Name, RelPath, Root, UnixTime};
 
 use super::plan::{Holder, Job};
 
@@ -291,10 +291,11 @@ impl Part {
     }
 
     /// Gives the complete file its name. False if something of that name has appeared meanwhile.
-    pub(super) fn finish(self, mtime: i64) -> io::Result<bool> {
+    pub(super) fn finish(self, mtime: UnixTime) -> io::Result<bool> {
         let time = Timespec {
-            tv_sec: mtime.div_euclid(1_000_000_000),
-            tv_nsec: mtime.rem_euclid(1_000_000_000),
+            // What its file system cannot keep, the kernel makes fit.
+            tv_sec: mtime.seconds(),
+            tv_nsec: mtime.nanoseconds().into(),
         };
         let times = Timestamps {
             last_access: time,

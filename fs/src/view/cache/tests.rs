@@ -28,7 +28,7 @@ fn said_by(members: &[u8], names: usize) -> Arc<Directory> {
             kind: Kind::File,
             mode: Mode::Plain,
             size: 10,
-            mtime: 0,
+            mtime: 0.into(),
             version: Version(1),
             root: None,
         },
@@ -44,7 +44,7 @@ fn said_by(members: &[u8], names: usize) -> Arc<Directory> {
         };
         let listing = Listing {
             version: Version(1),
-            mtime: 0,
+            mtime: 0.into(),
             entries,
             more: false,
             counter: None,

@@ -29,7 +29,7 @@ fn rooted(name: &str, size: u64, mtime: i64, root: Option<u8>) -> Entry {
             kind: Kind::File,
             mode: Mode::Plain,
             size,
-            mtime,
+            mtime: mtime.into(),
             version: Version(size ^ mtime as u64),
             root: root.map(|byte| Root::from_bytes([byte; 32])),
         },
@@ -135,7 +135,7 @@ fn directories_merge_and_show_the_newest_mtime() {
         shown(&items),
         [row("d", 0, &[1, 2]), row("x", 1, &[1]), row("y", 2, &[2])]
     );
-    assert_eq!(items[0].mtime, 9);
+    assert_eq!(items[0].mtime, 9.into());
 }
 
 #[test]
@@ -161,7 +161,7 @@ fn equal_roots_are_one_entry_whatever_the_mtime() {
         None,
     );
     assert_eq!(shown(&items), [row("a", 7, &[1, 2])]);
-    assert_eq!(items[0].mtime, 4);
+    assert_eq!(items[0].mtime, 4.into());
 }
 
 #[test]

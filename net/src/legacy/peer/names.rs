@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 
 use super::super::Url;
 use super::super::store::Kept;
 use crate::client::Need;
-use crate::types::{Attributes, Kind, Mode, Name, Root, Version};
+use crate::types::{Attributes, Kind, Mode, Name, Root, UnixTime, Version};
 use crate::xmlrpc::is_xml_char;
 
 /// A content that was fetched is that of the file for at least this long: nobody tells when it changes.
@@ -31,13 +31,13 @@ const LONG: Duration = Duration::from_secs(60);
 pub(super) struct Names {
     pub(super) files: BTreeMap<Name, Seen>,
     /// When they last were others than before, nanoseconds since 1970.
-    pub(super) mtime: i64,
+    pub(super) mtime: UnixTime,
 }
 
 /// What is known of one name.
 pub(super) struct Seen {
     /// When it was first seen, or last seen with other contents; nanoseconds since 1970.
-    mtime: i64,
+    mtime: UnixTime,
     /// Another one for each other content.
     pub(super) version: Version,
     pub(super) fetched: Option<Fetched>,
@@ -62,7 +62,7 @@ impl Default for Names {
     fn default() -> Self {
         Self {
             files: BTreeMap::new(),
-            mtime: nanoseconds(),
+            mtime: UnixTime::now(),
         }
     }
 }
@@ -75,7 +75,7 @@ impl Names {
         let left_out = count - plain.len();
         // Nobody has to hear of these: every directory may have some.
         let names: BTreeSet<Name> = plain.into_iter().filter(|n| !n.is_hidden()).collect();
-        let now = nanoseconds();
+        let now = UnixTime::now();
         let before = self.files.len();
         self.files.retain(|name, _| names.contains(name));
         let mut is_new = before != self.files.len();
@@ -107,7 +107,7 @@ impl Names {
 }
 
 impl Seen {
-    fn new(version: Version, mtime: i64) -> Self {
+    fn new(version: Version, mtime: UnixTime) -> Self {
         Self {
             mtime,
             version,
@@ -169,7 +169,7 @@ impl Seen {
     pub(super) fn take(&mut self, now: Fetched, url: &Url, name: &Name) -> Option<Fetched> {
         let is_other = |before: &Fetched| (before.size, before.root) != (now.size, now.root);
         if self.fetched.as_ref().is_some_and(is_other) {
-            self.mtime = nanoseconds().max(self.mtime + 1);
+            self.mtime = UnixTime::now().max((self.mtime.in_64_bits() + 1).into());
             self.version = version_of(url, name, self.mtime);
         }
         (self.unreadable_until, self.long_until) = (None, None);
@@ -186,13 +186,13 @@ impl Fetched {
 
 /// The version of what `name` was first seen to be at `time`: the first content that is fetched has it, and
 /// every other one another.
-fn version_of(url: &Url, name: &Name, time: i64) -> Version {
+fn version_of(url: &Url, name: &Name, time: UnixTime) -> Version {
     let mut hasher = Sha256::new();
     hasher.update(url.as_str().as_bytes());
     hasher.update([0]);
     hasher.update(name.as_bytes());
     hasher.update([0]);
-    hasher.update(time.to_be_bytes());
+    hasher.update(time.in_64_bits().to_be_bytes());
     let digest: [u8; 32] = hasher.finalize().into();
     let (first, _) = digest.as_chunks::<8>();
     Version(u64::from_be_bytes(first[0]))
@@ -205,10 +205,4 @@ fn plain_name(bytes: Vec<u8>) -> Option<Name> {
         return None;
     }
     Name::new(bytes).ok()
-}
-
-fn nanoseconds() -> i64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    let now = now.ok().and_then(|now| i64::try_from(now.as_nanos()).ok());
-    now.unwrap_or(0)
 }

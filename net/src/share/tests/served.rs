@@ -60,7 +60,10 @@ fn attributes_are_those_of_the_file() {
         .unwrap()
         .duration_since(SystemTime::UNIX_EPOCH);
     assert_eq!((file.kind, file.size, file.root), (Kind::File, 5, None));
-    assert_eq!(file.mtime as u128, mtime.unwrap().as_nanos());
+    assert_eq!(
+        file.mtime.in_nanoseconds().cast_unsigned(),
+        mtime.unwrap().as_nanos()
+    );
     let dir = share.stat("dir").unwrap();
     assert_eq!((dir.kind, dir.size), (Kind::Directory, 0));
     assert_eq!(share.stat("").unwrap().kind, Kind::Directory);

@@ -46,7 +46,7 @@ impl Network {
                 directory,
                 name,
                 size: CONTENT.len() as u64,
-                mtime: 1,
+                mtime: 1.into(),
                 root: None,
                 holders,
             },

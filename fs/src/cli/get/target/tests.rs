@@ -23,7 +23,7 @@ fn job(path: &str, size: u64, holders: Vec<Holder>) -> Job {
         directory,
         name,
         size,
-        mtime: 1_500_000_000_123_456_789,
+        mtime: 1_500_000_000_123_456_789.into(),
         root: None,
         holders,
     }
@@ -310,7 +310,7 @@ fn the_part_that_another_process_writes_is_not_replaced() {
     };
     assert!(second.restart(1, &ours).is_err());
     first.append(b"lo").unwrap();
-    assert!(first.finish(1).unwrap());
+    assert!(first.finish(1.into()).unwrap());
     assert_eq!(
         std::fs::read(place.directory.path().join("x")).unwrap(),
         b"hello"

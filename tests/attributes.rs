@@ -1,13 +1,13 @@
-//! What the sharing user may not read, and what is a program there.
+//! What the sharing user may not read, what is a program there, and times of other centuries.
 
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::content::names;
-use crate::process::{eventually, run};
+use crate::process::{eventually, run, sh};
 use crate::swarm::{Node, Swarm};
 
 const SOON: Duration = Duration::from_secs(30);
@@ -129,4 +129,44 @@ fn programs_run_where_that_is_allowed() {
     assert_eq!(mode(&plain.at("program")) & 0o111, 0);
     let ran = run(&mut Command::new(mount.at("program")), SOON);
     assert_eq!(ran.expect_success().text(), "it runs\n");
+}
+
+#[test]
+fn modification_times_of_any_century_are_those_of_the_owner() {
+    let swarm = Swarm::new();
+    let mut owner = swarm.node("owner");
+    // Before the first computer clock, and in 2400: nanoseconds in 64 bits end in 2262.
+    let times = [-1_500_000_000, 13_569_465_600_i64];
+    for seconds in times {
+        owner = owner.file(seconds.to_string(), "x");
+        let distance = Duration::new(seconds.unsigned_abs(), 0);
+        let time = match seconds < 0 {
+            true => SystemTime::UNIX_EPOCH - distance,
+            false => SystemTime::UNIX_EPOCH + distance + Duration::from_nanos(123_456_789),
+        };
+        let path = owner.share().join(seconds.to_string());
+        let file = File::options().write(true).open(path);
+        file.expect("open")
+            .set_modified(time)
+            .expect("set the time");
+    }
+    let owner = owner.serve();
+    let mount = swarm.node("mount").peer(&owner).mount();
+    for seconds in times {
+        let name = seconds.to_string();
+        eventually(SOON, "the file is there", || mount.at(&name).exists());
+        let shown = fs::metadata(mount.at(&name)).expect("stat");
+        let shared = fs::metadata(owner.share().join(&name)).expect("stat");
+        assert_eq!(
+            shared.mtime(),
+            seconds,
+            "what lies below the test keeps such times"
+        );
+        let time = |found: &fs::Metadata| (found.mtime(), found.mtime_nsec());
+        assert_eq!(time(&shown), time(&shared));
+    }
+    let copied = swarm.path("copy");
+    let (from, to) = (mount.at("13569465600"), copied.to_string_lossy());
+    sh("cp", &["-p", &from.to_string_lossy(), &to]);
+    assert_eq!(fs::metadata(copied).expect("stat").mtime(), 13_569_465_600);
 }
