@@ -318,7 +318,7 @@ impl Candidate {
                 Some((REFUSED_FIRST * (1 << doublings)).min(REFUSED_CAP))
             }
             Error::Later { seconds, .. } => Some(Duration::from_secs((*seconds).max(1).into())),
-            Error::Unreachable { .. } | Error::Timeout { .. } => None,
+            Error::Unreachable { .. } | Error::Timeout { .. } | Error::Moved { .. } => None,
             Error::Busy { .. } | Error::Local { .. } => None,
             Error::OtherIdentity { .. } if self.named.is_none() => None,
             // A member was there: this may be a forwarder in front of it, or it is just stopping.

@@ -73,11 +73,9 @@ impl Members {
     }
 
     fn relocated(&self) {
-        let mut state = self.state.lock();
-        state.table.relocated(Instant::now());
-        let connections: Vec<_> = state.connections.values().cloned().collect();
-        drop(state);
+        let connections: Vec<_> = self.state.lock().connections.values().cloned().collect();
         connections.iter().for_each(|connection| connection.renew());
+        self.state.lock().table.relocated(Instant::now());
         self.changed.notify_all();
     }
 }

@@ -138,6 +138,10 @@ fn from_holder(
             {
                 tracing::info!(file = %holder.path, %error, "going on");
             }
+            // It is read on from where it is now.
+            Err(Stop::Peer(error @ Error::Moved { .. })) => {
+                tracing::info!(file = %holder.path, %error, "going on");
+            }
             Ok(()) if !part.is_genuine().map_err(Stop::Disk)? => {
                 let who = holder.member.name.to_string();
                 return Err(Stop::Peer(Error::WrongBytes { who }));

@@ -151,6 +151,8 @@ impl Table {
             Error::Misbehaved { .. } | Error::Fault { .. } if entry.state == State::Present => {
                 entry.trouble = Some((error.clone(), now));
             }
+            // It was asked over a connection that was given up meanwhile.
+            Error::Moved { .. } => entry.hello_due = now,
             // One more try, since the connection may only have been closed while it was idle.
             Error::Unreachable { .. } | Error::Timeout { .. }
                 if entry.state == State::Present && entry.failures == 0 && !entry.doubted =>
