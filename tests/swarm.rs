@@ -402,7 +402,8 @@ impl Node {
                 panic!("{name} ended at its start: {status}");
             }
             if self.mounted {
-                is_mounted(&self.mountpoint()) && fs::read_dir(self.mountpoint()).is_ok()
+                // In this order: a dead mount fails the first, and the bare directory that it leaves the second.
+                fs::read_dir(self.mountpoint()).is_ok() && is_mounted(&self.mountpoint())
             } else {
                 self.listens()
             }

@@ -83,13 +83,18 @@ impl Target {
         Ok(parts)
     }
 
-    /// True if something of the job's name is here.
+    /// True if something of the job's name is here, be it a directory: whoever tells names only may mean one.
     pub(super) fn has(&self, job: &Job) -> io::Result<bool> {
         let directory = match self.directory(&job.directory, false) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             other => other?,
         };
-        Ok(existing(&directory, &job.name)?.is_some())
+        let name = OsStr::from_bytes(job.name.as_bytes());
+        match rustix::fs::statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(_) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(errno) => Err(errno.into()),
+        }
     }
 
     /// Prepares the place for `job`, given the parts in its directory. The part of a content that
