@@ -39,6 +39,8 @@ pub struct Status {
     pub refused: u64,
     /// The protocol of 2004, which is not encrypted; `None` when it is not spoken.
     pub legacy: Option<LegacyStatus>,
+    /// Why nothing of the shared directory is shared for now, in words; `None` while it is, and without one.
+    pub share_problem: Option<String>,
 }
 
 /// A node in a network of 2004.

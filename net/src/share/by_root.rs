@@ -1,6 +1,6 @@
 //! A shared file, found by its content.
 
-use super::{Asker, Share, SharedFile};
+use super::{Asker, Share, SharedFile, file_in};
 use crate::types::Root;
 use crate::wire::FaultCode;
 
@@ -10,6 +10,8 @@ impl Share {
     /// next one is found once somebody opens it.
     pub fn open_content(&self, root: Root) -> Option<SharedFile> {
         let roots = self.roots.as_ref()?;
+        // While nothing is there, what was known of it stays known.
+        let tree = self.tree().ok()?;
         let path = match roots.path(root) {
             Ok(path) => path?,
             Err(error) => {
@@ -17,7 +19,7 @@ impl Share {
                 return None;
             }
         };
-        match self.tree_file(&path) {
+        match file_in(&tree, &path) {
             Ok(file) => {
                 let version = file.attributes().version;
                 if roots.of([version].into_iter()) == [Some(root)] {

@@ -5,6 +5,7 @@
 mod files;
 mod links;
 mod mounted;
+mod moved;
 mod paging;
 mod races;
 mod rooted;

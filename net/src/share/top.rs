@@ -5,6 +5,7 @@ use std::time::Instant;
 use super::names::Seen;
 use super::pattern::Pattern;
 use super::pattern::patience::{Patience, TimeIsUp};
+use super::tree::is_absence;
 use super::{Share, fault, unreadable};
 use crate::types::{Kind, RelPath};
 use crate::wire::{Fault, FaultCode};
@@ -22,8 +23,13 @@ impl Share {
         until: Instant,
     ) -> Result<Vec<Vec<u8>>, Fault> {
         let pattern = Pattern::new(pattern)?;
-        let directory = self.tree.find(&RelPath::root()).map_err(fault)?;
-        let names = self.names(&directory).map_err(unreadable)?;
+        let tree = match self.tree() {
+            Ok(tree) => tree,
+            Err(error) if is_absence(error) => return Ok(Vec::new()),
+            Err(error) => return Err(fault(error)),
+        };
+        let directory = tree.find(&RelPath::root()).map_err(fault)?;
+        let names = self.names(&tree, &directory).map_err(unreadable)?;
         let (mut found, mut patience) = (Vec::new(), Patience::new(until));
         for index in 0..names.len() {
             let (name, seen) = names.get(index);
@@ -39,7 +45,7 @@ impl Share {
                 return Err(exceeded("there are too many links"));
             }
             let is_file = seen == Seen::File
-                || matches!(self.tree.entry(&directory, name, seen),
+                || matches!(tree.entry(&directory, name, seen),
                     Ok(Some(attributes)) if attributes.kind == Kind::File);
             if is_file && found.len() == most {
                 return Err(exceeded(format!("more than {most} names match")));

@@ -15,6 +15,7 @@
 //!   A dead NFS or foreign FUSE mount can: whoever shares those waits for them.
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use rustix::fs::readlinkat;
 use rustix::io::Errno;
@@ -32,13 +33,14 @@ const MAX_LINKS: usize = 40;
 /// The most components that one name of a directory may expand to.
 const MAX_STEPS: usize = 1024;
 
-/// The shared directory and the rules of what is served from it.
+/// The shared directory as one request found it, and the rules of what is served from it.
 #[derive(Debug)]
 pub(super) struct Tree {
     beneath: Beneath,
-    policy: Policy,
-    mounts: MountTable,
+    policy: Arc<Policy>,
+    mounts: Arc<MountTable>,
     root: State,
+    generation: u64,
 }
 
 /// A spot of the tree and the way there.
@@ -68,24 +70,26 @@ struct Pinned {
 }
 
 impl Tree {
-    /// The tree below `beneath`.
-    pub(super) fn new(beneath: Beneath, policy: Policy) -> Result<Self, Errno> {
-        let root = State::of_pinned(beneath.pin(&RelPath::root(), Mounts::Stay)?)?;
-        let mounts = MountTable::open();
-        if mounts.is_ours(root.device()) == Some(true) {
-            return Err(Errno::XDEV);
-        }
-        Ok(Self {
+    /// The tree below `beneath`, which is in the state `root`.
+    pub(super) fn new(
+        beneath: Beneath,
+        policy: Arc<Policy>,
+        mounts: Arc<MountTable>,
+        root: State,
+        generation: u64,
+    ) -> Self {
+        Self {
             beneath,
             policy,
             mounts,
             root,
-        })
+            generation,
+        }
     }
 
-    /// True when nothing on the way to `path` is left out, nor `path` itself.
-    pub(super) fn serves(&self, path: &RelPath) -> bool {
-        self.policy.serves(path)
+    /// Which of the directories that were found at the share's path, one after the other, this is.
+    pub(super) fn generation(&self) -> u64 {
+        self.generation
     }
 
     /// Pins the directory at `path` if it lies right there: neither a symbolic link nor a mount is on the way,
@@ -239,6 +243,18 @@ impl Tree {
             return Err(Errno::NOENT);
         }
         Ok((file, state))
+    }
+}
+
+impl Tree {
+    /// Opens a file right away that was found at `path` a moment ago; `None` where that would take a wait, or a longer way.
+    pub(super) fn open_now(&self, path: &RelPath) -> Option<(OwnedFd, State)> {
+        if !self.policy.serves(path) {
+            return None;
+        }
+        let file = self.beneath.read_now(path).ok()?;
+        let state = State::of(&file).ok()?;
+        (state.kind() == Some(Kind::File)).then_some((file, state))
     }
 }
 
