@@ -26,6 +26,7 @@ mod listing;
 mod many;
 mod password;
 mod probes;
+mod share_hangs;
 mod share_moves;
 mod small;
 mod speed;

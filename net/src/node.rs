@@ -271,6 +271,7 @@ impl Node {
         Status {
             legacy,
             share_problem: share.and_then(|share| share.problem()),
+            unreadable: share.map(|share| share.unreadable()).unwrap_or_default(),
             name: self.name.clone(),
             peer_id: self.id.to_string(),
             port: self.port,

@@ -14,13 +14,15 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use rustix::fs::{AtFlags, StatxFlags, statx};
 use rustix::io::Errno;
 
+use super::aside::{Aside, Crossing, PATIENCE, STUCK, Spot};
 use super::beneath::{Beneath, open_top, open_top_now};
-use super::mounts::{Device, MountTable};
+use super::mounts::{Answerer, Device, MountTable};
 use super::policy::Policy;
 use super::state::State;
 use super::tree::{Tree, is_exhaustion};
@@ -36,6 +38,7 @@ pub(super) struct Anchor {
     /// Absolute, without symbolic links.
     excluded: Vec<PathBuf>,
     mounts: Arc<MountTable>,
+    aside: Arc<Aside>,
     /// The lock is never held while a disk is waited for.
     known: Mutex<Known>,
 }
@@ -47,6 +50,8 @@ struct Known {
     /// Why nothing of it is served.
     problem: Option<Problem>,
     policy: Arc<Policy>,
+    /// Set if its file system may stop to answer.
+    crossing: Option<Crossing>,
     generation: u64,
 }
 
@@ -86,7 +91,7 @@ impl fmt::Display for Problem {
             Self::Unopened(Errno::NOENT) => f.write_str("it is not there"),
             Self::Unopened(Errno::NOTDIR) => f.write_str("it is not a directory"),
             Self::Unopened(Errno::ACCESS) => f.write_str("this user may not enter it"),
-            Self::Unopened(Errno::TIMEDOUT) => f.write_str("its file system does not answer"),
+            Self::Unopened(STUCK) => f.write_str("its file system does not answer"),
             Self::Unopened(other) => io::Error::from(*other).fmt(f),
             Self::OwnMount => f.write_str("it lies in a TinyP2P mount"),
             Self::Private(path) => {
@@ -110,10 +115,12 @@ impl Anchor {
             hidden: config.hidden,
             excluded: config.excluded.clone(),
             mounts: Arc::new(MountTable::open()),
+            aside: Arc::default(),
             known: Mutex::new(Known {
                 place: Err(Errno::NOENT),
                 problem: None,
                 policy: Arc::default(),
+                crossing: None,
                 generation: 0,
             }),
         };
@@ -127,7 +134,7 @@ impl Anchor {
 
     /// What is at the path now, for one request. Waits for the disk.
     pub(super) fn look(&self) -> Look {
-        let top = open_top(&self.directory).and_then(|top| {
+        let top = self.open().and_then(|top| {
             let (state, identity) = identify(&top)?;
             Ok((top, state, identity))
         });
@@ -154,6 +161,20 @@ impl Anchor {
         }
     }
 
+    /// Pins what is at the path. Where the kernel has all of the way in memory, it tells at once; else somebody may have to
+    /// be asked who does not answer.
+    fn open(&self) -> Result<OwnedFd, Errno> {
+        open_top_now(&self.directory).or_else(|_| {
+            let way = Crossing {
+                spot: Spot::Top,
+                at: RelPath::root(),
+            };
+            let directory = self.directory.clone();
+            self.aside
+                .run(&way, PATIENCE, move || open_top(&directory))?
+        })
+    }
+
     /// The same where that can be told without waiting: the path leads to what it led to at the last look, and all of it is in
     /// memory.
     pub(super) fn look_now(&self) -> Option<Tree> {
@@ -169,6 +190,11 @@ impl Anchor {
         self.known.lock().generation
     }
 
+    /// Where in the share something does not answer, and since when.
+    pub(super) fn stuck(&self) -> Vec<(RelPath, Instant)> {
+        self.aside.stuck()
+    }
+
     /// Why nothing was served at the last look.
     pub(super) fn problem(&self) -> Option<Problem> {
         self.known.lock().problem.clone()
@@ -176,8 +202,10 @@ impl Anchor {
 
     fn tree(&self, top: OwnedFd, state: State, known: &Known) -> Tree {
         let policy = Arc::clone(&known.policy);
-        let mounts = Arc::clone(&self.mounts);
-        Tree::new(Beneath::new(top), policy, mounts, state, known.generation)
+        let shared = (Arc::clone(&self.mounts), Arc::clone(&self.aside));
+        let crossing = known.crossing.clone();
+        let top = Beneath::new(top);
+        Tree::new(top, policy, shared, state, (crossing, known.generation))
     }
 
     /// Takes note of what the path leads to, and says so where that is something else than before.
@@ -190,8 +218,18 @@ impl Anchor {
             Err(errno) => Some(Problem::Unopened(errno)),
             Ok((top, identity)) => {
                 let real = real_path(top, &self.directory);
+                let device = identity.device;
+                // That this cannot be told for now is no reason to trust it.
+                let answerer = self
+                    .mounts
+                    .answerer(device)
+                    .unwrap_or(Some(Answerer::Other));
                 known.policy = Arc::new(Policy::new(self.hidden, below(&real, &self.excluded)));
-                self.judge(identity.device, &real)
+                known.crossing = (answerer == Some(Answerer::Other)).then(|| Crossing {
+                    spot: Spot::Device(device),
+                    at: RelPath::root(),
+                });
+                self.judge(answerer, &real)
             }
         };
         if known.generation > 0 {
@@ -212,8 +250,8 @@ impl Anchor {
         known.problem = problem;
     }
 
-    fn judge(&self, device: Device, real: &Path) -> Option<Problem> {
-        if self.mounts.is_ours(device) == Some(true) {
+    fn judge(&self, answerer: Option<Answerer>, real: &Path) -> Option<Problem> {
+        if answerer == Some(Answerer::Ourselves) {
             return Some(Problem::OwnMount);
         }
         let around = self.excluded.iter().find(|out| real.starts_with(out));
@@ -224,7 +262,7 @@ impl Anchor {
 /// How a request that cannot be answered for `error` is: as if nothing were there, unless something there failed.
 fn absence_of(error: Errno) -> Errno {
     match error {
-        Errno::IO | Errno::TIMEDOUT => error,
+        Errno::IO | STUCK => error,
         _ => Errno::NOENT,
     }
 }

@@ -54,8 +54,7 @@ pub(super) struct Beneath {
 
 /// Pins the directory at `directory`, wherever symbolic links lead.
 pub(super) fn open_top(directory: &Path) -> Result<OwnedFd, Errno> {
-    open_top_now(directory)
-        .or_else(|_| patiently(|| rustix::fs::openat(CWD, directory, TOP, Mode::empty())))
+    patiently(|| rustix::fs::openat(CWD, directory, TOP, Mode::empty()))
 }
 
 /// The same if it can be done without waiting for a disk or another machine, that is, out of the kernel's memory of

@@ -58,8 +58,15 @@ fn run(keeper: &Keeper, share: &Weak<Share>) {
 
 impl Share {
     /// One round.
-    fn look_after(&self) {
+    pub(super) fn look_after(&self) {
         // What there is to say, the look itself says.
-        let _ = self.tree();
+        let Ok(tree) = self.tree() else { return };
+        for directory in self.unreadable.paths() {
+            let outcome = self.real_names(&tree, &directory).map(drop);
+            // Where it cannot even be found, nothing was noted.
+            if let Err(error) = outcome {
+                self.unreadable.note(&directory, Err(error), Instant::now());
+            }
+        }
     }
 }

@@ -11,6 +11,7 @@
 //! do. Their faults never name a path of this machine.
 
 mod anchor;
+mod aside;
 mod beneath;
 mod by_root;
 mod file;
@@ -31,6 +32,7 @@ mod state;
 mod tests;
 mod top;
 mod tree;
+mod unreadable;
 mod walk;
 mod watch;
 mod wishes;
@@ -50,18 +52,21 @@ use crate::config::{CALL_DEADLINE, ShareConfig};
 use crate::error::Error;
 use crate::fairness::Holder;
 use crate::merkle::Subtree;
-use crate::types::{Attributes, Kind, Name, RelPath};
+use crate::status::Unreadable;
+use crate::types::{Attributes, Kind, MAX_NAME_BYTES, MAX_PATH_BYTES, Name, RelPath};
 use crate::wire::{
     Changes, ChangesRequest, Fault, FaultCode, HashesRequest, ListRequest, Listing, Response,
     SearchPage, SearchRequest, StatRequest, StatResponse,
 };
 use anchor::Anchor;
+use aside::STUCK;
 use hasher::Wanted;
 use index::Index;
 use keeper::Keeper;
 use names::Names;
 use search::Places;
 use tree::{Found, Tree, is_absence};
+use unreadable::{Complaint, UnreadableDirectories};
 use watch::Watch;
 use wishes::Interest;
 
@@ -87,7 +92,8 @@ pub struct Share {
     watch: Option<Arc<Watch>>,
     roots: Option<Arc<Roots>>,
     wanted: Arc<Wanted>,
-    index: Mutex<Index>,
+    index: Arc<Mutex<Index>>,
+    unreadable: Arc<UnreadableDirectories>,
     places: Mutex<Places>,
 }
 
@@ -102,7 +108,8 @@ impl Share {
             watch: None,
             roots: None,
             wanted: Arc::default(),
-            index: Mutex::default(),
+            index: Arc::default(),
+            unreadable: Arc::default(),
             places: Mutex::default(),
         })
     }
@@ -181,7 +188,7 @@ impl Share {
 
     /// Watches what lies at `path`, if the caller `wants` that; from the counter on that this returns. To be called
     /// before it is looked at.
-    fn keep(&self, tree: &Tree, path: &RelPath, wants: bool) -> Option<u64> {
+    fn keep(&self, tree: &Arc<Tree>, path: &RelPath, wants: bool) -> Option<u64> {
         let watch = self.watch.as_ref().filter(|_| wants)?;
         watch.keep(tree, path, Instant::now())
     }
@@ -204,7 +211,7 @@ impl Share {
     /// The page, and whether it shows only what a watch of the directory sees.
     fn listing(
         &self,
-        tree: &Tree,
+        tree: &Arc<Tree>,
         request: &ListRequest,
         asker: Asker,
         until: Instant,
@@ -227,7 +234,7 @@ impl Share {
 
     fn list_names(
         &self,
-        tree: &Tree,
+        tree: &Arc<Tree>,
         request: &ListRequest,
         until: Instant,
     ) -> Result<(Listing, bool), Fault> {
@@ -340,7 +347,7 @@ impl Share {
     /// needed in memory; else `None`.
     pub(crate) fn open_file_now(&self, path: &RelPath) -> Option<SharedFile> {
         let (file, state) = self.anchor.look_now()?.open_now(path)?;
-        SharedFile::new(file, state)
+        SharedFile::new(file, state, None)
     }
 
     /// Opens a regular file.
@@ -350,19 +357,35 @@ impl Share {
     }
 
     /// The names of a directory: remembered ones while it is unchanged, else read now.
-    fn names(&self, tree: &Tree, directory: &Found) -> Result<Arc<Names>, Errno> {
-        let looked = SystemTime::now();
-        let state = directory.present_state()?;
-        let (real, version) = (directory.real(), state.version());
-        if let Some(names) = self.index.lock().get(real, version, Instant::now()) {
-            return Ok(names);
-        }
-        let names = Arc::new(tree.names(directory)?);
-        if is_settled(state.ctime(), looked) {
-            let now = Instant::now();
-            self.index.lock().put(real, version, &names, now);
-        }
-        Ok(names)
+    fn names(&self, tree: &Arc<Tree>, directory: &Found) -> Result<Arc<Names>, Errno> {
+        let (index, unreadable) = (Arc::clone(&self.index), Arc::clone(&self.unreadable));
+        // If nobody waits for them any more by then, they are remembered all the same.
+        tree.on(directory, move |tree, directory| {
+            let names = names_in(&index, tree, directory);
+            let outcome = names
+                .as_ref()
+                .map(|names| too_long(directory.real(), names));
+            let outcome = outcome.map_err(|error| *error);
+            unreadable.note(directory.real(), outcome, Instant::now());
+            names
+        })?
+    }
+
+    /// What of the share cannot be read, as far as it was come upon.
+    pub fn unreadable(&self) -> Vec<Unreadable> {
+        let told = |path: RelPath, problem: String, since: Instant| Unreadable {
+            path: path.to_string(),
+            problem,
+            seconds: since.elapsed().as_secs(),
+        };
+        let stuck = self.anchor.stuck().into_iter();
+        let stuck = stuck.map(|(at, since)| {
+            let problem = Complaint::Failed(STUCK).to_string();
+            told(at, problem, since)
+        });
+        let complaints = self.unreadable.complaints().into_iter();
+        let complaints = complaints.map(|(at, why, since)| told(at, why.to_string(), since));
+        stuck.chain(complaints).collect()
     }
 
     /// Gives back the memory of names that nobody has asked for lately.
@@ -371,7 +394,7 @@ impl Share {
     }
 
     /// The names of the directory at a path that has no links in it; an error if it has by now.
-    fn real_names(&self, tree: &Tree, path: &RelPath) -> Result<Arc<Names>, Errno> {
+    fn real_names(&self, tree: &Arc<Tree>, path: &RelPath) -> Result<Arc<Names>, Errno> {
         let directory = tree.find(path)?;
         if directory.real() != path || directory.state.kind() != Some(Kind::Directory) {
             return Err(Errno::NOTDIR);
@@ -382,7 +405,7 @@ impl Share {
 
 /// Opens a regular file. One that is being replaced at that very moment is
 /// looked for again, so that it never seems absent.
-fn file_in(tree: &Tree, path: &RelPath) -> Result<SharedFile, Fault> {
+fn file_in(tree: &Arc<Tree>, path: &RelPath) -> Result<SharedFile, Fault> {
     for _ in 0..OPEN_TRIES {
         let found = tree.find(path).map_err(fault)?;
         if found.state.kind() != Some(Kind::File) {
@@ -390,7 +413,8 @@ fn file_in(tree: &Tree, path: &RelPath) -> Result<SharedFile, Fault> {
         }
         match tree.open(&found) {
             Ok((file, state)) => {
-                return SharedFile::new(file, state).ok_or_else(|| fault(Errno::NOENT));
+                return SharedFile::new(file, state, tree.way(&found))
+                    .ok_or_else(|| fault(Errno::NOENT));
             }
             Err(error @ (Errno::ACCESS | Errno::PERM)) => return Err(unreadable(error)),
             Err(error) if is_absence(error) => {}
@@ -400,8 +424,33 @@ fn file_in(tree: &Tree, path: &RelPath) -> Result<SharedFile, Fault> {
     Err(fault(Errno::NOENT))
 }
 
+/// The names of a directory: remembered ones while it is unchanged, else read now.
+fn names_in(index: &Mutex<Index>, tree: &Tree, directory: &Found) -> Result<Arc<Names>, Errno> {
+    let looked = SystemTime::now();
+    let state = directory.present_state()?;
+    let (real, version) = (directory.real(), state.version());
+    if let Some(names) = index.lock().get(real, version, Instant::now()) {
+        return Ok(names);
+    }
+    let names = Arc::new(tree.names(directory)?);
+    if is_settled(state.ctime(), looked) {
+        index.lock().put(real, version, &names, Instant::now());
+    }
+    Ok(names)
+}
+
+/// How many of a directory's names make paths that are too long.
+fn too_long(directory: &RelPath, names: &Names) -> usize {
+    let room = MAX_PATH_BYTES.saturating_sub(directory.as_bytes().len() + 1);
+    if room >= MAX_NAME_BYTES {
+        return 0;
+    }
+    let names = (0..names.len()).map(|number| names.get(number).0.len());
+    names.filter(|length| *length > room).count()
+}
+
 /// The attributes of what is at `path`; `None` where nothing is served.
-fn attributes_in(tree: &Tree, path: &RelPath) -> Result<Option<Attributes>, Fault> {
+fn attributes_in(tree: &Arc<Tree>, path: &RelPath) -> Result<Option<Attributes>, Fault> {
     match tree.find(path) {
         Ok(found) => Ok(found.state.attributes()),
         Err(error) if is_absence(error) => Ok(None),
@@ -461,5 +510,9 @@ fn too_slow() -> Fault {
 
 /// The fault of a failing disk or system.
 fn internal(error: Errno) -> Fault {
-    Fault::new(FaultCode::Internal, error.to_string())
+    let message = match error {
+        STUCK => "a file system at this member does not answer".to_owned(),
+        other => other.to_string(),
+    };
+    Fault::new(FaultCode::Internal, message)
 }

@@ -5,6 +5,7 @@
 //! the place is remembered here for a few seconds, so that if the same caller asks the same again, it goes on
 //! from there. Callers neither use nor displace each other's places.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::pattern::Pattern;
@@ -133,7 +134,7 @@ impl Share {
 }
 
 /// Attributes of a regular file; `None` when there is none at `path` (any more).
-fn file_attributes(tree: &Tree, path: &RelPath) -> Result<Option<Attributes>, Fault> {
+fn file_attributes(tree: &Arc<Tree>, path: &RelPath) -> Result<Option<Attributes>, Fault> {
     match tree.find(path) {
         Ok(found) => Ok(found.state.attributes().filter(|a| a.kind == Kind::File)),
         Err(error) if is_exhaustion(error) => Err(internal(error)),

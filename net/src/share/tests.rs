@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod files;
+mod hung;
 mod links;
 mod mounted;
 mod moved;

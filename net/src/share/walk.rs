@@ -28,7 +28,7 @@ const MAX_PASSED: usize = 256;
 /// A walk that stands somewhere in the tree.
 pub(super) struct Walk<'a> {
     share: &'a Share,
-    tree: &'a Tree,
+    tree: &'a Arc<Tree>,
     pattern: &'a Pattern,
     after: Option<RelPath>,
     levels: Vec<Level>,
@@ -83,7 +83,7 @@ impl<'a> Walk<'a> {
     /// A walk of what sorts behind `after`.
     pub(super) fn new(
         share: &'a Share,
-        tree: &'a Tree,
+        tree: &'a Arc<Tree>,
         pattern: &'a Pattern,
         after: Option<RelPath>,
     ) -> Result<Self, Errno> {

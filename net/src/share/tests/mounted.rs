@@ -10,7 +10,7 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, unmount};
 use super::*;
 
 /// A mount that is gone on drop.
-struct Mounted(PathBuf);
+pub(super) struct Mounted(PathBuf);
 
 impl Drop for Mounted {
     fn drop(&mut self) {
@@ -19,7 +19,7 @@ impl Drop for Mounted {
 }
 
 /// A FUSE mount of the given subtype whose daemon never says a word.
-fn frozen(at: &Path, subtype: &str) -> (Mounted, File) {
+pub(super) fn frozen(at: &Path, subtype: &str) -> (Mounted, File) {
     let daemon = File::options()
         .read(true)
         .write(true)
