@@ -5,7 +5,8 @@
 //! answer is remembered with the answer, so that silence is never taken for absence:
 //! - a name that nobody has is remembered as absent only if everybody said so;
 //! - a directory that only a silent member may have is an error, not an empty directory;
-//! - when nobody at all has answered, every question is an error.
+//! - when nobody at all has answered, every question is an error;
+//! - who answers that it cannot tell, as something failed there or has run out, makes a name that nobody else has an error.
 //!
 //! News of a member end what that member said, and no other's: then it alone is asked again.
 //!
@@ -138,6 +139,8 @@ struct Answers<T> {
     denials: usize,
     /// The names of those who did not answer.
     silent: Vec<Arc<str>>,
+    /// Those of them that answered, and could not tell.
+    failing: Vec<Arc<str>>,
 }
 
 impl View {
@@ -220,7 +223,7 @@ impl View {
         let (cache, heard) = (&mut state.cache, &state.heard);
         if let Some(listing) = cache.directory_for(directory, name, present, heard) {
             drop(guard);
-            return self.measured(directory, listing.look_up(name), wait);
+            return self.measured(directory, listing.look_up(name)?, wait);
         }
         if cache.is_absent(&path, present, heard) {
             return Ok(Found::Nothing { certain: true });
@@ -236,7 +239,7 @@ impl View {
         let begun = state.begin();
         drop(guard);
         if list_instead && let Ok(listing) = self.list(directory, wait) {
-            return self.measured(directory, listing.look_up(name), wait);
+            return self.measured(directory, listing.look_up(name)?, wait);
         }
 
         let kept = self.still_there(kept, present);
@@ -254,12 +257,15 @@ impl View {
         if let Some(item) = merge::name(name, answers.said, self.preferred) {
             return self.measured(directory, Found::Item(item), wait);
         }
+        if !answers.failing.is_empty() {
+            return Err(Error::Failing(answers.failing.join(", ")));
+        }
         if answers.denials == 0 && !certain {
             return Err(Error::Silent(answers.silent.join(", ")));
         }
         if merge::may_be_conflict(name) {
             return match self.list(directory, wait) {
-                Ok(listing) => self.measured(directory, listing.look_up(name), wait),
+                Ok(listing) => self.measured(directory, listing.look_up(name)?, wait),
                 Err(Error::NotFound | Error::Silent(_)) => Ok(Found::Nothing { certain }),
                 Err(error) => Err(error),
             };
@@ -450,7 +456,7 @@ impl View {
         let answers = Answers::sort(round.answers);
         if let Some(from) = &from
             && answers.said.is_empty()
-            && answers.silent == from.silent
+            && (&answers.silent, &answers.failing) == (&from.silent, &from.failing)
         {
             // All is as it was.
             let what = Arc::clone(from);
@@ -461,8 +467,11 @@ impl View {
         }
         let fresh = answers.said.into_iter();
         said.extend(fresh.map(|(member, listing)| Said::fresh(member, listing)));
-        if said.is_empty() && !(self.is_merged && path.is_root()) {
-            return Err(if answers.silent.is_empty() {
+        let has_root = self.is_merged && path.is_root() && answers.failing.is_empty();
+        if said.is_empty() && !has_root {
+            return Err(if !answers.failing.is_empty() {
+                Error::Failing(answers.failing.join(", "))
+            } else if answers.silent.is_empty() {
                 self.conflicts.lock().update(path, &[], Seen::default());
                 Error::NotFound
             } else {
@@ -475,6 +484,7 @@ impl View {
         }
         let is_shown = |name: &Name| !self.is_reserved(path, name);
         let what = Directory::merged(said, answers.silent, self.preferred, is_shown);
+        let what = what.without(answers.failing);
         if self.is_merged {
             let is_disproved =
                 |source: &Source| self.network.is_disproved(source.member.id, source.version);
@@ -582,12 +592,13 @@ impl State {
 }
 
 impl Directory {
-    fn look_up(&self, name: &Name) -> Found {
+    fn look_up(&self, name: &Name) -> Result<Found, Error> {
         match self.items.binary_search_by(|item| item.name.cmp(name)) {
-            Ok(index) => Found::Item(self.items[index].clone()),
-            Err(_) => Found::Nothing {
+            Ok(index) => Ok(Found::Item(self.items[index].clone())),
+            Err(_) if !self.failing.is_empty() => Err(Error::Failing(self.failing.join(", "))),
+            Err(_) => Ok(Found::Nothing {
                 certain: self.silent.is_empty(),
-            },
+            }),
         }
     }
 }
@@ -599,6 +610,7 @@ impl<T> Answers<T> {
             said: Vec::with_capacity(answers.len()),
             denials: 0,
             silent: Vec::new(),
+            failing: Vec::new(),
         };
         for Answer {
             member: id,
@@ -612,6 +624,9 @@ impl<T> Answers<T> {
                 Err(error) if is_denial(&error) => sorted.denials += 1,
                 Err(error) => {
                     tracing::debug!(member = %name, %error, "no answer");
+                    if matches!(error, NetError::Fault { .. }) {
+                        sorted.failing.push(Arc::clone(&name));
+                    }
                     sorted.silent.push(name);
                 }
             }

@@ -60,16 +60,20 @@ impl Requested {
     /// a blocking thread.
     fn answer(&self, service: &Service) -> Response<Body> {
         let share = service.share.as_ref();
-        let shared = share
-            .and_then(|share| share.open_content(self.root))
-            .and_then(|file| self.send_file(Arc::new(file)));
+        let opened = share.map(|share| share.open_content(self.root));
+        let (opened, otherwise) = match opened.transpose() {
+            Ok(opened) => (opened.flatten(), StatusCode::NOT_FOUND),
+            Err(fault) => {
+                tracing::warn!(root = %self.root, %fault, "a shared file cannot be opened");
+                (None, StatusCode::INTERNAL_SERVER_ERROR)
+            }
+        };
+        let shared = opened.and_then(|file| self.send_file(Arc::new(file)));
         let cached = || {
             let cache = service.cache.as_ref()?;
             self.send_cached(cache)
         };
-        shared
-            .or_else(cached)
-            .unwrap_or_else(|| status(StatusCode::NOT_FOUND))
+        shared.or_else(cached).unwrap_or_else(|| status(otherwise))
     }
 
     /// From a shared file that has this content; `None` when it has just lost it.

@@ -1,43 +1,48 @@
 //! A shared file, found by its content.
 
-use super::{Asker, Share, SharedFile, file_in};
+use super::tree::is_absence;
+use super::{Asker, Share, SharedFile, file_in, internal};
+use crate::error::Error;
 use crate::types::Root;
-use crate::wire::FaultCode;
+use crate::wire::{Fault, FaultCode};
 
 impl Share {
     /// Opens a file that has the content of `root` now. `None` when no file is known to: of several
     /// copies only the one that was hashed last is looked at, and when that one has gone or changed, the
     /// next one is found once somebody opens it.
-    pub fn open_content(&self, root: Root) -> Option<SharedFile> {
-        let roots = self.roots.as_ref()?;
-        // While nothing is there, what was known of it stays known.
-        let tree = self.tree().ok()?;
-        let path = match roots.path(root) {
-            Ok(path) => path?,
-            Err(error) => {
-                tracing::warn!(%error, "a content cannot be looked up");
-                return None;
-            }
+    ///
+    /// # Errors
+    /// Whether there is one cannot be told: something failed here, or has run out.
+    pub fn open_content(&self, root: Root) -> Result<Option<SharedFile>, Fault> {
+        let Some(roots) = &self.roots else {
+            return Ok(None);
+        };
+        let tree = match self.tree() {
+            Ok(tree) => tree,
+            // What was known of it stays known.
+            Err(error) if is_absence(error) => return Ok(None),
+            Err(error) => return Err(internal(error)),
+        };
+        let failed = |error: Error| Fault::new(FaultCode::Internal, error.to_string());
+        let Some(path) = roots.path(root).map_err(failed)? else {
+            return Ok(None);
         };
         match file_in(&tree, &path) {
             Ok(file) => {
                 let version = file.attributes().version;
                 if roots.of([version].into_iter()) == [Some(root)] {
-                    return Some(file);
+                    return Ok(Some(file));
                 }
                 // Another content, or the same one touched: its root is computed anew.
                 self.wanted_soon(Asker::Nobody, [path.clone()].into_iter());
             }
-            Err(fault) if fault.code == FaultCode::Internal => {
-                tracing::warn!(%path, %fault, "a shared file cannot be opened");
-                return None;
-            }
+            Err(fault) if fault.code == FaultCode::Internal => return Err(fault),
             Err(_) => {}
         }
         if let Err(error) = roots.forget_path(root, &path) {
             tracing::warn!(%error, "a content that has gone cannot be forgotten");
         }
-        None
+        Ok(None)
     }
 }
 

@@ -211,7 +211,7 @@ fn a_store_through_a_map_that_is_kept_gives_the_file_another_root() {
 
 /// The bytes of the file that is found by `root`.
 fn content_of(share: &Share, root: Root) -> Option<Vec<u8>> {
-    let file = share.open_content(root)?;
+    let file = share.open_content(root).unwrap()?;
     let mut bytes = vec![0; file.attributes().size as usize];
     file.read_at(0, &mut bytes).unwrap();
     Some(bytes)
