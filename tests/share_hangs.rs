@@ -5,14 +5,16 @@ use std::fs::{self, File};
 use std::io::Error;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
+use rustix::fs::{Mode, OFlags, mkdirat, open, openat};
 use rustix::mount::{MountFlags, mount};
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use serde_json::Value;
 
 use crate::content::names;
-use crate::process::{eventually, within};
+use crate::process::{eventually, run, within};
 use crate::swarm::{Node, Swarm, detach};
 
 /// How soon nodes meet, on a busy machine.
@@ -153,5 +155,47 @@ fn a_member_without_open_files_left_is_an_error_and_not_an_absence() {
     limit_open_files(&owner, before.current.expect("a limit"));
     eventually(SOON, "it is back", || {
         fs::read(reader.at("d/f")).is_ok_and(|bytes| bytes == b"1")
+    });
+}
+
+/// Makes directories inside one another, of names of 250 bytes, and a file of that name in each.
+fn nest(share: &Path, levels: usize) {
+    let (directory, file) = ("d".repeat(250), "f".repeat(250));
+    let mut at = open(share, OFlags::PATH, Mode::empty()).expect("open");
+    for _ in 0..levels {
+        mkdirat(&at, &*directory, Mode::RWXU).expect("make a directory");
+        at = openat(&at, &*directory, OFlags::PATH, Mode::empty()).expect("open");
+        let flags = OFlags::CREATE | OFlags::WRONLY;
+        openat(&at, &*file, flags, Mode::RUSR).expect("make a file");
+    }
+}
+
+#[test]
+fn what_lies_too_deep_ends_a_walk_with_an_error() {
+    let swarm = Swarm::new();
+    let owner = swarm.node("owner");
+    nest(owner.share(), 17);
+    let owner = owner.mount();
+    let reader = swarm.node("reader").peer(&owner).mount();
+    eventually(SOON, "they meet", || names(&reader.mountpoint()).len() == 1);
+    let mut find = Command::new("find");
+    let found = run(
+        find.arg(".").current_dir(reader.mountpoint()),
+        Duration::from_secs(60),
+    );
+    assert_eq!(found.code(), 1, "{}", found.stderr);
+    assert!(
+        found.stderr.contains("File name too long"),
+        "{}",
+        found.stderr
+    );
+    // 16 directories fit into a path, with the files in all but the last.
+    let lines = String::from_utf8_lossy(&found.stdout).lines().count();
+    assert_eq!(lines, 1 + 16 + 15);
+    eventually(SOON, "its owner is told", || {
+        let problem = unreadable(&owner)[0]["problem"].clone();
+        problem
+            .as_str()
+            .is_some_and(|problem| problem.starts_with("2 of its names"))
     });
 }
