@@ -18,7 +18,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::{Condvar, Mutex};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::fstatfs;
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::io::Errno;
 
@@ -50,27 +49,6 @@ const IDLE: Duration = Duration::from_millis(500);
 
 /// Changes that follow a first one within this time are told together with it.
 const GATHERED: Duration = Duration::from_millis(20);
-
-/// File systems of this machine alone, by the numbers of statfs(2): what happens there, our kernel did.
-const LOCAL: [u32; 17] = [
-    0x0000_ef53, // ext2, ext3, ext4
-    0x5846_5342, // xfs
-    0x9123_683e, // btrfs
-    0x0102_1994, // tmpfs
-    0x8584_58f6, // ramfs
-    0xf2f5_2010, // f2fs
-    0x794c_7630, // overlayfs
-    0x2fc1_2fc1, // zfs
-    0xca45_1a4e, // bcachefs
-    0x0000_4d44, // vfat
-    0x2011_bab0, // exfat
-    0x7366_746e, // ntfs3
-    0x3153_464a, // jfs
-    0x0000_3434, // nilfs2
-    0x7371_7368, // squashfs
-    0x0000_9660, // iso9660
-    0x1501_3346, // udf
-];
 
 /// The watches of one share, and the journal of what they have shown.
 pub(super) struct Watch {
@@ -201,9 +179,6 @@ impl Watch {
         let Some(pinned) = tree.pin_directory(path)? else {
             return Ok(false);
         };
-        if !LOCAL.contains(&(fstatfs(&pinned)?.f_type as u32)) {
-            return Err(Errno::OPNOTSUPP);
-        }
         // Of what is pinned, by the one name that cannot lead elsewhere.
         let name = format!("/proc/self/fd/{}", pinned.as_raw_fd());
         let mut state = self.state.lock();
