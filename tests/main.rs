@@ -35,6 +35,8 @@ mod password;
 mod places;
 mod probes;
 mod refetch;
+mod share_hangs;
+mod share_moves;
 mod small;
 mod speed;
 mod start_stop;

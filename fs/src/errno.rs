@@ -45,6 +45,9 @@ pub enum Error {
     /// Nobody who answered has the directory, but somebody did not answer.
     #[error("{0} did not answer")]
     Silent(String),
+    /// Nobody who could tell has it, and somebody answered that it cannot tell.
+    #[error("{0} cannot tell: something failed there")]
+    Failing(String),
     /// Another request fetches the same listing, and did not come back in time.
     #[error("the listing did not come in time")]
     Late,
@@ -73,7 +76,7 @@ pub fn errno(error: &Error) -> i32 {
         Error::UnknownInode | Error::Replaced => libc::ESTALE,
         Error::NoAttribute => libc::ENODATA,
         Error::NoNamespace => libc::EOPNOTSUPP,
-        Error::Silent(_) | Error::Late => libc::EIO,
+        Error::Silent(_) | Error::Failing(_) | Error::Late => libc::EIO,
         Error::Overloaded | Error::NeedsNetwork => libc::EAGAIN,
         Error::Network(error) => network_errno(error),
     }
@@ -125,7 +128,11 @@ pub fn level(error: &Error) -> Level {
         ) => Level::WARN,
         Error::Overloaded => Level::WARN,
         Error::Network(NetError::Forbidden { .. }) => Level::DEBUG,
-        Error::Network(_) | Error::Silent(_) | Error::Late | Error::Replaced => Level::INFO,
+        Error::Network(_)
+        | Error::Silent(_)
+        | Error::Failing(_)
+        | Error::Late
+        | Error::Replaced => Level::INFO,
         _ => Level::DEBUG,
     }
 }
@@ -161,6 +168,7 @@ mod tests {
             ("NoAttribute", Error::NoAttribute),
             ("NoNamespace", Error::NoNamespace),
             ("Silent", Error::Silent(who())),
+            ("Failing", Error::Failing(who())),
             ("Late", Error::Late),
             ("Overloaded", Error::Overloaded),
             ("Changed", NetError::Changed { who: who() }.into()),

@@ -52,6 +52,8 @@ pub struct Ahead {
     pub last: usize,
     /// Those of the entries from `reached` on; `None` for one that cannot be told.
     pub numbers: Vec<Option<u64>>,
+    /// True if the reader has come by an entry that cannot be told.
+    pub has_left_out: bool,
     /// True once nobody will ask any more.
     pub is_closed: bool,
 }

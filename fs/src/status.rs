@@ -99,8 +99,13 @@ impl Report {
             writeln!(out, "  mounted  {}", shown(mountpoint))?;
         }
         match &self.share {
-            Some(share) => writeln!(out, "  sharing  {}", shown(share))?,
+            Some(share) => writeln!(out, "  sharing  {}{}", shown(share), problem(status))?,
             None => writeln!(out, "  sharing  nothing")?,
+        }
+        for directory in &status.unreadable {
+            let (path, problem) = (shown(&directory.path), shown(&directory.problem));
+            let since = duration(directory.seconds);
+            writeln!(out, "  trouble  {path}, since {since}: {problem}")?;
         }
         writeln!(
             out,
@@ -206,6 +211,14 @@ fn called(legacy: &LegacyStatus) -> String {
     text
 }
 
+/// That nothing is shared for now.
+fn problem(status: &Status) -> String {
+    let problem = status.share_problem.as_deref();
+    problem.map_or_else(String::new, |why| {
+        format!(" (nothing for now: {})", shown(why))
+    })
+}
+
 fn refused(pieces: u64) -> String {
     match pieces {
         0 => String::new(),
@@ -241,7 +254,7 @@ fn shown(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use tinyp2p_net::status::{Blame, CacheStatus, MemoryStatus};
+    use tinyp2p_net::status::{Blame, CacheStatus, MemoryStatus, Unreadable};
     use tinyp2p_net::text::HOSTILE;
 
     use super::*;
@@ -262,6 +275,12 @@ mod tests {
             ..MemberStatus::default()
         };
         report.status.members.push(member);
+        report.status.share_problem = Some(hostile.clone());
+        report.status.unreadable.push(Unreadable {
+            path: hostile.clone(),
+            problem: hostile.clone(),
+            seconds: 1,
+        });
         report.status.legacy = Some(LegacyStatus {
             urls: vec![hostile.clone()],
             servers: vec![hostile],
@@ -319,6 +338,12 @@ mod tests {
             },
             received: 3 << 20,
             refused: 8,
+            share_problem: Some("it is not there".into()),
+            unreadable: vec![Unreadable {
+                path: "d/nfs".into(),
+                problem: "its file system does not answer".into(),
+                seconds: 61,
+            }],
             legacy: Some(LegacyStatus {
                 urls: vec!["http://box:15204".into(), "http://10.0.0.2:15204".into()],
                 servers: vec!["http://old:80".into()],
@@ -345,7 +370,8 @@ mod tests {
         let expected = "\
 box (node yzyzyzyz, pid 7, port 15204, up 1 d 1 h)
   mounted  /mnt/p2p
-  sharing  /srv
+  sharing  /srv (nothing for now: it is not there)
+  trouble  d/nfs, since 1 min 1 s: its file system does not answer
   received 3.0 MiB, 8 pieces refused
   memory   0 B of 128.0 MiB
   cache    1.0 MiB of 1.0 GiB in /cache

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::auth::Password;
 use crate::legacy::Url;
-use crate::types::{Address, PeerArgument, RelPath};
+use crate::types::{Address, PeerArgument};
 
 /// A lookup or a listing ends by then with what has answered (design, section 7).
 pub const CALL_DEADLINE: Duration = Duration::from_secs(3);
@@ -87,12 +87,13 @@ pub struct CacheConfig {
 /// What a node serves.
 #[derive(Debug, Clone)]
 pub struct ShareConfig {
-    /// The directory.
+    /// The directory, as the user gave it: what is served is whatever this path leads to when somebody asks.
     pub directory: PathBuf,
     /// Serve names that begin with a dot.
     pub hidden: bool,
-    /// Subtrees that are never served: the mountpoint, when it lies inside.
-    pub excluded: Vec<RelPath>,
+    /// Files and directories that are never served, with all below: the mountpoint, the node's key. Absolute, without
+    /// symbolic links.
+    pub excluded: Vec<PathBuf>,
 }
 
 /// Where a node listens.

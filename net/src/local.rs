@@ -90,6 +90,10 @@ impl Peer for LocalPeer {
                 .map_err(|error| match error {
                     NoContent::Gone => not_found(),
                     NoContent::Unknown => Error::Timeout { who: WHO.into() },
+                    NoContent::Failed => Error::Local {
+                        what: "opening a shared file".into(),
+                        why: "it cannot be told where it is".into(),
+                    },
                 })?;
         let size = match &content {
             SharedContent::File(file) => file.attributes().size,

@@ -281,8 +281,11 @@ impl Node {
             urls: shown(legacy.own()),
             servers: shown(legacy.all()),
         });
+        let share = self.share.as_ref();
         Status {
             legacy,
+            share_problem: share.and_then(|share| share.problem()),
+            unreadable: share.map(|share| share.unreadable()).unwrap_or_default(),
             name: self.name.clone(),
             peer_id: self.id.to_string(),
             port: self.port,

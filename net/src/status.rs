@@ -39,6 +39,22 @@ pub struct Status {
     pub refused: u64,
     /// The protocol of 2004, which is not encrypted; `None` when it is not spoken.
     pub legacy: Option<LegacyStatus>,
+    /// Why nothing of the shared directory is shared for now, in words; `None` while it is, and without one.
+    pub share_problem: Option<String>,
+    /// Directories of the share that cannot be read, as far as somebody has come upon them.
+    pub unreadable: Vec<Unreadable>,
+}
+
+/// A directory that is shared and cannot be read.
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Unreadable {
+    /// Where it lies in the share; what is not printable is escaped.
+    pub path: String,
+    /// What is wrong with it, in words.
+    pub problem: String,
+    /// Seconds since that is known.
+    pub seconds: u64,
 }
 
 /// A node in a network of 2004.

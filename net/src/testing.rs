@@ -41,6 +41,8 @@ pub enum Behaviour {
     Slow(Duration),
     /// Takes every question and answers none.
     Frozen,
+    /// Answers every call that it has run out of something.
+    Exhausted,
     /// Refuses connections.
     Gone,
     /// Ends each byte stream after this many bytes.
@@ -314,6 +316,12 @@ impl MemoryPeer {
         let begun = Instant::now();
         loop {
             let answer_at = match *behaviour {
+                Behaviour::Exhausted => {
+                    return Err(Error::Fault {
+                        who: self.who(),
+                        fault: Fault::new(FaultCode::Internal, "Too many open files"),
+                    });
+                }
                 Behaviour::Gone => {
                     return Err(Error::Unreachable {
                         who: self.who(),

@@ -146,8 +146,6 @@ pub(super) fn report_mounted(log: Option<&File>) -> io::Result<()> {
     rustix::stdio::dup2_stdin(&null)?;
     rustix::stdio::dup2_stdout(output)?;
     rustix::stdio::dup2_stderr(output)?;
-    // The current directory's filesystem must not be held busy for the life of the mount.
-    std::env::set_current_dir("/")?;
     rustix::process::setsid()?;
     front.write_all(MOUNTED)
 }

@@ -110,7 +110,7 @@ pub(super) fn prepare(
     let remember_as = match (role, mountpoint, &share) {
         (Role::Guest, ..) => None,
         (_, Some(mountpoint), _) => Some(mountpoint.to_owned()),
-        (_, None, share) => share.as_ref().map(|share| share.directory.clone()),
+        (_, None, share) => share.as_ref().map(|share| resolved(&share.directory)),
     };
     Ok(Prepared {
         share,
@@ -348,6 +348,14 @@ impl Joined {
     /// be dialled from nowhere else.
     pub(super) fn invitation(&self) -> Option<String> {
         invitation(self.node.reachable_at())
+    }
+
+    /// Leaves the current directory, which was needed for relative paths only: its file system would be busy for as long
+    /// as this process runs, and is often the one of the share.
+    pub(super) fn leave_directory(&self) {
+        if let Err(error) = std::env::set_current_dir("/") {
+            tracing::debug!(%error, "the current directory stays what it is");
+        }
     }
 
     /// Where the node is on this machine.

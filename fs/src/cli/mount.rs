@@ -69,6 +69,7 @@ pub(super) fn run(
     drop(text);
     let log = logging::start(&parsed.network)?;
     let joined = prepared.start(password)?;
+    joined.leave_directory();
     let outcome = until_unmounted(&joined, mountpoint, &options, || match parsed.background {
         true => background::report_mounted(log.as_ref()),
         false => Ok(()),

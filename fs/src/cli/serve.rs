@@ -16,6 +16,7 @@ pub(super) fn run(source: Source, args: JoinArgs) -> Result<(), Failure> {
     join::warn(&args.network, &password, PROGRAM);
     logging::start(&args.network)?;
     let joined = prepared.start(password)?;
+    joined.leave_directory();
     let outcome = until_signal(&joined);
     joined.node.stop();
     outcome

@@ -4,7 +4,6 @@
 use std::path::{Path, PathBuf};
 
 use tinyp2p_net::config::ShareConfig;
-use tinyp2p_net::types::RelPath;
 
 use super::Failure;
 use super::args::NetworkOptions;
@@ -44,9 +43,9 @@ pub(super) fn choose(
     current: Option<&Path>,
     private: &Private,
 ) -> Result<Option<ShareConfig>, Failure> {
-    let directory = match (&options.share, current) {
-        (Some(named), _) => directory(named)?,
-        (None, Some(current)) if !options.no_share => by_default(current)?,
+    let (named, directory) = match (&options.share, current) {
+        (Some(named), _) => (named.as_path(), directory(named)?),
+        (None, Some(current)) if !options.no_share => (current, by_default(current)?),
         _ => return Ok(None),
     };
     let failed = |why: &str| Failure::failed(format!("share {}: {why}", directory.display()));
@@ -88,18 +87,22 @@ pub(super) fn choose(
         &private.password_file,
         &private.log_file,
     ];
-    let excluded = excluded(
-        &directory,
-        own.into_iter()
-            .flatten()
-            .chain(&private.cache_dirs)
-            .map(PathBuf::as_path)
-            .chain(mounts),
-    );
+    let mut excluded: Vec<PathBuf> = own
+        .into_iter()
+        .flatten()
+        .chain(&private.cache_dirs)
+        .map(PathBuf::as_path)
+        .chain(mounts)
+        .map(Path::to_owned)
+        .collect();
+    excluded.sort();
+    excluded.dedup();
+    // Not where it leads now: what is served is what it leads to when somebody asks.
+    let named = std::path::absolute(named).map_err(|e| failed(&e.to_string()))?;
     Ok(Some(ShareConfig {
         hidden: options.hidden,
         excluded,
-        directory,
+        directory: named,
     }))
 }
 
@@ -128,19 +131,6 @@ fn by_default(current: &Path) -> Result<PathBuf, Failure> {
         "this would serve {what} ({}) to the network: name what to serve with --share DIR, or use --no-share",
         directory.display()
     )))
-}
-
-/// Those of `paths` that lie in `share`, relative to it.
-fn excluded<'a>(share: &Path, paths: impl Iterator<Item = &'a Path>) -> Vec<RelPath> {
-    use std::os::unix::ffi::OsStrExt;
-    let mut excluded: Vec<RelPath> = paths
-        .filter_map(|path| path.strip_prefix(share).ok())
-        .filter_map(|path| RelPath::new(path.as_os_str().as_bytes()).ok())
-        .filter(|path| !path.is_root())
-        .collect();
-    excluded.sort();
-    excluded.dedup();
-    excluded
 }
 
 #[cfg(test)]
@@ -184,12 +174,20 @@ mod tests {
             .unwrap()
             .unwrap();
         assert_eq!(share.directory, root);
-        let excluded: Vec<String> = share.excluded.iter().map(|p| p.to_string()).collect();
-        assert_eq!(excluded, [".state", "a/b", "a/cache", "cache", "log", "pw"]);
-        let share = choose(&options(&[]), Some(&root.join("a")), &private)
-            .unwrap()
-            .unwrap();
-        assert_eq!(share.excluded.len(), 2);
+        let excluded = [".state", "a/b", "a/cache", "cache", "log", "pw"];
+        assert_eq!(share.excluded, excluded.map(|below| root.join(below)));
+    }
+
+    #[test]
+    fn a_share_is_named_by_the_path_that_was_typed() {
+        let (_guard, root) = tree();
+        let link = root.join("link");
+        std::os::unix::fs::symlink("a", &link).unwrap();
+        let options = options(&["--share", link.to_str().unwrap()]);
+        let share = choose(&options, None, &at(root.join("b"))).unwrap();
+        assert_eq!(share.unwrap().directory, link);
+        // What it leads to is judged all the same.
+        assert!(choose(&options, None, &at(root.join("a"))).is_err());
     }
 
     #[test]

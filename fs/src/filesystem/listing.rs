@@ -35,10 +35,12 @@ impl Filesystem {
             }
         };
         let dots = self.dots(open, snapshot.as_ref())?;
+        let mut is_told = false;
         for ((next, name), attr) in (1..).zip([&b"."[..], b".."]).zip(dots) {
             if next > offset && !emit(DirectoryEntry { name, next, attr }) {
                 return Ok(());
             }
+            is_told |= next > offset;
         }
         let Some(snapshot) = snapshot else {
             return self.hidden.list(open.number, offset, emit);
@@ -46,6 +48,7 @@ impl Filesystem {
         let first = usize::try_from(offset.saturating_sub(2)).unwrap_or(usize::MAX);
         let mut ahead = open.ahead.lock();
         let mut inodes = self.inodes.lock();
+        ahead.has_left_out &= first > 0;
         let mut ready = ahead.take(first, &mut inodes).into_iter();
         let mut reached = first;
         for index in first..snapshot.len() {
@@ -54,6 +57,7 @@ impl Filesystem {
                 None => snapshot.tell(index, &open.what, &mut inodes),
             };
             // A path that is too long cannot be named in any other way either.
+            ahead.has_left_out |= number.is_none();
             let entry = number.and_then(|number| Some((number, inodes.get(number)?)));
             if let Some((number, inode)) = entry {
                 let attr = Attr::of(number, inode);
@@ -62,6 +66,7 @@ impl Filesystem {
                     inodes.forget(number, 1);
                     break;
                 }
+                is_told = true;
             }
             reached = index + 1;
         }
@@ -69,6 +74,10 @@ impl Filesystem {
             inodes.forget(number, 1);
         }
         (ahead.reached, ahead.last) = (reached, reached - first.min(reached));
+        // Whoever walks the tree has to hear that this was not all, behind all that can be told.
+        if !is_told && ahead.has_left_out && reached >= snapshot.len() {
+            return Err(Error::NameTooLong);
+        }
         Ok(())
     }
 

@@ -24,6 +24,8 @@ pub struct Directory {
     pub items: Vec<Item>,
     /// The members that did not answer.
     pub silent: Vec<Arc<str>>,
+    /// Those of them that answered that they cannot tell.
+    pub failing: Vec<Arc<str>>,
     /// What each member that has it said.
     parts: Vec<Part>,
     /// The indices of items that stand for another content of a name, by that name.
@@ -170,10 +172,16 @@ impl Directory {
             mtime: parts.iter().map(|part| part.mtime).max(),
             items,
             silent,
+            failing: Vec::new(),
             parts,
             renamed,
             by_number: OnceLock::new(),
         }
+    }
+
+    /// The same, of which these members said that they cannot tell.
+    pub fn without(self, failing: Vec<Arc<str>>) -> Self {
+        Self { failing, ..self }
     }
 
     /// Bytes of memory, as far as they count.

@@ -5,7 +5,8 @@
 //! answer is remembered with the answer, so that silence is never taken for absence:
 //! - a name that nobody has is remembered as absent only if everybody said so;
 //! - a directory that only a silent member may have is an error, not an empty directory;
-//! - when nobody at all has answered, every question is an error.
+//! - when nobody at all has answered, every question is an error;
+//! - who answers that it cannot tell, as something failed there or has run out, makes a name that nobody else has an error.
 //!
 //! News of a member end what that member said, and no other's: then it alone is asked again.
 //!
@@ -140,6 +141,8 @@ struct Answers<T> {
     barred: Vec<Arc<str>>,
     /// The names of those who did not answer.
     silent: Vec<Arc<str>>,
+    /// Those of them that answered, and could not tell.
+    failing: Vec<Arc<str>>,
 }
 
 impl View {
@@ -222,7 +225,7 @@ impl View {
         let (cache, heard) = (&mut state.cache, &state.heard);
         if let Some(listing) = cache.directory_for(directory, name, present, heard) {
             drop(guard);
-            return self.measured(directory, listing.look_up(name), wait);
+            return self.measured(directory, listing.look_up(name)?, wait);
         }
         if cache.is_absent(&path, present, heard) {
             return Ok(Found::Nothing { certain: true });
@@ -238,7 +241,7 @@ impl View {
         let begun = state.begin();
         drop(guard);
         if list_instead && let Ok(listing) = self.list(directory, wait) {
-            return self.measured(directory, listing.look_up(name), wait);
+            return self.measured(directory, listing.look_up(name)?, wait);
         }
 
         let kept = self.still_there(kept, present);
@@ -256,12 +259,15 @@ impl View {
         if let Some(item) = merge::name(name, answers.said, self.preferred) {
             return self.measured(directory, Found::Item(item), wait);
         }
+        if !answers.failing.is_empty() {
+            return Err(Error::Failing(answers.failing.join(", ")));
+        }
         if answers.denials == 0 && !certain {
             return Err(Error::Silent(answers.silent.join(", ")));
         }
         if merge::may_be_conflict(name) {
             return match self.list(directory, wait) {
-                Ok(listing) => self.measured(directory, listing.look_up(name), wait),
+                Ok(listing) => self.measured(directory, listing.look_up(name)?, wait),
                 Err(Error::NotFound | Error::Silent(_)) => Ok(Found::Nothing { certain }),
                 Err(error) => Err(error),
             };
@@ -453,7 +459,7 @@ impl View {
         let answers = Answers::sort(round.answers);
         if let Some(from) = &from
             && answers.said.is_empty()
-            && answers.silent == from.silent
+            && (&answers.silent, &answers.failing) == (&from.silent, &from.failing)
         {
             // All is as it was.
             let what = Arc::clone(from);
@@ -464,12 +470,15 @@ impl View {
         }
         let fresh = answers.said.into_iter();
         said.extend(fresh.map(|(member, listing)| Said::fresh(member, listing)));
-        if said.is_empty() && !(self.is_merged && path.is_root()) {
+        let has_root = self.is_merged && path.is_root() && answers.failing.is_empty();
+        if said.is_empty() && !has_root {
             if !answers.barred.is_empty() {
                 let who = answers.barred.join(", ");
                 return Err(NetError::Forbidden { who }.into());
             }
-            return Err(if answers.silent.is_empty() {
+            return Err(if !answers.failing.is_empty() {
+                Error::Failing(answers.failing.join(", "))
+            } else if answers.silent.is_empty() {
                 self.conflicts.lock().update(path, &[], Seen::default());
                 Error::NotFound
             } else {
@@ -482,6 +491,7 @@ impl View {
         }
         let is_shown = |name: &Name| !self.is_reserved(path, name);
         let what = Directory::merged(said, answers.silent, self.preferred, is_shown);
+        let what = what.without(answers.failing);
         if self.is_merged {
             let is_disproved =
                 |source: &Source| self.network.is_disproved(source.member.id, source.version);
@@ -589,12 +599,13 @@ impl State {
 }
 
 impl Directory {
-    fn look_up(&self, name: &Name) -> Found {
+    fn look_up(&self, name: &Name) -> Result<Found, Error> {
         match self.items.binary_search_by(|item| item.name.cmp(name)) {
-            Ok(index) => Found::Item(self.items[index].clone()),
-            Err(_) => Found::Nothing {
+            Ok(index) => Ok(Found::Item(self.items[index].clone())),
+            Err(_) if !self.failing.is_empty() => Err(Error::Failing(self.failing.join(", "))),
+            Err(_) => Ok(Found::Nothing {
                 certain: self.silent.is_empty(),
-            },
+            }),
         }
     }
 }
@@ -607,6 +618,7 @@ impl<T> Answers<T> {
             denials: 0,
             barred: Vec::new(),
             silent: Vec::new(),
+            failing: Vec::new(),
         };
         for Answer {
             member: id,
@@ -621,6 +633,9 @@ impl<T> Answers<T> {
                 Err(error) if is_barred(&error) => sorted.barred.push(name),
                 Err(error) => {
                     tracing::debug!(member = %name, %error, "no answer");
+                    if matches!(error, NetError::Fault { .. }) {
+                        sorted.failing.push(Arc::clone(&name));
+                    }
                     sorted.silent.push(name);
                 }
             }

@@ -187,6 +187,32 @@ fn when_nobody_answers_nothing_can_be_told() {
 }
 
 #[test]
+fn who_cannot_tell_makes_an_error_of_what_nobody_else_has() {
+    let (network, view) = setup();
+    let ann = network.join("ann", 1);
+    ann.put("x", "x", 1);
+    let bob = network.join("bob", 2);
+    bob.put("y", "y", 1);
+    bob.behave(Behaviour::Exhausted);
+    let find = |text: &str| view.find(&path(""), &name(text), within(SOON));
+    assert!(matches!(find("y"), Err(Error::Failing(who)) if who == "bob"));
+    assert_eq!(size(&view, "", "x"), Some(1));
+    bob.behave(Behaviour::Honest);
+    assert_eq!(size(&view, "", "y"), Some(1), "it is not remembered");
+    bob.behave(Behaviour::Exhausted);
+    // What was listed without bob knows that, too.
+    assert_eq!(names(&view.list(&path(""), within(SOON)).unwrap()), ["x"]);
+    let listed = view.find(&path(""), &name("y"), Wait::No);
+    assert!(matches!(listed, Err(Error::Failing(_))), "{listed:?}");
+    network.leave(ann.id());
+    network.join("carol", 3).behave(Behaviour::Gone);
+    for empty in ["", "d"] {
+        let empty = View::new(network.clone(), None).list(&path(empty), within(SOON));
+        assert!(matches!(empty, Err(Error::Failing(_))), "{empty:?}");
+    }
+}
+
+#[test]
 fn a_miss_in_a_listing_that_lacks_an_answer_is_uncertain() {
     let (network, view) = setup();
     network.join("ann", 1).put("x", "x", 1);

@@ -72,6 +72,7 @@ impl Requested {
         });
         let absence = match opened {
             Err(NoContent::Unknown) => StatusCode::SERVICE_UNAVAILABLE,
+            Err(NoContent::Failed) => StatusCode::INTERNAL_SERVER_ERROR,
             _ => StatusCode::NOT_FOUND,
         };
         let shared = opened.ok().and_then(|content| match content {

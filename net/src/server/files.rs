@@ -17,7 +17,7 @@ use super::body::{Body, Buffers, FileBody};
 use super::range::{Decision, decide};
 use super::routes::{Caller, status};
 use super::work::Work;
-use crate::share::{Asker, Share, SharedFile};
+use crate::share::{Asker, Share};
 use crate::types::{ByteRange, Kind, RelPath};
 use crate::wire::FaultCode;
 
@@ -33,7 +33,7 @@ pub(super) async fn serve<B>(
     let Some(share) = caller.context.service.share.clone() else {
         return status(StatusCode::NOT_FOUND);
     };
-    if let Some(response) = serve_now(request, &path, caller) {
+    if let Some(response) = serve_now(request, &share, &path, caller) {
         return response;
     }
     let (method, fields) = (request.method().clone(), request.headers().clone());
@@ -53,9 +53,9 @@ pub(super) async fn serve<B>(
         .work
         .run(move || requested.open(&share, work, &buffers));
     match prepared.await {
-        Ok((response, file)) => {
-            if let Some(file) = file {
-                caller.context.recent.put(path, file, now);
+        Ok((response, is_at_hand)) => {
+            if is_at_hand {
+                caller.context.recent.put(path, now);
             }
             response
         }
@@ -66,25 +66,28 @@ pub(super) async fn serve<B>(
     }
 }
 
-/// The answer right away, without a blocking thread: bytes of a file that was opened a moment ago, is still
-/// in that version, and has them in the page cache. Whatever else is asked takes the long way.
-fn serve_now<B>(request: &Request<B>, path: &RelPath, caller: &Caller) -> Option<Response<Body>> {
+/// The answer right away, without a blocking thread: bytes of a file that was served a moment ago, all the way to which is
+/// in memory, and which has them in the page cache. Whatever else is asked takes the long way.
+fn serve_now<B>(
+    request: &Request<B>,
+    share: &Share,
+    path: &RelPath,
+    caller: &Caller,
+) -> Option<Response<Body>> {
     let recent = &caller.context.recent;
     let (method, fields) = (request.method(), request.headers());
-    let file = recent
-        .get(path, Instant::now())
-        .filter(|_| method == Method::GET)?;
+    if method != Method::GET || !recent.holds(path, Instant::now()) {
+        return None;
+    }
+    let file = Arc::new(share.open_file_now(path)?);
     let attributes = file.attributes();
     let (tag, size) = (attributes.version.entity_tag(), attributes.size);
     let (code, range) = sent(&decide(method, fields, &tag, size), size)?;
     let work = caller.connection.work.clone();
     match FileBody::begin_now(&file, range, work, &caller.context.buffers) {
         Ok(body) => Some(with_bytes(code, Body::file(body?), &tag, range, size)),
-        // It is another file by now, or cannot be read any more: the long way says what is there.
-        Err(_) => {
-            recent.forget(path);
-            None
-        }
+        // It cannot be read: the long way says why.
+        Err(_) => None,
     }
 }
 
@@ -103,34 +106,29 @@ struct Requested {
 
 impl Requested {
     /// Opens the file, decides what to send of it, and reads the first bytes, all in one visit to
-    /// a blocking thread. Gives the open file too if further bytes of it may be read elsewhere.
-    fn open(
-        self,
-        share: &Share,
-        work: Work,
-        buffers: &Arc<Buffers>,
-    ) -> (Response<Body>, Option<Arc<SharedFile>>) {
+    /// a blocking thread. Also tells whether further bytes of it may be sent without.
+    fn open(self, share: &Share, work: Work, buffers: &Arc<Buffers>) -> (Response<Body>, bool) {
         let file = match share.open_file(&self.path, self.asker) {
             Ok(file) => Arc::new(file),
             Err(fault) if fault.code == FaultCode::Internal => {
                 tracing::warn!(path = %self.path, %fault, "a shared file cannot be opened");
-                return (status(StatusCode::INTERNAL_SERVER_ERROR), None);
+                return (status(StatusCode::INTERNAL_SERVER_ERROR), false);
             }
             // Listings say so, too: nothing has gone wrong.
             Err(fault) if fault.code == FaultCode::Forbidden => {
                 tracing::debug!(path = %self.path, %fault, "a shared file is not served");
-                return (status(StatusCode::FORBIDDEN), None);
+                return (status(StatusCode::FORBIDDEN), false);
             }
-            Err(_) => return (status(StatusCode::NOT_FOUND), None),
+            Err(_) => return (status(StatusCode::NOT_FOUND), false),
         };
         if file.attributes().kind != Kind::File {
-            return (status(StatusCode::NOT_FOUND), None);
+            return (status(StatusCode::NOT_FOUND), false);
         }
         let attributes = file.attributes();
         let (tag, size) = (attributes.version.entity_tag(), attributes.size);
         let decision = decide(&self.method, &self.fields, &tag, size);
         let Some((code, range)) = sent(&decision, size) else {
-            return (refuse(decision, &tag, size), None);
+            return (refuse(decision, &tag, size), false);
         };
         let body = match self.method == Method::HEAD {
             true => Ok(Body::empty()),
@@ -139,11 +137,11 @@ impl Requested {
         match body {
             Ok(body) => {
                 let response = with_bytes(code, body, &tag, range, size);
-                (response, Some(file).filter(|file| file.is_at_hand()))
+                (response, file.is_at_hand())
             }
             Err(error) => {
                 tracing::warn!(path = %self.path, %error, "a shared file cannot be read");
-                (status(StatusCode::INTERNAL_SERVER_ERROR), None)
+                (status(StatusCode::INTERNAL_SERVER_ERROR), false)
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Opening things below the shared directory, and nothing else.
 //!
-//! The directory is opened once; every later open starts there and is one `openat2(2)` that the
-//! kernel resolves without following a symbolic link, without a magic link of `/proc` and without
+//! The directory is opened for one request; every other open of that request starts there and is one `openat2(2)` that
+//! the kernel resolves without following a symbolic link, without a magic link of `/proc` and without
 //! leaving the directory, so no race with someone who renames things can lead outside. Links are
 //! followed by [`super::tree`], one step at a time, each step through here.
 
@@ -23,6 +23,20 @@ const TRIES: u32 = 10;
 /// The pause between two tries.
 const PAUSE: Duration = Duration::from_millis(5);
 
+/// How the shared directory itself is opened.
+const TOP: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
+/// How a file is opened that turns out to be something else, perhaps.
+const READ: OFlags = OFlags::RDONLY
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::NONBLOCK)
+    .union(OFlags::NOCTTY);
+
+/// How every path below it is looked up.
+const RESOLVE: ResolveFlags = ResolveFlags::BENEATH
+    .union(ResolveFlags::NO_MAGICLINKS)
+    .union(ResolveFlags::NO_SYMLINKS);
+
 /// Whether a path may lead into a file system that is mounted below the shared directory.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mounts {
@@ -38,15 +52,27 @@ pub(super) struct Beneath {
     root: OwnedFd,
 }
 
+/// Pins the directory at `directory`, wherever symbolic links lead.
+pub(super) fn open_top(directory: &Path) -> Result<OwnedFd, Errno> {
+    patiently(|| rustix::fs::openat(CWD, directory, TOP, Mode::empty()))
+}
+
+/// The same if it can be done without waiting for a disk or another machine, that is, out of the kernel's memory of
+/// names; else an error.
+pub(super) fn open_top_now(directory: &Path) -> Result<OwnedFd, Errno> {
+    rustix::fs::openat2(CWD, directory, TOP, Mode::empty(), ResolveFlags::CACHED)
+}
+
 impl Beneath {
-    /// Opens the shared directory. Fails with a sentence for people when the kernel, or the
-    /// sandbox around this process, has no `openat2`.
-    pub(super) fn new(directory: &Path) -> io::Result<Self> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = patiently(|| rustix::fs::openat(CWD, directory, flags, Mode::empty()))?;
-        let beneath = Self { root };
-        match beneath.pin(&RelPath::root(), Mounts::Stay) {
-            Ok(_) => Ok(beneath),
+    /// What lies below `top`, a pinned directory.
+    pub(super) fn new(top: OwnedFd) -> Self {
+        Self { root: top }
+    }
+
+    /// Fails with a sentence for people when the kernel, or the sandbox around this process, has no `openat2`.
+    pub(super) fn check(&self) -> io::Result<()> {
+        match self.pin(&RelPath::root(), Mounts::Stay) {
+            Ok(_) => Ok(()),
             Err(Errno::NOSYS | Errno::PERM | Errno::INVAL) => Err(io::Error::new(
                 io::ErrorKind::Unsupported,
                 "the system call openat2 is missing: it takes Linux 5.6 or newer, and a container \
@@ -65,8 +91,15 @@ impl Beneath {
     /// Opens `path` for reading. The caller has to look at what it got: should it be a FIFO or a
     /// terminal by now, this neither waits for it nor is controlled by it.
     pub(super) fn read(&self, path: &RelPath) -> Result<OwnedFd, Errno> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
-        self.open(path, flags, Mounts::Cross)
+        self.open(path, READ, Mounts::Cross)
+    }
+
+    /// Opens the file at `path` for reading if that can be done without waiting, on the shared directory's own mount. The
+    /// caller knows that it was a regular file a moment ago, and looks at what it got.
+    pub(super) fn read_now(&self, path: &RelPath) -> Result<OwnedFd, Errno> {
+        let resolve = RESOLVE | ResolveFlags::NO_XDEV | ResolveFlags::CACHED;
+        let flags = READ | OFlags::CLOEXEC;
+        rustix::fs::openat2(&self.root, path.as_bytes(), flags, Mode::empty(), resolve)
     }
 
     fn open(&self, path: &RelPath, flags: OFlags, mounts: Mounts) -> Result<OwnedFd, Errno> {
@@ -86,8 +119,7 @@ pub(super) fn open_directory(pinned: impl AsFd) -> Result<OwnedFd, Errno> {
 }
 
 fn openat2(from: impl AsFd, path: &[u8], flags: OFlags, mounts: Mounts) -> Result<OwnedFd, Errno> {
-    let mut resolve =
-        ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_SYMLINKS;
+    let mut resolve = RESOLVE;
     if mounts == Mounts::Stay {
         resolve |= ResolveFlags::NO_XDEV;
     }
@@ -123,7 +155,8 @@ mod tests {
         fs::create_dir(dir.path().join("real")).unwrap();
         fs::write(dir.path().join("real/file"), "x").unwrap();
         symlink("real", dir.path().join("link")).unwrap();
-        let beneath = Beneath::new(dir.path()).unwrap();
+        let beneath = Beneath::new(open_top(dir.path()).unwrap());
+        beneath.check().unwrap();
         assert!(beneath.pin(&path("real/file"), Mounts::Stay).is_ok());
         assert!(beneath.read(&path("real/file")).is_ok());
         assert!(beneath.pin(&path("link"), Mounts::Stay).is_ok());
@@ -138,9 +171,9 @@ mod tests {
     fn only_a_directory_can_be_shared() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("file"), "x").unwrap();
-        let error = |name: &str| Beneath::new(&dir.path().join(name)).unwrap_err().kind();
-        assert_eq!(error("file"), io::ErrorKind::NotADirectory);
-        assert_eq!(error("nothing"), io::ErrorKind::NotFound);
+        let error = |name: &str| open_top(&dir.path().join(name)).unwrap_err();
+        assert_eq!(error("file"), Errno::NOTDIR);
+        assert_eq!(error("nothing"), Errno::NOENT);
     }
 
     #[test]

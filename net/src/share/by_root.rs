@@ -5,8 +5,10 @@ use std::time::Instant;
 use super::former::{FormerFile, KnownTrees};
 use super::relocate::Whereabouts;
 use super::roots::Place;
-use super::{Asker, Share, SharedFile};
+use super::tree::is_absence;
+use super::{Asker, Share, SharedFile, file_in};
 use crate::types::{ByteRange, ContentId, RelPath, Root, Version};
+use crate::wire::FaultCode;
 
 /// Where a content is to be had.
 #[derive(Debug)]
@@ -24,6 +26,8 @@ pub enum NoContent {
     Gone,
     /// There was no time to find the file that had it.
     Unknown,
+    /// It cannot be told: something failed here, or has run out.
+    Failed,
 }
 
 impl Share {
@@ -41,7 +45,20 @@ impl Share {
         until: Instant,
     ) -> Result<SharedContent, NoContent> {
         let place = self.place_of(root).ok_or(NoContent::Gone)?;
-        let here = self.tree_file(&place.path).ok();
+        let tree = match self.tree() {
+            Ok(tree) => tree,
+            // What was known of it stays known.
+            Err(error) if is_absence(error) => return Err(NoContent::Gone),
+            Err(_) => return Err(NoContent::Failed),
+        };
+        let here = match file_in(&tree, &place.path) {
+            Ok(file) => Some(file),
+            Err(fault) if fault.code == FaultCode::Internal => {
+                tracing::warn!(path = %place.path, %fault, "a shared file cannot be opened");
+                return Err(NoContent::Failed);
+            }
+            Err(_) => None,
+        };
         let (size, path) = (place.size, place.path.clone());
         if let Some(file) = &here
             && self.root_of(file.attributes().version) == Some(root)
@@ -54,12 +71,12 @@ impl Share {
             self.wanted_soon(Asker::Nobody, [path].into_iter());
             return Ok(SharedContent::Former(former));
         }
-        let whereabouts = self.relocations.find(&self.tree, &place, until);
+        let whereabouts = self.relocations.find(&tree, &place, until);
         if let Whereabouts::Unknown = whereabouts {
             return Err(NoContent::Unknown);
         }
         if let Whereabouts::At(path) = whereabouts
-            && let Ok(file) = self.tree_file(&path)
+            && let Ok(file) = file_in(&tree, &path)
             && let Some(former) = self.former(file, content, start)
         {
             self.note_place(root, path);
@@ -102,7 +119,7 @@ impl Share {
 
     /// `file`, if it has the byte at `start` of `content`.
     fn former(&self, file: SharedFile, content: ContentId, start: u64) -> Option<FormerFile> {
-        let former = FormerFile::new(file.into_descriptor(), content, self.trees());
+        let former = FormerFile::new(file, content, self.trees());
         let first = ByteRange::new(start, start.saturating_add(1).min(content.size));
         if first.is_empty() {
             return Some(former);

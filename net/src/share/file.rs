@@ -2,10 +2,13 @@
 
 use std::io::{self, IoSliceMut};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::fs::{fdatasync, fstatfs};
 use rustix::io::{Errno, ReadWriteFlags, pread, preadv2};
 
+use super::aside::{Aside, Crossing};
 use super::roots::Place;
 use super::state::State;
 use super::wishes::FileId;
@@ -24,18 +27,54 @@ const UNMARKED: [u32; 2] = [0x0102_1994, 0x8584_58f6];
 /// with `settle`.
 #[derive(Debug)]
 pub struct SharedFile {
-    file: OwnedFd,
+    file: Arc<OwnedFd>,
     state: State,
     attributes: Attributes,
+    way: Option<Way>,
 }
 
+/// The way to the bytes of a file whose file system may stop to answer.
+#[derive(Debug)]
+pub(super) struct Way {
+    pub(super) aside: Arc<Aside>,
+    pub(super) crossing: Crossing,
+}
+
+impl Drop for SharedFile {
+    fn drop(&mut self) {
+        // To close a file may take an answer, too.
+        if let Some(way) = &self.way {
+            let file = Arc::clone(&self.file);
+            way.aside.leave(&way.crossing, move || drop(file));
+        }
+    }
+}
+
+/// How long [`AT_ONCE`] bytes of such a file are waited for: some seconds, as it may be far away.
+const BYTES: Duration = Duration::from_secs(3);
+
+/// Bytes that are asked for at once there.
+const AT_ONCE: usize = 64 * 1024;
+
+/// How long it may take to write back what programs have stored there.
+const WRITING_BACK: Duration = Duration::from_secs(10);
+
 impl SharedFile {
-    /// Wraps an open regular file; `None` when `state` is not that of one.
-    pub(super) fn new(file: OwnedFd, state: State) -> Option<Self> {
+    /// Wraps an open regular file; `None` when `state` is not that of one. `way` is set if its file system may stop to
+    /// answer.
+    pub(super) fn new(file: OwnedFd, state: State, way: Option<Way>) -> Option<Self> {
+        let (file, attributes) = (Arc::new(file), state.attributes());
+        let Some(attributes) = attributes else {
+            if let Some(Way { aside, crossing }) = way {
+                aside.leave(&crossing, move || drop(file));
+            }
+            return None;
+        };
         Some(Self {
-            attributes: state.attributes()?,
+            attributes,
             file,
             state,
+            way,
         })
     }
 
@@ -52,13 +91,33 @@ impl SharedFile {
         if buffer.is_empty() {
             return Ok(0);
         }
-        let count = read_at(&self.file, offset, buffer)?;
-        self.check()?;
-        if count == 0 {
-            // Some files of sysfs claim a size that they do not have.
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        Ok(count)
+        self.read_by_its_way(offset, buffer, Some(self.state))
+    }
+
+    /// Reads bytes at `offset` in whatever state the file is by now, as pread(2) does.
+    pub(super) fn read_any(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        self.read_by_its_way(offset, buffer, None)
+    }
+
+    fn read_by_its_way(
+        &self,
+        offset: u64,
+        buffer: &mut [u8],
+        state: Option<State>,
+    ) -> io::Result<usize> {
+        let Some(way) = &self.way else {
+            return read(&self.file, state, offset, buffer);
+        };
+        let (file, wanted) = (Arc::clone(&self.file), buffer.len());
+        let job = move || {
+            let mut bytes = vec![0; wanted.min(AT_ONCE)];
+            let count = read(&file, state, offset, &mut bytes)?;
+            bytes.truncate(count);
+            io::Result::Ok(bytes)
+        };
+        let bytes = way.aside.run(&way.crossing, BYTES, job)??;
+        buffer[..bytes.len()].copy_from_slice(&bytes);
+        Ok(bytes.len())
     }
 
     /// [`SharedFile::read_at`] if it can be done without waiting for a disk, that is, out of the
@@ -68,11 +127,14 @@ impl SharedFile {
         if buffer.is_empty() {
             return Ok(Some(0));
         }
+        if self.way.is_some() {
+            return Ok(None);
+        }
         let mut slices = [IoSliceMut::new(buffer)];
         match preadv2(&self.file, &mut slices, offset, ReadWriteFlags::NOWAIT) {
             Ok(0) | Err(Errno::AGAIN | Errno::INTR | Errno::OPNOTSUPP | Errno::NOSYS) => Ok(None),
             Ok(count) => {
-                self.check()?;
+                check(&self.file, &self.state)?;
                 Ok(Some(count))
             }
             Err(other) => Err(other.into()),
@@ -83,12 +145,14 @@ impl SharedFile {
     /// as changed. Whoever needs to rely on that opens the file anew afterwards. False where the file
     /// system does not mark such stores at all.
     pub(super) fn settle(&self) -> io::Result<bool> {
-        let kind = fstatfs(&self.file)?.f_type;
-        if UNMARKED.contains(&(kind as u32)) {
-            return Ok(false);
+        match &self.way {
+            None => settle(&self.file),
+            Some(way) => {
+                let file = Arc::clone(&self.file);
+                let job = move || settle(&file);
+                way.aside.run(&way.crossing, WRITING_BACK, job)?
+            }
         }
-        fdatasync(&self.file)?;
-        Ok(true)
     }
 
     /// Which file it is, in whatever version.
@@ -107,17 +171,15 @@ impl SharedFile {
 
     /// Its state when it was opened, and by now.
     pub(super) fn states(&self) -> io::Result<(State, State)> {
-        Ok((self.state, State::of(&self.file)?))
-    }
-
-    /// The same file, to be read in whatever state it is.
-    pub(super) fn into_descriptor(self) -> OwnedFd {
-        self.file
-    }
-
-    /// Reads bytes at `offset` in whatever state the file is by now, as pread(2) does.
-    pub(super) fn read_any(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        read_at(&self.file, offset, buffer)
+        let now = match &self.way {
+            None => State::of(&*self.file)?,
+            Some(way) => {
+                let file = Arc::clone(&self.file);
+                let job = move || State::of(&*file);
+                way.aside.run(&way.crossing, BYTES, job)??
+            }
+        };
+        Ok((self.state, now))
     }
 
     /// When the file last changed in any way, nanoseconds since 1970. Unlike the mtime, programs cannot
@@ -140,26 +202,43 @@ impl SharedFile {
     pub(crate) fn is_at_hand(&self) -> bool {
         matches!(self.read_at_now(0, &mut [0]), Ok(Some(1)))
     }
-
-    fn check(&self) -> io::Result<()> {
-        if State::of(&self.file)? == self.state {
-            Ok(())
-        } else {
-            Err(io::Error::new(
-                io::ErrorKind::StaleNetworkFileHandle,
-                "the file changed since it was opened",
-            ))
-        }
-    }
 }
 
-/// pread(2), whatever interrupts it.
-pub(super) fn read_at(file: &OwnedFd, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
-    loop {
+/// Reads some bytes of a file, which has to be in `state` afterwards if there is one.
+fn read(file: &OwnedFd, state: Option<State>, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+    let count = loop {
         match pread(file, &mut *buffer, offset) {
             Err(Errno::INTR) => {}
-            done => return Ok(done?),
+            done => break done?,
         }
+    };
+    if let Some(state) = state {
+        check(file, &state)?;
+        if count == 0 {
+            // Some files of sysfs claim a size that they do not have.
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    Ok(count)
+}
+
+fn settle(file: &OwnedFd) -> io::Result<bool> {
+    let kind = fstatfs(file)?.f_type;
+    if UNMARKED.contains(&(kind as u32)) {
+        return Ok(false);
+    }
+    fdatasync(file)?;
+    Ok(true)
+}
+
+fn check(file: &OwnedFd, state: &State) -> io::Result<()> {
+    if State::of(file)? == *state {
+        Ok(())
+    } else {
+        Err(io::Error::new(
+            io::ErrorKind::StaleNetworkFileHandle,
+            "the file changed since it was opened",
+        ))
     }
 }
 

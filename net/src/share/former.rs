@@ -6,13 +6,12 @@
 //! if it is the one that belongs there.
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
 use super::captures::Captures;
-use super::file::read_at;
+use super::file::SharedFile;
 use super::roots::Roots;
 use crate::merkle::{BLOCK, Leaves, SUBTREE_BLOCKS, Subtree};
 use crate::types::{ByteRange, ContentId, Root};
@@ -48,7 +47,7 @@ impl KnownTrees {
 /// A file that may still have a content which it had.
 #[derive(Debug)]
 pub struct FormerFile {
-    file: OwnedFd,
+    file: SharedFile,
     content: ContentId,
     trees: KnownTrees,
     /// Those of the subtree that was read last.
@@ -56,7 +55,7 @@ pub struct FormerFile {
 }
 
 impl FormerFile {
-    pub(super) fn new(file: OwnedFd, content: ContentId, trees: KnownTrees) -> Self {
+    pub(super) fn new(file: SharedFile, content: ContentId, trees: KnownTrees) -> Self {
         Self {
             file,
             content,
@@ -88,7 +87,10 @@ impl FormerFile {
         let mut bytes = vec![0; (end - start) as usize];
         let mut filled = 0;
         while filled < bytes.len() {
-            match read_at(&self.file, start + filled as u64, &mut bytes[filled..])? {
+            match self
+                .file
+                .read_any(start + filled as u64, &mut bytes[filled..])?
+            {
                 0 => break,
                 count => filled += count,
             }

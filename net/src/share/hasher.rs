@@ -148,6 +148,7 @@ pub(super) fn start(share: &Arc<Share>, roots: &Arc<Roots>) -> Result<(), Error>
         wanted: Arc::clone(&share.wanted),
         roots: Arc::clone(roots),
         walked_to: Some(None),
+        generation: None,
         unflushed: 0,
         flushed: Instant::now(),
         untold: Vec::new(),
@@ -166,6 +167,8 @@ struct Hasher {
     roots: Arc<Roots>,
     /// How far the walk over the whole share has come; `None` when it is done.
     walked_to: Option<Option<RelPath>>,
+    /// Which of the directories at the share's path it is, or was, about.
+    generation: Option<u64>,
     /// Roots that a crash would lose, and when there were last none.
     unflushed: usize,
     flushed: Instant,
@@ -181,6 +184,7 @@ impl Hasher {
         while !self.wanted.is_stopped() {
             self.flush(FLUSH);
             self.tell(TELL);
+            self.follow();
             let wait = match (self.walked_to.is_some(), self.untold.is_empty()) {
                 (true, _) => Duration::ZERO,
                 (false, true) => IDLE,
@@ -212,6 +216,14 @@ impl Hasher {
             }
         }
         self.flush(Duration::ZERO);
+    }
+
+    /// Begins the walk again when the share is another directory by now.
+    fn follow(&mut self) {
+        let generation = self.share.upgrade().map(|share| share.anchor.generation());
+        if self.generation != generation {
+            (self.generation, self.walked_to) = (generation, Some(None));
+        }
     }
 
     /// Brings what was computed to the disk, if that last happened `pause` ago.

@@ -15,6 +15,10 @@ use crate::wire::Listing;
 // A page has to fit a message, with base64 and all else that is around the names.
 const _: () = assert!(Listing::MAX_ENTRIES * MAX_NAME_BYTES <= 2 << 20);
 
+/// Where each takes a question to another machine, so many are looked at before the time is: that takes no longer than one
+/// directory may.
+const AT_ONCE: usize = 256;
+
 /// The entries of `directory` behind `after`, at most `limit`. Only these are looked at: a name
 /// that leads nowhere, or is gone by now, is left out and the page filled up with the next, as long as it is not
 /// later than `until`. A page that is short for that has more behind it.
@@ -22,7 +26,7 @@ const _: () = assert!(Listing::MAX_ENTRIES * MAX_NAME_BYTES <= 2 << 20);
 /// # Errors
 /// [`Errno::TIMEDOUT`] if there was time for names that lead nowhere only; or this machine has run out of something.
 pub(super) fn page(
-    tree: &Tree,
+    tree: &Arc<Tree>,
     directory: &Found,
     names: &Arc<Names>,
     after: Option<&Name>,
@@ -32,7 +36,11 @@ pub(super) fn page(
     let mut next = after.map_or(0, |after| names.behind(after.as_bytes()));
     let mut entries = Vec::with_capacity(limit.min(names.len() - next));
     while entries.len() < limit && next < names.len() {
-        let range = next..names.len().min(next + limit - entries.len());
+        let most = (limit - entries.len()).min(match directory.may_stop() {
+            true => AT_ONCE,
+            false => usize::MAX,
+        });
+        let range = next..names.len().min(next + most);
         next = range.end;
         for seen in in_halves(range, |range| look(tree, directory, names, range)) {
             entries.append(&mut seen?);
@@ -56,14 +64,16 @@ pub(super) fn page(
 
 /// What is there of the names with these numbers.
 fn look(
-    tree: &Tree,
+    tree: &Arc<Tree>,
     directory: &Found,
-    names: &Names,
+    names: &Arc<Names>,
     numbers: Range<usize>,
 ) -> Result<Vec<Entry>, Errno> {
     let mut entries = Vec::with_capacity(numbers.len());
-    for (name, seen) in numbers.map(|number| names.get(number)) {
-        match tree.entry(directory, name, seen) {
+    let looked = tree.entries(directory, names, numbers.clone())?;
+    for (number, entry) in numbers.zip(looked) {
+        let (name, _) = names.get(number);
+        match entry {
             Ok(Some(attributes)) => {
                 entries.extend(Name::new(name).ok().map(|name| Entry { name, attributes }))
             }

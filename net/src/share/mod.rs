@@ -11,6 +11,8 @@
 //! do. Their faults never name a path of this machine.
 
 mod access;
+mod anchor;
+mod aside;
 mod beneath;
 mod by_root;
 mod captures;
@@ -20,6 +22,7 @@ mod halves;
 mod hasher;
 mod index;
 pub(crate) mod journal;
+mod keeper;
 mod listing;
 mod mounts;
 mod names;
@@ -34,6 +37,7 @@ mod state;
 mod tests;
 mod top;
 mod tree;
+mod unreadable;
 mod walk;
 mod watch;
 mod wishes;
@@ -55,21 +59,24 @@ use crate::config::{CALL_DEADLINE, ShareConfig};
 use crate::error::Error;
 use crate::fairness::Holder;
 use crate::merkle::Subtree;
-use crate::types::{Attributes, Kind, Name, RelPath};
+use crate::status::Unreadable;
+use crate::types::{Attributes, Kind, MAX_NAME_BYTES, MAX_PATH_BYTES, Name, RelPath};
 use crate::wire::{
     Changes, ChangesRequest, Fault, FaultCode, HashesRequest, ListRequest, Listing, Response,
     SearchPage, SearchRequest, StatRequest, StatResponse,
 };
-use beneath::Beneath;
+use anchor::Anchor;
+use aside::STUCK;
 use captures::Captures;
 use hasher::Wanted;
 use index::Index;
+use keeper::Keeper;
 use names::Names;
-use policy::Policy;
 use relocate::Relocations;
 use search::Places;
 use snapshot::Turns;
 use tree::{Found, Tree, is_absence};
+use unreadable::{Complaint, UnreadableDirectories};
 use watch::Watch;
 use wishes::Interest;
 
@@ -86,18 +93,20 @@ const _: () = assert!(BUDGET.as_secs() < CALL_DEADLINE.as_secs());
 /// How often a file is looked for that is replaced whenever it was found.
 const OPEN_TRIES: u32 = 5;
 
-/// One shared directory. It stays the directory that was opened: moving it changes nothing, and
-/// another one made in its place is not served.
+/// One shared directory: whatever its path leads to when a question comes. While that is nothing, or nothing that may
+/// be served, the share is empty.
 #[derive(Debug)]
 pub struct Share {
-    tree: Arc<Tree>,
+    anchor: Anchor,
+    keeper: Arc<Keeper>,
     watch: Option<Arc<Watch>>,
     roots: Option<Arc<Roots>>,
     captures: Arc<Captures>,
     relocations: Relocations,
     turns: Turns,
     wanted: Arc<Wanted>,
-    index: Mutex<Index>,
+    index: Arc<Mutex<Index>>,
+    unreadable: Arc<UnreadableDirectories>,
     places: Mutex<Places>,
 }
 
@@ -106,20 +115,17 @@ impl Share {
     /// lies in a mount of this program, or that this system cannot serve it safely.
     pub fn open(config: &ShareConfig) -> Result<Self, Error> {
         let failed = |why| Error::local(format!("sharing {}", config.directory.display()), why);
-        let beneath = Beneath::new(&config.directory).map_err(failed)?;
-        let tree = Tree::new(beneath, Policy::new(config)).map_err(|errno| match errno {
-            Errno::XDEV => failed(std::io::Error::other("it lies in a TinyP2P mount")),
-            other => failed(other.into()),
-        })?;
         Ok(Self {
-            tree: Arc::new(tree),
+            anchor: Anchor::new(config).map_err(failed)?,
+            keeper: Arc::default(),
             watch: None,
             roots: None,
             captures: Arc::default(),
             relocations: Relocations::default(),
             turns: Turns::default(),
             wanted: Arc::default(),
-            index: Mutex::default(),
+            index: Arc::default(),
+            unreadable: Arc::default(),
             places: Mutex::default(),
         })
     }
@@ -127,7 +133,7 @@ impl Share {
     /// Notices from now on what changes in what others have been told. Where the system cannot do that,
     /// they have to ask again.
     pub fn watched(self) -> Self {
-        let watch = Watch::start(&self.tree);
+        let watch = Watch::start(&self.anchor.look());
         if let Err(error) = &watch {
             tracing::info!(%error, "others have to look for changes themselves");
         }
@@ -146,12 +152,14 @@ impl Share {
             ..self
         });
         hasher::start(&share, &roots)?;
+        keeper::start(&share)?;
         Ok(share)
     }
 
     /// Ends the work in the background.
     pub fn stop(&self) {
         self.wanted.stop();
+        self.keeper.stop();
         if let Some(watch) = &self.watch {
             watch.stop();
         }
@@ -174,8 +182,15 @@ impl Share {
 
     /// One page of a directory, for `asker`.
     pub fn list(&self, request: &ListRequest, asker: Asker) -> Result<Response, Fault> {
-        let counter = self.keep(&request.directory, request.watch);
-        match self.listing(request, asker, Instant::now() + BUDGET) {
+        let until = Instant::now() + BUDGET;
+        let (counter, listing) = match self.tree() {
+            Ok(tree) => (
+                self.keep(&tree, &request.directory, request.watch),
+                self.listing(&tree, request, asker, until),
+            ),
+            Err(error) => (None, Err(fault(error))),
+        };
+        match listing {
             Ok((mut listing, is_all_watched)) => {
                 listing.counter = counter.filter(|_| is_all_watched);
                 Ok(Response::List(listing))
@@ -189,19 +204,35 @@ impl Share {
 
     /// Watches what lies at `path`, if the caller `wants` that; from the counter on that this returns. To be called
     /// before it is looked at.
-    fn keep(&self, path: &RelPath, wants: bool) -> Option<u64> {
+    fn keep(&self, tree: &Arc<Tree>, path: &RelPath, wants: bool) -> Option<u64> {
         let watch = self.watch.as_ref().filter(|_| wants)?;
-        watch.keep(path, Instant::now())
+        watch.keep(tree, path, Instant::now())
+    }
+
+    /// What the share's path leads to now, for one request; [`Errno::NOENT`] while nothing is shared. If that is
+    /// something else than before, those who were told of the other hear of it.
+    fn tree(&self) -> Result<Arc<Tree>, Errno> {
+        let look = self.anchor.look();
+        if let Some(watch) = &self.watch {
+            watch.follow(&look);
+        }
+        look.tree
+    }
+
+    /// Why nothing is shared at the moment, in words; `None` while something is.
+    pub fn problem(&self) -> Option<String> {
+        self.anchor.problem().map(|problem| problem.to_string())
     }
 
     /// The page, and whether it shows only what a watch of the directory sees.
     fn listing(
         &self,
+        tree: &Arc<Tree>,
         request: &ListRequest,
         asker: Asker,
         until: Instant,
     ) -> Result<(Listing, bool), Fault> {
-        let (mut listing, is_all_watched) = self.list_names(request, until)?;
+        let (mut listing, is_all_watched) = self.list_names(tree, request, until)?;
         let names: Vec<Name> = listing
             .entries
             .iter()
@@ -217,15 +248,20 @@ impl Share {
         Ok((listing, is_all_watched))
     }
 
-    fn list_names(&self, request: &ListRequest, until: Instant) -> Result<(Listing, bool), Fault> {
+    fn list_names(
+        &self,
+        tree: &Arc<Tree>,
+        request: &ListRequest,
+        until: Instant,
+    ) -> Result<(Listing, bool), Fault> {
         let limit = page_limit(request.limit, Listing::MAX_ENTRIES)?;
-        let directory = self.tree.find(&request.directory).map_err(fault)?;
+        let directory = tree.find(&request.directory).map_err(fault)?;
         if directory.state.kind() != Some(Kind::Directory) {
             return Err(Fault::new(FaultCode::NotADirectory, "not a directory"));
         }
-        let names = self.names(&directory).map_err(unreadable)?;
+        let names = self.names(tree, &directory).map_err(unreadable)?;
         let after = request.after.as_ref();
-        let page = listing::page(&self.tree, &directory, &names, after, limit, until);
+        let page = listing::page(tree, &directory, &names, after, limit, until);
         let page = page.map_err(|error| match error {
             Errno::TIMEDOUT => too_slow(),
             other => internal(other),
@@ -249,14 +285,25 @@ impl Share {
             let message = format!("at most {} paths at a time", StatRequest::MAX_PATHS);
             return Err(Fault::new(FaultCode::LimitExceeded, message));
         }
+        let tree = match self.tree() {
+            Ok(tree) => tree,
+            Err(error) if is_absence(error) => {
+                let attributes = vec![None; request.paths.len()];
+                return Ok(StatResponse {
+                    attributes,
+                    counter: None,
+                });
+            }
+            Err(error) => return Err(internal(error)),
+        };
         // Each path, as the oldest counter is good for all; and no answer without one for any.
         let (mut counters, mut attributes) = (Vec::new(), Vec::new());
         for path in &request.paths {
             if Instant::now() >= until {
                 return Err(too_slow());
             }
-            counters.push(self.keep(path, request.watch));
-            attributes.push(self.attributes(path)?);
+            counters.push(self.keep(&tree, path, request.watch));
+            attributes.push(attributes_in(&tree, path)?);
         }
         let counter = counters.into_iter().collect::<Option<Vec<u64>>>();
         let counter = counter.and_then(|counters| counters.into_iter().min());
@@ -277,14 +324,6 @@ impl Share {
             attributes,
             counter,
         })
-    }
-
-    fn attributes(&self, path: &RelPath) -> Result<Option<Attributes>, Fault> {
-        match self.tree.find(path) {
-            Ok(found) => Ok(self.tree.attributes(&found)),
-            Err(error) if is_absence(error) => Ok(None),
-            Err(error) => Err(internal(error)),
-        }
     }
 
     /// One page of the files whose name matches, for `caller`. Ends within about two seconds, if need be early
@@ -320,40 +359,49 @@ impl Share {
         Ok(file)
     }
 
-    /// Opens a regular file. One that is being replaced at that very moment is
-    /// looked for again, so that it never seems absent.
+    /// The same without waiting, of a file that was opened at this `path` a moment ago and most likely has all that is
+    /// needed in memory; else `None`.
+    pub(crate) fn open_file_now(&self, path: &RelPath) -> Option<SharedFile> {
+        let (file, state) = self.anchor.look_now()?.open_now(path)?;
+        SharedFile::new(file, state, None)
+    }
+
+    /// Opens a regular file.
     fn tree_file(&self, path: &RelPath) -> Result<SharedFile, Fault> {
-        for _ in 0..OPEN_TRIES {
-            let found = self.tree.find(path).map_err(fault)?;
-            if found.state.kind() != Some(Kind::File) {
-                return Err(Fault::new(FaultCode::NotFound, "a directory, not a file"));
-            }
-            match self.tree.open(&found) {
-                Ok((file, state)) => {
-                    return SharedFile::new(file, state).ok_or_else(|| fault(Errno::NOENT));
-                }
-                Err(error @ (Errno::ACCESS | Errno::PERM)) => return Err(unreadable(error)),
-                Err(error) if is_absence(error) => {}
-                Err(error) => return Err(internal(error)),
-            }
-        }
-        Err(fault(Errno::NOENT))
+        let tree = self.tree().map_err(fault)?;
+        file_in(&tree, path)
     }
 
     /// The names of a directory: remembered ones while it is unchanged, else read now.
-    fn names(&self, directory: &Found) -> Result<Arc<Names>, Errno> {
-        let looked = SystemTime::now();
-        let state = directory.present_state()?;
-        let (real, version) = (directory.real(), state.version());
-        if let Some(names) = self.index.lock().get(real, version, Instant::now()) {
-            return Ok(names);
-        }
-        let names = Arc::new(self.tree.names(directory)?);
-        if is_settled(state.ctime(), looked) {
-            let now = Instant::now();
-            self.index.lock().put(real, version, &names, now);
-        }
-        Ok(names)
+    fn names(&self, tree: &Arc<Tree>, directory: &Found) -> Result<Arc<Names>, Errno> {
+        let (index, unreadable) = (Arc::clone(&self.index), Arc::clone(&self.unreadable));
+        // If nobody waits for them any more by then, they are remembered all the same.
+        tree.on(directory, move |tree, directory| {
+            let names = names_in(&index, tree, directory);
+            let outcome = names
+                .as_ref()
+                .map(|names| too_long(directory.real(), names));
+            let outcome = outcome.map_err(|error| *error);
+            unreadable.note(directory.real(), outcome, Instant::now());
+            names
+        })?
+    }
+
+    /// What of the share cannot be read, as far as it was come upon.
+    pub fn unreadable(&self) -> Vec<Unreadable> {
+        let told = |path: RelPath, problem: String, since: Instant| Unreadable {
+            path: path.to_string(),
+            problem,
+            seconds: since.elapsed().as_secs(),
+        };
+        let stuck = self.anchor.stuck().into_iter();
+        let stuck = stuck.map(|(at, since)| {
+            let problem = Complaint::Failed(STUCK).to_string();
+            told(at, problem, since)
+        });
+        let complaints = self.unreadable.complaints().into_iter();
+        let complaints = complaints.map(|(at, why, since)| told(at, why.to_string(), since));
+        stuck.chain(complaints).collect()
     }
 
     /// Gives back the memory of names that nobody has asked for lately.
@@ -362,12 +410,67 @@ impl Share {
     }
 
     /// The names of the directory at a path that has no links in it; an error if it has by now.
-    fn real_names(&self, path: &RelPath) -> Result<Arc<Names>, Errno> {
-        let directory = self.tree.find(path)?;
+    fn real_names(&self, tree: &Arc<Tree>, path: &RelPath) -> Result<Arc<Names>, Errno> {
+        let directory = tree.find(path)?;
         if directory.real() != path || directory.state.kind() != Some(Kind::Directory) {
             return Err(Errno::NOTDIR);
         }
-        self.names(&directory)
+        self.names(tree, &directory)
+    }
+}
+
+/// Opens a regular file. One that is being replaced at that very moment is
+/// looked for again, so that it never seems absent.
+fn file_in(tree: &Arc<Tree>, path: &RelPath) -> Result<SharedFile, Fault> {
+    for _ in 0..OPEN_TRIES {
+        let found = tree.find(path).map_err(fault)?;
+        if found.state.kind() != Some(Kind::File) {
+            return Err(Fault::new(FaultCode::NotFound, "a directory, not a file"));
+        }
+        match tree.open(&found) {
+            Ok((file, state)) => {
+                return SharedFile::new(file, state, tree.way(&found))
+                    .ok_or_else(|| fault(Errno::NOENT));
+            }
+            Err(error @ (Errno::ACCESS | Errno::PERM)) => return Err(unreadable(error)),
+            Err(error) if is_absence(error) => {}
+            Err(error) => return Err(internal(error)),
+        }
+    }
+    Err(fault(Errno::NOENT))
+}
+
+/// The names of a directory: remembered ones while it is unchanged, else read now.
+fn names_in(index: &Mutex<Index>, tree: &Tree, directory: &Found) -> Result<Arc<Names>, Errno> {
+    let looked = SystemTime::now();
+    let state = directory.present_state()?;
+    let (real, version) = (directory.real(), state.version());
+    if let Some(names) = index.lock().get(real, version, Instant::now()) {
+        return Ok(names);
+    }
+    let names = Arc::new(tree.names(directory)?);
+    if is_settled(state.ctime(), looked) {
+        index.lock().put(real, version, &names, Instant::now());
+    }
+    Ok(names)
+}
+
+/// How many of a directory's names make paths that are too long.
+fn too_long(directory: &RelPath, names: &Names) -> usize {
+    let room = MAX_PATH_BYTES.saturating_sub(directory.as_bytes().len() + 1);
+    if room >= MAX_NAME_BYTES {
+        return 0;
+    }
+    let names = (0..names.len()).map(|number| names.get(number).0.len());
+    names.filter(|length| *length > room).count()
+}
+
+/// The attributes of what is at `path`; `None` where nothing is served.
+fn attributes_in(tree: &Arc<Tree>, path: &RelPath) -> Result<Option<Attributes>, Fault> {
+    match tree.find(path) {
+        Ok(found) => tree.attributes(&found).map_err(internal),
+        Err(error) if is_absence(error) => Ok(None),
+        Err(error) => Err(internal(error)),
     }
 }
 
@@ -423,5 +526,9 @@ fn too_slow() -> Fault {
 
 /// The fault of a failing disk or system.
 fn internal(error: Errno) -> Fault {
-    Fault::new(FaultCode::Internal, error.to_string())
+    let message = match error {
+        STUCK => "a file system at this member does not answer".to_owned(),
+        other => other.to_string(),
+    };
+    Fault::new(FaultCode::Internal, message)
 }

@@ -11,6 +11,7 @@ use rustix::fs::{FileType, RawDir};
 use rustix::io::Errno;
 
 use super::state::State;
+use super::tree::is_exhaustion;
 use crate::types::Kind;
 
 /// Bytes of names that one `getdents64(2)` call may return.
@@ -57,7 +58,7 @@ impl Names {
             if matches!(name, b"." | b"..") || !keep(name) {
                 continue;
             }
-            if let Some(seen) = seen(directory, name, entry.file_type()) {
+            if let Some(seen) = seen(directory, name, entry.file_type())? {
                 names.push(name, seen)?;
             }
         }
@@ -198,21 +199,22 @@ impl Slot {
 }
 
 /// Sorts the entry into a kind that may be served; asks where the file system does not say.
-fn seen(directory: &OwnedFd, name: &[u8], file_type: FileType) -> Option<Seen> {
-    match file_type {
+fn seen(directory: &OwnedFd, name: &[u8], file_type: FileType) -> Result<Option<Seen>, Errno> {
+    Ok(match file_type {
         FileType::RegularFile => Some(Seen::File),
         FileType::Directory => Some(Seen::Directory),
         FileType::Symlink => Some(Seen::Link),
-        FileType::Unknown => {
-            let state = State::of_entry(directory, name).ok()?;
-            match state.kind() {
+        FileType::Unknown => match State::of_entry(directory, name) {
+            Ok(state) => match state.kind() {
                 Some(Kind::File) => Some(Seen::File),
                 Some(Kind::Directory) => Some(Seen::Directory),
                 None => state.is_link().then_some(Seen::Link),
-            }
-        }
+            },
+            Err(error) if is_exhaustion(error) => return Err(error),
+            Err(_) => None,
+        },
         _ => None,
-    }
+    })
 }
 
 #[cfg(test)]

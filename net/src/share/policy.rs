@@ -4,23 +4,19 @@
 //! ourselves. The paths judged here are real ones, with every symbolic link resolved, so a link
 //! cannot show what its target's own path would not.
 
-use crate::config::ShareConfig;
 use crate::types::{Name, RelPath};
 
 /// The names and subtrees that are left out.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Policy {
     hidden: bool,
     excluded: Vec<RelPath>,
 }
 
 impl Policy {
-    /// The policy that the user chose.
-    pub(super) fn new(config: &ShareConfig) -> Self {
-        Self {
-            hidden: config.hidden,
-            excluded: config.excluded.clone(),
-        }
+    /// Leaves out `excluded` with all below, and names that begin with a dot unless even those (`hidden`) are served.
+    pub(super) fn new(hidden: bool, excluded: Vec<RelPath>) -> Self {
+        Self { hidden, excluded }
     }
 
     /// True when nothing on the way to `path` is left out, nor `path` itself.

@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::mem::MaybeUninit;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -60,7 +61,7 @@ struct State {
 
 impl Relocations {
     /// Where the file that was at `place` is by now.
-    pub(super) fn find(&self, tree: &Tree, place: &Place, until: Instant) -> Whereabouts {
+    pub(super) fn find(&self, tree: &Arc<Tree>, place: &Place, until: Instant) -> Whereabouts {
         if place.inode == 0 {
             return Whereabouts::Nowhere;
         }
@@ -84,7 +85,7 @@ impl Relocations {
     }
 
     /// Its place if it has moved together with another one.
-    fn beside_others(&self, tree: &Tree, place: &Place) -> Option<RelPath> {
+    fn beside_others(&self, tree: &Arc<Tree>, place: &Place) -> Option<RelPath> {
         let moved: Vec<(RelPath, RelPath)> = self.state.lock().moved.iter().cloned().collect();
         moved.iter().rev().find_map(|(from, to)| {
             let path = place.path.moved(from, to)?;
@@ -146,7 +147,7 @@ fn moved_directory(from: &RelPath, to: &RelPath) -> Option<(RelPath, RelPath)> {
 }
 
 /// Looks through the directory in which the file was, then through all others, the upper ones first.
-fn look_through(tree: &Tree, place: &Place, until: Instant) -> Whereabouts {
+fn look_through(tree: &Arc<Tree>, place: &Place, until: Instant) -> Whereabouts {
     let mut pending: VecDeque<RelPath> = [RelPath::root()].into();
     if let Some((directory, _)) = place.path.split() {
         pending.push_front(directory);
@@ -165,7 +166,7 @@ fn look_through(tree: &Tree, place: &Place, until: Instant) -> Whereabouts {
 /// The path of the file with this inode in `directory`; what lies below it is added to `pending`. Links and
 /// other file systems are passed over: their numbers are their own.
 fn look_in(
-    tree: &Tree,
+    tree: &Arc<Tree>,
     directory: &RelPath,
     inode: u64,
     pending: &mut VecDeque<RelPath>,

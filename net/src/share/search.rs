@@ -5,11 +5,12 @@
 //! the place is remembered here for a few seconds, so that if the same caller asks the same again, it goes on
 //! from there. Callers neither use nor displace each other's places.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::pattern::Pattern;
 use super::pattern::patience::Patience;
-use super::tree::is_exhaustion;
+use super::tree::{Tree, is_absence, is_exhaustion};
 use super::walk::{Step, Stop, Walk};
 use super::{Share, internal, page_limit};
 use crate::fairness::{FairTable, Holder};
@@ -60,11 +61,16 @@ impl Share {
         let limit = page_limit(request.limit, SearchPage::MAX_MATCHES)?;
         let reached = self.places.lock().take(caller, request, started);
         let after = reached.or_else(|| request.after.clone());
-        let mut walk = Walk::new(self, &pattern, after.clone()).map_err(internal)?;
         let mut page = SearchPage {
             matches: Vec::new(),
             more: false,
         };
+        let tree = match self.tree() {
+            Ok(tree) => tree,
+            Err(error) if is_absence(error) => return Ok(page),
+            Err(error) => return Err(internal(error)),
+        };
+        let mut walk = Walk::new(self, &tree, &pattern, after.clone()).map_err(internal)?;
         let (mut bytes, mut reached) = (0, None);
         let (mut patience, mut is_last_try) = (Patience::new(started + budget), false);
         loop {
@@ -74,7 +80,7 @@ impl Share {
                 Ok(None) => break,
                 Ok(Some(Step::Directory(path) | Step::Passed(path))) => path,
                 Ok(Some(Step::Match(path))) => {
-                    if let Some(attributes) = self.file_attributes(&path)? {
+                    if let Some(attributes) = file_attributes(&tree, &path)? {
                         bytes += path.as_bytes().len();
                         page.matches.push((path.clone(), attributes));
                     }
@@ -107,18 +113,6 @@ impl Share {
         Ok(page)
     }
 
-    /// Attributes of a regular file; `None` when there is none at `path` (any more).
-    fn file_attributes(&self, path: &RelPath) -> Result<Option<Attributes>, Fault> {
-        match self.tree.find(path) {
-            Ok(found) => Ok(self
-                .tree
-                .attributes(&found)
-                .filter(|a| a.kind == Kind::File)),
-            Err(error) if is_exhaustion(error) => Err(internal(error)),
-            Err(_) => Ok(None),
-        }
-    }
-
     /// Notes that the page, and whoever asks for what follows it, has to go on behind `reached`.
     fn remember(
         &self,
@@ -136,6 +130,16 @@ impl Share {
             since: Instant::now(),
         };
         self.places.lock().put(caller, place);
+    }
+}
+
+/// Attributes of a regular file; `None` when there is none at `path` (any more).
+fn file_attributes(tree: &Arc<Tree>, path: &RelPath) -> Result<Option<Attributes>, Fault> {
+    let found = tree.find(path);
+    match found.and_then(|found| tree.attributes(&found)) {
+        Ok(attributes) => Ok(attributes.filter(|a| a.kind == Kind::File)),
+        Err(error) if is_exhaustion(error) => Err(internal(error)),
+        Err(_) => Ok(None),
     }
 }
 

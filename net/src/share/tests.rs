@@ -3,8 +3,10 @@
 #![allow(clippy::unwrap_used)]
 
 mod files;
+mod hung;
 mod links;
 mod mounted;
+mod moved;
 mod paging;
 mod races;
 mod rooted;

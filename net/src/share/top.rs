@@ -1,11 +1,13 @@
 //! The files at the top of the share, for those who know no directories.
 
+use std::sync::Arc;
 use std::time::Instant;
 
-use super::names::Seen;
+use super::names::{Names, Seen};
 use super::pattern::Pattern;
 use super::pattern::patience::{Patience, TimeIsUp};
-use super::{Share, fault, unreadable};
+use super::tree::{Found, Tree, is_absence, is_exhaustion};
+use super::{Share, fault, internal, unreadable};
 use crate::types::{Kind, RelPath};
 use crate::wire::{Fault, FaultCode};
 
@@ -22,8 +24,13 @@ impl Share {
         until: Instant,
     ) -> Result<Vec<Vec<u8>>, Fault> {
         let pattern = Pattern::new(pattern)?;
-        let directory = self.tree.find(&RelPath::root()).map_err(fault)?;
-        let names = self.names(&directory).map_err(unreadable)?;
+        let tree = match self.tree() {
+            Ok(tree) => tree,
+            Err(error) if is_absence(error) => return Ok(Vec::new()),
+            Err(error) => return Err(fault(error)),
+        };
+        let directory = tree.find(&RelPath::root()).map_err(fault)?;
+        let names = self.names(&tree, &directory).map_err(unreadable)?;
         let (mut found, mut patience) = (Vec::new(), Patience::new(until));
         for index in 0..names.len() {
             let (name, seen) = names.get(index);
@@ -38,9 +45,7 @@ impl Share {
             if seen == Seen::Link && Instant::now() >= until {
                 return Err(exceeded("there are too many links"));
             }
-            let is_file = seen == Seen::File
-                || matches!(self.tree.entry(&directory, name, seen),
-                    Ok(Some(attributes)) if attributes.kind == Kind::File);
+            let is_file = seen == Seen::File || is_file(&tree, &directory, &names, index)?;
             if is_file && found.len() == most {
                 return Err(exceeded(format!("more than {most} names match")));
             }
@@ -49,6 +54,21 @@ impl Share {
             }
         }
         Ok(found)
+    }
+}
+
+/// True if the name with this number leads to a regular file.
+fn is_file(
+    tree: &Arc<Tree>,
+    directory: &Found,
+    names: &Arc<Names>,
+    number: usize,
+) -> Result<bool, Fault> {
+    let entries = tree.entries(directory, names, number..number + 1);
+    match entries.map_err(internal)?.pop() {
+        Some(Ok(Some(attributes))) => Ok(attributes.kind == Kind::File),
+        Some(Err(error)) if is_exhaustion(error) => Err(internal(error)),
+        _ => Ok(false),
     }
 }
 

@@ -11,21 +11,29 @@
 //!   one that the path has passed through, so that every walk of the tree ends. (`find -L`
 //!   reports the same as a "file system loop".)
 //! - Another mounted file system is served as part of the tree unless it is a mount of this
-//!   program. Its root is looked at without asking it anything, so a dead one cannot hang us.
-//!   A dead NFS or foreign FUSE mount can: whoever shares those waits for them.
+//!   program. Its root is looked at without asking it anything. What lies below may hang whoever looks at it, unless the kernel
+//!   answers for it by itself: so the way ends there with a [`Crossing`], and is walked again where it can
+//!   be left behind ([`super::aside`]).
+
+use std::ops::Range;
+mod crossing;
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use rustix::fs::readlinkat;
 use rustix::io::Errno;
 
 use super::access::Rights;
+use super::aside::{Aside, Crossing};
 use super::beneath::{Beneath, Mounts, open_directory};
-use super::mounts::MountTable;
+use super::file::Way;
+use super::mounts::{Answerer, Device, MountTable};
 use super::names::{Names, Seen};
 use super::policy::Policy;
 use super::state::State;
 use crate::types::{Attributes, Kind, Name, RelPath};
+use crossing::Halt;
 
 /// The most links on one path, as the kernel has it (path_resolution(7)).
 const MAX_LINKS: usize = 40;
@@ -33,14 +41,18 @@ const MAX_LINKS: usize = 40;
 /// The most components that one name of a directory may expand to.
 const MAX_STEPS: usize = 1024;
 
-/// The shared directory and the rules of what is served from it.
+/// The shared directory as one request found it, and the rules of what is served from it.
 #[derive(Debug)]
 pub(super) struct Tree {
     beneath: Beneath,
-    policy: Policy,
-    mounts: MountTable,
+    policy: Arc<Policy>,
+    mounts: Arc<MountTable>,
     rights: Rights,
+    aside: Arc<Aside>,
     root: State,
+    /// Set where the shared directory itself may stop to answer.
+    crossing: Option<Crossing>,
+    generation: u64,
 }
 
 /// A spot of the tree and the way there.
@@ -55,10 +67,12 @@ pub(super) struct Place {
 }
 
 /// What a path leads to: a regular file or a directory, pinned.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Found {
     place: Place,
-    handle: OwnedFd,
+    handle: Arc<OwnedFd>,
+    /// What may stop to answer on the way there; the last one is what has to answer for it.
+    crossed: Vec<Crossing>,
     /// Its state when it was pinned.
     pub(super) state: State,
 }
@@ -70,20 +84,24 @@ struct Pinned {
 }
 
 impl Tree {
-    /// The tree below `beneath`.
-    pub(super) fn new(beneath: Beneath, policy: Policy) -> Result<Self, Errno> {
-        let root = State::of_pinned(beneath.pin(&RelPath::root(), Mounts::Stay)?)?;
-        let mounts = MountTable::open();
-        if mounts.is_ours(root.device()) == Some(true) {
-            return Err(Errno::XDEV);
-        }
-        Ok(Self {
+    /// The tree below `beneath`, which is in the state `root`.
+    pub(super) fn new(
+        beneath: Beneath,
+        policy: Arc<Policy>,
+        (mounts, aside): (Arc<MountTable>, Arc<Aside>),
+        root: State,
+        (crossing, generation): (Option<Crossing>, u64),
+    ) -> Self {
+        Self {
             beneath,
             policy,
             mounts,
             rights: Rights::of_process(),
+            aside,
             root,
-        })
+            crossing,
+            generation,
+        }
     }
 
     /// True when nothing on the way to `path` is left out, nor `path` itself.
@@ -91,11 +109,20 @@ impl Tree {
         self.policy.serves(path)
     }
 
+    /// Which of the directories that were found at the share's path, one after the other, this is.
+    pub(super) fn generation(&self) -> u64 {
+        self.generation
+    }
+
     /// Pins the directory at `path` if it lies right there: neither a symbolic link nor a mount is on the way,
-    /// which are errors ([`Errno::LOOP`], [`Errno::XDEV`]). `None` where there is nothing, or no directory.
+    /// which are errors ([`Errno::LOOP`], [`Errno::XDEV`]), and so is a share that may stop to answer
+    /// ([`Errno::OPNOTSUPP`]). `None` where there is nothing, or no directory.
     pub(super) fn pin_directory(&self, path: &RelPath) -> Result<Option<OwnedFd>, Errno> {
         if !self.policy.serves(path) {
             return Ok(None);
+        }
+        if self.crossing.is_some() {
+            return Err(Errno::OPNOTSUPP);
         }
         match self.beneath.pin(path, Mounts::Stay) {
             Ok(handle) => {
@@ -114,38 +141,63 @@ impl Tree {
 
     /// What `path` leads to. Every reason why nothing is served there is an error that
     /// [`is_absence`] knows.
-    pub(super) fn find(&self, path: &RelPath) -> Result<Found, Errno> {
+    pub(super) fn find(self: &Arc<Self>, path: &RelPath) -> Result<Found, Errno> {
+        match self.find_across(path, &[]) {
+            Ok(found) => Ok(found),
+            Err(Halt::Failed(error)) => Err(error),
+            Err(Halt::Crossing(crossing)) => {
+                let path = path.clone();
+                self.cross(vec![crossing], move |tree, crossed| {
+                    tree.find_across(&path, crossed)
+                })
+            }
+        }
+    }
+
+    /// [`Tree::find`] up to what may stop to answer and is not among what was `crossed`.
+    fn find_across(&self, path: &RelPath, crossed: &[Crossing]) -> Result<Found, Halt> {
         if !self.policy.serves(path) {
-            return Err(Errno::NOENT);
+            return Err(Halt::Failed(Errno::NOENT));
+        }
+        if let Some(crossing) = self.crossing.as_ref().filter(|_| crossed.is_empty()) {
+            return Err(Halt::Crossing(crossing.clone()));
         }
         match self.beneath.pin(path, Mounts::Stay) {
             Ok(handle) => {
                 let state = State::of_pinned(&handle)?;
                 if state.is_link() {
-                    return self.walk(path);
+                    return self.walk(path, crossed);
                 }
                 let place = Place::reached_directly(path);
-                Found::new(place, Pinned { handle, state })
+                Ok(Found::new(place, Pinned { handle, state }, crossed)?)
             }
-            Err(Errno::LOOP | Errno::XDEV) => self.walk(path),
-            Err(other) => Err(other),
+            Err(Errno::LOOP | Errno::XDEV) => self.walk(path, crossed),
+            Err(other) => Err(other.into()),
         }
     }
 
-    /// [`Tree::find`], one component at a time.
-    fn walk(&self, path: &RelPath) -> Result<Found, Errno> {
+    /// [`Tree::find_across`], one component at a time.
+    fn walk(&self, path: &RelPath, crossed: &[Crossing]) -> Result<Found, Halt> {
         let root = RelPath::root();
-        let mut found = Found::new(Place::reached_directly(&root), self.pin(&root)?)?;
+        let place = Place::reached_directly(&root);
+        let mut found = Found::new(place, self.pin(&root)?, crossed)?;
         for component in path.components() {
-            found = self.child(&found.place, component)?;
+            found = self.child(&found.place, found.state.device(), component, crossed)?;
         }
         Ok(found)
     }
 
-    /// What `name` leads to in the directory at `place`.
-    fn child(&self, place: &Place, name: &[u8]) -> Result<Found, Errno> {
+    /// What `name` leads to in the directory at `place`, which is on `device`.
+    fn child(
+        &self,
+        place: &Place,
+        device: Device,
+        name: &[u8],
+        crossed: &[Crossing],
+    ) -> Result<Found, Halt> {
         let mut real = place.real.clone();
         let mut links = place.links;
+        let mut device = device;
         let mut reached = None;
         // What is still to be walked, the next component last.
         let mut pending = vec![name.to_vec()];
@@ -155,33 +207,43 @@ impl Tree {
                     Some(pinned) => pinned,
                     None => self.pin(&real)?,
                 };
-                return Found::new(place.onward(real, links, &pinned.state)?, pinned);
+                let mut crossed = crossed.to_vec();
+                if let Some(own) = self.crossing_into(pinned.state.device(), &real)? {
+                    crossed.retain(|known| known.spot != own.spot);
+                    crossed.push(own);
+                }
+                let place = place.onward(real, links, &pinned.state)?;
+                return Ok(Found::new(place, pinned, &crossed)?);
             };
             match &component[..] {
                 b"" | b"." => {}
                 b".." => {
                     (real, _) = real.split().ok_or(Errno::XDEV)?;
-                    reached = None;
+                    let pinned = self.pin(&real)?;
+                    device = pinned.state.device();
+                    reached = Some(pinned);
                 }
                 name => {
                     let next = join(&real, name)?;
+                    self.enter(device, &real, crossed)?;
                     let pinned = self.pin(&next)?;
                     if pinned.state.is_link() {
                         links += 1;
                         if links > MAX_LINKS {
-                            return Err(Errno::LOOP);
+                            return Err(Halt::Failed(Errno::LOOP));
                         }
                         pending.extend(target(&pinned.handle)?);
                     } else if pending.is_empty() || pinned.state.kind() == Some(Kind::Directory) {
                         real = next;
+                        device = pinned.state.device();
                         reached = Some(pinned);
                     } else {
-                        return Err(Errno::NOTDIR);
+                        return Err(Halt::Failed(Errno::NOTDIR));
                     }
                 }
             }
         }
-        Err(Errno::LOOP)
+        Err(Halt::Failed(Errno::LOOP))
     }
 
     /// Pins what is at a real path all of whose parents have been pinned this way before.
@@ -191,36 +253,72 @@ impl Tree {
         }
         let handle = self.beneath.pin(real, Mounts::Cross)?;
         let state = State::of_pinned(&handle)?;
-        if self.is_foreign(&state) {
+        if self.is_ours(&state)? {
             return Err(Errno::NOENT);
         }
         Ok(Pinned { handle, state })
     }
 
-    fn is_foreign(&self, state: &State) -> bool {
+    /// True for what lies in a mount of this program, or may do so.
+    fn is_ours(&self, state: &State) -> Result<bool, Errno> {
         let device = state.device();
-        device != self.root.device() && self.mounts.is_ours(device) != Some(false)
+        if device == self.root.device() {
+            return Ok(false);
+        }
+        let answerer = self.mounts.answerer(device)?;
+        Ok(matches!(answerer, None | Some(Answerer::Ourselves)))
     }
 
-    /// The names in a directory that may be served, without asking what they lead to.
+    /// The names in a directory that may be served, without asking what they lead to. To be called [`Tree::on`] it.
     pub(super) fn names(&self, directory: &Found) -> Result<Names, Errno> {
         let keep = self.policy.of_directory(&directory.place.real);
         Names::read(&open_directory(&directory.handle)?, keep)
     }
 
-    /// What a directory's listing says of one of its names; `None` leaves the name out.
-    pub(super) fn entry(
+    /// What a directory's listing says of those of its `names` that have these numbers; `None` leaves a name out.
+    pub(super) fn entries(
+        self: &Arc<Self>,
+        directory: &Found,
+        names: &Arc<Names>,
+        numbers: Range<usize>,
+    ) -> Result<Vec<Result<Option<Attributes>, Errno>>, Errno> {
+        let listed = Arc::clone(names);
+        let range = numbers.clone();
+        let entries = self.on(directory, move |tree, directory| {
+            let entry = |number| {
+                let (name, seen) = listed.get(number);
+                tree.entry(directory, name, seen, &directory.crossed)
+            };
+            range.map(entry).collect::<Vec<_>>()
+        })?;
+        let whole = |(number, entry)| match entry {
+            Ok(attributes) => Ok(attributes),
+            Err(Halt::Failed(error)) => Err(error),
+            Err(Halt::Crossing(crossing)) => {
+                let (name, seen) = names.get(number);
+                let (name, directory) = (name.to_vec(), directory.clone());
+                let crossed = [&directory.crossed[..], &[crossing]].concat();
+                self.cross(crossed, move |tree, crossed| {
+                    tree.entry(&directory, &name, seen, crossed)
+                })
+            }
+        };
+        Ok(numbers.zip(entries).map(whole).collect())
+    }
+
+    fn entry(
         &self,
         directory: &Found,
         name: &[u8],
         seen: Seen,
-    ) -> Result<Option<Attributes>, Errno> {
+        crossed: &[Crossing],
+    ) -> Result<Option<Attributes>, Halt> {
         if seen != Seen::Link {
             let state = State::of_entry(&directory.handle, name)?;
             // Whoever is on the same device as the directory lies in the same mount, or in one
             // of the same file system.
             let elsewhere = state.device() != directory.state.device();
-            if elsewhere && self.is_foreign(&state) {
+            if elsewhere && self.is_ours(&state)? {
                 return Ok(None);
             }
             if !state.is_link() {
@@ -231,12 +329,18 @@ impl Tree {
                 return Ok(attributes);
             }
         }
-        let found = self.child(&directory.place, name)?;
-        Ok(self.attributes(&found))
+        let device = directory.state.device();
+        let found = self.child(&directory.place, device, name, crossed)?;
+        Ok(self.attributes_here(&found))
     }
 
     /// What members see of what was found.
-    pub(super) fn attributes(&self, found: &Found) -> Option<Attributes> {
+    pub(super) fn attributes(self: &Arc<Self>, found: &Found) -> Result<Option<Attributes>, Errno> {
+        self.on(found, |tree, found| tree.attributes_here(found))
+    }
+
+    /// The same, where its file system may be asked.
+    fn attributes_here(&self, found: &Found) -> Option<Attributes> {
         let attributes = found.state.attributes()?;
         let mode = self.rights.of_pinned(&found.state, &found.handle);
         Some(Attributes { mode, ..attributes })
@@ -245,14 +349,37 @@ impl Tree {
     /// Opens a file for reading; its state is that of the moment after. The file may have been
     /// replaced since it was found: by another file, which is opened then, or by what is not
     /// served, which is an error that [`is_absence`] knows.
-    pub(super) fn open(&self, found: &Found) -> Result<(OwnedFd, State), Errno> {
-        let file = self.beneath.read(&found.place.real)?;
-        let state = State::of(&file)?;
-        let mounted_over = state.device() != found.state.device();
-        if mounted_over || state.kind() != Some(Kind::File) {
-            return Err(Errno::NOENT);
+    pub(super) fn open(self: &Arc<Self>, found: &Found) -> Result<(OwnedFd, State), Errno> {
+        self.on(found, |tree, found| {
+            let file = tree.beneath.read(&found.place.real)?;
+            let state = State::of(&file)?;
+            let mounted_over = state.device() != found.state.device();
+            if mounted_over || state.kind() != Some(Kind::File) {
+                return Err(Errno::NOENT);
+            }
+            Ok((file, state))
+        })?
+    }
+
+    /// The way to the bytes of a file that was found, if that is not a short one.
+    pub(super) fn way(&self, found: &Found) -> Option<Way> {
+        let crossing = found.crossed.last()?;
+        Some(Way {
+            aside: Arc::clone(&self.aside),
+            crossing: crossing.clone(),
+        })
+    }
+}
+
+impl Tree {
+    /// Opens a file right away that was found at `path` a moment ago; `None` where that would take a wait, or a longer way.
+    pub(super) fn open_now(&self, path: &RelPath) -> Option<(OwnedFd, State)> {
+        if self.crossing.is_some() || !self.policy.serves(path) {
+            return None;
         }
-        Ok((file, state))
+        let file = self.beneath.read_now(path).ok()?;
+        let state = State::of(&file).ok()?;
+        (state.kind() == Some(Kind::File)).then_some((file, state))
     }
 }
 
@@ -280,12 +407,13 @@ impl Place {
 }
 
 impl Found {
-    fn new(place: Place, pinned: Pinned) -> Result<Self, Errno> {
+    fn new(place: Place, pinned: Pinned, crossed: &[Crossing]) -> Result<Self, Errno> {
         let Pinned { handle, state } = pinned;
         match state.kind() {
             Some(_) => Ok(Self {
                 place,
-                handle,
+                handle: Arc::new(handle),
+                crossed: crossed.to_vec(),
                 state,
             }),
             None => Err(Errno::NOENT),
@@ -293,9 +421,14 @@ impl Found {
     }
 
     /// Its state by now, of which the file system is asked, wherever that is: what its names cost
-    /// to read would have to wait for it as well.
+    /// to read would have to wait for it as well. To be called [`Tree::on`] it.
     pub(super) fn present_state(&self) -> Result<State, Errno> {
         State::of_present(&self.handle)
+    }
+
+    /// True if its file system may stop to answer.
+    pub(super) fn may_stop(&self) -> bool {
+        !self.crossed.is_empty()
     }
 
     /// Its path with every link resolved.

@@ -19,7 +19,7 @@ use super::Share;
 use super::names::{Names, Seen};
 use super::pattern::Pattern;
 use super::pattern::patience::{Patience, TimeIsUp};
-use super::tree::join;
+use super::tree::{Tree, join};
 use crate::types::RelPath;
 
 /// Names that are passed over in one step, if there is time for so many.
@@ -28,6 +28,7 @@ const MAX_PASSED: usize = 256;
 /// A walk that stands somewhere in the tree.
 pub(super) struct Walk<'a> {
     share: &'a Share,
+    tree: &'a Arc<Tree>,
     pattern: &'a Pattern,
     after: Option<RelPath>,
     levels: Vec<Level>,
@@ -82,17 +83,19 @@ impl<'a> Walk<'a> {
     /// A walk of what sorts behind `after`.
     pub(super) fn new(
         share: &'a Share,
+        tree: &'a Arc<Tree>,
         pattern: &'a Pattern,
         after: Option<RelPath>,
     ) -> Result<Self, Errno> {
         let mut walk = Self {
             share,
+            tree,
             pattern,
             after,
             levels: Vec::new(),
         };
         let root = RelPath::root();
-        let names = share.real_names(&root)?;
+        let names = share.real_names(tree, &root)?;
         walk.enter(root, names);
         Ok(walk)
     }
@@ -116,7 +119,7 @@ impl<'a> Walk<'a> {
                 Next::Passed => return Ok(Some(Step::Passed(path))),
                 Next::Directory => {}
             }
-            match self.share.real_names(&path) {
+            match self.share.real_names(self.tree, &path) {
                 Ok(names) => self.enter(path.clone(), names),
                 Err(error) if super::tree::is_exhaustion(error) => {
                     return Err(Stop::Exhaustion(error));

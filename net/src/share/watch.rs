@@ -18,11 +18,12 @@ use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::{Condvar, Mutex};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::fstatfs;
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::io::Errno;
 
+use super::anchor::Look;
 use super::journal::Journal;
+use super::policy::Policy;
 use super::tree::{Tree, join};
 use crate::config::PROMISE;
 use crate::error::Error;
@@ -49,30 +50,8 @@ const IDLE: Duration = Duration::from_millis(500);
 /// Changes that follow a first one within this time are told together with it.
 const GATHERED: Duration = Duration::from_millis(20);
 
-/// File systems of this machine alone, by the numbers of statfs(2): what happens there, our kernel did.
-const LOCAL: [u32; 17] = [
-    0x0000_ef53, // ext2, ext3, ext4
-    0x5846_5342, // xfs
-    0x9123_683e, // btrfs
-    0x0102_1994, // tmpfs
-    0x8584_58f6, // ramfs
-    0xf2f5_2010, // f2fs
-    0x794c_7630, // overlayfs
-    0x2fc1_2fc1, // zfs
-    0xca45_1a4e, // bcachefs
-    0x0000_4d44, // vfat
-    0x2011_bab0, // exfat
-    0x7366_746e, // ntfs3
-    0x3153_464a, // jfs
-    0x0000_3434, // nilfs2
-    0x7371_7368, // squashfs
-    0x0000_9660, // iso9660
-    0x1501_3346, // udf
-];
-
 /// The watches of one share, and the journal of what they have shown.
 pub(super) struct Watch {
-    tree: Arc<Tree>,
     inotify: OwnedFd,
     room: usize,
     /// inotify_add_watch(2) happens under this lock, and so does the reading of what it shows: a watch must be
@@ -86,6 +65,10 @@ pub(super) struct Watch {
 struct State {
     journal: Journal,
     table: Table,
+    /// Which of the directories that were found at the share's path one after the other the table is about, and what
+    /// of it is served.
+    generation: u64,
+    policy: Arc<Policy>,
     swept: Instant,
     stopped: bool,
 }
@@ -110,24 +93,25 @@ impl std::fmt::Debug for Watch {
 }
 
 impl Watch {
-    /// Watches nothing yet. The thread that this starts ends with the value.
-    pub(super) fn start(tree: &Arc<Tree>) -> Result<Arc<Self>, Error> {
-        Self::with_room(tree, room())
+    /// Watches nothing yet of what is there at this `look`. The thread that this starts ends with the value.
+    pub(super) fn start(look: &Look) -> Result<Arc<Self>, Error> {
+        Self::with_room(look, room())
     }
 
     /// The same, for at most `room` directories.
-    pub(super) fn with_room(tree: &Arc<Tree>, room: usize) -> Result<Arc<Self>, Error> {
+    pub(super) fn with_room(look: &Look, room: usize) -> Result<Arc<Self>, Error> {
         let failed = |error: std::io::Error| Error::local("watching the share for changes", error);
         let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK);
         let start = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let start = start.map_or(0, |start| start.as_nanos() as u64);
         let watch = Arc::new(Self {
-            tree: Arc::clone(tree),
             inotify: inotify.map_err(|errno| failed(errno.into()))?,
             room,
             state: Mutex::new(State {
                 journal: Journal::new(start),
                 table: Table::default(),
+                generation: look.generation,
+                policy: Arc::clone(&look.policy),
                 swept: Instant::now(),
                 stopped: false,
             }),
@@ -140,15 +124,29 @@ impl Watch {
         Ok(watch)
     }
 
+    /// Takes note of what is at the share's path by now. If it is something else than before, all that was told of that
+    /// has changed, and nothing of it is watched any more.
+    pub(super) fn follow(&self, look: &Look) {
+        let mut state = self.state.lock();
+        if look.generation <= state.generation {
+            return;
+        }
+        state.generation = look.generation;
+        state.policy = Arc::clone(&look.policy);
+        state.table.clear(&self.inotify);
+        state.journal.record_everything();
+        self.announce(&state);
+    }
+
     /// Watches what lies at `path`, and below it if it is a directory: from the counter that this returns on, every
     /// change of that is in the journal, for [`PROMISE`] at least. To be called before `path` is looked at.
     /// `None` if it cannot be watched.
-    pub(super) fn keep(&self, path: &RelPath, now: Instant) -> Option<u64> {
+    pub(super) fn keep(&self, tree: &Tree, path: &RelPath, now: Instant) -> Option<u64> {
         let since = self.state.lock().journal.counter();
         let mut step = RelPath::root();
         let mut components = path.components();
         loop {
-            match self.add(&step, since, now) {
+            match self.add(tree, &step, since, now) {
                 Ok(true) => {}
                 // Nothing there, or no directory: what is there instead shows in the one above.
                 Ok(false) => break,
@@ -167,16 +165,20 @@ impl Watch {
     }
 
     /// Watches one directory, those above it being watched since `since`. False if there is none at `path`.
-    fn add(&self, path: &RelPath, since: u64, now: Instant) -> Result<bool, Errno> {
-        if self.state.lock().table.extend(path, now) {
-            return Ok(true);
+    fn add(&self, tree: &Tree, path: &RelPath, since: u64, now: Instant) -> Result<bool, Errno> {
+        {
+            let mut state = self.state.lock();
+            // What is in the table is about another directory than this request.
+            if state.generation != tree.generation() {
+                return Err(Errno::AGAIN);
+            }
+            if state.table.extend(path, now) {
+                return Ok(true);
+            }
         }
-        let Some(pinned) = self.tree.pin_directory(path)? else {
+        let Some(pinned) = tree.pin_directory(path)? else {
             return Ok(false);
         };
-        if !LOCAL.contains(&(fstatfs(&pinned)?.f_type as u32)) {
-            return Err(Errno::OPNOTSUPP);
-        }
         // Of what is pinned, by the one name that cannot lead elsewhere.
         let name = format!("/proc/self/fd/{}", pinned.as_raw_fd());
         let mut state = self.state.lock();
@@ -185,7 +187,8 @@ impl Watch {
         }
         // What was pinned may lie somewhere else by now. If that has not been noticed yet, it will be, and takes
         // this watch away again.
-        if state.journal.is_uprooted(path, since) {
+        let is_same = state.generation == tree.generation();
+        if !is_same || state.journal.is_uprooted(path, since) {
             return Err(Errno::AGAIN);
         }
         let descriptor = inotify::add_watch(&self.inotify, name, events())?;
@@ -282,7 +285,12 @@ impl Watch {
     }
 
     fn take_in(&self, state: &mut State, wd: i32, events: ReadFlags, name: Option<&[u8]>) {
-        let State { journal, table, .. } = state;
+        let State {
+            journal,
+            table,
+            policy,
+            ..
+        } = state;
         if events.intersects(ReadFlags::QUEUE_OVERFLOW | ReadFlags::UNMOUNT) {
             return journal.record_everything();
         }
@@ -306,7 +314,7 @@ impl Watch {
                         // Its modification time.
                         journal.record(directory.clone(), Depth::Entry);
                     }
-                    let Some(path) = self.served(&directory, name) else {
+                    let Some(path) = served(policy, &directory, name) else {
                         continue;
                     };
                     let depth = match has_come_or_gone || is_directory {
@@ -318,7 +326,7 @@ impl Watch {
                     }
                     journal.record(path, depth);
                 }
-                // The share's root stays what it is, wherever it is moved to.
+                // Whoever looks at the share's path next finds out what is there now.
                 None if directory.is_root() && events.contains(ReadFlags::MOVE_SELF) => {}
                 None if events.intersects(ReadFlags::MOVE_SELF | ReadFlags::DELETE_SELF) => {
                     table.remove_below(&directory, &self.inotify);
@@ -328,11 +336,6 @@ impl Watch {
                 None => journal.record(directory, Depth::Tree),
             }
         }
-    }
-
-    fn served(&self, directory: &RelPath, name: &[u8]) -> Option<RelPath> {
-        let path = directory.join(&Name::new(name).ok()?).ok()?;
-        self.tree.serves(&path).then_some(path)
     }
 
     fn announce(&self, state: &State) {
@@ -359,6 +362,12 @@ impl Watch {
             state.table.remove(&path, &self.inotify);
         }
     }
+}
+
+/// The path of `name` in `directory`, if something could be served there.
+fn served(policy: &Policy, directory: &RelPath, name: &[u8]) -> Option<RelPath> {
+    let path = directory.join(&Name::new(name).ok()?).ok()?;
+    policy.serves(&path).then_some(path)
 }
 
 /// The thread: reads events until nobody needs them any more.
@@ -428,6 +437,14 @@ impl Table {
             // It may have gone by itself, with its directory.
             let _ = inotify::remove_watch(inotify, descriptor);
         }
+    }
+
+    fn clear(&mut self, inotify: &OwnedFd) {
+        for descriptor in self.by_descriptor.keys() {
+            // It may have gone by itself, with its directory.
+            let _ = inotify::remove_watch(inotify, *descriptor);
+        }
+        *self = Self::default();
     }
 
     /// Takes out `directory` and all below it.

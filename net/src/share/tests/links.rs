@@ -93,7 +93,7 @@ fn magic_links_inside_a_share_of_proc_are_left_out() {
 
 #[test]
 fn a_link_shows_nothing_that_its_targets_own_path_would_not() {
-    let share = Fixture::with(|config| config.excluded = vec![path("mnt")]);
+    let share = Fixture::with(|config| config.excluded = vec![config.directory.join("mnt")]);
     share.write(".hidden/file", "x");
     share.write("mnt/file", "x");
     share.write("file", "x");

@@ -10,7 +10,7 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, unmount};
 use super::*;
 
 /// A mount that is gone on drop.
-struct Mounted(PathBuf);
+pub(super) struct Mounted(PathBuf);
 
 impl Drop for Mounted {
     fn drop(&mut self) {
@@ -19,7 +19,7 @@ impl Drop for Mounted {
 }
 
 /// A FUSE mount of the given subtype whose daemon never says a word.
-fn frozen(at: &Path, subtype: &str) -> (Mounted, File) {
+pub(super) fn frozen(at: &Path, subtype: &str) -> (Mounted, File) {
     let daemon = File::options()
         .read(true)
         .write(true)
@@ -151,9 +151,10 @@ fn a_file_mounted_over_what_was_found_is_not_opened() {
     mount("none", &elsewhere, "tmpfs", MountFlags::empty(), None).unwrap();
     let _tmpfs = Mounted(elsewhere.clone());
     fs::write(elsewhere.join("other"), "of another file system").unwrap();
-    let found = share.share.tree.find(&path("file")).unwrap();
-    assert!(share.share.tree.open(&found).is_ok());
+    let tree = share.share.tree().unwrap();
+    let found = tree.find(&path("file")).unwrap();
+    assert!(tree.open(&found).is_ok());
     mount_bind(elsewhere.join("other"), share.at("file")).unwrap();
     let _bound = Mounted(share.at("file"));
-    assert_eq!(share.share.tree.open(&found).err(), Some(Errno::NOENT));
+    assert_eq!(tree.open(&found).err(), Some(Errno::NOENT));
 }

@@ -201,18 +201,33 @@ fn a_page_ends_in_time_however_many_names_lead_nowhere() {
     };
     let (page, _) = share
         .share
-        .listing(&request, Asker::Nobody, Instant::now())
+        .listing(
+            &share.share.tree().unwrap(),
+            &request,
+            Asker::Nobody,
+            Instant::now(),
+        )
         .unwrap();
     assert_eq!((page.entries.len(), page.more), (1, true));
     request.after = Some(Name::new(&b"a"[..]).unwrap());
     let fault = share
         .share
-        .listing(&request, Asker::Nobody, Instant::now())
+        .listing(
+            &share.share.tree().unwrap(),
+            &request,
+            Asker::Nobody,
+            Instant::now(),
+        )
         .unwrap_err();
     assert_eq!(fault.code, FaultCode::LimitExceeded);
     let (page, _) = share
         .share
-        .listing(&request, Asker::Nobody, Instant::now() + BUDGET)
+        .listing(
+            &share.share.tree().unwrap(),
+            &request,
+            Asker::Nobody,
+            Instant::now() + BUDGET,
+        )
         .unwrap();
     assert_eq!((page.entries.len(), page.more), (1, false));
 }

@@ -99,7 +99,7 @@ fn a_file_replaced_between_finding_and_opening_it_is_looked_at_again() {
 
 fn replaced_between_finding_and_opening() {
     let share = Fixture::new();
-    let tree = &share.share.tree;
+    let tree = share.share.tree().unwrap();
     let replace = |with: &str| {
         share.write("file", "old");
         let found = tree.find(&path("file")).unwrap();

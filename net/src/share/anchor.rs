@@ -1,0 +1,303 @@
+//! Where the share is: whatever its path leads to now.
+//!
+//! The path is looked up anew for every request, and what it leads to stays open for that request only. So a
+//! directory that was moved away, replaced or deleted is not served any more, one that comes back is, and nobody
+//! who wants to unmount it has to wait for this program. Within one request everything is opened below the
+//! one directory that was found at its beginning.
+//!
+//! What is there is known again by its device, inode, mount and time of birth. When it is another one than at the last
+//! look, the rules of what is served are worked out anew for where it really lies, and it gets the next
+//! generation: whoever watches it begins again.
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use parking_lot::Mutex;
+use rustix::fs::{AtFlags, StatxFlags, statx};
+use rustix::io::Errno;
+
+use super::aside::{Aside, Crossing, PATIENCE, STUCK, Spot};
+use super::beneath::{Beneath, open_top, open_top_now};
+use super::mounts::{Answerer, Device, MountTable};
+use super::policy::Policy;
+use super::state::State;
+use super::tree::{Tree, is_exhaustion};
+use crate::config::ShareConfig;
+use crate::types::RelPath;
+
+/// The way to the shared directory.
+#[derive(Debug)]
+pub(super) struct Anchor {
+    /// Absolute, as the user gave it: symbolic links in it are followed each time.
+    directory: PathBuf,
+    hidden: bool,
+    /// Absolute, without symbolic links.
+    excluded: Vec<PathBuf>,
+    mounts: Arc<MountTable>,
+    aside: Arc<Aside>,
+    /// The lock is never held while a disk is waited for.
+    known: Mutex<Known>,
+}
+
+/// What the path led to when it was last looked up.
+#[derive(Debug)]
+struct Known {
+    place: Result<Identity, Errno>,
+    /// Why nothing of it is served.
+    problem: Option<Problem>,
+    policy: Arc<Policy>,
+    /// Set if its file system may stop to answer.
+    crossing: Option<Crossing>,
+    generation: u64,
+}
+
+/// What tells one directory from another that lies at the same path later.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Identity {
+    device: Device,
+    inode: u64,
+    mount: u64,
+    born: (i64, u32),
+}
+
+/// One look at the path.
+pub(super) struct Look {
+    /// What is there; [`Errno::NOENT`] where nothing can be served.
+    pub(super) tree: Result<Arc<Tree>, Errno>,
+    /// Another number whenever it is another directory, or none, than at the look before.
+    pub(super) generation: u64,
+    /// What is served of it.
+    pub(super) policy: Arc<Policy>,
+}
+
+/// Why nothing is served at the path.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Problem {
+    /// It cannot be opened.
+    Unopened(Errno),
+    /// It lies in a mount of this program.
+    OwnMount,
+    /// It lies in something that this node never serves.
+    Private(PathBuf),
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unopened(Errno::NOENT) => f.write_str("it is not there"),
+            Self::Unopened(Errno::NOTDIR) => f.write_str("it is not a directory"),
+            Self::Unopened(Errno::ACCESS) => f.write_str("this user may not enter it"),
+            Self::Unopened(STUCK) => f.write_str("its file system does not answer"),
+            Self::Unopened(other) => io::Error::from(*other).fmt(f),
+            Self::OwnMount => f.write_str("it lies in a TinyP2P mount"),
+            Self::Private(path) => {
+                let path = path.display();
+                write!(f, "it lies in {path}, which this node keeps to itself")
+            }
+        }
+    }
+}
+
+impl Anchor {
+    /// Looks the directory up for the first time.
+    ///
+    /// # Errors
+    /// There is none, or nothing of it may be served; or the kernel, or the sandbox around this process, has no `openat2`.
+    pub(super) fn new(config: &ShareConfig) -> io::Result<Self> {
+        let directory = std::path::absolute(&config.directory)?;
+        Beneath::new(open_top(&directory)?).check()?;
+        let anchor = Self {
+            directory,
+            hidden: config.hidden,
+            excluded: config.excluded.clone(),
+            mounts: Arc::new(MountTable::open()),
+            aside: Arc::default(),
+            known: Mutex::new(Known {
+                place: Err(Errno::NOENT),
+                problem: None,
+                policy: Arc::default(),
+                crossing: None,
+                generation: 0,
+            }),
+        };
+        let look = anchor.look();
+        match (anchor.problem(), look.tree) {
+            (Some(Problem::Unopened(errno)), _) | (None, Err(errno)) => Err(errno.into()),
+            (Some(problem), _) => Err(io::Error::other(problem.to_string())),
+            (None, Ok(_)) => Ok(anchor),
+        }
+    }
+
+    /// What is at the path now, for one request. Waits for the disk.
+    pub(super) fn look(&self) -> Look {
+        let top = self.open().and_then(|top| {
+            let (state, identity) = identify(&top)?;
+            Ok((top, state, identity))
+        });
+        let mut known = self.known.lock();
+        let tree = match top {
+            // This says nothing about the share.
+            Err(error) if is_exhaustion(error) => Err(error),
+            Err(error) => {
+                self.note(&mut known, Err(error));
+                Err(absence_of(error))
+            }
+            Ok((top, state, identity)) => {
+                self.note(&mut known, Ok((&top, identity)));
+                match known.problem {
+                    Some(_) => Err(Errno::NOENT),
+                    None => Ok(Arc::new(self.tree(top, state, &known))),
+                }
+            }
+        };
+        Look {
+            tree,
+            generation: known.generation,
+            policy: Arc::clone(&known.policy),
+        }
+    }
+
+    /// Pins what is at the path. Where the kernel has all of the way in memory, it tells at once; else somebody may have to
+    /// be asked who does not answer.
+    fn open(&self) -> Result<OwnedFd, Errno> {
+        open_top_now(&self.directory).or_else(|_| {
+            let way = Crossing {
+                spot: Spot::Top,
+                at: RelPath::root(),
+            };
+            let directory = self.directory.clone();
+            self.aside
+                .run(&way, PATIENCE, move || open_top(&directory))?
+        })
+    }
+
+    /// The same where that can be told without waiting: the path leads to what it led to at the last look, and all of it is in
+    /// memory.
+    pub(super) fn look_now(&self) -> Option<Tree> {
+        let top = open_top_now(&self.directory).ok()?;
+        let (state, identity) = identify(&top).ok()?;
+        let known = self.known.lock();
+        let is_known = known.place == Ok(identity) && known.problem.is_none();
+        is_known.then(|| self.tree(top, state, &known))
+    }
+
+    /// That of the last look; see [`Look::generation`].
+    pub(super) fn generation(&self) -> u64 {
+        self.known.lock().generation
+    }
+
+    /// Where in the share something does not answer, and since when.
+    pub(super) fn stuck(&self) -> Vec<(RelPath, Instant)> {
+        self.aside.stuck()
+    }
+
+    /// Why nothing was served at the last look.
+    pub(super) fn problem(&self) -> Option<Problem> {
+        self.known.lock().problem.clone()
+    }
+
+    fn tree(&self, top: OwnedFd, state: State, known: &Known) -> Tree {
+        let policy = Arc::clone(&known.policy);
+        let shared = (Arc::clone(&self.mounts), Arc::clone(&self.aside));
+        let crossing = known.crossing.clone();
+        let top = Beneath::new(top);
+        Tree::new(top, policy, shared, state, (crossing, known.generation))
+    }
+
+    /// Takes note of what the path leads to, and says so where that is something else than before.
+    fn note(&self, known: &mut Known, place: Result<(&OwnedFd, Identity), Errno>) {
+        let identity = place.map(|(_, identity)| identity);
+        if known.generation > 0 && known.place == identity {
+            return;
+        }
+        let problem = match place {
+            Err(errno) => Some(Problem::Unopened(errno)),
+            Ok((top, identity)) => {
+                let real = real_path(top, &self.directory);
+                let device = identity.device;
+                // That this cannot be told for now is no reason to trust it.
+                let answerer = self
+                    .mounts
+                    .answerer(device)
+                    .unwrap_or(Some(Answerer::Other));
+                known.policy = Arc::new(Policy::new(self.hidden, below(&real, &self.excluded)));
+                known.crossing = (answerer == Some(Answerer::Other)).then(|| Crossing {
+                    spot: Spot::Device(device),
+                    at: RelPath::root(),
+                });
+                self.judge(answerer, &real)
+            }
+        };
+        if known.generation > 0 {
+            let share = self.directory.display();
+            match (&known.problem, &problem) {
+                (before, Some(problem)) if before.as_ref() != Some(problem) => {
+                    tracing::warn!("nothing of {share} is shared for now: {problem}");
+                }
+                (Some(_), None) => tracing::info!("{share} is there again and is shared"),
+                (None, None) => {
+                    tracing::info!("{share} is another directory by now, which is shared");
+                }
+                _ => {}
+            }
+        }
+        known.generation += 1;
+        known.place = identity;
+        known.problem = problem;
+    }
+
+    fn judge(&self, answerer: Option<Answerer>, real: &Path) -> Option<Problem> {
+        if answerer == Some(Answerer::Ourselves) {
+            return Some(Problem::OwnMount);
+        }
+        let around = self.excluded.iter().find(|out| real.starts_with(out));
+        around.map(|out| Problem::Private(out.clone()))
+    }
+}
+
+/// How a request that cannot be answered for `error` is: as if nothing were there, unless something there failed.
+fn absence_of(error: Errno) -> Errno {
+    match error {
+        Errno::IO | STUCK => error,
+        _ => Errno::NOENT,
+    }
+}
+
+/// What a pinned directory is, as far as this machine knows it without asking.
+fn identify(top: &OwnedFd) -> Result<(State, Identity), Errno> {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    let wanted = StatxFlags::BASIC_STATS | StatxFlags::BTIME | StatxFlags::MNT_ID;
+    let stat = statx(top, "", flags, wanted)?;
+    let identity = Identity {
+        device: (stat.stx_dev_major, stat.stx_dev_minor),
+        inode: stat.stx_ino,
+        // Zero, always, where the file system or the kernel does not tell.
+        mount: stat.stx_mnt_id,
+        born: (stat.stx_btime.tv_sec, stat.stx_btime.tv_nsec),
+    };
+    Ok((State::from(stat), identity))
+}
+
+/// Where a pinned directory really lies.
+fn real_path(top: &OwnedFd, directory: &Path) -> PathBuf {
+    let link = format!("/proc/self/fd/{}", top.as_raw_fd());
+    let real = std::fs::read_link(link).or_else(|_| directory.canonicalize());
+    real.unwrap_or_else(|_| directory.to_owned())
+}
+
+/// Those of `paths` that lie below `directory`, relative to it.
+fn below(directory: &Path, paths: &[PathBuf]) -> Vec<RelPath> {
+    use std::os::unix::ffi::OsStrExt;
+    let below = paths
+        .iter()
+        .filter_map(|path| path.strip_prefix(directory).ok());
+    let below = below.filter_map(|path| {
+        let path = RelPath::new(path.as_os_str().as_bytes()).ok()?;
+        (!path.is_root()).then_some(path)
+    });
+    below.collect()
+}

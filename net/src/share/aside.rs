@@ -1,0 +1,343 @@
+//! Work that may never end, where it can be left behind.
+//!
+//! A file system across a network, or one that another program answers for (FUSE), may stop to answer. Whoever asks it for
+//! anything then waits in the kernel, for ever if need be, and nothing wakes it up. So all that touches such a file system runs on
+//! threads of its own, and whoever wants the result waits for it for a bounded time. A file system that has kept
+//! somebody waiting for longer is stuck: nobody asks it for anything until one of the threads that wait for it comes back. That
+//! bounds the threads, and whoever comes later does not wait at all.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+use rustix::io::Errno;
+
+use super::mounts::Device;
+use crate::types::RelPath;
+
+/// How long anything but the bytes of a file is waited for.
+pub(super) const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What a file system that does not answer is answered for with.
+pub(super) const STUCK: Errno = Errno::HOSTDOWN;
+
+/// Threads that work on one file system at a time. Whoever finds no place waits for one.
+const MOST_AT_ONCE: usize = 4;
+
+/// File systems that are worked on at the same time. More count as stuck.
+const MOST_LANES: usize = 64;
+
+/// Something that may stop to answer, by which others may go on.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(super) enum Spot {
+    /// The way to the share.
+    Top,
+    /// A file system.
+    Device(Device),
+}
+
+/// The step into something that may stop to answer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Crossing {
+    pub(super) spot: Spot,
+    /// Where in the share it was come upon.
+    pub(super) at: RelPath,
+}
+
+/// The threads, by what they work on.
+#[derive(Default)]
+pub(super) struct Aside {
+    lanes: Mutex<HashMap<Spot, Lane>>,
+    freed: Condvar,
+}
+
+struct Lane {
+    at: RelPath,
+    running: usize,
+    /// Since when somebody has waited in vain, and nobody has come back.
+    stuck: Option<Instant>,
+    /// What is still to be done that nobody waits for.
+    leftovers: Vec<Box<dyn FnOnce() + Send>>,
+    is_clearing: bool,
+}
+
+impl std::fmt::Debug for Aside {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Aside")
+    }
+}
+
+impl Aside {
+    /// What `job`, which touches what is behind `crossing`, makes; [`STUCK`] if that takes longer than `patience`. Then the
+    /// job goes on all the same, and its result is dropped where it ran.
+    pub(super) fn run<T: Send + 'static>(
+        self: &Arc<Self>,
+        crossing: &Crossing,
+        patience: Duration,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Errno> {
+        let deadline = Instant::now() + patience;
+        let place = self.begin(crossing, deadline)?;
+        let (sender, result) = mpsc::sync_channel(1);
+        let work = move || {
+            let result = job();
+            drop(place);
+            // Nobody waits for it any more, perhaps.
+            let _ = sender.send(result);
+        };
+        let spawned = thread::Builder::new().name("aside".into()).spawn(work);
+        spawned.map_err(|_| Errno::NOMEM)?;
+        let left = deadline.saturating_duration_since(Instant::now());
+        match result.recv_timeout(left) {
+            Ok(result) => Ok(result),
+            Err(RecvTimeoutError::Timeout) => {
+                self.give_up(crossing.spot);
+                Err(STUCK)
+            }
+            // It has panicked.
+            Err(RecvTimeoutError::Disconnected) => Err(Errno::IO),
+        }
+    }
+
+    /// Has `job` done, which touches what is behind `crossing`, without waiting for it: whenever that can be.
+    pub(super) fn leave(
+        self: &Arc<Self>,
+        crossing: &Crossing,
+        job: impl FnOnce() + Send + 'static,
+    ) {
+        let mut lanes = self.lanes.lock();
+        let lane = lanes.entry(crossing.spot);
+        let lane = lane.or_insert_with(|| Lane::new(crossing.at.clone()));
+        lane.leftovers.push(Box::new(job));
+        if std::mem::replace(&mut lane.is_clearing, true) {
+            return;
+        }
+        drop(lanes);
+        let (aside, spot) = (Arc::clone(self), crossing.spot);
+        let clear = move || while aside.clear_one(spot) {};
+        let thread = thread::Builder::new().name("aside".into());
+        if thread.spawn(clear).is_err()
+            && let Some(lane) = self.lanes.lock().get_mut(&crossing.spot)
+        {
+            // The next one to leave something tries again.
+            lane.is_clearing = false;
+        }
+    }
+
+    /// Where something does not answer, and since when.
+    pub(super) fn stuck(&self) -> Vec<(RelPath, Instant)> {
+        let lanes = self.lanes.lock();
+        let stuck = lanes.values().filter_map(|lane| {
+            let since = lane.stuck?;
+            Some((lane.at.clone(), since))
+        });
+        stuck.collect()
+    }
+
+    fn begin(self: &Arc<Self>, crossing: &Crossing, deadline: Instant) -> Result<Place, Errno> {
+        let mut lanes = self.lanes.lock();
+        loop {
+            let count = lanes.len();
+            if count >= MOST_LANES && !lanes.contains_key(&crossing.spot) {
+                return Err(STUCK);
+            }
+            let lane = lanes.entry(crossing.spot);
+            let lane = lane.or_insert_with(|| Lane::new(crossing.at.clone()));
+            if lane.stuck.is_some() {
+                return Err(STUCK);
+            }
+            if lane.running < MOST_AT_ONCE {
+                lane.running += 1;
+                return Ok(Place {
+                    aside: Arc::clone(self),
+                    spot: crossing.spot,
+                });
+            }
+            if self.freed.wait_until(&mut lanes, deadline).timed_out() {
+                return Err(STUCK);
+            }
+        }
+    }
+
+    /// Notes that somebody has waited in vain.
+    fn give_up(&self, spot: Spot) {
+        let mut lanes = self.lanes.lock();
+        // Without a thread that may come back, nothing would ever end this.
+        let lane = lanes.get_mut(&spot).filter(|lane| lane.running > 0);
+        if let Some(lane) = lane
+            && lane.stuck.is_none()
+        {
+            lane.stuck = Some(Instant::now());
+            tracing::warn!(
+                "{} is left out: its file system does not answer",
+                described(&lane.at)
+            );
+            // Who waits for a place would do so in vain.
+            self.freed.notify_all();
+        }
+    }
+
+    fn end(&self, spot: Spot) {
+        let mut lanes = self.lanes.lock();
+        let Some(lane) = lanes.get_mut(&spot) else {
+            return;
+        };
+        lane.running -= 1;
+        if lane.stuck.take().is_some() {
+            tracing::info!("{}: its file system answers again", described(&lane.at));
+        }
+        remove_idle(&mut lanes, spot);
+        self.freed.notify_all();
+    }
+
+    /// Does the next of what was left. False if there is nothing.
+    fn clear_one(&self, spot: Spot) -> bool {
+        let job = {
+            let mut lanes = self.lanes.lock();
+            let Some(lane) = lanes.get_mut(&spot) else {
+                return false;
+            };
+            let job = lane.leftovers.pop();
+            lane.is_clearing = job.is_some();
+            remove_idle(&mut lanes, spot);
+            job
+        };
+        let has_job = job.is_some();
+        job.into_iter().for_each(|job| job());
+        has_job
+    }
+}
+
+impl Lane {
+    fn new(at: RelPath) -> Self {
+        Self {
+            at,
+            running: 0,
+            stuck: None,
+            leftovers: Vec::new(),
+            is_clearing: false,
+        }
+    }
+}
+
+fn remove_idle(lanes: &mut HashMap<Spot, Lane>, spot: Spot) {
+    let is_idle = |lane: &Lane| lane.running == 0 && !lane.is_clearing && lane.leftovers.is_empty();
+    if lanes.get(&spot).is_some_and(is_idle) {
+        lanes.remove(&spot);
+    }
+}
+
+/// How people are told of a path of the share.
+fn described(at: &RelPath) -> String {
+    match at.is_root() {
+        true => "the share".to_owned(),
+        false => format!("{at} in the share"),
+    }
+}
+
+/// A thread's place in its lane, until it is dropped.
+struct Place {
+    aside: Arc<Aside>,
+    spot: Spot,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.aside.end(self.spot);
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const MOMENT: Duration = Duration::from_millis(20);
+
+    fn crossing(device: u32) -> Crossing {
+        Crossing {
+            spot: Spot::Device((0, device)),
+            at: RelPath::new(b"nfs").unwrap(),
+        }
+    }
+
+    fn soon(mut condition: impl FnMut() -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !condition() {
+            assert!(Instant::now() < deadline, "it did not come true");
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    #[test]
+    fn what_is_stuck_is_skipped_until_it_answers_and_nothing_else_is() {
+        let aside = Arc::<Aside>::default();
+        let (answer, silence) = mpsc::channel::<()>();
+        let stuck = aside.run(&crossing(1), MOMENT, move || silence.recv());
+        assert_eq!(stuck.unwrap_err(), STUCK);
+        let begun = Instant::now();
+        let long = Duration::from_secs(60);
+        assert_eq!(aside.run(&crossing(1), long, || 1), Err(STUCK));
+        assert!(begun.elapsed() < long, "nobody waits for it");
+        assert_eq!(aside.run(&crossing(2), long, || 2), Ok(2));
+        let paths = aside.stuck().into_iter().map(|(at, _)| at);
+        assert_eq!(paths.collect::<Vec<_>>(), [crossing(1).at]);
+        drop(answer);
+        soon(|| aside.run(&crossing(1), long, || 3) == Ok(3));
+        assert!(aside.stuck().is_empty() && aside.lanes.lock().is_empty());
+    }
+
+    #[test]
+    fn few_threads_wait_for_one_file_system() {
+        let aside = Arc::<Aside>::default();
+        let started = Arc::new(Mutex::new(0));
+        let (answer, silence) = mpsc::channel::<()>();
+        let silence = Arc::new(Mutex::new(silence));
+        thread::scope(|scope| {
+            for _ in 0..4 * MOST_AT_ONCE {
+                let (started, silence) = (Arc::clone(&started), Arc::clone(&silence));
+                let aside = &aside;
+                scope.spawn(move || {
+                    let job = move || {
+                        *started.lock() += 1;
+                        let _ = silence.lock().recv();
+                    };
+                    assert_eq!(aside.run(&crossing(1), 5 * MOMENT, job), Err(STUCK));
+                });
+            }
+        });
+        assert_eq!(*started.lock(), MOST_AT_ONCE);
+        drop(answer);
+        soon(|| aside.lanes.lock().is_empty());
+    }
+
+    #[test]
+    fn what_is_left_is_done_one_after_the_other_and_nobody_waits() {
+        let aside = Arc::<Aside>::default();
+        let (answer, silence) = mpsc::channel::<()>();
+        let done = Arc::new(Mutex::new(0));
+        let first = Arc::clone(&done);
+        aside.leave(&crossing(1), move || {
+            let _ = silence.recv();
+            *first.lock() += 1;
+        });
+        for _ in 0..9 {
+            let next = Arc::clone(&done);
+            aside.leave(&crossing(1), move || *next.lock() += 1);
+        }
+        drop(answer);
+        soon(|| *done.lock() == 10);
+        soon(|| aside.lanes.lock().is_empty());
+    }
+
+    #[test]
+    fn a_job_that_panics_is_an_error_and_frees_its_place() {
+        let aside = Arc::<Aside>::default();
+        let panics = || -> u8 { panic!("on purpose") };
+        assert_eq!(aside.run(&crossing(1), PATIENCE, panics), Err(Errno::IO));
+        assert!(aside.lanes.lock().is_empty());
+    }
+}

@@ -1,0 +1,72 @@
+//! Looks after the share while nobody asks for anything: who was told of it has to hear when it is another directory
+//! by now, or none, or is back.
+
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use super::Share;
+use crate::error::Error;
+
+/// How often the share's path is looked up: one open, which is as often as anybody can tell.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// What ends the thread.
+#[derive(Debug, Default)]
+pub(super) struct Keeper {
+    stopped: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Keeper {
+    /// Ends the thread.
+    pub(super) fn stop(&self) {
+        *self.stopped.lock() = true;
+        self.changed.notify_all();
+    }
+
+    /// Waits for the next round. False when there is none.
+    fn pause(&self) -> bool {
+        let deadline = Instant::now() + PAUSE;
+        let mut stopped = self.stopped.lock();
+        while !*stopped {
+            if self.changed.wait_until(&mut stopped, deadline).timed_out() {
+                return true;
+            }
+        }
+        false
+    }
+}
+
+/// Starts the thread. It ends with the share.
+pub(super) fn start(share: &Arc<Share>) -> Result<(), Error> {
+    let (keeper, share) = (Arc::clone(&share.keeper), Arc::downgrade(share));
+    let thread = std::thread::Builder::new().name("share".into());
+    let spawned = thread.spawn(move || run(&keeper, &share));
+    spawned
+        .map(drop)
+        .map_err(|error| Error::local("starting a thread", error))
+}
+
+fn run(keeper: &Keeper, share: &Weak<Share>) {
+    while keeper.pause() {
+        let Some(share) = share.upgrade() else { return };
+        share.look_after();
+    }
+}
+
+impl Share {
+    /// One round.
+    pub(super) fn look_after(&self) {
+        // What there is to say, the look itself says.
+        let Ok(tree) = self.tree() else { return };
+        for directory in self.unreadable.paths() {
+            let outcome = self.real_names(&tree, &directory).map(drop);
+            // Where it cannot even be found, nothing was noted.
+            if let Err(error) = outcome {
+                self.unreadable.note(&directory, Err(error), Instant::now());
+            }
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! What fails at the owner of a share hides what it concerns, and is never taken for absence.
+
+use std::ffi::CString;
+use std::fs::{self, File};
+use std::io::Error;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{Mode, OFlags, mkdirat, open, openat};
+use rustix::mount::{MountFlags, mount};
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
+use serde_json::Value;
+
+use crate::content::names;
+use crate::process::{eventually, run, within};
+use crate::swarm::{Node, Swarm, detach};
+
+/// How soon nodes meet, on a busy machine.
+const SOON: Duration = Duration::from_secs(20);
+
+/// A listing has ended by then, whatever happens.
+const LIST_DEADLINE: Duration = Duration::from_secs(3);
+
+/// What a busy machine adds.
+const SLACK: Duration = Duration::from_millis(500);
+
+/// A FUSE mount whose daemon never says a word: what is left of an sshfs whose other side is dead.
+struct Hung {
+    at: PathBuf,
+    _daemon: File,
+}
+
+impl Hung {
+    fn mount(at: &Path) -> Self {
+        let daemon = File::options().read(true).write(true).open("/dev/fuse");
+        let daemon = daemon.expect("open /dev/fuse");
+        let options = format!(
+            "fd={},rootmode=40000,user_id=0,group_id=0,subtype=sshfs",
+            daemon.as_raw_fd()
+        );
+        let options = CString::new(options).expect("no NUL");
+        let flags = MountFlags::NOSUID | MountFlags::NODEV;
+        mount("hung", at, "fuse", flags, options.as_c_str()).expect("mount");
+        Self {
+            at: at.to_owned(),
+            _daemon: daemon,
+        }
+    }
+}
+
+impl Drop for Hung {
+    fn drop(&mut self) {
+        detach(&self.at);
+    }
+}
+
+fn unreadable(owner: &Node) -> Value {
+    let bytes = fs::read(owner.at(".tinyp2p/status.json")).expect("read the status");
+    let object: Value = serde_json::from_slice(&bytes).expect("a JSON object");
+    object["unreadable"].clone()
+}
+
+/// The error number of a failure.
+fn errno<T>(outcome: Result<T, Error>) -> Option<i32> {
+    outcome.err().and_then(|error| error.raw_os_error())
+}
+
+/// What comes of listing a directory.
+fn listed(path: PathBuf) -> Result<(), Error> {
+    fs::read_dir(path)?.try_for_each(|entry| entry.map(drop))
+}
+
+#[test]
+fn a_frozen_file_system_below_a_share_hides_its_own_files_only() {
+    let swarm = Swarm::alone();
+    let owner = swarm.node("owner").file("d/f", "1").file("top", "2");
+    let at = owner.share().join("d/hung");
+    fs::create_dir(&at).expect("make a mountpoint");
+    let hung = Hung::mount(&at);
+    let owner = owner.mount();
+    let reader = swarm.node("reader").peer(&owner).mount();
+    eventually(SOON, "they meet", || {
+        names(&reader.mountpoint()) == ["d", "top"]
+    });
+    // More often than a member has threads here.
+    for round in 0..12 {
+        let begun = Instant::now();
+        assert_eq!(errno(listed(reader.at("d/hung"))), Some(libc::EIO));
+        assert_eq!(errno(fs::metadata(reader.at("d/hung/x"))), Some(libc::EIO));
+        let took = begun.elapsed();
+        assert!(took < LIST_DEADLINE + SLACK, "round {round}: {took:?}");
+        let (d, top) = (reader.at("d"), reader.at("top"));
+        let search = reader.at(".tinyp2p/search/^f$");
+        within(LIST_DEADLINE + SLACK, "everything else", move || {
+            assert_eq!(names(&d), ["f", "hung"]);
+            assert_eq!(fs::read(top).expect("read"), b"2");
+            assert_eq!(names(&search), ["f"]);
+        });
+    }
+    let named = unreadable(&owner);
+    assert_eq!(named[0]["path"], "d/hung", "{named}");
+    drop(hung);
+    eventually(SOON, "what lies below is there", || {
+        listed(reader.at("d/hung")).is_ok()
+    });
+    eventually(SOON, "nobody complains any more", || {
+        unreadable(&owner) == Value::Array(Vec::new())
+    });
+}
+
+/// The most open files that a process may have from now on.
+fn limit_open_files(node: &Node, most: u64) -> Rlimit {
+    let pid = i32::try_from(node.pid()).ok().and_then(Pid::from_raw);
+    let pid = pid.expect("a process id");
+    let limit = Rlimit {
+        current: Some(most),
+        maximum: getrlimit(Resource::Nofile).maximum,
+    };
+    prlimit(Some(pid), Resource::Nofile, limit).expect("set a limit")
+}
+
+#[test]
+fn a_member_without_open_files_left_is_an_error_and_not_an_absence() {
+    let swarm = Swarm::alone();
+    let owner = swarm
+        .node("owner")
+        .file("d/f", "1")
+        .option("--no-watch")
+        .serve();
+    let other = swarm.node("other").file("d/g", "2").peer(&owner).serve();
+    let reader = swarm.node("reader").peer(&owner).peer(&other).mount();
+    eventually(SOON, "they meet", || {
+        reader.at("d").exists() && names(&reader.at("d")) == ["f", "g"]
+    });
+    let before = limit_open_files(&owner, 4);
+    let since = Instant::now();
+    let mut failed = 0;
+    while since.elapsed() < Duration::from_secs(5) {
+        // What is in the memory of the kernel for a second is there, and then it is not known.
+        match fs::metadata(reader.at("d/f")) {
+            Ok(_) => {}
+            Err(error) => {
+                assert_eq!(error.raw_os_error(), Some(libc::EIO));
+                failed += 1;
+            }
+        }
+        assert_eq!(
+            fs::read(reader.at("d/g")).expect("read what another has"),
+            b"2"
+        );
+    }
+    assert!(failed > 0, "it never failed");
+    limit_open_files(&owner, before.current.expect("a limit"));
+    eventually(SOON, "it is back", || {
+        fs::read(reader.at("d/f")).is_ok_and(|bytes| bytes == b"1")
+    });
+}
+
+/// Makes directories inside one another, of names of 250 bytes, and a file of that name in each.
+fn nest(share: &Path, levels: usize) {
+    let (directory, file) = ("d".repeat(250), "f".repeat(250));
+    let mut at = open(share, OFlags::PATH, Mode::empty()).expect("open");
+    for _ in 0..levels {
+        mkdirat(&at, &*directory, Mode::RWXU).expect("make a directory");
+        at = openat(&at, &*directory, OFlags::PATH, Mode::empty()).expect("open");
+        let flags = OFlags::CREATE | OFlags::WRONLY;
+        openat(&at, &*file, flags, Mode::RUSR).expect("make a file");
+    }
+}
+
+#[test]
+fn what_lies_too_deep_ends_a_walk_with_an_error() {
+    let swarm = Swarm::new();
+    let owner = swarm.node("owner");
+    nest(owner.share(), 17);
+    let owner = owner.mount();
+    let reader = swarm.node("reader").peer(&owner).mount();
+    eventually(SOON, "they meet", || names(&reader.mountpoint()).len() == 1);
+    let mut find = Command::new("find");
+    let found = run(
+        find.arg(".").current_dir(reader.mountpoint()),
+        Duration::from_secs(60),
+    );
+    assert_eq!(found.code(), 1, "{}", found.stderr);
+    assert!(
+        found.stderr.contains("File name too long"),
+        "{}",
+        found.stderr
+    );
+    // 16 directories fit into a path, with the files in all but the last.
+    let lines = String::from_utf8_lossy(&found.stdout).lines().count();
+    assert_eq!(lines, 1 + 16 + 15);
+    eventually(SOON, "its owner is told", || {
+        let problem = unreadable(&owner)[0]["problem"].clone();
+        problem
+            .as_str()
+            .is_some_and(|problem| problem.starts_with("2 of its names"))
+    });
+}
