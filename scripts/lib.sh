@@ -58,7 +58,7 @@ install_for_test() {
     install_for_run
     install rsync=rsync git=git sqlite3=sqlite3 ip=iproute2 ss=iproute2 python3=python3 \
         nginx=nginx-light rclone=rclone openssl=openssl diff=diffutils cmp=diffutils find=findutils \
-        tar=tar ps=procps nsenter=util-linux setpriv=util-linux findmnt=mount script=bsdutils gio=libglib2.0-bin
+        tar=tar ps=procps nsenter=util-linux setpriv=util-linux findmnt=mount script=bsdutils gio=libglib2.0-bin restic=restic
 }
 
 # The Rust toolchain is the one thing that is expected to be there.

@@ -31,6 +31,8 @@ mod listing;
 mod many;
 mod moves;
 mod output;
+mod owner;
+mod owner_model;
 mod password;
 mod places;
 mod probes;

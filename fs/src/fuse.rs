@@ -39,6 +39,10 @@ use crate::workers::{Turn, Workers};
 /// how old an answer can be (SEMANTICS.md), and much less makes `cp -r` four times slower.
 const TTL: Duration = Duration::from_secs(1);
 
+/// The same for attributes of what was looked up by name: whoever looks each second whether a file has grown (`tail -f`)
+/// is not to be told by the kernel's memory that it has not.
+const ATTRIBUTE_TTL: Duration = Duration::from_millis(750);
+
 /// Read requests that the kernel may have under way on its own account. There is one queue for the whole
 /// mount: with fuser's 16, a few readers of a dead member would hold up readahead for all others.
 const MAX_BACKGROUND: u16 = 64;
@@ -137,7 +141,11 @@ impl fuser::Filesystem for Adapter {
             reply,
             move |fs, wait, _| fs.lookup(parent.0, &name, wait),
             move |reply, looked| match looked {
-                Looked::Found(attr) => reply.entry(&ttl(attr), &owner.attr(attr), GENERATION),
+                Looked::Found(attr) => {
+                    let (of_name, of_attributes) = (ttl(attr), ttl(attr).min(ATTRIBUTE_TTL));
+                    let attr = owner.attr(attr);
+                    reply.entry_with_ttls(&of_attributes, &of_name, &attr, GENERATION);
+                }
                 Looked::Absent { certain: false } => reply.error(Errno::ENOENT),
                 // Inode 0 is an absence that the kernel remembers for as long as the TTL says.
                 Looked::Absent { certain: true } => {

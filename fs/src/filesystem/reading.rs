@@ -230,7 +230,7 @@ impl Filesystem {
                 }
                 Err(error) => {
                     filesystem.note_failure(number, &file.path, &error);
-                    (reading.done)(Err(error.into()));
+                    (reading.done)(Err(of_read(error)));
                 }
                 Ok(bytes) => (reading.done)(Ok(bytes)),
             }
@@ -277,7 +277,7 @@ impl Filesystem {
             };
             let question = (true, Some(own));
             let deadline = Instant::now() + QUESTION;
-            let found = ask(peer, &file.path, latest, question, deadline).map_err(Error::from)?;
+            let found = ask(peer, &file.path, latest, question, deadline).map_err(of_read)?;
             if !found.is_prefix || found.content.size <= state.size {
                 // It was written over: what was read is not a part of it.
                 return Err(Error::Replaced);
@@ -361,12 +361,10 @@ impl Filesystem {
                 Ok(found.content)
             }
             Ok(_) => Err(Error::Replaced),
-            Err(NetError::Fault { fault, .. })
-                if fault.is_absence() || fault.code == FaultCode::MethodNotFound =>
-            {
+            Err(NetError::Fault { fault, .. }) if fault.code == FaultCode::MethodNotFound => {
                 Err(Error::Replaced)
             }
-            Err(error) => Err(error.into()),
+            Err(error) => Err(of_read(error)),
         }
     }
 
@@ -399,7 +397,7 @@ impl Filesystem {
                 root,
                 size: state.size,
             }),
-            Ok(Err(error)) => Err(error.into()),
+            Ok(Err(error)) => Err(of_read(error)),
             Ok(Ok(None)) | Err(_) => Err(Error::Replaced),
         }
     }
@@ -430,6 +428,15 @@ impl Filesystem {
         if let Some(inode) = self.inodes.lock().get_mut(number) {
             inode.is_replaced = true;
         }
+    }
+}
+
+/// What the failure of a read means to whoever has the file open: that it is not there any more is no absence of a name.
+fn of_read(error: NetError) -> Error {
+    match error {
+        NetError::NotFound { .. } => Error::Replaced,
+        NetError::Fault { fault, .. } if fault.is_absence() => Error::Replaced,
+        other => other.into(),
     }
 }
 

@@ -71,7 +71,7 @@ impl Share {
             self.wanted_soon(Asker::Nobody, [path].into_iter());
             return Ok(SharedContent::Former(former));
         }
-        let whereabouts = self.relocations.find(&tree, &place, until);
+        let whereabouts = self.relocations.find(&tree, (root, &place), until);
         if let Whereabouts::Unknown = whereabouts {
             return Err(NoContent::Unknown);
         }
@@ -82,6 +82,7 @@ impl Share {
             self.note_place(root, path);
             return Ok(SharedContent::Former(former));
         }
+        tracing::debug!(%root, start, path = %place.path, "a content has gone");
         if start == 0 {
             self.forget_place(root, &place.path);
         }

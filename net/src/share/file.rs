@@ -3,7 +3,7 @@
 use std::io::{self, IoSliceMut};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustix::fs::{fdatasync, fstatfs};
 use rustix::io::{Errno, ReadWriteFlags, pread, preadv2};
@@ -180,6 +180,13 @@ impl SharedFile {
             }
         };
         Ok((self.state, now))
+    }
+
+    /// True if it had changed within `time` of now when it was opened.
+    pub(super) fn changed_within(&self, time: Duration) -> bool {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let changed = Duration::from_nanos(self.last_change().max(0).cast_unsigned());
+        now.unwrap_or_default().saturating_sub(changed) < time
     }
 
     /// When the file last changed in any way, nanoseconds since 1970. Unlike the mtime, programs cannot

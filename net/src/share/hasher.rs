@@ -6,7 +6,7 @@
 //! it is next asked for, though not at once.
 
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
@@ -300,11 +300,7 @@ impl Hasher {
         if self.wanted.is_fruitless(id) {
             return Outcome::Rooted(0);
         }
-        let now = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default();
-        let changed = Duration::from_nanos(file.last_change().max(0) as u64);
-        if now.saturating_sub(changed) < SETTLED {
+        if file.changed_within(SETTLED) {
             return Outcome::TooNew;
         }
         if file.attributes().size > MAX_HASHED {

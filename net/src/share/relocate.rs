@@ -15,7 +15,7 @@ use rustix::fs::{FileType, RawDir};
 use super::beneath::open_directory;
 use super::roots::Place;
 use super::tree::{Tree, join};
-use crate::types::RelPath;
+use crate::types::{RelPath, Root};
 
 /// One search takes no longer than this: millions of names in memory, less where they have to come from a disk.
 const LONGEST: Duration = Duration::from_secs(5);
@@ -23,11 +23,15 @@ const LONGEST: Duration = Duration::from_secs(5);
 /// So much of the time, one part in so many, may go into these searches.
 const TIMES_AS_LONG: u32 = 4;
 
-/// A file that was not found is not looked for again for this long.
+/// The file that had a content and was not found is not looked for again for this long.
 const MISSED: Duration = Duration::from_secs(20);
 
-/// Files that were not found, directories that were, each as far as they are remembered.
+/// Contents whose file was not found, directories that were, each as far as they are remembered.
 const MAX_REMEMBERED: usize = 256;
+
+/// A file counts as gone when it was not found so many times, with a pause in between.
+const LOOKS: u32 = 3;
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// Bytes of names that one `getdents64(2)` call may return.
 const BUFFER: usize = 64 * 1024;
@@ -53,15 +57,21 @@ pub(super) struct Relocations {
 
 #[derive(Default, Debug)]
 struct State {
-    missed: HashMap<u64, Instant>,
+    /// By their roots: another file may have the inode by the next moment.
+    missed: HashMap<Root, Instant>,
     /// Directories, from where a file was to where it is: others of it may have come along.
     moved: VecDeque<(RelPath, RelPath)>,
     rests_until: Option<Instant>,
 }
 
 impl Relocations {
-    /// Where the file that was at `place` is by now.
-    pub(super) fn find(&self, tree: &Arc<Tree>, place: &Place, until: Instant) -> Whereabouts {
+    /// Where the file is by now that was at `place` when it had the content of `root`.
+    pub(super) fn find(
+        &self,
+        tree: &Arc<Tree>,
+        (root, place): (Root, &Place),
+        until: Instant,
+    ) -> Whereabouts {
         if place.inode == 0 {
             return Whereabouts::Nowhere;
         }
@@ -76,11 +86,20 @@ impl Relocations {
             return Whereabouts::At(path);
         }
         let begun = Instant::now();
-        if let Some(known) = self.state.lock().without_looking(place.inode, begun) {
+        if let Some(known) = self.state.lock().without_looking(root, begun) {
             return known;
         }
-        let found = look_through(tree, place, until.min(begun + LONGEST));
-        self.state.lock().note(place, &found, begun);
+        let until = until.min(begun + LONGEST);
+        let mut found = look_through(tree, place, until);
+        for _ in 1..LOOKS {
+            if found != Whereabouts::Nowhere {
+                break;
+            }
+            // What is renamed just now may be where somebody has looked already.
+            std::thread::sleep(PAUSE);
+            found = look_through(tree, place, until);
+        }
+        self.state.lock().note((root, place), &found, begun);
         found
     }
 
@@ -97,15 +116,15 @@ impl Relocations {
 
 impl State {
     /// What is said of a file that is not looked for now; `None` if it may be.
-    fn without_looking(&self, inode: u64, now: Instant) -> Option<Whereabouts> {
-        if self.missed.get(&inode).is_some_and(|until| *until > now) {
+    fn without_looking(&self, root: Root, now: Instant) -> Option<Whereabouts> {
+        if self.missed.get(&root).is_some_and(|until| *until > now) {
             return Some(Whereabouts::Nowhere);
         }
         let rests = self.rests_until.is_some_and(|until| until > now);
         rests.then_some(Whereabouts::Unknown)
     }
 
-    fn note(&mut self, place: &Place, found: &Whereabouts, begun: Instant) {
+    fn note(&mut self, (root, place): (Root, &Place), found: &Whereabouts, begun: Instant) {
         let now = Instant::now();
         // A quick search needs no rest.
         let took = now.saturating_duration_since(begun);
@@ -116,7 +135,7 @@ impl State {
             Whereabouts::Nowhere => {
                 self.missed.retain(|_, until| *until > now);
                 if self.missed.len() < MAX_REMEMBERED {
-                    self.missed.insert(place.inode, now + MISSED);
+                    self.missed.insert(root, now + MISSED);
                 }
                 return;
             }
@@ -220,21 +239,26 @@ mod tests {
 
     #[test]
     fn what_was_missed_is_not_looked_for_again_at_once_and_a_long_search_makes_a_pause() {
+        let root = |number| Root::from_bytes([number; 32]);
         let (mut state, now) = (State::default(), Instant::now());
         let place = Place {
             path: path("f"),
             inode: 7,
             size: 1,
         };
-        state.note(&place, &Whereabouts::Nowhere, now);
-        let known = |state: &State, inode, after| {
+        state.note((root(7), &place), &Whereabouts::Nowhere, now);
+        let known = |state: &State, number, after| {
             let now = Instant::now() + Duration::from_secs(after);
-            state.without_looking(inode, now)
+            state.without_looking(root(number), now)
         };
         assert_eq!(known(&state, 7, 0), Some(Whereabouts::Nowhere));
         assert_eq!(known(&state, 8, 0), None);
         assert_eq!(known(&state, 7, MISSED.as_secs()), None);
-        state.note(&place, &Whereabouts::Unknown, now - Duration::from_secs(2));
+        state.note(
+            (root(8), &place),
+            &Whereabouts::Unknown,
+            now - Duration::from_secs(2),
+        );
         assert_eq!(known(&state, 8, 7), Some(Whereabouts::Unknown));
         assert_eq!(known(&state, 8, 9), None);
     }

@@ -12,9 +12,11 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use super::captures::Captured;
+use super::relocate::Whereabouts;
+use super::roots::Place;
 use super::{Asker, Share, SharedFile, fault};
 use crate::merkle::{BLOCK, Hash, Tree, TreeHasher, leaf};
-use crate::types::{ContentId, RelPath};
+use crate::types::{ContentId, RelPath, Root};
 use crate::wire::{Fault, FaultCode, Snapshot, SnapshotRequest};
 
 /// Files that are read at once for this.
@@ -28,6 +30,10 @@ const CHUNK: usize = 256 * 1024;
 
 /// Reading a file takes no longer than this.
 const LONGEST: Duration = Duration::from_secs(8);
+
+/// A write(2) marks the file before it has stored its bytes, and not again. What changed less than this long ago may be in
+/// the middle of one, as far as its state tells.
+const IN_FLIGHT: Duration = Duration::from_millis(300);
 
 /// The turns of those who read a file for its root.
 #[derive(Default, Debug)]
@@ -84,7 +90,7 @@ impl Share {
         if let Some(known) = self.known_state(request) {
             return Ok(known);
         }
-        let file = self.tree_file(&request.path)?;
+        let (path, file) = self.file_of(request, until)?;
         let attributes = file.attributes();
         if attributes.size == 0 {
             return Err(Fault::new(FaultCode::NotFound, "the file is empty"));
@@ -102,13 +108,14 @@ impl Share {
             });
         }
         if !request.may_read {
-            self.wanted_now(asker, &request.path, &file);
+            self.wanted_now(asker, &path, &file);
             return Err(Fault::new(FaultCode::NotFound, "its root is not known yet"));
         }
-        let captured = self.capture(request, file, until.min(Instant::now() + LONGEST))?;
+        let until = until.min(Instant::now() + LONGEST);
+        let captured = self.capture((&path, request.size), file, until)?;
         let is_prefix = match request.prefix {
             Some(prefix) => {
-                let file = self.tree_file(&request.path)?;
+                let file = self.tree_file(&path)?;
                 captured_begins_with(&captured, &file, prefix).map_err(unreadable)?
             }
             None => false,
@@ -140,23 +147,43 @@ impl Share {
         })
     }
 
+    /// The file that is asked for, at its path or, if it has moved and had the prefix that is asked about, wherever it is.
+    fn file_of(
+        &self,
+        request: &SnapshotRequest,
+        until: Instant,
+    ) -> Result<(RelPath, SharedFile), Fault> {
+        let is_it = |file: &SharedFile| file.attributes().version.file() == request.version.file();
+        let here = self.tree_file(&request.path);
+        let root = request.prefix.map(|prefix| prefix.root);
+        let place = root.and_then(|root| Some((root, self.place_of(root)?)));
+        if let Some((root, place)) = place
+            && !here.as_ref().is_ok_and(is_it)
+            && let Whereabouts::At(path) = self.find_again(root, &place, until)?
+            && let Ok(file) = self.tree_file(&path)
+            && is_it(&file)
+        {
+            return Ok((path, file));
+        }
+        Ok((request.path.clone(), here?))
+    }
+
     /// Reads the file for what it has now; or what was read a moment ago, if that is as much as the caller knows
     /// of.
     fn capture(
         &self,
-        request: &SnapshotRequest,
+        (path, size): (&RelPath, u64),
         file: SharedFile,
         until: Instant,
     ) -> Result<Arc<Captured>, Fault> {
         let too_slow = || Fault::new(FaultCode::LimitExceeded, "not enough time to read the file");
-        let path = &request.path;
         let _turn = self.turns.take(path, until).ok_or_else(too_slow)?;
         let mut file = file;
         if let Some(last) = self.captures.last_at(path)
             && last.version.file() == file.attributes().version.file()
         {
             let again_at = last.again_at();
-            let is_enough = last.place.size >= request.size;
+            let is_enough = last.place.size >= size;
             if last.version == file.attributes().version || (is_enough && Instant::now() < again_at)
             {
                 return Ok(last);
@@ -183,6 +210,12 @@ impl Share {
         let captured = Arc::new(captured);
         self.captures.put(Arc::clone(&captured));
         Ok(captured)
+    }
+
+    /// Where the file is by now that was at `place` when it had the content of `root`.
+    fn find_again(&self, root: Root, place: &Place, until: Instant) -> Result<Whereabouts, Fault> {
+        let tree = self.tree().map_err(fault)?;
+        Ok(self.relocations.find(&tree, (root, place), until))
     }
 
     /// True if `file` begins with `prefix`.
@@ -213,7 +246,7 @@ fn read_twice_if_need_be(file: &SharedFile, until: Instant) -> io::Result<Tree> 
     let changed = || io::ErrorKind::StaleNetworkFileHandle.into();
     let first = read(file, size, until)?.ok_or_else(changed)?;
     let (opened, now) = file.states()?;
-    if opened == now {
+    if opened == now && !file.changed_within(IN_FLIGHT) {
         return Ok(first);
     }
     // Another file can not have come in its place: this one is open.

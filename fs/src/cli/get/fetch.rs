@@ -1,17 +1,18 @@
 //! One file: from its holders, one after the other, into its place.
 //!
-//! All bytes of a file come from one member in one version. When that member fails for good, the
-//! next one begins anew: size and mtime may make two files look alike, but do not make them so.
+//! All bytes of a file come from one member in one version, or have one content root. When that member fails for good,
+//! the next one begins anew: size and mtime may make two files look alike, but do not make them so.
 //! Where the content root is known, nothing else gets the name.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
-use tinyp2p_net::client::Peer;
+use tinyp2p_net::client::{self, Peer};
 use tinyp2p_net::config::{CALL_DEADLINE, CONNECT_DEADLINE, READ_DEADLINE};
 use tinyp2p_net::error::Error;
-use tinyp2p_net::types::{Attributes, ByteRange, PeerId, UnixTime};
+use tinyp2p_net::types::{Attributes, ByteRange, ContentId, PeerId, UnixTime, Version};
+use tinyp2p_net::wire::SnapshotRequest;
 
 use super::plan::{Holder, Job};
 use super::queue::{Standing, Task};
@@ -129,8 +130,26 @@ pub(super) fn fetch(
     Ok(Outcome::Postponed)
 }
 
+/// What a holder is asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Wanted {
+    /// The file in this version, of so many bytes.
+    File(Version, u64),
+    /// This content, wherever it is.
+    Content(ContentId),
+}
+
+impl Wanted {
+    fn size(self) -> u64 {
+        match self {
+            Self::File(_, size) => size,
+            Self::Content(content) => content.size,
+        }
+    }
+}
+
 /// Brings the file from `holder`, and the time at which it was modified there. A file that is another version meanwhile
-/// and has the same content all the same, after a `touch`, say, is fetched on.
+/// is fetched on if it has the same content all the same, after a `touch`, say, or if something was appended to it.
 fn follow(
     job: &Job,
     holder: &Holder,
@@ -139,27 +158,65 @@ fn follow(
     bar: &ProgressBar,
 ) -> (Result<(), Stop>, UnixTime) {
     let (mut holder, mut mtime) = (holder.clone(), job.mtime);
-    let mut changes = 0;
-    loop {
-        let outcome = from_holder(job, &holder, part, members, bar);
-        if !matches!(outcome, Err(Stop::Peer(Error::Changed { .. })))
-            || job.root.is_none()
-            || changes == MAX_CHANGES
-        {
+    let mut wanted = Wanted::File(holder.version, job.size);
+    for _ in 0..MAX_CHANGES {
+        let outcome = from_holder(wanted, &holder, part, members, bar);
+        let has_gone = matches!(
+            outcome,
+            Err(Stop::Peer(Error::Changed { .. } | Error::NotFound { .. }))
+        );
+        if !has_gone {
             return (outcome, mtime);
         }
-        let now = members.look(&holder).filter(|now| now.root == job.root);
+        let by_root = match wanted {
+            Wanted::File(..) => content_of(job, &holder, members),
+            // It is not there any more, or not found at once.
+            Wanted::Content(_) => None,
+        };
+        if let Some(content) = by_root {
+            if let Err(error) = part.expect(content.root) {
+                return (Err(Stop::Disk(error)), mtime);
+            }
+            bar.inc_length(content.size.saturating_sub(job.size));
+            wanted = Wanted::Content(content);
+            continue;
+        }
+        let now = members.look(&holder).filter(|now| {
+            let is_new = now.version != holder.version;
+            is_new && now.root.is_some() && now.root == job.root
+        });
         let Some(now) = now else {
             return (outcome, mtime);
         };
-        changes += 1;
         (holder.version, mtime) = (now.version, now.mtime);
+        wanted = Wanted::File(now.version, job.size);
     }
+    let who = holder.member.name.to_string();
+    (Err(Stop::Peer(Error::Changed { who })), mtime)
+}
+
+/// The content of the file as `holder` had it in its version, or of what it has become by an append.
+fn content_of(job: &Job, holder: &Holder, members: &dyn Members) -> Option<ContentId> {
+    if let Some(root) = job.root {
+        let size = job.size;
+        return Some(ContentId { root, size });
+    }
+    let peer = members.find(holder.member.id)?;
+    let request = SnapshotRequest {
+        path: holder.path.clone(),
+        version: holder.version,
+        size: job.size,
+        may_read: true,
+        prefix: None,
+    };
+    let found = client::snapshot(&*peer, &request, Instant::now() + READ_DEADLINE).ok()?;
+    let is_same = found.version.file() == holder.version.file();
+    (is_same && found.content.size >= job.size).then_some(found.content)
 }
 
 /// Goes on from where the part ends, as long as each stream brings something worth it.
 fn from_holder(
-    job: &Job,
+    wanted: Wanted,
     holder: &Holder,
     part: &mut Part,
     members: &dyn Members,
@@ -167,7 +224,7 @@ fn from_holder(
 ) -> Result<(), Stop> {
     loop {
         let before = part.offset();
-        match stream(job, holder, part, members, bar) {
+        match stream(wanted, holder, part, members, bar) {
             Err(Stop::Peer(error @ Error::Unreachable { .. }))
                 if part.offset() >= before + LEAST_PROGRESS =>
             {
@@ -177,9 +234,11 @@ fn from_holder(
             Err(Stop::Peer(error @ Error::Moved { .. })) => {
                 tracing::info!(file = %holder.path, %error, "going on");
             }
+            // A member may have the next part of a content only.
+            Ok(()) if part.offset() < wanted.size() && part.offset() > before => {}
             Ok(()) => match part.check().map_err(Stop::Disk)? {
                 PartCheck::Genuine => return Ok(()),
-                PartCheck::Spoilt => bar.dec(job.size),
+                PartCheck::Spoilt => bar.dec(wanted.size()),
                 PartCheck::Wrong => {
                     let who = holder.member.name.to_string();
                     return Err(Stop::Peer(Error::WrongBytes { who }));
@@ -190,15 +249,15 @@ fn from_holder(
     }
 }
 
-/// One stream, to the end of the file.
+/// One stream, to the end of the file or of what the holder has of it.
 fn stream(
-    job: &Job,
+    wanted: Wanted,
     holder: &Holder,
     part: &mut Part,
     members: &dyn Members,
     bar: &ProgressBar,
 ) -> Result<(), Stop> {
-    if part.offset() == job.size {
+    if part.offset() == wanted.size() {
         return Ok(());
     }
     let peer = members.find(holder.member.id).ok_or_else(|| {
@@ -207,11 +266,16 @@ fn stream(
             why: "it has left the network".to_owned(),
         })
     })?;
-    let range = ByteRange::new(part.offset(), job.size);
+    let range = ByteRange::new(part.offset(), wanted.size());
     let deadline = Instant::now() + CONNECT_DEADLINE + CALL_DEADLINE;
-    let mut stream = peer
-        .open(&holder.path, holder.version, range, deadline)
-        .map_err(Stop::Peer)?;
+    let opened = match wanted {
+        Wanted::File(version, _) => peer
+            .open(&holder.path, version, range, deadline)
+            .map(|stream| (range.len(), stream)),
+        Wanted::Content(content) => peer.open_content(content.root, range, deadline),
+    };
+    let (length, mut stream) = opened.map_err(Stop::Peer)?;
+    let end = part.offset() + length;
     let mut buffer = vec![0; BUFFER];
     let mut patience = Patience::default();
     loop {
@@ -229,7 +293,7 @@ fn stream(
             members.answered(holder.member.id);
         }
         // A stream may give what has arrived even when its time is over.
-        if patience.left.is_zero() && part.offset() < job.size {
+        if patience.left.is_zero() && part.offset() < end {
             let who = holder.member.name.to_string();
             return Err(Stop::Peer(Error::Timeout { who }));
         }

@@ -111,6 +111,18 @@ impl Part {
         self.offset
     }
 
+    /// The content has to turn out to be that of `root`, what is here included.
+    pub(in crate::cli::get) fn expect(&mut self, root: Root) -> io::Result<()> {
+        if self.root == Some(root) {
+            return Ok(());
+        }
+        self.root = Some(root);
+        self.hasher = TreeHasher::default();
+        // It may be of a state before.
+        self.is_resumed |= self.offset > 0;
+        self.hash_what_is_here()
+    }
+
     /// Adds bytes at the end.
     pub(in crate::cli::get) fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.file.write_all_at(bytes, self.offset)?;
