@@ -41,8 +41,11 @@ fn owner_and_reader(swarm: &Swarm) -> (Node, Node) {
     (owner, reader)
 }
 
-/// Reads all of `path` slowly; does `act` on the way. What was read, and the error that ended it.
-fn read_slowly(path: &Path, act: impl FnOnce()) -> (Vec<u8>, Option<io::Error>) {
+/// What was read, and the error that ended it.
+type ReadUntil = (Vec<u8>, Option<io::Error>);
+
+/// Reads all of `path` slowly; does `act` on the way.
+fn read_slowly(path: &Path, act: impl FnOnce()) -> ReadUntil {
     let mut file = match File::open(path) {
         Ok(file) => file,
         Err(error) => return (Vec::new(), Some(error)),
@@ -74,7 +77,7 @@ type Act = fn(&Path);
 fn while_read(
     acts: &'static [(&'static str, Act)],
     is_settled: bool,
-    judge: fn(&str, &[u8], (Vec<u8>, Option<io::Error>)),
+    judge: fn(&str, &[u8], ReadUntil),
 ) {
     let swarm = Swarm::alone();
     let (owner, reader) = owner_and_reader(&swarm);
@@ -137,7 +140,7 @@ const HARMLESS: &[(&str, Act)] = &[
     }),
 ];
 
-fn is_content(act: &str, content: &[u8], (read, error): (Vec<u8>, Option<io::Error>)) {
+fn is_content(act: &str, content: &[u8], (read, error): ReadUntil) {
     assert!(error.is_none(), "{act}: {error:?} after {}", read.len());
     // What was appended may come as well.
     let more = if act == "append" { 4 } else { 0 };
@@ -181,7 +184,7 @@ const HARMFUL: &[(&str, Act)] = &[
     ("delete", |path| fs::remove_file(path).expect("remove")),
 ];
 
-fn is_stale_or_old(act: &str, content: &[u8], (read, error): (Vec<u8>, Option<io::Error>)) {
+fn is_stale_or_old(act: &str, content: &[u8], (read, error): ReadUntil) {
     assert!(content.starts_with(&read), "{act}: a mixture");
     let error = error.expect("what is not there any more is an error");
     assert_eq!(error.raw_os_error(), Some(libc::ESTALE), "{act}: {error}");

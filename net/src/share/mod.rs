@@ -468,7 +468,7 @@ fn too_long(directory: &RelPath, names: &Names) -> usize {
 /// The attributes of what is at `path`; `None` where nothing is served.
 fn attributes_in(tree: &Arc<Tree>, path: &RelPath) -> Result<Option<Attributes>, Fault> {
     match tree.find(path) {
-        Ok(found) => tree.attributes(&found).map_err(internal),
+        Ok(found) => Ok(tree.attributes(&found)),
         Err(error) if is_absence(error) => Ok(None),
         Err(error) => Err(internal(error)),
     }

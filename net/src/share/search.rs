@@ -135,9 +135,8 @@ impl Share {
 
 /// Attributes of a regular file; `None` when there is none at `path` (any more).
 fn file_attributes(tree: &Arc<Tree>, path: &RelPath) -> Result<Option<Attributes>, Fault> {
-    let found = tree.find(path);
-    match found.and_then(|found| tree.attributes(&found)) {
-        Ok(attributes) => Ok(attributes.filter(|a| a.kind == Kind::File)),
+    match tree.find(path) {
+        Ok(found) => Ok(tree.attributes(&found).filter(|a| a.kind == Kind::File)),
         Err(error) if is_exhaustion(error) => Err(internal(error)),
         Err(_) => Ok(None),
     }

@@ -322,27 +322,29 @@ impl Tree {
                 return Ok(None);
             }
             if !state.is_link() {
-                let attributes = state.attributes().map(|attributes| Attributes {
-                    mode: self.rights.of_entry(&state, &directory.handle, name),
+                // Another file system might not answer; an open of what is there will tell.
+                let mode = |kind| match elsewhere {
+                    true => state.permissions().of_opened(kind),
+                    false => self.rights.of_entry(&state, &directory.handle, name),
+                };
+                return Ok(state.attributes().map(|attributes| Attributes {
+                    mode: mode(attributes.kind),
                     ..attributes
-                });
-                return Ok(attributes);
+                }));
             }
         }
         let device = directory.state.device();
         let found = self.child(&directory.place, device, name, crossed)?;
-        Ok(self.attributes_here(&found))
+        Ok(self.attributes(&found))
     }
 
     /// What members see of what was found.
-    pub(super) fn attributes(self: &Arc<Self>, found: &Found) -> Result<Option<Attributes>, Errno> {
-        self.on(found, |tree, found| tree.attributes_here(found))
-    }
-
-    /// The same, where its file system may be asked.
-    fn attributes_here(&self, found: &Found) -> Option<Attributes> {
+    pub(super) fn attributes(&self, found: &Found) -> Option<Attributes> {
         let attributes = found.state.attributes()?;
-        let mode = self.rights.of_pinned(&found.state, &found.handle);
+        let mode = match found.crossed.is_empty() {
+            true => self.rights.of_pinned(&found.state, &found.handle),
+            false => found.state.permissions().of_opened(attributes.kind),
+        };
         Some(Attributes { mode, ..attributes })
     }
 

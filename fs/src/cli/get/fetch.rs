@@ -159,6 +159,8 @@ fn follow(
 ) -> (Result<(), Stop>, UnixTime) {
     let (mut holder, mut mtime) = (holder.clone(), job.mtime);
     let mut wanted = Wanted::File(holder.version, job.size);
+    let who = holder.member.name.to_string();
+    let changed = || Err(Stop::Peer(Error::Changed { who: who.clone() }));
     for _ in 0..MAX_CHANGES {
         let outcome = from_holder(wanted, &holder, part, members, bar);
         let has_gone = matches!(
@@ -186,13 +188,15 @@ fn follow(
             is_new && now.root.is_some() && now.root == job.root
         });
         let Some(now) = now else {
-            return (outcome, mtime);
+            return match wanted {
+                Wanted::File(..) => (outcome, mtime),
+                Wanted::Content(_) => (changed(), mtime),
+            };
         };
         (holder.version, mtime) = (now.version, now.mtime);
         wanted = Wanted::File(now.version, job.size);
     }
-    let who = holder.member.name.to_string();
-    (Err(Stop::Peer(Error::Changed { who })), mtime)
+    (changed(), mtime)
 }
 
 /// The content of the file as `holder` had it in its version, or of what it has become by an append.

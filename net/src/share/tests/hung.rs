@@ -146,7 +146,7 @@ fn a_directory_that_may_not_be_read_is_named_until_it_may() {
     assert_eq!(share.names(""), ["file", "secret"]);
     assert_eq!(share.search("", 9, BUDGET), ["file"]);
     let fault = share.pages("secret", 9).unwrap_err();
-    assert_eq!(fault.code, FaultCode::Internal);
+    assert_eq!(fault.code, FaultCode::Forbidden);
     let named = unreadable(&share);
     assert_eq!(named.len(), 1, "{named:?}");
     assert_eq!(named[0].0, "secret");
