@@ -287,7 +287,9 @@ impl Inodes {
             // Nobody but this table has it.
             Some(content) if Arc::strong_count(content) == 1 => (fresh(), Pages::Drop),
             Some(_) => return Some((fresh(), Pages::Bypass)),
-            None => (fresh(), Pages::Keep),
+            // What the kernel may have is what this stands for.
+            None if inode.has(state) => (fresh(), Pages::Keep),
+            None => (fresh(), Pages::Drop),
         };
         readers.pages = Some(Arc::clone(&content));
         Some((content, pages))
@@ -624,21 +626,22 @@ impl Inode {
         }
     }
 
-    /// True if `item`, at the same path, may be what this file has become: the same file at the same member, with as many
-    /// bytes or more. Whether it still has the bytes that it had shows when it is read.
+    /// True if `item`, at the same path, may be what this file has become: the same file at the only member that has it,
+    /// with as many bytes or more. Whether it still has the bytes that it had shows when it is read. A content that others
+    /// have, too, does not become another one because one of them has changed his file.
     fn may_become(&self, item: &Item) -> bool {
-        let is_same = |source: &Source| {
-            let mut others = item.sources.iter();
-            others.any(|other| {
-                other.member.id == source.member.id && other.version.file() == source.version.file()
-            })
+        let [source] = &*self.sources else {
+            return false;
+        };
+        let is_same = |other: &Source| {
+            other.member.id == source.member.id && other.version.file() == source.version.file()
         };
         self.kind() == Kind::File
             && item.kind == Kind::File
             && item.is_measured()
             && self.size != Attributes::UNKNOWN_SIZE
             && item.size >= self.size
-            && self.sources.iter().any(is_same)
+            && item.sources.iter().any(is_same)
     }
 
     /// Adds what `item` says of the same thing.

@@ -16,6 +16,8 @@ pub struct ContentState {
     pub content: Option<ContentId>,
     /// Bytes.
     pub size: u64,
+    /// How often it was looked for anew.
+    pub renewals: u32,
 }
 
 /// The content of an open file.
@@ -72,6 +74,7 @@ mod tests {
                 size,
             }),
             size,
+            renewals: 0,
         }
     }
 

@@ -33,6 +33,9 @@ const WRITTEN_LATELY: Duration = Duration::from_secs(60);
 /// What a member is asked for on behalf of a read takes no longer than this.
 const QUESTION: Duration = READ_DEADLINE.saturating_sub(Duration::from_secs(3));
 
+/// How often the content of a handle is looked for anew.
+const MAX_RENEWALS: u32 = 64;
+
 /// How often one read follows a file that goes on growing.
 const MAX_STEPS: u32 = 8;
 
@@ -51,9 +54,18 @@ struct Reading {
     offset: u64,
     size: u32,
     patience: Patience,
+    /// When it came.
+    since: Instant,
     /// How often it has gone on to another content.
     steps: u32,
     done: ReadDone,
+}
+
+impl Reading {
+    /// False once it has taken as long as a read may.
+    fn may_go_on(&self) -> bool {
+        self.steps < MAX_STEPS && self.since.elapsed() < READ_DEADLINE
+    }
 }
 
 impl Filesystem {
@@ -93,17 +105,17 @@ impl Filesystem {
             version,
             content: inode.content(),
             size: inode.size,
+            renewals: 0,
         };
-        let state = self.present_state(&inode, listed, wait)?;
+        let siblings = Arc::clone(&self.trees) as Arc<dyn Siblings>;
+        let (size, root) = (inode.size, inode.root());
+        let as_listed = self.engine.open_among(sources, size, root, siblings);
+        let state = self.present_state(&inode, listed, &as_listed, wait)?;
         let begun = self.inodes.lock().begin_reading(number, state);
         let (content, pages) = begun.ok_or(Error::UnknownInode)?;
         let state = content.state();
         let download = match state == listed {
-            true => {
-                let siblings = Arc::clone(&self.trees) as Arc<dyn Siblings>;
-                let (size, root) = (inode.size, inode.root());
-                self.engine.open_among(sources, size, root, siblings)
-            }
+            true => as_listed,
             false => self.download(&inode.path, state),
         };
         let handle = self.files.insert(OpenFile {
@@ -115,20 +127,24 @@ impl Filesystem {
         Ok(Opened { handle, pages })
     }
 
-    /// What a file has that is said to be in state `listed`: that, unless it was written to lately. Then its member is
-    /// asked.
+    /// What a file has that is said to be in state `listed`: that, unless it was written to lately. Then a small one is
+    /// fetched `as_listed`, and of another one, or if that fails, its member is asked.
     fn present_state(
         &self,
         inode: &Inode,
         listed: ContentState,
+        as_listed: &Download,
         wait: Wait,
     ) -> Result<ContentState, Error> {
         let is_certain = listed.content.is_some() || listed.size == 0;
         let peer = self.network.peer(listed.member);
         let peer = peer.filter(|peer| self.network.whole(peer.id()).is_none());
-        let Some(peer) = peer.filter(|_| !is_certain && is_written_lately(inode.mtime)) else {
+        let Some(peer) = peer.filter(|_| !is_certain && is_written_lately(inode)) else {
             return Ok(listed);
         };
+        if listed.size <= MAX_SMALL_FILE && fetch_whole(as_listed, listed.size, wait)? {
+            return Ok(listed);
+        }
         let Wait::Until(deadline) = wait else {
             return Err(Error::NeedsNetwork);
         };
@@ -176,7 +192,15 @@ impl Filesystem {
             return (state, download);
         }
         let download = Arc::new(self.download(&file.path, state));
-        *file.download.lock() = (state, Arc::clone(&download));
+        let mut current = file.download.lock();
+        if current.0 == state {
+            // Another read has been faster.
+            return (state, Arc::clone(&current.1));
+        }
+        let before = std::mem::replace(&mut *current, (state, Arc::clone(&download)));
+        drop(current);
+        // Reads that wait for it are told so, and go on with this one.
+        drop(before);
         (state, download)
     }
 
@@ -198,12 +222,13 @@ impl Filesystem {
             offset,
             size,
             patience,
+            since: Instant::now(),
             steps: 0,
             done,
         });
     }
 
-    fn go_on(self: &Arc<Self>, reading: Reading) {
+    fn go_on(self: &Arc<Self>, mut reading: Reading) {
         let Some(file) = self.files.get(reading.handle) else {
             return (reading.done)(Err(Error::UnknownHandle));
         };
@@ -223,8 +248,13 @@ impl Filesystem {
                 return (reading.done)(result.map_err(Error::from));
             };
             match result {
+                // Another read of this handle has gone on to another content meanwhile.
+                Err(_) if file.content.state() != state && reading.may_go_on() => {
+                    reading.steps += 1;
+                    filesystem.go_on(reading);
+                }
                 Err(NetError::Changed { .. } | NetError::NotFound { .. })
-                    if state.content.is_none() && reading.steps < MAX_STEPS =>
+                    if reading.may_go_on() && state.renewals < MAX_RENEWALS =>
                 {
                     filesystem.find_again(&file, state, reading);
                 }
@@ -244,20 +274,51 @@ impl Filesystem {
         }
     }
 
-    /// Finds the content of `file`, which its member has no more in the version of `state`, by the root that it had,
-    /// and goes on `reading`.
+    /// Finds the content of `file`, which its member does not give any more as it was asked for, and goes on `reading`:
+    /// by the root that it had in the version of `state`, or as the beginning of what the file is now. The member may have
+    /// forgotten a root that it told, as after a restart.
     fn find_again(self: &Arc<Self>, file: &Arc<OpenFile>, state: ContentState, reading: Reading) {
         self.step(file, state, reading, |filesystem, file, state, peer| {
-            let content = filesystem.root_of(file, state, peer)?;
-            file.content.go_on(
-                state,
-                ContentState {
-                    content: Some(content),
-                    ..state
+            let renewed = ContentState {
+                renewals: state.renewals + 1,
+                ..state
+            };
+            let after = match state.content {
+                None => ContentState {
+                    content: Some(filesystem.root_of(file, state, peer)?),
+                    ..renewed
                 },
-            );
+                Some(own) => {
+                    let found = filesystem.begins_with(file, state, own, peer)?;
+                    ContentState {
+                        version: found.version,
+                        content: Some(found.content),
+                        size: found.content.size,
+                        ..renewed
+                    }
+                }
+            };
+            file.content.go_on(state, after);
             Ok(())
         });
+    }
+
+    /// What the file of `state` is now, which has to begin with its `own` content.
+    fn begins_with(
+        &self,
+        file: &OpenFile,
+        state: ContentState,
+        own: ContentId,
+        peer: &dyn Peer,
+    ) -> Result<Snapshot, Error> {
+        let deadline = Instant::now() + QUESTION;
+        let question = (true, Some(own));
+        let found = ask(peer, &file.path, state, question, deadline).map_err(of_read)?;
+        // That a file begins with a content is its member's word, which is good for a file that nobody else has.
+        let is_its_own = self.inode(file.number)?.sources.len() == 1;
+        let is_good = found.content == own || (found.is_prefix && is_its_own);
+        // Else it was written over: what was read is not a part of it.
+        is_good.then_some(found).ok_or(Error::Replaced)
     }
 
     /// Follows `file`, which has grown beyond `state`, and goes on `reading`.
@@ -275,11 +336,8 @@ impl Filesystem {
                 size: inode.size,
                 ..state
             };
-            let question = (true, Some(own));
-            let deadline = Instant::now() + QUESTION;
-            let found = ask(peer, &file.path, latest, question, deadline).map_err(of_read)?;
-            if !found.is_prefix || found.content.size <= state.size {
-                // It was written over: what was read is not a part of it.
+            let found = filesystem.begins_with(file, latest, own, peer)?;
+            if found.content.size <= state.size {
                 return Err(Error::Replaced);
             }
             file.content.go_on(
@@ -306,9 +364,9 @@ impl Filesystem {
         let Some(peer) = self
             .network
             .peer(state.member)
-            .filter(|_| reading.steps < MAX_STEPS)
+            .filter(|_| reading.may_go_on())
         else {
-            return (reading.done)(Err(Error::Replaced));
+            return (reading.done)(Err(Error::Late));
         };
         // Whoever is not asked in the end, as too many wait for the member, has an answer all the same.
         let waiting = Arc::new(Mutex::new(Some(reading)));
@@ -440,6 +498,30 @@ fn of_read(error: NetError) -> Error {
     }
 }
 
+/// Has all of a small file fetched, which then stays with `download`. False if it is not there any more as it was listed.
+fn fetch_whole(download: &Download, size: u64, wait: Wait) -> Result<bool, Error> {
+    let (sender, receiver) = mpsc::channel();
+    let done = move |bytes: Result<&[u8], NetError>| {
+        // Whoever asked may have given up.
+        let _ = sender.send(bytes.map(|_| ()));
+    };
+    download.read(ByteRange::new(0, size), Patience::None, Box::new(done));
+    let outcome = match (receiver.try_recv(), wait) {
+        (Ok(outcome), _) => outcome,
+        (Err(_), Wait::No) => return Err(Error::NeedsNetwork),
+        (Err(_), Wait::Until(deadline)) => {
+            let left = deadline.saturating_duration_since(Instant::now());
+            // What takes longer is waited for by the first read.
+            receiver.recv_timeout(left).unwrap_or(Ok(()))
+        }
+    };
+    let is_gone = matches!(
+        outcome,
+        Err(NetError::Changed { .. } | NetError::NotFound { .. })
+    );
+    Ok(!is_gone)
+}
+
 /// Asks what content the file at `path` had or has: whether it may be read for that, and with what it may begin.
 fn ask(
     peer: &dyn Peer,
@@ -458,7 +540,7 @@ fn ask(
     client::snapshot(peer, &request, deadline)
 }
 
-/// True if a file with this mtime may be in the middle of being written.
-fn is_written_lately(mtime: UnixTime) -> bool {
-    UnixTime::now().seconds().abs_diff(mtime.seconds()) < WRITTEN_LATELY.as_secs()
+/// True if the file may be in the middle of being written.
+fn is_written_lately(inode: &Inode) -> bool {
+    UnixTime::now().seconds().abs_diff(inode.mtime.seconds()) < WRITTEN_LATELY.as_secs()
 }

@@ -354,3 +354,38 @@ fn looking_up_again_takes_the_news_over() {
         (5.into(), 2, false)
     );
 }
+
+#[test]
+fn the_kernels_pages_are_of_one_content_at_a_time() {
+    let mut inodes = Inodes::new(UnixTime::EPOCH);
+    let number = merged(&mut inodes, path(), &file(&[(1, 7)], None));
+    let state = |version, root: Option<u8>| ContentState {
+        member: PeerId::from_bytes([1; 32]),
+        version: Version(version),
+        content: root.map(|root| ContentId {
+            root: Root::from_bytes([root; 32]),
+            size: 1,
+        }),
+        size: 1,
+        renewals: 0,
+    };
+    // Written over by as many bytes between the look and the open.
+    let (other, pages) = inodes.begin_reading(number, state(8, Some(3))).unwrap();
+    assert_eq!(pages, Pages::Drop);
+    let (same, pages) = inodes.begin_reading(number, state(8, Some(3))).unwrap();
+    assert!(Arc::ptr_eq(&same, &other) && pages == Pages::Keep);
+    let (old, pages) = inodes.begin_reading(number, state(7, None)).unwrap();
+    assert_eq!(pages, Pages::Bypass);
+    drop((other, same, old));
+    for _ in 0..3 {
+        inodes.end_reading(number);
+    }
+    // The kernel still has pages of what it does not stand for.
+    let (_, pages) = inodes.begin_reading(number, state(7, None)).unwrap();
+    assert_eq!(pages, Pages::Drop);
+    inodes.end_reading(number);
+    let (_, pages) = inodes.begin_reading(number, state(7, None)).unwrap();
+    assert_eq!(pages, Pages::Keep);
+    inodes.end_reading(number);
+    assert!(inodes.readers.is_empty() && inodes.open.is_empty());
+}

@@ -107,7 +107,7 @@ impl Share {
     /// Where a file lay that had this content.
     pub(super) fn place_of(&self, root: Root) -> Option<Place> {
         if let Some(captured) = self.captures.of_root(root) {
-            return Some(captured.place.clone());
+            return Some(captured.place());
         }
         match self.roots.as_ref()?.place(root) {
             Ok(place) => place,
@@ -137,6 +137,9 @@ impl Share {
 
     /// Keeps where a content was found again.
     fn note_place(&self, root: Root, path: RelPath) {
+        if let Some(captured) = self.captures.of_root(root) {
+            captured.note_moved(path.clone());
+        }
         let Ok(file) = self.tree_file(&path) else {
             return;
         };

@@ -34,6 +34,8 @@ pub(super) struct Captured {
     pub(super) place: Place,
     /// The version of the file when reading it began.
     pub(super) version: Version,
+    /// Where the file was found since, if it has moved.
+    moved: Mutex<Option<RelPath>>,
     /// When reading it had ended, and how long that took.
     at: Instant,
     took: Duration,
@@ -52,6 +54,7 @@ impl Captured {
             tree,
             place,
             version,
+            moved: Mutex::default(),
             at: now,
             took: now.saturating_duration_since(begun),
         }
@@ -62,6 +65,20 @@ impl Captured {
             root: self.tree.root(),
             size: self.place.size,
         }
+    }
+
+    /// Where the file is, as far as that is known.
+    pub(super) fn place(&self) -> Place {
+        let moved = self.moved.lock().clone();
+        Place {
+            path: moved.unwrap_or_else(|| self.place.path.clone()),
+            ..self.place.clone()
+        }
+    }
+
+    /// The file was found at `path`.
+    pub(super) fn note_moved(&self, path: RelPath) {
+        *self.moved.lock() = Some(path);
     }
 
     /// When the file may be read again.

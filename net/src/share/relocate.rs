@@ -134,9 +134,13 @@ impl State {
             Whereabouts::Unknown => return,
             Whereabouts::Nowhere => {
                 self.missed.retain(|_, until| *until > now);
-                if self.missed.len() < MAX_REMEMBERED {
-                    self.missed.insert(root, now + MISSED);
+                let oldest = self.missed.iter().min_by_key(|(_, until)| **until);
+                if self.missed.len() >= MAX_REMEMBERED
+                    && let Some(oldest) = oldest.map(|(root, _)| *root)
+                {
+                    self.missed.remove(&oldest);
                 }
+                self.missed.insert(root, now + MISSED);
                 return;
             }
         };

@@ -15,7 +15,7 @@ use super::captures::Captured;
 use super::relocate::Whereabouts;
 use super::roots::Place;
 use super::{Asker, Share, SharedFile, fault};
-use crate::merkle::{BLOCK, Hash, Tree, TreeHasher, leaf};
+use crate::merkle::{BLOCK, Hash, SUBTREE_BLOCKS, Tree, TreeHasher, leaf};
 use crate::types::{ContentId, RelPath, Root};
 use crate::wire::{Fault, FaultCode, Snapshot, SnapshotRequest};
 
@@ -38,7 +38,7 @@ const IN_FLIGHT: Duration = Duration::from_millis(300);
 /// The turns of those who read a file for its root.
 #[derive(Default, Debug)]
 pub(super) struct Turns {
-    busy: Mutex<Vec<RelPath>>,
+    busy: Mutex<Vec<(Asker, RelPath)>>,
     ended: Condvar,
 }
 
@@ -49,15 +49,16 @@ struct Turn<'a> {
 }
 
 impl Turns {
-    /// Waits until nobody else reads this file, and not too many read others.
-    fn take<'a>(&'a self, path: &'a RelPath, until: Instant) -> Option<Turn<'a>> {
+    /// Waits until nobody else reads this file, nothing is read for `asker`, and not too much for others.
+    fn take<'a>(&'a self, asker: Asker, path: &'a RelPath, until: Instant) -> Option<Turn<'a>> {
         let mut busy = self.busy.lock();
-        while busy.len() >= MAX_READERS || busy.contains(path) {
+        let is_mine = |(other, at): &(Asker, RelPath)| *other == asker || at == path;
+        while busy.len() >= MAX_READERS || busy.iter().any(is_mine) {
             if self.ended.wait_until(&mut busy, until).timed_out() {
                 return None;
             }
         }
-        busy.push(path.clone());
+        busy.push((asker, path.clone()));
         Some(Turn { turns: self, path })
     }
 
@@ -70,7 +71,7 @@ impl Turns {
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        self.turns.busy.lock().retain(|path| path != self.path);
+        self.turns.busy.lock().retain(|(_, path)| path != self.path);
         self.turns.ended.notify_all();
     }
 }
@@ -98,7 +99,7 @@ impl Share {
         if let Some(root) = self.root_of(attributes.version) {
             let size = attributes.size;
             let prefix = match request.prefix {
-                Some(prefix) => self.begins_with(&file, prefix, until)?,
+                Some(prefix) => self.begins_with((root, size), &file, prefix)?,
                 None => false,
             };
             return Ok(Snapshot {
@@ -112,11 +113,12 @@ impl Share {
             return Err(Fault::new(FaultCode::NotFound, "its root is not known yet"));
         }
         let until = until.min(Instant::now() + LONGEST);
-        let captured = self.capture((&path, request.size), file, until)?;
+        let captured = self.capture(asker, (&path, request.size), file, until)?;
         let is_prefix = match request.prefix {
             Some(prefix) => {
                 let file = self.tree_file(&path)?;
-                captured_begins_with(&captured, &file, prefix).map_err(unreadable)?
+                begins_with(captured.tree.leaves(), captured.place.size, &file, prefix)
+                    .map_err(unreadable)?
             }
             None => false,
         };
@@ -172,27 +174,38 @@ impl Share {
     /// of.
     fn capture(
         &self,
+        asker: Asker,
         (path, size): (&RelPath, u64),
         file: SharedFile,
         until: Instant,
     ) -> Result<Arc<Captured>, Fault> {
         let too_slow = || Fault::new(FaultCode::LimitExceeded, "not enough time to read the file");
-        let _turn = self.turns.take(path, until).ok_or_else(too_slow)?;
         let mut file = file;
-        if let Some(last) = self.captures.last_at(path)
-            && last.version.file() == file.attributes().version.file()
-        {
+        // Whoever waits keeps nobody else from a turn.
+        let _turn = loop {
+            let turn = self.turns.take(asker, path, until);
+            let turn = turn.ok_or_else(too_slow)?;
+            let last = self
+                .captures
+                .last_at(path)
+                .filter(|last| last.version.file() == file.attributes().version.file());
+            let Some(last) = last else { break turn };
             let again_at = last.again_at();
             let is_enough = last.place.size >= size;
-            if last.version == file.attributes().version || (is_enough && Instant::now() < again_at)
-            {
+            let is_soon = Instant::now() < again_at;
+            if last.version == file.attributes().version || (is_enough && is_soon) {
                 return Ok(last);
             }
-            if Instant::now() < again_at {
-                self.turns.pause(again_at.min(until));
-                file = self.tree_file(path)?;
+            if !is_soon {
+                break turn;
             }
-        }
+            drop(turn);
+            if again_at >= until {
+                return Err(too_slow());
+            }
+            self.turns.pause(again_at);
+            file = self.tree_file(path)?;
+        };
         if file.attributes().size > MAX_BYTES {
             let text = format!("a file of more than {} GiB", MAX_BYTES >> 30);
             return Err(Fault::new(FaultCode::LimitExceeded, text));
@@ -218,18 +231,29 @@ impl Share {
         Ok(self.relocations.find(&tree, (root, place), until))
     }
 
-    /// True if `file` begins with `prefix`.
+    /// True if the content of `file`, of which this is the root and the size, begins with `prefix`.
     fn begins_with(
         &self,
+        (root, size): (Root, u64),
         file: &SharedFile,
         prefix: ContentId,
-        until: Instant,
     ) -> Result<bool, Fault> {
-        if prefix.size > file.attributes().size || prefix.size > MAX_BYTES {
+        if prefix.size > size || prefix.size == 0 || prefix.size > MAX_BYTES {
             return Ok(false);
         }
-        let tree = read(file, prefix.size, until).map_err(unreadable)?;
-        Ok(tree.is_some_and(|tree| tree.root() == prefix.root))
+        let trees = self.trees();
+        let blocks = prefix.size.div_ceil(BLOCK);
+        let mut leaves = Vec::new();
+        for first in (0..blocks).step_by(SUBTREE_BLOCKS as usize) {
+            let subtree = trees.subtree(root, first, SUBTREE_BLOCKS);
+            let subtree =
+                subtree.map_err(|error| Fault::new(FaultCode::Internal, error.to_string()))?;
+            match subtree {
+                Some(subtree) => leaves.extend(subtree.leaves),
+                None => return Ok(false),
+            }
+        }
+        begins_with(&leaves, size, file, prefix).map_err(unreadable)
     }
 }
 
@@ -280,23 +304,23 @@ fn read(file: &SharedFile, size: u64, until: Instant) -> io::Result<Option<Tree>
     Ok(hasher.finish())
 }
 
-/// True if `captured`, which was read of `file`, begins with `prefix`: all whole blocks are told by its leaves, and
-/// the rest is read again.
-fn captured_begins_with(
-    captured: &Captured,
+/// True if a content of `size` bytes with these `leaves`, which `file` has or had, begins with `prefix`: all whole blocks
+/// are told by the leaves, and the rest is read again.
+fn begins_with(
+    leaves: &[Hash],
+    size: u64,
     file: &SharedFile,
     prefix: ContentId,
 ) -> io::Result<bool> {
-    if prefix.size > captured.place.size || prefix.size == 0 {
+    let whole = (prefix.size / BLOCK) as usize;
+    let rest = (prefix.size % BLOCK) as usize;
+    if prefix.size > size || prefix.size == 0 || leaves.len() < whole + usize::from(rest > 0) {
         return Ok(false);
     }
-    let whole = (prefix.size / BLOCK) as usize;
-    let mut leaves: Vec<Hash> = captured.tree.leaves()[..whole].to_vec();
-    let mut rest = vec![0; (prefix.size % BLOCK) as usize];
-    if !rest.is_empty() {
+    let mut own: Vec<Hash> = leaves[..whole].to_vec();
+    if rest > 0 {
         let start = whole as u64 * BLOCK;
-        let end = captured.place.size.min(start + BLOCK);
-        let mut block = vec![0; (end - start) as usize];
+        let mut block = vec![0; (size.min(start + BLOCK) - start) as usize];
         let mut filled = 0;
         while filled < block.len() {
             match file.read_any(start + filled as u64, &mut block[filled..])? {
@@ -304,13 +328,11 @@ fn captured_begins_with(
                 count => filled += count,
             }
         }
-        // It has to be the block that was captured.
-        if captured.tree.leaves().get(whole) != Some(&leaf(&block)) {
+        // It has to be the block that the leaves are of.
+        if leaves[whole] != leaf(&block) {
             return Ok(false);
         }
-        let length = rest.len();
-        rest.copy_from_slice(&block[..length]);
-        leaves.push(leaf(&rest));
+        own.push(leaf(&block[..rest]));
     }
-    Ok(Tree::new(leaves).is_some_and(|tree| tree.root() == prefix.root))
+    Ok(Tree::new(own).is_some_and(|tree| tree.root() == prefix.root))
 }
