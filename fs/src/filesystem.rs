@@ -58,7 +58,8 @@ pub struct Attr {
     pub kind: Kind,
     /// What can be done with it.
     pub mode: Mode,
-    /// Bytes; 0 for a directory; [`Attributes::UNKNOWN_SIZE`] while nobody who has the file tells.
+    /// Bytes; 0 for a directory; [`UNKNOWN_SIZE`](tinyp2p_net::types::Attributes::UNKNOWN_SIZE) while nobody
+    /// who has the file tells.
     pub size: u64,
     /// Modification time.
     pub mtime: UnixTime,
