@@ -709,7 +709,11 @@ fn with_everything_lost_that_is_sent_over_old_connections_changes_are_seen_withi
     // Until the polls are under way.
     changes_are_seen(&nodes, &mut world, 10, Duration::from_millis(2500));
     let mount = nodes[2].mountpoint();
-    for _ in 0..3 {
+    let lost = || links.iter().map(SlowLink::lost).sum::<u64>();
+    let mut rounds = 0;
+    // Whether a connection is in use just then is chance.
+    while rounds < 3 || (lost() == 0 && rounds < 10) {
+        rounds += 1;
         for link in &links {
             link.swallow();
         }
@@ -719,8 +723,7 @@ fn with_everything_lost_that_is_sent_over_old_connections_changes_are_seen_withi
             shown(&mount).is_some_and(|found| world.allows(&found))
         });
     }
-    let lost = nodes[2].log().matches("did not answer in time").count();
-    assert!(lost > 0, "nothing was lost");
+    assert!(lost() > 0, "nothing was lost");
 }
 
 #[test]

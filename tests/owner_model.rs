@@ -20,7 +20,7 @@ use crate::content::pattern;
 use crate::swarm::{Node, Swarm};
 
 /// How long this goes on.
-const TIME: Duration = Duration::from_secs(60);
+const TIME: Duration = Duration::from_secs(45);
 
 /// Files, each with somebody who changes it and others who read it.
 const FILES: usize = 8;

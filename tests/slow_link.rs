@@ -35,6 +35,8 @@ struct State {
     /// Connections so far, and how many of them, the oldest ones, carry nothing any more.
     opened: AtomicU64,
     swallowed: AtomicU64,
+    /// How often something was lost on them.
+    lost: AtomicU64,
 }
 
 impl SlowLink {
@@ -78,6 +80,11 @@ impl SlowLink {
         let opened = self.state.opened.load(Ordering::Relaxed);
         self.state.swallowed.store(opened, Ordering::Relaxed);
     }
+
+    /// How often something was lost so far.
+    pub(crate) fn lost(&self) -> u64 {
+        self.state.lost.load(Ordering::Relaxed)
+    }
 }
 
 fn milliseconds(duration: Duration) -> u64 {
@@ -115,6 +122,7 @@ fn join(near: &TcpStream, far: &TcpStream, state: &Arc<State>) {
                 };
                 heard = Instant::now();
                 if number < state.swallowed.load(Ordering::Relaxed) {
+                    state.lost.fetch_add(1, Ordering::Relaxed);
                     continue;
                 }
                 let late = Duration::from_millis(state.delay.load(Ordering::Relaxed));
