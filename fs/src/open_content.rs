@@ -4,6 +4,7 @@
 
 use parking_lot::Mutex;
 use tinyp2p_net::types::{ContentId, PeerId, Version};
+use tinyp2p_net::wire::Snapshot;
 
 /// A content at the member that it is read from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -18,6 +19,18 @@ pub struct ContentState {
     pub size: u64,
     /// How often it was looked for anew.
     pub renewals: u32,
+}
+
+impl ContentState {
+    /// The same file at the same member, with the content that the member has just `found` there.
+    pub fn at(self, found: Snapshot) -> Self {
+        Self {
+            version: found.version,
+            content: Some(found.content),
+            size: found.content.size,
+            ..self
+        }
+    }
 }
 
 /// The content of an open file.

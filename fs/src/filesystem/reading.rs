@@ -6,7 +6,8 @@
 //! opened, as it may be in another version by the first read.
 //!
 //! When the kernel has been told that the file has more bytes, a read behind the content's end goes on with a content that
-//! is proven to begin with it. If there is none, the file was written over, and the read fails.
+//! begins with it, by the word of the one member that has the file. If there is none, the file was written over, and the
+//! read fails.
 
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
@@ -69,8 +70,8 @@ impl Reading {
 }
 
 impl Filesystem {
-    /// Opens a file with the flags of open(2). Its bytes are not fetched yet; the content that it has
-    /// is what every read of this handle gets, or an error.
+    /// Opens a file with the flags of open(2). The content that it has is what every read of this handle gets, or an
+    /// error. No bytes are fetched yet, except those of a small file that was written to lately.
     pub fn open(&self, number: u64, flags: i32, wait: Wait) -> Result<Opened, Error> {
         if flags & libc::O_ACCMODE != libc::O_RDONLY {
             return Err(Error::ReadOnly);
@@ -149,20 +150,13 @@ impl Filesystem {
             return Err(Error::NeedsNetwork);
         };
         let answer = ask(&*peer, &inode.path, listed, (true, None), deadline);
-        let state = |snapshot: Snapshot| ContentState {
-            version: snapshot.version,
-            content: Some(snapshot.content),
-            size: snapshot.content.size,
-            ..listed
-        };
         match answer {
-            Ok(found) if found.version == listed.version => Ok(state(found)),
             // What was appended since it was looked up is a part of what is opened.
             Ok(found)
                 if found.version.file() == listed.version.file()
                     && found.content.size >= listed.size =>
             {
-                Ok(state(found))
+                Ok(listed.at(found))
             }
             Ok(_) => {
                 self.invalidate(&inode.path);
@@ -288,15 +282,7 @@ impl Filesystem {
                     content: Some(filesystem.root_of(file, state, peer)?),
                     ..renewed
                 },
-                Some(own) => {
-                    let found = filesystem.begins_with(file, state, own, peer)?;
-                    ContentState {
-                        version: found.version,
-                        content: Some(found.content),
-                        size: found.content.size,
-                        ..renewed
-                    }
-                }
+                Some(own) => renewed.at(filesystem.begins_with(file, state, own, peer)?),
             };
             file.content.go_on(state, after);
             Ok(())
@@ -340,15 +326,7 @@ impl Filesystem {
             if found.content.size <= state.size {
                 return Err(Error::Replaced);
             }
-            file.content.go_on(
-                state,
-                ContentState {
-                    version: found.version,
-                    content: Some(found.content),
-                    size: found.content.size,
-                    ..state
-                },
-            );
+            file.content.go_on(state, state.at(found));
             Ok(())
         });
     }
