@@ -13,7 +13,7 @@ use super::known::MAX_TOLD;
 use super::wire::{self, Form, MAX_LISTED, Operation, Survey};
 use super::{Legacy, Url};
 use crate::peers::address::{Reach, reach_of_ip};
-use crate::share::{Asker, Share, SharedFile, is_changed};
+use crate::share::{Asker, Share, SharedFile, is_changed, retry_while_changing};
 use crate::types::{Name, RelPath};
 
 /// Contents are looked at and sent in pieces of so many bytes: a multiple of three, for base64.
@@ -25,9 +25,6 @@ pub const MAX_CONTENTS: u64 = 4 << 30;
 
 /// A pattern has so much time for the names at the top of the share.
 const MATCHING: Duration = Duration::from_secs(10);
-
-/// How often contents are looked at that change meanwhile.
-const TRIES: u32 = 3;
 
 /// A call that may be answered.
 #[derive(Debug)]
@@ -126,26 +123,26 @@ fn names(share: Option<&Share>, pattern: &str) -> Vec<u8> {
 fn contents(share: Option<&Share>, name: &[u8]) -> Result<(Form, SharedFile), String> {
     let absent = || "no such file".to_owned();
     let (share, path) = share.zip(top(name)).ok_or_else(absent)?;
-    for _ in 0..TRIES {
-        let file =
-            share
-                .open_file(&path, Asker::Nobody)
-                .map_err(|fault| match fault.is_absence() {
-                    true => absent(),
-                    false => fault.message,
-                })?;
+    let attempt = || {
+        let file = match share.open_file(&path, Asker::Nobody) {
+            Ok(file) => file,
+            Err(fault) if fault.is_absence() => return Ok(Err(absent())),
+            Err(fault) => return Ok(Err(fault.message)),
+        };
         if file.attributes().size > MAX_CONTENTS {
-            return Err(format!(
+            return Ok(Err(format!(
                 "the file has more than {MAX_CONTENTS} bytes, the most that are sent in this protocol"
-            ));
+            )));
         }
-        match form(&file) {
-            Ok(form) => return Ok((form, file)),
-            Err(error) if is_changed(&error) => {}
-            Err(error) => return Err(error.to_string()),
-        }
-    }
-    Err("the file is being changed".to_owned())
+        Ok(Ok((form(&file)?, file)))
+    };
+    retry_while_changing(attempt).unwrap_or_else(|error| {
+        Err(if is_changed(&error) {
+            "the file is being changed".to_owned()
+        } else {
+            error.to_string()
+        })
+    })
 }
 
 /// The path of a plain name, if it is one that is shown.

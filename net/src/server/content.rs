@@ -5,6 +5,7 @@
 //! at, so that whoever has read a file can supply it. The cache may hold parts of a content; a request for
 //! a range gets as much of it, from its beginning, as is here. What is not here is 404.
 
+use std::io;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,7 +21,9 @@ use super::routes::{Caller, status};
 use super::work::Work;
 use crate::cache::Cache;
 use crate::merkle::BLOCK;
-use crate::share::{FormerFile, NoContent, SharedContent, SharedFile, is_changed};
+use crate::share::{
+    FormerFile, NoContent, Share, SharedContent, SharedFile, is_changed, retry_while_changing,
+};
 use crate::types::{ByteRange, ContentId, Root};
 
 /// A file that was renamed is looked for no longer than this, for whoever waits for its bytes.
@@ -64,21 +67,17 @@ impl Requested {
     /// Finds the content, decides what to send of it, and reads the first bytes, all in one visit to
     /// a blocking thread.
     fn answer(&self, service: &Service) -> Response<Body> {
-        let start = self.first_block() * BLOCK;
         let until = Instant::now() + SEARCH;
-        let share = service.share.as_ref();
-        let opened = share.map_or(Err(NoContent::Gone), |share| {
-            share.open_content(self.root, start, until)
-        });
-        let absence = match opened {
-            Err(NoContent::Unknown) => StatusCode::SERVICE_UNAVAILABLE,
-            Err(NoContent::Failed) => StatusCode::INTERNAL_SERVER_ERROR,
-            _ => StatusCode::NOT_FOUND,
+        let shared = retry_while_changing(|| self.from_share(service.share.as_deref(), until));
+        let (shared, absence) = match shared {
+            Ok(Ok(response)) => (Some(response), StatusCode::NOT_FOUND),
+            Ok(Err(absence)) => (None, absence),
+            Err(error) if is_changed(&error) => (None, StatusCode::SERVICE_UNAVAILABLE),
+            Err(error) => {
+                tracing::warn!(root = %self.root, %error, "a shared file cannot be read");
+                (None, StatusCode::INTERNAL_SERVER_ERROR)
+            }
         };
-        let shared = opened.ok().and_then(|content| match content {
-            SharedContent::File(file) => self.send_file(Arc::new(file)),
-            SharedContent::Former(file) => self.send_former(Arc::new(file)),
-        });
         let cached = || {
             let cache = service.cache.as_ref()?;
             self.send_cached(cache)
@@ -86,27 +85,42 @@ impl Requested {
         shared.or_else(cached).unwrap_or_else(|| status(absence))
     }
 
-    /// From a shared file that has this content; `None` when it has just lost it.
-    fn send_file(&self, file: Arc<SharedFile>) -> Option<Response<Body>> {
+    /// From the share, or the status that says why not. The error is of reading.
+    fn from_share(
+        &self,
+        share: Option<&Share>,
+        until: Instant,
+    ) -> io::Result<Result<Response<Body>, StatusCode>> {
+        let start = self.first_block() * BLOCK;
+        let opened = share.map_or(Err(NoContent::Gone), |share| {
+            share.open_content(self.root, start, until)
+        });
+        Ok(match opened {
+            Ok(SharedContent::File(file)) => Ok(self.send_file(&Arc::new(file))?),
+            Ok(SharedContent::Former(file)) => {
+                let sent = self.send_former(Arc::new(file));
+                sent.ok_or(StatusCode::NOT_FOUND)
+            }
+            Err(NoContent::Unknown) => Err(StatusCode::SERVICE_UNAVAILABLE),
+            Err(NoContent::Failed) => Err(StatusCode::INTERNAL_SERVER_ERROR),
+            Err(NoContent::Gone) => Err(StatusCode::NOT_FOUND),
+        })
+    }
+
+    /// From a shared file that has this content.
+    fn send_file(&self, file: &Arc<SharedFile>) -> io::Result<Response<Body>> {
         let size = file.attributes().size;
         let (code, range) = match self.part_of(size) {
             Ok(part) => part,
-            Err(refusal) => return Some(*refusal),
+            Err(refusal) => return Ok(*refusal),
         };
-        let body = match self.method == Method::HEAD {
-            true => Ok(Body::empty()),
-            false => {
-                FileBody::begin(&file, range, self.work.clone(), &self.buffers).map(Body::file)
-            }
+        let body = if self.method == Method::HEAD {
+            Body::empty()
+        } else {
+            let work = self.work.clone();
+            Body::file(FileBody::begin(file, range, work, &self.buffers)?)
         };
-        match body {
-            Ok(body) => Some(with_bytes(code, body, &self.tag, range, size)),
-            Err(error) if is_changed(&error) => None,
-            Err(error) => {
-                tracing::warn!(root = %self.root, %error, "a shared file cannot be read");
-                Some(status(StatusCode::INTERNAL_SERVER_ERROR))
-            }
-        }
+        Ok(with_bytes(code, body, &self.tag, range, size))
     }
 
     /// From a shared file that had this content; `None` when it does not have what was asked for.

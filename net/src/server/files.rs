@@ -4,6 +4,7 @@
 //! What is not a file that is shared does not exist: directories, hidden names and paths that no
 //! file can have are all 404, and say nothing about why.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -17,9 +18,9 @@ use super::body::{Body, Buffers, FileBody};
 use super::range::{Decision, decide};
 use super::routes::{Caller, status};
 use super::work::Work;
-use crate::share::{Asker, Share};
+use crate::share::{Asker, Share, is_changed, retry_while_changing};
 use crate::types::{ByteRange, Kind, RelPath};
-use crate::wire::FaultCode;
+use crate::wire::{Fault, FaultCode};
 
 /// Answers a GET or HEAD for the file at `escaped`.
 pub(super) async fn serve<B>(
@@ -108,41 +109,59 @@ impl Requested {
     /// Opens the file, decides what to send of it, and reads the first bytes, all in one visit to
     /// a blocking thread. Also tells whether further bytes of it may be sent without.
     fn open(self, share: &Share, work: Work, buffers: &Arc<Buffers>) -> (Response<Body>, bool) {
-        let file = match share.open_file(&self.path, self.asker) {
-            Ok(file) => Arc::new(file),
-            Err(fault) if fault.code == FaultCode::Internal => {
-                tracing::warn!(path = %self.path, %fault, "a shared file cannot be opened");
-                return (status(StatusCode::INTERNAL_SERVER_ERROR), false);
-            }
-            // Listings say so, too: nothing has gone wrong.
-            Err(fault) if fault.code == FaultCode::Forbidden => {
-                tracing::debug!(path = %self.path, %fault, "a shared file is not served");
-                return (status(StatusCode::FORBIDDEN), false);
-            }
-            Err(_) => return (status(StatusCode::NOT_FOUND), false),
-        };
-        if file.attributes().kind != Kind::File {
-            return (status(StatusCode::NOT_FOUND), false);
-        }
-        let attributes = file.attributes();
-        let (tag, size) = (attributes.version.entity_tag(), attributes.size);
-        let decision = decide(&self.method, &self.fields, &tag, size);
-        let Some((code, range)) = sent(&decision, size) else {
-            return (refuse(decision, &tag, size), false);
-        };
-        let body = match self.method == Method::HEAD {
-            true => Ok(Body::empty()),
-            false => FileBody::begin(&file, range, work, buffers).map(Body::file),
-        };
-        match body {
-            Ok(body) => {
-                let response = with_bytes(code, body, &tag, range, size);
-                (response, file.is_at_hand())
+        match retry_while_changing(|| self.begin(share, &work, buffers)) {
+            Ok(begun) => begun,
+            Err(error) if is_changed(&error) => {
+                tracing::debug!(path = %self.path, "a shared file changes all the time");
+                (status(StatusCode::SERVICE_UNAVAILABLE), false)
             }
             Err(error) => {
                 tracing::warn!(path = %self.path, %error, "a shared file cannot be read");
                 (status(StatusCode::INTERNAL_SERVER_ERROR), false)
             }
+        }
+    }
+
+    /// One attempt; the error is of reading.
+    fn begin(
+        &self,
+        share: &Share,
+        work: &Work,
+        buffers: &Arc<Buffers>,
+    ) -> io::Result<(Response<Body>, bool)> {
+        let file = match share.open_file(&self.path, self.asker) {
+            Ok(file) if file.attributes().kind == Kind::File => Arc::new(file),
+            Ok(_) => return Ok((status(StatusCode::NOT_FOUND), false)),
+            Err(fault) => return Ok((status(self.refusal(&fault)), false)),
+        };
+        let attributes = file.attributes();
+        let (tag, size) = (attributes.version.entity_tag(), attributes.size);
+        let decision = decide(&self.method, &self.fields, &tag, size);
+        let Some((code, range)) = sent(&decision, size) else {
+            return Ok((refuse(decision, &tag, size), false));
+        };
+        let body = if self.method == Method::HEAD {
+            Body::empty()
+        } else {
+            Body::file(FileBody::begin(&file, range, work.clone(), buffers)?)
+        };
+        let response = with_bytes(code, body, &tag, range, size);
+        Ok((response, file.is_at_hand()))
+    }
+
+    /// The status for a file that cannot be opened.
+    fn refusal(&self, fault: &Fault) -> StatusCode {
+        match fault.code {
+            FaultCode::Internal => {
+                tracing::warn!(path = %self.path, %fault, "a shared file cannot be opened");
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
+            // Listings say so, too: nothing has gone wrong.
+            FaultCode::Forbidden => {
+                tracing::debug!(path = %self.path, %fault, "a shared file is not served");
+                StatusCode::FORBIDDEN
+            }
+            _ => StatusCode::NOT_FOUND,
         }
     }
 }

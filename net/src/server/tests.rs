@@ -5,6 +5,10 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
@@ -75,6 +79,36 @@ fn ranges_get_the_bytes_and_fields_of_rfc_9110() {
             assert_eq!(response.field("accept-ranges"), Some("bytes"));
         }
     }
+}
+
+#[test]
+fn a_file_that_changes_while_it_is_opened_is_no_failure() {
+    let (node, mut raw) = node_and_member();
+    node.put("f", b"0123456789");
+    let path = node.path().join("f");
+    let is_over = Arc::new(AtomicBool::new(false));
+    let writer = thread::spawn({
+        let is_over = Arc::clone(&is_over);
+        move || {
+            for mode in [0o644, 0o600].into_iter().cycle() {
+                if is_over.load(Ordering::Relaxed) {
+                    return;
+                }
+                fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+                thread::sleep(Duration::from_micros(500));
+            }
+        }
+    });
+    let asked = 2000;
+    let mut sent = 0;
+    for _ in 0..asked {
+        let response = raw.ask("GET /files/f HTTP/1.1");
+        assert!([200, 503].contains(&response.status), "{}", response.status);
+        sent += u32::from(response.status == 200);
+    }
+    is_over.store(true, Ordering::Relaxed);
+    writer.join().unwrap();
+    assert!(sent > asked * 9 / 10, "{sent} of {asked}");
 }
 
 #[test]

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use rustix::fs::{AtFlags, StatxFlags, statx};
 use rustix::io::Errno;
 
@@ -53,6 +53,55 @@ struct Known {
     /// Set if its file system may stop to answer.
     crossing: Option<Crossing>,
     generation: u64,
+}
+
+/// What holds for a directory that the path leads to.
+struct Examined {
+    problem: Option<Problem>,
+    /// What is served of it, and how its file system is asked; `None` where there is no directory.
+    rules: Option<(Arc<Policy>, Option<Crossing>)>,
+}
+
+impl Examined {
+    fn absent(errno: Errno) -> Self {
+        Self {
+            problem: Some(Problem::Unopened(errno)),
+            rules: None,
+        }
+    }
+}
+
+impl Known {
+    /// True if the path was looked up before and led to `place`.
+    fn is_at(&self, place: Result<Identity, Errno>) -> bool {
+        self.generation > 0 && self.place == place
+    }
+
+    /// Takes note that the path leads to `place`, and says so where that is something else than before.
+    fn change(&mut self, place: Result<Identity, Errno>, examined: Examined, share: &Path) {
+        if self.is_at(place) {
+            return;
+        }
+        let share = share.display();
+        let is_first = self.generation == 0;
+        match (&self.problem, &examined.problem) {
+            _ if is_first => {}
+            (before, Some(problem)) if before.as_ref() != Some(problem) => {
+                tracing::warn!("nothing of {share} is shared for now: {problem}");
+            }
+            (Some(_), None) => tracing::info!("{share} is there again and is shared"),
+            (None, None) => {
+                tracing::info!("{share} is another directory by now, which is shared");
+            }
+            _ => {}
+        }
+        if let Some((policy, crossing)) = examined.rules {
+            (self.policy, self.crossing) = (policy, crossing);
+        }
+        self.generation += 1;
+        self.place = place;
+        self.problem = examined.problem;
+    }
 }
 
 /// What tells one directory from another that lies at the same path later.
@@ -138,21 +187,17 @@ impl Anchor {
             let (state, identity) = identify(&top)?;
             Ok((top, state, identity))
         });
-        let mut known = self.known.lock();
+        let found = match &top {
+            Ok((_, _, identity)) => Ok(*identity),
+            Err(error) => Err(*error),
+        };
+        let known = self.known_with(found, top.as_ref().ok().map(|(top, ..)| top));
         let tree = match top {
             // This says nothing about the share.
             Err(error) if is_exhaustion(error) => Err(error),
-            Err(error) => {
-                self.note(&mut known, Err(error));
-                Err(absence_of(error))
-            }
-            Ok((top, state, identity)) => {
-                self.note(&mut known, Ok((&top, identity)));
-                match known.problem {
-                    Some(_) => Err(Errno::NOENT),
-                    None => Ok(Arc::new(self.tree(top, state, &known))),
-                }
-            }
+            Err(error) => Err(absence_of(error)),
+            Ok(_) if known.problem.is_some() => Err(Errno::NOENT),
+            Ok((top, state, _)) => Ok(Arc::new(self.tree(top, state, &known))),
         };
         Look {
             tree,
@@ -208,46 +253,51 @@ impl Anchor {
         Tree::new(top, policy, shared, state, (crossing, known.generation))
     }
 
-    /// Takes note of what the path leads to, and says so where that is something else than before.
-    fn note(&self, known: &mut Known, place: Result<(&OwnedFd, Identity), Errno>) {
-        let identity = place.map(|(_, identity)| identity);
-        if known.generation > 0 && known.place == identity {
-            return;
-        }
-        let problem = match place {
-            Err(errno) => Some(Problem::Unopened(errno)),
-            Ok((top, identity)) => {
-                let real = real_path(top, &self.directory);
-                let device = identity.device;
-                // That this cannot be told for now is no reason to trust it.
-                let answerer = self
-                    .mounts
-                    .answerer(device)
-                    .unwrap_or(Some(Answerer::Other));
-                known.policy = Arc::new(Policy::new(self.hidden, below(&real, &self.excluded)));
-                known.crossing = (answerer == Some(Answerer::Other)).then(|| Crossing {
-                    spot: Spot::Device(device),
-                    at: RelPath::root(),
-                });
-                self.judge(answerer, &real)
+    /// What is known of the share, now that the path leads to `found`, which is pinned by `top`.
+    fn known_with(
+        &self,
+        found: Result<Identity, Errno>,
+        top: Option<&OwnedFd>,
+    ) -> MutexGuard<'_, Known> {
+        let mut examined = None;
+        loop {
+            let mut known = self.known.lock();
+            if let Some(examined) = examined {
+                known.change(found, examined, &self.directory);
             }
-        };
-        if known.generation > 0 {
-            let share = self.directory.display();
-            match (&known.problem, &problem) {
-                (before, Some(problem)) if before.as_ref() != Some(problem) => {
-                    tracing::warn!("nothing of {share} is shared for now: {problem}");
-                }
-                (Some(_), None) => tracing::info!("{share} is there again and is shared"),
-                (None, None) => {
-                    tracing::info!("{share} is another directory by now, which is shared");
-                }
-                _ => {}
+            let says_nothing = found.is_err_and(is_exhaustion);
+            if says_nothing || known.is_at(found) {
+                return known;
             }
+            drop(known);
+            examined = Some(match (found, top) {
+                (Ok(identity), Some(top)) => self.examine(top, identity),
+                (Err(errno), _) => Examined::absent(errno),
+                (Ok(_), None) => Examined::absent(Errno::NOENT),
+            });
         }
-        known.generation += 1;
-        known.place = identity;
-        known.problem = problem;
+    }
+
+    /// Finds out what holds for a directory. May wait for the kernel, so no lock is held.
+    fn examine(&self, top: &OwnedFd, identity: Identity) -> Examined {
+        let real = real_path(top, &self.directory);
+        let device = identity.device;
+        // That this cannot be told for now is no reason to trust it.
+        let answerer = self
+            .mounts
+            .answerer(device)
+            .unwrap_or(Some(Answerer::Other));
+        let crossing = (answerer == Some(Answerer::Other)).then(|| Crossing {
+            spot: Spot::Device(device),
+            at: RelPath::root(),
+        });
+        Examined {
+            problem: self.judge(answerer, &real),
+            rules: Some((
+                Arc::new(Policy::new(self.hidden, below(&real, &self.excluded))),
+                crossing,
+            )),
+        }
     }
 
     fn judge(&self, answerer: Option<Answerer>, real: &Path) -> Option<Problem> {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::roots::Place;
-use crate::merkle::{BLOCK, Subtree, Tree};
+use crate::merkle::{BLOCK, SUBTREE_BLOCKS, Subtree, Tree};
 use crate::types::{ContentId, RelPath, Root, Version};
 
 /// Leaves that all captured contents may have: 40 MiB of memory, for 20 GiB of content.
@@ -125,7 +125,7 @@ impl Captures {
     /// The part of the tree of `root` with `span` blocks from block `first` on.
     pub(super) fn subtree(&self, root: Root, first: u64, span: u64) -> Option<Subtree> {
         let captured = self.of_root(root)?;
-        let subtree = captured.tree.subtree(first / crate::merkle::SUBTREE_BLOCKS);
+        let subtree = captured.tree.subtree(first / SUBTREE_BLOCKS);
         subtree?.narrow(first, span)
     }
 

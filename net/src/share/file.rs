@@ -249,6 +249,22 @@ fn check(file: &OwnedFd, state: &State) -> io::Result<()> {
     }
 }
 
+/// A file that changes more often than this while it is opened and read is given up.
+const MAX_ATTEMPTS: u32 = 4;
+
+/// Calls `attempt`, which opens a file and reads from it, again when the file changed in between: a
+/// program that writes to it is no reason to fail. The last error is one that [`is_changed`] where
+/// the file changed every time.
+pub(crate) fn retry_while_changing<T>(mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    for _ in 1..MAX_ATTEMPTS {
+        match attempt() {
+            Err(error) if is_changed(&error) => {}
+            done => return done,
+        }
+    }
+    attempt()
+}
+
 /// True for the error of a read of a file that is no longer in the version seen at open.
 pub fn is_changed(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::StaleNetworkFileHandle

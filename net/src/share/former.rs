@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use super::captures::Captures;
 use super::file::SharedFile;
 use super::roots::Roots;
+use crate::error::Error;
 use crate::merkle::{BLOCK, Leaves, SUBTREE_BLOCKS, Subtree};
 use crate::types::{ByteRange, ContentId, Root};
 
@@ -36,7 +37,7 @@ impl KnownTrees {
         root: Root,
         first: u64,
         span: u64,
-    ) -> Result<Option<Subtree>, crate::error::Error> {
+    ) -> Result<Option<Subtree>, Error> {
         match (self.captures.subtree(root, first, span), &self.roots) {
             (None, Some(roots)) => roots.subtree(root, first, span),
             (captured, _) => Ok(captured),

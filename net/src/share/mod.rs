@@ -49,6 +49,7 @@ use parking_lot::Mutex;
 use rustix::io::Errno;
 
 pub use by_root::{NoContent, SharedContent};
+pub(crate) use file::retry_while_changing;
 pub use file::{SharedFile, is_changed};
 pub use former::FormerFile;
 pub use pattern::check_pattern;
