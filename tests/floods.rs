@@ -15,9 +15,9 @@ use serde_json::Value;
 use socket2::{Domain, Socket, Type};
 use tinyp2p_net::auth::{AddressSource, Alpn, Gate, GuessRecord, Identity, Password};
 use tinyp2p_net::budget::ByteBudget;
-use tinyp2p_net::client::dial::TcpDialer;
-use tinyp2p_net::client::http::Client;
-use tinyp2p_net::types::Address;
+use tinyp2p_net::client::http_peer::Client;
+use tinyp2p_net::model::Address;
+use tinyp2p_net::transport::dial::TcpDialer;
 
 use crate::process::{eventually, within};
 use crate::swarm::{Node, PASSWORD, Swarm, detach, is_mounted, next_address, tinyp2p};

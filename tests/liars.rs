@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tinyp2p_net::client::Peer;
-use tinyp2p_net::merkle::TreeHasher;
+use tinyp2p_net::content::merkle::TreeHasher;
+use tinyp2p_net::peer::Peer;
 use tinyp2p_net::testing::{Behaviour, MemoryPeer, WirePeer};
 
 use crate::content::{MIB, names, pattern};

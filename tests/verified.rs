@@ -7,10 +7,10 @@ use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
 use tinyp2p_net::config::ShareConfig;
-use tinyp2p_net::merkle::{BLOCK, Tree, TreeHasher};
+use tinyp2p_net::content::merkle::{BLOCK, Tree, TreeHasher};
+use tinyp2p_net::model::RelPath;
+use tinyp2p_net::protocol::wire::StatRequest;
 use tinyp2p_net::share::{Place, Roots, Share};
-use tinyp2p_net::types::RelPath;
-use tinyp2p_net::wire::StatRequest;
 
 use crate::content::{MIB, names, pattern, pattern_at, write_pattern};
 use crate::process::{eventually, within};

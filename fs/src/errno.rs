@@ -3,7 +3,7 @@
 //! SEMANTICS.md shows the same table to people; a test compares the two.
 
 use tinyp2p_net::error::Error as NetError;
-use tinyp2p_net::wire::FaultCode;
+use tinyp2p_net::protocol::wire::FaultCode;
 use tracing::Level;
 
 /// Why an operation failed.
@@ -143,7 +143,7 @@ mod tests {
     use std::fs;
     use std::path::Path;
 
-    use tinyp2p_net::wire::Fault;
+    use tinyp2p_net::protocol::wire::Fault;
 
     use super::*;
 

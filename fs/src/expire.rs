@@ -19,7 +19,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use parking_lot::{Condvar, Mutex};
-use tinyp2p_net::types::{MAX_NAME_BYTES, Name, PeerId};
+use tinyp2p_net::model::{MAX_NAME_BYTES, Name, PeerId};
 
 /// Names that may wait for the thread.
 const MOST_WAITING: usize = 4096;

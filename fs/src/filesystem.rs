@@ -16,13 +16,13 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use tinyp2p_net::client::{Need, Peer};
 use tinyp2p_net::config::{CALL_DEADLINE, READ_DEADLINE};
 use tinyp2p_net::download::{Engine, Has, Source};
 use tinyp2p_net::error::Error as NetError;
-use tinyp2p_net::follow::{Listener, News};
-use tinyp2p_net::types::{Kind, MAX_NAME_BYTES, Mode, Name, PeerId, RelPath, Root, UnixTime};
-use tinyp2p_net::wire::{Change, MAX_SMALL_FILE};
+use tinyp2p_net::model::{Kind, MAX_NAME_BYTES, Mode, Name, PeerId, RelPath, Root, UnixTime};
+use tinyp2p_net::peer::{Need, Peer};
+use tinyp2p_net::protocol::wire::{Change, MAX_SMALL_FILE};
+use tinyp2p_net::query::subscriptions::{Listener, News};
 
 use crate::errno::Error;
 use crate::expire::Expirer;
@@ -58,7 +58,7 @@ pub struct Attr {
     pub kind: Kind,
     /// What can be done with it.
     pub mode: Mode,
-    /// Bytes; 0 for a directory; [`UNKNOWN_SIZE`](tinyp2p_net::types::Attributes::UNKNOWN_SIZE) while nobody
+    /// Bytes; 0 for a directory; [`UNKNOWN_SIZE`](tinyp2p_net::model::Attributes::UNKNOWN_SIZE) while nobody
     /// who has the file tells.
     pub size: u64,
     /// Modification time.

@@ -26,7 +26,7 @@ use fuser::{
 };
 use tinyp2p_net::config::CALL_DEADLINE;
 use tinyp2p_net::download::Patience;
-use tinyp2p_net::types::{Attributes, Kind, Mode, UnixTime};
+use tinyp2p_net::model::{Attributes, Kind, Mode, UnixTime};
 
 use crate::errno::{self, Error};
 use crate::expire::{Busy, Expirer};

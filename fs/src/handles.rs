@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use tinyp2p_net::download::Download;
-use tinyp2p_net::types::RelPath;
+use tinyp2p_net::model::RelPath;
 
 use crate::inodes::Tree;
 use crate::open_content::{ContentState, OpenContent};

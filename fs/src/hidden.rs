@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tinyp2p_net::types::{Kind, Mode, UnixTime};
+use tinyp2p_net::model::{Kind, Mode, UnixTime};
 
 use crate::errno::Error;
 use crate::filesystem::{Attr, DirectoryEntry, Looked, ReadDone};

@@ -3,7 +3,7 @@
 
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
-use tinyp2p_net::types::escaped;
+use tinyp2p_net::model::escaped;
 
 /// The kernel takes no longer value of an extended attribute than 64 KiB.
 pub const MAX_VALUE_BYTES: usize = 60 << 10;
@@ -168,7 +168,7 @@ m/a\\n.ogg
 
     #[test]
     fn no_text_of_others_drives_a_terminal() {
-        let hostile: String = tinyp2p_net::text::HOSTILE.into_iter().collect();
+        let hostile: String = tinyp2p_net::model::text::HOSTILE.into_iter().collect();
         let mut info = info();
         let lines = info.text(b"").lines().count();
         info.sources[0].name.clone_from(&hostile);
@@ -176,7 +176,7 @@ m/a\\n.ogg
         info.conflicts.push(hostile.clone());
         let text = info.text(hostile.as_bytes());
         assert_eq!(text.lines().count(), lines + 1);
-        let acting = tinyp2p_net::text::HOSTILE.into_iter();
+        let acting = tinyp2p_net::model::text::HOSTILE.into_iter();
         assert!(acting.filter(|c| *c != '\n').all(|c| !text.contains(c)));
     }
 

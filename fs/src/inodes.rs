@@ -26,7 +26,7 @@ use std::sync::Arc;
 
 use siphasher::sip::SipHasher13;
 use tinyp2p_net::download::Has;
-use tinyp2p_net::types::{
+use tinyp2p_net::model::{
     Attributes, ContentId, Kind, Mode, PeerId, RelPath, Root, UnixTime, Version,
 };
 

@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 
 use tinyp2p_net::Node;
 use tinyp2p_net::budget::{ByteBudget, Held};
-use tinyp2p_net::client::{self, Matches, Peer, Room, Whole};
 use tinyp2p_net::error::Error as NetError;
-use tinyp2p_net::fanout::{Answer, Round, Whom};
-use tinyp2p_net::follow::Listener;
-use tinyp2p_net::status::Status;
-use tinyp2p_net::types::{Attributes, PeerId, RelPath, Version};
-use tinyp2p_net::wire::{Listing, SearchPage};
+use tinyp2p_net::model::{Attributes, PeerId, RelPath, Version};
+use tinyp2p_net::peer;
+use tinyp2p_net::peer::{Matches, Peer, Room, Whole};
+use tinyp2p_net::protocol::wire::{Listing, SearchPage};
+use tinyp2p_net::query::fanout::{Answer, Round, Whom};
+use tinyp2p_net::query::subscriptions::Listener;
+use tinyp2p_net::stats::status::Status;
 
 use crate::view::merge::Member;
 
@@ -182,7 +183,7 @@ fn at_most(
     };
     move |peer, deadline| {
         let deadline = deadline.checked_sub(HANDING_OVER).unwrap_or(deadline);
-        let matches = client::search_while(peer, &pattern, &room, deadline, |count| {
+        let matches = peer::search_while(peer, &pattern, &room, deadline, |count| {
             count + SearchPage::MAX_MATCHES <= most && Instant::now() < deadline
         });
         if let Ok(matches) = &matches

@@ -3,8 +3,8 @@
 //! Handles that share the kernel's pages share this, too: what one of them has followed is what all pages are of.
 
 use parking_lot::Mutex;
-use tinyp2p_net::types::{ContentId, PeerId, Version};
-use tinyp2p_net::wire::Snapshot;
+use tinyp2p_net::model::{ContentId, PeerId, Version};
+use tinyp2p_net::protocol::wire::Snapshot;
 
 /// A content at the member that it is read from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -76,7 +76,7 @@ impl OpenContent {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tinyp2p_net::types::Root;
+    use tinyp2p_net::model::Root;
 
     fn state(version: u64, root: Option<u8>, size: u64) -> ContentState {
         ContentState {

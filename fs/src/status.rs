@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
-use tinyp2p_net::status::{LegacyStatus, MemberStatus, Presence, Status};
-use tinyp2p_net::types::escaped;
+use tinyp2p_net::model::escaped;
+use tinyp2p_net::stats::status::{LegacyStatus, MemberStatus, Presence, Status};
 
 /// Where a node is on this machine.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
@@ -254,8 +254,8 @@ fn shown(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use tinyp2p_net::status::{Blame, CacheStatus, MemoryStatus, Unreadable};
-    use tinyp2p_net::text::HOSTILE;
+    use tinyp2p_net::model::text::HOSTILE;
+    use tinyp2p_net::stats::status::{Blame, CacheStatus, MemoryStatus, Unreadable};
 
     use super::*;
 

@@ -7,13 +7,13 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 use tinyp2p_net::budget::{ByteBudget, Held};
-use tinyp2p_net::client::{Matches, Peer, Told};
-use tinyp2p_net::fanout::{Answer, Asked, Fanout, Round, Whom};
-use tinyp2p_net::follow::{Followers, Listener, News};
-use tinyp2p_net::status::{MemberStatus, Status};
+use tinyp2p_net::model::{Attributes, PeerId, RelPath};
+use tinyp2p_net::peer::{Matches, Peer, Told};
+use tinyp2p_net::protocol::wire::Listing;
+use tinyp2p_net::query::fanout::{Answer, Asked, Fanout, Round, Whom};
+use tinyp2p_net::query::subscriptions::{Followers, Listener, News};
+use tinyp2p_net::stats::status::{MemberStatus, Status};
 use tinyp2p_net::testing::MemoryPeer;
-use tinyp2p_net::types::{Attributes, PeerId, RelPath};
-use tinyp2p_net::wire::Listing;
 
 use crate::network::{Network, question};
 use crate::view::merge::Member;

@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tinyp2p_net::budget::{ByteBudget, Held};
-use tinyp2p_net::client::{Matches, Peer, Whole};
 use tinyp2p_net::download::{ReadingOrder, Siblings, Small};
-use tinyp2p_net::fanout::{Answer, Round, Whom};
-use tinyp2p_net::follow::{Listener, News};
-use tinyp2p_net::status::Status;
-use tinyp2p_net::types::{Attributes, PeerId, RelPath};
-use tinyp2p_net::wire::Listing;
+use tinyp2p_net::model::{Attributes, PeerId, RelPath};
+use tinyp2p_net::peer::{Matches, Peer, Whole};
+use tinyp2p_net::protocol::wire::Listing;
+use tinyp2p_net::query::fanout::{Answer, Round, Whom};
+use tinyp2p_net::query::subscriptions::{Listener, News};
+use tinyp2p_net::stats::status::Status;
 
 use crate::network::Network;
 use crate::view::View;

@@ -10,6 +10,7 @@
 //! Sizes are those in memory ([`weigh`]): an entry of a directory costs its struct, its name as the allocator rounds it, and
 //! what merging makes of it.
 
+pub(crate) mod heap;
 pub mod shares;
 pub mod weigh;
 
@@ -22,8 +23,8 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, RwLock};
 
 use crate::error::Error;
-use crate::heap::Trimmer;
-use crate::types::PeerId;
+use crate::model::PeerId;
+use heap::Trimmer;
 use shares::{Place, Shares};
 pub use weigh::{Weigh, entry_of, heap, merging, text, unmerged};
 

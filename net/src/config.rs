@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::auth::Password;
 use crate::legacy::Url;
-use crate::types::{Address, PeerArgument};
+use crate::model::{Address, PeerArgument};
 
 /// A lookup or a listing ends by then with what has answered (design, section 7).
 pub const CALL_DEADLINE: Duration = Duration::from_secs(3);

@@ -6,7 +6,7 @@
 
 use std::io;
 
-use crate::wire::Fault;
+use crate::protocol::wire::Fault;
 
 /// The outcome of asking another member, or this node's own share, for something.
 #[derive(Debug, Clone, thiserror::Error)]

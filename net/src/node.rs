@@ -10,31 +10,33 @@ use parking_lot::Mutex;
 
 use crate::auth::{AddressSource, Gate, GuessRecord, Identity};
 use crate::budget::{ByteBudget, Held};
-use crate::cache::Cache;
-use crate::claims::FileClaims;
-use crate::client::dial::TcpDialer;
-use crate::client::http::{Client, HttpPeer};
-use crate::client::{self, Matches, Peer, Room, Told};
+use crate::client::http_peer::{Client, HttpPeer};
 use crate::config::{CacheConfig, Config, Listen, ShareConfig};
+use crate::content::cache::Cache;
 use crate::download::Engine;
 use crate::error::Error;
-use crate::fanout::{Answer, Asked, Fanout, Round, Whom};
-use crate::follow::{Followers, Listener};
 use crate::legacy::members::OldMembers;
 use crate::legacy::store::Store;
 use crate::legacy::{Legacy, Url, own_urls};
-use crate::local::LocalPeer;
-use crate::peers::address::canonical;
-use crate::peers::dialer::{Connect, Connection};
-use crate::peers::mdns::{Discovery, Sighting};
-use crate::peers::remembered::Remembered;
-use crate::peers::{Member, Members};
-use crate::reachable;
-use crate::server::{Server, Service};
+use crate::membership::address::canonical;
+use crate::membership::dialer::{Connect, Connection};
+use crate::membership::mdns::{Discovery, Sighting};
+use crate::membership::reachable;
+use crate::membership::remembered::Remembered;
+use crate::membership::{Member, Members};
+use crate::model::{Address, Attributes, PeerId, RelPath};
+use crate::peer::{self, Matches, Peer, Room, Told};
+use crate::protocol::wire::{Hello, Listing, MemberRecord};
+use crate::query::claims::FileClaims;
+use crate::query::fanout::{Answer, Asked, Fanout, Round, Whom};
+use crate::query::subscriptions::{Followers, Listener};
+use crate::server::Server;
+use crate::service::Service;
+use crate::service::local_peer::LocalPeer;
 use crate::share::{Roots, Share};
-use crate::status::{self, CacheStatus, LegacyStatus, MemoryStatus, Status};
-use crate::types::{Address, Attributes, PeerId, RelPath};
-use crate::wire::{Hello, Listing, MemberRecord};
+use crate::stats::status;
+use crate::stats::status::{CacheStatus, LegacyStatus, MemoryStatus, Status};
+use crate::transport::dial::TcpDialer;
 
 /// Saying goodbye on the local network, and waiting for the dialling threads, end by then.
 const STOP_DEADLINE: Duration = Duration::from_millis(800);
@@ -344,7 +346,7 @@ impl Node {
         let pattern = pattern.to_owned();
         self.ask_for_search(deadline, move |peer: &dyn Peer, deadline| {
             let begun = Instant::now();
-            let found = client::search(peer, &pattern, &room, deadline);
+            let found = peer::search(peer, &pattern, &room, deadline);
             tracing::debug!(
                 member = %peer.id().short(),
                 matches = found.as_ref().map_or(0, |found| found.files.len()),

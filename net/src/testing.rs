@@ -9,19 +9,19 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::client::{ByteStream, Peer};
+use crate::content::merkle::{BLOCK, SUBTREE_BLOCKS, Tree, TreeHasher, leaf};
 use crate::error::Error;
-use crate::merkle::{BLOCK, SUBTREE_BLOCKS, Tree, TreeHasher, leaf};
-use crate::share::journal::Journal;
-use crate::types::{
+use crate::model::{
     Attributes, ByteRange, ContentId, Entry, Kind, Mode, Name, PeerId, RelPath, Root, UnixTime,
     Version,
 };
-use crate::wire::{
+use crate::peer::{ByteStream, Peer};
+use crate::protocol::wire::{
     BatchAnswer, BatchItem, Change, Changes, ChangesRequest, Depth, Fault, FaultCode, ListRequest,
     Listing, MAX_SMALL_FILE, Request, Response, SearchPage, SearchRequest, Snapshot,
     SnapshotRequest, StatRequest, StatResponse,
 };
+use crate::share::journal::Journal;
 
 pub use wire_peer::WirePeer;
 

@@ -11,9 +11,9 @@ use std::str::FromStr;
 use bytesize::ByteSize;
 use clap::{ArgAction, Args, Parser, Subcommand};
 use tinyp2p_net::legacy;
+use tinyp2p_net::model::{Address, Invalid, PeerArgument};
+use tinyp2p_net::protocol::wire::MemberRecord;
 use tinyp2p_net::share::check_pattern;
-use tinyp2p_net::types::{Address, Invalid, PeerArgument};
-use tinyp2p_net::wire::MemberRecord;
 
 /// How a password is described wherever one is asked for.
 const PASSWORD_HELP: &str = "The network's password: '-' asks for it (or reads the first line of \

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use tinyp2p_net::Node;
 use tinyp2p_net::auth::Password;
 use tinyp2p_net::budget::DEFAULT_ANSWERS;
 use tinyp2p_net::config::{CacheConfig, Config, DEFAULT_MEMORY, LegacyConfig, Listen, ShareConfig};
 use tinyp2p_net::error::Error;
-use tinyp2p_net::reachable::is_local;
-use tinyp2p_net::types::{Address, DEFAULT_PORT, PeerArgument};
-use tinyp2p_net::{Node, peers::Member};
+use tinyp2p_net::membership::Member;
+use tinyp2p_net::membership::reachable::is_local;
+use tinyp2p_net::model::{Address, DEFAULT_PORT, PeerArgument};
 
 use super::args::{NetworkOptions, Peer, parse_name};
 use super::output::say;

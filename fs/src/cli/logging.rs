@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::sync::Mutex;
 
-use tinyp2p_net::text::harmless;
+use tinyp2p_net::model::text::harmless;
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -61,7 +61,7 @@ pub(super) fn filter(options: &NetworkOptions) -> Result<EnvFilter, Failure> {
     let directives = match (&options.log, options.verbose) {
         (Some(filter), _) => filter.as_str(),
         // What is odd about peers at start is told as a notice, so not on the same screen twice.
-        (None, 0) if options.log_file.is_none() => "warn,fuser=off,tinyp2p_net::peers=error",
+        (None, 0) if options.log_file.is_none() => "warn,fuser=off,tinyp2p_net::membership=error",
         (None, 0) => "warn,fuser=off",
         (None, 1) => "info,fuser=off",
         (None, 2) => "info,fuser=off,tinyp2p_fs=debug,tinyp2p_net=debug",
@@ -76,7 +76,7 @@ pub(super) fn filter(options: &NetworkOptions) -> Result<EnvFilter, Failure> {
 mod tests {
     use std::sync::Arc;
 
-    use tinyp2p_net::text::HOSTILE;
+    use tinyp2p_net::model::text::HOSTILE;
 
     use super::*;
 

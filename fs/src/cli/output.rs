@@ -3,7 +3,7 @@
 
 use std::io::{self, ErrorKind, Write};
 
-use tinyp2p_net::text::harmless;
+use tinyp2p_net::model::text::harmless;
 
 use super::Failure;
 
@@ -56,7 +56,7 @@ fn is_read(written: io::Result<()>) -> Result<bool, Failure> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use tinyp2p_net::text::HOSTILE;
+    use tinyp2p_net::model::text::HOSTILE;
 
     use super::*;
 

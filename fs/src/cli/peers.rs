@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use tinyp2p_net::peers::Member;
+use tinyp2p_net::membership::Member;
 
 use super::args::JoinArgs;
 use super::output::print;

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use tinyp2p_net::Node;
 use tinyp2p_net::budget::Reservation;
-use tinyp2p_net::client::Room;
-use tinyp2p_net::types::{Attributes, RelPath};
+use tinyp2p_net::model::{Attributes, RelPath};
+use tinyp2p_net::peer::Room;
 
 use super::args::SearchArgs;
 use super::output::{print_unless_closed, say};

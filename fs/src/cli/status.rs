@@ -81,7 +81,7 @@ fn render(answers: &[Answer], json: bool) -> String {
 
 #[cfg(test)]
 mod tests {
-    use tinyp2p_net::status::Status;
+    use tinyp2p_net::stats::status::Status;
 
     use super::*;
     use crate::status::{Place, Report};

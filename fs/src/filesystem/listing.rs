@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use tinyp2p_net::types::{Name, RelPath, UnixTime};
+use tinyp2p_net::model::{Name, RelPath, UnixTime};
 
 use super::{Attr, DirectoryEntry, Filesystem, Looked, join};
 use crate::errno::Error;

@@ -13,13 +13,14 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use tinyp2p_net::client::{self, Peer};
 use tinyp2p_net::config::READ_DEADLINE;
+use tinyp2p_net::content::merkle::TreeHasher;
 use tinyp2p_net::download::{Download, Has, Patience, Siblings};
 use tinyp2p_net::error::Error as NetError;
-use tinyp2p_net::merkle::TreeHasher;
-use tinyp2p_net::types::{Attributes, ByteRange, ContentId, Kind, Mode, RelPath, UnixTime};
-use tinyp2p_net::wire::{FaultCode, MAX_SMALL_FILE, Snapshot, SnapshotRequest};
+use tinyp2p_net::model::{Attributes, ByteRange, ContentId, Kind, Mode, RelPath, UnixTime};
+use tinyp2p_net::peer;
+use tinyp2p_net::peer::Peer;
+use tinyp2p_net::protocol::wire::{FaultCode, MAX_SMALL_FILE, Snapshot, SnapshotRequest};
 
 use super::{Filesystem, ReadDone, forbidden, is_hidden};
 use crate::errno::Error;
@@ -515,7 +516,7 @@ fn ask(
         may_read,
         prefix,
     };
-    client::snapshot(peer, &request, deadline)
+    peer::snapshot(peer, &request, deadline)
 }
 
 /// True if the file may be in the middle of being written.

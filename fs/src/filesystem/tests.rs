@@ -3,8 +3,8 @@
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use tinyp2p_net::client::Peer;
 use tinyp2p_net::download::Patience;
+use tinyp2p_net::peer::Peer;
 use tinyp2p_net::testing::{Behaviour, MemoryPeer};
 
 use super::*;

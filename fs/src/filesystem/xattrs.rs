@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use tinyp2p_net::types::{Attributes, Kind, RelPath};
+use tinyp2p_net::model::{Attributes, Kind, RelPath};
 
 use super::Filesystem;
 use crate::errno::Error;

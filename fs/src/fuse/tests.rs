@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use std::sync::mpsc::channel;
 
 use tempfile::TempDir;
-use tinyp2p_net::client::Peer;
 use tinyp2p_net::download::Engine;
+use tinyp2p_net::peer::Peer;
 use tinyp2p_net::testing::{Behaviour, MemoryPeer};
 
 use super::*;

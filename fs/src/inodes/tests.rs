@@ -1,6 +1,6 @@
 use std::collections::HashSet;
 
-use tinyp2p_net::types::Name;
+use tinyp2p_net::model::Name;
 
 use super::*;
 use crate::hidden::is_hidden;

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::{Condvar, Mutex};
 use tinyp2p_net::budget::{Relieve, Reservation, Weigh};
+use tinyp2p_net::model::{Name, PeerId, RelPath, escaped};
 use tinyp2p_net::share::check_pattern;
-use tinyp2p_net::types::{Name, PeerId, RelPath, escaped};
 
 use crate::errno::Error;
 use crate::network::Network;

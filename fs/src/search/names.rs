@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use tinyp2p_net::types::{Attributes, Entry, Name, PeerId, RelPath};
+use tinyp2p_net::model::{Attributes, Entry, Name, PeerId, RelPath};
 
 use crate::view::RESERVED;
 use crate::view::distinct_names::{DistinctNames, MAX_MARK_BYTES};
@@ -121,7 +121,7 @@ fn label(directory: &RelPath) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use tinyp2p_net::types::{Kind, Mode, Root, Version};
+    use tinyp2p_net::model::{Kind, Mode, Root, Version};
 
     use super::*;
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tinyp2p_net::budget::Weigh;
-use tinyp2p_net::types::{Kind, Name, PeerId, RelPath};
+use tinyp2p_net::model::{Kind, Name, PeerId, RelPath};
 
 use super::directory::Directory;
 use super::heard::{Effect, Heard};

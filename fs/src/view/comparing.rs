@@ -9,8 +9,8 @@ use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use tinyp2p_net::generations::Generations;
-use tinyp2p_net::types::{PeerId, RelPath};
+use tinyp2p_net::concurrency::two_generation_cache::Generations;
+use tinyp2p_net::model::{PeerId, RelPath};
 
 use super::conflicts::Evidence;
 use super::merge::Item;
@@ -112,7 +112,7 @@ impl Comparing {
 mod tests {
     use std::sync::Arc;
 
-    use tinyp2p_net::types::{Attributes, Entry, Kind, Mode, Name, Root, Version};
+    use tinyp2p_net::model::{Attributes, Entry, Kind, Mode, Name, Root, Version};
 
     use super::*;
     use crate::view::merge::{self, Member};

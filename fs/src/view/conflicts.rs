@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use tinyp2p_net::types::{Kind, Name, RelPath};
+use tinyp2p_net::model::{Kind, Name, RelPath};
 
 use super::merge::{Item, Source};
 
@@ -203,7 +203,7 @@ impl Conflicts {
 mod tests {
     use std::sync::Arc;
 
-    use tinyp2p_net::types::{Mode, PeerId, Root, Version};
+    use tinyp2p_net::model::{Mode, PeerId, Root, Version};
 
     use super::*;
     use crate::view::merge::Member;
@@ -351,7 +351,7 @@ mod tests {
 
     #[test]
     fn no_name_in_the_text_drives_a_terminal() {
-        let hostile: String = tinyp2p_net::text::HOSTILE
+        let hostile: String = tinyp2p_net::model::text::HOSTILE
             .into_iter()
             .filter(|c| *c != '\0')
             .collect();

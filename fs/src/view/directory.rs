@@ -8,8 +8,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, OnceLock};
 
 use tinyp2p_net::budget::{Held, Reservation, entry_of, heap, merging, text, unmerged};
-use tinyp2p_net::types::{Attributes, Entry, Kind, Name, PeerId, RelPath, UnixTime};
-use tinyp2p_net::wire::Listing;
+use tinyp2p_net::model::{Attributes, Entry, Kind, Name, PeerId, RelPath, UnixTime};
+use tinyp2p_net::protocol::wire::Listing;
 
 use super::merge::{self, Item, Member, Merged, Source};
 use super::siblings::ByNumber;

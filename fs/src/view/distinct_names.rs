@@ -9,7 +9,7 @@ use std::collections::HashSet;
 
 use data_encoding::BASE32_NOPAD;
 use sha2::{Digest, Sha256};
-use tinyp2p_net::types::{MAX_NAME_BYTES, Name};
+use tinyp2p_net::model::{MAX_NAME_BYTES, Name};
 
 /// The longest extension that stays behind the mark; a longer one is no extension.
 const MAX_EXTENSION_BYTES: usize = 32;

@@ -10,8 +10,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 
 use tinyp2p_net::budget::Weigh;
-use tinyp2p_net::types::{Name, PeerId, RelPath};
-use tinyp2p_net::wire::{Change, Depth};
+use tinyp2p_net::model::{Name, PeerId, RelPath};
+use tinyp2p_net::protocol::wire::{Change, Depth};
 
 use super::tree_order::{TreeOrder, compare};
 

@@ -24,7 +24,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use tinyp2p_net::types::{
+use tinyp2p_net::model::{
     Attributes, ContentId, Entry, Kind, Mode, Name, PeerId, Root, UnixTime, Version,
 };
 

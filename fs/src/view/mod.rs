@@ -30,12 +30,12 @@ use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 use tinyp2p_net::budget::Relieve;
-use tinyp2p_net::client::Need;
 use tinyp2p_net::error::Error as NetError;
-use tinyp2p_net::fanout::{Answer, Round, Whom};
-use tinyp2p_net::follow::News;
-use tinyp2p_net::types::{Attributes, Kind, Mode, Name, PeerId, RelPath, UnixTime};
-use tinyp2p_net::wire::{Change, Depth, FaultCode};
+use tinyp2p_net::model::{Attributes, Kind, Mode, Name, PeerId, RelPath, UnixTime};
+use tinyp2p_net::peer::Need;
+use tinyp2p_net::protocol::wire::{Change, Depth, FaultCode};
+use tinyp2p_net::query::fanout::{Answer, Round, Whom};
+use tinyp2p_net::query::subscriptions::News;
 
 use crate::errno::Error;
 use crate::network::{HANDING_OVER, Network};

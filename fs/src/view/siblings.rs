@@ -8,8 +8,8 @@
 use std::sync::Arc;
 
 use tinyp2p_net::download::{ReadingOrder, Siblings, Small};
-use tinyp2p_net::types::{Kind, Mode, PeerId, RelPath};
-use tinyp2p_net::wire::MAX_SMALL_FILE;
+use tinyp2p_net::model::{Kind, Mode, PeerId, RelPath};
+use tinyp2p_net::protocol::wire::MAX_SMALL_FILE;
 
 use super::merge::{Item, Source};
 use super::{Directory, View};
@@ -136,7 +136,7 @@ fn small(item: &Item, directory: &RelPath, member: PeerId) -> Option<Small> {
 mod tests {
     use std::time::{Duration, Instant};
 
-    use tinyp2p_net::client::Peer;
+    use tinyp2p_net::peer::Peer;
 
     use super::*;
     use crate::network::Network;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tinyp2p_net::config::PROMISE;
-use tinyp2p_net::types::PeerId;
+use tinyp2p_net::model::PeerId;
 
 /// Without news, an answer counts for this long: `ls` shows what others did a second ago, and a
 /// program that looks at every file of a directory still asks the network once.

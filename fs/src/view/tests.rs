@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use tinyp2p_net::client::Peer;
+use tinyp2p_net::peer::Peer;
 use tinyp2p_net::testing::Behaviour;
 
 use super::*;

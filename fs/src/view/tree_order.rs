@@ -5,7 +5,7 @@
 
 use std::cmp::Ordering;
 
-use tinyp2p_net::types::RelPath;
+use tinyp2p_net::model::RelPath;
 
 /// A path that sorts as a walk comes by it.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::types::PeerId;
+use crate::model::PeerId;
 
 /// How long one pairing run is good for.
 const ADMITTED: Duration = Duration::from_secs(24 * 3600);

@@ -18,7 +18,7 @@ use opaque_ke::{
 };
 
 use super::password::Stretched;
-use crate::types::PeerId;
+use crate::model::PeerId;
 
 /// ristretto255-SHA512 for the OPRF, 3DH over ristretto255 with SHA-512 for the key exchange:
 /// the first configuration that RFC 9807, section 7, recommends, less its stretching function.

@@ -23,7 +23,7 @@ use super::limits::{
 use super::password::Stretched;
 use super::tls::{self, Alpn};
 use crate::error::Error;
-use crate::types::PeerId;
+use crate::model::PeerId;
 
 /// A pairing run that takes longer than this has failed.
 pub(crate) const PAIRING_DEADLINE: Duration = Duration::from_secs(10);

@@ -23,7 +23,7 @@ use zeroize::Zeroizing;
 
 use super::tls;
 use crate::error::Error;
-use crate::types::PeerId;
+use crate::model::PeerId;
 
 /// How people name another state directory.
 const STATE_OPTION: &str = "--state-dir";

@@ -29,7 +29,7 @@ use opaque_ke::{
 
 use super::credentials::{CREDENTIAL, Credentials, Suite, SystemRng, identifiers};
 use super::tls::ALPN_PAIR;
-use crate::types::PeerId;
+use crate::model::PeerId;
 
 /// The version in M1.
 pub const VERSION: u8 = 1;

@@ -25,7 +25,7 @@ use rustls::{
 
 use super::identity::Identity;
 use crate::error::Error;
-use crate::types::PeerId;
+use crate::model::PeerId;
 
 /// The application protocol of a pairing run.
 pub const ALPN_PAIR: &[u8] = b"tinyp2p-pair/1";

@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use crate::fairness::SourceNetwork;
-use crate::types::PeerId;
+use crate::model::PeerId;
 
 /// The part that is divided evenly is divided among at least so many, so that a few do not get it all.
 const FEWEST: usize = 8;

@@ -1,7 +1,7 @@
 //! What things take in memory.
 
-use crate::types::{Attributes, Entry, Name, RelPath};
-use crate::wire::Change;
+use crate::model::{Attributes, Entry, Name, RelPath};
+use crate::protocol::wire::Change;
 
 /// What merging makes of one entry at the same time, but for a name of its own: a row, an item, its one source. A name of
 /// its own goes with less of it.

@@ -26,10 +26,10 @@ use ureq::unversioned::transport::{
 };
 use ureq::{Agent, AsSendBody, BodyReader};
 
-use crate::client::dial::broken;
-use crate::client::tls::{MAX_PLAINTEXT, TlsLink};
-use crate::client::wire::{Head, MAX_RESPONSE_HEAD, Wire};
+use super::range_get::{Head, MAX_RESPONSE_HEAD, Wire};
 use crate::error::Error;
+use crate::transport::dial::broken;
+use crate::transport::tls_link::{MAX_PLAINTEXT, TlsLink};
 
 /// Plaintext that waits for its reader, per connection.
 const INPUT_BUFFER: usize = 128 * 1024;

@@ -12,7 +12,7 @@ use crate::auth::gate::PAIRING_DEADLINE;
 use crate::auth::pair::{Binding, Caller, Failure, M2, M4};
 use crate::auth::{AddressSource, Gate, tls};
 use crate::error::Error;
-use crate::types::PeerId;
+use crate::model::PeerId;
 
 /// Pairs over `connection`, whose handshake must be done, with whoever answers at `who`: the
 /// dialled address, by which failures are remembered. On success that key is admitted here and

@@ -11,17 +11,17 @@ use std::time::{Duration, Instant};
 use aws_lc_rs::aead::{AES_128_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use rustls::{ConnectionTrafficSecrets, ServerConnection, StreamOwned};
 
-use super::dial::{Dial, Link, TcpDialer};
-use super::http::{Client, HttpPeer};
-use super::{ByteStream, Peer};
+use super::http_peer::{Client, HttpPeer};
 use crate::auth::{AddressSource, Gate};
 use crate::budget::ByteBudget;
 use crate::error::Error;
-use crate::server::harness::{PATIENCE, TestNode, caller, client, soon};
-use crate::types::{Address, ByteRange, PeerId, RelPath, Version};
-use crate::wire::{
+use crate::model::{Address, ByteRange, PeerId, RelPath, Version};
+use crate::peer::{ByteStream, Peer};
+use crate::protocol::wire::{
     BatchAnswer, BatchItem, ListRequest, MAX_BATCH_FILES, MAX_SMALL_FILE, Request, Response,
 };
+use crate::server::harness::{PATIENCE, TestNode, caller, client, soon};
+use crate::transport::dial::{Dial, Link, TcpDialer};
 
 fn connect(client: &Client, address: &Address) -> Result<Arc<HttpPeer>, Error> {
     client.connect(address, None, AddressSource::Named, soon())
@@ -589,7 +589,8 @@ fn record(tls: &mut Tls, plaintext: &[u8]) -> Vec<u8> {
 fn stray_bytes_before_a_request_are_no_response() {
     let fake = Fake::serve(|_, mut tls| {
         read_request(&mut tls);
-        let body = crate::wire::encode_response(&Ok(Response::ListMethods(vec!["a".into()])));
+        let body =
+            crate::protocol::wire::encode_response(&Ok(Response::ListMethods(vec!["a".into()])));
         let head = format!("HTTP/1.1 200 x\r\nContent-Length: {}\r\n\r\n", body.len());
         let answer = record(&mut tls, &[head.as_bytes(), &body].concat());
         let stray = record(&mut tls, b"HTTP/1.1 412 x\r\nContent-Length: 0\r\n\r\n");
@@ -764,7 +765,7 @@ fn read_request(tls: &mut Tls) {
 /// Answers one call of `system.listMethods` with the list `a`.
 fn answer_methods(tls: &mut Tls) {
     read_request(tls);
-    let body = crate::wire::encode_response(&Ok(Response::ListMethods(vec!["a".into()])));
+    let body = crate::protocol::wire::encode_response(&Ok(Response::ListMethods(vec!["a".into()])));
     let head = format!("HTTP/1.1 200 x\r\nContent-Length: {}\r\n\r\n", body.len());
     let _ = tls.write_all(head.as_bytes());
     let _ = tls.write_all(&body);

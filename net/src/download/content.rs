@@ -7,8 +7,8 @@
 use std::sync::Arc;
 
 use super::buffers::Buffer;
-use crate::merkle::Verified;
-use crate::types::{ByteRange, ContentId, PeerId, RelPath, Version};
+use crate::content::merkle::Verified;
+use crate::model::{ByteRange, ContentId, PeerId, RelPath, Version};
 
 /// What every byte that a reader gets is a part of.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -144,8 +144,8 @@ impl Content {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::merkle::TreeHasher;
-    use crate::types::Root;
+    use crate::content::merkle::TreeHasher;
+    use crate::model::Root;
 
     fn origin(member: u8, path: &str, version: u64, size: u64) -> Arc<Origin> {
         Arc::new(Origin {

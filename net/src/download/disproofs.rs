@@ -7,8 +7,8 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use crate::types::{PeerId, Root, Version};
-use crate::wire::Hello;
+use crate::model::{PeerId, Root, Version};
+use crate::protocol::wire::Hello;
 
 /// A member that was wrong about this many files is not believed about any.
 const MAX_PER_MEMBER: usize = 1024;

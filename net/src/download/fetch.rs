@@ -10,11 +10,11 @@ use super::buffers::Buffer;
 use super::content::{Content, ExpectedContent};
 use super::pieces::{Claim, PIECE};
 use super::streams::{Has, PROGRESS, Shared, Source};
-use crate::client::{ByteStream, Peer};
 use crate::config::READ_DEADLINE;
+use crate::content::merkle::{BLOCK, Leaves, SUBTREE_BYTES};
 use crate::error::Error;
-use crate::merkle::{BLOCK, Leaves, SUBTREE_BYTES};
-use crate::types::ByteRange;
+use crate::model::ByteRange;
+use crate::peer::{ByteStream, Peer};
 
 /// What a stream has brought in, for the measure of its holder.
 #[derive(Default, Clone, Copy, Debug)]

@@ -13,12 +13,12 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::client::Peer;
 use crate::config::READ_DEADLINE;
+use crate::content::merkle::{BLOCK, Leaves, SUBTREE_BLOCKS, SUBTREE_BYTES, Subtree};
 use crate::error::Error;
-use crate::merkle::{BLOCK, Leaves, SUBTREE_BLOCKS, SUBTREE_BYTES, Subtree};
-use crate::types::ContentId;
-use crate::wire::{HashesRequest, Request, Response};
+use crate::model::ContentId;
+use crate::peer::Peer;
+use crate::protocol::wire::{HashesRequest, Request, Response};
 
 /// Subtrees kept: those of 1 GiB of content, with 6 MiB of hashes when a reader is all over a large file. More
 /// than a window and its tolerance, and enough that random reads in 1 GiB do not ask twice.

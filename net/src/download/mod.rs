@@ -30,15 +30,15 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::cache::Cache;
-use crate::claims::FileClaims;
+use crate::concurrency::peer_pools::Lanes;
 use crate::config::READ_DEADLINE;
+use crate::content::cache::Cache;
+use crate::content::merkle::SUBTREE_BYTES;
 use crate::error::Error;
-use crate::lanes::Lanes;
-use crate::ledger::Ledger;
-use crate::merkle::SUBTREE_BYTES;
-use crate::types::{ByteRange, ContentId, PeerId, Root, Version};
-use crate::wire::MAX_SMALL_FILE;
+use crate::model::{ByteRange, ContentId, PeerId, Root, Version};
+use crate::protocol::wire::MAX_SMALL_FILE;
+use crate::query::claims::FileClaims;
+use crate::stats::ledger::Ledger;
 
 use buffers::Pool;
 use content::ExpectedContent;

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use super::content::{Content, ExpectedContent};
 use super::window::LEAF;
-use crate::types::ByteRange;
+use crate::model::ByteRange;
 
 /// Pieces end at multiples of this, which is the kernel's largest buffered read: most reads are
 /// answered from one piece without a copy.
@@ -209,7 +209,7 @@ mod tests {
     use super::*;
     use crate::download::buffers::Buffer;
     use crate::download::content::Origin;
-    use crate::types::{PeerId, RelPath, Version};
+    use crate::model::{PeerId, RelPath, Version};
     use proptest::prelude::*;
 
     const KIB: u64 = 1024;

@@ -15,9 +15,9 @@ use super::pieces::{Claim, PIECE, Piece, Pieces};
 use super::sources::Sources;
 use super::window::{LEAF, Window};
 use super::{Core, Done, Patience, STALL, deliver};
-use crate::client::Peer;
 use crate::error::Error;
-use crate::types::{ByteRange, ContentId, PeerId, RelPath, Root, Version};
+use crate::model::{ByteRange, ContentId, PeerId, RelPath, Root, Version};
+use crate::peer::Peer;
 
 /// After a read has failed for want of an answer, further ones fail at once for this long: the kernel
 /// asks again for each page of a failed readahead, and each would take a whole [`STALL`].

@@ -3,9 +3,9 @@
 use std::sync::mpsc;
 
 use super::*;
-use crate::client::{ByteStream, Peer};
+use crate::model::{Attributes, RelPath, Version};
+use crate::peer::{ByteStream, Peer};
 use crate::testing::{Behaviour, MemoryPeer};
-use crate::types::{Attributes, RelPath, Version};
 
 const MIB: u64 = 1024 * 1024;
 

@@ -5,7 +5,7 @@
 //! a fast one gets what its link needs after a few round trips. A jump ends the run, and what is
 //! fetched then is only what was asked for, so random reads cost about what they deliver.
 
-use crate::types::ByteRange;
+use crate::model::ByteRange;
 
 /// Everything is asked for in multiples of this: one leaf of a BEP 52 hash tree.
 pub(crate) const LEAF: u64 = 16 * 1024;

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use super::source_network::{Holder, SourceNetwork};
 use super::table::{FairTable, PlaceId};
-use crate::types::PeerId;
+use crate::model::PeerId;
 
 /// How long a network is remembered: as long as an admission lasts.
 const REMEMBERED: Duration = Duration::from_secs(24 * 3600);

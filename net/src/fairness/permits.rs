@@ -136,7 +136,7 @@ fn decrease<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: K) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::PeerId;
+    use crate::model::PeerId;
 
     const BOUNDS: PermitBounds = PermitBounds {
         all: 4,

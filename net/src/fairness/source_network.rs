@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use crate::types::PeerId;
+use crate::model::PeerId;
 
 /// The smallest piece of the network that one machine can be: an IPv4 address, or the /64 in which
 /// an IPv6 host chooses its addresses freely.

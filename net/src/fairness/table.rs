@@ -12,7 +12,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 
 use super::source_network::{Holder, HolderKey, SourceNetwork};
-use crate::types::PeerId;
+use crate::model::PeerId;
 
 /// A place that was taken. Later ones are greater.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -5,14 +5,14 @@
 //! here text is bytes, and nothing is done to it: no decoding, no line-end rule. What is between two tags goes
 //! to the caller in pieces as it comes, so that contents of any size take no memory.
 //!
-//! As in [`xmlrpc`](crate::xmlrpc), what is not needed is refused: document types, comments, CDATA sections,
+//! As in [`xmlrpc`](crate::protocol::xmlrpc), what is not needed is refused: document types, comments, CDATA sections,
 //! processing instructions, attributes, unknown elements. A document that was cut is never a shorter one:
 //! who reads it misses an end tag.
 
 use std::io::{self, BufRead};
 
 use super::wire::Error;
-use crate::xmlrpc::ELEMENTS;
+use crate::protocol::xmlrpc::ELEMENTS;
 
 /// The longest markup between `<` and `>`: an XML declaration.
 const MAX_MARKUP: usize = 100;

@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 
 use super::wire::{self, Operation};
 use super::{NODE_FIELD, Url};
-use crate::client::dial::{Dial, Link};
 use crate::config::{CALL_DEADLINE, CONNECT_DEADLINE};
 use crate::error::Error;
-use crate::types::{PeerId, escaped};
-use crate::wire::{Fault, FaultCode, one_line};
+use crate::model::{PeerId, escaped};
+use crate::protocol::wire::{Fault, FaultCode, one_line};
+use crate::transport::dial::{Dial, Link};
 
 /// The most bytes of an answer that lists names or servers.
 const MAX_LIST: u64 = 4 << 20;
@@ -453,7 +453,7 @@ impl Read for Answer<'_> {
 pub(super) mod tests {
     use super::super::twin::{Twin, answer_with, names_document};
     use super::*;
-    use crate::client::dial::TcpDialer;
+    use crate::transport::dial::TcpDialer;
 
     fn caller(twin: &Twin) -> Caller {
         Caller::new(twin.url(), twin.token(), Arc::new(TcpDialer::default()))

@@ -16,14 +16,14 @@ use super::known::MAX_TOLD;
 use super::peer::{OldPeer, id_of};
 use super::store::Store;
 use super::{Legacy, Url};
-use crate::client::dial::{Dial, TcpDialer};
-use crate::client::{Peer, Whole, list};
 use crate::config::CALL_DEADLINE;
 use crate::error::Error;
-use crate::peers::Standing;
-use crate::peers::address::reach;
-use crate::types::{Address, PeerId, RelPath, escaped};
-use crate::wire::MemberRecord;
+use crate::membership::Standing;
+use crate::membership::address::reach;
+use crate::model::{Address, PeerId, RelPath, escaped};
+use crate::peer::{Peer, Whole, list};
+use crate::protocol::wire::MemberRecord;
+use crate::transport::dial::{Dial, TcpDialer};
 
 /// How often one that answers is asked whom it knows.
 const PERIOD: Duration = Duration::from_secs(30);

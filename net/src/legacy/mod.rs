@@ -30,7 +30,7 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use crate::peers::address::{Reach, canonical, reach, tellable};
+use crate::membership::address::{Reach, canonical, reach, tellable};
 
 pub use known::Known;
 pub use token::Key;
@@ -126,7 +126,7 @@ fn is_tellable(url: &Url, viewer: Reach) -> bool {
 /// The URLs of a node that listens on `port`: at the address that it advertises, at the only one that it listens
 /// on, and under its host's name.
 pub(crate) fn own_urls(
-    advertised: Option<&crate::types::Address>,
+    advertised: Option<&crate::model::Address>,
     only: Option<IpAddr>,
     host: &str,
     port: u16,
@@ -144,7 +144,7 @@ pub(crate) fn own_urls(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::Address;
+    use crate::model::Address;
 
     #[test]
     fn nobody_is_sent_to_what_the_teller_cannot_mean() {

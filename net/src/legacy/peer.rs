@@ -20,18 +20,18 @@ use self::names::Names;
 use super::Url;
 use super::client::{Caller, Told};
 use super::store::{Content, Kept, Store};
-use crate::client::{ByteStream, Need, Peer, Whole};
+use crate::content::merkle::{SUBTREE_BLOCKS, Subtree};
 use crate::error::Error;
-use crate::merkle::{SUBTREE_BLOCKS, Subtree};
-use crate::share::pattern::Pattern;
-use crate::share::pattern::patience::{Patience, TimeIsUp};
-use crate::types::{
+use crate::model::{
     Attributes, ByteRange, Entry, Kind, Mode, Name, PeerId, RelPath, Root, Version,
 };
-use crate::wire::{
+use crate::peer::{ByteStream, Need, Peer, Whole};
+use crate::protocol::wire::{
     BatchAnswer, BatchItem, Changes, Fault, FaultCode, HashesRequest, ListRequest, Listing,
     MAX_SMALL_FILE, Request, Response, SearchPage, SearchRequest, StatRequest, StatResponse,
 };
+use crate::share::pattern::Pattern;
+use crate::share::pattern::patience::{Patience, TimeIsUp};
 
 /// Names are not asked for again within this time, so that a listing, and a search and a look-up right
 /// behind it, cost one call.

@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 use super::known::MAX_TOLD;
 use super::wire::{self, Form, MAX_LISTED, Operation, Survey};
 use super::{Legacy, Url};
-use crate::peers::address::{Reach, reach_of_ip};
+use crate::membership::address::{Reach, reach_of_ip};
+use crate::model::{Name, RelPath};
 use crate::share::{Asker, Share, SharedFile, is_changed, retry_while_changing};
-use crate::types::{Name, RelPath};
 
 /// Contents are looked at and sent in pieces of so many bytes: a multiple of three, for base64.
 pub const PIECE: usize = 192 << 10;

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use crate::content::merkle::Tree;
 use crate::error::Error;
-use crate::merkle::Tree;
 
 /// What nobody has opened or read for this long goes when something else comes.
 const UNUSED: Duration = Duration::from_secs(600);

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use parking_lot::Mutex;
 
 use super::{Key, NODE_FIELD, Url};
-use crate::types::PeerId;
+use crate::model::PeerId;
 
 /// A server on a port of its own.
 pub(super) struct Twin {

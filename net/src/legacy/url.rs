@@ -6,7 +6,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::types::Address;
+use crate::model::Address;
 
 /// Longer URLs are not taken, so that a list of them has a bound.
 pub const MAX_URL_BYTES: usize = 255;

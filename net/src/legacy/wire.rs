@@ -15,7 +15,8 @@ pub(super) use self::read::CONTENTS;
 use self::read::{Contents, Decoder, Reader, damaged, is_blank};
 use super::bytes::Tag;
 use super::url::MAX_URL_BYTES;
-use crate::xmlrpc::{self, Value};
+use crate::protocol::xmlrpc;
+use crate::protocol::xmlrpc::Value;
 
 /// The one method.
 const METHOD: &str = "f";

@@ -7,10 +7,11 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::auth::Password;
-use crate::cache::harness::{self, content};
 use crate::config::{Listen, ShareConfig};
-use crate::types::{PeerArgument, RelPath};
-use crate::wire::{FaultCode, HashesRequest, ListRequest, Request, Response};
+use crate::content::cache::harness;
+use crate::content::cache::harness::content;
+use crate::model::{PeerArgument, RelPath};
+use crate::protocol::wire::{FaultCode, HashesRequest, ListRequest, Request, Response};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -205,14 +206,14 @@ fn the_status_tells_of_the_node_and_of_all_others() {
         panic!("{:?}", status.members);
     };
     assert_eq!(member.peer_id, first.id().to_string());
-    assert_eq!(member.state, crate::status::Presence::Present);
+    assert_eq!(member.state, crate::stats::status::Presence::Present);
     first.stop();
     let id = first.id();
     second
         .members
         .report(id, &Error::Timeout { who: id.short() });
     eventually("it is shown as absent", || {
-        second.status().members[0].state == crate::status::Presence::Absent
+        second.status().members[0].state == crate::stats::status::Presence::Absent
     });
     assert!(second.status().members[0].last_error.is_some());
     assert!(first.status().cache.directory.is_none());
@@ -352,7 +353,7 @@ fn searches_that_take_long_do_not_delay_other_questions() {
         while asked < 20 {
             let path = path.clone();
             let within = Instant::now() + Duration::from_secs(1);
-            let answers = asker.ask(within, move |peer, by| client::stat(peer, &path, by));
+            let answers = asker.ask(within, move |peer, by| peer::stat(peer, &path, by));
             assert!(
                 answers.iter().all(|answer| answer.result.is_ok()),
                 "{answers:?}"

@@ -27,16 +27,16 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::connection_limits::{MemberConnection, Place, UnidentifiedConnection};
-use super::context::ServerContext;
+use super::context::{Caller, ServerContext};
 use super::first_record::{Beginning, beginning};
 use super::hello_queue::HandshakeThread;
 use super::http::{MAX_HEAD, http1};
-use super::routes::{Caller, route};
+use super::routes::route;
 use super::stall::StallGuard;
 use super::{pairing, plain};
 use crate::auth::tls::{ALPN_HTTP, ALPN_PAIR, peer_id};
-use crate::types::PeerId;
-use crate::wire::MAX_CALL_BYTES;
+use crate::model::PeerId;
+use crate::protocol::wire::MAX_CALL_BYTES;
 
 /// What a key that is not admitted gets, whatever it sent.
 pub(super) const REFUSAL: &[u8] = b"HTTP/1.1 401 Unauthorized\r\n\

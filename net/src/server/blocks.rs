@@ -13,10 +13,10 @@ use bytes::Bytes;
 use http_body::Frame;
 
 use super::work::Work;
-use crate::cache::{Cache, PIECE_BLOCKS};
-use crate::merkle::BLOCK;
+use crate::content::cache::{Cache, PIECE_BLOCKS};
+use crate::content::merkle::BLOCK;
+use crate::model::{ByteRange, ContentId};
 use crate::share::FormerFile;
-use crate::types::{ByteRange, ContentId};
 
 /// Where proven blocks of a content come from.
 #[derive(Clone)]

@@ -18,8 +18,8 @@ use super::blocks::BlocksBody;
 use super::connection_limits::RequestGuard;
 use super::plain_body::ContentsBody;
 use super::work::Work;
+use crate::model::ByteRange;
 use crate::share::SharedFile;
-use crate::types::ByteRange;
 
 /// Read and handed to TLS at once.
 const PIECE: usize = 256 * 1024;

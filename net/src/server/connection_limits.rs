@@ -26,7 +26,7 @@ use super::work::{Work, WorkPool};
 use crate::fairness::{
     FairTable, Familiarity, Holder, HolderKey, KnownNetworks, PlaceId, SourceNetwork,
 };
-use crate::types::PeerId;
+use crate::model::PeerId;
 
 /// A connection that has been without a request for less than this may be about to bring one, and
 /// the end of a response may still be on its way.

@@ -12,19 +12,20 @@ use std::time::{Duration, Instant};
 
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 
-use super::Service;
 use super::blocks::{Blocks, BlocksBody};
 use super::body::{Body, Buffers, FileBody};
+use super::context::Caller;
 use super::files::{refuse, with_bytes};
+use super::http::status;
 use super::range::{Decision, decide};
-use super::routes::{Caller, status};
 use super::work::Work;
-use crate::cache::Cache;
-use crate::merkle::BLOCK;
+use crate::content::cache::Cache;
+use crate::content::merkle::BLOCK;
+use crate::model::{ByteRange, ContentId, Root};
+use crate::service::Service;
 use crate::share::{
     FormerFile, NoContent, Share, SharedContent, SharedFile, is_changed, retry_while_changing,
 };
-use crate::types::{ByteRange, ContentId, Root};
 
 /// A file that was renamed is looked for no longer than this, for whoever waits for its bytes.
 const SEARCH: Duration = Duration::from_secs(5);

@@ -1,17 +1,18 @@
-//! What all connections share.
+//! What all connections share, and what is known of the caller at the end of one.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
 
-use super::Service;
-use super::ahead::Ahead;
 use super::body::Buffers;
-use super::connection_limits::ConnectionLimits;
+use super::connection_limits::{ConnectionLimits, MemberConnection};
 use super::limits::Limits;
-use super::recent::Recent;
+use super::page_prefetch::Ahead;
+use super::recent_files::Recent;
 use super::turnstile::Turnstile;
 use crate::auth::Gate;
+use crate::service::Service;
 
 pub(super) struct ServerContext {
     pub(super) service: Arc<Service>,
@@ -45,4 +46,14 @@ impl ServerContext {
             members,
         })
     }
+}
+
+/// One member's connection.
+pub(super) struct Caller {
+    /// Its place among all connections.
+    pub(super) connection: MemberConnection,
+    /// Where it comes from.
+    pub(super) remote: IpAddr,
+    /// What all connections share.
+    pub(super) context: Arc<ServerContext>,
 }

@@ -15,12 +15,13 @@ use http::{HeaderMap, Method, Request, Response, StatusCode};
 use percent_encoding::percent_decode_str;
 
 use super::body::{Body, Buffers, FileBody};
+use super::context::Caller;
+use super::http::status;
 use super::range::{Decision, decide};
-use super::routes::{Caller, status};
 use super::work::Work;
+use crate::model::{ByteRange, Kind, RelPath};
+use crate::protocol::wire::{Fault, FaultCode};
 use crate::share::{Asker, Share, is_changed, retry_while_changing};
-use crate::types::{ByteRange, Kind, RelPath};
-use crate::wire::{Fault, FaultCode};
 
 /// Answers a GET or HEAD for the file at `escaped`.
 pub(super) async fn serve<B>(

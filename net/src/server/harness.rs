@@ -10,18 +10,19 @@ use std::time::{Duration, Instant};
 use rustls::{ClientConnection, StreamOwned};
 use tempfile::TempDir;
 
-use super::{Limits, Server, Service};
+use super::{Limits, Server};
 use crate::auth::{AddressSource, Alpn, Gate, GuessRecord, Identity, Stretched};
-use crate::cache::Cache;
-use crate::client::dial::TcpDialer;
-use crate::client::http::Client;
+use crate::client::http_peer::Client;
 use crate::config::{Listen, ShareConfig};
+use crate::content::cache::Cache;
 use crate::error::Error;
 use crate::legacy::{Key, Legacy};
-use crate::peers::Members;
-use crate::peers::dialer::{Connect, Connection};
+use crate::membership::Members;
+use crate::membership::dialer::{Connect, Connection};
+use crate::model::{Address, PeerId, RelPath, Version};
+use crate::service::Service;
 use crate::share::Share;
-use crate::types::{Address, PeerId, RelPath, Version};
+use crate::transport::dial::TcpDialer;
 
 /// Tests that wait longer than this have failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);

@@ -1,9 +1,19 @@
-//! What every HTTP connection is bounded by, whoever is at its other end.
+//! What every HTTP connection is bounded by, whoever is at its other end, and the parts that
+//! the answers to many requests are made of.
 
 use std::time::Duration;
 
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http::{Request, Response, StatusCode};
+use http_body::Body as _;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Incoming;
 use hyper::server::conn::http1::Builder;
 use hyper_util::rt::TokioTimer;
+use tokio::time::timeout;
+
+use super::body::Body;
 
 /// The longest request head: a path of 4095 escaped bytes, and the few fields of a request.
 pub(super) const MAX_HEAD: usize = 16 * 1024;
@@ -24,4 +34,38 @@ pub(super) fn http1(head: Duration) -> Builder {
         .max_header_size(MAX_HEAD)
         .max_buf_size(HTTP_BUFFER);
     builder
+}
+
+/// A response without a body.
+pub(super) fn status(code: StatusCode) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = code;
+    response
+}
+
+/// A response of XML.
+pub(super) fn xml(body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    let fields = response.headers_mut();
+    fields.insert(CONTENT_TYPE, HeaderValue::from_static("text/xml"));
+    response
+}
+
+/// The whole body of a request, which may have `max` bytes and take `time`; else the status that says
+/// why not.
+pub(super) async fn read_body(
+    request: Request<Incoming>,
+    max: usize,
+    time: Duration,
+) -> Result<Bytes, StatusCode> {
+    if request.body().size_hint().lower() > max as u64 {
+        return Err(StatusCode::PAYLOAD_TOO_LARGE);
+    }
+    let body = Limited::new(request.into_body(), max).collect();
+    match timeout(time, body).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(StatusCode::PAYLOAD_TOO_LARGE),
+        Ok(Err(_)) => Err(StatusCode::BAD_REQUEST),
+        Err(_) => Err(StatusCode::REQUEST_TIMEOUT),
+    }
 }

@@ -7,7 +7,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::config::Listen;
 use crate::error::Error;
-use crate::types::DEFAULT_PORT;
+use crate::model::DEFAULT_PORT;
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 1024;

@@ -15,9 +15,7 @@
 //! which one member can take a few only.
 
 mod accept;
-mod ahead;
-pub mod answer;
-pub(crate) mod batch;
+mod batch;
 mod blocks;
 mod body;
 mod connection_limits;
@@ -33,11 +31,12 @@ mod hello_queue;
 mod http;
 mod limits;
 mod listen;
+pub(crate) mod page_prefetch;
 pub(crate) mod pairing;
 mod plain;
 mod plain_body;
 mod range;
-mod recent;
+mod recent_files;
 mod routes;
 mod rpc;
 mod stall;
@@ -55,26 +54,11 @@ use rustix::process::setpriority_process;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::auth::Gate;
-use crate::cache::Cache;
 use crate::config::Listen;
 use crate::error::Error;
-use crate::legacy::Legacy;
-use crate::peers::Members;
-use crate::share::Share;
+use crate::service::Service;
 use context::ServerContext;
 use limits::Limits;
-
-/// What a node answers from.
-pub struct Service {
-    /// What it shares; `None` shares nothing.
-    pub share: Option<Arc<Share>>,
-    /// What it has read from others and gives to others; `None` gives nothing.
-    pub cache: Option<Arc<Cache>>,
-    /// Whom it knows.
-    pub members: Arc<Members>,
-    /// Its part in a network of 2004; `None` closes connections that are not encrypted.
-    pub legacy: Option<Arc<Legacy>>,
-}
 
 /// Threads that move bytes. Two saturate the two directions of one fast link.
 const WORKERS: usize = 2;

@@ -17,7 +17,7 @@ use crate::auth::Gate;
 use crate::auth::gate::{PAIRING_DEADLINE, whole_seconds};
 use crate::auth::pair::{Binding, Callee, M1, M2, M3, Opening, Status, refusal};
 use crate::auth::tls;
-use crate::types::PeerId;
+use crate::model::PeerId;
 
 /// How long a caller waits for others' runs to end before it is told to come back.
 const PATIENCE: Duration = Duration::from_secs(3);

@@ -11,21 +11,17 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderValue};
+use http::header::HeaderValue;
 use http::{Method, Request, Response, StatusCode};
-use http_body::Body as _;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::time::timeout;
 
 use super::body::Body;
 use super::connection_limits::PlainConnection;
 use super::context::ServerContext;
-use super::http::http1;
+use super::http::{http1, read_body, status, xml};
 use super::plain_body::ContentsBody;
-use super::routes::status;
 use super::stall::StallGuard;
 use crate::legacy::server::{Accepted, Answer};
 use crate::legacy::wire::{MAX_CALL_BYTES, Operation};
@@ -87,24 +83,12 @@ async fn route(request: Request<Incoming>, caller: Arc<Caller>) -> Response<Body
 }
 
 async fn call(request: Request<Incoming>, caller: &Caller) -> Result<Response<Body>, StatusCode> {
-    let document = body(request, caller).await?;
+    let time = caller.context.limits.plain_body;
+    let document = read_body(request, MAX_CALL_BYTES, time).await?;
     answer_to(document, caller).await.map_err(|error| {
         tracing::error!(%error, "a call could not be answered");
         StatusCode::INTERNAL_SERVER_ERROR
     })
-}
-
-async fn body(request: Request<Incoming>, caller: &Caller) -> Result<Bytes, StatusCode> {
-    if request.body().size_hint().lower() > MAX_CALL_BYTES as u64 {
-        return Err(StatusCode::PAYLOAD_TOO_LARGE);
-    }
-    let body = Limited::new(request.into_body(), MAX_CALL_BYTES).collect();
-    match timeout(caller.context.limits.plain_body, body).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(StatusCode::PAYLOAD_TOO_LARGE),
-        Ok(Err(_)) => Err(StatusCode::BAD_REQUEST),
-        Err(_) => Err(StatusCode::REQUEST_TIMEOUT),
-    }
 }
 
 async fn answer_to(document: Bytes, caller: &Caller) -> io::Result<Response<Body>> {
@@ -139,13 +123,6 @@ async fn answer_to(document: Bytes, caller: &Caller) -> io::Result<Response<Body
         response.headers_mut().insert(NODE_FIELD, me);
     }
     Ok(response)
-}
-
-fn xml(body: Body) -> Response<Body> {
-    let mut response = Response::new(body);
-    let fields = response.headers_mut();
-    fields.insert(CONTENT_TYPE, HeaderValue::from_static("text/xml"));
-    response
 }
 
 #[cfg(test)]

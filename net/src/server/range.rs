@@ -10,7 +10,7 @@
 use http::header::{HeaderName, IF_MATCH, IF_NONE_MATCH, IF_RANGE, RANGE};
 use http::{HeaderMap, Method};
 
-use crate::types::ByteRange;
+use crate::model::ByteRange;
 
 /// What to answer about a file that exists.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

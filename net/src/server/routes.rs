@@ -1,6 +1,5 @@
 //! One request to one response: which resource, which method.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::header::{ALLOW, CONNECTION, HeaderValue, WWW_AUTHENTICATE};
@@ -10,20 +9,10 @@ use hyper::body::Incoming;
 use tokio::time::timeout;
 
 use super::body::Body;
-use super::connection_limits::MemberConnection;
-use super::context::ServerContext;
+use super::context::Caller;
+use super::http::status;
 use super::{batch, content, files, rpc};
-use crate::wire::MAX_CALL_BYTES;
-
-/// One member's connection.
-pub(super) struct Caller {
-    /// Its place among all connections.
-    pub(super) connection: MemberConnection,
-    /// Where it comes from.
-    pub(super) remote: IpAddr,
-    /// What all connections share.
-    pub(super) context: Arc<ServerContext>,
-}
+use crate::protocol::wire::MAX_CALL_BYTES;
 
 /// Answers one request. Never fails: what goes wrong has a status code.
 pub(super) async fn route(request: Request<Incoming>, caller: Arc<Caller>) -> Response<Body> {
@@ -65,13 +54,6 @@ pub(super) async fn route(request: Request<Incoming>, caller: Arc<Caller>) -> Re
         "answered"
     );
     response.map(|body| body.until_sent(answered))
-}
-
-/// A response without a body.
-pub(super) fn status(code: StatusCode) -> Response<Body> {
-    let mut response = Response::new(Body::empty());
-    *response.status_mut() = code;
-    response
 }
 
 /// RFC 9110, section 15.5.6: says which methods there are.

@@ -9,20 +9,21 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Response, StatusCode};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
-use tokio::time::timeout;
 
-use super::Service;
-use super::ahead::{self, Page};
-use super::answer::{self, answer};
 use super::body::Body;
-use super::routes::{Caller, status};
+use super::context::Caller;
+use super::http::{read_body, status, xml};
+use super::page_prefetch;
+use super::page_prefetch::Page;
 use super::work::Work;
-use crate::types::PeerId;
-use crate::wire::{ListRequest, MAX_CALL_BYTES, Request, decode_call, encode_response};
+use crate::model::PeerId;
+use crate::protocol::wire::{ListRequest, MAX_CALL_BYTES, Request, decode_call, encode_response};
+use crate::service::Service;
+use crate::service::answer;
+use crate::service::answer::answer;
 
 /// A call of so many bytes is decoded where it arrives, in some ten microseconds.
 const SHORT: usize = 1024;
@@ -36,13 +37,14 @@ pub(super) async fn serve(request: http::Request<Incoming>, caller: &Caller) -> 
     if !is_xml(request.headers()) {
         return status(StatusCode::UNSUPPORTED_MEDIA_TYPE);
     }
-    let body = match read_body(request, MAX_CALL_BYTES, caller).await {
+    let time = caller.context.limits.call_body;
+    let body = match read_body(request, MAX_CALL_BYTES, time).await {
         Ok(body) => body,
         Err(code) => return status(code),
     };
     match answer_to(body, caller).await {
         Ok((called, encoded)) => {
-            let mut response = xml(encoded.into());
+            let mut response = xml(Body::full(encoded.into()));
             called.and_then(|called| response.extensions_mut().insert(called));
             response
         }
@@ -125,41 +127,14 @@ async fn make_page(
         let call = Request::List(request.clone());
         let response = answer(&service, member, remote, call);
         let next = response.as_ref().ok();
-        let next = next.and_then(|response| ahead::next(&request, response));
+        let next = next.and_then(|response| page_prefetch::next(&request, response));
         (encode_response(&response), next)
     })
     .await
-}
-
-/// The whole body of a request, which may have `most` bytes and the time for a call; else why not.
-pub(super) async fn read_body(
-    request: http::Request<Incoming>,
-    most: usize,
-    caller: &Caller,
-) -> Result<Bytes, StatusCode> {
-    let announced = request.headers().get(CONTENT_LENGTH);
-    let announced = announced.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    if announced.is_some_and(|length| length > most as u64) {
-        return Err(StatusCode::PAYLOAD_TOO_LARGE);
-    }
-    let body = Limited::new(request.into_body(), most).collect();
-    match timeout(caller.context.limits.call_body, body).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(StatusCode::PAYLOAD_TOO_LARGE),
-        Ok(Err(_)) => Err(StatusCode::BAD_REQUEST),
-        Err(_) => Err(StatusCode::REQUEST_TIMEOUT),
-    }
 }
 
 fn is_xml(fields: &HeaderMap) -> bool {
     let field = fields.get(CONTENT_TYPE).and_then(|t| t.to_str().ok());
     let media_type = field.and_then(|field| field.split(';').next());
     media_type.is_some_and(|media_type| media_type.trim().eq_ignore_ascii_case("text/xml"))
-}
-
-fn xml(encoded: Bytes) -> Response<Body> {
-    let mut response = Response::new(Body::full(encoded));
-    let fields = response.headers_mut();
-    fields.insert(CONTENT_TYPE, HeaderValue::from_static("text/xml"));
-    response
 }

@@ -20,10 +20,10 @@ use super::harness::{PATIENCE, Raw, TestNode, caller, client, soon};
 use super::hello_queue::HelloRates;
 use super::limits::Limits;
 use crate::auth::{AddressSource, Alpn};
-use crate::client::Peer;
 use crate::fairness::Refill;
-use crate::types::{Name, RelPath};
-use crate::wire::{
+use crate::model::{Name, RelPath};
+use crate::peer::Peer;
+use crate::protocol::wire::{
     ListRequest, MAX_BATCH_REQUEST, Request, Response, SearchRequest, StatRequest, encode_call,
 };
 

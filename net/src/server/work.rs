@@ -127,7 +127,7 @@ mod tests {
 
     use super::super::harness::PATIENCE;
     use super::*;
-    use crate::types::PeerId;
+    use crate::model::PeerId;
 
     /// What must not have ended is given this long to do so.
     const MOMENT: Duration = Duration::from_millis(50);

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use rustix::process::{getegid, geteuid, getgroups};
 
 use super::state::State;
-use crate::types::{Kind, Mode};
+use crate::model::{Kind, Mode};
 
 /// Who may do what with a file, as `statx(2)` tells it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

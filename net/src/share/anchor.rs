@@ -27,7 +27,7 @@ use super::policy::Policy;
 use super::state::State;
 use super::tree::{Tree, is_exhaustion};
 use crate::config::ShareConfig;
-use crate::types::RelPath;
+use crate::model::RelPath;
 
 /// The way to the shared directory.
 #[derive(Debug)]

@@ -16,7 +16,7 @@ use parking_lot::{Condvar, Mutex};
 use rustix::io::Errno;
 
 use super::mounts::Device;
-use crate::types::RelPath;
+use crate::model::RelPath;
 
 /// How long anything but the bytes of a file is waited for.
 pub(super) const PATIENCE: Duration = Duration::from_secs(1);

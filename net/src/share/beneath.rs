@@ -14,7 +14,7 @@ use std::time::Duration;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
-use crate::types::RelPath;
+use crate::model::RelPath;
 
 /// How often an open is tried that the kernel calls interrupted or untimely: a concurrent rename,
 /// a signal, a lease that its holder has to give back first (fcntl(2), F_SETLEASE).

@@ -7,8 +7,8 @@ use super::relocate::Whereabouts;
 use super::roots::Place;
 use super::tree::is_absence;
 use super::{Asker, Share, SharedFile, file_in};
-use crate::types::{ByteRange, ContentId, RelPath, Root, Version};
-use crate::wire::FaultCode;
+use crate::model::{ByteRange, ContentId, RelPath, Root, Version};
+use crate::protocol::wire::FaultCode;
 
 /// Where a content is to be had.
 #[derive(Debug)]
@@ -180,7 +180,7 @@ impl Share {
         while filled < bytes.len() {
             filled += file.read_at(filled as u64, &mut bytes[filled..]).unwrap();
         }
-        let mut hasher = crate::merkle::TreeHasher::default();
+        let mut hasher = crate::content::merkle::TreeHasher::default();
         hasher.update(&bytes);
         let (tree, version) = (hasher.finish().unwrap(), file.attributes().version);
         let roots = self.roots.as_ref().unwrap();

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::roots::Place;
-use crate::merkle::{BLOCK, SUBTREE_BLOCKS, Subtree, Tree};
-use crate::types::{ContentId, RelPath, Root, Version};
+use crate::content::merkle::{BLOCK, SUBTREE_BLOCKS, Subtree, Tree};
+use crate::model::{ContentId, RelPath, Root, Version};
 
 /// Leaves that all captured contents may have: 40 MiB of memory, for 20 GiB of content.
 const MAX_LEAVES: u64 = 20 * (1 << 30) / BLOCK;
@@ -166,7 +166,7 @@ impl State {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::merkle::leaf;
+    use crate::content::merkle::leaf;
 
     fn captured(number: u64, blocks: u64, now: Instant) -> Arc<Captured> {
         let leaves = (0..blocks).map(|block| leaf(&[number, block].map(u64::to_le_bytes).concat()));

@@ -12,7 +12,7 @@ use super::aside::{Aside, Crossing};
 use super::roots::Place;
 use super::state::State;
 use super::wishes::FileId;
-use crate::types::{Attributes, RelPath};
+use crate::model::{Attributes, RelPath};
 
 /// tmpfs and ramfs keep no pages to write back, so they never notice a store through `mmap`.
 const UNMARKED: [u32; 2] = [0x0102_1994, 0x8584_58f6];

@@ -13,9 +13,9 @@ use parking_lot::Mutex;
 use super::captures::Captures;
 use super::file::SharedFile;
 use super::roots::Roots;
+use crate::content::merkle::{BLOCK, Leaves, SUBTREE_BLOCKS, Subtree};
 use crate::error::Error;
-use crate::merkle::{BLOCK, Leaves, SUBTREE_BLOCKS, Subtree};
-use crate::types::{ByteRange, ContentId, Root};
+use crate::model::{ByteRange, ContentId, Root};
 
 /// Blocks that are read at once.
 const AT_ONCE: u64 = 16;

@@ -10,15 +10,15 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::halves::in_halves;
 use super::roots::{Place, Roots};
 use super::wishes::{Asker, FileId, Interest, Wish, Wishes};
 use super::{Share, SharedFile};
+use crate::concurrency::parallel::in_halves;
+use crate::content::merkle::TreeHasher;
 use crate::error::Error;
 use crate::fairness::Holder;
-use crate::merkle::TreeHasher;
-use crate::types::{Attributes, Kind, Mode, RelPath, Root, Version};
-use crate::wire::SearchRequest;
+use crate::model::{Attributes, Kind, Mode, RelPath, Root, Version};
+use crate::protocol::wire::SearchRequest;
 
 /// A file that changed less than this long ago is probably still being written.
 const SETTLED: Duration = Duration::from_secs(2);

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::names::Names;
-use crate::types::{RelPath, Version};
+use crate::model::{RelPath, Version};
 
 /// The most bytes of memory for all of them: the names of about four million files.
 const MAX_WEIGHT: usize = 128 << 20;

@@ -6,8 +6,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::types::RelPath;
-use crate::wire::{Change, Changes, Depth};
+use crate::model::RelPath;
+use crate::protocol::wire::{Change, Changes, Depth};
 
 /// Changes remembered. At 10,000 a second, more than a poll and its repetition take.
 pub(super) const MOST: usize = 65_536;

@@ -6,11 +6,11 @@ use std::time::Instant;
 
 use rustix::io::Errno;
 
-use super::halves::in_halves;
 use super::names::Names;
 use super::tree::{Found, Tree, is_exhaustion};
-use crate::types::{Entry, MAX_NAME_BYTES, Name};
-use crate::wire::Listing;
+use crate::concurrency::parallel::in_halves;
+use crate::model::{Entry, MAX_NAME_BYTES, Name};
+use crate::protocol::wire::Listing;
 
 // A page has to fit a message, with base64 and all else that is around the names.
 const _: () = assert!(Listing::MAX_ENTRIES * MAX_NAME_BYTES <= 2 << 20);

@@ -18,7 +18,6 @@ mod by_root;
 mod captures;
 mod file;
 mod former;
-mod halves;
 mod hasher;
 mod index;
 pub(crate) mod journal;
@@ -57,15 +56,15 @@ pub use roots::{Place, Roots};
 pub use wishes::Asker;
 
 use crate::config::{CALL_DEADLINE, ShareConfig};
+use crate::content::merkle::Subtree;
 use crate::error::Error;
 use crate::fairness::Holder;
-use crate::merkle::Subtree;
-use crate::status::Unreadable;
-use crate::types::{Attributes, Kind, MAX_NAME_BYTES, MAX_PATH_BYTES, Name, RelPath};
-use crate::wire::{
+use crate::model::{Attributes, Kind, MAX_NAME_BYTES, MAX_PATH_BYTES, Name, RelPath};
+use crate::protocol::wire::{
     Changes, ChangesRequest, Fault, FaultCode, HashesRequest, ListRequest, Listing, Response,
     SearchPage, SearchRequest, StatRequest, StatResponse,
 };
+use crate::stats::status::Unreadable;
 use anchor::Anchor;
 use aside::STUCK;
 use captures::Captures;

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 use super::state::State;
 use super::tree::is_exhaustion;
-use crate::types::Kind;
+use crate::model::Kind;
 
 /// Bytes of names that one `getdents64(2)` call may return.
 const BUFFER: usize = 64 * 1024;

@@ -15,7 +15,7 @@ use regex_automata::nfa::thompson::{Compiler, Config, NFA, WhichCaptures};
 use regex_syntax::ast::parse::Parser;
 use regex_syntax::hir::translate::TranslatorBuilder;
 
-use crate::wire::{Fault, FaultCode, SearchRequest};
+use crate::protocol::wire::{Fault, FaultCode, SearchRequest};
 use patience::{Patience, STEPS_PER_BYTE, TimeIsUp};
 use stepwise::Stepwise;
 

@@ -4,7 +4,7 @@
 //! ourselves. The paths judged here are real ones, with every symbolic link resolved, so a link
 //! cannot show what its target's own path would not.
 
-use crate::types::{Name, RelPath};
+use crate::model::{Name, RelPath};
 
 /// The names and subtrees that are left out.
 #[derive(Debug, Default)]

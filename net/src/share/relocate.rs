@@ -15,7 +15,7 @@ use rustix::fs::{FileType, RawDir};
 use super::beneath::open_directory;
 use super::roots::Place;
 use super::tree::{Tree, join};
-use crate::types::{RelPath, Root};
+use crate::model::{RelPath, Root};
 
 /// One search takes no longer than this: millions of names in memory, less where they have to come from a disk.
 const LONGEST: Duration = Duration::from_secs(5);

@@ -22,10 +22,10 @@ use data_encoding::HEXLOWER;
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 
+use crate::concurrency::two_generation_cache::Generations;
+use crate::content::merkle::{BLOCK, Subtree, Tree};
 use crate::error::Error;
-use crate::generations::Generations;
-use crate::merkle::{BLOCK, Subtree, Tree};
-use crate::types::{RelPath, Root, Version};
+use crate::model::{RelPath, Root, Version};
 use database::Rebuildable;
 
 /// Roots that are remembered beside the database, at about 50 bytes each: a look into it takes up to two

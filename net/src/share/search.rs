@@ -14,8 +14,8 @@ use super::tree::{Tree, is_absence, is_exhaustion};
 use super::walk::{Step, Stop, Walk};
 use super::{Share, internal, page_limit};
 use crate::fairness::{FairTable, Holder};
-use crate::types::{Attributes, Kind, RelPath};
-use crate::wire::{Fault, FaultCode, SearchPage, SearchRequest};
+use crate::model::{Attributes, Kind, RelPath};
+use crate::protocol::wire::{Fault, FaultCode, SearchPage, SearchRequest};
 
 /// A page whose time was up on the way to where it goes on has so much more for the first name there.
 const GRACE: Duration = Duration::from_millis(50);
@@ -167,7 +167,7 @@ impl Places {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::types::PeerId;
+    use crate::model::PeerId;
 
     fn request(pattern: &str) -> SearchRequest {
         SearchRequest {

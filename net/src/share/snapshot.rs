@@ -15,9 +15,9 @@ use super::captures::Captured;
 use super::relocate::Whereabouts;
 use super::roots::Place;
 use super::{Asker, Share, SharedFile, fault};
-use crate::merkle::{BLOCK, Hash, SUBTREE_BLOCKS, Tree, TreeHasher, leaf};
-use crate::types::{ContentId, RelPath, Root};
-use crate::wire::{Fault, FaultCode, Snapshot, SnapshotRequest};
+use crate::content::merkle::{BLOCK, Hash, SUBTREE_BLOCKS, Tree, TreeHasher, leaf};
+use crate::model::{ContentId, RelPath, Root};
+use crate::protocol::wire::{Fault, FaultCode, Snapshot, SnapshotRequest};
 
 /// Files that are read at once for this.
 const MAX_READERS: usize = 2;

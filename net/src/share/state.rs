@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use super::access::Permissions;
 use super::mounts::Device;
 use super::wishes::FileId;
-use crate::types::{Attributes, Kind, UnixTime, Version};
+use crate::model::{Attributes, Kind, UnixTime, Version};
 
 /// Everything that tells one state of a file from another without reading it. Two equal values
 /// mean an unchanged file, as far as the file system's clock can tell: since Linux 6.13 the common

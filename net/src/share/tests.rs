@@ -26,7 +26,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::fairness::Holder;
-use crate::types::{Entry, Name};
+use crate::model::{Entry, Name};
 
 /// The page that a directory was answered with.
 fn page_of(response: Response) -> Listing {

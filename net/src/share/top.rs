@@ -8,8 +8,8 @@ use super::pattern::Pattern;
 use super::pattern::patience::{Patience, TimeIsUp};
 use super::tree::{Found, Tree, is_absence, is_exhaustion};
 use super::{Share, fault, internal, unreadable};
-use crate::types::{Kind, RelPath};
-use crate::wire::{Fault, FaultCode};
+use crate::model::{Kind, RelPath};
+use crate::protocol::wire::{Fault, FaultCode};
 
 impl Share {
     /// The names of the files, and of links to files, at the top of the share that match `pattern` and do not begin

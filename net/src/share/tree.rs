@@ -32,7 +32,7 @@ use super::mounts::{Answerer, Device, MountTable};
 use super::names::{Names, Seen};
 use super::policy::Policy;
 use super::state::State;
-use crate::types::{Attributes, Kind, Name, RelPath};
+use crate::model::{Attributes, Kind, Name, RelPath};
 use crossing::Halt;
 
 /// The most links on one path, as the kernel has it (path_resolution(7)).

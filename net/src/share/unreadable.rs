@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 use super::aside::STUCK;
 use super::tree::is_exhaustion;
-use crate::types::{MAX_PATH_BYTES, RelPath};
+use crate::model::{MAX_PATH_BYTES, RelPath};
 
 /// Directories that are remembered. What would be one more is not named.
 const MOST: usize = 64;

@@ -20,7 +20,7 @@ use super::names::{Names, Seen};
 use super::pattern::Pattern;
 use super::pattern::patience::{Patience, TimeIsUp};
 use super::tree::{Tree, join};
-use crate::types::RelPath;
+use crate::model::RelPath;
 
 /// Names that are passed over in one step, if there is time for so many.
 const MAX_PASSED: usize = 256;

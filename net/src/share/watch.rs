@@ -27,8 +27,8 @@ use super::policy::Policy;
 use super::tree::{Tree, join};
 use crate::config::PROMISE;
 use crate::error::Error;
-use crate::types::{Name, RelPath};
-use crate::wire::{Changes, ChangesRequest, Depth};
+use crate::model::{Name, RelPath};
+use crate::protocol::wire::{Changes, ChangesRequest, Depth};
 
 /// How long a directory stays watched after it was last asked for; longer than [`PROMISE`].
 const KEPT: Duration = Duration::from_secs(75);

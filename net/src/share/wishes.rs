@@ -12,9 +12,9 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::mounts::Device;
+use crate::concurrency::two_generation_cache::Generations;
 use crate::fairness::{Holder, HolderKey};
-use crate::generations::Generations;
-use crate::types::{PeerId, RelPath};
+use crate::model::{PeerId, RelPath};
 
 /// Files that may wait. More are found again when they are listed again, or by the walk.
 const MAX_WAITING: usize = 65_536;

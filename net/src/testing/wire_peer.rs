@@ -23,14 +23,14 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::auth::tls::{ALPN_HTTP, ALPN_PAIR, peer_id};
 use crate::auth::{Gate, GuessRecord, Identity, Password};
-use crate::client::{ByteStream, Peer};
 use crate::error::Error;
-use crate::server::pairing;
-use crate::types::{ByteRange, PeerId, RelPath, Root, Version};
-use crate::wire::{
+use crate::model::{ByteRange, PeerId, RelPath, Root, Version};
+use crate::peer::{ByteStream, Peer};
+use crate::protocol::wire::{
     BatchBody, Fault, FaultCode, Hello, MemberRecord, Request as Call, Response as Answer,
     decode_batch, decode_call, encode_response,
 };
+use crate::server::pairing;
 
 /// What it is asked has to be answered by then.
 const DEADLINE: Duration = Duration::from_secs(20);

@@ -8,11 +8,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
-use tinyp2p_net::client::{self, Peer};
 use tinyp2p_net::config::{CALL_DEADLINE, CONNECT_DEADLINE, READ_DEADLINE};
 use tinyp2p_net::error::Error;
-use tinyp2p_net::types::{Attributes, ByteRange, ContentId, PeerId, UnixTime, Version};
-use tinyp2p_net::wire::SnapshotRequest;
+use tinyp2p_net::model::{Attributes, ByteRange, ContentId, PeerId, UnixTime, Version};
+use tinyp2p_net::peer;
+use tinyp2p_net::peer::Peer;
+use tinyp2p_net::protocol::wire::SnapshotRequest;
 
 use super::plan::{Holder, Job};
 use super::queue::{Standing, Task};
@@ -213,7 +214,7 @@ fn content_of(job: &Job, holder: &Holder, members: &dyn Members) -> Option<Conte
         may_read: true,
         prefix: None,
     };
-    let found = client::snapshot(&*peer, &request, Instant::now() + READ_DEADLINE).ok()?;
+    let found = peer::snapshot(&*peer, &request, Instant::now() + READ_DEADLINE).ok()?;
     let is_same = found.version.file() == holder.version.file();
     (is_same && found.content.size >= job.size).then_some(found.content)
 }

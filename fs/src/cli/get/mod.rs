@@ -15,12 +15,12 @@ use std::time::{Duration, Instant};
 
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use parking_lot::{Condvar, Mutex, MutexGuard};
-use tinyp2p_net::client::{Need, Peer};
 use tinyp2p_net::config::READ_DEADLINE;
 use tinyp2p_net::error::Error;
-use tinyp2p_net::fanout::Whom;
-use tinyp2p_net::peers::Member;
-use tinyp2p_net::types::{Attributes, PeerId, RelPath};
+use tinyp2p_net::membership::Member;
+use tinyp2p_net::model::{Attributes, PeerId, RelPath};
+use tinyp2p_net::peer::{Need, Peer};
+use tinyp2p_net::query::fanout::Whom;
 
 use super::args::GetArgs;
 use super::join::{self, Joined};

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tinyp2p_net::types::{
+use tinyp2p_net::model::{
     Attributes, Entry, Kind, Mode, Name, PeerId, RelPath, Root, UnixTime, Version,
 };
 
@@ -191,7 +191,7 @@ fn job(directory: &RelPath, item: &merge::Item) -> Option<Job> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use tinyp2p_net::types::PeerId;
+    use tinyp2p_net::model::PeerId;
 
     use super::*;
 

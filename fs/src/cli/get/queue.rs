@@ -7,7 +7,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use tinyp2p_net::types::PeerId;
+use tinyp2p_net::model::PeerId;
 
 use super::plan::Job;
 
@@ -209,7 +209,7 @@ impl Queue {
 mod tests {
     use std::sync::Arc;
 
-    use tinyp2p_net::types::{RelPath, Version};
+    use tinyp2p_net::model::{RelPath, Version};
 
     use super::super::plan::Holder;
     use super::*;

@@ -20,7 +20,7 @@ use std::time::{Duration, SystemTime};
 
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
-use tinyp2p_net::types::{Name, RelPath};
+use tinyp2p_net::model::{Name, RelPath};
 
 use super::plan::Job;
 use existing::{existing, in_the_way};

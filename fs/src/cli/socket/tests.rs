@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use tinyp2p_net::status::Status;
+use tinyp2p_net::stats::status::Status;
 
 use super::*;
 use crate::status::Place;

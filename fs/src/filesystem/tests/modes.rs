@@ -1,6 +1,6 @@
 //! What members cannot read themselves, and programs.
 
-use tinyp2p_net::types::Mode;
+use tinyp2p_net::model::Mode;
 
 use super::*;
 use crate::errno::errno;

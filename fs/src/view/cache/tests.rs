@@ -1,6 +1,6 @@
 use tinyp2p_net::budget::{ByteBudget, Held};
-use tinyp2p_net::types::{Attributes, Entry, Mode, Version};
-use tinyp2p_net::wire::{Change, Depth, Listing};
+use tinyp2p_net::model::{Attributes, Entry, Mode, Version};
+use tinyp2p_net::protocol::wire::{Change, Depth, Listing};
 
 use super::*;
 use crate::view::directory::Said;

@@ -3,9 +3,9 @@
 //! In a budget of a 64th of a mount's, so that 6,250 names stand for 400,000.
 
 use tinyp2p_net::budget::DEFAULT_ANSWERS;
-use tinyp2p_net::follow::News;
+use tinyp2p_net::protocol::wire::{Change, Depth};
+use tinyp2p_net::query::subscriptions::News;
 use tinyp2p_net::testing::MemoryPeer;
-use tinyp2p_net::wire::{Change, Depth};
 
 use super::*;
 

@@ -2,10 +2,10 @@
 
 use std::sync::Weak;
 
-use tinyp2p_net::follow::{Listener, News};
+use tinyp2p_net::model::PeerId;
+use tinyp2p_net::protocol::wire::{Change, Depth};
+use tinyp2p_net::query::subscriptions::{Listener, News};
 use tinyp2p_net::testing::MemoryPeer;
-use tinyp2p_net::types::PeerId;
-use tinyp2p_net::wire::{Change, Depth};
 
 use super::*;
 

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use super::Recent;
 use crate::fairness::SourceNetwork;
-use crate::types::PeerId;
+use crate::model::PeerId;
 
 /// From this many failures on, runs with unknown keys come one at a time, and slower and slower.
 const ESCALATE_AT: u32 = 3;

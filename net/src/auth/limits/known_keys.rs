@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use sha2::{Digest, Sha256};
 
 use super::stamps::{Clocks, Reader, Stamps, Writer};
-use crate::types::PeerId;
+use crate::model::PeerId;
 
 /// How long a key is remembered after it proved the password.
 const REMEMBERED: Duration = Duration::from_secs(48 * 3600);

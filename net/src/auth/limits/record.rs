@@ -26,7 +26,7 @@ use rustix::io::Errno;
 use super::Guesses;
 use super::known_keys::{self, RememberedKeys};
 use super::stamps::{self, Clocks, LENGTH};
-use crate::types::PeerId;
+use crate::model::PeerId;
 
 const FILE_NAME: &str = "guesses";
 const KNOWN_KEYS: &str = "known-keys";

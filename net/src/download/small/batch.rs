@@ -5,13 +5,13 @@ use std::time::Instant;
 
 use super::shelf::{Batch, Landed, PATIENCE};
 use super::{Kept, Reader, Small, release};
+use crate::content::merkle::Verified;
 use crate::download::Core;
 use crate::download::buffers::Buffer;
 use crate::download::content::Content;
 use crate::download::streams::{Has, Source};
 use crate::error::Error;
-use crate::merkle::Verified;
-use crate::wire::{BatchAnswer, BatchItem};
+use crate::protocol::wire::{BatchAnswer, BatchItem};
 
 impl Core {
     /// Fetches `batch` from `source`, which is one of its member's files, and hands the files to those

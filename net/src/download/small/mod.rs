@@ -22,7 +22,7 @@ use super::content::{Content, ExpectedContent, Origin};
 use super::streams::{Has, Shared, Source, closed};
 use super::{Core, Done, Patience, mixed_up};
 use crate::error::Error;
-use crate::types::{ByteRange, ContentId, PeerId, RelPath, Root, Version};
+use crate::model::{ByteRange, ContentId, PeerId, RelPath, Root, Version};
 use shelf::{Batch, Found, Key, Shelf};
 
 /// A small file, as a listing describes it.
@@ -32,7 +32,7 @@ pub struct Small {
     pub path: RelPath,
     /// The state of the file there.
     pub version: Version,
-    /// Bytes; at least 1, at most [`MAX_SMALL_FILE`](crate::wire::MAX_SMALL_FILE).
+    /// Bytes; at least 1, at most [`MAX_SMALL_FILE`](crate::protocol::wire::MAX_SMALL_FILE).
     pub size: u64,
     /// The content root, if it is known.
     pub root: Option<Root>,

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use super::{ReadingOrder, Small};
 use crate::error::Error;
-use crate::types::{PeerId, RelPath};
+use crate::model::{PeerId, RelPath};
 
 /// Bytes that all files on the shelf may have, those on their way included.
 const ROOM: u64 = 16 << 20;

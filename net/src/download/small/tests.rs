@@ -4,13 +4,13 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use super::*;
-use crate::cache::Cache;
-use crate::client::Peer;
 use crate::config::READ_DEADLINE;
+use crate::content::cache::Cache;
 use crate::download::{Download, Engine, Source};
 use crate::error::Error;
+use crate::model::Attributes;
+use crate::peer::Peer;
 use crate::testing::{Behaviour, MemoryPeer};
-use crate::types::Attributes;
 
 const FILES: usize = 300;
 

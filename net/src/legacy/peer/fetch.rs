@@ -16,10 +16,10 @@ use super::super::store::Writer;
 use super::super::wire::longest_document;
 use super::names::Fetched;
 use super::{Inner, State};
-use crate::client::Need;
+use crate::content::merkle::TreeHasher;
 use crate::error::Error;
-use crate::merkle::TreeHasher;
-use crate::types::{Attributes, Name};
+use crate::model::{Attributes, Name};
+use crate::peer::Need;
 
 /// Whoever opens a file and is told to come back finds the fetching going on for this long, as long as something comes.
 const COME_BACK: Duration = Duration::from_secs(60);
@@ -70,7 +70,7 @@ enum Step {
 }
 
 impl Inner {
-    /// What [`Whole::measure`](crate::client::Whole::measure) does, of a file at the top.
+    /// What [`Whole::measure`](crate::peer::Whole::measure) does, of a file at the top.
     pub(super) fn measure(
         self: &Arc<Self>,
         name: &Name,

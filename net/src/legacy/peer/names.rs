@@ -8,9 +8,9 @@ use sha2::{Digest, Sha256};
 
 use super::super::Url;
 use super::super::store::Kept;
-use crate::client::Need;
-use crate::types::{Attributes, Kind, Mode, Name, Root, UnixTime, Version};
-use crate::xmlrpc::is_xml_char;
+use crate::model::{Attributes, Kind, Mode, Name, Root, UnixTime, Version};
+use crate::peer::Need;
+use crate::protocol::xmlrpc::is_xml_char;
 
 /// A content that was fetched is that of the file for at least this long: nobody tells when it changes.
 pub(super) const FRESH: Duration = Duration::from_secs(30);

@@ -1,11 +1,11 @@
 use super::super::twin::Twin;
 use super::names::FRESH;
 use super::*;
-use crate::client::dial::TcpDialer;
-use crate::client::{Room, list, search, stat};
 use crate::config::CALL_DEADLINE;
-use crate::merkle::{Tree, TreeHasher};
-use crate::types::ContentId;
+use crate::content::merkle::{Tree, TreeHasher};
+use crate::model::ContentId;
+use crate::peer::{Room, list, search, stat};
+use crate::transport::dial::TcpDialer;
 
 struct Setup {
     twin: Twin,

@@ -2,7 +2,7 @@
 
 use data_encoding::BASE64;
 
-use crate::xmlrpc::is_xml_char;
+use crate::protocol::xmlrpc::is_xml_char;
 
 /// How contents are written: as text if they are text that XML can carry, which every client understands,
 /// else in base64.

@@ -6,7 +6,7 @@ use data_encoding::BASE64;
 
 use super::super::bytes::{Sink, Tag, Tags};
 use super::{Error, MAX_LISTED, MAX_TEXT_BYTES};
-use crate::xmlrpc::Value;
+use crate::protocol::xmlrpc::Value;
 
 /// Arrays and structs inside one another: a list of names is two.
 const MAX_DEPTH: usize = 3;

@@ -9,14 +9,16 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 use super::super::Limits;
-use super::super::answer::answer;
 use super::super::harness::{Raw, RawResponse, TestNode, caller};
 use super::*;
-use crate::cache::harness::{self, Content, content, eventually};
-use crate::merkle::Subtree;
+use crate::content::cache::harness;
+use crate::content::cache::harness::{Content, content, eventually};
+use crate::content::merkle::Subtree;
+use crate::model::{PeerId, RelPath};
+use crate::protocol::wire;
+use crate::protocol::wire::{Fault, FaultCode, HashesRequest};
+use crate::service::answer::answer;
 use crate::share::{Roots, Share};
-use crate::types::{PeerId, RelPath};
-use crate::wire::{self, Fault, FaultCode, HashesRequest};
 
 const MIB: u64 = 1 << 20;
 

@@ -11,8 +11,8 @@ use redb::{Error, ReadTransaction, ReadableTable, TableDefinition, TableHandle, 
 use sha2::{Digest, Sha256};
 
 use super::Place;
-use crate::merkle::{BLOCK, Hash, SUBTREE_BLOCKS, Subtree, Tree};
-use crate::types::{ContentId, RelPath, Root, Version};
+use crate::content::merkle::{BLOCK, Hash, SUBTREE_BLOCKS, Subtree, Tree};
+use crate::model::{ContentId, RelPath, Root, Version};
 
 const ROOTS: TableDefinition<u64, [u8; 48]> = TableDefinition::new("roots of states");
 const SUBTREES: TableDefinition<([u8; 32], u64), &[u8]> = TableDefinition::new("sized subtrees");

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use redb::{Database, TableDefinition};
 
 use super::*;
-use crate::merkle::{SUBTREE_BLOCKS, leaf};
+use crate::content::merkle::{SUBTREE_BLOCKS, leaf};
 
 fn tree(blocks: u64) -> Tree {
     Tree::new(

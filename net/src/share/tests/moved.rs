@@ -3,7 +3,7 @@
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use super::*;
-use crate::wire::Change;
+use crate::protocol::wire::Change;
 
 /// What a look, as the keeper has one now and then, finds.
 fn is_there(share: &Fixture) -> bool {

@@ -3,8 +3,8 @@
 use std::os::unix::fs::FileExt;
 
 use super::*;
-use crate::merkle::{SUBTREE_BLOCKS, TreeHasher};
-use crate::types::{ByteRange, ContentId, Root};
+use crate::content::merkle::{SUBTREE_BLOCKS, TreeHasher};
+use crate::model::{ByteRange, ContentId, Root};
 
 struct Rooted {
     base: TempDir,
@@ -335,7 +335,7 @@ fn a_file_that_can_get_no_root_does_not_jump_the_queue() {
     share.root_in_time("small");
 }
 
-const MEMBER: Asker = Asker::Member(crate::types::PeerId::from_bytes([7; 32]));
+const MEMBER: Asker = Asker::Member(crate::model::PeerId::from_bytes([7; 32]));
 
 #[test]
 fn what_a_member_lists_is_hashed_before_the_rest() {

@@ -1,8 +1,8 @@
 //! What others are told of changes, by the directories of this machine.
 
 use super::*;
-use crate::types::RelPath;
-use crate::wire::{Change, Depth};
+use crate::model::RelPath;
+use crate::protocol::wire::{Change, Depth};
 
 /// Far longer than a change takes to be noticed.
 const SOON: Duration = Duration::from_secs(10);

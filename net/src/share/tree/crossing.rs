@@ -5,9 +5,9 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 use super::{Found, Tree};
+use crate::model::RelPath;
 use crate::share::aside::{Crossing, PATIENCE, Spot};
 use crate::share::mounts::{Answerer, Device};
-use crate::types::RelPath;
 
 /// How many file systems that may stop to answer one path may cross.
 const MAX_CROSSINGS: usize = 16;

@@ -1,10 +1,10 @@
 use std::collections::{HashMap, HashSet};
 
 use parking_lot::Mutex;
-use tinyp2p_net::client::stat;
-use tinyp2p_net::merkle::TreeHasher;
+use tinyp2p_net::content::merkle::TreeHasher;
+use tinyp2p_net::model::{RelPath, Root};
+use tinyp2p_net::peer::stat;
 use tinyp2p_net::testing::{Behaviour, MemoryPeer};
-use tinyp2p_net::types::{RelPath, Root};
 
 use super::*;
 use crate::view::merge::Member;

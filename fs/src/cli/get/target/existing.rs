@@ -9,8 +9,8 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
-use tinyp2p_net::merkle::TreeHasher;
-use tinyp2p_net::types::{Name, UnixTime};
+use tinyp2p_net::content::merkle::TreeHasher;
+use tinyp2p_net::model::{Name, UnixTime};
 
 use crate::cli::get::plan::Job;
 

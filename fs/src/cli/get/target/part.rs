@@ -9,8 +9,8 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
-use tinyp2p_net::merkle::TreeHasher;
-use tinyp2p_net::types::{Name, Root, UnixTime};
+use tinyp2p_net::content::merkle::TreeHasher;
+use tinyp2p_net::model::{Name, Root, UnixTime};
 
 use super::Begin;
 use super::existing::{read_back, times};

@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use data_encoding::BASE32_NOPAD as BASE32;
 use sha2::{Digest, Sha256};
-use tinyp2p_net::types::{MAX_NAME_BYTES, Name};
+use tinyp2p_net::model::{MAX_NAME_BYTES, Name};
 
 use crate::cli::get::plan::{Holder, Job};
 

@@ -2,8 +2,8 @@ use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
-use tinyp2p_net::merkle::TreeHasher;
-use tinyp2p_net::types::{PeerId, Root, Version};
+use tinyp2p_net::content::merkle::TreeHasher;
+use tinyp2p_net::model::{PeerId, Root, Version};
 
 use super::super::plan::Holder;
 use super::*;

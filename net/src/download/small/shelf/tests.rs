@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::types::Version;
+use crate::model::Version;
 
 type TestShelf = Shelf<usize, u64>;
 

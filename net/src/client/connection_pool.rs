@@ -1,0 +1,114 @@
+//! The connections to one member: those that idle, and a way to end all of them.
+//!
+//! A lane is taken out to carry a request and is put back once its response was read to the end.
+//! The one used last is taken first, so that those not needed grow old and are closed.
+
+use std::sync::{Arc, Weak};
+use std::time::Instant;
+
+use parking_lot::Mutex;
+
+use crate::client::connector::Lane;
+use crate::config::CLIENT_IDLE;
+use crate::error::Error;
+use crate::transport::dial::Link;
+
+/// Idle connections kept to one member.
+const MOST_IDLE: usize = 16;
+
+#[derive(Default)]
+pub(super) struct Lanes {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// The lane put back last is the last; with the time when that was.
+    idle: Vec<(Instant, Lane)>,
+    /// Every connection that may still be open.
+    links: Vec<Weak<dyn Link>>,
+    closed: bool,
+}
+
+impl Lanes {
+    /// The lane that was used last, if it has not idled too long.
+    pub(super) fn take(&self, now: Instant) -> Option<Lane> {
+        let mut state = self.state.lock();
+        let (since, lane) = state.idle.pop()?;
+        if now.saturating_duration_since(since) > CLIENT_IDLE {
+            // All others have idled longer.
+            state.idle.clear();
+            return None;
+        }
+        Some(lane)
+    }
+
+    /// Gives back a lane whose last response was read to the end.
+    pub(super) fn put(&self, lane: Lane, now: Instant) {
+        let mut state = self.state.lock();
+        if state.closed || lane.is_retired() {
+            return;
+        }
+        state
+            .idle
+            .retain(|(since, _)| now.saturating_duration_since(*since) <= CLIENT_IDLE);
+        if state.idle.len() >= MOST_IDLE {
+            state.idle.remove(0);
+        }
+        state.idle.push((now, lane));
+    }
+
+    /// Closes what idles.
+    pub(super) fn forget_idle(&self) {
+        self.state.lock().idle.clear();
+    }
+
+    /// Has all that is asked from now on asked over new connections. Those in use go on while they bring something.
+    pub(super) fn renew(&self) {
+        let mut state = self.state.lock();
+        let idle = std::mem::take(&mut state.idle);
+        state.links().for_each(|link| link.retire());
+        drop(state);
+        drop(idle);
+    }
+
+    /// Ends every connection, those in use too. Others can be made.
+    pub(super) fn cut(&self) {
+        self.end(false);
+    }
+
+    /// Remembers `link`, so that [`Lanes::close`] reaches it; fails once that has happened.
+    pub(super) fn register(&self, link: &Arc<dyn Link>, who: &str) -> Result<(), Error> {
+        let mut state = self.state.lock();
+        if state.closed {
+            return Err(Error::Unreachable {
+                who: who.into(),
+                why: "the connection was given up".into(),
+            });
+        }
+        state.links.retain(|link| link.strong_count() > 0);
+        state.links.push(Arc::downgrade(link));
+        Ok(())
+    }
+
+    /// Ends every connection, those in use too, and lets none be made any more.
+    pub(super) fn close(&self) {
+        self.end(true);
+    }
+
+    fn end(&self, for_good: bool) {
+        let mut state = self.state.lock();
+        state.closed |= for_good;
+        let idle = std::mem::take(&mut state.idle);
+        let links: Vec<_> = state.links().collect();
+        drop(state);
+        links.iter().for_each(|link| link.shutdown());
+        drop(idle);
+    }
+}
+
+impl State {
+    fn links(&self) -> impl Iterator<Item = Arc<dyn Link>> {
+        self.links.iter().filter_map(Weak::upgrade)
+    }
+}

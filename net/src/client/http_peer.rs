@@ -1,0 +1,546 @@
+//! A member over the network: [`Peer`] spoken as HTTP over TLS to one pinned key.
+//!
+//! [`Client::connect`] learns who answers at an address and pairs with it if need be. The
+//! [`HttpPeer`] that comes of it talks to that key only, over as many connections as its callers
+//! need at once, and keeps those that idle for the next call.
+//!
+//! Two things are repaired without the caller's notice, once per request each: a connection that
+//! was closed while it idled (the request goes out again on a fresh one; every request here is
+//! idempotent), and an admission that is gone because it expired or the other side was restarted
+//! (pair, then ask again). Nothing is ever tried in a loop.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
+use http::{Method, Request as HttpRequest, StatusCode};
+use parking_lot::Mutex;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
+
+use super::connection_pool::Lanes;
+use super::range_get::Head;
+use super::range_stream::{FileStream, check_head, number};
+use crate::auth::{AddressSource, Alpn, Gate};
+use crate::budget::{ByteBudget, Reservation, Seat};
+use crate::client::connector::{Lane, Reply};
+use crate::client::pairing;
+use crate::config::CONNECT_DEADLINE;
+use crate::error::Error;
+use crate::model::{Address, ByteRange, PeerId, RelPath, Root, Version};
+use crate::peer::{ByteStream, Peer};
+use crate::protocol::wire;
+use crate::protocol::wire::{
+    BatchAnswer, BatchItem, Fault, FaultCode, Request, Response, ResponseError,
+};
+use crate::transport::dial::{Dial, Link};
+use crate::transport::handshake;
+use crate::transport::tls_link::TlsLink;
+
+/// A pairing run ends by then (notes on the protocol: PROTOCOL.md, "Pairing").
+const PAIRING_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Room for so many bytes of a response is made before the first of them has come, and for as many again each time that they
+/// have all come: who announces much and sends nothing takes nothing from others.
+const FIRST_BYTES: usize = 64 << 10;
+
+/// The document of a response and what is decoded of it, at the same time, in documents.
+const DECODED: usize = 2;
+
+/// All but the unreserved characters of RFC 3986 (section 2.3), and the slash.
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~')
+    .remove(b'/');
+
+/// Makes peers of addresses.
+#[derive(Debug)]
+pub struct Client {
+    gate: Arc<Gate>,
+    dialer: Arc<dyn Dial>,
+    budget: Arc<ByteBudget>,
+}
+
+impl Client {
+    /// A client that shows `gate`'s identity and connects through `dialer`. Answers take their memory from `budget`.
+    pub fn new(gate: Arc<Gate>, dialer: Arc<dyn Dial>, budget: Arc<ByteBudget>) -> Self {
+        Self {
+            gate,
+            dialer,
+            budget,
+        }
+    }
+
+    /// Finds out who answers at `address` and pairs with it unless both sides know each other.
+    ///
+    /// # Errors
+    /// [`Error::Myself`], [`Error::OtherIdentity`] when `expected` is someone else,
+    /// [`Error::NotANode`], and what dialling and pairing report.
+    pub fn connect(
+        &self,
+        address: &Address,
+        expected: Option<PeerId>,
+        source: AddressSource,
+        deadline: Instant,
+    ) -> Result<Arc<HttpPeer>, Error> {
+        let who = address.to_string();
+        let (link, connect_by) = dial(&*self.dialer, address, deadline)?;
+        let tls = self.gate.tls_client(Alpn::Http);
+        let connection = TlsLink::handshake(link, tls, who.clone(), connect_by)?;
+        let id = connection.peer();
+        if id == self.gate.id() {
+            return Err(Error::Myself { who });
+        }
+        if expected.is_some_and(|expected| expected != id) {
+            return Err(Error::OtherIdentity { who });
+        }
+        let peer = HttpPeer {
+            id,
+            seat: Mutex::default(),
+            gate: self.gate.clone(),
+            dialer: self.dialer.clone(),
+            budget: self.budget.clone(),
+            place: Mutex::new((address.clone(), source)),
+            lanes: Arc::new(Lanes::default()),
+            distance: AtomicU64::new(u64::MAX),
+            pairings: AtomicU64::new(0),
+            paired: Mutex::new(Ok(())),
+        };
+        peer.sit(connection.link().remote());
+        peer.introduce(connection, deadline)?;
+        Ok(Arc::new(peer))
+    }
+}
+
+/// One member: its key, wherever that is found.
+pub struct HttpPeer {
+    id: PeerId,
+    gate: Arc<Gate>,
+    dialer: Arc<dyn Dial>,
+    budget: Arc<ByteBudget>,
+    /// With whom it shares what it may have of the budget.
+    seat: Mutex<Option<Seat>>,
+    /// Where it was last found, and how this node knows of that address.
+    place: Mutex<(Address, AddressSource)>,
+    lanes: Arc<Lanes>,
+    /// The fastest answer over a connection that was there, in microseconds.
+    distance: AtomicU64,
+    /// How many pairing runs have ended, well or not.
+    pairings: AtomicU64,
+    /// How the last one ended. Whoever pairs holds it meanwhile, so that the threads that find the
+    /// admission gone at the same time make one run, not one each: a run is a guess spent.
+    paired: Mutex<Result<(), Error>>,
+}
+
+impl HttpPeer {
+    /// Where it is dialled.
+    pub fn address(&self) -> Address {
+        self.place.lock().0.clone()
+    }
+
+    /// The member was found at `address`, of which this node knows by `source`: it is dialled there from now on. What is
+    /// under way elsewhere ends well, or with [`Error::Moved`] once it has brought nothing for a second.
+    pub fn follow(&self, address: Address, source: AddressSource) {
+        *self.place.lock() = (address, source);
+        self.renew();
+    }
+
+    /// The way to the member may be another one by now: all that is asked from now on goes out over new connections,
+    /// and what is under way ends as with [`HttpPeer::follow`].
+    pub fn renew(&self) {
+        self.distance.store(u64::MAX, Ordering::Relaxed);
+        self.lanes.renew();
+    }
+
+    /// Ends every connection, also those that other threads wait on.
+    pub fn cut(&self) {
+        self.lanes.cut();
+    }
+
+    /// Ends every connection, also those that other threads wait on, and makes no more.
+    pub fn close(&self) {
+        self.lanes.close();
+    }
+
+    /// Makes sure that both sides know each other, with a request that costs nothing if they do.
+    fn introduce(&self, connection: TlsLink, deadline: Instant) -> Result<(), Error> {
+        if !self.is_admitted() {
+            drop(connection);
+            return self.pair(0, deadline);
+        }
+        self.lanes.register(connection.link(), connection.who())?;
+        self.lanes.put(Lane::new(connection), Instant::now());
+        let head = self.request(Method::HEAD, "/RPC2")?;
+        let (lane, _) = self.exchange(deadline, &|lane| lane.send(head.clone(), deadline))?;
+        self.lanes.put(lane, Instant::now());
+        Ok(())
+    }
+
+    fn is_admitted(&self) -> bool {
+        self.gate.is_admitted(self.id)
+    }
+
+    /// Sends one request and takes the head of its response, which is not a 401.
+    fn exchange<R: AsRef<Head>>(
+        &self,
+        deadline: Instant,
+        send: &dyn Fn(&Lane) -> Result<R, Error>,
+    ) -> Result<(Lane, R), Error> {
+        let seen = self.pairings.load(Ordering::Acquire);
+        if self.is_admitted() {
+            let (lane, reply) = self.attempt(deadline, send)?;
+            if reply.as_ref().status != StatusCode::UNAUTHORIZED {
+                return Ok((lane, reply));
+            }
+        }
+        self.lanes.forget_idle();
+        self.pair(seen, deadline)?;
+        let (lane, reply) = self.attempt(deadline, send)?;
+        if reply.as_ref().status == StatusCode::UNAUTHORIZED {
+            return Err(Error::Refused { who: self.who() });
+        }
+        Ok((lane, reply))
+    }
+
+    /// Sends on an idle connection, or on a fresh one if there is none or it turns out closed.
+    fn attempt<R>(
+        &self,
+        deadline: Instant,
+        send: &dyn Fn(&Lane) -> Result<R, Error>,
+    ) -> Result<(Lane, R), Error> {
+        let begun = Instant::now();
+        if begun >= deadline {
+            // Says nothing about the connections.
+            return Err(Error::Timeout { who: self.who() });
+        }
+        if let Some(lane) = self.lanes.take(begun) {
+            match send(&lane) {
+                Ok(reply) => {
+                    let taken = u64::try_from(begun.elapsed().as_micros());
+                    let taken = taken.unwrap_or(u64::MAX);
+                    self.distance.fetch_min(taken, Ordering::Relaxed);
+                    return Ok((lane, reply));
+                }
+                // What has happened to this one has happened to the others.
+                Err(Error::Unreachable { .. }) => self.lanes.forget_idle(),
+                Err(Error::Moved { .. }) => {}
+                Err(error) => return Err(self.after(error)),
+            }
+        }
+        let mut lane = self.open_lane(deadline)?;
+        let mut reply = send(&lane);
+        // It was found elsewhere while it was asked here.
+        if let Err(Error::Moved { .. }) = reply {
+            lane = self.open_lane(deadline)?;
+            reply = send(&lane);
+        }
+        let reply = reply.map_err(|error| self.after(error))?;
+        Ok((lane, reply))
+    }
+
+    /// When no answer has come, what idles may be as dead: the next question goes out on a fresh connection.
+    fn after(&self, error: Error) -> Error {
+        if matches!(error, Error::Timeout { .. }) {
+            self.lanes.forget_idle();
+        }
+        error
+    }
+
+    fn open_lane(&self, deadline: Instant) -> Result<Lane, Error> {
+        let (link, who, connect_by) = self.dial(deadline)?;
+        let tls = self.gate.tls_client(Alpn::Http);
+        let connection = TlsLink::handshake(link, tls, who, connect_by)?;
+        self.check_identity(connection.peer())?;
+        self.sit(connection.link().remote());
+        Ok(Lane::new(connection))
+    }
+
+    /// It answers from `remote` now.
+    fn sit(&self, remote: Option<IpAddr>) {
+        let Some(remote) = remote else { return };
+        let mut seat = self.seat.lock();
+        if seat.as_ref().is_none_or(|seat| seat.address() != remote) {
+            *seat = Some(self.budget.seat(self.id, remote));
+        }
+    }
+
+    fn dial(&self, deadline: Instant) -> Result<(Arc<dyn Link>, String, Instant), Error> {
+        let address = self.address();
+        let who = address.to_string();
+        let (link, connect_by) = dial(&*self.dialer, &address, deadline)?;
+        self.lanes.register(&link, &who)?;
+        Ok((link, who, connect_by))
+    }
+
+    fn check_identity(&self, found: PeerId) -> Result<(), Error> {
+        if found == self.id {
+            return Ok(());
+        }
+        Err(Error::OtherIdentity { who: self.who() })
+    }
+
+    /// Pairs, unless another thread has done so since `seen` runs had ended.
+    fn pair(&self, seen: u64, deadline: Instant) -> Result<(), Error> {
+        let deadline = deadline.min(Instant::now() + PAIRING_DEADLINE);
+        let Some(mut paired) = self.paired.try_lock_until(deadline) else {
+            return Err(Error::Timeout { who: self.who() });
+        };
+        if self.pairings.load(Ordering::Acquire) == seen {
+            *paired = self.pair_now(deadline);
+            self.pairings.fetch_add(1, Ordering::Release);
+        }
+        paired.clone()
+    }
+
+    fn pair_now(&self, deadline: Instant) -> Result<(), Error> {
+        let (link, who, connect_by) = self.dial(deadline)?;
+        let tls = self.gate.tls_client(Alpn::Pair);
+        let (mut connection, found) = handshake::buffered(&link, tls, &who, connect_by)?;
+        // Before a guess is spent on it.
+        self.check_identity(found)?;
+        let mut socket = handshake::Timed::new(&link, deadline);
+        let source = self.place.lock().1;
+        let paired = pairing::run(&mut connection, &mut socket, &who, source, &self.gate)?;
+        link.shutdown();
+        self.check_identity(paired)
+    }
+
+    fn who(&self) -> String {
+        self.place.lock().0.to_string()
+    }
+
+    /// A request for `target` without a body. The authority is the member's key, as the address
+    /// says nothing about whom the request is for.
+    fn request(&self, method: Method, target: &str) -> Result<HttpRequest<()>, Error> {
+        HttpRequest::builder()
+            .method(method)
+            .uri(format!("https://{}{target}", self.id))
+            .body(())
+            .map_err(|error| Error::misbehaved(self.who(), error.to_string()))
+    }
+
+    /// Asks for `range` of what `tag` names, and takes a part of it that is `welcome`. Gives its length too.
+    fn get(
+        &self,
+        target: &str,
+        tag: &str,
+        range: ByteRange,
+        deadline: Instant,
+        welcome: &dyn Fn(ByteRange) -> bool,
+    ) -> Result<(u64, Box<dyn ByteStream>), Error> {
+        let request = ranged_get(target, self.id, range, tag);
+        let send = |lane: &Lane| lane.wire().request(request.as_bytes(), deadline);
+        let (lane, head) = self.exchange(deadline, &send)?;
+        let who = || lane.who().to_owned();
+        match head.status {
+            StatusCode::PARTIAL_CONTENT | StatusCode::OK => {
+                let part = check_head(&head, tag, welcome)
+                    .map_err(|what| Error::misbehaved(lane.who(), what))?;
+                let stream = FileStream::new(lane, &head, part.len(), self.lanes.clone());
+                Ok((part.len(), Box::new(stream)))
+            }
+            status => {
+                let error = match status {
+                    StatusCode::PRECONDITION_FAILED => Error::Changed { who: who() },
+                    StatusCode::NOT_FOUND => Error::NotFound { who: who() },
+                    StatusCode::FORBIDDEN => Error::Forbidden { who: who() },
+                    status => unexpected(&lane, status),
+                };
+                let is_whole = content_length(&head) == Some(0)
+                    && !head.headers.contains_key(TRANSFER_ENCODING);
+                if is_whole && stays_open(&head) && lane.wire().is_drained() {
+                    self.lanes.put(lane, Instant::now());
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Posts `body` and reads the whole body of the response, of which there may be `most` bytes.
+    /// Returns whom it came from too. `reservation` holds it and what is decoded of it.
+    fn post(
+        &self,
+        (target, media_type): (&str, &'static str),
+        body: &[u8],
+        (most, reservation): (usize, &mut Reservation),
+        deadline: Instant,
+    ) -> Result<(String, Vec<u8>), Error> {
+        let mut head = self.request(Method::POST, target)?;
+        let media_type = http::HeaderValue::from_static(media_type);
+        head.headers_mut().insert(CONTENT_TYPE, media_type);
+        let (lane, reply) = self.exchange(deadline, &|lane| {
+            lane.send(head.clone().map(|()| body), deadline)
+        })?;
+        if reply.head.status != StatusCode::OK {
+            return Err(unexpected(&lane, reply.head.status));
+        }
+        let body = self.read_response(&lane, reply, (most, reservation), deadline);
+        let body = body.map_err(|error| self.after(error))?;
+        let who = lane.who().to_owned();
+        self.lanes.put(lane, Instant::now());
+        Ok((who, body))
+    }
+
+    /// Reads the whole body of the response to a call.
+    fn read_response(
+        &self,
+        lane: &Lane,
+        mut reply: Reply,
+        (most, reservation): (usize, &mut Reservation),
+        deadline: Instant,
+    ) -> Result<Vec<u8>, Error> {
+        let length = content_length(&reply.head)
+            .ok_or_else(|| Error::misbehaved(lane.who(), "a response without Content-Length"))?;
+        let length = usize::try_from(length)
+            .ok()
+            .filter(|length| *length <= most)
+            .ok_or_else(|| Error::misbehaved(lane.who(), "a response longer than the limit"))?;
+        let mut body = Vec::new();
+        let mut filled = 0;
+        while filled < length {
+            if filled == body.len() {
+                let more = filled.max(FIRST_BYTES).min(length - filled);
+                reservation.grow(DECODED * more)?;
+                body.reserve_exact(more);
+                body.resize(filled + more, 0);
+            }
+            match lane.read(&mut reply, &mut body[filled..], deadline)? {
+                0 => return Err(Error::misbehaved(lane.who(), "a response cut short")),
+                more => filled += more,
+            }
+        }
+        // The connection is free again only once the end was seen.
+        match lane.read(&mut reply, &mut [0], deadline)? {
+            0 => Ok(body),
+            _ => Err(Error::misbehaved(lane.who(), "a response beyond its end")),
+        }
+    }
+}
+
+impl fmt::Debug for HttpPeer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "HttpPeer({:?} at {})", self.id, self.who())
+    }
+}
+
+impl Peer for HttpPeer {
+    fn id(&self) -> PeerId {
+        self.id
+    }
+
+    fn remote(&self) -> Option<IpAddr> {
+        self.seat.lock().as_ref().map(Seat::address)
+    }
+
+    fn call(&self, request: &Request, deadline: Instant) -> Result<Response, Error> {
+        let body = wire::encode_call(request);
+        let mut reservation = self.budget.reserve(self.id);
+        let (who, body) = self.post(
+            ("/RPC2", "text/xml"),
+            &body,
+            (wire::MAX_RESPONSE_BYTES, &mut reservation),
+            deadline,
+        )?;
+        wire::decode_response(request, &body).map_err(|error| match error {
+            ResponseError::Fault(fault) => Error::Fault { who, fault },
+            ResponseError::Malformed(what) => Error::misbehaved(who, what),
+        })
+    }
+
+    fn open(
+        &self,
+        path: &RelPath,
+        version: Version,
+        range: ByteRange,
+        deadline: Instant,
+    ) -> Result<Box<dyn ByteStream>, Error> {
+        let target = format!("/files/{}", percent_encode(path.as_bytes(), ESCAPED));
+        let tag = version.entity_tag();
+        let whole = |part: ByteRange| part == range;
+        let (_, stream) = self.get(&target, &tag, range, deadline, &whole)?;
+        Ok(stream)
+    }
+
+    fn open_content(
+        &self,
+        root: Root,
+        range: ByteRange,
+        deadline: Instant,
+    ) -> Result<(u64, Box<dyn ByteStream>), Error> {
+        let (target, tag) = (format!("/content/{root}"), format!("\"{root}\""));
+        let beginning = |part: ByteRange| part.start == range.start && part.end <= range.end;
+        self.get(&target, &tag, range, deadline, &beginning)
+    }
+
+    fn distance(&self) -> Option<Duration> {
+        let fastest = self.distance.load(Ordering::Relaxed);
+        (fastest < u64::MAX).then(|| Duration::from_micros(fastest))
+    }
+
+    fn fetch(&self, files: &[BatchItem], deadline: Instant) -> Result<Vec<BatchAnswer>, Error> {
+        let mut reservation = self.budget.reserve(self.id);
+        let (who, body) = self.post(
+            ("/batch", "application/octet-stream"),
+            &wire::encode_batch(files),
+            (wire::MAX_BATCH_RESPONSE, &mut reservation),
+            deadline,
+        )?;
+        wire::decode_answers(files, &body).map_err(|what| Error::misbehaved(who, what))
+    }
+}
+
+/// A request for `range` of what `tag` names. The authority is the member's key, as the address says
+/// nothing about whom the request is for.
+fn ranged_get(target: &str, member: PeerId, range: ByteRange, tag: &str) -> String {
+    let last = range.end.saturating_sub(1);
+    format!(
+        "GET {target} HTTP/1.1\r\nHost: {member}\r\nRange: bytes={}-{last}\r\nIf-Match: {tag}\r\n\r\n",
+        range.start
+    )
+}
+
+/// False when the other side closes the connection behind this response (RFC 9112, section 9.6).
+pub(super) fn stays_open(head: &Head) -> bool {
+    let closes = |value: &http::HeaderValue| {
+        let tokens = value.as_bytes().split(|byte| *byte == b',');
+        tokens
+            .map(<[u8]>::trim_ascii)
+            .any(|token| token.eq_ignore_ascii_case(b"close"))
+    };
+    !head.headers.get_all(CONNECTION).iter().any(closes)
+}
+
+/// What a status code means that the request does not provide for.
+fn unexpected(lane: &Lane, status: StatusCode) -> Error {
+    let what = format!("HTTP status {}", status.as_u16());
+    if status.is_server_error() {
+        return Error::Fault {
+            who: lane.who().into(),
+            fault: Fault::new(FaultCode::Internal, what),
+        };
+    }
+    Error::misbehaved(lane.who(), format!("unexpected {what}"))
+}
+
+/// The length that the response announces, once and in digits.
+pub(super) fn content_length(head: &Head) -> Option<u64> {
+    let mut fields = head.headers.get_all(CONTENT_LENGTH).iter();
+    let (field, None) = (fields.next()?.to_str().ok()?, fields.next()) else {
+        return None;
+    };
+    number(field)
+}
+
+/// Dials, and says by when TLS must be up.
+fn dial(
+    dialer: &dyn Dial,
+    address: &Address,
+    deadline: Instant,
+) -> Result<(Arc<dyn Link>, Instant), Error> {
+    let connect_by = deadline.min(Instant::now() + CONNECT_DEADLINE);
+    Ok((dialer.dial(address, connect_by)?, connect_by))
+}

@@ -1,0 +1,7 @@
+//! Mechanisms that several parts share: threads, waits, bounded memories. None of them knows what
+//! it is used for.
+
+pub(crate) mod backoff;
+pub(crate) mod parallel;
+pub(crate) mod peer_pools;
+pub mod two_generation_cache;

@@ -1,0 +1,83 @@
+//! Content for tests, and a cache to keep it in.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::Cache;
+use crate::content::merkle::{BLOCK, SUBTREE_BLOCKS, Tree, TreeHasher, Verified};
+use crate::model::ContentId;
+
+/// Some content, to be kept in parts.
+pub(crate) struct Content {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) tree: Tree,
+}
+
+pub(crate) fn content(size: usize, seed: u8) -> Content {
+    let bytes: Vec<u8> = (0..size).map(|i| (i / 7) as u8 ^ seed).collect();
+    let mut hasher = TreeHasher::default();
+    hasher.update(&bytes);
+    Content {
+        tree: hasher.finish().unwrap(),
+        bytes,
+    }
+}
+
+impl Content {
+    pub(crate) fn size(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    pub(crate) fn id(&self) -> ContentId {
+        ContentId {
+            root: self.tree.root(),
+            size: self.size(),
+        }
+    }
+
+    pub(crate) fn put(&self, cache: &Cache, first: u64, blocks: u64) {
+        let (start, end) = (first * BLOCK, self.size().min((first + blocks) * BLOCK));
+        let subtree = self.tree.subtree(first / SUBTREE_BLOCKS).unwrap();
+        let leaves = subtree.prove(self.id()).unwrap();
+        let part = self.bytes[start as usize..end as usize].to_vec();
+        let part = Arc::new(leaves.check(start, part).unwrap());
+        cache.put(&leaves, part);
+    }
+
+    pub(crate) fn piece(&self, cache: &Cache, first: u64) -> Option<Vec<u8>> {
+        cache.get(self.id(), first, 8).map(Verified::into_inner)
+    }
+}
+
+pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what}");
+        std::thread::yield_now();
+    }
+}
+
+pub(crate) fn open(directory: &Path, size: u64) -> Cache {
+    // The lock of a cache that was just dropped is free once its writer has ended.
+    let mut cache = None;
+    eventually("the lock is free", || {
+        cache = Cache::open(directory, size).unwrap();
+        cache.is_some()
+    });
+    cache.unwrap()
+}
+
+/// Ends the cache in `directory`, so that whoever opens it next gets it.
+pub(crate) fn close(cache: Cache, directory: &Path) {
+    drop(cache);
+    let path = file(directory, "lock");
+    eventually("the lock is free", || {
+        super::disk::lock(&path).unwrap().is_some()
+    });
+}
+
+/// A file of the cache in `directory`.
+pub(crate) fn file(directory: &Path, name: &str) -> PathBuf {
+    directory.join("blocks-1").join(name)
+}

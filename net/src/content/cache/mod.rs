@@ -1,0 +1,295 @@
+//! Blocks on disk, so that what was read once is not fetched again.
+//!
+//! Only proven blocks get in, and each lies there with its proof (see `slot.rs`) and is proven again when it
+//! is read back. That makes everything else simple: whatever a crash, a full disk or a stranger's
+//! file does to the cache is a miss, never wrong bytes. There is no journal and no database, and
+//! start-up waits for nothing: a thread looks at what is there while reads go on.
+//!
+//! Two files, in a directory that this module made: slots of 8 blocks for what is read in a row, and
+//! of one block for small files and random reads. Their lengths together never exceed the size that
+//! the user gave. One process owns the directory (`flock`); another one of the same user does
+//! without, as two indexes over one file would overwrite each other's slots. Who removes the files gets the space back
+//! within seconds, and caching begins anew.
+
+mod disk;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+pub(crate) mod harness;
+mod index;
+mod own_file;
+mod slab;
+mod slot;
+mod supply;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread::Thread;
+use std::time::{Duration, Instant};
+
+use parking_lot::RwLock;
+
+use super::merkle::{BLOCK, Leaves, Verified};
+use crate::error::Error;
+use crate::model::{ContentId, Root};
+
+use disk::Disk;
+use slab::Slab;
+use slot::Header;
+
+/// Blocks in a large slot: the piece in which the download engine works.
+pub const PIECE_BLOCKS: u64 = 8;
+
+/// Bytes that may wait to be written, and writes: a batch of small files is many. When the disk is
+/// slower than the network, blocks are left out rather than readers held up.
+const BACKLOG_BYTES: u64 = 8 << 20;
+const BACKLOG: usize = 2048;
+
+/// The writer comes this often while there is something to write, or when a quarter of the backlog is full:
+/// waking it for each block would take time from those who wait for blocks.
+const GATHER: Duration = Duration::from_millis(20);
+
+/// How often it is looked whether the files are still where they were: people empty caches by `rm -rf`.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// After a failed write (a full disk, most likely), nothing is written for this long.
+const PAUSE: Duration = Duration::from_secs(30);
+
+/// The cache of one process.
+pub struct Cache {
+    store: Arc<Store>,
+    writes: SyncSender<Write>,
+    writer: Thread,
+}
+
+struct Store {
+    directory: PathBuf,
+    /// The most bytes that the files may take.
+    size: u64,
+    /// `None` while there is nothing to keep blocks in: somebody has removed it. Never locked over IO.
+    disk: RwLock<Option<Arc<Disk>>>,
+    stopped: AtomicBool,
+    /// Bytes that wait to be written.
+    backlog: AtomicU64,
+}
+
+struct Write {
+    header: Header,
+    content: Arc<dyn AsRef<[u8]> + Send + Sync>,
+}
+
+impl Cache {
+    /// Opens the cache in `directory`, which is created if need be, with at most `size` bytes.
+    /// `Ok(None)` when another process has it.
+    pub fn open(directory: &Path, size: u64) -> Result<Option<Self>, Error> {
+        let what = || format!("the cache directory {}", directory.display());
+        let disk = Disk::open(directory, size);
+        let disk = disk.map_err(|e| Error::local_place(what(), e, "--cache-dir"))?;
+        let Some(disk) = disk.map(Arc::new) else {
+            return Ok(None);
+        };
+        let store = Arc::new(Store {
+            directory: directory.to_owned(),
+            size,
+            disk: RwLock::new(Some(Arc::clone(&disk))),
+            stopped: AtomicBool::new(false),
+            backlog: AtomicU64::new(0),
+        });
+        let (writes, queue) = sync_channel(BACKLOG);
+        let (writer, scanner) = (Arc::clone(&store), Arc::clone(&store));
+        let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
+            let thread = std::thread::Builder::new().name(name.into()).spawn(work);
+            thread.map_err(|error| Error::local("starting a thread", error))
+        };
+        spawn("cache-scan", Box::new(move || scanner.scan(&disk)))?;
+        let thread = spawn("cache-write", Box::new(move || writer.write_all(&queue)))?;
+        Ok(Some(Self {
+            store,
+            writes,
+            writer: thread.thread().clone(),
+        }))
+    }
+
+    /// Blocks of `content` from block `first` on: at most `most`, at least one, and not beyond the piece
+    /// in which the first one lies. `None` when that one is not here.
+    pub fn get(&self, content: ContentId, first: u64, most: u64) -> Option<Verified<Vec<u8>>> {
+        let disk = self.store.disk()?;
+        let large = disk.large.get(content, first, most);
+        large.or_else(|| disk.small.get(content, first, 1))
+    }
+
+    /// How many bytes of `content` seem to be here. Takes as long as there are slots, whatever the size.
+    pub fn bytes_of(&self, content: ContentId) -> u64 {
+        let Some(disk) = self.store.disk() else {
+            return 0;
+        };
+        let held = [&disk.small, &disk.large].map(|slab| slab.bytes_of(content));
+        held[0].saturating_add(held[1]).min(content.size)
+    }
+
+    /// True if the piece of `root` that begins at block `first` seems to be here whole.
+    pub fn holds_piece(&self, root: Root, first: u64) -> bool {
+        self.store
+            .disk()
+            .is_some_and(|disk| disk.large.holds(&root, first))
+    }
+
+    /// True if a content of at most one piece seems to be here whole.
+    pub fn holds_file(&self, content: ContentId) -> bool {
+        let ContentId { root, size } = content;
+        self.store.disk().is_some_and(|disk| {
+            let fits_small = size <= BLOCK && disk.small.holds(&root, 0);
+            fits_small || (size <= BLOCK * PIECE_BLOCKS && disk.large.holds(&root, 0))
+        })
+    }
+
+    /// Keeps `bytes`, which `leaves` have proven: whole pieces in large slots, single blocks in small
+    /// ones, anything else not at all. Never waits: what the disk cannot take in time is left out.
+    pub fn put<B>(&self, leaves: &Leaves, bytes: Arc<Verified<B>>)
+    where
+        B: std::ops::Deref<Target = [u8]> + Send + Sync + 'static,
+    {
+        let (content, range) = (bytes.content(), bytes.range());
+        let (first, blocks) = (range.start / BLOCK, range.len().div_ceil(BLOCK));
+        let to_end = range.end == content.size;
+        let piece = first.is_multiple_of(PIECE_BLOCKS)
+            && (blocks == PIECE_BLOCKS || (to_end && blocks > 1));
+        let span = match (piece, blocks) {
+            (true, _) => PIECE_BLOCKS,
+            (false, 1) => 1,
+            _ => return,
+        };
+        let Some(disk) = self.store.disk() else {
+            return;
+        };
+        let slab = disk.slab(span);
+        if leaves.content() != content || slab.holds(&content.root, first) {
+            return;
+        }
+        let Some(header) = Header::new(leaves, first, span) else {
+            return;
+        };
+        let write = Write {
+            header,
+            content: Arc::new(Content(bytes)),
+        };
+        // A full queue means that the disk is slower than the network: then less is kept.
+        let (backlog, length) = (&self.store.backlog, range.len());
+        if backlog.load(Ordering::Relaxed) + length > BACKLOG_BYTES {
+            return;
+        }
+        let before = backlog.fetch_add(length, Ordering::Relaxed);
+        if self.writes.try_send(write).is_err() {
+            backlog.fetch_sub(length, Ordering::Relaxed);
+        }
+        let enough = BACKLOG_BYTES / 4;
+        if before < enough && before + length >= enough {
+            self.writer.unpark();
+        }
+    }
+
+    /// Bytes of content that are here, rounded up to whole slots.
+    pub fn held_bytes(&self) -> u64 {
+        let filled = |slab: &Slab| slab.filled() as u64 * slab.span * BLOCK;
+        let disk = self.store.disk();
+        disk.map_or(0, |disk| filled(&disk.small) + filled(&disk.large))
+    }
+
+    /// False while there is nothing to keep blocks in, because it was removed and could not be made anew.
+    pub fn is_kept(&self) -> bool {
+        self.store.disk().is_some()
+    }
+}
+
+impl Drop for Cache {
+    fn drop(&mut self) {
+        self.store.stopped.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Lets the writer hold proven bytes without knowing what they lie in.
+struct Content<B>(Arc<Verified<B>>);
+
+impl<B: std::ops::Deref<Target = [u8]>> AsRef<[u8]> for Content<B> {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Store {
+    fn disk(&self) -> Option<Arc<Disk>> {
+        self.disk.read().clone()
+    }
+
+    fn scan(&self, disk: &Disk) {
+        disk.scan(|| self.stopped.load(Ordering::Relaxed));
+    }
+
+    /// Notices that the files were removed, lets go of them, and makes them anew; or tries that again where it failed
+    /// before.
+    fn look_after_files(&self) {
+        let is_there = self.disk().is_some_and(|disk| disk.is_in_place());
+        if is_there {
+            return;
+        }
+        let directory = self.directory.display();
+        if self.disk.write().take().is_some() {
+            tracing::warn!("the cache in {directory} was removed; making it anew");
+        }
+        match Disk::open(&self.directory, self.size) {
+            Ok(Some(disk)) => {
+                let disk = Arc::new(disk);
+                *self.disk.write() = Some(Arc::clone(&disk));
+                self.scan(&disk);
+            }
+            Ok(None) => tracing::debug!("another mount uses the cache in {directory} now"),
+            Err(error) => tracing::debug!(%error, "there is no cache in {directory}"),
+        }
+    }
+
+    fn write_all(&self, queue: &Receiver<Write>) {
+        // Best effort: without the right to do so, the thread just competes like others.
+        let _ = rustix::process::setpriority_process(None, 19);
+        let mut paused_until: Option<Instant> = None;
+        let mut looked = Instant::now();
+        loop {
+            if looked.elapsed() >= LOOK && !self.stopped.load(Ordering::Relaxed) {
+                self.look_after_files();
+                looked = Instant::now();
+            }
+            let first = match queue.recv_timeout(LOOK) {
+                Ok(write) => write,
+                Err(RecvTimeoutError::Timeout) if !self.stopped.load(Ordering::Relaxed) => continue,
+                Err(_) => return,
+            };
+            for write in std::iter::once(first).chain(queue.try_iter()) {
+                self.write(&write, &mut paused_until);
+            }
+            if !self.stopped.load(Ordering::Relaxed) {
+                std::thread::park_timeout(GATHER);
+            }
+        }
+    }
+
+    fn write(&self, write: &Write, paused_until: &mut Option<Instant>) {
+        let content = (*write.content).as_ref();
+        self.backlog
+            .fetch_sub(content.len() as u64, Ordering::Relaxed);
+        if paused_until.is_some_and(|until| Instant::now() < until) {
+            return;
+        }
+        let Some(disk) = self.disk() else {
+            return;
+        };
+        let slab = disk.slab(write.header.proof.span);
+        *paused_until = slab.put(&write.header, content).err().map(|error| {
+            let pause = PAUSE.as_secs();
+            tracing::warn!(%error, "the cache cannot be written to; trying again in {pause} s");
+            Instant::now() + PAUSE
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,88 @@
+//! What can be given to others: whatever is here of a content of which they know the root only.
+//!
+//! Whoever asks may ask for anything. So everything here begins with a slot whose header names that very
+//! root and is proven against it, and nothing is dropped from the cache for being asked for wrongly.
+
+use super::slot::Header;
+use super::{Cache, PIECE_BLOCKS};
+use crate::content::merkle::{BLOCK, Subtree};
+use crate::model::{ByteRange, Root};
+
+impl Cache {
+    /// The size in bytes of the content of `root`, if `block` of it is here. It is exact if the last
+    /// block is here, too. Otherwise only the number of blocks was proven, and the size is the one that
+    /// the member listed from which `block` came: wrong by less than a block at most.
+    pub fn size(&self, root: Root, block: u64) -> Option<u64> {
+        let listed = self.slot(root, block)?.content.size;
+        let last = self.slot(root, listed.div_ceil(BLOCK).saturating_sub(1));
+        Some(last.map_or(listed, |last| last.content.size))
+    }
+
+    /// As much of `range`, from its start on, as seems to be here. Reading may still find it damaged or
+    /// overwritten.
+    pub fn held(&self, root: Root, range: ByteRange) -> ByteRange {
+        let Some(disk) = self.store.disk() else {
+            return ByteRange::new(range.start, range.start);
+        };
+        let end = range.end.div_ceil(BLOCK);
+        let mut block = range.start / BLOCK;
+        while block < end {
+            let piece = block / PIECE_BLOCKS * PIECE_BLOCKS;
+            if disk.large.holds(&root, piece) {
+                block = piece + PIECE_BLOCKS;
+            } else if disk.small.holds(&root, block) {
+                block += 1;
+            } else {
+                break;
+            }
+        }
+        let reached = block.saturating_mul(BLOCK).min(range.end);
+        ByteRange::new(range.start, reached.max(range.start))
+    }
+
+    /// The leaves of `span` blocks of `root` from block `first` on (as in
+    /// [`Tree::subtree`](crate::content::merkle::Tree::subtree), and narrower), proven, if
+    /// every block that the content has there is here.
+    pub fn hashes(&self, root: Root, first: u64, span: u64) -> Option<Subtree> {
+        let start = self.slot(root, first)?;
+        let content = start.content;
+        if span <= start.proof.span {
+            return start.proof.prove(content)?.narrow(first, span);
+        }
+        let blocks = content.size.div_ceil(BLOCK);
+        let end = first.saturating_add(span).min(blocks);
+        let count = usize::try_from(end.checked_sub(first)?).ok()?;
+        // The siblings within the subtree follow from its leaves.
+        let inner = (span.ilog2() - start.proof.span.ilog2()) as usize;
+        let uncles = start.proof.uncles.get(inner..).unwrap_or_default().to_vec();
+        let mut leaves = start.proof.leaves;
+        while leaves.len() < count {
+            let at = first + leaves.len() as u64;
+            let next = self.slot(root, at)?;
+            if next.content.size.div_ceil(BLOCK) != blocks {
+                return None;
+            }
+            let before = usize::try_from(at.checked_sub(next.proof.first)?).ok()?;
+            let more = next.proof.leaves.get(before..)?;
+            if more.is_empty() {
+                return None;
+            }
+            leaves.extend_from_slice(more);
+        }
+        leaves.truncate(count);
+        let whole = Subtree {
+            first,
+            span,
+            leaves,
+            uncles,
+        };
+        whole.prove(content)?.narrow(first, span)
+    }
+
+    /// The header of a slot in which `block` of `root` lies.
+    fn slot(&self, root: Root, block: u64) -> Option<Header> {
+        let disk = self.store.disk()?;
+        let large = disk.large.proven_header(root, block);
+        large.or_else(|| disk.small.proven_header(root, block))
+    }
+}

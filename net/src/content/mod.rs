@@ -1,0 +1,5 @@
+//! What a file's bytes are, whoever has them: proof ([`merkle`]) and proven bytes on disk ([`cache`]).
+
+pub mod cache;
+pub mod merkle;
+pub(crate) mod sha256_pair;

@@ -1,0 +1,169 @@
+//! Which addresses may be dialled, in one spelling each, and who may be told of them.
+//!
+//! Addresses come from users, members and multicast. Before one enters the table it is brought
+//! into its one spelling, so that `[::ffff:10.0.0.1]:1` and `10.0.0.1:1` are one address, and
+//! those that cannot lead to a member are dropped.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use crate::model::Address;
+
+/// How far an address means the same host: the narrower the first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Reach {
+    /// On this host only.
+    Loopback,
+    /// On one link only.
+    Link,
+    /// Everywhere, or at least everywhere that matters here (private networks, host names).
+    Wide,
+}
+
+/// The one spelling of `address`; `None` when nothing can be dialled there: port 0, unspecified,
+/// multicast and broadcast addresses, link-local IPv6 without a zone (RFC 4007, section 11), and
+/// host names that end in a number, which resolvers read as further spellings of IPv4.
+pub(crate) fn canonical(address: &Address) -> Option<Address> {
+    if address.port == 0 {
+        return None;
+    }
+    let host = match address.host.split_once('%') {
+        Some((ip, zone)) => zoned(ip.parse().ok()?, zone)?,
+        None => match address.host.parse::<IpAddr>() {
+            Ok(ip) => plain(ip.to_canonical())?,
+            Err(_) => name(&address.host)?,
+        },
+    };
+    Some(Address::new(host, address.port))
+}
+
+fn zoned(ip: Ipv6Addr, zone: &str) -> Option<String> {
+    // Linux limits interface names to 15 bytes.
+    let sound = (1..16).contains(&zone.len()) && zone.bytes().all(|b| b.is_ascii_graphic());
+    (sound && ip.is_unicast_link_local()).then(|| format!("{ip}%{zone}"))
+}
+
+fn plain(ip: IpAddr) -> Option<String> {
+    let leads_nowhere = match ip {
+        IpAddr::V4(v4) => v4.octets()[0] == 0 || v4.is_broadcast(),
+        IpAddr::V6(v6) => v6.is_unspecified() || v6.is_unicast_link_local(),
+    };
+    (!leads_nowhere && !ip.is_multicast()).then(|| ip.to_string())
+}
+
+fn name(host: &str) -> Option<String> {
+    let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+    let sound = (1..=253).contains(&host.len())
+        && host
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'));
+    let last = host.rsplit('.').next().unwrap_or_default();
+    let numeric = last.bytes().all(|b| b.is_ascii_digit()) || last.starts_with("0x");
+    (sound && !numeric).then_some(host)
+}
+
+/// How far an address, in its one spelling, can be passed on.
+pub(crate) fn reach(address: &Address) -> Reach {
+    if address.host.contains('%') {
+        return Reach::Link;
+    }
+    match address.host.parse() {
+        Ok(ip) => reach_of_ip(ip),
+        Err(_) if address.host == "localhost" || address.host.ends_with(".localhost") => {
+            Reach::Loopback
+        }
+        Err(_) => Reach::Wide,
+    }
+}
+
+/// The same for the source of an incoming call.
+pub(crate) fn reach_of_ip(ip: IpAddr) -> Reach {
+    let (loopback, link) = match ip.to_canonical() {
+        IpAddr::V4(v4) => (v4.is_loopback(), v4.is_link_local()),
+        IpAddr::V6(v6) => (v6.is_loopback(), v6.is_unicast_link_local()),
+    };
+    match (loopback, link) {
+        (true, _) => Reach::Loopback,
+        (_, true) => Reach::Link,
+        _ => Reach::Wide,
+    }
+}
+
+/// True when `address` means the same host to a member that is seen within `viewer`. A zone is
+/// the name of an interface of this host and means nothing to any other.
+pub(crate) fn tellable(address: &Address, viewer: Reach) -> bool {
+    !address.host.contains('%') && reach(address) >= viewer
+}
+
+/// The address that a caller with port `port` can be dialled at, from the source of its call.
+pub(crate) fn observed(remote: IpAddr, port: u16) -> Option<Address> {
+    canonical(&Address::new(remote.to_canonical().to_string(), port))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn spelled(host: &str) -> Option<String> {
+        canonical(&Address::new(host, 7)).map(|address| address.host)
+    }
+
+    #[test]
+    fn one_host_has_one_spelling() {
+        for (given, kept) in [
+            ("10.0.0.1", "10.0.0.1"),
+            ("::ffff:10.0.0.1", "10.0.0.1"),
+            ("2001:DB8:0:0::1", "2001:db8::1"),
+            ("Box.Example.", "box.example"),
+            ("fe80::1%eth0", "fe80::1%eth0"),
+        ] {
+            assert_eq!(spelled(given).as_deref(), Some(kept));
+        }
+    }
+
+    #[test]
+    fn what_leads_nowhere_is_not_dialled() {
+        for bad in [
+            "0.0.0.0",
+            "0",
+            "127.1",
+            "0x7f000001",
+            "a.0x1",
+            "1.2.3.4.5",
+            "::",
+            "::ffff:0.0.0.0",
+            "224.0.0.251",
+            "ff02::fb",
+            "255.255.255.255",
+            "fe80::1",
+            "2001:db8::1%eth0",
+            "fe80::1%",
+            "fe80::1%a b",
+            "",
+            ".",
+            "a b",
+            "a/b",
+        ] {
+            assert_eq!(spelled(bad), None, "{bad}");
+        }
+        assert_eq!(canonical(&Address::new("10.0.0.1", 0)), None);
+    }
+
+    #[test]
+    fn addresses_are_told_only_where_they_mean_the_same_host() {
+        let told = |host: &str, viewer: &str| {
+            tellable(
+                &canonical(&Address::new(host, 7)).unwrap(),
+                reach_of_ip(viewer.parse().unwrap()),
+            )
+        };
+        assert!(told("127.0.0.1", "::1"));
+        assert!(!told("127.0.0.1", "10.0.0.1"));
+        assert!(!told("localhost", "10.0.0.1"));
+        assert!(told("169.254.0.1", "169.254.0.2"));
+        assert!(!told("169.254.0.1", "10.0.0.1"));
+        assert!(told("10.0.0.1", "fe80::2"));
+        assert!(!told("fe80::1%eth0", "fe80::2"));
+        assert!(!told("fe80::1%eth0", "127.0.0.1"));
+    }
+}

@@ -1,0 +1,623 @@
+//! The address book: every address that may lead to a member, in bounded number.
+//!
+//! Anyone who knows the password can say anything about addresses, and on a local network anyone
+//! at all can. So each teller may fill only a part of the book, what has failed makes room for
+//! what was not tried yet, what members say of themselves makes room for itself, and in a full book
+//! whoever filled it makes room for whoever did not.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use super::candidate::{Belief, Candidate, Owner, Setback, Teller};
+use super::crowd;
+use crate::error::Error;
+use crate::model::{Address, PeerId};
+use crate::protocol::wire::MemberRecord;
+
+/// The most addresses in the book.
+pub(crate) const MAX_CANDIDATES: usize = 4096;
+
+/// The most addresses that one member, or all of multicast, may have put into the book without
+/// any of them having led to a member.
+pub(crate) const MAX_UNPROVEN: usize = 256;
+
+/// A teller with fewer addresses than this in a full book gets one more in, at the cost of whoever
+/// has the most.
+const FAIR_SHARE: usize = MemberRecord::MAX_ADDRESSES;
+
+/// The least time between the tries of two addresses of one member (RFC 8305, section 5).
+const STAGGER: Duration = Duration::from_millis(250);
+
+/// An address of which nobody has spoken for this long is forgotten.
+const UNHEARD: Duration = Duration::from_secs(3600);
+
+/// How long an address counts as this node's own before that is checked again.
+const OWN: Duration = Duration::from_secs(600);
+
+/// The most identities whose refusal is kept. A refusal costs one of the day's guesses, so this is
+/// never reached but by whoever knows the password.
+const MAX_REFUSED: usize = 256;
+
+/// All addresses, in their one spelling.
+#[derive(Debug, Default)]
+pub(crate) struct Book {
+    entries: HashMap<Address, Candidate>,
+    /// Identities that showed their key and did not know the password, and until when they are not
+    /// tried at addresses that hearsay has for them. It holds for the identity and not for its
+    /// addresses: what else is said of one of those must not be barred with it.
+    refused: HashMap<PeerId, Instant>,
+}
+
+impl Book {
+    /// An address that the user typed.
+    pub(crate) fn name(&mut self, address: Address, pinned: Option<PeerId>, now: Instant) {
+        let candidate = Candidate::new(Belief::Unknown, Teller::User, now);
+        self.entries.entry(address).or_insert(candidate).named = Some(pinned);
+    }
+
+    /// `teller` says `claim`; see [`Candidate::claim`]. A new address is left out when there is no
+    /// room for it.
+    pub(crate) fn claim(
+        &mut self,
+        address: &Address,
+        claim: Belief,
+        teller: Teller,
+        owner: Owner,
+        now: Instant,
+    ) {
+        self.enter(address, claim, teller, owner, false, now);
+    }
+
+    /// Multicast says, from `address` itself, that `id` is there. That outweighs what strangers say
+    /// of other addresses of `id`, and makes room among it.
+    pub(crate) fn claim_from_source(
+        &mut self,
+        address: &Address,
+        id: PeerId,
+        owner: Owner,
+        now: Instant,
+    ) {
+        self.enter(address, Belief::Said(id), Teller::Link, owner, true, now);
+    }
+
+    fn enter(
+        &mut self,
+        address: &Address,
+        claim: Belief,
+        teller: Teller,
+        owner: Owner,
+        is_source: bool,
+        now: Instant,
+    ) {
+        let refused = self.refused_until(address, now).is_some();
+        if let Some(known) = self.entries.get_mut(address) {
+            known.claim(claim, teller, owner, now);
+            // An identity that is not tried just now hides nobody.
+            if refused && known.belief.owner() != claim.owner() {
+                known.belief = Belief::Disputed;
+            }
+        } else if self.make_room(claim, teller, is_source) {
+            let mut candidate = Candidate::new(claim, teller, now);
+            // It waits for its turn like those that were there before, or else whoever says
+            // something new all the time keeps them from theirs.
+            if let Some(id) = claim.owner()
+                && !claim.is_first_hand()
+            {
+                let siblings = self.owned_by(id).filter_map(|(_, c)| c.last_dial());
+                if let Some(last) = siblings.max() {
+                    candidate.delay(last + STAGGER);
+                }
+            }
+            self.entries.insert(address.clone(), candidate);
+        }
+        if is_source {
+            self.change(address, Candidate::note_source);
+        }
+    }
+
+    fn owned_by(&self, id: PeerId) -> impl Iterator<Item = (&Address, &Candidate)> {
+        self.entries
+            .iter()
+            .filter(move |(_, c)| c.belief.owner() == Some(id))
+    }
+
+    /// Until when the identity that is demanded at `address` is not tried.
+    fn refused_until(&self, address: &Address, now: Instant) -> Option<Instant> {
+        let candidate = self.entries.get(address)?;
+        self.bar(candidate).filter(|until| now < *until)
+    }
+
+    fn bar(&self, candidate: &Candidate) -> Option<Instant> {
+        match candidate.belief {
+            Belief::Said(id) if candidate.named.is_none() => self.refused.get(&id).copied(),
+            _ => None,
+        }
+    }
+
+    /// When `candidate`, one of this book, may be dialled; `None` while that is under way.
+    pub(crate) fn due(&self, candidate: &Candidate) -> Option<Instant> {
+        let due = candidate.due()?;
+        Some(self.bar(candidate).map_or(due, |until| until.max(due)))
+    }
+
+    /// Makes place for one more address where a bound is reached; false when nothing may go.
+    fn make_room(&mut self, claim: Belief, teller: Teller, is_source: bool) -> bool {
+        let charged = |c: &Candidate| {
+            c.tellers().first() == Some(&teller) && !matches!(c.belief, Belief::Reached(_))
+        };
+        let same_owner = |c: &Candidate| c.belief.owner() == claim.owner();
+        let first_hand = claim.is_first_hand();
+        let nobody = |_: &Candidate| false;
+        let also: &dyn Fn(&Candidate) -> bool = match (first_hand, is_source) {
+            (true, _) => &|_| true,
+            (false, true) => &Candidate::yields_to_source,
+            (false, false) => &nobody,
+        };
+        (teller == Teller::User || self.make_one_fit(MAX_UNPROVEN, charged, also))
+            && self.make_one_fit(MemberRecord::MAX_ADDRESSES, same_owner, also)
+            && (self.make_one_fit(MAX_CANDIDATES, |_| true, &nobody)
+                || self.make_fair_room(teller, first_hand))
+    }
+
+    /// Makes place in a full book in which nothing has failed: for a teller that has little in it, or for a
+    /// member that speaks of itself. Whoever told the most that has led to nobody loses the oldest
+    /// of it; and if all of it has led to somebody, whoever was reached at the most addresses.
+    fn make_fair_room(&mut self, teller: Teller, first_hand: bool) -> bool {
+        let by = |c: &Candidate| c.tellers().first().copied();
+        let told = self.entries.values().filter(|c| by(c) == Some(teller));
+        if !first_hand && told.count() >= FAIR_SHARE {
+            return false;
+        }
+        let free = |c: &Candidate| c.named.is_none() && c.dialling.is_none();
+        let is_proven = |c: &Candidate| matches!(c.belief, Belief::Reached(_));
+        let unproven = self
+            .entries
+            .iter()
+            .filter(|(_, c)| free(c) && !is_proven(c) && by(c) != Some(Teller::User));
+        let worst = crowd::oldest_of_largest(unproven.map(|(a, c)| (a, by(c), c.mentioned)));
+        let worst = worst.or_else(|| {
+            let proven = self.entries.iter().filter(|(_, c)| free(c) && is_proven(c));
+            let reached = proven.map(|(a, c)| (a, c.belief.owner(), c.reached));
+            let reached = reached.filter_map(|(a, owner, reached)| Some((a, owner, reached?)));
+            crowd::oldest_of_largest(reached)
+        });
+        let worst = worst.cloned();
+        worst.is_some_and(|address| self.entries.remove(&address).is_some())
+    }
+
+    /// Where `most` that `counts` are there already, drops the least useful of them: hearsay that
+    /// has failed, or of what `also` may go whatever led to a member longest ago.
+    fn make_one_fit(
+        &mut self,
+        most: usize,
+        counts: impl Fn(&Candidate) -> bool,
+        also: &dyn Fn(&Candidate) -> bool,
+    ) -> bool {
+        if self.entries.values().filter(|c| counts(c)).count() < most {
+            return true;
+        }
+        let may_go = |c: &Candidate| {
+            let failed = c.is_hearsay() && c.failures > 0;
+            c.named.is_none() && c.dialling.is_none() && (failed || also(c))
+        };
+        let worst = self
+            .entries
+            .iter()
+            .filter(|(_, c)| counts(c) && may_go(c))
+            .min_by_key(|(_, c)| {
+                (
+                    !c.is_hearsay(),
+                    c.reached,
+                    u32::MAX - c.failures,
+                    c.mentioned,
+                )
+            })
+            .map(|(address, _)| address.clone());
+        worst.is_some_and(|address| self.entries.remove(&address).is_some())
+    }
+
+    /// One address.
+    pub(crate) fn get(&self, address: &Address) -> Option<&Candidate> {
+        self.entries.get(address)
+    }
+
+    /// All of them, in no order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&Address, &Candidate)> {
+        self.entries.iter()
+    }
+
+    /// A try begins. The further addresses of the same member follow one by one, unless by then it
+    /// is known how it ends.
+    pub(crate) fn begin(&mut self, address: &Address, class: usize, now: Instant) {
+        let owner = self.change(address, |c| {
+            c.begin(class, now);
+            c.belief.owner()
+        });
+        if let Some(owner @ Some(_)) = owner {
+            let siblings = self
+                .entries
+                .values_mut()
+                .filter(|c| c.belief.owner() == owner);
+            siblings.for_each(|c| c.delay(now + STAGGER));
+        }
+    }
+
+    /// `id` answered at `address`.
+    pub(crate) fn reached(&mut self, address: &Address, id: PeerId, now: Instant) {
+        self.change(address, |c| c.reached(id, now));
+        self.refused.remove(&id);
+    }
+
+    /// The try failed. A member that refused is not given another guess at each address that
+    /// hearsay has for it.
+    pub(crate) fn failed(&mut self, address: &Address, error: &Error, now: Instant) -> Setback {
+        let failed = self.change(address, |c| (c.failed(address, error, now), c.demanded()));
+        let (setback, demanded) = failed.unwrap_or_default();
+        // Whoever was demanded has shown its key before it can refuse: nobody else bars it.
+        if let (Error::Refused { .. }, Some(id)) = (error, demanded) {
+            self.refuse(id, now + setback.wait, now);
+        }
+        setback
+    }
+
+    fn refuse(&mut self, id: PeerId, until: Instant, now: Instant) {
+        self.refused.retain(|_, until| now < *until);
+        if self.refused.len() < MAX_REFUSED {
+            self.refused.insert(id, until);
+        }
+    }
+
+    /// The member that had `address` does not have it any more.
+    pub(crate) fn release(&mut self, address: &Address, now: Instant) {
+        self.change(address, |c| c.release(now));
+    }
+
+    /// Multicast has just spoken of `address`.
+    pub(crate) fn nudge(&mut self, address: &Address, now: Instant) {
+        self.change(address, |c| c.nudge(now));
+    }
+
+    /// A member has just said that it is at `address`.
+    pub(crate) fn summon(&mut self, address: &Address, now: Instant) {
+        let owner = self.change(address, |c| {
+            c.summon(now);
+            c.belief.owner()
+        });
+        if let Some(Some(id)) = owner {
+            self.refused.remove(&id);
+        }
+    }
+
+    fn change<T>(
+        &mut self,
+        address: &Address,
+        with: impl FnOnce(&mut Candidate) -> T,
+    ) -> Option<T> {
+        self.entries.get_mut(address).map(with)
+    }
+
+    /// `id` has gone from where it was: its own addresses are due at once.
+    pub(crate) fn seek(&mut self, id: PeerId, now: Instant) {
+        for candidate in self.entries.values_mut() {
+            if candidate.belief.owner() == Some(id) && candidate.belief.is_first_hand() {
+                candidate.summon(now);
+            }
+        }
+    }
+
+    /// Forgets `id`: what the user named stays, without an owner.
+    pub(crate) fn forget(&mut self, id: PeerId, now: Instant) {
+        let theirs = |c: &Candidate| c.belief.owner() == Some(id);
+        self.entries
+            .retain(|_, c| !theirs(c) || c.named.is_some() || c.dialling.is_some());
+        for candidate in self.entries.values_mut().filter(|c| theirs(c)) {
+            candidate.release(now);
+        }
+    }
+
+    /// Drops what nobody has mentioned for long, and doubts what counted as this node's own, `me`,
+    /// for long.
+    pub(crate) fn expire(&mut self, me: PeerId, now: Instant) {
+        let stale = |c: &Candidate| {
+            let age = now.saturating_duration_since(c.mentioned);
+            match c.belief {
+                Belief::Reached(id) if id == me => age > OWN,
+                Belief::Reached(_) => false,
+                _ => age > UNHEARD,
+            }
+        };
+        let kept = |c: &Candidate| {
+            c.dialling.is_some() || c.named.is_some() || c.tellers().contains(&Teller::User)
+        };
+        self.entries.retain(|_, c| !stale(c) || kept(c));
+        for candidate in self.entries.values_mut().filter(|c| stale(c)) {
+            if candidate.belief == Belief::Reached(me) {
+                candidate.release(now);
+            }
+        }
+    }
+
+    /// How many addresses there are.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::testing::peer_id as id;
+
+    fn address(n: usize) -> Address {
+        Address::new(format!("10.{}.{}.1", n / 256, n % 256), 7)
+    }
+
+    fn fail(book: &mut Book, address: &Address, now: Instant) {
+        let (who, why) = ("x".into(), "refused".into());
+        book.failed(address, &Error::Unreachable { who, why }, now);
+    }
+
+    fn hear(book: &mut Book, n: usize, teller: Teller, now: Instant) -> bool {
+        let claim = Belief::Said(id(n / 4));
+        book.claim(&address(n), claim, teller, Owner::Absent, now);
+        book.get(&address(n)).is_some()
+    }
+
+    #[test]
+    fn one_teller_fills_only_its_part_and_what_failed_makes_room() {
+        let now = Instant::now();
+        let mut book = Book::default();
+        let (liar, other) = (Teller::Member(id(9999)), Teller::Link);
+        assert!((0..MAX_UNPROVEN).all(|n| hear(&mut book, n, liar, now)));
+        assert!(!hear(&mut book, 5000, liar, now));
+        assert!(hear(&mut book, 5000, other, now));
+        fail(&mut book, &address(7), now);
+        assert!(hear(&mut book, 6000, liar, now));
+        assert!(book.get(&address(7)).is_none());
+        assert_eq!(book.len(), MAX_UNPROVEN + 1);
+    }
+
+    #[test]
+    fn a_member_has_sixteen_addresses_and_its_newest_is_among_them() {
+        let now = Instant::now();
+        let mut book = Book::default();
+        let member = id(1);
+        for n in 0..20 {
+            let now = now + Duration::from_secs(n as u64);
+            let (claim, teller) = (Belief::Declared(member), Teller::Member(member));
+            book.claim(&address(n), claim, teller, Owner::Absent, now);
+            book.reached(&address(n), member, now);
+            assert!(book.get(&address(n)).is_some());
+        }
+        assert_eq!(book.len(), MemberRecord::MAX_ADDRESSES);
+        assert!(book.get(&address(0)).is_none());
+        let said = (Belief::Said(member), Teller::Link);
+        book.claim(&address(99), said.0, said.1, Owner::Absent, now);
+        assert!(
+            book.get(&address(99)).is_none(),
+            "hearsay displaces nothing good"
+        );
+    }
+
+    #[test]
+    fn a_member_with_another_password_gets_one_guess_not_one_for_each_address() {
+        let now = Instant::now();
+        let mut book = Book::default();
+        let due = |book: &Book, n| book.due(book.get(&address(n)).unwrap()).unwrap();
+        // Addresses 0 to 3 are one member's.
+        (0..3).for_each(|n| assert!(hear(&mut book, n, Teller::Link, now)));
+        book.begin(&address(0), 1, now);
+        assert_eq!(due(&book, 1), now + STAGGER);
+        let refused = Error::Refused { who: "x".into() };
+        let wait = book.failed(&address(0), &refused, now).wait;
+        hear(&mut book, 3, Teller::Link, now);
+        hear(&mut book, 4, Teller::Link, now);
+        (0..4).for_each(|n| assert_eq!(due(&book, n), now + wait));
+        assert_eq!(due(&book, 4), now, "another member");
+    }
+
+    /// `id(1)`, at `n` by what comes from there itself.
+    fn speak(book: &mut Book, n: usize, now: Instant) -> bool {
+        book.claim_from_source(&address(n), id(1), Owner::Absent, now);
+        book.get(&address(n)).is_some()
+    }
+
+    #[test]
+    fn nobody_is_barred_by_what_another_answers() {
+        let now = Instant::now();
+        let who = || String::from("x");
+        for error in [
+            Error::NotANode { who: who() },
+            Error::misbehaved(who(), "nonsense"),
+            Error::OtherIdentity { who: who() },
+            Error::Later {
+                who: who(),
+                seconds: 600,
+            },
+        ] {
+            let mut book = Book::default();
+            assert!(hear(&mut book, 4, Teller::Link, now));
+            book.begin(&address(4), 2, now);
+            book.failed(&address(4), &error, now);
+            assert!(hear(&mut book, 5, Teller::Link, now));
+            let due = book.due(book.get(&address(5)).unwrap()).unwrap();
+            assert!(due <= now + STAGGER, "{error}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_bars_whoever_showed_its_key_and_nobody_else() {
+        let now = Instant::now();
+        let refused = Error::Refused { who: "x".into() };
+        let mut book = Book::default();
+        let due = |book: &Book, n| book.due(book.get(&address(n)).unwrap()).unwrap();
+        // Dialled without demanding anybody; then it is said to be id(1)'s.
+        book.entries.insert(
+            address(4),
+            Candidate::new(Belief::Unknown, Teller::Link, now),
+        );
+        book.begin(&address(4), 2, now);
+        hear(&mut book, 4, Teller::Link, now);
+        book.failed(&address(4), &refused, now);
+        hear(&mut book, 5, Teller::Link, now);
+        assert!(due(&book, 5) <= now + STAGGER);
+        // id(1) itself refuses. What is said to be its address may be another's.
+        book.begin(&address(5), 2, now);
+        book.failed(&address(5), &refused, now);
+        hear(&mut book, 6, Teller::Link, now);
+        assert!(due(&book, 6) > now + Duration::from_secs(600));
+        let (claim, teller) = (Belief::Said(id(2)), Teller::Link);
+        book.claim(&address(6), claim, teller, Owner::Absent, now);
+        assert!(due(&book, 6) <= now + STAGGER);
+    }
+
+    #[test]
+    fn what_speaks_for_itself_displaces_what_strangers_say() {
+        let now = Instant::now();
+        let mut book = Book::default();
+        let fake = |n: usize| Address::new("10.9.9.9", 1 + n as u16);
+        let claim = Belief::Said(id(1));
+        for n in 0..MemberRecord::MAX_ADDRESSES {
+            book.claim(&fake(n), claim, Teller::Link, Owner::Absent, now);
+        }
+        assert!(!hear(&mut book, 4, Teller::Link, now));
+        assert!(speak(&mut book, 4, now));
+        assert!(speak(&mut book, 5, now));
+        // Those that had no try yet stay, whoever else speaks.
+        assert!((100..200).filter(|n| speak(&mut book, *n, now)).count() == 14);
+        assert!(book.get(&address(4)).is_some());
+        // Nor is what a member said displaced.
+        let mut book = Book::default();
+        for n in 0..MemberRecord::MAX_ADDRESSES {
+            let teller = Teller::Member(id(7));
+            book.claim(&fake(n), claim, teller, Owner::Absent, now);
+        }
+        assert!(!speak(&mut book, 4, now));
+    }
+
+    #[test]
+    fn one_address_after_the_other_keeps_nobody_from_its_turn() {
+        let mut now = Instant::now();
+        let mut book = Book::default();
+        assert!(hear(&mut book, 4, Teller::Link, now));
+        book.begin(&address(4), 2, now);
+        assert!(speak(&mut book, 5, now));
+        for n in 0..20 {
+            now += STAGGER / 10;
+            book.claim_from_source(&address(1000 + n), id(1), Owner::Absent, now);
+            let new = book.get(&address(1000 + n));
+            let due = |candidate| book.due(candidate).unwrap();
+            let first = due(book.get(&address(5)).unwrap());
+            assert!(new.is_none_or(|new| due(new) >= first));
+        }
+    }
+
+    #[test]
+    fn old_hearsay_is_forgotten_and_what_the_user_gave_is_not() {
+        let now = Instant::now();
+        let mut book = Book::default();
+        hear(&mut book, 1, Teller::Link, now);
+        hear(&mut book, 2, Teller::User, now);
+        book.name(address(3), None, now);
+        book.expire(id(77), now + UNHEARD + Duration::from_secs(1));
+        assert!(book.get(&address(1)).is_none());
+        assert!(book.get(&address(2)).is_some() && book.get(&address(3)).is_some());
+    }
+
+    #[test]
+    fn an_address_of_our_own_may_become_another_hosts() {
+        let now = Instant::now();
+        let mut book = Book::default();
+        let me = id(77);
+        book.name(address(3), None, now);
+        book.reached(&address(3), me, now);
+        let later = now + OWN + Duration::from_secs(1);
+        book.expire(me, later);
+        let candidate = book.get(&address(3)).unwrap();
+        assert_eq!(
+            (candidate.belief, candidate.due()),
+            (Belief::Unknown, Some(later))
+        );
+    }
+
+    /// A book full of what `tellers` made up, a part each, all of it still to be tried.
+    fn filled(tellers: usize, declared: bool, now: Instant) -> Book {
+        let mut book = Book::default();
+        for n in 0..MAX_CANDIDATES {
+            let liar = id(50_000 + n % tellers);
+            let claim = if declared {
+                Belief::Declared(liar)
+            } else {
+                Belief::Said(id(n))
+            };
+            let teller = Teller::Member(liar);
+            book.claim(&address(n), claim, teller, Owner::Absent, now);
+        }
+        assert_eq!(book.len(), MAX_CANDIDATES);
+        book
+    }
+
+    #[test]
+    fn a_full_book_has_room_for_whoever_did_not_fill_it() {
+        let now = Instant::now();
+        for (tellers, declared) in [(16, false), (1000, false), (256, true), (4096, true)] {
+            let mut book = filled(tellers, declared, now);
+            let later = now + Duration::from_secs(1);
+            let newcomer = (Belief::Declared(id(99_999)), Teller::Member(id(99_999)));
+            let new = address(60_000);
+            book.claim(&new, newcomer.0, newcomer.1, Owner::Absent, later);
+            assert!(book.get(&new).is_some(), "its own word");
+            for n in 0..FAIR_SHARE {
+                assert!(hear(
+                    &mut book,
+                    50_000 + n,
+                    Teller::Member(id(88_888)),
+                    later
+                ));
+            }
+            assert_eq!(book.len(), MAX_CANDIDATES);
+            assert!(book.get(&new).is_some());
+        }
+    }
+
+    #[test]
+    fn a_full_book_of_reached_addresses_has_room_too() {
+        let now = Instant::now();
+        let mut book = filled(256, true, now);
+        for n in 0..MAX_CANDIDATES {
+            let at = now + Duration::from_millis(n as u64);
+            book.reached(&address(n), id(50_000 + n % 256), at);
+        }
+        let (member, new) = (id(99_999), address(60_000));
+        let (claim, teller) = (Belief::Declared(member), Teller::Member(member));
+        book.claim(&new, claim, teller, Owner::Absent, now);
+        assert!(book.get(&new).is_some());
+        assert!(
+            book.get(&address(0)).is_none(),
+            "the oldest of one that has many"
+        );
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(8))]
+
+        #[test]
+        fn no_flood_grows_the_book_beyond_its_bound(
+            claims in proptest::collection::vec((0usize..20_000, 0usize..40, any::<bool>()), 6000),
+        ) {
+            let now = Instant::now();
+            let mut book = Book::default();
+            for (n, teller, fails) in claims {
+                hear(&mut book, n, Teller::Member(id(90_000 + teller)), now);
+                if fails {
+                    fail(&mut book, &address(n), now);
+                }
+            }
+            prop_assert!(book.len() <= MAX_CANDIDATES);
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! The threads that act on the table: they dial, exchange hellos, and write addresses down.
+//!
+//! A fixed number of workers take tasks from the [table](super::table) one at a time and tell it the outcome.
+//! Each task ends by a deadline, so a worker is never lost to a member that swallows packets; that
+//! such tasks do not take all workers is the table's business.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::address;
+use super::exchange;
+use super::table::{Event, Task, Verdict, WORKERS};
+use super::{Inner, Members};
+use crate::auth::AddressSource;
+use crate::config::CONNECT_DEADLINE;
+use crate::error::Error;
+use crate::model::{Address, PeerId};
+use crate::peer::Peer;
+use crate::protocol::wire::{Hello, Request, Response};
+
+/// Connecting takes [`CONNECT_DEADLINE`] at most; pairing, which comes between, gets this more.
+const PAIRING: Duration = Duration::from_secs(5);
+
+/// A member that was just connected must answer its first hello within this time.
+const FIRST_HELLO: Duration = Duration::from_secs(3);
+
+/// What turns an address into a connection to a member; the real one is the HTTP client.
+pub(crate) trait Connect: Send + Sync {
+    /// Dials `address`, pairs if need be, and returns by `deadline`. `source` tells how
+    /// this node came by the address.
+    fn connect(
+        &self,
+        address: &Address,
+        expected: Option<PeerId>,
+        source: AddressSource,
+        deadline: Instant,
+    ) -> Result<Arc<dyn Connection>, Error>;
+}
+
+/// A member that is held on to: one for each, wherever it goes, so that whoever reads from it reads on.
+pub(crate) trait Connection: Peer {
+    /// The member was found at `address`, of which this node knows by `source`: whoever holds this finds it there.
+    fn follow(&self, address: &Address, source: AddressSource);
+    /// The way to the member may be another one by now.
+    fn renew(&self);
+    /// Ends what is under way, from any thread.
+    fn cut(&self);
+    /// Ends what is under way and allows nothing more, from any thread.
+    fn close(&self);
+}
+
+/// Starts the workers of `members`.
+pub(crate) fn start(members: &Arc<Members>) -> Result<(), Error> {
+    for number in 0..WORKERS {
+        let worker = members.clone();
+        members.state.lock().workers += 1;
+        let started = thread::Builder::new()
+            .name(format!("members-{number}"))
+            .spawn(move || worker.work());
+        if let Err(why) = started {
+            members.state.lock().workers -= 1;
+            return Err(Error::local("starting a thread", why));
+        }
+    }
+    Ok(())
+}
+
+impl Members {
+    fn work(&self) {
+        while let Some(task) = self.next_task() {
+            match task {
+                Task::Dial {
+                    address,
+                    expected,
+                    source,
+                } => self.dial(&address, expected, source),
+                Task::Hello { id, turn, within } => self.greet(id, turn, within),
+                Task::Save => self.save(),
+            }
+        }
+        self.state.lock().workers -= 1;
+        self.changed.notify_all();
+    }
+
+    /// Waits for something to do; `None` at the end.
+    fn next_task(&self) -> Option<Task> {
+        let mut state = self.state.lock();
+        loop {
+            if state.stopping {
+                return None;
+            }
+            let task = state.table.next(Instant::now());
+            let events = state.take_events();
+            if !events.is_empty() {
+                parking_lot::MutexGuard::unlocked(&mut state, || Self::log(events));
+            }
+            if task.is_some() {
+                return task;
+            }
+            match state.table.wake() {
+                Some(due) => drop(self.changed.wait_until(&mut state, due)),
+                None => self.changed.wait(&mut state),
+            }
+        }
+    }
+
+    fn dial(&self, address: &Address, expected: Option<PeerId>, source: AddressSource) {
+        let deadline = Instant::now() + CONNECT_DEADLINE + PAIRING;
+        let reached = self
+            .connect
+            .connect(address, expected, source, deadline)
+            .and_then(|connection| {
+                let theirs = self.exchange(&*connection, address, Instant::now() + FIRST_HELLO);
+                theirs
+                    .inspect_err(|_| connection.close())
+                    .map(|theirs| (connection, theirs))
+            });
+        let now = Instant::now();
+        let unused = self.settle(|state| match reached {
+            Err(error) => {
+                state.table.dialled(address, Err(&error), now);
+                None
+            }
+            Ok((connection, theirs)) => {
+                let id = connection.id();
+                let outcome = Ok((id, theirs.sender.name.as_str()));
+                let verdict = state.table.dialled(address, outcome, now);
+                exchange::answered(&mut state.table, id, address, &theirs, now);
+                if verdict == Verdict::Close || state.stopping {
+                    return Some(connection);
+                }
+                state.adopt(id, connection, address, source)
+            }
+        });
+        if let Some(unused) = unused {
+            unused.close();
+        }
+    }
+
+    fn greet(&self, id: PeerId, turn: u64, within: Duration) {
+        let deadline = Instant::now() + within;
+        let (connection, address) = {
+            let state = self.state.lock();
+            let address = state.table.address(id).cloned();
+            (state.connections.get(&id).cloned(), address)
+        };
+        let theirs = match (&connection, &address) {
+            (Some(connection), Some(address)) => self.exchange(&**connection, address, deadline),
+            _ => Err(Error::Unreachable {
+                who: id.short(),
+                why: "no connection".into(),
+            }),
+        };
+        let now = Instant::now();
+        let useless = self.settle(|state| {
+            let outcome = theirs.as_ref().map(|theirs| theirs.sender.name.as_str());
+            let verdict = state.table.greeted(id, turn, outcome, now);
+            if let (Ok(theirs), Some(address)) = (&theirs, &address) {
+                exchange::answered(&mut state.table, id, address, theirs, now);
+            }
+            match verdict {
+                Verdict::Close => connection,
+                Verdict::Keep => None,
+            }
+        });
+        if let Some(useless) = useless {
+            useless.cut();
+        }
+    }
+
+    /// Says hello to the member behind `connection`, dialled at `address`.
+    fn exchange(
+        &self,
+        connection: &dyn Peer,
+        address: &Address,
+        deadline: Instant,
+    ) -> Result<Hello, Error> {
+        let ours = {
+            let state = self.state.lock();
+            self.introduction(&state).hello(
+                &state.table,
+                connection.id(),
+                address::reach(address),
+                Instant::now(),
+            )
+        };
+        let who = || address.to_string();
+        match connection.call(&Request::Hello(ours), deadline)? {
+            Response::Hello(theirs) if theirs.sender.id != connection.id() => {
+                Err(Error::misbehaved(who(), "a hello in another's name"))
+            }
+            Response::Hello(theirs) if theirs.protocol < Hello::PROTOCOL => Err(Error::misbehaved(
+                who(),
+                "a protocol version that is too old",
+            )),
+            Response::Hello(theirs) => Ok(theirs),
+            _ => Err(Error::misbehaved(who(), "no hello in return")),
+        }
+    }
+
+    /// Changes the state, and tells everybody who waits for that.
+    fn settle<T>(&self, change: impl FnOnce(&mut Inner) -> T) -> T {
+        let mut state = self.state.lock();
+        let result = change(&mut state);
+        let events = state.take_events();
+        drop(state);
+        self.changed.notify_all();
+        Self::log(events);
+        result
+    }
+}
+
+impl Inner {
+    /// What happened since the last call. Who is forgotten has no connection any more.
+    fn take_events(&mut self) -> Vec<Event> {
+        let events = self.table.take_events();
+        for event in &events {
+            if let Event::Forgotten(id, _) = event {
+                self.connections.remove(id);
+            }
+        }
+        events
+    }
+
+    /// `connection` has found `id` at `address`. Readers hold the one that was there before, which follows it there; then
+    /// the new one is of no more use.
+    fn adopt(
+        &mut self,
+        id: PeerId,
+        connection: Arc<dyn Connection>,
+        address: &Address,
+        source: AddressSource,
+    ) -> Option<Arc<dyn Connection>> {
+        self.roster = None;
+        if let Some(held) = self.connections.get(&id) {
+            held.follow(address, source);
+            return Some(connection);
+        }
+        self.connections.insert(id, connection);
+        None
+    }
+}

@@ -1,0 +1,156 @@
+//! What a hello says, and what is made of one: the same in both directions.
+//!
+//! A hello names its sender and the members that the sender is in contact with. What it says of
+//! its sender is believed as far as the sender can know it; what it says of others is hearsay
+//! (see [`super::book`]). It never admits anybody: each pair of members runs its own pairing.
+
+use std::net::IpAddr;
+use std::time::Instant;
+
+use super::address;
+use super::address::{Reach, canonical, tellable};
+use super::book::MAX_UNPROVEN;
+use super::candidate::Teller;
+use super::table::{Network, Table};
+use crate::model::{Address, PeerId};
+use crate::protocol::wire::{Hello, MemberRecord};
+
+/// How this node introduces itself.
+#[derive(Clone, Debug)]
+pub(crate) struct Introduction {
+    /// Its identity.
+    pub(crate) id: PeerId,
+    /// Its name.
+    pub(crate) name: String,
+    /// What the user wants others to dial; `None` leaves it to what they see.
+    pub(crate) advertise: Option<Address>,
+    /// Where it listens; 0 when it does not.
+    pub(crate) port: u16,
+}
+
+impl Introduction {
+    /// The hello for `viewer`, who is seen within `reach`.
+    pub(crate) fn hello(&self, table: &Table, viewer: PeerId, reach: Reach, now: Instant) -> Hello {
+        Hello {
+            protocol: Hello::PROTOCOL,
+            sender: MemberRecord {
+                id: self.id,
+                name: self.name.clone(),
+                addresses: self.advertise.iter().cloned().collect(),
+            },
+            port: self.port,
+            members: table.records(viewer, reach, now),
+        }
+    }
+}
+
+/// The member `caller`, authenticated, sent `theirs` from `remote`.
+pub(crate) fn called(
+    table: &mut Table,
+    caller: PeerId,
+    remote: IpAddr,
+    theirs: &Hello,
+    now: Instant,
+) {
+    if theirs.sender.id != caller || caller == table.me() {
+        return;
+    }
+    let reach = address::reach_of_ip(remote);
+    let mut addresses = usable(&theirs.sender.addresses, reach);
+    if theirs.port == 0 {
+        addresses.clear();
+    } else if theirs.sender.addresses.is_empty() {
+        addresses.extend(address::observed(remote, theirs.port));
+    }
+    let network = Network::of_ip(remote);
+    table.called(caller, &theirs.sender.name, network, &addresses, now);
+    hearsay(table, caller, reach, &theirs.members, now);
+}
+
+/// The member `callee` answered with `theirs` at `address`.
+pub(crate) fn answered(
+    table: &mut Table,
+    callee: PeerId,
+    address: &Address,
+    theirs: &Hello,
+    now: Instant,
+) {
+    let reach = address::reach(address);
+    if theirs.port != 0 {
+        table.declared(callee, &usable(&theirs.sender.addresses, reach), now);
+    }
+    hearsay(table, callee, reach, &theirs.members, now);
+}
+
+fn hearsay(
+    table: &mut Table,
+    teller: PeerId,
+    reach: Reach,
+    members: &[MemberRecord],
+    now: Instant,
+) {
+    for (address, id) in worth_hearing(table, reach, members) {
+        table.heard(address, id, Teller::Member(teller), now);
+    }
+}
+
+/// Who is where, as far as `members` say so. Room for news is looked for by walking the book, so
+/// one message may ask for that only so often; what is known already is free.
+fn worth_hearing(table: &Table, reach: Reach, members: &[MemberRecord]) -> Vec<(Address, PeerId)> {
+    let mut news = 0;
+    let mut is_welcome = |address: &Address| {
+        let is_news = table.is_news(address);
+        news += usize::from(is_news);
+        !is_news || news <= MAX_UNPROVEN
+    };
+    let mut heard = Vec::new();
+    for record in members.iter().take(Hello::MAX_MEMBERS) {
+        let addresses = usable(&record.addresses, reach).into_iter();
+        let welcome = addresses.filter(|address| is_welcome(address));
+        heard.extend(welcome.map(|address| (address, record.id)));
+    }
+    heard
+}
+
+/// The addresses that can be dialled from here, when told by a member within `reach`.
+fn usable(addresses: &[Address], reach: Reach) -> Vec<Address> {
+    addresses
+        .iter()
+        .take(MemberRecord::MAX_ADDRESSES)
+        .filter_map(canonical)
+        .filter(|address| tellable(address, reach))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(n: u16) -> MemberRecord {
+        let [high, low] = n.to_be_bytes();
+        MemberRecord {
+            id: PeerId::from_bytes([[high, low]; 16].concat().try_into().unwrap_or([0; 32])),
+            name: "x".into(),
+            addresses: (1..=4)
+                .map(|last| Address::new(format!("10.{high}.{low}.{last}"), 7))
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn one_hello_tells_a_bounded_number_of_news() {
+        let now = Instant::now();
+        let mut table = Table::new(PeerId::from_bytes([1; 32]), now);
+        let known = record(1000);
+        for address in &known.addresses {
+            table.heard(address.clone(), known.id, Teller::Link, now);
+        }
+        let members: Vec<_> = (0..1000).map(record).chain([known]).collect();
+        let heard = worth_hearing(&table, Reach::Wide, &members);
+        // What is known counts although the news are used up.
+        assert_eq!(heard.len(), MAX_UNPROVEN + 4);
+        let more: Vec<_> = (0..3000).map(record).collect();
+        let heard = worth_hearing(&table, Reach::Wide, &more);
+        assert!(heard.len() <= MAX_UNPROVEN + 4);
+    }
+}

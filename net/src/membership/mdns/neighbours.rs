@@ -1,0 +1,513 @@
+//! What multicast says of nodes on the local links: a table of bounded size.
+//!
+//! Anyone on a link can announce any number of nodes. The table keeps few, and when it is full the
+//! sender that fills most of it makes room, so that a flood displaces itself and honest neighbours
+//! stay. What left the table loses nothing: whoever was found was reported, and is known elsewhere.
+
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use super::message::{DnsMessage, DnsQuestion, DnsRecord, RecordData, kind};
+use super::name::DnsName;
+use crate::fairness::{Refill, TokenBucket};
+use crate::membership::crowd;
+use crate::model::{Address, PeerId};
+
+/// The most instances that are kept, whoever announced them. Names of 255 bytes and all addresses
+/// make one take about 2 KiB.
+pub(super) const MAX_INSTANCES: usize = 128;
+
+/// The most addresses of one instance.
+const MAX_ADDRESSES: usize = crate::protocol::wire::MemberRecord::MAX_ADDRESSES;
+
+/// The most instances that take the addresses of one host. Each node has a host name of its own, and
+/// many instances with one would make each of its addresses many times the work.
+const MAX_INSTANCES_OF_HOST: usize = 4;
+
+/// The longest that an announcement is believed, whatever it says: the usual life of such records
+/// (RFC 6762, section 10).
+const MAX_TTL: u32 = 4500;
+
+/// What has not changed is reported again no sooner than this: it may have come back.
+const REPEAT: Duration = Duration::from_secs(120);
+
+/// While whoever is announced is not in contact, it is reported again after this time, then after
+/// twice that, up to [`REPEAT`]: there may have been no room for it yet.
+const REPEAT_UNMET: Duration = Duration::from_secs(3);
+
+/// How many reports may be made: each is looked at by the table of members.
+const REPORTS_PER_SECOND: u32 = 50;
+const REPORTS_BURST: u32 = 100;
+
+/// How often what is missing of an instance is asked for, and after what time.
+const MAX_ASKED: u8 = 3;
+const ASK_AFTER: Duration = Duration::from_millis(500);
+
+/// What the `v` key of the TXT record says: the generation of the protocol.
+pub(super) const VERSION: &str = "2";
+
+/// One link: an interface, by its number.
+pub(super) type LinkIndex = u32;
+
+/// Who is where: all that there is to say of an instance.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Located {
+    id: PeerId,
+    /// In order, and whether it was the sender's.
+    addresses: Vec<(IpAddr, bool)>,
+    port: u16,
+}
+
+/// Each sender speaks for itself alone: whoever announces the instance of somebody else has one of
+/// his own, and can neither change nor withdraw the other.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+struct InstanceKey {
+    link: LinkIndex,
+    sender: IpAddr,
+    name: DnsName,
+}
+
+/// How many instances took the addresses of a host out of one message, and those.
+type HostRecords<'a> = (usize, Vec<(&'a DnsRecord, IpAddr)>);
+
+#[derive(Clone, Copy, Debug)]
+struct HostAddress {
+    ip: IpAddr,
+    /// It is the sender's own.
+    is_source: bool,
+    heard: Instant,
+}
+
+#[derive(Debug)]
+struct ServiceInstance {
+    /// When it was last announced.
+    heard: Instant,
+    expires: Instant,
+    /// Where it is, once that was said.
+    target: Option<(DnsName, u16)>,
+    /// Who it is, once that was said; `None` inside when it is no node of this protocol.
+    id: Option<Option<PeerId>>,
+    addresses: Vec<HostAddress>,
+    /// What was reported, and when.
+    reported: Option<(Located, Instant)>,
+    is_changed: bool,
+    /// When it is reported again, and the wait after that; nothing once it is in contact.
+    repeat: Option<(Instant, Duration)>,
+    asked: u8,
+    ask_at: Instant,
+}
+
+impl ServiceInstance {
+    /// All of it, once it is known.
+    fn located(&self) -> Option<Located> {
+        let (port, id) = (self.target.as_ref()?.1, self.id??);
+        let addresses = self.addresses.iter();
+        let mut addresses: Vec<_> = addresses.map(|one| (one.ip, one.is_source)).collect();
+        addresses.sort();
+        (!addresses.is_empty() && port != 0).then_some(Located {
+            id,
+            addresses,
+            port,
+        })
+    }
+
+    /// True when `located` is not what was reported lately.
+    fn is_news(&self, located: &Located, now: Instant) -> bool {
+        match &self.reported {
+            Some((reported, at)) => reported != located || *at + REPEAT <= now,
+            None => true,
+        }
+    }
+
+    /// True while something is missing and worth a question.
+    fn is_wanting(&self) -> bool {
+        let is_other = self.id == Some(None);
+        let lacks = self.target.is_none() || self.id.is_none() || self.addresses.is_empty();
+        lacks && !is_other && self.asked < MAX_ASKED
+    }
+
+    /// True when it is to be reported again although it has not changed.
+    fn is_repeated(&self, now: Instant) -> bool {
+        self.repeat.is_some_and(|(at, _)| at <= now)
+    }
+
+    fn add(&mut self, record: &DnsRecord, ip: IpAddr, is_source: bool, now: Instant) {
+        self.is_changed = true;
+        // One message may hold several addresses, each of which replaces what was there before
+        // (RFC 6762, section 10.2).
+        let is_old = |at: Instant| at + Duration::from_secs(1) < now;
+        let replaced = |held: &HostAddress| {
+            record.is_unique && is_old(held.heard) && held.ip.is_ipv4() == ip.is_ipv4()
+        };
+        self.addresses
+            .retain(|held| held.ip != ip && !replaced(held));
+        if record.ttl > 0 && self.addresses.len() < MAX_ADDRESSES {
+            self.addresses.push(HostAddress {
+                ip,
+                is_source,
+                heard: now,
+            });
+        }
+    }
+}
+
+/// Who was announced, and where.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Sighting {
+    /// Who.
+    pub(crate) id: PeerId,
+    /// Where, and whether the announcement came from that very address. Those come first.
+    pub(crate) addresses: Vec<(Address, bool)>,
+    /// It is what was reported before.
+    pub(crate) is_repeated: bool,
+}
+
+/// The table.
+#[derive(Debug)]
+pub(super) struct Neighbours {
+    me: PeerId,
+    service: DnsName,
+    instances: HashMap<InstanceKey, ServiceInstance>,
+    reports: TokenBucket,
+}
+
+impl Neighbours {
+    /// An empty table of the node `me`, for the instances of `service`.
+    pub(super) fn new(me: PeerId, service: DnsName, now: Instant) -> Self {
+        Self {
+            me,
+            service,
+            instances: HashMap::new(),
+            reports: TokenBucket::new(
+                Refill {
+                    burst: REPORTS_BURST,
+                    per_second: REPORTS_PER_SECOND,
+                },
+                now,
+            ),
+        }
+    }
+
+    /// Takes in the response `message` of `sender`, heard on `link`.
+    pub(super) fn hear(
+        &mut self,
+        link: LinkIndex,
+        sender: IpAddr,
+        message: &DnsMessage,
+        now: Instant,
+    ) {
+        // The order within a message says nothing: first who, then where, then at which address.
+        for record in message.records() {
+            if let RecordData::Pointer(instance) = &record.data
+                && record.name == self.service
+                && instance.is_child_of(&self.service)
+            {
+                self.announced(link, instance, record.ttl, sender, now);
+            }
+        }
+        let mut hosts: HashMap<&DnsName, HostRecords<'_>> = HashMap::new();
+        for record in message.records() {
+            match &record.data {
+                RecordData::Service { host, port } if record.ttl > 0 => {
+                    self.change(link, sender, &record.name, |one| {
+                        let target = Some((host.clone(), *port));
+                        if one.target.as_ref().is_some_and(|(held, _)| held != host) {
+                            one.addresses.clear();
+                        }
+                        one.target = target;
+                    });
+                }
+                RecordData::Text(text) if record.ttl > 0 => {
+                    self.change(link, sender, &record.name, |one| {
+                        one.id = Some(read_text(text));
+                    });
+                }
+                RecordData::Address(ip) => {
+                    let (_, of_host) = hosts.entry(&record.name).or_default();
+                    if of_host.len() < MAX_ADDRESSES {
+                        of_host.push((record, *ip));
+                    }
+                }
+                _ => {}
+            }
+        }
+        if hosts.is_empty() {
+            return;
+        }
+        for (key, instance) in &mut self.instances {
+            if key.link != link || key.sender != sender {
+                continue;
+            }
+            if instance.id == Some(None) {
+                continue;
+            }
+            let host = instance.target.as_ref().map(|(host, _)| host);
+            let Some((count, addresses)) = host.and_then(|host| hosts.get_mut(host)) else {
+                continue;
+            };
+            if *count < MAX_INSTANCES_OF_HOST {
+                *count += 1;
+                for (record, ip) in addresses {
+                    instance.add(record, *ip, *ip == sender, now);
+                }
+            }
+        }
+    }
+
+    fn change(
+        &mut self,
+        link: LinkIndex,
+        sender: IpAddr,
+        name: &DnsName,
+        change: impl FnOnce(&mut ServiceInstance),
+    ) {
+        if !name.is_child_of(&self.service) {
+            return;
+        }
+        let key = InstanceKey {
+            link,
+            sender,
+            name: name.clone(),
+        };
+        if let Some(instance) = self.instances.get_mut(&key) {
+            change(instance);
+            instance.is_changed = true;
+        }
+    }
+
+    fn announced(&mut self, link: u32, name: &DnsName, ttl: u32, sender: IpAddr, now: Instant) {
+        let key = InstanceKey {
+            link,
+            sender,
+            name: name.clone(),
+        };
+        if ttl == 0 {
+            self.instances.remove(&key);
+            return;
+        }
+        if !self.instances.contains_key(&key) && self.instances.len() >= MAX_INSTANCES {
+            self.make_room(now);
+        }
+        let instance = self
+            .instances
+            .entry(key)
+            .or_insert_with(|| ServiceInstance {
+                heard: now,
+                expires: now,
+                target: None,
+                id: None,
+                addresses: Vec::new(),
+                reported: None,
+                is_changed: true,
+                repeat: None,
+                asked: 0,
+                ask_at: now + ASK_AFTER,
+            });
+        instance.heard = now;
+        instance.is_changed = true;
+        instance.expires = now + Duration::from_secs(ttl.min(MAX_TTL).into());
+    }
+
+    /// Forgets what has expired, or else the oldest that the most numerous sender announced.
+    fn make_room(&mut self, now: Instant) {
+        self.expire(now);
+        if self.instances.len() < MAX_INSTANCES {
+            return;
+        }
+        let entries = self.instances.iter();
+        let entries = entries.map(|(key, one)| (key, key.sender, one.heard));
+        if let Some(key) = crowd::oldest_of_largest(entries).cloned() {
+            self.instances.remove(&key);
+        }
+    }
+
+    fn expire(&mut self, now: Instant) {
+        self.instances.retain(|_, instance| now < instance.expires);
+    }
+
+    /// Forgets what was heard on links that are gone.
+    pub(super) fn keep_links(&mut self, is_there: impl Fn(LinkIndex) -> bool) {
+        self.instances.retain(|key, _| is_there(key.link));
+    }
+
+    /// Whom to report now. `zone` names a link.
+    pub(super) fn sightings(
+        &mut self,
+        zone: impl Fn(LinkIndex) -> Option<String>,
+        now: Instant,
+    ) -> Vec<Sighting> {
+        let mut sightings = Vec::new();
+        if !self.reports.wait(now).is_zero() {
+            return sightings;
+        }
+        self.expire(now);
+        let mut announced: HashMap<IpAddr, usize> = HashMap::new();
+        for key in self.instances.keys() {
+            *announced.entry(key.sender).or_default() += 1;
+        }
+        let is_due = |one: &ServiceInstance| one.is_changed || one.is_repeated(now);
+        let changed = self.instances.iter_mut().filter(|(_, one)| is_due(one));
+        let mut changed: Vec<_> = changed.collect();
+        // Whoever announces the most waits the longest.
+        changed.sort_by_key(|(key, _)| announced.get(&key.sender).copied());
+        for (key, instance) in changed {
+            let Some(located) = instance.located() else {
+                instance.repeat = None;
+                continue;
+            };
+            // Only what was said again is news for being old.
+            let is_news = instance.is_changed && instance.is_news(&located, now);
+            if located.id == self.me || !(is_news || instance.is_repeated(now)) {
+                instance.is_changed = false;
+                continue;
+            }
+            if self.reports.take(now).is_err() {
+                break;
+            }
+            instance.is_changed = false;
+            let zone = zone(key.link);
+            let spell = |(ip, is_source): &(IpAddr, bool)| {
+                let host = spell(*ip, zone.as_deref())?;
+                Some((Address::new(host, located.port), *is_source))
+            };
+            let mut addresses: Vec<_> = located.addresses.iter().filter_map(spell).collect();
+            addresses.sort_by_key(|(_, is_source)| !is_source);
+            sightings.push(Sighting {
+                id: located.id,
+                addresses,
+                is_repeated: !is_news,
+            });
+            let wait = match instance.repeat {
+                Some((_, wait)) if !is_news => (2 * wait).min(REPEAT),
+                _ => REPEAT_UNMET,
+            };
+            instance.repeat = Some((now + wait, wait));
+            // A repetition is no reason to wait for longer with what comes back.
+            if is_news {
+                instance.reported = Some((located, now));
+            }
+        }
+        sightings
+    }
+
+    /// `id`, which was reported, is in contact: it needs not be reported again, nor answer queries.
+    pub(super) fn met(&mut self, id: PeerId) {
+        for instance in self.instances.values_mut() {
+            if instance.id == Some(Some(id)) {
+                instance.repeat = None;
+            }
+        }
+    }
+
+    /// The instances on `link` that need not answer a query: those that were heard of in the first
+    /// half of their life, as records with the time that is left. Whoever is not in contact had
+    /// better answer: somebody else may have announced its name.
+    pub(super) fn known(&self, link: LinkIndex, most: usize, now: Instant) -> Vec<DnsRecord> {
+        let half = Duration::from_secs(u64::from(MAX_TTL) / 2);
+        let mut names = HashSet::new();
+        let instances = self.instances.iter().filter(|(key, _)| key.link == link);
+        let known = instances.filter_map(|(InstanceKey { name, .. }, instance)| {
+            let left = instance.expires.saturating_duration_since(now);
+            let is_met = instance.reported.is_some() && instance.repeat.is_none();
+            let is_met = is_met || instance.id == Some(Some(self.me));
+            let is_whole = instance.located().is_some();
+            (left > half && is_met && is_whole && names.insert(name)).then(|| DnsRecord {
+                name: self.service.clone(),
+                ttl: left.as_secs() as u32,
+                is_unique: false,
+                data: RecordData::Pointer(name.clone()),
+            })
+        });
+        known.take(most).collect()
+    }
+
+    /// What to ask on `link` to learn what is still missing, `most` questions at most.
+    pub(super) fn missing(
+        &mut self,
+        link: LinkIndex,
+        most: usize,
+        now: Instant,
+    ) -> Vec<DnsQuestion> {
+        let mut questions = Vec::new();
+        for (InstanceKey { link: on, name, .. }, instance) in &mut self.instances {
+            if questions.len() + 2 > most {
+                break;
+            }
+            if *on != link || !instance.is_wanting() || now < instance.ask_at {
+                continue;
+            }
+            let ask = |name: &DnsName| DnsQuestion {
+                name: name.clone(),
+                kind: kind::ANY,
+            };
+            instance.asked += 1;
+            instance.ask_at = now + ASK_AFTER * 2 * u32::from(instance.asked);
+            if instance.target.is_none() || instance.id.is_none() {
+                questions.push(ask(name));
+            }
+            if let Some((host, _)) = &instance.target
+                && instance.addresses.is_empty()
+            {
+                questions.push(ask(host));
+            }
+        }
+        questions
+    }
+
+    /// When [`Neighbours::missing`] may have something for `link`.
+    pub(super) fn next_missing(&self, link: LinkIndex) -> Option<Instant> {
+        let instances = self.instances.iter().filter(|(key, _)| key.link == link);
+        let wanting = instances.filter(|(_, one)| one.is_wanting());
+        wanting.map(|(_, one)| one.ask_at).min()
+    }
+
+    /// When [`Neighbours::sightings`] may have something.
+    pub(super) fn next_sighting(&self, now: Instant) -> Option<Instant> {
+        // Only the bound on reports leaves any behind.
+        let left = self
+            .instances
+            .values()
+            .filter(|one| one.is_changed && one.located().is_some());
+        let soon = now + Duration::from_millis(100);
+        let left = left.map(|_| soon);
+        let repeats = self.instances.values();
+        let repeats = repeats.filter_map(|one| Some(one.repeat?.0));
+        let repeats = repeats.map(|at| if at <= now { soon } else { at });
+        left.chain(repeats).min()
+    }
+
+    /// How many instances are kept.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.instances.len()
+    }
+}
+
+/// Who a TXT record says it is; `None` for what is not a node of this protocol.
+fn read_text(text: &[u8]) -> Option<PeerId> {
+    let (mut id, mut version) = (None, None);
+    let mut rest = text;
+    while let [length, behind @ ..] = rest {
+        let (pair, behind) = behind.split_at_checked(usize::from(*length))?;
+        rest = behind;
+        let Some((key, value)) = std::str::from_utf8(pair).ok()?.split_once('=') else {
+            continue;
+        };
+        // The first of several counts (RFC 6763, section 6.4).
+        match &*key.to_ascii_lowercase() {
+            "id" => id = id.or(Some(value)),
+            "v" => version = version.or(Some(value)),
+            _ => {}
+        }
+    }
+    (version? == VERSION).then(|| id?.parse().ok())?
+}
+
+/// With its zone if it is link-local IPv6, so that it can be dialled from here.
+fn spell(ip: IpAddr, zone: Option<&str>) -> Option<String> {
+    match ip {
+        IpAddr::V6(v6) if v6.is_unicast_link_local() => Some(format!("{v6}%{}", zone?)),
+        ip => Some(ip.to_string()),
+    }
+}

@@ -1,0 +1,524 @@
+//! Who is there: finding members, holding a connection to each, noticing who leaves and returns.
+//!
+//! `table` decides (pure), `dialer` acts on it with a few threads, `exchange` reads and writes
+//! hellos, `mdns` and `remembered` bring in addresses from the local network and from last time.
+//! [`Members`] is the one face of all that: the server hands it incoming hellos, the engines ask it
+//! who is present and tell it who does not answer.
+
+pub(crate) mod address;
+mod book;
+mod candidate;
+mod crowd;
+pub(crate) mod dialer;
+mod exchange;
+pub(crate) mod mdns;
+mod names;
+mod own_addresses;
+pub mod reachable;
+pub(crate) mod remembered;
+#[cfg(test)]
+mod simulation;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant, SystemTime};
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
+
+use crate::error::Error;
+use crate::legacy::members::{OldMember, OldMembers};
+use crate::model::{Address, PeerArgument, PeerId};
+use crate::peer::{Peer, Whole};
+use crate::protocol::wire::Hello;
+use address::canonical;
+use candidate::{Setback, Teller};
+use dialer::{Connect, Connection};
+use exchange::Introduction;
+use mdns::Sighting;
+use remembered::Remembered;
+use table::{Event, Table};
+
+/// Named addresses that have not answered yet are waited for no longer than this once one has.
+const GRACE: Duration = Duration::from_millis(300);
+
+/// How often somebody who waits for the first contact looks at servers of 2004.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// A member that is there, or this node itself as far as it shares something.
+#[derive(Clone)]
+pub struct Member {
+    /// Its identity.
+    pub id: PeerId,
+    /// How it is shown to people: no two members have the same name.
+    pub name: Arc<str>,
+    /// To call it and read from it.
+    pub peer: Arc<dyn Peer>,
+    /// Where it was reached; `None` for this node itself.
+    pub address: Option<Address>,
+}
+
+/// How another member is doing, as far as this node can tell.
+#[derive(Clone, Debug)]
+pub struct Standing {
+    /// Its identity.
+    pub id: PeerId,
+    /// How it is shown to people; as [`Member::name`].
+    pub name: Arc<str>,
+    /// Where it was last reached.
+    pub address: Option<Address>,
+    /// Whether it answers.
+    pub is_present: bool,
+    /// Since when it does, or does not.
+    pub since: Instant,
+    /// What last went wrong with it, and when.
+    pub trouble: Option<(Error, Instant)>,
+}
+
+impl fmt::Debug for Member {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({:?})", self.name, self.id)
+    }
+}
+
+/// What the node knows of its network. Shared by the server, the engines and the dialling threads.
+pub struct Members {
+    me: PeerId,
+    name: String,
+    advertise: Option<Address>,
+    remembered: Option<Remembered>,
+    connect: Box<dyn Connect>,
+    /// Servers of 2004, if they are spoken to. Looked at before the state is locked, never under it.
+    old: OnceLock<Arc<OldMembers>>,
+    /// Held for a look-up or a change, never over IO.
+    state: Mutex<Inner>,
+    /// Told whenever the table may have become due for something, and when outcomes arrive.
+    changed: Condvar,
+}
+
+struct Inner {
+    table: Table,
+    /// Answers for what this node shares. Let go at the end, since it may hold the members itself.
+    itself: Option<Arc<dyn Peer>>,
+    connections: HashMap<PeerId, Arc<dyn Connection>>,
+    /// What was last made of the table's revision.
+    roster: Option<(u64, Arc<[Member]>)>,
+    port: u16,
+    stopping: bool,
+    workers: usize,
+}
+
+impl Members {
+    /// Knows nobody yet but `peers` and what is `remembered`; [`Members::begin`] starts to look
+    /// for them.
+    ///
+    /// # Errors
+    /// [`Error::Local`] when one of `peers` or `advertise` cannot be dialled by anybody.
+    pub(crate) fn new(
+        me: PeerId,
+        name: String,
+        advertise: Option<Address>,
+        peers: &[PeerArgument],
+        remembered: Option<Remembered>,
+        connect: Box<dyn Connect>,
+    ) -> Result<Self, Error> {
+        let now = Instant::now();
+        let mut table = Table::new(me, now);
+        for peer in peers {
+            table.name(dialable(&peer.address)?, peer.expected, now);
+        }
+        for known in remembered.iter().flat_map(Remembered::known) {
+            table.heard(known.address.clone(), known.id, Teller::User, now);
+        }
+        Ok(Self {
+            me,
+            name,
+            advertise: advertise.as_ref().map(dialable).transpose()?,
+            remembered,
+            connect,
+            old: OnceLock::new(),
+            state: Mutex::new(Inner {
+                table,
+                itself: None,
+                connections: HashMap::new(),
+                roster: None,
+                port: 0,
+                stopping: false,
+                workers: 0,
+            }),
+            changed: Condvar::new(),
+        })
+    }
+
+    /// Starts to look for members. `port` is what this node listens on (0: it does not), `itself`
+    /// answers for what it shares.
+    pub(crate) fn begin(
+        self: &Arc<Self>,
+        port: u16,
+        itself: Option<Arc<dyn Peer>>,
+    ) -> Result<(), Error> {
+        {
+            let mut state = self.state.lock();
+            (state.port, state.itself) = (port, itself);
+            state.roster = None;
+        }
+        if let Some(old) = self.old.get() {
+            old.begin()?;
+        }
+        dialer::start(self)?;
+        own_addresses::start(self)
+    }
+
+    /// Has the servers of 2004 among the members from now on.
+    pub(crate) fn join_old(&self, old: Arc<OldMembers>) {
+        // Once, at start.
+        let _ = self.old.set(old);
+    }
+
+    /// Bytes of files of servers of 2004 that lie on this disk.
+    pub(crate) fn old_bytes(&self) -> u64 {
+        self.old.get().map_or(0, |old| old.store().held())
+    }
+
+    /// This node.
+    pub(crate) fn me(&self) -> PeerId {
+        self.me
+    }
+
+    /// `member`, if it is one of those who tell names and no sizes, and there.
+    pub fn whole(&self, member: PeerId) -> Option<Arc<dyn Whole>> {
+        self.old.get()?.whole(member)
+    }
+
+    /// The servers of 2004 that ever answered, and a number that grows whenever one comes or goes.
+    fn old(&self) -> (Vec<OldMember>, u64) {
+        let old = self.old.get();
+        // The number first: what is newer than it is only looked at once more.
+        let revision = old.map_or(0, |old| old.revision());
+        (old.map(|old| old.all()).unwrap_or_default(), revision)
+    }
+
+    /// The server side of `tinyp2p.hello`: takes in what the member `caller`, seen at `remote`,
+    /// says, and answers in kind.
+    pub fn hello(&self, caller: PeerId, remote: IpAddr, theirs: Hello) -> Hello {
+        let now = Instant::now();
+        let mut state = self.state.lock();
+        exchange::called(&mut state.table, caller, remote, &theirs, now);
+        let reach = address::reach_of_ip(remote);
+        let ours = self
+            .introduction(&state)
+            .hello(&state.table, caller, reach, now);
+        drop(state);
+        self.changed.notify_all();
+        ours
+    }
+
+    /// Everyone who can be asked, this node included if it shares something. A member that is
+    /// suspected to be gone is not among them until it answers again.
+    pub fn present(&self) -> Vec<Member> {
+        let (old, old_revision) = self.old();
+        self.present_in(&mut self.state.lock(), &old, old_revision)
+    }
+
+    fn present_in(&self, state: &mut Inner, old: &[OldMember], old_revision: u64) -> Vec<Member> {
+        let revision = state.table.revision() + old_revision;
+        if let Some((_, roster)) = state.roster.as_ref().filter(|(of, _)| *of == revision) {
+            return roster.to_vec();
+        }
+        let roster = self.roster(state, old);
+        state.roster = Some((revision, roster.clone()));
+        roster.to_vec()
+    }
+
+    /// Those who are there, as [`Members::present`] has them, and those who are not, as [`Members::absent`]
+    /// does, at one moment: everybody is among either.
+    pub fn everyone(&self) -> (Vec<Member>, Vec<(PeerId, Arc<str>)>) {
+        let (old, old_revision) = self.old();
+        let mut state = self.state.lock();
+        let present = self.present_in(&mut state, &old, old_revision);
+        (present, self.absent_in(&state, &old))
+    }
+
+    /// Another number whenever those who are there, their names or addresses have changed.
+    pub fn revision(&self) -> u64 {
+        let old = self.old.get().map_or(0, |old| old.revision());
+        self.state.lock().table.revision() + old
+    }
+
+    fn roster(&self, state: &Inner, old: &[OldMember]) -> Arc<[Member]> {
+        let names = self.shown_names(state, old);
+        let named = |id: PeerId| names.get(&id).cloned().unwrap_or_else(|| id.short().into());
+        let itself = state.itself.as_ref().map(|peer| Member {
+            id: self.me,
+            name: named(self.me),
+            peer: peer.clone(),
+            address: None,
+        });
+        let others = state.table.present().filter_map(|(id, _, address)| {
+            Some(Member {
+                id,
+                name: named(id),
+                peer: state.connections.get(&id)?.clone(),
+                address: address.cloned(),
+            })
+        });
+        let old = state.apart(old).filter(|old| old.is_present);
+        let old = old.map(|old| Member {
+            id: old.id,
+            name: named(old.id),
+            peer: old.peer.clone(),
+            address: Some(old.address.clone()),
+        });
+        let mut roster: Vec<Member> = itself.into_iter().chain(others).chain(old).collect();
+        roster.sort_by_key(|member| member.id);
+        roster.into()
+    }
+
+    /// Members that were there and do not answer now, by their shown names: what they share is
+    /// unknown, not gone.
+    pub fn absent(&self) -> Vec<(PeerId, Arc<str>)> {
+        let (old, _) = self.old();
+        self.absent_in(&self.state.lock(), &old)
+    }
+
+    fn absent_in(&self, state: &Inner, old: &[OldMember]) -> Vec<(PeerId, Arc<str>)> {
+        let names = self.shown_names(state, old);
+        let away = state.apart(old).filter(|old| !old.is_present);
+        let absent = state.table.absent().map(|(id, _)| id);
+        let mut absent: Vec<_> = absent
+            .chain(away.map(|old| old.id))
+            .filter_map(|id| Some((id, names.get(&id)?.clone())))
+            .collect();
+        absent.sort();
+        absent
+    }
+
+    /// How all others are doing that are there, or were and do not answer now; in no order.
+    pub fn standings(&self) -> Vec<Standing> {
+        let (old, _) = self.old();
+        let old_standings = self.old.get().map(|old| old.standings());
+        let state = self.state.lock();
+        let names = self.shown_names(&state, &old);
+        let mut old_standings = old_standings.unwrap_or_default();
+        old_standings.retain(|standing| state.apart(&old).any(|old| old.id == standing.id));
+        let standings = state.table.standings().chain(old_standings);
+        let standings = standings.map(|standing| Standing {
+            name: names.get(&standing.id).unwrap_or(&standing.name).clone(),
+            ..standing
+        });
+        standings.collect()
+    }
+
+    /// Names are made unique among all who are or were there, so that nobody's name changes when
+    /// somebody else is away for a moment.
+    fn shown_names(&self, state: &Inner, old: &[OldMember]) -> HashMap<PeerId, Arc<str>> {
+        let itself = (state.itself.is_some() || state.port != 0).then_some((self.me, &*self.name));
+        let others = state.table.present().map(|(id, name, _)| (id, name));
+        let old = state.apart(old).map(|old| (old.id, &*old.name));
+        let others = others.chain(state.table.absent()).chain(old);
+        names::unique(itself.into_iter().chain(others))
+    }
+
+    /// A call to `member` failed with `error`. If that may mean that it is gone, nobody else waits
+    /// for it until a hello, sent at once, has been answered.
+    pub fn report(&self, member: PeerId, error: &Error) {
+        if let Some(old) = self.old.get() {
+            old.report(member, error);
+        }
+        let suspected = self
+            .state
+            .lock()
+            .table
+            .suspect(member, error, Instant::now());
+        if suspected {
+            tracing::debug!("suspecting {member:?}: {error}");
+            self.changed.notify_all();
+        }
+    }
+
+    /// Multicast says what is in `sighting`. True when that member is there already.
+    pub(crate) fn sighted(&self, sighting: &Sighting) -> bool {
+        let addresses = sighting.addresses.iter();
+        let addresses =
+            addresses.filter_map(|(address, is_source)| Some((canonical(address)?, *is_source)));
+        let sighting = Sighting {
+            addresses: addresses.collect(),
+            ..*sighting
+        };
+        let is_there = self.state.lock().table.sighted(&sighting, Instant::now());
+        self.changed.notify_all();
+        is_there
+    }
+
+    /// Waits until each address that the user named has answered or failed once, or `deadline`;
+    /// not for long once one has answered. Returns what became of those that have.
+    pub(crate) fn first_contact(&self, deadline: Instant) -> Vec<(Address, Result<(), Error>)> {
+        let mut state = self.state.lock();
+        let mut deadline = deadline;
+        loop {
+            let old = MutexGuard::unlocked(&mut state, || self.old.get().map(|old| old.named()));
+            let outcomes: Vec<_> = state
+                .table
+                .named()
+                .map(|(address, outcome)| (address.clone(), outcome.cloned()))
+                .chain(old.into_iter().flatten())
+                .collect();
+            if outcomes
+                .iter()
+                .any(|(_, outcome)| matches!(outcome, Some(Ok(()))))
+            {
+                deadline = deadline.min(Instant::now() + GRACE);
+            }
+            let pending = outcomes.iter().any(|(_, outcome)| outcome.is_none());
+            if !pending || state.stopping || Instant::now() >= deadline {
+                return outcomes
+                    .into_iter()
+                    .filter_map(|(address, outcome)| Some((address, outcome?)))
+                    .collect();
+            }
+            // Servers of 2004 answer without a word to those who wait here.
+            let look = match self.old.get() {
+                Some(_) => deadline.min(Instant::now() + LOOK),
+                None => deadline,
+            };
+            self.changed.wait_until(&mut state, look);
+        }
+    }
+
+    /// Waits until those whom the user named or members know have been dialled once, and whomever these know in
+    /// turn, or `deadline`. Whoever is not met by then is dialled on.
+    pub(crate) fn meet_acquaintances(&self, deadline: Instant) {
+        let mut state = self.state.lock();
+        while state.table.is_getting_acquainted(deadline) && !state.stopping {
+            if self.changed.wait_until(&mut state, deadline).timed_out() {
+                return;
+            }
+        }
+    }
+
+    /// True while [`Members::meet_acquaintances`] would wait.
+    pub(crate) fn is_getting_acquainted(&self, deadline: Instant) -> bool {
+        self.state.lock().table.is_getting_acquainted(deadline)
+    }
+
+    /// Ends all connections and the dialling threads. Returns by `deadline`, whatever they wait
+    /// for.
+    pub(crate) fn stop(&self, deadline: Instant) {
+        if let Some(old) = self.old.get() {
+            old.stop();
+        }
+        let connections: Vec<_> = {
+            let mut state = self.state.lock();
+            state.stopping = true;
+            (state.itself, state.roster) = (None, None);
+            state.connections.values().cloned().collect()
+        };
+        self.changed.notify_all();
+        for connection in connections {
+            connection.close();
+        }
+        self.save();
+        let mut state = self.state.lock();
+        while state.workers > 0 {
+            if self.changed.wait_until(&mut state, deadline).timed_out() {
+                tracing::debug!("{} dialling threads are still at it", state.workers);
+                return;
+            }
+        }
+    }
+
+    fn introduction(&self, state: &Inner) -> Introduction {
+        Introduction {
+            id: self.me,
+            name: self.name.clone(),
+            advertise: self.advertise.clone(),
+            port: state.port,
+        }
+    }
+
+    /// Writes down where members were reached.
+    fn save(&self) {
+        let Some(remembered) = &self.remembered else {
+            return;
+        };
+        let reached = self.state.lock().table.reached(Instant::now());
+        if let Err(error) = remembered.save(reached, SystemTime::now()) {
+            tracing::warn!("addresses of members are not remembered: {error}");
+        }
+    }
+
+    fn log(events: Vec<Event>) {
+        for event in events {
+            match event {
+                Event::Joined(id, name, address) => {
+                    tracing::info!("{name} ({id:?}) is here, at {address}");
+                }
+                Event::Back(id, name, address) => {
+                    tracing::info!("{name} ({id:?}) is back, at {address}");
+                }
+                Event::Away(id, name, error) => {
+                    tracing::info!("{name} ({id:?}) is away: {error}");
+                }
+                Event::Forgotten(id, name) => {
+                    tracing::debug!("{name} ({id:?}) was away for so long that it is forgotten");
+                }
+                Event::Failed(address, error, setback) => log_failure(&address, &error, &setback),
+            }
+        }
+    }
+}
+
+impl Inner {
+    /// The servers of 2004 that are no nodes of this program which are members already.
+    fn apart<'a>(&'a self, old: &'a [OldMember]) -> impl Iterator<Item = &'a OldMember> {
+        old.iter().filter(|old| {
+            let node = old.node;
+            node.is_none_or(|node| self.table.address(node).is_none())
+        })
+    }
+}
+
+impl fmt::Debug for Members {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Members")
+            .field("me", &self.me)
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+fn dialable(given: &Address) -> Result<Address, Error> {
+    canonical(given).ok_or_else(|| Error::Local {
+        what: format!("the address {given}"),
+        why: "nobody can be dialled there".into(),
+    })
+}
+
+fn log_failure(address: &Address, error: &Error, setback: &Setback) {
+    match error {
+        // Whoever waits for the first contact tells the user, who should not hear it twice.
+        _ if setback.awaited => tracing::info!("{error}"),
+        Error::Refused { .. } => {
+            let hours = setback.wait.as_secs().div_ceil(3600);
+            let text = format!("{error}; ignored (next try in {hours} h)");
+            // Two networks on one link are nothing to worry about.
+            if setback.named {
+                tracing::warn!("{text}");
+            } else {
+                tracing::info!("{text}");
+            }
+        }
+        Error::Later { .. } if setback.named => tracing::info!("{error}; waiting"),
+        Error::NotANode { .. } | Error::OtherIdentity { .. } | Error::Misbehaved { .. }
+            if setback.named =>
+        {
+            tracing::warn!("{error}; next try in {} s", setback.wait.as_secs());
+        }
+        _ if setback.named && setback.first => tracing::info!("{error}; trying again"),
+        _ => tracing::debug!("{address}: {error}"),
+    }
+}

@@ -1,0 +1,218 @@
+//! What the table makes of the outcome of a task.
+
+use std::time::{Duration, Instant};
+
+use super::{Entry, Event, NEWS_DELAY, SAVE_DELAY, State, Table, Verdict};
+use crate::concurrency::backoff::Backoff;
+use crate::error::Error;
+use crate::model::{Address, PeerId};
+
+/// The waits between probes of a suspect.
+const PROBES: Backoff = Backoff {
+    first: Duration::from_secs(1),
+    cap: Duration::from_secs(15),
+};
+
+/// After trouble of this node's own (no file descriptors left, say) a hello is repeated so late.
+const OWN_TROUBLE: Duration = Duration::from_secs(2);
+
+/// One member is not told news more often than this, plus [`NEWS_GAP_PER_MEMBER`] for each
+/// member: newcomers dial everyone themselves, so this is for those whose dials fail.
+const NEWS_GAP: Duration = Duration::from_secs(1);
+const NEWS_GAP_PER_MEMBER: Duration = Duration::from_millis(40);
+
+impl Table {
+    /// What came of [`Task::Dial`]: who answered, and the name that it gives itself. `Keep` means
+    /// that the new connection is the one to that member from now on.
+    pub(crate) fn dialled(
+        &mut self,
+        address: &Address,
+        outcome: Result<(PeerId, &str), &Error>,
+        now: Instant,
+    ) -> Verdict {
+        if let Some(class) = self.book.get(address).and_then(|c| c.dialling) {
+            self.lanes[class] -= 1;
+        }
+        match outcome {
+            Err(Error::Myself { .. }) => self.book.reached(address, self.me, now),
+            Ok((id, _)) if id == self.me => self.book.reached(address, self.me, now),
+            Err(error) => {
+                let setback = self.book.failed(address, error, now);
+                self.events
+                    .push(Event::Failed(address.clone(), error.clone(), setback));
+            }
+            Ok((id, name)) => {
+                let network = self.network_of(address);
+                self.book.reached(address, id, now);
+                let state = self.sign_of_life(id, name, network, now);
+                if matches!(state, Some(State::Unreached | State::Suspect)) {
+                    self.connected(id, address, now);
+                    return Verdict::Keep;
+                }
+            }
+        }
+        Verdict::Close
+    }
+
+    /// A connection to `id` at `address` is there and has answered.
+    fn connected(&mut self, id: PeerId, address: &Address, now: Instant) {
+        let network = self.network_of(address);
+        // Whoever lives in two networks counts in the one that has room.
+        let has_share = self.has_share(network);
+        let Some(entry) = self.members.get_mut(&id) else {
+            return;
+        };
+        entry.turn += 1;
+        if let Some(class) = entry.busy.take() {
+            self.lanes[class] -= 1;
+        }
+        if !has_share {
+            entry.network = network;
+        }
+        entry.address = Some(address.clone());
+        entry.said_hello(id, now);
+        self.arrived(id, now);
+    }
+
+    /// `id` answers: it is present, and if it was not, the others are told.
+    fn arrived(&mut self, id: PeerId, now: Instant) {
+        let Some(entry) = self.members.get_mut(&id) else {
+            return;
+        };
+        entry.seen = now;
+        entry.failures = 0;
+        entry.doubted = false;
+        let was = std::mem::replace(&mut entry.state, State::Present);
+        let (name, address) = (entry.name.clone(), entry.address.clone());
+        let away = std::mem::take(&mut entry.away);
+        if was != State::Present {
+            entry.since = now;
+            self.revision += 1;
+        }
+        let (true, Some(address)) = (was == State::Unreached || away, address) else {
+            return;
+        };
+        self.events.push(match was {
+            State::Unreached => Event::Joined(id, name, address),
+            _ => Event::Back(id, name, address),
+        });
+        self.save_due = self.save_due.or(Some(now + SAVE_DELAY));
+        self.spread_news(id, now);
+    }
+
+    /// Everybody who is here shall hear of `about` soon.
+    fn spread_news(&mut self, about: PeerId, now: Instant) {
+        let others =
+            |(id, entry): &(&PeerId, &mut Entry)| **id != about && entry.state == State::Present;
+        let count = u32::try_from(self.members.len()).unwrap_or(u32::MAX);
+        let gap = NEWS_GAP + NEWS_GAP_PER_MEMBER.saturating_mul(count);
+        for (_, entry) in self.members.iter_mut().filter(others) {
+            entry.ask_by(now + NEWS_DELAY, gap);
+        }
+    }
+
+    /// What came of [`Task::Hello`] with that `turn`: the name that the member gives itself.
+    pub(crate) fn greeted(
+        &mut self,
+        id: PeerId,
+        turn: u64,
+        outcome: Result<&str, &Error>,
+        now: Instant,
+    ) -> Verdict {
+        let Some(entry) = self.members.get_mut(&id).filter(|e| e.turn == turn) else {
+            return Verdict::Keep;
+        };
+        if let Some(class) = entry.busy.take() {
+            self.lanes[class] -= 1;
+        }
+        match outcome {
+            Ok(name) => {
+                let (address, network) = (entry.address.clone(), entry.network);
+                self.sign_of_life(id, name, network, now);
+                if let Some(address) = address {
+                    self.book.reached(&address, id, now);
+                }
+                self.arrived(id, now);
+                Verdict::Keep
+            }
+            Err(error) => self.unanswered(id, error, now),
+        }
+    }
+
+    fn unanswered(&mut self, id: PeerId, error: &Error, now: Instant) -> Verdict {
+        let Some(entry) = self.members.get_mut(&id) else {
+            return Verdict::Close;
+        };
+        match error {
+            // This node's own trouble, or a member that is there and talks nonsense.
+            Error::Busy { .. } | Error::Local { .. } => {
+                entry.hello_due = now + OWN_TROUBLE;
+            }
+            Error::Misbehaved { .. } | Error::Fault { .. } if entry.state == State::Present => {
+                entry.trouble = Some((error.clone(), now));
+            }
+            // It was asked over a connection that was given up meanwhile.
+            Error::Moved { .. } => entry.hello_due = now,
+            // One more try, since the connection may only have been closed while it was idle.
+            Error::Unreachable { .. } | Error::Timeout { .. }
+                if entry.state == State::Present && entry.failures == 0 && !entry.doubted =>
+            {
+                entry.failures = 1;
+                entry.hello_due = now;
+            }
+            Error::Refused { .. }
+            | Error::NotANode { .. }
+            | Error::OtherIdentity { .. }
+            | Error::Myself { .. } => {
+                self.left(id, error, now);
+                self.disconnected(id, error, now);
+                return Verdict::Close;
+            }
+            _ => {
+                entry.failures = entry.failures.saturating_add(1);
+                entry.hello_due = match error {
+                    Error::Later { seconds, .. } => now + Duration::from_secs((*seconds).into()),
+                    _ => now + PROBES.after(entry.failures, &id),
+                };
+                self.left(id, error, now);
+            }
+        }
+        Verdict::Keep
+    }
+
+    /// `id` does not answer: it is away until it does, and is looked for at its other addresses.
+    fn left(&mut self, id: PeerId, error: &Error, now: Instant) {
+        let Some(entry) = self.members.get_mut(&id) else {
+            return;
+        };
+        if entry.state == State::Present {
+            entry.since = now;
+            self.revision += 1;
+        }
+        entry.state = State::Suspect;
+        entry.trouble = Some((error.clone(), now));
+        if !std::mem::replace(&mut entry.away, true) {
+            self.events
+                .push(Event::Away(id, entry.name.clone(), error.clone()));
+            self.book.seek(id, now);
+        }
+    }
+
+    /// The address of the connection to `id` does not lead to it any more.
+    fn disconnected(&mut self, id: PeerId, error: &Error, now: Instant) {
+        let Some(address) = self.members.get_mut(&id).and_then(|e| {
+            e.turn += 1;
+            e.address.take()
+        }) else {
+            return;
+        };
+        match error {
+            Error::OtherIdentity { .. } => self.book.release(&address, now),
+            error => {
+                let setback = self.book.failed(&address, error, now);
+                self.events
+                    .push(Event::Failed(address, error.clone(), setback));
+            }
+        }
+    }
+}

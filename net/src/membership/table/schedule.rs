@@ -1,0 +1,166 @@
+//! What to do next, and which work may take how many of the workers.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use super::{Entry, State, Table, Task, WORKERS};
+use crate::concurrency::backoff::spread;
+use crate::config::{CALL_DEADLINE, CONNECT_DEADLINE};
+use crate::membership::candidate::{Candidate, Teller};
+use crate::model::{Address, PeerId};
+
+/// How many workers each class of work may occupy: 0 hellos to members that are there; first tries
+/// of addresses 1 that the user or the member itself gave, 2 of hearsay; further tries 3 of the
+/// former, with probes of suspects, and 4 of the latter. All but the first leave some workers
+/// over, and none can starve another: addresses that swallow packets, and members that tell of
+/// many of them, delay their like only.
+const LANES: [usize; super::CLASSES] = [WORKERS, 6, 4, 3, 1];
+
+/// Each member gets a hello about this often: less than [`crate::config::CLIENT_IDLE`], so that
+/// the connection stays open and the first `ls` after a pause finds it so.
+const REFRESH: Duration = Duration::from_secs(15);
+
+/// A suspect must answer its first hello within this time, and so must a member that is said to be elsewhere.
+const PROBE_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Further hellos, to whomever, may take as long as a new connection and an answer over it: the one that
+/// failed has cost the old connection, and over a slow link its time is never enough for both.
+const REPROBE_DEADLINE: Duration = CONNECT_DEADLINE.saturating_add(PROBE_DEADLINE);
+
+enum Job<'a> {
+    Hello(PeerId),
+    Dial(&'a Address, &'a Candidate),
+}
+
+impl Entry {
+    /// See [`LANES`].
+    fn class(&self) -> usize {
+        match self.state {
+            State::Suspect if self.failures > 0 => 3,
+            _ => 0,
+        }
+    }
+}
+
+impl Candidate {
+    fn class(&self) -> usize {
+        match (self.is_hearsay(), self.failures) {
+            (false, 0) => 1,
+            (true, 0) => 2,
+            (false, _) => 3,
+            (true, _) => 4,
+        }
+    }
+}
+
+impl Table {
+    /// What to do now; `None` when nothing is due or the workers for what is due are all taken.
+    pub(crate) fn next(&mut self, now: Instant) -> Option<Task> {
+        self.sweep(now);
+        if self.save_due.is_some_and(|due| due <= now) {
+            self.save_due = None;
+            return Some(Task::Save);
+        }
+        let busy = self.busy_tellers();
+        // Of equals, what the user named goes first, then whoever's addresses are not being
+        // dialled already: one that tells of many that lead nowhere is in its own way only.
+        let urgency = |class: usize, due: Instant, job: &Job<'_>| match job {
+            Job::Hello(_) => (class, false, 0, due),
+            Job::Dial(_, c) => {
+                let load = |teller| busy.get(teller).copied().unwrap_or(0);
+                let load = c.tellers().iter().map(load).min().unwrap_or(0);
+                (class, c.named.is_none() && class == 1, load, due)
+            }
+        };
+        let (class, _, job) = self
+            .jobs()
+            .filter(|(_, due, _)| *due <= now)
+            .min_by_key(|(class, due, job)| urgency(*class, *due, job))?;
+        match job {
+            Job::Hello(id) => self.begin_hello(id, class, now),
+            Job::Dial(address, candidate) => {
+                let task = Task::Dial {
+                    address: address.clone(),
+                    expected: candidate.expected(),
+                    source: candidate.source(),
+                };
+                let address = address.clone();
+                self.lanes[class] += 1;
+                self.book.begin(&address, class, now);
+                Some(task)
+            }
+        }
+    }
+
+    /// When [`Table::next`] will have something, unless a worker becomes free or news arrive.
+    pub(crate) fn wake(&self) -> Option<Instant> {
+        self.jobs()
+            .map(|(_, due, _)| due)
+            .chain(self.save_due)
+            .min()
+    }
+
+    /// True while the first try of an address is under way, or begins by `deadline`, that may lead to a member whom
+    /// the user named or members know, and this node does not.
+    pub(crate) fn is_getting_acquainted(&self, deadline: Instant) -> bool {
+        self.book.iter().any(|(address, candidate)| {
+            let due = self.book.due(candidate);
+            candidate.awaits_first_try()
+                && due.is_none_or(|due| due <= deadline)
+                && !self.is_covered(address, candidate.belief)
+        })
+    }
+
+    /// Everything that waits for its time, in the classes that have a worker free.
+    fn jobs(&self) -> impl Iterator<Item = (usize, Instant, Job<'_>)> {
+        let hellos = self.members.iter().filter_map(|(id, entry)| {
+            let idle = entry.busy.is_none() && entry.address.is_some();
+            idle.then(|| (entry.class(), entry.hello_due, Job::Hello(*id)))
+        });
+        let dials = self.book.iter().filter_map(|(address, candidate)| {
+            let due = self.book.due(candidate)?;
+            let wanted = !self.is_covered(address, candidate.belief);
+            wanted.then(|| (candidate.class(), due, Job::Dial(address, candidate)))
+        });
+        hellos
+            .chain(dials)
+            .filter(|(class, ..)| self.lanes[*class] < LANES[*class])
+    }
+
+    /// How many addresses of each teller are being dialled.
+    fn busy_tellers(&self) -> HashMap<Teller, usize> {
+        let mut busy = HashMap::new();
+        for (_, candidate) in self.book.iter().filter(|(_, c)| c.dialling.is_some()) {
+            for teller in candidate.tellers() {
+                *busy.entry(*teller).or_default() += 1;
+            }
+        }
+        busy
+    }
+
+    fn begin_hello(&mut self, id: PeerId, class: usize, now: Instant) -> Option<Task> {
+        let entry = self.members.get_mut(&id)?;
+        self.lanes[class] += 1;
+        entry.busy = Some(class);
+        entry.said_hello(id, now);
+        let within = match entry.state {
+            State::Present if entry.doubted => PROBE_DEADLINE,
+            State::Present if entry.failures == 0 => CALL_DEADLINE,
+            State::Suspect | State::Unreached if entry.failures == 0 => PROBE_DEADLINE,
+            _ => REPROBE_DEADLINE,
+        };
+        Some(Task::Hello {
+            id,
+            turn: entry.turn,
+            within,
+        })
+    }
+}
+
+impl Entry {
+    /// Notes that a hello goes out to `id` now, and when the next one does.
+    pub(super) fn said_hello(&mut self, id: PeerId, now: Instant) {
+        self.last_hello = Some(now);
+        self.hello_due = now + spread(REFRESH, &id);
+    }
+}

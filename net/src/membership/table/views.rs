@@ -1,0 +1,156 @@
+//! What others may know of the table: the engines, the members, the disk.
+
+use std::cmp::Reverse;
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use super::{Event, State, Table};
+use crate::error::Error;
+use crate::membership::Standing;
+use crate::membership::address::{Reach, tellable};
+use crate::membership::candidate::Belief;
+use crate::model::{Address, PeerId};
+use crate::protocol::wire::{Hello, MemberRecord};
+
+/// Others are told of a member that this node has not reached while its last call is this recent.
+const CALLED_LATELY: Duration = Duration::from_secs(60);
+
+/// The most addresses of one member that others are told. With a thousand members, these still
+/// fit into one call.
+const TOLD: usize = 4;
+
+impl Table {
+    /// The members that are there: identity, own name, and where they were reached.
+    pub(crate) fn present(&self) -> impl Iterator<Item = (PeerId, &str, Option<&Address>)> {
+        self.members
+            .iter()
+            .filter(|(_, entry)| entry.state == State::Present)
+            .map(|(id, entry)| (*id, entry.name.as_str(), entry.address.as_ref()))
+    }
+
+    /// The members that were there and do not answer.
+    pub(crate) fn absent(&self) -> impl Iterator<Item = (PeerId, &str)> {
+        self.members
+            .iter()
+            .filter(|(_, entry)| entry.state == State::Suspect)
+            .map(|(id, entry)| (*id, entry.name.as_str()))
+    }
+
+    /// What is known of each of all these, by the name that it gives itself.
+    pub(crate) fn standings(&self) -> impl Iterator<Item = Standing> {
+        let known = self.members.iter();
+        let known = known.filter(|(_, entry)| entry.state != State::Unreached);
+        known.map(|(id, entry)| Standing {
+            id: *id,
+            name: entry.name.as_str().into(),
+            address: entry.address.clone(),
+            is_present: entry.state == State::Present,
+            since: entry.since,
+            trouble: entry.trouble.clone(),
+        })
+    }
+
+    /// Whose table this is.
+    pub(crate) fn me(&self) -> PeerId {
+        self.me
+    }
+
+    /// Where the connection to `id` leads.
+    pub(crate) fn address(&self, id: PeerId) -> Option<&Address> {
+        self.members.get(&id)?.address.as_ref()
+    }
+
+    /// Changes whenever [`Table::present`] does.
+    pub(crate) fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// What happened since the last call.
+    pub(crate) fn take_events(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.events)
+    }
+
+    /// What became of each address that the user named; `None` while its first try goes on. This
+    /// node's own are left out.
+    pub(crate) fn named(&self) -> impl Iterator<Item = (&Address, Option<&Result<(), Error>>)> {
+        self.book
+            .iter()
+            .filter(|(_, c)| c.named.is_some() && c.belief.owner() != Some(self.me))
+            .map(|(address, c)| (address, c.outcome.as_ref()))
+    }
+
+    /// The members worth telling `viewer` of, with the addresses that mean something within
+    /// `reach`: where each was reached or says it is, best first.
+    pub(crate) fn records(&self, viewer: PeerId, reach: Reach, now: Instant) -> Vec<MemberRecord> {
+        let mut known: Vec<_> = self
+            .members
+            .iter()
+            .filter(|(id, entry)| {
+                **id != viewer
+                    && match entry.state {
+                        State::Present => true,
+                        State::Suspect => false,
+                        State::Unreached => {
+                            now.saturating_duration_since(entry.seen) < CALLED_LATELY
+                        }
+                    }
+            })
+            .collect();
+        known.sort_by_key(|(id, entry)| (Reverse(entry.seen), **id));
+        known.truncate(Hello::MAX_MEMBERS);
+        let mut addresses = self.addresses(reach);
+        known
+            .into_iter()
+            .filter_map(|(id, entry)| {
+                let mut addresses = addresses.remove(id)?;
+                addresses.truncate(TOLD);
+                Some(MemberRecord {
+                    id: *id,
+                    name: entry.name.clone(),
+                    addresses,
+                })
+            })
+            .collect()
+    }
+
+    /// Every member's own addresses that can be told within `reach`, best first.
+    fn addresses(&self, reach: Reach) -> HashMap<PeerId, Vec<Address>> {
+        let mut ranked: Vec<_> = self
+            .book
+            .iter()
+            .filter(|(address, _)| tellable(address, reach))
+            .filter_map(|(address, c)| match c.belief {
+                Belief::Declared(id) | Belief::Reached(id) if id != self.me => {
+                    let current = self.members.get(&id)?.address.as_ref() == Some(address);
+                    Some((id, (!current, Reverse(c.reached), address)))
+                }
+                _ => None,
+            })
+            .collect();
+        ranked.sort();
+        let mut of: HashMap<PeerId, Vec<Address>> = HashMap::new();
+        for (id, (_, _, address)) in ranked {
+            of.entry(id).or_default().push(address.clone());
+        }
+        of
+    }
+
+    /// How many addresses and members there are.
+    #[cfg(test)]
+    pub(crate) fn size(&self) -> (usize, usize) {
+        (self.book.len(), self.members.len())
+    }
+
+    /// Where members answered, and how long ago: what is worth remembering.
+    pub(crate) fn reached(&self, now: Instant) -> Vec<(Address, PeerId, Duration)> {
+        self.book
+            .iter()
+            .filter_map(|(address, c)| match (c.belief, c.reached) {
+                (Belief::Reached(id), Some(at)) if id != self.me => {
+                    Some((address.clone(), id, now.saturating_duration_since(at)))
+                }
+                _ => None,
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,153 @@
+//! `tinyp2p.changes`: a long poll for what has changed in a share.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use super::columns::{join, split};
+use super::fields::{Fields, Refusal, structure};
+use crate::model::RelPath;
+use crate::protocol::xmlrpc::Value;
+
+pub(super) const NAME: &str = "tinyp2p.changes";
+
+pub(super) const HELP: &str = "\
+struct tinyp2p.changes(struct)
+What has changed since a counter, among the answers that were given with one; waits for the first change.
+Parameter: since (i8, a counter that this member has told), wait (int, the most milliseconds to wait, at
+most 10000). Result: counter (i8, to ask with the next time), paths (base64, each path ended by a NUL), and
+depths (string, one letter per path: 'e' its own attributes may have changed, 't' so may all that lies at
+or below it). The empty path with 't' means everything.";
+
+/// Asks what has changed since `since`, and to be told as soon as something does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ChangesRequest {
+    /// A counter that came with an answer of the same member.
+    pub since: u64,
+    /// How long to wait for a change, at most [`ChangesRequest::MAX_WAIT`].
+    pub wait: Duration,
+}
+
+impl ChangesRequest {
+    /// Nobody is kept waiting for longer.
+    pub const MAX_WAIT: Duration = Duration::from_secs(10);
+
+    pub(super) fn to_value(self) -> Value {
+        structure([
+            ("since", counter_to_value(self.since)),
+            ("wait", Value::Int(self.wait.as_millis() as i64)),
+        ])
+    }
+
+    pub(super) fn from_fields(mut fields: Fields) -> Result<Self, Refusal> {
+        let since = counter(&mut fields, "since")?;
+        let wait = Duration::from_millis(fields.integer("wait")?);
+        if wait > Self::MAX_WAIT {
+            let most = Self::MAX_WAIT.as_millis() as usize;
+            return Err(Refusal::too_much(most, "milliseconds of wait"));
+        }
+        Ok(Self { since, wait })
+    }
+}
+
+/// How much of what lies at a path a change concerns.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Depth {
+    /// The attributes of the entry itself.
+    Entry,
+    /// The entry, and all that lies below it: it may have come, gone or been replaced.
+    Tree,
+}
+
+/// Something that may be otherwise by now than it was told.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Change {
+    /// Where.
+    pub path: RelPath,
+    /// How much of it.
+    pub depth: Depth,
+}
+
+impl Change {
+    /// Everything.
+    pub fn everything() -> Self {
+        Self {
+            path: RelPath::root(),
+            depth: Depth::Tree,
+        }
+    }
+}
+
+/// What has changed up to `counter`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Changes {
+    /// What to ask with the next time; more may have happened by then.
+    pub counter: u64,
+    /// The changes, in no order, none twice; empty when the time was up.
+    pub changes: Vec<Change>,
+}
+
+impl Changes {
+    /// The most changes in one answer; the rest comes with the next one, at once.
+    pub const MAX_CHANGES: usize = 1024;
+
+    pub(super) fn to_value(&self) -> Value {
+        let letter = |change: &Change| match change.depth {
+            Depth::Entry => 'e',
+            Depth::Tree => 't',
+        };
+        let paths = self.changes.iter().map(|change| change.path.as_bytes());
+        structure([
+            ("counter", counter_to_value(self.counter)),
+            ("paths", join(paths)),
+            (
+                "depths",
+                Value::String(self.changes.iter().map(letter).collect()),
+            ),
+        ])
+    }
+
+    pub(super) fn from_fields(mut fields: Fields) -> Result<Self, Refusal> {
+        let depths = fields.text("depths")?;
+        if depths.len() > Self::MAX_CHANGES {
+            return Err(Refusal::too_much(Self::MAX_CHANGES, "changes"));
+        }
+        let paths = fields.bytes("paths")?;
+        let rows = split(&paths, depths.len())?.zip(depths.bytes());
+        let change = |(path, letter): (&[u8], u8)| {
+            let depth = match letter {
+                b'e' => Depth::Entry,
+                b't' => Depth::Tree,
+                _ => return Err(Refusal::invalid("an unknown depth of a change")),
+            };
+            let path = RelPath::new(path)?;
+            Ok(Change { path, depth })
+        };
+        let changes = rows.map(change).collect::<Result<Vec<_>, Refusal>>()?;
+        let paths: HashSet<&RelPath> = changes.iter().map(|change| &change.path).collect();
+        if paths.len() < changes.len() {
+            return Err(Refusal::invalid("a path twice among the changes"));
+        }
+        Ok(Self {
+            changes,
+            counter: counter(&mut fields, "counter")?,
+        })
+    }
+}
+
+/// A counter as it travels: 64 bits, read as signed.
+pub(super) fn counter_to_value(counter: u64) -> Value {
+    Value::Int(counter.cast_signed())
+}
+
+pub(super) fn counter(fields: &mut Fields, name: &str) -> Result<u64, Refusal> {
+    Ok(fields.integer::<i64>(name)?.cast_unsigned())
+}
+
+/// The counter of an answer that its giver watches.
+pub(super) fn optional_counter(fields: &mut Fields) -> Result<Option<u64>, Refusal> {
+    match fields.optional("counter") {
+        None => Ok(None),
+        Some(Value::Int(counter)) => Ok(Some(counter.cast_unsigned())),
+        Some(_) => Err(Refusal::invalid("'counter' must be an integer")),
+    }
+}

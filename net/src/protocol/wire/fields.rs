@@ -1,0 +1,171 @@
+//! Parameters and results as XML-RPC values: taking them apart with every check, member by member.
+//!
+//! A method takes one struct and returns one struct. Members that this program does not know are
+//! ignored, so that later versions can add some; members that it needs and does not find are a
+//! [`Refusal`].
+
+use std::collections::BTreeMap;
+
+use super::Hello;
+use super::fault::{Fault, FaultCode};
+use crate::model::{Invalid, RelPath};
+use crate::protocol::xmlrpc::Value;
+
+/// Why parameters or a result are not what the method's description says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Refusal {
+    /// Missing, of the wrong type, or a value that cannot be.
+    Invalid(String),
+    /// More than a documented bound, which the text names.
+    TooMuch(String),
+    /// From a program older than this one can speak with.
+    UnsupportedVersion,
+}
+
+impl Refusal {
+    pub(super) fn invalid(what: impl Into<String>) -> Self {
+        Self::Invalid(what.into())
+    }
+
+    /// "at most `most` `what`".
+    pub(super) fn too_much(most: usize, what: &str) -> Self {
+        Self::TooMuch(format!("at most {most} {what}"))
+    }
+
+    /// The sentence.
+    pub(super) fn into_text(self) -> String {
+        match self {
+            Self::Invalid(text) | Self::TooMuch(text) => text,
+            Self::UnsupportedVersion => {
+                format!("protocol version {} or later is needed", Hello::PROTOCOL)
+            }
+        }
+    }
+}
+
+impl From<Invalid> for Refusal {
+    fn from(invalid: Invalid) -> Self {
+        Self::Invalid(invalid.to_string())
+    }
+}
+
+impl From<Refusal> for Fault {
+    fn from(refusal: Refusal) -> Self {
+        let code = match refusal {
+            Refusal::Invalid(_) => FaultCode::InvalidParameters,
+            Refusal::TooMuch(_) => FaultCode::LimitExceeded,
+            Refusal::UnsupportedVersion => FaultCode::UnsupportedVersion,
+        };
+        Self::new(code, refusal.into_text())
+    }
+}
+
+/// The members of a struct, to be taken one by one.
+pub(super) struct Fields(BTreeMap<String, Value>);
+
+impl Fields {
+    pub(super) fn of(value: Value) -> Result<Self, Refusal> {
+        match value {
+            Value::Struct(members) => Ok(Self(members)),
+            _ => Err(Refusal::invalid("a struct is expected")),
+        }
+    }
+
+    /// The members of a call's one parameter.
+    pub(super) fn of_params(params: Vec<Value>) -> Result<Self, Refusal> {
+        let [only]: [Value; 1] = params
+            .try_into()
+            .map_err(|_| Refusal::invalid("exactly one parameter, a struct, is expected"))?;
+        Self::of(only)
+    }
+
+    pub(super) fn optional(&mut self, name: &str) -> Option<Value> {
+        self.0.remove(name)
+    }
+
+    pub(super) fn required(&mut self, name: &str) -> Result<Value, Refusal> {
+        self.optional(name)
+            .ok_or_else(|| Refusal::Invalid(format!("'{name}' is missing")))
+    }
+
+    /// An integer that fits `T`.
+    pub(super) fn integer<T: TryFrom<i64>>(&mut self, name: &str) -> Result<T, Refusal> {
+        match self.required(name)? {
+            Value::Int(n) => T::try_from(n)
+                .map_err(|_| Refusal::Invalid(format!("'{name}' is out of its range"))),
+            _ => Err(Refusal::Invalid(format!("'{name}' must be an integer"))),
+        }
+    }
+
+    /// A boolean; false when it is left out.
+    pub(super) fn optional_flag(&mut self, name: &str) -> Result<bool, Refusal> {
+        match self.optional(name) {
+            None => Ok(false),
+            Some(Value::Boolean(value)) => Ok(value),
+            Some(_) => Err(Refusal::Invalid(format!("'{name}' must be a boolean"))),
+        }
+    }
+
+    pub(super) fn boolean(&mut self, name: &str) -> Result<bool, Refusal> {
+        match self.required(name)? {
+            Value::Boolean(value) => Ok(value),
+            _ => Err(Refusal::Invalid(format!("'{name}' must be a boolean"))),
+        }
+    }
+
+    /// The bytes of a string or of base64.
+    pub(super) fn bytes(&mut self, name: &str) -> Result<Vec<u8>, Refusal> {
+        bytes(self.required(name)?, name)
+    }
+
+    /// Text, as a string or as base64 of its UTF-8.
+    pub(super) fn text(&mut self, name: &str) -> Result<String, Refusal> {
+        text(self.required(name)?, name)
+    }
+
+    pub(super) fn path(&mut self, name: &str) -> Result<RelPath, Refusal> {
+        Ok(RelPath::new(&self.bytes(name)?)?)
+    }
+
+    /// An array of at most `most` values.
+    pub(super) fn array(&mut self, name: &str, most: usize) -> Result<Vec<Value>, Refusal> {
+        array(self.required(name)?, name, most)
+    }
+
+    /// The `limit` of a request for one page: at least 1.
+    pub(super) fn limit(&mut self) -> Result<u32, Refusal> {
+        match self.integer("limit")? {
+            0 => Err(Refusal::invalid("'limit' must be at least 1")),
+            limit => Ok(limit),
+        }
+    }
+}
+
+pub(super) fn bytes(value: Value, name: &str) -> Result<Vec<u8>, Refusal> {
+    value
+        .into_bytes()
+        .ok_or_else(|| Refusal::Invalid(format!("'{name}' must be a string or base64")))
+}
+
+pub(super) fn text(value: Value, name: &str) -> Result<String, Refusal> {
+    String::from_utf8(bytes(value, name)?)
+        .map_err(|_| Refusal::Invalid(format!("'{name}' must be UTF-8")))
+}
+
+pub(super) fn array(value: Value, name: &str, most: usize) -> Result<Vec<Value>, Refusal> {
+    match value {
+        Value::Array(values) if values.len() <= most => Ok(values),
+        Value::Array(_) => Err(Refusal::too_much(most, name)),
+        _ => Err(Refusal::Invalid(format!("'{name}' must be an array"))),
+    }
+}
+
+/// A struct value from its members.
+pub(super) fn structure<const N: usize>(all: [(&str, Value); N]) -> Value {
+    members(all.into_iter())
+}
+
+/// The same, where some may be missing.
+pub(super) fn members<'a>(all: impl Iterator<Item = (&'a str, Value)>) -> Value {
+    Value::Struct(all.map(|(name, value)| (name.to_owned(), value)).collect())
+}

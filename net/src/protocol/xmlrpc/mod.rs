@@ -1,0 +1,126 @@
+//! XML-RPC: documents to [`Value`]s and back, for input that nobody vouches for.
+//!
+//! This module has never heard of TinyP2P. A document is read in one pass over its events
+//! ([`read_call`], [`read_response`]), never as a tree of XML; every [`Limits`] bound is checked
+//! before what it bounds is allocated. What XML-RPC does not need is refused rather than skipped:
+//! document types (and with them every entity bomb), processing instructions, attributes, unknown
+//! elements, `nil`. A document that was cut anywhere is an error, never a shorter message.
+//!
+//! Layers: `tokens` (bytes to tags and character data, the only place that knows quick-xml), `read`
+//! (the grammar), `write`.
+
+use crate::model::text::harmless;
+use std::collections::BTreeMap;
+
+mod read;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
+mod tokens;
+mod write;
+
+pub use read::{Call, Outcome, read_call, read_response};
+pub(crate) use tokens::ELEMENTS;
+pub use write::{write_call, write_fault, write_response};
+
+/// One XML-RPC value.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Value {
+    /// `i4`, `int` and `i8`. Written as `int` where 32 bits are enough, so that programs without
+    /// the `i8` extension can read it, else as `i8`.
+    Int(i64),
+    /// `boolean`.
+    Boolean(bool),
+    /// `double`; always finite when read. XML-RPC has no infinity and no NaN: they are written as
+    /// strings, so that the reader sees a wrong type rather than a wrong number.
+    Double(f64),
+    /// `string`, an untyped value, or the text of a `dateTime.iso8601`. One that XML 1.0 cannot
+    /// carry is written as base64.
+    String(String),
+    /// `base64`.
+    Bytes(Vec<u8>),
+    /// `array`.
+    Array(Vec<Value>),
+    /// `struct`. A member name given twice makes the document invalid.
+    Struct(BTreeMap<String, Value>),
+}
+
+impl Value {
+    /// Bytes that are meant as text, such as a file name: a string if XML 1.0 can carry them, else
+    /// base64. [`Value::into_bytes`] takes both.
+    pub fn from_bytes_text(bytes: &[u8]) -> Self {
+        match std::str::from_utf8(bytes) {
+            Ok(text) if text.chars().all(is_xml_char) => Self::String(text.to_owned()),
+            _ => Self::Bytes(bytes.to_vec()),
+        }
+    }
+
+    /// The bytes of a string or of base64; `None` for every other type.
+    pub fn into_bytes(self) -> Option<Vec<u8>> {
+        match self {
+            Self::String(text) => Some(text.into_bytes()),
+            Self::Bytes(bytes) => Some(bytes),
+            _ => None,
+        }
+    }
+}
+
+impl From<&str> for Value {
+    fn from(text: &str) -> Self {
+        Self::String(text.to_owned())
+    }
+}
+
+/// What a document may cost. Exceeding a bound is [`Error::Limit`], which names it.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Bytes of the whole document.
+    pub bytes: usize,
+    /// Arrays and structs inside one another.
+    pub depth: usize,
+    /// Values in the whole document, those inside arrays and structs included.
+    pub values: usize,
+    /// Bytes of one string, of one decoded base64 value, of one method or member name.
+    pub string_bytes: usize,
+    /// Members of one struct.
+    pub members: usize,
+}
+
+/// Why a document was refused.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Error {
+    /// Not XML, cut short, or with parts of XML that are refused for safety.
+    #[error("not a well-formed document: {0}")]
+    NotWellFormed(String),
+    /// XML, but not what XML-RPC calls a call or a response.
+    #[error("not XML-RPC: {0}")]
+    NotXmlRpc(String),
+    /// More than [`Limits`] allow.
+    #[error("more than {most} {what}")]
+    Limit {
+        /// What there was too much of, in the plural.
+        what: &'static str,
+        /// The bound.
+        most: usize,
+    },
+}
+
+/// The `Char` of XML 1.0 (fifth edition, production 2). Everything else cannot be written at all,
+/// not even as a reference.
+pub(crate) fn is_xml_char(c: char) -> bool {
+    match c {
+        '\t' | '\n' | '\r' => true,
+        '\u{fffe}' | '\u{ffff}' => false,
+        c => c >= ' ',
+    }
+}
+
+/// The beginning of something that a peer sent, for an error message: short, on one line, and nothing
+/// that drives a terminal.
+fn excerpt(text: &str) -> String {
+    let end = text
+        .char_indices()
+        .nth(60)
+        .map_or(text.len(), |(end, _)| end);
+    harmless(&text[..end]).into_owned()
+}

@@ -1,0 +1,369 @@
+//! One question to every member, under one deadline.
+//!
+//! Each member is asked on its own lane of threads, all at the same time; what has answered when
+//! the deadline passes counts, and the rest is reported as late. A member that does not answer
+//! holds its own lane and nothing else.
+//!
+//! The two questions that filesystems ask all day, [`Fanout::list`] and [`Fanout::stat`], do not wait
+//! for members that are slow each time ([`slow_peers`](super::slow_peers)), as long as somebody else has what is asked for. What
+//! these say too late of a directory is kept ([`late_listings`](super::late_listings)) and counts when it is listed again.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashSet;
+use std::sync::{Arc, Weak, mpsc};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::late_listings::LateListings;
+use super::slow_peers::Pace;
+use crate::budget::{ByteBudget, Held, Relieve};
+use crate::concurrency::peer_pools::Lanes;
+use crate::config::CALL_DEADLINE;
+use crate::error::Error;
+use crate::model::{Attributes, PeerId, RelPath};
+use crate::peer::{self, Peer, Told};
+use crate::protocol::wire::{Listing, Request, StatRequest};
+
+/// Calls of one member that may be under way at once. More would only queue at its disk.
+const CALLS_PER_MEMBER: usize = 4;
+
+/// Calls that may wait for a place; a member that has this many is slow or frozen.
+const WAITING_PER_MEMBER: usize = 64;
+
+/// Questions that may wait for a slow member, beside [`CALLS_PER_MEMBER`]: it may be needed for another
+/// one soon, and a queue that takes longer than the deadline is of no use to anybody.
+const WAITING_FOR_SLOW: usize = 4;
+
+/// A question that waited longer than this for a place says nothing about its member if it then ran out
+/// of time: those that took the places do.
+const QUEUED: Duration = Duration::from_millis(250);
+
+/// The time that a listing of more entries takes says as much about its size as about the member.
+const SMALL_LISTING: usize = 1024;
+
+/// What one member said, or why it said nothing.
+#[derive(Debug, Clone)]
+pub struct Answer<T> {
+    /// Who.
+    pub member: PeerId,
+    /// How that member is shown to people; unique in the network.
+    pub name: Arc<str>,
+    /// What. An [`Error`] with [`Error::is_absence`] says nothing about what the member has.
+    pub result: Result<T, Error>,
+}
+
+/// All answers to one question about what members share.
+#[derive(Debug)]
+pub struct Round<T> {
+    /// One for each member that was asked.
+    pub answers: Vec<Answer<T>>,
+    /// Those whose answers may be gone by for [`PROMISE`](crate::config::PROMISE), unless a
+    /// [`Listener`](super::subscriptions::Listener) is told otherwise. Sorted.
+    pub watched: Vec<PeerId>,
+    /// True if these are all who were asked and are there.
+    pub is_all_watched: bool,
+    /// Which members there were.
+    pub revision: u64,
+}
+
+/// Whom to ask.
+#[derive(Clone, Default, Debug)]
+pub struct Whom {
+    /// This member alone, if any.
+    pub only: Option<PeerId>,
+    /// Not these, as what they say is known. Sorted.
+    pub known: Vec<PeerId>,
+    /// True if one of the known has what is asked for, so that nobody has to wait for it.
+    pub is_found: bool,
+}
+
+impl Whom {
+    /// All members.
+    pub fn everyone() -> Self {
+        Self::default()
+    }
+
+    /// One of them.
+    pub fn only(member: PeerId) -> Self {
+        Self {
+            only: Some(member),
+            ..Self::default()
+        }
+    }
+
+    /// True if `member` is to be asked.
+    pub fn includes(&self, member: PeerId) -> bool {
+        self.only.is_none_or(|only| only == member) && self.known.binary_search(&member).is_err()
+    }
+}
+
+/// Someone to ask.
+#[derive(Clone)]
+pub struct Asked {
+    /// How the member is shown to people.
+    pub name: Arc<str>,
+    /// The member.
+    pub peer: Arc<dyn Peer>,
+}
+
+/// Asks many members the same thing at once.
+pub struct Fanout {
+    lanes: Lanes,
+    /// For those who are not waited for, so that their backlog does not make them seem frozen.
+    slow_lanes: Lanes,
+    pace: Arc<Mutex<Pace>>,
+    late: Arc<LateListings>,
+    budget: Arc<ByteBudget>,
+}
+
+impl Default for Fanout {
+    fn default() -> Self {
+        Self::new("ask", Arc::default())
+    }
+}
+
+impl Fanout {
+    /// A fan-out with lanes of its own, whose threads have this name: however many questions fill
+    /// these, those of another do not wait. Listings take their memory from `budget`.
+    pub fn new(name: &'static str, budget: Arc<ByteBudget>) -> Self {
+        let late = Arc::default();
+        let keeper: Weak<dyn Relieve> = Arc::downgrade(&late) as Weak<_>;
+        budget.ask_for_room(keeper);
+        Self {
+            budget,
+            lanes: Lanes::new(name, CALLS_PER_MEMBER, WAITING_PER_MEMBER),
+            slow_lanes: Lanes::new("ask-slow", CALLS_PER_MEMBER, WAITING_FOR_SLOW),
+            pace: Arc::default(),
+            late,
+        }
+    }
+
+    /// What its answers take their memory from.
+    pub fn budget(&self) -> &Arc<ByteBudget> {
+        &self.budget
+    }
+
+    /// Puts `question` to all of `members` and returns one answer for each, in their order, by
+    /// `deadline`. The question gets the deadline too and should end by it; if it does not, its
+    /// answer is lost and its thread stays taken until it ends.
+    pub fn ask<T, Q>(&self, members: &[Asked], deadline: Instant, question: Q) -> Vec<Answer<T>>
+    where
+        T: Send + 'static,
+        Q: Fn(&dyn Peer, Instant) -> Result<T, Error> + Send + Sync + 'static,
+    {
+        self.ask_promptly(
+            members,
+            (&HashSet::new(), false),
+            deadline,
+            question,
+            |_| true,
+        )
+    }
+
+    /// Tells `peer` that files of its without a root should get one soon. Waits for nothing: whoever has no time for that
+    /// now will be told again.
+    pub fn compare(&self, peer: &Arc<dyn Peer>, paths: Vec<RelPath>) {
+        let told = Arc::clone(peer);
+        let tell = move || {
+            let request = Request::Stat(StatRequest {
+                paths,
+                watch: false,
+                compare: true,
+            });
+            if let Err(error) = told.call(&request, Instant::now() + CALL_DEADLINE) {
+                tracing::debug!(peer = ?told.id(), %error, "was not told what to compare");
+            }
+        };
+        // A full lane has more urgent things to do.
+        let _ = self.lanes.of(peer.id()).run(tell);
+    }
+
+    /// The whole of `directory` at every one of `members`, which are those among `whom` who are there, by `deadline`. Slow
+    /// members are not waited for once somebody has it: their answer is an [`Error::Slow`], beside what they last said of
+    /// the directory, if that is known.
+    pub fn list(
+        &self,
+        members: &[Asked],
+        whom: &Whom,
+        directory: &RelPath,
+        deadline: Instant,
+    ) -> Vec<Answer<Told<Option<Held<Listing>>>>> {
+        let slow = self.slow(members, whom);
+        let (wanted, is_slow) = (directory.clone(), slow.clone());
+        let (pace, late) = (Arc::clone(&self.pace), Arc::clone(&self.late));
+        let budget = Arc::clone(&self.budget);
+        let question = move |peer: &dyn Peer, deadline| {
+            let begun = Instant::now();
+            let answer = peer::list(peer, &wanted, &budget, deadline);
+            let now = Instant::now();
+            let is_small = |told: &Told<Option<Held<Listing>>>| {
+                let listing = told.answer.as_ref();
+                listing.is_none_or(|listing| listing.entries.len() <= SMALL_LISTING)
+            };
+            note(&pace, peer, &answer, is_small, now - begun);
+            if is_slow.contains(&peer.id()) && !matches!(&answer, Err(error) if error.is_absence())
+            {
+                let listing = answer.as_ref().ok().and_then(|told| told.answer.as_ref());
+                late.put(peer.id(), &wanted, listing, now);
+            }
+            answer
+        };
+        let slow = (&slow, whom.is_found);
+        let mut answers = self.ask_promptly(members, slow, deadline, question, |told| {
+            told.answer.is_some()
+        });
+        let now = Instant::now();
+        let unanswered = answers.iter().filter(|answer| is_slow_error(answer));
+        let earlier = unanswered.filter_map(|answer| {
+            let listing = self.late.get(answer.member, directory, now)?;
+            Some(Answer {
+                member: answer.member,
+                name: Arc::clone(&answer.name),
+                result: Ok(Told {
+                    answer: Some(listing),
+                    counter: None,
+                }),
+            })
+        });
+        let earlier: Vec<_> = earlier.collect();
+        answers.extend(earlier);
+        answers
+    }
+
+    /// The attributes of `path` at every one of `members`, by `deadline`. Slow members are not waited for
+    /// once somebody has it: their answer is an [`Error::Slow`].
+    pub fn stat(
+        &self,
+        members: &[Asked],
+        whom: &Whom,
+        path: &RelPath,
+        deadline: Instant,
+    ) -> Vec<Answer<Told<Option<Attributes>>>> {
+        let slow = self.slow(members, whom);
+        let (path, pace) = (path.clone(), Arc::clone(&self.pace));
+        let question = move |peer: &dyn Peer, deadline| {
+            let begun = Instant::now();
+            let answer = peer::stat(peer, &path, deadline);
+            note(&pace, peer, &answer, |_| true, begun.elapsed());
+            answer
+        };
+        let slow = (&slow, whom.is_found);
+        self.ask_promptly(members, slow, deadline, question, |told| {
+            told.answer.is_some()
+        })
+    }
+
+    fn slow(&self, members: &[Asked], whom: &Whom) -> HashSet<PeerId> {
+        let asked = members.iter().map(|asked| asked.peer.id());
+        self.pace.lock().slow(asked, whom.known.len())
+    }
+
+    /// As [`Fanout::ask`], but those who are `slow` are waited for only until all others have answered,
+    /// if one of all these answers `suffices`, or what is known already does.
+    fn ask_promptly<T, Q>(
+        &self,
+        members: &[Asked],
+        (slow, mut is_enough): (&HashSet<PeerId>, bool),
+        deadline: Instant,
+        question: Q,
+        suffices: impl Fn(&T) -> bool,
+    ) -> Vec<Answer<T>>
+    where
+        T: Send + 'static,
+        Q: Fn(&dyn Peer, Instant) -> Result<T, Error> + Send + Sync + 'static,
+    {
+        let (question, begun) = (Arc::new(question), Instant::now());
+        let (sender, answers) = mpsc::channel();
+        let mut results: Vec<Option<Result<T, Error>>> = Vec::with_capacity(members.len());
+        // How many answers are to come: of the slow ones, and of the others.
+        let (mut slow_ones, mut prompt_ones) = (0, 0);
+        for (index, asked) in members.iter().enumerate() {
+            let (peer, question, sender) = (
+                Arc::clone(&asked.peer),
+                Arc::clone(&question),
+                sender.clone(),
+            );
+            let id = asked.peer.id();
+            let who = || asked.name.to_string();
+            let is_slow = slow.contains(&id);
+            let (lanes, awaited, refusal) = match is_slow {
+                true => (&self.slow_lanes, &mut slow_ones, Error::Slow { who: who() }),
+                false => (&self.lanes, &mut prompt_ones, Error::Busy { who: who() }),
+            };
+            let refused = refusal.clone();
+            let job = move || {
+                let no_wonder = is_slow || begun.elapsed() > QUEUED;
+                let result = match question(&*peer, deadline) {
+                    Err(Error::Timeout { .. }) if no_wonder => Err(refused),
+                    result => result,
+                };
+                // The asker has gone when this comes too late; then nobody wants it.
+                let _ = sender.send((index, result));
+            };
+            results.push(match lanes.of(id).run(job) {
+                Ok(()) => {
+                    *awaited += 1;
+                    None
+                }
+                Err(_) => Some(Err(refusal)),
+            });
+        }
+        drop(sender);
+        while prompt_ones > 0 || (slow_ones > 0 && !is_enough) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            // Disconnection before every answer came means that a question panicked.
+            let Ok((index, result)) = answers.recv_timeout(left) else {
+                break;
+            };
+            match slow.contains(&members[index].peer.id()) {
+                true => slow_ones -= 1,
+                false => prompt_ones -= 1,
+            }
+            is_enough |= result.as_ref().is_ok_and(&suffices);
+            results[index] = Some(result);
+        }
+        let named = members.iter().zip(results);
+        named
+            .map(|(asked, result)| Answer {
+                member: asked.peer.id(),
+                name: Arc::clone(&asked.name),
+                result: result.unwrap_or_else(|| {
+                    let who = asked.name.to_string();
+                    // A slow one is not suspected, even if all the time there was did not suffice:
+                    // that it is gone shows when it does not answer its next hello.
+                    Err(match slow.contains(&asked.peer.id()) {
+                        true => Error::Slow { who },
+                        false => Error::Timeout { who },
+                    })
+                }),
+            })
+            .collect()
+    }
+}
+
+/// Learns from the time that an answer took: a refusal tells as much as a small answer. So does a question that ran
+/// out of time, unless it had none to begin with: a member whose disk hangs greets everybody and answers nothing.
+fn note<T>(
+    pace: &Mutex<Pace>,
+    peer: &dyn Peer,
+    answer: &Result<T, Error>,
+    is_small: impl Fn(&T) -> bool,
+    took: Duration,
+) {
+    let says_something = match answer {
+        Ok(answer) => is_small(answer),
+        Err(Error::Fault { .. }) => true,
+        Err(Error::Timeout { .. }) => took >= super::slow_peers::PROMPT,
+        Err(_) => false,
+    };
+    if says_something {
+        pace.lock().note(peer.id(), took);
+    }
+}
+
+fn is_slow_error<T>(answer: &Answer<T>) -> bool {
+    matches!(answer.result, Err(Error::Slow { .. }))
+}

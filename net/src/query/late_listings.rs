@@ -1,0 +1,205 @@
+//! What slow members said after nobody waited any more.
+//!
+//! A member that is not waited for ([`super::slow_peers`]) answers all the same, a second later. What it said
+//! of a directory is kept, so that whoever lists that directory again sees its files: as they were then,
+//! which is better than not at all. Pure: time comes in as `now`.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::budget::{Held, Relieve, Weigh};
+use crate::model::{PeerId, RelPath};
+use crate::protocol::wire::Listing;
+
+/// What was said so long ago counts no more. Each listing of the directory brings a newer one.
+const KEPT: Duration = Duration::from_secs(300);
+
+/// The most bytes of all listings together: some 20,000 names.
+const MAX_BYTES: usize = 8 << 20;
+
+/// What a listing costs beside its entries and the path, which is in both tables.
+const OVERHEAD: usize = 256;
+
+type Key = (PeerId, RelPath);
+
+/// What slow members said last, for all who ask.
+#[derive(Default)]
+pub(crate) struct LateListings(Mutex<Late>);
+
+impl LateListings {
+    /// `member` has said this of `directory`; `None` if that it has no such directory. Without room for it nothing is kept.
+    pub(crate) fn put(
+        &self,
+        member: PeerId,
+        directory: &RelPath,
+        listing: Option<&Held<Listing>>,
+        now: Instant,
+    ) {
+        // Whoever has no room may take this very lock.
+        let fits = listing.filter(|listing| weight(directory, listing) <= MAX_BYTES);
+        let listing = fits.and_then(Held::copy);
+        let gone = self.0.lock().put(member, directory.clone(), listing, now);
+        drop(gone);
+    }
+
+    /// What `member` last said of `directory`.
+    pub(crate) fn get(
+        &self,
+        member: PeerId,
+        directory: &RelPath,
+        now: Instant,
+    ) -> Option<Held<Listing>> {
+        let listing = self.0.lock().get(member, directory, now)?;
+        listing.copy()
+    }
+}
+
+impl Relieve for LateListings {
+    fn relieve(&self, member: PeerId) {
+        let gone = self.0.lock().remove_all_of(member);
+        drop(gone);
+    }
+}
+
+/// Listings by who made them and of what.
+#[derive(Default)]
+struct Late {
+    listings: HashMap<Key, (Instant, Arc<Held<Listing>>)>,
+    /// When each came, in that order; may name some that came again since.
+    arrivals: VecDeque<(Instant, Key)>,
+    bytes: usize,
+}
+
+impl Late {
+    /// Takes in what was said. Returns what had to go, to be dropped without the lock.
+    fn put(
+        &mut self,
+        member: PeerId,
+        directory: RelPath,
+        listing: Option<Held<Listing>>,
+        now: Instant,
+    ) -> Vec<Arc<Held<Listing>>> {
+        let key = (member, directory);
+        let mut gone: Vec<_> = self.remove(&key).into_iter().collect();
+        if let Some(listing) = listing {
+            self.bytes += weight(&key.1, &listing);
+            self.arrivals.push_back((now, key.clone()));
+            self.listings.insert(key, (now, Arc::new(listing)));
+        }
+        while let Some((came, key)) = self.arrivals.front() {
+            let is_last = self.listings.get(key).is_some_and(|(at, _)| at == came);
+            let is_old = now.saturating_duration_since(*came) >= KEPT;
+            if is_last && !is_old && self.bytes <= MAX_BYTES {
+                break;
+            }
+            if let (Some((_, key)), true) = (self.arrivals.pop_front(), is_last) {
+                gone.extend(self.remove(&key));
+            }
+        }
+        gone
+    }
+
+    fn get(&self, member: PeerId, directory: &RelPath, now: Instant) -> Option<Arc<Held<Listing>>> {
+        let (came, listing) = self.listings.get(&(member, directory.clone()))?;
+        (now.saturating_duration_since(*came) < KEPT).then(|| Arc::clone(listing))
+    }
+
+    fn remove_all_of(&mut self, member: PeerId) -> Vec<Arc<Held<Listing>>> {
+        let keys = self.listings.keys().filter(|(who, _)| *who == member);
+        let keys: Vec<Key> = keys.cloned().collect();
+        keys.iter().filter_map(|key| self.remove(key)).collect()
+    }
+
+    fn remove(&mut self, key: &Key) -> Option<Arc<Held<Listing>>> {
+        let (_, listing) = self.listings.remove(key)?;
+        self.bytes -= weight(&key.1, &listing);
+        Some(listing)
+    }
+}
+
+fn weight(directory: &RelPath, listing: &Listing) -> usize {
+    listing.entries.weight() + directory.weight() + OVERHEAD
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::budget::ByteBudget;
+    use crate::model::{Attributes, Entry, Kind, Mode, Name, Version};
+
+    fn path(text: &str) -> RelPath {
+        RelPath::new(text.as_bytes()).unwrap()
+    }
+
+    fn id(n: u8) -> PeerId {
+        PeerId::from_bytes([n; 32])
+    }
+
+    fn listing(entries: usize) -> Option<Held<Listing>> {
+        let entry = |number: usize| Entry {
+            name: Name::new(number.to_string().into_bytes()).unwrap(),
+            attributes: Attributes {
+                kind: Kind::File,
+                mode: Mode::Plain,
+                size: 1,
+                mtime: 1.into(),
+                version: Version(1),
+                root: None,
+            },
+        };
+        let listing = Listing {
+            version: Version(1),
+            mtime: 1.into(),
+            more: false,
+            counter: None,
+            entries: (0..entries).map(entry).collect(),
+        };
+        let budget: Arc<ByteBudget> = Arc::default();
+        Some(Held::new(listing, budget.reserve(id(1))))
+    }
+
+    #[test]
+    fn the_last_word_of_a_member_counts_for_a_while() {
+        let (mut late, now) = (Late::default(), Instant::now());
+        late.put(id(1), path("d"), listing(1), now);
+        late.put(id(1), path("d"), listing(2), now);
+        let entries = |late: &Late, now| late.get(id(1), &path("d"), now).map(|l| l.entries.len());
+        assert_eq!(entries(&late, now), Some(2));
+        assert_eq!(entries(&late, now + KEPT), None);
+        assert!(late.get(id(2), &path("d"), now).is_none());
+        late.put(id(1), path("d"), None, now);
+        assert_eq!((entries(&late, now), late.bytes), (None, 0));
+    }
+
+    #[test]
+    fn the_oldest_goes_when_there_is_too_much() {
+        let (mut late, now) = (Late::default(), Instant::now());
+        let third = 2 * MAX_BYTES / 5 / listing(1).unwrap().entries.weight();
+        for (number, name) in ["a", "b", "c", "d"].into_iter().enumerate() {
+            let now = now + Duration::from_millis(number as u64);
+            late.put(id(1), path(name), listing(third), now);
+        }
+        let kept = ["a", "b", "c", "d"].map(|name| late.get(id(1), &path(name), now).is_some());
+        assert_eq!(kept, [false, false, true, true]);
+        late.put(id(1), path("huge"), listing(6 * third), now);
+        assert_eq!((late.bytes, late.listings.len()), (0, 0));
+    }
+
+    #[test]
+    fn what_came_again_and_again_is_held_once() {
+        let (mut late, now) = (Late::default(), Instant::now());
+        for second in 0..1000 {
+            late.put(
+                id(1),
+                path("d"),
+                listing(3),
+                now + Duration::from_secs(second),
+            );
+        }
+        assert_eq!(late.bytes, weight(&path("d"), &listing(3).unwrap()));
+        assert!(late.arrivals.len() <= 1 + KEPT.as_secs() as usize);
+    }
+}

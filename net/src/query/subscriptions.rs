@@ -1,0 +1,413 @@
+//! Following what changes at members, for as long as somebody goes by what they said.
+//!
+//! Each member whose answers are in use is polled by a thread of its own (`tinyp2p.changes`, PROTOCOL.md section
+//! 5.5). The poll begins with the first watched answer and ends when the last one is too old to be gone by. When it
+//! fails, everything that the member said holds for no longer than it would without; the next watched answer begins
+//! another one.
+//!
+//! An answer may be gone by only if its counter is no older than the poll's first: what happened before nobody
+//! would tell.
+//!
+//! News cost whoever hears them, so nobody may have any number of them (`allowance.rs`), and nobody is polled all the time because
+//! it answers all the time (`pace.rs`). A member with more is not followed for a
+//! while, each time for longer: its answers count for as long as those that nobody watches.
+
+mod allowance;
+mod pace;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, RwLock};
+
+use crate::config::PROMISE;
+use crate::error::Error;
+use crate::model::PeerId;
+use crate::peer::Peer;
+use crate::protocol::wire::{Change, ChangesRequest, Request, Response};
+use allowance::{Allowance, Floods};
+use pace::Paces;
+
+/// How long a poll asks the member to wait. Together with [`GRACE`] the time after which a member that has fallen
+/// silent is no longer believed.
+const WAIT: Duration = Duration::from_secs(5);
+
+/// A poll that has no answer this long after its time was up has failed.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// Polls begin no sooner after one another, however quick the answers are.
+const PACE: Duration = Duration::from_millis(15);
+
+/// An answer that comes sooner was not waited for by anybody, and counts.
+const EARLY: Duration = Duration::from_millis(2500);
+
+/// A member whose poll has failed is not polled again for this long.
+const PAUSE: Duration = Duration::from_secs(2);
+
+/// Members that are followed at once: each takes a thread.
+const MAX_FOLLOWED: usize = 1024;
+
+/// What is new at a member.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum News {
+    /// These may be otherwise than it has told.
+    Changed(Vec<Change>),
+    /// Nobody tells any more what changes there.
+    Lost,
+}
+
+/// Someone who goes by what members said. Called from the thread that follows the member, with no lock held.
+pub trait Listener: Send + Sync {
+    /// Something is new at `member`.
+    fn news(&self, member: PeerId, news: &News);
+}
+
+/// Reports that a poll failed.
+type Report = Box<dyn Fn(PeerId, &Error) + Send + Sync>;
+
+/// The members that are followed.
+pub struct Followers {
+    followed: Mutex<HashMap<PeerId, Followed>>,
+    /// Until when members are not followed whose polls failed, or that had too much to say.
+    paused: Mutex<HashMap<PeerId, Instant>>,
+    floods: Mutex<Floods>,
+    paces: Mutex<Paces>,
+    listeners: RwLock<Vec<Weak<dyn Listener>>>,
+    report: Report,
+}
+
+struct Followed {
+    /// The first counter that was asked for.
+    first: u64,
+    /// When the last answer that is gone by is too old.
+    until: Instant,
+    /// Whom the thread polls; another one once the member has come back.
+    peer: Weak<dyn Peer>,
+}
+
+impl Followers {
+    /// Follows nobody yet. `report` hears of polls that fail.
+    pub fn new(report: Report) -> Arc<Self> {
+        Arc::new(Self {
+            followed: Mutex::default(),
+            paused: Mutex::default(),
+            floods: Mutex::default(),
+            paces: Mutex::default(),
+            listeners: RwLock::default(),
+            report,
+        })
+    }
+
+    /// Tells `listener` all news from now on, for as long as it lives.
+    pub fn listen(&self, listener: Weak<dyn Listener>) {
+        let mut listeners = self.listeners.write();
+        listeners.retain(|known| known.strong_count() > 0);
+        listeners.push(listener);
+    }
+
+    /// True if what `peer` said with `counter` at `now` may be gone by for [`PROMISE`], unless there are news.
+    pub fn follow(self: &Arc<Self>, peer: &Arc<dyn Peer>, counter: u64, now: Instant) -> bool {
+        let until = now + PROMISE;
+        let mut followed = self.followed.lock();
+        if let Some(known) = followed.get_mut(&peer.id()) {
+            let is_good = known.is_of(&**peer) && known.first <= counter;
+            if is_good {
+                known.until = until;
+            }
+            return is_good;
+        }
+        if followed.len() >= MAX_FOLLOWED || self.is_paused(peer.id(), now) {
+            return false;
+        }
+        let new = Followed {
+            first: counter,
+            until,
+            peer: Arc::downgrade(peer),
+        };
+        let (followers, peer) = (Arc::downgrade(self), Arc::clone(peer));
+        let id = peer.id();
+        let thread = std::thread::Builder::new().name(format!("follow-{}", id.short()));
+        let spawned = thread.spawn(move || run(&followers, &*peer, counter));
+        let is_followed = spawned.is_ok();
+        if is_followed {
+            followed.insert(id, new);
+        }
+        is_followed
+    }
+
+    /// Ends all polls, each at the latest after the call that is under way.
+    pub fn stop(&self) {
+        self.followed.lock().clear();
+    }
+
+    /// Says that nothing of what `member` told holds any longer.
+    pub fn distrust(&self, member: PeerId) {
+        self.tell(member, &News::Lost);
+    }
+
+    fn tell(&self, member: PeerId, news: &News) {
+        let listeners = self.listeners.read().clone();
+        for listener in listeners.iter().filter_map(Weak::upgrade) {
+            listener.news(member, news);
+        }
+    }
+
+    /// True while `peer` is to be polled; if nobody needs it any more, it is forgotten.
+    fn is_needed(&self, peer: &dyn Peer, now: Instant) -> bool {
+        let mut followed = self.followed.lock();
+        let known = followed.get(&peer.id()).filter(|known| known.is_of(peer));
+        let Some(known) = known else { return false };
+        let is_needed = now < known.until;
+        if !is_needed {
+            followed.remove(&peer.id());
+        }
+        is_needed
+    }
+
+    fn is_paused(&self, member: PeerId, now: Instant) -> bool {
+        let mut paused = self.paused.lock();
+        paused.retain(|_, until| now < *until);
+        paused.contains_key(&member)
+    }
+
+    /// Ends the poll of `peer`, and lets nobody begin another one before `until`.
+    fn end(&self, peer: &dyn Peer, until: Instant) {
+        self.paused.lock().insert(peer.id(), until);
+        self.forget(peer);
+        self.tell(peer.id(), &News::Lost);
+    }
+
+    fn forget(&self, peer: &dyn Peer) {
+        let mut followed = self.followed.lock();
+        if followed
+            .get(&peer.id())
+            .is_some_and(|known| known.is_of(peer))
+        {
+            followed.remove(&peer.id());
+        }
+    }
+}
+
+impl Followed {
+    fn is_of(&self, peer: &dyn Peer) -> bool {
+        std::ptr::addr_eq(self.peer.as_ptr(), peer)
+    }
+}
+
+/// Polls one member until nobody needs it, or it fails.
+fn run(followers: &Weak<Followers>, peer: &dyn Peer, counter: u64) {
+    let mut since = counter;
+    let mut allowance = Allowance::new(Instant::now());
+    loop {
+        {
+            let Some(followers) = followers.upgrade() else {
+                return;
+            };
+            if !followers.is_needed(peer, Instant::now()) {
+                return;
+            }
+        }
+        let begun = Instant::now();
+        let request = Request::Changes(ChangesRequest { since, wait: WAIT });
+        let answer = peer.call(&request, Instant::now() + WAIT + GRACE);
+        let Some(followers) = followers.upgrade() else {
+            return;
+        };
+        match answer {
+            Ok(Response::Changes(changes)) => {
+                since = changes.counter;
+                let (now, count) = (Instant::now(), changes.changes.len());
+                let is_early = now - begun < EARLY;
+                if (is_early || count > 0) && !allowance.takes(count, now) {
+                    let pause = followers.floods.lock().note(peer.id(), now);
+                    let seconds = pause.as_secs();
+                    tracing::info!(member = ?peer.id(), seconds, "changes too much to be followed");
+                    return followers.end(peer, now + pause);
+                }
+                if count > 0 {
+                    followers.tell(peer.id(), &News::Changed(changes.changes));
+                }
+                let mut next = begun + PACE;
+                if is_early {
+                    let mut paces = followers.paces.lock();
+                    next = next.max(paces.next(peer.id(), peer.remote(), count > 0, now));
+                }
+                drop(followers);
+                std::thread::sleep(next.saturating_duration_since(Instant::now()));
+            }
+            other => {
+                let error = match other {
+                    Err(error) => error,
+                    Ok(_) => Error::misbehaved(peer.id().short(), "an answer to another question"),
+                };
+                tracing::debug!(member = ?peer.id(), %error, "changes are no longer heard of");
+                followers.end(peer, Instant::now() + PAUSE);
+                (followers.report)(peer.id(), &error);
+                return;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::model::RelPath;
+    use crate::protocol::wire::Depth;
+    use crate::testing::{Behaviour, MemoryPeer};
+
+    /// Keeps what it hears.
+    #[derive(Default)]
+    struct Ear(Mutex<Vec<News>>);
+
+    impl Listener for Ear {
+        fn news(&self, _: PeerId, news: &News) {
+            self.0.lock().push(news.clone());
+        }
+    }
+
+    impl Ear {
+        fn hears(&self, expected: &News) {
+            let deadline = Instant::now() + Duration::from_secs(10);
+            while !self.0.lock().contains(expected) {
+                assert!(Instant::now() < deadline, "{:?}", self.0.lock());
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        }
+    }
+
+    fn setting() -> (Arc<Followers>, Arc<Ear>, Arc<MemoryPeer>) {
+        let followers = Followers::new(Box::new(|_, _| {}));
+        let ear = Arc::new(Ear::default());
+        followers.listen(Arc::downgrade(&ear) as Weak<dyn Listener>);
+        (followers, ear, Arc::new(MemoryPeer::new(1)))
+    }
+
+    fn dynamic(peer: &Arc<MemoryPeer>) -> Arc<dyn Peer> {
+        Arc::clone(peer) as Arc<dyn Peer>
+    }
+
+    fn changed(text: &str) -> News {
+        let path = RelPath::new(text.as_bytes()).unwrap();
+        News::Changed(vec![Change {
+            path,
+            depth: Depth::Tree,
+        }])
+    }
+
+    #[test]
+    fn what_changes_after_a_watched_answer_is_heard_of() {
+        let (followers, ear, peer) = setting();
+        peer.watch();
+        let counter = peer.counter();
+        assert!(followers.follow(&dynamic(&peer), counter, Instant::now()));
+        peer.put("a", "x", 1);
+        ear.hears(&changed("a"));
+        peer.put("b", "x", 1);
+        ear.hears(&changed("b"));
+    }
+
+    #[test]
+    fn an_answer_older_than_the_poll_is_not_gone_by() {
+        let (followers, _, peer) = setting();
+        peer.watch();
+        let before = peer.counter();
+        peer.put("a", "x", 1);
+        let now = Instant::now();
+        assert!(followers.follow(&dynamic(&peer), peer.counter(), now));
+        assert!(!followers.follow(&dynamic(&peer), before, now));
+        assert!(followers.follow(&dynamic(&peer), peer.counter(), now));
+    }
+
+    #[test]
+    fn a_failing_poll_ends_the_promise_and_the_next_answer_begins_another() {
+        let (followers, ear, peer) = setting();
+        peer.watch();
+        let now = Instant::now();
+        assert!(followers.follow(&dynamic(&peer), peer.counter(), now));
+        peer.behave(Behaviour::Gone);
+        ear.hears(&News::Lost);
+        peer.behave(Behaviour::Honest);
+        let now = Instant::now();
+        assert!(!followers.follow(&dynamic(&peer), peer.counter(), now));
+        let later = now + PAUSE;
+        assert!(followers.follow(&dynamic(&peer), peer.counter(), later));
+        peer.put("a", "x", 1);
+        ear.hears(&changed("a"));
+    }
+
+    #[test]
+    fn a_member_that_does_not_watch_is_lost_at_once() {
+        let (followers, ear, peer) = setting();
+        assert!(followers.follow(&dynamic(&peer), 7, Instant::now()));
+        ear.hears(&News::Lost);
+    }
+
+    #[test]
+    fn a_member_that_came_back_is_not_mistaken_for_the_one_that_is_polled() {
+        let (followers, _, peer) = setting();
+        peer.watch();
+        let now = Instant::now();
+        assert!(followers.follow(&dynamic(&peer), peer.counter(), now));
+        let again = Arc::new(MemoryPeer::new(1));
+        assert!(!followers.follow(&dynamic(&again), u64::MAX, now));
+    }
+
+    #[test]
+    fn a_flood_of_news_ends_the_promise_for_ever_longer() {
+        let (followers, ear, peer) = setting();
+        peer.behave(Behaviour::Flooding(1024, false));
+        let begun = Instant::now();
+        let mut times = 0;
+        let mut lost = 0;
+        while begun.elapsed() < 3 * PAUSE {
+            times += usize::from(followers.follow(&dynamic(&peer), 1, Instant::now()));
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        for news in &*ear.0.lock() {
+            lost += usize::from(*news == News::Lost);
+        }
+        assert!(times > 1 && lost > 0, "followed {times} times, lost {lost}");
+        // Today's pace would be 66 a second.
+        assert!(peer.polls() < 25, "{} polls", peer.polls());
+    }
+
+    #[test]
+    fn who_answers_at_once_without_news_is_seldom_polled() {
+        let (followers, _, peer) = setting();
+        peer.behave(Behaviour::Flooding(0, false));
+        assert!(followers.follow(&dynamic(&peer), 1, Instant::now()));
+        std::thread::sleep(Duration::from_secs(3));
+        assert!((2..=45).contains(&peer.polls()), "{} polls", peer.polls());
+    }
+
+    #[test]
+    fn changes_are_heard_of_within_a_second_however_many_there_were() {
+        let (followers, ear, peer) = setting();
+        peer.watch();
+        assert!(followers.follow(&dynamic(&peer), peer.counter(), Instant::now()));
+        let mut longest = Duration::ZERO;
+        for number in 0..70 {
+            let (name, begun) = (format!("{number}"), Instant::now());
+            peer.put(&name, "x", 1);
+            ear.hears(&changed(&name));
+            longest = longest.max(begun.elapsed());
+        }
+        assert!(longest < Duration::from_secs(1), "{longest:?}");
+    }
+
+    #[test]
+    fn nobody_is_polled_once_the_last_answer_is_too_old() {
+        let (followers, _, peer) = setting();
+        peer.watch();
+        let then = Instant::now().checked_sub(PROMISE).unwrap();
+        followers.follow(&dynamic(&peer), peer.counter(), then);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while followers.followed.lock().contains_key(&peer.id()) {
+            assert!(Instant::now() < deadline);
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! How much a member may have to say of its changes.
+//!
+//! Pure: time comes in as `now`. A share in which somebody works has a few changes a second; one into which an archive is
+//! unpacked has thousands for a moment. Whoever has more than that all the time is better asked than heard.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use crate::fairness::{Refill, TokenBucket};
+use crate::model::PeerId;
+use crate::protocol::wire::Changes;
+
+/// What an answer before its time costs beside its changes, in changes. How often there is one, [`super::pace`] says.
+const ANSWER: u32 = 16;
+
+/// Changes for each second; and so many at once, four full answers.
+const CHANGES: Refill = Refill {
+    burst: 4 * (Changes::MAX_CHANGES as u32 + ANSWER),
+    per_second: 1024,
+};
+
+/// How long a member is not followed after its first flood. Each further one doubles it.
+const FIRST_PAUSE: Duration = Duration::from_secs(2);
+
+/// The longest such time: that of a promise, so that it costs no more than one that never watched.
+const LONGEST_PAUSE: Duration = Duration::from_secs(64);
+
+/// Whoever has not flooded for this long begins anew.
+const FORGIVEN: Duration = Duration::from_secs(300);
+
+/// Members that are remembered, more than there ever are in one network.
+const MAX_MEMBERS: usize = 1024;
+
+/// What one poll may bring.
+pub(super) struct Allowance(TokenBucket);
+
+impl Allowance {
+    /// A full one.
+    pub(super) fn new(now: Instant) -> Self {
+        Self(TokenBucket::new(CHANGES, now))
+    }
+
+    /// True if an answer with so many changes is within it.
+    pub(super) fn takes(&mut self, changes: usize, now: Instant) -> bool {
+        let changes = u32::try_from(changes).unwrap_or(u32::MAX);
+        let cost = changes.saturating_add(ANSWER);
+        self.0.take_many(cost, now).is_ok()
+    }
+}
+
+/// Who had too much to say, how often, and when last.
+#[derive(Default)]
+pub(super) struct Floods(HashMap<PeerId, (u32, Instant)>);
+
+impl Floods {
+    /// `member` had too much to say: it is not to be followed for so long.
+    pub(super) fn note(&mut self, member: PeerId, now: Instant) -> Duration {
+        let is_old = |then: Instant| now.saturating_duration_since(then) >= FORGIVEN;
+        self.0.retain(|_, (_, then)| !is_old(*then));
+        if self.0.len() >= MAX_MEMBERS && !self.0.contains_key(&member) {
+            let oldest = self.0.iter().min_by_key(|(_, (_, then))| *then);
+            if let Some(oldest) = oldest.map(|(member, _)| *member) {
+                self.0.remove(&oldest);
+            }
+        }
+        let (times, then) = self.0.entry(member).or_insert((0, now));
+        let pause = FIRST_PAUSE * 2_u32.saturating_pow(*times);
+        (*times, *then) = ((*times + 1).min(16), now);
+        pause.min(LONGEST_PAUSE)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(n: u16) -> PeerId {
+        let mut key = [0; 32];
+        key[..2].copy_from_slice(&n.to_le_bytes());
+        PeerId::from_bytes(key)
+    }
+
+    #[test]
+    fn work_is_within_the_allowance_and_a_flood_is_not() {
+        let now = Instant::now();
+        let mut work = Allowance::new(now);
+        let at = |number: u32| now + Duration::from_millis(17) * number;
+        assert!((0..10_000).all(|number| work.takes(1, at(number))));
+        let mut flood = Allowance::new(now);
+        let full = (0..1000).filter(|number| flood.takes(Changes::MAX_CHANGES, at(*number)));
+        assert!(full.count() < 4 + 17);
+        let mut many = Allowance::new(now);
+        let begun = (0..10_000)
+            .take_while(|number| many.takes(1, now + Duration::from_millis(1) * *number));
+        assert!(begun.count() < 500);
+    }
+
+    #[test]
+    fn each_flood_doubles_the_pause_until_it_is_forgiven() {
+        let (mut floods, now) = (Floods::default(), Instant::now());
+        let pauses: Vec<u64> = (0..8).map(|_| floods.note(id(1), now).as_secs()).collect();
+        assert_eq!(pauses, [2, 4, 8, 16, 32, 64, 64, 64]);
+        assert_eq!(floods.note(id(2), now), FIRST_PAUSE);
+        assert_eq!(floods.note(id(1), now + FORGIVEN), FIRST_PAUSE);
+    }
+
+    #[test]
+    fn no_number_of_members_grows_it_beyond_its_bound() {
+        let (mut floods, now) = (Floods::default(), Instant::now());
+        (0..3000).for_each(|n| {
+            floods.note(id(n), now);
+        });
+        assert!(floods.0.len() <= MAX_MEMBERS);
+    }
+}

@@ -1,0 +1,70 @@
+//! Which files were served a moment ago, so that the next request for them need not wait.
+//!
+//! Whoever reads at random, or streams by many ranges, asks for the same file again and again. Finding it
+//! takes a visit to a blocking thread each time: a walk down its path, and a look into the database of content
+//! roots. Of a file that was just served, all of that is in memory, and the kernel opens it without waiting right where the
+//! request arrived, or says that it cannot.
+//!
+//! Nothing stays open meanwhile: what is withdrawn is gone at once, and a file system can be unmounted. Only
+//! paths of regular files whose bytes are in the page cache are kept, as nothing here may wait, and no device may be opened.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::model::RelPath;
+
+/// How long a file counts as just served.
+const KEPT: Duration = Duration::from_secs(1);
+
+/// Files remembered at once, whoever asked for them.
+const MOST: usize = 64;
+
+/// The paths, and when each file was opened by the long way.
+#[derive(Default)]
+pub(super) struct Recent(Mutex<HashMap<RelPath, Instant>>);
+
+impl Recent {
+    /// True if the file at `path` was served just before `now`.
+    pub(super) fn holds(&self, path: &RelPath, now: Instant) -> bool {
+        let opened = self.0.lock().get(path).copied();
+        opened.is_some_and(|at| is_fresh(at, now))
+    }
+
+    /// Remembers that the file at `path` was opened at `now`, if there is room.
+    pub(super) fn put(&self, path: RelPath, now: Instant) {
+        let mut paths = self.0.lock();
+        if paths.len() >= MOST {
+            paths.retain(|_, at| is_fresh(*at, now));
+        }
+        if paths.len() < MOST || paths.contains_key(&path) {
+            paths.insert(path, now);
+        }
+    }
+}
+
+fn is_fresh(at: Instant, now: Instant) -> bool {
+    now.saturating_duration_since(at) < KEPT
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_few_and_remembered_for_a_moment() {
+        let (recent, now) = (Recent::default(), Instant::now());
+        let path = |number: usize| RelPath::new(number.to_string().as_bytes()).unwrap();
+        for number in 0..=MOST {
+            recent.put(path(number), now);
+        }
+        assert!(recent.holds(&path(0), now + KEPT / 2));
+        assert!(!recent.holds(&path(MOST), now), "there was no room");
+        assert!(!recent.holds(&path(0), now + KEPT));
+        recent.put(path(MOST), now + KEPT);
+        assert!(recent.holds(&path(MOST), now + KEPT));
+        assert_eq!(recent.0.lock().len(), 1);
+    }
+}

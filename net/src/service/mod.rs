@@ -1,0 +1,27 @@
+//! What a node answers, whoever asks and by whatever way.
+//!
+//! [`answer`] has one answer for each method, [`batch`] those for many small files at once. The web server
+//! answers members with them, and [`local_peer`] answers this node itself.
+
+pub mod answer;
+pub(crate) mod batch;
+pub mod local_peer;
+
+use std::sync::Arc;
+
+use crate::content::cache::Cache;
+use crate::legacy::Legacy;
+use crate::membership::Members;
+use crate::share::Share;
+
+/// What a node answers from.
+pub struct Service {
+    /// What it shares; `None` shares nothing.
+    pub share: Option<Arc<Share>>,
+    /// What it has read from others and gives to others; `None` gives nothing.
+    pub cache: Option<Arc<Cache>>,
+    /// Whom it knows.
+    pub members: Arc<Members>,
+    /// Its part in a network of 2004; `None` closes connections that are not encrypted.
+    pub legacy: Option<Arc<Legacy>>,
+}

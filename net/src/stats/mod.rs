@@ -1,0 +1,4 @@
+//! What the node is doing: [`ledger`] counts what came from whom, [`status`] is all of it as plain data.
+
+pub mod ledger;
+pub mod status;

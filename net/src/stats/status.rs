@@ -1,0 +1,252 @@
+//! What a node is doing, as plain data: [`Node::status`](crate::Node::status) makes it from what is in
+//! memory, without asking anybody and without waiting.
+//!
+//! It is also the object that programs read, so fields are only ever added; `fs/SEMANTICS.md` says
+//! what each one means. Nothing in it is derived from the password.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+use super::ledger::Account;
+use crate::membership::Standing;
+use crate::model::{PeerId, RelPath};
+
+/// One node at one moment.
+#[derive(Clone, PartialEq, Default, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Status {
+    /// How it names itself.
+    pub name: String,
+    /// Its identity.
+    pub peer_id: String,
+    /// The TCP port that it listens on; 0 when it does not.
+    pub port: u16,
+    /// The version of the protocol that it speaks.
+    pub protocol: u32,
+    /// Seconds since it was started.
+    pub uptime_seconds: u64,
+    /// All others that are or were there, by their names.
+    pub members: Vec<MemberStatus>,
+    /// What waits in memory for readers.
+    pub memory: MemoryStatus,
+    /// What lies on disk.
+    pub cache: CacheStatus,
+    /// Bytes of files that came from members and were right, as far as that could be told.
+    pub received: u64,
+    /// Pieces of files that came from members and were wrong.
+    pub refused: u64,
+    /// The protocol of 2004, which is not encrypted; `None` when it is not spoken.
+    pub legacy: Option<LegacyStatus>,
+    /// Why nothing of the shared directory is shared for now, in words; `None` while it is, and without one.
+    pub share_problem: Option<String>,
+    /// Directories of the share that cannot be read, as far as somebody has come upon them.
+    pub unreadable: Vec<Unreadable>,
+}
+
+/// A directory that is shared and cannot be read.
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Unreadable {
+    /// Where it lies in the share; what is not printable is escaped.
+    pub path: String,
+    /// What is wrong with it, in words.
+    pub problem: String,
+    /// Seconds since that is known.
+    pub seconds: u64,
+}
+
+/// A node in a network of 2004.
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LegacyStatus {
+    /// By what it can be, or was, called there; none when it does not listen.
+    pub urls: Vec<String>,
+    /// The servers that it knows, itself not among them.
+    pub servers: Vec<String>,
+}
+
+/// One member, as this node sees it.
+#[derive(Clone, PartialEq, Default, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MemberStatus {
+    /// How it is shown: no two have the same name.
+    pub name: String,
+    /// Its identity.
+    pub peer_id: String,
+    /// Where it was last reached, if it was.
+    pub address: Option<String>,
+    /// Whether it answers.
+    pub state: Presence,
+    /// Seconds since it is in that state.
+    pub state_seconds: u64,
+    /// What last went wrong with it, if anything has.
+    pub last_error: Option<String>,
+    /// Seconds since then.
+    pub last_error_seconds: Option<u64>,
+    /// The files of which it sent wrong bytes.
+    pub blamed: Vec<Blame>,
+    /// How many pieces of files it sent wrong; they may be of more files than are blamed by name.
+    pub refused: u64,
+    /// Bytes of files that came from it and were not wrong.
+    pub received: u64,
+    /// How many of them in the last whole second.
+    pub rate: u64,
+}
+
+/// Whether a member answers.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Presence {
+    /// It does.
+    Present,
+    /// It did, and does not now.
+    #[default]
+    Absent,
+}
+
+/// A file of which a member sent wrong bytes.
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Blame {
+    /// Where it lies in that member's share; what is not UTF-8 is replaced.
+    pub path: String,
+    /// How many of its pieces were refused.
+    pub times: u64,
+}
+
+/// Bytes on their way to readers.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MemoryStatus {
+    /// How many there are.
+    pub held: u64,
+    /// How many all open files together aim to stay below.
+    pub budget: u64,
+}
+
+/// Bytes on disk.
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CacheStatus {
+    /// Where they lie; `None` when this node keeps nothing on disk.
+    pub directory: Option<String>,
+    /// How many there are.
+    pub held: u64,
+    /// The most that there may be.
+    pub limit: u64,
+}
+
+/// What is known of every other member. One that is known by nothing but its wrong bytes any more is
+/// among them all the same.
+pub(crate) fn members(
+    standings: Vec<Standing>,
+    mut accounts: HashMap<PeerId, (Account, u64)>,
+    now: Instant,
+) -> Vec<MemberStatus> {
+    let mut members: Vec<_> = standings
+        .into_iter()
+        .map(|standing| {
+            let (account, rate) = accounts.remove(&standing.id).unwrap_or_default();
+            let seconds = |since| now.saturating_duration_since(since).as_secs();
+            let (last_error, last_error_at) = standing.trouble.unzip();
+            MemberStatus {
+                name: standing.name.to_string(),
+                address: standing.address.map(|address| address.to_string()),
+                state: match standing.is_present {
+                    true => Presence::Present,
+                    false => Presence::Absent,
+                },
+                state_seconds: seconds(standing.since),
+                last_error: last_error.map(|error| error.to_string()),
+                last_error_seconds: last_error_at.map(seconds),
+                ..counted(standing.id, account, rate)
+            }
+        })
+        .collect();
+    let forgotten = accounts.into_iter();
+    let forgotten = forgotten.filter(|(_, (account, _))| account.refused > 0);
+    members.extend(forgotten.map(|(id, (account, rate))| counted(id, account, rate)));
+    members.sort_by(|a, b| (&a.name, &a.peer_id).cmp(&(&b.name, &b.peer_id)));
+    members
+}
+
+/// What the ledger has of a member, of which nothing else is known.
+fn counted(id: PeerId, account: Account, rate: u64) -> MemberStatus {
+    let blame = |(path, times): (RelPath, u64)| Blame {
+        path: String::from_utf8_lossy(path.as_bytes()).into_owned(),
+        times,
+    };
+    MemberStatus {
+        name: id.short(),
+        peer_id: id.to_string(),
+        blamed: account.blamed.into_iter().map(blame).collect(),
+        refused: account.refused,
+        received: account.received,
+        rate,
+        ..MemberStatus::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::error::Error;
+    use crate::model::Address;
+    use crate::stats::ledger::Ledger;
+
+    fn id(number: u8) -> PeerId {
+        PeerId::from_bytes([number; 32])
+    }
+
+    #[test]
+    fn a_member_is_shown_with_what_came_from_it() {
+        let (ledger, since) = (Ledger::default(), Instant::now());
+        ledger.received(id(1), 10);
+        ledger.blame(id(1), &RelPath::new(b"d/f\xff").unwrap());
+        ledger.received(id(3), 10);
+        let error = Error::Timeout { who: "ann".into() };
+        let standing = |number, name: &str, is_present| Standing {
+            id: id(number),
+            name: name.into(),
+            address: Some(Address::new("10.0.0.1", 7)),
+            is_present,
+            since,
+            trouble: (!is_present).then(|| (error.clone(), since)),
+        };
+        let standings = vec![standing(2, "bob", true), standing(1, "ann", false)];
+        let now = since + Duration::from_secs(5);
+        let members = members(standings, ledger.read().0, now);
+        let names: Vec<_> = members.iter().map(|member| &*member.name).collect();
+        assert_eq!(names, ["ann", "bob"], "whoever left is forgotten");
+        let (ann, bob) = (&members[0], &members[1]);
+        assert_eq!((ann.state, ann.state_seconds), (Presence::Absent, 5));
+        assert_eq!(
+            ann.last_error.as_deref(),
+            Some("ann did not answer in time")
+        );
+        assert_eq!(ann.last_error_seconds, Some(5));
+        assert_eq!((ann.received, ann.refused), (10, 1));
+        let blame = Blame {
+            path: "d/f\u{fffd}".into(),
+            times: 1,
+        };
+        assert_eq!(ann.blamed, [blame]);
+        assert_eq!((bob.state, bob.received), (Presence::Present, 0));
+        assert_eq!((&bob.last_error, bob.last_error_seconds), (&None, None));
+        assert_eq!(bob.address.as_deref(), Some("10.0.0.1:7"));
+    }
+
+    #[test]
+    fn who_sent_wrong_bytes_is_blamed_even_after_it_was_forgotten() {
+        let ledger = Ledger::default();
+        ledger.blame(id(1), &RelPath::new(b"f").unwrap());
+        let members = members(Vec::new(), ledger.read().0, Instant::now());
+        assert_eq!(members.len(), 1);
+        assert_eq!(members[0].peer_id, id(1).to_string());
+        assert_eq!(members[0].blamed[0].path, "f");
+    }
+}

@@ -1,0 +1,403 @@
+//! How bytes get to another machine: the seam below TLS.
+//!
+//! [`Dial`] turns an address into a [`Link`], an ordered byte stream whose every wait has a
+//! deadline and that any thread can shut down. [`TcpDialer`] is the one that exists; a transport
+//! that traverses NATs can stand beside it without a change to anything above.
+//!
+//! A TCP link is a non-blocking socket plus `poll(2)`: one system call when bytes are there, and an
+//! exact deadline when they are not, without a `setsockopt` each time the time left changes.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream, ToSocketAddrs};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+
+use super::resolver::Names;
+use crate::error::Error;
+use crate::model::Address;
+
+/// Unacknowledged data and unanswered probes end a connection after this time.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
+
+/// An idle connection is probed after this time, so that a dead one is known before it is used.
+const PROBE_AFTER: Duration = Duration::from_secs(15);
+
+/// A connection to where the other side may not be any more is given up when nothing has come for so long.
+const RETIRED_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Makes connections.
+pub trait Dial: Send + Sync + fmt::Debug {
+    /// Connects to `address` by `deadline`: [`Error::Unreachable`] or [`Error::Timeout`].
+    fn dial(&self, address: &Address, deadline: Instant) -> Result<Arc<dyn Link>, Error>;
+}
+
+/// A connection: bytes in order, both ways.
+pub trait Link: Send + Sync + fmt::Debug {
+    /// Reads some bytes; 0 at the end; [`io::ErrorKind::TimedOut`] at the deadline.
+    fn read(&self, buffer: &mut [u8], deadline: Instant) -> io::Result<usize>;
+
+    /// Writes all bytes, or fails; [`io::ErrorKind::TimedOut`] at the deadline.
+    fn write_all(&self, bytes: &[u8], deadline: Instant) -> io::Result<()>;
+
+    /// True while the connection is open and the other side has sent nothing that was not read:
+    /// what an idle connection must be like before it is used again.
+    fn is_quiet(&self) -> bool;
+
+    /// Ends the connection; reads and writes that wait in other threads return at once.
+    fn shutdown(&self);
+
+    /// Says that the other side, or this one, has another address by now. Nothing new should be asked here; what is under
+    /// way may end well, and is given up ([`Error::Moved`]) once it has waited a second for a sign of life.
+    fn retire(&self);
+
+    /// True once that was said.
+    fn is_retired(&self) -> bool;
+
+    /// The address at its other end, if it is still known.
+    fn remote(&self) -> Option<IpAddr>;
+}
+
+/// Connects by TCP, trying all addresses of a name within the deadline.
+#[derive(Debug, Default)]
+pub struct TcpDialer {
+    names: Names,
+}
+
+impl TcpDialer {
+    /// Where the user named `hosts`, in their one spelling: those are resolved beside all others,
+    /// which somebody may have told to be in their way.
+    pub fn for_typed(hosts: impl IntoIterator<Item = String>) -> Self {
+        Self {
+            names: Names::new(hosts),
+        }
+    }
+}
+
+impl Dial for TcpDialer {
+    fn dial(&self, address: &Address, deadline: Instant) -> Result<Arc<dyn Link>, Error> {
+        let sockets = match zoned(address) {
+            Some(socket) => vec![socket],
+            None => {
+                let ips = self.names.resolve(&address.host, deadline)?;
+                let socket = |ip| SocketAddr::new(ip, address.port);
+                ips.into_iter().map(socket).collect()
+            }
+        };
+        match connect_any(&sockets, deadline) {
+            Ok(stream) => Ok(Arc::new(TcpLink {
+                stream,
+                is_retired: AtomicBool::new(false),
+            })),
+            Err(error) => {
+                // The name may lead elsewhere by now.
+                self.names.forget(&address.host);
+                Err(broken(&address.to_string(), &error))
+            }
+        }
+    }
+}
+
+/// The socket address of a link-local IPv6 address with its zone (RFC 4007, section 11). The system
+/// reads it, without asking anybody.
+fn zoned(address: &Address) -> Option<SocketAddr> {
+    address.host.contains('%').then_some(())?;
+    let mut sockets = (&*address.host, address.port).to_socket_addrs().ok()?;
+    sockets.next()
+}
+
+/// What a failed read, write or connect means to the caller.
+pub(crate) fn broken(who: &str, error: &io::Error) -> Error {
+    let who = who.to_owned();
+    if error.get_ref().is_some_and(|inner| inner.is::<Retired>()) {
+        return Error::Moved { who };
+    }
+    match error.kind() {
+        io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => Error::Timeout { who },
+        _ => Error::Unreachable {
+            who,
+            why: error.to_string(),
+        },
+    }
+}
+
+/// Tries one address after the other. Each but the last gets half of the time that is left, so
+/// that a dead first address cannot use it all up.
+fn connect_any(sockets: &[SocketAddr], deadline: Instant) -> io::Result<TcpStream> {
+    let mut failure = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    for (index, socket) in sockets.iter().enumerate() {
+        let left = time_left(deadline)?;
+        let budget = if index + 1 == sockets.len() {
+            left
+        } else {
+            left / 2
+        };
+        match connect(*socket, budget) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
+}
+
+fn connect(to: SocketAddr, budget: Duration) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
+    connect_with(socket, to, budget)
+}
+
+fn connect_with(socket: Socket, to: SocketAddr, budget: Duration) -> io::Result<TcpStream> {
+    socket.connect_timeout(&to.into(), budget)?;
+    // A port of the ephemeral range that nobody listens on can be connected to itself.
+    if socket.local_addr()?.as_socket() == Some(to) {
+        return Err(io::ErrorKind::ConnectionRefused.into());
+    }
+    tune(&socket)?;
+    Ok(socket.into())
+}
+
+/// SO_RCVBUF stays as it is: a fixed one gained nothing on loopback, and it would switch off the
+/// kernel's tuning, which is what fills a long link.
+fn tune(socket: &Socket) -> io::Result<()> {
+    socket.set_nonblocking(true)?;
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
+    socket.set_tcp_keepalive(
+        &TcpKeepalive::new()
+            .with_time(PROBE_AFTER)
+            .with_interval(PROBE_AFTER),
+    )
+}
+
+/// The time until `deadline`, or the error that says it has passed.
+fn time_left(deadline: Instant) -> io::Result<Duration> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() {
+        return Err(io::ErrorKind::TimedOut.into());
+    }
+    Ok(left)
+}
+
+/// Why a wait on a retired connection ended.
+#[derive(Debug, thiserror::Error)]
+#[error("the other side has another address by now")]
+struct Retired;
+
+#[derive(Debug)]
+struct TcpLink {
+    stream: TcpStream,
+    is_retired: AtomicBool,
+}
+
+impl TcpLink {
+    fn wait(&self, events: PollFlags, deadline: Instant) -> io::Result<()> {
+        loop {
+            let left = time_left(deadline)?.min(RETIRED_PATIENCE);
+            let timeout = Timespec::try_from(left).map_err(io::Error::other)?;
+            match poll(
+                &mut [PollFd::from_borrowed_fd(self.stream.as_fd(), events)],
+                Some(&timeout),
+            ) {
+                Ok(0) if left == RETIRED_PATIENCE && self.is_retired() => {
+                    return Err(io::Error::other(Retired));
+                }
+                Ok(0) => {}
+                Ok(_) => return Ok(()),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Runs `io` until it neither would block nor was interrupted.
+    fn ready<T>(
+        &self,
+        events: PollFlags,
+        deadline: Instant,
+        mut io: impl FnMut(&TcpStream) -> io::Result<T>,
+    ) -> io::Result<T> {
+        loop {
+            match io(&self.stream) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.wait(events, deadline)?;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                done => return done,
+            }
+        }
+    }
+}
+
+impl Link for TcpLink {
+    fn read(&self, buffer: &mut [u8], deadline: Instant) -> io::Result<usize> {
+        self.ready(PollFlags::IN, deadline, |mut stream| stream.read(buffer))
+    }
+
+    fn write_all(&self, mut bytes: &[u8], deadline: Instant) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let written = self.ready(PollFlags::OUT, deadline, |mut stream| stream.write(bytes))?;
+            if written == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            bytes = &bytes[written..];
+        }
+        Ok(())
+    }
+
+    fn is_quiet(&self) -> bool {
+        matches!(self.stream.peek(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    fn shutdown(&self) {
+        // An error means that it is down already.
+        let _ = self.stream.shutdown(Shutdown::Both);
+    }
+
+    fn retire(&self) {
+        self.is_retired.store(true, Ordering::Relaxed);
+    }
+
+    fn is_retired(&self) -> bool {
+        self.is_retired.load(Ordering::Relaxed)
+    }
+
+    fn remote(&self) -> Option<IpAddr> {
+        let remote = self.stream.peer_addr().ok()?;
+        Some(remote.ip().to_canonical())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::net::TcpListener;
+    use std::thread;
+
+    use super::*;
+
+    fn soon(milliseconds: u64) -> Instant {
+        Instant::now() + Duration::from_millis(milliseconds)
+    }
+
+    fn pair() -> (Arc<dyn Link>, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let link = TcpDialer::default()
+            .dial(&Address::new("127.0.0.1", port), soon(3000))
+            .unwrap();
+        (link, listener.accept().unwrap().0)
+    }
+
+    #[test]
+    fn a_read_ends_at_its_deadline() {
+        let (link, _other) = pair();
+        let start = Instant::now();
+        let error = link.read(&mut [0; 8], soon(50)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(start.elapsed() < Duration::from_secs(1));
+    }
+
+    #[test]
+    fn a_write_into_a_full_socket_ends_at_its_deadline() {
+        let (link, _other) = pair();
+        let error = link.write_all(&vec![0; 64 << 20], soon(100)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[test]
+    fn a_blocked_read_returns_when_another_thread_shuts_the_link_down() {
+        let (link, _other) = pair();
+        let reader = thread::spawn({
+            let link = link.clone();
+            move || link.read(&mut [0; 8], soon(10_000))
+        });
+        let start = Instant::now();
+        link.shutdown();
+        assert_eq!(reader.join().unwrap().unwrap(), 0);
+        assert!(start.elapsed() < Duration::from_secs(2));
+    }
+
+    #[test]
+    fn a_retired_link_waits_a_second_for_a_sign_of_life() {
+        let (link, mut other) = pair();
+        link.retire();
+        let (start, mut buffer) = (Instant::now(), [0; 8]);
+        other.write_all(b"x").unwrap();
+        assert_eq!(link.read(&mut buffer, soon(10_000)).unwrap(), 1);
+        let error = link.read(&mut buffer, soon(10_000)).unwrap_err();
+        assert!(matches!(broken("x", &error), Error::Moved { .. }));
+        assert!((1..5).contains(&start.elapsed().as_secs()));
+    }
+
+    #[test]
+    fn a_link_that_is_retired_while_it_waits_gives_up() {
+        let (link, _other) = pair();
+        let reader = thread::spawn({
+            let link = link.clone();
+            move || link.read(&mut [0; 8], soon(20_000))
+        });
+        let start = Instant::now();
+        link.retire();
+        assert!(reader.join().unwrap().is_err());
+        assert!(start.elapsed() < Duration::from_secs(5));
+    }
+
+    #[test]
+    fn a_link_is_quiet_until_the_other_side_speaks_or_leaves() {
+        let (link, mut other) = pair();
+        assert!(link.is_quiet());
+        other.write_all(b"x").unwrap();
+        link.read(&mut [0; 1], soon(3000)).unwrap();
+        assert!(link.is_quiet());
+        drop(other);
+        while link.is_quiet() {
+            thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn the_second_address_is_tried_when_the_first_refuses() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let sockets = [[127, 9, 9, 9], [127, 0, 0, 1]].map(|ip| SocketAddr::from((ip, port)));
+        assert!(connect_any(&sockets, soon(3000)).is_ok());
+    }
+
+    #[test]
+    fn the_zone_of_a_link_local_address_says_which_link() {
+        // The loopback interface is the first one everywhere.
+        let Some(SocketAddr::V6(socket)) = zoned(&Address::new("fe80::1%lo", 7)) else {
+            panic!("not understood");
+        };
+        assert_eq!((socket.scope_id(), socket.port()), (1, 7));
+        assert_eq!(zoned(&Address::new("fe80::1", 7)), None);
+    }
+
+    #[test]
+    fn a_connection_to_itself_is_none() {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket
+            .bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())
+            .unwrap();
+        // Nobody listens there, and yet TCP would connect the socket to itself.
+        let itself = socket.local_addr().unwrap().as_socket().unwrap();
+        let error = connect_with(socket, itself, Duration::from_secs(3)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+    }
+
+    #[test]
+    fn a_closed_port_is_unreachable() {
+        let port = {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            listener.local_addr().unwrap().port()
+        };
+        let error = TcpDialer::default()
+            .dial(&Address::new("127.0.0.1", port), soon(3000))
+            .unwrap_err();
+        assert!(matches!(error, Error::Unreachable { .. }), "{error}");
+    }
+}
