@@ -21,7 +21,7 @@ use crate::protocol::wire::{
     Listing, MAX_SMALL_FILE, Request, Response, SearchPage, SearchRequest, Snapshot,
     SnapshotRequest, StatRequest, StatResponse,
 };
-use crate::share::journal::Journal;
+use crate::share::watch::journal::Journal;
 
 pub use wire_peer::WirePeer;
 

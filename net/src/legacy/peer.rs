@@ -30,8 +30,8 @@ use crate::protocol::wire::{
     BatchAnswer, BatchItem, Changes, Fault, FaultCode, HashesRequest, ListRequest, Listing,
     MAX_SMALL_FILE, Request, Response, SearchPage, SearchRequest, StatRequest, StatResponse,
 };
-use crate::share::pattern::Pattern;
-use crate::share::pattern::patience::{Patience, TimeIsUp};
+use crate::share::names::pattern::Pattern;
+use crate::share::names::pattern::patience::{Patience, TimeIsUp};
 
 /// Names are not asked for again within this time, so that a listing, and a search and a look-up right
 /// behind it, cost one call.

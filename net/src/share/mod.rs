@@ -1,45 +1,24 @@
 //! What this node offers: one directory, served live.
 //!
 //! Every question is answered from the directory as it is at that moment, so a file that is dropped
-//! in is there at once: names that were read before are in memory (`index`), and used only where
-//! the directory has not changed since. What is served, and how symbolic links
-//! and mounts are treated, is decided in one place (`tree`), on top of the one place that opens
-//! anything (`beneath`). A name that a listing shows can be asked for and opened under the same
-//! path, and one that it leaves out cannot.
+//! in is there at once. A name that a listing shows can be asked for and opened under the same path,
+//! and one that it leaves out cannot. Four rooms:
+//! - `tree`: what is served, and how symbolic links and mounts are treated, on top of the one place
+//!   that opens anything (`tree::beneath`).
+//! - `names`: listings and searches. Names that were read before are in memory (`names::index`), and
+//!   used only where the directory has not changed since.
+//! - `roots`: the content of files by its root, hashed in the background.
+//! - `watch`: what changes in what others were shown.
 //!
 //! The calls block on the disk and are meant for threads that may. They hold no lock while they
 //! do. Their faults never name a path of this machine.
 
-mod access;
-mod anchor;
-mod aside;
-mod beneath;
-mod by_root;
-mod captures;
-mod file;
-mod former;
-mod hasher;
-mod index;
-pub(crate) mod journal;
-mod keeper;
-mod listing;
-mod mounts;
-mod names;
-pub(crate) mod pattern;
-mod policy;
-mod relocate;
+pub(crate) mod names;
 mod roots;
-mod search;
-mod snapshot;
-mod state;
 #[cfg(test)]
 mod tests;
-mod top;
 mod tree;
-mod unreadable;
-mod walk;
-mod watch;
-mod wishes;
+pub(crate) mod watch;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -47,13 +26,13 @@ use std::time::{Duration, Instant, SystemTime};
 use parking_lot::Mutex;
 use rustix::io::Errno;
 
-pub use by_root::{NoContent, SharedContent};
-pub(crate) use file::retry_while_changing;
-pub use file::{SharedFile, is_changed};
-pub use former::FormerFile;
-pub use pattern::check_pattern;
-pub use roots::{Place, Roots};
-pub use wishes::Asker;
+pub use names::pattern::check_pattern;
+pub use roots::by_root::{NoContent, SharedContent};
+pub use roots::former::FormerFile;
+pub use roots::store::{Place, Roots};
+pub use roots::wishes::Asker;
+pub(crate) use tree::file::retry_while_changing;
+pub use tree::file::{SharedFile, is_changed};
 
 use crate::config::{CALL_DEADLINE, ShareConfig};
 use crate::content::merkle::Subtree;
@@ -65,20 +44,20 @@ use crate::protocol::wire::{
     SearchPage, SearchRequest, StatRequest, StatResponse,
 };
 use crate::stats::status::Unreadable;
-use anchor::Anchor;
-use aside::STUCK;
-use captures::Captures;
-use hasher::Wanted;
-use index::Index;
-use keeper::Keeper;
-use names::Names;
-use relocate::Relocations;
-use search::Places;
-use snapshot::Turns;
+use names::index::Index;
+use names::name_list::Names;
+use names::search::Places;
+use roots::captures::Captures;
+use roots::hasher::Wanted;
+use roots::relocate::Relocations;
+use roots::snapshot::Turns;
+use roots::wishes::Interest;
+use tree::anchor::Anchor;
+use tree::aside::STUCK;
+use tree::unreadable::{Complaint, UnreadableDirectories};
 use tree::{Found, Tree, is_absence};
-use unreadable::{Complaint, UnreadableDirectories};
-use watch::Watch;
-use wishes::Interest;
+use watch::inotify::Watch;
+use watch::keeper::Keeper;
 
 /// A directory that changed less than this long ago may change again without its times showing it
 /// (that of vfat ticks every two seconds), so its names are not remembered yet.
@@ -151,8 +130,8 @@ impl Share {
             roots: Some(Arc::clone(&roots)),
             ..self
         });
-        hasher::start(&share, &roots)?;
-        keeper::start(&share)?;
+        roots::hasher::start(&share, &roots)?;
+        watch::keeper::start(&share)?;
         Ok(share)
     }
 
@@ -261,7 +240,7 @@ impl Share {
         }
         let names = self.names(tree, &directory).map_err(unreadable)?;
         let after = request.after.as_ref();
-        let page = listing::page(tree, &directory, &names, after, limit, until);
+        let page = names::listing::page(tree, &directory, &names, after, limit, until);
         let page = page.map_err(|error| match error {
             Errno::TIMEDOUT => too_slow(),
             other => internal(other),

@@ -5,7 +5,7 @@
 //! - A link is served as what it leads to. Relative links only: an absolute one is left out even
 //!   if it leads back into the share, as it names a place of this machine and not of the share.
 //!   So are dangling links, loops, and links that lead outside.
-//! - The [policy](super::policy) judges the real path, every step of it, before it is touched: a
+//! - The [policy](self::policy) judges the real path, every step of it, before it is touched: a
 //!   link shows nothing that its target's own path would not.
 //! - A link to a directory is left out where it leads back up, to a directory that holds (or is)
 //!   one that the path has passed through, so that every walk of the tree ends. (`find -L`
@@ -13,10 +13,19 @@
 //! - Another mounted file system is served as part of the tree unless it is a mount of this
 //!   program. Its root is looked at without asking it anything. What lies below may hang whoever looks at it, unless the kernel
 //!   answers for it by itself: so the way ends there with a [`Crossing`], and is walked again where it can
-//!   be left behind ([`super::aside`]).
+//!   be left behind ([`self::aside`]).
 
 use std::ops::Range;
+pub(crate) mod access;
+pub(crate) mod anchor;
+pub(crate) mod aside;
+pub(crate) mod beneath;
 mod crossing;
+pub(crate) mod file;
+pub(crate) mod mountinfo;
+pub(crate) mod policy;
+pub(crate) mod stat;
+pub(crate) mod unreadable;
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -24,16 +33,16 @@ use std::sync::Arc;
 use rustix::fs::readlinkat;
 use rustix::io::Errno;
 
-use super::access::Rights;
-use super::aside::{Aside, Crossing};
-use super::beneath::{Beneath, Mounts, open_directory};
-use super::file::Way;
-use super::mounts::{Answerer, Device, MountTable};
-use super::names::{Names, Seen};
-use super::policy::Policy;
-use super::state::State;
+use super::names::name_list::{Names, Seen};
 use crate::model::{Attributes, Kind, Name, RelPath};
+use access::Rights;
+use aside::{Aside, Crossing};
+use beneath::{Beneath, Mounts, open_directory};
 use crossing::Halt;
+use file::Way;
+use mountinfo::{Answerer, Device, MountTable};
+use policy::Policy;
+use stat::State;
 
 /// The most links on one path, as the kernel has it (path_resolution(7)).
 const MAX_LINKS: usize = 40;
@@ -43,7 +52,7 @@ const MAX_STEPS: usize = 1024;
 
 /// The shared directory as one request found it, and the rules of what is served from it.
 #[derive(Debug)]
-pub(super) struct Tree {
+pub(crate) struct Tree {
     beneath: Beneath,
     policy: Arc<Policy>,
     mounts: Arc<MountTable>,
@@ -57,7 +66,7 @@ pub(super) struct Tree {
 
 /// A spot of the tree and the way there.
 #[derive(Clone, Debug)]
-pub(super) struct Place {
+pub(crate) struct Place {
     /// The path with every link resolved.
     real: RelPath,
     /// The real directories from which the way went on by a link to another directory.
@@ -68,13 +77,13 @@ pub(super) struct Place {
 
 /// What a path leads to: a regular file or a directory, pinned.
 #[derive(Clone, Debug)]
-pub(super) struct Found {
+pub(crate) struct Found {
     place: Place,
     handle: Arc<OwnedFd>,
     /// What may stop to answer on the way there; the last one is what has to answer for it.
     crossed: Vec<Crossing>,
     /// Its state when it was pinned.
-    pub(super) state: State,
+    pub(crate) state: State,
 }
 
 /// Anything that a handle can pin.
@@ -85,7 +94,7 @@ struct Pinned {
 
 impl Tree {
     /// The tree below `beneath`, which is in the state `root`.
-    pub(super) fn new(
+    pub(crate) fn new(
         beneath: Beneath,
         policy: Arc<Policy>,
         (mounts, aside): (Arc<MountTable>, Arc<Aside>),
@@ -105,19 +114,19 @@ impl Tree {
     }
 
     /// True when nothing on the way to `path` is left out, nor `path` itself.
-    pub(super) fn serves(&self, path: &RelPath) -> bool {
+    pub(crate) fn serves(&self, path: &RelPath) -> bool {
         self.policy.serves(path)
     }
 
     /// Which of the directories that were found at the share's path, one after the other, this is.
-    pub(super) fn generation(&self) -> u64 {
+    pub(crate) fn generation(&self) -> u64 {
         self.generation
     }
 
     /// Pins the directory at `path` if it lies right there: neither a symbolic link nor a mount is on the way,
     /// which are errors ([`Errno::LOOP`], [`Errno::XDEV`]), and so is a share that may stop to answer
     /// ([`Errno::OPNOTSUPP`]). `None` where there is nothing, or no directory.
-    pub(super) fn pin_directory(&self, path: &RelPath) -> Result<Option<OwnedFd>, Errno> {
+    pub(crate) fn pin_directory(&self, path: &RelPath) -> Result<Option<OwnedFd>, Errno> {
         if !self.policy.serves(path) {
             return Ok(None);
         }
@@ -141,7 +150,7 @@ impl Tree {
 
     /// What `path` leads to. Every reason why nothing is served there is an error that
     /// [`is_absence`] knows.
-    pub(super) fn find(self: &Arc<Self>, path: &RelPath) -> Result<Found, Errno> {
+    pub(crate) fn find(self: &Arc<Self>, path: &RelPath) -> Result<Found, Errno> {
         match self.find_across(path, &[]) {
             Ok(found) => Ok(found),
             Err(Halt::Failed(error)) => Err(error),
@@ -270,13 +279,13 @@ impl Tree {
     }
 
     /// The names in a directory that may be served, without asking what they lead to. To be called [`Tree::on`] it.
-    pub(super) fn names(&self, directory: &Found) -> Result<Names, Errno> {
+    pub(crate) fn names(&self, directory: &Found) -> Result<Names, Errno> {
         let keep = self.policy.of_directory(&directory.place.real);
         Names::read(&open_directory(&directory.handle)?, keep)
     }
 
     /// What a directory's listing says of those of its `names` that have these numbers; `None` leaves a name out.
-    pub(super) fn entries(
+    pub(crate) fn entries(
         self: &Arc<Self>,
         directory: &Found,
         names: &Arc<Names>,
@@ -339,7 +348,7 @@ impl Tree {
     }
 
     /// What members see of what was found.
-    pub(super) fn attributes(&self, found: &Found) -> Option<Attributes> {
+    pub(crate) fn attributes(&self, found: &Found) -> Option<Attributes> {
         let attributes = found.state.attributes()?;
         let mode = match found.crossed.is_empty() {
             true => self.rights.of_pinned(&found.state, &found.handle),
@@ -351,7 +360,7 @@ impl Tree {
     /// Opens a file for reading; its state is that of the moment after. The file may have been
     /// replaced since it was found: by another file, which is opened then, or by what is not
     /// served, which is an error that [`is_absence`] knows.
-    pub(super) fn open(self: &Arc<Self>, found: &Found) -> Result<(OwnedFd, State), Errno> {
+    pub(crate) fn open(self: &Arc<Self>, found: &Found) -> Result<(OwnedFd, State), Errno> {
         self.on(found, |tree, found| {
             let file = tree.beneath.read(&found.place.real)?;
             let state = State::of(&file)?;
@@ -364,7 +373,7 @@ impl Tree {
     }
 
     /// The way to the bytes of a file that was found, if that is not a short one.
-    pub(super) fn way(&self, found: &Found) -> Option<Way> {
+    pub(crate) fn way(&self, found: &Found) -> Option<Way> {
         let crossing = found.crossed.last()?;
         Some(Way {
             aside: Arc::clone(&self.aside),
@@ -375,7 +384,7 @@ impl Tree {
 
 impl Tree {
     /// Opens a file right away that was found at `path` a moment ago; `None` where that would take a wait, or a longer way.
-    pub(super) fn open_now(&self, path: &RelPath) -> Option<(OwnedFd, State)> {
+    pub(crate) fn open_now(&self, path: &RelPath) -> Option<(OwnedFd, State)> {
         if self.crossing.is_some() || !self.policy.serves(path) {
             return None;
         }
@@ -424,17 +433,17 @@ impl Found {
 
     /// Its state by now, of which the file system is asked, wherever that is: what its names cost
     /// to read would have to wait for it as well. To be called [`Tree::on`] it.
-    pub(super) fn present_state(&self) -> Result<State, Errno> {
+    pub(crate) fn present_state(&self) -> Result<State, Errno> {
         State::of_present(&self.handle)
     }
 
     /// True if its file system may stop to answer.
-    pub(super) fn may_stop(&self) -> bool {
+    pub(crate) fn may_stop(&self) -> bool {
         !self.crossed.is_empty()
     }
 
     /// Its path with every link resolved.
-    pub(super) fn real(&self) -> &RelPath {
+    pub(crate) fn real(&self) -> &RelPath {
         &self.place.real
     }
 }
@@ -450,14 +459,14 @@ fn target(link: &OwnedFd) -> Result<Vec<Vec<u8>>, Errno> {
 }
 
 /// `directory/name`, unless no request could spell it.
-pub(super) fn join(directory: &RelPath, name: &[u8]) -> Result<RelPath, Errno> {
+pub(crate) fn join(directory: &RelPath, name: &[u8]) -> Result<RelPath, Errno> {
     let name = Name::new(name).map_err(|_| Errno::NOENT)?;
     directory.join(&name).map_err(|_| Errno::NAMETOOLONG)
 }
 
 /// True when an error says that nothing is served at a path, rather than that this machine could
 /// not find out.
-pub(super) fn is_absence(error: Errno) -> bool {
+pub(crate) fn is_absence(error: Errno) -> bool {
     matches!(
         error,
         Errno::NOENT
@@ -473,6 +482,6 @@ pub(super) fn is_absence(error: Errno) -> bool {
 
 /// True when this process or machine has run out of something, so that any other path would have
 /// failed as well.
-pub(super) fn is_exhaustion(error: Errno) -> bool {
+pub(crate) fn is_exhaustion(error: Errno) -> bool {
     matches!(error, Errno::MFILE | Errno::NFILE | Errno::NOMEM)
 }

@@ -304,7 +304,8 @@ fn what_is_not_served_any_more_is_not_found_by_its_content() {
 fn huge(share: &Rooted) -> std::path::PathBuf {
     let place = share.base.path().join("served/huge");
     let file = fs::File::create(&place).unwrap();
-    file.set_len(hasher::MAX_HASHED + 1).unwrap();
+    file.set_len(crate::share::roots::hasher::MAX_HASHED + 1)
+        .unwrap();
     age(&place);
     place
 }

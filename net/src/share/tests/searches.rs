@@ -16,7 +16,7 @@ fn settle() {
 fn expected(share: &Fixture, pattern: &str, after: Option<&RelPath>) -> Vec<String> {
     let mut listed = std::collections::BTreeSet::new();
     walk(share, "", &mut listed);
-    let pattern = pattern::Pattern::new(pattern).unwrap();
+    let pattern = crate::share::names::pattern::Pattern::new(pattern).unwrap();
     let behind_link = |path: &str| {
         let parents = path.match_indices('/').map(|(slash, _)| &path[..slash]);
         parents
@@ -24,7 +24,11 @@ fn expected(share: &Fixture, pattern: &str, after: Option<&RelPath>) -> Vec<Stri
             .any(|parent| share.at(parent).is_symlink())
     };
     let name = |path: &str| path.rsplit('/').next().unwrap().to_owned();
-    let patience = || pattern::patience::Patience::new(Instant::now() + Duration::from_secs(60));
+    let patience = || {
+        crate::share::names::pattern::patience::Patience::new(
+            Instant::now() + Duration::from_secs(60),
+        )
+    };
     let matches = |name: &str| pattern.matches(name.as_bytes(), &mut patience()) == Ok(true);
     let all = listed.into_iter();
     all.filter(|text| share.at(text).is_file() && !behind_link(text))

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
+use super::aside::{Crossing, PATIENCE, Spot};
+use super::mountinfo::{Answerer, Device};
 use super::{Found, Tree};
 use crate::model::RelPath;
-use crate::share::aside::{Crossing, PATIENCE, Spot};
-use crate::share::mounts::{Answerer, Device};
 
 /// How many file systems that may stop to answer one path may cross.
 const MAX_CROSSINGS: usize = 16;

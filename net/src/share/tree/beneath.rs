@@ -3,7 +3,7 @@
 //! The directory is opened for one request; every other open of that request starts there and is one `openat2(2)` that
 //! the kernel resolves without following a symbolic link, without a magic link of `/proc` and without
 //! leaving the directory, so no race with someone who renames things can lead outside. Links are
-//! followed by [`super::tree`], one step at a time, each step through here.
+//! followed by [`crate::share::tree`], one step at a time, each step through here.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -39,7 +39,7 @@ const RESOLVE: ResolveFlags = ResolveFlags::BENEATH
 
 /// Whether a path may lead into a file system that is mounted below the shared directory.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Mounts {
+pub(crate) enum Mounts {
     /// No: `EXDEV`.
     Stay,
     /// Yes; the caller has made sure of every mount on the way.
@@ -48,29 +48,29 @@ pub(super) enum Mounts {
 
 /// The shared directory, as the only place from which anything is opened.
 #[derive(Debug)]
-pub(super) struct Beneath {
+pub(crate) struct Beneath {
     root: OwnedFd,
 }
 
 /// Pins the directory at `directory`, wherever symbolic links lead.
-pub(super) fn open_top(directory: &Path) -> Result<OwnedFd, Errno> {
+pub(crate) fn open_top(directory: &Path) -> Result<OwnedFd, Errno> {
     patiently(|| rustix::fs::openat(CWD, directory, TOP, Mode::empty()))
 }
 
 /// The same if it can be done without waiting for a disk or another machine, that is, out of the kernel's memory of
 /// names; else an error.
-pub(super) fn open_top_now(directory: &Path) -> Result<OwnedFd, Errno> {
+pub(crate) fn open_top_now(directory: &Path) -> Result<OwnedFd, Errno> {
     rustix::fs::openat2(CWD, directory, TOP, Mode::empty(), ResolveFlags::CACHED)
 }
 
 impl Beneath {
     /// What lies below `top`, a pinned directory.
-    pub(super) fn new(top: OwnedFd) -> Self {
+    pub(crate) fn new(top: OwnedFd) -> Self {
         Self { root: top }
     }
 
     /// Fails with a sentence for people when the kernel, or the sandbox around this process, has no `openat2`.
-    pub(super) fn check(&self) -> io::Result<()> {
+    pub(crate) fn check(&self) -> io::Result<()> {
         match self.pin(&RelPath::root(), Mounts::Stay) {
             Ok(_) => Ok(()),
             Err(Errno::NOSYS | Errno::PERM | Errno::INVAL) => Err(io::Error::new(
@@ -84,19 +84,19 @@ impl Beneath {
 
     /// A handle on whatever is at `path`, a symbolic link included, without opening it: a device
     /// does not notice, a FIFO does not wait. A link on the way there is `ELOOP`.
-    pub(super) fn pin(&self, path: &RelPath, mounts: Mounts) -> Result<OwnedFd, Errno> {
+    pub(crate) fn pin(&self, path: &RelPath, mounts: Mounts) -> Result<OwnedFd, Errno> {
         self.open(path, OFlags::PATH | OFlags::NOFOLLOW, mounts)
     }
 
     /// Opens `path` for reading. The caller has to look at what it got: should it be a FIFO or a
     /// terminal by now, this neither waits for it nor is controlled by it.
-    pub(super) fn read(&self, path: &RelPath) -> Result<OwnedFd, Errno> {
+    pub(crate) fn read(&self, path: &RelPath) -> Result<OwnedFd, Errno> {
         self.open(path, READ, Mounts::Cross)
     }
 
     /// Opens the file at `path` for reading if that can be done without waiting, on the shared directory's own mount. The
     /// caller knows that it was a regular file a moment ago, and looks at what it got.
-    pub(super) fn read_now(&self, path: &RelPath) -> Result<OwnedFd, Errno> {
+    pub(crate) fn read_now(&self, path: &RelPath) -> Result<OwnedFd, Errno> {
         let resolve = RESOLVE | ResolveFlags::NO_XDEV | ResolveFlags::CACHED;
         let flags = READ | OFlags::CLOEXEC;
         rustix::fs::openat2(&self.root, path.as_bytes(), flags, Mode::empty(), resolve)
@@ -113,7 +113,7 @@ impl Beneath {
 
 /// Opens a pinned directory for reading its names. Nothing is looked up, so what was pinned is
 /// what gets opened.
-pub(super) fn open_directory(pinned: impl AsFd) -> Result<OwnedFd, Errno> {
+pub(crate) fn open_directory(pinned: impl AsFd) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY;
     openat2(pinned, b".", flags, Mounts::Stay)
 }

@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use rustix::fs::{FileType, RawDir};
 
-use super::beneath::open_directory;
-use super::roots::Place;
-use super::tree::{Tree, join};
+use super::store::Place;
 use crate::model::{RelPath, Root};
+use crate::share::tree::beneath::open_directory;
+use crate::share::tree::{Tree, join};
 
 /// One search takes no longer than this: millions of names in memory, less where they have to come from a disk.
 const LONGEST: Duration = Duration::from_secs(5);
@@ -38,7 +38,7 @@ const BUFFER: usize = 64 * 1024;
 
 /// Where a file is by now.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Whereabouts {
+pub(crate) enum Whereabouts {
     /// At this path.
     At(RelPath),
     /// Not in the share, or where it cannot be looked for.
@@ -49,7 +49,7 @@ pub(super) enum Whereabouts {
 
 /// What was learned by looking for files.
 #[derive(Default, Debug)]
-pub(super) struct Relocations {
+pub(crate) struct Relocations {
     state: Mutex<State>,
     /// Held by the one that looks through the share.
     turn: Mutex<()>,
@@ -66,7 +66,7 @@ struct State {
 
 impl Relocations {
     /// Where the file is by now that was at `place` when it had the content of `root`.
-    pub(super) fn find(
+    pub(crate) fn find(
         &self,
         tree: &Arc<Tree>,
         (root, place): (Root, &Place),

@@ -4,11 +4,11 @@ use std::time::Instant;
 
 use super::former::{FormerFile, KnownTrees};
 use super::relocate::Whereabouts;
-use super::roots::Place;
-use super::tree::is_absence;
-use super::{Asker, Share, SharedFile, file_in};
+use super::store::Place;
 use crate::model::{ByteRange, ContentId, RelPath, Root, Version};
 use crate::protocol::wire::FaultCode;
+use crate::share::tree::is_absence;
+use crate::share::{Asker, Share, SharedFile, file_in};
 
 /// Where a content is to be had.
 #[derive(Debug)]
@@ -91,13 +91,13 @@ impl Share {
     }
 
     /// The root of this version, if it is known.
-    pub(super) fn root_of(&self, version: Version) -> Option<Root> {
+    pub(crate) fn root_of(&self, version: Version) -> Option<Root> {
         let roots = self.roots.as_ref()?;
         roots.of([version].into_iter()).pop().flatten()
     }
 
     /// The hash trees of what files here have or had.
-    pub(super) fn trees(&self) -> KnownTrees {
+    pub(crate) fn trees(&self) -> KnownTrees {
         KnownTrees {
             roots: self.roots.clone(),
             captures: self.captures.clone(),
@@ -105,7 +105,7 @@ impl Share {
     }
 
     /// Where a file lay that had this content.
-    pub(super) fn place_of(&self, root: Root) -> Option<Place> {
+    pub(crate) fn place_of(&self, root: Root) -> Option<Place> {
         if let Some(captured) = self.captures.of_root(root) {
             return Some(captured.place());
         }

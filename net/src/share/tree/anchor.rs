@@ -22,16 +22,16 @@ use rustix::io::Errno;
 
 use super::aside::{Aside, Crossing, PATIENCE, STUCK, Spot};
 use super::beneath::{Beneath, open_top, open_top_now};
-use super::mounts::{Answerer, Device, MountTable};
+use super::mountinfo::{Answerer, Device, MountTable};
 use super::policy::Policy;
-use super::state::State;
-use super::tree::{Tree, is_exhaustion};
+use super::stat::State;
+use super::{Tree, is_exhaustion};
 use crate::config::ShareConfig;
 use crate::model::RelPath;
 
 /// The way to the shared directory.
 #[derive(Debug)]
-pub(super) struct Anchor {
+pub(crate) struct Anchor {
     /// Absolute, as the user gave it: symbolic links in it are followed each time.
     directory: PathBuf,
     hidden: bool,
@@ -114,18 +114,18 @@ struct Identity {
 }
 
 /// One look at the path.
-pub(super) struct Look {
+pub(crate) struct Look {
     /// What is there; [`Errno::NOENT`] where nothing can be served.
-    pub(super) tree: Result<Arc<Tree>, Errno>,
+    pub(crate) tree: Result<Arc<Tree>, Errno>,
     /// Another number whenever it is another directory, or none, than at the look before.
-    pub(super) generation: u64,
+    pub(crate) generation: u64,
     /// What is served of it.
-    pub(super) policy: Arc<Policy>,
+    pub(crate) policy: Arc<Policy>,
 }
 
 /// Why nothing is served at the path.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Problem {
+pub(crate) enum Problem {
     /// It cannot be opened.
     Unopened(Errno),
     /// It lies in a mount of this program.
@@ -156,7 +156,7 @@ impl Anchor {
     ///
     /// # Errors
     /// There is none, or nothing of it may be served; or the kernel, or the sandbox around this process, has no `openat2`.
-    pub(super) fn new(config: &ShareConfig) -> io::Result<Self> {
+    pub(crate) fn new(config: &ShareConfig) -> io::Result<Self> {
         let directory = std::path::absolute(&config.directory)?;
         Beneath::new(open_top(&directory)?).check()?;
         let anchor = Self {
@@ -182,7 +182,7 @@ impl Anchor {
     }
 
     /// What is at the path now, for one request. Waits for the disk.
-    pub(super) fn look(&self) -> Look {
+    pub(crate) fn look(&self) -> Look {
         let top = self.open().and_then(|top| {
             let (state, identity) = identify(&top)?;
             Ok((top, state, identity))
@@ -222,7 +222,7 @@ impl Anchor {
 
     /// The same where that can be told without waiting: the path leads to what it led to at the last look, and all of it is in
     /// memory.
-    pub(super) fn look_now(&self) -> Option<Tree> {
+    pub(crate) fn look_now(&self) -> Option<Tree> {
         let top = open_top_now(&self.directory).ok()?;
         let (state, identity) = identify(&top).ok()?;
         let known = self.known.lock();
@@ -231,17 +231,17 @@ impl Anchor {
     }
 
     /// That of the last look; see [`Look::generation`].
-    pub(super) fn generation(&self) -> u64 {
+    pub(crate) fn generation(&self) -> u64 {
         self.known.lock().generation
     }
 
     /// Where in the share something does not answer, and since when.
-    pub(super) fn stuck(&self) -> Vec<(RelPath, Instant)> {
+    pub(crate) fn stuck(&self) -> Vec<(RelPath, Instant)> {
         self.aside.stuck()
     }
 
     /// Why nothing was served at the last look.
-    pub(super) fn problem(&self) -> Option<Problem> {
+    pub(crate) fn problem(&self) -> Option<Problem> {
         self.known.lock().problem.clone()
     }
 

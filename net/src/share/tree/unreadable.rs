@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use rustix::io::Errno;
 
 use super::aside::STUCK;
-use super::tree::is_exhaustion;
+use super::is_exhaustion;
 use crate::model::{MAX_PATH_BYTES, RelPath};
 
 /// Directories that are remembered. What would be one more is not named.
@@ -16,11 +16,11 @@ const MOST: usize = 64;
 
 /// Those that were come upon, by their real paths.
 #[derive(Debug, Default)]
-pub(super) struct UnreadableDirectories(Mutex<BTreeMap<RelPath, (Complaint, Instant)>>);
+pub(crate) struct UnreadableDirectories(Mutex<BTreeMap<RelPath, (Complaint, Instant)>>);
 
 /// What is wrong with a directory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Complaint {
+pub(crate) enum Complaint {
     /// It cannot be read.
     Failed(Errno),
     /// So many names in it make paths that are too long for anybody to ask for.
@@ -51,7 +51,7 @@ impl fmt::Display for Complaint {
 
 impl UnreadableDirectories {
     /// Notes how reading the directory at `path` went.
-    pub(super) fn note(&self, path: &RelPath, outcome: Result<usize, Errno>, now: Instant) {
+    pub(crate) fn note(&self, path: &RelPath, outcome: Result<usize, Errno>, now: Instant) {
         let complaint = match outcome {
             Ok(0) | Err(Errno::NOENT | Errno::NOTDIR) => None,
             Ok(count) => Some(Complaint::TooLong(count)),
@@ -75,12 +75,12 @@ impl UnreadableDirectories {
     }
 
     /// Their paths.
-    pub(super) fn paths(&self) -> Vec<RelPath> {
+    pub(crate) fn paths(&self) -> Vec<RelPath> {
         self.0.lock().keys().cloned().collect()
     }
 
     /// What is wrong with each, and since when that is known.
-    pub(super) fn complaints(&self) -> Vec<(RelPath, Complaint, Instant)> {
+    pub(crate) fn complaints(&self) -> Vec<(RelPath, Complaint, Instant)> {
         let directories = self.0.lock();
         let complaints = directories.iter();
         let complaints =

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::names::Names;
+use super::name_list::Names;
 use crate::model::{RelPath, Version};
 
 /// The most bytes of memory for all of them: the names of about four million files.
@@ -28,7 +28,7 @@ const OVERHEAD: usize = 256;
 
 /// The remembered directories.
 #[derive(Debug, Default)]
-pub(super) struct Index {
+pub(crate) struct Index {
     /// The last use of each, by its real path.
     uses: HashMap<RelPath, u64>,
     directories: BTreeMap<u64, Directory>,
@@ -46,7 +46,7 @@ struct Directory {
 
 impl Index {
     /// The names of the directory at `real`, if they are known for its present `version`.
-    pub(super) fn get(
+    pub(crate) fn get(
         &mut self,
         real: &RelPath,
         version: Version,
@@ -66,7 +66,7 @@ impl Index {
     }
 
     /// Remembers `names`, unless they alone take more than there is room for.
-    pub(super) fn put(
+    pub(crate) fn put(
         &mut self,
         real: &RelPath,
         version: Version,
@@ -91,7 +91,7 @@ impl Index {
     }
 
     /// Forgets what nobody has asked for lately.
-    pub(super) fn expire(&mut self, now: Instant) {
+    pub(crate) fn expire(&mut self, now: Instant) {
         while let Some((_, oldest)) = self.directories.first_key_value()
             && now.saturating_duration_since(oldest.used) >= LIFETIME
         {
@@ -134,8 +134,9 @@ impl Directory {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::names::{Seen, tests::names};
     use super::*;
+    use crate::share::names::name_list::Seen;
+    use crate::share::names::name_list::tests::names;
 
     const V1: Version = Version(1);
 

@@ -21,14 +21,14 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::io::Errno;
 
-use super::anchor::Look;
 use super::journal::Journal;
-use super::policy::Policy;
-use super::tree::{Tree, join};
 use crate::config::PROMISE;
 use crate::error::Error;
 use crate::model::{Name, RelPath};
 use crate::protocol::wire::{Changes, ChangesRequest, Depth};
+use crate::share::tree::anchor::Look;
+use crate::share::tree::policy::Policy;
+use crate::share::tree::{Tree, join};
 
 /// How long a directory stays watched after it was last asked for; longer than [`PROMISE`].
 const KEPT: Duration = Duration::from_secs(75);
@@ -51,7 +51,7 @@ const IDLE: Duration = Duration::from_millis(500);
 const GATHERED: Duration = Duration::from_millis(20);
 
 /// The watches of one share, and the journal of what they have shown.
-pub(super) struct Watch {
+pub(crate) struct Watch {
     inotify: OwnedFd,
     room: usize,
     /// inotify_add_watch(2) happens under this lock, and so does the reading of what it shows: a watch must be
@@ -94,12 +94,12 @@ impl std::fmt::Debug for Watch {
 
 impl Watch {
     /// Watches nothing yet of what is there at this `look`. The thread that this starts ends with the value.
-    pub(super) fn start(look: &Look) -> Result<Arc<Self>, Error> {
+    pub(crate) fn start(look: &Look) -> Result<Arc<Self>, Error> {
         Self::with_room(look, room())
     }
 
     /// The same, for at most `room` directories.
-    pub(super) fn with_room(look: &Look, room: usize) -> Result<Arc<Self>, Error> {
+    pub(crate) fn with_room(look: &Look, room: usize) -> Result<Arc<Self>, Error> {
         let failed = |error: std::io::Error| Error::local("watching the share for changes", error);
         let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK);
         let start = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
@@ -126,7 +126,7 @@ impl Watch {
 
     /// Takes note of what is at the share's path by now. If it is something else than before, all that was told of that
     /// has changed, and nothing of it is watched any more.
-    pub(super) fn follow(&self, look: &Look) {
+    pub(crate) fn follow(&self, look: &Look) {
         let mut state = self.state.lock();
         if look.generation <= state.generation {
             return;
@@ -141,7 +141,7 @@ impl Watch {
     /// Watches what lies at `path`, and below it if it is a directory: from the counter that this returns on, every
     /// change of that is in the journal, for [`PROMISE`] at least. To be called before `path` is looked at.
     /// `None` if it cannot be watched.
-    pub(super) fn keep(&self, tree: &Tree, path: &RelPath, now: Instant) -> Option<u64> {
+    pub(crate) fn keep(&self, tree: &Tree, path: &RelPath, now: Instant) -> Option<u64> {
         let since = self.state.lock().journal.counter();
         let mut step = RelPath::root();
         let mut components = path.components();
@@ -198,7 +198,7 @@ impl Watch {
     }
 
     /// Notes that the attributes of a file have changed in a way that the system does not see.
-    pub(super) fn note(&self, paths: &[RelPath]) {
+    pub(crate) fn note(&self, paths: &[RelPath]) {
         let mut state = self.state.lock();
         let State { journal, table, .. } = &mut *state;
         let parent = |path: &RelPath| path.split().map_or(RelPath::root(), |(parent, _)| parent);
@@ -211,7 +211,7 @@ impl Watch {
     }
 
     /// What has changed, as soon as something has, or nothing when the time is up.
-    pub(super) async fn changes(&self, request: &ChangesRequest) -> Changes {
+    pub(crate) async fn changes(&self, request: &ChangesRequest) -> Changes {
         let mut counter = self.counter.subscribe();
         let moved = counter.wait_for(|counter| *counter != request.since);
         let moved = tokio::time::timeout(request.wait, moved).await;
@@ -223,7 +223,7 @@ impl Watch {
     }
 
     /// The same, on a thread that may wait.
-    pub(super) fn wait_for_changes(&self, request: &ChangesRequest) -> Changes {
+    pub(crate) fn wait_for_changes(&self, request: &ChangesRequest) -> Changes {
         let deadline = Instant::now() + request.wait;
         let mut state = self.state.lock();
         while state.journal.counter() == request.since && !state.stopped {
@@ -248,7 +248,7 @@ impl Watch {
     }
 
     /// Ends the thread, and the waiting of those who wait on one.
-    pub(super) fn stop(&self) {
+    pub(crate) fn stop(&self) {
         self.state.lock().stopped = true;
         self.changed.notify_all();
     }

@@ -10,16 +10,16 @@ use std::os::fd::OwnedFd;
 use rustix::fs::{FileType, RawDir};
 use rustix::io::Errno;
 
-use super::state::State;
-use super::tree::is_exhaustion;
 use crate::model::Kind;
+use crate::share::tree::is_exhaustion;
+use crate::share::tree::stat::State;
 
 /// Bytes of names that one `getdents64(2)` call may return.
 const BUFFER: usize = 64 * 1024;
 
 /// What reading a directory says of a name without asking further.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Seen {
+pub(crate) enum Seen {
     /// A regular file.
     File,
     /// A directory.
@@ -31,7 +31,7 @@ pub(super) enum Seen {
 /// Sorted names, all in one buffer: eight bytes apiece beside the names themselves, and four more
 /// for a directory.
 #[derive(Debug, Default)]
-pub(super) struct Names {
+pub(crate) struct Names {
     bytes: Vec<u8>,
     slots: Vec<Slot>,
     /// The slots of directories, in the order of the paths below these.
@@ -48,7 +48,7 @@ struct Slot {
 impl Names {
     /// Reads a directory from where it stands, leaving out what `keep` refuses, what is neither
     /// file, directory nor link, and the two names that every directory has.
-    pub(super) fn read(directory: &OwnedFd, keep: impl Fn(&[u8]) -> bool) -> Result<Self, Errno> {
+    pub(crate) fn read(directory: &OwnedFd, keep: impl Fn(&[u8]) -> bool) -> Result<Self, Errno> {
         let mut names = Self::default();
         let mut buffer = vec![MaybeUninit::uninit(); BUFFER];
         let mut entries = RawDir::new(directory, &mut buffer);
@@ -113,43 +113,43 @@ impl Names {
     }
 
     /// How many there are.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.slots.len()
     }
 
     /// Bytes of memory that they take.
-    pub(super) fn weight(&self) -> usize {
+    pub(crate) fn weight(&self) -> usize {
         self.bytes.capacity()
             + self.slots.capacity() * size_of::<Slot>()
             + self.directories.capacity() * size_of::<u32>()
     }
 
     /// True if one of them is a symbolic link.
-    pub(super) fn have_links(&self) -> bool {
+    pub(crate) fn have_links(&self) -> bool {
         self.slots.iter().any(|slot| slot.seen == Seen::Link)
     }
 
     /// The name at `index`, which must be less than [`Names::len`].
-    pub(super) fn get(&self, index: usize) -> (&[u8], Seen) {
+    pub(crate) fn get(&self, index: usize) -> (&[u8], Seen) {
         self.slots[index].entry(&self.bytes)
     }
 
     /// The index of the first name that sorts behind `after`.
-    pub(super) fn behind(&self, after: &[u8]) -> usize {
+    pub(crate) fn behind(&self, after: &[u8]) -> usize {
         self.slots
             .partition_point(|slot| slot.name(&self.bytes) <= after)
     }
 
     /// The index of the name at `position` among those of directories, which are in the order of the
     /// paths below them; `None` behind the last.
-    pub(super) fn directory(&self, position: usize) -> Option<usize> {
+    pub(crate) fn directory(&self, position: usize) -> Option<usize> {
         self.directories
             .get(position)
             .map(|number| *number as usize)
     }
 
     /// The position of the first directory that may hold something behind `after`, a path.
-    pub(super) fn directory_behind(&self, after: &[u8]) -> usize {
+    pub(crate) fn directory_behind(&self, after: &[u8]) -> usize {
         self.directories.partition_point(|number| {
             let name = self.slots[*number as usize].name(&self.bytes);
             lies_before(name, after)
@@ -158,7 +158,7 @@ impl Names {
 
     /// The index of the first name that, were it a file's, would sort behind all paths below
     /// `directory`.
-    pub(super) fn behind_directory(&self, directory: &[u8]) -> usize {
+    pub(crate) fn behind_directory(&self, directory: &[u8]) -> usize {
         let below = (directory, Seen::Directory);
         self.slots.partition_point(|slot| {
             let file = (slot.name(&self.bytes), Seen::File);
@@ -219,7 +219,7 @@ fn seen(directory: &OwnedFd, name: &[u8], file_type: FileType) -> Result<Option<
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// Names as a directory with these entries would have given them.

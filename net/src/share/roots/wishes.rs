@@ -11,10 +11,10 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use super::mounts::Device;
 use crate::concurrency::two_generation_cache::Generations;
 use crate::fairness::{Holder, HolderKey};
 use crate::model::{PeerId, RelPath};
+use crate::share::tree::mountinfo::Device;
 
 /// Files that may wait. More are found again when they are listed again, or by the walk.
 const MAX_WAITING: usize = 65_536;
@@ -64,7 +64,7 @@ impl Asker {
 
 /// How a member came upon a file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Interest {
+pub(crate) enum Interest {
     /// It reads it, or compares it with another.
     Opened,
     /// It was told of it.
@@ -73,27 +73,27 @@ pub(super) enum Interest {
 
 /// One file to be read.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Wish {
-    pub(super) asker: Asker,
-    pub(super) path: RelPath,
+pub(crate) struct Wish {
+    pub(crate) asker: Asker,
+    pub(crate) path: RelPath,
 }
 
 /// One file, whatever it is called and holds: device and inode.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(super) struct FileId {
+pub(crate) struct FileId {
     device: Device,
     inode: u64,
 }
 
 impl FileId {
     /// The file with this number in this file system.
-    pub(super) fn new(device: Device, inode: u64) -> Self {
+    pub(crate) fn new(device: Device, inode: u64) -> Self {
         Self { device, inode }
     }
 }
 
 /// What is wished for.
-pub(super) struct Wishes {
+pub(crate) struct Wishes {
     askers: HashMap<PeerId, List>,
     rest: List,
     /// In all lists.
@@ -132,7 +132,7 @@ impl Default for Wishes {
 
 impl Wishes {
     /// Takes note of a wish, if there is room for it; false if there is none.
-    pub(super) fn add(&mut self, wish: Wish, interest: Interest) -> bool {
+    pub(crate) fn add(&mut self, wish: Wish, interest: Interest) -> bool {
         if !self.make_room(wish.asker) {
             return false;
         }
@@ -183,7 +183,7 @@ impl Wishes {
     }
 
     /// The next file to be read, if any is wished for.
-    pub(super) fn next(&mut self, now: Instant) -> Option<Wish> {
+    pub(crate) fn next(&mut self, now: Instant) -> Option<Wish> {
         while self.delayed.front().is_some_and(|(due, _)| *due <= now) {
             let (_, wish) = self.delayed.pop_front()?;
             self.add(wish, Interest::Listed);
@@ -209,12 +209,12 @@ impl Wishes {
     }
 
     /// When a file that was too new has to be looked at again.
-    pub(super) fn next_due(&self) -> Option<Instant> {
+    pub(crate) fn next_due(&self) -> Option<Instant> {
         self.delayed.front().map(|(due, _)| *due)
     }
 
     /// So many bytes were read for `asker`.
-    pub(super) fn served(&mut self, asker: Asker, bytes: u64) {
+    pub(crate) fn served(&mut self, asker: Asker, bytes: u64) {
         if let Asker::Member(member) = asker
             && let Some(list) = self.askers.get_mut(&member)
         {
@@ -223,7 +223,7 @@ impl Wishes {
     }
 
     /// The file is still being written.
-    pub(super) fn delay(&mut self, wish: Wish, now: Instant) {
+    pub(crate) fn delay(&mut self, wish: Wish, now: Instant) {
         let is_known = self.delayed.iter().any(|(_, known)| *known == wish);
         if self.delayed.len() < MAX_DELAYED && !is_known {
             self.delayed.push_back((now + DELAY, wish));
@@ -231,18 +231,18 @@ impl Wishes {
     }
 
     /// The file was read, or looked at, for as long as it `took`, and has no root.
-    pub(super) fn came_to_nothing(&mut self, file: FileId, took: Duration, now: Instant) {
+    pub(crate) fn came_to_nothing(&mut self, file: FileId, took: Duration, now: Instant) {
         let pause = PAUSE.max(took.saturating_mul(TIMES_AS_LONG));
         self.fruitless.insert(file, now + pause);
     }
 
     #[cfg(test)]
-    pub(super) fn is_opened(&self) -> bool {
+    pub(crate) fn is_opened(&self) -> bool {
         self.askers.values().any(|list| !list.opened.is_empty())
     }
 
     /// True if reading the file has come to nothing lately.
-    pub(super) fn is_fruitless(&self, file: FileId, now: Instant) -> bool {
+    pub(crate) fn is_fruitless(&self, file: FileId, now: Instant) -> bool {
         self.fruitless.get(&file).is_some_and(|until| now < until)
     }
 }

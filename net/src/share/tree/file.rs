@@ -9,10 +9,10 @@ use rustix::fs::{fdatasync, fstatfs};
 use rustix::io::{Errno, ReadWriteFlags, pread, preadv2};
 
 use super::aside::{Aside, Crossing};
-use super::roots::Place;
-use super::state::State;
-use super::wishes::FileId;
+use super::stat::State;
 use crate::model::{Attributes, RelPath};
+use crate::share::roots::store::Place;
+use crate::share::roots::wishes::FileId;
 
 /// tmpfs and ramfs keep no pages to write back, so they never notice a store through `mmap`.
 const UNMARKED: [u32; 2] = [0x0102_1994, 0x8584_58f6];
@@ -35,9 +35,9 @@ pub struct SharedFile {
 
 /// The way to the bytes of a file whose file system may stop to answer.
 #[derive(Debug)]
-pub(super) struct Way {
-    pub(super) aside: Arc<Aside>,
-    pub(super) crossing: Crossing,
+pub(crate) struct Way {
+    pub(crate) aside: Arc<Aside>,
+    pub(crate) crossing: Crossing,
 }
 
 impl Drop for SharedFile {
@@ -62,7 +62,7 @@ const WRITING_BACK: Duration = Duration::from_secs(10);
 impl SharedFile {
     /// Wraps an open regular file; `None` when `state` is not that of one. `way` is set if its file system may stop to
     /// answer.
-    pub(super) fn new(file: OwnedFd, state: State, way: Option<Way>) -> Option<Self> {
+    pub(crate) fn new(file: OwnedFd, state: State, way: Option<Way>) -> Option<Self> {
         let (file, attributes) = (Arc::new(file), state.attributes());
         let Some(attributes) = attributes else {
             if let Some(Way { aside, crossing }) = way {
@@ -95,7 +95,7 @@ impl SharedFile {
     }
 
     /// Reads bytes at `offset` in whatever state the file is by now, as pread(2) does.
-    pub(super) fn read_any(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+    pub(crate) fn read_any(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
         self.read_by_its_way(offset, buffer, None)
     }
 
@@ -144,7 +144,7 @@ impl SharedFile {
     /// Writes back what programs have stored through `mmap`, so that their next store marks the file
     /// as changed. Whoever needs to rely on that opens the file anew afterwards. False where the file
     /// system does not mark such stores at all.
-    pub(super) fn settle(&self) -> io::Result<bool> {
+    pub(crate) fn settle(&self) -> io::Result<bool> {
         match &self.way {
             None => settle(&self.file),
             Some(way) => {
@@ -156,12 +156,12 @@ impl SharedFile {
     }
 
     /// Which file it is, in whatever version.
-    pub(super) fn id(&self) -> FileId {
+    pub(crate) fn id(&self) -> FileId {
         self.state.id()
     }
 
     /// Where it lies, having been opened at `path`.
-    pub(super) fn place(&self, path: &RelPath) -> Place {
+    pub(crate) fn place(&self, path: &RelPath) -> Place {
         Place {
             path: path.clone(),
             inode: self.state.inode(),
@@ -170,7 +170,7 @@ impl SharedFile {
     }
 
     /// Its state when it was opened, and by now.
-    pub(super) fn states(&self) -> io::Result<(State, State)> {
+    pub(crate) fn states(&self) -> io::Result<(State, State)> {
         let now = match &self.way {
             None => State::of(&*self.file)?,
             Some(way) => {
@@ -183,7 +183,7 @@ impl SharedFile {
     }
 
     /// True if it had changed within `time` of now when it was opened.
-    pub(super) fn changed_within(&self, time: Duration) -> bool {
+    pub(crate) fn changed_within(&self, time: Duration) -> bool {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let changed = Duration::from_nanos(self.last_change().max(0).cast_unsigned());
         now.unwrap_or_default().saturating_sub(changed) < time
@@ -191,7 +191,7 @@ impl SharedFile {
 
     /// When the file last changed in any way, nanoseconds since 1970. Unlike the mtime, programs cannot
     /// set it.
-    pub(super) fn last_change(&self) -> i64 {
+    pub(crate) fn last_change(&self) -> i64 {
         self.state.ctime()
     }
 

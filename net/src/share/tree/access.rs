@@ -11,23 +11,23 @@ use rustix::fs::{Access, AtFlags, CWD, accessat};
 use rustix::io::Errno;
 use rustix::process::{getegid, geteuid, getgroups};
 
-use super::state::State;
+use super::stat::State;
 use crate::model::{Kind, Mode};
 
 /// Who may do what with a file, as `statx(2)` tells it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Permissions {
+pub(crate) struct Permissions {
     /// `stx_mode`.
-    pub(super) bits: u16,
+    pub(crate) bits: u16,
     /// The owner.
-    pub(super) user: u32,
+    pub(crate) user: u32,
     /// The owning group.
-    pub(super) group: u32,
+    pub(crate) group: u32,
 }
 
 impl Permissions {
     /// What members see of it, if this process can open it.
-    pub(super) fn of_opened(self, kind: Kind) -> Mode {
+    pub(crate) fn of_opened(self, kind: Kind) -> Mode {
         match kind {
             Kind::File if self.bits & 0o111 != 0 => Mode::Executable,
             _ => Mode::Plain,
@@ -37,14 +37,14 @@ impl Permissions {
 
 /// Whose permissions this process has.
 #[derive(Debug)]
-pub(super) struct Rights {
+pub(crate) struct Rights {
     user: u32,
     groups: Vec<u32>,
 }
 
 impl Rights {
     /// Those of this process, which keeps them.
-    pub(super) fn of_process() -> Self {
+    pub(crate) fn of_process() -> Self {
         // Who cannot be told its further groups asks more often.
         let further = getgroups().unwrap_or_default();
         let groups = further.into_iter().chain([getegid()]);
@@ -55,13 +55,13 @@ impl Rights {
     }
 
     /// The mode of `name` in `directory`, which has this `state` and is no link.
-    pub(super) fn of_entry(&self, state: &State, directory: impl AsFd, name: &[u8]) -> Mode {
+    pub(crate) fn of_entry(&self, state: &State, directory: impl AsFd, name: &[u8]) -> Mode {
         let flags = AtFlags::EACCESS | AtFlags::SYMLINK_NOFOLLOW;
         self.mode(state, |wanted| accessat(directory, name, wanted, flags))
     }
 
     /// The mode of what `handle` pins, which has this `state`.
-    pub(super) fn of_pinned(&self, state: &State, handle: impl AsFd) -> Mode {
+    pub(crate) fn of_pinned(&self, state: &State, handle: impl AsFd) -> Mode {
         // The system has no way to ask about the handle itself before Linux 5.8.
         let path = || format!("/proc/self/fd/{}", handle.as_fd().as_raw_fd());
         self.mode(state, |wanted| {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::roots::Place;
+use super::store::Place;
 use crate::content::merkle::{BLOCK, SUBTREE_BLOCKS, Subtree, Tree};
 use crate::model::{ContentId, RelPath, Root, Version};
 
@@ -29,11 +29,11 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(250);
 
 /// What a file had at one moment.
 #[derive(Debug)]
-pub(super) struct Captured {
-    pub(super) tree: Tree,
-    pub(super) place: Place,
+pub(crate) struct Captured {
+    pub(crate) tree: Tree,
+    pub(crate) place: Place,
     /// The version of the file when reading it began.
-    pub(super) version: Version,
+    pub(crate) version: Version,
     /// Where the file was found since, if it has moved.
     moved: Mutex<Option<RelPath>>,
     /// When reading it had ended, and how long that took.
@@ -43,7 +43,7 @@ pub(super) struct Captured {
 
 impl Captured {
     /// What was read of the file at `place` from `begun` to `now`.
-    pub(super) fn new(
+    pub(crate) fn new(
         tree: Tree,
         place: Place,
         version: Version,
@@ -60,7 +60,7 @@ impl Captured {
         }
     }
 
-    pub(super) fn content(&self) -> ContentId {
+    pub(crate) fn content(&self) -> ContentId {
         ContentId {
             root: self.tree.root(),
             size: self.place.size,
@@ -68,7 +68,7 @@ impl Captured {
     }
 
     /// Where the file is, as far as that is known.
-    pub(super) fn place(&self) -> Place {
+    pub(crate) fn place(&self) -> Place {
         let moved = self.moved.lock().clone();
         Place {
             path: moved.unwrap_or_else(|| self.place.path.clone()),
@@ -77,19 +77,19 @@ impl Captured {
     }
 
     /// The file was found at `path`.
-    pub(super) fn note_moved(&self, path: RelPath) {
+    pub(crate) fn note_moved(&self, path: RelPath) {
         *self.moved.lock() = Some(path);
     }
 
     /// When the file may be read again.
-    pub(super) fn again_at(&self) -> Instant {
+    pub(crate) fn again_at(&self) -> Instant {
         self.at + SHORTEST_PAUSE.max(self.took * TIMES_AS_LONG)
     }
 }
 
 /// The captured contents, the oldest of which make room.
 #[derive(Default, Debug)]
-pub(super) struct Captures {
+pub(crate) struct Captures {
     state: Mutex<State>,
 }
 
@@ -106,31 +106,31 @@ struct State {
 
 impl Captures {
     /// The content with this root.
-    pub(super) fn of_root(&self, root: Root) -> Option<Arc<Captured>> {
+    pub(crate) fn of_root(&self, root: Root) -> Option<Arc<Captured>> {
         self.state.lock().by_root.get(&root).cloned()
     }
 
     /// The content that was read of a file beginning in this version.
-    pub(super) fn of_version(&self, version: Version) -> Option<Arc<Captured>> {
+    pub(crate) fn of_version(&self, version: Version) -> Option<Arc<Captured>> {
         let state = self.state.lock();
         state.by_root.get(state.by_version.get(&version)?).cloned()
     }
 
     /// What was last read of the file at `path`.
-    pub(super) fn last_at(&self, path: &RelPath) -> Option<Arc<Captured>> {
+    pub(crate) fn last_at(&self, path: &RelPath) -> Option<Arc<Captured>> {
         let state = self.state.lock();
         state.by_root.get(state.last.get(path)?).cloned()
     }
 
     /// The part of the tree of `root` with `span` blocks from block `first` on.
-    pub(super) fn subtree(&self, root: Root, first: u64, span: u64) -> Option<Subtree> {
+    pub(crate) fn subtree(&self, root: Root, first: u64, span: u64) -> Option<Subtree> {
         let captured = self.of_root(root)?;
         let subtree = captured.tree.subtree(first / SUBTREE_BLOCKS);
         subtree?.narrow(first, span)
     }
 
     /// Keeps a content, unless it alone is too large.
-    pub(super) fn put(&self, captured: Arc<Captured>) {
+    pub(crate) fn put(&self, captured: Arc<Captured>) {
         let (root, leaves) = (captured.tree.root(), captured.tree.leaves().len() as u64);
         if leaves > MAX_LEAVES {
             return;

@@ -11,20 +11,20 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::captures::Captures;
-use super::file::SharedFile;
-use super::roots::Roots;
+use super::store::Roots;
 use crate::content::merkle::{BLOCK, Leaves, SUBTREE_BLOCKS, Subtree};
 use crate::error::Error;
 use crate::model::{ByteRange, ContentId, Root};
+use crate::share::tree::file::SharedFile;
 
 /// Blocks that are read at once.
 const AT_ONCE: u64 = 16;
 
 /// The hash trees of what files here have or had.
 #[derive(Clone, Debug)]
-pub(super) struct KnownTrees {
-    pub(super) roots: Option<Arc<Roots>>,
-    pub(super) captures: Arc<Captures>,
+pub(crate) struct KnownTrees {
+    pub(crate) roots: Option<Arc<Roots>>,
+    pub(crate) captures: Arc<Captures>,
 }
 
 impl KnownTrees {
@@ -32,7 +32,7 @@ impl KnownTrees {
     ///
     /// # Errors
     /// That of a database that cannot be read.
-    pub(super) fn subtree(
+    pub(crate) fn subtree(
         &self,
         root: Root,
         first: u64,
@@ -56,7 +56,7 @@ pub struct FormerFile {
 }
 
 impl FormerFile {
-    pub(super) fn new(file: SharedFile, content: ContentId, trees: KnownTrees) -> Self {
+    pub(crate) fn new(file: SharedFile, content: ContentId, trees: KnownTrees) -> Self {
         Self {
             file,
             content,

@@ -15,18 +15,18 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
-use super::Share;
-use super::names::{Names, Seen};
+use super::name_list::{Names, Seen};
 use super::pattern::Pattern;
 use super::pattern::patience::{Patience, TimeIsUp};
-use super::tree::{Tree, join};
 use crate::model::RelPath;
+use crate::share::Share;
+use crate::share::tree::{Tree, join};
 
 /// Names that are passed over in one step, if there is time for so many.
 const MAX_PASSED: usize = 256;
 
 /// A walk that stands somewhere in the tree.
-pub(super) struct Walk<'a> {
+pub(crate) struct Walk<'a> {
     share: &'a Share,
     tree: &'a Arc<Tree>,
     pattern: &'a Pattern,
@@ -35,7 +35,7 @@ pub(super) struct Walk<'a> {
 }
 
 /// One step of a walk. Their paths ascend.
-pub(super) enum Step {
+pub(crate) enum Step {
     /// A file, or a link that may lead to one, whose name matches.
     Match(RelPath),
     /// A directory, whose files come next.
@@ -46,7 +46,7 @@ pub(super) enum Step {
 
 /// Why there is no next step.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Stop {
+pub(crate) enum Stop {
     /// This machine has run out of something.
     Exhaustion(Errno),
     /// The time was up before another name was passed. The walk can go on.
@@ -81,7 +81,7 @@ enum Next {
 
 impl<'a> Walk<'a> {
     /// A walk of what sorts behind `after`.
-    pub(super) fn new(
+    pub(crate) fn new(
         share: &'a Share,
         tree: &'a Arc<Tree>,
         pattern: &'a Pattern,
@@ -102,7 +102,7 @@ impl<'a> Walk<'a> {
 
     /// The next step; `None` at the end. What vanishes or cannot be read is passed over, unless
     /// this machine has run out of something.
-    pub(super) fn next(&mut self, patience: &mut Patience) -> Result<Option<Step>, Stop> {
+    pub(crate) fn next(&mut self, patience: &mut Patience) -> Result<Option<Step>, Stop> {
         while let Some(level) = self.levels.last_mut() {
             let next = level.cursor.next(self.pattern, patience);
             let Some((next, index)) = next.map_err(|TimeIsUp| Stop::TimeIsUp)? else {
@@ -121,7 +121,7 @@ impl<'a> Walk<'a> {
             }
             match self.share.real_names(self.tree, &path) {
                 Ok(names) => self.enter(path.clone(), names),
-                Err(error) if super::tree::is_exhaustion(error) => {
+                Err(error) if crate::share::tree::is_exhaustion(error) => {
                     return Err(Stop::Exhaustion(error));
                 }
                 Err(_) => continue,
@@ -211,8 +211,8 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::super::names::tests::names;
     use super::*;
+    use crate::share::names::name_list::tests::names;
 
     fn ample() -> Patience {
         Patience::new(Instant::now() + Duration::from_secs(60))

@@ -10,7 +10,7 @@ use crate::model::RelPath;
 use crate::protocol::wire::{Change, Changes, Depth};
 
 /// Changes remembered. At 10,000 a second, more than a poll and its repetition take.
-pub(super) const MOST: usize = 65_536;
+pub(crate) const MOST: usize = 65_536;
 
 /// The changes of one share since this node started.
 #[derive(Debug)]
@@ -59,7 +59,7 @@ impl Journal {
     }
 
     /// Notes that nobody can tell what has changed.
-    pub(super) fn record_everything(&mut self) {
+    pub(crate) fn record_everything(&mut self) {
         self.counter += 1;
         self.forgotten = self.counter;
         self.changes.clear();
@@ -89,7 +89,7 @@ impl Journal {
     }
 
     /// True if what lies at `path` may be something else than it was at `since`.
-    pub(super) fn is_uprooted(&self, path: &RelPath, since: u64) -> bool {
+    pub(crate) fn is_uprooted(&self, path: &RelPath, since: u64) -> bool {
         if since < self.forgotten {
             return true;
         }

@@ -6,11 +6,11 @@ use std::time::Instant;
 
 use rustix::io::Errno;
 
-use super::names::Names;
-use super::tree::{Found, Tree, is_exhaustion};
+use super::name_list::Names;
 use crate::concurrency::parallel::in_halves;
 use crate::model::{Entry, MAX_NAME_BYTES, Name};
 use crate::protocol::wire::Listing;
+use crate::share::tree::{Found, Tree, is_exhaustion};
 
 // A page has to fit a message, with base64 and all else that is around the names.
 const _: () = assert!(Listing::MAX_ENTRIES * MAX_NAME_BYTES <= 2 << 20);
@@ -25,7 +25,7 @@ const AT_ONCE: usize = 256;
 ///
 /// # Errors
 /// [`Errno::TIMEDOUT`] if there was time for names that lead nowhere only; or this machine has run out of something.
-pub(super) fn page(
+pub(crate) fn page(
     tree: &Arc<Tree>,
     directory: &Found,
     names: &Arc<Names>,

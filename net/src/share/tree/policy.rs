@@ -8,26 +8,26 @@ use crate::model::{Name, RelPath};
 
 /// The names and subtrees that are left out.
 #[derive(Debug, Default)]
-pub(super) struct Policy {
+pub(crate) struct Policy {
     hidden: bool,
     excluded: Vec<RelPath>,
 }
 
 impl Policy {
     /// Leaves out `excluded` with all below, and names that begin with a dot unless even those (`hidden`) are served.
-    pub(super) fn new(hidden: bool, excluded: Vec<RelPath>) -> Self {
+    pub(crate) fn new(hidden: bool, excluded: Vec<RelPath>) -> Self {
         Self { hidden, excluded }
     }
 
     /// True when nothing on the way to `path` is left out, nor `path` itself.
-    pub(super) fn serves(&self, path: &RelPath) -> bool {
+    pub(crate) fn serves(&self, path: &RelPath) -> bool {
         let visible = self.hidden || !path.components().any(|name| name.starts_with(b"."));
         visible && !self.excluded.iter().any(|out| path.is_within(out))
     }
 
     /// The same for the names of one directory that is served itself, without building their
     /// paths.
-    pub(super) fn of_directory(&self, directory: &RelPath) -> impl Fn(&[u8]) -> bool + use<> {
+    pub(crate) fn of_directory(&self, directory: &RelPath) -> impl Fn(&[u8]) -> bool + use<> {
         let hidden = self.hidden;
         let excluded: Vec<Name> = self
             .excluded

@@ -46,7 +46,7 @@ const LOCAL_TYPES: [&[u8]; 23] = [
 
 /// Who answers for a file system.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Answerer {
+pub(crate) enum Answerer {
     /// The kernel of this machine.
     Kernel,
     /// Another machine or program, which may stop to.
@@ -56,11 +56,11 @@ pub(super) enum Answerer {
 }
 
 /// A device number: major, minor.
-pub(super) type Device = (u32, u32);
+pub(crate) type Device = (u32, u32);
 
 /// The kernel's mount table, as far as it concerns us.
 #[derive(Debug)]
-pub(super) struct MountTable {
+pub(crate) struct MountTable {
     /// `None` without a `/proc`: then nothing is known of any mount.
     state: Option<Mutex<State>>,
 }
@@ -74,7 +74,7 @@ struct State {
 
 impl MountTable {
     /// Opens the table.
-    pub(super) fn open() -> Self {
+    pub(crate) fn open() -> Self {
         let state = File::open("/proc/self/mountinfo").and_then(State::read);
         if let Err(error) = &state {
             tracing::warn!(
@@ -92,7 +92,7 @@ impl MountTable {
     ///
     /// # Errors
     /// This machine has run out of something.
-    pub(super) fn answerer(&self, device: Device) -> Result<Option<Answerer>, Errno> {
+    pub(crate) fn answerer(&self, device: Device) -> Result<Option<Answerer>, Errno> {
         let Some(state) = &self.state else {
             return Ok(None);
         };

@@ -6,22 +6,22 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::Share;
 use crate::error::Error;
+use crate::share::Share;
 
 /// How often the share's path is looked up: one open, which is as often as anybody can tell.
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// What ends the thread.
 #[derive(Debug, Default)]
-pub(super) struct Keeper {
+pub(crate) struct Keeper {
     stopped: Mutex<bool>,
     changed: Condvar,
 }
 
 impl Keeper {
     /// Ends the thread.
-    pub(super) fn stop(&self) {
+    pub(crate) fn stop(&self) {
         *self.stopped.lock() = true;
         self.changed.notify_all();
     }
@@ -40,7 +40,7 @@ impl Keeper {
 }
 
 /// Starts the thread. It ends with the share.
-pub(super) fn start(share: &Arc<Share>) -> Result<(), Error> {
+pub(crate) fn start(share: &Arc<Share>) -> Result<(), Error> {
     let (keeper, share) = (Arc::clone(&share.keeper), Arc::downgrade(share));
     let thread = std::thread::Builder::new().name("share".into());
     let spawned = thread.spawn(move || run(&keeper, &share));
@@ -58,7 +58,7 @@ fn run(keeper: &Keeper, share: &Weak<Share>) {
 
 impl Share {
     /// One round.
-    pub(super) fn look_after(&self) {
+    pub(crate) fn look_after(&self) {
         // What there is to say, the look itself says.
         let Ok(tree) = self.tree() else { return };
         for directory in self.unreadable.paths() {

@@ -78,7 +78,9 @@ mod tests {
     use super::*;
 
     fn is_moderate(pattern: &str) -> bool {
-        super::is_moderate(&ast::parse::Parser::new().parse(pattern).unwrap())
+        crate::share::names::pattern::complexity::is_moderate(
+            &ast::parse::Parser::new().parse(pattern).unwrap(),
+        )
     }
 
     #[test]

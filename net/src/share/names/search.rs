@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 
 use super::pattern::Pattern;
 use super::pattern::patience::Patience;
-use super::tree::{Tree, is_absence, is_exhaustion};
 use super::walk::{Step, Stop, Walk};
-use super::{Share, internal, page_limit};
 use crate::fairness::{FairTable, Holder};
 use crate::model::{Attributes, Kind, RelPath};
 use crate::protocol::wire::{Fault, FaultCode, SearchPage, SearchRequest};
+use crate::share::tree::{Tree, is_absence, is_exhaustion};
+use crate::share::{Share, internal, page_limit};
 
 /// A page whose time was up on the way to where it goes on has so much more for the first name there.
 const GRACE: Duration = Duration::from_millis(50);
@@ -33,7 +33,7 @@ const LIFETIME: Duration = Duration::from_secs(10);
 
 /// The places where searches ended early, by who searches.
 #[derive(Debug)]
-pub(super) struct Places(FairTable<Place>);
+pub(crate) struct Places(FairTable<Place>);
 
 impl Default for Places {
     fn default() -> Self {
@@ -50,7 +50,7 @@ struct Place {
 }
 
 impl Share {
-    pub(super) fn search_within(
+    pub(crate) fn search_within(
         &self,
         request: &SearchRequest,
         caller: Holder,

@@ -7,16 +7,16 @@ use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
 use super::access::Permissions;
-use super::mounts::Device;
-use super::wishes::FileId;
+use super::mountinfo::Device;
 use crate::model::{Attributes, Kind, UnixTime, Version};
+use crate::share::roots::wishes::FileId;
 
 /// Everything that tells one state of a file from another without reading it. Two equal values
 /// mean an unchanged file, as far as the file system's clock can tell: since Linux 6.13 the common
 /// ones give every change that follows a look its own time; before, two changes of equal size
 /// within one tick (4 to 10 ms) are one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct State {
+pub(crate) struct State {
     file_type: FileType,
     device: Device,
     inode: u64,
@@ -34,26 +34,26 @@ type Moment = (i64, u32);
 
 impl State {
     /// The present state of an open or pinned file.
-    pub(super) fn of(file: impl AsFd) -> Result<Self, Errno> {
+    pub(crate) fn of(file: impl AsFd) -> Result<Self, Errno> {
         Self::read(file, b"", AtFlags::EMPTY_PATH)
     }
 
     /// The state of what a handle pins, as far as this machine knows it: a file system across a
     /// network, or a dead FUSE mount, is not asked.
-    pub(super) fn of_pinned(handle: impl AsFd) -> Result<Self, Errno> {
+    pub(crate) fn of_pinned(handle: impl AsFd) -> Result<Self, Errno> {
         Self::read(handle, b"", AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC)
     }
 
     /// The state of what a handle pins, as nobody but its file system knows it: nothing that this
     /// machine may remember of one across a network counts.
-    pub(super) fn of_present(handle: impl AsFd) -> Result<Self, Errno> {
+    pub(crate) fn of_present(handle: impl AsFd) -> Result<Self, Errno> {
         let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_FORCE_SYNC;
         Self::read(handle, b"", flags)
     }
 
     /// The same as [`State::of_pinned`] for a name of a pinned directory: a link's own state,
     /// not its target's.
-    pub(super) fn of_entry(directory: impl AsFd, name: &[u8]) -> Result<Self, Errno> {
+    pub(crate) fn of_entry(directory: impl AsFd, name: &[u8]) -> Result<Self, Errno> {
         let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
         Self::read(directory, name, flags)
     }
@@ -64,7 +64,7 @@ impl State {
     }
 
     /// What it is; `None` for what is never served, symbolic links included.
-    pub(super) fn kind(&self) -> Option<Kind> {
+    pub(crate) fn kind(&self) -> Option<Kind> {
         match self.file_type {
             FileType::RegularFile => Some(Kind::File),
             FileType::Directory => Some(Kind::Directory),
@@ -73,28 +73,28 @@ impl State {
     }
 
     /// True for a symbolic link.
-    pub(super) fn is_link(&self) -> bool {
+    pub(crate) fn is_link(&self) -> bool {
         self.file_type == FileType::Symlink
     }
 
     /// The file system that it is on.
-    pub(super) fn device(&self) -> Device {
+    pub(crate) fn device(&self) -> Device {
         self.device
     }
 
     /// When its content was last modified.
-    pub(super) fn mtime(&self) -> UnixTime {
+    pub(crate) fn mtime(&self) -> UnixTime {
         let (seconds, nanoseconds) = self.modified;
         UnixTime::new(seconds, nanoseconds).unwrap_or_default()
     }
 
     /// Nanoseconds since 1970 when anything of it last changed.
-    pub(super) fn ctime(&self) -> i64 {
+    pub(crate) fn ctime(&self) -> i64 {
         nanoseconds(self.changed)
     }
 
     /// What members see of it; `None` for what is never served.
-    pub(super) fn attributes(&self) -> Option<Attributes> {
+    pub(crate) fn attributes(&self) -> Option<Attributes> {
         let kind = self.kind()?;
         Some(Attributes {
             kind,
@@ -109,7 +109,7 @@ impl State {
     /// The beginnings of two digests: SHA-256 over device, inode and time of birth, and over size and both
     /// times; each number big-endian. They tell the states of one path apart, and mostly whether two are of
     /// one file; they are no secret and no proof of anything.
-    pub(super) fn version(&self) -> Version {
+    pub(crate) fn version(&self) -> Version {
         let mut file = Sha256::new();
         file.update(self.device.0.to_be_bytes());
         file.update(self.device.1.to_be_bytes());
@@ -123,22 +123,22 @@ impl State {
     }
 
     /// The number of the inode in its file system.
-    pub(super) fn inode(&self) -> u64 {
+    pub(crate) fn inode(&self) -> u64 {
         self.inode
     }
 
     /// Bytes.
-    pub(super) fn size(&self) -> u64 {
+    pub(crate) fn size(&self) -> u64 {
         self.size
     }
 
     /// Who may do what with it.
-    pub(super) fn permissions(&self) -> Permissions {
+    pub(crate) fn permissions(&self) -> Permissions {
         self.permissions
     }
 
     /// Which file it is a state of.
-    pub(super) fn id(&self) -> FileId {
+    pub(crate) fn id(&self) -> FileId {
         FileId::new(self.device, self.inode)
     }
 

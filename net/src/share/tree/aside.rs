@@ -15,14 +15,14 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 use rustix::io::Errno;
 
-use super::mounts::Device;
+use super::mountinfo::Device;
 use crate::model::RelPath;
 
 /// How long anything but the bytes of a file is waited for.
-pub(super) const PATIENCE: Duration = Duration::from_secs(1);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What a file system that does not answer is answered for with.
-pub(super) const STUCK: Errno = Errno::HOSTDOWN;
+pub(crate) const STUCK: Errno = Errno::HOSTDOWN;
 
 /// Threads that work on one file system at a time. Whoever finds no place waits for one.
 const MOST_AT_ONCE: usize = 4;
@@ -32,7 +32,7 @@ const MOST_LANES: usize = 64;
 
 /// Something that may stop to answer, by which others may go on.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(super) enum Spot {
+pub(crate) enum Spot {
     /// The way to the share.
     Top,
     /// A file system.
@@ -41,15 +41,15 @@ pub(super) enum Spot {
 
 /// The step into something that may stop to answer.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Crossing {
-    pub(super) spot: Spot,
+pub(crate) struct Crossing {
+    pub(crate) spot: Spot,
     /// Where in the share it was come upon.
-    pub(super) at: RelPath,
+    pub(crate) at: RelPath,
 }
 
 /// The threads, by what they work on.
 #[derive(Default)]
-pub(super) struct Aside {
+pub(crate) struct Aside {
     lanes: Mutex<HashMap<Spot, Lane>>,
     freed: Condvar,
 }
@@ -73,7 +73,7 @@ impl std::fmt::Debug for Aside {
 impl Aside {
     /// What `job`, which touches what is behind `crossing`, makes; [`STUCK`] if that takes longer than `patience`. Then the
     /// job goes on all the same, and its result is dropped where it ran.
-    pub(super) fn run<T: Send + 'static>(
+    pub(crate) fn run<T: Send + 'static>(
         self: &Arc<Self>,
         crossing: &Crossing,
         patience: Duration,
@@ -103,7 +103,7 @@ impl Aside {
     }
 
     /// Has `job` done, which touches what is behind `crossing`, without waiting for it: whenever that can be.
-    pub(super) fn leave(
+    pub(crate) fn leave(
         self: &Arc<Self>,
         crossing: &Crossing,
         job: impl FnOnce() + Send + 'static,
@@ -128,7 +128,7 @@ impl Aside {
     }
 
     /// Where something does not answer, and since when.
-    pub(super) fn stuck(&self) -> Vec<(RelPath, Instant)> {
+    pub(crate) fn stuck(&self) -> Vec<(RelPath, Instant)> {
         let lanes = self.lanes.lock();
         let stuck = lanes.values().filter_map(|lane| {
             let since = lane.stuck?;

@@ -13,11 +13,11 @@ use parking_lot::{Condvar, Mutex};
 
 use super::captures::Captured;
 use super::relocate::Whereabouts;
-use super::roots::Place;
-use super::{Asker, Share, SharedFile, fault};
+use super::store::Place;
 use crate::content::merkle::{BLOCK, Hash, SUBTREE_BLOCKS, Tree, TreeHasher, leaf};
 use crate::model::{ContentId, RelPath, Root};
 use crate::protocol::wire::{Fault, FaultCode, Snapshot, SnapshotRequest};
+use crate::share::{Asker, Share, SharedFile, fault};
 
 /// Files that are read at once for this.
 const MAX_READERS: usize = 2;
@@ -37,7 +37,7 @@ const IN_FLIGHT: Duration = Duration::from_millis(300);
 
 /// The turns of those who read a file for its root.
 #[derive(Default, Debug)]
-pub(super) struct Turns {
+pub(crate) struct Turns {
     busy: Mutex<Vec<(Asker, RelPath)>>,
     ended: Condvar,
 }

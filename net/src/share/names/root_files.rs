@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::names::{Names, Seen};
+use super::name_list::{Names, Seen};
 use super::pattern::Pattern;
 use super::pattern::patience::{Patience, TimeIsUp};
-use super::tree::{Found, Tree, is_absence, is_exhaustion};
-use super::{Share, fault, internal, unreadable};
 use crate::model::{Kind, RelPath};
 use crate::protocol::wire::{Fault, FaultCode};
+use crate::share::tree::{Found, Tree, is_absence, is_exhaustion};
+use crate::share::unreadable;
+use crate::share::{Share, fault, internal};
 
 impl Share {
     /// The names of the files, and of links to files, at the top of the share that match `pattern` and do not begin

@@ -10,22 +10,22 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::roots::{Place, Roots};
+use super::store::{Place, Roots};
 use super::wishes::{Asker, FileId, Interest, Wish, Wishes};
-use super::{Share, SharedFile};
 use crate::concurrency::parallel::in_halves;
 use crate::content::merkle::TreeHasher;
 use crate::error::Error;
 use crate::fairness::Holder;
 use crate::model::{Attributes, Kind, Mode, RelPath, Root, Version};
 use crate::protocol::wire::SearchRequest;
+use crate::share::{Share, SharedFile};
 
 /// A file that changed less than this long ago is probably still being written.
 const SETTLED: Duration = Duration::from_secs(2);
 
 /// A larger file gets no root: its leaves (half a gigabyte for this) would not fit into memory
 /// beside everything else, and nothing else would get its root for hours.
-pub(super) const MAX_HASHED: u64 = 256 << 30;
+pub(crate) const MAX_HASHED: u64 = 256 << 30;
 
 /// What was computed reaches the disk this often.
 const FLUSH: Duration = Duration::from_secs(5);
@@ -41,7 +41,7 @@ const CHUNK: usize = 256 * 1024;
 
 /// The files that wait for their root.
 #[derive(Default)]
-pub(super) struct Wanted {
+pub(crate) struct Wanted {
     state: Mutex<Waiting>,
     more: Condvar,
 }
@@ -82,7 +82,7 @@ impl Wanted {
     }
 
     /// The next file; `None` when there is none for now.
-    pub(super) fn next(&self, wait: Duration) -> Option<Wish> {
+    pub(crate) fn next(&self, wait: Duration) -> Option<Wish> {
         let mut state = self.state.lock();
         let now = Instant::now();
         let wish = state.wishes.next(now);
@@ -110,12 +110,12 @@ impl Wanted {
 
     /// True if a file waits that somebody has opened.
     #[cfg(test)]
-    pub(super) fn is_opened(&self) -> bool {
+    pub(crate) fn is_opened(&self) -> bool {
         self.state.lock().wishes.is_opened()
     }
 
     /// True if reading the file has come to nothing lately.
-    pub(super) fn is_fruitless(&self, file: FileId) -> bool {
+    pub(crate) fn is_fruitless(&self, file: FileId) -> bool {
         self.state.lock().wishes.is_fruitless(file, Instant::now())
     }
 
@@ -124,7 +124,7 @@ impl Wanted {
     }
 
     /// Ends the thread, at the latest after the chunk that it reads.
-    pub(super) fn stop(&self) {
+    pub(crate) fn stop(&self) {
         self.state.lock().stopped = true;
         self.more.notify_all();
     }
@@ -142,7 +142,7 @@ enum Outcome {
 }
 
 /// Starts the thread. It ends with the share.
-pub(super) fn start(share: &Arc<Share>, roots: &Arc<Roots>) -> Result<(), Error> {
+pub(crate) fn start(share: &Arc<Share>, roots: &Arc<Roots>) -> Result<(), Error> {
     let hasher = Hasher {
         share: Arc::downgrade(share),
         wanted: Arc::clone(&share.wanted),
@@ -364,7 +364,7 @@ impl Hasher {
 impl Share {
     /// Puts the roots that are known into `found`, and asks for those of the other files on behalf of
     /// `asker`, who takes so much `interest` in them; `path` tells where number so-and-so of them lies.
-    pub(super) fn add_roots(
+    pub(crate) fn add_roots(
         &self,
         mut found: Vec<&mut Attributes>,
         (asker, interest): (Asker, Interest),
@@ -400,7 +400,7 @@ impl Share {
     }
 
     /// The same for a file that `asker` has opened, at the very front.
-    pub(super) fn wanted_now(&self, asker: Asker, path: &RelPath, file: &SharedFile) {
+    pub(crate) fn wanted_now(&self, asker: Asker, path: &RelPath, file: &SharedFile) {
         let attributes = file.attributes();
         if let Some(roots) = self.roots.as_ref().filter(|_| attributes.size > 0)
             && !roots.is_complete(attributes.version)
