@@ -6,9 +6,9 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-use crate::content::names;
-use crate::process::{eventually, run, sh};
-use crate::swarm::{Node, Swarm};
+use crate::harness::content::names;
+use crate::harness::process::{eventually, run, sh};
+use crate::harness::swarm::{Node, Swarm};
 
 const SOON: Duration = Duration::from_secs(30);
 

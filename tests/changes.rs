@@ -13,9 +13,9 @@ use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::Signal;
 
-use crate::process::{eventually, run, signal};
-use crate::slow_link::SlowLink;
-use crate::swarm::{Node, Swarm};
+use crate::harness::process::{eventually, run, signal};
+use crate::harness::slow_link::SlowLink;
+use crate::harness::swarm::{Node, Swarm};
 
 /// Until all files have their roots, on a busy machine.
 const SOON: Duration = Duration::from_secs(60);

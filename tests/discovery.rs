@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::content::names;
-use crate::hosts::{Host, Network};
-use crate::process::{eventually, signal, usage};
-use crate::swarm::{Node, PASSWORD, Swarm};
+use crate::harness::content::names;
+use crate::harness::hosts::{Host, Network};
+use crate::harness::process::{eventually, signal, usage};
+use crate::harness::swarm::{Node, PASSWORD, Swarm};
 
 /// How soon two neighbours see each other's files.
 const SOON: Duration = Duration::from_secs(5);

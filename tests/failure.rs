@@ -7,9 +7,9 @@ use std::process::{Command, Stdio};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::content::{MIB, names};
-use crate::process::{eventually, run, within};
-use crate::swarm::{Node, Swarm};
+use crate::harness::content::{MIB, names};
+use crate::harness::process::{eventually, run, within};
+use crate::harness::swarm::{Node, Swarm};
 
 /// A read without progress fails by then.
 const READ_DEADLINE: Duration = Duration::from_secs(15);

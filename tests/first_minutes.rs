@@ -4,10 +4,10 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::hosts::Network;
-use crate::process::{eventually, run};
-use crate::slow_link::SlowLink;
-use crate::swarm::{Background, MOUNT, Node, PASSWORD, PORT, Swarm, program, tinyp2p};
+use crate::harness::hosts::Network;
+use crate::harness::process::{eventually, run};
+use crate::harness::slow_link::SlowLink;
+use crate::harness::swarm::{Background, MOUNT, Node, PASSWORD, PORT, Swarm, program, tinyp2p};
 
 const LIMIT: Duration = Duration::from_secs(20);
 

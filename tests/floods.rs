@@ -19,8 +19,8 @@ use tinyp2p_net::client::http_peer::Client;
 use tinyp2p_net::model::Address;
 use tinyp2p_net::transport::dial::TcpDialer;
 
-use crate::process::{eventually, within};
-use crate::swarm::{Node, PASSWORD, Swarm, detach, is_mounted, next_address, tinyp2p};
+use crate::harness::process::{eventually, within};
+use crate::harness::swarm::{Node, PASSWORD, Swarm, detach, is_mounted, next_address, tinyp2p};
 
 const SOON: Duration = Duration::from_secs(10);
 

@@ -7,10 +7,10 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use crate::content::{MIB, assert_same, names, write_pattern};
-use crate::hosts::Network;
-use crate::process::{Finished, eventually, run};
-use crate::swarm::{Node, PASSWORD, Swarm, TINYP2P, program, tinyp2p, tinyp2p_command};
+use crate::harness::content::{MIB, assert_same, names, write_pattern};
+use crate::harness::hosts::Network;
+use crate::harness::process::{Finished, eventually, run};
+use crate::harness::swarm::{Node, PASSWORD, Swarm, TINYP2P, program, tinyp2p, tinyp2p_command};
 
 const LIMIT: Duration = Duration::from_secs(60);
 

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::content::{assert_same, names, pattern};
-use crate::process::{Finished, eventually, run, sh};
-use crate::swarm::{Node, Swarm, TINYP2P, program};
+use crate::harness::content::{assert_same, names, pattern};
+use crate::harness::process::{Finished, eventually, run, sh};
+use crate::harness::swarm::{Node, Swarm, TINYP2P, program};
 
 /// How soon nodes meet and show it, on a busy machine.
 const SOON: Duration = Duration::from_secs(20);

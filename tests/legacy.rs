@@ -14,10 +14,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
 
-use crate::content::pattern;
-use crate::process::{eventually, run};
-use crate::stranger::read_all;
-use crate::swarm::{Node, PASSWORD, Swarm, TINYP2P, program, tinyp2p};
+use crate::harness::content::pattern;
+use crate::harness::process::{eventually, run};
+use crate::harness::raw_peer::read_all;
+use crate::harness::swarm::{Node, PASSWORD, Swarm, TINYP2P, program, tinyp2p};
 
 const CLIENT: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),

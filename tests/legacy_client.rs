@@ -19,10 +19,10 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 use rustix::process::Signal;
 
-use crate::content::{MIB, names, pattern};
+use crate::harness::content::{MIB, names, pattern};
+use crate::harness::process::{eventually, run, sh, signal, within};
+use crate::harness::swarm::{Node, PASSWORD, Swarm, is_mounted, next_address, tinyp2p};
 use crate::legacy::python;
-use crate::process::{eventually, run, sh, signal, within};
-use crate::swarm::{Node, PASSWORD, Swarm, is_mounted, next_address, tinyp2p};
 
 const SERVER: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),

@@ -13,11 +13,11 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::content::{MIB, names, pattern};
+use crate::harness::content::{MIB, names, pattern};
+use crate::harness::process::{eventually, sh, within};
+use crate::harness::swarm::{Node, PASSWORD, Swarm, tinyp2p};
 use crate::legacy::{Client, bytes, calls_of, names_in, python, texts};
 use crate::legacy_client::{Old, same, shows};
-use crate::process::{eventually, sh, within};
-use crate::swarm::{Node, PASSWORD, Swarm, tinyp2p};
 
 const LIMIT: Duration = Duration::from_secs(60);
 

@@ -10,9 +10,9 @@ use tinyp2p_net::content::merkle::TreeHasher;
 use tinyp2p_net::peer::Peer;
 use tinyp2p_net::testing::{Behaviour, MemoryPeer, WirePeer};
 
-use crate::content::{MIB, names, pattern};
-use crate::process::{eventually, usage, within};
-use crate::swarm::{Node, PASSWORD, Swarm, next_address, tinyp2p_command};
+use crate::harness::content::{MIB, names, pattern};
+use crate::harness::process::{eventually, usage, within};
+use crate::harness::swarm::{Node, PASSWORD, Swarm, next_address, tinyp2p_command};
 use crate::verified::{settle, xattr};
 
 const SOON: Duration = Duration::from_secs(60);

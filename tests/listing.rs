@@ -5,11 +5,11 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::content::{
+use crate::harness::content::{
     EDGES, MIB, hostile_names, join, merge, names, pattern, pattern_at, write_pattern,
 };
-use crate::process::{eventually, run, sh};
-use crate::swarm::{Node, Swarm};
+use crate::harness::process::{eventually, run, sh};
+use crate::harness::swarm::{Node, Swarm};
 
 /// How soon members see one another's files.
 const SOON: Duration = Duration::from_secs(5);

@@ -1,19 +1,13 @@
 //! System tests: the real programs, as processes, over real sockets, with real mounts.
 //!
 //! One binary, so that the parts are compiled and linked once. Each file is a topic; the harness is
-//! in `swarm` (nodes), `process` (commands and waits), `content` (what is shared and how it is
-//! compared), `stranger` (TLS peers of our own making), `slow_link` and `hosts` (network namespaces). A machine
-//! that lacks something fails the test that needs it: nothing here is ever skipped.
+//! in `harness`. A machine that lacks something fails the test that needs it: nothing here is ever
+//! skipped.
 
 // Logs of nodes and measurements belong into the output of a test.
 #![allow(clippy::print_stderr, clippy::print_stdout)]
 
-mod content;
-mod hosts;
-mod process;
-mod slow_link;
-mod stranger;
-mod swarm;
+mod harness;
 
 mod attributes;
 mod changes;

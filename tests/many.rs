@@ -17,10 +17,10 @@ use std::time::{Duration, Instant};
 use rustix::fs::{Timespec, Timestamps};
 use serde_json::Value;
 
-use crate::content::names;
-use crate::process::{eventually, within};
-use crate::slow_link::SlowLink;
-use crate::swarm::{Node, Swarm};
+use crate::harness::content::names;
+use crate::harness::process::{eventually, within};
+use crate::harness::slow_link::SlowLink;
+use crate::harness::swarm::{Node, Swarm};
 
 /// All of them, those in trouble and those that mount included.
 const MEMBERS: usize = 50;

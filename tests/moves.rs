@@ -4,10 +4,10 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::time::{Duration, Instant};
 
-use crate::content::{MIB, pattern_at, write_pattern};
-use crate::hosts::Network;
-use crate::process::eventually;
-use crate::swarm::{Node, Swarm};
+use crate::harness::content::{MIB, pattern_at, write_pattern};
+use crate::harness::hosts::Network;
+use crate::harness::process::eventually;
+use crate::harness::swarm::{Node, Swarm};
 
 const SOON: Duration = Duration::from_secs(30);
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::process::{eventually, signal};
-use crate::swarm::{MOUNT, Node, PASSWORD, Swarm, TINYP2P, is_mounted, program};
+use crate::harness::process::{eventually, signal};
+use crate::harness::swarm::{MOUNT, Node, PASSWORD, Swarm, TINYP2P, is_mounted, program};
 
 const LIMIT: Duration = Duration::from_secs(30);
 

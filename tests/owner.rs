@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::content::{MIB, pattern};
-use crate::process::{eventually, run, sh};
-use crate::swarm::{Node, Swarm, tinyp2p};
+use crate::harness::content::{MIB, pattern};
+use crate::harness::process::{eventually, run, sh};
+use crate::harness::swarm::{Node, Swarm, tinyp2p};
 use crate::verified::{settle, xattr};
 
 /// How soon roots are known and what was written is shown, on a busy machine.
@@ -422,7 +422,7 @@ fn get_fetches_a_log_that_is_written_to() {
                 "get",
                 "-d",
                 &into.to_string_lossy(),
-                crate::swarm::PASSWORD,
+                crate::harness::swarm::PASSWORD,
                 "log$",
                 &owner.address(),
             ],

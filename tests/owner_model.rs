@@ -16,8 +16,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
 
-use crate::content::pattern;
-use crate::swarm::{Node, Swarm};
+use crate::harness::content::pattern;
+use crate::harness::swarm::{Node, Swarm};
 
 /// How long this goes on.
 const TIME: Duration = Duration::from_secs(45);

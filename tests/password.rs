@@ -7,8 +7,8 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use crate::process::{eventually, run, sh};
-use crate::swarm::{
+use crate::harness::process::{eventually, run, sh};
+use crate::harness::swarm::{
     Background, MOUNT, PASSWORD, Swarm, is_mounted, program, tinyp2p, tinyp2p_command,
 };
 

@@ -3,9 +3,9 @@
 use std::fs;
 use std::time::Duration;
 
-use crate::content::{MIB, pattern};
-use crate::process::{eventually, run, sh};
-use crate::swarm::{Background, MOUNT, PASSWORD, Swarm, detach, program};
+use crate::harness::content::{MIB, pattern};
+use crate::harness::process::{eventually, run, sh};
+use crate::harness::swarm::{Background, MOUNT, PASSWORD, Swarm, detach, program};
 use crate::verified::xattr;
 
 const LIMIT: Duration = Duration::from_secs(20);

@@ -6,9 +6,9 @@ use std::fs;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::content::names;
-use crate::process::{eventually, run};
-use crate::swarm::{Node, Swarm};
+use crate::harness::content::names;
+use crate::harness::process::{eventually, run};
+use crate::harness::swarm::{Node, Swarm};
 
 /// How long one program may take here.
 const LIMIT: Duration = Duration::from_secs(60);

@@ -6,10 +6,10 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, SystemTime};
 
-use crate::content::{MIB, assert_same, names, write_pattern};
-use crate::hosts::Network;
-use crate::process::{Finished, eventually, run};
-use crate::swarm::{Node, PASSWORD, Swarm, TINYP2P, program, tinyp2p};
+use crate::harness::content::{MIB, assert_same, names, write_pattern};
+use crate::harness::hosts::Network;
+use crate::harness::process::{Finished, eventually, run};
+use crate::harness::swarm::{Node, PASSWORD, Swarm, TINYP2P, program, tinyp2p};
 use crate::verified::xattr;
 
 const LIMIT: Duration = Duration::from_secs(60);

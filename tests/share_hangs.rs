@@ -13,9 +13,9 @@ use rustix::mount::{MountFlags, mount};
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use serde_json::Value;
 
-use crate::content::names;
-use crate::process::{eventually, run, within};
-use crate::swarm::{Node, Swarm, detach};
+use crate::harness::content::names;
+use crate::harness::process::{eventually, run, within};
+use crate::harness::swarm::{Node, Swarm, detach};
 
 /// How soon nodes meet, on a busy machine.
 const SOON: Duration = Duration::from_secs(20);

@@ -9,9 +9,9 @@ use std::time::Duration;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use serde_json::Value;
 
-use crate::content::names;
-use crate::process::eventually;
-use crate::swarm::{Node, Swarm, detach};
+use crate::harness::content::names;
+use crate::harness::process::eventually;
+use crate::harness::swarm::{Node, Swarm, detach};
 
 /// How soon nodes meet, on a busy machine.
 const SOON: Duration = Duration::from_secs(20);

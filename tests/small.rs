@@ -2,9 +2,9 @@
 
 use std::fs;
 
-use crate::content::{join, pattern};
-use crate::process::sh;
-use crate::swarm::{Node, Swarm};
+use crate::harness::content::{join, pattern};
+use crate::harness::process::sh;
+use crate::harness::swarm::{Node, Swarm};
 
 /// A directory that takes a while to copy, and not much longer to make.
 const FILES: u64 = 2000;

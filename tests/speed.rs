@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::content::{MIB, write_pattern};
-use crate::process::{eventually, run, sh};
-use crate::swarm::{MOUNT, Swarm, detach, is_mounted, next_address};
+use crate::harness::content::{MIB, write_pattern};
+use crate::harness::process::{eventually, run, sh};
+use crate::harness::swarm::{MOUNT, Swarm, detach, is_mounted, next_address};
 
 const SIZE: u64 = 1024 * MIB;
 

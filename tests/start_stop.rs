@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::content::names;
-use crate::process::{Finished, eventually, run, sh, signal};
-use crate::swarm::{
+use crate::harness::content::names;
+use crate::harness::process::{Finished, eventually, run, sh, signal};
+use crate::harness::swarm::{
     Background, MOUNT, Node, PASSWORD, PORT, Swarm, TINYP2P, is_mounted, mounts, next_address,
     program, tinyp2p,
 };

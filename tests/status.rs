@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::content::names;
-use crate::process::{Finished, eventually, run, sh, signal};
-use crate::swarm::{Node, Swarm, TINYP2P, program};
+use crate::harness::content::names;
+use crate::harness::process::{Finished, eventually, run, sh, signal};
+use crate::harness::swarm::{Node, Swarm, TINYP2P, program};
 
 /// How soon nodes meet and show it, on a busy machine.
 const SOON: Duration = Duration::from_secs(20);
@@ -163,7 +163,7 @@ fn a_mount_and_a_serve_are_both_seen_by_the_status_command() {
         text.contains("a (node ") && text.contains("b (node "),
         "{text}"
     );
-    assert!(!text.contains(crate::swarm::PASSWORD));
+    assert!(!text.contains(crate::harness::swarm::PASSWORD));
     signal(mount.pid(), Signal::TERM);
     assert_eq!(mount.wait(LIMIT), 0);
     assert_eq!(sockets(&swarm), [format!("{}.sock", a.pid())]);

@@ -8,10 +8,12 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::hosts::Network;
-use crate::process::{Finished, eventually, run, signal};
-use crate::stranger::{Forwarder, HTTP, Impostor, Relay, Stranger, read_all};
-use crate::swarm::{Node, PASSWORD, Swarm, TINYP2P, is_mounted, next_address, program, tinyp2p};
+use crate::harness::hosts::Network;
+use crate::harness::process::{Finished, eventually, run, signal};
+use crate::harness::raw_peer::{Forwarder, HTTP, Impostor, Relay, Stranger, read_all};
+use crate::harness::swarm::{
+    Node, PASSWORD, Swarm, TINYP2P, is_mounted, next_address, program, tinyp2p,
+};
 
 const SOON: Duration = Duration::from_secs(10);
 

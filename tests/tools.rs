@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use crate::content::{EDGES, pattern, write_pattern};
-use crate::process::{Finished, eventually, run, sh};
-use crate::swarm::{Node, Swarm};
+use crate::harness::content::{EDGES, pattern, write_pattern};
+use crate::harness::process::{Finished, eventually, run, sh};
+use crate::harness::swarm::{Node, Swarm};
 
 /// How long one program may take here.
 const LIMIT: Duration = Duration::from_secs(60);

@@ -12,9 +12,9 @@ use tinyp2p_net::model::RelPath;
 use tinyp2p_net::protocol::wire::StatRequest;
 use tinyp2p_net::share::{Place, Roots, Share};
 
-use crate::content::{MIB, names, pattern, pattern_at, write_pattern};
-use crate::process::{eventually, within};
-use crate::swarm::{Node, Swarm};
+use crate::harness::content::{MIB, names, pattern, pattern_at, write_pattern};
+use crate::harness::process::{eventually, within};
+use crate::harness::swarm::{Node, Swarm};
 
 /// How soon roots are computed and members have met, on a busy machine.
 const SOON: Duration = Duration::from_secs(60);

@@ -13,9 +13,9 @@ use std::time::Duration;
 
 use rustix::fs::{Timespec, Timestamps};
 
-use crate::content::{hostile_names, join, names};
-use crate::process::{Finished, eventually, run, sh};
-use crate::swarm::{Node, Swarm};
+use crate::harness::content::{hostile_names, join, names};
+use crate::harness::process::{Finished, eventually, run, sh};
+use crate::harness::swarm::{Node, Swarm};
 
 /// How long one program may take here.
 const LIMIT: Duration = Duration::from_secs(60);

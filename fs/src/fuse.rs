@@ -29,11 +29,11 @@ use tinyp2p_net::download::Patience;
 use tinyp2p_net::model::{Attributes, Kind, Mode, UnixTime};
 
 use crate::errno::{self, Error};
-use crate::expire::{Busy, Expirer};
-use crate::filesystem::{Attr, Filesystem, Looked, STATFS_BLOCK};
-use crate::inodes::Pages;
+use crate::kernel_cache::{Busy, Expirer};
+use crate::vfs::inodes::Pages;
+use crate::vfs::{Attr, Filesystem, Looked, STATFS_BLOCK};
 use crate::view::Wait;
-use crate::workers::{Turn, Workers};
+use workers::{Turn, Workers};
 
 /// How long the kernel may answer from its own memory. A second, as the view's own: together they bound
 /// how old an answer can be (SEMANTICS.md), and much less makes `cp -r` four times slower.
@@ -705,3 +705,4 @@ fn time(at: UnixTime) -> SystemTime {
 
 #[cfg(test)]
 mod tests;
+pub mod workers;

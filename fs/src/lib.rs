@@ -1,29 +1,22 @@
 //! What programs and people see of a TinyP2P network: the mount and the commands around it.
 //!
 //! Top to bottom: [`cli`] (arguments, start, stop) -> [`fuse`] (the kernel's requests, unpacked) ->
-//! [`filesystem`] (what each operation does) -> [`view`] (the merged tree, kept fresh), [`trees`] (one member's)
-//! and [`search`], with [`inodes`], [`handles`], [`hidden`] ([`status`] and more in the mount) and [`info`] ->
-//! [`network`] (the seam to `tinyp2p-net`).
+//! [`vfs`] (what each operation does) -> [`view`] (the merged tree, kept fresh) and [`search`] ->
+//! [`network`] (the seam to `tinyp2p-net`). Beside them: [`report`] (what is told of a node and of a
+//! file), [`kernel_cache`] (what the kernel is told to forget), [`mount`], and [`errno`].
 
 // Tests may unwrap: a panic is how they fail.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod cli;
 pub mod errno;
-pub mod expire;
-pub mod filesystem;
 pub mod fuse;
-pub mod handles;
-pub mod hidden;
-pub mod info;
-pub mod inodes;
+pub mod kernel_cache;
 pub mod mount;
 pub mod network;
-pub mod open_content;
+pub mod report;
 pub mod search;
-pub mod status;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
-pub mod trees;
+pub mod vfs;
 pub mod view;
-pub mod workers;

@@ -11,7 +11,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use super::Failure;
-use super::args::NetworkOptions;
+use super::options::args::NetworkOptions;
 use super::output::write_or_lose;
 
 /// Starts logging. Returns the log file, if there is one.

@@ -1,31 +1,20 @@
 //! The commands: arguments in, exit code out.
 //!
-//! `args` and `mount_options` say what can be typed; `password` and `process` keep the
-//! secret; `output` prints; `place` and `share` check directories; `join` starts the node and judges who
-//! answered. One file per command does the rest: `mount` (with `background` and `stop`),
-//! `serve`, `get`, `search`, `peers`, `status` (over `socket`), `info`, `unmount`.
+//! `options` says what can be typed and what it means; `process` keeps the secret; `output` prints;
+//! `mountpoint` checks where to mount; `first_contact` starts the node and judges who answered. One
+//! file in `commands` for each command does the rest, with `daemon`, `signals` and `status_socket`.
 
-mod args;
-mod background;
-mod cache;
+mod commands;
+mod daemon;
+mod first_contact;
 mod get;
-mod info;
-mod join;
 mod logging;
-mod mount;
-mod mount_options;
+mod mountpoint;
+mod options;
 mod output;
-mod password;
-mod peers;
-mod place;
 mod process;
-mod search;
-mod serve;
-mod share;
-mod socket;
-mod status;
-mod stop;
-mod unmount;
+mod signals;
+mod status_socket;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -33,9 +22,9 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::error::ErrorKind;
 
-use args::{Command, PasswordArgument, Tinyp2pArgs};
+use options::args::{Command, PasswordArgument, Tinyp2pArgs};
+use options::password::Source;
 use output::say;
-use password::Source;
 
 /// Why a command failed: what the shell is told and what the person is told.
 #[derive(Debug)]
@@ -79,9 +68,9 @@ impl From<tinyp2p_net::Error> for Failure {
 
 /// `tinyp2p-mount`, from its arguments to its exit code.
 pub fn tinyp2p_mount(args: Vec<OsString>) -> ExitCode {
-    let outcome = match mount_options::parse(&args) {
+    let outcome = match options::mount_options::parse(&args) {
         Ok((parsed, options)) => secure("tinyp2p-mount", &args, &parsed.password)
-            .and_then(|source| mount::run(&args, parsed, options, source)),
+            .and_then(|source| commands::mount::run(&args, parsed, options, source)),
         Err(error) => Err(usage_failure(&error, "tinyp2p-mount")),
     };
     finish("tinyp2p-mount", outcome)
@@ -99,13 +88,17 @@ pub fn tinyp2p(args: Vec<OsString>) -> ExitCode {
 fn run(args: &[OsString], command: Command) -> Result<(), Failure> {
     let secure = |password| secure("tinyp2p", args, password);
     match command {
-        Command::Serve(command) => serve::run(secure(&command.join.password)?, command.join),
+        Command::Serve(command) => {
+            commands::serve::run(secure(&command.join.password)?, command.join)
+        }
         Command::Get(command) => get::run(secure(&command.find.password)?, command),
-        Command::Search(command) => search::run(secure(&command.find.password)?, command),
-        Command::Peers(command) => peers::run(secure(&command.join.password)?, command.join),
-        Command::Status(command) => status::run(&command),
-        Command::Info(command) => info::run(&command),
-        Command::Unmount(command) => unmount::run(&command.mountpoint),
+        Command::Search(command) => commands::search::run(secure(&command.find.password)?, command),
+        Command::Peers(command) => {
+            commands::peers::run(secure(&command.join.password)?, command.join)
+        }
+        Command::Status(command) => commands::status::run(&command),
+        Command::Info(command) => commands::info::run(&command),
+        Command::Unmount(command) => commands::unmount::run(&command.mountpoint),
     }
 }
 
@@ -210,7 +203,7 @@ mod tests {
     fn both_command_lines_are_consistent() {
         use clap::CommandFactory;
         Tinyp2pArgs::command().debug_assert();
-        args::MountArgs::command().debug_assert();
+        options::args::MountArgs::command().debug_assert();
     }
 
     #[test]

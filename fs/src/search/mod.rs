@@ -19,7 +19,7 @@ use tinyp2p_net::share::check_pattern;
 
 use crate::errno::Error;
 use crate::network::Network;
-use crate::status::SearchTrouble;
+use crate::report::status::SearchTrouble;
 use crate::view::merge::Member;
 use crate::view::{Wait, directory};
 pub use names::Match;

@@ -12,9 +12,9 @@ use tinyp2p_net::budget::Weigh;
 use tinyp2p_net::model::{Kind, Name, PeerId, RelPath};
 
 use super::directory::Directory;
-use super::heard::{Effect, Heard};
+use super::freshness::{Present, Term};
 use super::merge::may_be_conflict;
-use super::term::{Present, Term};
+use super::pending_changes::{Effect, Heard};
 
 /// A listing that is no longer fresh still tells how large its directory is, which
 /// [`Cache::is_worth_listing`] needs. After this time nobody is walking there any more.

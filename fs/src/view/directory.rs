@@ -12,7 +12,7 @@ use tinyp2p_net::model::{Attributes, Entry, Kind, Name, PeerId, RelPath, UnixTim
 use tinyp2p_net::protocol::wire::Listing;
 
 use super::merge::{self, Item, Member, Merged, Source};
-use super::siblings::ByNumber;
+use super::upcoming_files::ByNumber;
 
 /// A directory as the mount shows it. Never changes; a newer state is another value.
 #[derive(Debug)]

@@ -18,11 +18,11 @@ pub mod comparing;
 pub mod conflicts;
 pub mod directory;
 pub mod distinct_names;
-pub mod heard;
+pub mod freshness;
 pub mod merge;
-mod siblings;
-pub mod term;
+pub mod pending_changes;
 pub mod tree_order;
+mod upcoming_files;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Weak};
@@ -44,9 +44,9 @@ use comparing::Comparing;
 use conflicts::{Conflicts, Seen};
 pub use directory::Directory;
 use directory::Said;
-use heard::{Heard, outermost};
+use freshness::{Present, Term};
 use merge::{Item, Member, Source};
-use term::{Present, Term};
+use pending_changes::{Heard, outermost};
 
 /// The name in the root that belongs to this program; a member's own file of that name is not shown.
 pub const RESERVED: &[u8] = b".tinyp2p";

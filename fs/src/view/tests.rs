@@ -143,7 +143,7 @@ fn changes_are_seen_within_a_second() {
     ann.remove("x");
     let begun = Instant::now();
     while names(&view.list(&path(""), within(SOON)).unwrap()) != ["y"] {
-        assert!(begun.elapsed() < term::FRESH + Duration::from_secs(2));
+        assert!(begun.elapsed() < freshness::FRESH + Duration::from_secs(2));
         std::thread::yield_now();
     }
 }
@@ -349,7 +349,7 @@ fn a_walk_through_a_listed_directory_does_not_ask_for_every_name() {
         ann.put(&number.to_string(), "x", 1);
     }
     view.list(&path(""), within(SOON)).unwrap();
-    std::thread::sleep(term::FRESH);
+    std::thread::sleep(freshness::FRESH);
     let before = network.calls();
     for number in 0..100 {
         assert_eq!(size(&view, "", &number.to_string()), Some(1));
@@ -513,7 +513,7 @@ fn a_probe_that_found_nothing_finds_what_has_come_since() {
         member.put(&format!("{directory}.hidden"), "x", 1);
         let begun = Instant::now();
         while size(&view, directory.trim_end_matches('/'), ".hidden").is_none() {
-            assert!(begun.elapsed() < term::FRESH + Duration::from_secs(2));
+            assert!(begun.elapsed() < freshness::FRESH + Duration::from_secs(2));
             std::thread::yield_now();
         }
     }

@@ -22,11 +22,13 @@ use tinyp2p_net::model::{Attributes, PeerId, RelPath};
 use tinyp2p_net::peer::{Need, Peer};
 use tinyp2p_net::query::fanout::Whom;
 
-use super::args::GetArgs;
-use super::join::{self, Joined};
+use super::Failure;
+use super::commands::search;
+use super::first_contact;
+use super::first_contact::Joined;
+use super::options::args::GetArgs;
+use super::options::password::Source;
 use super::output::{print, say};
-use super::password::Source;
-use super::{Failure, search};
 use fetch::Outcome;
 use plan::{Holder, Job};
 use queue::{Next, Queue, Standing, Task};
@@ -53,7 +55,7 @@ pub(super) fn run(source: Source, args: GetArgs) -> Result<(), Failure> {
     // Before anybody is asked; but what is missing is made only when there is something to put into it.
     let target = Target::open(&args.directory).map_err(failed)?;
     let (network, pattern) = (&args.find.network, &args.find.pattern);
-    join::as_guest(
+    first_contact::as_guest(
         PROGRAM,
         network,
         args.find.peers,

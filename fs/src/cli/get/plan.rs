@@ -10,7 +10,7 @@ use tinyp2p_net::model::{
     Attributes, Entry, Kind, Mode, Name, PeerId, RelPath, Root, UnixTime, Version,
 };
 
-use crate::cli::search::Found;
+use crate::cli::commands::search::Found;
 use crate::view::merge::{self, Member};
 use crate::view::tree_order;
 

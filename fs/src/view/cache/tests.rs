@@ -4,8 +4,8 @@ use tinyp2p_net::protocol::wire::{Change, Depth, Listing};
 
 use super::*;
 use crate::view::directory::Said;
+use crate::view::freshness::FRESH;
 use crate::view::merge::Member;
-use crate::view::term::FRESH;
 
 fn path(text: &str) -> RelPath {
     RelPath::new(text.as_bytes()).unwrap()

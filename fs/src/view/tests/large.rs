@@ -92,7 +92,7 @@ fn a_second_member_comes_to_a_large_directory_that_is_open() {
     let open = list(&view, &[]);
     let bob = network.join("bob", 2);
     bob.put("d/of bob", "x", 1);
-    std::thread::sleep(term::FRESH);
+    std::thread::sleep(freshness::FRESH);
     assert_eq!(list(&view, &[]).items.len(), NAMES + 1);
     drop(open);
 }

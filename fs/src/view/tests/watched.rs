@@ -26,7 +26,7 @@ fn changed(text: &str, depth: Depth) -> News {
 }
 
 fn let_a_second_pass() {
-    std::thread::sleep(term::FRESH);
+    std::thread::sleep(freshness::FRESH);
 }
 
 fn list(view: &View, text: &str) -> Vec<String> {
@@ -207,7 +207,7 @@ fn a_flood_of_news_costs_its_sender_and_nobody_else() {
         let (_network, ear, [ann, mallory]) = followed(Behaviour::Flooding(1024, everything));
         list(&ear.0, "e");
         let begun = Instant::now();
-        while begun.elapsed() < 3 * term::FRESH {
+        while begun.elapsed() < 3 * freshness::FRESH {
             assert_eq!(list(&ear.0, "d"), ["x"]);
             ear.0.mtime(&path("e"), within(SOON)).unwrap();
             size(&ear.0, "d", "1");
@@ -219,7 +219,7 @@ fn a_flood_of_news_costs_its_sender_and_nobody_else() {
         assert!(mallory.calls() > 2 * ann.calls(), "{}", mallory.calls());
         // What the honest one changes is there at once all the same.
         ann.put("d/new", "x", 1);
-        let deadline = Instant::now() + term::FRESH;
+        let deadline = Instant::now() + freshness::FRESH;
         while size(&ear.0, "d", "new").is_none() {
             assert!(Instant::now() < deadline);
             std::thread::sleep(Duration::from_millis(5));
@@ -234,14 +234,14 @@ fn a_member_that_watches_nothing_is_asked_alone() {
     let bob = network.join("bob", 3);
     bob.put("d/of bob", "x", 1);
     let begun = Instant::now();
-    while begun.elapsed() < 3 * term::FRESH {
+    while begun.elapsed() < 3 * freshness::FRESH {
         assert_eq!(list(&ear.0, "d"), ["of bob", "x"]);
         std::thread::sleep(Duration::from_millis(20));
     }
     assert!(ann.calls() <= 2, "{} calls", ann.calls());
     assert!((3..=5).contains(&bob.calls()), "{} calls", bob.calls());
     bob.put("d/new", "x", 1);
-    std::thread::sleep(term::FRESH);
+    std::thread::sleep(freshness::FRESH);
     assert_eq!(list(&ear.0, "d"), ["new", "of bob", "x"]);
 }
 

@@ -1,0 +1,73 @@
+//! `tinyp2p info`: what a mount knows of a file, told by the mount itself through an extended attribute, so that
+//! it works wherever the file is reached: by a symbolic link, a bind mount, in a container.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use rustix::io::Errno;
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::cli::Failure;
+use crate::cli::options::args::InfoArgs;
+use crate::cli::output::{print, say};
+use crate::report::info::Info;
+use crate::vfs::XATTR_INFO;
+
+/// No value of an extended attribute is longer.
+const MAX_XATTR: usize = 64 << 10;
+
+/// Exit code 1 when nothing is known of one of the paths.
+pub(crate) fn run(args: &InfoArgs) -> Result<(), Failure> {
+    let mut failed = false;
+    for path in &args.paths {
+        match describe(path, args.json) {
+            Ok(text) => print(text.as_bytes())?,
+            Err(why) => {
+                say("tinyp2p", &format!("{}: {why}", path.display()));
+                failed = true;
+            }
+        }
+    }
+    match failed {
+        false => Ok(()),
+        true => Err(Failure::told(1)),
+    }
+}
+
+fn describe(path: &Path, json: bool) -> Result<String, String> {
+    let value = read(path)?;
+    if json {
+        // A newer mount may say more than this program knows of.
+        let info: Value = serde_json::from_slice(&value).map_err(|_| not_ours())?;
+        let given = path.to_string_lossy();
+        let line = serde_json::to_string(&Given { path: &given, info });
+        return line.map(|line| line + "\n").map_err(|e| e.to_string());
+    }
+    let info: Info = serde_json::from_slice(&value).map_err(|_| not_ours())?;
+    Ok(info.text(path.as_os_str().as_bytes()))
+}
+
+/// What the mount says, and of what.
+#[derive(Serialize)]
+struct Given<'a> {
+    path: &'a str,
+    #[serde(flatten)]
+    info: Value,
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    let mut value = vec![0; MAX_XATTR];
+    match rustix::fs::getxattr(path, XATTR_INFO, &mut value) {
+        Ok(length) => {
+            value.truncate(length);
+            Ok(value)
+        }
+        Err(Errno::NODATA | Errno::NOTSUP) => Err(not_ours()),
+        Err(error) => Err(std::io::Error::from(error).to_string()),
+    }
+}
+
+fn not_ours() -> String {
+    "is not a file that a mount of tinyp2p-mount shows".to_owned()
+}

@@ -1,0 +1,183 @@
+//! `tinyp2p-mount`: join, serve, mount; then wait for the end.
+
+use std::ffi::OsString;
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use crate::cli::first_contact;
+use crate::cli::first_contact::{Joined, Role};
+use crate::cli::mountpoint::{Claim, Mountpoint};
+use crate::cli::options::args::MountArgs;
+use crate::cli::options::cache;
+use crate::cli::options::password::Source;
+use crate::cli::output::say;
+use crate::cli::signals;
+use crate::cli::signals::Event;
+use crate::cli::{Failure, daemon, logging};
+use crate::fuse;
+use crate::kernel_cache::{Busy, Expirer};
+use crate::mount::{self, Mount, Unmounted};
+use crate::search::Searches;
+use crate::vfs::Filesystem;
+
+const PROGRAM: &str = "tinyp2p-mount";
+
+/// After a busy mount was detached, its open files get this long to be closed.
+const LAST_FILES: Duration = Duration::from_secs(1);
+
+/// Checks everything that can be checked, gets the password, and goes on in the background.
+pub(crate) fn run(
+    args: &[OsString],
+    parsed: MountArgs,
+    mut options: mount::Options,
+    source: Source,
+) -> Result<(), Failure> {
+    let mountpoint = Mountpoint::check(&parsed.mountpoint)?;
+    let path = Some(mountpoint.path());
+    let cache_dir = parsed.cache.cache_dir.as_deref();
+    let prepared = first_contact::prepare(
+        &parsed.network,
+        parsed.peers,
+        Role::Member,
+        &source,
+        path,
+        cache_dir,
+    )?;
+    let cache = cache::choose(&parsed.cache, |warning| {
+        // The front has warned already.
+        if !parsed.background {
+            say(PROGRAM, warning);
+        }
+    })?;
+    let prepared = prepared.with_cache(cache, parsed.cache.memory.as_u64());
+    logging::filter(&parsed.network)?;
+    let from_file = source.is_lasting();
+    if from_file && let Some(typed) = parsed.password.as_os_str().to_str() {
+        // `mount -a` compares this with fstab to see that a line is mounted already.
+        options.source = mount::source_name(typed);
+    }
+    let text = source.read()?;
+    let password = first_contact::password(&text)?;
+    if !parsed.background {
+        first_contact::warn(&parsed.network, &password, PROGRAM);
+    }
+    if !parsed.foreground && !parsed.background {
+        let password = (!from_file).then_some(text.as_str());
+        return daemon::hand_over(args, parsed.password.as_os_str(), password);
+    }
+    if parsed.background {
+        daemon::take_name();
+    }
+    drop(text);
+    let log = logging::start(&parsed.network)?;
+    let joined = prepared.start(password)?;
+    joined.leave_directory();
+    let outcome = until_unmounted(&joined, mountpoint, &options, || match parsed.background {
+        true => daemon::report_mounted(log.as_ref()),
+        false => Ok(()),
+    });
+    joined.node.stop();
+    outcome
+}
+
+/// From the first contact to the end of the mount. `report` is called when the mount is usable.
+fn until_unmounted(
+    joined: &Joined,
+    mountpoint: Mountpoint,
+    options: &mount::Options,
+    report: impl FnOnce() -> std::io::Result<()>,
+) -> Result<(), Failure> {
+    joined.meet()?;
+    joined.meet_acquaintances();
+    first_contact::tell(PROGRAM, &joined.notices());
+    let (sender, events) = mpsc::channel();
+    signals::on_signals(sender.clone())?;
+    let mounted = Mounted::new(joined, mountpoint, options, sender)?;
+    let place = joined.place(Some(mounted.mount.path()));
+    let _shown = joined.show(place, Some(Arc::clone(&mounted.searches)));
+    let place = mounted.mount.path().display();
+    say(
+        PROGRAM,
+        &format!("mounted on {place}, {}", joined.description()),
+    );
+    if let Some(invitation) = joined.invitation() {
+        say(PROGRAM, &invitation);
+    }
+    if let Err(error) = report() {
+        // Nobody waits for this mount any more.
+        return Err(Failure::failed(format!("interrupted: {error}")));
+    }
+    // The senders live as long as the process.
+    let event = events.recv().unwrap_or(Event::Signal);
+    tracing::info!(?event, "stopping");
+    if event == Event::Signal && mounted.unmount()? == Unmounted::Detached {
+        let _ = events.recv_timeout(LAST_FILES);
+    }
+    Ok(())
+}
+
+/// A mount that is being served. Dropping it unmounts, and removes the mountpoint if we made it.
+struct Mounted {
+    mount: Mount,
+    searches: Arc<Searches>,
+    _claim: Claim,
+}
+
+impl Mounted {
+    /// Mounts and serves. The mount is usable from here on: requests wait in the kernel until the
+    /// session takes them. It is not tried from in here: a process that waits for itself in the
+    /// kernel when it is killed can never end.
+    fn new(
+        joined: &Joined,
+        mountpoint: Mountpoint,
+        options: &mount::Options,
+        ended: mpsc::Sender<Event>,
+    ) -> Result<Self, Failure> {
+        let claim = mountpoint.claim()?;
+        let path = claim.path().to_owned();
+        let failed =
+            |why: String| Failure::failed(format!("cannot mount on {}: {why}", path.display()));
+        let (mount, descriptor) = Mount::new(&path, options).map_err(|e| failed(e.to_string()))?;
+        let node = Arc::clone(&joined.node);
+        let (engine, id) = (Arc::clone(node.engine()), node.id());
+        let filesystem = Filesystem::new(node, engine, Some(id)).at(joined.place(Some(&path)));
+        let filesystem = Arc::new(filesystem);
+        let listener = Arc::downgrade(&filesystem);
+        joined.node.listen(listener);
+        let busy = Arc::new(Busy::default());
+        let device = descriptor.try_clone();
+        let expirer = device.and_then(|device| Expirer::start(device, Arc::clone(&busy)));
+        if let Err(error) = &expirer {
+            tracing::info!(%error, "the kernel is not told what is new");
+        }
+        let mounted = Self {
+            mount,
+            searches: Arc::clone(filesystem.searches()),
+            _claim: claim,
+        };
+        let adapter = fuse::adapter(filesystem, expirer.ok(), busy, options.exec);
+        let session = mount::session(adapter, descriptor, options, fuse::session_config())
+            .map_err(|e| failed(e.to_string()))?;
+        thread::Builder::new()
+            .name("fuse".to_owned())
+            .spawn(move || {
+                if let Err(error) = session.run() {
+                    tracing::error!(%error, "the session with the kernel ended");
+                }
+                // Nobody listens any more when the process is stopping.
+                let _ = ended.send(Event::Unmounted);
+            })
+            .map_err(|e| failed(e.to_string()))?;
+        Ok(mounted)
+    }
+
+    fn unmount(&self) -> Result<Unmounted, Failure> {
+        self.mount.unmount().map_err(|e| {
+            Failure::failed(format!(
+                "cannot unmount {}: {e}",
+                self.mount.path().display()
+            ))
+        })
+    }
+}

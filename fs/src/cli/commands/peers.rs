@@ -1,0 +1,42 @@
+//! `tinyp2p peers`: who is there, one member a line: name, peer id, address.
+
+use std::fmt::Write;
+
+use tinyp2p_net::membership::Member;
+
+use crate::cli::options::args::JoinArgs;
+use crate::cli::options::password::Source;
+use crate::cli::output::print;
+use crate::cli::{Failure, first_contact};
+
+/// Joins, waits until the members have found each other, and lists them.
+pub(crate) fn run(source: Source, args: JoinArgs) -> Result<(), Failure> {
+    first_contact::as_guest(
+        "tinyp2p",
+        &args.network,
+        args.peers,
+        source,
+        |_, members| print(table(members).as_bytes()),
+    )
+}
+
+/// Names are aligned for people; tabs separate the columns for programs.
+fn table(members: &[Member]) -> String {
+    let width = members.iter().map(|m| m.name.chars().count()).max();
+    let mut rows: Vec<&Member> = members.iter().collect();
+    rows.sort_by(|a, b| a.name.cmp(&b.name));
+    let mut table = String::new();
+    for member in rows {
+        let address = member.address.as_ref().map(ToString::to_string);
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            table,
+            "{:width$}\t{}\t{}",
+            member.name,
+            member.id,
+            address.as_deref().unwrap_or("-"),
+            width = width.unwrap_or(0),
+        );
+    }
+    table
+}

@@ -1,0 +1,180 @@
+//! `tinyp2p search`: every file whose name matches, as the mount would show its path.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tinyp2p_net::Node;
+use tinyp2p_net::budget::Reservation;
+use tinyp2p_net::model::{Attributes, RelPath};
+use tinyp2p_net::peer::Room;
+
+use crate::cli::options::args::SearchArgs;
+use crate::cli::options::password::Source;
+use crate::cli::output::{print_unless_closed, say};
+use crate::cli::{Failure, first_contact};
+use crate::view::merge;
+
+/// A search walks a whole share, which takes longer than a look-up.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// What each member found.
+pub(crate) type Found = Vec<(Arc<merge::Member>, Vec<(RelPath, Attributes)>)>;
+
+/// Everything that a process which only asks may take in. One answer may have 768 MiB of it, which are two million
+/// matches with paths of 60 bytes in a search, and a million where they are fetched.
+pub(crate) const GUEST_ANSWERS: usize = 2 << 30;
+
+/// Bytes that are made of a match beside its path: places in lists.
+const LINE_BYTES: usize = 64;
+
+/// Paths that are written at once: as many as make it worth the call.
+const LINES_AT_ONCE: usize = 1024;
+
+/// Everything that was found, and whether that is all there is.
+#[derive(Debug)]
+pub(crate) struct Answers {
+    pub(crate) found: Found,
+    pub(crate) missing: Missing,
+    /// The bytes that it takes.
+    pub(crate) _held: Vec<Reservation>,
+}
+
+/// How many members a question was put to, and how many of them left it open.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Missing {
+    asked: usize,
+    silent: usize,
+}
+
+impl Missing {
+    /// A script must not take a part for the whole: exit code 1 when somebody did not answer.
+    pub(crate) fn into_result(self) -> Result<(), Failure> {
+        match self {
+            Self { silent: 0, .. } => Ok(()),
+            Self { asked, silent } => Err(Failure::failed(format!(
+                "{silent} of {asked} members did not answer; what only they have is missing"
+            ))),
+        }
+    }
+}
+
+/// Joins, asks, and prints the paths, each once, sorted by their bytes.
+pub(crate) fn run(source: Source, args: SearchArgs) -> Result<(), Failure> {
+    let (network, pattern) = (&args.find.network, &args.find.pattern);
+    first_contact::as_guest("tinyp2p", network, args.find.peers, source, |joined, _| {
+        let answers = ask("tinyp2p", &joined.node, pattern, (0, LINE_BYTES))?;
+        let files = answers.found.into_iter().flat_map(|(_, files)| files);
+        let mut paths: Vec<RelPath> = files.map(|(path, _)| path).collect();
+        if paths.is_empty() {
+            return Err(nothing_matches(pattern));
+        }
+        paths.sort_unstable();
+        paths.dedup();
+        for some in paths.chunks(LINES_AT_ONCE) {
+            if !print_unless_closed(&lines(some, args.null))? {
+                break;
+            }
+        }
+        answers.missing.into_result()
+    })
+}
+
+/// Asks every member for the files whose names match. Those who do not answer are named. Of each match, so many copies of
+/// its path and so many bytes are made.
+pub(crate) fn ask(
+    program: &str,
+    node: &Node,
+    pattern: &str,
+    (paths, each): (usize, usize),
+) -> Result<Answers, Failure> {
+    let room = Room {
+        budget: Arc::clone(node.budget()),
+        paths,
+        each,
+    };
+    let answers = node.search(pattern, room, Instant::now() + DEADLINE);
+    // What this node itself serves meanwhile is here already.
+    let others = answers
+        .into_iter()
+        .filter(|answer| answer.member != node.id());
+    let (mut found, mut held) = (Found::new(), Vec::new());
+    let mut missing = Missing {
+        asked: 0,
+        silent: 0,
+    };
+    let mut seen = HashSet::new();
+    for answer in others {
+        // Who fails during the question may be told once more, as one who is away.
+        if !seen.insert(answer.member) {
+            continue;
+        }
+        missing.asked += 1;
+        match answer.result {
+            Ok(matches) => {
+                let member = merge::Member {
+                    id: answer.member,
+                    name: answer.name,
+                };
+                let (matches, reservation) = matches.into_parts();
+                found.push((Arc::new(member), matches.files));
+                held.push(reservation);
+            }
+            Err(error) => {
+                missing.silent += 1;
+                say(program, &format!("warning: {error}"));
+            }
+        }
+    }
+    if found.is_empty() {
+        return Err(Failure::failed("no member answered the search"));
+    }
+    Ok(Answers {
+        found,
+        missing,
+        _held: held,
+    })
+}
+
+pub(crate) fn nothing_matches(pattern: &str) -> Failure {
+    Failure::failed(format!("no file's name matches '{pattern}'"))
+}
+
+/// One path a line, escaped so that a name is one line and cannot drive a terminal; or the paths as
+/// they are, each with a NUL behind it.
+fn lines(paths: &[RelPath], null: bool) -> Vec<u8> {
+    let mut lines = Vec::new();
+    for path in paths {
+        if null {
+            lines.extend(path.as_bytes());
+            lines.push(0);
+        } else {
+            lines.extend(format!("{path}\n").bytes());
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_is_missing_is_a_failure() {
+        let missing = |silent| Missing { asked: 3, silent };
+        assert!(missing(0).into_result().is_ok());
+        let failure = missing(1).into_result().unwrap_err();
+        assert_eq!(failure.code, 1);
+        assert!(failure.message.starts_with("1 of 3 members"));
+    }
+
+    #[test]
+    fn a_name_is_one_line_whatever_it_holds() {
+        let paths = [&b"b\x1b\n"[..], b"a/\xff"].map(|path| RelPath::new(path).unwrap());
+        let mut paths = paths.to_vec();
+        paths.sort();
+        assert_eq!(lines(&paths, false), b"a/\\xff\nb\\u{1b}\\n\n");
+        assert_eq!(lines(&paths, true), b"a/\xff\0b\x1b\n\0");
+    }
+}

@@ -1,0 +1,40 @@
+//! `tinyp2p serve`: a full member without a mount, until a signal.
+
+use std::sync::mpsc;
+
+use crate::cli::first_contact;
+use crate::cli::first_contact::Role;
+use crate::cli::options::args::JoinArgs;
+use crate::cli::options::password::Source;
+use crate::cli::output::say;
+use crate::cli::{Failure, logging, signals};
+
+const PROGRAM: &str = "tinyp2p";
+
+pub(crate) fn run(source: Source, args: JoinArgs) -> Result<(), Failure> {
+    let prepared =
+        first_contact::prepare(&args.network, args.peers, Role::Member, &source, None, None)?;
+    let password = first_contact::password(&source.read()?)?;
+    first_contact::warn(&args.network, &password, PROGRAM);
+    logging::start(&args.network)?;
+    let joined = prepared.start(password)?;
+    joined.leave_directory();
+    let outcome = until_signal(&joined);
+    joined.node.stop();
+    outcome
+}
+
+fn until_signal(joined: &first_contact::Joined) -> Result<(), Failure> {
+    joined.meet()?;
+    first_contact::tell(PROGRAM, &joined.notices());
+    let (sender, events) = mpsc::channel();
+    signals::on_signals(sender)?;
+    let _shown = joined.show(joined.place(None), None);
+    say(PROGRAM, &joined.description());
+    if let Some(invitation) = joined.invitation() {
+        say(PROGRAM, &invitation);
+    }
+    // The sender lives as long as the process.
+    let _ = events.recv();
+    Ok(())
+}

@@ -1,0 +1,115 @@
+//! `tinyp2p status`: every node of this user that runs on this machine, in the order of their names.
+
+use std::io::{IsTerminal, stdout};
+use std::thread;
+use std::time::Duration;
+
+use crate::cli::Failure;
+use crate::cli::options::args::StatusArgs;
+use crate::cli::output::{print, print_unless_closed, say};
+use crate::cli::status_socket;
+use crate::cli::status_socket::Answer;
+
+/// How often `--watch` looks again.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// What a terminal needs to begin again at its top.
+const CLEAR: &str = "\x1b[H\x1b[J";
+
+const NOBODY: &str = "no node of this user is running on this machine";
+
+/// Exit code 1 when there is none, or one that does not answer.
+pub(crate) fn run(args: &StatusArgs) -> Result<(), Failure> {
+    if args.watch {
+        return watch(args);
+    }
+    let answers = answers();
+    if answers.is_empty() {
+        return Err(Failure::failed(NOBODY));
+    }
+    print(render(&answers, args.json).as_bytes())?;
+    match answers.iter().all(|answer| answer.report.is_some()) {
+        true => Ok(()),
+        false => Err(Failure::told(1)),
+    }
+}
+
+/// Until interrupted, or until nobody reads any more.
+fn watch(args: &StatusArgs) -> Result<(), Failure> {
+    let clear = !args.json && stdout().is_terminal();
+    loop {
+        let answers = answers();
+        let mut text = render(&answers, args.json);
+        if answers.is_empty() && !args.json {
+            text = format!("{NOBODY}\n");
+        }
+        if clear {
+            text.insert_str(0, CLEAR);
+        }
+        if !print_unless_closed(text.as_bytes())? {
+            return Ok(());
+        }
+        thread::sleep(INTERVAL);
+    }
+}
+
+/// By name; those who do not answer come last.
+fn answers() -> Vec<Answer> {
+    let mut answers = status_socket::ask_all();
+    answers.sort_by_cached_key(|answer| {
+        let name = answer
+            .report
+            .as_ref()
+            .map(|(report, _)| report.status.name.clone());
+        (name.is_none(), name, answer.pid)
+    });
+    answers
+}
+
+/// A paragraph a node, or a JSON object a line; then who does not answer is named on standard error.
+fn render(answers: &[Answer], json: bool) -> String {
+    let mut paragraphs = Vec::new();
+    for Answer { pid, report } in answers {
+        match report {
+            Some((_, line)) if json => paragraphs.push(format!("{line}\n")),
+            Some((report, _)) => paragraphs.push(report.text()),
+            None if json => say("tinyp2p", &format!("pid {pid} does not answer")),
+            None => paragraphs.push(format!("pid {pid} does not answer\n")),
+        }
+    }
+    paragraphs.join(if json { "" } else { "\n" })
+}
+
+#[cfg(test)]
+mod tests {
+    use tinyp2p_net::stats::status::Status;
+
+    use super::*;
+    use crate::report::status::{Place, Report};
+
+    fn answer(pid: u32, name: Option<&str>) -> Answer {
+        let report = name.map(|name| {
+            let status = Status {
+                name: name.to_owned(),
+                ..Status::default()
+            };
+            let report = Report::new(Place::default(), status);
+            // A newer node may say more than this program knows of.
+            let line = format!("{{\"name\":\"{name}\",\"new\":1}}");
+            (report, line)
+        });
+        Answer { pid, report }
+    }
+
+    #[test]
+    fn a_node_is_a_paragraph_or_an_object_as_it_came() {
+        let answers = [answer(1, Some("a")), answer(2, Some("b")), answer(3, None)];
+        let text = render(&answers, false);
+        let paragraphs: Vec<&str> = text.split("\n\n").collect();
+        assert_eq!(paragraphs.len(), 3, "{text}");
+        assert!(paragraphs[0].starts_with("a (node"));
+        assert_eq!(paragraphs[2], "pid 3 does not answer\n");
+        let lines = "{\"name\":\"a\",\"new\":1}\n{\"name\":\"b\",\"new\":1}\n";
+        assert_eq!(render(&answers, true), lines);
+    }
+}

@@ -1,0 +1,738 @@
+//! Joining a network: from options to a running node, and what its first contact means.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tinyp2p_net::Node;
+use tinyp2p_net::auth::Password;
+use tinyp2p_net::budget::DEFAULT_ANSWERS;
+use tinyp2p_net::config::{CacheConfig, Config, DEFAULT_MEMORY, LegacyConfig, Listen, ShareConfig};
+use tinyp2p_net::error::Error;
+use tinyp2p_net::membership::Member;
+use tinyp2p_net::membership::reachable::is_local;
+use tinyp2p_net::model::{Address, DEFAULT_PORT, PeerArgument};
+
+use super::Failure;
+use super::commands::search::GUEST_ANSWERS;
+use super::options::args::{NetworkOptions, Peer, parse_name};
+use super::options::cache;
+use super::options::password::Source;
+use super::options::share;
+use super::options::share::{Private, resolved};
+use super::output::say;
+use super::status_socket::Socket;
+use crate::report::status::{Place, Report};
+use crate::search::Searches;
+
+/// The peers that the user named have answered by then, or are taken to be away: connecting has 3 s,
+/// and a pairing seldom needs another.
+const FIRST_CONTACT: Duration = Duration::from_secs(6);
+
+/// Who was named and who is known to those who answered is dialled within this time after the first contact, or taken
+/// to be away: as connecting has 3 s.
+const ACQUAINTANCE: Duration = Duration::from_secs(3);
+
+/// Members that are going to be found without being named answer multicast within this time.
+const DISCOVERY: Duration = Duration::from_millis(2500);
+
+/// When no member has come for this long, those who are there have told about each other.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// Commands that ask and end look for members no longer than this.
+const SETTLING: Duration = Duration::from_secs(5);
+
+/// How often the members are looked at meanwhile.
+const POLL: Duration = Duration::from_millis(50);
+
+/// How a command takes part.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Role {
+    /// A full member: serves the current directory and can be dialled.
+    Member,
+    /// Asks and ends: serves nothing and cannot be dialled, unless told otherwise.
+    Guest,
+}
+
+/// Everything about a node that can be decided before its password is known.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    share: Option<ShareConfig>,
+    listen: Listen,
+    advertise: Option<Address>,
+    name: String,
+    discovery: bool,
+    watch: bool,
+    peers: Vec<PeerArgument>,
+    legacy: Option<LegacyConfig>,
+    state_dir: PathBuf,
+    remember_as: Option<PathBuf>,
+    cache: Option<CacheConfig>,
+    memory: u64,
+    answers: usize,
+}
+
+/// Checks the options against the system and changes nothing. `cache_dir` is one that the user named.
+pub(super) fn prepare(
+    options: &NetworkOptions,
+    peers: Vec<Peer>,
+    role: Role,
+    source: &Source,
+    mountpoint: Option<&Path>,
+    cache_dir: Option<&Path>,
+) -> Result<Prepared, Failure> {
+    let (peers, legacy) = begin_with(peers, options.legacy)?;
+    let state_dir = state_dir(options)?;
+    let password_file = match source {
+        Source::File(path) => path.canonicalize().ok(),
+        _ => None,
+    };
+    let private = Private {
+        mountpoint: mountpoint.map(Path::to_owned),
+        state_dir: Some(resolved(&state_dir)),
+        password_file,
+        // Another mount of this user may fill the default one meanwhile.
+        cache_dirs: [cache_dir.map(Path::to_owned), cache::default_directory()]
+            .into_iter()
+            .flatten()
+            .map(|directory| resolved(&directory))
+            .collect(),
+        log_file: options.log_file.as_deref().map(resolved),
+    };
+    let current = match role {
+        Role::Member if options.share.is_none() && !options.no_share => {
+            Some(std::env::current_dir().map_err(|e| {
+                Failure::failed(format!("the current directory cannot be shared: {e}"))
+            })?)
+        }
+        _ => None,
+    };
+    let share = share::choose(options, current.as_deref(), &private)?;
+    let remember_as = match (role, mountpoint, &share) {
+        (Role::Guest, ..) => None,
+        (_, Some(mountpoint), _) => Some(mountpoint.to_owned()),
+        (_, None, share) => share.as_ref().map(|share| resolved(&share.directory)),
+    };
+    Ok(Prepared {
+        share,
+        listen: listen(options, role),
+        advertise: options.advertise.clone(),
+        name: options.name.clone().unwrap_or_else(host_name),
+        discovery: !options.no_discovery,
+        watch: !options.no_watch,
+        peers,
+        legacy,
+        state_dir,
+        remember_as,
+        cache: None,
+        memory: DEFAULT_MEMORY,
+        answers: match role {
+            Role::Guest => GUEST_ANSWERS,
+            _ => DEFAULT_ANSWERS,
+        },
+    })
+}
+
+/// Whom to begin with, and how to take part in a network of 2004, if at all.
+fn begin_with(
+    peers: Vec<Peer>,
+    legacy: bool,
+) -> Result<(Vec<PeerArgument>, Option<LegacyConfig>), Failure> {
+    let (mut nodes, mut servers) = (Vec::new(), Vec::new());
+    for peer in peers {
+        match peer {
+            Peer::Node(node) => nodes.push(node),
+            Peer::Legacy(url) if legacy => servers.push(url),
+            Peer::Legacy(url) => {
+                return Err(Failure::usage(format!(
+                    "{url} is a server of the protocol of 2004, which is not encrypted; name the peer as host, \
+                     host:port or https://host:port, or allow that protocol by --legacy"
+                )));
+            }
+        }
+    }
+    Ok((nodes, legacy.then_some(LegacyConfig { peers: servers })))
+}
+
+/// A guest listens when what was asked of it makes no sense otherwise.
+fn listen(options: &NetworkOptions, role: Role) -> Listen {
+    match options.listen {
+        Some(address) => Listen::At(address),
+        None if role == Role::Member || options.share.is_some() || options.advertise.is_some() => {
+            Listen::Default
+        }
+        None => Listen::Nowhere,
+    }
+}
+
+fn state_dir(options: &NetworkOptions) -> Result<PathBuf, Failure> {
+    let directory = match &options.state_dir {
+        Some(named) => named.clone(),
+        None => default_state_dir(std::env::var_os("XDG_STATE_HOME"), std::env::home_dir())
+            .ok_or_else(|| Failure::usage("there is no home directory to keep this node's identity in: name a directory with --state-dir"))?,
+    };
+    std::path::absolute(&directory)
+        .map_err(|e| Failure::failed(format!("state directory {}: {e}", directory.display())))
+}
+
+/// As the XDG Base Directory Specification has it: a relative path in the variable does not count.
+fn default_state_dir(xdg: Option<OsString>, home: Option<PathBuf>) -> Option<PathBuf> {
+    xdg.map(PathBuf::from)
+        .filter(|path| path.is_absolute())
+        .or_else(|| home.map(|home| home.join(".local/state")))
+        .map(|path| path.join("tinyp2p"))
+}
+
+/// The host's name, made to fit for a member's name.
+fn host_name() -> String {
+    let system = rustix::system::uname();
+    // Linux knows no host name of more than 64 bytes.
+    match parse_name(&system.nodename().to_string_lossy()) {
+        Ok(name) => name,
+        Err(_) => "node".to_owned(),
+    }
+}
+
+/// Makes a password of what was typed.
+pub(super) fn password(text: &str) -> Result<Password, Failure> {
+    Password::new(text.to_owned()).map_err(|e| Failure::usage(e.to_string()))
+}
+
+/// A line for each thing that makes the network less safe than people may think: a password that is easily
+/// guessed, and the protocol of 2004.
+pub(super) fn warn(options: &NetworkOptions, password: &Password, program: &str) {
+    if let Some(warning) = password.weakness() {
+        say(program, &format!("warning: {warning}"));
+    }
+    if options.legacy {
+        say(
+            program,
+            "warning: --legacy speaks the protocol of 2004, which is not safe from eavesdroppers: \
+             whoever can listen sees the names and contents of files, and can work out the password",
+        );
+    }
+}
+
+/// Joins for as long as one question takes.
+///
+/// # Errors
+/// Exit code 3 as of [`Joined::meet`]; 1 when there is nobody to ask.
+pub(super) fn as_guest<T>(
+    program: &str,
+    options: &NetworkOptions,
+    peers: Vec<Peer>,
+    source: Source,
+    question: impl FnOnce(&Joined, &[Member]) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let prepared = prepare(options, peers, Role::Guest, &source, None, None)?;
+    let password = password(&source.read()?)?;
+    warn(options, &password, program);
+    super::logging::start(options)?;
+    let joined = prepared.start(password)?;
+    let outcome = joined.meet().and_then(|()| {
+        let members = joined.settled();
+        let notices = joined.notices();
+        if members.is_empty() {
+            return Err(nobody(&notices));
+        }
+        tell(program, &notices);
+        question(&joined, &members)
+    });
+    joined.node.stop();
+    outcome
+}
+
+impl Prepared {
+    /// Reads through this cache, and with this much memory.
+    pub(super) fn with_cache(self, cache: Option<CacheConfig>, memory: u64) -> Self {
+        Self {
+            cache,
+            memory,
+            ..self
+        }
+    }
+
+    /// Starts the node.
+    pub(super) fn start(self, password: Password) -> Result<Joined, Failure> {
+        let share = self.share.as_ref().map(|share| share.directory.clone());
+        let prefers_default_port = matches!(self.listen, Listen::Default);
+        let discovery = self.discovery;
+        let node = Node::start(Config {
+            password,
+            share: self.share,
+            listen: self.listen,
+            advertise: self.advertise,
+            name: self.name,
+            discovery: self.discovery,
+            watch: self.watch,
+            memory: self.memory,
+            answers: self.answers,
+            cache: self.cache,
+            peers: self.peers,
+            legacy: self.legacy,
+            state_dir: self.state_dir,
+            remember_as: self.remember_as,
+        })?;
+        Ok(Joined {
+            node,
+            share,
+            prefers_default_port,
+            discovery,
+        })
+    }
+}
+
+/// A running node and what people are told about it.
+#[derive(Debug)]
+pub(super) struct Joined {
+    pub(super) node: Arc<Node>,
+    share: Option<PathBuf>,
+    prefers_default_port: bool,
+    discovery: bool,
+}
+
+impl Joined {
+    /// Waits for the peers that the user named.
+    ///
+    /// # Errors
+    /// Exit code 3 when every one that answered refused the password.
+    pub(super) fn meet(&self) -> Result<(), Failure> {
+        let deadline = Instant::now() + FIRST_CONTACT;
+        let mut outcomes = self.node.first_contact(deadline);
+        while is_put_off(&outcomes) && Instant::now() < deadline {
+            thread::sleep(POLL);
+            outcomes = self.node.first_contact(deadline);
+        }
+        match refusal(&outcomes) {
+            Some(failure) => Err(failure),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits for those whom the peers know, so that what they share can be found from now on.
+    pub(super) fn meet_acquaintances(&self) {
+        self.node.meet_acquaintances(Instant::now() + ACQUAINTANCE);
+    }
+
+    /// What is odd by now about the peers that the user named.
+    pub(super) fn notices(&self) -> Vec<String> {
+        let outcomes = self.node.first_contact(Instant::now());
+        notices(&outcomes, self.others().is_empty())
+    }
+
+    /// The members that are there, without this node.
+    fn others(&self) -> Vec<Member> {
+        let mut members = self.node.present();
+        members.retain(|member| member.id != self.node.id());
+        members
+    }
+
+    /// What is served, as whom, and where.
+    pub(super) fn description(&self) -> String {
+        let share = match &self.share {
+            Some(directory) => format!("sharing {}", directory.display()),
+            None => "sharing nothing".to_owned(),
+        };
+        let port = self.node.port();
+        let why = if self.prefers_default_port && port != DEFAULT_PORT {
+            format!(" because {DEFAULT_PORT} is taken")
+        } else {
+            String::new()
+        };
+        format!(
+            "{share} (node {}, port {port}{why})",
+            self.node.id().short()
+        )
+    }
+
+    /// What to tell a friend, in one line: the command with which to join from another machine. `None` if this node can
+    /// be dialled from nowhere else.
+    pub(super) fn invitation(&self) -> Option<String> {
+        invitation(self.node.reachable_at())
+    }
+
+    /// Leaves the current directory, which was needed for relative paths only: its file system would be busy for as long
+    /// as this process runs, and is often the one of the share.
+    pub(super) fn leave_directory(&self) {
+        if let Err(error) = std::env::set_current_dir("/") {
+            tracing::debug!(%error, "the current directory stays what it is");
+        }
+    }
+
+    /// Where the node is on this machine.
+    pub(super) fn place(&self, mountpoint: Option<&Path>) -> Place {
+        Place {
+            mountpoint: mountpoint.map(Path::to_owned),
+            share: self.share.clone(),
+        }
+    }
+
+    /// Lets `tinyp2p status` see the node, at `place`, until the socket is dropped, with the `searches` in
+    /// its mount. That nobody can see it is no reason not to run.
+    pub(super) fn show(&self, place: Place, searches: Option<Arc<Searches>>) -> Option<Socket> {
+        let node = Arc::clone(&self.node);
+        let socket = Socket::open(move || {
+            let troubles = searches.as_ref().map(|searches| searches.troubles());
+            let report = Report::new(place.clone(), node.status());
+            report.with_searches(troubles.unwrap_or_default())
+        });
+        socket
+            .inspect_err(|why| tracing::warn!("'tinyp2p status' will not see this node: {why}"))
+            .ok()
+    }
+
+    /// The members, once those who are there have found each other; this node is not among them.
+    pub(super) fn settled(&self) -> Vec<Member> {
+        let mut settling = Settling::new(Instant::now(), self.discovery);
+        loop {
+            let members = self.others();
+            let is_busy = self.node.is_getting_acquainted(settling.end());
+            if settling.is_settled(members.len(), is_busy, Instant::now()) {
+                return members;
+            }
+            thread::sleep(POLL);
+        }
+    }
+}
+
+/// The password is never among what is printed.
+fn invitation(addresses: &[Address]) -> Option<String> {
+    let peers: Vec<String> = addresses.iter().map(peer_to_type).collect();
+    let whose = match addresses.iter().all(|address| is_local(&address.host)) {
+        true => "others on this network",
+        false => "others",
+    };
+    let peers = peers.join(" ");
+    (!peers.is_empty())
+        .then(|| format!("{whose} join by: tinyp2p-mount PASSWORD MOUNTPOINT {peers}"))
+}
+
+/// An address as a PEER argument, with the port if it has to be typed.
+fn peer_to_type(address: &Address) -> String {
+    match address.port {
+        DEFAULT_PORT => address.host.clone(),
+        _ => address.to_string(),
+    }
+}
+
+/// Prints notices, one a line.
+pub(super) fn tell(program: &str, notices: &[String]) {
+    for notice in notices {
+        say(program, notice);
+    }
+}
+
+/// Why there is nobody to ask, in one line.
+fn nobody(notices: &[String]) -> Failure {
+    match notices {
+        [] => Failure::failed("no member of the network was found; name one as HOST[:PORT]"),
+        notices => Failure::failed(notices.join("; ")),
+    }
+}
+
+/// What became of the addresses that the user named; those without an answer yet are not among them.
+type Outcomes = [(Address, Result<(), Error>)];
+
+/// True when nobody has let this node in yet, but somebody asked it to come back so soon that the
+/// answer can be waited for.
+fn is_put_off(outcomes: &Outcomes) -> bool {
+    let soon = |outcome: &Result<(), Error>| {
+        matches!(outcome, Err(Error::Later { seconds, .. })
+            if Duration::from_secs((*seconds).into()) < FIRST_CONTACT)
+    };
+    outcomes.iter().all(|(_, outcome)| outcome.is_err())
+        && outcomes.iter().any(|(_, outcome)| soon(outcome))
+}
+
+/// A wrong password and an impostor look alike by design, so the text does not claim to know which.
+fn refusal(outcomes: &Outcomes) -> Option<Failure> {
+    let refused: Vec<String> = outcomes
+        .iter()
+        .filter(|(_, outcome)| matches!(outcome, Err(Error::Refused { .. })))
+        .map(|(address, _)| address.to_string())
+        .collect();
+    let answered = outcomes
+        .iter()
+        .filter(|(_, outcome)| !matches!(outcome, Err(e) if is_no_answer(e)))
+        .count();
+    (!refused.is_empty() && refused.len() == answered).then(|| {
+        Failure::wrong_password(format!(
+            "wrong network password? {} of {answered} peers refused it: {}. (If the password was \
+             changed, every member must be restarted with the new one.)",
+            refused.len(),
+            refused.join(", ")
+        ))
+    })
+}
+
+/// True for what says nothing about the password: nobody, or no member, answered.
+fn is_no_answer(error: &Error) -> bool {
+    error.is_absence()
+        || matches!(
+            error,
+            Error::NotANode { .. }
+                | Error::Myself { .. }
+                | Error::OtherIdentity { .. }
+                | Error::Misbehaved { .. }
+                | Error::WrongBytes { .. }
+                | Error::Local { .. }
+        )
+}
+
+/// What people should know of peers that did not let this node in; `is_alone` if nobody else did either.
+fn notices(outcomes: &Outcomes, is_alone: bool) -> Vec<String> {
+    let mut notices: Vec<String> = outcomes
+        .iter()
+        .filter_map(|(_, outcome)| outcome.as_ref().err())
+        .filter(|error| !error.is_absence() && !matches!(error, Error::Myself { .. }))
+        .map(|error| match error {
+            Error::Refused { .. } => format!("{error}; ignored (next try in 1 h)"),
+            Error::Later { .. } => format!("{error}; trying again"),
+            _ => error.to_string(),
+        })
+        .collect();
+    let away = |outcome: &Result<(), Error>| matches!(outcome, Err(e) if e.is_absence());
+    if is_alone && !outcomes.is_empty() && outcomes.iter().all(|(_, outcome)| away(outcome)) {
+        let reasons = outcomes
+            .iter()
+            .filter_map(|(_, outcome)| outcome.as_ref().err());
+        let reasons: Vec<String> = reasons.map(Error::to_string).collect();
+        notices.push(format!("no peer reachable yet ({})", reasons.join("; ")));
+    }
+    notices
+}
+
+/// Whether everybody who is going to be found at once has been found.
+#[derive(Debug)]
+struct Settling {
+    started: Instant,
+    /// Nobody is expected before then.
+    earliest: Instant,
+    known: usize,
+    changed: Instant,
+}
+
+impl Settling {
+    fn new(now: Instant, discovery: bool) -> Self {
+        let earliest = if discovery { now + DISCOVERY } else { now };
+        Self {
+            started: now,
+            earliest,
+            known: 0,
+            changed: now,
+        }
+    }
+
+    /// Nobody is waited for any longer.
+    fn end(&self) -> Instant {
+        self.started + SETTLING
+    }
+
+    /// `known` members are there now, and if `is_busy`, somebody whom they know is being dialled.
+    fn is_settled(&mut self, known: usize, is_busy: bool, now: Instant) -> bool {
+        if known != self.known {
+            self.known = known;
+            self.changed = now;
+        }
+        let is_quiet = !is_busy && now >= self.changed + QUIET;
+        now >= self.end() || (now >= self.earliest && is_quiet)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::cli::options::args::parse_peer;
+
+    fn outcome(host: &str, result: Result<(), Error>) -> (Address, Result<(), Error>) {
+        (Address::new(host, 7), result)
+    }
+
+    fn who(host: &str) -> String {
+        format!("{host}:7")
+    }
+
+    fn refused(host: &str) -> (Address, Result<(), Error>) {
+        outcome(host, Err(Error::Refused { who: who(host) }))
+    }
+
+    fn away(host: &str) -> (Address, Result<(), Error>) {
+        outcome(host, Err(Error::Timeout { who: who(host) }))
+    }
+
+    fn later(host: &str, seconds: u16) -> (Address, Result<(), Error>) {
+        let who = who(host);
+        outcome(host, Err(Error::Later { who, seconds }))
+    }
+
+    fn limited(host: &str) -> (Address, Result<(), Error>) {
+        later(host, 60)
+    }
+
+    #[test]
+    fn the_password_is_wrong_when_everybody_who_answered_says_so() {
+        for outcomes in [vec![refused("a")], vec![refused("a"), away("b")]] {
+            let failure = refusal(&outcomes).unwrap();
+            assert_eq!(failure.code, 3);
+            assert!(
+                failure
+                    .message
+                    .starts_with("wrong network password? 1 of 1 peers refused it: a:7. ")
+            );
+        }
+        assert!(
+            refusal(&[refused("a"), refused("b")])
+                .unwrap()
+                .message
+                .contains("2 of 2 peers refused it: a:7, b:7.")
+        );
+    }
+
+    #[test]
+    fn the_password_may_be_right_while_anybody_else_may_take_it() {
+        for outcomes in [
+            vec![],
+            vec![away("a")],
+            vec![outcome("a", Ok(()))],
+            vec![refused("a"), outcome("b", Ok(()))],
+            vec![refused("a"), limited("b")],
+        ] {
+            assert!(refusal(&outcomes).is_none(), "{outcomes:?}");
+        }
+    }
+
+    #[test]
+    fn a_short_pause_is_waited_for_unless_somebody_else_is_there() {
+        assert!(is_put_off(&[later("a", 1), refused("b")]));
+        assert!(!is_put_off(&[later("a", 1), outcome("b", Ok(()))]));
+        assert!(!is_put_off(&[later("a", 60)]));
+        assert!(!is_put_off(&[refused("a")]));
+        assert!(!is_put_off(&[]));
+    }
+
+    #[test]
+    fn what_is_odd_about_peers_is_said_in_a_line_each() {
+        let said = notices(
+            &[refused("a"), outcome("b", Ok(())), limited("c"), away("d")],
+            false,
+        );
+        assert_eq!(
+            said,
+            [
+                "a:7 uses another password or is not a member; ignored (next try in 1 h)",
+                "c:7 takes no new members for 60 s (too many wrong passwords lately); trying again",
+            ]
+        );
+        assert_eq!(
+            notices(&[away("a"), away("b")], true),
+            ["no peer reachable yet (a:7 did not answer in time; b:7 did not answer in time)",]
+        );
+        assert!(notices(&[], true).is_empty());
+    }
+
+    #[test]
+    fn peers_that_are_away_are_no_news_once_anybody_was_reached() {
+        let said = notices(&[away("a"), away("b")], false);
+        assert!(said.is_empty(), "{said:?}");
+    }
+
+    #[test]
+    fn an_invitation_is_the_command_to_type() {
+        let address = Address::new;
+        assert_eq!(invitation(&[]), None);
+        assert_eq!(
+            invitation(&[address("192.0.2.7", DEFAULT_PORT)]).unwrap(),
+            "others join by: tinyp2p-mount PASSWORD MOUNTPOINT 192.0.2.7"
+        );
+        let both = [address("192.168.1.7", 9), address("10.0.0.5", 9)];
+        assert_eq!(
+            invitation(&both).unwrap(),
+            "others on this network join by: tinyp2p-mount PASSWORD MOUNTPOINT 192.168.1.7:9 10.0.0.5:9"
+        );
+        for typed in [
+            address("2001:db8::1", DEFAULT_PORT),
+            address("2001:db8::1", 9),
+        ] {
+            let read: Address = peer_to_type(&typed).parse().unwrap();
+            assert_eq!(read, typed);
+        }
+    }
+
+    #[test]
+    fn servers_of_2004_must_be_allowed() {
+        let peers = || {
+            ["a", "http://b:8"]
+                .map(|text| parse_peer(text).unwrap())
+                .to_vec()
+        };
+        let (nodes, legacy) = begin_with(peers(), true).unwrap();
+        assert_eq!((nodes.len(), legacy.unwrap().peers.len()), (1, 1));
+        let failure = begin_with(peers(), false).unwrap_err();
+        assert_eq!(failure.code, 2);
+        assert!(
+            failure.message.starts_with("http://b:8 is a server of"),
+            "{}",
+            failure.message
+        );
+        assert!(begin_with(Vec::new(), false).unwrap().1.is_none());
+    }
+
+    #[test]
+    fn a_network_has_settled_when_nobody_has_come_for_a_while() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut settling = Settling::new(start, false);
+        assert!(!settling.is_settled(1, false, at(100)));
+        assert!(!settling.is_settled(3, false, at(900)));
+        assert!(!settling.is_settled(3, false, at(1800)));
+        assert!(settling.is_settled(3, false, at(1900)));
+    }
+
+    #[test]
+    fn a_network_has_not_settled_while_somebody_is_being_dialled() {
+        let start = Instant::now();
+        let mut settling = Settling::new(start, false);
+        assert!(!settling.is_settled(1, true, start + SETTLING / 2));
+        assert!(settling.is_settled(1, true, start + SETTLING));
+    }
+
+    #[test]
+    fn the_local_network_is_given_time_to_answer() {
+        let start = Instant::now();
+        let mut settling = Settling::new(start, true);
+        assert!(!settling.is_settled(0, false, start + DISCOVERY / 2));
+        assert!(settling.is_settled(0, false, start + DISCOVERY));
+    }
+
+    #[test]
+    fn a_network_that_keeps_changing_is_taken_as_it_is() {
+        let start = Instant::now();
+        let mut settling = Settling::new(start, true);
+        let settled = (0..100).find(|i| {
+            settling.is_settled(*i, false, start + *i as u32 * Duration::from_millis(100))
+        });
+        assert_eq!(settled, Some(50));
+    }
+
+    #[test]
+    fn the_state_directory_follows_the_xdg_rules() {
+        let home = || Some(PathBuf::from("/home/x"));
+        let path = |xdg: Option<&str>, home| default_state_dir(xdg.map(OsString::from), home);
+        assert_eq!(path(Some("/s"), home()).unwrap(), Path::new("/s/tinyp2p"));
+        for ignored in [None, Some(""), Some("relative")] {
+            assert_eq!(
+                path(ignored, home()).unwrap(),
+                Path::new("/home/x/.local/state/tinyp2p")
+            );
+        }
+        assert_eq!(path(None, None), None);
+    }
+
+    #[test]
+    fn this_host_has_a_name_that_fits() {
+        assert!((1..=64).contains(&host_name().len()));
+    }
+}

@@ -1,0 +1,140 @@
+//! Which disk cache a mount uses.
+
+use std::ffi::OsString;
+use std::fs::DirBuilder;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use bytesize::ByteSize;
+use rustix::fs::Access;
+use tinyp2p_net::config::CacheConfig;
+
+use super::args::CacheOptions;
+use crate::cli::Failure;
+
+/// The most that is taken without being asked.
+const DEFAULT_SIZE: ByteSize = ByteSize::gb(10);
+
+/// The share of the free space that is taken without being asked.
+const FREE_SHARE: u64 = 10;
+
+/// The cache that the options describe, its directory being there; `None` for none. A directory that
+/// the user named must be usable; without a usable default one, the mount does without a cache, and says so by `warn`.
+pub(crate) fn choose(
+    options: &CacheOptions,
+    warn: impl FnOnce(&str),
+) -> Result<Option<CacheConfig>, Failure> {
+    if options.cache_size == Some(ByteSize::b(0)) {
+        return Ok(None);
+    }
+    let directory = match &options.cache_dir {
+        Some(named) => std::path::absolute(named).ok(),
+        None => default_directory(),
+    };
+    let Some(directory) = directory else {
+        warn(
+            "warning: nothing is kept on disk: there is no home directory; name a directory with --cache-dir",
+        );
+        return Ok(None);
+    };
+    match prepare(&directory, options.cache_size) {
+        Ok(size) => Ok(Some(CacheConfig {
+            directory,
+            size,
+            reshare: !options.no_reshare,
+        })),
+        Err(error) => {
+            let why = format!(
+                "the cache directory {} cannot be used: {error}; name another one with --cache-dir",
+                directory.display()
+            );
+            match options.cache_dir {
+                Some(_) => Err(Failure::failed(why)),
+                None => {
+                    warn(&format!("warning: nothing is kept on disk: {why}"));
+                    Ok(None)
+                }
+            }
+        }
+    }
+}
+
+/// Creates the directory if need be and returns how much may lie in it.
+fn prepare(directory: &Path, size: Option<ByteSize>) -> io::Result<u64> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)?;
+    rustix::fs::access(directory, Access::WRITE_OK | Access::EXEC_OK)?;
+    if let Some(size) = size {
+        return Ok(size.as_u64());
+    }
+    let found = rustix::fs::statvfs(directory)?;
+    let free = found.f_bavail.saturating_mul(found.f_frsize);
+    Ok((free / FREE_SHARE).min(DEFAULT_SIZE.as_u64()))
+}
+
+/// The cache directory of those who name none.
+pub(crate) fn default_directory() -> Option<PathBuf> {
+    default_dir(std::env::var_os("XDG_CACHE_HOME"), std::env::home_dir())
+}
+
+/// As the XDG Base Directory Specification has it: a relative path in the variable does not count.
+fn default_dir(xdg: Option<OsString>, home: Option<PathBuf>) -> Option<PathBuf> {
+    xdg.map(PathBuf::from)
+        .filter(|path| path.is_absolute())
+        .or_else(|| home.map(|home| home.join(".cache")))
+        .map(|path| path.join("tinyp2p"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(cache_dir: Option<PathBuf>, cache_size: Option<ByteSize>) -> CacheOptions {
+        CacheOptions {
+            cache_dir,
+            cache_size,
+            no_reshare: false,
+            memory: ByteSize::mib(128),
+        }
+    }
+
+    fn silent(warning: &str) {
+        panic!("{warning}");
+    }
+
+    #[test]
+    fn a_size_of_zero_means_no_cache() {
+        assert!(
+            choose(&options(None, Some(ByteSize::b(0))), silent)
+                .unwrap()
+                .is_none()
+        );
+    }
+
+    #[test]
+    fn what_nobody_named_takes_a_tenth_of_what_is_free_at_most() {
+        let base = tempfile::tempdir().unwrap();
+        let directory = base.path().join("deep/er");
+        let cache = choose(&options(Some(directory.clone()), None), silent)
+            .unwrap()
+            .unwrap();
+        let found = rustix::fs::statvfs(&directory).unwrap();
+        assert!(cache.size <= found.f_blocks * found.f_frsize / FREE_SHARE);
+        assert!(cache.size <= DEFAULT_SIZE.as_u64());
+    }
+
+    #[test]
+    fn a_directory_that_was_named_and_cannot_be_used_is_an_error() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let named = options(Some(file.path().join("x")), None);
+        let refusal = choose(&named, silent).unwrap_err();
+        assert!(
+            refusal
+                .message
+                .ends_with("name another one with --cache-dir")
+        );
+    }
+}

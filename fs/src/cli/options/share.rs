@@ -1,0 +1,277 @@
+//! What is served, and what never is: the mount itself, this node's own secrets, and what it
+//! keeps of others' files.
+
+use std::path::{Path, PathBuf};
+
+use tinyp2p_net::config::ShareConfig;
+
+use super::args::NetworkOptions;
+use crate::cli::Failure;
+use crate::mount::table::Table;
+
+/// What must not be served if it lies in the share. Paths are absolute, without symbolic links.
+#[derive(Debug, Default)]
+pub(crate) struct Private {
+    /// Where the network is going to be mounted: it would serve itself.
+    pub(crate) mountpoint: Option<PathBuf>,
+    /// The directory of this node's key.
+    pub(crate) state_dir: Option<PathBuf>,
+    /// The file that the password came from.
+    pub(crate) password_file: Option<PathBuf>,
+    /// The directories that hold what was read from other members.
+    pub(crate) cache_dirs: Vec<PathBuf>,
+    /// What this process writes to all the time.
+    pub(crate) log_file: Option<PathBuf>,
+}
+
+/// `path`, absolute and without symbolic links, as far down as it is there already.
+pub(crate) fn resolved(path: &Path) -> PathBuf {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    for there in path.ancestors() {
+        if let (Ok(real), Ok(missing)) = (there.canonicalize(), path.strip_prefix(there)) {
+            // Joining an empty path would add a slash.
+            return real.components().chain(missing.components()).collect();
+        }
+    }
+    path
+}
+
+/// Decides on the share. `current` is served unless the options say otherwise; `None` if this
+/// command serves nothing of its own accord.
+pub(crate) fn choose(
+    options: &NetworkOptions,
+    current: Option<&Path>,
+    private: &Private,
+) -> Result<Option<ShareConfig>, Failure> {
+    let (named, directory) = match (&options.share, current) {
+        (Some(named), _) => (named.as_path(), directory(named)?),
+        (None, Some(current)) if !options.no_share => (current, by_default(current)?),
+        _ => return Ok(None),
+    };
+    let failed = |why: &str| Failure::failed(format!("share {}: {why}", directory.display()));
+    if let Some(mountpoint) = &private.mountpoint {
+        if directory == *mountpoint {
+            return Err(failed(
+                "is the mountpoint; serve another directory, or mount elsewhere",
+            ));
+        }
+        if directory.starts_with(mountpoint) {
+            return Err(failed(
+                "lies inside the mountpoint, which would cover it; mount elsewhere",
+            ));
+        }
+    }
+    if private
+        .state_dir
+        .as_ref()
+        .is_some_and(|dir| directory.starts_with(dir))
+    {
+        return Err(failed(
+            "holds the key of this node; serve another directory",
+        ));
+    }
+    let is_in_cache = |dir: &PathBuf| directory.starts_with(dir);
+    if private.cache_dirs.iter().any(is_in_cache) {
+        return Err(failed(
+            "lies in the cache of other members' files; serve another directory",
+        ));
+    }
+    let table =
+        Table::read().map_err(|e| Failure::failed(format!("cannot read the mount table: {e}")))?;
+    let mounts = table
+        .ours_below(&directory)
+        .map(|entry| entry.mountpoint.as_path());
+    let own = [
+        &private.mountpoint,
+        &private.state_dir,
+        &private.password_file,
+        &private.log_file,
+    ];
+    let mut excluded: Vec<PathBuf> = own
+        .into_iter()
+        .flatten()
+        .chain(&private.cache_dirs)
+        .map(PathBuf::as_path)
+        .chain(mounts)
+        .map(Path::to_owned)
+        .collect();
+    excluded.sort();
+    excluded.dedup();
+    // Not where it leads now: what is served is what it leads to when somebody asks.
+    let named = std::path::absolute(named).map_err(|e| failed(&e.to_string()))?;
+    Ok(Some(ShareConfig {
+        hidden: options.hidden,
+        excluded,
+        directory: named,
+    }))
+}
+
+fn directory(named: &Path) -> Result<PathBuf, Failure> {
+    let failed = |why: String| Failure::failed(format!("share {}: {why}", named.display()));
+    let directory = named.canonicalize().map_err(|e| failed(e.to_string()))?;
+    if directory.is_dir() {
+        Ok(directory)
+    } else {
+        Err(failed("is not a directory".to_owned()))
+    }
+}
+
+/// The current directory, unless serving it can hardly be meant.
+fn by_default(current: &Path) -> Result<PathBuf, Failure> {
+    let directory = directory(current)?;
+    let home = std::env::home_dir().and_then(|home| home.canonicalize().ok());
+    let what = if directory == Path::new("/") {
+        "the whole system"
+    } else if home.is_some_and(|home| home == directory) {
+        "the whole home directory"
+    } else {
+        return Ok(directory);
+    };
+    Err(Failure::usage(format!(
+        "this would serve {what} ({}) to the network: name what to serve with --share DIR, or use --no-share",
+        directory.display()
+    )))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::options::args::MountArgs;
+
+    fn options(words: &[&str]) -> NetworkOptions {
+        let words = ["p", "pw", "/mnt"].iter().chain(words);
+        MountArgs::try_parse_from(words).unwrap().network
+    }
+
+    fn tree() -> (tempfile::TempDir, PathBuf) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().canonicalize().unwrap();
+        std::fs::create_dir_all(path.join("a/b")).unwrap();
+        (directory, path)
+    }
+
+    fn at(mountpoint: PathBuf) -> Private {
+        Private {
+            mountpoint: Some(mountpoint),
+            ..Private::default()
+        }
+    }
+
+    #[test]
+    fn what_lies_in_the_share_and_is_private_is_left_out() {
+        let (_guard, root) = tree();
+        let private = Private {
+            mountpoint: Some(root.join("a/b")),
+            state_dir: Some(root.join(".state")),
+            password_file: Some(root.join("pw")),
+            cache_dirs: vec![root.join("cache"), root.join("a/cache")],
+            log_file: Some(root.join("log")),
+        };
+        let share = choose(&options(&[]), Some(&root), &private)
+            .unwrap()
+            .unwrap();
+        assert_eq!(share.directory, root);
+        let excluded = [".state", "a/b", "a/cache", "cache", "log", "pw"];
+        assert_eq!(share.excluded, excluded.map(|below| root.join(below)));
+    }
+
+    #[test]
+    fn a_share_is_named_by_the_path_that_was_typed() {
+        let (_guard, root) = tree();
+        let link = root.join("link");
+        std::os::unix::fs::symlink("a", &link).unwrap();
+        let options = options(&["--share", link.to_str().unwrap()]);
+        let share = choose(&options, None, &at(root.join("b"))).unwrap();
+        assert_eq!(share.unwrap().directory, link);
+        // What it leads to is judged all the same.
+        assert!(choose(&options, None, &at(root.join("a"))).is_err());
+    }
+
+    #[test]
+    fn what_is_not_there_yet_is_resolved_as_far_as_it_is() {
+        let (_guard, root) = tree();
+        std::os::unix::fs::symlink(root.join("a"), root.join("link")).unwrap();
+        assert_eq!(resolved(&root.join("link")), root.join("a"));
+        assert_eq!(resolved(&root.join("link/x/y")), root.join("a/x/y"));
+    }
+
+    #[test]
+    fn the_cache_cannot_be_the_share() {
+        let (_guard, root) = tree();
+        let private = Private {
+            cache_dirs: vec![root.join("a")],
+            ..Private::default()
+        };
+        for inside in ["a", "a/b"] {
+            assert!(choose(&options(&[]), Some(&root.join(inside)), &private).is_err());
+        }
+    }
+
+    #[test]
+    fn a_share_that_the_mount_would_cover_is_refused() {
+        let (_guard, root) = tree();
+        for mountpoint in [root.join("a/b"), root.join("a")] {
+            let refused = choose(&options(&[]), Some(&root.join("a/b")), &at(mountpoint));
+            assert_eq!(refused.unwrap_err().code, 1);
+        }
+        assert!(choose(&options(&[]), Some(&root.join("a")), &at(root.join("ab"))).is_ok());
+    }
+
+    #[test]
+    fn the_whole_system_is_served_only_when_named() {
+        let private = Private::default();
+        let root = Path::new("/");
+        assert_eq!(
+            choose(&options(&[]), Some(root), &private)
+                .unwrap_err()
+                .code,
+            2
+        );
+        let named = choose(&options(&["--share", "/"]), Some(root), &private).unwrap();
+        assert_eq!(named.unwrap().directory, root);
+        assert!(
+            choose(&options(&["--no-share"]), Some(root), &private)
+                .unwrap()
+                .is_none()
+        );
+    }
+
+    #[test]
+    fn a_share_that_is_no_directory_is_refused() {
+        let (_guard, root) = tree();
+        let file = root.join("file");
+        std::fs::write(&file, b"").unwrap();
+        for bad in [file, root.join("none")] {
+            let options = options(&["--share", bad.to_str().unwrap()]);
+            let refused = choose(&options, None, &Private::default()).unwrap_err();
+            assert_eq!(refused.code, 1);
+            assert!(
+                refused.message.starts_with("share /"),
+                "{}",
+                refused.message
+            );
+        }
+    }
+
+    #[test]
+    fn commands_that_serve_nothing_serve_what_is_named() {
+        let (_guard, root) = tree();
+        let private = Private::default();
+        assert!(choose(&options(&[]), None, &private).unwrap().is_none());
+        let named = options(&["--share", root.to_str().unwrap(), "--hidden"]);
+        assert!(choose(&named, None, &private).unwrap().unwrap().hidden);
+    }
+
+    #[test]
+    fn the_key_of_the_node_cannot_be_the_share() {
+        let (_guard, root) = tree();
+        let private = Private {
+            state_dir: Some(root.clone()),
+            ..Private::default()
+        };
+        assert!(choose(&options(&[]), Some(&root.join("a")), &private).is_err());
+    }
+}

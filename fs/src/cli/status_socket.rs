@@ -1,0 +1,293 @@
+//! The Unix socket on which a node tells the other processes of its user what it is doing.
+//!
+//! It lies as `PID.sock` in a directory that nobody else can enter. Whoever connects gets the report as
+//! one line of JSON and then the end of the stream, and has nothing to say. One is served at a time and
+//! not for longer than [`DEADLINE`], so that one who does not read holds up no more than the next. A
+//! socket that refuses belonged to a process that was killed; whoever finds it removes it.
+
+use std::ffi::{OsStr, OsString};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
+
+use crate::report::status::Report;
+
+/// One exchange ends by then.
+const DEADLINE: Duration = Duration::from_secs(1);
+
+/// No report is longer: the bounds of the ledger keep it far below.
+const LONGEST: u64 = 64 << 20;
+
+/// After a connection could not be taken (no file descriptors left, say), none is for this long.
+const PAUSE: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 200_000_000,
+};
+
+/// The socket of this process. Dropping it removes it.
+pub(super) struct Socket {
+    directory: Directory,
+    name: String,
+    /// Closed with this; then the thread ends, if need be after [`DEADLINE`].
+    _alive: UnixStream,
+}
+
+impl Socket {
+    /// Answers with `report` from now on.
+    pub(super) fn open(report: impl Fn() -> Report + Send + 'static) -> io::Result<Self> {
+        let mut outcome = Err(ErrorKind::NotFound.into());
+        for path in directories() {
+            outcome = Directory::create(&path);
+            if outcome.is_ok() {
+                break;
+            }
+        }
+        Self::open_in(outcome?, report)
+    }
+
+    fn open_in(
+        directory: Directory,
+        report: impl Fn() -> Report + Send + 'static,
+    ) -> io::Result<Self> {
+        let name = format!("{}.sock", std::process::id());
+        // Nobody finds it before it listens: it would be taken for a dead one.
+        let hidden = format!(".{name}");
+        directory.remove(&hidden)?;
+        let listener = UnixListener::bind(directory.at(&hidden))?;
+        rustix::fs::renameat(&directory.handle, &hidden, &directory.handle, &name)?;
+        listener.set_nonblocking(true)?;
+        let (alive, other_end) = UnixStream::pair()?;
+        let socket = Self {
+            directory,
+            name,
+            _alive: alive,
+        };
+        thread::Builder::new()
+            .name("status".to_owned())
+            .spawn(move || serve(&listener, &other_end, report))?;
+        Ok(socket)
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if let Err(error) = self.directory.remove(&self.name) {
+            tracing::debug!(%error, "the status socket stays behind");
+        }
+    }
+}
+
+/// Until the other end of `end` is closed.
+fn serve(listener: &UnixListener, end: &UnixStream, report: impl Fn() -> Report) {
+    loop {
+        let mut both = [
+            PollFd::new(end, PollFlags::IN),
+            PollFd::new(listener, PollFlags::IN),
+        ];
+        let polled = poll(&mut both, None);
+        if polled.is_ok() && !both[0].revents().is_empty() {
+            return;
+        }
+        let outcome = match listener.accept() {
+            Ok((caller, _)) => tell(caller, report().json().as_bytes()),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(()),
+            Err(error) => {
+                // Cut short by the end, which the next round sees.
+                let _ = poll(&mut [PollFd::new(end, PollFlags::IN)], Some(&PAUSE));
+                Err(error)
+            }
+        };
+        if let Err(error) = outcome {
+            tracing::debug!(%error, "the status was not told");
+        }
+    }
+}
+
+fn tell(mut caller: UnixStream, mut report: &[u8]) -> io::Result<()> {
+    let deadline = Instant::now() + DEADLINE;
+    while !report.is_empty() {
+        caller.set_write_timeout(Some(left(deadline)?))?;
+        match caller.write(report) {
+            Ok(count) => report = &report[count..],
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// What a node answered.
+pub(super) struct Answer {
+    /// Its process.
+    pub(super) pid: u32,
+    /// The report and the line that it came in; `None` when there was none in time.
+    pub(super) report: Option<(Report, String)>,
+}
+
+/// Asks every node of this user on this machine, all at once. What is left of dead ones is removed.
+pub(super) fn ask_all() -> Vec<Answer> {
+    let directories: Vec<Directory> = directories()
+        .iter()
+        .filter_map(|path| Directory::open(path).ok())
+        .collect();
+    let sockets = directories.iter().flat_map(|directory| {
+        directory
+            .sockets()
+            .into_iter()
+            .map(move |it| (directory, it))
+    });
+    thread::scope(|scope| {
+        let asking = sockets.map(|(directory, (pid, name))| {
+            scope.spawn(move || ask(directory, &name).map(|report| Answer { pid, report }))
+        });
+        let asking: Vec<_> = asking.collect();
+        asking
+            .into_iter()
+            .filter_map(|asked| asked.join().ok().flatten())
+            .collect()
+    })
+}
+
+/// Asks one node; `None` when there is none any more.
+fn ask(directory: &Directory, name: &str) -> Option<Option<(Report, String)>> {
+    let answer = read(&directory.at(name)).and_then(|line| {
+        let report = serde_json::from_str(&line).map_err(io::Error::other)?;
+        Ok((report, line))
+    });
+    match answer {
+        Ok(answer) => Some(Some(answer)),
+        Err(error) => match error.kind() {
+            ErrorKind::ConnectionRefused => {
+                // One that cannot be removed is found again the next time.
+                let _ = directory.remove(name);
+                None
+            }
+            // It has just stopped.
+            ErrorKind::NotFound | ErrorKind::ConnectionReset => None,
+            _ => Some(None),
+        },
+    }
+}
+
+fn read(path: &Path) -> io::Result<String> {
+    let deadline = Instant::now() + DEADLINE;
+    let socket = rustix::net::socket_with(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    // So many may be waiting already that even connecting takes time.
+    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(left(deadline)?))?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    let mut stream = UnixStream::from(socket);
+    let (mut line, mut buffer) = (Vec::new(), vec![0; 64 << 10]);
+    loop {
+        stream.set_read_timeout(Some(left(deadline)?))?;
+        match stream.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(count) => line.extend_from_slice(&buffer[..count]),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+        if line.len() as u64 > LONGEST {
+            return Err(ErrorKind::InvalidData.into());
+        }
+    }
+    let line = String::from_utf8(line).map_err(io::Error::other)?;
+    Ok(line.trim_end().to_owned())
+}
+
+fn left(deadline: Instant) -> io::Result<Duration> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() {
+        return Err(ErrorKind::TimedOut.into());
+    }
+    Ok(left)
+}
+
+/// A directory of sockets that belongs to this user alone, held open: nobody can put another in its
+/// place, and however long its path is, a socket's address is short.
+struct Directory {
+    handle: OwnedFd,
+}
+
+impl Directory {
+    fn create(path: &Path) -> io::Result<Self> {
+        match rustix::fs::mkdir(path, Mode::RWXU) {
+            Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let directory = Self::open(path)?;
+        rustix::fs::fchmod(&directory.handle, Mode::RWXU)?;
+        Ok(directory)
+    }
+
+    fn open(path: &Path) -> io::Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let handle = rustix::fs::open(path, flags, Mode::empty())?;
+        if rustix::fs::fstat(&handle)?.st_uid != rustix::process::geteuid().as_raw() {
+            return Err(io::Error::other("belongs to somebody else"));
+        }
+        Ok(Self { handle })
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        format!("/proc/self/fd/{}/{name}", self.handle.as_fd().as_raw_fd()).into()
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        match rustix::fs::unlinkat(&self.handle, name, AtFlags::empty()) {
+            Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The process ids and names of the sockets in it.
+    fn sockets(&self) -> Vec<(u32, String)> {
+        let Ok(entries) = std::fs::read_dir(self.at(".")) else {
+            return Vec::new();
+        };
+        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        let sockets =
+            names.filter_map(|name| Some((name.strip_suffix(".sock")?.parse().ok()?, name)));
+        sockets.collect()
+    }
+}
+
+/// Where sockets may lie, best first.
+fn directories() -> Vec<PathBuf> {
+    let uid = rustix::process::geteuid().as_raw();
+    let xdg = std::env::var_os("XDG_RUNTIME_DIR");
+    places(xdg, OsStr::new("/run/user"), &std::env::temp_dir(), uid)
+}
+
+/// A runtime directory counts if it is this user's: `sudo` may have left another's in the variable.
+fn places(xdg: Option<OsString>, run: &OsStr, temporary: &Path, uid: u32) -> Vec<PathBuf> {
+    let usual = Path::new(run).join(uid.to_string());
+    let is_ours = |path: &PathBuf| {
+        path.is_absolute()
+            && path
+                .metadata()
+                .is_ok_and(|found| found.is_dir() && found.uid() == uid)
+    };
+    let runtime = [xdg.map(PathBuf::from), Some(usual)].into_iter().flatten();
+    let mut places: Vec<PathBuf> = runtime
+        .filter(is_ours)
+        .map(|path| path.join("tinyp2p"))
+        .collect();
+    places.dedup();
+    places.push(temporary.join(format!("tinyp2p-{uid}")));
+    places
+}
+
+#[cfg(test)]
+mod tests;

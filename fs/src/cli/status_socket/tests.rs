@@ -1,0 +1,186 @@
+//! Sockets in directories of their own, with callers who behave and callers who do not.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use tinyp2p_net::stats::status::Status;
+
+use super::*;
+use crate::report::status::Place;
+
+fn report(name: &str) -> Report {
+    let status = Status {
+        name: name.to_owned(),
+        ..Status::default()
+    };
+    Report::new(Place::default(), status)
+}
+
+fn directory(path: &Path) -> Directory {
+    Directory::create(path).unwrap()
+}
+
+fn ask_in(path: &Path) -> Vec<Option<Option<String>>> {
+    let directory = directory(path);
+    let sockets = directory.sockets().into_iter();
+    let answers = sockets.map(|(_, name)| ask(&directory, &name));
+    answers
+        .map(|answer| answer.map(|report| report.map(|(report, _)| report.status.name)))
+        .collect()
+}
+
+fn names(path: &Path) -> Vec<String> {
+    let entries = fs::read_dir(path).unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name());
+    names.map(|name| name.into_string().unwrap()).collect()
+}
+
+#[test]
+fn whoever_connects_gets_the_report_of_that_moment_and_the_socket_goes_with_its_owner() {
+    let base = tempfile::tempdir().unwrap();
+    // Longer than a socket's address may be.
+    let path = base.path().join("x".repeat(200));
+    let count = std::sync::atomic::AtomicU32::new(0);
+    let next = move || {
+        let number = count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        report(&number.to_string())
+    };
+    let socket = Socket::open_in(directory(&path), next).unwrap();
+    let own = format!("{}.sock", std::process::id());
+    assert_eq!(names(&path), [own]);
+    for number in 0..3 {
+        assert_eq!(ask_in(&path), [Some(Some(number.to_string()))]);
+    }
+    drop(socket);
+    assert!(names(&path).is_empty());
+}
+
+#[test]
+fn a_caller_who_does_not_read_holds_up_the_next_for_the_deadline_and_the_end_not_at_all() {
+    let base = tempfile::tempdir().unwrap();
+    // More than fits into the socket's own buffers.
+    let long = "x".repeat(8 << 20);
+    let socket = Socket::open_in(directory(base.path()), move || report(&long)).unwrap();
+    let idle = UnixStream::connect(socket.directory.at(&socket.name)).unwrap();
+    let since = Instant::now();
+    // Its own deadline may have passed by the time that it is its turn.
+    while ask_in(base.path()) == [Some(None)] {
+        assert!(since.elapsed() < 5 * DEADLINE);
+    }
+    let idle_again = UnixStream::connect(socket.directory.at(&socket.name)).unwrap();
+    let since = Instant::now();
+    drop(socket);
+    assert!(since.elapsed() < DEADLINE / 2);
+    drop((idle, idle_again));
+}
+
+#[test]
+fn what_a_killed_process_left_is_removed_and_what_is_silent_is_not() {
+    let base = tempfile::tempdir().unwrap();
+    drop(UnixListener::bind(base.path().join("1.sock")).unwrap());
+    fs::write(base.path().join("other"), "").unwrap();
+    assert_eq!(ask_in(base.path()), [None]);
+    assert_eq!(names(base.path()), ["other"]);
+    let _silent = UnixListener::bind(base.path().join("2.sock")).unwrap();
+    let since = Instant::now();
+    assert_eq!(ask_in(base.path()), [Some(None)]);
+    assert!(since.elapsed() < 2 * DEADLINE);
+    assert_eq!(names(base.path()).len(), 2);
+}
+
+#[test]
+fn a_dead_socket_of_the_same_number_is_replaced() {
+    let base = tempfile::tempdir().unwrap();
+    let name = format!("{}.sock", std::process::id());
+    for left in [&name, &format!(".{name}")] {
+        drop(UnixListener::bind(base.path().join(left)).unwrap());
+    }
+    let _socket = Socket::open_in(directory(base.path()), || report("new")).unwrap();
+    assert_eq!(ask_in(base.path()), [Some(Some("new".to_owned()))]);
+}
+
+#[test]
+fn nonsense_is_no_answer() {
+    let base = tempfile::tempdir().unwrap();
+    let listener = UnixListener::bind(base.path().join("1.sock")).unwrap();
+    let thread = thread::spawn(move || {
+        let (mut caller, _) = listener.accept().unwrap();
+        caller.write_all(b"{\"pid\": ").unwrap();
+    });
+    assert_eq!(ask_in(base.path()), [Some(None)]);
+    thread.join().unwrap();
+}
+
+#[test]
+fn the_directory_is_closed_to_others_and_no_link_is_followed() {
+    let base = tempfile::tempdir().unwrap();
+    let path = base.path().join("open");
+    fs::create_dir(&path).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).unwrap();
+    directory(&path);
+    assert_eq!(
+        fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+        0o700
+    );
+    let link = base.path().join("link");
+    std::os::unix::fs::symlink(&path, &link).unwrap();
+    assert!(Directory::create(&link).is_err());
+    assert!(Directory::create(&base.path().join("no/parent")).is_err());
+}
+
+#[test]
+fn a_runtime_directory_counts_only_if_it_is_this_users() {
+    let base = tempfile::tempdir().unwrap();
+    let uid = base.path().metadata().unwrap().uid();
+    let (run, usual) = (
+        base.path().join("run"),
+        base.path().join(format!("run/{uid}")),
+    );
+    fs::create_dir_all(&usual).unwrap();
+    let places = |xdg: Option<&Path>, run: &Path| {
+        let xdg = xdg.map(|path| path.as_os_str().to_owned());
+        super::places(xdg, run.as_os_str(), Path::new("/tmp"), uid)
+    };
+    let (usual_place, last) = (
+        usual.join("tinyp2p"),
+        PathBuf::from(format!("/tmp/tinyp2p-{uid}")),
+    );
+    let nowhere = Path::new("/nowhere");
+    assert_eq!(places(None, nowhere), std::slice::from_ref(&last));
+    assert_eq!(places(None, &run), [usual_place.clone(), last.clone()]);
+    assert_eq!(
+        places(Some(&usual), &run),
+        [usual_place.clone(), last.clone()]
+    );
+    let named = base.path().join("named");
+    fs::create_dir(&named).unwrap();
+    let named_place = named.join("tinyp2p");
+    assert_eq!(
+        places(Some(&named), &run),
+        [named_place, usual_place, last.clone()]
+    );
+    for useless in [Path::new("relative"), nowhere] {
+        assert_eq!(places(Some(useless), nowhere), std::slice::from_ref(&last));
+    }
+    let others = super::places(
+        Some(named.into_os_string()),
+        OsStr::new("/nowhere"),
+        Path::new("/tmp"),
+        uid + 1,
+    );
+    assert_eq!(others, [PathBuf::from(format!("/tmp/tinyp2p-{}", uid + 1))]);
+}
+
+#[test]
+fn a_directory_that_belongs_to_another_user_is_not_used() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let base = tempfile::tempdir().unwrap();
+    let path = base.path().join("sockets");
+    drop(directory(&path));
+    std::os::unix::fs::chown(&path, Some(12_345), None).unwrap();
+    assert!(Directory::open(&path).is_err() && Directory::create(&path).is_err());
+    std::os::unix::fs::chown(&path, Some(0), None).unwrap();
+    assert!(Directory::open(&path).is_ok());
+}

@@ -1,0 +1,264 @@
+//! What is told of one file or directory: the value of the extended attribute `user.tinyp2p.info` and what
+//! `tinyp2p info` makes of it. SEMANTICS.md lists the fields, which are only ever added to.
+
+use bytesize::ByteSize;
+use serde::{Deserialize, Serialize};
+use tinyp2p_net::model::escaped;
+
+/// The kernel takes no longer value of an extended attribute than 64 KiB.
+pub const MAX_VALUE_BYTES: usize = 60 << 10;
+
+/// All that is known of one thing in a mount.
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Info {
+    /// `file` or `directory`.
+    pub kind: String,
+    /// Bytes; 0 for a directory.
+    pub size: u64,
+    /// Nanoseconds since 1970.
+    pub mtime: i128,
+    /// The content root, 64 hexadecimal digits, if it is known.
+    pub root: Option<String>,
+    /// Who has it, the one that it is read from first.
+    pub sources: Vec<Holder>,
+    /// Bytes of it that this node holds.
+    pub cached: u64,
+    /// The names in the same directory that are other contents of the same path.
+    pub conflicts: Vec<String>,
+    /// Those of them that may turn out to be the same content, once both are hashed.
+    pub comparing: Vec<String>,
+}
+
+/// A member that has it.
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Holder {
+    /// How it is shown.
+    pub name: String,
+    /// Its identity.
+    pub peer_id: String,
+    /// Where it was last reached; `None` for this node itself.
+    pub address: Option<String>,
+}
+
+impl Info {
+    /// One JSON object, of at most [`MAX_VALUE_BYTES`]: of too many sources and conflicts, the first ones.
+    pub fn value(mut self) -> String {
+        loop {
+            // Strings and numbers only: there is nothing that could fail.
+            let value = serde_json::to_string(&self).unwrap_or_default();
+            if value.len() <= MAX_VALUE_BYTES {
+                return value;
+            }
+            self.sources.truncate(self.sources.len() / 2);
+            self.conflicts.truncate(self.conflicts.len() / 2);
+            self.comparing.truncate(self.comparing.len() / 2);
+        }
+    }
+
+    /// A few lines for people; `path` as it was given.
+    pub fn text(&self, path: &[u8]) -> String {
+        let mut lines = vec![
+            escaped(path),
+            format!("  kind      {}", escaped(self.kind.as_bytes())),
+        ];
+        if self.kind == "file" {
+            lines.push(format!("  size      {}", size(self.size)));
+        }
+        lines.push(format!("  modified  {}", moment(self.mtime)));
+        if self.kind == "file" {
+            let root = self.root.as_deref().unwrap_or("not known yet");
+            lines.push(format!("  root      {}", escaped(root.as_bytes())));
+            lines.push(format!("  cached    {}", size(self.cached)));
+        }
+        let shown = |text: &str| escaped(text.as_bytes());
+        let names = self.sources.iter().map(|holder| shown(&holder.name));
+        let width = names.map(|name| name.chars().count()).max().unwrap_or(0);
+        for (index, holder) in self.sources.iter().enumerate() {
+            let label = if index == 0 { "sources" } else { "" };
+            let id: String = shown(&holder.peer_id).chars().take(8).collect();
+            let address = holder.address.as_deref().map_or("-".to_owned(), shown);
+            let name = shown(&holder.name);
+            lines.push(format!("  {label:9} {name:width$}  {id}  {address}"));
+        }
+        for (title, names) in [
+            ("conflicts", &self.conflicts),
+            ("comparing", &self.comparing),
+        ] {
+            for (index, name) in names.iter().enumerate() {
+                let label = if index == 0 { title } else { "" };
+                lines.push(format!("  {label:9} {}", shown(name)));
+            }
+        }
+        lines.push(String::new());
+        lines.join("\n")
+    }
+}
+
+fn size(bytes: u64) -> String {
+    match ByteSize::b(bytes).display().iec().to_string() {
+        short if bytes < 1024 => short,
+        short => format!("{short} ({bytes} bytes)"),
+    }
+}
+
+/// Nanoseconds since 1970 as date and time of day, in UTC.
+fn moment(nanoseconds: i128) -> String {
+    let seconds = nanoseconds.div_euclid(1_000_000_000);
+    let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
+    // The calendar repeats every 400 years, which have 146,097 days; years begin in March here, so that
+    // leap days come last.
+    let days = days + 719_468;
+    let (era, day) = (days.div_euclid(146_097), days.rem_euclid(146_097));
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let (year, month) = match month {
+        0..10 => (era * 400 + year, month + 3),
+        _ => (era * 400 + year + 1, month - 9),
+    };
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn info() -> Info {
+        let holder = |name: &str, address: Option<&str>| Holder {
+            name: name.into(),
+            peer_id: "abcdefghijkl".into(),
+            address: address.map(str::to_owned),
+        };
+        Info {
+            kind: "file".into(),
+            size: 3 << 20,
+            mtime: 1_700_000_000_000_000_000,
+            root: Some("ab".repeat(32)),
+            sources: vec![holder("box", None), holder("jukebox", Some("10.0.0.1:7"))],
+            cached: 5,
+            conflicts: vec!["a (bob).ogg".into(), "a (eve\u{1b}).ogg".into()],
+            comparing: vec!["a (bob).ogg".into()],
+        }
+    }
+
+    #[test]
+    fn people_see_aligned_lines_that_drive_no_terminal() {
+        let root = "ab".repeat(32);
+        let expected = format!(
+            "\
+m/a\\n.ogg
+  kind      file
+  size      3.0 MiB (3145728 bytes)
+  modified  2023-11-14 22:13:20 UTC
+  root      {root}
+  cached    5 B
+  sources   box      abcdefgh  -
+            jukebox  abcdefgh  10.0.0.1:7
+  conflicts a (bob).ogg
+            a (eve\\u{{1b}}).ogg
+  comparing a (bob).ogg
+"
+        );
+        assert_eq!(info().text(b"m/a\n.ogg"), expected);
+    }
+
+    #[test]
+    fn no_text_of_others_drives_a_terminal() {
+        let hostile: String = tinyp2p_net::model::text::HOSTILE.into_iter().collect();
+        let mut info = info();
+        let lines = info.text(b"").lines().count();
+        info.sources[0].name.clone_from(&hostile);
+        info.sources[0].address = Some(hostile.clone());
+        info.conflicts.push(hostile.clone());
+        let text = info.text(hostile.as_bytes());
+        assert_eq!(text.lines().count(), lines + 1);
+        let acting = tinyp2p_net::model::text::HOSTILE.into_iter();
+        assert!(acting.filter(|c| *c != '\n').all(|c| !text.contains(c)));
+    }
+
+    #[test]
+    fn times_of_any_century_survive_the_value() {
+        let info = Info {
+            mtime: 13_569_465_600_123_456_789,
+            ..info()
+        };
+        let read: Info = serde_json::from_str(&info.clone().value()).unwrap();
+        assert_eq!(read.mtime, info.mtime);
+        assert!(read.text(b"x").contains("2400-01-01 00:00:00 UTC"));
+    }
+
+    #[test]
+    fn what_is_not_known_and_what_a_directory_has_not_is_left_out() {
+        let text = Info {
+            root: None,
+            ..info()
+        }
+        .text(b"x");
+        assert!(text.contains("  root      not known yet\n"));
+        let directory = Info {
+            kind: "directory".into(),
+            ..info()
+        };
+        let text = directory.text(b"x");
+        for word in ["size", "root", "cached"] {
+            assert!(!text.contains(word), "{text}");
+        }
+    }
+
+    #[test]
+    fn programs_get_an_object_that_reads_back_as_it_was() {
+        let value = info().value();
+        assert_eq!(serde_json::from_str::<Info>(&value).unwrap(), info());
+        assert!(!value.contains('\n'));
+    }
+
+    #[test]
+    fn the_fields_are_those_in_semantics_md() {
+        let text = include_str!("../../SEMANTICS.md");
+        let section = text
+            .split("\n## ")
+            .find(|part| part.starts_with("What is told of a file"))
+            .unwrap();
+        let rows = section.lines().filter_map(|line| line.strip_prefix("| `"));
+        let documented: Vec<&str> = rows.filter_map(|row| row.split('`').next()).collect();
+        let value = serde_json::to_value(info()).unwrap();
+        let keys = |value: &serde_json::Value, prefix: &str| -> Vec<String> {
+            let object = value.as_object().unwrap();
+            object.keys().map(|key| format!("{prefix}{key}")).collect()
+        };
+        let mut ours = keys(&value, "");
+        ours.extend(keys(&value["sources"][0], "sources[]."));
+        ours.sort();
+        let mut sorted = documented.clone();
+        sorted.sort_unstable();
+        assert_eq!(ours, sorted);
+    }
+
+    #[test]
+    fn a_value_fits_into_what_the_kernel_takes() {
+        let mut info = info();
+        info.sources = vec![info.sources[1].clone(); 10_000];
+        info.conflicts = vec!["\u{1}".repeat(255); 10_000];
+        let value = info.value();
+        assert!(value.len() <= MAX_VALUE_BYTES);
+        let kept: Info = serde_json::from_str(&value).unwrap();
+        assert!(!kept.sources.is_empty() && !kept.conflicts.is_empty());
+    }
+
+    #[test]
+    fn moments_are_those_of_the_calendar() {
+        for (seconds, expected) in [
+            (0, "1970-01-01 00:00:00 UTC"),
+            (-1, "1969-12-31 23:59:59 UTC"),
+            (951_782_400, "2000-02-29 00:00:00 UTC"),
+            (4_107_542_399, "2100-02-28 23:59:59 UTC"),
+            (4_107_542_400, "2100-03-01 00:00:00 UTC"),
+        ] {
+            assert_eq!(moment(seconds * 1_000_000_000), expected);
+        }
+    }
+}

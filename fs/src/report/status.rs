@@ -1,0 +1,461 @@
+//! What people and programs are told of a running node: one text, one JSON object. The object is what
+//! `.tinyp2p/status.json` has and `tinyp2p status --json` prints; SEMANTICS.md lists its fields.
+
+use std::fmt::{self, Write};
+use std::path::{Path, PathBuf};
+
+use bytesize::ByteSize;
+use serde::{Deserialize, Serialize};
+use tinyp2p_net::model::escaped;
+use tinyp2p_net::stats::status::{LegacyStatus, MemberStatus, Presence, Status};
+
+/// Where a node is on this machine.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Place {
+    /// Where it mounts, if it does.
+    pub mountpoint: Option<PathBuf>,
+    /// The directory that it shares, if any.
+    pub share: Option<PathBuf>,
+}
+
+/// A search in a mount that did not show what was asked for.
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SearchTrouble {
+    /// The pattern; what is not printable is escaped.
+    pub pattern: String,
+    /// What is wrong with it, in words.
+    pub problem: String,
+    /// Seconds since it was looked at last.
+    pub seconds: u64,
+}
+
+/// A node's status, with what this machine has to do with it.
+#[derive(Clone, PartialEq, Default, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Report {
+    /// Its process.
+    pub pid: u32,
+    /// The version of its program.
+    pub version: String,
+    /// Where it mounts; `None` for one that only serves. What is not UTF-8 is replaced.
+    pub mountpoint: Option<String>,
+    /// The directory that it shares.
+    pub share: Option<String>,
+    /// Searches in its mount that failed, or found too much, the last one first.
+    pub searches: Vec<SearchTrouble>,
+    /// What it does in its network.
+    #[serde(flatten)]
+    pub status: Status,
+}
+
+impl Report {
+    /// The report of a node that runs in this process.
+    pub fn new(place: Place, status: Status) -> Self {
+        let text = |path: PathBuf| Path::to_string_lossy(&path).into_owned();
+        Self {
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            mountpoint: place.mountpoint.map(text),
+            share: place.share.map(text),
+            searches: Vec::new(),
+            status,
+        }
+    }
+
+    /// The same with what went wrong in searches.
+    pub fn with_searches(self, searches: Vec<SearchTrouble>) -> Self {
+        Self { searches, ..self }
+    }
+
+    /// One JSON object on one line, with the line's end.
+    pub fn json(&self) -> String {
+        // Strings and numbers only: there is nothing that could fail.
+        let mut line = serde_json::to_string(self).unwrap_or_default();
+        line.push('\n');
+        line
+    }
+
+    /// A few lines for people.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        // Writing to a String cannot fail.
+        let _ = self.write(&mut text);
+        text
+    }
+
+    fn write(&self, out: &mut String) -> fmt::Result {
+        let status = &self.status;
+        writeln!(
+            out,
+            "{} (node {}, pid {}, port {}, up {})",
+            shown(&status.name),
+            short(&status.peer_id),
+            self.pid,
+            status.port,
+            duration(status.uptime_seconds)
+        )?;
+        if let Some(mountpoint) = &self.mountpoint {
+            writeln!(out, "  mounted  {}", shown(mountpoint))?;
+        }
+        match &self.share {
+            Some(share) => writeln!(out, "  sharing  {}{}", shown(share), problem(status))?,
+            None => writeln!(out, "  sharing  nothing")?,
+        }
+        for directory in &status.unreadable {
+            let (path, problem) = (shown(&directory.path), shown(&directory.problem));
+            let since = duration(directory.seconds);
+            writeln!(out, "  trouble  {path}, since {since}: {problem}")?;
+        }
+        writeln!(
+            out,
+            "  received {}{}",
+            size(status.received),
+            refused(status.refused)
+        )?;
+        let memory = &status.memory;
+        writeln!(
+            out,
+            "  memory   {} of {}",
+            size(memory.held),
+            size(memory.budget)
+        )?;
+        let cache = &status.cache;
+        if let Some(directory) = &cache.directory {
+            let (held, limit) = (size(cache.held), size(cache.limit));
+            writeln!(out, "  cache    {held} of {limit} in {}", shown(directory))?;
+        } else {
+            writeln!(out, "  cache    none on disk")?;
+        }
+        if let Some(legacy) = &status.legacy {
+            writeln!(
+                out,
+                "  legacy   not safe from eavesdroppers: speaks the protocol of 2004{}",
+                called(legacy)
+            )?;
+        }
+        if status.members.is_empty() {
+            writeln!(out, "  members  none yet")?;
+        } else {
+            let states = status.members.iter().map(|member| member.state);
+            let present = states.filter(|state| *state == Presence::Present).count();
+            let absent = status.members.len() - present;
+            writeln!(out, "  members  {present} present, {absent} absent")?;
+        }
+        let names = status.members.iter().map(|member| shown(&member.name));
+        let width = names.map(|name| name.chars().count()).max().unwrap_or(0);
+        for member in &status.members {
+            write_member(out, member, width)?;
+        }
+        for search in &self.searches {
+            let (pattern, problem) = (shown(&search.pattern), shown(&search.problem));
+            let ago = duration(search.seconds);
+            writeln!(out, "  search   {pattern}, {ago} ago: {problem}")?;
+        }
+        Ok(())
+    }
+}
+
+fn write_member(out: &mut String, member: &MemberStatus, width: usize) -> fmt::Result {
+    let state = match member.state {
+        Presence::Present => "present",
+        Presence::Absent => "absent",
+    };
+    write!(
+        out,
+        "    {:width$}  {}  {state:7} {}  {}",
+        shown(&member.name),
+        short(&member.peer_id),
+        duration(member.state_seconds),
+        member.address.as_deref().map_or("-".into(), shown),
+    )?;
+    if member.received > 0 {
+        write!(out, "  received {}", size(member.received))?;
+    }
+    if member.rate > 0 {
+        write!(out, ", {}/s now", size(member.rate))?;
+    }
+    writeln!(out)?;
+    if let (Some(error), Some(seconds)) = (&member.last_error, member.last_error_seconds) {
+        let ago = duration(seconds);
+        writeln!(out, "      last error, {ago} ago: {}", shown(error))?;
+    }
+    for blame in &member.blamed {
+        let times = match blame.times {
+            1 => String::new(),
+            times => format!(" ({times} times)"),
+        };
+        writeln!(
+            out,
+            "      sent wrong bytes of {}{times}",
+            shown(&blame.path)
+        )?;
+    }
+    let named: u64 = member.blamed.iter().map(|blame| blame.times).sum();
+    match member.refused.saturating_sub(named) {
+        0 => Ok(()),
+        more => writeln!(out, "      sent wrong bytes {more} more times"),
+    }
+}
+
+/// By what others can call it, and whom it knows.
+fn called(legacy: &LegacyStatus) -> String {
+    let mut text = match legacy.urls.first() {
+        Some(url) => format!(" as {}", shown(url)),
+        None => String::new(),
+    };
+    if !legacy.servers.is_empty() {
+        let servers: Vec<String> = legacy.servers.iter().map(|url| shown(url)).collect();
+        text += &format!(", with {}", servers.join(", "));
+    }
+    text
+}
+
+/// That nothing is shared for now.
+fn problem(status: &Status) -> String {
+    let problem = status.share_problem.as_deref();
+    problem.map_or_else(String::new, |why| {
+        format!(" (nothing for now: {})", shown(why))
+    })
+}
+
+fn refused(pieces: u64) -> String {
+    match pieces {
+        0 => String::new(),
+        1 => ", 1 piece refused".to_owned(),
+        more => format!(", {more} pieces refused"),
+    }
+}
+
+fn size(bytes: u64) -> String {
+    ByteSize::b(bytes).display().iec().to_string()
+}
+
+/// The two largest units of a time.
+fn duration(seconds: u64) -> String {
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{minutes} min {} s", seconds % 60),
+        3600..86_400 => format!("{hours} h {} min", minutes % 60),
+        _ => format!("{days} d {} h", hours % 24),
+    }
+}
+
+/// As much of a peer id as tells the members of one network apart.
+fn short(peer_id: &str) -> String {
+    shown(peer_id).chars().take(8).collect()
+}
+
+/// Text that others have a say in, so that it cannot drive a terminal or begin a line of its own.
+fn shown(text: &str) -> String {
+    escaped(text.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use tinyp2p_net::model::text::HOSTILE;
+    use tinyp2p_net::stats::status::{Blame, CacheStatus, MemoryStatus, Unreadable};
+
+    use super::*;
+
+    #[test]
+    fn no_text_of_others_drives_a_terminal() {
+        let hostile: String = HOSTILE.into_iter().collect();
+        let mut report = report();
+        report.status.name.clone_from(&hostile);
+        let member = MemberStatus {
+            name: hostile.clone(),
+            address: Some(hostile.clone()),
+            last_error: Some(hostile.clone()),
+            blamed: vec![Blame {
+                path: hostile.clone(),
+                times: 1,
+            }],
+            ..MemberStatus::default()
+        };
+        report.status.members.push(member);
+        report.status.share_problem = Some(hostile.clone());
+        report.status.unreadable.push(Unreadable {
+            path: hostile.clone(),
+            problem: hostile.clone(),
+            seconds: 1,
+        });
+        report.status.legacy = Some(LegacyStatus {
+            urls: vec![hostile.clone()],
+            servers: vec![hostile],
+        });
+        let text = report.text();
+        for c in HOSTILE.into_iter().filter(|c| *c != '\n') {
+            assert!(!text.contains(c), "{:?}", c.escape_unicode());
+        }
+    }
+
+    fn report() -> Report {
+        let present = MemberStatus {
+            name: "ann".into(),
+            peer_id: "abcdefghijkl".into(),
+            address: Some("10.0.0.1:15204".into()),
+            state: Presence::Present,
+            state_seconds: 61,
+            received: 3 << 20,
+            rate: 1024,
+            ..MemberStatus::default()
+        };
+        let absent = MemberStatus {
+            name: "liar".into(),
+            peer_id: "mnopqrstuvwx".into(),
+            last_error: Some("it\nlied".into()),
+            last_error_seconds: Some(3600),
+            blamed: vec![
+                Blame {
+                    path: "d/once\x1b[2J".into(),
+                    times: 1,
+                },
+                Blame {
+                    path: "twice".into(),
+                    times: 2,
+                },
+            ],
+            refused: 8,
+            ..MemberStatus::default()
+        };
+        let status = Status {
+            name: "box".into(),
+            peer_id: "yzyzyzyzyzyz".into(),
+            port: 15204,
+            protocol: 2,
+            uptime_seconds: 90_000,
+            members: vec![present, absent],
+            memory: MemoryStatus {
+                held: 0,
+                budget: 128 << 20,
+            },
+            cache: CacheStatus {
+                directory: Some("/cache".into()),
+                held: 1 << 20,
+                limit: 1 << 30,
+            },
+            received: 3 << 20,
+            refused: 8,
+            share_problem: Some("it is not there".into()),
+            unreadable: vec![Unreadable {
+                path: "d/nfs".into(),
+                problem: "its file system does not answer".into(),
+                seconds: 61,
+            }],
+            legacy: Some(LegacyStatus {
+                urls: vec!["http://box:15204".into(), "http://10.0.0.2:15204".into()],
+                servers: vec!["http://old:80".into()],
+            }),
+        };
+        let place = Place {
+            mountpoint: Some("/mnt/p2p".into()),
+            share: Some("/srv".into()),
+        };
+        let trouble = SearchTrouble {
+            pattern: "ab(c".into(),
+            problem: "unclosed group".into(),
+            seconds: 5,
+        };
+        Report {
+            pid: 7,
+            searches: vec![trouble],
+            ..Report::new(place, status)
+        }
+    }
+
+    #[test]
+    fn people_see_who_is_there_what_came_from_whom_and_who_is_to_blame() {
+        let expected = "\
+box (node yzyzyzyz, pid 7, port 15204, up 1 d 1 h)
+  mounted  /mnt/p2p
+  sharing  /srv (nothing for now: it is not there)
+  trouble  d/nfs, since 1 min 1 s: its file system does not answer
+  received 3.0 MiB, 8 pieces refused
+  memory   0 B of 128.0 MiB
+  cache    1.0 MiB of 1.0 GiB in /cache
+  legacy   not safe from eavesdroppers: speaks the protocol of 2004 as http://box:15204, with http://old:80
+  members  1 present, 1 absent
+    ann   abcdefgh  present 1 min 1 s  10.0.0.1:15204  received 3.0 MiB, 1.0 KiB/s now
+    liar  mnopqrst  absent  0 s  -
+      last error, 1 h 0 min ago: it\\nlied
+      sent wrong bytes of d/once\\u{1b}[2J
+      sent wrong bytes of twice (2 times)
+      sent wrong bytes 5 more times
+  search   ab(c, 5 s ago: unclosed group
+";
+        assert_eq!(report().text(), expected);
+    }
+
+    #[test]
+    fn a_node_that_is_alone_and_keeps_nothing_is_described_too() {
+        let text = Report::new(Place::default(), Status::default()).text();
+        for line in [
+            "sharing  nothing",
+            "cache    none on disk",
+            "members  none yet",
+        ] {
+            assert!(text.contains(line), "{text}");
+        }
+        assert!(!text.contains("mounted"));
+    }
+
+    #[test]
+    fn programs_get_one_line_that_reads_back_as_it_was() {
+        let line = report().json();
+        assert_eq!(line.matches('\n').count(), 1);
+        assert_eq!(serde_json::from_str::<Report>(&line).unwrap(), report());
+    }
+
+    #[test]
+    fn a_report_of_an_older_or_newer_program_can_be_read() {
+        let text = "{\"pid\":3,\"name\":\"box\",\"news\":[1],\"members\":[{\"name\":\"ann\"}]}";
+        let report: Report = serde_json::from_str(text).unwrap();
+        assert_eq!((report.pid, &*report.status.name), (3, "box"));
+        assert_eq!(report.status.members[0].name, "ann");
+    }
+
+    /// Every field by its path; `[]` is any element.
+    fn fields(value: &serde_json::Value, path: &str, into: &mut Vec<String>) {
+        match value {
+            serde_json::Value::Object(object) => {
+                for (name, value) in object {
+                    let path = if path.is_empty() {
+                        name.clone()
+                    } else {
+                        format!("{path}.{name}")
+                    };
+                    into.push(path.clone());
+                    fields(value, &path, into);
+                }
+            }
+            serde_json::Value::Array(array) => {
+                for value in array.iter().take(1) {
+                    fields(value, &format!("{path}[]"), into);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn the_fields_are_those_in_semantics_md() {
+        let mut report = report();
+        report.status.members.reverse();
+        let value = serde_json::to_value(&report).unwrap();
+        let mut ours = Vec::new();
+        fields(&value, "", &mut ours);
+        ours.sort();
+        let text = include_str!("../../SEMANTICS.md");
+        let section = text
+            .split("\n## ")
+            .find(|part| part.starts_with("Status"))
+            .unwrap();
+        let rows = section.split("\n| field |").nth(1).unwrap().lines();
+        let rows = rows.filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+        let mut documented: Vec<String> = rows.map(str::to_owned).collect();
+        documented.sort();
+        assert_eq!(ours, documented);
+    }
+}

@@ -1,0 +1,299 @@
+//! `.tinyp2p/` in the root of the mount: never listed there, but there when asked for by name, so that
+//! `find`, `cp -r` and indexers do not come across it.
+//!
+//! What it is made of: three directories, of which the members' trees and the searches hang (the filesystem
+//! has those, they need the network), a directory for each pattern that the kernel knows, and files. Files
+//! are made when they are looked up, from what this node knows, without asking anybody. As
+//! everywhere in the mount, an inode is one content: each state of a file has a number of its own, which
+//! is never used again, and is kept for as long as the kernel knows it. So the size that a `stat` tells is
+//! right, and an open file stays as it is. (A size of 0, as files in `/proc` have, would do for most
+//! programs, but not for those that copy by `sendfile`: the kernel takes the size at its word.)
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tinyp2p_net::model::{Kind, Mode, UnixTime};
+
+use super::handles::Listed;
+use super::inodes::ROOT;
+use super::{Attr, DirectoryEntry, Looked, ReadDone};
+use crate::errno::Error;
+use crate::network::Network;
+use crate::report::status::{Place, Report};
+use crate::search::Searches;
+use crate::view::{RESERVED, View};
+
+/// The number of the directory; those of files follow. Other inodes and handles are counted from below
+/// and never get here.
+const DIRECTORY: u64 = 1 << 62;
+
+/// The number of the directory of the members.
+pub const MEMBERS: u64 = DIRECTORY + 1;
+
+/// The number of the directory of the searches.
+pub const SEARCHES: u64 = DIRECTORY + 2;
+
+/// What is in the directory, by name.
+const NAMES: [(&str, Entry); 5] = [
+    ("conflicts", Entry::File(|this| this.view.conflicts())),
+    ("peers", Entry::Directory(MEMBERS)),
+    ("search", Entry::Directory(SEARCHES)),
+    ("status", Entry::File(|this| this.report().text())),
+    ("status.json", Entry::File(|this| this.report().json())),
+];
+
+#[derive(Clone, Copy)]
+enum Entry {
+    File(fn(&Hidden) -> String),
+    Directory(u64),
+}
+
+/// The directory and what is in it.
+pub struct Hidden {
+    network: Arc<dyn Network>,
+    view: Arc<View>,
+    searches: Arc<Searches>,
+    place: Place,
+    states: Mutex<States>,
+}
+
+/// The states of files, and the patterns, that the kernel knows, by their numbers.
+struct States {
+    by_number: HashMap<u64, State>,
+    patterns: HashMap<Arc<str>, u64>,
+    next: u64,
+}
+
+#[derive(Clone)]
+struct State {
+    content: Content,
+    made: UnixTime,
+    lookups: u64,
+}
+
+#[derive(Clone)]
+enum Content {
+    File(Arc<[u8]>),
+    /// A directory of what it finds.
+    Pattern(Arc<str>),
+}
+
+/// True for numbers of inodes, and handles of open files, that are the business of [`Hidden`].
+pub fn is_hidden(number: u64) -> bool {
+    number >= DIRECTORY
+}
+
+impl Hidden {
+    /// Tells of the node behind `network`, which is at `place`, of what `view` has seen and of `searches`.
+    pub fn new(
+        network: Arc<dyn Network>,
+        view: Arc<View>,
+        searches: Arc<Searches>,
+        place: Place,
+    ) -> Self {
+        Self {
+            network,
+            view,
+            searches,
+            place,
+            states: Mutex::new(States {
+                by_number: HashMap::new(),
+                patterns: HashMap::new(),
+                next: SEARCHES + 1,
+            }),
+        }
+    }
+
+    /// True if `name` in `parent` is the business of this one.
+    pub fn has(&self, parent: u64, name: &[u8]) -> bool {
+        is_hidden(parent) || (parent == ROOT && name == RESERVED)
+    }
+
+    /// What the directory `number` is a list of.
+    pub fn listed(&self, number: u64) -> Result<Listed, Error> {
+        match number {
+            DIRECTORY | SEARCHES => Ok(Listed::Own),
+            MEMBERS => Ok(Listed::Members),
+            _ => match self.state(number)?.content {
+                Content::Pattern(pattern) => Ok(Listed::Found(pattern)),
+                Content::File(_) => Err(Error::NotADirectory),
+            },
+        }
+    }
+
+    /// Finds what [`Hidden::has`] in a directory of its own, or in the root. A file is made anew each time.
+    /// What is found counts as told to the kernel.
+    pub fn lookup(&self, parent: u64, name: &[u8]) -> Result<Looked, Error> {
+        let absent = Looked::Absent { certain: true };
+        match parent {
+            ROOT => Ok(Looked::Found(self.attr(DIRECTORY)?)),
+            DIRECTORY => {
+                let entry = NAMES.iter().find(|(entry, _)| entry.as_bytes() == name);
+                Ok(match entry {
+                    Some((_, entry)) => Looked::Found(self.tell(*entry)?),
+                    None => absent,
+                })
+            }
+            SEARCHES => Ok(match self.searches.pattern(name) {
+                Some(pattern) => Looked::Found(self.tell_pattern(pattern)),
+                None => absent,
+            }),
+            _ => Err(Error::NotADirectory),
+        }
+    }
+
+    /// What is told of the node.
+    fn report(&self) -> Report {
+        let report = Report::new(self.place.clone(), self.network.status());
+        report.with_searches(self.searches.troubles())
+    }
+
+    fn tell(&self, entry: Entry) -> Result<Attr, Error> {
+        let make = match entry {
+            Entry::Directory(number) => return self.attr(number),
+            Entry::File(make) => make,
+        };
+        // Outside of the lock.
+        let content = Content::File(make(self).into_bytes().into());
+        let mut states = self.states.lock();
+        Ok(states.add(content))
+    }
+
+    /// A pattern keeps its number for as long as the kernel knows it.
+    fn tell_pattern(&self, pattern: Arc<str>) -> Attr {
+        let mut states = self.states.lock();
+        if let Some(number) = states.patterns.get(&pattern).copied()
+            && let Some(state) = states.by_number.get_mut(&number)
+        {
+            state.lookups += 1;
+            return state.attr(number);
+        }
+        let attr = states.add(Content::Pattern(Arc::clone(&pattern)));
+        states.patterns.insert(pattern, attr.inode);
+        attr
+    }
+
+    /// The kernel forgets what it was told `count` times.
+    pub fn forget(&self, number: u64, count: u64) {
+        let mut states = self.states.lock();
+        if let Some(state) = states.by_number.get_mut(&number) {
+            state.lookups = state.lookups.saturating_sub(count);
+            if state.lookups == 0
+                && let Some(state) = states.by_number.remove(&number)
+                && let Content::Pattern(pattern) = state.content
+            {
+                states.patterns.remove(&pattern);
+            }
+        }
+    }
+
+    /// What a `stat` tells.
+    pub fn attr(&self, number: u64) -> Result<Attr, Error> {
+        if matches!(number, DIRECTORY | MEMBERS | SEARCHES) {
+            return Ok(Attr {
+                inode: number,
+                kind: Kind::Directory,
+                mode: Mode::Plain,
+                size: 0,
+                mtime: UnixTime::now(),
+                may_grow: false,
+            });
+        }
+        Ok(self.state(number)?.attr(number))
+    }
+
+    /// The directory above `number`, which is one of the program's own; that is the root for the uppermost.
+    pub fn parent(&self, number: u64) -> u64 {
+        match number {
+            DIRECTORY => ROOT,
+            MEMBERS | SEARCHES => DIRECTORY,
+            _ => SEARCHES,
+        }
+    }
+
+    /// Hands the entries of the directory `number`, except `.` and `..`, to `emit`, from `offset` on, until
+    /// it has no room for one. The list of the searches is empty: there is one for whatever one asks.
+    pub fn list(
+        &self,
+        number: u64,
+        offset: u64,
+        emit: &mut dyn FnMut(DirectoryEntry<'_>) -> bool,
+    ) -> Result<(), Error> {
+        if number != DIRECTORY {
+            return Ok(());
+        }
+        for (next, (name, entry)) in (3..).zip(NAMES) {
+            if next <= offset {
+                continue;
+            }
+            let (name, attr) = (name.as_bytes(), self.tell(entry)?);
+            if !emit(DirectoryEntry { name, next, attr }) {
+                self.forget(attr.inode, 1);
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens a file. Its number is the handle, too: the kernel does not forget what is open.
+    pub fn open(&self, number: u64) -> Result<u64, Error> {
+        match self.attr(number)?.kind {
+            Kind::File => Ok(number),
+            Kind::Directory => Err(Error::IsADirectory),
+        }
+    }
+
+    /// Reads at most `size` bytes at `offset`, at once.
+    pub fn read(&self, handle: u64, offset: u64, size: u32, done: ReadDone) {
+        let content = self.state(handle).map(|state| state.content);
+        let Ok(Content::File(content)) = content else {
+            return done(Err(Error::UnknownHandle));
+        };
+        let start = usize::try_from(offset).map_or(content.len(), |at| at.min(content.len()));
+        let end = start.saturating_add(size as usize).min(content.len());
+        done(Ok(&content[start..end]));
+    }
+
+    fn state(&self, number: u64) -> Result<State, Error> {
+        let states = self.states.lock();
+        let state = states.by_number.get(&number);
+        state.cloned().ok_or(Error::UnknownInode)
+    }
+}
+
+impl States {
+    /// Gives `content` the next number, and counts it as told.
+    fn add(&mut self, content: Content) -> Attr {
+        let state = State {
+            content,
+            made: UnixTime::now(),
+            lookups: 1,
+        };
+        let number = self.next;
+        self.next += 1;
+        let attr = state.attr(number);
+        self.by_number.insert(number, state);
+        attr
+    }
+}
+
+impl State {
+    fn attr(&self, number: u64) -> Attr {
+        let (kind, size) = match &self.content {
+            Content::File(content) => (Kind::File, content.len() as u64),
+            Content::Pattern(_) => (Kind::Directory, 0),
+        };
+        Attr {
+            inode: number,
+            kind,
+            mode: Mode::Plain,
+            size,
+            mtime: self.made,
+            may_grow: false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

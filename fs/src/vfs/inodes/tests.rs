@@ -1,0 +1,391 @@
+use std::collections::HashSet;
+
+use tinyp2p_net::model::Name;
+
+use super::*;
+use crate::vfs::control_fs::is_hidden;
+
+fn path() -> RelPath {
+    RelPath::new(b"d/a").unwrap()
+}
+
+/// A file that members have in the given versions.
+fn file(sources: &[(u8, u64)], root: Option<u8>) -> Item {
+    let source = |(seed, version): &(u8, u64)| Source {
+        member: Arc::new(Member {
+            id: PeerId::from_bytes([*seed; 32]),
+            name: format!("m{seed}").into(),
+        }),
+        version: Version(*version),
+        mode: Mode::Plain,
+    };
+    Item {
+        name: Name::new(&b"a"[..]).unwrap(),
+        original: None,
+        kind: Kind::File,
+        size: 1,
+        mtime: 1.into(),
+        root: root.map(|byte| Root::from_bytes([byte; 32])),
+        sources: sources.iter().map(source).collect(),
+    }
+}
+
+fn merged(inodes: &mut Inodes, path: RelPath, item: &Item) -> u64 {
+    inodes.look_up(Tree::Merged, path, item).0
+}
+
+/// Who is known to have it.
+fn holders(inode: &Inode) -> Vec<u8> {
+    let sources = inode.sources.iter();
+    sources.map(|s| s.member.id.as_bytes()[0]).collect()
+}
+
+const OF_BOB: Tree = Tree::Member(PeerId::from_bytes([2; 32]));
+
+#[test]
+fn a_file_is_the_same_in_every_tree_and_a_directory_is_not() {
+    let mut inodes = Inodes::new(UnixTime::EPOCH);
+    let item = file(&[(2, 7)], Some(9));
+    let directory = Item {
+        kind: Kind::Directory,
+        root: None,
+        ..file(&[(2, 7)], None)
+    };
+    let mut numbers =
+        |item: &Item| [Tree::Merged, OF_BOB].map(|tree| inodes.look_up(tree, path(), item).0);
+    let [merged, of_bob] = numbers(&item);
+    assert_eq!(merged, of_bob);
+    let [merged, of_bob] = numbers(&directory);
+    assert_ne!(merged, of_bob);
+    assert_eq!(inodes.directory(Tree::Merged, &path()), Some(merged));
+    assert_eq!(inodes.directory(OF_BOB, &path()), Some(of_bob));
+    assert_eq!(inodes.directory(Tree::Found, &path()), None);
+}
+
+#[test]
+fn a_name_keeps_its_number_when_its_content_becomes_known() {
+    let mut inodes = Inodes::new(UnixTime::EPOCH);
+    let name = Item {
+        size: Attributes::UNKNOWN_SIZE,
+        ..file(&[(1, 3)], None)
+    };
+    for root in [Some(9), None] {
+        let number = merged(&mut inodes, path(), &name);
+        let known = file(&[(1, 3)], root);
+        assert_eq!(merged(&mut inodes, path(), &known), number);
+        let inode = inodes.get(number).unwrap();
+        assert_eq!((inode.size, inode.root()), (1, known.root));
+        let has: Vec<_> = inode.readable().map(|(_, has)| has).collect();
+        assert_eq!(has, [Has::File(Version(3))]);
+        let other = file(&[(1, 4)], None);
+        assert_ne!(merged(&mut inodes, path(), &other), number);
+        inodes.forget(number, 2);
+        assert!(inodes.get(number).is_none());
+        assert!(!inodes.numbers.values().any(|known| *known == number));
+    }
+}
+
+#[test]
+fn a_look_into_a_members_tree_takes_no_other_source_away_and_brings_none_back() {
+    let mut inodes = Inodes::new(UnixTime::EPOCH);
+    let both = file(&[(1, 3), (2, 5)], Some(9));
+    let (alone, later) = (file(&[(2, 5)], Some(9)), file(&[(2, 6)], Some(9)));
+    let (number, inode) = inodes.look_up(OF_BOB, path(), &alone);
+    assert_eq!(holders(inode), [2]);
+    assert_eq!(
+        holders(inodes.look_up(Tree::Merged, path(), &both).1),
+        [1, 2]
+    );
+    let known = Arc::clone(&inodes.get(number).unwrap().sources);
+    let inode = inodes.look_up(OF_BOB, path(), &alone).1;
+    assert!(
+        Arc::ptr_eq(&known, &inode.sources),
+        "nothing is copied for no news"
+    );
+    let inode = inodes.look_up(OF_BOB, path(), &later).1;
+    assert_eq!(holders(inode), [1, 2]);
+    assert_eq!(inode.sources[1].version, Version(6));
+    let ann = file(&[(1, 3)], Some(9));
+    assert_eq!(holders(inodes.look_up(Tree::Merged, path(), &ann).1), [1]);
+    let found = inodes.look_up(Tree::Found, path(), &ann).1;
+    assert_eq!(holders(found), [1], "who has left stays away");
+}
+
+#[test]
+fn what_turned_out_to_be_gone_is_not_kept_beside_what_a_member_says() {
+    let mut inodes = Inodes::new(UnixTime::EPOCH);
+    let both = file(&[(1, 3), (2, 5)], Some(9));
+    let number = merged(&mut inodes, path(), &both);
+    inodes.get_mut(number).unwrap().is_replaced = true;
+    let alone = file(&[(2, 5)], Some(9));
+    let inode = inodes.look_up(OF_BOB, path(), &alone).1;
+    assert_eq!((holders(inode), inode.is_replaced), (vec![2], false));
+}
+
+#[test]
+fn a_members_tree_never_makes_a_file_look_older() {
+    let mut inodes = Inodes::new(UnixTime::EPOCH);
+    let at = |mtime| Item {
+        mtime,
+        ..file(&[(2, 5)], Some(9))
+    };
+    let mut look = |tree, mtime: i64| {
+        let (_, inode) = inodes.look_up(tree, path(), &at(mtime.into()));
+        inode.mtime.in_64_bits()
+    };
+    assert_eq!(look(OF_BOB, -5), -5);
+    assert_eq!(look(Tree::Merged, 9), 9);
+    assert_eq!(look(OF_BOB, -5), 9);
+    assert_eq!(look(Tree::Merged, 3), 3);
+}
+
+#[test]
+fn an_inode_does_not_grow_for_trees_that_most_of_them_are_not_in() {
+    assert!(size_of::<(u64, Inode)>() + size_of::<(u64, u64)>() <= 150);
+}
+
+#[test]
+fn the_same_content_keeps_its_number() {
+    let mut inodes = Inodes::new(UnixTime::EPOCH);
+    let first = merged(&mut inodes, path(), &file(&[(1, 7)], None));
+    assert_eq!(merged(&mut inodes, path(), &file(&[(1, 7)], None)), first);
+}
+
+#[test]
+fn the_same_root_with_another_size_is_another_number() {
+    let mut inodes = Inodes::new(UnixTime::EPOCH);
+    let honest = file(&[(1, 1)], Some(9));
+    let liar = Item {
+        size: 5000,
+        ..file(&[(2, 2)], Some(9))
+    };
+    let number = merged(&mut inodes, path(), &honest);
+    assert_ne!(number, merged(&mut inodes, path(), &liar));
+    let kept = inodes.get(number).unwrap();
+    assert_eq!((kept.size, kept.sources[0].member.id.as_bytes()[0]), (1, 1));
+}
+
+#[test]
+fn another_version_member_or_root_is_another_number() {
+    let mut inodes = Inodes::new(UnixTime::EPOCH);
+    let items = [
+        file(&[(1, 7)], None),
+        file(&[(1, 8)], None),
+        file(&[(2, 7)], None),
+        file(&[(1, 7)], Some(1)),
+        file(&[(1, 7)], Some(2)),
+    ];
+    let numbers = items.iter().map(|i| merged(&mut inodes, path(), i));
+    let numbers: HashSet<u64> = numbers.collect();
+    assert_eq!(numbers.len(), items.len());
+    assert!(
+        numbers
+            .iter()
+            .all(|number| *number > ROOT && !is_hidden(*number))
+    );
+}
+
+/// A member whose file was seen with some bytes lists it empty, like everybody else's, in the same version.
+#[test]
+fn an_empty_file_is_nobodys_bytes() {
+    let mut inodes = Inodes::new(UnixTime::EPOCH);
+    let sized = |sources: &[(u8, u64)], size| Item {
+        size,
+        ..file(sources, None)
+    };
+    let full = merged(&mut inodes, path(), &sized(&[(1, 7)], 100));
+    let (empty, inode) = inodes.look_up(Tree::Merged, path(), &sized(&[(1, 7), (2, 3)], 0));
+    assert_eq!((inode.size, inode.identity), (0, Identity::Empty));
+    assert_ne!(empty, full);
+    let (number, _) = inodes.look_up(OF_BOB, path(), &sized(&[(2, 4)], 0));
+    assert_eq!(number, empty, "whoever has it");
+}
+
+#[test]
+fn another_size_of_one_version_is_another_number() {
+    let mut inodes = Inodes::new(UnixTime::EPOCH);
+    let sized = |size| Item {
+        size,
+        ..file(&[(1, 7)], None)
+    };
+    let short = merged(&mut inodes, path(), &sized(100));
+    let long = merged(&mut inodes, path(), &sized(200));
+    assert_ne!(short, long);
+    assert_eq!(inodes.get(long).unwrap().size, 200);
+    assert_eq!(inodes.get(short).unwrap().size, 100);
+}
+
+#[test]
+fn a_content_without_a_root_stays_with_the_member_that_it_was_first_shown_from() {
+    let mut inodes = Inodes::new(UnixTime::EPOCH);
+    let number = merged(&mut inodes, path(), &file(&[(5, 7)], None));
+    let joined = file(&[(1, 3), (5, 7)], None);
+    assert_eq!(merged(&mut inodes, path(), &joined), number);
+    let members: Vec<PeerId> = inodes
+        .get(number)
+        .unwrap()
+        .readable()
+        .map(|r| r.0)
+        .collect();
+    assert_eq!(members, [PeerId::from_bytes([5; 32])]);
+    let left = file(&[(1, 3)], None);
+    assert_ne!(merged(&mut inodes, path(), &left), number);
+}
+
+#[test]
+fn a_content_with_a_root_is_read_from_all_who_name_it() {
+    let mut inodes = Inodes::new(UnixTime::EPOCH);
+    let number = merged(&mut inodes, path(), &file(&[(1, 3), (5, 7)], Some(9)));
+    assert_eq!(inodes.get(number).unwrap().readable().count(), 2);
+}
+
+#[test]
+fn an_inode_lives_until_it_is_forgotten_as_often_as_it_was_told() {
+    let mut inodes = Inodes::new(UnixTime::EPOCH);
+    let item = file(&[(1, 7)], None);
+    let number = merged(&mut inodes, path(), &item);
+    merged(&mut inodes, path(), &item);
+    inodes.forget(number, 1);
+    assert!(inodes.get(number).is_some());
+    inodes.forget(number, 1);
+    assert!(inodes.get(number).is_none());
+    assert_eq!((inodes.inodes.len(), inodes.numbers.len()), (1, 1));
+}
+
+#[test]
+fn what_was_forgotten_comes_back_under_its_number() {
+    let mut inodes = Inodes::new(UnixTime::EPOCH);
+    let item = file(&[(1, 7)], None);
+    let number = merged(&mut inodes, path(), &item);
+    inodes.forget(number, 1);
+    assert_eq!(merged(&mut inodes, path(), &item), number);
+    let other = merged(&mut inodes, path(), &file(&[(2, 7)], None));
+    assert_ne!(other, number);
+}
+
+#[test]
+fn numbers_are_the_same_after_a_remount() {
+    let items = [
+        file(&[(1, 7)], None),
+        file(&[(1, 7), (2, 3)], Some(9)),
+        Item {
+            kind: Kind::Directory,
+            root: None,
+            ..file(&[(2, 7)], None)
+        },
+    ];
+    let (mut before, mut after) = (Inodes::new(UnixTime::EPOCH), Inodes::new(5.into()));
+    // Whatever else was shown first.
+    for number in 0..100 {
+        let path = RelPath::new(format!("{number}").as_bytes()).unwrap();
+        merged(&mut after, path, &items[0]);
+    }
+    for item in items {
+        let number = merged(&mut before, path(), &item);
+        assert_eq!(merged(&mut after, path(), &item), number);
+        assert_eq!(number_by_itself(&path(), &item), number);
+    }
+    // For good: a program of another version must not give others.
+    let known = merged(&mut before, path(), &file(&[(1, 7)], Some(9)));
+    assert_eq!(known, 701_655_237_514_297_333);
+}
+
+#[test]
+fn a_number_that_is_taken_is_not_given_to_another_content() {
+    let mut inodes = Inodes::new(UnixTime::EPOCH);
+    let (item, other) = (file(&[(1, 7)], None), file(&[(2, 8)], None));
+    let wanted = number_by_itself(&path(), &other);
+    let taken = merged(&mut inodes, path(), &item);
+    let inode = inodes.inodes.remove(&taken).unwrap();
+    inodes.inodes.insert(wanted, inode);
+    let number = merged(&mut inodes, path(), &other);
+    assert_ne!(number, wanted);
+    assert_eq!(merged(&mut inodes, path(), &other), number);
+}
+
+#[test]
+fn things_whose_hashes_are_the_same_are_told_apart() {
+    let mut inodes = Inodes::new(UnixTime::EPOCH);
+    let (one, other) = (file(&[(1, 7)], None), file(&[(2, 8)], None));
+    let number = merged(&mut inodes, path(), &one);
+    let key = inodes.key(Tree::Merged, path(), &other);
+    let hash = hash_of(&key.0, &key.1);
+    // As if `one` had been found where `other` belongs.
+    inodes.numbers.insert(hash, number);
+    let second = merged(&mut inodes, path(), &other);
+    assert_ne!(second, number);
+    assert_eq!(merged(&mut inodes, path(), &other), second);
+    inodes.forget(second, 2);
+    assert!(inodes.get(second).is_none() && !inodes.knows(&key));
+}
+
+#[test]
+fn memory_comes_back_when_a_large_tree_is_forgotten() {
+    let mut inodes = Inodes::new(UnixTime::EPOCH);
+    let paths = (0..50_000).map(|n: u32| RelPath::new(n.to_string().as_bytes()).unwrap());
+    let item = file(&[(1, 7)], None);
+    let numbers: Vec<u64> = paths.map(|path| merged(&mut inodes, path, &item)).collect();
+    for number in numbers {
+        inodes.forget(number, 1);
+    }
+    assert!(inodes.inodes.capacity() <= 2 * MIN_CAPACITY);
+    assert!(inodes.numbers.capacity() <= 2 * MIN_CAPACITY);
+}
+
+#[test]
+fn the_root_cannot_be_forgotten() {
+    let mut inodes = Inodes::new(UnixTime::EPOCH);
+    inodes.forget(ROOT, u64::MAX);
+    assert!(inodes.get(ROOT).is_some());
+    assert_eq!(inodes.directory(Tree::Merged, &RelPath::root()), Some(ROOT));
+}
+
+#[test]
+fn looking_up_again_takes_the_news_over() {
+    let mut inodes = Inodes::new(UnixTime::EPOCH);
+    let number = merged(&mut inodes, path(), &file(&[(1, 7)], None));
+    inodes.get_mut(number).unwrap().is_replaced = true;
+    let mut item = file(&[(1, 7), (2, 9)], None);
+    item.mtime = 5.into();
+    merged(&mut inodes, path(), &item);
+    let inode = inodes.get(number).unwrap();
+    assert_eq!(
+        (inode.mtime, inode.sources.len(), inode.is_replaced),
+        (5.into(), 2, false)
+    );
+}
+
+#[test]
+fn the_kernels_pages_are_of_one_content_at_a_time() {
+    let mut inodes = Inodes::new(UnixTime::EPOCH);
+    let number = merged(&mut inodes, path(), &file(&[(1, 7)], None));
+    let state = |version, root: Option<u8>| ContentState {
+        member: PeerId::from_bytes([1; 32]),
+        version: Version(version),
+        content: root.map(|root| ContentId {
+            root: Root::from_bytes([root; 32]),
+            size: 1,
+        }),
+        size: 1,
+        renewals: 0,
+    };
+    // Written over by as many bytes between the look and the open.
+    let (other, pages) = inodes.begin_reading(number, state(8, Some(3))).unwrap();
+    assert_eq!(pages, Pages::Drop);
+    let (same, pages) = inodes.begin_reading(number, state(8, Some(3))).unwrap();
+    assert!(Arc::ptr_eq(&same, &other) && pages == Pages::Keep);
+    let (old, pages) = inodes.begin_reading(number, state(7, None)).unwrap();
+    assert_eq!(pages, Pages::Bypass);
+    drop((other, same, old));
+    for _ in 0..3 {
+        inodes.end_reading(number);
+    }
+    // The kernel still has pages of what it does not stand for.
+    let (_, pages) = inodes.begin_reading(number, state(7, None)).unwrap();
+    assert_eq!(pages, Pages::Drop);
+    inodes.end_reading(number);
+    let (_, pages) = inodes.begin_reading(number, state(7, None)).unwrap();
+    assert_eq!(pages, Pages::Keep);
+    inodes.end_reading(number);
+    assert!(inodes.readers.is_empty() && inodes.open.is_empty());
+}

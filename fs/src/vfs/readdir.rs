@@ -1,0 +1,236 @@
+//! Directories, of whatever kind: one state of each is taken when its first entry is asked for, then handed out
+//! entry by entry.
+
+use std::sync::Arc;
+
+use tinyp2p_net::model::{Name, RelPath, UnixTime};
+
+use super::control_fs::{MEMBERS, is_hidden};
+use super::handles::{Ahead, Listed, OpenDirectory, Snapshot};
+use super::inodes::{Inodes, ROOT, Tree};
+use super::{Attr, DirectoryEntry, Filesystem, Looked, join};
+use crate::errno::Error;
+use crate::view::{Found, Wait};
+
+/// Entries that are made ready before they are asked for, at most: about as many as fit the largest answer.
+const MAX_AHEAD: usize = 1024;
+
+impl Filesystem {
+    /// What [`Filesystem::readdirplus`] does, of what is `open`.
+    pub(super) fn list(
+        &self,
+        open: &OpenDirectory,
+        offset: u64,
+        wait: Wait,
+        emit: &mut dyn FnMut(DirectoryEntry<'_>) -> bool,
+    ) -> Result<(), Error> {
+        let begun = open.snapshot.lock().clone().filter(|_| offset > 0);
+        let snapshot = match (begun, &open.what) {
+            (Some(snapshot), _) => Some(snapshot),
+            (None, Listed::Own) => None,
+            (None, what) => {
+                let snapshot = self.snapshot(what, wait)?;
+                *open.snapshot.lock() = Some(snapshot.clone());
+                Some(snapshot)
+            }
+        };
+        let dots = self.dots(open, snapshot.as_ref())?;
+        let mut is_told = false;
+        for ((next, name), attr) in (1..).zip([&b"."[..], b".."]).zip(dots) {
+            if next > offset && !emit(DirectoryEntry { name, next, attr }) {
+                return Ok(());
+            }
+            is_told |= next > offset;
+        }
+        let Some(snapshot) = snapshot else {
+            return self.hidden.list(open.number, offset, emit);
+        };
+        let first = usize::try_from(offset.saturating_sub(2)).unwrap_or(usize::MAX);
+        let mut ahead = open.ahead.lock();
+        let mut inodes = self.inodes.lock();
+        ahead.has_left_out &= first > 0;
+        let mut ready = ahead.take(first, &mut inodes).into_iter();
+        let mut reached = first;
+        for index in first..snapshot.len() {
+            let number = match ready.next() {
+                Some(number) => number,
+                None => snapshot.tell(index, &open.what, &mut inodes),
+            };
+            // A path that is too long cannot be named in any other way either.
+            ahead.has_left_out |= number.is_none();
+            let entry = number.and_then(|number| Some((number, inodes.get(number)?)));
+            if let Some((number, inode)) = entry {
+                let attr = Attr::of(number, inode);
+                let (name, next) = (snapshot.name(index), index as u64 + 3);
+                if !emit(DirectoryEntry { name, next, attr }) {
+                    inodes.forget(number, 1);
+                    break;
+                }
+                is_told = true;
+            }
+            reached = index + 1;
+        }
+        for number in ready.flatten() {
+            inodes.forget(number, 1);
+        }
+        (ahead.reached, ahead.last) = (reached, reached - first.min(reached));
+        // Whoever walks the tree has to hear that this was not all, behind all that can be told.
+        if !is_told && ahead.has_left_out && reached >= snapshot.len() {
+            return Err(Error::NameTooLong);
+        }
+        Ok(())
+    }
+
+    /// What [`Filesystem::readdirplus_ahead`] does, of what is `open`.
+    pub(super) fn list_ahead(&self, open: &OpenDirectory) {
+        let Some(snapshot) = open.snapshot.lock().clone() else {
+            return;
+        };
+        let mut ahead = open.ahead.lock();
+        if ahead.is_closed || !ahead.numbers.is_empty() {
+            return;
+        }
+        let entries = ahead.reached
+            ..snapshot
+                .len()
+                .min(ahead.reached + ahead.last.min(MAX_AHEAD));
+        let mut inodes = self.inodes.lock();
+        ahead.numbers = entries
+            .map(|index| snapshot.tell(index, &open.what, &mut inodes))
+            .collect();
+    }
+
+    /// Takes back what was told ahead and is not asked for any more.
+    pub(super) fn close(&self, open: &OpenDirectory) {
+        let mut ahead = open.ahead.lock();
+        ahead.is_closed = true;
+        ahead.take(usize::MAX, &mut self.inodes.lock());
+    }
+
+    /// The present state of a directory.
+    fn snapshot(&self, what: &Listed, wait: Wait) -> Result<Snapshot, Error> {
+        Ok(match what {
+            Listed::Tree(tree, path) => Snapshot::Directory(self.view(*tree).list(path, wait)?),
+            Listed::Found(pattern) => Snapshot::Found(self.searches.find(pattern, wait)?),
+            Listed::Members | Listed::Own => Snapshot::Members(self.network.members().into()),
+        })
+    }
+
+    /// `.` and `..` of a directory of which `snapshot` has just been taken.
+    fn dots(&self, open: &OpenDirectory, snapshot: Option<&Snapshot>) -> Result<[Attr; 2], Error> {
+        if let Some(Snapshot::Directory(listing)) = snapshot
+            && let Some(mtime) = listing.mtime
+            && let Some(inode) = self.inodes.lock().get_mut(open.number)
+        {
+            inode.mtime = mtime;
+        }
+        let above = match &open.what {
+            Listed::Tree(tree, path) => match (path.split(), tree) {
+                (Some((above, _)), _) => self.inodes.lock().directory(*tree, &above),
+                (None, Tree::Member(_)) => Some(MEMBERS),
+                (None, _) => Some(ROOT),
+            },
+            _ => Some(self.hidden.parent(open.number)),
+        };
+        let attr = |number| match is_hidden(number) {
+            true => self.hidden.attr(number),
+            false => Ok(Attr::of(number, &self.inode(number)?)),
+        };
+        let itself = attr(open.number)?;
+        // The kernel may have forgotten what is above an open directory; nobody looks at this then.
+        let above = above.and_then(|above| attr(above).ok());
+        Ok([itself, above.unwrap_or(itself)])
+    }
+
+    /// The top of a member's own tree. Asks nobody, so it is there whether or not the member answers.
+    pub(super) fn look_up_member(&self, name: &Name) -> Looked {
+        let members = self.network.members();
+        let mut members = members.iter();
+        match members.find(|member| member.name.as_bytes() == name.as_bytes()) {
+            Some(member) => {
+                let mut inodes = self.inodes.lock();
+                let mtime = inodes.get(ROOT).map_or(UnixTime::EPOCH, |root| root.mtime);
+                Looked::Found(Attr::told(inodes.look_up_top(member, mtime)))
+            }
+            // The next moment may bring it.
+            None => Looked::Absent { certain: false },
+        }
+    }
+
+    /// A file that `pattern` finds, by the name under which it is shown there.
+    pub(super) fn look_up_found(
+        &self,
+        pattern: &Arc<str>,
+        name: &Name,
+        wait: Wait,
+    ) -> Result<Looked, Error> {
+        let matches = self.searches.find(pattern, wait)?;
+        let Some(file) = matches.look_up(name) else {
+            let certain = matches.is_all;
+            return Ok(Looked::Absent { certain });
+        };
+        let directory = file.path.split().map(|(directory, _)| directory);
+        let directory = directory.unwrap_or_else(RelPath::root);
+        let found = Found::Item(file.item.clone());
+        let Found::Item(item) = self.view.measured(&directory, found, wait)? else {
+            return Ok(Looked::Absent { certain: false });
+        };
+        let mut inodes = self.inodes.lock();
+        let told = inodes.look_up(Tree::Found, file.path.clone(), &item);
+        Ok(Looked::Found(Attr::told(told)))
+    }
+}
+
+impl Snapshot {
+    fn len(&self) -> usize {
+        match self {
+            Self::Directory(directory) => directory.items.len(),
+            Self::Members(members) => members.len(),
+            Self::Found(matches) => matches.files.len(),
+        }
+    }
+
+    fn name(&self, index: usize) -> &[u8] {
+        match self {
+            Self::Directory(directory) => directory.items[index].name.as_bytes(),
+            Self::Members(members) => members[index].name.as_bytes(),
+            Self::Found(matches) => matches.files[index].item.name.as_bytes(),
+        }
+    }
+
+    /// The number of one entry of `what` this is a state of, counted as told.
+    fn tell(&self, index: usize, what: &Listed, inodes: &mut Inodes) -> Option<u64> {
+        let (number, _) = match (self, what) {
+            (Self::Directory(directory), Listed::Tree(tree, path)) => {
+                let item = directory.items.get(index)?;
+                let path = join(path, item.name_at_members()).ok()?;
+                inodes.look_up(*tree, path, item)
+            }
+            (Self::Members(members), _) => {
+                let mtime = inodes.get(ROOT)?.mtime;
+                inodes.look_up_top(members.get(index)?, mtime)
+            }
+            (Self::Found(matches), _) => {
+                let file = matches.files.get(index)?;
+                inodes.look_up(Tree::Found, file.path.clone(), &file.item)
+            }
+            // A state is of the directory that it was taken from.
+            (Self::Directory(_), _) => return None,
+        };
+        Some(number)
+    }
+}
+
+impl Ahead {
+    /// What is ready of the entries from `first` on. What is ready of others is taken back.
+    fn take(&mut self, first: usize, inodes: &mut Inodes) -> Vec<Option<u64>> {
+        let numbers = std::mem::take(&mut self.numbers);
+        if self.reached == first {
+            return numbers;
+        }
+        for number in numbers.into_iter().flatten() {
+            inodes.forget(number, 1);
+        }
+        Vec::new()
+    }
+}

@@ -1,0 +1,222 @@
+//! What lies behind a file in its directory: what a program that goes through the directory will read
+//! next.
+//!
+//! Taken from the last listing, whether or not it still holds: these are guesses, and a member says so
+//! itself when one of its files has changed since. A look costs a search by name and as many steps as
+//! files are wanted, however large the directory is.
+
+use std::sync::Arc;
+
+use tinyp2p_net::download::{ReadingOrder, Siblings, Small};
+use tinyp2p_net::model::{Kind, Mode, PeerId, RelPath};
+use tinyp2p_net::protocol::wire::MAX_SMALL_FILE;
+
+use super::merge::{Item, Source};
+use super::{Directory, View};
+use crate::vfs::inodes::number_by_itself;
+
+/// Entries that are looked at for each file that is wanted; large files and directories between small
+/// ones are passed over.
+const STEPS: usize = 4;
+
+impl Siblings for View {
+    fn behind(
+        &self,
+        path: &RelPath,
+        order: ReadingOrder,
+        member: PeerId,
+        most: usize,
+    ) -> Vec<Small> {
+        let Some((directory, listing, at)) = self.listed(path) else {
+            return Vec::new();
+        };
+        let small = |item: &Item| small(item, &directory, member);
+        match order {
+            ReadingOrder::ByName => {
+                let first = at.unwrap_or_else(|behind| behind);
+                let items = listing.items[first..].iter().skip(usize::from(at.is_ok()));
+                let files = items.take(STEPS * most).filter_map(small);
+                files.take(most).collect()
+            }
+            ReadingOrder::ByNumber => {
+                let Ok(at) = at else { return Vec::new() };
+                let by_number = listing.by_number(&directory);
+                let first = by_number.position(at) + 1;
+                let behind = by_number.order[first..].iter().take(STEPS * most);
+                let items = behind.map(|index| &listing.items[*index as usize]);
+                items.filter_map(small).take(most).collect()
+            }
+        }
+    }
+
+    fn order(&self, before: &RelPath, path: &RelPath) -> ReadingOrder {
+        let Some((directory, listing, Ok(at))) = self.listed(path) else {
+            return ReadingOrder::ByName;
+        };
+        let Some((_, name)) = before.split() else {
+            return ReadingOrder::ByName;
+        };
+        let Ok(was) = listing.items.binary_search_by(|item| item.name.cmp(&name)) else {
+            return ReadingOrder::ByName;
+        };
+        let is_next = |was: usize, at: usize| (1..=STEPS).contains(&at.wrapping_sub(was));
+        if is_next(was, at) {
+            return ReadingOrder::ByName;
+        }
+        let by_number = listing.by_number(&directory);
+        match is_next(by_number.position(was), by_number.position(at)) {
+            true => ReadingOrder::ByNumber,
+            false => ReadingOrder::ByName,
+        }
+    }
+}
+
+impl View {
+    /// The last listing of the directory that `path` lies in, and where it stands there, or would.
+    fn listed(&self, path: &RelPath) -> Option<(RelPath, Arc<Directory>, Result<usize, usize>)> {
+        let (directory, name) = path.split()?;
+        let listing = self.state.0.lock().cache.last_directory(&directory)?;
+        let at = listing.items.binary_search_by(|item| item.name.cmp(&name));
+        Some((directory, listing, at))
+    }
+}
+
+/// The entries of a directory in the order of their numbers.
+#[derive(Debug)]
+pub(super) struct ByNumber {
+    /// Their places in the order of names.
+    order: Vec<u32>,
+    /// The reverse: where each of them stands here.
+    positions: Vec<u32>,
+}
+
+impl ByNumber {
+    /// Those of `items`, in `directory`.
+    pub(super) fn new(directory: &RelPath, items: &[Item]) -> Self {
+        let number = |item: &Item| {
+            let path = directory.join(item.name_at_members()).ok();
+            path.map_or(0, |path| number_by_itself(&path, item))
+        };
+        let mut numbered: Vec<(u64, u32)> = items.iter().map(number).zip(0..).collect();
+        numbered.sort_unstable();
+        let order: Vec<u32> = numbered.into_iter().map(|(_, index)| index).collect();
+        let mut positions = vec![0; order.len()];
+        for (position, index) in (0..).zip(&order) {
+            positions[*index as usize] = position;
+        }
+        Self { order, positions }
+    }
+
+    fn position(&self, index: usize) -> usize {
+        self.positions[index] as usize
+    }
+}
+
+/// `item` as a small file that may be read from `member`, as an open of it would choose its sources.
+fn small(item: &Item, directory: &RelPath, member: PeerId) -> Option<Small> {
+    if item.kind != Kind::File || item.size == 0 || item.size > MAX_SMALL_FILE {
+        return None;
+    }
+    let mut sources = item.sources.iter();
+    let is_it = |source: &&Source| source.member.id == member && source.mode != Mode::Unreadable;
+    let source = match item.root {
+        Some(_) => sources.find(is_it)?,
+        // Without a root, the file is read from its first source alone.
+        None => sources.next().filter(is_it)?,
+    };
+    Some(Small {
+        path: directory.join(item.name_at_members()).ok()?,
+        version: source.version,
+        size: item.size,
+        root: item.root,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use tinyp2p_net::peer::Peer;
+
+    use super::*;
+    use crate::network::Network;
+    use crate::testing::MemoryNetwork;
+    use crate::view::Wait;
+
+    fn path(text: &str) -> RelPath {
+        RelPath::new(text.as_bytes()).unwrap()
+    }
+
+    fn names(files: Vec<Small>) -> Vec<String> {
+        let name = |file: &Small| String::from_utf8_lossy(file.path.as_bytes()).into_owned();
+        files.iter().map(name).collect()
+    }
+
+    #[test]
+    fn the_small_files_behind_one_are_named_in_order_with_what_it_takes_to_fetch_them() {
+        let network = Arc::new(MemoryNetwork::default());
+        let (ann, bob) = (network.join("ann", 1), network.join("bob", 2));
+        ann.put("d/a", "x", 1);
+        let b = ann.put_rooted("d/b", "content", 1);
+        bob.put_rooted("d/b", "content", 1);
+        ann.put("d/c/inner", "x", 1);
+        ann.put("d/empty", "", 1);
+        ann.put("d/full", vec![1; MAX_SMALL_FILE as usize], 1);
+        ann.put("d/large", vec![1; MAX_SMALL_FILE as usize + 1], 1);
+        bob.put("d/only-bob", "x", 1);
+        ann.put("d/z", "x", 1);
+        let view = View::new(Arc::clone(&network) as Arc<dyn Network>, None);
+        assert!(
+            view.behind(&path("d/a"), ReadingOrder::ByName, ann.id(), 9)
+                .is_empty()
+        );
+        let wait = Wait::Until(Instant::now() + Duration::from_secs(10));
+        view.list(&path("d"), wait).unwrap();
+
+        let files = view.behind(&path("d/a"), ReadingOrder::ByName, ann.id(), 9);
+        let first = Small {
+            path: path("d/b"),
+            version: b.version,
+            size: 7,
+            root: b.root,
+        };
+        assert_eq!(files[0], first);
+        assert_eq!(names(files), ["d/b", "d/full", "d/z"]);
+        let from_bob = view.behind(&path("d/a"), ReadingOrder::ByName, bob.id(), 9);
+        assert_eq!(names(from_bob), ["d/b", "d/only-bob"]);
+        let two = view.behind(&path("d/a"), ReadingOrder::ByName, ann.id(), 2);
+        assert_eq!(names(two), ["d/b", "d/full"]);
+        assert!(
+            view.behind(&path("d/z"), ReadingOrder::ByName, ann.id(), 9)
+                .is_empty()
+        );
+    }
+
+    #[test]
+    fn whoever_reads_by_number_is_told_what_comes_next_by_number() {
+        let network = Arc::new(MemoryNetwork::default());
+        let ann = network.join("ann", 1);
+        for number in 0..200 {
+            ann.put(&format!("d/{number:03}"), "x", 1);
+        }
+        let view = View::new(Arc::clone(&network) as Arc<dyn Network>, None);
+        let wait = Wait::Until(Instant::now() + Duration::from_secs(10));
+        let listing = view.list(&path("d"), wait).unwrap();
+        let mut inodes = crate::vfs::inodes::Inodes::new(5.into());
+        let tree = crate::vfs::inodes::Tree::Merged;
+        let told = listing.items.iter().map(|item| {
+            let path = path("d").join(&item.name).unwrap();
+            (inodes.look_up(tree, path.clone(), item).0, path)
+        });
+        let mut told: Vec<(u64, RelPath)> = told.collect();
+        told.sort();
+        let order = view.order(&told[70].1, &told[71].1);
+        assert_eq!(order, ReadingOrder::ByNumber);
+        let files = view.behind(&told[71].1, order, ann.id(), 20);
+        let next: Vec<RelPath> = files.into_iter().map(|file| file.path).collect();
+        let wanted: Vec<RelPath> = told[72..92].iter().map(|(_, path)| path.clone()).collect();
+        assert_eq!(next, wanted);
+        let by_name = view.order(&path("d/070"), &path("d/071"));
+        assert_eq!(by_name, ReadingOrder::ByName);
+    }
+}

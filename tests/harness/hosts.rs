@@ -1,0 +1,274 @@
+//! Hosts of their own: network namespaces on a bridge, for what must not share a loopback device.
+//!
+//! The bridge lies in a namespace of its own, so the machine's real network never sees any of it.
+//! Commands enter only the network of a host (`nsenter --net`): mounts stay visible to the test.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::fd::AsFd;
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::harness::process::sh;
+
+/// Numbers the networks of this run.
+static NETWORKS: AtomicU32 = AtomicU32::new(0);
+
+/// One host on a [`Network`].
+#[derive(Clone)]
+pub(crate) struct Host {
+    namespace: String,
+    address: Ipv4Addr,
+}
+
+impl Host {
+    /// Its address on the bridge.
+    pub(crate) fn address(&self) -> Ipv4Addr {
+        self.address
+    }
+
+    /// Takes the address away and gives the host the one with this last number instead, as another lease would.
+    pub(crate) fn move_to(&self, last: u8) {
+        let ip = |arguments: &[&str]| {
+            ip(&[&["-n", &self.namespace], arguments].concat());
+        };
+        ip(&["address", "flush", "dev", "eth0", "scope", "global"]);
+        let address = format!("10.204.0.{last}/24");
+        ip(&["address", "add", &address, "dev", "eth0"]);
+        // It went with the last address.
+        ip(&["route", "replace", "default", "dev", "eth0"]);
+    }
+
+    /// A command that runs in this host's network.
+    pub(crate) fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/run/netns/{}", self.namespace));
+        command.args(["--", program]);
+        command
+    }
+
+    /// Listens there on a free port, for this process.
+    pub(crate) fn listener(&self) -> TcpListener {
+        let namespace = File::open(format!("/run/netns/{}", self.namespace));
+        let (namespace, address) = (namespace.expect("its network"), self.address);
+        // Only this thread moves there; what it opens stays there.
+        let bound = std::thread::spawn(move || {
+            rustix::thread::move_into_link_name_space(namespace.as_fd(), None).expect("move");
+            TcpListener::bind((address, 0)).expect("listen")
+        });
+        bound.join().expect("a listener")
+    }
+
+    /// True when some process of this host listens on `port`.
+    pub(crate) fn listens(&self, port: u16) -> bool {
+        let mut ss = self.command("ss");
+        let found = ss.args(["-Hltn", &format!("sport = :{port}")]).output();
+        found.is_ok_and(|output| !output.stdout.is_empty())
+    }
+}
+
+/// A bridge with hosts on it. Everything is removed when it is dropped.
+pub(crate) struct Network {
+    namespaces: Vec<String>,
+    hosts: Vec<Host>,
+}
+
+impl Network {
+    /// A bridge and `count` hosts with addresses 10.204.0.1 and up.
+    pub(crate) fn new(count: u8) -> Self {
+        let id = format!(
+            "tp{}x{}",
+            std::process::id(),
+            NETWORKS.fetch_add(1, Ordering::Relaxed)
+        );
+        let mut network = Self {
+            namespaces: Vec::new(),
+            hosts: Vec::new(),
+        };
+        let bridge = network.namespace(format!("{id}sw"));
+        ip(&[
+            "-n",
+            &bridge,
+            "link",
+            "add",
+            "br0",
+            "type",
+            "bridge",
+            "mcast_snooping",
+            "0",
+        ]);
+        ip(&["-n", &bridge, "link", "set", "br0", "up"]);
+        for number in 1..=count {
+            let namespace = network.namespace(format!("{id}h{number}"));
+            let address = Ipv4Addr::new(10, 204, 0, number);
+            plug_in(&bridge, &namespace, number, address);
+            network.hosts.push(Host { namespace, address });
+        }
+        network
+    }
+
+    fn namespace(&mut self, name: String) -> String {
+        ip(&["netns", "add", &name]);
+        self.namespaces.push(name.clone());
+        ip(&["-n", &name, "link", "set", "lo", "up"]);
+        name
+    }
+
+    /// The host of that number, from 0.
+    pub(crate) fn host(&self, index: usize) -> &Host {
+        &self.hosts[index]
+    }
+
+    /// How many bytes the host of that number has sent so far.
+    pub(crate) fn bytes_sent_by(&self, index: usize) -> u64 {
+        let port = format!("port{}", index + 1);
+        let shown = sh(
+            "ip",
+            &["-n", &self.namespaces[0], "-s", "-j", "link", "show", &port],
+        )
+        .text();
+        // What the host sends is what its port of the bridge receives.
+        let count = shown.split("\"rx\":{\"bytes\":").nth(1);
+        let digits = count.and_then(|rest| rest.split(',').next());
+        digits
+            .and_then(|digits| digits.parse().ok())
+            .expect("a counter")
+    }
+
+    /// Starts to watch the bridge.
+    pub(crate) fn watch(&self) -> Watch {
+        Watch::new(&self.namespaces[0])
+    }
+}
+
+/// Connects a host to the bridge and makes multicast leave through that connection.
+fn plug_in(bridge: &str, namespace: &str, number: u8, address: Ipv4Addr) {
+    let port = format!("port{number}");
+    ip(&[
+        "-n", bridge, "link", "add", &port, "type", "veth", "peer", "name", "eth0", "netns",
+        namespace,
+    ]);
+    ip(&["-n", bridge, "link", "set", &port, "master", "br0", "up"]);
+    ip(&[
+        "-n",
+        namespace,
+        "address",
+        "add",
+        &format!("{address}/24"),
+        "dev",
+        "eth0",
+    ]);
+    ip(&["-n", namespace, "link", "set", "eth0", "up"]);
+    ip(&["-n", namespace, "route", "add", "default", "dev", "eth0"]);
+}
+
+fn ip(arguments: &[&str]) {
+    sh("ip", arguments);
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        for namespace in &self.namespaces {
+            let _ = Command::new("ip")
+                .args(["netns", "delete", namespace])
+                .status();
+        }
+    }
+}
+
+/// Prints one line for each frame on the bridge: where it goes, if that is to many, then its bytes.
+/// Only UDP counts there: neighbour discovery and group reports are the kernel's own.
+///
+/// On a line at its input it sends frames of an experimental type (IEEE 802, local), and ends when it has seen one: the
+/// first may be lost while nobody reads.
+const WATCHER: &str = r#"
+import socket, sys, threading, time
+s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+s.bind(("br0", 0))
+def mark():
+    sys.stdin.readline()
+    s2 = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+    s2.bind(("br0", 0))
+    while True:
+        s2.send(b"\x02" + bytes(11) + b"\x88\xb5" + bytes(46))
+        time.sleep(0.05)
+threading.Thread(target=mark, daemon=True).start()
+print("ready", flush=True)
+while True:
+    f = s.recv(65535)
+    if f[12:14] == b"\x88\xb5":
+        break
+    kind, to = f[12:14], ""
+    if kind == b"\x08\x00" and f[23] == 17 and (f[30] & 0xf0 == 0xe0 or f[33] == 255):
+        ports = 14 + 4 * (f[14] & 15)
+        to = "%s:%d" % (socket.inet_ntoa(f[30:34]), int.from_bytes(f[ports + 2:ports + 4], "big"))
+    if kind == b"\x86\xdd" and f[20] == 17 and f[38] == 0xff:
+        to = "[%s]:%d" % (socket.inet_ntop(socket.AF_INET6, f[38:54]), int.from_bytes(f[56:58], "big"))
+    print(to, f.hex(), flush=True)
+"#;
+
+/// Sees everything that crosses a bridge.
+pub(crate) struct Watch {
+    child: Child,
+    lines: BufReader<ChildStdout>,
+}
+
+/// What crossed a bridge.
+pub(crate) struct Traffic {
+    /// The destination of each datagram that went to many.
+    pub(crate) multicast: Vec<String>,
+    /// All frames, one after the other.
+    pub(crate) bytes: Vec<u8>,
+}
+
+impl Watch {
+    fn new(namespace: &str) -> Self {
+        let mut child = Command::new("nsenter")
+            .arg(format!("--net=/run/netns/{namespace}"))
+            .args(["--", "python3", "-c", WATCHER])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("start a watcher");
+        let mut lines = BufReader::new(child.stdout.take().expect("stdout is piped"));
+        let mut first = String::new();
+        lines.read_line(&mut first).expect("hear from the watcher");
+        assert_eq!(first, "ready\n", "the watcher of the bridge failed");
+        Self { child, lines }
+    }
+
+    /// Ends the watch.
+    pub(crate) fn finish(mut self) -> Traffic {
+        // What has crossed by now stands before the mark.
+        let mut input = self.child.stdin.take().expect("stdin is piped");
+        input.write_all(b"\n").expect("mark the end");
+        let mut traffic = Traffic {
+            multicast: Vec::new(),
+            bytes: Vec::new(),
+        };
+        for line in self.lines.by_ref().lines().map_while(Result::ok) {
+            let (to, frame) = line.split_once(' ').unwrap_or_default();
+            if !to.is_empty() {
+                traffic.multicast.push(to.to_owned());
+            }
+            traffic.bytes.extend(unhex(frame));
+        }
+        traffic
+    }
+}
+
+fn unhex(digits: &str) -> Vec<u8> {
+    digits
+        .as_bytes()
+        .chunks_exact(2)
+        .filter_map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
+        .collect()
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
