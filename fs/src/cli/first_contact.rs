@@ -16,7 +16,6 @@ use tinyp2p_net::membership::reachable::is_local;
 use tinyp2p_net::model::{Address, DEFAULT_PORT, PeerArgument};
 
 use super::Failure;
-use super::commands::search::GUEST_ANSWERS;
 use super::options::args::{NetworkOptions, Peer, parse_name};
 use super::options::cache;
 use super::options::password::Source;
@@ -26,6 +25,10 @@ use super::output::say;
 use super::status_socket::Socket;
 use crate::report::status::{Place, Report};
 use crate::search::Searches;
+
+/// Everything that a process which only asks may take in. One answer may have 768 MiB of it, which are two million
+/// matches with paths of 60 bytes in a search, and a million where they are fetched.
+const GUEST_ANSWERS: usize = 2 << 30;
 
 /// The peers that the user named have answered by then, or are taken to be away: connecting has 3 s,
 /// and a pairing seldom needs another.

@@ -21,7 +21,7 @@ use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use rustls::sign::{CertifiedKey, SigningKey};
 use zeroize::Zeroizing;
 
-use super::tls;
+use super::spki::spki;
 use crate::error::Error;
 use crate::model::PeerId;
 
@@ -73,8 +73,8 @@ impl Identity {
 
     /// The key as rustls presents it: a bare public key in place of a certificate (RFC 7250).
     pub(super) fn certified_key(&self) -> Arc<CertifiedKey> {
-        let spki = CertificateDer::from(tls::spki(self.id).to_vec());
-        Arc::new(CertifiedKey::new(vec![spki], self.key.clone()))
+        let key = CertificateDer::from(spki(self.id).to_vec());
+        Arc::new(CertifiedKey::new(vec![key], self.key.clone()))
     }
 
     /// A thief who shows `victim`'s public key without having the private one.

@@ -21,6 +21,7 @@ mod identity;
 pub mod limits;
 pub mod pair;
 mod password;
+mod spki;
 pub mod tls;
 
 pub use admission::Admission;

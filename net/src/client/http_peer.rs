@@ -15,14 +15,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
+use http::header::{CONTENT_TYPE, TRANSFER_ENCODING};
 use http::{Method, Request as HttpRequest, StatusCode};
 use parking_lot::Mutex;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 
 use super::connection_pool::Lanes;
+use super::head::{check_head, content_length, stays_open};
 use super::range_get::Head;
-use super::range_stream::{FileStream, check_head, number};
+use super::range_stream::FileStream;
 use crate::auth::{AddressSource, Alpn, Gate};
 use crate::budget::{ByteBudget, Reservation, Seat};
 use crate::client::connector::{Lane, Reply};
@@ -503,17 +504,6 @@ fn ranged_get(target: &str, member: PeerId, range: ByteRange, tag: &str) -> Stri
     )
 }
 
-/// False when the other side closes the connection behind this response (RFC 9112, section 9.6).
-pub(super) fn stays_open(head: &Head) -> bool {
-    let closes = |value: &http::HeaderValue| {
-        let tokens = value.as_bytes().split(|byte| *byte == b',');
-        tokens
-            .map(<[u8]>::trim_ascii)
-            .any(|token| token.eq_ignore_ascii_case(b"close"))
-    };
-    !head.headers.get_all(CONNECTION).iter().any(closes)
-}
-
 /// What a status code means that the request does not provide for.
 fn unexpected(lane: &Lane, status: StatusCode) -> Error {
     let what = format!("HTTP status {}", status.as_u16());
@@ -524,15 +514,6 @@ fn unexpected(lane: &Lane, status: StatusCode) -> Error {
         };
     }
     Error::misbehaved(lane.who(), format!("unexpected {what}"))
-}
-
-/// The length that the response announces, once and in digits.
-pub(super) fn content_length(head: &Head) -> Option<u64> {
-    let mut fields = head.headers.get_all(CONTENT_LENGTH).iter();
-    let (field, None) = (fields.next()?.to_str().ok()?, fields.next()) else {
-        return None;
-    };
-    number(field)
 }
 
 /// Dials, and says by when TLS must be up.

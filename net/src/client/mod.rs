@@ -3,6 +3,7 @@
 
 mod connection_pool;
 mod connector;
+mod head;
 pub mod http_peer;
 pub(crate) mod pairing;
 mod range_get;

@@ -18,6 +18,8 @@ use std::sync::LazyLock;
 
 use sha2::{Digest, Sha256};
 
+use super::sha256_pair;
+pub use super::sha256_pair::Hash;
 use crate::model::{ByteRange, ContentId, Root};
 
 /// Bytes in a block, the unit that can be proven.
@@ -29,9 +31,6 @@ pub const SUBTREE_BLOCKS: u64 = 512;
 /// Bytes of content under one subtree: 8 MiB.
 pub const SUBTREE_BYTES: u64 = BLOCK * SUBTREE_BLOCKS;
 
-/// One node of a tree.
-pub type Hash = [u8; 32];
-
 /// The hash of one block; only the last block of a file may be shorter than [`BLOCK`].
 pub fn leaf(block: &[u8]) -> Hash {
     Sha256::digest(block).into()
@@ -41,7 +40,7 @@ pub fn leaf(block: &[u8]) -> Hash {
 fn hashes(bytes: &[u8], length: usize, mut take: impl FnMut(Hash)) {
     for both in bytes.chunks(2 * length) {
         let (first, second) = both.split_at(length.min(both.len()));
-        match super::sha256_pair::pair([first, second]) {
+        match sha256_pair::pair([first, second]) {
             Some(pair) => pair.into_iter().for_each(&mut take),
             None => [first, second]
                 .into_iter()

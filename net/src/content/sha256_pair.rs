@@ -6,7 +6,8 @@
 //! a module of instructions; everywhere else, and on other processors, `sha2` does the work, and the
 //! tests hold the two against each other.
 
-use super::merkle::Hash;
+/// A SHA-256 hash.
+pub type Hash = [u8; 32];
 
 /// Bytes that one step of SHA-256 takes.
 const STEP: usize = 64;
@@ -32,12 +33,12 @@ pub(crate) fn pair(messages: [&[u8]; 2]) -> Option<[Hash; 2]> {
 #[allow(unsafe_code)]
 mod x86 {
     //! `unsafe` for two reasons: functions with `target_feature` may run only where the processor has the
-    //! feature, which [`crate::content::sha256_pair::pair`] has looked up; and loads and stores take pointers, each of which is
+    //! feature, which [`super::pair`] has looked up; and loads and stores take pointers, each of which is
     //! made from a reference to an array of exactly the size that is loaded or stored.
 
     use std::arch::x86_64::*;
 
-    use crate::content::sha256_pair::{Hash, STEP};
+    use super::{Hash, STEP};
 
     /// The round constants and the initial state of FIPS 180-4, sections 4.2.2 and 5.3.3.
     #[rustfmt::skip]

@@ -11,7 +11,7 @@
 
 use std::io::{self, BufRead};
 
-use super::wire::Error;
+use super::error::WireError;
 use crate::protocol::xmlrpc::ELEMENTS;
 
 /// The longest markup between `<` and `>`: an XML declaration.
@@ -32,7 +32,7 @@ pub enum Tag {
 }
 
 /// Where pieces of text go.
-pub type Sink<'s> = dyn FnMut(&[u8]) -> Result<(), Error> + 's;
+pub type Sink<'s> = dyn FnMut(&[u8]) -> Result<(), WireError> + 's;
 
 /// The tags of one document, and the text before each.
 #[derive(Debug)]
@@ -58,8 +58,8 @@ impl<R: BufRead> Tags<R> {
     /// Hands the text up to the next tag to `text`, and returns that tag.
     ///
     /// # Errors
-    /// The source's, the sink's, and [`Error::Broken`] and [`Error::Limit`] of the document.
-    pub fn next(&mut self, text: &mut Sink<'_>) -> Result<Tag, Error> {
+    /// The source's, the sink's, and [`WireError::Broken`] and [`WireError::Limit`] of the document.
+    pub fn next(&mut self, text: &mut Sink<'_>) -> Result<Tag, WireError> {
         if let Some(element) = self.owed.take() {
             return Ok(Tag::Close(element));
         }
@@ -81,13 +81,13 @@ impl<R: BufRead> Tags<R> {
         }
     }
 
-    /// [`Error::Broken`], with the place.
-    pub fn broken(&self, why: &str) -> Error {
-        Error::Broken(format!("{why} (near byte {})", self.position))
+    /// [`WireError::Broken`], with the place.
+    pub fn broken(&self, why: &str) -> WireError {
+        WireError::Broken(format!("{why} (near byte {})", self.position))
     }
 
     /// Hands over what comes before the next `<` or `&`, and takes that byte; `None` at the end.
-    fn plain(&mut self, text: &mut Sink<'_>) -> Result<Option<u8>, Error> {
+    fn plain(&mut self, text: &mut Sink<'_>) -> Result<Option<u8>, WireError> {
         loop {
             let buffer = filled(&mut self.source)?;
             if buffer.is_empty() {
@@ -106,7 +106,7 @@ impl<R: BufRead> Tags<R> {
     }
 
     /// What comes behind a `<`, up to the `>`; `None` for an XML declaration.
-    fn markup(&mut self) -> Result<Option<Tag>, Error> {
+    fn markup(&mut self) -> Result<Option<Tag>, WireError> {
         let begun = self.position > 1;
         let mut markup = Vec::with_capacity(MAX_MARKUP);
         self.until(b'>', MAX_MARKUP, &mut markup)?;
@@ -124,7 +124,7 @@ impl<R: BufRead> Tags<R> {
         }
     }
 
-    fn element(&self, name: &[u8]) -> Result<&'static str, Error> {
+    fn element(&self, name: &[u8]) -> Result<&'static str, WireError> {
         let name = name.trim_ascii_end();
         let known = ELEMENTS.iter().find(|known| known.as_bytes() == name);
         known.copied().ok_or_else(|| {
@@ -134,7 +134,7 @@ impl<R: BufRead> Tags<R> {
     }
 
     /// What comes behind an `&`, up to the `;`.
-    fn reference(&mut self) -> Result<char, Error> {
+    fn reference(&mut self) -> Result<char, WireError> {
         let mut name = Vec::with_capacity(MAX_REFERENCE);
         self.until(b';', MAX_REFERENCE, &mut name)?;
         let number = |digits: &[u8], radix| {
@@ -157,7 +157,7 @@ impl<R: BufRead> Tags<R> {
     }
 
     /// Takes bytes up to `end`, of which at most `most` come before it.
-    fn until(&mut self, end: u8, most: usize, into: &mut Vec<u8>) -> Result<(), Error> {
+    fn until(&mut self, end: u8, most: usize, into: &mut Vec<u8>) -> Result<(), WireError> {
         loop {
             let Some(byte) = filled(&mut self.source)?.first().copied() else {
                 return Err(self.broken("the document ends early"));
@@ -173,11 +173,11 @@ impl<R: BufRead> Tags<R> {
         }
     }
 
-    fn take(&mut self, count: usize) -> Result<(), Error> {
+    fn take(&mut self, count: usize) -> Result<(), WireError> {
         self.source.consume(count);
         self.position += count as u64;
         match self.position > self.most {
-            true => Err(Error::Limit {
+            true => Err(WireError::Limit {
                 what: "bytes of a document",
                 most: self.most,
             }),
@@ -187,14 +187,14 @@ impl<R: BufRead> Tags<R> {
 }
 
 /// What the source has; nothing only at its end.
-fn filled(source: &mut impl BufRead) -> Result<&[u8], Error> {
+fn filled(source: &mut impl BufRead) -> Result<&[u8], WireError> {
     loop {
         match source.fill_buf() {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(Error::Read(error)),
+            Err(error) => return Err(WireError::Read(error)),
             Ok(_) => break,
         }
     }
     // Asked again, as the borrow of the first answer cannot leave the loop; it is in memory by now.
-    source.fill_buf().map_err(Error::Read)
+    source.fill_buf().map_err(WireError::Read)
 }

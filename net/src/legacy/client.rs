@@ -8,6 +8,7 @@ use std::io::{self, BufRead, BufWriter, Read, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::error::WireError;
 use super::wire::{self, Operation};
 use super::{NODE_FIELD, Url};
 use crate::config::{CALL_DEADLINE, CONNECT_DEADLINE};
@@ -104,7 +105,7 @@ impl Caller {
         let answer = self.call(&operation, deadline, Pace::By(deadline))?;
         let node = answer.node;
         let urls = match wire::decode_servers(answer) {
-            Err(wire::Error::Fault { .. }) if is_silent => Vec::new(),
+            Err(WireError::Fault { .. }) if is_silent => Vec::new(),
             other => other.map_err(|trouble| self.error(trouble))?,
         };
         Ok(Told { urls, node })
@@ -138,10 +139,10 @@ impl Caller {
         let answer = self.call(&operation, deadline, Pace::By(deadline))?;
         match wire::decode_contents(answer, 0, &mut io::sink()) {
             // Behind it the path is told, which may hold anything.
-            Err(wire::Error::Fault { message, .. }) => Ok(message
+            Err(WireError::Fault { message, .. }) => Ok(message
                 .find("[Errno ")
                 .is_some_and(|at| message[at..].starts_with(IS_A_DIRECTORY))),
-            Err(wire::Error::Limit { .. }) | Ok(_) => Ok(false),
+            Err(WireError::Limit { .. }) | Ok(_) => Ok(false),
             Err(trouble) => Err(self.error(trouble)),
         }
     }
@@ -177,21 +178,21 @@ impl Caller {
         let count = wire::decode_contents(answer, allowance.most, &mut sink);
         let count = count.and_then(|count| match sink.flush() {
             Ok(()) => Ok(count),
-            Err(error) => Err(wire::Error::Write(error)),
+            Err(error) => Err(WireError::Write(error)),
         });
         match count {
-            Err(wire::Error::Fault { message, .. }) => {
+            Err(WireError::Fault { message, .. }) => {
                 let (server, why) = (self.place(), escaped(message.as_bytes()));
                 tracing::debug!(server, name = escaped(name), why, "no contents");
                 Err(Error::NotFound {
                     who: server.to_owned(),
                 })
             }
-            Err(wire::Error::Limit {
+            Err(WireError::Limit {
                 what: wire::CONTENTS,
                 ..
             }) => Err(self.too_large(name)),
-            Err(wire::Error::Write(error)) if error.kind() == io::ErrorKind::FileTooLarge => {
+            Err(WireError::Write(error)) if error.kind() == io::ErrorKind::FileTooLarge => {
                 Err(self.too_large(name))
             }
             other => other.map_err(|trouble| self.error(trouble)),
@@ -218,7 +219,7 @@ impl Caller {
             node: None,
             pace,
         };
-        sent.map_err(wire::Error::Read)
+        sent.map_err(WireError::Read)
             .and_then(|()| answer.read_head())
             .map_err(|trouble| self.error(trouble))?;
         Ok(answer)
@@ -234,27 +235,24 @@ impl Caller {
         [head.as_bytes(), &body].concat()
     }
 
-    fn error(&self, trouble: wire::Error) -> Error {
+    fn error(&self, trouble: WireError) -> Error {
         let who = self.place().to_owned();
         match trouble {
-            wire::Error::Denied => Error::Refused { who },
-            wire::Error::Fault { message, .. } => Error::Fault {
+            WireError::Denied => Error::Refused { who },
+            WireError::Fault { message, .. } => Error::Fault {
                 who,
                 fault: Fault::new(FaultCode::Other(1), one_line(&message)),
             },
-            wire::Error::Broken(_) | wire::Error::Limit { .. } => {
+            WireError::Broken(_) | WireError::Limit { .. } => {
                 Error::misbehaved(who, trouble.to_string())
             }
-            wire::Error::Write(error) if error.kind() == io::ErrorKind::StorageFull => {
-                Error::Local {
-                    what: format!("keeping a file of {who}"),
-                    why:
-                        "no room beside what others read and fetch: try again, or see --cache-size"
-                            .into(),
-                }
-            }
-            wire::Error::Write(error) => Error::local(format!("keeping a file of {who}"), error),
-            wire::Error::Read(error) => match error.kind() {
+            WireError::Write(error) if error.kind() == io::ErrorKind::StorageFull => Error::Local {
+                what: format!("keeping a file of {who}"),
+                why: "no room beside what others read and fetch: try again, or see --cache-size"
+                    .into(),
+            },
+            WireError::Write(error) => Error::local(format!("keeping a file of {who}"), error),
+            WireError::Read(error) => match error.kind() {
                 io::ErrorKind::TimedOut => Error::Timeout { who },
                 io::ErrorKind::FileTooLarge => {
                     Error::misbehaved(who, "an answer that is longer than it may be")
@@ -359,8 +357,8 @@ struct Answer<'a> {
 }
 
 impl Answer<'_> {
-    fn read_head(&mut self) -> Result<(), wire::Error> {
-        let broken = |what: &str| Err(wire::Error::Broken(what.to_owned()));
+    fn read_head(&mut self) -> Result<(), WireError> {
+        let broken = |what: &str| Err(WireError::Broken(what.to_owned()));
         loop {
             let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
             let mut head = httparse::Response::new(&mut fields);
@@ -384,8 +382,8 @@ impl Answer<'_> {
                 Ok(httparse::Status::Partial) if self.end < MAX_HEAD => {}
                 _ => return broken("something else than HTTP, or a head that does not end"),
             }
-            if self.receive().map_err(wire::Error::Read)? == 0 {
-                return Err(wire::Error::Read(io::ErrorKind::UnexpectedEof.into()));
+            if self.receive().map_err(WireError::Read)? == 0 {
+                return Err(WireError::Read(io::ErrorKind::UnexpectedEof.into()));
             }
         }
     }

@@ -20,6 +20,7 @@ use crate::config::CALL_DEADLINE;
 use crate::error::Error;
 use crate::membership::Standing;
 use crate::membership::address::reach;
+use crate::membership::source::{MemberSource, SourceMember};
 use crate::model::{Address, PeerId, RelPath, escaped};
 use crate::peer::{Peer, Whole, list};
 use crate::protocol::wire::MemberRecord;
@@ -91,19 +92,6 @@ enum Presence {
     Away,
 }
 
-/// One of the servers, as a member.
-#[derive(Clone)]
-pub(crate) struct OldMember {
-    pub(crate) id: PeerId,
-    /// `HOST:PORT`, as it calls itself.
-    pub(crate) name: Arc<str>,
-    pub(crate) address: Address,
-    pub(crate) is_present: bool,
-    /// The node of this program that it really is.
-    pub(crate) node: Option<PeerId>,
-    pub(crate) peer: Arc<OldPeer>,
-}
-
 impl OldMembers {
     /// Calls nobody yet. `legacy` has the servers that the user named, what this node calls itself, and gets
     /// whatever is learned. This node is `me`.
@@ -124,11 +112,14 @@ impl OldMembers {
         }
     }
 
-    /// Starts to call those who are known, and whoever will be.
-    ///
-    /// # Errors
-    /// [`Error::Local`]: there is no thread to be had.
-    pub fn begin(&self) -> Result<(), Error> {
+    /// Where their files lie.
+    pub fn store(&self) -> &Store {
+        &self.shared.store
+    }
+}
+
+impl MemberSource for OldMembers {
+    fn begin(&self) -> Result<(), Error> {
         let shared = Arc::downgrade(&self.shared);
         std::thread::Builder::new()
             .name("find-2004".into())
@@ -137,21 +128,14 @@ impl OldMembers {
             .map_err(|error| Error::local("starting a thread", error))
     }
 
-    /// All that are there, or were and do not answer now.
-    pub(crate) fn all(&self) -> Vec<OldMember> {
+    fn members(&self) -> Vec<SourceMember> {
         let state = self.shared.state.lock();
         let known = state.servers.iter();
         let known = known.filter(|server| server.presence != Presence::Unknown);
         known.map(Server::member).collect()
     }
 
-    /// Where their files lie.
-    pub fn store(&self) -> &Store {
-        &self.shared.store
-    }
-
-    /// How they are doing.
-    pub(crate) fn standings(&self) -> Vec<Standing> {
+    fn standings(&self) -> Vec<Standing> {
         let state = self.shared.state.lock();
         let known = state.servers.iter();
         let known = known.filter(|server| server.presence != Presence::Unknown);
@@ -166,13 +150,11 @@ impl OldMembers {
         known.map(standing).collect()
     }
 
-    /// Grows whenever one comes or goes.
-    pub(crate) fn revision(&self) -> u64 {
+    fn revision(&self) -> u64 {
         self.shared.state.lock().revision
     }
 
-    /// The server whose id this is, if it is there.
-    pub(crate) fn whole(&self, id: PeerId) -> Option<Arc<dyn Whole>> {
+    fn whole(&self, id: PeerId) -> Option<Arc<dyn Whole>> {
         let state = self.shared.state.lock();
         let mut servers = state.servers.iter();
         let server = servers.find(|server| server.peer.id() == id)?;
@@ -180,8 +162,7 @@ impl OldMembers {
         is_present.then(|| Arc::clone(&server.peer) as Arc<dyn Whole>)
     }
 
-    /// What became of each that the user named; `None` while its first try goes on.
-    pub(crate) fn named(&self) -> Vec<(Address, Option<Result<(), Error>>)> {
+    fn named(&self) -> Vec<(Address, Option<Result<(), Error>>)> {
         let named = self.shared.legacy.named();
         let state = self.shared.state.lock();
         let outcome = |url: &Url| {
@@ -194,13 +175,11 @@ impl OldMembers {
             .collect()
     }
 
-    /// A call to `member` failed with `error`.
-    pub(crate) fn report(&self, member: PeerId, error: &Error) {
+    fn report(&self, member: PeerId, error: &Error) {
         self.shared.report(member, error);
     }
 
-    /// Calls nobody any more.
-    pub(crate) fn stop(&self) {
+    fn stop(&self) {
         self.shared.state.lock().stopping = true;
         self.shared.changed.notify_all();
     }
@@ -219,14 +198,14 @@ impl fmt::Debug for OldMembers {
 }
 
 impl Server {
-    fn member(&self) -> OldMember {
-        OldMember {
+    fn member(&self) -> SourceMember {
+        SourceMember {
             id: self.peer.id(),
             name: Arc::clone(&self.name),
             address: self.peer.url().address(),
             is_present: self.presence == Presence::Present,
             node: self.node,
-            peer: Arc::clone(&self.peer),
+            peer: Arc::clone(&self.peer) as Arc<dyn Peer>,
         }
     }
 
@@ -535,7 +514,10 @@ mod tests {
     }
 
     fn present(members: &OldMembers) -> Vec<String> {
-        let all = members.all().into_iter().filter(|member| member.is_present);
+        let all = members
+            .members()
+            .into_iter()
+            .filter(|member| member.is_present);
         let mut names: Vec<String> = all.map(|member| member.name.to_string()).collect();
         names.sort();
         names
@@ -601,7 +583,7 @@ mod tests {
         let (_directory, members) = members(&[&twin], false);
         let refused = || matches!(members.named()[0].1, Some(Err(Error::Refused { .. })));
         eventually("it has refused", refused);
-        assert!(members.all().is_empty());
+        assert!(members.members().is_empty());
     }
 
     #[test]
@@ -636,7 +618,7 @@ mod tests {
         let (_directory, members) = members(&[&twin], true);
         let told = || matches!(&members.named()[0].1, Some(Err(error)) if error.to_string().contains("itself"));
         eventually("it is told", told);
-        assert!(members.all().is_empty());
+        assert!(members.members().is_empty());
     }
 
     #[test]

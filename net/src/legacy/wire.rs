@@ -8,12 +8,13 @@
 mod form;
 mod read;
 
-use std::io::{self, BufRead, Write};
+use std::io::{BufRead, Write};
 
 pub use self::form::{Form, Survey};
 pub(super) use self::read::CONTENTS;
 use self::read::{Contents, Decoder, Reader, damaged, is_blank};
 use super::bytes::Tag;
+use super::error::WireError;
 use super::url::MAX_URL_BYTES;
 use crate::protocol::xmlrpc;
 use crate::protocol::xmlrpc::Value;
@@ -38,39 +39,6 @@ const MAX_OVERHEAD: u64 = 4 << 10;
 
 /// The most bytes of a document for one of the contents, which is `&quot;`.
 const MOST_PER_BYTE: u64 = 6;
-
-/// Why there is no answer in what the other side sent.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The result was `False`: the password is another, or the server calls itself by another URL.
-    #[error("it refused the password, or calls itself by another URL")]
-    Denied,
-    /// It said what is wrong.
-    #[error("fault {code}: {message}")]
-    Fault {
-        /// `faultCode`.
-        code: i64,
-        /// `faultString`, what is not UTF-8 replaced; at most [`MAX_TEXT_BYTES`] long.
-        message: String,
-    },
-    /// Not a document, cut short, or not of the shape that was expected.
-    #[error("not the protocol of 2004: {0}")]
-    Broken(String),
-    /// More than this program takes.
-    #[error("more than {most} {what}")]
-    Limit {
-        /// What there was too much of, in the plural.
-        what: &'static str,
-        /// The bound.
-        most: u64,
-    },
-    /// The connection failed.
-    #[error("{0}")]
-    Read(io::Error),
-    /// What was read could not be put where it belongs.
-    #[error("{0}")]
-    Write(io::Error),
-}
 
 /// What is asked of a server.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -143,8 +111,8 @@ fn array(values: impl Iterator<Item = Value>) -> Value {
 /// Reads a call.
 ///
 /// # Errors
-/// [`Error::Broken`] and [`Error::Limit`]: it is no call of `f` with a token, a number and something.
-pub fn decode_call(document: &[u8]) -> Result<Call, Error> {
+/// [`WireError::Broken`] and [`WireError::Limit`]: it is no call of `f` with a token, a number and something.
+pub fn decode_call(document: &[u8]) -> Result<Call, WireError> {
     let mut reader = Reader::new(document, MAX_CALL_BYTES as u64);
     reader.open("methodCall")?;
     reader.open("methodName")?;
@@ -185,8 +153,8 @@ fn operation(number: Value, argument: Value) -> Option<Operation> {
 /// Reads what operation 0 returned: text that may be no URL. What is longer than any URL is left out.
 ///
 /// # Errors
-/// See [`Error`].
-pub fn decode_servers(source: impl BufRead) -> Result<Vec<String>, Error> {
+/// See [`WireError`].
+pub fn decode_servers(source: impl BufRead) -> Result<Vec<String>, WireError> {
     let mut reader = Reader::new(source, MAX_LIST_BYTES);
     let Value::Array(urls) = reader.returned()? else {
         return Err(reader.broken("the result is no list of servers"));
@@ -199,8 +167,8 @@ pub fn decode_servers(source: impl BufRead) -> Result<Vec<String>, Error> {
 /// Reads what operation 1 returned: names as they came, of files and of directories, whatever they look like.
 ///
 /// # Errors
-/// See [`Error`].
-pub fn decode_names(source: impl BufRead) -> Result<Vec<Vec<u8>>, Error> {
+/// See [`WireError`].
+pub fn decode_names(source: impl BufRead) -> Result<Vec<Vec<u8>>, WireError> {
     let mut reader = Reader::new(source, MAX_LIST_BYTES);
     let wrong = "the result is no list of names";
     let names = match reader.returned()? {
@@ -220,12 +188,12 @@ pub fn decode_names(source: impl BufRead) -> Result<Vec<Vec<u8>>, Error> {
 /// only if this is no error, which shows at the document's end: keep them back until then.
 ///
 /// # Errors
-/// See [`Error`]; [`Error::Limit`] as soon as there are more than `most` bytes.
+/// See [`WireError`]; [`WireError::Limit`] as soon as there are more than `most` bytes.
 pub fn decode_contents(
     source: impl BufRead,
     most: u64,
     into: &mut dyn Write,
-) -> Result<u64, Error> {
+) -> Result<u64, WireError> {
     let mut reader = Reader::new(source, longest_document(most));
     reader.returning()?;
     let mut contents = Contents {
@@ -249,7 +217,7 @@ pub fn decode_contents(
                 }
                 kind => {
                     return Err(match reader.typed(kind, 0)? {
-                        Value::Boolean(false) => Error::Denied,
+                        Value::Boolean(false) => WireError::Denied,
                         _ => reader.broken("the result is no string"),
                     });
                 }

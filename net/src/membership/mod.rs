@@ -18,6 +18,7 @@ pub mod reachable;
 pub(crate) mod remembered;
 #[cfg(test)]
 mod simulation;
+pub(crate) mod source;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -31,7 +32,6 @@ use std::time::{Duration, Instant, SystemTime};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::error::Error;
-use crate::legacy::members::{OldMember, OldMembers};
 use crate::model::{Address, PeerArgument, PeerId};
 use crate::peer::{Peer, Whole};
 use crate::protocol::wire::Hello;
@@ -41,12 +41,13 @@ use dialer::{Connect, Connection};
 use exchange::Introduction;
 use mdns::Sighting;
 use remembered::Remembered;
+use source::{MemberSource, SourceMember};
 use table::{Event, Table};
 
 /// Named addresses that have not answered yet are waited for no longer than this once one has.
 const GRACE: Duration = Duration::from_millis(300);
 
-/// How often somebody who waits for the first contact looks at servers of 2004.
+/// How often somebody who waits for the first contact looks at members of another kind.
 const LOOK: Duration = Duration::from_millis(20);
 
 /// A member that is there, or this node itself as far as it shares something.
@@ -92,8 +93,8 @@ pub struct Members {
     advertise: Option<Address>,
     remembered: Option<Remembered>,
     connect: Box<dyn Connect>,
-    /// Servers of 2004, if they are spoken to. Looked at before the state is locked, never under it.
-    old: OnceLock<Arc<OldMembers>>,
+    /// Members of another kind, if there are any. Looked at before the state is locked, never under it.
+    source: OnceLock<Arc<dyn MemberSource>>,
     /// Held for a look-up or a change, never over IO.
     state: Mutex<Inner>,
     /// Told whenever the table may have become due for something, and when outcomes arrive.
@@ -140,7 +141,7 @@ impl Members {
             advertise: advertise.as_ref().map(dialable).transpose()?,
             remembered,
             connect,
-            old: OnceLock::new(),
+            source: OnceLock::new(),
             state: Mutex::new(Inner {
                 table,
                 itself: None,
@@ -166,22 +167,17 @@ impl Members {
             (state.port, state.itself) = (port, itself);
             state.roster = None;
         }
-        if let Some(old) = self.old.get() {
-            old.begin()?;
+        if let Some(source) = self.source.get() {
+            source.begin()?;
         }
         dialer::start(self)?;
         own_addresses::start(self)
     }
 
-    /// Has the servers of 2004 among the members from now on.
-    pub(crate) fn join_old(&self, old: Arc<OldMembers>) {
+    /// Has those of `source` among the members from now on.
+    pub(crate) fn join_source(&self, source: Arc<dyn MemberSource>) {
         // Once, at start.
-        let _ = self.old.set(old);
-    }
-
-    /// Bytes of files of servers of 2004 that lie on this disk.
-    pub(crate) fn old_bytes(&self) -> u64 {
-        self.old.get().map_or(0, |old| old.store().held())
+        let _ = self.source.set(source);
     }
 
     /// This node.
@@ -191,15 +187,16 @@ impl Members {
 
     /// `member`, if it is one of those who tell names and no sizes, and there.
     pub fn whole(&self, member: PeerId) -> Option<Arc<dyn Whole>> {
-        self.old.get()?.whole(member)
+        self.source.get()?.whole(member)
     }
 
-    /// The servers of 2004 that ever answered, and a number that grows whenever one comes or goes.
-    fn old(&self) -> (Vec<OldMember>, u64) {
-        let old = self.old.get();
+    /// The members of another kind, and a number that grows whenever one comes or goes.
+    fn outside(&self) -> (Vec<SourceMember>, u64) {
+        let source = self.source.get();
         // The number first: what is newer than it is only looked at once more.
-        let revision = old.map_or(0, |old| old.revision());
-        (old.map(|old| old.all()).unwrap_or_default(), revision)
+        let revision = source.map_or(0, |source| source.revision());
+        let members = source.map(|source| source.members());
+        (members.unwrap_or_default(), revision)
     }
 
     /// The server side of `tinyp2p.hello`: takes in what the member `caller`, seen at `remote`,
@@ -220,16 +217,21 @@ impl Members {
     /// Everyone who can be asked, this node included if it shares something. A member that is
     /// suspected to be gone is not among them until it answers again.
     pub fn present(&self) -> Vec<Member> {
-        let (old, old_revision) = self.old();
-        self.present_in(&mut self.state.lock(), &old, old_revision)
+        let (outside, outside_revision) = self.outside();
+        self.present_in(&mut self.state.lock(), &outside, outside_revision)
     }
 
-    fn present_in(&self, state: &mut Inner, old: &[OldMember], old_revision: u64) -> Vec<Member> {
-        let revision = state.table.revision() + old_revision;
+    fn present_in(
+        &self,
+        state: &mut Inner,
+        outside: &[SourceMember],
+        outside_revision: u64,
+    ) -> Vec<Member> {
+        let revision = state.table.revision() + outside_revision;
         if let Some((_, roster)) = state.roster.as_ref().filter(|(of, _)| *of == revision) {
             return roster.to_vec();
         }
-        let roster = self.roster(state, old);
+        let roster = self.roster(state, outside);
         state.roster = Some((revision, roster.clone()));
         roster.to_vec()
     }
@@ -237,20 +239,21 @@ impl Members {
     /// Those who are there, as [`Members::present`] has them, and those who are not, as [`Members::absent`]
     /// does, at one moment: everybody is among either.
     pub fn everyone(&self) -> (Vec<Member>, Vec<(PeerId, Arc<str>)>) {
-        let (old, old_revision) = self.old();
+        let (outside, outside_revision) = self.outside();
         let mut state = self.state.lock();
-        let present = self.present_in(&mut state, &old, old_revision);
-        (present, self.absent_in(&state, &old))
+        let present = self.present_in(&mut state, &outside, outside_revision);
+        (present, self.absent_in(&state, &outside))
     }
 
     /// Another number whenever those who are there, their names or addresses have changed.
     pub fn revision(&self) -> u64 {
-        let old = self.old.get().map_or(0, |old| old.revision());
-        self.state.lock().table.revision() + old
+        let source = self.source.get();
+        let outside = source.map_or(0, |source| source.revision());
+        self.state.lock().table.revision() + outside
     }
 
-    fn roster(&self, state: &Inner, old: &[OldMember]) -> Arc<[Member]> {
-        let names = self.shown_names(state, old);
+    fn roster(&self, state: &Inner, outside: &[SourceMember]) -> Arc<[Member]> {
+        let names = self.shown_names(state, outside);
         let named = |id: PeerId| names.get(&id).cloned().unwrap_or_else(|| id.short().into());
         let itself = state.itself.as_ref().map(|peer| Member {
             id: self.me,
@@ -266,14 +269,14 @@ impl Members {
                 address: address.cloned(),
             })
         });
-        let old = state.apart(old).filter(|old| old.is_present);
-        let old = old.map(|old| Member {
-            id: old.id,
-            name: named(old.id),
-            peer: old.peer.clone(),
-            address: Some(old.address.clone()),
+        let outside = state.apart(outside).filter(|member| member.is_present);
+        let outside = outside.map(|member| Member {
+            id: member.id,
+            name: named(member.id),
+            peer: member.peer.clone(),
+            address: Some(member.address.clone()),
         });
-        let mut roster: Vec<Member> = itself.into_iter().chain(others).chain(old).collect();
+        let mut roster: Vec<Member> = itself.into_iter().chain(others).chain(outside).collect();
         roster.sort_by_key(|member| member.id);
         roster.into()
     }
@@ -281,16 +284,16 @@ impl Members {
     /// Members that were there and do not answer now, by their shown names: what they share is
     /// unknown, not gone.
     pub fn absent(&self) -> Vec<(PeerId, Arc<str>)> {
-        let (old, _) = self.old();
-        self.absent_in(&self.state.lock(), &old)
+        let (outside, _) = self.outside();
+        self.absent_in(&self.state.lock(), &outside)
     }
 
-    fn absent_in(&self, state: &Inner, old: &[OldMember]) -> Vec<(PeerId, Arc<str>)> {
-        let names = self.shown_names(state, old);
-        let away = state.apart(old).filter(|old| !old.is_present);
+    fn absent_in(&self, state: &Inner, outside: &[SourceMember]) -> Vec<(PeerId, Arc<str>)> {
+        let names = self.shown_names(state, outside);
+        let away = state.apart(outside).filter(|member| !member.is_present);
         let absent = state.table.absent().map(|(id, _)| id);
         let mut absent: Vec<_> = absent
-            .chain(away.map(|old| old.id))
+            .chain(away.map(|member| member.id))
             .filter_map(|id| Some((id, names.get(&id)?.clone())))
             .collect();
         absent.sort();
@@ -299,13 +302,13 @@ impl Members {
 
     /// How all others are doing that are there, or were and do not answer now; in no order.
     pub fn standings(&self) -> Vec<Standing> {
-        let (old, _) = self.old();
-        let old_standings = self.old.get().map(|old| old.standings());
+        let (outside, _) = self.outside();
+        let further = self.source.get().map(|source| source.standings());
         let state = self.state.lock();
-        let names = self.shown_names(&state, &old);
-        let mut old_standings = old_standings.unwrap_or_default();
-        old_standings.retain(|standing| state.apart(&old).any(|old| old.id == standing.id));
-        let standings = state.table.standings().chain(old_standings);
+        let names = self.shown_names(&state, &outside);
+        let mut further = further.unwrap_or_default();
+        further.retain(|standing| state.apart(&outside).any(|member| member.id == standing.id));
+        let standings = state.table.standings().chain(further);
         let standings = standings.map(|standing| Standing {
             name: names.get(&standing.id).unwrap_or(&standing.name).clone(),
             ..standing
@@ -315,19 +318,20 @@ impl Members {
 
     /// Names are made unique among all who are or were there, so that nobody's name changes when
     /// somebody else is away for a moment.
-    fn shown_names(&self, state: &Inner, old: &[OldMember]) -> HashMap<PeerId, Arc<str>> {
+    fn shown_names(&self, state: &Inner, outside: &[SourceMember]) -> HashMap<PeerId, Arc<str>> {
         let itself = (state.itself.is_some() || state.port != 0).then_some((self.me, &*self.name));
         let others = state.table.present().map(|(id, name, _)| (id, name));
-        let old = state.apart(old).map(|old| (old.id, &*old.name));
-        let others = others.chain(state.table.absent()).chain(old);
+        let outside = state.apart(outside);
+        let outside = outside.map(|member| (member.id, &*member.name));
+        let others = others.chain(state.table.absent()).chain(outside);
         names::unique(itself.into_iter().chain(others))
     }
 
     /// A call to `member` failed with `error`. If that may mean that it is gone, nobody else waits
     /// for it until a hello, sent at once, has been answered.
     pub fn report(&self, member: PeerId, error: &Error) {
-        if let Some(old) = self.old.get() {
-            old.report(member, error);
+        if let Some(source) = self.source.get() {
+            source.report(member, error);
         }
         let suspected = self
             .state
@@ -360,12 +364,14 @@ impl Members {
         let mut state = self.state.lock();
         let mut deadline = deadline;
         loop {
-            let old = MutexGuard::unlocked(&mut state, || self.old.get().map(|old| old.named()));
+            let outside = MutexGuard::unlocked(&mut state, || {
+                self.source.get().map(|source| source.named())
+            });
             let outcomes: Vec<_> = state
                 .table
                 .named()
                 .map(|(address, outcome)| (address.clone(), outcome.cloned()))
-                .chain(old.into_iter().flatten())
+                .chain(outside.into_iter().flatten())
                 .collect();
             if outcomes
                 .iter()
@@ -380,10 +386,11 @@ impl Members {
                     .filter_map(|(address, outcome)| Some((address, outcome?)))
                     .collect();
             }
-            // Servers of 2004 answer without a word to those who wait here.
-            let look = match self.old.get() {
-                Some(_) => deadline.min(Instant::now() + LOOK),
-                None => deadline,
+            // A source does not wake up those who wait here.
+            let look = if self.source.get().is_some() {
+                deadline.min(Instant::now() + LOOK)
+            } else {
+                deadline
             };
             self.changed.wait_until(&mut state, look);
         }
@@ -408,8 +415,8 @@ impl Members {
     /// Ends all connections and the dialling threads. Returns by `deadline`, whatever they wait
     /// for.
     pub(crate) fn stop(&self, deadline: Instant) {
-        if let Some(old) = self.old.get() {
-            old.stop();
+        if let Some(source) = self.source.get() {
+            source.stop();
         }
         let connections: Vec<_> = {
             let mut state = self.state.lock();
@@ -473,10 +480,10 @@ impl Members {
 }
 
 impl Inner {
-    /// The servers of 2004 that are no nodes of this program which are members already.
-    fn apart<'a>(&'a self, old: &'a [OldMember]) -> impl Iterator<Item = &'a OldMember> {
-        old.iter().filter(|old| {
-            let node = old.node;
+    /// Those of `outside` that are no nodes of this program which are members already.
+    fn apart<'a>(&'a self, outside: &'a [SourceMember]) -> impl Iterator<Item = &'a SourceMember> {
+        outside.iter().filter(|member| {
+            let node = member.node;
             node.is_none_or(|node| self.table.address(node).is_none())
         })
     }

@@ -7,10 +7,12 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::auth::Password;
+use crate::config::Config;
 use crate::config::{Listen, ShareConfig};
 use crate::content::cache::harness;
 use crate::content::cache::harness::content;
 use crate::model::{PeerArgument, RelPath};
+use crate::peer::{self, Room};
 use crate::protocol::wire::{FaultCode, HashesRequest, ListRequest, Request, Response};
 
 const PATIENCE: Duration = Duration::from_secs(20);

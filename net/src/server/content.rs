@@ -69,7 +69,7 @@ impl Requested {
     /// a blocking thread.
     fn answer(&self, service: &Service) -> Response<Body> {
         let until = Instant::now() + SEARCH;
-        let shared = retry_while_changing(|| self.from_share(service.share.as_deref(), until));
+        let shared = retry_while_changing(|| self.open_shared(service.share.as_deref(), until));
         let (shared, absence) = match shared {
             Ok(Ok(response)) => (Some(response), StatusCode::NOT_FOUND),
             Ok(Err(absence)) => (None, absence),
@@ -87,7 +87,7 @@ impl Requested {
     }
 
     /// From the share, or the status that says why not. The error is of reading.
-    fn from_share(
+    fn open_shared(
         &self,
         share: Option<&Share>,
         until: Instant,

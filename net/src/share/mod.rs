@@ -13,6 +13,7 @@
 //! The calls block on the disk and are meant for threads that may. They hold no lock while they
 //! do. Their faults never name a path of this machine.
 
+mod errnos;
 pub(crate) mod names;
 mod roots;
 #[cfg(test)]
@@ -43,6 +44,7 @@ use crate::protocol::wire::{
     Changes, ChangesRequest, Fault, FaultCode, HashesRequest, ListRequest, Listing, Response,
     SearchPage, SearchRequest, StatRequest, StatResponse,
 };
+use crate::share::errnos::is_absence;
 use crate::stats::status::Unreadable;
 use names::index::Index;
 use names::name_list::Names;
@@ -55,7 +57,7 @@ use roots::wishes::Interest;
 use tree::anchor::Anchor;
 use tree::aside::STUCK;
 use tree::unreadable::{Complaint, UnreadableDirectories};
-use tree::{Found, Tree, is_absence};
+use tree::{Found, Tree};
 use watch::inotify::Watch;
 use watch::keeper::Keeper;
 

@@ -35,6 +35,7 @@ use rustix::io::Errno;
 
 use super::names::name_list::{Names, Seen};
 use crate::model::{Attributes, Kind, Name, RelPath};
+use crate::share::errnos::is_absence;
 use access::Rights;
 use aside::{Aside, Crossing};
 use beneath::{Beneath, Mounts, open_directory};
@@ -462,26 +463,4 @@ fn target(link: &OwnedFd) -> Result<Vec<Vec<u8>>, Errno> {
 pub(crate) fn join(directory: &RelPath, name: &[u8]) -> Result<RelPath, Errno> {
     let name = Name::new(name).map_err(|_| Errno::NOENT)?;
     directory.join(&name).map_err(|_| Errno::NAMETOOLONG)
-}
-
-/// True when an error says that nothing is served at a path, rather than that this machine could
-/// not find out.
-pub(crate) fn is_absence(error: Errno) -> bool {
-    matches!(
-        error,
-        Errno::NOENT
-            | Errno::NOTDIR
-            | Errno::LOOP
-            | Errno::XDEV
-            | Errno::ACCESS
-            | Errno::PERM
-            | Errno::NAMETOOLONG
-            | Errno::NXIO
-    )
-}
-
-/// True when this process or machine has run out of something, so that any other path would have
-/// failed as well.
-pub(crate) fn is_exhaustion(error: Errno) -> bool {
-    matches!(error, Errno::MFILE | Errno::NFILE | Errno::NOMEM)
 }

@@ -21,10 +21,6 @@ const DEADLINE: Duration = Duration::from_secs(60);
 /// What each member found.
 pub(crate) type Found = Vec<(Arc<merge::Member>, Vec<(RelPath, Attributes)>)>;
 
-/// Everything that a process which only asks may take in. One answer may have 768 MiB of it, which are two million
-/// matches with paths of 60 bytes in a search, and a million where they are fetched.
-pub(crate) const GUEST_ANSWERS: usize = 2 << 30;
-
 /// Bytes that are made of a match beside its path: places in lists.
 const LINE_BYTES: usize = 64;
 

@@ -8,7 +8,8 @@ use tempfile::TempDir;
 use super::*;
 use crate::config::ShareConfig;
 use crate::legacy::Key;
-use crate::legacy::wire::{Error, decode_contents, decode_names, decode_servers, encode_call};
+use crate::legacy::error::WireError;
+use crate::legacy::wire::{decode_contents, decode_names, decode_servers, encode_call};
 
 const LOCAL: &str = "127.0.0.1";
 const PORT: u16 = 8080;
@@ -58,20 +59,20 @@ impl Node {
         }
     }
 
-    fn names(&self, pattern: &str) -> Result<Vec<String>, Error> {
+    fn names(&self, pattern: &str) -> Result<Vec<String>, WireError> {
         let document = self.call(AT, &Operation::Names(pattern.to_owned()));
         let names = decode_names(&document[..])?.into_iter();
         Ok(names.map(|name| String::from_utf8(name).unwrap()).collect())
     }
 
-    fn contents(&self, name: &[u8]) -> Result<Vec<u8>, Error> {
+    fn contents(&self, name: &[u8]) -> Result<Vec<u8>, WireError> {
         let document = self.call(AT, &Operation::Contents(name.to_vec()));
         let mut contents = Vec::new();
         decode_contents(&document[..], u64::MAX, &mut contents)?;
         Ok(contents)
     }
 
-    fn servers(&self, at: &str, told: &[&str]) -> Result<Vec<String>, Error> {
+    fn servers(&self, at: &str, told: &[&str]) -> Result<Vec<String>, WireError> {
         let told = told.iter().map(|url| url.as_bytes().to_vec()).collect();
         decode_servers(&self.call(at, &Operation::Servers(told))[..])
     }
@@ -124,7 +125,9 @@ fn files_at_the_top_are_listed_and_nothing_else() {
 fn a_pattern_that_is_not_supported_is_a_fault_that_says_so() {
     let node = Node::new();
     match node.names("(?=a)") {
-        Err(Error::Fault { message, .. }) => assert!(message.contains("look-around"), "{message}"),
+        Err(WireError::Fault { message, .. }) => {
+            assert!(message.contains("look-around"), "{message}")
+        }
         other => panic!("{other:?}"),
     }
 }
@@ -175,7 +178,7 @@ fn nothing_but_plain_names_at_the_top_can_be_had() {
         b"absent",
     ] {
         match node.contents(name) {
-            Err(Error::Fault { code: 1, .. }) => {}
+            Err(WireError::Fault { code: 1, .. }) => {}
             other => panic!("{}: {other:?}", name.escape_ascii()),
         }
     }
@@ -281,7 +284,7 @@ fn who_shares_nothing_has_an_empty_list() {
     let contents = ask(Operation::Contents(b"x".to_vec()));
     assert!(matches!(
         decode_names(&contents[..]),
-        Err(Error::Fault { .. })
+        Err(WireError::Fault { .. })
     ));
 }
 

@@ -5,7 +5,8 @@ use std::io::{BufRead, Write};
 use data_encoding::BASE64;
 
 use super::super::bytes::{Sink, Tag, Tags};
-use super::{Error, MAX_LISTED, MAX_TEXT_BYTES};
+use super::{MAX_LISTED, MAX_TEXT_BYTES};
+use crate::legacy::error::WireError;
 use crate::protocol::xmlrpc::Value;
 
 /// Arrays and structs inside one another: a list of names is two.
@@ -14,7 +15,7 @@ const MAX_DEPTH: usize = 3;
 /// Members of a struct; a fault has two.
 const MAX_MEMBERS: usize = 8;
 
-/// What there is too much of in a file that is larger than it may be; see [`Error::Limit`].
+/// What there is too much of in a file that is larger than it may be; see [`WireError::Limit`].
 pub(in super::super) const CONTENTS: &str = "bytes of contents";
 
 /// Where contents go, up to a bound.
@@ -25,15 +26,15 @@ pub(super) struct Contents<'w> {
 }
 
 impl Contents<'_> {
-    pub(super) fn write(&mut self, piece: &[u8]) -> Result<(), Error> {
+    pub(super) fn write(&mut self, piece: &[u8]) -> Result<(), WireError> {
         self.count += piece.len() as u64;
         if self.count > self.most {
-            return Err(Error::Limit {
+            return Err(WireError::Limit {
                 what: CONTENTS,
                 most: self.most,
             });
         }
-        self.into.write_all(piece).map_err(Error::Write)
+        self.into.write_all(piece).map_err(WireError::Write)
     }
 }
 
@@ -67,8 +68,8 @@ impl Decoder {
     }
 }
 
-pub(super) fn damaged() -> Error {
-    Error::Broken("damaged base64".to_owned())
+pub(super) fn damaged() -> WireError {
+    WireError::Broken("damaged base64".to_owned())
 }
 
 /// A document being read: each method expects to stand behind the start tag of what it reads, and leaves off
@@ -87,7 +88,7 @@ impl<R: BufRead> Reader<R> {
     }
 
     /// The one value of a response that is all of the document.
-    pub(super) fn returned(&mut self) -> Result<Value, Error> {
+    pub(super) fn returned(&mut self) -> Result<Value, WireError> {
         self.returning()?;
         let value = self.value(0)?;
         self.close("param")?;
@@ -95,13 +96,13 @@ impl<R: BufRead> Reader<R> {
         self.close("methodResponse")?;
         self.end()?;
         match value {
-            Value::Boolean(false) => Err(Error::Denied),
+            Value::Boolean(false) => Err(WireError::Denied),
             value => Ok(value),
         }
     }
 
     /// Up to the value of a response. A fault is an error.
-    pub(super) fn returning(&mut self) -> Result<(), Error> {
+    pub(super) fn returning(&mut self) -> Result<(), WireError> {
         self.open("methodResponse")?;
         match self.child()? {
             Tag::Open("params") => {}
@@ -112,13 +113,13 @@ impl<R: BufRead> Reader<R> {
         self.open("value")
     }
 
-    pub(super) fn fault(&mut self) -> Result<Error, Error> {
+    pub(super) fn fault(&mut self) -> Result<WireError, WireError> {
         self.open("value")?;
         self.open("struct")?;
         let (mut code, mut message) = (0, String::new());
         for _ in 0..MAX_MEMBERS {
             match self.child()? {
-                Tag::Close("struct") => return Ok(Error::Fault { code, message }),
+                Tag::Close("struct") => return Ok(WireError::Fault { code, message }),
                 Tag::Open("member") => {}
                 _ => break,
             }
@@ -137,7 +138,7 @@ impl<R: BufRead> Reader<R> {
         Err(self.broken("a fault is a struct of faultCode and faultString"))
     }
 
-    pub(super) fn param(&mut self) -> Result<Value, Error> {
+    pub(super) fn param(&mut self) -> Result<Value, WireError> {
         self.open("param")?;
         self.open("value")?;
         let value = self.value(0)?;
@@ -146,10 +147,10 @@ impl<R: BufRead> Reader<R> {
     }
 
     /// A `value`, inside `depth` arrays; all text is [`Value::Bytes`].
-    pub(super) fn value(&mut self, depth: usize) -> Result<Value, Error> {
+    pub(super) fn value(&mut self, depth: usize) -> Result<Value, WireError> {
         self.values += 1;
         if self.values > MAX_LISTED {
-            return Err(Error::Limit {
+            return Err(WireError::Limit {
                 what: "values",
                 most: MAX_LISTED as u64,
             });
@@ -166,7 +167,7 @@ impl<R: BufRead> Reader<R> {
         }
     }
 
-    pub(super) fn typed(&mut self, kind: &'static str, depth: usize) -> Result<Value, Error> {
+    pub(super) fn typed(&mut self, kind: &'static str, depth: usize) -> Result<Value, WireError> {
         match kind {
             "string" => self.text(kind, MAX_TEXT_BYTES).map(Value::Bytes),
             "base64" => {
@@ -191,7 +192,7 @@ impl<R: BufRead> Reader<R> {
                     .ok_or_else(|| self.broken("no number"))
             }
             "array" if depth < MAX_DEPTH => self.array(depth + 1).map(Value::Array),
-            "array" => Err(Error::Limit {
+            "array" => Err(WireError::Limit {
                 what: "arrays inside one another",
                 most: MAX_DEPTH as u64,
             }),
@@ -199,7 +200,7 @@ impl<R: BufRead> Reader<R> {
         }
     }
 
-    pub(super) fn array(&mut self, depth: usize) -> Result<Vec<Value>, Error> {
+    pub(super) fn array(&mut self, depth: usize) -> Result<Vec<Value>, WireError> {
         self.open("data")?;
         let mut values = Vec::new();
         loop {
@@ -214,7 +215,7 @@ impl<R: BufRead> Reader<R> {
     }
 
     /// All text of the element `kind`, at most `most` bytes.
-    pub(super) fn text(&mut self, kind: &'static str, most: usize) -> Result<Vec<u8>, Error> {
+    pub(super) fn text(&mut self, kind: &'static str, most: usize) -> Result<Vec<u8>, WireError> {
         let mut text = Vec::new();
         match self.collect(&mut text, most)? {
             Tag::Close(element) if element == kind => Ok(text),
@@ -223,7 +224,11 @@ impl<R: BufRead> Reader<R> {
     }
 
     /// The same to `sink`, piece by piece.
-    pub(super) fn stream(&mut self, kind: &'static str, sink: &mut Sink<'_>) -> Result<(), Error> {
+    pub(super) fn stream(
+        &mut self,
+        kind: &'static str,
+        sink: &mut Sink<'_>,
+    ) -> Result<(), WireError> {
         match self.tags.next(sink)? {
             Tag::Close(element) if element == kind => Ok(()),
             _ => Err(self.broken(&format!("<{kind}> does not end where it should"))),
@@ -231,10 +236,10 @@ impl<R: BufRead> Reader<R> {
     }
 
     /// The text up to the next tag, and that tag.
-    pub(super) fn collect(&mut self, text: &mut Vec<u8>, most: usize) -> Result<Tag, Error> {
+    pub(super) fn collect(&mut self, text: &mut Vec<u8>, most: usize) -> Result<Tag, WireError> {
         self.tags.next(&mut |piece| {
             if text.len() + piece.len() > most {
-                return Err(Error::Limit {
+                return Err(WireError::Limit {
                     what: "bytes in one value",
                     most: most as u64,
                 });
@@ -245,35 +250,35 @@ impl<R: BufRead> Reader<R> {
     }
 
     /// The next tag, which nothing but white space may precede.
-    pub(super) fn child(&mut self) -> Result<Tag, Error> {
+    pub(super) fn child(&mut self) -> Result<Tag, WireError> {
         self.tags.next(&mut |text| match is_blank(text) {
             true => Ok(()),
-            false => Err(Error::Broken("text between elements".to_owned())),
+            false => Err(WireError::Broken("text between elements".to_owned())),
         })
     }
 
-    pub(super) fn open(&mut self, expected: &'static str) -> Result<(), Error> {
+    pub(super) fn open(&mut self, expected: &'static str) -> Result<(), WireError> {
         match self.child()? {
             Tag::Open(element) if element == expected => Ok(()),
             _ => Err(self.broken(&format!("<{expected}> is missing"))),
         }
     }
 
-    pub(super) fn close(&mut self, expected: &'static str) -> Result<(), Error> {
+    pub(super) fn close(&mut self, expected: &'static str) -> Result<(), WireError> {
         match self.child()? {
             Tag::Close(element) if element == expected => Ok(()),
             _ => Err(self.broken(&format!("</{expected}> is missing"))),
         }
     }
 
-    pub(super) fn end(&mut self) -> Result<(), Error> {
+    pub(super) fn end(&mut self) -> Result<(), WireError> {
         match self.child()? {
             Tag::End => Ok(()),
             _ => Err(self.broken("something follows the end")),
         }
     }
 
-    pub(super) fn broken(&self, why: &str) -> Error {
+    pub(super) fn broken(&self, why: &str) -> WireError {
         self.tags.broken(why)
     }
 }

@@ -42,7 +42,7 @@ fn ours(contents: &[u8], piece: usize) -> (Form, Vec<u8>) {
     (form, document)
 }
 
-fn contents(document: &[u8]) -> Result<Vec<u8>, Error> {
+fn contents(document: &[u8]) -> Result<Vec<u8>, WireError> {
     let mut into = Vec::new();
     let count = decode_contents(document, 1 << 20, &mut into)?;
     assert_eq!(count, into.len() as u64);
@@ -50,7 +50,7 @@ fn contents(document: &[u8]) -> Result<Vec<u8>, Error> {
 }
 
 /// As it comes from a slow connection.
-fn contents_in_pieces(document: &[u8], piece: usize) -> Result<Vec<u8>, Error> {
+fn contents_in_pieces(document: &[u8], piece: usize) -> Result<Vec<u8>, WireError> {
     let mut into = Vec::new();
     decode_contents(
         BufReader::with_capacity(piece, document),
@@ -71,8 +71,8 @@ macro_rules! recorded {
     };
 }
 
-fn is_broken<T: std::fmt::Debug>(result: Result<T, Error>) -> bool {
-    matches!(result, Err(Error::Broken(_)))
+fn is_broken<T: std::fmt::Debug>(result: Result<T, WireError>) -> bool {
+    matches!(result, Err(WireError::Broken(_)))
 }
 
 #[test]
@@ -120,14 +120,17 @@ fn contents_come_in_every_form_that_xml_rpc_has() {
 
 #[test]
 fn a_refusal_and_a_fault_are_told_apart_from_contents() {
-    assert!(matches!(contents(&encode_denial()), Err(Error::Denied)));
+    assert!(matches!(contents(&encode_denial()), Err(WireError::Denied)));
     let python = b"<?xml version='1.0'?>\n<methodResponse>\n<params>\n<param>\n<value><boolean>0</boolean></value>\n</param>\n</params>\n</methodResponse>\n";
-    assert!(matches!(contents(python), Err(Error::Denied)));
-    assert!(matches!(decode_names(&python[..]), Err(Error::Denied)));
-    assert!(matches!(decode_servers(&python[..]), Err(Error::Denied)));
+    assert!(matches!(contents(python), Err(WireError::Denied)));
+    assert!(matches!(decode_names(&python[..]), Err(WireError::Denied)));
+    assert!(matches!(
+        decode_servers(&python[..]),
+        Err(WireError::Denied)
+    ));
     let python = b"<?xml version='1.0'?>\n<methodResponse>\n<fault>\n<value><struct>\n<member>\n<name>faultCode</name>\n<value><int>1</int></value>\n</member>\n<member>\n<name>faultString</name>\n<value><string>&lt;type 'exceptions.IOError'&gt;:[Errno 2] No such file or directory: 'x\xff'</string></value>\n</member>\n</struct></value>\n</fault>\n</methodResponse>\n";
     match contents(python) {
-        Err(Error::Fault { code: 1, message }) => assert_eq!(
+        Err(WireError::Fault { code: 1, message }) => assert_eq!(
             message,
             "<type 'exceptions.IOError'>:[Errno 2] No such file or directory: 'x\u{fffd}'"
         ),
@@ -136,7 +139,7 @@ fn a_refusal_and_a_fault_are_told_apart_from_contents() {
     let ours = encode_fault("no");
     assert!(matches!(
         decode_names(&ours[..]),
-        Err(Error::Fault { code: 1, .. })
+        Err(WireError::Fault { code: 1, .. })
     ));
     assert!(is_broken(contents(b"<methodResponse><params><param><value><int>1</int></value></param></params></methodResponse>")));
 }
@@ -264,14 +267,15 @@ fn recorded_contents_of_a_python_2_server_arrive_byte_for_byte() {
 #[test]
 fn a_recorded_refusal_and_a_recorded_fault_are_told_apart_by_every_reader() {
     let denied = recorded!("denied");
-    assert!(matches!(contents(denied), Err(Error::Denied)));
-    assert!(matches!(decode_names(denied), Err(Error::Denied)));
-    assert!(matches!(decode_servers(denied), Err(Error::Denied)));
+    assert!(matches!(contents(denied), Err(WireError::Denied)));
+    assert!(matches!(decode_names(denied), Err(WireError::Denied)));
+    assert!(matches!(decode_servers(denied), Err(WireError::Denied)));
     let fault = recorded!("fault");
     // Python itself writes the name's byte that is no ASCII as an escape.
     let expected =
         r"<type 'exceptions.IOError'>:[Errno 2] No such file or directory: 'absent & <caf\xe9>'";
-    let is_it = |error| matches!(error, Error::Fault { code: 1, message } if message == expected);
+    let is_it =
+        |error| matches!(error, WireError::Fault { code: 1, message } if message == expected);
     assert!(is_it(contents(fault).unwrap_err()));
     assert!(is_it(decode_names(fault).unwrap_err()));
     assert!(is_it(decode_servers(fault).unwrap_err()));
@@ -320,7 +324,7 @@ fn the_example_in_protocol_md_is_a_call_with_its_token() {
 }
 
 /// A call as Python 2's `xmlrpclib` writes it.
-fn call(params: &str) -> Result<Call, Error> {
+fn call(params: &str) -> Result<Call, WireError> {
     let document = format!(
         "<?xml version='1.0'?>\n<methodCall>\n<methodName>f</methodName>\n<params>\n<param>\n<value><string>0a</string></value>\n</param>\n{params}</params>\n</methodCall>\n"
     );
@@ -382,8 +386,8 @@ fn what_is_no_call_is_refused() {
 
 #[test]
 fn each_bound_is_named_when_it_is_exceeded() {
-    let limit = |result: Result<Call, Error>| match result {
-        Err(Error::Limit { what, .. }) => what,
+    let limit = |result: Result<Call, WireError>| match result {
+        Err(WireError::Limit { what, .. }) => what,
         other => panic!("{other:?}"),
     };
     let two = param("<int>2</int>");
@@ -408,7 +412,10 @@ fn each_bound_is_named_when_it_is_exceeded() {
     let document = python_2(&[b'x'; 1000]);
     let bounded = |most| decode_contents(&document[..], most, &mut std::io::sink());
     assert_eq!(bounded(1000).unwrap(), 1000);
-    assert!(matches!(bounded(999), Err(Error::Limit { most: 999, .. })));
+    assert!(matches!(
+        bounded(999),
+        Err(WireError::Limit { most: 999, .. })
+    ));
 }
 
 #[test]

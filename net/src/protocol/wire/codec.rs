@@ -5,6 +5,7 @@
 
 use super::fault::{Fault, FaultCode, one_line};
 use super::fields::{Fields, Refusal, text};
+use super::limits::{CALL_LIMITS, RESPONSE_LIMITS};
 use super::{
     Changes, ChangesRequest, HashesRequest, Hello, ListRequest, Request, Response, SearchPage,
     SearchRequest, Snapshot, SnapshotRequest,
@@ -13,29 +14,7 @@ use super::{
     StatRequest, StatResponse, changes, hashes, hello, list, search, snapshot, stat, system,
 };
 use crate::protocol::xmlrpc;
-use crate::protocol::xmlrpc::{Limits, Outcome, Value};
-
-/// The largest call in bytes: a hello that names a network of hundreds, a batch of 256 paths.
-pub const MAX_CALL_BYTES: usize = 1 << 20;
-
-/// The largest response in bytes. The longest page (1024 paths of 4095 bytes) takes 5.6 MiB.
-pub const MAX_RESPONSE_BYTES: usize = 8 << 20;
-
-/// What a call may cost. The longest text in one is a path.
-const CALL_LIMITS: Limits = Limits {
-    bytes: MAX_CALL_BYTES,
-    depth: 16,
-    values: 32_768,
-    string_bytes: 16 << 10,
-    members: 64,
-};
-
-/// What a response may cost. The longest value in one is a column of paths.
-const RESPONSE_LIMITS: Limits = Limits {
-    bytes: MAX_RESPONSE_BYTES,
-    string_bytes: 6 << 20,
-    ..CALL_LIMITS
-};
+use crate::protocol::xmlrpc::{Outcome, Value};
 
 /// Why a response holds no result.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -48,7 +27,7 @@ pub enum ResponseError {
     Malformed(String),
 }
 
-/// The body of a call. It may exceed [`MAX_CALL_BYTES`] for a batch of very long paths, which the
+/// The body of a call. It may exceed [`MAX_CALL_BYTES`](super::MAX_CALL_BYTES) for a batch of very long paths, which the
 /// callee then refuses by name.
 pub fn encode_call(request: &Request) -> Vec<u8> {
     let params = match request {

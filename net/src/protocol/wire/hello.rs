@@ -1,7 +1,7 @@
 //! `tinyp2p.hello`: two members tell each other who they are and whom they know.
 
-use super::codec::MAX_CALL_BYTES;
 use super::fields::{Fields, Refusal, array, structure, text};
+use super::limits::MAX_CALL_BYTES;
 use crate::model::text::drives_terminal;
 use crate::model::{Address, PeerId};
 use crate::protocol::xmlrpc::Value;

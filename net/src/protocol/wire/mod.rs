@@ -15,6 +15,7 @@ mod fault;
 mod fields;
 mod hashes;
 mod hello;
+mod limits;
 mod list;
 mod search;
 mod snapshot;
@@ -29,14 +30,12 @@ pub use batch::{
     MAX_SMALL_FILE, decode_answers, decode_batch, encode_batch,
 };
 pub use changes::{Change, Changes, ChangesRequest, Depth};
-pub use codec::{
-    MAX_CALL_BYTES, MAX_RESPONSE_BYTES, ResponseError, decode_call, decode_response, encode_call,
-    encode_response,
-};
+pub use codec::{ResponseError, decode_call, decode_response, encode_call, encode_response};
 pub(crate) use fault::one_line;
 pub use fault::{Fault, FaultCode};
 pub use hashes::HashesRequest;
 pub use hello::{Hello, MemberRecord};
+pub use limits::{MAX_CALL_BYTES, MAX_RESPONSE_BYTES};
 pub use list::{ListRequest, Listing};
 pub use search::{SearchPage, SearchRequest};
 pub use snapshot::{Snapshot, SnapshotRequest};

@@ -10,7 +10,8 @@ use super::name_list::Names;
 use crate::concurrency::parallel::in_halves;
 use crate::model::{Entry, MAX_NAME_BYTES, Name};
 use crate::protocol::wire::Listing;
-use crate::share::tree::{Found, Tree, is_exhaustion};
+use crate::share::errnos::is_exhaustion;
+use crate::share::tree::{Found, Tree};
 
 // A page has to fit a message, with base64 and all else that is around the names.
 const _: () = assert!(Listing::MAX_ENTRIES * MAX_NAME_BYTES <= 2 << 20);

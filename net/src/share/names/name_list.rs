@@ -11,7 +11,7 @@ use rustix::fs::{FileType, RawDir};
 use rustix::io::Errno;
 
 use crate::model::Kind;
-use crate::share::tree::is_exhaustion;
+use crate::share::errnos::is_exhaustion;
 use crate::share::tree::stat::State;
 
 /// Bytes of names that one `getdents64(2)` call may return.

@@ -8,7 +8,8 @@ use super::pattern::Pattern;
 use super::pattern::patience::{Patience, TimeIsUp};
 use crate::model::{Kind, RelPath};
 use crate::protocol::wire::{Fault, FaultCode};
-use crate::share::tree::{Found, Tree, is_absence, is_exhaustion};
+use crate::share::errnos::{is_absence, is_exhaustion};
+use crate::share::tree::{Found, Tree};
 use crate::share::unreadable;
 use crate::share::{Share, fault, internal};
 

@@ -14,7 +14,8 @@ use super::walk::{Step, Stop, Walk};
 use crate::fairness::{FairTable, Holder};
 use crate::model::{Attributes, Kind, RelPath};
 use crate::protocol::wire::{Fault, FaultCode, SearchPage, SearchRequest};
-use crate::share::tree::{Tree, is_absence, is_exhaustion};
+use crate::share::errnos::{is_absence, is_exhaustion};
+use crate::share::tree::Tree;
 use crate::share::{Share, internal, page_limit};
 
 /// A page whose time was up on the way to where it goes on has so much more for the first name there.

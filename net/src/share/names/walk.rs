@@ -20,6 +20,7 @@ use super::pattern::Pattern;
 use super::pattern::patience::{Patience, TimeIsUp};
 use crate::model::RelPath;
 use crate::share::Share;
+use crate::share::errnos::is_exhaustion;
 use crate::share::tree::{Tree, join};
 
 /// Names that are passed over in one step, if there is time for so many.
@@ -121,7 +122,7 @@ impl<'a> Walk<'a> {
             }
             match self.share.real_names(self.tree, &path) {
                 Ok(names) => self.enter(path.clone(), names),
-                Err(error) if crate::share::tree::is_exhaustion(error) => {
+                Err(error) if is_exhaustion(error) => {
                     return Err(Stop::Exhaustion(error));
                 }
                 Err(_) => continue,

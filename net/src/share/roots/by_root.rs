@@ -7,7 +7,7 @@ use super::relocate::Whereabouts;
 use super::store::Place;
 use crate::model::{ByteRange, ContentId, RelPath, Root, Version};
 use crate::protocol::wire::FaultCode;
-use crate::share::tree::is_absence;
+use crate::share::errnos::is_absence;
 use crate::share::{Asker, Share, SharedFile, file_in};
 
 /// Where a content is to be had.

@@ -11,29 +11,8 @@ use rustix::fs::{Access, AtFlags, CWD, accessat};
 use rustix::io::Errno;
 use rustix::process::{getegid, geteuid, getgroups};
 
-use super::stat::State;
+use super::stat::{Permissions, State};
 use crate::model::{Kind, Mode};
-
-/// Who may do what with a file, as `statx(2)` tells it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Permissions {
-    /// `stx_mode`.
-    pub(crate) bits: u16,
-    /// The owner.
-    pub(crate) user: u32,
-    /// The owning group.
-    pub(crate) group: u32,
-}
-
-impl Permissions {
-    /// What members see of it, if this process can open it.
-    pub(crate) fn of_opened(self, kind: Kind) -> Mode {
-        match kind {
-            Kind::File if self.bits & 0o111 != 0 => Mode::Executable,
-            _ => Mode::Plain,
-        }
-    }
-}
 
 /// Whose permissions this process has.
 #[derive(Debug)]

@@ -20,14 +20,15 @@ use parking_lot::{Mutex, MutexGuard};
 use rustix::fs::{AtFlags, StatxFlags, statx};
 use rustix::io::Errno;
 
+use super::Tree;
 use super::aside::{Aside, Crossing, PATIENCE, STUCK, Spot};
 use super::beneath::{Beneath, open_top, open_top_now};
 use super::mountinfo::{Answerer, Device, MountTable};
 use super::policy::Policy;
 use super::stat::State;
-use super::{Tree, is_exhaustion};
 use crate::config::ShareConfig;
 use crate::model::RelPath;
+use crate::share::errnos::is_exhaustion;
 
 /// The way to the shared directory.
 #[derive(Debug)]

@@ -6,9 +6,8 @@ use rustix::fs::{AtFlags, FileType, Statx, StatxFlags, StatxTimestamp, statx};
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
-use super::access::Permissions;
 use super::mountinfo::Device;
-use crate::model::{Attributes, Kind, UnixTime, Version};
+use crate::model::{Attributes, Kind, Mode, UnixTime, Version};
 use crate::share::roots::wishes::FileId;
 
 /// Everything that tells one state of a file from another without reading it. Two equal values
@@ -189,6 +188,27 @@ fn nanoseconds((seconds, nanoseconds): Moment) -> i64 {
     seconds
         .saturating_mul(1_000_000_000)
         .saturating_add(nanoseconds.into())
+}
+
+/// Who may do what with a file, as `statx(2)` tells it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Permissions {
+    /// `stx_mode`.
+    pub(crate) bits: u16,
+    /// The owner.
+    pub(crate) user: u32,
+    /// The owning group.
+    pub(crate) group: u32,
+}
+
+impl Permissions {
+    /// What members see of it, if this process can open it.
+    pub(crate) fn of_opened(self, kind: Kind) -> Mode {
+        match kind {
+            Kind::File if self.bits & 0o111 != 0 => Mode::Executable,
+            _ => Mode::Plain,
+        }
+    }
 }
 
 #[cfg(test)]

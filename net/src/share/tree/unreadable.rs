@@ -8,8 +8,8 @@ use parking_lot::Mutex;
 use rustix::io::Errno;
 
 use super::aside::STUCK;
-use super::is_exhaustion;
 use crate::model::{MAX_PATH_BYTES, RelPath};
+use crate::share::errnos::is_exhaustion;
 
 /// Directories that are remembered. What would be one more is not named.
 const MOST: usize = 64;

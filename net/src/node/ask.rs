@@ -1,0 +1,174 @@
+//! Questions to members: whom they go to, what is made of the answers, and how long these can be
+//! relied on.
+
+use super::Node;
+use crate::budget::Held;
+use crate::error::Error;
+use crate::membership::Member;
+
+use crate::model::{Attributes, PeerId, RelPath};
+use crate::peer::{self, Matches, Peer, Room, Told};
+use crate::protocol::wire::Listing;
+use crate::query::claims::FileClaims;
+use crate::query::fanout::{Answer, Asked, Round, Whom};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+impl Node {
+    /// Puts `question` to everyone who is there, and returns one answer for each by `deadline`. Members
+    /// that are known to be away have their answer at once: an [`Error::Unreachable`].
+    pub fn ask<T, Q>(&self, deadline: Instant, question: Q) -> Vec<Answer<T>>
+    where
+        T: Send + 'static,
+        Q: Fn(&dyn Peer, Instant) -> Result<T, Error> + Send + Sync + 'static,
+    {
+        self.gather(|_| true, |asked| self.fanout.ask(asked, deadline, question))
+            .1
+    }
+
+    /// As [`Node::ask`] of those among `whom` for the whole of `directory`, `None` where there is none; but see
+    /// [`Fanout::list`]. No answer at all of a member that nobody knows.
+    pub fn list(
+        &self,
+        whom: &Whom,
+        directory: &RelPath,
+        deadline: Instant,
+    ) -> Round<Option<Held<Listing>>> {
+        let ask = |asked: &[Asked]| self.fanout.list(asked, whom, directory, deadline);
+        self.round(whom, ask)
+    }
+
+    /// As [`Node::list`] for the attributes of `path`, `None` where it is not shared; but see [`Fanout::stat`].
+    pub fn stat(
+        &self,
+        whom: &Whom,
+        path: &RelPath,
+        deadline: Instant,
+    ) -> Round<Option<Attributes>> {
+        let ask = |asked: &[Asked]| self.fanout.stat(asked, whom, path, deadline);
+        self.round(whom, ask)
+    }
+
+    /// Asks everyone, as [`Node::ask`] does, for the files whose name matches `pattern`. More of one member than there
+    /// is `room` for are an error. However many searches are under way, other questions do not wait for them.
+    pub fn search(
+        &self,
+        pattern: &str,
+        room: Room,
+        deadline: Instant,
+    ) -> Vec<Answer<Held<Matches>>> {
+        let pattern = pattern.to_owned();
+        self.ask_for_search(deadline, move |peer: &dyn Peer, deadline| {
+            let begun = Instant::now();
+            let found = peer::search(peer, &pattern, &room, deadline);
+            tracing::debug!(
+                member = %peer.id().short(),
+                matches = found.as_ref().map_or(0, |found| found.files.len()),
+                microseconds = begun.elapsed().as_micros(),
+                "searched"
+            );
+            found
+        })
+    }
+
+    /// As [`Node::ask`] for a search, for which no other question waits.
+    pub fn ask_for_search<T, Q>(&self, deadline: Instant, question: Q) -> Vec<Answer<T>>
+    where
+        T: FileClaims + Send + 'static,
+        Q: Fn(&dyn Peer, Instant) -> Result<T, Error> + Send + Sync + 'static,
+    {
+        let ask = |asked: &[Asked]| {
+            let mut answers = self.searches.ask(asked, deadline, question);
+            self.doubt(&mut answers);
+            answers
+        };
+        self.gather(|_| true, ask).1
+    }
+
+    /// Has members compute the content roots of these files of theirs before those of others. Waits for nothing.
+    pub fn compare(&self, files: BTreeMap<PeerId, Vec<RelPath>>) {
+        for member in self.members.present() {
+            if let Some(paths) = files.get(&member.id) {
+                self.fanout.compare(&member.peer, paths.clone());
+            }
+        }
+    }
+
+    /// Takes those roots from what members say of their files that they were found to be wrong about.
+    fn doubt<T: FileClaims>(&self, answers: &mut [Answer<T>]) {
+        for answer in answers {
+            if let Ok(claims) = &mut answer.result {
+                self.engine.disbelieve(answer.member, claims);
+            }
+        }
+    }
+
+    /// What `ask` hears of those who are among `whom`, and how long it may be gone by.
+    fn round<T: FileClaims>(
+        &self,
+        whom: &Whom,
+        ask: impl FnOnce(&[Asked]) -> Vec<Answer<Told<T>>>,
+    ) -> Round<T> {
+        // Before anybody is asked, as is the time: whoever comes meanwhile is not among the answers.
+        let (revision, now) = (self.members.revision(), Instant::now());
+        let (present, mut answers) = self.gather(|member| whom.includes(member), ask);
+        self.doubt(&mut answers);
+        // Those of the present come first, in their order.
+        let theirs = present.iter().zip(&answers);
+        let watched = theirs.filter_map(|(member, answer)| {
+            let counter = answer.result.as_ref().ok()?.counter?;
+            let is_followed = self.followers.follow(&member.peer, counter, now);
+            is_followed.then_some(member.id)
+        });
+        let mut watched: Vec<PeerId> = watched.collect();
+        watched.sort_unstable();
+        let answers = answers.into_iter().map(|answer| Answer {
+            member: answer.member,
+            name: answer.name,
+            result: answer.result.map(|told| told.answer),
+        });
+        Round {
+            answers: answers.collect(),
+            is_all_watched: watched.len() == present.len(),
+            watched,
+            revision,
+        }
+    }
+
+    /// Those who are there and `wanted`; what `ask` hears of them, in their order, and of all others who are wanted
+    /// that they are away.
+    fn gather<T>(
+        &self,
+        wanted: impl Fn(PeerId) -> bool,
+        ask: impl FnOnce(&[Asked]) -> Vec<Answer<T>>,
+    ) -> (Vec<Member>, Vec<Answer<T>>) {
+        // At one moment: whoever comes back while the others are asked is not taken for somebody who has nothing.
+        let (mut present, absent) = self.members.everyone();
+        present.retain(|member| wanted(member.id));
+        let asked = present.iter().map(|member| Asked {
+            name: Arc::clone(&member.name),
+            peer: Arc::clone(&member.peer),
+        });
+        let asked: Vec<Asked> = asked.collect();
+        let mut answers = ask(&asked);
+        for answer in &answers {
+            if let Err(error) = &answer.result {
+                self.members.report(answer.member, error);
+            }
+        }
+        let absent = absent.into_iter().filter(|(member, _)| wanted(*member));
+        answers.extend(absent.map(|(member, name)| {
+            let away = Error::Unreachable {
+                who: name.to_string(),
+                why: "it is away".into(),
+            };
+            Answer {
+                member,
+                name,
+                result: Err(away),
+            }
+        }));
+        (present, answers)
+    }
+}
