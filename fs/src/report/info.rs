@@ -221,7 +221,7 @@ m/a\\n.ogg
         let text = include_str!("../../SEMANTICS.md");
         let section = text
             .split("\n## ")
-            .find(|part| part.starts_with("What is told of a file"))
+            .find(|part| part.starts_with("Information about a file"))
             .unwrap();
         let rows = section.lines().filter_map(|line| line.strip_prefix("| `"));
         let documented: Vec<&str> = rows.filter_map(|row| row.split('`').next()).collect();
