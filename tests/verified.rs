@@ -7,10 +7,10 @@ use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
 use tinyp2p_net::config::ShareConfig;
-use tinyp2p_net::content::merkle::{BLOCK, Tree, TreeHasher};
+use tinyp2p_net::content::merkle::{BLOCK, HashTree, TreeHasher};
 use tinyp2p_net::model::RelPath;
 use tinyp2p_net::protocol::wire::StatRequest;
-use tinyp2p_net::share::{Place, Roots, Share};
+use tinyp2p_net::share::{FileLocation, Roots, Share};
 
 use crate::harness::content::{MIB, names, pattern, pattern_at, write_pattern};
 use crate::harness::process::{eventually, within};
@@ -181,7 +181,7 @@ fn a_read_fails_in_time_when_all_holders_are_killed() {
 }
 
 /// The tree of a file's bytes.
-fn tree(bytes: &[u8]) -> Tree {
+fn tree(bytes: &[u8]) -> HashTree {
     let mut hasher = TreeHasher::default();
     hasher.update(bytes);
     hasher.finish().expect("not empty")
@@ -189,7 +189,7 @@ fn tree(bytes: &[u8]) -> Tree {
 
 /// Makes a node that is not running yet a liar: it holds `bytes` under `name`, and remembers the
 /// root of other bytes for it.
-fn make_liar(node: &Node, name: &str, bytes: &[u8], claimed: &Tree) {
+fn make_liar(node: &Node, name: &str, bytes: &[u8], claimed: &HashTree) {
     let path = node.share().join(name);
     fs::write(&path, bytes).expect("write");
     settle(&path);
@@ -197,7 +197,7 @@ fn make_liar(node: &Node, name: &str, bytes: &[u8], claimed: &Tree) {
 }
 
 /// Makes a node that is not running yet remember a root for one of its files.
-fn remember_root(node: &Node, name: &str, tree: &Tree) {
+fn remember_root(node: &Node, name: &str, tree: &HashTree) {
     let directory = node.share().to_owned();
     let share = ShareConfig {
         directory: directory.clone(),
@@ -218,7 +218,7 @@ fn remember_root(node: &Node, name: &str, tree: &Tree) {
     let version = found.attributes[0].expect("the file").version;
     let place = directory.canonicalize().expect("a directory");
     let roots = Roots::open(&Roots::file(&place, &node.state())).expect("a database");
-    let place = Place {
+    let place = FileLocation {
         path,
         inode: 0,
         size: found.attributes[0].map_or(0, |found| found.size),

@@ -33,7 +33,7 @@ use crate::kernel_cache::{Busy, Expirer};
 use crate::vfs::inodes::Pages;
 use crate::vfs::{Attr, Filesystem, Looked, STATFS_BLOCK};
 use crate::view::Wait;
-use workers::{Turn, Workers};
+use workers::{JobTurn, Workers};
 
 /// How long the kernel may answer from its own memory. A second, as the view's own: together they bound
 /// how old an answer can be (SEMANTICS.md), and much less makes `cp -r` four times slower.
@@ -75,8 +75,8 @@ pub fn adapter(
         busy,
         workers: Workers::default(),
         patient: Workers::few(),
-        waiting: Waiting::default(),
-        owner: Owner {
+        waiting: WaitingLoops::default(),
+        owner: MountOwner {
             uid: rustix::process::getuid().as_raw(),
             gid: rustix::process::getgid().as_raw(),
             exec,
@@ -99,8 +99,8 @@ struct Adapter {
     workers: Workers,
     /// For opens that have to fetch a whole file.
     patient: Workers,
-    waiting: Waiting,
-    owner: Owner,
+    waiting: WaitingLoops,
+    owner: MountOwner,
 }
 
 impl fuser::Filesystem for Adapter {
@@ -495,7 +495,7 @@ impl fuser::Filesystem for Adapter {
 }
 
 impl Adapter {
-    fn owner(&self) -> Owner {
+    fn owner(&self) -> MountOwner {
         self.owner
     }
 
@@ -534,8 +534,8 @@ impl Adapter {
             let waiting = directory.map(|directory| self.busy.enter(directory));
             workers.submit(Box::new(move |turn| {
                 let result = match turn {
-                    Turn::Now => ask(&filesystem, Wait::Until(deadline), &mut reply),
-                    Turn::Refused => Err(Error::Overloaded),
+                    JobTurn::Now => ask(&filesystem, Wait::Until(deadline), &mut reply),
+                    JobTurn::Refused => Err(Error::Overloaded),
                 };
                 finish(operation, reply, result, tell);
                 drop(waiting);
@@ -568,22 +568,22 @@ fn report(operation: &'static str, error: &Error) -> Errno {
 
 /// How many event loops wait, or may come to.
 #[derive(Default)]
-struct Waiting(AtomicUsize);
+struct WaitingLoops(AtomicUsize);
 
-impl Waiting {
+impl WaitingLoops {
     /// A place for one event loop, until it is dropped; `None` when the others must stay free.
-    fn enter(&self) -> Option<Place<'_>> {
+    fn enter(&self) -> Option<InodePlace<'_>> {
         let one_more = |waiting| (waiting < WAITING_LOOPS).then_some(waiting + 1);
         let entered = self
             .0
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
-        entered.ok().map(|_| Place(&self.0))
+        entered.ok().map(|_| InodePlace(&self.0))
     }
 }
 
-struct Place<'a>(&'a AtomicUsize);
+struct InodePlace<'a>(&'a AtomicUsize);
 
-impl Drop for Place<'_> {
+impl Drop for InodePlace<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -633,14 +633,14 @@ impl Attr {
 
 /// Whom everything in the mount belongs to.
 #[derive(Clone, Copy)]
-struct Owner {
+struct MountOwner {
     uid: u32,
     gid: u32,
     /// Whether programs can be executed, so that it is worth while to tell which files are some.
     exec: bool,
 }
 
-impl Owner {
+impl MountOwner {
     fn attr(self, attr: Attr) -> FileAttr {
         let kind = match attr.kind {
             Kind::Directory => FileType::Directory,

@@ -41,16 +41,16 @@ const HEAD: usize = 16 + 16;
 pub struct Busy(Mutex<HashMap<u64, usize>>);
 
 /// Somebody who waits for an answer, until this is dropped.
-pub struct Waiting {
+pub struct WaitGuard {
     busy: Arc<Busy>,
     directory: u64,
 }
 
 impl Busy {
     /// Counts one who waits in `directory`. To be dropped when the kernel has its answer.
-    pub fn enter(self: &Arc<Self>, directory: u64) -> Waiting {
+    pub fn enter(self: &Arc<Self>, directory: u64) -> WaitGuard {
         *self.0.lock().entry(directory).or_default() += 1;
-        Waiting {
+        WaitGuard {
             busy: Arc::clone(self),
             directory,
         }
@@ -61,7 +61,7 @@ impl Busy {
     }
 }
 
-impl Drop for Waiting {
+impl Drop for WaitGuard {
     fn drop(&mut self) {
         let mut waiting = self.busy.0.lock();
         if let Some(count) = waiting.get_mut(&self.directory) {
@@ -79,13 +79,13 @@ pub struct Expirer(Arc<Waitlist>);
 /// Names that wait for the thread.
 #[derive(Default)]
 struct Waitlist {
-    turns: Mutex<Turns>,
+    turns: Mutex<InvalidationQueue>,
     come: Condvar,
 }
 
 /// The names that wait, by whose news they are. Pure.
 #[derive(Default)]
-struct Turns {
+struct InvalidationQueue {
     by_member: BTreeMap<PeerId, VecDeque<(u64, Name)>>,
     /// Whose turn was last.
     last: Option<PeerId>,
@@ -94,7 +94,7 @@ struct Turns {
     is_closed: bool,
 }
 
-impl Turns {
+impl InvalidationQueue {
     /// Lets one more wait, if there is room for one of `member`: at the end of all, for one of those with most.
     fn put(&mut self, member: PeerId, parent: u64, name: Name) {
         let its = self.by_member.get(&member).map_or(0, VecDeque::len);
@@ -238,7 +238,7 @@ mod tests {
             PeerId::from_bytes(key)
         };
         let name = |text: &str| Name::new(text.as_bytes()).unwrap();
-        let mut turns = Turns::default();
+        let mut turns = InvalidationQueue::default();
         for number in 0..10 * MOST_OF_ONE {
             turns.put(id(1), 1, name(&number.to_string()));
         }

@@ -22,7 +22,7 @@ use std::time::Duration;
 use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
-use table::{Entry, Table};
+use table::{MountEntry, MountList};
 
 /// The kernel's side of every FUSE filesystem.
 const DEVICE: &str = "/dev/fuse";
@@ -99,7 +99,7 @@ impl From<rustix::io::Errno> for Error {
 #[derive(Debug)]
 pub struct Mount {
     path: PathBuf,
-    entry: Entry,
+    entry: MountEntry,
 }
 
 /// How an unmount ended.
@@ -135,7 +135,7 @@ impl Mount {
         } else {
             by_helper(path, options)
         }?;
-        let entry = Table::read()?
+        let entry = MountList::read()?
             .at(path)
             .filter(|entry| entry.is_ours())
             .cloned()
@@ -152,7 +152,7 @@ impl Mount {
     /// Unmounts, unless somebody else did so already; a foreign mount that has taken the place, or
     /// lies on top, is left alone.
     pub fn unmount(&self) -> Result<Unmounted, Error> {
-        let still = Table::read()?
+        let still = MountList::read()?
             .at(&self.path)
             .is_some_and(|entry| (entry.id, &entry.device) == (self.entry.id, &self.entry.device));
         if still {

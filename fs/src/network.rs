@@ -14,11 +14,11 @@ use tinyp2p_net::model::{Attributes, PeerId, RelPath, Version};
 use tinyp2p_net::peer;
 use tinyp2p_net::peer::{Matches, Peer, Room, Whole};
 use tinyp2p_net::protocol::wire::{Listing, SearchPage};
-use tinyp2p_net::query::fanout::{Answer, Round, Whom};
-use tinyp2p_net::query::subscriptions::Listener;
+use tinyp2p_net::query::fanout::{PeerReply, QueryResult, Whom};
+use tinyp2p_net::query::subscriptions::ChangeListener;
 use tinyp2p_net::stats::status::Status;
 
-use crate::view::merge::Member;
+use crate::view::merge::MemberRef;
 
 /// The most matches that a search takes in, of all members together, if there is room for them.
 pub const MAX_FOUND: usize = 4 * 65_536;
@@ -43,10 +43,15 @@ pub trait Network: Send + Sync {
         whom: &Whom,
         directory: &RelPath,
         deadline: Instant,
-    ) -> Round<Option<Held<Listing>>>;
+    ) -> QueryResult<Option<Held<Listing>>>;
 
     /// The attributes of one path at every member among `whom`; `Ok(None)` where it is not shared.
-    fn stat(&self, whom: &Whom, path: &RelPath, deadline: Instant) -> Round<Option<Attributes>>;
+    fn stat(
+        &self,
+        whom: &Whom,
+        path: &RelPath,
+        deadline: Instant,
+    ) -> QueryResult<Option<Attributes>>;
 
     /// What answers take their memory from.
     fn budget(&self) -> &Arc<ByteBudget>;
@@ -55,15 +60,15 @@ pub trait Network: Send + Sync {
     fn revision(&self) -> u64;
 
     /// Tells `listener` from now on when what members said no longer holds, for as long as it lives.
-    fn listen(&self, listener: Weak<dyn Listener>);
+    fn listen(&self, listener: Weak<dyn ChangeListener>);
 
     /// The files whose names match `pattern` at every member, as far as they come by `deadline`, and of each
     /// about as many as of any other, [`MAX_FOUND`] together.
-    fn search(&self, pattern: &str, deadline: Instant) -> Vec<Answer<Held<Matches>>>;
+    fn search(&self, pattern: &str, deadline: Instant) -> Vec<PeerReply<Held<Matches>>>;
 
     /// All who are there, or were and do not answer now, by their names; this node is among them if it
     /// shares something. Never waits.
-    fn members(&self) -> Vec<Member>;
+    fn members(&self) -> Vec<MemberRef>;
 
     /// A member to read from; `None` once it has left.
     fn peer(&self, member: PeerId) -> Option<Arc<dyn Peer>>;
@@ -94,11 +99,16 @@ impl Network for Node {
         whom: &Whom,
         directory: &RelPath,
         deadline: Instant,
-    ) -> Round<Option<Held<Listing>>> {
+    ) -> QueryResult<Option<Held<Listing>>> {
         Self::list(self, whom, directory, deadline)
     }
 
-    fn stat(&self, whom: &Whom, path: &RelPath, deadline: Instant) -> Round<Option<Attributes>> {
+    fn stat(
+        &self,
+        whom: &Whom,
+        path: &RelPath,
+        deadline: Instant,
+    ) -> QueryResult<Option<Attributes>> {
         Self::stat(self, whom, path, deadline)
     }
 
@@ -110,16 +120,16 @@ impl Network for Node {
         Self::revision(self)
     }
 
-    fn listen(&self, listener: Weak<dyn Listener>) {
+    fn listen(&self, listener: Weak<dyn ChangeListener>) {
         Self::listen(self, listener);
     }
 
-    fn search(&self, pattern: &str, deadline: Instant) -> Vec<Answer<Held<Matches>>> {
+    fn search(&self, pattern: &str, deadline: Instant) -> Vec<PeerReply<Held<Matches>>> {
         let members = self.present().len();
         self.ask_for_search(deadline, question(pattern, members, Self::budget(self)))
     }
 
-    fn members(&self) -> Vec<Member> {
+    fn members(&self) -> Vec<MemberRef> {
         let present = self.present().into_iter();
         let present = present.map(|member| (member.name, member.id));
         let absent = self.members().absent().into_iter();
@@ -127,7 +137,7 @@ impl Network for Node {
         // Who has just gone or come may be among both.
         let by_name: BTreeMap<Arc<str>, PeerId> = all.collect();
         let by_name = by_name.into_iter();
-        by_name.map(|(name, id)| Member { id, name }).collect()
+        by_name.map(|(name, id)| MemberRef { id, name }).collect()
     }
 
     fn peer(&self, member: PeerId) -> Option<Arc<dyn Peer>> {

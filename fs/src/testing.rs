@@ -8,15 +8,15 @@ use std::time::Instant;
 use parking_lot::Mutex;
 use tinyp2p_net::budget::{ByteBudget, Held};
 use tinyp2p_net::model::{Attributes, PeerId, RelPath};
-use tinyp2p_net::peer::{Matches, Peer, Told};
+use tinyp2p_net::peer::{Matches, Peer, Watched};
 use tinyp2p_net::protocol::wire::Listing;
-use tinyp2p_net::query::fanout::{Answer, Asked, Fanout, Round, Whom};
-use tinyp2p_net::query::subscriptions::{Followers, Listener, News};
+use tinyp2p_net::query::fanout::{Fanout, PeerReply, QueryResult, QueryTarget, Whom};
+use tinyp2p_net::query::subscriptions::{ChangeListener, News, Subscriptions};
 use tinyp2p_net::stats::status::{MemberStatus, Status};
 use tinyp2p_net::testing::MemoryPeer;
 
 use crate::network::{Network, question};
-use crate::view::merge::Member;
+use crate::view::merge::MemberRef;
 
 /// Members that are asked by the same fan-out as real ones.
 #[derive(Default)]
@@ -24,11 +24,11 @@ pub struct MemoryNetwork {
     members: Mutex<Vec<(Arc<str>, Arc<MemoryPeer>)>>,
     fanout: Fanout,
     revision: AtomicU64,
-    listeners: Mutex<Vec<Weak<dyn Listener>>>,
+    listeners: Mutex<Vec<Weak<dyn ChangeListener>>>,
     /// Members that have something new to say are heard of.
     watched: AtomicBool,
     /// Polls those who watch what they say, if the test wants it.
-    followers: OnceLock<Arc<Followers>>,
+    followers: OnceLock<Arc<Subscriptions>>,
 }
 
 impl MemoryNetwork {
@@ -72,7 +72,7 @@ impl MemoryNetwork {
     /// What members with a counter say is followed from now on, as a node does. To be called before anybody listens.
     pub fn follow(&self) {
         self.followers
-            .get_or_init(|| Followers::new(Box::new(|_, _| {})));
+            .get_or_init(|| Subscriptions::new(Box::new(|_, _| {})));
     }
 
     /// Tells all who listen what is new at `member`.
@@ -83,9 +83,13 @@ impl MemoryNetwork {
         }
     }
 
-    fn round<T>(&self, asked: &[Asked], answers: Vec<Answer<Told<T>>>) -> Round<T> {
+    fn round<T>(
+        &self,
+        asked: &[QueryTarget],
+        answers: Vec<PeerReply<Watched<T>>>,
+    ) -> QueryResult<T> {
         let now = Instant::now();
-        let is_watched = |answer: &Answer<Told<T>>| {
+        let is_watched = |answer: &PeerReply<Watched<T>>| {
             let Ok(told) = &answer.result else {
                 return false;
             };
@@ -100,12 +104,12 @@ impl MemoryNetwork {
         let watched = answers.iter().filter(|answer| is_watched(answer));
         let mut watched: Vec<PeerId> = watched.map(|answer| answer.member).collect();
         watched.sort_unstable();
-        let answers = answers.into_iter().map(|answer| Answer {
+        let answers = answers.into_iter().map(|answer| PeerReply {
             member: answer.member,
             name: answer.name,
             result: answer.result.map(|told| told.answer),
         });
-        Round {
+        QueryResult {
             answers: answers.collect(),
             is_all_watched: watched.len() == asked.len(),
             watched,
@@ -122,16 +126,16 @@ impl MemoryNetwork {
             .sum()
     }
 
-    fn asked(&self) -> Vec<Asked> {
+    fn asked(&self) -> Vec<QueryTarget> {
         let members = self.members.lock();
-        let asked = members.iter().map(|(name, peer)| Asked {
+        let asked = members.iter().map(|(name, peer)| QueryTarget {
             name: Arc::clone(name),
             peer: Arc::clone(peer) as Arc<dyn Peer>,
         });
         asked.collect()
     }
 
-    fn among(&self, whom: &Whom) -> Vec<Asked> {
+    fn among(&self, whom: &Whom) -> Vec<QueryTarget> {
         let mut asked = self.asked();
         asked.retain(|asked| whom.includes(asked.peer.id()));
         asked
@@ -144,12 +148,17 @@ impl Network for MemoryNetwork {
         whom: &Whom,
         directory: &RelPath,
         deadline: Instant,
-    ) -> Round<Option<Held<Listing>>> {
+    ) -> QueryResult<Option<Held<Listing>>> {
         let asked = self.among(whom);
         self.round(&asked, self.fanout.list(&asked, whom, directory, deadline))
     }
 
-    fn stat(&self, whom: &Whom, path: &RelPath, deadline: Instant) -> Round<Option<Attributes>> {
+    fn stat(
+        &self,
+        whom: &Whom,
+        path: &RelPath,
+        deadline: Instant,
+    ) -> QueryResult<Option<Attributes>> {
         let asked = self.among(whom);
         self.round(&asked, self.fanout.stat(&asked, whom, path, deadline))
     }
@@ -162,25 +171,25 @@ impl Network for MemoryNetwork {
         self.revision.load(Ordering::SeqCst)
     }
 
-    fn listen(&self, listener: Weak<dyn Listener>) {
+    fn listen(&self, listener: Weak<dyn ChangeListener>) {
         if let Some(followers) = self.followers.get() {
             followers.listen(Weak::clone(&listener));
         }
         self.listeners.lock().push(listener);
     }
 
-    fn search(&self, pattern: &str, deadline: Instant) -> Vec<Answer<Held<Matches>>> {
+    fn search(&self, pattern: &str, deadline: Instant) -> Vec<PeerReply<Held<Matches>>> {
         let question = question(pattern, 1, self.budget());
         self.fanout.ask(&self.asked(), deadline, question)
     }
 
-    fn members(&self) -> Vec<Member> {
+    fn members(&self) -> Vec<MemberRef> {
         let members = self.members.lock();
-        let members = members.iter().map(|(name, peer)| Member {
+        let members = members.iter().map(|(name, peer)| MemberRef {
             id: peer.id(),
             name: Arc::clone(name),
         });
-        let mut members: Vec<Member> = members.collect();
+        let mut members: Vec<MemberRef> = members.collect();
         members.sort_by(|a, b| a.name.cmp(&b.name));
         members
     }

@@ -25,21 +25,21 @@ use tinyp2p_net::config::{CALL_DEADLINE, READ_DEADLINE};
 use tinyp2p_net::download::{Engine, Has, Source};
 use tinyp2p_net::error::Error as NetError;
 use tinyp2p_net::model::{Kind, MAX_NAME_BYTES, Mode, Name, PeerId, RelPath, Root, UnixTime};
-use tinyp2p_net::peer::{Need, Peer};
+use tinyp2p_net::peer::{Peer, Purpose};
 use tinyp2p_net::protocol::wire::{Change, MAX_SMALL_FILE};
-use tinyp2p_net::query::subscriptions::{Listener, News};
+use tinyp2p_net::query::subscriptions::{ChangeListener, News};
 
 use crate::errno::Error;
 use crate::kernel_cache::Expirer;
 use crate::network::Network;
-use crate::report::status::Place;
+use crate::report::status::NodeLocation;
 use crate::search::Searches;
-use crate::view::{Found, View, Wait, merge, turn};
+use crate::view::{NameLookup, View, Wait, merge, turn};
 use control_fs::{Hidden, is_hidden};
 use handles::{Handles, Listed, OpenDirectory, OpenFile};
-use inodes::{Inode, Inodes, ROOT, Tree};
+use inodes::{Inode, Inodes, ROOT, Vantage};
 use member_trees::Trees;
-pub use reading::Opened;
+pub use reading::OpenedHandle;
 pub use xattrs::{XATTR_CACHED, XATTR_INFO, XATTR_ROOT, XATTR_SOURCES};
 
 /// The block size that `df` counts in.
@@ -133,7 +133,7 @@ impl Filesystem {
             Arc::clone(&network),
             Arc::clone(&view),
             Arc::clone(&searches),
-            Place::default(),
+            NodeLocation::default(),
         );
         Self {
             trees: Arc::new(Trees::new(Arc::clone(&network), Arc::clone(&view))),
@@ -157,7 +157,7 @@ impl Filesystem {
     }
 
     /// Says in its status that it is at `place`.
-    pub fn at(mut self, place: Place) -> Self {
+    pub fn at(mut self, place: NodeLocation) -> Self {
         self.hidden = Hidden::new(
             Arc::clone(&self.network),
             Arc::clone(&self.view),
@@ -191,8 +191,8 @@ impl Filesystem {
             Listed::Members | Listed::Own => return Ok(self.look_up_member(&name)),
         };
         match self.view(tree).find(&directory, &name, wait)? {
-            Found::Nothing { certain } => Ok(Looked::Absent { certain }),
-            Found::Item(item) => {
+            NameLookup::Nothing { certain } => Ok(Looked::Absent { certain }),
+            NameLookup::Item(item) => {
                 let path = join(&directory, item.name_at_members())?;
                 let mut inodes = self.inodes.lock();
                 Ok(Looked::Found(Attr::told(inodes.look_up(tree, path, &item))))
@@ -246,9 +246,9 @@ impl Filesystem {
         {
             let view = self.trees.of(holder, Instant::now());
             match view.find(&directory, &name, wait) {
-                Ok(Found::Item(item)) => self.inodes.lock().follow(number, &item),
+                Ok(NameLookup::Item(item)) => self.inodes.lock().follow(number, &item),
                 Err(Error::NeedsNetwork) => return Err(Error::NeedsNetwork),
-                Ok(Found::Nothing { .. }) | Err(_) => {}
+                Ok(NameLookup::Nothing { .. }) | Err(_) => {}
             }
         }
         let now = self.inode(number)?;
@@ -342,7 +342,7 @@ impl Filesystem {
         let mut failure = Error::Replaced;
         for (index, (whole, source)) in wholes.iter().enumerate() {
             let until = turn(deadline, wholes.len() - index);
-            match whole.measure(&inode.path, Need::Bytes, until) {
+            match whole.measure(&inode.path, Purpose::Bytes, until) {
                 Ok(attributes) if attributes.version == source.version => {
                     let said = vec![(Arc::clone(&source.member), attributes)];
                     let name = inode.path.split().map(|(_, name)| name);
@@ -444,15 +444,15 @@ impl Filesystem {
     }
 
     /// The tree that `tree` names; found files lie in no directory of theirs, so theirs is the mount.
-    fn view(&self, tree: Tree) -> Arc<View> {
+    fn view(&self, tree: Vantage) -> Arc<View> {
         match tree {
-            Tree::Merged | Tree::Found => Arc::clone(&self.view),
-            Tree::Member(member) => self.trees.of(member, Instant::now()),
+            Vantage::Merged | Vantage::Found => Arc::clone(&self.view),
+            Vantage::Member(member) => self.trees.of(member, Instant::now()),
         }
     }
 }
 
-impl Listener for Filesystem {
+impl ChangeListener for Filesystem {
     fn news(&self, member: PeerId, news: &News) {
         // First here: the kernel may ask again at once.
         self.view.take_in(member, news);
@@ -475,7 +475,7 @@ impl Filesystem {
             let (parent, own) = {
                 let inodes = self.inodes.lock();
                 let number = |tree| inodes.directory(tree, &directory);
-                (number(Tree::Merged), number(Tree::Member(member)))
+                (number(Vantage::Merged), number(Vantage::Member(member)))
             };
             for (own, name) in own
                 .iter()

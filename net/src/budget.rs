@@ -25,7 +25,7 @@ use parking_lot::{Mutex, RwLock};
 use crate::error::Error;
 use crate::model::PeerId;
 use heap::Trimmer;
-use shares::{Place, Shares};
+use shares::{BudgetParty, BudgetShares};
 pub use weigh::{Weigh, entry_of, heap, merging, text, unmerged};
 
 /// The budget of a node unless it is told otherwise. One answer may have [`ByteBudget::most_of_one`] of it, 192 MiB: a
@@ -44,7 +44,7 @@ pub trait Relieve: Send + Sync {
 /// The bytes that answers may take.
 pub struct ByteBudget {
     total: usize,
-    shares: Mutex<Shares>,
+    shares: Mutex<BudgetShares>,
     keepers: RwLock<Vec<Weak<dyn Relieve>>>,
     warned: Mutex<Option<Instant>>,
     trimmer: Arc<Trimmer>,
@@ -59,7 +59,7 @@ impl ByteBudget {
     fn of(total: usize) -> Self {
         Self {
             total,
-            shares: Mutex::new(Shares::new(total)),
+            shares: Mutex::new(BudgetShares::new(total)),
             keepers: RwLock::default(),
             warned: Mutex::default(),
             trimmer: Arc::default(),
@@ -69,7 +69,7 @@ impl ByteBudget {
     /// `member` answers from `address`, for as long as the seat is kept: it shares what that network may have with the others
     /// there. Whoever has no seat is taken for the only one of a network.
     pub fn seat(self: &Arc<Self>, member: PeerId, address: IpAddr) -> Seat {
-        self.shares.lock().seat(member, Place::of(address));
+        self.shares.lock().seat(member, BudgetParty::of(address));
         Seat {
             budget: Arc::clone(self),
             member,
@@ -106,7 +106,7 @@ impl ByteBudget {
     }
 
     /// True if there was room for `bytes` more of `member`.
-    fn take(&self, place: Place, member: PeerId, bytes: usize) -> bool {
+    fn take(&self, place: BudgetParty, member: PeerId, bytes: usize) -> bool {
         if self.shares.lock().take(place, member, bytes) {
             return true;
         }
@@ -117,7 +117,7 @@ impl ByteBudget {
         self.shares.lock().take(place, member, bytes)
     }
 
-    fn give_back(&self, place: Place, member: PeerId, bytes: usize) {
+    fn give_back(&self, place: BudgetParty, member: PeerId, bytes: usize) {
         if bytes > 0 {
             self.shares.lock().give_back(place, member, bytes);
             self.trimmer.freed(bytes);
@@ -159,7 +159,7 @@ impl Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        let place = Place::of(self.address);
+        let place = BudgetParty::of(self.address);
         self.budget.shares.lock().leave(self.member, place);
     }
 }
@@ -175,7 +175,7 @@ impl fmt::Debug for ByteBudget {
 pub struct Reservation {
     budget: Arc<ByteBudget>,
     member: PeerId,
-    place: Place,
+    place: BudgetParty,
     bytes: usize,
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::content::merkle::{BLOCK, SUBTREE_BLOCKS, Tree, TreeHasher, leaf};
+use crate::content::merkle::{BLOCK, HashTree, SUBTREE_BLOCKS, TreeHasher, leaf};
 use crate::error::Error;
 use crate::model::{
     Attributes, ByteRange, ContentId, Entry, Kind, Mode, Name, PeerId, RelPath, Root, UnixTime,
@@ -63,7 +63,7 @@ pub struct MemoryPeer {
     files: Mutex<BTreeMap<RelPath, (Attributes, Vec<u8>)>>,
     behaviour: Mutex<Behaviour>,
     changed: Condvar,
-    trees: Mutex<BTreeMap<Root, Tree>>,
+    trees: Mutex<BTreeMap<Root, HashTree>>,
     kept: Mutex<BTreeMap<Root, (Vec<u8>, ByteRange)>>,
     /// What files had in versions that were asked about.
     captured: Mutex<BTreeMap<Version, Vec<u8>>>,

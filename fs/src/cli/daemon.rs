@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
 
-use super::Failure;
+use super::CommandFailure;
 use super::options::mount_options;
 
 /// What the child reports when the mount is usable.
@@ -36,8 +36,9 @@ pub(super) fn hand_over(
     args: &[OsString],
     typed: &OsStr,
     password: Option<&str>,
-) -> Result<(), Failure> {
-    let failed = |e: io::Error| Failure::failed(format!("cannot go into the background: {e}"));
+) -> Result<(), CommandFailure> {
+    let failed =
+        |e: io::Error| CommandFailure::failed(format!("cannot go into the background: {e}"));
     let mut args = args.to_vec();
     if password.is_some()
         && let Some(position) = password_position(&args, typed)
@@ -65,8 +66,10 @@ pub(super) fn hand_over(
             let status = child.wait().map_err(failed)?;
             let code = status.code().and_then(|code| u8::try_from(code).ok());
             Err(match code {
-                Some(code) if code > 0 => Failure::told(code),
-                _ => Failure::failed(format!("the background process ended early ({status})")),
+                Some(code) if code > 0 => CommandFailure::told(code),
+                _ => {
+                    CommandFailure::failed(format!("the background process ended early ({status})"))
+                }
             })
         }
     }

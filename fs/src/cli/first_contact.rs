@@ -15,15 +15,15 @@ use tinyp2p_net::membership::Member;
 use tinyp2p_net::membership::reachable::is_local;
 use tinyp2p_net::model::{Address, DEFAULT_PORT, PeerArgument};
 
-use super::Failure;
-use super::options::args::{NetworkOptions, Peer, parse_name};
+use super::CommandFailure;
+use super::options::args::{FirstPeer, NetworkOptions, parse_name};
 use super::options::cache;
-use super::options::password::Source;
+use super::options::password::PasswordSource;
 use super::options::share;
 use super::options::share::{Private, resolved};
 use super::output::say;
 use super::status_socket::Socket;
-use crate::report::status::{Place, Report};
+use crate::report::status::{NodeLocation, NodeReport};
 use crate::search::Searches;
 
 /// Everything that a process which only asks may take in. One answer may have 768 MiB of it, which are two million
@@ -80,16 +80,16 @@ pub(super) struct Prepared {
 /// Checks the options against the system and changes nothing. `cache_dir` is one that the user named.
 pub(super) fn prepare(
     options: &NetworkOptions,
-    peers: Vec<Peer>,
+    peers: Vec<FirstPeer>,
     role: Role,
-    source: &Source,
+    source: &PasswordSource,
     mountpoint: Option<&Path>,
     cache_dir: Option<&Path>,
-) -> Result<Prepared, Failure> {
+) -> Result<Prepared, CommandFailure> {
     let (peers, legacy) = begin_with(peers, options.legacy)?;
     let state_dir = state_dir(options)?;
     let password_file = match source {
-        Source::File(path) => path.canonicalize().ok(),
+        PasswordSource::File(path) => path.canonicalize().ok(),
         _ => None,
     };
     let private = Private {
@@ -107,7 +107,7 @@ pub(super) fn prepare(
     let current = match role {
         Role::Member if options.share.is_none() && !options.no_share => {
             Some(std::env::current_dir().map_err(|e| {
-                Failure::failed(format!("the current directory cannot be shared: {e}"))
+                CommandFailure::failed(format!("the current directory cannot be shared: {e}"))
             })?)
         }
         _ => None,
@@ -140,16 +140,16 @@ pub(super) fn prepare(
 
 /// Whom to begin with, and how to take part in a network of 2004, if at all.
 fn begin_with(
-    peers: Vec<Peer>,
+    peers: Vec<FirstPeer>,
     legacy: bool,
-) -> Result<(Vec<PeerArgument>, Option<LegacyConfig>), Failure> {
+) -> Result<(Vec<PeerArgument>, Option<LegacyConfig>), CommandFailure> {
     let (mut nodes, mut servers) = (Vec::new(), Vec::new());
     for peer in peers {
         match peer {
-            Peer::Node(node) => nodes.push(node),
-            Peer::Legacy(url) if legacy => servers.push(url),
-            Peer::Legacy(url) => {
-                return Err(Failure::usage(format!(
+            FirstPeer::Node(node) => nodes.push(node),
+            FirstPeer::Legacy(url) if legacy => servers.push(url),
+            FirstPeer::Legacy(url) => {
+                return Err(CommandFailure::usage(format!(
                     "{url} is a server of the protocol of 2004, which is not encrypted; name the peer as host, \
                      host:port or https://host:port, or allow that protocol by --legacy"
                 )));
@@ -170,14 +170,15 @@ fn listen(options: &NetworkOptions, role: Role) -> Listen {
     }
 }
 
-fn state_dir(options: &NetworkOptions) -> Result<PathBuf, Failure> {
+fn state_dir(options: &NetworkOptions) -> Result<PathBuf, CommandFailure> {
     let directory = match &options.state_dir {
         Some(named) => named.clone(),
         None => default_state_dir(std::env::var_os("XDG_STATE_HOME"), std::env::home_dir())
-            .ok_or_else(|| Failure::usage("there is no home directory to keep this node's identity in: name a directory with --state-dir"))?,
+            .ok_or_else(|| CommandFailure::usage("there is no home directory to keep this node's identity in: name a directory with --state-dir"))?,
     };
-    std::path::absolute(&directory)
-        .map_err(|e| Failure::failed(format!("state directory {}: {e}", directory.display())))
+    std::path::absolute(&directory).map_err(|e| {
+        CommandFailure::failed(format!("state directory {}: {e}", directory.display()))
+    })
 }
 
 /// As the XDG Base Directory Specification has it: a relative path in the variable does not count.
@@ -199,8 +200,8 @@ fn host_name() -> String {
 }
 
 /// Makes a password of what was typed.
-pub(super) fn password(text: &str) -> Result<Password, Failure> {
-    Password::new(text.to_owned()).map_err(|e| Failure::usage(e.to_string()))
+pub(super) fn password(text: &str) -> Result<Password, CommandFailure> {
+    Password::new(text.to_owned()).map_err(|e| CommandFailure::usage(e.to_string()))
 }
 
 /// A line for each thing that makes the network less safe than people may think: a password that is easily
@@ -225,10 +226,10 @@ pub(super) fn warn(options: &NetworkOptions, password: &Password, program: &str)
 pub(super) fn as_guest<T>(
     program: &str,
     options: &NetworkOptions,
-    peers: Vec<Peer>,
-    source: Source,
-    question: impl FnOnce(&Joined, &[Member]) -> Result<T, Failure>,
-) -> Result<T, Failure> {
+    peers: Vec<FirstPeer>,
+    source: PasswordSource,
+    question: impl FnOnce(&Joined, &[Member]) -> Result<T, CommandFailure>,
+) -> Result<T, CommandFailure> {
     let prepared = prepare(options, peers, Role::Guest, &source, None, None)?;
     let password = password(&source.read()?)?;
     warn(options, &password, program);
@@ -258,7 +259,7 @@ impl Prepared {
     }
 
     /// Starts the node.
-    pub(super) fn start(self, password: Password) -> Result<Joined, Failure> {
+    pub(super) fn start(self, password: Password) -> Result<Joined, CommandFailure> {
         let share = self.share.as_ref().map(|share| share.directory.clone());
         let prefers_default_port = matches!(self.listen, Listen::Default);
         let discovery = self.discovery;
@@ -301,7 +302,7 @@ impl Joined {
     ///
     /// # Errors
     /// Exit code 3 when every one that answered refused the password.
-    pub(super) fn meet(&self) -> Result<(), Failure> {
+    pub(super) fn meet(&self) -> Result<(), CommandFailure> {
         let deadline = Instant::now() + FIRST_CONTACT;
         let mut outcomes = self.node.first_contact(deadline);
         while is_put_off(&outcomes) && Instant::now() < deadline {
@@ -365,8 +366,8 @@ impl Joined {
     }
 
     /// Where the node is on this machine.
-    pub(super) fn place(&self, mountpoint: Option<&Path>) -> Place {
-        Place {
+    pub(super) fn place(&self, mountpoint: Option<&Path>) -> NodeLocation {
+        NodeLocation {
             mountpoint: mountpoint.map(Path::to_owned),
             share: self.share.clone(),
         }
@@ -374,11 +375,15 @@ impl Joined {
 
     /// Lets `tinyp2p status` see the node, at `place`, until the socket is dropped, with the `searches` in
     /// its mount. That nobody can see it is no reason not to run.
-    pub(super) fn show(&self, place: Place, searches: Option<Arc<Searches>>) -> Option<Socket> {
+    pub(super) fn show(
+        &self,
+        place: NodeLocation,
+        searches: Option<Arc<Searches>>,
+    ) -> Option<Socket> {
         let node = Arc::clone(&self.node);
         let socket = Socket::open(move || {
             let troubles = searches.as_ref().map(|searches| searches.troubles());
-            let report = Report::new(place.clone(), node.status());
+            let report = NodeReport::new(place.clone(), node.status());
             report.with_searches(troubles.unwrap_or_default())
         });
         socket
@@ -428,10 +433,10 @@ pub(super) fn tell(program: &str, notices: &[String]) {
 }
 
 /// Why there is nobody to ask, in one line.
-fn nobody(notices: &[String]) -> Failure {
+fn nobody(notices: &[String]) -> CommandFailure {
     match notices {
-        [] => Failure::failed("no member of the network was found; name one as HOST[:PORT]"),
-        notices => Failure::failed(notices.join("; ")),
+        [] => CommandFailure::failed("no member of the network was found; name one as HOST[:PORT]"),
+        notices => CommandFailure::failed(notices.join("; ")),
     }
 }
 
@@ -450,7 +455,7 @@ fn is_put_off(outcomes: &Outcomes) -> bool {
 }
 
 /// A wrong password and an impostor look alike by design, so the text does not claim to know which.
-fn refusal(outcomes: &Outcomes) -> Option<Failure> {
+fn refusal(outcomes: &Outcomes) -> Option<CommandFailure> {
     let refused: Vec<String> = outcomes
         .iter()
         .filter(|(_, outcome)| matches!(outcome, Err(Error::Refused { .. })))
@@ -461,7 +466,7 @@ fn refusal(outcomes: &Outcomes) -> Option<Failure> {
         .filter(|(_, outcome)| !matches!(outcome, Err(e) if is_no_answer(e)))
         .count();
     (!refused.is_empty() && refused.len() == answered).then(|| {
-        Failure::wrong_password(format!(
+        CommandFailure::wrong_password(format!(
             "wrong network password? {} of {answered} peers refused it: {}. (If the password was \
              changed, every member must be restarted with the new one.)",
             refused.len(),

@@ -10,12 +10,12 @@ use tinyp2p_net::model::text::harmless;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use super::Failure;
+use super::CommandFailure;
 use super::options::args::NetworkOptions;
 use super::output::write_or_lose;
 
 /// Starts logging. Returns the log file, if there is one.
-pub(super) fn start(options: &NetworkOptions) -> Result<Option<File>, Failure> {
+pub(super) fn start(options: &NetworkOptions) -> Result<Option<File>, CommandFailure> {
     let builder = tracing_subscriber::fmt()
         .with_ansi(false)
         // It would print them, and panic where that is impossible.
@@ -26,7 +26,7 @@ pub(super) fn start(options: &NetworkOptions) -> Result<Option<File>, Failure> {
         builder.with_writer(writer).finish().init();
         return Ok(None);
     };
-    let failed = |e| Failure::failed(format!("log file {}: {e}", path.display()));
+    let failed = |e| CommandFailure::failed(format!("log file {}: {e}", path.display()));
     let file = File::options()
         .create(true)
         .append(true)
@@ -56,7 +56,7 @@ impl<W: Write> Write for Harmless<W> {
 }
 
 /// Checks `--log`, so that a mistake is found before there is a background process.
-pub(super) fn filter(options: &NetworkOptions) -> Result<EnvFilter, Failure> {
+pub(super) fn filter(options: &NetworkOptions) -> Result<EnvFilter, CommandFailure> {
     // fuser reports every reply that came too late for the kernel as an error.
     let directives = match (&options.log, options.verbose) {
         (Some(filter), _) => filter.as_str(),
@@ -69,7 +69,7 @@ pub(super) fn filter(options: &NetworkOptions) -> Result<EnvFilter, Failure> {
     };
     EnvFilter::builder()
         .parse(directives)
-        .map_err(|e| Failure::usage(format!("--log '{directives}': {e}")))
+        .map_err(|e| CommandFailure::usage(format!("--log '{directives}': {e}")))
 }
 
 #[cfg(test)]

@@ -23,18 +23,18 @@ use clap::Parser;
 use clap::error::ErrorKind;
 
 use options::args::{Command, PasswordArgument, Tinyp2pArgs};
-use options::password::Source;
+use options::password::PasswordSource;
 use output::say;
 
 /// Why a command failed: what the shell is told and what the person is told.
 #[derive(Debug)]
-struct Failure {
+struct CommandFailure {
     code: u8,
     /// One line; empty when the person has been told already.
     message: String,
 }
 
-impl Failure {
+impl CommandFailure {
     /// Exit code 1: something in the system, on the network or on disk is in the way.
     fn failed(message: impl Into<String>) -> Self {
         let message = message.into();
@@ -60,7 +60,7 @@ impl Failure {
     }
 }
 
-impl From<tinyp2p_net::Error> for Failure {
+impl From<tinyp2p_net::Error> for CommandFailure {
     fn from(error: tinyp2p_net::Error) -> Self {
         Self::failed(error.to_string())
     }
@@ -85,7 +85,7 @@ pub fn tinyp2p(args: Vec<OsString>) -> ExitCode {
     finish("tinyp2p", outcome)
 }
 
-fn run(args: &[OsString], command: Command) -> Result<(), Failure> {
+fn run(args: &[OsString], command: Command) -> Result<(), CommandFailure> {
     let secure = |password| secure("tinyp2p", args, password);
     match command {
         Command::Serve(command) => {
@@ -109,12 +109,12 @@ fn secure(
     program: &str,
     args: &[OsString],
     password: &PasswordArgument,
-) -> Result<Source, Failure> {
-    let source = Source::new(password);
-    if matches!(source, Ok(Source::Literal(_)) | Err(_))
+) -> Result<PasswordSource, CommandFailure> {
+    let source = PasswordSource::new(password);
+    if matches!(source, Ok(PasswordSource::Literal(_)) | Err(_))
         && let Err(why) = process::blank_argument(args, password.as_os_str())
     {
-        return Err(Failure::failed(format!(
+        return Err(CommandFailure::failed(format!(
             "cannot blank the password out of the process list ({why}); give it as - or @FILE"
         )));
     }
@@ -123,20 +123,21 @@ fn secure(
         let text = format!("warning: cannot raise the number of open files ({why})");
         say(program, &text);
     }
-    process::harden().map_err(|why| Failure::failed(format!("cannot forbid core dumps: {why}")))?;
+    process::harden()
+        .map_err(|why| CommandFailure::failed(format!("cannot forbid core dumps: {why}")))?;
     source
 }
 
 /// Prints help and versions as clap has them, but an error in our one line.
-fn usage_failure(error: &clap::Error, program: &str) -> Failure {
+fn usage_failure(error: &clap::Error, program: &str) -> CommandFailure {
     match error.kind() {
         ErrorKind::DisplayHelp
         | ErrorKind::DisplayVersion
         | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            let told = Failure::told(error.exit_code().clamp(0, 2) as u8);
+            let told = CommandFailure::told(error.exit_code().clamp(0, 2) as u8);
             output::print_help(error).err().unwrap_or(told)
         }
-        _ => Failure::usage(format!(
+        _ => CommandFailure::usage(format!(
             "{} (see '{program} --help')",
             one_line(&error.to_string())
         )),
@@ -154,7 +155,7 @@ fn one_line(text: &str) -> String {
     line.strip_prefix("error: ").unwrap_or(&line).to_owned()
 }
 
-fn finish(program: &str, outcome: Result<(), Failure>) -> ExitCode {
+fn finish(program: &str, outcome: Result<(), CommandFailure>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

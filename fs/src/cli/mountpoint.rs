@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use rustix::process::Uid;
 
-use super::Failure;
+use super::CommandFailure;
 use crate::mount::{
     self,
-    table::{Entry, Table},
+    table::{MountEntry, MountList},
 };
 
 /// A mount that does not answer within this time is not ours to clear: it may be frozen.
@@ -40,8 +40,9 @@ enum State {
 
 impl Mountpoint {
     /// Looks at `path` and changes nothing.
-    pub(super) fn check(path: &Path) -> Result<Self, Failure> {
-        let failed = |why: String| Failure::failed(format!("mountpoint {}: {why}", path.display()));
+    pub(super) fn check(path: &Path) -> Result<Self, CommandFailure> {
+        let failed =
+            |why: String| CommandFailure::failed(format!("mountpoint {}: {why}", path.display()));
         let path = resolve(path).map_err(failed)?;
         let state = state(&path).map_err(failed)?;
         Ok(Self { path, state })
@@ -53,9 +54,9 @@ impl Mountpoint {
     }
 
     /// Makes the directory ready: clears dead mounts of ours, creates it where it is missing.
-    pub(super) fn claim(mut self) -> Result<Claim, Failure> {
+    pub(super) fn claim(mut self) -> Result<ClaimedMountpoint, CommandFailure> {
         let failed = |path: &Path, why: String| {
-            Failure::failed(format!("mountpoint {}: {why}", path.display()))
+            CommandFailure::failed(format!("mountpoint {}: {why}", path.display()))
         };
         for _ in 0..MAX_STALE {
             if self.state != State::Stale {
@@ -71,7 +72,7 @@ impl Mountpoint {
             std::fs::create_dir(&self.path)
                 .map_err(|e| failed(&self.path, format!("cannot be created: {e}")))?;
         }
-        Ok(Claim {
+        Ok(ClaimedMountpoint {
             path: self.path,
             created,
         })
@@ -80,19 +81,19 @@ impl Mountpoint {
 
 /// A mountpoint in use. Dropping it removes the directory if we made it.
 #[derive(Debug)]
-pub(super) struct Claim {
+pub(super) struct ClaimedMountpoint {
     path: PathBuf,
     created: bool,
 }
 
-impl Claim {
+impl ClaimedMountpoint {
     /// Where, absolute and without symbolic links.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 }
 
-impl Drop for Claim {
+impl Drop for ClaimedMountpoint {
     fn drop(&mut self) {
         if self.created
             && let Err(error) = std::fs::remove_dir(&self.path)
@@ -121,7 +122,7 @@ pub(super) fn resolve(path: &Path) -> Result<PathBuf, String> {
 }
 
 fn state(path: &Path) -> Result<State, String> {
-    let table = Table::read().map_err(|e| format!("cannot read the mount table: {e}"))?;
+    let table = MountList::read().map_err(|e| format!("cannot read the mount table: {e}"))?;
     // An automount point is made to be mounted on.
     if let Some(entry) = table.at(path).filter(|entry| entry.kind != "autofs") {
         if !entry.is_ours() {
@@ -148,7 +149,7 @@ fn state(path: &Path) -> Result<State, String> {
 }
 
 /// True if `user` may take away a dead mount.
-fn may_clear(entry: &Entry, user: Uid) -> bool {
+fn may_clear(entry: &MountEntry, user: Uid) -> bool {
     user.is_root() || entry.owner() == Some(user.as_raw())
 }
 
@@ -228,7 +229,7 @@ mod tests {
 
     #[test]
     fn a_dead_mount_is_cleared_by_its_owner_and_root_only() {
-        let entry = |options: &str| Entry {
+        let entry = |options: &str| MountEntry {
             id: 40,
             parent: 21,
             device: "0:35".to_owned(),
@@ -238,7 +239,7 @@ mod tests {
         };
         let of_ann = entry("ro,user_id=1000,group_id=1000");
         let may_clear =
-            |entry: &Entry, uid| crate::cli::mountpoint::may_clear(entry, Uid::from_raw(uid));
+            |entry: &MountEntry, uid| crate::cli::mountpoint::may_clear(entry, Uid::from_raw(uid));
         assert!(may_clear(&of_ann, 1000) && may_clear(&of_ann, 0));
         assert!(!may_clear(&of_ann, 1001));
         assert!(!may_clear(&entry("ro"), 1000), "nobody's in particular");

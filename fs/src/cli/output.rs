@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind, Write};
 
 use tinyp2p_net::model::text::harmless;
 
-use super::Failure;
+use super::CommandFailure;
 
 /// One line on standard error, for people: a notice, a warning or an error. Whatever it quotes cannot drive a
 /// terminal. Where it cannot be written, it is lost: there is no other place to say so.
@@ -26,18 +26,18 @@ fn line(program: &str, text: &str) -> String {
 ///
 /// # Errors
 /// Exit code 1: what was asked for cannot be written.
-pub(super) fn print(text: &[u8]) -> Result<(), Failure> {
+pub(super) fn print(text: &[u8]) -> Result<(), CommandFailure> {
     print_unless_closed(text).map(|_| ())
 }
 
 /// The same for those who go on writing: false when nobody reads any more.
-pub(super) fn print_unless_closed(text: &[u8]) -> Result<bool, Failure> {
+pub(super) fn print_unless_closed(text: &[u8]) -> Result<bool, CommandFailure> {
     let mut output = io::stdout().lock();
     is_read(output.write_all(text).and_then(|()| output.flush()))
 }
 
 /// Prints help and versions as clap lays them out; help that nobody asked for is a message.
-pub(super) fn print_help(help: &clap::Error) -> Result<(), Failure> {
+pub(super) fn print_help(help: &clap::Error) -> Result<(), CommandFailure> {
     let printed = help.print();
     match help.use_stderr() {
         true => Ok(()),
@@ -45,11 +45,13 @@ pub(super) fn print_help(help: &clap::Error) -> Result<(), Failure> {
     }
 }
 
-fn is_read(written: io::Result<()>) -> Result<bool, Failure> {
+fn is_read(written: io::Result<()>) -> Result<bool, CommandFailure> {
     match written {
         Ok(()) => Ok(true),
         Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(false),
-        Err(e) => Err(Failure::failed(format!("cannot write the output: {e}"))),
+        Err(e) => Err(CommandFailure::failed(format!(
+            "cannot write the output: {e}"
+        ))),
     }
 }
 

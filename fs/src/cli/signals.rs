@@ -7,29 +7,29 @@ use std::time::Duration;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use super::Failure;
+use super::CommandFailure;
 
 /// Five seconds are promised; the process needs some of them to come down.
 const STOP_DEADLINE: Duration = Duration::from_millis(4500);
 
 /// Why to stop.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Event {
+pub(super) enum StopReason {
     /// SIGTERM, SIGINT or SIGHUP.
     Signal,
     /// Somebody has unmounted the filesystem.
     Unmounted,
 }
 
-/// Sends the first signal as an [`Event`]. The process ends when stopping takes too long, and at
+/// Sends the first signal as an [`StopReason`]. The process ends when stopping takes too long, and at
 /// once on a second signal.
-pub(super) fn on_signals(events: Sender<Event>) -> Result<(), Failure> {
+pub(super) fn on_signals(events: Sender<StopReason>) -> Result<(), CommandFailure> {
     let mut wanted = vec![SIGTERM, SIGINT];
     // nohup(1) has the process ignore it, and means it.
     if !is_ignored(SIGHUP) {
         wanted.push(SIGHUP);
     }
-    let failed = |e| Failure::failed(format!("cannot watch for signals: {e}"));
+    let failed = |e| CommandFailure::failed(format!("cannot watch for signals: {e}"));
     let mut signals = Signals::new(wanted).map_err(failed)?;
     let watch = move || {
         let mut signals = signals.forever();
@@ -40,7 +40,7 @@ pub(super) fn on_signals(events: Sender<Event>) -> Result<(), Failure> {
                 std::process::exit(1);
             });
             // Nobody listens any more when the command is about to end by itself.
-            let _ = events.send(Event::Signal);
+            let _ = events.send(StopReason::Signal);
         }
         if signals.next().is_some() {
             std::process::exit(1);

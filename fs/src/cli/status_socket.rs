@@ -18,7 +18,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 
-use crate::report::status::Report;
+use crate::report::status::NodeReport;
 
 /// One exchange ends by then.
 const DEADLINE: Duration = Duration::from_secs(1);
@@ -34,7 +34,7 @@ const PAUSE: Timespec = Timespec {
 
 /// The socket of this process. Dropping it removes it.
 pub(super) struct Socket {
-    directory: Directory,
+    directory: SocketDirectory,
     name: String,
     /// Closed with this; then the thread ends, if need be after [`DEADLINE`].
     _alive: UnixStream,
@@ -42,10 +42,10 @@ pub(super) struct Socket {
 
 impl Socket {
     /// Answers with `report` from now on.
-    pub(super) fn open(report: impl Fn() -> Report + Send + 'static) -> io::Result<Self> {
+    pub(super) fn open(report: impl Fn() -> NodeReport + Send + 'static) -> io::Result<Self> {
         let mut outcome = Err(ErrorKind::NotFound.into());
         for path in directories() {
-            outcome = Directory::create(&path);
+            outcome = SocketDirectory::create(&path);
             if outcome.is_ok() {
                 break;
             }
@@ -54,8 +54,8 @@ impl Socket {
     }
 
     fn open_in(
-        directory: Directory,
-        report: impl Fn() -> Report + Send + 'static,
+        directory: SocketDirectory,
+        report: impl Fn() -> NodeReport + Send + 'static,
     ) -> io::Result<Self> {
         let name = format!("{}.sock", std::process::id());
         // Nobody finds it before it listens: it would be taken for a dead one.
@@ -86,7 +86,7 @@ impl Drop for Socket {
 }
 
 /// Until the other end of `end` is closed.
-fn serve(listener: &UnixListener, end: &UnixStream, report: impl Fn() -> Report) {
+fn serve(listener: &UnixListener, end: &UnixStream, report: impl Fn() -> NodeReport) {
     loop {
         let mut both = [
             PollFd::new(end, PollFlags::IN),
@@ -125,18 +125,18 @@ fn tell(mut caller: UnixStream, mut report: &[u8]) -> io::Result<()> {
 }
 
 /// What a node answered.
-pub(super) struct Answer {
+pub(super) struct SocketReply {
     /// Its process.
     pub(super) pid: u32,
     /// The report and the line that it came in; `None` when there was none in time.
-    pub(super) report: Option<(Report, String)>,
+    pub(super) report: Option<(NodeReport, String)>,
 }
 
 /// Asks every node of this user on this machine, all at once. What is left of dead ones is removed.
-pub(super) fn ask_all() -> Vec<Answer> {
-    let directories: Vec<Directory> = directories()
+pub(super) fn ask_all() -> Vec<SocketReply> {
+    let directories: Vec<SocketDirectory> = directories()
         .iter()
-        .filter_map(|path| Directory::open(path).ok())
+        .filter_map(|path| SocketDirectory::open(path).ok())
         .collect();
     let sockets = directories.iter().flat_map(|directory| {
         directory
@@ -146,7 +146,7 @@ pub(super) fn ask_all() -> Vec<Answer> {
     });
     thread::scope(|scope| {
         let asking = sockets.map(|(directory, (pid, name))| {
-            scope.spawn(move || ask(directory, &name).map(|report| Answer { pid, report }))
+            scope.spawn(move || ask(directory, &name).map(|report| SocketReply { pid, report }))
         });
         let asking: Vec<_> = asking.collect();
         asking
@@ -157,7 +157,7 @@ pub(super) fn ask_all() -> Vec<Answer> {
 }
 
 /// Asks one node; `None` when there is none any more.
-fn ask(directory: &Directory, name: &str) -> Option<Option<(Report, String)>> {
+fn ask(directory: &SocketDirectory, name: &str) -> Option<Option<(NodeReport, String)>> {
     let answer = read(&directory.at(name)).and_then(|line| {
         let report = serde_json::from_str(&line).map_err(io::Error::other)?;
         Ok((report, line))
@@ -216,11 +216,11 @@ fn left(deadline: Instant) -> io::Result<Duration> {
 
 /// A directory of sockets that belongs to this user alone, held open: nobody can put another in its
 /// place, and however long its path is, a socket's address is short.
-struct Directory {
+struct SocketDirectory {
     handle: OwnedFd,
 }
 
-impl Directory {
+impl SocketDirectory {
     fn create(path: &Path) -> io::Result<Self> {
         match rustix::fs::mkdir(path, Mode::RWXU) {
             Ok(()) | Err(rustix::io::Errno::EXIST) => {}

@@ -28,7 +28,7 @@ const IDLE: Duration = Duration::from_secs(10);
 
 /// What becomes of a job.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Turn {
+pub enum JobTurn {
     /// Its turn has come.
     Now,
     /// There is no room for it; called on the thread that brought it.
@@ -36,14 +36,14 @@ pub enum Turn {
 }
 
 /// Something to do; called exactly once.
-pub type Job = Box<dyn FnOnce(Turn) + Send>;
+pub type BlockingJob = Box<dyn FnOnce(JobTurn) + Send>;
 
 /// A pool of threads. Dropping it lets them finish what they have and end.
 pub struct Workers {
-    shared: Arc<Shared>,
+    shared: Arc<WorkerQueue>,
 }
 
-struct Shared {
+struct WorkerQueue {
     state: Mutex<State>,
     wake: Condvar,
     max_threads: usize,
@@ -53,7 +53,7 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    queue: VecDeque<Job>,
+    queue: VecDeque<BlockingJob>,
     threads: usize,
     sleeping: usize,
     is_closed: bool,
@@ -73,7 +73,7 @@ impl Workers {
 
     fn new(max_threads: usize, max_queued: usize, idle: Duration) -> Self {
         Self {
-            shared: Arc::new(Shared {
+            shared: Arc::new(WorkerQueue {
                 state: Mutex::default(),
                 wake: Condvar::new(),
                 max_threads,
@@ -84,11 +84,11 @@ impl Workers {
     }
 
     /// Does `job` on one of the threads, or refuses it at once.
-    pub fn submit(&self, job: Job) {
+    pub fn submit(&self, job: BlockingJob) {
         let mut state = self.shared.state.lock();
         if state.queue.len() >= self.shared.max_queued {
             drop(state);
-            return job(Turn::Refused);
+            return job(JobTurn::Refused);
         }
         let needs_thread =
             state.sleeping <= state.queue.len() && state.threads < self.shared.max_threads;
@@ -97,7 +97,7 @@ impl Workers {
         }
         if state.threads == 0 {
             drop(state);
-            return job(Turn::Refused);
+            return job(JobTurn::Refused);
         }
         state.queue.push_back(job);
         drop(state);
@@ -112,7 +112,7 @@ impl Drop for Workers {
     }
 }
 
-impl Shared {
+impl WorkerQueue {
     fn start_thread(self: &Arc<Self>) -> bool {
         let shared = Arc::clone(self);
         let started = std::thread::Builder::new()
@@ -130,7 +130,7 @@ impl Shared {
             if let Some(job) = state.queue.pop_front() {
                 drop(state);
                 // The panic hook has reported it already.
-                let _ = catch_unwind(AssertUnwindSafe(|| job(Turn::Now)));
+                let _ = catch_unwind(AssertUnwindSafe(|| job(JobTurn::Now)));
                 state = self.state.lock();
                 continue;
             }
@@ -169,7 +169,7 @@ mod tests {
         }
         let (done, wait) = channel();
         workers.submit(Box::new(move |turn| done.send(turn).unwrap()));
-        assert_eq!(wait.recv_timeout(SOON), Ok(Turn::Now));
+        assert_eq!(wait.recv_timeout(SOON), Ok(JobTurn::Now));
         drop(release);
     }
 
@@ -188,9 +188,9 @@ mod tests {
             let done = done.clone();
             workers.submit(Box::new(move |turn| done.send(turn).unwrap()));
         }
-        assert_eq!(wait.recv_timeout(SOON), Ok(Turn::Refused));
+        assert_eq!(wait.recv_timeout(SOON), Ok(JobTurn::Refused));
         drop(release);
-        assert_eq!(wait.recv_timeout(SOON), Ok(Turn::Now));
+        assert_eq!(wait.recv_timeout(SOON), Ok(JobTurn::Now));
     }
 
     #[test]
@@ -199,7 +199,7 @@ mod tests {
         workers.submit(Box::new(|_| panic!("a test's panic")));
         let (done, wait) = channel();
         workers.submit(Box::new(move |turn| done.send(turn).unwrap()));
-        assert_eq!(wait.recv_timeout(SOON), Ok(Turn::Now));
+        assert_eq!(wait.recv_timeout(SOON), Ok(JobTurn::Now));
     }
 
     #[test]
@@ -208,7 +208,7 @@ mod tests {
         for _ in 0..2 {
             let (done, wait) = channel();
             workers.submit(Box::new(move |turn| done.send(turn).unwrap()));
-            assert_eq!(wait.recv_timeout(SOON), Ok(Turn::Now));
+            assert_eq!(wait.recv_timeout(SOON), Ok(JobTurn::Now));
             let deadline = std::time::Instant::now() + SOON;
             while workers.shared.state.lock().threads > 0 {
                 assert!(std::time::Instant::now() < deadline);

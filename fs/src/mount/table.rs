@@ -11,7 +11,7 @@ pub const OUR_TYPE: &str = "fuse.tinyp2p";
 
 /// One line of the table.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Entry {
+pub struct MountEntry {
     /// The mount's number, unique while it is mounted.
     pub id: u32,
     /// The number of the mount that it is mounted on.
@@ -26,7 +26,7 @@ pub struct Entry {
     pub options: String,
 }
 
-impl Entry {
+impl MountEntry {
     /// True for mounts made by this program, of any user.
     pub fn is_ours(&self) -> bool {
         self.kind == OUR_TYPE
@@ -43,9 +43,9 @@ impl Entry {
 
 /// The mount table of this process.
 #[derive(Debug)]
-pub struct Table(Vec<Entry>);
+pub struct MountList(Vec<MountEntry>);
 
-impl Table {
+impl MountList {
     /// Reads the table. Touches none of the filesystems in it, so a dead one cannot block it.
     pub fn read() -> io::Result<Self> {
         std::fs::read("/proc/self/mountinfo").map(|text| Self::parse(&text))
@@ -57,7 +57,7 @@ impl Table {
 
     /// What is visible at `path`, which must be absolute and free of symbolic links: of several
     /// mounts stacked there, the uppermost.
-    pub fn at(&self, path: &Path) -> Option<&Entry> {
+    pub fn at(&self, path: &Path) -> Option<&MountEntry> {
         let mut stack = self.0.iter().filter(|entry| entry.mountpoint == path);
         stack
             .clone()
@@ -70,7 +70,7 @@ impl Table {
     }
 
     /// Every mount of this program below `directory`.
-    pub fn ours_below<'a>(&'a self, directory: &'a Path) -> impl Iterator<Item = &'a Entry> {
+    pub fn ours_below<'a>(&'a self, directory: &'a Path) -> impl Iterator<Item = &'a MountEntry> {
         self.0
             .iter()
             .filter(move |entry| entry.is_ours() && entry.mountpoint.starts_with(directory))
@@ -78,7 +78,7 @@ impl Table {
 }
 
 /// `ID PARENT MAJOR:MINOR ROOT MOUNTPOINT OPTIONS [TAG...] - TYPE SOURCE SUPER_OPTIONS`
-fn parse_line(line: &[u8]) -> Option<Entry> {
+fn parse_line(line: &[u8]) -> Option<MountEntry> {
     let mut fields = line.split(|b| *b == b' ');
     let mut text = || {
         fields
@@ -92,7 +92,7 @@ fn parse_line(line: &[u8]) -> Option<Entry> {
     let mut rest = fields.skip_while(|field| *field != b"-").skip(1);
     let kind = String::from_utf8_lossy(rest.next()?).into_owned();
     let options = String::from_utf8_lossy(rest.nth(1)?).into_owned();
-    Some(Entry {
+    Some(MountEntry {
         id,
         parent,
         device,
@@ -133,7 +133,7 @@ not a line\n";
 
     #[test]
     fn a_mount_is_found_with_its_owner() {
-        let table = Table::parse(TABLE);
+        let table = MountList::parse(TABLE);
         let entry = table.at(Path::new("/mnt/p2p")).unwrap();
         assert!(entry.is_ours());
         assert_eq!((entry.id, entry.device.as_str()), (40, "0:35"));
@@ -144,19 +144,19 @@ not a line\n";
 
     #[test]
     fn escaped_mountpoints_are_read_back() {
-        let table = Table::parse(TABLE);
+        let table = MountList::parse(TABLE);
         assert_eq!(table.at(Path::new("/mnt/a b\\c")).unwrap().kind, "tmpfs");
     }
 
     #[test]
     fn of_stacked_mounts_the_uppermost_counts_whatever_the_order_of_lines() {
-        let table = Table::parse(TABLE);
+        let table = MountList::parse(TABLE);
         assert_eq!(table.at(Path::new("/stack")).unwrap().id, 43);
     }
 
     #[test]
     fn our_mounts_below_a_directory_are_listed() {
-        let table = Table::parse(TABLE);
+        let table = MountList::parse(TABLE);
         let below = |dir| table.ours_below(Path::new(dir)).count();
         assert_eq!(
             (below("/"), below("/mnt"), below("/mn"), below("/home")),
@@ -166,6 +166,6 @@ not a line\n";
 
     #[test]
     fn the_table_of_this_process_has_a_root() {
-        assert!(Table::read().unwrap().at(Path::new("/")).is_some());
+        assert!(MountList::read().unwrap().at(Path::new("/")).is_some());
     }
 }

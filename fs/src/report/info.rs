@@ -21,7 +21,7 @@ pub struct Info {
     /// The content root, 64 hexadecimal digits, if it is known.
     pub root: Option<String>,
     /// Who has it, the one that it is read from first.
-    pub sources: Vec<Holder>,
+    pub sources: Vec<InfoHolder>,
     /// Bytes of it that this node holds.
     pub cached: u64,
     /// The names in the same directory that are other contents of the same path.
@@ -33,7 +33,7 @@ pub struct Info {
 /// A member that has it.
 #[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Holder {
+pub struct InfoHolder {
     /// How it is shown.
     pub name: String,
     /// Its identity.
@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     fn info() -> Info {
-        let holder = |name: &str, address: Option<&str>| Holder {
+        let holder = |name: &str, address: Option<&str>| InfoHolder {
             name: name.into(),
             peer_id: "abcdefghijkl".into(),
             address: address.map(str::to_owned),

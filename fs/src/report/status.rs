@@ -11,7 +11,7 @@ use tinyp2p_net::stats::status::{LegacyStatus, MemberStatus, Presence, Status};
 
 /// Where a node is on this machine.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
-pub struct Place {
+pub struct NodeLocation {
     /// Where it mounts, if it does.
     pub mountpoint: Option<PathBuf>,
     /// The directory that it shares, if any.
@@ -33,7 +33,7 @@ pub struct SearchTrouble {
 /// A node's status, with what this machine has to do with it.
 #[derive(Clone, PartialEq, Default, Debug, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Report {
+pub struct NodeReport {
     /// Its process.
     pub pid: u32,
     /// The version of its program.
@@ -49,9 +49,9 @@ pub struct Report {
     pub status: Status,
 }
 
-impl Report {
+impl NodeReport {
     /// The report of a node that runs in this process.
-    pub fn new(place: Place, status: Status) -> Self {
+    pub fn new(place: NodeLocation, status: Status) -> Self {
         let text = |path: PathBuf| Path::to_string_lossy(&path).into_owned();
         Self {
             pid: std::process::id(),
@@ -291,7 +291,7 @@ mod tests {
         }
     }
 
-    fn report() -> Report {
+    fn report() -> NodeReport {
         let present = MemberStatus {
             name: "ann".into(),
             peer_id: "abcdefghijkl".into(),
@@ -349,7 +349,7 @@ mod tests {
                 servers: vec!["http://old:80".into()],
             }),
         };
-        let place = Place {
+        let place = NodeLocation {
             mountpoint: Some("/mnt/p2p".into()),
             share: Some("/srv".into()),
         };
@@ -358,10 +358,10 @@ mod tests {
             problem: "unclosed group".into(),
             seconds: 5,
         };
-        Report {
+        NodeReport {
             pid: 7,
             searches: vec![trouble],
-            ..Report::new(place, status)
+            ..NodeReport::new(place, status)
         }
     }
 
@@ -390,7 +390,7 @@ box (node yzyzyzyz, pid 7, port 15204, up 1 d 1 h)
 
     #[test]
     fn a_node_that_is_alone_and_keeps_nothing_is_described_too() {
-        let text = Report::new(Place::default(), Status::default()).text();
+        let text = NodeReport::new(NodeLocation::default(), Status::default()).text();
         for line in [
             "sharing  nothing",
             "cache    none on disk",
@@ -405,13 +405,13 @@ box (node yzyzyzyz, pid 7, port 15204, up 1 d 1 h)
     fn programs_get_one_line_that_reads_back_as_it_was() {
         let line = report().json();
         assert_eq!(line.matches('\n').count(), 1);
-        assert_eq!(serde_json::from_str::<Report>(&line).unwrap(), report());
+        assert_eq!(serde_json::from_str::<NodeReport>(&line).unwrap(), report());
     }
 
     #[test]
     fn a_report_of_an_older_or_newer_program_can_be_read() {
         let text = "{\"pid\":3,\"name\":\"box\",\"news\":[1],\"members\":[{\"name\":\"ann\"}]}";
-        let report: Report = serde_json::from_str(text).unwrap();
+        let report: NodeReport = serde_json::from_str(text).unwrap();
         assert_eq!((report.pid, &*report.status.name), (3, "box"));
         assert_eq!(report.status.members[0].name, "ann");
     }

@@ -20,7 +20,7 @@ use tinyp2p_net::share::check_pattern;
 use crate::errno::Error;
 use crate::network::Network;
 use crate::report::status::SearchTrouble;
-use crate::view::merge::Member;
+use crate::view::merge::MemberRef;
 use crate::view::{Wait, directory};
 pub use names::Match;
 
@@ -43,7 +43,7 @@ const MAX_TROUBLES: usize = 16;
 
 /// What one search found. Never changes.
 #[derive(Debug, Default)]
-pub struct Matches {
+pub struct SearchResult {
     /// The files, sorted by the names under which they are shown.
     pub files: Vec<Match>,
     /// True if everybody has told everything.
@@ -54,7 +54,7 @@ pub struct Matches {
     held: Vec<Reservation>,
 }
 
-impl Matches {
+impl SearchResult {
     fn bytes(&self) -> usize {
         // An outcome without files takes room, too.
         EMPTY + self.held.iter().map(Reservation::bytes).sum::<usize>()
@@ -74,17 +74,17 @@ const EMPTY: usize = 1024;
 pub struct Searches {
     network: Arc<dyn Network>,
     preferred: Option<PeerId>,
-    state: Arc<Memory>,
+    state: Arc<SearchMemory>,
     landed: Condvar,
 }
 
 /// What is remembered, apart, so that it can make room.
 #[derive(Default)]
-struct Memory(Mutex<State>);
+struct SearchMemory(Mutex<State>);
 
-impl Relieve for Memory {
+impl Relieve for SearchMemory {
     fn relieve(&self, member: PeerId) {
-        let is_its = |matches: &Matches| {
+        let is_its = |matches: &SearchResult| {
             let largest = matches.held.iter().max_by_key(|held| held.bytes());
             largest.is_some_and(|held| held.member() == member)
         };
@@ -100,14 +100,14 @@ impl Relieve for Memory {
 
 #[derive(Default)]
 struct State {
-    outcomes: HashMap<Arc<str>, (Instant, Arc<Matches>)>,
+    outcomes: HashMap<Arc<str>, (Instant, Arc<SearchResult>)>,
     running: HashSet<Arc<str>>,
     /// Counts [`Searches::invalidate`], so that an answer that was under way meanwhile is not kept.
     invalidations: u64,
-    troubles: VecDeque<Trouble>,
+    troubles: VecDeque<NotedTrouble>,
 }
 
-struct Trouble {
+struct NotedTrouble {
     pattern: Arc<str>,
     problem: String,
     since: Instant,
@@ -116,7 +116,7 @@ struct Trouble {
 impl Searches {
     /// Searches in `network`; files are read from `preferred` first when several members have them.
     pub fn new(network: Arc<dyn Network>, preferred: Option<PeerId>) -> Self {
-        let state = Arc::new(Memory::default());
+        let state = Arc::new(SearchMemory::default());
         let keeper = Arc::downgrade(&state);
         network.budget().ask_for_room(keeper as Weak<dyn Relieve>);
         Self {
@@ -144,7 +144,7 @@ impl Searches {
     }
 
     /// What `pattern` finds.
-    pub fn find(&self, pattern: &Arc<str>, wait: Wait) -> Result<Arc<Matches>, Error> {
+    pub fn find(&self, pattern: &Arc<str>, wait: Wait) -> Result<Arc<SearchResult>, Error> {
         let mut state = self.state.0.lock();
         loop {
             if let Some((came, matches)) = state.outcomes.get(pattern)
@@ -159,7 +159,7 @@ impl Searches {
                 state.running.insert(Arc::clone(pattern));
                 let begun = state.invalidations;
                 drop(state);
-                let _running = Running { of: self, pattern };
+                let _running = SearchGuard { of: self, pattern };
                 let matches = self.ask(pattern, deadline)?;
                 self.keep(pattern, &matches, begun);
                 return Ok(matches);
@@ -174,7 +174,7 @@ impl Searches {
     pub fn invalidate(&self, path: &RelPath) {
         let mut state = self.state.0.lock();
         state.invalidations += 1;
-        let has_it = |matches: &Matches| matches.files.iter().any(|file| file.path == *path);
+        let has_it = |matches: &SearchResult| matches.files.iter().any(|file| file.path == *path);
         let gone = state
             .outcomes
             .extract_if(|_, (_, matches)| has_it(matches))
@@ -195,7 +195,7 @@ impl Searches {
         troubles.collect()
     }
 
-    fn ask(&self, pattern: &Arc<str>, deadline: Instant) -> Result<Arc<Matches>, Error> {
+    fn ask(&self, pattern: &Arc<str>, deadline: Instant) -> Result<Arc<SearchResult>, Error> {
         let answers = self.network.search(pattern, deadline);
         let (mut found, mut silent, mut is_all) = (Vec::new(), Vec::new(), true);
         let mut held = Vec::new();
@@ -205,7 +205,7 @@ impl Searches {
                     let (id, name) = (answer.member, answer.name);
                     let (matches, reservation) = matches.into_parts();
                     is_all &= matches.is_all;
-                    found.push((Arc::new(Member { id, name }), matches.files));
+                    found.push((Arc::new(MemberRef { id, name }), matches.files));
                     held.push(reservation);
                 }
                 Err(error) => {
@@ -236,7 +236,7 @@ impl Searches {
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let made = now.ok().and_then(|now| i64::try_from(now.as_nanos()).ok());
-        Ok(Arc::new(Matches {
+        Ok(Arc::new(SearchResult {
             is_all: fits && is_all && silent.is_empty(),
             made: made.unwrap_or(0),
             files,
@@ -245,7 +245,7 @@ impl Searches {
     }
 
     /// Remembers an outcome, and no more of others than fits beside it.
-    fn keep(&self, pattern: &Arc<str>, matches: &Arc<Matches>, begun: u64) {
+    fn keep(&self, pattern: &Arc<str>, matches: &Arc<SearchResult>, begun: u64) {
         let now = Instant::now();
         let mut state = self.state.0.lock();
         if state.invalidations != begun {
@@ -281,7 +281,7 @@ impl Searches {
         if state.troubles.len() == MAX_TROUBLES {
             state.troubles.pop_front();
         }
-        state.troubles.push_back(Trouble {
+        state.troubles.push_back(NotedTrouble {
             pattern,
             problem,
             since: Instant::now(),
@@ -294,12 +294,12 @@ fn weight(file: &Match) -> usize {
 }
 
 /// Ends a search when it is dropped, so that nobody waits for one that panicked.
-struct Running<'a> {
+struct SearchGuard<'a> {
     of: &'a Searches,
     pattern: &'a Arc<str>,
 }
 
-impl Drop for Running<'_> {
+impl Drop for SearchGuard<'_> {
     fn drop(&mut self) {
         self.of.state.0.lock().running.remove(self.pattern);
         self.of.landed.notify_all();

@@ -12,7 +12,7 @@ use tinyp2p_net::model::{Attributes, Entry, Name, PeerId, RelPath};
 
 use crate::view::RESERVED;
 use crate::view::distinct_names::{DistinctNames, MAX_MARK_BYTES};
-use crate::view::merge::{self, Item, Member};
+use crate::view::merge::{self, Item, MemberRef};
 
 /// What stands for the beginning of a path that is too long.
 const CUT: &str = "\u{2026}";
@@ -27,10 +27,10 @@ pub struct Match {
 }
 
 /// What each member found.
-pub(super) type Found = Vec<(Arc<Member>, Vec<(RelPath, Attributes)>)>;
+pub(super) type Found = Vec<(Arc<MemberRef>, Vec<(RelPath, Attributes)>)>;
 
 /// What each member has in one directory.
-type Listings = Vec<(Arc<Member>, Vec<Entry>)>;
+type Listings = Vec<(Arc<MemberRef>, Vec<Entry>)>;
 
 /// At most `most` files, of each member as many as of any other and the first ones by path, sorted by the names under which
 /// they are shown; and whether those are all. `preferred` comes first among the sources of what it has.
@@ -125,8 +125,8 @@ mod tests {
 
     use super::*;
 
-    fn member(seed: u8) -> Arc<Member> {
-        Arc::new(Member {
+    fn member(seed: u8) -> Arc<MemberRef> {
+        Arc::new(MemberRef {
             id: PeerId::from_bytes([seed; 32]),
             name: format!("m{seed}").into(),
         })

@@ -19,7 +19,7 @@ fn setup() -> (Arc<MemoryNetwork>, Searches) {
     (network, searches)
 }
 
-fn names(matches: &Matches) -> Vec<String> {
+fn names(matches: &SearchResult) -> Vec<String> {
     let files = matches.files.iter();
     files.map(|file| file.item.name.to_string()).collect()
 }

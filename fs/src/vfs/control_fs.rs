@@ -20,7 +20,7 @@ use super::inodes::ROOT;
 use super::{Attr, DirectoryEntry, Looked, ReadDone};
 use crate::errno::Error;
 use crate::network::Network;
-use crate::report::status::{Place, Report};
+use crate::report::status::{NodeLocation, NodeReport};
 use crate::search::Searches;
 use crate::view::{RESERVED, View};
 
@@ -35,16 +35,22 @@ pub const MEMBERS: u64 = DIRECTORY + 1;
 pub const SEARCHES: u64 = DIRECTORY + 2;
 
 /// What is in the directory, by name.
-const NAMES: [(&str, Entry); 5] = [
-    ("conflicts", Entry::File(|this| this.view.conflicts())),
-    ("peers", Entry::Directory(MEMBERS)),
-    ("search", Entry::Directory(SEARCHES)),
-    ("status", Entry::File(|this| this.report().text())),
-    ("status.json", Entry::File(|this| this.report().json())),
+const NAMES: [(&str, ControlEntry); 5] = [
+    (
+        "conflicts",
+        ControlEntry::File(|this| this.view.conflicts()),
+    ),
+    ("peers", ControlEntry::Directory(MEMBERS)),
+    ("search", ControlEntry::Directory(SEARCHES)),
+    ("status", ControlEntry::File(|this| this.report().text())),
+    (
+        "status.json",
+        ControlEntry::File(|this| this.report().json()),
+    ),
 ];
 
 #[derive(Clone, Copy)]
-enum Entry {
+enum ControlEntry {
     File(fn(&Hidden) -> String),
     Directory(u64),
 }
@@ -54,7 +60,7 @@ pub struct Hidden {
     network: Arc<dyn Network>,
     view: Arc<View>,
     searches: Arc<Searches>,
-    place: Place,
+    place: NodeLocation,
     states: Mutex<States>,
 }
 
@@ -67,13 +73,13 @@ struct States {
 
 #[derive(Clone)]
 struct State {
-    content: Content,
+    content: ControlContent,
     made: UnixTime,
     lookups: u64,
 }
 
 #[derive(Clone)]
-enum Content {
+enum ControlContent {
     File(Arc<[u8]>),
     /// A directory of what it finds.
     Pattern(Arc<str>),
@@ -90,7 +96,7 @@ impl Hidden {
         network: Arc<dyn Network>,
         view: Arc<View>,
         searches: Arc<Searches>,
-        place: Place,
+        place: NodeLocation,
     ) -> Self {
         Self {
             network,
@@ -116,8 +122,8 @@ impl Hidden {
             DIRECTORY | SEARCHES => Ok(Listed::Own),
             MEMBERS => Ok(Listed::Members),
             _ => match self.state(number)?.content {
-                Content::Pattern(pattern) => Ok(Listed::Found(pattern)),
-                Content::File(_) => Err(Error::NotADirectory),
+                ControlContent::Pattern(pattern) => Ok(Listed::Found(pattern)),
+                ControlContent::File(_) => Err(Error::NotADirectory),
             },
         }
     }
@@ -144,18 +150,18 @@ impl Hidden {
     }
 
     /// What is told of the node.
-    fn report(&self) -> Report {
-        let report = Report::new(self.place.clone(), self.network.status());
+    fn report(&self) -> NodeReport {
+        let report = NodeReport::new(self.place.clone(), self.network.status());
         report.with_searches(self.searches.troubles())
     }
 
-    fn tell(&self, entry: Entry) -> Result<Attr, Error> {
+    fn tell(&self, entry: ControlEntry) -> Result<Attr, Error> {
         let make = match entry {
-            Entry::Directory(number) => return self.attr(number),
-            Entry::File(make) => make,
+            ControlEntry::Directory(number) => return self.attr(number),
+            ControlEntry::File(make) => make,
         };
         // Outside of the lock.
-        let content = Content::File(make(self).into_bytes().into());
+        let content = ControlContent::File(make(self).into_bytes().into());
         let mut states = self.states.lock();
         Ok(states.add(content))
     }
@@ -169,7 +175,7 @@ impl Hidden {
             state.lookups += 1;
             return state.attr(number);
         }
-        let attr = states.add(Content::Pattern(Arc::clone(&pattern)));
+        let attr = states.add(ControlContent::Pattern(Arc::clone(&pattern)));
         states.patterns.insert(pattern, attr.inode);
         attr
     }
@@ -181,7 +187,7 @@ impl Hidden {
             state.lookups = state.lookups.saturating_sub(count);
             if state.lookups == 0
                 && let Some(state) = states.by_number.remove(&number)
-                && let Content::Pattern(pattern) = state.content
+                && let ControlContent::Pattern(pattern) = state.content
             {
                 states.patterns.remove(&pattern);
             }
@@ -247,7 +253,7 @@ impl Hidden {
     /// Reads at most `size` bytes at `offset`, at once.
     pub fn read(&self, handle: u64, offset: u64, size: u32, done: ReadDone) {
         let content = self.state(handle).map(|state| state.content);
-        let Ok(Content::File(content)) = content else {
+        let Ok(ControlContent::File(content)) = content else {
             return done(Err(Error::UnknownHandle));
         };
         let start = usize::try_from(offset).map_or(content.len(), |at| at.min(content.len()));
@@ -264,7 +270,7 @@ impl Hidden {
 
 impl States {
     /// Gives `content` the next number, and counts it as told.
-    fn add(&mut self, content: Content) -> Attr {
+    fn add(&mut self, content: ControlContent) -> Attr {
         let state = State {
             content,
             made: UnixTime::now(),
@@ -281,8 +287,8 @@ impl States {
 impl State {
     fn attr(&self, number: u64) -> Attr {
         let (kind, size) = match &self.content {
-            Content::File(content) => (Kind::File, content.len() as u64),
-            Content::Pattern(_) => (Kind::Directory, 0),
+            ControlContent::File(content) => (Kind::File, content.len() as u64),
+            ControlContent::Pattern(_) => (Kind::Directory, 0),
         };
         Attr {
             inode: number,

@@ -12,11 +12,11 @@ use parking_lot::Mutex;
 use tinyp2p_net::download::Download;
 use tinyp2p_net::model::RelPath;
 
-use super::inodes::Tree;
+use super::inodes::Vantage;
 use super::open_content::{ContentState, OpenContent};
-use crate::search::Matches;
-use crate::view::Directory;
-use crate::view::merge::Member;
+use crate::search::SearchResult;
+use crate::view::MergedDirectory;
+use crate::view::merge::MemberRef;
 
 /// A file that somebody reads.
 pub struct OpenFile {
@@ -37,15 +37,15 @@ pub struct OpenDirectory {
     /// What is in it.
     pub what: Listed,
     /// What its reader sees; taken when the first entry is asked for.
-    pub snapshot: Mutex<Option<Snapshot>>,
+    pub snapshot: Mutex<Option<DirectorySnapshot>>,
     /// What its reader will be told next.
-    pub ahead: Mutex<Ahead>,
+    pub ahead: Mutex<UpcomingEntries>,
 }
 
 /// The numbers of entries that the reader of a directory will most likely ask for next. They count as told
 /// from the moment on in which they are put here.
 #[derive(Default)]
-pub struct Ahead {
+pub struct UpcomingEntries {
     /// How many entries lie before what the reader will ask for.
     pub reached: usize,
     /// How many of them came with the last answer.
@@ -62,7 +62,7 @@ pub struct Ahead {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Listed {
     /// One of a tree, by its path there.
-    Tree(Tree, RelPath),
+    Tree(Vantage, RelPath),
     /// One of the program's own that is listed from memory.
     Own,
     /// The members.
@@ -73,13 +73,13 @@ pub enum Listed {
 
 /// One state of a directory.
 #[derive(Clone)]
-pub enum Snapshot {
+pub enum DirectorySnapshot {
     /// Of one of a tree.
-    Directory(Arc<Directory>),
+    Directory(Arc<MergedDirectory>),
     /// Of the members.
-    Members(Arc<[Member]>),
+    Members(Arc<[MemberRef]>),
     /// Of what a search found.
-    Found(Arc<Matches>),
+    Found(Arc<SearchResult>),
 }
 
 /// Open things by handle. A handle is never used again.

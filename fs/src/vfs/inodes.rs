@@ -1,6 +1,6 @@
 //! Inode numbers: what the kernel calls the things that it was shown.
 //!
-//! A directory's number stands for its path in one [`Tree`]. A file's number stands for one content at one path,
+//! A directory's number stands for its path in one [`Vantage`]. A file's number stands for one content at one path,
 //! in whatever tree it is seen, so a file that is replaced gets a new number: pages that the kernel has
 //! cached under a number are always of one content, from one member where the content has no root, and can
 //! be kept across opens.
@@ -31,7 +31,7 @@ use tinyp2p_net::model::{
 };
 
 use super::open_content::{ContentState, OpenContent};
-use crate::view::merge::{Item, Member, Source, mode_of};
+use crate::view::merge::{EntrySource, Item, MemberRef, mode_of};
 use numbers::NumberMap;
 
 /// The number of the mount's root.
@@ -45,7 +45,7 @@ const MIN_CAPACITY: usize = 4096;
 
 /// Through what the kernel looks at a thing.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Tree {
+pub enum Vantage {
     /// What all members share: the mount itself.
     Merged,
     /// What one member shares.
@@ -56,9 +56,9 @@ pub enum Tree {
 
 /// What one number stands for at its path: a directory, or one content, as far as it can be told.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Identity {
+pub enum InodeIdentity {
     /// A directory. The kernel takes one name for one directory, so that of another tree is another one.
-    Directory(Tree),
+    Directory(Vantage),
     /// The content with this root and this size, whoever has it. The size belongs to it: a member that
     /// claims another one for the same root must not stand in for those who have the content.
     Root {
@@ -81,9 +81,9 @@ pub enum Identity {
     },
 }
 
-impl Identity {
+impl InodeIdentity {
     /// What a file is that has this root, if it has one, and this size, if that is known.
-    fn of_file(root: Option<Root>, size: u64, source: &Source) -> Self {
+    fn of_file(root: Option<Root>, size: u64, source: &EntrySource) -> Self {
         match root {
             _ if size == 0 => Self::Empty,
             Some(root) => Self::Root { root, size },
@@ -96,7 +96,7 @@ impl Identity {
     }
 }
 
-type Key = (RelPath, Identity);
+type InodeKey = (RelPath, InodeIdentity);
 
 /// One thing that the kernel knows.
 #[derive(Clone, Debug)]
@@ -104,13 +104,13 @@ pub struct Inode {
     /// Its path at the members that have it.
     pub path: RelPath,
     /// What it is.
-    pub identity: Identity,
+    pub identity: InodeIdentity,
     /// Bytes of content; 0 for a directory; [`Attributes::UNKNOWN_SIZE`] while only its name is known.
     pub size: u64,
     /// Nanoseconds since 1970.
     pub mtime: UnixTime,
     /// Who had it when it was last looked at, the best one to read from first.
-    pub sources: Arc<[Source]>,
+    pub sources: Arc<[EntrySource]>,
     /// True once this content has turned out to be gone.
     pub is_replaced: bool,
     lookups: u64,
@@ -145,7 +145,7 @@ pub struct Inodes {
     /// tells the inode itself.
     numbers: NumberMap<u64>,
     /// What those few were told as whose content was not known then, and is now.
-    born: NumberMap<Identity>,
+    born: NumberMap<InodeIdentity>,
     /// Files that somebody has open, and those of whose former content the kernel may have pages.
     readers: NumberMap<Readers>,
     /// Files that somebody has open, by their paths.
@@ -157,7 +157,7 @@ impl Inodes {
     pub fn new(mtime: UnixTime) -> Self {
         let root = Inode {
             path: RelPath::root(),
-            identity: Identity::Directory(Tree::Merged),
+            identity: InodeIdentity::Directory(Vantage::Merged),
             size: 0,
             mtime,
             sources: Arc::new([]),
@@ -181,7 +181,7 @@ impl Inodes {
     /// What the merged tree shows is all there is to know of a thing. Other trees show a part of it, which
     /// is added to what is known, and takes nothing away from it: who else has the same content is no
     /// business of theirs. Only if the content has turned out to be gone meanwhile, what was known is wrong.
-    pub fn look_up(&mut self, tree: Tree, path: RelPath, item: &Item) -> (u64, &Inode) {
+    pub fn look_up(&mut self, tree: Vantage, path: RelPath, item: &Item) -> (u64, &Inode) {
         self.measure(&path, item);
         let key = self.key(tree, path, item);
         if !self.open.is_empty() && !self.knows(&key) {
@@ -190,7 +190,7 @@ impl Inodes {
         let may_grow = !self.readers.is_empty();
         let (number, inode) = self.told(key, item.size, item.mtime);
         match tree {
-            Tree::Found | Tree::Member(_) if !inode.is_replaced => inode.learn(item),
+            Vantage::Found | Vantage::Member(_) if !inode.is_replaced => inode.learn(item),
             _ => {
                 inode.mtime = item.mtime;
                 inode.sources = Arc::clone(&item.sources);
@@ -218,7 +218,7 @@ impl Inodes {
     }
 
     /// Lets the number of an open file that has become `item` stand for that, if there is one.
-    fn adopt(&mut self, key: &Key, item: &Item) {
+    fn adopt(&mut self, key: &InodeKey, item: &Item) {
         let open = self.open.get(&key.0).cloned().unwrap_or_default();
         for number in open {
             if self
@@ -240,12 +240,12 @@ impl Inodes {
         if inode.is(item) {
             self.grow(number, item.size);
         } else if inode.may_become(item) {
-            let key = self.key(Tree::Merged, inode.path.clone(), item);
+            let key = self.key(Vantage::Merged, inode.path.clone(), item);
             self.become_item(number, &key, item);
         }
     }
 
-    fn become_item(&mut self, number: u64, key: &Key, item: &Item) {
+    fn become_item(&mut self, number: u64, key: &InodeKey, item: &Item) {
         let Some(inode) = self.inodes.get(&number) else {
             return;
         };
@@ -351,11 +351,11 @@ impl Inodes {
 
     /// The same for the top of a member's own tree, about which nobody is asked: until somebody is, it
     /// has the given modification time.
-    pub fn look_up_top(&mut self, member: &Member, mtime: UnixTime) -> (u64, &Inode) {
-        let identity = Identity::Directory(Tree::Member(member.id));
+    pub fn look_up_top(&mut self, member: &MemberRef, mtime: UnixTime) -> (u64, &Inode) {
+        let identity = InodeIdentity::Directory(Vantage::Member(member.id));
         let (number, inode) = self.told((RelPath::root(), identity), 0, mtime);
         if inode.sources.is_empty() {
-            inode.sources = Arc::new([Source {
+            inode.sources = Arc::new([EntrySource {
                 member: Arc::new(member.clone()),
                 version: Version(0),
                 mode: Mode::Plain,
@@ -370,7 +370,7 @@ impl Inodes {
             return;
         }
         for source in item.sources.iter() {
-            let born = Identity::of_file(None, Attributes::UNKNOWN_SIZE, source);
+            let born = InodeIdentity::of_file(None, Attributes::UNKNOWN_SIZE, source);
             let key = (path.clone(), born);
             let Some(number) = self.find(hash_of(&key.0, &key.1), &key) else {
                 continue;
@@ -381,7 +381,7 @@ impl Inodes {
             };
             (inode.size, inode.mtime) = (item.size, item.mtime);
             inode.sources = Arc::clone(&item.sources);
-            let identity = Identity::of_file(item.root, item.size, source);
+            let identity = InodeIdentity::of_file(item.root, item.size, source);
             let key = (path.clone(), identity);
             let hash = hash_of(&key.0, &key.1);
             // Somebody else's file may have been this content all along.
@@ -396,7 +396,7 @@ impl Inodes {
     }
 
     /// What `key` stands for, counted as told once more. If it is new, nobody has it yet.
-    fn told(&mut self, key: Key, size: u64, mtime: UnixTime) -> (u64, &mut Inode) {
+    fn told(&mut self, key: InodeKey, size: u64, mtime: UnixTime) -> (u64, &mut Inode) {
         let hash = hash_of(&key.0, &key.1);
         let number = self.find(hash, &key).unwrap_or_else(|| {
             let mut number = number_of(hash);
@@ -420,7 +420,7 @@ impl Inodes {
     }
 
     /// The number of what `key` stands for, if the kernel knows it.
-    fn find(&self, hash: u64, key: &Key) -> Option<u64> {
+    fn find(&self, hash: u64, key: &InodeKey) -> Option<u64> {
         let mut at = hash;
         loop {
             let number = *self.numbers.get(&at)?;
@@ -443,7 +443,7 @@ impl Inodes {
     }
 
     /// Lets what `key` stands for no longer lead to `number`.
-    fn unlink(&mut self, key: (&RelPath, Identity), number: u64) {
+    fn unlink(&mut self, key: (&RelPath, InodeIdentity), number: u64) {
         let mut at = hash_of(key.0, &key.1);
         while let Some(other) = self.numbers.get(&at) {
             if *other == number {
@@ -454,7 +454,7 @@ impl Inodes {
         }
     }
 
-    fn knows(&self, key: &Key) -> bool {
+    fn knows(&self, key: &InodeKey) -> bool {
         self.find(hash_of(&key.0, &key.1), key).is_some()
     }
 
@@ -494,8 +494,8 @@ impl Inodes {
     }
 
     /// The number of the directory at `path` in `tree`, if the kernel knows it.
-    pub fn directory(&self, tree: Tree, path: &RelPath) -> Option<u64> {
-        let key = (path.clone(), Identity::Directory(tree));
+    pub fn directory(&self, tree: Vantage, path: &RelPath) -> Option<u64> {
+        let key = (path.clone(), InodeIdentity::Directory(tree));
         self.find(hash_of(&key.0, &key.1), &key)
     }
 
@@ -509,16 +509,16 @@ impl Inodes {
 
     /// The identity of `item`. While it has no root, an identity that the kernel knows already is kept
     /// as long as its member has the same version, whoever else has appeared before it.
-    fn key(&self, tree: Tree, path: RelPath, item: &Item) -> Key {
+    fn key(&self, tree: Vantage, path: RelPath, item: &Item) -> InodeKey {
         if item.kind == Kind::Directory {
-            return (path, Identity::Directory(tree));
+            return (path, InodeIdentity::Directory(tree));
         }
         // Where it has a root, or nothing, all sources stand for the same.
         let identities = item
             .sources
             .iter()
-            .map(|source| Identity::of_file(item.root, item.size, source));
-        let mut key = (path, Identity::Directory(tree));
+            .map(|source| InodeIdentity::of_file(item.root, item.size, source));
+        let mut key = (path, InodeIdentity::Directory(tree));
         let mut first = None;
         for identity in identities {
             key.1 = identity;
@@ -534,7 +534,7 @@ impl Inodes {
 }
 
 /// What leads to the number of a thing: the same on every machine.
-fn hash_of(path: &RelPath, identity: &Identity) -> u64 {
+fn hash_of(path: &RelPath, identity: &InodeIdentity) -> u64 {
     BuildHasherDefault::<SipHasher13>::default().hash_one((path, identity))
 }
 
@@ -549,8 +549,8 @@ fn number_of(hash: u64) -> u64 {
 /// It is that by which a program finds the file that sorts what it reads by number.
 pub fn number_by_itself(path: &RelPath, item: &Item) -> u64 {
     let identity = match (item.kind, item.sources.first()) {
-        (Kind::File, Some(source)) => Identity::of_file(item.root, item.size, source),
-        _ => Identity::Directory(Tree::Merged),
+        (Kind::File, Some(source)) => InodeIdentity::of_file(item.root, item.size, source),
+        _ => InodeIdentity::Directory(Vantage::Merged),
     };
     number_of(hash_of(path, &identity))
 }
@@ -559,15 +559,17 @@ impl Inode {
     /// File or directory.
     pub fn kind(&self) -> Kind {
         match self.identity {
-            Identity::Directory(_) => Kind::Directory,
-            Identity::Root { .. } | Identity::Empty | Identity::Source { .. } => Kind::File,
+            InodeIdentity::Directory(_) => Kind::Directory,
+            InodeIdentity::Root { .. } | InodeIdentity::Empty | InodeIdentity::Source { .. } => {
+                Kind::File
+            }
         }
     }
 
     /// The content root, if it is known.
     pub fn root(&self) -> Option<Root> {
         match self.identity {
-            Identity::Root { root, .. } => Some(root),
+            InodeIdentity::Root { root, .. } => Some(root),
             _ => None,
         }
     }
@@ -575,7 +577,7 @@ impl Inode {
     /// The content, if its root is known.
     pub fn content(&self) -> Option<ContentId> {
         match self.identity {
-            Identity::Root { root, size } => Some(ContentId { root, size }),
+            InodeIdentity::Root { root, size } => Some(ContentId { root, size }),
             _ => None,
         }
     }
@@ -586,9 +588,9 @@ impl Inode {
     }
 
     /// The tree that it is a directory of; `None` for a file.
-    pub fn tree(&self) -> Option<Tree> {
+    pub fn tree(&self) -> Option<Vantage> {
         match self.identity {
-            Identity::Directory(tree) => Some(tree),
+            InodeIdentity::Directory(tree) => Some(tree),
             _ => None,
         }
     }
@@ -596,10 +598,10 @@ impl Inode {
     /// True if `item`, at the same path, is shown by this inode.
     pub fn is(&self, item: &Item) -> bool {
         match self.identity {
-            Identity::Directory(_) => item.kind == Kind::Directory,
-            Identity::Root { root, size } => item.root == Some(root) && item.size == size,
-            Identity::Empty => item.kind == Kind::File && item.size == 0,
-            Identity::Source {
+            InodeIdentity::Directory(_) => item.kind == Kind::Directory,
+            InodeIdentity::Root { root, size } => item.root == Some(root) && item.size == size,
+            InodeIdentity::Empty => item.kind == Kind::File && item.size == 0,
+            InodeIdentity::Source {
                 member,
                 version,
                 size,
@@ -615,10 +617,10 @@ impl Inode {
     /// True if `state` is the content that this stands for.
     fn has(&self, state: ContentState) -> bool {
         match self.identity {
-            Identity::Directory(_) => false,
-            Identity::Empty => state.size == 0,
-            Identity::Root { root, size } => state.content == Some(ContentId { root, size }),
-            Identity::Source {
+            InodeIdentity::Directory(_) => false,
+            InodeIdentity::Empty => state.size == 0,
+            InodeIdentity::Root { root, size } => state.content == Some(ContentId { root, size }),
+            InodeIdentity::Source {
                 member,
                 version,
                 size,
@@ -633,7 +635,7 @@ impl Inode {
         let [source] = &*self.sources else {
             return false;
         };
-        let is_same = |other: &Source| {
+        let is_same = |other: &EntrySource| {
             other.member.id == source.member.id && other.version.file() == source.version.file()
         };
         self.kind() == Kind::File
@@ -674,10 +676,10 @@ impl Inode {
 
     /// Those whose bytes this inode may show, the best one first, with what each has.
     pub fn readable(&self) -> impl Iterator<Item = (PeerId, Has)> {
-        let has = |source: &Source| match self.identity {
-            Identity::Directory(_) => None,
-            Identity::Root { .. } | Identity::Empty => Some(Has::File(source.version)),
-            Identity::Source {
+        let has = |source: &EntrySource| match self.identity {
+            InodeIdentity::Directory(_) => None,
+            InodeIdentity::Root { .. } | InodeIdentity::Empty => Some(Has::File(source.version)),
+            InodeIdentity::Source {
                 member, version, ..
             } => {
                 let is_this = source.member.id == member && source.version == version;

@@ -13,13 +13,13 @@ use tinyp2p_net::download::{ReadingOrder, Siblings, Small};
 use tinyp2p_net::model::{Attributes, PeerId, RelPath};
 use tinyp2p_net::peer::{Matches, Peer, Whole};
 use tinyp2p_net::protocol::wire::Listing;
-use tinyp2p_net::query::fanout::{Answer, Round, Whom};
-use tinyp2p_net::query::subscriptions::{Listener, News};
+use tinyp2p_net::query::fanout::{PeerReply, QueryResult, Whom};
+use tinyp2p_net::query::subscriptions::{ChangeListener, News};
 use tinyp2p_net::stats::status::Status;
 
 use crate::network::Network;
 use crate::view::View;
-use crate::view::merge::Member;
+use crate::view::merge::MemberRef;
 
 /// A view that nobody has used for this long goes when another is made. Its answers are older than they may
 /// be by then.
@@ -33,10 +33,10 @@ const MAX_VIEWS: usize = 16;
 pub struct Trees {
     network: Arc<dyn Network>,
     merged: Arc<View>,
-    views: Mutex<Vec<Used>>,
+    views: Mutex<Vec<UsedTree>>,
 }
 
-struct Used {
+struct UsedTree {
     member: PeerId,
     view: Arc<View>,
     last: Instant,
@@ -60,7 +60,7 @@ impl Trees {
             return Arc::clone(&used.view);
         }
         let mut gone = Vec::new();
-        let is_unused = |used: &mut Used| now.saturating_duration_since(used.last) >= UNUSED;
+        let is_unused = |used: &mut UsedTree| now.saturating_duration_since(used.last) >= UNUSED;
         gone.extend(views.extract_if(.., is_unused));
         while views.len() >= MAX_VIEWS
             && let Some(oldest) = (0..views.len()).min_by_key(|index| views[*index].last)
@@ -72,7 +72,7 @@ impl Trees {
             member,
         });
         let view = Arc::new(View::of_member(network));
-        views.push(Used {
+        views.push(UsedTree {
             member,
             view: Arc::clone(&view),
             last: now,
@@ -152,11 +152,16 @@ impl Network for Alone {
         whom: &Whom,
         directory: &RelPath,
         deadline: Instant,
-    ) -> Round<Option<Held<Listing>>> {
+    ) -> QueryResult<Option<Held<Listing>>> {
         self.network.list(&self.of(whom), directory, deadline)
     }
 
-    fn stat(&self, whom: &Whom, path: &RelPath, deadline: Instant) -> Round<Option<Attributes>> {
+    fn stat(
+        &self,
+        whom: &Whom,
+        path: &RelPath,
+        deadline: Instant,
+    ) -> QueryResult<Option<Attributes>> {
         self.network.stat(&self.of(whom), path, deadline)
     }
 
@@ -168,17 +173,17 @@ impl Network for Alone {
         self.network.revision()
     }
 
-    fn listen(&self, listener: Weak<dyn Listener>) {
+    fn listen(&self, listener: Weak<dyn ChangeListener>) {
         self.network.listen(listener);
     }
 
-    fn search(&self, pattern: &str, deadline: Instant) -> Vec<Answer<Held<Matches>>> {
+    fn search(&self, pattern: &str, deadline: Instant) -> Vec<PeerReply<Held<Matches>>> {
         let mut answers = self.network.search(pattern, deadline);
         answers.retain(|answer| answer.member == self.member);
         answers
     }
 
-    fn members(&self) -> Vec<Member> {
+    fn members(&self) -> Vec<MemberRef> {
         let mut members = self.network.members();
         members.retain(|member| member.id == self.member);
         members

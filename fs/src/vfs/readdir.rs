@@ -6,11 +6,11 @@ use std::sync::Arc;
 use tinyp2p_net::model::{Name, RelPath, UnixTime};
 
 use super::control_fs::{MEMBERS, is_hidden};
-use super::handles::{Ahead, Listed, OpenDirectory, Snapshot};
-use super::inodes::{Inodes, ROOT, Tree};
+use super::handles::{DirectorySnapshot, Listed, OpenDirectory, UpcomingEntries};
+use super::inodes::{Inodes, ROOT, Vantage};
 use super::{Attr, DirectoryEntry, Filesystem, Looked, join};
 use crate::errno::Error;
-use crate::view::{Found, Wait};
+use crate::view::{NameLookup, Wait};
 
 /// Entries that are made ready before they are asked for, at most: about as many as fit the largest answer.
 const MAX_AHEAD: usize = 1024;
@@ -108,17 +108,25 @@ impl Filesystem {
     }
 
     /// The present state of a directory.
-    fn snapshot(&self, what: &Listed, wait: Wait) -> Result<Snapshot, Error> {
+    fn snapshot(&self, what: &Listed, wait: Wait) -> Result<DirectorySnapshot, Error> {
         Ok(match what {
-            Listed::Tree(tree, path) => Snapshot::Directory(self.view(*tree).list(path, wait)?),
-            Listed::Found(pattern) => Snapshot::Found(self.searches.find(pattern, wait)?),
-            Listed::Members | Listed::Own => Snapshot::Members(self.network.members().into()),
+            Listed::Tree(tree, path) => {
+                DirectorySnapshot::Directory(self.view(*tree).list(path, wait)?)
+            }
+            Listed::Found(pattern) => DirectorySnapshot::Found(self.searches.find(pattern, wait)?),
+            Listed::Members | Listed::Own => {
+                DirectorySnapshot::Members(self.network.members().into())
+            }
         })
     }
 
     /// `.` and `..` of a directory of which `snapshot` has just been taken.
-    fn dots(&self, open: &OpenDirectory, snapshot: Option<&Snapshot>) -> Result<[Attr; 2], Error> {
-        if let Some(Snapshot::Directory(listing)) = snapshot
+    fn dots(
+        &self,
+        open: &OpenDirectory,
+        snapshot: Option<&DirectorySnapshot>,
+    ) -> Result<[Attr; 2], Error> {
+        if let Some(DirectorySnapshot::Directory(listing)) = snapshot
             && let Some(mtime) = listing.mtime
             && let Some(inode) = self.inodes.lock().get_mut(open.number)
         {
@@ -127,7 +135,7 @@ impl Filesystem {
         let above = match &open.what {
             Listed::Tree(tree, path) => match (path.split(), tree) {
                 (Some((above, _)), _) => self.inodes.lock().directory(*tree, &above),
-                (None, Tree::Member(_)) => Some(MEMBERS),
+                (None, Vantage::Member(_)) => Some(MEMBERS),
                 (None, _) => Some(ROOT),
             },
             _ => Some(self.hidden.parent(open.number)),
@@ -171,17 +179,17 @@ impl Filesystem {
         };
         let directory = file.path.split().map(|(directory, _)| directory);
         let directory = directory.unwrap_or_else(RelPath::root);
-        let found = Found::Item(file.item.clone());
-        let Found::Item(item) = self.view.measured(&directory, found, wait)? else {
+        let found = NameLookup::Item(file.item.clone());
+        let NameLookup::Item(item) = self.view.measured(&directory, found, wait)? else {
             return Ok(Looked::Absent { certain: false });
         };
         let mut inodes = self.inodes.lock();
-        let told = inodes.look_up(Tree::Found, file.path.clone(), &item);
+        let told = inodes.look_up(Vantage::Found, file.path.clone(), &item);
         Ok(Looked::Found(Attr::told(told)))
     }
 }
 
-impl Snapshot {
+impl DirectorySnapshot {
     fn len(&self) -> usize {
         match self {
             Self::Directory(directory) => directory.items.len(),
@@ -212,7 +220,7 @@ impl Snapshot {
             }
             (Self::Found(matches), _) => {
                 let file = matches.files.get(index)?;
-                inodes.look_up(Tree::Found, file.path.clone(), &file.item)
+                inodes.look_up(Vantage::Found, file.path.clone(), &file.item)
             }
             // A state is of the directory that it was taken from.
             (Self::Directory(_), _) => return None,
@@ -221,7 +229,7 @@ impl Snapshot {
     }
 }
 
-impl Ahead {
+impl UpcomingEntries {
     /// What is ready of the entries from `first` on. What is ready of others is taken back.
     fn take(&mut self, first: usize, inodes: &mut Inodes) -> Vec<Option<u64>> {
         let numbers = std::mem::take(&mut self.numbers);

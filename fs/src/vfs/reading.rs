@@ -43,7 +43,7 @@ const MAX_STEPS: u32 = 8;
 
 /// A handle, and what it has to do with the kernel's pages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Opened {
+pub struct OpenedHandle {
     /// The handle.
     pub handle: u64,
     /// What becomes of the pages that the kernel has.
@@ -51,7 +51,7 @@ pub struct Opened {
 }
 
 /// A read that waits for its answer.
-struct Reading {
+struct PendingRead {
     handle: u64,
     offset: u64,
     size: u32,
@@ -63,7 +63,7 @@ struct Reading {
     done: ReadDone,
 }
 
-impl Reading {
+impl PendingRead {
     /// False once it has taken as long as a read may.
     fn may_go_on(&self) -> bool {
         self.steps < MAX_STEPS && self.since.elapsed() < READ_DEADLINE
@@ -73,13 +73,13 @@ impl Reading {
 impl Filesystem {
     /// Opens a file with the flags of open(2). The content that it has is what every read of this handle gets, or an
     /// error. No bytes are fetched yet, except those of a small file that was written to lately.
-    pub fn open(&self, number: u64, flags: i32, wait: Wait) -> Result<Opened, Error> {
+    pub fn open(&self, number: u64, flags: i32, wait: Wait) -> Result<OpenedHandle, Error> {
         if flags & libc::O_ACCMODE != libc::O_RDONLY {
             return Err(Error::ReadOnly);
         }
         if is_hidden(number) {
             let handle = self.hidden.open(number)?;
-            return Ok(Opened {
+            return Ok(OpenedHandle {
                 handle,
                 pages: Pages::Keep,
             });
@@ -126,7 +126,7 @@ impl Filesystem {
             content,
             download: Mutex::new((state, Arc::new(download))),
         });
-        Ok(Opened { handle, pages })
+        Ok(OpenedHandle { handle, pages })
     }
 
     /// What a file has that is said to be in state `listed`: that, unless it was written to lately. Then a small one is
@@ -212,7 +212,7 @@ impl Filesystem {
         if is_hidden(handle) {
             return self.hidden.read(handle, offset, size, done);
         }
-        self.go_on(Reading {
+        self.go_on(PendingRead {
             handle,
             offset,
             size,
@@ -223,7 +223,7 @@ impl Filesystem {
         });
     }
 
-    fn go_on(self: &Arc<Self>, mut reading: Reading) {
+    fn go_on(self: &Arc<Self>, mut reading: PendingRead) {
         let Some(file) = self.files.get(reading.handle) else {
             return (reading.done)(Err(Error::UnknownHandle));
         };
@@ -272,7 +272,12 @@ impl Filesystem {
     /// Finds the content of `file`, which its member does not give any more as it was asked for, and goes on `reading`:
     /// by the root that it had in the version of `state`, or as the beginning of what the file is now. The member may have
     /// forgotten a root that it told, as after a restart.
-    fn find_again(self: &Arc<Self>, file: &Arc<OpenFile>, state: ContentState, reading: Reading) {
+    fn find_again(
+        self: &Arc<Self>,
+        file: &Arc<OpenFile>,
+        state: ContentState,
+        reading: PendingRead,
+    ) {
         self.step(file, state, reading, |filesystem, file, state, peer| {
             let renewed = ContentState {
                 renewals: state.renewals + 1,
@@ -309,7 +314,7 @@ impl Filesystem {
     }
 
     /// Follows `file`, which has grown beyond `state`, and goes on `reading`.
-    fn follow(self: &Arc<Self>, file: Arc<OpenFile>, state: ContentState, reading: Reading) {
+    fn follow(self: &Arc<Self>, file: Arc<OpenFile>, state: ContentState, reading: PendingRead) {
         self.step(&file, state, reading, |filesystem, file, state, peer| {
             let own = match state.content {
                 Some(content) => content,
@@ -337,7 +342,7 @@ impl Filesystem {
         self: &Arc<Self>,
         file: &Arc<OpenFile>,
         state: ContentState,
-        reading: Reading,
+        reading: PendingRead,
         question: fn(&Self, &OpenFile, ContentState, &dyn Peer) -> Result<(), Error>,
     ) {
         let Some(peer) = self

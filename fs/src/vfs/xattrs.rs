@@ -11,7 +11,7 @@ use super::Filesystem;
 use super::control_fs::is_hidden;
 use super::inodes::{Inode, ROOT};
 use crate::errno::Error;
-use crate::report::info::{Holder, Info};
+use crate::report::info::{Info, InfoHolder};
 use crate::view::Wait;
 use crate::view::conflicts::Evidence;
 use crate::view::merge::Item;
@@ -62,7 +62,7 @@ impl Filesystem {
         }
         let sources = members.into_iter().map(|member| {
             let peer_id = member.id.to_string();
-            Holder {
+            InfoHolder {
                 name: member.name.to_string(),
                 address: addresses.remove(&peer_id).flatten(),
                 peer_id,

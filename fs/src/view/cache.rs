@@ -11,13 +11,13 @@ use std::time::{Duration, Instant};
 use tinyp2p_net::budget::Weigh;
 use tinyp2p_net::model::{Kind, Name, PeerId, RelPath};
 
-use super::directory::Directory;
+use super::directory::MergedDirectory;
 use super::freshness::{Present, Term};
 use super::merge::may_be_conflict;
 use super::pending_changes::{Effect, Heard};
 
 /// A listing that is no longer fresh still tells how large its directory is, which
-/// [`Cache::is_worth_listing`] needs. After this time nobody is walking there any more.
+/// [`ViewCache::is_worth_listing`] needs. After this time nobody is walking there any more.
 const REMEMBERED: Duration = Duration::from_secs(90);
 
 /// The most bytes of listings in memory: 450,000 names of 30 bytes that one member has. One directory is kept whatever its
@@ -47,25 +47,25 @@ const QUESTIONS_PER_LISTING: usize = 8;
 const ITEMS_PER_QUESTION: usize = 64;
 
 /// Everything that the view remembers.
-pub struct Cache {
+pub struct ViewCache {
     most: usize,
     directories: BTreeMap<RelPath, Cached>,
     /// When each directory came, in that order; may name directories that came again since.
     arrivals: VecDeque<(Instant, RelPath)>,
     bytes: usize,
-    absent: BTreeMap<RelPath, Absence>,
+    absent: BTreeMap<RelPath, NegativeEntry>,
     absences: VecDeque<(Instant, RelPath)>,
     absent_bytes: usize,
-    known: Known,
+    known: DirectoryTotals,
 }
 
 /// What still holds of the answers to one question.
 #[derive(Clone, Default)]
-pub struct Kept {
+pub struct KeptReplies {
     /// Whose do, sorted.
     pub members: Vec<PeerId>,
     /// The listing in which they said it; without one, that they have nothing there.
-    pub from: Option<Arc<Directory>>,
+    pub from: Option<Arc<MergedDirectory>>,
     /// When the first of them was asked.
     pub asked: Option<Instant>,
     /// Which members there were.
@@ -74,7 +74,7 @@ pub struct Kept {
 
 /// Sums over all directories in memory.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
-pub struct Known {
+pub struct DirectoryTotals {
     /// Names.
     pub items: usize,
     /// Bytes of all files.
@@ -82,9 +82,9 @@ pub struct Known {
 }
 
 struct Cached {
-    directory: Arc<Directory>,
+    directory: Arc<MergedDirectory>,
     term: Term,
-    known: Known,
+    known: DirectoryTotals,
     weight: usize,
     /// Single names of it that had to be asked for since it is no longer fresh.
     questions: usize,
@@ -104,19 +104,19 @@ struct Doubts {
     names: BTreeSet<Name>,
 }
 
-struct Absence {
+struct NegativeEntry {
     term: Term,
     /// True if someone may have it by now.
     is_doubtful: bool,
 }
 
-impl Default for Cache {
+impl Default for ViewCache {
     fn default() -> Self {
         Self::new(MAX_BYTES)
     }
 }
 
-impl Cache {
+impl ViewCache {
     /// Remembers listings of at most `most` bytes.
     pub fn new(most: usize) -> Self {
         Self {
@@ -127,7 +127,7 @@ impl Cache {
             absent: BTreeMap::new(),
             absences: VecDeque::new(),
             absent_bytes: 0,
-            known: Known::default(),
+            known: DirectoryTotals::default(),
         }
     }
 
@@ -137,7 +137,7 @@ impl Cache {
         path: &RelPath,
         present: Present,
         heard: &Heard,
-    ) -> Option<Arc<Directory>> {
+    ) -> Option<Arc<MergedDirectory>> {
         let cached = self.settled(path, heard)?;
         let holds = cached.term.holds(present) && cached.doubts.are_none();
         holds.then(|| Arc::clone(&cached.directory))
@@ -151,16 +151,16 @@ impl Cache {
         name: &Name,
         present: Present,
         heard: &Heard,
-    ) -> Option<Arc<Directory>> {
+    ) -> Option<Arc<MergedDirectory>> {
         let cached = self.settled(path, heard)?;
         let holds = cached.term.holds(present) && cached.doubts.spare(name);
         holds.then(|| Arc::clone(&cached.directory))
     }
 
     /// Whose part of the listing of `path` still holds.
-    pub fn kept(&mut self, path: &RelPath, present: Present, heard: &Heard) -> Kept {
+    pub fn kept(&mut self, path: &RelPath, present: Present, heard: &Heard) -> KeptReplies {
         let Some(cached) = self.settled(path, heard) else {
-            return Kept::default();
+            return KeptReplies::default();
         };
         let Doubts {
             is_over,
@@ -169,23 +169,23 @@ impl Cache {
             ..
         } = &cached.doubts;
         if *is_over {
-            return Kept::default();
+            return KeptReplies::default();
         }
         let holds = |member: &PeerId| !over.contains(member) && !partial.contains(member);
-        let kept = Kept::of(&cached.term, present, holds);
+        let kept = KeptReplies::of(&cached.term, present, holds);
         // What nothing is kept of is not to be held while it comes again.
         let is_needed = cached
             .directory
             .holders()
             .any(|(member, _)| kept.has(member));
-        Kept {
+        KeptReplies {
             from: is_needed.then(|| Arc::clone(&cached.directory)),
             ..kept
         }
     }
 
     /// The last listing of `path`, which may no longer hold.
-    pub fn last_directory(&self, path: &RelPath) -> Option<Arc<Directory>> {
+    pub fn last_directory(&self, path: &RelPath) -> Option<Arc<MergedDirectory>> {
         let cached = self.directories.get(path)?;
         Some(Arc::clone(&cached.directory))
     }
@@ -197,10 +197,10 @@ impl Cache {
     }
 
     /// Who said that it does not have `path`, and still has not.
-    pub fn kept_absence(&mut self, path: &RelPath, present: Present, heard: &Heard) -> Kept {
+    pub fn kept_absence(&mut self, path: &RelPath, present: Present, heard: &Heard) -> KeptReplies {
         let absence = self.settled_absence(path, heard);
-        absence.map_or_else(Kept::default, |absence| {
-            Kept::of(&absence.term, present, |_| true)
+        absence.map_or_else(KeptReplies::default, |absence| {
+            KeptReplies::of(&absence.term, present, |_| true)
         })
     }
 
@@ -224,12 +224,12 @@ impl Cache {
     pub fn insert(
         &mut self,
         path: RelPath,
-        directory: Arc<Directory>,
+        directory: Arc<MergedDirectory>,
         term: Term,
-    ) -> Vec<Arc<Directory>> {
+    ) -> Vec<Arc<MergedDirectory>> {
         let now = term.came;
         let mut gone: Vec<_> = self.remove(&path).into_iter().collect();
-        let known = Known::of(&directory);
+        let known = DirectoryTotals::of(&directory);
         let weight = directory.bytes() + 2 * path.weight() + OVERHEAD;
         self.known += known;
         self.bytes += weight;
@@ -266,7 +266,9 @@ impl Cache {
         let weight = absence_weight(&path);
         self.absences.push_back((now, path.clone()));
         let is_doubtful = false;
-        let before = self.absent.insert(path, Absence { term, is_doubtful });
+        let before = self
+            .absent
+            .insert(path, NegativeEntry { term, is_doubtful });
         if before.is_none() {
             self.absent_bytes += weight;
         }
@@ -290,7 +292,7 @@ impl Cache {
     }
 
     /// Ends what is known of `path` and of the directory that it lies in.
-    pub fn forget(&mut self, path: &RelPath) -> Vec<Arc<Directory>> {
+    pub fn forget(&mut self, path: &RelPath) -> Vec<Arc<MergedDirectory>> {
         self.remove_absent(path);
         let parent = path.split().map(|(parent, _)| parent);
         let paths = [Some(path), parent.as_ref()];
@@ -302,7 +304,7 @@ impl Cache {
     }
 
     /// Ends what is known of directories of which `member` has the most. Returns them, to be dropped without the lock.
-    pub fn forget_those_of(&mut self, member: PeerId) -> Vec<Arc<Directory>> {
+    pub fn forget_those_of(&mut self, member: PeerId) -> Vec<Arc<MergedDirectory>> {
         let mostly = |(path, cached): (&RelPath, &Cached)| {
             let is_its = cached.directory.largest_part() == Some(member);
             is_its.then(|| path.clone())
@@ -312,7 +314,7 @@ impl Cache {
     }
 
     /// Sums over what is in memory.
-    pub fn known(&self) -> Known {
+    pub fn known(&self) -> DirectoryTotals {
         self.known
     }
 
@@ -333,7 +335,7 @@ impl Cache {
         Some(cached)
     }
 
-    fn settled_absence(&mut self, path: &RelPath, heard: &Heard) -> Option<&mut Absence> {
+    fn settled_absence(&mut self, path: &RelPath, heard: &Heard) -> Option<&mut NegativeEntry> {
         let since = self.absent.get(path)?.term.heard;
         if since != heard.count() {
             let Some(concerned) = heard.about_entry(path, since) else {
@@ -352,7 +354,7 @@ impl Cache {
         self.absent.get_mut(path)
     }
 
-    fn remove(&mut self, path: &RelPath) -> Option<Arc<Directory>> {
+    fn remove(&mut self, path: &RelPath) -> Option<Arc<MergedDirectory>> {
         let cached = self.directories.remove(path)?;
         self.known -= cached.known;
         self.bytes -= cached.weight;
@@ -366,7 +368,7 @@ impl Cache {
     }
 }
 
-impl Kept {
+impl KeptReplies {
     /// Those who watch, as far as their answer `holds`.
     fn of(term: &Term, present: Present, holds: impl Fn(&PeerId) -> bool) -> Self {
         if !term.is_promised(present.now) {
@@ -428,8 +430,8 @@ fn absence_weight(path: &RelPath) -> usize {
     path.weight() + ABSENCE
 }
 
-impl Known {
-    fn of(directory: &Directory) -> Self {
+impl DirectoryTotals {
+    fn of(directory: &MergedDirectory) -> Self {
         let files = directory
             .items
             .iter()
@@ -442,14 +444,14 @@ impl Known {
 }
 
 // Wrapping, so that what was added comes off again exactly, whatever sizes members claim.
-impl std::ops::AddAssign for Known {
+impl std::ops::AddAssign for DirectoryTotals {
     fn add_assign(&mut self, other: Self) {
         self.items += other.items;
         self.bytes = self.bytes.wrapping_add(other.bytes);
     }
 }
 
-impl std::ops::SubAssign for Known {
+impl std::ops::SubAssign for DirectoryTotals {
     fn sub_assign(&mut self, other: Self) {
         self.items -= other.items;
         self.bytes = self.bytes.wrapping_sub(other.bytes);

@@ -9,7 +9,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use tinyp2p_net::concurrency::two_generation_cache::Generations;
+use tinyp2p_net::concurrency::two_generation_cache::TwoGenerationCache;
 use tinyp2p_net::model::{PeerId, RelPath};
 
 use super::conflicts::Evidence;
@@ -27,7 +27,7 @@ const MAX_EACH: usize = 256;
 /// What members have been told.
 pub struct Comparing {
     hasher: RandomState,
-    told: Mutex<Generations<u64, Instant>>,
+    told: Mutex<TwoGenerationCache<u64, Instant>>,
 }
 
 /// What one member could be told of: each file as a hash and as the index of the item that keeps its name.
@@ -37,7 +37,7 @@ impl Default for Comparing {
     fn default() -> Self {
         Self {
             hasher: RandomState::new(),
-            told: Mutex::new(Generations::new(MAX_REMEMBERED)),
+            told: Mutex::new(TwoGenerationCache::new(MAX_REMEMBERED)),
         }
     }
 }
@@ -115,7 +115,7 @@ mod tests {
     use tinyp2p_net::model::{Attributes, Entry, Kind, Mode, Name, Root, Version};
 
     use super::*;
-    use crate::view::merge::{self, Member};
+    use crate::view::merge::{self, MemberRef};
 
     fn id(number: u8) -> PeerId {
         PeerId::from_bytes([number; 32])
@@ -127,7 +127,7 @@ mod tests {
     /// A directory in which each member has these files.
     fn items(said: &[(u8, &[File<'_>])]) -> Vec<Item> {
         let listing = |(number, files): &(u8, &[File<'_>])| {
-            let member = Member {
+            let member = MemberRef {
                 id: id(*number),
                 name: format!("m{number}").into(),
             };

@@ -9,7 +9,7 @@ use std::fmt::Write;
 
 use tinyp2p_net::model::{Kind, Name, RelPath};
 
-use super::merge::{Item, Source};
+use super::merge::{EntrySource, Item};
 
 /// The most conflicts that are kept, for a text that people read.
 const MAX_CONFLICTS: usize = 10_000;
@@ -71,15 +71,15 @@ impl Evidence {
 
 /// The conflicts that one directory has, as far as they can be kept: found before anybody is kept waiting for them.
 #[derive(Default)]
-pub struct Seen {
+pub struct SeenConflicts {
     found: Vec<Conflict>,
     is_cut: bool,
 }
 
-impl Seen {
+impl SeenConflicts {
     /// Those among `items`, which are sorted by name. `is_disproved` tells of whose files the content is known not to be
     /// the one that they named.
-    pub fn among(items: &[Item], is_disproved: impl Fn(&Source) -> bool) -> Self {
+    pub fn among(items: &[Item], is_disproved: impl Fn(&EntrySource) -> bool) -> Self {
         let mut seen = Self::default();
         for item in items {
             let Some(plain) = &item.original else {
@@ -119,10 +119,10 @@ impl Conflict {
 
 impl Conflicts {
     /// Takes over what was just `seen` of `directory`, of whose `items` it was found; none when it is gone.
-    pub fn update(&mut self, directory: &RelPath, items: &[Item], seen: Seen) {
+    pub fn update(&mut self, directory: &RelPath, items: &[Item], seen: SeenConflicts) {
         self.forget(directory);
         self.forget_below(directory, items);
-        let Seen { mut found, is_cut } = seen;
+        let SeenConflicts { mut found, is_cut } = seen;
         self.is_cut |= is_cut;
         let mut fitting = 0;
         for conflict in &found {
@@ -206,7 +206,7 @@ mod tests {
     use tinyp2p_net::model::{Mode, PeerId, Root, Version};
 
     use super::*;
-    use crate::view::merge::Member;
+    use crate::view::merge::MemberRef;
 
     fn path(text: &str) -> RelPath {
         RelPath::new(text.as_bytes()).unwrap()
@@ -237,7 +237,7 @@ mod tests {
 
     impl Conflicts {
         fn see(&mut self, directory: &RelPath, items: &[Item]) {
-            self.update(directory, items, Seen::among(items, |_| false));
+            self.update(directory, items, SeenConflicts::among(items, |_| false));
         }
     }
 
@@ -280,8 +280,8 @@ mod tests {
             root: root.map(|byte| Root::from_bytes([byte; 32])),
             ..item
         };
-        let source = Source {
-            member: Arc::new(Member {
+        let source = EntrySource {
+            member: Arc::new(MemberRef {
                 id: PeerId::from_bytes([3; 32]),
                 name: "eve".into(),
             }),
@@ -300,7 +300,7 @@ mod tests {
             lied,
         ];
         let mut conflicts = Conflicts::default();
-        let seen = Seen::among(&items, |source| source.version == Version(7));
+        let seen = SeenConflicts::among(&items, |source| source.version == Version(7));
         conflicts.update(&path(""), &items, seen);
         let told = lines(&conflicts);
         assert!(told[1].starts_with("x: also x (ann), which may be the same"));
@@ -345,7 +345,7 @@ mod tests {
         let many: Vec<Item> = (0..20 * MAX_CONFLICTS)
             .map(|n| conflict(&format!("{n:06} (a)"), "x"))
             .collect();
-        let seen = Seen::among(&many, |_| false);
+        let seen = SeenConflicts::among(&many, |_| false);
         assert!(seen.found.len() == MAX_CONFLICTS && seen.is_cut);
     }
 

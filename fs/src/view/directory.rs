@@ -11,12 +11,12 @@ use tinyp2p_net::budget::{Held, Reservation, entry_of, heap, merging, text, unme
 use tinyp2p_net::model::{Attributes, Entry, Kind, Name, PeerId, RelPath, UnixTime};
 use tinyp2p_net::protocol::wire::Listing;
 
-use super::merge::{self, Item, Member, Merged, Source};
+use super::merge::{self, EntrySource, Item, MemberRef, Merged};
 use super::upcoming_files::ByNumber;
 
 /// A directory as the mount shows it. Never changes; a newer state is another value.
 #[derive(Debug)]
-pub struct Directory {
+pub struct MergedDirectory {
     /// The newest modification time among the members that have it, nanoseconds since 1970; `None` for
     /// the root while nobody shares anything.
     pub mtime: Option<UnixTime>,
@@ -27,7 +27,7 @@ pub struct Directory {
     /// Those of them that answered that they cannot tell.
     pub failing: Vec<Arc<str>>,
     /// What each member that has it said.
-    parts: Vec<Part>,
+    parts: Vec<MemberPart>,
     /// The indices of items that stand for another content of a name, by that name.
     renamed: Vec<u32>,
     /// Made when somebody reads it in that order.
@@ -37,7 +37,7 @@ pub struct Directory {
 /// What one member said of a directory, on its way into one.
 #[derive(Debug)]
 pub struct Said {
-    member: Arc<Member>,
+    member: Arc<MemberRef>,
     mtime: UnixTime,
     entries: Entries,
     /// What is made of them.
@@ -63,8 +63,8 @@ pub struct Again {
 
 /// What one member said of a directory.
 #[derive(Debug)]
-struct Part {
-    member: Arc<Member>,
+struct MemberPart {
+    member: Arc<MemberRef>,
     mtime: UnixTime,
     /// `None` if it is all that the items have.
     entries: Option<SharedEntries>,
@@ -74,7 +74,7 @@ struct Part {
 
 impl Said {
     /// What `member` has just said.
-    pub fn fresh(member: Arc<Member>, listing: Held<Listing>) -> Self {
+    pub fn fresh(member: Arc<MemberRef>, listing: Held<Listing>) -> Self {
         let (Listing { mtime, entries, .. }, mut making) = listing.into_parts();
         let held = making.split(unmerged(&entries));
         Self {
@@ -115,7 +115,7 @@ impl Entries {
     }
 }
 
-impl Directory {
+impl MergedDirectory {
     /// Its entries in the order of their numbers; it lies at `path`.
     pub(super) fn by_number(&self, path: &RelPath) -> &ByNumber {
         self.by_number
@@ -146,7 +146,7 @@ impl Directory {
                 listings.push((Arc::clone(&said.member), entries.to_vec()));
                 Some(entries)
             };
-            parts.push(Part {
+            parts.push(MemberPart {
                 member: said.member,
                 mtime: said.mtime,
                 entries: kept,
@@ -186,7 +186,7 @@ impl Directory {
 
     /// Bytes of memory, as far as they count.
     pub fn bytes(&self) -> usize {
-        self.parts.iter().map(Part::bytes).sum()
+        self.parts.iter().map(MemberPart::bytes).sum()
     }
 
     /// The member whose part takes the most.
@@ -201,12 +201,12 @@ impl Directory {
     }
 
     /// The same, under which names.
-    pub fn members(&self) -> impl Iterator<Item = &Member> {
+    pub fn members(&self) -> impl Iterator<Item = &MemberRef> {
         self.parts.iter().map(|part| &*part.member)
     }
 
     /// What `member` said of `name`.
-    pub fn said_of(&self, member: PeerId, name: &Name) -> Option<(Arc<Member>, Attributes)> {
+    pub fn said_of(&self, member: PeerId, name: &Name) -> Option<(Arc<MemberRef>, Attributes)> {
         let part = self.parts.iter().find(|part| part.member.id == member)?;
         let attributes = match &part.entries {
             Some(entries) => {
@@ -298,9 +298,9 @@ fn attributes(item: &Item) -> Option<Attributes> {
 }
 
 /// Gives back what merging took of `parts` beside `items`.
-fn settle(parts: &mut [Part], unmerged: Vec<Reservation>, items: &[Item]) {
+fn settle(parts: &mut [MemberPart], unmerged: Vec<Reservation>, items: &[Item]) {
     if let [
-        Part {
+        MemberPart {
             entries: None,
             held,
             ..
@@ -320,7 +320,7 @@ fn settle(parts: &mut [Part], unmerged: Vec<Reservation>, items: &[Item]) {
             *named.entry(source.member.id).or_default() += text(&item.name);
         }
     }
-    let each = size_of::<Item>() + heap(COUNTERS + size_of::<Source>());
+    let each = size_of::<Item>() + heap(COUNTERS + size_of::<EntrySource>());
     for part in parts {
         let count = part.entries.as_deref().map_or(0, |entries| entries.len());
         let named = named.get(&part.member.id).copied().unwrap_or(0);
@@ -328,7 +328,7 @@ fn settle(parts: &mut [Part], unmerged: Vec<Reservation>, items: &[Item]) {
     }
 }
 
-impl Part {
+impl MemberPart {
     fn bytes(&self) -> usize {
         let entries = self.entries.as_deref();
         self.held.bytes() + entries.map_or(0, |entries| entries.reservation().bytes())
@@ -341,7 +341,7 @@ const COUNTERS: usize = 16;
 /// What an item takes in memory.
 pub fn weight(item: &Item) -> usize {
     let original = item.original.as_ref().map_or(0, text);
-    let sources = heap(COUNTERS + item.sources.len() * size_of::<Source>());
+    let sources = heap(COUNTERS + item.sources.len() * size_of::<EntrySource>());
     size_of::<Item>() + text(&item.name) + original + sources
 }
 

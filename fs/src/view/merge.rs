@@ -39,7 +39,7 @@ const MAX_FILE_BYTES: u64 = i64::MAX as u64;
 
 /// Who said something.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Member {
+pub struct MemberRef {
     /// The member's identity.
     pub id: PeerId,
     /// How it is shown to people; unique in the network.
@@ -48,9 +48,9 @@ pub struct Member {
 
 /// One member that has an entry.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Source {
+pub struct EntrySource {
     /// Who.
-    pub member: Arc<Member>,
+    pub member: Arc<MemberRef>,
     /// The state of the entry at that member.
     pub version: Version,
     /// What the entry's permissions allow that member.
@@ -73,7 +73,7 @@ pub struct Item {
     /// The content root, if it is known: each source has named it.
     pub root: Option<Root>,
     /// Who has it, the best one to read from first; never empty.
-    pub sources: Arc<[Source]>,
+    pub sources: Arc<[EntrySource]>,
 }
 
 impl Item {
@@ -94,7 +94,7 @@ impl Item {
 }
 
 /// What can be done with what all of `sources` have.
-pub fn mode_of(sources: &[Source]) -> Mode {
+pub fn mode_of(sources: &[EntrySource]) -> Mode {
     let readable = sources
         .iter()
         .filter(|source| source.mode != Mode::Unreadable);
@@ -112,7 +112,7 @@ pub fn mode_of(sources: &[Source]) -> Mode {
 /// What one member says of one name.
 struct Row {
     name: Name,
-    member: Arc<Member>,
+    member: Arc<MemberRef>,
     attributes: Attributes,
 }
 
@@ -122,17 +122,20 @@ pub struct Merged {
     /// Its names, sorted.
     pub items: Vec<Item>,
     /// Those who have more conflicts than can be shown of one member.
-    pub left_out: Vec<Arc<Member>>,
+    pub left_out: Vec<Arc<MemberRef>>,
 }
 
 /// Merges whole listings of one directory for somebody who waits. `preferred` comes first among the sources
 /// of what it has.
-pub fn merge(listings: Vec<(Arc<Member>, Vec<Entry>)>, preferred: Option<PeerId>) -> Merged {
+pub fn merge(listings: Vec<(Arc<MemberRef>, Vec<Entry>)>, preferred: Option<PeerId>) -> Merged {
     merge_at_most(listings, preferred, MAX_CONFLICTS)
 }
 
 /// The same, however many conflicts there are.
-pub fn directory(listings: Vec<(Arc<Member>, Vec<Entry>)>, preferred: Option<PeerId>) -> Vec<Item> {
+pub fn directory(
+    listings: Vec<(Arc<MemberRef>, Vec<Entry>)>,
+    preferred: Option<PeerId>,
+) -> Vec<Item> {
     merge_at_most(listings, preferred, usize::MAX).items
 }
 
@@ -158,8 +161,8 @@ pub fn fair_share(counts: impl IntoIterator<Item = usize>, most: usize) -> usize
 pub fn share_fairly<T>(
     things: &mut Vec<T>,
     most: usize,
-    holders: impl Fn(&T, &mut dyn FnMut(&Arc<Member>)),
-) -> Vec<Arc<Member>> {
+    holders: impl Fn(&T, &mut dyn FnMut(&Arc<MemberRef>)),
+) -> Vec<Arc<MemberRef>> {
     if things.len() <= most {
         return Vec::new();
     }
@@ -170,11 +173,11 @@ pub fn share_fairly<T>(
         });
     }
     let owner = |thing: &T| {
-        let mut least: Option<(usize, Arc<Member>)> = None;
+        let mut least: Option<(usize, Arc<MemberRef>)> = None;
         holders(thing, &mut |member| {
             let count = counts[&member.id];
             let is_less =
-                |(least, owner): &(usize, Arc<Member>)| (count, member.id) < (*least, owner.id);
+                |(least, owner): &(usize, Arc<MemberRef>)| (count, member.id) < (*least, owner.id);
             if least.as_ref().is_none_or(is_less) {
                 least = Some((count, Arc::clone(member)));
             }
@@ -187,7 +190,7 @@ pub fn share_fairly<T>(
     }
     let share = fair_share(owned.into_values(), most);
     let mut kept: HashMap<PeerId, usize> = HashMap::new();
-    let mut cut: BTreeMap<PeerId, Arc<Member>> = BTreeMap::new();
+    let mut cut: BTreeMap<PeerId, Arc<MemberRef>> = BTreeMap::new();
     things.retain(|thing| {
         let Some(member) = owner(thing) else {
             return false;
@@ -204,7 +207,7 @@ pub fn share_fairly<T>(
 }
 
 fn merge_at_most(
-    listings: Vec<(Arc<Member>, Vec<Entry>)>,
+    listings: Vec<(Arc<MemberRef>, Vec<Entry>)>,
     preferred: Option<PeerId>,
     most_conflicts: usize,
 ) -> Merged {
@@ -250,7 +253,7 @@ fn merge_at_most(
 /// `None` if nobody has anything there.
 pub fn name(
     name: &Name,
-    said: Vec<(Arc<Member>, Attributes)>,
+    said: Vec<(Arc<MemberRef>, Attributes)>,
     preferred: Option<PeerId>,
 ) -> Option<Item> {
     let entries = said.into_iter().map(|(member, attributes)| {
@@ -286,7 +289,7 @@ impl Row {
             root,
         } = self.attributes;
         let root = root.filter(|_| kind == Kind::File && size > 0);
-        let source = Source {
+        let source = EntrySource {
             member: self.member,
             version,
             mode,
@@ -309,17 +312,17 @@ impl Row {
 }
 
 /// One content of a name and everyone who has it, by peer id.
-struct Content {
+struct MergedContent {
     holders: Vec<Row>,
     root: Option<Root>,
 }
 
 /// The contents that one name has, the one that keeps the plain name first. All rows have the same
 /// name and come by peer id.
-fn contents(rows: Vec<Row>) -> Vec<Content> {
+fn contents(rows: Vec<Row>) -> Vec<MergedContent> {
     let (unmeasured, rows): (Vec<_>, Vec<_>) = rows.into_iter().partition(Row::is_unmeasured);
     if rows.is_empty() {
-        return vec![Content {
+        return vec![MergedContent {
             holders: unmeasured,
             root: None,
         }];
@@ -328,11 +331,11 @@ fn contents(rows: Vec<Row>) -> Vec<Content> {
         .into_iter()
         .partition(|row| row.attributes.kind == Kind::Directory);
     let mut contents = file_contents(files);
-    contents.sort_by_cached_key(Content::rank);
+    contents.sort_by_cached_key(MergedContent::rank);
     if !directories.is_empty() {
         contents.insert(
             0,
-            Content {
+            MergedContent {
                 holders: directories,
                 root: None,
             },
@@ -342,7 +345,7 @@ fn contents(rows: Vec<Row>) -> Vec<Content> {
 }
 
 /// Groups files by rule 2.
-fn file_contents(files: Vec<Row>) -> Vec<Content> {
+fn file_contents(files: Vec<Row>) -> Vec<MergedContent> {
     let mut rooted: BTreeMap<ContentId, Vec<Row>> = BTreeMap::new();
     let mut empty = Vec::new();
     let mut contents = Vec::new();
@@ -354,18 +357,18 @@ fn file_contents(files: Vec<Row>) -> Vec<Content> {
                 .entry(ContentId { root, size })
                 .or_default()
                 .push(row),
-            None => contents.push(Content {
+            None => contents.push(MergedContent {
                 holders: vec![row],
                 root: None,
             }),
         }
     }
-    contents.extend(rooted.into_iter().map(|(content, holders)| Content {
+    contents.extend(rooted.into_iter().map(|(content, holders)| MergedContent {
         holders,
         root: Some(content.root),
     }));
     if !empty.is_empty() {
-        contents.push(Content {
+        contents.push(MergedContent {
             holders: empty,
             root: None,
         });
@@ -373,7 +376,7 @@ fn file_contents(files: Vec<Row>) -> Vec<Content> {
     contents
 }
 
-impl Content {
+impl MergedContent {
     /// Rule 3: the smallest keeps the plain name.
     fn rank(&self) -> impl Ord + use<> {
         let is_readable = |row: &Row| row.attributes.mode != Mode::Unreadable;
@@ -392,7 +395,7 @@ impl Content {
     }
 
     /// The member after which this content is named when it loses its plain name.
-    fn label(&self) -> &Arc<Member> {
+    fn label(&self) -> &Arc<MemberRef> {
         &self.holders[0].member
     }
 
@@ -403,7 +406,7 @@ impl Content {
             .sort_by_key(|row| (Some(row.member.id) != preferred, row.member.id));
         let Attributes { kind, size, .. } = self.holders[0].attributes;
         let name = self.holders[0].name.clone();
-        let sources = self.holders.into_iter().map(|row| Source {
+        let sources = self.holders.into_iter().map(|row| EntrySource {
             version: row.attributes.version,
             mode: row.attributes.mode,
             member: row.member,
@@ -421,7 +424,7 @@ impl Content {
 }
 
 /// Rule 4: adds `conflicts` to `items` under names that are free, and sorts `items` again.
-fn rename(conflicts: Vec<Content>, items: &mut Vec<Item>, preferred: Option<PeerId>) {
+fn rename(conflicts: Vec<MergedContent>, items: &mut Vec<Item>, preferred: Option<PeerId>) {
     let is_in_use = |name: &Name| items.binary_search_by(|item| item.name.cmp(name)).is_ok();
     let mut names = DistinctNames::new(is_in_use);
     let renamed = conflicts.into_iter().map(|content| {

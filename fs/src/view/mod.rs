@@ -32,20 +32,20 @@ use parking_lot::{Condvar, Mutex};
 use tinyp2p_net::budget::Relieve;
 use tinyp2p_net::error::Error as NetError;
 use tinyp2p_net::model::{Attributes, Kind, Mode, Name, PeerId, RelPath, UnixTime};
-use tinyp2p_net::peer::Need;
+use tinyp2p_net::peer::Purpose;
 use tinyp2p_net::protocol::wire::{Change, Depth, FaultCode};
-use tinyp2p_net::query::fanout::{Answer, Round, Whom};
+use tinyp2p_net::query::fanout::{PeerReply, QueryResult, Whom};
 use tinyp2p_net::query::subscriptions::News;
 
 use crate::errno::Error;
 use crate::network::{HANDING_OVER, Network};
-use cache::{Cache, Kept, Known};
+use cache::{DirectoryTotals, KeptReplies, ViewCache};
 use comparing::Comparing;
-use conflicts::{Conflicts, Seen};
-pub use directory::Directory;
+use conflicts::{Conflicts, SeenConflicts};
+pub use directory::MergedDirectory;
 use directory::Said;
 use freshness::{Present, Term};
-use merge::{Item, Member, Source};
+use merge::{EntrySource, Item, MemberRef};
 use pending_changes::{Heard, outermost};
 
 /// The name in the root that belongs to this program; a member's own file of that name is not shown.
@@ -65,7 +65,7 @@ const MAX_MEMBER_BYTES: usize = 16 << 20;
 
 /// What is known of one name.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Found {
+pub enum NameLookup {
     /// It is there.
     Item(Item),
     /// Nobody who answered has it.
@@ -82,18 +82,18 @@ pub struct View {
     preferred: Option<PeerId>,
     /// True for the mount's own tree: its root is there whoever is, and [`RESERVED`] belongs to this program.
     is_merged: bool,
-    state: Arc<Memory>,
+    state: Arc<ViewMemory>,
     conflicts: Mutex<Conflicts>,
     comparing: Comparing,
 }
 
 /// What is remembered, apart, so that it can make room.
 #[derive(Default)]
-struct Memory(Mutex<State>);
+struct ViewMemory(Mutex<State>);
 
 #[derive(Default)]
 struct State {
-    cache: Cache,
+    cache: ViewCache,
     flights: HashMap<RelPath, Arc<Flight>>,
     /// What ends answers, those that are under way meanwhile, too.
     heard: Heard,
@@ -104,13 +104,13 @@ struct State {
 /// One listing that is being fetched.
 #[derive(Default)]
 struct Flight {
-    outcome: Mutex<Option<Result<Arc<Directory>, Error>>>,
+    outcome: Mutex<Option<Result<Arc<MergedDirectory>, Error>>>,
     landed: Condvar,
 }
 
 /// When a question was put, and how much had been heard by then.
 #[derive(Clone, Copy)]
-struct Begun {
+struct QueryStart {
     asked: Instant,
     heard: u64,
 }
@@ -118,12 +118,12 @@ struct Begun {
 /// What was made of a round, and who will be heard of when it changes.
 struct Made<T> {
     what: T,
-    watch: Watch,
+    watch: WatchedBy,
 }
 
 /// Who watches what was said.
 #[derive(Clone)]
-struct Watch {
+struct WatchedBy {
     /// When the first of them was asked, if that was before this round.
     asked: Option<Instant>,
     members: Vec<PeerId>,
@@ -132,9 +132,9 @@ struct Watch {
 }
 
 /// All answers to one question.
-struct Answers<T> {
+struct CollectedReplies<T> {
     /// Those who have it.
-    said: Vec<(Arc<Member>, T)>,
+    said: Vec<(Arc<MemberRef>, T)>,
     /// How many said that they do not.
     denials: usize,
     /// Those who have it and may not read it themselves.
@@ -160,8 +160,8 @@ impl View {
     }
 
     fn remembering(network: Arc<dyn Network>, preferred: Option<PeerId>, most: usize) -> Self {
-        let state = Arc::new(Memory(Mutex::new(State {
-            cache: Cache::new(most),
+        let state = Arc::new(ViewMemory(Mutex::new(State {
+            cache: ViewCache::new(most),
             ..State::default()
         })));
         network
@@ -178,7 +178,7 @@ impl View {
     }
 
     /// The directory at `path`. The root of the mount is always there, if need be empty.
-    pub fn list(&self, path: &RelPath, wait: Wait) -> Result<Arc<Directory>, Error> {
+    pub fn list(&self, path: &RelPath, wait: Wait) -> Result<Arc<MergedDirectory>, Error> {
         let present = self.present();
         let mut guard = self.state.0.lock();
         let state = &mut *guard;
@@ -198,7 +198,7 @@ impl View {
         let begun = state.begin();
         let kept = state.cache.kept(path, present, &state.heard);
         drop(guard);
-        let mut landing = Landing {
+        let mut landing = FlightGuard {
             view: self,
             path,
             flight: &flight,
@@ -214,9 +214,9 @@ impl View {
     }
 
     /// What `name` is in `directory`: from a fresh listing if there is one, else by asking for it.
-    pub fn find(&self, directory: &RelPath, name: &Name, wait: Wait) -> Result<Found, Error> {
+    pub fn find(&self, directory: &RelPath, name: &Name, wait: Wait) -> Result<NameLookup, Error> {
         if self.is_reserved(directory, name) {
-            return Ok(Found::Nothing { certain: true });
+            return Ok(NameLookup::Nothing { certain: true });
         }
         let path = directory.join(name).map_err(|_| Error::NameTooLong)?;
         let present = self.present();
@@ -228,7 +228,7 @@ impl View {
             return self.measured(directory, listing.look_up(name)?, wait);
         }
         if cache.is_absent(&path, present, heard) {
-            return Ok(Found::Nothing { certain: true });
+            return Ok(NameLookup::Nothing { certain: true });
         }
         let Wait::Until(deadline) = wait else {
             return Err(Error::NeedsNetwork);
@@ -245,7 +245,7 @@ impl View {
         }
 
         let kept = self.still_there(kept, present);
-        let known = |listing: &Directory| {
+        let known = |listing: &MergedDirectory| {
             let members = kept.members.iter();
             let said = members.filter_map(|member| listing.said_of(*member, name));
             said.collect()
@@ -257,7 +257,7 @@ impl View {
         } = self.ask(&path, &kept, known, deadline);
         let certain = answers.silent.is_empty();
         if let Some(item) = merge::name(name, answers.said, self.preferred) {
-            return self.measured(directory, Found::Item(item), wait);
+            return self.measured(directory, NameLookup::Item(item), wait);
         }
         if !answers.failing.is_empty() {
             return Err(Error::Failing(answers.failing.join(", ")));
@@ -268,7 +268,7 @@ impl View {
         if merge::may_be_conflict(name) {
             return match self.list(directory, wait) {
                 Ok(listing) => self.measured(directory, listing.look_up(name)?, wait),
-                Err(Error::NotFound | Error::Silent(_)) => Ok(Found::Nothing { certain }),
+                Err(Error::NotFound | Error::Silent(_)) => Ok(NameLookup::Nothing { certain }),
                 Err(error) => Err(error),
             };
         }
@@ -277,14 +277,19 @@ impl View {
             let term = state.term(begun, watch);
             state.cache.insert_absent(path, term);
         }
-        Ok(Found::Nothing { certain })
+        Ok(NameLookup::Nothing { certain })
     }
 
     /// What was `found` in `directory`, with its size if only its name is known so far: the members that do not
     /// tell are asked for it. If that would take too long, it stays unknown.
-    pub fn measured(&self, directory: &RelPath, found: Found, wait: Wait) -> Result<Found, Error> {
+    pub fn measured(
+        &self,
+        directory: &RelPath,
+        found: NameLookup,
+        wait: Wait,
+    ) -> Result<NameLookup, Error> {
         let item = match found {
-            Found::Item(item) if !item.is_measured() => item,
+            NameLookup::Item(item) if !item.is_measured() => item,
             other => return Ok(other),
         };
         let Wait::Until(deadline) = wait else {
@@ -306,7 +311,7 @@ impl View {
             let whole = self.network.whole(source.member.id);
             // One that is slow leaves some of the time for the others.
             let until = turn(deadline, item.sources.len() - index);
-            let measured = whole.map(|whole| whole.measure(&path, Need::Size, until));
+            let measured = whole.map(|whole| whole.measure(&path, Purpose::Size, until));
             let attributes = match measured {
                 Some(Err(NetError::NotFound { .. })) => return None,
                 Some(Ok(attributes)) => attributes,
@@ -316,13 +321,13 @@ impl View {
         });
         Ok(
             match merge::name(name, measured.collect(), self.preferred) {
-                Some(known) => Found::Item(Item {
+                Some(known) => NameLookup::Item(Item {
                     name: item.name.clone(),
                     original: item.original.clone(),
                     ..known
                 }),
                 // It was a name and nothing to read: most likely, of a directory.
-                None => Found::Nothing { certain: false },
+                None => NameLookup::Nothing { certain: false },
             },
         )
     }
@@ -349,7 +354,7 @@ impl View {
             is_found: !known.is_empty(),
             known: kept.members.clone(),
         };
-        let answers = Answers::sort(self.network.stat(&whom, path, deadline).answers);
+        let answers = CollectedReplies::sort(self.network.stat(&whom, path, deadline).answers);
         let directories = answers.said.iter().map(|(_, attributes)| attributes);
         let directories = directories.filter(|attributes| attributes.kind == Kind::Directory);
         let mtimes = directories.map(|attributes| attributes.mtime);
@@ -406,7 +411,7 @@ impl View {
     }
 
     /// Sums over what was listed lately.
-    pub fn known(&self) -> Known {
+    pub fn known(&self) -> DirectoryTotals {
         self.state.0.lock().cache.known()
     }
 
@@ -423,10 +428,10 @@ impl View {
     fn fetch(
         &self,
         path: &RelPath,
-        kept: Kept,
+        kept: KeptReplies,
         present: Present,
         deadline: Instant,
-    ) -> Result<Made<Arc<Directory>>, Error> {
+    ) -> Result<Made<Arc<MergedDirectory>>, Error> {
         let mut kept = self.still_there(kept, present);
         let from = kept.from.take();
         // Who cannot be merged once more beside what is held already may be heard again once that is let go of.
@@ -435,7 +440,7 @@ impl View {
             .map(|from| from.room(|member| kept.has(member)));
         let (from, again) = match room {
             Some(None) => {
-                kept = Kept::default();
+                kept = KeptReplies::default();
                 (None, Vec::new())
             }
             room => (from, room.flatten().unwrap_or_default()),
@@ -455,8 +460,8 @@ impl View {
             is_found: holders > 0,
         };
         let round = self.network.list(&whom, path, deadline);
-        let watch = Watch::of(&kept, &round.watched, round.is_all_watched, &round);
-        let answers = Answers::sort(round.answers);
+        let watch = WatchedBy::of(&kept, &round.watched, round.is_all_watched, &round);
+        let answers = CollectedReplies::sort(round.answers);
         if let Some(from) = &from
             && answers.said.is_empty()
             && (&answers.silent, &answers.failing) == (&from.silent, &from.failing)
@@ -479,7 +484,9 @@ impl View {
             return Err(if !answers.failing.is_empty() {
                 Error::Failing(answers.failing.join(", "))
             } else if answers.silent.is_empty() {
-                self.conflicts.lock().update(path, &[], Seen::default());
+                self.conflicts
+                    .lock()
+                    .update(path, &[], SeenConflicts::default());
                 Error::NotFound
             } else {
                 Error::Silent(answers.silent.join(", "))
@@ -490,12 +497,12 @@ impl View {
             tracing::debug!(directory = %path, %silent, "listed without everybody's answer");
         }
         let is_shown = |name: &Name| !self.is_reserved(path, name);
-        let what = Directory::merged(said, answers.silent, self.preferred, is_shown);
+        let what = MergedDirectory::merged(said, answers.silent, self.preferred, is_shown);
         let what = what.without(answers.failing);
         if self.is_merged {
             let is_disproved =
-                |source: &Source| self.network.is_disproved(source.member.id, source.version);
-            let seen = Seen::among(&what.items, is_disproved);
+                |source: &EntrySource| self.network.is_disproved(source.member.id, source.version);
+            let seen = SeenConflicts::among(&what.items, is_disproved);
             self.conflicts.lock().update(path, &what.items, seen);
             let wishes = self.comparing.wishes(path, &what.items, Instant::now());
             if !wishes.is_empty() {
@@ -510,25 +517,25 @@ impl View {
     fn ask(
         &self,
         path: &RelPath,
-        kept: &Kept,
-        known: Vec<(Arc<Member>, Attributes)>,
+        kept: &KeptReplies,
+        known: Vec<(Arc<MemberRef>, Attributes)>,
         deadline: Instant,
-    ) -> Made<Answers<Attributes>> {
+    ) -> Made<CollectedReplies<Attributes>> {
         let whom = Whom {
             only: None,
             known: kept.members.clone(),
             is_found: !known.is_empty(),
         };
         let round = self.network.stat(&whom, path, deadline);
-        let watch = Watch::of(kept, &round.watched, round.is_all_watched, &round);
-        let mut what = Answers::sort(round.answers);
+        let watch = WatchedBy::of(kept, &round.watched, round.is_all_watched, &round);
+        let mut what = CollectedReplies::sort(round.answers);
         what.denials += kept.members.len() - known.len();
         what.said.extend(known);
         Made { what, watch }
     }
 
     /// What of `kept` is of members who are still there, under the same names.
-    fn still_there(&self, mut kept: Kept, present: Present) -> Kept {
+    fn still_there(&self, mut kept: KeptReplies, present: Present) -> KeptReplies {
         if kept.members.is_empty() || kept.revision == present.revision {
             return kept;
         }
@@ -538,7 +545,7 @@ impl View {
         let names = self.network.members().into_iter();
         let names: HashMap<PeerId, Arc<str>> = names.map(|it| (it.id, it.name)).collect();
         let renamed: Vec<PeerId> = kept.from.as_deref().map_or_else(Vec::new, |listing| {
-            let is_new = |member: &&Member| names.get(&member.id) != Some(&member.name);
+            let is_new = |member: &&MemberRef| names.get(&member.id) != Some(&member.name);
             let renamed = listing.members().filter(is_new);
             renamed.map(|member| member.id).collect()
         });
@@ -548,9 +555,9 @@ impl View {
     }
 }
 
-impl Watch {
+impl WatchedBy {
     /// Those whose answers were `kept`, and those who watch what they said in `round`.
-    fn of<T>(kept: &Kept, watched: &[PeerId], is_all: bool, round: &Round<T>) -> Self {
+    fn of<T>(kept: &KeptReplies, watched: &[PeerId], is_all: bool, round: &QueryResult<T>) -> Self {
         let mut members: Vec<PeerId> = kept.members.iter().chain(watched).copied().collect();
         members.sort_unstable();
         members.dedup();
@@ -565,7 +572,7 @@ impl Watch {
     }
 }
 
-impl Relieve for Memory {
+impl Relieve for ViewMemory {
     fn relieve(&self, member: PeerId) {
         let gone = self.0.lock().cache.forget_those_of(member);
         drop(gone);
@@ -573,15 +580,15 @@ impl Relieve for Memory {
 }
 
 impl State {
-    fn begin(&self) -> Begun {
-        Begun {
+    fn begin(&self) -> QueryStart {
+        QueryStart {
             asked: Instant::now(),
             heard: self.heard.count(),
         }
     }
 
     /// The term of answers that have just come.
-    fn term(&mut self, begun: Begun, watch: Watch) -> Term {
+    fn term(&mut self, begun: QueryStart, watch: WatchedBy) -> Term {
         if *self.watched != *watch.members {
             self.watched = watch.members.into();
         }
@@ -598,21 +605,21 @@ impl State {
     }
 }
 
-impl Directory {
-    fn look_up(&self, name: &Name) -> Result<Found, Error> {
+impl MergedDirectory {
+    fn look_up(&self, name: &Name) -> Result<NameLookup, Error> {
         match self.items.binary_search_by(|item| item.name.cmp(name)) {
-            Ok(index) => Ok(Found::Item(self.items[index].clone())),
+            Ok(index) => Ok(NameLookup::Item(self.items[index].clone())),
             Err(_) if !self.failing.is_empty() => Err(Error::Failing(self.failing.join(", "))),
-            Err(_) => Ok(Found::Nothing {
+            Err(_) => Ok(NameLookup::Nothing {
                 certain: self.silent.is_empty(),
             }),
         }
     }
 }
 
-impl<T> Answers<T> {
+impl<T> CollectedReplies<T> {
     /// Tells those who have it from those who do not and from those who did not say.
-    fn sort(answers: Vec<Answer<Option<T>>>) -> Self {
+    fn sort(answers: Vec<PeerReply<Option<T>>>) -> Self {
         let mut sorted = Self {
             said: Vec::with_capacity(answers.len()),
             denials: 0,
@@ -620,14 +627,14 @@ impl<T> Answers<T> {
             silent: Vec::new(),
             failing: Vec::new(),
         };
-        for Answer {
+        for PeerReply {
             member: id,
             name,
             result,
         } in answers
         {
             match result {
-                Ok(Some(answer)) => sorted.said.push((Arc::new(Member { id, name }), answer)),
+                Ok(Some(answer)) => sorted.said.push((Arc::new(MemberRef { id, name }), answer)),
                 Ok(None) => sorted.denials += 1,
                 Err(error) if is_denial(&error) => sorted.denials += 1,
                 Err(error) if is_barred(&error) => sorted.barred.push(name),
@@ -673,7 +680,7 @@ fn is_barred(error: &NetError) -> bool {
 }
 
 impl Flight {
-    fn wait(&self, deadline: Instant) -> Result<Arc<Directory>, Error> {
+    fn wait(&self, deadline: Instant) -> Result<Arc<MergedDirectory>, Error> {
         let mut outcome = self.outcome.lock();
         while outcome.is_none() {
             if self.landed.wait_until(&mut outcome, deadline).timed_out() {
@@ -685,16 +692,16 @@ impl Flight {
 }
 
 /// Ends a flight when it is dropped, so that nobody waits for a fetch that panicked.
-struct Landing<'a> {
+struct FlightGuard<'a> {
     view: &'a View,
     path: &'a RelPath,
     flight: &'a Flight,
-    outcome: Result<Arc<Directory>, Error>,
-    watch: Option<Watch>,
-    begun: Begun,
+    outcome: Result<Arc<MergedDirectory>, Error>,
+    watch: Option<WatchedBy>,
+    begun: QueryStart,
 }
 
-impl Drop for Landing<'_> {
+impl Drop for FlightGuard<'_> {
     fn drop(&mut self) {
         let mut gone = Vec::new();
         let mut state = self.view.state.0.lock();

@@ -33,7 +33,7 @@ fn setup() -> (Arc<MemoryNetwork>, View) {
     (network, view)
 }
 
-fn names(directory: &Directory) -> Vec<String> {
+fn names(directory: &MergedDirectory) -> Vec<String> {
     directory
         .items
         .iter()
@@ -44,14 +44,14 @@ fn names(directory: &Directory) -> Vec<String> {
 /// What a lookup of one path says: the size of the file there, if anything is there.
 fn size(view: &View, directory: &str, text: &str) -> Option<u64> {
     match view.find(&path(directory), &name(text), within(SOON)) {
-        Ok(Found::Item(item)) => Some(item.size),
-        Ok(Found::Nothing { .. }) | Err(Error::Silent(_)) => None,
+        Ok(NameLookup::Item(item)) => Some(item.size),
+        Ok(NameLookup::Nothing { .. }) | Err(Error::Silent(_)) => None,
         Err(error) => panic!("{error}"),
     }
 }
 
-const CERTAIN: Found = Found::Nothing { certain: true };
-const UNCERTAIN: Found = Found::Nothing { certain: false };
+const CERTAIN: NameLookup = NameLookup::Nothing { certain: true };
+const UNCERTAIN: NameLookup = NameLookup::Nothing { certain: false };
 
 #[test]
 fn an_empty_network_has_an_empty_root() {
@@ -95,7 +95,7 @@ fn memory_alone_answers_only_what_it_knows() {
     assert!(view.list(&path(""), Wait::No).is_ok());
     assert!(matches!(
         view.find(&path(""), &name("x"), Wait::No),
-        Ok(Found::Item(_))
+        Ok(NameLookup::Item(_))
     ));
 }
 
@@ -380,7 +380,7 @@ fn sums_are_of_what_was_listed() {
     let (network, view) = setup();
     network.join("ann", 1).put("x", "12345", 1);
     view.list(&path(""), within(SOON)).unwrap();
-    assert_eq!(view.known(), Known { items: 1, bytes: 5 });
+    assert_eq!(view.known(), DirectoryTotals { items: 1, bytes: 5 });
 }
 
 #[test]

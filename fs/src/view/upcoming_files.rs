@@ -11,8 +11,8 @@ use tinyp2p_net::download::{ReadingOrder, Siblings, Small};
 use tinyp2p_net::model::{Kind, Mode, PeerId, RelPath};
 use tinyp2p_net::protocol::wire::MAX_SMALL_FILE;
 
-use super::merge::{Item, Source};
-use super::{Directory, View};
+use super::merge::{EntrySource, Item};
+use super::{MergedDirectory, View};
 use crate::vfs::inodes::number_by_itself;
 
 /// Entries that are looked at for each file that is wanted; large files and directories between small
@@ -73,7 +73,10 @@ impl Siblings for View {
 
 impl View {
     /// The last listing of the directory that `path` lies in, and where it stands there, or would.
-    fn listed(&self, path: &RelPath) -> Option<(RelPath, Arc<Directory>, Result<usize, usize>)> {
+    fn listed(
+        &self,
+        path: &RelPath,
+    ) -> Option<(RelPath, Arc<MergedDirectory>, Result<usize, usize>)> {
         let (directory, name) = path.split()?;
         let listing = self.state.0.lock().cache.last_directory(&directory)?;
         let at = listing.items.binary_search_by(|item| item.name.cmp(&name));
@@ -118,7 +121,8 @@ fn small(item: &Item, directory: &RelPath, member: PeerId) -> Option<Small> {
         return None;
     }
     let mut sources = item.sources.iter();
-    let is_it = |source: &&Source| source.member.id == member && source.mode != Mode::Unreadable;
+    let is_it =
+        |source: &&EntrySource| source.member.id == member && source.mode != Mode::Unreadable;
     let source = match item.root {
         Some(_) => sources.find(is_it)?,
         // Without a root, the file is read from its first source alone.
@@ -203,7 +207,7 @@ mod tests {
         let wait = Wait::Until(Instant::now() + Duration::from_secs(10));
         let listing = view.list(&path("d"), wait).unwrap();
         let mut inodes = crate::vfs::inodes::Inodes::new(5.into());
-        let tree = crate::vfs::inodes::Tree::Merged;
+        let tree = crate::vfs::inodes::Vantage::Merged;
         let told = listing.items.iter().map(|item| {
             let path = path("d").join(&item.name).unwrap();
             (inodes.look_up(tree, path.clone(), item).0, path)

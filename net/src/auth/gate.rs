@@ -17,8 +17,8 @@ use super::admission::Admission;
 use super::credentials::Credentials;
 use super::identity::Identity;
 use super::limits::{
-    AddressSource, CallerStanding, GuessRecord, Hold, Inbound, InboundRun, Outbound, OutboundRun,
-    Outcome, Refusal, RememberedKeys,
+    AddressSource, CallerStanding, GuessOutcome, GuessRecord, GuessRefusal, Hold, Inbound,
+    InboundRun, Outbound, OutboundRun, RememberedKeys,
 };
 use super::password::Stretched;
 use super::tls::{self, Alpn};
@@ -133,8 +133,8 @@ impl Gate {
                         run: Some(run),
                     });
                 }
-                Err(Refusal::Later(wait)) => return Err(wait),
-                Err(Refusal::Full) => tokio::time::timeout_at(patience, ended)
+                Err(GuessRefusal::Later(wait)) => return Err(wait),
+                Err(GuessRefusal::Full) => tokio::time::timeout_at(patience, ended)
                     .await
                     .map_err(|_| Duration::from_secs(1))?,
             }
@@ -148,7 +148,7 @@ impl Gate {
         caller: PeerId,
         source: IpAddr,
         now: Instant,
-    ) -> Result<InboundRun, Refusal> {
+    ) -> Result<InboundRun, GuessRefusal> {
         let standing = if self.admission.is_known(caller, now) {
             CallerStanding::Known
         } else if self.remembered.contains(caller, now) {
@@ -276,15 +276,15 @@ pub(crate) struct OutboundGuard<'a> {
 impl OutboundGuard<'_> {
     /// Both sides have proved the password.
     pub(crate) fn paired(mut self) {
-        self.settle(Outcome::Paired);
+        self.settle(GuessOutcome::Paired);
     }
 
     /// The other side has had a guess, and it was wrong.
     pub(crate) fn wrong_password(mut self) {
-        self.settle(Outcome::WrongPassword);
+        self.settle(GuessOutcome::WrongPassword);
     }
 
-    fn settle(&mut self, outcome: Outcome) {
+    fn settle(&mut self, outcome: GuessOutcome) {
         if let Some(run) = self.run.take() {
             self.gate.record.update(|all, now| {
                 let mut outbound = self.gate.outbound.lock();
@@ -296,7 +296,7 @@ impl OutboundGuard<'_> {
 
 impl Drop for OutboundGuard<'_> {
     fn drop(&mut self) {
-        self.settle(Outcome::Nothing);
+        self.settle(GuessOutcome::Nothing);
     }
 }
 
@@ -336,7 +336,7 @@ mod tests {
     fn is_held_off(gate: &Gate, caller: PeerId, now: Instant) -> bool {
         matches!(
             gate.try_inbound(caller, SOURCE, now),
-            Err(Refusal::Later(_))
+            Err(GuessRefusal::Later(_))
         )
     }
 

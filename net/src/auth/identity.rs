@@ -47,7 +47,7 @@ impl Identity {
     /// others can read, is refused. While another process uses the identity, this one gets an
     /// [`Identity::ephemeral`] one.
     pub fn load_or_create(state_dir: &Path) -> Result<Self, Error> {
-        let store = Store::open(state_dir)?;
+        let store = StateDirectory::open(state_dir)?;
         // One round is enough unless another process creates or removes the file in between.
         for _ in 0..3 {
             if let Some(file) = store.existing()? {
@@ -110,12 +110,12 @@ fn generate() -> Result<Zeroizing<Vec<u8>>, Error> {
 }
 
 /// The state directory, opened once: everything happens in the directory that was checked.
-struct Store {
+struct StateDirectory {
     directory: OwnedFd,
     path: PathBuf,
 }
 
-impl Store {
+impl StateDirectory {
     fn open(state_dir: &Path) -> Result<Self, Error> {
         let what = || format!("state directory {}", state_dir.display());
         let failed = |error| Error::local_place(what(), error, STATE_OPTION);

@@ -19,7 +19,7 @@
 //! through does not verify, and nothing can be replayed on another connection.
 //!
 //! States are types, so steps cannot be taken twice or out of order:
-//! `Caller -> Confirming -> done` and `Opening -> Callee -> done`.
+//! `PairingCaller -> Confirming -> done` and `Opening -> Callee -> done`.
 
 use opaque_ke::errors::ProtocolError;
 use opaque_ke::{
@@ -50,7 +50,7 @@ pub type M4 = [u8; 1];
 /// The status byte of M2 and M4.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Status {
+pub enum PairingStatus {
     /// Go on (M2); admitted (M4).
     Ok = 0,
     /// Come back after the given time (M2); refused (M4).
@@ -63,7 +63,7 @@ pub enum Status {
 
 /// How a run ended for a caller that was not admitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Failure {
+pub enum PairingFailure {
     /// The callee takes no runs for this many seconds.
     Later(u16),
     /// The callee is this node itself.
@@ -102,13 +102,13 @@ impl Binding {
 }
 
 /// The caller, waiting for M2.
-pub struct Caller<'a> {
+pub struct PairingCaller<'a> {
     credentials: &'a Credentials,
     binding: Binding,
     login: ClientLogin<Suite>,
 }
 
-impl<'a> Caller<'a> {
+impl<'a> PairingCaller<'a> {
     /// Starts a run: the state, and M1. Fails only when the system is out of order.
     pub fn start(
         credentials: &'a Credentials,
@@ -126,19 +126,19 @@ impl<'a> Caller<'a> {
     }
 
     /// Takes M2 and makes M3. After an error nothing more may be sent.
-    pub fn receive(self, m2: &M2) -> Result<(Confirming, M3), Failure> {
+    pub fn receive(self, m2: &M2) -> Result<(Confirming, M3), PairingFailure> {
         let [status, after_high, after_low, ke2 @ ..] = m2;
         match *status {
             0 => {}
             1 => {
-                return Err(Failure::Later(
+                return Err(PairingFailure::Later(
                     u16::from_be_bytes([*after_high, *after_low]).max(1),
                 ));
             }
-            3 => return Err(Failure::Yourself),
-            _ => return Err(Failure::BadMessage),
+            3 => return Err(PairingFailure::Yourself),
+            _ => return Err(PairingFailure::BadMessage),
         }
-        let ke2 = CredentialResponse::deserialize(ke2).map_err(|_| Failure::BadMessage)?;
+        let ke2 = CredentialResponse::deserialize(ke2).map_err(|_| PairingFailure::BadMessage)?;
         let context = self.binding.context();
         let finish = self
             .login
@@ -152,7 +152,7 @@ impl<'a> Caller<'a> {
                     None,
                 ),
             )
-            .map_err(|_| Failure::WrongPassword)?;
+            .map_err(|_| PairingFailure::WrongPassword)?;
         let callee = self.binding.callee;
         Ok((Confirming { callee }, finish.message.serialize().into()))
     }
@@ -166,10 +166,10 @@ pub struct Confirming {
 
 impl Confirming {
     /// Takes M4; the key that has proved the password.
-    pub fn receive(self, m4: M4) -> Result<PeerId, Failure> {
+    pub fn receive(self, m4: M4) -> Result<PeerId, PairingFailure> {
         match m4 {
             [0] => Ok(self.callee),
-            _ => Err(Failure::Refused),
+            _ => Err(PairingFailure::Refused),
         }
     }
 }
@@ -179,14 +179,14 @@ pub struct Opening(CredentialRequest<Suite>);
 
 impl Opening {
     /// Reads M1; the status to refuse it with otherwise.
-    pub fn read(m1: &M1) -> Result<Self, Status> {
+    pub fn read(m1: &M1) -> Result<Self, PairingStatus> {
         let [version, ke1 @ ..] = m1;
         if *version != VERSION {
-            return Err(Status::BadMessage);
+            return Err(PairingStatus::BadMessage);
         }
         CredentialRequest::deserialize(ke1)
             .map(Self)
-            .map_err(|_| Status::BadMessage)
+            .map_err(|_| PairingStatus::BadMessage)
     }
 }
 
@@ -213,7 +213,7 @@ impl Callee {
             CREDENTIAL,
             parameters(&context, &binding),
         )?;
-        let mut m2 = refusal(Status::Ok, 0);
+        let mut m2 = refusal(PairingStatus::Ok, 0);
         m2[3..].copy_from_slice(&start.message.serialize());
         let callee = Self {
             binding,
@@ -241,7 +241,7 @@ fn parameters<'a>(context: &'a [u8], binding: &'a Binding) -> ServerLoginParamet
 }
 
 /// M2 without a KE2.
-pub fn refusal(status: Status, retry_after: u16) -> M2 {
+pub fn refusal(status: PairingStatus, retry_after: u16) -> M2 {
     let mut m2 = [0; size_of::<M2>()];
     m2[0] = status as u8;
     m2[1..3].copy_from_slice(&retry_after.to_be_bytes());

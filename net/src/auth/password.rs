@@ -12,7 +12,7 @@ use argon2::{Algorithm, Argon2, Params, Version};
 use unicode_normalization::UnicodeNormalization;
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::legacy::Key;
+use crate::legacy::TokenKey;
 
 /// Longest password in bytes, before and after normalisation; more adds nothing.
 const MAX_BYTES: usize = 1024;
@@ -84,8 +84,8 @@ impl Password {
 
     /// The key of the network of 2004 that has this password. Only for who asked for that protocol: unlike what
     /// [`Password::stretch`] makes, it costs next to nothing to test guesses against.
-    pub fn legacy_key(&self) -> Key {
-        Key::new(self.0.as_bytes())
+    pub fn legacy_key(&self) -> TokenKey {
+        TokenKey::new(self.0.as_bytes())
     }
 
     /// One line of warning when the password takes few guesses, `None` when it is fine.

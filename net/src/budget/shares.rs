@@ -19,14 +19,14 @@ const FEWEST: usize = 8;
 
 /// Whose share it is.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(super) enum Place {
+pub(super) enum BudgetParty {
     /// That of all who answer from there.
     Network(SourceNetwork),
     /// That of one member of which nobody knows from where it answers: this node itself, for one.
     Apart(PeerId),
 }
 
-impl Place {
+impl BudgetParty {
     pub(super) fn of(address: IpAddr) -> Self {
         Self::Network(SourceNetwork::of(address).site())
     }
@@ -34,22 +34,22 @@ impl Place {
 
 /// What everyone holds.
 #[derive(Debug)]
-pub(super) struct Shares {
+pub(super) struct BudgetShares {
     total: usize,
     all: usize,
-    places: HashMap<Place, HashMap<PeerId, Holding>>,
+    places: HashMap<BudgetParty, HashMap<PeerId, KeyUsage>>,
     /// Where those are who have a seat: where they took the last one of those they still have.
-    seated: HashMap<PeerId, Place>,
+    seated: HashMap<PeerId, BudgetParty>,
 }
 
 /// What one key has in one place; forgotten when that is nothing.
 #[derive(Default, Debug)]
-struct Holding {
+struct KeyUsage {
     bytes: usize,
     seats: usize,
 }
 
-impl Shares {
+impl BudgetShares {
     /// Of `total` bytes, all free.
     pub(super) fn new(total: usize) -> Self {
         Self {
@@ -66,18 +66,18 @@ impl Shares {
     }
 
     /// Where `member` is.
-    pub(super) fn place(&self, member: PeerId) -> Place {
+    pub(super) fn place(&self, member: PeerId) -> BudgetParty {
         let place = self.seated.get(&member).copied();
-        place.unwrap_or(Place::Apart(member))
+        place.unwrap_or(BudgetParty::Apart(member))
     }
 
     /// `member` is at `place`, until it leaves that as often as it took a seat there.
-    pub(super) fn seat(&mut self, member: PeerId, place: Place) {
+    pub(super) fn seat(&mut self, member: PeerId, place: BudgetParty) {
         self.holding(place, member).seats += 1;
         self.seated.insert(member, place);
     }
 
-    pub(super) fn leave(&mut self, member: PeerId, place: Place) {
+    pub(super) fn leave(&mut self, member: PeerId, place: BudgetParty) {
         let holding = self.holding(place, member);
         holding.seats = holding.seats.saturating_sub(1);
         let is_gone = holding.seats == 0;
@@ -91,8 +91,8 @@ impl Shares {
     }
 
     /// Where `member` has a seat, if it has any.
-    fn other_seat(&self, member: PeerId) -> Option<Place> {
-        let is_its = |keys: &HashMap<PeerId, Holding>| {
+    fn other_seat(&self, member: PeerId) -> Option<BudgetParty> {
+        let is_its = |keys: &HashMap<PeerId, KeyUsage>| {
             keys.get(&member).is_some_and(|holding| holding.seats > 0)
         };
         let place = self.places.iter().find(|(_, keys)| is_its(keys));
@@ -100,7 +100,7 @@ impl Shares {
     }
 
     /// Takes `bytes` more for `member`, if it may have them.
-    pub(super) fn take(&mut self, place: Place, member: PeerId, bytes: usize) -> bool {
+    pub(super) fn take(&mut self, place: BudgetParty, member: PeerId, bytes: usize) -> bool {
         let may = self.may_have(place, member, bytes);
         if may {
             self.holding(place, member).bytes += bytes;
@@ -109,14 +109,14 @@ impl Shares {
         may
     }
 
-    pub(super) fn give_back(&mut self, place: Place, member: PeerId, bytes: usize) {
+    pub(super) fn give_back(&mut self, place: BudgetParty, member: PeerId, bytes: usize) {
         let holding = self.holding(place, member);
         holding.bytes = holding.bytes.saturating_sub(bytes);
         self.all = self.all.saturating_sub(bytes);
         self.tidy(place, member);
     }
 
-    fn may_have(&self, place: Place, member: PeerId, bytes: usize) -> bool {
+    fn may_have(&self, place: BudgetParty, member: PeerId, bytes: usize) -> bool {
         if self.all.saturating_add(bytes) > self.total {
             return false;
         }
@@ -124,7 +124,7 @@ impl Shares {
         let networks = self.places.len() + usize::from(here.is_none());
         let even = self.total / 4 / networks.max(FEWEST);
         // What all there have of the common part, but for `except`.
-        let of_common = |keys: &HashMap<PeerId, Holding>, sure: usize, except: Option<PeerId>| {
+        let of_common = |keys: &HashMap<PeerId, KeyUsage>, sure: usize, except: Option<PeerId>| {
             let others = keys.iter().filter(|(key, _)| Some(**key) != except);
             let beyond = others.map(|(_, holding)| holding.bytes.saturating_sub(sure));
             beyond.sum::<usize>()
@@ -146,12 +146,12 @@ impl Shares {
         wanted <= most
     }
 
-    fn holding(&mut self, place: Place, member: PeerId) -> &mut Holding {
+    fn holding(&mut self, place: BudgetParty, member: PeerId) -> &mut KeyUsage {
         let keys = self.places.entry(place).or_default();
         keys.entry(member).or_default()
     }
 
-    fn tidy(&mut self, place: Place, member: PeerId) {
+    fn tidy(&mut self, place: BudgetParty, member: PeerId) {
         let Some(keys) = self.places.get_mut(&place) else {
             return;
         };
@@ -184,12 +184,12 @@ mod tests {
         PeerId::from_bytes(key)
     }
 
-    fn at(n: u8) -> Place {
-        Place::of([127, 9, 0, n].into())
+    fn at(n: u8) -> BudgetParty {
+        BudgetParty::of([127, 9, 0, n].into())
     }
 
     /// Takes as much as it gets.
-    fn grab(shares: &mut Shares, place: Place, member: PeerId) -> usize {
+    fn grab(shares: &mut BudgetShares, place: BudgetParty, member: PeerId) -> usize {
         let before = shares.all();
         while shares.take(place, member, 4096) {}
         shares.all() - before
@@ -198,7 +198,7 @@ mod tests {
     #[test]
     fn many_keys_of_one_host_are_one() {
         for keys in [1, 16, 256] {
-            let mut shares = Shares::new(TOTAL);
+            let mut shares = BudgetShares::new(TOTAL);
             for key in 0..keys {
                 shares.seat(id(key), at(1));
             }
@@ -216,8 +216,8 @@ mod tests {
 
     #[test]
     fn fifty_hosts_and_fifty_keys_of_one_are_served_alike() {
-        let mut apart = Shares::new(TOTAL);
-        let mut together = Shares::new(TOTAL);
+        let mut apart = BudgetShares::new(TOTAL);
+        let mut together = BudgetShares::new(TOTAL);
         for n in 0..50 {
             apart.seat(id(n), at(n as u8));
             together.seat(id(n), at(0));
@@ -232,7 +232,7 @@ mod tests {
 
     #[test]
     fn a_greedy_neighbour_leaves_room_behind_one_address() {
-        let mut shares = Shares::new(TOTAL);
+        let mut shares = BudgetShares::new(TOTAL);
         shares.seat(id(1), at(1));
         shares.seat(id(2), at(1));
         grab(&mut shares, at(1), id(1));
@@ -241,14 +241,14 @@ mod tests {
 
     #[test]
     fn a_site_of_ipv6_is_one_network() {
-        let place = |text: &str| Place::of(text.parse().unwrap());
+        let place = |text: &str| BudgetParty::of(text.parse().unwrap());
         assert_eq!(place("2001:db8:1:2::1"), place("2001:db8:1:3::1"));
         assert_ne!(place("2001:db8:1::1"), place("2001:db8:2::1"));
     }
 
     #[test]
     fn who_moves_gives_back_what_it_had() {
-        let mut shares = Shares::new(TOTAL);
+        let mut shares = BudgetShares::new(TOTAL);
         shares.seat(id(1), at(1));
         assert!(shares.take(at(1), id(1), 100));
         shares.seat(id(1), at(2));
@@ -262,7 +262,7 @@ mod tests {
     /// As when a member is dialled at a second address, and the connection is not needed.
     #[test]
     fn a_second_seat_that_is_given_up_leaves_the_first() {
-        let mut shares = Shares::new(TOTAL);
+        let mut shares = BudgetShares::new(TOTAL);
         shares.seat(id(1), at(1));
         shares.seat(id(1), at(2));
         shares.leave(id(1), at(2));

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use crate::client::connector::Lane;
+use crate::client::connector::HttpConnection;
 use crate::config::CLIENT_IDLE;
 use crate::error::Error;
 use crate::transport::dial::Link;
@@ -17,22 +17,22 @@ use crate::transport::dial::Link;
 const MOST_IDLE: usize = 16;
 
 #[derive(Default)]
-pub(super) struct Lanes {
+pub(super) struct ConnectionPool {
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
     /// The lane put back last is the last; with the time when that was.
-    idle: Vec<(Instant, Lane)>,
+    idle: Vec<(Instant, HttpConnection)>,
     /// Every connection that may still be open.
     links: Vec<Weak<dyn Link>>,
     closed: bool,
 }
 
-impl Lanes {
+impl ConnectionPool {
     /// The lane that was used last, if it has not idled too long.
-    pub(super) fn take(&self, now: Instant) -> Option<Lane> {
+    pub(super) fn take(&self, now: Instant) -> Option<HttpConnection> {
         let mut state = self.state.lock();
         let (since, lane) = state.idle.pop()?;
         if now.saturating_duration_since(since) > CLIENT_IDLE {
@@ -44,7 +44,7 @@ impl Lanes {
     }
 
     /// Gives back a lane whose last response was read to the end.
-    pub(super) fn put(&self, lane: Lane, now: Instant) {
+    pub(super) fn put(&self, lane: HttpConnection, now: Instant) {
         let mut state = self.state.lock();
         if state.closed || lane.is_retired() {
             return;
@@ -77,7 +77,7 @@ impl Lanes {
         self.end(false);
     }
 
-    /// Remembers `link`, so that [`Lanes::close`] reaches it; fails once that has happened.
+    /// Remembers `link`, so that [`ConnectionPool::close`] reaches it; fails once that has happened.
     pub(super) fn register(&self, link: &Arc<dyn Link>, who: &str) -> Result<(), Error> {
         let mut state = self.state.lock();
         if state.closed {

@@ -1,6 +1,6 @@
 //! HTTP over one connection: the only file that knows ureq. Ranges of files do not pass through it (`wire`).
 //!
-//! A [`Lane`] is one TLS connection with a ureq agent that can use nothing else: its connector
+//! A [`HttpConnection`] is one TLS connection with a ureq agent that can use nothing else: its connector
 //! hands that connection out once and never makes another, so dialling, pairing, pooling and
 //! retrying stay in plain code above. What ureq does for us is HTTP/1.1 itself.
 //!
@@ -57,7 +57,7 @@ static CONFIG: LazyLock<Config> = LazyLock::new(|| {
 });
 
 /// One connection that carries one request at a time.
-pub(super) struct Lane {
+pub(super) struct HttpConnection {
     agent: Agent,
     /// Never waited for: whoever has the lane is the only one who uses the wire.
     wire: Arc<Mutex<Wire>>,
@@ -77,7 +77,7 @@ impl AsRef<Head> for Reply {
     }
 }
 
-impl Lane {
+impl HttpConnection {
     /// A lane over a connection that has carried nothing yet.
     pub(super) fn new(connection: TlsLink) -> Self {
         let deadline = Arc::new(Mutex::new(Instant::now()));

@@ -20,13 +20,13 @@ use http::{Method, Request as HttpRequest, StatusCode};
 use parking_lot::Mutex;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 
-use super::connection_pool::Lanes;
+use super::connection_pool::ConnectionPool;
 use super::head::{check_head, content_length, stays_open};
 use super::range_get::Head;
 use super::range_stream::FileStream;
 use crate::auth::{AddressSource, Alpn, Gate};
 use crate::budget::{ByteBudget, Reservation, Seat};
-use crate::client::connector::{Lane, Reply};
+use crate::client::connector::{HttpConnection, Reply};
 use crate::client::pairing;
 use crate::config::CONNECT_DEADLINE;
 use crate::error::Error;
@@ -106,7 +106,7 @@ impl Client {
             dialer: self.dialer.clone(),
             budget: self.budget.clone(),
             place: Mutex::new((address.clone(), source)),
-            lanes: Arc::new(Lanes::default()),
+            lanes: Arc::new(ConnectionPool::default()),
             distance: AtomicU64::new(u64::MAX),
             pairings: AtomicU64::new(0),
             paired: Mutex::new(Ok(())),
@@ -127,7 +127,7 @@ pub struct HttpPeer {
     seat: Mutex<Option<Seat>>,
     /// Where it was last found, and how this node knows of that address.
     place: Mutex<(Address, AddressSource)>,
-    lanes: Arc<Lanes>,
+    lanes: Arc<ConnectionPool>,
     /// The fastest answer over a connection that was there, in microseconds.
     distance: AtomicU64,
     /// How many pairing runs have ended, well or not.
@@ -174,7 +174,8 @@ impl HttpPeer {
             return self.pair(0, deadline);
         }
         self.lanes.register(connection.link(), connection.who())?;
-        self.lanes.put(Lane::new(connection), Instant::now());
+        self.lanes
+            .put(HttpConnection::new(connection), Instant::now());
         let head = self.request(Method::HEAD, "/RPC2")?;
         let (lane, _) = self.exchange(deadline, &|lane| lane.send(head.clone(), deadline))?;
         self.lanes.put(lane, Instant::now());
@@ -189,8 +190,8 @@ impl HttpPeer {
     fn exchange<R: AsRef<Head>>(
         &self,
         deadline: Instant,
-        send: &dyn Fn(&Lane) -> Result<R, Error>,
-    ) -> Result<(Lane, R), Error> {
+        send: &dyn Fn(&HttpConnection) -> Result<R, Error>,
+    ) -> Result<(HttpConnection, R), Error> {
         let seen = self.pairings.load(Ordering::Acquire);
         if self.is_admitted() {
             let (lane, reply) = self.attempt(deadline, send)?;
@@ -211,8 +212,8 @@ impl HttpPeer {
     fn attempt<R>(
         &self,
         deadline: Instant,
-        send: &dyn Fn(&Lane) -> Result<R, Error>,
-    ) -> Result<(Lane, R), Error> {
+        send: &dyn Fn(&HttpConnection) -> Result<R, Error>,
+    ) -> Result<(HttpConnection, R), Error> {
         let begun = Instant::now();
         if begun >= deadline {
             // Says nothing about the connections.
@@ -251,13 +252,13 @@ impl HttpPeer {
         error
     }
 
-    fn open_lane(&self, deadline: Instant) -> Result<Lane, Error> {
+    fn open_lane(&self, deadline: Instant) -> Result<HttpConnection, Error> {
         let (link, who, connect_by) = self.dial(deadline)?;
         let tls = self.gate.tls_client(Alpn::Http);
         let connection = TlsLink::handshake(link, tls, who, connect_by)?;
         self.check_identity(connection.peer())?;
         self.sit(connection.link().remote());
-        Ok(Lane::new(connection))
+        Ok(HttpConnection::new(connection))
     }
 
     /// It answers from `remote` now.
@@ -334,7 +335,7 @@ impl HttpPeer {
         welcome: &dyn Fn(ByteRange) -> bool,
     ) -> Result<(u64, Box<dyn ByteStream>), Error> {
         let request = ranged_get(target, self.id, range, tag);
-        let send = |lane: &Lane| lane.wire().request(request.as_bytes(), deadline);
+        let send = |lane: &HttpConnection| lane.wire().request(request.as_bytes(), deadline);
         let (lane, head) = self.exchange(deadline, &send)?;
         let who = || lane.who().to_owned();
         match head.status {
@@ -389,7 +390,7 @@ impl HttpPeer {
     /// Reads the whole body of the response to a call.
     fn read_response(
         &self,
-        lane: &Lane,
+        lane: &HttpConnection,
         mut reply: Reply,
         (most, reservation): (usize, &mut Reservation),
         deadline: Instant,
@@ -505,7 +506,7 @@ fn ranged_get(target: &str, member: PeerId, range: ByteRange, tag: &str) -> Stri
 }
 
 /// What a status code means that the request does not provide for.
-fn unexpected(lane: &Lane, status: StatusCode) -> Error {
+fn unexpected(lane: &HttpConnection, status: StatusCode) -> Error {
     let what = format!("HTTP status {}", status.as_u16());
     if status.is_server_error() {
         return Error::Fault {

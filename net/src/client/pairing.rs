@@ -9,7 +9,7 @@ use std::time::Instant;
 use rustls::ClientConnection;
 
 use crate::auth::gate::PAIRING_DEADLINE;
-use crate::auth::pair::{Binding, Caller, Failure, M2, M4};
+use crate::auth::pair::{Binding, M2, M4, PairingCaller, PairingFailure};
 use crate::auth::{AddressSource, Gate, tls};
 use crate::error::Error;
 use crate::model::PeerId;
@@ -39,14 +39,14 @@ pub(crate) fn run<S: Read + Write>(
         deadline: Instant::now() + PAIRING_DEADLINE,
         who,
     };
-    let (caller, m1) = Caller::start(gate.credentials(), binding)
+    let (caller, m1) = PairingCaller::start(gate.credentials(), binding)
         .map_err(|error| Error::local("pairing", io::Error::other(error)))?;
     line.send(&m1)?;
     let m2: M2 = line.receive()?;
     let (confirming, m3) = match caller.receive(&m2) {
         Ok(next) => next,
         Err(failure) => {
-            if failure == Failure::WrongPassword {
+            if failure == PairingFailure::WrongPassword {
                 charge.wrong_password();
             }
             line.close();
@@ -76,13 +76,15 @@ fn binding(connection: &ClientConnection, who: &str, gate: &Gate) -> Result<Bind
     })
 }
 
-fn name(failure: Failure, who: &str) -> Error {
+fn name(failure: PairingFailure, who: &str) -> Error {
     let who = who.to_owned();
     match failure {
-        Failure::Later(seconds) => Error::Later { who, seconds },
-        Failure::Yourself => Error::Myself { who },
-        Failure::WrongPassword | Failure::Refused => Error::Refused { who },
-        Failure::BadMessage => Error::misbehaved(who, "it does not pair in a way known here"),
+        PairingFailure::Later(seconds) => Error::Later { who, seconds },
+        PairingFailure::Yourself => Error::Myself { who },
+        PairingFailure::WrongPassword | PairingFailure::Refused => Error::Refused { who },
+        PairingFailure::BadMessage => {
+            Error::misbehaved(who, "it does not pair in a way known here")
+        }
     }
 }
 

@@ -6,26 +6,31 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::connection_pool::Lanes;
+use super::connection_pool::ConnectionPool;
 use super::head::stays_open;
 use super::range_get::Head;
-use crate::client::connector::Lane;
+use crate::client::connector::HttpConnection;
 use crate::error::Error;
 use crate::peer::ByteStream;
 
 /// The bytes of one response.
 pub(super) struct FileStream {
     /// Gone once all bytes were read, or the connection broke.
-    lane: Option<Lane>,
+    lane: Option<HttpConnection>,
     remaining: u64,
     /// True if the connection can carry another request afterwards.
     stays_open: bool,
-    lanes: Arc<Lanes>,
+    lanes: Arc<ConnectionPool>,
     who: String,
 }
 
 impl FileStream {
-    pub(super) fn new(lane: Lane, head: &Head, length: u64, lanes: Arc<Lanes>) -> Self {
+    pub(super) fn new(
+        lane: HttpConnection,
+        head: &Head,
+        length: u64,
+        lanes: Arc<ConnectionPool>,
+    ) -> Self {
         Self {
             who: lane.who().into(),
             lane: Some(lane),

@@ -1,6 +1,6 @@
 //! Worker threads, apart for each member, so that a frozen member ties up its own and no others.
 //!
-//! The wire is blocking (ureq), so every request in flight needs a thread. A [`Lane`] starts one when
+//! The wire is blocking (ureq), so every request in flight needs a thread. A [`PeerPool`] starts one when
 //! work comes and none is idle, up to its width; more work waits in a short queue, and beyond that
 //! the caller is told at once. Idle threads end by themselves.
 
@@ -16,10 +16,10 @@ use crate::model::PeerId;
 /// enough that fifty members do not keep hundreds of threads.
 const IDLE: Duration = Duration::from_secs(10);
 
-type Job = Box<dyn FnOnce() + Send>;
+type PoolJob = Box<dyn FnOnce() + Send>;
 
 /// The threads that may wait for one member.
-pub(crate) struct Lane {
+pub(crate) struct PeerPool {
     name: String,
     width: usize,
     backlog: usize,
@@ -29,7 +29,7 @@ pub(crate) struct Lane {
 
 #[derive(Default)]
 struct State {
-    queue: VecDeque<Job>,
+    queue: VecDeque<PoolJob>,
     threads: usize,
     idle: usize,
 }
@@ -38,7 +38,7 @@ struct State {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Full;
 
-impl Lane {
+impl PeerPool {
     /// A lane of at most `width` threads, with room for `backlog` jobs behind them.
     pub(crate) fn new(name: String, width: usize, backlog: usize) -> Arc<Self> {
         let (state, work) = (Mutex::default(), Condvar::new());
@@ -96,14 +96,14 @@ impl Lane {
 }
 
 /// One lane for each member that was ever asked.
-pub(crate) struct Lanes {
+pub(crate) struct PeerPools {
     name: &'static str,
     width: usize,
     backlog: usize,
-    by_member: Mutex<HashMap<PeerId, Arc<Lane>>>,
+    by_member: Mutex<HashMap<PeerId, Arc<PeerPool>>>,
 }
 
-impl Lanes {
+impl PeerPools {
     /// Lanes of `width` threads and `backlog` waiting jobs each.
     pub(crate) fn new(name: &'static str, width: usize, backlog: usize) -> Self {
         Self {
@@ -115,9 +115,9 @@ impl Lanes {
     }
 
     /// The lane of `member`.
-    pub(crate) fn of(&self, member: PeerId) -> Arc<Lane> {
+    pub(crate) fn of(&self, member: PeerId) -> Arc<PeerPool> {
         let new = || {
-            Lane::new(
+            PeerPool::new(
                 format!("{}-{}", self.name, member.short()),
                 self.width,
                 self.backlog,
@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn a_full_lane_says_so_and_never_blocks() {
-        let lane = Lane::new("test".into(), 2, 1);
+        let lane = PeerPool::new("test".into(), 2, 1);
         let (release, held) = mpsc::channel::<()>();
         let held = Arc::new(Mutex::new(held));
         let (started, starts) = mpsc::channel();
@@ -157,7 +157,7 @@ mod tests {
 
     #[test]
     fn a_job_that_panics_does_not_cost_the_lane_a_thread() {
-        let lane = Lane::new("test".into(), 1, 8);
+        let lane = PeerPool::new("test".into(), 1, 8);
         lane.run(|| panic!("on purpose")).unwrap();
         let (done, finished) = mpsc::channel();
         lane.run(move || done.send(()).unwrap()).unwrap();

@@ -7,13 +7,13 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};
 
 /// Remembers what was noted last.
-pub struct Generations<K, V, S = RandomState> {
+pub struct TwoGenerationCache<K, V, S = RandomState> {
     newer: HashMap<K, V, S>,
     older: HashMap<K, V, S>,
     most: usize,
 }
 
-impl<K: Hash + Eq, V: Copy, S: BuildHasher + Default> Generations<K, V, S> {
+impl<K: Hash + Eq, V: Copy, S: BuildHasher + Default> TwoGenerationCache<K, V, S> {
     /// Remembers at most `most` entries, and at least the last half as many.
     pub fn new(most: usize) -> Self {
         Self {
@@ -54,7 +54,7 @@ mod tests {
 
     #[test]
     fn what_is_asked_for_stays_and_the_oldest_goes_in_bounds() {
-        let mut memory: Generations<u32, u32> = Generations::new(100);
+        let mut memory: TwoGenerationCache<u32, u32> = TwoGenerationCache::new(100);
         memory.insert(0, 7);
         memory.insert(1, 8);
         for number in 2..1000 {

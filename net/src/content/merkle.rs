@@ -167,24 +167,24 @@ impl TreeHasher {
     }
 
     /// The tree; `None` for an empty file.
-    pub fn finish(mut self) -> Option<Tree> {
+    pub fn finish(mut self) -> Option<HashTree> {
         if self.block_bytes > 0 {
             self.end_block();
         }
-        Tree::new(self.leaves)
+        HashTree::new(self.leaves)
     }
 }
 
 /// The whole tree of one file: 32 bytes for each block of 16 KiB.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Tree {
+pub struct HashTree {
     shape: Shape,
     leaves: Vec<Hash>,
     /// From the roots of the subtrees up to the root of the file.
     upper: Vec<Vec<Hash>>,
 }
 
-impl Tree {
+impl HashTree {
     /// The tree over these leaves; `None` when there are none.
     pub fn new(leaves: Vec<Hash>) -> Option<Self> {
         let shape = Shape {
@@ -475,20 +475,20 @@ mod tests {
             .collect()
     }
 
-    fn tree(bytes: &[u8]) -> Tree {
+    fn tree(bytes: &[u8]) -> HashTree {
         let mut hasher = TreeHasher::default();
         hasher.update(bytes);
         hasher.finish().unwrap()
     }
 
-    fn id(tree: &Tree, size: u64) -> ContentId {
+    fn id(tree: &HashTree, size: u64) -> ContentId {
         let root = tree.root();
         ContentId { root, size }
     }
 
     /// What a member shows who claims `blocks` blocks for the content of `tree`: its true nodes where
     /// they fit, and padding where it has nothing.
-    fn claimed(tree: &Tree, index: u64, blocks: u64) -> Option<Subtree> {
+    fn claimed(tree: &HashTree, index: u64, blocks: u64) -> Option<Subtree> {
         let shape = Shape { blocks };
         let mut leaves = tree.leaves().to_vec();
         let width = shape.blocks.next_power_of_two() as usize;
@@ -519,7 +519,7 @@ mod tests {
     fn another_number_of_blocks_is_not_proven() {
         for blocks in [1_u64, 2, 3, 5, 300, 512, 513, 700, 1025, 1537, 2000] {
             let leaves: Vec<Hash> = (0..blocks).map(|i| leaf(&i.to_be_bytes())).collect();
-            let tree = Tree::new(leaves).unwrap();
+            let tree = HashTree::new(leaves).unwrap();
             for claim in [
                 1, 2, 3, 4, 6, 400, 511, 514, 600, 1023, 1026, 1536, 1538, 1999, 2047, 2048,
             ] {
@@ -538,7 +538,7 @@ mod tests {
 
     #[test]
     fn padding_is_never_a_block() {
-        let tree = Tree::new(vec![leaf(b"a"), PAD]).unwrap();
+        let tree = HashTree::new(vec![leaf(b"a"), PAD]).unwrap();
         let subtree = tree.subtree(0).unwrap();
         assert_eq!(subtree.prove(id(&tree, 2 * BLOCK)), None);
     }
@@ -706,7 +706,7 @@ mod tests {
             blocks in 1_u64..2000, pick in any::<prop::sample::Index>(), flip in 0_usize..256, what in 0_u8..5,
         ) {
             let leaves: Vec<Hash> = (0..blocks).map(|i| leaf(&i.to_be_bytes())).collect();
-            let tree = Tree::new(leaves).unwrap();
+            let tree = HashTree::new(leaves).unwrap();
             let size = blocks * BLOCK;
             let index = pick.index(Shape::of(size).unwrap().subtrees() as usize) as u64;
             let mut subtree = tree.subtree(index).unwrap();

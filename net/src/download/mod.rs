@@ -30,9 +30,9 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::concurrency::peer_pools::Lanes;
+use crate::concurrency::peer_pools::PeerPools;
 use crate::config::READ_DEADLINE;
-use crate::content::cache::Cache;
+use crate::content::cache::DiskCache;
 use crate::content::merkle::SUBTREE_BYTES;
 use crate::error::Error;
 use crate::model::{ByteRange, ContentId, PeerId, Root, Version};
@@ -90,13 +90,13 @@ pub struct Engine {
 }
 
 pub(crate) struct Core {
-    lanes: Lanes,
+    lanes: PeerPools,
     /// Those who ask for leaves ahead of streams, which may take all threads of a lane.
-    leaves: Lanes,
+    leaves: PeerPools,
     pool: Arc<Pool>,
     /// The bytes that all windows together may hold before they stop growing.
     memory: u64,
-    cache: Option<Arc<Cache>>,
+    cache: Option<Arc<DiskCache>>,
     /// The bytes that they hold, and small files beside them.
     held_bytes: Arc<AtomicU64>,
     smalls: Smalls,
@@ -118,12 +118,12 @@ impl Engine {
     /// An engine whose windows together aim to stay below `memory` bytes.
     pub fn new(
         memory: u64,
-        cache: Option<Arc<Cache>>,
+        cache: Option<Arc<DiskCache>>,
         on_failure: OnFailure,
     ) -> Result<Self, Error> {
         let core = Arc::new(Core {
-            lanes: Lanes::new("read", STREAMS_PER_MEMBER, WAITING_PER_MEMBER),
-            leaves: Lanes::new("leaves", LEAVES_PER_MEMBER, WAITING_PER_MEMBER),
+            lanes: PeerPools::new("read", STREAMS_PER_MEMBER, WAITING_PER_MEMBER),
+            leaves: PeerPools::new("leaves", LEAVES_PER_MEMBER, WAITING_PER_MEMBER),
             pool: Pool::new(PIECE as usize),
             memory,
             cache,

@@ -65,7 +65,7 @@ struct Holders {
     attributes: Attributes,
 }
 
-fn holders(count: u8, size: u64, cache: Option<Arc<Cache>>) -> Holders {
+fn holders(count: u8, size: u64, cache: Option<Arc<DiskCache>>) -> Holders {
     let content = bytes(size);
     let peers: Vec<_> = (1..=count)
         .map(|seed| Arc::new(MemoryPeer::new(seed)))
@@ -333,7 +333,11 @@ fn a_holder_that_vanishes_or_freezes_in_the_middle_is_replaced_within_three_seco
 #[test]
 fn a_holder_that_lies_is_blamed_and_its_bytes_reach_nobody() {
     let directory = tempfile::tempdir().unwrap();
-    let cache = Arc::new(Cache::open(directory.path(), 256 * MIB).unwrap().unwrap());
+    let cache = Arc::new(
+        DiskCache::open(directory.path(), 256 * MIB)
+            .unwrap()
+            .unwrap(),
+    );
     let holders = holders(3, 20 * MIB, Some(Arc::clone(&cache)));
     holders.peers[1].behave(Behaviour::Lying);
     holders.read_all(&holders.open(), |_| {});
@@ -502,7 +506,11 @@ fn a_content_that_only_liars_name_fails_at_once() {
 #[test]
 fn a_root_with_another_size_proves_no_byte() {
     let directory = tempfile::tempdir().unwrap();
-    let cache = Arc::new(Cache::open(directory.path(), 256 * MIB).unwrap().unwrap());
+    let cache = Arc::new(
+        DiskCache::open(directory.path(), 256 * MIB)
+            .unwrap()
+            .unwrap(),
+    );
     for size in [3 * MIB, 20 * MIB, 20 * MIB + 5000] {
         let holders = holders(1, size, Some(Arc::clone(&cache)));
         for claimed in [size + window::LEAF, size + MIB, size - window::LEAF] {
@@ -606,7 +614,11 @@ fn a_file_whose_only_holder_lies_is_an_error() {
 #[test]
 fn what_is_in_the_cache_needs_no_holder() {
     let directory = tempfile::tempdir().unwrap();
-    let cache = Arc::new(Cache::open(directory.path(), 256 * MIB).unwrap().unwrap());
+    let cache = Arc::new(
+        DiskCache::open(directory.path(), 256 * MIB)
+            .unwrap()
+            .unwrap(),
+    );
     let holders = holders(1, 3 * MIB + 100, Some(Arc::clone(&cache)));
     holders.read_all(&holders.open(), |_| {});
     let slots = 24 * 8 * window::LEAF + window::LEAF;

@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use super::source_network::{Holder, SourceNetwork};
+use super::source_network::{Claimant, SourceNetwork};
 use super::table::{FairTable, PlaceId};
 use crate::model::PeerId;
 
@@ -49,12 +49,12 @@ pub(crate) struct KnownNetworks {
     networks: FairTable<Instant>,
     /// The addresses, each held by the member who was the last to come from it.
     addresses: FairTable<IpAddr>,
-    by_address: HashMap<IpAddr, Seen>,
+    by_address: HashMap<IpAddr, SeenNetwork>,
 }
 
 #[derive(Debug)]
-struct Seen {
-    holder: Holder,
+struct SeenNetwork {
+    holder: Claimant,
     place: PlaceId,
     at: Instant,
 }
@@ -77,7 +77,7 @@ impl KnownNetworks {
     }
 
     fn note_network(&mut self, network: SourceNetwork, now: Instant) {
-        let holder = Holder::stranger(network);
+        let holder = Claimant::stranger(network);
         let id = self.networks.of(holder).next().map(|(id, _)| id);
         if let Some(id) = id {
             self.networks.leave(holder, id);
@@ -96,14 +96,14 @@ impl KnownNetworks {
             self.addresses
                 .retain(|address| by_address.contains_key(address));
         }
-        let holder = Holder::member(member, address);
+        let holder = Claimant::member(member, address);
         let Some(entered) = self.addresses.enter(holder, address, |_| true) else {
             return;
         };
         if let Some(evicted) = entered.evicted {
             self.by_address.remove(&evicted);
         }
-        let seen = Seen {
+        let seen = SeenNetwork {
             holder,
             place: entered.id,
             at: now,
@@ -116,7 +116,7 @@ impl KnownNetworks {
         let seen = self.by_address.get(&address.to_canonical());
         let mut networks = self
             .networks
-            .of(Holder::stranger(SourceNetwork::of(address)));
+            .of(Claimant::stranger(SourceNetwork::of(address)));
         if seen.is_some_and(|seen| is_fresh(seen.at, now)) {
             Familiarity::Address
         } else if networks.any(|(_, seen)| is_fresh(*seen, now)) {

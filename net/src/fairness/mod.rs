@@ -16,7 +16,7 @@ mod table;
 mod token_bucket;
 
 pub(crate) use known_networks::{Familiarity, KnownNetworks};
-pub(crate) use permits::{FairPermits, Holding, PermitBounds};
-pub(crate) use source_network::{Holder, HolderKey, SourceNetwork};
+pub(crate) use permits::{FairPermit, FairPermits, PermitBounds};
+pub(crate) use source_network::{Claimant, HolderKey, SourceNetwork};
 pub(crate) use table::{FairTable, PlaceId};
 pub(crate) use token_bucket::{Refill, TokenBucket};

@@ -9,7 +9,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 
-use super::source_network::{Holder, HolderKey, SourceNetwork};
+use super::source_network::{Claimant, HolderKey, SourceNetwork};
 
 /// Waiters of one holder before those are looked for that are gone: twice the connections that one
 /// key may have.
@@ -33,14 +33,14 @@ pub(crate) struct FairPermits<W> {
     networks: HashMap<SourceNetwork, usize>,
     keys: HashMap<HolderKey, usize>,
     /// By holder, as all that one holder waits for fits or does not; each with its time of arrival.
-    waiting: HashMap<Holder, VecDeque<(u64, W)>>,
+    waiting: HashMap<Claimant, VecDeque<(u64, W)>>,
     arrivals: u64,
 }
 
 /// One permit. Hand it back to [`FairPermits::end`].
 #[derive(Debug)]
 #[must_use = "a permit that is not handed back is lost"]
-pub(crate) struct Holding(Holder);
+pub(crate) struct FairPermit(Claimant);
 
 impl<W> FairPermits<W> {
     pub(crate) fn new(bounds: PermitBounds) -> Self {
@@ -56,13 +56,13 @@ impl<W> FairPermits<W> {
     }
 
     /// A permit for `holder`, if there is one now and nobody waits who would get it first.
-    pub(crate) fn begin(&mut self, holder: Holder) -> Option<Holding> {
+    pub(crate) fn begin(&mut self, holder: Claimant) -> Option<FairPermit> {
         let is_next = self.fits(holder) && !self.waiting.keys().any(|other| self.fits(*other));
         is_next.then(|| self.grant(holder))
     }
 
     /// Waits for a permit with `waiter`. `is_gone` tells which waiters nobody waits with any more.
-    pub(crate) fn wait(&mut self, holder: Holder, waiter: W, is_gone: impl Fn(&W) -> bool) {
+    pub(crate) fn wait(&mut self, holder: Claimant, waiter: W, is_gone: impl Fn(&W) -> bool) {
         let waiting = self.waiting.entry(holder).or_default();
         if waiting.len() >= LONG_LINE {
             waiting.retain(|(_, waiter)| !is_gone(waiter));
@@ -72,7 +72,7 @@ impl<W> FairPermits<W> {
     }
 
     /// Ends what was permitted.
-    pub(crate) fn end(&mut self, Holding(holder): Holding) {
+    pub(crate) fn end(&mut self, FairPermit(holder): FairPermit) {
         self.all -= 1;
         decrease(&mut self.sites, holder.network.site());
         decrease(&mut self.networks, holder.network);
@@ -81,7 +81,7 @@ impl<W> FairPermits<W> {
 
     /// The next who waits and may begin. To be called after [`FairPermits::end`] until it is
     /// `None`. Those who are gone are passed over, and forgotten.
-    pub(crate) fn next(&mut self, is_gone: impl Fn(&W) -> bool) -> Option<(W, Holding)> {
+    pub(crate) fn next(&mut self, is_gone: impl Fn(&W) -> bool) -> Option<(W, FairPermit)> {
         self.waiting.retain(|_, waiting| {
             while waiting.front().is_some_and(|(_, first)| is_gone(first)) {
                 waiting.pop_front();
@@ -103,24 +103,24 @@ impl<W> FairPermits<W> {
         Some((waiter, self.grant(holder)))
     }
 
-    fn held(&self, holder: Holder) -> [usize; 3] {
+    fn held(&self, holder: Claimant) -> [usize; 3] {
         let site = self.sites.get(&holder.network.site());
         let network = self.networks.get(&holder.network);
         let key = self.keys.get(&holder.key);
         [site, network, key].map(|count| count.copied().unwrap_or(0))
     }
 
-    fn fits(&self, holder: Holder) -> bool {
+    fn fits(&self, holder: Claimant) -> bool {
         let [site, _, key] = self.held(holder);
         self.all < self.bounds.all && site < self.bounds.per_site && key < self.bounds.per_key
     }
 
-    fn grant(&mut self, holder: Holder) -> Holding {
+    fn grant(&mut self, holder: Claimant) -> FairPermit {
         self.all += 1;
         *self.sites.entry(holder.network.site()).or_default() += 1;
         *self.networks.entry(holder.network).or_default() += 1;
         *self.keys.entry(holder.key).or_default() += 1;
-        Holding(holder)
+        FairPermit(holder)
     }
 }
 
@@ -144,8 +144,8 @@ mod tests {
         per_key: 1,
     };
 
-    fn holder(network: &str, key: u8) -> Holder {
-        Holder::member(PeerId::from_bytes([key; 32]), network.parse().unwrap())
+    fn holder(network: &str, key: u8) -> Claimant {
+        Claimant::member(PeerId::from_bytes([key; 32]), network.parse().unwrap())
     }
 
     #[test]

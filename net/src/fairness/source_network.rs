@@ -51,12 +51,12 @@ pub(crate) enum HolderKey {
 
 /// Whose a share is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Holder {
+pub(crate) struct Claimant {
     pub(crate) network: SourceNetwork,
     pub(crate) key: HolderKey,
 }
 
-impl Holder {
+impl Claimant {
     /// Somebody at `network` who has shown no key.
     pub(crate) fn stranger(network: SourceNetwork) -> Self {
         Self {

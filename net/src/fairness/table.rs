@@ -11,7 +11,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 
-use super::source_network::{Holder, HolderKey, SourceNetwork};
+use super::source_network::{Claimant, HolderKey, SourceNetwork};
 use crate::model::PeerId;
 
 /// A place that was taken. Later ones are greater.
@@ -65,7 +65,7 @@ impl<T> FairTable<T> {
     /// when `holder` has its share and nothing of it is idle.
     pub(crate) fn enter(
         &mut self,
-        holder: Holder,
+        holder: Claimant,
         value: T,
         is_idle: impl Fn(&T) -> bool,
     ) -> Option<Entered<T>> {
@@ -84,7 +84,7 @@ impl<T> FairTable<T> {
     }
 
     /// Gives a place back, if it was not taken away before.
-    pub(crate) fn leave(&mut self, holder: Holder, id: PlaceId) -> Option<T> {
+    pub(crate) fn leave(&mut self, holder: Claimant, id: PlaceId) -> Option<T> {
         let key = holder.network.site();
         let site = self.sites.get_mut(&key)?;
         let network = site.get_mut(&holder.network)?;
@@ -104,7 +104,7 @@ impl<T> FairTable<T> {
     }
 
     /// The values of `holder`, the oldest first.
-    pub(crate) fn of(&self, holder: Holder) -> impl Iterator<Item = (PlaceId, &T)> {
+    pub(crate) fn of(&self, holder: Claimant) -> impl Iterator<Item = (PlaceId, &T)> {
         let site = self.sites.get(&holder.network.site());
         let network = site.and_then(|site| site.get(&holder.network));
         let places = network.and_then(|network| network.get(&holder.key));
@@ -129,10 +129,14 @@ impl<T> FairTable<T> {
     }
 
     /// What goes so that `holder` may come in.
-    fn victim(&self, holder: Holder, is_idle: &dyn Fn(&T) -> bool) -> Option<(Holder, PlaceId)> {
+    fn victim(
+        &self,
+        holder: Claimant,
+        is_idle: &dyn Fn(&T) -> bool,
+    ) -> Option<(Claimant, PlaceId)> {
         let mut victim = Victim::new(is_idle);
         let own = holder.network.site();
-        let sites = Shares::new(&self.sites, own, self.limit, site_len);
+        let sites = FairShares::new(&self.sites, own, self.limit, site_len);
         let Some(site) = sites.own_above() else {
             for (_, site) in sites.above() {
                 let held = site_len(site);
@@ -142,17 +146,17 @@ impl<T> FairTable<T> {
             }
             return victim.choose(sites.even_busy());
         };
-        let networks = Shares::new(site, holder.network, site_len(site), network_len);
+        let networks = FairShares::new(site, holder.network, site_len(site), network_len);
         let Some(network) = networks.own_above() else {
             for (network, keys) in networks.above() {
                 victim.consider_network(0, *network, keys);
             }
             return victim.choose(networks.even_busy());
         };
-        let keys = Shares::new(network, holder.key, network_len(network), BTreeMap::len);
+        let keys = FairShares::new(network, holder.key, network_len(network), BTreeMap::len);
         let Some(places) = keys.own_above() else {
             for (key, places) in keys.above() {
-                let other = Holder {
+                let other = Claimant {
                     key: *key,
                     ..holder
                 };
@@ -174,7 +178,7 @@ fn network_len<T>(network: &Network<T>) -> usize {
 }
 
 /// Those who hold something, and one who asks for one more.
-struct Shares<'a, K, V> {
+struct FairShares<'a, K, V> {
     groups: &'a HashMap<K, V>,
     own: Option<&'a V>,
     limit: usize,
@@ -182,7 +186,7 @@ struct Shares<'a, K, V> {
     len: fn(&V) -> usize,
 }
 
-impl<'a, K: Eq + std::hash::Hash, V> Shares<'a, K, V> {
+impl<'a, K: Eq + std::hash::Hash, V> FairShares<'a, K, V> {
     fn new(groups: &'a HashMap<K, V>, own: K, limit: usize, len: fn(&V) -> usize) -> Self {
         let own = groups.get(&own);
         Self {
@@ -223,8 +227,8 @@ type Rank = ([usize; 3], Reverse<PlaceId>);
 /// the most; else the oldest of all that it holds.
 struct Victim<'a, T> {
     is_idle: &'a dyn Fn(&T) -> bool,
-    idle: Option<(Rank, Holder)>,
-    busy: Option<(Rank, Holder)>,
+    idle: Option<(Rank, Claimant)>,
+    busy: Option<(Rank, Claimant)>,
 }
 
 impl<'a, T> Victim<'a, T> {
@@ -239,13 +243,13 @@ impl<'a, T> Victim<'a, T> {
     fn consider_network(&mut self, site: usize, network: SourceNetwork, keys: &Network<T>) {
         let held = network_len(keys);
         for (key, places) in keys {
-            let holder = Holder { network, key: *key };
+            let holder = Claimant { network, key: *key };
             self.consider([site, held, places.len()], holder, places);
         }
     }
 
-    fn consider(&mut self, held: [usize; 3], holder: Holder, places: &Places<T>) {
-        let is_beaten = |best: &Option<(Rank, Holder)>, rank: Rank| {
+    fn consider(&mut self, held: [usize; 3], holder: Claimant, places: &Places<T>) {
+        let is_beaten = |best: &Option<(Rank, Claimant)>, rank: Rank| {
             best.as_ref().is_some_and(|(other, _)| *other >= rank)
         };
         let Some(oldest) = places.keys().next() else {
@@ -267,7 +271,7 @@ impl<'a, T> Victim<'a, T> {
         }
     }
 
-    fn choose(self, even_busy: bool) -> Option<(Holder, PlaceId)> {
+    fn choose(self, even_busy: bool) -> Option<(Claimant, PlaceId)> {
         let best = self.idle.or(self.busy.filter(|_| even_busy));
         best.map(|((_, Reverse(id)), holder)| (holder, id))
     }
@@ -279,12 +283,12 @@ mod tests {
 
     use super::*;
 
-    fn holder(network: &str, key: u8) -> Holder {
-        Holder::member(PeerId::from_bytes([key; 32]), network.parse().unwrap())
+    fn holder(network: &str, key: u8) -> Claimant {
+        Claimant::member(PeerId::from_bytes([key; 32]), network.parse().unwrap())
     }
 
     /// Values are true while they are idle.
-    fn full(limit: usize, holders: &[(Holder, usize, bool)]) -> FairTable<(Holder, bool)> {
+    fn full(limit: usize, holders: &[(Claimant, usize, bool)]) -> FairTable<(Claimant, bool)> {
         let mut table = FairTable::new(limit);
         for (holder, count, idle) in holders {
             for _ in 0..*count {
@@ -297,14 +301,17 @@ mod tests {
     }
 
     fn enter(
-        table: &mut FairTable<(Holder, bool)>,
-        holder: Holder,
+        table: &mut FairTable<(Claimant, bool)>,
+        holder: Claimant,
         idle: bool,
-    ) -> Option<Entered<(Holder, bool)>> {
+    ) -> Option<Entered<(Claimant, bool)>> {
         table.enter(holder, (holder, idle), |(_, idle)| *idle)
     }
 
-    fn evicted_for(table: &mut FairTable<(Holder, bool)>, newcomer: Holder) -> Option<Holder> {
+    fn evicted_for(
+        table: &mut FairTable<(Claimant, bool)>,
+        newcomer: Claimant,
+    ) -> Option<Claimant> {
         let entered = enter(table, newcomer, false)?;
         entered.evicted.map(|(holder, _)| holder)
     }

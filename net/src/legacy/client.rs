@@ -49,7 +49,7 @@ const BUFFER: usize = 64 << 10;
 
 /// Calls one server.
 #[derive(Debug)]
-pub struct Caller {
+pub struct LegacyClient {
     url: Url,
     token: String,
     dialer: Arc<dyn Dial>,
@@ -57,15 +57,15 @@ pub struct Caller {
 
 /// What a server says of others.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Told {
+pub struct ServersReply {
     /// What it says are URLs of servers.
     pub urls: Vec<String>,
     /// Who it is, if it is a node of this program.
     pub node: Option<PeerId>,
 }
 
-/// What [`Caller::contents`] may take.
-pub(super) struct Allowance<'a> {
+/// What [`LegacyClient::contents`] may take.
+pub(super) struct ContentsLimits<'a> {
     /// The most bytes.
     pub(super) most: u64,
     /// The longest document for them that is begun with.
@@ -76,7 +76,7 @@ pub(super) struct Allowance<'a> {
     pub(super) is_wanted: &'a dyn Fn() -> bool,
 }
 
-impl Caller {
+impl LegacyClient {
     /// Calls the server at `url` with the `token` that the password makes for it.
     pub fn new(url: Url, token: String, dialer: Arc<dyn Dial>) -> Self {
         Self { url, token, dialer }
@@ -97,18 +97,18 @@ impl Caller {
     ///
     /// # Errors
     /// [`Error::Refused`]: the password is another one. The rest as of any call.
-    pub fn servers(&self, ours: Option<&Url>) -> Result<Told, Error> {
+    pub fn servers(&self, ours: Option<&Url>) -> Result<ServersReply, Error> {
         let urls: Vec<Vec<u8>> = ours.iter().map(|url| url.as_str().into()).collect();
         let is_silent = urls.is_empty();
         let deadline = Instant::now() + CALL_DEADLINE;
         let operation = Operation::Servers(urls);
-        let answer = self.call(&operation, deadline, Pace::By(deadline))?;
+        let answer = self.call(&operation, deadline, AnswerPace::By(deadline))?;
         let node = answer.node;
         let urls = match wire::decode_servers(answer) {
             Err(WireError::Fault { .. }) if is_silent => Vec::new(),
             other => other.map_err(|trouble| self.error(trouble))?,
         };
-        Ok(Told { urls, node })
+        Ok(ServersReply { urls, node })
     }
 
     /// Operation 1: every name that it has, whatever it is worth.
@@ -118,7 +118,7 @@ impl Caller {
     pub fn names(&self, deadline: Instant) -> Result<Vec<Vec<u8>>, Error> {
         let deadline = deadline.min(Instant::now() + CALL_DEADLINE);
         let operation = Operation::Names(String::new());
-        let answer = self.call(&operation, deadline, Pace::By(deadline))?;
+        let answer = self.call(&operation, deadline, AnswerPace::By(deadline))?;
         let names = wire::decode_names(answer).map_err(|trouble| self.error(trouble))?;
         match names.len() {
             0..=MAX_NAMES => Ok(names),
@@ -136,7 +136,7 @@ impl Caller {
     /// As any call's.
     pub fn is_directory(&self, name: &[u8], deadline: Instant) -> Result<bool, Error> {
         let operation = Operation::Contents([name, b"/."].concat());
-        let answer = self.call(&operation, deadline, Pace::By(deadline))?;
+        let answer = self.call(&operation, deadline, AnswerPace::By(deadline))?;
         match wire::decode_contents(answer, 0, &mut io::sink()) {
             // Behind it the path is told, which may hold anything.
             Err(WireError::Fault { message, .. }) => Ok(message
@@ -155,10 +155,10 @@ impl Caller {
     pub(super) fn contents(
         &self,
         name: &[u8],
-        allowance: &Allowance<'_>,
+        allowance: &ContentsLimits<'_>,
         sink: &mut dyn Write,
     ) -> Result<u64, Error> {
-        let pace = Pace::Progress {
+        let pace = AnswerPace::Progress {
             since: None,
             brought: 0,
             begin: allowance.begin,
@@ -204,12 +204,12 @@ impl Caller {
         &self,
         operation: &Operation,
         deadline: Instant,
-        pace: Pace<'a>,
-    ) -> Result<Answer<'a>, Error> {
+        pace: AnswerPace<'a>,
+    ) -> Result<PendingResponse<'a>, Error> {
         let dialled = deadline.min(Instant::now() + CONNECT_DEADLINE);
         let link = self.dialer.dial(&self.url.address(), dialled)?;
         let sent = link.write_all(&self.request(operation), deadline);
-        let mut answer = Answer {
+        let mut answer = PendingResponse {
             link: Closing(link),
             buffer: vec![0; BUFFER],
             begin: 0,
@@ -284,7 +284,7 @@ pub(super) fn place(url: &Url) -> &str {
 }
 
 /// How long an answer may take.
-enum Pace<'a> {
+enum AnswerPace<'a> {
     /// All of it comes by then.
     By(Instant),
     /// It goes on coming, for as long as it is wanted.
@@ -297,7 +297,7 @@ enum Pace<'a> {
     },
 }
 
-impl Pace<'_> {
+impl AnswerPace<'_> {
     /// How long the next read may wait; an error once it must not any more.
     fn next(&self, now: Instant) -> io::Result<Instant> {
         let (end, is_wanted) = match self {
@@ -342,7 +342,7 @@ impl Drop for Closing {
 }
 
 /// An answer that is on its way.
-struct Answer<'a> {
+struct PendingResponse<'a> {
     link: Closing,
     buffer: Vec<u8>,
     begin: usize,
@@ -353,10 +353,10 @@ struct Answer<'a> {
     left: Option<u64>,
     /// Which node of this program says that it answers.
     node: Option<PeerId>,
-    pace: Pace<'a>,
+    pace: AnswerPace<'a>,
 }
 
-impl Answer<'_> {
+impl PendingResponse<'_> {
     fn read_head(&mut self) -> Result<(), WireError> {
         let broken = |what: &str| Err(WireError::Broken(what.to_owned()));
         loop {
@@ -410,7 +410,7 @@ impl Answer<'_> {
     }
 }
 
-impl BufRead for Answer<'_> {
+impl BufRead for PendingResponse<'_> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         if self.left == Some(0) {
             return Ok(&[]);
@@ -437,7 +437,7 @@ impl BufRead for Answer<'_> {
     }
 }
 
-impl Read for Answer<'_> {
+impl Read for PendingResponse<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let here = self.fill_buf()?;
         let count = here.len().min(buffer.len());
@@ -453,17 +453,17 @@ pub(super) mod tests {
     use super::*;
     use crate::transport::dial::TcpDialer;
 
-    fn caller(twin: &Twin) -> Caller {
-        Caller::new(twin.url(), twin.token(), Arc::new(TcpDialer::default()))
+    fn caller(twin: &Twin) -> LegacyClient {
+        LegacyClient::new(twin.url(), twin.token(), Arc::new(TcpDialer::default()))
     }
 
     fn soon() -> Instant {
         Instant::now() + Duration::from_secs(10)
     }
 
-    fn fetch(caller: &Caller, name: &str, most: u64) -> Result<Vec<u8>, Error> {
+    fn fetch(caller: &LegacyClient, name: &str, most: u64) -> Result<Vec<u8>, Error> {
         let mut bytes = Vec::new();
-        let allowance = Allowance {
+        let allowance = ContentsLimits {
             most,
             document: 10 * most,
             begin: soon(),
@@ -496,7 +496,7 @@ pub(super) mod tests {
     fn another_password_is_refused_by_every_operation() {
         let twin = Twin::start();
         twin.put("x", b"1");
-        let caller = Caller::new(twin.url(), "0".repeat(32), Arc::new(TcpDialer::default()));
+        let caller = LegacyClient::new(twin.url(), "0".repeat(32), Arc::new(TcpDialer::default()));
         let refused = |error: Error| assert!(matches!(error, Error::Refused { .. }), "{error}");
         refused(caller.servers(None).unwrap_err());
         refused(caller.names(soon()).unwrap_err());
@@ -577,7 +577,7 @@ pub(super) mod tests {
     fn a_download_that_nobody_wants_any_more_ends() {
         let twin = Twin::raw(|_| std::thread::sleep(Duration::from_secs(30)));
         let (caller, begun) = (caller(&twin), Instant::now());
-        let allowance = Allowance {
+        let allowance = ContentsLimits {
             most: 1,
             document: 1,
             begin: soon(),
@@ -592,7 +592,7 @@ pub(super) mod tests {
     #[test]
     fn single_bytes_now_and_then_are_no_progress() {
         let begun = Instant::now();
-        let mut pace = Pace::Progress {
+        let mut pace = AnswerPace::Progress {
             since: None,
             brought: 0,
             begin: begun + Duration::from_secs(3),

@@ -25,7 +25,7 @@ pub const UNMENTIONED: Duration = Duration::from_secs(24 * 3600);
 /// Servers of 2004, in the order in which they became known. Pure: whoever shares it puts it
 /// behind a lock.
 #[derive(Debug, Default)]
-pub struct Known {
+pub struct KnownServers {
     own: Vec<Url>,
     named: Vec<Url>,
     learned: Vec<Learned>,
@@ -39,7 +39,7 @@ struct Learned {
     has_answered: bool,
 }
 
-impl Known {
+impl KnownServers {
     /// Of a node whose user named these servers.
     pub fn new(named: Vec<Url>) -> Self {
         Self {
@@ -120,7 +120,7 @@ impl Known {
         &self.own
     }
 
-    /// Another number whenever [`Known::all`] has changed.
+    /// Another number whenever [`KnownServers::all`] has changed.
     pub fn revision(&self) -> u64 {
         self.revision
     }
@@ -153,7 +153,7 @@ mod tests {
     #[test]
     fn everyone_is_known_once_and_this_node_never() {
         let now = Instant::now();
-        let mut known = Known::new(vec![url(0), url(1)]);
+        let mut known = KnownServers::new(vec![url(0), url(1)]);
         known.announce(vec![url(0)]);
         let begin = known.revision();
         assert!(known.learn(url(2), now));
@@ -170,7 +170,7 @@ mod tests {
 
     #[test]
     fn what_this_node_is_called_by_is_no_other_server() {
-        let mut known = Known::new(vec![url(0)]);
+        let mut known = KnownServers::new(vec![url(0)]);
         known.announce(vec![url(1)]);
         known.learn(url(2), Instant::now());
         assert!(known.called(&url(0)) && known.called(&url(2)) && !known.called(&url(2)));
@@ -185,7 +185,7 @@ mod tests {
     #[test]
     fn nobody_who_answers_and_was_told_of_lately_is_driven_out() {
         let start = Instant::now();
-        let mut known = Known::new(vec![url(0)]);
+        let mut known = KnownServers::new(vec![url(0)]);
         for number in 1..=MAX_LEARNED {
             assert!(known.learn(url(number), start));
             known.answered(&url(number));
@@ -202,7 +202,7 @@ mod tests {
     #[test]
     fn those_who_never_answer_keep_nobody_out() {
         let now = Instant::now();
-        let mut known = Known::default();
+        let mut known = KnownServers::default();
         known.learn(url(0), now);
         known.answered(&url(0));
         for number in 1..10 * MAX_LEARNED {

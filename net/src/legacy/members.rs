@@ -11,14 +11,14 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::client::{Caller, place};
+use super::client::{LegacyClient, place};
 use super::known::MAX_TOLD;
-use super::peer::{OldPeer, id_of};
-use super::store::Store;
+use super::peer::{LegacyPeer, id_of};
+use super::store::LegacyStore;
 use super::{Legacy, Url};
 use crate::config::CALL_DEADLINE;
 use crate::error::Error;
-use crate::membership::Standing;
+use crate::membership::MemberHealth;
 use crate::membership::address::reach;
 use crate::membership::source::{MemberSource, SourceMember};
 use crate::model::{Address, PeerId, RelPath, escaped};
@@ -48,31 +48,31 @@ const TICK: Duration = Duration::from_millis(500);
 const BUSY: Duration = Duration::from_secs(10);
 
 /// The servers of 2004 that this node knows.
-pub struct OldMembers {
-    shared: Arc<Shared>,
+pub struct LegacyServers {
+    shared: Arc<LegacyRoster>,
 }
 
-struct Shared {
+struct LegacyRoster {
     me: PeerId,
     /// Shared with the serving side, which hears of servers, too.
     legacy: Arc<Legacy>,
     dialer: Arc<dyn Dial>,
-    store: Arc<Store>,
+    store: Arc<LegacyStore>,
     /// Held for look-ups, never over IO.
     state: Mutex<State>,
     changed: Condvar,
 }
 
 struct State {
-    servers: Vec<Server>,
+    servers: Vec<CalledServer>,
     revision: u64,
     stopping: bool,
 }
 
-struct Server {
-    peer: Arc<OldPeer>,
+struct CalledServer {
+    peer: Arc<LegacyPeer>,
     name: Arc<str>,
-    presence: Presence,
+    presence: ServerPresence,
     since: Instant,
     trouble: Option<(Error, Instant)>,
     /// The node of this program that answers there, if one does: it is no member of its own then.
@@ -85,19 +85,19 @@ struct Server {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Presence {
+enum ServerPresence {
     /// It has never answered.
     Unknown,
     Present,
     Away,
 }
 
-impl OldMembers {
+impl LegacyServers {
     /// Calls nobody yet. `legacy` has the servers that the user named, what this node calls itself, and gets
     /// whatever is learned. This node is `me`.
-    pub fn new(me: PeerId, legacy: Arc<Legacy>, store: Arc<Store>) -> Self {
+    pub fn new(me: PeerId, legacy: Arc<Legacy>, store: Arc<LegacyStore>) -> Self {
         Self {
-            shared: Arc::new(Shared {
+            shared: Arc::new(LegacyRoster {
                 me,
                 legacy,
                 dialer: Arc::new(TcpDialer::default()),
@@ -113,12 +113,12 @@ impl OldMembers {
     }
 
     /// Where their files lie.
-    pub fn store(&self) -> &Store {
+    pub fn store(&self) -> &LegacyStore {
         &self.shared.store
     }
 }
 
-impl MemberSource for OldMembers {
+impl MemberSource for LegacyServers {
     fn begin(&self) -> Result<(), Error> {
         let shared = Arc::downgrade(&self.shared);
         std::thread::Builder::new()
@@ -131,19 +131,19 @@ impl MemberSource for OldMembers {
     fn members(&self) -> Vec<SourceMember> {
         let state = self.shared.state.lock();
         let known = state.servers.iter();
-        let known = known.filter(|server| server.presence != Presence::Unknown);
-        known.map(Server::member).collect()
+        let known = known.filter(|server| server.presence != ServerPresence::Unknown);
+        known.map(CalledServer::member).collect()
     }
 
-    fn standings(&self) -> Vec<Standing> {
+    fn standings(&self) -> Vec<MemberHealth> {
         let state = self.shared.state.lock();
         let known = state.servers.iter();
-        let known = known.filter(|server| server.presence != Presence::Unknown);
-        let standing = |server: &Server| Standing {
+        let known = known.filter(|server| server.presence != ServerPresence::Unknown);
+        let standing = |server: &CalledServer| MemberHealth {
             id: server.peer.id(),
             name: Arc::clone(&server.name),
             address: Some(server.peer.url().address()),
-            is_present: server.presence == Presence::Present,
+            is_present: server.presence == ServerPresence::Present,
             since: server.since,
             trouble: server.trouble.clone(),
         };
@@ -158,7 +158,7 @@ impl MemberSource for OldMembers {
         let state = self.shared.state.lock();
         let mut servers = state.servers.iter();
         let server = servers.find(|server| server.peer.id() == id)?;
-        let is_present = server.presence == Presence::Present;
+        let is_present = server.presence == ServerPresence::Present;
         is_present.then(|| Arc::clone(&server.peer) as Arc<dyn Whole>)
     }
 
@@ -185,25 +185,25 @@ impl MemberSource for OldMembers {
     }
 }
 
-impl Drop for OldMembers {
+impl Drop for LegacyServers {
     fn drop(&mut self) {
         self.stop();
     }
 }
 
-impl fmt::Debug for OldMembers {
+impl fmt::Debug for LegacyServers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("OldMembers").finish_non_exhaustive()
     }
 }
 
-impl Server {
+impl CalledServer {
     fn member(&self) -> SourceMember {
         SourceMember {
             id: self.peer.id(),
             name: Arc::clone(&self.name),
             address: self.peer.url().address(),
-            is_present: self.presence == Presence::Present,
+            is_present: self.presence == ServerPresence::Present,
             node: self.node,
             peer: Arc::clone(&self.peer) as Arc<dyn Peer>,
         }
@@ -221,7 +221,7 @@ impl Server {
     }
 }
 
-impl Shared {
+impl LegacyRoster {
     /// Begins to call `url`, unless that is done already.
     fn add(self: &Arc<Self>, url: Url) {
         let now = Instant::now();
@@ -236,8 +236,8 @@ impl Shared {
             }
         };
         let (token, name) = (self.legacy.key().token(&url), shown(place(&url)));
-        let caller = Caller::new(url, token, Arc::clone(&self.dialer));
-        let peer = Arc::new(OldPeer::new(
+        let caller = LegacyClient::new(url, token, Arc::clone(&self.dialer));
+        let peer = Arc::new(LegacyPeer::new(
             caller,
             Arc::clone(&self.store),
             Box::new(report),
@@ -248,10 +248,10 @@ impl Shared {
             tracing::warn!("a server of 2004 is not called: {error}");
             return;
         }
-        state.servers.push(Server {
+        state.servers.push(CalledServer {
             peer,
             name,
-            presence: Presence::Unknown,
+            presence: ServerPresence::Unknown,
             since: now,
             trouble: None,
             node: None,
@@ -265,9 +265,9 @@ impl Shared {
     /// Calls nobody any more but those at `urls`.
     fn retain(&self, urls: &[Url]) {
         let mut state = self.state.lock();
-        let is_gone = |server: &mut Server| !urls.contains(server.peer.url());
-        let gone: Vec<Server> = state.servers.extract_if(.., is_gone).collect();
-        let were_members = gone.iter().any(|s| s.presence != Presence::Unknown);
+        let is_gone = |server: &mut CalledServer| !urls.contains(server.peer.url());
+        let gone: Vec<CalledServer> = state.servers.extract_if(.., is_gone).collect();
+        let were_members = gone.iter().any(|s| s.presence != ServerPresence::Unknown);
         state.revision += u64::from(were_members);
         drop(state);
         for server in &gone {
@@ -288,14 +288,14 @@ impl Shared {
             }
             let server = state.servers.iter_mut().find(|s| s.peer.id() == id)?;
             let away_for = now.saturating_duration_since(server.since);
-            let is_forgotten = server.presence == Presence::Away && away_for >= FORGOTTEN;
+            let is_forgotten = server.presence == ServerPresence::Away && away_for >= FORGOTTEN;
             if is_forgotten {
-                server.presence = Presence::Unknown;
+                server.presence = ServerPresence::Unknown;
             }
             let (due, presence) = (server.due, server.presence);
             state.revision += u64::from(is_forgotten);
             if due <= now {
-                return Some(presence == Presence::Away);
+                return Some(presence == ServerPresence::Away);
             }
             self.changed.wait_until(&mut state, due);
         }
@@ -330,13 +330,13 @@ impl Shared {
         server.node = node;
         (server.failures, server.due) = (0, now + PERIOD);
         server.outcome = Some(Ok(()));
-        if server.presence != Presence::Present {
+        if server.presence != ServerPresence::Present {
             let how = match server.presence {
-                Presence::Unknown => "here",
+                ServerPresence::Unknown => "here",
                 _ => "back",
             };
             tracing::info!("{} (a server of 2004) is {how}", server.name);
-            (server.presence, server.since) = (Presence::Present, now);
+            (server.presence, server.since) = (ServerPresence::Present, now);
             state.revision += 1;
         }
         state.revision += u64::from(is_known_better);
@@ -361,9 +361,9 @@ impl Shared {
             Error::Refused { .. } | Error::Misbehaved { .. } => tracing::warn!("{error}"),
             _ => tracing::debug!("{error}"),
         }
-        if server.presence == Presence::Present {
+        if server.presence == ServerPresence::Present {
             tracing::info!("{} (a server of 2004) is away: {error}", server.name);
-            (server.presence, server.since) = (Presence::Away, now);
+            (server.presence, server.since) = (ServerPresence::Away, now);
             state.revision += 1;
         }
         drop(state);
@@ -385,12 +385,12 @@ impl Shared {
             }
         }
         let is_gone = error.is_absence() || matches!(error, Error::Refused { .. });
-        if !is_gone || server.presence != Presence::Present {
+        if !is_gone || server.presence != ServerPresence::Present {
             return;
         }
         tracing::info!("{} (a server of 2004) is away: {error}", server.name);
         server.put_off(error, now);
-        (server.presence, server.since) = (Presence::Away, now);
+        (server.presence, server.since) = (ServerPresence::Away, now);
         state.revision += 1;
         drop(state);
         self.changed.notify_all();
@@ -415,7 +415,7 @@ impl Shared {
 }
 
 /// Calls whoever is known, from the moment on at which it is.
-fn watch(shared: &Weak<Shared>) {
+fn watch(shared: &Weak<LegacyRoster>) {
     let mut seen = None;
     while let Some(shared) = shared.upgrade() {
         let revision = shared.legacy.revision();
@@ -433,7 +433,7 @@ fn watch(shared: &Weak<Shared>) {
 }
 
 /// Calls one server for as long as it is worth it.
-fn run(shared: &Weak<Shared>, peer: &Arc<OldPeer>) {
+fn run(shared: &Weak<LegacyRoster>, peer: &Arc<LegacyPeer>) {
     loop {
         let due = shared.upgrade().and_then(|shared| shared.due(peer.id()));
         let Some(is_away) = due else { return };
@@ -483,7 +483,7 @@ fn shown(place: &str) -> Arc<str> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Key;
+    use super::super::TokenKey;
     use super::super::known::MAX_LEARNED;
     use super::super::twin::{PASSWORD, Twin};
     use super::*;
@@ -491,15 +491,15 @@ mod tests {
     const OURS: &str = "http://127.0.0.1:9";
 
     /// Of a node that serves, or only asks.
-    fn members(named: &[&Twin], serves: bool) -> (tempfile::TempDir, OldMembers) {
+    fn members(named: &[&Twin], serves: bool) -> (tempfile::TempDir, LegacyServers) {
         let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(Some(directory.path()), Some(1 << 20)).unwrap();
+        let store = LegacyStore::open(Some(directory.path()), Some(1 << 20)).unwrap();
         let own = serves.then(|| OURS.parse().unwrap());
         let named = named.iter().map(|twin| twin.url()).collect();
-        let legacy = Legacy::new(Key::new(PASSWORD), named);
+        let legacy = Legacy::new(TokenKey::new(PASSWORD), named);
         legacy.announce(own.into_iter().collect());
         let me = PeerId::from_bytes([9; 32]);
-        let members = OldMembers::new(me, Arc::new(legacy), store);
+        let members = LegacyServers::new(me, Arc::new(legacy), store);
         members.begin().unwrap();
         (directory, members)
     }
@@ -513,7 +513,7 @@ mod tests {
         }
     }
 
-    fn present(members: &OldMembers) -> Vec<String> {
+    fn present(members: &LegacyServers) -> Vec<String> {
         let all = members
             .members()
             .into_iter()

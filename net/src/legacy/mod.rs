@@ -33,8 +33,8 @@ use parking_lot::Mutex;
 
 use crate::membership::address::{Reach, canonical, reach, tellable};
 
-pub use known::Known;
-pub use token::Key;
+pub use known::KnownServers;
+pub use token::TokenKey;
 pub use url::Url;
 
 /// The field of HTTP in which a node of this program says, to callers with a right token, which one it is: another
@@ -45,21 +45,21 @@ pub(crate) const NODE_FIELD: &str = "tinyp2p-node";
 /// answers calls, and the one that makes them.
 #[derive(Debug)]
 pub struct Legacy {
-    key: Key,
-    known: Mutex<Known>,
+    key: TokenKey,
+    known: Mutex<KnownServers>,
 }
 
 impl Legacy {
     /// Of a network with this key, in which the user named these servers.
-    pub fn new(key: Key, named: Vec<Url>) -> Self {
+    pub fn new(key: TokenKey, named: Vec<Url>) -> Self {
         Self {
             key,
-            known: Mutex::new(Known::new(named)),
+            known: Mutex::new(KnownServers::new(named)),
         }
     }
 
     /// Makes tokens, and checks them.
-    pub fn key(&self) -> &Key {
+    pub fn key(&self) -> &TokenKey {
         &self.key
     }
 
@@ -69,14 +69,14 @@ impl Legacy {
         self.known.lock().announce(own);
     }
 
-    /// Takes note of a server that somebody within `teller` has told of; see [`Known::learn`]. False also for what nobody
+    /// Takes note of a server that somebody within `teller` has told of; see [`KnownServers::learn`]. False also for what nobody
     /// there can mean: addresses that cannot be dialled, other spellings of addresses, and those of this host
     /// from somebody on another one.
     pub(crate) fn learn(&self, url: Url, teller: Reach, now: Instant) -> bool {
         is_tellable(&url, teller) && self.known.lock().learn(url, now)
     }
 
-    /// See [`Known::answered`].
+    /// See [`KnownServers::answered`].
     pub(crate) fn answered(&self, url: &Url) {
         self.known.lock().answered(url);
     }
@@ -94,12 +94,12 @@ impl Legacy {
         self.own().into_iter().find(|own| is_tellable(own, viewer))
     }
 
-    /// See [`Known::forget`].
+    /// See [`KnownServers::forget`].
     pub fn forget(&self, url: &Url) {
         self.known.lock().forget(url);
     }
 
-    /// All servers but this node itself; see [`Known::all`].
+    /// All servers but this node itself; see [`KnownServers::all`].
     pub fn all(&self) -> Vec<Url> {
         self.known.lock().all()
     }
@@ -151,7 +151,7 @@ mod tests {
     fn nobody_is_sent_to_what_the_teller_cannot_mean() {
         let now = Instant::now();
         let learns = |text: &str, teller: &str| {
-            let legacy = Legacy::new(Key::new(b"pw"), Vec::new());
+            let legacy = Legacy::new(TokenKey::new(b"pw"), Vec::new());
             legacy.learn(text.parse().unwrap(), reach(&Address::new(teller, 1)), now)
         };
         for nowhere in [
@@ -186,7 +186,7 @@ mod tests {
 
     #[test]
     fn a_node_tells_of_itself_by_what_the_other_can_dial() {
-        let legacy = Legacy::new(Key::new(b"pw"), Vec::new());
+        let legacy = Legacy::new(TokenKey::new(b"pw"), Vec::new());
         let urls = ["http://localhost:1", "http://10.0.0.1:1"];
         legacy.announce(urls.map(|url| url.parse().unwrap()).to_vec());
         let told = |to: &str| legacy.own_for(&to.parse().unwrap()).unwrap().to_string();
@@ -206,7 +206,7 @@ mod tests {
         );
         assert_eq!(shown(own_urls(None, ip, "b x", 7)), ["http://10.0.0.1:7"]);
         assert!(own_urls(None, None, "", 7).is_empty());
-        let legacy = Legacy::new(Key::new(b"pw"), own_urls(None, ip, "other", 8));
+        let legacy = Legacy::new(TokenKey::new(b"pw"), own_urls(None, ip, "other", 8));
         legacy.announce(own_urls(None, ip, "box", 8));
         assert_eq!(
             shown(legacy.all()),

@@ -1,7 +1,7 @@
 //! A server of 2004 as a member like any other.
 //!
 //! It tells names and nothing else, so what a file is shows once it was fetched whole ([`Whole::measure`]): then it
-//! has a size, a content root and a version, lies in the [`Store`], and is read, checked and passed on like any
+//! has a size, a content root and a version, lies in the [`LegacyStore`], and is read, checked and passed on like any
 //! file of any member. Before, it has the attributes of [`Attributes::UNKNOWN_SIZE`].
 //!
 //! The server takes one call at a time, so calls have turns.
@@ -16,22 +16,22 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use sha2::{Digest, Sha256};
 
 use self::fetch::{Fetch, Looks};
-use self::names::Names;
+use self::names::ServerNames;
 use super::Url;
-use super::client::{Caller, Told};
-use super::store::{Content, Kept, Store};
+use super::client::{LegacyClient, ServersReply};
+use super::store::{KeptFile, LegacyContent, LegacyStore};
 use crate::content::merkle::{SUBTREE_BLOCKS, Subtree};
 use crate::error::Error;
 use crate::model::{
     Attributes, ByteRange, Entry, Kind, Mode, Name, PeerId, RelPath, Root, Version,
 };
-use crate::peer::{ByteStream, Need, Peer, Whole};
+use crate::peer::{ByteStream, Peer, Purpose, Whole};
 use crate::protocol::wire::{
     BatchAnswer, BatchItem, Changes, Fault, FaultCode, HashesRequest, ListRequest, Listing,
     MAX_SMALL_FILE, Request, Response, SearchPage, SearchRequest, StatRequest, StatResponse,
 };
 use crate::share::names::pattern::Pattern;
-use crate::share::names::pattern::patience::{Patience, TimeIsUp};
+use crate::share::names::pattern::patience::{SearchTime, TimeIsUp};
 
 /// Names are not asked for again within this time, so that a listing, and a search and a look-up right
 /// behind it, cost one call.
@@ -47,18 +47,18 @@ const HANDING_OVER: Duration = Duration::from_millis(200);
 const NEVER: u64 = 0;
 
 /// Reports that the server does not answer.
-pub(super) type Report = Box<dyn Fn(&Error) + Send + Sync>;
+pub(super) type ReportSilence = Box<dyn Fn(&Error) + Send + Sync>;
 
 /// One server.
-pub struct OldPeer {
-    inner: Arc<Inner>,
+pub struct LegacyPeer {
+    inner: Arc<LegacyPeerState>,
 }
 
-struct Inner {
+struct LegacyPeerState {
     id: PeerId,
-    caller: Caller,
-    store: Arc<Store>,
-    report: Report,
+    caller: LegacyClient,
+    store: Arc<LegacyStore>,
+    report: ReportSilence,
     /// Held for look-ups, never over IO.
     state: Mutex<State>,
     /// A call has ended.
@@ -66,7 +66,7 @@ struct Inner {
 }
 
 struct State {
-    names: Names,
+    names: ServerNames,
     /// When the server last told its names.
     listed: Option<Instant>,
     /// True while somebody calls.
@@ -76,18 +76,22 @@ struct State {
     has_told_left_out: bool,
 }
 
-impl OldPeer {
+impl LegacyPeer {
     /// The server that `caller` calls, whose files are kept in `store`.
-    pub(super) fn new(caller: Caller, store: Arc<Store>, report: Report) -> Self {
+    pub(super) fn new(
+        caller: LegacyClient,
+        store: Arc<LegacyStore>,
+        report: ReportSilence,
+    ) -> Self {
         let state = State {
-            names: Names::default(),
+            names: ServerNames::default(),
             listed: None,
             is_called: false,
             fetch: None,
             looks: Looks::from(Instant::now()),
             has_told_left_out: false,
         };
-        let inner = Inner {
+        let inner = LegacyPeerState {
             id: id_of(caller.url()),
             caller,
             store,
@@ -111,7 +115,7 @@ impl OldPeer {
         &self,
         ours: Option<&Url>,
         patience: Duration,
-    ) -> Option<Result<Told, Error>> {
+    ) -> Option<Result<ServersReply, Error>> {
         let _turn = self.inner.turn(Instant::now() + patience)?;
         Some(self.inner.caller.servers(ours))
     }
@@ -126,18 +130,18 @@ pub(super) fn id_of(url: &Url) -> PeerId {
 }
 
 /// The turn to call, until it is dropped.
-struct Turn<'a>(&'a Inner);
+struct CallTurn<'a>(&'a LegacyPeerState);
 
-impl Drop for Turn<'_> {
+impl Drop for CallTurn<'_> {
     fn drop(&mut self) {
         self.0.state.lock().is_called = false;
         self.0.changed.notify_all();
     }
 }
 
-impl Inner {
+impl LegacyPeerState {
     /// The turn to call, if it comes by `deadline`.
-    fn turn(&self, deadline: Instant) -> Option<Turn<'_>> {
+    fn turn(&self, deadline: Instant) -> Option<CallTurn<'_>> {
         let mut state = self.state.lock();
         while state.is_called {
             if self.changed.wait_until(&mut state, deadline).timed_out() {
@@ -145,7 +149,7 @@ impl Inner {
             }
         }
         state.is_called = true;
-        Some(Turn(self))
+        Some(CallTurn(self))
     }
 
     fn who(&self) -> String {
@@ -313,7 +317,7 @@ impl Inner {
             files.filter(|(path, _)| is_behind(path)).collect()
         };
         let most = (request.limit as usize).min(SearchPage::MAX_MATCHES);
-        let mut patience = Patience::new(deadline);
+        let mut patience = SearchTime::new(deadline);
         let mut matches = Vec::new();
         for (path, attributes) in listed {
             let is_match = pattern.matches(path.as_bytes(), &mut patience);
@@ -359,7 +363,7 @@ impl Inner {
         name: &Name,
         version: Version,
         deadline: Instant,
-    ) -> Result<(Arc<Kept>, Content, u64), Error> {
+    ) -> Result<(Arc<KeptFile>, LegacyContent, u64), Error> {
         for is_last in [false, true] {
             {
                 let state = self.state.lock();
@@ -375,7 +379,7 @@ impl Inner {
                 }
             }
             if !is_last {
-                self.measure(name, Need::Bytes, deadline)?;
+                self.measure(name, Purpose::Bytes, deadline)?;
             }
         }
         Err(Error::Changed { who: self.who() })
@@ -388,7 +392,7 @@ impl Inner {
     }
 }
 
-impl Peer for OldPeer {
+impl Peer for LegacyPeer {
     fn id(&self) -> PeerId {
         self.inner.id
     }
@@ -474,15 +478,20 @@ impl Peer for OldPeer {
     }
 }
 
-impl Whole for OldPeer {
-    fn measure(&self, path: &RelPath, need: Need, deadline: Instant) -> Result<Attributes, Error> {
+impl Whole for LegacyPeer {
+    fn measure(
+        &self,
+        path: &RelPath,
+        need: Purpose,
+        deadline: Instant,
+    ) -> Result<Attributes, Error> {
         self.inner.measure(&self.inner.top(path)?, need, deadline)
     }
 }
 
 struct KeptStream {
-    kept: Arc<Kept>,
-    content: Content,
+    kept: Arc<KeptFile>,
+    content: LegacyContent,
     remaining: ByteRange,
 }
 
@@ -509,7 +518,7 @@ impl ByteStream for KeptStream {
     }
 }
 
-impl std::fmt::Debug for OldPeer {
+impl std::fmt::Debug for LegacyPeer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "OldPeer({})", self.url())
     }

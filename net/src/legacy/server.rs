@@ -37,7 +37,7 @@ pub struct Accepted {
 
 /// What to send.
 #[derive(Debug)]
-pub enum Answer {
+pub enum LegacyResponse {
     /// A document.
     Document(Vec<u8>),
     /// A document of the contents of this file, in this form.
@@ -66,16 +66,16 @@ impl Legacy {
         call: &Accepted,
         remote: IpAddr,
         now: Instant,
-    ) -> Answer {
+    ) -> LegacyResponse {
         match &call.operation {
             Operation::Servers(told) => {
                 let reach = reach_of_ip(remote);
-                Answer::Document(self.servers(told, &call.called, reach, now))
+                LegacyResponse::Document(self.servers(told, &call.called, reach, now))
             }
-            Operation::Names(pattern) => Answer::Document(names(share, pattern)),
+            Operation::Names(pattern) => LegacyResponse::Document(names(share, pattern)),
             Operation::Contents(name) => match contents(share, name) {
-                Ok((form, file)) => Answer::Contents(form, Arc::new(file)),
-                Err(why) => Answer::Document(wire::encode_fault(&why)),
+                Ok((form, file)) => LegacyResponse::Contents(form, Arc::new(file)),
+                Err(why) => LegacyResponse::Document(wire::encode_fault(&why)),
             },
         }
     }

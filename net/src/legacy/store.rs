@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::content::merkle::Tree;
+use crate::content::merkle::HashTree;
 use crate::error::Error;
 
 /// What nobody has opened or read for this long goes when something else comes.
@@ -25,23 +25,23 @@ const MAX_KEPT: usize = 256;
 
 /// A budget of bytes on disk, and what lies there.
 #[derive(Debug)]
-pub struct Store {
+pub struct LegacyStore {
     directory: PathBuf,
     limit: u64,
-    kept: Mutex<Vec<Arc<Kept>>>,
-    held: Arc<Held>,
+    kept: Mutex<Vec<Arc<KeptFile>>>,
+    held: Arc<StoreUsage>,
 }
 
 /// Bytes on disk: of what is kept, of what is being written, and of what was let go and is still read.
 #[derive(Debug, Default)]
-struct Held(AtomicU64);
+struct StoreUsage(AtomicU64);
 
 /// A file without a name; its bytes count for as long as somebody has it.
 #[derive(Debug)]
 pub(super) struct OnDisk {
     file: File,
     size: AtomicU64,
-    held: Arc<Held>,
+    held: Arc<StoreUsage>,
 }
 
 impl OnDisk {
@@ -65,21 +65,21 @@ impl Drop for OnDisk {
 
 /// One content: the place of one, once it had to go.
 #[derive(Debug)]
-pub(super) struct Kept {
-    content: Mutex<Option<Content>>,
+pub(super) struct KeptFile {
+    content: Mutex<Option<LegacyContent>>,
     used: Mutex<Instant>,
 }
 
 /// The bytes of a content, and what proves them; of an empty one there is nothing to prove.
 #[derive(Clone, Debug)]
-pub(super) struct Content {
+pub(super) struct LegacyContent {
     pub(super) file: Arc<OnDisk>,
-    pub(super) tree: Option<Arc<Tree>>,
+    pub(super) tree: Option<Arc<HashTree>>,
 }
 
-impl Kept {
+impl KeptFile {
     /// To read it, if it is still there.
-    pub(super) fn open(&self) -> Option<Content> {
+    pub(super) fn open(&self) -> Option<LegacyContent> {
         self.touch();
         self.content.lock().clone()
     }
@@ -109,7 +109,7 @@ fn make_directory(directory: &Path) -> io::Result<()> {
 /// Of files that have a name for a moment.
 static NUMBER: AtomicU64 = AtomicU64::new(0);
 
-impl Store {
+impl LegacyStore {
     /// At most `limit` bytes in `directory`, which is made if need be. Without a directory, where the system has its
     /// temporary files; without a limit, half of what is free there.
     ///
@@ -150,13 +150,13 @@ impl Store {
     }
 
     /// A new file, to be written from its beginning.
-    pub(super) fn begin(self: &Arc<Self>) -> io::Result<Writer> {
+    pub(super) fn begin(self: &Arc<Self>) -> io::Result<ContentWriter> {
         let file = OnDisk {
             file: self.nameless()?,
             size: AtomicU64::new(0),
             held: Arc::clone(&self.held),
         };
-        Ok(Writer {
+        Ok(ContentWriter {
             store: Arc::clone(self),
             file: Arc::new(file),
         })
@@ -202,10 +202,10 @@ impl Store {
         Ok(())
     }
 
-    fn keep(&self, kept: Arc<Kept>, now: Instant) {
+    fn keep(&self, kept: Arc<KeptFile>, now: Instant) {
         let mut gone = Vec::new();
         let mut all = self.kept.lock();
-        let is_old = |kept: &mut Arc<Kept>| {
+        let is_old = |kept: &mut Arc<KeptFile>| {
             // Whoever could ask for it has forgotten it, or does not ask.
             let unused = now.saturating_duration_since(kept.used()) >= UNUSED && !kept.is_read();
             unused || Arc::strong_count(kept) == 1
@@ -225,17 +225,17 @@ impl Store {
 }
 
 /// Forgets a content, which goes with what is returned, or with the last one who reads it.
-fn let_go(kept: &Kept) -> Option<Content> {
+fn let_go(kept: &KeptFile) -> Option<LegacyContent> {
     kept.content.lock().take()
 }
 
 /// A content that is being written. What is dropped before its end is gone.
-pub(super) struct Writer {
-    store: Arc<Store>,
+pub(super) struct ContentWriter {
+    store: Arc<LegacyStore>,
     file: Arc<OnDisk>,
 }
 
-impl Writer {
+impl ContentWriter {
     /// Appends `bytes`.
     ///
     /// # Errors
@@ -252,10 +252,10 @@ impl Writer {
     }
 
     /// That was all, and `tree` proves it.
-    pub(super) fn finish(self, tree: Option<Arc<Tree>>) -> Arc<Kept> {
+    pub(super) fn finish(self, tree: Option<Arc<HashTree>>) -> Arc<KeptFile> {
         let now = Instant::now();
-        let kept = Arc::new(Kept {
-            content: Mutex::new(Some(Content {
+        let kept = Arc::new(KeptFile {
+            content: Mutex::new(Some(LegacyContent {
                 file: self.file,
                 tree,
             })),
@@ -274,21 +274,21 @@ mod tests {
     fn a_directory_that_was_removed_is_made_anew() {
         let parent = tempfile::tempdir().unwrap();
         let directory = parent.path().join("cache");
-        let store = Store::open(Some(&directory), Some(1 << 20)).unwrap();
+        let store = LegacyStore::open(Some(&directory), Some(1 << 20)).unwrap();
         fs::remove_dir_all(&directory).unwrap();
         assert!(store.nameless().is_ok());
         assert!(directory.is_dir());
     }
 
-    fn put(store: &Arc<Store>, bytes: &[u8]) -> io::Result<Arc<Kept>> {
+    fn put(store: &Arc<LegacyStore>, bytes: &[u8]) -> io::Result<Arc<KeptFile>> {
         let mut writer = store.begin()?;
         writer.append(bytes)?;
         Ok(writer.finish(None))
     }
 
-    fn store(limit: u64) -> (tempfile::TempDir, Arc<Store>) {
+    fn store(limit: u64) -> (tempfile::TempDir, Arc<LegacyStore>) {
         let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(Some(&directory.path().join("new")), Some(limit)).unwrap();
+        let store = LegacyStore::open(Some(&directory.path().join("new")), Some(limit)).unwrap();
         (directory, store)
     }
 

@@ -17,9 +17,9 @@ const BYTES: usize = 16;
 /// What makes tokens: the password, worked into the two states that HMAC begins with. The password cannot be
 /// read back from them, but guesses can be tested against them, so they are wiped when dropped.
 #[derive(Clone)]
-pub struct Key(Hmac<Md5>);
+pub struct TokenKey(Hmac<Md5>);
 
-impl Key {
+impl TokenKey {
     /// The key of a network whose password is these bytes.
     pub fn new(password: &[u8]) -> Self {
         // Never fails: HMAC takes keys of any length.
@@ -53,7 +53,7 @@ impl Key {
     }
 }
 
-impl fmt::Debug for Key {
+impl fmt::Debug for TokenKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("***")
     }
@@ -87,13 +87,13 @@ mod tests {
                 "17c072e4f3cb71e0fe2ffcf1642d5165",
             ),
         ] {
-            assert_eq!(Key::new(password.as_bytes()).token(&url(at)), expected);
+            assert_eq!(TokenKey::new(password.as_bytes()).token(&url(at)), expected);
         }
     }
 
     #[test]
     fn a_token_is_good_for_the_url_it_was_made_for_alone() {
-        let key = Key::new(b"pw");
+        let key = TokenKey::new(b"pw");
         let candidates = ["http://a:1", "http://b:1", "http://c:1"].map(url);
         for candidate in &candidates {
             let token = key.token(candidate);
@@ -101,13 +101,13 @@ mod tests {
         }
         let token = key.token(&url("http://d:1"));
         assert_eq!(key.made_for(token.as_bytes(), &candidates), None);
-        let other = Key::new(b"qw").token(&candidates[0]);
+        let other = TokenKey::new(b"qw").token(&candidates[0]);
         assert_eq!(key.made_for(other.as_bytes(), &candidates), None);
     }
 
     #[test]
     fn what_is_no_token_is_refused() {
-        let key = Key::new(b"pw");
+        let key = TokenKey::new(b"pw");
         let candidates = [url("http://a:1")];
         let token = key.token(&candidates[0]);
         for bad in [
@@ -125,6 +125,6 @@ mod tests {
 
     #[test]
     fn the_key_is_not_printed() {
-        assert_eq!(format!("{:?}", Key::new(b"hunter2")), "***");
+        assert_eq!(format!("{:?}", TokenKey::new(b"hunter2")), "***");
     }
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
-use super::{Key, NODE_FIELD, Url};
+use super::{NODE_FIELD, TokenKey, Url};
 use crate::model::PeerId;
 
 /// A server on a port of its own.
@@ -196,7 +196,7 @@ impl State {
 pub(super) const PASSWORD: &[u8] = b"violet-anchor";
 
 fn token(url: &Url) -> String {
-    Key::new(PASSWORD).token(url)
+    TokenKey::new(PASSWORD).token(url)
 }
 
 /// One that answers every call with these bytes.

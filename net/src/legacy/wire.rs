@@ -12,7 +12,7 @@ use std::io::{BufRead, Write};
 
 pub use self::form::{Form, Survey};
 pub(super) use self::read::CONTENTS;
-use self::read::{Contents, Decoder, Reader, damaged, is_blank};
+use self::read::{Contents, Decoder, LegacyReader, damaged, is_blank};
 use super::bytes::Tag;
 use super::error::WireError;
 use super::url::MAX_URL_BYTES;
@@ -53,7 +53,7 @@ pub enum Operation {
 
 /// A call as it came.
 #[derive(Debug)]
-pub struct Call {
+pub struct LegacyCall {
     /// What is said to be a token.
     pub token: Vec<u8>,
     /// What is asked for, or what is wrong with it. To be looked at if the token is right.
@@ -112,8 +112,8 @@ fn array(values: impl Iterator<Item = Value>) -> Value {
 ///
 /// # Errors
 /// [`WireError::Broken`] and [`WireError::Limit`]: it is no call of `f` with a token, a number and something.
-pub fn decode_call(document: &[u8]) -> Result<Call, WireError> {
-    let mut reader = Reader::new(document, MAX_CALL_BYTES as u64);
+pub fn decode_call(document: &[u8]) -> Result<LegacyCall, WireError> {
+    let mut reader = LegacyReader::new(document, MAX_CALL_BYTES as u64);
     reader.open("methodCall")?;
     reader.open("methodName")?;
     let method = reader.text("methodName", MAX_TEXT_BYTES)?;
@@ -131,7 +131,7 @@ pub fn decode_call(document: &[u8]) -> Result<Call, WireError> {
         "operation 0 takes an array of URLs, 1 a pattern, every other number a file's name"
             .to_owned()
     });
-    Ok(Call { token, operation })
+    Ok(LegacyCall { token, operation })
 }
 
 fn operation(number: Value, argument: Value) -> Option<Operation> {
@@ -155,7 +155,7 @@ fn operation(number: Value, argument: Value) -> Option<Operation> {
 /// # Errors
 /// See [`WireError`].
 pub fn decode_servers(source: impl BufRead) -> Result<Vec<String>, WireError> {
-    let mut reader = Reader::new(source, MAX_LIST_BYTES);
+    let mut reader = LegacyReader::new(source, MAX_LIST_BYTES);
     let Value::Array(urls) = reader.returned()? else {
         return Err(reader.broken("the result is no list of servers"));
     };
@@ -169,7 +169,7 @@ pub fn decode_servers(source: impl BufRead) -> Result<Vec<String>, WireError> {
 /// # Errors
 /// See [`WireError`].
 pub fn decode_names(source: impl BufRead) -> Result<Vec<Vec<u8>>, WireError> {
-    let mut reader = Reader::new(source, MAX_LIST_BYTES);
+    let mut reader = LegacyReader::new(source, MAX_LIST_BYTES);
     let wrong = "the result is no list of names";
     let names = match reader.returned()? {
         Value::Array(mut lists) => match (lists.pop(), lists.is_empty()) {
@@ -194,7 +194,7 @@ pub fn decode_contents(
     most: u64,
     into: &mut dyn Write,
 ) -> Result<u64, WireError> {
-    let mut reader = Reader::new(source, longest_document(most));
+    let mut reader = LegacyReader::new(source, longest_document(most));
     reader.returning()?;
     let mut contents = Contents {
         into,

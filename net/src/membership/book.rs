@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use super::candidate::{Belief, Candidate, Owner, Setback, Teller};
+use super::candidate::{AddressOrigin, Belief, Candidate, DialFailure, OwnerCertainty};
 use super::crowd;
 use crate::error::Error;
 use crate::model::{Address, PeerId};
@@ -51,7 +51,7 @@ pub(crate) struct Book {
 impl Book {
     /// An address that the user typed.
     pub(crate) fn name(&mut self, address: Address, pinned: Option<PeerId>, now: Instant) {
-        let candidate = Candidate::new(Belief::Unknown, Teller::User, now);
+        let candidate = Candidate::new(Belief::Unknown, AddressOrigin::User, now);
         self.entries.entry(address).or_insert(candidate).named = Some(pinned);
     }
 
@@ -61,8 +61,8 @@ impl Book {
         &mut self,
         address: &Address,
         claim: Belief,
-        teller: Teller,
-        owner: Owner,
+        teller: AddressOrigin,
+        owner: OwnerCertainty,
         now: Instant,
     ) {
         self.enter(address, claim, teller, owner, false, now);
@@ -74,18 +74,25 @@ impl Book {
         &mut self,
         address: &Address,
         id: PeerId,
-        owner: Owner,
+        owner: OwnerCertainty,
         now: Instant,
     ) {
-        self.enter(address, Belief::Said(id), Teller::Link, owner, true, now);
+        self.enter(
+            address,
+            Belief::Said(id),
+            AddressOrigin::Link,
+            owner,
+            true,
+            now,
+        );
     }
 
     fn enter(
         &mut self,
         address: &Address,
         claim: Belief,
-        teller: Teller,
-        owner: Owner,
+        teller: AddressOrigin,
+        owner: OwnerCertainty,
         is_source: bool,
         now: Instant,
     ) {
@@ -141,7 +148,7 @@ impl Book {
     }
 
     /// Makes place for one more address where a bound is reached; false when nothing may go.
-    fn make_room(&mut self, claim: Belief, teller: Teller, is_source: bool) -> bool {
+    fn make_room(&mut self, claim: Belief, teller: AddressOrigin, is_source: bool) -> bool {
         let charged = |c: &Candidate| {
             c.tellers().first() == Some(&teller) && !matches!(c.belief, Belief::Reached(_))
         };
@@ -153,7 +160,7 @@ impl Book {
             (false, true) => &Candidate::yields_to_source,
             (false, false) => &nobody,
         };
-        (teller == Teller::User || self.make_one_fit(MAX_UNPROVEN, charged, also))
+        (teller == AddressOrigin::User || self.make_one_fit(MAX_UNPROVEN, charged, also))
             && self.make_one_fit(MemberRecord::MAX_ADDRESSES, same_owner, also)
             && (self.make_one_fit(MAX_CANDIDATES, |_| true, &nobody)
                 || self.make_fair_room(teller, first_hand))
@@ -162,7 +169,7 @@ impl Book {
     /// Makes place in a full book in which nothing has failed: for a teller that has little in it, or for a
     /// member that speaks of itself. Whoever told the most that has led to nobody loses the oldest
     /// of it; and if all of it has led to somebody, whoever was reached at the most addresses.
-    fn make_fair_room(&mut self, teller: Teller, first_hand: bool) -> bool {
+    fn make_fair_room(&mut self, teller: AddressOrigin, first_hand: bool) -> bool {
         let by = |c: &Candidate| c.tellers().first().copied();
         let told = self.entries.values().filter(|c| by(c) == Some(teller));
         if !first_hand && told.count() >= FAIR_SHARE {
@@ -173,7 +180,7 @@ impl Book {
         let unproven = self
             .entries
             .iter()
-            .filter(|(_, c)| free(c) && !is_proven(c) && by(c) != Some(Teller::User));
+            .filter(|(_, c)| free(c) && !is_proven(c) && by(c) != Some(AddressOrigin::User));
         let worst = crowd::oldest_of_largest(unproven.map(|(a, c)| (a, by(c), c.mentioned)));
         let worst = worst.or_else(|| {
             let proven = self.entries.iter().filter(|(_, c)| free(c) && is_proven(c));
@@ -250,7 +257,7 @@ impl Book {
 
     /// The try failed. A member that refused is not given another guess at each address that
     /// hearsay has for it.
-    pub(crate) fn failed(&mut self, address: &Address, error: &Error, now: Instant) -> Setback {
+    pub(crate) fn failed(&mut self, address: &Address, error: &Error, now: Instant) -> DialFailure {
         let failed = self.change(address, |c| (c.failed(address, error, now), c.demanded()));
         let (setback, demanded) = failed.unwrap_or_default();
         // Whoever was demanded has shown its key before it can refuse: nobody else bars it.
@@ -327,7 +334,7 @@ impl Book {
             }
         };
         let kept = |c: &Candidate| {
-            c.dialling.is_some() || c.named.is_some() || c.tellers().contains(&Teller::User)
+            c.dialling.is_some() || c.named.is_some() || c.tellers().contains(&AddressOrigin::User)
         };
         self.entries.retain(|_, c| !stale(c) || kept(c));
         for candidate in self.entries.values_mut().filter(|c| stale(c)) {
@@ -361,9 +368,9 @@ mod tests {
         book.failed(address, &Error::Unreachable { who, why }, now);
     }
 
-    fn hear(book: &mut Book, n: usize, teller: Teller, now: Instant) -> bool {
+    fn hear(book: &mut Book, n: usize, teller: AddressOrigin, now: Instant) -> bool {
         let claim = Belief::Said(id(n / 4));
-        book.claim(&address(n), claim, teller, Owner::Absent, now);
+        book.claim(&address(n), claim, teller, OwnerCertainty::Absent, now);
         book.get(&address(n)).is_some()
     }
 
@@ -371,7 +378,7 @@ mod tests {
     fn one_teller_fills_only_its_part_and_what_failed_makes_room() {
         let now = Instant::now();
         let mut book = Book::default();
-        let (liar, other) = (Teller::Member(id(9999)), Teller::Link);
+        let (liar, other) = (AddressOrigin::Member(id(9999)), AddressOrigin::Link);
         assert!((0..MAX_UNPROVEN).all(|n| hear(&mut book, n, liar, now)));
         assert!(!hear(&mut book, 5000, liar, now));
         assert!(hear(&mut book, 5000, other, now));
@@ -388,15 +395,15 @@ mod tests {
         let member = id(1);
         for n in 0..20 {
             let now = now + Duration::from_secs(n as u64);
-            let (claim, teller) = (Belief::Declared(member), Teller::Member(member));
-            book.claim(&address(n), claim, teller, Owner::Absent, now);
+            let (claim, teller) = (Belief::Declared(member), AddressOrigin::Member(member));
+            book.claim(&address(n), claim, teller, OwnerCertainty::Absent, now);
             book.reached(&address(n), member, now);
             assert!(book.get(&address(n)).is_some());
         }
         assert_eq!(book.len(), MemberRecord::MAX_ADDRESSES);
         assert!(book.get(&address(0)).is_none());
-        let said = (Belief::Said(member), Teller::Link);
-        book.claim(&address(99), said.0, said.1, Owner::Absent, now);
+        let said = (Belief::Said(member), AddressOrigin::Link);
+        book.claim(&address(99), said.0, said.1, OwnerCertainty::Absent, now);
         assert!(
             book.get(&address(99)).is_none(),
             "hearsay displaces nothing good"
@@ -409,20 +416,20 @@ mod tests {
         let mut book = Book::default();
         let due = |book: &Book, n| book.due(book.get(&address(n)).unwrap()).unwrap();
         // Addresses 0 to 3 are one member's.
-        (0..3).for_each(|n| assert!(hear(&mut book, n, Teller::Link, now)));
+        (0..3).for_each(|n| assert!(hear(&mut book, n, AddressOrigin::Link, now)));
         book.begin(&address(0), 1, now);
         assert_eq!(due(&book, 1), now + STAGGER);
         let refused = Error::Refused { who: "x".into() };
         let wait = book.failed(&address(0), &refused, now).wait;
-        hear(&mut book, 3, Teller::Link, now);
-        hear(&mut book, 4, Teller::Link, now);
+        hear(&mut book, 3, AddressOrigin::Link, now);
+        hear(&mut book, 4, AddressOrigin::Link, now);
         (0..4).for_each(|n| assert_eq!(due(&book, n), now + wait));
         assert_eq!(due(&book, 4), now, "another member");
     }
 
     /// `id(1)`, at `n` by what comes from there itself.
     fn speak(book: &mut Book, n: usize, now: Instant) -> bool {
-        book.claim_from_source(&address(n), id(1), Owner::Absent, now);
+        book.claim_from_source(&address(n), id(1), OwnerCertainty::Absent, now);
         book.get(&address(n)).is_some()
     }
 
@@ -440,10 +447,10 @@ mod tests {
             },
         ] {
             let mut book = Book::default();
-            assert!(hear(&mut book, 4, Teller::Link, now));
+            assert!(hear(&mut book, 4, AddressOrigin::Link, now));
             book.begin(&address(4), 2, now);
             book.failed(&address(4), &error, now);
-            assert!(hear(&mut book, 5, Teller::Link, now));
+            assert!(hear(&mut book, 5, AddressOrigin::Link, now));
             let due = book.due(book.get(&address(5)).unwrap()).unwrap();
             assert!(due <= now + STAGGER, "{error}");
         }
@@ -458,20 +465,20 @@ mod tests {
         // Dialled without demanding anybody; then it is said to be id(1)'s.
         book.entries.insert(
             address(4),
-            Candidate::new(Belief::Unknown, Teller::Link, now),
+            Candidate::new(Belief::Unknown, AddressOrigin::Link, now),
         );
         book.begin(&address(4), 2, now);
-        hear(&mut book, 4, Teller::Link, now);
+        hear(&mut book, 4, AddressOrigin::Link, now);
         book.failed(&address(4), &refused, now);
-        hear(&mut book, 5, Teller::Link, now);
+        hear(&mut book, 5, AddressOrigin::Link, now);
         assert!(due(&book, 5) <= now + STAGGER);
         // id(1) itself refuses. What is said to be its address may be another's.
         book.begin(&address(5), 2, now);
         book.failed(&address(5), &refused, now);
-        hear(&mut book, 6, Teller::Link, now);
+        hear(&mut book, 6, AddressOrigin::Link, now);
         assert!(due(&book, 6) > now + Duration::from_secs(600));
-        let (claim, teller) = (Belief::Said(id(2)), Teller::Link);
-        book.claim(&address(6), claim, teller, Owner::Absent, now);
+        let (claim, teller) = (Belief::Said(id(2)), AddressOrigin::Link);
+        book.claim(&address(6), claim, teller, OwnerCertainty::Absent, now);
         assert!(due(&book, 6) <= now + STAGGER);
     }
 
@@ -482,9 +489,15 @@ mod tests {
         let fake = |n: usize| Address::new("10.9.9.9", 1 + n as u16);
         let claim = Belief::Said(id(1));
         for n in 0..MemberRecord::MAX_ADDRESSES {
-            book.claim(&fake(n), claim, Teller::Link, Owner::Absent, now);
+            book.claim(
+                &fake(n),
+                claim,
+                AddressOrigin::Link,
+                OwnerCertainty::Absent,
+                now,
+            );
         }
-        assert!(!hear(&mut book, 4, Teller::Link, now));
+        assert!(!hear(&mut book, 4, AddressOrigin::Link, now));
         assert!(speak(&mut book, 4, now));
         assert!(speak(&mut book, 5, now));
         // Those that had no try yet stay, whoever else speaks.
@@ -493,8 +506,8 @@ mod tests {
         // Nor is what a member said displaced.
         let mut book = Book::default();
         for n in 0..MemberRecord::MAX_ADDRESSES {
-            let teller = Teller::Member(id(7));
-            book.claim(&fake(n), claim, teller, Owner::Absent, now);
+            let teller = AddressOrigin::Member(id(7));
+            book.claim(&fake(n), claim, teller, OwnerCertainty::Absent, now);
         }
         assert!(!speak(&mut book, 4, now));
     }
@@ -503,12 +516,12 @@ mod tests {
     fn one_address_after_the_other_keeps_nobody_from_its_turn() {
         let mut now = Instant::now();
         let mut book = Book::default();
-        assert!(hear(&mut book, 4, Teller::Link, now));
+        assert!(hear(&mut book, 4, AddressOrigin::Link, now));
         book.begin(&address(4), 2, now);
         assert!(speak(&mut book, 5, now));
         for n in 0..20 {
             now += STAGGER / 10;
-            book.claim_from_source(&address(1000 + n), id(1), Owner::Absent, now);
+            book.claim_from_source(&address(1000 + n), id(1), OwnerCertainty::Absent, now);
             let new = book.get(&address(1000 + n));
             let due = |candidate| book.due(candidate).unwrap();
             let first = due(book.get(&address(5)).unwrap());
@@ -520,8 +533,8 @@ mod tests {
     fn old_hearsay_is_forgotten_and_what_the_user_gave_is_not() {
         let now = Instant::now();
         let mut book = Book::default();
-        hear(&mut book, 1, Teller::Link, now);
-        hear(&mut book, 2, Teller::User, now);
+        hear(&mut book, 1, AddressOrigin::Link, now);
+        hear(&mut book, 2, AddressOrigin::User, now);
         book.name(address(3), None, now);
         book.expire(id(77), now + UNHEARD + Duration::from_secs(1));
         assert!(book.get(&address(1)).is_none());
@@ -554,8 +567,8 @@ mod tests {
             } else {
                 Belief::Said(id(n))
             };
-            let teller = Teller::Member(liar);
-            book.claim(&address(n), claim, teller, Owner::Absent, now);
+            let teller = AddressOrigin::Member(liar);
+            book.claim(&address(n), claim, teller, OwnerCertainty::Absent, now);
         }
         assert_eq!(book.len(), MAX_CANDIDATES);
         book
@@ -567,15 +580,18 @@ mod tests {
         for (tellers, declared) in [(16, false), (1000, false), (256, true), (4096, true)] {
             let mut book = filled(tellers, declared, now);
             let later = now + Duration::from_secs(1);
-            let newcomer = (Belief::Declared(id(99_999)), Teller::Member(id(99_999)));
+            let newcomer = (
+                Belief::Declared(id(99_999)),
+                AddressOrigin::Member(id(99_999)),
+            );
             let new = address(60_000);
-            book.claim(&new, newcomer.0, newcomer.1, Owner::Absent, later);
+            book.claim(&new, newcomer.0, newcomer.1, OwnerCertainty::Absent, later);
             assert!(book.get(&new).is_some(), "its own word");
             for n in 0..FAIR_SHARE {
                 assert!(hear(
                     &mut book,
                     50_000 + n,
-                    Teller::Member(id(88_888)),
+                    AddressOrigin::Member(id(88_888)),
                     later
                 ));
             }
@@ -593,8 +609,8 @@ mod tests {
             book.reached(&address(n), id(50_000 + n % 256), at);
         }
         let (member, new) = (id(99_999), address(60_000));
-        let (claim, teller) = (Belief::Declared(member), Teller::Member(member));
-        book.claim(&new, claim, teller, Owner::Absent, now);
+        let (claim, teller) = (Belief::Declared(member), AddressOrigin::Member(member));
+        book.claim(&new, claim, teller, OwnerCertainty::Absent, now);
         assert!(book.get(&new).is_some());
         assert!(
             book.get(&address(0)).is_none(),
@@ -612,7 +628,7 @@ mod tests {
             let now = Instant::now();
             let mut book = Book::default();
             for (n, teller, fails) in claims {
-                hear(&mut book, n, Teller::Member(id(90_000 + teller)), now);
+                hear(&mut book, n, AddressOrigin::Member(id(90_000 + teller)), now);
                 if fails {
                     fail(&mut book, &address(n), now);
                 }

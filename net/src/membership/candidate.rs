@@ -86,7 +86,7 @@ impl Belief {
 
 /// Who spoke of an address.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(crate) enum Teller {
+pub(crate) enum AddressOrigin {
     /// The command line, or the file of remembered addresses.
     User,
     /// Multicast: anyone on the link.
@@ -97,7 +97,7 @@ pub(crate) enum Teller {
 
 /// How sure it is that the owner of an address is where it is connected now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Owner {
+pub(crate) enum OwnerCertainty {
     /// Connected at this very address, or it is this node: no claim changes that.
     Here,
     /// Connected at another address.
@@ -108,7 +108,7 @@ pub(crate) enum Owner {
 
 /// What a failed try means for those who watch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Setback {
+pub(crate) struct DialFailure {
     /// The user named the address.
     pub(crate) named: bool,
     /// Worth a line in the log: the first failure of a row, or one that bars the address.
@@ -140,7 +140,7 @@ pub(crate) struct Candidate {
     /// Some authenticated member has said that it is there itself.
     vouched: bool,
     /// Whoever said so; the first is charged for it.
-    tellers: Vec<Teller>,
+    tellers: Vec<AddressOrigin>,
     due: Instant,
     /// No claim makes it due sooner than this.
     embargo: Instant,
@@ -154,7 +154,7 @@ pub(crate) struct Candidate {
 
 impl Candidate {
     /// An address of which `teller` spoke just now.
-    pub(crate) fn new(belief: Belief, teller: Teller, now: Instant) -> Self {
+    pub(crate) fn new(belief: Belief, teller: AddressOrigin, now: Instant) -> Self {
         Self {
             belief,
             named: None,
@@ -182,7 +182,7 @@ impl Candidate {
     /// True for what strangers on the link made up, as far as can be told, or what had its try: it
     /// makes room for an address that speaks for itself.
     pub(crate) fn yields_to_source(&self) -> bool {
-        let is_link = self.tellers[..] == [Teller::Link];
+        let is_link = self.tellers[..] == [AddressOrigin::Link];
         is_link && self.is_hearsay() && (!self.is_source || self.last_dial.is_some())
     }
 
@@ -199,7 +199,13 @@ impl Candidate {
     /// `teller` says `claim`, while whoever was believed to be there is as `owner` says. A claim
     /// that differs cannot hide anybody: it is believed, at most, so far that the address is
     /// dialled to see.
-    pub(crate) fn claim(&mut self, claim: Belief, teller: Teller, owner: Owner, now: Instant) {
+    pub(crate) fn claim(
+        &mut self,
+        claim: Belief,
+        teller: AddressOrigin,
+        owner: OwnerCertainty,
+        now: Instant,
+    ) {
         self.mentioned = now;
         self.vouched |= claim.is_first_hand();
         if !self.tellers.contains(&teller) && self.tellers.len() < MAX_TELLERS {
@@ -211,9 +217,9 @@ impl Candidate {
             held if self.named.is_some() && !matches!(held, Belief::Reached(_)) => held,
             Belief::Unknown => claim,
             Belief::Said(_) if claim.is_first_hand() => claim,
-            held if same || owner == Owner::Here => held,
+            held if same || owner == OwnerCertainty::Here => held,
             // It is dialled anyhow, and keeps its owner until that shows another.
-            held if owner == Owner::Absent && !claim.is_first_hand() => held,
+            held if owner == OwnerCertainty::Absent && !claim.is_first_hand() => held,
             _ => Belief::Disputed,
         };
     }
@@ -234,13 +240,16 @@ impl Candidate {
 
     /// True for what nobody but strangers and third parties speaks of.
     pub(crate) fn is_hearsay(&self) -> bool {
-        !self.vouched && self.named.is_none() && self.tellers[..1] != [Teller::User]
+        !self.vouched && self.named.is_none() && self.tellers[..1] != [AddressOrigin::User]
     }
 
     /// True until the first try has ended of what the user or a member told, or led to a member the last time. What
     /// multicast alone says does not count: on a local network, anybody can say anything.
     pub(crate) fn awaits_first_try(&self) -> bool {
-        let is_told = self.tellers.iter().any(|teller| *teller != Teller::Link);
+        let is_told = self
+            .tellers
+            .iter()
+            .any(|teller| *teller != AddressOrigin::Link);
         is_told && self.failures == 0 && self.reached.is_none()
     }
 
@@ -248,7 +257,12 @@ impl Candidate {
     pub(crate) fn source(&self) -> AddressSource {
         if self.named.is_some() {
             AddressSource::Named
-        } else if self.vouched || self.tellers.iter().any(|teller| *teller != Teller::Link) {
+        } else if self.vouched
+            || self
+                .tellers
+                .iter()
+                .any(|teller| *teller != AddressOrigin::Link)
+        {
             AddressSource::Heard
         } else {
             AddressSource::Link
@@ -256,7 +270,7 @@ impl Candidate {
     }
 
     /// Who spoke of it; never empty.
-    pub(crate) fn tellers(&self) -> &[Teller] {
+    pub(crate) fn tellers(&self) -> &[AddressOrigin] {
         &self.tellers
     }
 
@@ -289,7 +303,7 @@ impl Candidate {
     }
 
     /// The try failed; `address` is its own.
-    pub(crate) fn failed(&mut self, address: &Address, error: &Error, now: Instant) -> Setback {
+    pub(crate) fn failed(&mut self, address: &Address, error: &Error, now: Instant) -> DialFailure {
         self.dialling = None;
         // Whoever was said to be there is not: the address is none of its addresses any more.
         if matches!(
@@ -308,7 +322,7 @@ impl Candidate {
         self.embargo = now + barred.unwrap_or_default();
         let awaited = self.named.is_some() && self.outcome.is_none();
         self.outcome = self.named.map(|_| Err(error.clone()));
-        Setback {
+        DialFailure {
             named: self.named.is_some(),
             awaited,
             first: self.failures == 1 || barred.is_some(),
@@ -384,7 +398,7 @@ mod tests {
     }
 
     fn heard(now: Instant) -> Candidate {
-        Candidate::new(Belief::Said(id(1)), Teller::Link, now)
+        Candidate::new(Belief::Said(id(1)), AddressOrigin::Link, now)
     }
 
     #[test]
@@ -482,12 +496,12 @@ mod tests {
         let now = Instant::now();
         let other = Belief::Said(id(2));
         for (owner, after) in [
-            (Owner::Here, Belief::Said(id(1))),
-            (Owner::Elsewhere, Belief::Disputed),
-            (Owner::Absent, Belief::Said(id(1))),
+            (OwnerCertainty::Here, Belief::Said(id(1))),
+            (OwnerCertainty::Elsewhere, Belief::Disputed),
+            (OwnerCertainty::Absent, Belief::Said(id(1))),
         ] {
             let mut candidate = heard(now);
-            candidate.claim(other, Teller::Link, owner, now);
+            candidate.claim(other, AddressOrigin::Link, owner, now);
             assert_eq!(candidate.belief, after);
         }
     }
@@ -499,16 +513,16 @@ mod tests {
         assert!(candidate.is_hearsay());
         candidate.claim(
             Belief::Declared(id(2)),
-            Teller::Member(id(2)),
-            Owner::Elsewhere,
+            AddressOrigin::Member(id(2)),
+            OwnerCertainty::Elsewhere,
             now,
         );
         assert_eq!(candidate.belief, Belief::Declared(id(2)));
         assert!(!candidate.is_hearsay());
         candidate.claim(
             Belief::Declared(id(3)),
-            Teller::Member(id(3)),
-            Owner::Absent,
+            AddressOrigin::Member(id(3)),
+            OwnerCertainty::Absent,
             now,
         );
         assert_eq!(candidate.belief, Belief::Disputed);
@@ -517,12 +531,12 @@ mod tests {
     #[test]
     fn no_claim_settles_who_is_at_an_address_that_the_user_named() {
         let now = Instant::now();
-        let mut candidate = Candidate::new(Belief::Unknown, Teller::User, now);
+        let mut candidate = Candidate::new(Belief::Unknown, AddressOrigin::User, now);
         candidate.named = Some(None);
         candidate.claim(
             Belief::Declared(id(2)),
-            Teller::Member(id(2)),
-            Owner::Absent,
+            AddressOrigin::Member(id(2)),
+            OwnerCertainty::Absent,
             now,
         );
         assert_eq!(candidate.belief, Belief::Unknown);

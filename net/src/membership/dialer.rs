@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use super::address;
 use super::exchange;
-use super::table::{Event, Task, Verdict, WORKERS};
-use super::{Inner, Members};
+use super::table::{MembershipEvent, Verdict, WORKERS, WorkerTask};
+use super::{Members, MembersState};
 use crate::auth::AddressSource;
 use crate::config::CONNECT_DEADLINE;
 use crate::error::Error;
@@ -35,11 +35,11 @@ pub(crate) trait Connect: Send + Sync {
         expected: Option<PeerId>,
         source: AddressSource,
         deadline: Instant,
-    ) -> Result<Arc<dyn Connection>, Error>;
+    ) -> Result<Arc<dyn MemberLink>, Error>;
 }
 
 /// A member that is held on to: one for each, wherever it goes, so that whoever reads from it reads on.
-pub(crate) trait Connection: Peer {
+pub(crate) trait MemberLink: Peer {
     /// The member was found at `address`, of which this node knows by `source`: whoever holds this finds it there.
     fn follow(&self, address: &Address, source: AddressSource);
     /// The way to the member may be another one by now.
@@ -70,13 +70,13 @@ impl Members {
     fn work(&self) {
         while let Some(task) = self.next_task() {
             match task {
-                Task::Dial {
+                WorkerTask::Dial {
                     address,
                     expected,
                     source,
                 } => self.dial(&address, expected, source),
-                Task::Hello { id, turn, within } => self.greet(id, turn, within),
-                Task::Save => self.save(),
+                WorkerTask::Hello { id, turn, within } => self.greet(id, turn, within),
+                WorkerTask::Save => self.save(),
             }
         }
         self.state.lock().workers -= 1;
@@ -84,7 +84,7 @@ impl Members {
     }
 
     /// Waits for something to do; `None` at the end.
-    fn next_task(&self) -> Option<Task> {
+    fn next_task(&self) -> Option<WorkerTask> {
         let mut state = self.state.lock();
         loop {
             if state.stopping {
@@ -200,7 +200,7 @@ impl Members {
     }
 
     /// Changes the state, and tells everybody who waits for that.
-    fn settle<T>(&self, change: impl FnOnce(&mut Inner) -> T) -> T {
+    fn settle<T>(&self, change: impl FnOnce(&mut MembersState) -> T) -> T {
         let mut state = self.state.lock();
         let result = change(&mut state);
         let events = state.take_events();
@@ -211,12 +211,12 @@ impl Members {
     }
 }
 
-impl Inner {
+impl MembersState {
     /// What happened since the last call. Who is forgotten has no connection any more.
-    fn take_events(&mut self) -> Vec<Event> {
+    fn take_events(&mut self) -> Vec<MembershipEvent> {
         let events = self.table.take_events();
         for event in &events {
-            if let Event::Forgotten(id, _) = event {
+            if let MembershipEvent::Forgotten(id, _) = event {
                 self.connections.remove(id);
             }
         }
@@ -228,10 +228,10 @@ impl Inner {
     fn adopt(
         &mut self,
         id: PeerId,
-        connection: Arc<dyn Connection>,
+        connection: Arc<dyn MemberLink>,
         address: &Address,
         source: AddressSource,
-    ) -> Option<Arc<dyn Connection>> {
+    ) -> Option<Arc<dyn MemberLink>> {
         self.roster = None;
         if let Some(held) = self.connections.get(&id) {
             held.follow(address, source);

@@ -10,8 +10,8 @@ use std::time::Instant;
 use super::address;
 use super::address::{Reach, canonical, tellable};
 use super::book::MAX_UNPROVEN;
-use super::candidate::Teller;
-use super::table::{Network, Table};
+use super::candidate::AddressOrigin;
+use super::table::{AddressBlock, MemberTable};
 use crate::model::{Address, PeerId};
 use crate::protocol::wire::{Hello, MemberRecord};
 
@@ -30,7 +30,13 @@ pub(crate) struct Introduction {
 
 impl Introduction {
     /// The hello for `viewer`, who is seen within `reach`.
-    pub(crate) fn hello(&self, table: &Table, viewer: PeerId, reach: Reach, now: Instant) -> Hello {
+    pub(crate) fn hello(
+        &self,
+        table: &MemberTable,
+        viewer: PeerId,
+        reach: Reach,
+        now: Instant,
+    ) -> Hello {
         Hello {
             protocol: Hello::PROTOCOL,
             sender: MemberRecord {
@@ -46,7 +52,7 @@ impl Introduction {
 
 /// The member `caller`, authenticated, sent `theirs` from `remote`.
 pub(crate) fn called(
-    table: &mut Table,
+    table: &mut MemberTable,
     caller: PeerId,
     remote: IpAddr,
     theirs: &Hello,
@@ -62,14 +68,14 @@ pub(crate) fn called(
     } else if theirs.sender.addresses.is_empty() {
         addresses.extend(address::observed(remote, theirs.port));
     }
-    let network = Network::of_ip(remote);
+    let network = AddressBlock::of_ip(remote);
     table.called(caller, &theirs.sender.name, network, &addresses, now);
     hearsay(table, caller, reach, &theirs.members, now);
 }
 
 /// The member `callee` answered with `theirs` at `address`.
 pub(crate) fn answered(
-    table: &mut Table,
+    table: &mut MemberTable,
     callee: PeerId,
     address: &Address,
     theirs: &Hello,
@@ -83,20 +89,24 @@ pub(crate) fn answered(
 }
 
 fn hearsay(
-    table: &mut Table,
+    table: &mut MemberTable,
     teller: PeerId,
     reach: Reach,
     members: &[MemberRecord],
     now: Instant,
 ) {
     for (address, id) in worth_hearing(table, reach, members) {
-        table.heard(address, id, Teller::Member(teller), now);
+        table.heard(address, id, AddressOrigin::Member(teller), now);
     }
 }
 
 /// Who is where, as far as `members` say so. Room for news is looked for by walking the book, so
 /// one message may ask for that only so often; what is known already is free.
-fn worth_hearing(table: &Table, reach: Reach, members: &[MemberRecord]) -> Vec<(Address, PeerId)> {
+fn worth_hearing(
+    table: &MemberTable,
+    reach: Reach,
+    members: &[MemberRecord],
+) -> Vec<(Address, PeerId)> {
     let mut news = 0;
     let mut is_welcome = |address: &Address| {
         let is_news = table.is_news(address);
@@ -140,10 +150,10 @@ mod tests {
     #[test]
     fn one_hello_tells_a_bounded_number_of_news() {
         let now = Instant::now();
-        let mut table = Table::new(PeerId::from_bytes([1; 32]), now);
+        let mut table = MemberTable::new(PeerId::from_bytes([1; 32]), now);
         let known = record(1000);
         for address in &known.addresses {
-            table.heard(address.clone(), known.id, Teller::Link, now);
+            table.heard(address.clone(), known.id, AddressOrigin::Link, now);
         }
         let members: Vec<_> = (0..1000).map(record).chain([known]).collect();
         let heard = worth_hearing(&table, Reach::Wide, &members);

@@ -36,13 +36,13 @@ use crate::model::{Address, PeerArgument, PeerId};
 use crate::peer::{Peer, Whole};
 use crate::protocol::wire::Hello;
 use address::canonical;
-use candidate::{Setback, Teller};
-use dialer::{Connect, Connection};
+use candidate::{AddressOrigin, DialFailure};
+use dialer::{Connect, MemberLink};
 use exchange::Introduction;
 use mdns::Sighting;
 use remembered::Remembered;
 use source::{MemberSource, SourceMember};
-use table::{Event, Table};
+use table::{MemberTable, MembershipEvent};
 
 /// Named addresses that have not answered yet are waited for no longer than this once one has.
 const GRACE: Duration = Duration::from_millis(300);
@@ -65,7 +65,7 @@ pub struct Member {
 
 /// How another member is doing, as far as this node can tell.
 #[derive(Clone, Debug)]
-pub struct Standing {
+pub struct MemberHealth {
     /// Its identity.
     pub id: PeerId,
     /// How it is shown to people; as [`Member::name`].
@@ -96,16 +96,16 @@ pub struct Members {
     /// Members of another kind, if there are any. Looked at before the state is locked, never under it.
     source: OnceLock<Arc<dyn MemberSource>>,
     /// Held for a look-up or a change, never over IO.
-    state: Mutex<Inner>,
+    state: Mutex<MembersState>,
     /// Told whenever the table may have become due for something, and when outcomes arrive.
     changed: Condvar,
 }
 
-struct Inner {
-    table: Table,
+struct MembersState {
+    table: MemberTable,
     /// Answers for what this node shares. Let go at the end, since it may hold the members itself.
     itself: Option<Arc<dyn Peer>>,
-    connections: HashMap<PeerId, Arc<dyn Connection>>,
+    connections: HashMap<PeerId, Arc<dyn MemberLink>>,
     /// What was last made of the table's revision.
     roster: Option<(u64, Arc<[Member]>)>,
     port: u16,
@@ -128,12 +128,12 @@ impl Members {
         connect: Box<dyn Connect>,
     ) -> Result<Self, Error> {
         let now = Instant::now();
-        let mut table = Table::new(me, now);
+        let mut table = MemberTable::new(me, now);
         for peer in peers {
             table.name(dialable(&peer.address)?, peer.expected, now);
         }
         for known in remembered.iter().flat_map(Remembered::known) {
-            table.heard(known.address.clone(), known.id, Teller::User, now);
+            table.heard(known.address.clone(), known.id, AddressOrigin::User, now);
         }
         Ok(Self {
             me,
@@ -142,7 +142,7 @@ impl Members {
             remembered,
             connect,
             source: OnceLock::new(),
-            state: Mutex::new(Inner {
+            state: Mutex::new(MembersState {
                 table,
                 itself: None,
                 connections: HashMap::new(),
@@ -223,7 +223,7 @@ impl Members {
 
     fn present_in(
         &self,
-        state: &mut Inner,
+        state: &mut MembersState,
         outside: &[SourceMember],
         outside_revision: u64,
     ) -> Vec<Member> {
@@ -252,7 +252,7 @@ impl Members {
         self.state.lock().table.revision() + outside
     }
 
-    fn roster(&self, state: &Inner, outside: &[SourceMember]) -> Arc<[Member]> {
+    fn roster(&self, state: &MembersState, outside: &[SourceMember]) -> Arc<[Member]> {
         let names = self.shown_names(state, outside);
         let named = |id: PeerId| names.get(&id).cloned().unwrap_or_else(|| id.short().into());
         let itself = state.itself.as_ref().map(|peer| Member {
@@ -288,7 +288,7 @@ impl Members {
         self.absent_in(&self.state.lock(), &outside)
     }
 
-    fn absent_in(&self, state: &Inner, outside: &[SourceMember]) -> Vec<(PeerId, Arc<str>)> {
+    fn absent_in(&self, state: &MembersState, outside: &[SourceMember]) -> Vec<(PeerId, Arc<str>)> {
         let names = self.shown_names(state, outside);
         let away = state.apart(outside).filter(|member| !member.is_present);
         let absent = state.table.absent().map(|(id, _)| id);
@@ -301,7 +301,7 @@ impl Members {
     }
 
     /// How all others are doing that are there, or were and do not answer now; in no order.
-    pub fn standings(&self) -> Vec<Standing> {
+    pub fn standings(&self) -> Vec<MemberHealth> {
         let (outside, _) = self.outside();
         let further = self.source.get().map(|source| source.standings());
         let state = self.state.lock();
@@ -309,7 +309,7 @@ impl Members {
         let mut further = further.unwrap_or_default();
         further.retain(|standing| state.apart(&outside).any(|member| member.id == standing.id));
         let standings = state.table.standings().chain(further);
-        let standings = standings.map(|standing| Standing {
+        let standings = standings.map(|standing| MemberHealth {
             name: names.get(&standing.id).unwrap_or(&standing.name).clone(),
             ..standing
         });
@@ -318,7 +318,11 @@ impl Members {
 
     /// Names are made unique among all who are or were there, so that nobody's name changes when
     /// somebody else is away for a moment.
-    fn shown_names(&self, state: &Inner, outside: &[SourceMember]) -> HashMap<PeerId, Arc<str>> {
+    fn shown_names(
+        &self,
+        state: &MembersState,
+        outside: &[SourceMember],
+    ) -> HashMap<PeerId, Arc<str>> {
         let itself = (state.itself.is_some() || state.port != 0).then_some((self.me, &*self.name));
         let others = state.table.present().map(|(id, name, _)| (id, name));
         let outside = state.apart(outside);
@@ -438,7 +442,7 @@ impl Members {
         }
     }
 
-    fn introduction(&self, state: &Inner) -> Introduction {
+    fn introduction(&self, state: &MembersState) -> Introduction {
         Introduction {
             id: self.me,
             name: self.name.clone(),
@@ -458,28 +462,30 @@ impl Members {
         }
     }
 
-    fn log(events: Vec<Event>) {
+    fn log(events: Vec<MembershipEvent>) {
         for event in events {
             match event {
-                Event::Joined(id, name, address) => {
+                MembershipEvent::Joined(id, name, address) => {
                     tracing::info!("{name} ({id:?}) is here, at {address}");
                 }
-                Event::Back(id, name, address) => {
+                MembershipEvent::Back(id, name, address) => {
                     tracing::info!("{name} ({id:?}) is back, at {address}");
                 }
-                Event::Away(id, name, error) => {
+                MembershipEvent::Away(id, name, error) => {
                     tracing::info!("{name} ({id:?}) is away: {error}");
                 }
-                Event::Forgotten(id, name) => {
+                MembershipEvent::Forgotten(id, name) => {
                     tracing::debug!("{name} ({id:?}) was away for so long that it is forgotten");
                 }
-                Event::Failed(address, error, setback) => log_failure(&address, &error, &setback),
+                MembershipEvent::Failed(address, error, setback) => {
+                    log_failure(&address, &error, &setback)
+                }
             }
         }
     }
 }
 
-impl Inner {
+impl MembersState {
     /// Those of `outside` that are no nodes of this program which are members already.
     fn apart<'a>(&'a self, outside: &'a [SourceMember]) -> impl Iterator<Item = &'a SourceMember> {
         outside.iter().filter(|member| {
@@ -505,7 +511,7 @@ fn dialable(given: &Address) -> Result<Address, Error> {
     })
 }
 
-fn log_failure(address: &Address, error: &Error, setback: &Setback) {
+fn log_failure(address: &Address, error: &Error, setback: &DialFailure) {
     match error {
         // Whoever waits for the first contact tells the user, who should not hear it twice.
         _ if setback.awaited => tracing::info!("{error}"),

@@ -32,7 +32,7 @@ const HEADER: &str = "tinyp2p addresses 1";
 
 /// One address of one member.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Known {
+pub(crate) struct RememberedAddress {
     /// When it last answered there, in seconds since 1970.
     pub(crate) seen: u64,
     /// Where.
@@ -45,7 +45,7 @@ pub(crate) struct Known {
 #[derive(Debug)]
 pub(crate) struct Remembered {
     path: PathBuf,
-    known: Vec<Known>,
+    known: Vec<RememberedAddress>,
     /// One writer at a time.
     writing: Mutex<()>,
 }
@@ -75,7 +75,7 @@ impl Remembered {
     }
 
     /// What was remembered at the start, newest first.
-    pub(crate) fn known(&self) -> impl Iterator<Item = &Known> {
+    pub(crate) fn known(&self) -> impl Iterator<Item = &RememberedAddress> {
         self.known.iter()
     }
 
@@ -87,11 +87,13 @@ impl Remembered {
         now: SystemTime,
     ) -> Result<(), Error> {
         let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let fresh = reached.into_iter().map(|(address, id, age)| Known {
-            seen: now.saturating_sub(age).as_secs(),
-            address,
-            id,
-        });
+        let fresh = reached
+            .into_iter()
+            .map(|(address, id, age)| RememberedAddress {
+                seen: now.saturating_sub(age).as_secs(),
+                address,
+                id,
+            });
         let text = compose(fresh.chain(self.known.iter().cloned()).collect());
         let _writing = self.writing.lock();
         write(&self.path, &text)
@@ -99,7 +101,7 @@ impl Remembered {
     }
 }
 
-fn parse(text: &str) -> Vec<Known> {
+fn parse(text: &str) -> Vec<RememberedAddress> {
     let mut lines = text.lines();
     if lines.next() != Some(HEADER) {
         return Vec::new();
@@ -107,9 +109,9 @@ fn parse(text: &str) -> Vec<Known> {
     lines.filter_map(parse_line).take(MAX_REMEMBERED).collect()
 }
 
-fn parse_line(line: &str) -> Option<Known> {
+fn parse_line(line: &str) -> Option<RememberedAddress> {
     let mut fields = line.split(' ');
-    let known = Known {
+    let known = RememberedAddress {
         seen: fields.next()?.parse().ok()?,
         address: canonical(&Address::new(fields.next()?, fields.next()?.parse().ok()?))?,
         id: fields.next()?.parse().ok()?,
@@ -118,13 +120,13 @@ fn parse_line(line: &str) -> Option<Known> {
 }
 
 /// Newest first, each address once; addresses with a zone do not outlive the interface's name.
-fn compose(mut known: Vec<Known>) -> String {
+fn compose(mut known: Vec<RememberedAddress>) -> String {
     known.sort_by(|a, b| b.seen.cmp(&a.seen).then_with(|| a.address.cmp(&b.address)));
     let mut addresses = std::collections::HashSet::new();
     known.retain(|one| !one.address.host.contains('%') && addresses.insert(one.address.clone()));
     known.truncate(MAX_REMEMBERED);
     let mut text = format!("{HEADER}\n");
-    for Known { seen, address, id } in known {
+    for RememberedAddress { seen, address, id } in known {
         text.push_str(&format!("{seen} {} {} {id}\n", address.host, address.port));
     }
     text
@@ -235,7 +237,7 @@ mod tests {
     #[test]
     fn a_file_is_never_longer_than_can_be_read_back() {
         let host = |n: usize| format!("{n:03}.{}", "a.".repeat(123) + "abc");
-        let known = (0..100).map(|n| Known {
+        let known = (0..100).map(|n| RememberedAddress {
             seen: u64::MAX - n as u64,
             address: Address::new(host(n), 65535),
             id: id(n as u8),

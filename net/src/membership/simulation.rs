@@ -14,7 +14,7 @@ use super::book::MAX_CANDIDATES;
 use super::exchange;
 use super::exchange::Introduction;
 use super::mdns::Sighting;
-use super::table::{Table, Task, Verdict, WORKERS};
+use super::table::{MemberTable, Verdict, WORKERS, WorkerTask};
 use crate::error::Error;
 use crate::model::{Address, PeerId};
 use crate::protocol::wire::{Hello, MemberRecord};
@@ -53,13 +53,13 @@ enum Condition {
 }
 
 struct Node {
-    table: Table,
+    table: MemberTable,
     introduction: Introduction,
     address: Address,
     condition: Condition,
     /// Where the connection to each member leads.
     connections: HashMap<PeerId, Address>,
-    under_way: Vec<(Instant, Task)>,
+    under_way: Vec<(Instant, WorkerTask)>,
     dials: usize,
 }
 
@@ -147,14 +147,14 @@ impl Network {
                 return;
             };
             let patience = match &task {
-                Task::Dial { address, .. } => {
+                WorkerTask::Dial { address, .. } => {
                     self.nodes[n].dials += 1;
                     self.patience(address, Duration::from_secs(3))
                 }
-                Task::Hello { id, within, .. } => {
+                WorkerTask::Hello { id, within, .. } => {
                     self.patience(&self.nodes[n].connections[id], *within)
                 }
-                Task::Save => Duration::ZERO,
+                WorkerTask::Save => Duration::ZERO,
             };
             let done = self.now + patience;
             self.nodes[n].under_way.push((done, task));
@@ -181,11 +181,11 @@ impl Network {
         self.nodes[n].under_way = rest;
         for (_, task) in done {
             match task {
-                Task::Dial {
+                WorkerTask::Dial {
                     address, expected, ..
                 } => self.dial(n, &address, expected),
-                Task::Hello { id, turn, within } => self.greet(n, id, turn, within),
-                Task::Save => {}
+                WorkerTask::Hello { id, turn, within } => self.greet(n, id, turn, within),
+                WorkerTask::Save => {}
             }
         }
     }
@@ -320,8 +320,8 @@ impl Network {
     }
 }
 
-fn fresh_table(n: usize, named: &[usize], now: Instant) -> Table {
-    let mut table = Table::new(id(n), now);
+fn fresh_table(n: usize, named: &[usize], now: Instant) -> MemberTable {
+    let mut table = MemberTable::new(id(n), now);
     for other in named {
         table.name(at(*other), None, now);
     }
@@ -423,7 +423,7 @@ fn a_node_with_a_new_identity_at_a_known_address_is_found() {
     // Node 2 goes for good. At its address another starts, which knows nobody.
     network.restart(2, &[], 15204);
     network.nodes[2].introduction.id = id(8);
-    network.nodes[2].table = Table::new(id(8), network.now);
+    network.nodes[2].table = MemberTable::new(id(8), network.now);
     network.run_until(seconds(20), Network::complete);
 }
 

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::Standing;
+use super::MemberHealth;
 use crate::error::Error;
 use crate::model::{Address, PeerId};
 use crate::peer::{Peer, Whole};
@@ -41,7 +41,7 @@ pub(crate) trait MemberSource: Send + Sync {
     fn revision(&self) -> u64;
 
     /// How they are doing.
-    fn standings(&self) -> Vec<Standing>;
+    fn standings(&self) -> Vec<MemberHealth>;
 
     /// `member`, if it tells names and no sizes, and is there.
     fn whole(&self, member: PeerId) -> Option<Arc<dyn Whole>>;

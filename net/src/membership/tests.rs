@@ -90,7 +90,7 @@ impl Connect for Cable {
         expected: Option<PeerId>,
         _: AddressSource,
         deadline: Instant,
-    ) -> Result<Arc<dyn Connection>, Error> {
+    ) -> Result<Arc<dyn MemberLink>, Error> {
         let who = address.to_string();
         let line = self.board.0.lock().get(address).cloned();
         let mut line = line.ok_or_else(|| gone(address))?;
@@ -173,7 +173,7 @@ impl Peer for Call {
     }
 }
 
-impl Connection for Call {
+impl MemberLink for Call {
     fn follow(&self, address: &Address, _: AddressSource) {
         *self.address.lock() = address.clone();
     }
@@ -448,7 +448,7 @@ fn stopping_ends_all_threads_and_connections() {
         port: 7,
     };
     let hello = hello.hello(
-        &Table::new(id(1), Instant::now()),
+        &MemberTable::new(id(1), Instant::now()),
         id(2),
         address::Reach::Wide,
         soon(),

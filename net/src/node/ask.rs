@@ -7,10 +7,10 @@ use crate::error::Error;
 use crate::membership::Member;
 
 use crate::model::{Attributes, PeerId, RelPath};
-use crate::peer::{self, Matches, Peer, Room, Told};
+use crate::peer::{self, Matches, Peer, Room, Watched};
 use crate::protocol::wire::Listing;
 use crate::query::claims::FileClaims;
-use crate::query::fanout::{Answer, Asked, Round, Whom};
+use crate::query::fanout::{PeerReply, QueryResult, QueryTarget, Whom};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
@@ -18,7 +18,7 @@ use std::time::Instant;
 impl Node {
     /// Puts `question` to everyone who is there, and returns one answer for each by `deadline`. Members
     /// that are known to be away have their answer at once: an [`Error::Unreachable`].
-    pub fn ask<T, Q>(&self, deadline: Instant, question: Q) -> Vec<Answer<T>>
+    pub fn ask<T, Q>(&self, deadline: Instant, question: Q) -> Vec<PeerReply<T>>
     where
         T: Send + 'static,
         Q: Fn(&dyn Peer, Instant) -> Result<T, Error> + Send + Sync + 'static,
@@ -34,8 +34,8 @@ impl Node {
         whom: &Whom,
         directory: &RelPath,
         deadline: Instant,
-    ) -> Round<Option<Held<Listing>>> {
-        let ask = |asked: &[Asked]| self.fanout.list(asked, whom, directory, deadline);
+    ) -> QueryResult<Option<Held<Listing>>> {
+        let ask = |asked: &[QueryTarget]| self.fanout.list(asked, whom, directory, deadline);
         self.round(whom, ask)
     }
 
@@ -45,8 +45,8 @@ impl Node {
         whom: &Whom,
         path: &RelPath,
         deadline: Instant,
-    ) -> Round<Option<Attributes>> {
-        let ask = |asked: &[Asked]| self.fanout.stat(asked, whom, path, deadline);
+    ) -> QueryResult<Option<Attributes>> {
+        let ask = |asked: &[QueryTarget]| self.fanout.stat(asked, whom, path, deadline);
         self.round(whom, ask)
     }
 
@@ -57,7 +57,7 @@ impl Node {
         pattern: &str,
         room: Room,
         deadline: Instant,
-    ) -> Vec<Answer<Held<Matches>>> {
+    ) -> Vec<PeerReply<Held<Matches>>> {
         let pattern = pattern.to_owned();
         self.ask_for_search(deadline, move |peer: &dyn Peer, deadline| {
             let begun = Instant::now();
@@ -73,12 +73,12 @@ impl Node {
     }
 
     /// As [`Node::ask`] for a search, for which no other question waits.
-    pub fn ask_for_search<T, Q>(&self, deadline: Instant, question: Q) -> Vec<Answer<T>>
+    pub fn ask_for_search<T, Q>(&self, deadline: Instant, question: Q) -> Vec<PeerReply<T>>
     where
         T: FileClaims + Send + 'static,
         Q: Fn(&dyn Peer, Instant) -> Result<T, Error> + Send + Sync + 'static,
     {
-        let ask = |asked: &[Asked]| {
+        let ask = |asked: &[QueryTarget]| {
             let mut answers = self.searches.ask(asked, deadline, question);
             self.doubt(&mut answers);
             answers
@@ -96,7 +96,7 @@ impl Node {
     }
 
     /// Takes those roots from what members say of their files that they were found to be wrong about.
-    fn doubt<T: FileClaims>(&self, answers: &mut [Answer<T>]) {
+    fn doubt<T: FileClaims>(&self, answers: &mut [PeerReply<T>]) {
         for answer in answers {
             if let Ok(claims) = &mut answer.result {
                 self.engine.disbelieve(answer.member, claims);
@@ -108,8 +108,8 @@ impl Node {
     fn round<T: FileClaims>(
         &self,
         whom: &Whom,
-        ask: impl FnOnce(&[Asked]) -> Vec<Answer<Told<T>>>,
-    ) -> Round<T> {
+        ask: impl FnOnce(&[QueryTarget]) -> Vec<PeerReply<Watched<T>>>,
+    ) -> QueryResult<T> {
         // Before anybody is asked, as is the time: whoever comes meanwhile is not among the answers.
         let (revision, now) = (self.members.revision(), Instant::now());
         let (present, mut answers) = self.gather(|member| whom.includes(member), ask);
@@ -123,12 +123,12 @@ impl Node {
         });
         let mut watched: Vec<PeerId> = watched.collect();
         watched.sort_unstable();
-        let answers = answers.into_iter().map(|answer| Answer {
+        let answers = answers.into_iter().map(|answer| PeerReply {
             member: answer.member,
             name: answer.name,
             result: answer.result.map(|told| told.answer),
         });
-        Round {
+        QueryResult {
             answers: answers.collect(),
             is_all_watched: watched.len() == present.len(),
             watched,
@@ -141,16 +141,16 @@ impl Node {
     fn gather<T>(
         &self,
         wanted: impl Fn(PeerId) -> bool,
-        ask: impl FnOnce(&[Asked]) -> Vec<Answer<T>>,
-    ) -> (Vec<Member>, Vec<Answer<T>>) {
+        ask: impl FnOnce(&[QueryTarget]) -> Vec<PeerReply<T>>,
+    ) -> (Vec<Member>, Vec<PeerReply<T>>) {
         // At one moment: whoever comes back while the others are asked is not taken for somebody who has nothing.
         let (mut present, absent) = self.members.everyone();
         present.retain(|member| wanted(member.id));
-        let asked = present.iter().map(|member| Asked {
+        let asked = present.iter().map(|member| QueryTarget {
             name: Arc::clone(&member.name),
             peer: Arc::clone(&member.peer),
         });
-        let asked: Vec<Asked> = asked.collect();
+        let asked: Vec<QueryTarget> = asked.collect();
         let mut answers = ask(&asked);
         for answer in &answers {
             if let Err(error) = &answer.result {
@@ -163,7 +163,7 @@ impl Node {
                 who: name.to_string(),
                 why: "it is away".into(),
             };
-            Answer {
+            PeerReply {
                 member,
                 name,
                 result: Err(away),

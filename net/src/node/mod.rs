@@ -12,10 +12,10 @@ use parking_lot::Mutex;
 
 use crate::budget::ByteBudget;
 use crate::config::CacheConfig;
-use crate::content::cache::Cache;
+use crate::content::cache::DiskCache;
 use crate::download::Engine;
 use crate::error::Error;
-use crate::legacy::members::OldMembers;
+use crate::legacy::members::LegacyServers;
 use crate::legacy::{Legacy, Url};
 
 use crate::membership::mdns::Discovery;
@@ -23,7 +23,7 @@ use crate::membership::{Member, Members};
 use crate::model::{Address, PeerId};
 use crate::protocol::wire::Hello;
 use crate::query::fanout::Fanout;
-use crate::query::subscriptions::{Followers, Listener};
+use crate::query::subscriptions::{ChangeListener, Subscriptions};
 use crate::server::Server;
 use crate::share::Share;
 use crate::stats::status;
@@ -41,25 +41,25 @@ pub struct Node {
     members: Arc<Members>,
     fanout: Fanout,
     budget: Arc<ByteBudget>,
-    followers: Arc<Followers>,
+    followers: Arc<Subscriptions>,
     /// Apart: a search takes seconds, and look-ups must not wait behind it.
     searches: Fanout,
     engine: Arc<Engine>,
-    cache: Option<(CacheConfig, Arc<Cache>)>,
+    cache: Option<(CacheConfig, Arc<DiskCache>)>,
     legacy: Option<LegacyParts>,
     begun: Instant,
     reachable_at: Vec<Address>,
     /// What is left to be stopped.
-    running: Mutex<Option<Running>>,
+    running: Mutex<Option<RunningParts>>,
 }
 
 /// What speaks the protocol of 2004.
 struct LegacyParts {
     legacy: Arc<Legacy>,
-    members: Arc<OldMembers>,
+    members: Arc<LegacyServers>,
 }
 
-struct Running {
+struct RunningParts {
     server: Server,
     discovery: Option<Discovery>,
 }
@@ -152,7 +152,7 @@ impl Node {
     }
 
     /// Tells `listener` from now on when what members said no longer holds, for as long as it lives.
-    pub fn listen(&self, listener: Weak<dyn Listener>) {
+    pub fn listen(&self, listener: Weak<dyn ChangeListener>) {
         self.followers.listen(listener);
     }
 

@@ -1,19 +1,19 @@
 //! Starts a node: builds all parts and connects them. The only file that knows how every part is made.
 
-use super::{LegacyParts, Node, Running};
+use super::{LegacyParts, Node, RunningParts};
 use crate::auth::{AddressSource, Gate, GuessRecord, Identity};
 use crate::budget::ByteBudget;
 use crate::client::http_peer::{Client, HttpPeer};
 use crate::config::{CacheConfig, Config, Listen};
-use crate::content::cache::Cache;
+use crate::content::cache::DiskCache;
 use crate::download::Engine;
 use crate::error::Error;
-use crate::legacy::members::OldMembers;
-use crate::legacy::store::Store;
+use crate::legacy::members::LegacyServers;
+use crate::legacy::store::LegacyStore;
 use crate::legacy::{Legacy, own_urls};
 use crate::membership::Members;
 use crate::membership::address::canonical;
-use crate::membership::dialer::{Connect, Connection};
+use crate::membership::dialer::{Connect, MemberLink};
 use crate::membership::mdns::{Discovery, Sighting};
 use crate::membership::reachable;
 use crate::membership::remembered::Remembered;
@@ -22,7 +22,7 @@ use crate::model::{Address, PeerId};
 use crate::peer::Peer;
 use crate::protocol::wire::MemberRecord;
 use crate::query::fanout::Fanout;
-use crate::query::subscriptions::Followers;
+use crate::query::subscriptions::Subscriptions;
 use crate::server::Server;
 use crate::service::Service;
 use crate::service::local_peer::LocalPeer;
@@ -69,8 +69,8 @@ impl Node {
         let legacy = match legacy {
             Some(legacy) => {
                 let directory = config.cache.as_ref().map(|cache| &*cache.directory);
-                let store = Store::open(directory, whole)?;
-                let members = OldMembers::new(id, Arc::clone(&legacy), store);
+                let store = LegacyStore::open(directory, whole)?;
+                let members = LegacyServers::new(id, Arc::clone(&legacy), store);
                 let members = Arc::new(members);
                 Some(LegacyParts { legacy, members })
             }
@@ -99,7 +99,7 @@ impl Node {
             port,
             share,
             members,
-            running: Mutex::new(Some(Running {
+            running: Mutex::new(Some(RunningParts {
                 server,
                 discovery: None,
             })),
@@ -191,15 +191,15 @@ fn announce(legacy: &Legacy, config: &Config, port: u16) {
 fn follow(
     members: &Arc<Members>,
     memory: u64,
-    cache: Option<Arc<Cache>>,
-) -> Result<(Arc<Followers>, Engine), Error> {
+    cache: Option<Arc<DiskCache>>,
+) -> Result<(Arc<Subscriptions>, Engine), Error> {
     let members = Arc::downgrade(members);
     let report = move |member, error: &Error| {
         if let Some(members) = members.upgrade() {
             members.report(member, error);
         }
     };
-    let followers = Followers::new(Box::new(report.clone()));
+    let followers = Subscriptions::new(Box::new(report.clone()));
     let distrusted = Arc::downgrade(&followers);
     let on_failure = move |member, error: &Error| {
         report(member, error);
@@ -224,8 +224,8 @@ fn shares(cache: Option<&CacheConfig>, legacy: bool) -> (u64, Option<u64>) {
 }
 
 /// The disk cache, unless another process is using it.
-fn open_cache(config: &CacheConfig, size: u64) -> Result<Option<Arc<Cache>>, Error> {
-    let cache = Cache::open(&config.directory, size)?;
+fn open_cache(config: &CacheConfig, size: u64) -> Result<Option<Arc<DiskCache>>, Error> {
+    let cache = DiskCache::open(&config.directory, size)?;
     if cache.is_none() {
         let directory = config.directory.display();
         tracing::info!("another mount uses the cache in {directory}; this one does without");
@@ -262,13 +262,13 @@ impl Connect for Client {
         expected: Option<PeerId>,
         source: AddressSource,
         deadline: Instant,
-    ) -> Result<Arc<dyn Connection>, Error> {
+    ) -> Result<Arc<dyn MemberLink>, Error> {
         let peer = Client::connect(self, address, expected, source, deadline)?;
         Ok(peer)
     }
 }
 
-impl Connection for HttpPeer {
+impl MemberLink for HttpPeer {
     fn follow(&self, address: &Address, source: AddressSource) {
         HttpPeer::follow(self, address.clone(), source);
     }

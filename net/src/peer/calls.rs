@@ -14,7 +14,7 @@ use crate::protocol::wire::{
 
 /// What a member said, and what it takes to go by it for longer than a moment.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Told<T> {
+pub struct Watched<T> {
     /// What.
     pub answer: T,
     /// The member's change counter before it looked, if it watches what it told: `tinyp2p.changes`
@@ -32,7 +32,7 @@ pub fn list(
     directory: &RelPath,
     budget: &Arc<ByteBudget>,
     deadline: Instant,
-) -> Result<Told<Option<Held<Listing>>>, Error> {
+) -> Result<Watched<Option<Held<Listing>>>, Error> {
     let mut reservation = budget.reserve(peer.id());
     let mut whole: Option<Listing> = None;
     loop {
@@ -46,7 +46,7 @@ pub fn list(
         let page = match peer.call(&Request::List(request), deadline)? {
             Response::List(page) => page,
             Response::NoDirectory { counter } => {
-                return Ok(Told {
+                return Ok(Watched {
                     answer: None,
                     counter,
                 });
@@ -71,7 +71,7 @@ pub fn list(
         so_far.more = more;
         if !more {
             let counter = so_far.counter;
-            return Ok(Told {
+            return Ok(Watched {
                 answer: whole.map(|whole| Held::new(whole, reservation)),
                 counter,
             });
@@ -84,14 +84,14 @@ pub fn stat(
     peer: &dyn Peer,
     path: &RelPath,
     deadline: Instant,
-) -> Result<Told<Option<Attributes>>, Error> {
+) -> Result<Watched<Option<Attributes>>, Error> {
     let request = Request::Stat(StatRequest {
         compare: false,
         paths: vec![path.clone()],
         watch: true,
     });
     match peer.call(&request, deadline)? {
-        Response::Stat(found) if found.attributes.len() == 1 => Ok(Told {
+        Response::Stat(found) if found.attributes.len() == 1 => Ok(Watched {
             answer: found.attributes[0],
             counter: found.counter,
         }),

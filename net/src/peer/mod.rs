@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::model::{Attributes, ByteRange, PeerId, RelPath, Root, Version};
 use crate::protocol::wire::{BatchAnswer, BatchItem, Request, Response};
 
-pub use calls::{Matches, Room, Told, list, search, search_while, snapshot, stat};
+pub use calls::{Matches, Room, Watched, list, search, search_while, snapshot, stat};
 
 /// A member of the network, or this node itself. Calls block, and return by their deadline.
 pub trait Peer: Send + Sync {
@@ -64,7 +64,7 @@ pub trait Peer: Send + Sync {
 
 /// What the attributes of a file are needed for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Need {
+pub enum Purpose {
     /// To show them. If they are not easily had, it is all right not to know the size.
     Size,
     /// To read the file next, in the state that they describe.
@@ -76,9 +76,14 @@ pub trait Whole: Peer {
     /// The attributes of the file at `path`, which may be fetched for that; then it can be read.
     ///
     /// # Errors
-    /// With [`Need::Bytes`], [`Error::Unfinished`] when the file has not come by `deadline` and goes on coming: to be
+    /// With [`Purpose::Bytes`], [`Error::Unfinished`] when the file has not come by `deadline` and goes on coming: to be
     /// asked for again. [`Error::NotFound`] if there is no such file.
-    fn measure(&self, path: &RelPath, need: Need, deadline: Instant) -> Result<Attributes, Error>;
+    fn measure(
+        &self,
+        path: &RelPath,
+        need: Purpose,
+        deadline: Instant,
+    ) -> Result<Attributes, Error>;
 }
 
 /// The bytes of one range, in order, as they arrive. Dropping it early gives the connection up.

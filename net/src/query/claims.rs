@@ -3,7 +3,7 @@
 
 use crate::budget::Held;
 use crate::model::{Attributes, RelPath};
-use crate::peer::{Matches, Told};
+use crate::peer::{Matches, Watched};
 use crate::protocol::wire::Listing;
 
 /// An answer that describes files.
@@ -54,7 +54,7 @@ impl<T: FileClaims> FileClaims for Option<T> {
     }
 }
 
-impl<T: FileClaims> FileClaims for Told<T> {
+impl<T: FileClaims> FileClaims for Watched<T> {
     fn each_file(&mut self, check: &mut dyn FnMut(&mut Attributes)) {
         self.answer.each_file(check);
     }

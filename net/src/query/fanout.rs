@@ -18,13 +18,13 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::late_listings::LateListings;
-use super::slow_peers::Pace;
+use super::slow_peers::SlowPeers;
 use crate::budget::{ByteBudget, Held, Relieve};
-use crate::concurrency::peer_pools::Lanes;
+use crate::concurrency::peer_pools::PeerPools;
 use crate::config::CALL_DEADLINE;
 use crate::error::Error;
 use crate::model::{Attributes, PeerId, RelPath};
-use crate::peer::{self, Peer, Told};
+use crate::peer::{self, Peer, Watched};
 use crate::protocol::wire::{Listing, Request, StatRequest};
 
 /// Calls of one member that may be under way at once. More would only queue at its disk.
@@ -46,7 +46,7 @@ const SMALL_LISTING: usize = 1024;
 
 /// What one member said, or why it said nothing.
 #[derive(Debug, Clone)]
-pub struct Answer<T> {
+pub struct PeerReply<T> {
     /// Who.
     pub member: PeerId,
     /// How that member is shown to people; unique in the network.
@@ -57,11 +57,11 @@ pub struct Answer<T> {
 
 /// All answers to one question about what members share.
 #[derive(Debug)]
-pub struct Round<T> {
+pub struct QueryResult<T> {
     /// One for each member that was asked.
-    pub answers: Vec<Answer<T>>,
+    pub answers: Vec<PeerReply<T>>,
     /// Those whose answers may be gone by for [`PROMISE`](crate::config::PROMISE), unless a
-    /// [`Listener`](super::subscriptions::Listener) is told otherwise. Sorted.
+    /// [`Listener`](super::subscriptions::ChangeListener) is told otherwise. Sorted.
     pub watched: Vec<PeerId>,
     /// True if these are all who were asked and are there.
     pub is_all_watched: bool,
@@ -102,7 +102,7 @@ impl Whom {
 
 /// Someone to ask.
 #[derive(Clone)]
-pub struct Asked {
+pub struct QueryTarget {
     /// How the member is shown to people.
     pub name: Arc<str>,
     /// The member.
@@ -111,10 +111,10 @@ pub struct Asked {
 
 /// Asks many members the same thing at once.
 pub struct Fanout {
-    lanes: Lanes,
+    lanes: PeerPools,
     /// For those who are not waited for, so that their backlog does not make them seem frozen.
-    slow_lanes: Lanes,
-    pace: Arc<Mutex<Pace>>,
+    slow_lanes: PeerPools,
+    pace: Arc<Mutex<SlowPeers>>,
     late: Arc<LateListings>,
     budget: Arc<ByteBudget>,
 }
@@ -134,8 +134,8 @@ impl Fanout {
         budget.ask_for_room(keeper);
         Self {
             budget,
-            lanes: Lanes::new(name, CALLS_PER_MEMBER, WAITING_PER_MEMBER),
-            slow_lanes: Lanes::new("ask-slow", CALLS_PER_MEMBER, WAITING_FOR_SLOW),
+            lanes: PeerPools::new(name, CALLS_PER_MEMBER, WAITING_PER_MEMBER),
+            slow_lanes: PeerPools::new("ask-slow", CALLS_PER_MEMBER, WAITING_FOR_SLOW),
             pace: Arc::default(),
             late,
         }
@@ -149,7 +149,12 @@ impl Fanout {
     /// Puts `question` to all of `members` and returns one answer for each, in their order, by
     /// `deadline`. The question gets the deadline too and should end by it; if it does not, its
     /// answer is lost and its thread stays taken until it ends.
-    pub fn ask<T, Q>(&self, members: &[Asked], deadline: Instant, question: Q) -> Vec<Answer<T>>
+    pub fn ask<T, Q>(
+        &self,
+        members: &[QueryTarget],
+        deadline: Instant,
+        question: Q,
+    ) -> Vec<PeerReply<T>>
     where
         T: Send + 'static,
         Q: Fn(&dyn Peer, Instant) -> Result<T, Error> + Send + Sync + 'static,
@@ -186,11 +191,11 @@ impl Fanout {
     /// the directory, if that is known.
     pub fn list(
         &self,
-        members: &[Asked],
+        members: &[QueryTarget],
         whom: &Whom,
         directory: &RelPath,
         deadline: Instant,
-    ) -> Vec<Answer<Told<Option<Held<Listing>>>>> {
+    ) -> Vec<PeerReply<Watched<Option<Held<Listing>>>>> {
         let slow = self.slow(members, whom);
         let (wanted, is_slow) = (directory.clone(), slow.clone());
         let (pace, late) = (Arc::clone(&self.pace), Arc::clone(&self.late));
@@ -199,7 +204,7 @@ impl Fanout {
             let begun = Instant::now();
             let answer = peer::list(peer, &wanted, &budget, deadline);
             let now = Instant::now();
-            let is_small = |told: &Told<Option<Held<Listing>>>| {
+            let is_small = |told: &Watched<Option<Held<Listing>>>| {
                 let listing = told.answer.as_ref();
                 listing.is_none_or(|listing| listing.entries.len() <= SMALL_LISTING)
             };
@@ -219,10 +224,10 @@ impl Fanout {
         let unanswered = answers.iter().filter(|answer| is_slow_error(answer));
         let earlier = unanswered.filter_map(|answer| {
             let listing = self.late.get(answer.member, directory, now)?;
-            Some(Answer {
+            Some(PeerReply {
                 member: answer.member,
                 name: Arc::clone(&answer.name),
-                result: Ok(Told {
+                result: Ok(Watched {
                     answer: Some(listing),
                     counter: None,
                 }),
@@ -237,11 +242,11 @@ impl Fanout {
     /// once somebody has it: their answer is an [`Error::Slow`].
     pub fn stat(
         &self,
-        members: &[Asked],
+        members: &[QueryTarget],
         whom: &Whom,
         path: &RelPath,
         deadline: Instant,
-    ) -> Vec<Answer<Told<Option<Attributes>>>> {
+    ) -> Vec<PeerReply<Watched<Option<Attributes>>>> {
         let slow = self.slow(members, whom);
         let (path, pace) = (path.clone(), Arc::clone(&self.pace));
         let question = move |peer: &dyn Peer, deadline| {
@@ -256,7 +261,7 @@ impl Fanout {
         })
     }
 
-    fn slow(&self, members: &[Asked], whom: &Whom) -> HashSet<PeerId> {
+    fn slow(&self, members: &[QueryTarget], whom: &Whom) -> HashSet<PeerId> {
         let asked = members.iter().map(|asked| asked.peer.id());
         self.pace.lock().slow(asked, whom.known.len())
     }
@@ -265,12 +270,12 @@ impl Fanout {
     /// if one of all these answers `suffices`, or what is known already does.
     fn ask_promptly<T, Q>(
         &self,
-        members: &[Asked],
+        members: &[QueryTarget],
         (slow, mut is_enough): (&HashSet<PeerId>, bool),
         deadline: Instant,
         question: Q,
         suffices: impl Fn(&T) -> bool,
-    ) -> Vec<Answer<T>>
+    ) -> Vec<PeerReply<T>>
     where
         T: Send + 'static,
         Q: Fn(&dyn Peer, Instant) -> Result<T, Error> + Send + Sync + 'static,
@@ -327,7 +332,7 @@ impl Fanout {
         }
         let named = members.iter().zip(results);
         named
-            .map(|(asked, result)| Answer {
+            .map(|(asked, result)| PeerReply {
                 member: asked.peer.id(),
                 name: Arc::clone(&asked.name),
                 result: result.unwrap_or_else(|| {
@@ -347,7 +352,7 @@ impl Fanout {
 /// Learns from the time that an answer took: a refusal tells as much as a small answer. So does a question that ran
 /// out of time, unless it had none to begin with: a member whose disk hangs greets everybody and answers nothing.
 fn note<T>(
-    pace: &Mutex<Pace>,
+    pace: &Mutex<SlowPeers>,
     peer: &dyn Peer,
     answer: &Result<T, Error>,
     is_small: impl Fn(&T) -> bool,
@@ -364,6 +369,6 @@ fn note<T>(
     }
 }
 
-fn is_slow_error<T>(answer: &Answer<T>) -> bool {
+fn is_slow_error<T>(answer: &PeerReply<T>) -> bool {
     matches!(answer.result, Err(Error::Slow { .. }))
 }

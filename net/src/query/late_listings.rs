@@ -23,7 +23,7 @@ const MAX_BYTES: usize = 8 << 20;
 /// What a listing costs beside its entries and the path, which is in both tables.
 const OVERHEAD: usize = 256;
 
-type Key = (PeerId, RelPath);
+type ListingKey = (PeerId, RelPath);
 
 /// What slow members said last, for all who ask.
 #[derive(Default)]
@@ -67,9 +67,9 @@ impl Relieve for LateListings {
 /// Listings by who made them and of what.
 #[derive(Default)]
 struct Late {
-    listings: HashMap<Key, (Instant, Arc<Held<Listing>>)>,
+    listings: HashMap<ListingKey, (Instant, Arc<Held<Listing>>)>,
     /// When each came, in that order; may name some that came again since.
-    arrivals: VecDeque<(Instant, Key)>,
+    arrivals: VecDeque<(Instant, ListingKey)>,
     bytes: usize,
 }
 
@@ -109,11 +109,11 @@ impl Late {
 
     fn remove_all_of(&mut self, member: PeerId) -> Vec<Arc<Held<Listing>>> {
         let keys = self.listings.keys().filter(|(who, _)| *who == member);
-        let keys: Vec<Key> = keys.cloned().collect();
+        let keys: Vec<ListingKey> = keys.cloned().collect();
         keys.iter().filter_map(|key| self.remove(key)).collect()
     }
 
-    fn remove(&mut self, key: &Key) -> Option<Arc<Held<Listing>>> {
+    fn remove(&mut self, key: &ListingKey) -> Option<Arc<Held<Listing>>> {
         let (_, listing) = self.listings.remove(key)?;
         self.bytes -= weight(&key.1, &listing);
         Some(listing)

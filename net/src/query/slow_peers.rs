@@ -26,11 +26,11 @@ const MAX_MEMBERS: usize = 1024;
 
 /// How many answers in a row were slow, of those whose last one was.
 #[derive(Default)]
-pub(crate) struct Pace {
+pub(crate) struct SlowPeers {
     strikes: HashMap<PeerId, u8>,
 }
 
-impl Pace {
+impl SlowPeers {
     /// An answer of `member` took so long. It should be a small one, or tell something about its size.
     pub(crate) fn note(&mut self, member: PeerId, took: Duration) {
         if took < PROMPT {
@@ -80,7 +80,7 @@ mod tests {
 
     #[test]
     fn whoever_was_slow_twice_running_is_not_waited_for_until_it_is_prompt() {
-        let mut pace = Pace::default();
+        let mut pace = SlowPeers::default();
         pace.note(id(1), SLOW);
         assert!(pace.slow(ids(50), 0).is_empty());
         pace.note(id(1), SLOW);
@@ -93,7 +93,7 @@ mod tests {
 
     #[test]
     fn in_a_small_network_everybody_is_waited_for() {
-        let mut pace = Pace::default();
+        let mut pace = SlowPeers::default();
         for _ in 0..STRIKES {
             pace.note(id(1), SLOW);
         }
@@ -103,7 +103,7 @@ mod tests {
 
     #[test]
     fn where_many_are_slow_nobody_is() {
-        let mut pace = Pace::default();
+        let mut pace = SlowPeers::default();
         for member in ids(13) {
             pace.note(member, SLOW);
             pace.note(member, SLOW);
@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn no_number_of_members_grows_it_beyond_its_bound() {
-        let mut pace = Pace::default();
+        let mut pace = SlowPeers::default();
         for n in 0..3 * MAX_MEMBERS {
             pace.note(peer_id(n), SLOW);
         }

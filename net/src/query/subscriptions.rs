@@ -26,7 +26,7 @@ use crate::error::Error;
 use crate::model::PeerId;
 use crate::peer::Peer;
 use crate::protocol::wire::{Change, ChangesRequest, Request, Response};
-use allowance::{Allowance, Floods};
+use allowance::{Floods, PollAllowance};
 use pace::Paces;
 
 /// How long a poll asks the member to wait. Together with [`GRACE`] the time after which a member that has fallen
@@ -58,23 +58,23 @@ pub enum News {
 }
 
 /// Someone who goes by what members said. Called from the thread that follows the member, with no lock held.
-pub trait Listener: Send + Sync {
+pub trait ChangeListener: Send + Sync {
     /// Something is new at `member`.
     fn news(&self, member: PeerId, news: &News);
 }
 
 /// Reports that a poll failed.
-type Report = Box<dyn Fn(PeerId, &Error) + Send + Sync>;
+type ReportFailure = Box<dyn Fn(PeerId, &Error) + Send + Sync>;
 
 /// The members that are followed.
-pub struct Followers {
+pub struct Subscriptions {
     followed: Mutex<HashMap<PeerId, Followed>>,
     /// Until when members are not followed whose polls failed, or that had too much to say.
     paused: Mutex<HashMap<PeerId, Instant>>,
     floods: Mutex<Floods>,
     paces: Mutex<Paces>,
-    listeners: RwLock<Vec<Weak<dyn Listener>>>,
-    report: Report,
+    listeners: RwLock<Vec<Weak<dyn ChangeListener>>>,
+    report: ReportFailure,
 }
 
 struct Followed {
@@ -86,9 +86,9 @@ struct Followed {
     peer: Weak<dyn Peer>,
 }
 
-impl Followers {
+impl Subscriptions {
     /// Follows nobody yet. `report` hears of polls that fail.
-    pub fn new(report: Report) -> Arc<Self> {
+    pub fn new(report: ReportFailure) -> Arc<Self> {
         Arc::new(Self {
             followed: Mutex::default(),
             paused: Mutex::default(),
@@ -100,7 +100,7 @@ impl Followers {
     }
 
     /// Tells `listener` all news from now on, for as long as it lives.
-    pub fn listen(&self, listener: Weak<dyn Listener>) {
+    pub fn listen(&self, listener: Weak<dyn ChangeListener>) {
         let mut listeners = self.listeners.write();
         listeners.retain(|known| known.strong_count() > 0);
         listeners.push(listener);
@@ -196,9 +196,9 @@ impl Followed {
 }
 
 /// Polls one member until nobody needs it, or it fails.
-fn run(followers: &Weak<Followers>, peer: &dyn Peer, counter: u64) {
+fn run(followers: &Weak<Subscriptions>, peer: &dyn Peer, counter: u64) {
     let mut since = counter;
-    let mut allowance = Allowance::new(Instant::now());
+    let mut allowance = PollAllowance::new(Instant::now());
     loop {
         {
             let Some(followers) = followers.upgrade() else {
@@ -262,7 +262,7 @@ mod tests {
     #[derive(Default)]
     struct Ear(Mutex<Vec<News>>);
 
-    impl Listener for Ear {
+    impl ChangeListener for Ear {
         fn news(&self, _: PeerId, news: &News) {
             self.0.lock().push(news.clone());
         }
@@ -278,10 +278,10 @@ mod tests {
         }
     }
 
-    fn setting() -> (Arc<Followers>, Arc<Ear>, Arc<MemoryPeer>) {
-        let followers = Followers::new(Box::new(|_, _| {}));
+    fn setting() -> (Arc<Subscriptions>, Arc<Ear>, Arc<MemoryPeer>) {
+        let followers = Subscriptions::new(Box::new(|_, _| {}));
         let ear = Arc::new(Ear::default());
-        followers.listen(Arc::downgrade(&ear) as Weak<dyn Listener>);
+        followers.listen(Arc::downgrade(&ear) as Weak<dyn ChangeListener>);
         (followers, ear, Arc::new(MemoryPeer::new(1)))
     }
 

@@ -26,7 +26,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::connection_limits::{MemberConnection, Place, UnidentifiedConnection};
+use super::connection_limits::{ConnectionPlace, MemberConnection, UnidentifiedConnection};
 use super::context::{Caller, ServerContext};
 use super::first_record::{Beginning, beginning};
 use super::hello_queue::HandshakeThread;
@@ -72,7 +72,7 @@ pub(super) async fn run(listener: TcpListener, context: Arc<ServerContext>) {
                 let Some(place) = context.connections.unread(remote) else {
                     continue;
                 };
-                let connection = Connection {
+                let connection = IncomingConnection {
                     remote,
                     deadline: Instant::now() + context.limits.handshake,
                     context: context.clone(),
@@ -92,7 +92,7 @@ pub(super) async fn run(listener: TcpListener, context: Arc<ServerContext>) {
 }
 
 /// One connection that nobody is known to be behind.
-struct Connection {
+struct IncomingConnection {
     remote: IpAddr,
     /// When it must have shown a key.
     deadline: Instant,
@@ -108,15 +108,15 @@ enum Identified {
     Stranger,
 }
 
-impl Connection {
-    async fn run(self, socket: TcpStream, place: Place) {
+impl IncomingConnection {
+    async fn run(self, socket: TcpStream, place: ConnectionPlace) {
         let remote = self.remote;
         if let Err(error) = self.receive(socket, place).await {
             log_end(remote, &error);
         }
     }
 
-    async fn receive(self, socket: TcpStream, place: Place) -> io::Result<()> {
+    async fn receive(self, socket: TcpStream, place: ConnectionPlace) -> io::Result<()> {
         let connections = &self.context.connections;
         let first = place.keep(timeout_at(self.deadline, beginning(&socket)));
         match first.await.ok_or_else(|| crowded("silent sockets"))??? {

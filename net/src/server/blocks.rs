@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http_body::Frame;
 
 use super::work::Work;
-use crate::content::cache::{Cache, PIECE_BLOCKS};
+use crate::content::cache::{DiskCache, PIECE_BLOCKS};
 use crate::content::merkle::BLOCK;
 use crate::model::{ByteRange, ContentId};
 use crate::share::FormerFile;
@@ -22,7 +22,7 @@ use crate::share::FormerFile;
 #[derive(Clone)]
 pub(super) enum Blocks {
     /// The disk cache.
-    Cached(Arc<Cache>, ContentId),
+    Cached(Arc<DiskCache>, ContentId),
     /// A shared file that had the content.
     Former(Arc<FormerFile>),
 }
@@ -44,7 +44,7 @@ impl Blocks {
 }
 
 /// What one slot of the cache has of `range`, from its beginning on.
-fn cached(cache: &Cache, content: ContentId, range: ByteRange) -> Option<Bytes> {
+fn cached(cache: &DiskCache, content: ContentId, range: ByteRange) -> Option<Bytes> {
     let first = range.start / BLOCK;
     let most = range.end.div_ceil(BLOCK) - first;
     let proven = cache.get(content, first, most.min(PIECE_BLOCKS))?;
@@ -60,11 +60,11 @@ pub(super) struct BlocksBody {
     blocks: Blocks,
     /// What is still to be handed out.
     remaining: ByteRange,
-    next: Next,
+    next: NextBlocks,
     work: Work,
 }
 
-enum Next {
+enum NextBlocks {
     Ready(Bytes),
     Unread,
     Reading(Pin<Box<dyn Future<Output = io::Result<Option<Bytes>>> + Send + Sync>>),
@@ -78,7 +78,7 @@ impl BlocksBody {
         Some(Self {
             blocks,
             remaining: range,
-            next: Next::Ready(first),
+            next: NextBlocks::Ready(first),
             work,
         })
     }
@@ -104,18 +104,18 @@ impl BlocksBody {
     }
 
     fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
-        if matches!(self.next, Next::Unread) {
+        if matches!(self.next, NextBlocks::Unread) {
             let (blocks, range, work) = (self.blocks.clone(), self.remaining, self.work.clone());
-            self.next = Next::Reading(Box::pin(async move {
+            self.next = NextBlocks::Reading(Box::pin(async move {
                 work.run(move || blocks.read(range)).await
             }));
         }
         let piece = match &mut self.next {
-            Next::Reading(reading) => ready!(reading.as_mut().poll(context)),
-            Next::Ready(piece) => Ok(Some(std::mem::take(piece))),
-            Next::Unread => return Poll::Pending,
+            NextBlocks::Reading(reading) => ready!(reading.as_mut().poll(context)),
+            NextBlocks::Ready(piece) => Ok(Some(std::mem::take(piece))),
+            NextBlocks::Unread => return Poll::Pending,
         };
-        self.next = Next::Unread;
+        self.next = NextBlocks::Unread;
         let gone = || io::Error::other("a block that was here has gone or is damaged");
         Poll::Ready(piece.and_then(|piece| piece.ok_or_else(gone)))
     }

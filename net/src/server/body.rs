@@ -29,12 +29,12 @@ const MOST_SPARE: usize = 32;
 
 /// The body of a response.
 pub(super) struct Body {
-    kind: Kind,
+    kind: BodyKind,
     /// Dropped with the body, when hyper has taken all of it.
     _answered: Option<RequestGuard>,
 }
 
-enum Kind {
+enum BodyKind {
     /// Taken out when it is sent.
     Full(Bytes),
     File(FileBody),
@@ -42,8 +42,8 @@ enum Kind {
     Contents(ContentsBody),
 }
 
-impl From<Kind> for Body {
-    fn from(kind: Kind) -> Self {
+impl From<BodyKind> for Body {
+    fn from(kind: BodyKind) -> Self {
         Self {
             kind,
             _answered: None,
@@ -59,17 +59,17 @@ impl Body {
 
     /// These bytes.
     pub(super) fn full(bytes: Bytes) -> Self {
-        Kind::Full(bytes).into()
+        BodyKind::Full(bytes).into()
     }
 
     /// A range of a file.
     pub(super) fn file(file: FileBody) -> Self {
-        Kind::File(file).into()
+        BodyKind::File(file).into()
     }
 
     /// A range of a content that lies in the cache.
     pub(super) fn blocks(blocks: BlocksBody) -> Self {
-        Kind::Blocks(blocks).into()
+        BodyKind::Blocks(blocks).into()
     }
 
     /// Keeps the request that it answers under way until it was sent.
@@ -82,7 +82,7 @@ impl Body {
 
     /// A file in a document of 2004.
     pub(super) fn contents(contents: ContentsBody) -> Self {
-        Kind::Contents(contents).into()
+        BodyKind::Contents(contents).into()
     }
 }
 
@@ -95,11 +95,11 @@ impl http_body::Body for Body {
         context: &mut Context<'_>,
     ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         match &mut self.kind {
-            Kind::Full(bytes) if bytes.is_empty() => Poll::Ready(None),
-            Kind::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
-            Kind::File(file) => file.poll_piece(context),
-            Kind::Blocks(blocks) => blocks.poll_piece(context),
-            Kind::Contents(contents) => contents.poll_piece(context),
+            BodyKind::Full(bytes) if bytes.is_empty() => Poll::Ready(None),
+            BodyKind::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            BodyKind::File(file) => file.poll_piece(context),
+            BodyKind::Blocks(blocks) => blocks.poll_piece(context),
+            BodyKind::Contents(contents) => contents.poll_piece(context),
         }
     }
 
@@ -109,10 +109,10 @@ impl http_body::Body for Body {
 
     fn size_hint(&self) -> SizeHint {
         SizeHint::with_exact(match &self.kind {
-            Kind::Full(bytes) => bytes.len() as u64,
-            Kind::File(file) => file.remaining.len(),
-            Kind::Blocks(blocks) => blocks.remaining(),
-            Kind::Contents(contents) => contents.remaining(),
+            BodyKind::Full(bytes) => bytes.len() as u64,
+            BodyKind::File(file) => file.remaining.len(),
+            BodyKind::Blocks(blocks) => blocks.remaining(),
+            BodyKind::Contents(contents) => contents.remaining(),
         })
     }
 }
@@ -123,12 +123,12 @@ pub(super) struct FileBody {
     file: Arc<SharedFile>,
     /// What is still to be handed out.
     remaining: ByteRange,
-    next: Next,
+    next: NextPiece,
     work: Work,
     buffers: Arc<Buffers>,
 }
 
-enum Next {
+enum NextPiece {
     Ready(Bytes),
     Unread,
     Reading(Pin<Box<dyn Future<Output = io::Result<Bytes>> + Send + Sync>>),
@@ -174,7 +174,7 @@ impl FileBody {
         Self {
             file: Arc::clone(file),
             remaining,
-            next: Next::Ready(first),
+            next: NextPiece::Ready(first),
             work,
             buffers: Arc::clone(buffers),
         }
@@ -188,13 +188,13 @@ impl FileBody {
             Ok(piece) => piece,
             Err(error) => return Poll::Ready(Some(Err(error))),
         };
-        self.next = Next::Unread;
+        self.next = NextPiece::Unread;
         self.remaining.start += piece.len() as u64;
         Poll::Ready(Some(Ok(Frame::data(piece))))
     }
 
     fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
-        if matches!(self.next, Next::Unread) {
+        if matches!(self.next, NextPiece::Unread) {
             let mut buffer = self.buffers.take();
             let wanted = wanted(self.remaining);
             match self
@@ -202,19 +202,19 @@ impl FileBody {
                 .read_at_now(self.remaining.start, &mut buffer.bytes[..wanted])?
             {
                 Some(count) => return Poll::Ready(buffer.filled(count)),
-                None => self.next = Next::Reading(self.read_later(buffer)),
+                None => self.next = NextPiece::Reading(self.read_later(buffer)),
             }
         }
         match &mut self.next {
-            Next::Reading(reading) => reading.as_mut().poll(context),
-            Next::Ready(piece) => Poll::Ready(Ok(std::mem::take(piece))),
-            Next::Unread => Poll::Pending,
+            NextPiece::Reading(reading) => reading.as_mut().poll(context),
+            NextPiece::Ready(piece) => Poll::Ready(Ok(std::mem::take(piece))),
+            NextPiece::Unread => Poll::Pending,
         }
     }
 
     fn read_later(
         &self,
-        buffer: Buffer,
+        buffer: PieceBuffer,
     ) -> Pin<Box<dyn Future<Output = io::Result<Bytes>> + Send + Sync>> {
         let (file, remaining, work) = (self.file.clone(), self.remaining, self.work.clone());
         Box::pin(async move {
@@ -229,7 +229,11 @@ fn wanted(remaining: ByteRange) -> usize {
     usize::try_from(remaining.len()).map_or(PIECE, |length| length.min(PIECE))
 }
 
-fn read_piece(file: &SharedFile, remaining: ByteRange, mut buffer: Buffer) -> io::Result<Bytes> {
+fn read_piece(
+    file: &SharedFile,
+    remaining: ByteRange,
+    mut buffer: PieceBuffer,
+) -> io::Result<Bytes> {
     let wanted = wanted(remaining);
     if wanted == 0 {
         return Ok(Bytes::new());
@@ -245,9 +249,9 @@ pub(super) struct Buffers {
 }
 
 impl Buffers {
-    fn take(self: &Arc<Self>) -> Buffer {
+    fn take(self: &Arc<Self>) -> PieceBuffer {
         let spare = self.spare.lock().pop();
-        Buffer {
+        PieceBuffer {
             bytes: spare.unwrap_or_else(|| vec![0; PIECE].into_boxed_slice()),
             length: 0,
             home: self.clone(),
@@ -256,13 +260,13 @@ impl Buffers {
 }
 
 /// One piece. Goes back to where it came from when hyper has sent it.
-struct Buffer {
+struct PieceBuffer {
     bytes: Box<[u8]>,
     length: usize,
     home: Arc<Buffers>,
 }
 
-impl Buffer {
+impl PieceBuffer {
     /// The first `count` bytes, of which there must be some: the range lies within the file.
     fn filled(mut self, count: usize) -> io::Result<Bytes> {
         if count == 0 {
@@ -273,13 +277,13 @@ impl Buffer {
     }
 }
 
-impl AsRef<[u8]> for Buffer {
+impl AsRef<[u8]> for PieceBuffer {
     fn as_ref(&self) -> &[u8] {
         &self.bytes[..self.length]
     }
 }
 
-impl Drop for Buffer {
+impl Drop for PieceBuffer {
     fn drop(&mut self) {
         let mut spare = self.home.spare.lock();
         if spare.len() < MOST_SPARE {

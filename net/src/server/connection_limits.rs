@@ -21,10 +21,10 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::limits::Limits;
+use super::limits::ServerLimits;
 use super::work::{Work, WorkPool};
 use crate::fairness::{
-    FairTable, Familiarity, Holder, HolderKey, KnownNetworks, PlaceId, SourceNetwork,
+    Claimant, FairTable, Familiarity, HolderKey, KnownNetworks, PlaceId, SourceNetwork,
 };
 use crate::model::PeerId;
 
@@ -90,7 +90,7 @@ impl Tables {
 }
 
 impl ConnectionLimits {
-    pub(super) fn new(limits: &Limits) -> Arc<Self> {
+    pub(super) fn new(limits: &ServerLimits) -> Arc<Self> {
         Arc::new(Self {
             tables: Mutex::new(Tables {
                 known: KnownNetworks::default(),
@@ -121,7 +121,7 @@ impl ConnectionLimits {
     }
 
     /// Lets a connection from `remote` in, of which nothing is known.
-    pub(super) fn unread(self: &Arc<Self>, remote: IpAddr) -> Option<Place> {
+    pub(super) fn unread(self: &Arc<Self>, remote: IpAddr) -> Option<ConnectionPlace> {
         let familiarity = self.familiarity(remote);
         let is_known = familiarity.is_known();
         self.enter(Class::Unread { is_known }, keyless(remote, familiarity))
@@ -141,7 +141,7 @@ impl ConnectionLimits {
 
     /// Lets a connection of the protocol of 2004 in, from `remote`.
     pub(super) fn plain(self: &Arc<Self>, remote: IpAddr) -> Option<PlainConnection> {
-        let holder = Holder::stranger(SourceNetwork::of(remote));
+        let holder = Claimant::stranger(SourceNetwork::of(remote));
         Some(PlainConnection {
             remote,
             work: self.plain_work.of(holder),
@@ -156,7 +156,7 @@ impl ConnectionLimits {
         member: PeerId,
         remote: IpAddr,
     ) -> Option<MemberConnection> {
-        let holder = Holder::member(member, remote);
+        let holder = Claimant::member(member, remote);
         Some(MemberConnection {
             member,
             work: self.work.of(holder),
@@ -165,7 +165,7 @@ impl ConnectionLimits {
         })
     }
 
-    fn enter(self: &Arc<Self>, class: Class, holder: Holder) -> Option<Place> {
+    fn enter(self: &Arc<Self>, class: Class, holder: Claimant) -> Option<ConnectionPlace> {
         let now = Instant::now();
         let occupant = Arc::new(Occupant::new(now));
         let id = {
@@ -190,7 +190,7 @@ impl ConnectionLimits {
             }
             entered.id
         };
-        Some(Place {
+        Some(ConnectionPlace {
             class,
             holder,
             id,
@@ -202,10 +202,12 @@ impl ConnectionLimits {
 
 /// Whose a place is before a key is shown. An address from which a member came has shares of its
 /// own, beside its neighbours together.
-fn keyless(remote: IpAddr, familiarity: Familiarity) -> Holder {
+fn keyless(remote: IpAddr, familiarity: Familiarity) -> Claimant {
     match familiarity {
-        Familiarity::Address => Holder::known_address(remote),
-        Familiarity::Network | Familiarity::Stranger => Holder::stranger(SourceNetwork::of(remote)),
+        Familiarity::Address => Claimant::known_address(remote),
+        Familiarity::Network | Familiarity::Stranger => {
+            Claimant::stranger(SourceNetwork::of(remote))
+        }
     }
 }
 
@@ -241,15 +243,15 @@ impl Occupant {
 }
 
 /// A place, given back when dropped.
-pub(super) struct Place {
+pub(super) struct ConnectionPlace {
     class: Class,
-    holder: Holder,
+    holder: Claimant,
     id: PlaceId,
     occupant: Arc<Occupant>,
     limits: Arc<ConnectionLimits>,
 }
 
-impl Place {
+impl ConnectionPlace {
     /// What `work` comes to, or `None` if the place is taken away before.
     pub(super) async fn keep<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         let mut evicted = pin!(self.occupant.evicted.notified());
@@ -271,7 +273,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionPlace {
     fn drop(&mut self) {
         let mut tables = self.limits.tables.lock();
         tables.of(self.class).leave(self.holder, self.id);
@@ -292,7 +294,7 @@ impl Drop for RequestGuard {
 
 /// One connection whose other side is not known yet.
 pub(super) struct UnidentifiedConnection {
-    pub(super) place: Place,
+    pub(super) place: ConnectionPlace,
 }
 
 /// One connection of the protocol of 2004.
@@ -303,7 +305,7 @@ pub(super) struct PlainConnection {
     pub(super) work: Work,
     /// What may be searched for all of them.
     pub(super) searches: Work,
-    pub(super) place: Place,
+    pub(super) place: ConnectionPlace,
 }
 
 /// One connection of a member.
@@ -314,7 +316,7 @@ pub(super) struct MemberConnection {
     pub(super) work: Work,
     /// What may be searched for that member.
     pub(super) searches: Work,
-    pub(super) place: Place,
+    pub(super) place: ConnectionPlace,
 }
 
 #[cfg(test)]
@@ -322,14 +324,14 @@ mod tests {
     use super::*;
 
     fn limits() -> Arc<ConnectionLimits> {
-        ConnectionLimits::new(&Limits {
+        ConnectionLimits::new(&ServerLimits {
             unread: 8,
             unidentified: 8,
             member_connections: 16,
             connections_per_member: 8,
             plain: 4,
             plain_per_network: 3,
-            ..Limits::default()
+            ..ServerLimits::default()
         })
     }
 
@@ -341,7 +343,7 @@ mod tests {
         PeerId::from_bytes([number; 32])
     }
 
-    fn is_evicted(place: &Place) -> bool {
+    fn is_evicted(place: &ConnectionPlace) -> bool {
         let runtime = tokio::runtime::Builder::new_current_thread();
         let kept = place.keep(async {
             tokio::task::yield_now().await;

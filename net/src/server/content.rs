@@ -19,7 +19,7 @@ use super::files::{refuse, with_bytes};
 use super::http::status;
 use super::range::{Decision, decide};
 use super::work::Work;
-use crate::content::cache::Cache;
+use crate::content::cache::DiskCache;
 use crate::content::merkle::BLOCK;
 use crate::model::{ByteRange, ContentId, Root};
 use crate::service::Service;
@@ -36,7 +36,7 @@ pub(super) async fn serve<B>(request: &Request<B>, root: &str, caller: &Caller) 
         Ok(root) if request.uri().query().is_none() => root,
         _ => return status(StatusCode::NOT_FOUND),
     };
-    let requested = Requested {
+    let requested = ContentRequest {
         root,
         tag: format!("\"{root}\""),
         method: request.method().clone(),
@@ -55,7 +55,7 @@ pub(super) async fn serve<B>(request: &Request<B>, root: &str, caller: &Caller) 
     })
 }
 
-struct Requested {
+struct ContentRequest {
     root: Root,
     tag: String,
     method: Method,
@@ -64,7 +64,7 @@ struct Requested {
     buffers: Arc<Buffers>,
 }
 
-impl Requested {
+impl ContentRequest {
     /// Finds the content, decides what to send of it, and reads the first bytes, all in one visit to
     /// a blocking thread.
     fn answer(&self, service: &Service) -> Response<Body> {
@@ -143,7 +143,7 @@ impl Requested {
 
     /// From the cache; `None` when what was asked for does not begin here, or is not here whole and
     /// no range was asked for.
-    fn send_cached(&self, cache: &Arc<Cache>) -> Option<Response<Body>> {
+    fn send_cached(&self, cache: &Arc<DiskCache>) -> Option<Response<Body>> {
         let mut known = [self.first_block(), 0].into_iter();
         let size = known.find_map(|block| cache.size(self.root, block))?;
         let (code, wanted) = match self.part_of(size) {

@@ -7,9 +7,9 @@ use tokio::runtime::Handle;
 
 use super::body::Buffers;
 use super::connection_limits::{ConnectionLimits, MemberConnection};
-use super::limits::Limits;
-use super::page_prefetch::Ahead;
-use super::recent_files::Recent;
+use super::limits::ServerLimits;
+use super::page_prefetch::PagePrefetch;
+use super::recent_files::RecentFiles;
 use super::turnstile::Turnstile;
 use crate::auth::Gate;
 use crate::service::Service;
@@ -17,10 +17,10 @@ use crate::service::Service;
 pub(super) struct ServerContext {
     pub(super) service: Arc<Service>,
     pub(super) gate: Arc<Gate>,
-    pub(super) limits: Limits,
+    pub(super) limits: ServerLimits,
     pub(super) buffers: Arc<Buffers>,
-    pub(super) recent: Recent,
-    pub(super) ahead: Arc<Ahead>,
+    pub(super) recent: RecentFiles,
+    pub(super) ahead: Arc<PagePrefetch>,
     pub(super) connections: Arc<ConnectionLimits>,
     pub(super) turnstile: Arc<Turnstile>,
     /// Where members are served. Strangers are not: see `accept`.
@@ -31,14 +31,14 @@ impl ServerContext {
     pub(super) fn new(
         service: Arc<Service>,
         gate: Arc<Gate>,
-        limits: Limits,
+        limits: ServerLimits,
         members: Handle,
     ) -> Arc<Self> {
         Arc::new(Self {
             connections: ConnectionLimits::new(&limits),
             turnstile: Arc::new(Turnstile::new(limits.hellos)),
             buffers: Arc::default(),
-            recent: Recent::default(),
+            recent: RecentFiles::default(),
             ahead: Arc::default(),
             service,
             gate,

@@ -43,7 +43,7 @@ pub(super) async fn serve<B>(
         caller.connection.work.clone(),
         caller.context.buffers.clone(),
     );
-    let requested = Requested {
+    let requested = FileRequest {
         asker: Asker::Member(caller.connection.member),
         path: path.clone(),
         method,
@@ -99,14 +99,14 @@ fn unescape(escaped: &str) -> Option<RelPath> {
     RelPath::new(&bytes).ok().filter(|path| !path.is_root())
 }
 
-struct Requested {
+struct FileRequest {
     asker: Asker,
     path: RelPath,
     method: Method,
     fields: HeaderMap,
 }
 
-impl Requested {
+impl FileRequest {
     /// Opens the file, decides what to send of it, and reads the first bytes, all in one visit to
     /// a blocking thread. Also tells whether further bytes of it may be sent without.
     fn open(self, share: &Share, work: Work, buffers: &Arc<Buffers>) -> (Response<Body>, bool) {

@@ -10,15 +10,15 @@ use std::time::{Duration, Instant};
 use rustls::{ClientConnection, StreamOwned};
 use tempfile::TempDir;
 
-use super::{Limits, Server};
+use super::{Server, ServerLimits};
 use crate::auth::{AddressSource, Alpn, Gate, GuessRecord, Identity, Stretched};
 use crate::client::http_peer::Client;
 use crate::config::{Listen, ShareConfig};
-use crate::content::cache::Cache;
+use crate::content::cache::DiskCache;
 use crate::error::Error;
-use crate::legacy::{Key, Legacy};
+use crate::legacy::{Legacy, TokenKey};
 use crate::membership::Members;
-use crate::membership::dialer::{Connect, Connection};
+use crate::membership::dialer::{Connect, MemberLink};
 use crate::model::{Address, PeerId, RelPath, Version};
 use crate::service::Service;
 use crate::share::Share;
@@ -43,16 +43,16 @@ pub(crate) struct TestNode {
 
 impl TestNode {
     pub(crate) fn start(password: u8) -> Self {
-        Self::limited(password, Limits::default())
+        Self::limited(password, ServerLimits::default())
     }
 
-    pub(super) fn limited(password: u8, limits: Limits) -> Self {
+    pub(super) fn limited(password: u8, limits: ServerLimits) -> Self {
         Self::offering(password, limits, |share, _| (Some(Arc::new(share)), None))
     }
 
     /// Speaks the protocol of 2004, too, in the network whose password is `pw`.
-    pub(super) fn speaking_2004(limits: Limits) -> Self {
-        let legacy = Legacy::new(Key::new(b"pw"), Vec::new());
+    pub(super) fn speaking_2004(limits: ServerLimits) -> Self {
+        let legacy = Legacy::new(TokenKey::new(b"pw"), Vec::new());
         let offer = |share, _: &Path| (Some(Arc::new(share)), None);
         Self::with(1, limits, Some(Arc::new(legacy)), offer)
     }
@@ -60,17 +60,17 @@ impl TestNode {
     /// `offer` makes what the node answers from, of a share and a directory to keep things in.
     pub(super) fn offering(
         password: u8,
-        limits: Limits,
-        offer: impl FnOnce(Share, &Path) -> (Option<Arc<Share>>, Option<Arc<Cache>>),
+        limits: ServerLimits,
+        offer: impl FnOnce(Share, &Path) -> (Option<Arc<Share>>, Option<Arc<DiskCache>>),
     ) -> Self {
         Self::with(password, limits, None, offer)
     }
 
     fn with(
         password: u8,
-        limits: Limits,
+        limits: ServerLimits,
         legacy: Option<Arc<Legacy>>,
-        offer: impl FnOnce(Share, &Path) -> (Option<Arc<Share>>, Option<Arc<Cache>>),
+        offer: impl FnOnce(Share, &Path) -> (Option<Arc<Share>>, Option<Arc<DiskCache>>),
     ) -> Self {
         let (directory, state) = (TempDir::new().unwrap(), TempDir::new().unwrap());
         let share = Share::open(&ShareConfig {
@@ -113,10 +113,10 @@ impl TestNode {
             .unwrap(),
         );
         self.gate = gate(self.state.path(), self.password);
-        self.serve(listen, Limits::default());
+        self.serve(listen, ServerLimits::default());
     }
 
-    fn serve(&mut self, listen: Listen, limits: Limits) {
+    fn serve(&mut self, listen: Listen, limits: ServerLimits) {
         let (service, gate) = (self.service.clone(), self.gate.clone());
         let server = Server::start_limited(&listen, service, gate, limits);
         self.server = Some(server.unwrap());
@@ -184,7 +184,7 @@ impl Connect for Alone {
         _: Option<PeerId>,
         _: AddressSource,
         _: Instant,
-    ) -> Result<Arc<dyn Connection>, Error> {
+    ) -> Result<Arc<dyn MemberLink>, Error> {
         Err(Error::Unreachable {
             who: address.to_string(),
             why: "this node dials nobody".into(),

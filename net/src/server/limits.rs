@@ -30,7 +30,7 @@ const MAX_PLAIN: usize = 16;
 const CLOSING: usize = 64;
 
 #[derive(Debug, Clone)]
-pub(super) struct Limits {
+pub(super) struct ServerLimits {
     /// Connections in all. More than those below together, so that it bounds only what is being
     /// closed.
     pub(super) connections: usize,
@@ -74,7 +74,7 @@ pub(super) struct Limits {
     pub(super) drain: Duration,
 }
 
-impl Limits {
+impl ServerLimits {
     /// The bounds for a process that may have `descriptors` open files.
     pub(super) fn for_descriptors(descriptors: u64) -> Self {
         let all = MAX_MEMBER_CONNECTIONS + MAX_UNREAD + MAX_UNIDENTIFIED + MAX_PLAIN + CLOSING;
@@ -162,7 +162,7 @@ impl Limits {
     }
 }
 
-impl Default for Limits {
+impl Default for ServerLimits {
     /// The bounds where descriptors are plenty.
     fn default() -> Self {
         Self::for_descriptors(u64::MAX)
@@ -173,14 +173,14 @@ impl Default for Limits {
 mod tests {
     use super::*;
 
-    fn classes(limits: &Limits) -> usize {
+    fn classes(limits: &ServerLimits) -> usize {
         limits.unread + limits.unidentified + limits.member_connections + limits.plain
     }
 
     #[test]
     fn connections_take_half_of_the_descriptors() {
         for descriptors in [256, 1024, 1500, 4096, 20_000, 1 << 20, u64::MAX] {
-            let limits = Limits::for_descriptors(descriptors);
+            let limits = ServerLimits::for_descriptors(descriptors);
             let connections = limits.connections as u64;
             assert!(
                 connections <= descriptors / 2,
@@ -193,7 +193,7 @@ mod tests {
     #[test]
     fn each_class_has_room_however_few_there_are() {
         for descriptors in 0..5000 {
-            let limits = Limits::for_descriptors(descriptors);
+            let limits = ServerLimits::for_descriptors(descriptors);
             assert!(limits.unread >= 8 && limits.unidentified >= 8);
             assert!(limits.member_connections >= 16 && limits.plain >= 2);
             assert!(limits.connections_per_member * 4 <= limits.member_connections);
@@ -203,9 +203,9 @@ mod tests {
 
     #[test]
     fn more_descriptors_never_mean_fewer_places() {
-        let mut before = Limits::for_descriptors(0);
+        let mut before = ServerLimits::for_descriptors(0);
         for descriptors in (0..10_000).step_by(7) {
-            let limits = Limits::for_descriptors(descriptors);
+            let limits = ServerLimits::for_descriptors(descriptors);
             assert!(limits.unread >= before.unread);
             assert!(limits.member_connections >= before.member_connections);
             assert!(limits.connections_per_member >= before.connections_per_member);

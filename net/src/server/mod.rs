@@ -58,7 +58,7 @@ use crate::config::Listen;
 use crate::error::Error;
 use crate::service::Service;
 use context::ServerContext;
-use limits::Limits;
+use limits::ServerLimits;
 
 /// Threads that move bytes. Two saturate the two directions of one fast link.
 const WORKERS: usize = 2;
@@ -84,14 +84,14 @@ impl Server {
     /// # Errors
     /// [`Error::Local`] when the address cannot be bound or the runtime cannot start.
     pub fn start(listen: &Listen, service: Arc<Service>, gate: Arc<Gate>) -> Result<Self, Error> {
-        Self::start_limited(listen, service, gate, Limits::of_this_process())
+        Self::start_limited(listen, service, gate, ServerLimits::of_this_process())
     }
 
     fn start_limited(
         listen: &Listen,
         service: Arc<Service>,
         gate: Arc<Gate>,
-        limits: Limits,
+        limits: ServerLimits,
     ) -> Result<Self, Error> {
         let Some(listener) = listen::bind(listen)? else {
             return Ok(Self {

@@ -22,15 +22,15 @@ pub(crate) type Page = (Vec<u8>, Option<ListRequest>);
 
 /// The pages that were begun, one for each member.
 #[derive(Default)]
-pub(crate) struct Ahead(Mutex<HashMap<PeerId, Begun>>);
+pub(crate) struct PagePrefetch(Mutex<HashMap<PeerId, PrefetchedPage>>);
 
-struct Begun {
+struct PrefetchedPage {
     request: ListRequest,
     since: Instant,
     page: JoinHandle<Option<Page>>,
 }
 
-impl Ahead {
+impl PagePrefetch {
     /// The page that was begun for this very request, if any was.
     pub(crate) async fn take(&self, member: PeerId, request: &ListRequest) -> Option<Page> {
         let begun = self.0.lock().remove(&member)?;
@@ -48,7 +48,7 @@ impl Ahead {
         page: JoinHandle<Option<Page>>,
     ) {
         let since = Instant::now();
-        let begun = Begun {
+        let begun = PrefetchedPage {
             request,
             since,
             page,

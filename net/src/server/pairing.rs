@@ -15,7 +15,7 @@ use tokio_rustls::server::TlsStream;
 
 use crate::auth::Gate;
 use crate::auth::gate::{PAIRING_DEADLINE, whole_seconds};
-use crate::auth::pair::{Binding, Callee, M1, M2, M3, Opening, Status, refusal};
+use crate::auth::pair::{Binding, Callee, M1, M2, M3, Opening, PairingStatus, refusal};
 use crate::auth::tls;
 use crate::model::PeerId;
 
@@ -44,26 +44,26 @@ where
     matches!(outcome, Ok(Ok(_)))
 }
 
-async fn run<S>(tls: &mut TlsStream<S>, remote: IpAddr, gate: &Gate) -> Result<PeerId, End>
+async fn run<S>(tls: &mut TlsStream<S>, remote: IpAddr, gate: &Gate) -> Result<PeerId, PairingEnd>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let binding = binding(tls, gate).ok_or(End::NoBinding)?;
+    let binding = binding(tls, gate).ok_or(PairingEnd::NoBinding)?;
     let caller = binding.caller;
     let mut m1: M1 = [0; size_of::<M1>()];
     tls.read_exact(&mut m1).await?;
     let opening = match Opening::read(&m1) {
-        Ok(_) if caller == gate.id() => return refuse(tls, Status::Yourself, 0).await,
+        Ok(_) if caller == gate.id() => return refuse(tls, PairingStatus::Yourself, 0).await,
         Ok(opening) => opening,
         Err(status) => return refuse(tls, status, 0).await,
     };
     let patience = Instant::now() + PATIENCE;
     let charge = match gate.begin_inbound(caller, remote, patience).await {
         Ok(charge) => charge,
-        Err(wait) => return refuse(tls, Status::Refused, whole_seconds(wait)).await,
+        Err(wait) => return refuse(tls, PairingStatus::Refused, whole_seconds(wait)).await,
     };
     let (callee, m2) =
-        Callee::answer(gate.credentials(), binding, opening).map_err(|_| End::OutOfOrder)?;
+        Callee::answer(gate.credentials(), binding, opening).map_err(|_| PairingEnd::OutOfOrder)?;
     send(tls, &m2).await?;
     let mut m3: M3 = [0; size_of::<M3>()];
     tls.read_exact(&mut m3).await?;
@@ -72,13 +72,13 @@ where
             // Admitted before M4 leaves: the caller may be back before this task runs again.
             gate.admit(peer);
             charge.proved();
-            send(tls, &[Status::Ok as u8]).await?;
+            send(tls, &[PairingStatus::Ok as u8]).await?;
             Ok(peer)
         }
         None => {
             drop(charge);
-            send(tls, &[Status::Refused as u8]).await?;
-            Err(End::WrongPassword)
+            send(tls, &[PairingStatus::Refused as u8]).await?;
+            Err(PairingEnd::WrongPassword)
         }
     }
 }
@@ -92,13 +92,17 @@ fn binding<S>(tls: &TlsStream<S>, gate: &Gate) -> Option<Binding> {
     })
 }
 
-async fn refuse<S>(tls: &mut TlsStream<S>, status: Status, seconds: u16) -> Result<PeerId, End>
+async fn refuse<S>(
+    tls: &mut TlsStream<S>,
+    status: PairingStatus,
+    seconds: u16,
+) -> Result<PeerId, PairingEnd>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let m2: M2 = refusal(status, seconds);
     send(tls, &m2).await?;
-    Err(End::Declined(status))
+    Err(PairingEnd::Declined(status))
 }
 
 async fn send<S>(tls: &mut TlsStream<S>, frame: &[u8]) -> io::Result<()>
@@ -110,21 +114,21 @@ where
 }
 
 /// Why a run ended without an admission, for the log.
-enum End {
+enum PairingEnd {
     NoBinding,
-    Declined(Status),
+    Declined(PairingStatus),
     OutOfOrder,
     WrongPassword,
     Io(io::Error),
 }
 
-impl From<io::Error> for End {
+impl From<io::Error> for PairingEnd {
     fn from(error: io::Error) -> Self {
         Self::Io(error)
     }
 }
 
-impl fmt::Display for End {
+impl fmt::Display for PairingEnd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoBinding => f.write_str("the TLS handshake is not done"),

@@ -23,12 +23,12 @@ use super::context::ServerContext;
 use super::http::{http1, read_body, status, xml};
 use super::plain_body::ContentsBody;
 use super::stall::StallGuard;
-use crate::legacy::server::{Accepted, Answer};
+use crate::legacy::server::{Accepted, LegacyResponse};
 use crate::legacy::wire::{MAX_CALL_BYTES, Operation};
 use crate::legacy::{Legacy, NODE_FIELD};
 
 /// One such connection.
-struct Caller {
+struct PlainCaller {
     place: PlainConnection,
     legacy: Arc<Legacy>,
     /// Where it was accepted.
@@ -45,7 +45,7 @@ pub(super) async fn serve(
     context: Arc<ServerContext>,
 ) -> io::Result<()> {
     let head = context.limits.plain_head;
-    let caller = Arc::new(Caller {
+    let caller = Arc::new(PlainCaller {
         place,
         legacy,
         local,
@@ -66,7 +66,7 @@ pub(super) async fn serve(
 }
 
 /// Never fails: what goes wrong has a status code.
-async fn route(request: Request<Incoming>, caller: Arc<Caller>) -> Response<Body> {
+async fn route(request: Request<Incoming>, caller: Arc<PlainCaller>) -> Response<Body> {
     let is_call = matches!(request.uri().path(), "/RPC2" | "/");
     let response = match (is_call, request.method() == Method::POST) {
         (false, _) => Err(StatusCode::NOT_FOUND),
@@ -82,7 +82,10 @@ async fn route(request: Request<Incoming>, caller: Arc<Caller>) -> Response<Body
     response
 }
 
-async fn call(request: Request<Incoming>, caller: &Caller) -> Result<Response<Body>, StatusCode> {
+async fn call(
+    request: Request<Incoming>,
+    caller: &PlainCaller,
+) -> Result<Response<Body>, StatusCode> {
     let time = caller.context.limits.plain_body;
     let document = read_body(request, MAX_CALL_BYTES, time).await?;
     answer_to(document, caller).await.map_err(|error| {
@@ -91,7 +94,7 @@ async fn call(request: Request<Incoming>, caller: &Caller) -> Result<Response<Bo
     })
 }
 
-async fn answer_to(document: Bytes, caller: &Caller) -> io::Result<Response<Body>> {
+async fn answer_to(document: Bytes, caller: &PlainCaller) -> io::Result<Response<Body>> {
     // Whoever brings a whole call is answered, even if others come.
     let answered = caller.place.place.request();
     let (legacy, local) = (caller.legacy.clone(), caller.local);
@@ -112,8 +115,8 @@ async fn answer_to(document: Bytes, caller: &Caller) -> io::Result<Response<Body
         legacy.answer(share, &call, remote, Instant::now())
     };
     let response = xml(match work.run(move || answering(call)).await? {
-        Answer::Document(document) => Body::full(document.into()),
-        Answer::Contents(form, file) => {
+        LegacyResponse::Document(document) => Body::full(document.into()),
+        LegacyResponse::Contents(form, file) => {
             Body::contents(ContentsBody::new(form, file, caller.place.work.clone()))
         }
     });

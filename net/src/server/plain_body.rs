@@ -14,7 +14,7 @@ use crate::legacy::server::piece;
 use crate::legacy::wire::Form;
 use crate::share::SharedFile;
 
-type Reading = Pin<Box<dyn Future<Output = io::Result<(Vec<u8>, u64)>> + Send + Sync>>;
+type ReadTask = Pin<Box<dyn Future<Output = io::Result<(Vec<u8>, u64)>> + Send + Sync>>;
 
 /// A document of contents. Ends in an error, which cuts the connection, as soon as the file is no longer in the
 /// version in which it was opened, or the document turns out not to be as long as was said.
@@ -22,16 +22,16 @@ pub(super) struct ContentsBody {
     form: Form,
     file: Arc<SharedFile>,
     work: Work,
-    next: Next,
+    next: NextChunk,
     /// Bytes of the document that are still to come.
     remaining: u64,
 }
 
-enum Next {
+enum NextChunk {
     Head,
     /// The contents from this offset on.
     Contents(u64),
-    Reading(Reading),
+    Reading(ReadTask),
     End,
 }
 
@@ -42,7 +42,7 @@ impl ContentsBody {
             remaining: form.document_bytes(file.attributes().size),
             file,
             work,
-            next: Next::Head,
+            next: NextChunk::Head,
         }
     }
 
@@ -61,7 +61,7 @@ impl ContentsBody {
             Err(error) => return Poll::Ready(Some(Err(error))),
         };
         let left = self.remaining.checked_sub(piece.len() as u64);
-        let is_whole = !matches!(self.next, Next::End) || left == Some(0);
+        let is_whole = !matches!(self.next, NextChunk::End) || left == Some(0);
         let Some(left) = left.filter(|_| is_whole) else {
             let why = io::Error::other("the file is not what it was when it was looked at");
             return Poll::Ready(Some(Err(why)));
@@ -73,27 +73,27 @@ impl ContentsBody {
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
         loop {
             match &mut self.next {
-                Next::Head => {
-                    self.next = Next::Contents(0);
+                NextChunk::Head => {
+                    self.next = NextChunk::Contents(0);
                     return Poll::Ready(Ok(Some(Bytes::from_static(self.form.head()))));
                 }
-                Next::Contents(offset) if *offset >= self.file.attributes().size => {
-                    self.next = Next::End;
+                NextChunk::Contents(offset) if *offset >= self.file.attributes().size => {
+                    self.next = NextChunk::End;
                     return Poll::Ready(Ok(Some(Bytes::from_static(self.form.tail()))));
                 }
-                Next::Contents(offset) => {
+                NextChunk::Contents(offset) => {
                     let (file, form, offset) = (self.file.clone(), self.form, *offset);
                     let work = self.work.clone();
-                    self.next = Next::Reading(Box::pin(async move {
+                    self.next = NextChunk::Reading(Box::pin(async move {
                         work.run(move || piece(&file, form, offset)).await?
                     }));
                 }
-                Next::Reading(reading) => {
+                NextChunk::Reading(reading) => {
                     let (piece, behind) = ready!(reading.as_mut().poll(context))?;
-                    self.next = Next::Contents(behind);
+                    self.next = NextChunk::Contents(behind);
                     return Poll::Ready(Ok(Some(piece.into())));
                 }
-                Next::End => return Poll::Ready(Ok(None)),
+                NextChunk::End => return Poll::Ready(Ok(None)),
             }
         }
     }

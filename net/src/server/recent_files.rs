@@ -23,9 +23,9 @@ const MOST: usize = 64;
 
 /// The paths, and when each file was opened by the long way.
 #[derive(Default)]
-pub(super) struct Recent(Mutex<HashMap<RelPath, Instant>>);
+pub(super) struct RecentFiles(Mutex<HashMap<RelPath, Instant>>);
 
-impl Recent {
+impl RecentFiles {
     /// True if the file at `path` was served just before `now`.
     pub(super) fn holds(&self, path: &RelPath, now: Instant) -> bool {
         let opened = self.0.lock().get(path).copied();
@@ -55,7 +55,7 @@ mod tests {
 
     #[test]
     fn paths_are_few_and_remembered_for_a_moment() {
-        let (recent, now) = (Recent::default(), Instant::now());
+        let (recent, now) = (RecentFiles::default(), Instant::now());
         let path = |number: usize| RelPath::new(number.to_string().as_bytes()).unwrap();
         for number in 0..=MOST {
             recent.put(path(number), now);

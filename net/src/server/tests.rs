@@ -18,7 +18,7 @@ use socket2::{Domain, Socket, Type};
 use super::accept::REFUSAL;
 use super::harness::{PATIENCE, Raw, TestNode, caller, client, soon};
 use super::hello_queue::HelloRates;
-use super::limits::Limits;
+use super::limits::ServerLimits;
 use crate::auth::{AddressSource, Alpn};
 use crate::fairness::Refill;
 use crate::model::{Name, RelPath};
@@ -31,10 +31,10 @@ use crate::protocol::wire::{
 const BRIEF: Duration = Duration::from_millis(200);
 
 fn node_and_member() -> (TestNode, Raw) {
-    limited(Limits::default())
+    limited(ServerLimits::default())
 }
 
-fn limited(limits: Limits) -> (TestNode, Raw) {
+fn limited(limits: ServerLimits) -> (TestNode, Raw) {
     let node = TestNode::limited(1, limits);
     let member = caller(1);
     node.befriend(&member);
@@ -268,9 +268,9 @@ fn a_flood_of_header_fields_is_cut() {
 
 #[test]
 fn a_head_that_does_not_end_is_cut() {
-    let (_node, mut raw) = limited(Limits {
+    let (_node, mut raw) = limited(ServerLimits {
         head: BRIEF,
-        ..Limits::default()
+        ..ServerLimits::default()
     });
     raw.send("GET /files/f HTTP/1.1\r\nX: ").unwrap();
     let start = Instant::now();
@@ -280,9 +280,9 @@ fn a_head_that_does_not_end_is_cut() {
 
 #[test]
 fn a_call_that_does_not_end_is_cut() {
-    let (_node, mut raw) = limited(Limits {
+    let (_node, mut raw) = limited(ServerLimits {
         call_body: BRIEF,
-        ..Limits::default()
+        ..ServerLimits::default()
     });
     raw.send(
         "POST /RPC2 HTTP/1.1\r\nHost: x\r\nContent-Type: text/xml\r\nContent-Length: 9\r\n\r\nx",
@@ -295,9 +295,9 @@ fn a_call_that_does_not_end_is_cut() {
 fn a_handshake_that_does_not_end_is_cut() {
     let node = TestNode::limited(
         1,
-        Limits {
+        ServerLimits {
             handshake: BRIEF,
-            ..Limits::default()
+            ..ServerLimits::default()
         },
     );
     for start in [&b""[..], b"\x16\x03\x01"] {
@@ -415,9 +415,9 @@ fn clients_that_do_not_read_do_not_stop_the_others() {
 
 #[test]
 fn a_client_that_takes_nothing_is_cut_off() {
-    let (node, mut raw) = limited(Limits {
+    let (node, mut raw) = limited(ServerLimits {
         stall: BRIEF,
-        ..Limits::default()
+        ..ServerLimits::default()
     });
     put_large(&node);
     raw.send("GET /files/large HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -432,9 +432,9 @@ fn a_client_that_takes_nothing_is_cut_off() {
 fn a_member_has_no_more_connections_than_its_share() {
     let node = TestNode::limited(
         1,
-        Limits {
+        ServerLimits {
             connections_per_member: 2,
-            ..Limits::default()
+            ..ServerLimits::default()
         },
     );
     node.put("f", b"x");
@@ -468,10 +468,10 @@ fn a_batch_that_is_none_or_too_long_is_refused() {
 
 #[test]
 fn calls_are_answered_while_the_members_searches_wait() {
-    let (node, mut raw) = limited(Limits {
+    let (node, mut raw) = limited(ServerLimits {
         work_per_member: 1,
         searches: 0,
-        ..Limits::default()
+        ..ServerLimits::default()
     });
     node.put("f", b"x");
     let member = caller(1);
@@ -590,9 +590,9 @@ fn silent_sockets_make_room_for_members() {
 fn only_so_many_sockets_stay_open() {
     let node = TestNode::limited(
         1,
-        Limits {
+        ServerLimits {
             unread: 16,
-            ..Limits::default()
+            ..ServerLimits::default()
         },
     );
     let flood: Vec<_> = (0..200).map(|_| socket(&node)).collect();
@@ -605,9 +605,9 @@ fn only_so_many_sockets_stay_open() {
 
 #[test]
 fn connections_are_bounded_in_all() {
-    let (node, mut raw) = limited(Limits {
+    let (node, mut raw) = limited(ServerLimits {
         connections: 2,
-        ..Limits::default()
+        ..ServerLimits::default()
     });
     node.put("f", b"x");
     assert_eq!(raw.ask("GET /files/f HTTP/1.1").body, b"x");
@@ -627,10 +627,10 @@ fn connections_are_bounded_in_all() {
 fn a_key_with_more_than_its_share_makes_room() {
     let node = TestNode::limited(
         1,
-        Limits {
+        ServerLimits {
             member_connections: 16,
             connections_per_member: 8,
-            ..Limits::default()
+            ..ServerLimits::default()
         },
     );
     node.put("f", b"x");
@@ -658,9 +658,9 @@ fn a_key_with_more_than_its_share_makes_room() {
 fn what_a_refused_connection_sends_is_bounded() {
     let node = TestNode::limited(
         1,
-        Limits {
+        ServerLimits {
             drain: PATIENCE * 9,
-            ..Limits::default()
+            ..ServerLimits::default()
         },
     );
     let mut raw = node.raw(&caller(1));
@@ -674,9 +674,9 @@ fn what_a_refused_connection_sends_is_bounded() {
 fn a_refused_connection_that_lingers_is_cut() {
     let node = TestNode::limited(
         1,
-        Limits {
+        ServerLimits {
             drain: BRIEF,
-            ..Limits::default()
+            ..ServerLimits::default()
         },
     );
     let mut raw = node.raw(&caller(1));
@@ -714,9 +714,9 @@ fn replay(node: &TestNode, host: u8, hello: &[u8]) -> TcpStream {
 #[test]
 fn sites_of_strangers_take_turns() {
     let rates = |burst, per_second| Refill { burst, per_second };
-    let mut limits = Limits {
+    let mut limits = ServerLimits {
         unread: 600,
-        ..Limits::default()
+        ..ServerLimits::default()
     };
     limits.hellos.strangers = rates(1, 16);
     limits.hellos.stranger = rates(4, 16);
@@ -738,7 +738,7 @@ fn replayed_hellos_are_slowed_and_members_are_not() {
     };
     let node = TestNode::limited(
         1,
-        Limits {
+        ServerLimits {
             hellos: HelloRates {
                 strangers: rates(100),
                 stranger: rates(2),
@@ -747,7 +747,7 @@ fn replayed_hellos_are_slowed_and_members_are_not() {
                 beside_members: rates(8),
                 beside_members_of_one: rates(4),
             },
-            ..Limits::default()
+            ..ServerLimits::default()
         },
     );
     node.put("f", b"x");

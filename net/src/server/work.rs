@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::task;
 
-use crate::fairness::{FairPermits, Holder, Holding, PermitBounds};
+use crate::fairness::{Claimant, FairPermit, FairPermits, PermitBounds};
 
 /// The permits for one kind of work.
 #[derive(Clone)]
@@ -28,14 +28,14 @@ impl WorkPool {
     }
 
     /// The part of `holder`.
-    pub(super) fn of(&self, holder: Holder) -> Work {
+    pub(super) fn of(&self, holder: Claimant) -> Work {
         Work {
             pool: self.clone(),
             holder,
         }
     }
 
-    fn permit(&self, holding: Holding) -> Permit {
+    fn permit(&self, holding: FairPermit) -> Permit {
         Permit {
             pool: self.clone(),
             holding: Some(holding),
@@ -46,7 +46,7 @@ impl WorkPool {
     ///
     /// Who left meanwhile hands its permit back to this loop. A permit that did so as it is dropped
     /// would come here again, as deep as others have waiters that are gone.
-    fn hand_on(&self, holding: Holding) {
+    fn hand_on(&self, holding: FairPermit) {
         let mut ended = vec![holding];
         while !ended.is_empty() {
             let mut granted = Vec::new();
@@ -70,7 +70,7 @@ impl WorkPool {
 #[derive(Clone)]
 pub(super) struct Work {
     pool: WorkPool,
-    holder: Holder,
+    holder: Claimant,
 }
 
 impl Work {
@@ -107,7 +107,7 @@ impl Work {
 /// Permission for one job. Dropped, it goes to the next who waits.
 struct Permit {
     pool: WorkPool,
-    holding: Option<Holding>,
+    holding: Option<FairPermit>,
 }
 
 impl Drop for Permit {
@@ -138,8 +138,8 @@ mod tests {
         runtime.block_on(test);
     }
 
-    fn holder(network: u8, key: u8) -> Holder {
-        Holder::member(PeerId::from_bytes([key; 32]), [10, 0, 0, network].into())
+    fn holder(network: u8, key: u8) -> Claimant {
+        Claimant::member(PeerId::from_bytes([key; 32]), [10, 0, 0, network].into())
     }
 
     type Job = task::JoinHandle<io::Result<()>>;

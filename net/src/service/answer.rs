@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::Service;
 use crate::config::READ_DEADLINE;
 use crate::content::merkle::Subtree;
-use crate::fairness::Holder;
+use crate::fairness::Claimant;
 use crate::model::PeerId;
 use crate::protocol::wire;
 use crate::protocol::wire::{
@@ -49,7 +49,7 @@ pub fn answer(
         },
         Request::Search(request) => match share {
             Some(share) => {
-                let caller = Holder::member(caller, remote);
+                let caller = Claimant::member(caller, remote);
                 share.search(&request, caller).map(Response::Search)
             }
             None => Ok(Response::Search(SearchPage {

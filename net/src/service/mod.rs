@@ -9,7 +9,7 @@ pub mod local_peer;
 
 use std::sync::Arc;
 
-use crate::content::cache::Cache;
+use crate::content::cache::DiskCache;
 use crate::legacy::Legacy;
 use crate::membership::Members;
 use crate::share::Share;
@@ -19,7 +19,7 @@ pub struct Service {
     /// What it shares; `None` shares nothing.
     pub share: Option<Arc<Share>>,
     /// What it has read from others and gives to others; `None` gives nothing.
-    pub cache: Option<Arc<Cache>>,
+    pub cache: Option<Arc<DiskCache>>,
     /// Whom it knows.
     pub members: Arc<Members>,
     /// Its part in a network of 2004; `None` closes connections that are not encrypted.

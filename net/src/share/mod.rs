@@ -30,7 +30,7 @@ use rustix::io::Errno;
 pub use names::pattern::check_pattern;
 pub use roots::by_root::{NoContent, SharedContent};
 pub use roots::former::FormerFile;
-pub use roots::store::{Place, Roots};
+pub use roots::store::{FileLocation, Roots};
 pub use roots::wishes::Asker;
 pub(crate) use tree::file::retry_while_changing;
 pub use tree::file::{SharedFile, is_changed};
@@ -38,7 +38,7 @@ pub use tree::file::{SharedFile, is_changed};
 use crate::config::{CALL_DEADLINE, ShareConfig};
 use crate::content::merkle::Subtree;
 use crate::error::Error;
-use crate::fairness::Holder;
+use crate::fairness::Claimant;
 use crate::model::{Attributes, Kind, MAX_NAME_BYTES, MAX_PATH_BYTES, Name, RelPath};
 use crate::protocol::wire::{
     Changes, ChangesRequest, Fault, FaultCode, HashesRequest, ListRequest, Listing, Response,
@@ -46,20 +46,20 @@ use crate::protocol::wire::{
 };
 use crate::share::errnos::is_absence;
 use crate::stats::status::Unreadable;
-use names::index::Index;
-use names::name_list::Names;
-use names::search::Places;
+use names::index::NameIndex;
+use names::name_list::NameList;
+use names::search::SearchPlaces;
 use roots::captures::Captures;
-use roots::hasher::Wanted;
+use roots::hasher::HashQueue;
 use roots::relocate::Relocations;
-use roots::snapshot::Turns;
+use roots::snapshot::HashTurns;
 use roots::wishes::Interest;
 use tree::anchor::Anchor;
 use tree::aside::STUCK;
 use tree::unreadable::{Complaint, UnreadableDirectories};
-use tree::{Found, Tree};
-use watch::inotify::Watch;
-use watch::keeper::Keeper;
+use tree::{PinnedNode, ShareTree};
+use watch::inotify::ShareWatch;
+use watch::keeper::KeeperThread;
 
 /// A directory that changed less than this long ago may change again without its times showing it
 /// (that of vfat ticks every two seconds), so its names are not remembered yet.
@@ -79,16 +79,16 @@ const OPEN_TRIES: u32 = 5;
 #[derive(Debug)]
 pub struct Share {
     anchor: Anchor,
-    keeper: Arc<Keeper>,
-    watch: Option<Arc<Watch>>,
+    keeper: Arc<KeeperThread>,
+    watch: Option<Arc<ShareWatch>>,
     roots: Option<Arc<Roots>>,
     captures: Arc<Captures>,
     relocations: Relocations,
-    turns: Turns,
-    wanted: Arc<Wanted>,
-    index: Arc<Mutex<Index>>,
+    turns: HashTurns,
+    wanted: Arc<HashQueue>,
+    index: Arc<Mutex<NameIndex>>,
     unreadable: Arc<UnreadableDirectories>,
-    places: Mutex<Places>,
+    places: Mutex<SearchPlaces>,
 }
 
 impl Share {
@@ -103,7 +103,7 @@ impl Share {
             roots: None,
             captures: Arc::default(),
             relocations: Relocations::default(),
-            turns: Turns::default(),
+            turns: HashTurns::default(),
             wanted: Arc::default(),
             index: Arc::default(),
             unreadable: Arc::default(),
@@ -114,7 +114,7 @@ impl Share {
     /// Notices from now on what changes in what others have been told. Where the system cannot do that,
     /// they have to ask again.
     pub fn watched(self) -> Self {
-        let watch = Watch::start(&self.anchor.look());
+        let watch = ShareWatch::start(&self.anchor.look());
         if let Err(error) = &watch {
             tracing::info!(%error, "others have to look for changes themselves");
         }
@@ -185,14 +185,14 @@ impl Share {
 
     /// Watches what lies at `path`, if the caller `wants` that; from the counter on that this returns. To be called
     /// before it is looked at.
-    fn keep(&self, tree: &Arc<Tree>, path: &RelPath, wants: bool) -> Option<u64> {
+    fn keep(&self, tree: &Arc<ShareTree>, path: &RelPath, wants: bool) -> Option<u64> {
         let watch = self.watch.as_ref().filter(|_| wants)?;
         watch.keep(tree, path, Instant::now())
     }
 
     /// What the share's path leads to now, for one request; [`Errno::NOENT`] while nothing is shared. If that is
     /// something else than before, those who were told of the other hear of it.
-    fn tree(&self) -> Result<Arc<Tree>, Errno> {
+    fn tree(&self) -> Result<Arc<ShareTree>, Errno> {
         let look = self.anchor.look();
         if let Some(watch) = &self.watch {
             watch.follow(&look);
@@ -208,7 +208,7 @@ impl Share {
     /// The page, and whether it shows only what a watch of the directory sees.
     fn listing(
         &self,
-        tree: &Arc<Tree>,
+        tree: &Arc<ShareTree>,
         request: &ListRequest,
         asker: Asker,
         until: Instant,
@@ -231,7 +231,7 @@ impl Share {
 
     fn list_names(
         &self,
-        tree: &Arc<Tree>,
+        tree: &Arc<ShareTree>,
         request: &ListRequest,
         until: Instant,
     ) -> Result<(Listing, bool), Fault> {
@@ -312,7 +312,7 @@ impl Share {
     pub(crate) fn search(
         &self,
         request: &SearchRequest,
-        caller: Holder,
+        caller: Claimant,
     ) -> Result<SearchPage, Fault> {
         let mut page = self.search_within(request, caller, BUDGET)?;
         let paths: Vec<RelPath> = page.matches.iter().map(|(path, _)| path.clone()).collect();
@@ -354,7 +354,7 @@ impl Share {
     }
 
     /// The names of a directory: remembered ones while it is unchanged, else read now.
-    fn names(&self, tree: &Arc<Tree>, directory: &Found) -> Result<Arc<Names>, Errno> {
+    fn names(&self, tree: &Arc<ShareTree>, directory: &PinnedNode) -> Result<Arc<NameList>, Errno> {
         let (index, unreadable) = (Arc::clone(&self.index), Arc::clone(&self.unreadable));
         // If nobody waits for them any more by then, they are remembered all the same.
         tree.on(directory, move |tree, directory| {
@@ -391,7 +391,7 @@ impl Share {
     }
 
     /// The names of the directory at a path that has no links in it; an error if it has by now.
-    fn real_names(&self, tree: &Arc<Tree>, path: &RelPath) -> Result<Arc<Names>, Errno> {
+    fn real_names(&self, tree: &Arc<ShareTree>, path: &RelPath) -> Result<Arc<NameList>, Errno> {
         let directory = tree.find(path)?;
         if directory.real() != path || directory.state.kind() != Some(Kind::Directory) {
             return Err(Errno::NOTDIR);
@@ -402,7 +402,7 @@ impl Share {
 
 /// Opens a regular file. One that is being replaced at that very moment is
 /// looked for again, so that it never seems absent.
-fn file_in(tree: &Arc<Tree>, path: &RelPath) -> Result<SharedFile, Fault> {
+fn file_in(tree: &Arc<ShareTree>, path: &RelPath) -> Result<SharedFile, Fault> {
     for _ in 0..OPEN_TRIES {
         let found = tree.find(path).map_err(fault)?;
         if found.state.kind() != Some(Kind::File) {
@@ -422,7 +422,11 @@ fn file_in(tree: &Arc<Tree>, path: &RelPath) -> Result<SharedFile, Fault> {
 }
 
 /// The names of a directory: remembered ones while it is unchanged, else read now.
-fn names_in(index: &Mutex<Index>, tree: &Tree, directory: &Found) -> Result<Arc<Names>, Errno> {
+fn names_in(
+    index: &Mutex<NameIndex>,
+    tree: &ShareTree,
+    directory: &PinnedNode,
+) -> Result<Arc<NameList>, Errno> {
     let looked = SystemTime::now();
     let state = directory.present_state()?;
     let (real, version) = (directory.real(), state.version());
@@ -437,7 +441,7 @@ fn names_in(index: &Mutex<Index>, tree: &Tree, directory: &Found) -> Result<Arc<
 }
 
 /// How many of a directory's names make paths that are too long.
-fn too_long(directory: &RelPath, names: &Names) -> usize {
+fn too_long(directory: &RelPath, names: &NameList) -> usize {
     let room = MAX_PATH_BYTES.saturating_sub(directory.as_bytes().len() + 1);
     if room >= MAX_NAME_BYTES {
         return 0;
@@ -447,7 +451,7 @@ fn too_long(directory: &RelPath, names: &Names) -> usize {
 }
 
 /// The attributes of what is at `path`; `None` where nothing is served.
-fn attributes_in(tree: &Arc<Tree>, path: &RelPath) -> Result<Option<Attributes>, Fault> {
+fn attributes_in(tree: &Arc<ShareTree>, path: &RelPath) -> Result<Option<Attributes>, Fault> {
     match tree.find(path) {
         Ok(found) => Ok(tree.attributes(&found)),
         Err(error) if is_absence(error) => Ok(None),

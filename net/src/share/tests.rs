@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use super::*;
-use crate::fairness::Holder;
+use crate::fairness::Claimant;
 use crate::model::{Entry, Name};
 
 /// The page that a directory was answered with.
@@ -148,7 +148,7 @@ impl Fixture {
         loop {
             let page = self
                 .share
-                .search_within(&request, Holder::itself(), budget)
+                .search_within(&request, Claimant::itself(), budget)
                 .unwrap();
             assert!(page.matches.len() <= limit as usize);
             if let Some((last, _)) = page.matches.last() {

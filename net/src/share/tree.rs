@@ -33,7 +33,7 @@ use std::sync::Arc;
 use rustix::fs::readlinkat;
 use rustix::io::Errno;
 
-use super::names::name_list::{Names, Seen};
+use super::names::name_list::{EntryHint, NameList};
 use crate::model::{Attributes, Kind, Name, RelPath};
 use crate::share::errnos::is_absence;
 use access::Rights;
@@ -43,7 +43,7 @@ use crossing::Halt;
 use file::Way;
 use mountinfo::{Answerer, Device, MountTable};
 use policy::Policy;
-use stat::State;
+use stat::FileState;
 
 /// The most links on one path, as the kernel has it (path_resolution(7)).
 const MAX_LINKS: usize = 40;
@@ -53,13 +53,13 @@ const MAX_STEPS: usize = 1024;
 
 /// The shared directory as one request found it, and the rules of what is served from it.
 #[derive(Debug)]
-pub(crate) struct Tree {
+pub(crate) struct ShareTree {
     beneath: Beneath,
     policy: Arc<Policy>,
     mounts: Arc<MountTable>,
     rights: Rights,
     aside: Arc<Aside>,
-    root: State,
+    root: FileState,
     /// Set where the shared directory itself may stop to answer.
     crossing: Option<Crossing>,
     generation: u64,
@@ -67,7 +67,7 @@ pub(crate) struct Tree {
 
 /// A spot of the tree and the way there.
 #[derive(Clone, Debug)]
-pub(crate) struct Place {
+pub(crate) struct TreeSpot {
     /// The path with every link resolved.
     real: RelPath,
     /// The real directories from which the way went on by a link to another directory.
@@ -78,28 +78,28 @@ pub(crate) struct Place {
 
 /// What a path leads to: a regular file or a directory, pinned.
 #[derive(Clone, Debug)]
-pub(crate) struct Found {
-    place: Place,
+pub(crate) struct PinnedNode {
+    place: TreeSpot,
     handle: Arc<OwnedFd>,
     /// What may stop to answer on the way there; the last one is what has to answer for it.
     crossed: Vec<Crossing>,
     /// Its state when it was pinned.
-    pub(crate) state: State,
+    pub(crate) state: FileState,
 }
 
 /// Anything that a handle can pin.
 struct Pinned {
     handle: OwnedFd,
-    state: State,
+    state: FileState,
 }
 
-impl Tree {
+impl ShareTree {
     /// The tree below `beneath`, which is in the state `root`.
     pub(crate) fn new(
         beneath: Beneath,
         policy: Arc<Policy>,
         (mounts, aside): (Arc<MountTable>, Arc<Aside>),
-        root: State,
+        root: FileState,
         (crossing, generation): (Option<Crossing>, u64),
     ) -> Self {
         Self {
@@ -136,7 +136,7 @@ impl Tree {
         }
         match self.beneath.pin(path, Mounts::Stay) {
             Ok(handle) => {
-                let state = State::of_pinned(&handle)?;
+                let state = FileState::of_pinned(&handle)?;
                 match state.kind() {
                     Some(Kind::Directory) => Ok(Some(handle)),
                     _ if state.is_link() => Err(Errno::LOOP),
@@ -151,7 +151,7 @@ impl Tree {
 
     /// What `path` leads to. Every reason why nothing is served there is an error that
     /// [`is_absence`] knows.
-    pub(crate) fn find(self: &Arc<Self>, path: &RelPath) -> Result<Found, Errno> {
+    pub(crate) fn find(self: &Arc<Self>, path: &RelPath) -> Result<PinnedNode, Errno> {
         match self.find_across(path, &[]) {
             Ok(found) => Ok(found),
             Err(Halt::Failed(error)) => Err(error),
@@ -164,8 +164,8 @@ impl Tree {
         }
     }
 
-    /// [`Tree::find`] up to what may stop to answer and is not among what was `crossed`.
-    fn find_across(&self, path: &RelPath, crossed: &[Crossing]) -> Result<Found, Halt> {
+    /// [`ShareTree::find`] up to what may stop to answer and is not among what was `crossed`.
+    fn find_across(&self, path: &RelPath, crossed: &[Crossing]) -> Result<PinnedNode, Halt> {
         if !self.policy.serves(path) {
             return Err(Halt::Failed(Errno::NOENT));
         }
@@ -174,23 +174,23 @@ impl Tree {
         }
         match self.beneath.pin(path, Mounts::Stay) {
             Ok(handle) => {
-                let state = State::of_pinned(&handle)?;
+                let state = FileState::of_pinned(&handle)?;
                 if state.is_link() {
                     return self.walk(path, crossed);
                 }
-                let place = Place::reached_directly(path);
-                Ok(Found::new(place, Pinned { handle, state }, crossed)?)
+                let place = TreeSpot::reached_directly(path);
+                Ok(PinnedNode::new(place, Pinned { handle, state }, crossed)?)
             }
             Err(Errno::LOOP | Errno::XDEV) => self.walk(path, crossed),
             Err(other) => Err(other.into()),
         }
     }
 
-    /// [`Tree::find_across`], one component at a time.
-    fn walk(&self, path: &RelPath, crossed: &[Crossing]) -> Result<Found, Halt> {
+    /// [`ShareTree::find_across`], one component at a time.
+    fn walk(&self, path: &RelPath, crossed: &[Crossing]) -> Result<PinnedNode, Halt> {
         let root = RelPath::root();
-        let place = Place::reached_directly(&root);
-        let mut found = Found::new(place, self.pin(&root)?, crossed)?;
+        let place = TreeSpot::reached_directly(&root);
+        let mut found = PinnedNode::new(place, self.pin(&root)?, crossed)?;
         for component in path.components() {
             found = self.child(&found.place, found.state.device(), component, crossed)?;
         }
@@ -200,11 +200,11 @@ impl Tree {
     /// What `name` leads to in the directory at `place`, which is on `device`.
     fn child(
         &self,
-        place: &Place,
+        place: &TreeSpot,
         device: Device,
         name: &[u8],
         crossed: &[Crossing],
-    ) -> Result<Found, Halt> {
+    ) -> Result<PinnedNode, Halt> {
         let mut real = place.real.clone();
         let mut links = place.links;
         let mut device = device;
@@ -223,7 +223,7 @@ impl Tree {
                     crossed.push(own);
                 }
                 let place = place.onward(real, links, &pinned.state)?;
-                return Ok(Found::new(place, pinned, &crossed)?);
+                return Ok(PinnedNode::new(place, pinned, &crossed)?);
             };
             match &component[..] {
                 b"" | b"." => {}
@@ -262,7 +262,7 @@ impl Tree {
             return Err(Errno::NOENT);
         }
         let handle = self.beneath.pin(real, Mounts::Cross)?;
-        let state = State::of_pinned(&handle)?;
+        let state = FileState::of_pinned(&handle)?;
         if self.is_ours(&state)? {
             return Err(Errno::NOENT);
         }
@@ -270,7 +270,7 @@ impl Tree {
     }
 
     /// True for what lies in a mount of this program, or may do so.
-    fn is_ours(&self, state: &State) -> Result<bool, Errno> {
+    fn is_ours(&self, state: &FileState) -> Result<bool, Errno> {
         let device = state.device();
         if device == self.root.device() {
             return Ok(false);
@@ -279,17 +279,17 @@ impl Tree {
         Ok(matches!(answerer, None | Some(Answerer::Ourselves)))
     }
 
-    /// The names in a directory that may be served, without asking what they lead to. To be called [`Tree::on`] it.
-    pub(crate) fn names(&self, directory: &Found) -> Result<Names, Errno> {
+    /// The names in a directory that may be served, without asking what they lead to. To be called [`ShareTree::on`] it.
+    pub(crate) fn names(&self, directory: &PinnedNode) -> Result<NameList, Errno> {
         let keep = self.policy.of_directory(&directory.place.real);
-        Names::read(&open_directory(&directory.handle)?, keep)
+        NameList::read(&open_directory(&directory.handle)?, keep)
     }
 
     /// What a directory's listing says of those of its `names` that have these numbers; `None` leaves a name out.
     pub(crate) fn entries(
         self: &Arc<Self>,
-        directory: &Found,
-        names: &Arc<Names>,
+        directory: &PinnedNode,
+        names: &Arc<NameList>,
         numbers: Range<usize>,
     ) -> Result<Vec<Result<Option<Attributes>, Errno>>, Errno> {
         let listed = Arc::clone(names);
@@ -318,13 +318,13 @@ impl Tree {
 
     fn entry(
         &self,
-        directory: &Found,
+        directory: &PinnedNode,
         name: &[u8],
-        seen: Seen,
+        seen: EntryHint,
         crossed: &[Crossing],
     ) -> Result<Option<Attributes>, Halt> {
-        if seen != Seen::Link {
-            let state = State::of_entry(&directory.handle, name)?;
+        if seen != EntryHint::Link {
+            let state = FileState::of_entry(&directory.handle, name)?;
             // Whoever is on the same device as the directory lies in the same mount, or in one
             // of the same file system.
             let elsewhere = state.device() != directory.state.device();
@@ -349,7 +349,7 @@ impl Tree {
     }
 
     /// What members see of what was found.
-    pub(crate) fn attributes(&self, found: &Found) -> Option<Attributes> {
+    pub(crate) fn attributes(&self, found: &PinnedNode) -> Option<Attributes> {
         let attributes = found.state.attributes()?;
         let mode = match found.crossed.is_empty() {
             true => self.rights.of_pinned(&found.state, &found.handle),
@@ -361,10 +361,13 @@ impl Tree {
     /// Opens a file for reading; its state is that of the moment after. The file may have been
     /// replaced since it was found: by another file, which is opened then, or by what is not
     /// served, which is an error that [`is_absence`] knows.
-    pub(crate) fn open(self: &Arc<Self>, found: &Found) -> Result<(OwnedFd, State), Errno> {
+    pub(crate) fn open(
+        self: &Arc<Self>,
+        found: &PinnedNode,
+    ) -> Result<(OwnedFd, FileState), Errno> {
         self.on(found, |tree, found| {
             let file = tree.beneath.read(&found.place.real)?;
-            let state = State::of(&file)?;
+            let state = FileState::of(&file)?;
             let mounted_over = state.device() != found.state.device();
             if mounted_over || state.kind() != Some(Kind::File) {
                 return Err(Errno::NOENT);
@@ -374,7 +377,7 @@ impl Tree {
     }
 
     /// The way to the bytes of a file that was found, if that is not a short one.
-    pub(crate) fn way(&self, found: &Found) -> Option<Way> {
+    pub(crate) fn way(&self, found: &PinnedNode) -> Option<Way> {
         let crossing = found.crossed.last()?;
         Some(Way {
             aside: Arc::clone(&self.aside),
@@ -383,19 +386,19 @@ impl Tree {
     }
 }
 
-impl Tree {
+impl ShareTree {
     /// Opens a file right away that was found at `path` a moment ago; `None` where that would take a wait, or a longer way.
-    pub(crate) fn open_now(&self, path: &RelPath) -> Option<(OwnedFd, State)> {
+    pub(crate) fn open_now(&self, path: &RelPath) -> Option<(OwnedFd, FileState)> {
         if self.crossing.is_some() || !self.policy.serves(path) {
             return None;
         }
         let file = self.beneath.read_now(path).ok()?;
-        let state = State::of(&file).ok()?;
+        let state = FileState::of(&file).ok()?;
         (state.kind() == Some(Kind::File)).then_some((file, state))
     }
 }
 
-impl Place {
+impl TreeSpot {
     fn reached_directly(path: &RelPath) -> Self {
         Self {
             real: path.clone(),
@@ -406,7 +409,7 @@ impl Place {
 
     /// The place at `real`, one name below this one; an error when it is a directory that this
     /// name must not lead to.
-    fn onward(&self, real: RelPath, links: usize, state: &State) -> Result<Self, Errno> {
+    fn onward(&self, real: RelPath, links: usize, state: &FileState) -> Result<Self, Errno> {
         let mut left = self.left.clone();
         if links > self.links && state.kind() == Some(Kind::Directory) {
             left.push(self.real.clone());
@@ -418,8 +421,8 @@ impl Place {
     }
 }
 
-impl Found {
-    fn new(place: Place, pinned: Pinned, crossed: &[Crossing]) -> Result<Self, Errno> {
+impl PinnedNode {
+    fn new(place: TreeSpot, pinned: Pinned, crossed: &[Crossing]) -> Result<Self, Errno> {
         let Pinned { handle, state } = pinned;
         match state.kind() {
             Some(_) => Ok(Self {
@@ -433,9 +436,9 @@ impl Found {
     }
 
     /// Its state by now, of which the file system is asked, wherever that is: what its names cost
-    /// to read would have to wait for it as well. To be called [`Tree::on`] it.
-    pub(crate) fn present_state(&self) -> Result<State, Errno> {
-        State::of_present(&self.handle)
+    /// to read would have to wait for it as well. To be called [`ShareTree::on`] it.
+    pub(crate) fn present_state(&self) -> Result<FileState, Errno> {
+        FileState::of_present(&self.handle)
     }
 
     /// True if its file system may stop to answer.

@@ -35,7 +35,7 @@ pub struct Account {
     pub refused: u64,
     /// The files that they were sent for, and how often.
     pub blamed: BTreeMap<RelPath, u64>,
-    pace: Pace,
+    pace: RateWindow,
 }
 
 /// What came from everybody.
@@ -57,7 +57,7 @@ struct Accounts {
 
 /// Bytes in this second and in the one before.
 #[derive(Clone, Copy, Default, Debug)]
-struct Pace {
+struct RateWindow {
     second: u64,
     now: u64,
     before: u64,
@@ -135,7 +135,7 @@ impl Accounts {
     }
 }
 
-impl Pace {
+impl RateWindow {
     /// It is `second` now.
     fn turn(&mut self, second: u64) {
         if second != self.second {

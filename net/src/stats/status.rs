@@ -10,7 +10,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use super::ledger::Account;
-use crate::membership::Standing;
+use crate::membership::MemberHealth;
 use crate::model::{PeerId, RelPath};
 
 /// One node at one moment.
@@ -141,7 +141,7 @@ pub struct CacheStatus {
 /// What is known of every other member. One that is known by nothing but its wrong bytes any more is
 /// among them all the same.
 pub(crate) fn members(
-    standings: Vec<Standing>,
+    standings: Vec<MemberHealth>,
     mut accounts: HashMap<PeerId, (Account, u64)>,
     now: Instant,
 ) -> Vec<MemberStatus> {
@@ -209,7 +209,7 @@ mod tests {
         ledger.blame(id(1), &RelPath::new(b"d/f\xff").unwrap());
         ledger.received(id(3), 10);
         let error = Error::Timeout { who: "ann".into() };
-        let standing = |number, name: &str, is_present| Standing {
+        let standing = |number, name: &str, is_present| MemberHealth {
             id: id(number),
             name: name.into(),
             address: Some(Address::new("10.0.0.1", 7)),

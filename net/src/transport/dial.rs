@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
-use super::resolver::Names;
+use super::resolver::Resolver;
 use crate::error::Error;
 use crate::model::Address;
 
@@ -66,7 +66,7 @@ pub trait Link: Send + Sync + fmt::Debug {
 /// Connects by TCP, trying all addresses of a name within the deadline.
 #[derive(Debug, Default)]
 pub struct TcpDialer {
-    names: Names,
+    names: Resolver,
 }
 
 impl TcpDialer {
@@ -74,7 +74,7 @@ impl TcpDialer {
     /// which somebody may have told to be in their way.
     pub fn for_typed(hosts: impl IntoIterator<Item = String>) -> Self {
         Self {
-            names: Names::new(hosts),
+            names: Resolver::new(hosts),
         }
     }
 }

@@ -34,7 +34,7 @@ type AskSystem = fn(&str) -> Result<Vec<IpAddr>, String>;
 
 /// Resolves names, in two rooms that share nothing.
 #[derive(Debug)]
-pub(crate) struct Names {
+pub(crate) struct Resolver {
     /// Host names that the user typed, in their one spelling.
     typed: HashSet<String>,
     of_typed: Lookups,
@@ -52,13 +52,13 @@ struct LookupTable {
     under_way: usize,
 }
 
-impl Default for Names {
+impl Default for Resolver {
     fn default() -> Self {
         Self::new([])
     }
 }
 
-impl Names {
+impl Resolver {
     /// Where `typed` are the hosts that the user named.
     pub(crate) fn new(typed: impl IntoIterator<Item = String>) -> Self {
         Self {
@@ -174,7 +174,7 @@ mod tests {
 
     #[test]
     fn numbers_need_no_lookup() {
-        let names = Names::default();
+        let names = Resolver::default();
         let now = Instant::now();
         assert_eq!(names.resolve("::1", now).unwrap().len(), 1);
         assert_eq!(names.resolve("127.0.0.1", now).unwrap().len(), 1);
@@ -182,7 +182,7 @@ mod tests {
 
     #[test]
     fn a_name_is_remembered_until_it_is_forgotten() {
-        let names = Names::default();
+        let names = Resolver::default();
         let deadline = Instant::now() + Duration::from_secs(10);
         assert!(!names.resolve("localhost", deadline).unwrap().is_empty());
         let past = Instant::now() - Duration::from_secs(1);
@@ -199,15 +199,15 @@ mod tests {
         Ok(vec![IpAddr::from([10, 0, 0, 1])])
     }
 
-    fn slowly(typed: &[&str]) -> Names {
-        Names {
+    fn slowly(typed: &[&str]) -> Resolver {
+        Resolver {
             ask: ask_slowly,
-            ..Names::new(typed.iter().map(|name| (*name).to_owned()))
+            ..Resolver::new(typed.iter().map(|name| (*name).to_owned()))
         }
     }
 
     /// Lookups of so many names that do not answer; how many began.
-    fn flood(names: &Names, count: usize, prefix: &str) -> usize {
+    fn flood(names: &Resolver, count: usize, prefix: &str) -> usize {
         let begun = (0..count).filter(|number| {
             let outcome = names.resolve(&format!("{prefix}{number}"), Instant::now());
             matches!(outcome, Err(Error::Timeout { .. }))

@@ -45,7 +45,7 @@ pub(crate) struct TlsLink {
 }
 
 /// Where rustls stopped.
-enum Turn {
+enum TlsStep {
     /// It needs more bytes for the handshake.
     Handshaking,
     /// It needs more bytes, and could encrypt some.
@@ -166,9 +166,9 @@ impl TlsLink {
     fn shake_hands(&mut self, deadline: Instant) -> Result<(), Broken> {
         loop {
             match self.turn(&mut [], None, deadline)? {
-                Turn::Handshaking => self.fill(deadline)?,
-                Turn::Open | Turn::Received(_) => return Ok(()),
-                Turn::Closed => return Err(closed()),
+                TlsStep::Handshaking => self.fill(deadline)?,
+                TlsStep::Open | TlsStep::Received(_) => return Ok(()),
+                TlsStep::Closed => return Err(closed()),
             }
         }
     }
@@ -182,25 +182,25 @@ impl TlsLink {
         let mut filled = 0;
         loop {
             match self.turn(&mut buffer[filled..], over.as_deref_mut(), deadline)? {
-                Turn::Received(0) => return Ok(filled),
-                Turn::Received(more) => {
+                TlsStep::Received(0) => return Ok(filled),
+                TlsStep::Received(more) => {
                     filled += more;
                     if filled == buffer.len() {
                         return Ok(filled);
                     }
                 }
                 _ if filled > 0 => return Ok(filled),
-                Turn::Handshaking | Turn::Open => self.fill(deadline)?,
-                Turn::Closed => return Err(closed()),
+                TlsStep::Handshaking | TlsStep::Open => self.fill(deadline)?,
+                TlsStep::Closed => return Err(closed()),
             }
         }
     }
 
     fn send(&mut self, plaintext: &[u8], deadline: Instant) -> Result<(), Broken> {
         match self.turn(&mut [], None, deadline)? {
-            Turn::Open => {}
-            Turn::Closed | Turn::Handshaking => return Err(closed()),
-            Turn::Received(_) => {
+            TlsStep::Open => {}
+            TlsStep::Closed | TlsStep::Handshaking => return Err(closed()),
+            TlsStep::Received(_) => {
                 let error = "it spoke before it was asked";
                 return Err(Broken::Tls(rustls::Error::General(error.into())));
             }
@@ -223,7 +223,7 @@ impl TlsLink {
         plaintext: &mut [u8],
         over: Option<&mut Vec<u8>>,
         deadline: Instant,
-    ) -> Result<Turn, Broken> {
+    ) -> Result<TlsStep, Broken> {
         let mut over = over;
         loop {
             let status = self.tls.process_tls_records(self.incoming.filled());
@@ -241,11 +241,15 @@ impl TlsLink {
                 }
                 ConnectionState::ReadTraffic(mut traffic) => {
                     let over = over.as_deref_mut();
-                    Some(Turn::Received(take_records(&mut traffic, plaintext, over)?))
+                    Some(TlsStep::Received(take_records(
+                        &mut traffic,
+                        plaintext,
+                        over,
+                    )?))
                 }
-                ConnectionState::BlockedHandshake => Some(Turn::Handshaking),
-                ConnectionState::WriteTraffic(_) => Some(Turn::Open),
-                _ => Some(Turn::Closed),
+                ConnectionState::BlockedHandshake => Some(TlsStep::Handshaking),
+                ConnectionState::WriteTraffic(_) => Some(TlsStep::Open),
+                _ => Some(TlsStep::Closed),
             };
             self.incoming.discard(discard);
             if let Some(turn) = turn {

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::cli::Failure;
+use crate::cli::CommandFailure;
 use crate::cli::options::args::InfoArgs;
 use crate::cli::output::{print, say};
 use crate::report::info::Info;
@@ -18,7 +18,7 @@ use crate::vfs::XATTR_INFO;
 const MAX_XATTR: usize = 64 << 10;
 
 /// Exit code 1 when nothing is known of one of the paths.
-pub(crate) fn run(args: &InfoArgs) -> Result<(), Failure> {
+pub(crate) fn run(args: &InfoArgs) -> Result<(), CommandFailure> {
     let mut failed = false;
     for path in &args.paths {
         match describe(path, args.json) {
@@ -31,7 +31,7 @@ pub(crate) fn run(args: &InfoArgs) -> Result<(), Failure> {
     }
     match failed {
         false => Ok(()),
-        true => Err(Failure::told(1)),
+        true => Err(CommandFailure::told(1)),
     }
 }
 

@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use crate::cli::first_contact;
 use crate::cli::first_contact::{Joined, Role};
-use crate::cli::mountpoint::{Claim, Mountpoint};
+use crate::cli::mountpoint::{ClaimedMountpoint, Mountpoint};
 use crate::cli::options::args::MountArgs;
 use crate::cli::options::cache;
-use crate::cli::options::password::Source;
+use crate::cli::options::password::PasswordSource;
 use crate::cli::output::say;
 use crate::cli::signals;
-use crate::cli::signals::Event;
-use crate::cli::{Failure, daemon, logging};
+use crate::cli::signals::StopReason;
+use crate::cli::{CommandFailure, daemon, logging};
 use crate::fuse;
 use crate::kernel_cache::{Busy, Expirer};
 use crate::mount::{self, Mount, Unmounted};
@@ -31,8 +31,8 @@ pub(crate) fn run(
     args: &[OsString],
     parsed: MountArgs,
     mut options: mount::Options,
-    source: Source,
-) -> Result<(), Failure> {
+    source: PasswordSource,
+) -> Result<(), CommandFailure> {
     let mountpoint = Mountpoint::check(&parsed.mountpoint)?;
     let path = Some(mountpoint.path());
     let cache_dir = parsed.cache.cache_dir.as_deref();
@@ -87,7 +87,7 @@ fn until_unmounted(
     mountpoint: Mountpoint,
     options: &mount::Options,
     report: impl FnOnce() -> std::io::Result<()>,
-) -> Result<(), Failure> {
+) -> Result<(), CommandFailure> {
     joined.meet()?;
     joined.meet_acquaintances();
     first_contact::tell(PROGRAM, &joined.notices());
@@ -106,12 +106,12 @@ fn until_unmounted(
     }
     if let Err(error) = report() {
         // Nobody waits for this mount any more.
-        return Err(Failure::failed(format!("interrupted: {error}")));
+        return Err(CommandFailure::failed(format!("interrupted: {error}")));
     }
     // The senders live as long as the process.
-    let event = events.recv().unwrap_or(Event::Signal);
+    let event = events.recv().unwrap_or(StopReason::Signal);
     tracing::info!(?event, "stopping");
-    if event == Event::Signal && mounted.unmount()? == Unmounted::Detached {
+    if event == StopReason::Signal && mounted.unmount()? == Unmounted::Detached {
         let _ = events.recv_timeout(LAST_FILES);
     }
     Ok(())
@@ -121,7 +121,7 @@ fn until_unmounted(
 struct Mounted {
     mount: Mount,
     searches: Arc<Searches>,
-    _claim: Claim,
+    _claim: ClaimedMountpoint,
 }
 
 impl Mounted {
@@ -132,12 +132,13 @@ impl Mounted {
         joined: &Joined,
         mountpoint: Mountpoint,
         options: &mount::Options,
-        ended: mpsc::Sender<Event>,
-    ) -> Result<Self, Failure> {
+        ended: mpsc::Sender<StopReason>,
+    ) -> Result<Self, CommandFailure> {
         let claim = mountpoint.claim()?;
         let path = claim.path().to_owned();
-        let failed =
-            |why: String| Failure::failed(format!("cannot mount on {}: {why}", path.display()));
+        let failed = |why: String| {
+            CommandFailure::failed(format!("cannot mount on {}: {why}", path.display()))
+        };
         let (mount, descriptor) = Mount::new(&path, options).map_err(|e| failed(e.to_string()))?;
         let node = Arc::clone(&joined.node);
         let (engine, id) = (Arc::clone(node.engine()), node.id());
@@ -166,15 +167,15 @@ impl Mounted {
                     tracing::error!(%error, "the session with the kernel ended");
                 }
                 // Nobody listens any more when the process is stopping.
-                let _ = ended.send(Event::Unmounted);
+                let _ = ended.send(StopReason::Unmounted);
             })
             .map_err(|e| failed(e.to_string()))?;
         Ok(mounted)
     }
 
-    fn unmount(&self) -> Result<Unmounted, Failure> {
+    fn unmount(&self) -> Result<Unmounted, CommandFailure> {
         self.mount.unmount().map_err(|e| {
-            Failure::failed(format!(
+            CommandFailure::failed(format!(
                 "cannot unmount {}: {e}",
                 self.mount.path().display()
             ))

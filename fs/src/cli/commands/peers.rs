@@ -5,12 +5,12 @@ use std::fmt::Write;
 use tinyp2p_net::membership::Member;
 
 use crate::cli::options::args::JoinArgs;
-use crate::cli::options::password::Source;
+use crate::cli::options::password::PasswordSource;
 use crate::cli::output::print;
-use crate::cli::{Failure, first_contact};
+use crate::cli::{CommandFailure, first_contact};
 
 /// Joins, waits until the members have found each other, and lists them.
-pub(crate) fn run(source: Source, args: JoinArgs) -> Result<(), Failure> {
+pub(crate) fn run(source: PasswordSource, args: JoinArgs) -> Result<(), CommandFailure> {
     first_contact::as_guest(
         "tinyp2p",
         &args.network,

@@ -10,16 +10,16 @@ use tinyp2p_net::model::{Attributes, RelPath};
 use tinyp2p_net::peer::Room;
 
 use crate::cli::options::args::SearchArgs;
-use crate::cli::options::password::Source;
+use crate::cli::options::password::PasswordSource;
 use crate::cli::output::{print_unless_closed, say};
-use crate::cli::{Failure, first_contact};
+use crate::cli::{CommandFailure, first_contact};
 use crate::view::merge;
 
 /// A search walks a whole share, which takes longer than a look-up.
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// What each member found.
-pub(crate) type Found = Vec<(Arc<merge::Member>, Vec<(RelPath, Attributes)>)>;
+pub(crate) type Found = Vec<(Arc<merge::MemberRef>, Vec<(RelPath, Attributes)>)>;
 
 /// Bytes that are made of a match beside its path: places in lists.
 const LINE_BYTES: usize = 64;
@@ -29,7 +29,7 @@ const LINES_AT_ONCE: usize = 1024;
 
 /// Everything that was found, and whether that is all there is.
 #[derive(Debug)]
-pub(crate) struct Answers {
+pub(crate) struct SearchOutput {
     pub(crate) found: Found,
     pub(crate) missing: Missing,
     /// The bytes that it takes.
@@ -45,10 +45,10 @@ pub(crate) struct Missing {
 
 impl Missing {
     /// A script must not take a part for the whole: exit code 1 when somebody did not answer.
-    pub(crate) fn into_result(self) -> Result<(), Failure> {
+    pub(crate) fn into_result(self) -> Result<(), CommandFailure> {
         match self {
             Self { silent: 0, .. } => Ok(()),
-            Self { asked, silent } => Err(Failure::failed(format!(
+            Self { asked, silent } => Err(CommandFailure::failed(format!(
                 "{silent} of {asked} members did not answer; what only they have is missing"
             ))),
         }
@@ -56,7 +56,7 @@ impl Missing {
 }
 
 /// Joins, asks, and prints the paths, each once, sorted by their bytes.
-pub(crate) fn run(source: Source, args: SearchArgs) -> Result<(), Failure> {
+pub(crate) fn run(source: PasswordSource, args: SearchArgs) -> Result<(), CommandFailure> {
     let (network, pattern) = (&args.find.network, &args.find.pattern);
     first_contact::as_guest("tinyp2p", network, args.find.peers, source, |joined, _| {
         let answers = ask("tinyp2p", &joined.node, pattern, (0, LINE_BYTES))?;
@@ -83,7 +83,7 @@ pub(crate) fn ask(
     node: &Node,
     pattern: &str,
     (paths, each): (usize, usize),
-) -> Result<Answers, Failure> {
+) -> Result<SearchOutput, CommandFailure> {
     let room = Room {
         budget: Arc::clone(node.budget()),
         paths,
@@ -108,7 +108,7 @@ pub(crate) fn ask(
         missing.asked += 1;
         match answer.result {
             Ok(matches) => {
-                let member = merge::Member {
+                let member = merge::MemberRef {
                     id: answer.member,
                     name: answer.name,
                 };
@@ -123,17 +123,17 @@ pub(crate) fn ask(
         }
     }
     if found.is_empty() {
-        return Err(Failure::failed("no member answered the search"));
+        return Err(CommandFailure::failed("no member answered the search"));
     }
-    Ok(Answers {
+    Ok(SearchOutput {
         found,
         missing,
         _held: held,
     })
 }
 
-pub(crate) fn nothing_matches(pattern: &str) -> Failure {
-    Failure::failed(format!("no file's name matches '{pattern}'"))
+pub(crate) fn nothing_matches(pattern: &str) -> CommandFailure {
+    CommandFailure::failed(format!("no file's name matches '{pattern}'"))
 }
 
 /// One path a line, escaped so that a name is one line and cannot drive a terminal; or the paths as

@@ -5,13 +5,13 @@ use std::sync::mpsc;
 use crate::cli::first_contact;
 use crate::cli::first_contact::Role;
 use crate::cli::options::args::JoinArgs;
-use crate::cli::options::password::Source;
+use crate::cli::options::password::PasswordSource;
 use crate::cli::output::say;
-use crate::cli::{Failure, logging, signals};
+use crate::cli::{CommandFailure, logging, signals};
 
 const PROGRAM: &str = "tinyp2p";
 
-pub(crate) fn run(source: Source, args: JoinArgs) -> Result<(), Failure> {
+pub(crate) fn run(source: PasswordSource, args: JoinArgs) -> Result<(), CommandFailure> {
     let prepared =
         first_contact::prepare(&args.network, args.peers, Role::Member, &source, None, None)?;
     let password = first_contact::password(&source.read()?)?;
@@ -24,7 +24,7 @@ pub(crate) fn run(source: Source, args: JoinArgs) -> Result<(), Failure> {
     outcome
 }
 
-fn until_signal(joined: &first_contact::Joined) -> Result<(), Failure> {
+fn until_signal(joined: &first_contact::Joined) -> Result<(), CommandFailure> {
     joined.meet()?;
     first_contact::tell(PROGRAM, &joined.notices());
     let (sender, events) = mpsc::channel();

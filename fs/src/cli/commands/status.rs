@@ -4,11 +4,11 @@ use std::io::{IsTerminal, stdout};
 use std::thread;
 use std::time::Duration;
 
-use crate::cli::Failure;
+use crate::cli::CommandFailure;
 use crate::cli::options::args::StatusArgs;
 use crate::cli::output::{print, print_unless_closed, say};
 use crate::cli::status_socket;
-use crate::cli::status_socket::Answer;
+use crate::cli::status_socket::SocketReply;
 
 /// How often `--watch` looks again.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -19,23 +19,23 @@ const CLEAR: &str = "\x1b[H\x1b[J";
 const NOBODY: &str = "no node of this user is running on this machine";
 
 /// Exit code 1 when there is none, or one that does not answer.
-pub(crate) fn run(args: &StatusArgs) -> Result<(), Failure> {
+pub(crate) fn run(args: &StatusArgs) -> Result<(), CommandFailure> {
     if args.watch {
         return watch(args);
     }
     let answers = answers();
     if answers.is_empty() {
-        return Err(Failure::failed(NOBODY));
+        return Err(CommandFailure::failed(NOBODY));
     }
     print(render(&answers, args.json).as_bytes())?;
     match answers.iter().all(|answer| answer.report.is_some()) {
         true => Ok(()),
-        false => Err(Failure::told(1)),
+        false => Err(CommandFailure::told(1)),
     }
 }
 
 /// Until interrupted, or until nobody reads any more.
-fn watch(args: &StatusArgs) -> Result<(), Failure> {
+fn watch(args: &StatusArgs) -> Result<(), CommandFailure> {
     let clear = !args.json && stdout().is_terminal();
     loop {
         let answers = answers();
@@ -54,7 +54,7 @@ fn watch(args: &StatusArgs) -> Result<(), Failure> {
 }
 
 /// By name; those who do not answer come last.
-fn answers() -> Vec<Answer> {
+fn answers() -> Vec<SocketReply> {
     let mut answers = status_socket::ask_all();
     answers.sort_by_cached_key(|answer| {
         let name = answer
@@ -67,9 +67,9 @@ fn answers() -> Vec<Answer> {
 }
 
 /// A paragraph a node, or a JSON object a line; then who does not answer is named on standard error.
-fn render(answers: &[Answer], json: bool) -> String {
+fn render(answers: &[SocketReply], json: bool) -> String {
     let mut paragraphs = Vec::new();
-    for Answer { pid, report } in answers {
+    for SocketReply { pid, report } in answers {
         match report {
             Some((_, line)) if json => paragraphs.push(format!("{line}\n")),
             Some((report, _)) => paragraphs.push(report.text()),
@@ -85,20 +85,20 @@ mod tests {
     use tinyp2p_net::stats::status::Status;
 
     use super::*;
-    use crate::report::status::{Place, Report};
+    use crate::report::status::{NodeLocation, NodeReport};
 
-    fn answer(pid: u32, name: Option<&str>) -> Answer {
+    fn answer(pid: u32, name: Option<&str>) -> SocketReply {
         let report = name.map(|name| {
             let status = Status {
                 name: name.to_owned(),
                 ..Status::default()
             };
-            let report = Report::new(Place::default(), status);
+            let report = NodeReport::new(NodeLocation::default(), status);
             // A newer node may say more than this program knows of.
             let line = format!("{{\"name\":\"{name}\",\"new\":1}}");
             (report, line)
         });
-        Answer { pid, report }
+        SocketReply { pid, report }
     }
 
     #[test]

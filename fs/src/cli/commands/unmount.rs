@@ -2,16 +2,17 @@
 
 use std::path::Path;
 
-use crate::cli::Failure;
+use crate::cli::CommandFailure;
 use crate::cli::output::say;
-use crate::mount::table::Table;
+use crate::mount::table::MountList;
 use crate::mount::{self, Unmounted};
 
 /// Unmounts; a busy mount disappears at once and ends with its last open file.
-pub(crate) fn run(mountpoint: &Path) -> Result<(), Failure> {
-    let failed = |why: String| Failure::failed(format!("{}: {why}", mountpoint.display()));
+pub(crate) fn run(mountpoint: &Path) -> Result<(), CommandFailure> {
+    let failed = |why: String| CommandFailure::failed(format!("{}: {why}", mountpoint.display()));
     let path = crate::cli::mountpoint::resolve(mountpoint).map_err(failed)?;
-    let table = Table::read().map_err(|e| failed(format!("cannot read the mount table: {e}")))?;
+    let table =
+        MountList::read().map_err(|e| failed(format!("cannot read the mount table: {e}")))?;
     match table.at(&path) {
         None => return Err(failed("nothing is mounted there".to_owned())),
         Some(entry) if !entry.is_ours() => {

@@ -19,15 +19,15 @@ use tinyp2p_net::config::READ_DEADLINE;
 use tinyp2p_net::error::Error;
 use tinyp2p_net::membership::Member;
 use tinyp2p_net::model::{Attributes, PeerId, RelPath};
-use tinyp2p_net::peer::{Need, Peer};
+use tinyp2p_net::peer::{Peer, Purpose};
 use tinyp2p_net::query::fanout::Whom;
 
-use super::Failure;
+use super::CommandFailure;
 use super::commands::search;
 use super::first_contact;
 use super::first_contact::Joined;
 use super::options::args::GetArgs;
-use super::options::password::Source;
+use super::options::password::PasswordSource;
 use super::output::{print, say};
 use fetch::Outcome;
 use plan::{Holder, Job};
@@ -50,8 +50,8 @@ const ROOT_PATIENCE: Duration = Duration::from_secs(10);
 const ROOT_POLL: Duration = Duration::from_millis(100);
 
 /// Joins, searches, downloads.
-pub(super) fn run(source: Source, args: GetArgs) -> Result<(), Failure> {
-    let failed = |e| Failure::failed(format!("directory {}: {e}", args.directory.display()));
+pub(super) fn run(source: PasswordSource, args: GetArgs) -> Result<(), CommandFailure> {
+    let failed = |e| CommandFailure::failed(format!("directory {}: {e}", args.directory.display()));
     // Before anybody is asked; but what is missing is made only when there is something to put into it.
     let target = Target::open(&args.directory).map_err(failed)?;
     let (network, pattern) = (&args.find.network, &args.find.pattern);
@@ -77,7 +77,7 @@ pub(super) fn run(source: Source, args: GetArgs) -> Result<(), Failure> {
             match tally.failed {
                 0 => answers.missing.into_result(),
                 // Each has been named, and the member with it.
-                _ => Err(Failure::told(1)),
+                _ => Err(CommandFailure::told(1)),
             }
         },
     )
@@ -248,7 +248,7 @@ impl Crew<'_> {
                         who: who.to_string(),
                     });
                 };
-                match whole.measure(&path, Need::Bytes, Instant::now() + READ_DEADLINE) {
+                match whole.measure(&path, Purpose::Bytes, Instant::now() + READ_DEADLINE) {
                     Err(Error::Unfinished { .. }) => {}
                     other => break other,
                 }

@@ -11,7 +11,7 @@ use tinyp2p_net::model::{
 };
 
 use crate::cli::commands::search::Found;
-use crate::view::merge::{self, Member};
+use crate::view::merge::{self, MemberRef};
 use crate::view::tree_order;
 
 /// One file to fetch.
@@ -57,7 +57,7 @@ impl Job {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Holder {
     /// Who.
-    pub(super) member: Arc<Member>,
+    pub(super) member: Arc<MemberRef>,
     /// The path there.
     pub(super) path: RelPath,
     /// The version there.
@@ -82,8 +82,8 @@ const DIRECTORY: Attributes = Attributes {
 /// could plant a `.profile`.
 pub(super) fn jobs(found: Found, hidden: bool) -> Vec<Job> {
     let directories = directories(&found, hidden);
-    let mut tree: BTreeMap<RelPath, BTreeMap<PeerId, (Arc<Member>, Listing)>> = BTreeMap::new();
-    let mut put = |member: &Arc<Member>, path: &RelPath, attributes: Attributes| {
+    let mut tree: BTreeMap<RelPath, BTreeMap<PeerId, (Arc<MemberRef>, Listing)>> = BTreeMap::new();
+    let mut put = |member: &Arc<MemberRef>, path: &RelPath, attributes: Attributes| {
         let Some((directory, name)) = path.split() else {
             return;
         };
@@ -128,17 +128,17 @@ fn is_hidden(path: &RelPath) -> bool {
 
 /// The paths at which somebody has a file and these members have something below. No other directory decides about a
 /// name; those of one long path alone would take a thousand times its bytes.
-fn directories(found: &Found, hidden: bool) -> Vec<(Arc<Member>, RelPath)> {
+fn directories(found: &Found, hidden: bool) -> Vec<(Arc<MemberRef>, RelPath)> {
     let paths = found.iter().flat_map(|(member, files)| {
         let shown = files.iter().filter(|(path, _)| hidden || !is_hidden(path));
         shown.map(move |(path, _)| (path, member))
     });
-    let mut paths: Vec<(&RelPath, &Arc<Member>)> = paths.collect();
+    let mut paths: Vec<(&RelPath, &Arc<MemberRef>)> = paths.collect();
     paths.sort_by(|(a, _), (b, _)| tree_order::compare(a, b));
     // Files that something may still lie below, each within the one before, and who has something there.
-    let mut above: Vec<(&RelPath, BTreeMap<PeerId, &Arc<Member>>)> = Vec::new();
+    let mut above: Vec<(&RelPath, BTreeMap<PeerId, &Arc<MemberRef>>)> = Vec::new();
     let mut directories = Vec::new();
-    let mut close = |above: &mut Vec<(&RelPath, BTreeMap<PeerId, &Arc<Member>>)>| {
+    let mut close = |above: &mut Vec<(&RelPath, BTreeMap<PeerId, &Arc<MemberRef>>)>| {
         let Some((path, members)) = above.pop() else {
             return;
         };
@@ -195,8 +195,8 @@ mod tests {
 
     use super::*;
 
-    fn member(number: u8) -> Arc<Member> {
-        Arc::new(Member {
+    fn member(number: u8) -> Arc<MemberRef> {
+        Arc::new(MemberRef {
             id: PeerId::from_bytes([number; 32]),
             name: format!("m{number}").into(),
         })

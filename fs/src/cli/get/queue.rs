@@ -213,7 +213,7 @@ mod tests {
 
     use super::super::plan::Holder;
     use super::*;
-    use crate::view::merge::Member;
+    use crate::view::merge::MemberRef;
 
     fn id(member: u8) -> PeerId {
         PeerId::from_bytes([member; 32])
@@ -223,7 +223,7 @@ mod tests {
         let path = RelPath::new(name.as_bytes()).unwrap();
         let (directory, name) = path.split().unwrap();
         let holders = members.iter().map(|member| Holder {
-            member: Arc::new(Member {
+            member: Arc::new(MemberRef {
                 id: id(*member),
                 name: format!("m{member}").into(),
             }),

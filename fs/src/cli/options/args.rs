@@ -56,7 +56,7 @@ pub(crate) struct MountArgs {
     /// http://host:port. Without one, the neighbours on the local network and the members of last time
     /// are found
     #[arg(value_name = "PEER", value_parser = parse_peer)]
-    pub(crate) peers: Vec<Peer>,
+    pub(crate) peers: Vec<FirstPeer>,
 
     /// Options in the style of mount(8), separated by commas ('\,' is a comma in a value): exec,
     /// allow_other, peer=PEER (repeatable), and every long option here as name[=value]. The mount is
@@ -173,7 +173,7 @@ pub(crate) struct JoinArgs {
     /// A member to begin with: host, host:port or https://host:port[#PEER-ID], or with --legacy
     /// http://host:port
     #[arg(value_name = "PEER", value_parser = parse_peer)]
-    pub(crate) peers: Vec<Peer>,
+    pub(crate) peers: Vec<FirstPeer>,
 
     #[command(flatten)]
     pub(crate) network: NetworkOptions,
@@ -192,7 +192,7 @@ pub(crate) struct FindArgs {
     /// A member to begin with: host, host:port or https://host:port[#PEER-ID], or with --legacy
     /// http://host:port
     #[arg(value_name = "PEER", value_parser = parse_peer)]
-    pub(crate) peers: Vec<Peer>,
+    pub(crate) peers: Vec<FirstPeer>,
 
     #[command(flatten)]
     pub(crate) network: NetworkOptions,
@@ -356,21 +356,22 @@ impl fmt::Debug for PasswordArgument {
 
 /// A PEER: whom to begin with.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum Peer {
+pub(crate) enum FirstPeer {
     /// A node of this program.
     Node(PeerArgument),
     /// A server of 2004, which only `--legacy` can talk to.
     Legacy(legacy::Url),
 }
 
-pub(crate) fn parse_peer(text: &str) -> Result<Peer, String> {
+pub(crate) fn parse_peer(text: &str) -> Result<FirstPeer, String> {
     if text.starts_with("http://") {
-        return text.parse().map(Peer::Legacy).map_err(|_| {
+        return text.parse().map(FirstPeer::Legacy).map_err(|_| {
             "a server of the protocol of 2004 is named http://host:port, exactly as it was started".to_owned()
         });
     }
     let peer = PeerArgument::from_str(text);
-    peer.map(Peer::Node).map_err(|e: Invalid| e.to_string())
+    peer.map(FirstPeer::Node)
+        .map_err(|e: Invalid| e.to_string())
 }
 
 fn parse_pattern(text: &str) -> Result<String, String> {

@@ -11,7 +11,7 @@ use rustix::fs::Access;
 use tinyp2p_net::config::CacheConfig;
 
 use super::args::CacheOptions;
-use crate::cli::Failure;
+use crate::cli::CommandFailure;
 
 /// The most that is taken without being asked.
 const DEFAULT_SIZE: ByteSize = ByteSize::gb(10);
@@ -24,7 +24,7 @@ const FREE_SHARE: u64 = 10;
 pub(crate) fn choose(
     options: &CacheOptions,
     warn: impl FnOnce(&str),
-) -> Result<Option<CacheConfig>, Failure> {
+) -> Result<Option<CacheConfig>, CommandFailure> {
     if options.cache_size == Some(ByteSize::b(0)) {
         return Ok(None);
     }
@@ -50,7 +50,7 @@ pub(crate) fn choose(
                 directory.display()
             );
             match options.cache_dir {
-                Some(_) => Err(Failure::failed(why)),
+                Some(_) => Err(CommandFailure::failed(why)),
                 None => {
                     warn(&format!("warning: nothing is kept on disk: {why}"));
                     Ok(None)

@@ -106,7 +106,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::cli::options::args::Peer;
+    use crate::cli::options::args::FirstPeer;
 
     fn parse_words(words: &[&str]) -> Result<(MountArgs, mount::Options), clap::Error> {
         let args: Vec<OsString> = words.iter().map(OsString::from).collect();
@@ -117,10 +117,10 @@ mod tests {
         parse_words(&["tinyp2p-mount", "@pw", "/mnt", "-o", list])
     }
 
-    fn shown(peer: &Peer) -> String {
+    fn shown(peer: &FirstPeer) -> String {
         match peer {
-            Peer::Node(node) => node.address.to_string(),
-            Peer::Legacy(url) => url.to_string(),
+            FirstPeer::Node(node) => node.address.to_string(),
+            FirstPeer::Legacy(url) => url.to_string(),
         }
     }
 

@@ -15,7 +15,7 @@ use rustix::fs::StatVfsMountFlags;
 use zeroize::Zeroizing;
 
 use super::args::PasswordArgument;
-use crate::cli::Failure;
+use crate::cli::CommandFailure;
 
 /// The longest password that is read; nobody types more by intent.
 const MAX_BYTES: u64 = 1024;
@@ -34,7 +34,7 @@ const STANDARD_INPUT: [&[u8]; 3] = [b"/dev/stdin", b"/dev/fd/0", b"/proc/self/fd
 
 /// What a PASSWORD argument means.
 #[derive(PartialEq, Eq)]
-pub(crate) enum Source {
+pub(crate) enum PasswordSource {
     /// The argument is the password.
     Literal(Zeroizing<String>),
     /// `-` or `@/dev/stdin`: the terminal, or the first line of standard input.
@@ -43,9 +43,9 @@ pub(crate) enum Source {
     File(PathBuf),
 }
 
-impl Source {
+impl PasswordSource {
     /// Reads what was typed.
-    pub(crate) fn new(argument: &PasswordArgument) -> Result<Self, Failure> {
+    pub(crate) fn new(argument: &PasswordArgument) -> Result<Self, CommandFailure> {
         let text = argument.as_os_str();
         match text.as_bytes() {
             b"-" => Ok(Self::Ask),
@@ -54,7 +54,7 @@ impl Source {
             _ => {
                 let text = text
                     .to_str()
-                    .ok_or_else(|| Failure::usage("the password is not valid UTF-8"))?;
+                    .ok_or_else(|| CommandFailure::usage("the password is not valid UTF-8"))?;
                 checked(text.to_owned().into()).map(Self::Literal)
             }
         }
@@ -69,18 +69,20 @@ impl Source {
     }
 
     /// Gets the password. Waits for a person when there is a terminal to ask on.
-    pub(crate) fn read(self) -> Result<Zeroizing<String>, Failure> {
+    pub(crate) fn read(self) -> Result<Zeroizing<String>, CommandFailure> {
         match self {
             Self::Literal(password) => Ok(password),
             Self::Ask => ask(),
-            Self::File(path) => from_file(&path)
-                .map_err(|why| Failure::failed(format!("password file {}: {why}", path.display()))),
+            Self::File(path) => from_file(&path).map_err(|why| {
+                CommandFailure::failed(format!("password file {}: {why}", path.display()))
+            }),
         }
     }
 }
 
-fn ask() -> Result<Zeroizing<String>, Failure> {
-    let unreadable = |e: io::Error| Failure::failed(format!("cannot read the password: {e}"));
+fn ask() -> Result<Zeroizing<String>, CommandFailure> {
+    let unreadable =
+        |e: io::Error| CommandFailure::failed(format!("cannot read the password: {e}"));
     if io::stdin().is_terminal() {
         let typed = rpassword::prompt_password("Password of the network: ");
         checked(typed.map_err(unreadable)?.into())
@@ -102,7 +104,7 @@ fn from_file(path: &Path) -> Result<Zeroizing<String>, String> {
     if !kind.is_file() && !kind.is_fifo() {
         return Err("neither a file nor a pipe; '-' as the password asks for it".to_owned());
     }
-    let place = Place {
+    let place = FileTrust {
         owner: metadata.uid(),
         mode: metadata.mode(),
         is_secret: kind.is_file() && is_handed_read_only(path, &file, &metadata),
@@ -117,14 +119,14 @@ fn from_file(path: &Path) -> Result<Zeroizing<String>, String> {
 
 /// What decides whether a password may lie there.
 #[derive(Clone, Copy, Debug)]
-struct Place {
+struct FileTrust {
     owner: u32,
     mode: u32,
     /// The system put it there for whoever is in this container: see [`is_handed_read_only`].
     is_secret: bool,
 }
 
-impl Place {
+impl FileTrust {
     /// The error says what to do about it.
     fn check(self, user: u32) -> Result<(), String> {
         let mode = self.mode & 0o7777;
@@ -217,17 +219,17 @@ fn first_line(input: impl BufRead) -> io::Result<Zeroizing<String>> {
 }
 
 /// The same rule whatever way a password takes: one line that is not empty.
-fn checked(password: Zeroizing<String>) -> Result<Zeroizing<String>, Failure> {
+fn checked(password: Zeroizing<String>) -> Result<Zeroizing<String>, CommandFailure> {
     if password.is_empty() {
-        return Err(Failure::usage("the password is empty"));
+        return Err(CommandFailure::usage("the password is empty"));
     }
     if password.len() as u64 > MAX_BYTES {
-        return Err(Failure::usage(format!(
+        return Err(CommandFailure::usage(format!(
             "the password is longer than {MAX_BYTES} bytes"
         )));
     }
     if password.contains(['\n', '\r', '\0']) {
-        return Err(Failure::usage("the password must be a single line"));
+        return Err(CommandFailure::usage("the password must be a single line"));
     }
     Ok(password)
 }
@@ -243,8 +245,9 @@ mod tests {
 
     use super::*;
 
-    fn source(text: &str) -> Source {
-        Source::new(&OsString::from(text).into()).unwrap_or_else(|e| panic!("{}", e.message))
+    fn source(text: &str) -> PasswordSource {
+        PasswordSource::new(&OsString::from(text).into())
+            .unwrap_or_else(|e| panic!("{}", e.message))
     }
 
     fn file_with(mode: u32, content: &[u8]) -> (tempfile::TempDir, PathBuf) {
@@ -257,15 +260,18 @@ mod tests {
 
     #[test]
     fn an_argument_is_a_password_a_question_or_a_file() {
-        assert!(source("pw") == Source::Literal("pw".to_owned().into()));
-        assert!(source("-") == Source::Ask);
-        assert!(source("@/a b") == Source::File("/a b".into()));
+        assert!(source("pw") == PasswordSource::Literal("pw".to_owned().into()));
+        assert!(source("-") == PasswordSource::Ask);
+        assert!(source("@/a b") == PasswordSource::File("/a b".into()));
         for stdin in ["@/dev/stdin", "@/dev/fd/0"] {
-            assert!(source(stdin) == Source::Ask);
+            assert!(source(stdin) == PasswordSource::Ask);
         }
-        assert!(source("-x") == Source::Literal("-x".to_owned().into()));
+        assert!(source("-x") == PasswordSource::Literal("-x".to_owned().into()));
         for bad in ["", "a\nb"] {
-            assert!(Source::new(&OsString::from(bad).into()).is_err(), "{bad:?}");
+            assert!(
+                PasswordSource::new(&OsString::from(bad).into()).is_err(),
+                "{bad:?}"
+            );
         }
     }
 
@@ -324,7 +330,7 @@ mod tests {
 
     #[test]
     fn whose_password_it_is_decides_who_may_read_it() {
-        let place = |owner, mode, is_secret| Place {
+        let place = |owner, mode, is_secret| FileTrust {
             owner,
             mode,
             is_secret,
@@ -382,7 +388,7 @@ mod tests {
     fn a_pipe_is_read_when_something_comes_out_of_it() {
         let (reader, mut writer) = io::pipe().unwrap();
         let path = PathBuf::from(format!("/proc/self/fd/{}", reader.as_raw_fd()));
-        assert!(!Source::File(path.clone()).is_lasting());
+        assert!(!PasswordSource::File(path.clone()).is_lasting());
         let reading = std::thread::spawn(move || from_file(&path));
         for part in ["p", "w\nsecond line"] {
             writer.write_all(part.as_bytes()).unwrap();

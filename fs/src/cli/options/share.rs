@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use tinyp2p_net::config::ShareConfig;
 
 use super::args::NetworkOptions;
-use crate::cli::Failure;
-use crate::mount::table::Table;
+use crate::cli::CommandFailure;
+use crate::mount::table::MountList;
 
 /// What must not be served if it lies in the share. Paths are absolute, without symbolic links.
 #[derive(Debug, Default)]
@@ -42,13 +42,14 @@ pub(crate) fn choose(
     options: &NetworkOptions,
     current: Option<&Path>,
     private: &Private,
-) -> Result<Option<ShareConfig>, Failure> {
+) -> Result<Option<ShareConfig>, CommandFailure> {
     let (named, directory) = match (&options.share, current) {
         (Some(named), _) => (named.as_path(), directory(named)?),
         (None, Some(current)) if !options.no_share => (current, by_default(current)?),
         _ => return Ok(None),
     };
-    let failed = |why: &str| Failure::failed(format!("share {}: {why}", directory.display()));
+    let failed =
+        |why: &str| CommandFailure::failed(format!("share {}: {why}", directory.display()));
     if let Some(mountpoint) = &private.mountpoint {
         if directory == *mountpoint {
             return Err(failed(
@@ -76,8 +77,8 @@ pub(crate) fn choose(
             "lies in the cache of other members' files; serve another directory",
         ));
     }
-    let table =
-        Table::read().map_err(|e| Failure::failed(format!("cannot read the mount table: {e}")))?;
+    let table = MountList::read()
+        .map_err(|e| CommandFailure::failed(format!("cannot read the mount table: {e}")))?;
     let mounts = table
         .ours_below(&directory)
         .map(|entry| entry.mountpoint.as_path());
@@ -106,8 +107,8 @@ pub(crate) fn choose(
     }))
 }
 
-fn directory(named: &Path) -> Result<PathBuf, Failure> {
-    let failed = |why: String| Failure::failed(format!("share {}: {why}", named.display()));
+fn directory(named: &Path) -> Result<PathBuf, CommandFailure> {
+    let failed = |why: String| CommandFailure::failed(format!("share {}: {why}", named.display()));
     let directory = named.canonicalize().map_err(|e| failed(e.to_string()))?;
     if directory.is_dir() {
         Ok(directory)
@@ -117,7 +118,7 @@ fn directory(named: &Path) -> Result<PathBuf, Failure> {
 }
 
 /// The current directory, unless serving it can hardly be meant.
-fn by_default(current: &Path) -> Result<PathBuf, Failure> {
+fn by_default(current: &Path) -> Result<PathBuf, CommandFailure> {
     let directory = directory(current)?;
     let home = std::env::home_dir().and_then(|home| home.canonicalize().ok());
     let what = if directory == Path::new("/") {
@@ -127,7 +128,7 @@ fn by_default(current: &Path) -> Result<PathBuf, Failure> {
     } else {
         return Ok(directory);
     };
-    Err(Failure::usage(format!(
+    Err(CommandFailure::usage(format!(
         "this would serve {what} ({}) to the network: name what to serve with --share DIR, or use --no-share",
         directory.display()
     )))

@@ -6,18 +6,18 @@ use std::os::unix::fs::PermissionsExt;
 use tinyp2p_net::stats::status::Status;
 
 use super::*;
-use crate::report::status::Place;
+use crate::report::status::NodeLocation;
 
-fn report(name: &str) -> Report {
+fn report(name: &str) -> NodeReport {
     let status = Status {
         name: name.to_owned(),
         ..Status::default()
     };
-    Report::new(Place::default(), status)
+    NodeReport::new(NodeLocation::default(), status)
 }
 
-fn directory(path: &Path) -> Directory {
-    Directory::create(path).unwrap()
+fn directory(path: &Path) -> SocketDirectory {
+    SocketDirectory::create(path).unwrap()
 }
 
 fn ask_in(path: &Path) -> Vec<Option<Option<String>>> {
@@ -124,8 +124,8 @@ fn the_directory_is_closed_to_others_and_no_link_is_followed() {
     );
     let link = base.path().join("link");
     std::os::unix::fs::symlink(&path, &link).unwrap();
-    assert!(Directory::create(&link).is_err());
-    assert!(Directory::create(&base.path().join("no/parent")).is_err());
+    assert!(SocketDirectory::create(&link).is_err());
+    assert!(SocketDirectory::create(&base.path().join("no/parent")).is_err());
 }
 
 #[test]
@@ -180,7 +180,7 @@ fn a_directory_that_belongs_to_another_user_is_not_used() {
     let path = base.path().join("sockets");
     drop(directory(&path));
     std::os::unix::fs::chown(&path, Some(12_345), None).unwrap();
-    assert!(Directory::open(&path).is_err() && Directory::create(&path).is_err());
+    assert!(SocketDirectory::open(&path).is_err() && SocketDirectory::create(&path).is_err());
     std::os::unix::fs::chown(&path, Some(0), None).unwrap();
-    assert!(Directory::open(&path).is_ok());
+    assert!(SocketDirectory::open(&path).is_ok());
 }

@@ -19,7 +19,7 @@ fn setup() -> Setup {
     let network = Arc::new(MemoryNetwork::default());
     let engine = Arc::new(Engine::new(64 << 20, None, Box::new(|_, _| {})).unwrap());
     let shared = Arc::clone(&network) as Arc<dyn Network>;
-    let place = Place {
+    let place = NodeLocation {
         mountpoint: Some("/mnt/p2p".into()),
         share: None,
     };
@@ -145,7 +145,7 @@ fn the_status_is_text_for_people_and_json_for_programs_and_asks_nobody() {
         text.contains("mounted  /mnt/p2p\n") && text.contains("ann"),
         "{text}"
     );
-    let report: Report = serde_json::from_str(&setup.all("status.json")).unwrap();
+    let report: NodeReport = serde_json::from_str(&setup.all("status.json")).unwrap();
     assert_eq!(report.mountpoint.as_deref(), Some("/mnt/p2p"));
     assert_eq!(report.status.members[0].name, "ann");
     assert_eq!(setup.network.calls(), calls);
@@ -166,12 +166,12 @@ fn each_state_of_a_status_file_is_a_file_of_its_own() {
     let first = setup.read(handle, 0, 10).unwrap();
     let rest = setup.read(handle, 10, u32::MAX).unwrap();
     assert_eq!((first.len() + rest.len()) as u64, file.size);
-    let report: Report = serde_json::from_str(&(first + &rest)).unwrap();
+    let report: NodeReport = serde_json::from_str(&(first + &rest)).unwrap();
     assert!(report.status.members.is_empty());
     for offset in [file.size, file.size + 1, u64::MAX] {
         assert_eq!(setup.read(handle, offset, 10).unwrap(), "");
     }
-    let report: Report = serde_json::from_str(&setup.all("status.json")).unwrap();
+    let report: NodeReport = serde_json::from_str(&setup.all("status.json")).unwrap();
     assert_eq!(report.status.members.len(), 1);
 }
 
@@ -257,7 +257,7 @@ fn an_invalid_pattern_is_absent_and_the_status_tells_why() {
         text.contains(&format!("search   ab(c, 0 s ago: {why}")),
         "{text}"
     );
-    let report: Report = serde_json::from_str(&setup.all("status.json")).unwrap();
+    let report: NodeReport = serde_json::from_str(&setup.all("status.json")).unwrap();
     let patterns: Vec<&str> = report.searches.iter().map(|s| &*s.pattern).collect();
     assert_eq!(patterns, ["\\xff", "ab(c"]);
     assert_eq!(report.searches[1].problem, why);

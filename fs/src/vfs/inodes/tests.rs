@@ -11,8 +11,8 @@ fn path() -> RelPath {
 
 /// A file that members have in the given versions.
 fn file(sources: &[(u8, u64)], root: Option<u8>) -> Item {
-    let source = |(seed, version): &(u8, u64)| Source {
-        member: Arc::new(Member {
+    let source = |(seed, version): &(u8, u64)| EntrySource {
+        member: Arc::new(MemberRef {
             id: PeerId::from_bytes([*seed; 32]),
             name: format!("m{seed}").into(),
         }),
@@ -31,7 +31,7 @@ fn file(sources: &[(u8, u64)], root: Option<u8>) -> Item {
 }
 
 fn merged(inodes: &mut Inodes, path: RelPath, item: &Item) -> u64 {
-    inodes.look_up(Tree::Merged, path, item).0
+    inodes.look_up(Vantage::Merged, path, item).0
 }
 
 /// Who is known to have it.
@@ -40,7 +40,7 @@ fn holders(inode: &Inode) -> Vec<u8> {
     sources.map(|s| s.member.id.as_bytes()[0]).collect()
 }
 
-const OF_BOB: Tree = Tree::Member(PeerId::from_bytes([2; 32]));
+const OF_BOB: Vantage = Vantage::Member(PeerId::from_bytes([2; 32]));
 
 #[test]
 fn a_file_is_the_same_in_every_tree_and_a_directory_is_not() {
@@ -52,14 +52,14 @@ fn a_file_is_the_same_in_every_tree_and_a_directory_is_not() {
         ..file(&[(2, 7)], None)
     };
     let mut numbers =
-        |item: &Item| [Tree::Merged, OF_BOB].map(|tree| inodes.look_up(tree, path(), item).0);
+        |item: &Item| [Vantage::Merged, OF_BOB].map(|tree| inodes.look_up(tree, path(), item).0);
     let [merged, of_bob] = numbers(&item);
     assert_eq!(merged, of_bob);
     let [merged, of_bob] = numbers(&directory);
     assert_ne!(merged, of_bob);
-    assert_eq!(inodes.directory(Tree::Merged, &path()), Some(merged));
+    assert_eq!(inodes.directory(Vantage::Merged, &path()), Some(merged));
     assert_eq!(inodes.directory(OF_BOB, &path()), Some(of_bob));
-    assert_eq!(inodes.directory(Tree::Found, &path()), None);
+    assert_eq!(inodes.directory(Vantage::Found, &path()), None);
 }
 
 #[test]
@@ -93,7 +93,7 @@ fn a_look_into_a_members_tree_takes_no_other_source_away_and_brings_none_back() 
     let (number, inode) = inodes.look_up(OF_BOB, path(), &alone);
     assert_eq!(holders(inode), [2]);
     assert_eq!(
-        holders(inodes.look_up(Tree::Merged, path(), &both).1),
+        holders(inodes.look_up(Vantage::Merged, path(), &both).1),
         [1, 2]
     );
     let known = Arc::clone(&inodes.get(number).unwrap().sources);
@@ -106,8 +106,11 @@ fn a_look_into_a_members_tree_takes_no_other_source_away_and_brings_none_back() 
     assert_eq!(holders(inode), [1, 2]);
     assert_eq!(inode.sources[1].version, Version(6));
     let ann = file(&[(1, 3)], Some(9));
-    assert_eq!(holders(inodes.look_up(Tree::Merged, path(), &ann).1), [1]);
-    let found = inodes.look_up(Tree::Found, path(), &ann).1;
+    assert_eq!(
+        holders(inodes.look_up(Vantage::Merged, path(), &ann).1),
+        [1]
+    );
+    let found = inodes.look_up(Vantage::Found, path(), &ann).1;
     assert_eq!(holders(found), [1], "who has left stays away");
 }
 
@@ -134,9 +137,9 @@ fn a_members_tree_never_makes_a_file_look_older() {
         inode.mtime.in_64_bits()
     };
     assert_eq!(look(OF_BOB, -5), -5);
-    assert_eq!(look(Tree::Merged, 9), 9);
+    assert_eq!(look(Vantage::Merged, 9), 9);
     assert_eq!(look(OF_BOB, -5), 9);
-    assert_eq!(look(Tree::Merged, 3), 3);
+    assert_eq!(look(Vantage::Merged, 3), 3);
 }
 
 #[test]
@@ -194,8 +197,8 @@ fn an_empty_file_is_nobodys_bytes() {
         ..file(sources, None)
     };
     let full = merged(&mut inodes, path(), &sized(&[(1, 7)], 100));
-    let (empty, inode) = inodes.look_up(Tree::Merged, path(), &sized(&[(1, 7), (2, 3)], 0));
-    assert_eq!((inode.size, inode.identity), (0, Identity::Empty));
+    let (empty, inode) = inodes.look_up(Vantage::Merged, path(), &sized(&[(1, 7), (2, 3)], 0));
+    assert_eq!((inode.size, inode.identity), (0, InodeIdentity::Empty));
     assert_ne!(empty, full);
     let (number, _) = inodes.look_up(OF_BOB, path(), &sized(&[(2, 4)], 0));
     assert_eq!(number, empty, "whoever has it");
@@ -308,7 +311,7 @@ fn things_whose_hashes_are_the_same_are_told_apart() {
     let mut inodes = Inodes::new(UnixTime::EPOCH);
     let (one, other) = (file(&[(1, 7)], None), file(&[(2, 8)], None));
     let number = merged(&mut inodes, path(), &one);
-    let key = inodes.key(Tree::Merged, path(), &other);
+    let key = inodes.key(Vantage::Merged, path(), &other);
     let hash = hash_of(&key.0, &key.1);
     // As if `one` had been found where `other` belongs.
     inodes.numbers.insert(hash, number);
@@ -337,7 +340,10 @@ fn the_root_cannot_be_forgotten() {
     let mut inodes = Inodes::new(UnixTime::EPOCH);
     inodes.forget(ROOT, u64::MAX);
     assert!(inodes.get(ROOT).is_some());
-    assert_eq!(inodes.directory(Tree::Merged, &RelPath::root()), Some(ROOT));
+    assert_eq!(
+        inodes.directory(Vantage::Merged, &RelPath::root()),
+        Some(ROOT)
+    );
 }
 
 #[test]

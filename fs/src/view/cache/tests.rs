@@ -5,7 +5,7 @@ use tinyp2p_net::protocol::wire::{Change, Depth, Listing};
 use super::*;
 use crate::view::directory::Said;
 use crate::view::freshness::FRESH;
-use crate::view::merge::Member;
+use crate::view::merge::MemberRef;
 
 fn path(text: &str) -> RelPath {
     RelPath::new(text.as_bytes()).unwrap()
@@ -16,12 +16,12 @@ fn id(n: u8) -> PeerId {
 }
 
 /// So many names, as the only member that has them says.
-fn directory(names: usize) -> Arc<Directory> {
+fn directory(names: usize) -> Arc<MergedDirectory> {
     said_by(&[1], names)
 }
 
 /// The same, as all these members say.
-fn said_by(members: &[u8], names: usize) -> Arc<Directory> {
+fn said_by(members: &[u8], names: usize) -> Arc<MergedDirectory> {
     let entry = |number: usize| Entry {
         name: Name::new(format!("{number:06}").into_bytes()).unwrap(),
         attributes: Attributes {
@@ -38,7 +38,7 @@ fn said_by(members: &[u8], names: usize) -> Arc<Directory> {
         let entries: Vec<Entry> = (0..names).map(entry).collect();
         let mut held = budget.reserve(id(*member));
         held.grow(entries.weight()).unwrap();
-        let member = Member {
+        let member = MemberRef {
             id: id(*member),
             name: format!("m{member}").into(),
         };
@@ -52,7 +52,7 @@ fn said_by(members: &[u8], names: usize) -> Arc<Directory> {
         Said::fresh(Arc::new(member), Held::new(listing, held))
     });
     let said = said.collect();
-    Arc::new(Directory::merged(said, Vec::new(), None, |_| true))
+    Arc::new(MergedDirectory::merged(said, Vec::new(), None, |_| true))
 }
 
 fn at(now: Instant) -> Present {
@@ -80,7 +80,7 @@ const NOTHING: fn() -> Heard = Heard::default;
 
 #[test]
 fn a_listing_holds_for_a_second() {
-    let (mut cache, now) = (Cache::default(), Instant::now());
+    let (mut cache, now) = (ViewCache::default(), Instant::now());
     cache.insert(path("d"), directory(1), Term::unwatched(now));
     let mut holds = |after| {
         cache
@@ -93,7 +93,7 @@ fn a_listing_holds_for_a_second() {
 
 #[test]
 fn absence_holds_for_a_second() {
-    let (mut cache, now) = (Cache::default(), Instant::now());
+    let (mut cache, now) = (ViewCache::default(), Instant::now());
     cache.insert_absent(path("d/x"), Term::unwatched(now));
     let mut is_absent = |text, after| cache.is_absent(&path(text), at(now + after), &NOTHING());
     assert!(is_absent("d/x", FRESH / 2));
@@ -109,7 +109,7 @@ fn a_change_ends_what_it_concerns_and_nothing_else() {
         (Depth::Entry, &["", "a/b/c", "a/b-", "a/b.d", "z"][..]),
         (Depth::Tree, &["", "a/b-", "a/b.d", "z"]),
     ] {
-        let (mut cache, mut heard) = (Cache::default(), Heard::default());
+        let (mut cache, mut heard) = (ViewCache::default(), Heard::default());
         for listing in listings {
             cache.insert(path(listing), directory(1), watched(now));
         }
@@ -128,7 +128,7 @@ fn a_change_ends_what_it_concerns_and_nothing_else() {
             cache.last_directory(&path("a/b")).is_some(),
             "a guess is left"
         );
-        let (mut cache, mut heard) = (Cache::default(), Heard::default());
+        let (mut cache, mut heard) = (ViewCache::default(), Heard::default());
         cache.insert_absent(path("a/b/x"), watched(now));
         cache.insert_absent(path("a/b-/x"), watched(now));
         heard.note(Some(id(1)), &change("a/b", depth));
@@ -140,7 +140,7 @@ fn a_change_ends_what_it_concerns_and_nothing_else() {
 
 #[test]
 fn news_of_one_member_leave_what_the_others_said() {
-    let (mut cache, now) = (Cache::default(), Instant::now());
+    let (mut cache, now) = (ViewCache::default(), Instant::now());
     let mut heard = Heard::default();
     cache.insert(path("d"), said_by(&[1, 2], 3), watched(now));
     cache.insert_absent(path("d/x"), watched(now));
@@ -155,7 +155,7 @@ fn news_of_one_member_leave_what_the_others_said() {
     assert_eq!(again.len(), 1);
     let said = vec![from.say(again.remove(0))];
     assert_eq!(said[0].member(), id(2));
-    let merged = Directory::merged(said, Vec::new(), None, |_| true);
+    let merged = MergedDirectory::merged(said, Vec::new(), None, |_| true);
     assert_eq!(merged.items.len(), 3);
     let kept = cache.kept_absence(&path("d/x"), present, &heard);
     assert_eq!(kept.members, [id(2)]);
@@ -165,11 +165,11 @@ fn news_of_one_member_leave_what_the_others_said() {
 
 #[test]
 fn news_of_one_name_leave_the_listing_good_for_all_others() {
-    let (mut cache, now) = (Cache::default(), Instant::now());
+    let (mut cache, now) = (ViewCache::default(), Instant::now());
     let mut heard = Heard::default();
     cache.insert(path("d"), directory(1), watched(now));
     heard.note(Some(id(1)), &change("d/grows", Depth::Entry));
-    let speaks_for = |cache: &mut Cache, heard: &Heard, name: &str| {
+    let speaks_for = |cache: &mut ViewCache, heard: &Heard, name: &str| {
         let name = Name::new(name.as_bytes()).unwrap();
         let listing = cache.directory_for(&path("d"), &name, at(now), heard);
         listing.is_some()
@@ -190,19 +190,19 @@ fn news_of_one_name_leave_the_listing_good_for_all_others() {
 
 #[test]
 fn forgetting_a_file_ends_its_directory_too() {
-    let (mut cache, now) = (Cache::default(), Instant::now());
+    let (mut cache, now) = (ViewCache::default(), Instant::now());
     cache.insert(path("d"), directory(1), Term::unwatched(now));
     cache.insert_absent(path("d/x"), Term::unwatched(now));
     cache.forget(&path("d/x"));
     assert!(cache.directory(&path("d"), at(now), &NOTHING()).is_none());
     assert!(!cache.is_absent(&path("d/x"), at(now), &NOTHING()));
-    assert_eq!(cache.known(), Known::default());
+    assert_eq!(cache.known(), DirectoryTotals::default());
     assert_eq!((cache.bytes, cache.absent_bytes), (0, 0));
 }
 
 #[test]
 fn the_oldest_directories_go_when_they_take_too_many_bytes() {
-    let (mut cache, now) = (Cache::default(), Instant::now());
+    let (mut cache, now) = (ViewCache::default(), Instant::now());
     let part = 2 * MAX_BYTES / 5 / (directory(100).bytes() / 100);
     for (number, name) in ["a", "b", "c", "d"].into_iter().enumerate() {
         let later = now + Duration::from_millis(number as u64);
@@ -217,7 +217,7 @@ fn the_oldest_directories_go_when_they_take_too_many_bytes() {
 
 #[test]
 fn one_directory_is_kept_whatever_its_size() {
-    let (mut cache, now) = (Cache::new(1000), Instant::now());
+    let (mut cache, now) = (ViewCache::new(1000), Instant::now());
     cache.insert(path("small"), directory(1), Term::unwatched(now));
     cache.insert(path("huge"), directory(100), Term::unwatched(now));
     assert!(cache.last_directory(&path("huge")).is_some());
@@ -226,7 +226,7 @@ fn one_directory_is_kept_whatever_its_size() {
 
 #[test]
 fn what_one_member_has_mostly_makes_room_for_its_next_answer() {
-    let (mut cache, now) = (Cache::default(), Instant::now());
+    let (mut cache, now) = (ViewCache::default(), Instant::now());
     cache.insert(path("its"), directory(5), Term::unwatched(now));
     cache.insert(path("other"), said_by(&[2], 5), Term::unwatched(now));
     assert_eq!(cache.forget_those_of(id(1)).len(), 1);
@@ -236,7 +236,7 @@ fn what_one_member_has_mostly_makes_room_for_its_next_answer() {
 
 #[test]
 fn a_directory_listed_again_counts_once() {
-    let (mut cache, now) = (Cache::default(), Instant::now());
+    let (mut cache, now) = (ViewCache::default(), Instant::now());
     for second in 0..100 {
         let later = now + Duration::from_secs(second);
         cache.insert(path("d"), directory(10), Term::unwatched(later));
@@ -247,7 +247,7 @@ fn a_directory_listed_again_counts_once() {
 
 #[test]
 fn absences_are_bounded() {
-    let (mut cache, now) = (Cache::default(), Instant::now());
+    let (mut cache, now) = (ViewCache::default(), Instant::now());
     for number in 0..2 * MAX_ABSENT {
         cache.insert_absent(path(&number.to_string()), Term::unwatched(now));
     }
@@ -264,7 +264,7 @@ fn absences_are_bounded() {
 
 #[test]
 fn many_questions_about_a_listed_directory_make_a_listing_worth_it() {
-    let (mut cache, now) = (Cache::default(), Instant::now());
+    let (mut cache, now) = (ViewCache::default(), Instant::now());
     assert!(!cache.is_worth_listing(&path("unknown")));
     cache.insert(path("d"), directory(6_400), Term::unwatched(now));
     let questions = (1..).find(|_| cache.is_worth_listing(&path("d"))).unwrap();

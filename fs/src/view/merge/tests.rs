@@ -7,8 +7,8 @@ use tinyp2p_net::model::MAX_NAME_BYTES;
 
 use super::*;
 
-fn member(seed: u8, name: &str) -> Arc<Member> {
-    Arc::new(Member {
+fn member(seed: u8, name: &str) -> Arc<MemberRef> {
+    Arc::new(MemberRef {
         id: PeerId::from_bytes([seed; 32]),
         name: name.into(),
     })
@@ -410,7 +410,7 @@ fn entry() -> impl Strategy<Value = Entry> {
     )
 }
 
-fn network() -> impl Strategy<Value = Vec<(Arc<Member>, Vec<Entry>)>> {
+fn network() -> impl Strategy<Value = Vec<(Arc<MemberRef>, Vec<Entry>)>> {
     prop::collection::vec(prop::collection::vec(entry(), 0..8), 0..5).prop_map(|listings| {
         let unique = |entries: Vec<Entry>| {
             let by_name = entries.into_iter().map(|entry| (entry.name.clone(), entry));

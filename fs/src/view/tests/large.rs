@@ -28,7 +28,7 @@ fn fill(member: &MemoryPeer) {
 }
 
 /// All names are there, and those who do not count are these.
-fn list(view: &View, silent: &[&str]) -> Arc<Directory> {
+fn list(view: &View, silent: &[&str]) -> Arc<MergedDirectory> {
     let listing = view.list(&path("d"), within(SOON)).unwrap();
     assert!(listing.items.len() >= NAMES, "{}", listing.items.len());
     assert_eq!(

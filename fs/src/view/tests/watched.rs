@@ -4,7 +4,7 @@ use std::sync::Weak;
 
 use tinyp2p_net::model::PeerId;
 use tinyp2p_net::protocol::wire::{Change, Depth};
-use tinyp2p_net::query::subscriptions::{Listener, News};
+use tinyp2p_net::query::subscriptions::{ChangeListener, News};
 use tinyp2p_net::testing::MemoryPeer;
 
 use super::*;
@@ -143,7 +143,7 @@ fn a_second_walk_over_an_unchanged_tree_asks_nobody() {
             for item in &listing.items {
                 count += 1;
                 let found = view.find(&directory, &item.name, within(SOON)).unwrap();
-                assert!(matches!(found, Found::Item(_)));
+                assert!(matches!(found, NameLookup::Item(_)));
                 if item.kind == Kind::Directory {
                     pending.push(directory.join(&item.name).unwrap());
                 }
@@ -178,7 +178,7 @@ fn a_file_that_grows_all_the_time_costs_nobody_who_looks_at_others() {
 /// Tells a view what the followers of its network hear.
 struct Ear(View);
 
-impl Listener for Ear {
+impl ChangeListener for Ear {
     fn news(&self, member: PeerId, news: &News) {
         self.0.take_in(member, news);
     }
@@ -197,7 +197,7 @@ fn followed(behaviour: Behaviour) -> (Arc<MemoryNetwork>, Arc<Ear>, [Arc<MemoryP
     members[1].behave(behaviour);
     let view = View::new(Arc::clone(&network) as Arc<dyn Network>, None);
     let ear = Arc::new(Ear(view));
-    network.listen(Arc::downgrade(&ear) as Weak<dyn Listener>);
+    network.listen(Arc::downgrade(&ear) as Weak<dyn ChangeListener>);
     (network, ear, members)
 }
 

@@ -16,7 +16,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use super::Recent;
+use super::RecentFailures;
 use crate::fairness::SourceNetwork;
 use crate::model::PeerId;
 
@@ -42,7 +42,7 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// Why a run may not begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
+pub enum GuessRefusal {
     /// As many runs as allowed are under way; there is room as soon as one ends.
     Full,
     /// Too many failures; come back after this time.
@@ -77,9 +77,9 @@ enum Bucket {
 
 /// The failures and runs under way of one known key, or of all that are remembered.
 #[derive(Debug, Default)]
-struct Known {
+struct KeyRecord {
     in_flight: usize,
-    failures: Recent,
+    failures: RecentFailures,
 }
 
 /// The failures of all keys that have not proved the password, in all nodes of a state directory.
@@ -130,9 +130,9 @@ impl StrangerFailures {
 pub struct Inbound {
     strangers: StrangerFailures,
     in_flight: u32,
-    sources: HashMap<SourceNetwork, Recent>,
-    known: HashMap<PeerId, Known>,
-    remembered: Known,
+    sources: HashMap<SourceNetwork, RecentFailures>,
+    known: HashMap<PeerId, KeyRecord>,
+    remembered: KeyRecord,
     reported_at: Option<Instant>,
 }
 
@@ -155,7 +155,7 @@ impl Inbound {
         standing: CallerStanding,
         source: IpAddr,
         now: Instant,
-    ) -> Result<InboundRun, Refusal> {
+    ) -> Result<InboundRun, GuessRefusal> {
         let bucket = match standing {
             CallerStanding::Known => self.begin_known(caller, now)?,
             CallerStanding::Remembered if self.has_remembered(now) => self.begin_remembered(now)?,
@@ -166,14 +166,14 @@ impl Inbound {
         Ok(InboundRun { bucket, began: now })
     }
 
-    fn begin_known(&mut self, caller: PeerId, now: Instant) -> Result<Bucket, Refusal> {
+    fn begin_known(&mut self, caller: PeerId, now: Instant) -> Result<Bucket, GuessRefusal> {
         let known = self.known.entry(caller).or_default();
         let wait = known.failures.wait(KNOWN_LIMIT, KNOWN_WINDOW, now);
         if !wait.is_zero() {
-            return Err(Refusal::Later(wait));
+            return Err(GuessRefusal::Later(wait));
         }
         if known.failures.count(KNOWN_WINDOW, now) + known.in_flight >= KNOWN_LIMIT {
-            return Err(Refusal::Full);
+            return Err(GuessRefusal::Full);
         }
         known.in_flight += 1;
         Ok(Bucket::Known(caller))
@@ -183,16 +183,20 @@ impl Inbound {
         self.remembered.failures.count(KNOWN_WINDOW, now) < KNOWN_LIMIT
     }
 
-    fn begin_remembered(&mut self, now: Instant) -> Result<Bucket, Refusal> {
+    fn begin_remembered(&mut self, now: Instant) -> Result<Bucket, GuessRefusal> {
         let remembered = &mut self.remembered;
         if remembered.failures.count(KNOWN_WINDOW, now) + remembered.in_flight >= KNOWN_LIMIT {
-            return Err(Refusal::Full);
+            return Err(GuessRefusal::Full);
         }
         remembered.in_flight += 1;
         Ok(Bucket::Remembered)
     }
 
-    fn begin_unknown(&mut self, source: SourceNetwork, now: Instant) -> Result<Bucket, Refusal> {
+    fn begin_unknown(
+        &mut self,
+        source: SourceNetwork,
+        now: Instant,
+    ) -> Result<Bucket, GuessRefusal> {
         self.strangers.decay(now);
         let by_source = self
             .sources
@@ -203,7 +207,7 @@ impl Inbound {
         });
         let wait = by_source.max(by_gap);
         if !wait.is_zero() {
-            return Err(Refusal::Later(wait));
+            return Err(GuessRefusal::Later(wait));
         }
         let room = if self.strangers.count < ESCALATE_AT {
             MAX_IN_FLIGHT
@@ -211,7 +215,7 @@ impl Inbound {
             1
         };
         if self.in_flight >= room {
-            return Err(Refusal::Full);
+            return Err(GuessRefusal::Full);
         }
         self.in_flight += 1;
         Ok(Bucket::Unknown(source))
@@ -303,7 +307,7 @@ mod tests {
         Ipv4Addr::from_bits(0x0a00_0000 + number).into()
     }
 
-    fn stranger(table: &mut Inbound, from: u32, now: Instant) -> Result<InboundRun, Refusal> {
+    fn stranger(table: &mut Inbound, from: u32, now: Instant) -> Result<InboundRun, GuessRefusal> {
         table.begin(key(1), CallerStanding::Unknown, source(from), now)
     }
 
@@ -342,7 +346,7 @@ mod tests {
                 let early = now + gap - SECOND;
                 assert_eq!(
                     stranger(&mut table, 1, early).unwrap_err(),
-                    Refusal::Later(SECOND)
+                    GuessRefusal::Later(SECOND)
                 );
             }
             assert!(stranger(&mut table, 1, now + gap).is_ok(), "F = {failures}");
@@ -368,14 +372,17 @@ mod tests {
             .filter_map(|from| stranger(&mut table, from, now).ok())
             .collect();
         assert_eq!(runs.len(), 8);
-        assert_eq!(stranger(&mut table, 200, now).unwrap_err(), Refusal::Full);
+        assert_eq!(
+            stranger(&mut table, 200, now).unwrap_err(),
+            GuessRefusal::Full
+        );
         for run in runs {
             table.end(run, false, now);
         }
         assert_eq!(table.failures(now), 8);
         assert!(matches!(
             stranger(&mut table, 200, now),
-            Err(Refusal::Later(_))
+            Err(GuessRefusal::Later(_))
         ));
     }
 
@@ -385,7 +392,10 @@ mod tests {
         let mut table = after(3, now);
         let later = now + Duration::from_secs(10);
         let run = stranger(&mut table, 1, later).unwrap();
-        assert_eq!(stranger(&mut table, 2, later).unwrap_err(), Refusal::Full);
+        assert_eq!(
+            stranger(&mut table, 2, later).unwrap_err(),
+            GuessRefusal::Full
+        );
         table.end(run, true, later);
         assert!(stranger(&mut table, 2, later).is_ok());
     }
@@ -416,7 +426,7 @@ mod tests {
             table.end(run, false, now);
             now += Duration::from_secs(10);
         }
-        let Err(Refusal::Later(wait)) = stranger(&mut table, 1, now) else {
+        let Err(GuessRefusal::Later(wait)) = stranger(&mut table, 1, now) else {
             panic!("a sixth guess from one source");
         };
         assert_eq!(now + wait, start + SOURCE_WINDOW);
@@ -444,13 +454,13 @@ mod tests {
             .filter_map(|_| member(&mut table, now).ok())
             .collect();
         assert_eq!(runs.len(), 10);
-        assert_eq!(member(&mut table, now).unwrap_err(), Refusal::Full);
+        assert_eq!(member(&mut table, now).unwrap_err(), GuessRefusal::Full);
         for run in runs {
             table.end(run, false, now);
         }
         assert_eq!(
             member(&mut table, now).unwrap_err(),
-            Refusal::Later(KNOWN_WINDOW)
+            GuessRefusal::Later(KNOWN_WINDOW)
         );
         // Neither other members nor strangers pay for it.
         assert!(
@@ -479,8 +489,8 @@ mod tests {
                     guesses[day as usize] += 1;
                     table.end(run, false, now);
                 }
-                Err(Refusal::Later(wait)) => now += wait,
-                Err(Refusal::Full) => unreachable!("runs end at once"),
+                Err(GuessRefusal::Later(wait)) => now += wait,
+                Err(GuessRefusal::Full) => unreachable!("runs end at once"),
             }
         }
         assert!(guesses[0] <= 156, "{guesses:?}");
@@ -510,7 +520,7 @@ mod tests {
         table.learn(all, now);
         assert_eq!(table.failures(now), 13);
         let wait = stranger(&mut table, 1, now).unwrap_err();
-        assert_eq!(wait, Refusal::Later(MAX_GAP));
+        assert_eq!(wait, GuessRefusal::Later(MAX_GAP));
         // What this node knows itself is not taken off its count.
         table.learn(StrangerFailures::default(), now);
         assert_eq!(table.failures(now), 13);
@@ -528,13 +538,16 @@ mod tests {
                 .filter_map(|n| begin(&mut table, n, now).ok())
                 .collect();
             assert_eq!(runs.len(), KNOWN_LIMIT, "round {round}");
-            assert_eq!(begin(&mut table, 1, now).unwrap_err(), Refusal::Full);
+            assert_eq!(begin(&mut table, 1, now).unwrap_err(), GuessRefusal::Full);
             for run in runs {
                 assert_eq!(table.end(run, round < 2, now), None);
             }
         }
         // Now they are like strangers.
-        assert!(matches!(begin(&mut table, 1, now), Err(Refusal::Later(_))));
+        assert!(matches!(
+            begin(&mut table, 1, now),
+            Err(GuessRefusal::Later(_))
+        ));
         let later = begin(&mut table, 1, now + KNOWN_WINDOW).unwrap();
         assert!(matches!(later.bucket, Bucket::Remembered));
         table.end(later, true, now + KNOWN_WINDOW);

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 
-use super::stamps::{Clocks, Reader, Stamps, Writer};
+use super::stamps::{Clocks, StampReader, StampWriter, Stamps};
 use crate::model::PeerId;
 
 /// How long a key is remembered after it proved the password.
@@ -53,7 +53,7 @@ impl RememberedKeys {
     }
 
     pub(super) fn encode(&self, clocks: &Clocks) -> Vec<u8> {
-        let mut writer = Writer(MAGIC.to_vec());
+        let mut writer = StampWriter(MAGIC.to_vec());
         Stamps::write(&mut writer, clocks);
         writer.number(self.0.len() as i64);
         for (key, at) in &self.0 {
@@ -71,7 +71,7 @@ impl RememberedKeys {
         if *checksum != *Sha256::digest(body) {
             return None;
         }
-        let mut reader = Reader(body.strip_prefix(MAGIC)?);
+        let mut reader = StampReader(body.strip_prefix(MAGIC)?);
         let stamps = Stamps::read(&mut reader, clocks)?;
         let count = usize::try_from(reader.number()?).ok()?;
         let mut keys = HashMap::new();

@@ -23,9 +23,9 @@ mod stamps;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-pub use inbound::{CallerStanding, Inbound, InboundRun, Refusal, StrangerFailures};
+pub use inbound::{CallerStanding, GuessRefusal, Inbound, InboundRun, StrangerFailures};
 pub use known_keys::RememberedKeys;
-pub use outbound::{AddressSource, Hold, Outbound, OutboundRun, Outcome, SpentGuesses};
+pub use outbound::{AddressSource, GuessOutcome, Hold, Outbound, OutboundRun, SpentGuesses};
 pub use record::GuessRecord;
 
 /// What all nodes of a state directory know together.
@@ -61,9 +61,9 @@ impl Guesses {
 
 /// The times of the latest failures within a sliding window.
 #[derive(Debug, Default)]
-struct Recent(VecDeque<Instant>);
+struct RecentFailures(VecDeque<Instant>);
 
-impl Recent {
+impl RecentFailures {
     /// Forgets what is older than `window`; how many are left.
     fn count(&mut self, window: Duration, now: Instant) -> usize {
         while let Some(first) = self.0.front()

@@ -151,18 +151,18 @@ impl SpentGuesses {
         Ok(())
     }
 
-    fn end(&mut self, number: u64, charge: Charge, outcome: Outcome, now: Instant) {
+    fn end(&mut self, number: u64, charge: Charge, outcome: GuessOutcome, now: Instant) {
         self.under_way.retain(|(_, held)| *held != number);
         match outcome {
-            Outcome::WrongPassword => self.failures.push((now, charge)),
-            Outcome::Paired => {
+            GuessOutcome::WrongPassword => self.failures.push((now, charge)),
+            GuessOutcome::Paired => {
                 let with_it = self
                     .failures
                     .iter_mut()
                     .filter(|(_, with)| is_same_network(*with, charge));
                 with_it.for_each(|(_, with)| *with &= IS_LINK);
             }
-            Outcome::Nothing => {}
+            GuessOutcome::Nothing => {}
         }
         self.expire(now);
         // More than the budget can only come from what could not be recorded when it began.
@@ -204,7 +204,7 @@ pub struct OutboundRun {
 
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum GuessOutcome {
     /// Both sides proved the password.
     Paired,
     /// The password did not fit: whoever answered has had its guess.
@@ -253,18 +253,18 @@ impl Outbound {
         &mut self,
         spent: &mut SpentGuesses,
         run: OutboundRun,
-        outcome: Outcome,
+        outcome: GuessOutcome,
         now: Instant,
     ) {
         if let Some((charge, number)) = run.charged {
             spent.end(number, charge, outcome, now);
         }
         match outcome {
-            Outcome::Paired => {
+            GuessOutcome::Paired => {
                 self.pauses.remove(&run.address);
             }
-            Outcome::WrongPassword => self.pause(run.address, now),
-            Outcome::Nothing => {}
+            GuessOutcome::WrongPassword => self.pause(run.address, now),
+            GuessOutcome::Nothing => {}
         }
     }
 
@@ -306,7 +306,7 @@ mod tests {
             self.table.begin(&mut self.spent, address, source, now)
         }
 
-        fn end(&mut self, run: OutboundRun, outcome: Outcome, now: Instant) {
+        fn end(&mut self, run: OutboundRun, outcome: GuessOutcome, now: Instant) {
             self.table.end(&mut self.spent, run, outcome, now);
         }
 
@@ -318,7 +318,7 @@ mod tests {
 
     fn fail(table: &mut Dialling, address: &str, source: AddressSource, now: Instant) {
         let run = table.begin(address, source, now).unwrap();
-        table.end(run, Outcome::WrongPassword, now);
+        table.end(run, GuessOutcome::WrongPassword, now);
     }
 
     #[test]
@@ -345,7 +345,7 @@ mod tests {
         let mut table = Dialling::default();
         fail(&mut table, "a:1", Heard, now);
         let run = table.begin("a:1", Heard, now + HOUR).unwrap();
-        table.end(run, Outcome::Paired, now + HOUR);
+        table.end(run, GuessOutcome::Paired, now + HOUR);
         fail(&mut table, "a:1", Heard, now + HOUR);
         assert!(table.begin("a:1", Heard, now + 2 * HOUR).is_ok());
     }
@@ -375,7 +375,7 @@ mod tests {
             .collect();
         assert_eq!(runs.len(), BUDGET);
         for run in runs {
-            table.end(run, Outcome::Paired, now);
+            table.end(run, GuessOutcome::Paired, now);
         }
         assert!(table.begin("fake.1:1", Heard, now).is_ok());
     }
@@ -386,7 +386,7 @@ mod tests {
         let mut table = Dialling::default();
         for _ in 0..100 {
             let run = table.begin("a:1", Heard, now).unwrap();
-            table.end(run, Outcome::Nothing, now);
+            table.end(run, GuessOutcome::Nothing, now);
         }
         assert!(table.begin("a:1", Heard, now).is_ok());
     }
@@ -416,7 +416,7 @@ mod tests {
             for number in 0..30 {
                 let address = format!("fake{start}.{number}:1");
                 if let Ok(run) = table.begin(&address, Heard, now) {
-                    table.end(run, Outcome::WrongPassword, now);
+                    table.end(run, GuessOutcome::WrongPassword, now);
                     guesses += 1;
                 }
             }
@@ -470,7 +470,7 @@ mod tests {
                 "b:1",
             ] {
                 let run = table.begin(new, Heard, now).unwrap();
-                table.end(run, Outcome::Nothing, now);
+                table.end(run, GuessOutcome::Nothing, now);
             }
         }
     }
@@ -486,7 +486,7 @@ mod tests {
         }
         assert_eq!(runs.len(), BUDGET / LINK_DIVISOR, "under way");
         for run in runs {
-            table.end(run, Outcome::WrongPassword, now);
+            table.end(run, GuessOutcome::WrongPassword, now);
         }
         let hold = table.begin("10.0.0.200:1", Link, now).unwrap_err();
         assert_eq!(hold, Hold::Budget(BUDGET_WINDOW));
@@ -506,7 +506,7 @@ mod tests {
             table.restart();
         }
         let run = table.begin("a:1", Heard, now).unwrap();
-        table.end(run, Outcome::Paired, now);
+        table.end(run, GuessOutcome::Paired, now);
         for _ in 0..NETWORK_LIMIT {
             table.restart();
             fail(&mut table, "a:1", Heard, now);

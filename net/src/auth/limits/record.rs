@@ -38,10 +38,10 @@ const RETRY: Duration = Duration::from_millis(2);
 
 /// The record of one state directory, or of one process if it has none. Clones share it.
 #[derive(Debug, Clone)]
-pub struct GuessRecord(Arc<Inner>);
+pub struct GuessRecord(Arc<GuessRecordState>);
 
 #[derive(Debug)]
-struct Inner {
+struct GuessRecordState {
     /// The directory, opened once; nothing is recorded without.
     directory: Option<OwnedFd>,
     path: PathBuf,
@@ -57,7 +57,7 @@ impl GuessRecord {
     pub fn open(state_dir: &Path) -> Self {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = rustix::fs::open(state_dir, flags, Mode::empty());
-        Self(Arc::new(Inner {
+        Self(Arc::new(GuessRecordState {
             directory: directory.ok(),
             path: state_dir.join(FILE_NAME),
             own: Mutex::new(Guesses::unrecorded(Instant::now())),
@@ -68,7 +68,7 @@ impl GuessRecord {
     /// One that ends with the process, with the full budget. For tests.
     #[cfg(any(test, feature = "testing"))]
     pub fn in_memory() -> Self {
-        Self(Arc::new(Inner {
+        Self(Arc::new(GuessRecordState {
             directory: None,
             path: PathBuf::new(),
             own: Mutex::default(),
@@ -124,7 +124,7 @@ fn read_known(file: &File) -> io::Result<(RememberedKeys, Clocks)> {
     Ok((known.unwrap_or_default(), clocks))
 }
 
-impl Inner {
+impl GuessRecordState {
     /// One of the files, checked, and locked until it is closed.
     fn locked(&self, name: &str) -> io::Result<File> {
         let directory = self.directory.as_ref().ok_or(io::ErrorKind::NotFound)?;
@@ -219,7 +219,7 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::{PermissionsExt, symlink};
 
-    use super::super::{AddressSource, Hold, Outbound, Outcome};
+    use super::super::{AddressSource, GuessOutcome, Hold, Outbound};
     use super::*;
 
     fn state() -> (tempfile::TempDir, PathBuf) {
@@ -235,7 +235,7 @@ mod tests {
             table.begin(&mut all.outbound, address, AddressSource::Heard, now)
         })?;
         record.update(|all, now| {
-            table.end(&mut all.outbound, run, Outcome::WrongPassword, now);
+            table.end(&mut all.outbound, run, GuessOutcome::WrongPassword, now);
         });
         Ok(())
     }

@@ -75,13 +75,13 @@ pub(super) struct Stamps {
 }
 
 impl Stamps {
-    pub(super) fn write(writer: &mut Writer, clocks: &Clocks) {
+    pub(super) fn write(writer: &mut StampWriter, clocks: &Clocks) {
         writer.0.extend(clocks.boot);
         writer.number(clocks.since_boot);
         writer.number(clocks.calendar);
     }
 
-    pub(super) fn read(reader: &mut Reader<'_>, clocks: &Clocks) -> Option<Self> {
+    pub(super) fn read(reader: &mut StampReader<'_>, clocks: &Clocks) -> Option<Self> {
         let (boot, rest) = reader.0.split_first_chunk::<16>()?;
         reader.0 = rest;
         let (written, calendar) = (reader.number()?, reader.number()?);
@@ -109,7 +109,7 @@ impl Stamps {
 pub(super) fn encode(guesses: &Guesses, clocks: &Clocks) -> [u8; LENGTH] {
     let stamp = |at: Instant| clocks.stamp(at);
     let optional = |at: Option<Instant>| at.map_or(i64::MIN, stamp);
-    let mut writer = Writer(Vec::with_capacity(LENGTH));
+    let mut writer = StampWriter(Vec::with_capacity(LENGTH));
     writer.0.extend(MAGIC);
     Stamps::write(&mut writer, clocks);
     let inbound = &guesses.inbound;
@@ -143,7 +143,7 @@ pub(super) fn decode(record: &[u8], clocks: &Clocks) -> Option<Guesses> {
     if *checksum != *Sha256::digest(body) {
         return None;
     }
-    let mut reader = Reader(body.strip_prefix(MAGIC)?);
+    let mut reader = StampReader(body.strip_prefix(MAGIC)?);
     let stamps = Stamps::read(&mut reader, clocks)?;
     let time = |stamp: i64| stamps.time(stamp, clocks);
     let optional = |stamp: i64| (stamp != i64::MIN).then(|| time(stamp))?;
@@ -177,17 +177,17 @@ pub(super) fn decode(record: &[u8], clocks: &Clocks) -> Option<Guesses> {
     Some(Guesses { inbound, outbound })
 }
 
-pub(super) struct Writer(pub(super) Vec<u8>);
+pub(super) struct StampWriter(pub(super) Vec<u8>);
 
-impl Writer {
+impl StampWriter {
     pub(super) fn number(&mut self, number: i64) {
         self.0.extend(number.to_le_bytes());
     }
 }
 
-pub(super) struct Reader<'a>(pub(super) &'a [u8]);
+pub(super) struct StampReader<'a>(pub(super) &'a [u8]);
 
-impl Reader<'_> {
+impl StampReader<'_> {
     pub(super) fn number(&mut self) -> Option<i64> {
         let (number, rest) = self.0.split_first_chunk::<8>()?;
         self.0 = rest;

@@ -22,8 +22,8 @@ fn meet(
     caller: (&Credentials, Binding),
     callee: (&Credentials, Binding),
     tamper: impl Fn(usize, &mut [u8]),
-) -> (Result<PeerId, Failure>, Option<PeerId>) {
-    let (state, mut m1) = Caller::start(caller.0, caller.1).unwrap();
+) -> (Result<PeerId, PairingFailure>, Option<PeerId>) {
+    let (state, mut m1) = PairingCaller::start(caller.0, caller.1).unwrap();
     tamper(1, &mut m1);
     let (answering, mut m2) = match Opening::read(&m1) {
         Ok(opening) => {
@@ -40,9 +40,9 @@ fn meet(
     tamper(3, &mut m3);
     let proved = answering.and_then(|state| state.receive(&m3));
     let mut m4 = [if proved.is_some() {
-        Status::Ok
+        PairingStatus::Ok
     } else {
-        Status::Refused
+        PairingStatus::Refused
     } as u8];
     tamper(4, &mut m4);
     (confirming.receive(m4), proved)
@@ -64,7 +64,7 @@ fn two_passwords_admit_neither_and_no_m3_is_made() {
     let (caller, callee) = meet((&a, binding()), (&b, binding()), |number, _| {
         assert!(number < 3, "a caller with the wrong password goes away");
     });
-    assert_eq!(caller, Err(Failure::WrongPassword));
+    assert_eq!(caller, Err(PairingFailure::WrongPassword));
     assert_eq!(callee, None);
 }
 
@@ -88,9 +88,9 @@ fn every_part_of_the_binding_binds() {
     let (a, b) = (credentials(1), credentials(1));
     for other in others {
         let (caller, callee) = meet((&a, other.clone()), (&b, binding()), untouched);
-        assert_eq!((caller, callee), (Err(Failure::WrongPassword), None));
+        assert_eq!((caller, callee), (Err(PairingFailure::WrongPassword), None));
         let (caller, callee) = meet((&a, binding()), (&b, other), untouched);
-        assert_eq!((caller, callee), (Err(Failure::WrongPassword), None));
+        assert_eq!((caller, callee), (Err(PairingFailure::WrongPassword), None));
     }
 }
 
@@ -101,7 +101,7 @@ fn a_record_is_worth_nothing_at_another_node() {
     let misplaced = Credentials::new(Stretched::for_tests(1), stranger).unwrap();
     let a = credentials(1);
     let (caller, callee) = meet((&a, binding()), (&misplaced, binding()), untouched);
-    assert_eq!((caller, callee), (Err(Failure::WrongPassword), None));
+    assert_eq!((caller, callee), (Err(PairingFailure::WrongPassword), None));
 }
 
 #[test]
@@ -126,8 +126,8 @@ fn frames_of_another_run_do_not_fit() {
 #[test]
 fn a_reflected_opening_is_refused() {
     let a = credentials(1);
-    let (caller, m1) = Caller::start(&a, binding()).unwrap();
-    let mut m2 = refusal(Status::Ok, 0);
+    let (caller, m1) = PairingCaller::start(&a, binding()).unwrap();
+    let mut m2 = refusal(PairingStatus::Ok, 0);
     m2[3..3 + KE1_BYTES].copy_from_slice(&m1[1..]);
     assert!(caller.receive(&m2).is_err());
 }
@@ -136,26 +136,41 @@ fn a_reflected_opening_is_refused() {
 fn each_refusal_has_its_meaning() {
     let a = credentials(1);
     let end = |m2: M2| {
-        let (caller, _) = Caller::start(&a, binding()).unwrap();
+        let (caller, _) = PairingCaller::start(&a, binding()).unwrap();
         caller.receive(&m2).err().unwrap()
     };
-    assert_eq!(end(refusal(Status::Refused, 600)), Failure::Later(600));
-    assert_eq!(end(refusal(Status::Refused, 0)), Failure::Later(1));
-    assert_eq!(end(refusal(Status::BadMessage, 0)), Failure::BadMessage);
-    assert_eq!(end(refusal(Status::Yourself, 0)), Failure::Yourself);
-    assert_eq!(end(refusal(Status::Ok, 0)), Failure::BadMessage);
-    assert_eq!(end([0xff; size_of::<M2>()]), Failure::BadMessage);
+    assert_eq!(
+        end(refusal(PairingStatus::Refused, 600)),
+        PairingFailure::Later(600)
+    );
+    assert_eq!(
+        end(refusal(PairingStatus::Refused, 0)),
+        PairingFailure::Later(1)
+    );
+    assert_eq!(
+        end(refusal(PairingStatus::BadMessage, 0)),
+        PairingFailure::BadMessage
+    );
+    assert_eq!(
+        end(refusal(PairingStatus::Yourself, 0)),
+        PairingFailure::Yourself
+    );
+    assert_eq!(
+        end(refusal(PairingStatus::Ok, 0)),
+        PairingFailure::BadMessage
+    );
+    assert_eq!(end([0xff; size_of::<M2>()]), PairingFailure::BadMessage);
 }
 
 #[test]
 fn another_version_is_a_bad_message() {
     let a = credentials(1);
-    let (_, m1) = Caller::start(&a, binding()).unwrap();
+    let (_, m1) = PairingCaller::start(&a, binding()).unwrap();
     assert!(Opening::read(&m1).is_ok());
     for version in (0..=255).filter(|version| *version != VERSION) {
         let mut other = m1;
         other[0] = version;
-        assert_eq!(Opening::read(&other).err(), Some(Status::BadMessage));
+        assert_eq!(Opening::read(&other).err(), Some(PairingStatus::BadMessage));
     }
 }
 
@@ -164,7 +179,7 @@ fn the_identity_element_is_no_message() {
     // All-zero bytes are ristretto255's encoding of it.
     let mut m1 = [0; size_of::<M1>()];
     m1[0] = VERSION;
-    assert_eq!(Opening::read(&m1).err(), Some(Status::BadMessage));
+    assert_eq!(Opening::read(&m1).err(), Some(PairingStatus::BadMessage));
 }
 
 proptest! {
@@ -194,7 +209,7 @@ proptest! {
         let mut m2: M2 = bytes.try_into().unwrap();
         m2[0] = status;
         let a = credentials(1);
-        let (caller, _) = Caller::start(&a, binding()).unwrap();
+        let (caller, _) = PairingCaller::start(&a, binding()).unwrap();
         prop_assert!(caller.receive(&m2).is_err());
     }
 
@@ -208,14 +223,14 @@ proptest! {
                 frame.copy_from_slice(&bytes);
             }
         });
-        prop_assert_eq!(caller, Err(Failure::Refused));
+        prop_assert_eq!(caller, Err(PairingFailure::Refused));
         prop_assert_eq!(callee, None);
     }
 
     #[test]
     fn any_byte_but_zero_as_m4_admits_nobody(byte in 1u8..) {
         let confirming = Confirming { callee: binding().callee };
-        prop_assert_eq!(confirming.receive([byte]), Err(Failure::Refused));
+        prop_assert_eq!(confirming.receive([byte]), Err(PairingFailure::Refused));
     }
 
     #[test]

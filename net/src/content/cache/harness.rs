@@ -4,14 +4,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::Cache;
-use crate::content::merkle::{BLOCK, SUBTREE_BLOCKS, Tree, TreeHasher, Verified};
+use super::DiskCache;
+use crate::content::merkle::{BLOCK, HashTree, SUBTREE_BLOCKS, TreeHasher, Verified};
 use crate::model::ContentId;
 
 /// Some content, to be kept in parts.
 pub(crate) struct Content {
     pub(crate) bytes: Vec<u8>,
-    pub(crate) tree: Tree,
+    pub(crate) tree: HashTree,
 }
 
 pub(crate) fn content(size: usize, seed: u8) -> Content {
@@ -36,7 +36,7 @@ impl Content {
         }
     }
 
-    pub(crate) fn put(&self, cache: &Cache, first: u64, blocks: u64) {
+    pub(crate) fn put(&self, cache: &DiskCache, first: u64, blocks: u64) {
         let (start, end) = (first * BLOCK, self.size().min((first + blocks) * BLOCK));
         let subtree = self.tree.subtree(first / SUBTREE_BLOCKS).unwrap();
         let leaves = subtree.prove(self.id()).unwrap();
@@ -45,7 +45,7 @@ impl Content {
         cache.put(&leaves, part);
     }
 
-    pub(crate) fn piece(&self, cache: &Cache, first: u64) -> Option<Vec<u8>> {
+    pub(crate) fn piece(&self, cache: &DiskCache, first: u64) -> Option<Vec<u8>> {
         cache.get(self.id(), first, 8).map(Verified::into_inner)
     }
 }
@@ -58,18 +58,18 @@ pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-pub(crate) fn open(directory: &Path, size: u64) -> Cache {
+pub(crate) fn open(directory: &Path, size: u64) -> DiskCache {
     // The lock of a cache that was just dropped is free once its writer has ended.
     let mut cache = None;
     eventually("the lock is free", || {
-        cache = Cache::open(directory, size).unwrap();
+        cache = DiskCache::open(directory, size).unwrap();
         cache.is_some()
     });
     cache.unwrap()
 }
 
 /// Ends the cache in `directory`, so that whoever opens it next gets it.
-pub(crate) fn close(cache: Cache, directory: &Path) {
+pub(crate) fn close(cache: DiskCache, directory: &Path) {
     drop(cache);
     let path = file(directory, "lock");
     eventually("the lock is free", || {

@@ -6,21 +6,21 @@
 use std::collections::HashMap;
 
 /// The slots of one slab file.
-pub(super) struct Index {
+pub(super) struct SlabIndex {
     by_key: HashMap<u64, u32>,
-    slots: Vec<Slot>,
+    slots: Vec<SlabSlot>,
     free: Vec<u32>,
     hand: usize,
     capacity: u32,
 }
 
 #[derive(Clone, Copy)]
-struct Slot {
+struct SlabSlot {
     key: Option<u64>,
     used: bool,
 }
 
-impl Index {
+impl SlabIndex {
     /// An index of at most `capacity` slots, none of which exists yet.
     pub(super) fn new(capacity: u32) -> Self {
         Self {
@@ -45,13 +45,13 @@ impl Index {
     }
 
     /// A slot to write to: a free one, a new one at the end, or the one to give up. Nothing points
-    /// to it until [`Index::fill`]. `None` only when there is no room for a single slot.
+    /// to it until [`SlabIndex::fill`]. `None` only when there is no room for a single slot.
     pub(super) fn take(&mut self) -> Option<u32> {
         if let Some(slot) = self.free.pop() {
             return Some(slot);
         }
         if (self.slots.len() as u64) < u64::from(self.capacity) {
-            self.slots.push(Slot {
+            self.slots.push(SlabSlot {
                 key: None,
                 used: false,
             });
@@ -78,7 +78,7 @@ impl Index {
 
     /// Says that `slot`, taken before, holds `key` now.
     pub(super) fn fill(&mut self, slot: u32, key: u64) {
-        self.slots[slot as usize] = Slot {
+        self.slots[slot as usize] = SlabSlot {
             key: Some(key),
             used: false,
         };
@@ -107,11 +107,11 @@ impl Index {
     }
 
     /// Claims the slots of a file that was there before, so that nothing is written to them until
-    /// [`Index::found`] says what they hold.
+    /// [`SlabIndex::found`] says what they hold.
     pub(super) fn reserve(&mut self, slots: u32) {
         self.slots.resize(
             slots.min(self.capacity) as usize,
-            Slot {
+            SlabSlot {
                 key: None,
                 used: false,
             },
@@ -136,7 +136,7 @@ mod tests {
 
     #[test]
     fn what_was_used_lately_outlives_what_was_not() {
-        let mut index = Index::new(3);
+        let mut index = SlabIndex::new(3);
         for key in [1, 2, 3] {
             let slot = index.take().unwrap();
             index.fill(slot, key);
@@ -153,7 +153,7 @@ mod tests {
 
     #[test]
     fn slots_of_an_old_file_are_not_written_before_they_are_known() {
-        let mut index = Index::new(3);
+        let mut index = SlabIndex::new(3);
         index.reserve(2);
         assert_eq!(index.take(), Some(2));
         assert_eq!(index.take(), None);
@@ -169,7 +169,7 @@ mod tests {
         fn every_key_has_a_slot_of_its_own(
             capacity in 1_u32..20, steps in prop::collection::vec((0_u8..3, 0_u64..40), 1..200),
         ) {
-            let mut index = Index::new(capacity);
+            let mut index = SlabIndex::new(capacity);
             for (action, key) in steps {
                 match action {
                     0 => if let Some(slot) = index.take() {

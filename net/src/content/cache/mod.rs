@@ -57,13 +57,13 @@ const LOOK: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_secs(30);
 
 /// The cache of one process.
-pub struct Cache {
-    store: Arc<Store>,
+pub struct DiskCache {
+    store: Arc<SlabStore>,
     writes: SyncSender<Write>,
     writer: Thread,
 }
 
-struct Store {
+struct SlabStore {
     directory: PathBuf,
     /// The most bytes that the files may take.
     size: u64,
@@ -79,7 +79,7 @@ struct Write {
     content: Arc<dyn AsRef<[u8]> + Send + Sync>,
 }
 
-impl Cache {
+impl DiskCache {
     /// Opens the cache in `directory`, which is created if need be, with at most `size` bytes.
     /// `Ok(None)` when another process has it.
     pub fn open(directory: &Path, size: u64) -> Result<Option<Self>, Error> {
@@ -89,7 +89,7 @@ impl Cache {
         let Some(disk) = disk.map(Arc::new) else {
             return Ok(None);
         };
-        let store = Arc::new(Store {
+        let store = Arc::new(SlabStore {
             directory: directory.to_owned(),
             size,
             disk: RwLock::new(Some(Arc::clone(&disk))),
@@ -172,7 +172,7 @@ impl Cache {
         };
         let write = Write {
             header,
-            content: Arc::new(Content(bytes)),
+            content: Arc::new(ProvenBytes(bytes)),
         };
         // A full queue means that the disk is slower than the network: then less is kept.
         let (backlog, length) = (&self.store.backlog, range.len());
@@ -202,22 +202,22 @@ impl Cache {
     }
 }
 
-impl Drop for Cache {
+impl Drop for DiskCache {
     fn drop(&mut self) {
         self.store.stopped.store(true, Ordering::Relaxed);
     }
 }
 
 /// Lets the writer hold proven bytes without knowing what they lie in.
-struct Content<B>(Arc<Verified<B>>);
+struct ProvenBytes<B>(Arc<Verified<B>>);
 
-impl<B: std::ops::Deref<Target = [u8]>> AsRef<[u8]> for Content<B> {
+impl<B: std::ops::Deref<Target = [u8]>> AsRef<[u8]> for ProvenBytes<B> {
     fn as_ref(&self) -> &[u8] {
         &self.0
     }
 }
 
-impl Store {
+impl SlabStore {
     fn disk(&self) -> Option<Arc<Disk>> {
         self.disk.read().clone()
     }

@@ -11,7 +11,7 @@ use std::path::Path;
 use parking_lot::Mutex;
 use rustix::io::pwritev;
 
-use super::index::Index;
+use super::index::SlabIndex;
 use super::own_file;
 use super::slot::{HEADER, Header, first_block, key};
 use crate::content::merkle::{BLOCK, Verified};
@@ -22,7 +22,7 @@ pub(super) struct Slab {
     file: File,
     /// Blocks of content in a slot.
     pub(super) span: u64,
-    index: Mutex<Index>,
+    index: Mutex<SlabIndex>,
     /// The slots that were there at start, which [`Slab::scan`] has to look at.
     old_slots: u32,
 }
@@ -39,7 +39,7 @@ impl Slab {
             .unwrap_or(u32::MAX)
             .min(capacity);
         file.set_len(u64::from(old_slots) * slot_bytes)?;
-        let mut index = Index::new(capacity);
+        let mut index = SlabIndex::new(capacity);
         index.reserve(old_slots);
         Ok(Self {
             file,

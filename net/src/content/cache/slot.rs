@@ -94,7 +94,7 @@ impl Header {
 
     /// Reads a header; `None` for anything that [`Header::encode`] did not write.
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
-        let mut fields = Fields(bytes.get(..HEADER)?);
+        let mut fields = SlotFields(bytes.get(..HEADER)?);
         if fields.take::<8>()? != *MAGIC {
             return None;
         }
@@ -131,9 +131,9 @@ fn checksum(fields: &[u8]) -> [u8; CHECKSUM] {
     digest.first_chunk().copied().unwrap_or_default()
 }
 
-struct Fields<'a>(&'a [u8]);
+struct SlotFields<'a>(&'a [u8]);
 
-impl Fields<'_> {
+impl SlotFields<'_> {
     fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
         let (field, rest) = self.0.split_first_chunk::<N>()?;
         self.0 = rest;

@@ -4,11 +4,11 @@
 //! root and is proven against it, and nothing is dropped from the cache for being asked for wrongly.
 
 use super::slot::Header;
-use super::{Cache, PIECE_BLOCKS};
+use super::{DiskCache, PIECE_BLOCKS};
 use crate::content::merkle::{BLOCK, Subtree};
 use crate::model::{ByteRange, Root};
 
-impl Cache {
+impl DiskCache {
     /// The size in bytes of the content of `root`, if `block` of it is here. It is exact if the last
     /// block is here, too. Otherwise only the number of blocks was proven, and the size is the one that
     /// the member listed from which `block` came: wrong by less than a block at most.
@@ -41,7 +41,7 @@ impl Cache {
     }
 
     /// The leaves of `span` blocks of `root` from block `first` on (as in
-    /// [`Tree::subtree`](crate::content::merkle::Tree::subtree), and narrower), proven, if
+    /// [`Tree::subtree`](crate::content::merkle::HashTree::subtree), and narrower), proven, if
     /// every block that the content has there is here.
     pub fn hashes(&self, root: Root, first: u64, span: u64) -> Option<Subtree> {
         let start = self.slot(root, first)?;

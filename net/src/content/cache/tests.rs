@@ -154,7 +154,9 @@ fn foreign_files_are_left_alone_and_a_strange_cache_file_is_an_error() {
         file(directory.path(), "large"),
     )
     .unwrap();
-    eventually("an error", || Cache::open(directory.path(), MIB).is_err());
+    eventually("an error", || {
+        DiskCache::open(directory.path(), MIB).is_err()
+    });
     assert_eq!(
         fs::read(directory.path().join("precious")).unwrap(),
         b"mine"
@@ -165,7 +167,7 @@ fn foreign_files_are_left_alone_and_a_strange_cache_file_is_an_error() {
 fn a_second_process_does_without() {
     let directory = tempfile::tempdir().unwrap();
     let _first = open(directory.path(), MIB);
-    assert!(Cache::open(directory.path(), MIB).unwrap().is_none());
+    assert!(DiskCache::open(directory.path(), MIB).unwrap().is_none());
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::config::READ_DEADLINE;
-use crate::content::cache::Cache;
+use crate::content::cache::DiskCache;
 use crate::download::{Download, Engine, Source};
 use crate::error::Error;
 use crate::model::Attributes;
@@ -58,7 +58,7 @@ fn content(number: usize) -> Vec<u8> {
     (0..size).map(|at| (at * 31 + number) as u8).collect()
 }
 
-fn rig(members: u8, rooted: bool, cache: Option<Arc<Cache>>) -> Rig {
+fn rig(members: u8, rooted: bool, cache: Option<Arc<DiskCache>>) -> Rig {
     let peers: Vec<_> = (1..=members)
         .map(|seed| Arc::new(MemoryPeer::new(seed)))
         .collect();
@@ -221,7 +221,11 @@ fn a_file_in_a_batch_that_its_member_may_not_read_is_not_asked_for_again() {
 #[test]
 fn a_member_that_lies_is_blamed_and_the_files_come_from_another() {
     let directory = tempfile::tempdir().unwrap();
-    let cache = Arc::new(Cache::open(directory.path(), 64 << 20).unwrap().unwrap());
+    let cache = Arc::new(
+        DiskCache::open(directory.path(), 64 << 20)
+            .unwrap()
+            .unwrap(),
+    );
     let rig = rig(2, true, Some(Arc::clone(&cache)));
     rig.peers[0].behave(Behaviour::Lying);
     for number in 0..60 {
@@ -391,7 +395,11 @@ fn what_is_in_memory_is_counted_and_given_back() {
 #[test]
 fn what_came_in_a_batch_goes_to_the_disk_and_is_not_fetched_again() {
     let directory = tempfile::tempdir().unwrap();
-    let cache = Arc::new(Cache::open(directory.path(), 256 << 20).unwrap().unwrap());
+    let cache = Arc::new(
+        DiskCache::open(directory.path(), 256 << 20)
+            .unwrap()
+            .unwrap(),
+    );
     let rig = rig(1, true, Some(Arc::clone(&cache)));
     let deadline = Instant::now() + Duration::from_secs(20);
     for number in 0..60 {

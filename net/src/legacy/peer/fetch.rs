@@ -11,15 +11,15 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::super::client::Allowance;
-use super::super::store::Writer;
+use super::super::client::ContentsLimits;
+use super::super::store::ContentWriter;
 use super::super::wire::longest_document;
 use super::names::Fetched;
-use super::{Inner, State};
+use super::{LegacyPeerState, State};
 use crate::content::merkle::TreeHasher;
 use crate::error::Error;
 use crate::model::{Attributes, Name};
-use crate::peer::Need;
+use crate::peer::Purpose;
 
 /// Whoever opens a file and is told to come back finds the fetching going on for this long, as long as something comes.
 const COME_BACK: Duration = Duration::from_secs(60);
@@ -46,7 +46,7 @@ const MAX_LOOK: u64 = 64 << 20;
 /// A download that is under way.
 pub(super) struct Fetch {
     name: Name,
-    need: Need,
+    need: Purpose,
     wanted_until: Mutex<Instant>,
     /// Somebody waits for the bytes of another file.
     has_rival: AtomicBool,
@@ -62,25 +62,25 @@ pub(super) struct Looks {
 }
 
 /// What there is to do for somebody who needs a file.
-enum Step {
+enum FetchStep {
     /// Nothing: this is what is known, and all that will be.
     Known(Attributes),
     /// To wait for this one, which may be of another file; meanwhile that is what is known.
     Await(Arc<Fetch>, Attributes),
 }
 
-impl Inner {
+impl LegacyPeerState {
     /// What [`Whole::measure`](crate::peer::Whole::measure) does, of a file at the top.
     pub(super) fn measure(
         self: &Arc<Self>,
         name: &Name,
-        need: Need,
+        need: Purpose,
         deadline: Instant,
     ) -> Result<Attributes, Error> {
         loop {
             let (fetch, known) = match self.step(name, need, deadline)? {
-                Step::Known(attributes) => return Ok(attributes),
-                Step::Await(fetch, known) => (fetch, known),
+                FetchStep::Known(attributes) => return Ok(attributes),
+                FetchStep::Await(fetch, known) => (fetch, known),
             };
             let is_ours = fetch.serves(name, need);
             if is_ours {
@@ -88,8 +88,8 @@ impl Inner {
             }
             let outcome = fetch.ended_by(deadline);
             match (outcome, need) {
-                (Some(Err(error)), Need::Bytes) if is_ours => return Err(error),
-                (Some(Err(error)), Need::Size) if is_ours => {
+                (Some(Err(error)), Purpose::Bytes) if is_ours => return Err(error),
+                (Some(Err(error)), Purpose::Size) if is_ours => {
                     return match error {
                         Error::NotFound { .. } | Error::Refused { .. } => Err(error),
                         // Not known yet is all that there is to say.
@@ -97,13 +97,18 @@ impl Inner {
                     };
                 }
                 (Some(_), _) if Instant::now() < deadline => {}
-                (_, Need::Size) => return Ok(known),
-                (_, Need::Bytes) => return Err(self.unfinished()),
+                (_, Purpose::Size) => return Ok(known),
+                (_, Purpose::Bytes) => return Err(self.unfinished()),
             }
         }
     }
 
-    fn step(self: &Arc<Self>, name: &Name, need: Need, deadline: Instant) -> Result<Step, Error> {
+    fn step(
+        self: &Arc<Self>,
+        name: &Name,
+        need: Purpose,
+        deadline: Instant,
+    ) -> Result<FetchStep, Error> {
         let mut state = self.state.lock();
         if !state.names.files.contains_key(name) {
             drop(state);
@@ -116,13 +121,13 @@ impl Inner {
         let known = seen.attributes();
         let may_look =
             || !seen.is_long(now) && state.looks.may_go_on(now) && deadline > now + MIN_LOOK;
-        if seen.suffices(need, now) || (need == Need::Size && !may_look()) {
-            return Ok(Step::Known(known));
+        if seen.suffices(need, now) || (need == Purpose::Size && !may_look()) {
+            return Ok(FetchStep::Known(known));
         }
         let fetch = match &state.fetch {
             // Whoever only looks does not wait for somebody else's file.
-            Some(other) if need == Need::Size && other.name != *name => {
-                return Ok(Step::Known(known));
+            Some(other) if need == Purpose::Size && other.name != *name => {
+                return Ok(FetchStep::Known(known));
             }
             Some(fetch) => {
                 if fetch.name != *name {
@@ -132,7 +137,7 @@ impl Inner {
             }
             None => self.begin(&mut state, name, need, deadline)?,
         };
-        Ok(Step::Await(fetch, known))
+        Ok(FetchStep::Await(fetch, known))
     }
 
     /// Starts to fetch `name`.
@@ -140,7 +145,7 @@ impl Inner {
         self: &Arc<Self>,
         state: &mut State,
         name: &Name,
-        need: Need,
+        need: Purpose,
         deadline: Instant,
     ) -> Result<Arc<Fetch>, Error> {
         let fetch = Arc::new(Fetch {
@@ -155,7 +160,7 @@ impl Inner {
         // The state is locked here, so what ends a fetch must not be made before there is a thread.
         std::thread::Builder::new()
             .name("fetch-2004".into())
-            .spawn(move || Landing::of(inner, fetched).run())
+            .spawn(move || FetchGuard::of(inner, fetched).run())
             .map_err(|error| Error::local("starting a thread", error))?;
         state.fetch = Some(Arc::clone(&fetch));
         Ok(fetch)
@@ -170,10 +175,10 @@ impl Inner {
         let name = &fetch.name;
         let most = self.store.most();
         let (document, begin) = match fetch.need {
-            Need::Size => (MAX_LOOK, fetch.wanted_until()),
-            Need::Bytes => (longest_document(most), begun + FIRST_BYTE),
+            Purpose::Size => (MAX_LOOK, fetch.wanted_until()),
+            Purpose::Bytes => (longest_document(most), begun + FIRST_BYTE),
         };
-        let allowance = Allowance {
+        let allowance = ContentsLimits {
             most,
             document,
             begin,
@@ -181,7 +186,7 @@ impl Inner {
         };
         let writer = self.store.begin();
         let writer = writer.map_err(|error| Error::local(format!("keeping {name}"), error))?;
-        let mut keeper = Keeper {
+        let mut keeper = FetchSink {
             writer,
             hasher: TreeHasher::default(),
         };
@@ -211,12 +216,12 @@ impl Inner {
 }
 
 /// Where a file goes as it comes.
-struct Keeper {
-    writer: Writer,
+struct FetchSink {
+    writer: ContentWriter,
     hasher: TreeHasher,
 }
 
-impl Write for Keeper {
+impl Write for FetchSink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.writer.append(bytes)?;
         self.hasher.update(bytes);
@@ -231,14 +236,14 @@ impl Write for Keeper {
 impl Fetch {
     /// True if its end is what somebody waits for who has this `need` of `name`. What is fetched for its size alone may be
     /// given up; then the bytes are fetched anew.
-    fn serves(&self, name: &Name, need: Need) -> bool {
-        self.name == *name && (need == Need::Size || self.need == Need::Bytes)
+    fn serves(&self, name: &Name, need: Purpose) -> bool {
+        self.name == *name && (need == Purpose::Size || self.need == Purpose::Bytes)
     }
 
-    fn want_until(&self, need: Need, deadline: Instant) {
+    fn want_until(&self, need: Purpose, deadline: Instant) {
         let until = match need {
-            Need::Size => deadline,
-            Need::Bytes => deadline + COME_BACK,
+            Purpose::Size => deadline,
+            Purpose::Bytes => deadline + COME_BACK,
         };
         let mut wanted_until = self.wanted_until.lock();
         *wanted_until = until.max(*wanted_until);
@@ -250,7 +255,7 @@ impl Fetch {
 
     fn is_wanted(&self) -> bool {
         let later = match self.need {
-            Need::Bytes if !self.has_rival.load(Ordering::Relaxed) => COME_BACK_LATER,
+            Purpose::Bytes if !self.has_rival.load(Ordering::Relaxed) => COME_BACK_LATER,
             _ => Duration::ZERO,
         };
         Instant::now() < self.wanted_until() + later
@@ -267,14 +272,14 @@ impl Fetch {
 }
 
 /// Ends a fetch when it is dropped, so that nobody waits for one that panicked.
-struct Landing {
-    inner: Arc<Inner>,
+struct FetchGuard {
+    inner: Arc<LegacyPeerState>,
     fetch: Arc<Fetch>,
     outcome: Result<Fetched, Error>,
 }
 
-impl Landing {
-    fn of(inner: Arc<Inner>, fetch: Arc<Fetch>) -> Self {
+impl FetchGuard {
+    fn of(inner: Arc<LegacyPeerState>, fetch: Arc<Fetch>) -> Self {
         let outcome = Err(inner.timeout());
         Self {
             inner,
@@ -287,13 +292,13 @@ impl Landing {
         let begun = Instant::now();
         self.outcome = self.inner.bring(&self.fetch);
         let mut state = self.inner.state.lock();
-        if self.fetch.need == Need::Size {
+        if self.fetch.need == Purpose::Size {
             state.looks.spend(begun.elapsed(), Instant::now());
         }
     }
 }
 
-impl Drop for Landing {
+impl Drop for FetchGuard {
     fn drop(&mut self) {
         let gone = Err(self.inner.timeout());
         let outcome = std::mem::replace(&mut self.outcome, gone);
@@ -317,7 +322,7 @@ impl Drop for Landing {
                     (Error::NotFound { .. }, Some(seen)) => seen.is_unreadable(now),
                     // Too large, given up, or too slow.
                     (Error::Local { .. } | Error::Timeout { .. }, Some(seen))
-                        if self.fetch.need == Need::Size =>
+                        if self.fetch.need == Purpose::Size =>
                     {
                         seen.took_long(now);
                     }

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use sha2::{Digest, Sha256};
 
 use super::super::Url;
-use super::super::store::Kept;
+use super::super::store::KeptFile;
 use crate::model::{Attributes, Kind, Mode, Name, Root, UnixTime, Version};
-use crate::peer::Need;
+use crate::peer::Purpose;
 use crate::protocol::xmlrpc::is_xml_char;
 
 /// A content that was fetched is that of the file for at least this long: nobody tells when it changes.
@@ -28,14 +28,14 @@ const DIRECTORY: Duration = Duration::from_secs(600);
 const LONG: Duration = Duration::from_secs(60);
 
 /// The names of one server.
-pub(super) struct Names {
-    pub(super) files: BTreeMap<Name, Seen>,
+pub(super) struct ServerNames {
+    pub(super) files: BTreeMap<Name, SeenName>,
     /// When they last were others than before, nanoseconds since 1970.
     pub(super) mtime: UnixTime,
 }
 
 /// What is known of one name.
-pub(super) struct Seen {
+pub(super) struct SeenName {
     /// When it was first seen, or last seen with other contents; nanoseconds since 1970.
     mtime: UnixTime,
     /// Another one for each other content.
@@ -53,12 +53,12 @@ pub(super) struct Fetched {
     pub(super) size: u64,
     /// `None` for an empty file.
     pub(super) root: Option<Root>,
-    pub(super) kept: Arc<Kept>,
+    pub(super) kept: Arc<KeptFile>,
     pub(super) when: Instant,
     pub(super) took: Duration,
 }
 
-impl Default for Names {
+impl Default for ServerNames {
     fn default() -> Self {
         Self {
             files: BTreeMap::new(),
@@ -67,7 +67,7 @@ impl Default for Names {
     }
 }
 
-impl Names {
+impl ServerNames {
     /// These are the names at `url` now. Returns how many are no plain names of files, and left out.
     pub(super) fn take_in(&mut self, url: &Url, names: Vec<Vec<u8>>) -> usize {
         let count = names.len();
@@ -82,7 +82,7 @@ impl Names {
         for name in names {
             self.files.entry(name).or_insert_with_key(|name| {
                 is_new = true;
-                Seen::new(version_of(url, name, now), now)
+                SeenName::new(version_of(url, name, now), now)
             });
         }
         if is_new {
@@ -99,14 +99,14 @@ impl Names {
     }
 
     /// What can be read, as far as is known.
-    pub(super) fn readable(&self, now: Instant) -> impl Iterator<Item = (&Name, &Seen)> {
+    pub(super) fn readable(&self, now: Instant) -> impl Iterator<Item = (&Name, &SeenName)> {
         self.files
             .iter()
             .filter(move |(_, seen)| seen.is_readable(now))
     }
 }
 
-impl Seen {
+impl SeenName {
     fn new(version: Version, mtime: UnixTime) -> Self {
         Self {
             mtime,
@@ -146,10 +146,10 @@ impl Seen {
     }
 
     /// True if what is known is all that one needs.
-    pub(super) fn suffices(&self, need: Need, now: Instant) -> bool {
+    pub(super) fn suffices(&self, need: Purpose, now: Instant) -> bool {
         self.fetched.as_ref().is_some_and(|fetched| match need {
-            Need::Size => true,
-            Need::Bytes => fetched.is_fresh(now) && fetched.kept.open().is_some(),
+            Purpose::Size => true,
+            Purpose::Bytes => fetched.is_fresh(now) && fetched.kept.open().is_some(),
         })
     }
 

@@ -2,22 +2,22 @@ use super::super::twin::Twin;
 use super::names::FRESH;
 use super::*;
 use crate::config::CALL_DEADLINE;
-use crate::content::merkle::{Tree, TreeHasher};
+use crate::content::merkle::{HashTree, TreeHasher};
 use crate::model::ContentId;
 use crate::peer::{Room, list, search, stat};
 use crate::transport::dial::TcpDialer;
 
 struct Setup {
     twin: Twin,
-    peer: OldPeer,
+    peer: LegacyPeer,
     _directory: tempfile::TempDir,
 }
 
 fn setup_with(twin: Twin, limit: u64) -> Setup {
     let directory = tempfile::tempdir().unwrap();
-    let store = Store::open(Some(directory.path()), Some(limit)).unwrap();
-    let caller = Caller::new(twin.url(), twin.token(), Arc::new(TcpDialer::default()));
-    let peer = OldPeer::new(caller, store, Box::new(|_| ()));
+    let store = LegacyStore::open(Some(directory.path()), Some(limit)).unwrap();
+    let caller = LegacyClient::new(twin.url(), twin.token(), Arc::new(TcpDialer::default()));
+    let peer = LegacyPeer::new(caller, store, Box::new(|_| ()));
     Setup {
         twin,
         peer,
@@ -42,7 +42,7 @@ impl Setup {
         stat(&self.peer, &path(name), soon()).unwrap().answer
     }
 
-    fn measure(&self, name: &str, need: Need) -> Result<Attributes, Error> {
+    fn measure(&self, name: &str, need: Purpose) -> Result<Attributes, Error> {
         self.peer.measure(&path(name), need, soon())
     }
 
@@ -80,13 +80,13 @@ fn names_come_without_sizes_until_a_file_was_fetched() {
     assert_eq!(setup.names(), ["a", "b"]);
     let before = setup.attributes("a").unwrap();
     assert_eq!((before.size, before.root), (Attributes::UNKNOWN_SIZE, None));
-    let known = setup.measure("a", Need::Size).unwrap();
+    let known = setup.measure("a", Purpose::Size).unwrap();
     assert_eq!((known.size, known.version), (10, before.version));
     let mut hasher = TreeHasher::default();
     hasher.update(b"0123456789");
-    assert_eq!(known.root, hasher.finish().as_ref().map(Tree::root));
+    assert_eq!(known.root, hasher.finish().as_ref().map(HashTree::root));
     assert_eq!(setup.attributes("a"), Some(known));
-    let empty = setup.measure("b", Need::Bytes).unwrap();
+    let empty = setup.measure("b", Purpose::Bytes).unwrap();
     assert_eq!((empty.size, empty.root), (0, None));
     assert_eq!(setup.attributes("missing"), None);
     assert_eq!(setup.attributes("a/b"), None);
@@ -100,7 +100,7 @@ fn a_file_is_read_byte_for_byte_and_proven_by_its_own_hashes() {
     let setup = setup();
     let bytes: Vec<u8> = (0..=255).cycle().take(1_000_000).collect();
     setup.twin.put("bin", &bytes);
-    let attributes = setup.measure("bin", Need::Bytes).unwrap();
+    let attributes = setup.measure("bin", Purpose::Bytes).unwrap();
     assert_eq!(setup.read("bin", attributes).unwrap(), bytes);
     let request = HashesRequest {
         root: attributes.root.unwrap(),
@@ -122,9 +122,13 @@ fn a_file_is_read_byte_for_byte_and_proven_by_its_own_hashes() {
 fn other_contents_have_another_version_and_are_never_mixed() {
     let setup = setup();
     setup.twin.put("x", b"old");
-    let old = setup.measure("x", Need::Bytes).unwrap();
+    let old = setup.measure("x", Purpose::Bytes).unwrap();
     setup.twin.put("x", b"newer");
-    assert_eq!(setup.measure("x", Need::Bytes).unwrap(), old, "still fresh");
+    assert_eq!(
+        setup.measure("x", Purpose::Bytes).unwrap(),
+        old,
+        "still fresh"
+    );
     let age = |setup: &Setup| {
         let mut state = setup.peer.inner.state.lock();
         let seen = state.names.files.values_mut().next().unwrap();
@@ -132,11 +136,11 @@ fn other_contents_have_another_version_and_are_never_mixed() {
     };
     age(&setup);
     assert_eq!(
-        setup.measure("x", Need::Size).unwrap(),
+        setup.measure("x", Purpose::Size).unwrap(),
         old,
         "a size is not worth it"
     );
-    let new = setup.measure("x", Need::Bytes).unwrap();
+    let new = setup.measure("x", Purpose::Bytes).unwrap();
     assert_ne!(new.version, old.version);
     assert_eq!(
         (new.size, setup.read("x", new).unwrap()),
@@ -146,7 +150,7 @@ fn other_contents_have_another_version_and_are_never_mixed() {
     assert!(matches!(error, Error::Changed { .. }), "{error}");
     age(&setup);
     assert_eq!(
-        setup.measure("x", Need::Bytes).unwrap(),
+        setup.measure("x", Purpose::Bytes).unwrap(),
         new,
         "fetched again, and the same"
     );
@@ -173,7 +177,7 @@ fn names_that_are_not_plain_are_left_out() {
     setup.twin.put("good one", b"1");
     assert_eq!(setup.names(), ["good one"]);
     for name in ["a/b", ".hidden"] {
-        let error = setup.measure(name, Need::Bytes).unwrap_err();
+        let error = setup.measure(name, Purpose::Bytes).unwrap_err();
         assert!(matches!(error, Error::NotFound { .. }), "{error}");
     }
     assert_eq!(setup.twin.asked().0, 0, "nothing else was asked for");
@@ -194,7 +198,7 @@ fn what_cannot_be_read_is_left_out_for_a_while() {
     setup.twin.put("dir", b"1");
     assert_eq!(setup.names(), ["dir"]);
     setup.twin.remove("dir");
-    let error = setup.measure("dir", Need::Size).unwrap_err();
+    let error = setup.measure("dir", Purpose::Size).unwrap_err();
     assert!(matches!(error, Error::NotFound { .. }), "{error}");
     assert_eq!(setup.names(), Vec::<String>::new());
     assert_eq!(setup.attributes("dir"), None);
@@ -209,7 +213,7 @@ fn what_had_to_go_for_other_files_is_fetched_again() {
     }
     let known = files
         .each_ref()
-        .map(|(name, _)| setup.measure(name, Need::Bytes).unwrap());
+        .map(|(name, _)| setup.measure(name, Purpose::Bytes).unwrap());
     for ((name, bytes), known) in files.iter().zip(known) {
         assert_eq!(setup.read(name, known).unwrap(), *bytes);
     }
@@ -217,7 +221,7 @@ fn what_had_to_go_for_other_files_is_fetched_again() {
     assert_eq!(setup.twin.asked().0, 6);
     setup.twin.put("large", &vec![0; 200_000]);
     setup.forget_names();
-    let error = setup.measure("large", Need::Bytes).unwrap_err();
+    let error = setup.measure("large", Purpose::Bytes).unwrap_err();
     assert!(error.to_string().contains("larger than"), "{error}");
 }
 
@@ -227,7 +231,7 @@ fn many_who_want_one_file_make_one_call() {
     setup.twin.put("x", &vec![7; 3_000_000]);
     std::thread::scope(|scope| {
         for _ in 0..8 {
-            scope.spawn(|| assert_eq!(setup.measure("x", Need::Bytes).unwrap().size, 3_000_000));
+            scope.spawn(|| assert_eq!(setup.measure("x", Purpose::Bytes).unwrap().size, 3_000_000));
         }
     });
     assert_eq!(setup.twin.asked(), (1, 1));
@@ -258,7 +262,7 @@ impl Setup {
     /// Asks for the bytes and is told to come back.
     fn begin_to_fetch(&self, name: &str) {
         let deadline = Instant::now() + Duration::from_millis(200);
-        let error = self.peer.measure(&path(name), Need::Bytes, deadline);
+        let error = self.peer.measure(&path(name), Purpose::Bytes, deadline);
         let error = error.unwrap_err();
         assert!(matches!(error, Error::Unfinished { .. }), "{error}");
     }
@@ -279,12 +283,12 @@ fn a_file_that_does_not_come_in_time_is_still_on_its_way() {
     let deadline = Instant::now() + Duration::from_millis(400);
     let looked = setup
         .peer
-        .measure(&path("x"), Need::Size, deadline)
+        .measure(&path("x"), Purpose::Size, deadline)
         .unwrap();
     assert_eq!(looked.size, Attributes::UNKNOWN_SIZE);
     eventually("what nobody waits for ends", || setup.is_idle());
     let begun = Instant::now();
-    setup.measure("x", Need::Size).unwrap();
+    setup.measure("x", Purpose::Size).unwrap();
     let took = begun.elapsed();
     assert!(
         took < Duration::from_secs(1),
@@ -300,7 +304,7 @@ fn whoever_only_looks_does_not_wait_for_another_file() {
     let setup = stuck(&["large", "other"]);
     setup.begin_to_fetch("large");
     let begun = Instant::now();
-    let looked = setup.measure("other", Need::Size).unwrap();
+    let looked = setup.measure("other", Purpose::Size).unwrap();
     assert_eq!(looked.size, Attributes::UNKNOWN_SIZE);
     assert!(begun.elapsed() < Duration::from_secs(1));
 }
@@ -309,14 +313,14 @@ fn whoever_only_looks_does_not_wait_for_another_file() {
 fn what_took_long_to_fetch_is_not_fetched_again_soon() {
     let setup = setup();
     setup.twin.put("x", b"film");
-    let known = setup.measure("x", Need::Bytes).unwrap();
+    let known = setup.measure("x", Purpose::Bytes).unwrap();
     let mut state = setup.peer.inner.state.lock();
     let seen = state.names.files.values_mut().next().unwrap();
     let fetched = seen.fetched.as_mut().unwrap();
     fetched.took = Duration::from_secs(60);
     fetched.when = Instant::now().checked_sub(10 * FRESH).unwrap();
     drop(state);
-    assert_eq!(setup.measure("x", Need::Bytes).unwrap(), known);
+    assert_eq!(setup.measure("x", Purpose::Bytes).unwrap(), known);
     assert_eq!(setup.twin.asked().0, 1);
 }
 
@@ -326,9 +330,9 @@ fn contents_that_had_to_go_are_fetched_again_for_their_hashes() {
     for (name, byte) in [("a", 1), ("b", 2), ("c", 3)] {
         setup.twin.put(name, &vec![byte; 130_000]);
     }
-    let known = setup.measure("a", Need::Bytes).unwrap();
+    let known = setup.measure("a", Purpose::Bytes).unwrap();
     for name in ["b", "c"] {
-        setup.measure(name, Need::Bytes).unwrap();
+        setup.measure(name, Purpose::Bytes).unwrap();
     }
     let request = HashesRequest {
         root: known.root.unwrap(),

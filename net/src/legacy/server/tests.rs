@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::config::ShareConfig;
-use crate::legacy::Key;
+use crate::legacy::TokenKey;
 use crate::legacy::error::WireError;
 use crate::legacy::wire::{decode_contents, decode_names, decode_servers, encode_call};
 
@@ -29,7 +29,7 @@ impl Node {
             hidden: true,
             excluded: Vec::new(),
         });
-        let legacy = Legacy::new(Key::new(b"pw"), Vec::new());
+        let legacy = Legacy::new(TokenKey::new(b"pw"), Vec::new());
         legacy.announce(vec![url("http://box:8080")]);
         Self {
             legacy,
@@ -44,7 +44,7 @@ impl Node {
 
     /// The document that a client gets who calls this node by `at`.
     fn call(&self, at: &str, operation: &Operation) -> Vec<u8> {
-        let call = encode_call(&Key::new(b"pw").token(&url(at)), operation);
+        let call = encode_call(&TokenKey::new(b"pw").token(&url(at)), operation);
         let local = LOCAL.parse().unwrap();
         let accepted = match self.legacy.accept(&call, local, PORT) {
             Ok(accepted) => accepted,
@@ -54,8 +54,8 @@ impl Node {
             .legacy
             .answer(Some(&self.share), &accepted, local, Instant::now())
         {
-            Answer::Document(document) => document,
-            Answer::Contents(form, file) => whole(form, &file),
+            LegacyResponse::Document(document) => document,
+            LegacyResponse::Contents(form, file) => whole(form, &file),
         }
     }
 
@@ -191,9 +191,9 @@ fn without_the_right_token_there_is_nothing() {
     let local = LOCAL.parse().unwrap();
     for token in [
         String::new(),
-        Key::new(b"other").token(&url(AT)),
-        Key::new(b"pw").token(&url("http://elsewhere:8080")),
-        Key::new(b"pw").token(&url("http://127.0.0.1:8081")),
+        TokenKey::new(b"other").token(&url(AT)),
+        TokenKey::new(b"pw").token(&url("http://elsewhere:8080")),
+        TokenKey::new(b"pw").token(&url("http://127.0.0.1:8081")),
     ] {
         for operation in [
             Operation::Servers(vec![b"http://x:1".to_vec()]),
@@ -255,7 +255,7 @@ fn callers_from_elsewhere_hear_and_tell_nothing_of_this_hosts_own_addresses() {
     };
     let remote = "10.0.0.7".parse().unwrap();
     let answer = node.legacy.answer(None, &call, remote, Instant::now());
-    let Answer::Document(document) = answer else {
+    let LegacyResponse::Document(document) = answer else {
         panic!("{answer:?}");
     };
     let told = wire::decode_servers(&document[..]).unwrap();
@@ -275,7 +275,7 @@ fn who_shares_nothing_has_an_empty_list() {
             .legacy
             .answer(None, &call, LOCAL.parse().unwrap(), Instant::now())
         {
-            Answer::Document(document) => document,
+            LegacyResponse::Document(document) => document,
             other => panic!("{other:?}"),
         }
     };
@@ -295,7 +295,7 @@ fn a_file_too_large_for_clients_of_2004_is_a_fault() {
         let file = fs::File::create(node.directory.path().join("big")).unwrap();
         file.set_len(size).unwrap();
         let call = encode_call(
-            &Key::new(b"pw").token(&url(AT)),
+            &TokenKey::new(b"pw").token(&url(AT)),
             &Operation::Contents(b"big".to_vec()),
         );
         let local = LOCAL.parse().unwrap();
@@ -303,8 +303,8 @@ fn a_file_too_large_for_clients_of_2004_is_a_fault() {
         let share = Some(&node.share);
         node.legacy.answer(share, &accepted, local, Instant::now())
     };
-    assert!(matches!(kind(MAX_CONTENTS), Answer::Contents(..)));
-    let Answer::Document(document) = kind(MAX_CONTENTS + 1) else {
+    assert!(matches!(kind(MAX_CONTENTS), LegacyResponse::Contents(..)));
+    let LegacyResponse::Document(document) = kind(MAX_CONTENTS + 1) else {
         panic!("it would be sent");
     };
     assert!(

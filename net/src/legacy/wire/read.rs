@@ -74,12 +74,12 @@ pub(super) fn damaged() -> WireError {
 
 /// A document being read: each method expects to stand behind the start tag of what it reads, and leaves off
 /// behind the matching end tag.
-pub(super) struct Reader<R> {
+pub(super) struct LegacyReader<R> {
     tags: Tags<R>,
     values: usize,
 }
 
-impl<R: BufRead> Reader<R> {
+impl<R: BufRead> LegacyReader<R> {
     pub(super) fn new(source: R, most: u64) -> Self {
         Self {
             tags: Tags::new(source, most),

@@ -166,7 +166,7 @@ fn recorded_calls_of_a_python_2_client_are_read_as_what_was_asked() {
         |urls: &[&str]| Operation::Servers(urls.iter().map(|url| url[..].into()).collect());
     let contents = |name: &[u8]| Operation::Contents(name.to_owned());
     let url = ["http://192.0.2.7:15204".parse().unwrap()];
-    let key = crate::legacy::Key::new(b"pw");
+    let key = crate::legacy::TokenKey::new(b"pw");
     for (recorded, expected) in [
         (
             recorded!("call-0-one"),
@@ -319,12 +319,12 @@ fn the_example_in_protocol_md_is_a_call_with_its_token() {
     let call = decode_call(document.as_bytes()).unwrap();
     assert_eq!(call.operation, Ok(Operation::Names("txt".to_owned())));
     let url = ["http://192.0.2.7:15204".parse().unwrap()];
-    let key = crate::legacy::Key::new(b"pw");
+    let key = crate::legacy::TokenKey::new(b"pw");
     assert_eq!(key.made_for(&call.token, &url), Some(&url[0]));
 }
 
 /// A call as Python 2's `xmlrpclib` writes it.
-fn call(params: &str) -> Result<Call, WireError> {
+fn call(params: &str) -> Result<LegacyCall, WireError> {
     let document = format!(
         "<?xml version='1.0'?>\n<methodCall>\n<methodName>f</methodName>\n<params>\n<param>\n<value><string>0a</string></value>\n</param>\n{params}</params>\n</methodCall>\n"
     );
@@ -386,7 +386,7 @@ fn what_is_no_call_is_refused() {
 
 #[test]
 fn each_bound_is_named_when_it_is_exceeded() {
-    let limit = |result: Result<Call, WireError>| match result {
+    let limit = |result: Result<LegacyCall, WireError>| match result {
         Err(WireError::Limit { what, .. }) => what,
         other => panic!("{other:?}"),
     };
@@ -470,11 +470,11 @@ proptest! {
             prop_assert_eq!(contents_in_pieces(&document, piece).unwrap(), bytes);
             if form != Form::Base64 {
                 // What is not base64 is XML as others read it, too.
-                let read = xmlrpc::read_response(&document, &xmlrpc::Limits {
+                let read = xmlrpc::read_response(&document, &xmlrpc::DocumentLimits {
                     bytes: 1 << 20, depth: 1, values: 1, string_bytes: 1 << 20, members: 1,
                 });
                 let text = std::str::from_utf8(bytes).unwrap();
-                prop_assert_eq!(read, Ok(xmlrpc::Outcome::Returned(text.into())));
+                prop_assert_eq!(read, Ok(xmlrpc::MethodResponse::Returned(text.into())));
             }
         }
     }

@@ -52,7 +52,7 @@ const REST: Duration = Duration::from_millis(20);
 const TURN: usize = 32;
 
 /// Told who was announced, and where. True when that node is in contact already.
-pub(crate) type Found = Arc<dyn Fn(&Sighting) -> bool + Send + Sync>;
+pub(crate) type OnSighting = Arc<dyn Fn(&Sighting) -> bool + Send + Sync>;
 
 /// Announces this node and listens for others, until stopped.
 pub(crate) struct Discovery {
@@ -69,7 +69,7 @@ impl Discovery {
     /// # Errors
     /// [`Error::Local`] when there are no threads or file descriptors left. That multicast does
     /// not work on some interface is not an error.
-    pub(crate) fn start(me: PeerId, port: u16, found: Found) -> Result<Self, Error> {
+    pub(crate) fn start(me: PeerId, port: u16, found: OnSighting) -> Result<Self, Error> {
         let failed = |why: io::Error| Error::local("finding members on the local network", why);
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
         let wake = Arc::new(wake.map_err(|why| failed(why.into()))?);
@@ -119,7 +119,7 @@ struct DiscoveryThread {
     endpoint: MdnsEndpoint,
     sockets: MulticastSockets,
     taken: TokenBucket,
-    found: Found,
+    found: OnSighting,
     wake: Arc<OwnedFd>,
     stop: Receiver<()>,
 }

@@ -72,7 +72,7 @@ struct InstanceKey {
 type HostRecords<'a> = (usize, Vec<(&'a DnsRecord, IpAddr)>);
 
 #[derive(Clone, Copy, Debug)]
-struct HostAddress {
+struct NeighbourAddress {
     ip: IpAddr,
     /// It is the sender's own.
     is_source: bool,
@@ -88,7 +88,7 @@ struct ServiceInstance {
     target: Option<(DnsName, u16)>,
     /// Who it is, once that was said; `None` inside when it is no node of this protocol.
     id: Option<Option<PeerId>>,
-    addresses: Vec<HostAddress>,
+    addresses: Vec<NeighbourAddress>,
     /// What was reported, and when.
     reported: Option<(Located, Instant)>,
     is_changed: bool,
@@ -137,13 +137,13 @@ impl ServiceInstance {
         // One message may hold several addresses, each of which replaces what was there before
         // (RFC 6762, section 10.2).
         let is_old = |at: Instant| at + Duration::from_secs(1) < now;
-        let replaced = |held: &HostAddress| {
+        let replaced = |held: &NeighbourAddress| {
             record.is_unique && is_old(held.heard) && held.ip.is_ipv4() == ip.is_ipv4()
         };
         self.addresses
             .retain(|held| held.ip != ip && !replaced(held));
         if record.ttl > 0 && self.addresses.len() < MAX_ADDRESSES {
-            self.addresses.push(HostAddress {
+            self.addresses.push(NeighbourAddress {
                 ip,
                 is_source,
                 heard: now,

@@ -1,7 +1,7 @@
 //! Who is a member, who is there, and what to do next: the decisions of membership, without IO
 //! and without a clock.
 //!
-//! Workers take a [`Task`] from [`Table::next`], do it, and report what came of it. Two kinds of
+//! Workers take a [`WorkerTask`] from [`MemberTable::next`], do it, and report what came of it. Two kinds of
 //! work exist. Addresses of the [book](super::book) are dialled until a member answers there; a
 //! member that is connected gets a hello every few seconds, which proves it alive, keeps the
 //! connection warm, and tells both sides whom the other knows.
@@ -24,7 +24,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::book::Book;
-use super::candidate::{Belief, Owner, Setback, Teller};
+use super::candidate::{AddressOrigin, Belief, DialFailure, OwnerCertainty};
 use super::crowd;
 use super::mdns::Sighting;
 use crate::auth::AddressSource;
@@ -64,8 +64,8 @@ const SAVE_DELAY: Duration = Duration::from_secs(2);
 
 /// What a worker is to do.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum Task {
-    /// Connect, pair if need be, and exchange hellos; report by [`Table::dialled`].
+pub(crate) enum WorkerTask {
+    /// Connect, pair if need be, and exchange hellos; report by [`MemberTable::dialled`].
     Dial {
         /// Where.
         address: Address,
@@ -74,7 +74,7 @@ pub(crate) enum Task {
         /// How this node came by it.
         source: AddressSource,
     },
-    /// Exchange hellos over the connection to a member; report by [`Table::greeted`].
+    /// Exchange hellos over the connection to a member; report by [`MemberTable::greeted`].
     Hello {
         /// To whom.
         id: PeerId,
@@ -89,7 +89,7 @@ pub(crate) enum Task {
 
 /// What people may want to know; each is reported once.
 #[derive(Clone, Debug)]
-pub(crate) enum Event {
+pub(crate) enum MembershipEvent {
     /// A member was reached for the first time.
     Joined(PeerId, String, Address),
     /// A member that was away was reached.
@@ -99,7 +99,7 @@ pub(crate) enum Event {
     /// A member was not heard of for so long that it was forgotten.
     Forgotten(PeerId, String),
     /// An address could not be used.
-    Failed(Address, Error, Setback),
+    Failed(Address, Error, DialFailure),
 }
 
 /// What is to become of the connection that a task used.
@@ -119,11 +119,11 @@ enum State {
 }
 
 #[derive(Debug)]
-struct Entry {
+struct KnownMember {
     name: String,
     state: State,
     /// Where it was last reached, or called from.
-    network: Network,
+    network: AddressBlock,
     /// Where the connection leads; `None` when there is none to probe.
     address: Option<Address>,
     /// The last sign of life.
@@ -148,7 +148,7 @@ struct Entry {
 
 /// What one party has many places in at little cost.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(crate) enum Network {
+pub(crate) enum AddressBlock {
     /// An IPv4 address, or a site of IPv6.
     Numbers(SourceNetwork),
     /// Host names: who has one has as many as he likes.
@@ -157,7 +157,7 @@ pub(crate) enum Network {
     Typed,
 }
 
-impl Network {
+impl AddressBlock {
     /// Of a caller.
     pub(crate) fn of_ip(ip: IpAddr) -> Self {
         Self::Numbers(SourceNetwork::of(ip).site())
@@ -169,7 +169,7 @@ impl Network {
     }
 }
 
-impl Entry {
+impl KnownMember {
     /// Nothing is lost that is not heard of again: it was never reached, or does not answer.
     fn may_go(&self) -> bool {
         let is_away = self.state == State::Suspect && self.away;
@@ -184,11 +184,11 @@ impl Entry {
 
 /// The state of membership at one node.
 #[derive(Debug)]
-pub(crate) struct Table {
+pub(crate) struct MemberTable {
     me: PeerId,
     book: Book,
-    members: HashMap<PeerId, Entry>,
-    events: Vec<Event>,
+    members: HashMap<PeerId, KnownMember>,
+    events: Vec<MembershipEvent>,
     /// How many workers each class of work occupies.
     lanes: [usize; CLASSES],
     save_due: Option<Instant>,
@@ -196,7 +196,7 @@ pub(crate) struct Table {
     revision: u64,
 }
 
-impl Table {
+impl MemberTable {
     /// An empty table of the node `me`.
     pub(crate) fn new(me: PeerId, now: Instant) -> Self {
         Self {
@@ -217,8 +217,14 @@ impl Table {
     }
 
     /// `teller` says that `id` is at `address`, in its one spelling.
-    pub(crate) fn heard(&mut self, address: Address, id: PeerId, teller: Teller, now: Instant) {
-        if id == self.me || teller == Teller::Member(id) {
+    pub(crate) fn heard(
+        &mut self,
+        address: Address,
+        id: PeerId,
+        teller: AddressOrigin,
+        now: Instant,
+    ) {
+        if id == self.me || teller == AddressOrigin::Member(id) {
             return;
         }
         let owner = self.owner_of(&address);
@@ -238,7 +244,7 @@ impl Table {
                 let owner = self.owner_of(address);
                 self.book.claim_from_source(address, id, owner, now);
             } else {
-                self.heard(address.clone(), id, Teller::Link, now);
+                self.heard(address.clone(), id, AddressOrigin::Link, now);
             }
             if !sighting.is_repeated {
                 self.book.nudge(address, now);
@@ -284,7 +290,7 @@ impl Table {
         &mut self,
         id: PeerId,
         name: &str,
-        network: Network,
+        network: AddressBlock,
         addresses: &[Address],
         now: Instant,
     ) {
@@ -320,7 +326,7 @@ impl Table {
     pub(crate) fn declared(&mut self, id: PeerId, addresses: &[Address], now: Instant) {
         for address in addresses.iter().take(MemberRecord::MAX_ADDRESSES) {
             let owner = self.owner_of(address);
-            let (claim, teller) = (Belief::Declared(id), Teller::Member(id));
+            let (claim, teller) = (Belief::Declared(id), AddressOrigin::Member(id));
             self.book.claim(address, claim, teller, owner, now);
         }
     }
@@ -331,11 +337,11 @@ impl Table {
     }
 
     /// Where a member is that answered at `address`.
-    fn network_of(&self, address: &Address) -> Network {
+    fn network_of(&self, address: &Address) -> AddressBlock {
         if self.book.get(address).is_some_and(|c| c.named.is_some()) {
-            Network::Typed
+            AddressBlock::Typed
         } else {
-            Network::of_address(address)
+            AddressBlock::of_address(address)
         }
     }
 
@@ -344,13 +350,13 @@ impl Table {
         &mut self,
         id: PeerId,
         name: &str,
-        network: Network,
+        network: AddressBlock,
         now: Instant,
     ) -> Option<State> {
         if !self.members.contains_key(&id) && !self.make_room(network, now) {
             return None;
         }
-        let entry = self.members.entry(id).or_insert_with(|| Entry {
+        let entry = self.members.entry(id).or_insert_with(|| KnownMember {
             name: name.to_owned(),
             state: State::Unreached,
             network,
@@ -378,8 +384,8 @@ impl Table {
     /// go. Whoever is in contact stays. Of the others, the network with the most members loses
     /// first one that was never reached, then one that does not answer any more; and a network that has its
     /// share makes room itself.
-    fn make_room(&mut self, network: Network, now: Instant) -> bool {
-        let theirs = |entry: &Entry| entry.network == network;
+    fn make_room(&mut self, network: AddressBlock, now: Instant) -> bool {
+        let theirs = |entry: &KnownMember| entry.network == network;
         let has_share = self.has_share(network);
         if !has_share && self.members.len() < Hello::MAX_MEMBERS {
             return true;
@@ -401,15 +407,15 @@ impl Table {
     }
 
     /// True if `network` has as many members as it may have.
-    fn has_share(&self, network: Network) -> bool {
+    fn has_share(&self, network: AddressBlock) -> bool {
         let entries = self.members.values();
         let count = entries.filter(|entry| entry.network == network).count();
-        network != Network::Typed && count >= MAX_FROM_NETWORK
+        network != AddressBlock::Typed && count >= MAX_FROM_NETWORK
     }
 
     fn forget(&mut self, id: PeerId, now: Instant) {
         if let Some(entry) = self.members.remove(&id) {
-            self.events.push(Event::Forgotten(id, entry.name));
+            self.events.push(MembershipEvent::Forgotten(id, entry.name));
         }
         self.book.forget(id, now);
     }
@@ -450,20 +456,20 @@ impl Table {
     }
 
     /// How sure it is that whoever is believed to be at `address` is there.
-    fn owner_of(&self, address: &Address) -> Owner {
+    fn owner_of(&self, address: &Address) -> OwnerCertainty {
         let Some(owner) = self.book.get(address).and_then(|c| c.belief.owner()) else {
-            return Owner::Absent;
+            return OwnerCertainty::Absent;
         };
         match self.members.get(&owner) {
-            _ if owner == self.me => Owner::Here,
+            _ if owner == self.me => OwnerCertainty::Here,
             Some(entry) if entry.state == State::Present => {
                 if entry.address.as_ref() == Some(address) {
-                    Owner::Here
+                    OwnerCertainty::Here
                 } else {
-                    Owner::Elsewhere
+                    OwnerCertainty::Elsewhere
                 }
             }
-            _ => Owner::Absent,
+            _ => OwnerCertainty::Absent,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Entry, Event, NEWS_DELAY, SAVE_DELAY, State, Table, Verdict};
+use super::{KnownMember, MemberTable, MembershipEvent, NEWS_DELAY, SAVE_DELAY, State, Verdict};
 use crate::concurrency::backoff::Backoff;
 use crate::error::Error;
 use crate::model::{Address, PeerId};
@@ -21,7 +21,7 @@ const OWN_TROUBLE: Duration = Duration::from_secs(2);
 const NEWS_GAP: Duration = Duration::from_secs(1);
 const NEWS_GAP_PER_MEMBER: Duration = Duration::from_millis(40);
 
-impl Table {
+impl MemberTable {
     /// What came of [`Task::Dial`]: who answered, and the name that it gives itself. `Keep` means
     /// that the new connection is the one to that member from now on.
     pub(crate) fn dialled(
@@ -38,8 +38,11 @@ impl Table {
             Ok((id, _)) if id == self.me => self.book.reached(address, self.me, now),
             Err(error) => {
                 let setback = self.book.failed(address, error, now);
-                self.events
-                    .push(Event::Failed(address.clone(), error.clone(), setback));
+                self.events.push(MembershipEvent::Failed(
+                    address.clone(),
+                    error.clone(),
+                    setback,
+                ));
             }
             Ok((id, name)) => {
                 let network = self.network_of(address);
@@ -93,8 +96,8 @@ impl Table {
             return;
         };
         self.events.push(match was {
-            State::Unreached => Event::Joined(id, name, address),
-            _ => Event::Back(id, name, address),
+            State::Unreached => MembershipEvent::Joined(id, name, address),
+            _ => MembershipEvent::Back(id, name, address),
         });
         self.save_due = self.save_due.or(Some(now + SAVE_DELAY));
         self.spread_news(id, now);
@@ -102,8 +105,9 @@ impl Table {
 
     /// Everybody who is here shall hear of `about` soon.
     fn spread_news(&mut self, about: PeerId, now: Instant) {
-        let others =
-            |(id, entry): &(&PeerId, &mut Entry)| **id != about && entry.state == State::Present;
+        let others = |(id, entry): &(&PeerId, &mut KnownMember)| {
+            **id != about && entry.state == State::Present
+        };
         let count = u32::try_from(self.members.len()).unwrap_or(u32::MAX);
         let gap = NEWS_GAP + NEWS_GAP_PER_MEMBER.saturating_mul(count);
         for (_, entry) in self.members.iter_mut().filter(others) {
@@ -193,7 +197,7 @@ impl Table {
         entry.trouble = Some((error.clone(), now));
         if !std::mem::replace(&mut entry.away, true) {
             self.events
-                .push(Event::Away(id, entry.name.clone(), error.clone()));
+                .push(MembershipEvent::Away(id, entry.name.clone(), error.clone()));
             self.book.seek(id, now);
         }
     }
@@ -211,7 +215,7 @@ impl Table {
             error => {
                 let setback = self.book.failed(&address, error, now);
                 self.events
-                    .push(Event::Failed(address, error.clone(), setback));
+                    .push(MembershipEvent::Failed(address, error.clone(), setback));
             }
         }
     }

@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use super::{Entry, State, Table, Task, WORKERS};
+use super::{KnownMember, MemberTable, State, WORKERS, WorkerTask};
 use crate::concurrency::backoff::spread;
 use crate::config::{CALL_DEADLINE, CONNECT_DEADLINE};
-use crate::membership::candidate::{Candidate, Teller};
+use crate::membership::candidate::{AddressOrigin, Candidate};
 use crate::model::{Address, PeerId};
 
 /// How many workers each class of work may occupy: 0 hellos to members that are there; first tries
@@ -27,12 +27,12 @@ const PROBE_DEADLINE: Duration = Duration::from_secs(2);
 /// failed has cost the old connection, and over a slow link its time is never enough for both.
 const REPROBE_DEADLINE: Duration = CONNECT_DEADLINE.saturating_add(PROBE_DEADLINE);
 
-enum Job<'a> {
+enum DueJob<'a> {
     Hello(PeerId),
     Dial(&'a Address, &'a Candidate),
 }
 
-impl Entry {
+impl KnownMember {
     /// See [`LANES`].
     fn class(&self) -> usize {
         match self.state {
@@ -53,20 +53,20 @@ impl Candidate {
     }
 }
 
-impl Table {
+impl MemberTable {
     /// What to do now; `None` when nothing is due or the workers for what is due are all taken.
-    pub(crate) fn next(&mut self, now: Instant) -> Option<Task> {
+    pub(crate) fn next(&mut self, now: Instant) -> Option<WorkerTask> {
         self.sweep(now);
         if self.save_due.is_some_and(|due| due <= now) {
             self.save_due = None;
-            return Some(Task::Save);
+            return Some(WorkerTask::Save);
         }
         let busy = self.busy_tellers();
         // Of equals, what the user named goes first, then whoever's addresses are not being
         // dialled already: one that tells of many that lead nowhere is in its own way only.
-        let urgency = |class: usize, due: Instant, job: &Job<'_>| match job {
-            Job::Hello(_) => (class, false, 0, due),
-            Job::Dial(_, c) => {
+        let urgency = |class: usize, due: Instant, job: &DueJob<'_>| match job {
+            DueJob::Hello(_) => (class, false, 0, due),
+            DueJob::Dial(_, c) => {
                 let load = |teller| busy.get(teller).copied().unwrap_or(0);
                 let load = c.tellers().iter().map(load).min().unwrap_or(0);
                 (class, c.named.is_none() && class == 1, load, due)
@@ -77,9 +77,9 @@ impl Table {
             .filter(|(_, due, _)| *due <= now)
             .min_by_key(|(class, due, job)| urgency(*class, *due, job))?;
         match job {
-            Job::Hello(id) => self.begin_hello(id, class, now),
-            Job::Dial(address, candidate) => {
-                let task = Task::Dial {
+            DueJob::Hello(id) => self.begin_hello(id, class, now),
+            DueJob::Dial(address, candidate) => {
+                let task = WorkerTask::Dial {
                     address: address.clone(),
                     expected: candidate.expected(),
                     source: candidate.source(),
@@ -92,7 +92,7 @@ impl Table {
         }
     }
 
-    /// When [`Table::next`] will have something, unless a worker becomes free or news arrive.
+    /// When [`MemberTable::next`] will have something, unless a worker becomes free or news arrive.
     pub(crate) fn wake(&self) -> Option<Instant> {
         self.jobs()
             .map(|(_, due, _)| due)
@@ -112,15 +112,15 @@ impl Table {
     }
 
     /// Everything that waits for its time, in the classes that have a worker free.
-    fn jobs(&self) -> impl Iterator<Item = (usize, Instant, Job<'_>)> {
+    fn jobs(&self) -> impl Iterator<Item = (usize, Instant, DueJob<'_>)> {
         let hellos = self.members.iter().filter_map(|(id, entry)| {
             let idle = entry.busy.is_none() && entry.address.is_some();
-            idle.then(|| (entry.class(), entry.hello_due, Job::Hello(*id)))
+            idle.then(|| (entry.class(), entry.hello_due, DueJob::Hello(*id)))
         });
         let dials = self.book.iter().filter_map(|(address, candidate)| {
             let due = self.book.due(candidate)?;
             let wanted = !self.is_covered(address, candidate.belief);
-            wanted.then(|| (candidate.class(), due, Job::Dial(address, candidate)))
+            wanted.then(|| (candidate.class(), due, DueJob::Dial(address, candidate)))
         });
         hellos
             .chain(dials)
@@ -128,7 +128,7 @@ impl Table {
     }
 
     /// How many addresses of each teller are being dialled.
-    fn busy_tellers(&self) -> HashMap<Teller, usize> {
+    fn busy_tellers(&self) -> HashMap<AddressOrigin, usize> {
         let mut busy = HashMap::new();
         for (_, candidate) in self.book.iter().filter(|(_, c)| c.dialling.is_some()) {
             for teller in candidate.tellers() {
@@ -138,7 +138,7 @@ impl Table {
         busy
     }
 
-    fn begin_hello(&mut self, id: PeerId, class: usize, now: Instant) -> Option<Task> {
+    fn begin_hello(&mut self, id: PeerId, class: usize, now: Instant) -> Option<WorkerTask> {
         let entry = self.members.get_mut(&id)?;
         self.lanes[class] += 1;
         entry.busy = Some(class);
@@ -149,7 +149,7 @@ impl Table {
             State::Suspect | State::Unreached if entry.failures == 0 => PROBE_DEADLINE,
             _ => REPROBE_DEADLINE,
         };
-        Some(Task::Hello {
+        Some(WorkerTask::Hello {
             id,
             turn: entry.turn,
             within,
@@ -157,7 +157,7 @@ impl Table {
     }
 }
 
-impl Entry {
+impl KnownMember {
     /// Notes that a hello goes out to `id` now, and when the next one does.
     pub(super) fn said_hello(&mut self, id: PeerId, now: Instant) {
         self.last_hello = Some(now);

@@ -17,8 +17,8 @@ fn at(network: usize, n: usize) -> Address {
 }
 
 /// A table in which member `n` was reached in `network(n)`, for each of the first `count`.
-fn reached(count: usize, network: impl Fn(usize) -> usize, now: Instant) -> Table {
-    let mut table = Table::new(id(1_000_000), now);
+fn reached(count: usize, network: impl Fn(usize) -> usize, now: Instant) -> MemberTable {
+    let mut table = MemberTable::new(id(1_000_000), now);
     for n in 0..count {
         join(&mut table, n, network(n), now);
     }
@@ -26,20 +26,20 @@ fn reached(count: usize, network: impl Fn(usize) -> usize, now: Instant) -> Tabl
 }
 
 /// Member `n` is reached in `network`; true when it is kept.
-fn join(table: &mut Table, n: usize, network: usize, now: Instant) -> bool {
+fn join(table: &mut MemberTable, n: usize, network: usize, now: Instant) -> bool {
     let address = at(network, n);
-    table.heard(address.clone(), id(n), Teller::Link, now);
+    table.heard(address.clone(), id(n), AddressOrigin::Link, now);
     table.dialled(&address, Ok((id(n), "x")), now) == Verdict::Keep
 }
 
 /// Member `n` calls from `network`; true when it is kept.
-fn call(table: &mut Table, n: usize, network: usize, now: Instant) -> bool {
-    let from = Network::of_ip(ip(network));
+fn call(table: &mut MemberTable, n: usize, network: usize, now: Instant) -> bool {
+    let from = AddressBlock::of_ip(ip(network));
     table.called(id(n), "x", from, &[at(network, n)], now);
     table.members.contains_key(&id(n))
 }
 
-fn go_away(table: &mut Table, n: usize, network: usize, now: Instant) {
+fn go_away(table: &mut MemberTable, n: usize, network: usize, now: Instant) {
     let error = Error::Unreachable {
         who: at(network, n).to_string(),
         why: "gone".into(),
@@ -77,15 +77,15 @@ fn one_host_with_many_keys_leaves_room_for_newcomers() {
 #[test]
 fn a_network_that_has_its_share_gets_no_more_by_another_way_in() {
     let now = Instant::now();
-    let mut table = Table::new(id(1_000_000), now);
+    let mut table = MemberTable::new(id(1_000_000), now);
     for round in 0..3 {
         for n in round * MAX_FROM_NETWORK..(round + 1) * MAX_FROM_NETWORK {
-            table.called(id(n), "x", Network::of_ip(ip(2)), &[at(1, n)], now);
+            table.called(id(n), "x", AddressBlock::of_ip(ip(2)), &[at(1, n)], now);
             table.dialled(&at(1, n), Ok((id(n), "x")), now);
         }
     }
     for network in [1, 2] {
-        let network = Network::of_ip(ip(network));
+        let network = AddressBlock::of_ip(ip(network));
         let entries = table.members.values();
         let count = entries.filter(|entry| entry.network == network).count();
         assert_eq!(count, MAX_FROM_NETWORK);
@@ -94,7 +94,7 @@ fn a_network_that_has_its_share_gets_no_more_by_another_way_in() {
 }
 
 /// Multicast says that member 0 is at `addresses`.
-fn seen_at(table: &mut Table, addresses: &[Address], now: Instant) {
+fn seen_at(table: &mut MemberTable, addresses: &[Address], now: Instant) {
     let sighting = Sighting {
         id: id(0),
         addresses: addresses.iter().map(|at| (at.clone(), true)).collect(),
@@ -104,9 +104,9 @@ fn seen_at(table: &mut Table, addresses: &[Address], now: Instant) {
 }
 
 /// The next thing to do but for writing down.
-fn next(table: &mut Table, now: Instant) -> Option<Task> {
+fn next(table: &mut MemberTable, now: Instant) -> Option<WorkerTask> {
     let mut tasks = std::iter::from_fn(|| table.next(now));
-    tasks.find(|task| *task != Task::Save)
+    tasks.find(|task| *task != WorkerTask::Save)
 }
 
 #[test]
@@ -116,7 +116,7 @@ fn a_member_that_is_said_to_be_elsewhere_is_sought_there_within_seconds() {
     let later = now + 3 * SECOND;
     assert_eq!(next(&mut table, later), None);
     seen_at(&mut table, &[at(2, 0)], later);
-    let Some(Task::Hello { turn, within, .. }) = next(&mut table, later) else {
+    let Some(WorkerTask::Hello { turn, within, .. }) = next(&mut table, later) else {
         panic!("it is not asked whether it is where it was");
     };
     assert!(within <= 2 * SECOND);
@@ -124,7 +124,7 @@ fn a_member_that_is_said_to_be_elsewhere_is_sought_there_within_seconds() {
     table.greeted(id(0), turn, Err(&gone), over);
     let sought = next(&mut table, over);
     assert!(
-        matches!(&sought, Some(Task::Dial { address, .. }) if *address == at(2, 0)),
+        matches!(&sought, Some(WorkerTask::Dial { address, .. }) if *address == at(2, 0)),
         "{sought:?}"
     );
 }
@@ -138,7 +138,7 @@ fn a_member_that_answers_where_it_was_stays_there_and_is_not_asked_without_end()
     for tenth in 30..130 {
         let now = now + SECOND / 10 * tenth;
         seen_at(&mut table, &[at(2, tenth as usize % 7)], now);
-        if let Some(Task::Hello { turn, .. }) = next(&mut table, now) {
+        if let Some(WorkerTask::Hello { turn, .. }) = next(&mut table, now) {
             hellos += 1;
             table.greeted(id(0), turn, Ok("x"), now);
         }
@@ -162,7 +162,7 @@ fn whoever_gets_another_address_says_hello_to_everybody() {
     // They are told of each other first.
     let later = now + 3 * SECOND;
     while let Some(task) = next(&mut table, later) {
-        let Task::Hello { id, turn, .. } = task else {
+        let WorkerTask::Hello { id, turn, .. } = task else {
             panic!("{task:?}");
         };
         table.greeted(id, turn, Ok("x"), later);
@@ -170,14 +170,14 @@ fn whoever_gets_another_address_says_hello_to_everybody() {
     table.relocated(later);
     for _ in 0..3 {
         let task = next(&mut table, later);
-        assert!(matches!(task, Some(Task::Hello { .. })), "{task:?}");
+        assert!(matches!(task, Some(WorkerTask::Hello { .. })), "{task:?}");
     }
     assert_eq!(next(&mut table, later), None);
 }
 
 #[test]
 fn the_networks_of_one_site_share_its_part() {
-    let of = |text: &str| Network::of_ip(text.parse().unwrap());
+    let of = |text: &str| AddressBlock::of_ip(text.parse().unwrap());
     assert_eq!(of("2001:db8:1:2::1"), of("2001:db8:1:ffff::2"));
     assert_ne!(of("2001:db8:1:2::1"), of("2001:db8:2:2::1"));
 }
@@ -185,7 +185,7 @@ fn the_networks_of_one_site_share_its_part() {
 #[test]
 fn keys_that_only_call_make_room_for_whoever_answers() {
     let now = Instant::now();
-    let mut table = Table::new(id(1_000_000), now);
+    let mut table = MemberTable::new(id(1_000_000), now);
     assert!((0..3000).all(|n| call(&mut table, n, n % 50, now + SECOND * n as u32)));
     assert_eq!(table.members.len(), Hello::MAX_MEMBERS);
     assert!((5000..5500).all(|n| join(&mut table, n, n, now)));
@@ -209,7 +209,7 @@ fn whoever_does_not_answer_any_more_makes_room() {
     let gone: Vec<PeerId> = gone.collect();
     assert_eq!(gone.len(), 1, "one of the network that has most");
     assert!(table.members.contains_key(&id(7)));
-    let forgotten = |event: &Event| matches!(event, Event::Forgotten(who, _) if *who == gone[0]);
+    let forgotten = |event: &MembershipEvent| matches!(event, MembershipEvent::Forgotten(who, _) if *who == gone[0]);
     assert!(table.take_events().iter().any(forgotten));
 }
 
@@ -227,7 +227,7 @@ fn a_hello_that_is_under_way_keeps_its_member() {
 #[test]
 fn host_names_share_one_part_but_typed_ones() {
     let now = Instant::now();
-    let mut table = Table::new(id(1_000_000), now);
+    let mut table = MemberTable::new(id(1_000_000), now);
     let host = |n: usize| Address::new(format!("h{n}.example"), 7);
     for n in 0..500 {
         table.dialled(&host(n), Ok((id(n), "x")), now);

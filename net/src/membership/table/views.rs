@@ -4,9 +4,9 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use super::{Event, State, Table};
+use super::{MemberTable, MembershipEvent, State};
 use crate::error::Error;
-use crate::membership::Standing;
+use crate::membership::MemberHealth;
 use crate::membership::address::{Reach, tellable};
 use crate::membership::candidate::Belief;
 use crate::model::{Address, PeerId};
@@ -19,7 +19,7 @@ const CALLED_LATELY: Duration = Duration::from_secs(60);
 /// fit into one call.
 const TOLD: usize = 4;
 
-impl Table {
+impl MemberTable {
     /// The members that are there: identity, own name, and where they were reached.
     pub(crate) fn present(&self) -> impl Iterator<Item = (PeerId, &str, Option<&Address>)> {
         self.members
@@ -37,10 +37,10 @@ impl Table {
     }
 
     /// What is known of each of all these, by the name that it gives itself.
-    pub(crate) fn standings(&self) -> impl Iterator<Item = Standing> {
+    pub(crate) fn standings(&self) -> impl Iterator<Item = MemberHealth> {
         let known = self.members.iter();
         let known = known.filter(|(_, entry)| entry.state != State::Unreached);
-        known.map(|(id, entry)| Standing {
+        known.map(|(id, entry)| MemberHealth {
             id: *id,
             name: entry.name.as_str().into(),
             address: entry.address.clone(),
@@ -60,13 +60,13 @@ impl Table {
         self.members.get(&id)?.address.as_ref()
     }
 
-    /// Changes whenever [`Table::present`] does.
+    /// Changes whenever [`MemberTable::present`] does.
     pub(crate) fn revision(&self) -> u64 {
         self.revision
     }
 
     /// What happened since the last call.
-    pub(crate) fn take_events(&mut self) -> Vec<Event> {
+    pub(crate) fn take_events(&mut self) -> Vec<MembershipEvent> {
         std::mem::take(&mut self.events)
     }
 

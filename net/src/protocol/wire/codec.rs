@@ -14,7 +14,7 @@ use super::{
     StatRequest, StatResponse, changes, hashes, hello, list, search, snapshot, stat, system,
 };
 use crate::protocol::xmlrpc;
-use crate::protocol::xmlrpc::{Outcome, Value};
+use crate::protocol::xmlrpc::{MethodResponse, Value};
 
 /// Why a response holds no result.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -94,10 +94,10 @@ pub fn decode_response(request: &Request, body: &[u8]) -> Result<Response, Respo
     let outcome = xmlrpc::read_response(body, &RESPONSE_LIMITS)
         .map_err(|error| ResponseError::Malformed(error.to_string()))?;
     match outcome {
-        Outcome::Returned(value) => {
+        MethodResponse::Returned(value) => {
             result(request, value).map_err(|refusal| ResponseError::Malformed(refusal.into_text()))
         }
-        Outcome::Fault { code, message } => {
+        MethodResponse::Fault { code, message } => {
             let code = FaultCode::from_number(code);
             Err(ResponseError::Fault(Fault::new(code, one_line(&message))))
         }

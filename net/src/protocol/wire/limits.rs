@@ -1,6 +1,6 @@
 //! Every bound of a message: what is larger is refused before it is decoded.
 
-use crate::protocol::xmlrpc::Limits;
+use crate::protocol::xmlrpc::DocumentLimits;
 
 /// The largest call in bytes: a hello that names a network of hundreds, a batch of 256 paths.
 pub const MAX_CALL_BYTES: usize = 1 << 20;
@@ -9,7 +9,7 @@ pub const MAX_CALL_BYTES: usize = 1 << 20;
 pub const MAX_RESPONSE_BYTES: usize = 8 << 20;
 
 /// What a call may cost. The longest text in one is a path.
-pub(super) const CALL_LIMITS: Limits = Limits {
+pub(super) const CALL_LIMITS: DocumentLimits = DocumentLimits {
     bytes: MAX_CALL_BYTES,
     depth: 16,
     values: 32_768,
@@ -18,7 +18,7 @@ pub(super) const CALL_LIMITS: Limits = Limits {
 };
 
 /// What a response may cost. The longest value in one is a column of paths.
-pub(super) const RESPONSE_LIMITS: Limits = Limits {
+pub(super) const RESPONSE_LIMITS: DocumentLimits = DocumentLimits {
     bytes: MAX_RESPONSE_BYTES,
     string_bytes: 6 << 20,
     ..CALL_LIMITS

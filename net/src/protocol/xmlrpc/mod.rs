@@ -1,7 +1,7 @@
 //! XML-RPC: documents to [`Value`]s and back, for input that nobody vouches for.
 //!
 //! This module has never heard of TinyP2P. A document is read in one pass over its events
-//! ([`read_call`], [`read_response`]), never as a tree of XML; every [`Limits`] bound is checked
+//! ([`read_call`], [`read_response`]), never as a tree of XML; every [`DocumentLimits`] bound is checked
 //! before what it bounds is allocated. What XML-RPC does not need is refused rather than skipped:
 //! document types (and with them every entity bomb), processing instructions, attributes, unknown
 //! elements, `nil`. A document that was cut anywhere is an error, never a shorter message.
@@ -19,7 +19,7 @@ mod tests;
 mod tokens;
 mod write;
 
-pub use read::{Call, Outcome, read_call, read_response};
+pub use read::{MethodCall, MethodResponse, read_call, read_response};
 pub(crate) use tokens::ELEMENTS;
 pub use write::{write_call, write_fault, write_response};
 
@@ -73,7 +73,7 @@ impl From<&str> for Value {
 
 /// What a document may cost. Exceeding a bound is [`Error::Limit`], which names it.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct DocumentLimits {
     /// Bytes of the whole document.
     pub bytes: usize,
     /// Arrays and structs inside one another.
@@ -95,7 +95,7 @@ pub enum Error {
     /// XML, but not what XML-RPC calls a call or a response.
     #[error("not XML-RPC: {0}")]
     NotXmlRpc(String),
-    /// More than [`Limits`] allow.
+    /// More than [`DocumentLimits`] allow.
     #[error("more than {most} {what}")]
     Limit {
         /// What there was too much of, in the plural.

@@ -1,6 +1,6 @@
 //! The grammar of XML-RPC: tokens to calls, responses and values.
 //!
-//! One function per element, recursive where values are; [`Limits::depth`] bounds the recursion.
+//! One function per element, recursive where values are; [`DocumentLimits::depth`] bounds the recursion.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -9,11 +9,11 @@ use std::collections::btree_map::Entry;
 use data_encoding::BASE64;
 
 use super::tokens::{Token, Tokens};
-use super::{Error, Limits, Value, excerpt};
+use super::{DocumentLimits, Error, Value, excerpt};
 
 /// A `methodCall`.
 #[derive(Clone, PartialEq, Debug)]
-pub struct Call {
+pub struct MethodCall {
     /// The method's name, unchecked.
     pub method: String,
     /// Its parameters.
@@ -22,7 +22,7 @@ pub struct Call {
 
 /// A `methodResponse`.
 #[derive(Clone, PartialEq, Debug)]
-pub enum Outcome {
+pub enum MethodResponse {
     /// The one value that a method returns.
     Returned(Value),
     /// The refusal.
@@ -35,8 +35,8 @@ pub enum Outcome {
 }
 
 /// Reads a `methodCall` that is all of `document`.
-pub fn read_call(document: &[u8], limits: &Limits) -> Result<Call, Error> {
-    let mut reader = Reader::new(document, limits)?;
+pub fn read_call(document: &[u8], limits: &DocumentLimits) -> Result<MethodCall, Error> {
+    let mut reader = DocumentReader::new(document, limits)?;
     reader.begin("methodCall")?;
     reader.open("methodName")?;
     let method = reader.string()?;
@@ -50,12 +50,12 @@ pub fn read_call(document: &[u8], limits: &Limits) -> Result<Call, Error> {
         Some(other) => return Err(reader.misplaced(other)),
     };
     reader.end()?;
-    Ok(Call { method, params })
+    Ok(MethodCall { method, params })
 }
 
 /// Reads a `methodResponse` that is all of `document`.
-pub fn read_response(document: &[u8], limits: &Limits) -> Result<Outcome, Error> {
-    let mut reader = Reader::new(document, limits)?;
+pub fn read_response(document: &[u8], limits: &DocumentLimits) -> Result<MethodResponse, Error> {
+    let mut reader = DocumentReader::new(document, limits)?;
     reader.begin("methodResponse")?;
     let outcome = match reader.child()? {
         Some("params") => reader.returned()?,
@@ -70,14 +70,14 @@ pub fn read_response(document: &[u8], limits: &Limits) -> Result<Outcome, Error>
 
 /// A document being read: each method expects to stand behind the start tag of what it reads, and
 /// leaves off behind the matching end tag.
-struct Reader<'a> {
+struct DocumentReader<'a> {
     tokens: Tokens<'a>,
-    limits: &'a Limits,
+    limits: &'a DocumentLimits,
     values: usize,
 }
 
-impl<'a> Reader<'a> {
-    fn new(document: &'a [u8], limits: &'a Limits) -> Result<Self, Error> {
+impl<'a> DocumentReader<'a> {
+    fn new(document: &'a [u8], limits: &'a DocumentLimits) -> Result<Self, Error> {
         within(document.len(), limits.bytes, "bytes")?;
         Ok(Self {
             tokens: Tokens::new(document),
@@ -99,15 +99,15 @@ impl<'a> Reader<'a> {
         Ok(params)
     }
 
-    fn returned(&mut self) -> Result<Outcome, Error> {
+    fn returned(&mut self) -> Result<MethodResponse, Error> {
         let mut params = self.params()?;
         match (params.pop(), params.is_empty()) {
-            (Some(value), true) => Ok(Outcome::Returned(value)),
+            (Some(value), true) => Ok(MethodResponse::Returned(value)),
             _ => Err(self.unexpected("a response has exactly one value")),
         }
     }
 
-    fn fault(&mut self) -> Result<Outcome, Error> {
+    fn fault(&mut self) -> Result<MethodResponse, Error> {
         self.open("value")?;
         let value = self.value(0)?;
         self.close()?;
@@ -116,7 +116,7 @@ impl<'a> Reader<'a> {
             && let Ok(code) = i32::try_from(code)
             && let Some(Value::String(message)) = members.remove("faultString")
         {
-            return Ok(Outcome::Fault { code, message });
+            return Ok(MethodResponse::Fault { code, message });
         }
         Err(self.unexpected("a fault is a struct of faultCode and faultString"))
     }

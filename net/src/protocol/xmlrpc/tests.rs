@@ -3,7 +3,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-const LIMITS: Limits = Limits {
+const LIMITS: DocumentLimits = DocumentLimits {
     bytes: 1 << 20,
     depth: 16,
     values: 1000,
@@ -11,7 +11,7 @@ const LIMITS: Limits = Limits {
     members: 8,
 };
 
-fn call(values: &str) -> Result<Call, Error> {
+fn call(values: &str) -> Result<MethodCall, Error> {
     let document = format!(
         "<?xml version='1.0'?>\n<methodCall>\n<methodName>m</methodName>\n<params>{values}</params>\n</methodCall>\n"
     );
@@ -60,25 +60,25 @@ proptest! {
     #[test]
     fn a_call_survives_the_round_trip(method in "[a-z.]{1,20}", params in vec(any_value(), 0..4)) {
         let document = write_call(&method, &params);
-        prop_assert_eq!(read_call(&document, &LIMITS), Ok(Call { method, params }));
+        prop_assert_eq!(read_call(&document, &LIMITS), Ok(MethodCall { method, params }));
     }
 
     #[test]
     fn a_response_survives_the_round_trip(value in any_value()) {
         let document = write_response(&value);
-        prop_assert_eq!(read_response(&document, &LIMITS), Ok(Outcome::Returned(value)));
+        prop_assert_eq!(read_response(&document, &LIMITS), Ok(MethodResponse::Returned(value)));
     }
 
     #[test]
     fn a_fault_survives_the_round_trip(code: i32, message in "[\n -~\u{80}-\u{2fff}]{0,40}") {
         let document = write_fault(code, &message);
-        prop_assert_eq!(read_response(&document, &LIMITS), Ok(Outcome::Fault { code, message }));
+        prop_assert_eq!(read_response(&document, &LIMITS), Ok(MethodResponse::Fault { code, message }));
     }
 
     #[test]
     fn every_byte_string_survives_as_text_or_base64(bytes in vec(any::<u8>(), 0..40)) {
         let document = write_response(&Value::from_bytes_text(&bytes));
-        let Ok(Outcome::Returned(value)) = read_response(&document, &LIMITS) else {
+        let Ok(MethodResponse::Returned(value)) = read_response(&document, &LIMITS) else {
             panic!("not a response");
         };
         prop_assert_eq!(value.into_bytes(), Some(bytes));
@@ -346,7 +346,7 @@ fn each_bound_is_named_when_it_is_exceeded() {
 
 #[test]
 fn a_string_far_past_its_bound_is_refused_before_the_rest_is_even_looked_at() {
-    let limits = Limits {
+    let limits = DocumentLimits {
         bytes: 1 << 24,
         ..LIMITS
     };
@@ -366,7 +366,9 @@ fn strings_that_xml_cannot_carry_are_written_as_base64() {
         let document = write_response(&text.into());
         assert_eq!(
             read_response(&document, &LIMITS),
-            Ok(Outcome::Returned(Value::Bytes(text.as_bytes().to_vec())))
+            Ok(MethodResponse::Returned(Value::Bytes(
+                text.as_bytes().to_vec()
+            )))
         );
     }
 }
@@ -377,7 +379,7 @@ fn names_that_xml_cannot_carry_do_not_break_the_document() {
     let expected = Value::Struct([("a\u{fffd}b".to_owned(), Value::Int(1))].into());
     assert_eq!(
         read_response(&document, &LIMITS),
-        Ok(Outcome::Returned(expected))
+        Ok(MethodResponse::Returned(expected))
     );
 }
 
@@ -386,6 +388,6 @@ fn numbers_that_xml_rpc_lacks_become_strings() {
     let document = write_response(&Value::Double(f64::INFINITY));
     assert_eq!(
         read_response(&document, &LIMITS),
-        Ok(Outcome::Returned("inf".into()))
+        Ok(MethodResponse::Returned("inf".into()))
     );
 }

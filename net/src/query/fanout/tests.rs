@@ -34,22 +34,22 @@ impl Network {
         }
     }
 
-    fn asked(&self) -> Vec<Asked> {
+    fn asked(&self) -> Vec<QueryTarget> {
         let peers = self.prompt.iter().chain([&self.slow]);
-        let asked = peers.map(|peer| Asked {
+        let asked = peers.map(|peer| QueryTarget {
             name: peer.id().short().into(),
             peer: Arc::clone(peer) as Arc<dyn Peer>,
         });
         asked.collect()
     }
 
-    fn list(&self, directory: &str) -> Vec<Answer<Told<Option<Held<Listing>>>>> {
+    fn list(&self, directory: &str) -> Vec<PeerReply<Watched<Option<Held<Listing>>>>> {
         let directory = RelPath::new(directory.as_bytes()).unwrap();
         self.fanout
             .list(&self.asked(), &Whom::everyone(), &directory, soon())
     }
 
-    fn stat(&self, path: &str) -> Vec<Answer<Told<Option<Attributes>>>> {
+    fn stat(&self, path: &str) -> Vec<PeerReply<Watched<Option<Attributes>>>> {
         let path = RelPath::new(path.as_bytes()).unwrap();
         self.fanout
             .stat(&self.asked(), &Whom::everyone(), &path, soon())

@@ -32,9 +32,9 @@ const FORGIVEN: Duration = Duration::from_secs(300);
 const MAX_MEMBERS: usize = 1024;
 
 /// What one poll may bring.
-pub(super) struct Allowance(TokenBucket);
+pub(super) struct PollAllowance(TokenBucket);
 
-impl Allowance {
+impl PollAllowance {
     /// A full one.
     pub(super) fn new(now: Instant) -> Self {
         Self(TokenBucket::new(CHANGES, now))
@@ -83,13 +83,13 @@ mod tests {
     #[test]
     fn work_is_within_the_allowance_and_a_flood_is_not() {
         let now = Instant::now();
-        let mut work = Allowance::new(now);
+        let mut work = PollAllowance::new(now);
         let at = |number: u32| now + Duration::from_millis(17) * number;
         assert!((0..10_000).all(|number| work.takes(1, at(number))));
-        let mut flood = Allowance::new(now);
+        let mut flood = PollAllowance::new(now);
         let full = (0..1000).filter(|number| flood.takes(Changes::MAX_CHANGES, at(*number)));
         assert!(full.count() < 4 + 17);
-        let mut many = Allowance::new(now);
+        let mut many = PollAllowance::new(now);
         let begun = (0..10_000)
             .take_while(|number| many.takes(1, now + Duration::from_millis(1) * *number));
         assert!(begun.count() < 500);

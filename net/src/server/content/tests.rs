@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use super::super::Limits;
+use super::super::ServerLimits;
 use super::super::harness::{Raw, RawResponse, TestNode, caller};
 use super::*;
 use crate::content::cache::harness;
@@ -47,9 +47,9 @@ fn node_with_cache_only() -> (TestNode, Raw) {
 }
 
 fn offering(
-    offer: impl FnOnce(Share, &std::path::Path) -> (Option<Arc<Share>>, Option<Arc<Cache>>),
+    offer: impl FnOnce(Share, &std::path::Path) -> (Option<Arc<Share>>, Option<Arc<DiskCache>>),
 ) -> (TestNode, Raw) {
-    let node = TestNode::offering(1, Limits::default(), offer);
+    let node = TestNode::offering(1, ServerLimits::default(), offer);
     let member = caller(1);
     node.befriend(&member);
     let raw = node.raw(&member);

@@ -10,7 +10,7 @@ use rustls::{ClientConnection, ServerConnection, StreamOwned};
 use tokio_rustls::TlsAcceptor;
 
 use super::*;
-use crate::auth::pair::Caller;
+use crate::auth::pair::PairingCaller;
 use crate::auth::{AddressSource, Alpn, GuessRecord, Identity, Stretched};
 use crate::client::pairing as client;
 use crate::error::Error;
@@ -101,7 +101,7 @@ fn opening(gate: &Gate, line: &Line) -> M1 {
         callee: tls::peer_id(line.conn.peer_certificates()).unwrap(),
         exporter: tls::exporter(&line.conn).unwrap(),
     };
-    Caller::start(gate.credentials(), binding).unwrap().1
+    PairingCaller::start(gate.credentials(), binding).unwrap().1
 }
 
 fn exchange<const N: usize>(line: &mut Line, frame: &[u8]) -> [u8; N] {
@@ -157,7 +157,7 @@ fn a_node_that_dials_itself_is_told_so() {
     let mut line = dial(&node.gate, node.address);
     let m1 = opening(&node.gate, &line);
     let m2: M2 = exchange(&mut line, &m1);
-    assert_eq!(m2, refusal(Status::Yourself, 0));
+    assert_eq!(m2, refusal(PairingStatus::Yourself, 0));
     assert!(!node.gate.is_admitted(node.gate.id()));
     assert_eq!(node.gate.inbound_failures(), 0);
 }
@@ -199,7 +199,7 @@ fn a_relay_between_two_holders_of_the_password_is_refused() {
     .unwrap_err();
     drop(line);
     assert!(matches!(error, Error::Refused { .. }), "{error}");
-    assert_eq!(relay.join().unwrap(), Status::Ok as u8);
+    assert_eq!(relay.join().unwrap(), PairingStatus::Ok as u8);
     eventually("the run is counted", || b.gate.inbound_failures() == 1);
     for id in [a.id(), b.gate.id(), middle] {
         assert!(!a.is_admitted(id) && !b.gate.is_admitted(id));
@@ -253,7 +253,7 @@ fn a_caller_that_leaves_after_m2_has_had_its_guess() {
     let mut line = dial(&a, b.address);
     let m1 = opening(&a, &line);
     let m2: M2 = exchange(&mut line, &m1);
-    assert_eq!(m2[0], Status::Ok as u8);
+    assert_eq!(m2[0], PairingStatus::Ok as u8);
     drop(line);
     eventually("the run is counted", || b.gate.inbound_failures() == 1);
     assert!(!b.gate.is_admitted(a.id()));
@@ -266,7 +266,7 @@ fn a_caller_that_falls_silent_is_cut_off_after_ten_seconds() {
     let m1 = opening(&a, &line);
     let started = Instant::now();
     let m2: M2 = exchange(&mut line, &m1);
-    assert_eq!(m2[0], Status::Ok as u8);
+    assert_eq!(m2[0], PairingStatus::Ok as u8);
     assert_eq!(b.gate.inbound_failures(), 0);
     let mut rest = Vec::new();
     let _ = line.read_to_end(&mut rest);
@@ -297,9 +297,9 @@ fn a_wrong_m3_is_refused_and_counted() {
     let mut line = dial(&a, b.address);
     let m1 = opening(&a, &line);
     let m2: M2 = exchange(&mut line, &m1);
-    assert_eq!(m2[0], Status::Ok as u8);
+    assert_eq!(m2[0], PairingStatus::Ok as u8);
     let m4: [u8; 1] = exchange(&mut line, &[7; size_of::<M3>()]);
-    assert_eq!(m4, [Status::Refused as u8]);
+    assert_eq!(m4, [PairingStatus::Refused as u8]);
     assert_eq!(b.gate.inbound_failures(), 1);
     assert!(!b.gate.is_admitted(a.id()));
 }
@@ -311,9 +311,9 @@ fn what_is_no_m1_is_declined_and_costs_nothing() {
     let mut other_version = opening(&a, &old);
     other_version[0] = 2;
     let m2: M2 = exchange(&mut old, &other_version);
-    assert_eq!(m2, refusal(Status::BadMessage, 0));
+    assert_eq!(m2, refusal(PairingStatus::BadMessage, 0));
     let m2: M2 = exchange(&mut dial(&a, b.address), &[0x55; size_of::<M1>()]);
-    assert_eq!(m2, refusal(Status::BadMessage, 0));
+    assert_eq!(m2, refusal(PairingStatus::BadMessage, 0));
     // Cut short: nothing comes back but the end.
     let mut line = dial(&a, b.address);
     line.write_all(&[1; 20]).unwrap();
@@ -350,9 +350,9 @@ fn whatever_an_impostor_answers_is_named_and_admits_nobody() {
     let garbage = [&[0, 0, 0][..], &[0xff; 320]].concat();
     let error = pair(&a, impostor(garbage)).unwrap_err();
     assert!(matches!(error, Error::Misbehaved { .. }), "{error}");
-    let error = pair(&a, impostor(refusal(Status::Refused, 60).to_vec())).unwrap_err();
+    let error = pair(&a, impostor(refusal(PairingStatus::Refused, 60).to_vec())).unwrap_err();
     assert!(matches!(error, Error::Later { seconds: 60, .. }), "{error}");
-    let error = pair(&a, impostor(refusal(Status::Yourself, 0).to_vec())).unwrap_err();
+    let error = pair(&a, impostor(refusal(PairingStatus::Yourself, 0).to_vec())).unwrap_err();
     assert!(matches!(error, Error::Myself { .. }), "{error}");
     let error = pair(&a, impostor(vec![0; 100])).unwrap_err();
     assert!(matches!(error, Error::Unreachable { .. }), "{error}");

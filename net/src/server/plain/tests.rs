@@ -4,19 +4,19 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 
-use super::super::Limits;
+use super::super::ServerLimits;
 use super::super::harness::{PATIENCE, TestNode, caller};
 use crate::legacy::wire::{Operation, decode_contents, decode_names, encode_call};
-use crate::legacy::{Key, Url};
+use crate::legacy::{TokenKey, Url};
 
 /// What a deadline is in these tests.
 const SHORT: Duration = Duration::from_millis(300);
 
 fn quick() -> TestNode {
-    TestNode::speaking_2004(Limits {
+    TestNode::speaking_2004(ServerLimits {
         plain_head: SHORT,
         plain_body: SHORT,
-        ..Limits::default()
+        ..ServerLimits::default()
     })
 }
 
@@ -45,7 +45,7 @@ fn ask(node: &TestNode, request: &[u8]) -> Vec<u8> {
 
 fn call(node: &TestNode, operation: &Operation) -> Vec<u8> {
     let url = Url::new("127.0.0.1", node.address().port).unwrap();
-    encode_call(&Key::new(b"pw").token(&url), operation)
+    encode_call(&TokenKey::new(b"pw").token(&url), operation)
 }
 
 fn post(path: &str, version: &str, document: &[u8]) -> Vec<u8> {
@@ -104,7 +104,7 @@ fn contents_larger_than_a_piece_arrive_whole() {
 
 #[test]
 fn a_file_that_changes_while_it_is_sent_is_cut_and_never_mixed() {
-    let node = TestNode::speaking_2004(Limits::default());
+    let node = TestNode::speaking_2004(ServerLimits::default());
     node.put("file", &vec![b'a'; 64 << 20]);
     let document = call(&node, &Operation::Contents(b"file".to_vec()));
     let mut socket = connect(&node);
@@ -212,9 +212,9 @@ fn who_is_slow_with_a_head_or_a_body_is_cut_off() {
 
 #[test]
 fn who_sends_nothing_at_all_is_closed_too() {
-    let node = TestNode::speaking_2004(Limits {
+    let node = TestNode::speaking_2004(ServerLimits {
         handshake: SHORT,
-        ..Limits::default()
+        ..ServerLimits::default()
     });
     assert!(rest(connect(&node)).is_empty());
     let socket = connect(&node);
@@ -224,7 +224,7 @@ fn who_sends_nothing_at_all_is_closed_too() {
 
 #[test]
 fn a_flood_of_them_keeps_no_member_out() {
-    let node = TestNode::speaking_2004(Limits::default());
+    let node = TestNode::speaking_2004(ServerLimits::default());
     node.put("file", b"content");
     let friend = caller(1);
     node.befriend(&friend);

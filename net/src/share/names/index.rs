@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::name_list::Names;
+use super::name_list::NameList;
 use crate::model::{RelPath, Version};
 
 /// The most bytes of memory for all of them: the names of about four million files.
@@ -28,37 +28,37 @@ const OVERHEAD: usize = 256;
 
 /// The remembered directories.
 #[derive(Debug, Default)]
-pub(crate) struct Index {
+pub(crate) struct NameIndex {
     /// The last use of each, by its real path.
     uses: HashMap<RelPath, u64>,
-    directories: BTreeMap<u64, Directory>,
+    directories: BTreeMap<u64, IndexedDirectory>,
     next_use: u64,
     weight: usize,
 }
 
 #[derive(Debug)]
-struct Directory {
+struct IndexedDirectory {
     real: RelPath,
     version: Version,
-    names: Arc<Names>,
+    names: Arc<NameList>,
     used: Instant,
 }
 
-impl Index {
+impl NameIndex {
     /// The names of the directory at `real`, if they are known for its present `version`.
     pub(crate) fn get(
         &mut self,
         real: &RelPath,
         version: Version,
         now: Instant,
-    ) -> Option<Arc<Names>> {
+    ) -> Option<Arc<NameList>> {
         self.expire(now);
         let directory = self.remove(real)?;
         if directory.version != version {
             return None;
         }
         let names = Arc::clone(&directory.names);
-        self.insert(Directory {
+        self.insert(IndexedDirectory {
             used: now,
             ..directory
         });
@@ -70,12 +70,12 @@ impl Index {
         &mut self,
         real: &RelPath,
         version: Version,
-        names: &Arc<Names>,
+        names: &Arc<NameList>,
         now: Instant,
     ) {
         self.expire(now);
         self.remove(real);
-        let directory = Directory {
+        let directory = IndexedDirectory {
             real: real.clone(),
             version,
             names: Arc::clone(names),
@@ -99,14 +99,14 @@ impl Index {
         }
     }
 
-    fn insert(&mut self, directory: Directory) {
+    fn insert(&mut self, directory: IndexedDirectory) {
         self.weight += directory.weight();
         self.uses.insert(directory.real.clone(), self.next_use);
         self.directories.insert(self.next_use, directory);
         self.next_use += 1;
     }
 
-    fn remove(&mut self, real: &RelPath) -> Option<Directory> {
+    fn remove(&mut self, real: &RelPath) -> Option<IndexedDirectory> {
         let directory = self.directories.remove(&self.uses.remove(real)?)?;
         self.weight -= directory.weight();
         Some(directory)
@@ -123,7 +123,7 @@ impl Index {
     }
 }
 
-impl Directory {
+impl IndexedDirectory {
     fn weight(&self) -> usize {
         self.names.weight() + self.real.as_bytes().len() + OVERHEAD
     }
@@ -135,7 +135,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::share::names::name_list::Seen;
+    use crate::share::names::name_list::EntryHint;
     use crate::share::names::name_list::tests::names;
 
     const V1: Version = Version(1);
@@ -144,15 +144,15 @@ mod tests {
         RelPath::new(format!("d{index}").as_bytes()).unwrap()
     }
 
-    fn many(count: usize) -> Arc<Names> {
+    fn many(count: usize) -> Arc<NameList> {
         let text: Vec<String> = (0..count).map(|i| format!("{i:06}")).collect();
-        let entries: Vec<_> = text.iter().map(|t| (t.as_str(), Seen::File)).collect();
+        let entries: Vec<_> = text.iter().map(|t| (t.as_str(), EntryHint::File)).collect();
         Arc::new(names(&entries))
     }
 
     #[test]
     fn names_are_used_only_for_the_version_that_they_were_read_in() {
-        let (mut index, now) = (Index::default(), Instant::now());
+        let (mut index, now) = (NameIndex::default(), Instant::now());
         index.put(&path(0), V1, &many(1), now);
         assert!(index.get(&path(0), V1, now).is_some());
         assert!(index.get(&path(1), V1, now).is_none());
@@ -162,7 +162,7 @@ mod tests {
 
     #[test]
     fn names_are_forgotten_when_nobody_asks_for_them() {
-        let (mut index, now) = (Index::default(), Instant::now());
+        let (mut index, now) = (NameIndex::default(), Instant::now());
         index.put(&path(0), V1, &many(1), now);
         index.put(&path(1), V1, &many(1), now);
         let later = now + LIFETIME / 2;
@@ -176,7 +176,7 @@ mod tests {
 
     #[test]
     fn what_was_used_longest_ago_makes_room() {
-        let (mut index, now) = (Index::default(), Instant::now());
+        let (mut index, now) = (NameIndex::default(), Instant::now());
         let names = many(100_000);
         let fitting = MAX_WEIGHT / (names.weight() + OVERHEAD + 10);
         for number in 0..fitting {
@@ -192,7 +192,7 @@ mod tests {
 
     #[test]
     fn more_names_than_there_is_room_for_put_out_nobody() {
-        let (mut index, now) = (Index::default(), Instant::now());
+        let (mut index, now) = (NameIndex::default(), Instant::now());
         index.put(&path(0), V1, &many(1), now);
         index.put(&path(1), V1, &many(MAX_WEIGHT / 8), now);
         assert!(index.get(&path(0), V1, now).is_some());
@@ -204,7 +204,7 @@ mod tests {
         fn the_tables_and_the_weight_agree_whatever_happens(
             steps in prop::collection::vec((0..4_usize, 0..3_u64, any::<bool>(), 0..400_u64), 1..60)
         ) {
-            let (mut index, mut now) = (Index::default(), Instant::now());
+            let (mut index, mut now) = (NameIndex::default(), Instant::now());
             let names = many(10);
             for (number, version, is_put, seconds) in steps {
                 now += Duration::from_secs(seconds);
@@ -215,7 +215,7 @@ mod tests {
                 } else {
                     index.get(&path, version, now);
                 }
-                let weights = index.directories.values().map(Directory::weight);
+                let weights = index.directories.values().map(IndexedDirectory::weight);
                 prop_assert_eq!(weights.sum::<usize>(), index.weight);
                 prop_assert_eq!(index.uses.len(), index.directories.len());
                 for (last_use, directory) in &index.directories {

@@ -6,12 +6,12 @@ use std::time::Instant;
 
 use rustix::io::Errno;
 
-use super::name_list::Names;
+use super::name_list::NameList;
 use crate::concurrency::parallel::in_halves;
 use crate::model::{Entry, MAX_NAME_BYTES, Name};
 use crate::protocol::wire::Listing;
 use crate::share::errnos::is_exhaustion;
-use crate::share::tree::{Found, Tree};
+use crate::share::tree::{PinnedNode, ShareTree};
 
 // A page has to fit a message, with base64 and all else that is around the names.
 const _: () = assert!(Listing::MAX_ENTRIES * MAX_NAME_BYTES <= 2 << 20);
@@ -27,9 +27,9 @@ const AT_ONCE: usize = 256;
 /// # Errors
 /// [`Errno::TIMEDOUT`] if there was time for names that lead nowhere only; or this machine has run out of something.
 pub(crate) fn page(
-    tree: &Arc<Tree>,
-    directory: &Found,
-    names: &Arc<Names>,
+    tree: &Arc<ShareTree>,
+    directory: &PinnedNode,
+    names: &Arc<NameList>,
     after: Option<&Name>,
     limit: usize,
     until: Instant,
@@ -65,9 +65,9 @@ pub(crate) fn page(
 
 /// What is there of the names with these numbers.
 fn look(
-    tree: &Arc<Tree>,
-    directory: &Found,
-    names: &Arc<Names>,
+    tree: &Arc<ShareTree>,
+    directory: &PinnedNode,
+    names: &Arc<NameList>,
     numbers: Range<usize>,
 ) -> Result<Vec<Entry>, Errno> {
     let mut entries = Vec::with_capacity(numbers.len());

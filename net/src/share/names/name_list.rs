@@ -12,14 +12,14 @@ use rustix::io::Errno;
 
 use crate::model::Kind;
 use crate::share::errnos::is_exhaustion;
-use crate::share::tree::stat::State;
+use crate::share::tree::stat::FileState;
 
 /// Bytes of names that one `getdents64(2)` call may return.
 const BUFFER: usize = 64 * 1024;
 
 /// What reading a directory says of a name without asking further.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Seen {
+pub(crate) enum EntryHint {
     /// A regular file.
     File,
     /// A directory.
@@ -31,21 +31,21 @@ pub(crate) enum Seen {
 /// Sorted names, all in one buffer: eight bytes apiece beside the names themselves, and four more
 /// for a directory.
 #[derive(Debug, Default)]
-pub(crate) struct Names {
+pub(crate) struct NameList {
     bytes: Vec<u8>,
-    slots: Vec<Slot>,
+    slots: Vec<NameSlot>,
     /// The slots of directories, in the order of the paths below these.
     directories: Vec<u32>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Slot {
+struct NameSlot {
     start: u32,
     length: u8,
-    seen: Seen,
+    seen: EntryHint,
 }
 
-impl Names {
+impl NameList {
     /// Reads a directory from where it stands, leaving out what `keep` refuses, what is neither
     /// file, directory nor link, and the two names that every directory has.
     pub(crate) fn read(directory: &OwnedFd, keep: impl Fn(&[u8]) -> bool) -> Result<Self, Errno> {
@@ -66,11 +66,11 @@ impl Names {
         Ok(names)
     }
 
-    fn push(&mut self, name: &[u8], seen: Seen) -> Result<(), Errno> {
+    fn push(&mut self, name: &[u8], seen: EntryHint) -> Result<(), Errno> {
         let start = u32::try_from(self.bytes.len()).map_err(|_| Errno::NOMEM)?;
         let length = u8::try_from(name.len()).map_err(|_| Errno::NAMETOOLONG)?;
         self.bytes.extend_from_slice(name);
-        self.slots.push(Slot {
+        self.slots.push(NameSlot {
             start,
             length,
             seen,
@@ -104,7 +104,7 @@ impl Names {
 
     fn find_directories(&mut self) {
         let numbered = (0_u32..).zip(&self.slots);
-        let directories = numbered.filter(|(_, slot)| slot.seen == Seen::Directory);
+        let directories = numbered.filter(|(_, slot)| slot.seen == EntryHint::Directory);
         let mut directories: Vec<u32> = directories.map(|(number, _)| number).collect();
         let entry = |number: u32| self.slots[number as usize].entry(&self.bytes);
         directories.sort_unstable_by(|a, b| path_order(entry(*a), entry(*b)));
@@ -120,17 +120,17 @@ impl Names {
     /// Bytes of memory that they take.
     pub(crate) fn weight(&self) -> usize {
         self.bytes.capacity()
-            + self.slots.capacity() * size_of::<Slot>()
+            + self.slots.capacity() * size_of::<NameSlot>()
             + self.directories.capacity() * size_of::<u32>()
     }
 
     /// True if one of them is a symbolic link.
     pub(crate) fn have_links(&self) -> bool {
-        self.slots.iter().any(|slot| slot.seen == Seen::Link)
+        self.slots.iter().any(|slot| slot.seen == EntryHint::Link)
     }
 
-    /// The name at `index`, which must be less than [`Names::len`].
-    pub(crate) fn get(&self, index: usize) -> (&[u8], Seen) {
+    /// The name at `index`, which must be less than [`NameList::len`].
+    pub(crate) fn get(&self, index: usize) -> (&[u8], EntryHint) {
         self.slots[index].entry(&self.bytes)
     }
 
@@ -159,9 +159,9 @@ impl Names {
     /// The index of the first name that, were it a file's, would sort behind all paths below
     /// `directory`.
     pub(crate) fn behind_directory(&self, directory: &[u8]) -> usize {
-        let below = (directory, Seen::Directory);
+        let below = (directory, EntryHint::Directory);
         self.slots.partition_point(|slot| {
-            let file = (slot.name(&self.bytes), Seen::File);
+            let file = (slot.name(&self.bytes), EntryHint::File);
             path_order(file, below).is_lt()
         })
     }
@@ -177,10 +177,10 @@ fn lies_before(name: &[u8], after: &[u8]) -> bool {
 
 /// The order of the paths that begin with these two names: that of the bytes, with a `/` behind
 /// the name of a directory.
-fn path_order((a, a_seen): (&[u8], Seen), (b, b_seen): (&[u8], Seen)) -> Ordering {
+fn path_order((a, a_seen): (&[u8], EntryHint), (b, b_seen): (&[u8], EntryHint)) -> Ordering {
     let common = a.len().min(b.len());
     let next = |name: &[u8], seen| {
-        let end = (seen == Seen::Directory).then_some(b'/');
+        let end = (seen == EntryHint::Directory).then_some(b'/');
         name.get(common).copied().or(end)
     };
     a[..common]
@@ -188,8 +188,8 @@ fn path_order((a, a_seen): (&[u8], Seen), (b, b_seen): (&[u8], Seen)) -> Orderin
         .then_with(|| next(a, a_seen).cmp(&next(b, b_seen)))
 }
 
-impl Slot {
-    fn entry(self, bytes: &[u8]) -> (&[u8], Seen) {
+impl NameSlot {
+    fn entry(self, bytes: &[u8]) -> (&[u8], EntryHint) {
         (self.name(bytes), self.seen)
     }
 
@@ -199,16 +199,16 @@ impl Slot {
 }
 
 /// Sorts the entry into a kind that may be served; asks where the file system does not say.
-fn seen(directory: &OwnedFd, name: &[u8], file_type: FileType) -> Result<Option<Seen>, Errno> {
+fn seen(directory: &OwnedFd, name: &[u8], file_type: FileType) -> Result<Option<EntryHint>, Errno> {
     Ok(match file_type {
-        FileType::RegularFile => Some(Seen::File),
-        FileType::Directory => Some(Seen::Directory),
-        FileType::Symlink => Some(Seen::Link),
-        FileType::Unknown => match State::of_entry(directory, name) {
+        FileType::RegularFile => Some(EntryHint::File),
+        FileType::Directory => Some(EntryHint::Directory),
+        FileType::Symlink => Some(EntryHint::Link),
+        FileType::Unknown => match FileState::of_entry(directory, name) {
             Ok(state) => match state.kind() {
-                Some(Kind::File) => Some(Seen::File),
-                Some(Kind::Directory) => Some(Seen::Directory),
-                None => state.is_link().then_some(Seen::Link),
+                Some(Kind::File) => Some(EntryHint::File),
+                Some(Kind::Directory) => Some(EntryHint::Directory),
+                None => state.is_link().then_some(EntryHint::Link),
             },
             Err(error) if is_exhaustion(error) => return Err(error),
             Err(_) => None,
@@ -223,8 +223,8 @@ pub(crate) mod tests {
     use super::*;
 
     /// Names as a directory with these entries would have given them.
-    pub(in crate::share) fn names(entries: &[(&str, Seen)]) -> Names {
-        let mut names = Names::default();
+    pub(in crate::share) fn names(entries: &[(&str, EntryHint)]) -> NameList {
+        let mut names = NameList::default();
         for (name, seen) in entries {
             names.push(name.as_bytes(), *seen).unwrap();
         }
@@ -235,10 +235,10 @@ pub(crate) mod tests {
     #[test]
     fn names_are_sorted_by_bytes_and_told_once() {
         let names = names(&[
-            ("b", Seen::File),
-            ("a0", Seen::File),
-            ("a", Seen::Directory),
-            ("b", Seen::File),
+            ("b", EntryHint::File),
+            ("a0", EntryHint::File),
+            ("a", EntryHint::Directory),
+            ("b", EntryHint::File),
         ]);
         let all: Vec<_> = (0..names.len()).map(|index| names.get(index).0).collect();
         assert_eq!(all, [&b"a"[..], b"a0", b"b"]);
@@ -246,7 +246,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_page_goes_on_behind_a_name_whether_or_not_that_still_exists() {
-        let names = names(&[("a", Seen::File), ("c", Seen::File)]);
+        let names = names(&[("a", EntryHint::File), ("c", EntryHint::File)]);
         assert_eq!(names.behind(b""), 0);
         assert_eq!(names.behind(b"a"), 1);
         assert_eq!(names.behind(b"b"), 1);

@@ -16,7 +16,7 @@ use regex_syntax::ast::parse::Parser;
 use regex_syntax::hir::translate::TranslatorBuilder;
 
 use crate::protocol::wire::{Fault, FaultCode, SearchRequest};
-use patience::{Patience, STEPS_PER_BYTE, TimeIsUp};
+use patience::{STEPS_PER_BYTE, SearchTime, TimeIsUp};
 use stepwise::Stepwise;
 
 /// Bytes that a compiled expression may take: `\w{20}` fits, which takes most of what people write. With the largest,
@@ -41,10 +41,10 @@ pub fn check_pattern(pattern: &str) -> Result<(), String> {
 
 /// A compiled expression.
 #[derive(Debug)]
-pub(crate) struct Pattern(Engine);
+pub(crate) struct Pattern(PatternEngine);
 
 #[derive(Debug)]
-enum Engine {
+enum PatternEngine {
     /// A small expression.
     Unattended(Regex),
     /// Any other. Its memory is for one search at a time.
@@ -71,16 +71,16 @@ impl Pattern {
         }
         let nfa = compile(text, &ast).map_err(|why| why.map_or_else(too_big, bad))?;
         if nfa.memory_usage() > MAX_UNATTENDED {
-            return Ok(Self(Engine::Stepwise(Box::new(Mutex::new(Stepwise::new(
-                nfa,
-            ))))));
+            return Ok(Self(PatternEngine::Stepwise(Box::new(Mutex::new(
+                Stepwise::new(nfa),
+            )))));
         }
         let regex = RegexBuilder::new(text)
             .size_limit(MAX_COMPILED)
             .dfa_size_limit(MAX_ENGINE)
             .build();
         regex
-            .map(|regex| Self(Engine::Unattended(regex)))
+            .map(|regex| Self(PatternEngine::Unattended(regex)))
             .map_err(|_| too_big())
     }
 
@@ -90,7 +90,7 @@ impl Pattern {
     ///
     /// # Errors
     /// The time is up: at most 50 ms after it was, whatever the expression.
-    pub(crate) fn matches(&self, name: &[u8], patience: &mut Patience) -> Result<bool, TimeIsUp> {
+    pub(crate) fn matches(&self, name: &[u8], patience: &mut SearchTime) -> Result<bool, TimeIsUp> {
         if self.matches_bytes(name, patience)? {
             return Ok(true);
         }
@@ -100,14 +100,14 @@ impl Pattern {
         self.matches_bytes(&readable(name), patience)
     }
 
-    fn matches_bytes(&self, name: &[u8], patience: &mut Patience) -> Result<bool, TimeIsUp> {
+    fn matches_bytes(&self, name: &[u8], patience: &mut SearchTime) -> Result<bool, TimeIsUp> {
         match &self.0 {
-            Engine::Unattended(regex) => {
+            PatternEngine::Unattended(regex) => {
                 // An empty name costs something, too.
                 patience.spend((name.len() as u32 + 1).saturating_mul(STEPS_PER_BYTE))?;
                 Ok(regex.is_match(name))
             }
-            Engine::Stepwise(stepwise) => stepwise.lock().matches(name, patience),
+            PatternEngine::Stepwise(stepwise) => stepwise.lock().matches(name, patience),
         }
     }
 }
@@ -169,7 +169,7 @@ mod tests {
     use super::*;
 
     fn matches(pattern: &str, name: &[u8]) -> bool {
-        let mut patience = Patience::new(Instant::now() + Duration::from_secs(60));
+        let mut patience = SearchTime::new(Instant::now() + Duration::from_secs(60));
         let pattern = Pattern::new(pattern).unwrap();
         pattern.matches(name, &mut patience).unwrap()
     }
@@ -233,7 +233,8 @@ mod tests {
 
     #[test]
     fn both_engines_are_used() {
-        let is_unattended = |text| matches!(Pattern::new(text).unwrap().0, Engine::Unattended(_));
+        let is_unattended =
+            |text| matches!(Pattern::new(text).unwrap().0, PatternEngine::Unattended(_));
         assert!(is_unattended(r"(?i)^[a-z]{1,20} - \d{4}\.(mp3|ogg)$"));
         assert!(!is_unattended(r"\w+ - \w+"));
         assert!(!is_unattended(r"(?s-u)(?:[ab]?[^b]?){3000}"));
@@ -286,7 +287,7 @@ mod tests {
             let ast = Parser::new().parse(&text).unwrap();
             let mut stepwise = Stepwise::new(compile(&text, &ast).unwrap());
             let regex = RegexBuilder::new(&text).build().unwrap();
-            let mut patience = Patience::new(Instant::now() + Duration::from_secs(60));
+            let mut patience = SearchTime::new(Instant::now() + Duration::from_secs(60));
             for name in &names {
                 let found = stepwise.matches(name, &mut patience);
                 prop_assert_eq!(found, Ok(regex.is_match(name)), "{:?} in {:?}", text, name);

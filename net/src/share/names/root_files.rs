@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::name_list::{Names, Seen};
+use super::name_list::{EntryHint, NameList};
 use super::pattern::Pattern;
-use super::pattern::patience::{Patience, TimeIsUp};
+use super::pattern::patience::{SearchTime, TimeIsUp};
 use crate::model::{Kind, RelPath};
 use crate::protocol::wire::{Fault, FaultCode};
 use crate::share::errnos::{is_absence, is_exhaustion};
-use crate::share::tree::{Found, Tree};
+use crate::share::tree::{PinnedNode, ShareTree};
 use crate::share::unreadable;
 use crate::share::{Share, fault, internal};
 
@@ -33,10 +33,10 @@ impl Share {
         };
         let directory = tree.find(&RelPath::root()).map_err(fault)?;
         let names = self.names(&tree, &directory).map_err(unreadable)?;
-        let (mut found, mut patience) = (Vec::new(), Patience::new(until));
+        let (mut found, mut patience) = (Vec::new(), SearchTime::new(until));
         for index in 0..names.len() {
             let (name, seen) = names.get(index);
-            if name.starts_with(b".") || seen == Seen::Directory {
+            if name.starts_with(b".") || seen == EntryHint::Directory {
                 continue;
             }
             let is_match = pattern.matches(name, &mut patience);
@@ -44,10 +44,10 @@ impl Share {
                 continue;
             }
             // Links are the only ones of which the name alone does not tell, which takes a look at the disk.
-            if seen == Seen::Link && Instant::now() >= until {
+            if seen == EntryHint::Link && Instant::now() >= until {
                 return Err(exceeded("there are too many links"));
             }
-            let is_file = seen == Seen::File || is_file(&tree, &directory, &names, index)?;
+            let is_file = seen == EntryHint::File || is_file(&tree, &directory, &names, index)?;
             if is_file && found.len() == most {
                 return Err(exceeded(format!("more than {most} names match")));
             }
@@ -61,9 +61,9 @@ impl Share {
 
 /// True if the name with this number leads to a regular file.
 fn is_file(
-    tree: &Arc<Tree>,
-    directory: &Found,
-    names: &Arc<Names>,
+    tree: &Arc<ShareTree>,
+    directory: &PinnedNode,
+    names: &Arc<NameList>,
     number: usize,
 ) -> Result<bool, Fault> {
     let entries = tree.entries(directory, names, number..number + 1);

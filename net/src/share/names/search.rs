@@ -9,13 +9,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::pattern::Pattern;
-use super::pattern::patience::Patience;
-use super::walk::{Step, Stop, Walk};
-use crate::fairness::{FairTable, Holder};
+use super::pattern::patience::SearchTime;
+use super::walk::{ShareWalk, WalkStep, WalkStop};
+use crate::fairness::{Claimant, FairTable};
 use crate::model::{Attributes, Kind, RelPath};
 use crate::protocol::wire::{Fault, FaultCode, SearchPage, SearchRequest};
 use crate::share::errnos::{is_absence, is_exhaustion};
-use crate::share::tree::Tree;
+use crate::share::tree::ShareTree;
 use crate::share::{Share, internal, page_limit};
 
 /// A page whose time was up on the way to where it goes on has so much more for the first name there.
@@ -34,16 +34,16 @@ const LIFETIME: Duration = Duration::from_secs(10);
 
 /// The places where searches ended early, by who searches.
 #[derive(Debug)]
-pub(crate) struct Places(FairTable<Place>);
+pub(crate) struct SearchPlaces(FairTable<SearchPlace>);
 
-impl Default for Places {
+impl Default for SearchPlaces {
     fn default() -> Self {
         Self(FairTable::new(MAX_PLACES))
     }
 }
 
 #[derive(Debug)]
-struct Place {
+struct SearchPlace {
     pattern: String,
     after: Option<RelPath>,
     reached: RelPath,
@@ -54,7 +54,7 @@ impl Share {
     pub(crate) fn search_within(
         &self,
         request: &SearchRequest,
-        caller: Holder,
+        caller: Claimant,
         budget: Duration,
     ) -> Result<SearchPage, Fault> {
         let started = Instant::now();
@@ -71,34 +71,34 @@ impl Share {
             Err(error) if is_absence(error) => return Ok(page),
             Err(error) => return Err(internal(error)),
         };
-        let mut walk = Walk::new(self, &tree, &pattern, after.clone()).map_err(internal)?;
+        let mut walk = ShareWalk::new(self, &tree, &pattern, after.clone()).map_err(internal)?;
         let (mut bytes, mut reached) = (0, None);
-        let (mut patience, mut is_last_try) = (Patience::new(started + budget), false);
+        let (mut patience, mut is_last_try) = (SearchTime::new(started + budget), false);
         loop {
             // Never without progress, however slow the way back to the place was.
             let has_progress = reached > after;
             let path = match walk.next(&mut patience) {
                 Ok(None) => break,
-                Ok(Some(Step::Directory(path) | Step::Passed(path))) => path,
-                Ok(Some(Step::Match(path))) => {
+                Ok(Some(WalkStep::Directory(path) | WalkStep::Passed(path))) => path,
+                Ok(Some(WalkStep::Match(path))) => {
                     if let Some(attributes) = file_attributes(&tree, &path)? {
                         bytes += path.as_bytes().len();
                         page.matches.push((path.clone(), attributes));
                     }
                     path
                 }
-                Err(Stop::TimeIsUp) if !has_progress && !is_last_try => {
+                Err(WalkStop::TimeIsUp) if !has_progress && !is_last_try => {
                     is_last_try = true;
-                    patience = Patience::new(Instant::now() + GRACE);
+                    patience = SearchTime::new(Instant::now() + GRACE);
                     continue;
                 }
-                Err(Stop::TimeIsUp) if !has_progress => return Err(takes_too_long()),
-                Err(Stop::TimeIsUp) => {
+                Err(WalkStop::TimeIsUp) if !has_progress => return Err(takes_too_long()),
+                Err(WalkStop::TimeIsUp) => {
                     page.more = true;
                     self.remember(request, caller, &page, reached);
                     break;
                 }
-                Err(Stop::Exhaustion(error)) => return Err(internal(error)),
+                Err(WalkStop::Exhaustion(error)) => return Err(internal(error)),
             };
             reached = Some(path);
             if page.matches.len() == limit || bytes >= MAX_BYTES {
@@ -118,13 +118,13 @@ impl Share {
     fn remember(
         &self,
         request: &SearchRequest,
-        caller: Holder,
+        caller: Claimant,
         page: &SearchPage,
         reached: Option<RelPath>,
     ) {
         let Some(reached) = reached else { return };
         let last = page.matches.last().map(|(path, _)| path.clone());
-        let place = Place {
+        let place = SearchPlace {
             pattern: request.pattern.clone(),
             after: last.or_else(|| request.after.clone()),
             reached,
@@ -135,7 +135,7 @@ impl Share {
 }
 
 /// Attributes of a regular file; `None` when there is none at `path` (any more).
-fn file_attributes(tree: &Arc<Tree>, path: &RelPath) -> Result<Option<Attributes>, Fault> {
+fn file_attributes(tree: &Arc<ShareTree>, path: &RelPath) -> Result<Option<Attributes>, Fault> {
     match tree.find(path) {
         Ok(found) => Ok(tree.attributes(&found).filter(|a| a.kind == Kind::File)),
         Err(error) if is_exhaustion(error) => Err(internal(error)),
@@ -148,18 +148,19 @@ fn takes_too_long() -> Fault {
     Fault::new(FaultCode::LimitExceeded, "the pattern takes too long")
 }
 
-impl Places {
+impl SearchPlaces {
     /// Where this very request has to go on, if it was cut short lately. Forgets the place, as a
     /// search that starts anew has to start at the beginning.
-    fn take(&mut self, caller: Holder, request: &SearchRequest, now: Instant) -> Option<RelPath> {
+    fn take(&mut self, caller: Claimant, request: &SearchRequest, now: Instant) -> Option<RelPath> {
         self.0
             .retain(|place| now.saturating_duration_since(place.since) < LIFETIME);
-        let same = |place: &Place| place.pattern == request.pattern && place.after == request.after;
+        let same =
+            |place: &SearchPlace| place.pattern == request.pattern && place.after == request.after;
         let (id, _) = self.0.of(caller).find(|(_, place)| same(place))?;
         Some(self.0.leave(caller, id)?.reached)
     }
 
-    fn put(&mut self, caller: Holder, place: Place) {
+    fn put(&mut self, caller: Claimant, place: SearchPlace) {
         self.0.enter(caller, place, |_| true);
     }
 }
@@ -178,8 +179,8 @@ mod tests {
         }
     }
 
-    fn place(pattern: &str, since: Instant) -> Place {
-        Place {
+    fn place(pattern: &str, since: Instant) -> SearchPlace {
+        SearchPlace {
             pattern: pattern.into(),
             after: None,
             reached: RelPath::new(b"reached").unwrap(),
@@ -187,13 +188,13 @@ mod tests {
         }
     }
 
-    fn caller(number: u8) -> Holder {
-        Holder::member(PeerId::from_bytes([number; 32]), [10, 0, 0, 1].into())
+    fn caller(number: u8) -> Claimant {
+        Claimant::member(PeerId::from_bytes([number; 32]), [10, 0, 0, 1].into())
     }
 
     #[test]
     fn a_place_is_for_one_continuation_of_the_same_search() {
-        let (mut places, now) = (Places::default(), Instant::now());
+        let (mut places, now) = (SearchPlaces::default(), Instant::now());
         let me = caller(1);
         places.put(me, place("a", now));
         assert_eq!(places.take(me, &request("b"), now), None);
@@ -206,7 +207,7 @@ mod tests {
 
     #[test]
     fn places_are_few_and_short_lived() {
-        let (mut places, now) = (Places::default(), Instant::now());
+        let (mut places, now) = (SearchPlaces::default(), Instant::now());
         let me = caller(1);
         places.put(me, place("a", now));
         assert_eq!(places.take(me, &request("a"), now + LIFETIME), None);
@@ -219,7 +220,7 @@ mod tests {
 
     #[test]
     fn no_member_takes_another_ones_place() {
-        let (mut places, now) = (Places::default(), Instant::now());
+        let (mut places, now) = (SearchPlaces::default(), Instant::now());
         places.put(caller(1), place("a", now));
         assert_eq!(places.take(caller(2), &request("a"), now), None);
         for index in 0..MAX_PLACES * 2 {

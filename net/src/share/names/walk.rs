@@ -15,28 +15,28 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
-use super::name_list::{Names, Seen};
+use super::name_list::{EntryHint, NameList};
 use super::pattern::Pattern;
-use super::pattern::patience::{Patience, TimeIsUp};
+use super::pattern::patience::{SearchTime, TimeIsUp};
 use crate::model::RelPath;
 use crate::share::Share;
 use crate::share::errnos::is_exhaustion;
-use crate::share::tree::{Tree, join};
+use crate::share::tree::{ShareTree, join};
 
 /// Names that are passed over in one step, if there is time for so many.
 const MAX_PASSED: usize = 256;
 
 /// A walk that stands somewhere in the tree.
-pub(crate) struct Walk<'a> {
+pub(crate) struct ShareWalk<'a> {
     share: &'a Share,
-    tree: &'a Arc<Tree>,
+    tree: &'a Arc<ShareTree>,
     pattern: &'a Pattern,
     after: Option<RelPath>,
     levels: Vec<Level>,
 }
 
 /// One step of a walk. Their paths ascend.
-pub(crate) enum Step {
+pub(crate) enum WalkStep {
     /// A file, or a link that may lead to one, whose name matches.
     Match(RelPath),
     /// A directory, whose files come next.
@@ -47,7 +47,7 @@ pub(crate) enum Step {
 
 /// Why there is no next step.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Stop {
+pub(crate) enum WalkStop {
     /// This machine has run out of something.
     Exhaustion(Errno),
     /// The time was up before another name was passed. The walk can go on.
@@ -63,7 +63,7 @@ struct Level {
 /// A spot among the names of one directory: those of files and links, which come in the order of
 /// the bytes, between its directories, which come in that of the paths below them.
 struct Cursor {
-    names: Arc<Names>,
+    names: Arc<NameList>,
     /// The next name, if it is not a directory's.
     name: usize,
     /// Where the names end that come before the next directory.
@@ -72,19 +72,19 @@ struct Cursor {
     directory: usize,
 }
 
-/// What comes next in a directory; see [`Step`].
+/// What comes next in a directory; see [`WalkStep`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Next {
+enum NextEntry {
     Match,
     Directory,
     Passed,
 }
 
-impl<'a> Walk<'a> {
+impl<'a> ShareWalk<'a> {
     /// A walk of what sorts behind `after`.
     pub(crate) fn new(
         share: &'a Share,
-        tree: &'a Arc<Tree>,
+        tree: &'a Arc<ShareTree>,
         pattern: &'a Pattern,
         after: Option<RelPath>,
     ) -> Result<Self, Errno> {
@@ -103,10 +103,10 @@ impl<'a> Walk<'a> {
 
     /// The next step; `None` at the end. What vanishes or cannot be read is passed over, unless
     /// this machine has run out of something.
-    pub(crate) fn next(&mut self, patience: &mut Patience) -> Result<Option<Step>, Stop> {
+    pub(crate) fn next(&mut self, patience: &mut SearchTime) -> Result<Option<WalkStep>, WalkStop> {
         while let Some(level) = self.levels.last_mut() {
             let next = level.cursor.next(self.pattern, patience);
-            let Some((next, index)) = next.map_err(|TimeIsUp| Stop::TimeIsUp)? else {
+            let Some((next, index)) = next.map_err(|TimeIsUp| WalkStop::TimeIsUp)? else {
                 self.levels.pop();
                 continue;
             };
@@ -116,23 +116,23 @@ impl<'a> Walk<'a> {
                 continue;
             };
             match next {
-                Next::Match => return Ok(Some(Step::Match(path))),
-                Next::Passed => return Ok(Some(Step::Passed(path))),
-                Next::Directory => {}
+                NextEntry::Match => return Ok(Some(WalkStep::Match(path))),
+                NextEntry::Passed => return Ok(Some(WalkStep::Passed(path))),
+                NextEntry::Directory => {}
             }
             match self.share.real_names(self.tree, &path) {
                 Ok(names) => self.enter(path.clone(), names),
                 Err(error) if is_exhaustion(error) => {
-                    return Err(Stop::Exhaustion(error));
+                    return Err(WalkStop::Exhaustion(error));
                 }
                 Err(_) => continue,
             }
-            return Ok(Some(Step::Directory(path)));
+            return Ok(Some(WalkStep::Directory(path)));
         }
         Ok(None)
     }
 
-    fn enter(&mut self, directory: RelPath, names: Arc<Names>) {
+    fn enter(&mut self, directory: RelPath, names: Arc<NameList>) {
         let after = self.after.as_ref().map_or(&b""[..], RelPath::as_bytes);
         let cursor = Cursor::behind(rest(after, &directory), names);
         self.levels.push(Level { directory, cursor });
@@ -152,7 +152,7 @@ fn rest<'a>(after: &'a [u8], directory: &RelPath) -> &'a [u8] {
 
 impl Cursor {
     /// Before the first of `names` that is, or may hold something, behind `after`.
-    fn behind(after: &[u8], names: Arc<Names>) -> Self {
+    fn behind(after: &[u8], names: Arc<NameList>) -> Self {
         let mut cursor = Self {
             name: names.behind(after),
             end: 0,
@@ -175,33 +175,35 @@ impl Cursor {
     fn next(
         &mut self,
         pattern: &Pattern,
-        patience: &mut Patience,
-    ) -> Result<Option<(Next, usize)>, TimeIsUp> {
+        patience: &mut SearchTime,
+    ) -> Result<Option<(NextEntry, usize)>, TimeIsUp> {
         let (first, most) = (self.name, self.end.min(self.name + MAX_PASSED));
         for index in first..most {
             let (name, seen) = self.names.get(index);
-            let is_match = seen != Seen::Directory
+            let is_match = seen != EntryHint::Directory
                 && match pattern.matches(name, patience) {
                     Ok(is_match) => is_match,
                     // The next call is told again.
-                    Err(TimeIsUp) if index > first => return Ok(Some((Next::Passed, index - 1))),
+                    Err(TimeIsUp) if index > first => {
+                        return Ok(Some((NextEntry::Passed, index - 1)));
+                    }
                     Err(TimeIsUp) => return Err(TimeIsUp),
                 };
             self.name = index + 1;
             if is_match {
-                return Ok(Some((Next::Match, index)));
+                return Ok(Some((NextEntry::Match, index)));
             }
         }
         self.name = self.name.max(most);
         if self.name < self.end {
-            return Ok(Some((Next::Passed, self.name - 1)));
+            return Ok(Some((NextEntry::Passed, self.name - 1)));
         }
         let Some(index) = self.names.directory(self.directory) else {
             return Ok(None);
         };
         self.directory += 1;
         self.find_end();
-        Ok(Some((Next::Directory, index)))
+        Ok(Some((NextEntry::Directory, index)))
     }
 }
 
@@ -215,12 +217,12 @@ mod tests {
     use super::*;
     use crate::share::names::name_list::tests::names;
 
-    fn ample() -> Patience {
-        Patience::new(Instant::now() + Duration::from_secs(60))
+    fn ample() -> SearchTime {
+        SearchTime::new(Instant::now() + Duration::from_secs(60))
     }
 
     /// All that a cursor comes to, with a `/` behind directories, without what it passes.
-    fn visited(entries: &[(&str, Seen)], after: &str, pattern: &str) -> Vec<String> {
+    fn visited(entries: &[(&str, EntryHint)], after: &str, pattern: &str) -> Vec<String> {
         let names = Arc::new(names(entries));
         let pattern = Pattern::new(pattern).unwrap();
         let mut cursor = Cursor::behind(after.as_bytes(), Arc::clone(&names));
@@ -228,9 +230,9 @@ mod tests {
         while let Some((next, index)) = cursor.next(&pattern, &mut patience).unwrap() {
             let name = String::from_utf8(names.get(index).0.into()).unwrap();
             match next {
-                Next::Match => visited.push(name),
-                Next::Directory => visited.push(name + "/"),
-                Next::Passed => {}
+                NextEntry::Match => visited.push(name),
+                NextEntry::Directory => visited.push(name + "/"),
+                NextEntry::Passed => {}
             }
         }
         visited
@@ -238,13 +240,13 @@ mod tests {
 
     fn visited_behind(after: &str) -> Vec<String> {
         let entries = [
-            ("a", Seen::Directory),
-            ("a!", Seen::File),
-            ("a.b", Seen::File),
-            ("a.c", Seen::Directory),
-            ("a0", Seen::File),
-            ("aa", Seen::Link),
-            ("b", Seen::File),
+            ("a", EntryHint::Directory),
+            ("a!", EntryHint::File),
+            ("a.b", EntryHint::File),
+            ("a.c", EntryHint::Directory),
+            ("a0", EntryHint::File),
+            ("aa", EntryHint::Link),
+            ("b", EntryHint::File),
         ];
         visited(&entries, after, "")
     }
@@ -277,11 +279,11 @@ mod tests {
     #[test]
     fn one_step_passes_a_bounded_number_of_names() {
         let text: Vec<String> = (0..MAX_PASSED + 9).map(|i| format!("{i:06}")).collect();
-        let entries: Vec<_> = text.iter().map(|t| (t.as_str(), Seen::File)).collect();
+        let entries: Vec<_> = text.iter().map(|t| (t.as_str(), EntryHint::File)).collect();
         let pattern = Pattern::new("x").unwrap();
         let mut cursor = Cursor::behind(b"", Arc::new(names(&entries)));
         let last = MAX_PASSED - 1;
-        let passed = Some((Next::Passed, last));
+        let passed = Some((NextEntry::Passed, last));
         assert_eq!(cursor.next(&pattern, &mut ample()), Ok(passed));
         assert_eq!(cursor.next(&pattern, &mut ample()), Ok(None));
     }
@@ -289,19 +291,23 @@ mod tests {
     #[test]
     fn a_step_that_runs_out_of_time_loses_no_name() {
         let text: Vec<String> = (0..200).map(|i| format!("{i:0200}")).collect();
-        let entries: Vec<_> = text.iter().map(|t| (t.as_str(), Seen::File)).collect();
+        let entries: Vec<_> = text.iter().map(|t| (t.as_str(), EntryHint::File)).collect();
         let pattern = Pattern::new("199$").unwrap();
         let mut cursor = Cursor::behind(b"", Arc::new(names(&entries)));
-        let mut over = Patience::new(Instant::now());
+        let mut over = SearchTime::new(Instant::now());
         let passed = cursor.next(&pattern, &mut over).unwrap();
-        assert!(matches!(passed, Some((Next::Passed, 1..100))), "{passed:?}");
+        assert!(
+            matches!(passed, Some((NextEntry::Passed, 1..100))),
+            "{passed:?}"
+        );
         assert_eq!(cursor.next(&pattern, &mut over), Err(TimeIsUp));
-        let found = Some((Next::Match, 199));
+        let found = Some((NextEntry::Match, 199));
         assert_eq!(cursor.next(&pattern, &mut ample()), Ok(found));
     }
 
-    fn entry() -> impl Strategy<Value = (String, Seen)> {
-        let seen = prop::sample::select(vec![Seen::File, Seen::Directory, Seen::Link]);
+    fn entry() -> impl Strategy<Value = (String, EntryHint)> {
+        let seen =
+            prop::sample::select(vec![EntryHint::File, EntryHint::Directory, EntryHint::Link]);
         (
             "[ab!./0]{1,3}".prop_map(|name| name.replace('/', "-")),
             seen,
@@ -324,7 +330,7 @@ mod tests {
             let mut expected: Vec<String> = kinds
                 .iter()
                 .map(|(name, seen)| match seen {
-                    Seen::Directory => format!("{name}/"),
+                    EntryHint::Directory => format!("{name}/"),
                     _ => (*name).to_owned(),
                 })
                 .filter(|path| *path > after || path.ends_with('/') && after.starts_with(path))

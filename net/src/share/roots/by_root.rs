@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::former::{FormerFile, KnownTrees};
 use super::relocate::Whereabouts;
-use super::store::Place;
+use super::store::FileLocation;
 use crate::model::{ByteRange, ContentId, RelPath, Root, Version};
 use crate::protocol::wire::FaultCode;
 use crate::share::errnos::is_absence;
@@ -105,7 +105,7 @@ impl Share {
     }
 
     /// Where a file lay that had this content.
-    pub(crate) fn place_of(&self, root: Root) -> Option<Place> {
+    pub(crate) fn place_of(&self, root: Root) -> Option<FileLocation> {
         if let Some(captured) = self.captures.of_root(root) {
             return Some(captured.place());
         }
@@ -146,7 +146,7 @@ impl Share {
         let Some(roots) = &self.roots else { return };
         let known = roots.place(root).ok().flatten();
         let Some(known) = known else { return };
-        let place = Place {
+        let place = FileLocation {
             size: known.size,
             ..file.place(&path)
         };

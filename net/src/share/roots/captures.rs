@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::store::Place;
-use crate::content::merkle::{BLOCK, SUBTREE_BLOCKS, Subtree, Tree};
+use super::store::FileLocation;
+use crate::content::merkle::{BLOCK, HashTree, SUBTREE_BLOCKS, Subtree};
 use crate::model::{ContentId, RelPath, Root, Version};
 
 /// Leaves that all captured contents may have: 40 MiB of memory, for 20 GiB of content.
@@ -30,8 +30,8 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(250);
 /// What a file had at one moment.
 #[derive(Debug)]
 pub(crate) struct Captured {
-    pub(crate) tree: Tree,
-    pub(crate) place: Place,
+    pub(crate) tree: HashTree,
+    pub(crate) place: FileLocation,
     /// The version of the file when reading it began.
     pub(crate) version: Version,
     /// Where the file was found since, if it has moved.
@@ -44,8 +44,8 @@ pub(crate) struct Captured {
 impl Captured {
     /// What was read of the file at `place` from `begun` to `now`.
     pub(crate) fn new(
-        tree: Tree,
-        place: Place,
+        tree: HashTree,
+        place: FileLocation,
         version: Version,
         begun: Instant,
         now: Instant,
@@ -68,9 +68,9 @@ impl Captured {
     }
 
     /// Where the file is, as far as that is known.
-    pub(crate) fn place(&self) -> Place {
+    pub(crate) fn place(&self) -> FileLocation {
         let moved = self.moved.lock().clone();
-        Place {
+        FileLocation {
             path: moved.unwrap_or_else(|| self.place.path.clone()),
             ..self.place.clone()
         }
@@ -170,12 +170,12 @@ mod tests {
 
     fn captured(number: u64, blocks: u64, now: Instant) -> Arc<Captured> {
         let leaves = (0..blocks).map(|block| leaf(&[number, block].map(u64::to_le_bytes).concat()));
-        let place = Place {
+        let place = FileLocation {
             path: RelPath::new(b"log").unwrap(),
             inode: 7,
             size: blocks * BLOCK,
         };
-        let tree = Tree::new(leaves.collect()).unwrap();
+        let tree = HashTree::new(leaves.collect()).unwrap();
         Arc::new(Captured::new(tree, place, Version(number), now, now))
     }
 

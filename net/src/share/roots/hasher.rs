@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::store::{Place, Roots};
+use super::store::{FileLocation, Roots};
 use super::wishes::{Asker, FileId, Interest, Wish, Wishes};
 use crate::concurrency::parallel::in_halves;
 use crate::content::merkle::TreeHasher;
 use crate::error::Error;
-use crate::fairness::Holder;
+use crate::fairness::Claimant;
 use crate::model::{Attributes, Kind, Mode, RelPath, Root, Version};
 use crate::protocol::wire::SearchRequest;
 use crate::share::{Share, SharedFile};
@@ -41,24 +41,24 @@ const CHUNK: usize = 256 * 1024;
 
 /// The files that wait for their root.
 #[derive(Default)]
-pub(crate) struct Wanted {
-    state: Mutex<Waiting>,
+pub(crate) struct HashQueue {
+    state: Mutex<WaitingFile>,
     more: Condvar,
 }
 
 #[derive(Default)]
-struct Waiting {
+struct WaitingFile {
     wishes: Wishes,
     stopped: bool,
 }
 
-impl std::fmt::Debug for Wanted {
+impl std::fmt::Debug for HashQueue {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Wanted")
     }
 }
 
-impl Wanted {
+impl HashQueue {
     /// Asks for the root of `file`, which lies at `path` and which `asker` has opened; not if it could not be
     /// had lately.
     fn add_opened(&self, asker: Asker, path: &RelPath, file: &SharedFile) {
@@ -96,12 +96,12 @@ impl Wanted {
     }
 
     /// Takes note of what became of a wish.
-    fn settle(&self, wish: Wish, outcome: Outcome, took: Duration) {
+    fn settle(&self, wish: Wish, outcome: WishOutcome, took: Duration) {
         let (mut state, now) = (self.state.lock(), Instant::now());
         match outcome {
-            Outcome::Rooted(bytes) => state.wishes.served(wish.asker, bytes),
-            Outcome::TooNew => state.wishes.delay(wish, now),
-            Outcome::Fruitless(file, bytes) => {
+            WishOutcome::Rooted(bytes) => state.wishes.served(wish.asker, bytes),
+            WishOutcome::TooNew => state.wishes.delay(wish, now),
+            WishOutcome::Fruitless(file, bytes) => {
                 state.wishes.served(wish.asker, bytes);
                 state.wishes.came_to_nothing(file, took, now);
             }
@@ -132,7 +132,7 @@ impl Wanted {
 
 /// What became of a wish.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Outcome {
+enum WishOutcome {
     /// The file has a root, for which so many bytes were read now; or there is none any more.
     Rooted(u64),
     /// It is still being written.
@@ -163,7 +163,7 @@ pub(crate) fn start(share: &Arc<Share>, roots: &Arc<Roots>) -> Result<(), Error>
 
 struct Hasher {
     share: Weak<Share>,
-    wanted: Arc<Wanted>,
+    wanted: Arc<HashQueue>,
     roots: Arc<Roots>,
     /// How far the walk over the whole share has come; `None` when it is done.
     walked_to: Option<Option<RelPath>>,
@@ -257,10 +257,10 @@ impl Hasher {
             after,
             limit: 256,
         };
-        match share.search(&request, Holder::itself()) {
+        match share.search(&request, Claimant::itself()) {
             Ok(page) => {
                 self.note_places(page.matches.iter().filter_map(|(path, found)| {
-                    let place = Place {
+                    let place = FileLocation {
                         path: path.clone(),
                         inode: 0,
                         size: found.size,
@@ -279,7 +279,7 @@ impl Hasher {
     }
 
     /// Keeps where contents lie whose roots were computed without noting that, or somewhere else.
-    fn note_places(&mut self, found: impl Iterator<Item = (Root, Place)>) {
+    fn note_places(&mut self, found: impl Iterator<Item = (Root, FileLocation)>) {
         match self.roots.add_places(found) {
             Ok(count) => self.unflushed += count,
             Err(error) => tracing::warn!(%error, "places of content roots cannot be kept"),
@@ -287,40 +287,40 @@ impl Hasher {
     }
 
     /// Computes and keeps the root of one file.
-    fn hash(&mut self, share: &Share, path: &RelPath) -> Outcome {
+    fn hash(&mut self, share: &Share, path: &RelPath) -> WishOutcome {
         let Ok(file) = share.tree_file(path) else {
-            return Outcome::Rooted(0);
+            return WishOutcome::Rooted(0);
         };
         let id = file.id();
         if let Some(root) = self.known(file.attributes().version) {
             self.note_places([(root, file.place(path))].into_iter());
-            return Outcome::Rooted(0);
+            return WishOutcome::Rooted(0);
         }
         // Before anything that costs more than a look at the file.
         if self.wanted.is_fruitless(id) {
-            return Outcome::Rooted(0);
+            return WishOutcome::Rooted(0);
         }
         if file.changed_within(SETTLED) {
-            return Outcome::TooNew;
+            return WishOutcome::TooNew;
         }
         if file.attributes().size > MAX_HASHED {
             tracing::info!(%path, "larger than {} GiB: no content root", MAX_HASHED >> 30);
-            return Outcome::Fruitless(id, 0);
+            return WishOutcome::Fruitless(id, 0);
         }
         // Stores through `mmap` mark the file only once what was stored before has been written back.
         let settled = file.settle();
         let Ok(file) = share.tree_file(path) else {
-            return Outcome::Fruitless(id, 0);
+            return WishOutcome::Fruitless(id, 0);
         };
         if !matches!(settled, Ok(true)) {
-            return Outcome::Fruitless(id, 0);
+            return WishOutcome::Fruitless(id, 0);
         }
         if self.known(file.attributes().version).is_some() {
-            return Outcome::Rooted(0);
+            return WishOutcome::Rooted(0);
         }
         match self.read_and_keep(path, &file) {
-            (read, true) => Outcome::Rooted(read),
-            (read, false) => Outcome::Fruitless(id, read),
+            (read, true) => WishOutcome::Rooted(read),
+            (read, false) => WishOutcome::Fruitless(id, read),
         }
     }
 

@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use rustix::fs::{FileType, RawDir};
 
-use super::store::Place;
+use super::store::FileLocation;
 use crate::model::{RelPath, Root};
 use crate::share::tree::beneath::open_directory;
-use crate::share::tree::{Tree, join};
+use crate::share::tree::{ShareTree, join};
 
 /// One search takes no longer than this: millions of names in memory, less where they have to come from a disk.
 const LONGEST: Duration = Duration::from_secs(5);
@@ -68,8 +68,8 @@ impl Relocations {
     /// Where the file is by now that was at `place` when it had the content of `root`.
     pub(crate) fn find(
         &self,
-        tree: &Arc<Tree>,
-        (root, place): (Root, &Place),
+        tree: &Arc<ShareTree>,
+        (root, place): (Root, &FileLocation),
         until: Instant,
     ) -> Whereabouts {
         if place.inode == 0 {
@@ -104,7 +104,7 @@ impl Relocations {
     }
 
     /// Its place if it has moved together with another one.
-    fn beside_others(&self, tree: &Arc<Tree>, place: &Place) -> Option<RelPath> {
+    fn beside_others(&self, tree: &Arc<ShareTree>, place: &FileLocation) -> Option<RelPath> {
         let moved: Vec<(RelPath, RelPath)> = self.state.lock().moved.iter().cloned().collect();
         moved.iter().rev().find_map(|(from, to)| {
             let path = place.path.moved(from, to)?;
@@ -124,7 +124,7 @@ impl State {
         rests.then_some(Whereabouts::Unknown)
     }
 
-    fn note(&mut self, (root, place): (Root, &Place), found: &Whereabouts, begun: Instant) {
+    fn note(&mut self, (root, place): (Root, &FileLocation), found: &Whereabouts, begun: Instant) {
         let now = Instant::now();
         // A quick search needs no rest.
         let took = now.saturating_duration_since(begun);
@@ -170,7 +170,7 @@ fn moved_directory(from: &RelPath, to: &RelPath) -> Option<(RelPath, RelPath)> {
 }
 
 /// Looks through the directory in which the file was, then through all others, the upper ones first.
-fn look_through(tree: &Arc<Tree>, place: &Place, until: Instant) -> Whereabouts {
+fn look_through(tree: &Arc<ShareTree>, place: &FileLocation, until: Instant) -> Whereabouts {
     let mut pending: VecDeque<RelPath> = [RelPath::root()].into();
     if let Some((directory, _)) = place.path.split() {
         pending.push_front(directory);
@@ -189,7 +189,7 @@ fn look_through(tree: &Arc<Tree>, place: &Place, until: Instant) -> Whereabouts 
 /// The path of the file with this inode in `directory`; what lies below it is added to `pending`. Links and
 /// other file systems are passed over: their numbers are their own.
 fn look_in(
-    tree: &Arc<Tree>,
+    tree: &Arc<ShareTree>,
     directory: &RelPath,
     inode: u64,
     pending: &mut VecDeque<RelPath>,
@@ -245,7 +245,7 @@ mod tests {
     fn what_was_missed_is_not_looked_for_again_at_once_and_a_long_search_makes_a_pause() {
         let root = |number| Root::from_bytes([number; 32]);
         let (mut state, now) = (State::default(), Instant::now());
-        let place = Place {
+        let place = FileLocation {
             path: path("f"),
             inode: 7,
             size: 1,

@@ -13,8 +13,8 @@ use parking_lot::{Condvar, Mutex};
 
 use super::captures::Captured;
 use super::relocate::Whereabouts;
-use super::store::Place;
-use crate::content::merkle::{BLOCK, Hash, SUBTREE_BLOCKS, Tree, TreeHasher, leaf};
+use super::store::FileLocation;
+use crate::content::merkle::{BLOCK, Hash, HashTree, SUBTREE_BLOCKS, TreeHasher, leaf};
 use crate::model::{ContentId, RelPath, Root};
 use crate::protocol::wire::{Fault, FaultCode, Snapshot, SnapshotRequest};
 use crate::share::{Asker, Share, SharedFile, fault};
@@ -37,20 +37,20 @@ const IN_FLIGHT: Duration = Duration::from_millis(300);
 
 /// The turns of those who read a file for its root.
 #[derive(Default, Debug)]
-pub(crate) struct Turns {
+pub(crate) struct HashTurns {
     busy: Mutex<Vec<(Asker, RelPath)>>,
     ended: Condvar,
 }
 
 /// A turn; it ends when this is dropped.
-struct Turn<'a> {
-    turns: &'a Turns,
+struct HashTurn<'a> {
+    turns: &'a HashTurns,
     path: &'a RelPath,
 }
 
-impl Turns {
+impl HashTurns {
     /// Waits until nobody else reads this file, nothing is read for `asker`, and not too much for others.
-    fn take<'a>(&'a self, asker: Asker, path: &'a RelPath, until: Instant) -> Option<Turn<'a>> {
+    fn take<'a>(&'a self, asker: Asker, path: &'a RelPath, until: Instant) -> Option<HashTurn<'a>> {
         let mut busy = self.busy.lock();
         let is_mine = |(other, at): &(Asker, RelPath)| *other == asker || at == path;
         while busy.len() >= MAX_READERS || busy.iter().any(is_mine) {
@@ -59,7 +59,7 @@ impl Turns {
             }
         }
         busy.push((asker, path.clone()));
-        Some(Turn { turns: self, path })
+        Some(HashTurn { turns: self, path })
     }
 
     /// Waits until `moment`.
@@ -69,7 +69,7 @@ impl Turns {
     }
 }
 
-impl Drop for Turn<'_> {
+impl Drop for HashTurn<'_> {
     fn drop(&mut self) {
         self.turns.busy.lock().retain(|(_, path)| path != self.path);
         self.turns.ended.notify_all();
@@ -226,7 +226,12 @@ impl Share {
     }
 
     /// Where the file is by now that was at `place` when it had the content of `root`.
-    fn find_again(&self, root: Root, place: &Place, until: Instant) -> Result<Whereabouts, Fault> {
+    fn find_again(
+        &self,
+        root: Root,
+        place: &FileLocation,
+        until: Instant,
+    ) -> Result<Whereabouts, Fault> {
         let tree = self.tree().map_err(fault)?;
         Ok(self.relocations.find(&tree, (root, place), until))
     }
@@ -265,7 +270,7 @@ fn unreadable(error: io::Error) -> Fault {
 }
 
 /// The tree of what `file` has: of the state that it was opened in, or of one moment since if it only grows.
-fn read_twice_if_need_be(file: &SharedFile, until: Instant) -> io::Result<Tree> {
+fn read_twice_if_need_be(file: &SharedFile, until: Instant) -> io::Result<HashTree> {
     let size = file.attributes().size;
     let changed = || io::ErrorKind::StaleNetworkFileHandle.into();
     let first = read(file, size, until)?.ok_or_else(changed)?;
@@ -285,7 +290,7 @@ fn read_twice_if_need_be(file: &SharedFile, until: Instant) -> io::Result<Tree> 
 }
 
 /// The tree of the first `size` bytes, in whatever state the file is; `None` when it has fewer.
-fn read(file: &SharedFile, size: u64, until: Instant) -> io::Result<Option<Tree>> {
+fn read(file: &SharedFile, size: u64, until: Instant) -> io::Result<Option<HashTree>> {
     let (mut hasher, mut at) = (TreeHasher::default(), 0);
     let mut chunk = vec![0; CHUNK.min(usize::try_from(size).unwrap_or(CHUNK))];
     while at < size {
@@ -334,5 +339,5 @@ fn begins_with(
         }
         own.push(leaf(&block[..rest]));
     }
-    Ok(Tree::new(own).is_some_and(|tree| tree.root() == prefix.root))
+    Ok(HashTree::new(own).is_some_and(|tree| tree.root() == prefix.root))
 }

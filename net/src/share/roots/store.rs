@@ -22,8 +22,8 @@ use data_encoding::HEXLOWER;
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 
-use crate::concurrency::two_generation_cache::Generations;
-use crate::content::merkle::{BLOCK, Subtree, Tree};
+use crate::concurrency::two_generation_cache::TwoGenerationCache;
+use crate::content::merkle::{BLOCK, HashTree, Subtree};
 use crate::error::Error;
 use crate::model::{RelPath, Root, Version};
 use database::Rebuildable;
@@ -40,7 +40,7 @@ const CONTENT_PER_BYTE: u64 = BLOCK / 32;
 
 /// Where a file lies that had some content when it was last looked at.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Place {
+pub struct FileLocation {
     /// Its path then.
     pub path: RelPath,
     /// The number of its inode, by which it can be found should it have been renamed; 0 if it is not known.
@@ -52,22 +52,22 @@ pub struct Place {
 /// What is known about contents.
 pub struct Roots {
     database: Rebuildable,
-    recent: Mutex<Recent>,
+    recent: Mutex<RecentRoots>,
     /// How much more content fits, where all of it is kept in memory.
     room: Option<AtomicU64>,
 }
 
 /// Roots that were looked up lately. They cannot become wrong, as a version is one state of one file, but they
 /// go with the database: who has a root must be able to prove it.
-struct Recent {
-    roots: Generations<Version, Root>,
+struct RecentRoots {
+    roots: TwoGenerationCache<Version, Root>,
     /// The database that they were found in.
     incarnation: u64,
 }
 
-impl Recent {
+impl RecentRoots {
     /// Those found in the database numbered `incarnation`.
-    fn of(&mut self, incarnation: u64) -> &mut Generations<Version, Root> {
+    fn of(&mut self, incarnation: u64) -> &mut TwoGenerationCache<Version, Root> {
         if self.incarnation != incarnation {
             *self = Self::new(incarnation);
         }
@@ -76,7 +76,7 @@ impl Recent {
 
     fn new(incarnation: u64) -> Self {
         Self {
-            roots: Generations::new(MAX_RECENT),
+            roots: TwoGenerationCache::new(MAX_RECENT),
             incarnation,
         }
     }
@@ -109,7 +109,7 @@ impl Roots {
         };
         Ok(Self {
             database: database.map_err(|error| broken(&error))?,
-            recent: Mutex::new(Recent::new(0)),
+            recent: Mutex::new(RecentRoots::new(0)),
             room,
         })
     }
@@ -163,14 +163,17 @@ impl Roots {
     }
 
     /// Where a file lay that had the content of `root`; it may have another one by now.
-    pub fn place(&self, root: Root) -> Result<Option<Place>, Error> {
+    pub fn place(&self, root: Root) -> Result<Option<FileLocation>, Error> {
         let place = self.database.read(|read| rows::place(read, root));
         place.map_err(|error| broken(&error))
     }
 
     /// Remembers places for those contents that have none yet; as [`Roots::insert`] does. Returns how
     /// many there were.
-    pub fn add_places(&self, found: impl Iterator<Item = (Root, Place)>) -> Result<usize, Error> {
+    pub fn add_places(
+        &self,
+        found: impl Iterator<Item = (Root, FileLocation)>,
+    ) -> Result<usize, Error> {
         let add = || -> Result<_, redb::Error> {
             let mut lacking = self
                 .database
@@ -201,7 +204,12 @@ impl Roots {
     /// Remembers that `version`, which lies at `place`, has the content of `tree`; for good only with the
     /// next [`Roots::flush`], as a wait for the disk after each small file would take longer than its
     /// hash. False if there is no room for it.
-    pub fn insert(&self, version: Version, place: &Place, tree: &Tree) -> Result<bool, Error> {
+    pub fn insert(
+        &self,
+        version: Version,
+        place: &FileLocation,
+        tree: &HashTree,
+    ) -> Result<bool, Error> {
         let content = tree.leaves().len() as u64 * BLOCK;
         if !self.take_room(content + path_room(&place.path)) {
             return Ok(false);

@@ -11,8 +11,8 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use crate::concurrency::two_generation_cache::Generations;
-use crate::fairness::{Holder, HolderKey};
+use crate::concurrency::two_generation_cache::TwoGenerationCache;
+use crate::fairness::{Claimant, HolderKey};
 use crate::model::{PeerId, RelPath};
 use crate::share::tree::mountinfo::Device;
 
@@ -54,7 +54,7 @@ pub enum Asker {
 
 impl Asker {
     /// Whoever `holder` is, as far as that is known.
-    pub(crate) fn of(holder: Holder) -> Self {
+    pub(crate) fn of(holder: Claimant) -> Self {
         match holder.key {
             HolderKey::Member(key) => Self::Member(key),
             HolderKey::Unknown | HolderKey::Address(_) => Self::Nobody,
@@ -102,7 +102,7 @@ pub(crate) struct Wishes {
     clock: u64,
     /// The first is due first.
     delayed: VecDeque<(Instant, Wish)>,
-    fruitless: Generations<FileId, Instant>,
+    fruitless: TwoGenerationCache<FileId, Instant>,
 }
 
 /// The wishes of one member.
@@ -125,7 +125,7 @@ impl Default for Wishes {
             waiting: 0,
             clock: 0,
             delayed: VecDeque::new(),
-            fruitless: Generations::new(MAX_FRUITLESS),
+            fruitless: TwoGenerationCache::new(MAX_FRUITLESS),
         }
     }
 }

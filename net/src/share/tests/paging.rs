@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::*;
-use crate::fairness::Holder;
+use crate::fairness::Claimant;
 
 #[test]
 fn pages_of_a_big_directory_add_up_to_one_listing() {
@@ -76,7 +76,7 @@ fn a_search_that_runs_out_of_time_goes_on_where_it_ended() {
     let found = loop {
         let page = share
             .share
-            .search_within(&request, Holder::itself(), Duration::ZERO)
+            .search_within(&request, Claimant::itself(), Duration::ZERO)
             .unwrap();
         pages += 1;
         assert!(pages < 100, "no progress");
@@ -89,7 +89,7 @@ fn a_search_that_runs_out_of_time_goes_on_where_it_ended() {
     assert_eq!(pages, 41, "one directory a page, then the needle");
     // Whoever starts anew is not sent on to the end.
     request.pattern = "0.txt".into();
-    let page = share.share.search(&request, Holder::itself()).unwrap();
+    let page = share.share.search(&request, Claimant::itself()).unwrap();
     assert_eq!(page.matches[0].0.to_string(), "00/0.txt");
 }
 

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::paging::{Plan, build, plan, walk};
 use super::*;
-use crate::fairness::Holder;
+use crate::fairness::Claimant;
 
 /// Waits until every directory has settled, so that what is read from now on is remembered.
 fn settle() {
@@ -25,7 +25,7 @@ fn expected(share: &Fixture, pattern: &str, after: Option<&RelPath>) -> Vec<Stri
     };
     let name = |path: &str| path.rsplit('/').next().unwrap().to_owned();
     let patience = || {
-        crate::share::names::pattern::patience::Patience::new(
+        crate::share::names::pattern::patience::SearchTime::new(
             Instant::now() + Duration::from_secs(60),
         )
     };
@@ -55,7 +55,7 @@ fn turn_pages(
         let budget = if *is_hurried { Duration::ZERO } else { BUDGET };
         let page = share
             .share
-            .search_within(&request, Holder::itself(), budget)
+            .search_within(&request, Claimant::itself(), budget)
             .unwrap();
         assert!(page.matches.len() <= *limit as usize);
         if let Some((last, _)) = page.matches.last() {
@@ -130,7 +130,13 @@ fn a_page_looks_at_nothing_behind_its_end() {
         after: None,
         limit: 1,
     };
-    assert!(share.share.search(&request, Holder::itself()).unwrap().more);
+    assert!(
+        share
+            .share
+            .search(&request, Claimant::itself())
+            .unwrap()
+            .more
+    );
     let is_known = |directory: &str| {
         let version = share.stat(directory).unwrap().version;
         let mut index = share.share.index.lock();
@@ -156,7 +162,7 @@ fn a_page_whose_time_is_up_ends_in_the_middle_of_a_directory_too() {
     };
     let page = share
         .share
-        .search_within(&request, Holder::itself(), Duration::ZERO)
+        .search_within(&request, Claimant::itself(), Duration::ZERO)
         .unwrap();
     assert!(page.more && page.matches.is_empty());
     let found = turn_pages(&share, "zz", None, &[(1, true)]);
@@ -165,7 +171,7 @@ fn a_page_whose_time_is_up_ends_in_the_middle_of_a_directory_too() {
     assert_eq!(
         share
             .share
-            .search(&request, Holder::itself())
+            .search(&request, Claimant::itself())
             .unwrap()
             .matches
             .len(),
@@ -197,7 +203,7 @@ fn a_page_ends_in_time_whatever_the_pattern() {
         let (begun, budget) = (processor_time(), Duration::from_millis(100));
         let page = share
             .share
-            .search_within(&request, Holder::itself(), budget);
+            .search_within(&request, Claimant::itself(), budget);
         // Ten times what is promised, on a machine that does other things, without optimisation.
         let most = budget + Duration::from_millis(500);
         let took = processor_time() - begun;

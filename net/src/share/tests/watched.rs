@@ -274,7 +274,7 @@ fn no_more_is_watched_than_there_is_room_for() {
     for directory in ["a", "b"] {
         fs::create_dir(fixture.at(directory)).unwrap();
     }
-    let watch = Watch::with_room(&fixture.share.anchor.look(), 2).unwrap();
+    let watch = ShareWatch::with_room(&fixture.share.anchor.look(), 2).unwrap();
     fixture.share.watch = Some(watch);
     let watched = Watched(fixture);
     assert!(watched.counter("").is_some() && watched.counter("a").is_some());

@@ -11,7 +11,7 @@ use rustix::fs::{Access, AtFlags, CWD, accessat};
 use rustix::io::Errno;
 use rustix::process::{getegid, geteuid, getgroups};
 
-use super::stat::{Permissions, State};
+use super::stat::{FileState, Permissions};
 use crate::model::{Kind, Mode};
 
 /// Whose permissions this process has.
@@ -34,13 +34,13 @@ impl Rights {
     }
 
     /// The mode of `name` in `directory`, which has this `state` and is no link.
-    pub(crate) fn of_entry(&self, state: &State, directory: impl AsFd, name: &[u8]) -> Mode {
+    pub(crate) fn of_entry(&self, state: &FileState, directory: impl AsFd, name: &[u8]) -> Mode {
         let flags = AtFlags::EACCESS | AtFlags::SYMLINK_NOFOLLOW;
         self.mode(state, |wanted| accessat(directory, name, wanted, flags))
     }
 
     /// The mode of what `handle` pins, which has this `state`.
-    pub(crate) fn of_pinned(&self, state: &State, handle: impl AsFd) -> Mode {
+    pub(crate) fn of_pinned(&self, state: &FileState, handle: impl AsFd) -> Mode {
         // The system has no way to ask about the handle itself before Linux 5.8.
         let path = || format!("/proc/self/fd/{}", handle.as_fd().as_raw_fd());
         self.mode(state, |wanted| {
@@ -48,7 +48,7 @@ impl Rights {
         })
     }
 
-    fn mode(&self, state: &State, ask: impl FnOnce(Access) -> rustix::io::Result<()>) -> Mode {
+    fn mode(&self, state: &FileState, ask: impl FnOnce(Access) -> rustix::io::Result<()>) -> Mode {
         let Some(kind) = state.kind() else {
             return Mode::Plain;
         };

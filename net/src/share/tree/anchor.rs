@@ -20,12 +20,12 @@ use parking_lot::{Mutex, MutexGuard};
 use rustix::fs::{AtFlags, StatxFlags, statx};
 use rustix::io::Errno;
 
-use super::Tree;
+use super::ShareTree;
 use super::aside::{Aside, Crossing, PATIENCE, STUCK, Spot};
 use super::beneath::{Beneath, open_top, open_top_now};
 use super::mountinfo::{Answerer, Device, MountTable};
 use super::policy::Policy;
-use super::stat::State;
+use super::stat::FileState;
 use crate::config::ShareConfig;
 use crate::model::RelPath;
 use crate::share::errnos::is_exhaustion;
@@ -41,13 +41,13 @@ pub(crate) struct Anchor {
     mounts: Arc<MountTable>,
     aside: Arc<Aside>,
     /// The lock is never held while a disk is waited for.
-    known: Mutex<Known>,
+    known: Mutex<LastLook>,
 }
 
 /// What the path led to when it was last looked up.
 #[derive(Debug)]
-struct Known {
-    place: Result<Identity, Errno>,
+struct LastLook {
+    place: Result<DirectoryIdentity, Errno>,
     /// Why nothing of it is served.
     problem: Option<Problem>,
     policy: Arc<Policy>,
@@ -72,14 +72,19 @@ impl Examined {
     }
 }
 
-impl Known {
+impl LastLook {
     /// True if the path was looked up before and led to `place`.
-    fn is_at(&self, place: Result<Identity, Errno>) -> bool {
+    fn is_at(&self, place: Result<DirectoryIdentity, Errno>) -> bool {
         self.generation > 0 && self.place == place
     }
 
     /// Takes note that the path leads to `place`, and says so where that is something else than before.
-    fn change(&mut self, place: Result<Identity, Errno>, examined: Examined, share: &Path) {
+    fn change(
+        &mut self,
+        place: Result<DirectoryIdentity, Errno>,
+        examined: Examined,
+        share: &Path,
+    ) {
         if self.is_at(place) {
             return;
         }
@@ -107,7 +112,7 @@ impl Known {
 
 /// What tells one directory from another that lies at the same path later.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Identity {
+struct DirectoryIdentity {
     device: Device,
     inode: u64,
     mount: u64,
@@ -117,7 +122,7 @@ struct Identity {
 /// One look at the path.
 pub(crate) struct Look {
     /// What is there; [`Errno::NOENT`] where nothing can be served.
-    pub(crate) tree: Result<Arc<Tree>, Errno>,
+    pub(crate) tree: Result<Arc<ShareTree>, Errno>,
     /// Another number whenever it is another directory, or none, than at the look before.
     pub(crate) generation: u64,
     /// What is served of it.
@@ -166,7 +171,7 @@ impl Anchor {
             excluded: config.excluded.clone(),
             mounts: Arc::new(MountTable::open()),
             aside: Arc::default(),
-            known: Mutex::new(Known {
+            known: Mutex::new(LastLook {
                 place: Err(Errno::NOENT),
                 problem: None,
                 policy: Arc::default(),
@@ -223,7 +228,7 @@ impl Anchor {
 
     /// The same where that can be told without waiting: the path leads to what it led to at the last look, and all of it is in
     /// memory.
-    pub(crate) fn look_now(&self) -> Option<Tree> {
+    pub(crate) fn look_now(&self) -> Option<ShareTree> {
         let top = open_top_now(&self.directory).ok()?;
         let (state, identity) = identify(&top).ok()?;
         let known = self.known.lock();
@@ -246,20 +251,20 @@ impl Anchor {
         self.known.lock().problem.clone()
     }
 
-    fn tree(&self, top: OwnedFd, state: State, known: &Known) -> Tree {
+    fn tree(&self, top: OwnedFd, state: FileState, known: &LastLook) -> ShareTree {
         let policy = Arc::clone(&known.policy);
         let shared = (Arc::clone(&self.mounts), Arc::clone(&self.aside));
         let crossing = known.crossing.clone();
         let top = Beneath::new(top);
-        Tree::new(top, policy, shared, state, (crossing, known.generation))
+        ShareTree::new(top, policy, shared, state, (crossing, known.generation))
     }
 
     /// What is known of the share, now that the path leads to `found`, which is pinned by `top`.
     fn known_with(
         &self,
-        found: Result<Identity, Errno>,
+        found: Result<DirectoryIdentity, Errno>,
         top: Option<&OwnedFd>,
-    ) -> MutexGuard<'_, Known> {
+    ) -> MutexGuard<'_, LastLook> {
         let mut examined = None;
         loop {
             let mut known = self.known.lock();
@@ -280,7 +285,7 @@ impl Anchor {
     }
 
     /// Finds out what holds for a directory. May wait for the kernel, so no lock is held.
-    fn examine(&self, top: &OwnedFd, identity: Identity) -> Examined {
+    fn examine(&self, top: &OwnedFd, identity: DirectoryIdentity) -> Examined {
         let real = real_path(top, &self.directory);
         let device = identity.device;
         // That this cannot be told for now is no reason to trust it.
@@ -319,18 +324,18 @@ fn absence_of(error: Errno) -> Errno {
 }
 
 /// What a pinned directory is, as far as this machine knows it without asking.
-fn identify(top: &OwnedFd) -> Result<(State, Identity), Errno> {
+fn identify(top: &OwnedFd) -> Result<(FileState, DirectoryIdentity), Errno> {
     let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
     let wanted = StatxFlags::BASIC_STATS | StatxFlags::BTIME | StatxFlags::MNT_ID;
     let stat = statx(top, "", flags, wanted)?;
-    let identity = Identity {
+    let identity = DirectoryIdentity {
         device: (stat.stx_dev_major, stat.stx_dev_minor),
         inode: stat.stx_ino,
         // Zero, always, where the file system or the kernel does not tell.
         mount: stat.stx_mnt_id,
         born: (stat.stx_btime.tv_sec, stat.stx_btime.tv_nsec),
     };
-    Ok((State::from(stat), identity))
+    Ok((FileState::from(stat), identity))
 }
 
 /// Where a pinned directory really lies.

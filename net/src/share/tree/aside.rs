@@ -50,11 +50,11 @@ pub(crate) struct Crossing {
 /// The threads, by what they work on.
 #[derive(Default)]
 pub(crate) struct Aside {
-    lanes: Mutex<HashMap<Spot, Lane>>,
+    lanes: Mutex<HashMap<Spot, SpotThreads>>,
     freed: Condvar,
 }
 
-struct Lane {
+struct SpotThreads {
     at: RelPath,
     running: usize,
     /// Since when somebody has waited in vain, and nobody has come back.
@@ -110,7 +110,7 @@ impl Aside {
     ) {
         let mut lanes = self.lanes.lock();
         let lane = lanes.entry(crossing.spot);
-        let lane = lane.or_insert_with(|| Lane::new(crossing.at.clone()));
+        let lane = lane.or_insert_with(|| SpotThreads::new(crossing.at.clone()));
         lane.leftovers.push(Box::new(job));
         if std::mem::replace(&mut lane.is_clearing, true) {
             return;
@@ -137,7 +137,11 @@ impl Aside {
         stuck.collect()
     }
 
-    fn begin(self: &Arc<Self>, crossing: &Crossing, deadline: Instant) -> Result<Place, Errno> {
+    fn begin(
+        self: &Arc<Self>,
+        crossing: &Crossing,
+        deadline: Instant,
+    ) -> Result<ThreadPlace, Errno> {
         let mut lanes = self.lanes.lock();
         loop {
             let count = lanes.len();
@@ -145,13 +149,13 @@ impl Aside {
                 return Err(STUCK);
             }
             let lane = lanes.entry(crossing.spot);
-            let lane = lane.or_insert_with(|| Lane::new(crossing.at.clone()));
+            let lane = lane.or_insert_with(|| SpotThreads::new(crossing.at.clone()));
             if lane.stuck.is_some() {
                 return Err(STUCK);
             }
             if lane.running < MOST_AT_ONCE {
                 lane.running += 1;
-                return Ok(Place {
+                return Ok(ThreadPlace {
                     aside: Arc::clone(self),
                     spot: crossing.spot,
                 });
@@ -211,7 +215,7 @@ impl Aside {
     }
 }
 
-impl Lane {
+impl SpotThreads {
     fn new(at: RelPath) -> Self {
         Self {
             at,
@@ -223,8 +227,9 @@ impl Lane {
     }
 }
 
-fn remove_idle(lanes: &mut HashMap<Spot, Lane>, spot: Spot) {
-    let is_idle = |lane: &Lane| lane.running == 0 && !lane.is_clearing && lane.leftovers.is_empty();
+fn remove_idle(lanes: &mut HashMap<Spot, SpotThreads>, spot: Spot) {
+    let is_idle =
+        |lane: &SpotThreads| lane.running == 0 && !lane.is_clearing && lane.leftovers.is_empty();
     if lanes.get(&spot).is_some_and(is_idle) {
         lanes.remove(&spot);
     }
@@ -239,12 +244,12 @@ fn described(at: &RelPath) -> String {
 }
 
 /// A thread's place in its lane, until it is dropped.
-struct Place {
+struct ThreadPlace {
     aside: Arc<Aside>,
     spot: Spot,
 }
 
-impl Drop for Place {
+impl Drop for ThreadPlace {
     fn drop(&mut self) {
         self.aside.end(self.spot);
     }

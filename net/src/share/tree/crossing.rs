@@ -6,7 +6,7 @@ use rustix::io::Errno;
 
 use super::aside::{Crossing, PATIENCE, Spot};
 use super::mountinfo::{Answerer, Device};
-use super::{Found, Tree};
+use super::{PinnedNode, ShareTree};
 use crate::model::RelPath;
 
 /// How many file systems that may stop to answer one path may cross.
@@ -27,7 +27,7 @@ impl From<Errno> for Halt {
     }
 }
 
-impl Tree {
+impl ShareTree {
     /// Takes `way` where it can be left behind, and on from each further thing that may stop to answer, the `crossed` ones
     /// being known.
     pub(super) fn cross<T: Send + 'static>(
@@ -51,8 +51,8 @@ impl Tree {
     /// Does `work` on `found`: right here, or where it can be left behind if the file system may stop to answer.
     pub(in crate::share) fn on<T: Send + 'static>(
         self: &Arc<Self>,
-        found: &Found,
-        work: impl FnOnce(&Self, &Found) -> T + Send + 'static,
+        found: &PinnedNode,
+        work: impl FnOnce(&Self, &PinnedNode) -> T + Send + 'static,
     ) -> Result<T, Errno> {
         match found.crossed.last() {
             None => Ok(work(self, found)),

@@ -9,9 +9,9 @@ use rustix::fs::{fdatasync, fstatfs};
 use rustix::io::{Errno, ReadWriteFlags, pread, preadv2};
 
 use super::aside::{Aside, Crossing};
-use super::stat::State;
+use super::stat::FileState;
 use crate::model::{Attributes, RelPath};
-use crate::share::roots::store::Place;
+use crate::share::roots::store::FileLocation;
 use crate::share::roots::wishes::FileId;
 
 /// tmpfs and ramfs keep no pages to write back, so they never notice a store through `mmap`.
@@ -21,14 +21,14 @@ const UNMARKED: [u32; 2] = [0x0102_1994, 0x8584_58f6];
 /// which it is written to, cut, grown, replaced by another or deleted (each of them changes the
 /// inode's ctime), so that no answer mixes two versions.
 ///
-/// What the file system's clock does not tell apart is not noticed: see the limits of `State`. Nor is
+/// What the file system's clock does not tell apart is not noticed: see the limits of `FileState`. Nor is
 /// a program that stores through `mmap` into a page that it has changed before and that has not been
 /// written back since: the kernel does not mark the file again. Whoever computes roots ends that
 /// with `settle`.
 #[derive(Debug)]
 pub struct SharedFile {
     file: Arc<OwnedFd>,
-    state: State,
+    state: FileState,
     attributes: Attributes,
     way: Option<Way>,
 }
@@ -62,7 +62,7 @@ const WRITING_BACK: Duration = Duration::from_secs(10);
 impl SharedFile {
     /// Wraps an open regular file; `None` when `state` is not that of one. `way` is set if its file system may stop to
     /// answer.
-    pub(crate) fn new(file: OwnedFd, state: State, way: Option<Way>) -> Option<Self> {
+    pub(crate) fn new(file: OwnedFd, state: FileState, way: Option<Way>) -> Option<Self> {
         let (file, attributes) = (Arc::new(file), state.attributes());
         let Some(attributes) = attributes else {
             if let Some(Way { aside, crossing }) = way {
@@ -103,7 +103,7 @@ impl SharedFile {
         &self,
         offset: u64,
         buffer: &mut [u8],
-        state: Option<State>,
+        state: Option<FileState>,
     ) -> io::Result<usize> {
         let Some(way) = &self.way else {
             return read(&self.file, state, offset, buffer);
@@ -161,8 +161,8 @@ impl SharedFile {
     }
 
     /// Where it lies, having been opened at `path`.
-    pub(crate) fn place(&self, path: &RelPath) -> Place {
-        Place {
+    pub(crate) fn place(&self, path: &RelPath) -> FileLocation {
+        FileLocation {
             path: path.clone(),
             inode: self.state.inode(),
             size: self.attributes.size,
@@ -170,12 +170,12 @@ impl SharedFile {
     }
 
     /// Its state when it was opened, and by now.
-    pub(crate) fn states(&self) -> io::Result<(State, State)> {
+    pub(crate) fn states(&self) -> io::Result<(FileState, FileState)> {
         let now = match &self.way {
-            None => State::of(&*self.file)?,
+            None => FileState::of(&*self.file)?,
             Some(way) => {
                 let file = Arc::clone(&self.file);
-                let job = move || State::of(&*file);
+                let job = move || FileState::of(&*file);
                 way.aside.run(&way.crossing, BYTES, job)??
             }
         };
@@ -212,7 +212,12 @@ impl SharedFile {
 }
 
 /// Reads some bytes of a file, which has to be in `state` afterwards if there is one.
-fn read(file: &OwnedFd, state: Option<State>, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+fn read(
+    file: &OwnedFd,
+    state: Option<FileState>,
+    offset: u64,
+    buffer: &mut [u8],
+) -> io::Result<usize> {
     let count = loop {
         match pread(file, &mut *buffer, offset) {
             Err(Errno::INTR) => {}
@@ -238,8 +243,8 @@ fn settle(file: &OwnedFd) -> io::Result<bool> {
     Ok(true)
 }
 
-fn check(file: &OwnedFd, state: &State) -> io::Result<()> {
-    if State::of(file)? == *state {
+fn check(file: &OwnedFd, state: &FileState) -> io::Result<()> {
+    if FileState::of(file)? == *state {
         Ok(())
     } else {
         Err(io::Error::new(

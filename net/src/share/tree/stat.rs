@@ -15,7 +15,7 @@ use crate::share::roots::wishes::FileId;
 /// ones give every change that follows a look its own time; before, two changes of equal size
 /// within one tick (4 to 10 ms) are one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct State {
+pub(crate) struct FileState {
     file_type: FileType,
     device: Device,
     inode: u64,
@@ -31,7 +31,7 @@ pub(crate) struct State {
 /// Seconds and nanoseconds since 1970.
 type Moment = (i64, u32);
 
-impl State {
+impl FileState {
     /// The present state of an open or pinned file.
     pub(crate) fn of(file: impl AsFd) -> Result<Self, Errno> {
         Self::read(file, b"", AtFlags::EMPTY_PATH)
@@ -50,7 +50,7 @@ impl State {
         Self::read(handle, b"", flags)
     }
 
-    /// The same as [`State::of_pinned`] for a name of a pinned directory: a link's own state,
+    /// The same as [`FileState::of_pinned`] for a name of a pinned directory: a link's own state,
     /// not its target's.
     pub(crate) fn of_entry(directory: impl AsFd, name: &[u8]) -> Result<Self, Errno> {
         let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
@@ -150,7 +150,7 @@ impl State {
     }
 }
 
-impl From<Statx> for State {
+impl From<Statx> for FileState {
     fn from(stat: Statx) -> Self {
         let moment = |stamp: StatxTimestamp| (stamp.tv_sec, stamp.tv_nsec);
         Self {
@@ -217,7 +217,7 @@ mod tests {
     use super::*;
     use std::fs::File;
 
-    const STATE: State = State {
+    const STATE: FileState = FileState {
         file_type: FileType::RegularFile,
         device: (254, 1),
         inode: 7,
@@ -263,7 +263,7 @@ mod tests {
     #[test]
     fn times_before_1970_and_beyond_2262_stay_in_order() {
         assert_eq!(STATE.mtime(), (-999_999_500).into());
-        let far = State {
+        let far = FileState {
             modified: (i64::MAX, 999_999_999),
             ..STATE
         };
@@ -274,9 +274,9 @@ mod tests {
 
     #[test]
     fn only_files_and_directories_have_attributes() {
-        let state = State::of(File::open("/dev/null").unwrap()).unwrap();
+        let state = FileState::of(File::open("/dev/null").unwrap()).unwrap();
         assert_eq!((state.kind(), state.attributes()), (None, None));
-        let state = State::of(File::open("/").unwrap()).unwrap();
+        let state = FileState::of(File::open("/").unwrap()).unwrap();
         let attributes = state.attributes().unwrap();
         assert_eq!((attributes.kind, attributes.size), (Kind::Directory, 0));
     }

@@ -28,7 +28,7 @@ use crate::model::{Name, RelPath};
 use crate::protocol::wire::{Changes, ChangesRequest, Depth};
 use crate::share::tree::anchor::Look;
 use crate::share::tree::policy::Policy;
-use crate::share::tree::{Tree, join};
+use crate::share::tree::{ShareTree, join};
 
 /// How long a directory stays watched after it was last asked for; longer than [`PROMISE`].
 const KEPT: Duration = Duration::from_secs(75);
@@ -51,7 +51,7 @@ const IDLE: Duration = Duration::from_millis(500);
 const GATHERED: Duration = Duration::from_millis(20);
 
 /// The watches of one share, and the journal of what they have shown.
-pub(crate) struct Watch {
+pub(crate) struct ShareWatch {
     inotify: OwnedFd,
     room: usize,
     /// inotify_add_watch(2) happens under this lock, and so does the reading of what it shows: a watch must be
@@ -64,7 +64,7 @@ pub(crate) struct Watch {
 
 struct State {
     journal: Journal,
-    table: Table,
+    table: WatchTable,
     /// Which of the directories that were found at the share's path one after the other the table is about, and what
     /// of it is served.
     generation: u64,
@@ -75,24 +75,24 @@ struct State {
 
 /// The directories that are watched.
 #[derive(Default)]
-struct Table {
-    by_path: BTreeMap<RelPath, Watched>,
+struct WatchTable {
+    by_path: BTreeMap<RelPath, WatchedDirectory>,
     /// A directory may have been looked up under a new path before its move was noticed.
     by_descriptor: BTreeMap<i32, Vec<RelPath>>,
 }
 
-struct Watched {
+struct WatchedDirectory {
     descriptor: i32,
     until: Instant,
 }
 
-impl std::fmt::Debug for Watch {
+impl std::fmt::Debug for ShareWatch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Watch")
     }
 }
 
-impl Watch {
+impl ShareWatch {
     /// Watches nothing yet of what is there at this `look`. The thread that this starts ends with the value.
     pub(crate) fn start(look: &Look) -> Result<Arc<Self>, Error> {
         Self::with_room(look, room())
@@ -109,7 +109,7 @@ impl Watch {
             room,
             state: Mutex::new(State {
                 journal: Journal::new(start),
-                table: Table::default(),
+                table: WatchTable::default(),
                 generation: look.generation,
                 policy: Arc::clone(&look.policy),
                 swept: Instant::now(),
@@ -141,7 +141,7 @@ impl Watch {
     /// Watches what lies at `path`, and below it if it is a directory: from the counter that this returns on, every
     /// change of that is in the journal, for [`PROMISE`] at least. To be called before `path` is looked at.
     /// `None` if it cannot be watched.
-    pub(crate) fn keep(&self, tree: &Tree, path: &RelPath, now: Instant) -> Option<u64> {
+    pub(crate) fn keep(&self, tree: &ShareTree, path: &RelPath, now: Instant) -> Option<u64> {
         let since = self.state.lock().journal.counter();
         let mut step = RelPath::root();
         let mut components = path.components();
@@ -165,7 +165,13 @@ impl Watch {
     }
 
     /// Watches one directory, those above it being watched since `since`. False if there is none at `path`.
-    fn add(&self, tree: &Tree, path: &RelPath, since: u64, now: Instant) -> Result<bool, Errno> {
+    fn add(
+        &self,
+        tree: &ShareTree,
+        path: &RelPath,
+        since: u64,
+        now: Instant,
+    ) -> Result<bool, Errno> {
         {
             let mut state = self.state.lock();
             // What is in the table is about another directory than this request.
@@ -371,7 +377,7 @@ fn served(policy: &Policy, directory: &RelPath, name: &[u8]) -> Option<RelPath> 
 }
 
 /// The thread: reads events until nobody needs them any more.
-fn run(watch: &Weak<Watch>) {
+fn run(watch: &Weak<ShareWatch>) {
     // Mounts change what lies at a path without an event in any directory.
     let mounts = File::open("/proc/self/mountinfo").ok();
     let mut buffer = vec![MaybeUninit::uninit(); 64 * 1024];
@@ -402,7 +408,7 @@ fn run(watch: &Weak<Watch>) {
     }
 }
 
-impl Table {
+impl WatchTable {
     /// Watches `path` for longer, if it is watched.
     fn extend(&mut self, path: &RelPath, now: Instant) -> bool {
         let watched = self.by_path.get_mut(path);
@@ -417,12 +423,13 @@ impl Table {
         self.forget(&path);
         let paths = self.by_descriptor.entry(descriptor).or_default();
         paths.push(path.clone());
-        self.by_path.insert(path, Watched { descriptor, until });
+        self.by_path
+            .insert(path, WatchedDirectory { descriptor, until });
     }
 
     /// Takes `path` out. Returns its watch if no other path has the same.
     fn forget(&mut self, path: &RelPath) -> Option<i32> {
-        let Watched { descriptor, .. } = self.by_path.remove(path)?;
+        let WatchedDirectory { descriptor, .. } = self.by_path.remove(path)?;
         let paths = self.by_descriptor.get_mut(&descriptor)?;
         paths.retain(|other| other != path);
         if !paths.is_empty() {

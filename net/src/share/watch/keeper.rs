@@ -14,12 +14,12 @@ const PAUSE: Duration = Duration::from_millis(500);
 
 /// What ends the thread.
 #[derive(Debug, Default)]
-pub(crate) struct Keeper {
+pub(crate) struct KeeperThread {
     stopped: Mutex<bool>,
     changed: Condvar,
 }
 
-impl Keeper {
+impl KeeperThread {
     /// Ends the thread.
     pub(crate) fn stop(&self) {
         *self.stopped.lock() = true;
@@ -49,7 +49,7 @@ pub(crate) fn start(share: &Arc<Share>) -> Result<(), Error> {
         .map_err(|error| Error::local("starting a thread", error))
 }
 
-fn run(keeper: &Keeper, share: &Weak<Share>) {
+fn run(keeper: &KeeperThread, share: &Weak<Share>) {
     while keeper.pause() {
         let Some(share) = share.upgrade() else { return };
         share.look_after();

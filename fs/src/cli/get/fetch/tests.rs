@@ -7,7 +7,7 @@ use tinyp2p_net::peer::stat;
 use tinyp2p_net::testing::{Behaviour, MemoryPeer};
 
 use super::*;
-use crate::view::merge::Member;
+use crate::view::merge::MemberRef;
 
 const CONTENT: &[u8] = &[42; 300_000];
 
@@ -31,7 +31,7 @@ impl Network {
             let attributes = peer.put("x", CONTENT, 1);
             peer.behave(*behaviour);
             holders.push(Holder {
-                member: Arc::new(Member {
+                member: Arc::new(MemberRef {
                     id: peer.id(),
                     name: format!("m{seed}").into(),
                 }),

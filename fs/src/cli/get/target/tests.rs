@@ -7,11 +7,11 @@ use tinyp2p_net::model::{PeerId, Root, Version};
 
 use super::super::plan::Holder;
 use super::*;
-use crate::view::merge::Member;
+use crate::view::merge::MemberRef;
 
 fn holder(member: u8, version: u64) -> Holder {
     Holder {
-        member: Arc::new(Member {
+        member: Arc::new(MemberRef {
             id: PeerId::from_bytes([member; 32]),
             name: format!("m{member}").into(),
         }),

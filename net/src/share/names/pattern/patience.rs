@@ -16,12 +16,12 @@ pub(crate) struct TimeIsUp;
 
 /// The time that a search has left, counted in steps of work.
 #[derive(Debug)]
-pub(crate) struct Patience {
+pub(crate) struct SearchTime {
     until: Instant,
     steps: u32,
 }
 
-impl Patience {
+impl SearchTime {
     /// Work may go on until then.
     pub(crate) fn new(until: Instant) -> Self {
         Self { until, steps: 0 }
@@ -58,11 +58,11 @@ mod tests {
     #[test]
     fn time_that_is_up_is_noticed_after_so_many_steps() {
         let now = Instant::now();
-        let mut over = Patience::new(now);
+        let mut over = SearchTime::new(now);
         assert_eq!(over.spend(STEPS_BETWEEN_LOOKS - 1), Ok(()));
         assert_eq!(over.spend(1), Err(TimeIsUp));
         assert_eq!(over.spend(0), Err(TimeIsUp));
-        let mut left = Patience::new(now + Duration::from_secs(600));
+        let mut left = SearchTime::new(now + Duration::from_secs(600));
         assert_eq!(left.spend(u32::MAX), Ok(()));
         assert_eq!(left.spend(STEPS_BETWEEN_LOOKS - 1), Ok(()));
     }

@@ -7,7 +7,7 @@
 use regex_automata::nfa::thompson::{NFA, State};
 use regex_automata::util::primitives::StateID;
 
-use super::patience::{Patience, TimeIsUp};
+use super::patience::{SearchTime, TimeIsUp};
 
 /// Runs over one name after the other.
 #[derive(Debug)]
@@ -39,7 +39,7 @@ impl Stepwise {
     pub(super) fn matches(
         &mut self,
         name: &[u8],
-        patience: &mut Patience,
+        patience: &mut SearchTime,
     ) -> Result<bool, TimeIsUp> {
         self.current.clear();
         for at in 0..=name.len() {
@@ -79,7 +79,7 @@ impl Stepwise {
         &mut self,
         name: &[u8],
         at: usize,
-        patience: &mut Patience,
+        patience: &mut SearchTime,
     ) -> Result<bool, TimeIsUp> {
         while let Some(id) = self.pending.pop() {
             if std::mem::replace(&mut self.reached[id.as_usize()], self.round) == self.round {

@@ -31,13 +31,13 @@ const MAX_FILE: u64 = 8 << 30;
 pub(super) struct Rebuildable {
     /// Where it lies; `None` when all is kept in memory.
     path: Option<PathBuf>,
-    current: Mutex<Arc<Opened>>,
+    current: Mutex<Arc<OpenDatabase>>,
     /// How often it was begun afresh.
     incarnation: AtomicU64,
 }
 
 /// One opened file.
-struct Opened {
+struct OpenDatabase {
     /// `None` only while it is dropped.
     database: Option<Database>,
     /// Held by the one who writes. A panic may leave the database's own lock for writers taken for good,
@@ -52,7 +52,7 @@ enum Soundness {
 }
 
 /// Why a transaction failed.
-enum Trouble {
+enum TransactionError {
     /// The file is not what was written.
     Damage(String),
     /// Something else, a full disk for example.
@@ -74,24 +74,24 @@ impl Rebuildable {
         if fs::metadata(path).is_ok_and(|found| found.len() > max_bytes) {
             fs::remove_file(path)?;
         }
-        let opened = match Opened::open(path) {
-            Err(Trouble::Damage(why)) => {
+        let opened = match OpenDatabase::open(path) {
+            Err(TransactionError::Damage(why)) => {
                 tracing::warn!(%why, "the database of content roots is begun afresh");
                 fs::remove_file(path)?;
-                Opened::open(path)
+                OpenDatabase::open(path)
             }
             other => other,
         };
         Ok(Self {
             path: Some(path.to_owned()),
-            current: Mutex::new(Arc::new(opened.map_err(Trouble::into_error)?)),
+            current: Mutex::new(Arc::new(opened.map_err(TransactionError::into_error)?)),
             incarnation: AtomicU64::new(0),
         })
     }
 
     /// One that lasts as long as this process.
     pub(super) fn in_memory() -> Result<Self, redb::Error> {
-        let opened = Opened::in_memory().map_err(Trouble::into_error)?;
+        let opened = OpenDatabase::in_memory().map_err(TransactionError::into_error)?;
         Ok(Self {
             path: None,
             current: Mutex::new(Arc::new(opened)),
@@ -147,14 +147,18 @@ impl Rebuildable {
     }
 
     /// Replaces the database `used` if that is what the outcome calls for.
-    fn settle<R>(&self, used: &Arc<Opened>, outcome: Result<R, Trouble>) -> Result<R, redb::Error> {
-        if let Err(Trouble::Damage(why)) = &outcome {
+    fn settle<R>(
+        &self,
+        used: &Arc<OpenDatabase>,
+        outcome: Result<R, TransactionError>,
+    ) -> Result<R, redb::Error> {
+        if let Err(TransactionError::Damage(why)) = &outcome {
             self.begin_afresh(used, why);
         }
-        outcome.map_err(Trouble::into_error)
+        outcome.map_err(TransactionError::into_error)
     }
 
-    fn begin_afresh(&self, damaged: &Arc<Opened>, why: &str) {
+    fn begin_afresh(&self, damaged: &Arc<OpenDatabase>, why: &str) {
         let mut current = self.current.lock();
         // Others may have come upon the same damage.
         if !Arc::ptr_eq(&current, damaged) {
@@ -163,15 +167,15 @@ impl Rebuildable {
         tracing::warn!(%why, "the database of content roots is damaged; it is begun afresh");
         let anew = self.path.as_ref().map(|path| {
             fs::remove_file(path)?;
-            Opened::open(path).map_err(Trouble::into_error)
+            OpenDatabase::open(path).map_err(TransactionError::into_error)
         });
         let opened = match anew {
             Some(Ok(opened)) => Ok(opened),
             Some(Err(error)) => {
                 tracing::warn!(%error, "content roots are not remembered across restarts");
-                Opened::in_memory()
+                OpenDatabase::in_memory()
             }
-            None => Opened::in_memory(),
+            None => OpenDatabase::in_memory(),
         };
         match opened {
             Ok(opened) => {
@@ -187,21 +191,23 @@ impl Rebuildable {
     }
 }
 
-impl Opened {
-    fn open(path: &Path) -> Result<Self, Trouble> {
+impl OpenDatabase {
+    fn open(path: &Path) -> Result<Self, TransactionError> {
         let opened = Self::with_tables(|| Ok(builder().create(path)?))?;
         let private = fs::Permissions::from_mode(0o600);
-        fs::set_permissions(path, private).map_err(|error| Trouble::of(error.into()))?;
+        fs::set_permissions(path, private).map_err(|error| TransactionError::of(error.into()))?;
         Ok(opened)
     }
 
-    fn in_memory() -> Result<Self, Trouble> {
+    fn in_memory() -> Result<Self, TransactionError> {
         let memory = redb::backends::InMemoryBackend::new();
         Self::with_tables(|| Ok(builder().create_with_backend(memory)?))
     }
 
     /// Opens a database and makes sure that it has the tables of this version, and none of another.
-    fn with_tables(open: impl FnOnce() -> Result<Database, redb::Error>) -> Result<Self, Trouble> {
+    fn with_tables(
+        open: impl FnOnce() -> Result<Database, redb::Error>,
+    ) -> Result<Self, TransactionError> {
         let opened = Self {
             database: Some(contained(open)?),
             writing: Mutex::new(Soundness::Sound),
@@ -215,7 +221,7 @@ impl Opened {
             Ok(others == 0)
         })?;
         if !are_ours {
-            return Err(Trouble::Damage("it is of another version".into()));
+            return Err(TransactionError::Damage("it is of another version".into()));
         }
         Ok(opened)
     }
@@ -228,10 +234,10 @@ impl Opened {
         &self,
         durability: Durability,
         work: impl FnOnce(&WriteTransaction) -> Result<R, redb::Error>,
-    ) -> Result<R, Trouble> {
+    ) -> Result<R, TransactionError> {
         let mut soundness = self.writing.lock();
         if *soundness == Soundness::Damaged {
-            return Err(Trouble::Damage("it has failed before".into()));
+            return Err(TransactionError::Damage("it has failed before".into()));
         }
         let outcome = contained(|| {
             let mut write = self.database()?.begin_write()?;
@@ -240,14 +246,14 @@ impl Opened {
             write.commit()?;
             Ok(found)
         });
-        if let Err(Trouble::Damage(_)) = &outcome {
+        if let Err(TransactionError::Damage(_)) = &outcome {
             *soundness = Soundness::Damaged;
         }
         outcome
     }
 }
 
-impl Drop for Opened {
+impl Drop for OpenDatabase {
     /// Closing a damaged database may fail as anything else may.
     fn drop(&mut self) {
         let database = self.database.take();
@@ -259,15 +265,15 @@ impl Drop for Opened {
 }
 
 /// What `work` comes to; a panic of the embedded database is damage.
-fn contained<R>(work: impl FnOnce() -> Result<R, redb::Error>) -> Result<R, Trouble> {
+fn contained<R>(work: impl FnOnce() -> Result<R, redb::Error>) -> Result<R, TransactionError> {
     // Nothing that a panic leaves half done is used again: the database is replaced.
     match catch_unwind(AssertUnwindSafe(work)) {
-        Ok(outcome) => outcome.map_err(Trouble::of),
-        Err(_) => Err(Trouble::Damage("reading it fails".into())),
+        Ok(outcome) => outcome.map_err(TransactionError::of),
+        Err(_) => Err(TransactionError::Damage("reading it fails".into())),
     }
 }
 
-impl Trouble {
+impl TransactionError {
     fn of(error: redb::Error) -> Self {
         use redb::Error as E;
         let is_damage = match &error {

@@ -10,8 +10,8 @@
 use redb::{Error, ReadTransaction, ReadableTable, TableDefinition, TableHandle, WriteTransaction};
 use sha2::{Digest, Sha256};
 
-use super::Place;
-use crate::content::merkle::{BLOCK, Hash, SUBTREE_BLOCKS, Subtree, Tree};
+use super::FileLocation;
+use crate::content::merkle::{BLOCK, Hash, HashTree, SUBTREE_BLOCKS, Subtree};
 use crate::model::{ContentId, RelPath, Root, Version};
 
 const ROOTS: TableDefinition<u64, [u8; 48]> = TableDefinition::new("roots of states");
@@ -49,7 +49,7 @@ pub(super) fn roots(
 }
 
 /// Where a file lay that had the content of `root`.
-pub(super) fn place(read: &ReadTransaction, root: Root) -> Result<Option<Place>, Error> {
+pub(super) fn place(read: &ReadTransaction, root: Root) -> Result<Option<FileLocation>, Error> {
     let row = read.open_table(PLACES)?.get(*root.as_bytes())?;
     Ok(row.and_then(|row| decode_place(row.value())))
 }
@@ -57,8 +57,8 @@ pub(super) fn place(read: &ReadTransaction, root: Root) -> Result<Option<Place>,
 /// Those of `found` whose root has no place.
 pub(super) fn without_place(
     read: &ReadTransaction,
-    found: impl Iterator<Item = (Root, Place)>,
-) -> Result<Vec<(Root, Place)>, Error> {
+    found: impl Iterator<Item = (Root, FileLocation)>,
+) -> Result<Vec<(Root, FileLocation)>, Error> {
     let table = read.open_table(PLACES)?;
     let mut lacking = Vec::new();
     for (root, place) in found {
@@ -70,7 +70,10 @@ pub(super) fn without_place(
 }
 
 /// Notes where contents lie.
-pub(super) fn put_places(write: &WriteTransaction, found: &[(Root, Place)]) -> Result<(), Error> {
+pub(super) fn put_places(
+    write: &WriteTransaction,
+    found: &[(Root, FileLocation)],
+) -> Result<(), Error> {
     let mut table = write.open_table(PLACES)?;
     for (root, place) in found {
         table.insert(*root.as_bytes(), &*encode_place(place))?;
@@ -94,17 +97,17 @@ pub(super) fn remove_place(
 }
 
 /// The size, the inode, then the path.
-fn encode_place(place: &Place) -> Vec<u8> {
+fn encode_place(place: &FileLocation) -> Vec<u8> {
     let mut row = place.size.to_le_bytes().to_vec();
     row.extend_from_slice(&place.inode.to_le_bytes());
     row.extend_from_slice(place.path.as_bytes());
     row
 }
 
-fn decode_place(row: &[u8]) -> Option<Place> {
+fn decode_place(row: &[u8]) -> Option<FileLocation> {
     let (size, row) = row.split_first_chunk::<8>()?;
     let (inode, path) = row.split_first_chunk::<8>()?;
-    Some(Place {
+    Some(FileLocation {
         path: RelPath::new(path).ok()?,
         inode: u64::from_le_bytes(*inode),
         size: u64::from_le_bytes(*size),
@@ -135,7 +138,7 @@ pub(super) fn subtree(
 pub(super) fn put_tree(
     write: &WriteTransaction,
     version: Version,
-    tree: &Tree,
+    tree: &HashTree,
 ) -> Result<(), Error> {
     let (root, blocks) = (tree.root(), tree.leaves().len() as u64);
     let mut subtrees = write.open_table(SUBTREES)?;

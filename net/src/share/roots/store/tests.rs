@@ -8,8 +8,8 @@ use redb::{Database, TableDefinition};
 use super::*;
 use crate::content::merkle::{SUBTREE_BLOCKS, leaf};
 
-fn tree(blocks: u64) -> Tree {
-    Tree::new(
+fn tree(blocks: u64) -> HashTree {
+    HashTree::new(
         (0..blocks)
             .map(|block| leaf(&block.to_le_bytes()))
             .collect(),
@@ -21,8 +21,8 @@ fn path_of(text: &str) -> RelPath {
     RelPath::new(text.as_bytes()).unwrap()
 }
 
-fn place(text: &str) -> Place {
-    Place {
+fn place(text: &str) -> FileLocation {
+    FileLocation {
         path: path_of(text),
         inode: 7,
         size: 1,
@@ -107,7 +107,7 @@ fn the_place_that_was_hashed_last_counts_until_it_is_forgotten() {
 }
 
 /// What is known of each of a few files: version, root, and what an honest member says of it.
-struct Known(Vec<(Version, Tree)>);
+struct Known(Vec<(Version, HashTree)>);
 
 impl Known {
     fn new() -> Self {
@@ -117,7 +117,7 @@ impl Known {
         let tree = |(number, blocks): (u64, u64)| {
             let leaves =
                 (0..blocks).map(|block| leaf(&[number, block].map(u64::to_le_bytes).concat()));
-            (Version(number), Tree::new(leaves.collect()).unwrap())
+            (Version(number), HashTree::new(leaves.collect()).unwrap())
         };
         Self((1..).zip(sizes).map(tree).collect())
     }
