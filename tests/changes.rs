@@ -1,5 +1,5 @@
-//! What members do to their shares, seen on another member's mount: a thousand random changes, each of them held
-//! against a model of the union.
+//! What members do to their shares, seen on another member's mount: a thousand random changes, each
+//! of them held against a model of the union.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -237,8 +237,8 @@ impl World {
         self.paths().iter().filter_map(first).flatten().collect()
     }
 
-    /// True if that is what a mount may show now. Files that are the same are one only once all roots are
-    /// known that show it.
+    /// True if that is what a mount may show now. Files that are the same are one only once all
+    /// roots are known that show it.
     fn allows(&self, found: &Tree) -> bool {
         let mut rest = found.clone();
         let is_right = self.paths().iter().all(|path| {
@@ -284,7 +284,8 @@ impl World {
 /// Some who are known to have the same.
 type Group<'a> = Vec<(&'a Model, &'a Content)>;
 
-/// The ways in which files may be known to be the same, the first one being that all which are, are.
+/// The ways in which files may be known to be the same, the first one being that all which are,
+/// are.
 fn groupings<'a>(files: &[(&'a Model, &'a Content)]) -> Vec<Vec<Group<'a>>> {
     let Some((first, rest)) = files.split_first() else {
         return vec![Vec::new()];
@@ -312,8 +313,8 @@ fn groupings<'a>(files: &[(&'a Model, &'a Content)]) -> Vec<Vec<Group<'a>>> {
     all
 }
 
-/// The groups as they are ranked: most holders first, then the newest. What nothing else tells apart may come
-/// in any order.
+/// The groups as they are ranked: most holders first, then the newest. What nothing else tells
+/// apart may come in any order.
 fn orders(groups: Vec<Group>) -> Vec<Vec<Group>> {
     if groups.is_empty() {
         return vec![groups];
@@ -574,8 +575,8 @@ fn world(nodes: Vec<Node>) -> (Vec<Node>, World) {
     (nodes, world)
 }
 
-/// Does `steps` things and looks at the mount after each, which must be right before `limit`. Returns how long it took each
-/// time, sorted.
+/// Does `steps` things and looks at the mount after each, which must be right before `limit`.
+/// Returns how long it took each time, sorted.
 fn changes_are_seen(
     nodes: &[Node],
     world: &mut World,
@@ -630,8 +631,9 @@ fn changes_are_seen(
 
 /// The file has one of the contents that members have at its path, of the size that is shown.
 ///
-/// When one of two who have the same content has let go of it, and no root proves yet that it was the same, what is shown
-/// looks right before the change is known; whoever reads then is told until `deadline` that the file is another one.
+/// When one of two who have the same content has let go of it, and no root proves yet that it was
+/// the same, what is shown looks right before the change is known; whoever reads then is told until
+/// `deadline` that the file is another one.
 fn read_is_right(world: &World, mount: &Path, path: &Path, expected: &Tree, deadline: Instant) {
     let bytes = loop {
         match fs::read(mount.join(path)) {
@@ -843,7 +845,8 @@ fn shown_names(directory: &Path) -> Vec<String> {
     names.collect()
 }
 
-/// Ends the kernel's side of the mount at `path`, as an administrator can (umount2(2), `MNT_FORCE`).
+/// Ends the kernel's side of the mount at `path`, as an administrator can (umount2(2),
+/// `MNT_FORCE`).
 fn abort(path: &Path) {
     // It may be said to be busy, and has let go of those who wait all the same.
     let _ = unmount(path, UnmountFlags::FORCE);

@@ -52,7 +52,8 @@ fn complete(mount: &Node) -> bool {
         && names(&mount.at("dir")) == ["of other", "small of fragile"]
 }
 
-/// Reads `path` until it fails; sends on when a first part was read. Gives the error's kind and time.
+/// Reads `path` until it fails; sends on when a first part was read. Gives the error's kind and
+/// time.
 fn read_until_error(path: PathBuf) -> JoinHandle<(ErrorKind, Option<i32>, Instant)> {
     let mut file = File::open(path).expect("open");
     let mut buffer = vec![0; MIB as usize];
@@ -209,7 +210,8 @@ fn bytes_read(pid: u32) -> u64 {
     line.and_then(|count| count.parse().ok()).unwrap_or(0)
 }
 
-/// Waiting in the kernel where nothing but an answer ends it: whoever is not has read something between two looks.
+/// Waiting in the kernel where nothing but an answer ends it: whoever is not has read something
+/// between two looks.
 fn is_blocked(pid: u32) -> bool {
     let before = bytes_read(pid);
     thread::sleep(Duration::from_millis(300));

@@ -1,4 +1,5 @@
-//! The first minutes: what a mount has when the command returns, and what the commands print at their start.
+//! The first minutes: what a mount has when the command returns, and what the commands print at
+//! their start.
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,5 @@
-//! What a mount has beside the merged tree: members' own trees, searches, conflicts; and what `tinyp2p info` tells.
+//! What a mount has beside the merged tree: members' own trees, searches, conflicts; and what
+//! `tinyp2p info` tells.
 
 use std::fs::{self, File};
 use std::io::Read;

@@ -1,7 +1,7 @@
 //! The protocol of 2004: what its clients get of a node with `--legacy`, and what they do not.
 //!
-//! The clients are `data/legacy/client.py` on Python 2.7's own `xmlrpclib`, as the original was. Where there is
-//! no Python 2.7, that of Python 3 stands in, and the run says so.
+//! The clients are `data/legacy/client.py` on Python 2.7's own `xmlrpclib`, as the original was.
+//! Where there is no Python 2.7, that of Python 3 stands in, and the run says so.
 
 use std::fs;
 use std::io::Write;
@@ -393,7 +393,8 @@ fn hostile_connections_harm_nothing() {
         Duration::from_secs(20),
         "one more is closed at once",
         || {
-            // As many as there are places: else the one that a last try took may go to the next try for ever.
+            // As many as there are places: else the one that a last try took may go to the next try
+            // for ever.
             for begin in beginnings {
                 let mut socket = connect_from(elsewhere, &node);
                 // It may have been closed by now.
@@ -488,7 +489,8 @@ fn a_mount_warns_once_whichever_way_the_option_is_given() {
     }
 }
 
-/// Every Python 2.7 of this machine that has what the clients and servers need: on the path, and pyenv's.
+/// Every Python 2.7 of this machine that has what the clients and servers need: on the path, and
+/// pyenv's.
 fn pythons_2() -> Vec<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let on_path = std::env::split_paths(&path).map(|directory| directory.join("python2.7"));

@@ -1,8 +1,10 @@
-//! The other half of the protocol of 2004: its servers as members, in the mount and for `tinyp2p get`.
+//! The other half of the protocol of 2004: its servers as members, in the mount and for
+//! `tinyp2p get`.
 //!
-//! The servers are `data/legacy/server.py` on Python 2.7's own `SimpleXMLRPCServer`, as the original was: one call at
-//! a time, HTTP/1.0, raw bytes in strings. Where there is no Python 2.7, that of Python 3 stands in, which sends
-//! contents as base64; the run says so. Hostile servers are sockets.
+//! The servers are `data/legacy/server.py` on Python 2.7's own `SimpleXMLRPCServer`, as the
+//! original was: one call at a time, HTTP/1.0, raw bytes in strings. Where there is no Python 2.7,
+//! that of Python 3 stands in, which sends contents as base64; the run says so. Hostile servers are
+//! sockets.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -41,8 +43,8 @@ pub(crate) struct Old {
     pub(crate) url: String,
     directory: PathBuf,
     child: Child,
-    /// The lines of its standard output. They are all read: Python 2 tells of broken connections there, and ends if
-    /// nobody takes that.
+    /// The lines of its standard output. They are all read: Python 2 tells of broken connections
+    /// there, and ends if nobody takes that.
     output: mpsc::Receiver<String>,
 }
 
@@ -413,7 +415,8 @@ fn nested(names: &[&str]) -> String {
     format!("<array><data><value>{}</value></data></array>", list(names))
 }
 
-/// Answers operation 0, so that it is a member, and gives `names` for operation 1 and `contents` for others.
+/// Answers operation 0, so that it is a member, and gives `names` for operation 1 and `contents`
+/// for others.
 fn answering(names: Vec<u8>, contents: Vec<u8>) -> String {
     hostile(move |request, stream| {
         let answer = match request {
@@ -481,7 +484,8 @@ fn a_hostile_server_harms_nothing_and_is_named_in_the_log() {
         });
     }
     same(&node.at("fine"), b"x");
-    // Wherever a name with `..` may lead from: this is above the share, the state, the cache and the mount.
+    // Wherever a name with `..` may lead from: this is above the share, the state, the cache and
+    // the mount.
     let left = files_named(&swarm.path(""), &["x", "b", "passwd"]);
     assert!(left.is_empty(), "{left:?}");
     let working = std::env::current_dir().expect("a working directory");

@@ -1,7 +1,8 @@
-//! Networks in which the programs of 2004 and of today meet: whoever joins first, everyone gets everything; and one
-//! of 2004 that stops holds up nobody.
+//! Networks in which the programs of 2004 and of today meet: whoever joins first, everyone gets
+//! everything; and one of 2004 that stops holds up nobody.
 //!
-//! The members of 2004 are `data/legacy/server.py` and `data/legacy/client.py`, on Python 2.7 where there is one.
+//! The members of 2004 are `data/legacy/server.py` and `data/legacy/client.py`, on Python 2.7 where
+//! there is one.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -21,16 +22,20 @@ use crate::legacy_client::{Old, same, shows};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Members of a network of four have found each other by then, on a machine that is busy with six such networks.
+/// Members of a network of four have found each other by then, on a machine that is busy with six
+/// such networks.
 const FOUND: Duration = Duration::from_secs(30);
 
-/// Whatever a member that has stopped has no part in is done by then; what waits for it for a moment, too.
+/// Whatever a member that has stopped has no part in is done by then; what waits for it for a
+/// moment, too.
 const PROMPT: Duration = Duration::from_secs(8);
 
-/// A program that needs a member that has stopped is told so by then: see the bounds in `net/PROTOCOL.md`, 10.2.
+/// A program that needs a member that has stopped is told so by then: see the bounds in
+/// `net/PROTOCOL.md`, 10.2.
 const GIVEN_UP: Duration = Duration::from_secs(25);
 
-/// One that has stopped is tried again after twice the time before; so long if it stopped for half a minute.
+/// One that has stopped is tried again after twice the time before; so long if it stopped for half
+/// a minute.
 const BACK: Duration = Duration::from_secs(40);
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -73,7 +78,8 @@ struct Network {
 }
 
 impl Network {
-    /// Everyone joins whom `whom` says of those that are there, and has what [`files`] says, and `more`.
+    /// Everyone joins whom `whom` says of those that are there, and has what [`files`] says, and
+    /// `more`.
     fn join(
         swarm: &Swarm,
         label: &str,
@@ -345,7 +351,8 @@ fn a_member_of_2004_that_stops_within_a_file_is_an_error_for_its_readers_and_hol
             fs::read(own.join("status")).expect("read the status");
             names(&own.join("peers"))
         });
-        // A client of 2004 is told of the one that has stopped, too: nobody is ever taken off the list.
+        // A client of 2004 is told of the one that has stopped, too: nobody is ever taken off the
+        // list.
         let begun = Instant::now();
         assert_eq!(told(&format!("http://{}", node.address())), network.urls());
         assert!(begun.elapsed() < PROMPT, "{:?}", begun.elapsed());

@@ -1,5 +1,5 @@
-//! Members who know the password and lie: about what their files are, in place of whose, and how many.
-//! They are in memory and answer over the real wire; all others are stock programs.
+//! Members who know the password and lie: about what their files are, in place of whose, and how
+//! many. They are in memory and answer over the real wire; all others are stock programs.
 
 use std::fs;
 use std::net::SocketAddr;

@@ -1,8 +1,9 @@
-//! Fifty members, three of them a trouble to all others: a frozen one, one behind a very slow link, and
-//! one that leaves and comes back every few seconds.
+//! Fifty members, three of them a trouble to all others: a frozen one, one behind a very slow link,
+//! and one that leaves and comes back every few seconds.
 //!
-//! Starting so many takes half a minute, so one network serves all claims, one after the other. Speed is
-//! compared with what it was a minute before in the same network, when all members were well.
+//! Starting so many takes half a minute, so one network serves all claims, one after the other.
+//! Speed is compared with what it was a minute before in the same network, when all members were
+//! well.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -136,8 +137,8 @@ impl Fresh {
 }
 
 struct Network {
-    /// In the order of their numbers, and so are all ranges below; the flapping one is not in here while
-    /// a thread has it.
+    /// In the order of their numbers, and so are all ranges below; the flapping one is not in here
+    /// while a thread has it.
     nodes: Vec<Node>,
     link: SlowLink,
     runtime: PathBuf,
@@ -293,8 +294,8 @@ impl Network {
         }
     }
 
-    /// Programs look for names that nobody has. Those whom nobody waits for may have them, so this takes
-    /// as long as the slow one, and no longer than the deadline.
+    /// Programs look for names that nobody has. Those whom nobody waits for may have them, so this
+    /// takes as long as the slow one, and no longer than the deadline.
     fn absences_are_told_in_time(&self, fresh: &mut Fresh) {
         for probe in [".hidden", ".git", "desktop.ini", "folder.jpg"] {
             let directory = self.nodes[0].at(fresh.next());
@@ -305,7 +306,8 @@ impl Network {
         }
     }
 
-    /// By name at once, as far as the link lets it; in a listing at the latest when its answer has come.
+    /// By name at once, as far as the link lets it; in a listing at the latest when its answer has
+    /// come.
     fn files_of_the_slow_one_are_found(&self, fresh: &mut Fresh, all: &BTreeSet<String>) {
         let directory = fresh.next();
         eventually(BACK, "a file of the slow member is found by name", || {

@@ -14,8 +14,8 @@ const SOON: Duration = Duration::from_secs(30);
 /// Far more than what is read ahead, so that most has to come from the new address.
 const LARGE: u64 = 240 * MIB;
 
-/// How long a reader waits at most: a second until the change is noticed, two until the old address is given up, and a
-/// second for what hangs there; the rest is for busy machines.
+/// How long a reader waits at most: a second until the change is noticed, two until the old address
+/// is given up, and a second for what hangs there; the rest is for busy machines.
 const PAUSE: Duration = Duration::from_secs(8);
 
 /// Reads `length` bytes on and compares them.

@@ -27,7 +27,8 @@ const LENGTH: u64 = 60 * MIB;
 /// After so many of them it happens.
 const BEFORE: u64 = 10 * MIB;
 
-/// Slower than everything here, so that most of a file is not in anybody's memory yet: 20 MiB a second.
+/// Slower than everything here, so that most of a file is not in anybody's memory yet: 20 MiB a
+/// second.
 const STEP: (u64, Duration) = (MIB, Duration::from_millis(50));
 
 /// An owner, and a mount of its files.
@@ -73,7 +74,8 @@ fn has_root(reader: &Node, name: &str) -> bool {
 
 type Act = fn(&Path);
 
-/// Does each of `acts` to a file of its own while that is read, all at the same time, and hands what was read to `judge`.
+/// Does each of `acts` to a file of its own while that is read, all at the same time, and hands
+/// what was read to `judge`.
 fn while_read(
     acts: &'static [(&'static str, Act)],
     is_settled: bool,

@@ -1,9 +1,10 @@
-//! Readers beside an owner who does this and that to the files, by chance, and is killed and started again now and then;
-//! and a model that says what they may get.
+//! Readers beside an owner who does this and that to the files, by chance, and is killed and
+//! started again now and then; and a model that says what they may get.
 //!
-//! Each file has a history: what it held, one state after the other. A state is an append to the one before, or it replaces
-//! that. Readers know which states a file had while they opened it. What they read must begin one of these; it may go on
-//! with what was appended to it. A read may fail only if the bytes that it was opened with were written over.
+//! Each file has a history: what it held, one state after the other. A state is an append to the
+//! one before, or it replaces that. Readers know which states a file had while they opened it. What
+//! they read must begin one of these; it may go on with what was appended to it. A read may fail
+//! only if the bytes that it was opened with were written over.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Write};
@@ -246,7 +247,8 @@ fn read_once(reader: &Node, file: &Mutex<Modelled>, chance: &mut Chance, tally: 
                 // Who has just been started does not know what he had told.
                 return;
             }
-            // The kernel makes EIO of it for whoever waits for a page that another reader has asked for.
+            // The kernel makes EIO of it for whoever waits for a page that another reader has asked
+            // for.
             let is_allowed = matches!(error.raw_os_error(), Some(libc::ESTALE | libc::EIO));
             assert!(is_allowed, "{}: {error}", below.display());
             assert!(

@@ -1,4 +1,5 @@
-//! Where a node keeps things on this machine: what it says when it cannot, and what it does when they go.
+//! Where a node keeps things on this machine: what it says when it cannot, and what it does when
+//! they go.
 
 use std::fs;
 use std::time::Duration;

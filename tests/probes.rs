@@ -36,7 +36,8 @@ const PROBES: [&str; 8] = [
     ".directory",
 ];
 
-/// A directory of texts, pictures and directories that three members have together, and a mount of it.
+/// A directory of texts, pictures and directories that three members have together, and a mount of
+/// it.
 fn setup(swarm: &Swarm) -> (Vec<Node>, Node) {
     let mut members: Vec<Node> = Vec::new();
     for member in ["a", "b", "c"] {
@@ -124,7 +125,8 @@ fn a_directory_that_was_just_listed_costs_no_call() {
             assert!(!directory.join(probe).exists());
         }
     };
-    // The second one must come within the time that is claimed; on a busy machine that may take a few tries.
+    // The second one must come within the time that is claimed; on a busy machine that may take a
+    // few tries.
     eventually(LIMIT, "a second look is cheap", || {
         // An answer's time runs from when it was asked for, which is within the first one.
         let begun = Instant::now();

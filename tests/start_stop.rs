@@ -502,8 +502,8 @@ fn mount_and_fstab_can_start_it() {
         swarm.path("state").display(),
         next_address()
     );
-    // mount(8) looks for the program where programs are installed. Here that is in a mount namespace
-    // of its own, so that the machine stays as it is.
+    // mount(8) looks for the program where programs are installed. Here that is in a mount
+    // namespace of its own, so that the machine stays as it is.
     let programs = Path::new(MOUNT).parent().expect("a directory");
     let script = r#"
         mount --bind "$1" /usr/local/bin

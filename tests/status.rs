@@ -36,8 +36,8 @@ fn sockets(swarm: &Swarm) -> Vec<String> {
     names(&runtime(swarm).join("tinyp2p"))
 }
 
-/// The objects of those nodes that `tinyp2p status --json` sees and that belong to this test: the others
-/// that run on this machine may be seen, too.
+/// The objects of those nodes that `tinyp2p status --json` sees and that belong to this test: the
+/// others that run on this machine may be seen, too.
 fn objects(swarm: &Swarm, nodes: &[&Node]) -> Vec<Value> {
     let lines = status(swarm, &["--json"]).text();
     let objects = lines.lines().map(|line| {

@@ -33,7 +33,8 @@ fn write_settled(node: &Node, name: &str, seed: u64, length: u64) {
     settle(&path);
 }
 
-/// Makes a file look as if nobody had written to it for a while, so that its root is computed at once.
+/// Makes a file look as if nobody had written to it for a while, so that its root is computed at
+/// once.
 pub(crate) fn settle(path: &Path) {
     let past = SystemTime::UNIX_EPOCH + Duration::from_secs(1_600_000_000);
     let file = File::options().write(true).open(path).expect("open");
@@ -61,8 +62,8 @@ fn wait_for_root(mount: &Node, name: &str, holders: usize) {
     });
 }
 
-/// Reads all of `file` in pieces, checks them against the pattern, and returns the longest time that
-/// one took.
+/// Reads all of `file` in pieces, checks them against the pattern, and returns the longest time
+/// that one took.
 fn read_checked(file: &mut File, seed: u64, length: u64, mut each: impl FnMut(u64)) -> Duration {
     let mut buffer = vec![0; MIB as usize];
     let (mut at, mut longest) = (0, Duration::ZERO);
@@ -121,7 +122,8 @@ fn a_member_that_has_read_a_file_supplies_it_when_its_only_holder_is_killed() {
     eventually(SOON, "the friend has kept all of it", || {
         let mut file = File::open(friend.at("large")).expect("open");
         read_checked(&mut file, 8, LENGTH, |_| {});
-        // What the disk could not take in time is fetched again, not taken from the kernel's memory.
+        // What the disk could not take in time is fetched again, not taken from the kernel's
+        // memory.
         rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).expect("advise");
         let cached = xattr(&friend.at("large"), "user.tinyp2p.cached").expect("the cached bytes");
         cached == LENGTH.to_string()
@@ -227,8 +229,8 @@ fn remember_root(node: &Node, name: &str, tree: &HashTree) {
     roots.flush().expect("flush");
 }
 
-/// [`write_settled`] at several nodes that are not running yet, which all know the root from the start: a
-/// holder that does not know it yet would not be asked for the file.
+/// [`write_settled`] at several nodes that are not running yet, which all know the root from the
+/// start: a holder that does not know it yet would not be asked for the file.
 fn write_rooted(nodes: &[&Node], name: &str, seed: u64, length: u64) {
     let mut hasher = TreeHasher::default();
     for at in (0..length).step_by(MIB as usize) {

@@ -34,8 +34,8 @@ struct Tree {
     expected: Things,
 }
 
-/// Merged directories, the same file at several members, a conflict, odd names, empty directories, and a
-/// directory that is a symbolic link.
+/// Merged directories, the same file at several members, a conflict, odd names, empty directories,
+/// and a directory that is a symbolic link.
 fn tree(swarm: &Swarm) -> Tree {
     let nodes = ["a", "b", "c"].map(|name| swarm.node(name));
     let [a, b, c] = nodes.each_ref();
@@ -171,8 +171,8 @@ fn assert_seen(seen: &[Vec<u8>], expected: &[Vec<u8>]) {
     assert_eq!(show(seen), show(expected));
 }
 
-/// Looks at directories only, as updatedb does: opens each below the one before, reads its names and
-/// kinds, and asks for the state of nothing but the directory itself.
+/// Looks at directories only, as updatedb does: opens each below the one before, reads its names
+/// and kinds, and asks for the state of nothing but the directory itself.
 const UPDATEDB: &str = "
 import os, sys
 def walk(parent, name, path):
@@ -279,7 +279,8 @@ fn realpath_and_pwd_tell_where_one_is() {
         let answer = answer.strip_suffix(b"\n").expect("a line");
         assert_eq!(Path::new(OsStr::from_bytes(answer)), root.join(real));
     }
-    // In a directory whose files come, change and go, and whose inode the kernel would rather forget.
+    // In a directory whose files come, change and go, and whose inode the kernel would rather
+    // forget.
     let mut child = Command::new("bash")
         .args([
             "-c",
@@ -308,7 +309,8 @@ fn forget() {
     fs::write("/proc/sys/vm/drop_caches", "2").expect("drop the kernel's caches");
 }
 
-/// Waits for the content roots of files: the number of a file changes once, when its root becomes known.
+/// Waits for the content roots of files: the number of a file changes once, when its root becomes
+/// known.
 fn roots_are_known(files: impl Iterator<Item = PathBuf>) {
     for file in files {
         eventually(SOON, "its root is known", || {

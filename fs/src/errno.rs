@@ -33,7 +33,8 @@ pub enum Error {
     /// The kernel named a handle that is not open.
     #[error("unknown handle")]
     UnknownHandle,
-    /// The content that this inode stands for is not offered any more; the name may lead to another.
+    /// The content that this inode stands for is not offered any more; the name may lead to
+    /// another.
     #[error("the content has been replaced or its member has left")]
     Replaced,
     /// An extended attribute that the file does not have, or not yet.
@@ -82,8 +83,8 @@ pub fn errno(error: &Error) -> i32 {
     }
 }
 
-/// Failures of a member reach programs through open files only, so a file that is gone is a file that
-/// was there when it was opened.
+/// Failures of a member reach programs through open files only, so a file that is gone is a file
+/// that was there when it was opened.
 fn network_errno(error: &NetError) -> i32 {
     match error {
         NetError::NotFound { .. } | NetError::Changed { .. } => libc::ESTALE,
@@ -119,8 +120,8 @@ fn network_errno(error: &NetError) -> i32 {
     }
 }
 
-/// How loudly a failure is logged: what every program meets all day quietly, what somebody should look
-/// into aloud.
+/// How loudly a failure is logged: what every program meets all day quietly, what somebody should
+/// look into aloud.
 pub fn level(error: &Error) -> Level {
     match error {
         Error::Network(

@@ -1,12 +1,12 @@
-//! The kernel's requests, unpacked, answered by [`Filesystem`], packed again. No decisions, except who
-//! waits: this is the only file that knows fuser.
+//! The kernel's requests, unpacked, answered by [`Filesystem`], packed again. No decisions, except
+//! who waits: this is the only file that knows fuser.
 //!
-//! fuser calls from a few event-loop threads, and a request that the kernel has handed over cannot be
-//! interrupted, not even by SIGKILL. So what memory knows is answered at once, what needs the network goes to
-//! [`Workers`] with a deadline that began when the request came, and reads are answered by the download that
-//! has their bytes. Only a small read may fetch what it lacks in an event loop, and only while enough
-//! other loops are free that nothing has to wait for it. A handler
-//! that panics answers EIO, because fuser does so when a reply is dropped.
+//! fuser calls from a few event-loop threads, and a request that the kernel has handed over cannot
+//! be interrupted, not even by SIGKILL. So what memory knows is answered at once, what needs the
+//! network goes to [`Workers`] with a deadline that began when the request came, and reads are
+//! answered by the download that has their bytes. Only a small read may fetch what it lacks in an
+//! event loop, and only while enough other loops are free that nothing has to wait for it. A
+//! handler that panics answers EIO, because fuser does so when a reply is dropped.
 
 use std::ffi::OsStr;
 use std::io;
@@ -35,20 +35,21 @@ use crate::vfs::{Attr, Filesystem, Looked, STATFS_BLOCK};
 use crate::view::Wait;
 use workers::{JobTurn, Workers};
 
-/// How long the kernel may answer from its own memory. A second, as the view's own: together they bound
-/// how old an answer can be (SEMANTICS.md), and much less makes `cp -r` four times slower.
+/// How long the kernel may answer from its own memory. A second, as the view's own: together they
+/// bound how old an answer can be (SEMANTICS.md), and much less makes `cp -r` four times slower.
 const TTL: Duration = Duration::from_secs(1);
 
-/// The same for attributes of what was looked up by name: whoever looks each second whether a file has grown (`tail -f`)
-/// is not to be told by the kernel's memory that it has not.
+/// The same for attributes of what was looked up by name: whoever looks each second whether a file
+/// has grown (`tail -f`) is not to be told by the kernel's memory that it has not.
 const ATTRIBUTE_TTL: Duration = Duration::from_millis(750);
 
-/// Read requests that the kernel may have under way on its own account. There is one queue for the whole
-/// mount: with fuser's 16, a few readers of a dead member would hold up readahead for all others.
+/// Read requests that the kernel may have under way on its own account. There is one queue for the
+/// whole mount: with fuser's 16, a few readers of a dead member would hold up readahead for all
+/// others.
 const MAX_BACKGROUND: u16 = 64;
 
-/// Event loops that never wait. Two answer concurrent requests without a wake-up in between (measured: 30 to
-/// 40 us a request against 60 to 75 with one).
+/// Event loops that never wait. Two answer concurrent requests without a wake-up in between
+/// (measured: 30 to 40 us a request against 60 to 75 with one).
 const FREE_LOOPS: usize = 2;
 
 /// Event loops that may wait for a small read. What comes beyond takes the way by another thread.
@@ -61,8 +62,9 @@ const PREFERRED_READ: u32 = 128 * 1024;
 const GENERATION: Generation = Generation(0);
 
 /// `filesystem` as fuser wants it. Everything in the mount belongs to the user of this process.
-/// What members have news of goes to `expirer`, if the kernel knows what that is for; where somebody waits is told to
-/// `busy`. With `exec`, files are shown as executable that are at their owner.
+/// What members have news of goes to `expirer`, if the kernel knows what that is for; where
+/// somebody waits is told to `busy`. With `exec`, files are shown as executable that are at their
+/// owner.
 pub fn adapter(
     filesystem: Arc<Filesystem>,
     expirer: Option<Expirer>,
@@ -322,8 +324,9 @@ impl fuser::Filesystem for Adapter {
         );
     }
 
-    /// The attributes are there when asked for by name and never listed, so that copies do not carry them
-    /// along. ENOSYS makes the kernel answer the rest itself; new `ls -l` would ask for every file.
+    /// The attributes are there when asked for by name and never listed, so that copies do not
+    /// carry them along. ENOSYS makes the kernel answer the rest itself; new `ls -l` would ask for
+    /// every file.
     fn listxattr(&self, _: &Request, _: INodeNo, _: u32, reply: ReplyXattr) {
         reply.error(Errno::ENOSYS);
     }
@@ -499,7 +502,8 @@ impl Adapter {
         self.owner
     }
 
-    /// Answers an operation from memory, or else hands it to a worker and lets the event loop go on.
+    /// Answers an operation from memory, or else hands it to a worker and lets the event loop go
+    /// on.
     fn answer<R, T>(
         &self,
         operation: &'static str,
@@ -512,7 +516,8 @@ impl Adapter {
         self.answer_by(&self.workers, None, operation, reply, ask, tell);
     }
 
-    /// The same, by one of these `workers` if it has to wait; the kernel holds its lock on `directory` meanwhile.
+    /// The same, by one of these `workers` if it has to wait; the kernel holds its lock on
+    /// `directory` meanwhile.
     fn answer_by<R, T>(
         &self,
         workers: &Workers,
@@ -667,7 +672,8 @@ impl MountOwner {
             crtime: mtime,
             kind,
             perm,
-            // Of a directory, too: 2 would say that it has no subdirectories, and programs would believe it.
+            // Of a directory, too: 2 would say that it has no subdirectories, and programs would
+            // believe it.
             nlink: 1,
             uid: self.uid,
             gid: self.gid,
@@ -682,8 +688,9 @@ fn is_measured(attr: Attr) -> bool {
     attr.size != Attributes::UNKNOWN_SIZE
 }
 
-/// How long the kernel may go by `attr`. What has no size yet is looked at again by everybody: an open may
-/// have given it one. So is a file that is open: whoever asks again does so to see whether it has grown.
+/// How long the kernel may go by `attr`. What has no size yet is looked at again by everybody: an
+/// open may have given it one. So is a file that is open: whoever asks again does so to see whether
+/// it has grown.
 fn ttl(attr: Attr) -> Duration {
     match is_measured(attr) && !attr.may_grow {
         true => TTL,

@@ -1,15 +1,16 @@
 //! Telling the kernel that a name may mean something else by now.
 //!
-//! The kernel remembers what it was told of a name for a second. When members have news, that is ended early: the
-//! name is marked as expired, so that its next use asks again. Unlike an invalidation that leaves open files and
-//! working directories alone, whatever comes of the question (Linux 6.2 and later can do it; fuser cannot yet, so
-//! the message is written here).
+//! The kernel remembers what it was told of a name for a second. When members have news, that is
+//! ended early: the name is marked as expired, so that its next use asks again. Unlike an
+//! invalidation that leaves open files and working directories alone, whatever comes of the
+//! question (Linux 6.2 and later can do it; fuser cannot yet, so the message is written here).
 //!
-//! The kernel takes the directory's lock for this, alone and whatever comes, which someone may hold who waits for an answer
-//! of ours. While it waited, nobody could look anything up there; and if this process were killed meanwhile, the
-//! thread that waits would keep the mount from dying with it. So names in a directory in which an answer takes its
-//! time ([`Busy`]) are left to the second, and so is what the thread cannot keep up with. What remains is the moment
-//! between a look and the lock.
+//! The kernel takes the directory's lock for this, alone and whatever comes, which someone may hold
+//! who waits for an answer of ours. While it waited, nobody could look anything up there; and if
+//! this process were killed meanwhile, the thread that waits would keep the mount from dying with
+//! it. So names in a directory in which an answer takes its time ([`Busy`]) are left to the second,
+//! and so is what the thread cannot keep up with. What remains is the moment between a look and the
+//! lock.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fs::File;
@@ -24,7 +25,8 @@ use tinyp2p_net::model::{MAX_NAME_BYTES, Name, PeerId};
 /// Names that may wait for the thread.
 const MOST_WAITING: usize = 4096;
 
-/// Names of one member's news that may wait: a full poll. They have their turns with those of others.
+/// Names of one member's news that may wait: a full poll. They have their turns with those of
+/// others.
 const MOST_OF_ONE: usize = 1024;
 
 /// `FUSE_NOTIFY_INVAL_ENTRY` of linux/fuse.h: the code of the message.
@@ -36,7 +38,8 @@ const EXPIRE_ONLY: u32 = 1;
 /// The size of `struct fuse_out_header` and `struct fuse_notify_inval_entry_out` together.
 const HEAD: usize = 16 + 16;
 
-/// The directories in which somebody waits for an answer, with the kernel's lock on them, and how many do.
+/// The directories in which somebody waits for an answer, with the kernel's lock on them, and how
+/// many do.
 #[derive(Default)]
 pub struct Busy(Mutex<HashMap<u64, usize>>);
 
@@ -95,7 +98,8 @@ struct InvalidationQueue {
 }
 
 impl InvalidationQueue {
-    /// Lets one more wait, if there is room for one of `member`: at the end of all, for one of those with most.
+    /// Lets one more wait, if there is room for one of `member`: at the end of all, for one of
+    /// those with most.
     fn put(&mut self, member: PeerId, parent: u64, name: Name) {
         let its = self.by_member.get(&member).map_or(0, VecDeque::len);
         if its >= MOST_OF_ONE {
@@ -144,8 +148,8 @@ impl InvalidationQueue {
 }
 
 impl Expirer {
-    /// Writes to `device`, a descriptor of the mount's connection, unless the directory is `busy`. The thread ends
-    /// with the value.
+    /// Writes to `device`, a descriptor of the mount's connection, unless the directory is `busy`.
+    /// The thread ends with the value.
     pub fn start(device: OwnedFd, busy: Arc<Busy>) -> io::Result<Self> {
         let waiting = Arc::new(Waitlist::default());
         let names = Arc::clone(&waiting);
@@ -154,7 +158,8 @@ impl Expirer {
         Ok(Self(waiting))
     }
 
-    /// Lets the kernel ask again for `name` in the directory `parent`, after news of `member`. Never waits.
+    /// Lets the kernel ask again for `name` in the directory `parent`, after news of `member`.
+    /// Never waits.
     pub fn expire(&self, member: PeerId, parent: u64, name: Name) {
         // Without room for it, the kernel asks after a second by itself.
         self.0.turns.lock().put(member, parent, name);
@@ -201,8 +206,8 @@ fn run(mut device: File, busy: &Busy, names: &Waitlist) {
     }
 }
 
-/// What stands before the name: the length of the whole, the code, no request that it answers; the directory, the length of
-/// the name, the flags. Numbers are in the machine's own order.
+/// What stands before the name: the length of the whole, the code, no request that it answers; the
+/// directory, the length of the name, the flags. Numbers are in the machine's own order.
 fn head(parent: u64, name: &[u8]) -> [u8; HEAD] {
     const { assert!(HEAD + MAX_NAME_BYTES < 4096, "in one piece") };
     let mut head = [0; HEAD];

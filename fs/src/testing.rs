@@ -64,12 +64,14 @@ impl MemoryNetwork {
         self.revision.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// What is said from now on may be gone by until the test tells news, by [`MemoryNetwork::tell`].
+    /// What is said from now on may be gone by until the test tells news, by
+    /// [`MemoryNetwork::tell`].
     pub fn watch(&self) {
         self.watched.store(true, Ordering::SeqCst);
     }
 
-    /// What members with a counter say is followed from now on, as a node does. To be called before anybody listens.
+    /// What members with a counter say is followed from now on, as a node does. To be called before
+    /// anybody listens.
     pub fn follow(&self) {
         self.followers
             .get_or_init(|| Subscriptions::new(Box::new(|_, _| {})));

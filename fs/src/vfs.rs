@@ -1,11 +1,12 @@
 //! What each operation on the mount does, without FUSE: tests call it as the kernel would.
 //!
-//! Every operation that may need the network takes a [`Wait`]. With [`Wait::No`] it answers from memory
-//! or fails with [`Error::NeedsNetwork`] and has changed nothing; with a deadline it answers by then. The
-//! rest never waits. [`Filesystem::read`] does not wait either: its answer comes by callback.
+//! Every operation that may need the network takes a [`Wait`]. With [`Wait::No`] it answers from
+//! memory or fails with [`Error::NeedsNetwork`] and has changed nothing; with a deadline it answers
+//! by then. The rest never waits. [`Filesystem::read`] does not wait either: its answer comes by
+//! callback.
 //!
-//! Lock order: none of the locks here is held while another is taken, or over the network, but that an
-//! [`OpenContent`](self::open_content::OpenContent) may be looked at under that of the inodes.
+//! Lock order: none of the locks here is held while another is taken, or over the network, but that
+//! an [`OpenContent`](self::open_content::OpenContent) may be looked at under that of the inodes.
 
 pub mod control_fs;
 pub mod handles;
@@ -45,8 +46,8 @@ pub use xattrs::{XATTR_CACHED, XATTR_INFO, XATTR_ROOT, XATTR_SOURCES};
 /// The block size that `df` counts in.
 pub const STATFS_BLOCK: u64 = 4096;
 
-/// How much longer than other operations an open may take that has to fetch the whole file: as long as a read may,
-/// less the way through the kernel.
+/// How much longer than other operations an open may take that has to fetch the whole file: as long
+/// as a read may, less the way through the kernel.
 const WHOLE_FILE: Duration = READ_DEADLINE
     .saturating_sub(CALL_DEADLINE)
     .saturating_sub(Duration::from_secs(1));
@@ -63,8 +64,8 @@ pub struct Attr {
     pub kind: Kind,
     /// What can be done with it.
     pub mode: Mode,
-    /// Bytes; 0 for a directory; [`UNKNOWN_SIZE`](tinyp2p_net::model::Attributes::UNKNOWN_SIZE) while nobody
-    /// who has the file tells.
+    /// Bytes; 0 for a directory; [`UNKNOWN_SIZE`](tinyp2p_net::model::Attributes::UNKNOWN_SIZE)
+    /// while nobody who has the file tells.
     pub size: u64,
     /// Modification time.
     pub mtime: UnixTime,
@@ -124,8 +125,8 @@ pub struct Filesystem {
 }
 
 impl Filesystem {
-    /// The tree of `network`, read through `engine`. Where several members have the same, it is read
-    /// from `this_node`, if that is one of them.
+    /// The tree of `network`, read through `engine`. Where several members have the same, it is
+    /// read from `this_node`, if that is one of them.
     pub fn new(network: Arc<dyn Network>, engine: Arc<Engine>, this_node: Option<PeerId>) -> Self {
         let view = Arc::new(View::new(Arc::clone(&network), this_node));
         let searches = Arc::new(Searches::new(Arc::clone(&network), this_node));
@@ -208,9 +209,9 @@ impl Filesystem {
         }
     }
 
-    /// What a `stat` tells. A file's content is the same as long as its inode is, unless somebody has it open, who may
-    /// see it grow; so only such a one and a directory's modification time have to be asked for. While nobody
-    /// answers, what was known last holds.
+    /// What a `stat` tells. A file's content is the same as long as its inode is, unless somebody
+    /// has it open, who may see it grow; so only such a one and a directory's modification time
+    /// have to be asked for. While nobody answers, what was known last holds.
     pub fn getattr(&self, number: u64, wait: Wait) -> Result<Attr, Error> {
         if is_hidden(number) {
             return self.hidden.attr(number);
@@ -237,7 +238,8 @@ impl Filesystem {
         Ok(attr)
     }
 
-    /// What a `stat` tells of a file that somebody has open: what its member says that it is by now.
+    /// What a `stat` tells of a file that somebody has open: what its member says that it is by
+    /// now.
     fn open_attr(&self, number: u64, inode: &Inode, wait: Wait) -> Result<Attr, Error> {
         let holder = inode.sources.first().map(|source| source.member.id);
         let holder = holder.filter(|holder| self.network.whole(*holder).is_none());
@@ -277,8 +279,8 @@ impl Filesystem {
         }
     }
 
-    /// Opens a directory. It is fetched when its first entry is asked for: most programs that open a
-    /// directory only want to name files in it.
+    /// Opens a directory. It is fetched when its first entry is asked for: most programs that open
+    /// a directory only want to name files in it.
     pub fn opendir(&self, number: u64) -> Result<u64, Error> {
         Ok(self.directories.insert(OpenDirectory {
             what: self.listed(number)?,
@@ -302,8 +304,8 @@ impl Filesystem {
         self.list(&open, offset, wait, emit)
     }
 
-    /// Makes ready what the reader of an open directory will ask for next, while it looks at what it got. To be
-    /// called after the answer was sent.
+    /// Makes ready what the reader of an open directory will ask for next, while it looks at what
+    /// it got. To be called after the answer was sent.
     pub fn readdirplus_ahead(&self, handle: u64) {
         if let Some(open) = self.directories.get(handle) {
             self.list_ahead(&open);
@@ -317,9 +319,9 @@ impl Filesystem {
         }
     }
 
-    /// Sees to it that the file `number` can be opened. Does nothing unless it is one of a member that tells
-    /// names and no sizes: that is fetched whole, if it was not just now. It may take as long as a read
-    /// may; a file that has not come by then goes on coming, and the error says so.
+    /// Sees to it that the file `number` can be opened. Does nothing unless it is one of a member
+    /// that tells names and no sizes: that is fetched whole, if it was not just now. It may take as
+    /// long as a read may; a file that has not come by then goes on coming, and the error says so.
     pub fn prepare(&self, number: u64, wait: Wait) -> Result<(), Error> {
         if is_hidden(number) {
             return Ok(());
@@ -338,7 +340,8 @@ impl Filesystem {
             return Err(Error::NeedsNetwork);
         };
         let deadline = deadline + WHOLE_FILE;
-        // They may have other contents under the name, which is not known before: whoever has it, will do.
+        // They may have other contents under the name, which is not known before: whoever has it,
+        // will do.
         let mut failure = Error::Replaced;
         for (index, (whole, source)) in wholes.iter().enumerate() {
             let until = turn(deadline, wholes.len() - index);
@@ -362,7 +365,8 @@ impl Filesystem {
         Err(failure)
     }
 
-    /// Who can be asked for the bytes of a file: its holders, and members who may have kept blocks of it.
+    /// Who can be asked for the bytes of a file: its holders, and members who may have kept blocks
+    /// of it.
     fn sources(&self, inode: &Inode) -> Vec<Source> {
         let holders = inode.readable().filter(|_| !inode.is_replaced);
         self.sources_among(&inode.path, holders, inode.root(), inode.size)
@@ -443,7 +447,8 @@ impl Filesystem {
         Ok(Listed::Tree(tree, inode.path))
     }
 
-    /// The tree that `tree` names; found files lie in no directory of theirs, so theirs is the mount.
+    /// The tree that `tree` names; found files lie in no directory of theirs, so theirs is the
+    /// mount.
     fn view(&self, tree: Vantage) -> Arc<View> {
         match tree {
             Vantage::Merged | Vantage::Found => Arc::clone(&self.view),
@@ -464,8 +469,8 @@ impl ChangeListener for Filesystem {
 }
 
 impl Filesystem {
-    /// Expires the names of all that may have changed, in directories that the kernel knows. What lies below
-    /// them shows when they are looked up again.
+    /// Expires the names of all that may have changed, in directories that the kernel knows. What
+    /// lies below them shows when they are looked up again.
     fn expire(&self, member: PeerId, changes: &[Change], expirer: &Expirer) {
         let mut names: BTreeMap<RelPath, BTreeSet<Name>> = BTreeMap::new();
         for (directory, name) in changes.iter().filter_map(|change| change.path.split()) {

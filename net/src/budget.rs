@@ -1,14 +1,16 @@
 //! One budget in bytes for what members say: answers under way, and what is made and kept of them.
 //!
-//! Whoever takes an answer in reserves its bytes first, page by page. The [`Reservation`] travels with what it stands
-//! for and gives the bytes back when that is dropped, so nothing can be kept that does not count.
+//! Whoever takes an answer in reserves its bytes first, page by page. The [`Reservation`] travels
+//! with what it stands for and gives the bytes back when that is dropped, so nothing can be kept
+//! that does not count.
 //!
-//! Who may have how much, [`shares`] decides: first the networks from which members answer, then the keys in one. Whoever
-//! has no room because others hold so much, or because this node still holds what it said earlier, is left out without blame. A
-//! single answer that is larger than any may be ([`ByteBudget::most_of_one`]) is its member's misbehaviour.
+//! Who may have how much, [`shares`] decides: first the networks from which members answer, then
+//! the keys in one. Whoever has no room because others hold so much, or because this node still
+//! holds what it said earlier, is left out without blame. A single answer that is larger than any
+//! may be ([`ByteBudget::most_of_one`]) is its member's misbehaviour.
 //!
-//! Sizes are those in memory ([`weigh`]): an entry of a directory costs its struct, its name as the allocator rounds it, and
-//! what merging makes of it.
+//! Sizes are those in memory ([`weigh`]): an entry of a directory costs its struct, its name as the
+//! allocator rounds it, and what merging makes of it.
 
 pub(crate) mod heap;
 pub mod shares;
@@ -28,8 +30,9 @@ use heap::Trimmer;
 use shares::{BudgetParty, BudgetShares};
 pub use weigh::{Weigh, entry_of, heap, merging, text, unmerged};
 
-/// The budget of a node unless it is told otherwise. One answer may have [`ByteBudget::most_of_one`] of it, 192 MiB: a
-/// directory of 500,000 names of 30 bytes. One of 400,000 leaves room for what is still open of it from before.
+/// The budget of a node unless it is told otherwise. One answer may have
+/// [`ByteBudget::most_of_one`] of it, 192 MiB: a directory of 500,000 names of 30 bytes. One of
+/// 400,000 leaves room for what is still open of it from before.
 pub const DEFAULT_ANSWERS: usize = 512 << 20;
 
 /// Those who say too much are named in the log no more often than this.
@@ -37,7 +40,8 @@ const WARNING_PAUSE: Duration = Duration::from_secs(10);
 
 /// Someone who keeps what can be asked for again.
 pub trait Relieve: Send + Sync {
-    /// Lets go of what was kept of `member` mostly, as there is no room for its next answer. Called with no lock held.
+    /// Lets go of what was kept of `member` mostly, as there is no room for its next answer. Called
+    /// with no lock held.
     fn relieve(&self, member: PeerId);
 }
 
@@ -66,8 +70,9 @@ impl ByteBudget {
         }
     }
 
-    /// `member` answers from `address`, for as long as the seat is kept: it shares what that network may have with the others
-    /// there. Whoever has no seat is taken for the only one of a network.
+    /// `member` answers from `address`, for as long as the seat is kept: it shares what that
+    /// network may have with the others there. Whoever has no seat is taken for the only one of a
+    /// network.
     pub fn seat(self: &Arc<Self>, member: PeerId, address: IpAddr) -> Seat {
         self.shares.lock().seat(member, BudgetParty::of(address));
         Seat {
@@ -183,7 +188,8 @@ impl Reservation {
     /// Reserves `bytes` more. Whatever needs them is to be let go of when that fails.
     ///
     /// # Errors
-    /// [`Error::Misbehaved`] when it is more than one answer may have, [`Error::Local`] when too much is held already.
+    /// [`Error::Misbehaved`] when it is more than one answer may have, [`Error::Local`] when too
+    /// much is held already.
     pub fn grow(&mut self, bytes: usize) -> Result<(), Error> {
         let who = || self.member.short();
         let error = if self.bytes.saturating_add(bytes) > self.budget.most_of_one() {
@@ -450,7 +456,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whoever takes what in whatever order, all together stay below the total, and the sums agree.
+        /// Whoever takes what in whatever order, all together stay below the total, and the sums
+        /// agree.
         #[test]
         fn the_total_is_never_exceeded(steps in prop::collection::vec((0..20_u8, 1..4000_usize), 1..200)) {
             let budget = ByteBudget::new(TOTAL);

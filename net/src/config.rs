@@ -34,7 +34,8 @@ pub const SERVER_IDLE: Duration = Duration::from_secs(60);
 /// How a node takes part in the network.
 #[derive(Debug)]
 pub struct Config {
-    /// The network's password. Taken out and stretched at start, then dropped; with `legacy`, what makes tokens of it stays.
+    /// The network's password. Taken out and stretched at start, then dropped; with `legacy`, what
+    /// makes tokens of it stays.
     pub password: Password,
     /// What is served; `None` serves nothing.
     pub share: Option<ShareConfig>,
@@ -50,8 +51,9 @@ pub struct Config {
     pub discovery: bool,
     /// The bytes that the windows of all open files together aim to stay below.
     pub memory: u64,
-    /// The most bytes that what members say may take, with what is made of it; [`DEFAULT_ANSWERS`](crate::budget::DEFAULT_ANSWERS)
-    /// where nothing is known of what will be asked.
+    /// The most bytes that what members say may take, with what is made of it;
+    /// [`DEFAULT_ANSWERS`](crate::budget::DEFAULT_ANSWERS) where nothing is known of what will be
+    /// asked.
     pub answers: usize,
     /// Where blocks that were read are kept; `None` keeps them in memory only.
     pub cache: Option<CacheConfig>,
@@ -66,7 +68,8 @@ pub struct Config {
     pub remember_as: Option<PathBuf>,
 }
 
-/// How a node takes part in a network of 2004. The password and the advertised address are those of [`Config`].
+/// How a node takes part in a network of 2004. The password and the advertised address are those of
+/// [`Config`].
 #[derive(Debug, Clone, Default)]
 pub struct LegacyConfig {
     /// The servers that the user named.
@@ -87,12 +90,13 @@ pub struct CacheConfig {
 /// What a node serves.
 #[derive(Debug, Clone)]
 pub struct ShareConfig {
-    /// The directory, as the user gave it: what is served is whatever this path leads to when somebody asks.
+    /// The directory, as the user gave it: what is served is whatever this path leads to when
+    /// somebody asks.
     pub directory: PathBuf,
     /// Serve names that begin with a dot.
     pub hidden: bool,
-    /// Files and directories that are never served, with all below: the mountpoint, the node's key. Absolute, without
-    /// symbolic links.
+    /// Files and directories that are never served, with all below: the mountpoint, the node's key.
+    /// Absolute, without symbolic links.
     pub excluded: Vec<PathBuf>,
 }
 

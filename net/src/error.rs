@@ -92,7 +92,8 @@ pub enum Error {
         /// Its fault.
         fault: Fault,
     },
-    /// The connection was given up, because the member has another address by now. To be asked again, at once.
+    /// The connection was given up, because the member has another address by now. To be asked
+    /// again, at once.
     #[error("{who} has another address by now")]
     Moved {
         /// The address that it was asked at.
@@ -141,8 +142,8 @@ impl Error {
         }
     }
 
-    /// This node's own failure to do `what` in a directory. If another directory may do, it says by which `option` to
-    /// name one.
+    /// This node's own failure to do `what` in a directory. If another directory may do, it says by
+    /// which `option` to name one.
     pub fn local_place(what: impl Into<String>, why: io::Error, option: &str) -> Self {
         use io::ErrorKind::{
             NotADirectory, NotFound, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem,

@@ -3,13 +3,14 @@
 //!
 //! A tour, from the ground up:
 //! - [`model`], [`error`], [`config`]: the words, the faults and the tunables that all parts share.
-//! - [`protocol`]: what goes over the wire. [`content`]: proof that bytes are what their content root
-//!   says, and proven bytes on disk. [`concurrency`]: threads, waits and bounded memories.
+//! - [`protocol`]: what goes over the wire. [`content`]: proof that bytes are what their content
+//!   root says, and proven bytes on disk. [`concurrency`]: threads, waits and bounded memories.
 //! - [`auth`]: who may speak at all. `fairness`: how much of what is scarce each may take.
 //!   [`budget`]: how much of what members say may be in memory.
-//! - [`transport`]: an encrypted connection to one key. [`peer`]: the seam that everything above stands
-//!   on. [`client`]: a member over the network.
-//! - [`share`]: what this node offers. [`service`]: what it answers. [`server`]: to whom, over HTTP.
+//! - [`transport`]: an encrypted connection to one key. [`peer`]: the seam that everything above
+//!   stands on. [`client`]: a member over the network.
+//! - [`share`]: what this node offers. [`service`]: what it answers. [`server`]: to whom, over
+//!   HTTP.
 //! - [`membership`]: who is there. [`query`]: one question to everyone, under a deadline.
 //!   [`download`]: the bytes of one file, in time for its readers.
 //! - [`stats`]: what the node is doing. [`legacy`]: the protocol of 2004.

@@ -135,9 +135,9 @@ impl FromStr for Root {
     }
 }
 
-/// One content, whoever has it and whatever it is called: its root and its size in bytes. The tree is
-/// padded, so a root alone does not tell a size, and a member that names a root for another size names
-/// another content.
+/// One content, whoever has it and whatever it is called: its root and its size in bytes. The tree
+/// is padded, so a root alone does not tell a size, and a member that names a root for another size
+/// names another content.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct ContentId {
     /// The content root.
@@ -146,11 +146,11 @@ pub struct ContentId {
     pub size: u64,
 }
 
-/// One state of one file at one member, made by the member that shares it: the first 24 bits are a digest
-/// of which file it is (device, inode, time of birth), the other 40 one of its state (size, mtime, ctime). It
-/// is both the `version` of a listing and, as 16 hexadecimal digits in quotes, the strong entity tag (RFC
-/// 9110, section 8.8.3) of the file's bytes, so what was listed can be asked for with If-Match. Versions of
-/// different members say nothing to each other.
+/// One state of one file at one member, made by the member that shares it: the first 24 bits are a
+/// digest of which file it is (device, inode, time of birth), the other 40 one of its state (size,
+/// mtime, ctime). It is both the `version` of a listing and, as 16 hexadecimal digits in quotes,
+/// the strong entity tag (RFC 9110, section 8.8.3) of the file's bytes, so what was listed can be
+/// asked for with If-Match. Versions of different members say nothing to each other.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct Version(pub u64);
 
@@ -293,8 +293,8 @@ impl RelPath {
         directory.is_root() || rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
     }
 
-    /// Where this lies once the directory `from`, in which it lies, has become `to`; `None` if it does not lie there,
-    /// or the path would be too long.
+    /// Where this lies once the directory `from`, in which it lies, has become `to`; `None` if it
+    /// does not lie there, or the path would be too long.
     pub fn moved(&self, from: &Self, to: &Self) -> Option<Self> {
         if !self.is_within(from) {
             return None;
@@ -337,8 +337,8 @@ pub enum Kind {
     Directory,
 }
 
-/// What the permissions of an entry allow the member that shares it. They say nothing about those who read it there:
-/// all members may read all that can be read.
+/// What the permissions of an entry allow the member that shares it. They say nothing about those
+/// who read it there: all members may read all that can be read.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Mode {
     /// It can be read, or listed.
@@ -350,8 +350,9 @@ pub enum Mode {
     Unreadable,
 }
 
-/// A point in time to the nanosecond, as file systems keep it: seconds since 1970-01-01 00:00 UTC in 64 bits. (64 bits of
-/// nanoseconds would end in 2262.) Made to lie beside small fields: a mount keeps millions of them.
+/// A point in time to the nanosecond, as file systems keep it: seconds since 1970-01-01 00:00 UTC
+/// in 64 bits. (64 bits of nanoseconds would end in 2262.) Made to lie beside small fields: a mount
+/// keeps millions of them.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct UnixTime {
     // In this order, so that the derived order is that of time.
@@ -372,7 +373,8 @@ impl UnixTime {
     /// Nanoseconds in a second.
     const SECOND: u32 = 1_000_000_000;
 
-    /// So many whole seconds since 1970, and nanoseconds after that; `None` if those make a second or more.
+    /// So many whole seconds since 1970, and nanoseconds after that; `None` if those make a second
+    /// or more.
     pub fn new(seconds: i64, nanoseconds: u32) -> Option<Self> {
         (nanoseconds < Self::SECOND).then_some(Self {
             upper: (seconds >> 32) as i32,
@@ -435,7 +437,8 @@ pub struct Attributes {
     pub kind: Kind,
     /// What its permissions allow the member.
     pub mode: Mode,
-    /// Bytes of content; 0 for a directory. [`Attributes::UNKNOWN_SIZE`] for a file of a member that does not tell.
+    /// Bytes of content; 0 for a directory. [`Attributes::UNKNOWN_SIZE`] for a file of a member
+    /// that does not tell.
     pub size: u64,
     /// Modification time.
     pub mtime: UnixTime,
@@ -446,7 +449,8 @@ pub struct Attributes {
 }
 
 impl Attributes {
-    /// The size of a file of which only the name is known. No file is so large, and it never travels.
+    /// The size of a file of which only the name is known. No file is so large, and it never
+    /// travels.
     pub const UNKNOWN_SIZE: u64 = u64::MAX;
 }
 

@@ -53,7 +53,8 @@ pub enum Behaviour {
     Lying,
     /// Every directory, and every search, has another page of the longest names.
     Endless,
-    /// Answers every poll at once: so many changes, of which the first is everything if that is `true`.
+    /// Answers every poll at once: so many changes, of which the first is everything if that is
+    /// `true`.
     Flooding(usize, bool),
 }
 
@@ -212,8 +213,8 @@ impl MemoryPeer {
         attributes
     }
 
-    /// Names the root of `content` for what it shares at `path`, in the version that it has: a lie, if that
-    /// is something else.
+    /// Names the root of `content` for what it shares at `path`, in the version that it has: a lie,
+    /// if that is something else.
     ///
     /// # Panics
     /// If it shares nothing at `path`: a mistake in a test.
@@ -405,7 +406,8 @@ impl MemoryPeer {
         is_there.then_some(Attributes { mode, ..DIRECTORY })
     }
 
-    /// What a file had in a version, if that is remembered, or has now, which is remembered from then on.
+    /// What a file had in a version, if that is remembered, or has now, which is remembered from
+    /// then on.
     fn snapshot(&self, request: &SnapshotRequest) -> Option<Snapshot> {
         let (files, mut captured) = (self.files.lock(), self.captured.lock());
         let known = captured

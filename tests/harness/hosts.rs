@@ -28,7 +28,8 @@ impl Host {
         self.address
     }
 
-    /// Takes the address away and gives the host the one with this last number instead, as another lease would.
+    /// Takes the address away and gives the host the one with this last number instead, as another
+    /// lease would.
     pub(crate) fn move_to(&self, last: u8) {
         let ip = |arguments: &[&str]| {
             ip(&[&["-n", &self.namespace], arguments].concat());
@@ -180,8 +181,8 @@ impl Drop for Network {
 /// Prints one line for each frame on the bridge: where it goes, if that is to many, then its bytes.
 /// Only UDP counts there: neighbour discovery and group reports are the kernel's own.
 ///
-/// On a line at its input it sends frames of an experimental type (IEEE 802, local), and ends when it has seen one: the
-/// first may be lost while nobody reads.
+/// On a line at its input it sends frames of an experimental type (IEEE 802, local), and ends when
+/// it has seen one: the first may be lost while nobody reads.
 const WATCHER: &str = r#"
 import socket, sys, threading, time
 s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))

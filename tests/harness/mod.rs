@@ -1,6 +1,6 @@
-//! What all topics share: `swarm` (nodes), `process` (commands and waits), `content` (what is shared and
-//! how it is compared), `raw_peer` (TLS peers of our own making), `slow_link` and `hosts` (network
-//! namespaces).
+//! What all topics share: `swarm` (nodes), `process` (commands and waits), `content` (what is
+//! shared and how it is compared), `raw_peer` (TLS peers of our own making), `slow_link` and
+//! `hosts` (network namespaces).
 
 pub(crate) mod content;
 pub(crate) mod hosts;

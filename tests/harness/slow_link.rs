@@ -1,8 +1,8 @@
-//! A link that is not what it should be: it takes its time, cuts connections that are idle, or swallows what
-//! they carry. Apart from that it passes TCP on untouched.
+//! A link that is not what it should be: it takes its time, cuts connections that are idle, or
+//! swallows what they carry. Apart from that it passes TCP on untouched.
 //!
-//! What one sends in a row arrives in a row, as over a long line: a delay is added once, not to each
-//! chunk in turn. All of it can be changed while connections are open.
+//! What one sends in a row arrives in a row, as over a long line: a delay is added once, not to
+//! each chunk in turn. All of it can be changed while connections are open.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -75,7 +75,8 @@ impl SlowLink {
         self.state.patience.store(patience, Ordering::Relaxed);
     }
 
-    /// Whatever is sent over connections that are open now is lost, and nobody is told. New ones are well.
+    /// Whatever is sent over connections that are open now is lost, and nobody is told. New ones
+    /// are well.
     pub(crate) fn swallow(&self) {
         let opened = self.state.opened.load(Ordering::Relaxed);
         self.state.swallowed.store(opened, Ordering::Relaxed);

@@ -1,9 +1,9 @@
 //! A swarm: real nodes on this machine, each with its own address, share, state and log.
 //!
-//! Every node gets a loopback address of its own, so no two of them ever want the same port. Nodes run in the foreground as children of
-//! the test; a node that is dropped is killed and unmounted, also when the test panics, and then its
-//! log is printed. Tests run beside one another, except those that measure time: they take the
-//! machine for themselves ([`Swarm::alone`]).
+//! Every node gets a loopback address of its own, so no two of them ever want the same port. Nodes
+//! run in the foreground as children of the test; a node that is dropped is killed and unmounted,
+//! also when the test panics, and then its log is printed. Tests run beside one another, except
+//! those that measure time: they take the machine for themselves ([`Swarm::alone`]).
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
@@ -402,7 +402,8 @@ impl Node {
                 panic!("{name} ended at its start: {status}");
             }
             if self.mounted {
-                // In this order: a dead mount fails the first, and the bare directory that it leaves the second.
+                // In this order: a dead mount fails the first, and the bare directory that it
+                // leaves the second.
                 fs::read_dir(self.mountpoint()).is_ok() && is_mounted(&self.mountpoint())
             } else {
                 self.listens()

@@ -1,9 +1,10 @@
 //! Going into the background without forking a process that has threads.
 //!
-//! The command that the user typed (the front) starts this program once more, hands it a password that
-//! was typed through its standard input and waits until it reports, through its standard output, that
-//! the mount is usable. Until then the child belongs to the terminal: its errors are seen, an interrupt
-//! reaches it, and it undoes everything when the front has gone. The front's exit code is the child's.
+//! The command that the user typed (the front) starts this program once more, hands it a password
+//! that was typed through its standard input and waits until it reports, through its standard
+//! output, that the mount is usable. Until then the child belongs to the terminal: its errors are
+//! seen, an interrupt reaches it, and it undoes everything when the front has gone. The front's
+//! exit code is the child's.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -29,9 +30,9 @@ const START_DEADLINE: Duration = Duration::from_secs(60);
 /// How long the child may take to undo everything when the front gives up.
 const UNDO_DEADLINE: Duration = Duration::from_secs(5);
 
-/// The front: starts the child with the same arguments, but not with a password among them, and waits
-/// for its mount. `typed` is the PASSWORD argument, `password` what it stands for unless the child can
-/// read it from the same file.
+/// The front: starts the child with the same arguments, but not with a password among them, and
+/// waits for its mount. `typed` is the PASSWORD argument, `password` what it stands for unless the
+/// child can read it from the same file.
 pub(super) fn hand_over(
     args: &[OsString],
     typed: &OsStr,

@@ -26,16 +26,17 @@ use super::status_socket::Socket;
 use crate::report::status::{NodeLocation, NodeReport};
 use crate::search::Searches;
 
-/// Everything that a process which only asks may take in. One answer may have 768 MiB of it, which are two million
-/// matches with paths of 60 bytes in a search, and a million where they are fetched.
+/// Everything that a process which only asks may take in. One answer may have 768 MiB of it, which
+/// are two million matches with paths of 60 bytes in a search, and a million where they are
+/// fetched.
 const GUEST_ANSWERS: usize = 2 << 30;
 
-/// The peers that the user named have answered by then, or are taken to be away: connecting has 3 s,
-/// and a pairing seldom needs another.
+/// The peers that the user named have answered by then, or are taken to be away: connecting has 3
+/// s, and a pairing seldom needs another.
 const FIRST_CONTACT: Duration = Duration::from_secs(6);
 
-/// Who was named and who is known to those who answered is dialled within this time after the first contact, or taken
-/// to be away: as connecting has 3 s.
+/// Who was named and who is known to those who answered is dialled within this time after the first
+/// contact, or taken to be away: as connecting has 3 s.
 const ACQUAINTANCE: Duration = Duration::from_secs(3);
 
 /// Members that are going to be found without being named answer multicast within this time.
@@ -77,7 +78,8 @@ pub(super) struct Prepared {
     answers: usize,
 }
 
-/// Checks the options against the system and changes nothing. `cache_dir` is one that the user named.
+/// Checks the options against the system and changes nothing. `cache_dir` is one that the user
+/// named.
 pub(super) fn prepare(
     options: &NetworkOptions,
     peers: Vec<FirstPeer>,
@@ -204,8 +206,8 @@ pub(super) fn password(text: &str) -> Result<Password, CommandFailure> {
     Password::new(text.to_owned()).map_err(|e| CommandFailure::usage(e.to_string()))
 }
 
-/// A line for each thing that makes the network less safe than people may think: a password that is easily
-/// guessed, and the protocol of 2004.
+/// A line for each thing that makes the network less safe than people may think: a password that is
+/// easily guessed, and the protocol of 2004.
 pub(super) fn warn(options: &NetworkOptions, password: &Password, program: &str) {
     if let Some(warning) = password.weakness() {
         say(program, &format!("warning: {warning}"));
@@ -351,14 +353,14 @@ impl Joined {
         )
     }
 
-    /// What to tell a friend, in one line: the command with which to join from another machine. `None` if this node can
-    /// be dialled from nowhere else.
+    /// What to tell a friend, in one line: the command with which to join from another machine.
+    /// `None` if this node can be dialled from nowhere else.
     pub(super) fn invitation(&self) -> Option<String> {
         invitation(self.node.reachable_at())
     }
 
-    /// Leaves the current directory, which was needed for relative paths only: its file system would be busy for as long
-    /// as this process runs, and is often the one of the share.
+    /// Leaves the current directory, which was needed for relative paths only: its file system
+    /// would be busy for as long as this process runs, and is often the one of the share.
     pub(super) fn leave_directory(&self) {
         if let Err(error) = std::env::set_current_dir("/") {
             tracing::debug!(%error, "the current directory stays what it is");
@@ -373,8 +375,8 @@ impl Joined {
         }
     }
 
-    /// Lets `tinyp2p status` see the node, at `place`, until the socket is dropped, with the `searches` in
-    /// its mount. That nobody can see it is no reason not to run.
+    /// Lets `tinyp2p status` see the node, at `place`, until the socket is dropped, with the
+    /// `searches` in its mount. That nobody can see it is no reason not to run.
     pub(super) fn show(
         &self,
         place: NodeLocation,
@@ -440,7 +442,8 @@ fn nobody(notices: &[String]) -> CommandFailure {
     }
 }
 
-/// What became of the addresses that the user named; those without an answer yet are not among them.
+/// What became of the addresses that the user named; those without an answer yet are not among
+/// them.
 type Outcomes = [(Address, Result<(), Error>)];
 
 /// True when nobody has let this node in yet, but somebody asked it to come back so soon that the
@@ -489,7 +492,8 @@ fn is_no_answer(error: &Error) -> bool {
         )
 }
 
-/// What people should know of peers that did not let this node in; `is_alone` if nobody else did either.
+/// What people should know of peers that did not let this node in; `is_alone` if nobody else did
+/// either.
 fn notices(outcomes: &Outcomes, is_alone: bool) -> Vec<String> {
     let mut notices: Vec<String> = outcomes
         .iter()

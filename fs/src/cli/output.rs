@@ -1,5 +1,6 @@
-//! What the commands print. Nothing else writes to standard output or standard error: the macros of the standard
-//! library panic when a disk is full or nobody reads any more, and a mount must not end because of a message.
+//! What the commands print. Nothing else writes to standard output or standard error: the macros of
+//! the standard library panic when a disk is full or nobody reads any more, and a mount must not
+//! end because of a message.
 
 use std::io::{self, ErrorKind, Write};
 
@@ -7,8 +8,9 @@ use tinyp2p_net::model::text::harmless;
 
 use super::CommandFailure;
 
-/// One line on standard error, for people: a notice, a warning or an error. Whatever it quotes cannot drive a
-/// terminal. Where it cannot be written, it is lost: there is no other place to say so.
+/// One line on standard error, for people: a notice, a warning or an error. Whatever it quotes
+/// cannot drive a terminal. Where it cannot be written, it is lost: there is no other place to say
+/// so.
 pub(super) fn say(program: &str, text: &str) {
     write_or_lose(io::stderr(), line(program, text).as_bytes());
 }
@@ -22,7 +24,8 @@ fn line(program: &str, text: &str) -> String {
     format!("{program}: {}\n", harmless(text))
 }
 
-/// Writes to standard output. That nobody reads it to its end is not an error: `tinyp2p search | head`.
+/// Writes to standard output. That nobody reads it to its end is not an error:
+/// `tinyp2p search | head`.
 ///
 /// # Errors
 /// Exit code 1: what was asked for cannot be written.

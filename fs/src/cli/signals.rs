@@ -21,8 +21,8 @@ pub(super) enum StopReason {
     Unmounted,
 }
 
-/// Sends the first signal as an [`StopReason`]. The process ends when stopping takes too long, and at
-/// once on a second signal.
+/// Sends the first signal as an [`StopReason`]. The process ends when stopping takes too long, and
+/// at once on a second signal.
 pub(super) fn on_signals(events: Sender<StopReason>) -> Result<(), CommandFailure> {
     let mut wanted = vec![SIGTERM, SIGINT];
     // nohup(1) has the process ignore it, and means it.

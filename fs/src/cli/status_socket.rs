@@ -1,9 +1,10 @@
 //! The Unix socket on which a node tells the other processes of its user what it is doing.
 //!
-//! It lies as `PID.sock` in a directory that nobody else can enter. Whoever connects gets the report as
-//! one line of JSON and then the end of the stream, and has nothing to say. One is served at a time and
-//! not for longer than [`DEADLINE`], so that one who does not read holds up no more than the next. A
-//! socket that refuses belonged to a process that was killed; whoever finds it removes it.
+//! It lies as `PID.sock` in a directory that nobody else can enter. Whoever connects gets the
+//! report as one line of JSON and then the end of the stream, and has nothing to say. One is served
+//! at a time and not for longer than [`DEADLINE`], so that one who does not read holds up no more
+//! than the next. A socket that refuses belonged to a process that was killed; whoever finds it
+//! removes it.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, ErrorKind, Read, Write};

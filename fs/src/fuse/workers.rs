@@ -1,10 +1,10 @@
-//! Threads for operations that have to wait for the network, so that those which can be answered from
-//! memory never wait behind them.
+//! Threads for operations that have to wait for the network, so that those which can be answered
+//! from memory never wait behind them.
 //!
-//! Threads are made when all others are busy, up to a bound, and end when they have had nothing to do
-//! for a while. What cannot be done or queued is refused at once: an error now is better than an answer
-//! that nobody can be sure to get. A job that panics is lost with what it holds (a reply that is dropped
-//! answers EIO); its thread goes on.
+//! Threads are made when all others are busy, up to a bound, and end when they have had nothing to
+//! do for a while. What cannot be done or queued is refused at once: an error now is better than an
+//! answer that nobody can be sure to get. A job that panics is lost with what it holds (a reply
+//! that is dropped answers EIO); its thread goes on.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-/// Operations that may wait for the network at once. They mostly sleep, and for three seconds at most; those that wait
-/// longer have [`Workers::few`] of their own.
+/// Operations that may wait for the network at once. They mostly sleep, and for three seconds at
+/// most; those that wait longer have [`Workers::few`] of their own.
 const MAX_THREADS: usize = 64;
 
 /// The same for operations that may take as long as a read.

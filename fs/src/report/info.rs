@@ -1,5 +1,6 @@
-//! What is told of one file or directory: the value of the extended attribute `user.tinyp2p.info` and what
-//! `tinyp2p info` makes of it. SEMANTICS.md lists the fields, which are only ever added to.
+//! What is told of one file or directory: the value of the extended attribute `user.tinyp2p.info`
+//! and what `tinyp2p info` makes of it. SEMANTICS.md lists the fields, which are only ever added
+//! to.
 
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
@@ -43,7 +44,8 @@ pub struct InfoHolder {
 }
 
 impl Info {
-    /// One JSON object, of at most [`MAX_VALUE_BYTES`]: of too many sources and conflicts, the first ones.
+    /// One JSON object, of at most [`MAX_VALUE_BYTES`]: of too many sources and conflicts, the
+    /// first ones.
     pub fn value(mut self) -> String {
         loop {
             // Strings and numbers only: there is nothing that could fail.
@@ -107,8 +109,8 @@ fn size(bytes: u64) -> String {
 fn moment(nanoseconds: i128) -> String {
     let seconds = nanoseconds.div_euclid(1_000_000_000);
     let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
-    // The calendar repeats every 400 years, which have 146,097 days; years begin in March here, so that
-    // leap days come last.
+    // The calendar repeats every 400 years, which have 146,097 days; years begin in March here, so
+    // that leap days come last.
     let days = days + 719_468;
     let (era, day) = (days.div_euclid(146_097), days.rem_euclid(146_097));
     let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;

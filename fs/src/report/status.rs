@@ -1,5 +1,6 @@
-//! What people and programs are told of a running node: one text, one JSON object. The object is what
-//! `.tinyp2p/status.json` has and `tinyp2p status --json` prints; SEMANTICS.md lists its fields.
+//! What people and programs are told of a running node: one text, one JSON object. The object is
+//! what `.tinyp2p/status.json` has and `tinyp2p status --json` prints; SEMANTICS.md lists its
+//! fields.
 
 use std::fmt::{self, Write};
 use std::path::{Path, PathBuf};

@@ -1,10 +1,10 @@
 //! Searches of the whole network, as directories: what `.tinyp2p/search/REGEX/` shows.
 //!
-//! Looking at such a directory asks all members once, under the operation's deadline, and what has come by
-//! then counts. The outcome is kept for a few seconds, for those who go through it and look its names up one
-//! by one. One search is under way once at a time for all who want it, and few are at once, so that
-//! searches leave the members time for everybody else. Patterns that are not understood, and searches that
-//! found too much, are remembered for the status.
+//! Looking at such a directory asks all members once, under the operation's deadline, and what has
+//! come by then counts. The outcome is kept for a few seconds, for those who go through it and look
+//! its names up one by one. One search is under way once at a time for all who want it, and few are
+//! at once, so that searches leave the members time for everybody else. Patterns that are not
+//! understood, and searches that found too much, are remembered for the status.
 
 mod names;
 
@@ -24,15 +24,15 @@ use crate::view::merge::MemberRef;
 use crate::view::{Wait, directory};
 pub use names::Match;
 
-/// How long an outcome counts: long enough to go through a directory, short enough for a second look to show
-/// what is new.
+/// How long an outcome counts: long enough to go through a directory, short enough for a second
+/// look to show what is new.
 const KEPT: Duration = Duration::from_secs(5);
 
 /// The most files that one search shows.
 const MAX_MATCHES: usize = 65_536;
 
-/// The most bytes that all outcomes in memory hold together: one of the largest with paths of usual length. One is kept
-/// whatever its size, which the budget of answers bounds.
+/// The most bytes that all outcomes in memory hold together: one of the largest with paths of usual
+/// length. One is kept whatever its size, which the budget of answers bounds.
 const MAX_BYTES: usize = 32 << 20;
 
 /// Searches that are under way at once; further ones wait for their turn.
@@ -127,8 +127,8 @@ impl Searches {
         }
     }
 
-    /// `name` as a pattern, if it is one; if not, the status tells why. Takes some 30 ms at worst: patterns are
-    /// refused once they grow too large.
+    /// `name` as a pattern, if it is one; if not, the status tells why. Takes some 30 ms at worst:
+    /// patterns are refused once they grow too large.
     pub fn pattern(&self, name: &[u8]) -> Option<Arc<str>> {
         let problem = match std::str::from_utf8(name) {
             Err(_) => "it is not UTF-8".to_owned(),

@@ -1,9 +1,11 @@
-//! What several members found -> one flat directory, in which every file can be told from all others.
+//! What several members found -> one flat directory, in which every file can be told from all
+//! others.
 //!
-//! Pure, and the same on every node that gets the same answers. Contents are told apart and named as in the
-//! merged tree ([`merge`]). Then each file is shown under its own name there if no other that was found has
-//! it, or if it lies in the root; otherwise the directory that it lies in stands in parentheses behind it:
-//! `01 (Artist - Album).ogg`. Should that be taken, too, a digest makes the difference.
+//! Pure, and the same on every node that gets the same answers. Contents are told apart and named
+//! as in the merged tree ([`merge`]). Then each file is shown under its own name there if no other
+//! that was found has it, or if it lies in the root; otherwise the directory that it lies in stands
+//! in parentheses behind it: `01 (Artist - Album).ogg`. Should that be taken, too, a digest makes
+//! the difference.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -32,8 +34,9 @@ pub(super) type Found = Vec<(Arc<MemberRef>, Vec<(RelPath, Attributes)>)>;
 /// What each member has in one directory.
 type Listings = Vec<(Arc<MemberRef>, Vec<Entry>)>;
 
-/// At most `most` files, of each member as many as of any other and the first ones by path, sorted by the names under which
-/// they are shown; and whether those are all. `preferred` comes first among the sources of what it has.
+/// At most `most` files, of each member as many as of any other and the first ones by path, sorted
+/// by the names under which they are shown; and whether those are all. `preferred` comes first
+/// among the sources of what it has.
 pub(super) fn flat(found: Found, preferred: Option<PeerId>, most: usize) -> (Vec<Match>, bool) {
     let mut files: Vec<(RelPath, Match)> = Vec::new();
     for (directory, listings) in by_directory(found) {
@@ -77,7 +80,8 @@ fn by_directory(found: Found) -> BTreeMap<RelPath, Listings> {
     directories
 }
 
-/// Gives each of the files, which come with their directories and sorted by them, a name of its own.
+/// Gives each of the files, which come with their directories and sorted by them, a name of its
+/// own.
 fn named(files: Vec<(RelPath, Match)>) -> Vec<Match> {
     let mut count: HashMap<Name, usize> = HashMap::new();
     for (_, file) in &files {
@@ -104,7 +108,8 @@ fn named(files: Vec<(RelPath, Match)>) -> Vec<Match> {
     shown
 }
 
-/// `music/Artist/Album` -> `music - Artist - Album`, or the end of it, which tells more than its beginning.
+/// `music/Artist/Album` -> `music - Artist - Album`, or the end of it, which tells more than its
+/// beginning.
 fn label(directory: &RelPath) -> Vec<u8> {
     let components: Vec<&[u8]> = directory.components().collect();
     let label = components.join(&b" - "[..]);

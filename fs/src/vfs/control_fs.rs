@@ -1,13 +1,14 @@
-//! `.tinyp2p/` in the root of the mount: never listed there, but there when asked for by name, so that
-//! `find`, `cp -r` and indexers do not come across it.
+//! `.tinyp2p/` in the root of the mount: never listed there, but there when asked for by name, so
+//! that `find`, `cp -r` and indexers do not come across it.
 //!
-//! What it is made of: three directories, of which the members' trees and the searches hang (the filesystem
-//! has those, they need the network), a directory for each pattern that the kernel knows, and files. Files
-//! are made when they are looked up, from what this node knows, without asking anybody. As
-//! everywhere in the mount, an inode is one content: each state of a file has a number of its own, which
-//! is never used again, and is kept for as long as the kernel knows it. So the size that a `stat` tells is
-//! right, and an open file stays as it is. (A size of 0, as files in `/proc` have, would do for most
-//! programs, but not for those that copy by `sendfile`: the kernel takes the size at its word.)
+//! What it is made of: three directories, of which the members' trees and the searches hang (the
+//! filesystem has those, they need the network), a directory for each pattern that the kernel
+//! knows, and files. Files are made when they are looked up, from what this node knows, without
+//! asking anybody. As everywhere in the mount, an inode is one content: each state of a file has a
+//! number of its own, which is never used again, and is kept for as long as the kernel knows it. So
+//! the size that a `stat` tells is right, and an open file stays as it is. (A size of 0, as files
+//! in `/proc` have, would do for most programs, but not for those that copy by `sendfile`: the
+//! kernel takes the size at its word.)
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -24,8 +25,8 @@ use crate::report::status::{NodeLocation, NodeReport};
 use crate::search::Searches;
 use crate::view::{RESERVED, View};
 
-/// The number of the directory; those of files follow. Other inodes and handles are counted from below
-/// and never get here.
+/// The number of the directory; those of files follow. Other inodes and handles are counted from
+/// below and never get here.
 const DIRECTORY: u64 = 1 << 62;
 
 /// The number of the directory of the members.
@@ -91,7 +92,8 @@ pub fn is_hidden(number: u64) -> bool {
 }
 
 impl Hidden {
-    /// Tells of the node behind `network`, which is at `place`, of what `view` has seen and of `searches`.
+    /// Tells of the node behind `network`, which is at `place`, of what `view` has seen and of
+    /// `searches`.
     pub fn new(
         network: Arc<dyn Network>,
         view: Arc<View>,
@@ -128,8 +130,8 @@ impl Hidden {
         }
     }
 
-    /// Finds what [`Hidden::has`] in a directory of its own, or in the root. A file is made anew each time.
-    /// What is found counts as told to the kernel.
+    /// Finds what [`Hidden::has`] in a directory of its own, or in the root. A file is made anew
+    /// each time. What is found counts as told to the kernel.
     pub fn lookup(&self, parent: u64, name: &[u8]) -> Result<Looked, Error> {
         let absent = Looked::Absent { certain: true };
         match parent {
@@ -209,7 +211,8 @@ impl Hidden {
         Ok(self.state(number)?.attr(number))
     }
 
-    /// The directory above `number`, which is one of the program's own; that is the root for the uppermost.
+    /// The directory above `number`, which is one of the program's own; that is the root for the
+    /// uppermost.
     pub fn parent(&self, number: u64) -> u64 {
         match number {
             DIRECTORY => ROOT,
@@ -218,8 +221,9 @@ impl Hidden {
         }
     }
 
-    /// Hands the entries of the directory `number`, except `.` and `..`, to `emit`, from `offset` on, until
-    /// it has no room for one. The list of the searches is empty: there is one for whatever one asks.
+    /// Hands the entries of the directory `number`, except `.` and `..`, to `emit`, from `offset`
+    /// on, until it has no room for one. The list of the searches is empty: there is one for
+    /// whatever one asks.
     pub fn list(
         &self,
         number: u64,

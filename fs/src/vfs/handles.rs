@@ -42,8 +42,8 @@ pub struct OpenDirectory {
     pub ahead: Mutex<UpcomingEntries>,
 }
 
-/// The numbers of entries that the reader of a directory will most likely ask for next. They count as told
-/// from the moment on in which they are put here.
+/// The numbers of entries that the reader of a directory will most likely ask for next. They count
+/// as told from the moment on in which they are put here.
 #[derive(Default)]
 pub struct UpcomingEntries {
     /// How many entries lie before what the reader will ask for.

@@ -1,22 +1,24 @@
 //! Inode numbers: what the kernel calls the things that it was shown.
 //!
-//! A directory's number stands for its path in one [`Vantage`]. A file's number stands for one content at one path,
-//! in whatever tree it is seen, so a file that is replaced gets a new number: pages that the kernel has
-//! cached under a number are always of one content, from one member where the content has no root, and can
-//! be kept across opens.
+//! A directory's number stands for its path in one [`Vantage`]. A file's number stands for one
+//! content at one path, in whatever tree it is seen, so a file that is replaced gets a new number:
+//! pages that the kernel has cached under a number are always of one content, from one member where
+//! the content has no root, and can be kept across opens.
 //!
-//! A number follows from what it stands for, so a thing that the kernel has forgotten comes back under the number that it
-//! had, and so it does after a remount. Programs rely on that: `find`, `du` and `cp -r` leave a directory out when its number
-//! has changed between two looks at it, and backup programs read a file again. Two things whose numbers would be the same,
-//! one pair in billions of billions, take the next free one. A file that grows while somebody has it open keeps the number
-//! that it was opened by.
+//! A number follows from what it stands for, so a thing that the kernel has forgotten comes back
+//! under the number that it had, and so it does after a remount. Programs rely on that: `find`,
+//! `du` and `cp -r` leave a directory out when its number has changed between two looks at it, and
+//! backup programs read a file again. Two things whose numbers would be the same, one pair in
+//! billions of billions, take the next free one. A file that grows while somebody has it open keeps
+//! the number that it was opened by.
 //!
-//! A file of which only the name is known (of a server of 2004) has a number, too. Once its content is known, the
-//! same number stands for that: a program that has looked at the name before finds the same file when it opens it.
+//! A file of which only the name is known (of a server of 2004) has a number, too. Once its content
+//! is known, the same number stands for that: a program that has looked at the name before finds
+//! the same file when it opens it.
 //!
-//! The kernel counts how often it was told a number and says when it forgets it; [`Inodes`] keeps the
-//! same count and nothing longer than that. Whoever tells a number must count it before the reply is
-//! sent, because the kernel may forget it on another thread right after.
+//! The kernel counts how often it was told a number and says when it forgets it; [`Inodes`] keeps
+//! the same count and nothing longer than that. Whoever tells a number must count it before the
+//! reply is sent, because the kernel may forget it on another thread right after.
 
 mod numbers;
 
@@ -37,7 +39,8 @@ use numbers::NumberMap;
 /// The number of the mount's root.
 pub const ROOT: u64 = 1;
 
-/// Numbers of things are not above this: those above belong to this program ([`super::control_fs`]).
+/// Numbers of things are not above this: those above belong to this program
+/// ([`super::control_fs`]).
 const MAX_NUMBER: u64 = (1 << 62) - 1;
 
 /// Tables of up to this size are not worth shrinking.
@@ -57,10 +60,11 @@ pub enum Vantage {
 /// What one number stands for at its path: a directory, or one content, as far as it can be told.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum InodeIdentity {
-    /// A directory. The kernel takes one name for one directory, so that of another tree is another one.
+    /// A directory. The kernel takes one name for one directory, so that of another tree is another
+    /// one.
     Directory(Vantage),
-    /// The content with this root and this size, whoever has it. The size belongs to it: a member that
-    /// claims another one for the same root must not stand in for those who have the content.
+    /// The content with this root and this size, whoever has it. The size belongs to it: a member
+    /// that claims another one for the same root must not stand in for those who have the content.
     Root {
         /// The content root.
         root: Root,
@@ -69,8 +73,8 @@ pub enum InodeIdentity {
     },
     /// Nothing, whoever has it.
     Empty,
-    /// Whatever one member has in one version. The size belongs to it, too: a member that tells another
-    /// one for the same version is telling of another file.
+    /// Whatever one member has in one version. The size belongs to it, too: a member that tells
+    /// another one for the same version is telling of another file.
     Source {
         /// The member.
         member: PeerId,
@@ -105,7 +109,8 @@ pub struct Inode {
     pub path: RelPath,
     /// What it is.
     pub identity: InodeIdentity,
-    /// Bytes of content; 0 for a directory; [`Attributes::UNKNOWN_SIZE`] while only its name is known.
+    /// Bytes of content; 0 for a directory; [`Attributes::UNKNOWN_SIZE`] while only its name is
+    /// known.
     pub size: u64,
     /// Nanoseconds since 1970.
     pub mtime: UnixTime,
@@ -121,7 +126,8 @@ pub struct Inode {
 struct Readers {
     /// How many have it open.
     opens: usize,
-    /// Reads under way that are answered as if the file ended where the kernel has been told it does.
+    /// Reads under way that are answered as if the file ended where the kernel has been told it
+    /// does.
     short_reads: usize,
     /// What the kernel's pages of it are of.
     pages: Option<Arc<OpenContent>>,
@@ -141,8 +147,8 @@ pub enum Pages {
 /// All inodes that the kernel knows.
 pub struct Inodes {
     inodes: NumberMap<Inode>,
-    /// By a hash of what they stand for, or, where several keys have the same one, by the next free number: which it is
-    /// tells the inode itself.
+    /// By a hash of what they stand for, or, where several keys have the same one, by the next free
+    /// number: which it is tells the inode itself.
     numbers: NumberMap<u64>,
     /// What those few were told as whose content was not known then, and is now.
     born: NumberMap<InodeIdentity>,
@@ -175,12 +181,13 @@ impl Inodes {
         }
     }
 
-    /// The number and the inode of `item`, which members have at `path`, as it was just seen in `tree`;
-    /// counted as told once more.
+    /// The number and the inode of `item`, which members have at `path`, as it was just seen in
+    /// `tree`; counted as told once more.
     ///
-    /// What the merged tree shows is all there is to know of a thing. Other trees show a part of it, which
-    /// is added to what is known, and takes nothing away from it: who else has the same content is no
-    /// business of theirs. Only if the content has turned out to be gone meanwhile, what was known is wrong.
+    /// What the merged tree shows is all there is to know of a thing. Other trees show a part of
+    /// it, which is added to what is known, and takes nothing away from it: who else has the same
+    /// content is no business of theirs. Only if the content has turned out to be gone meanwhile,
+    /// what was known is wrong.
     pub fn look_up(&mut self, tree: Vantage, path: RelPath, item: &Item) -> (u64, &Inode) {
         self.measure(&path, item);
         let key = self.key(tree, path, item);
@@ -203,8 +210,8 @@ impl Inodes {
         (number, &self.inodes[&number])
     }
 
-    /// The file has `size` bytes by now; if they are more, the kernel may be told, unless a read is being answered by what
-    /// it was told before.
+    /// The file has `size` bytes by now; if they are more, the kernel may be told, unless a read is
+    /// being answered by what it was told before.
     fn grow(&mut self, number: u64, size: u64) {
         let readers = self.readers.get(&number);
         let is_being_read = readers.is_some_and(|readers| readers.short_reads > 0);
@@ -263,9 +270,9 @@ impl Inodes {
         self.grow(number, item.size);
     }
 
-    /// Counts a handle of `number` that reads `state`. Says with whom it shares what it reads, and what it has to do
-    /// with the kernel's pages. A handle that reads something else than the kernel takes the file for has nothing to do
-    /// with them.
+    /// Counts a handle of `number` that reads `state`. Says with whom it shares what it reads, and
+    /// what it has to do with the kernel's pages. A handle that reads something else than the
+    /// kernel takes the file for has nothing to do with them.
     pub fn begin_reading(
         &mut self,
         number: u64,
@@ -326,8 +333,9 @@ impl Inodes {
         readers.is_some_and(|readers| readers.opens > 0)
     }
 
-    /// Counts a read of `number` that is to end where the content of `size` bytes does. `false` if the kernel may
-    /// have been told that the file has more by now: it would take what is missing for zeros.
+    /// Counts a read of `number` that is to end where the content of `size` bytes does. `false` if
+    /// the kernel may have been told that the file has more by now: it would take what is missing
+    /// for zeros.
     pub fn begin_short_read(&mut self, number: u64, size: u64) -> bool {
         if self
             .inodes
@@ -349,8 +357,8 @@ impl Inodes {
         }
     }
 
-    /// The same for the top of a member's own tree, about which nobody is asked: until somebody is, it
-    /// has the given modification time.
+    /// The same for the top of a member's own tree, about which nobody is asked: until somebody is,
+    /// it has the given modification time.
     pub fn look_up_top(&mut self, member: &MemberRef, mtime: UnixTime) -> (u64, &Inode) {
         let identity = InodeIdentity::Directory(Vantage::Member(member.id));
         let (number, inode) = self.told((RelPath::root(), identity), 0, mtime);
@@ -364,7 +372,8 @@ impl Inodes {
         (number, inode)
     }
 
-    /// Takes note that what the kernel knows by the name of `path` alone has turned out to be `item`.
+    /// Takes note that what the kernel knows by the name of `path` alone has turned out to be
+    /// `item`.
     pub fn measure(&mut self, path: &RelPath, item: &Item) {
         if !item.is_measured() || item.kind == Kind::Directory {
             return;
@@ -507,8 +516,8 @@ impl Inodes {
         }
     }
 
-    /// The identity of `item`. While it has no root, an identity that the kernel knows already is kept
-    /// as long as its member has the same version, whoever else has appeared before it.
+    /// The identity of `item`. While it has no root, an identity that the kernel knows already is
+    /// kept as long as its member has the same version, whoever else has appeared before it.
     fn key(&self, tree: Vantage, path: RelPath, item: &Item) -> InodeKey {
         if item.kind == Kind::Directory {
             return (path, InodeIdentity::Directory(tree));
@@ -545,8 +554,9 @@ fn number_of(hash: u64) -> u64 {
     if number > ROOT { number } else { number + 2 }
 }
 
-/// The number of `item`, which members have at `path`, as long as nothing else has that; in a directory of the tree of all.
-/// It is that by which a program finds the file that sorts what it reads by number.
+/// The number of `item`, which members have at `path`, as long as nothing else has that; in a
+/// directory of the tree of all. It is that by which a program finds the file that sorts what it
+/// reads by number.
 pub fn number_by_itself(path: &RelPath, item: &Item) -> u64 {
     let identity = match (item.kind, item.sources.first()) {
         (Kind::File, Some(source)) => InodeIdentity::of_file(item.root, item.size, source),
@@ -628,9 +638,10 @@ impl Inode {
         }
     }
 
-    /// True if `item`, at the same path, may be what this file has become: the same file at the only member that has it,
-    /// with as many bytes or more. Whether it still has the bytes that it had shows when it is read. A content that others
-    /// have, too, does not become another one because one of them has changed his file.
+    /// True if `item`, at the same path, may be what this file has become: the same file at the
+    /// only member that has it, with as many bytes or more. Whether it still has the bytes that it
+    /// had shows when it is read. A content that others have, too, does not become another one
+    /// because one of them has changed his file.
     fn may_become(&self, item: &Item) -> bool {
         let [source] = &*self.sources else {
             return false;

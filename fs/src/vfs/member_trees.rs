@@ -1,8 +1,8 @@
-//! The trees of single members, each as a [`View`] of a network that has nobody else in it: what makes the
-//! merged tree fresh, bounded and honest about silence does the same for one member's.
+//! The trees of single members, each as a [`View`] of a network that has nobody else in it: what
+//! makes the merged tree fresh, bounded and honest about silence does the same for one member's.
 //!
-//! A view is made when somebody looks into the member's tree and goes when nobody has for a while. It holds
-//! nothing but what can be asked for again, so it may go at any time.
+//! A view is made when somebody looks into the member's tree and goes when nobody has for a while.
+//! It holds nothing but what can be asked for again, so it may go at any time.
 
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -21,12 +21,12 @@ use crate::network::Network;
 use crate::view::View;
 use crate::view::merge::MemberRef;
 
-/// A view that nobody has used for this long goes when another is made. Its answers are older than they may
-/// be by then.
+/// A view that nobody has used for this long goes when another is made. Its answers are older than
+/// they may be by then.
 const UNUSED: Duration = Duration::from_secs(30);
 
-/// The most views at once: the one that was not used for the longest time goes first. Whoever walks through
-/// the trees of more members than this at the same time only asks more often.
+/// The most views at once: the one that was not used for the longest time goes first. Whoever walks
+/// through the trees of more members than this at the same time only asks more often.
 const MAX_VIEWS: usize = 16;
 
 /// The views that are in use.

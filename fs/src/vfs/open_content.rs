@@ -1,6 +1,7 @@
 //! What the readers of an open file get: one content, which may be followed when the file grows.
 //!
-//! Handles that share the kernel's pages share this, too: what one of them has followed is what all pages are of.
+//! Handles that share the kernel's pages share this, too: what one of them has followed is what all
+//! pages are of.
 
 use parking_lot::Mutex;
 use tinyp2p_net::model::{ContentId, PeerId, Version};

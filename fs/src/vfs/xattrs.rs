@@ -1,7 +1,8 @@
 //! Extended attributes: what is known of a file or directory beyond what a `stat` tells.
 //!
-//! They are there when asked for by name. All but one are answered from memory; [`XATTR_INFO`] names the other
-//! contents of the same path, for which the directory is listed if it was not lately.
+//! They are there when asked for by name. All but one are answered from memory; [`XATTR_INFO`]
+//! names the other contents of the same path, for which the directory is listed if it was not
+//! lately.
 
 use std::collections::HashMap;
 
@@ -87,8 +88,8 @@ impl Filesystem {
         })
     }
 
-    /// The names of the merged tree that are other contents of the same path, and those of them that may be
-    /// the same for all that is known. What cannot be told counts as none.
+    /// The names of the merged tree that are other contents of the same path, and those of them
+    /// that may be the same for all that is known. What cannot be told counts as none.
     fn conflicts(&self, inode: &Inode, wait: Wait) -> Result<(Vec<String>, Vec<String>), Error> {
         let Some((directory, name)) = RelPath::split(&inode.path) else {
             return Ok(Default::default());

@@ -1,8 +1,8 @@
 //! What the view remembers, and for how long: merged directories and names that nobody has.
 //!
-//! Pure: time comes in as `now`. [`Term`] decides how long answers hold; news end them early, those of the member that has news
-//! and no others. They are looked at when somebody wants the answer ([`Heard`]). Both memories are bounded in bytes, the
-//! oldest answer goes first.
+//! Pure: time comes in as `now`. [`Term`] decides how long answers hold; news end them early, those
+//! of the member that has news and no others. They are looked at when somebody wants the answer
+//! ([`Heard`]). Both memories are bounded in bytes, the oldest answer goes first.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -20,8 +20,8 @@ use super::pending_changes::{Effect, Heard};
 /// [`ViewCache::is_worth_listing`] needs. After this time nobody is walking there any more.
 const REMEMBERED: Duration = Duration::from_secs(90);
 
-/// The most bytes of listings in memory: 450,000 names of 30 bytes that one member has. One directory is kept whatever its
-/// size, which the budget of answers bounds.
+/// The most bytes of listings in memory: 450,000 names of 30 bytes that one member has. One
+/// directory is kept whatever its size, which the budget of answers bounds.
 pub const MAX_BYTES: usize = 96 << 20;
 
 /// What a listing costs beside what is in it: its places in two tables.
@@ -143,8 +143,8 @@ impl ViewCache {
         holds.then(|| Arc::clone(&cached.directory))
     }
 
-    /// The listing of `path`, if it still holds for `name`, whatever has become of the others: so a file that grows
-    /// all the time does not make everybody ask for all that lies beside it.
+    /// The listing of `path`, if it still holds for `name`, whatever has become of the others: so a
+    /// file that grows all the time does not make everybody ask for all that lies beside it.
     pub fn directory_for(
         &mut self,
         path: &RelPath,
@@ -303,7 +303,8 @@ impl ViewCache {
             .collect()
     }
 
-    /// Ends what is known of directories of which `member` has the most. Returns them, to be dropped without the lock.
+    /// Ends what is known of directories of which `member` has the most. Returns them, to be
+    /// dropped without the lock.
     pub fn forget_those_of(&mut self, member: PeerId) -> Vec<Arc<MergedDirectory>> {
         let mostly = |(path, cached): (&RelPath, &Cached)| {
             let is_its = cached.directory.largest_part() == Some(member);

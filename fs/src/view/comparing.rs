@@ -1,8 +1,8 @@
 //! Which files should get their content roots before others, because two of one path look alike and
 //! nobody can tell yet whether they are one.
 //!
-//! Each member is told of its own, once in a while, and only of a bounded number. What there is to be told is found without the
-//! lock, which is held for so many look-ups.
+//! Each member is told of its own, once in a while, and only of a bounded number. What there is to
+//! be told is found without the lock, which is held for so many look-ups.
 
 use std::collections::{BTreeMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
@@ -30,7 +30,8 @@ pub struct Comparing {
     told: Mutex<TwoGenerationCache<u64, Instant>>,
 }
 
-/// What one member could be told of: each file as a hash and as the index of the item that keeps its name.
+/// What one member could be told of: each file as a hash and as the index of the item that keeps
+/// its name.
 type Candidates = BTreeMap<PeerId, Vec<(u64, usize)>>;
 
 impl Default for Comparing {
@@ -43,8 +44,9 @@ impl Default for Comparing {
 }
 
 impl Comparing {
-    /// The files without a root among `items`, which are those of `directory`, that look like another
-    /// content of their path: by the members who have them. Those are taken to be told of at `now`.
+    /// The files without a root among `items`, which are those of `directory`, that look like
+    /// another content of their path: by the members who have them. Those are taken to be told of
+    /// at `now`.
     pub fn wishes(
         &self,
         directory: &RelPath,

@@ -1,8 +1,9 @@
-//! Which names of the merged tree are other contents of the same path, as far as directories were listed: what
-//! `.tinyp2p/conflicts` tells.
+//! Which names of the merged tree are other contents of the same path, as far as directories were
+//! listed: what `.tinyp2p/conflicts` tells.
 //!
-//! Pure. Each listing replaces what was known of its directory, so a conflict that is gone disappears when its
-//! directory, or one above that has lost it, is listed again. Only conflicts are kept, and a bounded number.
+//! Pure. Each listing replaces what was known of its directory, so a conflict that is gone
+//! disappears when its directory, or one above that has lost it, is listed again. Only conflicts
+//! are kept, and a bounded number.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -40,7 +41,8 @@ struct Conflict {
 pub enum Evidence {
     /// They differ in their sizes, their roots, or in that one is a directory.
     Different,
-    /// They have the same size, and the root of one is not known yet: they may turn out to be the same.
+    /// They have the same size, and the root of one is not known yet: they may turn out to be the
+    /// same.
     Open,
     /// The member named the root of a content for its file, and sent other bytes.
     Disproved,
@@ -69,7 +71,8 @@ impl Evidence {
     }
 }
 
-/// The conflicts that one directory has, as far as they can be kept: found before anybody is kept waiting for them.
+/// The conflicts that one directory has, as far as they can be kept: found before anybody is kept
+/// waiting for them.
 #[derive(Default)]
 pub struct SeenConflicts {
     found: Vec<Conflict>,
@@ -77,8 +80,8 @@ pub struct SeenConflicts {
 }
 
 impl SeenConflicts {
-    /// Those among `items`, which are sorted by name. `is_disproved` tells of whose files the content is known not to be
-    /// the one that they named.
+    /// Those among `items`, which are sorted by name. `is_disproved` tells of whose files the
+    /// content is known not to be the one that they named.
     pub fn among(items: &[Item], is_disproved: impl Fn(&EntrySource) -> bool) -> Self {
         let mut seen = Self::default();
         for item in items {
@@ -118,7 +121,8 @@ impl Conflict {
 }
 
 impl Conflicts {
-    /// Takes over what was just `seen` of `directory`, of whose `items` it was found; none when it is gone.
+    /// Takes over what was just `seen` of `directory`, of whose `items` it was found; none when it
+    /// is gone.
     pub fn update(&mut self, directory: &RelPath, items: &[Item], seen: SeenConflicts) {
         self.forget(directory);
         self.forget_below(directory, items);

@@ -1,8 +1,9 @@
 //! One merged directory, and what each member said to make it.
 //!
-//! What every member said is kept beside what was made of it, so that one member can be asked again and the others not: the
-//! next directory shares it with this one. Where one member has the directory alone, which is what most large ones are like, its
-//! part is read back from the items. All of it counts in the budget of answers, once, for as long as anybody holds it.
+//! What every member said is kept beside what was made of it, so that one member can be asked again
+//! and the others not: the next directory shares it with this one. Where one member has the
+//! directory alone, which is what most large ones are like, its part is read back from the items.
+//! All of it counts in the budget of answers, once, for as long as anybody holds it.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, OnceLock};
@@ -17,8 +18,8 @@ use super::upcoming_files::ByNumber;
 /// A directory as the mount shows it. Never changes; a newer state is another value.
 #[derive(Debug)]
 pub struct MergedDirectory {
-    /// The newest modification time among the members that have it, nanoseconds since 1970; `None` for
-    /// the root while nobody shares anything.
+    /// The newest modification time among the members that have it, nanoseconds since 1970; `None`
+    /// for the root while nobody shares anything.
     pub mtime: Option<UnixTime>,
     /// Its entries by name.
     pub items: Vec<Item>,
@@ -122,8 +123,8 @@ impl MergedDirectory {
             .get_or_init(|| ByNumber::new(path, &self.items))
     }
 
-    /// Merges what was `said`. `is_shown` tells which names there may be; `preferred` comes first among the sources of
-    /// what it has.
+    /// Merges what was `said`. `is_shown` tells which names there may be; `preferred` comes first
+    /// among the sources of what it has.
     pub fn merged(
         said: Vec<Said>,
         mut silent: Vec<Arc<str>>,
@@ -221,7 +222,8 @@ impl MergedDirectory {
         Some((Arc::clone(&part.member), attributes))
     }
 
-    /// Room for merging once more what the members who are `wanted` said; `None` if there is not enough of it.
+    /// Room for merging once more what the members who are `wanted` said; `None` if there is not
+    /// enough of it.
     pub fn room(&self, wanted: impl Fn(PeerId) -> bool) -> Option<Vec<Again>> {
         let parts = self.parts.iter().enumerate();
         let parts = parts.filter(|(_, part)| wanted(part.member.id));
@@ -313,7 +315,8 @@ fn settle(parts: &mut [MemberPart], unmerged: Vec<Reservation>, items: &[Item]) 
         }
         return held.shrink_to(items.iter().map(weight).sum());
     }
-    // Which item was made of whose entry nobody knows any more, but for names that one member has of its own.
+    // Which item was made of whose entry nobody knows any more, but for names that one member has
+    // of its own.
     let mut named: HashMap<PeerId, usize> = HashMap::new();
     for item in items.iter().filter(|item| item.original.is_some()) {
         for source in item.sources.iter() {

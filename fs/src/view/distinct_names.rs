@@ -1,9 +1,9 @@
 //! Names for what cannot be shown under its own name: `name (mark).ext`, each used once.
 //!
-//! Members choose names, and so how many of them meet. So no name is searched for: the first try is the
-//! plain one, every other holds a digest of what it stands for. Two things then never try for the same
-//! name, and each name that is in use already can stand in the way of one try. That bounds the tries by
-//! the number of names, whoever chose them. Pure.
+//! Members choose names, and so how many of them meet. So no name is searched for: the first try is
+//! the plain one, every other holds a digest of what it stands for. Two things then never try for
+//! the same name, and each name that is in use already can stand in the way of one try. That bounds
+//! the tries by the number of names, whoever chose them. Pure.
 
 use std::collections::HashSet;
 
@@ -14,11 +14,12 @@ use tinyp2p_net::model::{MAX_NAME_BYTES, Name};
 /// The longest extension that stays behind the mark; a longer one is no extension.
 const MAX_EXTENSION_BYTES: usize = 32;
 
-/// The longest mark that is shown whole. With a digest, a number and the longest extension there is room
-/// for some of the name.
+/// The longest mark that is shown whole. With a digest, a number and the longest extension there is
+/// room for some of the name.
 pub const MAX_MARK_BYTES: usize = 120;
 
-/// Characters of base32 that stand for a digest: 80 bits. Whoever makes two of them meet gains one try.
+/// Characters of base32 that stand for a digest: 80 bits. Whoever makes two of them meet gains one
+/// try.
 const DIGEST_CHARACTERS: usize = 16;
 
 /// The names that are taken.
@@ -37,9 +38,9 @@ impl<F: Fn(&Name) -> bool> DistinctNames<F> {
     }
 
     /// `name (mark).ext` if it is free and nothing of the name has to be cut for it, else
-    /// `name (mark-DIGEST).ext`, and a number in it if somebody uses that very name. The digest is of
-    /// `name` and `owner`, which no two things that are named here have in common. `mark` is cut to
-    /// [`MAX_MARK_BYTES`]; what no name can contain is shown as `_` in it.
+    /// `name (mark-DIGEST).ext`, and a number in it if somebody uses that very name. The digest is
+    /// of `name` and `owner`, which no two things that are named here have in common. `mark` is cut
+    /// to [`MAX_MARK_BYTES`]; what no name can contain is shown as `_` in it.
     pub fn give(&mut self, name: &Name, mark: &[u8], owner: &[u8]) -> Name {
         let mark: Vec<u8> = truncated(mark, MAX_MARK_BYTES)
             .iter()

@@ -1,8 +1,9 @@
 //! How long answers hold.
 //!
-//! Pure: time comes in as `now`. An answer holds for a second. One whose member will be heard of when it changes holds for as
-//! long as that promises, unless there are news that concern it ([`super::pending_changes`]). So of what several members said, some may
-//! hold and some not: then only the latter are asked again. Whoever was not there when it was asked for, is.
+//! Pure: time comes in as `now`. An answer holds for a second. One whose member will be heard of
+//! when it changes holds for as long as that promises, unless there are news that concern it
+//! ([`super::pending_changes`]). So of what several members said, some may hold and some not: then
+//! only the latter are asked again. Whoever was not there when it was asked for, is.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -7,18 +7,21 @@
 //! The rules (design, section 3), each name by itself:
 //! 1. Directories merge. A directory keeps its name against files.
 //! 2. Files have the same content when their content roots and sizes are equal, and on no weaker
-//!    evidence: sizes and times can be copied by whoever wants to take a file's place. A file without a
-//!    root is a content of its own until its member names one. Empty files all have the same content.
-//! 3. What somebody can read goes before what none of its holders can. Then the content that most members hold
-//!    keeps the plain name; ties go to the newer mtime, then to the smaller root, then to the smaller peer id.
-//! 4. Every other content is shown as `name (member).ext`, after the member with the smallest peer id
-//!    among its holders, or with a digest behind the member's name (`distinct_names.rs`).
-//! 5. A file whose member does not tell its size (a server of 2004) is shown only where nobody has anything of which
-//!    more is known: it may well be the same. All such files of one name are one entry, until one was fetched.
+//!    evidence: sizes and times can be copied by whoever wants to take a file's place. A file
+//!    without a root is a content of its own until its member names one. Empty files all have the
+//!    same content.
+//! 3. What somebody can read goes before what none of its holders can. Then the content that most
+//!    members hold keeps the plain name; ties go to the newer mtime, then to the smaller root, then
+//!    to the smaller peer id.
+//! 4. Every other content is shown as `name (member).ext`, after the member with the smallest peer
+//!    id among its holders, or with a digest behind the member's name (`distinct_names.rs`).
+//! 5. A file whose member does not tell its size (a server of 2004) is shown only where nobody has
+//!    anything of which more is known: it may well be the same. All such files of one name are one
+//!    entry, until one was fetched.
 //!
-//! The work is that of sorting the names, whatever they are and whoever has them. How many names there can be
-//! follows from the budget of answers. Of more conflicts than somebody who waits has the time for, each member
-//! has an equal share.
+//! The work is that of sorting the names, whatever they are and whoever has them. How many names
+//! there can be follows from the budget of answers. Of more conflicts than somebody who waits has
+//! the time for, each member has an equal share.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
@@ -30,11 +33,12 @@ use tinyp2p_net::model::{
 
 use super::distinct_names::DistinctNames;
 
-/// The most contents of one directory that are shown under another name, which takes several times as long
-/// as to merge a name: about half a second's work.
+/// The most contents of one directory that are shown under another name, which takes several times
+/// as long as to merge a name: about half a second's work.
 const MAX_CONFLICTS: usize = 200_000;
 
-/// The kernel refuses a whole directory that holds a file larger than this, so no member may name one.
+/// The kernel refuses a whole directory that holds a file larger than this, so no member may name
+/// one.
 const MAX_FILE_BYTES: u64 = i64::MAX as u64;
 
 /// Who said something.
@@ -66,7 +70,8 @@ pub struct Item {
     pub original: Option<Name>,
     /// File or directory.
     pub kind: Kind,
-    /// Bytes of content; 0 for a directory; [`Attributes::UNKNOWN_SIZE`] if nobody who has it tells.
+    /// Bytes of content; 0 for a directory; [`Attributes::UNKNOWN_SIZE`] if nobody who has it
+    /// tells.
     pub size: u64,
     /// The newest modification time among the sources, nanoseconds since 1970.
     pub mtime: UnixTime,
@@ -125,8 +130,8 @@ pub struct Merged {
     pub left_out: Vec<Arc<MemberRef>>,
 }
 
-/// Merges whole listings of one directory for somebody who waits. `preferred` comes first among the sources
-/// of what it has.
+/// Merges whole listings of one directory for somebody who waits. `preferred` comes first among the
+/// sources of what it has.
 pub fn merge(listings: Vec<(Arc<MemberRef>, Vec<Entry>)>, preferred: Option<PeerId>) -> Merged {
     merge_at_most(listings, preferred, MAX_CONFLICTS)
 }
@@ -139,8 +144,8 @@ pub fn directory(
     merge_at_most(listings, preferred, usize::MAX).items
 }
 
-/// How many things each may have, of those who have so many, so that all together have at most `most`. Whoever has no more
-/// than an equal share keeps all, however much others have.
+/// How many things each may have, of those who have so many, so that all together have at most
+/// `most`. Whoever has no more than an equal share keeps all, however much others have.
 pub fn fair_share(counts: impl IntoIterator<Item = usize>, most: usize) -> usize {
     let mut counts: Vec<usize> = counts.into_iter().collect();
     counts.sort_unstable();
@@ -155,9 +160,10 @@ pub fn fair_share(counts: impl IntoIterator<Item = usize>, most: usize) -> usize
     usize::MAX
 }
 
-/// Leaves each member its fair share of `most` things, the first ones. Says whose were more. What several
-/// have counts as that of the one who has least: else whoever joins the holders of much could take it along
-/// when his own is cut. `holders` shows those who have a thing, of whom there is one at least.
+/// Leaves each member its fair share of `most` things, the first ones. Says whose were more. What
+/// several have counts as that of the one who has least: else whoever joins the holders of much
+/// could take it along when his own is cut. `holders` shows those who have a thing, of whom there
+/// is one at least.
 pub fn share_fairly<T>(
     things: &mut Vec<T>,
     most: usize,
@@ -249,8 +255,8 @@ fn merge_at_most(
     Merged { items, left_out }
 }
 
-/// Merges what members say of one path whose last component is `name`: what keeps the plain name, or
-/// `None` if nobody has anything there.
+/// Merges what members say of one path whose last component is `name`: what keeps the plain name,
+/// or `None` if nobody has anything there.
 pub fn name(
     name: &Name,
     said: Vec<(Arc<MemberRef>, Attributes)>,

@@ -1,17 +1,19 @@
 //! The merged tree, kept fresh.
 //!
-//! Answers come from memory while they are fresh ([`cache`]); otherwise all members are asked at once
-//! under the operation's deadline, and what has answered by then counts ([`merge`]). Who did not
-//! answer is remembered with the answer, so that silence is never taken for absence:
+//! Answers come from memory while they are fresh ([`cache`]); otherwise all members are asked at
+//! once under the operation's deadline, and what has answered by then counts ([`merge`]). Who did
+//! not answer is remembered with the answer, so that silence is never taken for absence:
 //! - a name that nobody has is remembered as absent only if everybody said so;
 //! - a directory that only a silent member may have is an error, not an empty directory;
 //! - when nobody at all has answered, every question is an error;
-//! - who answers that it cannot tell, as something failed there or has run out, makes a name that nobody else has an error.
+//! - who answers that it cannot tell, as something failed there or has run out, makes a name that
+//!   nobody else has an error.
 //!
 //! News of a member end what that member said, and no other's: then it alone is asked again.
 //!
 //! One directory is fetched once at a time: whoever wants it meanwhile waits for the same answer.
-//! Locks are held for a look into memory, never while the network is asked, and never for work whose size a member chooses.
+//! Locks are held for a look into memory, never while the network is asked, and never for work
+//! whose size a member chooses.
 
 pub mod cache;
 pub mod comparing;
@@ -48,7 +50,8 @@ use freshness::{Present, Term};
 use merge::{EntrySource, Item, MemberRef};
 use pending_changes::{Heard, outermost};
 
-/// The name in the root that belongs to this program; a member's own file of that name is not shown.
+/// The name in the root that belongs to this program; a member's own file of that name is not
+/// shown.
 pub const RESERVED: &[u8] = b".tinyp2p";
 
 /// How long an operation may wait for the network.
@@ -60,7 +63,8 @@ pub enum Wait {
     Until(Instant),
 }
 
-/// The most bytes of listings that the tree of a single member remembers: there may be many such trees.
+/// The most bytes of listings that the tree of a single member remembers: there may be many such
+/// trees.
 const MAX_MEMBER_BYTES: usize = 16 << 20;
 
 /// What is known of one name.
@@ -80,7 +84,8 @@ pub struct View {
     network: Arc<dyn Network>,
     /// The member to read from when several have the same: this node itself.
     preferred: Option<PeerId>,
-    /// True for the mount's own tree: its root is there whoever is, and [`RESERVED`] belongs to this program.
+    /// True for the mount's own tree: its root is there whoever is, and [`RESERVED`] belongs to
+    /// this program.
     is_merged: bool,
     state: Arc<ViewMemory>,
     conflicts: Mutex<Conflicts>,
@@ -146,7 +151,8 @@ struct CollectedReplies<T> {
 }
 
 impl View {
-    /// The tree of `network`, which reads from `preferred` first when several members have the same.
+    /// The tree of `network`, which reads from `preferred` first when several members have the
+    /// same.
     pub fn new(network: Arc<dyn Network>, preferred: Option<PeerId>) -> Self {
         Self::remembering(network, preferred, cache::MAX_BYTES)
     }
@@ -280,8 +286,8 @@ impl View {
         Ok(NameLookup::Nothing { certain })
     }
 
-    /// What was `found` in `directory`, with its size if only its name is known so far: the members that do not
-    /// tell are asked for it. If that would take too long, it stays unknown.
+    /// What was `found` in `directory`, with its size if only its name is known so far: the members
+    /// that do not tell are asked for it. If that would take too long, it stays unknown.
     pub fn measured(
         &self,
         directory: &RelPath,
@@ -365,8 +371,8 @@ impl View {
         }
     }
 
-    /// Ends what is known of `path` and of the directory that it lies in: the next question asks the
-    /// network.
+    /// Ends what is known of `path` and of the directory that it lies in: the next question asks
+    /// the network.
     pub fn invalidate(&self, path: &RelPath) {
         let mut state = self.state.0.lock();
         let change = Change {
@@ -415,7 +421,8 @@ impl View {
         self.state.0.lock().cache.known()
     }
 
-    /// The conflicts in all directories that were listed, as they were seen last: a text for people.
+    /// The conflicts in all directories that were listed, as they were seen last: a text for
+    /// people.
     pub fn conflicts(&self) -> String {
         self.conflicts.lock().text()
     }
@@ -434,7 +441,8 @@ impl View {
     ) -> Result<Made<Arc<MergedDirectory>>, Error> {
         let mut kept = self.still_there(kept, present);
         let from = kept.from.take();
-        // Who cannot be merged once more beside what is held already may be heard again once that is let go of.
+        // Who cannot be merged once more beside what is held already may be heard again once that
+        // is let go of.
         let room = from
             .as_deref()
             .map(|from| from.room(|member| kept.has(member)));
@@ -651,8 +659,8 @@ impl<T> CollectedReplies<T> {
     }
 }
 
-/// When the next of `left` who are asked one after the other has to be done, so that all have had their time by
-/// `deadline`.
+/// When the next of `left` who are asked one after the other has to be done, so that all have had
+/// their time by `deadline`.
 pub(crate) fn turn(deadline: Instant, left: usize) -> Instant {
     let now = Instant::now();
     let left = u32::try_from(left.max(1)).unwrap_or(u32::MAX);

@@ -1,9 +1,10 @@
-//! What was heard of members' changes, each member's apart: what it does to an answer is found out when somebody wants the
-//! answer.
+//! What was heard of members' changes, each member's apart: what it does to an answer is found out
+//! when somebody wants the answer.
 //!
-//! Pure. Taking news in costs a few comparisons for each change, whatever is remembered. Every change has a number; an answer
-//! knows up to which one it was compared. What a member says touches its own answers only, and the memory of each is bounded:
-//! one that says more has said that everything of its own may have changed.
+//! Pure. Taking news in costs a few comparisons for each change, whatever is remembered. Every
+//! change has a number; an answer knows up to which one it was compared. What a member says touches
+//! its own answers only, and the memory of each is bounded: one that says more has said that
+//! everything of its own may have changed.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
@@ -58,7 +59,8 @@ struct Log {
 pub enum Effect {
     /// None.
     None,
-    /// The listing does not speak for these names any more; without names, for the directory's own attributes.
+    /// The listing does not speak for these names any more; without names, for the directory's own
+    /// attributes.
     Partial(Vec<Name>),
     /// It is over.
     Total,
@@ -101,12 +103,14 @@ impl Heard {
         log.map_or(Effect::None, |log| log.about_listing(directory, since))
     }
 
-    /// True if the listing of `directory` was ended for all members since number `since`, or nobody knows.
+    /// True if the listing of `directory` was ended for all members since number `since`, or nobody
+    /// knows.
     pub fn ended_listing(&self, directory: &RelPath, since: u64) -> bool {
         since < self.forgotten || self.of_all.about_listing(directory, since) != Effect::None
     }
 
-    /// Those who may have something else at `path` than they said at number `since`; `None` if that may be anybody.
+    /// Those who may have something else at `path` than they said at number `since`; `None` if that
+    /// may be anybody.
     pub fn about_entry(&self, path: &RelPath, since: u64) -> Option<Vec<PeerId>> {
         if since < self.forgotten || self.of_all.concerns_entry(path, since) {
             return None;

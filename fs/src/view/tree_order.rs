@@ -1,7 +1,8 @@
-//! Paths in the order of a walk: behind each directory comes all that lies below it, and then what lies beside it.
+//! Paths in the order of a walk: behind each directory comes all that lies below it, and then what
+//! lies beside it.
 //!
-//! The order of the bytes does not have this (`a`, `a-b`, `a/x`), so whoever looks for what is below a path would pass all
-//! names that merely begin alike, as many as a member likes.
+//! The order of the bytes does not have this (`a`, `a-b`, `a/x`), so whoever looks for what is
+//! below a path would pass all names that merely begin alike, as many as a member likes.
 
 use std::cmp::Ordering;
 

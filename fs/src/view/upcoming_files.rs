@@ -1,9 +1,9 @@
-//! What lies behind a file in its directory: what a program that goes through the directory will read
-//! next.
+//! What lies behind a file in its directory: what a program that goes through the directory will
+//! read next.
 //!
-//! Taken from the last listing, whether or not it still holds: these are guesses, and a member says so
-//! itself when one of its files has changed since. A look costs a search by name and as many steps as
-//! files are wanted, however large the directory is.
+//! Taken from the last listing, whether or not it still holds: these are guesses, and a member says
+//! so itself when one of its files has changed since. A look costs a search by name and as many
+//! steps as files are wanted, however large the directory is.
 
 use std::sync::Arc;
 
@@ -15,8 +15,8 @@ use super::merge::{EntrySource, Item};
 use super::{MergedDirectory, View};
 use crate::vfs::inodes::number_by_itself;
 
-/// Entries that are looked at for each file that is wanted; large files and directories between small
-/// ones are passed over.
+/// Entries that are looked at for each file that is wanted; large files and directories between
+/// small ones are passed over.
 const STEPS: usize = 4;
 
 impl Siblings for View {
@@ -115,7 +115,8 @@ impl ByNumber {
     }
 }
 
-/// `item` as a small file that may be read from `member`, as an open of it would choose its sources.
+/// `item` as a small file that may be read from `member`, as an open of it would choose its
+/// sources.
 fn small(item: &Item, directory: &RelPath, member: PeerId) -> Option<Small> {
     if item.kind != Kind::File || item.size == 0 || item.size > MAX_SMALL_FILE {
         return None;

@@ -1,9 +1,10 @@
 //! Everything that decides who may speak, in one bundle that server and client share.
 //!
 //! One process has one [`Gate`]. It is also where time enters: the tables behind it take `now`,
-//! their callers outside do not have to. Locks are held for one look-up each and never over IO. What
-//! counts beyond this process is in the [`GuessRecord`]: it is asked before each run that is
-//! dialled, and told of each stranger's failure in the background, where no caller waits for a disk.
+//! their callers outside do not have to. Locks are held for one look-up each and never over IO.
+//! What counts beyond this process is in the [`GuessRecord`]: it is asked before each run that is
+//! dialled, and told of each stranger's failure in the background, where no caller waits for a
+//! disk.
 
 use std::fmt;
 use std::net::IpAddr;

@@ -8,8 +8,8 @@
 //! one password per run and in either role, which [`limits`] makes slow.
 //!
 //! [`Gate`] holds all of it for one process. The IO of a pairing run is in `server::pairing` and
-//! `client::pairing`; everything here but the files of [`Identity`] and [`GuessRecord`] is pure and takes the time
-//! as `now`.
+//! `client::pairing`; everything here but the files of [`Identity`] and [`GuessRecord`] is pure and
+//! takes the time as `now`.
 //!
 //! Nothing that depends on the password is ever written to disk: whatever is there would let a
 //! thief of the disk guess offline.

@@ -82,8 +82,8 @@ impl Password {
         Stretched(out)
     }
 
-    /// The key of the network of 2004 that has this password. Only for who asked for that protocol: unlike what
-    /// [`Password::stretch`] makes, it costs next to nothing to test guesses against.
+    /// The key of the network of 2004 that has this password. Only for who asked for that protocol:
+    /// unlike what [`Password::stretch`] makes, it costs next to nothing to test guesses against.
     pub fn legacy_key(&self) -> TokenKey {
         TokenKey::new(self.0.as_bytes())
     }

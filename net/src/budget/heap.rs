@@ -1,8 +1,9 @@
 //! Giving memory back to the system.
 //!
-//! glibc keeps what was freed in the arena of the thread that had allocated it. Answers of members are taken in by many threads
-//! that end soon, so a node that has once been told too much would stay as large as it was then. After much was freed, the
-//! allocator is asked to give all free pages back: a few milliseconds for each 100 MB that it holds.
+//! glibc keeps what was freed in the arena of the thread that had allocated it. Answers of members
+//! are taken in by many threads that end soon, so a node that has once been told too much would
+//! stay as large as it was then. After much was freed, the allocator is asked to give all free
+//! pages back: a few milliseconds for each 100 MB that it holds.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -14,7 +15,8 @@ const WORTH_IT: usize = 16 << 20;
 /// So long after it, so that what is freed together is given back together, and never more often.
 const DELAY: Duration = Duration::from_secs(1);
 
-/// As long as so much is freed between two trims, there is another one: the last comes when it is quiet.
+/// As long as so much is freed between two trims, there is another one: the last comes when it is
+/// quiet.
 const GOES_ON: usize = 1 << 20;
 
 /// Asks for a trim once enough was freed.
@@ -48,8 +50,8 @@ impl Trimmer {
         }
     }
 
-    /// Ends the thread's turn, unless so much was freed since it last looked that it is to take the next one, too:
-    /// whoever freed it saw that a trim was due.
+    /// Ends the thread's turn, unless so much was freed since it last looked that it is to take the
+    /// next one, too: whoever freed it saw that a trim was due.
     fn is_done(&self) -> bool {
         self.is_due.store(false, Ordering::SeqCst);
         self.freed.load(Ordering::SeqCst) < WORTH_IT || self.is_due.swap(true, Ordering::SeqCst)
@@ -60,8 +62,8 @@ impl Trimmer {
 #[cfg(target_env = "gnu")]
 #[allow(unsafe_code)]
 fn trim() {
-    // SAFETY: malloc_trim takes the allocator's own locks, may be called from any thread at any time, and touches no
-    // memory that is in use. There is no safe interface to it.
+    // SAFETY: malloc_trim takes the allocator's own locks, may be called from any thread at any
+    // time, and touches no memory that is in use. There is no safe interface to it.
     unsafe { libc::malloc_trim(0) };
 }
 

@@ -1,12 +1,13 @@
 //! Who may have how much of a budget.
 //!
-//! Pure. Keys cost nothing, so a share belongs to a network first (an IPv4 address, a site of IPv6), and to a key within it
-//! second, as everywhere else where members could take too much.
+//! Pure. Keys cost nothing, so a share belongs to a network first (an IPv4 address, a site of
+//! IPv6), and to a key within it second, as everywhere else where members could take too much.
 //!
-//! A quarter of all is divided evenly among the networks, and each part among the keys there: so much everyone may have
-//! whatever the others do. The rest is common. No network gets more than two thirds of what the others leave of it, and where a
-//! network has several keys, none of them gets more than three quarters of what the others there leave. So the first who comes
-//! may well have a large directory, and there is room for the second.
+//! A quarter of all is divided evenly among the networks, and each part among the keys there: so
+//! much everyone may have whatever the others do. The rest is common. No network gets more than two
+//! thirds of what the others leave of it, and where a network has several keys, none of them gets
+//! more than three quarters of what the others there leave. So the first who comes may well have a
+//! large directory, and there is room for the second.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -14,7 +15,8 @@ use std::net::IpAddr;
 use crate::fairness::SourceNetwork;
 use crate::model::PeerId;
 
-/// The part that is divided evenly is divided among at least so many, so that a few do not get it all.
+/// The part that is divided evenly is divided among at least so many, so that a few do not get it
+/// all.
 const FEWEST: usize = 8;
 
 /// Whose share it is.

@@ -3,8 +3,8 @@
 use crate::model::{Attributes, Entry, Name, RelPath};
 use crate::protocol::wire::Change;
 
-/// What merging makes of one entry at the same time, but for a name of its own: a row, an item, its one source. A name of
-/// its own goes with less of it.
+/// What merging makes of one entry at the same time, but for a name of its own: a row, an item, its
+/// one source. A name of its own goes with less of it.
 const MERGING: usize = 192;
 
 /// What an allocation of `bytes` costs: glibc's header and its units of 16 bytes.
@@ -21,7 +21,8 @@ pub trait Weigh {
     fn weight(&self) -> usize;
 }
 
-/// What the bytes of `name` take, however many share them. The counters of the shared allocation stand before the bytes.
+/// What the bytes of `name` take, however many share them. The counters of the shared allocation
+/// stand before the bytes.
 pub fn text(name: &Name) -> usize {
     heap(16 + name.as_bytes().len())
 }

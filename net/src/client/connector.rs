@@ -1,8 +1,9 @@
-//! HTTP over one connection: the only file that knows ureq. Ranges of files do not pass through it (`wire`).
+//! HTTP over one connection: the only file that knows ureq. Ranges of files do not pass through it
+//! (`wire`).
 //!
-//! A [`HttpConnection`] is one TLS connection with a ureq agent that can use nothing else: its connector
-//! hands that connection out once and never makes another, so dialling, pairing, pooling and
-//! retrying stay in plain code above. What ureq does for us is HTTP/1.1 itself.
+//! A [`HttpConnection`] is one TLS connection with a ureq agent that can use nothing else: its
+//! connector hands that connection out once and never makes another, so dialling, pairing, pooling
+//! and retrying stay in plain code above. What ureq does for us is HTTP/1.1 itself.
 //!
 //! Deadlines: a lane carries one request at a time, so each blocking call first writes its deadline
 //! where the transport looks. ureq's own timeouts stay off; they are fixed when a request starts,
@@ -127,8 +128,8 @@ impl HttpConnection {
         self.wire.lock().tls.link().is_retired()
     }
 
-    /// The connection itself, for a request that does not go through ureq. It must be drained before the
-    /// lane is used in any other way.
+    /// The connection itself, for a request that does not go through ureq. It must be drained
+    /// before the lane is used in any other way.
     pub(super) fn wire(&self) -> MutexGuard<'_, Wire> {
         self.wire.lock()
     }

@@ -11,8 +11,8 @@ use http::header::{
 use super::range_get::Head;
 use crate::model::ByteRange;
 
-/// The part that a successful response to a request for what `tag` names brings; or what is wrong with its
-/// head, as when that part is not `welcome`.
+/// The part that a successful response to a request for what `tag` names brings; or what is wrong
+/// with its head, as when that part is not `welcome`.
 pub(super) fn check_head(
     head: &Head,
     tag: &str,

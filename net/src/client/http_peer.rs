@@ -43,8 +43,9 @@ use crate::transport::tls_link::TlsLink;
 /// A pairing run ends by then (notes on the protocol: PROTOCOL.md, "Pairing").
 const PAIRING_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Room for so many bytes of a response is made before the first of them has come, and for as many again each time that they
-/// have all come: who announces much and sends nothing takes nothing from others.
+/// Room for so many bytes of a response is made before the first of them has come, and for as many
+/// again each time that they have all come: who announces much and sends nothing takes nothing from
+/// others.
 const FIRST_BYTES: usize = 64 << 10;
 
 /// The document of a response and what is decoded of it, at the same time, in documents.
@@ -67,7 +68,8 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client that shows `gate`'s identity and connects through `dialer`. Answers take their memory from `budget`.
+    /// A client that shows `gate`'s identity and connects through `dialer`. Answers take their
+    /// memory from `budget`.
     pub fn new(gate: Arc<Gate>, dialer: Arc<dyn Dial>, budget: Arc<ByteBudget>) -> Self {
         Self {
             gate,
@@ -143,15 +145,16 @@ impl HttpPeer {
         self.place.lock().0.clone()
     }
 
-    /// The member was found at `address`, of which this node knows by `source`: it is dialled there from now on. What is
-    /// under way elsewhere ends well, or with [`Error::Moved`] once it has brought nothing for a second.
+    /// The member was found at `address`, of which this node knows by `source`: it is dialled there
+    /// from now on. What is under way elsewhere ends well, or with [`Error::Moved`] once it has
+    /// brought nothing for a second.
     pub fn follow(&self, address: Address, source: AddressSource) {
         *self.place.lock() = (address, source);
         self.renew();
     }
 
-    /// The way to the member may be another one by now: all that is asked from now on goes out over new connections,
-    /// and what is under way ends as with [`HttpPeer::follow`].
+    /// The way to the member may be another one by now: all that is asked from now on goes out over
+    /// new connections, and what is under way ends as with [`HttpPeer::follow`].
     pub fn renew(&self) {
         self.distance.store(u64::MAX, Ordering::Relaxed);
         self.lanes.renew();
@@ -244,7 +247,8 @@ impl HttpPeer {
         Ok((lane, reply))
     }
 
-    /// When no answer has come, what idles may be as dead: the next question goes out on a fresh connection.
+    /// When no answer has come, what idles may be as dead: the next question goes out on a fresh
+    /// connection.
     fn after(&self, error: Error) -> Error {
         if matches!(error, Error::Timeout { .. }) {
             self.lanes.forget_idle();
@@ -325,7 +329,8 @@ impl HttpPeer {
             .map_err(|error| Error::misbehaved(self.who(), error.to_string()))
     }
 
-    /// Asks for `range` of what `tag` names, and takes a part of it that is `welcome`. Gives its length too.
+    /// Asks for `range` of what `tag` names, and takes a part of it that is `welcome`. Gives its
+    /// length too.
     fn get(
         &self,
         target: &str,
@@ -495,8 +500,8 @@ impl Peer for HttpPeer {
     }
 }
 
-/// A request for `range` of what `tag` names. The authority is the member's key, as the address says
-/// nothing about whom the request is for.
+/// A request for `range` of what `tag` names. The authority is the member's key, as the address
+/// says nothing about whom the request is for.
 fn ranged_get(target: &str, member: PeerId, range: ByteRange, tag: &str) -> String {
     let last = range.end.saturating_sub(1);
     format!(

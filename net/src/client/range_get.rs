@@ -1,9 +1,10 @@
 //! One ranged GET straight on a connection, beside ureq.
 //!
-//! Calls and everything else with a body of its own go through ureq (`connector`). The bytes of files are what
-//! this program is about, and a general client costs them a copy of every byte and a fifth of the time of a small
-//! read. What is needed for them is little: one request without a body, one response with a length. Its head
-//! is parsed by `httparse`, as hyper and ureq do; its body is decrypted to where the reader wants it.
+//! Calls and everything else with a body of its own go through ureq (`connector`). The bytes of
+//! files are what this program is about, and a general client costs them a copy of every byte and a
+//! fifth of the time of a small read. What is needed for them is little: one request without a
+//! body, one response with a length. Its head is parsed by `httparse`, as hyper and ureq do; its
+//! body is decrypted to where the reader wants it.
 
 use std::time::Instant;
 
@@ -85,7 +86,8 @@ impl Wire {
         }
     }
 
-    /// Reads some bytes of the body into `buffer`, which is not empty. The end of the connection is an error.
+    /// Reads some bytes of the body into `buffer`, which is not empty. The end of the connection is
+    /// an error.
     pub(super) fn read(&mut self, buffer: &mut [u8], deadline: Instant) -> Result<usize, Error> {
         if self.is_empty() {
             self.ahead.clear();

@@ -1,5 +1,5 @@
-//! Work over many entries, done by two threads at once: a page of a directory is a system call and a look at the
-//! database for each, and whoever asked waits for all of them.
+//! Work over many entries, done by two threads at once: a page of a directory is a system call and
+//! a look at the database for each, and whoever asked waits for all of them.
 
 use std::ops::Range;
 use std::thread;

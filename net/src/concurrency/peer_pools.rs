@@ -1,8 +1,8 @@
 //! Worker threads, apart for each member, so that a frozen member ties up its own and no others.
 //!
-//! The wire is blocking (ureq), so every request in flight needs a thread. A [`PeerPool`] starts one when
-//! work comes and none is idle, up to its width; more work waits in a short queue, and beyond that
-//! the caller is told at once. Idle threads end by themselves.
+//! The wire is blocking (ureq), so every request in flight needs a thread. A [`PeerPool`] starts
+//! one when work comes and none is idle, up to its width; more work waits in a short queue, and
+//! beyond that the caller is told at once. Idle threads end by themselves.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;

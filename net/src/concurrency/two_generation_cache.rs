@@ -1,7 +1,7 @@
 //! A bounded memory in two generations: the older one goes as a whole when the newer one is full.
 //!
-//! It costs two tables and no bookkeeping for each entry, where one in the order of use takes links or stamps as
-//! large as the entries that are kept in it here.
+//! It costs two tables and no bookkeeping for each entry, where one in the order of use takes links
+//! or stamps as large as the entries that are kept in it here.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};

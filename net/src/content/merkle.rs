@@ -1,15 +1,15 @@
 //! Content roots and the proof that bytes belong to one (BEP 52: SHA-256 over blocks of 16 KiB).
 //!
-//! A file is cut into blocks; their hashes are the leaves of a binary tree, padded with zero leaves to
-//! a power of two, whose root names the content. Leaves travel in *subtrees* of 512 (8 MiB of
+//! A file is cut into blocks; their hashes are the leaves of a binary tree, padded with zero leaves
+//! to a power of two, whose root names the content. Leaves travel in *subtrees* of 512 (8 MiB of
 //! content) together with the hashes that lead from the subtree to the root, so each subtree is
 //! proven by itself: [`Leaves`] exist only proven, and only they make [`Verified`] bytes. Whoever
-//! holds a `Verified` need not ask again where its bytes have been: it says of which content they are,
-//! and where in it they stand.
+//! holds a `Verified` need not ask again where its bytes have been: it says of which content they
+//! are, and where in it they stand.
 //!
-//! A root stands for one number of blocks only, which the last block's place proves: it is the hash of a
-//! block, and all behind it is padding. What claims more blocks, or fewer, proves nothing there. The
-//! length of the last block is proven with its bytes.
+//! A root stands for one number of blocks only, which the last block's place proves: it is the hash
+//! of a block, and all behind it is padding. What claims more blocks, or fewer, proves nothing
+//! there. The length of the last block is proven with its bytes.
 //!
 //! Pure: no IO, no clock.
 
@@ -252,8 +252,8 @@ pub struct Subtree {
 }
 
 impl Subtree {
-    /// Checks that these are the leaves of a subtree of `content`. What stands for blocks must not be
-    /// padding, and what stands behind the end must be.
+    /// Checks that these are the leaves of a subtree of `content`. What stands for blocks must not
+    /// be padding, and what stands behind the end must be.
     pub fn prove(self, content: ContentId) -> Option<Leaves> {
         let shape = Shape::of(content.size)?;
         let sound_span = self.span.is_power_of_two() && self.span <= SUBTREE_BLOCKS;
@@ -291,8 +291,8 @@ impl Subtree {
         })
     }
 
-    /// The same for a subtree that is not proven yet: whoever gets the part can prove it if this was
-    /// right.
+    /// The same for a subtree that is not proven yet: whoever gets the part can prove it if this
+    /// was right.
     pub fn narrow(&self, first: u64, span: u64) -> Option<Self> {
         // Only the subtree of a small file is lower than its span; it has no uncles.
         let blocks = if self.uncles.is_empty() {
@@ -305,8 +305,8 @@ impl Subtree {
         self.narrow_in(shape, &inner, first, span)
     }
 
-    /// The part of `span` blocks from block `first` on, with its own uncles; `inner` are the levels of
-    /// this subtree.
+    /// The part of `span` blocks from block `first` on, with its own uncles; `inner` are the levels
+    /// of this subtree.
     fn narrow_in(&self, shape: Shape, inner: &[Vec<Hash>], first: u64, span: u64) -> Option<Self> {
         let inside = span.is_power_of_two()
             && span <= self.span
@@ -408,7 +408,8 @@ impl Leaves {
     }
 }
 
-/// Bytes of one content at one place in it. Only [`Leaves::check`] and [`Verified::whole`] make them.
+/// Bytes of one content at one place in it. Only [`Leaves::check`] and [`Verified::whole`] make
+/// them.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Verified<B> {
     bytes: B,
@@ -486,8 +487,8 @@ mod tests {
         ContentId { root, size }
     }
 
-    /// What a member shows who claims `blocks` blocks for the content of `tree`: its true nodes where
-    /// they fit, and padding where it has nothing.
+    /// What a member shows who claims `blocks` blocks for the content of `tree`: its true nodes
+    /// where they fit, and padding where it has nothing.
     fn claimed(tree: &HashTree, index: u64, blocks: u64) -> Option<Subtree> {
         let shape = Shape { blocks };
         let mut leaves = tree.leaves().to_vec();

@@ -1,4 +1,5 @@
-//! What a file's bytes are, whoever has them: proof ([`merkle`]) and proven bytes on disk ([`cache`]).
+//! What a file's bytes are, whoever has them: proof ([`merkle`]) and proven bytes on disk
+//! ([`cache`]).
 
 pub mod cache;
 pub mod merkle;

@@ -1,10 +1,10 @@
 //! SHA-256 of two messages at once.
 //!
-//! The SHA instructions of x86-64 wait for one another's results, so a single message leaves the unit idle for
-//! half of the time. The leaves of a hash tree do not depend on each other: two of them, hashed in turns, take
-//! little longer than one. Verification is the largest part of what a streaming read costs, so this is worth
-//! a module of instructions; everywhere else, and on other processors, `sha2` does the work, and the
-//! tests hold the two against each other.
+//! The SHA instructions of x86-64 wait for one another's results, so a single message leaves the
+//! unit idle for half of the time. The leaves of a hash tree do not depend on each other: two of
+//! them, hashed in turns, take little longer than one. Verification is the largest part of what a
+//! streaming read costs, so this is worth a module of instructions; everywhere else, and on other
+//! processors, `sha2` does the work, and the tests hold the two against each other.
 
 /// A SHA-256 hash.
 pub type Hash = [u8; 32];
@@ -12,8 +12,8 @@ pub type Hash = [u8; 32];
 /// Bytes that one step of SHA-256 takes.
 const STEP: usize = 64;
 
-/// The hashes of two messages of one length, a multiple of 64 bytes. `None` where the processor lacks the
-/// instructions or the lengths do not fit: then the caller hashes one after the other.
+/// The hashes of two messages of one length, a multiple of 64 bytes. `None` where the processor
+/// lacks the instructions or the lengths do not fit: then the caller hashes one after the other.
 pub(crate) fn pair(messages: [&[u8]; 2]) -> Option<[Hash; 2]> {
     let length = messages[0].len();
     if messages[1].len() != length || !length.is_multiple_of(STEP) {
@@ -32,9 +32,10 @@ pub(crate) fn pair(messages: [&[u8]; 2]) -> Option<[Hash; 2]> {
 #[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code)]
 mod x86 {
-    //! `unsafe` for two reasons: functions with `target_feature` may run only where the processor has the
-    //! feature, which [`super::pair`] has looked up; and loads and stores take pointers, each of which is
-    //! made from a reference to an array of exactly the size that is loaded or stored.
+    //! `unsafe` for two reasons: functions with `target_feature` may run only where the processor
+    //! has the feature, which [`super::pair`] has looked up; and loads and stores take pointers,
+    //! each of which is made from a reference to an array of exactly the size that is loaded or
+    //! stored.
 
     use std::arch::x86_64::*;
 
@@ -53,8 +54,8 @@ mod x86 {
         [0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208], [0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2],
     ];
 
-    /// The state as the instructions want it: A, B, E, F in one register and C, D, G, H in the other, the
-    /// first in the highest lane.
+    /// The state as the instructions want it: A, B, E, F in one register and C, D, G, H in the
+    /// other, the first in the highest lane.
     static START: [[u32; 4]; 2] = [
         [0x9b05688c, 0x510e527f, 0xbb67ae85, 0x6a09e667],
         [0x5be0cd19, 0x1f83d9ab, 0xa54ff53a, 0x3c6ef372],

@@ -34,8 +34,8 @@ impl TokenBucket {
         self.take_many(1, now)
     }
 
-    /// Takes so many tokens. Without all of them, nothing is taken and the time is returned when there
-    /// will be enough; of more than the bucket holds, there never are.
+    /// Takes so many tokens. Without all of them, nothing is taken and the time is returned when
+    /// there will be enough; of more than the bucket holds, there never are.
     pub(crate) fn take_many(&mut self, count: u32, now: Instant) -> Result<(), Instant> {
         let wait = self.wait_for(count, now);
         if !wait.is_zero() {

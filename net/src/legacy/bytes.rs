@@ -1,13 +1,14 @@
 //! Documents as programs of 2004 write them: bytes between tags, in no encoding.
 //!
-//! Python 2 puts a file's contents between `<string>` and `</string>` as they are, and replaces `&`, `<` and `>`
-//! alone. Mostly the result is no XML: control characters, any encoding or none. But every byte is there, so
-//! here text is bytes, and nothing is done to it: no decoding, no line-end rule. What is between two tags goes
-//! to the caller in pieces as it comes, so that contents of any size take no memory.
+//! Python 2 puts a file's contents between `<string>` and `</string>` as they are, and replaces
+//! `&`, `<` and `>` alone. Mostly the result is no XML: control characters, any encoding or none.
+//! But every byte is there, so here text is bytes, and nothing is done to it: no decoding, no
+//! line-end rule. What is between two tags goes to the caller in pieces as it comes, so that
+//! contents of any size take no memory.
 //!
-//! As in [`xmlrpc`](crate::protocol::xmlrpc), what is not needed is refused: document types, comments, CDATA sections,
-//! processing instructions, attributes, unknown elements. A document that was cut is never a shorter one:
-//! who reads it misses an end tag.
+//! As in [`xmlrpc`](crate::protocol::xmlrpc), what is not needed is refused: document types,
+//! comments, CDATA sections, processing instructions, attributes, unknown elements. A document that
+//! was cut is never a shorter one: who reads it misses an end tag.
 
 use std::io::{self, BufRead};
 
@@ -58,7 +59,8 @@ impl<R: BufRead> Tags<R> {
     /// Hands the text up to the next tag to `text`, and returns that tag.
     ///
     /// # Errors
-    /// The source's, the sink's, and [`WireError::Broken`] and [`WireError::Limit`] of the document.
+    /// The source's, the sink's, and [`WireError::Broken`] and [`WireError::Limit`] of the
+    /// document.
     pub fn next(&mut self, text: &mut Sink<'_>) -> Result<Tag, WireError> {
         if let Some(element) = self.owed.take() {
             return Ok(Tag::Close(element));

@@ -1,8 +1,8 @@
 //! Calls to one server of 2004: plain HTTP, one call a connection, short, and each with an end.
 //!
-//! Requests are HTTP/1.0, so that no server may keep the connection or cut its answer into chunks: a server of 2004
-//! serves one connection at a time, and whoever holds one holds up everybody. Nobody is followed elsewhere (a
-//! redirect is a failure), and nothing is taken in without a bound.
+//! Requests are HTTP/1.0, so that no server may keep the connection or cut its answer into chunks:
+//! a server of 2004 serves one connection at a time, and whoever holds one holds up everybody.
+//! Nobody is followed elsewhere (a redirect is a failure), and nothing is taken in without a bound.
 
 use std::io::{self, BufRead, BufWriter, Read, Write};
 use std::sync::Arc;
@@ -92,8 +92,8 @@ impl LegacyClient {
         place(&self.url)
     }
 
-    /// Operation 0: says that there is a server at `ours`, and returns what it knows, URLs or not. One that
-    /// knows nobody, and is told nothing, answers with a fault: nobody then.
+    /// Operation 0: says that there is a server at `ours`, and returns what it knows, URLs or not.
+    /// One that knows nobody, and is told nothing, answers with a fault: nobody then.
     ///
     /// # Errors
     /// [`Error::Refused`]: the password is another one. The rest as of any call.
@@ -129,8 +129,8 @@ impl LegacyClient {
         }
     }
 
-    /// Whether `name` is that of a directory, as far as that can be told without sending a file: a server that opens
-    /// whatever path it is given fails in one way or another.
+    /// Whether `name` is that of a directory, as far as that can be told without sending a file: a
+    /// server that opens whatever path it is given fails in one way or another.
     ///
     /// # Errors
     /// As any call's.
@@ -147,11 +147,12 @@ impl LegacyClient {
         }
     }
 
-    /// Operation 2: the contents of `name`, as they come, into `sink`. Returns how many bytes they are.
+    /// Operation 2: the contents of `name`, as they come, into `sink`. Returns how many bytes they
+    /// are.
     ///
     /// # Errors
-    /// [`Error::NotFound`] when it says that it cannot read it; an [`Error::Local`] when nobody wants it any more,
-    /// or it is too large. The rest as of any call.
+    /// [`Error::NotFound`] when it says that it cannot read it; an [`Error::Local`] when nobody
+    /// wants it any more, or it is too large. The rest as of any call.
     pub(super) fn contents(
         &self,
         name: &[u8],
@@ -173,7 +174,8 @@ impl LegacyClient {
             return Err(self.too_large(name));
         }
         answer.most = allowance.document;
-        // Bytes that mean something in XML stand every hundred bytes or so in what is no text, and end a piece.
+        // Bytes that mean something in XML stand every hundred bytes or so in what is no text, and
+        // end a piece.
         let mut sink = BufWriter::with_capacity(BUFFER, sink);
         let count = wire::decode_contents(answer, allowance.most, &mut sink);
         let count = count.and_then(|count| match sink.flush() {

@@ -13,7 +13,8 @@ pub enum WireError {
     Fault {
         /// `faultCode`.
         code: i64,
-        /// `faultString`, what is not UTF-8 replaced; at most [`MAX_TEXT_BYTES`](super::wire::MAX_TEXT_BYTES) long.
+        /// `faultString`, what is not UTF-8 replaced; at most
+        /// [`MAX_TEXT_BYTES`](super::wire::MAX_TEXT_BYTES) long.
         message: String,
     },
     /// Not a document, cut short, or not of the shape that was expected.

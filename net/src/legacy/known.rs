@@ -1,9 +1,9 @@
 //! The servers of 2004 that this node knows: those the user named, and those it was told of.
 //!
-//! In that protocol members tell each other of servers and never of their end, so the list is bounded
-//! here: when it is full, whoever has never answered makes room, and else whoever nobody has told of for the
-//! longest, and only after [`UNMENTIONED`]: so that a member that tells of many drives out nobody that is still
-//! there, and keeps nobody out.
+//! In that protocol members tell each other of servers and never of their end, so the list is
+//! bounded here: when it is full, whoever has never answered makes room, and else whoever nobody
+//! has told of for the longest, and only after [`UNMENTIONED`]: so that a member that tells of many
+//! drives out nobody that is still there, and keeps nobody out.
 
 use std::time::{Duration, Instant};
 
@@ -18,8 +18,8 @@ pub const MAX_TOLD: usize = 256;
 /// The most URLs of this node itself. A machine has few addresses.
 pub const MAX_OWN: usize = 16;
 
-/// A server of which nobody has told for so long can be replaced by another. Those that run tell of themselves
-/// only when they start, so this is long.
+/// A server of which nobody has told for so long can be replaced by another. Those that run tell of
+/// themselves only when they start, so this is long.
 pub const UNMENTIONED: Duration = Duration::from_secs(24 * 3600);
 
 /// Servers of 2004, in the order in which they became known. Pure: whoever shares it puts it
@@ -56,8 +56,8 @@ impl KnownServers {
         self.revision += 1;
     }
 
-    /// Takes `url` for one more of this node: it was called by it. False if that was known, or there are
-    /// [`MAX_OWN`] already.
+    /// Takes `url` for one more of this node: it was called by it. False if that was known, or
+    /// there are [`MAX_OWN`] already.
     pub fn called(&mut self, url: &Url) -> bool {
         if self.own.contains(url) || self.own.len() >= MAX_OWN {
             return false;
@@ -68,7 +68,8 @@ impl KnownServers {
         true
     }
 
-    /// Takes note of the server at `url`. False if it was known, is this node itself, or finds no room.
+    /// Takes note of the server at `url`. False if it was known, is this node itself, or finds no
+    /// room.
     pub fn learn(&mut self, url: Url, now: Instant) -> bool {
         if self.own.contains(&url) || self.named.contains(&url) {
             return false;
@@ -96,8 +97,8 @@ impl KnownServers {
         }
     }
 
-    /// No longer takes `url` for a server, unless the user named it: it turned out to be this node itself, or none
-    /// at all.
+    /// No longer takes `url` for a server, unless the user named it: it turned out to be this node
+    /// itself, or none at all.
     pub fn forget(&mut self, url: &Url) {
         let before = self.learned.len();
         self.learned.retain(|known| known.url != *url);

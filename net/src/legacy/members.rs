@@ -1,9 +1,9 @@
 //! Which servers of 2004 are there.
 //!
-//! Those that the user named are asked whom they know, and so is everybody whom they name, within bounds. Each is
-//! called now and then by a thread of its own (operation 0, which also tells it of this node), and is a member
-//! while it answers. One that does not is away from its first deadline on: nobody waits for it until it has
-//! answered again, names and all.
+//! Those that the user named are asked whom they know, and so is everybody whom they name, within
+//! bounds. Each is called now and then by a thread of its own (operation 0, which also tells it of
+//! this node), and is a member while it answers. One that does not is away from its first deadline
+//! on: nobody waits for it until it has answered again, names and all.
 
 use std::fmt;
 use std::sync::{Arc, Weak};
@@ -93,8 +93,8 @@ enum ServerPresence {
 }
 
 impl LegacyServers {
-    /// Calls nobody yet. `legacy` has the servers that the user named, what this node calls itself, and gets
-    /// whatever is learned. This node is `me`.
+    /// Calls nobody yet. `legacy` has the servers that the user named, what this node calls itself,
+    /// and gets whatever is learned. This node is `me`.
     pub fn new(me: PeerId, legacy: Arc<Legacy>, store: Arc<LegacyStore>) -> Self {
         Self {
             shared: Arc::new(LegacyRoster {
@@ -277,8 +277,8 @@ impl LegacyRoster {
         self.changed.notify_all();
     }
 
-    /// Waits until it is time to call `id`; `None` when it is not to be called any more. Tells whether the server
-    /// has to prove itself again.
+    /// Waits until it is time to call `id`; `None` when it is not to be called any more. Tells
+    /// whether the server has to prove itself again.
     fn due(&self, id: PeerId) -> Option<bool> {
         let mut state = self.state.lock();
         loop {
@@ -301,7 +301,8 @@ impl LegacyRoster {
         }
     }
 
-    /// `id` has answered, and said whether it is a node of this program if `said` tells. False if it is this node itself.
+    /// `id` has answered, and said whether it is a node of this program if `said` tells. False if
+    /// it is this node itself.
     fn answered(&self, id: PeerId, said: Option<Option<PeerId>>) -> bool {
         let now = Instant::now();
         let mut state = self.state.lock();
@@ -459,7 +460,8 @@ fn run(shared: &Weak<LegacyRoster>, peer: &Arc<LegacyPeer>) {
                 shared.learn(peer.url(), told.urls);
                 goes_on
             }
-            // Busy with another call of this node; or with a fault, which only they hear who know the password.
+            // Busy with another call of this node; or with a fault, which only they hear who know
+            // the password.
             (None | Some(Err(Error::Fault { .. })), Ok(())) => shared.answered(peer.id(), None),
             (Some(Err(error)), _) | (_, Err(error)) => {
                 shared.failed(peer.id(), &error);

@@ -1,16 +1,16 @@
 //! The protocol of 2004, which the first TinyP2P spoke: for networks that still do.
 //!
-//! XML-RPC over plain HTTP with one method, `f`, whose first parameter is a token made of the network's
-//! password. Nothing is encrypted: whoever listens sees names and contents, can repeat what he
-//! heard, and can test guesses of the password at leisure. So nothing here runs unless the
+//! XML-RPC over plain HTTP with one method, `f`, whose first parameter is a token made of the
+//! network's password. Nothing is encrypted: whoever listens sees names and contents, can repeat
+//! what he heard, and can test guesses of the password at leisure. So nothing here runs unless the
 //! user asked for it (`--legacy`), and nothing of it opens the door to the other protocol.
 //!
-//! [`token`] makes and checks the tokens; [`bytes`] and [`wire`] read and write the documents, which are
-//! bytes rather than text in one direction; [`url`](mod@url) and [`known`] keep the addresses of servers; [`server`]
-//! answers calls. `PROTOCOL.md`, section 10, is the description.
+//! [`token`] makes and checks the tokens; [`bytes`] and [`wire`] read and write the documents,
+//! which are bytes rather than text in one direction; [`url`](mod@url) and [`known`] keep the
+//! addresses of servers; [`server`] answers calls. `PROTOCOL.md`, section 10, is the description.
 //!
-//! [`client`] makes calls, [`peer`] makes a member of a server, whose files [`store`] keeps, and [`members`]
-//! knows which are there.
+//! [`client`] makes calls, [`peer`] makes a member of a server, whose files [`store`] keeps, and
+//! [`members`] knows which are there.
 
 pub mod bytes;
 pub mod client;
@@ -37,12 +37,13 @@ pub use known::KnownServers;
 pub use token::TokenKey;
 pub use url::Url;
 
-/// The field of HTTP in which a node of this program says, to callers with a right token, which one it is: another
-/// node need not take it for a server beside itself. Programs of 2004 do not look at it.
+/// The field of HTTP in which a node of this program says, to callers with a right token, which one
+/// it is: another node need not take it for a server beside itself. Programs of 2004 do not look at
+/// it.
 pub(crate) const NODE_FIELD: &str = "tinyp2p-node";
 
-/// What a node has of a network of 2004: the key, and who is there. Both halves stand on it: the one that
-/// answers calls, and the one that makes them.
+/// What a node has of a network of 2004: the key, and who is there. Both halves stand on it: the
+/// one that answers calls, and the one that makes them.
 #[derive(Debug)]
 pub struct Legacy {
     key: TokenKey,
@@ -63,15 +64,15 @@ impl Legacy {
         &self.key
     }
 
-    /// Takes `own` for the URLs of this node: tokens for them are taken, and nobody is believed to be someone
-    /// else there. The first is the one to tell others.
+    /// Takes `own` for the URLs of this node: tokens for them are taken, and nobody is believed to
+    /// be someone else there. The first is the one to tell others.
     pub fn announce(&self, own: Vec<Url>) {
         self.known.lock().announce(own);
     }
 
-    /// Takes note of a server that somebody within `teller` has told of; see [`KnownServers::learn`]. False also for what nobody
-    /// there can mean: addresses that cannot be dialled, other spellings of addresses, and those of this host
-    /// from somebody on another one.
+    /// Takes note of a server that somebody within `teller` has told of; see
+    /// [`KnownServers::learn`]. False also for what nobody there can mean: addresses that cannot be
+    /// dialled, other spellings of addresses, and those of this host from somebody on another one.
     pub(crate) fn learn(&self, url: Url, teller: Reach, now: Instant) -> bool {
         is_tellable(&url, teller) && self.known.lock().learn(url, now)
     }
@@ -124,8 +125,8 @@ fn is_tellable(url: &Url, viewer: Reach) -> bool {
     canonical(&url.address()).is_some_and(|address| tellable(&address, viewer))
 }
 
-/// The URLs of a node that listens on `port`: at the address that it advertises, at the only one that it listens
-/// on, and under its host's name.
+/// The URLs of a node that listens on `port`: at the address that it advertises, at the only one
+/// that it listens on, and under its host's name.
 pub(crate) fn own_urls(
     advertised: Option<&crate::model::Address>,
     only: Option<IpAddr>,

@@ -1,8 +1,9 @@
 //! A server of 2004 as a member like any other.
 //!
-//! It tells names and nothing else, so what a file is shows once it was fetched whole ([`Whole::measure`]): then it
-//! has a size, a content root and a version, lies in the [`LegacyStore`], and is read, checked and passed on like any
-//! file of any member. Before, it has the attributes of [`Attributes::UNKNOWN_SIZE`].
+//! It tells names and nothing else, so what a file is shows once it was fetched whole
+//! ([`Whole::measure`]): then it has a size, a content root and a version, lies in the
+//! [`LegacyStore`], and is read, checked and passed on like any file of any member. Before, it has
+//! the attributes of [`Attributes::UNKNOWN_SIZE`].
 //!
 //! The server takes one call at a time, so calls have turns.
 
@@ -33,8 +34,8 @@ use crate::protocol::wire::{
 use crate::share::names::pattern::Pattern;
 use crate::share::names::pattern::patience::{SearchTime, TimeIsUp};
 
-/// Names are not asked for again within this time, so that a listing, and a search and a look-up right
-/// behind it, cost one call.
+/// Names are not asked for again within this time, so that a listing, and a search and a look-up
+/// right behind it, cost one call.
 const JUST_LISTED: Duration = Duration::from_millis(500);
 
 /// A listing takes this much longer for telling the directories among names that are new.
@@ -109,8 +110,8 @@ impl LegacyPeer {
         self.inner.caller.url()
     }
 
-    /// Operation 0, when it is this node's turn: `None` when it did not come to that, because another call went
-    /// on for longer than `patience`. Then the server is there.
+    /// Operation 0, when it is this node's turn: `None` when it did not come to that, because
+    /// another call went on for longer than `patience`. Then the server is there.
     pub(super) fn servers(
         &self,
         ours: Option<&Url>,
@@ -164,7 +165,8 @@ impl LegacyPeerState {
         Error::NotFound { who: self.who() }
     }
 
-    /// Makes sure that the names are known: asks for them unless that was done just now, or a fetch is under way.
+    /// Makes sure that the names are known: asks for them unless that was done just now, or a fetch
+    /// is under way.
     fn list(&self, deadline: Instant) -> Result<MutexGuard<'_, State>, Error> {
         let is_known = |state: &State, now: Instant| {
             state.listed.is_some_and(|listed| {
@@ -205,8 +207,8 @@ impl LegacyPeerState {
         }
     }
 
-    /// Tells directories from files among these names, as far as the time for that goes; the rest has its turn
-    /// with the next listing, and counts as files until then.
+    /// Tells directories from files among these names, as far as the time for that goes; the rest
+    /// has its turn with the next listing, and counts as files until then.
     fn probe(&self, names: Vec<Name>, deadline: Instant) {
         let deadline = deadline.checked_sub(HANDING_OVER).unwrap_or(deadline);
         let deadline = deadline.min(Instant::now() + PROBING);

@@ -1,8 +1,9 @@
 //! Answers the calls of clients of 2004: which servers there are, which files, what is in one.
 //!
-//! The token comes first: whoever has none, or a wrong one, learns nothing but that, and nothing is done for
-//! him. Whoever has one sees the files at the top of the share, as that is what a server of 2004 has: no
-//! directories, no names that begin with a dot, and nothing by any other path. May wait for a disk.
+//! The token comes first: whoever has none, or a wrong one, learns nothing but that, and nothing is
+//! done for him. Whoever has one sees the files at the top of the share, as that is what a server
+//! of 2004 has: no directories, no names that begin with a dot, and nothing by any other path. May
+//! wait for a disk.
 
 use std::io;
 use std::net::IpAddr;
@@ -19,8 +20,8 @@ use crate::share::{Asker, Share, SharedFile, is_changed, retry_while_changing};
 /// Contents are looked at and sent in pieces of so many bytes: a multiple of three, for base64.
 pub const PIECE: usize = 192 << 10;
 
-/// Longer contents are not sent: the original's clients hold them in memory, several times. It also bounds the time
-/// that it takes to look at them first.
+/// Longer contents are not sent: the original's clients hold them in memory, several times. It also
+/// bounds the time that it takes to look at them first.
 pub const MAX_CONTENTS: u64 = 4 << 30;
 
 /// A pattern has so much time for the names at the top of the share.
@@ -45,8 +46,8 @@ pub enum LegacyResponse {
 }
 
 impl Legacy {
-    /// The call in `document`, if it may be answered; else the document to refuse it with. It came to
-    /// `local`, an address of this machine.
+    /// The call in `document`, if it may be answered; else the document to refuse it with. It came
+    /// to `local`, an address of this machine.
     pub fn accept(&self, document: &[u8], local: IpAddr, port: u16) -> Result<Accepted, Vec<u8>> {
         let call =
             wire::decode_call(document).map_err(|why| wire::encode_fault(&why.to_string()))?;
@@ -80,8 +81,8 @@ impl Legacy {
         }
     }
 
-    /// Learns of servers, and tells of all that mean something to a caller within `reach`: of this one by the URL that he has
-    /// found it by.
+    /// Learns of servers, and tells of all that mean something to a caller within `reach`: of this
+    /// one by the URL that he has found it by.
     fn servers(&self, told: &[Vec<u8>], called: &Url, reach: Reach, now: Instant) -> Vec<u8> {
         for url in told.iter().take(MAX_TOLD) {
             let url = std::str::from_utf8(url)

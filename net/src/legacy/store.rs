@@ -1,8 +1,10 @@
-//! Where files of 2004 servers are kept once they were fetched: on disk, without names, within a budget.
+//! Where files of 2004 servers are kept once they were fetched: on disk, without names, within a
+//! budget.
 //!
-//! A file is written to a place that has no name any more, so nothing is left when the process ends, however it
-//! ends. When there is no room, what was not read for the longest time goes, but nothing that somebody is reading. One
-//! file may take three quarters of the budget, so that a server whose files do not end leaves room for those of others.
+//! A file is written to a place that has no name any more, so nothing is left when the process
+//! ends, however it ends. When there is no room, what was not read for the longest time goes, but
+//! nothing that somebody is reading. One file may take three quarters of the budget, so that a
+//! server whose files do not end leaves room for those of others.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -32,7 +34,8 @@ pub struct LegacyStore {
     held: Arc<StoreUsage>,
 }
 
-/// Bytes on disk: of what is kept, of what is being written, and of what was let go and is still read.
+/// Bytes on disk: of what is kept, of what is being written, and of what was let go and is still
+/// read.
 #[derive(Debug, Default)]
 struct StoreUsage(AtomicU64);
 
@@ -110,8 +113,8 @@ fn make_directory(directory: &Path) -> io::Result<()> {
 static NUMBER: AtomicU64 = AtomicU64::new(0);
 
 impl LegacyStore {
-    /// At most `limit` bytes in `directory`, which is made if need be. Without a directory, where the system has its
-    /// temporary files; without a limit, half of what is free there.
+    /// At most `limit` bytes in `directory`, which is made if need be. Without a directory, where
+    /// the system has its temporary files; without a limit, half of what is free there.
     ///
     /// # Errors
     /// [`Error::Local`] if nothing can be written there.
@@ -239,8 +242,8 @@ impl ContentWriter {
     /// Appends `bytes`.
     ///
     /// # Errors
-    /// [`io::ErrorKind::FileTooLarge`] for more than one file may have, [`io::ErrorKind::StorageFull`] when there is
-    /// no room and nothing that could go.
+    /// [`io::ErrorKind::FileTooLarge`] for more than one file may have,
+    /// [`io::ErrorKind::StorageFull`] when there is no room and nothing that could go.
     pub(super) fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         let (count, size) = (bytes.len() as u64, &self.file.size);
         if size.load(Ordering::Relaxed).saturating_add(count) > self.store.most() {

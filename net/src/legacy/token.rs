@@ -1,7 +1,8 @@
 //! The token that shows, to one server, that the caller knows the network's password.
 //!
-//! It is the HMAC-MD5 of the called server's own URL, keyed by the password, in lower-case hex. MD5 is what
-//! the protocol of 2004 has; what it is weak in does not matter here beside the lack of encryption.
+//! It is the HMAC-MD5 of the called server's own URL, keyed by the password, in lower-case hex. MD5
+//! is what the protocol of 2004 has; what it is weak in does not matter here beside the lack of
+//! encryption.
 
 use std::fmt;
 
@@ -14,8 +15,9 @@ use super::Url;
 /// Bytes of a token before they are written in hex.
 const BYTES: usize = 16;
 
-/// What makes tokens: the password, worked into the two states that HMAC begins with. The password cannot be
-/// read back from them, but guesses can be tested against them, so they are wiped when dropped.
+/// What makes tokens: the password, worked into the two states that HMAC begins with. The password
+/// cannot be read back from them, but guesses can be tested against them, so they are wiped when
+/// dropped.
 #[derive(Clone)]
 pub struct TokenKey(Hmac<Md5>);
 
@@ -31,8 +33,8 @@ impl TokenKey {
         HEXLOWER.encode(&self.over(url).finalize().into_bytes())
     }
 
-    /// Which of the `candidates` the token was made for. Takes as long for a wrong token as for a right one,
-    /// and looks at every candidate in either case.
+    /// Which of the `candidates` the token was made for. Takes as long for a wrong token as for a
+    /// right one, and looks at every candidate in either case.
     pub fn made_for<'u>(&self, token: &[u8], candidates: &'u [Url]) -> Option<&'u Url> {
         let mut given = [0; BYTES];
         let is_token = token.len() == HEXLOWER.encode_len(BYTES)

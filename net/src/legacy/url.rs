@@ -1,7 +1,8 @@
-//! The URL of a server of 2004: its name in the network, its address, and what tokens for it are made of.
+//! The URL of a server of 2004: its name in the network, its address, and what tokens for it are
+//! made of.
 //!
-//! Two spellings of one address are two servers, as the token of one is not that of the other. So the text is
-//! kept as it came.
+//! Two spellings of one address are two servers, as the token of one is not that of the other. So
+//! the text is kept as it came.
 
 use std::fmt;
 use std::str::FromStr;

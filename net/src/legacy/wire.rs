@@ -1,9 +1,10 @@
 //! The calls of method `f` and what they return, in both directions.
 //!
 //! Reading, all text is bytes (see [`bytes`](super::bytes)): [`decode_call`] what a client sends,
-//! [`decode_servers`], [`decode_names`] and [`decode_contents`] what a server returns, the last one straight into a
-//! writer. Writing, every document is XML, as the other side parses with expat: [`encode_call`], the
-//! `encode_…` of results, and [`Form`] for contents that are sent as they are read.
+//! [`decode_servers`], [`decode_names`] and [`decode_contents`] what a server returns, the last one
+//! straight into a writer. Writing, every document is XML, as the other side parses with expat:
+//! [`encode_call`], the `encode_…` of results, and [`Form`] for contents that are sent as they are
+//! read.
 
 mod form;
 mod read;
@@ -111,7 +112,8 @@ fn array(values: impl Iterator<Item = Value>) -> Value {
 /// Reads a call.
 ///
 /// # Errors
-/// [`WireError::Broken`] and [`WireError::Limit`]: it is no call of `f` with a token, a number and something.
+/// [`WireError::Broken`] and [`WireError::Limit`]: it is no call of `f` with a token, a number and
+/// something.
 pub fn decode_call(document: &[u8]) -> Result<LegacyCall, WireError> {
     let mut reader = LegacyReader::new(document, MAX_CALL_BYTES as u64);
     reader.open("methodCall")?;
@@ -150,7 +152,8 @@ fn operation(number: Value, argument: Value) -> Option<Operation> {
     }
 }
 
-/// Reads what operation 0 returned: text that may be no URL. What is longer than any URL is left out.
+/// Reads what operation 0 returned: text that may be no URL. What is longer than any URL is left
+/// out.
 ///
 /// # Errors
 /// See [`WireError`].
@@ -164,7 +167,8 @@ pub fn decode_servers(source: impl BufRead) -> Result<Vec<String>, WireError> {
     Ok(urls.filter_map(|url| String::from_utf8(url).ok()).collect())
 }
 
-/// Reads what operation 1 returned: names as they came, of files and of directories, whatever they look like.
+/// Reads what operation 1 returned: names as they came, of files and of directories, whatever they
+/// look like.
 ///
 /// # Errors
 /// See [`WireError`].
@@ -184,8 +188,8 @@ pub fn decode_names(source: impl BufRead) -> Result<Vec<Vec<u8>>, WireError> {
         .ok_or_else(|| reader.broken(wrong))
 }
 
-/// Reads what operation 2 returned into `into`, and returns how many bytes that were. They are the contents
-/// only if this is no error, which shows at the document's end: keep them back until then.
+/// Reads what operation 2 returned into `into`, and returns how many bytes that were. They are the
+/// contents only if this is no error, which shows at the document's end: keep them back until then.
 ///
 /// # Errors
 /// See [`WireError`]; [`WireError::Limit`] as soon as there are more than `most` bytes.

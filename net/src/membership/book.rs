@@ -166,9 +166,10 @@ impl Book {
                 || self.make_fair_room(teller, first_hand))
     }
 
-    /// Makes place in a full book in which nothing has failed: for a teller that has little in it, or for a
-    /// member that speaks of itself. Whoever told the most that has led to nobody loses the oldest
-    /// of it; and if all of it has led to somebody, whoever was reached at the most addresses.
+    /// Makes place in a full book in which nothing has failed: for a teller that has little in it,
+    /// or for a member that speaks of itself. Whoever told the most that has led to nobody loses
+    /// the oldest of it; and if all of it has led to somebody, whoever was reached at the most
+    /// addresses.
     fn make_fair_room(&mut self, teller: AddressOrigin, first_hand: bool) -> bool {
         let by = |c: &Candidate| c.tellers().first().copied();
         let told = self.entries.values().filter(|c| by(c) == Some(teller));

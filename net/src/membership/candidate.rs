@@ -243,8 +243,9 @@ impl Candidate {
         !self.vouched && self.named.is_none() && self.tellers[..1] != [AddressOrigin::User]
     }
 
-    /// True until the first try has ended of what the user or a member told, or led to a member the last time. What
-    /// multicast alone says does not count: on a local network, anybody can say anything.
+    /// True until the first try has ended of what the user or a member told, or led to a member the
+    /// last time. What multicast alone says does not count: on a local network, anybody can say
+    /// anything.
     pub(crate) fn awaits_first_try(&self) -> bool {
         let is_told = self
             .tellers

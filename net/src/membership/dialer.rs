@@ -1,8 +1,8 @@
 //! The threads that act on the table: they dial, exchange hellos, and write addresses down.
 //!
-//! A fixed number of workers take tasks from the [table](super::table) one at a time and tell it the outcome.
-//! Each task ends by a deadline, so a worker is never lost to a member that swallows packets; that
-//! such tasks do not take all workers is the table's business.
+//! A fixed number of workers take tasks from the [table](super::table) one at a time and tell it
+//! the outcome. Each task ends by a deadline, so a worker is never lost to a member that swallows
+//! packets; that such tasks do not take all workers is the table's business.
 
 use std::sync::Arc;
 use std::thread;
@@ -38,9 +38,11 @@ pub(crate) trait Connect: Send + Sync {
     ) -> Result<Arc<dyn MemberLink>, Error>;
 }
 
-/// A member that is held on to: one for each, wherever it goes, so that whoever reads from it reads on.
+/// A member that is held on to: one for each, wherever it goes, so that whoever reads from it reads
+/// on.
 pub(crate) trait MemberLink: Peer {
-    /// The member was found at `address`, of which this node knows by `source`: whoever holds this finds it there.
+    /// The member was found at `address`, of which this node knows by `source`: whoever holds this
+    /// finds it there.
     fn follow(&self, address: &Address, source: AddressSource);
     /// The way to the member may be another one by now.
     fn renew(&self);
@@ -223,8 +225,8 @@ impl MembersState {
         events
     }
 
-    /// `connection` has found `id` at `address`. Readers hold the one that was there before, which follows it there; then
-    /// the new one is of no more use.
+    /// `connection` has found `id` at `address`. Readers hold the one that was there before, which
+    /// follows it there; then the new one is of no more use.
     fn adopt(
         &mut self,
         id: PeerId,

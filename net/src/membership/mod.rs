@@ -93,7 +93,8 @@ pub struct Members {
     advertise: Option<Address>,
     remembered: Option<Remembered>,
     connect: Box<dyn Connect>,
-    /// Members of another kind, if there are any. Looked at before the state is locked, never under it.
+    /// Members of another kind, if there are any. Looked at before the state is locked, never under
+    /// it.
     source: OnceLock<Arc<dyn MemberSource>>,
     /// Held for a look-up or a change, never over IO.
     state: Mutex<MembersState>,
@@ -236,8 +237,8 @@ impl Members {
         roster.to_vec()
     }
 
-    /// Those who are there, as [`Members::present`] has them, and those who are not, as [`Members::absent`]
-    /// does, at one moment: everybody is among either.
+    /// Those who are there, as [`Members::present`] has them, and those who are not, as
+    /// [`Members::absent`] does, at one moment: everybody is among either.
     pub fn everyone(&self) -> (Vec<Member>, Vec<(PeerId, Arc<str>)>) {
         let (outside, outside_revision) = self.outside();
         let mut state = self.state.lock();
@@ -400,8 +401,8 @@ impl Members {
         }
     }
 
-    /// Waits until those whom the user named or members know have been dialled once, and whomever these know in
-    /// turn, or `deadline`. Whoever is not met by then is dialled on.
+    /// Waits until those whom the user named or members know have been dialled once, and whomever
+    /// these know in turn, or `deadline`. Whoever is not met by then is dialled on.
     pub(crate) fn meet_acquaintances(&self, deadline: Instant) {
         let mut state = self.state.lock();
         while state.table.is_getting_acquainted(deadline) && !state.stopping {

@@ -1,8 +1,9 @@
-//! Noticing that this node has got another address: another network, another lease, a cable in place of Wi-Fi.
+//! Noticing that this node has got another address: another network, another lease, a cable in
+//! place of Wi-Fi.
 //!
-//! Connections from an address that is gone are dead, and nobody says so: what is sent is lost, and what waits for an answer
-//! waits for its deadline. And nobody else knows where this node is now. So every member gets a hello at once, over
-//! a new connection.
+//! Connections from an address that is gone are dead, and nobody says so: what is sent is lost, and
+//! what waits for an answer waits for its deadline. And nobody else knows where this node is now.
+//! So every member gets a hello at once, over a new connection.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

@@ -1,4 +1,5 @@
-//! Where others may reach this node, as far as it can tell by itself: what people tell their friends.
+//! Where others may reach this node, as far as it can tell by itself: what people tell their
+//! friends.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::Path;
@@ -20,8 +21,9 @@ struct HostAddress {
     is_bridge: bool,
 }
 
-/// The addresses to tell others for a node that listens at `listen` and got `port` there, best first: what the user said,
-/// else what it listens on, else those of this host. None where only this host or a link can reach it.
+/// The addresses to tell others for a node that listens at `listen` and got `port` there, best
+/// first: what the user said, else what it listens on, else those of this host. None where only
+/// this host or a link can reach it.
 pub(crate) fn addresses(advertise: Option<&Address>, listen: &Listen, port: u16) -> Vec<Address> {
     if port == 0 {
         return Vec::new();
@@ -97,7 +99,8 @@ fn own() -> Vec<HostAddress> {
     own.collect()
 }
 
-/// The address from which this host calls others: connecting a UDP socket looks the route up, and sends nothing.
+/// The address from which this host calls others: connecting a UDP socket looks the route up, and
+/// sends nothing.
 fn route_source() -> Option<IpAddr> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
     socket.connect(SocketAddr::from((ELSEWHERE, 9))).ok()?;

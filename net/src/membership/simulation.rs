@@ -445,8 +445,8 @@ fn addresses_that_swallow_packets_delay_nobody() {
     network.run_until(seconds(5), Network::complete);
 }
 
-/// Node 0 tells everyone of a thousand members that do not exist, at addresses that swallow packets,
-/// and that every real address belongs to somebody else.
+/// Node 0 tells everyone of a thousand members that do not exist, at addresses that swallow
+/// packets, and that every real address belongs to somebody else.
 fn lie(n: usize, hello: &mut Hello) {
     if n != 0 {
         return;

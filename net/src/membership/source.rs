@@ -1,7 +1,7 @@
 //! Members of another kind, which come in beside those that the table knows.
 //!
-//! Whoever implements [`MemberSource`] finds its members by itself, calls them by itself, and says who is
-//! there. Membership gives each a name that nobody else has and shows them like any other.
+//! Whoever implements [`MemberSource`] finds its members by itself, calls them by itself, and says
+//! who is there. Membership gives each a name that nobody else has and shows them like any other.
 
 use std::sync::Arc;
 

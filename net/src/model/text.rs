@@ -1,9 +1,9 @@
 //! What others send, made fit for a screen.
 //!
-//! Members choose names of files, their own name and the sentences of their errors. All of these reach terminals
-//! and logs, where some characters act instead of appearing: they move the cursor, reverse the direction of
-//! writing, end the line, or are not there at all, so that two names look like one. What they are is said once,
-//! here, by the properties that Unicode gives them.
+//! Members choose names of files, their own name and the sentences of their errors. All of these
+//! reach terminals and logs, where some characters act instead of appearing: they move the cursor,
+//! reverse the direction of writing, end the line, or are not there at all, so that two names look
+//! like one. What they are is said once, here, by the properties that Unicode gives them.
 
 use std::borrow::Cow;
 use std::fmt::{self, Write};
@@ -11,9 +11,9 @@ use std::sync::LazyLock;
 
 use regex_syntax::hir::{Class, HirKind};
 
-/// Control and format characters (the marks and overrides of direction, tags), the separators of lines and
-/// paragraphs, and whatever a screen may leave out: variation selectors, fillers, what has no width. Of no use in
-/// text are also the two that XML cannot carry.
+/// Control and format characters (the marks and overrides of direction, tags), the separators of
+/// lines and paragraphs, and whatever a screen may leave out: variation selectors, fillers, what
+/// has no width. Of no use in text are also the two that XML cannot carry.
 const ACTING: &str = r"[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}\x{fffe}\x{ffff}]";
 
 /// The ranges of those characters, in order.
@@ -32,8 +32,8 @@ static RANGES: LazyLock<Vec<(char, char)>> = LazyLock::new(|| {
     }
 });
 
-/// True for characters that do something to a screen instead of appearing on it, or that do not appear at
-/// all.
+/// True for characters that do something to a screen instead of appearing on it, or that do not
+/// appear at all.
 pub(crate) fn drives_terminal(c: char) -> bool {
     if c.is_ascii() {
         return c.is_ascii_control();
@@ -75,7 +75,8 @@ pub(crate) fn write_escaped(f: &mut impl Write, bytes: &[u8]) -> fmt::Result {
     Ok(())
 }
 
-/// One or more of each class of characters that drive a terminal, for the tests of whatever is shown.
+/// One or more of each class of characters that drive a terminal, for the tests of whatever is
+/// shown.
 #[cfg(any(test, feature = "testing"))]
 pub const HOSTILE: [char; 34] = [
     '\0',

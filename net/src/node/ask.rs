@@ -16,8 +16,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 impl Node {
-    /// Puts `question` to everyone who is there, and returns one answer for each by `deadline`. Members
-    /// that are known to be away have their answer at once: an [`Error::Unreachable`].
+    /// Puts `question` to everyone who is there, and returns one answer for each by `deadline`.
+    /// Members that are known to be away have their answer at once: an [`Error::Unreachable`].
     pub fn ask<T, Q>(&self, deadline: Instant, question: Q) -> Vec<PeerReply<T>>
     where
         T: Send + 'static,
@@ -27,8 +27,8 @@ impl Node {
             .1
     }
 
-    /// As [`Node::ask`] of those among `whom` for the whole of `directory`, `None` where there is none; but see
-    /// [`Fanout::list`]. No answer at all of a member that nobody knows.
+    /// As [`Node::ask`] of those among `whom` for the whole of `directory`, `None` where there is
+    /// none; but see [`Fanout::list`]. No answer at all of a member that nobody knows.
     pub fn list(
         &self,
         whom: &Whom,
@@ -39,7 +39,8 @@ impl Node {
         self.round(whom, ask)
     }
 
-    /// As [`Node::list`] for the attributes of `path`, `None` where it is not shared; but see [`Fanout::stat`].
+    /// As [`Node::list`] for the attributes of `path`, `None` where it is not shared; but see
+    /// [`Fanout::stat`].
     pub fn stat(
         &self,
         whom: &Whom,
@@ -50,8 +51,9 @@ impl Node {
         self.round(whom, ask)
     }
 
-    /// Asks everyone, as [`Node::ask`] does, for the files whose name matches `pattern`. More of one member than there
-    /// is `room` for are an error. However many searches are under way, other questions do not wait for them.
+    /// Asks everyone, as [`Node::ask`] does, for the files whose name matches `pattern`. More of
+    /// one member than there is `room` for are an error. However many searches are under way, other
+    /// questions do not wait for them.
     pub fn search(
         &self,
         pattern: &str,
@@ -86,7 +88,8 @@ impl Node {
         self.gather(|_| true, ask).1
     }
 
-    /// Has members compute the content roots of these files of theirs before those of others. Waits for nothing.
+    /// Has members compute the content roots of these files of theirs before those of others. Waits
+    /// for nothing.
     pub fn compare(&self, files: BTreeMap<PeerId, Vec<RelPath>>) {
         for member in self.members.present() {
             if let Some(paths) = files.get(&member.id) {
@@ -95,7 +98,8 @@ impl Node {
         }
     }
 
-    /// Takes those roots from what members say of their files that they were found to be wrong about.
+    /// Takes those roots from what members say of their files that they were found to be wrong
+    /// about.
     fn doubt<T: FileClaims>(&self, answers: &mut [PeerReply<T>]) {
         for answer in answers {
             if let Ok(claims) = &mut answer.result {
@@ -110,7 +114,8 @@ impl Node {
         whom: &Whom,
         ask: impl FnOnce(&[QueryTarget]) -> Vec<PeerReply<Watched<T>>>,
     ) -> QueryResult<T> {
-        // Before anybody is asked, as is the time: whoever comes meanwhile is not among the answers.
+        // Before anybody is asked, as is the time: whoever comes meanwhile is not among the
+        // answers.
         let (revision, now) = (self.members.revision(), Instant::now());
         let (present, mut answers) = self.gather(|member| whom.includes(member), ask);
         self.doubt(&mut answers);
@@ -136,14 +141,15 @@ impl Node {
         }
     }
 
-    /// Those who are there and `wanted`; what `ask` hears of them, in their order, and of all others who are wanted
-    /// that they are away.
+    /// Those who are there and `wanted`; what `ask` hears of them, in their order, and of all
+    /// others who are wanted that they are away.
     fn gather<T>(
         &self,
         wanted: impl Fn(PeerId) -> bool,
         ask: impl FnOnce(&[QueryTarget]) -> Vec<PeerReply<T>>,
     ) -> (Vec<Member>, Vec<PeerReply<T>>) {
-        // At one moment: whoever comes back while the others are asked is not taken for somebody who has nothing.
+        // At one moment: whoever comes back while the others are asked is not taken for somebody
+        // who has nothing.
         let (mut present, absent) = self.members.everyone();
         present.retain(|member| wanted(member.id));
         let asked = present.iter().map(|member| QueryTarget {

@@ -1,5 +1,5 @@
-//! A running node, which knows every part: `start` builds and connects them, `ask` puts questions to
-//! members, and this file has what is told of them and ends them.
+//! A running node, which knows every part: `start` builds and connects them, `ask` puts questions
+//! to members, and this file has what is told of them and ends them.
 
 mod ask;
 mod start;
@@ -80,7 +80,8 @@ impl Node {
         self.port
     }
 
-    /// The addresses to tell others, best first: at most a few, and none that only this host or one link can dial.
+    /// The addresses to tell others, best first: at most a few, and none that only this host or one
+    /// link can dial.
     pub fn reachable_at(&self) -> &[Address] {
         &self.reachable_at
     }
@@ -151,7 +152,8 @@ impl Node {
         self.members.revision()
     }
 
-    /// Tells `listener` from now on when what members said no longer holds, for as long as it lives.
+    /// Tells `listener` from now on when what members said no longer holds, for as long as it
+    /// lives.
     pub fn listen(&self, listener: Weak<dyn ChangeListener>) {
         self.followers.listen(listener);
     }
@@ -164,8 +166,8 @@ impl Node {
         self.members.first_contact(deadline)
     }
 
-    /// Waits until whoever was named, is known from last time, or is known to those who were met has been dialled once,
-    /// or `deadline`: most who are there can be asked then.
+    /// Waits until whoever was named, is known from last time, or is known to those who were met
+    /// has been dialled once, or `deadline`: most who are there can be asked then.
     pub fn meet_acquaintances(&self, deadline: Instant) {
         self.members.meet_acquaintances(deadline);
     }

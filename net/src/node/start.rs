@@ -1,4 +1,5 @@
-//! Starts a node: builds all parts and connects them. The only file that knows how every part is made.
+//! Starts a node: builds all parts and connects them. The only file that knows how every part is
+//! made.
 
 use super::{LegacyParts, Node, RunningParts};
 use crate::auth::{AddressSource, Gate, GuessRecord, Identity};
@@ -214,8 +215,8 @@ fn follow(
     Ok((followers, engine))
 }
 
-/// What blocks, and whole files of servers of 2004, may take on disk: half of the cache each. Without a cache, such
-/// files still have to be somewhere; `None` is what the disk allows.
+/// What blocks, and whole files of servers of 2004, may take on disk: half of the cache each.
+/// Without a cache, such files still have to be somewhere; `None` is what the disk allows.
 fn shares(cache: Option<&CacheConfig>, legacy: bool) -> (u64, Option<u64>) {
     let size = cache.map(|cache| cache.size);
     let half = size.map(|size| size / 2);

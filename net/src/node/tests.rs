@@ -360,7 +360,8 @@ fn searches_that_take_long_do_not_delay_other_questions() {
                 answers.iter().all(|answer| answer.result.is_ok()),
                 "{answers:?}"
             );
-            // On a machine that has much else to do, fewer are answered in the time of the searches.
+            // On a machine that has much else to do, fewer are answered in the time of the
+            // searches.
             if !are_under_way() {
                 break;
             }

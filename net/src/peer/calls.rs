@@ -22,8 +22,8 @@ pub struct Watched<T> {
     pub counter: Option<u64>,
 }
 
-/// All pages of `directory` as one listing; `None` where there is no directory. It is held in `budget`, page by page: a
-/// directory that does not end, or not soon enough, ends there.
+/// All pages of `directory` as one listing; `None` where there is no directory. It is held in
+/// `budget`, page by page: a directory that does not end, or not soon enough, ends there.
 ///
 /// # Errors
 /// As any call's, and as [`Reservation::grow`](crate::budget::Reservation::grow)'s.
@@ -102,7 +102,8 @@ pub fn stat(
 /// The content of a file at a member, by its root.
 ///
 /// # Errors
-/// As any call's; the fault [`FaultCode::NotFound`](crate::protocol::wire::FaultCode::NotFound) when it cannot be told.
+/// As any call's; the fault [`FaultCode::NotFound`](crate::protocol::wire::FaultCode::NotFound)
+/// when it cannot be told.
 pub fn snapshot(
     peer: &dyn Peer,
     request: &SnapshotRequest,
@@ -163,8 +164,9 @@ pub fn search(
     }
 }
 
-/// The first matches of `pattern`, page by page. Before each further page, `go_on` is told how many there
-/// are and says whether to ask for it. When one does not come, or there is no `room` for it, those before it count.
+/// The first matches of `pattern`, page by page. Before each further page, `go_on` is told how many
+/// there are and says whether to ask for it. When one does not come, or there is no `room` for it,
+/// those before it count.
 ///
 /// # Errors
 /// As any call's, when there is nothing that counts.

@@ -1,8 +1,9 @@
 //! One member as something that can be called and read from.
 //!
 //! [`Peer`] is the seam between the engines (fan-out, download, membership) and the wire. The real
-//! one speaks HTTP ([`crate::client`]), this node's own share is one too ([`crate::service::local_peer`]), and
-//! tests use one in memory that can be slow, cut off, lying or gone (`testing`).
+//! one speaks HTTP ([`crate::client`]), this node's own share is one too
+//! ([`crate::service::local_peer`]), and tests use one in memory that can be slow, cut off, lying
+//! or gone (`testing`).
 
 mod calls;
 
@@ -40,9 +41,10 @@ pub trait Peer: Send + Sync {
         deadline: Instant,
     ) -> Result<Box<dyn ByteStream>, Error>;
 
-    /// Opens the content of `root` from the beginning of `range` on, wherever the member has it: in a file or
-    /// among the blocks that it has kept. Gives how many bytes of `range` come, at least one;
-    /// [`Error::NotFound`] when the first is not there. Nothing about them is sure before it is proven.
+    /// Opens the content of `root` from the beginning of `range` on, wherever the member has it: in
+    /// a file or among the blocks that it has kept. Gives how many bytes of `range` come, at least
+    /// one; [`Error::NotFound`] when the first is not there. Nothing about them is sure before it
+    /// is proven.
     fn open_content(
         &self,
         root: Root,
@@ -50,15 +52,15 @@ pub trait Peer: Send + Sync {
         deadline: Instant,
     ) -> Result<(u64, Box<dyn ByteStream>), Error>;
 
-    /// The shortest time in which it has answered so far: about the way there and back. `None` before the first
-    /// answer, and where nobody measures it.
+    /// The shortest time in which it has answered so far: about the way there and back. `None`
+    /// before the first answer, and where nobody measures it.
     fn distance(&self) -> Option<Duration> {
         None
     }
 
-    /// Fetches 1 to [`MAX_BATCH_FILES`](crate::protocol::wire::MAX_BATCH_FILES) small files in one exchange: one
-    /// answer for each, in their order. A file that cannot be had is an answer; an error says that
-    /// none was had.
+    /// Fetches 1 to [`MAX_BATCH_FILES`](crate::protocol::wire::MAX_BATCH_FILES) small files in one
+    /// exchange: one answer for each, in their order. A file that cannot be had is an answer; an
+    /// error says that none was had.
     fn fetch(&self, files: &[BatchItem], deadline: Instant) -> Result<Vec<BatchAnswer>, Error>;
 }
 
@@ -76,8 +78,8 @@ pub trait Whole: Peer {
     /// The attributes of the file at `path`, which may be fetched for that; then it can be read.
     ///
     /// # Errors
-    /// With [`Purpose::Bytes`], [`Error::Unfinished`] when the file has not come by `deadline` and goes on coming: to be
-    /// asked for again. [`Error::NotFound`] if there is no such file.
+    /// With [`Purpose::Bytes`], [`Error::Unfinished`] when the file has not come by `deadline` and
+    /// goes on coming: to be asked for again. [`Error::NotFound`] if there is no such file.
     fn measure(
         &self,
         path: &RelPath,

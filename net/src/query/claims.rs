@@ -1,5 +1,6 @@
-//! What members say of their files, whatever form it comes in: each content root in it is a claim, and may
-//! have been found to be wrong ([`Engine::disbelieve`](crate::download::Engine::disbelieve)).
+//! What members say of their files, whatever form it comes in: each content root in it is a claim,
+//! and may have been found to be wrong
+//! ([`Engine::disbelieve`](crate::download::Engine::disbelieve)).
 
 use crate::budget::Held;
 use crate::model::{Attributes, RelPath};

@@ -4,9 +4,10 @@
 //! the deadline passes counts, and the rest is reported as late. A member that does not answer
 //! holds its own lane and nothing else.
 //!
-//! The two questions that filesystems ask all day, [`Fanout::list`] and [`Fanout::stat`], do not wait
-//! for members that are slow each time ([`slow_peers`](super::slow_peers)), as long as somebody else has what is asked for. What
-//! these say too late of a directory is kept ([`late_listings`](super::late_listings)) and counts when it is listed again.
+//! The two questions that filesystems ask all day, [`Fanout::list`] and [`Fanout::stat`], do not
+//! wait for members that are slow each time ([`slow_peers`](super::slow_peers)), as long as
+//! somebody else has what is asked for. What these say too late of a directory is kept
+//! ([`late_listings`](super::late_listings)) and counts when it is listed again.
 
 #[cfg(test)]
 mod tests;
@@ -33,12 +34,12 @@ const CALLS_PER_MEMBER: usize = 4;
 /// Calls that may wait for a place; a member that has this many is slow or frozen.
 const WAITING_PER_MEMBER: usize = 64;
 
-/// Questions that may wait for a slow member, beside [`CALLS_PER_MEMBER`]: it may be needed for another
-/// one soon, and a queue that takes longer than the deadline is of no use to anybody.
+/// Questions that may wait for a slow member, beside [`CALLS_PER_MEMBER`]: it may be needed for
+/// another one soon, and a queue that takes longer than the deadline is of no use to anybody.
 const WAITING_FOR_SLOW: usize = 4;
 
-/// A question that waited longer than this for a place says nothing about its member if it then ran out
-/// of time: those that took the places do.
+/// A question that waited longer than this for a place says nothing about its member if it then ran
+/// out of time: those that took the places do.
 const QUEUED: Duration = Duration::from_millis(250);
 
 /// The time that a listing of more entries takes says as much about its size as about the member.
@@ -168,8 +169,8 @@ impl Fanout {
         )
     }
 
-    /// Tells `peer` that files of its without a root should get one soon. Waits for nothing: whoever has no time for that
-    /// now will be told again.
+    /// Tells `peer` that files of its without a root should get one soon. Waits for nothing:
+    /// whoever has no time for that now will be told again.
     pub fn compare(&self, peer: &Arc<dyn Peer>, paths: Vec<RelPath>) {
         let told = Arc::clone(peer);
         let tell = move || {
@@ -186,9 +187,9 @@ impl Fanout {
         let _ = self.lanes.of(peer.id()).run(tell);
     }
 
-    /// The whole of `directory` at every one of `members`, which are those among `whom` who are there, by `deadline`. Slow
-    /// members are not waited for once somebody has it: their answer is an [`Error::Slow`], beside what they last said of
-    /// the directory, if that is known.
+    /// The whole of `directory` at every one of `members`, which are those among `whom` who are
+    /// there, by `deadline`. Slow members are not waited for once somebody has it: their answer is
+    /// an [`Error::Slow`], beside what they last said of the directory, if that is known.
     pub fn list(
         &self,
         members: &[QueryTarget],
@@ -238,8 +239,8 @@ impl Fanout {
         answers
     }
 
-    /// The attributes of `path` at every one of `members`, by `deadline`. Slow members are not waited for
-    /// once somebody has it: their answer is an [`Error::Slow`].
+    /// The attributes of `path` at every one of `members`, by `deadline`. Slow members are not
+    /// waited for once somebody has it: their answer is an [`Error::Slow`].
     pub fn stat(
         &self,
         members: &[QueryTarget],
@@ -266,8 +267,8 @@ impl Fanout {
         self.pace.lock().slow(asked, whom.known.len())
     }
 
-    /// As [`Fanout::ask`], but those who are `slow` are waited for only until all others have answered,
-    /// if one of all these answers `suffices`, or what is known already does.
+    /// As [`Fanout::ask`], but those who are `slow` are waited for only until all others have
+    /// answered, if one of all these answers `suffices`, or what is known already does.
     fn ask_promptly<T, Q>(
         &self,
         members: &[QueryTarget],
@@ -349,8 +350,9 @@ impl Fanout {
     }
 }
 
-/// Learns from the time that an answer took: a refusal tells as much as a small answer. So does a question that ran
-/// out of time, unless it had none to begin with: a member whose disk hangs greets everybody and answers nothing.
+/// Learns from the time that an answer took: a refusal tells as much as a small answer. So does a
+/// question that ran out of time, unless it had none to begin with: a member whose disk hangs
+/// greets everybody and answers nothing.
 fn note<T>(
     pace: &Mutex<SlowPeers>,
     peer: &dyn Peer,

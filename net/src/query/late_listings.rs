@@ -1,8 +1,8 @@
 //! What slow members said after nobody waited any more.
 //!
-//! A member that is not waited for ([`super::slow_peers`]) answers all the same, a second later. What it said
-//! of a directory is kept, so that whoever lists that directory again sees its files: as they were then,
-//! which is better than not at all. Pure: time comes in as `now`.
+//! A member that is not waited for ([`super::slow_peers`]) answers all the same, a second later.
+//! What it said of a directory is kept, so that whoever lists that directory again sees its files:
+//! as they were then, which is better than not at all. Pure: time comes in as `now`.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -30,7 +30,8 @@ type ListingKey = (PeerId, RelPath);
 pub(crate) struct LateListings(Mutex<Late>);
 
 impl LateListings {
-    /// `member` has said this of `directory`; `None` if that it has no such directory. Without room for it nothing is kept.
+    /// `member` has said this of `directory`; `None` if that it has no such directory. Without room
+    /// for it nothing is kept.
     pub(crate) fn put(
         &self,
         member: PeerId,

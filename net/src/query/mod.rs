@@ -1,5 +1,6 @@
-//! Questions to many members: [`fanout`] asks everyone once, under a deadline; [`subscriptions`] hears from each
-//! what changes. Each content root in an answer is a claim ([`claims`]) that may have been disproved.
+//! Questions to many members: [`fanout`] asks everyone once, under a deadline; [`subscriptions`]
+//! hears from each what changes. Each content root in an answer is a claim ([`claims`]) that may
+//! have been disproved.
 
 pub mod claims;
 pub mod fanout;

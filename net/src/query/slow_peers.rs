@@ -1,10 +1,10 @@
 //! Who takes so long that the others' answers should not wait for it.
 //!
-//! With fifty members somebody is always behind a bad link or on a machine that does too much. Waiting
-//! for that one makes every directory as slow as the deadline allows, a thousand directories half an
-//! hour. So whoever was slow twice running is asked, but not waited for any longer than for the others,
-//! until it answers promptly again. In a small network everybody is worth the wait, and where many are
-//! slow it is this node's own link that is.
+//! With fifty members somebody is always behind a bad link or on a machine that does too much.
+//! Waiting for that one makes every directory as slow as the deadline allows, a thousand
+//! directories half an hour. So whoever was slow twice running is asked, but not waited for any
+//! longer than for the others, until it answers promptly again. In a small network everybody is
+//! worth the wait, and where many are slow it is this node's own link that is.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -15,7 +15,8 @@ use crate::model::PeerId;
 /// that people use for this needs more, so it is the member's trouble.
 pub(crate) const PROMPT: Duration = Duration::from_secs(1);
 
-/// Slow answers in a row until nobody waits. One may be chance: a disk that wakes up, a new connection.
+/// Slow answers in a row until nobody waits. One may be chance: a disk that wakes up, a new
+/// connection.
 const STRIKES: u8 = 2;
 
 /// At most one in so many is not waited for.
@@ -31,7 +32,8 @@ pub(crate) struct SlowPeers {
 }
 
 impl SlowPeers {
-    /// An answer of `member` took so long. It should be a small one, or tell something about its size.
+    /// An answer of `member` took so long. It should be a small one, or tell something about its
+    /// size.
     pub(crate) fn note(&mut self, member: PeerId, took: Duration) {
         if took < PROMPT {
             self.strikes.remove(&member);

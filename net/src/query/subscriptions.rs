@@ -1,16 +1,17 @@
 //! Following what changes at members, for as long as somebody goes by what they said.
 //!
-//! Each member whose answers are in use is polled by a thread of its own (`tinyp2p.changes`, PROTOCOL.md section
-//! 5.5). The poll begins with the first watched answer and ends when the last one is too old to be gone by. When it
-//! fails, everything that the member said holds for no longer than it would without; the next watched answer begins
-//! another one.
+//! Each member whose answers are in use is polled by a thread of its own (`tinyp2p.changes`,
+//! PROTOCOL.md section 5.5). The poll begins with the first watched answer and ends when the last
+//! one is too old to be gone by. When it fails, everything that the member said holds for no longer
+//! than it would without; the next watched answer begins another one.
 //!
-//! An answer may be gone by only if its counter is no older than the poll's first: what happened before nobody
-//! would tell.
+//! An answer may be gone by only if its counter is no older than the poll's first: what happened
+//! before nobody would tell.
 //!
-//! News cost whoever hears them, so nobody may have any number of them (`allowance.rs`), and nobody is polled all the time because
-//! it answers all the time (`pace.rs`). A member with more is not followed for a
-//! while, each time for longer: its answers count for as long as those that nobody watches.
+//! News cost whoever hears them, so nobody may have any number of them (`allowance.rs`), and nobody
+//! is polled all the time because it answers all the time (`pace.rs`). A member with more is not
+//! followed for a while, each time for longer: its answers count for as long as those that nobody
+//! watches.
 
 mod allowance;
 mod pace;
@@ -29,8 +30,8 @@ use crate::protocol::wire::{Change, ChangesRequest, Request, Response};
 use allowance::{Floods, PollAllowance};
 use pace::Paces;
 
-/// How long a poll asks the member to wait. Together with [`GRACE`] the time after which a member that has fallen
-/// silent is no longer believed.
+/// How long a poll asks the member to wait. Together with [`GRACE`] the time after which a member
+/// that has fallen silent is no longer believed.
 const WAIT: Duration = Duration::from_secs(5);
 
 /// A poll that has no answer this long after its time was up has failed.
@@ -57,7 +58,8 @@ pub enum News {
     Lost,
 }
 
-/// Someone who goes by what members said. Called from the thread that follows the member, with no lock held.
+/// Someone who goes by what members said. Called from the thread that follows the member, with no
+/// lock held.
 pub trait ChangeListener: Send + Sync {
     /// Something is new at `member`.
     fn news(&self, member: PeerId, news: &News);
@@ -106,7 +108,8 @@ impl Subscriptions {
         listeners.push(listener);
     }
 
-    /// True if what `peer` said with `counter` at `now` may be gone by for [`PROMISE`], unless there are news.
+    /// True if what `peer` said with `counter` at `now` may be gone by for [`PROMISE`], unless
+    /// there are news.
     pub fn follow(self: &Arc<Self>, peer: &Arc<dyn Peer>, counter: u64, now: Instant) -> bool {
         let until = now + PROMISE;
         let mut followed = self.followed.lock();

@@ -1,7 +1,8 @@
-//! A body of proven blocks, from the disk cache or from a file that had them, one piece after the other.
+//! A body of proven blocks, from the disk cache or from a file that had them, one piece after the
+//! other.
 //!
-//! Every piece is proven against its content root when it is read; nothing else is ever handed on. One
-//! that turns out to be damaged or overwritten ends the body early, which cuts the connection.
+//! Every piece is proven against its content root when it is read; nothing else is ever handed on.
+//! One that turns out to be damaged or overwritten ends the body early, which cuts the connection.
 
 use std::future::Future;
 use std::io;
@@ -28,7 +29,8 @@ pub(super) enum Blocks {
 }
 
 impl Blocks {
-    /// The beginning of `range`, which is not empty: as much as is read at once. `None` when it is not here.
+    /// The beginning of `range`, which is not empty: as much as is read at once. `None` when it is
+    /// not here.
     fn read(&self, range: ByteRange) -> Option<Bytes> {
         match self {
             Self::Cached(cache, content) => cached(cache, *content, range),
@@ -71,8 +73,8 @@ enum NextBlocks {
 }
 
 impl BlocksBody {
-    /// Reads the first piece of `range`, which is not empty, waiting for the disk; `None` when it is
-    /// not here.
+    /// Reads the first piece of `range`, which is not empty, waiting for the disk; `None` when it
+    /// is not here.
     pub(super) fn begin(blocks: Blocks, range: ByteRange, work: Work) -> Option<Self> {
         let first = blocks.read(range)?;
         Some(Self {

@@ -1,9 +1,10 @@
 //! `GET` and `HEAD /content/ROOT`: bytes by their content root, wherever this node has them.
 //!
-//! A file of the share comes first: it is whole, and costs no proof. Next is one that had the content in another
-//! state or under another name: what it still has of it is proven block by block. Else the disk cache is looked
-//! at, so that whoever has read a file can supply it. The cache may hold parts of a content; a request for
-//! a range gets as much of it, from its beginning, as is here. What is not here is 404.
+//! A file of the share comes first: it is whole, and costs no proof. Next is one that had the
+//! content in another state or under another name: what it still has of it is proven block by
+//! block. Else the disk cache is looked at, so that whoever has read a file can supply it. The
+//! cache may hold parts of a content; a request for a range gets as much of it, from its beginning,
+//! as is here. What is not here is 404.
 
 use std::io;
 use std::str::FromStr;
@@ -65,8 +66,8 @@ struct ContentRequest {
 }
 
 impl ContentRequest {
-    /// Finds the content, decides what to send of it, and reads the first bytes, all in one visit to
-    /// a blocking thread.
+    /// Finds the content, decides what to send of it, and reads the first bytes, all in one visit
+    /// to a blocking thread.
     fn answer(&self, service: &Service) -> Response<Body> {
         let until = Instant::now() + SEARCH;
         let shared = retry_while_changing(|| self.open_shared(service.share.as_deref(), until));

@@ -68,8 +68,9 @@ pub(super) async fn serve<B>(
     }
 }
 
-/// The answer right away, without a blocking thread: bytes of a file that was served a moment ago, all the way to which is
-/// in memory, and which has them in the page cache. Whatever else is asked takes the long way.
+/// The answer right away, without a blocking thread: bytes of a file that was served a moment ago,
+/// all the way to which is in memory, and which has them in the page cache. Whatever else is asked
+/// takes the long way.
 fn serve_now<B>(
     request: &Request<B>,
     share: &Share,

@@ -6,8 +6,8 @@
 //! besides, all strangers share one. Whoever finds no token waits.
 //!
 //! For what strangers share, the sites that were never served go first, one of them by chance; then
-//! those whose turn was longest ago. So with L such sites waiting, each token is a newcomer's with a
-//! probability of 1/L, however often the others try; and whoever tried before makes room for it.
+//! those whose turn was longest ago. So with L such sites waiting, each token is a newcomer's with
+//! a probability of 1/L, however often the others try; and whoever tried before makes room for it.
 //! Chance, as with any order a flood could arrange to be always the first.
 
 use std::collections::hash_map::Entry;

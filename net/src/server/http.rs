@@ -51,8 +51,8 @@ pub(super) fn xml(body: Body) -> Response<Body> {
     response
 }
 
-/// The whole body of a request, which may have `max` bytes and take `time`; else the status that says
-/// why not.
+/// The whole body of a request, which may have `max` bytes and take `time`; else the status that
+/// says why not.
 pub(super) async fn read_body(
     request: Request<Incoming>,
     max: usize,

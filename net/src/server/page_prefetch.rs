@@ -1,8 +1,9 @@
 //! The page behind the one that was just sent, made while the caller still reads that one.
 //!
-//! Whoever lists a directory of many pages asks for one after the other, and takes some time over each. So that
-//! neither side waits for the other, the next page is begun as soon as one is sent. It is given out only to the very
-//! request that it was made for, and only for a moment, as it tells how things were when it was begun.
+//! Whoever lists a directory of many pages asks for one after the other, and takes some time over
+//! each. So that neither side waits for the other, the next page is begun as soon as one is sent.
+//! It is given out only to the very request that it was made for, and only for a moment, as it
+//! tells how things were when it was begun.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -65,7 +66,8 @@ impl PagePrefetch {
     }
 }
 
-/// What a caller who has sent `request` and got `response` asks for next, if that is a page with more behind it.
+/// What a caller who has sent `request` and got `response` asks for next, if that is a page with
+/// more behind it.
 pub(crate) fn next(request: &ListRequest, response: &Response) -> Option<ListRequest> {
     let Response::List(Listing { entries, more, .. }) = response else {
         return None;

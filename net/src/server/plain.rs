@@ -1,8 +1,9 @@
 //! Connections that are not encrypted: one call of the protocol of 2004 each.
 //!
-//! Only with `--legacy`. Whoever calls is nobody in particular, so all such connections together have few
-//! places, fewer from one source, and a few threads; the head, the body and the answer each have a deadline.
-//! What a call means is [`legacy`](crate::legacy)'s to say: here it is bytes in and a document out.
+//! Only with `--legacy`. Whoever calls is nobody in particular, so all such connections together
+//! have few places, fewer from one source, and a few threads; the head, the body and the answer
+//! each have a deadline. What a call means is [`legacy`](crate::legacy)'s to say: here it is bytes
+//! in and a document out.
 
 use std::convert::Infallible;
 use std::io;

@@ -1,12 +1,13 @@
 //! Which files were served a moment ago, so that the next request for them need not wait.
 //!
-//! Whoever reads at random, or streams by many ranges, asks for the same file again and again. Finding it
-//! takes a visit to a blocking thread each time: a walk down its path, and a look into the database of content
-//! roots. Of a file that was just served, all of that is in memory, and the kernel opens it without waiting right where the
-//! request arrived, or says that it cannot.
+//! Whoever reads at random, or streams by many ranges, asks for the same file again and again.
+//! Finding it takes a visit to a blocking thread each time: a walk down its path, and a look into
+//! the database of content roots. Of a file that was just served, all of that is in memory, and the
+//! kernel opens it without waiting right where the request arrived, or says that it cannot.
 //!
-//! Nothing stays open meanwhile: what is withdrawn is gone at once, and a file system can be unmounted. Only
-//! paths of regular files whose bytes are in the page cache are kept, as nothing here may wait, and no device may be opened.
+//! Nothing stays open meanwhile: what is withdrawn is gone at once, and a file system can be
+//! unmounted. Only paths of regular files whose bytes are in the page cache are kept, as nothing
+//! here may wait, and no device may be opened.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};

@@ -1,8 +1,9 @@
 //! `POST /RPC2`: a bounded body in, one XML-RPC response out.
 //!
-//! Answering and encoding run on a blocking thread, and so does decoding unless it is quick: a listing
-//! reads the disk, and the XML of a large one keeps a processor busy for milliseconds. A search has a place
-//! among the searches, which may take seconds, and a poll for changes has none, as it only waits.
+//! Answering and encoding run on a blocking thread, and so does decoding unless it is quick: a
+//! listing reads the disk, and the XML of a large one keeps a processor busy for milliseconds. A
+//! search has a place among the searches, which may take seconds, and a poll for changes has none,
+//! as it only waits.
 
 use std::io;
 use std::net::IpAddr;

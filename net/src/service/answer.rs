@@ -113,8 +113,8 @@ pub(crate) async fn changes(service: &Service, request: ChangesRequest) -> Resul
     }
 }
 
-/// That nothing is shared is true for as long as this node runs. Whoever has another counter has it from an
-/// earlier run.
+/// That nothing is shared is true for as long as this node runs. Whoever has another counter has it
+/// from an earlier run.
 fn of_nothing(request: &ChangesRequest) -> Changes {
     let changes = match request.since {
         NEVER => Vec::new(),

@@ -1,8 +1,8 @@
 //! Many small files in one answer, each with its own status.
 //!
-//! The files are opened and read one after the other, as a request for each would do it: what changes
-//! while it is read is answered as changed. The size of the answer is bounded, and so is what a request
-//! can cost.
+//! The files are opened and read one after the other, as a request for each would do it: what
+//! changes while it is read is answered as changed. The size of the answer is bounded, and so is
+//! what a request can cost.
 
 use std::io;
 use std::time::Instant;
@@ -11,7 +11,8 @@ use crate::model::{Kind, Version};
 use crate::protocol::wire::{BatchAnswer, BatchBody, BatchItem, FaultCode, MAX_SMALL_FILE};
 use crate::share::{Asker, Share, SharedFile, is_changed};
 
-/// The whole response to `items`. What comes later than `until` is not looked for, and has to be asked for by itself.
+/// The whole response to `items`. What comes later than `until` is not looked for, and has to be
+/// asked for by itself.
 pub(crate) fn answer(
     share: Option<&Share>,
     items: &[BatchItem],
@@ -32,7 +33,8 @@ pub(crate) fn answer(
     body.finish()
 }
 
-/// One file, for `asker`, with the version that it is in; `fits` tells whether so many bytes may be sent.
+/// One file, for `asker`, with the version that it is in; `fits` tells whether so many bytes may be
+/// sent.
 pub(crate) fn read(
     share: &Share,
     item: &BatchItem,

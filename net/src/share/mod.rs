@@ -1,12 +1,12 @@
 //! What this node offers: one directory, served live.
 //!
 //! Every question is answered from the directory as it is at that moment, so a file that is dropped
-//! in is there at once. A name that a listing shows can be asked for and opened under the same path,
-//! and one that it leaves out cannot. Four rooms:
+//! in is there at once. A name that a listing shows can be asked for and opened under the same
+//! path, and one that it leaves out cannot. Four rooms:
 //! - `tree`: what is served, and how symbolic links and mounts are treated, on top of the one place
 //!   that opens anything (`tree::beneath`).
-//! - `names`: listings and searches. Names that were read before are in memory (`names::index`), and
-//!   used only where the directory has not changed since.
+//! - `names`: listings and searches. Names that were read before are in memory (`names::index`),
+//!   and used only where the directory has not changed since.
 //! - `roots`: the content of files by its root, hashed in the background.
 //! - `watch`: what changes in what others were shown.
 //!
@@ -65,8 +65,8 @@ use watch::keeper::KeeperThread;
 /// (that of vfat ticks every two seconds), so its names are not remembered yet.
 const SETTLED: Duration = Duration::from_millis(2100);
 
-/// An answer takes no longer than this and what one path, one directory or one name of 255 bytes takes: less than a
-/// caller waits.
+/// An answer takes no longer than this and what one path, one directory or one name of 255 bytes
+/// takes: less than a caller waits.
 pub(crate) const BUDGET: Duration = Duration::from_secs(2);
 
 const _: () = assert!(BUDGET.as_secs() < CALL_DEADLINE.as_secs());
@@ -74,8 +74,8 @@ const _: () = assert!(BUDGET.as_secs() < CALL_DEADLINE.as_secs());
 /// How often a file is looked for that is replaced whenever it was found.
 const OPEN_TRIES: u32 = 5;
 
-/// One shared directory: whatever its path leads to when a question comes. While that is nothing, or nothing that may
-/// be served, the share is empty.
+/// One shared directory: whatever its path leads to when a question comes. While that is nothing,
+/// or nothing that may be served, the share is empty.
 #[derive(Debug)]
 pub struct Share {
     anchor: Anchor,
@@ -111,8 +111,8 @@ impl Share {
         })
     }
 
-    /// Notices from now on what changes in what others have been told. Where the system cannot do that,
-    /// they have to ask again.
+    /// Notices from now on what changes in what others have been told. Where the system cannot do
+    /// that, they have to ask again.
     pub fn watched(self) -> Self {
         let watch = ShareWatch::start(&self.anchor.look());
         if let Err(error) = &watch {
@@ -146,8 +146,8 @@ impl Share {
         }
     }
 
-    /// What has changed in what was told with a counter: as soon as something has, or nothing when the
-    /// time is up.
+    /// What has changed in what was told with a counter: as soon as something has, or nothing when
+    /// the time is up.
     pub async fn changes(&self, request: &ChangesRequest) -> Result<Changes, Fault> {
         match &self.watch {
             Some(watch) => Ok(watch.changes(request).await),
@@ -183,15 +183,15 @@ impl Share {
         }
     }
 
-    /// Watches what lies at `path`, if the caller `wants` that; from the counter on that this returns. To be called
-    /// before it is looked at.
+    /// Watches what lies at `path`, if the caller `wants` that; from the counter on that this
+    /// returns. To be called before it is looked at.
     fn keep(&self, tree: &Arc<ShareTree>, path: &RelPath, wants: bool) -> Option<u64> {
         let watch = self.watch.as_ref().filter(|_| wants)?;
         watch.keep(tree, path, Instant::now())
     }
 
-    /// What the share's path leads to now, for one request; [`Errno::NOENT`] while nothing is shared. If that is
-    /// something else than before, those who were told of the other hear of it.
+    /// What the share's path leads to now, for one request; [`Errno::NOENT`] while nothing is
+    /// shared. If that is something else than before, those who were told of the other hear of it.
     fn tree(&self) -> Result<Arc<ShareTree>, Errno> {
         let look = self.anchor.look();
         if let Some(watch) = &self.watch {
@@ -307,8 +307,9 @@ impl Share {
         })
     }
 
-    /// One page of the files whose name matches, for `caller`. Ends within about two seconds, if need be early
-    /// and with no match, but `more`: then the same request of the same caller goes on where this one ended.
+    /// One page of the files whose name matches, for `caller`. Ends within about two seconds, if
+    /// need be early and with no match, but `more`: then the same request of the same caller goes
+    /// on where this one ended.
     pub(crate) fn search(
         &self,
         request: &SearchRequest,
@@ -332,16 +333,16 @@ impl Share {
         subtree.ok_or_else(unknown)
     }
 
-    /// Opens a regular file for reading, for `asker`, and sees to it that it has its content root soon, and can
-    /// be found by it.
+    /// Opens a regular file for reading, for `asker`, and sees to it that it has its content root
+    /// soon, and can be found by it.
     pub fn open_file(&self, path: &RelPath, asker: Asker) -> Result<SharedFile, Fault> {
         let file = self.tree_file(path)?;
         self.wanted_now(asker, path, &file);
         Ok(file)
     }
 
-    /// The same without waiting, of a file that was opened at this `path` a moment ago and most likely has all that is
-    /// needed in memory; else `None`.
+    /// The same without waiting, of a file that was opened at this `path` a moment ago and most
+    /// likely has all that is needed in memory; else `None`.
     pub(crate) fn open_file_now(&self, path: &RelPath) -> Option<SharedFile> {
         let (file, state) = self.anchor.look_now()?.open_now(path)?;
         SharedFile::new(file, state, None)

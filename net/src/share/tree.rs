@@ -11,9 +11,9 @@
 //!   one that the path has passed through, so that every walk of the tree ends. (`find -L`
 //!   reports the same as a "file system loop".)
 //! - Another mounted file system is served as part of the tree unless it is a mount of this
-//!   program. Its root is looked at without asking it anything. What lies below may hang whoever looks at it, unless the kernel
-//!   answers for it by itself: so the way ends there with a [`Crossing`], and is walked again where it can
-//!   be left behind ([`self::aside`]).
+//!   program. Its root is looked at without asking it anything. What lies below may hang whoever
+//!   looks at it, unless the kernel answers for it by itself: so the way ends there with a
+//!   [`Crossing`], and is walked again where it can be left behind ([`self::aside`]).
 
 use std::ops::Range;
 pub(crate) mod access;
@@ -124,9 +124,9 @@ impl ShareTree {
         self.generation
     }
 
-    /// Pins the directory at `path` if it lies right there: neither a symbolic link nor a mount is on the way,
-    /// which are errors ([`Errno::LOOP`], [`Errno::XDEV`]), and so is a share that may stop to answer
-    /// ([`Errno::OPNOTSUPP`]). `None` where there is nothing, or no directory.
+    /// Pins the directory at `path` if it lies right there: neither a symbolic link nor a mount is
+    /// on the way, which are errors ([`Errno::LOOP`], [`Errno::XDEV`]), and so is a share that may
+    /// stop to answer ([`Errno::OPNOTSUPP`]). `None` where there is nothing, or no directory.
     pub(crate) fn pin_directory(&self, path: &RelPath) -> Result<Option<OwnedFd>, Errno> {
         if !self.policy.serves(path) {
             return Ok(None);
@@ -279,13 +279,15 @@ impl ShareTree {
         Ok(matches!(answerer, None | Some(Answerer::Ourselves)))
     }
 
-    /// The names in a directory that may be served, without asking what they lead to. To be called [`ShareTree::on`] it.
+    /// The names in a directory that may be served, without asking what they lead to. To be called
+    /// [`ShareTree::on`] it.
     pub(crate) fn names(&self, directory: &PinnedNode) -> Result<NameList, Errno> {
         let keep = self.policy.of_directory(&directory.place.real);
         NameList::read(&open_directory(&directory.handle)?, keep)
     }
 
-    /// What a directory's listing says of those of its `names` that have these numbers; `None` leaves a name out.
+    /// What a directory's listing says of those of its `names` that have these numbers; `None`
+    /// leaves a name out.
     pub(crate) fn entries(
         self: &Arc<Self>,
         directory: &PinnedNode,
@@ -387,7 +389,8 @@ impl ShareTree {
 }
 
 impl ShareTree {
-    /// Opens a file right away that was found at `path` a moment ago; `None` where that would take a wait, or a longer way.
+    /// Opens a file right away that was found at `path` a moment ago; `None` where that would take
+    /// a wait, or a longer way.
     pub(crate) fn open_now(&self, path: &RelPath) -> Option<(OwnedFd, FileState)> {
         if self.crossing.is_some() || !self.policy.serves(path) {
             return None;

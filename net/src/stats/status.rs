@@ -1,5 +1,5 @@
-//! What a node is doing, as plain data: [`Node::status`](crate::Node::status) makes it from what is in
-//! memory, without asking anybody and without waiting.
+//! What a node is doing, as plain data: [`Node::status`](crate::Node::status) makes it from what is
+//! in memory, without asking anybody and without waiting.
 //!
 //! It is also the object that programs read, so fields are only ever added; `fs/SEMANTICS.md` says
 //! what each one means. Nothing in it is derived from the password.
@@ -39,7 +39,8 @@ pub struct Status {
     pub refused: u64,
     /// The protocol of 2004, which is not encrypted; `None` when it is not spoken.
     pub legacy: Option<LegacyStatus>,
-    /// Why nothing of the shared directory is shared for now, in words; `None` while it is, and without one.
+    /// Why nothing of the shared directory is shared for now, in words; `None` while it is, and
+    /// without one.
     pub share_problem: Option<String>,
     /// Directories of the share that cannot be read, as far as somebody has come upon them.
     pub unreadable: Vec<Unreadable>,
@@ -138,8 +139,8 @@ pub struct CacheStatus {
     pub limit: u64,
 }
 
-/// What is known of every other member. One that is known by nothing but its wrong bytes any more is
-/// among them all the same.
+/// What is known of every other member. One that is known by nothing but its wrong bytes any more
+/// is among them all the same.
 pub(crate) fn members(
     standings: Vec<MemberHealth>,
     mut accounts: HashMap<PeerId, (Account, u64)>,

@@ -1,5 +1,5 @@
-//! A member in memory on the real wire, for tests of whole programs: behind the TLS, the pairing and the
-//! messages of a node it answers whatever a [`Peer`] says, which need not be true.
+//! A member in memory on the real wire, for tests of whole programs: behind the TLS, the pairing
+//! and the messages of a node it answers whatever a [`Peer`] says, which need not be true.
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};

@@ -28,7 +28,8 @@ const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
 /// An idle connection is probed after this time, so that a dead one is known before it is used.
 const PROBE_AFTER: Duration = Duration::from_secs(15);
 
-/// A connection to where the other side may not be any more is given up when nothing has come for so long.
+/// A connection to where the other side may not be any more is given up when nothing has come for
+/// so long.
 const RETIRED_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Makes connections.
@@ -52,8 +53,9 @@ pub trait Link: Send + Sync + fmt::Debug {
     /// Ends the connection; reads and writes that wait in other threads return at once.
     fn shutdown(&self);
 
-    /// Says that the other side, or this one, has another address by now. Nothing new should be asked here; what is under
-    /// way may end well, and is given up ([`Error::Moved`]) once it has waited a second for a sign of life.
+    /// Says that the other side, or this one, has another address by now. Nothing new should be
+    /// asked here; what is under way may end well, and is given up ([`Error::Moved`]) once it has
+    /// waited a second for a sign of life.
     fn retire(&self);
 
     /// True once that was said.

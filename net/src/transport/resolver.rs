@@ -3,8 +3,8 @@
 //! The system's resolver cannot be given a deadline or be interrupted, so each lookup runs in a
 //! thread of its own and is left behind when it is late; a late answer is still remembered. Only a
 //! few may be under way at once: so many of names that the user typed, and as many of those that
-//! others told. So names whose servers do not answer, which anybody can tell, are in the way of their like
-//! only. Addresses written as numbers never come here.
+//! others told. So names whose servers do not answer, which anybody can tell, are in the way of
+//! their like only. Addresses written as numbers never come here.
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, ToSocketAddrs};

@@ -1,5 +1,6 @@
-//! `tinyp2p info`: what a mount knows of a file, told by the mount itself through an extended attribute, so that
-//! it works wherever the file is reached: by a symbolic link, a bind mount, in a container.
+//! `tinyp2p info`: what a mount knows of a file, told by the mount itself through an extended
+//! attribute, so that it works wherever the file is reached: by a symbolic link, a bind mount, in a
+//! container.
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;

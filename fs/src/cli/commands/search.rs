@@ -76,8 +76,8 @@ pub(crate) fn run(source: PasswordSource, args: SearchArgs) -> Result<(), Comman
     })
 }
 
-/// Asks every member for the files whose names match. Those who do not answer are named. Of each match, so many copies of
-/// its path and so many bytes are made.
+/// Asks every member for the files whose names match. Those who do not answer are named. Of each
+/// match, so many copies of its path and so many bytes are made.
 pub(crate) fn ask(
     program: &str,
     node: &Node,

@@ -1,4 +1,5 @@
-//! `tinyp2p status`: every node of this user that runs on this machine, in the order of their names.
+//! `tinyp2p status`: every node of this user that runs on this machine, in the order of their
+//! names.
 
 use std::io::{IsTerminal, stdout};
 use std::thread;
@@ -66,7 +67,8 @@ fn answers() -> Vec<SocketReply> {
     answers
 }
 
-/// A paragraph a node, or a JSON object a line; then who does not answer is named on standard error.
+/// A paragraph a node, or a JSON object a line; then who does not answer is named on standard
+/// error.
 fn render(answers: &[SocketReply], json: bool) -> String {
     let mut paragraphs = Vec::new();
     for SocketReply { pid, report } in answers {

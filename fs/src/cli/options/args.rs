@@ -53,15 +53,15 @@ pub(crate) struct MountArgs {
     pub(crate) mountpoint: PathBuf,
 
     /// A member to begin with: host, host:port or https://host:port[#PEER-ID], or with --legacy
-    /// http://host:port. Without one, the neighbours on the local network and the members of last time
-    /// are found
+    /// http://host:port. Without one, the neighbours on the local network and the members of last
+    /// time are found
     #[arg(value_name = "PEER", value_parser = parse_peer)]
     pub(crate) peers: Vec<FirstPeer>,
 
     /// Options in the style of mount(8), separated by commas ('\,' is a comma in a value): exec,
-    /// allow_other, peer=PEER (repeatable), and every long option here as name[=value]. The mount is
-    /// always ro,nosuid,nodev, and noexec unless 'exec' is given; what mount(8) and fstab(5) add for
-    /// themselves (rw, user, noauto, _netdev, x-...) changes nothing
+    /// allow_other, peer=PEER (repeatable), and every long option here as name[=value]. The mount
+    /// is always ro,nosuid,nodev, and noexec unless 'exec' is given; what mount(8) and fstab(5) add
+    /// for themselves (rw, user, noauto, _netdev, x-...) changes nothing
     #[arg(short = 'o', value_name = "OPTS")]
     pub(crate) mount_options: Vec<OsString>,
 
@@ -135,7 +135,8 @@ pub(crate) enum Command {
     Peers(PeersArgs),
     /// Show what every node of yours on this machine is doing: members, rates, cache, errors
     Status(StatusArgs),
-    /// Show what a mount knows of a file: its content root, who has it, what is cached, what conflicts
+    /// Show what a mount knows of a file: its content root, who has it, what is cached, what
+    /// conflicts
     Info(InfoArgs),
     /// Unmount, even when busy
     Unmount(UnmountArgs),
@@ -287,7 +288,8 @@ pub(crate) struct NetworkOptions {
     #[arg(long)]
     pub(crate) hidden: bool,
 
-    /// Do not watch the share for changes: others see them when they ask again, which is after a second
+    /// Do not watch the share for changes: others see them when they ask again, which is after a
+    /// second
     #[arg(long)]
     pub(crate) no_watch: bool,
 
@@ -307,9 +309,10 @@ pub(crate) struct NetworkOptions {
     #[arg(long)]
     pub(crate) no_discovery: bool,
 
-    /// Also speak the protocol of 2004, with the original TinyP2P: its servers are members, and its clients
-    /// can fetch the files at the top of the share. It is not encrypted: whoever can listen sees names and
-    /// contents, and can work out a password that is not very long. For networks that you trust
+    /// Also speak the protocol of 2004, with the original TinyP2P: its servers are members, and its
+    /// clients can fetch the files at the top of the share. It is not encrypted: whoever can listen
+    /// sees names and contents, and can work out a password that is not very long. For networks
+    /// that you trust
     #[arg(long)]
     pub(crate) legacy: bool,
 

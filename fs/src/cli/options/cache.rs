@@ -19,8 +19,9 @@ const DEFAULT_SIZE: ByteSize = ByteSize::gb(10);
 /// The share of the free space that is taken without being asked.
 const FREE_SHARE: u64 = 10;
 
-/// The cache that the options describe, its directory being there; `None` for none. A directory that
-/// the user named must be usable; without a usable default one, the mount does without a cache, and says so by `warn`.
+/// The cache that the options describe, its directory being there; `None` for none. A directory
+/// that the user named must be usable; without a usable default one, the mount does without a
+/// cache, and says so by `warn`.
 pub(crate) fn choose(
     options: &CacheOptions,
     warn: impl FnOnce(&str),

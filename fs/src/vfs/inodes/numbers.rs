@@ -9,7 +9,8 @@ pub(super) type NumberMap<T> = HashMap<u64, T, NoHashing>;
 /// See [`NumberMap`].
 pub(super) type NoHashing = BuildHasherDefault<Number>;
 
-/// Spreads numbers over a table: those of inodes follow one another (Fibonacci hashing, Knuth, volume 3, 6.4).
+/// Spreads numbers over a table: those of inodes follow one another (Fibonacci hashing, Knuth,
+/// volume 3, 6.4).
 #[derive(Default)]
 pub(super) struct Number(u64);
 

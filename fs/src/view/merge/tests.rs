@@ -178,7 +178,8 @@ fn other_roots_are_other_contents_even_with_equal_size_and_mtime() {
 
 #[test]
 fn a_file_without_a_root_never_stands_in_for_another() {
-    // Whoever wants to take a file's place copies its size and time, at as many members as it takes.
+    // Whoever wants to take a file's place copies its size and time, at as many members as it
+    // takes.
     let items = directory(
         vec![
             (member(1, "ann"), vec![rooted("a", 7, 3, Some(9))]),
@@ -442,8 +443,8 @@ proptest! {
         prop_assert!(items.windows(2).all(|pair| pair[0].name < pair[1].name));
     }
 
-    /// The reference: every (member, name) is a source of exactly one item of that original name, two
-    /// of them share an item only if rule 2 allows it, and real names mean what they say.
+    /// The reference: every (member, name) is a source of exactly one item of that original name,
+    /// two of them share an item only if rule 2 allows it, and real names mean what they say.
     #[test]
     fn the_merged_directory_is_the_union(listings in network()) {
         let mut expected = BTreeSet::new();

@@ -6,9 +6,9 @@
 //! one every ten minutes, from however many addresses. Each source address has its own bound on
 //! top, so that one of them cannot use the whole of that up at once.
 //!
-//! Keys that proved the password in the last 48 hours have a bucket each: a flood of strangers
-//! does not keep members out, not even when they renew an admission that has ended, and a stolen
-//! key gives no free guesses. Keys that are remembered from before this process began share one such
+//! Keys that proved the password in the last 48 hours have a bucket each: a flood of strangers does
+//! not keep members out, not even when they renew an admission that has ended, and a stolen key
+//! gives no free guesses. Keys that are remembered from before this process began share one such
 //! bucket. Whoever knew another password of this state directory may have had any number of keys
 //! remembered, and all of them together get no more guesses than one known key.
 
@@ -54,7 +54,8 @@ pub enum GuessRefusal {
 pub enum CallerStanding {
     /// It proved the password to this process lately.
     Known,
-    /// It proved a password lately to a process with this state directory, perhaps another password.
+    /// It proved a password lately to a process with this state directory, perhaps another
+    /// password.
     Remembered,
     /// None of that.
     Unknown,

@@ -1,10 +1,11 @@
 //! Whose keys proved the password to any process of this state directory, so that members are told
 //! from strangers when a node begins anew in the middle of a flood of guesses.
 //!
-//! Digests of keys and times, in one file of about 100 KB at most. It admits nobody: whoever is in it
-//! proves the password again, past the strangers. It does not say for which password a key was good,
-//! as nothing on disk may depend on a password; so all keys in it share one small budget of guesses
-//! (see [`Inbound`](super::Inbound)). A file that is damaged or cannot be read counts as empty.
+//! Digests of keys and times, in one file of about 100 KB at most. It admits nobody: whoever is in
+//! it proves the password again, past the strangers. It does not say for which password a key was
+//! good, as nothing on disk may depend on a password; so all keys in it share one small budget of
+//! guesses (see [`Inbound`](super::Inbound)). A file that is damaged or cannot be read counts as
+//! empty.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};

@@ -3,9 +3,9 @@
 //! Whoever answers a dialled connection gets one guess at the password out of the run. On a local
 //! network anybody can announce addresses, so those that were only heard of have a daily budget in
 //! all, and a few tries each; it is shared by all nodes of a state directory, one after the other
-//! and side by side. An address where the password did not fit is left alone by this node for an hour,
-//! then for twice as long each time, up to a day. An address that the user typed is free of the
-//! budget the first time, and after a failure it is like any other.
+//! and side by side. An address where the password did not fit is left alone by this node for an
+//! hour, then for twice as long each time, up to a day. An address that the user typed is free of
+//! the budget the first time, and after a failure it is like any other.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -22,8 +22,9 @@ const MAX_PAUSE: Duration = Duration::from_secs(24 * 3600);
 /// Failed runs with addresses nobody typed, within [`BUDGET_WINDOW`], in all.
 pub(super) const BUDGET: usize = 20;
 pub(super) const BUDGET_WINDOW: Duration = Duration::from_secs(24 * 3600);
-/// The budget divided by this is what addresses that nobody but multicast told of may cost. Anyone on a link has as
-/// many of those as he likes, and what he spends must not be missing for members at home.
+/// The budget divided by this is what addresses that nobody but multicast told of may cost. Anyone
+/// on a link has as many of those as he likes, and what he spends must not be missing for members
+/// at home.
 const LINK_DIVISOR: usize = 2;
 /// How many of them one network may cost: an IPv4 address, an IPv6 /64, a host name.
 /// A host has as many ports as it likes. A network of other people on the link must not use up
@@ -227,7 +228,8 @@ pub struct Outbound {
 }
 
 impl Outbound {
-    /// Charges a run with `address`, to what all nodes of the state directory have `spent` if need be.
+    /// Charges a run with `address`, to what all nodes of the state directory have `spent` if need
+    /// be.
     pub fn begin(
         &mut self,
         spent: &mut SpentGuesses,

@@ -1,9 +1,9 @@
 //! Counts and times of guesses in the state directory, so that they outlive the process.
 //!
-//! One small file of a fixed length, `guesses`, overwritten in place under a lock. It holds numbers,
-//! times and digests of addresses, and nothing that depends on the password: who steals the disk
-//! learns nothing to guess by. The lock is held for a read, a decision and a write of one kilobyte,
-//! never over the network.
+//! One small file of a fixed length, `guesses`, overwritten in place under a lock. It holds
+//! numbers, times and digests of addresses, and nothing that depends on the password: who steals
+//! the disk learns nothing to guess by. The lock is held for a read, a decision and a write of one
+//! kilobyte, never over the network.
 //!
 //! Whatever is wrong with the file, nothing fails, nothing waits for long, and nobody gets guesses
 //! without end: a damaged record is replaced by one that says that much was spent, and while there

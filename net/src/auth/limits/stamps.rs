@@ -3,8 +3,8 @@
 //! Within one run of the machine times are told by its clock since boot, which nobody can set and
 //! which goes on while it sleeps. Across a reboot there is nothing but the calendar: what passed
 //! since the record was written is the difference of the calendar times, and nothing when that is
-//! negative. A time in the future is taken for now. So a clock that was set back can at most make what is
-//! recorded last for its usual time once more, and no clock makes it last longer.
+//! negative. A time in the future is taken for now. So a clock that was set back can at most make
+//! what is recorded last for its usual time once more, and no clock makes it last longer.
 
 use std::time::{Duration, Instant};
 
@@ -58,8 +58,8 @@ impl Clocks {
     }
 }
 
-/// A digest of what the kernel calls this run of the machine. Where that cannot be read, all runs look alike,
-/// and a reboot sets the clock back.
+/// A digest of what the kernel calls this run of the machine. Where that cannot be read, all runs
+/// look alike, and a reboot sets the clock back.
 fn boot_id() -> [u8; 16] {
     let text = std::fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let digest: [u8; 32] = Sha256::digest(text).into();

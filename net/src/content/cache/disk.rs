@@ -20,8 +20,8 @@ pub(super) struct Disk {
 }
 
 impl Disk {
-    /// Opens the files in `directory`, which are made with it if need be, with at most `size` bytes together. `Ok(None)`
-    /// when another process has them.
+    /// Opens the files in `directory`, which are made with it if need be, with at most `size` bytes
+    /// together. `Ok(None)` when another process has them.
     pub(super) fn open(directory: &Path, size: u64) -> io::Result<Option<Self>> {
         let own = directory.join("blocks-1");
         DirBuilder::new().recursive(true).mode(0o700).create(&own)?;

@@ -1,15 +1,15 @@
 //! Blocks on disk, so that what was read once is not fetched again.
 //!
-//! Only proven blocks get in, and each lies there with its proof (see `slot.rs`) and is proven again when it
-//! is read back. That makes everything else simple: whatever a crash, a full disk or a stranger's
-//! file does to the cache is a miss, never wrong bytes. There is no journal and no database, and
-//! start-up waits for nothing: a thread looks at what is there while reads go on.
+//! Only proven blocks get in, and each lies there with its proof (see `slot.rs`) and is proven
+//! again when it is read back. That makes everything else simple: whatever a crash, a full disk or
+//! a stranger's file does to the cache is a miss, never wrong bytes. There is no journal and no
+//! database, and start-up waits for nothing: a thread looks at what is there while reads go on.
 //!
-//! Two files, in a directory that this module made: slots of 8 blocks for what is read in a row, and
-//! of one block for small files and random reads. Their lengths together never exceed the size that
-//! the user gave. One process owns the directory (`flock`); another one of the same user does
-//! without, as two indexes over one file would overwrite each other's slots. Who removes the files gets the space back
-//! within seconds, and caching begins anew.
+//! Two files, in a directory that this module made: slots of 8 blocks for what is read in a row,
+//! and of one block for small files and random reads. Their lengths together never exceed the size
+//! that the user gave. One process owns the directory (`flock`); another one of the same user does
+//! without, as two indexes over one file would overwrite each other's slots. Who removes the files
+//! gets the space back within seconds, and caching begins anew.
 
 mod disk;
 #[cfg(test)]
@@ -46,11 +46,12 @@ pub const PIECE_BLOCKS: u64 = 8;
 const BACKLOG_BYTES: u64 = 8 << 20;
 const BACKLOG: usize = 2048;
 
-/// The writer comes this often while there is something to write, or when a quarter of the backlog is full:
-/// waking it for each block would take time from those who wait for blocks.
+/// The writer comes this often while there is something to write, or when a quarter of the backlog
+/// is full: waking it for each block would take time from those who wait for blocks.
 const GATHER: Duration = Duration::from_millis(20);
 
-/// How often it is looked whether the files are still where they were: people empty caches by `rm -rf`.
+/// How often it is looked whether the files are still where they were: people empty caches by
+/// `rm -rf`.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// After a failed write (a full disk, most likely), nothing is written for this long.
@@ -67,7 +68,8 @@ struct SlabStore {
     directory: PathBuf,
     /// The most bytes that the files may take.
     size: u64,
-    /// `None` while there is nothing to keep blocks in: somebody has removed it. Never locked over IO.
+    /// `None` while there is nothing to keep blocks in: somebody has removed it. Never locked over
+    /// IO.
     disk: RwLock<Option<Arc<Disk>>>,
     stopped: AtomicBool,
     /// Bytes that wait to be written.
@@ -111,15 +113,16 @@ impl DiskCache {
         }))
     }
 
-    /// Blocks of `content` from block `first` on: at most `most`, at least one, and not beyond the piece
-    /// in which the first one lies. `None` when that one is not here.
+    /// Blocks of `content` from block `first` on: at most `most`, at least one, and not beyond the
+    /// piece in which the first one lies. `None` when that one is not here.
     pub fn get(&self, content: ContentId, first: u64, most: u64) -> Option<Verified<Vec<u8>>> {
         let disk = self.store.disk()?;
         let large = disk.large.get(content, first, most);
         large.or_else(|| disk.small.get(content, first, 1))
     }
 
-    /// How many bytes of `content` seem to be here. Takes as long as there are slots, whatever the size.
+    /// How many bytes of `content` seem to be here. Takes as long as there are slots, whatever the
+    /// size.
     pub fn bytes_of(&self, content: ContentId) -> u64 {
         let Some(disk) = self.store.disk() else {
             return 0;
@@ -144,8 +147,9 @@ impl DiskCache {
         })
     }
 
-    /// Keeps `bytes`, which `leaves` have proven: whole pieces in large slots, single blocks in small
-    /// ones, anything else not at all. Never waits: what the disk cannot take in time is left out.
+    /// Keeps `bytes`, which `leaves` have proven: whole pieces in large slots, single blocks in
+    /// small ones, anything else not at all. Never waits: what the disk cannot take in time is left
+    /// out.
     pub fn put<B>(&self, leaves: &Leaves, bytes: Arc<Verified<B>>)
     where
         B: std::ops::Deref<Target = [u8]> + Send + Sync + 'static,
@@ -196,7 +200,8 @@ impl DiskCache {
         disk.map_or(0, |disk| filled(&disk.small) + filled(&disk.large))
     }
 
-    /// False while there is nothing to keep blocks in, because it was removed and could not be made anew.
+    /// False while there is nothing to keep blocks in, because it was removed and could not be made
+    /// anew.
     pub fn is_kept(&self) -> bool {
         self.store.disk().is_some()
     }
@@ -226,8 +231,8 @@ impl SlabStore {
         disk.scan(|| self.stopped.load(Ordering::Relaxed));
     }
 
-    /// Notices that the files were removed, lets go of them, and makes them anew; or tries that again where it failed
-    /// before.
+    /// Notices that the files were removed, lets go of them, and makes them anew; or tries that
+    /// again where it failed before.
     fn look_after_files(&self) {
         let is_there = self.disk().is_some_and(|disk| disk.is_in_place());
         if is_there {

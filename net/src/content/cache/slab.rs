@@ -1,7 +1,7 @@
 //! One file of equal slots. Its length never exceeds its share of the cache.
 //!
-//! Reading and writing race on purpose: no lock is held over IO, and a slot that is overwritten while
-//! it is read fails its check and is a miss, like one that a crash has torn.
+//! Reading and writing race on purpose: no lock is held over IO, and a slot that is overwritten
+//! while it is read fails its check and is a miss, like one that a crash has torn.
 
 use std::fs::File;
 use std::io::{self, IoSlice};
@@ -76,11 +76,11 @@ impl Slab {
         }
     }
 
-    /// Up to `most` blocks of `content` from block `first` on that lie in one slot, if they are here and
-    /// sound.
+    /// Up to `most` blocks of `content` from block `first` on that lie in one slot, if they are
+    /// here and sound.
     ///
-    /// A slot is given up when it is damaged, never because it is not what somebody asked for: anybody
-    /// can name another size, or make up a root that falls on the same place of the index.
+    /// A slot is given up when it is damaged, never because it is not what somebody asked for:
+    /// anybody can name another size, or make up a root that falls on the same place of the index.
     pub(super) fn get(
         &self,
         content: ContentId,
@@ -95,8 +95,8 @@ impl Slab {
             None => None,
         };
         if bytes.is_none() {
-            // Torn, damaged, or overwritten just now: in the last case the slot has a new owner, and
-            // only that one's key may be dropped with it.
+            // Torn, damaged, or overwritten just now: in the last case the slot has a new owner,
+            // and only that one's key may be dropped with it.
             let mut index = self.index.lock();
             if index.find(key) == Some(slot) {
                 index.release(slot);
@@ -135,8 +135,8 @@ impl Slab {
         read.ok().and_then(|()| Header::decode(&header))
     }
 
-    /// The header of the slot in which `block` of `root` lies, if its hashes are sound. What is asked for
-    /// may be anything that somebody made up, so nothing is given up for not matching it.
+    /// The header of the slot in which `block` of `root` lies, if its hashes are sound. What is
+    /// asked for may be anything that somebody made up, so nothing is given up for not matching it.
     pub(super) fn proven_header(&self, root: Root, block: u64) -> Option<Header> {
         let first = block / self.span * self.span;
         let slot = self.index.lock().find(key(&root, first))?;

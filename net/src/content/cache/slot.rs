@@ -1,9 +1,10 @@
-//! What lies in one slot of the disk cache: a few blocks of content, with the proof that they belong
-//! to their root. A slot can therefore be checked alone, whoever wrote it and however it was torn.
+//! What lies in one slot of the disk cache: a few blocks of content, with the proof that they
+//! belong to their root. A slot can therefore be checked alone, whoever wrote it and however it was
+//! torn.
 //!
-//! Layout: a header of 4 KiB (magic, checksum, root, size, position, leaves, uncles; the rest zero), then
-//! the bytes. Numbers are little-endian. The checksum tells a damaged header, which is given up, from one
-//! of another content than somebody asks for, which is not.
+//! Layout: a header of 4 KiB (magic, checksum, root, size, position, leaves, uncles; the rest
+//! zero), then the bytes. Numbers are little-endian. The checksum tells a damaged header, which is
+//! given up, from one of another content than somebody asks for, which is not.
 
 use crate::content::merkle::{BLOCK, Hash, Leaves, Shape, Subtree, leaf};
 use crate::model::{ContentId, Root};
@@ -11,8 +12,8 @@ use crate::model::{ContentId, Root};
 /// Bytes in front of the content; a page, so that content stays aligned.
 pub(super) const HEADER: usize = 4096;
 
-/// Its last digit is the generation: slots of an older one count as empty. In the first one, the size may
-/// be one that was never proven.
+/// Its last digit is the generation: slots of an older one count as empty. In the first one, the
+/// size may be one that was never proven.
 const MAGIC: &[u8; 8] = b"tp2pblk2";
 
 /// Bytes of the checksum: of the SHA-256 of what follows it.
@@ -24,8 +25,8 @@ const FIXED: usize = 8 + CHECKSUM + 32 + 8 + 8 + 4 + 4 + 4;
 /// What a slot says that it holds; nothing of it is proven before [`Header::leaves_for`].
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Header {
-    /// The content, by the size that its reader knew: proven to the block, and to the byte where the
-    /// slot has the last block.
+    /// The content, by the size that its reader knew: proven to the block, and to the byte where
+    /// the slot has the last block.
     pub(super) content: ContentId,
     pub(super) proof: Subtree,
 }
@@ -55,8 +56,8 @@ impl Header {
             .min(self.proof.span.saturating_mul(BLOCK))
     }
 
-    /// True if these are blocks of `content`, going by what was proven when they came: a root has one
-    /// number of blocks, and the last block one length.
+    /// True if these are blocks of `content`, going by what was proven when they came: a root has
+    /// one number of blocks, and the last block one length.
     pub(super) fn is_of(&self, content: ContentId) -> bool {
         let ends_here =
             self.proof.first.saturating_add(self.proof.span) >= self.content.size.div_ceil(BLOCK);
@@ -155,8 +156,8 @@ pub(super) fn key(root: &Root, first: u64) -> u64 {
     head(root) ^ first.wrapping_mul(SPREAD)
 }
 
-/// The block of `root` that has this key. For the keys of other contents it is a number without meaning, most
-/// likely one that is behind the end of any file.
+/// The block of `root` that has this key. For the keys of other contents it is a number without
+/// meaning, most likely one that is behind the end of any file.
 pub(super) fn first_block(root: &Root, key: u64) -> u64 {
     (head(root) ^ key).wrapping_mul(GATHER)
 }

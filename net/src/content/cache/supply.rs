@@ -1,7 +1,8 @@
 //! What can be given to others: whatever is here of a content of which they know the root only.
 //!
-//! Whoever asks may ask for anything. So everything here begins with a slot whose header names that very
-//! root and is proven against it, and nothing is dropped from the cache for being asked for wrongly.
+//! Whoever asks may ask for anything. So everything here begins with a slot whose header names that
+//! very root and is proven against it, and nothing is dropped from the cache for being asked for
+//! wrongly.
 
 use super::slot::Header;
 use super::{DiskCache, PIECE_BLOCKS};
@@ -9,17 +10,17 @@ use crate::content::merkle::{BLOCK, Subtree};
 use crate::model::{ByteRange, Root};
 
 impl DiskCache {
-    /// The size in bytes of the content of `root`, if `block` of it is here. It is exact if the last
-    /// block is here, too. Otherwise only the number of blocks was proven, and the size is the one that
-    /// the member listed from which `block` came: wrong by less than a block at most.
+    /// The size in bytes of the content of `root`, if `block` of it is here. It is exact if the
+    /// last block is here, too. Otherwise only the number of blocks was proven, and the size is the
+    /// one that the member listed from which `block` came: wrong by less than a block at most.
     pub fn size(&self, root: Root, block: u64) -> Option<u64> {
         let listed = self.slot(root, block)?.content.size;
         let last = self.slot(root, listed.div_ceil(BLOCK).saturating_sub(1));
         Some(last.map_or(listed, |last| last.content.size))
     }
 
-    /// As much of `range`, from its start on, as seems to be here. Reading may still find it damaged or
-    /// overwritten.
+    /// As much of `range`, from its start on, as seems to be here. Reading may still find it
+    /// damaged or overwritten.
     pub fn held(&self, root: Root, range: ByteRange) -> ByteRange {
         let Some(disk) = self.store.disk() else {
             return ByteRange::new(range.start, range.start);

@@ -1,8 +1,10 @@
-//! Fetching one file whole, on a thread of its own, for as long as somebody waits for it, or may come back for it.
+//! Fetching one file whole, on a thread of its own, for as long as somebody waits for it, or may
+//! come back for it.
 //!
-//! The server takes one call at a time, so there is one fetch at a time; while it goes on, the names are those of
-//! before. Those who only want to know a size may not make the server send all that it has: they have a little
-//! time in every ten seconds, and do not wait for what is fetched for others.
+//! The server takes one call at a time, so there is one fetch at a time; while it goes on, the
+//! names are those of before. Those who only want to know a size may not make the server send all
+//! that it has: they have a little time in every ten seconds, and do not wait for what is fetched
+//! for others.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -21,14 +23,16 @@ use crate::error::Error;
 use crate::model::{Attributes, Name};
 use crate::peer::Purpose;
 
-/// Whoever opens a file and is told to come back finds the fetching going on for this long, as long as something comes.
+/// Whoever opens a file and is told to come back finds the fetching going on for this long, as long
+/// as something comes.
 const COME_BACK: Duration = Duration::from_secs(60);
 
 /// The same while nobody wants another file of that server.
 const COME_BACK_LATER: Duration = Duration::from_secs(1800);
 
-/// A fetch for somebody who needs the bytes has to begin to bring some within this time of its turn: before its first byte,
-/// the server reads all of the file, and perhaps serves another caller.
+/// A fetch for somebody who needs the bytes has to begin to bring some within this time of its
+/// turn: before its first byte, the server reads all of the file, and perhaps serves another
+/// caller.
 const FIRST_BYTE: Duration = Duration::from_secs(30);
 
 /// Those who only want to know sizes may use [`LOOKING`] of each such time.
@@ -234,8 +238,8 @@ impl Write for FetchSink {
 }
 
 impl Fetch {
-    /// True if its end is what somebody waits for who has this `need` of `name`. What is fetched for its size alone may be
-    /// given up; then the bytes are fetched anew.
+    /// True if its end is what somebody waits for who has this `need` of `name`. What is fetched
+    /// for its size alone may be given up; then the bytes are fetched anew.
     fn serves(&self, name: &Name, need: Purpose) -> bool {
         self.name == *name && (need == Purpose::Size || self.need == Purpose::Bytes)
     }
@@ -302,7 +306,8 @@ impl Drop for FetchGuard {
     fn drop(&mut self) {
         let gone = Err(self.inner.timeout());
         let outcome = std::mem::replace(&mut self.outcome, gone);
-        // That one file does not come does not tell whether the server is there; the next listing does.
+        // That one file does not come does not tell whether the server is there; the next listing
+        // does.
         if let Err(error) = &outcome
             && !matches!(error, Error::Timeout { .. })
         {

@@ -4,8 +4,8 @@ use data_encoding::BASE64;
 
 use crate::protocol::xmlrpc::is_xml_char;
 
-/// How contents are written: as text if they are text that XML can carry, which every client understands,
-/// else in base64.
+/// How contents are written: as text if they are text that XML can carry, which every client
+/// understands, else in base64.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Form {
     /// As they are but for escapes; so many bytes of a document.
@@ -79,7 +79,8 @@ pub struct Survey {
 }
 
 impl Survey {
-    /// Looks at the next piece. False if the contents cannot be text; the rest need not be looked at then.
+    /// Looks at the next piece. False if the contents cannot be text; the rest need not be looked
+    /// at then.
     pub fn is_text(&mut self, piece: &[u8]) -> bool {
         let mut whole = std::mem::take(&mut self.cut);
         let piece = match whole.is_empty() {

@@ -72,8 +72,8 @@ pub(super) fn damaged() -> WireError {
     WireError::Broken("damaged base64".to_owned())
 }
 
-/// A document being read: each method expects to stand behind the start tag of what it reads, and leaves off
-/// behind the matching end tag.
+/// A document being read: each method expects to stand behind the start tag of what it reads, and
+/// leaves off behind the matching end tag.
 pub(super) struct LegacyReader<R> {
     tags: Tags<R>,
     values: usize,

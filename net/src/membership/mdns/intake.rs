@@ -1,8 +1,8 @@
 //! How much of what arrives is read: port 5353 is open to everybody on the link.
 //!
 //! Each sender has an allowance of datagrams, and all of them together have one. Senders can be
-//! made up, so the second is what bounds the work; the first lets honest neighbours through while one
-//! host floods the link.
+//! made up, so the second is what bounds the work; the first lets honest neighbours through while
+//! one host floods the link.
 
 use std::collections::HashMap;
 use std::net::IpAddr;

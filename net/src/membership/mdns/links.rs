@@ -20,7 +20,8 @@ pub(super) const PORT: u16 = 5353;
 pub(super) const GROUP_V4: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 251);
 pub(super) const GROUP_V6: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0xfb);
 
-/// The most links, of two sockets each: a host with hundreds of interfaces has them for its containers.
+/// The most links, of two sockets each: a host with hundreds of interfaces has them for its
+/// containers.
 pub(super) const MAX_LINKS: usize = 32;
 
 /// The most addresses of one link that are told: with them, an answer fits into a frame.

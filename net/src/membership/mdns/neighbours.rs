@@ -21,8 +21,8 @@ pub(super) const MAX_INSTANCES: usize = 128;
 /// The most addresses of one instance.
 const MAX_ADDRESSES: usize = crate::protocol::wire::MemberRecord::MAX_ADDRESSES;
 
-/// The most instances that take the addresses of one host. Each node has a host name of its own, and
-/// many instances with one would make each of its addresses many times the work.
+/// The most instances that take the addresses of one host. Each node has a host name of its own,
+/// and many instances with one would make each of its addresses many times the work.
 const MAX_INSTANCES_OF_HOST: usize = 4;
 
 /// The longest that an announcement is believed, whatever it says: the usual life of such records

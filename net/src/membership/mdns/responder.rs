@@ -255,8 +255,8 @@ impl Responder {
         }
     }
 
-    /// Takes in a query that came by multicast; [`RecordState::due`] says when the answer is sent. True
-    /// when the name is somebody else's, as in [`Responder::hear`].
+    /// Takes in a query that came by multicast; [`RecordState::due`] says when the answer is sent.
+    /// True when the name is somebody else's, as in [`Responder::hear`].
     pub(super) fn asked(
         &mut self,
         names: &ServiceNames,

@@ -1,10 +1,10 @@
 //! Who is a member, who is there, and what to do next: the decisions of membership, without IO
 //! and without a clock.
 //!
-//! Workers take a [`WorkerTask`] from [`MemberTable::next`], do it, and report what came of it. Two kinds of
-//! work exist. Addresses of the [book](super::book) are dialled until a member answers there; a
-//! member that is connected gets a hello every few seconds, which proves it alive, keeps the
-//! connection warm, and tells both sides whom the other knows.
+//! Workers take a [`WorkerTask`] from [`MemberTable::next`], do it, and report what came of it. Two
+//! kinds of work exist. Addresses of the [book](super::book) are dialled until a member answers
+//! there; a member that is connected gets a hello every few seconds, which proves it alive, keeps
+//! the connection warm, and tells both sides whom the other knows.
 //!
 //! A member is `Present` when it answered on the connection that is held to it. A call that fails
 //! makes it `Suspect` at once, so that nobody else waits for it, and a short hello right away
@@ -12,8 +12,8 @@
 //! with backoff and its other addresses are dialled. A member that called but was not reached yet
 //! is `Unreached`.
 //!
-//! The table is bounded, in all and for each network, so that nobody fills it with keys of his own and keeps
-//! newcomers out.
+//! The table is bounded, in all and for each network, so that nobody fills it with keys of his own
+//! and keeps newcomers out.
 
 mod outcome;
 mod schedule;
@@ -48,8 +48,8 @@ const FORGOTTEN: Duration = Duration::from_secs(24 * 3600);
 /// A member that called but could never be reached is forgotten after its last call.
 const UNREACHABLE: Duration = Duration::from_secs(600);
 
-/// A member of which there are news from elsewhere is asked no more often than this whether it is where it was: anyone on
-/// the link can make up news.
+/// A member of which there are news from elsewhere is asked no more often than this whether it is
+/// where it was: anyone on the link can make up news.
 const DOUBT_GAP: Duration = Duration::from_secs(2);
 
 /// How often old entries are looked for.
@@ -136,7 +136,8 @@ struct KnownMember {
     last_hello: Option<Instant>,
     /// A hello is under way, in this class.
     busy: Option<usize>,
-    /// There are news of it at another address, or this node has another one: the next hello decides.
+    /// There are news of it at another address, or this node has another one: the next hello
+    /// decides.
     doubted: bool,
     /// Hellos in a row that failed.
     failures: u32,
@@ -261,8 +262,8 @@ impl MemberTable {
         is_present
     }
 
-    /// There are news of `id` at another address than the one where it is connected: it has several, or has left that
-    /// one. Whether it still answers there is found out at once.
+    /// There are news of `id` at another address than the one where it is connected: it has
+    /// several, or has left that one. Whether it still answers there is found out at once.
     fn doubt(&mut self, id: PeerId, now: Instant) {
         let entry = self.members.get_mut(&id);
         if let Some(entry) = entry.filter(|entry| entry.state == State::Present) {
@@ -271,8 +272,8 @@ impl MemberTable {
         }
     }
 
-    /// This node has another address by now: connections that were made from the old one may be dead, and who was out of
-    /// reach may be near.
+    /// This node has another address by now: connections that were made from the old one may be
+    /// dead, and who was out of reach may be near.
     pub(crate) fn relocated(&mut self, now: Instant) {
         let suspects = self.members.iter_mut().filter_map(|(id, entry)| {
             entry.doubted = true;
@@ -382,8 +383,8 @@ impl MemberTable {
 
     /// Makes room for one more member of `network` where a bound is reached; false when nobody may
     /// go. Whoever is in contact stays. Of the others, the network with the most members loses
-    /// first one that was never reached, then one that does not answer any more; and a network that has its
-    /// share makes room itself.
+    /// first one that was never reached, then one that does not answer any more; and a network that
+    /// has its share makes room itself.
     fn make_room(&mut self, network: AddressBlock, now: Instant) -> bool {
         let theirs = |entry: &KnownMember| entry.network == network;
         let has_share = self.has_share(network);
@@ -512,8 +513,8 @@ impl MemberTable {
     }
 }
 
-/// True for what people should know of a member that is there all the same. That one file is not there,
-/// has changed or must not be read, is nobody's fault.
+/// True for what people should know of a member that is there all the same. That one file is not
+/// there, has changed or must not be read, is nobody's fault.
 fn is_trouble(error: &Error) -> bool {
     match error {
         Error::Busy { .. } | Error::Slow { .. } => true,

@@ -20,11 +20,12 @@ const LANES: [usize; super::CLASSES] = [WORKERS, 6, 4, 3, 1];
 /// the connection stays open and the first `ls` after a pause finds it so.
 const REFRESH: Duration = Duration::from_secs(15);
 
-/// A suspect must answer its first hello within this time, and so must a member that is said to be elsewhere.
+/// A suspect must answer its first hello within this time, and so must a member that is said to be
+/// elsewhere.
 const PROBE_DEADLINE: Duration = Duration::from_secs(2);
 
-/// Further hellos, to whomever, may take as long as a new connection and an answer over it: the one that
-/// failed has cost the old connection, and over a slow link its time is never enough for both.
+/// Further hellos, to whomever, may take as long as a new connection and an answer over it: the one
+/// that failed has cost the old connection, and over a slow link its time is never enough for both.
 const REPROBE_DEADLINE: Duration = CONNECT_DEADLINE.saturating_add(PROBE_DEADLINE);
 
 enum DueJob<'a> {
@@ -100,8 +101,8 @@ impl MemberTable {
             .min()
     }
 
-    /// True while the first try of an address is under way, or begins by `deadline`, that may lead to a member whom
-    /// the user named or members know, and this node does not.
+    /// True while the first try of an address is under way, or begins by `deadline`, that may lead
+    /// to a member whom the user named or members know, and this node does not.
     pub(crate) fn is_getting_acquainted(&self, deadline: Instant) -> bool {
         self.book.iter().any(|(address, candidate)| {
             let due = self.book.due(candidate);

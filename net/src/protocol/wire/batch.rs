@@ -1,5 +1,5 @@
-//! `POST /batch`: many small files in one exchange, so that a directory of them does not cost a round
-//! trip for each.
+//! `POST /batch`: many small files in one exchange, so that a directory of them does not cost a
+//! round trip for each.
 //!
 //! Plain binary rather than XML-RPC: the bytes would grow by a third in base64. All integers are
 //! big-endian. PROTOCOL.md, section 7.1, has the layout.
@@ -78,7 +78,8 @@ pub fn encode_batch(items: &[BatchItem]) -> Vec<u8> {
     body
 }
 
-/// Reads the body of a request: 1 to [`MAX_BATCH_FILES`] files. The error says what is wrong with it.
+/// Reads the body of a request: 1 to [`MAX_BATCH_FILES`] files. The error says what is wrong with
+/// it.
 pub fn decode_batch(body: &[u8]) -> Result<Vec<BatchItem>, &'static str> {
     let mut rest = Rest(body);
     let mut items = Vec::new();
@@ -129,8 +130,8 @@ impl BatchBody {
     }
 }
 
-/// Reads the body of the response to a request for `items`: one answer each, in their order. The error
-/// says which rule it breaks.
+/// Reads the body of the response to a request for `items`: one answer each, in their order. The
+/// error says which rule it breaks.
 pub fn decode_answers(items: &[BatchItem], body: &[u8]) -> Result<Vec<BatchAnswer>, &'static str> {
     let mut rest = Rest(body);
     let mut answers = Vec::with_capacity(items.len());

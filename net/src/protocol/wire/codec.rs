@@ -27,8 +27,8 @@ pub enum ResponseError {
     Malformed(String),
 }
 
-/// The body of a call. It may exceed [`MAX_CALL_BYTES`](super::MAX_CALL_BYTES) for a batch of very long paths, which the
-/// callee then refuses by name.
+/// The body of a call. It may exceed [`MAX_CALL_BYTES`](super::MAX_CALL_BYTES) for a batch of very
+/// long paths, which the callee then refuses by name.
 pub fn encode_call(request: &Request) -> Vec<u8> {
     let params = match request {
         Request::Hello(hello) => vec![hello.to_value()],

@@ -32,9 +32,9 @@ impl MemberRecord {
     /// Longer names are refused.
     pub const MAX_NAME_BYTES: usize = 64;
 
-    /// Whether a member may call itself that. Names are printed on terminals and are directories
-    /// in the mount, so: 1 to 64 bytes of UTF-8, no `/`, nothing that a screen obeys or leaves out instead of
-    /// showing it, not `.` or `..`.
+    /// Whether a member may call itself that. Names are printed on terminals and are directories in
+    /// the mount, so: 1 to 64 bytes of UTF-8, no `/`, nothing that a screen obeys or leaves out
+    /// instead of showing it, not `.` or `..`.
     pub fn is_name(name: &str) -> bool {
         (1..=Self::MAX_NAME_BYTES).contains(&name.len())
             && !name.contains(|c| c == '/' || drives_terminal(c))

@@ -67,8 +67,8 @@ pub struct Listing {
     pub entries: Vec<Entry>,
     /// True when names behind the last entry remain.
     pub more: bool,
-    /// The callee's change counter before the page was made, if it watches the directory: until it reports
-    /// a change since then, what this page says holds.
+    /// The callee's change counter before the page was made, if it watches the directory: until it
+    /// reports a change since then, what this page says holds.
     pub counter: Option<u64>,
 }
 

@@ -23,8 +23,8 @@ pub struct SnapshotRequest {
     pub version: Version,
     /// The bytes that it has, as the caller was told. Less will not do.
     pub size: u64,
-    /// Whether the file is to be read for its root, which takes a while. It tells what the file has now, which
-    /// may be another version.
+    /// Whether the file is to be read for its root, which takes a while. It tells what the file has
+    /// now, which may be another version.
     pub may_read: bool,
     /// A content with which the file may begin.
     pub prefix: Option<ContentId>,

@@ -22,8 +22,8 @@ pub struct StatRequest {
     pub paths: Vec<RelPath>,
     /// Whether the caller would follow the changes of what it is told.
     pub watch: bool,
-    /// Whether the caller has other files to compare these with, so that their content roots should be
-    /// computed before those of others.
+    /// Whether the caller has other files to compare these with, so that their content roots should
+    /// be computed before those of others.
     pub compare: bool,
 }
 

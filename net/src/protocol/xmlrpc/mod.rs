@@ -1,10 +1,10 @@
 //! XML-RPC: documents to [`Value`]s and back, for input that nobody vouches for.
 //!
 //! This module has never heard of TinyP2P. A document is read in one pass over its events
-//! ([`read_call`], [`read_response`]), never as a tree of XML; every [`DocumentLimits`] bound is checked
-//! before what it bounds is allocated. What XML-RPC does not need is refused rather than skipped:
-//! document types (and with them every entity bomb), processing instructions, attributes, unknown
-//! elements, `nil`. A document that was cut anywhere is an error, never a shorter message.
+//! ([`read_call`], [`read_response`]), never as a tree of XML; every [`DocumentLimits`] bound is
+//! checked before what it bounds is allocated. What XML-RPC does not need is refused rather than
+//! skipped: document types (and with them every entity bomb), processing instructions, attributes,
+//! unknown elements, `nil`. A document that was cut anywhere is an error, never a shorter message.
 //!
 //! Layers: `tokens` (bytes to tags and character data, the only place that knows quick-xml), `read`
 //! (the grammar), `write`.
@@ -115,8 +115,8 @@ pub(crate) fn is_xml_char(c: char) -> bool {
     }
 }
 
-/// The beginning of something that a peer sent, for an error message: short, on one line, and nothing
-/// that drives a terminal.
+/// The beginning of something that a peer sent, for an error message: short, on one line, and
+/// nothing that drives a terminal.
 fn excerpt(text: &str) -> String {
     let end = text
         .char_indices()

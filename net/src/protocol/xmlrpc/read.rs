@@ -1,6 +1,7 @@
 //! The grammar of XML-RPC: tokens to calls, responses and values.
 //!
-//! One function per element, recursive where values are; [`DocumentLimits::depth`] bounds the recursion.
+//! One function per element, recursive where values are; [`DocumentLimits::depth`] bounds the
+//! recursion.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

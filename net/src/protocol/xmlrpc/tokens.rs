@@ -4,9 +4,9 @@
 //! unknown entities, document types. Here and in `read` each of those is refused. Text borrows from
 //! the document, so a column of megabytes is not copied before it is decoded.
 //!
-//! All that is particular to XML as *text* is in this file: the encoding, line ends (XML 1.0 section
-//! 2.11), legal characters. Documents that are bytes rather than text, as programs of 2004 send them, are
-//! read by `legacy::bytes`.
+//! All that is particular to XML as *text* is in this file: the encoding, line ends (XML 1.0
+//! section 2.11), legal characters. Documents that are bytes rather than text, as programs of 2004
+//! send them, are read by `legacy::bytes`.
 
 use std::borrow::Cow;
 

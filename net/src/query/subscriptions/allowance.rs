@@ -1,7 +1,8 @@
 //! How much a member may have to say of its changes.
 //!
-//! Pure: time comes in as `now`. A share in which somebody works has a few changes a second; one into which an archive is
-//! unpacked has thousands for a moment. Whoever has more than that all the time is better asked than heard.
+//! Pure: time comes in as `now`. A share in which somebody works has a few changes a second; one
+//! into which an archive is unpacked has thousands for a moment. Whoever has more than that all the
+//! time is better asked than heard.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -10,7 +11,8 @@ use crate::fairness::{Refill, TokenBucket};
 use crate::model::PeerId;
 use crate::protocol::wire::Changes;
 
-/// What an answer before its time costs beside its changes, in changes. How often there is one, [`super::pace`] says.
+/// What an answer before its time costs beside its changes, in changes. How often there is one,
+/// [`super::pace`] says.
 const ANSWER: u32 = 16;
 
 /// Changes for each second; and so many at once, four full answers.

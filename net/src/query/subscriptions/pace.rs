@@ -1,8 +1,8 @@
 //! How often members are polled that have an answer each time.
 //!
-//! Pure: time comes in as `now`. Nobody is polled more than a few times a second for long; the first polls after a quiet time
-//! follow one another at once, so that what changes now and then is known at once. All keys that answer from one network share
-//! a rate, too, as keys cost nothing.
+//! Pure: time comes in as `now`. Nobody is polled more than a few times a second for long; the
+//! first polls after a quiet time follow one another at once, so that what changes now and then is
+//! known at once. All keys that answer from one network share a rate, too, as keys cost nothing.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -19,23 +19,26 @@ struct Rate {
     each: Duration,
 }
 
-/// That of one member: some minutes of steady work, and a change is known a fifth of a second later after that.
+/// That of one member: some minutes of steady work, and a change is known a fifth of a second later
+/// after that.
 const OF_MEMBER: Rate = Rate {
     burst: 600,
     each: Duration::from_millis(200),
 };
 
-/// That of all members in one network: more than thirty friends behind one address of whom each has something new all the time
-/// hear of it a little later than a second.
+/// That of all members in one network: more than thirty friends behind one address of whom each has
+/// something new all the time hear of it a little later than a second.
 const OF_NETWORK: Rate = Rate {
     burst: 1200,
     each: Duration::from_millis(32),
 };
 
-/// What an answer without news costs that comes before its time, in polls: an honest member gives one now and then.
+/// What an answer without news costs that comes before its time, in polls: an honest member gives
+/// one now and then.
 const EMPTY: u32 = 20;
 
-/// No member of its own waits longer, whatever it has answered: the next thing that it has to say may be news.
+/// No member of its own waits longer, whatever it has answered: the next thing that it has to say
+/// may be news.
 const LONGEST: Duration = Duration::from_millis(400);
 
 /// When members may be polled again.
@@ -49,7 +52,8 @@ pub(super) struct Paces {
 struct Buckets<K>(HashMap<K, Instant>);
 
 impl Paces {
-    /// `member`, who answers from `remote`, has answered before its time, with news or without: the next poll may begin then.
+    /// `member`, who answers from `remote`, has answered before its time, with news or without: the
+    /// next poll may begin then.
     pub(super) fn next(
         &mut self,
         member: PeerId,

@@ -16,16 +16,17 @@ use crate::share::tree::{PinnedNode, ShareTree};
 // A page has to fit a message, with base64 and all else that is around the names.
 const _: () = assert!(Listing::MAX_ENTRIES * MAX_NAME_BYTES <= 2 << 20);
 
-/// Where each takes a question to another machine, so many are looked at before the time is: that takes no longer than one
-/// directory may.
+/// Where each takes a question to another machine, so many are looked at before the time is: that
+/// takes no longer than one directory may.
 const AT_ONCE: usize = 256;
 
 /// The entries of `directory` behind `after`, at most `limit`. Only these are looked at: a name
-/// that leads nowhere, or is gone by now, is left out and the page filled up with the next, as long as it is not
-/// later than `until`. A page that is short for that has more behind it.
+/// that leads nowhere, or is gone by now, is left out and the page filled up with the next, as long
+/// as it is not later than `until`. A page that is short for that has more behind it.
 ///
 /// # Errors
-/// [`Errno::TIMEDOUT`] if there was time for names that lead nowhere only; or this machine has run out of something.
+/// [`Errno::TIMEDOUT`] if there was time for names that lead nowhere only; or this machine has run
+/// out of something.
 pub(crate) fn page(
     tree: &Arc<ShareTree>,
     directory: &PinnedNode,

@@ -1,7 +1,7 @@
 //! The names of one directory, sorted, in a form that is small for a million of them.
 //!
-//! Two orders are kept: that of the names, for listings, and that of the paths below them, for walks.
-//! They differ for directories only: `a.b` sorts before all that is in `a`.
+//! Two orders are kept: that of the names, for listings, and that of the paths below them, for
+//! walks. They differ for directories only: `a.b` sorts before all that is in `a`.
 
 use std::cmp::Ordering;
 use std::mem::MaybeUninit;
@@ -140,8 +140,8 @@ impl NameList {
             .partition_point(|slot| slot.name(&self.bytes) <= after)
     }
 
-    /// The index of the name at `position` among those of directories, which are in the order of the
-    /// paths below them; `None` behind the last.
+    /// The index of the name at `position` among those of directories, which are in the order of
+    /// the paths below them; `None` behind the last.
     pub(crate) fn directory(&self, position: usize) -> Option<usize> {
         self.directories
             .get(position)

@@ -1,9 +1,9 @@
 //! The regular expression of a search, matched against names that need not be text.
 //!
-//! Whoever searches chooses the expression, so neither compiling it nor matching one name may take long:
-//! an expression has few classes ([`complexity`]) and a bounded size, and only the small ones are given to the `regex`
-//! crate, whose engines run to the end of a name. The others are matched by one that stops when the time is
-//! up ([`stepwise`]).
+//! Whoever searches chooses the expression, so neither compiling it nor matching one name may take
+//! long: an expression has few classes ([`complexity`]) and a bounded size, and only the small ones
+//! are given to the `regex` crate, whose engines run to the end of a name. The others are matched
+//! by one that stops when the time is up ([`stepwise`]).
 
 mod complexity;
 pub(crate) mod patience;
@@ -19,12 +19,12 @@ use crate::protocol::wire::{Fault, FaultCode, SearchRequest};
 use patience::{STEPS_PER_BYTE, SearchTime, TimeIsUp};
 use stepwise::Stepwise;
 
-/// Bytes that a compiled expression may take: `\w{20}` fits, which takes most of what people write. With the largest,
-/// a byte of a name takes half a millisecond.
+/// Bytes that a compiled expression may take: `\w{20}` fits, which takes most of what people write.
+/// With the largest, a byte of a name takes half a millisecond.
 const MAX_COMPILED: usize = 1 << 20;
 
-/// Bytes of a compiled expression that the `regex` crate can be left alone with: with the worst of those, a
-/// name takes it 6 ms. One `\w` fits.
+/// Bytes of a compiled expression that the `regex` crate can be left alone with: with the worst of
+/// those, a name takes it 6 ms. One `\w` fits.
 const MAX_UNATTENDED: usize = 32 << 10;
 
 /// Bytes that the `regex` crate may take for what it makes of an expression while it matches.

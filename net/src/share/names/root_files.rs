@@ -14,11 +14,12 @@ use crate::share::unreadable;
 use crate::share::{Share, fault, internal};
 
 impl Share {
-    /// The names of the files, and of links to files, at the top of the share that match `pattern` and do not begin
-    /// with a dot: sorted, at most `most` of them, found by `until`.
+    /// The names of the files, and of links to files, at the top of the share that match `pattern`
+    /// and do not begin with a dot: sorted, at most `most` of them, found by `until`.
     ///
     /// # Errors
-    /// The fault of a bad pattern, of too many names or too little time, or of a directory that cannot be read.
+    /// The fault of a bad pattern, of too many names or too little time, or of a directory that
+    /// cannot be read.
     pub fn top_files(
         &self,
         pattern: &str,
@@ -43,7 +44,8 @@ impl Share {
             if !is_match.map_err(|TimeIsUp| exceeded("the pattern takes too long"))? {
                 continue;
             }
-            // Links are the only ones of which the name alone does not tell, which takes a look at the disk.
+            // Links are the only ones of which the name alone does not tell, which takes a look at
+            // the disk.
             if seen == EntryHint::Link && Instant::now() >= until {
                 return Err(exceeded("there are too many links"));
             }

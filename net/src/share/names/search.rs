@@ -2,8 +2,8 @@
 //!
 //! The share is walked for every page, from the place where the page before ended; a page costs
 //! what it looks at. When a page's time is up it ends early; should it have found nothing by then,
-//! the place is remembered here for a few seconds, so that if the same caller asks the same again, it goes on
-//! from there. Callers neither use nor displace each other's places.
+//! the place is remembered here for a few seconds, so that if the same caller asks the same again,
+//! it goes on from there. Callers neither use nor displace each other's places.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,14 +18,16 @@ use crate::share::errnos::{is_absence, is_exhaustion};
 use crate::share::tree::ShareTree;
 use crate::share::{Share, internal, page_limit};
 
-/// A page whose time was up on the way to where it goes on has so much more for the first name there.
+/// A page whose time was up on the way to where it goes on has so much more for the first name
+/// there.
 const GRACE: Duration = Duration::from_millis(50);
 
 /// The most bytes of paths in one page; what is around them fits a message twice over.
 const MAX_BYTES: usize = 2 << 20;
 
-/// The most places remembered, of all callers, at ten kilobytes each. A caller has one for each search that it
-/// carries on at the same time; when there are too many, whoever has more than a share loses its oldest.
+/// The most places remembered, of all callers, at ten kilobytes each. A caller has one for each
+/// search that it carries on at the same time; when there are too many, whoever has more than a
+/// share loses its oldest.
 const MAX_PLACES: usize = 256;
 
 /// How long one is remembered. While it is, a file that appears before the place is not found by

@@ -170,8 +170,8 @@ impl Cursor {
         };
     }
 
-    /// Goes on to the next match or directory, over as many names as one step may pass and there is time
-    /// for. Also gives the index of the name.
+    /// Goes on to the next match or directory, over as many names as one step may pass and there is
+    /// time for. Also gives the index of the name.
     fn next(
         &mut self,
         pattern: &Pattern,

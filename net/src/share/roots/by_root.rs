@@ -31,10 +31,10 @@ pub enum NoContent {
 }
 
 impl Share {
-    /// Opens a file that has the content of `root`, or the part of it that begins at `start` at least: one that
-    /// is known to, or else one that had it when it was last looked at, be it under another name. Of several
-    /// copies only the one that was looked at last is known, and when that one has gone or changed, the next one
-    /// is found once somebody opens it.
+    /// Opens a file that has the content of `root`, or the part of it that begins at `start` at
+    /// least: one that is known to, or else one that had it when it was last looked at, be it under
+    /// another name. Of several copies only the one that was looked at last is known, and when that
+    /// one has gone or changed, the next one is found once somebody opens it.
     ///
     /// # Errors
     /// What is known when no file is found by `until`.
@@ -171,8 +171,8 @@ impl Share {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 impl Share {
-    /// Computes and keeps the root of a file now, for tests that cannot wait until it looks settled, or
-    /// that run on a file system whose files get none.
+    /// Computes and keeps the root of a file now, for tests that cannot wait until it looks
+    /// settled, or that run on a file system whose files get none.
     pub(crate) fn learn(&self, path: &RelPath) -> Root {
         let file = self.tree_file(path).unwrap();
         let mut bytes = vec![0; file.attributes().size as usize];

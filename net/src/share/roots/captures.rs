@@ -1,9 +1,9 @@
 //! Contents that were read for somebody who opened a file that is being written.
 //!
-//! Such a file is in another state by the next moment, so its content root is worth nothing to anybody else,
-//! and is kept in memory only. Of a file that grows, a captured content is what it had at one moment; as
-//! long as nobody writes to those bytes, they can still be read, and are proven when they are
-//! ([`super::former`]).
+//! Such a file is in another state by the next moment, so its content root is worth nothing to
+//! anybody else, and is kept in memory only. Of a file that grows, a captured content is what it
+//! had at one moment; as long as nobody writes to those bytes, they can still be read, and are
+//! proven when they are ([`super::former`]).
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -21,7 +21,8 @@ const MAX_LEAVES: u64 = 20 * (1 << 30) / BLOCK;
 /// The most captured contents.
 const MAX_CAPTURES: usize = 1024;
 
-/// A file is read again for this at the earliest after so many times as long as it took the last time.
+/// A file is read again for this at the earliest after so many times as long as it took the last
+/// time.
 const TIMES_AS_LONG: u32 = 3;
 
 /// The shortest pause between two captures of one file.

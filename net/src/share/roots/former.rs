@@ -1,9 +1,9 @@
 //! A content that some file had, as far as the file still has it.
 //!
-//! A file is in another state when its mode, its times, its links or its name have changed, or when something
-//! was appended. None of that changes the bytes that it had, but nothing about the new state says so either.
-//! The hash tree of the former one does: each block is read from whatever the file is now, and handed on only
-//! if it is the one that belongs there.
+//! A file is in another state when its mode, its times, its links or its name have changed, or when
+//! something was appended. None of that changes the bytes that it had, but nothing about the new
+//! state says so either. The hash tree of the former one does: each block is read from whatever the
+//! file is now, and handed on only if it is the one that belongs there.
 
 use std::io;
 use std::sync::Arc;
@@ -70,8 +70,8 @@ impl FormerFile {
         self.content
     }
 
-    /// The next bytes of `range`, which is not empty and lies within the content: some, up to 256 KiB, each
-    /// proven. `None` when the file does not have the first of them any more.
+    /// The next bytes of `range`, which is not empty and lies within the content: some, up to 256
+    /// KiB, each proven. `None` when the file does not have the first of them any more.
     ///
     /// # Errors
     /// Those of pread(2).
@@ -132,8 +132,8 @@ impl FormerFile {
     }
 }
 
-/// How many of `bytes`, which stand at `start`, are those of `leaves`: all, or all blocks before the first
-/// that is not.
+/// How many of `bytes`, which stand at `start`, are those of `leaves`: all, or all blocks before
+/// the first that is not.
 fn longest_proven(leaves: &Leaves, start: u64, bytes: &[u8]) -> usize {
     if leaves.check(start, bytes).is_ok() {
         return bytes.len();

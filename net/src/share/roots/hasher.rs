@@ -1,9 +1,9 @@
 //! Content roots, computed in the background.
 //!
-//! One thread of low priority reads files that have no root yet, in the order of [`super::wishes`]: first
-//! what members opened, listed or looked up, then all the rest of the share once. A file that is still
-//! being written is left for later; one that changes while it is read is simply read again when
-//! it is next asked for, though not at once.
+//! One thread of low priority reads files that have no root yet, in the order of [`super::wishes`]:
+//! first what members opened, listed or looked up, then all the rest of the share once. A file that
+//! is still being written is left for later; one that changes while it is read is simply read again
+//! when it is next asked for, though not at once.
 
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -59,8 +59,8 @@ impl std::fmt::Debug for HashQueue {
 }
 
 impl HashQueue {
-    /// Asks for the root of `file`, which lies at `path` and which `asker` has opened; not if it could not be
-    /// had lately.
+    /// Asks for the root of `file`, which lies at `path` and which `asker` has opened; not if it
+    /// could not be had lately.
     fn add_opened(&self, asker: Asker, path: &RelPath, file: &SharedFile) {
         let mut state = self.state.lock();
         if !state.wishes.is_fruitless(file.id(), Instant::now()) {
@@ -70,7 +70,8 @@ impl HashQueue {
         }
     }
 
-    /// Asks for the roots of files that `asker` takes so much interest in, as many as there is room for.
+    /// Asks for the roots of files that `asker` takes so much interest in, as many as there is room
+    /// for.
     fn add_all(&self, asker: Asker, paths: impl Iterator<Item = RelPath>, interest: Interest) {
         let mut state = self.state.lock();
         for path in paths {
@@ -249,7 +250,8 @@ impl Hasher {
         self.told = Instant::now();
     }
 
-    /// Looks at one more page of the share. What needs a root comes into the queue by being looked at.
+    /// Looks at one more page of the share. What needs a root comes into the queue by being looked
+    /// at.
     fn walk_on(&mut self, share: &Share) {
         let after = self.walked_to.take().flatten();
         let request = SearchRequest {
@@ -307,7 +309,8 @@ impl Hasher {
             tracing::info!(%path, "larger than {} GiB: no content root", MAX_HASHED >> 30);
             return WishOutcome::Fruitless(id, 0);
         }
-        // Stores through `mmap` mark the file only once what was stored before has been written back.
+        // Stores through `mmap` mark the file only once what was stored before has been written
+        // back.
         let settled = file.settle();
         let Ok(file) = share.tree_file(path) else {
             return WishOutcome::Fruitless(id, 0);
@@ -362,8 +365,9 @@ impl Hasher {
 }
 
 impl Share {
-    /// Puts the roots that are known into `found`, and asks for those of the other files on behalf of
-    /// `asker`, who takes so much `interest` in them; `path` tells where number so-and-so of them lies.
+    /// Puts the roots that are known into `found`, and asks for those of the other files on behalf
+    /// of `asker`, who takes so much `interest` in them; `path` tells where number so-and-so of
+    /// them lies.
     pub(crate) fn add_roots(
         &self,
         mut found: Vec<&mut Attributes>,
@@ -391,8 +395,8 @@ impl Share {
         }
     }
 
-    /// Sees to it that the files at `paths`, which `asker` would like to know the roots of, are read for them
-    /// before others are. Costs nothing but room in a bounded list.
+    /// Sees to it that the files at `paths`, which `asker` would like to know the roots of, are
+    /// read for them before others are. Costs nothing but room in a bounded list.
     pub fn wanted_soon(&self, asker: Asker, paths: impl Iterator<Item = RelPath>) {
         if self.roots.is_some() {
             self.wanted.add_all(asker, paths, Interest::Listed);

@@ -1,8 +1,8 @@
 //! Finding a file again that was renamed, or that lies in a directory that was.
 //!
-//! The number of its inode stays. Directories tell it beside each name, so the share is looked through without
-//! asking for the state of any file. What has the number may be another file by now: whoever reads it proves what
-//! comes.
+//! The number of its inode stays. Directories tell it beside each name, so the share is looked
+//! through without asking for the state of any file. What has the number may be another file by
+//! now: whoever reads it proves what comes.
 
 use std::collections::{HashMap, VecDeque};
 use std::mem::MaybeUninit;
@@ -17,7 +17,8 @@ use crate::model::{RelPath, Root};
 use crate::share::tree::beneath::open_directory;
 use crate::share::tree::{ShareTree, join};
 
-/// One search takes no longer than this: millions of names in memory, less where they have to come from a disk.
+/// One search takes no longer than this: millions of names in memory, less where they have to come
+/// from a disk.
 const LONGEST: Duration = Duration::from_secs(5);
 
 /// So much of the time, one part in so many, may go into these searches.
@@ -169,7 +170,8 @@ fn moved_directory(from: &RelPath, to: &RelPath) -> Option<(RelPath, RelPath)> {
     Some((before, after))
 }
 
-/// Looks through the directory in which the file was, then through all others, the upper ones first.
+/// Looks through the directory in which the file was, then through all others, the upper ones
+/// first.
 fn look_through(tree: &Arc<ShareTree>, place: &FileLocation, until: Instant) -> Whereabouts {
     let mut pending: VecDeque<RelPath> = [RelPath::root()].into();
     if let Some((directory, _)) = place.path.split() {
@@ -186,8 +188,8 @@ fn look_through(tree: &Arc<ShareTree>, place: &FileLocation, until: Instant) -> 
     Whereabouts::Nowhere
 }
 
-/// The path of the file with this inode in `directory`; what lies below it is added to `pending`. Links and
-/// other file systems are passed over: their numbers are their own.
+/// The path of the file with this inode in `directory`; what lies below it is added to `pending`.
+/// Links and other file systems are passed over: their numbers are their own.
 fn look_in(
     tree: &Arc<ShareTree>,
     directory: &RelPath,

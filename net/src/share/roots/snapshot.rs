@@ -1,9 +1,9 @@
-//! What a file had in a certain version, or has now, by its content root: for readers of files that are written
-//! to while they read.
+//! What a file had in a certain version, or has now, by its content root: for readers of files that
+//! are written to while they read.
 //!
-//! A root that is known is told, whatever the file has become since. Otherwise the file is read for it, then and
-//! there. One that only grows while that takes is read twice: what is the same both times it had in between, all
-//! at once. So an append is never taken for one; it is compared.
+//! A root that is known is told, whatever the file has become since. Otherwise the file is read for
+//! it, then and there. One that only grows while that takes is read twice: what is the same both
+//! times it had in between, all at once. So an append is never taken for one; it is compared.
 
 use std::io;
 use std::sync::Arc;
@@ -31,8 +31,8 @@ const CHUNK: usize = 256 * 1024;
 /// Reading a file takes no longer than this.
 const LONGEST: Duration = Duration::from_secs(8);
 
-/// A write(2) marks the file before it has stored its bytes, and not again. What changed less than this long ago may be in
-/// the middle of one, as far as its state tells.
+/// A write(2) marks the file before it has stored its bytes, and not again. What changed less than
+/// this long ago may be in the middle of one, as far as its state tells.
 const IN_FLIGHT: Duration = Duration::from_millis(300);
 
 /// The turns of those who read a file for its root.
@@ -49,7 +49,8 @@ struct HashTurn<'a> {
 }
 
 impl HashTurns {
-    /// Waits until nobody else reads this file, nothing is read for `asker`, and not too much for others.
+    /// Waits until nobody else reads this file, nothing is read for `asker`, and not too much for
+    /// others.
     fn take<'a>(&'a self, asker: Asker, path: &'a RelPath, until: Instant) -> Option<HashTurn<'a>> {
         let mut busy = self.busy.lock();
         let is_mine = |(other, at): &(Asker, RelPath)| *other == asker || at == path;
@@ -80,8 +81,8 @@ impl Share {
     /// The content of the file that `request` asks for, found by `until`.
     ///
     /// # Errors
-    /// [`FaultCode::NotFound`] when there is no such file, or it cannot be told; [`FaultCode::LimitExceeded`]
-    /// when it is too large or the time did not suffice.
+    /// [`FaultCode::NotFound`] when there is no such file, or it cannot be told;
+    /// [`FaultCode::LimitExceeded`] when it is too large or the time did not suffice.
     pub fn snapshot(
         &self,
         request: &SnapshotRequest,
@@ -149,7 +150,8 @@ impl Share {
         })
     }
 
-    /// The file that is asked for, at its path or, if it has moved and had the prefix that is asked about, wherever it is.
+    /// The file that is asked for, at its path or, if it has moved and had the prefix that is asked
+    /// about, wherever it is.
     fn file_of(
         &self,
         request: &SnapshotRequest,
@@ -170,8 +172,8 @@ impl Share {
         Ok((request.path.clone(), here?))
     }
 
-    /// Reads the file for what it has now; or what was read a moment ago, if that is as much as the caller knows
-    /// of.
+    /// Reads the file for what it has now; or what was read a moment ago, if that is as much as the
+    /// caller knows of.
     fn capture(
         &self,
         asker: Asker,
@@ -269,7 +271,8 @@ fn unreadable(error: io::Error) -> Fault {
     }
 }
 
-/// The tree of what `file` has: of the state that it was opened in, or of one moment since if it only grows.
+/// The tree of what `file` has: of the state that it was opened in, or of one moment since if it
+/// only grows.
 fn read_twice_if_need_be(file: &SharedFile, until: Instant) -> io::Result<HashTree> {
     let size = file.attributes().size;
     let changed = || io::ErrorKind::StaleNetworkFileHandle.into();
@@ -309,8 +312,8 @@ fn read(file: &SharedFile, size: u64, until: Instant) -> io::Result<Option<HashT
     Ok(hasher.finish())
 }
 
-/// True if a content of `size` bytes with these `leaves`, which `file` has or had, begins with `prefix`: all whole blocks
-/// are told by the leaves, and the rest is read again.
+/// True if a content of `size` bytes with these `leaves`, which `file` has or had, begins with
+/// `prefix`: all whole blocks are told by the leaves, and the rest is read again.
 fn begins_with(
     leaves: &[Hash],
     size: u64,

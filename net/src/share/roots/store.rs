@@ -1,13 +1,14 @@
 //! The content roots of shared files, and their leaves, remembered across restarts.
 //!
-//! A root belongs to a [`Version`], which is made of device, inode, size, mtime and ctime: a file that
-//! changes in any of these is another version and has no root until it is read again. Everything
-//! here can be computed anew, so a damaged database is removed and begun afresh ([`database`]), and a damaged row
-//! is as good as none ([`rows`]): no damage yields a root that is not that file's.
+//! A root belongs to a [`Version`], which is made of device, inode, size, mtime and ctime: a file
+//! that changes in any of these is another version and has no root until it is read again.
+//! Everything here can be computed anew, so a damaged database is removed and begun afresh
+//! ([`database`]), and a damaged row is as good as none ([`rows`]): no damage yields a root that is
+//! not that file's.
 //!
-//! Tables: version -> root; (root, number of subtree) -> its leaves and uncles; root -> the place of one
-//! file that had this content when it was last looked at. The last one is a hint: whoever follows it
-//! checks what lies there now.
+//! Tables: version -> root; (root, number of subtree) -> its leaves and uncles; root -> the place
+//! of one file that had this content when it was last looked at. The last one is a hint: whoever
+//! follows it checks what lies there now.
 
 mod database;
 mod rows;
@@ -28,8 +29,8 @@ use crate::error::Error;
 use crate::model::{RelPath, Root, Version};
 use database::Rebuildable;
 
-/// Roots that are remembered beside the database, at about 50 bytes each: a look into it takes up to two
-/// microseconds, which whoever lists a directory of 100,000 files would wait for.
+/// Roots that are remembered beside the database, at about 50 bytes each: a look into it takes up
+/// to two microseconds, which whoever lists a directory of 100,000 files would wait for.
 const MAX_RECENT: usize = 1 << 18;
 
 /// Without a file, the leaves and places of this much content are kept: 16 MiB of memory.
@@ -43,7 +44,8 @@ const CONTENT_PER_BYTE: u64 = BLOCK / 32;
 pub struct FileLocation {
     /// Its path then.
     pub path: RelPath,
-    /// The number of its inode, by which it can be found should it have been renamed; 0 if it is not known.
+    /// The number of its inode, by which it can be found should it have been renamed; 0 if it is
+    /// not known.
     pub inode: u64,
     /// Bytes of the content.
     pub size: u64,
@@ -57,8 +59,8 @@ pub struct Roots {
     room: Option<AtomicU64>,
 }
 
-/// Roots that were looked up lately. They cannot become wrong, as a version is one state of one file, but they
-/// go with the database: who has a root must be able to prove it.
+/// Roots that were looked up lately. They cannot become wrong, as a version is one state of one
+/// file, but they go with the database: who has a root must be able to prove it.
 struct RecentRoots {
     roots: TwoGenerationCache<Version, Root>,
     /// The database that they were found in.
@@ -89,8 +91,8 @@ impl std::fmt::Debug for Roots {
 }
 
 impl Roots {
-    /// Where the roots of the share at `place`, a canonical path, are remembered: a file for each, so
-    /// that two nodes of one user need not share one.
+    /// Where the roots of the share at `place`, a canonical path, are remembered: a file for each,
+    /// so that two nodes of one user need not share one.
     pub fn file(place: &Path, state_dir: &Path) -> PathBuf {
         let digest = Sha256::digest(place.as_os_str().as_encoded_bytes());
         state_dir.join("roots").join(HEXLOWER.encode(&digest[..16]))
@@ -146,8 +148,8 @@ impl Roots {
         roots
     }
 
-    /// True when the root of `version` is known, and a place for that root; also when neither can be
-    /// looked up, as then nothing can be remembered.
+    /// True when the root of `version` is known, and a place for that root; also when neither can
+    /// be looked up, as then nothing can be remembered.
     pub fn is_complete(&self, version: Version) -> bool {
         let look_up = self.database.read(|read| {
             let root = rows::roots(read, [version].into_iter())?;
@@ -168,8 +170,8 @@ impl Roots {
         place.map_err(|error| broken(&error))
     }
 
-    /// Remembers places for those contents that have none yet; as [`Roots::insert`] does. Returns how
-    /// many there were.
+    /// Remembers places for those contents that have none yet; as [`Roots::insert`] does. Returns
+    /// how many there were.
     pub fn add_places(
         &self,
         found: impl Iterator<Item = (Root, FileLocation)>,
@@ -194,16 +196,16 @@ impl Roots {
         self.database.write(forget).map_err(|error| broken(&error))
     }
 
-    /// The part of the tree of `root` with `span` blocks from block `first` on, proven against that root, which
-    /// costs up to 512 hashes; `None` if it is not known.
+    /// The part of the tree of `root` with `span` blocks from block `first` on, proven against that
+    /// root, which costs up to 512 hashes; `None` if it is not known.
     pub fn subtree(&self, root: Root, first: u64, span: u64) -> Result<Option<Subtree>, Error> {
         let look_up = |read: &_| rows::subtree(read, root, first, span);
         self.database.read(look_up).map_err(|error| broken(&error))
     }
 
-    /// Remembers that `version`, which lies at `place`, has the content of `tree`; for good only with the
-    /// next [`Roots::flush`], as a wait for the disk after each small file would take longer than its
-    /// hash. False if there is no room for it.
+    /// Remembers that `version`, which lies at `place`, has the content of `tree`; for good only
+    /// with the next [`Roots::flush`], as a wait for the disk after each small file would take
+    /// longer than its hash. False if there is no room for it.
     pub fn insert(
         &self,
         version: Version,

@@ -1,12 +1,12 @@
 //! Which file is read next for its content root.
 //!
-//! Pure. What members have opened, listed or looked up comes before the rest of the share, as others who have
-//! the same wait for its root. The time is shared among members by bytes, whatever each of them wishes for, and
-//! the room by wishes: whoever has the longest list loses its newest when there is no room for another's. Among one
-//! member's own, files that it opened come first.
+//! Pure. What members have opened, listed or looked up comes before the rest of the share, as
+//! others who have the same wait for its root. The time is shared among members by bytes, whatever
+//! each of them wishes for, and the room by wishes: whoever has the longest list loses its newest
+//! when there is no room for another's. Among one member's own, files that it opened come first.
 //!
-//! A file that was read and got no root is left alone for a while, so that asking for it costs no more than a
-//! look at it.
+//! A file that was read and got no root is left alone for a while, so that asking for it costs no
+//! more than a look at it.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -25,7 +25,8 @@ const MAX_OPENED: usize = 256;
 /// Members whose wishes are told apart: as many as a node knows.
 const MAX_ASKERS: usize = 1024;
 
-/// What a file counts for besides its bytes: to open it and to keep its root take as long as to read so many.
+/// What a file counts for besides its bytes: to open it and to keep its root take as long as to
+/// read so many.
 const FILE_COST: u64 = 64 << 10;
 
 /// A file that is being written is looked at again after so long.
@@ -34,7 +35,8 @@ const DELAY: Duration = Duration::from_secs(2);
 /// Files that may wait for that.
 const MAX_DELAYED: usize = 4096;
 
-/// A file that got no root is not read again for this long, and for [`TIMES_AS_LONG`] what reading it took.
+/// A file that got no root is not read again for this long, and for [`TIMES_AS_LONG`] what reading
+/// it took.
 const PAUSE: Duration = Duration::from_secs(10);
 
 /// So much of the time, one part in so many, goes into files that get no root.
@@ -98,7 +100,8 @@ pub(crate) struct Wishes {
     rest: List,
     /// In all lists.
     waiting: usize,
-    /// How much the one served last had been served before, at most: whoever comes now begins there, and whoever comes back.
+    /// How much the one served last had been served before, at most: whoever comes now begins
+    /// there, and whoever comes back.
     clock: u64,
     /// The first is due first.
     delayed: VecDeque<(Instant, Wish)>,
@@ -151,7 +154,8 @@ impl Wishes {
         true
     }
 
-    /// True if `asker` may have another wish; of whoever has the longest list, the newest one goes for it.
+    /// True if `asker` may have another wish; of whoever has the longest list, the newest one goes
+    /// for it.
     fn make_room(&mut self, asker: Asker) -> bool {
         if let Asker::Member(member) = asker
             && !self.askers.contains_key(&member)

@@ -1,4 +1,5 @@
-//! File systems below the share that do not answer, and directories that cannot be read. These need root, as CI has it.
+//! File systems below the share that do not answer, and directories that cannot be read. These need
+//! root, as CI has it.
 
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 

@@ -1,9 +1,9 @@
 //! What this process may do with what it shares, as listings tell it.
 //!
-//! Permission bits that say yes are believed: they come with the `statx(2)` that a listing costs anyhow, and an access
-//! control list that says no all the same shows when the file is opened. Bits that say no are not the last word: the
-//! process may be privileged, or named in an access control list. Then the system is asked, which takes another call
-//! for each such entry, and for no other.
+//! Permission bits that say yes are believed: they come with the `statx(2)` that a listing costs
+//! anyhow, and an access control list that says no all the same shows when the file is opened. Bits
+//! that say no are not the last word: the process may be privileged, or named in an access control
+//! list. Then the system is asked, which takes another call for each such entry, and for no other.
 
 use std::os::fd::{AsFd, AsRawFd};
 

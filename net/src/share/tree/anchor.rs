@@ -1,13 +1,13 @@
 //! Where the share is: whatever its path leads to now.
 //!
-//! The path is looked up anew for every request, and what it leads to stays open for that request only. So a
-//! directory that was moved away, replaced or deleted is not served any more, one that comes back is, and nobody
-//! who wants to unmount it has to wait for this program. Within one request everything is opened below the
-//! one directory that was found at its beginning.
+//! The path is looked up anew for every request, and what it leads to stays open for that request
+//! only. So a directory that was moved away, replaced or deleted is not served any more, one that
+//! comes back is, and nobody who wants to unmount it has to wait for this program. Within one
+//! request everything is opened below the one directory that was found at its beginning.
 //!
-//! What is there is known again by its device, inode, mount and time of birth. When it is another one than at the last
-//! look, the rules of what is served are worked out anew for where it really lies, and it gets the next
-//! generation: whoever watches it begins again.
+//! What is there is known again by its device, inode, mount and time of birth. When it is another
+//! one than at the last look, the rules of what is served are worked out anew for where it really
+//! lies, and it gets the next generation: whoever watches it begins again.
 
 use std::fmt;
 use std::io;
@@ -78,7 +78,8 @@ impl LastLook {
         self.generation > 0 && self.place == place
     }
 
-    /// Takes note that the path leads to `place`, and says so where that is something else than before.
+    /// Takes note that the path leads to `place`, and says so where that is something else than
+    /// before.
     fn change(
         &mut self,
         place: Result<DirectoryIdentity, Errno>,
@@ -161,7 +162,8 @@ impl Anchor {
     /// Looks the directory up for the first time.
     ///
     /// # Errors
-    /// There is none, or nothing of it may be served; or the kernel, or the sandbox around this process, has no `openat2`.
+    /// There is none, or nothing of it may be served; or the kernel, or the sandbox around this
+    /// process, has no `openat2`.
     pub(crate) fn new(config: &ShareConfig) -> io::Result<Self> {
         let directory = std::path::absolute(&config.directory)?;
         Beneath::new(open_top(&directory)?).check()?;
@@ -212,8 +214,8 @@ impl Anchor {
         }
     }
 
-    /// Pins what is at the path. Where the kernel has all of the way in memory, it tells at once; else somebody may have to
-    /// be asked who does not answer.
+    /// Pins what is at the path. Where the kernel has all of the way in memory, it tells at once;
+    /// else somebody may have to be asked who does not answer.
     fn open(&self) -> Result<OwnedFd, Errno> {
         open_top_now(&self.directory).or_else(|_| {
             let way = Crossing {
@@ -226,8 +228,8 @@ impl Anchor {
         })
     }
 
-    /// The same where that can be told without waiting: the path leads to what it led to at the last look, and all of it is in
-    /// memory.
+    /// The same where that can be told without waiting: the path leads to what it led to at the
+    /// last look, and all of it is in memory.
     pub(crate) fn look_now(&self) -> Option<ShareTree> {
         let top = open_top_now(&self.directory).ok()?;
         let (state, identity) = identify(&top).ok()?;
@@ -315,7 +317,8 @@ impl Anchor {
     }
 }
 
-/// How a request that cannot be answered for `error` is: as if nothing were there, unless something there failed.
+/// How a request that cannot be answered for `error` is: as if nothing were there, unless something
+/// there failed.
 fn absence_of(error: Errno) -> Errno {
     match error {
         Errno::IO | STUCK => error,

@@ -1,10 +1,11 @@
 //! Work that may never end, where it can be left behind.
 //!
-//! A file system across a network, or one that another program answers for (FUSE), may stop to answer. Whoever asks it for
-//! anything then waits in the kernel, for ever if need be, and nothing wakes it up. So all that touches such a file system runs on
-//! threads of its own, and whoever wants the result waits for it for a bounded time. A file system that has kept
-//! somebody waiting for longer is stuck: nobody asks it for anything until one of the threads that wait for it comes back. That
-//! bounds the threads, and whoever comes later does not wait at all.
+//! A file system across a network, or one that another program answers for (FUSE), may stop to
+//! answer. Whoever asks it for anything then waits in the kernel, for ever if need be, and nothing
+//! wakes it up. So all that touches such a file system runs on threads of its own, and whoever
+//! wants the result waits for it for a bounded time. A file system that has kept somebody waiting
+//! for longer is stuck: nobody asks it for anything until one of the threads that wait for it comes
+//! back. That bounds the threads, and whoever comes later does not wait at all.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -71,8 +72,8 @@ impl std::fmt::Debug for Aside {
 }
 
 impl Aside {
-    /// What `job`, which touches what is behind `crossing`, makes; [`STUCK`] if that takes longer than `patience`. Then the
-    /// job goes on all the same, and its result is dropped where it ran.
+    /// What `job`, which touches what is behind `crossing`, makes; [`STUCK`] if that takes longer
+    /// than `patience`. Then the job goes on all the same, and its result is dropped where it ran.
     pub(crate) fn run<T: Send + 'static>(
         self: &Arc<Self>,
         crossing: &Crossing,
@@ -102,7 +103,8 @@ impl Aside {
         }
     }
 
-    /// Has `job` done, which touches what is behind `crossing`, without waiting for it: whenever that can be.
+    /// Has `job` done, which touches what is behind `crossing`, without waiting for it: whenever
+    /// that can be.
     pub(crate) fn leave(
         self: &Arc<Self>,
         crossing: &Crossing,

@@ -1,9 +1,10 @@
 //! Opening things below the shared directory, and nothing else.
 //!
-//! The directory is opened for one request; every other open of that request starts there and is one `openat2(2)` that
-//! the kernel resolves without following a symbolic link, without a magic link of `/proc` and without
-//! leaving the directory, so no race with someone who renames things can lead outside. Links are
-//! followed by [`crate::share::tree`], one step at a time, each step through here.
+//! The directory is opened for one request; every other open of that request starts there and is
+//! one `openat2(2)` that the kernel resolves without following a symbolic link, without a magic
+//! link of `/proc` and without leaving the directory, so no race with someone who renames things
+//! can lead outside. Links are followed by [`crate::share::tree`], one step at a time, each step
+//! through here.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -57,8 +58,8 @@ pub(crate) fn open_top(directory: &Path) -> Result<OwnedFd, Errno> {
     patiently(|| rustix::fs::openat(CWD, directory, TOP, Mode::empty()))
 }
 
-/// The same if it can be done without waiting for a disk or another machine, that is, out of the kernel's memory of
-/// names; else an error.
+/// The same if it can be done without waiting for a disk or another machine, that is, out of the
+/// kernel's memory of names; else an error.
 pub(crate) fn open_top_now(directory: &Path) -> Result<OwnedFd, Errno> {
     rustix::fs::openat2(CWD, directory, TOP, Mode::empty(), ResolveFlags::CACHED)
 }
@@ -69,7 +70,8 @@ impl Beneath {
         Self { root: top }
     }
 
-    /// Fails with a sentence for people when the kernel, or the sandbox around this process, has no `openat2`.
+    /// Fails with a sentence for people when the kernel, or the sandbox around this process, has no
+    /// `openat2`.
     pub(crate) fn check(&self) -> io::Result<()> {
         match self.pin(&RelPath::root(), Mounts::Stay) {
             Ok(_) => Ok(()),
@@ -94,8 +96,9 @@ impl Beneath {
         self.open(path, READ, Mounts::Cross)
     }
 
-    /// Opens the file at `path` for reading if that can be done without waiting, on the shared directory's own mount. The
-    /// caller knows that it was a regular file a moment ago, and looks at what it got.
+    /// Opens the file at `path` for reading if that can be done without waiting, on the shared
+    /// directory's own mount. The caller knows that it was a regular file a moment ago, and looks
+    /// at what it got.
     pub(crate) fn read_now(&self, path: &RelPath) -> Result<OwnedFd, Errno> {
         let resolve = RESOLVE | ResolveFlags::NO_XDEV | ResolveFlags::CACHED;
         let flags = READ | OFlags::CLOEXEC;

@@ -28,8 +28,8 @@ impl From<Errno> for Halt {
 }
 
 impl ShareTree {
-    /// Takes `way` where it can be left behind, and on from each further thing that may stop to answer, the `crossed` ones
-    /// being known.
+    /// Takes `way` where it can be left behind, and on from each further thing that may stop to
+    /// answer, the `crossed` ones being known.
     pub(super) fn cross<T: Send + 'static>(
         self: &Arc<Self>,
         mut crossed: Vec<Crossing>,
@@ -48,7 +48,8 @@ impl ShareTree {
         Err(Errno::LOOP)
     }
 
-    /// Does `work` on `found`: right here, or where it can be left behind if the file system may stop to answer.
+    /// Does `work` on `found`: right here, or where it can be left behind if the file system may
+    /// stop to answer.
     pub(in crate::share) fn on<T: Send + 'static>(
         self: &Arc<Self>,
         found: &PinnedNode,
@@ -79,7 +80,8 @@ impl ShareTree {
         }
     }
 
-    /// Set if what is on `device` may stop to answer. Of the shared directory's own file system that is known already.
+    /// Set if what is on `device` may stop to answer. Of the shared directory's own file system
+    /// that is known already.
     pub(super) fn crossing_into(
         &self,
         device: Device,

@@ -21,10 +21,10 @@ const UNMARKED: [u32; 2] = [0x0102_1994, 0x8584_58f6];
 /// which it is written to, cut, grown, replaced by another or deleted (each of them changes the
 /// inode's ctime), so that no answer mixes two versions.
 ///
-/// What the file system's clock does not tell apart is not noticed: see the limits of `FileState`. Nor is
-/// a program that stores through `mmap` into a page that it has changed before and that has not been
-/// written back since: the kernel does not mark the file again. Whoever computes roots ends that
-/// with `settle`.
+/// What the file system's clock does not tell apart is not noticed: see the limits of `FileState`.
+/// Nor is a program that stores through `mmap` into a page that it has changed before and that has
+/// not been written back since: the kernel does not mark the file again. Whoever computes roots
+/// ends that with `settle`.
 #[derive(Debug)]
 pub struct SharedFile {
     file: Arc<OwnedFd>,
@@ -60,8 +60,8 @@ const AT_ONCE: usize = 64 * 1024;
 const WRITING_BACK: Duration = Duration::from_secs(10);
 
 impl SharedFile {
-    /// Wraps an open regular file; `None` when `state` is not that of one. `way` is set if its file system may stop to
-    /// answer.
+    /// Wraps an open regular file; `None` when `state` is not that of one. `way` is set if its file
+    /// system may stop to answer.
     pub(crate) fn new(file: OwnedFd, state: FileState, way: Option<Way>) -> Option<Self> {
         let (file, attributes) = (Arc::new(file), state.attributes());
         let Some(attributes) = attributes else {
@@ -141,9 +141,9 @@ impl SharedFile {
         }
     }
 
-    /// Writes back what programs have stored through `mmap`, so that their next store marks the file
-    /// as changed. Whoever needs to rely on that opens the file anew afterwards. False where the file
-    /// system does not mark such stores at all.
+    /// Writes back what programs have stored through `mmap`, so that their next store marks the
+    /// file as changed. Whoever needs to rely on that opens the file anew afterwards. False where
+    /// the file system does not mark such stores at all.
     pub(crate) fn settle(&self) -> io::Result<bool> {
         match &self.way {
             None => settle(&self.file),
@@ -189,8 +189,8 @@ impl SharedFile {
         now.unwrap_or_default().saturating_sub(changed) < time
     }
 
-    /// When the file last changed in any way, nanoseconds since 1970. Unlike the mtime, programs cannot
-    /// set it.
+    /// When the file last changed in any way, nanoseconds since 1970. Unlike the mtime, programs
+    /// cannot set it.
     pub(crate) fn last_change(&self) -> i64 {
         self.state.ctime()
     }
@@ -204,8 +204,9 @@ impl SharedFile {
         &mut buffer[..length]
     }
 
-    /// True if a byte can be had out of the page cache. No file of a network can, nor one of another program:
-    /// their systems cannot tell, and what does not wait for a disk there may wait for something else.
+    /// True if a byte can be had out of the page cache. No file of a network can, nor one of
+    /// another program: their systems cannot tell, and what does not wait for a disk there may wait
+    /// for something else.
     pub(crate) fn is_at_hand(&self) -> bool {
         matches!(self.read_at_now(0, &mut [0]), Ok(Some(1)))
     }

@@ -1,9 +1,9 @@
 //! Who answers for the mounted file systems: the kernel, somebody else, or this program.
 //!
-//! A mount of this program may lie in a share, and must not be served: it shows other members' files, one
-//! of a stopped process would hang us, and our own could wait for ourselves. What somebody else answers for is
-//! touched with care ([`super::aside`]). The kernel's table
-//! names their devices, and a poll tells whether it has changed since it was read (proc(5),
+//! A mount of this program may lie in a share, and must not be served: it shows other members'
+//! files, one of a stopped process would hang us, and our own could wait for ourselves. What
+//! somebody else answers for is touched with care ([`super::aside`]). The kernel's table names
+//! their devices, and a poll tells whether it has changed since it was read (proc(5),
 //! `/proc/pid/mountinfo`), so that asking costs one system call and is never stale.
 
 use std::fs::File;
@@ -16,8 +16,8 @@ use rustix::io::Errno;
 /// How the type of our mounts begins in the kernel's table.
 const OUR_TYPE: &[u8] = b"fuse.tinyp2p";
 
-/// The types of file systems that this kernel answers for by itself, out of memory or from a disk. All others, across a
-/// network or in the hands of another program, may stop to answer.
+/// The types of file systems that this kernel answers for by itself, out of memory or from a disk.
+/// All others, across a network or in the hands of another program, may stop to answer.
 const LOCAL_TYPES: [&[u8]; 23] = [
     b"ext2",
     b"ext3",
@@ -68,7 +68,8 @@ pub(crate) struct MountTable {
 #[derive(Debug)]
 struct State {
     table: File,
-    /// Those for which not the kernel answers. Volumes of btrfs and the like have numbers that are not in the table.
+    /// Those for which not the kernel answers. Volumes of btrfs and the like have numbers that are
+    /// not in the table.
     others: Vec<(Device, Answerer)>,
 }
 

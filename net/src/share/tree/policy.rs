@@ -14,7 +14,8 @@ pub(crate) struct Policy {
 }
 
 impl Policy {
-    /// Leaves out `excluded` with all below, and names that begin with a dot unless even those (`hidden`) are served.
+    /// Leaves out `excluded` with all below, and names that begin with a dot unless even those
+    /// (`hidden`) are served.
     pub(crate) fn new(hidden: bool, excluded: Vec<RelPath>) -> Self {
         Self { hidden, excluded }
     }

@@ -20,8 +20,8 @@ pub(crate) struct FileState {
     device: Device,
     inode: u64,
     size: u64,
-    /// When the file was made; zero where the file system does not say. It tells a file from an earlier one
-    /// that had its inode.
+    /// When the file was made; zero where the file system does not say. It tells a file from an
+    /// earlier one that had its inode.
     born: Moment,
     modified: Moment,
     changed: Moment,
@@ -105,9 +105,9 @@ impl FileState {
         })
     }
 
-    /// The beginnings of two digests: SHA-256 over device, inode and time of birth, and over size and both
-    /// times; each number big-endian. They tell the states of one path apart, and mostly whether two are of
-    /// one file; they are no secret and no proof of anything.
+    /// The beginnings of two digests: SHA-256 over device, inode and time of birth, and over size
+    /// and both times; each number big-endian. They tell the states of one path apart, and mostly
+    /// whether two are of one file; they are no secret and no proof of anything.
     pub(crate) fn version(&self) -> Version {
         let mut file = Sha256::new();
         file.update(self.device.0.to_be_bytes());

@@ -1,13 +1,14 @@
 //! Noticing what changes in what others have been told of the share.
 //!
-//! inotify(7) tells which name of a watched directory has come, gone or changed. To answer for what lies at a
-//! path, every directory on the way to it is watched, from the share's root down, each before the next one is
-//! looked up: then nothing on the way can be moved or replaced unnoticed. A watch lasts as long as the longest
-//! answer that relies on it, and a bit.
+//! inotify(7) tells which name of a watched directory has come, gone or changed. To answer for what
+//! lies at a path, every directory on the way to it is watched, from the share's root down, each
+//! before the next one is looked up: then nothing on the way can be moved or replaced unnoticed. A
+//! watch lasts as long as the longest answer that relies on it, and a bit.
 //!
-//! What the system cannot watch, or not reliably, is not promised: paths that lead through symbolic links or into
-//! other file systems, file systems that others can change behind our kernel's back, and whatever is beyond the
-//! number of watches that we allow ourselves. Whoever asks for those has to ask again.
+//! What the system cannot watch, or not reliably, is not promised: paths that lead through symbolic
+//! links or into other file systems, file systems that others can change behind our kernel's back,
+//! and whatever is beyond the number of watches that we allow ourselves. Whoever asks for those has
+//! to ask again.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -54,8 +55,9 @@ const GATHERED: Duration = Duration::from_millis(20);
 pub(crate) struct ShareWatch {
     inotify: OwnedFd,
     room: usize,
-    /// inotify_add_watch(2) happens under this lock, and so does the reading of what it shows: a watch must be
-    /// in the table before its first event is looked for there. Neither waits for a disk.
+    /// inotify_add_watch(2) happens under this lock, and so does the reading of what it shows: a
+    /// watch must be in the table before its first event is looked for there. Neither waits for a
+    /// disk.
     state: Mutex<State>,
     /// For those who wait on a thread; the others have `counter`.
     changed: Condvar,
@@ -65,8 +67,8 @@ pub(crate) struct ShareWatch {
 struct State {
     journal: Journal,
     table: WatchTable,
-    /// Which of the directories that were found at the share's path one after the other the table is about, and what
-    /// of it is served.
+    /// Which of the directories that were found at the share's path one after the other the table
+    /// is about, and what of it is served.
     generation: u64,
     policy: Arc<Policy>,
     swept: Instant,
@@ -93,7 +95,8 @@ impl std::fmt::Debug for ShareWatch {
 }
 
 impl ShareWatch {
-    /// Watches nothing yet of what is there at this `look`. The thread that this starts ends with the value.
+    /// Watches nothing yet of what is there at this `look`. The thread that this starts ends with
+    /// the value.
     pub(crate) fn start(look: &Look) -> Result<Arc<Self>, Error> {
         Self::with_room(look, room())
     }
@@ -124,8 +127,8 @@ impl ShareWatch {
         Ok(watch)
     }
 
-    /// Takes note of what is at the share's path by now. If it is something else than before, all that was told of that
-    /// has changed, and nothing of it is watched any more.
+    /// Takes note of what is at the share's path by now. If it is something else than before, all
+    /// that was told of that has changed, and nothing of it is watched any more.
     pub(crate) fn follow(&self, look: &Look) {
         let mut state = self.state.lock();
         if look.generation <= state.generation {
@@ -138,9 +141,9 @@ impl ShareWatch {
         self.announce(&state);
     }
 
-    /// Watches what lies at `path`, and below it if it is a directory: from the counter that this returns on, every
-    /// change of that is in the journal, for [`PROMISE`] at least. To be called before `path` is looked at.
-    /// `None` if it cannot be watched.
+    /// Watches what lies at `path`, and below it if it is a directory: from the counter that this
+    /// returns on, every change of that is in the journal, for [`PROMISE`] at least. To be called
+    /// before `path` is looked at. `None` if it cannot be watched.
     pub(crate) fn keep(&self, tree: &ShareTree, path: &RelPath, now: Instant) -> Option<u64> {
         let since = self.state.lock().journal.counter();
         let mut step = RelPath::root();
@@ -164,7 +167,8 @@ impl ShareWatch {
         Some(since)
     }
 
-    /// Watches one directory, those above it being watched since `since`. False if there is none at `path`.
+    /// Watches one directory, those above it being watched since `since`. False if there is none at
+    /// `path`.
     fn add(
         &self,
         tree: &ShareTree,
@@ -191,8 +195,8 @@ impl ShareWatch {
         if state.table.by_path.len() >= self.room {
             return Err(Errno::NOSPC);
         }
-        // What was pinned may lie somewhere else by now. If that has not been noticed yet, it will be, and takes
-        // this watch away again.
+        // What was pinned may lie somewhere else by now. If that has not been noticed yet, it will
+        // be, and takes this watch away again.
         let is_same = state.generation == tree.generation();
         if !is_same || state.journal.is_uprooted(path, since) {
             return Err(Errno::AGAIN);
@@ -271,7 +275,8 @@ impl ShareWatch {
                 self.announce(&state);
                 self.sweep(&mut state, Instant::now());
             }
-            // One at a time, and the lock let go in between, so that a storm does not shut everybody out.
+            // One at a time, and the lock let go in between, so that a storm does not shut
+            // everybody out.
             let event = match reader.next() {
                 Ok(event) => event,
                 Err(Errno::INTR) => continue,
@@ -470,7 +475,8 @@ impl WatchTable {
     }
 }
 
-/// What of a directory is watched: names that come and go, and whatever changes a file or who may read it.
+/// What of a directory is watched: names that come and go, and whatever changes a file or who may
+/// read it.
 fn events() -> WatchFlags {
     WatchFlags::CREATE
         | WatchFlags::DELETE

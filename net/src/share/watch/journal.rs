@@ -1,8 +1,9 @@
 //! What has changed, in the order in which it was noticed.
 //!
-//! Pure. Every change has a number, its counter; whoever knows up to which one it has heard gets what came
-//! behind it. Of several changes at one path the last one stands for all. The memory is bounded: whoever has
-//! fallen behind further than it reaches is told that everything may have changed.
+//! Pure. Every change has a number, its counter; whoever knows up to which one it has heard gets
+//! what came behind it. Of several changes at one path the last one stands for all. The memory is
+//! bounded: whoever has fallen behind further than it reaches is told that everything may have
+//! changed.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -24,8 +25,8 @@ pub(crate) struct Journal {
 }
 
 impl Journal {
-    /// An empty one that counts from `start` on. That should be the time in nanoseconds, so that no counter
-    /// of an earlier run of this node is mistaken for one of this run.
+    /// An empty one that counts from `start` on. That should be the time in nanoseconds, so that no
+    /// counter of an earlier run of this node is mistaken for one of this run.
     pub(crate) fn new(start: u64) -> Self {
         Self {
             counter: start,

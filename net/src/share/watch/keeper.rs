@@ -1,5 +1,5 @@
-//! Looks after the share while nobody asks for anything: who was told of it has to hear when it is another directory
-//! by now, or none, or is back.
+//! Looks after the share while nobody asks for anything: who was told of it has to hear when it is
+//! another directory by now, or none, or is back.
 
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};

@@ -1,8 +1,8 @@
 //! How long it takes to compile an expression, told from its text.
 //!
-//! The size of what it compiles to is bounded by the compiler, but not the work before that: a class of
-//! characters becomes a list of ranges, and when case does not count every character of a wide range is looked up.
-//! A thousand bytes of such classes take half a second.
+//! The size of what it compiles to is bounded by the compiler, but not the work before that: a
+//! class of characters becomes a list of ranges, and when case does not count every character of a
+//! wide range is looked up. A thousand bytes of such classes take half a second.
 
 use regex_syntax::ast::{self, Ast, ClassPerl, ClassSetItem, Visitor};
 

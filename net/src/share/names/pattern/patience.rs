@@ -2,12 +2,13 @@
 
 use std::time::Instant;
 
-/// Between two looks at the clock. The dearest step, a byte of a name that [`super::Pattern`] gives to the
-/// `regex` crate, takes 25 microseconds; so the clock is looked at every 25 milliseconds at least.
+/// Between two looks at the clock. The dearest step, a byte of a name that [`super::Pattern`] gives
+/// to the `regex` crate, takes 25 microseconds; so the clock is looked at every 25 milliseconds at
+/// least.
 const STEPS_BETWEEN_LOOKS: u32 = 1 << 17;
 
-/// What a byte costs that is matched by the `regex` crate, in steps of 10 nanoseconds or so: with the most expensive of
-/// the expressions that it is given, a name of 255 bytes takes it 6 ms.
+/// What a byte costs that is matched by the `regex` crate, in steps of 10 nanoseconds or so: with
+/// the most expensive of the expressions that it is given, a name of 255 bytes takes it 6 ms.
 pub(super) const STEPS_PER_BYTE: u32 = 128;
 
 /// It is later than that.

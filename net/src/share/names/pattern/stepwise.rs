@@ -1,8 +1,9 @@
-//! Matching that can be stopped: all ways through an expression at once, one byte of the name at a time.
+//! Matching that can be stopped: all ways through an expression at once, one byte of the name at a
+//! time.
 //!
-//! The engines of the `regex` crate are much faster, but run to the end of the name, which takes them up to
-//! two seconds with the worst of the expressions that fit into the bound of size. This one needs no more than a look
-//! at each state for each byte, and counts them.
+//! The engines of the `regex` crate are much faster, but run to the end of the name, which takes
+//! them up to two seconds with the worst of the expressions that fit into the bound of size. This
+//! one needs no more than a look at each state for each byte, and counts them.
 
 use regex_automata::nfa::thompson::{NFA, State};
 use regex_automata::util::primitives::StateID;
@@ -13,7 +14,8 @@ use super::patience::{SearchTime, TimeIsUp};
 #[derive(Debug)]
 pub(super) struct Stepwise {
     nfa: NFA,
-    /// Whether each state was reached at this byte: the number of that byte, counted over all names.
+    /// Whether each state was reached at this byte: the number of that byte, counted over all
+    /// names.
     reached: Vec<u64>,
     round: u64,
     /// The states that the next byte is given to.

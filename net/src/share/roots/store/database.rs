@@ -1,9 +1,9 @@
 //! The database file, which may be damaged in any way.
 //!
-//! A damaged page can make the embedded database return an error or panic, but not hang: its walks down
-//! a tree are bounded. Both end here. The damaged file is removed and a new one takes its place, as all that
-//! was in it can be computed anew. What a database says without complaint is no proof either: every row is
-//! checked by whoever reads it ([`super::rows`]).
+//! A damaged page can make the embedded database return an error or panic, but not hang: its walks
+//! down a tree are bounded. Both end here. The damaged file is removed and a new one takes its
+//! place, as all that was in it can be computed anew. What a database says without complaint is no
+//! proof either: every row is checked by whoever reads it ([`super::rows`]).
 
 use std::fs;
 use std::io;
@@ -40,8 +40,8 @@ pub(super) struct Rebuildable {
 struct OpenDatabase {
     /// `None` only while it is dropped.
     database: Option<Database>,
-    /// Held by the one who writes. A panic may leave the database's own lock for writers taken for good,
-    /// so whoever comes after one must not get that far.
+    /// Held by the one who writes. A panic may leave the database's own lock for writers taken for
+    /// good, so whoever comes after one must not get that far.
     writing: Mutex<Soundness>,
 }
 
@@ -60,8 +60,8 @@ enum TransactionError {
 }
 
 impl Rebuildable {
-    /// Opens or creates the file at `path`. One that is damaged, of another format, too large or not
-    /// a database at all is begun afresh.
+    /// Opens or creates the file at `path`. One that is damaged, of another format, too large or
+    /// not a database at all is begun afresh.
     ///
     /// # Errors
     /// Another process has it, or it cannot be written.
@@ -107,7 +107,8 @@ impl Rebuildable {
     /// What `work` finds.
     ///
     /// # Errors
-    /// The disk failed, or the database turned out to be damaged; then it is an empty one from now on.
+    /// The disk failed, or the database turned out to be damaged; then it is an empty one from now
+    /// on.
     pub(super) fn read<R>(
         &self,
         work: impl FnOnce(&ReadTransaction) -> Result<R, redb::Error>,
@@ -281,7 +282,8 @@ impl TransactionError {
                 error.kind(),
                 io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
             ),
-            // Somebody else uses it, the disk has failed or is full: it may be in the best of health.
+            // Somebody else uses it, the disk has failed or is full: it may be in the best of
+            // health.
             E::DatabaseAlreadyOpen
             | E::LockProtocolMismatch
             | E::PreviousIo

@@ -1,11 +1,12 @@
 //! The rows of the database, each of which proves by itself that it is what it is read as.
 //!
-//! A file on a disk may be damaged: bits flip, pages are torn, lost or written to the wrong place. A wrong
-//! root would get an honest member blamed for wrong bytes, so no row counts because it was found under
-//! some key. The root of a version carries a digest over both; where that fails the root is not known, and is
-//! computed anew. A subtree is proven against the root that it is asked for, as one of a stranger would be; one
-//! that fails is an error, which ends the whole database, as nothing else would make its leaves be computed
-//! again. A place is a hint, which whoever follows it checks.
+//! A file on a disk may be damaged: bits flip, pages are torn, lost or written to the wrong place.
+//! A wrong root would get an honest member blamed for wrong bytes, so no row counts because it was
+//! found under some key. The root of a version carries a digest over both; where that fails the
+//! root is not known, and is computed anew. A subtree is proven against the root that it is asked
+//! for, as one of a stranger would be; one that fails is an error, which ends the whole database,
+//! as nothing else would make its leaves be computed again. A place is a hint, which whoever
+//! follows it checks.
 
 use redb::{Error, ReadTransaction, ReadableTable, TableDefinition, TableHandle, WriteTransaction};
 use sha2::{Digest, Sha256};
