@@ -284,8 +284,8 @@ impl World {
 /// Some who are known to have the same.
 type Group<'a> = Vec<(&'a Model, &'a Content)>;
 
-/// The ways in which files may be known to be the same, the first one being that all which are,
-/// are.
+/// The ways in which files may be known to be the same, the first one being that all
+/// which are, are.
 fn groupings<'a>(files: &[(&'a Model, &'a Content)]) -> Vec<Vec<Group<'a>>> {
     let Some((first, rest)) = files.split_first() else {
         return vec![Vec::new()];

@@ -52,8 +52,8 @@ fn complete(mount: &Node) -> bool {
         && names(&mount.at("dir")) == ["of other", "small of fragile"]
 }
 
-/// Reads `path` until it fails; sends on when a first part was read. Gives the error's kind and
-/// time.
+/// Reads `path` until it fails; sends on when a first part was read. Gives the error's
+/// kind and time.
 fn read_until_error(path: PathBuf) -> JoinHandle<(ErrorKind, Option<i32>, Instant)> {
     let mut file = File::open(path).expect("open");
     let mut buffer = vec![0; MIB as usize];

@@ -415,8 +415,8 @@ fn nested(names: &[&str]) -> String {
     format!("<array><data><value>{}</value></data></array>", list(names))
 }
 
-/// Answers operation 0, so that it is a member, and gives `names` for operation 1 and `contents`
-/// for others.
+/// Answers operation 0, so that it is a member, and gives `names` for operation 1 and
+/// `contents` for others.
 fn answering(names: Vec<u8>, contents: Vec<u8>) -> String {
     hostile(move |request, stream| {
         let answer = match request {

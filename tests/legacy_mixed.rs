@@ -22,8 +22,8 @@ use crate::legacy_client::{Old, same, shows};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Members of a network of four have found each other by then, on a machine that is busy with six
-/// such networks.
+/// Members of a network of four have found each other by then, on a machine that is busy with
+/// six such networks.
 const FOUND: Duration = Duration::from_secs(30);
 
 /// Whatever a member that has stopped has no part in is done by then; what waits for it for a
@@ -34,8 +34,8 @@ const PROMPT: Duration = Duration::from_secs(8);
 /// `net/PROTOCOL.md`, 10.2.
 const GIVEN_UP: Duration = Duration::from_secs(25);
 
-/// One that has stopped is tried again after twice the time before; so long if it stopped for half
-/// a minute.
+/// One that has stopped is tried again after twice the time before; so long if it stopped for
+/// half a minute.
 const BACK: Duration = Duration::from_secs(40);
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

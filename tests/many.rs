@@ -306,8 +306,8 @@ impl Network {
         }
     }
 
-    /// By name at once, as far as the link lets it; in a listing at the latest when its answer has
-    /// come.
+    /// By name at once, as far as the link lets it; in a listing at the latest when its
+    /// answer has come.
     fn files_of_the_slow_one_are_found(&self, fresh: &mut Fresh, all: &BTreeSet<String>) {
         let directory = fresh.next();
         eventually(BACK, "a file of the slow member is found by name", || {

@@ -27,8 +27,8 @@ const LENGTH: u64 = 60 * MIB;
 /// After so many of them it happens.
 const BEFORE: u64 = 10 * MIB;
 
-/// Slower than everything here, so that most of a file is not in anybody's memory yet: 20 MiB a
-/// second.
+/// Slower than everything here, so that most of a file is not in anybody's memory yet: 20
+/// MiB a second.
 const STEP: (u64, Duration) = (MIB, Duration::from_millis(50));
 
 /// An owner, and a mount of its files.

@@ -36,8 +36,8 @@ const PROBES: [&str; 8] = [
     ".directory",
 ];
 
-/// A directory of texts, pictures and directories that three members have together, and a mount of
-/// it.
+/// A directory of texts, pictures and directories that three members have together, and a
+/// mount of it.
 fn setup(swarm: &Swarm) -> (Vec<Node>, Node) {
     let mut members: Vec<Node> = Vec::new();
     for member in ["a", "b", "c"] {

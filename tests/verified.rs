@@ -33,8 +33,8 @@ fn write_settled(node: &Node, name: &str, seed: u64, length: u64) {
     settle(&path);
 }
 
-/// Makes a file look as if nobody had written to it for a while, so that its root is computed at
-/// once.
+/// Makes a file look as if nobody had written to it for a while, so that its root is
+/// computed at once.
 pub(crate) fn settle(path: &Path) {
     let past = SystemTime::UNIX_EPOCH + Duration::from_secs(1_600_000_000);
     let file = File::options().write(true).open(path).expect("open");

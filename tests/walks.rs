@@ -309,8 +309,8 @@ fn forget() {
     fs::write("/proc/sys/vm/drop_caches", "2").expect("drop the kernel's caches");
 }
 
-/// Waits for the content roots of files: the number of a file changes once, when its root becomes
-/// known.
+/// Waits for the content roots of files: the number of a file changes once, when its
+/// root becomes known.
 fn roots_are_known(files: impl Iterator<Item = PathBuf>) {
     for file in files {
         eventually(SOON, "its root is known", || {

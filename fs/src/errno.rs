@@ -33,8 +33,8 @@ pub enum Error {
     /// The kernel named a handle that is not open.
     #[error("unknown handle")]
     UnknownHandle,
-    /// The content that this inode stands for is not offered any more; the name may lead to
-    /// another.
+    /// The content that this inode stands for is not offered any more; the name may
+    /// lead to another.
     #[error("the content has been replaced or its member has left")]
     Replaced,
     /// An extended attribute that the file does not have, or not yet.
@@ -63,7 +63,7 @@ pub enum Error {
     Network(#[from] NetError),
 }
 
-/// The table.
+/// The errno that the kernel is given for `error`: the only table of its kind.
 pub fn errno(error: &Error) -> i32 {
     match error {
         Error::NotFound => libc::ENOENT,

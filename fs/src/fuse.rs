@@ -43,9 +43,9 @@ const TTL: Duration = Duration::from_secs(1);
 /// has grown (`tail -f`) is not to be told by the kernel's memory that it has not.
 const ATTRIBUTE_TTL: Duration = Duration::from_millis(750);
 
-/// Read requests that the kernel may have under way on its own account. There is one queue for the
-/// whole mount: with fuser's 16, a few readers of a dead member would hold up readahead for all
-/// others.
+/// Read requests that the kernel may have under way on its own account. There is one queue for
+/// the whole mount: with fuser's 16, a few readers of a dead member would hold up readahead
+/// for all others.
 const MAX_BACKGROUND: u16 = 64;
 
 /// Event loops that never wait. Two answer concurrent requests without a wake-up in between
@@ -61,10 +61,10 @@ const PREFERRED_READ: u32 = 128 * 1024;
 /// A number always stands for the same thing, so one generation does.
 const GENERATION: Generation = Generation(0);
 
-/// `filesystem` as fuser wants it. Everything in the mount belongs to the user of this process.
-/// What members have news of goes to `expirer`, if the kernel knows what that is for; where
-/// somebody waits is told to `busy`. With `exec`, files are shown as executable that are at their
-/// owner.
+/// `filesystem` as fuser wants it. Everything in the mount belongs to the user of this
+/// process. What members have news of goes to `expirer`, if the kernel knows what that is for;
+/// where somebody waits is told to `busy`. With `exec`, files are shown as executable that are
+/// at their owner.
 pub fn adapter(
     filesystem: Arc<Filesystem>,
     expirer: Option<Expirer>,
@@ -325,8 +325,8 @@ impl fuser::Filesystem for Adapter {
     }
 
     /// The attributes are there when asked for by name and never listed, so that copies do not
-    /// carry them along. ENOSYS makes the kernel answer the rest itself; new `ls -l` would ask for
-    /// every file.
+    /// carry them along. ENOSYS makes the kernel answer the rest itself; new `ls -l` would ask
+    /// for every file.
     fn listxattr(&self, _: &Request, _: INodeNo, _: u32, reply: ReplyXattr) {
         reply.error(Errno::ENOSYS);
     }
@@ -502,8 +502,8 @@ impl Adapter {
         self.owner
     }
 
-    /// Answers an operation from memory, or else hands it to a worker and lets the event loop go
-    /// on.
+    /// Answers an operation from memory, or else hands it to a worker and lets the event
+    /// loop go on.
     fn answer<R, T>(
         &self,
         operation: &'static str,

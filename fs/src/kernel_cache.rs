@@ -25,8 +25,8 @@ use tinyp2p_net::model::{MAX_NAME_BYTES, Name, PeerId};
 /// Names that may wait for the thread.
 const MOST_WAITING: usize = 4096;
 
-/// Names of one member's news that may wait: a full poll. They have their turns with those of
-/// others.
+/// Names of one member's news that may wait: a full poll. They have their turns with
+/// those of others.
 const MOST_OF_ONE: usize = 1024;
 
 /// `FUSE_NOTIFY_INVAL_ENTRY` of linux/fuse.h: the code of the message.
@@ -38,8 +38,8 @@ const EXPIRE_ONLY: u32 = 1;
 /// The size of `struct fuse_out_header` and `struct fuse_notify_inval_entry_out` together.
 const HEAD: usize = 16 + 16;
 
-/// The directories in which somebody waits for an answer, with the kernel's lock on them, and how
-/// many do.
+/// The directories in which somebody waits for an answer, with the kernel's lock on them, and
+/// how many do.
 #[derive(Default)]
 pub struct Busy(Mutex<HashMap<u64, usize>>);
 
@@ -158,8 +158,8 @@ impl Expirer {
         Ok(Self(waiting))
     }
 
-    /// Lets the kernel ask again for `name` in the directory `parent`, after news of `member`.
-    /// Never waits.
+    /// Lets the kernel ask again for `name` in the directory `parent`, after news of
+    /// `member`. Never waits.
     pub fn expire(&self, member: PeerId, parent: u64, name: Name) {
         // Without room for it, the kernel asks after a second by itself.
         self.0.turns.lock().put(member, parent, name);

@@ -144,7 +144,7 @@ impl Mount {
         Ok((Self { path, entry }, descriptor))
     }
 
-    /// Where.
+    /// The directory that is mounted on.
     pub fn path(&self) -> &Path {
         &self.path
     }

@@ -26,8 +26,8 @@ pub const MAX_FOUND: usize = 4 * 65_536;
 /// Copies of its path that a match is taken apart into: directory and name, both as keys as well.
 const FOUND_PATHS: usize = 2;
 
-/// What else is made of a match at the same time: an entry, a row, an item, the places of its names
-/// in tables.
+/// What else is made of a match at the same time: an entry, a row, an item, the places of its
+/// names in tables.
 const FOUND_BYTES: usize = 640;
 
 /// What is asked of members on somebody's behalf ends this long before his deadline, so that what
@@ -61,8 +61,8 @@ pub trait Network: Send + Sync {
     /// Another number whenever members have come or gone.
     fn revision(&self) -> u64;
 
-    /// Tells `listener` from now on when what members said no longer holds, for as long as it
-    /// lives.
+    /// Tells `listener` from now on when what members said no longer holds, for as long
+    /// as it lives.
     fn listen(&self, listener: Weak<dyn ChangeListener>);
 
     /// The files whose names match `pattern` at every member, as far as they come by `deadline`,
@@ -84,12 +84,12 @@ pub trait Network: Send + Sync {
     /// All members who are there, this node perhaps among them.
     fn peers(&self) -> Vec<Arc<dyn Peer>>;
 
-    /// Has members compute the content roots of these files of theirs before those of others. Never
-    /// waits.
+    /// Has members compute the content roots of these files of theirs before those of
+    /// others. Never waits.
     fn compare(&self, _files: BTreeMap<PeerId, Vec<RelPath>>) {}
 
-    /// True if `member` has named a content root for its file of this `version`, and sent other
-    /// bytes.
+    /// True if `member` has named a content root for its file of this `version`, and
+    /// sent other bytes.
     fn is_disproved(&self, _member: PeerId, _version: Version) -> bool {
         false
     }

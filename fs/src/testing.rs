@@ -70,8 +70,8 @@ impl MemoryNetwork {
         self.watched.store(true, Ordering::SeqCst);
     }
 
-    /// What members with a counter say is followed from now on, as a node does. To be called before
-    /// anybody listens.
+    /// What members with a counter say is followed from now on, as a node does. To be called
+    /// before anybody listens.
     pub fn follow(&self) {
         self.followers
             .get_or_init(|| Subscriptions::new(Box::new(|_, _| {})));

@@ -67,7 +67,7 @@ pub struct Attr {
     /// Bytes; 0 for a directory; [`UNKNOWN_SIZE`](tinyp2p_net::model::Attributes::UNKNOWN_SIZE)
     /// while nobody who has the file tells.
     pub size: u64,
-    /// Modification time.
+    /// When the content was last modified.
     pub mtime: UnixTime,
     /// True for a file that somebody has open: it may have grown a moment later.
     pub may_grow: bool,
@@ -88,7 +88,7 @@ pub enum Looked {
 /// One entry of an open directory.
 #[derive(Clone, Copy, Debug)]
 pub struct DirectoryEntry<'a> {
-    /// Its name.
+    /// The entry's name, one component.
     pub name: &'a [u8],
     /// The offset of the entry behind it.
     pub next: u64,
@@ -238,8 +238,8 @@ impl Filesystem {
         Ok(attr)
     }
 
-    /// What a `stat` tells of a file that somebody has open: what its member says that it is by
-    /// now.
+    /// What a `stat` tells of a file that somebody has open: what its member says that it
+    /// is by now.
     fn open_attr(&self, number: u64, inode: &Inode, wait: Wait) -> Result<Attr, Error> {
         let holder = inode.sources.first().map(|source| source.member.id);
         let holder = holder.filter(|holder| self.network.whole(*holder).is_none());
@@ -365,8 +365,8 @@ impl Filesystem {
         Err(failure)
     }
 
-    /// Who can be asked for the bytes of a file: its holders, and members who may have kept blocks
-    /// of it.
+    /// Who can be asked for the bytes of a file: its holders, and members who may have kept
+    /// blocks of it.
     fn sources(&self, inode: &Inode) -> Vec<Source> {
         let holders = inode.readable().filter(|_| !inode.is_replaced);
         self.sources_among(&inode.path, holders, inode.root(), inode.size)
@@ -447,8 +447,8 @@ impl Filesystem {
         Ok(Listed::Tree(tree, inode.path))
     }
 
-    /// The tree that `tree` names; found files lie in no directory of theirs, so theirs is the
-    /// mount.
+    /// The tree that `tree` names; found files lie in no directory of theirs, so theirs
+    /// is the mount.
     fn view(&self, tree: Vantage) -> Arc<View> {
         match tree {
             Vantage::Merged | Vantage::Found => Arc::clone(&self.view),

@@ -71,8 +71,8 @@ impl ByteBudget {
     }
 
     /// `member` answers from `address`, for as long as the seat is kept: it shares what that
-    /// network may have with the others there. Whoever has no seat is taken for the only one of a
-    /// network.
+    /// network may have with the others there. Whoever has no seat is taken for the only one
+    /// of a network.
     pub fn seat(self: &Arc<Self>, member: PeerId, address: IpAddr) -> Seat {
         self.shares.lock().seat(member, BudgetParty::of(address));
         Seat {
@@ -456,8 +456,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whoever takes what in whatever order, all together stay below the total, and the sums
-        /// agree.
+        /// Whoever takes what in whatever order, all together stay below the total, and
+        /// the sums agree.
         #[test]
         fn the_total_is_never_exceeded(steps in prop::collection::vec((0..20_u8, 1..4000_usize), 1..200)) {
             let budget = ByteBudget::new(TOTAL);

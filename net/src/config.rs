@@ -52,8 +52,8 @@ pub struct Config {
     /// The bytes that the windows of all open files together aim to stay below.
     pub memory: u64,
     /// The most bytes that what members say may take, with what is made of it;
-    /// [`DEFAULT_ANSWERS`](crate::budget::DEFAULT_ANSWERS) where nothing is known of what will be
-    /// asked.
+    /// [`DEFAULT_ANSWERS`](crate::budget::DEFAULT_ANSWERS) where nothing is known of what
+    /// will be asked.
     pub answers: usize,
     /// Where blocks that were read are kept; `None` keeps them in memory only.
     pub cache: Option<CacheConfig>,
@@ -90,8 +90,8 @@ pub struct CacheConfig {
 /// What a node serves.
 #[derive(Debug, Clone)]
 pub struct ShareConfig {
-    /// The directory, as the user gave it: what is served is whatever this path leads to when
-    /// somebody asks.
+    /// The directory, as the user gave it: what is served is whatever this path leads to
+    /// when somebody asks.
     pub directory: PathBuf,
     /// Serve names that begin with a dot.
     pub hidden: bool,

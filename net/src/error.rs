@@ -73,7 +73,7 @@ pub enum Error {
     /// The member broke the protocol; what it sent was dropped.
     #[error("{who} broke the protocol: {what}")]
     Misbehaved {
-        /// The member.
+        /// Who was asked, for people.
         who: String,
         /// The rule that it broke.
         what: String,
@@ -81,15 +81,15 @@ pub enum Error {
     /// The member sent bytes that do not belong to the content root; they were dropped.
     #[error("{who} sent bytes that are not those of the file")]
     WrongBytes {
-        /// The member.
+        /// Who was asked, for people.
         who: String,
     },
     /// The member understood and declined.
     #[error("{who} answered: {fault}")]
     Fault {
-        /// The member.
+        /// Who was asked, for people.
         who: String,
-        /// Its fault.
+        /// What the member says is wrong.
         fault: Fault,
     },
     /// The connection was given up, because the member has another address by now. To be asked
@@ -102,25 +102,25 @@ pub enum Error {
     /// There is no such file at that member.
     #[error("{who} does not have that file")]
     NotFound {
-        /// The member.
+        /// Who was asked, for people.
         who: String,
     },
     /// That member shares it, and cannot read it itself.
     #[error("{who} may not read it: ask whoever shares it for the permission")]
     Forbidden {
-        /// The member.
+        /// Who was asked, for people.
         who: String,
     },
     /// It comes whole or not at all, and has not come yet.
     #[error("the file is still on its way from {who}: try again")]
     Unfinished {
-        /// The member.
+        /// Who was asked, for people.
         who: String,
     },
     /// The file is no longer in the version that was asked for.
     #[error("the file changed at {who}")]
     Changed {
-        /// The member.
+        /// Who was asked, for people.
         who: String,
     },
     /// This node's own disk or system is at fault.

@@ -333,7 +333,7 @@ impl fmt::Debug for RelPath {
 pub enum Kind {
     /// A regular file.
     File,
-    /// A directory.
+    /// A directory, which may be listed.
     Directory,
 }
 
@@ -373,8 +373,8 @@ impl UnixTime {
     /// Nanoseconds in a second.
     const SECOND: u32 = 1_000_000_000;
 
-    /// So many whole seconds since 1970, and nanoseconds after that; `None` if those make a second
-    /// or more.
+    /// So many whole seconds since 1970, and nanoseconds after that; `None` if those make a
+    /// second or more.
     pub fn new(seconds: i64, nanoseconds: u32) -> Option<Self> {
         (nanoseconds < Self::SECOND).then_some(Self {
             upper: (seconds >> 32) as i32,
@@ -440,7 +440,7 @@ pub struct Attributes {
     /// Bytes of content; 0 for a directory. [`Attributes::UNKNOWN_SIZE`] for a file of a member
     /// that does not tell.
     pub size: u64,
-    /// Modification time.
+    /// When the content was last modified.
     pub mtime: UnixTime,
     /// The state that these attributes describe.
     pub version: Version,
@@ -449,8 +449,8 @@ pub struct Attributes {
 }
 
 impl Attributes {
-    /// The size of a file of which only the name is known. No file is so large, and it never
-    /// travels.
+    /// The size of a file of which only the name is known. No file is so large, and
+    /// it never travels.
     pub const UNKNOWN_SIZE: u64 = u64::MAX;
 }
 
@@ -497,7 +497,7 @@ impl ByteRange {
 pub struct Address {
     /// Host name or IP address; an IPv6 address without its brackets.
     pub host: String,
-    /// TCP port.
+    /// The TCP port; never 0.
     pub port: u16,
 }
 

@@ -406,8 +406,8 @@ impl MemoryPeer {
         is_there.then_some(Attributes { mode, ..DIRECTORY })
     }
 
-    /// What a file had in a version, if that is remembered, or has now, which is remembered from
-    /// then on.
+    /// What a file had in a version, if that is remembered, or has now, which is remembered
+    /// from then on.
     fn snapshot(&self, request: &SnapshotRequest) -> Option<Snapshot> {
         let (files, mut captured) = (self.files.lock(), self.captured.lock());
         let known = captured

@@ -95,8 +95,8 @@ pub(crate) const EDGES: [u64; 8] = [
     MIB + 1,
 ];
 
-/// Copies `from` over `to`, merging directories, by hard links: what a mount of several shares
-/// shows.
+/// Copies `from` over `to`, merging directories, by hard links: what a mount of
+/// several shares shows.
 pub(crate) fn merge(from: &Path, to: &Path) {
     fs::create_dir_all(to).expect("make a directory");
     for entry in fs::read_dir(from).expect("list a share") {

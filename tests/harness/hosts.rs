@@ -28,8 +28,8 @@ impl Host {
         self.address
     }
 
-    /// Takes the address away and gives the host the one with this last number instead, as another
-    /// lease would.
+    /// Takes the address away and gives the host the one with this last number instead, as
+    /// another lease would.
     pub(crate) fn move_to(&self, last: u8) {
         let ip = |arguments: &[&str]| {
             ip(&[&["-n", &self.namespace], arguments].concat());

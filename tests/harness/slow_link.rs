@@ -75,8 +75,8 @@ impl SlowLink {
         self.state.patience.store(patience, Ordering::Relaxed);
     }
 
-    /// Whatever is sent over connections that are open now is lost, and nobody is told. New ones
-    /// are well.
+    /// Whatever is sent over connections that are open now is lost, and nobody is told. New
+    /// ones are well.
     pub(crate) fn swallow(&self) {
         let opened = self.state.opened.load(Ordering::Relaxed);
         self.state.swallowed.store(opened, Ordering::Relaxed);

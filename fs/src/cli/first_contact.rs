@@ -26,9 +26,9 @@ use super::status_socket::Socket;
 use crate::report::status::{NodeLocation, NodeReport};
 use crate::search::Searches;
 
-/// Everything that a process which only asks may take in. One answer may have 768 MiB of it, which
-/// are two million matches with paths of 60 bytes in a search, and a million where they are
-/// fetched.
+/// Everything that a process which only asks may take in. One answer may have 768 MiB of it,
+/// which are two million matches with paths of 60 bytes in a search, and a million where
+/// they are fetched.
 const GUEST_ANSWERS: usize = 2 << 30;
 
 /// The peers that the user named have answered by then, or are taken to be away: connecting has 3
@@ -78,8 +78,8 @@ pub(super) struct Prepared {
     answers: usize,
 }
 
-/// Checks the options against the system and changes nothing. `cache_dir` is one that the user
-/// named.
+/// Checks the options against the system and changes nothing. `cache_dir` is one that
+/// the user named.
 pub(super) fn prepare(
     options: &NetworkOptions,
     peers: Vec<FirstPeer>,
@@ -442,8 +442,8 @@ fn nobody(notices: &[String]) -> CommandFailure {
     }
 }
 
-/// What became of the addresses that the user named; those without an answer yet are not among
-/// them.
+/// What became of the addresses that the user named; those without an answer yet are
+/// not among them.
 type Outcomes = [(Address, Result<(), Error>)];
 
 /// True when nobody has let this node in yet, but somebody asked it to come back so soon that the
@@ -492,8 +492,8 @@ fn is_no_answer(error: &Error) -> bool {
         )
 }
 
-/// What people should know of peers that did not let this node in; `is_alone` if nobody else did
-/// either.
+/// What people should know of peers that did not let this node in; `is_alone` if nobody
+/// else did either.
 fn notices(outcomes: &Outcomes, is_alone: bool) -> Vec<String> {
     let mut notices: Vec<String> = outcomes
         .iter()

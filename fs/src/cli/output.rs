@@ -8,9 +8,9 @@ use tinyp2p_net::model::text::harmless;
 
 use super::CommandFailure;
 
-/// One line on standard error, for people: a notice, a warning or an error. Whatever it quotes
-/// cannot drive a terminal. Where it cannot be written, it is lost: there is no other place to say
-/// so.
+/// One line on standard error, for people: a notice, a warning or an error. Whatever it
+/// quotes cannot drive a terminal. Where it cannot be written, it is lost: there is no other
+/// place to say so.
 pub(super) fn say(program: &str, text: &str) {
     write_or_lose(io::stderr(), line(program, text).as_bytes());
 }

@@ -127,7 +127,7 @@ fn tell(mut caller: UnixStream, mut report: &[u8]) -> io::Result<()> {
 
 /// What a node answered.
 pub(super) struct SocketReply {
-    /// Its process.
+    /// The process id of the node.
     pub(super) pid: u32,
     /// The report and the line that it came in; `None` when there was none in time.
     pub(super) report: Option<(NodeReport, String)>,

@@ -18,7 +18,7 @@ pub struct MountEntry {
     pub parent: u32,
     /// The device number, `major:minor`.
     pub device: String,
-    /// Where.
+    /// The directory that it is mounted on.
     pub mountpoint: PathBuf,
     /// What, with the subtype: `ext4`, `fuse.sshfs`.
     pub kind: String,

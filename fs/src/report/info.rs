@@ -37,15 +37,15 @@ pub struct Info {
 pub struct InfoHolder {
     /// How it is shown.
     pub name: String,
-    /// Its identity.
+    /// The member's peer id, 52 characters.
     pub peer_id: String,
     /// Where it was last reached; `None` for this node itself.
     pub address: Option<String>,
 }
 
 impl Info {
-    /// One JSON object, of at most [`MAX_VALUE_BYTES`]: of too many sources and conflicts, the
-    /// first ones.
+    /// One JSON object, of at most [`MAX_VALUE_BYTES`]: of too many sources and conflicts,
+    /// the first ones.
     pub fn value(mut self) -> String {
         loop {
             // Strings and numbers only: there is nothing that could fail.

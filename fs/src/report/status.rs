@@ -35,7 +35,7 @@ pub struct SearchTrouble {
 #[derive(Clone, PartialEq, Default, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct NodeReport {
-    /// Its process.
+    /// The process id of the node.
     pub pid: u32,
     /// The version of its program.
     pub version: String,

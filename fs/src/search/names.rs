@@ -80,8 +80,8 @@ fn by_directory(found: Found) -> BTreeMap<RelPath, Listings> {
     directories
 }
 
-/// Gives each of the files, which come with their directories and sorted by them, a name of its
-/// own.
+/// Gives each of the files, which come with their directories and sorted by them, a name
+/// of its own.
 fn named(files: Vec<(RelPath, Match)>) -> Vec<Match> {
     let mut count: HashMap<Name, usize> = HashMap::new();
     for (_, file) in &files {
@@ -108,8 +108,8 @@ fn named(files: Vec<(RelPath, Match)>) -> Vec<Match> {
     shown
 }
 
-/// `music/Artist/Album` -> `music - Artist - Album`, or the end of it, which tells more than its
-/// beginning.
+/// `music/Artist/Album` -> `music - Artist - Album`, or the end of it, which tells more
+/// than its beginning.
 fn label(directory: &RelPath) -> Vec<u8> {
     let components: Vec<&[u8]> = directory.components().collect();
     let label = components.join(&b" - "[..]);

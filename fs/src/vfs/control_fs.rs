@@ -211,8 +211,8 @@ impl Hidden {
         Ok(self.state(number)?.attr(number))
     }
 
-    /// The directory above `number`, which is one of the program's own; that is the root for the
-    /// uppermost.
+    /// The directory above `number`, which is one of the program's own; that is the root
+    /// for the uppermost.
     pub fn parent(&self, number: u64) -> u64 {
         match number {
             DIRECTORY => ROOT,

@@ -20,7 +20,7 @@ use crate::view::merge::MemberRef;
 
 /// A file that somebody reads.
 pub struct OpenFile {
-    /// Its inode.
+    /// The number of its inode.
     pub number: u64,
     /// Its path at the member that it is read from.
     pub path: RelPath,
@@ -32,7 +32,7 @@ pub struct OpenFile {
 
 /// A directory that somebody goes through.
 pub struct OpenDirectory {
-    /// Its inode.
+    /// The number of its inode.
     pub number: u64,
     /// What is in it.
     pub what: Listed,
@@ -65,7 +65,7 @@ pub enum Listed {
     Tree(Vantage, RelPath),
     /// One of the program's own that is listed from memory.
     Own,
-    /// The members.
+    /// The list of members, each a directory.
     Members,
     /// What this pattern finds.
     Found(Arc<str>),

@@ -60,15 +60,15 @@ pub enum Vantage {
 /// What one number stands for at its path: a directory, or one content, as far as it can be told.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum InodeIdentity {
-    /// A directory. The kernel takes one name for one directory, so that of another tree is another
-    /// one.
+    /// A directory. The kernel takes one name for one directory, so that of another tree
+    /// is another one.
     Directory(Vantage),
     /// The content with this root and this size, whoever has it. The size belongs to it: a member
     /// that claims another one for the same root must not stand in for those who have the content.
     Root {
         /// The content root.
         root: Root,
-        /// Bytes.
+        /// Size in bytes.
         size: u64,
     },
     /// Nothing, whoever has it.
@@ -76,9 +76,9 @@ pub enum InodeIdentity {
     /// Whatever one member has in one version. The size belongs to it, too: a member that tells
     /// another one for the same version is telling of another file.
     Source {
-        /// The member.
+        /// Whose file it is.
         member: PeerId,
-        /// Its version.
+        /// The version of the file there.
         version: Version,
         /// Bytes; [`Attributes::UNKNOWN_SIZE`] while only its name is known.
         size: u64,
@@ -109,8 +109,8 @@ pub struct Inode {
     pub path: RelPath,
     /// What it is.
     pub identity: InodeIdentity,
-    /// Bytes of content; 0 for a directory; [`Attributes::UNKNOWN_SIZE`] while only its name is
-    /// known.
+    /// Bytes of content; 0 for a directory; [`Attributes::UNKNOWN_SIZE`] while only its
+    /// name is known.
     pub size: u64,
     /// Nanoseconds since 1970.
     pub mtime: UnixTime,
@@ -126,8 +126,8 @@ pub struct Inode {
 struct Readers {
     /// How many have it open.
     opens: usize,
-    /// Reads under way that are answered as if the file ended where the kernel has been told it
-    /// does.
+    /// Reads under way that are answered as if the file ended where the kernel has been
+    /// told it does.
     short_reads: usize,
     /// What the kernel's pages of it are of.
     pages: Option<Arc<OpenContent>>,
@@ -333,9 +333,9 @@ impl Inodes {
         readers.is_some_and(|readers| readers.opens > 0)
     }
 
-    /// Counts a read of `number` that is to end where the content of `size` bytes does. `false` if
-    /// the kernel may have been told that the file has more by now: it would take what is missing
-    /// for zeros.
+    /// Counts a read of `number` that is to end where the content of `size` bytes does. `false`
+    /// if the kernel may have been told that the file has more by now: it would take what is
+    /// missing for zeros.
     pub fn begin_short_read(&mut self, number: u64, size: u64) -> bool {
         if self
             .inodes

@@ -16,7 +16,7 @@ pub struct ContentState {
     pub version: Version,
     /// What it is, if its root is known; else whatever the member has in this version.
     pub content: Option<ContentId>,
-    /// Bytes.
+    /// Size in bytes.
     pub size: u64,
     /// How often it was looked for anew.
     pub renewals: u32,

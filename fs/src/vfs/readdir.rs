@@ -12,8 +12,8 @@ use super::{Attr, DirectoryEntry, Filesystem, Looked, join};
 use crate::errno::Error;
 use crate::view::{NameLookup, Wait};
 
-/// Entries that are made ready before they are asked for, at most: about as many as fit the largest
-/// answer.
+/// Entries that are made ready before they are asked for, at most: about as many as fit
+/// the largest answer.
 const MAX_AHEAD: usize = 1024;
 
 impl Filesystem {
@@ -151,8 +151,8 @@ impl Filesystem {
         Ok([itself, above.unwrap_or(itself)])
     }
 
-    /// The top of a member's own tree. Asks nobody, so it is there whether or not the member
-    /// answers.
+    /// The top of a member's own tree. Asks nobody, so it is there whether or not
+    /// the member answers.
     pub(super) fn look_up_member(&self, name: &Name) -> Looked {
         let members = self.network.members();
         let mut members = members.iter();

@@ -75,7 +75,7 @@ pub struct KeptReplies {
 /// Sums over all directories in memory.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct DirectoryTotals {
-    /// Names.
+    /// How many names there are.
     pub items: usize,
     /// Bytes of all files.
     pub bytes: u64,

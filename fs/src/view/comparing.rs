@@ -30,8 +30,8 @@ pub struct Comparing {
     told: Mutex<TwoGenerationCache<u64, Instant>>,
 }
 
-/// What one member could be told of: each file as a hash and as the index of the item that keeps
-/// its name.
+/// What one member could be told of: each file as a hash and as the index of the item that
+/// keeps its name.
 type Candidates = BTreeMap<PeerId, Vec<(u64, usize)>>;
 
 impl Default for Comparing {

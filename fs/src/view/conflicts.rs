@@ -41,8 +41,8 @@ struct Conflict {
 pub enum Evidence {
     /// They differ in their sizes, their roots, or in that one is a directory.
     Different,
-    /// They have the same size, and the root of one is not known yet: they may turn out to be the
-    /// same.
+    /// They have the same size, and the root of one is not known yet: they may turn out to
+    /// be the same.
     Open,
     /// The member named the root of a content for its file, and sent other bytes.
     Disproved,
@@ -121,8 +121,8 @@ impl Conflict {
 }
 
 impl Conflicts {
-    /// Takes over what was just `seen` of `directory`, of whose `items` it was found; none when it
-    /// is gone.
+    /// Takes over what was just `seen` of `directory`, of whose `items` it was found; none when
+    /// it is gone.
     pub fn update(&mut self, directory: &RelPath, items: &[Item], seen: SeenConflicts) {
         self.forget(directory);
         self.forget_below(directory, items);

@@ -18,8 +18,8 @@ const MAX_EXTENSION_BYTES: usize = 32;
 /// room for some of the name.
 pub const MAX_MARK_BYTES: usize = 120;
 
-/// Characters of base32 that stand for a digest: 80 bits. Whoever makes two of them meet gains one
-/// try.
+/// Characters of base32 that stand for a digest: 80 bits. Whoever makes two of them meet
+/// gains one try.
 const DIGEST_CHARACTERS: usize = 16;
 
 /// The names that are taken.

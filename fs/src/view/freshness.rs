@@ -18,7 +18,7 @@ pub const FRESH: Duration = Duration::from_secs(1);
 /// The present, as far as answers depend on it.
 #[derive(Clone, Copy, Debug)]
 pub struct Present {
-    /// The time.
+    /// The time of the look.
     pub now: Instant,
     /// Which members there are.
     pub revision: u64,

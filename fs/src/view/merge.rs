@@ -37,8 +37,8 @@ use super::distinct_names::DistinctNames;
 /// as long as to merge a name: about half a second's work.
 const MAX_CONFLICTS: usize = 200_000;
 
-/// The kernel refuses a whole directory that holds a file larger than this, so no member may name
-/// one.
+/// The kernel refuses a whole directory that holds a file larger than this, so no member
+/// may name one.
 const MAX_FILE_BYTES: u64 = i64::MAX as u64;
 
 /// Who said something.
@@ -53,7 +53,7 @@ pub struct MemberRef {
 /// One member that has an entry.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct EntrySource {
-    /// Who.
+    /// The member that has it.
     pub member: Arc<MemberRef>,
     /// The state of the entry at that member.
     pub version: Version,
@@ -70,8 +70,8 @@ pub struct Item {
     pub original: Option<Name>,
     /// File or directory.
     pub kind: Kind,
-    /// Bytes of content; 0 for a directory; [`Attributes::UNKNOWN_SIZE`] if nobody who has it
-    /// tells.
+    /// Bytes of content; 0 for a directory; [`Attributes::UNKNOWN_SIZE`] if nobody who
+    /// has it tells.
     pub size: u64,
     /// The newest modification time among the sources, nanoseconds since 1970.
     pub mtime: UnixTime,

@@ -50,8 +50,8 @@ use freshness::{Present, Term};
 use merge::{EntrySource, Item, MemberRef};
 use pending_changes::{Heard, outermost};
 
-/// The name in the root that belongs to this program; a member's own file of that name is not
-/// shown.
+/// The name in the root that belongs to this program; a member's own file of that name
+/// is not shown.
 pub const RESERVED: &[u8] = b".tinyp2p";
 
 /// How long an operation may wait for the network.
@@ -63,8 +63,8 @@ pub enum Wait {
     Until(Instant),
 }
 
-/// The most bytes of listings that the tree of a single member remembers: there may be many such
-/// trees.
+/// The most bytes of listings that the tree of a single member remembers: there may be
+/// many such trees.
 const MAX_MEMBER_BYTES: usize = 16 << 20;
 
 /// What is known of one name.
@@ -84,8 +84,8 @@ pub struct View {
     network: Arc<dyn Network>,
     /// The member to read from when several have the same: this node itself.
     preferred: Option<PeerId>,
-    /// True for the mount's own tree: its root is there whoever is, and [`RESERVED`] belongs to
-    /// this program.
+    /// True for the mount's own tree: its root is there whoever is, and [`RESERVED`] belongs
+    /// to this program.
     is_merged: bool,
     state: Arc<ViewMemory>,
     conflicts: Mutex<Conflicts>,
@@ -151,8 +151,8 @@ struct CollectedReplies<T> {
 }
 
 impl View {
-    /// The tree of `network`, which reads from `preferred` first when several members have the
-    /// same.
+    /// The tree of `network`, which reads from `preferred` first when several members
+    /// have the same.
     pub fn new(network: Arc<dyn Network>, preferred: Option<PeerId>) -> Self {
         Self::remembering(network, preferred, cache::MAX_BYTES)
     }
@@ -371,8 +371,8 @@ impl View {
         }
     }
 
-    /// Ends what is known of `path` and of the directory that it lies in: the next question asks
-    /// the network.
+    /// Ends what is known of `path` and of the directory that it lies in: the next question
+    /// asks the network.
     pub fn invalidate(&self, path: &RelPath) {
         let mut state = self.state.0.lock();
         let change = Change {
@@ -421,8 +421,8 @@ impl View {
         self.state.0.lock().cache.known()
     }
 
-    /// The conflicts in all directories that were listed, as they were seen last: a text for
-    /// people.
+    /// The conflicts in all directories that were listed, as they were seen last: a
+    /// text for people.
     pub fn conflicts(&self) -> String {
         self.conflicts.lock().text()
     }

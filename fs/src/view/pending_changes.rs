@@ -57,10 +57,10 @@ struct Log {
 /// What news do to a listing.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Effect {
-    /// None.
+    /// Nothing that concerns the answer.
     None,
-    /// The listing does not speak for these names any more; without names, for the directory's own
-    /// attributes.
+    /// The listing does not speak for these names any more; without names, for the
+    /// directory's own attributes.
     Partial(Vec<Name>),
     /// It is over.
     Total,
@@ -103,8 +103,8 @@ impl Heard {
         log.map_or(Effect::None, |log| log.about_listing(directory, since))
     }
 
-    /// True if the listing of `directory` was ended for all members since number `since`, or nobody
-    /// knows.
+    /// True if the listing of `directory` was ended for all members since number `since`,
+    /// or nobody knows.
     pub fn ended_listing(&self, directory: &RelPath, since: u64) -> bool {
         since < self.forgotten || self.of_all.about_listing(directory, since) != Effect::None
     }

@@ -553,8 +553,8 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     /// After any history, the view is the union of what the members that answer have now: every
-    /// name of theirs, nothing else but conflicts, and names asked for one by one say the same as
-    /// the listing.
+    /// name of theirs, nothing else but conflicts, and names asked for one by one say the same
+    /// as the listing.
     #[test]
     fn the_view_is_the_union_of_those_who_answer(
         changes in prop::collection::vec(change(), 1..20),

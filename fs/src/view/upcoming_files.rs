@@ -115,8 +115,8 @@ impl ByNumber {
     }
 }
 
-/// `item` as a small file that may be read from `member`, as an open of it would choose its
-/// sources.
+/// `item` as a small file that may be read from `member`, as an open of it would
+/// choose its sources.
 fn small(item: &Item, directory: &RelPath, member: PeerId) -> Option<Small> {
     if item.kind != Kind::File || item.size == 0 || item.size > MAX_SMALL_FILE {
         return None;

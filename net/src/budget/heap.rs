@@ -15,8 +15,8 @@ const WORTH_IT: usize = 16 << 20;
 /// So long after it, so that what is freed together is given back together, and never more often.
 const DELAY: Duration = Duration::from_secs(1);
 
-/// As long as so much is freed between two trims, there is another one: the last comes when it is
-/// quiet.
+/// As long as so much is freed between two trims, there is another one: the last comes when
+/// it is quiet.
 const GOES_ON: usize = 1 << 20;
 
 /// Asks for a trim once enough was freed.

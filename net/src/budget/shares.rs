@@ -15,8 +15,8 @@ use std::net::IpAddr;
 use crate::fairness::SourceNetwork;
 use crate::model::PeerId;
 
-/// The part that is divided evenly is divided among at least so many, so that a few do not get it
-/// all.
+/// The part that is divided evenly is divided among at least so many, so that a few do not
+/// get it all.
 const FEWEST: usize = 8;
 
 /// Whose share it is.

@@ -17,7 +17,7 @@ pub const fn heap(bytes: usize) -> usize {
 
 /// What something takes in memory, its own struct included.
 pub trait Weigh {
-    /// Bytes.
+    /// The bytes that the value takes in memory.
     fn weight(&self) -> usize;
 }
 

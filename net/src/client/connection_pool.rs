@@ -63,8 +63,8 @@ impl ConnectionPool {
         self.state.lock().idle.clear();
     }
 
-    /// Has all that is asked from now on asked over new connections. Those in use go on while they
-    /// bring something.
+    /// Has all that is asked from now on asked over new connections. Those in use go on while
+    /// they bring something.
     pub(super) fn renew(&self) {
         let mut state = self.state.lock();
         let idle = std::mem::take(&mut state.idle);
@@ -78,8 +78,8 @@ impl ConnectionPool {
         self.end(false);
     }
 
-    /// Remembers `link`, so that [`ConnectionPool::close`] reaches it; fails once that has
-    /// happened.
+    /// Remembers `link`, so that [`ConnectionPool::close`] reaches it; fails once
+    /// that has happened.
     pub(super) fn register(&self, link: &Arc<dyn Link>, who: &str) -> Result<(), Error> {
         let mut state = self.state.lock();
         if state.closed {

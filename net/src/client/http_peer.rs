@@ -43,9 +43,9 @@ use crate::transport::tls_link::TlsLink;
 /// A pairing run ends by then (notes on the protocol: PROTOCOL.md, "Pairing").
 const PAIRING_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Room for so many bytes of a response is made before the first of them has come, and for as many
-/// again each time that they have all come: who announces much and sends nothing takes nothing from
-/// others.
+/// Room for so many bytes of a response is made before the first of them has come, and for as
+/// many again each time that they have all come: who announces much and sends nothing takes
+/// nothing from others.
 const FIRST_BYTES: usize = 64 << 10;
 
 /// The document of a response and what is decoded of it, at the same time, in documents.
@@ -247,8 +247,8 @@ impl HttpPeer {
         Ok((lane, reply))
     }
 
-    /// When no answer has come, what idles may be as dead: the next question goes out on a fresh
-    /// connection.
+    /// When no answer has come, what idles may be as dead: the next question goes out on
+    /// a fresh connection.
     fn after(&self, error: Error) -> Error {
         if matches!(error, Error::Timeout { .. }) {
             self.lanes.forget_idle();
@@ -329,8 +329,8 @@ impl HttpPeer {
             .map_err(|error| Error::misbehaved(self.who(), error.to_string()))
     }
 
-    /// Asks for `range` of what `tag` names, and takes a part of it that is `welcome`. Gives its
-    /// length too.
+    /// Asks for `range` of what `tag` names, and takes a part of it that is `welcome`. Gives
+    /// its length too.
     fn get(
         &self,
         target: &str,

@@ -86,8 +86,8 @@ impl Wire {
         }
     }
 
-    /// Reads some bytes of the body into `buffer`, which is not empty. The end of the connection is
-    /// an error.
+    /// Reads some bytes of the body into `buffer`, which is not empty. The end of the connection
+    /// is an error.
     pub(super) fn read(&mut self, buffer: &mut [u8], deadline: Instant) -> Result<usize, Error> {
         if self.is_empty() {
             self.ahead.clear();

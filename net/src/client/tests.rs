@@ -156,8 +156,8 @@ fn calls_in_sequence_use_one_connection() {
     assert_eq!(dialer.dialled.load(Ordering::Relaxed), 1);
 }
 
-/// Files go straight over a connection that calls use through ureq, and records are larger than
-/// these buffers.
+/// Files go straight over a connection that calls use through ureq, and records are larger
+/// than these buffers.
 #[test]
 fn small_buffers_get_every_byte_and_leave_the_connection_to_the_next_call() {
     let (node, peer) = node_and_peer();

@@ -110,8 +110,8 @@ impl Shape {
         self.blocks.next_power_of_two().trailing_zeros()
     }
 
-    /// The height of a subtree of `span` blocks; that of a small file is no higher than its content
-    /// needs.
+    /// The height of a subtree of `span` blocks; that of a small file is no higher than
+    /// its content needs.
     fn subtree_height(self, span: u64) -> u32 {
         span.trailing_zeros().min(self.height())
     }
@@ -215,7 +215,7 @@ impl HashTree {
         Root::from_bytes(self.upper[self.upper.len() - 1][0])
     }
 
-    /// All leaves.
+    /// The hashes of all blocks, in their order.
     pub fn leaves(&self) -> &[Hash] {
         &self.leaves
     }
@@ -291,8 +291,8 @@ impl Subtree {
         })
     }
 
-    /// The same for a subtree that is not proven yet: whoever gets the part can prove it if this
-    /// was right.
+    /// The same for a subtree that is not proven yet: whoever gets the part can prove it if
+    /// this was right.
     pub fn narrow(&self, first: u64, span: u64) -> Option<Self> {
         // Only the subtree of a small file is lower than its span; it has no uncles.
         let blocks = if self.uncles.is_empty() {
@@ -408,8 +408,8 @@ impl Leaves {
     }
 }
 
-/// Bytes of one content at one place in it. Only [`Leaves::check`] and [`Verified::whole`] make
-/// them.
+/// Bytes of one content at one place in it. Only [`Leaves::check`] and
+/// [`Verified::whole`] make them.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Verified<B> {
     bytes: B,

@@ -28,8 +28,8 @@ impl TokenBucket {
         }
     }
 
-    /// Takes one token. Without one, nothing is taken and the time is returned when there will be
-    /// one.
+    /// Takes one token. Without one, nothing is taken and the time is returned when there
+    /// will be one.
     pub(crate) fn take(&mut self, now: Instant) -> Result<(), Instant> {
         self.take_many(1, now)
     }

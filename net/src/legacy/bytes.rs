@@ -59,8 +59,8 @@ impl<R: BufRead> Tags<R> {
     /// Hands the text up to the next tag to `text`, and returns that tag.
     ///
     /// # Errors
-    /// The source's, the sink's, and [`WireError::Broken`] and [`WireError::Limit`] of the
-    /// document.
+    /// The source's, the sink's, and [`WireError::Broken`] and [`WireError::Limit`]
+    /// of the document.
     pub fn next(&mut self, text: &mut Sink<'_>) -> Result<Tag, WireError> {
         if let Some(element) = self.owed.take() {
             return Ok(Tag::Close(element));

@@ -147,8 +147,8 @@ impl LegacyClient {
         }
     }
 
-    /// Operation 2: the contents of `name`, as they come, into `sink`. Returns how many bytes they
-    /// are.
+    /// Operation 2: the contents of `name`, as they come, into `sink`. Returns how many
+    /// bytes they are.
     ///
     /// # Errors
     /// [`Error::NotFound`] when it says that it cannot read it; an [`Error::Local`] when nobody

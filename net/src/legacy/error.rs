@@ -25,7 +25,7 @@ pub enum WireError {
     Limit {
         /// What there was too much of, in the plural.
         what: &'static str,
-        /// The bound.
+        /// The bound that was exceeded.
         most: u64,
     },
     /// The connection failed.

@@ -68,8 +68,8 @@ impl KnownServers {
         true
     }
 
-    /// Takes note of the server at `url`. False if it was known, is this node itself, or finds no
-    /// room.
+    /// Takes note of the server at `url`. False if it was known, is this node itself, or
+    /// finds no room.
     pub fn learn(&mut self, url: Url, now: Instant) -> bool {
         if self.own.contains(&url) || self.named.contains(&url) {
             return false;

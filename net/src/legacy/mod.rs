@@ -37,9 +37,9 @@ pub use known::KnownServers;
 pub use token::TokenKey;
 pub use url::Url;
 
-/// The field of HTTP in which a node of this program says, to callers with a right token, which one
-/// it is: another node need not take it for a server beside itself. Programs of 2004 do not look at
-/// it.
+/// The field of HTTP in which a node of this program says, to callers with a right token, which
+/// one it is: another node need not take it for a server beside itself. Programs of 2004 do not
+/// look at it.
 pub(crate) const NODE_FIELD: &str = "tinyp2p-node";
 
 /// What a node has of a network of 2004: the key, and who is there. Both halves stand on it: the

@@ -50,7 +50,7 @@ const NEVER: u64 = 0;
 /// Reports that the server does not answer.
 pub(super) type ReportSilence = Box<dyn Fn(&Error) + Send + Sync>;
 
-/// One server.
+/// One server of 2004 as a [`Peer`].
 pub struct LegacyPeer {
     inner: Arc<LegacyPeerState>,
 }

@@ -39,7 +39,7 @@ pub struct Accepted {
 /// What to send.
 #[derive(Debug)]
 pub enum LegacyResponse {
-    /// A document.
+    /// A whole document, ready to be sent.
     Document(Vec<u8>),
     /// A document of the contents of this file, in this form.
     Contents(Form, Arc<SharedFile>),

@@ -34,8 +34,8 @@ pub struct LegacyStore {
     held: Arc<StoreUsage>,
 }
 
-/// Bytes on disk: of what is kept, of what is being written, and of what was let go and is still
-/// read.
+/// Bytes on disk: of what is kept, of what is being written, and of what was let go and
+/// is still read.
 #[derive(Debug, Default)]
 struct StoreUsage(AtomicU64);
 

@@ -15,9 +15,9 @@ use super::Url;
 /// Bytes of a token before they are written in hex.
 const BYTES: usize = 16;
 
-/// What makes tokens: the password, worked into the two states that HMAC begins with. The password
-/// cannot be read back from them, but guesses can be tested against them, so they are wiped when
-/// dropped.
+/// What makes tokens: the password, worked into the two states that HMAC begins with. The
+/// password cannot be read back from them, but guesses can be tested against them, so they are
+/// wiped when dropped.
 #[derive(Clone)]
 pub struct TokenKey(Hmac<Md5>);
 

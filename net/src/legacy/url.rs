@@ -50,7 +50,7 @@ impl Url {
         host.trim_start_matches('[').trim_end_matches(']')
     }
 
-    /// The port.
+    /// The TCP port; 80 where the URL names none.
     pub fn port(&self) -> u16 {
         self.port
     }

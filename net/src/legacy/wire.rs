@@ -112,8 +112,8 @@ fn array(values: impl Iterator<Item = Value>) -> Value {
 /// Reads a call.
 ///
 /// # Errors
-/// [`WireError::Broken`] and [`WireError::Limit`]: it is no call of `f` with a token, a number and
-/// something.
+/// [`WireError::Broken`] and [`WireError::Limit`]: it is no call of `f` with a token, a
+/// number and something.
 pub fn decode_call(document: &[u8]) -> Result<LegacyCall, WireError> {
     let mut reader = LegacyReader::new(document, MAX_CALL_BYTES as u64);
     reader.open("methodCall")?;
@@ -152,8 +152,8 @@ fn operation(number: Value, argument: Value) -> Option<Operation> {
     }
 }
 
-/// Reads what operation 0 returned: text that may be no URL. What is longer than any URL is left
-/// out.
+/// Reads what operation 0 returned: text that may be no URL. What is longer than any URL
+/// is left out.
 ///
 /// # Errors
 /// See [`WireError`].
@@ -167,8 +167,8 @@ pub fn decode_servers(source: impl BufRead) -> Result<Vec<String>, WireError> {
     Ok(urls.filter_map(|url| String::from_utf8(url).ok()).collect())
 }
 
-/// Reads what operation 1 returned: names as they came, of files and of directories, whatever they
-/// look like.
+/// Reads what operation 1 returned: names as they came, of files and of directories, whatever
+/// they look like.
 ///
 /// # Errors
 /// See [`WireError`].

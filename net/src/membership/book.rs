@@ -166,10 +166,10 @@ impl Book {
                 || self.make_fair_room(teller, first_hand))
     }
 
-    /// Makes place in a full book in which nothing has failed: for a teller that has little in it,
-    /// or for a member that speaks of itself. Whoever told the most that has led to nobody loses
-    /// the oldest of it; and if all of it has led to somebody, whoever was reached at the most
-    /// addresses.
+    /// Makes place in a full book in which nothing has failed: for a teller that has little in
+    /// it, or for a member that speaks of itself. Whoever told the most that has led to nobody
+    /// loses the oldest of it; and if all of it has led to somebody, whoever was reached at
+    /// the most addresses.
     fn make_fair_room(&mut self, teller: AddressOrigin, first_hand: bool) -> bool {
         let by = |c: &Candidate| c.tellers().first().copied();
         let told = self.entries.values().filter(|c| by(c) == Some(teller));
@@ -224,7 +224,7 @@ impl Book {
         worst.is_some_and(|address| self.entries.remove(&address).is_some())
     }
 
-    /// One address.
+    /// The candidate at `address`, if there is one.
     pub(crate) fn get(&self, address: &Address) -> Option<&Candidate> {
         self.entries.get(address)
     }
@@ -323,8 +323,8 @@ impl Book {
         }
     }
 
-    /// Drops what nobody has mentioned for long, and doubts what counted as this node's own, `me`,
-    /// for long.
+    /// Drops what nobody has mentioned for long, and doubts what counted as this node's own,
+    /// `me`, for long.
     pub(crate) fn expire(&mut self, me: PeerId, now: Instant) {
         let stale = |c: &Candidate| {
             let age = now.saturating_duration_since(c.mentioned);

@@ -57,9 +57,9 @@ const MAX_TELLERS: usize = 4;
 /// Who is at an address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Belief {
-    /// Nobody said.
+    /// Nobody has said who is there.
     Unknown,
-    /// Claims differ.
+    /// Several have said so, of different members.
     Disputed,
     /// Somebody else said so.
     Said(PeerId),
@@ -91,7 +91,7 @@ pub(crate) enum AddressOrigin {
     User,
     /// Multicast: anyone on the link.
     Link,
-    /// A member.
+    /// A member, which was met.
     Member(PeerId),
 }
 
@@ -120,7 +120,7 @@ pub(crate) struct DialFailure {
     pub(crate) wait: Duration,
 }
 
-/// One address.
+/// What is known of one address.
 #[derive(Debug)]
 pub(crate) struct Candidate {
     /// Who is there.
@@ -243,9 +243,9 @@ impl Candidate {
         !self.vouched && self.named.is_none() && self.tellers[..1] != [AddressOrigin::User]
     }
 
-    /// True until the first try has ended of what the user or a member told, or led to a member the
-    /// last time. What multicast alone says does not count: on a local network, anybody can say
-    /// anything.
+    /// True until the first try has ended of what the user or a member told, or led to a
+    /// member the last time. What multicast alone says does not count: on a local network,
+    /// anybody can say anything.
     pub(crate) fn awaits_first_try(&self) -> bool {
         let is_told = self
             .tellers

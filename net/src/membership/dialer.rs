@@ -38,8 +38,8 @@ pub(crate) trait Connect: Send + Sync {
     ) -> Result<Arc<dyn MemberLink>, Error>;
 }
 
-/// A member that is held on to: one for each, wherever it goes, so that whoever reads from it reads
-/// on.
+/// A member that is held on to: one for each, wherever it goes, so that whoever reads from
+/// it reads on.
 pub(crate) trait MemberLink: Peer {
     /// The member was found at `address`, of which this node knows by `source`: whoever holds this
     /// finds it there.

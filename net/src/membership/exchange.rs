@@ -18,9 +18,9 @@ use crate::protocol::wire::{Hello, MemberRecord};
 /// How this node introduces itself.
 #[derive(Clone, Debug)]
 pub(crate) struct Introduction {
-    /// Its identity.
+    /// This node's peer id.
     pub(crate) id: PeerId,
-    /// Its name.
+    /// How this node calls itself.
     pub(crate) name: String,
     /// What the user wants others to dial; `None` leaves it to what they see.
     pub(crate) advertise: Option<Address>,

@@ -53,7 +53,7 @@ const LOOK: Duration = Duration::from_millis(20);
 /// A member that is there, or this node itself as far as it shares something.
 #[derive(Clone)]
 pub struct Member {
-    /// Its identity.
+    /// The member's peer id.
     pub id: PeerId,
     /// How it is shown to people: no two members have the same name.
     pub name: Arc<str>,
@@ -66,7 +66,7 @@ pub struct Member {
 /// How another member is doing, as far as this node can tell.
 #[derive(Clone, Debug)]
 pub struct MemberHealth {
-    /// Its identity.
+    /// The member's peer id.
     pub id: PeerId,
     /// How it is shown to people; as [`Member::name`].
     pub name: Arc<str>,
@@ -93,8 +93,8 @@ pub struct Members {
     advertise: Option<Address>,
     remembered: Option<Remembered>,
     connect: Box<dyn Connect>,
-    /// Members of another kind, if there are any. Looked at before the state is locked, never under
-    /// it.
+    /// Members of another kind, if there are any. Looked at before the state is locked,
+    /// never under it.
     source: OnceLock<Arc<dyn MemberSource>>,
     /// Held for a look-up or a change, never over IO.
     state: Mutex<MembersState>,
@@ -115,8 +115,8 @@ struct MembersState {
 }
 
 impl Members {
-    /// Knows nobody yet but `peers` and what is `remembered`; [`Members::begin`] starts to look
-    /// for them.
+    /// Knows nobody yet but `peers` and what is `remembered`; [`Members::begin`] starts to
+    /// look for them.
     ///
     /// # Errors
     /// [`Error::Local`] when one of `peers` or `advertise` cannot be dialled by anybody.
@@ -181,7 +181,7 @@ impl Members {
         let _ = self.source.set(source);
     }
 
-    /// This node.
+    /// The peer id of this node.
     pub(crate) fn me(&self) -> PeerId {
         self.me
     }
@@ -417,8 +417,8 @@ impl Members {
         self.state.lock().table.is_getting_acquainted(deadline)
     }
 
-    /// Ends all connections and the dialling threads. Returns by `deadline`, whatever they wait
-    /// for.
+    /// Ends all connections and the dialling threads. Returns by `deadline`, whatever
+    /// they wait for.
     pub(crate) fn stop(&self, deadline: Instant) {
         if let Some(source) = self.source.get() {
             source.stop();

@@ -99,8 +99,8 @@ fn own() -> Vec<HostAddress> {
     own.collect()
 }
 
-/// The address from which this host calls others: connecting a UDP socket looks the route up, and
-/// sends nothing.
+/// The address from which this host calls others: connecting a UDP socket looks the route up,
+/// and sends nothing.
 fn route_source() -> Option<IpAddr> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
     socket.connect(SocketAddr::from((ELSEWHERE, 9))).ok()?;

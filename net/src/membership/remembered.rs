@@ -35,9 +35,9 @@ const HEADER: &str = "tinyp2p addresses 1";
 pub(crate) struct RememberedAddress {
     /// When it last answered there, in seconds since 1970.
     pub(crate) seen: u64,
-    /// Where.
+    /// Where the member was reached.
     pub(crate) address: Address,
-    /// Who.
+    /// Who was reached there.
     pub(crate) id: PeerId,
 }
 

@@ -75,8 +75,8 @@ pub(crate) fn write_escaped(f: &mut impl Write, bytes: &[u8]) -> fmt::Result {
     Ok(())
 }
 
-/// One or more of each class of characters that drive a terminal, for the tests of whatever is
-/// shown.
+/// One or more of each class of characters that drive a terminal, for the tests of
+/// whatever is shown.
 #[cfg(any(test, feature = "testing"))]
 pub const HOSTILE: [char; 34] = [
     '\0',

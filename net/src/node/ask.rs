@@ -88,8 +88,8 @@ impl Node {
         self.gather(|_| true, ask).1
     }
 
-    /// Has members compute the content roots of these files of theirs before those of others. Waits
-    /// for nothing.
+    /// Has members compute the content roots of these files of theirs before those of others.
+    /// Waits for nothing.
     pub fn compare(&self, files: BTreeMap<PeerId, Vec<RelPath>>) {
         for member in self.members.present() {
             if let Some(paths) = files.get(&member.id) {
@@ -98,8 +98,8 @@ impl Node {
         }
     }
 
-    /// Takes those roots from what members say of their files that they were found to be wrong
-    /// about.
+    /// Takes those roots from what members say of their files that they were found to
+    /// be wrong about.
     fn doubt<T: FileClaims>(&self, answers: &mut [PeerReply<T>]) {
         for answer in answers {
             if let Ok(claims) = &mut answer.result {

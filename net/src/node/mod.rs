@@ -152,8 +152,8 @@ impl Node {
         self.members.revision()
     }
 
-    /// Tells `listener` from now on when what members said no longer holds, for as long as it
-    /// lives.
+    /// Tells `listener` from now on when what members said no longer holds, for as long
+    /// as it lives.
     pub fn listen(&self, listener: Weak<dyn ChangeListener>) {
         self.followers.listen(listener);
     }

@@ -34,13 +34,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 impl Node {
-    /// Starts to serve and to look for members. Whatever may fail comes first and in an order in
-    /// which nothing is visible to others until all of it has succeeded. Takes about 0.2 s, for the
-    /// password.
+    /// Starts to serve and to look for members. Whatever may fail comes first and in an order
+    /// in which nothing is visible to others until all of it has succeeded. Takes about 0.2 s,
+    /// for the password.
     ///
     /// # Errors
-    /// [`Error::Local`]: the name, the share, the state directory, an address or the port cannot
-    /// be used.
+    /// [`Error::Local`]: the name, the share, the state directory, an address or the port
+    /// cannot be used.
     pub fn start(config: Config) -> Result<Arc<Self>, Error> {
         check_name(&config.name)?;
         let share = open_share(&config)?;

@@ -15,7 +15,7 @@ use crate::protocol::wire::{
 /// What a member said, and what it takes to go by it for longer than a moment.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Watched<T> {
-    /// What.
+    /// What the member said.
     pub answer: T,
     /// The member's change counter before it looked, if it watches what it told: `tinyp2p.changes`
     /// since then says when the answer no longer holds.

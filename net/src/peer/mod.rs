@@ -41,10 +41,10 @@ pub trait Peer: Send + Sync {
         deadline: Instant,
     ) -> Result<Box<dyn ByteStream>, Error>;
 
-    /// Opens the content of `root` from the beginning of `range` on, wherever the member has it: in
-    /// a file or among the blocks that it has kept. Gives how many bytes of `range` come, at least
-    /// one; [`Error::NotFound`] when the first is not there. Nothing about them is sure before it
-    /// is proven.
+    /// Opens the content of `root` from the beginning of `range` on, wherever the member has it:
+    /// in a file or among the blocks that it has kept. Gives how many bytes of `range` come, at
+    /// least one; [`Error::NotFound`] when the first is not there. Nothing about them is sure
+    /// before it is proven.
     fn open_content(
         &self,
         root: Root,

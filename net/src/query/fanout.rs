@@ -48,7 +48,7 @@ const SMALL_LISTING: usize = 1024;
 /// What one member said, or why it said nothing.
 #[derive(Debug, Clone)]
 pub struct PeerReply<T> {
-    /// Who.
+    /// Who was asked.
     pub member: PeerId,
     /// How that member is shown to people; unique in the network.
     pub name: Arc<str>,
@@ -82,7 +82,7 @@ pub struct Whom {
 }
 
 impl Whom {
-    /// All members.
+    /// All members, whoever they are.
     pub fn everyone() -> Self {
         Self::default()
     }
@@ -106,7 +106,7 @@ impl Whom {
 pub struct QueryTarget {
     /// How the member is shown to people.
     pub name: Arc<str>,
-    /// The member.
+    /// The member to ask.
     pub peer: Arc<dyn Peer>,
 }
 

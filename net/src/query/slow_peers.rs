@@ -15,8 +15,8 @@ use crate::model::PeerId;
 /// that people use for this needs more, so it is the member's trouble.
 pub(crate) const PROMPT: Duration = Duration::from_secs(1);
 
-/// Slow answers in a row until nobody waits. One may be chance: a disk that wakes up, a new
-/// connection.
+/// Slow answers in a row until nobody waits. One may be chance: a disk that wakes up,
+/// a new connection.
 const STRIKES: u8 = 2;
 
 /// At most one in so many is not waited for.
@@ -32,8 +32,8 @@ pub(crate) struct SlowPeers {
 }
 
 impl SlowPeers {
-    /// An answer of `member` took so long. It should be a small one, or tell something about its
-    /// size.
+    /// An answer of `member` took so long. It should be a small one, or tell something
+    /// about its size.
     pub(crate) fn note(&mut self, member: PeerId, took: Duration) {
         if took < PROMPT {
             self.strikes.remove(&member);

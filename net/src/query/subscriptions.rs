@@ -58,8 +58,8 @@ pub enum News {
     Lost,
 }
 
-/// Someone who goes by what members said. Called from the thread that follows the member, with no
-/// lock held.
+/// Someone who goes by what members said. Called from the thread that follows the member, with
+/// no lock held.
 pub trait ChangeListener: Send + Sync {
     /// Something is new at `member`.
     fn news(&self, member: PeerId, news: &News);

@@ -29,8 +29,8 @@ pub(super) enum Blocks {
 }
 
 impl Blocks {
-    /// The beginning of `range`, which is not empty: as much as is read at once. `None` when it is
-    /// not here.
+    /// The beginning of `range`, which is not empty: as much as is read at once. `None` when it
+    /// is not here.
     fn read(&self, range: ByteRange) -> Option<Bytes> {
         match self {
             Self::Cached(cache, content) => cached(cache, *content, range),

@@ -52,12 +52,12 @@ impl From<BodyKind> for Body {
 }
 
 impl Body {
-    /// No bytes.
+    /// A body without bytes.
     pub(super) fn empty() -> Self {
         Self::full(Bytes::new())
     }
 
-    /// These bytes.
+    /// A body of these bytes.
     pub(super) fn full(bytes: Bytes) -> Self {
         BodyKind::Full(bytes).into()
     }

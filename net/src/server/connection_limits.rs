@@ -32,7 +32,7 @@ use crate::model::PeerId;
 /// the end of a response may still be on its way.
 const SETTLED: Duration = Duration::from_secs(1);
 
-/// All places.
+/// The connections that there are, and how many more there may be.
 pub(super) struct ConnectionLimits {
     tables: Mutex<Tables>,
     connections_per_member: usize,

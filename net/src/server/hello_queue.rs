@@ -18,8 +18,8 @@ use std::time::Instant;
 use super::hello_line::{Dice, HelloLine};
 use crate::fairness::{Familiarity, Refill, SourceNetwork, TokenBucket};
 
-/// Lines that are remembered, at some 100 bytes each. Those in which nobody stands tell who was
-/// served lately.
+/// Lines that are remembered, at some 100 bytes each. Those in which nobody stands tell who
+/// was served lately.
 const MAX_LINES: usize = 8192;
 
 /// How many handshakes may begin.
@@ -33,8 +33,8 @@ pub(super) struct HelloRates {
     pub(super) neighbours: Refill,
     /// One address from which members came lately.
     pub(super) known: Refill,
-    /// Of those of known addresses, all that run where members are served. The others run on the
-    /// door.
+    /// Of those of known addresses, all that run where members are served. The others run
+    /// on the door.
     pub(super) beside_members: Refill,
     /// The same, of one address.
     pub(super) beside_members_of_one: Refill,

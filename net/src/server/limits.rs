@@ -31,8 +31,8 @@ const CLOSING: usize = 64;
 
 #[derive(Debug, Clone)]
 pub(super) struct ServerLimits {
-    /// Connections in all. More than those below together, so that it bounds only what is being
-    /// closed.
+    /// Connections in all. More than those below together, so that it bounds only what
+    /// is being closed.
     pub(super) connections: usize,
     /// Connections that have not sent a first record. Half of them are for known networks.
     pub(super) unread: usize,

@@ -25,9 +25,9 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// How long the last bytes may take to leave.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
 
-/// Serves one connection that agreed on [`tls::ALPN_PAIR`], from after its handshake to its
-/// closing, in 12 s at most. A caller that proves the password is admitted; whether it was is
-/// returned.
+/// Serves one connection that agreed on [`tls::ALPN_PAIR`], from after its handshake to
+/// its closing, in 12 s at most. A caller that proves the password is admitted; whether it
+/// was is returned.
 pub(crate) async fn serve<S>(tls: &mut TlsStream<S>, remote: IpAddr, gate: &Gate) -> bool
 where
     S: AsyncRead + AsyncWrite + Unpin,

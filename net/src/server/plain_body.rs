@@ -16,9 +16,9 @@ use crate::share::SharedFile;
 
 type ReadTask = Pin<Box<dyn Future<Output = io::Result<(Vec<u8>, u64)>> + Send + Sync>>;
 
-/// A document of contents. Ends in an error, which cuts the connection, as soon as the file is no
-/// longer in the version in which it was opened, or the document turns out not to be as long as was
-/// said.
+/// A document of contents. Ends in an error, which cuts the connection, as soon as the file is
+/// no longer in the version in which it was opened, or the document turns out not to be as long
+/// as was said.
 pub(super) struct ContentsBody {
     form: Form,
     file: Arc<SharedFile>,

@@ -33,8 +33,8 @@ pub(crate) fn answer(
     body.finish()
 }
 
-/// One file, for `asker`, with the version that it is in; `fits` tells whether so many bytes may be
-/// sent.
+/// One file, for `asker`, with the version that it is in; `fits` tells whether so many bytes
+/// may be sent.
 pub(crate) fn read(
     share: &Share,
     item: &BatchItem,

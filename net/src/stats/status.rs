@@ -19,7 +19,7 @@ use crate::model::{PeerId, RelPath};
 pub struct Status {
     /// How it names itself.
     pub name: String,
-    /// Its identity.
+    /// The member's peer id, 52 characters.
     pub peer_id: String,
     /// The TCP port that it listens on; 0 when it does not.
     pub port: u16,
@@ -39,8 +39,8 @@ pub struct Status {
     pub refused: u64,
     /// The protocol of 2004, which is not encrypted; `None` when it is not spoken.
     pub legacy: Option<LegacyStatus>,
-    /// Why nothing of the shared directory is shared for now, in words; `None` while it is, and
-    /// without one.
+    /// Why nothing of the shared directory is shared for now, in words; `None` while it is,
+    /// and without one.
     pub share_problem: Option<String>,
     /// Directories of the share that cannot be read, as far as somebody has come upon them.
     pub unreadable: Vec<Unreadable>,
@@ -74,7 +74,7 @@ pub struct LegacyStatus {
 pub struct MemberStatus {
     /// How it is shown: no two have the same name.
     pub name: String,
-    /// Its identity.
+    /// The member's peer id, 52 characters.
     pub peer_id: String,
     /// Where it was last reached, if it was.
     pub address: Option<String>,
@@ -100,7 +100,7 @@ pub struct MemberStatus {
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Presence {
-    /// It does.
+    /// It answers when it is called.
     Present,
     /// It did, and does not now.
     #[default]

@@ -53,8 +53,8 @@ struct Shared {
 type Body = Full<Bytes>;
 
 impl WirePeer {
-    /// Calls itself `name`, listens on `address` (port 0: any), and answers what `answers` says. It
-    /// dials nobody.
+    /// Calls itself `name`, listens on `address` (port 0: any), and answers what `answers` says.
+    /// It dials nobody.
     ///
     /// # Panics
     /// If it cannot listen, or `password` is none: mistakes in a test.

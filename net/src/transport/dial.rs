@@ -28,11 +28,11 @@ const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
 /// An idle connection is probed after this time, so that a dead one is known before it is used.
 const PROBE_AFTER: Duration = Duration::from_secs(15);
 
-/// A connection to where the other side may not be any more is given up when nothing has come for
-/// so long.
+/// A connection to where the other side may not be any more is given up when nothing has come
+/// for so long.
 const RETIRED_PATIENCE: Duration = Duration::from_secs(1);
 
-/// Makes connections.
+/// Makes connections to other machines.
 pub trait Dial: Send + Sync + fmt::Debug {
     /// Connects to `address` by `deadline`: [`Error::Unreachable`] or [`Error::Timeout`].
     fn dial(&self, address: &Address, deadline: Instant) -> Result<Arc<dyn Link>, Error>;

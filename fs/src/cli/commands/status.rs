@@ -67,8 +67,8 @@ fn answers() -> Vec<SocketReply> {
     answers
 }
 
-/// A paragraph a node, or a JSON object a line; then who does not answer is named on standard
-/// error.
+/// A paragraph a node, or a JSON object a line; then who does not answer is named
+/// on standard error.
 fn render(answers: &[SocketReply], json: bool) -> String {
     let mut paragraphs = Vec::new();
     for SocketReply { pid, report } in answers {

@@ -12,9 +12,9 @@ use clap::{CommandFactory, Parser};
 use super::args::{MountArgs, parse_peer};
 use crate::mount;
 
-/// What mount(8), mount.fuse3(8) and systemd add or read for themselves, and what says what is the
-/// case anyway. `rw`, `suid` and `dev` are there because mount.fuse3 passes them when the user
-/// said nothing.
+/// What mount(8), mount.fuse3(8) and systemd add or read for themselves, and what says what is
+/// the case anyway. `rw`, `suid` and `dev` are there because mount.fuse3 passes them when the
+/// user said nothing.
 const WITHOUT_EFFECT: [&str; 21] = [
     "rw", "ro", "suid", "nosuid", "dev", "nodev", "noexec", "defaults", "auto", "noauto", "user",
     "nouser", "users", "owner", "group", "_netdev", "nofail", "async", "atime", "noatime",

@@ -30,8 +30,8 @@ const MAX_LINE: u64 = MAX_BYTES + 5;
 /// Whoever writes into a pipe may have to ask a person first, as `pass show` does.
 const PIPE_DEADLINE: Duration = Duration::from_secs(120);
 
-/// Names of standard input that are files of their own kind, which not every standard input can be
-/// opened by.
+/// Names of standard input that are files of their own kind, which not every standard input can
+/// be opened by.
 const STANDARD_INPUT: [&[u8]; 3] = [b"/dev/stdin", b"/dev/fd/0", b"/proc/self/fd/0"];
 
 /// What a PASSWORD argument means.
@@ -93,8 +93,8 @@ fn ask() -> Result<Zeroizing<String>, CommandFailure> {
     }
 }
 
-/// Reads the first line of a file that nobody else can read, as ssh demands it of keys, or of a
-/// pipe.
+/// Reads the first line of a file that nobody else can read, as ssh demands it of keys, or
+/// of a pipe.
 fn from_file(path: &Path) -> Result<Zeroizing<String>, String> {
     // NONBLOCK: opening a FIFO must not wait for somebody to write into it.
     let file = File::options()
@@ -154,9 +154,9 @@ impl FileTrust {
     }
 }
 
-/// True for what nobody can change: no mode allows it to be written to, or it is mounted read-only,
-/// and the directory in which it really lies belongs to root, and nobody else can put anything
-/// there.
+/// True for what nobody can change: no mode allows it to be written to, or it is mounted
+/// read-only, and the directory in which it really lies belongs to root, and nobody else can
+/// put anything there.
 fn is_handed_read_only(path: &Path, file: &File, metadata: &Metadata) -> bool {
     let is_mounted_read_only =
         rustix::fs::fstatvfs(file).is_ok_and(|fs| fs.f_flag.contains(StatVfsMountFlags::RDONLY));

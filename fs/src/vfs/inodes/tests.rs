@@ -188,8 +188,8 @@ fn another_version_member_or_root_is_another_number() {
     );
 }
 
-/// A member whose file was seen with some bytes lists it empty, like everybody else's, in the same
-/// version.
+/// A member whose file was seen with some bytes lists it empty, like everybody else's, in
+/// the same version.
 #[test]
 fn an_empty_file_is_nobodys_bytes() {
     let mut inodes = Inodes::new(UnixTime::EPOCH);

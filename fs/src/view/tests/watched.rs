@@ -184,8 +184,8 @@ impl ChangeListener for Ear {
     }
 }
 
-/// An honest member, and one that has the same directory and behaves like this, both followed as by
-/// a node.
+/// An honest member, and one that has the same directory and behaves like this, both followed as
+/// by a node.
 fn followed(behaviour: Behaviour) -> (Arc<MemoryNetwork>, Arc<Ear>, [Arc<MemoryPeer>; 2]) {
     let network = Arc::new(MemoryNetwork::default());
     network.follow();

@@ -54,8 +54,8 @@ pub enum GuessRefusal {
 pub enum CallerStanding {
     /// It proved the password to this process lately.
     Known,
-    /// It proved a password lately to a process with this state directory, perhaps another
-    /// password.
+    /// It proved a password lately to a process with this state directory,
+    /// perhaps another password.
     Remembered,
     /// None of that.
     Unknown,
@@ -126,7 +126,7 @@ impl StrangerFailures {
     }
 }
 
-/// The table.
+/// Who has guessed how often, and who may guess now.
 #[derive(Debug, Default)]
 pub struct Inbound {
     strangers: StrangerFailures,

@@ -22,9 +22,9 @@ const MAX_PAUSE: Duration = Duration::from_secs(24 * 3600);
 /// Failed runs with addresses nobody typed, within [`BUDGET_WINDOW`], in all.
 pub(super) const BUDGET: usize = 20;
 pub(super) const BUDGET_WINDOW: Duration = Duration::from_secs(24 * 3600);
-/// The budget divided by this is what addresses that nobody but multicast told of may cost. Anyone
-/// on a link has as many of those as he likes, and what he spends must not be missing for members
-/// at home.
+/// The budget divided by this is what addresses that nobody but multicast told of may cost.
+/// Anyone on a link has as many of those as he likes, and what he spends must not be missing for
+/// members at home.
 const LINK_DIVISOR: usize = 2;
 /// How many of them one network may cost: an IPv4 address, an IPv6 /64, a host name.
 /// A host has as many ports as it likes. A network of other people on the link must not use up
@@ -33,8 +33,8 @@ const LINK_DIVISOR: usize = 2;
 const NETWORK_LIMIT: usize = 3;
 /// The same budget where it cannot be recorded: each process has its own then.
 const UNRECORDED_BUDGET: usize = 2;
-/// A run that has not ended by then has ended with its process: it takes 10 s, and the timeouts of
-/// its connection.
+/// A run that has not ended by then has ended with its process: it takes 10 s, and the timeouts
+/// of its connection.
 const LEASE: Duration = Duration::from_secs(60);
 
 /// What runs with addresses nobody typed have cost lately, in all nodes of a state directory.
@@ -129,8 +129,8 @@ impl SpentGuesses {
         Ok(number)
     }
 
-    /// Errs, with the time after which it may, when `limit` of what `counts` has failed, or is
-    /// under way.
+    /// Errs, with the time after which it may, when `limit` of what `counts` has failed, or
+    /// is under way.
     fn fits(
         &self,
         limit: usize,
@@ -221,15 +221,15 @@ struct Pause {
     length: Duration,
 }
 
-/// The table.
+/// Where this node has guessed, and where it may now.
 #[derive(Debug, Default)]
 pub struct Outbound {
     pauses: HashMap<String, Pause>,
 }
 
 impl Outbound {
-    /// Charges a run with `address`, to what all nodes of the state directory have `spent` if need
-    /// be.
+    /// Charges a run with `address`, to what all nodes of the state directory have `spent`
+    /// if need be.
     pub fn begin(
         &mut self,
         spent: &mut SpentGuesses,

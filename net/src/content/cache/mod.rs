@@ -68,8 +68,8 @@ struct SlabStore {
     directory: PathBuf,
     /// The most bytes that the files may take.
     size: u64,
-    /// `None` while there is nothing to keep blocks in: somebody has removed it. Never locked over
-    /// IO.
+    /// `None` while there is nothing to keep blocks in: somebody has removed it. Never
+    /// locked over IO.
     disk: RwLock<Option<Arc<Disk>>>,
     stopped: AtomicBool,
     /// Bytes that wait to be written.
@@ -121,8 +121,8 @@ impl DiskCache {
         large.or_else(|| disk.small.get(content, first, 1))
     }
 
-    /// How many bytes of `content` seem to be here. Takes as long as there are slots, whatever the
-    /// size.
+    /// How many bytes of `content` seem to be here. Takes as long as there are slots,
+    /// whatever the size.
     pub fn bytes_of(&self, content: ContentId) -> u64 {
         let Some(disk) = self.store.disk() else {
             return 0;
@@ -147,9 +147,9 @@ impl DiskCache {
         })
     }
 
-    /// Keeps `bytes`, which `leaves` have proven: whole pieces in large slots, single blocks in
-    /// small ones, anything else not at all. Never waits: what the disk cannot take in time is left
-    /// out.
+    /// Keeps `bytes`, which `leaves` have proven: whole pieces in large slots, single blocks
+    /// in small ones, anything else not at all. Never waits: what the disk cannot take in time
+    /// is left out.
     pub fn put<B>(&self, leaves: &Leaves, bytes: Arc<Verified<B>>)
     where
         B: std::ops::Deref<Target = [u8]> + Send + Sync + 'static,
@@ -200,8 +200,8 @@ impl DiskCache {
         disk.map_or(0, |disk| filled(&disk.small) + filled(&disk.large))
     }
 
-    /// False while there is nothing to keep blocks in, because it was removed and could not be made
-    /// anew.
+    /// False while there is nothing to keep blocks in, because it was removed and could not
+    /// be made anew.
     pub fn is_kept(&self) -> bool {
         self.store.disk().is_some()
     }

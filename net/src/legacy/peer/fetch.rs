@@ -30,9 +30,9 @@ const COME_BACK: Duration = Duration::from_secs(60);
 /// The same while nobody wants another file of that server.
 const COME_BACK_LATER: Duration = Duration::from_secs(1800);
 
-/// A fetch for somebody who needs the bytes has to begin to bring some within this time of its
-/// turn: before its first byte, the server reads all of the file, and perhaps serves another
-/// caller.
+/// A fetch for somebody who needs the bytes has to begin to bring some within this time
+/// of its turn: before its first byte, the server reads all of the file, and perhaps
+/// serves another caller.
 const FIRST_BYTE: Duration = Duration::from_secs(30);
 
 /// Those who only want to know sizes may use [`LOOKING`] of each such time.

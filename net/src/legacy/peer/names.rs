@@ -13,15 +13,15 @@ use crate::model::{Attributes, Kind, Mode, Name, Root, UnixTime, Version};
 use crate::peer::Purpose;
 use crate::protocol::xmlrpc::is_xml_char;
 
-/// A content that was fetched is that of the file for at least this long: nobody tells when it
-/// changes.
+/// A content that was fetched is that of the file for at least this long: nobody tells
+/// when it changes.
 pub(super) const FRESH: Duration = Duration::from_secs(30);
 
 /// What took long to fetch is that of the file for so many times as long.
 const FRESH_TIMES: u32 = 10;
 
-/// A name whose contents the server could not give is left out for this long. Mostly it is a
-/// directory.
+/// A name whose contents the server could not give is left out for this long. Mostly it
+/// is a directory.
 const UNREADABLE: Duration = Duration::from_secs(60);
 
 /// The same for what certainly is a directory.
@@ -71,8 +71,8 @@ impl Default for ServerNames {
 }
 
 impl ServerNames {
-    /// These are the names at `url` now. Returns how many are no plain names of files, and left
-    /// out.
+    /// These are the names at `url` now. Returns how many are no plain names of files,
+    /// and left out.
     pub(super) fn take_in(&mut self, url: &Url, names: Vec<Vec<u8>>) -> usize {
         let count = names.len();
         let plain: Vec<Name> = names.into_iter().filter_map(plain_name).collect();
@@ -202,8 +202,8 @@ fn version_of(url: &Url, name: &Name, time: UnixTime) -> Version {
     Version(u64::from_be_bytes(first[0]))
 }
 
-/// A name that a file of a share may have and that can be asked for: the argument of a call is text
-/// of XML.
+/// A name that a file of a share may have and that can be asked for: the argument of a call is
+/// text of XML.
 fn plain_name(bytes: Vec<u8>) -> Option<Name> {
     let text = std::str::from_utf8(&bytes).ok()?;
     if !text.chars().all(is_xml_char) {

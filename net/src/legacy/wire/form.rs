@@ -10,7 +10,7 @@ use crate::protocol::xmlrpc::is_xml_char;
 pub enum Form {
     /// As they are but for escapes; so many bytes of a document.
     Text(u64),
-    /// In base64.
+    /// As a `base64` element.
     Base64,
 }
 
@@ -79,8 +79,8 @@ pub struct Survey {
 }
 
 impl Survey {
-    /// Looks at the next piece. False if the contents cannot be text; the rest need not be looked
-    /// at then.
+    /// Looks at the next piece. False if the contents cannot be text; the rest need not be
+    /// looked at then.
     pub fn is_text(&mut self, piece: &[u8]) -> bool {
         let mut whole = std::mem::take(&mut self.cut);
         let piece = match whole.is_empty() {

@@ -7,8 +7,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// Contents as Python 2's `xmlrpclib` writes a byte string: three characters escaped, the rest as
-/// it is.
+/// Contents as Python 2's `xmlrpclib` writes a byte string: three characters escaped, the rest
+/// as it is.
 fn python_2(contents: &[u8]) -> Vec<u8> {
     let mut document =
         b"<?xml version='1.0'?>\n<methodResponse>\n<params>\n<param>\n<value><string>".to_vec();

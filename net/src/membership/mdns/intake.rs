@@ -16,8 +16,8 @@ const OF_SENDER: Refill = Refill {
     per_second: 200,
 };
 
-/// Datagrams of all senders. The worst of them takes about 20 microseconds, so this is about 2 % of
-/// one core.
+/// Datagrams of all senders. The worst of them takes about 20 microseconds, so this is about 2 %
+/// of one core.
 const OF_ALL: Refill = Refill {
     burst: 1000,
     per_second: 1000,

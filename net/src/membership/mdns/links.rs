@@ -20,8 +20,8 @@ pub(super) const PORT: u16 = 5353;
 pub(super) const GROUP_V4: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 251);
 pub(super) const GROUP_V6: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0xfb);
 
-/// The most links, of two sockets each: a host with hundreds of interfaces has them for its
-/// containers.
+/// The most links, of two sockets each: a host with hundreds of interfaces has them
+/// for its containers.
 pub(super) const MAX_LINKS: usize = 32;
 
 /// The most addresses of one link that are told: with them, an answer fits into a frame.
@@ -121,7 +121,7 @@ struct MulticastSocket {
     source: Option<Ipv4Addr>,
 }
 
-/// The sockets.
+/// The sockets of all links, and what they have received.
 #[derive(Debug, Default)]
 pub(super) struct MulticastSockets {
     opened: HashMap<ChannelId, MulticastSocket>,
@@ -179,8 +179,8 @@ impl MulticastSockets {
         self.opened.iter().map(|(id, opened)| (*id, &opened.socket))
     }
 
-    /// Sends `bytes`, to the group if nobody is named. What cannot be sent is lost, as it may be on
-    /// the way.
+    /// Sends `bytes`, to the group if nobody is named. What cannot be sent is lost, as it may be
+    /// on the way.
     pub(super) fn send(&self, id: ChannelId, to: Option<SocketAddr>, bytes: &[u8]) {
         let Some(opened) = self.opened.get(&id) else {
             return;

@@ -227,7 +227,7 @@ pub(super) struct OutgoingMessage {
 }
 
 impl OutgoingMessage {
-    /// The datagram.
+    /// The message as a datagram.
     pub(super) fn to_wire(&self, is_response: bool) -> Vec<u8> {
         let flags = if is_response {
             FLAG_RESPONSE | FLAG_AUTHORITATIVE

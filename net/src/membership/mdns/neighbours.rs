@@ -155,7 +155,7 @@ impl ServiceInstance {
 /// Who was announced, and where.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Sighting {
-    /// Who.
+    /// Who is announced there.
     pub(crate) id: PeerId,
     /// Where, and whether the announcement came from that very address. Those come first.
     pub(crate) addresses: Vec<(Address, bool)>,
@@ -163,7 +163,7 @@ pub(crate) struct Sighting {
     pub(crate) is_repeated: bool,
 }
 
-/// The table.
+/// The neighbours that announce themselves.
 #[derive(Debug)]
 pub(super) struct Neighbours {
     me: PeerId,

@@ -67,7 +67,7 @@ const SAVE_DELAY: Duration = Duration::from_secs(2);
 pub(crate) enum WorkerTask {
     /// Connect, pair if need be, and exchange hellos; report by [`MemberTable::dialled`].
     Dial {
-        /// Where.
+        /// The address to dial.
         address: Address,
         /// The only identity that is accepted there.
         expected: Option<PeerId>,
@@ -76,7 +76,7 @@ pub(crate) enum WorkerTask {
     },
     /// Exchange hellos over the connection to a member; report by [`MemberTable::greeted`].
     Hello {
-        /// To whom.
+        /// The member to call.
         id: PeerId,
         /// To be handed back.
         turn: u64,
@@ -136,8 +136,8 @@ struct KnownMember {
     last_hello: Option<Instant>,
     /// A hello is under way, in this class.
     busy: Option<usize>,
-    /// There are news of it at another address, or this node has another one: the next hello
-    /// decides.
+    /// There are news of it at another address, or this node has another one: the
+    /// next hello decides.
     doubted: bool,
     /// Hellos in a row that failed.
     failures: u32,

@@ -20,8 +20,8 @@ const LANES: [usize; super::CLASSES] = [WORKERS, 6, 4, 3, 1];
 /// the connection stays open and the first `ls` after a pause finds it so.
 const REFRESH: Duration = Duration::from_secs(15);
 
-/// A suspect must answer its first hello within this time, and so must a member that is said to be
-/// elsewhere.
+/// A suspect must answer its first hello within this time, and so must a member that is said
+/// to be elsewhere.
 const PROBE_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Further hellos, to whomever, may take as long as a new connection and an answer over it: the one

@@ -73,8 +73,8 @@ fn one_host_with_many_keys_leaves_room_for_newcomers() {
     assert!(!join(&mut table, 9000, 1, now), "it has its share");
 }
 
-/// Keys that come in through another network, where there is room, and are then reached in this
-/// one.
+/// Keys that come in through another network, where there is room, and are then reached
+/// in this one.
 #[test]
 fn a_network_that_has_its_share_gets_no_more_by_another_way_in() {
     let now = Instant::now();

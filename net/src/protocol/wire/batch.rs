@@ -78,8 +78,8 @@ pub fn encode_batch(items: &[BatchItem]) -> Vec<u8> {
     body
 }
 
-/// Reads the body of a request: 1 to [`MAX_BATCH_FILES`] files. The error says what is wrong with
-/// it.
+/// Reads the body of a request: 1 to [`MAX_BATCH_FILES`] files. The error says what is
+/// wrong with it.
 pub fn decode_batch(body: &[u8]) -> Result<Vec<BatchItem>, &'static str> {
     let mut rest = Rest(body);
     let mut items = Vec::new();

@@ -61,14 +61,14 @@ pub enum Depth {
 /// Something that may be otherwise by now than it was told.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Change {
-    /// Where.
+    /// The path that has changed.
     pub path: RelPath,
     /// How much of it.
     pub depth: Depth,
 }
 
 impl Change {
-    /// Everything.
+    /// That anything may have changed.
     pub fn everything() -> Self {
         Self {
             path: RelPath::root(),

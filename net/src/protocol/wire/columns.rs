@@ -160,8 +160,8 @@ impl Columns {
     }
 }
 
-/// An mtime in full, if 64 bits of nanoseconds do not hold it: seconds, and nanoseconds after
-/// those.
+/// An mtime in full, if 64 bits of nanoseconds do not hold it: seconds, and
+/// nanoseconds after those.
 pub(super) fn long_mtime(mtime: UnixTime) -> Option<[u8; LONG_MTIME]> {
     let is_long = mtime != UnixTime::from(mtime.in_64_bits());
     is_long.then(|| to_long(mtime))

@@ -32,7 +32,7 @@ impl Refusal {
         Self::TooMuch(format!("at most {most} {what}"))
     }
 
-    /// The sentence.
+    /// The sentence that the caller is sent.
     pub(super) fn into_text(self) -> String {
         match self {
             Self::Invalid(text) | Self::TooMuch(text) => text,

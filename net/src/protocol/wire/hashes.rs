@@ -21,7 +21,7 @@ const MAX_UNCLES: usize = 64;
 /// Asks for the leaves of `span` blocks of `root` from block `first` on.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct HashesRequest {
-    /// The content.
+    /// The content whose tree is asked for.
     pub root: Root,
     /// The number of the first block, a multiple of `span`.
     pub first: u64,

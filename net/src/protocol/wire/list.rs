@@ -21,7 +21,7 @@ directory: none (boolean, true), and counter.";
 /// Asks for the entries of `directory` whose names sort (as bytes) behind `after`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ListRequest {
-    /// The directory.
+    /// The directory to list.
     pub directory: RelPath,
     /// The last name of the page before; `None` for the first page.
     pub after: Option<Name>,

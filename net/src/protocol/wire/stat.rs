@@ -61,7 +61,7 @@ impl StatRequest {
 /// One answer per path, in the order of the request; `None` where nothing is served.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct StatResponse {
-    /// The attributes.
+    /// Those of each path, in the order of the request; `None` where nothing is shared.
     pub attributes: Vec<Option<Attributes>>,
     /// As [`Listing::counter`](super::Listing::counter), for all of them.
     pub counter: Option<u64>,

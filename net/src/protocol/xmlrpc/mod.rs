@@ -100,7 +100,7 @@ pub enum Error {
     Limit {
         /// What there was too much of, in the plural.
         what: &'static str,
-        /// The bound.
+        /// The bound that was exceeded.
         most: usize,
     },
 }

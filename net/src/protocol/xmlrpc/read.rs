@@ -17,7 +17,7 @@ use super::{DocumentLimits, Error, Value, excerpt};
 pub struct MethodCall {
     /// The method's name, unchecked.
     pub method: String,
-    /// Its parameters.
+    /// The parameters of the call.
     pub params: Vec<Value>,
 }
 
@@ -26,7 +26,7 @@ pub struct MethodCall {
 pub enum MethodResponse {
     /// The one value that a method returns.
     Returned(Value),
-    /// The refusal.
+    /// The callee's refusal.
     Fault {
         /// `faultCode`.
         code: i32,

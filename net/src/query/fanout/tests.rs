@@ -13,8 +13,8 @@ struct Network {
 }
 
 impl Network {
-    /// Four members with a directory of their own and one that all have; the last is known to be
-    /// slow.
+    /// Four members with a directory of their own and one that all have; the last is known
+    /// to be slow.
     fn new() -> Self {
         let peers = [1, 2, 3, 4].map(|seed| {
             let peer = Arc::new(MemoryPeer::new(seed));

@@ -19,8 +19,8 @@ struct Rate {
     each: Duration,
 }
 
-/// That of one member: some minutes of steady work, and a change is known a fifth of a second later
-/// after that.
+/// That of one member: some minutes of steady work, and a change is known a fifth of a second
+/// later after that.
 const OF_MEMBER: Rate = Rate {
     burst: 600,
     each: Duration::from_millis(200),

@@ -22,7 +22,7 @@ const BUFFER: usize = 64 * 1024;
 pub(crate) enum EntryHint {
     /// A regular file.
     File,
-    /// A directory.
+    /// It is a directory.
     Directory,
     /// A symbolic link, to whatever.
     Link,

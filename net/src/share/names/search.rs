@@ -18,8 +18,8 @@ use crate::share::errnos::{is_absence, is_exhaustion};
 use crate::share::tree::ShareTree;
 use crate::share::{Share, internal, page_limit};
 
-/// A page whose time was up on the way to where it goes on has so much more for the first name
-/// there.
+/// A page whose time was up on the way to where it goes on has so much more for the
+/// first name there.
 const GRACE: Duration = Duration::from_millis(50);
 
 /// The most bytes of paths in one page; what is around them fits a message twice over.

@@ -21,8 +21,8 @@ const MAX_LEAVES: u64 = 20 * (1 << 30) / BLOCK;
 /// The most captured contents.
 const MAX_CAPTURES: usize = 1024;
 
-/// A file is read again for this at the earliest after so many times as long as it took the last
-/// time.
+/// A file is read again for this at the earliest after so many times as long as it took
+/// the last time.
 const TIMES_AS_LONG: u32 = 3;
 
 /// The shortest pause between two captures of one file.

@@ -65,7 +65,7 @@ impl FormerFile {
         }
     }
 
-    /// The content.
+    /// The content that the file had.
     pub fn content(&self) -> ContentId {
         self.content
     }

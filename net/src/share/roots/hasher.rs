@@ -70,8 +70,8 @@ impl HashQueue {
         }
     }
 
-    /// Asks for the roots of files that `asker` takes so much interest in, as many as there is room
-    /// for.
+    /// Asks for the roots of files that `asker` takes so much interest in, as many as there
+    /// is room for.
     fn add_all(&self, asker: Asker, paths: impl Iterator<Item = RelPath>, interest: Interest) {
         let mut state = self.state.lock();
         for path in paths {
@@ -250,8 +250,8 @@ impl Hasher {
         self.told = Instant::now();
     }
 
-    /// Looks at one more page of the share. What needs a root comes into the queue by being looked
-    /// at.
+    /// Looks at one more page of the share. What needs a root comes into the queue by
+    /// being looked at.
     fn walk_on(&mut self, share: &Share) {
         let after = self.walked_to.take().flatten();
         let request = SearchRequest {
@@ -365,9 +365,9 @@ impl Hasher {
 }
 
 impl Share {
-    /// Puts the roots that are known into `found`, and asks for those of the other files on behalf
-    /// of `asker`, who takes so much `interest` in them; `path` tells where number so-and-so of
-    /// them lies.
+    /// Puts the roots that are known into `found`, and asks for those of the other files on
+    /// behalf of `asker`, who takes so much `interest` in them; `path` tells where number
+    /// so-and-so of them lies.
     pub(crate) fn add_roots(
         &self,
         mut found: Vec<&mut Attributes>,

@@ -170,8 +170,8 @@ fn moved_directory(from: &RelPath, to: &RelPath) -> Option<(RelPath, RelPath)> {
     Some((before, after))
 }
 
-/// Looks through the directory in which the file was, then through all others, the upper ones
-/// first.
+/// Looks through the directory in which the file was, then through all others, the
+/// upper ones first.
 fn look_through(tree: &Arc<ShareTree>, place: &FileLocation, until: Instant) -> Whereabouts {
     let mut pending: VecDeque<RelPath> = [RelPath::root()].into();
     if let Some((directory, _)) = place.path.split() {

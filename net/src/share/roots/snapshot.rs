@@ -49,8 +49,8 @@ struct HashTurn<'a> {
 }
 
 impl HashTurns {
-    /// Waits until nobody else reads this file, nothing is read for `asker`, and not too much for
-    /// others.
+    /// Waits until nobody else reads this file, nothing is read for `asker`, and not too
+    /// much for others.
     fn take<'a>(&'a self, asker: Asker, path: &'a RelPath, until: Instant) -> Option<HashTurn<'a>> {
         let mut busy = self.busy.lock();
         let is_mine = |(other, at): &(Asker, RelPath)| *other == asker || at == path;
@@ -271,8 +271,8 @@ fn unreadable(error: io::Error) -> Fault {
     }
 }
 
-/// The tree of what `file` has: of the state that it was opened in, or of one moment since if it
-/// only grows.
+/// The tree of what `file` has: of the state that it was opened in, or of one moment since if
+/// it only grows.
 fn read_twice_if_need_be(file: &SharedFile, until: Instant) -> io::Result<HashTree> {
     let size = file.attributes().size;
     let changed = || io::ErrorKind::StaleNetworkFileHandle.into();

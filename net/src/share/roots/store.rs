@@ -44,8 +44,8 @@ const CONTENT_PER_BYTE: u64 = BLOCK / 32;
 pub struct FileLocation {
     /// Its path then.
     pub path: RelPath,
-    /// The number of its inode, by which it can be found should it have been renamed; 0 if it is
-    /// not known.
+    /// The number of its inode, by which it can be found should it have been renamed; 0 if it
+    /// is not known.
     pub inode: u64,
     /// Bytes of the content.
     pub size: u64,

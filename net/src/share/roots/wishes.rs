@@ -35,8 +35,8 @@ const DELAY: Duration = Duration::from_secs(2);
 /// Files that may wait for that.
 const MAX_DELAYED: usize = 4096;
 
-/// A file that got no root is not read again for this long, and for [`TIMES_AS_LONG`] what reading
-/// it took.
+/// A file that got no root is not read again for this long, and for [`TIMES_AS_LONG`] what
+/// reading it took.
 const PAUSE: Duration = Duration::from_secs(10);
 
 /// So much of the time, one part in so many, goes into files that get no root.
@@ -154,8 +154,8 @@ impl Wishes {
         true
     }
 
-    /// True if `asker` may have another wish; of whoever has the longest list, the newest one goes
-    /// for it.
+    /// True if `asker` may have another wish; of whoever has the longest list, the newest one
+    /// goes for it.
     fn make_room(&mut self, asker: Asker) -> bool {
         if let Asker::Member(member) = asker
             && !self.askers.contains_key(&member)

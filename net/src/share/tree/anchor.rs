@@ -78,8 +78,8 @@ impl LastLook {
         self.generation > 0 && self.place == place
     }
 
-    /// Takes note that the path leads to `place`, and says so where that is something else than
-    /// before.
+    /// Takes note that the path leads to `place`, and says so where that is something
+    /// else than before.
     fn change(
         &mut self,
         place: Result<DirectoryIdentity, Errno>,
@@ -317,8 +317,8 @@ impl Anchor {
     }
 }
 
-/// How a request that cannot be answered for `error` is: as if nothing were there, unless something
-/// there failed.
+/// How a request that cannot be answered for `error` is: as if nothing were there, unless
+/// something there failed.
 fn absence_of(error: Errno) -> Errno {
     match error {
         Errno::IO | STUCK => error,

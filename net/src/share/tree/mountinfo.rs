@@ -51,7 +51,7 @@ pub(crate) enum Answerer {
     Kernel,
     /// Another machine or program, which may stop to.
     Other,
-    /// This program.
+    /// This program: the file system is a mount of its own.
     Ourselves,
 }
 

@@ -26,8 +26,8 @@ impl Policy {
         visible && !self.excluded.iter().any(|out| path.is_within(out))
     }
 
-    /// The same for the names of one directory that is served itself, without building their
-    /// paths.
+    /// The same for the names of one directory that is served itself, without
+    /// building their paths.
     pub(crate) fn of_directory(&self, directory: &RelPath) -> impl Fn(&[u8]) -> bool + use<> {
         let hidden = self.hidden;
         let excluded: Vec<Name> = self

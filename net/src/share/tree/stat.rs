@@ -126,7 +126,7 @@ impl FileState {
         self.inode
     }
 
-    /// Bytes.
+    /// Size in bytes.
     pub(crate) fn size(&self) -> u64 {
         self.size
     }
@@ -195,7 +195,7 @@ fn nanoseconds((seconds, nanoseconds): Moment) -> i64 {
 pub(crate) struct Permissions {
     /// `stx_mode`.
     pub(crate) bits: u16,
-    /// The owner.
+    /// The user id of the owner.
     pub(crate) user: u32,
     /// The owning group.
     pub(crate) group: u32,

@@ -74,7 +74,7 @@ impl UnreadableDirectories {
         }
     }
 
-    /// Their paths.
+    /// The paths of all of them.
     pub(crate) fn paths(&self) -> Vec<RelPath> {
         self.0.lock().keys().cloned().collect()
     }

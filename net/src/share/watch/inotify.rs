@@ -55,9 +55,9 @@ const GATHERED: Duration = Duration::from_millis(20);
 pub(crate) struct ShareWatch {
     inotify: OwnedFd,
     room: usize,
-    /// inotify_add_watch(2) happens under this lock, and so does the reading of what it shows: a
-    /// watch must be in the table before its first event is looked for there. Neither waits for a
-    /// disk.
+    /// inotify_add_watch(2) happens under this lock, and so does the reading of what it shows:
+    /// a watch must be in the table before its first event is looked for there. Neither waits
+    /// for a disk.
     state: Mutex<State>,
     /// For those who wait on a thread; the others have `counter`.
     changed: Condvar,
@@ -95,8 +95,8 @@ impl std::fmt::Debug for ShareWatch {
 }
 
 impl ShareWatch {
-    /// Watches nothing yet of what is there at this `look`. The thread that this starts ends with
-    /// the value.
+    /// Watches nothing yet of what is there at this `look`. The thread that this starts ends
+    /// with the value.
     pub(crate) fn start(look: &Look) -> Result<Arc<Self>, Error> {
         Self::with_room(look, room())
     }
@@ -475,8 +475,8 @@ impl WatchTable {
     }
 }
 
-/// What of a directory is watched: names that come and go, and whatever changes a file or who may
-/// read it.
+/// What of a directory is watched: names that come and go, and whatever changes a file or who
+/// may read it.
 fn events() -> WatchFlags {
     WatchFlags::CREATE
         | WatchFlags::DELETE

@@ -57,7 +57,7 @@ fn run(keeper: &KeeperThread, share: &Weak<Share>) {
 }
 
 impl Share {
-    /// One round.
+    /// Looks once at all that has to be looked after.
     pub(crate) fn look_after(&self) {
         // What there is to say, the look itself says.
         let Ok(tree) = self.tree() else { return };

@@ -2,9 +2,9 @@
 
 use std::time::Instant;
 
-/// Between two looks at the clock. The dearest step, a byte of a name that [`super::Pattern`] gives
-/// to the `regex` crate, takes 25 microseconds; so the clock is looked at every 25 milliseconds at
-/// least.
+/// Between two looks at the clock. The dearest step, a byte of a name that [`super::Pattern`]
+/// gives to the `regex` crate, takes 25 microseconds; so the clock is looked at every 25
+/// milliseconds at least.
 const STEPS_BETWEEN_LOOKS: u32 = 1 << 17;
 
 /// What a byte costs that is matched by the `regex` crate, in steps of 10 nanoseconds or so: with
@@ -28,7 +28,7 @@ impl SearchTime {
         Self { until, steps: 0 }
     }
 
-    /// Until when.
+    /// When the time is over.
     pub(crate) fn until(&self) -> Instant {
         self.until
     }

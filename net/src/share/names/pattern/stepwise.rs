@@ -14,8 +14,8 @@ use super::patience::{SearchTime, TimeIsUp};
 #[derive(Debug)]
 pub(super) struct Stepwise {
     nfa: NFA,
-    /// Whether each state was reached at this byte: the number of that byte, counted over all
-    /// names.
+    /// Whether each state was reached at this byte: the number of that byte, counted
+    /// over all names.
     reached: Vec<u64>,
     round: u64,
     /// The states that the next byte is given to.

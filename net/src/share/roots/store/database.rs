@@ -107,8 +107,8 @@ impl Rebuildable {
     /// What `work` finds.
     ///
     /// # Errors
-    /// The disk failed, or the database turned out to be damaged; then it is an empty one from now
-    /// on.
+    /// The disk failed, or the database turned out to be damaged; then it is an empty one
+    /// from now on.
     pub(super) fn read<R>(
         &self,
         work: impl FnOnce(&ReadTransaction) -> Result<R, redb::Error>,
