@@ -289,9 +289,10 @@ impl Fanout {
             let id = asked.peer.id();
             let who = || asked.name.to_string();
             let is_slow = slow.contains(&id);
-            let (lanes, awaited, refusal) = match is_slow {
-                true => (&self.slow_lanes, &mut slow_ones, Error::Slow { who: who() }),
-                false => (&self.lanes, &mut prompt_ones, Error::Busy { who: who() }),
+            let (lanes, awaited, refusal) = if is_slow {
+                (&self.slow_lanes, &mut slow_ones, Error::Slow { who: who() })
+            } else {
+                (&self.lanes, &mut prompt_ones, Error::Busy { who: who() })
             };
             let refused = refusal.clone();
             let job = move || {
@@ -318,9 +319,10 @@ impl Fanout {
             let Ok((index, result)) = answers.recv_timeout(left) else {
                 break;
             };
-            match slow.contains(&members[index].peer.id()) {
-                true => slow_ones -= 1,
-                false => prompt_ones -= 1,
+            if slow.contains(&members[index].peer.id()) {
+                slow_ones -= 1;
+            } else {
+                prompt_ones -= 1;
             }
             is_enough |= result.as_ref().is_ok_and(&suffices);
             results[index] = Some(result);
@@ -334,9 +336,10 @@ impl Fanout {
                     let who = asked.name.to_string();
                     // A slow one is not suspected, even if all the time there was did not suffice:
                     // that it is gone shows when it does not answer its next hello.
-                    Err(match slow.contains(&asked.peer.id()) {
-                        true => Error::Slow { who },
-                        false => Error::Timeout { who },
+                    Err(if slow.contains(&asked.peer.id()) {
+                        Error::Slow { who }
+                    } else {
+                        Error::Timeout { who }
                     })
                 }),
             })

@@ -333,9 +333,12 @@ impl Tree {
             }
             if !state.is_link() {
                 // Another file system might not answer; an open of what is there will tell.
-                let mode = |kind| match elsewhere {
-                    true => state.permissions().of_opened(kind),
-                    false => self.rights.of_entry(&state, &directory.handle, name),
+                let mode = |kind| {
+                    if elsewhere {
+                        state.permissions().of_opened(kind)
+                    } else {
+                        self.rights.of_entry(&state, &directory.handle, name)
+                    }
                 };
                 return Ok(state.attributes().map(|attributes| Attributes {
                     mode: mode(attributes.kind),
@@ -351,9 +354,10 @@ impl Tree {
     /// What members see of what was found.
     pub(crate) fn attributes(&self, found: &Found) -> Option<Attributes> {
         let attributes = found.state.attributes()?;
-        let mode = match found.crossed.is_empty() {
-            true => self.rights.of_pinned(&found.state, &found.handle),
-            false => found.state.permissions().of_opened(attributes.kind),
+        let mode = if found.crossed.is_empty() {
+            self.rights.of_pinned(&found.state, &found.handle)
+        } else {
+            found.state.permissions().of_opened(attributes.kind)
         };
         Some(Attributes { mode, ..attributes })
     }

@@ -29,9 +29,10 @@ pub(crate) fn run(args: &InfoArgs) -> Result<(), Failure> {
             }
         }
     }
-    match failed {
-        false => Ok(()),
-        true => Err(Failure::told(1)),
+    if failed {
+        Err(Failure::told(1))
+    } else {
+        Ok(())
     }
 }
 

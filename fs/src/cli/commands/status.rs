@@ -28,9 +28,10 @@ pub(crate) fn run(args: &StatusArgs) -> Result<(), Failure> {
         return Err(Failure::failed(NOBODY));
     }
     print(render(&answers, args.json).as_bytes())?;
-    match answers.iter().all(|answer| answer.report.is_some()) {
-        true => Ok(()),
-        false => Err(Failure::told(1)),
+    if answers.iter().all(|answer| answer.report.is_some()) {
+        Ok(())
+    } else {
+        Err(Failure::told(1))
     }
 }
 
