@@ -5,8 +5,8 @@
 //! holds its own lane and nothing else.
 //!
 //! The two questions that filesystems ask all day, [`Fanout::list`] and [`Fanout::stat`], do not wait
-//! for members that are slow each time ([`slow_peers`](super::slow_peers)), as long as somebody else has what is asked for. What
-//! these say too late of a directory is kept ([`late_listings`](super::late_listings)) and counts when it is listed again.
+//! for members that are slow each time (`slow_peers`), as long as somebody else has what is asked for. What
+//! these say too late of a directory is kept (`late_listings`) and counts when it is listed again.
 
 #[cfg(test)]
 mod tests;

@@ -5,7 +5,7 @@
 //! - A link is served as what it leads to. Relative links only: an absolute one is left out even
 //!   if it leads back into the share, as it names a place of this machine and not of the share.
 //!   So are dangling links, loops, and links that lead outside.
-//! - The [policy](self::policy) judges the real path, every step of it, before it is touched: a
+//! - The [policy] judges the real path, every step of it, before it is touched: a
 //!   link shows nothing that its target's own path would not.
 //! - A link to a directory is left out where it leads back up, to a directory that holds (or is)
 //!   one that the path has passed through, so that every walk of the tree ends. (`find -L`
