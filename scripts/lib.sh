@@ -57,23 +57,25 @@ install_for_run() {
 install_for_test() {
     install_for_run
     install rsync=rsync git=git sqlite3=sqlite3 ip=iproute2 ss=iproute2 python3=python3 \
-        nginx=nginx-light rclone=rclone openssl=openssl diff=diffutils cmp=diffutils find=findutils \
-        tar=tar ps=procps nsenter=util-linux setpriv=util-linux findmnt=mount script=bsdutils gio=libglib2.0-bin restic=restic
+        nginx=nginx-light rclone=rclone restic=restic openssl=openssl diff=diffutils cmp=diffutils \
+        find=findutils tar=tar ps=procps nsenter=util-linux setpriv=util-linux findmnt=util-linux \
+        umount=mount script=bsdutils gio=libglib2.0-bin
 }
 
 # The Rust toolchain is the one thing that is expected to be there.
 check_cargo() {
     command -v cargo >/dev/null || PATH="$PATH:${CARGO_HOME:-$HOME/.cargo}/bin"
     command -v cargo >/dev/null ||
-        fail "no Rust toolchain here; install it with rustup (https://rustup.rs), then run this again"
+        fail "no Rust toolchain here; install it by rustup (https://rustup.rs), then run this again"
 }
 
 # The kernel's half of a filesystem in user space.
 check_fuse() {
     [ -e /dev/fuse ] || as_root modprobe fuse >/dev/null 2>&1 || true
-    [ -e /dev/fuse ] || fail "/dev/fuse is missing; in a container, pass the device in (--device /dev/fuse)"
+    [ -e /dev/fuse ] ||
+        fail "/dev/fuse is missing; in a container, pass the device in (--device /dev/fuse)"
     { [ -r /dev/fuse ] && [ -w /dev/fuse ]; } ||
-        fail "this user may not use /dev/fuse; run this as root, or 'chmod 666 /dev/fuse' as Debian has it"
+        fail "this user may not use /dev/fuse; run this as root, or 'chmod 666 /dev/fuse'"
 }
 
 # Builds both programs as users run them; they lie in "$programs".

@@ -140,9 +140,10 @@ fn modification_times_of_any_century_are_those_of_the_owner() {
     for seconds in times {
         owner = owner.file(seconds.to_string(), "x");
         let distance = Duration::new(seconds.unsigned_abs(), 0);
-        let time = match seconds < 0 {
-            true => SystemTime::UNIX_EPOCH - distance,
-            false => SystemTime::UNIX_EPOCH + distance + Duration::from_nanos(123_456_789),
+        let time = if seconds < 0 {
+            SystemTime::UNIX_EPOCH - distance
+        } else {
+            SystemTime::UNIX_EPOCH + distance + Duration::from_nanos(123_456_789)
         };
         let path = owner.share().join(seconds.to_string());
         let file = File::options().write(true).open(path);

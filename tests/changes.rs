@@ -424,9 +424,10 @@ impl Model {
             .collect();
         for path in moved {
             let rest = path.strip_prefix(from).expect("below");
-            let new = match rest.as_os_str().is_empty() {
-                true => to.to_owned(),
-                false => to.join(rest),
+            let new = if rest.as_os_str().is_empty() {
+                to.to_owned()
+            } else {
+                to.join(rest)
             };
             let thing = self.things.remove(&path).expect("known");
             self.things.insert(new, thing);

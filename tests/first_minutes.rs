@@ -126,9 +126,10 @@ fn names_in(directory: &Path) -> impl Iterator<Item = String> {
     let mut directories = vec![directory.to_owned()];
     while let Some(directory) = directories.pop() {
         for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-            match entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                true => directories.push(entry.path()),
-                false => texts.push(fs::read(entry.path()).unwrap_or_default()),
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                directories.push(entry.path());
+            } else {
+                texts.push(fs::read(entry.path()).unwrap_or_default());
             }
         }
     }

@@ -658,10 +658,7 @@ impl MountOwner {
             (Kind::File, _) => 0o444,
         };
         let mtime = time(attr.mtime);
-        let size = match is_measured(attr) {
-            true => attr.size,
-            false => 0,
-        };
+        let size = if is_measured(attr) { attr.size } else { 0 };
         FileAttr {
             ino: INodeNo(attr.inode),
             size,
@@ -692,18 +689,20 @@ fn is_measured(attr: Attr) -> bool {
 /// open may have given it one. So is a file that is open: whoever asks again does so to see whether
 /// it has grown.
 fn ttl(attr: Attr) -> Duration {
-    match is_measured(attr) && !attr.may_grow {
-        true => TTL,
-        false => Duration::ZERO,
+    if is_measured(attr) && !attr.may_grow {
+        TTL
+    } else {
+        Duration::ZERO
     }
 }
 
 /// The same point in time: its seconds have 64 bits, too.
 fn time(at: UnixTime) -> SystemTime {
     let distance = Duration::from_secs(at.seconds().unsigned_abs());
-    let whole = match at.seconds() < 0 {
-        true => UNIX_EPOCH.checked_sub(distance),
-        false => UNIX_EPOCH.checked_add(distance),
+    let whole = if at.seconds() < 0 {
+        UNIX_EPOCH.checked_sub(distance)
+    } else {
+        UNIX_EPOCH.checked_add(distance)
     };
     let rest = Duration::from_nanos(at.nanoseconds().into());
     let time = whole.and_then(|whole| whole.checked_add(rest));

@@ -175,9 +175,10 @@ impl Filesystem {
 
     /// Finds `name` in the directory `parent`. What is found counts as told to the kernel.
     pub fn lookup(&self, parent: u64, name: &[u8], wait: Wait) -> Result<Looked, Error> {
-        let what = match self.hidden.has(parent, name) {
-            true if parent == ROOT => Listed::Own,
-            _ => self.listed(parent)?,
+        let what = if parent == ROOT && self.hidden.has(parent, name) {
+            Listed::Own
+        } else {
+            self.listed(parent)?
         };
         if what == Listed::Own {
             return self.hidden.lookup(parent, name);
@@ -203,9 +204,10 @@ impl Filesystem {
 
     /// The kernel forgets what it was told `count` times.
     pub fn forget(&self, number: u64, count: u64) {
-        match is_hidden(number) {
-            true => self.hidden.forget(number, count),
-            false => self.inodes.lock().forget(number, count),
+        if is_hidden(number) {
+            self.hidden.forget(number, count);
+        } else {
+            self.inodes.lock().forget(number, count);
         }
     }
 
@@ -220,9 +222,10 @@ impl Filesystem {
         let mut attr = Attr::of(number, &inode);
         let Some(tree) = inode.tree() else {
             let is_open = self.inodes.lock().is_open(number);
-            return match is_open {
-                true => self.open_attr(number, &inode, wait),
-                false => Ok(attr),
+            return if is_open {
+                self.open_attr(number, &inode, wait)
+            } else {
+                Ok(attr)
             };
         };
         match self.view(tree).mtime(&inode.path, wait) {
@@ -262,9 +265,10 @@ impl Filesystem {
 
     /// Whether `mask`, as of access(2), is allowed.
     pub fn access(&self, number: u64, mask: i32) -> Result<(), Error> {
-        let attr = match is_hidden(number) {
-            true => self.hidden.attr(number)?,
-            false => Attr::of(number, &self.inode(number)?),
+        let attr = if is_hidden(number) {
+            self.hidden.attr(number)?
+        } else {
+            Attr::of(number, &self.inode(number)?)
         };
         if mask & libc::W_OK != 0 {
             return Err(Error::ReadOnly);

@@ -158,9 +158,10 @@ impl Error {
                 | ReadOnlyFilesystem
                 | StorageFull
         );
-        let hint = match is_of_place {
-            true => format!("; name another directory with {option}"),
-            false => String::new(),
+        let hint = if is_of_place {
+            format!("; name another directory with {option}")
+        } else {
+            String::new()
         };
         Self::Local {
             what: what.into(),

@@ -8,8 +8,8 @@ over the rounds of ours against theirs.
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Callable, Optional
 
 from processes import Failure
 
@@ -18,10 +18,10 @@ from processes import Failure
 class Bar:
     """What a row demands: to be so many times as good as another, or to stay below a figure."""
 
-    against: Optional[str] = None
-    at_least: Optional[float] = None
-    aim: Optional[float] = None
-    at_most: Optional[float] = None
+    against: str | None = None
+    at_least: float | None = None
+    aim: float | None = None
+    at_most: float | None = None
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Outcome:
     rounds: list = field(default_factory=list)
     failures: dict = field(default_factory=dict)
     notes: list = field(default_factory=list)
-    setup_failure: Optional[str] = None
+    setup_failure: str | None = None
 
     def figures(self, name):
         return [figures[name] for figures in self.rounds if name in figures]

@@ -29,8 +29,7 @@ def random_file(space, size):
 
     def fill(directory):
         with open(directory / FILE, "wb") as file:
-            for _ in range(0, size, MIB):
-                file.write(os.urandom(MIB))
+            file.writelines(os.urandom(MIB) for _ in range(0, size, MIB))
 
     return kept(space, f"random-{size // MIB}-MiB", fill)
 

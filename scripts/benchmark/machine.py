@@ -12,7 +12,7 @@ import os
 import platform
 import time
 from contextlib import contextmanager
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 from processes import Failure, run
@@ -29,7 +29,7 @@ COMPACTION = Path("/proc/sys/vm/compaction_proactiveness")
 def facts():
     """What a reader of the figures must know about the machine."""
     return {
-        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "cores": os.cpu_count(),
         "processor": processor(),
         "memory_gib": round(meminfo("MemTotal") / GIB, 1),

@@ -10,7 +10,7 @@ import select
 import signal
 import subprocess
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 # Output is parsed here and there, and sorting by locale would be timed.
@@ -81,10 +81,8 @@ def wait(child, timeout):
 
 def kill_group(child):
     """Kills whatever is left of a child and its own children."""
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     if child.poll() is None:
         try:
             child.wait(10)

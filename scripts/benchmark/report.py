@@ -23,10 +23,11 @@ def table(outcomes):
     widths = [max(len(line[i]) for line in [HEADINGS, *lines]) for i in range(len(HEADINGS))]
     rule = ["-" * width for width in widths]
     padded = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths)) + " |"
+        [cell.ljust(width) for cell, width in zip(line, widths, strict=True)]
         for line in [HEADINGS, rule, *lines]
     ]
-    return "\n".join(padded + [""] + remarks(outcomes))
+    shown = ["| " + " | ".join(line) + " |" for line in padded]
+    return "\n".join([*shown, "", *remarks(outcomes)])
 
 
 def cells(outcome, bar):

@@ -97,8 +97,8 @@ def scattered(space, _notes):
         reader = [
             *("fio", "--name=random", f"--filename={mountpoint / FILE}", "--readonly"),
             *("--rw=randread", "--bs=4k", "--blockalign=128k", f"--number_ios={count}"),
-            *("--ioengine=psync", "--fadvise_hint=random", f"--randseed={random.randrange(1 << 31)}"),
-            "--output-format=json",
+            *("--ioengine=psync", "--fadvise_hint=random"),
+            *(f"--randseed={random.randrange(1 << 31)}", "--output-format=json"),
         ]
         done = json.loads(run(reader, timeout=300))["jobs"][0]
         if done["error"] or done["read"]["total_ios"] != count:
@@ -153,9 +153,7 @@ def many_holders(space, notes):
 
 def holder(space, share, host):
     name = "holder-" + host.address.rpartition(".")[2]
-    return tinyp2p.Server(
-        space, share, host.address, tinyp2p.PORT, name=name, inside=host.inside
-    )
+    return tinyp2p.Server(space, share, host.address, tinyp2p.PORT, name=name, inside=host.inside)
 
 
 DELAY = 0.025
@@ -194,11 +192,14 @@ def far_away(space, notes):
 
     def ours():
         data.warm(share / FILE)
-        with slow_link(space, port, server.address, server.port, DELAY) as link:
-            with server.running(), tinyp2p.mount(space, [f"127.0.0.1:{port}"], FILE) as mount:
-                mount.wait_for_root(FILE)
-                rate = read(mount.path / FILE, size)
-                check(mount.path / FILE, share / FILE)
+        with (
+            slow_link(space, port, server.address, server.port, DELAY) as link,
+            server.running(),
+            tinyp2p.mount(space, [f"127.0.0.1:{port}"], FILE) as mount,
+        ):
+            mount.wait_for_root(FILE)
+            rate = read(mount.path / FILE, size)
+            check(mount.path / FILE, share / FILE)
         if link.carried < size:
             raise Failure(f"only {link.carried} bytes came by the slow link")
         return rate

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 
 WINDOW = 32 << 20
 PIECE = 256 << 10
@@ -53,10 +54,8 @@ class Direction:
             half()
         except OSError:
             for end in self.source, self.sink:
-                try:
+                with suppress(OSError):
                     end.shutdown(socket.SHUT_RDWR)
-                except OSError:
-                    pass
             with self.changed:
                 self.broken = True
                 self.changed.notify_all()

@@ -144,6 +144,5 @@ def cold(server, ready):
 
 def learn_root(server, path, **where):
     """Lets a server compute roots once, of a file or a directory; its later processes remember."""
-    with server.running():
-        with mount(server.space, [server.peer], path, **where) as mounted_here:
-            mounted_here.wait_for_root(path)
+    with server.running(), mount(server.space, [server.peer], path, **where) as mounted_here:
+        mounted_here.wait_for_root(path)

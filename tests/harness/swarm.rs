@@ -315,14 +315,13 @@ impl Node {
     fn program(&self, name: &str) -> Command {
         let path = self.programs.join(name);
         let (home, host) = (&self.home, self.host.as_ref());
-        let mut command = match self.is_unprivileged {
-            true => {
-                let mut command = program("setpriv", home, host);
-                command.args(["--bounding-set=-dac_override,-dac_read_search", "--"]);
-                command.arg(&path);
-                command
-            }
-            false => program(&path.to_string_lossy(), home, host),
+        let mut command = if self.is_unprivileged {
+            let mut command = program("setpriv", home, host);
+            command.args(["--bounding-set=-dac_override,-dac_read_search", "--"]);
+            command.arg(&path);
+            command
+        } else {
+            program(&path.to_string_lossy(), home, host)
         };
         command.env("XDG_RUNTIME_DIR", &self.runtime);
         command
@@ -335,9 +334,10 @@ impl Node {
             "--state-dir".into(),
             self.state().into(),
             "--listen".into(),
-            match self.everywhere {
-                true => format!("[::]:{PORT}").into(),
-                false => self.socket().to_string().into(),
+            if self.everywhere {
+                format!("[::]:{PORT}").into()
+            } else {
+                self.socket().to_string().into()
             },
             "--name".into(),
             self.name.clone().into(),

@@ -61,18 +61,15 @@ pub(super) fn hand_over(
     if outcome.is_err() {
         give_up(&mut child);
     }
-    match outcome.map_err(failed)? {
-        true => Ok(()),
-        false => {
-            let status = child.wait().map_err(failed)?;
-            let code = status.code().and_then(|code| u8::try_from(code).ok());
-            Err(match code {
-                Some(code) if code > 0 => CommandFailure::told(code),
-                _ => {
-                    CommandFailure::failed(format!("the background process ended early ({status})"))
-                }
-            })
-        }
+    if outcome.map_err(failed)? {
+        Ok(())
+    } else {
+        let status = child.wait().map_err(failed)?;
+        let code = status.code().and_then(|code| u8::try_from(code).ok());
+        Err(match code {
+            Some(code) if code > 0 => CommandFailure::told(code),
+            _ => CommandFailure::failed(format!("the background process ended early ({status})")),
+        })
     }
 }
 

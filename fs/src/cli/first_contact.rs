@@ -410,9 +410,10 @@ impl Joined {
 /// The password is never among what is printed.
 fn invitation(addresses: &[Address]) -> Option<String> {
     let peers: Vec<String> = addresses.iter().map(peer_to_type).collect();
-    let whose = match addresses.iter().all(|address| is_local(&address.host)) {
-        true => "others on this network",
-        false => "others",
+    let whose = if addresses.iter().all(|address| is_local(&address.host)) {
+        "others on this network"
+    } else {
+        "others"
     };
     let peers = peers.join(" ");
     (!peers.is_empty())

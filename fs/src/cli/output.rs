@@ -42,9 +42,10 @@ pub(super) fn print_unless_closed(text: &[u8]) -> Result<bool, CommandFailure> {
 /// Prints help and versions as clap lays them out; help that nobody asked for is a message.
 pub(super) fn print_help(help: &clap::Error) -> Result<(), CommandFailure> {
     let printed = help.print();
-    match help.use_stderr() {
-        true => Ok(()),
-        false => is_read(printed.and_then(|()| io::stdout().flush())).map(|_| ()),
+    if help.use_stderr() {
+        Ok(())
+    } else {
+        is_read(printed.and_then(|()| io::stdout().flush())).map(|_| ())
     }
 }
 

@@ -219,9 +219,10 @@ impl Searches {
         }
         let (files, fits) = names::flat(found, self.preferred, MAX_MATCHES);
         if !(fits && is_all) {
-            let problem = match fits {
-                true => "not all that matches came in time",
-                false => "it matches more files than are shown",
+            let problem = if fits {
+                "not all that matches came in time"
+            } else {
+                "it matches more files than are shown"
             };
             let problem = format!("{problem}; {} are there", files.len());
             tracing::info!(%pattern, %problem, "a search shows only a part");

@@ -141,9 +141,12 @@ impl Filesystem {
             },
             _ => Some(self.hidden.parent(open.number)),
         };
-        let attr = |number| match is_hidden(number) {
-            true => self.hidden.attr(number),
-            false => Ok(Attr::of(number, &self.inode(number)?)),
+        let attr = |number| {
+            if is_hidden(number) {
+                self.hidden.attr(number)
+            } else {
+                Ok(Attr::of(number, &self.inode(number)?))
+            }
         };
         let itself = attr(open.number)?;
         // The kernel may have forgotten what is above an open directory; nobody looks at this then.

@@ -116,9 +116,10 @@ impl Filesystem {
         let begun = self.inodes.lock().begin_reading(number, state);
         let (content, pages) = begun.ok_or(Error::UnknownInode)?;
         let state = content.state();
-        let download = match state == listed {
-            true => as_listed,
-            false => self.download(&inode.path, state),
+        let download = if state == listed {
+            as_listed
+        } else {
+            self.download(&inode.path, state)
         };
         let handle = self.files.insert(OpenFile {
             number,
@@ -263,9 +264,10 @@ impl Filesystem {
                 filesystem.inodes.lock().end_short_read(number);
             }
         };
-        match range.is_empty() {
-            true => answer(Ok(&[])),
-            false => download.read(range, patience, Box::new(answer)),
+        if range.is_empty() {
+            answer(Ok(&[]));
+        } else {
+            download.read(range, patience, Box::new(answer));
         }
     }
 
@@ -363,10 +365,11 @@ impl Filesystem {
             let Some(filesystem) = filesystem.upgrade() else {
                 return (reading.done)(Err(Error::Replaced));
             };
-            let outcome = match file.content.state() == state {
-                true => question(&filesystem, &file, state, &*peer),
+            let outcome = if file.content.state() == state {
+                question(&filesystem, &file, state, &*peer)
+            } else {
                 // Another reader has been faster.
-                false => Ok(()),
+                Ok(())
             };
             match outcome {
                 Ok(()) => {

@@ -260,13 +260,13 @@ fn what_changes_the_bytes_of_a_file_in_nothing_ends_no_read() {
     let content = long(300_000);
     for (name, is_rooted) in [("rooted", true), ("new", false)] {
         let moved = format!("moved/{name}");
-        match is_rooted {
-            true => setup.ann.put_rooted(name, content.clone(), 1),
+        if is_rooted {
+            setup.ann.put_rooted(name, content.clone(), 1);
+        } else {
             // As if it had been written just now.
-            false => setup
-                .ann
-                .put(name, content.clone(), UnixTime::now().in_64_bits()),
-        };
+            let now = UnixTime::now().in_64_bits();
+            setup.ann.put(name, content.clone(), now);
+        }
         let handle = setup.open(name).unwrap();
         assert_eq!(setup.read(handle, 0, 1000).unwrap(), content[..1000]);
         setup.ann.change(name, 77, |_| {});

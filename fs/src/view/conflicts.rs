@@ -152,9 +152,10 @@ impl Conflicts {
             count => format!("{count} conflicts"),
         };
         text.push_str(" in the directories that were listed since the mount");
-        text.push_str(match self.is_cut {
-            true => "; there were more, which are left out here\n",
-            false => "; 'find MOUNTPOINT >/dev/null' first makes this complete\n",
+        text.push_str(if self.is_cut {
+            "; there were more, which are left out here\n"
+        } else {
+            "; 'find MOUNTPOINT >/dev/null' first makes this complete\n"
         });
         for (directory, conflicts) in &self.by_directory {
             for Conflict {

@@ -64,9 +64,10 @@ impl Siblings for View {
             return ReadingOrder::ByName;
         }
         let by_number = listing.by_number(&directory);
-        match is_next(by_number.position(was), by_number.position(at)) {
-            true => ReadingOrder::ByNumber,
-            false => ReadingOrder::ByName,
+        if is_next(by_number.position(was), by_number.position(at)) {
+            ReadingOrder::ByNumber
+        } else {
+            ReadingOrder::ByName
         }
     }
 }

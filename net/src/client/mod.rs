@@ -1,5 +1,5 @@
 //! Members over the network: [`Peer`](crate::peer::Peer) spoken as HTTP over TLS ([`http_peer`]),
-//! and the dialling side of [`pairing`].
+//! and the dialling side of `pairing`.
 
 mod connection_pool;
 mod connector;

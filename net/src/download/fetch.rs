@@ -167,14 +167,16 @@ impl Shared {
         let (length, stream) = opened?;
         // A part that ends within a block cannot be proven to its end.
         let announced = range.start + length;
-        let end = match announced == range.end {
-            true => announced,
-            false => announced / BLOCK * BLOCK,
+        let end = if announced == range.end {
+            announced
+        } else {
+            announced / BLOCK * BLOCK
         };
         let part = ByteRange::new(range.start, end.max(range.start));
-        match part.is_empty() {
-            true => Err(not_found()),
-            false => Ok((part, end < announced, stream)),
+        if part.is_empty() {
+            Err(not_found())
+        } else {
+            Ok((part, end < announced, stream))
         }
     }
 

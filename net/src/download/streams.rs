@@ -275,9 +275,10 @@ impl Shared {
             && let Some(claim) = state.claim(self.expected.size(), now)
         {
             state.sources.begin(claim.source);
-            match claim.range.len() <= SHORT && !state.sources.is_trial(claim.source, now) {
-                true => here = Some(claim),
-                false => self.start(claim, &mut state, now),
+            if claim.range.len() <= SHORT && !state.sources.is_trial(claim.source, now) {
+                here = Some(claim);
+            } else {
+                self.start(claim, &mut state, now);
             }
         }
         self.keep_going(&mut state, now);
@@ -377,9 +378,10 @@ impl Shared {
 
     /// What a source is to be asked for, by now.
     pub(super) fn has(&self, source: usize) -> Has {
-        match self.state.lock().sources.has_moved(source) {
-            true => Has::Blocks,
-            false => self.sources[source].has,
+        if self.state.lock().sources.has_moved(source) {
+            Has::Blocks
+        } else {
+            self.sources[source].has
         }
     }
 

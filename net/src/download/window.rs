@@ -76,9 +76,10 @@ impl Window {
         self.position = self.position.max(range.end);
         if starved && (may_grow || self.ahead < FIRST_WINDOW) {
             // Far away, each step takes a round trip.
-            let (growth, most) = match self.is_far {
-                true => (8, MAX_FAR_WINDOW),
-                false => (2, MAX_WINDOW),
+            let (growth, most) = if self.is_far {
+                (8, MAX_FAR_WINDOW)
+            } else {
+                (2, MAX_WINDOW)
             };
             self.ahead = (self.ahead * growth).clamp(FIRST_WINDOW, most.max(self.ahead));
         }
@@ -112,9 +113,10 @@ impl Window {
 
     /// How long one request of this run should be: such that all of those under way fill the window.
     pub(crate) fn request_bytes(&self) -> u64 {
-        let longest = match self.is_far {
-            true => MAX_FAR_REQUEST,
-            false => MAX_REQUEST,
+        let longest = if self.is_far {
+            MAX_FAR_REQUEST
+        } else {
+            MAX_REQUEST
         };
         (self.ahead / self.streams).clamp(FIRST_WINDOW, longest)
     }

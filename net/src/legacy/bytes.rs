@@ -178,12 +178,13 @@ impl<R: BufRead> Tags<R> {
     fn take(&mut self, count: usize) -> Result<(), WireError> {
         self.source.consume(count);
         self.position += count as u64;
-        match self.position > self.most {
-            true => Err(WireError::Limit {
+        if self.position > self.most {
+            Err(WireError::Limit {
                 what: "bytes of a document",
                 most: self.most,
-            }),
-            false => Ok(()),
+            })
+        } else {
+            Ok(())
         }
     }
 }

@@ -314,14 +314,16 @@ impl AnswerPace<'_> {
                 is_wanted(),
             ),
         };
-        match is_wanted {
-            false => Err(ABANDONED.into()),
-            true if now >= end => Err(io::ErrorKind::TimedOut.into()),
-            true => Ok(match self {
-                Self::By(_) => end,
-                Self::Progress { .. } => end.min(now + LOOK),
-            }),
+        if !is_wanted {
+            return Err(ABANDONED.into());
         }
+        if now >= end {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        Ok(match self {
+            Self::By(_) => end,
+            Self::Progress { .. } => end.min(now + LOOK),
+        })
     }
 
     fn came(&mut self, count: usize, now: Instant) {

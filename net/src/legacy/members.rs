@@ -380,9 +380,10 @@ impl LegacyRoster {
         };
         if let Error::Misbehaved { .. } = error {
             server.trouble = Some((error.clone(), now));
-            match std::mem::replace(&mut server.is_blamed, true) {
-                false => tracing::warn!("{error}"),
-                true => tracing::debug!("{error}"),
+            if std::mem::replace(&mut server.is_blamed, true) {
+                tracing::debug!("{error}");
+            } else {
+                tracing::warn!("{error}");
             }
         }
         let is_gone = error.is_absence() || matches!(error, Error::Refused { .. });
@@ -476,10 +477,11 @@ fn run(shared: &Weak<LegacyRoster>, peer: &Arc<LegacyPeer>) {
 
 /// How a server is shown to people.
 fn shown(place: &str) -> Arc<str> {
-    match MemberRecord::is_name(place) {
-        true => place.into(),
+    if MemberRecord::is_name(place) {
+        place.into()
+    } else {
         // An address has no characters but ASCII.
-        false => place[place.len().saturating_sub(64)..].into(),
+        place[place.len().saturating_sub(64)..].into()
     }
 }
 

@@ -241,11 +241,12 @@ impl LegacyPeerState {
 
     fn listing(&self, request: &ListRequest, deadline: Instant) -> Result<Response, Error> {
         if !request.directory.is_root() {
-            return match request.watch {
-                true => Ok(Response::NoDirectory {
+            return if request.watch {
+                Ok(Response::NoDirectory {
                     counter: Some(NEVER),
-                }),
-                false => Err(self.not_found()),
+                })
+            } else {
+                Err(self.not_found())
             };
         }
         let state = self.list(deadline)?;

@@ -149,10 +149,10 @@ impl State {
                     known.push((*url).to_owned());
                 }
             }
-            match known.is_empty() {
-                true => return fault(&mut stream, "nobody is known"),
-                false => array(known.iter().map(String::as_bytes)),
+            if known.is_empty() {
+                return fault(&mut stream, "nobody is known");
             }
+            array(known.iter().map(String::as_bytes))
         } else if text.contains("<int>1</int>") {
             self.lists.fetch_add(1, Ordering::Relaxed);
             let mut names: Vec<Vec<u8>> = self.files.lock().keys().cloned().collect();
@@ -174,9 +174,10 @@ impl State {
                 None => {
                     let directories = self.directories.lock();
                     let plain = name.strip_suffix("/.").unwrap_or(name);
-                    return match directories.iter().any(|directory| directory == plain) {
-                        true => fault(&mut stream, &format!("[Errno 21] Is a directory: '{name}'")),
-                        false => fault(&mut stream, &format!("[Errno 2] No such file: '{name}'")),
+                    return if directories.iter().any(|directory| directory == plain) {
+                        fault(&mut stream, &format!("[Errno 21] Is a directory: '{name}'"))
+                    } else {
+                        fault(&mut stream, &format!("[Errno 2] No such file: '{name}'"))
                     };
                 }
             }

@@ -32,9 +32,10 @@ impl Url {
     /// # Errors
     /// The host has characters that no host has, or is too long; or the port is 0.
     pub fn new(host: &str, port: u16) -> Result<Self, InvalidUrl> {
-        match host.contains(':') {
-            true => format!("{SCHEME}[{host}]:{port}").parse(),
-            false => format!("{SCHEME}{host}:{port}").parse(),
+        if host.contains(':') {
+            format!("{SCHEME}[{host}]:{port}").parse()
+        } else {
+            format!("{SCHEME}{host}:{port}").parse()
         }
     }
 

@@ -210,11 +210,12 @@ impl Network {
     fn greet(&mut self, n: usize, callee: PeerId, turn: u64, within: Duration) {
         let address = self.nodes[n].connections[&callee].clone();
         let takes = self.patience(&address, Duration::MAX);
-        let met = match takes > within {
-            true => Err(Error::Timeout {
+        let met = if takes > within {
+            Err(Error::Timeout {
                 who: address.to_string(),
-            }),
-            false => self.meet(n, &address, Some(callee)),
+            })
+        } else {
+            self.meet(n, &address, Some(callee))
         };
         let met = met.map(|(_, theirs)| theirs);
         let node = &mut self.nodes[n];

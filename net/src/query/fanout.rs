@@ -5,9 +5,9 @@
 //! holds its own lane and nothing else.
 //!
 //! The two questions that filesystems ask all day, [`Fanout::list`] and [`Fanout::stat`], do not
-//! wait for members that are slow each time ([`slow_peers`](super::slow_peers)), as long as
-//! somebody else has what is asked for. What these say too late of a directory is kept
-//! ([`late_listings`](super::late_listings)) and counts when it is listed again.
+//! wait for members that are slow each time (`slow_peers`), as long as somebody else has what is
+//! asked for. What these say too late of a directory is kept (`late_listings`) and counts when it
+//! is listed again.
 
 #[cfg(test)]
 mod tests;
@@ -295,9 +295,10 @@ impl Fanout {
             let id = asked.peer.id();
             let who = || asked.name.to_string();
             let is_slow = slow.contains(&id);
-            let (lanes, awaited, refusal) = match is_slow {
-                true => (&self.slow_lanes, &mut slow_ones, Error::Slow { who: who() }),
-                false => (&self.lanes, &mut prompt_ones, Error::Busy { who: who() }),
+            let (lanes, awaited, refusal) = if is_slow {
+                (&self.slow_lanes, &mut slow_ones, Error::Slow { who: who() })
+            } else {
+                (&self.lanes, &mut prompt_ones, Error::Busy { who: who() })
             };
             let refused = refusal.clone();
             let job = move || {
@@ -324,9 +325,10 @@ impl Fanout {
             let Ok((index, result)) = answers.recv_timeout(left) else {
                 break;
             };
-            match slow.contains(&members[index].peer.id()) {
-                true => slow_ones -= 1,
-                false => prompt_ones -= 1,
+            if slow.contains(&members[index].peer.id()) {
+                slow_ones -= 1;
+            } else {
+                prompt_ones -= 1;
             }
             is_enough |= result.as_ref().is_ok_and(&suffices);
             results[index] = Some(result);
@@ -340,9 +342,10 @@ impl Fanout {
                     let who = asked.name.to_string();
                     // A slow one is not suspected, even if all the time there was did not suffice:
                     // that it is gone shows when it does not answer its next hello.
-                    Err(match slow.contains(&asked.peer.id()) {
-                        true => Error::Slow { who },
-                        false => Error::Timeout { who },
+                    Err(if slow.contains(&asked.peer.id()) {
+                        Error::Slow { who }
+                    } else {
+                        Error::Timeout { who }
                     })
                 }),
             })

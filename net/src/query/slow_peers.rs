@@ -54,13 +54,15 @@ impl SlowPeers {
     ) -> HashSet<PeerId> {
         let count = asked.len() + others;
         let is_slow = |member: &PeerId| self.strikes.get(member).is_some_and(|s| *s >= STRIKES);
-        let slow: HashSet<PeerId> = match self.strikes.is_empty() {
-            true => HashSet::new(),
-            false => asked.filter(is_slow).collect(),
+        let slow: HashSet<PeerId> = if self.strikes.is_empty() {
+            HashSet::new()
+        } else {
+            asked.filter(is_slow).collect()
         };
-        match slow.len() * MOST_SLOW > count {
-            true => HashSet::new(),
-            false => slow,
+        if slow.len() * MOST_SLOW > count {
+            HashSet::new()
+        } else {
+            slow
         }
     }
 }

@@ -132,12 +132,11 @@ impl ContentRequest {
             Ok(part) => part,
             Err(refusal) => return Some(*refusal),
         };
-        let body = match self.method == Method::HEAD {
-            true => Body::empty(),
-            false => {
-                let body = BlocksBody::begin(Blocks::Former(file), range, self.work.clone());
-                Body::blocks(body?)
-            }
+        let body = if self.method == Method::HEAD {
+            Body::empty()
+        } else {
+            let body = BlocksBody::begin(Blocks::Former(file), range, self.work.clone());
+            Body::blocks(body?)
         };
         Some(with_bytes(code, body, &self.tag, range, size))
     }
@@ -155,13 +154,12 @@ impl ContentRequest {
         if range.is_empty() || (code == StatusCode::OK && range != wanted) {
             return None;
         }
-        let body = match self.method == Method::HEAD {
-            true => Body::empty(),
-            false => {
-                let root = self.root;
-                let blocks = Blocks::Cached(cache.clone(), ContentId { root, size });
-                Body::blocks(BlocksBody::begin(blocks, range, self.work.clone())?)
-            }
+        let body = if self.method == Method::HEAD {
+            Body::empty()
+        } else {
+            let root = self.root;
+            let blocks = Blocks::Cached(cache.clone(), ContentId { root, size });
+            Body::blocks(BlocksBody::begin(blocks, range, self.work.clone())?)
         };
         Some(with_bytes(code, body, &self.tag, range, size))
     }

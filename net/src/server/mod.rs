@@ -4,11 +4,11 @@
 //! what `first_record` sees; `turnstile` says when they may shake hands (by `hello_queue`, of many
 //! a `hello_line`), `connection_limits` how many there may be, `http` how long their heads, `work`
 //! how much is done for them, and `limits` has all bounds. A member's requests go to `routes`:
-//! `POST /RPC2` to `rpc` and on to [`answer`], `GET /files/PATH` to `files`, which `range` tells
-//! what to send and `body` sends, `GET /content/ROOT` to `content`, which may send what `blocks`
-//! reads from the disk cache, `POST /batch` to `batch`. With `--legacy`, `plain` answers
-//! connections that are not encrypted, and `plain_body` sends them files. Strangers see `pairing`
-//! or a constant refusal; no HTTP or XML parser runs for them.
+//! `POST /RPC2` to `rpc` and on to [`answer`](crate::service::answer), `GET /files/PATH` to
+//! `files`, which `range` tells what to send and `body` sends, `GET /content/ROOT` to `content`,
+//! which may send what `blocks` reads from the disk cache, `POST /batch` to `batch`. With
+//! `--legacy`, `plain` answers connections that are not encrypted, and `plain_body` sends them
+//! files. Strangers see `pairing` or a constant refusal; no HTTP or XML parser runs for them.
 //!
 //! hyper is used here only, and so is tokio but for one notification in `auth::gate`. The runtime
 //! belongs to the [`Server`]; everything that may wait for a disk runs on its blocking threads, of

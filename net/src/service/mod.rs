@@ -1,6 +1,6 @@
 //! What a node answers, whoever asks and by whatever way.
 //!
-//! [`answer`] has one answer for each method, [`batch`] those for many small files at once. The web
+//! [`answer`] has one answer for each method, `batch` those for many small files at once. The web
 //! server answers members with them, and [`local_peer`] answers this node itself.
 
 pub mod answer;

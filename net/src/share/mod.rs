@@ -296,9 +296,10 @@ impl Share {
         let paths: Vec<&RelPath> = served.map(|(path, _)| path).collect();
         let found = attributes.iter_mut().flatten().collect();
         // What is compared with others comes as soon as what is read.
-        let interest = match request.compare {
-            true => Interest::Opened,
-            false => Interest::Listed,
+        let interest = if request.compare {
+            Interest::Opened
+        } else {
+            Interest::Listed
         };
         self.add_roots(found, (asker, interest), |index| Some(paths[index].clone()));
         Ok(StatResponse {

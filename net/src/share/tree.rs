@@ -5,7 +5,7 @@
 //! - A link is served as what it leads to. Relative links only: an absolute one is left out even
 //!   if it leads back into the share, as it names a place of this machine and not of the share.
 //!   So are dangling links, loops, and links that lead outside.
-//! - The [policy](self::policy) judges the real path, every step of it, before it is touched: a
+//! - The [policy] judges the real path, every step of it, before it is touched: a
 //!   link shows nothing that its target's own path would not.
 //! - A link to a directory is left out where it leads back up, to a directory that holds (or is)
 //!   one that the path has passed through, so that every walk of the tree ends. (`find -L`
@@ -335,9 +335,12 @@ impl ShareTree {
             }
             if !state.is_link() {
                 // Another file system might not answer; an open of what is there will tell.
-                let mode = |kind| match elsewhere {
-                    true => state.permissions().of_opened(kind),
-                    false => self.rights.of_entry(&state, &directory.handle, name),
+                let mode = |kind| {
+                    if elsewhere {
+                        state.permissions().of_opened(kind)
+                    } else {
+                        self.rights.of_entry(&state, &directory.handle, name)
+                    }
                 };
                 return Ok(state.attributes().map(|attributes| Attributes {
                     mode: mode(attributes.kind),
@@ -353,9 +356,10 @@ impl ShareTree {
     /// What members see of what was found.
     pub(crate) fn attributes(&self, found: &PinnedNode) -> Option<Attributes> {
         let attributes = found.state.attributes()?;
-        let mode = match found.crossed.is_empty() {
-            true => self.rights.of_pinned(&found.state, &found.handle),
-            false => found.state.permissions().of_opened(attributes.kind),
+        let mode = if found.crossed.is_empty() {
+            self.rights.of_pinned(&found.state, &found.handle)
+        } else {
+            found.state.permissions().of_opened(attributes.kind)
         };
         Some(Attributes { mode, ..attributes })
     }

@@ -155,9 +155,10 @@ pub(crate) fn members(
             MemberStatus {
                 name: standing.name.to_string(),
                 address: standing.address.map(|address| address.to_string()),
-                state: match standing.is_present {
-                    true => Presence::Present,
-                    false => Presence::Absent,
+                state: if standing.is_present {
+                    Presence::Present
+                } else {
+                    Presence::Absent
                 },
                 state_seconds: seconds(standing.since),
                 last_error: last_error.map(|error| error.to_string()),

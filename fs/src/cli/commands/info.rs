@@ -30,9 +30,10 @@ pub(crate) fn run(args: &InfoArgs) -> Result<(), CommandFailure> {
             }
         }
     }
-    match failed {
-        false => Ok(()),
-        true => Err(CommandFailure::told(1)),
+    if failed {
+        Err(CommandFailure::told(1))
+    } else {
+        Ok(())
     }
 }
 

@@ -73,9 +73,12 @@ pub(crate) fn run(
     let log = logging::start(&parsed.network)?;
     let joined = prepared.start(password)?;
     joined.leave_directory();
-    let outcome = until_unmounted(&joined, mountpoint, &options, || match parsed.background {
-        true => daemon::report_mounted(log.as_ref()),
-        false => Ok(()),
+    let outcome = until_unmounted(&joined, mountpoint, &options, || {
+        if parsed.background {
+            daemon::report_mounted(log.as_ref())
+        } else {
+            Ok(())
+        }
     });
     joined.node.stop();
     outcome

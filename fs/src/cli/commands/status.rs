@@ -29,9 +29,10 @@ pub(crate) fn run(args: &StatusArgs) -> Result<(), CommandFailure> {
         return Err(CommandFailure::failed(NOBODY));
     }
     print(render(&answers, args.json).as_bytes())?;
-    match answers.iter().all(|answer| answer.report.is_some()) {
-        true => Ok(()),
-        false => Err(CommandFailure::told(1)),
+    if answers.iter().all(|answer| answer.report.is_some()) {
+        Ok(())
+    } else {
+        Err(CommandFailure::told(1))
     }
 }
 

@@ -210,10 +210,11 @@ impl Crew<'_> {
             }
         }
         let directory = &task.job.directory;
-        let parts = match task.begun {
+        let parts = if task.begun {
             // What it has left is not among those that were here at the beginning.
-            true => self.target.parts(directory).unwrap_or_default(),
-            false => self.parts.get(directory).cloned().unwrap_or_default(),
+            self.target.parts(directory).unwrap_or_default()
+        } else {
+            self.parts.get(directory).cloned().unwrap_or_default()
         };
         if Target::depends_on_root(&task.job, &parts) {
             let known = self.look_at(&task.job.holders[0], ROOT_PATIENCE);

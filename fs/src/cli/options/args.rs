@@ -293,8 +293,12 @@ pub(crate) struct NetworkOptions {
     #[arg(long)]
     pub(crate) no_watch: bool,
 
-    /// Listen there and nowhere else [default: [::]:15204, or a free port if that is taken]
-    #[arg(long, value_name = "ADDR:PORT")]
+    // Its help is no doc comment, in which `[::]` would be a link.
+    #[arg(
+        long,
+        value_name = "ADDR:PORT",
+        help = "Listen there and nowhere else [default: [::]:15204, or a free port if that is taken]"
+    )]
     pub(crate) listen: Option<SocketAddr>,
 
     /// The address that others should dial, when it is not the one they see

@@ -113,9 +113,10 @@ fn from_file(path: &Path) -> Result<Zeroizing<String>, String> {
         is_secret: kind.is_file() && is_handed_read_only(path, &file, &metadata),
     };
     place.check(rustix::process::geteuid().as_raw())?;
-    let line = match kind.is_fifo() {
-        true => first_line(BufReader::new(Pipe::new(&file))),
-        false => first_line(BufReader::new(&file)),
+    let line = if kind.is_fifo() {
+        first_line(BufReader::new(Pipe::new(&file)))
+    } else {
+        first_line(BufReader::new(&file))
     };
     checked(line.map_err(|e| e.to_string())?).map_err(|e| e.message)
 }

@@ -316,9 +316,10 @@ impl<R, C> Shelf<R, C> {
         if run.ended || run.asking >= ASKING || ahead > run.window / 2 {
             return None;
         }
-        let largest = match std::mem::take(&mut run.starved) {
-            true => STARVED_WINDOW,
-            false => WINDOW.max(run.window),
+        let largest = if std::mem::take(&mut run.starved) {
+            STARVED_WINDOW
+        } else {
+            WINDOW.max(run.window)
         };
         run.window = (2 * run.window).min(largest);
         run.asking += 1;

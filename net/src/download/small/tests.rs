@@ -42,9 +42,10 @@ impl Siblings for Listing {
     }
 
     fn order(&self, before: &RelPath, path: &RelPath) -> ReadingOrder {
-        match before < path {
-            true => ReadingOrder::ByName,
-            false => ReadingOrder::ByNumber,
+        if before < path {
+            ReadingOrder::ByName
+        } else {
+            ReadingOrder::ByNumber
         }
     }
 }
@@ -62,9 +63,12 @@ fn rig(members: u8, rooted: bool, cache: Option<Arc<DiskCache>>) -> Rig {
     let peers: Vec<_> = (1..=members)
         .map(|seed| Arc::new(MemoryPeer::new(seed)))
         .collect();
-    let put = |peer: &MemoryPeer, number| match rooted {
-        true => peer.put_rooted(&name(number), content(number), 1),
-        false => peer.put(&name(number), content(number), 1),
+    let put = |peer: &MemoryPeer, number| {
+        if rooted {
+            peer.put_rooted(&name(number), content(number), 1)
+        } else {
+            peer.put(&name(number), content(number), 1)
+        }
     };
     let mut attributes = Vec::new();
     for number in 0..FILES {

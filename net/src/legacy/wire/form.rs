@@ -83,12 +83,11 @@ impl Survey {
     /// looked at then.
     pub fn is_text(&mut self, piece: &[u8]) -> bool {
         let mut whole = std::mem::take(&mut self.cut);
-        let piece = match whole.is_empty() {
-            true => piece,
-            false => {
-                whole.extend_from_slice(piece);
-                &whole
-            }
+        let piece = if whole.is_empty() {
+            piece
+        } else {
+            whole.extend_from_slice(piece);
+            &whole
         };
         let (text, cut) = match std::str::from_utf8(piece) {
             Ok(text) => (text, &[][..]),
@@ -107,9 +106,10 @@ impl Survey {
 
     /// The form of contents of which every piece was text.
     pub fn form(self) -> Form {
-        match self.cut.is_empty() {
-            true => Form::Text(self.length),
-            false => Form::Base64,
+        if self.cut.is_empty() {
+            Form::Text(self.length)
+        } else {
+            Form::Base64
         }
     }
 }

@@ -251,9 +251,12 @@ impl<R: BufRead> LegacyReader<R> {
 
     /// The next tag, which nothing but white space may precede.
     pub(super) fn child(&mut self) -> Result<Tag, WireError> {
-        self.tags.next(&mut |text| match is_blank(text) {
-            true => Ok(()),
-            false => Err(WireError::Broken("text between elements".to_owned())),
+        self.tags.next(&mut |text| {
+            if is_blank(text) {
+                Ok(())
+            } else {
+                Err(WireError::Broken("text between elements".to_owned()))
+            }
         })
     }
 

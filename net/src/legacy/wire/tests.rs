@@ -27,9 +27,10 @@ fn python_2(contents: &[u8]) -> Vec<u8> {
 /// Contents as [`Form`] writes them, in pieces of so many bytes.
 fn ours(contents: &[u8], piece: usize) -> (Form, Vec<u8>) {
     let mut survey = Survey::default();
-    let form = match contents.chunks(piece).all(|piece| survey.is_text(piece)) {
-        true => survey.form(),
-        false => Form::Base64,
+    let form = if contents.chunks(piece).all(|piece| survey.is_text(piece)) {
+        survey.form()
+    } else {
+        Form::Base64
     };
     let mut document = form.head().to_vec();
     for piece in contents.chunks(piece) {

@@ -1,8 +1,8 @@
 //! Multicast DNS for one service without IO and without a clock: datagrams in, datagrams out.
 //!
-//! Everything is bounded, whatever arrives: the links by [`MAX_LINKS`], what is heard by
-//! [`neighbours`](super::neighbours), what is read by [`intake`](super::intake), what is sent by a
-//! set of flags for each channel.
+//! Everything is bounded, whatever arrives: the links by
+//! [`MAX_LINKS`](super::links::MAX_LINKS), what is heard by [`neighbours`](super::neighbours), what
+//! is read by [`intake`](super::intake), what is sent by a set of flags for each channel.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};

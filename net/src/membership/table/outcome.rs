@@ -22,8 +22,8 @@ const NEWS_GAP: Duration = Duration::from_secs(1);
 const NEWS_GAP_PER_MEMBER: Duration = Duration::from_millis(40);
 
 impl MemberTable {
-    /// What came of [`Task::Dial`]: who answered, and the name that it gives itself. `Keep` means
-    /// that the new connection is the one to that member from now on.
+    /// What came of [`WorkerTask::Dial`](super::WorkerTask::Dial): who answered, and the name that
+    /// it gives itself. `Keep` means that the new connection is the one to that member from now on.
     pub(crate) fn dialled(
         &mut self,
         address: &Address,
@@ -115,7 +115,8 @@ impl MemberTable {
         }
     }
 
-    /// What came of [`Task::Hello`] with that `turn`: the name that the member gives itself.
+    /// What came of [`Task::Hello`](super::Task::Hello) with that `turn`: the name that the member
+    /// gives itself.
     pub(crate) fn greeted(
         &mut self,
         id: PeerId,

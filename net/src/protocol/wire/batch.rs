@@ -295,9 +295,10 @@ mod tests {
         while left > 0 {
             left -= 1;
             let fits = body.has_room(MAX_SMALL_FILE, left);
-            let answer = match fits {
-                true => BatchAnswer::Whole(vec![1; MAX_SMALL_FILE as usize]),
-                false => BatchAnswer::TooLarge,
+            let answer = if fits {
+                BatchAnswer::Whole(vec![1; MAX_SMALL_FILE as usize])
+            } else {
+                BatchAnswer::TooLarge
             };
             body.push(None, &answer);
         }

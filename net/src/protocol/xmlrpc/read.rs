@@ -226,9 +226,10 @@ impl<'a> DocumentReader<'a> {
         let most = self.limits.string_bytes;
         let text = self.text(most.saturating_mul(2))?;
         // One search per character: each of these is a memchr, a walk over all characters is not.
-        let text = match [' ', '\t', '\n', '\r'].iter().any(|c| text.contains(*c)) {
-            true => Cow::Owned(text.replace(is_space, "")),
-            false => text,
+        let text = if [' ', '\t', '\n', '\r'].iter().any(|c| text.contains(*c)) {
+            Cow::Owned(text.replace(is_space, ""))
+        } else {
+            text
         };
         let padding = text.bytes().rev().take_while(|b| *b == b'=').count();
         within(

@@ -38,9 +38,10 @@ pub(crate) fn page(
     let mut next = after.map_or(0, |after| names.behind(after.as_bytes()));
     let mut entries = Vec::with_capacity(limit.min(names.len() - next));
     while entries.len() < limit && next < names.len() {
-        let most = (limit - entries.len()).min(match directory.may_stop() {
-            true => AT_ONCE,
-            false => usize::MAX,
+        let most = (limit - entries.len()).min(if directory.may_stop() {
+            AT_ONCE
+        } else {
+            usize::MAX
         });
         let range = next..names.len().min(next + most);
         next = range.end;

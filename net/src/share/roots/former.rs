@@ -97,9 +97,10 @@ impl FormerFile {
             }
         }
         // What was cut, or written to, counts up to the block in which that begins.
-        bytes.truncate(match filled == bytes.len() {
-            true => filled,
-            false => filled / BLOCK as usize * BLOCK as usize,
+        bytes.truncate(if filled == bytes.len() {
+            filled
+        } else {
+            filled / BLOCK as usize * BLOCK as usize
         });
         let proven = longest_proven(&leaves, start, &bytes);
         bytes.truncate(proven);

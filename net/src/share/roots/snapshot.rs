@@ -286,9 +286,10 @@ fn read_twice_if_need_be(file: &SharedFile, until: Instant) -> io::Result<HashTr
         return Err(changed());
     }
     let second = read(file, size, until)?.ok_or_else(changed)?;
-    match first.root() == second.root() {
-        true => Ok(first),
-        false => Err(changed()),
+    if first.root() == second.root() {
+        Ok(first)
+    } else {
+        Err(changed())
     }
 }
 

@@ -239,9 +239,10 @@ fn remove_idle(lanes: &mut HashMap<Spot, SpotThreads>, spot: Spot) {
 
 /// How people are told of a path of the share.
 fn described(at: &RelPath) -> String {
-    match at.is_root() {
-        true => "the share".to_owned(),
-        false => format!("{at} in the share"),
+    if at.is_root() {
+        "the share".to_owned()
+    } else {
+        format!("{at} in the share")
     }
 }
 

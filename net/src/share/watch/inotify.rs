@@ -328,9 +328,10 @@ impl ShareWatch {
                     let Some(path) = served(policy, &directory, name) else {
                         continue;
                     };
-                    let depth = match has_come_or_gone || is_directory {
-                        true => Depth::Tree,
-                        false => Depth::Entry,
+                    let depth = if has_come_or_gone || is_directory {
+                        Depth::Tree
+                    } else {
+                        Depth::Entry
                     };
                     if has_come_or_gone && is_directory {
                         table.remove_below(&path, &self.inotify);

@@ -87,9 +87,10 @@ impl Members for Network {
     }
 
     fn standing(&self, id: PeerId) -> Standing {
-        match self.silent.lock().contains(&id) {
-            true => Standing::Away,
-            false => Standing::Present,
+        if self.silent.lock().contains(&id) {
+            Standing::Away
+        } else {
+            Standing::Present
         }
     }
 

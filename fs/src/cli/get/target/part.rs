@@ -137,9 +137,10 @@ impl Part {
         if self.root.is_none() {
             return Ok(());
         }
-        match read_back(&self.file, self.offset, &mut self.hasher)? {
-            true => Ok(()),
-            false => Err(io::ErrorKind::UnexpectedEof.into()),
+        if read_back(&self.file, self.offset, &mut self.hasher)? {
+            Ok(())
+        } else {
+            Err(io::ErrorKind::UnexpectedEof.into())
         }
     }
 
@@ -154,9 +155,10 @@ impl Part {
         }
         let is_resumed = self.is_resumed;
         self.clear()?;
-        Ok(match is_resumed {
-            true => PartCheck::Spoilt,
-            false => PartCheck::Wrong,
+        Ok(if is_resumed {
+            PartCheck::Spoilt
+        } else {
+            PartCheck::Wrong
         })
     }
 
