@@ -229,7 +229,13 @@ fn by_system_call(path: &Path, options: &Options) -> Result<OwnedFd, Error> {
         data.push_str(",allow_other,default_permissions");
     }
     let data = CString::new(data).map_err(io::Error::from)?;
-    rustix::mount::mount(&*options.source, path, table::OUR_TYPE, flags, Some(&*data))?;
+    rustix::mount::mount(
+        &*options.source,
+        path,
+        table::OUR_MOUNT_TYPE,
+        flags,
+        Some(&*data),
+    )?;
     Ok(device.into())
 }
 

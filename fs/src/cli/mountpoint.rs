@@ -232,9 +232,9 @@ mod tests {
         let entry = |options: &str| MountEntry {
             id: 40,
             parent: 21,
-            device: "0:35".to_owned(),
+            device: (0, 35),
             mountpoint: "/mnt/p2p".into(),
-            kind: crate::mount::table::OUR_TYPE.to_owned(),
+            kind: crate::mount::table::OUR_MOUNT_TYPE.to_owned(),
             options: options.to_owned(),
         };
         let of_ann = entry("ro,user_id=1000,group_id=1000");

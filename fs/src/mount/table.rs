@@ -1,45 +1,10 @@
 //! The mount table as `/proc/self/mountinfo` shows it (proc_pid_mountinfo(5)): what is mounted
 //! where, so that nothing is ever cleared or unmounted that is not ours.
 
-use std::ffi::OsString;
 use std::io;
-use std::os::unix::ffi::OsStringExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-/// The type that our mounts have in the table.
-pub const OUR_TYPE: &str = "fuse.tinyp2p";
-
-/// One line of the table.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct MountEntry {
-    /// The mount's number, unique while it is mounted.
-    pub id: u32,
-    /// The number of the mount that it is mounted on.
-    pub parent: u32,
-    /// The device number, `major:minor`.
-    pub device: String,
-    /// The directory that it is mounted on.
-    pub mountpoint: PathBuf,
-    /// What, with the subtype: `ext4`, `fuse.sshfs`.
-    pub kind: String,
-    /// The filesystem's own options, where FUSE names the owner.
-    pub options: String,
-}
-
-impl MountEntry {
-    /// True for mounts made by this program, of any user.
-    pub fn is_ours(&self) -> bool {
-        self.kind == OUR_TYPE
-    }
-
-    /// The user who mounted it, for a FUSE mount.
-    pub fn owner(&self) -> Option<u32> {
-        self.options
-            .split(',')
-            .find_map(|option| option.strip_prefix("user_id="))
-            .and_then(|uid| uid.parse().ok())
-    }
-}
+pub use tinyp2p_net::share::{MountEntry, OUR_MOUNT_TYPE};
 
 /// The mount table of this process.
 #[derive(Debug)]
@@ -52,7 +17,7 @@ impl MountList {
     }
 
     fn parse(text: &[u8]) -> Self {
-        Self(text.split(|b| *b == b'\n').filter_map(parse_line).collect())
+        Self(MountEntry::all(text).collect())
     }
 
     /// What is visible at `path`, which must be absolute and free of symbolic links: of several
@@ -77,47 +42,6 @@ impl MountList {
     }
 }
 
-/// `ID PARENT MAJOR:MINOR ROOT MOUNTPOINT OPTIONS [TAG...] - TYPE SOURCE SUPER_OPTIONS`
-fn parse_line(line: &[u8]) -> Option<MountEntry> {
-    let mut fields = line.split(|b| *b == b' ');
-    let mut text = || {
-        fields
-            .next()
-            .map(|f| String::from_utf8_lossy(f).into_owned())
-    };
-    let id = text()?.parse().ok()?;
-    let parent = text()?.parse().ok()?;
-    let device = text()?;
-    let mountpoint = PathBuf::from(OsString::from_vec(unescape(fields.nth(1)?)));
-    let mut rest = fields.skip_while(|field| *field != b"-").skip(1);
-    let kind = String::from_utf8_lossy(rest.next()?).into_owned();
-    let options = String::from_utf8_lossy(rest.nth(1)?).into_owned();
-    Some(MountEntry {
-        id,
-        parent,
-        device,
-        mountpoint,
-        kind,
-        options,
-    })
-}
-
-/// Undoes the kernel's escapes: space, tab, newline and backslash as `\ooo`.
-fn unescape(field: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((&first, tail)) = rest.split_first() {
-        let octal = tail
-            .get(..3)
-            .filter(|_| first == b'\\')
-            .and_then(|digits| std::str::from_utf8(digits).ok())
-            .and_then(|digits| u8::from_str_radix(digits, 8).ok());
-        bytes.push(octal.unwrap_or(first));
-        rest = if octal.is_some() { &tail[3..] } else { tail };
-    }
-    bytes
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -136,7 +60,7 @@ not a line\n";
         let table = MountList::parse(TABLE);
         let entry = table.at(Path::new("/mnt/p2p")).unwrap();
         assert!(entry.is_ours());
-        assert_eq!((entry.id, entry.device.as_str()), (40, "0:35"));
+        assert_eq!((entry.id, entry.device), (40, (0, 35)));
         assert_eq!(entry.owner(), Some(1000));
         assert_eq!(table.at(Path::new("/mnt")), None);
         assert_eq!(table.at(Path::new("/")).unwrap().owner(), None);

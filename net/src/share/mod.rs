@@ -34,6 +34,7 @@ pub use roots::store::{FileLocation, Roots};
 pub use roots::wishes::Asker;
 pub(crate) use tree::file::retry_while_changing;
 pub use tree::file::{SharedFile, is_changed};
+pub use tree::mountinfo::{Device, MountEntry, OUR_MOUNT_TYPE};
 
 use crate::config::{CALL_DEADLINE, ShareConfig};
 use crate::content::merkle::Subtree;

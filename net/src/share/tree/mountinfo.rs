@@ -6,42 +6,25 @@
 //! their devices, and a poll tells whether it has changed since it was read (proc(5),
 //! `/proc/pid/mountinfo`), so that asking costs one system call and is never stale.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read, Seek};
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
 
 use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-/// How the type of our mounts begins in the kernel's table.
-const OUR_TYPE: &[u8] = b"fuse.tinyp2p";
+/// The type that mounts of this program have in the kernel's table.
+pub const OUR_MOUNT_TYPE: &str = "fuse.tinyp2p";
 
 /// The types of file systems that this kernel answers for by itself, out of memory or from a disk.
 /// All others, across a network or in the hands of another program, may stop to answer.
-const LOCAL_TYPES: [&[u8]; 23] = [
-    b"ext2",
-    b"ext3",
-    b"ext4",
-    b"xfs",
-    b"btrfs",
-    b"tmpfs",
-    b"ramfs",
-    b"f2fs",
-    b"overlay",
-    b"zfs",
-    b"bcachefs",
-    b"vfat",
-    b"msdos",
-    b"exfat",
-    b"ntfs3",
-    b"jfs",
-    b"nilfs2",
-    b"squashfs",
-    b"erofs",
-    b"iso9660",
-    b"udf",
-    b"hfsplus",
-    b"devtmpfs",
+const LOCAL_TYPES: [&str; 23] = [
+    "ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs", "ramfs", "f2fs", "overlay", "zfs", "bcachefs",
+    "vfat", "msdos", "exfat", "ntfs3", "jfs", "nilfs2", "squashfs", "erofs", "iso9660", "udf",
+    "hfsplus", "devtmpfs",
 ];
 
 /// Who answers for a file system.
@@ -56,7 +39,7 @@ pub(crate) enum Answerer {
 }
 
 /// A device number: major, minor.
-pub(crate) type Device = (u32, u32);
+pub type Device = (u32, u32);
 
 /// The kernel's mount table, as far as it concerns us.
 #[derive(Debug)]
@@ -138,25 +121,101 @@ impl State {
     }
 }
 
-/// The devices in a mount table for which not the kernel answers. A line reads
-/// `36 35 98:0 / /mnt/point rw,noatime shared:1 - fuse.tinyp2p source options`.
+/// The devices in a mount table for which not the kernel answers.
 fn others(table: &[u8]) -> Vec<(Device, Answerer)> {
-    table
-        .split(|byte| *byte == b'\n')
-        .filter_map(|line| {
-            let mut fields = line.split(|byte| *byte == b' ');
-            let device = fields.nth(2)?;
-            let kind = fields.skip_while(|field| *field != b"-").nth(1)?;
-            let (major, minor) = std::str::from_utf8(device).ok()?.split_once(':')?;
-            let device = (major.parse().ok()?, minor.parse().ok()?);
-            if kind.starts_with(OUR_TYPE) {
-                Some((device, Answerer::Ourselves))
-            } else {
-                let is_local = LOCAL_TYPES.contains(&kind);
-                (!is_local).then_some((device, Answerer::Other))
-            }
-        })
+    let answerer = |kind: &str| {
+        if kind.starts_with(OUR_MOUNT_TYPE) {
+            Answerer::Ourselves
+        } else if LOCAL_TYPES.contains(&kind) {
+            Answerer::Kernel
+        } else {
+            Answerer::Other
+        }
+    };
+    MountEntry::all(table)
+        .map(|entry| (entry.device, answerer(&entry.kind)))
+        .filter(|(_, answerer)| *answerer != Answerer::Kernel)
         .collect()
+}
+
+/// One line of the table.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MountEntry {
+    /// The mount's number, unique while it is mounted.
+    pub id: u32,
+    /// The number of the mount that it is mounted on.
+    pub parent: u32,
+    /// The device number.
+    pub device: Device,
+    /// The directory that it is mounted on.
+    pub mountpoint: PathBuf,
+    /// What, with the subtype: `ext4`, `fuse.sshfs`.
+    pub kind: String,
+    /// The filesystem's own options, where FUSE names the owner.
+    pub options: String,
+}
+
+impl MountEntry {
+    /// All lines of a table, without those that are none.
+    pub fn all(table: &[u8]) -> impl Iterator<Item = Self> {
+        table.split(|byte| *byte == b'\n').filter_map(parse_line)
+    }
+
+    /// True for mounts made by this program, of any user.
+    pub fn is_ours(&self) -> bool {
+        self.kind == OUR_MOUNT_TYPE
+    }
+
+    /// The user who mounted it, for a FUSE mount.
+    pub fn owner(&self) -> Option<u32> {
+        self.options
+            .split(',')
+            .find_map(|option| option.strip_prefix("user_id="))
+            .and_then(|uid| uid.parse().ok())
+    }
+}
+
+/// `ID PARENT MAJOR:MINOR ROOT MOUNTPOINT OPTIONS [TAG...] - TYPE SOURCE SUPER_OPTIONS`
+fn parse_line(line: &[u8]) -> Option<MountEntry> {
+    let mut fields = line.split(|b| *b == b' ');
+    let mut text = || {
+        fields
+            .next()
+            .map(|f| String::from_utf8_lossy(f).into_owned())
+    };
+    let id = text()?.parse().ok()?;
+    let parent = text()?.parse().ok()?;
+    let device = text()?;
+    let (major, minor) = device.split_once(':')?;
+    let device = (major.parse().ok()?, minor.parse().ok()?);
+    let mountpoint = PathBuf::from(OsString::from_vec(unescape(fields.nth(1)?)));
+    let mut rest = fields.skip_while(|field| *field != b"-").skip(1);
+    let kind = String::from_utf8_lossy(rest.next()?).into_owned();
+    let options = String::from_utf8_lossy(rest.nth(1)?).into_owned();
+    Some(MountEntry {
+        id,
+        parent,
+        device,
+        mountpoint,
+        kind,
+        options,
+    })
+}
+
+/// Undoes the kernel's escapes: space, tab, newline and backslash as `\ooo`.
+fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&first, tail)) = rest.split_first() {
+        let octal = tail
+            .get(..3)
+            .filter(|_| first == b'\\')
+            .and_then(|digits| std::str::from_utf8(digits).ok())
+            .and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        bytes.push(octal.unwrap_or(first));
+        rest = if octal.is_some() { &tail[3..] } else { tail };
+    }
+    bytes
 }
 
 #[cfg(test)]
