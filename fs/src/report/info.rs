@@ -2,9 +2,11 @@
 //! and what `tinyp2p info` makes of it. SEMANTICS.md lists the fields, which are only ever added
 //! to.
 
-use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
+
 use tinyp2p_net::model::escaped;
+
+use super::format::{exact_size, moment, shown};
 
 /// The kernel takes no longer value of an extended attribute than 64 KiB.
 pub const MAX_VALUE_BYTES: usize = 60 << 10;
@@ -61,20 +63,16 @@ impl Info {
 
     /// A few lines for people; `path` as it was given.
     pub fn text(&self, path: &[u8]) -> String {
-        let mut lines = vec![
-            escaped(path),
-            format!("  kind      {}", escaped(self.kind.as_bytes())),
-        ];
+        let mut lines = vec![escaped(path), format!("  kind      {}", shown(&self.kind))];
         if self.kind == "file" {
-            lines.push(format!("  size      {}", size(self.size)));
+            lines.push(format!("  size      {}", exact_size(self.size)));
         }
         lines.push(format!("  modified  {}", moment(self.mtime)));
         if self.kind == "file" {
             let root = self.root.as_deref().unwrap_or("not known yet");
-            lines.push(format!("  root      {}", escaped(root.as_bytes())));
-            lines.push(format!("  cached    {}", size(self.cached)));
+            lines.push(format!("  root      {}", shown(root)));
+            lines.push(format!("  cached    {}", exact_size(self.cached)));
         }
-        let shown = |text: &str| escaped(text.as_bytes());
         let names = self.sources.iter().map(|holder| shown(&holder.name));
         let width = names.map(|name| name.chars().count()).max().unwrap_or(0);
         for (index, holder) in self.sources.iter().enumerate() {
@@ -96,33 +94,6 @@ impl Info {
         lines.push(String::new());
         lines.join("\n")
     }
-}
-
-fn size(bytes: u64) -> String {
-    match ByteSize::b(bytes).display().iec().to_string() {
-        short if bytes < 1024 => short,
-        short => format!("{short} ({bytes} bytes)"),
-    }
-}
-
-/// Nanoseconds since 1970 as date and time of day, in UTC.
-fn moment(nanoseconds: i128) -> String {
-    let seconds = nanoseconds.div_euclid(1_000_000_000);
-    let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
-    // The calendar repeats every 400 years, which have 146,097 days; years begin in March here, so
-    // that leap days come last.
-    let days = days + 719_468;
-    let (era, day) = (days.div_euclid(146_097), days.rem_euclid(146_097));
-    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * day + 2) / 153;
-    let day = day - (153 * month + 2) / 5 + 1;
-    let (year, month) = match month {
-        0..10 => (era * 400 + year, month + 3),
-        _ => (era * 400 + year + 1, month - 9),
-    };
-    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
 }
 
 #[cfg(test)]
@@ -249,18 +220,5 @@ m/a\\n.ogg
         assert!(value.len() <= MAX_VALUE_BYTES);
         let kept: Info = serde_json::from_str(&value).unwrap();
         assert!(!kept.sources.is_empty() && !kept.conflicts.is_empty());
-    }
-
-    #[test]
-    fn moments_are_those_of_the_calendar() {
-        for (seconds, expected) in [
-            (0, "1970-01-01 00:00:00 UTC"),
-            (-1, "1969-12-31 23:59:59 UTC"),
-            (951_782_400, "2000-02-29 00:00:00 UTC"),
-            (4_107_542_399, "2100-02-28 23:59:59 UTC"),
-            (4_107_542_400, "2100-03-01 00:00:00 UTC"),
-        ] {
-            assert_eq!(moment(seconds * 1_000_000_000), expected);
-        }
     }
 }

@@ -5,10 +5,10 @@
 use std::fmt::{self, Write};
 use std::path::{Path, PathBuf};
 
-use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
-use tinyp2p_net::model::escaped;
 use tinyp2p_net::stats::status::{LegacyStatus, MemberStatus, Presence, Status};
+
+use super::format::{duration, shown, size};
 
 /// Where a node is on this machine.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
@@ -228,29 +228,9 @@ fn refused(pieces: u64) -> String {
     }
 }
 
-fn size(bytes: u64) -> String {
-    ByteSize::b(bytes).display().iec().to_string()
-}
-
-/// The two largest units of a time.
-fn duration(seconds: u64) -> String {
-    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
-    match seconds {
-        0..60 => format!("{seconds} s"),
-        60..3600 => format!("{minutes} min {} s", seconds % 60),
-        3600..86_400 => format!("{hours} h {} min", minutes % 60),
-        _ => format!("{days} d {} h", hours % 24),
-    }
-}
-
 /// As much of a peer id as tells the members of one network apart.
 fn short(peer_id: &str) -> String {
     shown(peer_id).chars().take(8).collect()
-}
-
-/// Text that others have a say in, so that it cannot drive a terminal or begin a line of its own.
-fn shown(text: &str) -> String {
-    escaped(text.as_bytes())
 }
 
 #[cfg(test)]

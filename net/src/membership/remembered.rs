@@ -7,7 +7,7 @@
 //! member last answered there, since 1970. Lines that are not of this form are ignored, so a
 //! damaged file costs addresses and nothing else.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -16,6 +16,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use data_encoding::HEXLOWER;
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
+use tempfile::NamedTempFile;
 
 use super::address::canonical;
 use crate::error::Error;
@@ -153,23 +154,18 @@ fn write(path: &Path, text: &str) -> io::Result<()> {
         .recursive(true)
         .mode(0o700)
         .create(directory)?;
-    let fresh = path.with_extension(format!("new-{}", std::process::id()));
-    // Left over from a process of the same number that was killed here.
-    let _ = fs::remove_file(&fresh);
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&fresh)?;
+    // Readable by its owner alone, and never seen half written.
+    let mut file = NamedTempFile::new_in(directory)?;
     file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&fresh, path)?;
+    file.as_file().sync_all()?;
+    file.persist(path)?;
     File::open(directory)?.sync_all()
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     use proptest::prelude::*;

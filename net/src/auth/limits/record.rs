@@ -9,7 +9,7 @@
 //! without end: a damaged record is replaced by one that says that much was spent, and while there
 //! is no file that can be used, this process has a small budget of its own.
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -20,8 +20,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use rustix::fs::{FlockOperation, Mode, OFlags};
-use rustix::io::Errno;
+use rustix::fs::{Mode, OFlags};
 
 use super::Guesses;
 use super::known_keys::{self, RememberedKeys};
@@ -145,11 +144,11 @@ impl GuessRecordState {
         }
         let deadline = Instant::now() + PATIENCE;
         loop {
-            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            match file.try_lock() {
                 Ok(()) => return Ok(file),
-                Err(Errno::WOULDBLOCK) if Instant::now() < deadline => thread::sleep(RETRY),
-                Err(Errno::WOULDBLOCK) => return Err(io::Error::other("it stays locked")),
-                Err(errno) => return Err(errno.into()),
+                Err(TryLockError::WouldBlock) if Instant::now() < deadline => thread::sleep(RETRY),
+                Err(TryLockError::WouldBlock) => return Err(io::Error::other("it stays locked")),
+                Err(TryLockError::Error(error)) => return Err(error),
             }
         }
     }
@@ -344,7 +343,7 @@ mod tests {
         let record = GuessRecord::open(state.path());
         record.update(|_, _| ());
         let stopped = File::options().write(true).open(&file).unwrap();
-        rustix::fs::flock(&stopped, FlockOperation::LockExclusive).unwrap();
+        stopped.lock().unwrap();
         let begin = Instant::now();
         assert!(guess(&record, "fake.1:1").is_ok());
         assert!(begin.elapsed() < 8 * PATIENCE);

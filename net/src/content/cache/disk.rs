@@ -1,11 +1,9 @@
 //! The files of one cache, and the lock that keeps them to one process.
 
-use std::fs::{DirBuilder, File};
+use std::fs::{DirBuilder, File, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
-
-use rustix::fs::FlockOperation;
 
 use super::slab::Slab;
 use super::{PIECE_BLOCKS, own_file};
@@ -73,9 +71,9 @@ const LARGE: &str = "large";
 /// The lock, made if there is none; `None` when another process has it.
 pub(super) fn lock(path: &Path) -> io::Result<Option<File>> {
     let file = own_file::open(path, rustix::process::geteuid())?;
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+    match file.try_lock() {
         Ok(()) => Ok(Some(file)),
-        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
-        Err(error) => Err(error.into()),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(error),
     }
 }

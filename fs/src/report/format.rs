@@ -1,0 +1,67 @@
+//! Sizes, times and names as people read them.
+
+use bytesize::ByteSize;
+use time::OffsetDateTime;
+use tinyp2p_net::model::escaped;
+
+/// Bytes in the largest unit that they fill.
+pub(crate) fn size(bytes: u64) -> String {
+    ByteSize::b(bytes).display().iec().to_string()
+}
+
+/// The two largest units of a time.
+pub(crate) fn duration(seconds: u64) -> String {
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{minutes} min {} s", seconds % 60),
+        3600..86_400 => format!("{hours} h {} min", minutes % 60),
+        _ => format!("{days} d {} h", hours % 24),
+    }
+}
+
+/// [`size`], and all digits where these are more.
+pub(super) fn exact_size(bytes: u64) -> String {
+    let short = size(bytes);
+    if bytes < 1024 {
+        short
+    } else {
+        format!("{short} ({bytes} bytes)")
+    }
+}
+
+/// Nanoseconds since 1970 as date and time of day, in UTC. What lies outside of the years that have
+/// four digits is shown in seconds.
+pub(super) fn moment(nanoseconds: i128) -> String {
+    let Ok(moment) = OffsetDateTime::from_unix_timestamp_nanos(nanoseconds) else {
+        let seconds = nanoseconds.div_euclid(1_000_000_000);
+        return format!("{seconds} s since 1970");
+    };
+    let (year, month, day) = moment.to_calendar_date();
+    let (hour, minute, second) = moment.to_hms();
+    let month = u8::from(month);
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
+}
+
+/// Text that others have a say in, so that it cannot drive a terminal or begin a line of its own.
+pub(super) fn shown(text: &str) -> String {
+    escaped(text.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moments_are_those_of_the_calendar() {
+        for (seconds, expected) in [
+            (0, "1970-01-01 00:00:00 UTC"),
+            (-1, "1969-12-31 23:59:59 UTC"),
+            (951_782_400, "2000-02-29 00:00:00 UTC"),
+            (4_107_542_399, "2100-02-28 23:59:59 UTC"),
+            (4_107_542_400, "2100-03-01 00:00:00 UTC"),
+        ] {
+            assert_eq!(moment(seconds * 1_000_000_000), expected);
+        }
+    }
+}
