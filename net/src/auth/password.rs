@@ -12,8 +12,6 @@ use argon2::{Algorithm, Argon2, Params, Version};
 use unicode_normalization::UnicodeNormalization;
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::legacy::TokenKey;
-
 /// Longest password in bytes, before and after normalisation; more adds nothing.
 const MAX_BYTES: usize = 1024;
 
@@ -82,10 +80,11 @@ impl Password {
         Stretched(out)
     }
 
-    /// The key of the network of 2004 that has this password. Only for who asked for that protocol:
-    /// unlike what [`Password::stretch`] makes, it costs next to nothing to test guesses against.
-    pub fn legacy_key(&self) -> TokenKey {
-        TokenKey::new(self.0.as_bytes())
+    /// Shows the password itself to `take`, for a protocol that cannot do with less. Unlike against
+    /// what [`Password::stretch`] makes, it costs next to nothing to test guesses against what others
+    /// make of it.
+    pub fn reveal<T>(&self, take: impl FnOnce(&[u8]) -> T) -> T {
+        take(self.0.as_bytes())
     }
 
     /// One line of warning when the password takes few guesses, `None` when it is fine.

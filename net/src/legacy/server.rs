@@ -6,15 +6,18 @@
 //! wait for a disk.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::known::MAX_TOLD;
-use super::wire::{self, Form, MAX_LISTED, Operation, Survey};
-use super::{Legacy, Url};
+use super::wire::{self, Form, MAX_CALL_BYTES, MAX_LISTED, Operation, Survey};
+use super::{Legacy, NODE_FIELD, Url};
 use crate::membership::address::{Reach, reach_of_ip};
-use crate::model::{Name, RelPath};
+use crate::model::{Name, PeerId, RelPath};
+use crate::service::plaintext::{
+    DocumentStream, PlaintextAnswer, PlaintextCall, PlaintextProtocol,
+};
 use crate::share::{Asker, Share, SharedFile, is_changed, retry_while_changing};
 
 /// Contents are looked at and sent in pieces of so many bytes: a multiple of three, for base64.
@@ -27,60 +30,81 @@ pub const MAX_CONTENTS: u64 = 4 << 30;
 /// A pattern has so much time for the names at the top of the share.
 const MATCHING: Duration = Duration::from_secs(10);
 
+/// This node as a server of 2004.
+pub struct LegacyServer {
+    legacy: Arc<Legacy>,
+    /// What clients that know of it learn of this node.
+    me: PeerId,
+}
+
+impl LegacyServer {
+    /// For the node `me`.
+    pub fn new(legacy: Arc<Legacy>, me: PeerId) -> Self {
+        Self { legacy, me }
+    }
+}
+
 /// A call that may be answered.
-#[derive(Debug)]
-pub struct Accepted {
-    /// What is asked.
-    pub operation: Operation,
+struct AcceptedCall {
+    legacy: Arc<Legacy>,
+    operation: Operation,
     /// By which URL this node was called.
-    pub called: Url,
+    called: Url,
 }
 
-/// What to send.
-#[derive(Debug)]
-pub enum LegacyResponse {
-    /// A whole document, ready to be sent.
-    Document(Vec<u8>),
-    /// A document of the contents of this file, in this form.
-    Contents(Form, Arc<SharedFile>),
-}
-
-impl Legacy {
-    /// The call in `document`, if it may be answered; else the document to refuse it with. It came
-    /// to `local`, an address of this machine.
-    pub fn accept(&self, document: &[u8], local: IpAddr, port: u16) -> Result<Accepted, Vec<u8>> {
-        let call =
-            wire::decode_call(document).map_err(|why| wire::encode_fault(&why.to_string()))?;
-        let mut candidates = self.own();
-        candidates.extend(local_urls(local, port));
-        let called = self.key().made_for(&call.token, &candidates);
-        let called = called.cloned().ok_or_else(wire::encode_denial)?;
-        self.known.lock().called(&called);
-        let operation = call.operation.map_err(|why| wire::encode_fault(&why))?;
-        Ok(Accepted { operation, called })
+impl PlaintextProtocol for LegacyServer {
+    fn max_call_bytes(&self) -> usize {
+        MAX_CALL_BYTES
     }
 
-    /// Does what was asked, by somebody at `remote`.
-    pub fn answer(
+    fn response_field(&self) -> (&'static str, String) {
+        (NODE_FIELD, self.me.to_string())
+    }
+
+    fn accept(
         &self,
-        share: Option<&Share>,
-        call: &Accepted,
-        remote: IpAddr,
-        now: Instant,
-    ) -> LegacyResponse {
-        match &call.operation {
-            Operation::Servers(told) => {
+        document: &[u8],
+        local: SocketAddr,
+    ) -> Result<Box<dyn PlaintextCall>, Vec<u8>> {
+        let call =
+            wire::decode_call(document).map_err(|why| wire::encode_fault(&why.to_string()))?;
+        let legacy = &self.legacy;
+        let mut candidates = legacy.own();
+        candidates.extend(local_urls(local.ip(), local.port()));
+        let called = legacy.key().made_for(&call.token, &candidates);
+        let called = called.cloned().ok_or_else(wire::encode_denial)?;
+        legacy.known.lock().called(&called);
+        let operation = call.operation.map_err(|why| wire::encode_fault(&why))?;
+        Ok(Box::new(AcceptedCall {
+            legacy: Arc::clone(legacy),
+            operation,
+            called,
+        }))
+    }
+}
+
+impl PlaintextCall for AcceptedCall {
+    fn is_search(&self) -> bool {
+        matches!(self.operation, Operation::Names(_))
+    }
+
+    fn answer(&self, share: Option<&Share>, remote: IpAddr, now: Instant) -> PlaintextAnswer {
+        match &self.operation {
+            Operation::Servers(urls) => {
                 let reach = reach_of_ip(remote);
-                LegacyResponse::Document(self.servers(told, &call.called, reach, now))
+                let servers = self.legacy.servers(urls, &self.called, reach, now);
+                PlaintextAnswer::Document(servers)
             }
-            Operation::Names(pattern) => LegacyResponse::Document(names(share, pattern)),
+            Operation::Names(pattern) => PlaintextAnswer::Document(names(share, pattern)),
             Operation::Contents(name) => match contents(share, name) {
-                Ok((form, file)) => LegacyResponse::Contents(form, Arc::new(file)),
-                Err(why) => LegacyResponse::Document(wire::encode_fault(&why)),
+                Ok(document) => PlaintextAnswer::Stream(Arc::new(document)),
+                Err(why) => PlaintextAnswer::Document(wire::encode_fault(&why)),
             },
         }
     }
+}
 
+impl Legacy {
     /// Learns of servers, and tells of all that mean something to a caller within `reach`: of this
     /// one by the URL that he has found it by.
     fn servers(&self, told: &[Vec<u8>], called: &Url, reach: Reach, now: Instant) -> Vec<u8> {
@@ -120,8 +144,8 @@ fn names(share: Option<&Share>, pattern: &str) -> Vec<u8> {
     }
 }
 
-/// The file `name` at the top of the share, and how its contents are to be written.
-fn contents(share: Option<&Share>, name: &[u8]) -> Result<(Form, SharedFile), String> {
+/// The document of the file `name` at the top of the share.
+fn contents(share: Option<&Share>, name: &[u8]) -> Result<ContentsDocument, String> {
     let absent = || "no such file".to_owned();
     let (share, path) = share.zip(top(name)).ok_or_else(absent)?;
     let attempt = || {
@@ -135,7 +159,8 @@ fn contents(share: Option<&Share>, name: &[u8]) -> Result<(Form, SharedFile), St
                 "the file has more than {MAX_CONTENTS} bytes, the most that are sent in this protocol"
             )));
         }
-        Ok(Ok((form(&file)?, file)))
+        let form = form(&file)?;
+        Ok(Ok(ContentsDocument { form, file }))
     };
     retry_while_changing(attempt).unwrap_or_else(|error| {
         Err(if is_changed(&error) {
@@ -167,17 +192,54 @@ fn form(file: &SharedFile) -> io::Result<Form> {
     Ok(survey.form())
 }
 
-/// Reads the piece of the contents at `offset`, written as `form` has it, and the offset behind it.
-pub fn piece(file: &SharedFile, form: Form, offset: u64) -> io::Result<(Vec<u8>, u64)> {
-    let left = file.attributes().size.saturating_sub(offset);
-    let mut buffer = vec![0; usize::try_from(left).map_or(PIECE, |left| left.min(PIECE))];
-    let mut filled = 0;
-    while filled < buffer.len() {
-        filled += file.read_at(offset + filled as u64, &mut buffer[filled..])?;
+/// A document of the contents of a file. No longer to be had once the file is in another version
+/// than that in which it was opened.
+#[derive(Debug)]
+struct ContentsDocument {
+    form: Form,
+    file: SharedFile,
+}
+
+/// The position of a piece of contents is their offset behind this one.
+const CONTENTS: u64 = 1;
+
+impl DocumentStream for ContentsDocument {
+    fn total_bytes(&self) -> u64 {
+        self.form.document_bytes(self.file.attributes().size)
     }
-    let mut written = Vec::with_capacity(buffer.len() / 3 * 4 + 4);
-    form.write(&buffer, &mut written);
-    Ok((written, offset + filled as u64))
+
+    /// The head has position 0, and the tail the one behind all contents.
+    fn piece(&self, position: u64) -> io::Result<Option<(Vec<u8>, u64)>> {
+        let size = self.file.attributes().size;
+        let Some(offset) = position.checked_sub(CONTENTS) else {
+            return Ok(Some((self.form.head().to_vec(), CONTENTS)));
+        };
+        if offset > size {
+            return Ok(None);
+        }
+        if offset == size {
+            return Ok(Some((self.form.tail().to_vec(), position + 1)));
+        }
+        let (written, behind) = self.contents(offset)?;
+        Ok(Some((written, CONTENTS + behind)))
+    }
+}
+
+impl ContentsDocument {
+    /// Reads the contents at `offset`, and writes them as the form has it. Also the offset behind them.
+    fn contents(&self, offset: u64) -> io::Result<(Vec<u8>, u64)> {
+        let left = self.file.attributes().size.saturating_sub(offset);
+        let mut buffer = vec![0; usize::try_from(left).map_or(PIECE, |left| left.min(PIECE))];
+        let mut filled = 0;
+        while filled < buffer.len() {
+            filled += self
+                .file
+                .read_at(offset + filled as u64, &mut buffer[filled..])?;
+        }
+        let mut written = Vec::with_capacity(buffer.len() / 3 * 4 + 4);
+        self.form.write(&buffer, &mut written);
+        Ok((written, offset + filled as u64))
+    }
 }
 
 #[cfg(test)]

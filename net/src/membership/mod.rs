@@ -181,11 +181,6 @@ impl Members {
         let _ = self.source.set(source);
     }
 
-    /// The peer id of this node.
-    pub(crate) fn me(&self) -> PeerId {
-        self.me
-    }
-
     /// `member`, if it is one of those who tell names and no sizes, and there.
     pub fn whole(&self, member: PeerId) -> Option<Arc<dyn Whole>> {
         self.source.get()?.whole(member)

@@ -10,8 +10,9 @@ use crate::content::cache::DiskCache;
 use crate::download::Engine;
 use crate::error::Error;
 use crate::legacy::members::LegacyServers;
+use crate::legacy::server::LegacyServer;
 use crate::legacy::store::LegacyStore;
-use crate::legacy::{Legacy, own_urls};
+use crate::legacy::{Legacy, TokenKey, own_urls};
 use crate::membership::Members;
 use crate::membership::address::canonical;
 use crate::membership::dialer::{Connect, MemberLink};
@@ -27,6 +28,7 @@ use crate::query::subscriptions::Subscriptions;
 use crate::server::Server;
 use crate::service::Service;
 use crate::service::local_peer::LocalPeer;
+use crate::service::plaintext::PlaintextProtocol;
 use crate::share::{Roots, Share};
 use crate::transport::dial::TcpDialer;
 use parking_lot::Mutex;
@@ -52,7 +54,7 @@ impl Node {
         let id = identity.id();
         let stretched = config.password.stretch();
         let legacy = config.legacy.as_ref().map(|legacy| {
-            let key = config.password.legacy_key();
+            let key = config.password.reveal(TokenKey::new);
             Arc::new(Legacy::new(key, legacy.peers.clone()))
         });
         let record = GuessRecord::open(&config.state_dir);
@@ -65,7 +67,10 @@ impl Node {
             share: share.clone(),
             cache: cache.clone().filter(|_| reshared),
             members: members.clone(),
-            legacy: legacy.clone(),
+            plaintext: legacy.clone().map(|legacy| {
+                let server = LegacyServer::new(legacy, id);
+                Arc::new(server) as Arc<dyn PlaintextProtocol>
+            }),
         });
         let legacy = match legacy {
             Some(legacy) => {

@@ -148,17 +148,17 @@ impl IncomingConnection {
     }
 
     fn serve_plain(self, socket: TcpStream) -> io::Result<()> {
-        let Some(legacy) = self.context.service.legacy.clone() else {
+        let Some(protocol) = self.context.service.plaintext.clone() else {
             return Ok(());
         };
         let Some(place) = self.context.connections.plain(self.remote) else {
-            return Err(crowded("connections of the protocol of 2004"));
+            return Err(crowded("connections without encryption"));
         };
         let local = socket.local_addr()?;
         let socket = self.adopt(socket.into_std()?)?;
         let members = self.context.members.clone();
         members.spawn(async move {
-            let served = plain::serve(socket, local, place, legacy, self.context.clone()).await;
+            let served = plain::serve(socket, local, place, protocol, self.context.clone()).await;
             if let Err(error) = served {
                 log_end(self.remote, &error);
             }

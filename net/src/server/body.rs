@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 
 use super::blocks::BlocksBody;
 use super::connection_limits::RequestGuard;
-use super::plain_body::ContentsBody;
+use super::document_body::DocumentBody;
 use super::work::Work;
 use crate::model::ByteRange;
 use crate::share::SharedFile;
@@ -39,7 +39,7 @@ enum BodyKind {
     Full(Bytes),
     File(FileBody),
     Blocks(BlocksBody),
-    Contents(ContentsBody),
+    Document(DocumentBody),
 }
 
 impl From<BodyKind> for Body {
@@ -81,8 +81,8 @@ impl Body {
     }
 
     /// A file in a document of 2004.
-    pub(super) fn contents(contents: ContentsBody) -> Self {
-        BodyKind::Contents(contents).into()
+    pub(super) fn document(document: DocumentBody) -> Self {
+        BodyKind::Document(document).into()
     }
 }
 
@@ -99,7 +99,7 @@ impl http_body::Body for Body {
             BodyKind::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             BodyKind::File(file) => file.poll_piece(context),
             BodyKind::Blocks(blocks) => blocks.poll_piece(context),
-            BodyKind::Contents(contents) => contents.poll_piece(context),
+            BodyKind::Document(document) => document.poll_piece(context),
         }
     }
 
@@ -112,7 +112,7 @@ impl http_body::Body for Body {
             BodyKind::Full(bytes) => bytes.len() as u64,
             BodyKind::File(file) => file.remaining.len(),
             BodyKind::Blocks(blocks) => blocks.remaining(),
-            BodyKind::Contents(contents) => contents.remaining(),
+            BodyKind::Document(document) => document.remaining(),
         })
     }
 }

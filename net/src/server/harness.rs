@@ -16,11 +16,13 @@ use crate::client::http_peer::Client;
 use crate::config::{Listen, ShareConfig};
 use crate::content::cache::DiskCache;
 use crate::error::Error;
+use crate::legacy::server::LegacyServer;
 use crate::legacy::{Legacy, TokenKey};
 use crate::membership::Members;
 use crate::membership::dialer::{Connect, MemberLink};
 use crate::model::{Address, PeerId, RelPath, Version};
 use crate::service::Service;
+use crate::service::plaintext::PlaintextProtocol;
 use crate::share::Share;
 use crate::transport::dial::TcpDialer;
 
@@ -54,7 +56,11 @@ impl TestNode {
     pub(super) fn speaking_2004(limits: ServerLimits) -> Self {
         let legacy = Legacy::new(TokenKey::new(b"pw"), Vec::new());
         let offer = |share, _: &Path| (Some(Arc::new(share)), None);
-        Self::with(1, limits, Some(Arc::new(legacy)), offer)
+        let server = |me| {
+            let server = LegacyServer::new(Arc::new(legacy), me);
+            Arc::new(server) as Arc<dyn PlaintextProtocol>
+        };
+        Self::with(1, limits, Some(server), offer)
     }
 
     /// `offer` makes what the node answers from, of a share and a directory to keep things in.
@@ -63,13 +69,14 @@ impl TestNode {
         limits: ServerLimits,
         offer: impl FnOnce(Share, &Path) -> (Option<Arc<Share>>, Option<Arc<DiskCache>>),
     ) -> Self {
-        Self::with(password, limits, None, offer)
+        let nothing = None::<fn(PeerId) -> Arc<dyn PlaintextProtocol>>;
+        Self::with(password, limits, nothing, offer)
     }
 
     fn with(
         password: u8,
         limits: ServerLimits,
-        legacy: Option<Arc<Legacy>>,
+        plaintext: Option<impl FnOnce(PeerId) -> Arc<dyn PlaintextProtocol>>,
         offer: impl FnOnce(Share, &Path) -> (Option<Arc<Share>>, Option<Arc<DiskCache>>),
     ) -> Self {
         let (directory, state) = (TempDir::new().unwrap(), TempDir::new().unwrap());
@@ -85,7 +92,7 @@ impl TestNode {
             share,
             cache,
             members: Arc::new(members.unwrap()),
-            legacy,
+            plaintext: plaintext.map(|plaintext| plaintext(gate.id())),
         };
         let mut node = Self {
             gate,

@@ -7,7 +7,7 @@
 //! `POST /RPC2` to `rpc` and on to [`answer`](crate::service::answer), `GET /files/PATH` to
 //! `files`, which `range` tells what to send and `body` sends, `GET /content/ROOT` to `content`,
 //! which may send what `blocks` reads from the disk cache, `POST /batch` to `batch`. With
-//! `--legacy`, `plain` answers connections that are not encrypted, and `plain_body` sends them
+//! `--legacy`, `plain` answers connections that are not encrypted, and `document_body` sends them
 //! files. Strangers see `pairing` or a constant refusal; no HTTP or XML parser runs for them.
 //!
 //! hyper is used here only, and so is tokio but for one notification in `auth::gate`. The runtime
@@ -21,6 +21,7 @@ mod body;
 mod connection_limits;
 mod content;
 mod context;
+mod document_body;
 mod files;
 mod first_record;
 #[cfg(test)]
@@ -34,7 +35,6 @@ mod listen;
 pub(crate) mod page_prefetch;
 pub(crate) mod pairing;
 mod plain;
-mod plain_body;
 mod range;
 mod recent_files;
 mod routes;

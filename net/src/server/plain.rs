@@ -1,9 +1,9 @@
-//! Connections that are not encrypted: one call of the protocol of 2004 each.
+//! Connections that are not encrypted: one call each.
 //!
-//! Only with `--legacy`. Whoever calls is nobody in particular, so all such connections together
-//! have few places, fewer from one source, and a few threads; the head, the body and the answer
-//! each have a deadline. What a call means is [`legacy`](crate::legacy)'s to say: here it is bytes
-//! in and a document out.
+//! Only where some [`PlaintextProtocol`] answers them. Whoever calls is nobody in particular, so all
+//! such connections together have few places, fewer from one source, and a few threads; the head,
+//! the body and the answer each have a deadline. What a call means is the protocol's to say: here it
+//! is bytes in and a document out.
 
 use std::convert::Infallible;
 use std::io;
@@ -21,17 +21,15 @@ use hyper_util::rt::TokioIo;
 use super::body::Body;
 use super::connection_limits::PlainConnection;
 use super::context::ServerContext;
+use super::document_body::DocumentBody;
 use super::http::{http1, read_body, status, xml};
-use super::plain_body::ContentsBody;
 use super::stall::StallGuard;
-use crate::legacy::server::{Accepted, LegacyResponse};
-use crate::legacy::wire::{MAX_CALL_BYTES, Operation};
-use crate::legacy::{Legacy, NODE_FIELD};
+use crate::service::plaintext::{PlaintextAnswer, PlaintextProtocol};
 
 /// One such connection.
 struct PlainCaller {
     place: PlainConnection,
-    legacy: Arc<Legacy>,
+    protocol: Arc<dyn PlaintextProtocol>,
     /// Where it was accepted.
     local: SocketAddr,
     context: Arc<ServerContext>,
@@ -42,13 +40,13 @@ pub(super) async fn serve(
     socket: StallGuard,
     local: SocketAddr,
     place: PlainConnection,
-    legacy: Arc<Legacy>,
+    protocol: Arc<dyn PlaintextProtocol>,
     context: Arc<ServerContext>,
 ) -> io::Result<()> {
     let head = context.limits.plain_head;
     let caller = Arc::new(PlainCaller {
         place,
-        legacy,
+        protocol,
         local,
         context,
     });
@@ -78,7 +76,7 @@ async fn route(request: Request<Incoming>, caller: Arc<PlainCaller>) -> Response
     tracing::debug!(
         remote = %caller.place.remote,
         status = response.status().as_u16(),
-        "answered in the protocol of 2004"
+        "answered in plaintext"
     );
     response
 }
@@ -88,7 +86,7 @@ async fn call(
     caller: &PlainCaller,
 ) -> Result<Response<Body>, StatusCode> {
     let time = caller.context.limits.plain_body;
-    let document = read_body(request, MAX_CALL_BYTES, time).await?;
+    let document = read_body(request, caller.protocol.max_call_bytes(), time).await?;
     answer_to(document, caller).await.map_err(|error| {
         tracing::error!(%error, "a call could not be answered");
         StatusCode::INTERNAL_SERVER_ERROR
@@ -98,33 +96,30 @@ async fn call(
 async fn answer_to(document: Bytes, caller: &PlainCaller) -> io::Result<Response<Body>> {
     // Whoever brings a whole call is answered, even if others come.
     let answered = caller.place.place.request();
-    let (legacy, local) = (caller.legacy.clone(), caller.local);
-    let accepting = move || legacy.accept(&document, local.ip(), local.port());
+    let (protocol, local) = (caller.protocol.clone(), caller.local);
+    let accepting = move || protocol.accept(&document, local);
     let call = match caller.place.work.run(accepting).await? {
         Ok(call) => call,
         Err(refusal) => return Ok(xml(Body::full(refusal.into()))),
     };
     // Patterns may take seconds: they wait for each other, and nothing else for them.
-    let work = match call.operation {
-        Operation::Names(_) => &caller.place.searches,
-        _ => &caller.place.work,
+    let work = if call.is_search() {
+        &caller.place.searches
+    } else {
+        &caller.place.work
     };
-    let (legacy, service) = (caller.legacy.clone(), caller.context.service.clone());
-    let remote = caller.place.remote;
-    let answering = move |call: Accepted| {
-        let share = service.share.as_deref();
-        legacy.answer(share, &call, remote, Instant::now())
-    };
-    let response = xml(match work.run(move || answering(call)).await? {
-        LegacyResponse::Document(document) => Body::full(document.into()),
-        LegacyResponse::Contents(form, file) => {
-            Body::contents(ContentsBody::new(form, file, caller.place.work.clone()))
+    let (service, remote) = (caller.context.service.clone(), caller.place.remote);
+    let answering = move || call.answer(service.share.as_deref(), remote, Instant::now());
+    let body = match work.run(answering).await? {
+        PlaintextAnswer::Document(document) => Body::full(document.into()),
+        PlaintextAnswer::Stream(document) => {
+            Body::document(DocumentBody::new(document, caller.place.work.clone()))
         }
-    });
-    let mut response = response.map(|body| body.until_sent(answered));
-    let me = caller.context.service.members.me().to_string();
-    if let Ok(me) = HeaderValue::try_from(me) {
-        response.headers_mut().insert(NODE_FIELD, me);
+    };
+    let mut response = xml(body).map(|body| body.until_sent(answered));
+    let (name, value) = caller.protocol.response_field();
+    if let Ok(value) = HeaderValue::try_from(value) {
+        response.headers_mut().insert(name, value);
     }
     Ok(response)
 }

@@ -6,13 +6,14 @@
 pub mod answer;
 pub(crate) mod batch;
 pub mod local_peer;
+pub mod plaintext;
 
 use std::sync::Arc;
 
 use crate::content::cache::DiskCache;
-use crate::legacy::Legacy;
 use crate::membership::Members;
 use crate::share::Share;
+use plaintext::PlaintextProtocol;
 
 /// What a node answers from.
 pub struct Service {
@@ -22,6 +23,6 @@ pub struct Service {
     pub cache: Option<Arc<DiskCache>>,
     /// Whom it knows.
     pub members: Arc<Members>,
-    /// Its part in a network of 2004; `None` closes connections that are not encrypted.
-    pub legacy: Option<Arc<Legacy>>,
+    /// What answers connections that are not encrypted; `None` closes them.
+    pub plaintext: Option<Arc<dyn PlaintextProtocol>>,
 }

@@ -16,7 +16,7 @@ const PORT: u16 = 8080;
 const AT: &str = "http://127.0.0.1:8080";
 
 struct Node {
-    legacy: Legacy,
+    legacy: Arc<Legacy>,
     share: Share,
     directory: TempDir,
 }
@@ -32,10 +32,14 @@ impl Node {
         let legacy = Legacy::new(TokenKey::new(b"pw"), Vec::new());
         legacy.announce(vec![url("http://box:8080")]);
         Self {
-            legacy,
+            legacy: Arc::new(legacy),
             share: share.unwrap(),
             directory,
         }
+    }
+
+    fn server(&self) -> LegacyServer {
+        LegacyServer::new(Arc::clone(&self.legacy), PeerId::from_bytes([1; 32]))
     }
 
     fn put(&self, name: &str, contents: &[u8]) {
@@ -46,16 +50,13 @@ impl Node {
     fn call(&self, at: &str, operation: &Operation) -> Vec<u8> {
         let call = encode_call(&TokenKey::new(b"pw").token(&url(at)), operation);
         let local = LOCAL.parse().unwrap();
-        let accepted = match self.legacy.accept(&call, local, PORT) {
+        let accepted = match self.server().accept(&call, (local, PORT).into()) {
             Ok(accepted) => accepted,
             Err(refusal) => return refusal,
         };
-        match self
-            .legacy
-            .answer(Some(&self.share), &accepted, local, Instant::now())
-        {
-            LegacyResponse::Document(document) => document,
-            LegacyResponse::Contents(form, file) => whole(form, &file),
+        match accepted.answer(Some(&self.share), local, Instant::now()) {
+            PlaintextAnswer::Document(document) => document,
+            PlaintextAnswer::Stream(stream) => whole(&*stream),
         }
     }
 
@@ -82,16 +83,13 @@ fn url(text: &str) -> Url {
     text.parse().unwrap()
 }
 
-fn whole(form: Form, file: &SharedFile) -> Vec<u8> {
-    let mut document = form.head().to_vec();
-    let mut offset = 0;
-    while offset < file.attributes().size {
-        let (written, behind) = piece(file, form, offset).unwrap();
-        document.extend_from_slice(&written);
-        offset = behind;
+fn whole(stream: &dyn DocumentStream) -> Vec<u8> {
+    let (mut document, mut position) = (Vec::new(), 0);
+    while let Some((piece, behind)) = stream.piece(position).unwrap() {
+        document.extend_from_slice(&piece);
+        position = behind;
     }
-    document.extend_from_slice(form.tail());
-    assert_eq!(document.len() as u64, form.document_bytes(offset));
+    assert_eq!(document.len() as u64, stream.total_bytes());
     document
 }
 
@@ -188,7 +186,7 @@ fn nothing_but_plain_names_at_the_top_can_be_had() {
 fn without_the_right_token_there_is_nothing() {
     let node = Node::new();
     node.put("file", b"secret");
-    let local = LOCAL.parse().unwrap();
+    let local: IpAddr = LOCAL.parse().unwrap();
     for token in [
         String::new(),
         TokenKey::new(b"other").token(&url(AT)),
@@ -201,13 +199,17 @@ fn without_the_right_token_there_is_nothing() {
             Operation::Contents(b"file".to_vec()),
         ] {
             let refusal = node
-                .legacy
-                .accept(&encode_call(&token, &operation), local, PORT);
-            assert_eq!(refusal.unwrap_err(), wire::encode_denial());
+                .server()
+                .accept(&encode_call(&token, &operation), (local, PORT).into());
+            assert_eq!(refusal.err(), Some(wire::encode_denial()));
         }
     }
     assert!(node.legacy.all().is_empty(), "strangers tell nothing");
-    assert!(node.legacy.accept(b"garbage", local, PORT).is_err());
+    assert!(
+        node.server()
+            .accept(b"garbage", (local, PORT).into())
+            .is_err()
+    );
 }
 
 #[test]
@@ -249,14 +251,15 @@ fn callers_from_elsewhere_hear_and_tell_nothing_of_this_hosts_own_addresses() {
     let node = Node::new();
     node.servers(AT, &["http://127.0.0.1:1", "http://far:1"])
         .unwrap();
-    let call = Accepted {
+    let call = AcceptedCall {
+        legacy: Arc::clone(&node.legacy),
         operation: Operation::Servers(vec![b"http://127.0.0.1:2".to_vec()]),
         called: url("http://box:8080"),
     };
     let remote = "10.0.0.7".parse().unwrap();
-    let answer = node.legacy.answer(None, &call, remote, Instant::now());
-    let LegacyResponse::Document(document) = answer else {
-        panic!("{answer:?}");
+    let answer = call.answer(None, remote, Instant::now());
+    let PlaintextAnswer::Document(document) = answer else {
+        panic!("not a whole document");
     };
     let told = wire::decode_servers(&document[..]).unwrap();
     assert_eq!(told, ["http://box:8080", "http://far:1"]);
@@ -267,16 +270,14 @@ fn callers_from_elsewhere_hear_and_tell_nothing_of_this_hosts_own_addresses() {
 fn who_shares_nothing_has_an_empty_list() {
     let node = Node::new();
     let ask = |operation| {
-        let call = Accepted {
+        let call = AcceptedCall {
+            legacy: Arc::clone(&node.legacy),
             operation,
             called: url(AT),
         };
-        match node
-            .legacy
-            .answer(None, &call, LOCAL.parse().unwrap(), Instant::now())
-        {
-            LegacyResponse::Document(document) => document,
-            other => panic!("{other:?}"),
+        match call.answer(None, LOCAL.parse().unwrap(), Instant::now()) {
+            PlaintextAnswer::Document(document) => document,
+            PlaintextAnswer::Stream(_) => panic!("not a whole document"),
         }
     };
     let names = ask(Operation::Names(String::new()));
@@ -299,12 +300,13 @@ fn a_file_too_large_for_clients_of_2004_is_a_fault() {
             &Operation::Contents(b"big".to_vec()),
         );
         let local = LOCAL.parse().unwrap();
-        let accepted = node.legacy.accept(&call, local, PORT).unwrap();
-        let share = Some(&node.share);
-        node.legacy.answer(share, &accepted, local, Instant::now())
+        let Ok(accepted) = node.server().accept(&call, (local, PORT).into()) else {
+            panic!("refused");
+        };
+        accepted.answer(Some(&node.share), local, Instant::now())
     };
-    assert!(matches!(kind(MAX_CONTENTS), LegacyResponse::Contents(..)));
-    let LegacyResponse::Document(document) = kind(MAX_CONTENTS + 1) else {
+    assert!(matches!(kind(MAX_CONTENTS), PlaintextAnswer::Stream(_)));
+    let PlaintextAnswer::Document(document) = kind(MAX_CONTENTS + 1) else {
         panic!("it would be sent");
     };
     assert!(
