@@ -12,8 +12,9 @@ use super::intake::DatagramIntake;
 use super::links::{ChannelId, LocalLink, PORT};
 use super::message::{DnsMessage, DnsQuestion, OutgoingMessage, kind};
 use super::neighbours::{LinkIndex, Neighbours, Sighting};
+use super::record_state::{Jitter, RecordState};
 use super::records::ServiceNames;
-use super::responder::{Jitter, RecordState, Responder};
+use super::responder::Responder;
 use crate::model::PeerId;
 
 /// The delay before the first query on a channel, and the longest time between two of them; the

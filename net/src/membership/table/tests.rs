@@ -1,8 +1,10 @@
 //! Who is kept when there are more than can be.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
+use super::bounds::MAX_FROM_NETWORK;
 use super::*;
+use crate::protocol::wire::Hello;
 use crate::testing::peer_id as id;
 
 const SECOND: Duration = Duration::from_secs(1);
