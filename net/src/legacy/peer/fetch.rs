@@ -183,7 +183,7 @@ impl LegacyPeerState {
             Purpose::Bytes => (longest_document(most), begun + FIRST_BYTE),
         };
         let allowance = ContentsLimits {
-            most,
+            max: most,
             document,
             begin,
             is_wanted: &|| fetch.is_wanted(),

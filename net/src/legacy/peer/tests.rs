@@ -2,9 +2,10 @@ use super::super::twin::Twin;
 use super::names::FRESH;
 use super::*;
 use crate::config::CALL_DEADLINE;
-use crate::content::merkle::{HashTree, TreeHasher};
+use crate::content::merkle::{HashTree, SUBTREE_BLOCKS, TreeHasher};
 use crate::model::ContentId;
 use crate::peer::{Room, list, search, stat};
+use crate::protocol::wire::HashesRequest;
 use crate::transport::dial::TcpDialer;
 
 struct Setup {
