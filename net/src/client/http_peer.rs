@@ -166,8 +166,6 @@ impl HttpPeer {
         self.lanes.close();
     }
 
-    /// Makes sure that both sides know each other, with a request that costs nothing if they do.
-
     fn who(&self) -> String {
         self.place.lock().0.to_string()
     }

@@ -26,7 +26,8 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::fairness::Claimant;
-use crate::model::{Entry, Name};
+use crate::model::{Attributes, Entry, Name};
+use crate::protocol::wire::{ListRequest, Listing, Response, StatRequest};
 
 /// The page that a directory was answered with.
 fn page_of(response: Response) -> Listing {

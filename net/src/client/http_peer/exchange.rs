@@ -24,6 +24,7 @@ use crate::transport::tls_link::TlsLink;
 const PAIRING_DEADLINE: Duration = Duration::from_secs(10);
 
 impl HttpPeer {
+    /// Makes sure that both sides know each other, with a request that costs nothing if they do.
     pub(super) fn introduce(&self, connection: TlsLink, deadline: Instant) -> Result<(), Error> {
         if !self.is_admitted() {
             drop(connection);

@@ -9,8 +9,8 @@ use super::pattern::patience::{SearchTime, TimeIsUp};
 use crate::model::{Kind, RelPath};
 use crate::protocol::wire::{Fault, FaultCode};
 use crate::share::errnos::{is_absence, is_exhaustion};
+use crate::share::faults::unreadable;
 use crate::share::tree::{PinnedNode, ShareTree};
-use crate::share::unreadable;
 use crate::share::{Share, fault, internal};
 
 impl Share {
