@@ -18,6 +18,7 @@ use super::known::MAX_TOLD;
 use super::peer::{LegacyPeer, id_of};
 use super::store::LegacyStore;
 use super::{Legacy, Url};
+use crate::concurrency::backoff::Backoff;
 use crate::error::Error;
 use crate::membership::MemberHealth;
 use crate::membership::address::reach;
@@ -30,11 +31,11 @@ use crate::transport::dial::{Dial, TcpDialer};
 /// How often one that answers is asked whom it knows.
 const PERIOD: Duration = Duration::from_secs(30);
 
-/// The wait after the first failure, doubled with each further one up to [`MAX_WAIT`].
-const FIRST_WAIT: Duration = Duration::from_millis(500);
-
-/// See [`FIRST_WAIT`].
-const MAX_WAIT: Duration = Duration::from_secs(60);
+/// How long one that fails is left alone.
+const FAILED_WAIT: Backoff = Backoff {
+    first: Duration::from_millis(500),
+    cap: Duration::from_secs(60),
+};
 
 /// One that refuses the password is tried again after this time.
 const REFUSED_WAIT: Duration = Duration::from_secs(3600);
@@ -205,12 +206,11 @@ impl CalledServer {
     }
 
     fn put_off(&mut self, error: &Error, now: Instant) {
-        let doublings = self.failures.min(16);
         self.failures += 1;
         self.due = now
             + match error {
                 Error::Refused { .. } => REFUSED_WAIT,
-                _ => FIRST_WAIT.saturating_mul(1 << doublings).min(MAX_WAIT),
+                _ => FAILED_WAIT.full(self.failures),
             };
         self.trouble = Some((error.clone(), now));
     }

@@ -34,10 +34,11 @@ const HEARD: Backoff = Backoff {
     cap: Duration::from_secs(120),
 };
 
-/// The first wait after a wrong password, doubled up to [`REFUSED_CAP`]: each try gives the other
-/// side one guess.
-const REFUSED_FIRST: Duration = Duration::from_secs(3600);
-const REFUSED_CAP: Duration = Duration::from_secs(24 * 3600);
+/// After a wrong password: each try gives the other side one guess.
+const REFUSED: Backoff = Backoff {
+    first: Duration::from_secs(3600),
+    cap: Duration::from_secs(24 * 3600),
+};
 
 /// How long an address is left alone where something else answers.
 const OTHER_PROGRAM: Duration = Duration::from_secs(600);
@@ -335,9 +336,8 @@ impl Candidate {
     fn barred(&mut self, error: &Error) -> Option<Duration> {
         match error {
             Error::Refused { .. } => {
-                let doublings = self.refusals.min(10);
                 self.refusals += 1;
-                Some((REFUSED_FIRST * (1 << doublings)).min(REFUSED_CAP))
+                Some(REFUSED.full(self.refusals))
             }
             Error::Later { seconds, .. } => Some(Duration::from_secs((*seconds).max(1).into())),
             Error::Unreachable { .. } | Error::Timeout { .. } | Error::Moved { .. } => None,

@@ -13,6 +13,7 @@ use super::name::DnsName;
 use super::service_instance::{
     ASK_AFTER, MAX_ADDRESSES, REPEAT, ServiceInstance, read_text, spell,
 };
+use crate::concurrency::backoff::Backoff;
 use crate::fairness::{Refill, TokenBucket};
 use crate::membership::crowd;
 use crate::model::{Address, PeerId};
@@ -29,9 +30,12 @@ const MAX_INSTANCES_OF_HOST: usize = 4;
 /// (RFC 6762, section 10).
 const MAX_TTL: u32 = 4500;
 
-/// While whoever is announced is not in contact, it is reported again after this time, then after
-/// twice that, up to [`REPEAT`]: there may have been no room for it yet.
-const REPEAT_UNMET: Duration = Duration::from_secs(3);
+/// When whoever is announced is reported again while it is not in contact: there may have been no
+/// room for it yet.
+const REPEAT_UNMET: Backoff = Backoff {
+    first: Duration::from_secs(3),
+    cap: REPEAT,
+};
 
 /// How many reports may be made: each is looked at by the table of members.
 const REPORTS_PER_SECOND: u32 = 50;
@@ -278,11 +282,11 @@ impl Neighbours {
                 addresses,
                 is_repeated: !is_news,
             });
-            let wait = match instance.repeat {
-                Some((_, wait)) if !is_news => (2 * wait).min(REPEAT),
-                _ => REPEAT_UNMET,
+            let times = match instance.repeat {
+                Some((_, times)) if !is_news => times.saturating_add(1),
+                _ => 1,
             };
-            instance.repeat = Some((now + wait, wait));
+            instance.repeat = Some((now + REPEAT_UNMET.full(times), times));
             // A repetition is no reason to wait for longer with what comes back.
             if is_news {
                 instance.reported = Some((located, now));

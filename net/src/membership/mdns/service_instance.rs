@@ -51,8 +51,9 @@ pub(super) struct ServiceInstance {
     /// What was reported, and when.
     pub(super) reported: Option<(Located, Instant)>,
     pub(super) is_changed: bool,
-    /// When it is reported again, and the wait after that; nothing once it is in contact.
-    pub(super) repeat: Option<(Instant, Duration)>,
+    /// When it is reported again, and how often it was since it changed; nothing once it is in
+    /// contact.
+    pub(super) repeat: Option<(Instant, u32)>,
     pub(super) asked: u8,
     pub(super) ask_at: Instant,
 }

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use crate::concurrency::backoff::Backoff;
 use crate::fairness::{Refill, TokenBucket};
 use crate::model::PeerId;
 use crate::protocol::wire::Changes;
@@ -21,11 +22,12 @@ const CHANGES: Refill = Refill {
     per_second: 1024,
 };
 
-/// How long a member is not followed after its first flood. Each further one doubles it.
-const FIRST_PAUSE: Duration = Duration::from_secs(2);
-
-/// The longest such time: that of a promise, so that it costs no more than one that never watched.
-const LONGEST_PAUSE: Duration = Duration::from_secs(64);
+/// How long a member is not followed after a flood: in the end for as long as a promise lasts, so
+/// that it costs no more than one that never watched.
+const PAUSES: Backoff = Backoff {
+    first: Duration::from_secs(2),
+    cap: Duration::from_secs(64),
+};
 
 /// Whoever has not flooded for this long begins anew.
 const FORGIVEN: Duration = Duration::from_secs(300);
@@ -66,9 +68,8 @@ impl Floods {
             }
         }
         let (times, then) = self.0.entry(member).or_insert((0, now));
-        let pause = FIRST_PAUSE * 2_u32.saturating_pow(*times);
-        (*times, *then) = ((*times + 1).min(16), now);
-        pause.min(LONGEST_PAUSE)
+        (*times, *then) = (times.saturating_add(1), now);
+        PAUSES.full(*times)
     }
 }
 
@@ -102,8 +103,8 @@ mod tests {
         let (mut floods, now) = (Floods::default(), Instant::now());
         let pauses: Vec<u64> = (0..8).map(|_| floods.note(id(1), now).as_secs()).collect();
         assert_eq!(pauses, [2, 4, 8, 16, 32, 64, 64, 64]);
-        assert_eq!(floods.note(id(2), now), FIRST_PAUSE);
-        assert_eq!(floods.note(id(1), now + FORGIVEN), FIRST_PAUSE);
+        assert_eq!(floods.note(id(2), now), PAUSES.first);
+        assert_eq!(floods.note(id(1), now + FORGIVEN), PAUSES.first);
     }
 
     #[test]
