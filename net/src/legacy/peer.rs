@@ -22,6 +22,7 @@ use self::names::ServerNames;
 use super::Url;
 use super::client::{LegacyClient, ServersReply};
 use super::store::{KeptFile, LegacyContent, LegacyStore};
+use crate::content::read_full::read_full;
 use crate::error::Error;
 use crate::model::{Attributes, ByteRange, Name, PeerId, RelPath, Root, Version};
 use crate::peer::{ByteStream, Peer, Purpose, Whole};
@@ -342,14 +343,11 @@ impl Peer for LegacyPeer {
             if size > MAX_SMALL_FILE {
                 return BatchAnswer::TooLarge;
             }
-            let (mut bytes, mut at) = (vec![0; size as usize], 0);
-            while at < bytes.len() {
-                match content.file.read_at(at as u64, &mut bytes[at..]) {
-                    Ok(count) if count > 0 => at += count,
-                    _ => return BatchAnswer::Failed,
-                }
+            let mut bytes = vec![0; size as usize];
+            match read_full(0, &mut bytes, |at, part| content.file.read_at(at, part)) {
+                Ok(filled) if filled == bytes.len() => BatchAnswer::Whole(bytes),
+                _ => BatchAnswer::Failed,
             }
-            BatchAnswer::Whole(bytes)
         };
         Ok(files.iter().map(answer).collect())
     }

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use super::known::MAX_TOLD;
 use super::wire::{self, Form, MAX_LISTED, Operation, Survey};
 use super::{Legacy, Url};
+use crate::content::read_full::read_full;
 use crate::membership::address::{Reach, reach_of_ip};
 use crate::model::{Name, RelPath};
 use crate::share::{Asker, Share, SharedFile, is_changed, retry_while_changing};
@@ -171,10 +172,7 @@ fn form(file: &SharedFile) -> io::Result<Form> {
 pub fn piece(file: &SharedFile, form: Form, offset: u64) -> io::Result<(Vec<u8>, u64)> {
     let left = file.attributes().size.saturating_sub(offset);
     let mut buffer = vec![0; usize::try_from(left).map_or(PIECE, |left| left.min(PIECE))];
-    let mut filled = 0;
-    while filled < buffer.len() {
-        filled += file.read_at(offset + filled as u64, &mut buffer[filled..])?;
-    }
+    let filled = read_full(offset, &mut buffer, |at, part| file.read_at(at, part))?;
     let mut written = Vec::with_capacity(buffer.len() / 3 * 4 + 4);
     form.write(&buffer, &mut written);
     Ok((written, offset + filled as u64))

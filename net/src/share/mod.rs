@@ -24,7 +24,7 @@ mod tree;
 pub(crate) mod watch;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rustix::io::Errno;
@@ -41,7 +41,7 @@ use crate::config::{CALL_DEADLINE, ShareConfig};
 use crate::content::merkle::Subtree;
 use crate::error::Error;
 use crate::fairness::Claimant;
-use crate::model::{Kind, MAX_NAME_BYTES, MAX_PATH_BYTES, RelPath};
+use crate::model::{Kind, MAX_NAME_BYTES, MAX_PATH_BYTES, RelPath, UnixTime};
 use crate::protocol::wire::{
     Changes, ChangesRequest, Fault, FaultCode, HashesRequest, SearchPage, SearchRequest,
 };
@@ -306,14 +306,14 @@ fn names_in(
     tree: &ShareTree,
     directory: &PinnedNode,
 ) -> Result<Arc<NameList>, Errno> {
-    let looked = SystemTime::now();
+    let looked = UnixTime::now();
     let state = directory.present_state()?;
     let (real, version) = (directory.real(), state.version());
     if let Some(names) = index.lock().get(real, version, Instant::now()) {
         return Ok(names);
     }
     let names = Arc::new(tree.names(directory)?);
-    if is_settled(state.ctime(), looked) {
+    if state.has_rested(SETTLED, looked) {
         index.lock().put(real, version, &names, Instant::now());
     }
     Ok(names)
@@ -327,13 +327,4 @@ fn too_long(directory: &RelPath, names: &NameList) -> usize {
     }
     let names = (0..names.len()).map(|number| names.get(number).0.len());
     names.filter(|length| *length > room).count()
-}
-
-/// True when a directory last changed long enough before `now` for a later change to show.
-fn is_settled(ctime: i64, now: SystemTime) -> bool {
-    let now = now
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
-    let changed = Duration::from_nanos(ctime.unsigned_abs());
-    ctime < 0 || changed + SETTLED < now
 }

@@ -15,9 +15,11 @@ use super::captures::Captured;
 use super::relocate::Whereabouts;
 use super::store::FileLocation;
 use crate::content::merkle::{BLOCK, Hash, HashTree, SUBTREE_BLOCKS, TreeHasher, leaf};
+use crate::content::read_full::read_full;
 use crate::model::{ContentId, RelPath, Root};
 use crate::protocol::wire::{Fault, FaultCode, Snapshot, SnapshotRequest};
-use crate::share::{Asker, Share, SharedFile, fault};
+use crate::share::faults::fault;
+use crate::share::{Asker, Share, SharedFile};
 
 /// Files that are read at once for this.
 const MAX_READERS: usize = 2;
@@ -330,12 +332,9 @@ fn begins_with(
     if rest > 0 {
         let start = whole as u64 * BLOCK;
         let mut block = vec![0; (size.min(start + BLOCK) - start) as usize];
-        let mut filled = 0;
-        while filled < block.len() {
-            match file.read_any(start + filled as u64, &mut block[filled..])? {
-                0 => return Ok(false),
-                count => filled += count,
-            }
+        let filled = read_full(start, &mut block, |at, part| file.read_any(at, part))?;
+        if filled < block.len() {
+            return Ok(false);
         }
         // It has to be the block that the leaves are of.
         if leaves[whole] != leaf(&block) {

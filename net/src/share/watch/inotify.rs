@@ -14,7 +14,7 @@ use std::fs::{self, File};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -24,7 +24,7 @@ use rustix::io::Errno;
 use super::journal::Journal;
 use super::watch_table::WatchTable;
 use crate::error::Error;
-use crate::model::{Name, RelPath};
+use crate::model::{Name, RelPath, UnixTime};
 use crate::protocol::wire::{Changes, ChangesRequest, Depth};
 use crate::share::tree::anchor::Look;
 use crate::share::tree::policy::Policy;
@@ -86,8 +86,7 @@ impl ShareWatch {
     pub(crate) fn with_room(look: &Look, room: usize) -> Result<Arc<Self>, Error> {
         let failed = |error: std::io::Error| Error::local("watching the share for changes", error);
         let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK);
-        let start = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        let start = start.map_or(0, |start| start.as_nanos() as u64);
+        let start = UnixTime::now().in_64_bits().cast_unsigned();
         let watch = Arc::new(Self {
             inotify: inotify.map_err(|errno| failed(errno.into()))?,
             room,
