@@ -4,10 +4,10 @@
 //! into which an archive is unpacked has thousands for a moment. Whoever has more than that all the
 //! time is better asked than heard.
 
-use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use crate::concurrency::backoff::Backoff;
+use crate::concurrency::expiring_map::ExpiringMap;
 use crate::fairness::{Refill, TokenBucket};
 use crate::model::PeerId;
 use crate::protocol::wire::Changes;
@@ -52,24 +52,22 @@ impl PollAllowance {
     }
 }
 
-/// Who had too much to say, how often, and when last.
-#[derive(Default)]
-pub(super) struct Floods(HashMap<PeerId, (u32, Instant)>);
+/// Who had too much to say, and how often.
+pub(super) struct Floods(ExpiringMap<PeerId, u32>);
+
+impl Default for Floods {
+    fn default() -> Self {
+        Self(ExpiringMap::new(FORGIVEN, MAX_MEMBERS))
+    }
+}
 
 impl Floods {
     /// `member` had too much to say: it is not to be followed for so long.
     pub(super) fn note(&mut self, member: PeerId, now: Instant) -> Duration {
-        let is_old = |then: Instant| now.saturating_duration_since(then) >= FORGIVEN;
-        self.0.retain(|_, (_, then)| !is_old(*then));
-        if self.0.len() >= MAX_MEMBERS && !self.0.contains_key(&member) {
-            let oldest = self.0.iter().min_by_key(|(_, (_, then))| *then);
-            if let Some(oldest) = oldest.map(|(member, _)| *member) {
-                self.0.remove(&oldest);
-            }
-        }
-        let (times, then) = self.0.entry(member).or_insert((0, now));
-        (*times, *then) = (times.saturating_add(1), now);
-        PAUSES.full(*times)
+        let before = self.0.get(&member, now).copied().unwrap_or_default();
+        let times = before.saturating_add(1);
+        self.0.insert(member, times, 1, now);
+        PAUSES.full(times)
     }
 }
 
