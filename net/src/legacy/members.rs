@@ -430,6 +430,7 @@ mod tests {
     use crate::config::CALL_DEADLINE;
     use crate::model::RelPath;
     use crate::peer::list;
+    use crate::testing::eventually;
 
     const OURS: &str = "http://127.0.0.1:9";
 
@@ -448,14 +449,6 @@ mod tests {
     }
 
     #[track_caller]
-    fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while !condition() {
-            assert!(Instant::now() < deadline, "{what}");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-
     fn present(members: &LegacyServers) -> Vec<String> {
         let all = members
             .members()

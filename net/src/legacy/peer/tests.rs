@@ -6,6 +6,7 @@ use crate::content::merkle::{HashTree, SUBTREE_BLOCKS, TreeHasher};
 use crate::model::ContentId;
 use crate::peer::{Room, list, search, stat};
 use crate::protocol::wire::HashesRequest;
+use crate::testing::eventually;
 use crate::transport::dial::TcpDialer;
 
 struct Setup {
@@ -270,14 +271,6 @@ impl Setup {
 }
 
 #[track_caller]
-fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while !condition() {
-        assert!(Instant::now() < deadline, "{what}");
-        std::thread::yield_now();
-    }
-}
-
 #[test]
 fn a_file_that_does_not_come_in_time_is_still_on_its_way() {
     let setup = stuck(&["x"]);
