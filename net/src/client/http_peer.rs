@@ -218,13 +218,13 @@ impl HttpPeer {
         }
     }
 
-    /// Posts `body` and reads the whole body of the response, of which there may be `most` bytes.
+    /// Posts `body` and reads the whole body of the response, of which there may be `max` bytes.
     /// Returns whom it came from too. `reservation` holds it and what is decoded of it.
     fn post(
         &self,
         (target, media_type): (&str, &'static str),
         body: &[u8],
-        (most, reservation): (usize, &mut Reservation),
+        (max, reservation): (usize, &mut Reservation),
         deadline: Instant,
     ) -> Result<(String, Vec<u8>), Error> {
         let mut head = self.request(Method::POST, target)?;
@@ -236,7 +236,7 @@ impl HttpPeer {
         if reply.head.status != StatusCode::OK {
             return Err(unexpected(&lane, reply.head.status));
         }
-        let body = self.read_response(&lane, reply, (most, reservation), deadline);
+        let body = self.read_response(&lane, reply, (max, reservation), deadline);
         let body = body.map_err(|error| self.after(error))?;
         let who = lane.who().to_owned();
         self.lanes.put(lane, Instant::now());
@@ -248,14 +248,14 @@ impl HttpPeer {
         &self,
         lane: &HttpConnection,
         mut reply: Reply,
-        (most, reservation): (usize, &mut Reservation),
+        (max, reservation): (usize, &mut Reservation),
         deadline: Instant,
     ) -> Result<Vec<u8>, Error> {
         let length = content_length(&reply.head)
             .ok_or_else(|| Error::misbehaved(lane.who(), "a response without Content-Length"))?;
         let length = usize::try_from(length)
             .ok()
-            .filter(|length| *length <= most)
+            .filter(|length| *length <= max)
             .ok_or_else(|| Error::misbehaved(lane.who(), "a response longer than the limit"))?;
         let mut body = Vec::new();
         let mut filled = 0;

@@ -277,11 +277,11 @@ pub(super) mod tests {
         Instant::now() + Duration::from_secs(10)
     }
 
-    fn fetch(caller: &LegacyClient, name: &str, most: u64) -> Result<Vec<u8>, Error> {
+    fn fetch(caller: &LegacyClient, name: &str, max: u64) -> Result<Vec<u8>, Error> {
         let mut bytes = Vec::new();
         let allowance = ContentsLimits {
-            max: most,
-            document: 10 * most,
+            max,
+            document: 10 * max,
             begin: soon(),
             is_wanted: &|| true,
         };

@@ -193,15 +193,15 @@ impl Book {
         worst.is_some_and(|address| self.entries.remove(&address).is_some())
     }
 
-    /// Where `most` that `counts` are there already, drops the least useful of them: hearsay that
+    /// Where `max` that `counts` are there already, drops the least useful of them: hearsay that
     /// has failed, or of what `also` may go whatever led to a member longest ago.
     fn make_one_fit(
         &mut self,
-        most: usize,
+        max: usize,
         counts: impl Fn(&Candidate) -> bool,
         also: &dyn Fn(&Candidate) -> bool,
     ) -> bool {
-        if self.entries.values().filter(|c| counts(c)).count() < most {
+        if self.entries.values().filter(|c| counts(c)).count() < max {
             return true;
         }
         let may_go = |c: &Candidate| {

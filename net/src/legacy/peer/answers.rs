@@ -35,16 +35,16 @@ impl LegacyPeerState {
         let files = state.names.readable(now);
         let behind =
             files.filter(|(name, _)| request.after.as_ref().is_none_or(|after| *name > after));
-        let most = (request.limit as usize).min(Listing::MAX_ENTRIES);
+        let max = (request.limit as usize).min(Listing::MAX_ENTRIES);
         let mut entries: Vec<Entry> = behind
-            .take(most + 1)
+            .take(max + 1)
             .map(|(name, seen)| Entry {
                 name: name.clone(),
                 attributes: seen.attributes(),
             })
             .collect();
-        let more = entries.len() > most;
-        entries.truncate(most);
+        let more = entries.len() > max;
+        entries.truncate(max);
         Ok(Response::List(Listing {
             version: Version(state.names.mtime.in_64_bits().cast_unsigned()),
             mtime: state.names.mtime,
@@ -104,7 +104,7 @@ impl LegacyPeerState {
                 files.filter_map(|(name, seen)| Some((root.join(name).ok()?, seen.attributes())));
             files.filter(|(path, _)| is_behind(path)).collect()
         };
-        let most = (request.limit as usize).min(SearchPage::MAX_MATCHES);
+        let max = (request.limit as usize).min(SearchPage::MAX_MATCHES);
         let mut patience = SearchTime::new(deadline);
         let mut matches = Vec::new();
         for (path, attributes) in listed {
@@ -112,12 +112,12 @@ impl LegacyPeerState {
             if is_match.map_err(|TimeIsUp| self.timeout())? {
                 matches.push((path, attributes));
             }
-            if matches.len() > most {
+            if matches.len() > max {
                 break;
             }
         }
-        let more = matches.len() > most;
-        matches.truncate(most);
+        let more = matches.len() > max;
+        matches.truncate(max);
         Ok(Response::Search(SearchPage { matches, more }))
     }
 

@@ -307,7 +307,7 @@ impl Neighbours {
     /// The instances on `link` that need not answer a query: those that were heard of in the first
     /// half of their life, as records with the time that is left. Whoever is not in contact had
     /// better answer: somebody else may have announced its name.
-    pub(super) fn known(&self, link: LinkIndex, most: usize, now: Instant) -> Vec<DnsRecord> {
+    pub(super) fn known(&self, link: LinkIndex, max: usize, now: Instant) -> Vec<DnsRecord> {
         let half = Duration::from_secs(u64::from(MAX_TTL) / 2);
         let mut names = HashSet::new();
         let instances = self.instances.iter().filter(|(key, _)| key.link == link);
@@ -323,19 +323,19 @@ impl Neighbours {
                 data: RecordData::Pointer(name.clone()),
             })
         });
-        known.take(most).collect()
+        known.take(max).collect()
     }
 
-    /// What to ask on `link` to learn what is still missing, `most` questions at most.
+    /// What to ask on `link` to learn what is still missing, `max` questions at most.
     pub(super) fn missing(
         &mut self,
         link: LinkIndex,
-        most: usize,
+        max: usize,
         now: Instant,
     ) -> Vec<DnsQuestion> {
         let mut questions = Vec::new();
         for (InstanceKey { link: on, name, .. }, instance) in &mut self.instances {
-            if questions.len() + 2 > most {
+            if questions.len() + 2 > max {
                 break;
             }
             if *on != link || !instance.is_wanting() || now < instance.ask_at {

@@ -19,7 +19,7 @@ use crate::share::tree::{ShareTree, join};
 
 /// One search takes no longer than this: millions of names in memory, less where they have to come
 /// from a disk.
-const LONGEST: Duration = Duration::from_secs(5);
+const MAX_TIME: Duration = Duration::from_secs(5);
 
 /// So much of the time, one part in so many, may go into these searches.
 const TIMES_AS_LONG: u32 = 4;
@@ -90,7 +90,7 @@ impl Relocations {
         if let Some(known) = self.state.lock().without_looking(root, begun) {
             return known;
         }
-        let until = until.min(begun + LONGEST);
+        let until = until.min(begun + MAX_TIME);
         let mut found = look_through(tree, place, until);
         for _ in 1..LOOKS {
             if found != Whereabouts::Nowhere {
@@ -129,7 +129,7 @@ impl State {
         let now = Instant::now();
         // A quick search needs no rest.
         let took = now.saturating_duration_since(begun);
-        self.rests_until = (took > LONGEST / 50).then(|| now + took * TIMES_AS_LONG);
+        self.rests_until = (took > MAX_TIME / 50).then(|| now + took * TIMES_AS_LONG);
         let found = match found {
             Whereabouts::At(path) => path,
             Whereabouts::Unknown => return,

@@ -31,7 +31,7 @@ const MAX_BYTES: u64 = 8 << 30;
 const CHUNK: usize = 256 * 1024;
 
 /// Reading a file takes no longer than this.
-const LONGEST: Duration = Duration::from_secs(8);
+const MAX_TIME: Duration = Duration::from_secs(8);
 
 /// A write(2) marks the file before it has stored its bytes, and not again. What changed less than
 /// this long ago may be in the middle of one, as far as its state tells.
@@ -115,7 +115,7 @@ impl Share {
             self.wanted_now(asker, &path, &file);
             return Err(Fault::new(FaultCode::NotFound, "its root is not known yet"));
         }
-        let until = until.min(Instant::now() + LONGEST);
+        let until = until.min(Instant::now() + MAX_TIME);
         let captured = self.capture(asker, (&path, request.size), file, until)?;
         let is_prefix = match request.prefix {
             Some(prefix) => {
@@ -303,8 +303,8 @@ fn read(file: &SharedFile, size: u64, until: Instant) -> io::Result<Option<HashT
         if Instant::now() >= until {
             return Err(io::ErrorKind::TimedOut.into());
         }
-        let most = chunk.len().min(usize::try_from(size - at).unwrap_or(CHUNK));
-        match file.read_any(at, &mut chunk[..most])? {
+        let max = chunk.len().min(usize::try_from(size - at).unwrap_or(CHUNK));
+        match file.read_any(at, &mut chunk[..max])? {
             0 => return Ok(None),
             count => {
                 hasher.update(&chunk[..count]);
