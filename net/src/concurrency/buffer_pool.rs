@@ -1,4 +1,4 @@
-//! Memory for pieces of files, used again and again: a fresh allocation for each piece would cost page
+//! Memory for pieces of files, used again and again: a fresh allocation for each would cost page
 //! faults on every byte that streams through.
 
 use std::ops::{Deref, DerefMut};

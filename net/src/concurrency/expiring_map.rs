@@ -1,5 +1,5 @@
-//! A map bounded by age and weight: what was put or touched longest ago goes first, when there is too
-//! much or when its time is up.
+//! A map bounded by age and weight: what was used longest ago goes first, when there is too much or
+//! when its time is up.
 //!
 //! Every use gets the next number and the numbers are in order, so nothing here looks at all
 //! entries. What goes is handed back where dropping it is work, to be dropped without the lock that

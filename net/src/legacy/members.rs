@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use super::client::{LegacyClient, place};
-use super::known::MAX_TOLD;
+use super::known::MAX_MENTIONED;
 use super::peer::{LegacyPeer, id_of};
 use super::store::LegacyStore;
 use super::{Legacy, Url};
@@ -393,17 +393,17 @@ impl LegacyRoster {
         self.changed.notify_all();
     }
 
-    /// `told` are what the server at `teller` says that it knows.
-    fn learn(&self, teller: &Url, told: Vec<String>) {
-        let (now, reach) = (Instant::now(), reach(&teller.address()));
-        for text in told.into_iter().take(MAX_TOLD) {
+    /// `mentioned` are what the server at `source` says that it knows.
+    fn learn(&self, source: &Url, mentioned: Vec<String>) {
+        let (now, reach) = (Instant::now(), reach(&source.address()));
+        for text in mentioned.into_iter().take(MAX_MENTIONED) {
             match text.parse() {
                 Ok(url) => {
                     self.legacy.learn(url, reach, now);
                 }
                 Err(_) => tracing::debug!(
-                    server = place(teller),
-                    told = escaped(text.as_bytes()),
+                    server = place(source),
+                    mentioned = escaped(text.as_bytes()),
                     "names something that is no server"
                 ),
             }

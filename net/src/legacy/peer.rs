@@ -70,7 +70,7 @@ struct State {
     is_called: bool,
     fetch: Option<Arc<Fetch>>,
     looks: Looks,
-    has_told_left_out: bool,
+    has_warned_of_left_out: bool,
 }
 
 impl LegacyPeer {
@@ -86,7 +86,7 @@ impl LegacyPeer {
             is_called: false,
             fetch: None,
             looks: Looks::from(Instant::now()),
-            has_told_left_out: false,
+            has_warned_of_left_out: false,
         };
         let inner = LegacyPeerState {
             id: id_of(caller.url()),
@@ -186,7 +186,7 @@ impl LegacyPeerState {
         let names = self.caller.names(deadline);
         let names = names.inspect_err(|error| self.note(error));
         let mut state = self.state.lock();
-        let outcome = names.map(|names| self.take_in(&mut state, names));
+        let outcome = names.map(|names| self.apply(&mut state, names));
         let new: Vec<Name> = match outcome {
             Ok(()) => state.names.unprobed(),
             Err(_) => Vec::new(),
@@ -222,10 +222,10 @@ impl LegacyPeerState {
     }
 
     /// These are the names now.
-    fn take_in(&self, state: &mut State, names: Vec<Vec<u8>>) {
+    fn apply(&self, state: &mut State, names: Vec<Vec<u8>>) {
         let count = names.len();
-        let left_out = state.names.take_in(self.caller.url(), names);
-        if left_out > 0 && !std::mem::replace(&mut state.has_told_left_out, true) {
+        let left_out = state.names.apply(self.caller.url(), names);
+        if left_out > 0 && !std::mem::replace(&mut state.has_warned_of_left_out, true) {
             let server = self.caller.place();
             tracing::warn!(
                 server,

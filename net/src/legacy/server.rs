@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::known::MAX_TOLD;
+use super::known::MAX_MENTIONED;
 use super::wire::{self, Form, MAX_LISTED, Operation, Survey};
 use super::{Legacy, Url};
 use crate::content::read_full::read_full;
@@ -70,9 +70,9 @@ impl Legacy {
         now: Instant,
     ) -> LegacyResponse {
         match &call.operation {
-            Operation::Servers(told) => {
+            Operation::Servers(mentioned) => {
                 let reach = reach_of_ip(remote);
-                LegacyResponse::Document(self.servers(told, &call.called, reach, now))
+                LegacyResponse::Document(self.servers(mentioned, &call.called, reach, now))
             }
             Operation::Names(pattern) => LegacyResponse::Document(names(share, pattern)),
             Operation::Contents(name) => match contents(share, name) {
@@ -84,8 +84,8 @@ impl Legacy {
 
     /// Learns of servers, and tells of all that mean something to a caller within `reach`: of this
     /// one by the URL that he has found it by.
-    fn servers(&self, told: &[Vec<u8>], called: &Url, reach: Reach, now: Instant) -> Vec<u8> {
-        for url in told.iter().take(MAX_TOLD) {
+    fn servers(&self, mentioned: &[Vec<u8>], called: &Url, reach: Reach, now: Instant) -> Vec<u8> {
+        for url in mentioned.iter().take(MAX_MENTIONED) {
             let url = std::str::from_utf8(url)
                 .ok()
                 .and_then(|url| url.parse().ok());
@@ -95,7 +95,7 @@ impl Legacy {
                 tracing::info!(%url, "told of a server of 2004");
             }
         }
-        let others = self.tellable(reach);
+        let others = self.useful_to(reach);
         let urls = [called].into_iter().chain(&others);
         wire::encode_servers(urls.map(Url::as_str))
     }

@@ -136,7 +136,7 @@ impl Members {
             table.name(dialable(&peer.address)?, peer.expected, now);
         }
         for known in remembered.iter().flat_map(Remembered::known) {
-            table.heard(known.address.clone(), known.id, AddressOrigin::User, now);
+            table.learn(known.address.clone(), known.id, AddressOrigin::User, now);
         }
         Ok(Self {
             me,

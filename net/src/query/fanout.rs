@@ -181,22 +181,22 @@ impl Fanout {
         )
     }
 
-    /// Tells `peer` that files of its without a root should get one soon. Waits for nothing:
-    /// whoever has no time for that now will be told again.
+    /// Asks `peer` to give files of its without a root one soon. Waits for nothing:
+    /// whoever has no time for that now is asked again.
     pub fn compare(&self, peer: &Arc<dyn Peer>, paths: Vec<RelPath>) {
-        let told = Arc::clone(peer);
-        let tell = move || {
+        let asked = Arc::clone(peer);
+        let job = move || {
             let request = Request::Stat(StatRequest {
                 paths,
                 watch: false,
                 compare: true,
             });
-            if let Err(error) = told.call(&request, Instant::now() + CALL_DEADLINE) {
-                tracing::debug!(peer = ?told.id(), %error, "was not told what to compare");
+            if let Err(error) = asked.call(&request, Instant::now() + CALL_DEADLINE) {
+                tracing::debug!(peer = ?asked.id(), %error, "was not asked to compare");
             }
         };
         // A full lane has more urgent things to do.
-        let _ = self.lanes.of(peer.id()).run(tell);
+        let _ = self.lanes.of(peer.id()).run(job);
     }
 
     /// The whole of `directory` at every one of `members`, which are those among `whom` who are
@@ -217,21 +217,24 @@ impl Fanout {
             let begun = Instant::now();
             let answer = peer::list(peer, &wanted, &budget, deadline);
             let now = Instant::now();
-            let is_small = |told: &Watched<Option<Held<Listing>>>| {
-                let listing = told.answer.as_ref();
+            let is_small = |watched: &Watched<Option<Held<Listing>>>| {
+                let listing = watched.answer.as_ref();
                 listing.is_none_or(|listing| listing.entries.len() <= SMALL_LISTING)
             };
             note(&pace, peer, &answer, is_small, now - begun);
             if is_slow.contains(&peer.id()) && !matches!(&answer, Err(error) if error.is_absence())
             {
-                let listing = answer.as_ref().ok().and_then(|told| told.answer.as_ref());
+                let listing = answer
+                    .as_ref()
+                    .ok()
+                    .and_then(|watched| watched.answer.as_ref());
                 late.put(peer.id(), &wanted, listing, now);
             }
             answer
         };
         let slow = (&slow, whom.is_found);
-        let mut answers = self.ask_promptly(members, slow, deadline, question, |told| {
-            told.answer.is_some()
+        let mut answers = self.ask_promptly(members, slow, deadline, question, |watched| {
+            watched.answer.is_some()
         });
         let now = Instant::now();
         let unanswered = answers.iter().filter(|answer| is_slow_error(answer));
@@ -269,8 +272,8 @@ impl Fanout {
             answer
         };
         let slow = (&slow, whom.is_found);
-        self.ask_promptly(members, slow, deadline, question, |told| {
-            told.answer.is_some()
+        self.ask_promptly(members, slow, deadline, question, |watched| {
+            watched.answer.is_some()
         })
     }
 

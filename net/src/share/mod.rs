@@ -249,7 +249,7 @@ impl Share {
 
     /// What of the share cannot be read, as far as it was come upon.
     pub fn unreadable(&self) -> Vec<Unreadable> {
-        let told = |path: RelPath, problem: String, since: Instant| Unreadable {
+        let report = |path: RelPath, problem: String, since: Instant| Unreadable {
             path: path.to_string(),
             problem,
             seconds: since.elapsed().as_secs(),
@@ -257,10 +257,10 @@ impl Share {
         let stuck = self.anchor.stuck().into_iter();
         let stuck = stuck.map(|(at, since)| {
             let problem = Complaint::Failed(STUCK).to_string();
-            told(at, problem, since)
+            report(at, problem, since)
         });
         let complaints = self.unreadable.complaints().into_iter();
-        let complaints = complaints.map(|(at, why, since)| told(at, why.to_string(), since));
+        let complaints = complaints.map(|(at, why, since)| report(at, why.to_string(), since));
         stuck.chain(complaints).collect()
     }
 

@@ -1,5 +1,5 @@
-//! The threads that call servers of 2004: one looks for servers that were not known before, and each
-//! of these has one that calls it.
+//! The threads that call servers of 2004: one looks for servers that are new, and each server has one
+//! that calls it.
 
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -43,9 +43,9 @@ pub(super) fn run(shared: &Weak<LegacyRoster>, peer: &Arc<LegacyPeer>) {
         let ours = shared
             .upgrade()
             .and_then(|shared| shared.legacy.own_for(peer.url()));
-        let told = peer.servers(ours.as_ref(), BUSY);
+        let reply = peer.servers(ours.as_ref(), BUSY);
         // Who failed at listing names has to list them before anybody waits for it again.
-        let proven = match &told {
+        let proven = match &reply {
             Some(Ok(_) | Err(Error::Fault { .. })) if is_away => {
                 // Their lists are bounded as such, and this one goes at once.
                 let (root, budget) = (RelPath::root(), Arc::default());
@@ -56,10 +56,10 @@ pub(super) fn run(shared: &Weak<LegacyRoster>, peer: &Arc<LegacyPeer>) {
         let Some(shared) = shared.upgrade() else {
             return;
         };
-        let goes_on = match (told, proven) {
-            (Some(Ok(told)), Ok(())) => {
-                let goes_on = shared.answered(peer.id(), Some(told.node));
-                shared.learn(peer.url(), told.urls);
+        let goes_on = match (reply, proven) {
+            (Some(Ok(reply)), Ok(())) => {
+                let goes_on = shared.answered(peer.id(), Some(reply.node));
+                shared.learn(peer.url(), reply.urls);
                 goes_on
             }
             // Busy with another call of this node; or with a fault, which only they hear who know

@@ -252,7 +252,7 @@ fn stuck(names: &[&str]) -> Setup {
     );
     let names = names.iter().map(|name| name.as_bytes().to_vec()).collect();
     let inner = &setup.peer.inner;
-    inner.take_in(&mut inner.state.lock(), names);
+    inner.apply(&mut inner.state.lock(), names);
     setup
 }
 

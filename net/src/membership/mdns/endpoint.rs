@@ -99,7 +99,7 @@ impl MdnsEndpoint {
             let Some(link) = self.links.get(&id.link) else {
                 continue;
             };
-            let addresses = link.told();
+            let addresses = link.announced();
             let jitter = &mut self.jitter;
             let channel = self
                 .channels

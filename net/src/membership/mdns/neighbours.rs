@@ -197,7 +197,7 @@ impl Neighbours {
             .instances
             .entry(key)
             .or_insert_with(|| ServiceInstance {
-                heard: now,
+                announced: now,
                 expires: now,
                 target: None,
                 id: None,
@@ -208,7 +208,7 @@ impl Neighbours {
                 asked: 0,
                 ask_at: now + ASK_AFTER,
             });
-        instance.heard = now;
+        instance.announced = now;
         instance.is_changed = true;
         instance.expires = now + Duration::from_secs(ttl.min(MAX_TTL).into());
     }
@@ -220,7 +220,7 @@ impl Neighbours {
             return;
         }
         let entries = self.instances.iter();
-        let entries = entries.map(|(key, one)| (key, key.sender, one.heard));
+        let entries = entries.map(|(key, one)| (key, key.sender, one.announced));
         if let Some(key) = crowd::oldest_of_largest(entries).cloned() {
             self.instances.remove(&key);
         }
@@ -261,8 +261,8 @@ impl Neighbours {
                 continue;
             };
             // Only what was said again is news for being old.
-            let is_news = instance.is_changed && instance.is_news(&located, now);
-            if located.id == self.me || !(is_news || instance.is_repeated(now)) {
+            let is_unreported = instance.is_changed && instance.is_unreported(&located, now);
+            if located.id == self.me || !(is_unreported || instance.is_repeated(now)) {
                 instance.is_changed = false;
                 continue;
             }
@@ -280,15 +280,15 @@ impl Neighbours {
             sightings.push(Sighting {
                 id: located.id,
                 addresses,
-                is_repeated: !is_news,
+                is_repeated: !is_unreported,
             });
             let times = match instance.repeat {
-                Some((_, times)) if !is_news => times.saturating_add(1),
+                Some((_, times)) if !is_unreported => times.saturating_add(1),
                 _ => 1,
             };
             instance.repeat = Some((now + REPEAT_UNMET.full(times), times));
             // A repetition is no reason to wait for longer with what comes back.
-            if is_news {
+            if is_unreported {
                 instance.reported = Some((located, now));
             }
         }

@@ -35,13 +35,13 @@ pub(super) struct NeighbourAddress {
     ip: IpAddr,
     /// It is the sender's own.
     is_source: bool,
-    pub(super) heard: Instant,
+    pub(super) announced: Instant,
 }
 
 #[derive(Debug)]
 pub(super) struct ServiceInstance {
     /// When it was last announced.
-    pub(super) heard: Instant,
+    pub(super) announced: Instant,
     pub(super) expires: Instant,
     /// Where it is, once that was said.
     pub(super) target: Option<(DnsName, u16)>,
@@ -73,7 +73,7 @@ impl ServiceInstance {
     }
 
     /// True when `located` is not what was reported lately.
-    pub(super) fn is_news(&self, located: &Located, now: Instant) -> bool {
+    pub(super) fn is_unreported(&self, located: &Located, now: Instant) -> bool {
         match &self.reported {
             Some((reported, at)) => reported != located || *at + REPEAT <= now,
             None => true,
@@ -98,7 +98,7 @@ impl ServiceInstance {
         // (RFC 6762, section 10.2).
         let is_old = |at: Instant| at + Duration::from_secs(1) < now;
         let replaced = |held: &NeighbourAddress| {
-            record.is_unique && is_old(held.heard) && held.ip.is_ipv4() == ip.is_ipv4()
+            record.is_unique && is_old(held.announced) && held.ip.is_ipv4() == ip.is_ipv4()
         };
         self.addresses
             .retain(|held| held.ip != ip && !replaced(held));
@@ -106,7 +106,7 @@ impl ServiceInstance {
             self.addresses.push(NeighbourAddress {
                 ip,
                 is_source,
-                heard: now,
+                announced: now,
             });
         }
     }

@@ -40,7 +40,7 @@ pub(crate) const WORKERS: usize = 16;
 const CLASSES: usize = 5;
 
 /// News of a member is collected for this long before the others are told.
-const NEWS_DELAY: Duration = Duration::from_millis(200);
+const GOSSIP_DELAY: Duration = Duration::from_millis(200);
 
 /// A member of which there are news from elsewhere is asked no more often than this whether it is
 /// where it was: anyone on the link can make up news.
@@ -181,20 +181,20 @@ impl MemberTable {
         self.book.name(address, pinned, now);
     }
 
-    /// `teller` says that `id` is at `address`, in its one spelling.
-    pub(crate) fn heard(
+    /// `origin` says that `id` is at `address`, in its one spelling.
+    pub(crate) fn learn(
         &mut self,
         address: Address,
         id: PeerId,
-        teller: AddressOrigin,
+        origin: AddressOrigin,
         now: Instant,
     ) {
-        if id == self.me || teller == AddressOrigin::Member(id) {
+        if id == self.me || origin == AddressOrigin::Member(id) {
             return;
         }
         let owner = self.owner_of(&address);
         self.book
-            .claim(&address, Belief::Said(id), teller, owner, now);
+            .claim(&address, Belief::Said(id), origin, owner, now);
     }
 
     /// Multicast says that `id` is at the addresses of `sighting`, in their one spelling. True when
@@ -209,7 +209,7 @@ impl MemberTable {
                 let owner = self.owner_of(address);
                 self.book.claim_from_source(address, id, owner, now);
             } else {
-                self.heard(address.clone(), id, AddressOrigin::Link, now);
+                self.learn(address.clone(), id, AddressOrigin::Link, now);
             }
             if !sighting.is_repeated {
                 self.book.nudge(address, now);
@@ -219,8 +219,11 @@ impl MemberTable {
             return false;
         };
         let (is_present, at) = (entry.state == State::Present, entry.address.as_ref());
-        let is_told = sighting.addresses.iter().any(|(told, _)| Some(told) == at);
-        if !is_told && !sighting.is_repeated {
+        let is_announced = sighting
+            .addresses
+            .iter()
+            .any(|(announced, _)| Some(announced) == at);
+        if !is_announced && !sighting.is_repeated {
             self.doubt(id, now);
         }
         is_present
@@ -291,13 +294,13 @@ impl MemberTable {
     pub(crate) fn declared(&mut self, id: PeerId, addresses: &[Address], now: Instant) {
         for address in addresses.iter().take(MemberRecord::MAX_ADDRESSES) {
             let owner = self.owner_of(address);
-            let (claim, teller) = (Belief::Declared(id), AddressOrigin::Member(id));
-            self.book.claim(address, claim, teller, owner, now);
+            let (claim, origin) = (Belief::Declared(id), AddressOrigin::Member(id));
+            self.book.claim(address, claim, origin, owner, now);
         }
     }
 
     /// True for addresses that nobody has told this node of yet.
-    pub(crate) fn is_news(&self, address: &Address) -> bool {
+    pub(crate) fn is_unknown(&self, address: &Address) -> bool {
         self.book.get(address).is_none()
     }
 

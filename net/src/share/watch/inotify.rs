@@ -122,8 +122,8 @@ impl ShareWatch {
     }
 
     /// Watches what lies at `path`, and below it if it is a directory: from the counter that this
-    /// returns on, every change of that is in the journal, for [`PROMISE`](crate::config::PROMISE) at least. To be called
-    /// before `path` is looked at. `None` if it cannot be watched.
+    /// returns on, every change of that is in the journal, for [`PROMISE`](crate::config::PROMISE) at
+    /// least. To be called before `path` is looked at. `None` if it cannot be watched.
     pub(crate) fn keep(&self, tree: &ShareTree, path: &RelPath, now: Instant) -> Option<u64> {
         let since = self.state.lock().journal.counter();
         let mut step = RelPath::root();
@@ -267,14 +267,14 @@ impl ShareWatch {
                 }
             };
             let name = event.file_name().map(|name| name.to_bytes());
-            self.take_in(&mut state, event.wd(), event.events(), name);
+            self.apply(&mut state, event.wd(), event.events(), name);
         }
         let mut state = self.state.lock();
         self.announce(&state);
         self.sweep(&mut state, Instant::now());
     }
 
-    fn take_in(&self, state: &mut State, wd: i32, events: ReadFlags, name: Option<&[u8]>) {
+    fn apply(&self, state: &mut State, wd: i32, events: ReadFlags, name: Option<&[u8]>) {
         let State {
             journal,
             table,
