@@ -2,8 +2,8 @@
 
 use std::io;
 
-/// Fills `buffer` from `offset` on by calling `read`, which works as pread(2) does. Returns how many
-/// bytes there were: fewer than the buffer holds only at the end of the file.
+/// Fills `buffer` from `offset` on by calling `read`, which works as pread(2) does. Returns how
+/// many bytes there were: fewer than the buffer holds only at the end of the file.
 pub(crate) fn read_full(
     offset: u64,
     buffer: &mut [u8],

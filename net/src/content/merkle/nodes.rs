@@ -1,5 +1,5 @@
-//! The nodes of a tree: blocks become leaves, leaves become parents, and padding fills what is behind
-//! the end.
+//! The nodes of a tree: blocks become leaves, leaves become parents, and padding fills what is
+//! behind the end.
 
 use std::sync::LazyLock;
 

@@ -1,5 +1,5 @@
-//! The threads that call servers of 2004: one looks for servers that are new, and each server has one
-//! that calls it.
+//! The threads that call servers of 2004: one looks for servers that are new, and each server has
+//! one that calls it.
 
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};

@@ -51,8 +51,7 @@ pub(super) struct ServiceInstance {
     /// What was reported, and when.
     pub(super) reported: Option<(Located, Instant)>,
     pub(super) is_changed: bool,
-    /// When it is reported again, and how often it was since it changed; nothing once it is in
-    /// contact.
+    /// When it is reported again, and how often it was; nothing once it is in contact.
     pub(super) repeat: Option<(Instant, u32)>,
     pub(super) asked: u8,
     pub(super) ask_at: Instant,

@@ -122,8 +122,8 @@ impl ShareWatch {
     }
 
     /// Watches what lies at `path`, and below it if it is a directory: from the counter that this
-    /// returns on, every change of that is in the journal, for [`PROMISE`](crate::config::PROMISE) at
-    /// least. To be called before `path` is looked at. `None` if it cannot be watched.
+    /// returns on, every change of that is in the journal, for [`PROMISE`](crate::config::PROMISE)
+    /// at least. To be called before `path` is looked at. `None` if it cannot be watched.
     pub(crate) fn keep(&self, tree: &ShareTree, path: &RelPath, now: Instant) -> Option<u64> {
         let since = self.state.lock().journal.counter();
         let mut step = RelPath::root();
