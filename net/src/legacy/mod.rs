@@ -14,7 +14,7 @@
 
 pub mod bytes;
 pub mod client;
-pub(crate) mod error;
+pub mod error;
 pub mod known;
 pub mod members;
 pub mod peer;

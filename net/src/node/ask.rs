@@ -28,7 +28,8 @@ impl Node {
     }
 
     /// As [`Node::ask`] of those among `whom` for the whole of `directory`, `None` where there is
-    /// none; but see [`Fanout::list`]. No answer at all of a member that nobody knows.
+    /// none; but see [`Fanout::list`](crate::query::fanout::Fanout::list). No answer at all of a
+    /// member that nobody knows.
     pub fn list(
         &self,
         whom: &Whom,
@@ -40,7 +41,7 @@ impl Node {
     }
 
     /// As [`Node::list`] for the attributes of `path`, `None` where it is not shared; but see
-    /// [`Fanout::stat`].
+    /// [`Fanout::stat`](crate::query::fanout::Fanout::stat).
     pub fn stat(
         &self,
         whom: &Whom,

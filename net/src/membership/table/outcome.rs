@@ -115,8 +115,8 @@ impl MemberTable {
         }
     }
 
-    /// What came of [`Task::Hello`](super::Task::Hello) with that `turn`: the name that the member
-    /// gives itself.
+    /// What came of [`WorkerTask::Hello`](super::WorkerTask::Hello) with that `turn`: the name that
+    /// the member gives itself.
     pub(crate) fn greeted(
         &mut self,
         id: PeerId,

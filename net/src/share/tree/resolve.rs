@@ -34,7 +34,7 @@ pub(crate) struct TreeSpot {
 
 impl ShareTree {
     /// What `path` leads to. Every reason why nothing is served there is an error that
-    /// [`is_absence`] knows.
+    /// [`is_absence`](crate::share::errnos::is_absence) knows.
     pub(crate) fn find(self: &Arc<Self>, path: &RelPath) -> Result<PinnedNode, Errno> {
         match self.find_across(path, &[]) {
             Ok(found) => Ok(found),
