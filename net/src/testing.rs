@@ -32,6 +32,16 @@ pub fn peer_id(number: usize) -> PeerId {
     PeerId::from_bytes(key)
 }
 
+/// Waits until `holds`, which has to come true within some seconds.
+#[cfg(test)]
+pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !holds() {
+        assert!(Instant::now() < deadline, "not within 20 s: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
 /// How a [`MemoryPeer`] treats those who ask.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Behaviour {

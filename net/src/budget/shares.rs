@@ -17,7 +17,7 @@ use crate::model::PeerId;
 
 /// The part that is divided evenly is divided among at least so many, so that a few do not
 /// get it all.
-const FEWEST: usize = 8;
+const MIN_NETWORKS: usize = 8;
 
 /// Whose share it is.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -124,7 +124,7 @@ impl BudgetShares {
         }
         let here = self.places.get(&place);
         let networks = self.places.len() + usize::from(here.is_none());
-        let even = self.total / 4 / networks.max(FEWEST);
+        let even = self.total / 4 / networks.max(MIN_NETWORKS);
         // What all there have of the common part, but for `except`.
         let of_common = |keys: &HashMap<PeerId, KeyUsage>, sure: usize, except: Option<PeerId>| {
             let others = keys.iter().filter(|(key, _)| Some(**key) != except);
@@ -144,8 +144,8 @@ impl BudgetShares {
         let left = (self.total - self.total / 4).saturating_sub(elsewhere.sum());
         let others = here.map_or(0, |keys| of_common(keys, sure, Some(member)));
         let left = (left / 3 * 2).saturating_sub(others);
-        let most = if keys > 1 { left / 4 * 3 } else { left };
-        wanted <= most
+        let max = if keys > 1 { left / 4 * 3 } else { left };
+        wanted <= max
     }
 
     fn holding(&mut self, place: BudgetParty, member: PeerId) -> &mut KeyUsage {
@@ -207,7 +207,7 @@ mod tests {
             (0..keys).for_each(|key| {
                 grab(&mut shares, at(1), id(key));
             });
-            assert!(shares.all() <= TOTAL / 4 * 3 / 3 * 2 + TOTAL / 4 / FEWEST);
+            assert!(shares.all() <= TOTAL / 4 * 3 / 3 * 2 + TOTAL / 4 / MIN_NETWORKS);
             for friend in 0..3 {
                 let (place, friend) = (at(2 + friend), id(1000 + u16::from(friend)));
                 shares.seat(friend, place);

@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::transport::dial::Link;
 
 /// Idle connections kept to one member.
-const MOST_IDLE: usize = 16;
+const MAX_IDLE: usize = 16;
 
 #[derive(Default)]
 pub(super) struct ConnectionPool {
@@ -52,7 +52,7 @@ impl ConnectionPool {
         state
             .idle
             .retain(|(since, _)| now.saturating_duration_since(*since) <= CLIENT_IDLE);
-        if state.idle.len() >= MOST_IDLE {
+        if state.idle.len() >= MAX_IDLE {
             state.idle.remove(0);
         }
         state.idle.push((now, lane));

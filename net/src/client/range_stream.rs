@@ -56,9 +56,9 @@ impl ByteStream for FileStream {
         let Some(lane) = &self.lane else {
             return Err(self.cut());
         };
-        let most = usize::try_from(self.remaining).unwrap_or(usize::MAX);
-        let most = most.min(buffer.len());
-        let read = lane.wire().read(&mut buffer[..most], deadline);
+        let max = usize::try_from(self.remaining).unwrap_or(usize::MAX);
+        let max = max.min(buffer.len());
+        let read = lane.wire().read(&mut buffer[..max], deadline);
         match read {
             Ok(read) => {
                 self.remaining -= read as u64;

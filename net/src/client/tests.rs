@@ -524,14 +524,14 @@ fn an_announced_length_takes_no_room_before_it_comes() {
     let peer = fake.peer_within(&budget);
     let call = thread::spawn(move || methods(&peer, Instant::now() + Duration::from_secs(2)));
     is_sent.recv_timeout(PATIENCE).unwrap();
-    let mut most = 0;
+    let mut max = 0;
     while !call.is_finished() {
-        most = most.max(budget.held());
+        max = max.max(budget.held());
         thread::sleep(Duration::from_millis(5));
     }
     assert!(call.join().unwrap().is_err());
-    assert!(most >= 600_000, "what has come counts: {most}");
-    assert!(most <= 2 << 20, "{most}");
+    assert!(max >= 600_000, "what has come counts: {max}");
+    assert!(max <= 2 << 20, "{max}");
     assert_eq!(budget.held(), 0);
 }
 

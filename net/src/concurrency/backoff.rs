@@ -20,9 +20,14 @@ impl Backoff {
     /// The wait after `failures` failures in a row (at least 1) of whatever `subject` is: at
     /// least four fifths of the doubled value, never more than the cap.
     pub(crate) fn after(self, failures: u32, subject: &impl Hash) -> Duration {
-        let doublings = failures.saturating_sub(1).min(20);
-        let full = self.first.saturating_mul(1 << doublings).min(self.cap);
+        let full = self.full(failures);
         full - full.mul_f64(0.2 * fraction((subject, failures)))
+    }
+
+    /// The doubled value itself, for waits that nobody else begins at the same time.
+    pub(crate) fn full(self, failures: u32) -> Duration {
+        let doublings = failures.saturating_sub(1).min(20);
+        self.first.saturating_mul(1 << doublings).min(self.cap)
     }
 }
 

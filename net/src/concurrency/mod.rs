@@ -2,6 +2,8 @@
 //! it is used for.
 
 pub(crate) mod backoff;
+pub(crate) mod buffer_pool;
+pub(crate) mod expiring_map;
 pub(crate) mod parallel;
 pub(crate) mod peer_pools;
 pub mod thread_pool;

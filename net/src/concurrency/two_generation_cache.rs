@@ -10,22 +10,22 @@ use std::hash::{BuildHasher, Hash, RandomState};
 pub struct TwoGenerationCache<K, V, S = RandomState> {
     newer: HashMap<K, V, S>,
     older: HashMap<K, V, S>,
-    most: usize,
+    max: usize,
 }
 
 impl<K: Hash + Eq, V: Copy, S: BuildHasher + Default> TwoGenerationCache<K, V, S> {
-    /// Remembers at most `most` entries, and at least the last half as many.
-    pub fn new(most: usize) -> Self {
+    /// Remembers at most `max` entries, and at least the last half as many.
+    pub fn new(max: usize) -> Self {
         Self {
             newer: HashMap::default(),
             older: HashMap::default(),
-            most,
+            max,
         }
     }
 
     /// Notes that `key` has `value`.
     pub fn insert(&mut self, key: K, value: V) {
-        if self.newer.len() >= self.most / 2 {
+        if self.newer.len() >= self.max / 2 {
             self.older = std::mem::take(&mut self.newer);
         }
         self.newer.insert(key, value);

@@ -13,14 +13,16 @@
 //!
 //! Pure: no IO, no clock.
 
+mod nodes;
+mod tree;
+
 use std::ops::Deref;
-use std::sync::LazyLock;
 
-use sha2::{Digest, Sha256};
-
-use super::sha256_pair;
 pub use super::sha256_pair::Hash;
-use crate::model::{ByteRange, ContentId, Root};
+use crate::model::{ByteRange, ContentId};
+use nodes::{PAD, hashes, levels, padding, parent};
+pub use nodes::{Shape, leaf};
+pub use tree::{HashTree, TreeHasher};
 
 /// Bytes in a block, the unit that can be proven.
 pub const BLOCK: u64 = 16 * 1024;
@@ -30,213 +32,6 @@ pub const SUBTREE_BLOCKS: u64 = 512;
 
 /// Bytes of content under one subtree: 8 MiB.
 pub const SUBTREE_BYTES: u64 = BLOCK * SUBTREE_BLOCKS;
-
-/// The hash of one block; only the last block of a file may be shorter than [`BLOCK`].
-pub fn leaf(block: &[u8]) -> Hash {
-    Sha256::digest(block).into()
-}
-
-/// The hashes of `bytes` cut into parts of `length`, two at a time; the last part may be shorter.
-fn hashes(bytes: &[u8], length: usize, mut take: impl FnMut(Hash)) {
-    for both in bytes.chunks(2 * length) {
-        let (first, second) = both.split_at(length.min(both.len()));
-        match sha256_pair::pair([first, second]) {
-            Some(pair) => pair.into_iter().for_each(&mut take),
-            None => [first, second]
-                .into_iter()
-                .filter(|part| !part.is_empty())
-                .for_each(|part| take(leaf(part))),
-        }
-    }
-}
-
-fn parent(left: &Hash, right: &Hash) -> Hash {
-    leaf([*left, *right].as_flattened())
-}
-
-/// The level above `nodes`, whose number is even.
-fn parents(nodes: &[Hash]) -> Vec<Hash> {
-    let mut above = Vec::with_capacity(nodes.len() / 2);
-    hashes(nodes.as_flattened(), 2 * size_of::<Hash>(), |hash| {
-        above.push(hash)
-    });
-    above
-}
-
-/// What stands in a tree for a block behind the end of the content. No block has this hash.
-const PAD: Hash = [0; 32];
-
-/// The roots of subtrees of padding alone, by their height. A tree of more levels has no file.
-static PADDING: LazyLock<[Hash; 64]> = LazyLock::new(|| {
-    let mut levels = [PAD; 64];
-    for level in 1..levels.len() {
-        levels[level] = parent(&levels[level - 1], &levels[level - 1]);
-    }
-    levels
-});
-
-/// The root of a subtree of padding, `level` levels above the leaves.
-fn padding(level: u32) -> Hash {
-    PADDING[level as usize]
-}
-
-/// How a file of some size is cut into subtrees.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Shape {
-    blocks: u64,
-}
-
-impl Shape {
-    /// The shape of a file of `size` bytes; empty files have no tree.
-    pub fn of(size: u64) -> Option<Self> {
-        (size > 0).then(|| Self {
-            blocks: size.div_ceil(BLOCK),
-        })
-    }
-
-    /// How many subtrees there are.
-    pub fn subtrees(self) -> u64 {
-        self.blocks.div_ceil(SUBTREE_BLOCKS)
-    }
-
-    /// How many leaves subtree `index` has, padding not counted; 0 behind the last one.
-    pub fn leaves(self, index: u64) -> u64 {
-        let before = index.saturating_mul(SUBTREE_BLOCKS);
-        self.blocks.saturating_sub(before).min(SUBTREE_BLOCKS)
-    }
-
-    /// How high the whole tree is: log2 of its leaves, padding counted.
-    fn height(self) -> u32 {
-        self.blocks.next_power_of_two().trailing_zeros()
-    }
-
-    /// The height of a subtree of `span` blocks; that of a small file is no higher than
-    /// its content needs.
-    fn subtree_height(self, span: u64) -> u32 {
-        span.trailing_zeros().min(self.height())
-    }
-}
-
-/// The levels from `leaves` up to their root, `height` levels above; padded with zero leaves.
-fn levels(leaves: &[Hash], height: u32) -> Vec<Vec<Hash>> {
-    let mut levels = vec![leaves.to_vec()];
-    for level in 0..height {
-        let nodes = &mut levels[level as usize];
-        if nodes.len() % 2 == 1 {
-            nodes.push(padding(level));
-        }
-        let above = parents(nodes);
-        levels.push(above);
-    }
-    levels
-}
-
-/// All leaves of a file as they are computed from its bytes, front to back.
-#[derive(Default)]
-pub struct TreeHasher {
-    block: Sha256,
-    block_bytes: u64,
-    leaves: Vec<Hash>,
-}
-
-impl TreeHasher {
-    /// Takes the next bytes, however they are cut.
-    pub fn update(&mut self, mut bytes: &[u8]) {
-        if self.block_bytes == 0 {
-            let whole = bytes.len() / BLOCK as usize * BLOCK as usize;
-            hashes(&bytes[..whole], BLOCK as usize, |hash| {
-                self.leaves.push(hash)
-            });
-            bytes = &bytes[whole..];
-        }
-        while !bytes.is_empty() {
-            let room = (BLOCK - self.block_bytes) as usize;
-            let (now, later) = bytes.split_at(room.min(bytes.len()));
-            self.block.update(now);
-            self.block_bytes += now.len() as u64;
-            if self.block_bytes == BLOCK {
-                self.end_block();
-            }
-            bytes = later;
-        }
-    }
-
-    fn end_block(&mut self) {
-        self.leaves.push(self.block.finalize_reset().into());
-        self.block_bytes = 0;
-    }
-
-    /// The tree; `None` for an empty file.
-    pub fn finish(mut self) -> Option<HashTree> {
-        if self.block_bytes > 0 {
-            self.end_block();
-        }
-        HashTree::new(self.leaves)
-    }
-}
-
-/// The whole tree of one file: 32 bytes for each block of 16 KiB.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct HashTree {
-    shape: Shape,
-    leaves: Vec<Hash>,
-    /// From the roots of the subtrees up to the root of the file.
-    upper: Vec<Vec<Hash>>,
-}
-
-impl HashTree {
-    /// The tree over these leaves; `None` when there are none.
-    pub fn new(leaves: Vec<Hash>) -> Option<Self> {
-        let shape = Shape {
-            blocks: leaves.len() as u64,
-        };
-        let low = shape.subtree_height(SUBTREE_BLOCKS);
-        let roots = leaves
-            .chunks(SUBTREE_BLOCKS as usize)
-            .map(|leaves| root_of(leaves, low));
-        let mut upper = vec![roots.collect::<Vec<_>>()];
-        for level in low..shape.height() {
-            let below = upper.last_mut()?;
-            if below.len() % 2 == 1 {
-                below.push(padding(level));
-            }
-            let above = parents(below);
-            upper.push(above);
-        }
-        (!leaves.is_empty()).then_some(Self {
-            shape,
-            leaves,
-            upper,
-        })
-    }
-
-    /// The content's name.
-    pub fn root(&self) -> Root {
-        Root::from_bytes(self.upper[self.upper.len() - 1][0])
-    }
-
-    /// The hashes of all blocks, in their order.
-    pub fn leaves(&self) -> &[Hash] {
-        &self.leaves
-    }
-
-    /// Subtree `index` with the hashes that prove it; `None` behind the last one.
-    pub fn subtree(&self, index: u64) -> Option<Subtree> {
-        let at = usize::try_from(index).ok()?;
-        let leaves = self.leaves.chunks(SUBTREE_BLOCKS as usize).nth(at)?;
-        let proving = &self.upper[..self.upper.len() - 1];
-        let uncles = proving
-            .iter()
-            .enumerate()
-            .map(|(level, nodes)| nodes[(at >> level) ^ 1]);
-        Some(Subtree {
-            first: index * SUBTREE_BLOCKS,
-            span: SUBTREE_BLOCKS,
-            leaves: leaves.to_vec(),
-            uncles: uncles.collect(),
-        })
-    }
-}
 
 /// Leaves as they travel or lie on a disk: claimed, and proven by nobody yet.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -342,14 +137,6 @@ impl Subtree {
             uncles,
         })
     }
-}
-
-/// The root of `leaves`, padded to `height` levels.
-fn root_of(leaves: &[Hash], height: u32) -> Hash {
-    levels(leaves, height)
-        .pop()
-        .and_then(|top| top.first().copied())
-        .unwrap_or_default()
 }
 
 /// Leaves that are proven to belong to a content root.
@@ -467,6 +254,7 @@ impl<B: Deref<Target = [u8]>> Deref for Verified<B> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Root;
     use proptest::prelude::*;
 
     /// Content whose byte number `i` is bits 13 to 20 of `i` times 2654435761.

@@ -3,4 +3,5 @@
 
 pub mod cache;
 pub mod merkle;
+pub(crate) mod read_full;
 pub(crate) mod sha256_pair;

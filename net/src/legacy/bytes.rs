@@ -40,18 +40,18 @@ pub type Sink<'s> = dyn FnMut(&[u8]) -> Result<(), WireError> + 's;
 pub struct Tags<R> {
     source: R,
     position: u64,
-    most: u64,
+    max: u64,
     /// The end tag that an empty element stands for.
     owed: Option<&'static str>,
 }
 
 impl<R: BufRead> Tags<R> {
     /// Reads from `source` a document of at most so many bytes.
-    pub fn new(source: R, most: u64) -> Self {
+    pub fn new(source: R, max: u64) -> Self {
         Self {
             source,
             position: 0,
-            most,
+            max,
             owed: None,
         }
     }
@@ -158,8 +158,8 @@ impl<R: BufRead> Tags<R> {
         c.ok_or_else(|| self.broken(&format!("&{}; is not defined", name.escape_ascii())))
     }
 
-    /// Takes bytes up to `end`, of which at most `most` come before it.
-    fn until(&mut self, end: u8, most: usize, into: &mut Vec<u8>) -> Result<(), WireError> {
+    /// Takes bytes up to `end`, of which at most `max` come before it.
+    fn until(&mut self, end: u8, max: usize, into: &mut Vec<u8>) -> Result<(), WireError> {
         loop {
             let Some(byte) = filled(&mut self.source)?.first().copied() else {
                 return Err(self.broken("the document ends early"));
@@ -167,7 +167,7 @@ impl<R: BufRead> Tags<R> {
             self.take(1)?;
             match byte {
                 byte if byte == end => return Ok(()),
-                _ if into.len() >= most => {
+                _ if into.len() >= max => {
                     return Err(self.broken("a tag or reference that does not end"));
                 }
                 byte => into.push(byte),
@@ -178,10 +178,10 @@ impl<R: BufRead> Tags<R> {
     fn take(&mut self, count: usize) -> Result<(), WireError> {
         self.source.consume(count);
         self.position += count as u64;
-        if self.position > self.most {
+        if self.position > self.max {
             Err(WireError::Limit {
                 what: "bytes of a document",
-                most: self.most,
+                max: self.max,
             })
         } else {
             Ok(())

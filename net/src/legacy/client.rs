@@ -4,18 +4,21 @@
 //! a server of 2004 serves one connection at a time, and whoever holds one holds up everybody.
 //! Nobody is followed elsewhere (a redirect is a failure), and nothing is taken in without a bound.
 
-use std::io::{self, BufRead, BufWriter, Read, Write};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+mod response;
 
+use std::io::{self, BufWriter, Write};
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::Url;
 use super::error::WireError;
 use super::wire::{self, Operation};
-use super::{NODE_FIELD, Url};
 use crate::config::{CALL_DEADLINE, CONNECT_DEADLINE};
 use crate::error::Error;
 use crate::model::{PeerId, escaped};
 use crate::protocol::wire::{Fault, FaultCode, one_line};
-use crate::transport::dial::{Dial, Link};
+use crate::transport::dial::Dial;
+use response::{ABANDONED, AnswerPace, PendingResponse};
 
 /// The most bytes of an answer that lists names or servers.
 const MAX_LIST: u64 = 4 << 20;
@@ -26,25 +29,7 @@ const MAX_NAMES: usize = 65_536;
 /// What Python says of EISDIR.
 const IS_A_DIRECTORY: &str = "[Errno 21]";
 
-/// How a read ends that nobody waits for.
-const ABANDONED: io::ErrorKind = io::ErrorKind::ConnectionAborted;
-
-/// The longest head of a response.
-const MAX_HEAD: usize = 16 << 10;
-
-/// Header fields of a response; a server of 2004 sends four.
-const MAX_FIELDS: usize = 64;
-
-/// A download that brings less than [`LEAST_PROGRESS`] in this time has failed.
-const STANDSTILL: Duration = Duration::from_secs(15);
-
-/// See [`STANDSTILL`]; at the end of a file less is enough.
-const LEAST_PROGRESS: u64 = 16 << 10;
-
-/// How often a download that brings nothing looks whether anybody still wants it.
-const LOOK: Duration = Duration::from_millis(250);
-
-/// Read at once.
+/// Written at once.
 const BUFFER: usize = 64 << 10;
 
 /// Calls one server.
@@ -67,7 +52,7 @@ pub struct ServersReply {
 /// What [`LegacyClient::contents`] may take.
 pub(super) struct ContentsLimits<'a> {
     /// The most bytes.
-    pub(super) most: u64,
+    pub(super) max: u64,
     /// The longest document for them that is begun with.
     pub(super) document: u64,
     /// The first one must have come by then: before, the server may be busy with somebody else.
@@ -173,11 +158,11 @@ impl LegacyClient {
         {
             return Err(self.too_large(name));
         }
-        answer.most = allowance.document;
+        answer.max = allowance.document;
         // Bytes that mean something in XML stand every hundred bytes or so in what is no text, and
         // end a piece.
         let mut sink = BufWriter::with_capacity(BUFFER, sink);
-        let count = wire::decode_contents(answer, allowance.most, &mut sink);
+        let count = wire::decode_contents(answer, allowance.max, &mut sink);
         let count = count.and_then(|count| match sink.flush() {
             Ok(()) => Ok(count),
             Err(error) => Err(WireError::Write(error)),
@@ -211,16 +196,7 @@ impl LegacyClient {
         let dialled = deadline.min(Instant::now() + CONNECT_DEADLINE);
         let link = self.dialer.dial(&self.url.address(), dialled)?;
         let sent = link.write_all(&self.request(operation), deadline);
-        let mut answer = PendingResponse {
-            link: Closing(link),
-            buffer: vec![0; BUFFER],
-            begin: 0,
-            end: 0,
-            most: MAX_LIST,
-            left: None,
-            node: None,
-            pace,
-        };
+        let mut answer = PendingResponse::new(link, MAX_LIST, pace);
         sent.map_err(WireError::Read)
             .and_then(|()| answer.read_head())
             .map_err(|trouble| self.error(trouble))?;
@@ -285,174 +261,10 @@ pub(super) fn place(url: &Url) -> &str {
     text.strip_prefix("http://").unwrap_or(text)
 }
 
-/// How long an answer may take.
-enum AnswerPace<'a> {
-    /// All of it comes by then.
-    By(Instant),
-    /// It goes on coming, for as long as it is wanted.
-    Progress {
-        /// When what is counted in `brought` began to come; `None` before the first byte.
-        since: Option<Instant>,
-        brought: u64,
-        begin: Instant,
-        is_wanted: &'a dyn Fn() -> bool,
-    },
-}
-
-impl AnswerPace<'_> {
-    /// How long the next read may wait; an error once it must not any more.
-    fn next(&self, now: Instant) -> io::Result<Instant> {
-        let (end, is_wanted) = match self {
-            Self::By(deadline) => (*deadline, true),
-            Self::Progress {
-                since,
-                begin,
-                is_wanted,
-                ..
-            } => (
-                since.map_or(*begin, |since| since + STANDSTILL),
-                is_wanted(),
-            ),
-        };
-        if !is_wanted {
-            return Err(ABANDONED.into());
-        }
-        if now >= end {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        Ok(match self {
-            Self::By(_) => end,
-            Self::Progress { .. } => end.min(now + LOOK),
-        })
-    }
-
-    fn came(&mut self, count: usize, now: Instant) {
-        if let Self::Progress { since, brought, .. } = self {
-            *brought += count as u64;
-            if since.is_none() || *brought >= LEAST_PROGRESS {
-                (*since, *brought) = (Some(now), 0);
-            }
-        }
-    }
-}
-
-/// Ends the connection with the call, however that ends.
-struct Closing(Arc<dyn Link>);
-
-impl Drop for Closing {
-    fn drop(&mut self) {
-        self.0.shutdown();
-    }
-}
-
-/// An answer that is on its way.
-struct PendingResponse<'a> {
-    link: Closing,
-    buffer: Vec<u8>,
-    begin: usize,
-    end: usize,
-    /// The most bytes that are taken in from now on.
-    most: u64,
-    /// What is still to come of the body, if its length is known.
-    left: Option<u64>,
-    /// Which node of this program says that it answers.
-    node: Option<PeerId>,
-    pace: AnswerPace<'a>,
-}
-
-impl PendingResponse<'_> {
-    fn read_head(&mut self) -> Result<(), WireError> {
-        let broken = |what: &str| Err(WireError::Broken(what.to_owned()));
-        loop {
-            let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
-            let mut head = httparse::Response::new(&mut fields);
-            match head.parse(&self.buffer[..self.end]) {
-                Ok(httparse::Status::Complete(length)) => {
-                    self.begin = length;
-                    let said = |name: &str| {
-                        let mut fields = head.headers.iter();
-                        let field = fields.find(|f| f.name.eq_ignore_ascii_case(name))?;
-                        std::str::from_utf8(field.value).ok()
-                    };
-                    self.left = said("content-length").and_then(|text| text.trim().parse().ok());
-                    self.node = said(NODE_FIELD).and_then(|text| text.trim().parse().ok());
-                    return match head.code {
-                        Some(200) => Ok(()),
-                        Some(300..400) => broken("a redirect, which is not followed"),
-                        Some(code) => broken(&format!("HTTP status {code}")),
-                        None => broken("no HTTP status"),
-                    };
-                }
-                Ok(httparse::Status::Partial) if self.end < MAX_HEAD => {}
-                _ => return broken("something else than HTTP, or a head that does not end"),
-            }
-            if self.receive().map_err(WireError::Read)? == 0 {
-                return Err(WireError::Read(io::ErrorKind::UnexpectedEof.into()));
-            }
-        }
-    }
-
-    /// Receives more, behind what is in the buffer; 0 at the end.
-    fn receive(&mut self) -> io::Result<usize> {
-        if self.most == 0 {
-            return Err(io::ErrorKind::FileTooLarge.into());
-        }
-        loop {
-            let deadline = self.pace.next(Instant::now())?;
-            match self.link.0.read(&mut self.buffer[self.end..], deadline) {
-                Ok(count) => {
-                    self.pace.came(count, Instant::now());
-                    self.most = self.most.saturating_sub(count as u64);
-                    self.end += count;
-                    return Ok(count);
-                }
-                // The pace says whether that was all the time there is.
-                Err(error) if error.kind() == io::ErrorKind::TimedOut => {}
-                Err(error) => return Err(error),
-            }
-        }
-    }
-}
-
-impl BufRead for PendingResponse<'_> {
-    fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        if self.left == Some(0) {
-            return Ok(&[]);
-        }
-        if self.begin == self.end {
-            (self.begin, self.end) = (0, 0);
-            let came = self.receive()?;
-            // Whoever was cut off did not break the protocol.
-            if came == 0 && self.left.is_some() {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-        }
-        let here = self.end - self.begin;
-        let here = match self.left {
-            Some(left) => here.min(usize::try_from(left).unwrap_or(here)),
-            None => here,
-        };
-        Ok(&self.buffer[self.begin..self.begin + here])
-    }
-
-    fn consume(&mut self, count: usize) {
-        self.begin += count;
-        self.left = self.left.map(|left| left.saturating_sub(count as u64));
-    }
-}
-
-impl Read for PendingResponse<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let here = self.fill_buf()?;
-        let count = here.len().min(buffer.len());
-        buffer[..count].copy_from_slice(&here[..count]);
-        self.consume(count);
-        Ok(count)
-    }
-}
-
 #[cfg(test)]
 pub(super) mod tests {
+    use std::time::Duration;
+
     use super::super::twin::{Twin, answer_with, names_document};
     use super::*;
     use crate::transport::dial::TcpDialer;
@@ -465,11 +277,11 @@ pub(super) mod tests {
         Instant::now() + Duration::from_secs(10)
     }
 
-    fn fetch(caller: &LegacyClient, name: &str, most: u64) -> Result<Vec<u8>, Error> {
+    fn fetch(caller: &LegacyClient, name: &str, max: u64) -> Result<Vec<u8>, Error> {
         let mut bytes = Vec::new();
         let allowance = ContentsLimits {
-            most,
-            document: 10 * most,
+            max,
+            document: 10 * max,
             begin: soon(),
             is_wanted: &|| true,
         };
@@ -582,7 +394,7 @@ pub(super) mod tests {
         let twin = Twin::raw(|_| std::thread::sleep(Duration::from_secs(30)));
         let (caller, begun) = (caller(&twin), Instant::now());
         let allowance = ContentsLimits {
-            most: 1,
+            max: 1,
             document: 1,
             begin: soon(),
             is_wanted: &|| begun.elapsed() < Duration::from_millis(100),
@@ -591,29 +403,5 @@ pub(super) mod tests {
             .contents(b"x", &allowance, &mut io::sink())
             .unwrap_err();
         assert!(begun.elapsed() < Duration::from_secs(3));
-    }
-
-    #[test]
-    fn single_bytes_now_and_then_are_no_progress() {
-        let begun = Instant::now();
-        let mut pace = AnswerPace::Progress {
-            since: None,
-            brought: 0,
-            begin: begun + Duration::from_secs(3),
-            is_wanted: &|| true,
-        };
-        pace.came(1, begun);
-        let mut now = begun;
-        let end = loop {
-            match pace.next(now) {
-                Ok(_) => {
-                    now += Duration::from_secs(1);
-                    pace.came(1, now);
-                }
-                Err(error) => break error,
-            }
-        };
-        assert_eq!(end.kind(), io::ErrorKind::TimedOut);
-        assert_eq!(now - begun, STANDSTILL);
     }
 }

@@ -21,12 +21,12 @@ pub enum WireError {
     #[error("not the protocol of 2004: {0}")]
     Broken(String),
     /// More than this program takes.
-    #[error("more than {most} {what}")]
+    #[error("more than {max} {what}")]
     Limit {
         /// What there was too much of, in the plural.
         what: &'static str,
         /// The bound that was exceeded.
-        most: u64,
+        max: u64,
     },
     /// The connection failed.
     #[error("{0}")]

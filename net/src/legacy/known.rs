@@ -13,7 +13,7 @@ use super::Url;
 pub const MAX_LEARNED: usize = 64;
 
 /// What is looked at of the servers that somebody tells of at once.
-pub const MAX_TOLD: usize = 256;
+pub const MAX_MENTIONED: usize = 256;
 
 /// The most URLs of this node itself. A machine has few addresses.
 pub const MAX_OWN: usize = 16;
@@ -35,7 +35,7 @@ pub struct KnownServers {
 #[derive(Debug)]
 struct Learned {
     url: Url,
-    told: Instant,
+    mentioned: Instant,
     has_answered: bool,
 }
 
@@ -75,7 +75,7 @@ impl KnownServers {
             return false;
         }
         if let Some(known) = self.learned.iter_mut().find(|known| known.url == url) {
-            known.told = now;
+            known.mentioned = now;
             return false;
         }
         if self.learned.len() >= MAX_LEARNED && !self.make_room(now) {
@@ -83,7 +83,7 @@ impl KnownServers {
         }
         self.learned.push(Learned {
             url,
-            told: now,
+            mentioned: now,
             has_answered: false,
         });
         self.revision += 1;
@@ -128,11 +128,11 @@ impl KnownServers {
 
     fn make_room(&mut self, now: Instant) -> bool {
         let can_go = |known: &Learned| {
-            !known.has_answered || now.saturating_duration_since(known.told) > UNMENTIONED
+            !known.has_answered || now.saturating_duration_since(known.mentioned) > UNMENTIONED
         };
         let known = self.learned.iter().enumerate();
         let known = known.filter(|(_, known)| can_go(known));
-        let oldest = known.min_by_key(|(_, known)| (known.has_answered, known.told));
+        let oldest = known.min_by_key(|(_, known)| (known.has_answered, known.mentioned));
         match oldest.map(|(index, _)| index) {
             Some(index) => {
                 self.learned.remove(index);

@@ -5,47 +5,43 @@
 //! this node), and is a member while it answers. One that does not is away from its first deadline
 //! on: nobody waits for it until it has answered again, names and all.
 
+mod calls;
+
 use std::fmt;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
 use super::client::{LegacyClient, place};
-use super::known::MAX_TOLD;
+use super::known::MAX_MENTIONED;
 use super::peer::{LegacyPeer, id_of};
 use super::store::LegacyStore;
 use super::{Legacy, Url};
-use crate::config::CALL_DEADLINE;
+use crate::concurrency::backoff::Backoff;
 use crate::error::Error;
 use crate::membership::MemberHealth;
 use crate::membership::address::reach;
 use crate::membership::source::{MemberSource, SourceMember};
-use crate::model::{Address, PeerId, RelPath, escaped};
-use crate::peer::{Peer, Whole, list};
+use crate::model::{Address, PeerId, escaped};
+use crate::peer::{Peer, Whole};
 use crate::protocol::wire::MemberRecord;
 use crate::transport::dial::{Dial, TcpDialer};
 
 /// How often one that answers is asked whom it knows.
 const PERIOD: Duration = Duration::from_secs(30);
 
-/// The wait after the first failure, doubled with each further one up to [`MAX_WAIT`].
-const FIRST_WAIT: Duration = Duration::from_millis(500);
-
-/// See [`FIRST_WAIT`].
-const MAX_WAIT: Duration = Duration::from_secs(60);
+/// How long one that fails is left alone.
+const FAILED_WAIT: Backoff = Backoff {
+    first: Duration::from_millis(500),
+    cap: Duration::from_secs(60),
+};
 
 /// One that refuses the password is tried again after this time.
 const REFUSED_WAIT: Duration = Duration::from_secs(3600);
 
 /// One that has been away for this long is no member any more until it comes back.
 const FORGOTTEN: Duration = Duration::from_secs(3600);
-
-/// How often the list of known servers is looked at, to which those are added that call this node.
-const TICK: Duration = Duration::from_millis(500);
-
-/// A call waits this long for the server to be done with another one of this node.
-const BUSY: Duration = Duration::from_secs(10);
 
 /// The servers of 2004 that this node knows.
 pub struct LegacyServers {
@@ -123,7 +119,7 @@ impl MemberSource for LegacyServers {
         let shared = Arc::downgrade(&self.shared);
         std::thread::Builder::new()
             .name("find-2004".into())
-            .spawn(move || watch(&shared))
+            .spawn(move || calls::watch(&shared))
             .map(drop)
             .map_err(|error| Error::local("starting a thread", error))
     }
@@ -210,12 +206,11 @@ impl CalledServer {
     }
 
     fn put_off(&mut self, error: &Error, now: Instant) {
-        let doublings = self.failures.min(16);
         self.failures += 1;
         self.due = now
             + match error {
                 Error::Refused { .. } => REFUSED_WAIT,
-                _ => FIRST_WAIT.saturating_mul(1 << doublings).min(MAX_WAIT),
+                _ => FAILED_WAIT.full(self.failures),
             };
         self.trouble = Some((error.clone(), now));
     }
@@ -244,7 +239,7 @@ impl LegacyRoster {
         ));
         let (shared, calling) = (Arc::downgrade(self), Arc::clone(&peer));
         let thread = std::thread::Builder::new().name("call-2004".into());
-        if let Err(error) = thread.spawn(move || run(&shared, &calling)) {
+        if let Err(error) = thread.spawn(move || calls::run(&shared, &calling)) {
             tracing::warn!("a server of 2004 is not called: {error}");
             return;
         }
@@ -398,79 +393,20 @@ impl LegacyRoster {
         self.changed.notify_all();
     }
 
-    /// `told` are what the server at `teller` says that it knows.
-    fn learn(&self, teller: &Url, told: Vec<String>) {
-        let (now, reach) = (Instant::now(), reach(&teller.address()));
-        for text in told.into_iter().take(MAX_TOLD) {
+    /// `mentioned` are what the server at `source` says that it knows.
+    fn learn(&self, source: &Url, mentioned: Vec<String>) {
+        let (now, reach) = (Instant::now(), reach(&source.address()));
+        for text in mentioned.into_iter().take(MAX_MENTIONED) {
             match text.parse() {
                 Ok(url) => {
                     self.legacy.learn(url, reach, now);
                 }
                 Err(_) => tracing::debug!(
-                    server = place(teller),
-                    told = escaped(text.as_bytes()),
+                    server = place(source),
+                    mentioned = escaped(text.as_bytes()),
                     "names something that is no server"
                 ),
             }
-        }
-    }
-}
-
-/// Calls whoever is known, from the moment on at which it is.
-fn watch(shared: &Weak<LegacyRoster>) {
-    let mut seen = None;
-    while let Some(shared) = shared.upgrade() {
-        let revision = shared.legacy.revision();
-        if seen.replace(revision) != Some(revision) {
-            let all = shared.legacy.all();
-            shared.retain(&all);
-            all.into_iter().for_each(|url| shared.add(url));
-        }
-        let mut state = shared.state.lock();
-        if state.stopping {
-            return;
-        }
-        shared.changed.wait_for(&mut state, TICK);
-    }
-}
-
-/// Calls one server for as long as it is worth it.
-fn run(shared: &Weak<LegacyRoster>, peer: &Arc<LegacyPeer>) {
-    loop {
-        let due = shared.upgrade().and_then(|shared| shared.due(peer.id()));
-        let Some(is_away) = due else { return };
-        let ours = shared
-            .upgrade()
-            .and_then(|shared| shared.legacy.own_for(peer.url()));
-        let told = peer.servers(ours.as_ref(), BUSY);
-        // Who failed at listing names has to list them before anybody waits for it again.
-        let proven = match &told {
-            Some(Ok(_) | Err(Error::Fault { .. })) if is_away => {
-                // Their lists are bounded as such, and this one goes at once.
-                let (root, budget) = (RelPath::root(), Arc::default());
-                list(&**peer, &root, &budget, Instant::now() + CALL_DEADLINE).map(drop)
-            }
-            _ => Ok(()),
-        };
-        let Some(shared) = shared.upgrade() else {
-            return;
-        };
-        let goes_on = match (told, proven) {
-            (Some(Ok(told)), Ok(())) => {
-                let goes_on = shared.answered(peer.id(), Some(told.node));
-                shared.learn(peer.url(), told.urls);
-                goes_on
-            }
-            // Busy with another call of this node; or with a fault, which only they hear who know
-            // the password.
-            (None | Some(Err(Error::Fault { .. })), Ok(())) => shared.answered(peer.id(), None),
-            (Some(Err(error)), _) | (_, Err(error)) => {
-                shared.failed(peer.id(), &error);
-                true
-            }
-        };
-        if !goes_on {
-            return;
         }
     }
 }
@@ -491,6 +427,10 @@ mod tests {
     use super::super::known::MAX_LEARNED;
     use super::super::twin::{PASSWORD, Twin};
     use super::*;
+    use crate::config::CALL_DEADLINE;
+    use crate::model::RelPath;
+    use crate::peer::list;
+    use crate::testing::eventually;
 
     const OURS: &str = "http://127.0.0.1:9";
 
@@ -509,14 +449,6 @@ mod tests {
     }
 
     #[track_caller]
-    fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while !condition() {
-            assert!(Instant::now() < deadline, "{what}");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-
     fn present(members: &LegacyServers) -> Vec<String> {
         let all = members
             .members()

@@ -31,7 +31,7 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use crate::membership::address::{Reach, canonical, reach, tellable};
+use crate::membership::address::{Reach, canonical, is_of_use_to, reach};
 
 pub use known::KnownServers;
 pub use token::TokenKey;
@@ -70,11 +70,11 @@ impl Legacy {
         self.known.lock().announce(own);
     }
 
-    /// Takes note of a server that somebody within `teller` has told of; see
+    /// Takes note of a server that somebody within `source` has told of; see
     /// [`KnownServers::learn`]. False also for what nobody there can mean: addresses that cannot be
     /// dialled, other spellings of addresses, and those of this host from somebody on another one.
-    pub(crate) fn learn(&self, url: Url, teller: Reach, now: Instant) -> bool {
-        is_tellable(&url, teller) && self.known.lock().learn(url, now)
+    pub(crate) fn learn(&self, url: Url, source: Reach, now: Instant) -> bool {
+        is_of_use(&url, source) && self.known.lock().learn(url, now)
     }
 
     /// See [`KnownServers::answered`].
@@ -83,16 +83,16 @@ impl Legacy {
     }
 
     /// Those servers that mean something to somebody within `viewer`.
-    pub(crate) fn tellable(&self, viewer: Reach) -> Vec<Url> {
+    pub(crate) fn useful_to(&self, viewer: Reach) -> Vec<Url> {
         let mut all = self.all();
-        all.retain(|url| is_tellable(url, viewer));
+        all.retain(|url| is_of_use(url, viewer));
         all
     }
 
     /// What to call this node when telling the server at `url` of it.
     pub(crate) fn own_for(&self, url: &Url) -> Option<Url> {
         let viewer = reach(&url.address());
-        self.own().into_iter().find(|own| is_tellable(own, viewer))
+        self.own().into_iter().find(|own| is_of_use(own, viewer))
     }
 
     /// See [`KnownServers::forget`].
@@ -121,8 +121,8 @@ impl Legacy {
     }
 }
 
-fn is_tellable(url: &Url, viewer: Reach) -> bool {
-    canonical(&url.address()).is_some_and(|address| tellable(&address, viewer))
+fn is_of_use(url: &Url, viewer: Reach) -> bool {
+    canonical(&url.address()).is_some_and(|address| is_of_use_to(&address, viewer))
 }
 
 /// The URLs of a node that listens on `port`: at the address that it advertises, at the only one

@@ -7,6 +7,7 @@
 //!
 //! The server takes one call at a time, so calls have turns.
 
+mod answers;
 mod fetch;
 mod names;
 
@@ -21,18 +22,13 @@ use self::names::ServerNames;
 use super::Url;
 use super::client::{LegacyClient, ServersReply};
 use super::store::{KeptFile, LegacyContent, LegacyStore};
-use crate::content::merkle::{SUBTREE_BLOCKS, Subtree};
+use crate::content::read_full::read_full;
 use crate::error::Error;
-use crate::model::{
-    Attributes, ByteRange, Entry, Kind, Mode, Name, PeerId, RelPath, Root, Version,
-};
+use crate::model::{Attributes, ByteRange, Name, PeerId, RelPath, Root, Version};
 use crate::peer::{ByteStream, Peer, Purpose, Whole};
 use crate::protocol::wire::{
-    BatchAnswer, BatchItem, Changes, Fault, FaultCode, HashesRequest, ListRequest, Listing,
-    MAX_SMALL_FILE, Request, Response, SearchPage, SearchRequest, StatRequest, StatResponse,
+    BatchAnswer, BatchItem, Changes, Fault, FaultCode, MAX_SMALL_FILE, Request, Response,
 };
-use crate::share::names::pattern::Pattern;
-use crate::share::names::pattern::patience::{SearchTime, TimeIsUp};
 
 /// Names are not asked for again within this time, so that a listing, and a search and a look-up
 /// right behind it, cost one call.
@@ -74,7 +70,7 @@ struct State {
     is_called: bool,
     fetch: Option<Arc<Fetch>>,
     looks: Looks,
-    has_told_left_out: bool,
+    has_warned_of_left_out: bool,
 }
 
 impl LegacyPeer {
@@ -90,7 +86,7 @@ impl LegacyPeer {
             is_called: false,
             fetch: None,
             looks: Looks::from(Instant::now()),
-            has_told_left_out: false,
+            has_warned_of_left_out: false,
         };
         let inner = LegacyPeerState {
             id: id_of(caller.url()),
@@ -190,7 +186,7 @@ impl LegacyPeerState {
         let names = self.caller.names(deadline);
         let names = names.inspect_err(|error| self.note(error));
         let mut state = self.state.lock();
-        let outcome = names.map(|names| self.take_in(&mut state, names));
+        let outcome = names.map(|names| self.apply(&mut state, names));
         let new: Vec<Name> = match outcome {
             Ok(()) => state.names.unprobed(),
             Err(_) => Vec::new(),
@@ -226,10 +222,10 @@ impl LegacyPeerState {
     }
 
     /// These are the names now.
-    fn take_in(&self, state: &mut State, names: Vec<Vec<u8>>) {
+    fn apply(&self, state: &mut State, names: Vec<Vec<u8>>) {
         let count = names.len();
-        let left_out = state.names.take_in(self.caller.url(), names);
-        if left_out > 0 && !std::mem::replace(&mut state.has_told_left_out, true) {
+        let left_out = state.names.apply(self.caller.url(), names);
+        if left_out > 0 && !std::mem::replace(&mut state.has_warned_of_left_out, true) {
             let server = self.caller.place();
             tracing::warn!(
                 server,
@@ -237,127 +233,6 @@ impl LegacyPeerState {
             );
         }
         state.listed = Some(Instant::now());
-    }
-
-    fn listing(&self, request: &ListRequest, deadline: Instant) -> Result<Response, Error> {
-        if !request.directory.is_root() {
-            return if request.watch {
-                Ok(Response::NoDirectory {
-                    counter: Some(NEVER),
-                })
-            } else {
-                Err(self.not_found())
-            };
-        }
-        let state = self.list(deadline)?;
-        let now = Instant::now();
-        let files = state.names.readable(now);
-        let behind =
-            files.filter(|(name, _)| request.after.as_ref().is_none_or(|after| *name > after));
-        let most = (request.limit as usize).min(Listing::MAX_ENTRIES);
-        let mut entries: Vec<Entry> = behind
-            .take(most + 1)
-            .map(|(name, seen)| Entry {
-                name: name.clone(),
-                attributes: seen.attributes(),
-            })
-            .collect();
-        let more = entries.len() > most;
-        entries.truncate(most);
-        Ok(Response::List(Listing {
-            version: Version(state.names.mtime.in_64_bits().cast_unsigned()),
-            mtime: state.names.mtime,
-            entries,
-            more,
-            counter: None,
-        }))
-    }
-
-    fn stat(&self, request: &StatRequest, deadline: Instant) -> Result<Response, Error> {
-        let is_deep = |path: &RelPath| path.components().count() > 1;
-        if request.paths.iter().all(is_deep) {
-            return Ok(Response::Stat(StatResponse {
-                attributes: vec![None; request.paths.len()],
-                counter: request.watch.then_some(NEVER),
-            }));
-        }
-        let state = self.list(deadline)?;
-        let now = Instant::now();
-        let attributes = request.paths.iter().map(|path| {
-            let Some((parent, name)) = path.split() else {
-                return Some(Attributes {
-                    kind: Kind::Directory,
-                    mode: Mode::Plain,
-                    size: 0,
-                    mtime: state.names.mtime,
-                    version: Version(state.names.mtime.in_64_bits().cast_unsigned()),
-                    root: None,
-                });
-            };
-            let seen = state.names.files.get(&name);
-            let seen = seen.filter(|seen| parent.is_root() && seen.is_readable(now));
-            seen.map(|seen| seen.attributes())
-        });
-        Ok(Response::Stat(StatResponse {
-            attributes: attributes.collect(),
-            counter: None,
-        }))
-    }
-
-    fn search(&self, request: &SearchRequest, deadline: Instant) -> Result<Response, Error> {
-        let pattern = Pattern::new(&request.pattern).map_err(|fault| Error::Fault {
-            who: self.who(),
-            fault,
-        })?;
-        let (now, root) = (Instant::now(), RelPath::root());
-        let is_behind = |path: &RelPath| request.after.as_ref().is_none_or(|after| path > after);
-        // Matching takes long enough for others to need what is behind the lock meanwhile.
-        let listed: Vec<(RelPath, Attributes)> = {
-            let state = self.list(deadline)?;
-            let files = state.names.readable(now);
-            let files =
-                files.filter_map(|(name, seen)| Some((root.join(name).ok()?, seen.attributes())));
-            files.filter(|(path, _)| is_behind(path)).collect()
-        };
-        let most = (request.limit as usize).min(SearchPage::MAX_MATCHES);
-        let mut patience = SearchTime::new(deadline);
-        let mut matches = Vec::new();
-        for (path, attributes) in listed {
-            let is_match = pattern.matches(path.as_bytes(), &mut patience);
-            if is_match.map_err(|TimeIsUp| self.timeout())? {
-                matches.push((path, attributes));
-            }
-            if matches.len() > most {
-                break;
-            }
-        }
-        let more = matches.len() > most;
-        matches.truncate(most);
-        Ok(Response::Search(SearchPage { matches, more }))
-    }
-
-    fn hashes(
-        self: &Arc<Self>,
-        request: &HashesRequest,
-        deadline: Instant,
-    ) -> Result<Response, Error> {
-        let name = {
-            let state = self.state.lock();
-            let mut files = state.names.files.iter();
-            let has_it = |root: Option<Root>| root == Some(request.root);
-            let found = files.find(|(_, seen)| has_it(seen.attributes().root));
-            let (name, seen) = found.ok_or_else(|| self.not_found())?;
-            (name.clone(), seen.version)
-        };
-        let (_, content, _) = self.content(&name.0, name.1, deadline)?;
-        let part = content.tree.and_then(|tree| {
-            let whole: Subtree = tree.subtree(request.first / SUBTREE_BLOCKS)?;
-            match request.span {
-                SUBTREE_BLOCKS => Some(whole),
-                span => whole.narrow(request.first, span),
-            }
-        });
-        part.map(Response::Hashes).ok_or_else(|| self.not_found())
     }
 
     /// What is kept of the file `name` in `version`, and its size; fetched again if it had to go.
@@ -468,14 +343,11 @@ impl Peer for LegacyPeer {
             if size > MAX_SMALL_FILE {
                 return BatchAnswer::TooLarge;
             }
-            let (mut bytes, mut at) = (vec![0; size as usize], 0);
-            while at < bytes.len() {
-                match content.file.read_at(at as u64, &mut bytes[at..]) {
-                    Ok(count) if count > 0 => at += count,
-                    _ => return BatchAnswer::Failed,
-                }
+            let mut bytes = vec![0; size as usize];
+            match read_full(0, &mut bytes, |at, part| content.file.read_at(at, part)) {
+                Ok(filled) if filled == bytes.len() => BatchAnswer::Whole(bytes),
+                _ => BatchAnswer::Failed,
             }
-            BatchAnswer::Whole(bytes)
         };
         Ok(files.iter().map(answer).collect())
     }
@@ -500,14 +372,14 @@ struct KeptStream {
 
 impl ByteStream for KeptStream {
     fn read(&mut self, buffer: &mut [u8], _: Instant) -> Result<usize, Error> {
-        let most = usize::try_from(self.remaining.len()).unwrap_or(usize::MAX);
-        let most = most.min(buffer.len());
-        if most == 0 {
+        let max = usize::try_from(self.remaining.len()).unwrap_or(usize::MAX);
+        let max = max.min(buffer.len());
+        if max == 0 {
             return Ok(0);
         }
         self.kept.touch();
         let file = &self.content.file;
-        match file.read_at(self.remaining.start, &mut buffer[..most]) {
+        match file.read_at(self.remaining.start, &mut buffer[..max]) {
             Ok(count) if count > 0 => {
                 self.remaining.start += count as u64;
                 Ok(count)

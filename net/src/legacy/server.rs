@@ -10,9 +10,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::known::MAX_TOLD;
+use super::known::MAX_MENTIONED;
 use super::wire::{self, Form, MAX_CALL_BYTES, MAX_LISTED, Operation, Survey};
 use super::{Legacy, NODE_FIELD, Url};
+use crate::content::read_full::read_full;
 use crate::membership::address::{Reach, reach_of_ip};
 use crate::model::{Name, PeerId, RelPath};
 use crate::service::plaintext::{
@@ -107,8 +108,8 @@ impl PlaintextCall for AcceptedCall {
 impl Legacy {
     /// Learns of servers, and tells of all that mean something to a caller within `reach`: of this
     /// one by the URL that he has found it by.
-    fn servers(&self, told: &[Vec<u8>], called: &Url, reach: Reach, now: Instant) -> Vec<u8> {
-        for url in told.iter().take(MAX_TOLD) {
+    fn servers(&self, mentioned: &[Vec<u8>], called: &Url, reach: Reach, now: Instant) -> Vec<u8> {
+        for url in mentioned.iter().take(MAX_MENTIONED) {
             let url = std::str::from_utf8(url)
                 .ok()
                 .and_then(|url| url.parse().ok());
@@ -118,7 +119,7 @@ impl Legacy {
                 tracing::info!(%url, "told of a server of 2004");
             }
         }
-        let others = self.tellable(reach);
+        let others = self.useful_to(reach);
         let urls = [called].into_iter().chain(&others);
         wire::encode_servers(urls.map(Url::as_str))
     }
@@ -230,12 +231,9 @@ impl ContentsDocument {
     fn contents(&self, offset: u64) -> io::Result<(Vec<u8>, u64)> {
         let left = self.file.attributes().size.saturating_sub(offset);
         let mut buffer = vec![0; usize::try_from(left).map_or(PIECE, |left| left.min(PIECE))];
-        let mut filled = 0;
-        while filled < buffer.len() {
-            filled += self
-                .file
-                .read_at(offset + filled as u64, &mut buffer[filled..])?;
-        }
+        let read = |at, part: &mut [u8]| self.file.read_at(at, part);
+        let filled = read_full(offset, &mut buffer, read)?;
+        buffer.truncate(filled);
         let mut written = Vec::with_capacity(buffer.len() / 3 * 4 + 4);
         self.form.write(&buffer, &mut written);
         Ok((written, offset + filled as u64))

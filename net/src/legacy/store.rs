@@ -143,7 +143,7 @@ impl LegacyStore {
     }
 
     /// The most bytes that one file may have.
-    pub fn most(&self) -> u64 {
+    pub fn max(&self) -> u64 {
         self.limit / 4 * 3
     }
 
@@ -246,7 +246,7 @@ impl ContentWriter {
     /// [`io::ErrorKind::StorageFull`] when there is no room and nothing that could go.
     pub(super) fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         let (count, size) = (bytes.len() as u64, &self.file.size);
-        if size.load(Ordering::Relaxed).saturating_add(count) > self.store.most() {
+        if size.load(Ordering::Relaxed).saturating_add(count) > self.store.max() {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
         self.store.take(count)?;

@@ -39,7 +39,7 @@ pub const MAX_TEXT_BYTES: usize = 4096;
 const MAX_OVERHEAD: u64 = 4 << 10;
 
 /// The most bytes of a document for one of the contents, which is `&quot;`.
-const MOST_PER_BYTE: u64 = 6;
+const MAX_PER_BYTE: u64 = 6;
 
 /// What is asked of a server.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -74,7 +74,7 @@ pub fn encode_call(token: &str, operation: &Operation) -> Vec<u8> {
 /// The most bytes of a document of so many bytes of contents.
 pub(super) fn longest_document(contents: u64) -> u64 {
     contents
-        .saturating_mul(MOST_PER_BYTE)
+        .saturating_mul(MAX_PER_BYTE)
         .saturating_add(MAX_OVERHEAD)
 }
 
@@ -192,17 +192,17 @@ pub fn decode_names(source: impl BufRead) -> Result<Vec<Vec<u8>>, WireError> {
 /// contents only if this is no error, which shows at the document's end: keep them back until then.
 ///
 /// # Errors
-/// See [`WireError`]; [`WireError::Limit`] as soon as there are more than `most` bytes.
+/// See [`WireError`]; [`WireError::Limit`] as soon as there are more than `max` bytes.
 pub fn decode_contents(
     source: impl BufRead,
-    most: u64,
+    max: u64,
     into: &mut dyn Write,
 ) -> Result<u64, WireError> {
-    let mut reader = LegacyReader::new(source, longest_document(most));
+    let mut reader = LegacyReader::new(source, longest_document(max));
     reader.returning()?;
     let mut contents = Contents {
         into,
-        most,
+        max,
         count: 0,
     };
     let mut untyped = Vec::new();

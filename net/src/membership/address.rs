@@ -90,7 +90,7 @@ pub(crate) fn reach_of_ip(ip: IpAddr) -> Reach {
 
 /// True when `address` means the same host to a member that is seen within `viewer`. A zone is
 /// the name of an interface of this host and means nothing to any other.
-pub(crate) fn tellable(address: &Address, viewer: Reach) -> bool {
+pub(crate) fn is_of_use_to(address: &Address, viewer: Reach) -> bool {
     !address.host.contains('%') && reach(address) >= viewer
 }
 
@@ -152,7 +152,7 @@ mod tests {
     #[test]
     fn addresses_are_told_only_where_they_mean_the_same_host() {
         let told = |host: &str, viewer: &str| {
-            tellable(
+            is_of_use_to(
                 &canonical(&Address::new(host, 7)).unwrap(),
                 reach_of_ip(viewer.parse().unwrap()),
             )

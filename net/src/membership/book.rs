@@ -55,17 +55,17 @@ impl Book {
         self.entries.entry(address).or_insert(candidate).named = Some(pinned);
     }
 
-    /// `teller` says `claim`; see [`Candidate::claim`]. A new address is left out when there is no
+    /// `origin` says `claim`; see [`Candidate::claim`]. A new address is left out when there is no
     /// room for it.
     pub(crate) fn claim(
         &mut self,
         address: &Address,
         claim: Belief,
-        teller: AddressOrigin,
+        origin: AddressOrigin,
         owner: OwnerCertainty,
         now: Instant,
     ) {
-        self.enter(address, claim, teller, owner, false, now);
+        self.enter(address, claim, origin, owner, false, now);
     }
 
     /// Multicast says, from `address` itself, that `id` is there. That outweighs what strangers say
@@ -91,20 +91,20 @@ impl Book {
         &mut self,
         address: &Address,
         claim: Belief,
-        teller: AddressOrigin,
+        origin: AddressOrigin,
         owner: OwnerCertainty,
         is_source: bool,
         now: Instant,
     ) {
         let refused = self.refused_until(address, now).is_some();
         if let Some(known) = self.entries.get_mut(address) {
-            known.claim(claim, teller, owner, now);
+            known.claim(claim, origin, owner, now);
             // An identity that is not tried just now hides nobody.
             if refused && known.belief.owner() != claim.owner() {
                 known.belief = Belief::Disputed;
             }
-        } else if self.make_room(claim, teller, is_source) {
-            let mut candidate = Candidate::new(claim, teller, now);
+        } else if self.make_room(claim, origin, is_source) {
+            let mut candidate = Candidate::new(claim, origin, now);
             // It waits for its turn like those that were there before, or else whoever says
             // something new all the time keeps them from theirs.
             if let Some(id) = claim.owner()
@@ -148,9 +148,9 @@ impl Book {
     }
 
     /// Makes place for one more address where a bound is reached; false when nothing may go.
-    fn make_room(&mut self, claim: Belief, teller: AddressOrigin, is_source: bool) -> bool {
+    fn make_room(&mut self, claim: Belief, origin: AddressOrigin, is_source: bool) -> bool {
         let charged = |c: &Candidate| {
-            c.tellers().first() == Some(&teller) && !matches!(c.belief, Belief::Reached(_))
+            c.origins().first() == Some(&origin) && !matches!(c.belief, Belief::Reached(_))
         };
         let same_owner = |c: &Candidate| c.belief.owner() == claim.owner();
         let first_hand = claim.is_first_hand();
@@ -160,20 +160,20 @@ impl Book {
             (false, true) => &Candidate::yields_to_source,
             (false, false) => &nobody,
         };
-        (teller == AddressOrigin::User || self.make_one_fit(MAX_UNPROVEN, charged, also))
+        (origin == AddressOrigin::User || self.make_one_fit(MAX_UNPROVEN, charged, also))
             && self.make_one_fit(MemberRecord::MAX_ADDRESSES, same_owner, also)
             && (self.make_one_fit(MAX_CANDIDATES, |_| true, &nobody)
-                || self.make_fair_room(teller, first_hand))
+                || self.make_fair_room(origin, first_hand))
     }
 
     /// Makes place in a full book in which nothing has failed: for a teller that has little in
     /// it, or for a member that speaks of itself. Whoever told the most that has led to nobody
     /// loses the oldest of it; and if all of it has led to somebody, whoever was reached at
     /// the most addresses.
-    fn make_fair_room(&mut self, teller: AddressOrigin, first_hand: bool) -> bool {
-        let by = |c: &Candidate| c.tellers().first().copied();
-        let told = self.entries.values().filter(|c| by(c) == Some(teller));
-        if !first_hand && told.count() >= FAIR_SHARE {
+    fn make_fair_room(&mut self, origin: AddressOrigin, first_hand: bool) -> bool {
+        let by = |c: &Candidate| c.origins().first().copied();
+        let its = self.entries.values().filter(|c| by(c) == Some(origin));
+        if !first_hand && its.count() >= FAIR_SHARE {
             return false;
         }
         let free = |c: &Candidate| c.named.is_none() && c.dialling.is_none();
@@ -193,15 +193,15 @@ impl Book {
         worst.is_some_and(|address| self.entries.remove(&address).is_some())
     }
 
-    /// Where `most` that `counts` are there already, drops the least useful of them: hearsay that
+    /// Where `max` that `counts` are there already, drops the least useful of them: hearsay that
     /// has failed, or of what `also` may go whatever led to a member longest ago.
     fn make_one_fit(
         &mut self,
-        most: usize,
+        max: usize,
         counts: impl Fn(&Candidate) -> bool,
         also: &dyn Fn(&Candidate) -> bool,
     ) -> bool {
-        if self.entries.values().filter(|c| counts(c)).count() < most {
+        if self.entries.values().filter(|c| counts(c)).count() < max {
             return true;
         }
         let may_go = |c: &Candidate| {
@@ -335,7 +335,7 @@ impl Book {
             }
         };
         let kept = |c: &Candidate| {
-            c.dialling.is_some() || c.named.is_some() || c.tellers().contains(&AddressOrigin::User)
+            c.dialling.is_some() || c.named.is_some() || c.origins().contains(&AddressOrigin::User)
         };
         self.entries.retain(|_, c| !stale(c) || kept(c));
         for candidate in self.entries.values_mut().filter(|c| stale(c)) {
@@ -369,9 +369,9 @@ mod tests {
         book.failed(address, &Error::Unreachable { who, why }, now);
     }
 
-    fn hear(book: &mut Book, n: usize, teller: AddressOrigin, now: Instant) -> bool {
+    fn hear(book: &mut Book, n: usize, origin: AddressOrigin, now: Instant) -> bool {
         let claim = Belief::Said(id(n / 4));
-        book.claim(&address(n), claim, teller, OwnerCertainty::Absent, now);
+        book.claim(&address(n), claim, origin, OwnerCertainty::Absent, now);
         book.get(&address(n)).is_some()
     }
 
@@ -396,8 +396,8 @@ mod tests {
         let member = id(1);
         for n in 0..20 {
             let now = now + Duration::from_secs(n as u64);
-            let (claim, teller) = (Belief::Declared(member), AddressOrigin::Member(member));
-            book.claim(&address(n), claim, teller, OwnerCertainty::Absent, now);
+            let (claim, origin) = (Belief::Declared(member), AddressOrigin::Member(member));
+            book.claim(&address(n), claim, origin, OwnerCertainty::Absent, now);
             book.reached(&address(n), member, now);
             assert!(book.get(&address(n)).is_some());
         }
@@ -478,8 +478,8 @@ mod tests {
         book.failed(&address(5), &refused, now);
         hear(&mut book, 6, AddressOrigin::Link, now);
         assert!(due(&book, 6) > now + Duration::from_secs(600));
-        let (claim, teller) = (Belief::Said(id(2)), AddressOrigin::Link);
-        book.claim(&address(6), claim, teller, OwnerCertainty::Absent, now);
+        let (claim, origin) = (Belief::Said(id(2)), AddressOrigin::Link);
+        book.claim(&address(6), claim, origin, OwnerCertainty::Absent, now);
         assert!(due(&book, 6) <= now + STAGGER);
     }
 
@@ -507,8 +507,8 @@ mod tests {
         // Nor is what a member said displaced.
         let mut book = Book::default();
         for n in 0..MemberRecord::MAX_ADDRESSES {
-            let teller = AddressOrigin::Member(id(7));
-            book.claim(&fake(n), claim, teller, OwnerCertainty::Absent, now);
+            let origin = AddressOrigin::Member(id(7));
+            book.claim(&fake(n), claim, origin, OwnerCertainty::Absent, now);
         }
         assert!(!speak(&mut book, 4, now));
     }
@@ -558,18 +558,18 @@ mod tests {
         );
     }
 
-    /// A book full of what `tellers` made up, a part each, all of it still to be tried.
-    fn filled(tellers: usize, declared: bool, now: Instant) -> Book {
+    /// A book full of what `origins` made up, a part each, all of it still to be tried.
+    fn filled(origins: usize, declared: bool, now: Instant) -> Book {
         let mut book = Book::default();
         for n in 0..MAX_CANDIDATES {
-            let liar = id(50_000 + n % tellers);
+            let liar = id(50_000 + n % origins);
             let claim = if declared {
                 Belief::Declared(liar)
             } else {
                 Belief::Said(id(n))
             };
-            let teller = AddressOrigin::Member(liar);
-            book.claim(&address(n), claim, teller, OwnerCertainty::Absent, now);
+            let origin = AddressOrigin::Member(liar);
+            book.claim(&address(n), claim, origin, OwnerCertainty::Absent, now);
         }
         assert_eq!(book.len(), MAX_CANDIDATES);
         book
@@ -578,8 +578,8 @@ mod tests {
     #[test]
     fn a_full_book_has_room_for_whoever_did_not_fill_it() {
         let now = Instant::now();
-        for (tellers, declared) in [(16, false), (1000, false), (256, true), (4096, true)] {
-            let mut book = filled(tellers, declared, now);
+        for (origins, declared) in [(16, false), (1000, false), (256, true), (4096, true)] {
+            let mut book = filled(origins, declared, now);
             let later = now + Duration::from_secs(1);
             let newcomer = (
                 Belief::Declared(id(99_999)),
@@ -610,8 +610,8 @@ mod tests {
             book.reached(&address(n), id(50_000 + n % 256), at);
         }
         let (member, new) = (id(99_999), address(60_000));
-        let (claim, teller) = (Belief::Declared(member), AddressOrigin::Member(member));
-        book.claim(&new, claim, teller, OwnerCertainty::Absent, now);
+        let (claim, origin) = (Belief::Declared(member), AddressOrigin::Member(member));
+        book.claim(&new, claim, origin, OwnerCertainty::Absent, now);
         assert!(book.get(&new).is_some());
         assert!(
             book.get(&address(0)).is_none(),
@@ -628,8 +628,8 @@ mod tests {
         ) {
             let now = Instant::now();
             let mut book = Book::default();
-            for (n, teller, fails) in claims {
-                hear(&mut book, n, AddressOrigin::Member(id(90_000 + teller)), now);
+            for (n, origin, fails) in claims {
+                hear(&mut book, n, AddressOrigin::Member(id(90_000 + origin)), now);
                 if fails {
                     fail(&mut book, &address(n), now);
                 }

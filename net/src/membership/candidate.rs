@@ -34,10 +34,11 @@ const HEARD: Backoff = Backoff {
     cap: Duration::from_secs(120),
 };
 
-/// The first wait after a wrong password, doubled up to [`REFUSED_CAP`]: each try gives the other
-/// side one guess.
-const REFUSED_FIRST: Duration = Duration::from_secs(3600);
-const REFUSED_CAP: Duration = Duration::from_secs(24 * 3600);
+/// After a wrong password: each try gives the other side one guess.
+const REFUSED: Backoff = Backoff {
+    first: Duration::from_secs(3600),
+    cap: Duration::from_secs(24 * 3600),
+};
 
 /// How long an address is left alone where something else answers.
 const OTHER_PROGRAM: Duration = Duration::from_secs(600);
@@ -52,7 +53,7 @@ const NUDGED: Duration = Duration::from_secs(5);
 const SUMMONED: Duration = Duration::from_secs(1);
 
 /// More tellers than this make an address no more credible.
-const MAX_TELLERS: usize = 4;
+const MAX_ORIGINS: usize = 4;
 
 /// Who is at an address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -140,7 +141,7 @@ pub(crate) struct Candidate {
     /// Some authenticated member has said that it is there itself.
     vouched: bool,
     /// Whoever said so; the first is charged for it.
-    tellers: Vec<AddressOrigin>,
+    origins: Vec<AddressOrigin>,
     due: Instant,
     /// No claim makes it due sooner than this.
     embargo: Instant,
@@ -153,8 +154,8 @@ pub(crate) struct Candidate {
 }
 
 impl Candidate {
-    /// An address of which `teller` spoke just now.
-    pub(crate) fn new(belief: Belief, teller: AddressOrigin, now: Instant) -> Self {
+    /// An address of which `origin` spoke just now.
+    pub(crate) fn new(belief: Belief, origin: AddressOrigin, now: Instant) -> Self {
         Self {
             belief,
             named: None,
@@ -164,7 +165,7 @@ impl Candidate {
             dialling: None,
             mentioned: now,
             vouched: belief.is_first_hand(),
-            tellers: vec![teller],
+            origins: vec![origin],
             due: now,
             embargo: now,
             last_dial: None,
@@ -182,7 +183,7 @@ impl Candidate {
     /// True for what strangers on the link made up, as far as can be told, or what had its try: it
     /// makes room for an address that speaks for itself.
     pub(crate) fn yields_to_source(&self) -> bool {
-        let is_link = self.tellers[..] == [AddressOrigin::Link];
+        let is_link = self.origins[..] == [AddressOrigin::Link];
         is_link && self.is_hearsay() && (!self.is_source || self.last_dial.is_some())
     }
 
@@ -196,20 +197,20 @@ impl Candidate {
         self.last_dial
     }
 
-    /// `teller` says `claim`, while whoever was believed to be there is as `owner` says. A claim
+    /// `origin` says `claim`, while whoever was believed to be there is as `owner` says. A claim
     /// that differs cannot hide anybody: it is believed, at most, so far that the address is
     /// dialled to see.
     pub(crate) fn claim(
         &mut self,
         claim: Belief,
-        teller: AddressOrigin,
+        origin: AddressOrigin,
         owner: OwnerCertainty,
         now: Instant,
     ) {
         self.mentioned = now;
         self.vouched |= claim.is_first_hand();
-        if !self.tellers.contains(&teller) && self.tellers.len() < MAX_TELLERS {
-            self.tellers.push(teller);
+        if !self.origins.contains(&origin) && self.origins.len() < MAX_ORIGINS {
+            self.origins.push(origin);
         }
         let same = self.belief.owner() == claim.owner();
         self.belief = match self.belief {
@@ -240,7 +241,7 @@ impl Candidate {
 
     /// True for what nobody but strangers and third parties speaks of.
     pub(crate) fn is_hearsay(&self) -> bool {
-        !self.vouched && self.named.is_none() && self.tellers[..1] != [AddressOrigin::User]
+        !self.vouched && self.named.is_none() && self.origins[..1] != [AddressOrigin::User]
     }
 
     /// True until the first try has ended of what the user or a member told, or led to a
@@ -248,9 +249,9 @@ impl Candidate {
     /// anybody can say anything.
     pub(crate) fn awaits_first_try(&self) -> bool {
         let is_told = self
-            .tellers
+            .origins
             .iter()
-            .any(|teller| *teller != AddressOrigin::Link);
+            .any(|origin| *origin != AddressOrigin::Link);
         is_told && self.failures == 0 && self.reached.is_none()
     }
 
@@ -260,9 +261,9 @@ impl Candidate {
             AddressSource::Named
         } else if self.vouched
             || self
-                .tellers
+                .origins
                 .iter()
-                .any(|teller| *teller != AddressOrigin::Link)
+                .any(|origin| *origin != AddressOrigin::Link)
         {
             AddressSource::Heard
         } else {
@@ -271,8 +272,8 @@ impl Candidate {
     }
 
     /// Who spoke of it; never empty.
-    pub(crate) fn tellers(&self) -> &[AddressOrigin] {
-        &self.tellers
+    pub(crate) fn origins(&self) -> &[AddressOrigin] {
+        &self.origins
     }
 
     fn retry(&self) -> Backoff {
@@ -335,9 +336,8 @@ impl Candidate {
     fn barred(&mut self, error: &Error) -> Option<Duration> {
         match error {
             Error::Refused { .. } => {
-                let doublings = self.refusals.min(10);
                 self.refusals += 1;
-                Some((REFUSED_FIRST * (1 << doublings)).min(REFUSED_CAP))
+                Some(REFUSED.full(self.refusals))
             }
             Error::Later { seconds, .. } => Some(Duration::from_secs((*seconds).max(1).into())),
             Error::Unreachable { .. } | Error::Timeout { .. } | Error::Moved { .. } => None,

@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::address;
+use super::event_log;
 use super::exchange;
 use super::table::{MembershipEvent, Verdict, WORKERS, WorkerTask};
 use super::{Members, MembersState};
@@ -95,7 +96,7 @@ impl Members {
             let task = state.table.next(Instant::now());
             let events = state.take_events();
             if !events.is_empty() {
-                parking_lot::MutexGuard::unlocked(&mut state, || Self::log(events));
+                parking_lot::MutexGuard::unlocked(&mut state, || event_log::report(events));
             }
             if task.is_some() {
                 return task;
@@ -208,7 +209,7 @@ impl Members {
         let events = state.take_events();
         drop(state);
         self.changed.notify_all();
-        Self::log(events);
+        event_log::report(events);
         result
     }
 }

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use super::address;
-use super::address::{Reach, canonical, tellable};
+use super::address::{Reach, canonical, is_of_use_to};
 use super::book::MAX_UNPROVEN;
 use super::candidate::AddressOrigin;
 use super::table::{AddressBlock, MemberTable};
@@ -90,13 +90,13 @@ pub(crate) fn answered(
 
 fn hearsay(
     table: &mut MemberTable,
-    teller: PeerId,
+    origin: PeerId,
     reach: Reach,
     members: &[MemberRecord],
     now: Instant,
 ) {
     for (address, id) in worth_hearing(table, reach, members) {
-        table.heard(address, id, AddressOrigin::Member(teller), now);
+        table.learn(address, id, AddressOrigin::Member(origin), now);
     }
 }
 
@@ -107,19 +107,19 @@ fn worth_hearing(
     reach: Reach,
     members: &[MemberRecord],
 ) -> Vec<(Address, PeerId)> {
-    let mut news = 0;
+    let mut unknown = 0;
     let mut is_welcome = |address: &Address| {
-        let is_news = table.is_news(address);
-        news += usize::from(is_news);
-        !is_news || news <= MAX_UNPROVEN
+        let is_unknown = table.is_unknown(address);
+        unknown += usize::from(is_unknown);
+        !is_unknown || unknown <= MAX_UNPROVEN
     };
-    let mut heard = Vec::new();
+    let mut learned = Vec::new();
     for record in members.iter().take(Hello::MAX_MEMBERS) {
         let addresses = usable(&record.addresses, reach).into_iter();
         let welcome = addresses.filter(|address| is_welcome(address));
-        heard.extend(welcome.map(|address| (address, record.id)));
+        learned.extend(welcome.map(|address| (address, record.id)));
     }
-    heard
+    learned
 }
 
 /// The addresses that can be dialled from here, when told by a member within `reach`.
@@ -128,7 +128,7 @@ fn usable(addresses: &[Address], reach: Reach) -> Vec<Address> {
         .iter()
         .take(MemberRecord::MAX_ADDRESSES)
         .filter_map(canonical)
-        .filter(|address| tellable(address, reach))
+        .filter(|address| is_of_use_to(address, reach))
         .collect()
 }
 
@@ -153,14 +153,14 @@ mod tests {
         let mut table = MemberTable::new(PeerId::from_bytes([1; 32]), now);
         let known = record(1000);
         for address in &known.addresses {
-            table.heard(address.clone(), known.id, AddressOrigin::Link, now);
+            table.learn(address.clone(), known.id, AddressOrigin::Link, now);
         }
         let members: Vec<_> = (0..1000).map(record).chain([known]).collect();
-        let heard = worth_hearing(&table, Reach::Wide, &members);
+        let learned = worth_hearing(&table, Reach::Wide, &members);
         // What is known counts although the news are used up.
-        assert_eq!(heard.len(), MAX_UNPROVEN + 4);
+        assert_eq!(learned.len(), MAX_UNPROVEN + 4);
         let more: Vec<_> = (0..3000).map(record).collect();
-        let heard = worth_hearing(&table, Reach::Wide, &more);
-        assert!(heard.len() <= MAX_UNPROVEN + 4);
+        let learned = worth_hearing(&table, Reach::Wide, &more);
+        assert!(learned.len() <= MAX_UNPROVEN + 4);
     }
 }

@@ -10,12 +10,14 @@ mod book;
 mod candidate;
 mod crowd;
 pub(crate) mod dialer;
+mod event_log;
 mod exchange;
 pub(crate) mod mdns;
 mod names;
 mod own_addresses;
 pub mod reachable;
 pub(crate) mod remembered;
+mod roster;
 #[cfg(test)]
 mod simulation;
 pub(crate) mod source;
@@ -36,13 +38,13 @@ use crate::model::{Address, PeerArgument, PeerId};
 use crate::peer::{Peer, Whole};
 use crate::protocol::wire::Hello;
 use address::canonical;
-use candidate::{AddressOrigin, DialFailure};
+use candidate::AddressOrigin;
 use dialer::{Connect, MemberLink};
 use exchange::Introduction;
 use mdns::Sighting;
 use remembered::Remembered;
-use source::{MemberSource, SourceMember};
-use table::{MemberTable, MembershipEvent};
+use source::MemberSource;
+use table::MemberTable;
 
 /// Named addresses that have not answered yet are waited for no longer than this once one has.
 const GRACE: Duration = Duration::from_millis(300);
@@ -134,7 +136,7 @@ impl Members {
             table.name(dialable(&peer.address)?, peer.expected, now);
         }
         for known in remembered.iter().flat_map(Remembered::known) {
-            table.heard(known.address.clone(), known.id, AddressOrigin::User, now);
+            table.learn(known.address.clone(), known.id, AddressOrigin::User, now);
         }
         Ok(Self {
             me,
@@ -186,15 +188,6 @@ impl Members {
         self.source.get()?.whole(member)
     }
 
-    /// The members of another kind, and a number that grows whenever one comes or goes.
-    fn outside(&self) -> (Vec<SourceMember>, u64) {
-        let source = self.source.get();
-        // The number first: what is newer than it is only looked at once more.
-        let revision = source.map_or(0, |source| source.revision());
-        let members = source.map(|source| source.members());
-        (members.unwrap_or_default(), revision)
-    }
-
     /// The server side of `tinyp2p.hello`: takes in what the member `caller`, seen at `remote`,
     /// says, and answers in kind.
     pub fn hello(&self, caller: PeerId, remote: IpAddr, theirs: Hello) -> Hello {
@@ -208,123 +201,6 @@ impl Members {
         drop(state);
         self.changed.notify_all();
         ours
-    }
-
-    /// Everyone who can be asked, this node included if it shares something. A member that is
-    /// suspected to be gone is not among them until it answers again.
-    pub fn present(&self) -> Vec<Member> {
-        let (outside, outside_revision) = self.outside();
-        self.present_in(&mut self.state.lock(), &outside, outside_revision)
-    }
-
-    fn present_in(
-        &self,
-        state: &mut MembersState,
-        outside: &[SourceMember],
-        outside_revision: u64,
-    ) -> Vec<Member> {
-        let revision = state.table.revision() + outside_revision;
-        if let Some((_, roster)) = state.roster.as_ref().filter(|(of, _)| *of == revision) {
-            return roster.to_vec();
-        }
-        let roster = self.roster(state, outside);
-        state.roster = Some((revision, roster.clone()));
-        roster.to_vec()
-    }
-
-    /// Those who are there, as [`Members::present`] has them, and those who are not, as
-    /// [`Members::absent`] does, at one moment: everybody is among either.
-    pub fn everyone(&self) -> (Vec<Member>, Vec<(PeerId, Arc<str>)>) {
-        let (outside, outside_revision) = self.outside();
-        let mut state = self.state.lock();
-        let present = self.present_in(&mut state, &outside, outside_revision);
-        (present, self.absent_in(&state, &outside))
-    }
-
-    /// Another number whenever those who are there, their names or addresses have changed.
-    pub fn revision(&self) -> u64 {
-        let source = self.source.get();
-        let outside = source.map_or(0, |source| source.revision());
-        self.state.lock().table.revision() + outside
-    }
-
-    fn roster(&self, state: &MembersState, outside: &[SourceMember]) -> Arc<[Member]> {
-        let names = self.shown_names(state, outside);
-        let named = |id: PeerId| names.get(&id).cloned().unwrap_or_else(|| id.short().into());
-        let itself = state.itself.as_ref().map(|peer| Member {
-            id: self.me,
-            name: named(self.me),
-            peer: peer.clone(),
-            address: None,
-        });
-        let others = state.table.present().filter_map(|(id, _, address)| {
-            Some(Member {
-                id,
-                name: named(id),
-                peer: state.connections.get(&id)?.clone(),
-                address: address.cloned(),
-            })
-        });
-        let outside = state.apart(outside).filter(|member| member.is_present);
-        let outside = outside.map(|member| Member {
-            id: member.id,
-            name: named(member.id),
-            peer: member.peer.clone(),
-            address: Some(member.address.clone()),
-        });
-        let mut roster: Vec<Member> = itself.into_iter().chain(others).chain(outside).collect();
-        roster.sort_by_key(|member| member.id);
-        roster.into()
-    }
-
-    /// Members that were there and do not answer now, by their shown names: what they share is
-    /// unknown, not gone.
-    pub fn absent(&self) -> Vec<(PeerId, Arc<str>)> {
-        let (outside, _) = self.outside();
-        self.absent_in(&self.state.lock(), &outside)
-    }
-
-    fn absent_in(&self, state: &MembersState, outside: &[SourceMember]) -> Vec<(PeerId, Arc<str>)> {
-        let names = self.shown_names(state, outside);
-        let away = state.apart(outside).filter(|member| !member.is_present);
-        let absent = state.table.absent().map(|(id, _)| id);
-        let mut absent: Vec<_> = absent
-            .chain(away.map(|member| member.id))
-            .filter_map(|id| Some((id, names.get(&id)?.clone())))
-            .collect();
-        absent.sort();
-        absent
-    }
-
-    /// How all others are doing that are there, or were and do not answer now; in no order.
-    pub fn standings(&self) -> Vec<MemberHealth> {
-        let (outside, _) = self.outside();
-        let further = self.source.get().map(|source| source.standings());
-        let state = self.state.lock();
-        let names = self.shown_names(&state, &outside);
-        let mut further = further.unwrap_or_default();
-        further.retain(|standing| state.apart(&outside).any(|member| member.id == standing.id));
-        let standings = state.table.standings().chain(further);
-        let standings = standings.map(|standing| MemberHealth {
-            name: names.get(&standing.id).unwrap_or(&standing.name).clone(),
-            ..standing
-        });
-        standings.collect()
-    }
-
-    /// Names are made unique among all who are or were there, so that nobody's name changes when
-    /// somebody else is away for a moment.
-    fn shown_names(
-        &self,
-        state: &MembersState,
-        outside: &[SourceMember],
-    ) -> HashMap<PeerId, Arc<str>> {
-        let itself = (state.itself.is_some() || state.port != 0).then_some((self.me, &*self.name));
-        let others = state.table.present().map(|(id, name, _)| (id, name));
-        let outside = state.apart(outside);
-        let outside = outside.map(|member| (member.id, &*member.name));
-        let others = others.chain(state.table.absent()).chain(outside);
-        names::unique(itself.into_iter().chain(others))
     }
 
     /// A call to `member` failed with `error`. If that may mean that it is gone, nobody else waits
@@ -457,38 +333,6 @@ impl Members {
             tracing::warn!("addresses of members are not remembered: {error}");
         }
     }
-
-    fn log(events: Vec<MembershipEvent>) {
-        for event in events {
-            match event {
-                MembershipEvent::Joined(id, name, address) => {
-                    tracing::info!("{name} ({id:?}) is here, at {address}");
-                }
-                MembershipEvent::Back(id, name, address) => {
-                    tracing::info!("{name} ({id:?}) is back, at {address}");
-                }
-                MembershipEvent::Away(id, name, error) => {
-                    tracing::info!("{name} ({id:?}) is away: {error}");
-                }
-                MembershipEvent::Forgotten(id, name) => {
-                    tracing::debug!("{name} ({id:?}) was away for so long that it is forgotten");
-                }
-                MembershipEvent::Failed(address, error, setback) => {
-                    log_failure(&address, &error, &setback)
-                }
-            }
-        }
-    }
-}
-
-impl MembersState {
-    /// Those of `outside` that are no nodes of this program which are members already.
-    fn apart<'a>(&'a self, outside: &'a [SourceMember]) -> impl Iterator<Item = &'a SourceMember> {
-        outside.iter().filter(|member| {
-            let node = member.node;
-            node.is_none_or(|node| self.table.address(node).is_none())
-        })
-    }
 }
 
 impl fmt::Debug for Members {
@@ -505,29 +349,4 @@ fn dialable(given: &Address) -> Result<Address, Error> {
         what: format!("the address {given}"),
         why: "nobody can be dialled there".into(),
     })
-}
-
-fn log_failure(address: &Address, error: &Error, setback: &DialFailure) {
-    match error {
-        // Whoever waits for the first contact tells the user, who should not hear it twice.
-        _ if setback.awaited => tracing::info!("{error}"),
-        Error::Refused { .. } => {
-            let hours = setback.wait.as_secs().div_ceil(3600);
-            let text = format!("{error}; ignored (next try in {hours} h)");
-            // Two networks on one link are nothing to worry about.
-            if setback.named {
-                tracing::warn!("{text}");
-            } else {
-                tracing::info!("{text}");
-            }
-        }
-        Error::Later { .. } if setback.named => tracing::info!("{error}; waiting"),
-        Error::NotANode { .. } | Error::OtherIdentity { .. } | Error::Misbehaved { .. }
-            if setback.named =>
-        {
-            tracing::warn!("{error}; next try in {} s", setback.wait.as_secs());
-        }
-        _ if setback.named && setback.first => tracing::info!("{error}; trying again"),
-        _ => tracing::debug!("{address}: {error}"),
-    }
 }

@@ -65,7 +65,7 @@ pub fn is_local(host: &str) -> bool {
 fn choose(route_source: Option<IpAddr>, mut own: Vec<HostAddress>) -> Vec<IpAddr> {
     own.retain(|address| {
         let is_known = Some(address.ip) == route_source;
-        is_tellable(address.ip) && (is_known || !address.is_bridge)
+        is_announceable(address.ip) && (is_known || !address.is_bridge)
     });
     if own.iter().any(|address| address.ip.is_ipv4()) {
         own.retain(|address| address.ip.is_ipv4());
@@ -78,7 +78,7 @@ fn choose(route_source: Option<IpAddr>, mut own: Vec<HostAddress>) -> Vec<IpAddr
     own.into_iter().map(|address| address.ip).collect()
 }
 
-fn is_tellable(ip: IpAddr) -> bool {
+fn is_announceable(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => !ip.is_loopback() && !ip.is_link_local() && !ip.is_unspecified(),
         IpAddr::V6(ip) => !ip.is_loopback() && !ip.is_unicast_link_local() && !ip.is_unspecified(),

@@ -9,6 +9,7 @@ use crate::auth::AddressSource;
 use crate::model::{ByteRange, RelPath, Root, Version};
 use crate::peer::ByteStream;
 use crate::protocol::wire::{BatchAnswer, BatchItem, MemberRecord, Request, Response};
+use crate::testing::eventually;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -193,14 +194,6 @@ fn names(members: &Members) -> Vec<String> {
         .iter()
         .map(|member| member.name.to_string())
         .collect()
-}
-
-fn eventually(what: &str, holds: impl Fn() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(Instant::now() < deadline, "{what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }
 
 fn soon() -> Instant {

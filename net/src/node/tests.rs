@@ -14,6 +14,7 @@ use crate::content::cache::harness::content;
 use crate::model::{PeerArgument, RelPath};
 use crate::peer::{self, Room};
 use crate::protocol::wire::{FaultCode, HashesRequest, ListRequest, Request, Response};
+use crate::testing::eventually;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -70,14 +71,6 @@ fn names(node: &Node) -> Vec<String> {
     let mut names: Vec<_> = node.present().iter().map(|m| m.name.to_string()).collect();
     names.sort();
     names
-}
-
-fn eventually(what: &str, holds: impl Fn() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(Instant::now() < deadline, "{what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
 }
 
 fn soon() -> Instant {

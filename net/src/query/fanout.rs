@@ -110,6 +110,18 @@ pub struct QueryTarget {
     pub peer: Arc<dyn Peer>,
 }
 
+/// What one question to many members has brought so far.
+struct PendingReplies<T> {
+    /// One for each member, once it is there.
+    results: Vec<Option<Result<T, Error>>>,
+    /// How many are still to come of slow members.
+    slow: usize,
+    /// How many are still to come of all others.
+    prompt: usize,
+    /// By which they come, each with the index of its member.
+    arriving: mpsc::Receiver<(usize, Result<T, Error>)>,
+}
+
 /// Asks many members the same thing at once.
 pub struct Fanout {
     lanes: PeerPools,
@@ -169,22 +181,22 @@ impl Fanout {
         )
     }
 
-    /// Tells `peer` that files of its without a root should get one soon. Waits for nothing:
-    /// whoever has no time for that now will be told again.
+    /// Asks `peer` to give files of its without a root one soon. Waits for nothing:
+    /// whoever has no time for that now is asked again.
     pub fn compare(&self, peer: &Arc<dyn Peer>, paths: Vec<RelPath>) {
-        let told = Arc::clone(peer);
-        let tell = move || {
+        let asked = Arc::clone(peer);
+        let job = move || {
             let request = Request::Stat(StatRequest {
                 paths,
                 watch: false,
                 compare: true,
             });
-            if let Err(error) = told.call(&request, Instant::now() + CALL_DEADLINE) {
-                tracing::debug!(peer = ?told.id(), %error, "was not told what to compare");
+            if let Err(error) = asked.call(&request, Instant::now() + CALL_DEADLINE) {
+                tracing::debug!(peer = ?asked.id(), %error, "was not asked to compare");
             }
         };
         // A full lane has more urgent things to do.
-        let _ = self.lanes.of(peer.id()).run(tell);
+        let _ = self.lanes.of(peer.id()).run(job);
     }
 
     /// The whole of `directory` at every one of `members`, which are those among `whom` who are
@@ -205,21 +217,24 @@ impl Fanout {
             let begun = Instant::now();
             let answer = peer::list(peer, &wanted, &budget, deadline);
             let now = Instant::now();
-            let is_small = |told: &Watched<Option<Held<Listing>>>| {
-                let listing = told.answer.as_ref();
+            let is_small = |watched: &Watched<Option<Held<Listing>>>| {
+                let listing = watched.answer.as_ref();
                 listing.is_none_or(|listing| listing.entries.len() <= SMALL_LISTING)
             };
             note(&pace, peer, &answer, is_small, now - begun);
             if is_slow.contains(&peer.id()) && !matches!(&answer, Err(error) if error.is_absence())
             {
-                let listing = answer.as_ref().ok().and_then(|told| told.answer.as_ref());
+                let listing = answer
+                    .as_ref()
+                    .ok()
+                    .and_then(|watched| watched.answer.as_ref());
                 late.put(peer.id(), &wanted, listing, now);
             }
             answer
         };
         let slow = (&slow, whom.is_found);
-        let mut answers = self.ask_promptly(members, slow, deadline, question, |told| {
-            told.answer.is_some()
+        let mut answers = self.ask_promptly(members, slow, deadline, question, |watched| {
+            watched.answer.is_some()
         });
         let now = Instant::now();
         let unanswered = answers.iter().filter(|answer| is_slow_error(answer));
@@ -257,8 +272,8 @@ impl Fanout {
             answer
         };
         let slow = (&slow, whom.is_found);
-        self.ask_promptly(members, slow, deadline, question, |told| {
-            told.answer.is_some()
+        self.ask_promptly(members, slow, deadline, question, |watched| {
+            watched.answer.is_some()
         })
     }
 
@@ -281,59 +296,22 @@ impl Fanout {
         T: Send + 'static,
         Q: Fn(&dyn Peer, Instant) -> Result<T, Error> + Send + Sync + 'static,
     {
-        let (question, begun) = (Arc::new(question), Instant::now());
-        let (sender, answers) = mpsc::channel();
-        let mut results: Vec<Option<Result<T, Error>>> = Vec::with_capacity(members.len());
-        // How many answers are to come: of the slow ones, and of the others.
-        let (mut slow_ones, mut prompt_ones) = (0, 0);
-        for (index, asked) in members.iter().enumerate() {
-            let (peer, question, sender) = (
-                Arc::clone(&asked.peer),
-                Arc::clone(&question),
-                sender.clone(),
-            );
-            let id = asked.peer.id();
-            let who = || asked.name.to_string();
-            let is_slow = slow.contains(&id);
-            let (lanes, awaited, refusal) = if is_slow {
-                (&self.slow_lanes, &mut slow_ones, Error::Slow { who: who() })
-            } else {
-                (&self.lanes, &mut prompt_ones, Error::Busy { who: who() })
-            };
-            let refused = refusal.clone();
-            let job = move || {
-                let no_wonder = is_slow || begun.elapsed() > QUEUED;
-                let result = match question(&*peer, deadline) {
-                    Err(Error::Timeout { .. }) if no_wonder => Err(refused),
-                    result => result,
-                };
-                // The asker has gone when this comes too late; then nobody wants it.
-                let _ = sender.send((index, result));
-            };
-            results.push(match lanes.of(id).run(job) {
-                Ok(()) => {
-                    *awaited += 1;
-                    None
-                }
-                Err(_) => Some(Err(refusal)),
-            });
-        }
-        drop(sender);
-        while prompt_ones > 0 || (slow_ones > 0 && !is_enough) {
+        let mut pending = self.put(members, slow, deadline, question);
+        while pending.prompt > 0 || (pending.slow > 0 && !is_enough) {
             let left = deadline.saturating_duration_since(Instant::now());
             // Disconnection before every answer came means that a question panicked.
-            let Ok((index, result)) = answers.recv_timeout(left) else {
+            let Ok((index, result)) = pending.arriving.recv_timeout(left) else {
                 break;
             };
             if slow.contains(&members[index].peer.id()) {
-                slow_ones -= 1;
+                pending.slow -= 1;
             } else {
-                prompt_ones -= 1;
+                pending.prompt -= 1;
             }
             is_enough |= result.as_ref().is_ok_and(&suffices);
-            results[index] = Some(result);
+            pending.results[index] = Some(result);
         }
-        let named = members.iter().zip(results);
+        let named = members.iter().zip(pending.results);
         named
             .map(|(asked, result)| PeerReply {
                 member: asked.peer.id(),
@@ -350,6 +328,65 @@ impl Fanout {
                 }),
             })
             .collect()
+    }
+
+    /// Starts `question` on the threads of each of `members`, those of the `slow` ones apart.
+    fn put<T, Q>(
+        &self,
+        members: &[QueryTarget],
+        slow: &HashSet<PeerId>,
+        deadline: Instant,
+        question: Q,
+    ) -> PendingReplies<T>
+    where
+        T: Send + 'static,
+        Q: Fn(&dyn Peer, Instant) -> Result<T, Error> + Send + Sync + 'static,
+    {
+        let (question, begun) = (Arc::new(question), Instant::now());
+        let (sender, arriving) = mpsc::channel();
+        let mut pending = PendingReplies {
+            results: Vec::with_capacity(members.len()),
+            slow: 0,
+            prompt: 0,
+            arriving,
+        };
+        for (index, asked) in members.iter().enumerate() {
+            let (peer, question, sender) = (
+                Arc::clone(&asked.peer),
+                Arc::clone(&question),
+                sender.clone(),
+            );
+            let id = asked.peer.id();
+            let who = || asked.name.to_string();
+            let is_slow = slow.contains(&id);
+            let (lanes, awaited, refusal) = if is_slow {
+                (
+                    &self.slow_lanes,
+                    &mut pending.slow,
+                    Error::Slow { who: who() },
+                )
+            } else {
+                (&self.lanes, &mut pending.prompt, Error::Busy { who: who() })
+            };
+            let refused = refusal.clone();
+            let job = move || {
+                let no_wonder = is_slow || begun.elapsed() > QUEUED;
+                let result = match question(&*peer, deadline) {
+                    Err(Error::Timeout { .. }) if no_wonder => Err(refused),
+                    result => result,
+                };
+                // The asker has gone when this comes too late; then nobody wants it.
+                let _ = sender.send((index, result));
+            };
+            pending.results.push(match lanes.of(id).run(job) {
+                Ok(()) => {
+                    *awaited += 1;
+                    None
+                }
+                Err(_) => Some(Err(refusal)),
+            });
+        }
+        pending
     }
 }
 

@@ -4,13 +4,13 @@
 //! What it said of a directory is kept, so that whoever lists that directory again sees its files:
 //! as they were then, which is better than not at all. Pure: time comes in as `now`.
 
-use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 use crate::budget::{Held, Relieve, Weigh};
+use crate::concurrency::expiring_map::ExpiringMap;
 use crate::model::{PeerId, RelPath};
 use crate::protocol::wire::Listing;
 
@@ -60,22 +60,22 @@ impl LateListings {
 
 impl Relieve for LateListings {
     fn relieve(&self, member: PeerId) {
-        let gone = self.0.lock().remove_all_of(member);
+        let gone = self.0.lock().0.remove_all(|(who, _)| *who == member);
         drop(gone);
     }
 }
 
 /// Listings by who made them and of what.
-#[derive(Default)]
-struct Late {
-    listings: HashMap<ListingKey, (Instant, Arc<Held<Listing>>)>,
-    /// When each came, in that order; may name some that came again since.
-    arrivals: VecDeque<(Instant, ListingKey)>,
-    bytes: usize,
+struct Late(ExpiringMap<ListingKey, Arc<Held<Listing>>>);
+
+impl Default for Late {
+    fn default() -> Self {
+        Self(ExpiringMap::new(KEPT, MAX_BYTES))
+    }
 }
 
 impl Late {
-    /// Takes in what was said. Returns what had to go, to be dropped without the lock.
+    /// Notes what was said. Returns what had to go, to be dropped without the lock.
     fn put(
         &mut self,
         member: PeerId,
@@ -83,41 +83,16 @@ impl Late {
         listing: Option<Held<Listing>>,
         now: Instant,
     ) -> Vec<Arc<Held<Listing>>> {
+        let Some(listing) = listing else {
+            return self.0.remove(&(member, directory)).into_iter().collect();
+        };
+        let weight = weight(&directory, &listing);
         let key = (member, directory);
-        let mut gone: Vec<_> = self.remove(&key).into_iter().collect();
-        if let Some(listing) = listing {
-            self.bytes += weight(&key.1, &listing);
-            self.arrivals.push_back((now, key.clone()));
-            self.listings.insert(key, (now, Arc::new(listing)));
-        }
-        while let Some((came, key)) = self.arrivals.front() {
-            let is_last = self.listings.get(key).is_some_and(|(at, _)| at == came);
-            let is_old = now.saturating_duration_since(*came) >= KEPT;
-            if is_last && !is_old && self.bytes <= MAX_BYTES {
-                break;
-            }
-            if let (Some((_, key)), true) = (self.arrivals.pop_front(), is_last) {
-                gone.extend(self.remove(&key));
-            }
-        }
-        gone
+        self.0.insert(key, Arc::new(listing), weight, now)
     }
 
     fn get(&self, member: PeerId, directory: &RelPath, now: Instant) -> Option<Arc<Held<Listing>>> {
-        let (came, listing) = self.listings.get(&(member, directory.clone()))?;
-        (now.saturating_duration_since(*came) < KEPT).then(|| Arc::clone(listing))
-    }
-
-    fn remove_all_of(&mut self, member: PeerId) -> Vec<Arc<Held<Listing>>> {
-        let keys = self.listings.keys().filter(|(who, _)| *who == member);
-        let keys: Vec<ListingKey> = keys.cloned().collect();
-        keys.iter().filter_map(|key| self.remove(key)).collect()
-    }
-
-    fn remove(&mut self, key: &ListingKey) -> Option<Arc<Held<Listing>>> {
-        let (_, listing) = self.listings.remove(key)?;
-        self.bytes -= weight(&key.1, &listing);
-        Some(listing)
+        self.0.get(&(member, directory.clone()), now).cloned()
     }
 }
 
@@ -172,7 +147,7 @@ mod tests {
         assert_eq!(entries(&late, now + KEPT), None);
         assert!(late.get(id(2), &path("d"), now).is_none());
         late.put(id(1), path("d"), None, now);
-        assert_eq!((entries(&late, now), late.bytes), (None, 0));
+        assert_eq!((entries(&late, now), late.0.weight()), (None, 0));
     }
 
     #[test]
@@ -186,7 +161,8 @@ mod tests {
         let kept = ["a", "b", "c", "d"].map(|name| late.get(id(1), &path(name), now).is_some());
         assert_eq!(kept, [false, false, true, true]);
         late.put(id(1), path("huge"), listing(6 * third), now);
-        assert_eq!((late.bytes, late.listings.len()), (0, 0));
+        assert!(late.get(id(1), &path("huge"), now).is_none());
+        assert!(late.0.weight() <= MAX_BYTES);
     }
 
     #[test]
@@ -200,7 +176,7 @@ mod tests {
                 now + Duration::from_secs(second),
             );
         }
-        assert_eq!(late.bytes, weight(&path("d"), &listing(3).unwrap()));
-        assert!(late.arrivals.len() <= 1 + KEPT.as_secs() as usize);
+        assert_eq!(late.0.weight(), weight(&path("d"), &listing(3).unwrap()));
+        assert_eq!(late.0.len(), 1);
     }
 }

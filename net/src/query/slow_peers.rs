@@ -20,7 +20,7 @@ pub(crate) const PROMPT: Duration = Duration::from_secs(1);
 const STRIKES: u8 = 2;
 
 /// At most one in so many is not waited for.
-const MOST_SLOW: usize = 4;
+const SLOW_DIVISOR: usize = 4;
 
 /// Members that are remembered for being slow, more than there ever are in one network.
 const MAX_MEMBERS: usize = 1024;
@@ -59,7 +59,7 @@ impl SlowPeers {
         } else {
             asked.filter(is_slow).collect()
         };
-        if slow.len() * MOST_SLOW > count {
+        if slow.len() * SLOW_DIVISOR > count {
             HashSet::new()
         } else {
             slow

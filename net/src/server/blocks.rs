@@ -48,8 +48,8 @@ impl Blocks {
 /// What one slot of the cache has of `range`, from its beginning on.
 fn cached(cache: &DiskCache, content: ContentId, range: ByteRange) -> Option<Bytes> {
     let first = range.start / BLOCK;
-    let most = range.end.div_ceil(BLOCK) - first;
-    let proven = cache.get(content, first, most.min(PIECE_BLOCKS))?;
+    let max = range.end.div_ceil(BLOCK) - first;
+    let proven = cache.get(content, first, max.min(PIECE_BLOCKS))?;
     let bytes = Bytes::from(proven.into_inner());
     let before = range.start - first * BLOCK;
     let length = (bytes.len() as u64).checked_sub(before)?.min(range.len());

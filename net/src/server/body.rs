@@ -12,12 +12,12 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
-use parking_lot::Mutex;
 
 use super::blocks::BlocksBody;
 use super::connection_limits::RequestGuard;
 use super::document_body::DocumentBody;
 use super::work::Work;
+use crate::concurrency::buffer_pool::{BufferPool, PooledBuffer};
 use crate::model::ByteRange;
 use crate::share::SharedFile;
 
@@ -25,7 +25,7 @@ use crate::share::SharedFile;
 const PIECE: usize = 256 * 1024;
 
 /// Buffers kept for later: 8 MiB.
-const MOST_SPARE: usize = 32;
+const MAX_SPARE: usize = 32;
 
 /// The body of a response.
 pub(super) struct Body {
@@ -125,7 +125,7 @@ pub(super) struct FileBody {
     remaining: ByteRange,
     next: NextPiece,
     work: Work,
-    buffers: Arc<Buffers>,
+    buffers: Arc<BufferPool>,
 }
 
 enum NextPiece {
@@ -140,9 +140,9 @@ impl FileBody {
         file: &Arc<SharedFile>,
         range: ByteRange,
         work: Work,
-        buffers: &Arc<Buffers>,
+        buffers: &Arc<BufferPool>,
     ) -> io::Result<Self> {
-        let first = read_piece(file, range, buffers.take())?;
+        let first = read_piece(file, range, buffers.take(wanted(range)))?;
         Ok(Self::behind(first, file, range, work, buffers))
     }
 
@@ -151,15 +151,12 @@ impl FileBody {
         file: &Arc<SharedFile>,
         range: ByteRange,
         work: Work,
-        buffers: &Arc<Buffers>,
+        buffers: &Arc<BufferPool>,
     ) -> io::Result<Option<Self>> {
-        let mut buffer = buffers.take();
-        let wanted = wanted(range);
-        let count = file.read_at_now(range.start, &mut buffer.bytes[..wanted])?;
-        let first = match count {
-            Some(0) => return Ok(None),
-            Some(count) => buffer.filled(count)?,
-            None => return Ok(None),
+        let mut buffer = buffers.take(wanted(range));
+        let first = match file.read_at_now(range.start, &mut buffer)? {
+            Some(0) | None => return Ok(None),
+            Some(count) => filled(buffer, count)?,
         };
         Ok(Some(Self::behind(first, file, range, work, buffers)))
     }
@@ -169,7 +166,7 @@ impl FileBody {
         file: &Arc<SharedFile>,
         remaining: ByteRange,
         work: Work,
-        buffers: &Arc<Buffers>,
+        buffers: &Arc<BufferPool>,
     ) -> Self {
         Self {
             file: Arc::clone(file),
@@ -195,13 +192,9 @@ impl FileBody {
 
     fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
         if matches!(self.next, NextPiece::Unread) {
-            let mut buffer = self.buffers.take();
-            let wanted = wanted(self.remaining);
-            match self
-                .file
-                .read_at_now(self.remaining.start, &mut buffer.bytes[..wanted])?
-            {
-                Some(count) => return Poll::Ready(buffer.filled(count)),
+            let mut buffer = self.buffers.take(wanted(self.remaining));
+            match self.file.read_at_now(self.remaining.start, &mut buffer)? {
+                Some(count) => return Poll::Ready(filled(buffer, count)),
                 None => self.next = NextPiece::Reading(self.read_later(buffer)),
             }
         }
@@ -214,7 +207,7 @@ impl FileBody {
 
     fn read_later(
         &self,
-        buffer: PieceBuffer,
+        buffer: PooledBuffer,
     ) -> Pin<Box<dyn Future<Output = io::Result<Bytes>> + Send + Sync>> {
         let (file, remaining, work) = (self.file.clone(), self.remaining, self.work.clone());
         Box::pin(async move {
@@ -232,62 +225,25 @@ fn wanted(remaining: ByteRange) -> usize {
 fn read_piece(
     file: &SharedFile,
     remaining: ByteRange,
-    mut buffer: PieceBuffer,
+    mut buffer: PooledBuffer,
 ) -> io::Result<Bytes> {
-    let wanted = wanted(remaining);
-    if wanted == 0 {
+    if buffer.is_empty() {
         return Ok(Bytes::new());
     }
-    let count = file.read_at(remaining.start, &mut buffer.bytes[..wanted])?;
-    buffer.filled(count)
+    let count = file.read_at(remaining.start, &mut buffer)?;
+    filled(buffer, count)
 }
 
-/// Buffers that wait to be used again.
-#[derive(Default)]
-pub(super) struct Buffers {
-    spare: Mutex<Vec<Box<[u8]>>>,
-}
-
-impl Buffers {
-    fn take(self: &Arc<Self>) -> PieceBuffer {
-        let spare = self.spare.lock().pop();
-        PieceBuffer {
-            bytes: spare.unwrap_or_else(|| vec![0; PIECE].into_boxed_slice()),
-            length: 0,
-            home: self.clone(),
-        }
+/// The first `count` bytes, of which there must be some: the range lies within the file.
+fn filled(mut buffer: PooledBuffer, count: usize) -> io::Result<Bytes> {
+    if count == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
     }
+    buffer.truncate(count);
+    Ok(Bytes::from_owner(buffer))
 }
 
-/// One piece. Goes back to where it came from when hyper has sent it.
-struct PieceBuffer {
-    bytes: Box<[u8]>,
-    length: usize,
-    home: Arc<Buffers>,
-}
-
-impl PieceBuffer {
-    /// The first `count` bytes, of which there must be some: the range lies within the file.
-    fn filled(mut self, count: usize) -> io::Result<Bytes> {
-        if count == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        self.length = count.min(self.bytes.len());
-        Ok(Bytes::from_owner(self))
-    }
-}
-
-impl AsRef<[u8]> for PieceBuffer {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes[..self.length]
-    }
-}
-
-impl Drop for PieceBuffer {
-    fn drop(&mut self) {
-        let mut spare = self.home.spare.lock();
-        if spare.len() < MOST_SPARE {
-            spare.push(std::mem::take(&mut self.bytes));
-        }
-    }
+/// A pool of buffers for pieces.
+pub(super) fn piece_buffers() -> Arc<BufferPool> {
+    BufferPool::new(PIECE, MAX_SPARE)
 }

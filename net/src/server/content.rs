@@ -14,12 +14,13 @@ use std::time::{Duration, Instant};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 
 use super::blocks::{Blocks, BlocksBody};
-use super::body::{Body, Buffers, FileBody};
+use super::body::{Body, FileBody};
 use super::context::Caller;
 use super::files::{refuse, with_bytes};
 use super::http::status;
 use super::range::{Decision, decide};
 use super::work::Work;
+use crate::concurrency::buffer_pool::BufferPool;
 use crate::content::cache::DiskCache;
 use crate::content::merkle::BLOCK;
 use crate::model::{ByteRange, ContentId, Root};
@@ -62,7 +63,7 @@ struct ContentRequest {
     method: Method,
     fields: HeaderMap,
     work: Work,
-    buffers: Arc<Buffers>,
+    buffers: Arc<BufferPool>,
 }
 
 impl ContentRequest {

@@ -5,20 +5,21 @@ use std::sync::Arc;
 
 use tokio::runtime::Handle;
 
-use super::body::Buffers;
+use super::body::piece_buffers;
 use super::connection_limits::{ConnectionLimits, MemberConnection};
 use super::limits::ServerLimits;
 use super::page_prefetch::PagePrefetch;
 use super::recent_files::RecentFiles;
 use super::turnstile::Turnstile;
 use crate::auth::Gate;
+use crate::concurrency::buffer_pool::BufferPool;
 use crate::service::Service;
 
 pub(super) struct ServerContext {
     pub(super) service: Arc<Service>,
     pub(super) gate: Arc<Gate>,
     pub(super) limits: ServerLimits,
-    pub(super) buffers: Arc<Buffers>,
+    pub(super) buffers: Arc<BufferPool>,
     pub(super) recent: RecentFiles,
     pub(super) ahead: Arc<PagePrefetch>,
     pub(super) connections: Arc<ConnectionLimits>,
@@ -37,7 +38,7 @@ impl ServerContext {
         Arc::new(Self {
             connections: ConnectionLimits::new(&limits),
             turnstile: Arc::new(Turnstile::new(limits.hellos)),
-            buffers: Arc::default(),
+            buffers: piece_buffers(),
             recent: RecentFiles::default(),
             ahead: Arc::default(),
             service,

@@ -14,11 +14,12 @@ use http::header::{
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use percent_encoding::percent_decode_str;
 
-use super::body::{Body, Buffers, FileBody};
+use super::body::{Body, FileBody};
 use super::context::Caller;
 use super::http::status;
 use super::range::{Decision, decide};
 use super::work::Work;
+use crate::concurrency::buffer_pool::BufferPool;
 use crate::model::{ByteRange, Kind, RelPath};
 use crate::protocol::wire::{Fault, FaultCode};
 use crate::share::{Asker, Share, is_changed, retry_while_changing};
@@ -110,7 +111,7 @@ struct FileRequest {
 impl FileRequest {
     /// Opens the file, decides what to send of it, and reads the first bytes, all in one visit to
     /// a blocking thread. Also tells whether further bytes of it may be sent without.
-    fn open(self, share: &Share, work: Work, buffers: &Arc<Buffers>) -> (Response<Body>, bool) {
+    fn open(self, share: &Share, work: Work, buffers: &Arc<BufferPool>) -> (Response<Body>, bool) {
         match retry_while_changing(|| self.begin(share, &work, buffers)) {
             Ok(begun) => begun,
             Err(error) if is_changed(&error) => {
@@ -129,7 +130,7 @@ impl FileRequest {
         &self,
         share: &Share,
         work: &Work,
-        buffers: &Arc<Buffers>,
+        buffers: &Arc<BufferPool>,
     ) -> io::Result<(Response<Body>, bool)> {
         let file = match share.open_file(&self.path, self.asker) {
             Ok(file) if file.attributes().kind == Kind::File => Arc::new(file),

@@ -79,9 +79,9 @@ impl ServerLimits {
     pub(super) fn for_descriptors(descriptors: u64) -> Self {
         let all = MAX_MEMBER_CONNECTIONS + MAX_UNREAD + MAX_UNIDENTIFIED + MAX_PLAIN + CLOSING;
         let half = usize::try_from(descriptors / 2).unwrap_or(usize::MAX);
-        let part = |most: usize, least: usize| {
-            let scaled = most.saturating_mul(half) / all;
-            scaled.clamp(least, most)
+        let part = |max: usize, least: usize| {
+            let scaled = max.saturating_mul(half) / all;
+            scaled.clamp(least, max)
         };
         // Two networks and two halves need two places each, or nobody could be told from anybody.
         let (unread, unidentified) = (part(MAX_UNREAD, 8), part(MAX_UNIDENTIFIED, 8));

@@ -9,44 +9,42 @@
 //! unmounted. Only paths of regular files whose bytes are in the page cache are kept, as nothing
 //! here may wait, and no device may be opened.
 
-use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use crate::concurrency::expiring_map::ExpiringMap;
 use crate::model::RelPath;
 
 /// How long a file counts as just served.
 const KEPT: Duration = Duration::from_secs(1);
 
 /// Files remembered at once, whoever asked for them.
-const MOST: usize = 64;
+const MAX_FILES: usize = 64;
 
 /// The paths, and when each file was opened by the long way.
-#[derive(Default)]
-pub(super) struct RecentFiles(Mutex<HashMap<RelPath, Instant>>);
+pub(super) struct RecentFiles(Mutex<ExpiringMap<RelPath, ()>>);
+
+impl Default for RecentFiles {
+    fn default() -> Self {
+        Self(Mutex::new(ExpiringMap::new(KEPT, MAX_FILES)))
+    }
+}
 
 impl RecentFiles {
     /// True if the file at `path` was served just before `now`.
     pub(super) fn holds(&self, path: &RelPath, now: Instant) -> bool {
-        let opened = self.0.lock().get(path).copied();
-        opened.is_some_and(|at| is_fresh(at, now))
+        self.0.lock().get(path, now).is_some()
     }
 
     /// Remembers that the file at `path` was opened at `now`, if there is room.
     pub(super) fn put(&self, path: RelPath, now: Instant) {
         let mut paths = self.0.lock();
-        if paths.len() >= MOST {
-            paths.retain(|_, at| is_fresh(*at, now));
-        }
-        if paths.len() < MOST || paths.contains_key(&path) {
-            paths.insert(path, now);
+        paths.expire(now);
+        if paths.len() < MAX_FILES || paths.get(&path, now).is_some() {
+            paths.insert(path, (), 1, now);
         }
     }
-}
-
-fn is_fresh(at: Instant, now: Instant) -> bool {
-    now.saturating_duration_since(at) < KEPT
 }
 
 #[cfg(test)]
@@ -58,14 +56,14 @@ mod tests {
     fn paths_are_few_and_remembered_for_a_moment() {
         let (recent, now) = (RecentFiles::default(), Instant::now());
         let path = |number: usize| RelPath::new(number.to_string().as_bytes()).unwrap();
-        for number in 0..=MOST {
+        for number in 0..=MAX_FILES {
             recent.put(path(number), now);
         }
         assert!(recent.holds(&path(0), now + KEPT / 2));
-        assert!(!recent.holds(&path(MOST), now), "there was no room");
+        assert!(!recent.holds(&path(MAX_FILES), now), "there was no room");
         assert!(!recent.holds(&path(0), now + KEPT));
-        recent.put(path(MOST), now + KEPT);
-        assert!(recent.holds(&path(MOST), now + KEPT));
+        recent.put(path(MAX_FILES), now + KEPT);
+        assert!(recent.holds(&path(MAX_FILES), now + KEPT));
         assert_eq!(recent.0.lock().len(), 1);
     }
 }

@@ -26,6 +26,7 @@ use crate::peer::Peer;
 use crate::protocol::wire::{
     ListRequest, MAX_BATCH_REQUEST, Request, Response, SearchRequest, StatRequest, encode_call,
 };
+use crate::testing::eventually;
 
 /// Short enough for a test to wait for.
 const BRIEF: Duration = Duration::from_millis(200);
@@ -551,17 +552,6 @@ fn is_open(socket: &TcpStream) -> bool {
     let seen = socket.peek(&mut [0]);
     socket.set_nonblocking(false).unwrap();
     seen.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
-}
-
-fn eventually(what: &str, condition: impl Fn() -> bool) {
-    let start = Instant::now();
-    while !condition() {
-        assert!(
-            start.elapsed() < PATIENCE,
-            "not within {PATIENCE:?}: {what}"
-        );
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }
 
 #[test]

@@ -7,6 +7,7 @@
 use std::io;
 use std::time::Instant;
 
+use crate::content::read_full::read_full;
 use crate::model::{Kind, Version};
 use crate::protocol::wire::{BatchAnswer, BatchBody, BatchItem, FaultCode, MAX_SMALL_FILE};
 use crate::share::{Asker, Share, SharedFile, is_changed};
@@ -76,12 +77,9 @@ pub(crate) fn read(
 
 fn read_whole(file: &SharedFile, size: usize) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; size];
-    let mut filled = 0;
-    while filled < size {
-        match file.read_at(filled as u64, &mut bytes[filled..])? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            count => filled += count,
-        }
+    let filled = read_full(0, &mut bytes, |at, part| file.read_at(at, part))?;
+    if filled < size {
+        return Err(io::ErrorKind::UnexpectedEof.into());
     }
     Ok(bytes)
 }

@@ -132,12 +132,12 @@ struct LocalStream {
 
 impl ByteStream for LocalStream {
     fn read(&mut self, buffer: &mut [u8], _: Instant) -> Result<usize, Error> {
-        let most = usize::try_from(self.remaining.len()).unwrap_or(usize::MAX);
-        let most = most.min(buffer.len());
-        if most == 0 {
+        let max = usize::try_from(self.remaining.len()).unwrap_or(usize::MAX);
+        let max = max.min(buffer.len());
+        if max == 0 {
             return Ok(0);
         }
-        match self.file.read_at(self.remaining.start, &mut buffer[..most]) {
+        match self.file.read_at(self.remaining.start, &mut buffer[..max]) {
             Ok(count) if count > 0 => {
                 self.remaining.start += count as u64;
                 Ok(count)

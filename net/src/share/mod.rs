@@ -13,7 +13,9 @@
 //! The calls block on the disk and are meant for threads that may. They hold no lock while they
 //! do. Their faults never name a path of this machine.
 
+mod answers;
 mod errnos;
+mod faults;
 pub(crate) mod names;
 mod roots;
 #[cfg(test)]
@@ -22,7 +24,7 @@ mod tree;
 pub(crate) mod watch;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rustix::io::Errno;
@@ -40,12 +42,12 @@ use crate::config::{CALL_DEADLINE, ShareConfig};
 use crate::content::merkle::Subtree;
 use crate::error::Error;
 use crate::fairness::Claimant;
-use crate::model::{Attributes, Kind, MAX_NAME_BYTES, MAX_PATH_BYTES, Name, RelPath};
+use crate::model::{Kind, MAX_NAME_BYTES, MAX_PATH_BYTES, RelPath, UnixTime};
 use crate::protocol::wire::{
-    Changes, ChangesRequest, Fault, FaultCode, HashesRequest, ListRequest, Listing, Response,
-    SearchPage, SearchRequest, StatRequest, StatResponse,
+    Changes, ChangesRequest, Fault, FaultCode, HashesRequest, SearchPage, SearchRequest,
 };
 use crate::share::errnos::is_absence;
+use crate::share::faults::{fault, internal, nothing_watched, unreadable};
 use crate::stats::status::Unreadable;
 use names::index::NameIndex;
 use names::name_list::NameList;
@@ -162,28 +164,6 @@ impl Share {
         Ok(watch.wait_for_changes(request))
     }
 
-    /// One page of a directory, for `asker`.
-    pub fn list(&self, request: &ListRequest, asker: Asker) -> Result<Response, Fault> {
-        let until = Instant::now() + BUDGET;
-        let (counter, listing) = match self.tree() {
-            Ok(tree) => (
-                self.keep(&tree, &request.directory, request.watch),
-                self.listing(&tree, request, asker, until),
-            ),
-            Err(error) => (None, Err(fault(error))),
-        };
-        match listing {
-            Ok((mut listing, is_all_watched)) => {
-                listing.counter = counter.filter(|_| is_all_watched);
-                Ok(Response::List(listing))
-            }
-            Err(fault) if request.watch && fault.is_absence() => {
-                Ok(Response::NoDirectory { counter })
-            }
-            Err(fault) => Err(fault),
-        }
-    }
-
     /// Watches what lies at `path`, if the caller `wants` that; from the counter on that this
     /// returns. To be called before it is looked at.
     fn keep(&self, tree: &Arc<ShareTree>, path: &RelPath, wants: bool) -> Option<u64> {
@@ -204,109 +184,6 @@ impl Share {
     /// Why nothing is shared at the moment, in words; `None` while something is.
     pub fn problem(&self) -> Option<String> {
         self.anchor.problem().map(|problem| problem.to_string())
-    }
-
-    /// The page, and whether it shows only what a watch of the directory sees.
-    fn listing(
-        &self,
-        tree: &Arc<ShareTree>,
-        request: &ListRequest,
-        asker: Asker,
-        until: Instant,
-    ) -> Result<(Listing, bool), Fault> {
-        let (mut listing, is_all_watched) = self.list_names(tree, request, until)?;
-        let names: Vec<Name> = listing
-            .entries
-            .iter()
-            .map(|entry| entry.name.clone())
-            .collect();
-        let found = listing
-            .entries
-            .iter_mut()
-            .map(|entry| &mut entry.attributes);
-        self.add_roots(found.collect(), (asker, Interest::Listed), |index| {
-            request.directory.join(&names[index]).ok()
-        });
-        Ok((listing, is_all_watched))
-    }
-
-    fn list_names(
-        &self,
-        tree: &Arc<ShareTree>,
-        request: &ListRequest,
-        until: Instant,
-    ) -> Result<(Listing, bool), Fault> {
-        let limit = page_limit(request.limit, Listing::MAX_ENTRIES)?;
-        let directory = tree.find(&request.directory).map_err(fault)?;
-        if directory.state.kind() != Some(Kind::Directory) {
-            return Err(Fault::new(FaultCode::NotADirectory, "not a directory"));
-        }
-        let names = self.names(tree, &directory).map_err(unreadable)?;
-        let after = request.after.as_ref();
-        let page = names::listing::page(tree, &directory, &names, after, limit, until);
-        let page = page.map_err(|error| match error {
-            Errno::TIMEDOUT => too_slow(),
-            other => internal(other),
-        });
-        // What a link leads to changes elsewhere.
-        Ok((page?, !names.have_links()))
-    }
-
-    /// The attributes of each path, for `asker`; `None` where nothing is served.
-    pub fn stat(&self, request: &StatRequest, asker: Asker) -> Result<StatResponse, Fault> {
-        self.stat_until(request, asker, Instant::now() + BUDGET)
-    }
-
-    fn stat_until(
-        &self,
-        request: &StatRequest,
-        asker: Asker,
-        until: Instant,
-    ) -> Result<StatResponse, Fault> {
-        if request.paths.len() > StatRequest::MAX_PATHS {
-            let message = format!("at most {} paths at a time", StatRequest::MAX_PATHS);
-            return Err(Fault::new(FaultCode::LimitExceeded, message));
-        }
-        let tree = match self.tree() {
-            Ok(tree) => tree,
-            Err(error) if is_absence(error) => {
-                let attributes = vec![None; request.paths.len()];
-                return Ok(StatResponse {
-                    attributes,
-                    counter: None,
-                });
-            }
-            Err(error) => return Err(internal(error)),
-        };
-        // Each path, as the oldest counter is good for all; and no answer without one for any.
-        let (mut counters, mut attributes) = (Vec::new(), Vec::new());
-        for path in &request.paths {
-            if Instant::now() >= until {
-                return Err(too_slow());
-            }
-            counters.push(self.keep(&tree, path, request.watch));
-            attributes.push(attributes_in(&tree, path)?);
-        }
-        let counter = counters.into_iter().collect::<Option<Vec<u64>>>();
-        let counter = counter.and_then(|counters| counters.into_iter().min());
-        let served = request
-            .paths
-            .iter()
-            .zip(&attributes)
-            .filter(|(_, found)| found.is_some());
-        let paths: Vec<&RelPath> = served.map(|(path, _)| path).collect();
-        let found = attributes.iter_mut().flatten().collect();
-        // What is compared with others comes as soon as what is read.
-        let interest = if request.compare {
-            Interest::Opened
-        } else {
-            Interest::Listed
-        };
-        self.add_roots(found, (asker, interest), |index| Some(paths[index].clone()));
-        Ok(StatResponse {
-            attributes,
-            counter,
-        })
     }
 
     /// One page of the files whose name matches, for `caller`. Ends within about two seconds, if
@@ -373,7 +250,7 @@ impl Share {
 
     /// What of the share cannot be read, as far as it was come upon.
     pub fn unreadable(&self) -> Vec<Unreadable> {
-        let told = |path: RelPath, problem: String, since: Instant| Unreadable {
+        let report = |path: RelPath, problem: String, since: Instant| Unreadable {
             path: path.to_string(),
             problem,
             seconds: since.elapsed().as_secs(),
@@ -381,10 +258,10 @@ impl Share {
         let stuck = self.anchor.stuck().into_iter();
         let stuck = stuck.map(|(at, since)| {
             let problem = Complaint::Failed(STUCK).to_string();
-            told(at, problem, since)
+            report(at, problem, since)
         });
         let complaints = self.unreadable.complaints().into_iter();
-        let complaints = complaints.map(|(at, why, since)| told(at, why.to_string(), since));
+        let complaints = complaints.map(|(at, why, since)| report(at, why.to_string(), since));
         stuck.chain(complaints).collect()
     }
 
@@ -430,14 +307,14 @@ fn names_in(
     tree: &ShareTree,
     directory: &PinnedNode,
 ) -> Result<Arc<NameList>, Errno> {
-    let looked = SystemTime::now();
+    let looked = UnixTime::now();
     let state = directory.present_state()?;
     let (real, version) = (directory.real(), state.version());
     if let Some(names) = index.lock().get(real, version, Instant::now()) {
         return Ok(names);
     }
     let names = Arc::new(tree.names(directory)?);
-    if is_settled(state.ctime(), looked) {
+    if state.has_rested(SETTLED, looked) {
         index.lock().put(real, version, &names, Instant::now());
     }
     Ok(names)
@@ -451,72 +328,4 @@ fn too_long(directory: &RelPath, names: &NameList) -> usize {
     }
     let names = (0..names.len()).map(|number| names.get(number).0.len());
     names.filter(|length| *length > room).count()
-}
-
-/// The attributes of what is at `path`; `None` where nothing is served.
-fn attributes_in(tree: &Arc<ShareTree>, path: &RelPath) -> Result<Option<Attributes>, Fault> {
-    match tree.find(path) {
-        Ok(found) => Ok(tree.attributes(&found)),
-        Err(error) if is_absence(error) => Ok(None),
-        Err(error) => Err(internal(error)),
-    }
-}
-
-/// True when a directory last changed long enough before `now` for a later change to show.
-fn is_settled(ctime: i64, now: SystemTime) -> bool {
-    let now = now
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
-    let changed = Duration::from_nanos(ctime.unsigned_abs());
-    ctime < 0 || changed + SETTLED < now
-}
-
-/// The number of entries of a page, from what was asked for.
-fn page_limit(wanted: u32, most: usize) -> Result<usize, Fault> {
-    match usize::try_from(wanted).unwrap_or(most) {
-        0 => Err(Fault::new(
-            FaultCode::InvalidParameters,
-            "a page holds at least one entry",
-        )),
-        wanted => Ok(wanted.min(most)),
-    }
-}
-
-/// The fault of a question about changes, where no answer had a counter.
-fn nothing_watched() -> Fault {
-    Fault::new(FaultCode::NotFound, "this member does not watch its share")
-}
-
-/// The fault of a path that does not lead to anything served.
-fn fault(error: Errno) -> Fault {
-    if is_absence(error) {
-        Fault::new(FaultCode::NotFound, "no such file or directory")
-    } else {
-        internal(error)
-    }
-}
-
-/// The fault of something that is served but cannot be opened.
-fn unreadable(error: Errno) -> Fault {
-    match error {
-        Errno::ACCESS | Errno::PERM => Fault::new(
-            FaultCode::Forbidden,
-            "the member who shares this may not read it",
-        ),
-        other => fault(other),
-    }
-}
-
-/// The fault of a question that this machine has no time to answer whole.
-fn too_slow() -> Fault {
-    Fault::new(FaultCode::LimitExceeded, "that takes too long")
-}
-
-/// The fault of a failing disk or system.
-fn internal(error: Errno) -> Fault {
-    let message = match error {
-        STUCK => "a file system at this member does not answer".to_owned(),
-        other => other.to_string(),
-    };
-    Fault::new(FaultCode::Internal, message)
 }

@@ -20,13 +20,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::mpsc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tempfile::TempDir;
 
 use super::*;
 use crate::fairness::Claimant;
-use crate::model::{Entry, Name};
+use crate::model::{Attributes, Entry, Name};
+use crate::protocol::wire::{ListRequest, Listing, Response, StatRequest};
 
 /// The page that a directory was answered with.
 fn page_of(response: Response) -> Listing {

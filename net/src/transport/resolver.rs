@@ -21,13 +21,13 @@ use crate::error::Error;
 const REMEMBERED_FOR: Duration = Duration::from_secs(60);
 
 /// Names remembered at most of each kind; all of that kind are dropped when there would be more.
-const MOST_NAMES: usize = 1024;
+const MAX_NAMES: usize = 1024;
 
 /// Lookups under way at most of each kind, so that a broken resolver cannot pile up threads.
-const MOST_LOOKUPS: usize = 16;
+const MAX_LOOKUPS: usize = 16;
 
 /// Addresses of one name that are tried at most.
-const MOST_ADDRESSES: usize = 8;
+const MAX_ADDRESSES: usize = 8;
 
 /// Asks the system; in tests, something else.
 type AskSystem = fn(&str) -> Result<Vec<IpAddr>, String>;
@@ -133,7 +133,7 @@ impl LookupTable {
             Some((at, ips)) if now < *at + REMEMBERED_FOR => return Ok(Some(ips.clone())),
             _ => {}
         }
-        if self.under_way >= MOST_LOOKUPS {
+        if self.under_way >= MAX_LOOKUPS {
             return Err(unknown(host, "too many names are being looked up"));
         }
         self.under_way += 1;
@@ -143,7 +143,7 @@ impl LookupTable {
     fn finish(&mut self, name: String, found: &Result<Vec<IpAddr>, String>) {
         self.under_way -= 1;
         if let Ok(ips) = found {
-            if self.known.len() >= MOST_NAMES {
+            if self.known.len() >= MAX_NAMES {
                 self.known.clear();
             }
             self.known.insert(name, (Instant::now(), ips.clone()));
@@ -153,7 +153,7 @@ impl LookupTable {
 
 fn ask_system(name: &str) -> Result<Vec<IpAddr>, String> {
     let found = (name, 0).to_socket_addrs().map_err(|e| e.to_string())?;
-    let ips: Vec<IpAddr> = found.map(|a| a.ip()).take(MOST_ADDRESSES).collect();
+    let ips: Vec<IpAddr> = found.map(|a| a.ip()).take(MAX_ADDRESSES).collect();
     if ips.is_empty() {
         return Err("the name has no address".into());
     }
@@ -218,7 +218,7 @@ mod tests {
     #[test]
     fn names_that_do_not_answer_cannot_pile_up_threads() {
         let names = slowly(&[]);
-        assert_eq!(flood(&names, 100, "slow"), MOST_LOOKUPS);
+        assert_eq!(flood(&names, 100, "slow"), MAX_LOOKUPS);
         let deadline = Instant::now() + Duration::from_secs(10);
         let outcome = names.resolve("told.example", deadline);
         assert!(matches!(outcome, Err(Error::Unreachable { .. })));
@@ -237,10 +237,10 @@ mod tests {
     #[test]
     fn no_more_names_are_remembered_than_the_bound() {
         let mut table = LookupTable::default();
-        for number in 0..3 * MOST_NAMES {
+        for number in 0..3 * MAX_NAMES {
             table.under_way += 1;
             table.finish(number.to_string(), &Ok(Vec::new()));
-            assert!(table.known.len() <= MOST_NAMES);
+            assert!(table.known.len() <= MAX_NAMES);
         }
     }
 }

@@ -13,12 +13,14 @@ use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 
+use crate::concurrency::backoff::Backoff;
 use crate::fairness::SourceNetwork;
 
-/// The first pause after a wrong password; doubles with each further one.
-const FIRST_PAUSE: Duration = Duration::from_secs(3600);
-/// The longest pause.
-const MAX_PAUSE: Duration = Duration::from_secs(24 * 3600);
+/// How long an address is left alone after a wrong password.
+const PAUSES: Backoff = Backoff {
+    first: Duration::from_secs(3600),
+    cap: Duration::from_secs(24 * 3600),
+};
 /// Failed runs with addresses nobody typed, within [`BUDGET_WINDOW`], in all.
 pub(super) const BUDGET: usize = 20;
 pub(super) const BUDGET_WINDOW: Duration = Duration::from_secs(24 * 3600);
@@ -218,7 +220,7 @@ pub enum GuessOutcome {
 #[derive(Debug)]
 struct Pause {
     until: Instant,
-    length: Duration,
+    failures: u32,
 }
 
 /// Where this node has guessed, and where it may now.
@@ -273,13 +275,12 @@ impl Outbound {
     fn pause(&mut self, address: String, now: Instant) {
         // The budget bounds how many addresses can fail in a day, so this table stays small once
         // it forgets those that were left alone for a day beyond their pause.
-        self.pauses.retain(|_, pause| now < pause.until + MAX_PAUSE);
-        let length = self
-            .pauses
-            .get(&address)
-            .map_or(FIRST_PAUSE, |last| (2 * last.length).min(MAX_PAUSE));
-        let until = now + length;
-        self.pauses.insert(address, Pause { until, length });
+        self.pauses
+            .retain(|_, pause| now < pause.until + PAUSES.cap);
+        let failures = self.pauses.get(&address).map_or(0, |last| last.failures);
+        let failures = failures.saturating_add(1);
+        let until = now + PAUSES.full(failures);
+        self.pauses.insert(address, Pause { until, failures });
     }
 }
 

@@ -25,6 +25,7 @@ use rustix::fs::{Mode, OFlags};
 use super::Guesses;
 use super::known_keys::{self, RememberedKeys};
 use super::stamps::{self, Clocks, LENGTH};
+use crate::content::read_full::read_full;
 use crate::model::PeerId;
 
 const FILE_NAME: &str = "guesses";
@@ -117,7 +118,7 @@ impl GuessRecord {
 
 fn read_known(file: &File) -> io::Result<(RememberedKeys, Clocks)> {
     let mut bytes = vec![0; known_keys::MAX_LENGTH];
-    let length = read(file, &mut bytes)?;
+    let length = read_full(0, &mut bytes, |at, part| file.read_at(part, at))?;
     let clocks = Clocks::read();
     let known = RememberedKeys::decode(&bytes[..length], &clocks);
     Ok((known.unwrap_or_default(), clocks))
@@ -156,7 +157,7 @@ impl GuessRecordState {
     fn update_file<T>(&self, file: &File, change: impl FnOnce(&mut Guesses, Instant) -> T) -> T {
         // One byte more shows a file that is too long.
         let mut bytes = [0; LENGTH + 1];
-        let length = read(file, &mut bytes);
+        let length = read_full(0, &mut bytes, |at, part| file.read_at(part, at));
         let clocks = Clocks::read();
         let mut guesses = match length {
             Ok(0) => Guesses::default(),
@@ -197,19 +198,6 @@ impl GuessRecordState {
             );
         }
     }
-}
-
-fn read(file: &File, bytes: &mut [u8]) -> io::Result<usize> {
-    let mut length = 0;
-    while length < bytes.len() {
-        match file.read_at(&mut bytes[length..], length as u64) {
-            Ok(0) => break,
-            Ok(count) => length += count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(length)
 }
 
 #[cfg(test)]

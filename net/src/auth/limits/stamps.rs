@@ -121,8 +121,8 @@ pub(super) fn encode(guesses: &Guesses, clocks: &Clocks) -> [u8; LENGTH] {
         under_way,
         ..
     } = &guesses.outbound;
-    for (list, most) in [(failures, BUDGET), (under_way, MAX_UNDER_WAY)] {
-        let kept = &list[list.len().saturating_sub(most)..];
+    for (list, max) in [(failures, BUDGET), (under_way, MAX_UNDER_WAY)] {
+        let kept = &list[list.len().saturating_sub(max)..];
         writer.number(kept.len() as i64);
         for (at, number) in kept {
             writer.number(stamp(*at));
@@ -152,10 +152,10 @@ pub(super) fn decode(record: &[u8], clocks: &Clocks) -> Option<Guesses> {
         decayed_at: optional(reader.number()?),
         last_began: optional(reader.number()?),
     };
-    let mut list = |most: usize| {
+    let mut list = |max: usize| {
         let count = usize::try_from(reader.number()?).ok()?;
         let mut list = Vec::new();
-        for _ in 0..Some(count).filter(|count| *count <= most)? {
+        for _ in 0..Some(count).filter(|count| *count <= max)? {
             let (stamp, number) = (reader.number()?, reader.number()?);
             list.extend(time(stamp).map(|at| (at, number as u64)));
         }

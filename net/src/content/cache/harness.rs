@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use super::DiskCache;
 use crate::content::merkle::{BLOCK, HashTree, SUBTREE_BLOCKS, TreeHasher, Verified};
 use crate::model::ContentId;
+use crate::testing::eventually;
 
 /// Some content, to be kept in parts.
 pub(crate) struct Content {
@@ -47,14 +47,6 @@ impl Content {
 
     pub(crate) fn piece(&self, cache: &DiskCache, first: u64) -> Option<Vec<u8>> {
         cache.get(self.id(), first, 8).map(Verified::into_inner)
-    }
-}
-
-pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while !holds() {
-        assert!(Instant::now() < deadline, "{what}");
-        std::thread::yield_now();
     }
 }
 

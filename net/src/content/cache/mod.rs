@@ -113,11 +113,11 @@ impl DiskCache {
         }))
     }
 
-    /// Blocks of `content` from block `first` on: at most `most`, at least one, and not beyond the
+    /// Blocks of `content` from block `first` on: at most `max`, at least one, and not beyond the
     /// piece in which the first one lies. `None` when that one is not here.
-    pub fn get(&self, content: ContentId, first: u64, most: u64) -> Option<Verified<Vec<u8>>> {
+    pub fn get(&self, content: ContentId, first: u64, max: u64) -> Option<Verified<Vec<u8>>> {
         let disk = self.store.disk()?;
-        let large = disk.large.get(content, first, most);
+        let large = disk.large.get(content, first, max);
         large.or_else(|| disk.small.get(content, first, 1))
     }
 

@@ -76,7 +76,7 @@ impl Slab {
         }
     }
 
-    /// Up to `most` blocks of `content` from block `first` on that lie in one slot, if they are
+    /// Up to `max` blocks of `content` from block `first` on that lie in one slot, if they are
     /// here and sound.
     ///
     /// A slot is given up when it is damaged, never because it is not what somebody asked for:
@@ -85,13 +85,13 @@ impl Slab {
         &self,
         content: ContentId,
         first: u64,
-        most: u64,
+        max: u64,
     ) -> Option<Verified<Vec<u8>>> {
         let key = key(&content.root, first / self.span * self.span);
         let slot = self.index.lock().find(key)?;
         let bytes = match self.header(slot).filter(|header| header.key() == key) {
             Some(header) if !header.is_of(content) => return None,
-            Some(header) => self.read(slot, header, content, first, most),
+            Some(header) => self.read(slot, header, content, first, max),
             None => None,
         };
         if bytes.is_none() {
@@ -111,7 +111,7 @@ impl Slab {
         header: Header,
         content: ContentId,
         first: u64,
-        most: u64,
+        max: u64,
     ) -> Option<Verified<Vec<u8>>> {
         let before = first.checked_sub(header.proof.first)?.checked_mul(BLOCK)?;
         if header.proof.span != self.span {
@@ -120,7 +120,7 @@ impl Slab {
         let length = header
             .content_bytes()
             .checked_sub(before)?
-            .min(most.saturating_mul(BLOCK));
+            .min(max.saturating_mul(BLOCK));
         let mut bytes = vec![0; usize::try_from(length).ok()?];
         self.file
             .read_exact_at(&mut bytes, self.offset(slot) + HEADER as u64 + before)

@@ -3,10 +3,11 @@
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 
-use super::harness::{content, eventually, file, open};
+use super::harness::{content, file, open};
 use super::*;
 use crate::content::merkle::SUBTREE_BLOCKS;
 use crate::model::ByteRange;
+use crate::testing::eventually;
 
 const MIB: u64 = 1 << 20;
 

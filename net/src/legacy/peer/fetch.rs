@@ -177,13 +177,13 @@ impl LegacyPeerState {
         let _turn = turn.ok_or_else(|| self.unfinished())?;
         let begun = Instant::now();
         let name = &fetch.name;
-        let most = self.store.most();
+        let max = self.store.max();
         let (document, begin) = match fetch.need {
             Purpose::Size => (MAX_LOOK, fetch.wanted_until()),
-            Purpose::Bytes => (longest_document(most), begun + FIRST_BYTE),
+            Purpose::Bytes => (longest_document(max), begun + FIRST_BYTE),
         };
         let allowance = ContentsLimits {
-            most,
+            max,
             document,
             begin,
             is_wanted: &|| fetch.is_wanted(),

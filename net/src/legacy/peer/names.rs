@@ -73,7 +73,7 @@ impl Default for ServerNames {
 impl ServerNames {
     /// These are the names at `url` now. Returns how many are no plain names of files,
     /// and left out.
-    pub(super) fn take_in(&mut self, url: &Url, names: Vec<Vec<u8>>) -> usize {
+    pub(super) fn apply(&mut self, url: &Url, names: Vec<Vec<u8>>) -> usize {
         let count = names.len();
         let plain: Vec<Name> = names.into_iter().filter_map(plain_name).collect();
         let left_out = count - plain.len();

@@ -2,9 +2,11 @@ use super::super::twin::Twin;
 use super::names::FRESH;
 use super::*;
 use crate::config::CALL_DEADLINE;
-use crate::content::merkle::{HashTree, TreeHasher};
+use crate::content::merkle::{HashTree, SUBTREE_BLOCKS, TreeHasher};
 use crate::model::ContentId;
 use crate::peer::{Room, list, search, stat};
+use crate::protocol::wire::HashesRequest;
+use crate::testing::eventually;
 use crate::transport::dial::TcpDialer;
 
 struct Setup {
@@ -250,7 +252,7 @@ fn stuck(names: &[&str]) -> Setup {
     );
     let names = names.iter().map(|name| name.as_bytes().to_vec()).collect();
     let inner = &setup.peer.inner;
-    inner.take_in(&mut inner.state.lock(), names);
+    inner.apply(&mut inner.state.lock(), names);
     setup
 }
 
@@ -269,14 +271,6 @@ impl Setup {
 }
 
 #[track_caller]
-fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while !condition() {
-        assert!(Instant::now() < deadline, "{what}");
-        std::thread::yield_now();
-    }
-}
-
 #[test]
 fn a_file_that_does_not_come_in_time_is_still_on_its_way() {
     let setup = stuck(&["x"]);

@@ -21,17 +21,17 @@ pub(in super::super) const CONTENTS: &str = "bytes of contents";
 /// Where contents go, up to a bound.
 pub(super) struct Contents<'w> {
     pub(super) into: &'w mut dyn Write,
-    pub(super) most: u64,
+    pub(super) max: u64,
     pub(super) count: u64,
 }
 
 impl Contents<'_> {
     pub(super) fn write(&mut self, piece: &[u8]) -> Result<(), WireError> {
         self.count += piece.len() as u64;
-        if self.count > self.most {
+        if self.count > self.max {
             return Err(WireError::Limit {
                 what: CONTENTS,
-                most: self.most,
+                max: self.max,
             });
         }
         self.into.write_all(piece).map_err(WireError::Write)
@@ -80,9 +80,9 @@ pub(super) struct LegacyReader<R> {
 }
 
 impl<R: BufRead> LegacyReader<R> {
-    pub(super) fn new(source: R, most: u64) -> Self {
+    pub(super) fn new(source: R, max: u64) -> Self {
         Self {
-            tags: Tags::new(source, most),
+            tags: Tags::new(source, max),
             values: 0,
         }
     }
@@ -152,7 +152,7 @@ impl<R: BufRead> LegacyReader<R> {
         if self.values > MAX_LISTED {
             return Err(WireError::Limit {
                 what: "values",
-                most: MAX_LISTED as u64,
+                max: MAX_LISTED as u64,
             });
         }
         let mut untyped = Vec::new();
@@ -194,7 +194,7 @@ impl<R: BufRead> LegacyReader<R> {
             "array" if depth < MAX_DEPTH => self.array(depth + 1).map(Value::Array),
             "array" => Err(WireError::Limit {
                 what: "arrays inside one another",
-                most: MAX_DEPTH as u64,
+                max: MAX_DEPTH as u64,
             }),
             kind => Err(self.broken(&format!("<{kind}> is out of place"))),
         }
@@ -214,10 +214,10 @@ impl<R: BufRead> LegacyReader<R> {
         Ok(values)
     }
 
-    /// All text of the element `kind`, at most `most` bytes.
-    pub(super) fn text(&mut self, kind: &'static str, most: usize) -> Result<Vec<u8>, WireError> {
+    /// All text of the element `kind`, at most `max` bytes.
+    pub(super) fn text(&mut self, kind: &'static str, max: usize) -> Result<Vec<u8>, WireError> {
         let mut text = Vec::new();
-        match self.collect(&mut text, most)? {
+        match self.collect(&mut text, max)? {
             Tag::Close(element) if element == kind => Ok(text),
             _ => Err(self.broken(&format!("<{kind}> does not end where it should"))),
         }
@@ -236,12 +236,12 @@ impl<R: BufRead> LegacyReader<R> {
     }
 
     /// The text up to the next tag, and that tag.
-    pub(super) fn collect(&mut self, text: &mut Vec<u8>, most: usize) -> Result<Tag, WireError> {
+    pub(super) fn collect(&mut self, text: &mut Vec<u8>, max: usize) -> Result<Tag, WireError> {
         self.tags.next(&mut |piece| {
-            if text.len() + piece.len() > most {
+            if text.len() + piece.len() > max {
                 return Err(WireError::Limit {
                     what: "bytes in one value",
-                    most: most as u64,
+                    max: max as u64,
                 });
             }
             text.extend_from_slice(piece);

@@ -412,11 +412,11 @@ fn each_bound_is_named_when_it_is_exceeded() {
     assert_eq!(limit(call(&spaces)), "bytes of a document");
 
     let document = python_2(&[b'x'; 1000]);
-    let bounded = |most| decode_contents(&document[..], most, &mut std::io::sink());
+    let bounded = |max| decode_contents(&document[..], max, &mut std::io::sink());
     assert_eq!(bounded(1000).unwrap(), 1000);
     assert!(matches!(
         bounded(999),
-        Err(WireError::Limit { most: 999, .. })
+        Err(WireError::Limit { max: 999, .. })
     ));
 }
 

@@ -12,14 +12,19 @@ use super::intake::DatagramIntake;
 use super::links::{ChannelId, LocalLink, PORT};
 use super::message::{DnsMessage, DnsQuestion, OutgoingMessage, kind};
 use super::neighbours::{LinkIndex, Neighbours, Sighting};
+use super::record_state::{Jitter, RecordState};
 use super::records::ServiceNames;
-use super::responder::{Jitter, RecordState, Responder};
+use super::responder::Responder;
+use crate::concurrency::backoff::Backoff;
 use crate::model::PeerId;
 
-/// The delay before the first query on a channel, and the longest time between two of them; the
-/// time doubles (RFC 6762, section 5.2).
+/// The delay before the first query on a channel, and the times between two of them (RFC 6762,
+/// section 5.2).
 const FIRST_QUERY: (u64, u64) = (20, 120);
-const MAX_INTERVAL: Duration = Duration::from_secs(3600);
+const QUERIES: Backoff = Backoff {
+    first: Duration::from_secs(1),
+    cap: Duration::from_secs(3600),
+};
 
 /// Known answers in a query, so that it fits into a frame.
 const MAX_KNOWN: usize = 16;
@@ -44,7 +49,7 @@ struct MulticastChannel {
     /// Absent in a node that announces nothing.
     state: Option<RecordState>,
     query_at: Instant,
-    interval: Duration,
+    queries: u32,
     /// When what is missing may be asked for.
     missing_at: Instant,
 }
@@ -94,7 +99,7 @@ impl MdnsEndpoint {
             let Some(link) = self.links.get(&id.link) else {
                 continue;
             };
-            let addresses = link.told();
+            let addresses = link.announced();
             let jitter = &mut self.jitter;
             let channel = self
                 .channels
@@ -106,7 +111,7 @@ impl MdnsEndpoint {
                         .as_ref()
                         .map(|responder| responder.begin(jitter, now)),
                     query_at: now + jitter.between(FIRST_QUERY),
-                    interval: Duration::from_secs(1),
+                    queries: 0,
                     missing_at: now,
                 });
             if channel.addresses != addresses {
@@ -204,8 +209,8 @@ impl MdnsEndpoint {
                 send(outgoing, is_response);
             }
             if channel.query_at <= now {
-                channel.query_at = now + channel.interval;
-                channel.interval = (2 * channel.interval).min(MAX_INTERVAL);
+                channel.queries = channel.queries.saturating_add(1);
+                channel.query_at = now + QUERIES.full(channel.queries);
                 let question = DnsQuestion {
                     name: self.names.service.clone(),
                     kind: kind::PTR,

@@ -92,7 +92,7 @@ impl LocalLink {
     }
 
     /// The addresses that others are told.
-    pub(super) fn told(&self) -> Vec<IpAddr> {
+    pub(super) fn announced(&self) -> Vec<IpAddr> {
         let addresses = self.addresses.iter().map(|(ip, _)| *ip);
         addresses.take(MAX_ADDRESSES).collect()
     }

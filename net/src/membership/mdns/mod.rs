@@ -15,8 +15,10 @@ mod links;
 mod message;
 mod name;
 mod neighbours;
+mod record_state;
 mod records;
 mod responder;
+mod service_instance;
 
 use std::hash::{BuildHasher, RandomState};
 use std::io;

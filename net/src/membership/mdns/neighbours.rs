@@ -10,6 +10,10 @@ use std::time::{Duration, Instant};
 
 use super::message::{DnsMessage, DnsQuestion, DnsRecord, RecordData, kind};
 use super::name::DnsName;
+use super::service_instance::{
+    ASK_AFTER, MAX_ADDRESSES, REPEAT, ServiceInstance, read_text, spell,
+};
+use crate::concurrency::backoff::Backoff;
 use crate::fairness::{Refill, TokenBucket};
 use crate::membership::crowd;
 use crate::model::{Address, PeerId};
@@ -17,9 +21,6 @@ use crate::model::{Address, PeerId};
 /// The most instances that are kept, whoever announced them. Names of 255 bytes and all addresses
 /// make one take about 2 KiB.
 pub(super) const MAX_INSTANCES: usize = 128;
-
-/// The most addresses of one instance.
-const MAX_ADDRESSES: usize = crate::protocol::wire::MemberRecord::MAX_ADDRESSES;
 
 /// The most instances that take the addresses of one host. Each node has a host name of its own,
 /// and many instances with one would make each of its addresses many times the work.
@@ -29,35 +30,19 @@ const MAX_INSTANCES_OF_HOST: usize = 4;
 /// (RFC 6762, section 10).
 const MAX_TTL: u32 = 4500;
 
-/// What has not changed is reported again no sooner than this: it may have come back.
-const REPEAT: Duration = Duration::from_secs(120);
-
-/// While whoever is announced is not in contact, it is reported again after this time, then after
-/// twice that, up to [`REPEAT`]: there may have been no room for it yet.
-const REPEAT_UNMET: Duration = Duration::from_secs(3);
+/// When whoever is announced is reported again while it is not in contact: there may have been no
+/// room for it yet.
+const REPEAT_UNMET: Backoff = Backoff {
+    first: Duration::from_secs(3),
+    cap: REPEAT,
+};
 
 /// How many reports may be made: each is looked at by the table of members.
 const REPORTS_PER_SECOND: u32 = 50;
 const REPORTS_BURST: u32 = 100;
 
-/// How often what is missing of an instance is asked for, and after what time.
-const MAX_ASKED: u8 = 3;
-const ASK_AFTER: Duration = Duration::from_millis(500);
-
-/// What the `v` key of the TXT record says: the generation of the protocol.
-pub(super) const VERSION: &str = "2";
-
 /// One link: an interface, by its number.
 pub(super) type LinkIndex = u32;
-
-/// Who is where: all that there is to say of an instance.
-#[derive(Clone, PartialEq, Eq, Debug)]
-struct Located {
-    id: PeerId,
-    /// In order, and whether it was the sender's.
-    addresses: Vec<(IpAddr, bool)>,
-    port: u16,
-}
 
 /// Each sender speaks for itself alone: whoever announces the instance of somebody else has one of
 /// his own, and can neither change nor withdraw the other.
@@ -70,87 +55,6 @@ struct InstanceKey {
 
 /// How many instances took the addresses of a host out of one message, and those.
 type HostRecords<'a> = (usize, Vec<(&'a DnsRecord, IpAddr)>);
-
-#[derive(Clone, Copy, Debug)]
-struct NeighbourAddress {
-    ip: IpAddr,
-    /// It is the sender's own.
-    is_source: bool,
-    heard: Instant,
-}
-
-#[derive(Debug)]
-struct ServiceInstance {
-    /// When it was last announced.
-    heard: Instant,
-    expires: Instant,
-    /// Where it is, once that was said.
-    target: Option<(DnsName, u16)>,
-    /// Who it is, once that was said; `None` inside when it is no node of this protocol.
-    id: Option<Option<PeerId>>,
-    addresses: Vec<NeighbourAddress>,
-    /// What was reported, and when.
-    reported: Option<(Located, Instant)>,
-    is_changed: bool,
-    /// When it is reported again, and the wait after that; nothing once it is in contact.
-    repeat: Option<(Instant, Duration)>,
-    asked: u8,
-    ask_at: Instant,
-}
-
-impl ServiceInstance {
-    /// All of it, once it is known.
-    fn located(&self) -> Option<Located> {
-        let (port, id) = (self.target.as_ref()?.1, self.id??);
-        let addresses = self.addresses.iter();
-        let mut addresses: Vec<_> = addresses.map(|one| (one.ip, one.is_source)).collect();
-        addresses.sort();
-        (!addresses.is_empty() && port != 0).then_some(Located {
-            id,
-            addresses,
-            port,
-        })
-    }
-
-    /// True when `located` is not what was reported lately.
-    fn is_news(&self, located: &Located, now: Instant) -> bool {
-        match &self.reported {
-            Some((reported, at)) => reported != located || *at + REPEAT <= now,
-            None => true,
-        }
-    }
-
-    /// True while something is missing and worth a question.
-    fn is_wanting(&self) -> bool {
-        let is_other = self.id == Some(None);
-        let lacks = self.target.is_none() || self.id.is_none() || self.addresses.is_empty();
-        lacks && !is_other && self.asked < MAX_ASKED
-    }
-
-    /// True when it is to be reported again although it has not changed.
-    fn is_repeated(&self, now: Instant) -> bool {
-        self.repeat.is_some_and(|(at, _)| at <= now)
-    }
-
-    fn add(&mut self, record: &DnsRecord, ip: IpAddr, is_source: bool, now: Instant) {
-        self.is_changed = true;
-        // One message may hold several addresses, each of which replaces what was there before
-        // (RFC 6762, section 10.2).
-        let is_old = |at: Instant| at + Duration::from_secs(1) < now;
-        let replaced = |held: &NeighbourAddress| {
-            record.is_unique && is_old(held.heard) && held.ip.is_ipv4() == ip.is_ipv4()
-        };
-        self.addresses
-            .retain(|held| held.ip != ip && !replaced(held));
-        if record.ttl > 0 && self.addresses.len() < MAX_ADDRESSES {
-            self.addresses.push(NeighbourAddress {
-                ip,
-                is_source,
-                heard: now,
-            });
-        }
-    }
-}
 
 /// Who was announced, and where.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -293,7 +197,7 @@ impl Neighbours {
             .instances
             .entry(key)
             .or_insert_with(|| ServiceInstance {
-                heard: now,
+                announced: now,
                 expires: now,
                 target: None,
                 id: None,
@@ -304,7 +208,7 @@ impl Neighbours {
                 asked: 0,
                 ask_at: now + ASK_AFTER,
             });
-        instance.heard = now;
+        instance.announced = now;
         instance.is_changed = true;
         instance.expires = now + Duration::from_secs(ttl.min(MAX_TTL).into());
     }
@@ -316,7 +220,7 @@ impl Neighbours {
             return;
         }
         let entries = self.instances.iter();
-        let entries = entries.map(|(key, one)| (key, key.sender, one.heard));
+        let entries = entries.map(|(key, one)| (key, key.sender, one.announced));
         if let Some(key) = crowd::oldest_of_largest(entries).cloned() {
             self.instances.remove(&key);
         }
@@ -357,8 +261,8 @@ impl Neighbours {
                 continue;
             };
             // Only what was said again is news for being old.
-            let is_news = instance.is_changed && instance.is_news(&located, now);
-            if located.id == self.me || !(is_news || instance.is_repeated(now)) {
+            let is_unreported = instance.is_changed && instance.is_unreported(&located, now);
+            if located.id == self.me || !(is_unreported || instance.is_repeated(now)) {
                 instance.is_changed = false;
                 continue;
             }
@@ -376,15 +280,15 @@ impl Neighbours {
             sightings.push(Sighting {
                 id: located.id,
                 addresses,
-                is_repeated: !is_news,
+                is_repeated: !is_unreported,
             });
-            let wait = match instance.repeat {
-                Some((_, wait)) if !is_news => (2 * wait).min(REPEAT),
-                _ => REPEAT_UNMET,
+            let times = match instance.repeat {
+                Some((_, times)) if !is_unreported => times.saturating_add(1),
+                _ => 1,
             };
-            instance.repeat = Some((now + wait, wait));
+            instance.repeat = Some((now + REPEAT_UNMET.full(times), times));
             // A repetition is no reason to wait for longer with what comes back.
-            if is_news {
+            if is_unreported {
                 instance.reported = Some((located, now));
             }
         }
@@ -403,7 +307,7 @@ impl Neighbours {
     /// The instances on `link` that need not answer a query: those that were heard of in the first
     /// half of their life, as records with the time that is left. Whoever is not in contact had
     /// better answer: somebody else may have announced its name.
-    pub(super) fn known(&self, link: LinkIndex, most: usize, now: Instant) -> Vec<DnsRecord> {
+    pub(super) fn known(&self, link: LinkIndex, max: usize, now: Instant) -> Vec<DnsRecord> {
         let half = Duration::from_secs(u64::from(MAX_TTL) / 2);
         let mut names = HashSet::new();
         let instances = self.instances.iter().filter(|(key, _)| key.link == link);
@@ -419,19 +323,19 @@ impl Neighbours {
                 data: RecordData::Pointer(name.clone()),
             })
         });
-        known.take(most).collect()
+        known.take(max).collect()
     }
 
-    /// What to ask on `link` to learn what is still missing, `most` questions at most.
+    /// What to ask on `link` to learn what is still missing, `max` questions at most.
     pub(super) fn missing(
         &mut self,
         link: LinkIndex,
-        most: usize,
+        max: usize,
         now: Instant,
     ) -> Vec<DnsQuestion> {
         let mut questions = Vec::new();
         for (InstanceKey { link: on, name, .. }, instance) in &mut self.instances {
-            if questions.len() + 2 > most {
+            if questions.len() + 2 > max {
                 break;
             }
             if *on != link || !instance.is_wanting() || now < instance.ask_at {
@@ -481,33 +385,5 @@ impl Neighbours {
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.instances.len()
-    }
-}
-
-/// Who a TXT record says it is; `None` for what is not a node of this protocol.
-fn read_text(text: &[u8]) -> Option<PeerId> {
-    let (mut id, mut version) = (None, None);
-    let mut rest = text;
-    while let [length, behind @ ..] = rest {
-        let (pair, behind) = behind.split_at_checked(usize::from(*length))?;
-        rest = behind;
-        let Some((key, value)) = std::str::from_utf8(pair).ok()?.split_once('=') else {
-            continue;
-        };
-        // The first of several counts (RFC 6763, section 6.4).
-        match &*key.to_ascii_lowercase() {
-            "id" => id = id.or(Some(value)),
-            "v" => version = version.or(Some(value)),
-            _ => {}
-        }
-    }
-    (version? == VERSION).then(|| id?.parse().ok())?
-}
-
-/// With its zone if it is link-local IPv6, so that it can be dialled from here.
-fn spell(ip: IpAddr, zone: Option<&str>) -> Option<String> {
-    match ip {
-        IpAddr::V6(v6) if v6.is_unicast_link_local() => Some(format!("{v6}%{}", zone?)),
-        ip => Some(ip.to_string()),
     }
 }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::message::{DnsQuestion, DnsRecord, RecordData, kind};
 use super::name::DnsName;
-use super::neighbours::VERSION;
+use super::service_instance::VERSION;
 use crate::model::PeerId;
 
 /// Lives of records in seconds: those that hold for a host, and others (RFC 6762, section 10).

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::message::{DnsMessage, DnsQuestion, DnsRecord, OutgoingMessage, RecordData, kind};
 use super::name::DnsName;
+use super::record_state::{AnnounceStage, DEFENCE_GAP, GAP, Jitter, RecordState};
 use super::records::{
     ALL, KINDS, Kinds, META, OwnRecords, POINTER, ServiceNames, UNIQUE, is_known, with_additional,
 };
@@ -28,11 +29,6 @@ const PROBE_DELAY: u64 = 250;
 const ANNOUNCEMENTS: u8 = 2;
 const ANNOUNCE_GAP: Duration = Duration::from_millis(1100);
 
-/// The least time between two multicasts of one record, and of one that is defended against a
-/// probe (section 6).
-const GAP: Duration = Duration::from_secs(1);
-const DEFENCE_GAP: Duration = Duration::from_millis(250);
-
 /// Random delays before an answer that others may give as well: usually, and when the asker has not
 /// said yet all that it knows (sections 6 and 7.2). In milliseconds.
 const SHARED_DELAY: (u64, u64) = (20, 120);
@@ -51,96 +47,6 @@ const CONFLICT_GAP: Duration = Duration::from_secs(10);
 
 /// Answers to simple resolvers, which go to an address that the asker chose.
 const SIMPLE_PER_SECOND: u32 = 10;
-
-/// Small random numbers, good for spreading packets in time and for nothing else (xorshift).
-#[derive(Debug)]
-pub(super) struct Jitter(u64);
-
-impl Jitter {
-    pub(super) fn new(seed: u64) -> Self {
-        Self(seed | 1)
-    }
-
-    /// From `low` up to `high` milliseconds.
-    pub(super) fn between(&mut self, (low, high): (u64, u64)) -> Duration {
-        Duration::from_millis(low + self.number() % (high - low))
-    }
-
-    fn number(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum AnnounceStage {
-    /// So many probes are sent.
-    Probing(u8),
-    /// So many announcements are.
-    Announcing(u8),
-    Established,
-}
-
-/// What is still to be sent.
-#[derive(Debug)]
-struct PendingAnswer {
-    kinds: Kinds,
-    due: Instant,
-    /// Who has more to say of what it knows.
-    truncated_by: Option<IpAddr>,
-    is_defence: bool,
-}
-
-/// The state of the records on one channel: a link and a version of IP.
-#[derive(Debug)]
-pub(super) struct RecordState {
-    stage: AnnounceStage,
-    /// When the next probe or announcement is due; nothing for those that are established.
-    next: Instant,
-    ties: u8,
-    pending: Option<PendingAnswer>,
-    sent: [Option<Instant>; KINDS.len()],
-}
-
-impl RecordState {
-    fn restart(&mut self, at: Instant) {
-        (self.stage, self.next, self.pending) = (AnnounceStage::Probing(0), at, None);
-    }
-
-    /// When all of `kinds` may be multicast.
-    fn allowed(&self, kinds: Kinds, gap: Duration) -> Option<Instant> {
-        let kinds = KINDS
-            .iter()
-            .zip(self.sent)
-            .filter(|(kind, _)| kinds & **kind != 0);
-        kinds.filter_map(|(_, sent)| Some(sent? + gap)).max()
-    }
-
-    /// Has `kinds` sent at `due`, or when that is allowed.
-    fn want(&mut self, kinds: Kinds, due: Instant) -> &mut PendingAnswer {
-        let pending = self.pending.get_or_insert(PendingAnswer {
-            kinds: 0,
-            due,
-            truncated_by: None,
-            is_defence: false,
-        });
-        pending.kinds |= kinds;
-        pending
-    }
-
-    /// When something is to be done.
-    pub(super) fn due(&self) -> Option<Instant> {
-        let stage = (self.stage != AnnounceStage::Established).then_some(self.next);
-        let pending = self.pending.as_ref().map(|pending| {
-            let gap = if pending.is_defence { DEFENCE_GAP } else { GAP };
-            let allowed = self.allowed(pending.kinds, gap);
-            allowed.map_or(pending.due, |allowed| allowed.max(pending.due))
-        });
-        stage.into_iter().chain(pending).min()
-    }
-}
 
 /// This node, as one that answers. Its parts for the channels are kept by the caller.
 #[derive(Debug)]

@@ -15,23 +15,23 @@
 //! The table is bounded, in all and for each network, so that nobody fills it with keys of his own
 //! and keeps newcomers out.
 
+mod bounds;
 mod outcome;
 mod schedule;
 mod views;
 
+pub(crate) use bounds::AddressBlock;
+
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::book::Book;
 use super::candidate::{AddressOrigin, Belief, DialFailure, OwnerCertainty};
-use super::crowd;
 use super::mdns::Sighting;
 use crate::auth::AddressSource;
 use crate::error::Error;
-use crate::fairness::SourceNetwork;
 use crate::model::{Address, PeerId};
-use crate::protocol::wire::{FaultCode, Hello, MemberRecord};
+use crate::protocol::wire::{FaultCode, MemberRecord};
 
 /// How many workers act on one table.
 pub(crate) const WORKERS: usize = 16;
@@ -40,24 +40,11 @@ pub(crate) const WORKERS: usize = 16;
 const CLASSES: usize = 5;
 
 /// News of a member is collected for this long before the others are told.
-const NEWS_DELAY: Duration = Duration::from_millis(200);
-
-/// A suspect is forgotten when nothing was heard of it for this long.
-const FORGOTTEN: Duration = Duration::from_secs(24 * 3600);
-
-/// A member that called but could never be reached is forgotten after its last call.
-const UNREACHABLE: Duration = Duration::from_secs(600);
+const GOSSIP_DELAY: Duration = Duration::from_millis(200);
 
 /// A member of which there are news from elsewhere is asked no more often than this whether it is
 /// where it was: anyone on the link can make up news.
 const DOUBT_GAP: Duration = Duration::from_secs(2);
-
-/// How often old entries are looked for.
-const SWEEP: Duration = Duration::from_secs(10);
-
-/// The most members from one network: an IPv4 address, an IPv6 /48, or all host names that nobody
-/// typed. A key costs nothing, so whoever knows the password could fill the table with his own.
-const MAX_FROM_NETWORK: usize = Hello::MAX_MEMBERS / 4;
 
 /// Addresses are written to disk this long after a change.
 const SAVE_DELAY: Duration = Duration::from_secs(2);
@@ -147,29 +134,6 @@ struct KnownMember {
     turn: u64,
 }
 
-/// What one party has many places in at little cost.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(crate) enum AddressBlock {
-    /// An IPv4 address, or a site of IPv6.
-    Numbers(SourceNetwork),
-    /// Host names: who has one has as many as he likes.
-    Names,
-    /// What the user typed.
-    Typed,
-}
-
-impl AddressBlock {
-    /// Of a caller.
-    pub(crate) fn of_ip(ip: IpAddr) -> Self {
-        Self::Numbers(SourceNetwork::of(ip).site())
-    }
-
-    fn of_address(address: &Address) -> Self {
-        let host = address.host.split('%').next().unwrap_or_default();
-        host.parse().map_or(Self::Names, Self::of_ip)
-    }
-}
-
 impl KnownMember {
     /// Nothing is lost that is not heard of again: it was never reached, or does not answer.
     fn may_go(&self) -> bool {
@@ -217,20 +181,20 @@ impl MemberTable {
         self.book.name(address, pinned, now);
     }
 
-    /// `teller` says that `id` is at `address`, in its one spelling.
-    pub(crate) fn heard(
+    /// `origin` says that `id` is at `address`, in its one spelling.
+    pub(crate) fn learn(
         &mut self,
         address: Address,
         id: PeerId,
-        teller: AddressOrigin,
+        origin: AddressOrigin,
         now: Instant,
     ) {
-        if id == self.me || teller == AddressOrigin::Member(id) {
+        if id == self.me || origin == AddressOrigin::Member(id) {
             return;
         }
         let owner = self.owner_of(&address);
         self.book
-            .claim(&address, Belief::Said(id), teller, owner, now);
+            .claim(&address, Belief::Said(id), origin, owner, now);
     }
 
     /// Multicast says that `id` is at the addresses of `sighting`, in their one spelling. True when
@@ -245,7 +209,7 @@ impl MemberTable {
                 let owner = self.owner_of(address);
                 self.book.claim_from_source(address, id, owner, now);
             } else {
-                self.heard(address.clone(), id, AddressOrigin::Link, now);
+                self.learn(address.clone(), id, AddressOrigin::Link, now);
             }
             if !sighting.is_repeated {
                 self.book.nudge(address, now);
@@ -255,8 +219,11 @@ impl MemberTable {
             return false;
         };
         let (is_present, at) = (entry.state == State::Present, entry.address.as_ref());
-        let is_told = sighting.addresses.iter().any(|(told, _)| Some(told) == at);
-        if !is_told && !sighting.is_repeated {
+        let is_announced = sighting
+            .addresses
+            .iter()
+            .any(|(announced, _)| Some(announced) == at);
+        if !is_announced && !sighting.is_repeated {
             self.doubt(id, now);
         }
         is_present
@@ -327,13 +294,13 @@ impl MemberTable {
     pub(crate) fn declared(&mut self, id: PeerId, addresses: &[Address], now: Instant) {
         for address in addresses.iter().take(MemberRecord::MAX_ADDRESSES) {
             let owner = self.owner_of(address);
-            let (claim, teller) = (Belief::Declared(id), AddressOrigin::Member(id));
-            self.book.claim(address, claim, teller, owner, now);
+            let (claim, origin) = (Belief::Declared(id), AddressOrigin::Member(id));
+            self.book.claim(address, claim, origin, owner, now);
         }
     }
 
     /// True for addresses that nobody has told this node of yet.
-    pub(crate) fn is_news(&self, address: &Address) -> bool {
+    pub(crate) fn is_unknown(&self, address: &Address) -> bool {
         self.book.get(address).is_none()
     }
 
@@ -379,46 +346,6 @@ impl MemberTable {
             self.revision += 1;
         }
         Some(entry.state)
-    }
-
-    /// Makes room for one more member of `network` where a bound is reached; false when nobody may
-    /// go. Whoever is in contact stays. Of the others, the network with the most members loses
-    /// first one that was never reached, then one that does not answer any more; and a network that
-    /// has its share makes room itself.
-    fn make_room(&mut self, network: AddressBlock, now: Instant) -> bool {
-        let theirs = |entry: &KnownMember| entry.network == network;
-        let has_share = self.has_share(network);
-        if !has_share && self.members.len() < Hello::MAX_MEMBERS {
-            return true;
-        }
-        let leaving = [State::Unreached, State::Suspect]
-            .into_iter()
-            .find_map(|state| {
-                let entries = self.members.iter().filter(|(_, entry)| {
-                    let in_question = theirs(entry) || !has_share;
-                    in_question && entry.state == state && entry.may_go()
-                });
-                let entries = entries.map(|(id, entry)| (*id, entry.network, entry.seen));
-                crowd::oldest_of_largest(entries)
-            });
-        leaving.is_some_and(|id| {
-            self.forget(id, now);
-            true
-        })
-    }
-
-    /// True if `network` has as many members as it may have.
-    fn has_share(&self, network: AddressBlock) -> bool {
-        let entries = self.members.values();
-        let count = entries.filter(|entry| entry.network == network).count();
-        network != AddressBlock::Typed && count >= MAX_FROM_NETWORK
-    }
-
-    fn forget(&mut self, id: PeerId, now: Instant) {
-        if let Some(entry) = self.members.remove(&id) {
-            self.events.push(MembershipEvent::Forgotten(id, entry.name));
-        }
-        self.book.forget(id, now);
     }
 
     fn ask(&mut self, id: PeerId, now: Instant) {
@@ -484,32 +411,6 @@ impl MemberTable {
             || self.members.get(&owner).is_some_and(|entry| {
                 entry.state == State::Present || entry.address.as_ref() == Some(address)
             })
-    }
-
-    /// Forgets what is too old to be of use.
-    fn sweep(&mut self, now: Instant) {
-        if now.saturating_duration_since(self.swept) < SWEEP {
-            return;
-        }
-        self.swept = now;
-        let gone: Vec<PeerId> = self
-            .members
-            .iter()
-            .filter(|(_, entry)| {
-                let unheard = now.saturating_duration_since(entry.seen);
-                entry.busy.is_none()
-                    && match entry.state {
-                        State::Present => false,
-                        State::Suspect => unheard > FORGOTTEN,
-                        State::Unreached => unheard > UNREACHABLE,
-                    }
-            })
-            .map(|(id, _)| *id)
-            .collect();
-        for id in gone {
-            self.forget(id, now);
-        }
-        self.book.expire(self.me, now);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{KnownMember, MemberTable, MembershipEvent, NEWS_DELAY, SAVE_DELAY, State, Verdict};
+use super::{GOSSIP_DELAY, KnownMember, MemberTable, MembershipEvent, SAVE_DELAY, State, Verdict};
 use crate::concurrency::backoff::Backoff;
 use crate::error::Error;
 use crate::model::{Address, PeerId};
@@ -16,10 +16,10 @@ const PROBES: Backoff = Backoff {
 /// After trouble of this node's own (no file descriptors left, say) a hello is repeated so late.
 const OWN_TROUBLE: Duration = Duration::from_secs(2);
 
-/// One member is not told news more often than this, plus [`NEWS_GAP_PER_MEMBER`] for each
+/// One member is not told news more often than this, plus [`GOSSIP_GAP_PER_MEMBER`] for each
 /// member: newcomers dial everyone themselves, so this is for those whose dials fail.
-const NEWS_GAP: Duration = Duration::from_secs(1);
-const NEWS_GAP_PER_MEMBER: Duration = Duration::from_millis(40);
+const GOSSIP_GAP: Duration = Duration::from_secs(1);
+const GOSSIP_GAP_PER_MEMBER: Duration = Duration::from_millis(40);
 
 impl MemberTable {
     /// What came of [`WorkerTask::Dial`](super::WorkerTask::Dial): who answered, and the name that
@@ -109,9 +109,9 @@ impl MemberTable {
             **id != about && entry.state == State::Present
         };
         let count = u32::try_from(self.members.len()).unwrap_or(u32::MAX);
-        let gap = NEWS_GAP + NEWS_GAP_PER_MEMBER.saturating_mul(count);
+        let gap = GOSSIP_GAP + GOSSIP_GAP_PER_MEMBER.saturating_mul(count);
         for (_, entry) in self.members.iter_mut().filter(others) {
-            entry.ask_by(now + NEWS_DELAY, gap);
+            entry.ask_by(now + GOSSIP_DELAY, gap);
         }
     }
 

@@ -68,8 +68,8 @@ impl MemberTable {
         let urgency = |class: usize, due: Instant, job: &DueJob<'_>| match job {
             DueJob::Hello(_) => (class, false, 0, due),
             DueJob::Dial(_, c) => {
-                let load = |teller| busy.get(teller).copied().unwrap_or(0);
-                let load = c.tellers().iter().map(load).min().unwrap_or(0);
+                let load = |origin| busy.get(origin).copied().unwrap_or(0);
+                let load = c.origins().iter().map(load).min().unwrap_or(0);
                 (class, c.named.is_none() && class == 1, load, due)
             }
         };
@@ -132,8 +132,8 @@ impl MemberTable {
     fn busy_tellers(&self) -> HashMap<AddressOrigin, usize> {
         let mut busy = HashMap::new();
         for (_, candidate) in self.book.iter().filter(|(_, c)| c.dialling.is_some()) {
-            for teller in candidate.tellers() {
-                *busy.entry(*teller).or_default() += 1;
+            for origin in candidate.origins() {
+                *busy.entry(*origin).or_default() += 1;
             }
         }
         busy

@@ -1,8 +1,10 @@
 //! Who is kept when there are more than can be.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
+use super::bounds::MAX_FROM_NETWORK;
 use super::*;
+use crate::protocol::wire::Hello;
 use crate::testing::peer_id as id;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -28,7 +30,7 @@ fn reached(count: usize, network: impl Fn(usize) -> usize, now: Instant) -> Memb
 /// Member `n` is reached in `network`; true when it is kept.
 fn join(table: &mut MemberTable, n: usize, network: usize, now: Instant) -> bool {
     let address = at(network, n);
-    table.heard(address.clone(), id(n), AddressOrigin::Link, now);
+    table.learn(address.clone(), id(n), AddressOrigin::Link, now);
     table.dialled(&address, Ok((id(n), "x")), now) == Verdict::Keep
 }
 

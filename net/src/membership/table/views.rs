@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::{MemberTable, MembershipEvent, State};
 use crate::error::Error;
 use crate::membership::MemberHealth;
-use crate::membership::address::{Reach, tellable};
+use crate::membership::address::{Reach, is_of_use_to};
 use crate::membership::candidate::Belief;
 use crate::model::{Address, PeerId};
 use crate::protocol::wire::{Hello, MemberRecord};
@@ -17,7 +17,7 @@ const CALLED_LATELY: Duration = Duration::from_secs(60);
 
 /// The most addresses of one member that others are told. With a thousand members, these still
 /// fit into one call.
-const TOLD: usize = 4;
+const MAX_GOSSIPED: usize = 4;
 
 impl MemberTable {
     /// The members that are there: identity, own name, and where they were reached.
@@ -103,7 +103,7 @@ impl MemberTable {
             .into_iter()
             .filter_map(|(id, entry)| {
                 let mut addresses = addresses.remove(id)?;
-                addresses.truncate(TOLD);
+                addresses.truncate(MAX_GOSSIPED);
                 Some(MemberRecord {
                     id: *id,
                     name: entry.name.clone(),
@@ -118,7 +118,7 @@ impl MemberTable {
         let mut ranked: Vec<_> = self
             .book
             .iter()
-            .filter(|(address, _)| tellable(address, reach))
+            .filter(|(address, _)| is_of_use_to(address, reach))
             .filter_map(|(address, c)| match c.belief {
                 Belief::Declared(id) | Belief::Reached(id) if id != self.me => {
                     let current = self.members.get(&id)?.address.as_ref() == Some(address);

@@ -13,8 +13,8 @@ pub(super) const NAME: &str = "tinyp2p.changes";
 pub(super) const HELP: &str = "\
 struct tinyp2p.changes(struct)
 What has changed since a counter, among the answers that were given with one; waits for the first change.
-Parameter: since (i8, a counter that this member has told), wait (int, the most milliseconds to wait, at
-most 10000). Result: counter (i8, to ask with the next time), paths (base64, each path ended by a NUL), and
+Parameter: since (i8, a counter that this member has told), wait (int, the max milliseconds to wait, at
+max 10000). Result: counter (i8, to ask with the next time), paths (base64, each path ended by a NUL), and
 depths (string, one letter per path: 'e' its own attributes may have changed, 't' so may all that lies at
 or below it). The empty path with 't' means everything.";
 
@@ -42,8 +42,8 @@ impl ChangesRequest {
         let since = counter(&mut fields, "since")?;
         let wait = Duration::from_millis(fields.integer("wait")?);
         if wait > Self::MAX_WAIT {
-            let most = Self::MAX_WAIT.as_millis() as usize;
-            return Err(Refusal::too_much(most, "milliseconds of wait"));
+            let max = Self::MAX_WAIT.as_millis() as usize;
+            return Err(Refusal::too_much(max, "milliseconds of wait"));
         }
         Ok(Self { since, wait })
     }

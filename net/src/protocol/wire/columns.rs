@@ -88,8 +88,8 @@ impl Columns {
         always.into_iter().chain(modes).chain(long_mtimes)
     }
 
-    /// Takes the columns out of a result of at most `most` entries; all have the same length.
-    pub(super) fn take(fields: &mut Fields, most: usize) -> Result<Self, Refusal> {
+    /// Takes the columns out of a result of at most `max` entries; all have the same length.
+    pub(super) fn take(fields: &mut Fields, max: usize) -> Result<Self, Refusal> {
         let columns = Self {
             kinds: fields.text("kinds")?,
             sizes: fields.bytes("sizes")?,
@@ -106,8 +106,8 @@ impl Columns {
             },
         };
         let entries = columns.len();
-        if entries > most {
-            return Err(Refusal::too_much(most, "entries"));
+        if entries > max {
+            return Err(Refusal::too_much(max, "entries"));
         }
         let numbers = [&columns.sizes, &columns.mtimes, &columns.versions];
         let agree = numbers.iter().all(|column| column.len() == entries * 8)

@@ -27,9 +27,9 @@ impl Refusal {
         Self::Invalid(what.into())
     }
 
-    /// "at most `most` `what`".
-    pub(super) fn too_much(most: usize, what: &str) -> Self {
-        Self::TooMuch(format!("at most {most} {what}"))
+    /// "at most `max` `what`".
+    pub(super) fn too_much(max: usize, what: &str) -> Self {
+        Self::TooMuch(format!("at most {max} {what}"))
     }
 
     /// The sentence that the caller is sent.
@@ -127,9 +127,9 @@ impl Fields {
         Ok(RelPath::new(&self.bytes(name)?)?)
     }
 
-    /// An array of at most `most` values.
-    pub(super) fn array(&mut self, name: &str, most: usize) -> Result<Vec<Value>, Refusal> {
-        array(self.required(name)?, name, most)
+    /// An array of at most `max` values.
+    pub(super) fn array(&mut self, name: &str, max: usize) -> Result<Vec<Value>, Refusal> {
+        array(self.required(name)?, name, max)
     }
 
     /// The `limit` of a request for one page: at least 1.
@@ -152,10 +152,10 @@ pub(super) fn text(value: Value, name: &str) -> Result<String, Refusal> {
         .map_err(|_| Refusal::Invalid(format!("'{name}' must be UTF-8")))
 }
 
-pub(super) fn array(value: Value, name: &str, most: usize) -> Result<Vec<Value>, Refusal> {
+pub(super) fn array(value: Value, name: &str, max: usize) -> Result<Vec<Value>, Refusal> {
     match value {
-        Value::Array(values) if values.len() <= most => Ok(values),
-        Value::Array(_) => Err(Refusal::too_much(most, name)),
+        Value::Array(values) if values.len() <= max => Ok(values),
+        Value::Array(_) => Err(Refusal::too_much(max, name)),
         _ => Err(Refusal::Invalid(format!("'{name}' must be an array"))),
     }
 }

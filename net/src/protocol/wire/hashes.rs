@@ -74,15 +74,15 @@ pub(super) fn from_fields(mut fields: Fields, request: &HashesRequest) -> Result
     })
 }
 
-fn hashes(bytes: &[u8], most: usize, name: &str) -> Result<Vec<Hash>, Refusal> {
+fn hashes(bytes: &[u8], max: usize, name: &str) -> Result<Vec<Hash>, Refusal> {
     let (hashes, rest) = bytes.as_chunks::<32>();
     if !rest.is_empty() {
         return Err(Refusal::Invalid(format!(
             "'{name}' must have 32 bytes per hash"
         )));
     }
-    if hashes.len() > most {
-        return Err(Refusal::too_much(most, name));
+    if hashes.len() > max {
+        return Err(Refusal::too_much(max, name));
     }
     Ok(hashes.to_vec())
 }

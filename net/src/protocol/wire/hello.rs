@@ -12,8 +12,8 @@ pub(super) const HELP: &str = "\
 struct tinyp2p.hello(struct)
 Two members tell each other who they are and whom they know. Parameter and result have the same
 members: protocol (int), id (string, 52 characters of base32), name (string, 1 to 64 bytes),
-addresses (array of strings, at most 16), port (int, 0 if the sender cannot be dialled), members
-(array of structs of id, name and addresses, at most 1024).";
+addresses (array of strings, at max 16), port (int, 0 if the sender cannot be dialled), members
+(array of structs of id, name and addresses, at max 1024).";
 
 /// How one member is described to another. Addresses spread this way, trust never does.
 #[derive(Clone, PartialEq, Eq, Debug)]

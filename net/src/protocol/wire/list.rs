@@ -51,7 +51,7 @@ impl ListRequest {
         })
     }
 
-    fn most(&self) -> usize {
+    fn max(&self) -> usize {
         (self.limit as usize).min(Listing::MAX_ENTRIES)
     }
 }
@@ -98,7 +98,7 @@ impl Listing {
     /// A page that answers `request`. An empty page that promises more is refused: who believed it
     /// would ask for ever.
     pub(super) fn from_fields(mut fields: Fields, request: &ListRequest) -> Result<Self, Refusal> {
-        let columns = Columns::take(&mut fields, request.most())?;
+        let columns = Columns::take(&mut fields, request.max())?;
         let names = fields.bytes("names")?;
         let more = fields.boolean("more")?;
         if more && columns.len() == 0 {

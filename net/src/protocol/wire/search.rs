@@ -10,7 +10,7 @@ pub(super) const NAME: &str = "tinyp2p.search";
 pub(super) const HELP: &str = "\
 struct tinyp2p.search(struct)
 The files of the whole share whose name a regular expression matches anywhere, in pages. Parameter:
-pattern (string, at most 1024 bytes, syntax of the Rust crate regex), after (string or base64, the last
+pattern (string, at max 1024 bytes, syntax of the Rust crate regex), after (string or base64, the last
 path of the page before; left out for the first page), limit (int, at least 1; a page never holds more
 than 1024 matches). Result: more (boolean), and the columns paths, kinds, sizes, mtimes, versions, roots,
 and where need be modes and long_mtimes, sorted by the paths' bytes.";
@@ -64,7 +64,7 @@ impl SearchRequest {
         })
     }
 
-    fn most(&self) -> usize {
+    fn max(&self) -> usize {
         (self.limit as usize).min(SearchPage::MAX_MATCHES)
     }
 }
@@ -100,7 +100,7 @@ impl SearchPage {
         mut fields: Fields,
         request: &SearchRequest,
     ) -> Result<Self, Refusal> {
-        let columns = Columns::take(&mut fields, request.most())?;
+        let columns = Columns::take(&mut fields, request.max())?;
         let paths = fields.bytes("paths")?;
         let more = fields.boolean("more")?;
         let mut matches: Vec<(RelPath, Attributes)> = Vec::with_capacity(columns.len());

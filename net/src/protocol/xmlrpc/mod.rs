@@ -96,12 +96,12 @@ pub enum Error {
     #[error("not XML-RPC: {0}")]
     NotXmlRpc(String),
     /// More than [`DocumentLimits`] allow.
-    #[error("more than {most} {what}")]
+    #[error("more than {max} {what}")]
     Limit {
         /// What there was too much of, in the plural.
         what: &'static str,
         /// The bound that was exceeded.
-        most: usize,
+        max: usize,
     },
 }
 

@@ -223,8 +223,8 @@ impl<'a> DocumentReader<'a> {
 
     /// Base64, with or without line breaks. Without, it is decoded straight from the document.
     fn base64(&mut self) -> Result<Vec<u8>, Error> {
-        let most = self.limits.string_bytes;
-        let text = self.text(most.saturating_mul(2))?;
+        let max = self.limits.string_bytes;
+        let text = self.text(max.saturating_mul(2))?;
         // One search per character: each of these is a memchr, a walk over all characters is not.
         let text = if [' ', '\t', '\n', '\r'].iter().any(|c| text.contains(*c)) {
             Cow::Owned(text.replace(is_space, ""))
@@ -234,7 +234,7 @@ impl<'a> DocumentReader<'a> {
         let padding = text.bytes().rev().take_while(|b| *b == b'=').count();
         within(
             (text.len() / 4 * 3).saturating_sub(padding),
-            most,
+            max,
             "bytes in one value",
         )?;
         BASE64
@@ -242,26 +242,26 @@ impl<'a> DocumentReader<'a> {
             .map_err(|_| self.unexpected("damaged base64"))
     }
 
-    /// The character data of an element that has no children, at most `most` bytes of it.
-    fn text(&mut self, most: usize) -> Result<Cow<'a, str>, Error> {
+    /// The character data of an element that has no children, at most `max` bytes of it.
+    fn text(&mut self, max: usize) -> Result<Cow<'a, str>, Error> {
         let mut text = Cow::Borrowed("");
         loop {
             match self.tokens.next()? {
                 Token::Close => return Ok(text),
                 Token::Open(element) => return Err(self.misplaced(element)),
-                other => self.append(&mut text, other, most)?,
+                other => self.append(&mut text, other, max)?,
             }
         }
     }
 
     /// Adds a piece of character data; borrows as long as there is one piece only.
-    fn append(&self, text: &mut Cow<'a, str>, piece: Token<'a>, most: usize) -> Result<(), Error> {
+    fn append(&self, text: &mut Cow<'a, str>, piece: Token<'a>, max: usize) -> Result<(), Error> {
         let length = match &piece {
             Token::Text(piece) => piece.len(),
             Token::Char(c) => c.len_utf8(),
             _ => return Err(self.tokens.broken("the document ends early")),
         };
-        within(text.len() + length, most, "bytes in one value")?;
+        within(text.len() + length, max, "bytes in one value")?;
         match piece {
             Token::Text(piece) if text.is_empty() => *text = piece,
             Token::Text(piece) => text.to_mut().push_str(&piece),
@@ -333,9 +333,9 @@ impl<'a> DocumentReader<'a> {
     }
 }
 
-fn within(count: usize, most: usize, what: &'static str) -> Result<(), Error> {
-    if count > most {
-        return Err(Error::Limit { what, most });
+fn within(count: usize, max: usize, what: &'static str) -> Result<(), Error> {
+    if count > max {
+        return Err(Error::Limit { what, max });
     }
     Ok(())
 }

@@ -325,8 +325,8 @@ fn each_bound_is_named_when_it_is_exceeded() {
     assert!(members(8).is_ok());
     assert_eq!(limit(members(9)), Some("struct members"));
 
-    let most = LIMITS.string_bytes;
-    for text in ["a".repeat(most + 1), "&#65;".repeat(most + 1)] {
+    let max = LIMITS.string_bytes;
+    for text in ["a".repeat(max + 1), "&#65;".repeat(max + 1)] {
         assert_eq!(limit(value(&text)), Some("bytes in one value"));
         assert_eq!(
             limit(value(&format!("<string>{text}</string>"))),
@@ -337,8 +337,8 @@ fn each_bound_is_named_when_it_is_exceeded() {
         let document = write_call("m", &[Value::Bytes(vec![7; n])]);
         read_call(&document, &LIMITS)
     };
-    assert!(base64(most).is_ok());
-    assert_eq!(limit(base64(most + 1)), Some("bytes in one value"));
+    assert!(base64(max).is_ok());
+    assert_eq!(limit(base64(max + 1)), Some("bytes in one value"));
 
     let long = vec![b' '; LIMITS.bytes + 1];
     assert_eq!(limit(read_call(&long, &LIMITS)), Some("bytes"));

@@ -4,9 +4,10 @@
 //! into which an archive is unpacked has thousands for a moment. Whoever has more than that all the
 //! time is better asked than heard.
 
-use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use crate::concurrency::backoff::Backoff;
+use crate::concurrency::expiring_map::ExpiringMap;
 use crate::fairness::{Refill, TokenBucket};
 use crate::model::PeerId;
 use crate::protocol::wire::Changes;
@@ -21,11 +22,12 @@ const CHANGES: Refill = Refill {
     per_second: 1024,
 };
 
-/// How long a member is not followed after its first flood. Each further one doubles it.
-const FIRST_PAUSE: Duration = Duration::from_secs(2);
-
-/// The longest such time: that of a promise, so that it costs no more than one that never watched.
-const LONGEST_PAUSE: Duration = Duration::from_secs(64);
+/// How long a member is not followed after a flood: in the end for as long as a promise lasts, so
+/// that it costs no more than one that never watched.
+const PAUSES: Backoff = Backoff {
+    first: Duration::from_secs(2),
+    cap: Duration::from_secs(64),
+};
 
 /// Whoever has not flooded for this long begins anew.
 const FORGIVEN: Duration = Duration::from_secs(300);
@@ -50,25 +52,22 @@ impl PollAllowance {
     }
 }
 
-/// Who had too much to say, how often, and when last.
-#[derive(Default)]
-pub(super) struct Floods(HashMap<PeerId, (u32, Instant)>);
+/// Who had too much to say, and how often.
+pub(super) struct Floods(ExpiringMap<PeerId, u32>);
+
+impl Default for Floods {
+    fn default() -> Self {
+        Self(ExpiringMap::new(FORGIVEN, MAX_MEMBERS))
+    }
+}
 
 impl Floods {
     /// `member` had too much to say: it is not to be followed for so long.
     pub(super) fn note(&mut self, member: PeerId, now: Instant) -> Duration {
-        let is_old = |then: Instant| now.saturating_duration_since(then) >= FORGIVEN;
-        self.0.retain(|_, (_, then)| !is_old(*then));
-        if self.0.len() >= MAX_MEMBERS && !self.0.contains_key(&member) {
-            let oldest = self.0.iter().min_by_key(|(_, (_, then))| *then);
-            if let Some(oldest) = oldest.map(|(member, _)| *member) {
-                self.0.remove(&oldest);
-            }
-        }
-        let (times, then) = self.0.entry(member).or_insert((0, now));
-        let pause = FIRST_PAUSE * 2_u32.saturating_pow(*times);
-        (*times, *then) = ((*times + 1).min(16), now);
-        pause.min(LONGEST_PAUSE)
+        let before = self.0.get(&member, now).copied().unwrap_or_default();
+        let times = before.saturating_add(1);
+        self.0.insert(member, times, 1, now);
+        PAUSES.full(times)
     }
 }
 
@@ -102,8 +101,8 @@ mod tests {
         let (mut floods, now) = (Floods::default(), Instant::now());
         let pauses: Vec<u64> = (0..8).map(|_| floods.note(id(1), now).as_secs()).collect();
         assert_eq!(pauses, [2, 4, 8, 16, 32, 64, 64, 64]);
-        assert_eq!(floods.note(id(2), now), FIRST_PAUSE);
-        assert_eq!(floods.note(id(1), now + FORGIVEN), FIRST_PAUSE);
+        assert_eq!(floods.note(id(2), now), PAUSES.first);
+        assert_eq!(floods.note(id(1), now + FORGIVEN), PAUSES.first);
     }
 
     #[test]

@@ -39,7 +39,7 @@ const EMPTY: u32 = 20;
 
 /// No member of its own waits longer, whatever it has answered: the next thing that it has to say
 /// may be news.
-const LONGEST: Duration = Duration::from_millis(400);
+const MAX_PAUSE: Duration = Duration::from_millis(400);
 
 /// When members may be polled again.
 #[derive(Default)]
@@ -63,8 +63,8 @@ impl Paces {
     ) -> Instant {
         let cost = if has_news { 1 } else { EMPTY };
         let its = self.members.take(member, OF_MEMBER, cost, now);
-        self.members.forgive(member, OF_MEMBER, LONGEST, now);
-        let its = its.min(now + LONGEST);
+        self.members.forgive(member, OF_MEMBER, MAX_PAUSE, now);
+        let its = its.min(now + MAX_PAUSE);
         let network = remote.map(|remote| SourceNetwork::of(remote).site());
         let all = network.map(|network| self.networks.take(network, OF_NETWORK, 1, now));
         all.map_or(its, |all| all.max(its))
@@ -136,7 +136,10 @@ mod tests {
         let empty = polls(&mut paces, false, begun, 60);
         assert!(empty <= 30 + 60 * 5 / 2 + 2, "{empty}");
         let now = begun + Duration::from_secs(61);
-        assert!(paces.next(id(1), None, true, now) <= now + LONGEST, "news");
+        assert!(
+            paces.next(id(1), None, true, now) <= now + MAX_PAUSE,
+            "news"
+        );
     }
 
     #[test]

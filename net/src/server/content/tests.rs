@@ -12,13 +12,14 @@ use super::super::ServerLimits;
 use super::super::harness::{Raw, RawResponse, TestNode, caller};
 use super::*;
 use crate::content::cache::harness;
-use crate::content::cache::harness::{Content, content, eventually};
+use crate::content::cache::harness::{Content, content};
 use crate::content::merkle::Subtree;
 use crate::model::{PeerId, RelPath};
 use crate::protocol::wire;
 use crate::protocol::wire::{Fault, FaultCode, HashesRequest};
 use crate::service::answer::answer;
 use crate::share::{Roots, Share};
+use crate::testing::eventually;
 
 const MIB: u64 = 1 << 20;
 

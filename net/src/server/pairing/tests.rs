@@ -14,6 +14,7 @@ use crate::auth::pair::PairingCaller;
 use crate::auth::{AddressSource, Alpn, GuessRecord, Identity, Stretched};
 use crate::client::pairing as client;
 use crate::error::Error;
+use crate::testing::eventually;
 
 fn gate(password: u8) -> Arc<Gate> {
     let identity = Identity::ephemeral().unwrap();
@@ -109,14 +110,6 @@ fn exchange<const N: usize>(line: &mut Line, frame: &[u8]) -> [u8; N] {
     let mut answer = [0; N];
     line.read_exact(&mut answer).unwrap();
     answer
-}
-
-fn eventually(what: &str, condition: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while !condition() {
-        assert!(Instant::now() < deadline, "not within 10 s: {what}");
-        std::thread::yield_now();
-    }
 }
 
 #[test]

@@ -4,15 +4,12 @@
 //! directory there is. Reading a million of them again for each would cost more than all else, so
 //! they are kept in memory, and used only while their directory is unchanged: what is asked of the
 //! disk for one that is known is whether it still has the same version.
-//!
-//! Every use gets the next number; the lowest belongs to what was used longest ago, which is the
-//! first to go when room is needed or its time is up. So nothing here looks at all directories.
 
-use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::name_list::NameList;
+use crate::concurrency::expiring_map::ExpiringMap;
 use crate::model::{RelPath, Version};
 
 /// The most bytes of memory for all of them: the names of about four million files.
@@ -26,22 +23,14 @@ const LIFETIME: Duration = Duration::from_secs(10 * 60);
 /// these keep free, and three allocations.
 const OVERHEAD: usize = 256;
 
-/// The remembered directories.
-#[derive(Debug, Default)]
-pub(crate) struct NameIndex {
-    /// The last use of each, by its real path.
-    uses: HashMap<RelPath, u64>,
-    directories: BTreeMap<u64, IndexedDirectory>,
-    next_use: u64,
-    weight: usize,
-}
-
+/// The remembered directories, by their real paths.
 #[derive(Debug)]
-struct IndexedDirectory {
-    real: RelPath,
-    version: Version,
-    names: Arc<NameList>,
-    used: Instant,
+pub(crate) struct NameIndex(ExpiringMap<RelPath, (Version, Arc<NameList>)>);
+
+impl Default for NameIndex {
+    fn default() -> Self {
+        Self(ExpiringMap::new(LIFETIME, MAX_WEIGHT))
+    }
 }
 
 impl NameIndex {
@@ -53,15 +42,13 @@ impl NameIndex {
         now: Instant,
     ) -> Option<Arc<NameList>> {
         self.expire(now);
-        let directory = self.remove(real)?;
-        if directory.version != version {
+        let (known, names) = self.0.get(real, now)?;
+        if *known != version {
+            self.0.remove(real);
             return None;
         }
-        let names = Arc::clone(&directory.names);
-        self.insert(IndexedDirectory {
-            used: now,
-            ..directory
-        });
+        let names = Arc::clone(names);
+        self.0.touch(real, now);
         Some(names)
     }
 
@@ -73,67 +60,20 @@ impl NameIndex {
         names: &Arc<NameList>,
         now: Instant,
     ) {
-        self.expire(now);
-        self.remove(real);
-        let directory = IndexedDirectory {
-            real: real.clone(),
-            version,
-            names: Arc::clone(names),
-            used: now,
-        };
-        if directory.weight() > MAX_WEIGHT {
-            return;
-        }
-        self.insert(directory);
-        while self.weight > MAX_WEIGHT {
-            self.remove_oldest();
-        }
+        let weight = names.weight() + real.as_bytes().len() + OVERHEAD;
+        let value = (version, Arc::clone(names));
+        self.0.insert(real.clone(), value, weight, now);
     }
 
     /// Forgets what nobody has asked for lately.
     pub(crate) fn expire(&mut self, now: Instant) {
-        while let Some((_, oldest)) = self.directories.first_key_value()
-            && now.saturating_duration_since(oldest.used) >= LIFETIME
-        {
-            self.remove_oldest();
-        }
-    }
-
-    fn insert(&mut self, directory: IndexedDirectory) {
-        self.weight += directory.weight();
-        self.uses.insert(directory.real.clone(), self.next_use);
-        self.directories.insert(self.next_use, directory);
-        self.next_use += 1;
-    }
-
-    fn remove(&mut self, real: &RelPath) -> Option<IndexedDirectory> {
-        let directory = self.directories.remove(&self.uses.remove(real)?)?;
-        self.weight -= directory.weight();
-        Some(directory)
-    }
-
-    fn remove_oldest(&mut self) {
-        if let Some((_, oldest)) = self.directories.pop_first() {
-            self.uses.remove(&oldest.real);
-            self.weight -= oldest.weight();
-        }
-        if self.directories.is_empty() {
-            self.uses.shrink_to_fit();
-        }
-    }
-}
-
-impl IndexedDirectory {
-    fn weight(&self) -> usize {
-        self.names.weight() + self.real.as_bytes().len() + OVERHEAD
+        self.0.expire(now);
     }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
     use crate::share::names::name_list::EntryHint;
     use crate::share::names::name_list::tests::names;
@@ -168,10 +108,10 @@ mod tests {
         let later = now + LIFETIME / 2;
         assert!(index.get(&path(0), V1, later).is_some());
         index.expire(now + LIFETIME);
-        assert_eq!(index.directories.len(), 1);
+        assert_eq!(index.0.len(), 1);
         assert!(index.get(&path(0), V1, later + LIFETIME / 2).is_some());
         index.expire(later + LIFETIME * 2);
-        assert_eq!((index.uses.len(), index.weight), (0, 0));
+        assert_eq!((index.0.len(), index.0.weight()), (0, 0));
     }
 
     #[test]
@@ -197,34 +137,5 @@ mod tests {
         index.put(&path(1), V1, &many(MAX_WEIGHT / 8), now);
         assert!(index.get(&path(0), V1, now).is_some());
         assert!(index.get(&path(1), V1, now).is_none());
-    }
-
-    proptest! {
-        #[test]
-        fn the_tables_and_the_weight_agree_whatever_happens(
-            steps in prop::collection::vec((0..4_usize, 0..3_u64, any::<bool>(), 0..400_u64), 1..60)
-        ) {
-            let (mut index, mut now) = (NameIndex::default(), Instant::now());
-            let names = many(10);
-            for (number, version, is_put, seconds) in steps {
-                now += Duration::from_secs(seconds);
-                let (path, version) = (path(number), Version(version));
-                if is_put {
-                    index.put(&path, version, &names, now);
-                    prop_assert!(index.get(&path, version, now).is_some());
-                } else {
-                    index.get(&path, version, now);
-                }
-                let weights = index.directories.values().map(IndexedDirectory::weight);
-                prop_assert_eq!(weights.sum::<usize>(), index.weight);
-                prop_assert_eq!(index.uses.len(), index.directories.len());
-                for (last_use, directory) in &index.directories {
-                    prop_assert_eq!(index.uses.get(&directory.real), Some(last_use));
-                    prop_assert!(now - directory.used < LIFETIME);
-                }
-                let ages = index.directories.values().map(|directory| directory.used);
-                prop_assert!(ages.is_sorted());
-            }
-        }
     }
 }

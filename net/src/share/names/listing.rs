@@ -38,12 +38,12 @@ pub(crate) fn page(
     let mut next = after.map_or(0, |after| names.behind(after.as_bytes()));
     let mut entries = Vec::with_capacity(limit.min(names.len() - next));
     while entries.len() < limit && next < names.len() {
-        let most = (limit - entries.len()).min(if directory.may_stop() {
+        let max = (limit - entries.len()).min(if directory.may_stop() {
             AT_ONCE
         } else {
             usize::MAX
         });
-        let range = next..names.len().min(next + most);
+        let range = next..names.len().min(next + max);
         next = range.end;
         for seen in in_halves(range, |range| look(tree, directory, names, range)) {
             entries.append(&mut seen?);

@@ -9,13 +9,13 @@ use super::pattern::patience::{SearchTime, TimeIsUp};
 use crate::model::{Kind, RelPath};
 use crate::protocol::wire::{Fault, FaultCode};
 use crate::share::errnos::{is_absence, is_exhaustion};
+use crate::share::faults::unreadable;
 use crate::share::tree::{PinnedNode, ShareTree};
-use crate::share::unreadable;
 use crate::share::{Share, fault, internal};
 
 impl Share {
     /// The names of the files, and of links to files, at the top of the share that match `pattern`
-    /// and do not begin with a dot: sorted, at most `most` of them, found by `until`.
+    /// and do not begin with a dot: sorted, at most `max` of them, found by `until`.
     ///
     /// # Errors
     /// The fault of a bad pattern, of too many names or too little time, or of a directory that
@@ -23,7 +23,7 @@ impl Share {
     pub fn top_files(
         &self,
         pattern: &str,
-        most: usize,
+        max: usize,
         until: Instant,
     ) -> Result<Vec<Vec<u8>>, Fault> {
         let pattern = Pattern::new(pattern)?;
@@ -50,8 +50,8 @@ impl Share {
                 return Err(exceeded("there are too many links"));
             }
             let is_file = seen == EntryHint::File || is_file(&tree, &directory, &names, index)?;
-            if is_file && found.len() == most {
-                return Err(exceeded(format!("more than {most} names match")));
+            if is_file && found.len() == max {
+                return Err(exceeded(format!("more than {max} names match")));
             }
             if is_file {
                 found.push(name.to_vec());

@@ -14,9 +14,10 @@ use super::walk::{ShareWalk, WalkStep, WalkStop};
 use crate::fairness::{Claimant, FairTable};
 use crate::model::{Attributes, Kind, RelPath};
 use crate::protocol::wire::{Fault, FaultCode, SearchPage, SearchRequest};
+use crate::share::Share;
 use crate::share::errnos::{is_absence, is_exhaustion};
+use crate::share::faults::{internal, page_limit};
 use crate::share::tree::ShareTree;
-use crate::share::{Share, internal, page_limit};
 
 /// A page whose time was up on the way to where it goes on has so much more for the
 /// first name there.

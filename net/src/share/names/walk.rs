@@ -177,8 +177,8 @@ impl Cursor {
         pattern: &Pattern,
         patience: &mut SearchTime,
     ) -> Result<Option<(NextEntry, usize)>, TimeIsUp> {
-        let (first, most) = (self.name, self.end.min(self.name + MAX_PASSED));
-        for index in first..most {
+        let (first, max) = (self.name, self.end.min(self.name + MAX_PASSED));
+        for index in first..max {
             let (name, seen) = self.names.get(index);
             let is_match = seen != EntryHint::Directory
                 && match pattern.matches(name, patience) {
@@ -194,7 +194,7 @@ impl Cursor {
                 return Ok(Some((NextEntry::Match, index)));
             }
         }
-        self.name = self.name.max(most);
+        self.name = self.name.max(max);
         if self.name < self.end {
             return Ok(Some((NextEntry::Passed, self.name - 1)));
         }

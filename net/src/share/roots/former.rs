@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use super::captures::Captures;
 use super::store::Roots;
 use crate::content::merkle::{BLOCK, Leaves, SUBTREE_BLOCKS, Subtree};
+use crate::content::read_full::read_full;
 use crate::error::Error;
 use crate::model::{ByteRange, ContentId, Root};
 use crate::share::tree::file::SharedFile;
@@ -86,16 +87,7 @@ impl FormerFile {
         let start = first * BLOCK;
         let end = self.content.size.min(start + count * BLOCK);
         let mut bytes = vec![0; (end - start) as usize];
-        let mut filled = 0;
-        while filled < bytes.len() {
-            match self
-                .file
-                .read_any(start + filled as u64, &mut bytes[filled..])?
-            {
-                0 => break,
-                count => filled += count,
-            }
-        }
+        let filled = read_full(start, &mut bytes, |at, part| self.file.read_any(at, part))?;
         // What was cut, or written to, counts up to the block in which that begins.
         bytes.truncate(if filled == bytes.len() {
             filled

@@ -4,7 +4,7 @@
 //! through without asking for the state of any file. What has the number may be another file by
 //! now: whoever reads it proves what comes.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::mem::MaybeUninit;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,13 +13,14 @@ use parking_lot::Mutex;
 use rustix::fs::{FileType, RawDir};
 
 use super::store::FileLocation;
+use crate::concurrency::expiring_map::ExpiringMap;
 use crate::model::{RelPath, Root};
 use crate::share::tree::beneath::open_directory;
 use crate::share::tree::{ShareTree, join};
 
 /// One search takes no longer than this: millions of names in memory, less where they have to come
 /// from a disk.
-const LONGEST: Duration = Duration::from_secs(5);
+const MAX_TIME: Duration = Duration::from_secs(5);
 
 /// So much of the time, one part in so many, may go into these searches.
 const TIMES_AS_LONG: u32 = 4;
@@ -56,10 +57,10 @@ pub(crate) struct Relocations {
     turn: Mutex<()>,
 }
 
-#[derive(Default, Debug)]
+#[derive(Debug)]
 struct State {
     /// By their roots: another file may have the inode by the next moment.
-    missed: HashMap<Root, Instant>,
+    missed: ExpiringMap<Root, ()>,
     /// Directories, from where a file was to where it is: others of it may have come along.
     moved: VecDeque<(RelPath, RelPath)>,
     rests_until: Option<Instant>,
@@ -90,7 +91,7 @@ impl Relocations {
         if let Some(known) = self.state.lock().without_looking(root, begun) {
             return known;
         }
-        let until = until.min(begun + LONGEST);
+        let until = until.min(begun + MAX_TIME);
         let mut found = look_through(tree, place, until);
         for _ in 1..LOOKS {
             if found != Whereabouts::Nowhere {
@@ -115,10 +116,20 @@ impl Relocations {
     }
 }
 
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            missed: ExpiringMap::new(MISSED, MAX_REMEMBERED),
+            moved: VecDeque::new(),
+            rests_until: None,
+        }
+    }
+}
+
 impl State {
     /// What is said of a file that is not looked for now; `None` if it may be.
     fn without_looking(&self, root: Root, now: Instant) -> Option<Whereabouts> {
-        if self.missed.get(&root).is_some_and(|until| *until > now) {
+        if self.missed.get(&root, now).is_some() {
             return Some(Whereabouts::Nowhere);
         }
         let rests = self.rests_until.is_some_and(|until| until > now);
@@ -129,19 +140,12 @@ impl State {
         let now = Instant::now();
         // A quick search needs no rest.
         let took = now.saturating_duration_since(begun);
-        self.rests_until = (took > LONGEST / 50).then(|| now + took * TIMES_AS_LONG);
+        self.rests_until = (took > MAX_TIME / 50).then(|| now + took * TIMES_AS_LONG);
         let found = match found {
             Whereabouts::At(path) => path,
             Whereabouts::Unknown => return,
             Whereabouts::Nowhere => {
-                self.missed.retain(|_, until| *until > now);
-                let oldest = self.missed.iter().min_by_key(|(_, until)| **until);
-                if self.missed.len() >= MAX_REMEMBERED
-                    && let Some(oldest) = oldest.map(|(root, _)| *root)
-                {
-                    self.missed.remove(&oldest);
-                }
-                self.missed.insert(root, now + MISSED);
+                self.missed.insert(root, (), 1, now);
                 return;
             }
         };

@@ -15,9 +15,11 @@ use super::captures::Captured;
 use super::relocate::Whereabouts;
 use super::store::FileLocation;
 use crate::content::merkle::{BLOCK, Hash, HashTree, SUBTREE_BLOCKS, TreeHasher, leaf};
+use crate::content::read_full::read_full;
 use crate::model::{ContentId, RelPath, Root};
 use crate::protocol::wire::{Fault, FaultCode, Snapshot, SnapshotRequest};
-use crate::share::{Asker, Share, SharedFile, fault};
+use crate::share::faults::fault;
+use crate::share::{Asker, Share, SharedFile};
 
 /// Files that are read at once for this.
 const MAX_READERS: usize = 2;
@@ -29,7 +31,7 @@ const MAX_BYTES: u64 = 8 << 30;
 const CHUNK: usize = 256 * 1024;
 
 /// Reading a file takes no longer than this.
-const LONGEST: Duration = Duration::from_secs(8);
+const MAX_TIME: Duration = Duration::from_secs(8);
 
 /// A write(2) marks the file before it has stored its bytes, and not again. What changed less than
 /// this long ago may be in the middle of one, as far as its state tells.
@@ -113,7 +115,7 @@ impl Share {
             self.wanted_now(asker, &path, &file);
             return Err(Fault::new(FaultCode::NotFound, "its root is not known yet"));
         }
-        let until = until.min(Instant::now() + LONGEST);
+        let until = until.min(Instant::now() + MAX_TIME);
         let captured = self.capture(asker, (&path, request.size), file, until)?;
         let is_prefix = match request.prefix {
             Some(prefix) => {
@@ -301,8 +303,8 @@ fn read(file: &SharedFile, size: u64, until: Instant) -> io::Result<Option<HashT
         if Instant::now() >= until {
             return Err(io::ErrorKind::TimedOut.into());
         }
-        let most = chunk.len().min(usize::try_from(size - at).unwrap_or(CHUNK));
-        match file.read_any(at, &mut chunk[..most])? {
+        let max = chunk.len().min(usize::try_from(size - at).unwrap_or(CHUNK));
+        match file.read_any(at, &mut chunk[..max])? {
             0 => return Ok(None),
             count => {
                 hasher.update(&chunk[..count]);
@@ -330,12 +332,9 @@ fn begins_with(
     if rest > 0 {
         let start = whole as u64 * BLOCK;
         let mut block = vec![0; (size.min(start + BLOCK) - start) as usize];
-        let mut filled = 0;
-        while filled < block.len() {
-            match file.read_any(start + filled as u64, &mut block[filled..])? {
-                0 => return Ok(false),
-                count => filled += count,
-            }
+        let filled = read_full(start, &mut block, |at, part| file.read_any(at, part))?;
+        if filled < block.len() {
+            return Ok(false);
         }
         // It has to be the block that the leaves are of.
         if leaves[whole] != leaf(&block) {

@@ -95,14 +95,14 @@ fn many_who_ask_for_what_does_not_answer_leave_no_more_than_a_few_threads_behind
         return;
     }
     let (share, _mounted, _daemon) = hung();
-    let most = took(|| {
+    let max = took(|| {
         thread::scope(|scope| {
             for _ in 0..32 {
                 scope.spawn(|| assert_failing(&share.pages("d/hung", 9).unwrap_err()));
             }
         });
     });
-    assert!(most < IN_TIME, "{most:?}");
+    assert!(max < IN_TIME, "{max:?}");
     assert_eq!(share.names("other"), ["file"]);
 }
 

@@ -5,6 +5,7 @@ use std::os::unix::fs::FileExt;
 use super::*;
 use crate::content::merkle::{SUBTREE_BLOCKS, TreeHasher};
 use crate::model::{ByteRange, ContentId, Root};
+use crate::testing::eventually;
 
 struct Rooted {
     base: TempDir,
@@ -222,14 +223,6 @@ fn content_of(share: &Share, root: Root) -> Option<Vec<u8>> {
             let all = ByteRange::new(0, file.content().size);
             file.read(all).unwrap()
         }
-    }
-}
-
-fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while !holds() {
-        assert!(Instant::now() < deadline, "{what}");
-        thread::yield_now();
     }
 }
 

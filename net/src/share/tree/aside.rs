@@ -26,10 +26,10 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
 pub(crate) const STUCK: Errno = Errno::HOSTDOWN;
 
 /// Threads that work on one file system at a time. Whoever finds no place waits for one.
-const MOST_AT_ONCE: usize = 4;
+const MAX_AT_ONCE: usize = 4;
 
 /// File systems that are worked on at the same time. More count as stuck.
-const MOST_LANES: usize = 64;
+const MAX_LANES: usize = 64;
 
 /// Something that may stop to answer, by which others may go on.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -147,7 +147,7 @@ impl Aside {
         let mut lanes = self.lanes.lock();
         loop {
             let count = lanes.len();
-            if count >= MOST_LANES && !lanes.contains_key(&crossing.spot) {
+            if count >= MAX_LANES && !lanes.contains_key(&crossing.spot) {
                 return Err(STUCK);
             }
             let lane = lanes.entry(crossing.spot);
@@ -155,7 +155,7 @@ impl Aside {
             if lane.stuck.is_some() {
                 return Err(STUCK);
             }
-            if lane.running < MOST_AT_ONCE {
+            if lane.running < MAX_AT_ONCE {
                 lane.running += 1;
                 return Ok(ThreadPlace {
                     aside: Arc::clone(self),
@@ -305,7 +305,7 @@ mod tests {
         let (answer, silence) = mpsc::channel::<()>();
         let silence = Arc::new(Mutex::new(silence));
         thread::scope(|scope| {
-            for _ in 0..4 * MOST_AT_ONCE {
+            for _ in 0..4 * MAX_AT_ONCE {
                 let (started, silence) = (Arc::clone(&started), Arc::clone(&silence));
                 let aside = &aside;
                 scope.spawn(move || {
@@ -317,7 +317,7 @@ mod tests {
                 });
             }
         });
-        assert_eq!(*started.lock(), MOST_AT_ONCE);
+        assert_eq!(*started.lock(), MAX_AT_ONCE);
         drop(answer);
         soon(|| aside.lanes.lock().is_empty());
     }

@@ -3,14 +3,14 @@
 use std::io::{self, IoSliceMut};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use rustix::fs::{fdatasync, fstatfs};
 use rustix::io::{Errno, ReadWriteFlags, pread, preadv2};
 
 use super::aside::{Aside, Crossing};
 use super::stat::FileState;
-use crate::model::{Attributes, RelPath};
+use crate::model::{Attributes, RelPath, UnixTime};
 use crate::share::roots::store::FileLocation;
 use crate::share::roots::wishes::FileId;
 
@@ -184,15 +184,7 @@ impl SharedFile {
 
     /// True if it had changed within `time` of now when it was opened.
     pub(crate) fn changed_within(&self, time: Duration) -> bool {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        let changed = Duration::from_nanos(self.last_change().max(0).cast_unsigned());
-        now.unwrap_or_default().saturating_sub(changed) < time
-    }
-
-    /// When the file last changed in any way, nanoseconds since 1970. Unlike the mtime, programs
-    /// cannot set it.
-    pub(crate) fn last_change(&self) -> i64 {
-        self.state.ctime()
+        !self.state.has_rested(time, UnixTime::now())
     }
 
     /// The part of `buffer` that the file can fill from `offset` on.

@@ -1,6 +1,7 @@
 //! One state of one file or directory, as `statx(2)` tells it.
 
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, FileType, Statx, StatxFlags, StatxTimestamp, statx};
 use rustix::io::Errno;
@@ -90,6 +91,12 @@ impl FileState {
     /// Nanoseconds since 1970 when anything of it last changed.
     pub(crate) fn ctime(&self) -> i64 {
         nanoseconds(self.changed)
+    }
+
+    /// True if it last changed more than `time` before `now`.
+    pub(crate) fn has_rested(&self, time: Duration, now: UnixTime) -> bool {
+        let since = now.in_nanoseconds() - i128::from(self.ctime());
+        since > time.as_nanos().cast_signed()
     }
 
     /// What members see of it; `None` for what is never served.

@@ -12,7 +12,7 @@ use crate::model::{MAX_PATH_BYTES, RelPath};
 use crate::share::errnos::is_exhaustion;
 
 /// Directories that are remembered. What would be one more is not named.
-const MOST: usize = 64;
+const MAX_DIRECTORIES: usize = 64;
 
 /// Those that were come upon, by their real paths.
 #[derive(Debug, Default)]
@@ -66,7 +66,9 @@ impl UnreadableDirectories {
             }
             Some(complaint) => {
                 let known = directories.get(path).map(|(known, _)| *known);
-                if known != Some(complaint) && (known.is_some() || directories.len() < MOST) {
+                if known != Some(complaint)
+                    && (known.is_some() || directories.len() < MAX_DIRECTORIES)
+                {
                     tracing::warn!("{path} in the share: {complaint}");
                     directories.insert(path.clone(), (complaint, now));
                 }
@@ -101,15 +103,15 @@ mod tests {
         directories.note(&path(0), Err(Errno::MFILE), now);
         directories.note(&path(0), Err(Errno::NOENT), now);
         assert!(directories.paths().is_empty());
-        for number in 0..=MOST {
+        for number in 0..=MAX_DIRECTORIES {
             directories.note(&path(number), Err(Errno::ACCESS), now);
         }
-        assert_eq!(directories.paths().len(), MOST);
+        assert_eq!(directories.paths().len(), MAX_DIRECTORIES);
         directories.note(&path(0), Ok(3), now);
         let complaints = directories.complaints();
         let (_, complaint, _) = complaints.iter().find(|(at, ..)| *at == path(0)).unwrap();
         assert_eq!(*complaint, Complaint::TooLong(3));
-        for number in 0..=MOST {
+        for number in 0..=MAX_DIRECTORIES {
             directories.note(&path(number), Ok(0), now);
         }
         assert!(directories.paths().is_empty());

@@ -10,12 +10,11 @@
 //! and whatever is beyond the number of watches that we allow ourselves. Whoever asks for those has
 //! to ask again.
 
-use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -23,21 +22,16 @@ use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::io::Errno;
 
 use super::journal::Journal;
-use crate::config::PROMISE;
+use super::watch_table::WatchTable;
 use crate::error::Error;
-use crate::model::{Name, RelPath};
+use crate::model::{Name, RelPath, UnixTime};
 use crate::protocol::wire::{Changes, ChangesRequest, Depth};
 use crate::share::tree::anchor::Look;
 use crate::share::tree::policy::Policy;
 use crate::share::tree::{ShareTree, join};
 
-/// How long a directory stays watched after it was last asked for; longer than [`PROMISE`].
-const KEPT: Duration = Duration::from_secs(75);
-
-const _: () = assert!(KEPT.as_secs() > PROMISE.as_secs());
-
 /// Directories watched at most. The kernel keeps about a kilobyte for each.
-const MOST_WATCHES: usize = 16_384;
+const MAX_WATCHES: usize = 16_384;
 
 /// In a storm of events, those who wait hear of it after so many.
 const ANNOUNCED: usize = 256;
@@ -75,19 +69,6 @@ struct State {
     stopped: bool,
 }
 
-/// The directories that are watched.
-#[derive(Default)]
-struct WatchTable {
-    by_path: BTreeMap<RelPath, WatchedDirectory>,
-    /// A directory may have been looked up under a new path before its move was noticed.
-    by_descriptor: BTreeMap<i32, Vec<RelPath>>,
-}
-
-struct WatchedDirectory {
-    descriptor: i32,
-    until: Instant,
-}
-
 impl std::fmt::Debug for ShareWatch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Watch")
@@ -105,8 +86,7 @@ impl ShareWatch {
     pub(crate) fn with_room(look: &Look, room: usize) -> Result<Arc<Self>, Error> {
         let failed = |error: std::io::Error| Error::local("watching the share for changes", error);
         let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK);
-        let start = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        let start = start.map_or(0, |start| start.as_nanos() as u64);
+        let start = UnixTime::now().in_64_bits().cast_unsigned();
         let watch = Arc::new(Self {
             inotify: inotify.map_err(|errno| failed(errno.into()))?,
             room,
@@ -142,8 +122,8 @@ impl ShareWatch {
     }
 
     /// Watches what lies at `path`, and below it if it is a directory: from the counter that this
-    /// returns on, every change of that is in the journal, for [`PROMISE`] at least. To be called
-    /// before `path` is looked at. `None` if it cannot be watched.
+    /// returns on, every change of that is in the journal, for [`PROMISE`](crate::config::PROMISE)
+    /// at least. To be called before `path` is looked at. `None` if it cannot be watched.
     pub(crate) fn keep(&self, tree: &ShareTree, path: &RelPath, now: Instant) -> Option<u64> {
         let since = self.state.lock().journal.counter();
         let mut step = RelPath::root();
@@ -192,7 +172,7 @@ impl ShareWatch {
         // Of what is pinned, by the one name that cannot lead elsewhere.
         let name = format!("/proc/self/fd/{}", pinned.as_raw_fd());
         let mut state = self.state.lock();
-        if state.table.by_path.len() >= self.room {
+        if state.table.len() >= self.room {
             return Err(Errno::NOSPC);
         }
         // What was pinned may lie somewhere else by now. If that has not been noticed yet, it will
@@ -202,8 +182,7 @@ impl ShareWatch {
             return Err(Errno::AGAIN);
         }
         let descriptor = inotify::add_watch(&self.inotify, name, events())?;
-        let until = now + KEPT;
-        state.table.insert(path.clone(), descriptor, until);
+        state.table.insert(path.clone(), descriptor, now);
         Ok(true)
     }
 
@@ -213,7 +192,7 @@ impl ShareWatch {
         let State { journal, table, .. } = &mut *state;
         let parent = |path: &RelPath| path.split().map_or(RelPath::root(), |(parent, _)| parent);
         for path in paths {
-            if table.by_path.contains_key(&parent(path)) {
+            if table.contains(&parent(path)) {
                 journal.record(path.clone(), Depth::Entry);
             }
         }
@@ -288,14 +267,14 @@ impl ShareWatch {
                 }
             };
             let name = event.file_name().map(|name| name.to_bytes());
-            self.take_in(&mut state, event.wd(), event.events(), name);
+            self.apply(&mut state, event.wd(), event.events(), name);
         }
         let mut state = self.state.lock();
         self.announce(&state);
         self.sweep(&mut state, Instant::now());
     }
 
-    fn take_in(&self, state: &mut State, wd: i32, events: ReadFlags, name: Option<&[u8]>) {
+    fn apply(&self, state: &mut State, wd: i32, events: ReadFlags, name: Option<&[u8]>) {
         let State {
             journal,
             table,
@@ -305,7 +284,7 @@ impl ShareWatch {
         if events.intersects(ReadFlags::QUEUE_OVERFLOW | ReadFlags::UNMOUNT) {
             return journal.record_everything();
         }
-        let directories = table.by_descriptor.get(&wd).cloned().unwrap_or_default();
+        let directories = table.of_descriptor(wd);
         for directory in directories {
             if events.contains(ReadFlags::IGNORED) {
                 // It has gone, or has been given back.
@@ -367,12 +346,7 @@ impl ShareWatch {
             return;
         }
         state.swept = now;
-        let old = state.table.by_path.iter();
-        let old = old.filter(|(_, watched)| watched.until <= now);
-        let old: Vec<RelPath> = old.map(|(path, _)| path.clone()).collect();
-        for path in old {
-            state.table.remove(&path, &self.inotify);
-        }
+        state.table.expire(&self.inotify, now);
     }
 }
 
@@ -414,68 +388,6 @@ fn run(watch: &Weak<ShareWatch>) {
     }
 }
 
-impl WatchTable {
-    /// Watches `path` for longer, if it is watched.
-    fn extend(&mut self, path: &RelPath, now: Instant) -> bool {
-        let watched = self.by_path.get_mut(path);
-        let is_watched = watched.is_some();
-        if let Some(watched) = watched {
-            watched.until = now + KEPT;
-        }
-        is_watched
-    }
-
-    fn insert(&mut self, path: RelPath, descriptor: i32, until: Instant) {
-        self.forget(&path);
-        let paths = self.by_descriptor.entry(descriptor).or_default();
-        paths.push(path.clone());
-        self.by_path
-            .insert(path, WatchedDirectory { descriptor, until });
-    }
-
-    /// Takes `path` out. Returns its watch if no other path has the same.
-    fn forget(&mut self, path: &RelPath) -> Option<i32> {
-        let WatchedDirectory { descriptor, .. } = self.by_path.remove(path)?;
-        let paths = self.by_descriptor.get_mut(&descriptor)?;
-        paths.retain(|other| other != path);
-        if !paths.is_empty() {
-            return None;
-        }
-        self.by_descriptor.remove(&descriptor);
-        Some(descriptor)
-    }
-
-    fn remove(&mut self, path: &RelPath, inotify: &OwnedFd) {
-        if let Some(descriptor) = self.forget(path) {
-            // It may have gone by itself, with its directory.
-            let _ = inotify::remove_watch(inotify, descriptor);
-        }
-    }
-
-    fn clear(&mut self, inotify: &OwnedFd) {
-        for descriptor in self.by_descriptor.keys() {
-            // It may have gone by itself, with its directory.
-            let _ = inotify::remove_watch(inotify, *descriptor);
-        }
-        *self = Self::default();
-    }
-
-    /// Takes out `directory` and all below it.
-    fn remove_below(&mut self, directory: &RelPath, inotify: &OwnedFd) {
-        self.remove(directory, inotify);
-        let Ok(first) = RelPath::new(&[directory.as_bytes(), b"/\x01"].concat()) else {
-            return;
-        };
-        let prefix = [directory.as_bytes(), b"/"].concat();
-        let below = self.by_path.range(first..);
-        let below = below.take_while(|(path, _)| path.as_bytes().starts_with(&prefix));
-        let below: Vec<RelPath> = below.map(|(path, _)| path.clone()).collect();
-        for path in below {
-            self.remove(&path, inotify);
-        }
-    }
-}
-
 /// What of a directory is watched: names that come and go, and whatever changes a file or who
 /// may read it.
 fn events() -> WatchFlags {
@@ -497,5 +409,5 @@ fn room() -> usize {
     let limit = limit
         .ok()
         .and_then(|text| text.trim().parse::<usize>().ok());
-    limit.map_or(MOST_WATCHES, |limit| (limit / 2).min(MOST_WATCHES))
+    limit.map_or(MAX_WATCHES, |limit| (limit / 2).min(MAX_WATCHES))
 }

@@ -11,7 +11,7 @@ use crate::model::RelPath;
 use crate::protocol::wire::{Change, Changes, Depth};
 
 /// Changes remembered. At 10,000 a second, more than a poll and its repetition take.
-pub(crate) const MOST: usize = 65_536;
+pub(crate) const MAX_KEPT: usize = 65_536;
 
 /// The changes of one share since this node started.
 #[derive(Debug)]
@@ -51,7 +51,7 @@ impl Journal {
         let before = before.and_then(|counter| self.changes.remove(&counter));
         let depth = before.map_or(depth, |before| before.depth.max(depth));
         self.changes.insert(self.counter, Change { path, depth });
-        if self.changes.len() > MOST
+        if self.changes.len() > MAX_KEPT
             && let Some((counter, change)) = self.changes.pop_first()
         {
             self.latest.remove(&change.path);
@@ -149,12 +149,15 @@ mod tests {
         let mut journal = Journal::new(1000);
         assert_eq!(told(journal.since(1)), everything());
         assert_eq!(told(journal.since(1001)), everything());
-        for number in 0..=MOST {
+        for number in 0..=MAX_KEPT {
             journal.record(path(&number.to_string()), Depth::Entry);
         }
         assert_eq!(told(journal.since(1000)), everything());
         assert_eq!(told(journal.since(1001)).len(), Changes::MAX_CHANGES);
-        assert_eq!((journal.changes.len(), journal.latest.len()), (MOST, MOST));
+        assert_eq!(
+            (journal.changes.len(), journal.latest.len()),
+            (MAX_KEPT, MAX_KEPT)
+        );
         let now = journal.counter();
         journal.record_everything();
         assert_eq!(told(journal.since(now)), everything());

@@ -3,3 +3,4 @@
 pub(crate) mod inotify;
 pub(crate) mod journal;
 pub(crate) mod keeper;
+mod watch_table;

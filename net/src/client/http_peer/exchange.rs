@@ -1,0 +1,181 @@
+//! How one request gets its response: over a connection that idles or a new one, from the one key
+//! that is asked for, and with a pairing run before it if need be.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use http::{Method, StatusCode};
+
+use super::HttpPeer;
+use crate::auth::Alpn;
+use crate::client::connector::HttpConnection;
+use crate::client::pairing;
+use crate::client::range_get::Head;
+use crate::config::CONNECT_DEADLINE;
+use crate::error::Error;
+use crate::model::{Address, PeerId};
+use crate::transport::dial::{Dial, Link};
+use crate::transport::handshake;
+use crate::transport::tls_link::TlsLink;
+
+/// A pairing run ends by then (notes on the protocol: PROTOCOL.md, "Pairing").
+const PAIRING_DEADLINE: Duration = Duration::from_secs(10);
+
+impl HttpPeer {
+    /// Makes sure that both sides know each other, with a request that costs nothing if they do.
+    pub(super) fn introduce(&self, connection: TlsLink, deadline: Instant) -> Result<(), Error> {
+        if !self.is_admitted() {
+            drop(connection);
+            return self.pair(0, deadline);
+        }
+        self.lanes.register(connection.link(), connection.who())?;
+        self.lanes
+            .put(HttpConnection::new(connection), Instant::now());
+        let head = self.request(Method::HEAD, "/RPC2")?;
+        let (lane, _) = self.exchange(deadline, &|lane| lane.send(head.clone(), deadline))?;
+        self.lanes.put(lane, Instant::now());
+        Ok(())
+    }
+
+    fn is_admitted(&self) -> bool {
+        self.gate.is_admitted(self.id)
+    }
+
+    /// Sends one request and takes the head of its response, which is not a 401.
+    pub(super) fn exchange<R: AsRef<Head>>(
+        &self,
+        deadline: Instant,
+        send: &dyn Fn(&HttpConnection) -> Result<R, Error>,
+    ) -> Result<(HttpConnection, R), Error> {
+        let seen = self.pairings.load(Ordering::Acquire);
+        if self.is_admitted() {
+            let (lane, reply) = self.attempt(deadline, send)?;
+            if reply.as_ref().status != StatusCode::UNAUTHORIZED {
+                return Ok((lane, reply));
+            }
+        }
+        self.lanes.forget_idle();
+        self.pair(seen, deadline)?;
+        let (lane, reply) = self.attempt(deadline, send)?;
+        if reply.as_ref().status == StatusCode::UNAUTHORIZED {
+            return Err(Error::Refused { who: self.who() });
+        }
+        Ok((lane, reply))
+    }
+
+    /// Sends on an idle connection, or on a fresh one if there is none or it turns out closed.
+    fn attempt<R>(
+        &self,
+        deadline: Instant,
+        send: &dyn Fn(&HttpConnection) -> Result<R, Error>,
+    ) -> Result<(HttpConnection, R), Error> {
+        let begun = Instant::now();
+        if begun >= deadline {
+            // Says nothing about the connections.
+            return Err(Error::Timeout { who: self.who() });
+        }
+        if let Some(lane) = self.lanes.take(begun) {
+            match send(&lane) {
+                Ok(reply) => {
+                    let taken = u64::try_from(begun.elapsed().as_micros());
+                    let taken = taken.unwrap_or(u64::MAX);
+                    self.distance.fetch_min(taken, Ordering::Relaxed);
+                    return Ok((lane, reply));
+                }
+                // What has happened to this one has happened to the others.
+                Err(Error::Unreachable { .. }) => self.lanes.forget_idle(),
+                Err(Error::Moved { .. }) => {}
+                Err(error) => return Err(self.after(error)),
+            }
+        }
+        let mut lane = self.open_lane(deadline)?;
+        let mut reply = send(&lane);
+        // It was found elsewhere while it was asked here.
+        if let Err(Error::Moved { .. }) = reply {
+            lane = self.open_lane(deadline)?;
+            reply = send(&lane);
+        }
+        let reply = reply.map_err(|error| self.after(error))?;
+        Ok((lane, reply))
+    }
+
+    /// When no answer has come, what idles may be as dead: the next question goes out on
+    /// a fresh connection.
+    pub(super) fn after(&self, error: Error) -> Error {
+        if matches!(error, Error::Timeout { .. }) {
+            self.lanes.forget_idle();
+        }
+        error
+    }
+
+    fn open_lane(&self, deadline: Instant) -> Result<HttpConnection, Error> {
+        let (link, who, connect_by) = self.dial(deadline)?;
+        let tls = self.gate.tls_client(Alpn::Http);
+        let connection = TlsLink::handshake(link, tls, who, connect_by)?;
+        self.check_identity(connection.peer())?;
+        self.sit(connection.link().remote());
+        Ok(HttpConnection::new(connection))
+    }
+
+    /// It answers from `remote` now.
+    pub(super) fn sit(&self, remote: Option<IpAddr>) {
+        let Some(remote) = remote else { return };
+        let mut seat = self.seat.lock();
+        if seat.as_ref().is_none_or(|seat| seat.address() != remote) {
+            *seat = Some(self.budget.seat(self.id, remote));
+        }
+    }
+
+    fn dial(&self, deadline: Instant) -> Result<(Arc<dyn Link>, String, Instant), Error> {
+        let address = self.address();
+        let who = address.to_string();
+        let (link, connect_by) = dial(&*self.dialer, &address, deadline)?;
+        self.lanes.register(&link, &who)?;
+        Ok((link, who, connect_by))
+    }
+
+    fn check_identity(&self, found: PeerId) -> Result<(), Error> {
+        if found == self.id {
+            return Ok(());
+        }
+        Err(Error::OtherIdentity { who: self.who() })
+    }
+
+    /// Pairs, unless another thread has done so since `seen` runs had ended.
+    fn pair(&self, seen: u64, deadline: Instant) -> Result<(), Error> {
+        let deadline = deadline.min(Instant::now() + PAIRING_DEADLINE);
+        let Some(mut paired) = self.paired.try_lock_until(deadline) else {
+            return Err(Error::Timeout { who: self.who() });
+        };
+        if self.pairings.load(Ordering::Acquire) == seen {
+            *paired = self.pair_now(deadline);
+            self.pairings.fetch_add(1, Ordering::Release);
+        }
+        paired.clone()
+    }
+
+    fn pair_now(&self, deadline: Instant) -> Result<(), Error> {
+        let (link, who, connect_by) = self.dial(deadline)?;
+        let tls = self.gate.tls_client(Alpn::Pair);
+        let (mut connection, found) = handshake::buffered(&link, tls, &who, connect_by)?;
+        // Before a guess is spent on it.
+        self.check_identity(found)?;
+        let mut socket = handshake::Timed::new(&link, deadline);
+        let source = self.place.lock().1;
+        let paired = pairing::run(&mut connection, &mut socket, &who, source, &self.gate)?;
+        link.shutdown();
+        self.check_identity(paired)
+    }
+}
+
+/// Dials, and says by when TLS must be up.
+pub(super) fn dial(
+    dialer: &dyn Dial,
+    address: &Address,
+    deadline: Instant,
+) -> Result<(Arc<dyn Link>, Instant), Error> {
+    let connect_by = deadline.min(Instant::now() + CONNECT_DEADLINE);
+    Ok((dialer.dial(address, connect_by)?, connect_by))
+}

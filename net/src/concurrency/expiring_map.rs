@@ -1,0 +1,206 @@
+//! A map bounded by age and weight: what was used longest ago goes first, when there is too much or
+//! when its time is up.
+//!
+//! Every use gets the next number and the numbers are in order, so nothing here looks at all
+//! entries. What goes is handed back where dropping it is work, to be dropped without the lock that
+//! the map lies behind. Pure: time comes in as `now`.
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::Hash;
+use std::time::{Duration, Instant};
+
+/// Remembers what was used last.
+#[derive(Debug)]
+pub(crate) struct ExpiringMap<K, V> {
+    lifetime: Duration,
+    max_weight: usize,
+    /// The last use of each entry.
+    uses: HashMap<K, u64>,
+    entries: BTreeMap<u64, ExpiringEntry<K, V>>,
+    next_use: u64,
+    weight: usize,
+}
+
+#[derive(Debug)]
+struct ExpiringEntry<K, V> {
+    key: K,
+    value: V,
+    weight: usize,
+    used: Instant,
+}
+
+impl<K: Clone + Eq + Hash, V> ExpiringMap<K, V> {
+    /// Entries live for `lifetime` after their last use, and weigh `max_weight` in all at most.
+    pub(crate) fn new(lifetime: Duration, max_weight: usize) -> Self {
+        Self {
+            lifetime,
+            max_weight,
+            uses: HashMap::new(),
+            entries: BTreeMap::new(),
+            next_use: 0,
+            weight: 0,
+        }
+    }
+
+    /// The value of `key`, if its time is not up.
+    pub(crate) fn get(&self, key: &K, now: Instant) -> Option<&V> {
+        let entry = self.entries.get(self.uses.get(key)?)?;
+        self.is_alive(entry, now).then_some(&entry.value)
+    }
+
+    /// Counts as a use of `key`: its time begins anew.
+    pub(crate) fn touch(&mut self, key: &K, now: Instant) {
+        if let Some(entry) = self.take(key) {
+            self.append(ExpiringEntry { used: now, ..entry });
+        }
+    }
+
+    /// Remembers that `key` has `value`, unless that alone weighs too much. Returns what had to go.
+    pub(crate) fn insert(&mut self, key: K, value: V, weight: usize, now: Instant) -> Vec<V> {
+        let mut gone = self.expire(now);
+        gone.extend(self.remove(&key));
+        if weight > self.max_weight {
+            gone.push(value);
+            return gone;
+        }
+        let used = now;
+        self.append(ExpiringEntry {
+            key,
+            value,
+            weight,
+            used,
+        });
+        while self.weight > self.max_weight {
+            gone.extend(self.remove_oldest());
+        }
+        gone
+    }
+
+    /// Forgets `key`.
+    pub(crate) fn remove(&mut self, key: &K) -> Option<V> {
+        self.take(key).map(|entry| entry.value)
+    }
+
+    /// Forgets all keys that are `such`.
+    pub(crate) fn remove_all(&mut self, such: impl Fn(&K) -> bool) -> Vec<V> {
+        let keys = self.uses.keys().filter(|key| such(key));
+        let keys: Vec<K> = keys.cloned().collect();
+        keys.iter().filter_map(|key| self.remove(key)).collect()
+    }
+
+    /// Forgets what was not used for too long.
+    pub(crate) fn expire(&mut self, now: Instant) -> Vec<V> {
+        let mut gone = Vec::new();
+        while let Some((_, oldest)) = self.entries.first_key_value()
+            && !self.is_alive(oldest, now)
+        {
+            gone.extend(self.remove_oldest());
+        }
+        gone
+    }
+
+    /// How many entries there are.
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// What they weigh together.
+    #[cfg(test)]
+    pub(crate) fn weight(&self) -> usize {
+        self.weight
+    }
+
+    fn is_alive(&self, entry: &ExpiringEntry<K, V>, now: Instant) -> bool {
+        now.saturating_duration_since(entry.used) < self.lifetime
+    }
+
+    fn append(&mut self, entry: ExpiringEntry<K, V>) {
+        self.weight += entry.weight;
+        self.uses.insert(entry.key.clone(), self.next_use);
+        self.entries.insert(self.next_use, entry);
+        self.next_use += 1;
+    }
+
+    fn take(&mut self, key: &K) -> Option<ExpiringEntry<K, V>> {
+        let entry = self.entries.remove(&self.uses.remove(key)?)?;
+        self.weight -= entry.weight;
+        Some(entry)
+    }
+
+    fn remove_oldest(&mut self) -> Option<V> {
+        let (_, oldest) = self.entries.pop_first()?;
+        self.uses.remove(&oldest.key);
+        self.weight -= oldest.weight;
+        if self.entries.is_empty() {
+            self.uses.shrink_to_fit();
+        }
+        Some(oldest.value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LIFETIME: Duration = Duration::from_secs(10);
+
+    #[test]
+    fn what_was_used_longest_ago_makes_room_and_is_handed_back() {
+        let (mut map, now) = (ExpiringMap::new(LIFETIME, 3), Instant::now());
+        for number in 0..3 {
+            assert_eq!(map.insert(number, number, 1, now), []);
+        }
+        map.touch(&0, now);
+        assert_eq!(map.insert(3, 3, 2, now), [1, 2]);
+        assert_eq!((map.get(&0, now), map.len()), (Some(&0), 2));
+    }
+
+    #[test]
+    fn what_weighs_too_much_puts_out_nobody_but_its_like() {
+        let (mut map, now) = (ExpiringMap::new(LIFETIME, 3), Instant::now());
+        map.insert(0, 'a', 1, now);
+        map.insert(1, 'b', 1, now);
+        assert_eq!(map.insert(1, 'c', 4, now), ['b', 'c']);
+        assert_eq!((map.get(&0, now), map.weight()), (Some(&'a'), 1));
+    }
+
+    #[test]
+    fn keys_are_forgotten_together() {
+        let (mut map, now) = (ExpiringMap::new(LIFETIME, 9), Instant::now());
+        (0..6).for_each(|number| drop(map.insert(number, (), 1, now)));
+        assert_eq!(map.remove_all(|number| number % 2 == 0).len(), 3);
+        assert_eq!((map.len(), map.weight()), (3, 3));
+    }
+
+    proptest! {
+        #[test]
+        fn the_tables_and_the_weight_agree_whatever_happens(
+            steps in prop::collection::vec((0..6_u8, 0..3_u8, 1..5_usize, 0..6_u64), 1..80)
+        ) {
+            let (mut map, mut now) = (ExpiringMap::new(LIFETIME, 12), Instant::now());
+            for (key, what, weight, seconds) in steps {
+                now += Duration::from_secs(seconds);
+                match what {
+                    0 => map.touch(&key, now),
+                    1 => drop(map.remove(&key)),
+                    _ => {
+                        map.insert(key, weight, weight, now);
+                        prop_assert_eq!(map.get(&key, now), Some(&weight));
+                    }
+                }
+                let weights = map.entries.values().map(|entry| entry.weight);
+                prop_assert_eq!(weights.sum::<usize>(), map.weight);
+                prop_assert!(map.weight <= 12);
+                prop_assert_eq!(map.uses.len(), map.entries.len());
+                for (last_use, entry) in &map.entries {
+                    prop_assert_eq!(map.uses.get(&entry.key), Some(last_use));
+                }
+                prop_assert!(map.entries.values().map(|entry| entry.used).is_sorted());
+                map.expire(now);
+                prop_assert!(map.entries.values().all(|entry| now - entry.used < LIFETIME));
+            }
+        }
+    }
+}

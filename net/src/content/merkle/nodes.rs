@@ -1,0 +1,109 @@
+//! The nodes of a tree: blocks become leaves, leaves become parents, and padding fills what is
+//! behind the end.
+
+use std::sync::LazyLock;
+
+use sha2::{Digest, Sha256};
+
+use super::{BLOCK, Hash, SUBTREE_BLOCKS};
+use crate::content::sha256_pair;
+
+/// The hash of one block; only the last block of a file may be shorter than [`BLOCK`].
+pub fn leaf(block: &[u8]) -> Hash {
+    Sha256::digest(block).into()
+}
+
+/// The hashes of `bytes` cut into parts of `length`, two at a time; the last part may be shorter.
+pub(super) fn hashes(bytes: &[u8], length: usize, mut take: impl FnMut(Hash)) {
+    for both in bytes.chunks(2 * length) {
+        let (first, second) = both.split_at(length.min(both.len()));
+        match sha256_pair::pair([first, second]) {
+            Some(pair) => pair.into_iter().for_each(&mut take),
+            None => [first, second]
+                .into_iter()
+                .filter(|part| !part.is_empty())
+                .for_each(|part| take(leaf(part))),
+        }
+    }
+}
+
+pub(super) fn parent(left: &Hash, right: &Hash) -> Hash {
+    leaf([*left, *right].as_flattened())
+}
+
+/// The level above `nodes`, whose number is even.
+pub(super) fn parents(nodes: &[Hash]) -> Vec<Hash> {
+    let mut above = Vec::with_capacity(nodes.len() / 2);
+    hashes(nodes.as_flattened(), 2 * size_of::<Hash>(), |hash| {
+        above.push(hash)
+    });
+    above
+}
+
+/// What stands in a tree for a block behind the end of the content. No block has this hash.
+pub(super) const PAD: Hash = [0; 32];
+
+/// The roots of subtrees of padding alone, by their height. A tree of more levels has no file.
+static PADDING: LazyLock<[Hash; 64]> = LazyLock::new(|| {
+    let mut levels = [PAD; 64];
+    for level in 1..levels.len() {
+        levels[level] = parent(&levels[level - 1], &levels[level - 1]);
+    }
+    levels
+});
+
+/// The root of a subtree of padding, `level` levels above the leaves.
+pub(super) fn padding(level: u32) -> Hash {
+    PADDING[level as usize]
+}
+
+/// How a file of some size is cut into subtrees.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Shape {
+    pub(super) blocks: u64,
+}
+
+impl Shape {
+    /// The shape of a file of `size` bytes; empty files have no tree.
+    pub fn of(size: u64) -> Option<Self> {
+        (size > 0).then(|| Self {
+            blocks: size.div_ceil(BLOCK),
+        })
+    }
+
+    /// How many subtrees there are.
+    pub fn subtrees(self) -> u64 {
+        self.blocks.div_ceil(SUBTREE_BLOCKS)
+    }
+
+    /// How many leaves subtree `index` has, padding not counted; 0 behind the last one.
+    pub fn leaves(self, index: u64) -> u64 {
+        let before = index.saturating_mul(SUBTREE_BLOCKS);
+        self.blocks.saturating_sub(before).min(SUBTREE_BLOCKS)
+    }
+
+    /// How high the whole tree is: log2 of its leaves, padding counted.
+    pub(super) fn height(self) -> u32 {
+        self.blocks.next_power_of_two().trailing_zeros()
+    }
+
+    /// The height of a subtree of `span` blocks; that of a small file is no higher than
+    /// its content needs.
+    pub(super) fn subtree_height(self, span: u64) -> u32 {
+        span.trailing_zeros().min(self.height())
+    }
+}
+
+/// The levels from `leaves` up to their root, `height` levels above; padded with zero leaves.
+pub(super) fn levels(leaves: &[Hash], height: u32) -> Vec<Vec<Hash>> {
+    let mut levels = vec![leaves.to_vec()];
+    for level in 0..height {
+        let nodes = &mut levels[level as usize];
+        if nodes.len() % 2 == 1 {
+            nodes.push(padding(level));
+        }
+        let above = parents(nodes);
+        levels.push(above);
+    }
+    levels
+}

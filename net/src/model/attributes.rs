@@ -1,0 +1,89 @@
+//! An entry of a share as a listing shows it, and a range of a file's bytes.
+
+use super::id::{Root, Version};
+use super::path::Name;
+use super::time::UnixTime;
+
+/// What an entry of a share is. Nothing else is ever served.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Kind {
+    /// A regular file.
+    File,
+    /// A directory, which may be listed.
+    Directory,
+}
+
+/// What the permissions of an entry allow the member that shares it. They say nothing about those
+/// who read it there: all members may read all that can be read.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Mode {
+    /// It can be read, or listed.
+    #[default]
+    Plain,
+    /// A file that can be read, and is a program to its owner: some execute bit is set.
+    Executable,
+    /// The member itself cannot read the file, or cannot list the directory and look into it.
+    Unreadable,
+}
+
+/// What a listing says of one entry besides its name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Attributes {
+    /// File or directory.
+    pub kind: Kind,
+    /// What its permissions allow the member.
+    pub mode: Mode,
+    /// Bytes of content; 0 for a directory. [`Attributes::UNKNOWN_SIZE`] for a file of a member
+    /// that does not tell.
+    pub size: u64,
+    /// When the content was last modified.
+    pub mtime: UnixTime,
+    /// The state that these attributes describe.
+    pub version: Version,
+    /// The content root, once the sharing member has computed it; never for a directory.
+    pub root: Option<Root>,
+}
+
+impl Attributes {
+    /// The size of a file of which only the name is known. No file is so large, and
+    /// it never travels.
+    pub const UNKNOWN_SIZE: u64 = u64::MAX;
+}
+
+/// One name of a directory.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Entry {
+    /// The entry's name in its directory.
+    pub name: Name,
+    /// What it is.
+    pub attributes: Attributes,
+}
+
+/// Bytes `start..end` of a file.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct ByteRange {
+    /// Offset of the first byte.
+    pub start: u64,
+    /// Offset behind the last byte; never less than `start`.
+    pub end: u64,
+}
+
+impl ByteRange {
+    /// The range `start..end`, empty when `end` is not above `start`.
+    pub fn new(start: u64, end: u64) -> Self {
+        Self {
+            start,
+            end: end.max(start),
+        }
+    }
+
+    /// How many bytes it spans.
+    pub fn len(self) -> u64 {
+        self.end - self.start
+    }
+
+    /// True when it spans nothing.
+    pub fn is_empty(self) -> bool {
+        self.start == self.end
+    }
+}

@@ -1,0 +1,44 @@
+//! The words of the network: identities, names, paths, versions, ranges.
+//!
+//! Everything here is parsed once, where it enters (a wire message, a command line, a directory
+//! entry), and is correct ever after: code that holds a [`RelPath`] never asks again whether it
+//! contains `..`. None of these types does IO or knows the time.
+
+mod address;
+mod attributes;
+mod id;
+mod path;
+pub mod text;
+mod time;
+
+pub use address::{Address, DEFAULT_PORT, PeerArgument};
+pub use attributes::{Attributes, ByteRange, Entry, Kind, Mode};
+pub use id::{ContentId, PeerId, Root, Version};
+pub use path::{MAX_NAME_BYTES, MAX_PATH_BYTES, Name, RelPath};
+pub use text::escaped;
+pub use time::UnixTime;
+
+/// Why something that came from outside is not a value of one of these types.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Invalid {
+    /// A path component that no file can have: empty, `.`, `..`, with `/` or NUL, or too long.
+    #[error(
+        "a file name must have 1 to {MAX_NAME_BYTES} bytes, no '/' and no NUL, and not be '.' or '..'"
+    )]
+    Name,
+    /// A path of more than [`MAX_PATH_BYTES`].
+    #[error("a path must not exceed {MAX_PATH_BYTES} bytes")]
+    PathTooLong,
+    /// Not 52 characters of base32.
+    #[error("a peer id has 52 characters of base32")]
+    PeerId,
+    /// Not 64 hexadecimal digits, or not 32 bytes.
+    #[error("a content root has 64 hexadecimal digits")]
+    Root,
+    /// Not a quoted string of 16 hexadecimal digits.
+    #[error("not an entity tag of this program")]
+    EntityTag,
+    /// Not `host`, `host:port` or `https://host:port[#PEER-ID]`.
+    #[error("'{0}' is not a peer address: use host, host:port or https://host:port[#PEER-ID]")]
+    Address(String),
+}
