@@ -1,14 +1,17 @@
 //! The adapter on a real mount of a network in memory: what only the kernel can show.
 
 use std::fs::{self, File};
-use std::io::{ErrorKind, Read};
+use std::io::{self, ErrorKind, Read};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+use tinyp2p_net::config::CALL_DEADLINE;
 use tinyp2p_net::download::Engine;
+use tinyp2p_net::model::Mode;
 use tinyp2p_net::peer::Peer;
 use tinyp2p_net::testing::{Behaviour, MemoryPeer};
 
