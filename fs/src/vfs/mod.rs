@@ -8,6 +8,8 @@
 //! Lock order: none of the locks here is held while another is taken, or over the network, but that
 //! an [`OpenContent`](self::open_content::OpenContent) may be looked at under that of the inodes.
 
+mod attr;
+mod changes;
 pub mod control_fs;
 pub mod handles;
 pub mod inodes;
@@ -15,98 +17,30 @@ pub mod member_trees;
 pub mod open_content;
 pub(crate) mod readdir;
 mod reading;
+mod sources;
 mod xattrs;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use parking_lot::Mutex;
-use tinyp2p_net::config::{CALL_DEADLINE, READ_DEADLINE};
-use tinyp2p_net::download::{Engine, Has, Source};
+use tinyp2p_net::download::Engine;
 use tinyp2p_net::error::Error as NetError;
-use tinyp2p_net::model::{Kind, MAX_NAME_BYTES, Mode, Name, PeerId, RelPath, Root, UnixTime};
-use tinyp2p_net::peer::{Peer, Purpose};
-use tinyp2p_net::protocol::wire::{Change, MAX_SMALL_FILE};
-use tinyp2p_net::query::subscriptions::{ChangeListener, News};
+use tinyp2p_net::model::{Kind, MAX_NAME_BYTES, Mode, Name, PeerId, RelPath, UnixTime};
 
 use crate::errno::Error;
 use crate::kernel_cache::Expirer;
 use crate::network::Network;
 use crate::report::status::NodeLocation;
 use crate::search::Searches;
-use crate::view::{NameLookup, View, Wait, merge, turn};
+use crate::view::{NameLookup, View, Wait};
+pub use attr::{Attr, DirectoryEntry, Looked, ReadDone, STATFS_BLOCK, Statistics};
 use control_fs::{Hidden, is_hidden};
 use handles::{Handles, Listed, OpenDirectory, OpenFile};
 use inodes::{Inode, Inodes, ROOT, Vantage};
 use member_trees::Trees;
 pub use reading::OpenedHandle;
 pub use xattrs::{XATTR_CACHED, XATTR_INFO, XATTR_ROOT, XATTR_SOURCES};
-
-/// The block size that `df` counts in.
-pub const STATFS_BLOCK: u64 = 4096;
-
-/// How much longer than other operations an open may take that has to fetch the whole file: as long
-/// as a read may, less the way through the kernel.
-const WHOLE_FILE: Duration = READ_DEADLINE
-    .saturating_sub(CALL_DEADLINE)
-    .saturating_sub(Duration::from_secs(1));
-
-/// Members who are asked at most whether they have kept blocks of a file.
-const MAX_SUPPLIERS: usize = 16;
-
-/// What a `stat` of one thing tells.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Attr {
-    /// Its inode number.
-    pub inode: u64,
-    /// File or directory.
-    pub kind: Kind,
-    /// What can be done with it.
-    pub mode: Mode,
-    /// Bytes; 0 for a directory; [`UNKNOWN_SIZE`](tinyp2p_net::model::Attributes::UNKNOWN_SIZE)
-    /// while nobody who has the file tells.
-    pub size: u64,
-    /// When the content was last modified.
-    pub mtime: UnixTime,
-    /// True for a file that somebody has open: it may have grown a moment later.
-    pub may_grow: bool,
-}
-
-/// What a lookup found.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Looked {
-    /// It is there, and has been counted as told to the kernel.
-    Found(Attr),
-    /// Nobody who answered has it.
-    Absent {
-        /// True if everybody answered, so that the kernel may remember the absence.
-        certain: bool,
-    },
-}
-
-/// One entry of an open directory.
-#[derive(Clone, Copy, Debug)]
-pub struct DirectoryEntry<'a> {
-    /// The entry's name, one component.
-    pub name: &'a [u8],
-    /// The offset of the entry behind it.
-    pub next: u64,
-    /// What a `stat` of it tells.
-    pub attr: Attr,
-}
-
-/// Figures for `df`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Statistics {
-    /// Blocks of [`STATFS_BLOCK`] bytes; never 0.
-    pub blocks: u64,
-    /// Names; never 0.
-    pub files: u64,
-}
-
-/// A reader's callback: the bytes that it asked for, fewer only at the end of the file.
-pub type ReadDone = Box<dyn FnOnce(Result<&[u8], Error>) + Send>;
 
 /// The mount, without the mount.
 pub struct Filesystem {
@@ -323,100 +257,6 @@ impl Filesystem {
         }
     }
 
-    /// Sees to it that the file `number` can be opened. Does nothing unless it is one of a member
-    /// that tells names and no sizes: that is fetched whole, if it was not just now. It may take as
-    /// long as a read may; a file that has not come by then goes on coming, and the error says so.
-    pub fn prepare(&self, number: u64, wait: Wait) -> Result<(), Error> {
-        if is_hidden(number) {
-            return Ok(());
-        }
-        let inode = self.inode(number)?;
-        let is_other = |(id, has): (PeerId, Has)| {
-            matches!(has, Has::File(_)) && self.network.whole(id).is_none()
-        };
-        let sources = inode.sources.iter();
-        let wholes = sources.filter_map(|s| Some((self.network.whole(s.member.id)?, s)));
-        let wholes: Vec<_> = wholes.collect();
-        if wholes.is_empty() || inode.kind() != Kind::File || inode.readable().any(is_other) {
-            return Ok(());
-        }
-        let Wait::Until(deadline) = wait else {
-            return Err(Error::NeedsNetwork);
-        };
-        let deadline = deadline + WHOLE_FILE;
-        // They may have other contents under the name, which is not known before: whoever has it,
-        // will do.
-        let mut failure = Error::Replaced;
-        for (index, (whole, source)) in wholes.iter().enumerate() {
-            let until = turn(deadline, wholes.len() - index);
-            match whole.measure(&inode.path, Purpose::Bytes, until) {
-                Ok(attributes) if attributes.version == source.version => {
-                    let said = vec![(Arc::clone(&source.member), attributes)];
-                    let name = inode.path.split().map(|(_, name)| name);
-                    let item = name.and_then(|name| merge::name(&name, said, None));
-                    if let Some(item) = item {
-                        self.inodes.lock().measure(&inode.path, &item);
-                    }
-                    return Ok(());
-                }
-                Ok(_) | Err(NetError::NotFound { .. }) => {}
-                Err(error) => failure = error.into(),
-            }
-        }
-        if matches!(failure, Error::Replaced) {
-            self.invalidate(&inode.path);
-        }
-        Err(failure)
-    }
-
-    /// Who can be asked for the bytes of a file: its holders, and members who may have kept
-    /// blocks of it.
-    fn sources(&self, inode: &Inode) -> Vec<Source> {
-        let holders = inode.readable().filter(|_| !inode.is_replaced);
-        self.sources_among(&inode.path, holders, inode.root(), inode.size)
-    }
-
-    /// The same for a content of which these are the `holders`, at `path`.
-    fn sources_among(
-        &self,
-        path: &RelPath,
-        holders: impl Iterator<Item = (PeerId, Has)>,
-        root: Option<Root>,
-        size: u64,
-    ) -> Vec<Source> {
-        let source = |peer: Arc<dyn Peer>, has| Source {
-            is_local: self.this_node == Some(peer.id()),
-            path: path.clone(),
-            peer,
-            has,
-        };
-        let holders = holders.filter_map(|(id, has)| Some(source(self.network.peer(id)?, has)));
-        let mut sources: Vec<Source> = holders.collect();
-        if let Some(root) = root
-            && size > MAX_SMALL_FILE
-        {
-            let holders: HashSet<PeerId> = sources.iter().map(|source| source.peer.id()).collect();
-            // A server of 2004 gives no blocks of what it does not share.
-            let is_other = |peer: &Arc<dyn Peer>| {
-                !holders.contains(&peer.id())
-                    && self.this_node != Some(peer.id())
-                    && self.network.whole(peer.id()).is_none()
-            };
-            let others = self.network.peers().into_iter().filter(is_other);
-            let mut others: Vec<Arc<dyn Peer>> = others.collect();
-            // Other ones for each content, so that in a large network nobody is never asked.
-            let salt = root.as_bytes()[0];
-            others.sort_by_key(|peer| peer.id().as_bytes().map(|byte| byte ^ salt));
-            let others = others.into_iter();
-            sources.extend(
-                others
-                    .take(MAX_SUPPLIERS)
-                    .map(|peer| source(peer, Has::Blocks)),
-            );
-        }
-        sources
-    }
-
     /// Figures for `df`, from what was listed lately. Everything there is is in use.
     pub fn statfs(&self) -> Statistics {
         let known = self.view.known();
@@ -457,65 +297,6 @@ impl Filesystem {
         match tree {
             Vantage::Merged | Vantage::Found => Arc::clone(&self.view),
             Vantage::Member(member) => self.trees.of(member, Instant::now()),
-        }
-    }
-}
-
-impl ChangeListener for Filesystem {
-    fn news(&self, member: PeerId, news: &News) {
-        // First here: the kernel may ask again at once.
-        self.view.take_in(member, news);
-        self.trees.take_in(member, news);
-        if let (News::Changed(changes), Some(expirer)) = (news, self.expirer.get()) {
-            self.expire(member, changes, expirer);
-        }
-    }
-}
-
-impl Filesystem {
-    /// Expires the names of all that may have changed, in directories that the kernel knows. What
-    /// lies below them shows when they are looked up again.
-    fn expire(&self, member: PeerId, changes: &[Change], expirer: &Expirer) {
-        let mut names: BTreeMap<RelPath, BTreeSet<Name>> = BTreeMap::new();
-        for (directory, name) in changes.iter().filter_map(|change| change.path.split()) {
-            names.entry(directory).or_default().insert(name);
-        }
-        for (directory, mut names) in names {
-            let (parent, own) = {
-                let inodes = self.inodes.lock();
-                let number = |tree| inodes.directory(tree, &directory);
-                (number(Vantage::Merged), number(Vantage::Member(member)))
-            };
-            for (own, name) in own
-                .iter()
-                .flat_map(|own| names.iter().map(move |n| (own, n)))
-            {
-                expirer.expire(member, *own, name.clone());
-            }
-            let Some(parent) = parent else { continue };
-            // What one name means decides under which other names its conflicts are shown.
-            let shown = self.view.conflicts_of(&directory, &names);
-            names.extend(shown);
-            for name in names {
-                expirer.expire(member, parent, name);
-            }
-        }
-    }
-}
-
-impl Attr {
-    fn told((number, inode): (u64, &Inode)) -> Self {
-        Self::of(number, inode)
-    }
-
-    fn of(number: u64, inode: &Inode) -> Self {
-        Self {
-            inode: number,
-            kind: inode.kind(),
-            mode: inode.mode(),
-            size: inode.size,
-            mtime: inode.mtime,
-            may_grow: false,
         }
     }
 }
