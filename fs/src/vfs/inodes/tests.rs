@@ -1,9 +1,11 @@
 use std::collections::HashSet;
 
-use tinyp2p_net::model::Name;
+use tinyp2p_net::download::Has;
+use tinyp2p_net::model::{ContentId, Name, PeerId, Root};
 
 use super::*;
 use crate::vfs::control_fs::is_hidden;
+use crate::vfs::open_content::ContentState;
 
 fn path() -> RelPath {
     RelPath::new(b"d/a").unwrap()
