@@ -14,6 +14,7 @@ mod options;
 mod output;
 mod process;
 mod signals;
+mod start;
 mod status_socket;
 
 use std::ffi::OsString;

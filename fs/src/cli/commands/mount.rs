@@ -5,8 +5,7 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use crate::cli::first_contact;
-use crate::cli::first_contact::{Joined, Role};
+use crate::cli::first_contact::{self, Joined};
 use crate::cli::mountpoint::{ClaimedMountpoint, Mountpoint};
 use crate::cli::options::args::MountArgs;
 use crate::cli::options::cache;
@@ -14,6 +13,7 @@ use crate::cli::options::password::PasswordSource;
 use crate::cli::output::say;
 use crate::cli::signals;
 use crate::cli::signals::StopReason;
+use crate::cli::start::{self, Role};
 use crate::cli::{CommandFailure, daemon, logging};
 use crate::fuse;
 use crate::kernel_cache::{Busy, Expirer};
@@ -36,7 +36,7 @@ pub(crate) fn run(
     let mountpoint = Mountpoint::check(&parsed.mountpoint)?;
     let path = Some(mountpoint.path());
     let cache_dir = parsed.cache.cache_dir.as_deref();
-    let prepared = first_contact::prepare(
+    let prepared = start::prepare(
         &parsed.network,
         parsed.peers,
         Role::Member,
@@ -58,9 +58,9 @@ pub(crate) fn run(
         options.source = mount::source_name(typed);
     }
     let text = source.read()?;
-    let password = first_contact::password(&text)?;
+    let password = start::password(&text)?;
     if !parsed.background {
-        first_contact::warn(&parsed.network, &password, PROGRAM);
+        start::warn(&parsed.network, &password, PROGRAM);
     }
     if !parsed.foreground && !parsed.background {
         let password = (!from_file).then_some(text.as_str());
@@ -71,7 +71,7 @@ pub(crate) fn run(
     }
     drop(text);
     let log = logging::start(&parsed.network)?;
-    let joined = prepared.start(password)?;
+    let joined = Joined::start(prepared.config(password))?;
     joined.leave_directory();
     let outcome = until_unmounted(&joined, mountpoint, &options, || {
         if parsed.background {
@@ -93,7 +93,7 @@ fn until_unmounted(
 ) -> Result<(), CommandFailure> {
     joined.meet()?;
     joined.meet_acquaintances();
-    first_contact::tell(PROGRAM, &joined.notices());
+    first_contact::print_notices(PROGRAM, &joined.notices());
     let (sender, events) = mpsc::channel();
     signals::on_signals(sender.clone())?;
     let mounted = Mounted::new(joined, mountpoint, options, sender)?;
