@@ -4,4 +4,5 @@
 pub(crate) mod backoff;
 pub(crate) mod parallel;
 pub(crate) mod peer_pools;
+pub mod single_flight;
 pub mod two_generation_cache;
