@@ -14,6 +14,7 @@ use tinyp2p_net::model::{Attributes, Entry, Name, PeerId, RelPath};
 
 use crate::view::RESERVED;
 use crate::view::distinct_names::{DistinctNames, MAX_MARK_BYTES};
+use crate::view::fair_share::share_fairly;
 use crate::view::merge::{self, Item, MemberRef};
 
 /// What stands for the beginning of a path that is too long.
@@ -34,10 +35,10 @@ pub(super) type Found = Vec<(Arc<MemberRef>, Vec<(RelPath, Attributes)>)>;
 /// What each member has in one directory.
 type Listings = Vec<(Arc<MemberRef>, Vec<Entry>)>;
 
-/// At most `most` files, of each member as many as of any other and the first ones by path, sorted
+/// At most `max` files, of each member as many as of any other and the first ones by path, sorted
 /// by the names under which they are shown; and whether those are all. `preferred` comes first
 /// among the sources of what it has.
-pub(super) fn flat(found: Found, preferred: Option<PeerId>, most: usize) -> (Vec<Match>, bool) {
+pub(super) fn flat(found: Found, preferred: Option<PeerId>, max: usize) -> (Vec<Match>, bool) {
     let mut files: Vec<(RelPath, Match)> = Vec::new();
     for (directory, listings) in by_directory(found) {
         let mut items = merge::directory(listings, preferred);
@@ -50,7 +51,7 @@ pub(super) fn flat(found: Found, preferred: Option<PeerId>, most: usize) -> (Vec
             }
         }
     }
-    let cut = merge::share_fairly(&mut files, most, |(_, file), note| {
+    let cut = share_fairly(&mut files, max, |(_, file), note| {
         file.item
             .sources
             .iter()

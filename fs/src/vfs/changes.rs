@@ -13,8 +13,8 @@ use crate::kernel_cache::Expirer;
 impl ChangeListener for Filesystem {
     fn news(&self, member: PeerId, news: &News) {
         // First here: the kernel may ask again at once.
-        self.view.take_in(member, news);
-        self.trees.take_in(member, news);
+        self.view.apply(member, news);
+        self.trees.apply(member, news);
         if let (News::Changed(changes), Some(expirer)) = (news, self.expirer.get()) {
             self.expire(member, changes, expirer);
         }

@@ -84,10 +84,10 @@ impl Trees {
     }
 
     /// Ends what may no longer hold in the tree of `member`, after news of it.
-    pub fn take_in(&self, member: PeerId, news: &News) {
+    pub fn apply(&self, member: PeerId, news: &News) {
         let view = self.in_use(member);
         if let Some(view) = view {
-            view.take_in(member, news);
+            view.apply(member, news);
         }
     }
 

@@ -12,8 +12,10 @@ use tinyp2p_net::budget::{Held, Reservation, entry_of, heap, merging, text, unme
 use tinyp2p_net::model::{Attributes, Entry, Kind, Name, PeerId, RelPath, UnixTime};
 use tinyp2p_net::protocol::wire::Listing;
 
+use super::NameLookup;
 use super::merge::{self, EntrySource, Item, MemberRef, Merged};
 use super::upcoming_files::ByNumber;
+use crate::errno::Error;
 
 /// A directory as the mount shows it. Never changes; a newer state is another value.
 #[derive(Debug)]
@@ -183,6 +185,17 @@ impl MergedDirectory {
     /// The same, of which these members said that they cannot tell.
     pub fn without(self, failing: Vec<Arc<str>>) -> Self {
         Self { failing, ..self }
+    }
+
+    /// What `name` is in it.
+    pub(super) fn look_up(&self, name: &Name) -> Result<NameLookup, Error> {
+        match self.items.binary_search_by(|item| item.name.cmp(name)) {
+            Ok(index) => Ok(NameLookup::Item(self.items[index].clone())),
+            Err(_) if !self.failing.is_empty() => Err(Error::Failing(self.failing.join(", "))),
+            Err(_) => Ok(NameLookup::Nothing {
+                certain: self.silent.is_empty(),
+            }),
+        }
     }
 
     /// Bytes of memory, as far as they count.

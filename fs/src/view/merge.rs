@@ -24,7 +24,7 @@
 //! the time for, each member has an equal share.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tinyp2p_net::model::{
@@ -32,6 +32,7 @@ use tinyp2p_net::model::{
 };
 
 use super::distinct_names::DistinctNames;
+use super::fair_share::share_fairly;
 
 /// The most contents of one directory that are shown under another name, which takes several times
 /// as long as to merge a name: about half a second's work.
@@ -144,78 +145,10 @@ pub fn directory(
     merge_at_most(listings, preferred, usize::MAX).items
 }
 
-/// How many things each may have, of those who have so many, so that all together have at most
-/// `most`. Whoever has no more than an equal share keeps all, however much others have.
-pub fn fair_share(counts: impl IntoIterator<Item = usize>, most: usize) -> usize {
-    let mut counts: Vec<usize> = counts.into_iter().collect();
-    counts.sort_unstable();
-    let (mut left, mut sharers) = (most, counts.len());
-    for count in counts {
-        if count > left / sharers {
-            return left / sharers;
-        }
-        left -= count;
-        sharers -= 1;
-    }
-    usize::MAX
-}
-
-/// Leaves each member its fair share of `most` things, the first ones. Says whose were more. What
-/// several have counts as that of the one who has least: else whoever joins the holders of much
-/// could take it along when his own is cut. `holders` shows those who have a thing, of whom there
-/// is one at least.
-pub fn share_fairly<T>(
-    things: &mut Vec<T>,
-    most: usize,
-    holders: impl Fn(&T, &mut dyn FnMut(&Arc<MemberRef>)),
-) -> Vec<Arc<MemberRef>> {
-    if things.len() <= most {
-        return Vec::new();
-    }
-    let mut counts: HashMap<PeerId, usize> = HashMap::new();
-    for thing in &*things {
-        holders(thing, &mut |member| {
-            *counts.entry(member.id).or_default() += 1
-        });
-    }
-    let owner = |thing: &T| {
-        let mut least: Option<(usize, Arc<MemberRef>)> = None;
-        holders(thing, &mut |member| {
-            let count = counts[&member.id];
-            let is_less =
-                |(least, owner): &(usize, Arc<MemberRef>)| (count, member.id) < (*least, owner.id);
-            if least.as_ref().is_none_or(is_less) {
-                least = Some((count, Arc::clone(member)));
-            }
-        });
-        least.map(|(_, member)| member)
-    };
-    let mut owned: HashMap<PeerId, usize> = HashMap::new();
-    for member in things.iter().filter_map(owner) {
-        *owned.entry(member.id).or_default() += 1;
-    }
-    let share = fair_share(owned.into_values(), most);
-    let mut kept: HashMap<PeerId, usize> = HashMap::new();
-    let mut cut: BTreeMap<PeerId, Arc<MemberRef>> = BTreeMap::new();
-    things.retain(|thing| {
-        let Some(member) = owner(thing) else {
-            return false;
-        };
-        let count = kept.entry(member.id).or_default();
-        *count += 1;
-        let is_kept = *count <= share;
-        if !is_kept {
-            cut.insert(member.id, member);
-        }
-        is_kept
-    });
-    cut.into_values().collect()
-}
-
 fn merge_at_most(
     listings: Vec<(Arc<MemberRef>, Vec<Entry>)>,
     preferred: Option<PeerId>,
-    most_conflicts: usize,
+    max_conflicts: usize,
 ) -> Merged {
     let mut rows: Vec<Row> = Vec::with_capacity(listings.iter().map(|(_, list)| list.len()).sum());
     for (member, entries) in listings {
@@ -246,7 +179,7 @@ fn merge_at_most(
         items.extend(contents.next().map(|plain| plain.into_item(preferred)));
         conflicts.extend(contents);
     }
-    let left_out = share_fairly(&mut conflicts, most_conflicts, |content, note| {
+    let left_out = share_fairly(&mut conflicts, max_conflicts, |content, note| {
         content.holders.iter().for_each(|row| note(&row.member));
     });
     if !conflicts.is_empty() {

@@ -1,4 +1,4 @@
-//! What was heard of members' changes, each member's apart: what it does to an answer is found out
+//! What was log of members' changes, each member's apart: what it does to an answer is found out
 //! when somebody wants the answer.
 //!
 //! Pure. Taking news in costs a few comparisons for each change, whatever is remembered. Every
@@ -33,19 +33,19 @@ const OVERHEAD: usize = 32;
 
 /// The last news.
 #[derive(Debug, Default)]
-pub struct Heard {
+pub struct ChangeLog {
     count: u64,
-    of: HashMap<PeerId, Log>,
+    of: HashMap<PeerId, MemberChanges>,
     /// Those of all logs together.
     bytes: usize,
     /// What concerns the answers of all.
-    of_all: Log,
+    of_all: MemberChanges,
     /// Of changes up to this one, those of members without a log are not known any more.
     forgotten: u64,
 }
 
 #[derive(Debug, Default)]
-struct Log {
+struct MemberChanges {
     /// The number of the last change.
     last: u64,
     /// The number of the last one that was everything.
@@ -66,7 +66,7 @@ pub enum Effect {
     Total,
 }
 
-impl Heard {
+impl ChangeLog {
     /// How many there were so far.
     pub fn count(&self) -> u64 {
         self.count
@@ -120,7 +120,7 @@ impl Heard {
         Some(concerned.collect())
     }
 
-    fn log(&mut self, member: Option<PeerId>) -> &mut Log {
+    fn log(&mut self, member: Option<PeerId>) -> &mut MemberChanges {
         let Some(member) = member else {
             return &mut self.of_all;
         };
@@ -150,7 +150,7 @@ impl Heard {
     }
 }
 
-impl Log {
+impl MemberChanges {
     fn note(&mut self, change: &Change, count: u64) {
         self.last = count;
         if change.path.is_root() && change.depth == Depth::Tree {
@@ -281,30 +281,30 @@ mod tests {
             (Depth::Entry, Effect::Partial(vec![]), Effect::None),
             (Depth::Tree, Effect::Total, Effect::Total),
         ] {
-            let mut heard = Heard::default();
-            heard.note(Some(id(1)), &change("a/b", depth));
-            let about = |directory: &str| heard.about_listing(id(1), &path(directory), 0);
+            let mut log = ChangeLog::default();
+            log.note(Some(id(1)), &change("a/b", depth));
+            let about = |directory: &str| log.about_listing(id(1), &path(directory), 0);
             assert_eq!(about("a"), names(&["b"]));
             assert_eq!((about("a/b"), about("a/b/c/d")), (own, below));
             for other in ["", "a/b-", "a/bc", "b"] {
                 assert_eq!(about(other), Effect::None, "{other} {depth:?}");
             }
-            assert_eq!(heard.about_listing(id(2), &path("a"), 0), Effect::None);
+            assert_eq!(log.about_listing(id(2), &path("a"), 0), Effect::None);
         }
     }
 
     #[test]
     fn news_count_for_what_was_asked_before_them() {
-        let mut heard = Heard::default();
-        heard.note(Some(id(1)), &change("d/old", Depth::Tree));
-        let begun = heard.count();
-        heard.note(Some(id(1)), &change("d/new", Depth::Entry));
-        heard.note(Some(id(2)), &change("e", Depth::Tree));
-        let about = |since| heard.about_listing(id(1), &path("d"), since);
+        let mut log = ChangeLog::default();
+        log.note(Some(id(1)), &change("d/old", Depth::Tree));
+        let begun = log.count();
+        log.note(Some(id(1)), &change("d/new", Depth::Entry));
+        log.note(Some(id(2)), &change("e", Depth::Tree));
+        let about = |since| log.about_listing(id(1), &path("d"), since);
         assert_eq!(about(0), names(&["new", "old"]));
         assert_eq!(about(begun), names(&["new"]));
-        assert_eq!(about(heard.count()), Effect::None);
-        let entry = |text: &str| heard.about_entry(&path(text), begun).unwrap();
+        assert_eq!(about(log.count()), Effect::None);
+        let entry = |text: &str| log.about_entry(&path(text), begun).unwrap();
         assert_eq!(entry("d/new"), [id(1)]);
         assert_eq!(entry("e/f"), [id(2)]);
         assert!(entry("d/old").is_empty());
@@ -312,20 +312,20 @@ mod tests {
 
     #[test]
     fn who_says_too_much_has_said_everything_of_its_own() {
-        let mut heard = Heard::default();
+        let mut log = ChangeLog::default();
         let long = ["x".repeat(250).as_str(); 16].join("/");
         for number in 0..2 * MAX_BYTES / long.len() {
-            heard.note(
+            log.note(
                 Some(id(1)),
                 &change(&format!("{long}/{number}"), Depth::Tree),
             );
         }
-        assert!(heard.of[&id(1)].bytes <= MAX_BYTES);
+        assert!(log.of[&id(1)].bytes <= MAX_BYTES);
         for number in 0..=MAX_CHANGES {
-            heard.note(Some(id(2)), &change(&number.to_string(), Depth::Entry));
+            log.note(Some(id(2)), &change(&number.to_string(), Depth::Entry));
         }
-        assert!(heard.of[&id(2)].changes.is_empty());
-        let about = |n| heard.about_listing(id(n), &path("other"), 0);
+        assert!(log.of[&id(2)].changes.is_empty());
+        let about = |n| log.about_listing(id(n), &path("other"), 0);
         assert_eq!(
             [about(1), about(2), about(3)],
             [Effect::Total, Effect::Total, Effect::None]
@@ -334,20 +334,20 @@ mod tests {
 
     #[test]
     fn no_number_of_members_grows_it_beyond_its_bounds() {
-        let mut heard = Heard::default();
+        let mut log = ChangeLog::default();
         let long = ["x".repeat(250).as_str(); 15].join("/");
         for number in 0..2 * MAX_MEMBERS {
             for part in 0..9 {
                 let text = format!("{long}/{part}");
-                heard.note(Some(peer_id(number)), &change(&text, Depth::Entry));
+                log.note(Some(peer_id(number)), &change(&text, Depth::Entry));
             }
         }
-        assert!(heard.of.len() <= MAX_MEMBERS);
-        let bytes: usize = heard.of.values().map(|log| log.bytes).sum();
+        assert!(log.of.len() <= MAX_MEMBERS);
+        let bytes: usize = log.of.values().map(|log| log.bytes).sum();
         assert!(bytes <= MAX_ALL_BYTES, "{bytes}");
-        assert_eq!(bytes, heard.bytes);
-        assert!(heard.ended_listing(&path("d"), 0), "nobody knows any more");
-        assert!(!heard.ended_listing(&path("d"), heard.count()));
+        assert_eq!(bytes, log.bytes);
+        assert!(log.ended_listing(&path("d"), 0), "nobody knows any more");
+        assert!(!log.ended_listing(&path("d"), log.count()));
     }
 
     #[test]
@@ -380,9 +380,9 @@ mod tests {
         let changes: Vec<Change> = paths.map(|end| change(&path(end), Depth::Tree)).collect();
         assert!(changes.len() > 1000);
         let begun = Instant::now();
-        let mut heard = Heard::default();
+        let mut log = ChangeLog::default();
         for change in outermost(&changes) {
-            heard.note(Some(id(1)), change);
+            log.note(Some(id(1)), change);
         }
         let took = begun.elapsed();
         assert!(took < Duration::from_millis(500), "{took:?}");

@@ -5,6 +5,7 @@ use tinyp2p_net::protocol::wire::{Change, Depth, Listing};
 use super::*;
 use crate::view::directory::Said;
 use crate::view::freshness::FRESH;
+use crate::view::kept_replies::MAX_CHANGED;
 use crate::view::merge::MemberRef;
 
 fn path(text: &str) -> RelPath {
@@ -60,12 +61,12 @@ fn at(now: Instant) -> Present {
 }
 
 /// Members 1 and 2 watch what they said.
-fn watched(came: Instant) -> Term {
-    Term {
+fn watched(came: Instant) -> Freshness {
+    Freshness {
         watched: Arc::new([id(1), id(2)]),
         is_all_watched: true,
         revision: 1,
-        ..Term::unwatched(came)
+        ..Freshness::unwatched(came)
     }
 }
 
@@ -76,12 +77,12 @@ fn change(text: &str, depth: Depth) -> Change {
     }
 }
 
-const NOTHING: fn() -> Heard = Heard::default;
+const NOTHING: fn() -> ChangeLog = ChangeLog::default;
 
 #[test]
 fn a_listing_holds_for_a_second() {
     let (mut cache, now) = (ViewCache::default(), Instant::now());
-    cache.insert(path("d"), directory(1), Term::unwatched(now));
+    cache.insert(path("d"), directory(1), Freshness::unwatched(now));
     let mut holds = |after| {
         cache
             .directory(&path("d"), at(now + after), &NOTHING())
@@ -94,7 +95,7 @@ fn a_listing_holds_for_a_second() {
 #[test]
 fn absence_holds_for_a_second() {
     let (mut cache, now) = (ViewCache::default(), Instant::now());
-    cache.insert_absent(path("d/x"), Term::unwatched(now));
+    cache.insert_absent(path("d/x"), Freshness::unwatched(now));
     let mut is_absent = |text, after| cache.is_absent(&path(text), at(now + after), &NOTHING());
     assert!(is_absent("d/x", FRESH / 2));
     assert!(!is_absent("d/x", FRESH));
@@ -109,30 +110,30 @@ fn a_change_ends_what_it_concerns_and_nothing_else() {
         (Depth::Entry, &["", "a/b/c", "a/b-", "a/b.d", "z"][..]),
         (Depth::Tree, &["", "a/b-", "a/b.d", "z"]),
     ] {
-        let (mut cache, mut heard) = (ViewCache::default(), Heard::default());
+        let (mut cache, mut changes) = (ViewCache::default(), ChangeLog::default());
         for listing in listings {
             cache.insert(path(listing), directory(1), watched(now));
         }
         cache.insert_absent(path("a/b/x"), watched(now));
         cache.insert_absent(path("a/b-/x"), watched(now));
-        heard.note(Some(id(1)), &change("a/b", depth));
-        let mut holding = |heard: &Heard| {
+        changes.note(Some(id(1)), &change("a/b", depth));
+        let mut holding = |changes: &ChangeLog| {
             let present = at(now + FRESH);
-            let holds = |d: &&str| cache.directory(&path(d), present, heard).is_some();
+            let holds = |d: &&str| cache.directory(&path(d), present, changes).is_some();
             listings.into_iter().filter(holds).collect::<Vec<_>>()
         };
-        assert_eq!(holding(&heard), left);
-        heard.note_everything(id(1));
-        assert!(holding(&heard).is_empty());
+        assert_eq!(holding(&changes), left);
+        changes.note_everything(id(1));
+        assert!(holding(&changes).is_empty());
         assert!(
             cache.last_directory(&path("a/b")).is_some(),
             "a guess is left"
         );
-        let (mut cache, mut heard) = (ViewCache::default(), Heard::default());
+        let (mut cache, mut changes) = (ViewCache::default(), ChangeLog::default());
         cache.insert_absent(path("a/b/x"), watched(now));
         cache.insert_absent(path("a/b-/x"), watched(now));
-        heard.note(Some(id(1)), &change("a/b", depth));
-        let mut is_absent = |p: &str| cache.is_absent(&path(p), at(now + FRESH), &heard);
+        changes.note(Some(id(1)), &change("a/b", depth));
+        let mut is_absent = |p: &str| cache.is_absent(&path(p), at(now + FRESH), &changes);
         assert_eq!(is_absent("a/b/x"), depth == Depth::Entry);
         assert!(is_absent("a/b-/x"));
     }
@@ -141,14 +142,14 @@ fn a_change_ends_what_it_concerns_and_nothing_else() {
 #[test]
 fn news_of_one_member_leave_what_the_others_said() {
     let (mut cache, now) = (ViewCache::default(), Instant::now());
-    let mut heard = Heard::default();
+    let mut changes = ChangeLog::default();
     cache.insert(path("d"), said_by(&[1, 2], 3), watched(now));
     cache.insert_absent(path("d/x"), watched(now));
-    heard.note_everything(id(1));
+    changes.note_everything(id(1));
     let present = at(now);
-    assert!(cache.directory(&path("d"), present, &heard).is_none());
-    assert!(!cache.is_absent(&path("d/x"), present, &heard));
-    let kept = cache.kept(&path("d"), present, &heard);
+    assert!(cache.directory(&path("d"), present, &changes).is_none());
+    assert!(!cache.is_absent(&path("d/x"), present, &changes));
+    let kept = cache.kept(&path("d"), present, &changes);
     assert_eq!(kept.members, [id(2)]);
     let from = kept.from.unwrap();
     let mut again = from.room(|member| member == id(2)).unwrap();
@@ -157,42 +158,42 @@ fn news_of_one_member_leave_what_the_others_said() {
     assert_eq!(said[0].member(), id(2));
     let merged = MergedDirectory::merged(said, Vec::new(), None, |_| true);
     assert_eq!(merged.items.len(), 3);
-    let kept = cache.kept_absence(&path("d/x"), present, &heard);
+    let kept = cache.kept_absence(&path("d/x"), present, &changes);
     assert_eq!(kept.members, [id(2)]);
     let later = at(now + tinyp2p_net::config::PROMISE);
-    assert!(cache.kept(&path("d"), later, &heard).members.is_empty());
+    assert!(cache.kept(&path("d"), later, &changes).members.is_empty());
 }
 
 #[test]
 fn news_of_one_name_leave_the_listing_good_for_all_others() {
     let (mut cache, now) = (ViewCache::default(), Instant::now());
-    let mut heard = Heard::default();
+    let mut changes = ChangeLog::default();
     cache.insert(path("d"), directory(1), watched(now));
-    heard.note(Some(id(1)), &change("d/grows", Depth::Entry));
-    let speaks_for = |cache: &mut ViewCache, heard: &Heard, name: &str| {
+    changes.note(Some(id(1)), &change("d/grows", Depth::Entry));
+    let speaks_for = |cache: &mut ViewCache, changes: &ChangeLog, name: &str| {
         let name = Name::new(name.as_bytes()).unwrap();
-        let listing = cache.directory_for(&path("d"), &name, at(now), heard);
+        let listing = cache.directory_for(&path("d"), &name, at(now), changes);
         listing.is_some()
     };
     let expected = [("000000", true), ("grows", false), ("grows (ann)", false)];
     for (name, speaks) in expected {
-        assert_eq!(speaks_for(&mut cache, &heard, name), speaks, "{name}");
+        assert_eq!(speaks_for(&mut cache, &changes, name), speaks, "{name}");
     }
-    assert!(cache.directory(&path("d"), at(now), &heard).is_none());
+    assert!(cache.directory(&path("d"), at(now), &changes).is_none());
     // The same if they came while it was asked for.
     cache.insert(path("d"), directory(1), watched(now));
-    assert!(speaks_for(&mut cache, &heard, "0") && !speaks_for(&mut cache, &heard, "grows"));
+    assert!(speaks_for(&mut cache, &changes, "0") && !speaks_for(&mut cache, &changes, "grows"));
     for number in 0..=MAX_CHANGED {
-        heard.note(Some(id(1)), &change(&format!("d/{number}"), Depth::Entry));
+        changes.note(Some(id(1)), &change(&format!("d/{number}"), Depth::Entry));
     }
-    assert!(!speaks_for(&mut cache, &heard, "another"));
+    assert!(!speaks_for(&mut cache, &changes, "another"));
 }
 
 #[test]
 fn forgetting_a_file_ends_its_directory_too() {
     let (mut cache, now) = (ViewCache::default(), Instant::now());
-    cache.insert(path("d"), directory(1), Term::unwatched(now));
-    cache.insert_absent(path("d/x"), Term::unwatched(now));
+    cache.insert(path("d"), directory(1), Freshness::unwatched(now));
+    cache.insert_absent(path("d/x"), Freshness::unwatched(now));
     cache.forget(&path("d/x"));
     assert!(cache.directory(&path("d"), at(now), &NOTHING()).is_none());
     assert!(!cache.is_absent(&path("d/x"), at(now), &NOTHING()));
@@ -206,7 +207,7 @@ fn the_oldest_directories_go_when_they_take_too_many_bytes() {
     let part = 2 * MAX_BYTES / 5 / (directory(100).bytes() / 100);
     for (number, name) in ["a", "b", "c", "d"].into_iter().enumerate() {
         let later = now + Duration::from_millis(number as u64);
-        cache.insert(path(name), directory(part), Term::unwatched(later));
+        cache.insert(path(name), directory(part), Freshness::unwatched(later));
     }
     let kept = ["a", "b", "c", "d"].map(|name| cache.last_directory(&path(name)).is_some());
     assert_eq!(kept, [false, false, true, true]);
@@ -218,8 +219,8 @@ fn the_oldest_directories_go_when_they_take_too_many_bytes() {
 #[test]
 fn one_directory_is_kept_whatever_its_size() {
     let (mut cache, now) = (ViewCache::new(1000), Instant::now());
-    cache.insert(path("small"), directory(1), Term::unwatched(now));
-    cache.insert(path("huge"), directory(100), Term::unwatched(now));
+    cache.insert(path("small"), directory(1), Freshness::unwatched(now));
+    cache.insert(path("huge"), directory(100), Freshness::unwatched(now));
     assert!(cache.last_directory(&path("huge")).is_some());
     assert!(cache.last_directory(&path("small")).is_none());
 }
@@ -227,8 +228,8 @@ fn one_directory_is_kept_whatever_its_size() {
 #[test]
 fn what_one_member_has_mostly_makes_room_for_its_next_answer() {
     let (mut cache, now) = (ViewCache::default(), Instant::now());
-    cache.insert(path("its"), directory(5), Term::unwatched(now));
-    cache.insert(path("other"), said_by(&[2], 5), Term::unwatched(now));
+    cache.insert(path("its"), directory(5), Freshness::unwatched(now));
+    cache.insert(path("other"), said_by(&[2], 5), Freshness::unwatched(now));
     assert_eq!(cache.forget_those_of(id(1)).len(), 1);
     assert!(cache.last_directory(&path("other")).is_some());
     assert_eq!(cache.known().items, 5);
@@ -239,7 +240,7 @@ fn a_directory_listed_again_counts_once() {
     let (mut cache, now) = (ViewCache::default(), Instant::now());
     for second in 0..100 {
         let later = now + Duration::from_secs(second);
-        cache.insert(path("d"), directory(10), Term::unwatched(later));
+        cache.insert(path("d"), directory(10), Freshness::unwatched(later));
     }
     assert_eq!(cache.known().items, 10);
     assert!(cache.arrivals.len() <= 1 + REMEMBERED.as_secs() as usize);
@@ -249,15 +250,15 @@ fn a_directory_listed_again_counts_once() {
 fn absences_are_bounded() {
     let (mut cache, now) = (ViewCache::default(), Instant::now());
     for number in 0..2 * MAX_ABSENT {
-        cache.insert_absent(path(&number.to_string()), Term::unwatched(now));
+        cache.insert_absent(path(&number.to_string()), Freshness::unwatched(now));
     }
     assert_eq!(cache.absent.len(), MAX_ABSENT);
     let long = ["x".repeat(250).as_str(); 16].join("/");
     for number in 0..2 * MAX_ABSENT_BYTES / long.len() {
-        cache.insert_absent(path(&format!("{long}/{number}")), Term::unwatched(now));
+        cache.insert_absent(path(&format!("{long}/{number}")), Freshness::unwatched(now));
     }
     assert!(cache.absent_bytes <= MAX_ABSENT_BYTES);
-    cache.insert_absent(path("last"), Term::unwatched(now + FRESH));
+    cache.insert_absent(path("last"), Freshness::unwatched(now + FRESH));
     assert_eq!((cache.absent.len(), cache.absences.len()), (1, 1));
     assert_eq!(cache.absent_bytes, absence_weight(&path("last")));
 }
@@ -266,7 +267,7 @@ fn absences_are_bounded() {
 fn many_questions_about_a_listed_directory_make_a_listing_worth_it() {
     let (mut cache, now) = (ViewCache::default(), Instant::now());
     assert!(!cache.is_worth_listing(&path("unknown")));
-    cache.insert(path("d"), directory(6_400), Term::unwatched(now));
+    cache.insert(path("d"), directory(6_400), Freshness::unwatched(now));
     let questions = (1..).find(|_| cache.is_worth_listing(&path("d"))).unwrap();
     assert_eq!(questions, QUESTIONS_PER_LISTING + 100 + 1);
 }

@@ -363,14 +363,6 @@ fn whoever_quarrels_little_is_not_left_out_for_those_who_quarrel_much() {
 }
 
 #[test]
-fn a_fair_share_leaves_the_modest_all_that_they_have() {
-    assert_eq!(fair_share([3, 5], 8), usize::MAX);
-    assert_eq!(fair_share([1, 100, 100], 21), 10);
-    assert_eq!(fair_share([9; 10], 10), 1);
-    assert_eq!(fair_share([], 0), usize::MAX);
-}
-
-#[test]
 fn a_size_that_the_kernel_refuses_hides_that_entry_only() {
     let listing = vec![file("bad", 1 << 63, 1), file("good", 1, 1)];
     let items = directory(vec![(member(1, "ann"), listing)], None);

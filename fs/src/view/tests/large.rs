@@ -51,7 +51,7 @@ fn a_large_directory_is_listed_again_after_news() {
     for round in 0..4 {
         list(&view, &[]);
         ann.put(&format!("d/{round}"), "x", 1);
-        view.take_in(ann.id(), &news(&format!("d/{round}")));
+        view.apply(ann.id(), &news(&format!("d/{round}")));
     }
 }
 
@@ -61,7 +61,7 @@ fn a_large_directory_is_listed_again_while_it_is_open() {
     for round in 0..4 {
         let open = list(&view, &[]);
         ann.put(&format!("d/{round}"), "x", 1);
-        view.take_in(ann.id(), &news(&format!("d/{round}")));
+        view.apply(ann.id(), &news(&format!("d/{round}")));
         list(&view, &[]);
         drop(open);
         view.invalidate(&path("d"));
@@ -76,7 +76,7 @@ fn who_has_a_large_directory_too_hides_nobody_in_it() {
     let mut open = list(&view, &[]);
     for round in 0..4 {
         for member in [&bob, &ann] {
-            view.take_in(member.id(), &News::Changed(vec![Change::everything()]));
+            view.apply(member.id(), &News::Changed(vec![Change::everything()]));
             let listing = list(&view, &[]);
             assert_eq!(listing.items.len(), NAMES + 1, "{round}");
             assert_eq!(listing.said_of(ann.id(), &name("of bob")), None);
@@ -106,6 +106,6 @@ fn among_fifty_members_a_large_directory_is_listed_again() {
     }
     for _ in 0..3 {
         list(&view, &[]);
-        view.take_in(ann.id(), &news("d/of all"));
+        view.apply(ann.id(), &news("d/of all"));
     }
 }

@@ -41,11 +41,11 @@ fn a_watched_listing_is_asked_for_once_until_there_are_news() {
     assert_eq!(list(&view, "d"), ["x"]);
     assert_eq!(size(&view, "d", "x"), Some(1));
     assert_eq!(network.calls(), 1);
-    view.take_in(ann, &changed("other/x", Depth::Tree));
+    view.apply(ann, &changed("other/x", Depth::Tree));
     list(&view, "d");
     assert_eq!(network.calls(), 1);
     network.member(ann).put("d/y", "y", 1);
-    view.take_in(ann, &changed("d/y", Depth::Tree));
+    view.apply(ann, &changed("d/y", Depth::Tree));
     assert_eq!(list(&view, "d"), ["x", "y"]);
     assert_eq!(network.calls(), 2);
 }
@@ -58,7 +58,7 @@ fn a_watched_absence_holds_until_the_name_comes() {
     assert_eq!(size(&view, "d", "y"), None);
     assert_eq!(network.calls(), 1);
     network.member(ann).put("d/y", "y", 1);
-    view.take_in(ann, &changed("d/y", Depth::Tree));
+    view.apply(ann, &changed("d/y", Depth::Tree));
     assert_eq!(size(&view, "d", "y"), Some(1));
 }
 
@@ -70,7 +70,7 @@ fn a_directory_that_is_not_there_any_more_takes_all_below_with_it() {
         list(&view, directory);
     }
     network.member(ann).remove("d/e/f/z");
-    view.take_in(ann, &changed("d/e", Depth::Tree));
+    view.apply(ann, &changed("d/e", Depth::Tree));
     for directory in ["d/e/f", "d/e"] {
         let listed = view.list(&path(directory), within(SOON));
         assert!(matches!(listed, Err(Error::NotFound)), "{directory}");
@@ -97,7 +97,7 @@ fn when_a_member_is_no_longer_heard_of_answers_count_for_a_second() {
     list(&view, "d");
     network.member(ann).put("d/y", "y", 1);
     let_a_second_pass();
-    view.take_in(ann, &News::Lost);
+    view.apply(ann, &News::Lost);
     assert_eq!(list(&view, "d"), ["x", "y"]);
 }
 
@@ -109,7 +109,7 @@ fn an_answer_that_news_have_overtaken_is_not_kept() {
     std::thread::scope(|scope| {
         let listing = scope.spawn(|| list(&view, "d"));
         std::thread::sleep(slow / 3);
-        view.take_in(ann, &changed("d/x", Depth::Entry));
+        view.apply(ann, &changed("d/x", Depth::Entry));
         listing.join().unwrap();
     });
     assert_eq!(network.calls(), 1);
@@ -120,7 +120,7 @@ fn an_answer_that_news_have_overtaken_is_not_kept() {
     std::thread::scope(|scope| {
         let lookup = scope.spawn(|| size(&view, "e", "y"));
         std::thread::sleep(slow / 3);
-        view.take_in(ann, &changed("e", Depth::Tree));
+        view.apply(ann, &changed("e", Depth::Tree));
         lookup.join().unwrap();
     });
     size(&view, "e", "y");
@@ -168,7 +168,7 @@ fn a_file_that_grows_all_the_time_costs_nobody_who_looks_at_others() {
     list(&view, "d");
     for number in 0..200 {
         ann.put("d/x", vec![1; number + 1], 1);
-        view.take_in(ann.id(), &changed("d/x", Depth::Entry));
+        view.apply(ann.id(), &changed("d/x", Depth::Entry));
         assert_eq!(size(&view, "d", &number.to_string()), Some(1));
     }
     assert_eq!(network.calls(), 1);
@@ -180,7 +180,7 @@ struct Ear(View);
 
 impl ChangeListener for Ear {
     fn news(&self, member: PeerId, news: &News) {
-        self.0.take_in(member, news);
+        self.0.apply(member, news);
     }
 }
 
@@ -265,7 +265,7 @@ fn hostile_news_are_taken_in_at_once_whatever_is_remembered() {
     let hostile: Vec<Change> = hostile.collect();
     let begun = Instant::now();
     for _ in 0..8 {
-        view.take_in(
+        view.apply(
             PeerId::from_bytes([66; 32]),
             &News::Changed(hostile.clone()),
         );

@@ -1,0 +1,81 @@
+//! What a view remembers, apart from the view, so that it can make room for other answers.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use parking_lot::{Mutex, MutexGuard};
+use tinyp2p_net::budget::Relieve;
+use tinyp2p_net::model::PeerId;
+
+use super::cache::ViewCache;
+use super::fetch::WatchedBy;
+use super::freshness::Freshness;
+use super::pending_changes::ChangeLog;
+
+/// Held for a look, never while the network is asked.
+#[derive(Default)]
+pub(super) struct ViewMemory(Mutex<Remembered>);
+
+#[derive(Default)]
+pub(super) struct Remembered {
+    pub(super) cache: ViewCache,
+    /// What ends answers, those that are under way meanwhile, too.
+    pub(super) changes: ChangeLog,
+    /// Those who watched the last answer: most answers have the same, and share this.
+    watched: Arc<[PeerId]>,
+}
+
+/// When a question was put, and how many changes were known by then.
+#[derive(Clone, Copy)]
+pub(super) struct QueryStart {
+    asked: Instant,
+    changes: u64,
+}
+
+impl ViewMemory {
+    /// Remembers listings of at most `max_bytes`.
+    pub(super) fn new(max_bytes: usize) -> Self {
+        Self(Mutex::new(Remembered {
+            cache: ViewCache::new(max_bytes),
+            ..Remembered::default()
+        }))
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Remembered> {
+        self.0.lock()
+    }
+}
+
+impl Relieve for ViewMemory {
+    fn relieve(&self, member: PeerId) {
+        let gone = self.lock().cache.forget_those_of(member);
+        drop(gone);
+    }
+}
+
+impl Remembered {
+    /// A question is put now.
+    pub(super) fn begin(&self) -> QueryStart {
+        QueryStart {
+            asked: Instant::now(),
+            changes: self.changes.count(),
+        }
+    }
+
+    /// How long answers hold that have just come.
+    pub(super) fn freshness(&mut self, begun: QueryStart, watch: WatchedBy) -> Freshness {
+        if *self.watched != *watch.members {
+            self.watched = watch.members.into();
+        }
+        Freshness {
+            asked: watch
+                .asked
+                .map_or(begun.asked, |asked| asked.min(begun.asked)),
+            came: Instant::now(),
+            watched: Arc::clone(&self.watched),
+            is_all_watched: watch.is_all,
+            revision: watch.revision,
+            changes: begun.changes,
+        }
+    }
+}
