@@ -46,7 +46,7 @@ pub enum Error {
     /// Nobody who answered has the directory, but somebody did not answer.
     #[error("{0} did not answer")]
     Silent(String),
-    /// Nobody who could tell has it, and somebody answered that it cannot tell.
+    /// Nobody who knows has it, and somebody answered that it cannot say.
     #[error("{0} cannot tell: something failed there")]
     Failing(String),
     /// Another request fetches the same listing, and did not come back in time.

@@ -1,5 +1,5 @@
-//! The first contact with a network: whom a node meets when it has started, and what the outcome means
-//! to the user.
+//! The first contact with a network: whom a node meets when it has started, and what the outcome
+//! means to the user.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -71,7 +71,7 @@ pub(super) fn as_guest<T>(
     outcome
 }
 
-/// A running node and what people are told about it.
+/// A running node and what people see of it.
 #[derive(Debug)]
 pub(super) struct Joined {
     pub(super) node: Arc<Node>,
@@ -147,7 +147,7 @@ impl Joined {
         )
     }
 
-    /// What to tell a friend, in one line: the command with which to join from another machine.
+    /// What to send to a friend, in one line: the command with which to join from another machine.
     /// `None` if this node can be dialled from nowhere else.
     pub(super) fn invitation(&self) -> Option<String> {
         invitation(self.node.reachable_at())

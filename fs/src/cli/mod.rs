@@ -27,11 +27,11 @@ use options::args::{Command, PasswordArgument, Tinyp2pArgs};
 use options::password::PasswordSource;
 use output::say;
 
-/// Why a command failed: what the shell is told and what the person is told.
+/// Why a command failed: what the shell gets and what the person reads.
 #[derive(Debug)]
 struct CommandFailure {
     code: u8,
-    /// One line; empty when the person has been told already.
+    /// One line; empty when it has been printed already.
     message: String,
 }
 
@@ -135,8 +135,8 @@ fn usage_failure(error: &clap::Error, program: &str) -> CommandFailure {
         ErrorKind::DisplayHelp
         | ErrorKind::DisplayVersion
         | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            let told = CommandFailure::told(error.exit_code().clamp(0, 2) as u8);
-            output::print_help(error).err().unwrap_or(told)
+            let reported = CommandFailure::told(error.exit_code().clamp(0, 2) as u8);
+            output::print_help(error).err().unwrap_or(reported)
         }
         _ => CommandFailure::usage(format!(
             "{} (see '{program} --help')",

@@ -26,7 +26,7 @@ const GUEST_ANSWERS: usize = 2 << 30;
 pub(super) enum Role {
     /// A full member: serves the current directory and can be dialled.
     Member,
-    /// Asks and ends: serves nothing and cannot be dialled, unless told otherwise.
+    /// Asks and ends: serves nothing and cannot be dialled, unless an option says otherwise.
     Guest,
 }
 

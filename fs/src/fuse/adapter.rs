@@ -1,9 +1,9 @@
 //! The kernel's requests: each is unpacked, handed to the [`Filesystem`], and its answer packed by
 //! [`super::reply`].
 //!
-//! What memory knows is answered in the event loop. What needs the network goes to [`Workers`], with
-//! a deadline that began when the request came. A read is answered by the download that has its
-//! bytes.
+//! What memory knows is answered in the event loop. What needs the network goes to [`Workers`],
+//! with a deadline that began when the request came. A read is answered by the download that has
+//! its bytes.
 
 use std::ffi::OsStr;
 use std::io;
@@ -29,7 +29,7 @@ use super::workers::{JobTurn, Workers};
 use crate::errno::{self, Error};
 use crate::kernel_cache::{Busy, Expirer};
 use crate::vfs::inodes::Pages;
-use crate::vfs::{Attr, Filesystem, Looked, STATFS_BLOCK};
+use crate::vfs::{Attr, Filesystem, LookupResult, STATFS_BLOCK};
 use crate::view::Wait;
 
 /// Read requests that the kernel may have under way on its own account. There is one queue for
@@ -96,14 +96,14 @@ impl fuser::Filesystem for Adapter {
             reply,
             move |fs, wait, _| fs.lookup(parent.0, &name, wait),
             move |reply, looked| match looked {
-                Looked::Found(attr) => {
+                LookupResult::Found(attr) => {
                     let (of_name, of_attributes) = (ttl(attr), ttl(attr).min(ATTRIBUTE_TTL));
                     let attr = owner.attr(attr);
                     reply.entry_with_ttls(&of_attributes, &of_name, &attr, GENERATION);
                 }
-                Looked::Absent { certain: false } => reply.error(Errno::ENOENT),
+                LookupResult::Absent { certain: false } => reply.error(Errno::ENOENT),
                 // Inode 0 is an absence that the kernel remembers for as long as the TTL says.
-                Looked::Absent { certain: true } => {
+                LookupResult::Absent { certain: true } => {
                     reply.entry(&TTL, &owner.attr(Attr::NOTHING), GENERATION);
                 }
             },

@@ -1,4 +1,4 @@
-//! What the kernel is told: attributes, for how long they hold, and errors.
+//! What the kernel gets: attributes, for how long they hold, and errors.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -19,34 +19,11 @@ pub(super) const TTL: Duration = Duration::from_secs(1);
 /// has grown (`tail -f`) is not to see an old size from the kernel's memory.
 pub(super) const ATTRIBUTE_TTL: Duration = Duration::from_millis(750);
 
-/// What programs are told to read at once.
+/// What programs are advised to read at once.
 const PREFERRED_READ: u32 = 128 * 1024;
 
 /// A number always stands for the same thing, so one generation does.
 pub(super) const GENERATION: Generation = Generation(0);
-
-/// Sends `result`, packed by `pack`, or its error.
-pub(super) fn finish<R: Refuse, T>(
-    operation: &'static str,
-    reply: R,
-    result: Result<T, Error>,
-    pack: impl FnOnce(R, T),
-) {
-    match result {
-        Ok(value) => pack(reply, value),
-        Err(error) => reply.refuse(report(operation, &error)),
-    }
-}
-
-/// Logs a failure and turns it into what the kernel understands.
-fn report(operation: &'static str, error: &Error) -> Errno {
-    match errno::level(error) {
-        tracing::Level::WARN => tracing::warn!(operation, %error),
-        tracing::Level::INFO => tracing::info!(operation, %error),
-        _ => tracing::debug!(operation, %error),
-    }
-    Errno::from_i32(errno::errno(error))
-}
 
 /// Every kind of reply can be an error.
 pub(super) trait Refuse {
@@ -71,6 +48,29 @@ refuse!(
     ReplyDirectoryPlus,
     ReplyXattr
 );
+
+/// Sends `result`, packed by `pack`, or its error.
+pub(super) fn finish<R: Refuse, T>(
+    operation: &'static str,
+    reply: R,
+    result: Result<T, Error>,
+    pack: impl FnOnce(R, T),
+) {
+    match result {
+        Ok(value) => pack(reply, value),
+        Err(error) => reply.refuse(report(operation, &error)),
+    }
+}
+
+/// Logs a failure and turns it into what the kernel understands.
+fn report(operation: &'static str, error: &Error) -> Errno {
+    match errno::level(error) {
+        tracing::Level::WARN => tracing::warn!(operation, %error),
+        tracing::Level::INFO => tracing::info!(operation, %error),
+        _ => tracing::debug!(operation, %error),
+    }
+    Errno::from_i32(errno::errno(error))
+}
 
 impl Attr {
     /// The entry that stands for an absence.

@@ -290,7 +290,7 @@ fn a_replaced_file_is_read_anew_and_never_mixed() {
     let old = File::open(mounted.path("x")).unwrap();
     let mut buffer = [0; 4096];
     old.read_exact_at(&mut buffer, 0).unwrap();
-    // Same size: only its identity tells that it is another file.
+    // Same size: only its identity shows that it is another file.
     mounted.ann.put("x", vec![2; 1 << 20], 2);
     let deadline = Instant::now() + SOON;
     loop {

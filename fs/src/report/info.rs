@@ -1,4 +1,4 @@
-//! What is told of one file or directory: the value of the extended attribute `user.tinyp2p.info`
+//! What is shown of one file or directory: the value of the extended attribute `user.tinyp2p.info`
 //! and what `tinyp2p info` makes of it. SEMANTICS.md lists the fields, which are only ever added
 //! to.
 

@@ -1,4 +1,4 @@
-//! What people and programs are told of a running node: one text, one JSON object. The object is
+//! What people and programs see of a running node: one text, one JSON object. The object is
 //! what `.tinyp2p/status.json` has and `tinyp2p status --json` prints; SEMANTICS.md lists its
 //! fields.
 
@@ -243,7 +243,7 @@ fn duration(seconds: u64) -> String {
     }
 }
 
-/// As much of a peer id as tells the members of one network apart.
+/// As much of a peer id as distinguishes the members of one network.
 fn short(peer_id: &str) -> String {
     shown(peer_id).chars().take(8).collect()
 }

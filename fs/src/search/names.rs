@@ -1,11 +1,11 @@
-//! What several members found -> one flat directory, in which every file can be told from all
+//! What several members found -> one flat directory, in which every file differs in name from all
 //! others.
 //!
-//! Pure, and the same on every node that gets the same answers. Contents are told apart and named
-//! as in the merged tree ([`merge`]). Then each file is shown under its own name there if no other
-//! that was found has it, or if it lies in the root; otherwise the directory that it lies in stands
-//! in parentheses behind it: `01 (Artist - Album).ogg`. Should that be taken, too, a digest makes
-//! the difference.
+//! Pure, and the same on every node that gets the same answers. Contents are distinguished and
+//! named as in the merged tree ([`merge`]). Then each file is shown under its own name there if no
+//! other that was found has it, or if it lies in the root; otherwise the directory that it lies in
+//! stands in parentheses behind it: `01 (Artist - Album).ogg`. Should that be taken, too, a digest
+//! makes the difference.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -109,7 +109,7 @@ fn named(files: Vec<(RelPath, Match)>) -> Vec<Match> {
     shown
 }
 
-/// `music/Artist/Album` -> `music - Artist - Album`, or the end of it, which tells more
+/// `music/Artist/Album` -> `music - Artist - Album`, or the end of it, which says more
 /// than its beginning.
 fn label(directory: &RelPath) -> Vec<u8> {
     let components: Vec<&[u8]> = directory.components().collect();

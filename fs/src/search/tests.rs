@@ -111,9 +111,9 @@ fn more_than_can_be_shown_is_cut_off_and_the_status_says_so() {
     }
     let found = searches.find(&pattern("."), within(SOON)).unwrap();
     assert_eq!((found.files.len(), found.is_all), (MAX_MATCHES, false));
-    let told = &searches.troubles()[0];
-    assert_eq!(told.pattern, ".");
-    assert!(told.problem.contains("more files than"), "{told:?}");
+    let trouble = &searches.troubles()[0];
+    assert_eq!(trouble.pattern, ".");
+    assert!(trouble.problem.contains("more files than"), "{trouble:?}");
     // There are bytes for one such outcome, the last one.
     searches.find(&pattern("^0*1$"), within(SOON)).unwrap();
     let first = searches.find(&pattern("."), Wait::No);
@@ -129,7 +129,10 @@ fn the_last_few_patterns_that_failed_are_told_each_once() {
         assert!(searches.pattern(format!("({number}").as_bytes()).is_none());
     }
     assert!(searches.pattern(b"(31").is_none());
-    let told = searches.troubles();
-    assert_eq!((told.len(), &*told[0].pattern), (MAX_TROUBLES, "(31"));
-    assert_eq!(told[1].pattern, "(30");
+    let troubles = searches.troubles();
+    assert_eq!(
+        (troubles.len(), &*troubles[0].pattern),
+        (MAX_TROUBLES, "(31")
+    );
+    assert_eq!(troubles[1].pattern, "(30");
 }

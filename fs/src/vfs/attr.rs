@@ -8,7 +8,7 @@ use crate::errno::Error;
 /// The block size that `df` counts in.
 pub const STATFS_BLOCK: u64 = 4096;
 
-/// What a `stat` of one thing tells.
+/// What a `stat` of one thing shows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Attr {
     /// Its inode number.
@@ -18,7 +18,7 @@ pub struct Attr {
     /// What can be done with it.
     pub mode: Mode,
     /// Bytes; 0 for a directory; [`UNKNOWN_SIZE`](tinyp2p_net::model::Attributes::UNKNOWN_SIZE)
-    /// while nobody who has the file tells.
+    /// while nobody who has the file names it.
     pub size: u64,
     /// When the content was last modified.
     pub mtime: UnixTime,
@@ -28,8 +28,8 @@ pub struct Attr {
 
 /// What a lookup found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Looked {
-    /// It is there, and has been counted as told to the kernel.
+pub enum LookupResult {
+    /// It is there, and has been counted as assigned to the kernel.
     Found(Attr),
     /// Nobody who answered has it.
     Absent {
@@ -45,7 +45,7 @@ pub struct DirectoryEntry<'a> {
     pub name: &'a [u8],
     /// The offset of the entry behind it.
     pub next: u64,
-    /// What a `stat` of it tells.
+    /// What a `stat` of it shows.
     pub attr: Attr,
 }
 
@@ -62,7 +62,7 @@ pub struct Statistics {
 pub type ReadDone = Box<dyn FnOnce(Result<&[u8], Error>) + Send>;
 
 impl Attr {
-    pub(super) fn told((number, inode): (u64, &Inode)) -> Self {
+    pub(super) fn assigned((number, inode): (u64, &Inode)) -> Self {
         Self::of(number, inode)
     }
 

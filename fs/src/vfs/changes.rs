@@ -11,11 +11,11 @@ use super::inodes::Vantage;
 use crate::kernel_cache::Expirer;
 
 impl ChangeListener for Filesystem {
-    fn news(&self, member: PeerId, news: &News) {
+    fn news(&self, member: PeerId, change: &News) {
         // First here: the kernel may ask again at once.
-        self.view.apply(member, news);
-        self.trees.apply(member, news);
-        if let (News::Changed(changes), Some(expirer)) = (news, self.expirer.get()) {
+        self.view.apply(member, change);
+        self.trees.apply(member, change);
+        if let (News::Changed(changes), Some(expirer)) = (change, self.expirer.get()) {
             self.expire(member, changes, expirer);
         }
     }

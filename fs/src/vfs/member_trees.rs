@@ -83,7 +83,7 @@ impl Trees {
         view
     }
 
-    /// Ends what may no longer hold in the tree of `member`, after news of it.
+    /// Ends what may no longer hold in the tree of `member`, after changes of it.
     pub fn apply(&self, member: PeerId, news: &News) {
         let view = self.in_use(member);
         if let Some(view) = view {
@@ -116,14 +116,14 @@ impl Siblings for Trees {
         path: &RelPath,
         order: ReadingOrder,
         member: PeerId,
-        most: usize,
+        max: usize,
     ) -> Vec<Small> {
-        let behind = self.merged.behind(path, order, member, most);
+        let behind = self.merged.behind(path, order, member, max);
         if !behind.is_empty() {
             return behind;
         }
         self.in_use(member)
-            .map_or(Vec::new(), |view| view.behind(path, order, member, most))
+            .map_or(Vec::new(), |view| view.behind(path, order, member, max))
     }
 
     fn order(&self, before: &RelPath, path: &RelPath) -> ReadingOrder {

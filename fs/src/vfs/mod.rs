@@ -34,9 +34,9 @@ use crate::network::Network;
 use crate::report::status::NodeLocation;
 use crate::search::Searches;
 use crate::view::{NameLookup, View, Wait};
-pub use attr::{Attr, DirectoryEntry, Looked, ReadDone, STATFS_BLOCK, Statistics};
+pub use attr::{Attr, DirectoryEntry, LookupResult, ReadDone, STATFS_BLOCK, Statistics};
 use control_fs::{Hidden, is_hidden};
-use handles::{Handles, Listed, OpenDirectory, OpenFile};
+use handles::{DirectoryKind, Handles, OpenDirectory, OpenFile};
 use inodes::{Inode, Inodes, ROOT, Vantage};
 use member_trees::Trees;
 pub use reading::OpenedHandle;
@@ -85,7 +85,7 @@ impl Filesystem {
         }
     }
 
-    /// Lets the kernel ask again for names of which members have news.
+    /// Lets the kernel ask again for names that members report as changed.
     pub fn expire_by(&self, expirer: Expirer) {
         // A second mount of the same filesystem would have to live without.
         let _ = self.expirer.set(expirer);
@@ -107,14 +107,14 @@ impl Filesystem {
         &self.searches
     }
 
-    /// Finds `name` in the directory `parent`. What is found counts as told to the kernel.
-    pub fn lookup(&self, parent: u64, name: &[u8], wait: Wait) -> Result<Looked, Error> {
+    /// Finds `name` in the directory `parent`. What is found counts as assigned to the kernel.
+    pub fn lookup(&self, parent: u64, name: &[u8], wait: Wait) -> Result<LookupResult, Error> {
         let what = if parent == ROOT && self.hidden.has(parent, name) {
-            Listed::Own
+            DirectoryKind::Own
         } else {
             self.listed(parent)?
         };
-        if what == Listed::Own {
+        if what == DirectoryKind::Own {
             return self.hidden.lookup(parent, name);
         }
         let name = Name::new(name).map_err(|_| match name.len() {
@@ -122,21 +122,23 @@ impl Filesystem {
             _ => Error::NameTooLong,
         })?;
         let (tree, directory) = match what {
-            Listed::Tree(tree, path) => (tree, path),
-            Listed::Found(pattern) => return self.look_up_found(&pattern, &name, wait),
-            Listed::Members | Listed::Own => return Ok(self.look_up_member(&name)),
+            DirectoryKind::Tree(tree, path) => (tree, path),
+            DirectoryKind::Found(pattern) => return self.look_up_found(&pattern, &name, wait),
+            DirectoryKind::Members | DirectoryKind::Own => return Ok(self.look_up_member(&name)),
         };
         match self.view(tree).find(&directory, &name, wait)? {
-            NameLookup::Nothing { certain } => Ok(Looked::Absent { certain }),
+            NameLookup::Nothing { certain } => Ok(LookupResult::Absent { certain }),
             NameLookup::Item(item) => {
                 let path = join(&directory, item.name_at_members())?;
                 let mut inodes = self.inodes.lock();
-                Ok(Looked::Found(Attr::told(inodes.look_up(tree, path, &item))))
+                Ok(LookupResult::Found(Attr::assigned(
+                    inodes.look_up(tree, path, &item),
+                )))
             }
         }
     }
 
-    /// The kernel forgets what it was told `count` times.
+    /// The kernel forgets what was assigned to it `count` times.
     pub fn forget(&self, number: u64, count: u64) {
         if is_hidden(number) {
             self.hidden.forget(number, count);
@@ -145,7 +147,7 @@ impl Filesystem {
         }
     }
 
-    /// What a `stat` tells. A file's content is the same as long as its inode is, unless somebody
+    /// What a `stat` shows. A file's content is the same as long as its inode is, unless somebody
     /// has it open, who may see it grow; so only such a one and a directory's modification time
     /// have to be asked for. While nobody answers, what was known last holds.
     pub fn getattr(&self, number: u64, wait: Wait) -> Result<Attr, Error> {
@@ -175,7 +177,7 @@ impl Filesystem {
         Ok(attr)
     }
 
-    /// What a `stat` tells of a file that somebody has open: what its member says that it
+    /// What a `stat` shows of a file that somebody has open: what its member says that it
     /// is by now.
     fn open_attr(&self, number: u64, inode: &Inode, wait: Wait) -> Result<Attr, Error> {
         let holder = inode.sources.first().map(|source| source.member.id);
@@ -229,8 +231,8 @@ impl Filesystem {
     }
 
     /// Hands the entries of an open directory to `emit`, from `offset` on, until it returns `false`
-    /// because it has no room for that entry. Each entry that it took counts as told to the kernel,
-    /// except `.` and `..`. Offset 0 begins with the directory's present state.
+    /// because it has no room for that entry. Each entry that it took counts as assigned to the
+    /// kernel, except `.` and `..`. Offset 0 begins with the directory's present state.
     pub fn readdirplus(
         &self,
         handle: u64,
@@ -279,7 +281,7 @@ impl Filesystem {
     }
 
     /// What the directory `number` is a list of.
-    fn listed(&self, number: u64) -> Result<Listed, Error> {
+    fn listed(&self, number: u64) -> Result<DirectoryKind, Error> {
         if is_hidden(number) {
             return self.hidden.listed(number);
         }
@@ -288,7 +290,7 @@ impl Filesystem {
         if inode.mode() == Mode::Unreadable {
             return Err(forbidden(&inode));
         }
-        Ok(Listed::Tree(tree, inode.path))
+        Ok(DirectoryKind::Tree(tree, inode.path))
     }
 
     /// The tree that `tree` names; found files lie in no directory of theirs, so theirs

@@ -1,5 +1,5 @@
-//! Where the bytes of a file come from: who can be asked for them, and what has to be fetched before
-//! the file can be opened.
+//! Where the bytes of a file come from: who can be asked for them, and what has to be fetched
+//! before the file can be opened.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -29,8 +29,9 @@ const MAX_SUPPLIERS: usize = 16;
 
 impl Filesystem {
     /// Sees to it that the file `number` can be opened. Does nothing unless it is one of a member
-    /// that tells names and no sizes: that is fetched whole, if it was not just now. It may take as
-    /// long as a read may; a file that has not come by then goes on coming, and the error says so.
+    /// that lists names without sizes: that is fetched whole, if it was not just now. It may take
+    /// as long as a read may; a file that has not come by then goes on coming, and the error says
+    /// so.
     pub fn prepare(&self, number: u64, wait: Wait) -> Result<(), Error> {
         if is_hidden(number) {
             return Ok(());

@@ -48,8 +48,8 @@ impl Setup {
                 .filesystem
                 .lookup(attr.inode, name.as_bytes(), wait())?
             {
-                Looked::Found(attr) => attr,
-                Looked::Absent { .. } => return Err(Error::NotFound),
+                LookupResult::Found(attr) => attr,
+                LookupResult::Absent { .. } => return Err(Error::NotFound),
             };
         }
         Ok(attr)
@@ -132,7 +132,7 @@ fn a_file_is_found_with_the_attributes_of_its_member() {
 fn a_name_that_nobody_has_is_absent_for_certain() {
     let setup = setup();
     let looked = setup.filesystem.lookup(ROOT, b"x", wait()).unwrap();
-    assert_eq!(looked, Looked::Absent { certain: true });
+    assert_eq!(looked, LookupResult::Absent { certain: true });
 }
 
 #[test]
@@ -141,7 +141,7 @@ fn a_name_that_a_silent_member_may_have_is_absent_but_not_for_certain() {
     setup.network.join("bob", 2).behave(Behaviour::Gone);
     setup.ann.put("y", "y", 1);
     let looked = setup.filesystem.lookup(ROOT, b"x", wait()).unwrap();
-    assert_eq!(looked, Looked::Absent { certain: false });
+    assert_eq!(looked, LookupResult::Absent { certain: false });
 }
 
 #[test]
@@ -149,7 +149,10 @@ fn names_that_are_too_long_are_told_so() {
     let setup = setup();
     let lookup = |name: &[u8]| setup.filesystem.lookup(ROOT, name, wait());
     assert!(matches!(lookup(&[b'x'; 256]), Err(Error::NameTooLong)));
-    assert!(matches!(lookup(&[b'x'; 255]), Ok(Looked::Absent { .. })));
+    assert!(matches!(
+        lookup(&[b'x'; 255]),
+        Ok(LookupResult::Absent { .. })
+    ));
 }
 
 #[test]
@@ -524,7 +527,7 @@ fn what_is_made_ready_is_what_is_told_next() {
     }
     let expected: Vec<_> = (5..20).map(|number| format!("{number:02}")).collect();
     assert_eq!(names, expected);
-    // The root, the directory, and what was told of it.
+    // The root, the directory, and what was assigned in it.
     assert_eq!(setup.known_inodes(), 22);
 }
 

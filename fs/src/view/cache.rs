@@ -1,8 +1,9 @@
 //! What the view remembers, and for how long: merged directories and names that nobody has.
 //!
-//! Pure: time comes in as `now`. [`Freshness`] decides how long answers hold; changes end them early, those
-//! of the member that reports them and no others. They are looked at when somebody wants the answer
-//! ([`ChangeLog`]). Both memories are bounded in bytes, the oldest answer goes first.
+//! Pure: time comes in as `now`. [`Freshness`] decides how long answers hold; changes end them
+//! early, those of the member that reports them and no others. They are looked at when somebody
+//! wants the answer ([`ChangeLog`]). Both memories are bounded in bytes, the oldest answer goes
+//! first.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use super::freshness::{Freshness, Present};
 use super::kept_replies::{Doubts, KeptReplies};
 use super::pending_changes::ChangeLog;
 
-/// A listing that is no longer fresh still tells how large its directory is, which
+/// A listing that is no longer fresh still shows how large its directory is, which
 /// [`ViewCache::is_worth_listing`] needs. After this time nobody is walking there any more.
 const REMEMBERED: Duration = Duration::from_secs(90);
 

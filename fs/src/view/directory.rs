@@ -27,7 +27,7 @@ pub struct MergedDirectory {
     pub items: Vec<Item>,
     /// The members that did not answer.
     pub silent: Vec<Arc<str>>,
-    /// Those of them that answered that they cannot tell.
+    /// Those of them that answered that they do not know.
     pub failing: Vec<Arc<str>>,
     /// What each member that has it said.
     parts: Vec<MemberPart>,
@@ -125,7 +125,7 @@ impl MergedDirectory {
             .get_or_init(|| ByNumber::new(path, &self.items))
     }
 
-    /// Merges what was `said`. `is_shown` tells which names there may be; `preferred` comes first
+    /// Merges what was `said`. `is_shown` says which names there may be; `preferred` comes first
     /// among the sources of what it has.
     pub fn merged(
         said: Vec<Said>,
@@ -182,7 +182,7 @@ impl MergedDirectory {
         }
     }
 
-    /// The same, of which these members said that they cannot tell.
+    /// The same, of which these members said that they do not know.
     pub fn without(self, failing: Vec<Arc<str>>) -> Self {
         Self { failing, ..self }
     }

@@ -1,11 +1,12 @@
-//! Room that several members share: whoever has little keeps all of it, and the others have equal parts.
+//! Room that several members share: whoever has little keeps all of it, and the others have equal
+//! parts.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use tinyp2p_net::model::PeerId;
 
-use super::merge::MemberRef;
+use super::item::MemberRef;
 
 /// How many things each may have, of those who have so many, so that all together have at most
 /// `max`. Whoever has no more than an equal share keeps all, however much others have.

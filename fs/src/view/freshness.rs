@@ -1,7 +1,7 @@
 //! How long answers hold.
 //!
-//! Pure: time comes in as `now`. An answer holds for a second. One whose member will be heard of
-//! when it changes holds for as long as that promises, unless a change concerns it
+//! Pure: time comes in as `now`. An answer holds for a second. One whose member reports
+//! its changes holds for as long as that promises, unless a change concerns it
 //! ([`super::pending_changes`]). So of what several members said, some may hold and some not: then
 //! only the latter are asked again. Whoever was not there when it was asked for, is.
 
@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use tinyp2p_net::config::PROMISE;
 use tinyp2p_net::model::PeerId;
 
-/// Unless a member reports a change, an answer counts for this long: `ls` shows what others did a second ago, and a
-/// program that looks at every file of a directory still asks the network once.
+/// Unless a member reports a change, an answer counts for this long: `ls` shows what others did a
+/// second ago, and a program that looks at every file of a directory still asks the network once.
 pub const FRESH: Duration = Duration::from_secs(1);
 
 /// The present, as far as answers depend on it.

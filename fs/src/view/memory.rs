@@ -14,10 +14,10 @@ use super::pending_changes::ChangeLog;
 
 /// Held for a look, never while the network is asked.
 #[derive(Default)]
-pub(super) struct ViewMemory(Mutex<Remembered>);
+pub(super) struct ViewMemory(Mutex<RememberedAnswers>);
 
 #[derive(Default)]
-pub(super) struct Remembered {
+pub(super) struct RememberedAnswers {
     pub(super) cache: ViewCache,
     /// What ends answers, those that are under way meanwhile, too.
     pub(super) changes: ChangeLog,
@@ -35,13 +35,13 @@ pub(super) struct QueryStart {
 impl ViewMemory {
     /// Remembers listings of at most `max_bytes`.
     pub(super) fn new(max_bytes: usize) -> Self {
-        Self(Mutex::new(Remembered {
+        Self(Mutex::new(RememberedAnswers {
             cache: ViewCache::new(max_bytes),
-            ..Remembered::default()
+            ..RememberedAnswers::default()
         }))
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, Remembered> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, RememberedAnswers> {
         self.0.lock()
     }
 }
@@ -53,7 +53,7 @@ impl Relieve for ViewMemory {
     }
 }
 
-impl Remembered {
+impl RememberedAnswers {
     /// A question is put now.
     pub(super) fn begin(&self) -> QueryStart {
         QueryStart {

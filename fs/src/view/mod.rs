@@ -6,7 +6,7 @@
 //! - a name that nobody has is remembered as absent only if everybody said so;
 //! - a directory that only a silent member may have is an error, not an empty directory;
 //! - when nobody at all has answered, every question is an error;
-//! - who answers that it cannot tell, as something failed there or has run out, makes a name that
+//! - who answers that it does not know, as something failed there or has run out, makes a name that
 //!   nobody else has an error.
 //!
 //! A member's changes end what that member said, and no other's: then it alone is asked again.
@@ -23,6 +23,7 @@ pub mod distinct_names;
 pub mod fair_share;
 mod fetch;
 pub mod freshness;
+pub mod item;
 mod kept_replies;
 mod memory;
 pub mod merge;
@@ -289,8 +290,8 @@ impl View {
     }
 
     /// Ends what `member` said and may no longer hold, after these changes.
-    pub fn apply(&self, member: PeerId, news: &News) {
-        match news {
+    pub fn apply(&self, member: PeerId, change: &News) {
+        match change {
             News::Changed(changes) => {
                 let changes = outermost(changes);
                 let mut memory = self.memory.lock();

@@ -1,7 +1,7 @@
 //! What was log of members' changes, each member's apart: what it does to an answer is found out
 //! when somebody wants the answer.
 //!
-//! Pure. Taking news in costs a few comparisons for each change, whatever is remembered. Every
+//! Pure. Taking a change in costs a few comparisons for each change, whatever is remembered. Every
 //! change has a number; an answer knows up to which one it was compared. What a member says touches
 //! its own answers only, and the memory of each is bounded: one that says more has said that
 //! everything of its own may have changed.
@@ -31,7 +31,7 @@ const MAX_MEMBERS: usize = 1024;
 /// What a change costs beside itself: its place in a tree.
 const OVERHEAD: usize = 32;
 
-/// The last news.
+/// The last changes, of each member apart.
 #[derive(Debug, Default)]
 pub struct ChangeLog {
     count: u64,
@@ -54,7 +54,7 @@ struct MemberChanges {
     bytes: usize,
 }
 
-/// What news do to a listing.
+/// What changes do to a listing.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Effect {
     /// Nothing that concerns the answer.
@@ -97,7 +97,7 @@ impl ChangeLog {
         talking.map(|(member, _)| *member)
     }
 
-    /// What the news of `member` since number `since` do to its listing of `directory`.
+    /// What the changes of `member` since number `since` do to its listing of `directory`.
     pub fn about_listing(&self, member: PeerId, directory: &RelPath, since: u64) -> Effect {
         let log = self.of.get(&member);
         log.map_or(Effect::None, |log| log.about_listing(directory, since))

@@ -1,5 +1,5 @@
-//! All answers to one question, sorted by what they say: who has it, who does not, and who could not
-//! tell. So silence is never taken for absence.
+//! All answers to one question, sorted by what they say: who has it, who does not, and who does not
+//! know. So silence is never taken for absence.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ pub(super) struct CollectedReplies<T> {
     pub(super) barred: Vec<Arc<str>>,
     /// The names of those who did not answer.
     pub(super) silent: Vec<Arc<str>>,
-    /// Those of them that answered, and could not tell.
+    /// Those of them that answered, and do not know.
     pub(super) failing: Vec<Arc<str>>,
 }
 

@@ -1,4 +1,4 @@
-//! Sizes that a listing does not have, as the members of a network of 2004 tell names alone.
+//! Sizes that a listing does not have, as the members of a network of 2004 list names alone.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -14,7 +14,7 @@ use crate::network::HANDING_OVER;
 
 impl View {
     /// What was `found` in `directory`, with its size if only its name is known so far: the members
-    /// that do not tell are asked for it. If that would take too long, it stays unknown.
+    /// that did not name it are asked for it. If that would take too long, it stays unknown.
     pub fn measured(
         &self,
         directory: &RelPath,

@@ -153,7 +153,7 @@ impl Mounted {
         let device = descriptor.try_clone();
         let expirer = device.and_then(|device| Expirer::start(device, Arc::clone(&busy)));
         if let Err(error) = &expirer {
-            tracing::info!(%error, "the kernel is not told what is new");
+            tracing::info!(%error, "the kernel does not hear of changes");
         }
         let mounted = Self {
             mount,

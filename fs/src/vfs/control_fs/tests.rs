@@ -30,14 +30,14 @@ fn setup() -> Setup {
 }
 
 impl Setup {
-    fn look(&self, parent: u64, name: &str) -> Result<Looked, Error> {
+    fn look(&self, parent: u64, name: &str) -> Result<LookupResult, Error> {
         self.filesystem.lookup(parent, name.as_bytes(), Wait::No)
     }
 
     fn find(&self, parent: u64, name: &str) -> Attr {
         match self.look(parent, name).unwrap() {
-            Looked::Found(attr) => attr,
-            Looked::Absent { .. } => panic!("{name} is absent"),
+            LookupResult::Found(attr) => attr,
+            LookupResult::Absent { .. } => panic!("{name} is absent"),
         }
     }
 
@@ -117,7 +117,7 @@ fn the_programs_own_directory_is_there_by_name_and_lists_its_files() {
         ));
     }
     let absent = setup.look(DIRECTORY, "x").unwrap();
-    assert_eq!(absent, Looked::Absent { certain: true });
+    assert_eq!(absent, LookupResult::Absent { certain: true });
     setup.filesystem.forget(DIRECTORY, 7);
     setup.find(ROOT, ".tinyp2p");
 }
@@ -128,11 +128,13 @@ fn its_name_is_an_ordinary_one_anywhere_else() {
     let ann = setup.network.join("ann", 1);
     ann.put("d/.tinyp2p", "x", 1);
     let soon = Wait::Until(std::time::Instant::now() + std::time::Duration::from_secs(30));
-    let Looked::Found(directory) = setup.filesystem.lookup(ROOT, b"d", soon).unwrap() else {
+    let LookupResult::Found(directory) = setup.filesystem.lookup(ROOT, b"d", soon).unwrap() else {
         panic!("no d");
     };
     let looked = setup.filesystem.lookup(directory.inode, b".tinyp2p", soon);
-    assert!(matches!(looked, Ok(Looked::Found(attr)) if attr.size == 1 && attr.inode < DIRECTORY));
+    assert!(
+        matches!(looked, Ok(LookupResult::Found(attr)) if attr.size == 1 && attr.inode < DIRECTORY)
+    );
 }
 
 #[test]
@@ -182,7 +184,7 @@ fn a_state_is_kept_for_as_long_as_the_kernel_knows_it_and_no_longer() {
     let file = setup.find(DIRECTORY, "status");
     let handle = setup.filesystem.opendir(DIRECTORY).unwrap();
     let listed = setup.names(handle);
-    assert_eq!(known(), 1 + 3, "what was not told was not kept");
+    assert_eq!(known(), 1 + 3, "what was not shown was not kept");
     setup.filesystem.release(file.inode);
     setup.filesystem.forget(file.inode, 1);
     assert_eq!(known(), 3);
@@ -247,7 +249,7 @@ fn a_pattern_keeps_its_number_while_the_kernel_knows_it_and_asks_nobody() {
 #[test]
 fn an_invalid_pattern_is_absent_and_the_status_tells_why() {
     let setup = setup();
-    let absent = Looked::Absent { certain: true };
+    let absent = LookupResult::Absent { certain: true };
     assert_eq!(setup.look(SEARCHES, "ab(c").unwrap(), absent);
     let not_text = setup.filesystem.lookup(SEARCHES, b"\xff", Wait::No);
     assert_eq!(not_text.unwrap(), absent);

@@ -25,7 +25,7 @@ pub enum Vantage {
     Found,
 }
 
-/// What one number stands for at its path: a directory, or one content, as far as it can be told.
+/// What one number stands for at its path: a directory, or one content, as far as it is known.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum InodeIdentity {
     /// A directory. The kernel takes one name for one directory, so that of another tree
@@ -41,14 +41,15 @@ pub enum InodeIdentity {
     },
     /// Nothing, whoever has it.
     Empty,
-    /// Whatever one member has in one version. The size belongs to it, too: a member that tells
-    /// another one for the same version is telling of another file.
+    /// Whatever one member has in one version. The size belongs to it, too: a member that names
+    /// another one for the same version means another file.
     Source {
         /// Whose file it is.
         member: PeerId,
         /// The version of the file there.
         version: Version,
-        /// Bytes; [`UNKNOWN_SIZE`](tinyp2p_net::model::Attributes::UNKNOWN_SIZE) while only its name is known.
+        /// Bytes; [`UNKNOWN_SIZE`](tinyp2p_net::model::Attributes::UNKNOWN_SIZE) while only its
+        /// name is known.
         size: u64,
     },
 }

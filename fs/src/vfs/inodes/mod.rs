@@ -16,8 +16,8 @@
 //! is known, the same number stands for that: a program that has looked at the name before finds
 //! the same file when it opens it.
 //!
-//! The kernel counts how often it was told a number and says when it forgets it; [`Inodes`] keeps
-//! the same count and nothing longer than that. Whoever tells a number must count it before the
+//! The kernel counts how often it was given a number and says when it forgets it; [`Inodes`] keeps
+//! the same count and nothing longer than that. Whoever gives a number must count it before the
 //! reply is sent, because the kernel may forget it on another thread right after.
 
 mod identity;
@@ -48,9 +48,9 @@ const MIN_CAPACITY: usize = 4096;
 pub struct Inodes {
     inodes: NumberMap<Inode>,
     /// By a hash of what they stand for, or, where several keys have the same one, by the next free
-    /// number: which it is tells the inode itself.
+    /// number: which it is shows in the inode itself.
     numbers: NumberMap<u64>,
-    /// What those few were told as whose content was not known then, and is now.
+    /// What those few were before, whose content was not known at first and is now.
     born: NumberMap<InodeIdentity>,
     /// Files that somebody has open, and those of whose former content the kernel may have pages.
     readers: NumberMap<Readers>,
@@ -59,7 +59,7 @@ pub struct Inodes {
 }
 
 impl Inodes {
-    /// The root alone, with `mtime` until somebody tells a better one.
+    /// The root alone, with `mtime` until somebody names a better one.
     pub fn new(mtime: UnixTime) -> Self {
         let root = Inode {
             path: RelPath::root(),
@@ -82,7 +82,7 @@ impl Inodes {
     }
 
     /// The number and the inode of `item`, which members have at `path`, as it was just seen in
-    /// `tree`; counted as told once more.
+    /// `tree`; counted as assigned once more.
     ///
     /// What the merged tree shows is all there is to know of a thing. Other trees show a part of
     /// it, which is added to what is known, and takes nothing away from it: who else has the same
@@ -95,7 +95,7 @@ impl Inodes {
             self.adopt(&key, item);
         }
         let may_grow = !self.readers.is_empty();
-        let (number, inode) = self.told(key, item.size, item.mtime);
+        let (number, inode) = self.assign(key, item.size, item.mtime);
         match tree {
             Vantage::Found | Vantage::Member(_) if !inode.is_replaced => inode.learn(item),
             _ => {
@@ -114,7 +114,7 @@ impl Inodes {
     /// it has the given modification time.
     pub fn look_up_top(&mut self, member: &MemberRef, mtime: UnixTime) -> (u64, &Inode) {
         let identity = InodeIdentity::Directory(Vantage::Member(member.id));
-        let (number, inode) = self.told((RelPath::root(), identity), 0, mtime);
+        let (number, inode) = self.assign((RelPath::root(), identity), 0, mtime);
         if inode.sources.is_empty() {
             inode.sources = Arc::new([EntrySource {
                 member: Arc::new(member.clone()),
@@ -157,8 +157,8 @@ impl Inodes {
         }
     }
 
-    /// What `key` stands for, counted as told once more. If it is new, nobody has it yet.
-    fn told(&mut self, key: InodeKey, size: u64, mtime: UnixTime) -> (u64, &mut Inode) {
+    /// What `key` stands for, counted as assigned once more. If it is new, nobody has it yet.
+    fn assign(&mut self, key: InodeKey, size: u64, mtime: UnixTime) -> (u64, &mut Inode) {
         let hash = hash_of(&key.0, &key.1);
         let number = self.find(hash, &key).unwrap_or_else(|| {
             let mut number = number_of(hash);

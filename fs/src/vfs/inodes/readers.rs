@@ -1,5 +1,5 @@
-//! Files that somebody has open: what the kernel's pages of them are of, and how their numbers follow
-//! them when they grow.
+//! Files that somebody has open: what the kernel's pages of them are of, and how their numbers
+//! follow them when they grow.
 
 use std::sync::Arc;
 
@@ -98,7 +98,7 @@ impl Inodes {
     }
 
     /// Counts a read of `number` that is to end where the content of `size` bytes does. `false`
-    /// if the kernel may have been told that the file has more by now: it would take what is
+    /// if the kernel may know by now that the file has more: it would take what is
     /// missing for zeros.
     pub fn begin_short_read(&mut self, number: u64, size: u64) -> bool {
         if self
@@ -121,8 +121,8 @@ impl Inodes {
         }
     }
 
-    /// The file has `size` bytes by now; if they are more, the kernel may be told, unless a read is
-    /// being answered by what it was told before.
+    /// The file has `size` bytes by now; if they are more, the kernel may know, unless a read is
+    /// being answered by what it knew before.
     pub(super) fn grow(&mut self, number: u64, size: u64) {
         let readers = self.readers.get(&number);
         let is_being_read = readers.is_some_and(|readers| readers.short_reads > 0);

@@ -102,7 +102,7 @@ fn a_look_into_a_members_tree_takes_no_other_source_away_and_brings_none_back() 
     let inode = inodes.look_up(OF_BOB, path(), &alone).1;
     assert!(
         Arc::ptr_eq(&known, &inode.sources),
-        "nothing is copied for no news"
+        "nothing is copied when nothing is new"
     );
     let inode = inodes.look_up(OF_BOB, path(), &later).1;
     assert_eq!(holders(inode), [1, 2]);

@@ -1,4 +1,4 @@
-//! The trees of single members, searches, conflicts, and what is told of one file.
+//! The trees of single members, searches, conflicts, and what is shown of one file.
 
 use super::*;
 use crate::report::info::Info;
@@ -118,7 +118,7 @@ fn a_member_that_is_away_is_there_and_its_directory_is_an_error() {
     assert!(matches!(inside, Err(Error::Silent(_))));
     let parent = setup.number(PEERS);
     let looked = setup.filesystem.lookup(parent, b"eve", wait());
-    assert_eq!(looked.unwrap(), Looked::Absent { certain: false });
+    assert_eq!(looked.unwrap(), LookupResult::Absent { certain: false });
     setup.network.leave(bob.id());
     assert_eq!(setup.names_of(PEERS).unwrap(), ["ann"]);
     assert!(matches!(setup.find(&of_bob), Err(Error::NotFound)));
@@ -131,7 +131,7 @@ fn members_and_patterns_are_found_without_asking_anybody() {
     for path in [PEERS, ".tinyp2p/search"] {
         let parent = setup.number(path);
         let inside = setup.filesystem.lookup(parent, b"bob", Wait::No).unwrap();
-        let Looked::Found(attr) = inside else {
+        let LookupResult::Found(attr) = inside else {
             panic!("{path} has no bob");
         };
         assert_eq!(attr.kind, Kind::Directory);
@@ -177,10 +177,10 @@ fn a_search_is_one_flat_directory_that_costs_each_member_one_question() {
         let looked = setup
             .filesystem
             .lookup(directory, name.as_bytes(), Wait::No);
-        assert!(matches!(looked, Ok(Looked::Found(_))), "{name}");
+        assert!(matches!(looked, Ok(LookupResult::Found(_))), "{name}");
     }
     let looked = setup.filesystem.lookup(directory, b"b.ogg", Wait::No);
-    assert_eq!(looked.unwrap(), Looked::Absent { certain: true });
+    assert_eq!(looked.unwrap(), LookupResult::Absent { certain: true });
     assert_eq!(setup.network.calls(), calls + 2);
     assert_eq!(setup.text(".tinyp2p/search/ogg$/a (ann).ogg"), "old");
     assert_eq!(setup.text(".tinyp2p/search/ogg$/b (n).ogg"), "other");
@@ -204,7 +204,7 @@ fn a_search_shows_what_those_have_who_answer_in_time() {
         .unwrap();
     assert_eq!(names[2..], ["a.ogg", "b.ogg"]);
     let looked = setup.filesystem.lookup(directory, b"c.ogg", Wait::No);
-    assert_eq!(looked.unwrap(), Looked::Absent { certain: false });
+    assert_eq!(looked.unwrap(), LookupResult::Absent { certain: false });
     bob.behave(Behaviour::Honest);
 }
 

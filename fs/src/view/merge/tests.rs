@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
-use tinyp2p_net::model::MAX_NAME_BYTES;
+use tinyp2p_net::model::{MAX_NAME_BYTES, Version};
 
 use super::*;
 

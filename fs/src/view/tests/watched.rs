@@ -1,4 +1,4 @@
-//! What members watch may be gone by until they have news.
+//! What members watch holds until they report a change.
 
 use std::sync::Weak;
 
