@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn what_programs_meet_all_day_is_not_logged_aloud() {
+    fn everyday_errors_are_logged_quietly() {
         assert_eq!(level(&Error::NotFound), Level::DEBUG);
         assert_eq!(
             level(&NetError::misbehaved("ann", "lied").into()),

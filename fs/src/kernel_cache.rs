@@ -225,7 +225,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_directory_is_busy_until_the_last_one_has_its_answer() {
+    fn directory_is_busy_until_all_are_answered() {
         let busy = Arc::new(Busy::default());
         let (first, second) = (busy.enter(7), busy.enter(7));
         assert!(busy.has(7) && !busy.has(8));
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_a_flood_wait_behind_those_of_others() {
+    fn flood_of_names_waits_behind_others() {
         let id = |n: u16| {
             let mut key = [0; 32];
             key[..2].copy_from_slice(&n.to_le_bytes());

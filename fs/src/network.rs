@@ -217,7 +217,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_search_ends_once_each_has_found_its_share() {
+    fn search_ends_when_each_found_its_share() {
         let peers = [1, 2].map(MemoryPeer::new);
         for peer in &peers {
             (0..4 * SearchPage::MAX_MATCHES).for_each(|number| {

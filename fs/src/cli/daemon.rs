@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn the_password_is_found_among_equal_arguments() {
+    fn password_found_among_equal_arguments() {
         assert_eq!(position(&["p", "pw", "/mnt"], "pw"), Some(1));
         assert_eq!(
             position(&["p", "--name", "pw", "pw", "/mnt"], "pw"),

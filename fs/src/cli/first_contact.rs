@@ -379,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn the_password_is_wrong_when_everybody_who_answered_says_so() {
+    fn unanimous_refusal_means_wrong_password() {
         for outcomes in [vec![refused("a")], vec![refused("a"), away("b")]] {
             let failure = refusal(&outcomes).unwrap();
             assert_eq!(failure.code, 3);
@@ -398,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn the_password_may_be_right_while_anybody_else_may_take_it() {
+    fn lone_refusal_proves_no_wrong_password() {
         for outcomes in [
             vec![],
             vec![away("a")],
@@ -411,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_pause_is_waited_for_unless_somebody_else_is_there() {
+    fn short_pause_is_waited_for_when_alone() {
         assert!(is_put_off(&[later("a", 1), refused("b")]));
         assert!(!is_put_off(&[later("a", 1), outcome("b", Ok(()))]));
         assert!(!is_put_off(&[later("a", 60)]));
@@ -420,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_odd_about_peers_is_said_in_a_line_each() {
+    fn each_odd_peer_gets_one_line() {
         let said = notices(
             &[refused("a"), outcome("b", Ok(())), limited("c"), away("d")],
             false,
@@ -440,7 +440,7 @@ mod tests {
     }
 
     #[test]
-    fn peers_that_are_away_are_no_news_once_anybody_was_reached() {
+    fn absent_peers_go_unnamed_when_one_answers() {
         let said = notices(&[away("a"), away("b")], false);
         assert!(said.is_empty(), "{said:?}");
     }
@@ -468,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn a_network_has_settled_when_nobody_has_come_for_a_while() {
+    fn network_settles_when_nobody_comes() {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
         let mut settling = Settling::new(start, false);
@@ -479,7 +479,7 @@ mod tests {
     }
 
     #[test]
-    fn a_network_has_not_settled_while_somebody_is_being_dialled() {
+    fn network_is_unsettled_while_dialling() {
         let start = Instant::now();
         let mut settling = Settling::new(start, false);
         assert!(!settling.is_settled(1, true, start + SETTLING / 2));
@@ -487,7 +487,7 @@ mod tests {
     }
 
     #[test]
-    fn the_local_network_is_given_time_to_answer() {
+    fn local_network_gets_time_to_answer() {
         let start = Instant::now();
         let mut settling = Settling::new(start, true);
         assert!(!settling.is_settled(0, false, start + DISCOVERY / 2));
@@ -495,7 +495,7 @@ mod tests {
     }
 
     #[test]
-    fn a_network_that_keeps_changing_is_taken_as_it_is() {
+    fn ever_changing_network_is_taken_as_it_is() {
         let start = Instant::now();
         let mut settling = Settling::new(start, true);
         let settled = (0..100).find(|i| {

@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_is_one_harmless_line_whatever_it_quotes() {
+    fn logged_event_is_one_harmless_line() {
         let written = Written::default();
         let writer = written.clone();
         let subscriber = tracing_subscriber::fmt()

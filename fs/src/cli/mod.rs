@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn usage_errors_are_one_line_that_points_to_the_help() {
+    fn usage_error_is_one_line_naming_help() {
         assert_eq!(
             error_line(&["tinyp2p", "serve"]),
             "the following required arguments were not provided: <PASSWORD> (see 'tinyp2p --help')"
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn options_may_stand_before_and_after_positional_arguments() {
+    fn options_may_surround_positional_arguments() {
         for words in [
             ["tinyp2p", "get", "-d", "dir", "pw", "pattern", "peer"],
             ["tinyp2p", "get", "pw", "pattern", "peer", "-d", "dir"],

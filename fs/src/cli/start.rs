@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn the_state_directory_follows_the_xdg_rules() {
+    fn state_directory_follows_xdg_rules() {
         let home = || Some(PathBuf::from("/home/x"));
         let path = |xdg: Option<&str>, home| default_state_dir(xdg.map(OsString::from), home);
         assert_eq!(path(Some("/s"), home()).unwrap(), Path::new("/s/tinyp2p"));

@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_closed_handle_is_unknown_and_never_comes_back() {
+    fn closed_handle_never_comes_back() {
         let handles = Handles::default();
         let first = handles.insert("a");
         assert_eq!(handles.get(first).as_deref(), Some(&"a"));

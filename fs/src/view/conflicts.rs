@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn conflicts_are_told_by_directory_until_their_directory_is_seen_without_them() {
+    fn conflicts_last_until_seen_resolved() {
         let mut conflicts = Conflicts::default();
         assert!(lines(&conflicts)[0].starts_with("0 conflicts in"));
         let plain = item("a.ogg", None, Kind::File);
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_to_differ_is_told_apart() {
+    fn unproven_difference_is_shown_as_such() {
         let sized = |item: Item, size, root: Option<u8>| Item {
             size,
             root: root.map(|byte| Root::from_bytes([byte; 32])),
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn conflicts_go_with_the_directory_above_them() {
+    fn conflicts_end_with_their_parent() {
         let mut conflicts = Conflicts::default();
         for directory in ["d", "d/e/f", "d-", "d/g", "dd"] {
             conflicts.see(&path(directory), &[conflict("x (a)", "x")]);
@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn there_are_never_too_many_and_that_is_said() {
+    fn too_many_conflicts_are_cut_and_counted() {
         let mut conflicts = Conflicts::default();
         let many: Vec<Item> = (0..MAX_CONFLICTS + 1)
             .map(|n| conflict(&format!("{n:06} (a)"), "x"))
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn what_one_directory_has_is_bounded_before_it_is_taken_over() {
+    fn one_directorys_conflicts_are_bounded() {
         let many: Vec<Item> = (0..20 * MAX_CONFLICTS)
             .map(|n| conflict(&format!("{n:06} (a)"), "x"))
             .collect();

@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_fair_share_leaves_the_modest_all_that_they_have() {
+    fn fair_share_spares_the_modest() {
         assert_eq!(fair_share([3, 5], 8), usize::MAX);
         assert_eq!(fair_share([1, 100, 100], 21), 10);
         assert_eq!(fair_share([9; 10], 10), 1);

@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_that_nobody_watches_holds_for_a_second() {
+    fn unwatched_answer_holds_for_a_second() {
         let now = Instant::now();
         let freshness = Freshness::unwatched(now);
         let at = |after| Present {
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn a_watched_answer_holds_as_promised_while_the_members_are_the_same() {
+    fn watched_answer_holds_as_promised() {
         let now = Instant::now();
         let freshness = Freshness {
             is_all_watched: true,

@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_concerns_its_listing_that_of_its_parent_and_if_deep_all_below() {
+    fn change_concerns_listing_parent_and_below() {
         for (depth, own, below) in [
             (Depth::Entry, Effect::Partial(vec![]), Effect::None),
             (Depth::Tree, Effect::Total, Effect::Total),
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn news_count_for_what_was_asked_before_them() {
+    fn changes_end_what_was_asked_before() {
         let mut log = ChangeLog::default();
         log.note(Some(id(1)), &change("d/old", Depth::Tree));
         let begun = log.count();
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn who_says_too_much_has_said_everything_of_its_own() {
+    fn too_many_changes_mean_everything() {
         let mut log = ChangeLog::default();
         let long = ["x".repeat(250).as_str(); 16].join("/");
         for number in 0..2 * MAX_BYTES / long.len() {
@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn no_number_of_members_grows_it_beyond_its_bounds() {
+    fn change_log_is_bounded_for_any_network() {
         let mut log = ChangeLog::default();
         let long = ["x".repeat(250).as_str(); 15].join("/");
         for number in 0..2 * MAX_MEMBERS {
@@ -372,7 +372,7 @@ mod tests {
 
     /// Each begins with the one before as bytes, and none lies within another.
     #[test]
-    fn a_poll_of_alike_paths_is_sorted_in_no_time() {
+    fn alike_paths_are_sorted_quickly() {
         let stem = ["x".repeat(250).as_str(); 12].join("/");
         let tail = ["y".repeat(250).as_str(); 4].join("z/z");
         let paths = (1..tail.len()).filter(|end| tail.as_bytes()[end - 1] != b'/');

@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn the_small_files_behind_one_are_named_in_order_with_what_it_takes_to_fetch_them() {
+    fn upcoming_small_files_come_in_order() {
         let network = Arc::new(MemoryNetwork::default());
         let (ann, bob) = (network.join("ann", 1), network.join("bob", 2));
         ann.put("d/a", "x", 1);
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_reads_by_number_is_told_what_comes_next_by_number() {
+    fn reading_by_number_goes_on_by_number() {
         let network = Arc::new(MemoryNetwork::default());
         let ann = network.join("ann", 1);
         for number in 0..200 {

@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_waits_gives_up_at_its_own_deadline() {
+    fn waiter_gives_up_at_its_own_deadline() {
         let flights = SingleFlight::new(1);
         let late = || Instant::now() + Duration::from_millis(5);
         let outcome = flights.run(&"key", soon(), || {

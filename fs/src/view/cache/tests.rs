@@ -103,7 +103,7 @@ fn absence_holds_for_a_second() {
 }
 
 #[test]
-fn a_change_ends_what_it_concerns_and_nothing_else() {
+fn change_ends_only_what_it_concerns() {
     let now = Instant::now();
     let listings = ["", "a", "a/b", "a/b/c", "a/b-", "a/b.d", "z"];
     for (depth, left) in [
@@ -140,7 +140,7 @@ fn a_change_ends_what_it_concerns_and_nothing_else() {
 }
 
 #[test]
-fn news_of_one_member_leave_what_the_others_said() {
+fn change_of_one_member_keeps_the_others() {
     let (mut cache, now) = (ViewCache::default(), Instant::now());
     let mut changes = ChangeLog::default();
     cache.insert(path("d"), said_by(&[1, 2], 3), watched(now));
@@ -165,7 +165,7 @@ fn news_of_one_member_leave_what_the_others_said() {
 }
 
 #[test]
-fn news_of_one_name_leave_the_listing_good_for_all_others() {
+fn change_of_one_name_keeps_the_others() {
     let (mut cache, now) = (ViewCache::default(), Instant::now());
     let mut changes = ChangeLog::default();
     cache.insert(path("d"), directory(1), watched(now));
@@ -202,7 +202,7 @@ fn forgetting_a_file_ends_its_directory_too() {
 }
 
 #[test]
-fn the_oldest_directories_go_when_they_take_too_many_bytes() {
+fn oldest_directories_make_room() {
     let (mut cache, now) = (ViewCache::default(), Instant::now());
     let part = 2 * MAX_BYTES / 5 / (directory(100).bytes() / 100);
     for (number, name) in ["a", "b", "c", "d"].into_iter().enumerate() {
@@ -226,7 +226,7 @@ fn one_directory_is_kept_whatever_its_size() {
 }
 
 #[test]
-fn what_one_member_has_mostly_makes_room_for_its_next_answer() {
+fn members_own_listings_make_room() {
     let (mut cache, now) = (ViewCache::default(), Instant::now());
     cache.insert(path("its"), directory(5), Freshness::unwatched(now));
     cache.insert(path("other"), said_by(&[2], 5), Freshness::unwatched(now));
@@ -264,7 +264,7 @@ fn absences_are_bounded() {
 }
 
 #[test]
-fn many_questions_about_a_listed_directory_make_a_listing_worth_it() {
+fn many_questions_are_worth_a_listing() {
     let (mut cache, now) = (ViewCache::default(), Instant::now());
     assert!(!cache.is_worth_listing(&path("unknown")));
     cache.insert(path("d"), directory(6_400), Freshness::unwatched(now));

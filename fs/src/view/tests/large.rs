@@ -46,7 +46,7 @@ fn news(text: &str) -> News {
 }
 
 #[test]
-fn a_large_directory_is_listed_again_after_news() {
+fn large_directory_is_relisted_after_change() {
     let (_network, view, ann) = setting();
     for round in 0..4 {
         list(&view, &[]);
@@ -56,7 +56,7 @@ fn a_large_directory_is_listed_again_after_news() {
 }
 
 #[test]
-fn a_large_directory_is_listed_again_while_it_is_open() {
+fn large_open_directory_is_relisted() {
     let (_network, view, ann) = setting();
     for round in 0..4 {
         let open = list(&view, &[]);
@@ -69,7 +69,7 @@ fn a_large_directory_is_listed_again_while_it_is_open() {
 }
 
 #[test]
-fn who_has_a_large_directory_too_hides_nobody_in_it() {
+fn second_large_holder_hides_nobody() {
     let (network, view, ann) = setting();
     let bob = network.join("bob", 2);
     bob.put("d/of bob", "x", 1);
@@ -87,7 +87,7 @@ fn who_has_a_large_directory_too_hides_nobody_in_it() {
 }
 
 #[test]
-fn a_second_member_comes_to_a_large_directory_that_is_open() {
+fn second_member_joins_large_open_directory() {
     let (network, view, _ann) = setting();
     let open = list(&view, &[]);
     let bob = network.join("bob", 2);
@@ -98,7 +98,7 @@ fn a_second_member_comes_to_a_large_directory_that_is_open() {
 }
 
 #[test]
-fn among_fifty_members_a_large_directory_is_listed_again() {
+fn large_directory_of_fifty_is_relisted() {
     let (network, view, ann) = setting();
     for seed in 2..51 {
         let other = network.join(&format!("m{seed}"), seed);

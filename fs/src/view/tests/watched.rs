@@ -34,7 +34,7 @@ fn list(view: &View, text: &str) -> Vec<String> {
 }
 
 #[test]
-fn a_watched_listing_is_asked_for_once_until_there_are_news() {
+fn watched_listing_holds_until_a_change() {
     let (network, view, ann) = watched();
     assert_eq!(list(&view, "d"), ["x"]);
     let_a_second_pass();
@@ -51,7 +51,7 @@ fn a_watched_listing_is_asked_for_once_until_there_are_news() {
 }
 
 #[test]
-fn a_watched_absence_holds_until_the_name_comes() {
+fn watched_absence_holds_until_a_change() {
     let (network, view, ann) = watched();
     assert_eq!(size(&view, "d", "y"), None);
     let_a_second_pass();
@@ -63,7 +63,7 @@ fn a_watched_absence_holds_until_the_name_comes() {
 }
 
 #[test]
-fn a_directory_that_is_not_there_any_more_takes_all_below_with_it() {
+fn removed_directory_ends_all_below() {
     let (network, view, ann) = watched();
     network.member(ann).put("d/e/f/z", "z", 1);
     for directory in ["d/e/f", "d/e"] {
@@ -92,7 +92,7 @@ fn who_comes_or_goes_ends_what_was_watched() {
 }
 
 #[test]
-fn when_a_member_is_no_longer_heard_of_answers_count_for_a_second() {
+fn lost_watch_leaves_answers_a_second() {
     let (network, view, ann) = watched();
     list(&view, "d");
     network.member(ann).put("d/y", "y", 1);
@@ -102,7 +102,7 @@ fn when_a_member_is_no_longer_heard_of_answers_count_for_a_second() {
 }
 
 #[test]
-fn an_answer_that_news_have_overtaken_is_not_kept() {
+fn overtaken_answer_is_not_kept() {
     let (network, view, ann) = watched();
     let slow = Duration::from_millis(300);
     network.member(ann).behave(Behaviour::Slow(slow));
@@ -128,7 +128,7 @@ fn an_answer_that_news_have_overtaken_is_not_kept() {
 }
 
 #[test]
-fn a_second_walk_over_an_unchanged_tree_asks_nobody() {
+fn second_walk_of_same_tree_asks_nobody() {
     let (network, view, ann) = watched();
     for directory in ["d", "d/e", "d/e/f", "g"] {
         network.member(ann).put(&format!("{directory}/z"), "z", 1);
@@ -159,7 +159,7 @@ fn a_second_walk_over_an_unchanged_tree_asks_nobody() {
 }
 
 #[test]
-fn a_file_that_grows_all_the_time_costs_nobody_who_looks_at_others() {
+fn growing_file_costs_no_other_lookup() {
     let (network, view, ann) = watched();
     let ann = network.member(ann);
     for number in 0..200 {
@@ -203,7 +203,7 @@ fn followed(behaviour: Behaviour) -> (Arc<MemoryNetwork>, Arc<Ear>, [Arc<MemoryP
 }
 
 #[test]
-fn a_flood_of_news_costs_its_sender_and_nobody_else() {
+fn flood_of_changes_costs_its_sender_only() {
     for everything in [false, true] {
         let (_network, ear, [ann, mallory]) = followed(Behaviour::Flooding(1024, everything));
         list(&ear.0, "e");
@@ -230,7 +230,7 @@ fn a_flood_of_news_costs_its_sender_and_nobody_else() {
 }
 
 #[test]
-fn a_member_that_watches_nothing_is_asked_alone() {
+fn unwatched_member_is_asked_alone() {
     let (network, ear, [ann, _]) = followed(Behaviour::Honest);
     let bob = network.join("bob", 3);
     bob.put("d/of bob", "x", 1);
@@ -247,7 +247,7 @@ fn a_member_that_watches_nothing_is_asked_alone() {
 }
 
 #[test]
-fn hostile_news_are_taken_in_at_once_whatever_is_remembered() {
+fn hostile_changes_are_applied_at_once() {
     let (network, view, ann) = watched();
     let ann_peer = network.member(ann);
     // Directories whose names each begin with the one before.

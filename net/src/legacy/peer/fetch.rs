@@ -358,7 +358,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn those_who_only_look_may_not_use_up_the_servers_time() {
+    fn size_lookups_have_bounded_server_time() {
         let now = Instant::now();
         let mut looks = Looks::from(now);
         looks.spend(LOOKING / 2, now);
