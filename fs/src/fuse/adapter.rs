@@ -88,7 +88,7 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let (name, owner) = (name.as_bytes().to_vec(), self.owner());
+        let (name, owner) = (name.as_bytes().to_vec(), self.owner);
         self.answer_by(
             &self.workers,
             Some(parent.0),
@@ -115,7 +115,7 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn getattr(&self, _: &Request, inode: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        let owner = self.owner();
+        let owner = self.owner;
         self.answer(
             "getattr",
             reply,
@@ -151,7 +151,7 @@ impl fuser::Filesystem for Adapter {
         offset: u64,
         reply: ReplyDirectoryPlus,
     ) {
-        let owner = self.owner();
+        let owner = self.owner;
         let filesystem = Arc::clone(&self.filesystem);
         self.answer_by(
             &self.workers,
@@ -317,10 +317,6 @@ impl fuser::Filesystem for Adapter {
 }
 
 impl Adapter {
-    fn owner(&self) -> MountOwner {
-        self.owner
-    }
-
     /// Answers an operation from memory, or else hands it to a worker and lets the event
     /// loop go on.
     fn answer<R, T>(

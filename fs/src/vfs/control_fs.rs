@@ -61,7 +61,8 @@ pub struct Hidden {
     network: Arc<dyn Network>,
     view: Arc<View>,
     searches: Arc<Searches>,
-    place: NodeLocation,
+    /// Where the node is on this machine.
+    pub(super) location: NodeLocation,
     states: Mutex<States>,
 }
 
@@ -92,19 +93,13 @@ pub fn is_hidden(number: u64) -> bool {
 }
 
 impl Hidden {
-    /// Tells of the node behind `network`, which is at `place`, of what `view` has seen and of
-    /// `searches`.
-    pub fn new(
-        network: Arc<dyn Network>,
-        view: Arc<View>,
-        searches: Arc<Searches>,
-        place: NodeLocation,
-    ) -> Self {
+    /// Shows the node behind `network`, what `view` has seen, and `searches`.
+    pub fn new(network: Arc<dyn Network>, view: Arc<View>, searches: Arc<Searches>) -> Self {
         Self {
             network,
             view,
             searches,
-            place,
+            location: NodeLocation::default(),
             states: Mutex::new(States {
                 by_number: HashMap::new(),
                 patterns: HashMap::new(),
@@ -153,7 +148,7 @@ impl Hidden {
 
     /// What is shown of the node.
     fn report(&self) -> NodeReport {
-        let report = NodeReport::new(self.place.clone(), self.network.status());
+        let report = NodeReport::new(self.location.clone(), self.network.status());
         report.with_searches(self.searches.troubles())
     }
 

@@ -68,7 +68,6 @@ impl Filesystem {
             Arc::clone(&network),
             Arc::clone(&view),
             Arc::clone(&searches),
-            NodeLocation::default(),
         );
         Self {
             trees: Arc::new(Trees::new(Arc::clone(&network), Arc::clone(&view))),
@@ -91,14 +90,9 @@ impl Filesystem {
         let _ = self.expirer.set(expirer);
     }
 
-    /// Says in its status that it is at `place`.
-    pub fn at(mut self, place: NodeLocation) -> Self {
-        self.hidden = Hidden::new(
-            Arc::clone(&self.network),
-            Arc::clone(&self.view),
-            Arc::clone(&self.searches),
-            place,
-        );
+    /// Says in its status that it is at `location`.
+    pub fn at(mut self, location: NodeLocation) -> Self {
+        self.hidden.location = location;
         self
     }
 

@@ -47,6 +47,10 @@ const ITEMS_PER_QUESTION: usize = 64;
 /// Everything that the view remembers.
 pub struct ViewCache {
     max_bytes: usize,
+    /// What ends answers, those that are under way meanwhile, too.
+    pub(super) changes: ChangeLog,
+    /// Those who watched the last answer: most answers have the same, and share this.
+    pub(super) watched: Arc<[PeerId]>,
     directories: BTreeMap<RelPath, Cached>,
     /// When each directory came, in that order; may name directories that came again since.
     arrivals: VecDeque<(Instant, RelPath)>,
@@ -93,6 +97,8 @@ impl ViewCache {
     pub fn new(max_bytes: usize) -> Self {
         Self {
             max_bytes,
+            changes: ChangeLog::default(),
+            watched: Arc::new([]),
             directories: BTreeMap::new(),
             arrivals: VecDeque::new(),
             bytes: 0,
@@ -104,13 +110,8 @@ impl ViewCache {
     }
 
     /// The listing of `path`, if it still holds.
-    pub fn directory(
-        &mut self,
-        path: &RelPath,
-        present: Present,
-        changes: &ChangeLog,
-    ) -> Option<Arc<MergedDirectory>> {
-        let cached = self.settled(path, changes)?;
+    pub fn directory(&mut self, path: &RelPath, present: Present) -> Option<Arc<MergedDirectory>> {
+        let cached = self.settled(path)?;
         let holds = cached.freshness.holds(present) && cached.doubts.are_none();
         holds.then(|| Arc::clone(&cached.directory))
     }
@@ -122,16 +123,15 @@ impl ViewCache {
         path: &RelPath,
         name: &Name,
         present: Present,
-        changes: &ChangeLog,
     ) -> Option<Arc<MergedDirectory>> {
-        let cached = self.settled(path, changes)?;
+        let cached = self.settled(path)?;
         let holds = cached.freshness.holds(present) && cached.doubts.spare(name);
         holds.then(|| Arc::clone(&cached.directory))
     }
 
     /// Whose part of the listing of `path` still holds.
-    pub fn kept(&mut self, path: &RelPath, present: Present, changes: &ChangeLog) -> KeptReplies {
-        let Some(cached) = self.settled(path, changes) else {
+    pub fn kept(&mut self, path: &RelPath, present: Present) -> KeptReplies {
+        let Some(cached) = self.settled(path) else {
             return KeptReplies::default();
         };
         let Doubts {
@@ -163,19 +163,14 @@ impl ViewCache {
     }
 
     /// True if nobody has `path`, as everybody said.
-    pub fn is_absent(&mut self, path: &RelPath, present: Present, changes: &ChangeLog) -> bool {
-        let absence = self.settled_absence(path, changes);
+    pub fn is_absent(&mut self, path: &RelPath, present: Present) -> bool {
+        let absence = self.settled_absence(path);
         absence.is_some_and(|absence| !absence.is_doubtful && absence.freshness.holds(present))
     }
 
     /// Who said that it does not have `path`, and still has not.
-    pub fn kept_absence(
-        &mut self,
-        path: &RelPath,
-        present: Present,
-        changes: &ChangeLog,
-    ) -> KeptReplies {
-        let absence = self.settled_absence(path, changes);
+    pub fn kept_absence(&mut self, path: &RelPath, present: Present) -> KeptReplies {
+        let absence = self.settled_absence(path);
         absence.map_or_else(KeptReplies::default, |absence| {
             KeptReplies::of(&absence.freshness, present, |_| true)
         })
@@ -304,35 +299,31 @@ impl ViewCache {
     }
 
     /// What is remembered of `path`, compared with all changes since.
-    fn settled(&mut self, path: &RelPath, changes: &ChangeLog) -> Option<&mut Cached> {
+    fn settled(&mut self, path: &RelPath) -> Option<&mut Cached> {
         let cached = self.directories.get_mut(path)?;
         let since = cached.freshness.changes;
-        if since == changes.count() {
+        if since == self.changes.count() {
             return Some(cached);
         }
-        cached.doubts.is_over |= changes.ended_listing(path, since);
-        for member in changes.members(since) {
+        cached.doubts.is_over |= self.changes.ended_listing(path, since);
+        for member in self.changes.members(since) {
             cached
                 .doubts
-                .apply(member, changes.about_listing(member, path, since));
+                .apply(member, self.changes.about_listing(member, path, since));
         }
-        cached.freshness.changes = changes.count();
+        cached.freshness.changes = self.changes.count();
         Some(cached)
     }
 
-    fn settled_absence(
-        &mut self,
-        path: &RelPath,
-        changes: &ChangeLog,
-    ) -> Option<&mut NegativeEntry> {
+    fn settled_absence(&mut self, path: &RelPath) -> Option<&mut NegativeEntry> {
         let since = self.absent.get(path)?.freshness.changes;
-        if since != changes.count() {
-            let Some(concerned) = changes.about_entry(path, since) else {
+        if since != self.changes.count() {
+            let Some(concerned) = self.changes.about_entry(path, since) else {
                 self.remove_absent(path);
                 return None;
             };
             let absence = self.absent.get_mut(path)?;
-            absence.freshness.changes = changes.count();
+            absence.freshness.changes = self.changes.count();
             if !concerned.is_empty() {
                 absence.is_doubtful = true;
                 let watched = absence.freshness.watched.iter().copied();

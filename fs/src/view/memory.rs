@@ -10,20 +10,9 @@ use tinyp2p_net::model::PeerId;
 use super::cache::ViewCache;
 use super::fetch::WatchedBy;
 use super::freshness::Freshness;
-use super::pending_changes::ChangeLog;
 
 /// Held for a look, never while the network is asked.
-#[derive(Default)]
-pub(super) struct ViewMemory(Mutex<RememberedAnswers>);
-
-#[derive(Default)]
-pub(super) struct RememberedAnswers {
-    pub(super) cache: ViewCache,
-    /// What ends answers, those that are under way meanwhile, too.
-    pub(super) changes: ChangeLog,
-    /// Those who watched the last answer: most answers have the same, and share this.
-    watched: Arc<[PeerId]>,
-}
+pub(super) struct ViewMemory(Mutex<ViewCache>);
 
 /// When a question was put, and how many changes were known by then.
 #[derive(Clone, Copy)]
@@ -35,25 +24,22 @@ pub(super) struct QueryStart {
 impl ViewMemory {
     /// Remembers listings of at most `max_bytes`.
     pub(super) fn new(max_bytes: usize) -> Self {
-        Self(Mutex::new(RememberedAnswers {
-            cache: ViewCache::new(max_bytes),
-            ..RememberedAnswers::default()
-        }))
+        Self(Mutex::new(ViewCache::new(max_bytes)))
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, RememberedAnswers> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, ViewCache> {
         self.0.lock()
     }
 }
 
 impl Relieve for ViewMemory {
     fn relieve(&self, member: PeerId) {
-        let gone = self.lock().cache.forget_those_of(member);
+        let gone = self.lock().forget_those_of(member);
         drop(gone);
     }
 }
 
-impl RememberedAnswers {
+impl ViewCache {
     /// A question is put now.
     pub(super) fn begin(&self) -> QueryStart {
         QueryStart {

@@ -135,12 +135,10 @@ impl View {
     /// The directory at `path`. The root of the mount is always there, if need be empty.
     pub fn list(&self, path: &RelPath, wait: Wait) -> Result<Arc<MergedDirectory>, Error> {
         let present = self.present();
-        let mut guard = self.memory.lock();
-        let memory = &mut *guard;
-        if let Some(directory) = memory.cache.directory(path, present, &memory.changes) {
+        let known = self.memory.lock().directory(path, present);
+        if let Some(directory) = known {
             return Ok(directory);
         }
-        drop(guard);
         let Wait::Until(deadline) = wait else {
             return Err(Error::NeedsNetwork);
         };
@@ -152,21 +150,19 @@ impl View {
     /// Fetches the directory at `path`, unless somebody else just has.
     fn list_anew(&self, path: &RelPath, deadline: Instant) -> Result<Arc<MergedDirectory>, Error> {
         let present = self.present();
-        let mut guard = self.memory.lock();
-        let memory = &mut *guard;
-        if let Some(directory) = memory.cache.directory(path, present, &memory.changes) {
+        let mut cache = self.memory.lock();
+        if let Some(directory) = cache.directory(path, present) {
             return Ok(directory);
         }
-        let begun = memory.begin();
-        let kept = memory.cache.kept(path, present, &memory.changes);
-        drop(guard);
+        let begun = cache.begin();
+        let kept = cache.kept(path, present);
+        drop(cache);
         let QueryOutcome { value, watch } = self.fetch(path, kept, present, deadline)?;
-        let mut memory = self.memory.lock();
+        let mut cache = self.memory.lock();
         // Changes that came meanwhile are looked at when somebody wants it.
-        let freshness = memory.freshness(begun, watch);
-        let cache = &mut memory.cache;
+        let freshness = cache.freshness(begun, watch);
         let gone = cache.insert(path.clone(), Arc::clone(&value), freshness);
-        drop(memory);
+        drop(cache);
         drop(gone);
         Ok(value)
     }
@@ -178,26 +174,24 @@ impl View {
         }
         let path = directory.join(name).map_err(|_| Error::NameTooLong)?;
         let present = self.present();
-        let mut guard = self.memory.lock();
-        let memory = &mut *guard;
-        let (cache, changes) = (&mut memory.cache, &memory.changes);
-        if let Some(listing) = cache.directory_for(directory, name, present, changes) {
-            drop(guard);
+        let mut cache = self.memory.lock();
+        if let Some(listing) = cache.directory_for(directory, name, present) {
+            drop(cache);
             return self.measured(directory, listing.look_up(name)?, wait);
         }
-        if cache.is_absent(&path, present, changes) {
+        if cache.is_absent(&path, present) {
             return Ok(NameLookup::Nothing { certain: true });
         }
         let Wait::Until(deadline) = wait else {
             return Err(Error::NeedsNetwork);
         };
         let list_instead = cache.is_worth_listing(directory);
-        let kept = match cache.kept(directory, present, changes) {
-            kept if kept.members.is_empty() => cache.kept_absence(&path, present, changes),
+        let kept = match cache.kept(directory, present) {
+            kept if kept.members.is_empty() => cache.kept_absence(&path, present),
             kept => kept,
         };
-        let begun = memory.begin();
-        drop(guard);
+        let begun = cache.begin();
+        drop(cache);
         if list_instead && let Ok(listing) = self.list(directory, wait) {
             return self.measured(directory, listing.look_up(name)?, wait);
         }
@@ -207,9 +201,9 @@ impl View {
         // What such a name means depends on other names.
         let may_be_kept = !merge::may_be_conflict(name);
         if may_be_kept && found == (NameLookup::Nothing { certain: true }) {
-            let mut memory = self.memory.lock();
-            let freshness = memory.freshness(begun, watch);
-            memory.cache.insert_absent(path, freshness);
+            let mut cache = self.memory.lock();
+            let freshness = cache.freshness(begun, watch);
+            cache.insert_absent(path, freshness);
         }
         Ok(found)
     }
@@ -245,16 +239,15 @@ impl View {
     /// The modification time of the directory at `path`.
     pub fn mtime(&self, path: &RelPath, wait: Wait) -> Result<UnixTime, Error> {
         let present = self.present();
-        let mut guard = self.memory.lock();
-        let memory = &mut *guard;
-        if let Some(directory) = memory.cache.directory(path, present, &memory.changes) {
+        let mut cache = self.memory.lock();
+        if let Some(directory) = cache.directory(path, present) {
             return directory.mtime.ok_or(Error::NotFound);
         }
         let Wait::Until(deadline) = wait else {
             return Err(Error::NeedsNetwork);
         };
-        let kept = memory.cache.kept(path, present, &memory.changes);
-        drop(guard);
+        let kept = cache.kept(path, present);
+        drop(cache);
         let kept = self.still_there(kept, present);
         let holders = kept.from.iter().flat_map(|listing| listing.holders());
         let known = holders.filter_map(|(member, mtime)| kept.has(member).then_some(mtime));
@@ -278,14 +271,14 @@ impl View {
     /// Ends what is known of `path` and of the directory that it lies in: the next question
     /// asks the network.
     pub fn invalidate(&self, path: &RelPath) {
-        let mut memory = self.memory.lock();
+        let mut cache = self.memory.lock();
         let change = Change {
             path: path.clone(),
             depth: Depth::Tree,
         };
-        memory.changes.note(None, &change);
-        let gone = memory.cache.forget(path);
-        drop(memory);
+        cache.changes.note(None, &change);
+        let gone = cache.forget(path);
+        drop(cache);
         drop(gone);
     }
 
@@ -294,9 +287,9 @@ impl View {
         match change {
             News::Changed(changes) => {
                 let changes = outermost(changes);
-                let mut memory = self.memory.lock();
+                let mut cache = self.memory.lock();
                 for change in changes {
-                    memory.changes.note(Some(member), change);
+                    cache.changes.note(Some(member), change);
                 }
             }
             // What is under way relies on the member, too.
@@ -306,7 +299,7 @@ impl View {
 
     /// How other contents of `names` are shown in the last listing of `directory`.
     pub fn conflicts_of(&self, directory: &RelPath, names: &BTreeSet<Name>) -> Vec<Name> {
-        let listing = self.memory.lock().cache.last_directory(directory);
+        let listing = self.memory.lock().last_directory(directory);
         let shown = listing
             .iter()
             .flat_map(|listing| listing.conflicts_of(names));
@@ -322,7 +315,7 @@ impl View {
 
     /// Sums over what was listed lately.
     pub fn known(&self) -> DirectoryTotals {
-        self.memory.lock().cache.known()
+        self.memory.lock().known()
     }
 
     /// The conflicts in all directories that were listed, as they were seen last: a

@@ -79,7 +79,7 @@ impl View {
         path: &RelPath,
     ) -> Option<(RelPath, Arc<MergedDirectory>, Result<usize, usize>)> {
         let (directory, name) = path.split()?;
-        let listing = self.memory.lock().cache.last_directory(&directory)?;
+        let listing = self.memory.lock().last_directory(&directory)?;
         let at = listing.items.binary_search_by(|item| item.name.cmp(&name));
         Some((directory, listing, at))
     }

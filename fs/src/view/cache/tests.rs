@@ -77,17 +77,11 @@ fn change(text: &str, depth: Depth) -> Change {
     }
 }
 
-const NOTHING: fn() -> ChangeLog = ChangeLog::default;
-
 #[test]
 fn a_listing_holds_for_a_second() {
     let (mut cache, now) = (ViewCache::default(), Instant::now());
     cache.insert(path("d"), directory(1), Freshness::unwatched(now));
-    let mut holds = |after| {
-        cache
-            .directory(&path("d"), at(now + after), &NOTHING())
-            .is_some()
-    };
+    let mut holds = |after| cache.directory(&path("d"), at(now + after)).is_some();
     assert!(holds(FRESH / 2));
     assert!(!holds(FRESH));
 }
@@ -96,7 +90,7 @@ fn a_listing_holds_for_a_second() {
 fn absence_holds_for_a_second() {
     let (mut cache, now) = (ViewCache::default(), Instant::now());
     cache.insert_absent(path("d/x"), Freshness::unwatched(now));
-    let mut is_absent = |text, after| cache.is_absent(&path(text), at(now + after), &NOTHING());
+    let mut is_absent = |text, after| cache.is_absent(&path(text), at(now + after));
     assert!(is_absent("d/x", FRESH / 2));
     assert!(!is_absent("d/x", FRESH));
     assert!(!is_absent("d/y", Duration::ZERO));
@@ -110,30 +104,30 @@ fn change_ends_only_what_it_concerns() {
         (Depth::Entry, &["", "a/b/c", "a/b-", "a/b.d", "z"][..]),
         (Depth::Tree, &["", "a/b-", "a/b.d", "z"]),
     ] {
-        let (mut cache, mut changes) = (ViewCache::default(), ChangeLog::default());
+        let mut cache = ViewCache::default();
         for listing in listings {
             cache.insert(path(listing), directory(1), watched(now));
         }
         cache.insert_absent(path("a/b/x"), watched(now));
         cache.insert_absent(path("a/b-/x"), watched(now));
-        changes.note(Some(id(1)), &change("a/b", depth));
-        let mut holding = |changes: &ChangeLog| {
+        cache.changes.note(Some(id(1)), &change("a/b", depth));
+        let holding = |cache: &mut ViewCache| {
             let present = at(now + FRESH);
-            let holds = |d: &&str| cache.directory(&path(d), present, changes).is_some();
+            let holds = |d: &&str| cache.directory(&path(d), present).is_some();
             listings.into_iter().filter(holds).collect::<Vec<_>>()
         };
-        assert_eq!(holding(&changes), left);
-        changes.note_everything(id(1));
-        assert!(holding(&changes).is_empty());
+        assert_eq!(holding(&mut cache), left);
+        cache.changes.note_everything(id(1));
+        assert!(holding(&mut cache).is_empty());
         assert!(
             cache.last_directory(&path("a/b")).is_some(),
             "a guess is left"
         );
-        let (mut cache, mut changes) = (ViewCache::default(), ChangeLog::default());
+        let mut cache = ViewCache::default();
         cache.insert_absent(path("a/b/x"), watched(now));
         cache.insert_absent(path("a/b-/x"), watched(now));
-        changes.note(Some(id(1)), &change("a/b", depth));
-        let mut is_absent = |p: &str| cache.is_absent(&path(p), at(now + FRESH), &changes);
+        cache.changes.note(Some(id(1)), &change("a/b", depth));
+        let mut is_absent = |p: &str| cache.is_absent(&path(p), at(now + FRESH));
         assert_eq!(is_absent("a/b/x"), depth == Depth::Entry);
         assert!(is_absent("a/b-/x"));
     }
@@ -142,14 +136,13 @@ fn change_ends_only_what_it_concerns() {
 #[test]
 fn change_of_one_member_keeps_the_others() {
     let (mut cache, now) = (ViewCache::default(), Instant::now());
-    let mut changes = ChangeLog::default();
     cache.insert(path("d"), said_by(&[1, 2], 3), watched(now));
     cache.insert_absent(path("d/x"), watched(now));
-    changes.note_everything(id(1));
+    cache.changes.note_everything(id(1));
     let present = at(now);
-    assert!(cache.directory(&path("d"), present, &changes).is_none());
-    assert!(!cache.is_absent(&path("d/x"), present, &changes));
-    let kept = cache.kept(&path("d"), present, &changes);
+    assert!(cache.directory(&path("d"), present).is_none());
+    assert!(!cache.is_absent(&path("d/x"), present));
+    let kept = cache.kept(&path("d"), present);
     assert_eq!(kept.members, [id(2)]);
     let from = kept.from.unwrap();
     let mut again = from.room(|member| member == id(2)).unwrap();
@@ -158,35 +151,38 @@ fn change_of_one_member_keeps_the_others() {
     assert_eq!(said[0].member(), id(2));
     let merged = MergedDirectory::merged(said, Vec::new(), None, |_| true);
     assert_eq!(merged.items.len(), 3);
-    let kept = cache.kept_absence(&path("d/x"), present, &changes);
+    let kept = cache.kept_absence(&path("d/x"), present);
     assert_eq!(kept.members, [id(2)]);
     let later = at(now + tinyp2p_net::config::PROMISE);
-    assert!(cache.kept(&path("d"), later, &changes).members.is_empty());
+    assert!(cache.kept(&path("d"), later).members.is_empty());
 }
 
 #[test]
 fn change_of_one_name_keeps_the_others() {
     let (mut cache, now) = (ViewCache::default(), Instant::now());
-    let mut changes = ChangeLog::default();
     cache.insert(path("d"), directory(1), watched(now));
-    changes.note(Some(id(1)), &change("d/grows", Depth::Entry));
-    let speaks_for = |cache: &mut ViewCache, changes: &ChangeLog, name: &str| {
+    cache
+        .changes
+        .note(Some(id(1)), &change("d/grows", Depth::Entry));
+    let speaks_for = |cache: &mut ViewCache, name: &str| {
         let name = Name::new(name.as_bytes()).unwrap();
-        let listing = cache.directory_for(&path("d"), &name, at(now), changes);
+        let listing = cache.directory_for(&path("d"), &name, at(now));
         listing.is_some()
     };
     let expected = [("000000", true), ("grows", false), ("grows (ann)", false)];
     for (name, speaks) in expected {
-        assert_eq!(speaks_for(&mut cache, &changes, name), speaks, "{name}");
+        assert_eq!(speaks_for(&mut cache, name), speaks, "{name}");
     }
-    assert!(cache.directory(&path("d"), at(now), &changes).is_none());
+    assert!(cache.directory(&path("d"), at(now)).is_none());
     // The same if they came while it was asked for.
     cache.insert(path("d"), directory(1), watched(now));
-    assert!(speaks_for(&mut cache, &changes, "0") && !speaks_for(&mut cache, &changes, "grows"));
+    assert!(speaks_for(&mut cache, "0") && !speaks_for(&mut cache, "grows"));
     for number in 0..=MAX_CHANGED {
-        changes.note(Some(id(1)), &change(&format!("d/{number}"), Depth::Entry));
+        cache
+            .changes
+            .note(Some(id(1)), &change(&format!("d/{number}"), Depth::Entry));
     }
-    assert!(!speaks_for(&mut cache, &changes, "another"));
+    assert!(!speaks_for(&mut cache, "another"));
 }
 
 #[test]
@@ -195,8 +191,8 @@ fn forgetting_a_file_ends_its_directory_too() {
     cache.insert(path("d"), directory(1), Freshness::unwatched(now));
     cache.insert_absent(path("d/x"), Freshness::unwatched(now));
     cache.forget(&path("d/x"));
-    assert!(cache.directory(&path("d"), at(now), &NOTHING()).is_none());
-    assert!(!cache.is_absent(&path("d/x"), at(now), &NOTHING()));
+    assert!(cache.directory(&path("d"), at(now)).is_none());
+    assert!(!cache.is_absent(&path("d/x"), at(now)));
     assert_eq!(cache.known(), DirectoryTotals::default());
     assert_eq!((cache.bytes, cache.absent_bytes), (0, 0));
 }
