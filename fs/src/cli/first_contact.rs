@@ -53,11 +53,11 @@ pub(super) fn as_guest<T>(
     source: PasswordSource,
     question: impl FnOnce(&Joined, &[Member]) -> Result<T, CommandFailure>,
 ) -> Result<T, CommandFailure> {
-    let prepared = start::prepare(options, peers, Role::Guest, &source, None, None)?;
+    let config = start::prepare(options, peers, Role::Guest, &source, None, None)?;
     let password = start::password(&source.read()?)?;
     start::warn(options, &password, program);
     super::logging::start(options)?;
-    let joined = Joined::start(prepared.config(password))?;
+    let joined = Joined::start(config(password))?;
     let outcome = joined.meet().and_then(|()| {
         let members = joined.settled();
         let notices = joined.notices();

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use tinyp2p_net::auth::Password;
 use tinyp2p_net::budget::DEFAULT_ANSWERS;
-use tinyp2p_net::config::{CacheConfig, Config, DEFAULT_MEMORY, LegacyConfig, Listen, ShareConfig};
-use tinyp2p_net::model::{Address, PeerArgument};
+use tinyp2p_net::config::{Config, DEFAULT_MEMORY, LegacyConfig, Listen};
+use tinyp2p_net::model::PeerArgument;
 
 use super::CommandFailure;
 use super::options::args::{FirstPeer, NetworkOptions, parse_name};
@@ -30,26 +30,8 @@ pub(super) enum Role {
     Guest,
 }
 
-/// Everything about a node that can be decided before its password is known.
-#[derive(Debug)]
-pub(super) struct Prepared {
-    share: Option<ShareConfig>,
-    listen: Listen,
-    advertise: Option<Address>,
-    name: String,
-    discovery: bool,
-    watch: bool,
-    peers: Vec<PeerArgument>,
-    legacy: Option<LegacyConfig>,
-    state_dir: PathBuf,
-    remember_as: Option<PathBuf>,
-    cache: Option<CacheConfig>,
-    memory: u64,
-    answers: usize,
-}
-
-/// Checks the options against the system and changes nothing. `cache_dir` is one that
-/// the user named.
+/// Checks the options against the system and changes nothing. Returns the configuration of the node,
+/// for a password that is read later. `cache_dir` is one that the user named.
 pub(super) fn prepare(
     options: &NetworkOptions,
     peers: Vec<FirstPeer>,
@@ -57,7 +39,7 @@ pub(super) fn prepare(
     source: &PasswordSource,
     mountpoint: Option<&Path>,
     cache_dir: Option<&Path>,
-) -> Result<Prepared, CommandFailure> {
+) -> Result<impl FnOnce(Password) -> Config + use<>, CommandFailure> {
     let (peers, legacy) = begin_with(peers, options.legacy)?;
     let state_dir = state_dir(options)?;
     let password_file = match source {
@@ -90,13 +72,18 @@ pub(super) fn prepare(
         (_, Some(mountpoint), _) => Some(mountpoint.to_owned()),
         (_, None, share) => share.as_ref().map(|share| resolved(&share.directory)),
     };
-    Ok(Prepared {
+    let advertise = options.advertise.clone();
+    let name = options.name.clone().unwrap_or_else(host_name);
+    let listen = listen(options, role);
+    let (discovery, watch) = (!options.no_discovery, !options.no_watch);
+    Ok(move |password| Config {
+        password,
         share,
-        listen: listen(options, role),
-        advertise: options.advertise.clone(),
-        name: options.name.clone().unwrap_or_else(host_name),
-        discovery: !options.no_discovery,
-        watch: !options.no_watch,
+        listen,
+        advertise,
+        name,
+        discovery,
+        watch,
         peers,
         legacy,
         state_dir,
@@ -108,37 +95,6 @@ pub(super) fn prepare(
             _ => DEFAULT_ANSWERS,
         },
     })
-}
-
-impl Prepared {
-    /// Reads through this cache, and with this much memory.
-    pub(super) fn with_cache(self, cache: Option<CacheConfig>, memory: u64) -> Self {
-        Self {
-            cache,
-            memory,
-            ..self
-        }
-    }
-
-    /// The configuration of the node, once the password is known.
-    pub(super) fn config(self, password: Password) -> Config {
-        Config {
-            password,
-            share: self.share,
-            listen: self.listen,
-            advertise: self.advertise,
-            name: self.name,
-            discovery: self.discovery,
-            watch: self.watch,
-            memory: self.memory,
-            answers: self.answers,
-            cache: self.cache,
-            peers: self.peers,
-            legacy: self.legacy,
-            state_dir: self.state_dir,
-            remember_as: self.remember_as,
-        }
-    }
 }
 
 /// Whom to begin with, and how to take part in a network of 2004, if at all.

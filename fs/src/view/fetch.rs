@@ -11,8 +11,9 @@ use tinyp2p_net::query::fanout::{QueryResult, Whom};
 use super::View;
 use super::conflicts::SeenConflicts;
 use super::directory::{Again, MergedDirectory, Said};
-use super::freshness::Present;
+use super::freshness::{Freshness, Present};
 use super::kept_replies::KeptReplies;
+use super::memory::QueryStart;
 use super::merge::{EntrySource, MemberRef};
 use super::replies::CollectedReplies;
 use crate::errno::Error;
@@ -20,18 +21,8 @@ use crate::errno::Error;
 /// What was made of the answers to one question.
 pub(super) struct QueryOutcome<T> {
     pub(super) value: T,
-    /// Who will report when it changes.
-    pub(super) watch: WatchedBy,
-}
-
-/// Who watches what was said.
-#[derive(Clone)]
-pub(super) struct WatchedBy {
-    /// When the first of them was asked, if that was before this round.
-    pub(super) asked: Option<Instant>,
-    pub(super) members: Vec<PeerId>,
-    pub(super) is_all: bool,
-    pub(super) revision: u64,
+    /// How long it holds.
+    pub(super) freshness: Freshness,
 }
 
 /// What is kept of a listing, with room for merging it once more.
@@ -50,6 +41,7 @@ impl View {
         path: &RelPath,
         kept: KeptReplies,
         present: Present,
+        begun: QueryStart,
         deadline: Instant,
     ) -> Result<QueryOutcome<Arc<MergedDirectory>>, Error> {
         let mut kept = self.still_there(kept, present);
@@ -60,10 +52,10 @@ impl View {
             is_found: !parts.is_empty(),
         };
         let round = self.network.list(&whom, path, deadline);
-        let watch = WatchedBy::of(&kept, &round.watched, round.is_all_watched, &round);
+        let freshness = freshness(&kept, begun, &round);
         let mut answers = CollectedReplies::sort(round.answers);
         if let Some(value) = parts.if_unchanged(&answers) {
-            return Ok(QueryOutcome { value, watch });
+            return Ok(QueryOutcome { value, freshness });
         }
         let mut said = parts.into_said();
         let fresh = std::mem::take(&mut answers.said).into_iter();
@@ -83,7 +75,7 @@ impl View {
             self.watch_conflicts(path, &directory);
         }
         let value = Arc::new(directory);
-        Ok(QueryOutcome { value, watch })
+        Ok(QueryOutcome { value, freshness })
     }
 
     /// Why there is no directory at `path`, which nobody named entries of.
@@ -124,6 +116,7 @@ impl View {
         path: &RelPath,
         name: &Name,
         kept: &KeptReplies,
+        begun: QueryStart,
         deadline: Instant,
     ) -> QueryOutcome<CollectedReplies<Attributes>> {
         let members = kept.members.iter();
@@ -139,11 +132,11 @@ impl View {
             is_found: !known.is_empty(),
         };
         let round = self.network.stat(&whom, path, deadline);
-        let watch = WatchedBy::of(kept, &round.watched, round.is_all_watched, &round);
+        let freshness = freshness(kept, begun, &round);
         let mut value = CollectedReplies::sort(round.answers);
         value.denials += kept.members.len() - known.len();
         value.said.extend(known);
-        QueryOutcome { value, watch }
+        QueryOutcome { value, freshness }
     }
 
     /// What of `kept` is of members who are still there, under the same names.
@@ -215,19 +208,21 @@ impl KeptParts {
     }
 }
 
-impl WatchedBy {
-    /// Those whose answers were `kept`, and those who watch what they said in `round`.
-    fn of<T>(kept: &KeptReplies, watched: &[PeerId], is_all: bool, round: &QueryResult<T>) -> Self {
-        let mut members: Vec<PeerId> = kept.members.iter().chain(watched).copied().collect();
-        members.sort_unstable();
-        members.dedup();
-        // Somebody who has come or gone meanwhile is in nobody's answer.
-        let is_same = kept.members.is_empty() || kept.revision == round.revision;
-        Self {
-            asked: kept.asked.filter(|_| !kept.members.is_empty()),
-            members,
-            is_all: is_all && is_same,
-            revision: round.revision,
-        }
+/// How long the answers of `round` hold, and those that were `kept` beside it.
+fn freshness<T>(kept: &KeptReplies, begun: QueryStart, round: &QueryResult<T>) -> Freshness {
+    let members = kept.members.iter().chain(&round.watched);
+    let mut watched: Vec<PeerId> = members.copied().collect();
+    watched.sort_unstable();
+    watched.dedup();
+    // Somebody who has come or gone meanwhile is in nobody's answer.
+    let is_same = kept.members.is_empty() || kept.revision == round.revision;
+    let asked_before = kept.asked.filter(|_| !kept.members.is_empty());
+    Freshness {
+        asked: asked_before.map_or(begun.asked, |asked| asked.min(begun.asked)),
+        came: Instant::now(),
+        watched: watched.into(),
+        is_all_watched: round.is_all_watched && is_same,
+        revision: round.revision,
+        changes: begun.changes,
     }
 }

@@ -8,7 +8,6 @@ use tinyp2p_net::budget::Relieve;
 use tinyp2p_net::model::PeerId;
 
 use super::cache::ViewCache;
-use super::fetch::WatchedBy;
 use super::freshness::Freshness;
 
 /// Held for a look, never while the network is asked.
@@ -17,8 +16,8 @@ pub(super) struct ViewMemory(Mutex<ViewCache>);
 /// When a question was put, and how many changes were known by then.
 #[derive(Clone, Copy)]
 pub(super) struct QueryStart {
-    asked: Instant,
-    changes: u64,
+    pub(super) asked: Instant,
+    pub(super) changes: u64,
 }
 
 impl ViewMemory {
@@ -48,20 +47,15 @@ impl ViewCache {
         }
     }
 
-    /// How long answers hold that have just come.
-    pub(super) fn freshness(&mut self, begun: QueryStart, watch: WatchedBy) -> Freshness {
-        if *self.watched != *watch.members {
-            self.watched = watch.members.into();
+    /// How long answers hold that come now.
+    pub(super) fn arriving(&mut self, freshness: Freshness) -> Freshness {
+        if self.watched != freshness.watched {
+            self.watched = Arc::clone(&freshness.watched);
         }
         Freshness {
-            asked: watch
-                .asked
-                .map_or(begun.asked, |asked| asked.min(begun.asked)),
             came: Instant::now(),
             watched: Arc::clone(&self.watched),
-            is_all_watched: watch.is_all,
-            revision: watch.revision,
-            changes: begun.changes,
+            ..freshness
         }
     }
 }

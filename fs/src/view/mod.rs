@@ -157,10 +157,10 @@ impl View {
         let begun = cache.begin();
         let kept = cache.kept(path, present);
         drop(cache);
-        let QueryOutcome { value, watch } = self.fetch(path, kept, present, deadline)?;
+        let QueryOutcome { value, freshness } = self.fetch(path, kept, present, begun, deadline)?;
         let mut cache = self.memory.lock();
         // Changes that came meanwhile are looked at when somebody wants it.
-        let freshness = cache.freshness(begun, watch);
+        let freshness = cache.arriving(freshness);
         let gone = cache.insert(path.clone(), Arc::clone(&value), freshness);
         drop(cache);
         drop(gone);
@@ -196,13 +196,13 @@ impl View {
             return self.measured(directory, listing.look_up(name)?, wait);
         }
         let kept = self.still_there(kept, present);
-        let QueryOutcome { value, watch } = self.ask(&path, name, &kept, deadline);
+        let QueryOutcome { value, freshness } = self.ask(&path, name, &kept, begun, deadline);
         let found = self.sort_out(directory, name, value, wait)?;
         // What such a name means depends on other names.
         let may_be_kept = !merge::may_be_conflict(name);
         if may_be_kept && found == (NameLookup::Nothing { certain: true }) {
             let mut cache = self.memory.lock();
-            let freshness = cache.freshness(begun, watch);
+            let freshness = cache.arriving(freshness);
             cache.insert_absent(path, freshness);
         }
         Ok(found)

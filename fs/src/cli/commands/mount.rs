@@ -5,6 +5,8 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
+use tinyp2p_net::Config;
+
 use crate::cli::first_contact::{self, Joined};
 use crate::cli::mountpoint::{ClaimedMountpoint, Mountpoint};
 use crate::cli::options::args::MountArgs;
@@ -36,7 +38,7 @@ pub(crate) fn run(
     let mountpoint = Mountpoint::check(&parsed.mountpoint)?;
     let path = Some(mountpoint.path());
     let cache_dir = parsed.cache.cache_dir.as_deref();
-    let prepared = start::prepare(
+    let config = start::prepare(
         &parsed.network,
         parsed.peers,
         Role::Member,
@@ -50,7 +52,7 @@ pub(crate) fn run(
             say(PROGRAM, warning);
         }
     })?;
-    let prepared = prepared.with_cache(cache, parsed.cache.memory.as_u64());
+    let memory = parsed.cache.memory.as_u64();
     logging::filter(&parsed.network)?;
     let from_file = source.is_lasting();
     if from_file && let Some(typed) = parsed.password.as_os_str().to_str() {
@@ -71,7 +73,11 @@ pub(crate) fn run(
     }
     drop(text);
     let log = logging::start(&parsed.network)?;
-    let joined = Joined::start(prepared.config(password))?;
+    let joined = Joined::start(Config {
+        cache,
+        memory,
+        ..config(password)
+    })?;
     joined.leave_directory();
     let outcome = until_unmounted(&joined, mountpoint, &options, || {
         if parsed.background {

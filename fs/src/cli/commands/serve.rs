@@ -12,11 +12,11 @@ use crate::cli::{CommandFailure, logging, signals};
 const PROGRAM: &str = "tinyp2p";
 
 pub(crate) fn run(source: PasswordSource, args: JoinArgs) -> Result<(), CommandFailure> {
-    let prepared = start::prepare(&args.network, args.peers, Role::Member, &source, None, None)?;
+    let config = start::prepare(&args.network, args.peers, Role::Member, &source, None, None)?;
     let password = start::password(&source.read()?)?;
     start::warn(&args.network, &password, PROGRAM);
     logging::start(&args.network)?;
-    let joined = Joined::start(prepared.config(password))?;
+    let joined = Joined::start(config(password))?;
     joined.leave_directory();
     let outcome = until_signal(&joined);
     joined.node.stop();
