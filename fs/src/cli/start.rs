@@ -30,8 +30,8 @@ pub(super) enum Role {
     Guest,
 }
 
-/// Checks the options against the system and changes nothing. Returns the configuration of the node,
-/// for a password that is read later. `cache_dir` is one that the user named.
+/// Checks the options against the system and changes nothing. Returns the configuration of the
+/// node, for a password that is read later. `cache_dir` is one that the user named.
 pub(super) fn prepare(
     options: &NetworkOptions,
     peers: Vec<FirstPeer>,

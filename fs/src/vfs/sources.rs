@@ -30,8 +30,7 @@ const MAX_SUPPLIERS: usize = 16;
 impl Filesystem {
     /// Sees to it that the file `number` can be opened. Does nothing unless it is one of a member
     /// that lists names without sizes: that is fetched whole, if it was not just now. It may take
-    /// as long as a read may; a file that has not come by then goes on coming, and the error says
-    /// so.
+    /// as long as a read may; a file that has not come by then goes on coming, as the error says.
     pub fn prepare(&self, number: u64, wait: Wait) -> Result<(), Error> {
         if is_hidden(number) {
             return Ok(());
