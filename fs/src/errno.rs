@@ -46,7 +46,7 @@ pub enum Error {
     /// Nobody who answered has the directory, but somebody did not answer.
     #[error("{0} did not answer")]
     Silent(String),
-    /// Nobody who could tell has it, and somebody answered that it cannot tell.
+    /// Nobody who knows has it, and somebody answered that it cannot say.
     #[error("{0} cannot tell: something failed there")]
     Failing(String),
     /// Another request fetches the same listing, and did not come back in time.
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn what_programs_meet_all_day_is_not_logged_aloud() {
+    fn everyday_errors_are_logged_quietly() {
         assert_eq!(level(&Error::NotFound), Level::DEBUG);
         assert_eq!(
             level(&NetError::misbehaved("ann", "lied").into()),

@@ -1,6 +1,6 @@
 //! Telling the kernel that a name may mean something else by now.
 //!
-//! The kernel remembers what it was told of a name for a second. When members have news, that is
+//! The kernel remembers for a second what a name was. When members report changes, that is
 //! ended early: the name is marked as expired, so that its next use asks again. Unlike an
 //! invalidation that leaves open files and working directories alone, whatever comes of the
 //! question (Linux 6.2 and later can do it; fuser cannot yet, so the message is written here).
@@ -23,11 +23,11 @@ use parking_lot::{Condvar, Mutex};
 use tinyp2p_net::model::{MAX_NAME_BYTES, Name, PeerId};
 
 /// Names that may wait for the thread.
-const MOST_WAITING: usize = 4096;
+const MAX_WAITING: usize = 4096;
 
-/// Names of one member's news that may wait: a full poll. They have their turns with
+/// Names of one member's changes that may wait: a full poll. They have their turns with
 /// those of others.
-const MOST_OF_ONE: usize = 1024;
+const MAX_OF_ONE: usize = 1024;
 
 /// `FUSE_NOTIFY_INVAL_ENTRY` of linux/fuse.h: the code of the message.
 const INVAL_ENTRY: i32 = 3;
@@ -86,7 +86,7 @@ struct Waitlist {
     come: Condvar,
 }
 
-/// The names that wait, by whose news they are. Pure.
+/// The names that wait, by whose changes they are. Pure.
 #[derive(Default)]
 struct InvalidationQueue {
     by_member: BTreeMap<PeerId, VecDeque<(u64, Name)>>,
@@ -102,10 +102,10 @@ impl InvalidationQueue {
     /// those with most.
     fn put(&mut self, member: PeerId, parent: u64, name: Name) {
         let its = self.by_member.get(&member).map_or(0, VecDeque::len);
-        if its >= MOST_OF_ONE {
+        if its >= MAX_OF_ONE {
             return;
         }
-        if self.count >= MOST_WAITING {
+        if self.count >= MAX_WAITING {
             let longest = self.by_member.iter().max_by_key(|(_, names)| names.len());
             let Some((longest, length)) = longest.map(|(member, names)| (*member, names.len()))
             else {
@@ -158,7 +158,7 @@ impl Expirer {
         Ok(Self(waiting))
     }
 
-    /// Lets the kernel ask again for `name` in the directory `parent`, after news of
+    /// Lets the kernel ask again for `name` in the directory `parent`, after changes of
     /// `member`. Never waits.
     pub fn expire(&self, member: PeerId, parent: u64, name: Name) {
         // Without room for it, the kernel asks after a second by itself.
@@ -225,7 +225,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_directory_is_busy_until_the_last_one_has_its_answer() {
+    fn directory_is_busy_until_all_are_answered() {
         let busy = Arc::new(Busy::default());
         let (first, second) = (busy.enter(7), busy.enter(7));
         assert!(busy.has(7) && !busy.has(8));
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_a_flood_wait_behind_those_of_others() {
+    fn flood_of_names_waits_behind_others() {
         let id = |n: u16| {
             let mut key = [0; 32];
             key[..2].copy_from_slice(&n.to_le_bytes());
@@ -244,20 +244,20 @@ mod tests {
         };
         let name = |text: &str| Name::new(text.as_bytes()).unwrap();
         let mut turns = InvalidationQueue::default();
-        for number in 0..10 * MOST_OF_ONE {
+        for number in 0..10 * MAX_OF_ONE {
             turns.put(id(1), 1, name(&number.to_string()));
         }
-        assert_eq!(turns.count, MOST_OF_ONE);
+        assert_eq!(turns.count, MAX_OF_ONE);
         turns.put(id(2), 2, name("honest"));
         turns.put(id(2), 2, name("second"));
         let first: Vec<u64> = (0..4).filter_map(|_| Some(turns.take()?.0)).collect();
         assert_eq!(first, [1, 2, 1, 2]);
         for member in 3..20 {
-            for number in 0..MOST_OF_ONE {
+            for number in 0..MAX_OF_ONE {
                 turns.put(id(member), 1, name(&number.to_string()));
             }
         }
-        assert!(turns.count <= MOST_WAITING);
+        assert!(turns.count <= MAX_WAITING);
         turns.put(id(30), 30, name("honest"));
         let taken: Vec<u64> = (0..25).filter_map(|_| Some(turns.take()?.0)).collect();
         assert!(taken.contains(&30));

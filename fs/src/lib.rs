@@ -2,8 +2,8 @@
 //!
 //! Top to bottom: [`cli`] (arguments, start, stop) -> [`fuse`] (the kernel's requests, unpacked) ->
 //! [`vfs`] (what each operation does) -> [`view`] (the merged tree, kept fresh) and [`search`] ->
-//! [`network`] (the seam to `tinyp2p-net`). Beside them: [`report`] (what is told of a node and of
-//! a file), [`kernel_cache`] (what the kernel is told to forget), [`mount`], and [`errno`].
+//! [`network`] (the seam to `tinyp2p-net`). Beside them: [`report`] (what is shown of a node and of
+//! a file), [`kernel_cache`] (what the kernel has to forget), [`mount`], and [`errno`].
 
 // Tests may unwrap: a panic is how they fail.
 #![cfg_attr(test, allow(clippy::unwrap_used))]

@@ -76,7 +76,7 @@ pub trait Network: Send + Sync {
     /// A member to read from; `None` once it has left.
     fn peer(&self, member: PeerId) -> Option<Arc<dyn Peer>>;
 
-    /// `member`, if it is there and one of those that tell names and no sizes.
+    /// `member`, if it is there and one of those that list names without sizes.
     fn whole(&self, _member: PeerId) -> Option<Arc<dyn Whole>> {
         None
     }
@@ -184,9 +184,9 @@ pub fn question(
     at_most(MAX_FOUND / members.max(1), pattern, budget)
 }
 
-/// The same, until each has found about `most`, or the first page of them.
+/// The same, until each has found about `max`, or the first page of them.
 fn at_most(
-    most: usize,
+    max: usize,
     pattern: &str,
     budget: &Arc<ByteBudget>,
 ) -> impl Fn(&dyn Peer, Instant) -> Result<Held<Matches>, NetError> + Send + Sync + 'static {
@@ -199,7 +199,7 @@ fn at_most(
     move |peer, deadline| {
         let deadline = deadline.checked_sub(HANDING_OVER).unwrap_or(deadline);
         let matches = peer::search_while(peer, &pattern, &room, deadline, |count| {
-            count + SearchPage::MAX_MATCHES <= most && Instant::now() < deadline
+            count + SearchPage::MAX_MATCHES <= max && Instant::now() < deadline
         });
         if let Ok(matches) = &matches
             && let Some(error) = &matches.trouble
@@ -217,7 +217,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_search_ends_once_each_has_found_its_share() {
+    fn search_ends_when_each_found_its_share() {
         let peers = [1, 2].map(MemoryPeer::new);
         for peer in &peers {
             (0..4 * SearchPage::MAX_MATCHES).for_each(|number| {
@@ -226,8 +226,8 @@ mod tests {
         }
         let page = SearchPage::MAX_MATCHES;
         let deadline = Instant::now() + Duration::from_secs(10);
-        for (most, found) in [(3 * page, 3 * page), (1, page)] {
-            let question = at_most(most, ".", &Arc::default());
+        for (max, found) in [(3 * page, 3 * page), (1, page)] {
+            let question = at_most(max, ".", &Arc::default());
             let count = |peer: &MemoryPeer| question(peer, deadline).unwrap().files.len();
             assert_eq!([count(&peers[0]), count(&peers[1])], [found; 2]);
         }

@@ -139,8 +139,8 @@ pub(super) fn take_name() {
     }
 }
 
-/// The child: leaves the terminal, then tells the front that the mount is usable. What would be
-/// printed from now on goes to `log`, or nowhere. An error means that the front has gone.
+/// The child: leaves the terminal, then reports to the front that the mount is usable. What would
+/// be printed from now on goes to `log`, or nowhere. An error means that the front has gone.
 pub(super) fn report_mounted(log: Option<&File>) -> io::Result<()> {
     let mut front = File::from(io::stdout().as_fd().try_clone_to_owned()?);
     let null = File::options().read(true).write(true).open("/dev/null")?;
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn the_password_is_found_among_equal_arguments() {
+    fn password_found_among_equal_arguments() {
         assert_eq!(position(&["p", "pw", "/mnt"], "pw"), Some(1));
         assert_eq!(
             position(&["p", "--name", "pw", "pw", "/mnt"], "pw"),

@@ -1,35 +1,26 @@
-//! Joining a network: from options to a running node, and what its first contact means.
+//! The first contact with a network: whom a node meets when it has started, and what the outcome
+//! means to the user.
 
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use tinyp2p_net::Node;
-use tinyp2p_net::auth::Password;
-use tinyp2p_net::budget::DEFAULT_ANSWERS;
-use tinyp2p_net::config::{CacheConfig, Config, DEFAULT_MEMORY, LegacyConfig, Listen, ShareConfig};
+use tinyp2p_net::config::{Config, Listen};
 use tinyp2p_net::error::Error;
 use tinyp2p_net::membership::Member;
 use tinyp2p_net::membership::reachable::is_local;
-use tinyp2p_net::model::{Address, DEFAULT_PORT, PeerArgument};
+use tinyp2p_net::model::{Address, DEFAULT_PORT};
 
 use super::CommandFailure;
-use super::options::args::{FirstPeer, NetworkOptions, parse_name};
-use super::options::cache;
+use super::options::args::{FirstPeer, NetworkOptions};
 use super::options::password::PasswordSource;
-use super::options::share;
-use super::options::share::{Private, resolved};
 use super::output::say;
+use super::start::{self, Role};
 use super::status_socket::Socket;
 use crate::report::status::{NodeLocation, NodeReport};
 use crate::search::Searches;
-
-/// Everything that a process which only asks may take in. One answer may have 768 MiB of it,
-/// which are two million matches with paths of 60 bytes in a search, and a million where
-/// they are fetched.
-const GUEST_ANSWERS: usize = 2 << 30;
 
 /// The peers that the user named have answered by then, or are taken to be away: connecting has 3
 /// s, and a pairing seldom needs another.
@@ -42,7 +33,7 @@ const ACQUAINTANCE: Duration = Duration::from_secs(3);
 /// Members that are going to be found without being named answer multicast within this time.
 const DISCOVERY: Duration = Duration::from_millis(2500);
 
-/// When no member has come for this long, those who are there have told about each other.
+/// When no member has come for this long, those who are there know about each other.
 const QUIET: Duration = Duration::from_secs(1);
 
 /// Commands that ask and end look for members no longer than this.
@@ -50,176 +41,6 @@ const SETTLING: Duration = Duration::from_secs(5);
 
 /// How often the members are looked at meanwhile.
 const POLL: Duration = Duration::from_millis(50);
-
-/// How a command takes part.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Role {
-    /// A full member: serves the current directory and can be dialled.
-    Member,
-    /// Asks and ends: serves nothing and cannot be dialled, unless told otherwise.
-    Guest,
-}
-
-/// Everything about a node that can be decided before its password is known.
-#[derive(Debug)]
-pub(super) struct Prepared {
-    share: Option<ShareConfig>,
-    listen: Listen,
-    advertise: Option<Address>,
-    name: String,
-    discovery: bool,
-    watch: bool,
-    peers: Vec<PeerArgument>,
-    legacy: Option<LegacyConfig>,
-    state_dir: PathBuf,
-    remember_as: Option<PathBuf>,
-    cache: Option<CacheConfig>,
-    memory: u64,
-    answers: usize,
-}
-
-/// Checks the options against the system and changes nothing. `cache_dir` is one that
-/// the user named.
-pub(super) fn prepare(
-    options: &NetworkOptions,
-    peers: Vec<FirstPeer>,
-    role: Role,
-    source: &PasswordSource,
-    mountpoint: Option<&Path>,
-    cache_dir: Option<&Path>,
-) -> Result<Prepared, CommandFailure> {
-    let (peers, legacy) = begin_with(peers, options.legacy)?;
-    let state_dir = state_dir(options)?;
-    let password_file = match source {
-        PasswordSource::File(path) => path.canonicalize().ok(),
-        _ => None,
-    };
-    let private = Private {
-        mountpoint: mountpoint.map(Path::to_owned),
-        state_dir: Some(resolved(&state_dir)),
-        password_file,
-        // Another mount of this user may fill the default one meanwhile.
-        cache_dirs: [cache_dir.map(Path::to_owned), cache::default_directory()]
-            .into_iter()
-            .flatten()
-            .map(|directory| resolved(&directory))
-            .collect(),
-        log_file: options.log_file.as_deref().map(resolved),
-    };
-    let current = match role {
-        Role::Member if options.share.is_none() && !options.no_share => {
-            Some(std::env::current_dir().map_err(|e| {
-                CommandFailure::failed(format!("the current directory cannot be shared: {e}"))
-            })?)
-        }
-        _ => None,
-    };
-    let share = share::choose(options, current.as_deref(), &private)?;
-    let remember_as = match (role, mountpoint, &share) {
-        (Role::Guest, ..) => None,
-        (_, Some(mountpoint), _) => Some(mountpoint.to_owned()),
-        (_, None, share) => share.as_ref().map(|share| resolved(&share.directory)),
-    };
-    Ok(Prepared {
-        share,
-        listen: listen(options, role),
-        advertise: options.advertise.clone(),
-        name: options.name.clone().unwrap_or_else(host_name),
-        discovery: !options.no_discovery,
-        watch: !options.no_watch,
-        peers,
-        legacy,
-        state_dir,
-        remember_as,
-        cache: None,
-        memory: DEFAULT_MEMORY,
-        answers: match role {
-            Role::Guest => GUEST_ANSWERS,
-            _ => DEFAULT_ANSWERS,
-        },
-    })
-}
-
-/// Whom to begin with, and how to take part in a network of 2004, if at all.
-fn begin_with(
-    peers: Vec<FirstPeer>,
-    legacy: bool,
-) -> Result<(Vec<PeerArgument>, Option<LegacyConfig>), CommandFailure> {
-    let (mut nodes, mut servers) = (Vec::new(), Vec::new());
-    for peer in peers {
-        match peer {
-            FirstPeer::Node(node) => nodes.push(node),
-            FirstPeer::Legacy(url) if legacy => servers.push(url),
-            FirstPeer::Legacy(url) => {
-                return Err(CommandFailure::usage(format!(
-                    "{url} is a server of the protocol of 2004, which is not encrypted; name the peer as host, \
-                     host:port or https://host:port, or allow that protocol by --legacy"
-                )));
-            }
-        }
-    }
-    Ok((nodes, legacy.then_some(LegacyConfig { peers: servers })))
-}
-
-/// A guest listens when what was asked of it makes no sense otherwise.
-fn listen(options: &NetworkOptions, role: Role) -> Listen {
-    match options.listen {
-        Some(address) => Listen::At(address),
-        None if role == Role::Member || options.share.is_some() || options.advertise.is_some() => {
-            Listen::Default
-        }
-        None => Listen::Nowhere,
-    }
-}
-
-fn state_dir(options: &NetworkOptions) -> Result<PathBuf, CommandFailure> {
-    let directory = match &options.state_dir {
-        Some(named) => named.clone(),
-        None => default_state_dir(std::env::var_os("XDG_STATE_HOME"), std::env::home_dir())
-            .ok_or_else(|| CommandFailure::usage("there is no home directory to keep this node's identity in: name a directory with --state-dir"))?,
-    };
-    std::path::absolute(&directory).map_err(|e| {
-        CommandFailure::failed(format!("state directory {}: {e}", directory.display()))
-    })
-}
-
-/// As the XDG Base Directory Specification has it: a relative path in the variable does not count.
-fn default_state_dir(xdg: Option<OsString>, home: Option<PathBuf>) -> Option<PathBuf> {
-    xdg.map(PathBuf::from)
-        .filter(|path| path.is_absolute())
-        .or_else(|| home.map(|home| home.join(".local/state")))
-        .map(|path| path.join("tinyp2p"))
-}
-
-/// The host's name, made to fit for a member's name.
-fn host_name() -> String {
-    let system = rustix::system::uname();
-    // Linux knows no host name of more than 64 bytes.
-    match parse_name(&system.nodename().to_string_lossy()) {
-        Ok(name) => name,
-        Err(_) => "node".to_owned(),
-    }
-}
-
-/// Makes a password of what was typed.
-pub(super) fn password(text: &str) -> Result<Password, CommandFailure> {
-    Password::new(text.to_owned()).map_err(|e| CommandFailure::usage(e.to_string()))
-}
-
-/// A line for each thing that makes the network less safe than people may think: a password that is
-/// easily guessed, and the protocol of 2004.
-pub(super) fn warn(options: &NetworkOptions, password: &Password, program: &str) {
-    if let Some(warning) = password.weakness() {
-        say(program, &format!("warning: {warning}"));
-    }
-    if options.legacy {
-        say(
-            program,
-            "warning: --legacy speaks the protocol of 2004, which is not safe from eavesdroppers: \
-             whoever can listen sees the names and contents of files, and can work out the password",
-        );
-    }
-}
 
 /// Joins for as long as one question takes.
 ///
@@ -232,65 +53,25 @@ pub(super) fn as_guest<T>(
     source: PasswordSource,
     question: impl FnOnce(&Joined, &[Member]) -> Result<T, CommandFailure>,
 ) -> Result<T, CommandFailure> {
-    let prepared = prepare(options, peers, Role::Guest, &source, None, None)?;
-    let password = password(&source.read()?)?;
-    warn(options, &password, program);
+    let config = start::prepare(options, peers, Role::Guest, &source, None, None)?;
+    let password = start::password(&source.read()?)?;
+    start::warn(options, &password, program);
     super::logging::start(options)?;
-    let joined = prepared.start(password)?;
+    let joined = Joined::start(config(password))?;
     let outcome = joined.meet().and_then(|()| {
         let members = joined.settled();
         let notices = joined.notices();
         if members.is_empty() {
             return Err(nobody(&notices));
         }
-        tell(program, &notices);
+        print_notices(program, &notices);
         question(&joined, &members)
     });
     joined.node.stop();
     outcome
 }
 
-impl Prepared {
-    /// Reads through this cache, and with this much memory.
-    pub(super) fn with_cache(self, cache: Option<CacheConfig>, memory: u64) -> Self {
-        Self {
-            cache,
-            memory,
-            ..self
-        }
-    }
-
-    /// Starts the node.
-    pub(super) fn start(self, password: Password) -> Result<Joined, CommandFailure> {
-        let share = self.share.as_ref().map(|share| share.directory.clone());
-        let prefers_default_port = matches!(self.listen, Listen::Default);
-        let discovery = self.discovery;
-        let node = Node::start(Config {
-            password,
-            share: self.share,
-            listen: self.listen,
-            advertise: self.advertise,
-            name: self.name,
-            discovery: self.discovery,
-            watch: self.watch,
-            memory: self.memory,
-            answers: self.answers,
-            cache: self.cache,
-            peers: self.peers,
-            legacy: self.legacy,
-            state_dir: self.state_dir,
-            remember_as: self.remember_as,
-        })?;
-        Ok(Joined {
-            node,
-            share,
-            prefers_default_port,
-            discovery,
-        })
-    }
-}
-
-/// A running node and what people are told about it.
+/// A running node and what people see of it.
 #[derive(Debug)]
 pub(super) struct Joined {
     pub(super) node: Arc<Node>,
@@ -300,6 +81,19 @@ pub(super) struct Joined {
 }
 
 impl Joined {
+    /// Starts a node.
+    pub(super) fn start(config: Config) -> Result<Self, CommandFailure> {
+        let share = config.share.as_ref().map(|share| share.directory.clone());
+        let prefers_default_port = matches!(config.listen, Listen::Default);
+        let discovery = config.discovery;
+        Ok(Self {
+            node: Node::start(config)?,
+            share,
+            prefers_default_port,
+            discovery,
+        })
+    }
+
     /// Waits for the peers that the user named.
     ///
     /// # Errors
@@ -353,7 +147,7 @@ impl Joined {
         )
     }
 
-    /// What to tell a friend, in one line: the command with which to join from another machine.
+    /// What to send to a friend, in one line: the command with which to join from another machine.
     /// `None` if this node can be dialled from nowhere else.
     pub(super) fn invitation(&self) -> Option<String> {
         invitation(self.node.reachable_at())
@@ -429,7 +223,7 @@ fn peer_to_type(address: &Address) -> String {
 }
 
 /// Prints notices, one a line.
-pub(super) fn tell(program: &str, notices: &[String]) {
+pub(super) fn print_notices(program: &str, notices: &[String]) {
     for notice in notices {
         say(program, notice);
     }
@@ -558,7 +352,6 @@ impl Settling {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::cli::options::args::parse_peer;
 
     fn outcome(host: &str, result: Result<(), Error>) -> (Address, Result<(), Error>) {
         (Address::new(host, 7), result)
@@ -586,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn the_password_is_wrong_when_everybody_who_answered_says_so() {
+    fn unanimous_refusal_means_wrong_password() {
         for outcomes in [vec![refused("a")], vec![refused("a"), away("b")]] {
             let failure = refusal(&outcomes).unwrap();
             assert_eq!(failure.code, 3);
@@ -605,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn the_password_may_be_right_while_anybody_else_may_take_it() {
+    fn lone_refusal_proves_no_wrong_password() {
         for outcomes in [
             vec![],
             vec![away("a")],
@@ -618,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_pause_is_waited_for_unless_somebody_else_is_there() {
+    fn short_pause_is_waited_for_when_alone() {
         assert!(is_put_off(&[later("a", 1), refused("b")]));
         assert!(!is_put_off(&[later("a", 1), outcome("b", Ok(()))]));
         assert!(!is_put_off(&[later("a", 60)]));
@@ -627,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_odd_about_peers_is_said_in_a_line_each() {
+    fn each_odd_peer_gets_one_line() {
         let said = notices(
             &[refused("a"), outcome("b", Ok(())), limited("c"), away("d")],
             false,
@@ -647,7 +440,7 @@ mod tests {
     }
 
     #[test]
-    fn peers_that_are_away_are_no_news_once_anybody_was_reached() {
+    fn absent_peers_go_unnamed_when_one_answers() {
         let said = notices(&[away("a"), away("b")], false);
         assert!(said.is_empty(), "{said:?}");
     }
@@ -675,26 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn servers_of_2004_must_be_allowed() {
-        let peers = || {
-            ["a", "http://b:8"]
-                .map(|text| parse_peer(text).unwrap())
-                .to_vec()
-        };
-        let (nodes, legacy) = begin_with(peers(), true).unwrap();
-        assert_eq!((nodes.len(), legacy.unwrap().peers.len()), (1, 1));
-        let failure = begin_with(peers(), false).unwrap_err();
-        assert_eq!(failure.code, 2);
-        assert!(
-            failure.message.starts_with("http://b:8 is a server of"),
-            "{}",
-            failure.message
-        );
-        assert!(begin_with(Vec::new(), false).unwrap().1.is_none());
-    }
-
-    #[test]
-    fn a_network_has_settled_when_nobody_has_come_for_a_while() {
+    fn network_settles_when_nobody_comes() {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
         let mut settling = Settling::new(start, false);
@@ -705,7 +479,7 @@ mod tests {
     }
 
     #[test]
-    fn a_network_has_not_settled_while_somebody_is_being_dialled() {
+    fn network_is_unsettled_while_dialling() {
         let start = Instant::now();
         let mut settling = Settling::new(start, false);
         assert!(!settling.is_settled(1, true, start + SETTLING / 2));
@@ -713,7 +487,7 @@ mod tests {
     }
 
     #[test]
-    fn the_local_network_is_given_time_to_answer() {
+    fn local_network_gets_time_to_answer() {
         let start = Instant::now();
         let mut settling = Settling::new(start, true);
         assert!(!settling.is_settled(0, false, start + DISCOVERY / 2));
@@ -721,31 +495,12 @@ mod tests {
     }
 
     #[test]
-    fn a_network_that_keeps_changing_is_taken_as_it_is() {
+    fn ever_changing_network_is_taken_as_it_is() {
         let start = Instant::now();
         let mut settling = Settling::new(start, true);
         let settled = (0..100).find(|i| {
             settling.is_settled(*i, false, start + *i as u32 * Duration::from_millis(100))
         });
         assert_eq!(settled, Some(50));
-    }
-
-    #[test]
-    fn the_state_directory_follows_the_xdg_rules() {
-        let home = || Some(PathBuf::from("/home/x"));
-        let path = |xdg: Option<&str>, home| default_state_dir(xdg.map(OsString::from), home);
-        assert_eq!(path(Some("/s"), home()).unwrap(), Path::new("/s/tinyp2p"));
-        for ignored in [None, Some(""), Some("relative")] {
-            assert_eq!(
-                path(ignored, home()).unwrap(),
-                Path::new("/home/x/.local/state/tinyp2p")
-            );
-        }
-        assert_eq!(path(None, None), None);
-    }
-
-    #[test]
-    fn this_host_has_a_name_that_fits() {
-        assert!((1..=64).contains(&host_name().len()));
     }
 }

@@ -60,7 +60,7 @@ pub(super) fn filter(options: &NetworkOptions) -> Result<EnvFilter, CommandFailu
     // fuser reports every reply that came too late for the kernel as an error.
     let directives = match (&options.log, options.verbose) {
         (Some(filter), _) => filter.as_str(),
-        // What is odd about peers at start is told as a notice, so not on the same screen twice.
+        // What is odd about peers at start is printed as a notice, so not on the same screen twice.
         (None, 0) if options.log_file.is_none() => "warn,fuser=off,tinyp2p_net::membership=error",
         (None, 0) => "warn,fuser=off",
         (None, 1) => "info,fuser=off",
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_is_one_harmless_line_whatever_it_quotes() {
+    fn logged_event_is_one_harmless_line() {
         let written = Written::default();
         let writer = written.clone();
         let subscriber = tracing_subscriber::fmt()

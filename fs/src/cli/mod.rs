@@ -14,6 +14,7 @@ mod options;
 mod output;
 mod process;
 mod signals;
+mod start;
 mod status_socket;
 
 use std::ffi::OsString;
@@ -26,11 +27,11 @@ use options::args::{Command, PasswordArgument, Tinyp2pArgs};
 use options::password::PasswordSource;
 use output::say;
 
-/// Why a command failed: what the shell is told and what the person is told.
+/// Why a command failed: what the shell gets and what the person reads.
 #[derive(Debug)]
 struct CommandFailure {
     code: u8,
-    /// One line; empty when the person has been told already.
+    /// One line; empty when it has been printed already.
     message: String,
 }
 
@@ -134,8 +135,8 @@ fn usage_failure(error: &clap::Error, program: &str) -> CommandFailure {
         ErrorKind::DisplayHelp
         | ErrorKind::DisplayVersion
         | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            let told = CommandFailure::told(error.exit_code().clamp(0, 2) as u8);
-            output::print_help(error).err().unwrap_or(told)
+            let reported = CommandFailure::told(error.exit_code().clamp(0, 2) as u8);
+            output::print_help(error).err().unwrap_or(reported)
         }
         _ => CommandFailure::usage(format!(
             "{} (see '{program} --help')",
@@ -178,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn usage_errors_are_one_line_that_points_to_the_help() {
+    fn usage_error_is_one_line_naming_help() {
         assert_eq!(
             error_line(&["tinyp2p", "serve"]),
             "the following required arguments were not provided: <PASSWORD> (see 'tinyp2p --help')"
@@ -208,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn options_may_stand_before_and_after_positional_arguments() {
+    fn options_may_surround_positional_arguments() {
         for words in [
             ["tinyp2p", "get", "-d", "dir", "pw", "pattern", "peer"],
             ["tinyp2p", "get", "pw", "pattern", "peer", "-d", "dir"],

@@ -1,4 +1,4 @@
-//! The Unix socket on which a node tells the other processes of its user what it is doing.
+//! The Unix socket on which a node shows the other processes of its user what it is doing.
 //!
 //! It lies as `PID.sock` in a directory that nobody else can enter. Whoever connects gets the
 //! report as one line of JSON and then the end of the stream, and has nothing to say. One is served
@@ -98,7 +98,7 @@ fn serve(listener: &UnixListener, end: &UnixStream, report: impl Fn() -> NodeRep
             return;
         }
         let outcome = match listener.accept() {
-            Ok((caller, _)) => tell(caller, report().json().as_bytes()),
+            Ok((caller, _)) => send(caller, report().json().as_bytes()),
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(()),
             Err(error) => {
                 // Cut short by the end, which the next round sees.
@@ -107,12 +107,12 @@ fn serve(listener: &UnixListener, end: &UnixStream, report: impl Fn() -> NodeRep
             }
         };
         if let Err(error) = outcome {
-            tracing::debug!(%error, "the status was not told");
+            tracing::debug!(%error, "the status was not sent");
         }
     }
 }
 
-fn tell(mut caller: UnixStream, mut report: &[u8]) -> io::Result<()> {
+fn send(mut caller: UnixStream, mut report: &[u8]) -> io::Result<()> {
     let deadline = Instant::now() + DEADLINE;
     while !report.is_empty() {
         caller.set_write_timeout(Some(left(deadline)?))?;

@@ -1,14 +1,17 @@
 //! The adapter on a real mount of a network in memory: what only the kernel can show.
 
 use std::fs::{self, File};
-use std::io::{ErrorKind, Read};
+use std::io::{self, ErrorKind, Read};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+use tinyp2p_net::config::CALL_DEADLINE;
 use tinyp2p_net::download::Engine;
+use tinyp2p_net::model::Mode;
 use tinyp2p_net::peer::Peer;
 use tinyp2p_net::testing::{Behaviour, MemoryPeer};
 
@@ -81,7 +84,7 @@ fn errno_of(error: &io::Error) -> i32 {
 }
 
 #[test]
-fn programs_see_the_merged_tree_with_its_attributes() {
+fn merged_tree_is_mounted_with_attributes() {
     let mounted = mount();
     mounted
         .ann
@@ -179,7 +182,7 @@ fn tools_read_a_status_file_whole() {
 }
 
 #[test]
-fn the_programs_own_directory_is_not_listed_and_has_modes_like_any_other() {
+fn control_directory_is_unlisted_on_the_mount() {
     let mounted = mount();
     mounted.ann.put("x", "x", 1);
     assert_eq!(mounted.names(""), ["x"]);
@@ -201,7 +204,7 @@ fn the_programs_own_directory_is_not_listed_and_has_modes_like_any_other() {
 }
 
 #[test]
-fn a_file_is_one_inode_with_one_page_cache_in_every_tree() {
+fn all_trees_share_one_page_cache() {
     let mounted = mount();
     mounted.ann.put_rooted("d/x", vec![7; 300_000], 1);
     let bob = mounted.network.join("bob", 2);
@@ -231,7 +234,7 @@ fn a_file_is_one_inode_with_one_page_cache_in_every_tree() {
 }
 
 #[test]
-fn directories_of_all_trees_can_be_walked_in_at_the_same_time() {
+fn all_trees_can_be_walked_at_once() {
     let mounted = mount();
     mounted.ann.put("d/e/x", "x", 1);
     let within = |path: &str| fs::canonicalize(mounted.path(path)).unwrap();
@@ -281,13 +284,13 @@ fn what_was_read_is_kept_across_opens() {
 }
 
 #[test]
-fn a_replaced_file_is_read_anew_and_never_mixed() {
+fn replaced_file_is_read_anew() {
     let mounted = mount();
     mounted.ann.put("x", vec![1; 1 << 20], 1);
     let old = File::open(mounted.path("x")).unwrap();
     let mut buffer = [0; 4096];
     old.read_exact_at(&mut buffer, 0).unwrap();
-    // Same size: only its identity tells that it is another file.
+    // Same size: only its identity shows that it is another file.
     mounted.ann.put("x", vec![2; 1 << 20], 2);
     let deadline = Instant::now() + SOON;
     loop {
@@ -308,7 +311,7 @@ fn a_replaced_file_is_read_anew_and_never_mixed() {
 }
 
 #[test]
-fn an_absence_that_is_certain_is_remembered_by_the_kernel_for_a_moment() {
+fn kernel_remembers_certain_absence_briefly() {
     let mounted = mount();
     for _ in 0..100 {
         let error = fs::metadata(mounted.path(".hidden")).unwrap_err();
@@ -328,7 +331,7 @@ fn an_absence_that_is_certain_is_remembered_by_the_kernel_for_a_moment() {
 }
 
 #[test]
-fn extended_attributes_are_there_by_name_and_not_listed() {
+fn xattrs_are_readable_but_not_listed() {
     let mounted = mount();
     mounted.ann.put("x", "x", 1);
     let get = |name: &str| {
@@ -351,7 +354,7 @@ fn extended_attributes_are_there_by_name_and_not_listed() {
 }
 
 #[test]
-fn a_frozen_member_does_not_hold_up_what_is_in_memory() {
+fn frozen_member_blocks_no_cached_answer() {
     let mounted = mount();
     mounted.ann.put("a/x", "x", 1);
     mounted.ann.put("b/y", "y", 1);
@@ -378,7 +381,7 @@ fn a_frozen_member_does_not_hold_up_what_is_in_memory() {
 }
 
 #[test]
-fn small_reads_that_wait_for_a_frozen_member_leave_event_loops_to_all_others() {
+fn waiting_reads_leave_event_loops_free() {
     const FILES: usize = 4 * WAITING_LOOPS;
     let mounted = mount();
     let size = FILES << 20;
@@ -417,7 +420,7 @@ fn small_reads_that_wait_for_a_frozen_member_leave_event_loops_to_all_others() {
 }
 
 #[test]
-fn a_process_that_waits_for_a_frozen_member_can_be_killed_within_the_deadline() {
+fn waiting_process_dies_within_the_deadline() {
     let mounted = mount();
     mounted.ann.put("x", vec![7; 1 << 20], 1);
     let path = mounted.path("x");
@@ -441,7 +444,7 @@ fn a_process_that_waits_for_a_frozen_member_can_be_killed_within_the_deadline() 
 }
 
 #[test]
-fn a_read_from_a_frozen_member_fails_within_its_deadline_and_others_go_on() {
+fn frozen_read_fails_by_its_deadline() {
     let mounted = mount();
     mounted.ann.put("x", vec![7; 1 << 20], 1);
     mounted.network.join("bob", 2).put("y", "y", 1);
@@ -463,7 +466,7 @@ fn a_read_from_a_frozen_member_fails_within_its_deadline_and_others_go_on() {
 }
 
 #[test]
-fn an_open_goes_to_another_holder_at_once_when_one_has_left() {
+fn open_uses_another_holder_at_once() {
     let mounted = mount();
     mounted.ann.put("x", "same", 1);
     mounted.network.join("bob", 2).put("x", "same", 1);

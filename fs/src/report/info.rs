@@ -1,4 +1,4 @@
-//! What is told of one file or directory: the value of the extended attribute `user.tinyp2p.info`
+//! What is shown of one file or directory: the value of the extended attribute `user.tinyp2p.info`
 //! and what `tinyp2p info` makes of it. SEMANTICS.md lists the fields, which are only ever added
 //! to.
 
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn people_see_aligned_lines_that_drive_no_terminal() {
+    fn info_text_is_aligned_and_harmless() {
         let root = "ab".repeat(32);
         let expected = format!(
             "\
@@ -165,7 +165,7 @@ m/a\\n.ogg
     }
 
     #[test]
-    fn what_is_not_known_and_what_a_directory_has_not_is_left_out() {
+    fn unknown_info_is_left_out() {
         let text = Info {
             root: None,
             ..info()
@@ -183,7 +183,7 @@ m/a\\n.ogg
     }
 
     #[test]
-    fn programs_get_an_object_that_reads_back_as_it_was() {
+    fn info_object_round_trips() {
         let value = info().value();
         assert_eq!(serde_json::from_str::<Info>(&value).unwrap(), info());
         assert!(!value.contains('\n'));

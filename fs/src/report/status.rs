@@ -1,4 +1,4 @@
-//! What people and programs are told of a running node: one text, one JSON object. The object is
+//! What people and programs see of a running node: one text, one JSON object. The object is
 //! what `.tinyp2p/status.json` has and `tinyp2p status --json` prints; SEMANTICS.md lists its
 //! fields.
 
@@ -228,7 +228,7 @@ fn refused(pieces: u64) -> String {
     }
 }
 
-/// As much of a peer id as tells the members of one network apart.
+/// As much of a peer id as distinguishes the members of one network.
 fn short(peer_id: &str) -> String {
     shown(peer_id).chars().take(8).collect()
 }
@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn people_see_who_is_there_what_came_from_whom_and_who_is_to_blame() {
+    fn status_text_shows_members_and_blame() {
         let expected = "\
 box (node yzyzyzyz, pid 7, port 15204, up 1 d 1 h)
   mounted  /mnt/p2p
@@ -370,7 +370,7 @@ box (node yzyzyzyz, pid 7, port 15204, up 1 d 1 h)
     }
 
     #[test]
-    fn a_node_that_is_alone_and_keeps_nothing_is_described_too() {
+    fn lone_node_is_described_too() {
         let text = NodeReport::new(NodeLocation::default(), Status::default()).text();
         for line in [
             "sharing  nothing",
@@ -383,14 +383,14 @@ box (node yzyzyzyz, pid 7, port 15204, up 1 d 1 h)
     }
 
     #[test]
-    fn programs_get_one_line_that_reads_back_as_it_was() {
+    fn status_line_round_trips() {
         let line = report().json();
         assert_eq!(line.matches('\n').count(), 1);
         assert_eq!(serde_json::from_str::<NodeReport>(&line).unwrap(), report());
     }
 
     #[test]
-    fn a_report_of_an_older_or_newer_program_can_be_read() {
+    fn report_of_other_version_can_be_read() {
         let text = "{\"pid\":3,\"name\":\"box\",\"news\":[1],\"members\":[{\"name\":\"ann\"}]}";
         let report: NodeReport = serde_json::from_str(text).unwrap();
         assert_eq!((report.pid, &*report.status.name), (3, "box"));

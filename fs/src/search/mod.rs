@@ -8,12 +8,13 @@
 
 mod names;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 use tinyp2p_net::budget::{Relieve, Reservation, Weigh};
+use tinyp2p_net::concurrency::single_flight::SingleFlight;
 use tinyp2p_net::model::{Name, PeerId, RelPath, escaped};
 use tinyp2p_net::share::check_pattern;
 
@@ -38,7 +39,7 @@ const MAX_BYTES: usize = 32 << 20;
 /// Searches that are under way at once; further ones wait for their turn.
 const MAX_RUNNING: usize = 2;
 
-/// The last troubles that are told.
+/// The last troubles that the status shows.
 const MAX_TROUBLES: usize = 16;
 
 /// What one search found. Never changes.
@@ -46,7 +47,7 @@ const MAX_TROUBLES: usize = 16;
 pub struct SearchResult {
     /// The files, sorted by the names under which they are shown.
     pub files: Vec<Match>,
-    /// True if everybody has told everything.
+    /// True if everybody has named everything.
     pub is_all: bool,
     /// When it was made, nanoseconds since 1970.
     pub made: i64,
@@ -75,7 +76,7 @@ pub struct Searches {
     network: Arc<dyn Network>,
     preferred: Option<PeerId>,
     state: Arc<SearchMemory>,
-    landed: Condvar,
+    running: SingleFlight<Arc<str>, Result<Arc<SearchResult>, Error>>,
 }
 
 /// What is remembered, apart, so that it can make room.
@@ -101,7 +102,6 @@ impl Relieve for SearchMemory {
 #[derive(Default)]
 struct State {
     outcomes: HashMap<Arc<str>, (Instant, Arc<SearchResult>)>,
-    running: HashSet<Arc<str>>,
     /// Counts [`Searches::invalidate`], so that an answer that was under way meanwhile is not kept.
     invalidations: u64,
     troubles: VecDeque<NotedTrouble>,
@@ -123,11 +123,11 @@ impl Searches {
             network,
             preferred,
             state,
-            landed: Condvar::new(),
+            running: SingleFlight::new(MAX_RUNNING),
         }
     }
 
-    /// `name` as a pattern, if it is one; if not, the status tells why. Takes some 30 ms at worst:
+    /// `name` as a pattern, if it is one; if not, the status says why. Takes some 30 ms at worst:
     /// patterns are refused once they grow too large.
     pub fn pattern(&self, name: &[u8]) -> Option<Arc<str>> {
         let problem = match std::str::from_utf8(name) {
@@ -145,29 +145,30 @@ impl Searches {
 
     /// What `pattern` finds.
     pub fn find(&self, pattern: &Arc<str>, wait: Wait) -> Result<Arc<SearchResult>, Error> {
-        let mut state = self.state.0.lock();
-        loop {
-            if let Some((came, matches)) = state.outcomes.get(pattern)
-                && came.elapsed() < KEPT
-            {
-                return Ok(Arc::clone(matches));
-            }
-            let Wait::Until(deadline) = wait else {
-                return Err(Error::NeedsNetwork);
-            };
-            if !state.running.contains(pattern) && state.running.len() < MAX_RUNNING {
-                state.running.insert(Arc::clone(pattern));
-                let begun = state.invalidations;
-                drop(state);
-                let _running = SearchGuard { of: self, pattern };
+        if let Some(matches) = self.remembered(pattern) {
+            return Ok(matches);
+        }
+        let Wait::Until(deadline) = wait else {
+            return Err(Error::NeedsNetwork);
+        };
+        let ask = || match self.remembered(pattern) {
+            // Another one has just made it.
+            Some(matches) => Ok(matches),
+            None => {
+                let begun = self.state.0.lock().invalidations;
                 let matches = self.ask(pattern, deadline)?;
                 self.keep(pattern, &matches, begun);
-                return Ok(matches);
+                Ok(matches)
             }
-            if self.landed.wait_until(&mut state, deadline).timed_out() {
-                return Err(Error::Late);
-            }
-        }
+        };
+        let outcome = self.running.run(pattern, deadline, ask);
+        outcome.unwrap_or(Err(Error::Late))
+    }
+
+    fn remembered(&self, pattern: &Arc<str>) -> Option<Arc<SearchResult>> {
+        let state = self.state.0.lock();
+        let (came, matches) = state.outcomes.get(pattern)?;
+        (came.elapsed() < KEPT).then(|| Arc::clone(matches))
     }
 
     /// Ends what is known if `path` is part of it: the next look asks the network.
@@ -292,19 +293,6 @@ impl Searches {
 
 fn weight(file: &Match) -> usize {
     directory::weight(&file.item) + file.path.weight()
-}
-
-/// Ends a search when it is dropped, so that nobody waits for one that panicked.
-struct SearchGuard<'a> {
-    of: &'a Searches,
-    pattern: &'a Arc<str>,
-}
-
-impl Drop for SearchGuard<'_> {
-    fn drop(&mut self) {
-        self.of.state.0.lock().running.remove(self.pattern);
-        self.of.landed.notify_all();
-    }
 }
 
 #[cfg(test)]

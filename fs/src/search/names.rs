@@ -1,11 +1,11 @@
-//! What several members found -> one flat directory, in which every file can be told from all
+//! What several members found -> one flat directory, in which every file differs in name from all
 //! others.
 //!
-//! Pure, and the same on every node that gets the same answers. Contents are told apart and named
-//! as in the merged tree ([`merge`]). Then each file is shown under its own name there if no other
-//! that was found has it, or if it lies in the root; otherwise the directory that it lies in stands
-//! in parentheses behind it: `01 (Artist - Album).ogg`. Should that be taken, too, a digest makes
-//! the difference.
+//! Pure, and the same on every node that gets the same answers. Contents are distinguished and
+//! named as in the merged tree ([`merge`]). Then each file is shown under its own name there if no
+//! other that was found has it, or if it lies in the root; otherwise the directory that it lies in
+//! stands in parentheses behind it: `01 (Artist - Album).ogg`. Should that be taken, too, a digest
+//! makes the difference.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use tinyp2p_net::model::{Attributes, Entry, Name, PeerId, RelPath};
 
 use crate::view::RESERVED;
 use crate::view::distinct_names::{DistinctNames, MAX_MARK_BYTES};
+use crate::view::fair_share::share_fairly;
 use crate::view::merge::{self, Item, MemberRef};
 
 /// What stands for the beginning of a path that is too long.
@@ -34,10 +35,10 @@ pub(super) type Found = Vec<(Arc<MemberRef>, Vec<(RelPath, Attributes)>)>;
 /// What each member has in one directory.
 type Listings = Vec<(Arc<MemberRef>, Vec<Entry>)>;
 
-/// At most `most` files, of each member as many as of any other and the first ones by path, sorted
+/// At most `max` files, of each member as many as of any other and the first ones by path, sorted
 /// by the names under which they are shown; and whether those are all. `preferred` comes first
 /// among the sources of what it has.
-pub(super) fn flat(found: Found, preferred: Option<PeerId>, most: usize) -> (Vec<Match>, bool) {
+pub(super) fn flat(found: Found, preferred: Option<PeerId>, max: usize) -> (Vec<Match>, bool) {
     let mut files: Vec<(RelPath, Match)> = Vec::new();
     for (directory, listings) in by_directory(found) {
         let mut items = merge::directory(listings, preferred);
@@ -50,7 +51,7 @@ pub(super) fn flat(found: Found, preferred: Option<PeerId>, most: usize) -> (Vec
             }
         }
     }
-    let cut = merge::share_fairly(&mut files, most, |(_, file), note| {
+    let cut = share_fairly(&mut files, max, |(_, file), note| {
         file.item
             .sources
             .iter()
@@ -108,7 +109,7 @@ fn named(files: Vec<(RelPath, Match)>) -> Vec<Match> {
     shown
 }
 
-/// `music/Artist/Album` -> `music - Artist - Album`, or the end of it, which tells more
+/// `music/Artist/Album` -> `music - Artist - Album`, or the end of it, which says more
 /// than its beginning.
 fn label(directory: &RelPath) -> Vec<u8> {
     let components: Vec<&[u8]> = directory.components().collect();
@@ -170,13 +171,13 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_shown_under_its_own_name_while_no_other_has_it() {
+    fn unique_match_keeps_its_own_name() {
         let expected = pairs(&[("a.ogg", "x/a.ogg"), ("b.ogg", "x/y/b.ogg")]);
         assert_eq!(shown(&["x/a.ogg", "x/y/b.ogg"]), expected);
     }
 
     #[test]
-    fn files_of_one_name_have_their_directories_behind_it_except_in_the_root() {
+    fn equal_names_get_their_directories_appended() {
         let expected = pairs(&[
             ("01 (A - One).ogg", "A/One/01.ogg"),
             ("01 (B).ogg", "B/01.ogg"),
@@ -198,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn conflicts_have_the_names_that_the_merged_tree_gives_them() {
+    fn search_names_conflicts_as_the_tree_does() {
         let found = vec![
             (member(1), vec![file(b"d/x.txt", 1)]),
             (member(2), vec![rooted(b"d/x.txt", 2)]),
@@ -212,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn names_keep_within_their_length_and_end_with_what_tells_directories_apart() {
+    fn long_found_names_keep_what_differs() {
         let deep = format!("{}/{}", "\u{fc}".repeat(100), "end");
         let long = format!("{}.ogg", "\u{e4}".repeat(125));
         let (a, b) = (format!("{deep}/{long}"), format!("b/{long}"));
@@ -225,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn too_many_are_cut_by_path_and_that_is_said() {
+    fn excess_matches_are_cut_by_path() {
         let files = (0..10).map(|n| file(format!("d{n}/x").as_bytes(), 1));
         let (files, is_all) = flat(vec![(member(1), files.collect())], None, 4);
         assert_eq!((files.len(), is_all), (4, false));
@@ -233,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_hides_anothers_files_behind_many_of_his_own() {
+    fn many_matches_hide_nobody_elses() {
         let many = (0..100).map(|n| file(format!("!/{n:03}").as_bytes(), 1));
         let found = vec![
             (member(1), many.collect()),
@@ -249,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_takes_anothers_files_along_by_naming_their_roots() {
+    fn named_roots_cut_nobody_elses_matches() {
         let many = (0..100).map(|n| file(format!("!/{n:03}").as_bytes(), 1));
         let claimed = [rooted(b"z/report", 1)];
         let found = vec![
@@ -265,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn many_of_one_name_and_one_label_do_not_take_for_ever() {
+    fn many_equal_names_are_named_quickly() {
         let end = "x".repeat(200);
         let paths: Vec<String> = (0..5_000).map(|n| format!("{n:05}/{end}/a")).collect();
         let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
@@ -281,7 +282,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_file_has_a_name_of_its_own_whoever_answers_first(
+        fn found_names_are_unique_in_any_order(
             picks in proptest::collection::vec((0usize..8, 0usize..4, 1u8..4, 1u64..3), 1..30),
         ) {
             let directories = ["", "a", "a/b", "a - b", "c", "a - b 2", "\u{fc}", "a/b/c"];

@@ -29,7 +29,7 @@ fn pattern(text: &str) -> Arc<str> {
 }
 
 #[test]
-fn an_outcome_is_kept_for_those_who_go_through_it() {
+fn search_result_is_kept_for_a_walk() {
     let (network, searches) = setup();
     let ann = network.join("ann", 1);
     ann.put("d/x", "x", 1);
@@ -66,7 +66,7 @@ fn one_search_is_made_once_at_a_time() {
 }
 
 #[test]
-fn many_searches_take_turns_and_end_by_their_deadlines() {
+fn many_searches_end_by_their_deadlines() {
     let (network, searches) = setup();
     let ann = network.join("ann", 1);
     ann.behave(Behaviour::Frozen);
@@ -89,7 +89,7 @@ fn many_searches_take_turns_and_end_by_their_deadlines() {
 }
 
 #[test]
-fn whoever_does_not_answer_leaves_it_open_whether_there_is_more() {
+fn silent_member_leaves_search_incomplete() {
     let (network, searches) = setup();
     assert!(searches.find(&pattern("x"), within(SOON)).unwrap().is_all);
     network.join("ann", 1).put("y", "y", 1);
@@ -103,7 +103,7 @@ fn whoever_does_not_answer_leaves_it_open_whether_there_is_more() {
 }
 
 #[test]
-fn more_than_can_be_shown_is_cut_off_and_the_status_says_so() {
+fn cut_search_is_reported_in_the_status() {
     let (network, searches) = setup();
     let ann = network.join("ann", 1);
     for number in 0..MAX_MATCHES + 1000 {
@@ -111,9 +111,9 @@ fn more_than_can_be_shown_is_cut_off_and_the_status_says_so() {
     }
     let found = searches.find(&pattern("."), within(SOON)).unwrap();
     assert_eq!((found.files.len(), found.is_all), (MAX_MATCHES, false));
-    let told = &searches.troubles()[0];
-    assert_eq!(told.pattern, ".");
-    assert!(told.problem.contains("more files than"), "{told:?}");
+    let trouble = &searches.troubles()[0];
+    assert_eq!(trouble.pattern, ".");
+    assert!(trouble.problem.contains("more files than"), "{trouble:?}");
     // There are bytes for one such outcome, the last one.
     searches.find(&pattern("^0*1$"), within(SOON)).unwrap();
     let first = searches.find(&pattern("."), Wait::No);
@@ -122,14 +122,17 @@ fn more_than_can_be_shown_is_cut_off_and_the_status_says_so() {
 }
 
 #[test]
-fn the_last_few_patterns_that_failed_are_told_each_once() {
+fn last_failed_patterns_are_shown_once() {
     let (_, searches) = setup();
     assert!(searches.pattern(b"a+").is_some());
     for number in 0..2 * MAX_TROUBLES {
         assert!(searches.pattern(format!("({number}").as_bytes()).is_none());
     }
     assert!(searches.pattern(b"(31").is_none());
-    let told = searches.troubles();
-    assert_eq!((told.len(), &*told[0].pattern), (MAX_TROUBLES, "(31"));
-    assert_eq!(told[1].pattern, "(30");
+    let troubles = searches.troubles();
+    assert_eq!(
+        (troubles.len(), &*troubles[0].pattern),
+        (MAX_TROUBLES, "(31")
+    );
+    assert_eq!(troubles[1].pattern, "(30");
 }

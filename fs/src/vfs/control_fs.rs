@@ -6,7 +6,7 @@
 //! knows, and files. Files are made when they are looked up, from what this node knows, without
 //! asking anybody. As everywhere in the mount, an inode is one content: each state of a file has a
 //! number of its own, which is never used again, and is kept for as long as the kernel knows it. So
-//! the size that a `stat` tells is right, and an open file stays as it is. (A size of 0, as files
+//! the size that a `stat` shows is right, and an open file stays as it is. (A size of 0, as files
 //! in `/proc` have, would do for most programs, but not for those that copy by `sendfile`: the
 //! kernel takes the size at its word.)
 
@@ -16,9 +16,9 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tinyp2p_net::model::{Kind, Mode, UnixTime};
 
-use super::handles::Listed;
+use super::handles::DirectoryKind;
 use super::inodes::ROOT;
-use super::{Attr, DirectoryEntry, Looked, ReadDone};
+use super::{Attr, DirectoryEntry, LookupResult, ReadDone};
 use crate::errno::Error;
 use crate::network::Network;
 use crate::report::status::{NodeLocation, NodeReport};
@@ -61,7 +61,8 @@ pub struct Hidden {
     network: Arc<dyn Network>,
     view: Arc<View>,
     searches: Arc<Searches>,
-    place: NodeLocation,
+    /// Where the node is on this machine.
+    pub(super) location: NodeLocation,
     states: Mutex<States>,
 }
 
@@ -92,19 +93,13 @@ pub fn is_hidden(number: u64) -> bool {
 }
 
 impl Hidden {
-    /// Tells of the node behind `network`, which is at `place`, of what `view` has seen and of
-    /// `searches`.
-    pub fn new(
-        network: Arc<dyn Network>,
-        view: Arc<View>,
-        searches: Arc<Searches>,
-        place: NodeLocation,
-    ) -> Self {
+    /// Shows the node behind `network`, what `view` has seen, and `searches`.
+    pub fn new(network: Arc<dyn Network>, view: Arc<View>, searches: Arc<Searches>) -> Self {
         Self {
             network,
             view,
             searches,
-            place,
+            location: NodeLocation::default(),
             states: Mutex::new(States {
                 by_number: HashMap::new(),
                 patterns: HashMap::new(),
@@ -119,45 +114,45 @@ impl Hidden {
     }
 
     /// What the directory `number` is a list of.
-    pub fn listed(&self, number: u64) -> Result<Listed, Error> {
+    pub fn listed(&self, number: u64) -> Result<DirectoryKind, Error> {
         match number {
-            DIRECTORY | SEARCHES => Ok(Listed::Own),
-            MEMBERS => Ok(Listed::Members),
+            DIRECTORY | SEARCHES => Ok(DirectoryKind::Own),
+            MEMBERS => Ok(DirectoryKind::Members),
             _ => match self.state(number)?.content {
-                ControlContent::Pattern(pattern) => Ok(Listed::Found(pattern)),
+                ControlContent::Pattern(pattern) => Ok(DirectoryKind::Found(pattern)),
                 ControlContent::File(_) => Err(Error::NotADirectory),
             },
         }
     }
 
     /// Finds what [`Hidden::has`] in a directory of its own, or in the root. A file is made anew
-    /// each time. What is found counts as told to the kernel.
-    pub fn lookup(&self, parent: u64, name: &[u8]) -> Result<Looked, Error> {
-        let absent = Looked::Absent { certain: true };
+    /// each time. What is found counts as assigned to the kernel.
+    pub fn lookup(&self, parent: u64, name: &[u8]) -> Result<LookupResult, Error> {
+        let absent = LookupResult::Absent { certain: true };
         match parent {
-            ROOT => Ok(Looked::Found(self.attr(DIRECTORY)?)),
+            ROOT => Ok(LookupResult::Found(self.attr(DIRECTORY)?)),
             DIRECTORY => {
                 let entry = NAMES.iter().find(|(entry, _)| entry.as_bytes() == name);
                 Ok(match entry {
-                    Some((_, entry)) => Looked::Found(self.tell(*entry)?),
+                    Some((_, entry)) => LookupResult::Found(self.assign(*entry)?),
                     None => absent,
                 })
             }
             SEARCHES => Ok(match self.searches.pattern(name) {
-                Some(pattern) => Looked::Found(self.tell_pattern(pattern)),
+                Some(pattern) => LookupResult::Found(self.tell_pattern(pattern)),
                 None => absent,
             }),
             _ => Err(Error::NotADirectory),
         }
     }
 
-    /// What is told of the node.
+    /// What is shown of the node.
     fn report(&self) -> NodeReport {
-        let report = NodeReport::new(self.place.clone(), self.network.status());
+        let report = NodeReport::new(self.location.clone(), self.network.status());
         report.with_searches(self.searches.troubles())
     }
 
-    fn tell(&self, entry: ControlEntry) -> Result<Attr, Error> {
+    fn assign(&self, entry: ControlEntry) -> Result<Attr, Error> {
         let make = match entry {
             ControlEntry::Directory(number) => return self.attr(number),
             ControlEntry::File(make) => make,
@@ -182,7 +177,7 @@ impl Hidden {
         attr
     }
 
-    /// The kernel forgets what it was told `count` times.
+    /// The kernel forgets what was assigned to it `count` times.
     pub fn forget(&self, number: u64, count: u64) {
         let mut states = self.states.lock();
         if let Some(state) = states.by_number.get_mut(&number) {
@@ -196,7 +191,7 @@ impl Hidden {
         }
     }
 
-    /// What a `stat` tells.
+    /// What a `stat` shows.
     pub fn attr(&self, number: u64) -> Result<Attr, Error> {
         if matches!(number, DIRECTORY | MEMBERS | SEARCHES) {
             return Ok(Attr {
@@ -237,7 +232,7 @@ impl Hidden {
             if next <= offset {
                 continue;
             }
-            let (name, attr) = (name.as_bytes(), self.tell(entry)?);
+            let (name, attr) = (name.as_bytes(), self.assign(entry)?);
             if !emit(DirectoryEntry { name, next, attr }) {
                 self.forget(attr.inode, 1);
                 return Ok(());
@@ -273,7 +268,7 @@ impl Hidden {
 }
 
 impl States {
-    /// Gives `content` the next number, and counts it as told.
+    /// Gives `content` the next number, and counts it as assigned.
     fn add(&mut self, content: ControlContent) -> Attr {
         let state = State {
             content,

@@ -35,24 +35,24 @@ pub struct OpenDirectory {
     /// The number of its inode.
     pub number: u64,
     /// What is in it.
-    pub what: Listed,
+    pub what: DirectoryKind,
     /// What its reader sees; taken when the first entry is asked for.
     pub snapshot: Mutex<Option<DirectorySnapshot>>,
-    /// What its reader will be told next.
+    /// What its reader will get next.
     pub ahead: Mutex<UpcomingEntries>,
 }
 
 /// The numbers of entries that the reader of a directory will most likely ask for next. They count
-/// as told from the moment on in which they are put here.
+/// as assigned from the moment on in which they are put here.
 #[derive(Default)]
 pub struct UpcomingEntries {
     /// How many entries lie before what the reader will ask for.
     pub reached: usize,
     /// How many of them came with the last answer.
     pub last: usize,
-    /// Those of the entries from `reached` on; `None` for one that cannot be told.
+    /// Those of the entries from `reached` on; `None` for one that cannot be named.
     pub numbers: Vec<Option<u64>>,
-    /// True if the reader has come by an entry that cannot be told.
+    /// True if the reader has come by an entry that cannot be named.
     pub has_left_out: bool,
     /// True once nobody will ask any more.
     pub is_closed: bool,
@@ -60,7 +60,7 @@ pub struct UpcomingEntries {
 
 /// The kinds of directories.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Listed {
+pub enum DirectoryKind {
     /// One of a tree, by its path there.
     Tree(Vantage, RelPath),
     /// One of the program's own that is listed from memory.
@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_closed_handle_is_unknown_and_never_comes_back() {
+    fn closed_handle_never_comes_back() {
         let handles = Handles::default();
         let first = handles.insert("a");
         assert_eq!(handles.get(first).as_deref(), Some(&"a"));

@@ -83,11 +83,11 @@ impl Trees {
         view
     }
 
-    /// Ends what may no longer hold in the tree of `member`, after news of it.
-    pub fn take_in(&self, member: PeerId, news: &News) {
+    /// Ends what may no longer hold in the tree of `member`, after changes of it.
+    pub fn apply(&self, member: PeerId, news: &News) {
         let view = self.in_use(member);
         if let Some(view) = view {
-            view.take_in(member, news);
+            view.apply(member, news);
         }
     }
 
@@ -116,14 +116,14 @@ impl Siblings for Trees {
         path: &RelPath,
         order: ReadingOrder,
         member: PeerId,
-        most: usize,
+        max: usize,
     ) -> Vec<Small> {
-        let behind = self.merged.behind(path, order, member, most);
+        let behind = self.merged.behind(path, order, member, max);
         if !behind.is_empty() {
             return behind;
         }
         self.in_use(member)
-            .map_or(Vec::new(), |view| view.behind(path, order, member, most))
+            .map_or(Vec::new(), |view| view.behind(path, order, member, max))
     }
 
     fn order(&self, before: &RelPath, path: &RelPath) -> ReadingOrder {
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_members_tree_asks_that_member_alone_and_shows_its_own_names() {
+    fn member_view_asks_that_member_alone() {
         let network = Arc::new(MemoryNetwork::default());
         let (ann, bob) = (network.join("ann", 1), network.join("bob", 2));
         ann.put("d/x", "old", 1);
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn the_root_of_a_silent_member_is_an_error_and_that_of_a_stranger_is_not_there() {
+    fn silent_members_root_is_an_error() {
         let network = Arc::new(MemoryNetwork::default());
         let ann = network.join("ann", 1);
         ann.behave(Behaviour::Gone);
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn views_are_kept_while_they_are_used_and_there_are_never_many() {
+    fn used_views_are_kept_and_bounded() {
         let trees = trees(&Arc::default());
         let (id, now) = (|n| PeerId::from_bytes([n; 32]), Instant::now());
         let first = trees.of(id(0), now);

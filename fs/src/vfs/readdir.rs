@@ -6,9 +6,9 @@ use std::sync::Arc;
 use tinyp2p_net::model::{Name, RelPath, UnixTime};
 
 use super::control_fs::{MEMBERS, is_hidden};
-use super::handles::{DirectorySnapshot, Listed, OpenDirectory, UpcomingEntries};
+use super::handles::{DirectoryKind, DirectorySnapshot, OpenDirectory, UpcomingEntries};
 use super::inodes::{Inodes, ROOT, Vantage};
-use super::{Attr, DirectoryEntry, Filesystem, Looked, join};
+use super::{Attr, DirectoryEntry, Filesystem, LookupResult, join};
 use crate::errno::Error;
 use crate::view::{NameLookup, Wait};
 
@@ -28,7 +28,7 @@ impl Filesystem {
         let begun = open.snapshot.lock().clone().filter(|_| offset > 0);
         let snapshot = match (begun, &open.what) {
             (Some(snapshot), _) => Some(snapshot),
-            (None, Listed::Own) => None,
+            (None, DirectoryKind::Own) => None,
             (None, what) => {
                 let snapshot = self.snapshot(what, wait)?;
                 *open.snapshot.lock() = Some(snapshot.clone());
@@ -36,12 +36,12 @@ impl Filesystem {
             }
         };
         let dots = self.dots(open, snapshot.as_ref())?;
-        let mut is_told = false;
+        let mut has_emitted = false;
         for ((next, name), attr) in (1..).zip([&b"."[..], b".."]).zip(dots) {
             if next > offset && !emit(DirectoryEntry { name, next, attr }) {
                 return Ok(());
             }
-            is_told |= next > offset;
+            has_emitted |= next > offset;
         }
         let Some(snapshot) = snapshot else {
             return self.hidden.list(open.number, offset, emit);
@@ -55,7 +55,7 @@ impl Filesystem {
         for index in first..snapshot.len() {
             let number = match ready.next() {
                 Some(number) => number,
-                None => snapshot.tell(index, &open.what, &mut inodes),
+                None => snapshot.assign(index, &open.what, &mut inodes),
             };
             // A path that is too long cannot be named in any other way either.
             ahead.has_left_out |= number.is_none();
@@ -67,7 +67,7 @@ impl Filesystem {
                     inodes.forget(number, 1);
                     break;
                 }
-                is_told = true;
+                has_emitted = true;
             }
             reached = index + 1;
         }
@@ -75,8 +75,8 @@ impl Filesystem {
             inodes.forget(number, 1);
         }
         (ahead.reached, ahead.last) = (reached, reached - first.min(reached));
-        // Whoever walks the tree has to hear that this was not all, behind all that can be told.
-        if !is_told && ahead.has_left_out && reached >= snapshot.len() {
+        // Whoever walks the tree has to hear that this was not all, behind all that can be named.
+        if !has_emitted && ahead.has_left_out && reached >= snapshot.len() {
             return Err(Error::NameTooLong);
         }
         Ok(())
@@ -97,11 +97,11 @@ impl Filesystem {
                 .min(ahead.reached + ahead.last.min(MAX_AHEAD));
         let mut inodes = self.inodes.lock();
         ahead.numbers = entries
-            .map(|index| snapshot.tell(index, &open.what, &mut inodes))
+            .map(|index| snapshot.assign(index, &open.what, &mut inodes))
             .collect();
     }
 
-    /// Takes back what was told ahead and is not asked for any more.
+    /// Takes back what was assigned ahead and is not asked for any more.
     pub(super) fn close(&self, open: &OpenDirectory) {
         let mut ahead = open.ahead.lock();
         ahead.is_closed = true;
@@ -109,13 +109,15 @@ impl Filesystem {
     }
 
     /// The present state of a directory.
-    fn snapshot(&self, what: &Listed, wait: Wait) -> Result<DirectorySnapshot, Error> {
+    fn snapshot(&self, what: &DirectoryKind, wait: Wait) -> Result<DirectorySnapshot, Error> {
         Ok(match what {
-            Listed::Tree(tree, path) => {
+            DirectoryKind::Tree(tree, path) => {
                 DirectorySnapshot::Directory(self.view(*tree).list(path, wait)?)
             }
-            Listed::Found(pattern) => DirectorySnapshot::Found(self.searches.find(pattern, wait)?),
-            Listed::Members | Listed::Own => {
+            DirectoryKind::Found(pattern) => {
+                DirectorySnapshot::Found(self.searches.find(pattern, wait)?)
+            }
+            DirectoryKind::Members | DirectoryKind::Own => {
                 DirectorySnapshot::Members(self.network.members().into())
             }
         })
@@ -134,7 +136,7 @@ impl Filesystem {
             inode.mtime = mtime;
         }
         let above = match &open.what {
-            Listed::Tree(tree, path) => match (path.split(), tree) {
+            DirectoryKind::Tree(tree, path) => match (path.split(), tree) {
                 (Some((above, _)), _) => self.inodes.lock().directory(*tree, &above),
                 (None, Vantage::Member(_)) => Some(MEMBERS),
                 (None, _) => Some(ROOT),
@@ -156,17 +158,17 @@ impl Filesystem {
 
     /// The top of a member's own tree. Asks nobody, so it is there whether or not
     /// the member answers.
-    pub(super) fn look_up_member(&self, name: &Name) -> Looked {
+    pub(super) fn look_up_member(&self, name: &Name) -> LookupResult {
         let members = self.network.members();
         let mut members = members.iter();
         match members.find(|member| member.name.as_bytes() == name.as_bytes()) {
             Some(member) => {
                 let mut inodes = self.inodes.lock();
                 let mtime = inodes.get(ROOT).map_or(UnixTime::EPOCH, |root| root.mtime);
-                Looked::Found(Attr::told(inodes.look_up_top(member, mtime)))
+                LookupResult::Found(Attr::assigned(inodes.look_up_top(member, mtime)))
             }
             // The next moment may bring it.
-            None => Looked::Absent { certain: false },
+            None => LookupResult::Absent { certain: false },
         }
     }
 
@@ -176,21 +178,21 @@ impl Filesystem {
         pattern: &Arc<str>,
         name: &Name,
         wait: Wait,
-    ) -> Result<Looked, Error> {
+    ) -> Result<LookupResult, Error> {
         let matches = self.searches.find(pattern, wait)?;
         let Some(file) = matches.look_up(name) else {
             let certain = matches.is_all;
-            return Ok(Looked::Absent { certain });
+            return Ok(LookupResult::Absent { certain });
         };
         let directory = file.path.split().map(|(directory, _)| directory);
         let directory = directory.unwrap_or_else(RelPath::root);
         let found = NameLookup::Item(file.item.clone());
         let NameLookup::Item(item) = self.view.measured(&directory, found, wait)? else {
-            return Ok(Looked::Absent { certain: false });
+            return Ok(LookupResult::Absent { certain: false });
         };
         let mut inodes = self.inodes.lock();
-        let told = inodes.look_up(Vantage::Found, file.path.clone(), &item);
-        Ok(Looked::Found(Attr::told(told)))
+        let assigned = inodes.look_up(Vantage::Found, file.path.clone(), &item);
+        Ok(LookupResult::Found(Attr::assigned(assigned)))
     }
 }
 
@@ -211,10 +213,10 @@ impl DirectorySnapshot {
         }
     }
 
-    /// The number of one entry of `what` this is a state of, counted as told.
-    fn tell(&self, index: usize, what: &Listed, inodes: &mut Inodes) -> Option<u64> {
+    /// The number of one entry of `what` this is a state of, counted as assigned.
+    fn assign(&self, index: usize, what: &DirectoryKind, inodes: &mut Inodes) -> Option<u64> {
         let (number, _) = match (self, what) {
-            (Self::Directory(directory), Listed::Tree(tree, path)) => {
+            (Self::Directory(directory), DirectoryKind::Tree(tree, path)) => {
                 let item = directory.items.get(index)?;
                 let path = join(path, item.name_at_members()).ok()?;
                 inodes.look_up(*tree, path, item)

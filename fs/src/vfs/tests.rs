@@ -48,8 +48,8 @@ impl Setup {
                 .filesystem
                 .lookup(attr.inode, name.as_bytes(), wait())?
             {
-                Looked::Found(attr) => attr,
-                Looked::Absent { .. } => return Err(Error::NotFound),
+                LookupResult::Found(attr) => attr,
+                LookupResult::Absent { .. } => return Err(Error::NotFound),
             };
         }
         Ok(attr)
@@ -113,7 +113,7 @@ impl Setup {
 }
 
 #[test]
-fn a_file_is_found_with_the_attributes_of_its_member() {
+fn lookup_shows_the_members_attributes() {
     let setup = setup();
     setup.ann.put("d/x", "hello", 1_700_000_000_123_456_789);
     let attr = setup.find("d/x").unwrap();
@@ -129,19 +129,19 @@ fn a_file_is_found_with_the_attributes_of_its_member() {
 }
 
 #[test]
-fn a_name_that_nobody_has_is_absent_for_certain() {
+fn unanimous_denial_is_certain_absence() {
     let setup = setup();
     let looked = setup.filesystem.lookup(ROOT, b"x", wait()).unwrap();
-    assert_eq!(looked, Looked::Absent { certain: true });
+    assert_eq!(looked, LookupResult::Absent { certain: true });
 }
 
 #[test]
-fn a_name_that_a_silent_member_may_have_is_absent_but_not_for_certain() {
+fn silent_member_makes_absence_uncertain() {
     let setup = setup();
     setup.network.join("bob", 2).behave(Behaviour::Gone);
     setup.ann.put("y", "y", 1);
     let looked = setup.filesystem.lookup(ROOT, b"x", wait()).unwrap();
-    assert_eq!(looked, Looked::Absent { certain: false });
+    assert_eq!(looked, LookupResult::Absent { certain: false });
 }
 
 #[test]
@@ -149,11 +149,14 @@ fn names_that_are_too_long_are_told_so() {
     let setup = setup();
     let lookup = |name: &[u8]| setup.filesystem.lookup(ROOT, name, wait());
     assert!(matches!(lookup(&[b'x'; 256]), Err(Error::NameTooLong)));
-    assert!(matches!(lookup(&[b'x'; 255]), Ok(Looked::Absent { .. })));
+    assert!(matches!(
+        lookup(&[b'x'; 255]),
+        Ok(LookupResult::Absent { .. })
+    ));
 }
 
 #[test]
-fn a_file_is_no_directory_and_a_directory_no_file() {
+fn files_and_directories_do_not_mix() {
     let setup = setup();
     setup.ann.put("d/x", "x", 1);
     let (file, folder) = (
@@ -226,7 +229,7 @@ fn a_conflict_is_read_from_its_own_member() {
 }
 
 #[test]
-fn an_open_file_keeps_its_content_or_fails_and_a_later_open_gets_the_new_one() {
+fn open_file_keeps_its_content() {
     let setup = setup();
     setup.ann.put("x", "old", 1);
     let handle = setup.open("x").unwrap();
@@ -255,7 +258,7 @@ fn long(length: usize) -> Vec<u8> {
 }
 
 #[test]
-fn what_changes_the_bytes_of_a_file_in_nothing_ends_no_read() {
+fn harmless_change_ends_no_read() {
     let setup = setup();
     let content = long(300_000);
     for (name, is_rooted) in [("rooted", true), ("new", false)] {
@@ -289,7 +292,7 @@ fn what_changes_the_bytes_of_a_file_in_nothing_ends_no_read() {
 }
 
 #[test]
-fn an_open_file_grows_with_what_is_appended_and_keeps_its_number() {
+fn open_file_grows_and_keeps_its_number() {
     let setup = setup();
     let (first, more) = (long(100_000), [b"more".to_vec(), long(50_000)].concat());
     setup.ann.put_rooted("log", first.clone(), 1);
@@ -317,7 +320,7 @@ fn an_open_file_grows_with_what_is_appended_and_keeps_its_number() {
 }
 
 #[test]
-fn a_file_that_is_written_over_does_not_grow_for_those_who_have_it_open() {
+fn overwritten_open_file_does_not_grow() {
     let setup = setup();
     let first = long(100_000);
     setup.ann.put_rooted("log", first.clone(), 1);
@@ -342,7 +345,7 @@ fn a_file_that_is_written_over_does_not_grow_for_those_who_have_it_open() {
 }
 
 #[test]
-fn the_kernel_is_told_of_more_bytes_only_when_no_read_is_answered_by_fewer() {
+fn growth_waits_for_short_reads() {
     let setup = setup();
     setup.ann.put_rooted("log", long(100_000), 1);
     let opened = setup.find("log").unwrap();
@@ -370,7 +373,7 @@ fn the_kernel_is_told_of_more_bytes_only_when_no_read_is_answered_by_fewer() {
 }
 
 #[test]
-fn the_same_content_at_another_member_is_opened_when_one_leaves() {
+fn open_falls_back_to_another_holder() {
     let setup = setup();
     setup.ann.put("x", "same", 1);
     setup.network.join("bob", 2).put("x", "same", 1);
@@ -406,7 +409,7 @@ fn this_node_is_read_first() {
 }
 
 #[test]
-fn a_member_that_lets_go_in_the_middle_makes_an_error_and_never_a_short_file() {
+fn lost_member_makes_no_short_file() {
     let setup = setup();
     setup.ann.put("x", vec![7; 1 << 20], 1);
     setup.ann.behave(Behaviour::CutAfter(1000));
@@ -428,7 +431,7 @@ fn closing_a_file_ends_reads_that_wait() {
 }
 
 #[test]
-fn a_directory_lists_the_same_whatever_the_size_of_the_replies() {
+fn listing_is_the_same_for_any_reply_size() {
     let setup = setup();
     for number in 0..20 {
         setup.ann.put(&format!("d/{number:02}"), "x", 1);
@@ -446,7 +449,7 @@ fn a_directory_lists_the_same_whatever_the_size_of_the_replies() {
 }
 
 #[test]
-fn the_same_offset_gives_the_same_entries_whatever_happens_meanwhile() {
+fn same_offset_gives_the_same_entries() {
     let setup = setup();
     setup.ann.put("a", "x", 1);
     setup.ann.put("c", "x", 1);
@@ -471,7 +474,7 @@ fn the_same_offset_gives_the_same_entries_whatever_happens_meanwhile() {
 }
 
 #[test]
-fn dot_and_dot_dot_are_the_directory_and_its_parent() {
+fn dots_are_the_directory_and_its_parent() {
     let setup = setup();
     setup.ann.put("d/e/x", "x", 1);
     let (parent, folder) = (
@@ -524,12 +527,12 @@ fn what_is_made_ready_is_what_is_told_next() {
     }
     let expected: Vec<_> = (5..20).map(|number| format!("{number:02}")).collect();
     assert_eq!(names, expected);
-    // The root, the directory, and what was told of it.
+    // The root, the directory, and what was assigned in it.
     assert_eq!(setup.known_inodes(), 22);
 }
 
 #[test]
-fn what_is_made_ready_and_not_asked_for_is_taken_back() {
+fn unused_prefetched_entries_are_taken_back() {
     let setup = setup();
     let (handle, offset) = begun(&setup);
     setup.filesystem.readdirplus_ahead(handle);
@@ -544,7 +547,7 @@ fn what_is_made_ready_and_not_asked_for_is_taken_back() {
 }
 
 #[test]
-fn what_is_learned_after_an_entry_was_made_ready_is_told_with_it() {
+fn prefetched_entry_shows_what_came_later() {
     let setup = setup();
     let (handle, offset) = begun(&setup);
     setup.filesystem.readdirplus_ahead(handle);
@@ -557,7 +560,7 @@ fn what_is_learned_after_an_entry_was_made_ready_is_told_with_it() {
 }
 
 #[test]
-fn a_listing_and_a_lookup_tell_the_same_inode() {
+fn listing_and_lookup_agree_on_the_inode() {
     let setup = setup();
     setup.ann.put("x", "x", 1);
     setup.network.join("bob", 2).put("x", "yy", 2);
@@ -594,7 +597,7 @@ fn memory_alone_never_asks_the_network() {
 }
 
 #[test]
-fn a_directorys_last_known_attributes_hold_while_its_members_are_silent() {
+fn attributes_hold_while_members_are_silent() {
     let setup = setup();
     setup.ann.put("d/x", "x", 1);
     let folder = setup.find("d").unwrap();
@@ -629,7 +632,7 @@ fn a_members_return_brings_its_files_back() {
 }
 
 #[test]
-fn statfs_counts_what_was_listed_and_is_never_zero() {
+fn statfs_counts_what_was_listed() {
     let setup = setup();
     setup.ann.put("x", vec![0; 10_000], 1);
     assert_eq!(
@@ -651,7 +654,7 @@ fn statfs_counts_what_was_listed_and_is_never_zero() {
 }
 
 #[test]
-fn extended_attributes_tell_root_sources_and_cached_bytes() {
+fn xattrs_show_root_sources_and_cache() {
     let setup = setup();
     let root = setup.ann.put_rooted("d/x", "same", 1).root.unwrap();
     setup.ann.put("d/y", "unproven", 1);

@@ -1,4 +1,4 @@
-//! Extended attributes: what is known of a file or directory beyond what a `stat` tells.
+//! Extended attributes: what is known of a file or directory beyond what a `stat` shows.
 //!
 //! They are there when asked for by name. All but one are answered from memory; [`XATTR_INFO`]
 //! names the other contents of the same path, for which the directory is listed if it was not
@@ -89,7 +89,7 @@ impl Filesystem {
     }
 
     /// The names of the merged tree that are other contents of the same path, and those of them
-    /// that may be the same for all that is known. What cannot be told counts as none.
+    /// that may be the same for all that is known. What cannot be known counts as none.
     fn conflicts(&self, inode: &Inode, wait: Wait) -> Result<(Vec<String>, Vec<String>), Error> {
         let Some((directory, name)) = RelPath::split(&inode.path) else {
             return Ok(Default::default());

@@ -1,10 +1,11 @@
 //! What the view remembers, and for how long: merged directories and names that nobody has.
 //!
-//! Pure: time comes in as `now`. [`Term`] decides how long answers hold; news end them early, those
-//! of the member that has news and no others. They are looked at when somebody wants the answer
-//! ([`Heard`]). Both memories are bounded in bytes, the oldest answer goes first.
+//! Pure: time comes in as `now`. [`Freshness`] decides how long answers hold; changes end them
+//! early, those of the member that reports them and no others. They are looked at when somebody
+//! wants the answer ([`ChangeLog`]). Both memories are bounded in bytes, the oldest answer goes
+//! first.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,11 +13,11 @@ use tinyp2p_net::budget::Weigh;
 use tinyp2p_net::model::{Kind, Name, PeerId, RelPath};
 
 use super::directory::MergedDirectory;
-use super::freshness::{Present, Term};
-use super::merge::may_be_conflict;
-use super::pending_changes::{Effect, Heard};
+use super::freshness::{Freshness, Present};
+use super::kept_replies::{Doubts, KeptReplies};
+use super::pending_changes::ChangeLog;
 
-/// A listing that is no longer fresh still tells how large its directory is, which
+/// A listing that is no longer fresh still shows how large its directory is, which
 /// [`ViewCache::is_worth_listing`] needs. After this time nobody is walking there any more.
 const REMEMBERED: Duration = Duration::from_secs(90);
 
@@ -36,9 +37,6 @@ const MAX_ABSENT_BYTES: usize = 8 << 20;
 /// What an absent name costs beside its path, which is in two tables.
 const ABSENCE: usize = 256;
 
-/// A listing that no longer speaks for more names than this is no longer a listing.
-const MAX_CHANGED: usize = 1024;
-
 /// A listing of n names costs about as much as this many questions and one more for every
 /// [`ITEMS_PER_QUESTION`] of them.
 const QUESTIONS_PER_LISTING: usize = 8;
@@ -48,7 +46,11 @@ const ITEMS_PER_QUESTION: usize = 64;
 
 /// Everything that the view remembers.
 pub struct ViewCache {
-    most: usize,
+    max_bytes: usize,
+    /// What ends answers, those that are under way meanwhile, too.
+    pub(super) changes: ChangeLog,
+    /// Those who watched the last answer: most answers have the same, and share this.
+    pub(super) watched: Arc<[PeerId]>,
     directories: BTreeMap<RelPath, Cached>,
     /// When each directory came, in that order; may name directories that came again since.
     arrivals: VecDeque<(Instant, RelPath)>,
@@ -57,19 +59,6 @@ pub struct ViewCache {
     absences: VecDeque<(Instant, RelPath)>,
     absent_bytes: usize,
     known: DirectoryTotals,
-}
-
-/// What still holds of the answers to one question.
-#[derive(Clone, Default)]
-pub struct KeptReplies {
-    /// Whose do, sorted.
-    pub members: Vec<PeerId>,
-    /// The listing in which they said it; without one, that they have nothing there.
-    pub from: Option<Arc<MergedDirectory>>,
-    /// When the first of them was asked.
-    pub asked: Option<Instant>,
-    /// Which members there were.
-    pub revision: u64,
 }
 
 /// Sums over all directories in memory.
@@ -83,7 +72,7 @@ pub struct DirectoryTotals {
 
 struct Cached {
     directory: Arc<MergedDirectory>,
-    term: Term,
+    freshness: Freshness,
     known: DirectoryTotals,
     weight: usize,
     /// Single names of it that had to be asked for since it is no longer fresh.
@@ -91,21 +80,8 @@ struct Cached {
     doubts: Doubts,
 }
 
-/// What news have done to a listing.
-#[derive(Default)]
-struct Doubts {
-    /// It is over for everybody.
-    is_over: bool,
-    /// Those whose part of it is over.
-    over: BTreeSet<PeerId>,
-    /// Those who have news of some names, or of the directory's own attributes.
-    partial: BTreeSet<PeerId>,
-    /// These names: the listing does not speak for them any more.
-    names: BTreeSet<Name>,
-}
-
 struct NegativeEntry {
-    term: Term,
+    freshness: Freshness,
     /// True if someone may have it by now.
     is_doubtful: bool,
 }
@@ -117,10 +93,12 @@ impl Default for ViewCache {
 }
 
 impl ViewCache {
-    /// Remembers listings of at most `most` bytes.
-    pub fn new(most: usize) -> Self {
+    /// Remembers listings of at most `max_bytes`.
+    pub fn new(max_bytes: usize) -> Self {
         Self {
-            most,
+            max_bytes,
+            changes: ChangeLog::default(),
+            watched: Arc::new([]),
             directories: BTreeMap::new(),
             arrivals: VecDeque::new(),
             bytes: 0,
@@ -132,14 +110,9 @@ impl ViewCache {
     }
 
     /// The listing of `path`, if it still holds.
-    pub fn directory(
-        &mut self,
-        path: &RelPath,
-        present: Present,
-        heard: &Heard,
-    ) -> Option<Arc<MergedDirectory>> {
-        let cached = self.settled(path, heard)?;
-        let holds = cached.term.holds(present) && cached.doubts.are_none();
+    pub fn directory(&mut self, path: &RelPath, present: Present) -> Option<Arc<MergedDirectory>> {
+        let cached = self.settled(path)?;
+        let holds = cached.freshness.holds(present) && cached.doubts.are_none();
         holds.then(|| Arc::clone(&cached.directory))
     }
 
@@ -150,16 +123,15 @@ impl ViewCache {
         path: &RelPath,
         name: &Name,
         present: Present,
-        heard: &Heard,
     ) -> Option<Arc<MergedDirectory>> {
-        let cached = self.settled(path, heard)?;
-        let holds = cached.term.holds(present) && cached.doubts.spare(name);
+        let cached = self.settled(path)?;
+        let holds = cached.freshness.holds(present) && cached.doubts.spare(name);
         holds.then(|| Arc::clone(&cached.directory))
     }
 
     /// Whose part of the listing of `path` still holds.
-    pub fn kept(&mut self, path: &RelPath, present: Present, heard: &Heard) -> KeptReplies {
-        let Some(cached) = self.settled(path, heard) else {
+    pub fn kept(&mut self, path: &RelPath, present: Present) -> KeptReplies {
+        let Some(cached) = self.settled(path) else {
             return KeptReplies::default();
         };
         let Doubts {
@@ -172,7 +144,7 @@ impl ViewCache {
             return KeptReplies::default();
         }
         let holds = |member: &PeerId| !over.contains(member) && !partial.contains(member);
-        let kept = KeptReplies::of(&cached.term, present, holds);
+        let kept = KeptReplies::of(&cached.freshness, present, holds);
         // What nothing is kept of is not to be held while it comes again.
         let is_needed = cached
             .directory
@@ -191,16 +163,16 @@ impl ViewCache {
     }
 
     /// True if nobody has `path`, as everybody said.
-    pub fn is_absent(&mut self, path: &RelPath, present: Present, heard: &Heard) -> bool {
-        let absence = self.settled_absence(path, heard);
-        absence.is_some_and(|absence| !absence.is_doubtful && absence.term.holds(present))
+    pub fn is_absent(&mut self, path: &RelPath, present: Present) -> bool {
+        let absence = self.settled_absence(path);
+        absence.is_some_and(|absence| !absence.is_doubtful && absence.freshness.holds(present))
     }
 
     /// Who said that it does not have `path`, and still has not.
-    pub fn kept_absence(&mut self, path: &RelPath, present: Present, heard: &Heard) -> KeptReplies {
-        let absence = self.settled_absence(path, heard);
+    pub fn kept_absence(&mut self, path: &RelPath, present: Present) -> KeptReplies {
+        let absence = self.settled_absence(path);
         absence.map_or_else(KeptReplies::default, |absence| {
-            KeptReplies::of(&absence.term, present, |_| true)
+            KeptReplies::of(&absence.freshness, present, |_| true)
         })
     }
 
@@ -225,9 +197,9 @@ impl ViewCache {
         &mut self,
         path: RelPath,
         directory: Arc<MergedDirectory>,
-        term: Term,
+        freshness: Freshness,
     ) -> Vec<Arc<MergedDirectory>> {
-        let now = term.came;
+        let now = freshness.came;
         let mut gone: Vec<_> = self.remove(&path).into_iter().collect();
         let known = DirectoryTotals::of(&directory);
         let weight = directory.bytes() + 2 * path.weight() + OVERHEAD;
@@ -236,7 +208,7 @@ impl ViewCache {
         self.arrivals.push_back((now, path.clone()));
         let cached = Cached {
             directory,
-            term,
+            freshness,
             known,
             weight,
             questions: 0,
@@ -247,9 +219,9 @@ impl ViewCache {
             let is_last_answer = self
                 .directories
                 .get(path)
-                .is_some_and(|c| c.term.came == *came);
+                .is_some_and(|c| c.freshness.came == *came);
             let is_old = now.saturating_duration_since(*came) >= REMEMBERED;
-            let is_too_much = self.bytes > self.most && self.directories.len() > 1;
+            let is_too_much = self.bytes > self.max_bytes && self.directories.len() > 1;
             if is_last_answer && !is_old && !is_too_much {
                 break;
             }
@@ -261,23 +233,30 @@ impl ViewCache {
     }
 
     /// Remembers that nobody has `path`.
-    pub fn insert_absent(&mut self, path: RelPath, term: Term) {
-        let now = term.came;
+    pub fn insert_absent(&mut self, path: RelPath, freshness: Freshness) {
+        let now = freshness.came;
         let weight = absence_weight(&path);
         self.absences.push_back((now, path.clone()));
         let is_doubtful = false;
-        let before = self
-            .absent
-            .insert(path, NegativeEntry { term, is_doubtful });
+        let before = self.absent.insert(
+            path,
+            NegativeEntry {
+                freshness,
+                is_doubtful,
+            },
+        );
         if before.is_none() {
             self.absent_bytes += weight;
         }
         while let Some((came, path)) = self.absences.front() {
-            let last = self.absent.get(path).filter(|last| last.term.came == *came);
+            let last = self
+                .absent
+                .get(path)
+                .filter(|last| last.freshness.came == *came);
             // Who the members are does not matter here: it is a question of memory.
             let may_hold = last.is_some_and(|last| {
-                let revision = last.term.revision;
-                last.term.holds(Present { now, revision })
+                let revision = last.freshness.revision;
+                last.freshness.holds(Present { now, revision })
             });
             let fits = self.absences.len() <= MAX_ABSENT && self.absent_bytes <= MAX_ABSENT_BYTES;
             if may_hold && fits {
@@ -319,37 +298,37 @@ impl ViewCache {
         self.known
     }
 
-    /// What is remembered of `path`, compared with all that was heard.
-    fn settled(&mut self, path: &RelPath, heard: &Heard) -> Option<&mut Cached> {
+    /// What is remembered of `path`, compared with all changes since.
+    fn settled(&mut self, path: &RelPath) -> Option<&mut Cached> {
         let cached = self.directories.get_mut(path)?;
-        let since = cached.term.heard;
-        if since == heard.count() {
+        let since = cached.freshness.changes;
+        if since == self.changes.count() {
             return Some(cached);
         }
-        cached.doubts.is_over |= heard.ended_listing(path, since);
-        for member in heard.members(since) {
+        cached.doubts.is_over |= self.changes.ended_listing(path, since);
+        for member in self.changes.members(since) {
             cached
                 .doubts
-                .take_in(member, heard.about_listing(member, path, since));
+                .apply(member, self.changes.about_listing(member, path, since));
         }
-        cached.term.heard = heard.count();
+        cached.freshness.changes = self.changes.count();
         Some(cached)
     }
 
-    fn settled_absence(&mut self, path: &RelPath, heard: &Heard) -> Option<&mut NegativeEntry> {
-        let since = self.absent.get(path)?.term.heard;
-        if since != heard.count() {
-            let Some(concerned) = heard.about_entry(path, since) else {
+    fn settled_absence(&mut self, path: &RelPath) -> Option<&mut NegativeEntry> {
+        let since = self.absent.get(path)?.freshness.changes;
+        if since != self.changes.count() {
+            let Some(concerned) = self.changes.about_entry(path, since) else {
                 self.remove_absent(path);
                 return None;
             };
             let absence = self.absent.get_mut(path)?;
-            absence.term.heard = heard.count();
+            absence.freshness.changes = self.changes.count();
             if !concerned.is_empty() {
                 absence.is_doubtful = true;
-                let watched = absence.term.watched.iter().copied();
+                let watched = absence.freshness.watched.iter().copied();
                 let watched = watched.filter(|member| !concerned.contains(member));
-                absence.term.watched = watched.collect();
+                absence.freshness.watched = watched.collect();
             }
         }
         self.absent.get_mut(path)
@@ -366,64 +345,6 @@ impl ViewCache {
         if self.absent.remove(path).is_some() {
             self.absent_bytes -= absence_weight(path);
         }
-    }
-}
-
-impl KeptReplies {
-    /// Those who watch, as far as their answer `holds`.
-    fn of(term: &Term, present: Present, holds: impl Fn(&PeerId) -> bool) -> Self {
-        if !term.is_promised(present.now) {
-            return Self::default();
-        }
-        Self {
-            members: term.watched.iter().copied().filter(holds).collect(),
-            from: None,
-            asked: Some(term.asked),
-            revision: term.revision,
-        }
-    }
-
-    /// Lets go of those who are not `wanted`, and of the listing if they all go.
-    pub fn retain(&mut self, wanted: impl Fn(&PeerId) -> bool) {
-        self.members.retain(wanted);
-        if self.members.is_empty() {
-            self.from = None;
-        }
-    }
-
-    /// True if `member` is one of them.
-    pub fn has(&self, member: PeerId) -> bool {
-        self.members.binary_search(&member).is_ok()
-    }
-}
-
-impl Doubts {
-    fn take_in(&mut self, member: PeerId, effect: Effect) {
-        match effect {
-            Effect::None => {}
-            Effect::Partial(names) => {
-                self.partial.insert(member);
-                self.names.extend(names);
-                if self.names.len() > MAX_CHANGED {
-                    self.names.clear();
-                    self.over.append(&mut self.partial);
-                }
-            }
-            Effect::Total => {
-                self.over.insert(member);
-            }
-        }
-    }
-
-    fn are_none(&self) -> bool {
-        !self.is_over && self.over.is_empty() && self.partial.is_empty()
-    }
-
-    /// True if there are none about `name`.
-    fn spare(&self, name: &Name) -> bool {
-        // The name of a conflict depends on other names.
-        let has_names = self.names.contains(name) || may_be_conflict(name);
-        !self.is_over && self.over.is_empty() && (self.names.is_empty() || !has_names)
     }
 }
 

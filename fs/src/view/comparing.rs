@@ -1,8 +1,8 @@
 //! Which files should get their content roots before others, because two of one path look alike and
-//! nobody can tell yet whether they are one.
+//! nobody knows yet whether they are one.
 //!
-//! Each member is told of its own, once in a while, and only of a bounded number. What there is to
-//! be told is found without the lock, which is held for so many look-ups.
+//! Each member is notified of its own, once in a while, and only of a bounded number. What there is
+//! to notify of is found without the lock, which is held for so many look-ups.
 
 use std::collections::{BTreeMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
@@ -15,22 +15,22 @@ use tinyp2p_net::model::{PeerId, RelPath};
 use super::conflicts::Evidence;
 use super::merge::Item;
 
-/// A member is told of the same file no sooner than this: it may be one that never gets a root.
+/// A member is notified of the same file no sooner than this: it may be one that never gets a root.
 const PAUSE: Duration = Duration::from_secs(60);
 
-/// What has been told is remembered of so many files. Of no more it is looked up at once.
+/// What has been notified is remembered of so many files. Of no more it is looked up at once.
 const MAX_REMEMBERED: usize = 16_384;
 
-/// Files of one directory that one member is told of at once: as many as fit into one call.
+/// Files of one directory that one member is notified of at once: as many as fit into one call.
 const MAX_EACH: usize = 256;
 
-/// What members have been told.
+/// What members have been notified of.
 pub struct Comparing {
     hasher: RandomState,
-    told: Mutex<TwoGenerationCache<u64, Instant>>,
+    notified: Mutex<TwoGenerationCache<u64, Instant>>,
 }
 
-/// What one member could be told of: each file as a hash and as the index of the item that
+/// What one member could be notified of: each file as a hash and as the index of the item that
 /// keeps its name.
 type Candidates = BTreeMap<PeerId, Vec<(u64, usize)>>;
 
@@ -38,14 +38,14 @@ impl Default for Comparing {
     fn default() -> Self {
         Self {
             hasher: RandomState::new(),
-            told: Mutex::new(TwoGenerationCache::new(MAX_REMEMBERED)),
+            notified: Mutex::new(TwoGenerationCache::new(MAX_REMEMBERED)),
         }
     }
 }
 
 impl Comparing {
     /// The files without a root among `items`, which are those of `directory`, that look like
-    /// another content of their path: by the members who have them. Those are taken to be told of
+    /// another content of their path: by the members who have them. Those count as notified of
     /// at `now`.
     pub fn wishes(
         &self,
@@ -57,23 +57,23 @@ impl Comparing {
         if candidates.is_empty() {
             return BTreeMap::new();
         }
-        let most = (MAX_REMEMBERED / candidates.len()).max(1);
-        let mut told = self.told.lock();
+        let max = (MAX_REMEMBERED / candidates.len()).max(1);
+        let mut notified = self.notified.lock();
         let mut is_due = |key: u64| {
-            let last = told.get(&key);
+            let last = notified.get(&key);
             let is_due = last.is_none_or(|last| now.saturating_duration_since(last) >= PAUSE);
             if is_due {
-                told.insert(key, now);
+                notified.insert(key, now);
             }
             is_due
         };
         let due = candidates.into_iter().map(|(member, candidates)| {
-            let due = candidates.into_iter().take(most);
+            let due = candidates.into_iter().take(max);
             let due = due.filter(|(key, _)| is_due(*key)).take(MAX_EACH);
             (member, due.map(|(_, index)| index).collect())
         });
         let due: Vec<(PeerId, Vec<usize>)> = due.collect();
-        drop(told);
+        drop(notified);
         let paths = due.into_iter().map(|(member, due)| {
             let names = due.into_iter().map(|index| &items[index].name);
             let paths = names.filter_map(|name| directory.join(name).ok());
@@ -179,7 +179,7 @@ mod tests {
         let soon = now + PAUSE / 2;
         assert!(
             comparing.wishes(&path("x"), &items, soon).is_empty(),
-            "told already"
+            "notified already"
         );
         assert_eq!(comparing.wishes(&path("x"), &items, now + PAUSE), expected);
     }
@@ -190,16 +190,16 @@ mod tests {
         let files: Vec<_> = names.iter().map(|name| (&**name, 5, None)).collect();
         let items = items(&[(1, &files), (2, &files)]);
         let (comparing, now) = (Comparing::default(), Instant::now());
-        let mut told = 0;
+        let mut count = 0;
         loop {
             let wishes = comparing.wishes(&path("x"), &items, now);
             if wishes.is_empty() {
                 break;
             }
-            told += wishes.values().map(Vec::len).sum::<usize>();
-            assert!(told <= MAX_REMEMBERED, "{told}");
+            count += wishes.values().map(Vec::len).sum::<usize>();
+            assert!(count <= MAX_REMEMBERED, "{count}");
         }
-        assert_eq!(told, MAX_REMEMBERED);
+        assert_eq!(count, MAX_REMEMBERED);
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! Which names of the merged tree are other contents of the same path, as far as directories were
-//! listed: what `.tinyp2p/conflicts` tells.
+//! listed: what `.tinyp2p/conflicts` shows.
 //!
 //! Pure. Each listing replaces what was known of its directory, so a conflict that is gone
 //! disappears when its directory, or one above that has lost it, is listed again. Only conflicts
@@ -49,7 +49,7 @@ pub enum Evidence {
 }
 
 impl Evidence {
-    /// What tells the content of `item` from that of `other`, leaving lies aside.
+    /// What distinguishes the content of `item` from that of `other`, leaving lies aside.
     pub fn between(item: &Item, other: &Item) -> Self {
         let are_alike =
             item.kind == Kind::File && other.kind == Kind::File && item.size == other.size;
@@ -80,7 +80,7 @@ pub struct SeenConflicts {
 }
 
 impl SeenConflicts {
-    /// Those among `items`, which are sorted by name. `is_disproved` tells of whose files the
+    /// Those among `items`, which are sorted by name. `is_disproved` says of whose files the
     /// content is known not to be the one that they named.
     pub fn among(items: &[Item], is_disproved: impl Fn(&EntrySource) -> bool) -> Self {
         let mut seen = Self::default();
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn conflicts_are_told_by_directory_until_their_directory_is_seen_without_them() {
+    fn conflicts_last_until_seen_resolved() {
         let mut conflicts = Conflicts::default();
         assert!(lines(&conflicts)[0].starts_with("0 conflicts in"));
         let plain = item("a.ogg", None, Kind::File);
@@ -266,10 +266,10 @@ mod tests {
                 item("m", None, Kind::Directory),
             ],
         );
-        let told = lines(&conflicts);
-        assert!(told[0].starts_with("2 conflicts in"), "{told:?}");
+        let shown = lines(&conflicts);
+        assert!(shown[0].starts_with("2 conflicts in"), "{shown:?}");
         assert_eq!(
-            told[1..],
+            shown[1..],
             ["x\\n: also x (ann)\\n", "m/a.ogg: also a (bob).ogg"]
         );
         conflicts.see(&path("m"), &[plain]);
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_to_differ_is_told_apart() {
+    fn unproven_difference_is_shown_as_such() {
         let sized = |item: Item, size, root: Option<u8>| Item {
             size,
             root: root.map(|byte| Root::from_bytes([byte; 32])),
@@ -307,36 +307,36 @@ mod tests {
         let mut conflicts = Conflicts::default();
         let seen = SeenConflicts::among(&items, |source| source.version == Version(7));
         conflicts.update(&path(""), &items, seen);
-        let told = lines(&conflicts);
-        assert!(told[1].starts_with("x: also x (ann), which may be the same"));
-        assert_eq!(told[2..4], ["x: also x (bob)", "x: also x (carl)"]);
-        assert!(told[4].starts_with("x: also x (eve), for which its member named"));
+        let shown = lines(&conflicts);
+        assert!(shown[1].starts_with("x: also x (ann), which may be the same"));
+        assert_eq!(shown[2..4], ["x: also x (bob)", "x: also x (carl)"]);
+        assert!(shown[4].starts_with("x: also x (eve), for which its member named"));
     }
 
     #[test]
-    fn conflicts_go_with_the_directory_above_them() {
+    fn conflicts_end_with_their_parent() {
         let mut conflicts = Conflicts::default();
         for directory in ["d", "d/e/f", "d-", "d/g", "dd"] {
             conflicts.see(&path(directory), &[conflict("x (a)", "x")]);
         }
         let kept = [item("g", None, Kind::Directory)];
         conflicts.see(&path("d"), &kept);
-        let told = ["d-/x: also x (a)", "d/g/x: also x (a)", "dd/x: also x (a)"];
-        assert_eq!(lines(&conflicts)[1..], told);
+        let shown = ["d-/x: also x (a)", "d/g/x: also x (a)", "dd/x: also x (a)"];
+        assert_eq!(lines(&conflicts)[1..], shown);
         conflicts.see(&path("d"), &[]);
-        assert_eq!(lines(&conflicts)[1..], [told[0], told[2]]);
+        assert_eq!(lines(&conflicts)[1..], [shown[0], shown[2]]);
     }
 
     #[test]
-    fn there_are_never_too_many_and_that_is_said() {
+    fn too_many_conflicts_are_cut_and_counted() {
         let mut conflicts = Conflicts::default();
         let many: Vec<Item> = (0..MAX_CONFLICTS + 1)
             .map(|n| conflict(&format!("{n:06} (a)"), "x"))
             .collect();
         conflicts.see(&path("d"), &many);
-        let told = lines(&conflicts);
-        assert_eq!(told.len(), 1 + MAX_CONFLICTS);
-        assert!(told[0].contains("there were more"), "{}", told[0]);
+        let shown = lines(&conflicts);
+        assert_eq!(shown.len(), 1 + MAX_CONFLICTS);
+        assert!(shown[0].contains("there were more"), "{}", shown[0]);
         conflicts.see(&path("d"), &[]);
         let long = "x".repeat(4000).replace("xxxxx", "xxxx/");
         for n in 0..2000 {
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn what_one_directory_has_is_bounded_before_it_is_taken_over() {
+    fn one_directorys_conflicts_are_bounded() {
         let many: Vec<Item> = (0..20 * MAX_CONFLICTS)
             .map(|n| conflict(&format!("{n:06} (a)"), "x"))
             .collect();

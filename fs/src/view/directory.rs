@@ -12,8 +12,10 @@ use tinyp2p_net::budget::{Held, Reservation, entry_of, heap, merging, text, unme
 use tinyp2p_net::model::{Attributes, Entry, Kind, Name, PeerId, RelPath, UnixTime};
 use tinyp2p_net::protocol::wire::Listing;
 
+use super::NameLookup;
 use super::merge::{self, EntrySource, Item, MemberRef, Merged};
 use super::upcoming_files::ByNumber;
+use crate::errno::Error;
 
 /// A directory as the mount shows it. Never changes; a newer state is another value.
 #[derive(Debug)]
@@ -25,7 +27,7 @@ pub struct MergedDirectory {
     pub items: Vec<Item>,
     /// The members that did not answer.
     pub silent: Vec<Arc<str>>,
-    /// Those of them that answered that they cannot tell.
+    /// Those of them that answered that they do not know.
     pub failing: Vec<Arc<str>>,
     /// What each member that has it said.
     parts: Vec<MemberPart>,
@@ -123,7 +125,7 @@ impl MergedDirectory {
             .get_or_init(|| ByNumber::new(path, &self.items))
     }
 
-    /// Merges what was `said`. `is_shown` tells which names there may be; `preferred` comes first
+    /// Merges what was `said`. `is_shown` says which names there may be; `preferred` comes first
     /// among the sources of what it has.
     pub fn merged(
         said: Vec<Said>,
@@ -180,9 +182,20 @@ impl MergedDirectory {
         }
     }
 
-    /// The same, of which these members said that they cannot tell.
+    /// The same, of which these members said that they do not know.
     pub fn without(self, failing: Vec<Arc<str>>) -> Self {
         Self { failing, ..self }
+    }
+
+    /// What `name` is in it.
+    pub(super) fn look_up(&self, name: &Name) -> Result<NameLookup, Error> {
+        match self.items.binary_search_by(|item| item.name.cmp(name)) {
+            Ok(index) => Ok(NameLookup::Item(self.items[index].clone())),
+            Err(_) if !self.failing.is_empty() => Err(Error::Failing(self.failing.join(", "))),
+            Err(_) => Ok(NameLookup::Nothing {
+                certain: self.silent.is_empty(),
+            }),
+        }
     }
 
     /// Bytes of memory, as far as they count.

@@ -1,7 +1,7 @@
 //! How long answers hold.
 //!
-//! Pure: time comes in as `now`. An answer holds for a second. One whose member will be heard of
-//! when it changes holds for as long as that promises, unless there are news that concern it
+//! Pure: time comes in as `now`. An answer holds for a second. One whose member reports
+//! its changes holds for as long as that promises, unless a change concerns it
 //! ([`super::pending_changes`]). So of what several members said, some may hold and some not: then
 //! only the latter are asked again. Whoever was not there when it was asked for, is.
 
@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use tinyp2p_net::config::PROMISE;
 use tinyp2p_net::model::PeerId;
 
-/// Without news, an answer counts for this long: `ls` shows what others did a second ago, and a
-/// program that looks at every file of a directory still asks the network once.
+/// Unless a member reports a change, an answer counts for this long: `ls` shows what others did a
+/// second ago, and a program that looks at every file of a directory still asks the network once.
 pub const FRESH: Duration = Duration::from_secs(1);
 
 /// The present, as far as answers depend on it.
@@ -26,7 +26,7 @@ pub struct Present {
 
 /// When all members' answers to one question were given, and what they rely on.
 #[derive(Clone, Debug)]
-pub struct Term {
+pub struct Freshness {
     /// When the first of those was asked whose answer is used.
     pub asked: Instant,
     /// When the last answer was there.
@@ -37,11 +37,11 @@ pub struct Term {
     pub is_all_watched: bool,
     /// Which members there were.
     pub revision: u64,
-    /// The number of the last news that it was compared with.
-    pub heard: u64,
+    /// The number of the last change that it was compared with.
+    pub changes: u64,
 }
 
-impl Term {
+impl Freshness {
     /// That of answers that nobody watches.
     pub fn unwatched(came: Instant) -> Self {
         Self {
@@ -50,18 +50,18 @@ impl Term {
             watched: Arc::new([]),
             is_all_watched: false,
             revision: 0,
-            heard: 0,
+            changes: 0,
         }
     }
 
-    /// True while all the answers hold, if there are no news.
+    /// True while all the answers hold, unless a change ends them.
     pub fn holds(&self, present: Present) -> bool {
         let since = |then: Instant| present.now.saturating_duration_since(then);
         let is_watched = self.is_all_watched && self.revision == present.revision;
         since(self.came) < FRESH || (is_watched && self.is_promised(present.now))
     }
 
-    /// True while the answers of those who watch hold, if there are no news.
+    /// True while the answers of those who watch hold, unless a change ends them.
     pub fn is_promised(&self, now: Instant) -> bool {
         now.saturating_duration_since(self.asked) < PROMISE
     }
@@ -72,33 +72,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_that_nobody_watches_holds_for_a_second() {
+    fn unwatched_answer_holds_for_a_second() {
         let now = Instant::now();
-        let term = Term::unwatched(now);
+        let freshness = Freshness::unwatched(now);
         let at = |after| Present {
             now: now + after,
             revision: 0,
         };
-        assert!(term.holds(at(FRESH / 2)));
-        assert!(!term.holds(at(FRESH)));
+        assert!(freshness.holds(at(FRESH / 2)));
+        assert!(!freshness.holds(at(FRESH)));
     }
 
     #[test]
-    fn a_watched_answer_holds_as_promised_while_the_members_are_the_same() {
+    fn watched_answer_holds_as_promised() {
         let now = Instant::now();
-        let term = Term {
+        let freshness = Freshness {
             is_all_watched: true,
             revision: 7,
-            ..Term::unwatched(now)
+            ..Freshness::unwatched(now)
         };
         let holds = |after, revision| {
-            term.holds(Present {
+            freshness.holds(Present {
                 now: now + after,
                 revision,
             })
         };
         assert!(holds(PROMISE / 2, 7) && !holds(PROMISE, 7));
         assert!(!holds(PROMISE / 2, 8) && holds(FRESH / 2, 8));
-        assert!(term.is_promised(now + PROMISE / 2) && !term.is_promised(now + PROMISE));
+        assert!(freshness.is_promised(now + PROMISE / 2) && !freshness.is_promised(now + PROMISE));
     }
 }

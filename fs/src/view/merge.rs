@@ -15,7 +15,7 @@
 //!    to the smaller peer id.
 //! 4. Every other content is shown as `name (member).ext`, after the member with the smallest peer
 //!    id among its holders, or with a digest behind the member's name (`distinct_names.rs`).
-//! 5. A file whose member does not tell its size (a server of 2004) is shown only where nobody has
+//! 5. A file whose member does not name its size (a server of 2004) is shown only where nobody has
 //!    anything of which more is known: it may well be the same. All such files of one name are one
 //!    entry, until one was fetched.
 //!
@@ -24,14 +24,14 @@
 //! the time for, each member has an equal share.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tinyp2p_net::model::{
-    Attributes, ContentId, Entry, Kind, Mode, Name, PeerId, Root, UnixTime, Version,
-};
+use tinyp2p_net::model::{Attributes, ContentId, Entry, Kind, Mode, Name, PeerId, Root, UnixTime};
 
 use super::distinct_names::DistinctNames;
+use super::fair_share::share_fairly;
+pub use super::item::{EntrySource, Item, MemberRef, mode_of};
 
 /// The most contents of one directory that are shown under another name, which takes several times
 /// as long as to merge a name: about half a second's work.
@@ -40,79 +40,6 @@ const MAX_CONFLICTS: usize = 200_000;
 /// The kernel refuses a whole directory that holds a file larger than this, so no member
 /// may name one.
 const MAX_FILE_BYTES: u64 = i64::MAX as u64;
-
-/// Who said something.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct MemberRef {
-    /// The member's identity.
-    pub id: PeerId,
-    /// How it is shown to people; unique in the network.
-    pub name: Arc<str>,
-}
-
-/// One member that has an entry.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct EntrySource {
-    /// The member that has it.
-    pub member: Arc<MemberRef>,
-    /// The state of the entry at that member.
-    pub version: Version,
-    /// What the entry's permissions allow that member.
-    pub mode: Mode,
-}
-
-/// One name of a merged directory.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Item {
-    /// The name in the mount.
-    pub name: Name,
-    /// The name at the members, where the mount shows another one.
-    pub original: Option<Name>,
-    /// File or directory.
-    pub kind: Kind,
-    /// Bytes of content; 0 for a directory; [`Attributes::UNKNOWN_SIZE`] if nobody who
-    /// has it tells.
-    pub size: u64,
-    /// The newest modification time among the sources, nanoseconds since 1970.
-    pub mtime: UnixTime,
-    /// The content root, if it is known: each source has named it.
-    pub root: Option<Root>,
-    /// Who has it, the best one to read from first; never empty.
-    pub sources: Arc<[EntrySource]>,
-}
-
-impl Item {
-    /// False for a file of which only the name is known.
-    pub fn is_measured(&self) -> bool {
-        self.size != Attributes::UNKNOWN_SIZE
-    }
-
-    /// What can be done with it: whoever can read it, has it for all.
-    pub fn mode(&self) -> Mode {
-        mode_of(&self.sources)
-    }
-
-    /// The name at the members that have it.
-    pub fn name_at_members(&self) -> &Name {
-        self.original.as_ref().unwrap_or(&self.name)
-    }
-}
-
-/// What can be done with what all of `sources` have.
-pub fn mode_of(sources: &[EntrySource]) -> Mode {
-    let readable = sources
-        .iter()
-        .filter(|source| source.mode != Mode::Unreadable);
-    let mut modes = readable.map(|source| source.mode);
-    match modes.next() {
-        // The program is one wherever it is one: its content is the same.
-        Some(first) if modes.all(|mode| mode == first) => first,
-        Some(_) => Mode::Executable,
-        // Nobody is known to have the root of an empty network.
-        None if sources.is_empty() => Mode::Plain,
-        None => Mode::Unreadable,
-    }
-}
 
 /// What one member says of one name.
 struct Row {
@@ -144,78 +71,10 @@ pub fn directory(
     merge_at_most(listings, preferred, usize::MAX).items
 }
 
-/// How many things each may have, of those who have so many, so that all together have at most
-/// `most`. Whoever has no more than an equal share keeps all, however much others have.
-pub fn fair_share(counts: impl IntoIterator<Item = usize>, most: usize) -> usize {
-    let mut counts: Vec<usize> = counts.into_iter().collect();
-    counts.sort_unstable();
-    let (mut left, mut sharers) = (most, counts.len());
-    for count in counts {
-        if count > left / sharers {
-            return left / sharers;
-        }
-        left -= count;
-        sharers -= 1;
-    }
-    usize::MAX
-}
-
-/// Leaves each member its fair share of `most` things, the first ones. Says whose were more. What
-/// several have counts as that of the one who has least: else whoever joins the holders of much
-/// could take it along when his own is cut. `holders` shows those who have a thing, of whom there
-/// is one at least.
-pub fn share_fairly<T>(
-    things: &mut Vec<T>,
-    most: usize,
-    holders: impl Fn(&T, &mut dyn FnMut(&Arc<MemberRef>)),
-) -> Vec<Arc<MemberRef>> {
-    if things.len() <= most {
-        return Vec::new();
-    }
-    let mut counts: HashMap<PeerId, usize> = HashMap::new();
-    for thing in &*things {
-        holders(thing, &mut |member| {
-            *counts.entry(member.id).or_default() += 1
-        });
-    }
-    let owner = |thing: &T| {
-        let mut least: Option<(usize, Arc<MemberRef>)> = None;
-        holders(thing, &mut |member| {
-            let count = counts[&member.id];
-            let is_less =
-                |(least, owner): &(usize, Arc<MemberRef>)| (count, member.id) < (*least, owner.id);
-            if least.as_ref().is_none_or(is_less) {
-                least = Some((count, Arc::clone(member)));
-            }
-        });
-        least.map(|(_, member)| member)
-    };
-    let mut owned: HashMap<PeerId, usize> = HashMap::new();
-    for member in things.iter().filter_map(owner) {
-        *owned.entry(member.id).or_default() += 1;
-    }
-    let share = fair_share(owned.into_values(), most);
-    let mut kept: HashMap<PeerId, usize> = HashMap::new();
-    let mut cut: BTreeMap<PeerId, Arc<MemberRef>> = BTreeMap::new();
-    things.retain(|thing| {
-        let Some(member) = owner(thing) else {
-            return false;
-        };
-        let count = kept.entry(member.id).or_default();
-        *count += 1;
-        let is_kept = *count <= share;
-        if !is_kept {
-            cut.insert(member.id, member);
-        }
-        is_kept
-    });
-    cut.into_values().collect()
-}
-
 fn merge_at_most(
     listings: Vec<(Arc<MemberRef>, Vec<Entry>)>,
     preferred: Option<PeerId>,
-    most_conflicts: usize,
+    max_conflicts: usize,
 ) -> Merged {
     let mut rows: Vec<Row> = Vec::with_capacity(listings.iter().map(|(_, list)| list.len()).sum());
     for (member, entries) in listings {
@@ -246,7 +105,7 @@ fn merge_at_most(
         items.extend(contents.next().map(|plain| plain.into_item(preferred)));
         conflicts.extend(contents);
     }
-    let left_out = share_fairly(&mut conflicts, most_conflicts, |content, note| {
+    let left_out = share_fairly(&mut conflicts, max_conflicts, |content, note| {
         content.holders.iter().for_each(|row| note(&row.member));
     });
     if !conflicts.is_empty() {
@@ -270,7 +129,7 @@ pub fn name(
     items.into_iter().find(|item| item.name == *name)
 }
 
-/// True for names that rule 4 may have made, so that only a listing can tell what they mean.
+/// True for names that rule 4 may have made, so that only a listing can say what they mean.
 pub fn may_be_conflict(name: &Name) -> bool {
     let bytes = name.as_bytes();
     bytes

@@ -1,7 +1,7 @@
-//! What was heard of members' changes, each member's apart: what it does to an answer is found out
+//! What was log of members' changes, each member's apart: what it does to an answer is found out
 //! when somebody wants the answer.
 //!
-//! Pure. Taking news in costs a few comparisons for each change, whatever is remembered. Every
+//! Pure. Taking a change in costs a few comparisons for each change, whatever is remembered. Every
 //! change has a number; an answer knows up to which one it was compared. What a member says touches
 //! its own answers only, and the memory of each is bounded: one that says more has said that
 //! everything of its own may have changed.
@@ -31,21 +31,21 @@ const MAX_MEMBERS: usize = 1024;
 /// What a change costs beside itself: its place in a tree.
 const OVERHEAD: usize = 32;
 
-/// The last news.
+/// The last changes, of each member apart.
 #[derive(Debug, Default)]
-pub struct Heard {
+pub struct ChangeLog {
     count: u64,
-    of: HashMap<PeerId, Log>,
+    of: HashMap<PeerId, MemberChanges>,
     /// Those of all logs together.
     bytes: usize,
     /// What concerns the answers of all.
-    of_all: Log,
+    of_all: MemberChanges,
     /// Of changes up to this one, those of members without a log are not known any more.
     forgotten: u64,
 }
 
 #[derive(Debug, Default)]
-struct Log {
+struct MemberChanges {
     /// The number of the last change.
     last: u64,
     /// The number of the last one that was everything.
@@ -54,7 +54,7 @@ struct Log {
     bytes: usize,
 }
 
-/// What news do to a listing.
+/// What changes do to a listing.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Effect {
     /// Nothing that concerns the answer.
@@ -66,7 +66,7 @@ pub enum Effect {
     Total,
 }
 
-impl Heard {
+impl ChangeLog {
     /// How many there were so far.
     pub fn count(&self) -> u64 {
         self.count
@@ -97,7 +97,7 @@ impl Heard {
         talking.map(|(member, _)| *member)
     }
 
-    /// What the news of `member` since number `since` do to its listing of `directory`.
+    /// What the changes of `member` since number `since` do to its listing of `directory`.
     pub fn about_listing(&self, member: PeerId, directory: &RelPath, since: u64) -> Effect {
         let log = self.of.get(&member);
         log.map_or(Effect::None, |log| log.about_listing(directory, since))
@@ -120,7 +120,7 @@ impl Heard {
         Some(concerned.collect())
     }
 
-    fn log(&mut self, member: Option<PeerId>) -> &mut Log {
+    fn log(&mut self, member: Option<PeerId>) -> &mut MemberChanges {
         let Some(member) = member else {
             return &mut self.of_all;
         };
@@ -150,7 +150,7 @@ impl Heard {
     }
 }
 
-impl Log {
+impl MemberChanges {
     fn note(&mut self, change: &Change, count: u64) {
         self.last = count;
         if change.path.is_root() && change.depth == Depth::Tree {
@@ -276,56 +276,56 @@ mod tests {
     }
 
     #[test]
-    fn a_change_concerns_its_listing_that_of_its_parent_and_if_deep_all_below() {
+    fn change_concerns_listing_parent_and_below() {
         for (depth, own, below) in [
             (Depth::Entry, Effect::Partial(vec![]), Effect::None),
             (Depth::Tree, Effect::Total, Effect::Total),
         ] {
-            let mut heard = Heard::default();
-            heard.note(Some(id(1)), &change("a/b", depth));
-            let about = |directory: &str| heard.about_listing(id(1), &path(directory), 0);
+            let mut log = ChangeLog::default();
+            log.note(Some(id(1)), &change("a/b", depth));
+            let about = |directory: &str| log.about_listing(id(1), &path(directory), 0);
             assert_eq!(about("a"), names(&["b"]));
             assert_eq!((about("a/b"), about("a/b/c/d")), (own, below));
             for other in ["", "a/b-", "a/bc", "b"] {
                 assert_eq!(about(other), Effect::None, "{other} {depth:?}");
             }
-            assert_eq!(heard.about_listing(id(2), &path("a"), 0), Effect::None);
+            assert_eq!(log.about_listing(id(2), &path("a"), 0), Effect::None);
         }
     }
 
     #[test]
-    fn news_count_for_what_was_asked_before_them() {
-        let mut heard = Heard::default();
-        heard.note(Some(id(1)), &change("d/old", Depth::Tree));
-        let begun = heard.count();
-        heard.note(Some(id(1)), &change("d/new", Depth::Entry));
-        heard.note(Some(id(2)), &change("e", Depth::Tree));
-        let about = |since| heard.about_listing(id(1), &path("d"), since);
+    fn changes_end_what_was_asked_before() {
+        let mut log = ChangeLog::default();
+        log.note(Some(id(1)), &change("d/old", Depth::Tree));
+        let begun = log.count();
+        log.note(Some(id(1)), &change("d/new", Depth::Entry));
+        log.note(Some(id(2)), &change("e", Depth::Tree));
+        let about = |since| log.about_listing(id(1), &path("d"), since);
         assert_eq!(about(0), names(&["new", "old"]));
         assert_eq!(about(begun), names(&["new"]));
-        assert_eq!(about(heard.count()), Effect::None);
-        let entry = |text: &str| heard.about_entry(&path(text), begun).unwrap();
+        assert_eq!(about(log.count()), Effect::None);
+        let entry = |text: &str| log.about_entry(&path(text), begun).unwrap();
         assert_eq!(entry("d/new"), [id(1)]);
         assert_eq!(entry("e/f"), [id(2)]);
         assert!(entry("d/old").is_empty());
     }
 
     #[test]
-    fn who_says_too_much_has_said_everything_of_its_own() {
-        let mut heard = Heard::default();
+    fn too_many_changes_mean_everything() {
+        let mut log = ChangeLog::default();
         let long = ["x".repeat(250).as_str(); 16].join("/");
         for number in 0..2 * MAX_BYTES / long.len() {
-            heard.note(
+            log.note(
                 Some(id(1)),
                 &change(&format!("{long}/{number}"), Depth::Tree),
             );
         }
-        assert!(heard.of[&id(1)].bytes <= MAX_BYTES);
+        assert!(log.of[&id(1)].bytes <= MAX_BYTES);
         for number in 0..=MAX_CHANGES {
-            heard.note(Some(id(2)), &change(&number.to_string(), Depth::Entry));
+            log.note(Some(id(2)), &change(&number.to_string(), Depth::Entry));
         }
-        assert!(heard.of[&id(2)].changes.is_empty());
-        let about = |n| heard.about_listing(id(n), &path("other"), 0);
+        assert!(log.of[&id(2)].changes.is_empty());
+        let about = |n| log.about_listing(id(n), &path("other"), 0);
         assert_eq!(
             [about(1), about(2), about(3)],
             [Effect::Total, Effect::Total, Effect::None]
@@ -333,21 +333,21 @@ mod tests {
     }
 
     #[test]
-    fn no_number_of_members_grows_it_beyond_its_bounds() {
-        let mut heard = Heard::default();
+    fn change_log_is_bounded_for_any_network() {
+        let mut log = ChangeLog::default();
         let long = ["x".repeat(250).as_str(); 15].join("/");
         for number in 0..2 * MAX_MEMBERS {
             for part in 0..9 {
                 let text = format!("{long}/{part}");
-                heard.note(Some(peer_id(number)), &change(&text, Depth::Entry));
+                log.note(Some(peer_id(number)), &change(&text, Depth::Entry));
             }
         }
-        assert!(heard.of.len() <= MAX_MEMBERS);
-        let bytes: usize = heard.of.values().map(|log| log.bytes).sum();
+        assert!(log.of.len() <= MAX_MEMBERS);
+        let bytes: usize = log.of.values().map(|log| log.bytes).sum();
         assert!(bytes <= MAX_ALL_BYTES, "{bytes}");
-        assert_eq!(bytes, heard.bytes);
-        assert!(heard.ended_listing(&path("d"), 0), "nobody knows any more");
-        assert!(!heard.ended_listing(&path("d"), heard.count()));
+        assert_eq!(bytes, log.bytes);
+        assert!(log.ended_listing(&path("d"), 0), "nobody knows any more");
+        assert!(!log.ended_listing(&path("d"), log.count()));
     }
 
     #[test]
@@ -372,7 +372,7 @@ mod tests {
 
     /// Each begins with the one before as bytes, and none lies within another.
     #[test]
-    fn a_poll_of_alike_paths_is_sorted_in_no_time() {
+    fn alike_paths_are_sorted_quickly() {
         let stem = ["x".repeat(250).as_str(); 12].join("/");
         let tail = ["y".repeat(250).as_str(); 4].join("z/z");
         let paths = (1..tail.len()).filter(|end| tail.as_bytes()[end - 1] != b'/');
@@ -380,9 +380,9 @@ mod tests {
         let changes: Vec<Change> = paths.map(|end| change(&path(end), Depth::Tree)).collect();
         assert!(changes.len() > 1000);
         let begun = Instant::now();
-        let mut heard = Heard::default();
+        let mut log = ChangeLog::default();
         for change in outermost(&changes) {
-            heard.note(Some(id(1)), change);
+            log.note(Some(id(1)), change);
         }
         let took = begun.elapsed();
         assert!(took < Duration::from_millis(500), "{took:?}");

@@ -100,7 +100,7 @@ fn memory_alone_answers_only_what_it_knows() {
 }
 
 #[test]
-fn a_fresh_listing_answers_hits_and_misses_without_the_network() {
+fn fresh_listing_answers_hits_and_misses() {
     let (network, view) = setup();
     network.join("ann", 1).put("x", "x", 1);
     view.list(&path(""), within(SOON)).unwrap();
@@ -112,7 +112,7 @@ fn a_fresh_listing_answers_hits_and_misses_without_the_network() {
 }
 
 #[test]
-fn an_absence_costs_one_question_while_it_is_fresh() {
+fn fresh_absence_costs_one_question() {
     let (network, view) = setup();
     network.join("ann", 1);
     for _ in 0..3 {
@@ -125,7 +125,7 @@ fn an_absence_costs_one_question_while_it_is_fresh() {
 }
 
 #[test]
-fn a_new_file_is_there_at_once_when_its_directory_was_not_listed_lately() {
+fn new_file_shows_at_once_if_not_listed() {
     let (network, view) = setup();
     let ann = network.join("ann", 1);
     assert_eq!(size(&view, "d", "old"), None);
@@ -187,7 +187,7 @@ fn when_nobody_answers_nothing_can_be_told() {
 }
 
 #[test]
-fn who_cannot_tell_makes_an_error_of_what_nobody_else_has() {
+fn failing_member_makes_unknown_names_fail() {
     let (network, view) = setup();
     let ann = network.join("ann", 1);
     ann.put("x", "x", 1);
@@ -213,7 +213,7 @@ fn who_cannot_tell_makes_an_error_of_what_nobody_else_has() {
 }
 
 #[test]
-fn a_miss_in_a_listing_that_lacks_an_answer_is_uncertain() {
+fn miss_in_partial_listing_is_uncertain() {
     let (network, view) = setup();
     network.join("ann", 1).put("x", "x", 1);
     network.join("bob", 2).behave(Behaviour::Gone);
@@ -229,7 +229,7 @@ fn a_miss_in_a_listing_that_lacks_an_answer_is_uncertain() {
 }
 
 #[test]
-fn a_frozen_member_hides_its_own_files_only_and_costs_the_deadline_at_most() {
+fn frozen_member_hides_its_own_files_only() {
     let (network, view) = setup();
     network.join("ann", 1).put("x", "x", 1);
     let bob = network.join("bob", 2);
@@ -245,7 +245,7 @@ fn a_frozen_member_hides_its_own_files_only_and_costs_the_deadline_at_most() {
 }
 
 #[test]
-fn a_slow_member_is_waited_for_within_the_deadline() {
+fn slow_member_is_awaited_till_the_deadline() {
     let (network, view) = setup();
     let ann = network.join("ann", 1);
     ann.put("x", "x", 1);
@@ -254,7 +254,7 @@ fn a_slow_member_is_waited_for_within_the_deadline() {
 }
 
 #[test]
-fn a_directory_that_only_a_silent_member_has_is_an_error_and_not_empty() {
+fn silent_members_directory_is_not_empty() {
     let (network, view) = setup();
     network.join("ann", 1).put("x", "x", 1);
     let bob = network.join("bob", 2);
@@ -294,7 +294,7 @@ fn one_directory_is_fetched_once_at_a_time() {
 }
 
 #[test]
-fn waiting_for_somebody_elses_fetch_ends_at_the_own_deadline() {
+fn shared_fetch_ends_at_own_deadline() {
     let (network, view) = setup();
     let ann = network.join("ann", 1);
     ann.behave(Behaviour::Frozen);
@@ -310,7 +310,7 @@ fn waiting_for_somebody_elses_fetch_ends_at_the_own_deadline() {
 }
 
 #[test]
-fn an_answer_that_was_under_way_during_an_invalidation_is_not_kept() {
+fn invalidated_fetch_is_not_kept() {
     let (network, view) = setup();
     let ann = network.join("ann", 1);
     ann.behave(Behaviour::Frozen);
@@ -330,7 +330,7 @@ fn an_answer_that_was_under_way_during_an_invalidation_is_not_kept() {
 }
 
 #[test]
-fn a_conflict_found_by_name_is_the_one_that_the_listing_shows() {
+fn conflict_by_name_is_the_listed_one() {
     let (network, view) = setup();
     network.join("ann", 1).put("a.txt", "1", 1);
     network.join("bob", 2).put("a.txt", "22", 2);
@@ -342,7 +342,7 @@ fn a_conflict_found_by_name_is_the_one_that_the_listing_shows() {
 }
 
 #[test]
-fn a_walk_through_a_listed_directory_does_not_ask_for_every_name() {
+fn walk_of_listed_directory_asks_little() {
     let (network, view) = setup();
     let ann = network.join("ann", 1);
     for number in 0..100 {
@@ -362,7 +362,7 @@ fn a_walk_through_a_listed_directory_does_not_ask_for_every_name() {
 }
 
 #[test]
-fn the_programs_own_name_in_the_root_is_not_taken_from_members() {
+fn reserved_name_is_not_taken_from_members() {
     let (network, view) = setup();
     let ann = network.join("ann", 1);
     ann.put(".tinyp2p/x", "x", 1);
@@ -384,7 +384,7 @@ fn sums_are_of_what_was_listed() {
 }
 
 #[test]
-fn a_slow_members_files_are_listed_late_and_make_no_absence_certain() {
+fn late_listing_makes_no_absence_certain() {
     let (network, view) = three();
     let dan = network.join("dan", 4);
     dan.put("all/of dan", "x", 1);
@@ -453,7 +453,7 @@ fn three() -> (Arc<MemoryNetwork>, View) {
 }
 
 #[test]
-fn names_that_programs_probe_for_cost_no_call_in_a_listed_directory() {
+fn probes_in_listed_directory_are_free() {
     for directory in ["", "all", "own"] {
         let (network, view) = three();
         view.list(&path(directory), within(SOON)).unwrap();
@@ -467,7 +467,7 @@ fn names_that_programs_probe_for_cost_no_call_in_a_listed_directory() {
 }
 
 #[test]
-fn names_that_programs_probe_for_cost_one_round_in_a_directory_that_was_not_listed() {
+fn probes_elsewhere_cost_one_round() {
     for directory in ["", "all", "own"] {
         let (network, view) = three();
         for probe in PROBES {
@@ -482,7 +482,7 @@ fn names_that_programs_probe_for_cost_one_round_in_a_directory_that_was_not_list
 }
 
 #[test]
-fn a_probe_that_a_silent_member_may_know_is_asked_again_each_time() {
+fn uncertain_probe_is_asked_each_time() {
     for directory in ["", "all", "own"] {
         let (network, view) = three();
         let dan = network.join("dan", 4);
@@ -500,7 +500,7 @@ fn a_probe_that_a_silent_member_may_know_is_asked_again_each_time() {
 }
 
 #[test]
-fn a_probe_that_found_nothing_finds_what_has_come_since() {
+fn probe_finds_what_has_come_since() {
     let (network, view) = three();
     let member = network.join("dan", 4);
     for directory in ["", "own/"] {
@@ -556,7 +556,7 @@ proptest! {
     /// name of theirs, nothing else but conflicts, and names asked for one by one say the same
     /// as the listing.
     #[test]
-    fn the_view_is_the_union_of_those_who_answer(
+    fn view_is_the_union_of_all_answers(
         changes in prop::collection::vec(change(), 1..20),
     ) {
         let (network, view) = setup();
@@ -619,7 +619,7 @@ proptest! {
 }
 
 #[test]
-fn a_directory_that_does_not_end_hides_its_members_files_only() {
+fn endless_directory_hides_its_own_files_only() {
     let network = Arc::new(MemoryNetwork::with_budget(64 << 20));
     let view = View::new(Arc::clone(&network) as Arc<dyn Network>, None);
     let (ann, mallory) = (network.join("ann", 1), network.join("mallory", 2));
@@ -644,7 +644,7 @@ fn a_directory_that_does_not_end_hides_its_members_files_only() {
 }
 
 #[test]
-fn what_is_remembered_of_a_member_makes_room_for_its_next_answer() {
+fn remembered_answers_make_room_for_the_next() {
     let network = Arc::new(MemoryNetwork::with_budget(4 << 20));
     let view = View::new(Arc::clone(&network) as Arc<dyn Network>, None);
     let ann = network.join("ann", 1);

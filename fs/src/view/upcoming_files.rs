@@ -25,7 +25,7 @@ impl Siblings for View {
         path: &RelPath,
         order: ReadingOrder,
         member: PeerId,
-        most: usize,
+        max: usize,
     ) -> Vec<Small> {
         let Some((directory, listing, at)) = self.listed(path) else {
             return Vec::new();
@@ -35,16 +35,16 @@ impl Siblings for View {
             ReadingOrder::ByName => {
                 let first = at.unwrap_or_else(|behind| behind);
                 let items = listing.items[first..].iter().skip(usize::from(at.is_ok()));
-                let files = items.take(STEPS * most).filter_map(small);
-                files.take(most).collect()
+                let files = items.take(STEPS * max).filter_map(small);
+                files.take(max).collect()
             }
             ReadingOrder::ByNumber => {
                 let Ok(at) = at else { return Vec::new() };
                 let by_number = listing.by_number(&directory);
                 let first = by_number.position(at) + 1;
-                let behind = by_number.order[first..].iter().take(STEPS * most);
+                let behind = by_number.order[first..].iter().take(STEPS * max);
                 let items = behind.map(|index| &listing.items[*index as usize]);
-                items.filter_map(small).take(most).collect()
+                items.filter_map(small).take(max).collect()
             }
         }
     }
@@ -79,7 +79,7 @@ impl View {
         path: &RelPath,
     ) -> Option<(RelPath, Arc<MergedDirectory>, Result<usize, usize>)> {
         let (directory, name) = path.split()?;
-        let listing = self.state.0.lock().cache.last_directory(&directory)?;
+        let listing = self.memory.lock().last_directory(&directory)?;
         let at = listing.items.binary_search_by(|item| item.name.cmp(&name));
         Some((directory, listing, at))
     }
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn the_small_files_behind_one_are_named_in_order_with_what_it_takes_to_fetch_them() {
+    fn upcoming_small_files_come_in_order() {
         let network = Arc::new(MemoryNetwork::default());
         let (ann, bob) = (network.join("ann", 1), network.join("bob", 2));
         ann.put("d/a", "x", 1);
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_reads_by_number_is_told_what_comes_next_by_number() {
+    fn reading_by_number_goes_on_by_number() {
         let network = Arc::new(MemoryNetwork::default());
         let ann = network.join("ann", 1);
         for number in 0..200 {
@@ -210,17 +210,20 @@ mod tests {
         let listing = view.list(&path("d"), wait).unwrap();
         let mut inodes = crate::vfs::inodes::Inodes::new(5.into());
         let tree = crate::vfs::inodes::Vantage::Merged;
-        let told = listing.items.iter().map(|item| {
+        let assigned = listing.items.iter().map(|item| {
             let path = path("d").join(&item.name).unwrap();
             (inodes.look_up(tree, path.clone(), item).0, path)
         });
-        let mut told: Vec<(u64, RelPath)> = told.collect();
-        told.sort();
-        let order = view.order(&told[70].1, &told[71].1);
+        let mut assigned: Vec<(u64, RelPath)> = assigned.collect();
+        assigned.sort();
+        let order = view.order(&assigned[70].1, &assigned[71].1);
         assert_eq!(order, ReadingOrder::ByNumber);
-        let files = view.behind(&told[71].1, order, ann.id(), 20);
+        let files = view.behind(&assigned[71].1, order, ann.id(), 20);
         let next: Vec<RelPath> = files.into_iter().map(|file| file.path).collect();
-        let wanted: Vec<RelPath> = told[72..92].iter().map(|(_, path)| path.clone()).collect();
+        let wanted: Vec<RelPath> = assigned[72..92]
+            .iter()
+            .map(|(_, path)| path.clone())
+            .collect();
         assert_eq!(next, wanted);
         let by_name = view.order(&path("d/070"), &path("d/071"));
         assert_eq!(by_name, ReadingOrder::ByName);

@@ -6,5 +6,6 @@ pub(crate) mod buffer_pool;
 pub(crate) mod expiring_map;
 pub(crate) mod parallel;
 pub(crate) mod peer_pools;
+pub mod single_flight;
 pub mod thread_pool;
 pub mod two_generation_cache;

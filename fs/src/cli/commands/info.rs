@@ -1,4 +1,4 @@
-//! `tinyp2p info`: what a mount knows of a file, told by the mount itself through an extended
+//! `tinyp2p info`: what a mount knows of a file, which the mount itself hands out in an extended
 //! attribute, so that it works wherever the file is reached: by a symbolic link, a bind mount, in a
 //! container.
 

@@ -5,8 +5,9 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use crate::cli::first_contact;
-use crate::cli::first_contact::{Joined, Role};
+use tinyp2p_net::Config;
+
+use crate::cli::first_contact::{self, Joined};
 use crate::cli::mountpoint::{ClaimedMountpoint, Mountpoint};
 use crate::cli::options::args::MountArgs;
 use crate::cli::options::cache;
@@ -14,6 +15,7 @@ use crate::cli::options::password::PasswordSource;
 use crate::cli::output::say;
 use crate::cli::signals;
 use crate::cli::signals::StopReason;
+use crate::cli::start::{self, Role};
 use crate::cli::{CommandFailure, daemon, logging};
 use crate::fuse;
 use crate::kernel_cache::{Busy, Expirer};
@@ -36,7 +38,7 @@ pub(crate) fn run(
     let mountpoint = Mountpoint::check(&parsed.mountpoint)?;
     let path = Some(mountpoint.path());
     let cache_dir = parsed.cache.cache_dir.as_deref();
-    let prepared = first_contact::prepare(
+    let config = start::prepare(
         &parsed.network,
         parsed.peers,
         Role::Member,
@@ -50,7 +52,7 @@ pub(crate) fn run(
             say(PROGRAM, warning);
         }
     })?;
-    let prepared = prepared.with_cache(cache, parsed.cache.memory.as_u64());
+    let memory = parsed.cache.memory.as_u64();
     logging::filter(&parsed.network)?;
     let from_file = source.is_lasting();
     if from_file && let Some(typed) = parsed.password.as_os_str().to_str() {
@@ -58,9 +60,9 @@ pub(crate) fn run(
         options.source = mount::source_name(typed);
     }
     let text = source.read()?;
-    let password = first_contact::password(&text)?;
+    let password = start::password(&text)?;
     if !parsed.background {
-        first_contact::warn(&parsed.network, &password, PROGRAM);
+        start::warn(&parsed.network, &password, PROGRAM);
     }
     if !parsed.foreground && !parsed.background {
         let password = (!from_file).then_some(text.as_str());
@@ -71,7 +73,11 @@ pub(crate) fn run(
     }
     drop(text);
     let log = logging::start(&parsed.network)?;
-    let joined = prepared.start(password)?;
+    let joined = Joined::start(Config {
+        cache,
+        memory,
+        ..config(password)
+    })?;
     joined.leave_directory();
     let outcome = until_unmounted(&joined, mountpoint, &options, || {
         if parsed.background {
@@ -93,7 +99,7 @@ fn until_unmounted(
 ) -> Result<(), CommandFailure> {
     joined.meet()?;
     joined.meet_acquaintances();
-    first_contact::tell(PROGRAM, &joined.notices());
+    first_contact::print_notices(PROGRAM, &joined.notices());
     let (sender, events) = mpsc::channel();
     signals::on_signals(sender.clone())?;
     let mounted = Mounted::new(joined, mountpoint, options, sender)?;
@@ -153,7 +159,7 @@ impl Mounted {
         let device = descriptor.try_clone();
         let expirer = device.and_then(|device| Expirer::start(device, Arc::clone(&busy)));
         if let Err(error) = &expirer {
-            tracing::info!(%error, "the kernel is not told what is new");
+            tracing::info!(%error, "the kernel does not hear of changes");
         }
         let mounted = Self {
             mount,

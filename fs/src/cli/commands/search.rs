@@ -101,7 +101,7 @@ pub(crate) fn ask(
     };
     let mut seen = HashSet::new();
     for answer in others {
-        // Who fails during the question may be told once more, as one who is away.
+        // Who fails during the question may be named once more, as one who is away.
         if !seen.insert(answer.member) {
             continue;
         }

@@ -153,7 +153,7 @@ fn hidden_needs_share(arg: clap::Arg) -> clap::Arg {
     arg.requires("share")
 }
 
-/// Members do not serve hidden names unless told to, so they are not fetched unless told to.
+/// Members serve hidden names only on request, so they are fetched only on request.
 fn fetch_hidden(arg: clap::Arg) -> clap::Arg {
     let help = "Fetch names that begin with a dot, too, and serve them if anything is served";
     arg.help(help).long_help(help)

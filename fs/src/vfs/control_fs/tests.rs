@@ -30,14 +30,14 @@ fn setup() -> Setup {
 }
 
 impl Setup {
-    fn look(&self, parent: u64, name: &str) -> Result<Looked, Error> {
+    fn look(&self, parent: u64, name: &str) -> Result<LookupResult, Error> {
         self.filesystem.lookup(parent, name.as_bytes(), Wait::No)
     }
 
     fn find(&self, parent: u64, name: &str) -> Attr {
         match self.look(parent, name).unwrap() {
-            Looked::Found(attr) => attr,
-            Looked::Absent { .. } => panic!("{name} is absent"),
+            LookupResult::Found(attr) => attr,
+            LookupResult::Absent { .. } => panic!("{name} is absent"),
         }
     }
 
@@ -89,7 +89,7 @@ impl Setup {
 }
 
 #[test]
-fn the_programs_own_directory_is_there_by_name_and_lists_its_files() {
+fn control_directory_is_found_by_name() {
     let setup = setup();
     let directory = setup.find(ROOT, ".tinyp2p");
     assert_eq!(
@@ -117,26 +117,28 @@ fn the_programs_own_directory_is_there_by_name_and_lists_its_files() {
         ));
     }
     let absent = setup.look(DIRECTORY, "x").unwrap();
-    assert_eq!(absent, Looked::Absent { certain: true });
+    assert_eq!(absent, LookupResult::Absent { certain: true });
     setup.filesystem.forget(DIRECTORY, 7);
     setup.find(ROOT, ".tinyp2p");
 }
 
 #[test]
-fn its_name_is_an_ordinary_one_anywhere_else() {
+fn control_name_is_ordinary_elsewhere() {
     let setup = setup();
     let ann = setup.network.join("ann", 1);
     ann.put("d/.tinyp2p", "x", 1);
     let soon = Wait::Until(std::time::Instant::now() + std::time::Duration::from_secs(30));
-    let Looked::Found(directory) = setup.filesystem.lookup(ROOT, b"d", soon).unwrap() else {
+    let LookupResult::Found(directory) = setup.filesystem.lookup(ROOT, b"d", soon).unwrap() else {
         panic!("no d");
     };
     let looked = setup.filesystem.lookup(directory.inode, b".tinyp2p", soon);
-    assert!(matches!(looked, Ok(Looked::Found(attr)) if attr.size == 1 && attr.inode < DIRECTORY));
+    assert!(
+        matches!(looked, Ok(LookupResult::Found(attr)) if attr.size == 1 && attr.inode < DIRECTORY)
+    );
 }
 
 #[test]
-fn the_status_is_text_for_people_and_json_for_programs_and_asks_nobody() {
+fn status_files_ask_nobody() {
     let setup = setup();
     setup.network.join("ann", 1).behave(Behaviour::Frozen);
     let calls = setup.network.calls();
@@ -152,7 +154,7 @@ fn the_status_is_text_for_people_and_json_for_programs_and_asks_nobody() {
 }
 
 #[test]
-fn each_state_of_a_status_file_is_a_file_of_its_own() {
+fn each_status_state_is_its_own_file() {
     let setup = setup();
     let file = setup.find(DIRECTORY, "status.json");
     let handle = setup
@@ -176,13 +178,13 @@ fn each_state_of_a_status_file_is_a_file_of_its_own() {
 }
 
 #[test]
-fn a_state_is_kept_for_as_long_as_the_kernel_knows_it_and_no_longer() {
+fn status_state_lives_until_forgotten() {
     let setup = setup();
     let known = || setup.filesystem.hidden.states.lock().by_number.len();
     let file = setup.find(DIRECTORY, "status");
     let handle = setup.filesystem.opendir(DIRECTORY).unwrap();
     let listed = setup.names(handle);
-    assert_eq!(known(), 1 + 3, "what was not told was not kept");
+    assert_eq!(known(), 1 + 3, "what was not shown was not kept");
     setup.filesystem.release(file.inode);
     setup.filesystem.forget(file.inode, 1);
     assert_eq!(known(), 3);
@@ -197,7 +199,7 @@ fn a_state_is_kept_for_as_long_as_the_kernel_knows_it_and_no_longer() {
 }
 
 #[test]
-fn nothing_there_can_be_written_or_executed_and_nothing_has_attributes() {
+fn control_files_are_plain_and_read_only() {
     let setup = setup();
     let fs = &setup.filesystem;
     let file = setup.find(DIRECTORY, "status").inode;
@@ -225,7 +227,7 @@ fn nothing_there_can_be_written_or_executed_and_nothing_has_attributes() {
 }
 
 #[test]
-fn a_pattern_keeps_its_number_while_the_kernel_knows_it_and_asks_nobody() {
+fn known_pattern_keeps_its_number() {
     let setup = setup();
     setup.network.join("ann", 1).behave(Behaviour::Frozen);
     let first = setup.find(SEARCHES, "\\.ogg$");
@@ -245,9 +247,9 @@ fn a_pattern_keeps_its_number_while_the_kernel_knows_it_and_asks_nobody() {
 }
 
 #[test]
-fn an_invalid_pattern_is_absent_and_the_status_tells_why() {
+fn invalid_pattern_is_absent_and_explained() {
     let setup = setup();
-    let absent = Looked::Absent { certain: true };
+    let absent = LookupResult::Absent { certain: true };
     assert_eq!(setup.look(SEARCHES, "ab(c").unwrap(), absent);
     let not_text = setup.filesystem.lookup(SEARCHES, b"\xff", Wait::No);
     assert_eq!(not_text.unwrap(), absent);

@@ -1,9 +1,11 @@
 use std::collections::HashSet;
 
-use tinyp2p_net::model::Name;
+use tinyp2p_net::download::Has;
+use tinyp2p_net::model::{ContentId, Name, PeerId, Root};
 
 use super::*;
 use crate::vfs::control_fs::is_hidden;
+use crate::vfs::open_content::ContentState;
 
 fn path() -> RelPath {
     RelPath::new(b"d/a").unwrap()
@@ -43,7 +45,7 @@ fn holders(inode: &Inode) -> Vec<u8> {
 const OF_BOB: Vantage = Vantage::Member(PeerId::from_bytes([2; 32]));
 
 #[test]
-fn a_file_is_the_same_in_every_tree_and_a_directory_is_not() {
+fn files_but_not_directories_span_trees() {
     let mut inodes = Inodes::new(UnixTime::EPOCH);
     let item = file(&[(2, 7)], Some(9));
     let directory = Item {
@@ -63,7 +65,7 @@ fn a_file_is_the_same_in_every_tree_and_a_directory_is_not() {
 }
 
 #[test]
-fn a_name_keeps_its_number_when_its_content_becomes_known() {
+fn number_survives_learning_the_content() {
     let mut inodes = Inodes::new(UnixTime::EPOCH);
     let name = Item {
         size: Attributes::UNKNOWN_SIZE,
@@ -86,7 +88,7 @@ fn a_name_keeps_its_number_when_its_content_becomes_known() {
 }
 
 #[test]
-fn a_look_into_a_members_tree_takes_no_other_source_away_and_brings_none_back() {
+fn member_lookup_keeps_other_sources() {
     let mut inodes = Inodes::new(UnixTime::EPOCH);
     let both = file(&[(1, 3), (2, 5)], Some(9));
     let (alone, later) = (file(&[(2, 5)], Some(9)), file(&[(2, 6)], Some(9)));
@@ -100,7 +102,7 @@ fn a_look_into_a_members_tree_takes_no_other_source_away_and_brings_none_back() 
     let inode = inodes.look_up(OF_BOB, path(), &alone).1;
     assert!(
         Arc::ptr_eq(&known, &inode.sources),
-        "nothing is copied for no news"
+        "nothing is copied when nothing is new"
     );
     let inode = inodes.look_up(OF_BOB, path(), &later).1;
     assert_eq!(holders(inode), [1, 2]);
@@ -115,7 +117,7 @@ fn a_look_into_a_members_tree_takes_no_other_source_away_and_brings_none_back() 
 }
 
 #[test]
-fn what_turned_out_to_be_gone_is_not_kept_beside_what_a_member_says() {
+fn replaced_content_is_not_kept() {
     let mut inodes = Inodes::new(UnixTime::EPOCH);
     let both = file(&[(1, 3), (2, 5)], Some(9));
     let number = merged(&mut inodes, path(), &both);
@@ -126,7 +128,7 @@ fn what_turned_out_to_be_gone_is_not_kept_beside_what_a_member_says() {
 }
 
 #[test]
-fn a_members_tree_never_makes_a_file_look_older() {
+fn member_tree_makes_no_file_older() {
     let mut inodes = Inodes::new(UnixTime::EPOCH);
     let at = |mtime| Item {
         mtime,
@@ -143,7 +145,7 @@ fn a_members_tree_never_makes_a_file_look_older() {
 }
 
 #[test]
-fn an_inode_does_not_grow_for_trees_that_most_of_them_are_not_in() {
+fn inode_is_small_for_rare_trees() {
     assert!(size_of::<(u64, Inode)>() + size_of::<(u64, u64)>() <= 150);
 }
 
@@ -155,7 +157,7 @@ fn the_same_content_keeps_its_number() {
 }
 
 #[test]
-fn the_same_root_with_another_size_is_another_number() {
+fn other_size_of_a_root_is_another_number() {
     let mut inodes = Inodes::new(UnixTime::EPOCH);
     let honest = file(&[(1, 1)], Some(9));
     let liar = Item {
@@ -169,7 +171,7 @@ fn the_same_root_with_another_size_is_another_number() {
 }
 
 #[test]
-fn another_version_member_or_root_is_another_number() {
+fn other_version_or_root_is_another_number() {
     let mut inodes = Inodes::new(UnixTime::EPOCH);
     let items = [
         file(&[(1, 7)], None),
@@ -206,7 +208,7 @@ fn an_empty_file_is_nobodys_bytes() {
 }
 
 #[test]
-fn another_size_of_one_version_is_another_number() {
+fn other_size_of_a_version_is_another_number() {
     let mut inodes = Inodes::new(UnixTime::EPOCH);
     let sized = |size| Item {
         size,
@@ -220,7 +222,7 @@ fn another_size_of_one_version_is_another_number() {
 }
 
 #[test]
-fn a_content_without_a_root_stays_with_the_member_that_it_was_first_shown_from() {
+fn unrooted_content_stays_with_its_member() {
     let mut inodes = Inodes::new(UnixTime::EPOCH);
     let number = merged(&mut inodes, path(), &file(&[(5, 7)], None));
     let joined = file(&[(1, 3), (5, 7)], None);
@@ -237,14 +239,14 @@ fn a_content_without_a_root_stays_with_the_member_that_it_was_first_shown_from()
 }
 
 #[test]
-fn a_content_with_a_root_is_read_from_all_who_name_it() {
+fn rooted_content_is_read_from_all_holders() {
     let mut inodes = Inodes::new(UnixTime::EPOCH);
     let number = merged(&mut inodes, path(), &file(&[(1, 3), (5, 7)], Some(9)));
     assert_eq!(inodes.get(number).unwrap().readable().count(), 2);
 }
 
 #[test]
-fn an_inode_lives_until_it_is_forgotten_as_often_as_it_was_told() {
+fn inode_lives_until_every_lookup_is_forgotten() {
     let mut inodes = Inodes::new(UnixTime::EPOCH);
     let item = file(&[(1, 7)], None);
     let number = merged(&mut inodes, path(), &item);
@@ -257,7 +259,7 @@ fn an_inode_lives_until_it_is_forgotten_as_often_as_it_was_told() {
 }
 
 #[test]
-fn what_was_forgotten_comes_back_under_its_number() {
+fn forgotten_inode_gets_its_number_back() {
     let mut inodes = Inodes::new(UnixTime::EPOCH);
     let item = file(&[(1, 7)], None);
     let number = merged(&mut inodes, path(), &item);
@@ -295,7 +297,7 @@ fn numbers_are_the_same_after_a_remount() {
 }
 
 #[test]
-fn a_number_that_is_taken_is_not_given_to_another_content() {
+fn taken_number_is_not_reused() {
     let mut inodes = Inodes::new(UnixTime::EPOCH);
     let (item, other) = (file(&[(1, 7)], None), file(&[(2, 8)], None));
     let wanted = number_by_itself(&path(), &other);
@@ -308,7 +310,7 @@ fn a_number_that_is_taken_is_not_given_to_another_content() {
 }
 
 #[test]
-fn things_whose_hashes_are_the_same_are_told_apart() {
+fn equal_hashes_get_distinct_numbers() {
     let mut inodes = Inodes::new(UnixTime::EPOCH);
     let (one, other) = (file(&[(1, 7)], None), file(&[(2, 8)], None));
     let number = merged(&mut inodes, path(), &one);
@@ -324,7 +326,7 @@ fn things_whose_hashes_are_the_same_are_told_apart() {
 }
 
 #[test]
-fn memory_comes_back_when_a_large_tree_is_forgotten() {
+fn forgotten_tree_returns_its_memory() {
     let mut inodes = Inodes::new(UnixTime::EPOCH);
     let paths = (0..50_000).map(|n: u32| RelPath::new(n.to_string().as_bytes()).unwrap());
     let item = file(&[(1, 7)], None);
@@ -363,7 +365,7 @@ fn looking_up_again_takes_the_news_over() {
 }
 
 #[test]
-fn the_kernels_pages_are_of_one_content_at_a_time() {
+fn kernel_pages_are_of_one_content() {
     let mut inodes = Inodes::new(UnixTime::EPOCH);
     let number = merged(&mut inodes, path(), &file(&[(1, 7)], None));
     let state = |version, root: Option<u8>| ContentState {

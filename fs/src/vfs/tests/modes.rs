@@ -10,7 +10,7 @@ fn refusal<T>(outcome: Result<T, Error>) -> Option<i32> {
 }
 
 #[test]
-fn what_no_holder_can_read_is_refused_without_the_network() {
+fn unreadable_file_is_refused_locally() {
     let setup = setup();
     setup.ann.put("x", "content", 1);
     setup.ann.chmod("x", Mode::Unreadable);
@@ -29,7 +29,7 @@ fn what_no_holder_can_read_is_refused_without_the_network() {
 }
 
 #[test]
-fn what_a_listing_did_not_say_is_refused_by_the_read() {
+fn read_refuses_what_the_listing_hid() {
     let setup = setup();
     setup.ann.put("x", vec![1; 1 << 20], 1);
     let handle = setup.open("x").unwrap();
@@ -41,7 +41,7 @@ fn what_a_listing_did_not_say_is_refused_by_the_read() {
 }
 
 #[test]
-fn a_holder_that_can_read_it_makes_it_readable() {
+fn one_reading_holder_makes_it_readable() {
     let setup = setup();
     let bob = setup.network.join("bob", 2);
     setup.ann.put_rooted("x", "content", 1);
@@ -53,7 +53,7 @@ fn a_holder_that_can_read_it_makes_it_readable() {
 }
 
 #[test]
-fn a_directory_that_a_member_cannot_read_costs_nobody_elses_files() {
+fn unreadable_directory_hides_its_part_only() {
     let setup = setup();
     let bob = setup.network.join("bob", 2);
     setup.ann.put("d/of ann", "x", 1);
@@ -76,7 +76,7 @@ fn a_directory_that_a_member_cannot_read_costs_nobody_elses_files() {
 }
 
 #[test]
-fn a_directory_that_became_unreadable_is_refused_when_it_is_listed() {
+fn directory_that_became_unreadable_is_refused() {
     let setup = setup();
     setup.ann.put("d/x", "x", 1);
     let number = setup.find("d").unwrap().inode;

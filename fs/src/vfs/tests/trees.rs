@@ -1,4 +1,4 @@
-//! The trees of single members, searches, conflicts, and what is told of one file.
+//! The trees of single members, searches, conflicts, and what is shown of one file.
 
 use super::*;
 use crate::report::info::Info;
@@ -48,7 +48,7 @@ fn two() -> (Setup, Arc<MemoryPeer>) {
 }
 
 #[test]
-fn a_file_has_the_same_number_in_the_merged_tree_at_its_member_and_in_a_search() {
+fn number_is_the_same_in_all_trees() {
     let (setup, _bob) = two();
     let found = |path: &str| setup.number(&format!(".tinyp2p/search/ogg/{path}"));
     let of = |who: &str, path: &str| setup.number(&format!("{PEERS}/{who}/{path}"));
@@ -65,7 +65,7 @@ fn a_file_has_the_same_number_in_the_merged_tree_at_its_member_and_in_a_search()
 }
 
 #[test]
-fn what_is_seen_first_through_one_member_is_the_same_later_through_all() {
+fn first_sight_does_not_change_the_number() {
     let (setup, bob) = two();
     let number = setup.number(&format!("{PEERS}/bob/m/b.ogg"));
     assert_eq!(setup.info(&format!("{PEERS}/bob/m/b.ogg")).sources.len(), 1);
@@ -83,7 +83,7 @@ fn what_is_seen_first_through_one_member_is_the_same_later_through_all() {
 }
 
 #[test]
-fn a_file_whose_content_is_not_known_to_be_the_same_is_its_members_own() {
+fn unproven_content_is_its_members_own() {
     let setup = setup();
     setup.ann.put("x", "one", 1);
     setup.network.join("bob", 2).put("x", "two", 1);
@@ -94,7 +94,7 @@ fn a_file_whose_content_is_not_known_to_be_the_same_is_its_members_own() {
 }
 
 #[test]
-fn a_members_tree_has_its_own_names_and_asks_that_member_alone() {
+fn member_tree_has_its_own_names() {
     let (setup, bob) = two();
     bob.behave(Behaviour::Frozen);
     assert_eq!(setup.names_of(PEERS).unwrap(), ["ann", "bob"]);
@@ -108,7 +108,7 @@ fn a_members_tree_has_its_own_names_and_asks_that_member_alone() {
 }
 
 #[test]
-fn a_member_that_is_away_is_there_and_its_directory_is_an_error() {
+fn absent_members_directory_is_an_error() {
     let (setup, bob) = two();
     bob.behave(Behaviour::Gone);
     assert_eq!(setup.names_of(PEERS).unwrap(), ["ann", "bob"]);
@@ -118,20 +118,20 @@ fn a_member_that_is_away_is_there_and_its_directory_is_an_error() {
     assert!(matches!(inside, Err(Error::Silent(_))));
     let parent = setup.number(PEERS);
     let looked = setup.filesystem.lookup(parent, b"eve", wait());
-    assert_eq!(looked.unwrap(), Looked::Absent { certain: false });
+    assert_eq!(looked.unwrap(), LookupResult::Absent { certain: false });
     setup.network.leave(bob.id());
     assert_eq!(setup.names_of(PEERS).unwrap(), ["ann"]);
     assert!(matches!(setup.find(&of_bob), Err(Error::NotFound)));
 }
 
 #[test]
-fn members_and_patterns_are_found_without_asking_anybody() {
+fn members_and_patterns_need_no_network() {
     let (setup, _bob) = two();
     let calls = setup.network.calls();
     for path in [PEERS, ".tinyp2p/search"] {
         let parent = setup.number(path);
         let inside = setup.filesystem.lookup(parent, b"bob", Wait::No).unwrap();
-        let Looked::Found(attr) = inside else {
+        let LookupResult::Found(attr) = inside else {
             panic!("{path} has no bob");
         };
         assert_eq!(attr.kind, Kind::Directory);
@@ -165,7 +165,7 @@ fn dot_dot_leads_up_in_every_tree() {
 }
 
 #[test]
-fn a_search_is_one_flat_directory_that_costs_each_member_one_question() {
+fn search_is_flat_and_asks_each_once() {
     let (setup, bob) = two();
     bob.put("n/b.ogg", "other", 1);
     let directory = setup.number(".tinyp2p/search/ogg$");
@@ -177,17 +177,17 @@ fn a_search_is_one_flat_directory_that_costs_each_member_one_question() {
         let looked = setup
             .filesystem
             .lookup(directory, name.as_bytes(), Wait::No);
-        assert!(matches!(looked, Ok(Looked::Found(_))), "{name}");
+        assert!(matches!(looked, Ok(LookupResult::Found(_))), "{name}");
     }
     let looked = setup.filesystem.lookup(directory, b"b.ogg", Wait::No);
-    assert_eq!(looked.unwrap(), Looked::Absent { certain: true });
+    assert_eq!(looked.unwrap(), LookupResult::Absent { certain: true });
     assert_eq!(setup.network.calls(), calls + 2);
     assert_eq!(setup.text(".tinyp2p/search/ogg$/a (ann).ogg"), "old");
     assert_eq!(setup.text(".tinyp2p/search/ogg$/b (n).ogg"), "other");
 }
 
 #[test]
-fn a_search_shows_what_those_have_who_answer_in_time() {
+fn search_shows_answers_that_came_in_time() {
     let (setup, bob) = two();
     bob.behave(Behaviour::Frozen);
     let directory = setup.number(".tinyp2p/search/ogg");
@@ -204,12 +204,12 @@ fn a_search_shows_what_those_have_who_answer_in_time() {
         .unwrap();
     assert_eq!(names[2..], ["a.ogg", "b.ogg"]);
     let looked = setup.filesystem.lookup(directory, b"c.ogg", Wait::No);
-    assert_eq!(looked.unwrap(), Looked::Absent { certain: false });
+    assert_eq!(looked.unwrap(), LookupResult::Absent { certain: false });
     bob.behave(Behaviour::Honest);
 }
 
 #[test]
-fn a_file_that_was_replaced_is_found_anew_through_every_tree() {
+fn replaced_file_is_found_in_every_tree() {
     let setup = setup();
     for path in [".tinyp2p/peers/ann/x", ".tinyp2p/search/x/x"] {
         setup.ann.put("x", "old", 1);
@@ -222,7 +222,7 @@ fn a_file_that_was_replaced_is_found_anew_through_every_tree() {
 }
 
 #[test]
-fn conflicts_are_those_of_the_directories_that_were_listed() {
+fn conflicts_are_of_listed_directories() {
     let (setup, _bob) = two();
     let conflicts = || setup.text(".tinyp2p/conflicts");
     assert!(conflicts().starts_with("0 conflicts in"), "{}", conflicts());
@@ -240,14 +240,14 @@ fn conflicts_are_those_of_the_directories_that_were_listed() {
 }
 
 #[test]
-fn a_members_own_tree_has_no_conflicts_to_tell() {
+fn member_tree_has_no_conflicts() {
     let (setup, _bob) = two();
     setup.names_of(".tinyp2p/peers/ann/m").unwrap();
     assert!(setup.text(".tinyp2p/conflicts").starts_with("0 conflicts"));
 }
 
 #[test]
-fn all_that_is_known_of_a_file_is_one_json_object() {
+fn info_is_one_json_object() {
     let (setup, bob) = two();
     let handle = setup.open("m/b.ogg").unwrap();
     setup.read(handle, 0, 99).unwrap();
@@ -275,7 +275,7 @@ fn all_that_is_known_of_a_file_is_one_json_object() {
 }
 
 #[test]
-fn info_tells_what_may_turn_out_to_be_the_same() {
+fn info_shows_what_may_be_the_same() {
     let (setup, bob) = two();
     setup.ann.put("c/x", "one", 1);
     bob.put_rooted("c/x", "one", 1);
@@ -293,7 +293,7 @@ fn info_tells_what_may_turn_out_to_be_the_same() {
 }
 
 #[test]
-fn what_is_told_of_a_file_waits_only_where_it_may() {
+fn info_waits_only_where_it_may() {
     let (setup, bob) = two();
     let file = setup.number("m/a.ogg");
     let info = |wait| setup.filesystem.xattr(file, XATTR_INFO, wait);

@@ -5,6 +5,7 @@ use tinyp2p_net::protocol::wire::{Change, Depth, Listing};
 use super::*;
 use crate::view::directory::Said;
 use crate::view::freshness::FRESH;
+use crate::view::kept_replies::MAX_CHANGED;
 use crate::view::merge::MemberRef;
 
 fn path(text: &str) -> RelPath {
@@ -60,12 +61,12 @@ fn at(now: Instant) -> Present {
 }
 
 /// Members 1 and 2 watch what they said.
-fn watched(came: Instant) -> Term {
-    Term {
+fn watched(came: Instant) -> Freshness {
+    Freshness {
         watched: Arc::new([id(1), id(2)]),
         is_all_watched: true,
         revision: 1,
-        ..Term::unwatched(came)
+        ..Freshness::unwatched(came)
     }
 }
 
@@ -76,17 +77,11 @@ fn change(text: &str, depth: Depth) -> Change {
     }
 }
 
-const NOTHING: fn() -> Heard = Heard::default;
-
 #[test]
 fn a_listing_holds_for_a_second() {
     let (mut cache, now) = (ViewCache::default(), Instant::now());
-    cache.insert(path("d"), directory(1), Term::unwatched(now));
-    let mut holds = |after| {
-        cache
-            .directory(&path("d"), at(now + after), &NOTHING())
-            .is_some()
-    };
+    cache.insert(path("d"), directory(1), Freshness::unwatched(now));
+    let mut holds = |after| cache.directory(&path("d"), at(now + after)).is_some();
     assert!(holds(FRESH / 2));
     assert!(!holds(FRESH));
 }
@@ -94,61 +89,60 @@ fn a_listing_holds_for_a_second() {
 #[test]
 fn absence_holds_for_a_second() {
     let (mut cache, now) = (ViewCache::default(), Instant::now());
-    cache.insert_absent(path("d/x"), Term::unwatched(now));
-    let mut is_absent = |text, after| cache.is_absent(&path(text), at(now + after), &NOTHING());
+    cache.insert_absent(path("d/x"), Freshness::unwatched(now));
+    let mut is_absent = |text, after| cache.is_absent(&path(text), at(now + after));
     assert!(is_absent("d/x", FRESH / 2));
     assert!(!is_absent("d/x", FRESH));
     assert!(!is_absent("d/y", Duration::ZERO));
 }
 
 #[test]
-fn a_change_ends_what_it_concerns_and_nothing_else() {
+fn change_ends_only_what_it_concerns() {
     let now = Instant::now();
     let listings = ["", "a", "a/b", "a/b/c", "a/b-", "a/b.d", "z"];
     for (depth, left) in [
         (Depth::Entry, &["", "a/b/c", "a/b-", "a/b.d", "z"][..]),
         (Depth::Tree, &["", "a/b-", "a/b.d", "z"]),
     ] {
-        let (mut cache, mut heard) = (ViewCache::default(), Heard::default());
+        let mut cache = ViewCache::default();
         for listing in listings {
             cache.insert(path(listing), directory(1), watched(now));
         }
         cache.insert_absent(path("a/b/x"), watched(now));
         cache.insert_absent(path("a/b-/x"), watched(now));
-        heard.note(Some(id(1)), &change("a/b", depth));
-        let mut holding = |heard: &Heard| {
+        cache.changes.note(Some(id(1)), &change("a/b", depth));
+        let holding = |cache: &mut ViewCache| {
             let present = at(now + FRESH);
-            let holds = |d: &&str| cache.directory(&path(d), present, heard).is_some();
+            let holds = |d: &&str| cache.directory(&path(d), present).is_some();
             listings.into_iter().filter(holds).collect::<Vec<_>>()
         };
-        assert_eq!(holding(&heard), left);
-        heard.note_everything(id(1));
-        assert!(holding(&heard).is_empty());
+        assert_eq!(holding(&mut cache), left);
+        cache.changes.note_everything(id(1));
+        assert!(holding(&mut cache).is_empty());
         assert!(
             cache.last_directory(&path("a/b")).is_some(),
             "a guess is left"
         );
-        let (mut cache, mut heard) = (ViewCache::default(), Heard::default());
+        let mut cache = ViewCache::default();
         cache.insert_absent(path("a/b/x"), watched(now));
         cache.insert_absent(path("a/b-/x"), watched(now));
-        heard.note(Some(id(1)), &change("a/b", depth));
-        let mut is_absent = |p: &str| cache.is_absent(&path(p), at(now + FRESH), &heard);
+        cache.changes.note(Some(id(1)), &change("a/b", depth));
+        let mut is_absent = |p: &str| cache.is_absent(&path(p), at(now + FRESH));
         assert_eq!(is_absent("a/b/x"), depth == Depth::Entry);
         assert!(is_absent("a/b-/x"));
     }
 }
 
 #[test]
-fn news_of_one_member_leave_what_the_others_said() {
+fn change_of_one_member_keeps_the_others() {
     let (mut cache, now) = (ViewCache::default(), Instant::now());
-    let mut heard = Heard::default();
     cache.insert(path("d"), said_by(&[1, 2], 3), watched(now));
     cache.insert_absent(path("d/x"), watched(now));
-    heard.note_everything(id(1));
+    cache.changes.note_everything(id(1));
     let present = at(now);
-    assert!(cache.directory(&path("d"), present, &heard).is_none());
-    assert!(!cache.is_absent(&path("d/x"), present, &heard));
-    let kept = cache.kept(&path("d"), present, &heard);
+    assert!(cache.directory(&path("d"), present).is_none());
+    assert!(!cache.is_absent(&path("d/x"), present));
+    let kept = cache.kept(&path("d"), present);
     assert_eq!(kept.members, [id(2)]);
     let from = kept.from.unwrap();
     let mut again = from.room(|member| member == id(2)).unwrap();
@@ -157,56 +151,59 @@ fn news_of_one_member_leave_what_the_others_said() {
     assert_eq!(said[0].member(), id(2));
     let merged = MergedDirectory::merged(said, Vec::new(), None, |_| true);
     assert_eq!(merged.items.len(), 3);
-    let kept = cache.kept_absence(&path("d/x"), present, &heard);
+    let kept = cache.kept_absence(&path("d/x"), present);
     assert_eq!(kept.members, [id(2)]);
     let later = at(now + tinyp2p_net::config::PROMISE);
-    assert!(cache.kept(&path("d"), later, &heard).members.is_empty());
+    assert!(cache.kept(&path("d"), later).members.is_empty());
 }
 
 #[test]
-fn news_of_one_name_leave_the_listing_good_for_all_others() {
+fn change_of_one_name_keeps_the_others() {
     let (mut cache, now) = (ViewCache::default(), Instant::now());
-    let mut heard = Heard::default();
     cache.insert(path("d"), directory(1), watched(now));
-    heard.note(Some(id(1)), &change("d/grows", Depth::Entry));
-    let speaks_for = |cache: &mut ViewCache, heard: &Heard, name: &str| {
+    cache
+        .changes
+        .note(Some(id(1)), &change("d/grows", Depth::Entry));
+    let speaks_for = |cache: &mut ViewCache, name: &str| {
         let name = Name::new(name.as_bytes()).unwrap();
-        let listing = cache.directory_for(&path("d"), &name, at(now), heard);
+        let listing = cache.directory_for(&path("d"), &name, at(now));
         listing.is_some()
     };
     let expected = [("000000", true), ("grows", false), ("grows (ann)", false)];
     for (name, speaks) in expected {
-        assert_eq!(speaks_for(&mut cache, &heard, name), speaks, "{name}");
+        assert_eq!(speaks_for(&mut cache, name), speaks, "{name}");
     }
-    assert!(cache.directory(&path("d"), at(now), &heard).is_none());
+    assert!(cache.directory(&path("d"), at(now)).is_none());
     // The same if they came while it was asked for.
     cache.insert(path("d"), directory(1), watched(now));
-    assert!(speaks_for(&mut cache, &heard, "0") && !speaks_for(&mut cache, &heard, "grows"));
+    assert!(speaks_for(&mut cache, "0") && !speaks_for(&mut cache, "grows"));
     for number in 0..=MAX_CHANGED {
-        heard.note(Some(id(1)), &change(&format!("d/{number}"), Depth::Entry));
+        cache
+            .changes
+            .note(Some(id(1)), &change(&format!("d/{number}"), Depth::Entry));
     }
-    assert!(!speaks_for(&mut cache, &heard, "another"));
+    assert!(!speaks_for(&mut cache, "another"));
 }
 
 #[test]
 fn forgetting_a_file_ends_its_directory_too() {
     let (mut cache, now) = (ViewCache::default(), Instant::now());
-    cache.insert(path("d"), directory(1), Term::unwatched(now));
-    cache.insert_absent(path("d/x"), Term::unwatched(now));
+    cache.insert(path("d"), directory(1), Freshness::unwatched(now));
+    cache.insert_absent(path("d/x"), Freshness::unwatched(now));
     cache.forget(&path("d/x"));
-    assert!(cache.directory(&path("d"), at(now), &NOTHING()).is_none());
-    assert!(!cache.is_absent(&path("d/x"), at(now), &NOTHING()));
+    assert!(cache.directory(&path("d"), at(now)).is_none());
+    assert!(!cache.is_absent(&path("d/x"), at(now)));
     assert_eq!(cache.known(), DirectoryTotals::default());
     assert_eq!((cache.bytes, cache.absent_bytes), (0, 0));
 }
 
 #[test]
-fn the_oldest_directories_go_when_they_take_too_many_bytes() {
+fn oldest_directories_make_room() {
     let (mut cache, now) = (ViewCache::default(), Instant::now());
     let part = 2 * MAX_BYTES / 5 / (directory(100).bytes() / 100);
     for (number, name) in ["a", "b", "c", "d"].into_iter().enumerate() {
         let later = now + Duration::from_millis(number as u64);
-        cache.insert(path(name), directory(part), Term::unwatched(later));
+        cache.insert(path(name), directory(part), Freshness::unwatched(later));
     }
     let kept = ["a", "b", "c", "d"].map(|name| cache.last_directory(&path(name)).is_some());
     assert_eq!(kept, [false, false, true, true]);
@@ -218,17 +215,17 @@ fn the_oldest_directories_go_when_they_take_too_many_bytes() {
 #[test]
 fn one_directory_is_kept_whatever_its_size() {
     let (mut cache, now) = (ViewCache::new(1000), Instant::now());
-    cache.insert(path("small"), directory(1), Term::unwatched(now));
-    cache.insert(path("huge"), directory(100), Term::unwatched(now));
+    cache.insert(path("small"), directory(1), Freshness::unwatched(now));
+    cache.insert(path("huge"), directory(100), Freshness::unwatched(now));
     assert!(cache.last_directory(&path("huge")).is_some());
     assert!(cache.last_directory(&path("small")).is_none());
 }
 
 #[test]
-fn what_one_member_has_mostly_makes_room_for_its_next_answer() {
+fn members_own_listings_make_room() {
     let (mut cache, now) = (ViewCache::default(), Instant::now());
-    cache.insert(path("its"), directory(5), Term::unwatched(now));
-    cache.insert(path("other"), said_by(&[2], 5), Term::unwatched(now));
+    cache.insert(path("its"), directory(5), Freshness::unwatched(now));
+    cache.insert(path("other"), said_by(&[2], 5), Freshness::unwatched(now));
     assert_eq!(cache.forget_those_of(id(1)).len(), 1);
     assert!(cache.last_directory(&path("other")).is_some());
     assert_eq!(cache.known().items, 5);
@@ -239,7 +236,7 @@ fn a_directory_listed_again_counts_once() {
     let (mut cache, now) = (ViewCache::default(), Instant::now());
     for second in 0..100 {
         let later = now + Duration::from_secs(second);
-        cache.insert(path("d"), directory(10), Term::unwatched(later));
+        cache.insert(path("d"), directory(10), Freshness::unwatched(later));
     }
     assert_eq!(cache.known().items, 10);
     assert!(cache.arrivals.len() <= 1 + REMEMBERED.as_secs() as usize);
@@ -249,24 +246,24 @@ fn a_directory_listed_again_counts_once() {
 fn absences_are_bounded() {
     let (mut cache, now) = (ViewCache::default(), Instant::now());
     for number in 0..2 * MAX_ABSENT {
-        cache.insert_absent(path(&number.to_string()), Term::unwatched(now));
+        cache.insert_absent(path(&number.to_string()), Freshness::unwatched(now));
     }
     assert_eq!(cache.absent.len(), MAX_ABSENT);
     let long = ["x".repeat(250).as_str(); 16].join("/");
     for number in 0..2 * MAX_ABSENT_BYTES / long.len() {
-        cache.insert_absent(path(&format!("{long}/{number}")), Term::unwatched(now));
+        cache.insert_absent(path(&format!("{long}/{number}")), Freshness::unwatched(now));
     }
     assert!(cache.absent_bytes <= MAX_ABSENT_BYTES);
-    cache.insert_absent(path("last"), Term::unwatched(now + FRESH));
+    cache.insert_absent(path("last"), Freshness::unwatched(now + FRESH));
     assert_eq!((cache.absent.len(), cache.absences.len()), (1, 1));
     assert_eq!(cache.absent_bytes, absence_weight(&path("last")));
 }
 
 #[test]
-fn many_questions_about_a_listed_directory_make_a_listing_worth_it() {
+fn many_questions_are_worth_a_listing() {
     let (mut cache, now) = (ViewCache::default(), Instant::now());
     assert!(!cache.is_worth_listing(&path("unknown")));
-    cache.insert(path("d"), directory(6_400), Term::unwatched(now));
+    cache.insert(path("d"), directory(6_400), Freshness::unwatched(now));
     let questions = (1..).find(|_| cache.is_worth_listing(&path("d"))).unwrap();
     assert_eq!(questions, QUESTIONS_PER_LISTING + 100 + 1);
 }

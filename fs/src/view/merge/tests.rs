@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
-use tinyp2p_net::model::MAX_NAME_BYTES;
+use tinyp2p_net::model::{MAX_NAME_BYTES, Version};
 
 use super::*;
 
@@ -64,7 +64,7 @@ fn row(name: &str, size: u64, holders: &[u8]) -> (String, u64, Vec<u8>) {
 }
 
 #[test]
-fn what_can_be_read_keeps_the_name_against_what_cannot() {
+fn readable_content_keeps_the_name() {
     let mut unreadable = rooted("x", 1, 9, None);
     unreadable.attributes.mode = Mode::Unreadable;
     let items = directory(
@@ -82,7 +82,7 @@ fn what_can_be_read_keeps_the_name_against_what_cannot() {
 }
 
 #[test]
-fn whoever_can_read_a_content_has_it_for_all() {
+fn one_reader_makes_a_content_readable() {
     let with = |mode| {
         let mut entry = rooted("x", 1, 1, Some(1));
         entry.attributes.mode = mode;
@@ -101,7 +101,7 @@ fn whoever_can_read_a_content_has_it_for_all() {
 }
 
 #[test]
-fn a_file_without_a_size_is_shown_where_nobody_has_more() {
+fn unsized_file_yields_to_any_other() {
     let unknown = |name: &str, mtime| file(name, Attributes::UNKNOWN_SIZE, mtime);
     let items = directory(
         vec![
@@ -123,7 +123,7 @@ fn a_file_without_a_size_is_shown_where_nobody_has_more() {
 }
 
 #[test]
-fn directories_merge_and_show_the_newest_mtime() {
+fn merged_directory_shows_newest_mtime() {
     let items = directory(
         vec![
             (member(1, "ann"), vec![folder("d", 5), file("x", 1, 1)]),
@@ -139,7 +139,7 @@ fn directories_merge_and_show_the_newest_mtime() {
 }
 
 #[test]
-fn without_a_root_each_file_is_a_content_of_its_own() {
+fn unrooted_files_are_distinct_contents() {
     let items = directory(
         vec![
             (member(2, "bob"), vec![file("a.txt", 7, 3)]),
@@ -152,7 +152,7 @@ fn without_a_root_each_file_is_a_content_of_its_own() {
 }
 
 #[test]
-fn equal_roots_are_one_entry_whatever_the_mtime() {
+fn equal_roots_are_one_entry() {
     let items = directory(
         vec![
             (member(1, "ann"), vec![rooted("a", 7, 3, Some(9))]),
@@ -165,7 +165,7 @@ fn equal_roots_are_one_entry_whatever_the_mtime() {
 }
 
 #[test]
-fn other_roots_are_other_contents_even_with_equal_size_and_mtime() {
+fn different_roots_are_different_contents() {
     let items = directory(
         vec![
             (member(1, "ann"), vec![rooted("a", 7, 3, Some(9))]),
@@ -177,7 +177,7 @@ fn other_roots_are_other_contents_even_with_equal_size_and_mtime() {
 }
 
 #[test]
-fn a_file_without_a_root_never_stands_in_for_another() {
+fn unrooted_file_stands_in_for_none() {
     // Whoever wants to take a file's place copies its size and time, at as many members as it
     // takes.
     let items = directory(
@@ -231,7 +231,7 @@ fn most_holders_keep_the_plain_name() {
 }
 
 #[test]
-fn ties_go_to_the_newer_then_to_the_smaller_root_then_to_the_smaller_id() {
+fn ties_go_by_time_then_root_then_id() {
     let newer = directory(
         vec![
             (member(1, "ann"), vec![file("a", 1, 1)]),
@@ -271,7 +271,7 @@ fn a_directory_keeps_its_name_against_files() {
 }
 
 #[test]
-fn a_name_in_real_use_is_never_taken_for_a_conflict() {
+fn real_name_is_never_a_conflicts_name() {
     let items = directory(
         vec![
             (
@@ -290,7 +290,7 @@ fn a_name_in_real_use_is_never_taken_for_a_conflict() {
 }
 
 #[test]
-fn long_names_are_cut_between_characters_and_keep_their_extension() {
+fn cut_names_keep_their_extension() {
     let long = format!("{}.txt", "ä".repeat(125));
     let items = directory(
         vec![
@@ -306,7 +306,7 @@ fn long_names_are_cut_between_characters_and_keep_their_extension() {
 }
 
 #[test]
-fn conflicts_of_long_names_take_no_longer_than_others() {
+fn long_conflict_names_take_no_longer() {
     let names = |stem: &str| -> Vec<String> {
         (0..20_000)
             .map(|number| format!("{stem}{number:05}"))
@@ -334,7 +334,7 @@ fn conflicts_of_long_names_take_no_longer_than_others() {
 }
 
 #[test]
-fn whoever_quarrels_little_is_not_left_out_for_those_who_quarrel_much() {
+fn few_conflicts_are_kept_beside_many() {
     let listing = |from: usize, count: usize| -> Vec<Entry> {
         let names = from..from + count;
         names
@@ -363,15 +363,7 @@ fn whoever_quarrels_little_is_not_left_out_for_those_who_quarrel_much() {
 }
 
 #[test]
-fn a_fair_share_leaves_the_modest_all_that_they_have() {
-    assert_eq!(fair_share([3, 5], 8), usize::MAX);
-    assert_eq!(fair_share([1, 100, 100], 21), 10);
-    assert_eq!(fair_share([9; 10], 10), 1);
-    assert_eq!(fair_share([], 0), usize::MAX);
-}
-
-#[test]
-fn a_size_that_the_kernel_refuses_hides_that_entry_only() {
+fn impossible_size_hides_one_entry() {
     let listing = vec![file("bad", 1 << 63, 1), file("good", 1, 1)];
     let items = directory(vec![(member(1, "ann"), listing)], None);
     assert_eq!(shown(&items), [row("good", 1, &[1])]);
@@ -481,7 +473,7 @@ proptest! {
     }
 
     #[test]
-    fn asking_for_one_name_agrees_with_the_listing(listings in network()) {
+    fn merge_of_one_name_agrees_with_listing(listings in network()) {
         let items = directory(listings.clone(), None);
         for item in items.iter().filter(|item| item.original.is_none()) {
             let said = listings.iter().flat_map(|(member, entries)| {

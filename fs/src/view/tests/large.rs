@@ -46,22 +46,22 @@ fn news(text: &str) -> News {
 }
 
 #[test]
-fn a_large_directory_is_listed_again_after_news() {
+fn large_directory_is_relisted_after_change() {
     let (_network, view, ann) = setting();
     for round in 0..4 {
         list(&view, &[]);
         ann.put(&format!("d/{round}"), "x", 1);
-        view.take_in(ann.id(), &news(&format!("d/{round}")));
+        view.apply(ann.id(), &news(&format!("d/{round}")));
     }
 }
 
 #[test]
-fn a_large_directory_is_listed_again_while_it_is_open() {
+fn large_open_directory_is_relisted() {
     let (_network, view, ann) = setting();
     for round in 0..4 {
         let open = list(&view, &[]);
         ann.put(&format!("d/{round}"), "x", 1);
-        view.take_in(ann.id(), &news(&format!("d/{round}")));
+        view.apply(ann.id(), &news(&format!("d/{round}")));
         list(&view, &[]);
         drop(open);
         view.invalidate(&path("d"));
@@ -69,14 +69,14 @@ fn a_large_directory_is_listed_again_while_it_is_open() {
 }
 
 #[test]
-fn who_has_a_large_directory_too_hides_nobody_in_it() {
+fn second_large_holder_hides_nobody() {
     let (network, view, ann) = setting();
     let bob = network.join("bob", 2);
     bob.put("d/of bob", "x", 1);
     let mut open = list(&view, &[]);
     for round in 0..4 {
         for member in [&bob, &ann] {
-            view.take_in(member.id(), &News::Changed(vec![Change::everything()]));
+            view.apply(member.id(), &News::Changed(vec![Change::everything()]));
             let listing = list(&view, &[]);
             assert_eq!(listing.items.len(), NAMES + 1, "{round}");
             assert_eq!(listing.said_of(ann.id(), &name("of bob")), None);
@@ -87,7 +87,7 @@ fn who_has_a_large_directory_too_hides_nobody_in_it() {
 }
 
 #[test]
-fn a_second_member_comes_to_a_large_directory_that_is_open() {
+fn second_member_joins_large_open_directory() {
     let (network, view, _ann) = setting();
     let open = list(&view, &[]);
     let bob = network.join("bob", 2);
@@ -98,7 +98,7 @@ fn a_second_member_comes_to_a_large_directory_that_is_open() {
 }
 
 #[test]
-fn among_fifty_members_a_large_directory_is_listed_again() {
+fn large_directory_of_fifty_is_relisted() {
     let (network, view, ann) = setting();
     for seed in 2..51 {
         let other = network.join(&format!("m{seed}"), seed);
@@ -106,6 +106,6 @@ fn among_fifty_members_a_large_directory_is_listed_again() {
     }
     for _ in 0..3 {
         list(&view, &[]);
-        view.take_in(ann.id(), &news("d/of all"));
+        view.apply(ann.id(), &news("d/of all"));
     }
 }

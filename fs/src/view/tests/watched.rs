@@ -1,4 +1,4 @@
-//! What members watch may be gone by until they have news.
+//! What members watch holds until they report a change.
 
 use std::sync::Weak;
 
@@ -34,43 +34,43 @@ fn list(view: &View, text: &str) -> Vec<String> {
 }
 
 #[test]
-fn a_watched_listing_is_asked_for_once_until_there_are_news() {
+fn watched_listing_holds_until_a_change() {
     let (network, view, ann) = watched();
     assert_eq!(list(&view, "d"), ["x"]);
     let_a_second_pass();
     assert_eq!(list(&view, "d"), ["x"]);
     assert_eq!(size(&view, "d", "x"), Some(1));
     assert_eq!(network.calls(), 1);
-    view.take_in(ann, &changed("other/x", Depth::Tree));
+    view.apply(ann, &changed("other/x", Depth::Tree));
     list(&view, "d");
     assert_eq!(network.calls(), 1);
     network.member(ann).put("d/y", "y", 1);
-    view.take_in(ann, &changed("d/y", Depth::Tree));
+    view.apply(ann, &changed("d/y", Depth::Tree));
     assert_eq!(list(&view, "d"), ["x", "y"]);
     assert_eq!(network.calls(), 2);
 }
 
 #[test]
-fn a_watched_absence_holds_until_the_name_comes() {
+fn watched_absence_holds_until_a_change() {
     let (network, view, ann) = watched();
     assert_eq!(size(&view, "d", "y"), None);
     let_a_second_pass();
     assert_eq!(size(&view, "d", "y"), None);
     assert_eq!(network.calls(), 1);
     network.member(ann).put("d/y", "y", 1);
-    view.take_in(ann, &changed("d/y", Depth::Tree));
+    view.apply(ann, &changed("d/y", Depth::Tree));
     assert_eq!(size(&view, "d", "y"), Some(1));
 }
 
 #[test]
-fn a_directory_that_is_not_there_any_more_takes_all_below_with_it() {
+fn removed_directory_ends_all_below() {
     let (network, view, ann) = watched();
     network.member(ann).put("d/e/f/z", "z", 1);
     for directory in ["d/e/f", "d/e"] {
         list(&view, directory);
     }
     network.member(ann).remove("d/e/f/z");
-    view.take_in(ann, &changed("d/e", Depth::Tree));
+    view.apply(ann, &changed("d/e", Depth::Tree));
     for directory in ["d/e/f", "d/e"] {
         let listed = view.list(&path(directory), within(SOON));
         assert!(matches!(listed, Err(Error::NotFound)), "{directory}");
@@ -92,24 +92,24 @@ fn who_comes_or_goes_ends_what_was_watched() {
 }
 
 #[test]
-fn when_a_member_is_no_longer_heard_of_answers_count_for_a_second() {
+fn lost_watch_leaves_answers_a_second() {
     let (network, view, ann) = watched();
     list(&view, "d");
     network.member(ann).put("d/y", "y", 1);
     let_a_second_pass();
-    view.take_in(ann, &News::Lost);
+    view.apply(ann, &News::Lost);
     assert_eq!(list(&view, "d"), ["x", "y"]);
 }
 
 #[test]
-fn an_answer_that_news_have_overtaken_is_not_kept() {
+fn overtaken_answer_is_not_kept() {
     let (network, view, ann) = watched();
     let slow = Duration::from_millis(300);
     network.member(ann).behave(Behaviour::Slow(slow));
     std::thread::scope(|scope| {
         let listing = scope.spawn(|| list(&view, "d"));
         std::thread::sleep(slow / 3);
-        view.take_in(ann, &changed("d/x", Depth::Entry));
+        view.apply(ann, &changed("d/x", Depth::Entry));
         listing.join().unwrap();
     });
     assert_eq!(network.calls(), 1);
@@ -120,7 +120,7 @@ fn an_answer_that_news_have_overtaken_is_not_kept() {
     std::thread::scope(|scope| {
         let lookup = scope.spawn(|| size(&view, "e", "y"));
         std::thread::sleep(slow / 3);
-        view.take_in(ann, &changed("e", Depth::Tree));
+        view.apply(ann, &changed("e", Depth::Tree));
         lookup.join().unwrap();
     });
     size(&view, "e", "y");
@@ -128,7 +128,7 @@ fn an_answer_that_news_have_overtaken_is_not_kept() {
 }
 
 #[test]
-fn a_second_walk_over_an_unchanged_tree_asks_nobody() {
+fn second_walk_of_same_tree_asks_nobody() {
     let (network, view, ann) = watched();
     for directory in ["d", "d/e", "d/e/f", "g"] {
         network.member(ann).put(&format!("{directory}/z"), "z", 1);
@@ -159,7 +159,7 @@ fn a_second_walk_over_an_unchanged_tree_asks_nobody() {
 }
 
 #[test]
-fn a_file_that_grows_all_the_time_costs_nobody_who_looks_at_others() {
+fn growing_file_costs_no_other_lookup() {
     let (network, view, ann) = watched();
     let ann = network.member(ann);
     for number in 0..200 {
@@ -168,7 +168,7 @@ fn a_file_that_grows_all_the_time_costs_nobody_who_looks_at_others() {
     list(&view, "d");
     for number in 0..200 {
         ann.put("d/x", vec![1; number + 1], 1);
-        view.take_in(ann.id(), &changed("d/x", Depth::Entry));
+        view.apply(ann.id(), &changed("d/x", Depth::Entry));
         assert_eq!(size(&view, "d", &number.to_string()), Some(1));
     }
     assert_eq!(network.calls(), 1);
@@ -180,7 +180,7 @@ struct Ear(View);
 
 impl ChangeListener for Ear {
     fn news(&self, member: PeerId, news: &News) {
-        self.0.take_in(member, news);
+        self.0.apply(member, news);
     }
 }
 
@@ -203,7 +203,7 @@ fn followed(behaviour: Behaviour) -> (Arc<MemoryNetwork>, Arc<Ear>, [Arc<MemoryP
 }
 
 #[test]
-fn a_flood_of_news_costs_its_sender_and_nobody_else() {
+fn flood_of_changes_costs_its_sender_only() {
     for everything in [false, true] {
         let (_network, ear, [ann, mallory]) = followed(Behaviour::Flooding(1024, everything));
         list(&ear.0, "e");
@@ -230,7 +230,7 @@ fn a_flood_of_news_costs_its_sender_and_nobody_else() {
 }
 
 #[test]
-fn a_member_that_watches_nothing_is_asked_alone() {
+fn unwatched_member_is_asked_alone() {
     let (network, ear, [ann, _]) = followed(Behaviour::Honest);
     let bob = network.join("bob", 3);
     bob.put("d/of bob", "x", 1);
@@ -247,7 +247,7 @@ fn a_member_that_watches_nothing_is_asked_alone() {
 }
 
 #[test]
-fn hostile_news_are_taken_in_at_once_whatever_is_remembered() {
+fn hostile_changes_are_applied_at_once() {
     let (network, view, ann) = watched();
     let ann_peer = network.member(ann);
     // Directories whose names each begin with the one before.
@@ -265,7 +265,7 @@ fn hostile_news_are_taken_in_at_once_whatever_is_remembered() {
     let hostile: Vec<Change> = hostile.collect();
     let begun = Instant::now();
     for _ in 0..8 {
-        view.take_in(
+        view.apply(
             PeerId::from_bytes([66; 32]),
             &News::Changed(hostile.clone()),
         );

@@ -11,13 +11,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 
 use super::super::client::ContentsLimits;
 use super::super::store::ContentWriter;
 use super::super::wire::longest_document;
 use super::names::Fetched;
 use super::{LegacyPeerState, State};
+use crate::concurrency::single_flight::Flight;
 use crate::content::merkle::TreeHasher;
 use crate::error::Error;
 use crate::model::{Attributes, Name};
@@ -54,9 +55,7 @@ pub(super) struct Fetch {
     wanted_until: Mutex<Instant>,
     /// Somebody waits for the bytes of another file.
     has_rival: AtomicBool,
-    /// Held for a look, never over IO.
-    outcome: Mutex<Option<Result<(), Error>>>,
-    ended: Condvar,
+    outcome: Flight<Result<(), Error>>,
 }
 
 /// The time that was spent on those who only want to know sizes.
@@ -90,7 +89,7 @@ impl LegacyPeerState {
             if is_ours {
                 fetch.want_until(need, deadline);
             }
-            let outcome = fetch.ended_by(deadline);
+            let outcome = fetch.outcome.wait(deadline);
             match (outcome, need) {
                 (Some(Err(error)), Purpose::Bytes) if is_ours => return Err(error),
                 (Some(Err(error)), Purpose::Size) if is_ours => {
@@ -157,8 +156,7 @@ impl LegacyPeerState {
             need,
             wanted_until: Mutex::new(deadline),
             has_rival: AtomicBool::new(false),
-            outcome: Mutex::default(),
-            ended: Condvar::new(),
+            outcome: Flight::default(),
         });
         let (inner, fetched) = (Arc::clone(self), Arc::clone(&fetch));
         // The state is locked here, so what ends a fetch must not be made before there is a thread.
@@ -264,15 +262,6 @@ impl Fetch {
         };
         Instant::now() < self.wanted_until() + later
     }
-
-    /// How it has ended; `None` if it goes on at `deadline`.
-    fn ended_by(&self, deadline: Instant) -> Option<Result<(), Error>> {
-        let mut outcome = self.outcome.lock();
-        let is_under_way = |outcome: &mut Option<_>| outcome.is_none();
-        self.ended
-            .wait_while_until(&mut outcome, is_under_way, deadline);
-        outcome.clone()
-    }
 }
 
 /// Ends a fetch when it is dropped, so that nobody waits for one that panicked.
@@ -339,8 +328,7 @@ impl Drop for FetchGuard {
         state.fetch = None;
         drop(state);
         drop(before);
-        *self.fetch.outcome.lock() = Some(outcome);
-        self.fetch.ended.notify_all();
+        self.fetch.outcome.land(outcome);
     }
 }
 
@@ -370,7 +358,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn those_who_only_look_may_not_use_up_the_servers_time() {
+    fn size_lookups_have_bounded_server_time() {
         let now = Instant::now();
         let mut looks = Looks::from(now);
         looks.spend(LOOKING / 2, now);

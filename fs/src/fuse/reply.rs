@@ -1,0 +1,158 @@
+//! What the kernel gets: attributes, for how long they hold, and errors.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use fuser::{
+    Errno, FileAttr, FileType, Generation, INodeNo, ReplyAttr, ReplyDirectoryPlus, ReplyEmpty,
+    ReplyEntry, ReplyOpen, ReplyXattr,
+};
+use tinyp2p_net::model::{Attributes, Kind, Mode, UnixTime};
+
+use crate::errno::{self, Error};
+use crate::vfs::Attr;
+
+/// How long the kernel may answer from its own memory. A second, as the view's own: together they
+/// bound how old an answer can be (SEMANTICS.md), and much less makes `cp -r` four times slower.
+pub(super) const TTL: Duration = Duration::from_secs(1);
+
+/// The same for attributes of what was looked up by name: whoever looks each second whether a file
+/// has grown (`tail -f`) is not to see an old size from the kernel's memory.
+pub(super) const ATTRIBUTE_TTL: Duration = Duration::from_millis(750);
+
+/// What programs are advised to read at once.
+const PREFERRED_READ: u32 = 128 * 1024;
+
+/// A number always stands for the same thing, so one generation does.
+pub(super) const GENERATION: Generation = Generation(0);
+
+/// Every kind of reply can be an error.
+pub(super) trait Refuse {
+    fn refuse(self, errno: Errno);
+}
+
+macro_rules! refuse {
+    ($($reply:ty),*) => {
+        $(impl Refuse for $reply {
+            fn refuse(self, errno: Errno) {
+                self.error(errno);
+            }
+        })*
+    };
+}
+
+refuse!(
+    ReplyEntry,
+    ReplyAttr,
+    ReplyEmpty,
+    ReplyOpen,
+    ReplyDirectoryPlus,
+    ReplyXattr
+);
+
+/// Sends `result`, packed by `pack`, or its error.
+pub(super) fn finish<R: Refuse, T>(
+    operation: &'static str,
+    reply: R,
+    result: Result<T, Error>,
+    pack: impl FnOnce(R, T),
+) {
+    match result {
+        Ok(value) => pack(reply, value),
+        Err(error) => reply.refuse(report(operation, &error)),
+    }
+}
+
+/// Logs a failure and turns it into what the kernel understands.
+fn report(operation: &'static str, error: &Error) -> Errno {
+    match errno::level(error) {
+        tracing::Level::WARN => tracing::warn!(operation, %error),
+        tracing::Level::INFO => tracing::info!(operation, %error),
+        _ => tracing::debug!(operation, %error),
+    }
+    Errno::from_i32(errno::errno(error))
+}
+
+impl Attr {
+    /// The entry that stands for an absence.
+    pub(super) const NOTHING: Self = Self {
+        inode: 0,
+        kind: Kind::File,
+        mode: Mode::Plain,
+        size: 0,
+        mtime: UnixTime::EPOCH,
+        may_grow: false,
+    };
+}
+
+/// Whom everything in the mount belongs to.
+#[derive(Clone, Copy)]
+pub(super) struct MountOwner {
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    /// Whether programs can be executed, so that it is worth showing which files are some.
+    pub(super) exec: bool,
+}
+
+impl MountOwner {
+    pub(super) fn attr(self, attr: Attr) -> FileAttr {
+        let kind = match attr.kind {
+            Kind::Directory => FileType::Directory,
+            Kind::File => FileType::RegularFile,
+        };
+        let perm = match (attr.kind, attr.mode) {
+            (_, Mode::Unreadable) => 0,
+            (Kind::Directory, _) => 0o555,
+            (Kind::File, Mode::Executable) if self.exec => 0o555,
+            (Kind::File, _) => 0o444,
+        };
+        let mtime = time(attr.mtime);
+        let size = if is_measured(attr) { attr.size } else { 0 };
+        FileAttr {
+            ino: INodeNo(attr.inode),
+            size,
+            blocks: size.div_ceil(512),
+            atime: mtime,
+            mtime,
+            ctime: mtime,
+            crtime: mtime,
+            kind,
+            perm,
+            // Of a directory, too: 2 would say that it has no subdirectories, and programs would
+            // believe it.
+            nlink: 1,
+            uid: self.uid,
+            gid: self.gid,
+            rdev: 0,
+            blksize: PREFERRED_READ,
+            flags: 0,
+        }
+    }
+}
+
+fn is_measured(attr: Attr) -> bool {
+    attr.size != Attributes::UNKNOWN_SIZE
+}
+
+/// How long the kernel may go by `attr`. What has no size yet is looked at again by everybody: an
+/// open may have given it one. So is a file that is open: whoever asks again does so to see whether
+/// it has grown.
+pub(super) fn ttl(attr: Attr) -> Duration {
+    if is_measured(attr) && !attr.may_grow {
+        TTL
+    } else {
+        Duration::ZERO
+    }
+}
+
+/// The same point in time: its seconds have 64 bits, too.
+fn time(at: UnixTime) -> SystemTime {
+    let distance = Duration::from_secs(at.seconds().unsigned_abs());
+    let whole = if at.seconds() < 0 {
+        UNIX_EPOCH.checked_sub(distance)
+    } else {
+        UNIX_EPOCH.checked_add(distance)
+    };
+    let rest = Duration::from_nanos(at.nanoseconds().into());
+    let time = whole.and_then(|whole| whole.checked_add(rest));
+    time.unwrap_or(UNIX_EPOCH)
+}

@@ -1,0 +1,79 @@
+//! What operations on the mount answer with: attributes, lookups, entries, figures, bytes.
+
+use tinyp2p_net::model::{Kind, Mode, UnixTime};
+
+use super::inodes::Inode;
+use crate::errno::Error;
+
+/// The block size that `df` counts in.
+pub const STATFS_BLOCK: u64 = 4096;
+
+/// What a `stat` of one thing shows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Attr {
+    /// Its inode number.
+    pub inode: u64,
+    /// File or directory.
+    pub kind: Kind,
+    /// What can be done with it.
+    pub mode: Mode,
+    /// Bytes; 0 for a directory; [`UNKNOWN_SIZE`](tinyp2p_net::model::Attributes::UNKNOWN_SIZE)
+    /// while nobody who has the file names it.
+    pub size: u64,
+    /// When the content was last modified.
+    pub mtime: UnixTime,
+    /// True for a file that somebody has open: it may have grown a moment later.
+    pub may_grow: bool,
+}
+
+/// What a lookup found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LookupResult {
+    /// It is there, and has been counted as assigned to the kernel.
+    Found(Attr),
+    /// Nobody who answered has it.
+    Absent {
+        /// True if everybody answered, so that the kernel may remember the absence.
+        certain: bool,
+    },
+}
+
+/// One entry of an open directory.
+#[derive(Clone, Copy, Debug)]
+pub struct DirectoryEntry<'a> {
+    /// The entry's name, one component.
+    pub name: &'a [u8],
+    /// The offset of the entry behind it.
+    pub next: u64,
+    /// What a `stat` of it shows.
+    pub attr: Attr,
+}
+
+/// Figures for `df`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Statistics {
+    /// Blocks of [`STATFS_BLOCK`] bytes; never 0.
+    pub blocks: u64,
+    /// Names; never 0.
+    pub files: u64,
+}
+
+/// A reader's callback: the bytes that it asked for, fewer only at the end of the file.
+pub type ReadDone = Box<dyn FnOnce(Result<&[u8], Error>) + Send>;
+
+impl Attr {
+    pub(super) fn assigned((number, inode): (u64, &Inode)) -> Self {
+        Self::of(number, inode)
+    }
+
+    pub(super) fn of(number: u64, inode: &Inode) -> Self {
+        Self {
+            inode: number,
+            kind: inode.kind(),
+            mode: inode.mode(),
+            size: inode.size,
+            mtime: inode.mtime,
+            may_grow: false,
+        }
+    }
+}

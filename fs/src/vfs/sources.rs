@@ -1,0 +1,124 @@
+//! Where the bytes of a file come from: who can be asked for them, and what has to be fetched
+//! before the file can be opened.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tinyp2p_net::config::{CALL_DEADLINE, READ_DEADLINE};
+use tinyp2p_net::download::{Has, Source};
+use tinyp2p_net::error::Error as NetError;
+use tinyp2p_net::model::{Kind, PeerId, RelPath, Root};
+use tinyp2p_net::peer::{Peer, Purpose};
+use tinyp2p_net::protocol::wire::MAX_SMALL_FILE;
+
+use super::Filesystem;
+use super::control_fs::is_hidden;
+use super::inodes::Inode;
+use crate::errno::Error;
+use crate::view::{Wait, merge, turn};
+
+/// How much longer than other operations an open may take that has to fetch the whole file: as long
+/// as a read may, less the way through the kernel.
+const WHOLE_FILE: Duration = READ_DEADLINE
+    .saturating_sub(CALL_DEADLINE)
+    .saturating_sub(Duration::from_secs(1));
+
+/// Members who are asked at most whether they have kept blocks of a file.
+const MAX_SUPPLIERS: usize = 16;
+
+impl Filesystem {
+    /// Sees to it that the file `number` can be opened. Does nothing unless it is one of a member
+    /// that lists names without sizes: that is fetched whole, if it was not just now. It may take
+    /// as long as a read may; a file that has not come by then goes on coming, as the error says.
+    pub fn prepare(&self, number: u64, wait: Wait) -> Result<(), Error> {
+        if is_hidden(number) {
+            return Ok(());
+        }
+        let inode = self.inode(number)?;
+        let is_other = |(id, has): (PeerId, Has)| {
+            matches!(has, Has::File(_)) && self.network.whole(id).is_none()
+        };
+        let sources = inode.sources.iter();
+        let wholes = sources.filter_map(|s| Some((self.network.whole(s.member.id)?, s)));
+        let wholes: Vec<_> = wholes.collect();
+        if wholes.is_empty() || inode.kind() != Kind::File || inode.readable().any(is_other) {
+            return Ok(());
+        }
+        let Wait::Until(deadline) = wait else {
+            return Err(Error::NeedsNetwork);
+        };
+        let deadline = deadline + WHOLE_FILE;
+        // They may have other contents under the name, which is not known before: whoever has it,
+        // will do.
+        let mut failure = Error::Replaced;
+        for (index, (whole, source)) in wholes.iter().enumerate() {
+            let until = turn(deadline, wholes.len() - index);
+            match whole.measure(&inode.path, Purpose::Bytes, until) {
+                Ok(attributes) if attributes.version == source.version => {
+                    let said = vec![(Arc::clone(&source.member), attributes)];
+                    let name = inode.path.split().map(|(_, name)| name);
+                    let item = name.and_then(|name| merge::name(&name, said, None));
+                    if let Some(item) = item {
+                        self.inodes.lock().measure(&inode.path, &item);
+                    }
+                    return Ok(());
+                }
+                Ok(_) | Err(NetError::NotFound { .. }) => {}
+                Err(error) => failure = error.into(),
+            }
+        }
+        if matches!(failure, Error::Replaced) {
+            self.invalidate(&inode.path);
+        }
+        Err(failure)
+    }
+
+    /// Who can be asked for the bytes of a file: its holders, and members who may have kept
+    /// blocks of it.
+    pub(super) fn sources(&self, inode: &Inode) -> Vec<Source> {
+        let holders = inode.readable().filter(|_| !inode.is_replaced);
+        self.sources_among(&inode.path, holders, inode.root(), inode.size)
+    }
+
+    /// The same for a content of which these are the `holders`, at `path`.
+    pub(super) fn sources_among(
+        &self,
+        path: &RelPath,
+        holders: impl Iterator<Item = (PeerId, Has)>,
+        root: Option<Root>,
+        size: u64,
+    ) -> Vec<Source> {
+        let source = |peer: Arc<dyn Peer>, has| Source {
+            is_local: self.this_node == Some(peer.id()),
+            path: path.clone(),
+            peer,
+            has,
+        };
+        let holders = holders.filter_map(|(id, has)| Some(source(self.network.peer(id)?, has)));
+        let mut sources: Vec<Source> = holders.collect();
+        if let Some(root) = root
+            && size > MAX_SMALL_FILE
+        {
+            let holders: HashSet<PeerId> = sources.iter().map(|source| source.peer.id()).collect();
+            // A server of 2004 gives no blocks of what it does not share.
+            let is_other = |peer: &Arc<dyn Peer>| {
+                !holders.contains(&peer.id())
+                    && self.this_node != Some(peer.id())
+                    && self.network.whole(peer.id()).is_none()
+            };
+            let others = self.network.peers().into_iter().filter(is_other);
+            let mut others: Vec<Arc<dyn Peer>> = others.collect();
+            // Other ones for each content, so that in a large network nobody is never asked.
+            let salt = root.as_bytes()[0];
+            others.sort_by_key(|peer| peer.id().as_bytes().map(|byte| byte ^ salt));
+            let others = others.into_iter();
+            sources.extend(
+                others
+                    .take(MAX_SUPPLIERS)
+                    .map(|peer| source(peer, Has::Blocks)),
+            );
+        }
+        sources
+    }
+}

@@ -1,0 +1,78 @@
+//! One name of a merged directory, and who has it.
+
+use std::sync::Arc;
+
+use tinyp2p_net::model::{Attributes, Kind, Mode, Name, PeerId, Root, UnixTime, Version};
+
+/// Who said something.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MemberRef {
+    /// The member's identity.
+    pub id: PeerId,
+    /// How it is shown to people; unique in the network.
+    pub name: Arc<str>,
+}
+
+/// One member that has an entry.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct EntrySource {
+    /// The member that has it.
+    pub member: Arc<MemberRef>,
+    /// The state of the entry at that member.
+    pub version: Version,
+    /// What the entry's permissions allow that member.
+    pub mode: Mode,
+}
+
+/// One name of a merged directory.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Item {
+    /// The name in the mount.
+    pub name: Name,
+    /// The name at the members, where the mount shows another one.
+    pub original: Option<Name>,
+    /// File or directory.
+    pub kind: Kind,
+    /// Bytes of content; 0 for a directory; [`Attributes::UNKNOWN_SIZE`] if nobody who
+    /// has it tells.
+    pub size: u64,
+    /// The newest modification time among the sources, nanoseconds since 1970.
+    pub mtime: UnixTime,
+    /// The content root, if it is known: each source has named it.
+    pub root: Option<Root>,
+    /// Who has it, the best one to read from first; never empty.
+    pub sources: Arc<[EntrySource]>,
+}
+
+impl Item {
+    /// False for a file of which only the name is known.
+    pub fn is_measured(&self) -> bool {
+        self.size != Attributes::UNKNOWN_SIZE
+    }
+
+    /// What can be done with it: whoever can read it, has it for all.
+    pub fn mode(&self) -> Mode {
+        mode_of(&self.sources)
+    }
+
+    /// The name at the members that have it.
+    pub fn name_at_members(&self) -> &Name {
+        self.original.as_ref().unwrap_or(&self.name)
+    }
+}
+
+/// What can be done with what all of `sources` have.
+pub fn mode_of(sources: &[EntrySource]) -> Mode {
+    let readable = sources
+        .iter()
+        .filter(|source| source.mode != Mode::Unreadable);
+    let mut modes = readable.map(|source| source.mode);
+    match modes.next() {
+        // The program is one wherever it is one: its content is the same.
+        Some(first) if modes.all(|mode| mode == first) => first,
+        Some(_) => Mode::Executable,
+        // Nobody is known to have the root of an empty network.
+        None if sources.is_empty() => Mode::Plain,
+        None => Mode::Unreadable,
+    }
+}
