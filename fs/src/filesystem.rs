@@ -11,18 +11,18 @@ mod listing;
 mod reading;
 mod xattrs;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use tinyp2p_net::client::{Need, Peer};
+use tinyp2p_net::client::Need;
 use tinyp2p_net::config::{CALL_DEADLINE, READ_DEADLINE};
 use tinyp2p_net::download::{Engine, Has, Source};
 use tinyp2p_net::error::Error as NetError;
 use tinyp2p_net::follow::{Listener, News};
 use tinyp2p_net::types::{Kind, MAX_NAME_BYTES, Mode, Name, PeerId, RelPath, Root, UnixTime};
-use tinyp2p_net::wire::{Change, MAX_SMALL_FILE};
+use tinyp2p_net::wire::Change;
 
 use crate::errno::Error;
 use crate::expire::Expirer;
@@ -31,6 +31,7 @@ use crate::hidden::{Hidden, is_hidden};
 use crate::inodes::{Inode, Inodes, ROOT, Tree};
 use crate::network::Network;
 use crate::search::Searches;
+use crate::sources;
 use crate::status::Place;
 use crate::trees::Trees;
 use crate::view::{Found, View, Wait, merge, turn};
@@ -45,9 +46,6 @@ pub const STATFS_BLOCK: u64 = 4096;
 const WHOLE_FILE: Duration = READ_DEADLINE
     .saturating_sub(CALL_DEADLINE)
     .saturating_sub(Duration::from_secs(1));
-
-/// Members who are asked at most whether they have kept blocks of a file.
-const MAX_SUPPLIERS: usize = 16;
 
 /// What a `stat` of one thing tells.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -371,37 +369,15 @@ impl Filesystem {
         root: Option<Root>,
         size: u64,
     ) -> Vec<Source> {
-        let source = |peer: Arc<dyn Peer>, has| Source {
-            is_local: self.this_node == Some(peer.id()),
-            path: path.clone(),
-            peer,
-            has,
-        };
-        let holders = holders.filter_map(|(id, has)| Some(source(self.network.peer(id)?, has)));
-        let mut sources: Vec<Source> = holders.collect();
-        if let Some(root) = root
-            && size > MAX_SMALL_FILE
-        {
-            let holders: HashSet<PeerId> = sources.iter().map(|source| source.peer.id()).collect();
-            // A server of 2004 gives no blocks of what it does not share.
-            let is_other = |peer: &Arc<dyn Peer>| {
-                !holders.contains(&peer.id())
-                    && self.this_node != Some(peer.id())
-                    && self.network.whole(peer.id()).is_none()
-            };
-            let others = self.network.peers().into_iter().filter(is_other);
-            let mut others: Vec<Arc<dyn Peer>> = others.collect();
-            // Other ones for each content, so that in a large network nobody is never asked.
-            let salt = root.as_bytes()[0];
-            others.sort_by_key(|peer| peer.id().as_bytes().map(|byte| byte ^ salt));
-            let others = others.into_iter();
-            sources.extend(
-                others
-                    .take(MAX_SUPPLIERS)
-                    .map(|peer| source(peer, Has::Blocks)),
-            );
-        }
-        sources
+        let peer = |(id, has)| Some((self.network.peer(id)?, has));
+        sources::sources(
+            &*self.network,
+            self.this_node,
+            path,
+            holders.filter_map(peer),
+            root,
+            size,
+        )
     }
 
     /// Figures for `df`, from what was listed lately. Everything there is is in use.

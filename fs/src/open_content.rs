@@ -2,9 +2,13 @@
 //!
 //! Handles that share the kernel's pages share this, too: what one of them has followed is what all pages are of.
 
+use std::time::Instant;
+
 use parking_lot::Mutex;
-use tinyp2p_net::types::{ContentId, PeerId, Version};
-use tinyp2p_net::wire::Snapshot;
+use tinyp2p_net::client::{self, Peer};
+use tinyp2p_net::error::Error as NetError;
+use tinyp2p_net::types::{ContentId, PeerId, RelPath, Version};
+use tinyp2p_net::wire::{Snapshot, SnapshotRequest};
 
 /// A content at the member that it is read from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -30,6 +34,38 @@ impl ContentState {
             size: found.content.size,
             ..self
         }
+    }
+
+    /// Asks its member what content the file at `path` had or has: whether it may be read for that, and
+    /// with what it may begin.
+    pub fn ask(
+        self,
+        peer: &dyn Peer,
+        path: &RelPath,
+        (may_read, prefix): (bool, Option<ContentId>),
+        deadline: Instant,
+    ) -> Result<Snapshot, NetError> {
+        let request = SnapshotRequest {
+            path: path.clone(),
+            version: self.version,
+            size: self.size,
+            may_read,
+            prefix,
+        };
+        client::snapshot(peer, &request, deadline)
+    }
+
+    /// The content that the file had or, if its member cannot tell, has now. `None` if it has become
+    /// another file, or shorter, so that it cannot just have grown.
+    pub fn ask_whole(
+        self,
+        peer: &dyn Peer,
+        path: &RelPath,
+        deadline: Instant,
+    ) -> Result<Option<Snapshot>, NetError> {
+        let found = self.ask(peer, path, (true, None), deadline)?;
+        let is_it = found.version.file() == self.version.file() && found.content.size >= self.size;
+        Ok(is_it.then_some(found))
     }
 }
 

@@ -20,7 +20,7 @@ pub mod directory;
 pub mod distinct_names;
 pub mod heard;
 pub mod merge;
-mod siblings;
+pub(crate) mod siblings;
 pub mod term;
 pub mod tree_order;
 

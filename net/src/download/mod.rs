@@ -22,6 +22,7 @@ mod pieces;
 mod small;
 mod sources;
 mod streams;
+mod waiting;
 mod window;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -49,7 +50,8 @@ use streams::Shared;
 use window::MAX_FAR_WINDOW;
 
 pub use small::{ReadingOrder, Siblings, Small};
-pub use streams::{Has, Source};
+pub use streams::{Has, Source, SourceOutcome};
+pub use waiting::SequentialReader;
 
 /// A reader's callback: all bytes of its range, or why they cannot be had.
 pub type Done = Box<dyn FnOnce(Result<&[u8], Error>) + Send>;
@@ -279,6 +281,11 @@ impl Download {
             Some(small) => small.read(range, done, now),
             None => self.shared.read(range, done, now, patience),
         }
+    }
+
+    /// What has come of each member that this file may come from, so far.
+    pub fn outcomes(&self) -> Vec<SourceOutcome> {
+        self.shared.outcomes()
     }
 
     /// Bytes of this file in memory.

@@ -69,6 +69,7 @@ struct Source {
     failures: u32,
     stalls: u32,
     strikes: u32,
+    has_brought: bool,
     lost: Option<Error>,
 }
 
@@ -204,6 +205,17 @@ impl Sources {
         source.rate = Some(source.rate.map_or(rate, |old| 0.7 * old + 0.3 * rate));
         source.failures = 0;
         source.rest_until = None;
+    }
+
+    /// Something of `source` was good.
+    pub(crate) fn brought(&mut self, source: usize) {
+        self.all[source].has_brought = true;
+    }
+
+    /// Whether anything of `source` was good, and why it was given up, if it was.
+    pub(crate) fn outcome(&self, source: usize) -> (bool, Option<&Error>) {
+        let source = &self.all[source];
+        (source.has_brought, source.lost.as_ref())
     }
 
     /// `source` has failed: it rests, or is given up when the failure will not pass.

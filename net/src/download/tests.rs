@@ -308,6 +308,46 @@ fn all_holders_of_a_content_share_the_work() {
 }
 
 #[test]
+fn whoever_reads_in_order_gets_all_of_it_and_knows_who_has_sent_it() {
+    let holders = holders(3, 20 * MIB + 5, None);
+    holders.peers[1].behave(Behaviour::Lying);
+    let download = holders.open();
+    let mut reader = download.read_on(MIB + 7);
+    let (mut got, by) = (Vec::new(), Instant::now() + Duration::from_secs(30));
+    loop {
+        match reader.next_by(by).expect("in time").unwrap() {
+            [] => break,
+            piece => got.extend_from_slice(piece),
+        }
+    }
+    assert!(got == holders.content[MIB as usize + 7..]);
+    for outcome in download.outcomes() {
+        let is_liar = outcome.member == holders.peers[1].id();
+        assert_eq!(outcome.has_delivered, !is_liar);
+        let is_found_out = matches!(outcome.lost, Some(Error::WrongBytes { .. }));
+        assert_eq!(is_found_out, is_liar);
+    }
+}
+
+#[test]
+fn what_does_not_come_in_time_is_waited_for_by_the_next_call() {
+    let rig = rig(MIB);
+    rig.peer.behave(Behaviour::Gone);
+    let download = rig.open();
+    let mut reader = download.read_on(0);
+    let soon = || Instant::now() + Duration::from_millis(100);
+    assert!(reader.next_by(soon()).is_none());
+    let range = ByteRange::new(0, 10);
+    assert!(download.read_by(range, soon(), <[u8]>::len).is_none());
+    rig.peer.behave(Behaviour::Honest);
+    let later = Instant::now() + Duration::from_secs(10);
+    let piece = reader.next_by(later).expect("in time").unwrap();
+    assert!(piece == &rig.content[..piece.len()] && !piece.is_empty());
+    let read = download.read_by(range, later, <[u8]>::len);
+    assert_eq!(read.expect("in time").unwrap(), 10);
+}
+
+#[test]
 fn a_holder_that_vanishes_or_freezes_in_the_middle_is_replaced_within_three_seconds() {
     for behaviour in [
         Behaviour::Gone,

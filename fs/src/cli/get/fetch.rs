@@ -1,32 +1,32 @@
-//! One file: from its holders, one after the other, into its place.
+//! One file: from all who have it into its place.
 //!
-//! All bytes of a file come from one member in one version, or have one content root. When that member fails for good,
-//! the next one begins anew: size and mtime may make two files look alike, but do not make them so.
-//! Where the content root is known, nothing else gets the name.
+//! The download engine brings its bytes, as it does for a mount. With a content root they come from all
+//! holders at once and are proven; without one they come from one holder in one version. A file that
+//! is written to meanwhile is followed: if it is only touched, it is fetched on as what it is now; one
+//! of which no root was known is asked for its root, and fetched on if what is here belongs to it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
-use tinyp2p_net::client::{self, Peer};
-use tinyp2p_net::config::{CALL_DEADLINE, CONNECT_DEADLINE, READ_DEADLINE};
+use tinyp2p_net::client::Peer;
+use tinyp2p_net::config::READ_DEADLINE;
+use tinyp2p_net::download::{Download, Engine, Has, Siblings, SourceOutcome};
 use tinyp2p_net::error::Error;
-use tinyp2p_net::types::{Attributes, ByteRange, ContentId, PeerId, UnixTime, Version};
-use tinyp2p_net::wire::SnapshotRequest;
+use tinyp2p_net::types::{Attributes, ContentId, PeerId, UnixTime};
 
 use super::plan::{Holder, Job};
 use super::queue::{Standing, Task};
-use super::target::{Begin, Part, PartCheck, Target};
-
-/// Bytes taken from the stream at once.
-const BUFFER: usize = 256 * 1024;
-
-/// A stream that brings less than this in a window of [`READ_DEADLINE`] is given up: single bytes now
-/// and then must not occupy a worker for ever.
-const LEAST_PROGRESS: u64 = 16 * 1024;
+use super::target::{Begin, Part, Target};
+use crate::network::Network;
+use crate::open_content::ContentState;
+use crate::sources;
 
 /// A file that changes more often than this while it is fetched is left alone.
 const MAX_CHANGES: u32 = 8;
+
+/// How often it is looked at, while nothing comes, whether those are still there who could send it.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// What became of a job.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -43,24 +43,26 @@ pub(super) enum Outcome {
 
 /// The members, as those who fetch see and judge them.
 pub(super) trait Members: Sync {
-    /// The member to read from; `None` while it is not there.
-    fn find(&self, member: PeerId) -> Option<Arc<dyn Peer>>;
     /// How likely it is to answer.
     fn standing(&self, member: PeerId) -> Standing;
     /// It did not answer.
     fn silent(&self, member: PeerId, error: &Error);
     /// It answered.
     fn answered(&self, member: PeerId);
+    /// How it was reached at first, which may be worth a try when it is not there.
+    fn as_met(&self, member: PeerId) -> Option<Arc<dyn Peer>>;
     /// What the file is now at `holder`, with its content root: waits a while for that. `None` if it cannot be had.
     fn look(&self, holder: &Holder) -> Option<Attributes>;
 }
 
-/// Why a try ended.
-enum Stop {
-    /// This member cannot go on, another might.
-    Peer(Error),
-    /// The own disk is at fault: no other member helps.
-    Disk(std::io::Error),
+/// What all who fetch have in common.
+pub(super) struct Supply<'a> {
+    pub(super) network: &'a dyn Network,
+    pub(super) engine: &'a Engine,
+    pub(super) this_node: Option<PeerId>,
+    pub(super) members: &'a dyn Members,
+    pub(super) upcoming: Arc<dyn Siblings>,
+    pub(super) bar: &'a ProgressBar,
 }
 
 /// Fetches one file; `parts` are those in its directory. Holders that turn out not to have it are
@@ -69,11 +71,10 @@ pub(super) fn fetch(
     task: &mut Task,
     target: &Target,
     parts: &[Vec<u8>],
-    members: &dyn Members,
-    bar: &ProgressBar,
+    supply: &Supply<'_>,
 ) -> Result<Outcome, String> {
-    let job = &task.job;
-    let mut part = match target.begin(job, parts).map_err(|e| e.to_string())? {
+    let (job, bar) = (&task.job, supply.bar);
+    let part = match target.begin(job, parts).map_err(|e| e.to_string())? {
         Begin::Part(part) => part,
         Begin::Busy => return Err("another process is fetching it".to_owned()),
         Begin::Exists => {
@@ -82,255 +83,312 @@ pub(super) fn fetch(
         }
     };
     bar.inc(part.offset());
-    let first = part.holder();
-    let others = (0..job.holders.len()).filter(|holder| *holder != first);
-    let (mut failure, mut useless) = (String::new(), Vec::new());
-    for holder in std::iter::once(first).chain(others) {
-        let member = job.holders[holder].member.id;
-        if task.probe != Some(member) && members.standing(member) != Standing::Present {
-            continue;
-        }
-        if holder != part.holder() {
-            bar.dec(part.offset());
-            part.restart(holder, job).map_err(|e| e.to_string())?;
-        }
-        let (outcome, mtime) = follow(job, &job.holders[holder], &mut part, members, bar);
-        match outcome {
-            Ok(()) => {
-                members.answered(member);
-                let finished = part.finish(mtime).map_err(|e| e.to_string())?;
-                return Ok(if finished {
-                    Outcome::Fetched
-                } else {
-                    Outcome::Existed
-                });
-            }
-            Err(Stop::Peer(error)) => {
-                failure = error.to_string();
-                if error.is_absence() {
-                    members.silent(member, &error);
-                } else {
-                    members.answered(member);
-                    useless.push(member);
-                }
-            }
-            Err(Stop::Disk(error)) => return Err(error.to_string()),
-        }
-    }
-    bar.dec(part.offset());
-    let holders = &mut task.job.holders;
-    if holders
-        .iter()
-        .all(|holder| useless.contains(&holder.member.id))
-    {
-        part.give_up().map_err(|e| e.to_string())?;
-        return Err(failure);
-    }
-    holders.retain(|holder| !useless.contains(&holder.member.id));
-    Ok(Outcome::Postponed)
-}
-
-/// What a holder is asked for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Wanted {
-    /// The file in this version, of so many bytes.
-    File(Version, u64),
-    /// This content, wherever it is.
-    Content(ContentId),
-}
-
-impl Wanted {
-    fn size(self) -> u64 {
-        match self {
-            Self::File(_, size) => size,
-            Self::Content(content) => content.size,
-        }
-    }
-}
-
-/// Brings the file from `holder`, and the time at which it was modified there. A file that is another version meanwhile
-/// is fetched on if it has the same content all the same, after a `touch`, say, or if something was appended to it.
-fn follow(
-    job: &Job,
-    holder: &Holder,
-    part: &mut Part,
-    members: &dyn Members,
-    bar: &ProgressBar,
-) -> (Result<(), Stop>, UnixTime) {
-    let (mut holder, mut mtime) = (holder.clone(), job.mtime);
-    let mut wanted = Wanted::File(holder.version, job.size);
-    let who = holder.member.name.to_string();
-    let changed = || Err(Stop::Peer(Error::Changed { who: who.clone() }));
-    for _ in 0..MAX_CHANGES {
-        let outcome = from_holder(wanted, &holder, part, members, bar);
-        let has_gone = matches!(
-            outcome,
-            Err(Stop::Peer(Error::Changed { .. } | Error::NotFound { .. }))
-        );
-        if !has_gone {
-            return (outcome, mtime);
-        }
-        let by_root = match wanted {
-            Wanted::File(..) => content_of(job, &holder, members),
-            // It is not there any more, or not found at once.
-            Wanted::Content(_) => None,
-        };
-        if let Some(content) = by_root {
-            if let Err(error) = part.expect(content.root) {
-                return (Err(Stop::Disk(error)), mtime);
-            }
-            bar.inc_length(content.size.saturating_sub(job.size));
-            wanted = Wanted::Content(content);
-            continue;
-        }
-        let now = members.look(&holder).filter(|now| {
-            let is_new = now.version != holder.version;
-            is_new && now.root.is_some() && now.root == job.root
-        });
-        let Some(now) = now else {
-            return match wanted {
-                Wanted::File(..) => (outcome, mtime),
-                Wanted::Content(_) => (changed(), mtime),
+    let mut fetching = Fetching::new(job, task.probe, part, supply);
+    let failures = match fetching.bring_whole() {
+        Ok(()) => {
+            let finished = fetching.part.finish(fetching.mtime);
+            return match finished.map_err(|e| e.to_string())? {
+                true => Ok(Outcome::Fetched),
+                false => Ok(Outcome::Existed),
             };
-        };
-        (holder.version, mtime) = (now.version, now.mtime);
-        wanted = Wanted::File(now.version, job.size);
-    }
-    (changed(), mtime)
-}
-
-/// The content of the file as `holder` had it in its version, or of what it has become by an append.
-fn content_of(job: &Job, holder: &Holder, members: &dyn Members) -> Option<ContentId> {
-    if let Some(root) = job.root {
-        let size = job.size;
-        return Some(ContentId { root, size });
-    }
-    let peer = members.find(holder.member.id)?;
-    let request = SnapshotRequest {
-        path: holder.path.clone(),
-        version: holder.version,
-        size: job.size,
-        may_read: true,
-        prefix: None,
+        }
+        Err(Stop::Disk(error)) => return Err(error.to_string()),
+        Err(Stop::Holders(failures)) => failures,
     };
-    let found = client::snapshot(&*peer, &request, Instant::now() + READ_DEADLINE).ok()?;
-    let is_same = found.version.file() == holder.version.file();
-    (is_same && found.content.size >= job.size).then_some(found.content)
+    bar.dec(fetching.part.offset());
+    let useless = |holder: &Holder| failures.iter().any(|failure| failure.is_final(holder));
+    if !job.holders.iter().all(useless) {
+        task.job.holders.retain(|holder| !useless(holder));
+        return Ok(Outcome::Postponed);
+    }
+    fetching.part.give_up().map_err(|e| e.to_string())?;
+    let first = failures.first().map(|failure| failure.error.to_string());
+    Err(first.unwrap_or_default())
 }
 
-/// Goes on from where the part ends, as long as each stream brings something worth it.
-fn from_holder(
-    wanted: Wanted,
-    holder: &Holder,
-    part: &mut Part,
-    members: &dyn Members,
-    bar: &ProgressBar,
-) -> Result<(), Stop> {
-    loop {
-        let before = part.offset();
-        match stream(wanted, holder, part, members, bar) {
-            Err(Stop::Peer(error @ Error::Unreachable { .. }))
-                if part.offset() >= before + LEAST_PROGRESS =>
-            {
-                tracing::info!(file = %holder.path, %error, "going on");
-            }
-            // It is read on from where it is now.
-            Err(Stop::Peer(error @ Error::Moved { .. })) => {
-                tracing::info!(file = %holder.path, %error, "going on");
-            }
-            // A member may have the next part of a content only.
-            Ok(()) if part.offset() < wanted.size() && part.offset() > before => {}
-            Ok(()) => match part.check().map_err(Stop::Disk)? {
-                PartCheck::Genuine => return Ok(()),
-                PartCheck::Spoilt => bar.dec(wanted.size()),
-                PartCheck::Wrong => {
-                    let who = holder.member.name.to_string();
-                    return Err(Stop::Peer(Error::WrongBytes { who }));
-                }
-            },
-            other => return other,
+/// Why a try ended.
+enum Stop {
+    /// Nobody who was asked can go on.
+    Holders(Vec<Failure>),
+    /// The own disk is at fault: no other member helps.
+    Disk(std::io::Error),
+}
+
+/// Why one holder did not send the file.
+struct Failure {
+    member: PeerId,
+    error: Error,
+    /// It does not have the file, whenever it is asked.
+    is_final: bool,
+}
+
+impl Failure {
+    /// True if the holder has another file by now, or none.
+    fn is_change(&self) -> bool {
+        matches!(self.error, Error::Changed { .. } | Error::NotFound { .. })
+    }
+
+    fn is_final(&self, holder: &Holder) -> bool {
+        self.is_final && self.member == holder.member.id
+    }
+}
+
+/// A file on its way.
+struct Fetching<'a> {
+    job: &'a Job,
+    /// The member to be tried although it is away.
+    probe: Option<PeerId>,
+    part: Box<Part>,
+    /// Those who have it, and in which versions by now.
+    holders: Vec<Holder>,
+    /// What it is by now; the job says so only at first.
+    content: Option<ContentId>,
+    size: u64,
+    mtime: UnixTime,
+    supply: &'a Supply<'a>,
+}
+
+impl<'a> Fetching<'a> {
+    fn new(job: &'a Job, probe: Option<PeerId>, part: Box<Part>, supply: &'a Supply<'a>) -> Self {
+        let size = job.size;
+        Self {
+            job,
+            probe,
+            part,
+            holders: job.holders.clone(),
+            content: job.root.map(|root| ContentId { root, size }),
+            size,
+            mtime: job.mtime,
+            supply,
         }
     }
-}
 
-/// One stream, to the end of the file or of what the holder has of it.
-fn stream(
-    wanted: Wanted,
-    holder: &Holder,
-    part: &mut Part,
-    members: &dyn Members,
-    bar: &ProgressBar,
-) -> Result<(), Stop> {
-    if part.offset() == wanted.size() {
-        return Ok(());
+    /// Brings all of it, whatever is done to it meanwhile that leaves its bytes.
+    fn bring_whole(&mut self) -> Result<(), Stop> {
+        let mut changes = 0;
+        loop {
+            match self.bring() {
+                Ok(()) if self.part.check().map_err(Stop::Disk)? => return Ok(()),
+                // All of it has to come again.
+                Ok(()) => self.supply.bar.dec(self.size),
+                Err(Stop::Holders(failures)) if changes < MAX_CHANGES => {
+                    changes += 1;
+                    let changed = failures.iter().filter(|failure| failure.is_change());
+                    let changed: Vec<PeerId> = changed.map(|failure| failure.member).collect();
+                    if !self.follow(&changed).map_err(Stop::Disk)? {
+                        return Err(Stop::Holders(failures));
+                    }
+                }
+                Err(stop) => return Err(stop),
+            }
+        }
     }
-    let peer = members.find(holder.member.id).ok_or_else(|| {
-        Stop::Peer(Error::Unreachable {
-            who: holder.member.name.to_string(),
-            why: "it has left the network".to_owned(),
-        })
-    })?;
-    let range = ByteRange::new(part.offset(), wanted.size());
-    let deadline = Instant::now() + CONNECT_DEADLINE + CALL_DEADLINE;
-    let opened = match wanted {
-        Wanted::File(version, _) => peer
-            .open(&holder.path, version, range, deadline)
-            .map(|stream| (range.len(), stream)),
-        Wanted::Content(content) => peer.open_content(content.root, range, deadline),
-    };
-    let (length, mut stream) = opened.map_err(Stop::Peer)?;
-    let end = part.offset() + length;
-    let mut buffer = vec![0; BUFFER];
-    let mut patience = Patience::default();
-    loop {
-        let begun = Instant::now();
-        let count = stream
-            .read(&mut buffer, begun + patience.left)
-            .map_err(Stop::Peer)?;
-        if count == 0 {
+
+    /// Goes on from where the part ends, to the end of the file.
+    fn bring(&mut self) -> Result<(), Stop> {
+        if self.part.offset() == self.size {
             return Ok(());
         }
-        let waited = begun.elapsed();
-        part.append(&buffer[..count]).map_err(Stop::Disk)?;
-        bar.inc(count as u64);
-        if patience.is_rewarded(waited, count as u64) {
-            members.answered(holder.member.id);
+        let (asked, absent) = self.whom_to_ask();
+        if asked.is_empty() {
+            return Err(Stop::Holders(absent));
         }
-        // A stream may give what has arrived even when its time is over.
-        if patience.left.is_zero() && part.offset() < end {
-            let who = holder.member.name.to_string();
-            return Err(Stop::Peer(Error::Timeout { who }));
+        let download = self.open(&asked);
+        let outcome = self.read(&download, &asked);
+        self.credit(&download);
+        match outcome {
+            Err(Stop::Holders(failures)) => {
+                Err(Stop::Holders(failures.into_iter().chain(absent).collect()))
+            }
+            other => other,
         }
+    }
+
+    /// The holders who may be asked now and how; and those who are not there. The latter are noted.
+    fn whom_to_ask(&self) -> (Vec<(PeerId, Arc<dyn Peer>)>, Vec<Failure>) {
+        let members = self.supply.members;
+        let (mut asked, mut absent) = (Vec::new(), Vec::new());
+        // Without a root, nothing proves that two of them have the same.
+        let count = self.content.map_or(1, |_| self.holders.len());
+        for holder in self.holders.iter().take(count) {
+            let member = holder.member.id;
+            let is_probe = self.probe == Some(member);
+            if !is_probe && members.standing(member) != Standing::Present {
+                continue;
+            }
+            let peer = self.supply.network.peer(member);
+            match peer.or_else(|| members.as_met(member).filter(|_| is_probe)) {
+                Some(peer) => asked.push((member, peer)),
+                None => absent.push(self.absence(holder)),
+            }
+        }
+        (asked, absent)
+    }
+
+    /// Takes note of a holder that is not there.
+    fn absence(&self, holder: &Holder) -> Failure {
+        let error = Error::Unreachable {
+            who: holder.member.name.to_string(),
+            why: "it has left the network".to_owned(),
+        };
+        self.supply.members.silent(holder.member.id, &error);
+        Failure {
+            member: holder.member.id,
+            error,
+            is_final: false,
+        }
+    }
+
+    fn open(&self, asked: &[(PeerId, Arc<dyn Peer>)]) -> Download {
+        let supply = self.supply;
+        let root = self.content.map(|content| content.root);
+        let holders = asked.iter().filter_map(|(member, peer)| {
+            let holder = self.holder(*member)?;
+            Some((Arc::clone(peer), Has::File(holder.version)))
+        });
+        let (network, this_node) = (supply.network, supply.this_node);
+        let path = &self.holders[0].path;
+        let sources = sources::sources(network, this_node, path, holders, root, self.size);
+        let upcoming = Arc::clone(&supply.upcoming);
+        supply.engine.open_among(sources, self.size, root, upcoming)
+    }
+
+    fn holder(&self, member: PeerId) -> Option<&Holder> {
+        let mut holders = self.holders.iter();
+        holders.find(|holder| holder.member.id == member)
+    }
+
+    fn read(&mut self, download: &Download, asked: &[(PeerId, Arc<dyn Peer>)]) -> Result<(), Stop> {
+        let mut reader = download.read_on(self.part.offset());
+        let mut look = Instant::now() + LOOK;
+        loop {
+            match reader.next_by(look) {
+                Some(Ok([])) => return Ok(()),
+                Some(Ok(bytes)) => {
+                    self.part.append(bytes).map_err(Stop::Disk)?;
+                    self.supply.bar.inc(bytes.len() as u64);
+                }
+                Some(Err(error)) => return Err(self.judge(download, asked, &error)),
+                // The engine still hopes for them, while others of their files could be put off.
+                None if asked.iter().all(|(member, _)| self.is_gone(*member)) => {
+                    let holders = asked.iter().filter_map(|(member, _)| self.holder(*member));
+                    let absent = holders.map(|holder| self.absence(holder)).collect();
+                    return Err(Stop::Holders(absent));
+                }
+                None => {}
+            }
+            if Instant::now() >= look {
+                self.credit(download);
+                look = Instant::now() + LOOK;
+            }
+        }
+    }
+
+    fn is_gone(&self, member: PeerId) -> bool {
+        self.probe != Some(member) && self.supply.network.peer(member).is_none()
+    }
+
+    /// Those who have sent something are there.
+    fn credit(&self, download: &Download) {
+        for outcome in download.outcomes() {
+            if outcome.has_delivered {
+                self.supply.members.answered(outcome.member);
+            }
+        }
+    }
+
+    /// What the failure of a download, by `error`, says of those who were `asked`. Those who did not answer are noted.
+    fn judge(&self, download: &Download, asked: &[(PeerId, Arc<dyn Peer>)], error: &Error) -> Stop {
+        let outcomes = download.outcomes();
+        let failures = asked.iter().filter_map(|(member, _)| {
+            let name = self.holder(*member)?.member.name.to_string();
+            let failure = failure(*member, name, &outcomes, error);
+            match failure.is_final {
+                true => self.supply.members.answered(*member),
+                false => self.supply.members.silent(*member, &failure.error),
+            }
+            Some(failure)
+        });
+        Stop::Holders(failures.collect())
+    }
+
+    /// Finds out what the file is by now at those where it has `changed`. True if it can be fetched on.
+    fn follow(&mut self, changed: &[PeerId]) -> std::io::Result<bool> {
+        match (self.job.root, changed) {
+            (_, []) => Ok(false),
+            (Some(_), changed) => Ok(self.follow_touched(changed)),
+            (None, _) => self.follow_grown(),
+        }
+    }
+
+    /// Looks for a holder who has the same content in another version, after a `touch`, say.
+    fn follow_touched(&mut self, changed: &[PeerId]) -> bool {
+        let mut holders = self.holders.iter();
+        let found = holders.find_map(|holder| {
+            let changed = changed.contains(&holder.member.id).then_some(holder)?;
+            let now = self.supply.members.look(changed)?;
+            let is_same = now.root == self.job.root && now.version != holder.version;
+            is_same.then(|| (holder.clone(), now))
+        });
+        let Some((holder, now)) = found else {
+            return false;
+        };
+        self.mtime = now.mtime;
+        self.holders = vec![Holder {
+            version: now.version,
+            ..holder
+        }];
+        true
+    }
+
+    /// Asks for the root of a file that had none, whether it is what it was, or something was appended to it. Else it
+    /// turns out in the end that what is here is not the beginning of it.
+    fn follow_grown(&mut self) -> std::io::Result<bool> {
+        let holder = &self.holders[0];
+        let Some(peer) = self.supply.network.peer(holder.member.id) else {
+            return Ok(false);
+        };
+        let state = ContentState {
+            member: holder.member.id,
+            version: holder.version,
+            content: self.content,
+            size: self.size,
+            renewals: 0,
+        };
+        let found = state.ask_whole(&*peer, &holder.path, Instant::now() + READ_DEADLINE);
+        let Some(found) = found.ok().flatten() else {
+            return Ok(false);
+        };
+        let after = state.at(found);
+        if after == state {
+            return Ok(false);
+        }
+        self.part.expect(found.content.root)?;
+        self.supply.bar.inc_length(after.size - self.size);
+        (self.content, self.size) = (after.content, after.size);
+        self.holders[0].version = after.version;
+        Ok(true)
     }
 }
 
-/// How long a stream is still waited for before it has brought [`LEAST_PROGRESS`]. Only waiting for the
-/// member counts, not for the own disk.
-#[derive(Debug)]
-struct Patience {
-    left: Duration,
-    brought: u64,
-}
-
-impl Default for Patience {
-    fn default() -> Self {
-        Self {
-            left: READ_DEADLINE,
-            brought: 0,
-        }
-    }
-}
-
-impl Patience {
-    /// `count` bytes came after `waited`. True, and the window begins anew, when that makes enough.
-    fn is_rewarded(&mut self, waited: Duration, count: u64) -> bool {
-        self.left = self.left.saturating_sub(waited);
-        self.brought += count;
-        let enough = self.brought >= LEAST_PROGRESS;
-        if enough {
-            *self = Self::default();
-        }
-        enough
+/// What came of a member, called `name`, as a source of a download that failed by `error`.
+fn failure(member: PeerId, name: String, outcomes: &[SourceOutcome], error: &Error) -> Failure {
+    let mut outcomes = outcomes.iter();
+    let lost = match outcomes.find(|outcome| outcome.member == member) {
+        Some(outcome) => outcome.lost.clone(),
+        // It has shown before that it has something else, and was not asked.
+        None => Some(Error::WrongBytes { who: String::new() }),
+    };
+    let is_final = lost.is_some();
+    let error = match lost.unwrap_or_else(|| error.clone()) {
+        Error::WrongBytes { .. } => Error::WrongBytes { who: name },
+        Error::Timeout { .. } => Error::Timeout { who: name },
+        other => other,
+    };
+    Failure {
+        member,
+        error,
+        is_final,
     }
 }
 

@@ -1,12 +1,14 @@
 //! `tinyp2p get`: download everything that matches, as the client of 2004 did.
 //!
 //! [`plan`] decides what to fetch from whom under which name, [`queue`] in which order, [`target`]
-//! keeps the directory safe, [`fetch`] brings one file; a few of them run at once.
+//! keeps the directory safe, [`fetch`] brings one file by the download engine, which is told what comes
+//! next by [`upcoming`]; a few files are fetched at once.
 
 mod fetch;
 mod plan;
 mod queue;
 mod target;
+mod upcoming;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -17,6 +19,7 @@ use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use tinyp2p_net::client::{Need, Peer};
 use tinyp2p_net::config::READ_DEADLINE;
+use tinyp2p_net::download::Siblings;
 use tinyp2p_net::error::Error;
 use tinyp2p_net::fanout::Whom;
 use tinyp2p_net::peers::Member;
@@ -27,15 +30,16 @@ use super::join::{self, Joined};
 use super::output::{print, say};
 use super::password::Source;
 use super::{Failure, search};
-use fetch::Outcome;
+use fetch::{Outcome, Supply};
 use plan::{Holder, Job};
 use queue::{Next, Queue, Standing, Task};
 use target::Target;
+use upcoming::UpcomingJobs;
 
 const PROGRAM: &str = "tinyp2p";
 
 /// What is made of a match: its path once more, and an entry, an item, a job, their places in tables.
-const JOB: (usize, usize) = (1, 400);
+const JOB: (usize, usize) = (1, 440);
 
 /// Files that are fetched at once: small ones wait for round trips more than for the line.
 const AT_ONCE: usize = 4;
@@ -138,14 +142,17 @@ fn fetch_all(
     members: &[Member],
     bar: &ProgressBar,
 ) -> Tally {
+    let parts = parts(&jobs, target);
+    let jobs: Vec<Arc<Job>> = jobs.into_iter().map(Arc::new).collect();
     let crew = Crew {
         total: jobs.len(),
-        parts: parts(&jobs, target),
+        parts,
         target,
         joined,
         members,
         bar,
-        queue: Mutex::new(Queue::new(jobs)),
+        queue: Mutex::new(Queue::new(&jobs)),
+        upcoming: Arc::new(UpcomingJobs(jobs)),
         changed: Condvar::new(),
         tally: Mutex::default(),
     };
@@ -166,6 +173,7 @@ struct Crew<'a> {
     members: &'a [Member],
     bar: &'a ProgressBar,
     queue: Mutex<Queue>,
+    upcoming: Arc<UpcomingJobs>,
     /// Something in the queue changed.
     changed: Condvar,
     tally: Mutex<Tally>,
@@ -218,7 +226,7 @@ impl Crew<'_> {
             let known = known.filter(|known| known.version == task.job.holders[0].version);
             task.job.root = known.and_then(|known| known.root);
         }
-        let outcome = fetch::fetch(&mut task, self.target, &parts, self, self.bar);
+        let outcome = fetch::fetch(&mut task, self.target, &parts, &self.supply());
         if outcome != Ok(Outcome::Postponed) {
             self.settle(&task.job, &outcome);
         }
@@ -228,6 +236,18 @@ impl Crew<'_> {
             queue.put_back(task.job);
         }
         self.changed.notify_all();
+    }
+
+    fn supply(&self) -> Supply<'_> {
+        let node = &*self.joined.node;
+        Supply {
+            network: node,
+            engine: node.engine(),
+            this_node: Some(node.id()),
+            members: self,
+            upcoming: Arc::clone(&self.upcoming) as Arc<dyn Siblings>,
+            bar: self.bar,
+        }
     }
 
     /// Gives `job` its size: whoever has it tells names only, and is asked for all of it. What became of it, if
@@ -313,11 +333,9 @@ impl Crew<'_> {
 }
 
 impl fetch::Members for Crew<'_> {
-    /// A member that has left and returned has another connection than it had at first.
-    fn find(&self, id: PeerId) -> Option<Arc<dyn Peer>> {
-        let present = self.joined.node.present();
-        let mut known = present.iter().chain(self.members);
-        let member = known.find(|member| member.id == id);
+    fn as_met(&self, id: PeerId) -> Option<Arc<dyn Peer>> {
+        let mut members = self.members.iter();
+        let member = members.find(|member| member.id == id);
         member.map(|member| Arc::clone(&member.peer))
     }
 

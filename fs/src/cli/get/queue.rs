@@ -5,6 +5,7 @@
 //! it has not answered for long, they have failed.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tinyp2p_net::types::PeerId;
@@ -57,7 +58,7 @@ pub(super) enum Next {
     /// Fetch this.
     Task(Box<Task>),
     /// Everybody who has this file is lost; the reason.
-    Failed(Box<Job>, String),
+    Failed(Arc<Job>, String),
     /// Nothing, before this moment or a change.
     Wait(Instant),
     /// Nothing any more.
@@ -68,18 +69,19 @@ pub(super) enum Next {
 #[derive(Debug)]
 pub(super) struct Queue {
     /// In the order of their paths; those that were put aside come last.
-    ready: VecDeque<(Job, bool)>,
+    ready: VecDeque<(Arc<Job>, bool)>,
     /// At least one holder is away, and none is present.
-    aside: VecDeque<(Job, bool)>,
+    aside: VecDeque<(Arc<Job>, bool)>,
     /// Handed out and not done yet: they may come back.
     under_way: usize,
     absences: HashMap<PeerId, Absence>,
 }
 
 impl Queue {
-    pub(super) fn new(jobs: Vec<Job>) -> Self {
+    pub(super) fn new(jobs: &[Arc<Job>]) -> Self {
+        let jobs = jobs.iter().map(|job| (Arc::clone(job), false));
         Self {
-            ready: jobs.into_iter().map(|job| (job, false)).collect(),
+            ready: jobs.collect(),
             aside: VecDeque::new(),
             under_way: 0,
             absences: HashMap::new(),
@@ -96,7 +98,7 @@ impl Queue {
                     let why = job.holders.first().map(|holder| holder.member.id);
                     let why = why.and_then(|id| self.absences.get(&id));
                     let why = why.map(|absence| absence.why.clone()).unwrap_or_default();
-                    return Next::Failed(Box::new(job), why);
+                    return Next::Failed(job, why);
                 }
             }
         }
@@ -125,8 +127,9 @@ impl Queue {
         Some(self.hand_out(job, begun, Some(member)))
     }
 
-    fn hand_out(&mut self, job: Job, begun: bool, probe: Option<PeerId>) -> Next {
+    fn hand_out(&mut self, job: Arc<Job>, begun: bool, probe: Option<PeerId>) -> Next {
         self.under_way += 1;
+        let job = Arc::unwrap_or_clone(job);
         Next::Task(Box::new(Task { job, begun, probe }))
     }
 
@@ -171,7 +174,7 @@ impl Queue {
 
     /// A file that nobody could send now, but somebody may later.
     pub(super) fn put_back(&mut self, job: Job) {
-        self.ready.push_back((job, true));
+        self.ready.push_back((Arc::new(job), true));
     }
 
     /// A member did not answer.
@@ -207,8 +210,6 @@ impl Queue {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::sync::Arc;
-
     use tinyp2p_net::types::{RelPath, Version};
 
     use super::super::plan::Holder;
@@ -217,6 +218,11 @@ mod tests {
 
     fn id(member: u8) -> PeerId {
         PeerId::from_bytes([member; 32])
+    }
+
+    fn queue(jobs: &[Job]) -> Queue {
+        let jobs: Vec<Arc<Job>> = jobs.iter().cloned().map(Arc::new).collect();
+        Queue::new(&jobs)
     }
 
     fn job(name: &str, members: &[u8]) -> Job {
@@ -250,7 +256,7 @@ mod tests {
     #[test]
     fn files_of_a_member_that_is_away_come_last_and_one_at_a_time() {
         let now = Instant::now();
-        let mut queue = Queue::new(vec![
+        let mut queue = queue(&[
             job("a", &[1]),
             job("b", &[1]),
             job("c", &[2]),
@@ -275,7 +281,7 @@ mod tests {
     fn a_member_that_never_answers_is_given_up() {
         let start = Instant::now();
         let mut now = start;
-        let mut queue = Queue::new(vec![job("a", &[1]), job("b", &[1])]);
+        let mut queue = queue(&[job("a", &[1]), job("b", &[1])]);
         task(queue.next(now));
         queue.silent(id(1), "away".to_owned(), now);
         queue.put_back(job("a", &[1]));
@@ -310,7 +316,7 @@ mod tests {
     #[test]
     fn nothing_is_done_while_a_file_may_come_back() {
         let now = Instant::now();
-        let mut queue = Queue::new(vec![job("a", &[1])]);
+        let mut queue = queue(&[job("a", &[1])]);
         task(queue.next(now));
         assert!(matches!(queue.next(now), Next::Wait(_)));
         queue.ended(None);
