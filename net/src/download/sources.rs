@@ -69,7 +69,6 @@ struct Source {
     failures: u32,
     stalls: u32,
     strikes: u32,
-    has_brought: bool,
     lost: Option<Error>,
 }
 
@@ -207,15 +206,9 @@ impl Sources {
         source.rest_until = None;
     }
 
-    /// Something of `source` was good.
-    pub(crate) fn brought(&mut self, source: usize) {
-        self.all[source].has_brought = true;
-    }
-
-    /// Whether anything of `source` was good, and why it was given up, if it was.
-    pub(crate) fn outcome(&self, source: usize) -> (bool, Option<&Error>) {
-        let source = &self.all[source];
-        (source.has_brought, source.lost.as_ref())
+    /// Why `source` was given up, if it was.
+    pub(crate) fn lost(&self, source: usize) -> Option<&Error> {
+        self.all[source].lost.as_ref()
     }
 
     /// `source` has failed: it rests, or is given up when the failure will not pass.

@@ -49,17 +49,6 @@ pub struct Source {
     pub is_local: bool,
 }
 
-/// What came of a member as a source of one file.
-#[derive(Clone, Debug)]
-pub struct SourceOutcome {
-    /// The member.
-    pub member: PeerId,
-    /// Some bytes of it were good.
-    pub has_delivered: bool,
-    /// Why it is not asked for this file any more.
-    pub lost: Option<Error>,
-}
-
 /// What a member has of a content.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Has {
@@ -243,18 +232,13 @@ impl Shared {
         self.state.lock().pieces.held_bytes()
     }
 
-    pub(super) fn outcomes(&self) -> Vec<SourceOutcome> {
+    pub(super) fn lost(&self) -> Vec<(PeerId, Error)> {
         let state = self.state.lock();
         let sources = self.sources.iter().enumerate();
-        let outcome = |(index, source): (usize, &Source)| {
-            let (has_delivered, lost) = state.sources.outcome(index);
-            SourceOutcome {
-                member: source.peer.id(),
-                has_delivered,
-                lost: lost.cloned(),
-            }
+        let lost = |(index, source): (usize, &Source)| {
+            Some((source.peer.id(), state.sources.lost(index)?.clone()))
         };
-        sources.map(outcome).collect()
+        sources.filter_map(lost).collect()
     }
 
     /// Answers a read that was asked for at `since`, or parks it.
@@ -425,7 +409,6 @@ impl Shared {
         let mut state = self.state.lock();
         let wanted = state.pieces.arrive(claim, content, now);
         if wanted {
-            state.sources.brought(claim.source);
             state.progress = now;
             state.received = self.received.load(Ordering::Relaxed);
             state.answer(&mut replies);
@@ -477,21 +460,10 @@ impl Shared {
         self.note_failure(self.sources[source].peer.id(), error);
     }
 
-    fn source_of(&self, member: PeerId) -> Option<usize> {
-        let mut sources = self.sources.iter();
-        sources.position(|source| source.peer.id() == member)
-    }
-
-    /// `member` has brought this file in a way that no stream has seen.
-    pub(super) fn note_delivery(&self, member: PeerId) {
-        if let Some(source) = self.source_of(member) {
-            self.state.lock().sources.brought(source);
-        }
-    }
-
     /// `member` has failed with this file in a way that no stream has seen.
     pub(super) fn note_failure(&self, member: PeerId, error: &Error) {
-        let Some(source) = self.source_of(member) else {
+        let mut sources = self.sources.iter();
+        let Some(source) = sources.position(|source| source.peer.id() == member) else {
             return;
         };
         let mut replies = Replies::default();

@@ -308,43 +308,35 @@ fn all_holders_of_a_content_share_the_work() {
 }
 
 #[test]
-fn whoever_reads_in_order_gets_all_of_it_and_knows_who_has_sent_it() {
+fn a_download_tells_who_was_given_up_and_the_ledger_who_has_sent_it() {
     let holders = holders(3, 20 * MIB + 5, None);
     holders.peers[1].behave(Behaviour::Lying);
     let download = holders.open();
-    let mut reader = download.read_on(MIB + 7);
-    let (mut got, by) = (Vec::new(), Instant::now() + Duration::from_secs(30));
-    loop {
-        match reader.next_by(by).expect("in time").unwrap() {
-            [] => break,
-            piece => got.extend_from_slice(piece),
-        }
-    }
-    assert!(got == holders.content[MIB as usize + 7..]);
-    for outcome in download.outcomes() {
-        let is_liar = outcome.member == holders.peers[1].id();
-        assert_eq!(outcome.has_delivered, !is_liar);
-        let is_found_out = matches!(outcome.lost, Some(Error::WrongBytes { .. }));
-        assert_eq!(is_found_out, is_liar);
-    }
+    holders.read_all(&download, |_| {});
+    let [(member, error)] = &download.lost()[..] else {
+        panic!("{:?}", download.lost());
+    };
+    assert_eq!(*member, holders.peers[1].id());
+    assert!(matches!(error, Error::WrongBytes { .. }));
+    let received = |peer: &Arc<MemoryPeer>| holders.engine.ledger().received_from(peer.id());
+    let received: Vec<u64> = holders.peers.iter().map(received).collect();
+    assert!(received[0] > 0 && received[1] == 0 && received[2] > 0);
 }
 
 #[test]
-fn what_does_not_come_in_time_is_waited_for_by_the_next_call() {
+fn whoever_waits_for_bytes_gets_them_or_is_told_that_they_have_not_come() {
     let rig = rig(MIB);
     rig.peer.behave(Behaviour::Gone);
-    let download = rig.open();
-    let mut reader = download.read_on(0);
-    let soon = || Instant::now() + Duration::from_millis(100);
-    assert!(reader.next_by(soon()).is_none());
-    let range = ByteRange::new(0, 10);
-    assert!(download.read_by(range, soon(), <[u8]>::len).is_none());
+    let (download, range) = (rig.open(), ByteRange::new(5, 15));
+    let soon = Instant::now() + Duration::from_millis(100);
+    assert!(download.read_by(range, soon, <[u8]>::len).is_none());
     rig.peer.behave(Behaviour::Honest);
     let later = Instant::now() + Duration::from_secs(10);
-    let piece = reader.next_by(later).expect("in time").unwrap();
-    assert!(piece == &rig.content[..piece.len()] && !piece.is_empty());
-    let read = download.read_by(range, later, <[u8]>::len);
-    assert_eq!(read.expect("in time").unwrap(), 10);
+    let read = download.read_by(range, later, <[u8]>::to_vec);
+    assert_eq!(read.expect("in time").unwrap(), rig.content[5..15]);
+    // What is in memory needs no time.
+    let again = download.read_by(range, soon, <[u8]>::len);
+    assert_eq!(again.expect("at once").unwrap(), 10);
 }
 
 #[test]

@@ -17,24 +17,26 @@ use std::time::{Duration, Instant};
 
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use parking_lot::{Condvar, Mutex, MutexGuard};
-use tinyp2p_net::client::{Need, Peer};
+use tinyp2p_net::Node;
+use tinyp2p_net::client::{self, Need, Peer};
 use tinyp2p_net::config::READ_DEADLINE;
-use tinyp2p_net::download::Siblings;
+use tinyp2p_net::download::Engine;
 use tinyp2p_net::error::Error;
-use tinyp2p_net::fanout::Whom;
 use tinyp2p_net::peers::Member;
 use tinyp2p_net::types::{Attributes, PeerId, RelPath};
 
 use super::args::GetArgs;
-use super::join::{self, Joined};
+use super::join;
 use super::output::{print, say};
 use super::password::Source;
 use super::{Failure, search};
-use fetch::{Outcome, Supply};
+use fetch::Outcome;
 use plan::{Holder, Job};
 use queue::{Next, Queue, Standing, Task};
 use target::Target;
 use upcoming::UpcomingJobs;
+
+use crate::network::Network;
 
 const PROGRAM: &str = "tinyp2p";
 
@@ -73,7 +75,7 @@ pub(super) fn run(source: Source, args: GetArgs) -> Result<(), Failure> {
                 None => Target::create(&args.directory).map_err(failed)?,
             };
             let bar = progress_bar(&jobs);
-            let tally = fetch_all(jobs, &target, joined, members, &bar);
+            let tally = fetch_all(jobs, &target, &joined.node, members, &bar);
             bar.finish_and_clear();
             print(tally.to_string().as_bytes())?;
             match tally.failed {
@@ -138,7 +140,7 @@ impl std::fmt::Display for Tally {
 fn fetch_all(
     jobs: Vec<Job>,
     target: &Target,
-    joined: &Joined,
+    node: &Node,
     members: &[Member],
     bar: &ProgressBar,
 ) -> Tally {
@@ -148,7 +150,9 @@ fn fetch_all(
         total: jobs.len(),
         parts,
         target,
-        joined,
+        network: node,
+        engine: node.engine(),
+        this_node: node.id(),
         members,
         bar,
         queue: Mutex::new(Queue::new(&jobs)),
@@ -169,7 +173,9 @@ struct Crew<'a> {
     total: usize,
     parts: HashMap<RelPath, Vec<Vec<u8>>>,
     target: &'a Target,
-    joined: &'a Joined,
+    network: &'a dyn Network,
+    engine: &'a Engine,
+    this_node: PeerId,
     members: &'a [Member],
     bar: &'a ProgressBar,
     queue: Mutex<Queue>,
@@ -222,11 +228,11 @@ impl Crew<'_> {
             false => self.parts.get(directory).cloned().unwrap_or_default(),
         };
         if Target::depends_on_root(&task.job, &parts) {
-            let known = self.look_at(&task.job.holders[0], ROOT_PATIENCE);
+            let known = self.look(&task.job.holders[0]);
             let known = known.filter(|known| known.version == task.job.holders[0].version);
             task.job.root = known.and_then(|known| known.root);
         }
-        let outcome = fetch::fetch(&mut task, self.target, &parts, &self.supply());
+        let outcome = fetch::fetch(&mut task, &parts, self);
         if outcome != Ok(Outcome::Postponed) {
             self.settle(&task.job, &outcome);
         }
@@ -238,18 +244,6 @@ impl Crew<'_> {
         self.changed.notify_all();
     }
 
-    fn supply(&self) -> Supply<'_> {
-        let node = &*self.joined.node;
-        Supply {
-            network: node,
-            engine: node.engine(),
-            this_node: Some(node.id()),
-            members: self,
-            upcoming: Arc::clone(&self.upcoming) as Arc<dyn Siblings>,
-            bar: self.bar,
-        }
-    }
-
     /// Gives `job` its size: whoever has it tells names only, and is asked for all of it. What became of it, if
     /// that ends it.
     fn measure(&self, job: &mut Job) -> Result<Option<Outcome>, String> {
@@ -257,16 +251,14 @@ impl Crew<'_> {
             who: job.holders[0].member.name.to_string(),
         };
         for holder in job.holders.clone() {
-            let (Some(path), who) = (job.path_at_members(), &holder.member.name) else {
-                continue;
-            };
+            let (path, who) = (&holder.path, &holder.member.name);
             let measured = loop {
-                let Some(whole) = self.joined.node.members().whole(holder.member.id) else {
+                let Some(whole) = self.network.whole(holder.member.id) else {
                     break Err(Error::Timeout {
                         who: who.to_string(),
                     });
                 };
-                match whole.measure(&path, Need::Bytes, Instant::now() + READ_DEADLINE) {
+                match whole.measure(path, Need::Bytes, Instant::now() + READ_DEADLINE) {
                     Err(Error::Unfinished { .. }) => {}
                     other => break other,
                 }
@@ -299,19 +291,15 @@ impl Crew<'_> {
         }
     }
 
-    /// What the file is at `holder`, as soon as that has hashed it, `patience` at most; see [`fetch::Members::look`].
-    fn look_at(&self, holder: &Holder, patience: Duration) -> Option<Attributes> {
-        let node = &self.joined.node;
-        let (member, deadline) = (holder.member.id, Instant::now() + patience);
+    /// What the file is now at `holder`, as soon as that has hashed it. `None` if that takes long.
+    fn look(&self, holder: &Holder) -> Option<Attributes> {
+        let (member, deadline) = (holder.member.id, Instant::now() + ROOT_PATIENCE);
+        let peer = self.peer(member)?;
         loop {
             // It hashes first what others ask for.
-            node.compare(BTreeMap::from([(member, vec![holder.path.clone()])]));
-            let round = node.stat(&Whom::only(member), &holder.path, deadline);
-            let mut found = round
-                .answers
-                .into_iter()
-                .filter_map(|answer| answer.result.ok());
-            let found = found.next().flatten()?;
+            let wanted = BTreeMap::from([(member, vec![holder.path.clone()])]);
+            self.network.compare(wanted);
+            let found = client::stat(&*peer, &holder.path, deadline).ok()?.answer?;
             if found.root.is_some() {
                 return Some(found);
             }
@@ -332,27 +320,36 @@ impl Crew<'_> {
     }
 }
 
-impl fetch::Members for Crew<'_> {
-    fn as_met(&self, id: PeerId) -> Option<Arc<dyn Peer>> {
-        let mut members = self.members.iter();
-        let member = members.find(|member| member.id == id);
-        member.map(|member| Arc::clone(&member.peer))
-    }
-
-    fn look(&self, holder: &Holder) -> Option<Attributes> {
-        self.look_at(holder, ROOT_PATIENCE)
+/// The members, as those who fetch see and judge them.
+impl Crew<'_> {
+    /// How a member is reached. One that is not there now may be by the next moment, as it was at first.
+    fn peer(&self, id: PeerId) -> Option<Arc<dyn Peer>> {
+        let mut met = self.members.iter().filter(|member| member.id == id);
+        let met = || met.next().map(|member| Arc::clone(&member.peer));
+        self.network.peer(id).or_else(met)
     }
 
     fn standing(&self, member: PeerId) -> Standing {
         self.queue.lock().standing(member)
     }
 
+    /// A member did not answer.
     fn silent(&self, member: PeerId, error: &Error) {
         let why = error.to_string();
         self.queue.lock().silent(member, why, Instant::now());
         self.changed.notify_all();
     }
 
+    /// A holder is not there.
+    fn has_left(&self, holder: &Holder) {
+        let (who, why) = (
+            holder.member.name.to_string(),
+            "it has left the network".into(),
+        );
+        self.silent(holder.member.id, &Error::Unreachable { who, why });
+    }
+
+    /// A member answered.
     fn answered(&self, member: PeerId) {
         self.queue.lock().answered(member);
         self.changed.notify_all();

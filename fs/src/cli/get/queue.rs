@@ -66,7 +66,7 @@ pub(super) enum Next {
 }
 
 /// What is to be fetched, and who does not answer.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Queue {
     /// In the order of their paths; those that were put aside come last.
     ready: VecDeque<(Arc<Job>, bool)>,
@@ -79,12 +79,9 @@ pub(super) struct Queue {
 
 impl Queue {
     pub(super) fn new(jobs: &[Arc<Job>]) -> Self {
-        let jobs = jobs.iter().map(|job| (Arc::clone(job), false));
         Self {
-            ready: jobs.collect(),
-            aside: VecDeque::new(),
-            under_way: 0,
-            absences: HashMap::new(),
+            ready: jobs.iter().map(|job| (Arc::clone(job), false)).collect(),
+            ..Self::default()
         }
     }
 

@@ -52,11 +52,7 @@ impl Core {
             let origin = Arc::new(file.origin(source.peer.id()));
             let content = Content::from_one(origin, 0, bytes);
             self.received(source, file.size);
-            return Landed::Here(Arc::new(Kept::new(
-                content,
-                source.peer.id(),
-                &self.held_bytes,
-            )));
+            return Landed::Here(Arc::new(Kept::new(content, &self.held_bytes)));
         };
         let Ok((proven, leaves)) = Verified::whole(bytes, content) else {
             let error = Error::WrongBytes { who: source.who() };
@@ -77,11 +73,7 @@ impl Core {
             cache.put(&leaves, Arc::clone(&proven));
         }
         let content = Content::proven(proven);
-        Landed::Here(Arc::new(Kept::new(
-            content,
-            source.peer.id(),
-            &self.held_bytes,
-        )))
+        Landed::Here(Arc::new(Kept::new(content, &self.held_bytes)))
     }
 
     fn hand_out(&self, batch: &Batch, landed: Vec<Landed<Arc<Kept>>>) {

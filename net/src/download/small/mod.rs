@@ -108,17 +108,14 @@ fn release(waiting: Vec<Weak<Reader>>) {
 /// The whole content of a small file, counted as long as it is in memory.
 pub(super) struct Kept {
     content: Content,
-    member: PeerId,
     counter: Arc<AtomicU64>,
 }
 
 impl Kept {
-    /// What came from `member`.
-    fn new(content: Content, member: PeerId, counter: &Arc<AtomicU64>) -> Self {
+    fn new(content: Content, counter: &Arc<AtomicU64>) -> Self {
         counter.fetch_add(content.range().len(), Ordering::Relaxed);
         Self {
             content,
-            member,
             counter: Arc::clone(counter),
         }
     }
@@ -229,9 +226,6 @@ impl Reader {
             None => State::Ordinary,
         };
         drop(state);
-        if let Some(kept) = &kept {
-            self.shared.note_delivery(kept.member);
-        }
         for parked in parked {
             match &kept {
                 Some(kept) => (parked.done)(kept.slice(parked.range, &self.shared.expected)),

@@ -1,11 +1,13 @@
-use std::collections::HashSet;
+use std::collections::HashMap;
 
-use parking_lot::Mutex;
-use tinyp2p_net::client::stat;
-use tinyp2p_net::config::CALL_DEADLINE;
+use indicatif::ProgressBar;
+use parking_lot::{Condvar, Mutex};
+use tinyp2p_net::download::Engine;
 use tinyp2p_net::testing::{Behaviour, MemoryPeer};
 use tinyp2p_net::types::RelPath;
 
+use super::super::queue::Queue;
+use super::super::target::Target;
 use super::super::upcoming::UpcomingJobs;
 use super::*;
 use crate::testing::MemoryNetwork;
@@ -16,9 +18,7 @@ const CONTENT: &[u8] = &[42; 300_000];
 struct Rig {
     network: MemoryNetwork,
     engine: Engine,
-    silent: Mutex<HashSet<PeerId>>,
-    /// Whoever looks finds the content, modified then.
-    known_at: Mutex<Option<i64>>,
+    queue: Mutex<Queue>,
     directory: tempfile::TempDir,
     job: Job,
 }
@@ -51,8 +51,7 @@ impl Rig {
         Self {
             network,
             engine: Engine::new(128 << 20, None, Box::new(|_, _| {})).unwrap(),
-            silent: Mutex::default(),
-            known_at: Mutex::default(),
+            queue: Mutex::default(),
             directory: tempfile::tempdir().unwrap(),
             job: Job {
                 directory,
@@ -101,15 +100,28 @@ impl Rig {
     fn fetch_task(&self, task: &mut Task) -> Result<Outcome, String> {
         let target = Target::open(self.directory.path()).unwrap().unwrap();
         let parts = target.parts(&self.job.directory).unwrap();
-        let supply = Supply {
+        let crew = Crew {
+            total: 1,
+            parts: HashMap::new(),
+            target: &target,
             network: &self.network,
             engine: &self.engine,
-            this_node: None,
-            members: self,
-            upcoming: Arc::new(UpcomingJobs(Vec::new())),
+            this_node: PeerId::from_bytes([0; 32]),
+            members: &[],
             bar: &ProgressBar::hidden(),
+            queue: Mutex::new(std::mem::take(&mut *self.queue.lock())),
+            upcoming: Arc::new(UpcomingJobs(Vec::new())),
+            changed: Condvar::new(),
+            tally: Mutex::default(),
         };
-        fetch(task, &target, &parts, &supply)
+        let outcome = fetch(task, &parts, &crew);
+        *self.queue.lock() = crew.queue.into_inner();
+        outcome
+    }
+
+    fn is_silent(&self, holder: usize) -> bool {
+        let member = self.job.holders[holder].member.id;
+        self.queue.lock().standing(member) != Standing::Present
     }
 
     fn fetched(&self) -> Vec<u8> {
@@ -118,36 +130,6 @@ impl Rig {
 
     fn left(&self) -> usize {
         self.directory.path().read_dir().unwrap().count()
-    }
-}
-
-impl Members for Rig {
-    fn standing(&self, id: PeerId) -> Standing {
-        match self.silent.lock().contains(&id) {
-            true => Standing::Away,
-            false => Standing::Present,
-        }
-    }
-
-    fn silent(&self, id: PeerId, _: &Error) {
-        self.silent.lock().insert(id);
-    }
-
-    fn answered(&self, id: PeerId) {
-        self.silent.lock().remove(&id);
-    }
-
-    fn as_met(&self, _: PeerId) -> Option<Arc<dyn Peer>> {
-        None
-    }
-
-    fn look(&self, holder: &Holder) -> Option<Attributes> {
-        let peer = self.network.member(holder.member.id);
-        if let Some(mtime) = *self.known_at.lock() {
-            peer.put_rooted("x", CONTENT, mtime);
-        }
-        let deadline = Instant::now() + CALL_DEADLINE;
-        stat(&*peer, &holder.path, deadline).ok()?.answer
     }
 }
 
@@ -222,9 +204,14 @@ fn a_lying_member_is_replaced_by_an_honest_one() {
 fn a_file_that_is_only_touched_meanwhile_is_fetched_on() {
     let rig = Rig::rooted(&[Behaviour::Honest]);
     rig.leave(&CONTENT[..299_500]);
-    rig.peer(0).put("x", "not hashed yet", 7);
-    *rig.known_at.lock() = Some(7);
+    let peer = rig.peer(0);
+    peer.put("x", "not hashed yet", 7);
+    let hashing = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(500));
+        peer.put_rooted("x", CONTENT, 7);
+    });
     assert_eq!(rig.fetch(), Ok(Outcome::Fetched));
+    hashing.join().unwrap();
     assert!(rig.fetched() == CONTENT);
     let there = rig.directory.path().join("x").metadata().unwrap();
     assert_eq!(std::os::unix::fs::MetadataExt::mtime_nsec(&there), 7);
@@ -269,7 +256,7 @@ fn a_member_that_has_left_is_put_off_at_once() {
     let rig = Rig::unrooted(Behaviour::Honest);
     rig.network.leave(rig.job.holders[0].member.id);
     assert_eq!(rig.fetch(), Ok(Outcome::Postponed));
-    assert_eq!(rig.silent.lock().len(), 1);
+    assert!(rig.is_silent(0));
 }
 
 #[test]
@@ -286,7 +273,7 @@ fn a_member_that_is_away_is_tried_once_and_only_as_a_probe() {
         ..rig.task()
     };
     assert_eq!(rig.fetch_task(&mut task), Ok(Outcome::Fetched));
-    assert!(rig.fetched() == CONTENT && rig.silent.lock().is_empty());
+    assert!(rig.fetched() == CONTENT && !rig.is_silent(0));
 }
 
 #[test]
@@ -296,6 +283,5 @@ fn who_does_not_have_it_is_not_asked_again_when_another_returns() {
     let mut task = rig.task();
     assert_eq!(rig.fetch_task(&mut task), Ok(Outcome::Postponed));
     assert_eq!(task.job.holders, rig.job.holders[1..]);
-    assert!(rig.silent.lock().contains(&rig.peer(1).id()));
-    assert!(!rig.silent.lock().contains(&rig.peer(0).id()));
+    assert!(rig.is_silent(1) && !rig.is_silent(0));
 }
