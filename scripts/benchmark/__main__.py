@@ -30,7 +30,7 @@ def arguments():
         prog="scripts/bench",
         description="Measures TinyP2P side by side with curl, rclone, sshfs and rsync, on this machine and "
         "in one run, and says which of its bars it reaches. Needs root and a machine that does "
-        "nothing else; takes about twenty minutes.",
+        "nothing else; takes about half an hour.",
         epilog="Rows: " + ", ".join(row.key for row in ROWS) + ". Exit status: 0 all bars are "
         "reached, 1 some are not (or were not measured), 2 wrong usage.",
     )
