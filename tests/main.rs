@@ -16,6 +16,7 @@ mod failure;
 mod first_minutes;
 mod floods;
 mod get;
+mod get_holders;
 mod hidden;
 mod legacy;
 mod legacy_client;

@@ -56,7 +56,7 @@ fn has_root(mount: &Node, name: &str) -> bool {
 }
 
 /// Waits until the mount knows the root of `name` from `holders` members.
-fn wait_for_root(mount: &Node, name: &str, holders: usize) {
+pub(crate) fn wait_for_root(mount: &Node, name: &str, holders: usize) {
     eventually(SOON, "the root is known from all holders", || {
         has_root(mount, name) && sources(mount, name) == holders
     });

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import machine
 import report
+import rows_get
 import rows_memory
 import rows_names
 import rows_reading
@@ -19,7 +20,7 @@ from contest import hold, tell
 from processes import Failure
 from space import space
 
-ROWS = rows_reading.ROWS + rows_names.ROWS + rows_memory.ROWS
+ROWS = rows_reading.ROWS + rows_names.ROWS + rows_get.ROWS + rows_memory.ROWS
 
 LEAST_PAIRS = 5
 
@@ -27,9 +28,9 @@ LEAST_PAIRS = 5
 def arguments():
     parser = argparse.ArgumentParser(
         prog="scripts/bench",
-        description="Measures TinyP2P side by side with curl, rclone and sshfs, on this machine and "
+        description="Measures TinyP2P side by side with curl, rclone, sshfs and rsync, on this machine and "
         "in one run, and says which of its bars it reaches. Needs root and a machine that does "
-        "nothing else; takes about twenty minutes.",
+        "nothing else; takes about half an hour.",
         epilog="Rows: " + ", ".join(row.key for row in ROWS) + ". Exit status: 0 all bars are "
         "reached, 1 some are not (or were not measured), 2 wrong usage.",
     )

@@ -10,6 +10,7 @@
 
 mod attr;
 mod changes;
+pub mod content_sources;
 pub mod control_fs;
 pub mod handles;
 pub mod inodes;

@@ -1,11 +1,14 @@
 //! What the readers of an open file get: one content, which may be followed when the file grows.
 //!
-//! Handles that share the kernel's pages share this, too: what one of them has followed is what all
-//! pages are of.
+//! Handles that share the kernel's pages share this, too: what one of them has followed is what all pages are of.
+
+use std::time::Instant;
 
 use parking_lot::Mutex;
-use tinyp2p_net::model::{ContentId, PeerId, Version};
-use tinyp2p_net::protocol::wire::Snapshot;
+use tinyp2p_net::error::Error as NetError;
+use tinyp2p_net::model::{ContentId, PeerId, RelPath, Version};
+use tinyp2p_net::peer::{self, Peer};
+use tinyp2p_net::protocol::wire::{Snapshot, SnapshotRequest};
 
 /// A content at the member that it is read from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -16,7 +19,7 @@ pub struct ContentState {
     pub version: Version,
     /// What it is, if its root is known; else whatever the member has in this version.
     pub content: Option<ContentId>,
-    /// Size in bytes.
+    /// Bytes.
     pub size: u64,
     /// How often it was looked for anew.
     pub renewals: u32,
@@ -31,6 +34,38 @@ impl ContentState {
             size: found.content.size,
             ..self
         }
+    }
+
+    /// Asks its member what content the file at `path` had or has: whether it may be read for that,
+    /// and with what it may begin.
+    pub fn ask(
+        self,
+        peer: &dyn Peer,
+        path: &RelPath,
+        (may_read, prefix): (bool, Option<ContentId>),
+        deadline: Instant,
+    ) -> Result<Snapshot, NetError> {
+        let request = SnapshotRequest {
+            path: path.clone(),
+            version: self.version,
+            size: self.size,
+            may_read,
+            prefix,
+        };
+        peer::snapshot(peer, &request, deadline)
+    }
+
+    /// The content that the file had or, if its member cannot tell, has now. `None` if it has
+    /// become another file, or shorter, so that it cannot just have grown.
+    pub fn ask_whole(
+        self,
+        peer: &dyn Peer,
+        path: &RelPath,
+        deadline: Instant,
+    ) -> Result<Option<Snapshot>, NetError> {
+        let found = self.ask(peer, path, (true, None), deadline)?;
+        let is_it = found.version.file() == self.version.file() && found.content.size >= self.size;
+        Ok(is_it.then_some(found))
     }
 }
 

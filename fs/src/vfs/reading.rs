@@ -9,7 +9,7 @@
 //! begins with it, by the word of the one member that has the file. If there is none, the file was written over, and the
 //! read fails.
 
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -18,22 +18,18 @@ use tinyp2p_net::content::merkle::TreeHasher;
 use tinyp2p_net::download::{Download, Has, Patience, Siblings};
 use tinyp2p_net::error::Error as NetError;
 use tinyp2p_net::model::{Attributes, ByteRange, ContentId, Kind, Mode, RelPath, UnixTime};
-use tinyp2p_net::peer;
 use tinyp2p_net::peer::Peer;
-use tinyp2p_net::protocol::wire::{FaultCode, MAX_SMALL_FILE, Snapshot, SnapshotRequest};
+use tinyp2p_net::protocol::wire::{FaultCode, MAX_SMALL_FILE, Snapshot};
 
-use super::handles::OpenFile;
-use super::inodes::{Inode, Pages};
-use super::open_content::ContentState;
 use super::{Filesystem, ReadDone, forbidden, is_hidden};
 use crate::errno::Error;
+use crate::vfs::handles::OpenFile;
+use crate::vfs::inodes::{Inode, Pages};
+use crate::vfs::open_content::ContentState;
 use crate::view::Wait;
 
 /// A file that was modified within this time of now, as far as the clocks of two machines agree, may be in the middle of it.
 const WRITTEN_LATELY: Duration = Duration::from_secs(60);
-
-/// What a member is asked for on behalf of a read takes no longer than this.
-const QUESTION: Duration = READ_DEADLINE.saturating_sub(Duration::from_secs(3));
 
 /// How often the content of a handle is looked for anew.
 const MAX_RENEWALS: u32 = 64;
@@ -63,10 +59,18 @@ struct PendingRead {
     done: ReadDone,
 }
 
+/// A member who is asked on behalf of a read, and by when it has to answer.
+type AskedMember<'a> = (&'a dyn Peer, Instant);
+
 impl PendingRead {
+    /// What is asked on its behalf is answered by then.
+    fn deadline(&self) -> Instant {
+        self.since + READ_DEADLINE
+    }
+
     /// False once it has taken as long as a read may.
     fn may_go_on(&self) -> bool {
-        self.steps < MAX_STEPS && self.since.elapsed() < READ_DEADLINE
+        self.steps < MAX_STEPS && Instant::now() < self.deadline()
     }
 }
 
@@ -116,10 +120,9 @@ impl Filesystem {
         let begun = self.inodes.lock().begin_reading(number, state);
         let (content, pages) = begun.ok_or(Error::UnknownInode)?;
         let state = content.state();
-        let download = if state == listed {
-            as_listed
-        } else {
-            self.download(&inode.path, state)
+        let download = match state == listed {
+            true => as_listed,
+            false => self.download(&inode.path, state),
         };
         let handle = self.files.insert(OpenFile {
             number,
@@ -151,16 +154,10 @@ impl Filesystem {
         let Wait::Until(deadline) = wait else {
             return Err(Error::NeedsNetwork);
         };
-        let answer = ask(&*peer, &inode.path, listed, (true, None), deadline);
-        match answer {
+        match listed.ask_whole(&*peer, &inode.path, deadline) {
             // What was appended since it was looked up is a part of what is opened.
-            Ok(found)
-                if found.version.file() == listed.version.file()
-                    && found.content.size >= listed.size =>
-            {
-                Ok(listed.at(found))
-            }
-            Ok(_) => {
+            Ok(Some(found)) => Ok(listed.at(found)),
+            Ok(None) => {
                 self.invalidate(&inode.path);
                 Err(Error::Replaced)
             }
@@ -264,10 +261,9 @@ impl Filesystem {
                 filesystem.inodes.lock().end_short_read(number);
             }
         };
-        if range.is_empty() {
-            answer(Ok(&[]));
-        } else {
-            download.read(range, patience, Box::new(answer));
+        match range.is_empty() {
+            true => answer(Ok(&[])),
+            false => download.read(range, patience, Box::new(answer)),
         }
     }
 
@@ -280,17 +276,17 @@ impl Filesystem {
         state: ContentState,
         reading: PendingRead,
     ) {
-        self.step(file, state, reading, |filesystem, file, state, peer| {
+        self.step(file, state, reading, |filesystem, file, state, asked| {
             let renewed = ContentState {
                 renewals: state.renewals + 1,
                 ..state
             };
             let after = match state.content {
                 None => ContentState {
-                    content: Some(filesystem.root_of(file, state, peer)?),
+                    content: Some(root_of(file, state, asked)?),
                     ..renewed
                 },
-                Some(own) => renewed.at(filesystem.begins_with(file, state, own, peer)?),
+                Some(own) => renewed.at(filesystem.begins_with(file, state, own, asked)?),
             };
             file.content.go_on(state, after);
             Ok(())
@@ -303,11 +299,11 @@ impl Filesystem {
         file: &OpenFile,
         state: ContentState,
         own: ContentId,
-        peer: &dyn Peer,
+        (peer, deadline): AskedMember<'_>,
     ) -> Result<Snapshot, Error> {
-        let deadline = Instant::now() + QUESTION;
         let question = (true, Some(own));
-        let found = ask(peer, &file.path, state, question, deadline).map_err(of_read)?;
+        let found = state.ask(peer, &file.path, question, deadline);
+        let found = found.map_err(of_read)?;
         // That a file begins with a content is its member's word, which is good for a file that nobody else has.
         let is_its_own = self.inode(file.number)?.sources.len() == 1;
         let is_good = found.content == own || (found.is_prefix && is_its_own);
@@ -317,10 +313,10 @@ impl Filesystem {
 
     /// Follows `file`, which has grown beyond `state`, and goes on `reading`.
     fn follow(self: &Arc<Self>, file: Arc<OpenFile>, state: ContentState, reading: PendingRead) {
-        self.step(&file, state, reading, |filesystem, file, state, peer| {
+        self.step(&file, state, reading, |filesystem, file, state, asked| {
             let own = match state.content {
                 Some(content) => content,
-                None => filesystem.own_content(file, state, peer)?,
+                None => filesystem.own_content(file, state, asked)?,
             };
             let inode = filesystem.inode(file.number)?;
             let sources = &mut inode.sources.iter();
@@ -330,7 +326,7 @@ impl Filesystem {
                 size: inode.size,
                 ..state
             };
-            let found = filesystem.begins_with(file, latest, own, peer)?;
+            let found = filesystem.begins_with(file, latest, own, asked)?;
             if found.content.size <= state.size {
                 return Err(Error::Replaced);
             }
@@ -345,7 +341,7 @@ impl Filesystem {
         file: &Arc<OpenFile>,
         state: ContentState,
         reading: PendingRead,
-        question: fn(&Self, &OpenFile, ContentState, &dyn Peer) -> Result<(), Error>,
+        question: fn(&Self, &OpenFile, ContentState, AskedMember<'_>) -> Result<(), Error>,
     ) {
         let Some(peer) = self
             .network
@@ -365,11 +361,10 @@ impl Filesystem {
             let Some(filesystem) = filesystem.upgrade() else {
                 return (reading.done)(Err(Error::Replaced));
             };
-            let outcome = if file.content.state() == state {
-                question(&filesystem, &file, state, &*peer)
-            } else {
+            let outcome = match file.content.state() == state {
+                true => question(&filesystem, &file, state, (&*peer, reading.deadline())),
                 // Another reader has been faster.
-                Ok(())
+                false => Ok(()),
             };
             match outcome {
                 Ok(()) => {
@@ -393,58 +388,29 @@ impl Filesystem {
         }
     }
 
-    /// The content that the member had in the version of `state`, if it knows.
-    fn root_of(
-        &self,
-        file: &OpenFile,
-        state: ContentState,
-        peer: &dyn Peer,
-    ) -> Result<ContentId, Error> {
-        let deadline = Instant::now() + QUESTION;
-        match ask(peer, &file.path, state, (false, None), deadline) {
-            Ok(found) if found.version == state.version && found.content.size == state.size => {
-                Ok(found.content)
-            }
-            Ok(_) => Err(Error::Replaced),
-            Err(NetError::Fault { fault, .. }) if fault.code == FaultCode::MethodNotFound => {
-                Err(Error::Replaced)
-            }
-            Err(error) => Err(of_read(error)),
-        }
-    }
-
-    /// The same, or what is read of a small file: it was handed out in that version.
+    /// The content that the member had in the version of `state`, if it knows; or what is read of a
+    /// small file: it was handed out in that version.
     fn own_content(
         &self,
         file: &OpenFile,
         state: ContentState,
-        peer: &dyn Peer,
+        asked: AskedMember<'_>,
     ) -> Result<ContentId, Error> {
-        match self.root_of(file, state, peer) {
+        match root_of(file, state, asked) {
             Err(Error::Replaced) if state.size <= MAX_SMALL_FILE => {}
             known => return known,
         }
         let (_, download) = self.current(file);
-        let (sender, receiver) = mpsc::channel();
-        let whole = ByteRange::new(0, state.size);
-        let done = move |bytes: Result<&[u8], NetError>| {
+        let root = |bytes: &[u8]| {
             let mut hasher = TreeHasher::default();
-            let root = bytes.map(|bytes| {
-                hasher.update(bytes);
-                hasher.finish().map(|tree| tree.root())
-            });
-            // Whoever asked may have given up.
-            let _ = sender.send(root);
+            hasher.update(bytes);
+            hasher.finish().map(|tree| tree.root())
         };
-        download.read(whole, Patience::None, Box::new(done));
-        match receiver.recv_timeout(QUESTION) {
-            Ok(Ok(Some(root))) => Ok(ContentId {
-                root,
-                size: state.size,
-            }),
-            Ok(Err(error)) => Err(of_read(error)),
-            Ok(Ok(None)) | Err(_) => Err(Error::Replaced),
-        }
+        let size = state.size;
+        let root = download.read_by(ByteRange::new(0, size), asked.1, root);
+        let root = root.transpose().map_err(of_read)?.flatten();
+        let content = root.map(|root| ContentId { root, size });
+        content.ok_or(Error::Replaced)
     }
 
     /// Closes an open file.
@@ -485,46 +451,40 @@ fn of_read(error: NetError) -> Error {
     }
 }
 
-/// Has all of a small file fetched, which then stays with `download`. False if it is not there any more as it was listed.
-fn fetch_whole(download: &Download, size: u64, wait: Wait) -> Result<bool, Error> {
-    let (sender, receiver) = mpsc::channel();
-    let done = move |bytes: Result<&[u8], NetError>| {
-        // Whoever asked may have given up.
-        let _ = sender.send(bytes.map(|_| ()));
-    };
-    download.read(ByteRange::new(0, size), Patience::None, Box::new(done));
-    let outcome = match (receiver.try_recv(), wait) {
-        (Ok(outcome), _) => outcome,
-        (Err(_), Wait::No) => return Err(Error::NeedsNetwork),
-        (Err(_), Wait::Until(deadline)) => {
-            let left = deadline.saturating_duration_since(Instant::now());
-            // What takes longer is waited for by the first read.
-            receiver.recv_timeout(left).unwrap_or(Ok(()))
+/// The content that the member had in the version of `state`, if it knows.
+fn root_of(
+    file: &OpenFile,
+    state: ContentState,
+    (peer, deadline): AskedMember<'_>,
+) -> Result<ContentId, Error> {
+    match state.ask(peer, &file.path, (false, None), deadline) {
+        Ok(found) if found.version == state.version && found.content.size == state.size => {
+            Ok(found.content)
         }
-    };
-    let is_gone = matches!(
-        outcome,
-        Err(NetError::Changed { .. } | NetError::NotFound { .. })
-    );
-    Ok(!is_gone)
+        Ok(_) => Err(Error::Replaced),
+        Err(NetError::Fault { fault, .. }) if fault.code == FaultCode::MethodNotFound => {
+            Err(Error::Replaced)
+        }
+        Err(error) => Err(of_read(error)),
+    }
 }
 
-/// Asks what content the file at `path` had or has: whether it may be read for that, and with what it may begin.
-fn ask(
-    peer: &dyn Peer,
-    path: &RelPath,
-    state: ContentState,
-    (may_read, prefix): (bool, Option<ContentId>),
-    deadline: Instant,
-) -> Result<Snapshot, NetError> {
-    let request = SnapshotRequest {
-        path: path.clone(),
-        version: state.version,
-        size: state.size,
-        may_read,
-        prefix,
+/// Has all of a small file fetched, which then stays with `download`. False if it is not there any
+/// more as it was listed.
+fn fetch_whole(download: &Download, size: u64, wait: Wait) -> Result<bool, Error> {
+    let deadline = match wait {
+        Wait::No => Instant::now(),
+        Wait::Until(deadline) => deadline,
     };
-    peer::snapshot(peer, &request, deadline)
+    match (
+        download.read_by(ByteRange::new(0, size), deadline, |_| ()),
+        wait,
+    ) {
+        (Some(Err(NetError::Changed { .. } | NetError::NotFound { .. })), _) => Ok(false),
+        (None, Wait::No) => Err(Error::NeedsNetwork),
+        // What takes longer is waited for by the first read.
+        (Some(_) | None, _) => Ok(true),
+    }
 }
 
 /// True if the file may be in the middle of being written.

@@ -1,7 +1,6 @@
 //! Where the bytes of a file come from: who can be asked for them, and what has to be fetched
 //! before the file can be opened.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,10 +8,10 @@ use tinyp2p_net::config::{CALL_DEADLINE, READ_DEADLINE};
 use tinyp2p_net::download::{Has, Source};
 use tinyp2p_net::error::Error as NetError;
 use tinyp2p_net::model::{Kind, PeerId, RelPath, Root};
-use tinyp2p_net::peer::{Peer, Purpose};
-use tinyp2p_net::protocol::wire::MAX_SMALL_FILE;
+use tinyp2p_net::peer::Purpose;
 
 use super::Filesystem;
+use super::content_sources;
 use super::control_fs::is_hidden;
 use super::inodes::Inode;
 use crate::errno::Error;
@@ -23,9 +22,6 @@ use crate::view::{Wait, merge, turn};
 const WHOLE_FILE: Duration = READ_DEADLINE
     .saturating_sub(CALL_DEADLINE)
     .saturating_sub(Duration::from_secs(1));
-
-/// Members who are asked at most whether they have kept blocks of a file.
-const MAX_SUPPLIERS: usize = 16;
 
 impl Filesystem {
     /// Sees to it that the file `number` can be opened. Does nothing unless it is one of a member
@@ -89,36 +85,8 @@ impl Filesystem {
         root: Option<Root>,
         size: u64,
     ) -> Vec<Source> {
-        let source = |peer: Arc<dyn Peer>, has| Source {
-            is_local: self.this_node == Some(peer.id()),
-            path: path.clone(),
-            peer,
-            has,
-        };
-        let holders = holders.filter_map(|(id, has)| Some(source(self.network.peer(id)?, has)));
-        let mut sources: Vec<Source> = holders.collect();
-        if let Some(root) = root
-            && size > MAX_SMALL_FILE
-        {
-            let holders: HashSet<PeerId> = sources.iter().map(|source| source.peer.id()).collect();
-            // A server of 2004 gives no blocks of what it does not share.
-            let is_other = |peer: &Arc<dyn Peer>| {
-                !holders.contains(&peer.id())
-                    && self.this_node != Some(peer.id())
-                    && self.network.whole(peer.id()).is_none()
-            };
-            let others = self.network.peers().into_iter().filter(is_other);
-            let mut others: Vec<Arc<dyn Peer>> = others.collect();
-            // Other ones for each content, so that in a large network nobody is never asked.
-            let salt = root.as_bytes()[0];
-            others.sort_by_key(|peer| peer.id().as_bytes().map(|byte| byte ^ salt));
-            let others = others.into_iter();
-            sources.extend(
-                others
-                    .take(MAX_SUPPLIERS)
-                    .map(|peer| source(peer, Has::Blocks)),
-            );
-        }
-        sources
+        let holders = holders.filter_map(|(id, has)| Some((self.network.peer(id)?, has)));
+        let network = &*self.network;
+        content_sources::of_content(network, self.this_node, path, holders, root, size)
     }
 }

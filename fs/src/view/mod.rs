@@ -31,7 +31,7 @@ pub mod pending_changes;
 mod replies;
 mod sizes;
 pub mod tree_order;
-mod upcoming_files;
+pub(crate) mod upcoming_files;
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Weak};

@@ -35,16 +35,15 @@ impl Siblings for View {
             ReadingOrder::ByName => {
                 let first = at.unwrap_or_else(|behind| behind);
                 let items = listing.items[first..].iter().skip(usize::from(at.is_ok()));
-                let files = items.take(STEPS * max).filter_map(small);
-                files.take(max).collect()
+                first_files(items, max, small)
             }
             ReadingOrder::ByNumber => {
                 let Ok(at) = at else { return Vec::new() };
                 let by_number = listing.by_number(&directory);
                 let first = by_number.position(at) + 1;
-                let behind = by_number.order[first..].iter().take(STEPS * max);
+                let behind = by_number.order[first..].iter();
                 let items = behind.map(|index| &listing.items[*index as usize]);
-                items.filter_map(small).take(max).collect()
+                first_files(items, max, small)
             }
         }
     }
@@ -116,10 +115,24 @@ impl ByNumber {
     }
 }
 
-/// `item` as a small file that may be read from `member`, as an open of it would
-/// choose its sources.
+/// The first small files among `entries`, at most `max`.
+pub(crate) fn first_files<T>(
+    entries: impl Iterator<Item = T>,
+    max: usize,
+    small: impl Fn(T) -> Option<Small>,
+) -> Vec<Small> {
+    let files = entries.take(STEPS * max).filter_map(small);
+    files.take(max).collect()
+}
+
+/// True for a file of so many bytes that may come together with others.
+pub(crate) fn is_small(size: u64) -> bool {
+    (1..=MAX_SMALL_FILE).contains(&size)
+}
+
+/// `item` as a small file that may be read from `member`, as an open of it would choose its sources.
 fn small(item: &Item, directory: &RelPath, member: PeerId) -> Option<Small> {
-    if item.kind != Kind::File || item.size == 0 || item.size > MAX_SMALL_FILE {
+    if item.kind != Kind::File || !is_small(item.size) {
         return None;
     }
     let mut sources = item.sources.iter();

@@ -25,7 +25,7 @@ mod streams;
 mod window;
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Weak, mpsc};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -279,6 +279,29 @@ impl Download {
             Some(small) => small.read(range, done, now),
             None => self.shared.read(range, done, now, patience),
         }
+    }
+
+    /// What `take` makes of the bytes of `range`, or why they cannot be had. `None` if they have not
+    /// come by `deadline`; what is on its way then goes on coming.
+    pub fn read_by<T: Send + 'static>(
+        &self,
+        range: ByteRange,
+        deadline: Instant,
+        take: impl FnOnce(&[u8]) -> T + Send + 'static,
+    ) -> Option<Result<T, Error>> {
+        let (sender, receiver) = mpsc::channel();
+        let done = move |bytes: Result<&[u8], Error>| {
+            // Whoever asked may have given up.
+            let _ = sender.send(bytes.map(take));
+        };
+        self.read(range, Patience::None, Box::new(done));
+        let left = deadline.saturating_duration_since(Instant::now());
+        receiver.recv_timeout(left).ok()
+    }
+
+    /// The members who are not asked for this file any more, and why.
+    pub fn lost(&self) -> Vec<(PeerId, Error)> {
+        self.shared.lost()
     }
 
     /// Bytes of this file in memory.

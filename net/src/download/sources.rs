@@ -206,6 +206,11 @@ impl Sources {
         source.rest_until = None;
     }
 
+    /// Why `source` was given up, if it was.
+    pub(crate) fn lost(&self, source: usize) -> Option<&Error> {
+        self.all[source].lost.as_ref()
+    }
+
     /// `source` has failed: it rests, or is given up when the failure will not pass.
     pub(crate) fn failed(&mut self, source: usize, error: &Error, now: Instant) {
         let source = &mut self.all[source];

@@ -232,6 +232,15 @@ impl Shared {
         self.state.lock().pieces.held_bytes()
     }
 
+    pub(super) fn lost(&self) -> Vec<(PeerId, Error)> {
+        let state = self.state.lock();
+        let sources = self.sources.iter().enumerate();
+        let lost = |(index, source): (usize, &Source)| {
+            Some((source.peer.id(), state.sources.lost(index)?.clone()))
+        };
+        sources.filter_map(lost).collect()
+    }
+
     /// Answers a read that was asked for at `since`, or parks it.
     pub(super) fn read(
         self: &Arc<Self>,

@@ -308,6 +308,38 @@ fn all_holders_of_a_content_share_the_work() {
 }
 
 #[test]
+fn a_download_tells_who_was_given_up_and_the_ledger_who_has_sent_it() {
+    let holders = holders(3, 20 * MIB + 5, None);
+    holders.peers[1].behave(Behaviour::Lying);
+    let download = holders.open();
+    holders.read_all(&download, |_| {});
+    let [(member, error)] = &download.lost()[..] else {
+        panic!("{:?}", download.lost());
+    };
+    assert_eq!(*member, holders.peers[1].id());
+    assert!(matches!(error, Error::WrongBytes { .. }));
+    let received = |peer: &Arc<MemoryPeer>| holders.engine.ledger().received_from(peer.id());
+    let received: Vec<u64> = holders.peers.iter().map(received).collect();
+    assert!(received[0] > 0 && received[1] == 0 && received[2] > 0);
+}
+
+#[test]
+fn whoever_waits_for_bytes_gets_them_or_is_told_that_they_have_not_come() {
+    let rig = rig(MIB);
+    rig.peer.behave(Behaviour::Gone);
+    let (download, range) = (rig.open(), ByteRange::new(5, 15));
+    let soon = Instant::now() + Duration::from_millis(100);
+    assert!(download.read_by(range, soon, <[u8]>::len).is_none());
+    rig.peer.behave(Behaviour::Honest);
+    let later = Instant::now() + Duration::from_secs(10);
+    let read = download.read_by(range, later, <[u8]>::to_vec);
+    assert_eq!(read.expect("in time").unwrap(), rig.content[5..15]);
+    // What is in memory needs no time.
+    let again = download.read_by(range, soon, <[u8]>::len);
+    assert_eq!(again.expect("at once").unwrap(), 10);
+}
+
+#[test]
 fn a_holder_that_vanishes_or_freezes_in_the_middle_is_replaced_within_three_seconds() {
     for behaviour in [
         Behaviour::Gone,

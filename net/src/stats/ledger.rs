@@ -85,6 +85,15 @@ impl Ledger {
         self.accounts.lock().blame(member, path, second);
     }
 
+    /// As [`Account::received`] of `member`.
+    pub fn received_from(&self, member: PeerId) -> u64 {
+        let accounts = self.accounts.lock();
+        accounts
+            .of
+            .get(&member)
+            .map_or(0, |account| account.received)
+    }
+
     /// All that is known, with the bytes that came from each in the last whole second.
     pub(crate) fn read(&self) -> (HashMap<PeerId, (Account, u64)>, Totals) {
         let second = self.begun.elapsed().as_secs();

@@ -1,33 +1,36 @@
-//! One file: from its holders, one after the other, into its place.
+//! One file: from all who have it into its place.
 //!
-//! All bytes of a file come from one member in one version, or have one content root. When that member fails for good,
-//! the next one begins anew: size and mtime may make two files look alike, but do not make them so.
-//! Where the content root is known, nothing else gets the name.
+//! The download engine brings its bytes, as it does for a mount. With a content root they come from
+//! all holders at once and are proven; without one they come from one holder in one version. A file
+//! that is written to meanwhile is followed: one that has the same content all the same, after a
+//! `touch`, say, and one without a root to which something was appended.
 
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use indicatif::ProgressBar;
-use tinyp2p_net::config::{CALL_DEADLINE, CONNECT_DEADLINE, READ_DEADLINE};
+use tinyp2p_net::config::READ_DEADLINE;
+use tinyp2p_net::download::{Download, Has, Siblings};
 use tinyp2p_net::error::Error;
-use tinyp2p_net::model::{Attributes, ByteRange, ContentId, PeerId, UnixTime, Version};
-use tinyp2p_net::peer;
+use tinyp2p_net::model::{ByteRange, ContentId, PeerId, UnixTime, Version};
 use tinyp2p_net::peer::Peer;
-use tinyp2p_net::protocol::wire::SnapshotRequest;
 
+use super::Crew;
 use super::plan::{Holder, Job};
 use super::queue::{Standing, Task};
-use super::target::{Begin, Part, PartCheck, Target};
+use super::target::{Begin, Part};
+use crate::vfs::content_sources;
+use crate::vfs::open_content::ContentState;
 
-/// Bytes taken from the stream at once.
-const BUFFER: usize = 256 * 1024;
-
-/// A stream that brings less than this in a window of [`READ_DEADLINE`] is given up: single bytes now
-/// and then must not occupy a worker for ever.
-const LEAST_PROGRESS: u64 = 16 * 1024;
+/// Bytes that are taken at once, from multiples of it: a piece of the engine's.
+const STEP: u64 = 128 * 1024;
 
 /// A file that changes more often than this while it is fetched is left alone.
 const MAX_CHANGES: u32 = 8;
+
+/// How often it is looked at who has answered, and, while nothing comes, whether they are still
+/// there.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// What became of a job.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -42,296 +45,286 @@ pub(super) enum Outcome {
     Postponed,
 }
 
-/// The members, as those who fetch see and judge them.
-pub(super) trait Members: Sync {
-    /// The member to read from; `None` while it is not there.
-    fn find(&self, member: PeerId) -> Option<Arc<dyn Peer>>;
-    /// How likely it is to answer.
-    fn standing(&self, member: PeerId) -> Standing;
-    /// It did not answer.
-    fn silent(&self, member: PeerId, error: &Error);
-    /// It answered.
-    fn answered(&self, member: PeerId);
-    /// What the file is now at `holder`, with its content root: waits a while for that. `None` if it cannot be had.
-    fn look(&self, holder: &Holder) -> Option<Attributes>;
-}
-
-/// Why a try ended.
-enum Stop {
-    /// This member cannot go on, another might.
-    Peer(Error),
-    /// The own disk is at fault: no other member helps.
-    Disk(std::io::Error),
-}
-
 /// Fetches one file; `parts` are those in its directory. Holders that turn out not to have it are
 /// taken off the job. The error is one line for people.
 pub(super) fn fetch(
     task: &mut Task,
-    target: &Target,
     parts: &[Vec<u8>],
-    members: &dyn Members,
-    bar: &ProgressBar,
+    crew: &Crew<'_>,
 ) -> Result<Outcome, String> {
-    let job = &task.job;
-    let mut part = match target.begin(job, parts).map_err(|e| e.to_string())? {
+    let (job, size) = (&task.job, task.job.size);
+    let in_words = |error: io::Error| error.to_string();
+    let part = match crew.target.begin(job, parts).map_err(in_words)? {
         Begin::Part(part) => part,
         Begin::Busy => return Err("another process is fetching it".to_owned()),
         Begin::Exists => {
-            bar.inc(job.size);
+            crew.bar.inc(size);
             return Ok(Outcome::Existed);
         }
     };
-    bar.inc(part.offset());
-    let first = part.holder();
-    let others = (0..job.holders.len()).filter(|holder| *holder != first);
-    let (mut failure, mut useless) = (String::new(), Vec::new());
-    for holder in std::iter::once(first).chain(others) {
-        let member = job.holders[holder].member.id;
-        if task.probe != Some(member) && members.standing(member) != Standing::Present {
-            continue;
-        }
-        if holder != part.holder() {
-            bar.dec(part.offset());
-            part.restart(holder, job).map_err(|e| e.to_string())?;
-        }
-        let (outcome, mtime) = follow(job, &job.holders[holder], &mut part, members, bar);
-        match outcome {
-            Ok(()) => {
-                members.answered(member);
-                let finished = part.finish(mtime).map_err(|e| e.to_string())?;
-                return Ok(if finished {
-                    Outcome::Fetched
-                } else {
-                    Outcome::Existed
-                });
-            }
-            Err(Stop::Peer(error)) => {
-                failure = error.to_string();
-                if error.is_absence() {
-                    members.silent(member, &error);
-                } else {
-                    members.answered(member);
-                    useless.push(member);
-                }
-            }
-            Err(Stop::Disk(error)) => return Err(error.to_string()),
-        }
+    crew.bar.inc(part.offset());
+    let mut fetching = Fetching {
+        crew,
+        job,
+        probe: task.probe,
+        part,
+        holders: job.holders.clone(),
+        content: job.root.map(|root| ContentId { root, size }),
+        size,
+        mtime: job.mtime,
+        useless: Vec::new(),
+    };
+    let is_whole = fetching.bring_whole().map_err(in_words)?;
+    let Fetching {
+        part,
+        mtime,
+        useless,
+        ..
+    } = fetching;
+    if is_whole {
+        return match part.finish(mtime).map_err(in_words)? {
+            true => Ok(Outcome::Fetched),
+            false => Ok(Outcome::Existed),
+        };
     }
-    bar.dec(part.offset());
+    crew.bar.dec(part.offset());
     let holders = &mut task.job.holders;
-    if holders
-        .iter()
-        .all(|holder| useless.contains(&holder.member.id))
-    {
-        part.give_up().map_err(|e| e.to_string())?;
-        return Err(failure);
-    }
-    holders.retain(|holder| !useless.contains(&holder.member.id));
-    Ok(Outcome::Postponed)
-}
-
-/// What a holder is asked for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Wanted {
-    /// The file in this version, of so many bytes.
-    File(Version, u64),
-    /// This content, wherever it is.
-    Content(ContentId),
-}
-
-impl Wanted {
-    fn size(self) -> u64 {
-        match self {
-            Self::File(_, size) => size,
-            Self::Content(content) => content.size,
+    let mut failures = useless.iter();
+    holders.retain(|holder| useless.iter().all(|(id, _)| *id != holder.member.id));
+    match failures.next().filter(|_| holders.is_empty()) {
+        Some((_, error)) => {
+            part.give_up().map_err(in_words)?;
+            Err(error.to_string())
         }
+        None => Ok(Outcome::Postponed),
     }
 }
 
-/// Brings the file from `holder`, and the time at which it was modified there. A file that is another version meanwhile
-/// is fetched on if it has the same content all the same, after a `touch`, say, or if something was appended to it.
-fn follow(
-    job: &Job,
-    holder: &Holder,
-    part: &mut Part,
-    members: &dyn Members,
-    bar: &ProgressBar,
-) -> (Result<(), Stop>, UnixTime) {
-    let (mut holder, mut mtime) = (holder.clone(), job.mtime);
-    let mut wanted = Wanted::File(holder.version, job.size);
-    let who = holder.member.name.to_string();
-    let changed = || Err(Stop::Peer(Error::Changed { who: who.clone() }));
-    for _ in 0..MAX_CHANGES {
-        let outcome = from_holder(wanted, &holder, part, members, bar);
-        let has_gone = matches!(
-            outcome,
-            Err(Stop::Peer(Error::Changed { .. } | Error::NotFound { .. }))
-        );
-        if !has_gone {
-            return (outcome, mtime);
-        }
-        let by_root = match wanted {
-            Wanted::File(..) => content_of(job, &holder, members),
-            // It is not there any more, or not found at once.
-            Wanted::Content(_) => None,
-        };
-        if let Some(content) = by_root {
-            if let Err(error) = part.expect(content.root) {
-                return (Err(Stop::Disk(error)), mtime);
-            }
-            bar.inc_length(content.size.saturating_sub(job.size));
-            wanted = Wanted::Content(content);
-            continue;
-        }
-        let now = members.look(&holder).filter(|now| {
-            let is_new = now.version != holder.version;
-            is_new && now.root.is_some() && now.root == job.root
-        });
-        let Some(now) = now else {
-            return match wanted {
-                Wanted::File(..) => (outcome, mtime),
-                Wanted::Content(_) => (changed(), mtime),
-            };
-        };
-        (holder.version, mtime) = (now.version, now.mtime);
-        wanted = Wanted::File(now.version, job.size);
-    }
-    (changed(), mtime)
+/// A file on its way.
+struct Fetching<'a> {
+    crew: &'a Crew<'a>,
+    job: &'a Job,
+    /// The member to be tried although it is away.
+    probe: Option<PeerId>,
+    part: Box<Part>,
+    /// Those who have it, in which versions, what it is, and when it was modified, by now.
+    holders: Vec<Holder>,
+    content: Option<ContentId>,
+    size: u64,
+    mtime: UnixTime,
+    /// Those who do not have it, whenever they are asked, and how that showed.
+    useless: Vec<(PeerId, Error)>,
 }
 
-/// The content of the file as `holder` had it in its version, or of what it has become by an append.
-fn content_of(job: &Job, holder: &Holder, members: &dyn Members) -> Option<ContentId> {
-    if let Some(root) = job.root {
-        let size = job.size;
-        return Some(ContentId { root, size });
-    }
-    let peer = members.find(holder.member.id)?;
-    let request = SnapshotRequest {
-        path: holder.path.clone(),
-        version: holder.version,
-        size: job.size,
-        may_read: true,
-        prefix: None,
-    };
-    let found = peer::snapshot(&*peer, &request, Instant::now() + READ_DEADLINE).ok()?;
-    let is_same = found.version.file() == holder.version.file();
-    (is_same && found.content.size >= job.size).then_some(found.content)
+/// A holder, and what it has by now.
+type Followed<'a> = (&'a Holder, Version, ContentId, UnixTime);
+
+/// A holder who is asked now.
+struct AskedHolder {
+    holder: Holder,
+    peer: Arc<dyn Peer>,
+    /// Bytes of all files that it had sent when it was looked at last.
+    received: u64,
 }
 
-/// Goes on from where the part ends, as long as each stream brings something worth it.
-fn from_holder(
-    wanted: Wanted,
-    holder: &Holder,
-    part: &mut Part,
-    members: &dyn Members,
-    bar: &ProgressBar,
-) -> Result<(), Stop> {
-    loop {
-        let before = part.offset();
-        match stream(wanted, holder, part, members, bar) {
-            Err(Stop::Peer(error @ Error::Unreachable { .. }))
-                if part.offset() >= before + LEAST_PROGRESS =>
-            {
-                tracing::info!(file = %holder.path, %error, "going on");
-            }
-            // It is read on from where it is now.
-            Err(Stop::Peer(error @ Error::Moved { .. })) => {
-                tracing::info!(file = %holder.path, %error, "going on");
-            }
-            // A member may have the next part of a content only.
-            Ok(()) if part.offset() < wanted.size() && part.offset() > before => {}
-            Ok(()) => match part.check().map_err(Stop::Disk)? {
-                PartCheck::Genuine => return Ok(()),
-                PartCheck::Spoilt => bar.dec(wanted.size()),
-                PartCheck::Wrong => {
-                    let who = holder.member.name.to_string();
-                    return Err(Stop::Peer(Error::WrongBytes { who }));
+impl Fetching<'_> {
+    /// Brings all of it, whatever is done to it meanwhile that leaves its bytes. False if nobody
+    /// can go on.
+    fn bring_whole(&mut self) -> io::Result<bool> {
+        let mut changes = 0;
+        loop {
+            if self.bring()? {
+                if self.part.check()? {
+                    return Ok(true);
                 }
-            },
-            other => return other,
+                // All of it has to come again.
+                self.crew.bar.dec(self.size);
+            } else if changes == MAX_CHANGES || !self.follow()? {
+                return Ok(false);
+            } else {
+                changes += 1;
+            }
         }
+    }
+
+    /// Goes on from where the part ends, to the end of the file. False if nobody can go on.
+    fn bring(&mut self) -> io::Result<bool> {
+        if self.part.offset() == self.size {
+            return Ok(true);
+        }
+        let mut asked = self.whom_to_ask();
+        if asked.is_empty() {
+            return Ok(false);
+        }
+        let download = self.open(&asked);
+        let (mut buffer, mut look) = (Vec::new(), Instant::now() + LOOK);
+        while self.part.offset() < self.size {
+            let offset = self.part.offset();
+            let end = self.size.min((offset / STEP + 1) * STEP);
+            let copied = download.read_by(ByteRange::new(offset, end), look, |bytes| {
+                buffer.clear();
+                buffer.extend_from_slice(bytes);
+                buffer
+            });
+            buffer = match copied.transpose() {
+                Ok(bytes) => bytes.unwrap_or_default(),
+                Err(error) => {
+                    self.note_failure(&download, &asked, &error);
+                    return Ok(false);
+                }
+            };
+            self.part.append(&buffer)?;
+            self.crew.bar.inc(buffer.len() as u64);
+            if Instant::now() >= look {
+                self.note_delivery(&mut asked);
+                look = Instant::now() + LOOK;
+            }
+            // The engine hopes for them for longer; meanwhile, files of others can be fetched.
+            if buffer.is_empty() && asked.iter().all(|one| self.is_gone(&one.holder)) {
+                return Ok(false);
+            }
+        }
+        self.note_delivery(&mut asked);
+        Ok(true)
+    }
+
+    /// The holders who may be asked now, and how. Without a root, nothing proves that two have the
+    /// same.
+    fn whom_to_ask(&self) -> Vec<AskedHolder> {
+        let count = self.content.map_or(1, |_| self.holders.len());
+        let mut asked = Vec::new();
+        for holder in self.holders.iter().take(count) {
+            let member = holder.member.id;
+            if self.probe != Some(member) && self.crew.standing(member) != Standing::Present {
+                continue;
+            }
+            match self.crew.peer(member) {
+                Some(peer) => asked.push(AskedHolder {
+                    holder: holder.clone(),
+                    peer,
+                    received: self.crew.engine.ledger().received_from(member),
+                }),
+                None => self.crew.has_left(holder),
+            }
+        }
+        asked
+    }
+
+    fn open(&self, asked: &[AskedHolder]) -> Download {
+        let crew = self.crew;
+        let root = self.content.map(|content| content.root);
+        let holders = asked.iter();
+        let holders = holders.map(|one| (Arc::clone(&one.peer), Has::File(one.holder.version)));
+        let path = &self.holders[0].path;
+        let this_node = Some(crew.this_node);
+        let sources =
+            content_sources::of_content(crew.network, this_node, path, holders, root, self.size);
+        let upcoming = Arc::clone(&crew.upcoming) as Arc<dyn Siblings>;
+        crew.engine.open_among(sources, self.size, root, upcoming)
+    }
+
+    /// True if it has left, of which note is taken.
+    fn is_gone(&self, holder: &Holder) -> bool {
+        let member = holder.member.id;
+        let is_gone = self.probe != Some(member) && self.crew.network.peer(member).is_none();
+        if is_gone {
+            self.crew.has_left(holder);
+        }
+        is_gone
+    }
+
+    /// Those who have sent something, of whatever file, are there.
+    fn note_delivery(&self, asked: &mut [AskedHolder]) {
+        for one in asked {
+            let member = one.holder.member.id;
+            let received = self.crew.engine.ledger().received_from(member);
+            if std::mem::replace(&mut one.received, received) < received {
+                self.crew.answered(member);
+            }
+        }
+    }
+
+    /// Tells those who were `asked` for a download that failed by `error` apart: who does not have
+    /// the file, and who did not answer.
+    fn note_failure(&mut self, download: &Download, asked: &[AskedHolder], error: &Error) {
+        let lost = download.lost();
+        for AskedHolder { holder, .. } in asked {
+            let (member, who) = (holder.member.id, holder.member.name.to_string());
+            let why = lost.iter().find(|(lost, _)| *lost == member);
+            let is_liar = self.crew.engine.is_disproved(member, holder.version);
+            let lost = match why {
+                Some((_, error)) => Some(error.clone()),
+                // It has shown so before, and was not asked again.
+                None => is_liar.then(|| Error::WrongBytes { who: who.clone() }),
+            };
+            match lost {
+                Some(error) => {
+                    self.crew.answered(member);
+                    self.useless.push((member, by_name(error, who)));
+                }
+                None => self.crew.silent(member, &by_name(error.clone(), who)),
+            }
+        }
+    }
+
+    /// Finds out what the file is by now where it has changed. True if it can be fetched on.
+    fn follow(&mut self) -> io::Result<bool> {
+        let is_change =
+            |error: &Error| matches!(error, Error::Changed { .. } | Error::NotFound { .. });
+        let changed = std::mem::take(&mut self.useless);
+        let mut holders = self.holders.iter().filter(|holder| {
+            let mut changed = changed.iter();
+            changed.any(|(member, error)| *member == holder.member.id && is_change(error))
+        });
+        let followed = match self.job.root {
+            Some(_) => holders.find_map(|holder| self.touched(holder)),
+            None => holders.find_map(|holder| self.grown(holder)),
+        };
+        let Some((holder, version, content, mtime)) = followed else {
+            self.useless = changed;
+            return Ok(false);
+        };
+        let holder = holder.clone();
+        self.holders = vec![Holder { version, ..holder }];
+        self.part.expect(content.root)?;
+        self.crew.bar.inc_length(content.size - self.size);
+        self.content = Some(content);
+        (self.size, self.mtime) = (content.size, mtime);
+        Ok(true)
+    }
+
+    /// What `holder` has, if that is another version with the same content, as soon as it has
+    /// hashed it.
+    fn touched<'a>(&self, holder: &'a Holder) -> Option<Followed<'a>> {
+        let (content, now) = (self.content?, self.crew.look(holder)?);
+        let is_same = now.root == Some(content.root) && now.version != holder.version;
+        is_same.then_some((holder, now.version, content, now.mtime))
+    }
+
+    /// What `holder` has, if that may begin with what it had. If it does not, that shows in the
+    /// end.
+    fn grown<'a>(&self, holder: &'a Holder) -> Option<Followed<'a>> {
+        let before = ContentState {
+            member: holder.member.id,
+            version: holder.version,
+            content: self.content,
+            size: self.size,
+            renewals: 0,
+        };
+        let peer = self.crew.peer(before.member)?;
+        let found = before.ask_whole(&*peer, &holder.path, Instant::now() + READ_DEADLINE);
+        let found = found.ok().flatten()?;
+        let is_news = before.at(found) != before;
+        is_news.then_some((holder, found.version, found.content, self.mtime))
     }
 }
 
-/// One stream, to the end of the file or of what the holder has of it.
-fn stream(
-    wanted: Wanted,
-    holder: &Holder,
-    part: &mut Part,
-    members: &dyn Members,
-    bar: &ProgressBar,
-) -> Result<(), Stop> {
-    if part.offset() == wanted.size() {
-        return Ok(());
-    }
-    let peer = members.find(holder.member.id).ok_or_else(|| {
-        Stop::Peer(Error::Unreachable {
-            who: holder.member.name.to_string(),
-            why: "it has left the network".to_owned(),
-        })
-    })?;
-    let range = ByteRange::new(part.offset(), wanted.size());
-    let deadline = Instant::now() + CONNECT_DEADLINE + CALL_DEADLINE;
-    let opened = match wanted {
-        Wanted::File(version, _) => peer
-            .open(&holder.path, version, range, deadline)
-            .map(|stream| (range.len(), stream)),
-        Wanted::Content(content) => peer.open_content(content.root, range, deadline),
-    };
-    let (length, mut stream) = opened.map_err(Stop::Peer)?;
-    let end = part.offset() + length;
-    let mut buffer = vec![0; BUFFER];
-    let mut patience = Patience::default();
-    loop {
-        let begun = Instant::now();
-        let count = stream
-            .read(&mut buffer, begun + patience.left)
-            .map_err(Stop::Peer)?;
-        if count == 0 {
-            return Ok(());
-        }
-        let waited = begun.elapsed();
-        part.append(&buffer[..count]).map_err(Stop::Disk)?;
-        bar.inc(count as u64);
-        if patience.is_rewarded(waited, count as u64) {
-            members.answered(holder.member.id);
-        }
-        // A stream may give what has arrived even when its time is over.
-        if patience.left.is_zero() && part.offset() < end {
-            let who = holder.member.name.to_string();
-            return Err(Stop::Peer(Error::Timeout { who }));
-        }
-    }
-}
-
-/// How long a stream is still waited for before it has brought [`LEAST_PROGRESS`]. Only waiting for the
-/// member counts, not for the own disk.
-#[derive(Debug)]
-struct Patience {
-    left: Duration,
-    brought: u64,
-}
-
-impl Default for Patience {
-    fn default() -> Self {
-        Self {
-            left: READ_DEADLINE,
-            brought: 0,
-        }
-    }
-}
-
-impl Patience {
-    /// `count` bytes came after `waited`. True, and the window begins anew, when that makes enough.
-    fn is_rewarded(&mut self, waited: Duration, count: u64) -> bool {
-        self.left = self.left.saturating_sub(waited);
-        self.brought += count;
-        let enough = self.brought >= LEAST_PROGRESS;
-        if enough {
-            *self = Self::default();
-        }
-        enough
+/// An error of `who`, as people know it.
+fn by_name(error: Error, who: String) -> Error {
+    match error {
+        Error::WrongBytes { .. } => Error::WrongBytes { who },
+        Error::Timeout { .. } => Error::Timeout { who },
+        other => other,
     }
 }
 

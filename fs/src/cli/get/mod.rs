@@ -1,12 +1,14 @@
 //! `tinyp2p get`: download everything that matches, as the client of 2004 did.
 //!
 //! [`plan`] decides what to fetch from whom under which name, [`queue`] in which order, [`target`]
-//! keeps the directory safe, [`fetch`] brings one file; a few of them run at once.
+//! keeps the directory safe, [`fetch`] brings one file by the download engine, which is told what
+//! comes next by [`upcoming`]; a few files are fetched at once.
 
 mod fetch;
 mod plan;
 mod queue;
 mod target;
+mod upcoming;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -15,17 +17,17 @@ use std::time::{Duration, Instant};
 
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use parking_lot::{Condvar, Mutex, MutexGuard};
+use tinyp2p_net::Node;
 use tinyp2p_net::config::READ_DEADLINE;
+use tinyp2p_net::download::Engine;
 use tinyp2p_net::error::Error;
 use tinyp2p_net::membership::Member;
 use tinyp2p_net::model::{Attributes, PeerId, RelPath};
-use tinyp2p_net::peer::{Peer, Purpose};
-use tinyp2p_net::query::fanout::Whom;
+use tinyp2p_net::peer::{self, Peer, Purpose};
 
 use super::CommandFailure;
 use super::commands::search;
 use super::first_contact;
-use super::first_contact::Joined;
 use super::options::args::GetArgs;
 use super::options::password::PasswordSource;
 use super::output::{print, say};
@@ -33,11 +35,14 @@ use fetch::Outcome;
 use plan::{Holder, Job};
 use queue::{Next, Queue, Standing, Task};
 use target::Target;
+use upcoming::UpcomingJobs;
+
+use crate::network::Network;
 
 const PROGRAM: &str = "tinyp2p";
 
 /// What is made of a match: its path once more, and an entry, an item, a job, their places in tables.
-const JOB: (usize, usize) = (1, 400);
+const JOB: (usize, usize) = (1, 440);
 
 /// Files that are fetched at once: small ones wait for round trips more than for the line.
 const AT_ONCE: usize = 4;
@@ -71,7 +76,7 @@ pub(super) fn run(source: PasswordSource, args: GetArgs) -> Result<(), CommandFa
                 None => Target::create(&args.directory).map_err(failed)?,
             };
             let bar = progress_bar(&jobs);
-            let tally = fetch_all(jobs, &target, joined, members, &bar);
+            let tally = fetch_all(jobs, &target, &joined.node, members, &bar);
             bar.finish_and_clear();
             print(tally.to_string().as_bytes())?;
             match tally.failed {
@@ -136,18 +141,23 @@ impl std::fmt::Display for Tally {
 fn fetch_all(
     jobs: Vec<Job>,
     target: &Target,
-    joined: &Joined,
+    node: &Node,
     members: &[Member],
     bar: &ProgressBar,
 ) -> Tally {
+    let parts = parts(&jobs, target);
+    let jobs: Vec<Arc<Job>> = jobs.into_iter().map(Arc::new).collect();
     let crew = Crew {
         total: jobs.len(),
-        parts: parts(&jobs, target),
+        parts,
         target,
-        joined,
+        network: node,
+        engine: node.engine(),
+        this_node: node.id(),
         members,
         bar,
-        queue: Mutex::new(Queue::new(jobs)),
+        queue: Mutex::new(Queue::new(&jobs)),
+        upcoming: Arc::new(UpcomingJobs(jobs)),
         changed: Condvar::new(),
         tally: Mutex::default(),
     };
@@ -164,10 +174,13 @@ struct Crew<'a> {
     total: usize,
     parts: HashMap<RelPath, Vec<Vec<u8>>>,
     target: &'a Target,
-    joined: &'a Joined,
+    network: &'a dyn Network,
+    engine: &'a Engine,
+    this_node: PeerId,
     members: &'a [Member],
     bar: &'a ProgressBar,
     queue: Mutex<Queue>,
+    upcoming: Arc<UpcomingJobs>,
     /// Something in the queue changed.
     changed: Condvar,
     tally: Mutex<Tally>,
@@ -210,18 +223,17 @@ impl Crew<'_> {
             }
         }
         let directory = &task.job.directory;
-        let parts = if task.begun {
+        let parts = match task.begun {
             // What it has left is not among those that were here at the beginning.
-            self.target.parts(directory).unwrap_or_default()
-        } else {
-            self.parts.get(directory).cloned().unwrap_or_default()
+            true => self.target.parts(directory).unwrap_or_default(),
+            false => self.parts.get(directory).cloned().unwrap_or_default(),
         };
         if Target::depends_on_root(&task.job, &parts) {
-            let known = self.look_at(&task.job.holders[0], ROOT_PATIENCE);
+            let known = self.look(&task.job.holders[0]);
             let known = known.filter(|known| known.version == task.job.holders[0].version);
             task.job.root = known.and_then(|known| known.root);
         }
-        let outcome = fetch::fetch(&mut task, self.target, &parts, self, self.bar);
+        let outcome = fetch::fetch(&mut task, &parts, self);
         if outcome != Ok(Outcome::Postponed) {
             self.settle(&task.job, &outcome);
         }
@@ -240,16 +252,14 @@ impl Crew<'_> {
             who: job.holders[0].member.name.to_string(),
         };
         for holder in job.holders.clone() {
-            let (Some(path), who) = (job.path_at_members(), &holder.member.name) else {
-                continue;
-            };
+            let (path, who) = (&holder.path, &holder.member.name);
             let measured = loop {
-                let Some(whole) = self.joined.node.members().whole(holder.member.id) else {
+                let Some(whole) = self.network.whole(holder.member.id) else {
                     break Err(Error::Timeout {
                         who: who.to_string(),
                     });
                 };
-                match whole.measure(&path, Purpose::Bytes, Instant::now() + READ_DEADLINE) {
+                match whole.measure(path, Purpose::Bytes, Instant::now() + READ_DEADLINE) {
                     Err(Error::Unfinished { .. }) => {}
                     other => break other,
                 }
@@ -282,19 +292,15 @@ impl Crew<'_> {
         }
     }
 
-    /// What the file is at `holder`, as soon as that has hashed it, `patience` at most; see [`fetch::Members::look`].
-    fn look_at(&self, holder: &Holder, patience: Duration) -> Option<Attributes> {
-        let node = &self.joined.node;
-        let (member, deadline) = (holder.member.id, Instant::now() + patience);
+    /// What the file is now at `holder`, as soon as that has hashed it. `None` if that takes long.
+    fn look(&self, holder: &Holder) -> Option<Attributes> {
+        let (member, deadline) = (holder.member.id, Instant::now() + ROOT_PATIENCE);
+        let peer = self.peer(member)?;
         loop {
             // It hashes first what others ask for.
-            node.compare(BTreeMap::from([(member, vec![holder.path.clone()])]));
-            let round = node.stat(&Whom::only(member), &holder.path, deadline);
-            let mut found = round
-                .answers
-                .into_iter()
-                .filter_map(|answer| answer.result.ok());
-            let found = found.next().flatten()?;
+            let wanted = BTreeMap::from([(member, vec![holder.path.clone()])]);
+            self.network.compare(wanted);
+            let found = peer::stat(&*peer, &holder.path, deadline).ok()?.answer?;
             if found.root.is_some() {
                 return Some(found);
             }
@@ -315,29 +321,37 @@ impl Crew<'_> {
     }
 }
 
-impl fetch::Members for Crew<'_> {
-    /// A member that has left and returned has another connection than it had at first.
-    fn find(&self, id: PeerId) -> Option<Arc<dyn Peer>> {
-        let present = self.joined.node.present();
-        let mut known = present.iter().chain(self.members);
-        let member = known.find(|member| member.id == id);
-        member.map(|member| Arc::clone(&member.peer))
-    }
-
-    fn look(&self, holder: &Holder) -> Option<Attributes> {
-        self.look_at(holder, ROOT_PATIENCE)
+/// The members, as those who fetch see and judge them.
+impl Crew<'_> {
+    /// How a member is reached. One that is not there now may be by the next moment, as it was at
+    /// first.
+    fn peer(&self, id: PeerId) -> Option<Arc<dyn Peer>> {
+        let mut met = self.members.iter().filter(|member| member.id == id);
+        let met = || met.next().map(|member| Arc::clone(&member.peer));
+        self.network.peer(id).or_else(met)
     }
 
     fn standing(&self, member: PeerId) -> Standing {
         self.queue.lock().standing(member)
     }
 
+    /// A member did not answer.
     fn silent(&self, member: PeerId, error: &Error) {
         let why = error.to_string();
         self.queue.lock().silent(member, why, Instant::now());
         self.changed.notify_all();
     }
 
+    /// A holder is not there.
+    fn has_left(&self, holder: &Holder) {
+        let (who, why) = (
+            holder.member.name.to_string(),
+            "it has left the network".into(),
+        );
+        self.silent(holder.member.id, &Error::Unreachable { who, why });
+    }
+
+    /// A member answered.
     fn answered(&self, member: PeerId) {
         self.queue.lock().answered(member);
         self.changed.notify_all();

@@ -46,11 +46,6 @@ impl Job {
     pub(super) fn is_measured(&self) -> bool {
         self.size != Attributes::UNKNOWN_SIZE
     }
-
-    /// Its path at those who have it.
-    pub(super) fn path_at_members(&self) -> Option<RelPath> {
-        self.holders.first().map(|holder| holder.path.clone())
-    }
 }
 
 /// One member that has a file, and where.

@@ -5,6 +5,7 @@
 //! it has not answered for long, they have failed.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tinyp2p_net::model::PeerId;
@@ -57,7 +58,7 @@ pub(super) enum Next {
     /// Fetch this.
     Task(Box<Task>),
     /// Everybody who has this file is lost; the reason.
-    Failed(Box<Job>, String),
+    Failed(Arc<Job>, String),
     /// Nothing, before this moment or a change.
     Wait(Instant),
     /// Nothing any more.
@@ -65,24 +66,22 @@ pub(super) enum Next {
 }
 
 /// What is to be fetched, and who does not answer.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Queue {
     /// In the order of their paths; those that were put aside come last.
-    ready: VecDeque<(Job, bool)>,
+    ready: VecDeque<(Arc<Job>, bool)>,
     /// At least one holder is away, and none is present.
-    aside: VecDeque<(Job, bool)>,
+    aside: VecDeque<(Arc<Job>, bool)>,
     /// Handed out and not done yet: they may come back.
     under_way: usize,
     absences: HashMap<PeerId, Absence>,
 }
 
 impl Queue {
-    pub(super) fn new(jobs: Vec<Job>) -> Self {
+    pub(super) fn new(jobs: &[Arc<Job>]) -> Self {
         Self {
-            ready: jobs.into_iter().map(|job| (job, false)).collect(),
-            aside: VecDeque::new(),
-            under_way: 0,
-            absences: HashMap::new(),
+            ready: jobs.iter().map(|job| (Arc::clone(job), false)).collect(),
+            ..Self::default()
         }
     }
 
@@ -96,7 +95,7 @@ impl Queue {
                     let why = job.holders.first().map(|holder| holder.member.id);
                     let why = why.and_then(|id| self.absences.get(&id));
                     let why = why.map(|absence| absence.why.clone()).unwrap_or_default();
-                    return Next::Failed(Box::new(job), why);
+                    return Next::Failed(job, why);
                 }
             }
         }
@@ -125,8 +124,9 @@ impl Queue {
         Some(self.hand_out(job, begun, Some(member)))
     }
 
-    fn hand_out(&mut self, job: Job, begun: bool, probe: Option<PeerId>) -> Next {
+    fn hand_out(&mut self, job: Arc<Job>, begun: bool, probe: Option<PeerId>) -> Next {
         self.under_way += 1;
+        let job = Arc::unwrap_or_clone(job);
         Next::Task(Box::new(Task { job, begun, probe }))
     }
 
@@ -171,7 +171,7 @@ impl Queue {
 
     /// A file that nobody could send now, but somebody may later.
     pub(super) fn put_back(&mut self, job: Job) {
-        self.ready.push_back((job, true));
+        self.ready.push_back((Arc::new(job), true));
     }
 
     /// A member did not answer.
@@ -207,8 +207,6 @@ impl Queue {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::sync::Arc;
-
     use tinyp2p_net::model::{RelPath, Version};
 
     use super::super::plan::Holder;
@@ -217,6 +215,11 @@ mod tests {
 
     fn id(member: u8) -> PeerId {
         PeerId::from_bytes([member; 32])
+    }
+
+    fn queue(jobs: &[Job]) -> Queue {
+        let jobs: Vec<Arc<Job>> = jobs.iter().cloned().map(Arc::new).collect();
+        Queue::new(&jobs)
     }
 
     fn job(name: &str, members: &[u8]) -> Job {
@@ -250,7 +253,7 @@ mod tests {
     #[test]
     fn files_of_a_member_that_is_away_come_last_and_one_at_a_time() {
         let now = Instant::now();
-        let mut queue = Queue::new(vec![
+        let mut queue = queue(&[
             job("a", &[1]),
             job("b", &[1]),
             job("c", &[2]),
@@ -275,7 +278,7 @@ mod tests {
     fn a_member_that_never_answers_is_given_up() {
         let start = Instant::now();
         let mut now = start;
-        let mut queue = Queue::new(vec![job("a", &[1]), job("b", &[1])]);
+        let mut queue = queue(&[job("a", &[1]), job("b", &[1])]);
         task(queue.next(now));
         queue.silent(id(1), "away".to_owned(), now);
         queue.put_back(job("a", &[1]));
@@ -310,7 +313,7 @@ mod tests {
     #[test]
     fn nothing_is_done_while_a_file_may_come_back() {
         let now = Instant::now();
-        let mut queue = Queue::new(vec![job("a", &[1])]);
+        let mut queue = queue(&[job("a", &[1])]);
         task(queue.next(now));
         assert!(matches!(queue.next(now), Next::Wait(_)));
         queue.ended(None);

@@ -27,7 +27,7 @@ use existing::{existing, in_the_way};
 use part::remove_unless_locked;
 use part_name::PartName;
 
-pub(super) use part::{Part, PartCheck};
+pub(super) use part::Part;
 
 /// A part that was not written to for this long, and whose file nobody offers now, is not waited for any more.
 const FORGOTTEN: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -116,14 +116,14 @@ impl Target {
         }
         let mut usable = None;
         for left in own {
-            let holder = left.usable_from(job);
-            match holder.filter(|_| usable.is_none()) {
-                Some(holder) => usable = Some((left, holder)),
-                None => remove_unless_locked(&directory, &left),
+            if usable.is_none() && left.is_usable_for(job) {
+                usable = Some(left);
+            } else {
+                remove_unless_locked(&directory, &left);
             }
         }
-        let (part, holder) = usable.unwrap_or_else(|| (PartName::new(job, 0), 0));
-        Part::open(directory, job, part, holder)
+        let part = usable.unwrap_or_else(|| PartName::new(job));
+        Part::open(directory, job, part)
     }
 
     /// True if `parts` has the beginning of a content of which only the holders' content root would tell whether it is
@@ -133,7 +133,7 @@ impl Target {
         let own: Vec<PartName> = own.filter(|part| part.is_of(&job.name)).collect();
         job.root.is_none()
             && own.iter().any(PartName::is_of_root)
-            && own.iter().all(|part| part.usable_from(job).is_none())
+            && !own.iter().any(|part| part.is_usable_for(job))
     }
 
     /// Removes those of `parts` in `directory` that are of none of `jobs` and were not written to for long.

@@ -1,35 +1,43 @@
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
-use parking_lot::Mutex;
-use tinyp2p_net::content::merkle::TreeHasher;
-use tinyp2p_net::model::{RelPath, Root};
-use tinyp2p_net::peer::stat;
+use indicatif::ProgressBar;
+use parking_lot::{Condvar, Mutex};
+use tinyp2p_net::download::Engine;
+use tinyp2p_net::model::RelPath;
 use tinyp2p_net::testing::{Behaviour, MemoryPeer};
 
+use super::super::queue::Queue;
+use super::super::target::Target;
+use super::super::upcoming::UpcomingJobs;
 use super::*;
+use crate::testing::MemoryNetwork;
 use crate::view::merge::MemberRef;
 
 const CONTENT: &[u8] = &[42; 300_000];
 
-struct Network {
-    members: HashMap<PeerId, Arc<MemoryPeer>>,
-    silent: Mutex<HashSet<PeerId>>,
+struct Rig {
+    network: MemoryNetwork,
+    engine: Engine,
+    queue: Mutex<Queue>,
     directory: tempfile::TempDir,
     job: Job,
-    /// The content root that the holders tell by now.
-    root_now: Mutex<Option<Root>>,
 }
 
-impl Network {
-    /// As many members that share the same file, each behaving as told.
-    fn new(behaviours: &[Behaviour]) -> Self {
+impl Rig {
+    /// As many members that share the same file, each behaving as told. Without a root, a file has
+    /// one holder.
+    fn new(behaviours: &[Behaviour], is_rooted: bool) -> Self {
+        let network = MemoryNetwork::default();
         let path = RelPath::new(b"x").unwrap();
-        let mut members = HashMap::new();
-        let mut holders = Vec::new();
+        let (mut holders, mut root) = (Vec::new(), None);
         for (seed, behaviour) in (1..).zip(behaviours) {
-            let peer = Arc::new(MemoryPeer::new(seed));
-            let attributes = peer.put("x", CONTENT, 1);
+            let peer = network.join(&format!("m{seed}"), seed);
+            let attributes = match is_rooted {
+                true => peer.put_rooted("x", CONTENT, 1),
+                false => peer.put("x", CONTENT, 1),
+            };
             peer.behave(*behaviour);
+            root = attributes.root;
             holders.push(Holder {
                 member: Arc::new(MemberRef {
                     id: peer.id(),
@@ -38,228 +46,242 @@ impl Network {
                 path: path.clone(),
                 version: attributes.version,
             });
-            members.insert(peer.id(), peer);
         }
         let (directory, name) = path.split().unwrap();
         Self {
-            members,
-            silent: Mutex::default(),
-            root_now: Mutex::default(),
+            network,
+            engine: Engine::new(128 << 20, None, Box::new(|_, _| {})).unwrap(),
+            queue: Mutex::default(),
             directory: tempfile::tempdir().unwrap(),
             job: Job {
                 directory,
                 name,
                 size: CONTENT.len() as u64,
                 mtime: 1.into(),
-                root: None,
+                root,
                 holders,
             },
         }
     }
 
-    fn peer(&self, holder: usize) -> &MemoryPeer {
-        &self.members[&self.job.holders[holder].member.id]
+    fn unrooted(behaviour: Behaviour) -> Self {
+        Self::new(&[behaviour], false)
     }
 
-    fn fetch(&self) -> Result<Outcome, String> {
-        self.fetch_task(&mut Task {
+    fn rooted(behaviours: &[Behaviour]) -> Self {
+        Self::new(behaviours, true)
+    }
+
+    fn peer(&self, holder: usize) -> Arc<MemoryPeer> {
+        self.network.member(self.job.holders[holder].member.id)
+    }
+
+    /// Leaves what an earlier run would have left that had got so far.
+    fn leave(&self, bytes: &[u8]) {
+        let target = Target::open(self.directory.path()).unwrap().unwrap();
+        let Begin::Part(mut part) = target.begin(&self.job, &[]).unwrap() else {
+            panic!("no part");
+        };
+        part.append(bytes).unwrap();
+    }
+
+    fn task(&self) -> Task {
+        Task {
             job: self.job.clone(),
             begun: false,
             probe: None,
-        })
+        }
+    }
+
+    fn fetch(&self) -> Result<Outcome, String> {
+        self.fetch_task(&mut self.task())
     }
 
     fn fetch_task(&self, task: &mut Task) -> Result<Outcome, String> {
         let target = Target::open(self.directory.path()).unwrap().unwrap();
         let parts = target.parts(&self.job.directory).unwrap();
-        fetch(task, &target, &parts, self, &ProgressBar::hidden())
+        let crew = Crew {
+            total: 1,
+            parts: HashMap::new(),
+            target: &target,
+            network: &self.network,
+            engine: &self.engine,
+            this_node: PeerId::from_bytes([0; 32]),
+            members: &[],
+            bar: &ProgressBar::hidden(),
+            queue: Mutex::new(std::mem::take(&mut *self.queue.lock())),
+            upcoming: Arc::new(UpcomingJobs(Vec::new())),
+            changed: Condvar::new(),
+            tally: Mutex::default(),
+        };
+        let outcome = fetch(task, &parts, &crew);
+        *self.queue.lock() = crew.queue.into_inner();
+        outcome
+    }
+
+    fn is_silent(&self, holder: usize) -> bool {
+        let member = self.job.holders[holder].member.id;
+        self.queue.lock().standing(member) != Standing::Present
     }
 
     fn fetched(&self) -> Vec<u8> {
         std::fs::read(self.directory.path().join("x")).unwrap_or_default()
     }
-}
 
-impl Members for Network {
-    fn find(&self, id: PeerId) -> Option<Arc<dyn Peer>> {
-        let peer = self.members.get(&id)?;
-        Some(Arc::clone(peer) as Arc<dyn Peer>)
-    }
-
-    fn standing(&self, id: PeerId) -> Standing {
-        if self.silent.lock().contains(&id) {
-            Standing::Away
-        } else {
-            Standing::Present
-        }
-    }
-
-    fn silent(&self, id: PeerId, _: &Error) {
-        self.silent.lock().insert(id);
-    }
-
-    fn answered(&self, id: PeerId) {
-        self.silent.lock().remove(&id);
-    }
-
-    fn look(&self, holder: &Holder) -> Option<Attributes> {
-        let peer = self.members.get(&holder.member.id)?;
-        let deadline = Instant::now() + CALL_DEADLINE;
-        let found = stat(&**peer, &holder.path, deadline).ok()?.answer?;
-        Some(Attributes {
-            root: *self.root_now.lock(),
-            ..found
-        })
+    fn left(&self) -> usize {
+        self.directory.path().read_dir().unwrap().count()
     }
 }
 
 #[test]
 fn a_file_arrives_once_and_is_then_left_alone() {
-    let network = Network::new(&[Behaviour::Honest]);
-    assert_eq!(network.fetch(), Ok(Outcome::Fetched));
-    assert!(network.fetched() == CONTENT);
-    assert_eq!(network.fetch(), Ok(Outcome::Existed));
-    assert_eq!(network.peer(0).opens(), 1);
+    for is_rooted in [false, true] {
+        let rig = Rig::new(&[Behaviour::Honest], is_rooted);
+        assert_eq!(rig.fetch(), Ok(Outcome::Fetched));
+        assert!(rig.fetched() == CONTENT);
+        let opens = rig.peer(0).opens();
+        assert_eq!(rig.fetch(), Ok(Outcome::Existed));
+        assert_eq!(rig.peer(0).opens(), opens);
+    }
 }
 
 #[test]
 fn a_cut_connection_goes_on_where_it_was_cut() {
-    let network = Network::new(&[Behaviour::CutAfter(200_000)]);
-    assert_eq!(network.fetch(), Ok(Outcome::Fetched));
-    assert!(network.fetched() == CONTENT);
-    assert_eq!(network.peer(0).opens(), 2);
+    let rig = Rig::unrooted(Behaviour::CutAfter(200_000));
+    assert_eq!(rig.fetch(), Ok(Outcome::Fetched));
+    assert!(rig.fetched() == CONTENT);
 }
 
 #[test]
-fn another_holder_takes_over_from_the_beginning() {
-    let network = Network::new(&[Behaviour::Honest, Behaviour::Honest]);
-    network.peer(0).put("x", "something else", 2);
-    assert_eq!(network.fetch(), Ok(Outcome::Fetched));
-    assert!(network.fetched() == CONTENT);
+fn another_holder_takes_over() {
+    for behaviour in [Behaviour::Gone, Behaviour::StallAfter(1000)] {
+        let rig = Rig::rooted(&[behaviour, Behaviour::Honest]);
+        assert_eq!(rig.fetch(), Ok(Outcome::Fetched));
+        assert!(rig.fetched() == CONTENT);
+    }
+    let rig = Rig::rooted(&[Behaviour::Honest, Behaviour::Honest]);
+    rig.peer(0).put("x", "something else", 2);
+    assert_eq!(rig.fetch(), Ok(Outcome::Fetched));
+    assert!(rig.fetched() == CONTENT);
 }
 
 #[test]
 fn a_file_that_nobody_can_send_leaves_no_name() {
-    let network = Network::new(&[Behaviour::Honest]);
-    network.peer(0).put("x", "something else", 2);
-    assert!(network.fetch().unwrap_err().contains("changed"));
-    assert!(!network.directory.path().join("x").exists());
+    let rig = Rig::unrooted(Behaviour::Honest);
+    rig.peer(0).put("x", "something else", 2);
+    assert!(rig.fetch().unwrap_err().contains("changed"));
+    assert_eq!(rig.left(), 0);
 }
 
 #[test]
 fn a_second_run_fetches_only_what_is_missing() {
-    let network = Network::new(&[Behaviour::CutAfter(1000)]);
-    let target = Target::open(network.directory.path()).unwrap().unwrap();
-    let Begin::Part(mut part) = target.begin(&network.job, &[]).unwrap() else {
-        panic!("no part");
-    };
-    part.append(&CONTENT[..299_500]).unwrap();
-    drop(part);
-    assert_eq!(network.fetch(), Ok(Outcome::Fetched));
-    assert!(network.fetched() == CONTENT);
-    assert_eq!(network.peer(0).opens(), 1);
+    for is_rooted in [false, true] {
+        // Too little for all of it.
+        let rig = Rig::new(&[Behaviour::CutAfter(8000)], is_rooted);
+        rig.leave(&CONTENT[..299_500]);
+        assert_eq!(rig.fetch(), Ok(Outcome::Fetched));
+        assert!(rig.fetched() == CONTENT);
+    }
 }
 
 #[test]
 fn a_lying_member_is_replaced_by_an_honest_one() {
-    let mut network = Network::new(&[Behaviour::Lying, Behaviour::Honest]);
-    network.job.root = root_of(CONTENT);
-    assert_eq!(network.fetch(), Ok(Outcome::Fetched));
-    assert!(network.fetched() == CONTENT);
-    network.job.holders.truncate(1);
-    std::fs::remove_file(network.directory.path().join("x")).unwrap();
-    assert_eq!(
-        network.fetch(),
-        Err("m1 sent bytes that are not those of the file".to_owned())
-    );
-}
-
-fn root_of(content: &[u8]) -> Option<Root> {
-    let mut hasher = TreeHasher::default();
-    hasher.update(content);
-    hasher.finish().map(|tree| tree.root())
+    let mut rig = Rig::rooted(&[Behaviour::Lying, Behaviour::Honest]);
+    assert_eq!(rig.fetch(), Ok(Outcome::Fetched));
+    assert!(rig.fetched() == CONTENT);
+    let honest = rig.job.holders.pop().unwrap();
+    rig.network.leave(honest.member.id);
+    std::fs::remove_file(rig.directory.path().join("x")).unwrap();
+    for _ in 0..2 {
+        assert_eq!(
+            rig.fetch(),
+            Err("m1 sent bytes that are not those of the file".to_owned())
+        );
+    }
 }
 
 #[test]
 fn a_file_that_is_only_touched_meanwhile_is_fetched_on() {
-    let mut network = Network::new(&[Behaviour::Honest]);
-    network.job.root = root_of(CONTENT);
-    let target = Target::open(network.directory.path()).unwrap().unwrap();
-    let Begin::Part(mut part) = target.begin(&network.job, &[]).unwrap() else {
-        panic!("no part");
-    };
-    part.append(&CONTENT[..299_500]).unwrap();
-    drop(part);
-    network.peer(0).put("x", CONTENT, 7);
-    *network.root_now.lock() = network.job.root;
-    assert_eq!(network.fetch(), Ok(Outcome::Fetched));
-    assert!(network.fetched() == CONTENT);
-    let there = network.directory.path().join("x").metadata().unwrap();
+    let rig = Rig::rooted(&[Behaviour::Honest]);
+    rig.leave(&CONTENT[..299_500]);
+    let peer = rig.peer(0);
+    peer.put("x", "not hashed yet", 7);
+    let hashing = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(500));
+        peer.put_rooted("x", CONTENT, 7);
+    });
+    assert_eq!(rig.fetch(), Ok(Outcome::Fetched));
+    hashing.join().unwrap();
+    assert!(rig.fetched() == CONTENT);
+    let there = rig.directory.path().join("x").metadata().unwrap();
     assert_eq!(std::os::unix::fs::MetadataExt::mtime_nsec(&there), 7);
 }
 
 #[test]
+fn a_file_that_grows_meanwhile_is_fetched_on() {
+    let rig = Rig::unrooted(Behaviour::Honest);
+    rig.leave(&CONTENT[..299_500]);
+    rig.peer(0).append("x", b"more", 7);
+    assert_eq!(rig.fetch(), Ok(Outcome::Fetched));
+    assert!(rig.fetched() == [CONTENT, b"more"].concat());
+}
+
+#[test]
+fn a_file_that_is_written_over_meanwhile_is_fetched_anew() {
+    let rig = Rig::unrooted(Behaviour::Honest);
+    rig.leave(&CONTENT[..299_500]);
+    rig.peer(0).change("x", 7, |content| content.fill(43));
+    assert_eq!(rig.fetch(), Ok(Outcome::Fetched));
+    assert!(rig.fetched() == [43; 300_000]);
+}
+
+#[test]
 fn a_file_whose_content_changes_meanwhile_is_not_fetched_on() {
-    let mut network = Network::new(&[Behaviour::Honest]);
-    network.job.root = root_of(CONTENT);
-    network.peer(0).put("x", "something else", 7);
-    *network.root_now.lock() = root_of(b"something else");
-    assert!(network.fetch().unwrap_err().contains("changed"));
-    let left = network.directory.path().read_dir().unwrap().count();
-    assert_eq!(left, 0, "what has no bytes is not left");
+    let rig = Rig::rooted(&[Behaviour::Honest]);
+    rig.peer(0).put_rooted("x", "something else", 7);
+    assert!(rig.fetch().unwrap_err().contains("changed"));
+    assert_eq!(rig.left(), 0, "what has no bytes is not left");
 }
 
 #[test]
 fn a_member_is_not_blamed_for_what_an_earlier_run_left() {
-    let mut network = Network::new(&[Behaviour::Honest]);
-    network.job.root = root_of(CONTENT);
-    let target = Target::open(network.directory.path()).unwrap().unwrap();
-    let Begin::Part(mut part) = target.begin(&network.job, &[]).unwrap() else {
-        panic!("no part");
-    };
-    part.append(&[0; 1000]).unwrap();
-    drop(part);
-    assert_eq!(network.fetch(), Ok(Outcome::Fetched));
-    assert!(network.fetched() == CONTENT);
+    let rig = Rig::rooted(&[Behaviour::Honest]);
+    rig.leave(&[0; 1000]);
+    assert_eq!(rig.fetch(), Ok(Outcome::Fetched));
+    assert!(rig.fetched() == CONTENT);
+}
+
+#[test]
+fn a_member_that_has_left_is_put_off_at_once() {
+    let rig = Rig::unrooted(Behaviour::Honest);
+    rig.network.leave(rig.job.holders[0].member.id);
+    assert_eq!(rig.fetch(), Ok(Outcome::Postponed));
+    assert!(rig.is_silent(0));
 }
 
 #[test]
 fn a_member_that_is_away_is_tried_once_and_only_as_a_probe() {
-    let network = Network::new(&[Behaviour::Gone]);
-    assert_eq!(network.fetch(), Ok(Outcome::Postponed));
-    assert_eq!(network.fetch(), Ok(Outcome::Postponed));
-    assert_eq!(network.peer(0).opens(), 1);
-    network.peer(0).behave(Behaviour::Honest);
+    let rig = Rig::unrooted(Behaviour::Gone);
+    assert_eq!(rig.fetch(), Ok(Outcome::Postponed));
+    let opens = rig.peer(0).opens();
+    assert_eq!(rig.fetch(), Ok(Outcome::Postponed));
+    assert_eq!(rig.peer(0).opens(), opens);
+    rig.peer(0).behave(Behaviour::Honest);
     let mut task = Task {
-        job: network.job.clone(),
         begun: true,
-        probe: Some(network.peer(0).id()),
+        probe: Some(rig.peer(0).id()),
+        ..rig.task()
     };
-    assert_eq!(network.fetch_task(&mut task), Ok(Outcome::Fetched));
-    assert!(network.fetched() == CONTENT && network.silent.lock().is_empty());
+    assert_eq!(rig.fetch_task(&mut task), Ok(Outcome::Fetched));
+    assert!(rig.fetched() == CONTENT && !rig.is_silent(0));
 }
 
 #[test]
 fn who_does_not_have_it_is_not_asked_again_when_another_returns() {
-    let network = Network::new(&[Behaviour::Honest, Behaviour::Gone]);
-    network.peer(0).put("x", "something else", 2);
-    let mut task = Task {
-        job: network.job.clone(),
-        begun: false,
-        probe: None,
-    };
-    assert_eq!(network.fetch_task(&mut task), Ok(Outcome::Postponed));
-    assert_eq!(task.job.holders, network.job.holders[1..]);
-}
-
-#[test]
-fn single_bytes_now_and_then_are_no_progress() {
-    let mut patience = Patience::default();
-    assert!(!patience.is_rewarded(Duration::from_secs(14), 1));
-    assert!(!patience.is_rewarded(Duration::from_secs(1), 1));
-    assert!(patience.left.is_zero());
-    let mut patience = Patience::default();
-    assert!(!patience.is_rewarded(Duration::from_secs(14), 1));
-    assert!(patience.is_rewarded(Duration::from_millis(900), LEAST_PROGRESS));
-    assert_eq!(patience.left, READ_DEADLINE);
+    let rig = Rig::rooted(&[Behaviour::Honest, Behaviour::Gone]);
+    rig.peer(0).put("x", "something else", 2);
+    let mut task = rig.task();
+    assert_eq!(rig.fetch_task(&mut task), Ok(Outcome::Postponed));
+    assert_eq!(task.job.holders, rig.job.holders[1..]);
+    assert!(rig.is_silent(1) && !rig.is_silent(0));
 }

@@ -17,41 +17,26 @@ use super::existing::{read_back, times};
 use super::part_name::PartName;
 use crate::cli::get::plan::Job;
 
-/// Whether all that arrived is what it had to be.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(in crate::cli::get) enum PartCheck {
-    /// As far as is known.
-    Genuine,
-    /// It is not, and a part of it was here before: what an earlier run left may be to blame.
-    Spoilt,
-    /// It is not, and all of it came from the holder.
-    Wrong,
-}
-
 /// A file on its way in. Locked against other processes; dropping it leaves it for the next run.
 pub(in crate::cli::get) struct Part {
     directory: OwnedFd,
     file: File,
     part_name: PartName,
     name: Name,
-    holder: usize,
     offset: u64,
-    /// What the content must turn out to be, if that is known, and the hash of what is here.
+    /// What the content must turn out to be, if that is known.
     root: Option<Root>,
+    /// Nobody has proven some of these bytes: an earlier run left them, or they came before the
+    /// root was known.
+    has_unproven: bool,
+    /// The hash of what is here, if only that shows whether it is the content of `root`.
     hasher: TreeHasher,
-    /// An earlier run left some of these bytes.
-    is_resumed: bool,
     /// It has its name.
     is_finished: bool,
 }
 
 impl Part {
-    pub(super) fn open(
-        directory: OwnedFd,
-        job: &Job,
-        part_name: PartName,
-        holder: usize,
-    ) -> io::Result<Begin> {
+    pub(super) fn open(directory: OwnedFd, job: &Job, part_name: PartName) -> io::Result<Begin> {
         let path = part_name.as_path();
         let flags =
             OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -87,11 +72,10 @@ impl Part {
             file,
             part_name,
             name: job.name.clone(),
-            holder,
             offset: metadata.len(),
             root: job.root,
+            has_unproven: metadata.len() > 0,
             hasher: TreeHasher::default(),
-            is_resumed: metadata.len() > 0,
             is_finished: false,
         };
         if part.offset > job.size {
@@ -101,17 +85,13 @@ impl Part {
         Ok(Begin::Part(Box::new(part)))
     }
 
-    /// The holder, by its place among the job's, whose bytes these are.
-    pub(in crate::cli::get) fn holder(&self) -> usize {
-        self.holder
-    }
-
     /// The bytes that are here already.
     pub(in crate::cli::get) fn offset(&self) -> u64 {
         self.offset
     }
 
-    /// The content has to turn out to be that of `root`, what is here included.
+    /// The content has to turn out to be that of `root`, what is here included. Bytes that are
+    /// added from now on have been proven to be of it.
     pub(in crate::cli::get) fn expect(&mut self, root: Root) -> io::Result<()> {
         if self.root == Some(root) {
             return Ok(());
@@ -119,47 +99,47 @@ impl Part {
         self.root = Some(root);
         self.hasher = TreeHasher::default();
         // It may be of a state before.
-        self.is_resumed |= self.offset > 0;
+        self.has_unproven = self.offset > 0;
         self.hash_what_is_here()
     }
 
-    /// Adds bytes at the end.
+    /// Adds bytes at the end, which are proven if the content root is known.
     pub(in crate::cli::get) fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.file.write_all_at(bytes, self.offset)?;
         self.offset += bytes.len() as u64;
-        if self.root.is_some() {
+        if self.is_in_doubt() {
             self.hasher.update(bytes);
         }
         Ok(())
     }
 
+    /// True if it takes the hash of all bytes to know whether they are what they have to be.
+    fn is_in_doubt(&self) -> bool {
+        self.root.is_some() && self.has_unproven
+    }
+
     fn hash_what_is_here(&mut self) -> io::Result<()> {
-        if self.root.is_none() {
+        if !self.is_in_doubt() {
             return Ok(());
         }
-        if read_back(&self.file, self.offset, &mut self.hasher)? {
-            Ok(())
-        } else {
-            Err(io::ErrorKind::UnexpectedEof.into())
+        match read_back(&self.file, self.offset, &mut self.hasher)? {
+            true => Ok(()),
+            false => Err(io::ErrorKind::UnexpectedEof.into()),
         }
     }
 
-    /// Checks the complete content. What is known to be something else is thrown away.
-    pub(in crate::cli::get) fn check(&mut self) -> io::Result<PartCheck> {
-        let (Some(root), 1..) = (self.root, self.offset) else {
-            return Ok(PartCheck::Genuine);
+    /// False if the complete content is not what it has to be, as what was here before is to blame
+    /// for. Then all of it is thrown away.
+    pub(in crate::cli::get) fn check(&mut self) -> io::Result<bool> {
+        let Some(root) = self.root.filter(|_| self.is_in_doubt()) else {
+            return Ok(true);
         };
         let tree = std::mem::take(&mut self.hasher).finish();
-        if tree.is_some_and(|tree| tree.root() == root) {
-            return Ok(PartCheck::Genuine);
+        let is_genuine = tree.is_some_and(|tree| tree.root() == root);
+        if !is_genuine {
+            self.clear()?;
         }
-        let is_resumed = self.is_resumed;
-        self.clear()?;
-        Ok(if is_resumed {
-            PartCheck::Spoilt
-        } else {
-            PartCheck::Wrong
-        })
+        Ok(is_genuine)
     }
 
     /// None of the holders has it any more in the version that was begun. What would be of use to nobody goes.
@@ -171,32 +151,10 @@ impl Part {
         }
     }
 
-    /// Throws away what is here and begins anew with the bytes of another holder.
-    pub(in crate::cli::get) fn restart(&mut self, holder: usize, job: &Job) -> io::Result<()> {
-        self.clear()?;
-        let new_name = PartName::new(job, holder);
-        if new_name != self.part_name {
-            match rename(
-                &self.directory,
-                self.part_name.as_path(),
-                new_name.as_path(),
-            ) {
-                // Somebody writes it, or it would have been taken up or removed.
-                Err(Errno::EXIST) => {
-                    return Err(io::Error::other("another process is fetching it, too"));
-                }
-                other => other?,
-            }
-        }
-        self.part_name = new_name;
-        self.holder = holder;
-        Ok(())
-    }
-
     fn clear(&mut self) -> io::Result<()> {
         self.file.set_len(0)?;
         self.offset = 0;
-        self.is_resumed = false;
+        self.has_unproven = false;
         self.hasher = TreeHasher::default();
         Ok(())
     }

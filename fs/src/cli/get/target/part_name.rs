@@ -33,11 +33,12 @@ pub(super) struct PartName {
 }
 
 impl PartName {
-    /// Of the file that `job` is to bring, from one of its holders.
-    pub(super) fn new(job: &Job, holder: usize) -> Self {
+    /// Of the file that `job` is to bring: of its content or, while that is unknown, of what its
+    /// holder has.
+    pub(super) fn new(job: &Job) -> Self {
         match job.root {
             Some(root) => Self::with(&job.name, &digest(&[root.as_bytes()]), true),
-            None => Self::of_version(&job.name, &job.holders[holder]),
+            None => Self::of_version(&job.name, &job.holders[0]),
         }
     }
 
@@ -93,13 +94,11 @@ impl PartName {
         self.is_of_root
     }
 
-    /// Which of the holders to go on from; `None` if it is the beginning of something else.
-    pub(super) fn usable_from(&self, job: &Job) -> Option<usize> {
-        if job.root.is_some() && Self::new(job, 0) == *self {
-            return Some(0);
-        }
+    /// True if it is the beginning of what `job` is to bring, and not of something else.
+    pub(super) fn is_usable_for(&self, job: &Job) -> bool {
         let mut holders = job.holders.iter();
-        holders.position(|holder| Self::of_version(&job.name, holder) == *self)
+        (job.root.is_some() && Self::new(job) == *self)
+            || holders.any(|holder| Self::of_version(&job.name, holder) == *self)
     }
 
     pub(super) fn as_path(&self) -> &OsStr {
