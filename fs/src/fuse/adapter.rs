@@ -22,7 +22,7 @@ use fuser::{
 };
 use tinyp2p_net::concurrency::thread_pool::{JobTurn, ThreadPool};
 use tinyp2p_net::config::CALL_DEADLINE;
-use tinyp2p_net::download::Patience;
+use tinyp2p_net::download::ReaderPatience;
 
 use super::WaitingLoops;
 use super::reply::{ATTRIBUTE_TTL, GENERATION, MountOwner, Refuse, TTL, finish, ttl};
@@ -226,8 +226,8 @@ impl fuser::Filesystem for Adapter {
         });
         let waiting = self.waiting.enter();
         let patience = match waiting {
-            Some(_) => Patience::Short,
-            None => Patience::None,
+            Some(_) => ReaderPatience::Short,
+            None => ReaderPatience::None,
         };
         shielded(|| {
             self.filesystem.read(handle.0, offset, size, patience, done);

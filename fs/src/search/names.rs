@@ -30,7 +30,7 @@ pub struct Match {
 }
 
 /// What each member found.
-pub(super) type Found = Vec<(Arc<MemberRef>, Vec<(RelPath, Attributes)>)>;
+pub(super) type MatchesByMember = Vec<(Arc<MemberRef>, Vec<(RelPath, Attributes)>)>;
 
 /// What each member has in one directory.
 type Listings = Vec<(Arc<MemberRef>, Vec<Entry>)>;
@@ -38,7 +38,11 @@ type Listings = Vec<(Arc<MemberRef>, Vec<Entry>)>;
 /// At most `max` files, of each member as many as of any other and the first ones by path, sorted
 /// by the names under which they are shown; and whether those are all. `preferred` comes first
 /// among the sources of what it has.
-pub(super) fn flat(found: Found, preferred: Option<PeerId>, max: usize) -> (Vec<Match>, bool) {
+pub(super) fn flat(
+    found: MatchesByMember,
+    preferred: Option<PeerId>,
+    max: usize,
+) -> (Vec<Match>, bool) {
     let mut files: Vec<(RelPath, Match)> = Vec::new();
     for (directory, listings) in by_directory(found) {
         let mut items = merge::directory(listings, preferred);
@@ -61,7 +65,7 @@ pub(super) fn flat(found: Found, preferred: Option<PeerId>, max: usize) -> (Vec<
 }
 
 /// The same, sorted by directory.
-fn by_directory(found: Found) -> BTreeMap<RelPath, Listings> {
+fn by_directory(found: MatchesByMember) -> BTreeMap<RelPath, Listings> {
     let mut directories: BTreeMap<RelPath, Listings> = BTreeMap::new();
     for (member, files) in found {
         for (path, attributes) in files {
@@ -293,7 +297,7 @@ mod tests {
                 let (path, attributes) = file(text.trim_start_matches('/').as_bytes(), size);
                 found.entry(who).or_default().insert(path, attributes);
             }
-            let answers = |order: Vec<u8>| -> Found {
+            let answers = |order: Vec<u8>| -> MatchesByMember {
                 let answer = |who: u8| found.get(&who).map(|files| {
                     (member(who), files.iter().map(|(p, a)| (p.clone(), *a)).collect())
                 });

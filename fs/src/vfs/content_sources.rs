@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use tinyp2p_net::download::{Has, Source};
+use tinyp2p_net::download::{Availability, FileSource};
 use tinyp2p_net::model::{PeerId, RelPath, Root};
 use tinyp2p_net::peer::Peer;
 use tinyp2p_net::protocol::wire::MAX_SMALL_FILE;
@@ -19,17 +19,17 @@ pub fn of_content(
     network: &dyn Network,
     this_node: Option<PeerId>,
     path: &RelPath,
-    holders: impl Iterator<Item = (Arc<dyn Peer>, Has)>,
+    holders: impl Iterator<Item = (Arc<dyn Peer>, Availability)>,
     root: Option<Root>,
     size: u64,
-) -> Vec<Source> {
-    let source = |peer: Arc<dyn Peer>, has| Source {
+) -> Vec<FileSource> {
+    let source = |peer: Arc<dyn Peer>, has| FileSource {
         is_local: this_node == Some(peer.id()),
         path: path.clone(),
         peer,
         has,
     };
-    let mut sources: Vec<Source> = holders.map(|(peer, has)| source(peer, has)).collect();
+    let mut sources: Vec<FileSource> = holders.map(|(peer, has)| source(peer, has)).collect();
     if let Some(root) = root
         && size > MAX_SMALL_FILE
     {
@@ -46,7 +46,7 @@ pub fn of_content(
         let salt = root.as_bytes()[0];
         others.sort_by_key(|peer| peer.id().as_bytes().map(|byte| byte ^ salt));
         let others = others.into_iter().take(MAX_SUPPLIERS);
-        sources.extend(others.map(|peer| source(peer, Has::Blocks)));
+        sources.extend(others.map(|peer| source(peer, Availability::Blocks)));
     }
     sources
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tinyp2p_net::budget::{ByteBudget, Held};
-use tinyp2p_net::download::{ReadingOrder, Siblings, Small};
+use tinyp2p_net::download::{ReadingOrder, SmallFile, UpcomingFiles};
 use tinyp2p_net::model::{Attributes, PeerId, RelPath};
 use tinyp2p_net::peer::{Matches, Peer, Whole};
 use tinyp2p_net::protocol::wire::Listing;
@@ -109,7 +109,7 @@ impl Trees {
     }
 }
 
-impl Siblings for Trees {
+impl UpcomingFiles for Trees {
     /// A program goes through the tree in which its directory was listed.
     fn behind(
         &self,
@@ -117,7 +117,7 @@ impl Siblings for Trees {
         order: ReadingOrder,
         member: PeerId,
         max: usize,
-    ) -> Vec<Small> {
+    ) -> Vec<SmallFile> {
         let behind = self.merged.behind(path, order, member, max);
         if !behind.is_empty() {
             return behind;

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tinyp2p_net::config::READ_DEADLINE;
 use tinyp2p_net::content::merkle::TreeHasher;
-use tinyp2p_net::download::{Download, Has, Patience, Siblings};
+use tinyp2p_net::download::{Availability, Download, ReaderPatience, UpcomingFiles};
 use tinyp2p_net::error::Error as NetError;
 use tinyp2p_net::model::{Attributes, ByteRange, ContentId, Kind, Mode, RelPath, UnixTime};
 use tinyp2p_net::peer::Peer;
@@ -51,7 +51,7 @@ struct PendingRead {
     handle: u64,
     offset: u64,
     size: u32,
-    patience: Patience,
+    patience: ReaderPatience,
     /// When it came.
     since: Instant,
     /// How often it has gone on to another content.
@@ -97,8 +97,8 @@ impl Filesystem {
         }
         let sources = self.sources(&inode);
         let holder = sources.iter().find_map(|source| match source.has {
-            Has::File(version) => Some((source.peer.id(), version)),
-            Has::Blocks => None,
+            Availability::File(version) => Some((source.peer.id(), version)),
+            Availability::Blocks => None,
         });
         let Some((member, version)) = holder.filter(|_| inode.size != Attributes::UNKNOWN_SIZE)
         else {
@@ -113,16 +113,17 @@ impl Filesystem {
             size: inode.size,
             renewals: 0,
         };
-        let siblings = Arc::clone(&self.trees) as Arc<dyn Siblings>;
+        let siblings = Arc::clone(&self.trees) as Arc<dyn UpcomingFiles>;
         let (size, root) = (inode.size, inode.root());
         let as_listed = self.engine.open_among(sources, size, root, siblings);
         let state = self.present_state(&inode, listed, &as_listed, wait)?;
         let begun = self.inodes.lock().begin_reading(number, state);
         let (content, pages) = begun.ok_or(Error::UnknownInode)?;
         let state = content.state();
-        let download = match state == listed {
-            true => as_listed,
-            false => self.download(&inode.path, state),
+        let download = if state == listed {
+            as_listed
+        } else {
+            self.download(&inode.path, state)
         };
         let handle = self.files.insert(OpenFile {
             number,
@@ -171,7 +172,7 @@ impl Filesystem {
 
     /// A reader of the content in `state` of the file that its member has, or had, at `path`.
     fn download(&self, path: &RelPath, state: ContentState) -> Download {
-        let holder = [(state.member, Has::File(state.version))];
+        let holder = [(state.member, Availability::File(state.version))];
         let root = state.content.map(|content| content.root);
         let sources = self.sources_among(path, holder.into_iter(), root, state.size);
         self.engine.open(sources, state.size, root)
@@ -204,7 +205,7 @@ impl Filesystem {
         handle: u64,
         offset: u64,
         size: u32,
-        patience: Patience,
+        patience: ReaderPatience,
         done: ReadDone,
     ) {
         if is_hidden(handle) {
@@ -261,9 +262,10 @@ impl Filesystem {
                 filesystem.inodes.lock().end_short_read(number);
             }
         };
-        match range.is_empty() {
-            true => answer(Ok(&[])),
-            false => download.read(range, patience, Box::new(answer)),
+        if range.is_empty() {
+            answer(Ok(&[]));
+        } else {
+            download.read(range, patience, Box::new(answer));
         }
     }
 
@@ -361,15 +363,16 @@ impl Filesystem {
             let Some(filesystem) = filesystem.upgrade() else {
                 return (reading.done)(Err(Error::Replaced));
             };
-            let outcome = match file.content.state() == state {
-                true => question(&filesystem, &file, state, (&*peer, reading.deadline())),
+            let outcome = if file.content.state() == state {
+                question(&filesystem, &file, state, (&*peer, reading.deadline()))
+            } else {
                 // Another reader has been faster.
-                false => Ok(()),
+                Ok(())
             };
             match outcome {
                 Ok(()) => {
                     reading.steps += 1;
-                    reading.patience = Patience::None;
+                    reading.patience = ReaderPatience::None;
                     filesystem.go_on(reading);
                 }
                 Err(error) => {

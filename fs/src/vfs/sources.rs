@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tinyp2p_net::config::{CALL_DEADLINE, READ_DEADLINE};
-use tinyp2p_net::download::{Has, Source};
+use tinyp2p_net::download::{Availability, FileSource};
 use tinyp2p_net::error::Error as NetError;
 use tinyp2p_net::model::{Kind, PeerId, RelPath, Root};
 use tinyp2p_net::peer::Purpose;
@@ -32,8 +32,8 @@ impl Filesystem {
             return Ok(());
         }
         let inode = self.inode(number)?;
-        let is_other = |(id, has): (PeerId, Has)| {
-            matches!(has, Has::File(_)) && self.network.whole(id).is_none()
+        let is_other = |(id, has): (PeerId, Availability)| {
+            matches!(has, Availability::File(_)) && self.network.whole(id).is_none()
         };
         let sources = inode.sources.iter();
         let wholes = sources.filter_map(|s| Some((self.network.whole(s.member.id)?, s)));
@@ -72,7 +72,7 @@ impl Filesystem {
 
     /// Who can be asked for the bytes of a file: its holders, and members who may have kept
     /// blocks of it.
-    pub(super) fn sources(&self, inode: &Inode) -> Vec<Source> {
+    pub(super) fn sources(&self, inode: &Inode) -> Vec<FileSource> {
         let holders = inode.readable().filter(|_| !inode.is_replaced);
         self.sources_among(&inode.path, holders, inode.root(), inode.size)
     }
@@ -81,10 +81,10 @@ impl Filesystem {
     pub(super) fn sources_among(
         &self,
         path: &RelPath,
-        holders: impl Iterator<Item = (PeerId, Has)>,
+        holders: impl Iterator<Item = (PeerId, Availability)>,
         root: Option<Root>,
         size: u64,
-    ) -> Vec<Source> {
+    ) -> Vec<FileSource> {
         let holders = holders.filter_map(|(id, has)| Some((self.network.peer(id)?, has)));
         let network = &*self.network;
         content_sources::of_content(network, self.this_node, path, holders, root, size)

@@ -3,7 +3,7 @@
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use tinyp2p_net::download::Patience;
+use tinyp2p_net::download::ReaderPatience;
 use tinyp2p_net::peer::Peer;
 use tinyp2p_net::testing::{Behaviour, MemoryPeer};
 
@@ -67,7 +67,7 @@ impl Setup {
             sender.send(result.map(<[u8]>::to_vec)).unwrap();
         });
         self.filesystem
-            .read(handle, offset, size, Patience::None, done);
+            .read(handle, offset, size, ReaderPatience::None, done);
         receiver
     }
 

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use tinyp2p_net::download::{ReadingOrder, Siblings, Small};
+use tinyp2p_net::download::{ReadingOrder, SmallFile, UpcomingFiles};
 use tinyp2p_net::model::{Kind, Mode, PeerId, RelPath};
 use tinyp2p_net::protocol::wire::MAX_SMALL_FILE;
 
@@ -19,14 +19,14 @@ use crate::vfs::inodes::number_by_itself;
 /// small ones are passed over.
 const STEPS: usize = 4;
 
-impl Siblings for View {
+impl UpcomingFiles for View {
     fn behind(
         &self,
         path: &RelPath,
         order: ReadingOrder,
         member: PeerId,
         max: usize,
-    ) -> Vec<Small> {
+    ) -> Vec<SmallFile> {
         let Some((directory, listing, at)) = self.listed(path) else {
             return Vec::new();
         };
@@ -119,8 +119,8 @@ impl ByNumber {
 pub(crate) fn first_files<T>(
     entries: impl Iterator<Item = T>,
     max: usize,
-    small: impl Fn(T) -> Option<Small>,
-) -> Vec<Small> {
+    small: impl Fn(T) -> Option<SmallFile>,
+) -> Vec<SmallFile> {
     let files = entries.take(STEPS * max).filter_map(small);
     files.take(max).collect()
 }
@@ -131,7 +131,7 @@ pub(crate) fn is_small(size: u64) -> bool {
 }
 
 /// `item` as a small file that may be read from `member`, as an open of it would choose its sources.
-fn small(item: &Item, directory: &RelPath, member: PeerId) -> Option<Small> {
+fn small(item: &Item, directory: &RelPath, member: PeerId) -> Option<SmallFile> {
     if item.kind != Kind::File || !is_small(item.size) {
         return None;
     }
@@ -143,7 +143,7 @@ fn small(item: &Item, directory: &RelPath, member: PeerId) -> Option<Small> {
         // Without a root, the file is read from its first source alone.
         None => sources.next().filter(is_it)?,
     };
-    Some(Small {
+    Some(SmallFile {
         path: directory.join(item.name_at_members()).ok()?,
         version: source.version,
         size: item.size,
@@ -166,8 +166,8 @@ mod tests {
         RelPath::new(text.as_bytes()).unwrap()
     }
 
-    fn names(files: Vec<Small>) -> Vec<String> {
-        let name = |file: &Small| String::from_utf8_lossy(file.path.as_bytes()).into_owned();
+    fn names(files: Vec<SmallFile>) -> Vec<String> {
+        let name = |file: &SmallFile| String::from_utf8_lossy(file.path.as_bytes()).into_owned();
         files.iter().map(name).collect()
     }
 
@@ -193,7 +193,7 @@ mod tests {
         view.list(&path("d"), wait).unwrap();
 
         let files = view.behind(&path("d/a"), ReadingOrder::ByName, ann.id(), 9);
-        let first = Small {
+        let first = SmallFile {
             path: path("d/b"),
             version: b.version,
             size: 7,

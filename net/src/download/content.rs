@@ -70,7 +70,7 @@ impl ExpectedContent {
 }
 
 /// Some bytes of one file, on their way to its readers.
-pub(crate) struct Content {
+pub(crate) struct FileBytes {
     bytes: Bytes,
 }
 
@@ -86,7 +86,7 @@ enum Bytes {
     },
 }
 
-impl Content {
+impl FileBytes {
     /// Bytes that a member sent, and that were proven.
     pub(crate) fn proven(bytes: Arc<Verified<Buffer>>) -> Self {
         Self {
@@ -170,7 +170,7 @@ mod tests {
         };
         let bytes = Buffer::from(b"abc".to_vec());
         let (bytes, _) = Verified::whole(bytes, content).ok().unwrap();
-        let proven = Content::proven(Arc::new(bytes));
+        let proven = FileBytes::proven(Arc::new(bytes));
         let rooted = ExpectedContent::Rooted;
         assert_eq!(proven.bytes_for(&rooted(content)), Some(&b"abc"[..]));
         let longer = ContentId { size: 4, ..content };
@@ -187,7 +187,7 @@ mod tests {
 
     #[test]
     fn unproven_bytes_are_for_readers_of_their_origin_only() {
-        let unproven = Content::from_one(origin(1, "f", 1, 3), 0, Buffer::from(b"abc".to_vec()));
+        let unproven = FileBytes::from_one(origin(1, "f", 1, 3), 0, Buffer::from(b"abc".to_vec()));
         let from = |origin| ExpectedContent::FromOne(origin);
         assert!(unproven.bytes_for(&from(origin(1, "f", 1, 3))).is_some());
         for wrong in [

@@ -7,25 +7,17 @@ use std::time::{Duration, Instant};
 
 use super::STALL;
 use super::buffers::Buffer;
-use super::content::{Content, ExpectedContent};
+use super::content::{ExpectedContent, FileBytes};
+use super::file_reader::{FileReader, PROGRESS};
+use super::holder::{Availability, Delivery, FileSource};
 use super::pieces::{Claim, PIECE};
-use super::streams::{Has, PROGRESS, Shared, Source};
 use crate::config::READ_DEADLINE;
 use crate::content::merkle::{BLOCK, Leaves, SUBTREE_BYTES};
 use crate::error::Error;
 use crate::model::ByteRange;
 use crate::peer::{ByteStream, Peer};
 
-/// What a stream has brought in, for the measure of its holder.
-#[derive(Default, Clone, Copy, Debug)]
-pub(crate) struct Delivery {
-    pub(crate) bytes: u64,
-    /// Until the first byte could be used.
-    pub(crate) waited: Duration,
-    pub(crate) elapsed: Duration,
-}
-
-impl Shared {
+impl FileReader {
     /// Brings in what `claim` stands for. Ends early, without an error, when the claim is given up.
     /// With a `limit` it ends by then.
     pub(super) fn fetch(
@@ -56,11 +48,11 @@ impl Shared {
     }
 
     /// The next bytes of `range` from the disk cache: up to the end of their piece.
-    fn cached(&self, range: ByteRange) -> Option<Content> {
+    fn cached(&self, range: ByteRange) -> Option<FileBytes> {
         let (content, cache) = (self.expected.rooted()?, self.core.cache.as_ref()?);
         let blocks = range.len().div_ceil(BLOCK);
         let bytes = cache.get(content, range.start / BLOCK, blocks);
-        bytes.map(Content::cached)
+        bytes.map(FileBytes::cached)
     }
 
     /// Where the disk cache seems to have something again.
@@ -110,7 +102,7 @@ impl Shared {
                     self.prove(&leaves, at, buffer, source)?
                 }
                 (ExpectedContent::FromOne(origin), _) => {
-                    Content::from_one(Arc::clone(origin), at, buffer)
+                    FileBytes::from_one(Arc::clone(origin), at, buffer)
                 }
                 // Whoever has a root asks for its leaves.
                 (ExpectedContent::Rooted(_), None) => {
@@ -149,7 +141,7 @@ impl Shared {
     ) -> Result<(ByteRange, bool, Box<dyn ByteStream>), Error> {
         let (has, content) = (self.has(source), self.expected.rooted());
         let from = &self.sources[source];
-        if let Has::File(version) = has {
+        if let Availability::File(version) = has {
             let opened = from.peer.open(&from.path, version, range, deadline);
             match opened {
                 Ok(stream) => return Ok((range, false, stream)),
@@ -209,7 +201,7 @@ impl Shared {
     /// Who is asked for leaves when `source` brings the bytes.
     fn teller(&self, source: usize) -> usize {
         match self.sources[source].has {
-            Has::File(_) => source,
+            Availability::File(_) => source,
             _ => self.sure_one().unwrap_or(source),
         }
     }
@@ -238,7 +230,7 @@ impl Shared {
     /// Has `ask` done on a thread of `teller`'s while the reader is there, else `give_up`.
     fn ask_teller(
         self: &Arc<Self>,
-        teller: &Source,
+        teller: &FileSource,
         ask: impl FnOnce(&dyn Peer) + Send + 'static,
         give_up: impl Fn() + Clone + Send + 'static,
     ) {
@@ -262,7 +254,7 @@ impl Shared {
         &self,
         buffer: &mut Buffer,
         stream: &mut dyn ByteStream,
-        source: &Source,
+        source: &FileSource,
         within: &dyn Fn(Duration) -> Instant,
     ) -> Result<(), Error> {
         let (mut filled, mut enough, mut deadline) = (0, PROGRESS as usize, within(STALL));
@@ -289,8 +281,8 @@ impl Shared {
         leaves: &Leaves,
         at: u64,
         buffer: Buffer,
-        source: &Source,
-    ) -> Result<Content, Error> {
+        source: &FileSource,
+    ) -> Result<FileBytes, Error> {
         let proven = leaves
             .check(at, buffer)
             .map_err(|_| Error::WrongBytes { who: source.who() })?;
@@ -299,6 +291,6 @@ impl Shared {
         if let Some(cache) = self.core.cache.as_ref().filter(|_| !source.is_local) {
             cache.put(leaves, Arc::clone(&proven));
         }
-        Ok(Content::proven(proven))
+        Ok(FileBytes::proven(proven))
     }
 }

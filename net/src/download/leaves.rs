@@ -32,13 +32,13 @@ pub(crate) struct LeafCache {
     content: ContentId,
     /// How many blocks it claims to have.
     blocks: u64,
-    known: Mutex<Known>,
+    known: Mutex<KnownLeaves>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct Known {
-    by_subtree: BTreeMap<u64, Used>,
+struct KnownLeaves {
+    by_subtree: BTreeMap<u64, UsedLeaves>,
     /// What some stream is asking for.
     asking: BTreeSet<u64>,
     turn: u64,
@@ -55,7 +55,7 @@ enum SizeProof {
 }
 
 /// Leaves, and the turn in which they were last asked for.
-struct Used {
+struct UsedLeaves {
     turn: u64,
     leaves: Arc<Leaves>,
 }
@@ -63,7 +63,7 @@ struct Used {
 impl LeafCache {
     pub(crate) fn new(content: ContentId) -> Self {
         let blocks = content.size.div_ceil(BLOCK);
-        let mut known = Known::default();
+        let mut known = KnownLeaves::default();
         if blocks <= SUBTREE_BLOCKS {
             // Its only subtree shows where it ends.
             known.size = SizeProof::Proven;
@@ -248,7 +248,7 @@ impl LeafCache {
     }
 }
 
-impl Known {
+impl KnownLeaves {
     fn get(&mut self, index: u64) -> Option<Arc<Leaves>> {
         self.turn += 1;
         let used = self.by_subtree.get_mut(&index)?;
@@ -258,7 +258,7 @@ impl Known {
 
     fn put(&mut self, index: u64, leaves: Arc<Leaves>) {
         let turn = self.turn;
-        self.by_subtree.insert(index, Used { turn, leaves });
+        self.by_subtree.insert(index, UsedLeaves { turn, leaves });
         if self.by_subtree.len() > KEPT {
             let oldest = self.by_subtree.iter().min_by_key(|(_, used)| used.turn);
             let oldest = oldest.map(|(index, _)| *index);

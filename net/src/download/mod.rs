@@ -2,7 +2,7 @@
 //!
 //! A [`Download`] is one reader's way through one file. [`Download::read`] answers at once from what is in
 //! memory, or parks the caller's callback until the bytes have come; it blocks only a caller who has
-//! [`Patience`]. What to fetch is decided by two pure parts, `window.rs` (what will be wanted) and `pieces.rs` (what is
+//! [`ReaderPatience`]. What to fetch is decided by two pure parts, `window.rs` (what will be wanted) and `pieces.rs` (what is
 //! missing); the streams that fetch it run on the member's own lane of threads, so that a frozen
 //! member holds up its own files only. Small files of one directory come together, in batches, before
 //! they are asked for (`small`).
@@ -13,15 +13,18 @@
 //! never a mixture. Every parked read ends: with bytes, with the reason why no holder has them, or
 //! when nothing has come for `STALL`, 14 s.
 
+mod blame;
 mod buffers;
 mod content;
 mod disproofs;
 mod fetch;
+mod file_reader;
+mod holder;
 mod leaves;
 mod pieces;
-mod small;
-mod sources;
-mod streams;
+mod read_table;
+mod schedule;
+mod small_files;
 mod window;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -43,20 +46,20 @@ use crate::stats::ledger::Ledger;
 use buffers::Pool;
 use content::ExpectedContent;
 use disproofs::Disproofs;
+use file_reader::FileReader;
 use pieces::{PIECE, Piece};
-use small::{Reader, Smalls};
-use streams::Shared;
+use small_files::{SmallFileReader, SmallFiles};
 use window::MAX_FAR_WINDOW;
 
-pub use small::{ReadingOrder, Siblings, Small};
-pub use streams::{Has, Source};
+pub use holder::{Availability, FileSource};
+pub use small_files::{ReadingOrder, SmallFile, UpcomingFiles};
 
 /// A reader's callback: all bytes of its range, or why they cannot be had.
-pub type Done = Box<dyn FnOnce(Result<&[u8], Error>) + Send>;
+pub type ReadCallback = Box<dyn FnOnce(Result<&[u8], Error>) + Send>;
 
 /// Whether the thread that asks may wait for the network.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Patience {
+pub enum ReaderPatience {
     /// It may not: others fetch what is missing.
     None,
     /// It may, for up to `READ_DEADLINE`: then it fetches a short range by itself, which spares a small
@@ -99,8 +102,8 @@ pub(crate) struct Core {
     cache: Option<Arc<DiskCache>>,
     /// The bytes that they hold, and small files beside them.
     held_bytes: Arc<AtomicU64>,
-    smalls: Smalls,
-    waiting: Mutex<Waiting>,
+    smalls: SmallFiles,
+    waiting: Mutex<WatchedReads>,
     tick: Condvar,
     on_failure: OnFailure,
     ledger: Ledger,
@@ -109,8 +112,8 @@ pub(crate) struct Core {
 
 /// The downloads that the clock has to look at.
 #[derive(Default)]
-struct Waiting {
-    downloads: Vec<Weak<Shared>>,
+struct WatchedReads {
+    downloads: Vec<Weak<FileReader>>,
     stopped: bool,
 }
 
@@ -128,7 +131,7 @@ impl Engine {
             memory,
             cache,
             held_bytes: Arc::default(),
-            smalls: Smalls::default(),
+            smalls: SmallFiles::default(),
             waiting: Mutex::default(),
             tick: Condvar::new(),
             on_failure,
@@ -157,9 +160,9 @@ impl Engine {
     /// A reader of a file of `size` bytes. With a `root` its bytes come from all of `sources` and are
     /// proven; without one they come from the first source alone, in the version that it names.
     /// Nothing is fetched before the first read.
-    pub fn open(&self, sources: Vec<Source>, size: u64, root: Option<Root>) -> Download {
+    pub fn open(&self, sources: Vec<FileSource>, size: u64, root: Option<Root>) -> Download {
         Download {
-            shared: Shared::new(Arc::clone(&self.core), sources, size, root),
+            shared: FileReader::new(Arc::clone(&self.core), sources, size, root),
             small: None,
         }
     }
@@ -168,14 +171,14 @@ impl Engine {
     /// knows: if it is small, they come together.
     pub fn open_among(
         &self,
-        sources: Vec<Source>,
+        sources: Vec<FileSource>,
         size: u64,
         root: Option<Root>,
-        siblings: Arc<dyn Siblings>,
+        siblings: Arc<dyn UpcomingFiles>,
     ) -> Download {
         let mut download = self.open(sources, size, root);
         if size <= MAX_SMALL_FILE {
-            download.small = Some(Reader::new(Arc::clone(&download.shared), siblings));
+            download.small = Some(SmallFileReader::new(Arc::clone(&download.shared), siblings));
         }
         download
     }
@@ -222,12 +225,12 @@ impl Drop for Engine {
 
 impl Core {
     /// Puts a download under the eye of the clock.
-    fn watch(&self, download: Weak<Shared>) {
+    fn watch(&self, download: Weak<FileReader>) {
         self.waiting.lock().downloads.push(download);
     }
 
     /// `bytes` of a file came from `source`; what lies on this disk did not come from anybody.
-    fn received(&self, source: &Source, bytes: u64) {
+    fn received(&self, source: &FileSource, bytes: u64) {
         if !source.is_local {
             self.ledger.received(source.peer.id(), bytes);
         }
@@ -261,16 +264,16 @@ impl Core {
 
 /// One reader of one file. Dropping it ends its streams; reads that are still parked fail.
 pub struct Download {
-    shared: Arc<Shared>,
+    shared: Arc<FileReader>,
     /// What looks first whether it comes with others.
-    small: Option<Arc<Reader>>,
+    small: Option<Arc<SmallFileReader>>,
 }
 
 impl Download {
     /// Asks for the bytes of `range`, which must lie within the file. `done` is called exactly once:
     /// before this returns when the bytes are in memory or the caller has the patience to fetch them, else
     /// from another thread.
-    pub fn read(&self, range: ByteRange, patience: Patience, done: Done) {
+    pub fn read(&self, range: ByteRange, patience: ReaderPatience, done: ReadCallback) {
         if range.is_empty() {
             return done(Ok(&[]));
         }
@@ -294,7 +297,7 @@ impl Download {
             // Whoever asked may have given up.
             let _ = sender.send(bytes.map(take));
         };
-        self.read(range, Patience::None, Box::new(done));
+        self.read(range, ReaderPatience::None, Box::new(done));
         let left = deadline.saturating_duration_since(Instant::now());
         receiver.recv_timeout(left).ok()
     }
@@ -321,7 +324,7 @@ impl Drop for Download {
 }
 
 /// Hands the bytes of `range` over, without a copy when one piece has them all.
-fn deliver(pieces: &[Piece], range: ByteRange, expected: &ExpectedContent, done: Done) {
+fn deliver(pieces: &[Piece], range: ByteRange, expected: &ExpectedContent, done: ReadCallback) {
     if let [piece] = pieces {
         return done(piece.slice(range, expected).ok_or_else(mixed_up));
     }

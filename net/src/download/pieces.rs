@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::content::{Content, ExpectedContent};
+use super::content::{ExpectedContent, FileBytes};
 use super::window::LEAF;
 use crate::model::ByteRange;
 
@@ -19,7 +19,7 @@ pub(crate) const PIECE: u64 = 128 * 1024;
 /// Consecutive bytes of the file, shared with the replies that are being sent from them.
 #[derive(Clone)]
 pub(crate) struct Piece {
-    bytes: Arc<Content>,
+    bytes: Arc<FileBytes>,
 }
 
 impl Piece {
@@ -142,7 +142,7 @@ impl Pieces {
 
     /// Takes the next bytes of a claim, in order. False when the claim was given up meanwhile, and when
     /// these are not its next bytes.
-    pub(crate) fn arrive(&mut self, claim: Claim, bytes: Content, now: Instant) -> bool {
+    pub(crate) fn arrive(&mut self, claim: Claim, bytes: FileBytes, now: Instant) -> bool {
         let ByteRange { start, end } = bytes.range();
         let mut coming = self.coming.iter_mut();
         let Some(open) = coming.find(|open| open.id == claim.id && open.range.start == start)
@@ -223,8 +223,8 @@ mod tests {
         })
     }
 
-    fn buffer(at: u64, len: u64) -> Content {
-        Content::from_one(expected(), at, Buffer::from(vec![7; len as usize]))
+    fn buffer(at: u64, len: u64) -> FileBytes {
+        FileBytes::from_one(expected(), at, Buffer::from(vec![7; len as usize]))
     }
 
     fn range(start: u64, end: u64) -> ByteRange {

@@ -39,13 +39,13 @@ impl Rig {
     }
 }
 
-fn source(peer: &Arc<MemoryPeer>, attributes: &Attributes) -> Source {
+fn source(peer: &Arc<MemoryPeer>, attributes: &Attributes) -> FileSource {
     let path = RelPath::new(b"file").unwrap();
     let peer = Arc::clone(peer) as Arc<dyn Peer>;
-    Source {
+    FileSource {
         peer,
         path,
-        has: Has::File(attributes.version),
+        has: Availability::File(attributes.version),
         is_local: false,
     }
 }
@@ -120,7 +120,7 @@ fn start(download: &Download, range: ByteRange) -> mpsc::Receiver<Result<Vec<u8>
     let (sender, receiver) = mpsc::channel();
     download.read(
         range,
-        Patience::None,
+        ReaderPatience::None,
         Box::new(move |result| drop(sender.send(result.map(<[u8]>::to_vec)))),
     );
     receiver
@@ -393,8 +393,8 @@ fn a_holder_that_lies_is_blamed_and_its_bytes_reach_nobody() {
     }
 }
 
-fn with(source: Source, has: Has) -> Source {
-    Source { has, ..source }
+fn with(source: FileSource, has: Availability) -> FileSource {
+    FileSource { has, ..source }
 }
 
 #[test]
@@ -405,7 +405,7 @@ fn a_member_that_has_read_a_file_supplies_it_when_its_holder_goes() {
     let (holder, size) = (&rig.peers[0], rig.attributes.size);
     let sources = vec![
         source(holder, &rig.attributes),
-        with(source(&reader, &rig.attributes), Has::Blocks),
+        with(source(&reader, &rig.attributes), Availability::Blocks),
     ];
     let download = rig.engine.open(sources, size, rig.attributes.root);
     assert!(read(&download, 0, 1000).unwrap() == rig.content[..1000]);
@@ -423,7 +423,7 @@ fn suppliers_are_not_blamed_for_a_size_that_a_holder_told() {
     // The holder names the root, for a file that is a little longer, and then nothing comes from it.
     let sources = vec![
         source(&rig.peers[0], &rig.attributes),
-        with(source(&supplier, &rig.attributes), Has::Blocks),
+        with(source(&supplier, &rig.attributes), Availability::Blocks),
     ];
     rig.peers[0].behave(Behaviour::Gone);
     for claimed in [8 * MIB + window::LEAF, 8 * MIB - 5] {
@@ -457,7 +457,7 @@ fn a_frozen_supplier_does_not_keep_others_from_supplying_what_nobody_else_has() 
         peer.keep(&rig.content, ByteRange::new(0, 8 * MIB));
     }
     frozen.behave(Behaviour::Frozen);
-    let blocks = |peer| with(source(peer, &rig.attributes), Has::Blocks);
+    let blocks = |peer| with(source(peer, &rig.attributes), Availability::Blocks);
     let sources = vec![
         source(&rig.peers[0], &rig.attributes),
         blocks(&frozen),
@@ -485,7 +485,7 @@ fn kept_parts_help_a_long_read_and_what_is_missing_comes_from_the_holder() {
     let (some, none) = (Arc::new(MemoryPeer::new(7)), Arc::new(MemoryPeer::new(8)));
     // It ends in the middle of a block, as nothing that was proven does.
     some.keep(&rig.content, ByteRange::new(0, 20 * MIB + 5000));
-    let blocks = |peer| with(source(peer, &rig.attributes), Has::Blocks);
+    let blocks = |peer| with(source(peer, &rig.attributes), Availability::Blocks);
     let sources = vec![
         source(&rig.peers[0], &rig.attributes),
         blocks(&none),

@@ -19,7 +19,7 @@ use crate::view::merge;
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// What each member found.
-pub(crate) type Found = Vec<(Arc<merge::MemberRef>, Vec<(RelPath, Attributes)>)>;
+pub(crate) type FilesByMember = Vec<(Arc<merge::MemberRef>, Vec<(RelPath, Attributes)>)>;
 
 /// Bytes that are made of a match beside its path: places in lists.
 const LINE_BYTES: usize = 64;
@@ -30,7 +30,7 @@ const LINES_AT_ONCE: usize = 1024;
 /// Everything that was found, and whether that is all there is.
 #[derive(Debug)]
 pub(crate) struct SearchOutput {
-    pub(crate) found: Found,
+    pub(crate) found: FilesByMember,
     pub(crate) missing: Missing,
     /// The bytes that it takes.
     pub(crate) _held: Vec<Reservation>,
@@ -94,7 +94,7 @@ pub(crate) fn ask(
     let others = answers
         .into_iter()
         .filter(|answer| answer.member != node.id());
-    let (mut found, mut held) = (Found::new(), Vec::new());
+    let (mut found, mut held) = (FilesByMember::new(), Vec::new());
     let mut missing = Missing {
         asked: 0,
         silent: 0,

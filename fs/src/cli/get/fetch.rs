@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tinyp2p_net::config::READ_DEADLINE;
-use tinyp2p_net::download::{Download, Has, Siblings};
+use tinyp2p_net::download::{Availability, Download, UpcomingFiles};
 use tinyp2p_net::error::Error;
 use tinyp2p_net::model::{ByteRange, ContentId, PeerId, UnixTime, Version};
 use tinyp2p_net::peer::Peer;
@@ -82,10 +82,11 @@ pub(super) fn fetch(
         ..
     } = fetching;
     if is_whole {
-        return match part.finish(mtime).map_err(in_words)? {
-            true => Ok(Outcome::Fetched),
-            false => Ok(Outcome::Existed),
-        };
+        return Ok(if part.finish(mtime).map_err(in_words)? {
+            Outcome::Fetched
+        } else {
+            Outcome::Existed
+        });
     }
     crew.bar.dec(part.offset());
     let holders = &mut task.job.holders;
@@ -117,7 +118,7 @@ struct Fetching<'a> {
 }
 
 /// A holder, and what it has by now.
-type Followed<'a> = (&'a Holder, Version, ContentId, UnixTime);
+type FollowedHolder<'a> = (&'a Holder, Version, ContentId, UnixTime);
 
 /// A holder who is asked now.
 struct AskedHolder {
@@ -214,12 +215,17 @@ impl Fetching<'_> {
         let crew = self.crew;
         let root = self.content.map(|content| content.root);
         let holders = asked.iter();
-        let holders = holders.map(|one| (Arc::clone(&one.peer), Has::File(one.holder.version)));
+        let holders = holders.map(|one| {
+            (
+                Arc::clone(&one.peer),
+                Availability::File(one.holder.version),
+            )
+        });
         let path = &self.holders[0].path;
         let this_node = Some(crew.this_node);
         let sources =
             content_sources::of_content(crew.network, this_node, path, holders, root, self.size);
-        let upcoming = Arc::clone(&crew.upcoming) as Arc<dyn Siblings>;
+        let upcoming = Arc::clone(&crew.upcoming) as Arc<dyn UpcomingFiles>;
         crew.engine.open_among(sources, self.size, root, upcoming)
     }
 
@@ -295,7 +301,7 @@ impl Fetching<'_> {
 
     /// What `holder` has, if that is another version with the same content, as soon as it has
     /// hashed it.
-    fn touched<'a>(&self, holder: &'a Holder) -> Option<Followed<'a>> {
+    fn touched<'a>(&self, holder: &'a Holder) -> Option<FollowedHolder<'a>> {
         let (content, now) = (self.content?, self.crew.look(holder)?);
         let is_same = now.root == Some(content.root) && now.version != holder.version;
         is_same.then_some((holder, now.version, content, now.mtime))
@@ -303,7 +309,7 @@ impl Fetching<'_> {
 
     /// What `holder` has, if that may begin with what it had. If it does not, that shows in the
     /// end.
-    fn grown<'a>(&self, holder: &'a Holder) -> Option<Followed<'a>> {
+    fn grown<'a>(&self, holder: &'a Holder) -> Option<FollowedHolder<'a>> {
         let before = ContentState {
             member: holder.member.id,
             version: holder.version,

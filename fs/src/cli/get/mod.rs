@@ -33,7 +33,7 @@ use super::options::password::PasswordSource;
 use super::output::{print, say};
 use fetch::Outcome;
 use plan::{Holder, Job};
-use queue::{Next, Queue, Standing, Task};
+use queue::{NextTask, Queue, Standing, Task};
 use target::Target;
 use upcoming::UpcomingJobs;
 
@@ -192,14 +192,14 @@ impl Crew<'_> {
         let mut queue = self.queue.lock();
         loop {
             match queue.next(Instant::now()) {
-                Next::Done => return,
-                Next::Wait(until) => {
+                NextTask::Done => return,
+                NextTask::Wait(until) => {
                     self.changed.wait_until(&mut queue, until);
                 }
-                Next::Failed(job, why) => {
+                NextTask::Failed(job, why) => {
                     MutexGuard::unlocked(&mut queue, || self.settle(&job, &Err(why)));
                 }
-                Next::Task(task) => MutexGuard::unlocked(&mut queue, || self.fetch(*task)),
+                NextTask::Task(task) => MutexGuard::unlocked(&mut queue, || self.fetch(*task)),
             }
         }
     }
@@ -223,10 +223,11 @@ impl Crew<'_> {
             }
         }
         let directory = &task.job.directory;
-        let parts = match task.begun {
+        let parts = if task.begun {
             // What it has left is not among those that were here at the beginning.
-            true => self.target.parts(directory).unwrap_or_default(),
-            false => self.parts.get(directory).cloned().unwrap_or_default(),
+            self.target.parts(directory).unwrap_or_default()
+        } else {
+            self.parts.get(directory).cloned().unwrap_or_default()
         };
         if Target::depends_on_root(&task.job, &parts) {
             let known = self.look(&task.job.holders[0]);

@@ -10,7 +10,7 @@ use tinyp2p_net::model::{
     Attributes, Entry, Kind, Mode, Name, PeerId, RelPath, Root, UnixTime, Version,
 };
 
-use crate::cli::commands::search::Found;
+use crate::cli::commands::search::FilesByMember;
 use crate::view::merge::{self, MemberRef};
 use crate::view::tree_order;
 
@@ -60,7 +60,7 @@ pub(super) struct Holder {
 }
 
 /// What one member has in one directory.
-type Listing = BTreeMap<Name, Attributes>;
+type MemberListing = BTreeMap<Name, Attributes>;
 
 /// What a member has where another has a file: all that matters of a directory is that it keeps its name.
 const DIRECTORY: Attributes = Attributes {
@@ -75,16 +75,17 @@ const DIRECTORY: Attributes = Attributes {
 /// The jobs for what each member found, directory by directory. Paths with a component that begins
 /// with a dot are left out unless `hidden`: an honest member does not serve them, and the others
 /// could plant a `.profile`.
-pub(super) fn jobs(found: Found, hidden: bool) -> Vec<Job> {
+pub(super) fn jobs(found: FilesByMember, hidden: bool) -> Vec<Job> {
     let directories = directories(&found, hidden);
-    let mut tree: BTreeMap<RelPath, BTreeMap<PeerId, (Arc<MemberRef>, Listing)>> = BTreeMap::new();
+    let mut tree: BTreeMap<RelPath, BTreeMap<PeerId, (Arc<MemberRef>, MemberListing)>> =
+        BTreeMap::new();
     let mut put = |member: &Arc<MemberRef>, path: &RelPath, attributes: Attributes| {
         let Some((directory, name)) = path.split() else {
             return;
         };
         let listings = tree.entry(directory).or_default();
         let listing = listings.entry(member.id);
-        let (_, listing) = listing.or_insert_with(|| (Arc::clone(member), Listing::new()));
+        let (_, listing) = listing.or_insert_with(|| (Arc::clone(member), MemberListing::new()));
         let place = listing.entry(name).or_insert(attributes);
         if attributes.kind == Kind::Directory {
             *place = attributes;
@@ -123,7 +124,7 @@ fn is_hidden(path: &RelPath) -> bool {
 
 /// The paths at which somebody has a file and these members have something below. No other directory decides about a
 /// name; those of one long path alone would take a thousand times its bytes.
-fn directories(found: &Found, hidden: bool) -> Vec<(Arc<MemberRef>, RelPath)> {
+fn directories(found: &FilesByMember, hidden: bool) -> Vec<(Arc<MemberRef>, RelPath)> {
     let paths = found.iter().flat_map(|(member, files)| {
         let shown = files.iter().filter(|(path, _)| hidden || !is_hidden(path));
         shown.map(move |(path, _)| (path, member))

@@ -54,7 +54,7 @@ pub(super) struct Task {
 
 /// What to do next.
 #[derive(Debug)]
-pub(super) enum Next {
+pub(super) enum NextTask {
     /// Fetch this.
     Task(Box<Task>),
     /// Everybody who has this file is lost; the reason.
@@ -86,7 +86,7 @@ impl Queue {
     }
 
     /// The next file, first of all one that somebody has who is there.
-    pub(super) fn next(&mut self, now: Instant) -> Next {
+    pub(super) fn next(&mut self, now: Instant) -> NextTask {
         while let Some((job, begun)) = self.ready.pop_front() {
             match self.prospect(&job) {
                 Standing::Present => return self.hand_out(job, begun, None),
@@ -95,7 +95,7 @@ impl Queue {
                     let why = job.holders.first().map(|holder| holder.member.id);
                     let why = why.and_then(|id| self.absences.get(&id));
                     let why = why.map(|absence| absence.why.clone()).unwrap_or_default();
-                    return Next::Failed(job, why);
+                    return NextTask::Failed(job, why);
                 }
             }
         }
@@ -103,7 +103,7 @@ impl Queue {
     }
 
     /// One file of a member whose time to be tried has come.
-    fn probe(&mut self, now: Instant) -> Option<Next> {
+    fn probe(&mut self, now: Instant) -> Option<NextTask> {
         let due = |absence: &Absence| !absence.lost && !absence.tried && absence.next <= now;
         if !self.absences.values().any(due) {
             return None;
@@ -124,19 +124,19 @@ impl Queue {
         Some(self.hand_out(job, begun, Some(member)))
     }
 
-    fn hand_out(&mut self, job: Arc<Job>, begun: bool, probe: Option<PeerId>) -> Next {
+    fn hand_out(&mut self, job: Arc<Job>, begun: bool, probe: Option<PeerId>) -> NextTask {
         self.under_way += 1;
         let job = Arc::unwrap_or_clone(job);
-        Next::Task(Box::new(Task { job, begun, probe }))
+        NextTask::Task(Box::new(Task { job, begun, probe }))
     }
 
-    fn pause(&self, now: Instant) -> Next {
+    fn pause(&self, now: Instant) -> NextTask {
         if self.under_way == 0 && self.aside.is_empty() {
-            return Next::Done;
+            return NextTask::Done;
         }
         let waiting = self.absences.values().filter(|a| !a.lost && !a.tried);
         let next = waiting.map(|absence| absence.next).filter(|at| *at > now);
-        Next::Wait(next.min().unwrap_or(now + RETRY))
+        NextTask::Wait(next.min().unwrap_or(now + RETRY))
     }
 
     /// The best standing among the holders.
@@ -243,9 +243,9 @@ mod tests {
         }
     }
 
-    fn task(next: Next) -> (String, Option<PeerId>) {
+    fn task(next: NextTask) -> (String, Option<PeerId>) {
         match next {
-            Next::Task(task) => (task.job.path(), task.probe),
+            NextTask::Task(task) => (task.job.path(), task.probe),
             other => panic!("{other:?}"),
         }
     }
@@ -265,10 +265,10 @@ mod tests {
         queue.ended(None);
         assert_eq!(task(queue.next(now)), ("c".to_owned(), None));
         assert_eq!(task(queue.next(now)), ("d".to_owned(), None));
-        assert!(matches!(queue.next(now), Next::Wait(at) if at == now + RETRY));
+        assert!(matches!(queue.next(now), NextTask::Wait(at) if at == now + RETRY));
         let later = now + RETRY;
         assert_eq!(task(queue.next(later)), ("b".to_owned(), Some(id(1))));
-        assert!(matches!(queue.next(later), Next::Wait(_)));
+        assert!(matches!(queue.next(later), NextTask::Wait(_)));
         queue.answered(id(1));
         queue.ended(Some(id(1)));
         assert_eq!(task(queue.next(later)), ("a".to_owned(), None));
@@ -286,28 +286,28 @@ mod tests {
         let mut tries = 0;
         loop {
             match queue.next(now) {
-                Next::Task(task) => {
+                NextTask::Task(task) => {
                     assert_eq!(task.probe, Some(id(1)));
                     tries += 1;
                     queue.silent(id(1), "away".to_owned(), now);
                     queue.put_back(task.job);
                     queue.ended(task.probe);
                 }
-                Next::Wait(at) => {
+                NextTask::Wait(at) => {
                     assert!(at > now);
                     now = at;
                 }
-                Next::Failed(_, why) => {
+                NextTask::Failed(_, why) => {
                     assert_eq!(why, "away");
                     break;
                 }
-                Next::Done => panic!("not done"),
+                NextTask::Done => panic!("not done"),
             }
         }
         assert_eq!(now, start + GIVE_UP);
         assert_eq!(tries, 12);
-        assert!(matches!(queue.next(now), Next::Failed(..)));
-        assert!(matches!(queue.next(now), Next::Done));
+        assert!(matches!(queue.next(now), NextTask::Failed(..)));
+        assert!(matches!(queue.next(now), NextTask::Done));
     }
 
     #[test]
@@ -315,8 +315,8 @@ mod tests {
         let now = Instant::now();
         let mut queue = queue(&[job("a", &[1])]);
         task(queue.next(now));
-        assert!(matches!(queue.next(now), Next::Wait(_)));
+        assert!(matches!(queue.next(now), NextTask::Wait(_)));
         queue.ended(None);
-        assert!(matches!(queue.next(now), Next::Done));
+        assert!(matches!(queue.next(now), NextTask::Done));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tinyp2p_net::download::{ReadingOrder, Siblings, Small};
+use tinyp2p_net::download::{ReadingOrder, SmallFile, UpcomingFiles};
 use tinyp2p_net::model::{PeerId, RelPath};
 
 use super::plan::Job;
@@ -12,9 +12,15 @@ use crate::view::upcoming_files::{first_files, is_small};
 /// their names.
 pub(super) struct UpcomingJobs(pub(super) Vec<Arc<Job>>);
 
-impl Siblings for UpcomingJobs {
+impl UpcomingFiles for UpcomingJobs {
     /// They are fetched in the order of their names.
-    fn behind(&self, path: &RelPath, _: ReadingOrder, member: PeerId, most: usize) -> Vec<Small> {
+    fn behind(
+        &self,
+        path: &RelPath,
+        _: ReadingOrder,
+        member: PeerId,
+        most: usize,
+    ) -> Vec<SmallFile> {
         let Some((directory, name)) = path.split() else {
             return Vec::new();
         };
@@ -32,10 +38,10 @@ impl Siblings for UpcomingJobs {
 }
 
 /// `job` as a small file that may come from `member`.
-fn small(job: &Job, member: PeerId) -> Option<Small> {
+fn small(job: &Job, member: PeerId) -> Option<SmallFile> {
     let mut holders = job.holders.iter();
     let holder = holders.find(|holder| holder.member.id == member)?;
-    is_small(job.size).then(|| Small {
+    is_small(job.size).then(|| SmallFile {
         path: holder.path.clone(),
         version: holder.version,
         size: job.size,

@@ -2,7 +2,7 @@
 
 use std::sync::mpsc::channel;
 
-use tinyp2p_net::download::{Engine, Patience};
+use tinyp2p_net::download::{Engine, ReaderPatience};
 use tinyp2p_net::testing::Behaviour;
 
 use super::*;
@@ -54,7 +54,7 @@ impl Setup {
             sender.send(result.map(<[u8]>::to_vec)).unwrap();
         });
         self.filesystem
-            .read(handle, offset, size, Patience::None, done);
+            .read(handle, offset, size, ReaderPatience::None, done);
         let bytes = receiver.recv().unwrap()?;
         Ok(String::from_utf8(bytes).unwrap())
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tinyp2p_net::download::Has;
+use tinyp2p_net::download::Availability;
 use tinyp2p_net::model::{Attributes, ContentId, Kind, Mode, PeerId, RelPath, Root, UnixTime};
 
 use super::identity::{InodeIdentity, Vantage};
@@ -149,15 +149,17 @@ impl Inode {
     }
 
     /// Those whose bytes this inode may show, the best one first, with what each has.
-    pub fn readable(&self) -> impl Iterator<Item = (PeerId, Has)> {
+    pub fn readable(&self) -> impl Iterator<Item = (PeerId, Availability)> {
         let has = |source: &EntrySource| match self.identity {
             InodeIdentity::Directory(_) => None,
-            InodeIdentity::Root { .. } | InodeIdentity::Empty => Some(Has::File(source.version)),
+            InodeIdentity::Root { .. } | InodeIdentity::Empty => {
+                Some(Availability::File(source.version))
+            }
             InodeIdentity::Source {
                 member, version, ..
             } => {
                 let is_this = source.member.id == member && source.version == version;
-                is_this.then_some(Has::File(version))
+                is_this.then_some(Availability::File(version))
             }
         };
         let sources = self.sources.iter();

@@ -1,6 +1,6 @@
 use std::collections::HashSet;
 
-use tinyp2p_net::download::Has;
+use tinyp2p_net::download::Availability;
 use tinyp2p_net::model::{ContentId, Name, PeerId, Root};
 
 use super::*;
@@ -78,7 +78,7 @@ fn number_survives_learning_the_content() {
         let inode = inodes.get(number).unwrap();
         assert_eq!((inode.size, inode.root()), (1, known.root));
         let has: Vec<_> = inode.readable().map(|(_, has)| has).collect();
-        assert_eq!(has, [Has::File(Version(3))]);
+        assert_eq!(has, [Availability::File(Version(3))]);
         let other = file(&[(1, 4)], None);
         assert_ne!(merged(&mut inodes, path(), &other), number);
         inodes.forget(number, 2);

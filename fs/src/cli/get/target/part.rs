@@ -122,9 +122,10 @@ impl Part {
         if !self.is_in_doubt() {
             return Ok(());
         }
-        match read_back(&self.file, self.offset, &mut self.hasher)? {
-            true => Ok(()),
-            false => Err(io::ErrorKind::UnexpectedEof.into()),
+        if read_back(&self.file, self.offset, &mut self.hasher)? {
+            Ok(())
+        } else {
+            Err(io::ErrorKind::UnexpectedEof.into())
         }
     }
 

@@ -3,20 +3,20 @@
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
-use super::shelf::{Batch, Landed, PATIENCE};
-use super::{Kept, Reader, Small, release};
+use super::staging::{Batch, FetchOutcome, PATIENCE};
+use super::{KeptSmallFile, SmallFile, SmallFileReader, release};
 use crate::content::merkle::Verified;
 use crate::download::Core;
 use crate::download::buffers::Buffer;
-use crate::download::content::Content;
-use crate::download::streams::{Has, Source};
+use crate::download::content::FileBytes;
+use crate::download::holder::{Availability, FileSource};
 use crate::error::Error;
 use crate::protocol::wire::{BatchAnswer, BatchItem};
 
 impl Core {
     /// Fetches `batch` from `source`, which is one of its member's files, and hands the files to those
     /// who wait for them.
-    pub(super) fn fetch_batch(&self, batch: &Batch, source: &Source) {
+    pub(super) fn fetch_batch(&self, batch: &Batch, source: &FileSource) {
         let deadline = batch.asked + PATIENCE;
         if Instant::now() >= deadline {
             // It waited too long for a thread, which says nothing about this request.
@@ -39,32 +39,37 @@ impl Core {
     }
 
     /// Whole files, or why not; those of a known root are proven, and go to the disk cache too.
-    fn check(&self, file: &Small, answer: BatchAnswer, source: &Source) -> Landed<Arc<Kept>> {
+    fn check(
+        &self,
+        file: &SmallFile,
+        answer: BatchAnswer,
+        source: &FileSource,
+    ) -> FetchOutcome<Arc<KeptSmallFile>> {
         let bytes = match answer {
             BatchAnswer::Whole(bytes) => bytes,
             BatchAnswer::Forbidden => {
-                return Landed::Spoiled(Error::Forbidden { who: source.who() });
+                return FetchOutcome::Spoiled(Error::Forbidden { who: source.who() });
             }
-            _ => return Landed::Not,
+            _ => return FetchOutcome::Not,
         };
         let bytes = Buffer::from(bytes);
         let Some(content) = file.content() else {
             let origin = Arc::new(file.origin(source.peer.id()));
-            let content = Content::from_one(origin, 0, bytes);
+            let content = FileBytes::from_one(origin, 0, bytes);
             self.received(source, file.size);
-            return Landed::Here(Arc::new(Kept::new(content, &self.held_bytes)));
+            return FetchOutcome::Here(Arc::new(KeptSmallFile::new(content, &self.held_bytes)));
         };
         let Ok((proven, leaves)) = Verified::whole(bytes, content) else {
             let error = Error::WrongBytes { who: source.who() };
             // Of the batch's files, `source` is only the one that brought about the question.
-            let source = Source {
+            let source = FileSource {
                 path: file.path.clone(),
-                has: Has::File(file.version),
+                has: Availability::File(file.version),
                 ..source.clone()
             };
             self.blame(&source, Some(content));
             (self.on_failure)(source.peer.id(), &error);
-            return Landed::Spoiled(error);
+            return FetchOutcome::Spoiled(error);
         };
         self.received(source, file.size);
         let proven = Arc::new(proven);
@@ -72,37 +77,37 @@ impl Core {
         if let Some(cache) = self.cache.as_ref().filter(|_| !source.is_local) {
             cache.put(&leaves, Arc::clone(&proven));
         }
-        let content = Content::proven(proven);
-        Landed::Here(Arc::new(Kept::new(content, &self.held_bytes)))
+        let content = FileBytes::proven(proven);
+        FetchOutcome::Here(Arc::new(KeptSmallFile::new(content, &self.held_bytes)))
     }
 
-    fn hand_out(&self, batch: &Batch, landed: Vec<Landed<Arc<Kept>>>) {
+    fn hand_out(&self, batch: &Batch, landed: Vec<FetchOutcome<Arc<KeptSmallFile>>>) {
         let replies = self.smalls.shelf.lock().land(batch, landed, Instant::now());
         for (reader, landed) in replies {
-            let Some(reader) = Weak::<Reader>::upgrade(&reader) else {
+            let Some(reader) = Weak::<SmallFileReader>::upgrade(&reader) else {
                 continue;
             };
             match landed {
-                Landed::Here(kept) => reader.land(Some(kept)),
-                Landed::Spoiled(error) => {
+                FetchOutcome::Here(kept) => reader.land(Some(kept)),
+                FetchOutcome::Spoiled(error) => {
                     reader.shared.note_failure(batch.member, &error);
                     reader.land(None);
                 }
-                Landed::Not => reader.land(None),
+                FetchOutcome::Not => reader.land(None),
             }
         }
     }
 }
 
 /// One answer for each file of `batch`; whole files have the size that they should have.
-fn fetch(batch: &Batch, source: &Source, deadline: Instant) -> Result<Vec<BatchAnswer>, Error> {
+fn fetch(batch: &Batch, source: &FileSource, deadline: Instant) -> Result<Vec<BatchAnswer>, Error> {
     let items = batch.files.iter().map(|file| BatchItem {
         path: file.path.clone(),
         version: file.version,
     });
     let items: Vec<BatchItem> = items.collect();
     let answers = source.peer.fetch(&items, deadline)?;
-    let fits = |(file, answer): (&Small, &BatchAnswer)| match answer {
+    let fits = |(file, answer): (&SmallFile, &BatchAnswer)| match answer {
         BatchAnswer::Whole(bytes) => bytes.len() as u64 == file.size,
         _ => true,
     };

@@ -7,7 +7,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::fetch::Delivery;
+use super::holder::Delivery;
 use crate::error::Error;
 
 /// Streams of one file from its only holder: while one copies, the other receives. More are no
@@ -45,8 +45,8 @@ const TRIAL: u64 = 128 * 1024;
 const MIN_REQUEST: u64 = 256 * 1024;
 
 /// The holders of one file, by their number in the download's list.
-pub(crate) struct Sources {
-    all: Vec<Source>,
+pub(crate) struct Schedule {
+    all: Vec<HolderState>,
     /// The first one is this node's own disk: as long as it delivers, nobody else is asked.
     first_is_local: bool,
     /// Whether those are asked who may have nothing, although others are known to have it.
@@ -54,7 +54,7 @@ pub(crate) struct Sources {
 }
 
 #[derive(Default)]
-struct Source {
+struct HolderState {
     /// Not known to have anything, before its first bytes were proven.
     is_doubtful: bool,
     /// Why the content is asked for by its root: the file that was named is not what it was.
@@ -72,10 +72,10 @@ struct Source {
     lost: Option<Error>,
 }
 
-impl Sources {
+impl Schedule {
     /// `count` holders of which nothing is known yet, best first.
     pub(crate) fn new(count: usize, first_is_local: bool) -> Self {
-        let all = (0..count).map(|_| Source::default()).collect();
+        let all = (0..count).map(|_| HolderState::default()).collect();
         Self {
             all,
             first_is_local,
@@ -288,14 +288,14 @@ impl Sources {
         let this = &self.all[source];
         // One that was overtaken rests, though its stream may last.
         let under_way =
-            |other: &Source| other.is_untried() && other.streams > 0 && other.is_usable(now);
+            |other: &HolderState| other.is_untried() && other.streams > 0 && other.is_usable(now);
         !this.is_untried()
             || this.streams > 0
             || (self.all_are_tried || !self.has_sure_one(now)) && !self.all.iter().any(under_way)
     }
 }
 
-impl Source {
+impl HolderState {
     fn is_untried(&self) -> bool {
         self.is_doubtful && self.rate.is_none()
     }
@@ -317,7 +317,7 @@ mod tests {
         }
     }
 
-    fn first(sources: &Sources, now: Instant) -> Option<usize> {
+    fn first(sources: &Schedule, now: Instant) -> Option<usize> {
         sources.candidates(now).first().copied()
     }
 
@@ -327,7 +327,7 @@ mod tests {
 
     #[test]
     fn every_holder_gets_a_stream_before_one_gets_two() {
-        let (mut sources, now) = (Sources::new(3, false), Instant::now());
+        let (mut sources, now) = (Schedule::new(3, false), Instant::now());
         let mut asked = Vec::new();
         while let Some(source) = sources.candidates(now).first().copied() {
             sources.begin(source);
@@ -339,7 +339,7 @@ mod tests {
 
     #[test]
     fn the_only_holder_gets_two_streams_also_when_it_is_the_last_one_left() {
-        let (mut sources, now) = (Sources::new(2, false), Instant::now());
+        let (mut sources, now) = (Schedule::new(2, false), Instant::now());
         sources.failed(0, &timeout(), now);
         for _ in 0..2 {
             assert_eq!(sources.candidates(now).first().copied(), Some(1));
@@ -351,7 +351,7 @@ mod tests {
 
     #[test]
     fn others_are_asked_only_when_the_own_disk_has_lost_the_file() {
-        let (mut sources, now) = (Sources::new(3, true), Instant::now());
+        let (mut sources, now) = (Schedule::new(3, true), Instant::now());
         sources.begin(0);
         sources.begin(0);
         assert_eq!(sources.candidates(now).first().copied(), None);
@@ -361,7 +361,7 @@ mod tests {
 
     #[test]
     fn what_is_not_what_it_was_is_asked_for_by_its_root_before_it_is_given_up() {
-        let (mut sources, now) = (Sources::new(1, false), Instant::now());
+        let (mut sources, now) = (Schedule::new(1, false), Instant::now());
         sources.moved(0, &Error::Changed { who: "x".into() });
         assert!(sources.has_moved(0));
         assert_eq!(
@@ -374,11 +374,11 @@ mod tests {
 
     #[test]
     fn those_who_may_have_nothing_are_tried_one_at_a_time_when_it_is_worth_while() {
-        let (mut sources, now) = (Sources::new(4, false), Instant::now());
+        let (mut sources, now) = (Schedule::new(4, false), Instant::now());
         for source in 1..4 {
             sources.doubt(source);
         }
-        let ask = |sources: &mut Sources| {
+        let ask = |sources: &mut Schedule| {
             let asked: Vec<usize> = std::iter::from_fn(|| {
                 let source = sources.candidates(now).first().copied()?;
                 sources.begin(source);
@@ -402,7 +402,7 @@ mod tests {
 
     #[test]
     fn when_nobody_else_is_left_those_are_asked_who_may_have_something() {
-        let (mut sources, now) = (Sources::new(2, false), Instant::now());
+        let (mut sources, now) = (Schedule::new(2, false), Instant::now());
         sources.doubt(1);
         sources.failed(0, &timeout(), now);
         assert_eq!(sources.candidates(now).first().copied(), Some(1));
@@ -415,7 +415,7 @@ mod tests {
 
     #[test]
     fn one_on_trial_that_stands_still_does_not_keep_others_from_being_tried() {
-        let (mut sources, now) = (Sources::new(3, false), Instant::now());
+        let (mut sources, now) = (Schedule::new(3, false), Instant::now());
         sources.doubt(1);
         sources.doubt(2);
         sources.failed(0, &Error::Changed { who: "x".into() }, now);
@@ -429,7 +429,7 @@ mod tests {
 
     #[test]
     fn a_sure_holder_that_stands_still_has_an_alternative_in_one_on_trial() {
-        let (mut sources, now) = (Sources::new(2, false), Instant::now());
+        let (mut sources, now) = (Schedule::new(2, false), Instant::now());
         sources.doubt(1);
         sources.begin(0);
         assert!(sources.alternative(0, now));
@@ -439,7 +439,7 @@ mod tests {
 
     #[test]
     fn slow_holders_get_shorter_requests_and_are_asked_last() {
-        let (mut sources, now) = (Sources::new(2, false), Instant::now());
+        let (mut sources, now) = (Schedule::new(2, false), Instant::now());
         sources.delivered(0, delivery(500_000, 0, 1000));
         sources.delivered(1, delivery(50_000_000, 0, 1000));
         assert_eq!(sources.candidates(now).first().copied(), Some(1));
@@ -449,7 +449,7 @@ mod tests {
 
     #[test]
     fn a_distant_holder_gets_more_streams_at_once() {
-        let (mut sources, now) = (Sources::new(1, false), Instant::now());
+        let (mut sources, now) = (Schedule::new(1, false), Instant::now());
         sources.delivered(0, delivery(4 << 20, 150, 175));
         sources.delivered(0, delivery(4 << 20, 20, 45));
         assert_eq!(sources.shape(now), (STREAMS_FAR, true));
@@ -463,7 +463,7 @@ mod tests {
 
     #[test]
     fn a_far_holder_beside_a_near_one_makes_no_file_far() {
-        let (mut sources, now) = (Sources::new(2, false), Instant::now());
+        let (mut sources, now) = (Schedule::new(2, false), Instant::now());
         sources.delivered(0, delivery(4 << 20, 50, 75));
         sources.delivered(1, delivery(4 << 20, 1, 75));
         assert_eq!(sources.shape(now), (STREAMS_FAR + 1, false));
@@ -471,7 +471,7 @@ mod tests {
 
     #[test]
     fn pauses_grow_to_their_bound_and_end_with_the_first_byte() {
-        let (mut sources, now) = (Sources::new(1, false), Instant::now());
+        let (mut sources, now) = (Schedule::new(1, false), Instant::now());
         for _ in 0..20 {
             sources.failed(0, &timeout(), now);
         }
@@ -486,7 +486,7 @@ mod tests {
 
     #[test]
     fn a_file_is_lost_only_when_every_holder_has_lost_it() {
-        let (mut sources, now) = (Sources::new(2, false), Instant::now());
+        let (mut sources, now) = (Schedule::new(2, false), Instant::now());
         sources.failed(0, &Error::Changed { who: "a".into() }, now);
         assert!(sources.all_lost().is_none());
         sources.failed(1, &Error::WrongBytes { who: "b".into() }, now);

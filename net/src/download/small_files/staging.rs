@@ -13,7 +13,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use super::{ReadingOrder, Small};
+use super::{ReadingOrder, SmallFile};
 use crate::error::Error;
 use crate::model::{PeerId, RelPath};
 
@@ -74,14 +74,14 @@ const SLOW: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_secs(10);
 
 /// What a file is known by: who has it, where, in which version, and what it was said to be then.
-pub(super) type Key = (PeerId, Small);
+pub(super) type SmallFileKey = (PeerId, SmallFile);
 
 /// Small files of all members. `R` is who waits for one, `C` is its content.
-pub(super) struct Shelf<R, C> {
-    files: HashMap<Key, File<R, C>>,
-    runs: HashMap<u64, Run>,
-    walks: HashMap<RelPath, Walk>,
-    paces: HashMap<PeerId, Pace>,
+pub(super) struct Staging<R, C> {
+    files: HashMap<SmallFileKey, File<R, C>>,
+    runs: HashMap<u64, Readahead>,
+    walks: HashMap<RelPath, DirectoryAccess>,
+    paces: HashMap<PeerId, BatchPace>,
     bytes: u64,
     next_run: u64,
 }
@@ -100,7 +100,7 @@ enum State<R, C> {
 }
 
 /// One reader's way through a directory.
-struct Run {
+struct Readahead {
     directory: RelPath,
     order: ReadingOrder,
     member: PeerId,
@@ -118,7 +118,7 @@ struct Run {
 }
 
 /// What is known of the reading in one directory.
-struct Walk {
+struct DirectoryAccess {
     touched: Instant,
     /// The file that was read last, but for those that were on the shelf.
     last: RelPath,
@@ -128,19 +128,19 @@ struct Walk {
 }
 
 /// How one member takes batches.
-struct Pace {
+struct BatchPace {
     bytes: u64,
     paused_until: Option<Instant>,
 }
 
 /// What the shelf has of a file that is being read.
-pub(super) enum Found<C> {
+pub(super) enum StagedFile<C> {
     /// All of it; the run that it belongs to goes on.
     Here(C, u64),
     /// It is on its way, and the reader will be told.
     Coming(u64),
     /// This source sent wrong bytes.
-    Spoiled(Key, Error),
+    Spoiled(SmallFileKey, Error),
     /// Nothing.
     Nothing,
 }
@@ -148,14 +148,14 @@ pub(super) enum Found<C> {
 /// Files to ask one member for.
 pub(super) struct Batch {
     pub(super) member: PeerId,
-    pub(super) files: Vec<Small>,
+    pub(super) files: Vec<SmallFile>,
     pub(super) asked: Instant,
     run: u64,
 }
 
 /// Where a run should go on.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Next {
+pub(super) struct NextFiles {
     pub(super) member: PeerId,
     pub(super) order: ReadingOrder,
     /// The last file that it has asked for.
@@ -164,14 +164,14 @@ pub(super) struct Next {
 }
 
 /// What came of one file of a batch.
-pub(super) enum Landed<C> {
+pub(super) enum FetchOutcome<C> {
     Here(C),
     Spoiled(Error),
     /// To be had in the ordinary way, if at all.
     Not,
 }
 
-impl<R, C> Default for Shelf<R, C> {
+impl<R, C> Default for Staging<R, C> {
     fn default() -> Self {
         Self {
             files: HashMap::new(),
@@ -184,11 +184,11 @@ impl<R, C> Default for Shelf<R, C> {
     }
 }
 
-impl<R, C> Shelf<R, C> {
+impl<R, C> Staging<R, C> {
     /// Looks for a file under any of its keys, and takes it off the shelf when it is here.
-    pub(super) fn find(&mut self, keys: &[Key], reader: R, now: Instant) -> Found<C> {
+    pub(super) fn find(&mut self, keys: &[SmallFileKey], reader: R, now: Instant) -> StagedFile<C> {
         let Some(key) = keys.iter().find(|key| self.files.contains_key(key)) else {
-            return Found::Nothing;
+            return StagedFile::Nothing;
         };
         if let Some(file) = self.files.get_mut(key)
             && let State::Coming(readers) = &mut file.state
@@ -201,7 +201,7 @@ impl<R, C> Shelf<R, C> {
             if let Some(run) = self.runs.get_mut(&run) {
                 run.starved = true;
             }
-            return Found::Coming(run);
+            return StagedFile::Coming(run);
         }
         match self.remove(key) {
             Some(File {
@@ -211,13 +211,13 @@ impl<R, C> Shelf<R, C> {
                 ..
             }) => {
                 self.was_read(run, bytes, now);
-                Found::Here(content, run)
+                StagedFile::Here(content, run)
             }
             Some(File {
                 state: State::Spoiled(error),
                 ..
-            }) => Found::Spoiled(key.clone(), error),
-            _ => Found::Nothing,
+            }) => StagedFile::Spoiled(key.clone(), error),
+            _ => StagedFile::Nothing,
         }
     }
 
@@ -240,7 +240,7 @@ impl<R, C> Shelf<R, C> {
         let mut is_second = true;
         let walk = self.walks.entry(directory.clone()).or_insert_with(|| {
             is_second = false;
-            Walk::new(path.clone(), now)
+            DirectoryAccess::new(path.clone(), now)
         });
         let before = std::mem::replace(&mut walk.last, path.clone());
         is_second &= now.saturating_duration_since(walk.touched) < SECOND_WITHIN;
@@ -267,7 +267,7 @@ impl<R, C> Shelf<R, C> {
         &mut self,
         (directory, order): (RelPath, ReadingOrder),
         member: PeerId,
-        files: Vec<Small>,
+        files: Vec<SmallFile>,
         reader: R,
         now: Instant,
     ) -> Option<Batch> {
@@ -275,7 +275,7 @@ impl<R, C> Shelf<R, C> {
         let key = first.key(member);
         let number = self.next_run;
         self.next_run += 1;
-        let run = Run {
+        let run = Readahead {
             directory,
             order,
             member,
@@ -304,8 +304,8 @@ impl<R, C> Shelf<R, C> {
         batch
     }
 
-    /// Whether `run` should ask for more, and what. If so, [`Shelf::go_on`] must follow.
-    pub(super) fn next(&mut self, number: u64, now: Instant) -> Option<Next> {
+    /// Whether `run` should ask for more, and what. If so, [`Staging::go_on`] must follow.
+    pub(super) fn next(&mut self, number: u64, now: Instant) -> Option<NextFiles> {
         let run = self.runs.get(&number)?;
         let (member, ahead) = (run.member, run.ahead);
         let has_room = self.room(run) >= ROOM_PER_RUN / 2;
@@ -323,7 +323,7 @@ impl<R, C> Shelf<R, C> {
         };
         run.window = (2 * run.window).min(largest);
         run.asking += 1;
-        let next = Next {
+        let next = NextFiles {
             member,
             order: run.order,
             after: run.last.clone(),
@@ -336,7 +336,12 @@ impl<R, C> Shelf<R, C> {
     }
 
     /// Asks for `files`, which come next in `run`.
-    pub(super) fn go_on(&mut self, number: u64, files: &[Small], now: Instant) -> Option<Batch> {
+    pub(super) fn go_on(
+        &mut self,
+        number: u64,
+        files: &[SmallFile],
+        now: Instant,
+    ) -> Option<Batch> {
         let fitting = self.fitting(number, files, now);
         let run = self.runs.get_mut(&number)?;
         run.asking -= 1;
@@ -363,9 +368,9 @@ impl<R, C> Shelf<R, C> {
     pub(super) fn land(
         &mut self,
         batch: &Batch,
-        landed: Vec<Landed<C>>,
+        landed: Vec<FetchOutcome<C>>,
         now: Instant,
-    ) -> Vec<(R, Landed<C>)>
+    ) -> Vec<(R, FetchOutcome<C>)>
     where
         C: Clone,
     {
@@ -373,7 +378,7 @@ impl<R, C> Shelf<R, C> {
         pace.took(now.saturating_duration_since(batch.asked));
         if landed
             .iter()
-            .any(|landed| matches!(landed, Landed::Spoiled(_)))
+            .any(|landed| matches!(landed, FetchOutcome::Spoiled(_)))
         {
             pace.pause(now);
         }
@@ -389,12 +394,17 @@ impl<R, C> Shelf<R, C> {
         if blame {
             self.pace(batch.member).pause(now);
         }
-        let none = batch.files.iter().map(|_| Landed::Not).collect();
+        let none = batch.files.iter().map(|_| FetchOutcome::Not).collect();
         let replies = self.settle(batch, none, now).into_iter();
         replies.map(|(reader, _)| reader).collect()
     }
 
-    fn settle(&mut self, batch: &Batch, landed: Vec<Landed<C>>, now: Instant) -> Vec<(R, Landed<C>)>
+    fn settle(
+        &mut self,
+        batch: &Batch,
+        landed: Vec<FetchOutcome<C>>,
+        now: Instant,
+    ) -> Vec<(R, FetchOutcome<C>)>
     where
         C: Clone,
     {
@@ -418,12 +428,12 @@ impl<R, C> Shelf<R, C> {
             for reader in readers {
                 replies.push((reader, landed.again()));
             }
-            if is_ahead && !matches!(landed, Landed::Here(_)) {
+            if is_ahead && !matches!(landed, FetchOutcome::Here(_)) {
                 self.was_lost(file.run, file.bytes);
             }
             let state = match landed {
-                Landed::Here(content) if is_ahead => State::Here(content),
-                Landed::Spoiled(error) => State::Spoiled(error),
+                FetchOutcome::Here(content) if is_ahead => State::Here(content),
+                FetchOutcome::Spoiled(error) => State::Spoiled(error),
                 _ => continue,
             };
             self.bytes += file.bytes;
@@ -445,7 +455,7 @@ impl<R, C> Shelf<R, C> {
     pub(super) fn tidy(&mut self, now: Instant) -> (Vec<R>, Vec<C>) {
         let (mut waiting, mut dropped) = (Vec::new(), Vec::new());
         let old = self.files.iter().filter(|(_, file)| file.until <= now);
-        let old: Vec<Key> = old.map(|(key, _)| key.clone()).collect();
+        let old: Vec<SmallFileKey> = old.map(|(key, _)| key.clone()).collect();
         for key in old {
             let Some(file) = self.remove(&key) else {
                 continue;
@@ -469,7 +479,7 @@ impl<R, C> Shelf<R, C> {
     }
 
     /// The files, from the first one on, that are not on the shelf and for which there is room.
-    fn fitting(&mut self, number: u64, files: &[Small], now: Instant) -> Vec<Small> {
+    fn fitting(&mut self, number: u64, files: &[SmallFile], now: Instant) -> Vec<SmallFile> {
         let Some(run) = self.runs.get(&number) else {
             return Vec::new();
         };
@@ -494,13 +504,13 @@ impl<R, C> Shelf<R, C> {
     }
 
     /// Bytes that `run` may ask for.
-    fn room(&self, run: &Run) -> u64 {
+    fn room(&self, run: &Readahead) -> u64 {
         let per_run = ROOM_PER_RUN.saturating_sub(run.ahead_bytes);
         per_run.min(ROOM.saturating_sub(self.bytes))
     }
 
     /// Puts `files` on the shelf as coming.
-    fn ask(&mut self, number: u64, files: Vec<Small>, now: Instant) -> Option<Batch> {
+    fn ask(&mut self, number: u64, files: Vec<SmallFile>, now: Instant) -> Option<Batch> {
         let run = self.runs.get_mut(&number)?;
         run.asking += 1;
         run.touched = now;
@@ -527,7 +537,7 @@ impl<R, C> Shelf<R, C> {
         })
     }
 
-    fn remove(&mut self, key: &Key) -> Option<File<R, C>> {
+    fn remove(&mut self, key: &SmallFileKey) -> Option<File<R, C>> {
         let file = self.files.remove(key)?;
         self.bytes -= file.bytes;
         Some(file)
@@ -559,15 +569,15 @@ impl<R, C> Shelf<R, C> {
         }
     }
 
-    fn pace(&mut self, member: PeerId) -> &mut Pace {
-        self.paces.entry(member).or_insert(Pace {
+    fn pace(&mut self, member: PeerId) -> &mut BatchPace {
+        self.paces.entry(member).or_insert(BatchPace {
             bytes: FIRST_BYTES,
             paused_until: None,
         })
     }
 }
 
-impl<C: Clone> Landed<C> {
+impl<C: Clone> FetchOutcome<C> {
     fn again(&self) -> Self {
         match self {
             Self::Here(content) => Self::Here(content.clone()),
@@ -577,7 +587,7 @@ impl<C: Clone> Landed<C> {
     }
 }
 
-impl Walk {
+impl DirectoryAccess {
     fn new(path: RelPath, now: Instant) -> Self {
         Self {
             touched: now,
@@ -588,7 +598,7 @@ impl Walk {
     }
 }
 
-impl Pace {
+impl BatchPace {
     fn is_paused(&self, now: Instant) -> bool {
         self.paused_until.is_some_and(|until| now < until)
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::*;
 use crate::config::READ_DEADLINE;
 use crate::content::cache::DiskCache;
-use crate::download::{Download, Engine, Source};
+use crate::download::{Download, Engine, FileSource};
 use crate::error::Error;
 use crate::model::Attributes;
 use crate::peer::Peer;
@@ -23,10 +23,16 @@ struct Rig {
     blamed: Arc<Mutex<Vec<PeerId>>>,
 }
 
-struct Listing(Mutex<Vec<Small>>);
+struct Listing(Mutex<Vec<SmallFile>>);
 
-impl Siblings for Listing {
-    fn behind(&self, path: &RelPath, order: ReadingOrder, _: PeerId, most: usize) -> Vec<Small> {
+impl UpcomingFiles for Listing {
+    fn behind(
+        &self,
+        path: &RelPath,
+        order: ReadingOrder,
+        _: PeerId,
+        most: usize,
+    ) -> Vec<SmallFile> {
         let files = self.0.lock();
         match order {
             ReadingOrder::ByName => {
@@ -78,7 +84,7 @@ fn rig(members: u8, rooted: bool, cache: Option<Arc<DiskCache>>) -> Rig {
     let listed = attributes
         .iter()
         .enumerate()
-        .map(|(number, attributes)| Small {
+        .map(|(number, attributes)| SmallFile {
             path: path(number),
             version: attributes.version,
             size: attributes.size,
@@ -108,13 +114,13 @@ fn path(number: usize) -> RelPath {
 impl Rig {
     fn open(&self, number: usize) -> Download {
         let attributes = self.attributes[number];
-        let sources = self.peers.iter().map(|peer| Source {
+        let sources = self.peers.iter().map(|peer| FileSource {
             peer: Arc::clone(peer) as Arc<dyn Peer>,
             path: path(number),
-            has: Has::File(attributes.version),
+            has: Availability::File(attributes.version),
             is_local: false,
         });
-        let siblings = Arc::clone(&self.siblings) as Arc<dyn Siblings>;
+        let siblings = Arc::clone(&self.siblings) as Arc<dyn UpcomingFiles>;
         let (size, root) = (attributes.size, attributes.root);
         self.engine
             .open_among(sources.collect(), size, root, siblings)
@@ -133,7 +139,7 @@ impl Rig {
         let whole = ByteRange::new(0, self.attributes[number].size);
         download.read(
             whole,
-            Patience::None,
+            ReaderPatience::None,
             Box::new(move |result| drop(sender.send(result.map(<[u8]>::to_vec)))),
         );
         (download, receiver)
@@ -182,7 +188,7 @@ fn a_file_read_in_parts_and_again_comes_from_one_batch() {
             };
             download.read(
                 ByteRange::new(start as u64, end as u64),
-                Patience::None,
+                ReaderPatience::None,
                 Box::new(done),
             );
             let got = receiver.recv_timeout(Duration::from_secs(30)).unwrap();
@@ -250,11 +256,11 @@ fn a_member_that_lies_is_blamed_and_the_files_come_from_another() {
 }
 
 /// One file that two members have under one path.
-fn source(peer: &Arc<MemoryPeer>, number: usize, version: Version) -> Source {
-    Source {
+fn source(peer: &Arc<MemoryPeer>, number: usize, version: Version) -> FileSource {
+    FileSource {
         peer: Arc::clone(peer) as Arc<dyn Peer>,
         path: path(number),
-        has: Has::File(version),
+        has: Availability::File(version),
         is_local: false,
     }
 }
@@ -262,7 +268,11 @@ fn source(peer: &Arc<MemoryPeer>, number: usize, version: Version) -> Source {
 fn read_whole(download: &Download, size: u64) -> Result<Vec<u8>, Error> {
     let (sender, receiver) = mpsc::channel();
     let done = move |result: Result<&[u8], Error>| drop(sender.send(result.map(<[u8]>::to_vec)));
-    download.read(ByteRange::new(0, size), Patience::None, Box::new(done));
+    download.read(
+        ByteRange::new(0, size),
+        ReaderPatience::None,
+        Box::new(done),
+    );
     let result = receiver.recv_timeout(Duration::from_secs(30));
     result.expect("every read is answered")
 }
@@ -294,7 +304,7 @@ fn bytes_fetched_without_a_root_reach_no_reader_of_one() {
                 source(evil, number, version),
                 source(&honest, number, known.version),
             ];
-            let siblings = Arc::clone(&rig.siblings) as Arc<dyn Siblings>;
+            let siblings = Arc::clone(&rig.siblings) as Arc<dyn UpcomingFiles>;
             let download = rig
                 .engine
                 .open_among(sources, known.size, known.root, siblings);

@@ -1,8 +1,8 @@
 //! Small files without a round trip each: while a reader goes through a directory, the next files come
 //! in batches.
 //!
-//! [`Siblings`] tells what lies behind a file in its directory; `shelf.rs` decides what to ask for and
-//! keeps it until it is read; `batch.rs` fetches and checks it. A [`Reader`] stands before a small
+//! [`UpcomingFiles`] tells what lies behind a file in its directory; `shelf.rs` decides what to ask for and
+//! keeps it until it is read; `batch.rs` fetches and checks it. A [`SmallFileReader`] stands before a small
 //! file's ordinary download: its first read takes the file off the shelf, waits for it there, or goes
 //! the ordinary way. So does every read for which a batch did not bring the file, whatever the reason,
 //! and the time spent waiting counts.
@@ -10,7 +10,7 @@
 //! No lock here is held while another one is taken, or while a callback or the network is at work.
 
 mod batch;
-mod shelf;
+pub(crate) mod staging;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -18,16 +18,18 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use super::content::{Content, ExpectedContent, Origin};
-use super::streams::{Has, Shared, Source, closed};
-use super::{Core, Done, Patience, mixed_up};
+use super::content::{ExpectedContent, FileBytes, Origin};
+use super::file_reader::FileReader;
+use super::holder::{Availability, FileSource};
+use super::read_table::closed;
+use super::{Core, ReadCallback, ReaderPatience, mixed_up};
 use crate::error::Error;
 use crate::model::{ByteRange, ContentId, PeerId, RelPath, Root, Version};
-use shelf::{Batch, Found, Key, Shelf};
+use staging::{Batch, SmallFileKey, StagedFile, Staging};
 
 /// A small file, as a listing describes it.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct Small {
+pub struct SmallFile {
     /// Where it lies at the member that it is to come from.
     pub path: RelPath,
     /// The state of the file there.
@@ -38,10 +40,10 @@ pub struct Small {
     pub root: Option<Root>,
 }
 
-impl Small {
+impl SmallFile {
     /// What it is known by on the shelf: all that was said of it when it was asked for, so that what comes
     /// is never taken for a file of which the member says something else by then.
-    fn key(&self, member: PeerId) -> Key {
+    fn key(&self, member: PeerId) -> SmallFileKey {
         (member, self.clone())
     }
 
@@ -67,7 +69,7 @@ pub enum ReadingOrder {
 }
 
 /// Knows what lies in the directories that are being read.
-pub trait Siblings: Send + Sync {
+pub trait UpcomingFiles: Send + Sync {
     /// The small files behind `path` in its directory that can be read from `member`, in `order`, at most `most`.
     /// What is not known at once is left out: this never waits.
     fn behind(
@@ -76,7 +78,7 @@ pub trait Siblings: Send + Sync {
         order: ReadingOrder,
         member: PeerId,
         most: usize,
-    ) -> Vec<Small>;
+    ) -> Vec<SmallFile>;
 
     /// In which order `path` comes just behind `before`, a file in the same directory; by name, where that cannot
     /// be told.
@@ -85,11 +87,11 @@ pub trait Siblings: Send + Sync {
 
 /// The small files at hand or on their way, over all directories.
 #[derive(Default)]
-pub(crate) struct Smalls {
-    shelf: Mutex<Shelf<Weak<Reader>, Arc<Kept>>>,
+pub(crate) struct SmallFiles {
+    shelf: Mutex<Staging<Weak<SmallFileReader>, Arc<KeptSmallFile>>>,
 }
 
-impl Smalls {
+impl SmallFiles {
     /// Lets go of what nobody has read, and sends those the ordinary way who have waited too long.
     pub(super) fn tick(&self, now: Instant) {
         let (waiting, dropped) = self.shelf.lock().tidy(now);
@@ -99,20 +101,20 @@ impl Smalls {
 }
 
 /// Sends readers the ordinary way.
-fn release(waiting: Vec<Weak<Reader>>) {
+fn release(waiting: Vec<Weak<SmallFileReader>>) {
     for reader in waiting.iter().filter_map(Weak::upgrade) {
         reader.land(None);
     }
 }
 
 /// The whole content of a small file, counted as long as it is in memory.
-pub(super) struct Kept {
-    content: Content,
+pub(super) struct KeptSmallFile {
+    content: FileBytes,
     counter: Arc<AtomicU64>,
 }
 
-impl Kept {
-    fn new(content: Content, counter: &Arc<AtomicU64>) -> Self {
+impl KeptSmallFile {
+    fn new(content: FileBytes, counter: &Arc<AtomicU64>) -> Self {
         counter.fetch_add(content.range().len(), Ordering::Relaxed);
         Self {
             content,
@@ -130,7 +132,7 @@ impl Kept {
     }
 }
 
-impl Drop for Kept {
+impl Drop for KeptSmallFile {
     fn drop(&mut self) {
         let count = self.content.range().len();
         self.counter.fetch_sub(count, Ordering::Relaxed);
@@ -138,9 +140,9 @@ impl Drop for Kept {
 }
 
 /// One reader of one small file.
-pub(crate) struct Reader {
-    shared: Arc<Shared>,
-    siblings: Arc<dyn Siblings>,
+pub(crate) struct SmallFileReader {
+    shared: Arc<FileReader>,
+    siblings: Arc<dyn UpcomingFiles>,
     state: Mutex<State>,
 }
 
@@ -148,21 +150,21 @@ enum State {
     /// Nothing was read yet.
     New,
     /// The shelf is being looked at, or a batch is on its way.
-    Waiting(Vec<Parked>),
+    Waiting(Vec<ParkedSmallRead>),
     /// Every read is answered from this.
-    Here(Arc<Kept>),
+    Here(Arc<KeptSmallFile>),
     /// Every read is the download's.
     Ordinary,
 }
 
-struct Parked {
+struct ParkedSmallRead {
     range: ByteRange,
-    done: Done,
+    done: ReadCallback,
     since: Instant,
 }
 
-impl Reader {
-    pub(super) fn new(shared: Arc<Shared>, siblings: Arc<dyn Siblings>) -> Arc<Self> {
+impl SmallFileReader {
+    pub(super) fn new(shared: Arc<FileReader>, siblings: Arc<dyn UpcomingFiles>) -> Arc<Self> {
         Arc::new(Self {
             shared,
             siblings,
@@ -171,8 +173,8 @@ impl Reader {
     }
 
     /// See [`Download::read`](super::Download::read).
-    pub(super) fn read(self: &Arc<Self>, range: ByteRange, done: Done, now: Instant) {
-        let parked = Parked {
+    pub(super) fn read(self: &Arc<Self>, range: ByteRange, done: ReadCallback, now: Instant) {
+        let parked = ParkedSmallRead {
             range,
             done,
             since: now,
@@ -192,7 +194,8 @@ impl Reader {
             }
             State::Ordinary => {
                 drop(state);
-                self.shared.read(range, parked.done, now, Patience::None);
+                self.shared
+                    .read(range, parked.done, now, ReaderPatience::None);
             }
         }
     }
@@ -215,7 +218,7 @@ impl Reader {
     }
 
     /// The file has come, or it is not coming this way.
-    fn land(&self, kept: Option<Arc<Kept>>) {
+    fn land(&self, kept: Option<Arc<KeptSmallFile>>) {
         let mut state = self.state.lock();
         let State::Waiting(parked) = &mut *state else {
             return;
@@ -229,9 +232,12 @@ impl Reader {
         for parked in parked {
             match &kept {
                 Some(kept) => (parked.done)(kept.slice(parked.range, &self.shared.expected)),
-                None => self
-                    .shared
-                    .read(parked.range, parked.done, parked.since, Patience::None),
+                None => self.shared.read(
+                    parked.range,
+                    parked.done,
+                    parked.since,
+                    ReaderPatience::None,
+                ),
             }
         }
     }
@@ -240,19 +246,19 @@ impl Reader {
     fn look(self: &Arc<Self>, now: Instant) {
         let sources = self.shared.sources.iter();
         let keys = sources.filter_map(|source| Some(self.small(source)?.key(source.peer.id())));
-        let keys: Vec<Key> = keys.collect();
+        let keys: Vec<SmallFileKey> = keys.collect();
         let found = self.shelf().lock().find(&keys, Arc::downgrade(self), now);
         match found {
-            Found::Here(kept, run) => {
+            StagedFile::Here(kept, run) => {
                 self.land(Some(kept));
                 self.go_on(run, now);
             }
-            Found::Coming(run) => self.go_on(run, now),
-            Found::Spoiled((member, _), error) => {
+            StagedFile::Coming(run) => self.go_on(run, now),
+            StagedFile::Spoiled((member, _), error) => {
                 self.shared.note_failure(member, &error);
                 self.land(None);
             }
-            Found::Nothing => match self.begin(now) {
+            StagedFile::Nothing => match self.begin(now) {
                 Some(batch) => self.send(batch),
                 None => self.land(None),
             },
@@ -260,12 +266,12 @@ impl Reader {
     }
 
     /// This file as `source` has it, if it has a file and not just blocks.
-    fn small(&self, source: &Source) -> Option<Small> {
-        let Has::File(version) = source.has else {
+    fn small(&self, source: &FileSource) -> Option<SmallFile> {
+        let Availability::File(version) = source.has else {
             return None;
         };
         let expected = &self.shared.expected;
-        Some(Small {
+        Some(SmallFile {
             path: source.path.clone(),
             version,
             size: expected.size(),
@@ -313,7 +319,7 @@ impl Reader {
         order: ReadingOrder,
         member: PeerId,
         most: usize,
-    ) -> Vec<Small> {
+    ) -> Vec<SmallFile> {
         let mut files = self.siblings.behind(path, order, member, most);
         files.retain(|file| !self.core().has_on_disk(file));
         files
@@ -340,14 +346,14 @@ impl Reader {
         &self.shared.core
     }
 
-    fn shelf(&self) -> &Mutex<Shelf<Weak<Self>, Arc<Kept>>> {
+    fn shelf(&self) -> &Mutex<Staging<Weak<Self>, Arc<KeptSmallFile>>> {
         &self.core().smalls.shelf
     }
 }
 
 impl Core {
     /// True if the disk cache seems to have `file`.
-    fn has_on_disk(&self, file: &Small) -> bool {
+    fn has_on_disk(&self, file: &SmallFile) -> bool {
         let known = file.content().zip(self.cache.as_ref());
         known.is_some_and(|(content, cache)| cache.holds_file(content))
     }

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::model::Version;
 
-type TestShelf = Shelf<usize, u64>;
+type TestShelf = Staging<usize, u64>;
 
 const MEMBER: PeerId = PeerId::from_bytes([1; 32]);
 
@@ -11,8 +11,8 @@ fn directory() -> RelPath {
     RelPath::new(b"d").unwrap()
 }
 
-fn file(number: usize, size: u64) -> Small {
-    Small {
+fn file(number: usize, size: u64) -> SmallFile {
+    SmallFile {
         path: RelPath::new(format!("d/{number:06}").as_bytes()).unwrap(),
         version: Version(number as u64),
         size,
@@ -35,7 +35,7 @@ struct Walker {
 impl Walker {
     fn new(count: usize, size: u64) -> Self {
         Self {
-            shelf: Shelf::default(),
+            shelf: Staging::default(),
             count,
             size,
             now: Instant::now(),
@@ -46,7 +46,7 @@ impl Walker {
         }
     }
 
-    fn files(&self, from: usize, most: usize) -> Vec<Small> {
+    fn files(&self, from: usize, most: usize) -> Vec<SmallFile> {
         let end = self.count.min(from + most);
         (from..end).map(|number| file(number, self.size)).collect()
     }
@@ -63,7 +63,7 @@ impl Walker {
     fn read(&mut self, number: usize) -> bool {
         let key = file(number, self.size).key(MEMBER);
         match self.shelf.find(&[key], number, self.now) {
-            Found::Here(_, run) | Found::Coming(run) => {
+            StagedFile::Here(_, run) | StagedFile::Coming(run) => {
                 if let Some(next) = self.shelf.next(run, self.now) {
                     let last: usize = String::from_utf8_lossy(&next.after.as_bytes()[2..])
                         .parse()
@@ -74,8 +74,8 @@ impl Walker {
                 }
                 true
             }
-            Found::Spoiled(..) => false,
-            Found::Nothing => {
+            StagedFile::Spoiled(..) => false,
+            StagedFile::Nothing => {
                 let walk = (&directory(), &file(number, self.size).path);
                 let most = self.shelf.miss(walk, MEMBER, self.now);
                 let batch = most.and_then(|(most, _)| {
@@ -99,7 +99,10 @@ impl Walker {
     fn land(&mut self) -> Vec<usize> {
         let mut readers = Vec::new();
         for batch in std::mem::take(&mut self.batches) {
-            let landed = batch.files.iter().map(|file| Landed::Here(file.version.0));
+            let landed = batch
+                .files
+                .iter()
+                .map(|file| FetchOutcome::Here(file.version.0));
             let replies = self.shelf.land(&batch, landed.collect(), self.now);
             readers.extend(replies.into_iter().map(|(reader, _)| reader));
         }
@@ -234,14 +237,14 @@ fn a_spoiled_file_is_told_to_its_reader_once() {
     walker.read(1);
     let batch = walker.batches.remove(0);
     let wrong = || Error::WrongBytes { who: "x".into() };
-    let landed = batch.files.iter().map(|_| Landed::Spoiled(wrong()));
+    let landed = batch.files.iter().map(|_| FetchOutcome::Spoiled(wrong()));
     let replies = walker.shelf.land(&batch, landed.collect(), walker.now);
-    assert!(matches!(replies[..], [(1, Landed::Spoiled(_))]));
+    assert!(matches!(replies[..], [(1, FetchOutcome::Spoiled(_))]));
     let key = [file(2, 4096).key(MEMBER)];
     let found = walker.shelf.find(&key, 2, walker.now);
-    assert!(matches!(found, Found::Spoiled(..)));
+    assert!(matches!(found, StagedFile::Spoiled(..)));
     let found = walker.shelf.find(&key, 2, walker.now);
-    assert!(matches!(found, Found::Nothing));
+    assert!(matches!(found, StagedFile::Nothing));
 }
 
 #[test]
