@@ -1,7 +1,7 @@
 //! The mount as the kernel sees it: this folder alone knows fuser.
 //!
-//! `adapter.rs` unpacks each request and hands it to the [`Filesystem`]; `reply.rs` packs the answers.
-//! Neither decides anything, except who waits.
+//! `adapter.rs` unpacks each request and hands it to the [`Filesystem`]; `reply.rs` packs the
+//! answers. Neither decides anything, except who waits.
 //!
 //! fuser calls from a few event-loop threads, and a request that the kernel has handed over cannot
 //! be interrupted, not even by SIGKILL. So what memory knows is answered at once, what needs the
