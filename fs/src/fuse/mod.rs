@@ -1,7 +1,7 @@
 //! The mount as the kernel sees it: this folder alone knows fuser.
 //!
-//! [`adapter`](self::adapter()) unpacks each request and hands it to the [`Filesystem`]; [`reply`]
-//! packs the answers. Neither decides anything, except who waits.
+//! `adapter.rs` unpacks each request and hands it to the [`Filesystem`]; `reply.rs` packs the
+//! answers. Neither decides anything, except who waits.
 //!
 //! fuser calls from a few event-loop threads, and a request that the kernel has handed over cannot
 //! be interrupted, not even by SIGKILL. So what memory knows is answered at once, what needs the
@@ -65,7 +65,7 @@ pub fn adapter(
     }
 }
 
-/// The session settings that belong to [`adapter`]; mount options and access are the caller's.
+/// The session settings that belong to [`adapter()`]; mount options and access are the caller's.
 pub fn session_config() -> fuser::Config {
     let mut config = fuser::Config::default();
     config.n_threads = Some(FREE_LOOPS + WAITING_LOOPS);
