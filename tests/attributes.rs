@@ -43,7 +43,7 @@ fn open_up(owner: &Node) {
 }
 
 #[test]
-fn what_the_owner_may_not_read_is_told_apart_and_costs_nothing() {
+fn owner_unreadable_file_costs_nothing() {
     let swarm = Swarm::new();
     let owner = owner(&swarm);
     let mount = swarm.node("mount").peer(&owner).mount();
@@ -72,7 +72,7 @@ fn what_the_owner_may_not_read_is_told_apart_and_costs_nothing() {
 }
 
 #[test]
-fn find_knows_what_can_be_read_and_sees_every_directory() {
+fn find_sees_rights_and_every_directory() {
     let swarm = Swarm::new();
     let owner = owner(&swarm);
     let mount = swarm.node("mount").peer(&owner).mount();
@@ -92,7 +92,7 @@ fn find_knows_what_can_be_read_and_sees_every_directory() {
 }
 
 #[test]
-fn a_file_can_be_read_as_soon_as_its_owner_can() {
+fn file_is_readable_once_its_owner_can() {
     let swarm = Swarm::new();
     let owner = owner(&swarm);
     let mount = swarm.node("mount").peer(&owner).mount();
@@ -132,7 +132,7 @@ fn programs_run_where_that_is_allowed() {
 }
 
 #[test]
-fn modification_times_of_any_century_are_those_of_the_owner() {
+fn mtimes_of_any_century_match_the_owners() {
     let swarm = Swarm::new();
     let mut owner = swarm.node("owner");
     // Before the first computer clock, and in 2400: nanoseconds in 64 bits end in 2262.

@@ -666,7 +666,7 @@ fn read_is_right(world: &World, mount: &Path, path: &Path, expected: &Tree, dead
 }
 
 #[test]
-fn a_thousand_changes_on_three_shares_are_each_seen_within_a_second() {
+fn thousand_changes_each_show_in_a_second() {
     let swarm = Swarm::alone();
     let (nodes, mut world) = three(&swarm, None);
     let taken = changes_are_seen(&nodes, &mut world, 1000, Duration::from_secs(1));
@@ -677,7 +677,7 @@ fn a_thousand_changes_on_three_shares_are_each_seen_within_a_second() {
 }
 
 #[test]
-fn without_news_changes_are_seen_within_two_seconds() {
+fn unwatched_changes_show_in_two_seconds() {
     let swarm = Swarm::alone();
     let (nodes, mut world) = three(&swarm, Some("--no-watch"));
     // Two seconds, and what a look at everything takes.
@@ -686,7 +686,7 @@ fn without_news_changes_are_seen_within_two_seconds() {
 }
 
 #[test]
-fn with_every_poll_cut_changes_are_seen_within_two_seconds() {
+fn changes_show_despite_cut_polls() {
     let swarm = Swarm::alone();
     let (nodes, mut world, links) = three_apart(&swarm);
     for link in &links {
@@ -706,7 +706,7 @@ fn with_every_poll_cut_changes_are_seen_within_two_seconds() {
 }
 
 #[test]
-fn with_everything_lost_that_is_sent_over_old_connections_changes_are_seen_within_ten_seconds() {
+fn changes_show_despite_dead_connections() {
     let swarm = Swarm::alone();
     let (nodes, mut world, links) = three_apart(&swarm);
     // Until the polls are under way.
@@ -730,7 +730,7 @@ fn with_everything_lost_that_is_sent_over_old_connections_changes_are_seen_withi
 }
 
 #[test]
-fn a_second_find_over_an_unchanged_tree_costs_no_call() {
+fn second_find_of_same_tree_costs_no_call() {
     let swarm = Swarm::alone();
     let mut members: Vec<Node> = Vec::new();
     for member in ["ann", "bob"] {
@@ -780,7 +780,7 @@ fn a_second_find_over_an_unchanged_tree_costs_no_call() {
 }
 
 #[test]
-fn news_of_a_directory_in_which_somebody_waits_hold_nobody_up_and_let_the_mount_be_killed() {
+fn change_beside_a_waiter_blocks_nobody() {
     let swarm = Swarm::alone();
     let a = swarm
         .node("ann")

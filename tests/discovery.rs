@@ -71,7 +71,7 @@ fn neighbours_find_each_other_and_remember() {
 }
 
 #[test]
-fn neighbours_with_another_password_stay_strangers() {
+fn neighbours_with_other_password_stay_out() {
     let swarm = Swarm::new();
     let network = Network::new(3);
     let here = |name: &str, index| {
@@ -93,7 +93,7 @@ fn neighbours_with_another_password_stay_strangers() {
 }
 
 #[test]
-fn addresses_of_the_link_are_found_with_their_zone() {
+fn link_addresses_are_found_with_a_zone() {
     let swarm = Swarm::new();
     let network = Network::new(2);
     let here = |name: &str, index| swarm.node(name).on(network.host(index)).discovering(true);
@@ -171,7 +171,7 @@ impl Drop for Flood {
 }
 
 #[test]
-fn a_flood_of_multicast_costs_little_memory() {
+fn multicast_flood_costs_little_memory() {
     let swarm = Swarm::alone();
     let network = Network::new(3);
     let here = |name: &str, index| {

@@ -127,7 +127,7 @@ fn assert_fails_in_time(
 }
 
 #[test]
-fn a_killed_member_takes_only_its_own_files_away_and_brings_them_back() {
+fn killed_member_takes_only_its_own_files() {
     let swarm = Swarm::alone();
     let (mut fragile, _other, mount) = three(&swarm);
     let reader = read_until_error(mount.at("large"));
@@ -146,7 +146,7 @@ fn a_killed_member_takes_only_its_own_files_away_and_brings_them_back() {
 }
 
 #[test]
-fn a_frozen_member_takes_only_its_own_files_away_and_brings_them_back() {
+fn frozen_member_takes_only_its_own_files() {
     let swarm = Swarm::alone();
     let (fragile, _other, mount) = three(&swarm);
     let reader = read_until_error(mount.at("large"));
@@ -162,7 +162,7 @@ fn a_frozen_member_takes_only_its_own_files_away_and_brings_them_back() {
 }
 
 #[test]
-fn a_process_blocked_in_a_read_can_be_killed() {
+fn process_blocked_in_a_read_can_be_killed() {
     let swarm = Swarm::alone();
     let (fragile, _other, mount) = three(&swarm);
     let mut dd = Command::new("dd");
@@ -182,7 +182,7 @@ fn a_process_blocked_in_a_read_can_be_killed() {
 }
 
 #[test]
-fn a_frozen_member_delays_nobody_after_its_first_deadline() {
+fn frozen_member_costs_one_deadline_only() {
     let swarm = Swarm::alone();
     let (fragile, _other, mount) = three(&swarm);
     fragile.freeze();

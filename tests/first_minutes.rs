@@ -16,7 +16,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 const SLOW: Duration = Duration::from_millis(60);
 
 #[test]
-fn what_the_acquaintances_of_a_peer_share_is_there_when_the_mount_is() {
+fn acquaintances_files_are_there_at_mount() {
     let swarm = Swarm::new();
     let far = swarm.node("far").file("file", "content");
     let link = SlowLink::to(far.socket());
@@ -50,7 +50,7 @@ fn what_the_acquaintances_of_a_peer_share_is_there_when_the_mount_is() {
 }
 
 #[test]
-fn a_node_says_how_others_join_it_and_does_not_tell_the_password() {
+fn join_hint_omits_the_password() {
     let network = Network::new(1);
     let address = network.host(0).address();
     let swarm = Swarm::new();
@@ -85,7 +85,7 @@ fn a_node_says_how_others_join_it_and_does_not_tell_the_password() {
 }
 
 #[test]
-fn a_node_that_only_this_machine_can_dial_invites_nobody() {
+fn locally_dialable_node_invites_nobody() {
     let swarm = Swarm::new();
     let served = swarm.node("box").serve();
     eventually(LIMIT, "it says what it shares", || {
@@ -95,7 +95,7 @@ fn a_node_that_only_this_machine_can_dial_invites_nobody() {
 }
 
 #[test]
-fn a_peer_that_is_not_reached_is_no_news_when_another_way_leads_to_members() {
+fn unreached_peer_is_silent_once_connected() {
     let swarm = Swarm::new();
     let network = Network::new(2);
     let friend = swarm.node("friend").on(network.host(0)).file("file", "x");

@@ -69,7 +69,7 @@ fn every_match_of_every_member_is_fetched() {
 }
 
 #[test]
-fn what_exists_is_skipped_and_stays_as_it_is() {
+fn existing_file_is_skipped_and_unchanged() {
     let swarm = Swarm::new();
     let a = swarm
         .node("a")
@@ -87,7 +87,7 @@ fn what_exists_is_skipped_and_stays_as_it_is() {
 }
 
 #[test]
-fn nothing_leaves_the_directory_that_was_named() {
+fn get_writes_only_in_its_directory() {
     let swarm = Swarm::new();
     let out = swarm.directory("out");
     let outside = swarm.directory("outside");
@@ -103,7 +103,7 @@ fn nothing_leaves_the_directory_that_was_named() {
 }
 
 #[test]
-fn no_match_and_a_bad_pattern_are_told_apart() {
+fn no_match_and_bad_pattern_are_distinct() {
     let swarm = Swarm::new();
     let a = swarm.node("a").file("file", "x").serve();
     let out = swarm.directory("out");
@@ -118,7 +118,7 @@ fn no_match_and_a_bad_pattern_are_told_apart() {
 }
 
 #[test]
-fn what_is_found_is_not_taken_for_everything_when_a_member_is_silent() {
+fn silent_member_makes_results_incomplete() {
     let swarm = Swarm::new();
     let mut a = swarm.node("a").file("of a", "a").serve();
     let b = swarm.node("b").file("of b", "b").peer(&a).serve();
@@ -165,7 +165,7 @@ fn what_is_found_is_not_taken_for_everything_when_a_member_is_silent() {
 const LARGE: [&str; 4] = ["0", "1", "2", "3"];
 
 #[test]
-fn a_frozen_member_holds_up_no_files_of_others() {
+fn frozen_member_delays_no_others_download() {
     let swarm = Swarm::alone();
     let (mut a, mut b) = (swarm.node("a").log_level("warn"), swarm.node("b"));
     let small = |member: &'static str| (0..40).map(move |number| format!("{member}/{number}"));
@@ -221,7 +221,7 @@ fn stored(directory: &Path) -> u64 {
 }
 
 #[test]
-fn a_killed_download_leaves_no_half_file_and_is_resumed() {
+fn killed_download_is_resumed() {
     const SIZE: u64 = 1200 * MIB;
     let swarm = Swarm::alone();
     // A network whose traffic can be counted.
@@ -281,7 +281,7 @@ fn a_killed_download_leaves_no_half_file_and_is_resumed() {
 }
 
 #[test]
-fn a_file_that_changed_meanwhile_is_not_mixed() {
+fn file_changed_mid_download_is_not_mixed() {
     let swarm = Swarm::alone();
     const SIZE: u64 = 600 * MIB;
     let a = swarm.node("a").log_level("warn");
@@ -315,7 +315,7 @@ fn a_file_that_changed_meanwhile_is_not_mixed() {
 }
 
 #[test]
-fn progress_is_shown_on_a_terminal_and_only_there() {
+fn progress_is_shown_on_terminals_only() {
     let swarm = Swarm::new();
     let a = swarm.node("a");
     File::create(a.share().join("large"))

@@ -1,5 +1,5 @@
-//! `tinyp2p get` where several members have the file, and where there are very many files: it brings them as a mount
-//! does.
+//! `tinyp2p get` where several members have the file, and where there are very many files: it
+//! brings them as a mount does.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -54,7 +54,7 @@ fn two(swarm: &Swarm) -> (Node, Node) {
 }
 
 #[test]
-fn nothing_of_the_programs_own_is_in_a_walk_and_all_of_it_is_there_by_name() {
+fn no_walk_enters_the_control_directory() {
     let swarm = Swarm::new();
     let (_a, mount) = two(&swarm);
     let root = mount.mountpoint();
@@ -97,7 +97,7 @@ fn stat_shows_one_inode_in_all_trees() {
 }
 
 #[test]
-fn what_was_read_in_one_tree_is_read_in_another_when_its_member_is_gone() {
+fn bytes_read_in_one_tree_serve_the_others() {
     let swarm = Swarm::new();
     let content = pattern(1, 1 << 20);
     let mut a = swarm
@@ -132,7 +132,7 @@ fn what_was_read_in_one_tree_is_read_in_another_when_its_member_is_gone() {
 }
 
 #[test]
-fn a_member_that_is_killed_stays_in_peers_and_its_directory_is_an_error() {
+fn killed_member_stays_listed_and_errors() {
     let swarm = Swarm::new();
     let (mut a, mount) = two(&swarm);
     a.kill();
@@ -176,7 +176,7 @@ fn what_a_search_finds_is_copied_by_cp() {
 }
 
 #[test]
-fn a_pattern_that_is_none_is_explained_in_the_status() {
+fn status_explains_an_invalid_pattern() {
     let swarm = Swarm::new();
     let mount = swarm.node("mount").file("x", "x").mount();
     let error = fs::metadata(mount.at(".tinyp2p/search/ab(c")).expect_err("no pattern");
@@ -191,7 +191,7 @@ fn a_pattern_that_is_none_is_explained_in_the_status() {
 }
 
 #[test]
-fn conflicts_of_what_was_listed_are_in_a_file() {
+fn conflicts_file_covers_what_was_listed() {
     let swarm = Swarm::new();
     let (_a, mount) = two(&swarm);
     sh("find", &[text(&mount.mountpoint())]);
@@ -206,7 +206,7 @@ fn conflicts_of_what_was_listed_are_in_a_file() {
 }
 
 #[test]
-fn info_is_text_for_people_and_json_for_programs() {
+fn info_is_available_as_text_and_json() {
     let swarm = Swarm::new();
     let (a, mount) = two(&swarm);
     let root = mount.mountpoint();
@@ -253,7 +253,7 @@ fn info_is_text_for_people_and_json_for_programs() {
 }
 
 #[test]
-fn what_lies_outside_of_a_mount_is_one_line_and_exit_code_one() {
+fn path_outside_a_mount_is_exit_code_one() {
     let swarm = Swarm::new();
     let mount = swarm.node("mount").file("x", "x").mount();
     let outside = swarm.path("outside");

@@ -165,7 +165,7 @@ fn is_fault(result: &Value) -> bool {
 }
 
 #[test]
-fn a_client_of_2004_lists_searches_and_fetches() {
+fn legacy_client_lists_and_fetches() {
     let swarm = Swarm::new();
     let text = "line\n".repeat(100_000);
     let node = swarm
@@ -193,7 +193,7 @@ fn a_client_of_2004_lists_searches_and_fetches() {
 }
 
 #[test]
-fn contents_that_are_not_ascii_arrive_byte_exact() {
+fn non_ascii_contents_arrive_byte_exact() {
     let swarm = Swarm::new();
     let lines = "one\rtwo\r\nthree\n\r";
     let random = pattern(7, 3_000_000);
@@ -218,7 +218,7 @@ fn contents_that_are_not_ascii_arrive_byte_exact() {
 }
 
 #[test]
-fn a_wrong_password_gets_false_whatever_is_asked() {
+fn wrong_password_gets_false_for_any_call() {
     let swarm = Swarm::new();
     let node = swarm.node("a").file("x", "x").option("--legacy").serve();
     let right = Client::of(&node);
@@ -250,7 +250,7 @@ fn a_wrong_password_gets_false_whatever_is_asked() {
 }
 
 #[test]
-fn nothing_outside_the_top_of_the_share_can_be_had() {
+fn only_the_top_of_the_share_is_served() {
     let swarm = Swarm::new();
     let node = swarm
         .node("a")
@@ -285,7 +285,7 @@ fn nothing_outside_the_top_of_the_share_can_be_had() {
 }
 
 #[test]
-fn wrong_types_and_patterns_that_are_not_supported_are_faults_that_say_so() {
+fn wrong_types_and_patterns_are_faults() {
     let swarm = Swarm::new();
     let node = swarm.node("a").file("x", "x").option("--legacy").serve();
     let results = Client::of(&node).calls(&[
@@ -322,7 +322,7 @@ fn servers_tell_each_other_of_servers() {
 }
 
 #[test]
-fn a_node_answers_to_what_it_advertises_and_to_where_it_was_reached() {
+fn node_answers_to_advertised_and_reached() {
     let swarm = Swarm::new();
     let node = swarm
         .node("a")
@@ -432,7 +432,7 @@ fn hostile_connections_harm_nothing() {
 }
 
 #[test]
-fn people_are_warned_and_the_status_shows_why() {
+fn legacy_risk_is_warned_of() {
     let swarm = Swarm::new();
     let runtime = swarm.directory("runtime");
     let node = swarm
@@ -467,7 +467,7 @@ fn people_are_warned_and_the_status_shows_why() {
 }
 
 #[test]
-fn a_server_of_2004_is_refused_without_the_option() {
+fn legacy_server_needs_the_option() {
     let swarm = Swarm::new();
     let failed = tinyp2p(&swarm, &["serve", PASSWORD, "http://127.0.0.1:1"], LIMIT);
     assert_eq!(failed.code(), 2);
@@ -475,7 +475,7 @@ fn a_server_of_2004_is_refused_without_the_option() {
 }
 
 #[test]
-fn a_mount_warns_once_whichever_way_the_option_is_given() {
+fn mount_warns_once_however_opted_in() {
     let swarm = Swarm::new();
     for (name, option) in [("a", "--legacy"), ("b", "-olegacy")] {
         let node = swarm.node(name).file("x", "x").option(option).mount();
@@ -508,7 +508,7 @@ fn pythons_2() -> Vec<PathBuf> {
 }
 
 #[test]
-fn where_there_is_a_python_2_7_the_programs_of_2004_of_these_tests_run_on_it() {
+fn legacy_programs_run_on_python_2_7() {
     let script = "import sys, json; print(json.dumps(sys.version_info[:2]))";
     let version = run(python().command().args(["-c", script]), LIMIT).expect_success();
     let is_2_7 = version.text() == "[2, 7]\n";

@@ -151,7 +151,7 @@ pub(crate) fn same(path: &Path, expected: &[u8]) {
 }
 
 #[test]
-fn files_of_a_server_of_2004_are_read_byte_for_byte_in_every_way() {
+fn legacy_files_are_byte_exact() {
     let swarm = Swarm::new();
     let random = pattern(3, 3 * MIB + 5);
     let files: [(&str, &[u8]); 4] = [
@@ -187,7 +187,7 @@ fn files_of_a_server_of_2004_are_read_byte_for_byte_in_every_way() {
 }
 
 #[test]
-fn a_file_whose_size_is_not_known_yet_is_copied_whole() {
+fn file_of_unknown_size_is_copied_whole() {
     let swarm = Swarm::new();
     // More than is fetched for a size alone.
     let large = pattern(5, 97 * MIB);
@@ -251,7 +251,7 @@ fn servers_are_found_through_one_another_and_hear_of_this_node() {
 }
 
 #[test]
-fn a_frozen_server_costs_its_deadline_once_and_comes_back() {
+fn frozen_server_costs_its_deadline_once() {
     let swarm = Swarm::alone();
     let frozen = Old::start(&swarm, "one", &[("a", b"1")], None);
     let other = Old::start(&swarm, "two", &[("b", b"2")], None);
@@ -277,7 +277,7 @@ fn a_frozen_server_costs_its_deadline_once_and_comes_back() {
 }
 
 #[test]
-fn a_name_that_two_servers_have_is_read_from_the_one_that_answers() {
+fn shared_name_fails_over_to_a_live_server() {
     let swarm = Swarm::new();
     let files = |who: &str| ["x", "y"].map(|name| (name, format!("{name} of {who}").into_bytes()));
     let [ann, bob] = ["ann", "bob"].map(|who| {
@@ -301,7 +301,7 @@ fn a_name_that_two_servers_have_is_read_from_the_one_that_answers() {
 }
 
 #[test]
-fn other_contents_under_a_name_are_another_file() {
+fn other_contents_are_another_file() {
     let swarm = Swarm::new();
     let old = Old::start(&swarm, "old", &[("x", b"before")], None);
     let node = mount(&swarm, "a", &[&old.url]);
@@ -315,7 +315,7 @@ fn other_contents_under_a_name_are_another_file() {
 }
 
 #[test]
-fn get_fetches_what_matches_from_all_servers_and_leaves_alone_what_is_there() {
+fn get_fetches_matches_and_keeps_existing() {
     let swarm = Swarm::new();
     let random = pattern(9, 50 * MIB);
     let first = Old::start(
@@ -353,7 +353,7 @@ fn get_fetches_what_matches_from_all_servers_and_leaves_alone_what_is_there() {
 }
 
 #[test]
-fn another_password_is_found_out_before_anything_else() {
+fn wrong_password_is_found_out_first() {
     let swarm = Swarm::new();
     let old = Old::start(&swarm, "old", &[("x", b"1")], None);
     let arguments = [
@@ -451,7 +451,7 @@ fn files_named(directory: &Path, wanted: &[&str]) -> Vec<PathBuf> {
 }
 
 #[test]
-fn a_hostile_server_harms_nothing_and_is_named_in_the_log() {
+fn hostile_server_is_harmless_and_logged() {
     let swarm = Swarm::new();
     let passwd = fs::read(PASSWD).expect("read a file");
     let good = Old::start(&swarm, "good", &[("good", b"1")], None);
@@ -496,7 +496,7 @@ fn a_hostile_server_harms_nothing_and_is_named_in_the_log() {
 }
 
 #[test]
-fn contents_that_do_not_end_or_drip_are_an_error_in_bounded_time() {
+fn endless_contents_fail_in_bounded_time() {
     let swarm = Swarm::alone();
     let member = |asked: &str, stream: &mut TcpStream| -> bool {
         let answer = match asked {
@@ -580,7 +580,7 @@ fn fault(number: u32) -> Vec<u8> {
 }
 
 #[test]
-fn get_writes_nothing_outside_its_directory_whatever_the_names_of_a_server() {
+fn hostile_names_keep_get_in_its_directory() {
     let swarm = Swarm::new();
     let passwd = fs::read(PASSWD).expect("read a file");
     let url = serving(
@@ -642,7 +642,7 @@ fn get_writes_nothing_outside_its_directory_whatever_the_names_of_a_server() {
 }
 
 #[test]
-fn get_fetches_one_of_the_files_that_two_servers_have_under_one_name() {
+fn get_fetches_one_of_two_same_named_files() {
     let swarm = Swarm::new();
     let first = Old::start(
         &swarm,
@@ -734,7 +734,7 @@ fn has_hung_up(stream: &TcpStream) -> bool {
 }
 
 #[test]
-fn a_server_gets_one_call_at_a_time_whatever_a_mount_is_used_for() {
+fn server_gets_one_call_at_a_time() {
     const NAMES: [&str; 12] = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l"];
     let swarm = Swarm::new();
     let (url, counting) = Counting::start(&NAMES);

@@ -243,7 +243,7 @@ fn in_every_order(work: impl Fn(usize, [Kind; 4]) + Sync) {
 }
 
 #[test]
-fn whoever_joins_first_all_get_all_files_of_all() {
+fn any_join_order_gives_all_files_to_all() {
     let swarm = Swarm::new();
     in_every_order(|number, order| {
         let previous = |number| number - 1;
@@ -265,7 +265,7 @@ fn whoever_joins_first_all_get_all_files_of_all() {
 }
 
 #[test]
-fn whoever_joins_first_may_be_the_one_that_all_others_join() {
+fn first_node_may_be_joined_by_all_others() {
     let swarm = Swarm::new();
     in_every_order(|number, order| {
         let network = Network::join(
@@ -283,7 +283,7 @@ fn whoever_joins_first_may_be_the_one_that_all_others_join() {
 }
 
 #[test]
-fn fifty_megabytes_of_a_member_of_2004_are_copied_byte_for_byte_in_a_mixed_network() {
+fn mixed_network_copies_50_mb_byte_exact() {
     let swarm = Swarm::new();
     let large = pattern(77, 50_000_000);
     let more = |number| match number {
@@ -312,8 +312,7 @@ fn reading(path: &Path) -> mpsc::Receiver<(std::io::Result<Vec<u8>>, Duration)> 
 }
 
 #[test]
-fn a_member_of_2004_that_stops_within_a_file_is_an_error_for_its_readers_and_holds_up_nobody_else()
-{
+fn stopped_server_fails_only_its_readers() {
     let swarm = Swarm::new();
     // Longer than what is fetched for its size alone.
     let long = pattern(78, 66 * MIB);
@@ -388,7 +387,7 @@ fn get(swarm: &Swarm, pattern: &str, url: &str, fetched: usize) -> std::path::Pa
 }
 
 #[test]
-fn get_fetches_each_match_of_a_node_of_today_once() {
+fn get_fetches_each_match_of_a_node_once() {
     let swarm = Swarm::new();
     let random = pattern(1, 3 * MIB + 1);
     let node = swarm
@@ -406,7 +405,7 @@ fn get_fetches_each_match_of_a_node_of_today_once() {
 }
 
 #[test]
-fn get_fetches_each_match_of_a_mixed_network_once_whomever_it_asks() {
+fn get_fetches_each_mixed_match_once() {
     for is_old_asked in [false, true] {
         let swarm = Swarm::new();
         let random = pattern(2, MIB + 1);

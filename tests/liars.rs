@@ -53,7 +53,7 @@ fn wait_for(mount: &Node, name: &str, root: &str, holders: &[&str]) {
 
 /// What a member's file is, it may say after its bytes were fetched. They stay what they are.
 #[test]
-fn bytes_that_waited_without_a_root_are_not_taken_for_anothers() {
+fn rootless_bytes_are_nobody_elses() {
     let swarm = Swarm::new();
     let name = |number: u64| format!("d/{number:02}");
     let (eve, wire) = member("eve");
@@ -95,7 +95,7 @@ fn bytes_that_waited_without_a_root_are_not_taken_for_anothers() {
 }
 
 #[test]
-fn copied_sizes_and_times_take_no_files_place() {
+fn copied_sizes_and_times_displace_no_file() {
     let swarm = Swarm::new();
     let truth = pattern(1, 3 * MIB);
     let ann = swarm.node("ann").file("report", &truth);
@@ -130,7 +130,7 @@ fn copied_sizes_and_times_take_no_files_place() {
 }
 
 #[test]
-fn a_claim_that_was_disproved_is_not_believed_again() {
+fn disproved_claim_is_not_believed_again() {
     let swarm = Swarm::new();
     let truth = pattern(1, 3 * MIB);
     let ann = swarm.node("ann").file("report", &truth);
@@ -172,7 +172,7 @@ fn a_claim_that_was_disproved_is_not_believed_again() {
 }
 
 #[test]
-fn a_directory_of_conflicts_is_listed_in_time() {
+fn many_conflicts_are_listed_in_time() {
     let swarm = Swarm::alone();
     let liars = [member("eve"), member("mallory")];
     let mut mount = swarm.node("mount").log_level("info");
@@ -198,7 +198,7 @@ fn a_directory_of_conflicts_is_listed_in_time() {
 }
 
 #[test]
-fn a_directory_without_an_end_hides_only_its_members_files() {
+fn endless_directory_hides_only_its_owner() {
     let swarm = Swarm::new();
     let ann = swarm.node("ann").file("d/x", "content").serve();
     let (eve, wire) = member("eve");
@@ -235,7 +235,7 @@ fn a_directory_without_an_end_hides_only_its_members_files() {
 }
 
 #[test]
-fn a_search_beside_an_endless_member_stays_in_bounds() {
+fn search_beside_endless_member_is_bounded() {
     let swarm = Swarm::new();
     let ann = swarm.node("ann").file("d/x", "content").serve();
     let (eve, wire) = member("eve");
@@ -274,7 +274,7 @@ fn a_search_beside_an_endless_member_stays_in_bounds() {
 }
 
 #[test]
-fn a_flood_of_news_ends_nobody_elses_answers() {
+fn change_flood_ends_no_other_answers() {
     let swarm = Swarm::new();
     let ann = swarm.node("ann").file("d/x", "content");
     settle(&ann.share().join("d/x"));

@@ -28,7 +28,7 @@ fn all_list(nodes: &[&Node], expected: &[&str], limit: Duration) {
 }
 
 #[test]
-fn a_chain_of_three_lists_everything_within_five_seconds() {
+fn chain_of_three_lists_in_five_seconds() {
     let swarm = Swarm::alone();
     let a = swarm.node("a").file("of a", "1").mount();
     let b = swarm.node("b").file("of b", "2").peer(&a).mount();
@@ -89,7 +89,7 @@ fn the_mount_is_the_union_of_all_shares() {
 }
 
 #[test]
-fn a_sparse_file_of_six_gigabytes_reads_right_at_head_middle_and_tail() {
+fn six_gigabyte_sparse_file_reads_right() {
     const SIZE: u64 = 6_000_000_000;
     let swarm = Swarm::new();
     let a = swarm.node("a");
@@ -126,7 +126,7 @@ fn a_sparse_file_of_six_gigabytes_reads_right_at_head_middle_and_tail() {
 }
 
 #[test]
-fn attributes_are_those_of_the_peer_and_nothing_can_be_written() {
+fn attributes_match_those_of_the_peer() {
     let swarm = Swarm::new();
     let a = swarm.node("a").file("dir/file", "content");
     sh(
@@ -188,7 +188,7 @@ fn a_share_is_served_live() {
 }
 
 #[test]
-fn nothing_outside_the_share_and_nothing_special_is_served() {
+fn only_regular_files_inside_are_served() {
     let swarm = Swarm::new();
     let outside = swarm.directory("outside");
     fs::write(outside.join("secret"), "secret").expect("write");

@@ -57,7 +57,7 @@ const NOISE: Duration = Duration::from_millis(50);
 const DIRECTORIES: usize = 5 * ROUNDS;
 
 #[test]
-fn fifty_members_keep_their_deadlines_and_their_speed_with_troubled_ones_among_them() {
+fn troubled_members_slow_no_others() {
     let swarm = Swarm::alone();
     let mut network = Network::start(&swarm);
     network.everybody_knows_everybody();

@@ -48,7 +48,7 @@ fn two(swarm: &Swarm, network: &Network, discovery: bool) -> (Node, Node) {
 }
 
 #[test]
-fn an_open_file_is_read_on_when_its_owner_gets_another_address() {
+fn open_file_survives_its_owners_move() {
     for discovery in [true, false] {
         let swarm = Swarm::alone();
         let network = Network::new(2);
@@ -61,7 +61,7 @@ fn an_open_file_is_read_on_when_its_owner_gets_another_address() {
 }
 
 #[test]
-fn an_open_file_is_read_on_when_its_reader_gets_another_address_and_both_go_back() {
+fn open_file_survives_its_readers_moves() {
     let swarm = Swarm::alone();
     let network = Network::new(2);
     let (_owner, mount) = two(&swarm, &network, true);

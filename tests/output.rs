@@ -60,7 +60,7 @@ fn talkative<'a>(arguments: &[&'a str], peer: &'a str) -> Vec<&'a str> {
 }
 
 #[test]
-fn no_command_ends_because_its_messages_are_lost() {
+fn lost_messages_end_no_command() {
     let swarm = Swarm::new();
     let a = swarm.node("a").file("file", "x").serve();
     let address = a.address();
@@ -94,7 +94,7 @@ fn no_command_ends_because_its_messages_are_lost() {
 }
 
 #[test]
-fn results_that_cannot_be_written_are_a_failure_and_results_that_nobody_reads_are_none() {
+fn unwritable_results_are_a_failure() {
     let swarm = Swarm::new();
     let a = swarm.node("a").file("file", "x").serve();
     let address = a.address();
@@ -144,7 +144,7 @@ fn staying(node: &Node, mut command: Command, sink: Sink) -> Child {
 }
 
 #[test]
-fn a_mount_and_a_serve_go_on_when_their_messages_are_lost() {
+fn mount_and_serve_survive_lost_messages() {
     for sink in [Sink::Full, Sink::Closed] {
         let swarm = Swarm::new();
         let a = swarm.node("a").file("file", "x");

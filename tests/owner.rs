@@ -151,7 +151,7 @@ fn is_content(act: &str, content: &[u8], (read, error): ReadUntil) {
 }
 
 #[test]
-fn a_read_goes_on_whatever_is_done_that_leaves_the_bytes() {
+fn read_survives_byte_preserving_changes() {
     while_read(HARMLESS, true, is_content);
 }
 
@@ -193,7 +193,7 @@ fn is_stale_or_old(act: &str, content: &[u8], (read, error): ReadUntil) {
 }
 
 #[test]
-fn what_is_written_over_is_stale_and_never_a_mixture() {
+fn overwritten_file_is_stale_never_a_mix() {
     while_read(HARMFUL, true, is_stale_or_old);
 }
 
@@ -271,7 +271,7 @@ impl Drop for Log {
 }
 
 #[test]
-fn a_log_that_grows_is_copied_whole_every_time() {
+fn growing_log_is_always_copied_whole() {
     let swarm = Swarm::alone();
     let (owner, reader) = owner_and_reader(&swarm);
     let mut log = Log::new(owner.share().join("app.log"), 800_000);
@@ -345,7 +345,7 @@ impl Drop for Tail {
 }
 
 #[test]
-fn tail_shows_what_is_appended_within_two_seconds() {
+fn tail_shows_appends_within_two_seconds() {
     let swarm = Swarm::alone();
     let (owner, reader) = owner_and_reader(&swarm);
     let log = Log::new(owner.share().join("app.log"), 200_000);
@@ -371,7 +371,7 @@ fn tail_shows_what_is_appended_within_two_seconds() {
 }
 
 #[test]
-fn tail_goes_on_with_the_log_that_comes_after_a_rotation() {
+fn tail_follows_a_rotated_log() {
     let swarm = Swarm::alone();
     let (owner, reader) = owner_and_reader(&swarm);
     let path = owner.share().join("app.log");
@@ -438,7 +438,7 @@ fn get_fetches_a_log_that_is_written_to() {
 }
 
 #[test]
-fn a_backup_after_a_remount_reads_nothing_again() {
+fn backup_after_a_remount_rereads_nothing() {
     let swarm = Swarm::alone();
     let owner = swarm.node("owner");
     for number in 0..50 {
@@ -476,7 +476,7 @@ fn a_backup_after_a_remount_reads_nothing_again() {
 }
 
 #[test]
-fn a_copy_that_reads_by_number_costs_no_round_trip_per_file() {
+fn inode_order_copy_saves_round_trips() {
     let swarm = Swarm::alone();
     let owner = swarm.node("owner");
     let directory = owner.share().join("many");

@@ -285,7 +285,7 @@ fn is_absence(error: &std::io::Error) -> bool {
 }
 
 #[test]
-fn whatever_happens_at_the_owner_readers_get_what_they_opened() {
+fn readers_get_what_they_opened() {
     let swarm = Swarm::alone();
     let owner = swarm.node("owner");
     let files: Vec<Arc<Mutex<Modelled>>> = (0..FILES)

@@ -15,7 +15,7 @@ use crate::harness::swarm::{
 const LIMIT: Duration = Duration::from_secs(20);
 
 #[test]
-fn a_wrong_password_is_told_before_anything_is_mounted() {
+fn wrong_password_fails_before_the_mount() {
     let swarm = Swarm::new();
     let a = swarm.node("a").file("file", "content").serve();
     let b = swarm
@@ -55,7 +55,7 @@ fn a_wrong_password_is_told_before_anything_is_mounted() {
 }
 
 #[test]
-fn one_that_refuses_does_not_keep_others_away() {
+fn refusing_peer_keeps_no_others_away() {
     let swarm = Swarm::new();
     let stranger = swarm
         .node("stranger")
@@ -124,7 +124,7 @@ fn the_password_is_nowhere_to_be_found() {
 }
 
 #[test]
-fn no_core_is_dumped_and_no_other_process_may_look() {
+fn process_memory_is_protected() {
     let swarm = Swarm::new();
     let node = swarm.node("a").mount();
     let limits = fs::read_to_string(format!("/proc/{}/limits", node.pid())).expect("read limits");
@@ -139,7 +139,7 @@ fn no_core_is_dumped_and_no_other_process_may_look() {
 }
 
 #[test]
-fn identity_and_state_are_for_their_owner_alone() {
+fn identity_and_state_are_owner_only() {
     let swarm = Swarm::new();
     let node = swarm.node("a").serve();
     let mode = |path: &Path| fs::metadata(path).expect("stat").permissions().mode() & 0o7777;
@@ -154,7 +154,7 @@ fn identity_and_state_are_for_their_owner_alone() {
 }
 
 #[test]
-fn the_password_can_come_from_a_file_or_from_standard_input() {
+fn password_comes_from_a_file_or_stdin() {
     let swarm = Swarm::new();
     let a = swarm.node("a").file("file", "content").serve();
     let file = swarm.path("pw");
@@ -180,7 +180,7 @@ fn the_password_can_come_from_a_file_or_from_standard_input() {
 }
 
 #[test]
-fn a_guessable_password_gets_one_line_of_warning_and_works() {
+fn weak_password_warns_once_and_works() {
     let swarm = Swarm::new();
     let a = swarm
         .node("a")
@@ -194,7 +194,7 @@ fn a_guessable_password_gets_one_line_of_warning_and_works() {
 }
 
 #[test]
-fn the_mount_in_the_background_keeps_the_password_to_itself() {
+fn background_mount_hides_its_password() {
     let swarm = Swarm::new();
     let running = Background::at(swarm.directory("mnt"));
     let mut command = program(MOUNT, &swarm.path("home"), None);
@@ -247,7 +247,7 @@ fn assert_tree_lacks_password(directory: &Path) {
 }
 
 #[test]
-fn a_password_comes_out_of_a_pipe_or_standard_input() {
+fn password_comes_from_a_pipe_or_stdin() {
     let swarm = Swarm::new();
     let a = swarm.node("a").file("file", "content").serve();
     let file = swarm.path("pw");

@@ -12,7 +12,7 @@ use crate::verified::xattr;
 const LIMIT: Duration = Duration::from_secs(20);
 
 #[test]
-fn where_nothing_can_be_kept_the_option_that_helps_is_named() {
+fn unwritable_state_names_an_option() {
     let swarm = Swarm::new();
     let me = swarm.node("me");
     fs::create_dir(me.mountpoint()).expect("make a mountpoint");
@@ -63,7 +63,7 @@ fn where_nothing_can_be_kept_the_option_that_helps_is_named() {
 }
 
 #[test]
-fn a_cache_that_was_removed_under_a_mount_is_made_anew() {
+fn cache_of_a_live_mount_is_recreated() {
     let swarm = Swarm::new();
     let content = pattern(1, 4 * MIB);
     let a = swarm

@@ -80,7 +80,7 @@ fn cost(members: &[Node], work: impl FnOnce()) -> Vec<[usize; 4]> {
 }
 
 #[test]
-fn a_file_manager_lists_a_directory_once_at_each_member() {
+fn file_manager_lists_once_per_member() {
     let swarm = Swarm::alone();
     let (members, mount) = setup(&swarm);
     // In a mount that has seen nothing yet; its members know one another.
@@ -112,7 +112,7 @@ fn present(node: &Node) -> usize {
 }
 
 #[test]
-fn a_directory_that_was_just_listed_costs_no_call() {
+fn freshly_listed_directory_costs_no_call() {
     let swarm = Swarm::alone();
     let (members, mount) = setup(&swarm);
     let look = |command: &mut Command| {

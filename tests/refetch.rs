@@ -34,7 +34,7 @@ fn mtime(path: &Path) -> i64 {
 }
 
 #[test]
-fn a_directory_that_is_missing_is_made_for_what_is_fetched() {
+fn missing_target_directory_is_created() {
     let swarm = Swarm::new();
     let a = swarm.node("a").file("file", "x").serve();
     let out = swarm.path("new/directory");
@@ -69,7 +69,7 @@ fn what_is_in_the_way_is_named() {
 }
 
 #[test]
-fn a_touch_at_the_owner_costs_no_second_fetch() {
+fn touch_at_the_owner_costs_no_refetch() {
     const SIZE: u64 = 800 * MIB;
     let swarm = Swarm::alone();
     // A network whose traffic can be counted.

@@ -73,7 +73,7 @@ fn listed(path: PathBuf) -> Result<(), Error> {
 }
 
 #[test]
-fn a_frozen_file_system_below_a_share_hides_its_own_files_only() {
+fn frozen_file_system_hides_only_its_files() {
     let swarm = Swarm::alone();
     let owner = swarm.node("owner").file("d/f", "1").file("top", "2");
     let at = owner.share().join("d/hung");
@@ -122,7 +122,7 @@ fn limit_open_files(node: &Node, most: u64) -> Rlimit {
 }
 
 #[test]
-fn a_member_without_open_files_left_is_an_error_and_not_an_absence() {
+fn descriptor_shortage_is_no_absence() {
     let swarm = Swarm::alone();
     let owner = swarm
         .node("owner")
@@ -171,7 +171,7 @@ fn nest(share: &Path, levels: usize) {
 }
 
 #[test]
-fn what_lies_too_deep_ends_a_walk_with_an_error() {
+fn overlong_path_ends_a_walk_with_an_error() {
     let swarm = Swarm::new();
     let owner = swarm.node("owner");
     nest(owner.share(), 17);

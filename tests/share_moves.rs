@@ -115,6 +115,6 @@ fn a_share_is_what_its_path_leads_to_now() {
 }
 
 #[test]
-fn a_share_is_what_its_path_leads_to_now_without_a_watch_too() {
+fn unwatched_share_follows_its_path() {
     goes_and_comes_back(Some("--no-watch"));
 }

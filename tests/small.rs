@@ -32,7 +32,7 @@ fn shelve(node: &Node, directory: &str) {
 }
 
 #[test]
-fn a_directory_of_small_files_is_copied_with_far_fewer_requests_than_files() {
+fn small_files_cost_far_fewer_requests() {
     let swarm = Swarm::new();
     let a = swarm.node("a");
     shelve(&a, "small");
@@ -52,7 +52,7 @@ fn a_directory_of_small_files_is_copied_with_far_fewer_requests_than_files() {
 }
 
 #[test]
-fn a_small_file_that_is_read_alone_brings_no_others() {
+fn lone_small_file_read_brings_no_others() {
     let swarm = Swarm::new();
     let a = swarm.node("a");
     shelve(&a, "small");

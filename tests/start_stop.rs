@@ -68,7 +68,7 @@ fn assert_refused(swarm: &Swarm, arguments: &[&str], code: i32, reason: &str) {
 }
 
 #[test]
-fn a_mountpoint_that_cannot_be_used_is_refused() {
+fn unusable_mountpoint_is_refused() {
     let swarm = Swarm::new();
     let file = swarm.path("file");
     fs::write(&file, "x").expect("write");
@@ -112,7 +112,7 @@ fn a_mountpoint_that_cannot_be_used_is_refused() {
 }
 
 #[test]
-fn a_missing_mountpoint_is_made_where_its_parent_is_ours() {
+fn mountpoint_is_made_if_parent_is_ours() {
     let swarm = Swarm::new();
     let running = background(&swarm, &[]);
     drop(running);
@@ -134,7 +134,7 @@ fn a_missing_mountpoint_is_made_where_its_parent_is_ours() {
 }
 
 #[test]
-fn a_share_that_cannot_be_served_is_refused() {
+fn unservable_share_is_refused() {
     let swarm = Swarm::new();
     let mnt = text(&swarm.directory("mnt"));
     let missing = text(&swarm.path("missing"));
@@ -173,7 +173,7 @@ fn an_address_in_use_is_refused() {
 }
 
 #[test]
-fn what_is_typed_wrongly_is_refused_with_exit_code_2() {
+fn usage_errors_exit_with_code_2() {
     let swarm = Swarm::new();
     let mnt = text(&swarm.directory("mnt"));
     for (arguments, reason) in [
@@ -218,7 +218,7 @@ fn what_is_typed_wrongly_is_refused_with_exit_code_2() {
 }
 
 #[test]
-fn a_password_file_that_others_can_read_is_refused() {
+fn exposed_password_file_ends_the_start() {
     let swarm = Swarm::new();
     let mnt = text(&swarm.directory("mnt"));
     let file = swarm.path("pw");
@@ -248,7 +248,7 @@ fn help_and_version_are_there() {
 }
 
 #[test]
-fn the_command_returns_when_the_mount_is_usable() {
+fn command_returns_once_mount_is_usable() {
     let swarm = Swarm::new();
     let peer = swarm.node("peer").file("of peer", "there").serve();
     let running = background(&swarm, &[&peer.address()]);
@@ -272,7 +272,7 @@ fn the_command_returns_when_the_mount_is_usable() {
 }
 
 #[test]
-fn with_nobody_reachable_it_mounts_and_waits() {
+fn unreachable_network_mounts_and_waits() {
     let swarm = Swarm::new();
     let mut late = swarm.node("late").file("late", "x").serve();
     late.kill();
@@ -361,7 +361,7 @@ fn a_signal_ends_it_also_while_it_is_busy() {
 }
 
 #[test]
-fn a_stop_does_not_wait_for_a_frozen_member() {
+fn stop_does_not_wait_for_a_frozen_member() {
     let swarm = Swarm::new();
     let peer = swarm.node("peer").file("of peer", "x").serve();
     let node = swarm.node("a").peer(&peer).mount();
@@ -404,7 +404,7 @@ fn in_the_background_it_ends_by_umount_too() {
 }
 
 #[test]
-fn a_share_that_contains_the_mountpoint_does_not_recurse() {
+fn share_around_the_mount_does_not_recurse() {
     let swarm = Swarm::new();
     let share = swarm.directory("share");
     fs::create_dir_all(share.join("inner/mnt")).expect("make directories");
@@ -433,7 +433,7 @@ fn a_share_that_contains_the_mountpoint_does_not_recurse() {
 }
 
 #[test]
-fn a_share_that_contains_the_cache_and_the_log_serves_neither() {
+fn cache_and_log_in_a_share_are_not_served() {
     let swarm = Swarm::new();
     let other = swarm.node("other").file("theirs", "content").serve();
     let node = swarm.node("node").file("mine", "content").peer(&other);

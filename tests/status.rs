@@ -55,7 +55,7 @@ fn object_in_mount(mount: &Node) -> Value {
 }
 
 #[test]
-fn status_files_of_a_mount_are_read_by_cat_and_cp() {
+fn status_files_are_readable_by_cat_and_cp() {
     let swarm = Swarm::new();
     let a = swarm.node("a").file("x", "x").serve();
     let mount = swarm.node("mount").file("y", "y").peer(&a).mount();
@@ -89,7 +89,7 @@ fn status_files_of_a_mount_are_read_by_cat_and_cp() {
 }
 
 #[test]
-fn the_status_directory_is_reachable_but_no_walk_comes_across_it() {
+fn no_walk_enters_the_status_directory() {
     let swarm = Swarm::new();
     let mount = swarm.node("mount").file("d/x", "x").mount();
     let root = mount.mountpoint();
@@ -111,7 +111,7 @@ fn the_status_directory_is_reachable_but_no_walk_comes_across_it() {
 }
 
 #[test]
-fn what_was_read_and_who_is_away_is_in_the_status() {
+fn status_shows_reads_and_absent_members() {
     let swarm = Swarm::new();
     let mut a = swarm.node("a").file("x", vec![7; 300_000]).serve();
     let mount = swarm.node("mount").peer(&a).mount();
@@ -128,7 +128,7 @@ fn what_was_read_and_who_is_away_is_in_the_status() {
 }
 
 #[test]
-fn a_mount_and_a_serve_are_both_seen_by_the_status_command() {
+fn mount_and_serve_are_both_in_the_status() {
     let swarm = Swarm::new();
     let runtime = runtime(&swarm);
     let a = swarm.node("a").runtime(&runtime).serve();
@@ -170,7 +170,7 @@ fn a_mount_and_a_serve_are_both_seen_by_the_status_command() {
 }
 
 #[test]
-fn the_socket_of_a_killed_node_is_removed_and_a_frozen_node_is_named() {
+fn dead_socket_goes_frozen_node_is_named() {
     let swarm = Swarm::new();
     let runtime = runtime(&swarm);
     let mut killed = swarm.node("killed").runtime(&runtime).serve();
@@ -193,7 +193,7 @@ fn the_socket_of_a_killed_node_is_removed_and_a_frozen_node_is_named() {
 }
 
 #[test]
-fn no_node_at_all_is_said_and_is_exit_code_one() {
+fn absence_of_nodes_is_exit_code_one() {
     let swarm = Swarm::new();
     let dead = runtime(&swarm).join("tinyp2p");
     fs::create_dir(&dead).expect("make a directory");
@@ -211,7 +211,7 @@ fn no_node_at_all_is_said_and_is_exit_code_one() {
 }
 
 #[test]
-fn a_client_that_connects_and_never_reads_harms_nothing() {
+fn unreading_status_client_harms_nothing() {
     let swarm = Swarm::new();
     let runtime = runtime(&swarm);
     let mut node = swarm.node("a").file("x", "x").runtime(&runtime).mount();
@@ -235,7 +235,7 @@ fn a_client_that_connects_and_never_reads_harms_nothing() {
 }
 
 #[test]
-fn watching_goes_on_until_nobody_reads_any_more() {
+fn watching_lasts_until_nobody_reads() {
     let swarm = Swarm::new();
     let runtime = runtime(&swarm);
     let node = swarm.node("a").runtime(&runtime).serve();

@@ -18,7 +18,7 @@ use crate::harness::swarm::{
 const SOON: Duration = Duration::from_secs(10);
 
 #[test]
-fn every_request_of_a_stranger_gets_the_same_401() {
+fn any_strangers_request_gets_the_same_401() {
     let swarm = Swarm::new();
     let node = swarm.node("a").file("file", "content").serve();
     let stranger = Stranger::new();
@@ -55,7 +55,7 @@ fn every_request_of_a_stranger_gets_the_same_401() {
 }
 
 #[test]
-fn a_connection_without_tls_is_closed_without_a_word() {
+fn plain_connection_is_closed_silently() {
     let swarm = Swarm::new();
     let node = swarm.node("a").serve();
     for request in [
@@ -73,7 +73,7 @@ fn a_connection_without_tls_is_closed_without_a_word() {
 }
 
 #[test]
-fn only_the_two_protocols_of_this_program_are_spoken() {
+fn only_this_programs_protocols_are_spoken() {
     let swarm = Swarm::new();
     let node = swarm.node("a").serve();
     let connection = Stranger::new().connect(node.socket(), "http/1.1");
@@ -121,7 +121,7 @@ fn guess(swarm: &Swarm, number: usize, target: SocketAddr) -> Finished {
 }
 
 #[test]
-fn thirty_wrong_guesses_are_slowed_and_no_member_notices() {
+fn thirty_wrong_guesses_slow_no_member() {
     let swarm = Swarm::alone();
     let node = swarm.node("a").file("file", "content").serve();
     let member = swarm.node("member").file("mine", "x").peer(&node).mount();

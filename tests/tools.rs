@@ -66,7 +66,7 @@ fn cp_copies_a_file_and_a_tree() {
 }
 
 #[test]
-fn rsync_copies_and_then_finds_nothing_left_to_do() {
+fn rsync_copies_and_then_finds_no_more() {
     let swarm = Swarm::new();
     let (a, _b, tree) = tree(&swarm);
     let out = swarm.directory("out");
@@ -84,7 +84,7 @@ fn rsync_copies_and_then_finds_nothing_left_to_do() {
 }
 
 #[test]
-fn tar_packs_the_mount_as_it_packs_the_share() {
+fn tar_packs_the_mount_like_the_share() {
     let swarm = Swarm::new();
     let (a, _b, tree) = tree(&swarm);
     let pack = |from: &Path| {
@@ -129,7 +129,7 @@ fn find_sees_every_file_once_with_its_size() {
 }
 
 #[test]
-fn git_clones_a_repository_that_lies_in_a_share() {
+fn git_clones_a_shared_repository() {
     let swarm = Swarm::new();
     let a = swarm.node("a");
     let work = swarm.directory("work");
@@ -223,7 +223,7 @@ fn a_mapped_file_has_the_right_bytes() {
 }
 
 #[test]
-fn several_readers_of_one_file_do_not_disturb_one_another() {
+fn concurrent_readers_do_not_interfere() {
     let swarm = Swarm::new();
     let a = swarm.node("a");
     write_pattern(&a.share().join("file"), 4, 40_000_000);

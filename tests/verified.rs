@@ -83,7 +83,7 @@ fn read_checked(file: &mut File, seed: u64, length: u64, mut each: impl FnMut(u6
 }
 
 #[test]
-fn one_of_two_holders_is_killed_in_the_middle_of_a_read_and_nobody_notices() {
+fn killed_holder_is_replaced_mid_read() {
     const LENGTH: u64 = 700 * MIB;
     let swarm = Swarm::alone();
     let (a, b) = (swarm.node("a"), swarm.node("b"));
@@ -107,7 +107,7 @@ fn one_of_two_holders_is_killed_in_the_middle_of_a_read_and_nobody_notices() {
 }
 
 #[test]
-fn a_member_that_has_read_a_file_supplies_it_when_its_only_holder_is_killed() {
+fn reader_supplies_for_a_killed_holder() {
     const LENGTH: u64 = 256 * MIB;
     let swarm = Swarm::alone();
     let holder = swarm.node("holder");
@@ -149,7 +149,7 @@ fn a_member_that_has_read_a_file_supplies_it_when_its_only_holder_is_killed() {
 }
 
 #[test]
-fn a_read_fails_in_time_when_all_holders_are_killed() {
+fn read_times_out_without_a_live_holder() {
     const LENGTH: u64 = 700 * MIB;
     let swarm = Swarm::alone();
     let (a, b) = (swarm.node("a"), swarm.node("b"));
@@ -244,7 +244,7 @@ fn write_rooted(nodes: &[&Node], name: &str, seed: u64, length: u64) {
 }
 
 #[test]
-fn a_holder_that_lies_is_blamed_and_its_bytes_reach_neither_reader_nor_cache() {
+fn liar_is_blamed_before_its_bytes_get_in() {
     const LENGTH: u64 = 64 * MIB + 123;
     let swarm = Swarm::new();
     let right = pattern(3, LENGTH);
@@ -300,7 +300,7 @@ fn a_holder_that_lies_is_blamed_and_its_bytes_reach_neither_reader_nor_cache() {
 }
 
 #[test]
-fn a_file_replaced_during_a_read_is_old_bytes_or_an_error_and_new_ones_later() {
+fn replaced_file_reads_old_or_an_error() {
     const LENGTH: u64 = 300 * MIB;
     let swarm = Swarm::new();
     let holder = swarm.node("holder");
@@ -347,7 +347,7 @@ fn a_file_replaced_during_a_read_is_old_bytes_or_an_error_and_new_ones_later() {
 }
 
 #[test]
-fn fifty_crashes_during_cached_reads_leave_nothing_wrong_and_nothing_too_large() {
+fn cache_survives_fifty_crashes() {
     const LENGTH: u64 = 24 * MIB;
     const CAP: u64 = 16 * MIB;
     let swarm = Swarm::new();

@@ -235,7 +235,7 @@ fn every_walk_sees_everything_exactly_once() {
 }
 
 #[test]
-fn du_df_and_stat_tell_the_sums_of_what_is_there() {
+fn du_df_and_stat_give_the_true_sums() {
     let swarm = Swarm::new();
     let tree = tree(&swarm);
     let figure = |program: &str, arguments: &[&str]| -> Vec<u64> {
@@ -322,7 +322,7 @@ fn roots_are_known(files: impl Iterator<Item = PathBuf>) {
 }
 
 #[test]
-fn an_inode_number_is_one_content_and_stays_when_the_kernel_forgets_it() {
+fn inode_survives_kernel_forgetting() {
     let swarm = Swarm::new();
     let tree = tree(&swarm);
     let with_content = tree.files().into_iter();
@@ -356,7 +356,7 @@ fn an_inode_number_is_one_content_and_stays_when_the_kernel_forgets_it() {
 }
 
 #[test]
-fn a_walk_is_complete_though_the_kernel_forgets_all_the_time() {
+fn walk_survives_kernel_forgetting() {
     let swarm = Swarm::new();
     let a = swarm.node("a");
     for number in 0..300 {

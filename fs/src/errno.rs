@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn every_test_that_semantics_md_names_exists() {
+    fn every_test_named_in_semantics_exists() {
         let package = Path::new(env!("CARGO_MANIFEST_DIR"));
         let mut sources = Vec::new();
         for directory in ["src", "../net/src", "../tests"] {

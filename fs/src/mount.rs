@@ -328,7 +328,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_reason_of_the_helper_is_passed_on_without_its_name() {
+    fn helper_error_loses_its_prefix() {
         let error = |text: &str| helper_error(text.as_bytes()).to_string();
         assert_eq!(
             error("fusermount3: warning\nfusermount3: mount failed: Permission denied\n"),
@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn a_helper_that_ends_without_a_descriptor_is_noticed() {
+    fn helper_without_descriptor_is_noticed() {
         let (ours, theirs) = UnixStream::pair().unwrap();
         drop(theirs);
         assert!(receive_descriptor(&ours).unwrap().is_none());

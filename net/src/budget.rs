@@ -354,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn one_member_gets_a_part_and_then_misbehaves() {
+    fn member_past_its_part_misbehaves() {
         let budget = ByteBudget::new(TOTAL);
         let mut one = budget.reserve(id(1));
         grab(&mut one);
@@ -373,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn an_honest_member_has_half_of_it_beside_a_greedy_one() {
+    fn honest_member_keeps_half_of_the_budget() {
         let budget = ByteBudget::new(TOTAL);
         let mut greedy = [1, 1].map(|n| budget.reserve(id(n)));
         greedy.iter_mut().for_each(grab);
@@ -412,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_of_a_member_makes_room_for_its_next_answer_only() {
+    fn kept_bytes_yield_to_own_next_response() {
         let budget = ByteBudget::new(TOTAL);
         let mut kept = budget.reserve(id(1));
         kept.grow(budget.most_of_one()).unwrap();
@@ -441,7 +441,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_of_one_address_share_while_they_are_seated() {
+    fn seated_keys_of_one_address_share() {
         let budget = ByteBudget::new(TOTAL);
         let seats: Vec<Seat> = (0..16)
             .map(|n| budget.seat(id(n), [127, 1, 0, 1].into()))

@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_directory_is_made_and_removed_again() {
+    fn missing_mountpoint_is_made_and_removed() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("new");
         let mountpoint = Mountpoint::check(&path).unwrap();
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_mounted_on_is_refused_with_its_reason() {
+    fn mountpoint_refusal_names_the_reason() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("file");
         std::fs::write(&file, b"").unwrap();
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dead_mount_is_cleared_by_its_owner_and_root_only() {
+    fn dead_mount_is_cleared_by_owner_or_root() {
         let entry = |options: &str| MountEntry {
             id: 40,
             parent: 21,
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_made_in_the_directory_of_another_user() {
+    fn foreign_directory_gets_no_mountpoint() {
         if !rustix::process::geteuid().is_root() {
             return;
         }
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn links_are_followed_to_the_directory_they_name() {
+    fn mountpoint_links_are_followed() {
         let directory = tempfile::tempdir().unwrap();
         let target = directory.path().canonicalize().unwrap().join("target");
         std::fs::create_dir(&target).unwrap();

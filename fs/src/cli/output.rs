@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_drives_no_terminal_whatever_it_quotes() {
+    fn quoted_line_drives_no_terminal() {
         for c in HOSTILE {
             let line = line("tinyp2p", &format!("'{c}' is odd"));
             let quoted = line.strip_suffix('\n').unwrap();
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn output_that_nobody_reads_is_no_failure_and_output_that_is_lost_is() {
+    fn unread_output_is_fine_lost_output_fails() {
         let failing = |kind: ErrorKind| is_read(Err(kind.into()));
         assert!(!failing(ErrorKind::BrokenPipe).unwrap());
         assert_eq!(failing(ErrorKind::StorageFull).unwrap_err().code, 1);

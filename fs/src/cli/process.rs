@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_name_with_spaces_and_brackets_shifts_nothing() {
+    fn odd_program_name_shifts_no_stat_field() {
         let numbers: Vec<String> = (3..=52).map(|n| n.to_string()).collect();
         let stat = format!("1 (a) b) {}", numbers.join(" "));
         assert_eq!(argument_range(stat.as_bytes()), Some((48, 49)));
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn the_arguments_of_this_process_are_found_and_none_is_changed_without_need() {
+    fn own_arguments_are_found_and_kept() {
         let args: Vec<OsString> = std::env::args_os().collect();
         blank_argument(&args, OsStr::new("surely not among the arguments")).unwrap();
         let shown = std::fs::read("/proc/self/cmdline").unwrap();

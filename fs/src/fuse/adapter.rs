@@ -1,9 +1,9 @@
 //! The kernel's requests: each is unpacked, handed to the [`Filesystem`], and its answer packed by
 //! [`super::reply`].
 //!
-//! What memory knows is answered in the event loop. What needs the network goes to a [`ThreadPool`],
-//! with a deadline that began when the request came. A read is answered by the download that has
-//! its bytes.
+//! What memory knows is answered in the event loop. What needs the network goes to a
+//! [`ThreadPool`], with a deadline that began when the request came. A read is answered by the
+//! download that has its bytes.
 
 use std::ffi::OsStr;
 use std::io;

@@ -23,8 +23,8 @@ use crate::vfs::Filesystem;
 use adapter::Adapter;
 use reply::MountOwner;
 
-/// Operations that may wait for the network at once. They mostly sleep, and for three seconds at
-/// most.
+/// Operations that may wait for the network at once. They mostly sleep, and for three
+/// seconds at most.
 const MAX_WORKERS: usize = 64;
 
 /// The same for operations that may take as long as a read: apart, so that they do not take the

@@ -114,7 +114,7 @@ fn merged_tree_is_mounted_with_attributes() {
 }
 
 #[test]
-fn modes_tell_what_can_be_read_and_executed() {
+fn modes_show_read_and_execute_rights() {
     let mounted = mount();
     for name in ["text", "program", "secret", "closed/x"] {
         mounted.ann.put(name, "#!/bin/sh\nexit 7\n", 1);

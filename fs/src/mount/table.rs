@@ -73,7 +73,7 @@ not a line\n";
     }
 
     #[test]
-    fn of_stacked_mounts_the_uppermost_counts_whatever_the_order_of_lines() {
+    fn uppermost_stacked_mount_counts() {
         let table = MountList::parse(TABLE);
         assert_eq!(table.at(Path::new("/stack")).unwrap().id, 43);
     }

@@ -1,6 +1,7 @@
 //! What the readers of an open file get: one content, which may be followed when the file grows.
 //!
-//! Handles that share the kernel's pages share this, too: what one of them has followed is what all pages are of.
+//! Handles that share the kernel's pages share this, too: what one of them has followed is what all
+//! pages are of.
 
 use std::time::Instant;
 
@@ -19,7 +20,7 @@ pub struct ContentState {
     pub version: Version,
     /// What it is, if its root is known; else whatever the member has in this version.
     pub content: Option<ContentId>,
-    /// Bytes.
+    /// Size in bytes.
     pub size: u64,
     /// How often it was looked for anew.
     pub renewals: u32,
@@ -128,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn contents_are_the_same_by_their_roots_or_by_version_and_size() {
+    fn contents_match_by_root_or_version_size() {
         let rooted = OpenContent::new(state(1, Some(7), 10));
         assert!(rooted.is(state(2, Some(7), 10)));
         assert!(!rooted.is(state(1, Some(8), 10)));

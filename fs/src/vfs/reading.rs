@@ -1,13 +1,14 @@
 //! Open files: what a handle reads, how it finds that again, and how it follows a file that grows.
 //!
-//! A handle keeps the content that it was opened with. With a root, that is looked for wherever it is
-//! (`net/src/download`). Without one it is what its member has in one version; when that is refused, the member is asked
-//! for the root that the version had. Of a file that was written to a moment ago, the root is asked for when it is
-//! opened, as it may be in another version by the first read.
+//! A handle keeps the content that it was opened with. With a root, that is looked for wherever
+//! it is (`net/src/download`). Without one it is what its member has in one version; when that
+//! is refused, the member is asked for the root that the version had. Of a file that was written
+//! to a moment ago, the root is asked for when it is opened, as it may be in another version by
+//! the first read.
 //!
-//! When the kernel has been told that the file has more bytes, a read behind the content's end goes on with a content that
-//! begins with it, by the word of the one member that has the file. If there is none, the file was written over, and the
-//! read fails.
+//! When the kernel has been told that the file has more bytes, a read behind the content's end goes
+//! on with a content that begins with it, by the word of the one member that has the file. If there
+//! is none, the file was written over, and the read fails.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,7 +29,8 @@ use crate::vfs::inodes::{Inode, Pages};
 use crate::vfs::open_content::ContentState;
 use crate::view::Wait;
 
-/// A file that was modified within this time of now, as far as the clocks of two machines agree, may be in the middle of it.
+/// A file that was modified within this time of now, as far as the clocks of two machines agree,
+/// may be in the middle of it.
 const WRITTEN_LATELY: Duration = Duration::from_secs(60);
 
 /// How often the content of a handle is looked for anew.
@@ -40,7 +42,7 @@ const MAX_STEPS: u32 = 8;
 /// A handle, and what it has to do with the kernel's pages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct OpenedHandle {
-    /// The handle.
+    /// The handle that is read.
     pub handle: u64,
     /// What becomes of the pages that the kernel has.
     pub pages: Pages,
@@ -75,8 +77,9 @@ impl PendingRead {
 }
 
 impl Filesystem {
-    /// Opens a file with the flags of open(2). The content that it has is what every read of this handle gets, or an
-    /// error. No bytes are fetched yet, except those of a small file that was written to lately.
+    /// Opens a file with the flags of open(2). The content that it has is what every read of this
+    /// handle gets, or an error. No bytes are fetched yet, except those of a small file that was
+    /// written to lately.
     pub fn open(&self, number: u64, flags: i32, wait: Wait) -> Result<OpenedHandle, Error> {
         if flags & libc::O_ACCMODE != libc::O_RDONLY {
             return Err(Error::ReadOnly);
@@ -134,8 +137,9 @@ impl Filesystem {
         Ok(OpenedHandle { handle, pages })
     }
 
-    /// What a file has that is said to be in state `listed`: that, unless it was written to lately. Then a small one is
-    /// fetched `as_listed`, and of another one, or if that fails, its member is asked.
+    /// What a file has that is said to be in state `listed`: that, unless it was written to
+    /// lately. Then a small one is fetched `as_listed`, and of another one, or if that fails, its
+    /// member is asked.
     fn present_state(
         &self,
         inode: &Inode,
@@ -198,8 +202,9 @@ impl Filesystem {
         (state, download)
     }
 
-    /// Reads at most `size` bytes at `offset`. `done` is called exactly once, in bounded time: at once if the
-    /// bytes are in memory, else from another thread, or from this one if it has the `patience`.
+    /// Reads at most `size` bytes at `offset`. `done` is called exactly once, in bounded time:
+    /// at once if the bytes are in memory, else from another thread, or from this one if it
+    /// has the `patience`.
     pub fn read(
         self: &Arc<Self>,
         handle: u64,
@@ -269,9 +274,10 @@ impl Filesystem {
         }
     }
 
-    /// Finds the content of `file`, which its member does not give any more as it was asked for, and goes on `reading`:
-    /// by the root that it had in the version of `state`, or as the beginning of what the file is now. The member may have
-    /// forgotten a root that it told, as after a restart.
+    /// Finds the content of `file`, which its member does not give any more as it was asked for,
+    /// and goes on `reading`: by the root that it had in the version of `state`, or as the
+    /// beginning of what the file is now. The member may have forgotten a root that it told, as
+    /// after a restart.
     fn find_again(
         self: &Arc<Self>,
         file: &Arc<OpenFile>,
@@ -306,7 +312,8 @@ impl Filesystem {
         let question = (true, Some(own));
         let found = state.ask(peer, &file.path, question, deadline);
         let found = found.map_err(of_read)?;
-        // That a file begins with a content is its member's word, which is good for a file that nobody else has.
+        // That a file begins with a content is its member's word, which is good for a file that
+        // nobody else has.
         let is_its_own = self.inode(file.number)?.sources.len() == 1;
         let is_good = found.content == own || (found.is_prefix && is_its_own);
         // Else it was written over: what was read is not a part of it.
@@ -337,7 +344,8 @@ impl Filesystem {
         });
     }
 
-    /// Has the member of `file` asked, by `question`, on a thread of that member's; then goes on `reading`.
+    /// Has the member of `file` asked, by `question`, on a thread of that member's; then
+    /// goes on `reading`.
     fn step(
         self: &Arc<Self>,
         file: &Arc<OpenFile>,
@@ -352,7 +360,8 @@ impl Filesystem {
         else {
             return (reading.done)(Err(Error::Late));
         };
-        // Whoever is not asked in the end, as too many wait for the member, has an answer all the same.
+        // Whoever is not asked in the end, as too many wait for the member, has an answer
+        // all the same.
         let waiting = Arc::new(Mutex::new(Some(reading)));
         let (filesystem, file, asked) =
             (Arc::downgrade(self), Arc::clone(file), Arc::clone(&waiting));
@@ -425,7 +434,8 @@ impl Filesystem {
         }
     }
 
-    /// A content that is gone is not offered again: the next lookup asks, and the next open looks up.
+    /// A content that is gone is not offered again: the next lookup asks, and the next
+    /// open looks up.
     fn note_failure(&self, number: u64, path: &RelPath, error: &NetError) {
         if matches!(error, NetError::Forbidden { .. }) {
             // Whoever said so is in the log already, once. The next listing may say so, too.
@@ -445,7 +455,8 @@ impl Filesystem {
     }
 }
 
-/// What the failure of a read means to whoever has the file open: that it is not there any more is no absence of a name.
+/// What the failure of a read means to whoever has the file open: that it is not there any more is
+/// no absence of a name.
 fn of_read(error: NetError) -> Error {
     match error {
         NetError::NotFound { .. } => Error::Replaced,

@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn members_are_told_of_what_may_be_the_same() {
+    fn possibly_equal_contents_are_announced() {
         let items = items(&[
             (
                 1,

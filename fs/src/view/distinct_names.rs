@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_free_name_is_plain_and_a_taken_one_gets_a_digest() {
+    fn free_name_is_plain_taken_gets_a_digest() {
         let used = [name("a (ann).txt")];
         let mut names = DistinctNames::new(|name: &Name| used.contains(name));
         assert_eq!(
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_in_use_stands_in_the_way_of_one_try_only() {
+    fn name_in_use_costs_a_single_retry() {
         let mut first = DistinctNames::new(|_: &Name| false);
         let long = name(&"x".repeat(255));
         let taken = first.give(&long, b"ann", b"1");
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn names_with_one_beginning_take_two_tries_each_at_most() {
+    fn common_prefix_names_take_two_tries() {
         let tries = Cell::new(0);
         let mut names = DistinctNames::new(|_: &Name| {
             tries.set(tries.get() + 1);

@@ -149,7 +149,7 @@ fn changes_are_seen_within_a_second() {
 }
 
 #[test]
-fn invalidation_makes_the_next_question_ask() {
+fn invalidation_forces_the_next_request() {
     let (network, view) = setup();
     let ann = network.join("ann", 1);
     ann.put("x", "x", 1);

@@ -49,7 +49,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_below_a_path_comes_right_behind_it() {
+    fn descendants_follow_their_path_directly() {
         let order = ["", "a", "a/b", "a/b/c", "a/b-", "a-b", "a.d/x", "ab"];
         assert!(order.map(path).is_sorted());
         let long = "x".repeat(200);

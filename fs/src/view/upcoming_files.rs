@@ -130,7 +130,8 @@ pub(crate) fn is_small(size: u64) -> bool {
     (1..=MAX_SMALL_FILE).contains(&size)
 }
 
-/// `item` as a small file that may be read from `member`, as an open of it would choose its sources.
+/// `item` as a small file that may be read from `member`, as an open of it would
+/// choose its sources.
 fn small(item: &Item, directory: &RelPath, member: PeerId) -> Option<SmallFile> {
     if item.kind != Kind::File || !is_small(item.size) {
         return None;

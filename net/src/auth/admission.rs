@@ -78,7 +78,7 @@ mod tests {
     use crate::testing::peer_id as peer;
 
     #[test]
-    fn an_admission_ends_after_a_day_unless_renewed() {
+    fn unrenewed_admission_ends_after_a_day() {
         let admission = Admission::default();
         let start = Instant::now();
         assert!(!admission.is_admitted(peer(1), start));
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_whose_admission_has_ended_is_known_for_another_day() {
+    fn lapsed_key_is_known_for_another_day() {
         let admission = Admission::default();
         let start = Instant::now();
         assert!(!admission.is_known(peer(1), start));
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn in_a_full_table_ended_admissions_go_before_live_ones() {
+    fn ended_admissions_are_evicted_first() {
         let admission = Admission::default();
         let start = Instant::now();
         admission.admit(peer(0), start);
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_table_gives_up_its_oldest_entry_only() {
+    fn full_table_evicts_only_its_oldest_entry() {
         let admission = Admission::default();
         let start = Instant::now();
         for number in 0..=MAX_ENTRIES {
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn forgotten_keys_make_room_before_known_ones_do() {
+    fn forgotten_keys_are_evicted_before_known() {
         let admission = Admission::default();
         let start = Instant::now();
         for number in 0..MAX_ENTRIES - 1 {

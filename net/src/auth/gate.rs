@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn a_member_whose_admission_has_ended_renews_at_once_during_a_flood() {
+    fn lapsed_member_renews_during_a_flood() {
         let start = Instant::now();
         let now = start + 25 * HOUR;
         let gate = flooded(start, now);
@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn a_member_gets_in_past_a_flood_after_a_restart_and_is_not_admitted_by_that() {
+    fn known_key_passes_a_flood_unadmitted() {
         let state = tempfile::tempdir().unwrap();
         let start = || {
             let identity = Identity::ephemeral().unwrap();
@@ -380,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn after_two_days_without_renewal_a_member_is_a_stranger() {
+    fn member_is_a_stranger_after_two_days() {
         let start = Instant::now();
         let now = start + 48 * HOUR;
         assert!(is_held_off(&flooded(start, now), key(1), now));
@@ -389,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_with_an_ended_admission_has_ten_guesses_an_hour() {
+    fn lapsed_key_has_ten_guesses_an_hour() {
         let start = Instant::now();
         let now = start + 25 * HOUR;
         let gate = flooded(start, now);

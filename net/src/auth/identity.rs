@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn directory_and_file_are_for_the_owner_alone_and_nothing_else_is_left() {
+    fn identity_file_is_for_its_owner_only() {
         let (_parent, directory) = state();
         let _identity = Identity::load_or_create(&directory).unwrap();
         assert_eq!(mode(&directory), 0o700);
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_holder_gets_another_identity_until_the_first_is_gone() {
+    fn second_holder_gets_another_identity() {
         let (_parent, directory) = state();
         let first = Identity::load_or_create(&directory).unwrap();
         let second = Identity::load_or_create(&directory).unwrap();
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn many_starting_at_once_share_one_file_and_no_identity() {
+    fn parallel_starts_get_distinct_identities() {
         let (_parent, directory) = state();
         let identities: Vec<Identity> = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..8)
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_others_can_write_to_is_refused() {
+    fn directory_writable_by_others_is_refused() {
         let (_parent, directory) = state();
         drop(Identity::load_or_create(&directory).unwrap());
         fs::set_permissions(&directory, Permissions::from_mode(0o770)).unwrap();
@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_key_file_is_refused_by_name_and_left_alone() {
+    fn invalid_key_file_is_refused_and_kept() {
         let (_parent, directory) = state();
         drop(Identity::load_or_create(&directory).unwrap());
         let file = directory.join(FILE_NAME);
@@ -365,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn links_and_special_files_are_not_followed() {
+    fn links_and_special_files_are_refused() {
         let (parent, directory) = state();
         drop(Identity::load_or_create(&directory).unwrap());
         let file = directory.join(FILE_NAME);
@@ -386,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn a_state_directory_that_cannot_be_made_is_named() {
+    fn unusable_state_directory_is_named() {
         let parent = tempfile::tempdir().unwrap();
         let file = parent.path().join("file");
         fs::write(&file, "").unwrap();

@@ -81,8 +81,8 @@ impl Password {
     }
 
     /// Shows the password itself to `take`, for a protocol that cannot do with less. Unlike against
-    /// what [`Password::stretch`] makes, it costs next to nothing to test guesses against what others
-    /// make of it.
+    /// what [`Password::stretch`] makes, it costs next to nothing to test guesses against what
+    /// others make of it.
     pub fn reveal<T>(&self, take: impl FnOnce(&[u8]) -> T) -> T {
         take(self.0.as_bytes())
     }
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn stretching_agrees_with_another_implementation_of_argon2id() {
+    fn stretching_agrees_with_other_argon2id() {
         // Computed with OpenSSL 3.
         for (text, expected) in [
             (
@@ -168,12 +168,12 @@ mod tests {
     }
 
     #[test]
-    fn both_spellings_of_one_word_are_one_password() {
+    fn both_unicode_spellings_are_one_password() {
         assert_eq!(*password("J\u{fc}rgen").0, *password("Ju\u{308}rgen").0);
     }
 
     #[test]
-    fn the_empty_and_the_endless_password_are_refused() {
+    fn empty_or_endless_password_is_refused() {
         let refusal = |text: String| Password::new(text).err();
         assert_eq!(refusal(String::new()), Some(InvalidPassword::Empty));
         assert_eq!(refusal("x".repeat(1025)), Some(InvalidPassword::TooLong));
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_weak_password_is_called_weak_without_naming_it() {
+    fn weak_password_is_flagged_not_printed() {
         let warning = password("pw").weakness().unwrap();
         assert!(warning.contains("less than a day"), "{warning}");
         assert!(!warning.contains("pw"), "{warning}");
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn time_to_guess_is_that_of_the_published_table() {
+    fn guess_times_match_the_published_table() {
         assert_eq!(time_to_guess(100), "less than a day");
         assert_eq!(time_to_guess(10_000), "about 69 days");
         assert_eq!(time_to_guess(50_000), "about 11 months");

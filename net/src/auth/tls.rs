@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn each_side_learns_the_others_key_and_protocol() {
+    fn each_side_learns_peer_key_and_protocol() {
         let (a, b) = identities();
         for alpn in [Alpn::Pair, Alpn::Http] {
             let (client, server) =
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn the_fastest_suite_and_the_hybrid_key_exchange_are_agreed_on() {
+    fn fastest_suite_and_hybrid_kex_are_agreed() {
         let (a, b) = identities();
         let (client, _server) = handshake(pair_config(&a), server_config(&b).unwrap()).unwrap();
         let suite = client.negotiated_cipher_suite().unwrap().suite();
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn a_public_key_without_its_private_key_is_refused_on_either_side() {
+    fn key_without_its_private_half_is_refused() {
         let (a, b) = identities();
         let thief = Identity::posing_as(a.id());
         assert!(handshake(pair_config(&thief), server_config(&b).unwrap()).is_err());
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn a_caller_with_another_protocol_is_refused() {
+    fn caller_with_another_protocol_is_refused() {
         let (a, b) = identities();
         let mut config = ClientConfig::clone(&pair_config(&a));
         config.alpn_protocols = vec![b"h2".to_vec()];
@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_resumed_and_no_tickets_are_sent() {
+    fn sessions_are_not_resumable() {
         let (a, b) = identities();
         let (client_config, server_config) = (pair_config(&a), server_config(&b).unwrap());
         for _ in 0..2 {
@@ -361,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn both_ends_export_the_same_bytes_and_no_other_connection_does() {
+    fn exported_bytes_are_per_connection() {
         let (a, b) = identities();
         let connect = || handshake(pair_config(&a), server_config(&b).unwrap()).unwrap();
         let (client, server) = connect();

@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_trim_comes_once_for_all_that_was_freed_meanwhile() {
+    fn one_trim_covers_all_frees_before_it() {
         let trimmer = Arc::new(Trimmer::default());
         trimmer.freed(WORTH_IT - 1);
         assert!(!trimmer.is_due.load(Ordering::Relaxed));
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_freed_during_a_trim_has_another_one() {
+    fn free_during_a_trim_causes_another() {
         let trimmer = Trimmer::default();
         trimmer.is_due.store(true, Ordering::Relaxed);
         trimmer.freed.store(WORTH_IT, Ordering::Relaxed);

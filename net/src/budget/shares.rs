@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn fifty_hosts_and_fifty_keys_of_one_are_served_alike() {
+    fn fifty_hosts_fare_like_fifty_keys_of_one() {
         let mut apart = BudgetShares::new(TOTAL);
         let mut together = BudgetShares::new(TOTAL);
         for n in 0..50 {
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_greedy_neighbour_leaves_room_behind_one_address() {
+    fn greedy_neighbour_leaves_room_at_address() {
         let mut shares = BudgetShares::new(TOTAL);
         shares.seat(id(1), at(1));
         shares.seat(id(2), at(1));
@@ -263,7 +263,7 @@ mod tests {
 
     /// As when a member is dialled at a second address, and the connection is not needed.
     #[test]
-    fn a_second_seat_that_is_given_up_leaves_the_first() {
+    fn leaving_a_second_seat_keeps_the_first() {
         let mut shares = BudgetShares::new(TOTAL);
         shares.seat(id(1), at(1));
         shares.seat(id(1), at(2));

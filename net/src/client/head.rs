@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_complete_content_range_is_understood() {
+    fn only_complete_content_range_is_parsed() {
         let range = ByteRange::new(3, 10);
         assert_eq!(parse_content_range("bytes 3-9/10"), Some((range, 10)));
         for bad in [

@@ -146,7 +146,7 @@ mod tests {
     const HEAD: &[u8] = b"HTTP/1.1 206 Partial Content\r\nContent-Length: 3\r\nETag: \"x\"\r\n\r\n";
 
     #[test]
-    fn a_head_is_taken_when_it_is_complete_and_not_before() {
+    fn head_is_taken_once_complete() {
         for cut in 0..HEAD.len() {
             assert!(parse(&HEAD[..cut]).unwrap().is_none(), "{cut}");
         }
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_final_response_of_http_1_1_is_refused() {
+    fn non_final_or_non_http_1_1_is_refused() {
         for bad in [
             "HTTP/1.0 200 OK\r\n\r\n",
             "HTTP/2 200 OK\r\n\r\n",

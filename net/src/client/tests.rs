@@ -123,7 +123,7 @@ fn another_password_is_refused() {
 }
 
 #[test]
-fn a_proxy_in_the_environment_changes_nothing() {
+fn proxy_environment_is_ignored() {
     let test = "client::tests::strangers_with_the_same_password_pair_and_call";
     let nowhere = "http://127.0.0.1:9";
     let status = Command::new(std::env::current_exe().unwrap())
@@ -159,7 +159,7 @@ fn calls_in_sequence_use_one_connection() {
 /// Files go straight over a connection that calls use through ureq, and records are larger
 /// than these buffers.
 #[test]
-fn small_buffers_get_every_byte_and_leave_the_connection_to_the_next_call() {
+fn small_buffers_get_all_and_free_the_link() {
     let (node, peer) = node_and_peer();
     let content = pattern(100_000);
     let version = node.put("f", &content);
@@ -197,7 +197,7 @@ fn several_threads_use_one_peer_at_once() {
 }
 
 #[test]
-fn a_restarted_node_is_paired_with_again_without_notice() {
+fn restarted_node_is_paired_again_silently() {
     let mut node = TestNode::start(1);
     let version = node.put("f", b"content");
     let peer = connect(&client(&caller(1)), &node.address()).unwrap();
@@ -210,7 +210,7 @@ fn a_restarted_node_is_paired_with_again_without_notice() {
 }
 
 #[test]
-fn a_node_that_comes_back_under_another_password_is_refused_once_and_for_all_waiting() {
+fn changed_password_refuses_all_waiting() {
     let (node, other) = (TestNode::start(1), caller(2));
     // It knows the node from before; the node does not know it.
     other.admission().admit(node.id(), Instant::now());
@@ -234,7 +234,7 @@ fn only_the_named_identity_is_accepted() {
 }
 
 #[test]
-fn another_node_at_the_address_of_a_peer_is_not_talked_to() {
+fn other_identity_at_an_address_is_refused() {
     let (node, other, gate) = (TestNode::start(1), TestNode::start(1), caller(1));
     node.befriend(&gate);
     other.befriend(&gate);
@@ -270,7 +270,7 @@ fn a_changed_or_deleted_file_is_told_apart() {
 }
 
 #[test]
-fn a_file_that_changes_while_it_is_read_ends_in_an_error() {
+fn file_changed_mid_read_ends_in_an_error() {
     let (node, peer) = node_and_peer();
     let length = 64 << 20;
     let version = node.put("f", &vec![b'a'; length]);
@@ -283,7 +283,7 @@ fn a_file_that_changes_while_it_is_read_ends_in_an_error() {
 }
 
 #[test]
-fn what_hangs_where_a_member_was_ends_and_is_asked_anew_over_another_connection() {
+fn hung_calls_end_and_retry_on_a_new_link() {
     let fake = Fake::serve(|number, mut tls| {
         read_request(&mut tls);
         let _ = tls.write_all(b"HTTP/1.1 206 x\r\nContent-Length: 9\r\nContent-Range: bytes 0-8/9\r\nETag: \"0000000000000001\"\r\n\r\nabc");
@@ -309,7 +309,7 @@ fn what_hangs_where_a_member_was_ends_and_is_asked_anew_over_another_connection(
 }
 
 #[test]
-fn closing_wakes_a_thread_that_waits_for_bytes() {
+fn closing_wakes_a_blocked_reader() {
     let fake = Fake::serve(|_, mut tls| {
         read_request(&mut tls);
         let _ = tls.write_all(b"HTTP/1.1 206 x\r\nContent-Length: 9\r\nContent-Range: bytes 0-8/9\r\nETag: \"0000000000000001\"\r\n\r\nabc");
@@ -331,7 +331,7 @@ fn closing_wakes_a_thread_that_waits_for_bytes() {
 }
 
 #[test]
-fn an_idle_connection_that_the_other_side_gave_up_is_replaced() {
+fn abandoned_idle_connection_is_replaced() {
     // Each connection answers one request, and breaks off in the middle of the second.
     let fake = Fake::serve(|_, mut tls| {
         answer_methods(&mut tls);
@@ -344,7 +344,7 @@ fn an_idle_connection_that_the_other_side_gave_up_is_replaced() {
 }
 
 #[test]
-fn a_fresh_connection_that_breaks_is_not_tried_again() {
+fn broken_fresh_connection_is_not_retried() {
     let fake = Fake::serve(|_, mut tls| read_request(&mut tls));
     let error = methods(&fake.peer(), soon()).unwrap_err();
     assert!(matches!(error, Error::Unreachable { .. }), "{error}");
@@ -363,7 +363,7 @@ fn a_frozen_peer_times_out_at_the_deadline() {
 }
 
 #[test]
-fn a_peer_frozen_before_its_handshake_times_out_at_the_deadline() {
+fn peer_frozen_before_handshake_times_out() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let deadline = Instant::now() + Duration::from_millis(200);
@@ -395,7 +395,7 @@ fn a_timeout_leaves_the_stream_usable() {
 }
 
 #[test]
-fn something_else_at_the_address_is_not_a_node() {
+fn other_service_is_not_a_node() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let server = thread::spawn(move || {
@@ -409,7 +409,7 @@ fn something_else_at_the_address_is_not_a_node() {
 }
 
 #[test]
-fn heads_that_do_not_promise_what_was_asked_for_are_refused() {
+fn unexpected_response_heads_are_refused() {
     let length = "Content-Length: 3\r\n";
     let range = "Content-Range: bytes 2-4/10\r\n";
     let tag = "ETag: \"0000000000000001\"\r\n";
@@ -471,7 +471,7 @@ fn heads_that_do_not_promise_what_was_asked_for_are_refused() {
 }
 
 #[test]
-fn a_body_that_is_cut_is_an_error_and_not_a_short_file() {
+fn cut_body_is_an_error_not_a_short_file() {
     let fake = Fake::serve(|_, mut tls| {
         read_request(&mut tls);
         let _ = tls.write_all(
@@ -510,7 +510,7 @@ fn responses_without_measure_are_refused() {
 }
 
 #[test]
-fn an_announced_length_takes_no_room_before_it_comes() {
+fn announced_length_reserves_no_memory() {
     let (sent, is_sent) = std::sync::mpsc::channel();
     let sent = parking_lot::Mutex::new(sent);
     let fake = Fake::serve(move |_, mut tls| {
@@ -536,7 +536,7 @@ fn an_announced_length_takes_no_room_before_it_comes() {
 }
 
 #[test]
-fn peers_at_one_address_share_what_they_may_have() {
+fn peers_at_one_address_share_their_limit() {
     let budget = ByteBudget::new(64 << 20);
     let frozen = || {
         Fake::serve(|_, mut tls| {
@@ -587,7 +587,7 @@ fn record(tls: &mut Tls, plaintext: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn stray_bytes_before_a_request_are_no_response() {
+fn stray_early_bytes_are_no_response() {
     let fake = Fake::serve(|_, mut tls| {
         read_request(&mut tls);
         let body =
@@ -639,7 +639,7 @@ fn send_empty_records(tls: Tls) {
 }
 
 #[test]
-fn bytes_that_are_there_do_not_stop_the_clock() {
+fn buffered_bytes_do_not_stop_the_clock() {
     let (node, peer) = node_and_peer();
     let version = node.put("f", &pattern(1 << 20));
     let mut stream = open(&peer, "f", version, ByteRange::new(0, 1 << 20)).unwrap();
@@ -781,7 +781,7 @@ fn item(name: &str, version: Version) -> BatchItem {
 }
 
 #[test]
-fn many_small_files_come_in_one_exchange_each_with_its_own_answer() {
+fn many_small_files_come_in_one_exchange() {
     let (node, peer) = node_and_peer();
     let small = item("small", node.put("small", b"0123456789"));
     let empty = item("empty", node.put("empty", b""));
@@ -806,7 +806,7 @@ fn many_small_files_come_in_one_exchange_each_with_its_own_answer() {
 }
 
 #[test]
-fn a_batch_of_more_bytes_than_a_response_may_have_is_answered_in_part() {
+fn oversized_batch_is_answered_in_part() {
     let (node, peer) = node_and_peer();
     let limit = MAX_SMALL_FILE as usize;
     let files: Vec<BatchItem> = (0..MAX_BATCH_FILES)

@@ -176,7 +176,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_tables_and_the_weight_agree_whatever_happens(
+        fn tables_and_weight_always_agree(
             steps in prop::collection::vec((0..6_u8, 0..3_u8, 1..5_usize, 0..6_u64), 1..80)
         ) {
             let (mut map, mut now) = (ExpiringMap::new(LIFETIME, 12), Instant::now());

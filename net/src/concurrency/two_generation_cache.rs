@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_asked_for_stays_and_the_oldest_goes_in_bounds() {
+    fn used_entry_stays_and_oldest_is_evicted() {
         let mut memory: TwoGenerationCache<u32, u32> = TwoGenerationCache::new(100);
         memory.insert(0, 7);
         memory.insert(1, 8);

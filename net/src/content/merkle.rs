@@ -404,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_file_is_verified_against_its_root_and_no_other() {
+    fn file_verifies_against_its_root_only() {
         for size in [1, BLOCK - 1, BLOCK, BLOCK + 1, 4 * BLOCK, SUBTREE_BYTES + 1] {
             let bytes = content(size);
             let root = tree(&bytes).root();
@@ -429,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn every_subtree_is_proven_by_itself_and_proves_its_blocks_only() {
+    fn subtree_proves_only_its_own_blocks() {
         for size in [
             1,
             BLOCK + 1,
@@ -514,7 +514,7 @@ mod tests {
 
         /// How the bytes are cut on their way into the hasher makes no difference.
         #[test]
-        fn the_root_does_not_depend_on_how_bytes_arrive(size in 1_u64..200_000, cut in 1_usize..50_000) {
+        fn root_is_independent_of_chunking(size in 1_u64..200_000, cut in 1_usize..50_000) {
             let bytes = content(size);
             let mut hasher = TreeHasher::default();
             for part in bytes.chunks(cut) { hasher.update(part); }

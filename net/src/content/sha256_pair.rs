@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_that_do_not_fit_are_left_to_the_caller() {
+    fn unfit_messages_are_left_to_the_caller() {
         assert_eq!(pair([&[0; 64], &[0; 128]]), None);
         assert_eq!(pair([&[0; 65], &[0; 65]]), None);
     }
@@ -190,7 +190,7 @@ mod tests {
     /// would prove nothing.
     #[cfg(target_arch = "x86_64")]
     #[test]
-    fn the_instructions_are_used_where_they_are() {
+    fn cpu_instructions_are_used_where_present() {
         let present = is_x86_feature_detected!("sha") && is_x86_feature_detected!("sse4.1");
         assert_eq!(pair([&[1; 64], &[2; 64]]).is_some(), present);
     }

@@ -6,8 +6,8 @@ use crate::error::Error;
 use crate::model::{ContentId, Root};
 
 impl Core {
-    /// Leaves out those who have shown that they do not have the content of `root`. Says why if nobody is
-    /// left.
+    /// Leaves out those who have shown that they do not have the content of `root`. Says why if
+    /// nobody is left.
     pub(super) fn drop_disproved(
         &self,
         sources: &mut Vec<FileSource>,

@@ -24,8 +24,8 @@ impl Pool {
         })
     }
 
-    /// A buffer of `len` bytes with any contents. Short ones do not come from the pool, so that what
-    /// a buffer takes in memory is never more than twice what it holds.
+    /// A buffer of `len` bytes with any contents. Short ones do not come from the pool, so that
+    /// what a buffer takes in memory is never more than twice what it holds.
     pub(crate) fn take(self: &Arc<Self>, len: usize) -> Buffer {
         if len <= self.size / 2 || len > self.size {
             return Buffer {

@@ -1,8 +1,9 @@
 //! What a reader was promised when it opened a file, and bytes that keep that promise.
 //!
-//! Bytes wait in many places between their arrival and their reader: as pieces, on the shelf of small
-//! files, in a disk cache. Meanwhile a member may say another thing of the file that they came for. So
-//! what they are belongs to the bytes themselves, and the only way to them is to say what is expected.
+//! Bytes wait in many places between their arrival and their reader: as pieces, on the shelf of
+//! small files, in a disk cache. Meanwhile a member may say another thing of the file that they
+//! came for. So what they are belongs to the bytes themselves, and the only way to them is to say
+//! what is expected.
 
 use std::sync::Arc;
 
@@ -25,7 +26,7 @@ pub(crate) struct Origin {
     pub(crate) member: PeerId,
     pub(crate) path: RelPath,
     pub(crate) version: Version,
-    /// Bytes.
+    /// Size in bytes.
     pub(crate) size: u64,
 }
 
@@ -163,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn proven_bytes_are_for_readers_of_their_content_only() {
+    fn proven_bytes_serve_their_content_only() {
         let content = ContentId {
             root: root_of(b"abc"),
             size: 3,
@@ -186,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn unproven_bytes_are_for_readers_of_their_origin_only() {
+    fn unproven_bytes_serve_their_origin_only() {
         let unproven = FileBytes::from_one(origin(1, "f", 1, 3), 0, Buffer::from(b"abc".to_vec()));
         let from = |origin| ExpectedContent::FromOne(origin);
         assert!(unproven.bytes_for(&from(origin(1, "f", 1, 3))).is_some());

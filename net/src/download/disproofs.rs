@@ -1,9 +1,10 @@
 //! Who has named a content root for a file and then sent other bytes for it.
 //!
-//! A root is a claim. Once it has turned out to be wrong for one state of one file, the member is not
-//! asked for that content again, nor does what it says count as a vote for it: its file is a content of
-//! its own. That holds until the file has another version, so a member that mends it is believed again; but
-//! not one that was wrong again and again, for as long as this node runs. Pure, and bounded.
+//! A root is a claim. Once it has turned out to be wrong for one state of one file, the member is
+//! not asked for that content again, nor does what it says count as a vote for it: its file is a
+//! content of its own. That holds until the file has another version, so a member that mends it is
+//! believed again; but not one that was wrong again and again, for as long as this node runs.
+//! Pure, and bounded.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -23,8 +24,8 @@ pub(crate) struct Disproofs {
 }
 
 impl Disproofs {
-    /// Takes note that the file that `member` has in `version` is not the content of `root`. True if
-    /// that is new.
+    /// Takes note that the file that `member` has in `version` is not the content of `root`. True
+    /// if that is new.
     pub(crate) fn note(&mut self, member: PeerId, version: Version, root: Root) -> bool {
         if !self.by_member.contains_key(&member) && self.by_member.len() >= MAX_MEMBERS {
             // Whoever was wrong least often makes room.
@@ -68,7 +69,7 @@ mod tests {
     const ROOT: Root = Root::from_bytes([7; 32]);
 
     #[test]
-    fn a_wrong_claim_counts_for_its_version_only() {
+    fn wrong_claim_counts_for_its_version_only() {
         let mut disproofs = Disproofs::default();
         assert!(disproofs.note(id(1), Version(1), ROOT));
         assert!(!disproofs.note(id(1), Version(1), ROOT), "known");
@@ -82,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_is_wrong_too_often_is_not_believed() {
+    fn often_wrong_member_is_not_believed() {
         let mut disproofs = Disproofs::default();
         for version in 0..2 * MAX_PER_MEMBER as u64 {
             disproofs.note(id(1), Version(version), ROOT);
@@ -93,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn many_members_stay_in_bounds_and_the_worst_stay_known() {
+    fn disproofs_are_bounded_keeping_the_worst() {
         let mut disproofs = Disproofs::default();
         for version in 0..9 {
             disproofs.note(id(0), Version(version), ROOT);

@@ -1,5 +1,5 @@
-//! Bringing the bytes of one claim in: from the disk cache where it has them, else from one holder, each
-//! piece proven before it is handed on when the file has a root.
+//! Bringing the bytes of one claim in: from the disk cache where it has them, else from one holder,
+//! each piece proven before it is handed on when the file has a root.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -66,8 +66,8 @@ impl FileReader {
             .unwrap_or(end)
     }
 
-    /// Reads `range` from the claim's holder. Gives how many bytes of it came before the claim was given up or
-    /// the holder had no more.
+    /// Reads `range` from the claim's holder. Gives how many bytes of it came before the claim was
+    /// given up or the holder had no more.
     fn stream(
         self: &Arc<Self>,
         claim: Claim,
@@ -81,7 +81,8 @@ impl FileReader {
             limit.map_or(deadline, |limit| limit.min(deadline))
         };
         let source = &self.sources[claim.source];
-        // For a few bytes, one question over the connection that brings them is cheaper; two are not.
+        // For a few bytes, one question over the connection that brings them is cheaper;
+        // two are not.
         let leaves = self.leaves.as_ref();
         if range.len() > PIECE || leaves.is_some_and(|leaves| !leaves.is_size_proven()) {
             self.ask_ahead(range, claim.source);
@@ -131,8 +132,9 @@ impl FileReader {
         }
     }
 
-    /// Opens what `source` has of `range`, from its beginning on. Says too whether it sends more than that. When a
-    /// file is not what it was, its content may still be there, as the content that it was.
+    /// Opens what `source` has of `range`, from its beginning on. Says too whether it sends more
+    /// than that. When a file is not what it was, its content may still be there, as the content
+    /// that it was.
     fn open(
         &self,
         source: usize,
@@ -172,8 +174,8 @@ impl FileReader {
         }
     }
 
-    /// The leaves for the byte at `offset`, from the claim's holder or, when that one may not know them, from
-    /// one that does.
+    /// The leaves for the byte at `offset`, from the claim's holder or, when that one may not know
+    /// them, from one that does.
     fn leaves_at(
         &self,
         offset: u64,
@@ -206,7 +208,8 @@ impl FileReader {
         }
     }
 
-    /// Has the leaves for `range`, and for what comes behind it, asked for while its first bytes are on their way.
+    /// Has the leaves for `range`, and for what comes behind it, asked for while its first bytes
+    /// are on their way.
     fn ask_ahead(self: &Arc<Self>, range: ByteRange, source: usize) {
         let Some(leaves) = &self.leaves else { return };
         let teller = &self.sources[self.teller(source)];
@@ -248,8 +251,8 @@ impl FileReader {
         }
     }
 
-    /// Reads as many bytes as `buffer` holds. A holder that brings less than [`PROGRESS`] in [`STALL`] has
-    /// stopped, even if it still trickles.
+    /// Reads as many bytes as `buffer` holds. A holder that brings less than [`PROGRESS`] in
+    /// [`STALL`] has stopped, even if it still trickles.
     pub(super) fn fill(
         &self,
         buffer: &mut Buffer,

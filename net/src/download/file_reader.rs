@@ -1,4 +1,5 @@
-//! One download at work: parked reads, the streams that serve them, and what happens when one fails.
+//! One download at work: parked reads, the streams that serve them, and what happens
+//! when one fails.
 //!
 //! The lock is held for table look-ups only. Streams and callbacks run outside of it.
 
@@ -19,8 +20,8 @@ use super::{Core, ReadCallback, ReaderPatience, STALL, deliver};
 use crate::error::Error;
 use crate::model::{ByteRange, ContentId, PeerId, Root};
 
-/// After a read has failed for want of an answer, further ones fail at once for this long: the kernel
-/// asks again for each page of a failed readahead, and each would take a whole [`STALL`].
+/// After a read has failed for want of an answer, further ones fail at once for this long: the
+/// kernel asks again for each page of a failed readahead, and each would take a whole [`STALL`].
 const FAIL_FAST: Duration = Duration::from_secs(3);
 
 /// Streams must bring this much within [`STALL`] to count as progress: a member that trickles
@@ -177,8 +178,8 @@ impl FileReader {
         }
     }
 
-    /// Fetches `claim`, whose stream has begun, on a thread of its holder, and then one claim after the
-    /// other until nothing is missing.
+    /// Fetches `claim`, whose stream has begun, on a thread of its holder, and then one claim after
+    /// the other until nothing is missing.
     fn start(self: &Arc<Self>, claim: Claim, state: &mut ReadTable, now: Instant) {
         let shared = Arc::clone(self);
         let stream = move || {
@@ -198,8 +199,8 @@ impl FileReader {
         }
     }
 
-    /// Fetches one claim, by `limit` if there is one. Gives the next one for the same holder, its stream begun,
-    /// if anything is left.
+    /// Fetches one claim, by `limit` if there is one. Gives the next one for the same holder, its
+    /// stream begun, if anything is left.
     fn run(self: &Arc<Self>, claim: Claim, limit: Option<Instant>) -> Option<Claim> {
         let result = self.fetch(claim, limit);
         let now = Instant::now();
@@ -240,8 +241,8 @@ impl FileReader {
         } else {
             tracing::debug!(peer = %source.who(), path = %source.path, %error, "a stream ended");
         }
-        // Whoever has kept blocks has claimed nothing: they come and go, and if they do not fit, the size
-        // may be wrong that another member told.
+        // Whoever has kept blocks has claimed nothing: they come and go, and if they do not fit,
+        // the size may be wrong that another member told.
         if is_claim {
             (self.core.on_failure)(source.peer.id(), error);
         }

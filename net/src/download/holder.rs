@@ -10,7 +10,7 @@ use crate::peer::Peer;
 /// A member that may have a content, and how to ask it for that.
 #[derive(Clone)]
 pub struct FileSource {
-    /// The member.
+    /// The member to ask.
     pub peer: Arc<dyn Peer>,
     /// Where the file lies in its share, or in that of others if it only keeps blocks.
     pub path: RelPath,

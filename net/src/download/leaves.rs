@@ -1,11 +1,13 @@
 //! The proven part of a file's hash tree, as far as a reader is at work in it.
 //!
-//! Leaves are mostly asked for once, whoever needs them: a stream that comes to a part of the file for which
-//! another one is asking waits for that answer, for a moment; then it asks its own holder as well.
+//! Leaves are mostly asked for once, whoever needs them: a stream that comes to a part of the file
+//! for which another one is asking waits for that answer, for a moment; then it asks its own
+//! holder as well.
 //!
-//! Before any of them is handed out, the place of the last block is proven, and with it how many blocks
-//! there are. So a member that names a root for a longer or shorter file than it belongs to proves nothing
-//! at all. That question is as short as its answer, and is asked beside the first one for leaves.
+//! Before any of them is handed out, the place of the last block is proven, and with it how many
+//! blocks there are. So a member that names a root for a longer or shorter file than it belongs to
+//! proves nothing at all. That question is as short as its answer, and is asked beside the first
+//! one for leaves.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -20,8 +22,9 @@ use crate::model::ContentId;
 use crate::peer::Peer;
 use crate::protocol::wire::{HashesRequest, Request, Response};
 
-/// Subtrees kept: those of 1 GiB of content, with 6 MiB of hashes when a reader is all over a large file. More
-/// than a window and its tolerance, and enough that random reads in 1 GiB do not ask twice.
+/// Subtrees kept: those of 1 GiB of content, with 6 MiB of hashes when a reader is all over a
+/// large file. More than a window and its tolerance, and enough that random reads in 1 GiB do
+/// not ask twice.
 const KEPT: usize = 128;
 
 /// How long a stream waits for what another one has asked for. Its holder may be frozen.
@@ -93,8 +96,8 @@ impl LeafCache {
         }
     }
 
-    /// True if nobody has proven the size, or is about to; the caller is to [`LeafCache::prove_size`] then,
-    /// or to [`LeafCache::give_size_up`].
+    /// True if nobody has proven the size, or is about to; the caller is to
+    /// [`LeafCache::prove_size`] then, or to [`LeafCache::give_size_up`].
     pub(crate) fn is_size_wanted(&self) -> bool {
         let mut known = self.known.lock();
         let is_wanted = known.size == SizeProof::None;
@@ -138,8 +141,8 @@ impl LeafCache {
         self.changed.notify_all();
     }
 
-    /// True if the size is proven, or is once somebody else has been told; else the caller is the one who
-    /// asks.
+    /// True if the size is proven, or is once somebody else has been told; else the caller is the
+    /// one who asks.
     fn is_size_proven_soon(&self, by: Instant) -> bool {
         let deadline = by.min(Instant::now() + SHARED_WAIT);
         let mut known = self.known.lock();
@@ -158,8 +161,8 @@ impl LeafCache {
         }
     }
 
-    /// True if nobody knows or asks for the leaves at `offset`; the caller is to [`LeafCache::get_ahead`] them
-    /// then, or to [`LeafCache::give_up`].
+    /// True if nobody knows or asks for the leaves at `offset`; the caller is to
+    /// [`LeafCache::get_ahead`] them then, or to [`LeafCache::give_up`].
     pub(crate) fn is_wanted(&self, offset: u64) -> bool {
         let index = offset / SUBTREE_BYTES;
         let mut known = self.known.lock();
@@ -219,7 +222,8 @@ impl LeafCache {
         }
     }
 
-    /// What is known, or is once somebody else has been told; `None` makes the caller the one who asks.
+    /// What is known, or is once somebody else has been told; `None` makes the caller the
+    /// one who asks.
     fn known_soon(&self, index: u64, by: Instant) -> Option<Arc<Leaves>> {
         let deadline = by.min(Instant::now() + SHARED_WAIT);
         let mut known = self.known.lock();

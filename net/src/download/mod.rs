@@ -1,17 +1,17 @@
 //! The bytes of an open file, in time for its readers.
 //!
-//! A [`Download`] is one reader's way through one file. [`Download::read`] answers at once from what is in
-//! memory, or parks the caller's callback until the bytes have come; it blocks only a caller who has
-//! [`ReaderPatience`]. What to fetch is decided by two pure parts, `window.rs` (what will be wanted) and `pieces.rs` (what is
-//! missing); the streams that fetch it run on the member's own lane of threads, so that a frozen
-//! member holds up its own files only. Small files of one directory come together, in batches, before
-//! they are asked for (`small`).
+//! A [`Download`] is one reader's way through one file. [`Download::read`] answers at once from
+//! what is in memory, or parks the caller's callback until the bytes have come; it blocks only a
+//! caller who has [`ReaderPatience`]. What to fetch is decided by two pure parts, `window.rs` (what
+//! will be wanted) and `pieces.rs` (what is missing); the streams that fetch it run on the member's
+//! own lane of threads, so that a frozen member holds up its own files only. Small files of one
+//! directory come together, in batches, before they are asked for (`small`).
 //!
-//! With a content root, bytes come from all holders at once, each piece proven before anyone gets it;
-//! a holder that fails, lies or stands still is replaced. Without one they come from one member under
-//! one [`Version`]: when the file changes there, the reader gets an error and
-//! never a mixture. Every parked read ends: with bytes, with the reason why no holder has them, or
-//! when nothing has come for `STALL`, 14 s.
+//! With a content root, bytes come from all holders at once, each piece proven before anyone gets
+//! it; a holder that fails, lies or stands still is replaced. Without one they come from one member
+//! under one [`Version`]: when the file changes there, the reader gets an error and never a
+//! mixture. Every parked read ends: with bytes, with the reason why no holder has them, or when
+//! nothing has come for `STALL`, 14 s.
 
 mod blame;
 mod buffers;
@@ -62,8 +62,8 @@ pub type ReadCallback = Box<dyn FnOnce(Result<&[u8], Error>) + Send>;
 pub enum ReaderPatience {
     /// It may not: others fetch what is missing.
     None,
-    /// It may, for up to `READ_DEADLINE`: then it fetches a short range by itself, which spares a small
-    /// read the way to another thread and back.
+    /// It may, for up to `READ_DEADLINE`: then it fetches a short range by itself, which spares a
+    /// small read the way to another thread and back.
     Short,
 }
 
@@ -77,8 +77,8 @@ const TICK: Duration = Duration::from_millis(200);
 /// Streams to one member, over all files: beyond this they only take bandwidth from each other.
 const STREAMS_PER_MEMBER: usize = 8;
 
-/// Questions for leaves to one member at once: enough for the largest window in one round trip. With two, a
-/// holder 50 ms away gave the leaves of 16 MiB in each, and no more than that was read.
+/// Questions for leaves to one member at once: enough for the largest window in one round trip.
+/// With two, a holder 50 ms away gave the leaves of 16 MiB in each, and no more than that was read.
 const LEAVES_PER_MEMBER: usize = (MAX_FAR_WINDOW / SUBTREE_BYTES) as usize;
 
 /// Files that may wait for a stream to one member.
@@ -157,8 +157,8 @@ impl Engine {
         (held, self.core.memory)
     }
 
-    /// A reader of a file of `size` bytes. With a `root` its bytes come from all of `sources` and are
-    /// proven; without one they come from the first source alone, in the version that it names.
+    /// A reader of a file of `size` bytes. With a `root` its bytes come from all of `sources` and
+    /// are proven; without one they come from the first source alone, in the version that it names.
     /// Nothing is fetched before the first read.
     pub fn open(&self, sources: Vec<FileSource>, size: u64, root: Option<Root>) -> Download {
         Download {
@@ -185,8 +185,8 @@ impl Engine {
 }
 
 impl Engine {
-    /// Has `job`, which asks `member` something for a reader, done on a thread of that member's. False when too
-    /// many wait for it already.
+    /// Has `job`, which asks `member` something for a reader, done on a thread of that member's.
+    /// False when too many wait for it already.
     pub fn ask(&self, member: PeerId, job: impl FnOnce() + Send + 'static) -> bool {
         self.core.leaves.of(member).run(job).is_ok()
     }
@@ -197,8 +197,8 @@ impl Engine {
         cache.map_or(0, |cache| cache.bytes_of(content))
     }
 
-    /// Takes from what `member` says of its files the roots of contents that it was found not to have: such
-    /// a file is a content of its own.
+    /// Takes from what `member` says of its files the roots of contents that it was found not to
+    /// have: such a file is a content of its own.
     pub fn disbelieve(&self, member: PeerId, claims: &mut impl FileClaims) {
         let disproofs = self.core.disproofs.lock();
         if disproofs.concern(member) {
@@ -270,9 +270,9 @@ pub struct Download {
 }
 
 impl Download {
-    /// Asks for the bytes of `range`, which must lie within the file. `done` is called exactly once:
-    /// before this returns when the bytes are in memory or the caller has the patience to fetch them, else
-    /// from another thread.
+    /// Asks for the bytes of `range`, which must lie within the file. `done` is called exactly
+    /// once: before this returns when the bytes are in memory or the caller has the patience to
+    /// fetch them, else from another thread.
     pub fn read(&self, range: ByteRange, patience: ReaderPatience, done: ReadCallback) {
         if range.is_empty() {
             return done(Ok(&[]));
@@ -284,8 +284,8 @@ impl Download {
         }
     }
 
-    /// What `take` makes of the bytes of `range`, or why they cannot be had. `None` if they have not
-    /// come by `deadline`; what is on its way then goes on coming.
+    /// What `take` makes of the bytes of `range`, or why they cannot be had. `None` if they have
+    /// not come by `deadline`; what is on its way then goes on coming.
     pub fn read_by<T: Send + 'static>(
         &self,
         range: ByteRange,

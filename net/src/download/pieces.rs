@@ -1,8 +1,8 @@
 //! The bytes of one file that are in memory, those on their way, and which are missing. Pure.
 //!
 //! Every byte of the file is in exactly one of three states: *held* (in a [`Piece`]), *coming* (a
-//! stream was asked for it), or neither. What to fetch next is derived from that, never stored, so a
-//! stream that fails loses nothing: its bytes are simply in neither state again.
+//! stream was asked for it), or neither. What to fetch next is derived from that, never stored, so
+//! a stream that fails loses nothing: its bytes are simply in neither state again.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -99,9 +99,10 @@ impl Pieces {
         None
     }
 
-    /// Claims the first missing stretch of the `urgent` ranges, or else of `ahead` if it is worth a
-    /// request: `longest` bytes, or all up to the end of the file or to what is there. Starts and ends
-    /// on leaves of the hash tree (or at the end of the file) unless neighbours stand in the way.
+    /// Claims the first missing stretch of the `urgent` ranges, or else of `ahead` if it is
+    /// worth a request: `longest` bytes, or all up to the end of the file or to what is there.
+    /// Starts and ends on leaves of the hash tree (or at the end of the file) unless neighbours
+    /// stand in the way.
     pub(crate) fn claim(
         &mut self,
         (source, now): (usize, Instant),
@@ -123,8 +124,8 @@ impl Pieces {
             .filter_map(|wanted| self.missing(wanted, longest))
             .next();
         let range = urgent.or_else(|| {
-            // A window that slides on leaves a short gap at its end each time; it is worth a request
-            // once it is a whole one.
+            // A window that slides on leaves a short gap at its end each time; it is worth a
+            // request once it is a whole one.
             let slid = |gap: &ByteRange| gap.end == ahead.end && gap.end < size;
             let gap = self.missing(ahead, longest)?;
             (gap.len() >= longest || !slid(&gap)).then_some(gap)
@@ -140,8 +141,8 @@ impl Pieces {
         Some(claim)
     }
 
-    /// Takes the next bytes of a claim, in order. False when the claim was given up meanwhile, and when
-    /// these are not its next bytes.
+    /// Takes the next bytes of a claim, in order. False when the claim was given up meanwhile, and
+    /// when these are not its next bytes.
     pub(crate) fn arrive(&mut self, claim: Claim, bytes: FileBytes, now: Instant) -> bool {
         let ByteRange { start, end } = bytes.range();
         let mut coming = self.coming.iter_mut();
@@ -167,8 +168,9 @@ impl Pieces {
         self.coming.retain(|open| open.id != claim.id);
     }
 
-    /// Drops what is held in stretches that `keep` declines, and gives their claims up. A claim that
-    /// is nearly done is left to finish: breaking its connection off costs more than its bytes.
+    /// Drops what is held in stretches that `keep` declines, and gives their claims up. A
+    /// claim that is nearly done is left to finish: breaking its connection off costs more
+    /// than its bytes.
     pub(crate) fn retain(&mut self, keep: impl Fn(ByteRange) -> bool) {
         self.coming
             .retain(|open| open.range.len() <= 2 * PIECE || keep(open.range));
@@ -182,8 +184,8 @@ impl Pieces {
         });
     }
 
-    /// The claims that have not brought anything since `since` although `awaited` says that somebody
-    /// waits for them.
+    /// The claims that have not brought anything since `since` although `awaited` says that
+    /// somebody waits for them.
     pub(crate) fn standing(
         &self,
         since: Instant,
@@ -232,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_failed_stream_did_not_deliver_is_claimed_again() {
+    fn undelivered_pieces_are_claimed_again() {
         let mut pieces = Pieces::default();
         let all = range(0, 512 * KIB);
         let mut claim = || pieces.claim((0, Instant::now()), [].into_iter(), all, 1 << 20, all.end);
@@ -246,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sliding_window_asks_for_whole_requests() {
+    fn sliding_window_makes_whole_requests() {
         let mut pieces = Pieces::default();
         let ahead = |at| range(at * KIB, (at + 256) * KIB);
         let mut claim = |at| {
@@ -264,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn an_urgent_read_comes_first_and_takes_what_follows_along() {
+    fn urgent_read_and_its_successors_go_first() {
         let mut pieces = Pieces::default();
         let urgent = [range(20 * KIB, 24 * KIB)];
         let claim = pieces

@@ -1,5 +1,5 @@
-//! The reads of one file that wait, what is fetched for them, and what becomes of them when a holder
-//! fails. Pure.
+//! The reads of one file that wait, what is fetched for them, and what becomes of them when a
+//! holder fails. Pure.
 
 use std::time::{Duration, Instant};
 

@@ -1,9 +1,9 @@
 //! Which holder of a file to ask next. Pure.
 //!
-//! Every holder has its own state: how fast it has been, whether it is resting after a failure, whether
-//! it has been given up. Faster holders get more by being free again sooner; a slow one gets shorter
-//! requests, so that no reader waits long for it; one that lies or has lost the file is not asked
-//! again for it.
+//! Every holder has its own state: how fast it has been, whether it is resting after a failure,
+//! whether it has been given up. Faster holders get more by being free again sooner; a slow one
+//! gets shorter requests, so that no reader waits long for it; one that lies or has lost the file
+//! is not asked again for it.
 
 use std::time::{Duration, Instant};
 
@@ -34,8 +34,8 @@ const REQUEST_TIME: f64 = 0.5;
 /// A holder whose answers take so long to begin is far away. Nearby, even busy machines are faster.
 const FAR: Duration = Duration::from_millis(5);
 
-/// Streams to one holder far away: each takes round trips to set up, and four whose requests end at different
-/// times kept a link of 50 ms as full as eight did.
+/// Streams to one holder far away: each takes round trips to set up, and four whose requests end at
+/// different times kept a link of 50 ms as full as eight did.
 const STREAMS_FAR: usize = 4;
 
 /// What is asked for of a source that may have nothing.
@@ -62,8 +62,8 @@ struct HolderState {
     streams: usize,
     /// Bytes per second, smoothed; `None` before the first measure.
     rate: Option<f64>,
-    /// The shortest time in which an answer began: the way there and back, without what queues on it.
-    /// `None` before the first answer.
+    /// The shortest time in which an answer began: the way there and back, without what queues on
+    /// it. `None` before the first answer.
     distance: Option<Duration>,
     rest_until: Option<Instant>,
     failures: u32,
@@ -88,8 +88,8 @@ impl Schedule {
         self.all[source].is_doubtful = true;
     }
 
-    /// The file that `source` named is not what it was, or not there any more: what it had is to be asked for by its
-    /// root.
+    /// The file that `source` named is not what it was, or not there any more: what it had is to
+    /// be asked for by its root.
     pub(crate) fn moved(&mut self, source: usize, why: &Error) {
         self.all[source].moved.get_or_insert_with(|| why.clone());
     }
@@ -99,8 +99,8 @@ impl Schedule {
         self.all[source].moved.is_some()
     }
 
-    /// Whether it is worth while to ask those who may have nothing. When nobody else is left, they are asked
-    /// in any case.
+    /// Whether it is worth while to ask those who may have nothing. When nobody else is left, they
+    /// are asked in any case.
     pub(crate) fn try_all(&mut self, all: bool) {
         self.all_are_tried = all;
     }
@@ -122,9 +122,9 @@ impl Schedule {
         this.distance = this.distance.filter(nearer).or(distance);
     }
 
-    /// Who may take one more stream, the best first: who is known to have the content before those who may have
-    /// nothing, then the one with the fewest streams, and of those the fastest. One that was never measured
-    /// counts as fast, so that all get a try.
+    /// Who may take one more stream, the best first: who is known to have the content before those
+    /// who may have nothing, then the one with the fewest streams, and of those the fastest. One
+    /// that was never measured counts as fast, so that all get a try.
     pub(crate) fn candidates(&self, now: Instant) -> Vec<usize> {
         let rate = |index: usize| self.all[index].rate.unwrap_or(f64::INFINITY);
         let trial = |index: usize| self.all[index].is_untried();
@@ -168,8 +168,8 @@ impl Schedule {
             && running < MAX_STREAMS
     }
 
-    /// How many streams `source` should have. The farther away it is, the more requests are under way at once,
-    /// so that the link carries bytes while each of them waits for its first.
+    /// How many streams `source` should have. The farther away it is, the more requests are under
+    /// way at once, so that the link carries bytes while each of them waits for its first.
     fn streams_each(&self, source: usize, now: Instant) -> usize {
         if self.all[source].is_untried() {
             return 1;
@@ -263,8 +263,8 @@ impl Schedule {
         others.any(|other| self.all[other].is_usable(now) && !self.is_behind_local(other, now))
     }
 
-    /// How well `source` can be asked for leaves, the best the lowest; `None` when it cannot. One that has sent
-    /// wrong bytes still can: leaves are proven by themselves.
+    /// How well `source` can be asked for leaves, the best the lowest; `None` when it cannot. One
+    /// that has sent wrong bytes still can: leaves are proven by themselves.
     pub(crate) fn tells(&self, source: usize, now: Instant) -> Option<u8> {
         let this = &self.all[source];
         match &this.lost {
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn every_holder_gets_a_stream_before_one_gets_two() {
+    fn holders_get_one_stream_before_a_second() {
         let (mut sources, now) = (Schedule::new(3, false), Instant::now());
         let mut asked = Vec::new();
         while let Some(source) = sources.candidates(now).first().copied() {
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn the_only_holder_gets_two_streams_also_when_it_is_the_last_one_left() {
+    fn sole_remaining_holder_gets_two_streams() {
         let (mut sources, now) = (Schedule::new(2, false), Instant::now());
         sources.failed(0, &timeout(), now);
         for _ in 0..2 {
@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn others_are_asked_only_when_the_own_disk_has_lost_the_file() {
+    fn others_are_asked_once_own_disk_lost_it() {
         let (mut sources, now) = (Schedule::new(3, true), Instant::now());
         sources.begin(0);
         sources.begin(0);
@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_what_it_was_is_asked_for_by_its_root_before_it_is_given_up() {
+    fn moved_file_is_tried_by_root_first() {
         let (mut sources, now) = (Schedule::new(1, false), Instant::now());
         sources.moved(0, &Error::Changed { who: "x".into() });
         assert!(sources.has_moved(0));
@@ -373,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn those_who_may_have_nothing_are_tried_one_at_a_time_when_it_is_worth_while() {
+    fn doubtful_sources_are_tried_one_by_one() {
         let (mut sources, now) = (Schedule::new(4, false), Instant::now());
         for source in 1..4 {
             sources.doubt(source);
@@ -401,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn when_nobody_else_is_left_those_are_asked_who_may_have_something() {
+    fn doubtful_sources_are_the_last_resort() {
         let (mut sources, now) = (Schedule::new(2, false), Instant::now());
         sources.doubt(1);
         sources.failed(0, &timeout(), now);
@@ -414,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn one_on_trial_that_stands_still_does_not_keep_others_from_being_tried() {
+    fn stalled_trial_blocks_no_other_trials() {
         let (mut sources, now) = (Schedule::new(3, false), Instant::now());
         sources.doubt(1);
         sources.doubt(2);
@@ -428,7 +428,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sure_holder_that_stands_still_has_an_alternative_in_one_on_trial() {
+    fn stalled_holder_is_backed_by_a_trial() {
         let (mut sources, now) = (Schedule::new(2, false), Instant::now());
         sources.doubt(1);
         sources.begin(0);
@@ -438,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn slow_holders_get_shorter_requests_and_are_asked_last() {
+    fn slow_holders_get_short_late_requests() {
         let (mut sources, now) = (Schedule::new(2, false), Instant::now());
         sources.delivered(0, delivery(500_000, 0, 1000));
         sources.delivered(1, delivery(50_000_000, 0, 1000));
@@ -448,7 +448,7 @@ mod tests {
     }
 
     #[test]
-    fn a_distant_holder_gets_more_streams_at_once() {
+    fn distant_holder_gets_more_streams() {
         let (mut sources, now) = (Schedule::new(1, false), Instant::now());
         sources.delivered(0, delivery(4 << 20, 150, 175));
         sources.delivered(0, delivery(4 << 20, 20, 45));
@@ -462,7 +462,7 @@ mod tests {
     }
 
     #[test]
-    fn a_far_holder_beside_a_near_one_makes_no_file_far() {
+    fn near_holder_keeps_a_file_from_being_far() {
         let (mut sources, now) = (Schedule::new(2, false), Instant::now());
         sources.delivered(0, delivery(4 << 20, 50, 75));
         sources.delivered(1, delivery(4 << 20, 1, 75));
@@ -470,7 +470,7 @@ mod tests {
     }
 
     #[test]
-    fn pauses_grow_to_their_bound_and_end_with_the_first_byte() {
+    fn backoff_is_bounded_and_ends_with_a_byte() {
         let (mut sources, now) = (Schedule::new(1, false), Instant::now());
         for _ in 0..20 {
             sources.failed(0, &timeout(), now);
@@ -485,7 +485,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_lost_only_when_every_holder_has_lost_it() {
+    fn file_is_lost_once_every_holder_lost_it() {
         let (mut sources, now) = (Schedule::new(2, false), Instant::now());
         sources.failed(0, &Error::Changed { who: "a".into() }, now);
         assert!(sources.all_lost().is_none());

@@ -134,7 +134,7 @@ fn read(download: &Download, start_at: u64, len: u64) -> Result<Vec<u8>, Error> 
 }
 
 #[test]
-fn a_sequential_reader_gets_every_byte_with_few_requests() {
+fn sequential_reader_needs_few_requests() {
     let rig = rig(20 * MIB + 17);
     let download = rig.open();
     let mut got = Vec::new();
@@ -143,7 +143,8 @@ fn a_sequential_reader_gets_every_byte_with_few_requests() {
         got.extend(read(&download, at, (128 * 1024).min(rig.attributes.size - at)).unwrap());
     }
     assert!(got == rig.content);
-    // A reader that is never starved keeps the first window, 256 KiB, and each request is one of it.
+    // A reader that is never starved keeps the first window, 256 KiB, and each request is
+    // one of it.
     assert!(rig.peer.opens() <= 80 + 8, "{} requests", rig.peer.opens());
 }
 
@@ -165,7 +166,7 @@ fn random_reads_fetch_about_what_was_asked() {
 }
 
 #[test]
-fn a_stream_that_is_cut_is_taken_up_where_it_broke() {
+fn cut_stream_resumes_where_it_broke() {
     let rig = rig(2 * MIB);
     rig.peer.behave(Behaviour::CutAfter(300_000));
     let download = rig.open();
@@ -178,7 +179,7 @@ fn a_stream_that_is_cut_is_taken_up_where_it_broke() {
 }
 
 #[test]
-fn a_file_that_changes_is_an_error_and_never_a_mixture() {
+fn changing_file_is_an_error_never_a_mix() {
     let mut rig = rig(8 * MIB);
     let download = rig.open();
     read(&download, 0, 4096).unwrap();
@@ -193,7 +194,7 @@ fn a_file_that_changes_is_an_error_and_never_a_mixture() {
 }
 
 #[test]
-fn a_member_that_may_not_read_its_file_is_believed_at_once() {
+fn refused_read_is_believed_at_once() {
     let rig = rig(3 * MIB);
     rig.peer.lock("file");
     let (download, begun) = (rig.open(), Instant::now());
@@ -207,7 +208,7 @@ fn a_member_that_may_not_read_its_file_is_believed_at_once() {
 }
 
 #[test]
-fn another_holder_is_read_in_place_of_one_that_may_not() {
+fn unreadable_holder_fails_over_to_another() {
     let holders = holders(2, 3 * MIB, None);
     holders.peers[0].lock("file");
     let download = holders.open();
@@ -215,7 +216,7 @@ fn another_holder_is_read_in_place_of_one_that_may_not() {
 }
 
 #[test]
-fn a_frozen_member_fails_its_readers_by_the_deadline_and_then_at_once() {
+fn frozen_member_fails_later_reads_at_once() {
     let rig = rig(8 * MIB);
     let download = rig.open();
     read(&download, 0, 131_072).unwrap();
@@ -238,7 +239,7 @@ fn a_frozen_member_fails_its_readers_by_the_deadline_and_then_at_once() {
 }
 
 #[test]
-fn a_member_that_returns_in_time_is_read_on() {
+fn member_back_in_time_is_read_on() {
     let rig = rig(MIB);
     rig.peer.behave(Behaviour::Gone);
     let download = rig.open();
@@ -255,7 +256,7 @@ fn a_member_that_returns_in_time_is_read_on() {
 }
 
 #[test]
-fn a_download_that_is_dropped_answers_what_was_parked() {
+fn dropped_download_answers_parked_reads() {
     let rig = rig(MIB);
     rig.peer.behave(Behaviour::Gone);
     let download = rig.open();
@@ -270,7 +271,7 @@ fn a_download_that_is_dropped_answers_what_was_parked() {
 }
 
 #[test]
-fn windows_of_many_readers_stay_within_the_memory() {
+fn reader_windows_stay_within_memory() {
     let rig = Rig {
         engine: Engine::new(4 * MIB, None, Box::new(|_, _| {})).unwrap(),
         ..rig(16 * MIB)
@@ -340,7 +341,7 @@ fn whoever_waits_for_bytes_gets_them_or_is_told_that_they_have_not_come() {
 }
 
 #[test]
-fn a_holder_that_vanishes_or_freezes_in_the_middle_is_replaced_within_three_seconds() {
+fn lost_holder_is_replaced_in_3_seconds() {
     for behaviour in [
         Behaviour::Gone,
         Behaviour::CutAfter(1000),
@@ -363,7 +364,7 @@ fn a_holder_that_vanishes_or_freezes_in_the_middle_is_replaced_within_three_seco
 }
 
 #[test]
-fn a_holder_that_lies_is_blamed_and_its_bytes_reach_nobody() {
+fn lying_holders_bytes_reach_nobody() {
     let directory = tempfile::tempdir().unwrap();
     let cache = Arc::new(
         DiskCache::open(directory.path(), 256 * MIB)
@@ -398,7 +399,7 @@ fn with(source: FileSource, has: Availability) -> FileSource {
 }
 
 #[test]
-fn a_member_that_has_read_a_file_supplies_it_when_its_holder_goes() {
+fn reader_supplies_once_the_holder_leaves() {
     let rig = holders(1, 8 * MIB, None);
     let reader = Arc::new(MemoryPeer::new(7));
     reader.keep(&rig.content, ByteRange::new(0, 8 * MIB));
@@ -416,11 +417,12 @@ fn a_member_that_has_read_a_file_supplies_it_when_its_holder_goes() {
 }
 
 #[test]
-fn suppliers_are_not_blamed_for_a_size_that_a_holder_told() {
+fn wrong_size_is_not_blamed_on_suppliers() {
     let rig = holders(1, 8 * MIB, None);
     let supplier = Arc::new(MemoryPeer::new(7));
     supplier.keep(&rig.content, ByteRange::new(0, 8 * MIB));
-    // The holder names the root, for a file that is a little longer, and then nothing comes from it.
+    // The holder names the root, for a file that is a little longer, and then nothing
+    // comes from it.
     let sources = vec![
         source(&rig.peers[0], &rig.attributes),
         with(source(&supplier, &rig.attributes), Availability::Blocks),
@@ -450,7 +452,7 @@ fn suppliers_are_not_blamed_for_a_size_that_a_holder_told() {
 }
 
 #[test]
-fn a_frozen_supplier_does_not_keep_others_from_supplying_what_nobody_else_has() {
+fn frozen_supplier_blocks_no_others() {
     let rig = holders(1, 8 * MIB, None);
     let (frozen, whole) = (Arc::new(MemoryPeer::new(7)), Arc::new(MemoryPeer::new(8)));
     for peer in [&frozen, &whole] {
@@ -480,7 +482,7 @@ fn a_frozen_supplier_does_not_keep_others_from_supplying_what_nobody_else_has() 
 }
 
 #[test]
-fn kept_parts_help_a_long_read_and_what_is_missing_comes_from_the_holder() {
+fn holder_fills_gaps_between_kept_parts() {
     let rig = holders(1, 32 * MIB, None);
     let (some, none) = (Arc::new(MemoryPeer::new(7)), Arc::new(MemoryPeer::new(8)));
     // It ends in the middle of a block, as nothing that was proven does.
@@ -501,7 +503,7 @@ fn kept_parts_help_a_long_read_and_what_is_missing_comes_from_the_holder() {
 }
 
 #[test]
-fn a_liar_is_not_asked_for_the_same_content_again() {
+fn liar_is_not_asked_for_the_content_again() {
     let holders = holders(2, 3 * MIB, None);
     holders.peers[0].behave(Behaviour::Lying);
     holders.read_all(&holders.open(), |_| {});
@@ -523,7 +525,7 @@ fn a_liar_is_not_asked_for_the_same_content_again() {
 }
 
 #[test]
-fn a_content_that_only_liars_name_fails_at_once() {
+fn content_only_liars_name_fails_at_once() {
     let holders = holders(1, 3 * MIB, None);
     holders.peers[0].behave(Behaviour::Lying);
     assert!(read(&holders.open(), 0, 4096).is_err());
@@ -550,7 +552,8 @@ fn a_root_with_another_size_proves_no_byte() {
             let root = holders.attributes.root;
             let download = holders.engine.open(sources, claimed, root);
             let waiting = start(&download, ByteRange::new(0, 4096));
-            // Either it is found out, or it cannot show what it says, until the reader's time is over.
+            // Either it is found out, or it cannot show what it says, until the reader's
+            // time is over.
             let result = waiting.recv_timeout(Duration::from_millis(500));
             let result = result.unwrap_or_else(|_| {
                 download.shared.tick(Instant::now() + STALL, false);
@@ -564,7 +567,7 @@ fn a_root_with_another_size_proves_no_byte() {
 }
 
 #[test]
-fn a_read_waits_for_a_minute_at_most_whatever_else_comes() {
+fn any_read_waits_a_minute_at_most() {
     let rig = rig(8 * MIB);
     rig.peer.behave(Behaviour::Frozen);
     let download = rig.open();
@@ -585,7 +588,7 @@ fn a_read_waits_for_a_minute_at_most_whatever_else_comes() {
 }
 
 #[test]
-fn after_a_wait_in_vain_reads_fail_at_once_for_a_moment() {
+fn reads_fail_fast_after_a_vain_wait() {
     let rig = rig(8 * MIB);
     rig.peer.behave(Behaviour::Frozen);
     let download = rig.open();
@@ -634,7 +637,7 @@ fn a_trickle_is_no_progress() {
 }
 
 #[test]
-fn a_file_whose_only_holder_lies_is_an_error() {
+fn file_held_only_by_a_liar_is_an_error() {
     let holders = holders(1, 3 * MIB, None);
     holders.peers[0].behave(Behaviour::Lying);
     assert!(matches!(
@@ -670,7 +673,7 @@ fn what_is_in_the_cache_needs_no_holder() {
 }
 
 #[test]
-fn small_files_need_no_call_for_their_hashes() {
+fn small_files_need_no_hash_requests() {
     let holders = holders(1, 9000, None);
     assert_eq!(read(&holders.open(), 0, 9000).unwrap(), holders.content);
     assert_eq!(holders.peers[0].calls(), 0);
@@ -716,7 +719,7 @@ mod property {
         /// Whatever holders do, as long as one of them stays honest every read ends with the right
         /// bytes, and nobody is asked much more often than there is something to ask for.
         #[test]
-        fn with_one_honest_holder_every_read_ends_with_the_right_bytes(
+        fn one_honest_holder_suffices(
             others in prop::collection::vec(behaviour(), 0..4),
             steps in prop::collection::vec(step(), 1..40),
         ) {
@@ -747,7 +750,8 @@ mod property {
                 (at, asked) = (end, asked + 1);
             }
             let opens = holders.peers[0].opens() as u64;
-            // Each read may need a request for itself and one for its window, a cut stream one more.
+            // Each read may need a request for itself and one for its window, a cut
+            // stream one more.
             prop_assert!(opens <= 4 * asked + SIZE / 131_072, "{} requests for {} reads", opens, asked);
         }
     }

@@ -1,9 +1,10 @@
 //! What one reader will want next, guessed from what it asked for so far. Pure.
 //!
-//! A run of reads that move forward makes a window ahead of the reader. It grows only when the reader
-//! is *starved* (asks for bytes that are not there yet): a slow reader never gets a large window, and
-//! a fast one gets what its link needs after a few round trips. A jump ends the run, and what is
-//! fetched then is only what was asked for, so random reads cost about what they deliver.
+//! A run of reads that move forward makes a window ahead of the reader. It grows only when the
+//! reader is *starved* (asks for bytes that are not there yet): a slow reader never gets a
+//! large window, and a fast one gets what its link needs after a few round trips. A jump ends
+//! the run, and what is fetched then is only what was asked for, so random reads cost about
+//! what they deliver.
 
 use crate::model::ByteRange;
 
@@ -14,12 +15,12 @@ pub(crate) const LEAF: u64 = 16 * 1024;
 /// request under way while the other is being consumed.
 const FIRST_WINDOW: u64 = 256 * 1024;
 
-/// The largest window of a holder nearby. At 32 MiB two streams of 4 MiB requests never run dry (perf
-/// notes, 1.1).
+/// The largest window of a holder nearby. At 32 MiB two streams of 4 MiB requests never run dry
+/// (perf notes, 1.1).
 pub(crate) const MAX_WINDOW: u64 = 32 * 1024 * 1024;
 
-/// The largest window of a holder far away: what the link holds has to fit (5 Gbit/s at 50 ms make 31 MB) and as
-/// much again, because requests end at different times.
+/// The largest window of a holder far away: what the link holds has to fit (5 Gbit/s at 50 ms make
+/// 31 MB) and as much again, because requests end at different times.
 pub(crate) const MAX_FAR_WINDOW: u64 = 64 * 1024 * 1024;
 
 /// The longest request to a holder nearby, and to one far away.
@@ -53,8 +54,8 @@ impl Window {
         }
     }
 
-    /// Says how many requests should be under way at once to keep the link to the holders busy, and whether
-    /// their answers take long to begin.
+    /// Says how many requests should be under way at once to keep the link to the holders busy, and
+    /// whether their answers take long to begin.
     pub(crate) fn tune(&mut self, streams: usize, is_far: bool) {
         (self.streams, self.is_far) = (streams.max(1) as u64, is_far);
     }
@@ -86,8 +87,8 @@ impl Window {
         false
     }
 
-    /// The bytes that should be on their way although nobody waits for them yet, from the leaf where
-    /// the reader stands.
+    /// The bytes that should be on their way although nobody waits for them yet, from the leaf
+    /// where the reader stands.
     pub(crate) fn ahead(&self, size: u64) -> ByteRange {
         let end = (self.position + self.ahead).next_multiple_of(LEAF);
         ByteRange::new(self.position.min(size) / LEAF * LEAF, end.min(size))
@@ -111,7 +112,8 @@ impl Window {
         self.ahead = (self.ahead / 2).max(FIRST_WINDOW.min(self.ahead));
     }
 
-    /// How long one request of this run should be: such that all of those under way fill the window.
+    /// How long one request of this run should be: such that all of those under way
+    /// fill the window.
     pub(crate) fn request_bytes(&self) -> u64 {
         let longest = if self.is_far {
             MAX_FAR_REQUEST
@@ -134,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_starved_sequential_reader_gets_the_whole_window_in_a_few_reads() {
+    fn starved_reader_soon_gets_a_full_window() {
         let mut window = Window::new();
         for index in 0..8 {
             assert!(!window.read(range(index * 128 * KIB, 128 * KIB), true, true));
@@ -143,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_far_holder_gets_a_larger_window_in_fewer_steps() {
+    fn far_holder_gets_a_large_window_faster() {
         let mut window = Window::new();
         window.tune(4, true);
         for index in 0..4 {
@@ -154,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_is_never_starved_keeps_its_window() {
+    fn unstarved_reader_keeps_its_window() {
         let mut window = Window::new();
         window.read(range(0, 128 * KIB), true, true);
         let first = window.ahead(1 << 40).len();
@@ -174,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn readahead_out_of_order_does_not_end_the_run() {
+    fn out_of_order_readahead_keeps_the_run() {
         let mut window = Window::new();
         window.read(range(0, 128 * KIB), true, true);
         assert!(!window.read(range(256 * KIB, 128 * KIB), true, true));
@@ -183,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn short_memory_lets_a_window_start_but_not_grow() {
+    fn low_memory_keeps_windows_from_growing() {
         let mut window = Window::new();
         for index in 0..8 {
             window.read(range(index * 128 * KIB, 128 * KIB), true, false);

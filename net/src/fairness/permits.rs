@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_gone_is_passed_over_and_forgotten() {
+    fn departed_waiters_are_skipped() {
         let mut permits = FairPermits::new(BOUNDS);
         let held = permits.begin(holder("10.0.0.1", 1)).unwrap();
         let is_gone = |waiter: &u32| *waiter > 0;

@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_busy_with_more_than_a_share_goes_after_all() {
+    fn busy_over_share_holder_is_evicted_last() {
         let (flood, friend) = (holder("10.0.0.1", 1), holder("10.0.0.2", 2));
         let mut table = full(8, &[(flood, 6, false), (friend, 2, true)]);
         // Friends are idle, but have no more than a share.
@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn the_networks_of_one_site_share_its_share() {
+    fn networks_of_one_site_share_its_share() {
         let spread: Vec<_> = (0..16)
             .map(|n| (holder(&format!("2001:db8:0:{n:x}::1"), n), 1, true))
             .collect();

@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bucket_never_holds_more_than_its_burst() {
+    fn bucket_never_exceeds_its_burst() {
         let now = Instant::now();
         let mut bucket = TokenBucket::new(REFILL, now);
         bucket.take(now).unwrap();

@@ -290,7 +290,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_server_tells_whom_it_knows_and_what_it_has_and_gives_every_byte() {
+    fn server_gives_peers_names_and_every_byte() {
         let twin = Twin::start();
         let all: Vec<u8> = (0..=255).cycle().take(100_000).collect();
         twin.put("b in", &all);
@@ -309,7 +309,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn another_password_is_refused_by_every_operation() {
+    fn wrong_password_fails_every_operation() {
         let twin = Twin::start();
         twin.put("x", b"1");
         let caller = LegacyClient::new(twin.url(), "0".repeat(32), Arc::new(TcpDialer::default()));
@@ -361,7 +361,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_a_fault_says_is_one_line_without_control_characters() {
+    fn fault_text_is_one_line_without_controls() {
         let fault = "<methodResponse><fault><value><struct>\
             <member><name>faultCode</name><value><int>1</int></value></member>\
             <member><name>faultString</name><value><string>a\x1b]0;b\x07\nWARN c</string></value></member>\
@@ -373,7 +373,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn whoever_is_cut_off_did_not_break_the_protocol() {
+    fn cut_connection_breaks_no_protocol() {
         let head = "HTTP/1.0 200 OK\r\nContent-Length: 1000\r\n\r\n<methodResponse><params>";
         let twin = answer_with(head.into());
         let error = caller(&twin).names(soon()).unwrap_err();
@@ -381,7 +381,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_name_is_not_taken_for_what_python_says_of_directories() {
+    fn error_lookalike_name_is_no_directory() {
         let twin = Twin::start();
         twin.put("[Errno 21]", b"1");
         twin.directory("d [Errno 2]");
@@ -390,7 +390,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_download_that_nobody_wants_any_more_ends() {
+    fn unwanted_download_ends() {
         let twin = Twin::raw(|_| std::thread::sleep(Duration::from_secs(30)));
         let (caller, begun) = (caller(&twin), Instant::now());
         let allowance = ContentsLimits {

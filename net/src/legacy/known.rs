@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn everyone_is_known_once_and_this_node_never() {
+    fn server_is_known_once_and_never_itself() {
         let now = Instant::now();
         let mut known = KnownServers::new(vec![url(0), url(1)]);
         known.announce(vec![url(0)]);
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn what_this_node_is_called_by_is_no_other_server() {
+    fn own_urls_are_no_other_server() {
         let mut known = KnownServers::new(vec![url(0)]);
         known.announce(vec![url(1)]);
         known.learn(url(2), Instant::now());
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_who_answers_and_was_told_of_lately_is_driven_out() {
+    fn recently_named_responders_are_kept() {
         let start = Instant::now();
         let mut known = KnownServers::new(vec![url(0)]);
         for number in 1..=MAX_LEARNED {

@@ -487,7 +487,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_knows_nobody_is_a_member_for_those_who_only_ask() {
+    fn lone_server_is_a_member_for_mere_askers() {
         let twin = Twin::start();
         let (_directory, members) = members(&[&twin], false);
         eventually("it is there", || present(&members).len() == 1);
@@ -495,7 +495,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_stops_is_away_and_nobody_waits_for_it() {
+    fn stopped_server_is_away_and_not_awaited() {
         let twin = Twin::start();
         let (_directory, members) = members(&[&twin], false);
         eventually("it is there", || present(&members).len() == 1);
@@ -513,7 +513,7 @@ mod tests {
     }
 
     #[test]
-    fn one_with_another_password_is_named_and_no_member() {
+    fn wrong_password_server_is_no_member() {
         let twin = Twin::start();
         twin.is_of_another_network();
         let (_directory, members) = members(&[&twin], false);
@@ -536,7 +536,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_is_no_longer_known_is_no_longer_called() {
+    fn forgotten_server_is_no_longer_called() {
         let (first, second) = (Twin::start(), Twin::start());
         first.knows(second.url().as_str());
         let (_directory, members) = members(&[&first], false);
@@ -548,7 +548,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_names_this_node_itself_is_told_so() {
+    fn naming_this_node_itself_is_reported() {
         let twin = Twin::start();
         twin.is_node(PeerId::from_bytes([9; 32]));
         let (_directory, members) = members(&[&twin], true);
@@ -558,7 +558,7 @@ mod tests {
     }
 
     #[test]
-    fn long_host_names_are_cut_to_a_members_name() {
+    fn long_host_names_are_cut_to_fit() {
         let place = format!("{}.example:8000", "x".repeat(80));
         assert!(MemberRecord::is_name(&shown(&place)));
         assert!(shown(&place).ends_with(".example:8000"));

@@ -149,7 +149,7 @@ mod tests {
     use crate::model::Address;
 
     #[test]
-    fn nobody_is_sent_to_what_the_teller_cannot_mean() {
+    fn urls_the_sender_cannot_mean_are_ignored() {
         let now = Instant::now();
         let learns = |text: &str, teller: &str| {
             let legacy = Legacy::new(TokenKey::new(b"pw"), Vec::new());
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_tells_of_itself_by_what_the_other_can_dial() {
+    fn node_announces_a_url_the_peer_can_dial() {
         let legacy = Legacy::new(TokenKey::new(b"pw"), Vec::new());
         let urls = ["http://localhost:1", "http://10.0.0.1:1"];
         legacy.announce(urls.map(|url| url.parse().unwrap()).to_vec());
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_is_called_by_what_it_advertises_first() {
+    fn first_advertised_url_names_the_node() {
         let ip = Some("10.0.0.1".parse().unwrap());
         let shown = |urls: Vec<Url>| urls.iter().map(Url::to_string).collect::<Vec<_>>();
         let advertised = Address::new("box.example", 80);

@@ -227,7 +227,8 @@ impl DocumentStream for ContentsDocument {
 }
 
 impl ContentsDocument {
-    /// Reads the contents at `offset`, and writes them as the form has it. Also the offset behind them.
+    /// Reads the contents at `offset`, and writes them as the form has it. Also the
+    /// offset behind them.
     fn contents(&self, offset: u64) -> io::Result<(Vec<u8>, u64)> {
         let left = self.file.attributes().size.saturating_sub(offset);
         let mut buffer = vec![0; usize::try_from(left).map_or(PIECE, |left| left.min(PIECE))];

@@ -274,7 +274,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_directory_that_was_removed_is_made_anew() {
+    fn removed_directory_is_recreated() {
         let parent = tempfile::tempdir().unwrap();
         let directory = parent.path().join("cache");
         let store = LegacyStore::open(Some(&directory), Some(1 << 20)).unwrap();
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_can_be_read_and_has_no_name() {
+    fn stored_file_is_readable_and_nameless() {
         let (directory, store) = store(100);
         let kept = put(&store, b"0123456789").unwrap();
         let mut buffer = [0; 4];
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_used_for_longest_makes_room_and_what_is_read_stays() {
+    fn file_being_read_is_not_evicted() {
         let (_directory, store) = store(100);
         let first = put(&store, &[1; 40]).unwrap();
         let second = put(&store, &[2; 40]).unwrap();
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_count_for_as_long_as_somebody_reads_them() {
+    fn bytes_count_while_somebody_reads_them() {
         let (_directory, store) = store(100);
         let kept = put(&store, &[1; 40]).unwrap();
         let reading = kept.open().unwrap();
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_does_not_end_leaves_room_for_others() {
+    fn endless_file_leaves_room_for_others() {
         let (_directory, store) = store(100);
         let kept = put(&store, &[1; 25]).unwrap();
         let mut writer = store.begin().unwrap();

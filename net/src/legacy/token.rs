@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_are_those_of_another_implementation() {
+    fn tokens_match_another_implementation() {
         // Computed with Python's hmac module.
         for (password, at, expected) in [
             (
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_good_for_the_url_it_was_made_for_alone() {
+    fn token_is_valid_for_its_own_url_only() {
         let key = TokenKey::new(b"pw");
         let candidates = ["http://a:1", "http://b:1", "http://c:1"].map(url);
         for candidate in &candidates {

@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_url_is_kept_as_it_came_and_tells_where_to_dial() {
+    fn url_is_kept_verbatim_and_dialable() {
         for (text, host, port) in [
             ("http://box:8080", "box", 8080),
             ("http://Box.Example.org:1", "Box.Example.org", 1),
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_mean_anything_else_is_refused() {
+    fn ambiguous_urls_are_refused() {
         for bad in [
             "",
             "http://",

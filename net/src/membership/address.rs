@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_told_only_where_they_mean_the_same_host() {
+    fn addresses_are_sent_where_meaningful() {
         let told = |host: &str, viewer: &str| {
             is_of_use_to(
                 &canonical(&Address::new(host, 7)).unwrap(),

@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn one_teller_fills_only_its_part_and_what_failed_makes_room() {
+    fn one_sender_fills_only_its_part() {
         let now = Instant::now();
         let mut book = Book::default();
         let (liar, other) = (AddressOrigin::Member(id(9999)), AddressOrigin::Link);
@@ -390,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn a_member_has_sixteen_addresses_and_its_newest_is_among_them() {
+    fn newest_of_sixteen_addresses_is_kept() {
         let now = Instant::now();
         let mut book = Book::default();
         let member = id(1);
@@ -412,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn a_member_with_another_password_gets_one_guess_not_one_for_each_address() {
+    fn wrong_password_member_gets_one_guess() {
         let now = Instant::now();
         let mut book = Book::default();
         let due = |book: &Book, n| book.due(book.get(&address(n)).unwrap()).unwrap();
@@ -435,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_barred_by_what_another_answers() {
+    fn wrong_answer_bars_no_other_member() {
         let now = Instant::now();
         let who = || String::from("x");
         for error in [
@@ -458,7 +458,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_bars_whoever_showed_its_key_and_nobody_else() {
+    fn refusal_bars_only_the_key_it_came_from() {
         let now = Instant::now();
         let refused = Error::Refused { who: "x".into() };
         let mut book = Book::default();
@@ -484,7 +484,7 @@ mod tests {
     }
 
     #[test]
-    fn what_speaks_for_itself_displaces_what_strangers_say() {
+    fn own_claims_displace_strangers_hearsay() {
         let now = Instant::now();
         let mut book = Book::default();
         let fake = |n: usize| Address::new("10.9.9.9", 1 + n as u16);
@@ -514,7 +514,7 @@ mod tests {
     }
 
     #[test]
-    fn one_address_after_the_other_keeps_nobody_from_its_turn() {
+    fn address_stream_delays_nobodys_turn() {
         let mut now = Instant::now();
         let mut book = Book::default();
         assert!(hear(&mut book, 4, AddressOrigin::Link, now));
@@ -531,7 +531,7 @@ mod tests {
     }
 
     #[test]
-    fn old_hearsay_is_forgotten_and_what_the_user_gave_is_not() {
+    fn old_hearsay_expires_but_no_user_address() {
         let now = Instant::now();
         let mut book = Book::default();
         hear(&mut book, 1, AddressOrigin::Link, now);
@@ -543,7 +543,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_of_our_own_may_become_another_hosts() {
+    fn own_address_may_become_another_hosts() {
         let now = Instant::now();
         let mut book = Book::default();
         let me = id(77);
@@ -576,7 +576,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_book_has_room_for_whoever_did_not_fill_it() {
+    fn full_book_has_room_for_modest_members() {
         let now = Instant::now();
         for (origins, declared) in [(16, false), (1000, false), (256, true), (4096, true)] {
             let mut book = filled(origins, declared, now);
@@ -602,7 +602,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_book_of_reached_addresses_has_room_too() {
+    fn full_book_of_reached_addresses_has_room() {
         let now = Instant::now();
         let mut book = filled(256, true, now);
         for n in 0..MAX_CANDIDATES {
@@ -623,7 +623,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(8))]
 
         #[test]
-        fn no_flood_grows_the_book_beyond_its_bound(
+        fn floods_never_exceed_the_book_limit(
             claims in proptest::collection::vec((0usize..20_000, 0usize..40, any::<bool>()), 6000),
         ) {
             let now = Instant::now();

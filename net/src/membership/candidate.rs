@@ -403,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_bars_the_address_for_an_hour_and_twice_as_long_each_time_up_to_a_day() {
+    fn refusal_bar_doubles_up_to_a_day() {
         let mut now = Instant::now();
         let mut candidate = heard(now);
         let refused = Error::Refused { who: "x".into() };
@@ -432,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limited_member_is_asked_again_when_it_said() {
+    fn limited_member_is_retried_when_it_said() {
         let now = Instant::now();
         let mut candidate = heard(now);
         let seconds = 77;
@@ -448,7 +448,7 @@ mod tests {
     }
 
     #[test]
-    fn other_programs_are_left_alone_unless_a_member_was_there() {
+    fn other_program_backoff_spares_past_peers() {
         let now = Instant::now();
         let other = Error::NotANode { who: "x".into() };
         let mut candidate = heard(now);
@@ -461,7 +461,7 @@ mod tests {
     }
 
     #[test]
-    fn hearsay_about_who_is_there_is_held_against_an_address_once_only() {
+    fn wrong_hearsay_penalises_an_address_once() {
         let now = Instant::now();
         let mut candidate = heard(now);
         assert_eq!(candidate.expected(), Some(id(1)));
@@ -478,7 +478,7 @@ mod tests {
     }
 
     #[test]
-    fn a_named_address_is_retried_within_seconds_for_minutes() {
+    fn named_address_is_retried_within_seconds() {
         let mut now = Instant::now();
         let begin = now;
         let mut candidate = heard(now);
@@ -493,7 +493,7 @@ mod tests {
     }
 
     #[test]
-    fn claims_that_differ_make_an_address_worth_a_look_where_it_would_not_get_one() {
+    fn disputed_claim_is_checked_when_needed() {
         let now = Instant::now();
         let other = Belief::Said(id(2));
         for (owner, after) in [
@@ -508,7 +508,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_member_says_of_itself_outweighs_hearsay() {
+    fn own_claims_outweigh_hearsay() {
         let now = Instant::now();
         let mut candidate = heard(now);
         assert!(candidate.is_hearsay());
@@ -530,7 +530,7 @@ mod tests {
     }
 
     #[test]
-    fn no_claim_settles_who_is_at_an_address_that_the_user_named() {
+    fn claims_settle_no_user_named_address() {
         let now = Instant::now();
         let mut candidate = Candidate::new(Belief::Unknown, AddressOrigin::User, now);
         candidate.named = Some(None);

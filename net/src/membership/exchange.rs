@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn one_hello_tells_a_bounded_number_of_news() {
+    fn one_hello_carries_a_bounded_update() {
         let now = Instant::now();
         let mut table = MemberTable::new(PeerId::from_bytes([1; 32]), now);
         let known = record(1000);

@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn only_members_of_the_same_name_get_their_id_appended() {
+    fn only_namesakes_get_their_id_appended() {
         let names = unique([(id(1), "box"), (id(2), "box"), (id(3), "desk")]);
         assert_eq!(&*names[&id(1)], format!("box-{}", id(1).short()));
         assert_eq!(&*names[&id(2)], format!("box-{}", id(2).short()));
@@ -93,7 +93,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_choice_of_names_makes_two_members_look_alike(
+        fn no_two_members_look_alike(
             picks in proptest::collection::vec((0u8..4, 0u8..4), 1..20),
         ) {
             let text = |(form, n): (u8, u8)| match form {

@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_that_others_cannot_dial_are_not_told() {
+    fn undialable_addresses_are_not_announced() {
         let all = own(&[
             "127.0.0.1",
             "169.254.3.4",
@@ -142,20 +142,20 @@ mod tests {
     }
 
     #[test]
-    fn the_address_of_the_default_route_comes_first_whatever_has_it() {
+    fn default_route_address_comes_first() {
         let all = own(&["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4 bridge"]);
         let told = choose(Some(ip("10.0.0.4")), all);
         assert_eq!(told, ["10.0.0.4", "10.0.0.1", "10.0.0.2"].map(ip));
     }
 
     #[test]
-    fn without_ipv4_one_address_of_ipv6_is_told() {
+    fn one_ipv6_address_is_given_without_ipv4() {
         let all = own(&["2001:db8::5", "2001:db8::6"]);
         assert_eq!(choose(None, all), [ip("2001:db8::5")]);
     }
 
     #[test]
-    fn what_the_user_said_wins_and_who_does_not_listen_tells_nothing() {
+    fn advertised_wins_if_the_node_listens() {
         let advertised = Address::new("box.example.org", 7);
         let told = addresses(Some(&advertised), &Listen::Default, 15204);
         assert_eq!(told, std::slice::from_ref(&advertised));

@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_saved_is_known_next_time_newest_first() {
+    fn saved_peers_are_known_newest_first() {
         let dir = tempfile::tempdir().unwrap();
         let place = Path::new("/mnt/p2p");
         let first = Remembered::load(dir.path(), place);
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_never_longer_than_can_be_read_back() {
+    fn file_never_outgrows_what_can_be_read() {
         let host = |n: usize| format!("{n:03}.{}", "a.".repeat(123) + "abc");
         let known = (0..100).map(|n| RememberedAddress {
             seen: u64::MAX - n as u64,
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_or_link_in_its_place_is_no_reason_to_fail() {
+    fn directory_in_place_of_it_is_harmless() {
         let dir = tempfile::tempdir().unwrap();
         let place = Path::new("/a");
         let path = Remembered::load(dir.path(), place).path;

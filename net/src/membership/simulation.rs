@@ -338,14 +338,14 @@ fn next_one(count: usize) -> impl Fn(usize) -> Vec<usize> {
 }
 
 #[test]
-fn a_chain_that_starts_together_is_complete_within_two_seconds() {
+fn chain_is_complete_within_two_seconds() {
     let mut network = Network::new(10, next_one(10));
     (0..10).for_each(|n| network.start(n));
     network.run_until(seconds(2), Network::complete);
 }
 
 #[test]
-fn fifty_members_around_one_are_complete_within_five_seconds() {
+fn star_of_fifty_is_complete_in_5_seconds() {
     let mut network = Network::new(50, |n| if n == 0 { vec![] } else { vec![0] });
     (0..50).for_each(|n| network.start(n));
     network.run_until(seconds(5), Network::complete);
@@ -356,7 +356,7 @@ fn fifty_members_around_one_are_complete_within_five_seconds() {
 }
 
 #[test]
-fn a_member_that_comes_back_elsewhere_is_the_same_member() {
+fn member_back_elsewhere_is_the_same() {
     let mut network = Network::new(4, next_one(4));
     (0..4).for_each(|n| network.start(n));
     network.run_until(seconds(2), Network::complete);
@@ -365,7 +365,7 @@ fn a_member_that_comes_back_elsewhere_is_the_same_member() {
 }
 
 #[test]
-fn a_member_that_forgot_everyone_is_found_again_by_the_others() {
+fn amnesiac_member_is_found_by_the_others() {
     let mut network = Network::new(3, next_one(3));
     (0..3).for_each(|n| network.start(n));
     network.run_until(seconds(2), Network::complete);
@@ -379,7 +379,7 @@ fn a_member_that_forgot_everyone_is_found_again_by_the_others() {
 }
 
 #[test]
-fn a_frozen_member_is_away_until_it_thaws_and_disturbs_nobody() {
+fn frozen_member_is_away_until_it_thaws() {
     let mut network = Network::new(5, |n| if n == 0 { vec![] } else { vec![0] });
     (0..4).for_each(|n| network.start(n));
     network.run_until(seconds(3), Network::complete);
@@ -399,7 +399,7 @@ fn a_frozen_member_is_away_until_it_thaws_and_disturbs_nobody() {
 }
 
 #[test]
-fn a_member_behind_a_slow_link_comes_back_after_a_call_that_took_too_long() {
+fn slow_link_member_survives_a_timeout() {
     let mut network = Network::new(3, |n| if n == 0 { vec![] } else { vec![0] });
     (0..3).for_each(|n| network.start(n));
     network.run_until(seconds(3), Network::complete);
@@ -417,7 +417,7 @@ fn a_member_behind_a_slow_link_comes_back_after_a_call_that_took_too_long() {
 }
 
 #[test]
-fn a_node_with_a_new_identity_at_a_known_address_is_found() {
+fn new_identity_at_known_address_is_found() {
     let mut network = Network::new(3, next_one(3));
     (0..3).for_each(|n| network.start(n));
     network.run_until(seconds(2), Network::complete);
@@ -429,7 +429,7 @@ fn a_node_with_a_new_identity_at_a_known_address_is_found() {
 }
 
 #[test]
-fn addresses_that_swallow_packets_delay_nobody() {
+fn silent_addresses_delay_nobody() {
     let mut network = Network::new(20, |n| if n == 0 { vec![] } else { vec![0] });
     for node in &mut network.nodes {
         for hole in 1..30 {
@@ -468,7 +468,7 @@ fn lie(n: usize, hello: &mut Hello) {
 }
 
 #[test]
-fn a_lying_member_cannot_keep_the_others_apart() {
+fn lying_member_cannot_split_the_network() {
     let mut network = Network::new(10, |n| match n {
         0 => vec![],
         1 => vec![0],
@@ -505,7 +505,7 @@ fn announce(network: &mut Network, n: usize, source: usize, from: u16, count: u1
 
 /// A stranger on the link announces the identities of others before they do, at his own address.
 #[test]
-fn a_stranger_who_is_first_with_every_id_keeps_nobody_apart() {
+fn id_squatter_cannot_split_the_network() {
     for (liar, count) in [
         (Condition::Foreign, 1),
         (Condition::Foreign, 16),
@@ -530,7 +530,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
-    fn whatever_the_tree_and_the_order_all_see_all_soon_after_the_last_start(
+    fn any_tree_and_start_order_soon_connects(
         parents in proptest::collection::vec((any::<proptest::sample::Index>(), any::<bool>()), 2..12),
         starts in proptest::collection::vec(0u64..90_000, 13),
     ) {
@@ -556,7 +556,7 @@ proptest! {
     }
 
     #[test]
-    fn members_that_come_and_go_at_random_are_all_found_in_the_end(
+    fn randomly_churning_members_are_all_found(
         happenings in proptest::collection::vec((0usize..5, 0u8..4, 0u64..8_000), 1..25),
     ) {
         let mut network = Network::new(6, |n| if n == 0 { vec![] } else { vec![0] });

@@ -201,7 +201,7 @@ fn soon() -> Instant {
 }
 
 #[test]
-fn neighbours_of_neighbours_are_present_and_can_be_called() {
+fn neighbours_neighbours_can_be_called() {
     let board = Switchboard::default();
     let nodes = [
         board.node(1, "a", 7, &[2]),
@@ -222,7 +222,7 @@ fn neighbours_of_neighbours_are_present_and_can_be_called() {
 }
 
 #[test]
-fn a_node_that_cannot_be_dialled_sees_everyone_and_is_seen_by_nobody() {
+fn undialable_node_sees_all_and_is_unseen() {
     let board = Switchboard::default();
     let (a, b) = (board.node(1, "a", 7, &[2]), board.node(2, "b", 7, &[]));
     let they_see_each_other = || names(&a) == ["b"] && names(&b) == ["a"];
@@ -235,7 +235,7 @@ fn a_node_that_cannot_be_dialled_sees_everyone_and_is_seen_by_nobody() {
 }
 
 #[test]
-fn members_of_the_same_name_are_told_apart_also_from_this_node() {
+fn namesakes_of_this_node_are_distinct() {
     let board = Switchboard::default();
     let (a, b) = (board.node(1, "box", 7, &[2]), board.node(2, "box", 7, &[]));
     eventually("shown with its id", || {
@@ -245,7 +245,7 @@ fn members_of_the_same_name_are_told_apart_also_from_this_node() {
 }
 
 #[test]
-fn a_member_that_failed_a_call_is_not_asked_until_it_answers_a_hello() {
+fn failed_member_rests_until_a_hello() {
     let board = Switchboard::default();
     let (a, b) = (board.node(1, "a", 7, &[2]), board.node(2, "b", 7, &[]));
     eventually("they meet", || names(&a) == ["b"]);
@@ -260,7 +260,7 @@ fn a_member_that_failed_a_call_is_not_asked_until_it_answers_a_hello() {
 }
 
 #[test]
-fn whoever_holds_a_member_follows_it_wherever_it_goes() {
+fn held_peer_follows_the_members_address() {
     let board = Switchboard::default();
     let (a, b) = (board.node(1, "a", 7, &[2]), board.node(2, "b", 7, &[]));
     eventually("they meet", || names(&a) == ["b"]);
@@ -301,7 +301,7 @@ fn whoever_holds_a_member_follows_it_wherever_it_goes() {
 }
 
 #[test]
-fn what_went_wrong_with_a_member_is_known_while_it_is_away_and_after_its_return() {
+fn members_last_error_survives_its_return() {
     let board = Switchboard::default();
     let (a, b) = (board.node(1, "a", 7, &[2]), board.node(2, "b", 7, &[]));
     eventually("they meet", || names(&a) == ["b"]);
@@ -327,7 +327,7 @@ fn what_went_wrong_with_a_member_is_known_while_it_is_away_and_after_its_return(
 }
 
 #[test]
-fn a_full_queue_or_a_missing_file_is_no_reason_to_suspect_a_member() {
+fn full_queue_raises_no_suspicion() {
     let board = Switchboard::default();
     let (a, b) = (board.node(1, "a", 7, &[2]), board.node(2, "b", 7, &[]));
     eventually("they meet", || names(&a) == ["b"]);
@@ -338,7 +338,7 @@ fn a_full_queue_or_a_missing_file_is_no_reason_to_suspect_a_member() {
 }
 
 #[test]
-fn a_slow_member_is_present_and_said_to_be_slow() {
+fn slow_member_is_present_and_marked_slow() {
     let board = Switchboard::default();
     let (a, b) = (board.node(1, "a", 7, &[2]), board.node(2, "b", 7, &[]));
     eventually("they meet", || names(&a) == ["b"]);
@@ -350,7 +350,7 @@ fn a_slow_member_is_present_and_said_to_be_slow() {
 }
 
 #[test]
-fn first_contact_tells_who_refused_and_who_was_not_there() {
+fn first_contact_reports_each_failure() {
     let board = Switchboard::default();
     board.plug(2, Line::Refuses);
     let a = board.node(1, "a", 7, &[2, 3]);
@@ -364,7 +364,7 @@ fn first_contact_tells_who_refused_and_who_was_not_there() {
 }
 
 #[test]
-fn first_contact_does_not_wait_for_the_silent_once_one_has_answered() {
+fn first_contact_skips_the_silent() {
     let board = Switchboard::default();
     let release = Arc::new(AtomicBool::new(false));
     board.plug(2, Line::Hangs(release.clone()));
@@ -379,7 +379,7 @@ fn first_contact_does_not_wait_for_the_silent_once_one_has_answered() {
 }
 
 #[test]
-fn acquaintances_of_whom_was_named_are_waited_for() {
+fn named_peers_acquaintances_are_awaited() {
     let board = Switchboard::default();
     let c = board.node(3, "c", 7, &[]);
     let b = board.node(2, "b", 7, &[3]);
@@ -402,7 +402,7 @@ fn acquaintances_of_whom_was_named_are_waited_for() {
 }
 
 #[test]
-fn acquaintances_that_are_away_are_tried_once_and_then_not_waited_for() {
+fn absent_acquaintances_are_tried_once() {
     let board = Switchboard::default();
     let c = board.node(3, "c", 7, &[]);
     let b = board.node(2, "b", 7, &[3]);
@@ -415,7 +415,7 @@ fn acquaintances_that_are_away_are_tried_once_and_then_not_waited_for() {
 }
 
 #[test]
-fn stopping_does_not_wait_for_a_dial_that_hangs() {
+fn stopping_does_not_wait_for_a_hung_dial() {
     let board = Switchboard::default();
     let release = Arc::new(AtomicBool::new(false));
     board.plug(2, Line::Hangs(release.clone()));
@@ -427,7 +427,7 @@ fn stopping_does_not_wait_for_a_dial_that_hangs() {
 }
 
 #[test]
-fn stopping_ends_all_threads_and_connections() {
+fn stop_ends_all_threads_and_connections() {
     let board = Switchboard::default();
     let (a, b) = (board.node(1, "a", 7, &[2]), board.node(2, "b", 7, &[]));
     eventually("they meet", || names(&a) == ["b"]);
@@ -451,7 +451,7 @@ fn stopping_ends_all_threads_and_connections() {
 }
 
 #[test]
-fn an_address_that_nobody_can_dial_is_an_error_at_once() {
+fn undialable_address_fails_at_once() {
     let cable = || {
         let board = Switchboard::default();
         Box::new(Cable { board, caller: 1 })
@@ -467,7 +467,7 @@ fn an_address_that_nobody_can_dial_is_an_error_at_once() {
 }
 
 #[test]
-fn what_was_reached_is_remembered_and_found_again_by_that() {
+fn reached_peer_is_remembered() {
     let state = tempfile::tempdir().unwrap();
     let place = std::path::Path::new("/mnt/p2p");
     let board = Switchboard::default();

@@ -119,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn peer_arguments_take_every_documented_form() {
+    fn peer_argument_takes_any_documented_form() {
         let parse = |text: &str| text.parse::<PeerArgument>().map(|p| p.address.to_string());
         assert_eq!(parse("box").unwrap(), "box:15204");
         assert_eq!(parse("box:7").unwrap(), "box:7");

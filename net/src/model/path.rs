@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_below_a_directory_is_within_it_and_namesakes_are_not() {
+    fn only_descendants_are_within_a_directory() {
         let path = |text: &str| RelPath::new(text.as_bytes()).unwrap();
         assert!(path("a/b").is_within(&path("a/b")));
         assert!(path("a/b/c").is_within(&path("a/b")));
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_that_could_leave_the_share_are_refused() {
+    fn paths_leaving_the_share_are_refused() {
         for bad in ["/", "/a", "a/", "a//b", "a/../b", "..", "./a"] {
             assert!(RelPath::new(bad.as_bytes()).is_err(), "{bad}");
         }
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_shown_without_driving_the_terminal() {
+    fn displayed_names_drive_no_terminal() {
         let name = Name::new(&b"a\x1b[31m\xffb\xc3\xa4"[..]).unwrap();
         assert_eq!(name.to_string(), "a\\u{1b}[31m\\xffb\u{e4}");
         for c in crate::model::text::HOSTILE

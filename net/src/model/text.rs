@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_class_of_acting_characters_is_escaped() {
+    fn every_class_of_control_chars_is_escaped() {
         for c in HOSTILE {
             let shown = harmless(&format!("a{c}b")).into_owned();
             assert!(
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_no_text_are_escaped_one_by_one() {
+    fn non_text_bytes_are_escaped_singly() {
         assert_eq!(
             escaped(b"a\x1b[31m\xffb\xc3\xa4"),
             "a\\u{1b}[31m\\xffb\u{e4}"

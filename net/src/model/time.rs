@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_in_order_and_what_they_were_made_of() {
+    fn times_are_ordered_and_round_trip() {
         let nanoseconds = [
             i64::MIN,
             -1_000_000_001,

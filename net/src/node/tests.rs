@@ -91,7 +91,7 @@ fn list(member: &Member) -> Result<Vec<String>, Error> {
 }
 
 #[test]
-fn a_chain_of_three_sees_each_other_and_each_others_files() {
+fn chain_of_three_shares_peers_and_files() {
     let places = [Place::new(), Place::new(), Place::new()];
     for (place, file) in places.iter().zip(["x", "y", "z"]) {
         std::fs::write(place.share.path().join(file), file).unwrap();
@@ -122,7 +122,7 @@ fn a_chain_of_three_sees_each_other_and_each_others_files() {
 }
 
 #[test]
-fn another_password_is_refused_and_nothing_is_seen() {
+fn wrong_password_peer_sees_nothing() {
     let (a, b) = (Place::new(), Place::new());
     let first = a.node("a", 0, &[]);
     let config = b.config("another", "b", 0, &[first.port(), free_port()]);
@@ -153,7 +153,7 @@ fn the_right_password_is_first_contact() {
 }
 
 #[test]
-fn a_member_that_stops_is_away_and_comes_back_as_the_same_even_elsewhere() {
+fn stopped_member_returns_as_the_same() {
     let (a, b) = (Place::new(), Place::new());
     let first = a.node("a", 0, &[]);
     let second = b.node("b", 0, &[first.port()]);
@@ -179,7 +179,7 @@ fn a_member_that_stops_is_away_and_comes_back_as_the_same_even_elsewhere() {
 }
 
 #[test]
-fn the_status_tells_of_the_node_and_of_all_others() {
+fn status_covers_the_node_and_all_others() {
     let (a, b) = (Place::new(), Place::new());
     let first = a.node("a", 0, &[]);
     let mut config = b.config("pw", "b", 0, &[first.port()]);
@@ -215,7 +215,7 @@ fn the_status_tells_of_the_node_and_of_all_others() {
 }
 
 #[test]
-fn a_guest_sees_the_members_and_is_not_among_them() {
+fn guest_sees_members_but_is_none() {
     let (a, b) = (Place::new(), Place::new());
     let first = a.node("a", 0, &[]);
     let mut config = b.config("pw", "guest", 0, &[first.port()]);
@@ -226,7 +226,7 @@ fn a_guest_sees_the_members_and_is_not_among_them() {
 }
 
 #[test]
-fn a_node_that_is_named_itself_is_one_member() {
+fn self_named_node_is_one_member() {
     let place = Place::new();
     let port = free_port();
     let node = place.node("a", port, &[port]);
@@ -235,7 +235,7 @@ fn a_node_that_is_named_itself_is_one_member() {
 }
 
 #[test]
-fn what_cannot_work_fails_before_anything_is_visible() {
+fn doomed_start_fails_before_it_is_visible() {
     let place = Place::new();
     let fails = |change: fn(&mut Config)| {
         let mut config = place.config("pw", "a", 0, &[]);
@@ -261,7 +261,7 @@ fn what_cannot_work_fails_before_anything_is_visible() {
 }
 
 #[test]
-fn a_peer_that_never_answers_delays_neither_the_start_nor_the_end() {
+fn silent_peer_delays_no_start_or_stop() {
     let frozen = TcpListener::bind("127.0.0.1:0").unwrap();
     let place = Place::new();
     let node = place.node("a", 0, &[frozen.local_addr().unwrap().port()]);
@@ -284,7 +284,7 @@ fn asked_for_cached(asker: &Node, name: &str, request: &HashesRequest) -> Result
 }
 
 #[test]
-fn what_is_cached_is_given_to_others_unless_the_user_said_no() {
+fn cache_is_shared_unless_declined() {
     let (giver, keeper, asker) = (Place::new(), Place::new(), Place::new());
     let content = content(1000, 1);
     let start = |place: &Place, name: &str, reshare| {
@@ -326,7 +326,7 @@ fn what_is_cached_is_given_to_others_unless_the_user_said_no() {
 }
 
 #[test]
-fn searches_that_take_long_do_not_delay_other_questions() {
+fn long_searches_delay_no_other_requests() {
     let (sharing, asking) = (Place::new(), Place::new());
     for index in 0..2000 {
         let name = format!("{index:04}{}", "ab".repeat(120));

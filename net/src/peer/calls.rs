@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_of_many_pages_comes_whole_and_in_order() {
+    fn paged_directory_is_whole_and_in_order() {
         let peer = MemoryPeer::new(1);
         let count = 2 * Listing::MAX_ENTRIES + 5;
         for index in 0..count {
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_is_none_and_not_an_error() {
+    fn missing_entry_is_none_and_no_error() {
         let peer = MemoryPeer::new(1);
         let here = peer.put("here", "x", 1);
         let stat = |path: &str| stat(&peer, &RelPath::new(path.as_bytes()).unwrap(), soon());
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn a_search_ends_where_its_asker_has_enough_and_says_so() {
+    fn search_stops_and_says_so_when_satisfied() {
         let peer = MemoryPeer::new(1);
         for index in 0..3 * SearchPage::MAX_MATCHES {
             peer.put(&format!("{index}"), "x", 1);
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn endless_answers_end_at_the_members_share() {
+    fn endless_responses_are_bounded() {
         let (peer, budget) = (MemoryPeer::new(1), ByteBudget::new(64 << 20));
         peer.behave(Behaviour::Endless);
         let room = Room {

@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_word_of_a_member_counts_for_a_while() {
+    fn latest_late_listing_counts_for_a_while() {
         let (mut late, now) = (Late::default(), Instant::now());
         late.put(id(1), path("d"), listing(1), now);
         late.put(id(1), path("d"), listing(2), now);

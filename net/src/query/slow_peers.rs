@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_was_slow_twice_running_is_not_waited_for_until_it_is_prompt() {
+    fn twice_slow_peer_is_skipped_until_prompt() {
         let mut pace = SlowPeers::default();
         pace.note(id(1), SLOW);
         assert!(pace.slow(ids(50), 0).is_empty());
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn in_a_small_network_everybody_is_waited_for() {
+    fn small_network_waits_for_every_peer() {
         let mut pace = SlowPeers::default();
         for _ in 0..STRIKES {
             pace.note(id(1), SLOW);

@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn what_changes_after_a_watched_answer_is_heard_of() {
+    fn change_after_a_watched_answer_is_heard() {
         let (followers, ear, peer) = setting();
         peer.watch();
         let counter = peer.counter();
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_older_than_the_poll_is_not_gone_by() {
+    fn answer_older_than_the_poll_is_ignored() {
         let (followers, _, peer) = setting();
         peer.watch();
         let before = peer.counter();
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failing_poll_ends_the_promise_and_the_next_answer_begins_another() {
+    fn failed_poll_ends_the_promise() {
         let (followers, ear, peer) = setting();
         peer.watch();
         let now = Instant::now();
@@ -342,14 +342,14 @@ mod tests {
     }
 
     #[test]
-    fn a_member_that_does_not_watch_is_lost_at_once() {
+    fn unwatching_member_is_lost_at_once() {
         let (followers, ear, peer) = setting();
         assert!(followers.follow(&dynamic(&peer), 7, Instant::now()));
         ear.hears(&News::Lost);
     }
 
     #[test]
-    fn a_member_that_came_back_is_not_mistaken_for_the_one_that_is_polled() {
+    fn returned_member_is_not_the_polled_one() {
         let (followers, _, peer) = setting();
         peer.watch();
         let now = Instant::now();
@@ -359,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_news_ends_the_promise_for_ever_longer() {
+    fn change_floods_end_promises_ever_longer() {
         let (followers, ear, peer) = setting();
         peer.behave(Behaviour::Flooding(1024, false));
         let begun = Instant::now();
@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn who_answers_at_once_without_news_is_seldom_polled() {
+    fn empty_instant_answers_slow_the_polls() {
         let (followers, _, peer) = setting();
         peer.behave(Behaviour::Flooding(0, false));
         assert!(followers.follow(&dynamic(&peer), 1, Instant::now()));
@@ -387,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn changes_are_heard_of_within_a_second_however_many_there_were() {
+    fn changes_are_heard_within_a_second() {
         let (followers, ear, peer) = setting();
         peer.watch();
         assert!(followers.follow(&dynamic(&peer), peer.counter(), Instant::now()));
@@ -402,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_polled_once_the_last_answer_is_too_old() {
+    fn polling_stops_once_answers_are_old() {
         let (followers, _, peer) = setting();
         peer.watch();
         let then = Instant::now().checked_sub(PROMISE).unwrap();

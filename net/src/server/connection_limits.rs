@@ -364,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_does_not_push_out_another_network() {
+    fn flood_evicts_no_other_network() {
         let limits = limits();
         let friend = limits
             .unidentified(ip("10.0.0.2"), Familiarity::Stranger)
@@ -380,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn strangers_cannot_take_the_half_of_known_networks() {
+    fn strangers_leave_known_networks_half() {
         let limits = limits();
         limits.note_member(key(1), ip("10.0.0.2"));
         let known: Vec<_> = (0..4)
@@ -393,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn neighbours_of_a_member_do_not_push_it_out() {
+    fn members_neighbours_do_not_evict_it() {
         let limits = limits();
         let (member, neighbour) = (ip("fe80::1"), ip("fe80::2"));
         limits.note_member(key(1), member);
@@ -410,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn eight_keys_of_one_network_cannot_take_every_place() {
+    fn eight_keys_cannot_take_every_connection() {
         let limits = limits();
         let flood: Vec<_> = (0..99)
             .filter_map(|n| limits.member(key(n % 8), ip("10.0.0.1")))
@@ -426,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_has_its_bound_wherever_it_calls_from() {
+    fn key_limit_holds_wherever_it_calls_from() {
         let limits = limits();
         let _held: Vec<_> = (0..8)
             .map(|n| limits.member(key(1), [10, 0, 0, n].into()).unwrap())
@@ -436,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_is_idle_when_its_request_has_settled() {
+    fn connection_is_idle_once_settled() {
         let now = Instant::now();
         let limits = limits();
         let member = limits.member(key(1), ip("10.0.0.1")).unwrap();
@@ -450,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn connections_of_2004_take_nobody_elses_place() {
+    fn legacy_connections_evict_nobody_else() {
         let limits = limits();
         let friend = limits.plain(ip("10.0.0.2")).unwrap();
         let flood: Vec<_> = (0..9)

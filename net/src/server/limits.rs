@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn connections_take_half_of_the_descriptors() {
+    fn connections_take_half_the_descriptors() {
         for descriptors in [256, 1024, 1500, 4096, 20_000, 1 << 20, u64::MAX] {
             let limits = ServerLimits::for_descriptors(descriptors);
             let connections = limits.connections as u64;
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn each_class_has_room_however_few_there_are() {
+    fn each_class_has_room_at_any_limit() {
         for descriptors in 0..5000 {
             let limits = ServerLimits::for_descriptors(descriptors);
             assert!(limits.unread >= 8 && limits.unidentified >= 8);
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn more_descriptors_never_mean_fewer_places() {
+    fn more_descriptors_never_mean_fewer_slots() {
         let mut before = ServerLimits::for_descriptors(0);
         for descriptors in (0..10_000).step_by(7) {
             let limits = ServerLimits::for_descriptors(descriptors);

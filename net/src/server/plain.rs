@@ -1,9 +1,9 @@
 //! Connections that are not encrypted: one call each.
 //!
-//! Only where some [`PlaintextProtocol`] answers them. Whoever calls is nobody in particular, so all
-//! such connections together have few places, fewer from one source, and a few threads; the head,
-//! the body and the answer each have a deadline. What a call means is the protocol's to say: here it
-//! is bytes in and a document out.
+//! Only where some [`PlaintextProtocol`] answers them. Whoever calls is nobody in particular, so
+//! all such connections together have few places, fewer from one source, and a few threads; the
+//! head, the body and the answer each have a deadline. What a call means is the protocol's to say:
+//! here it is bytes in and a document out.
 
 use std::convert::Infallible;
 use std::io;

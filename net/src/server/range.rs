@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn ranges_are_read_as_rfc_9110_section_14_says() {
+    fn ranges_follow_rfc_9110_section_14() {
         for (range, size, expected) in [
             ("bytes=0-0", 10, part(0, 1)),
             ("bytes=0-9", 10, part(0, 10)),
@@ -212,13 +212,13 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_precondition_comes_before_the_range() {
+    fn failed_precondition_precedes_the_range() {
         let fields = [(IF_MATCH, "\"a\""), (RANGE, "bytes=99-")];
         assert_eq!(get(&fields, 10), PreconditionFailed);
     }
 
     #[test]
-    fn if_range_drops_the_range_unless_it_names_this_very_state() {
+    fn if_range_drops_ranges_of_other_versions() {
         let weak = format!("W/{TAG}");
         for (field, expected) in [
             (TAG, part(3, 6)),
@@ -239,7 +239,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_part_is_never_empty_and_never_leaves_the_file(range in "\\PC{0,24}", size: u64) {
+        fn range_is_never_empty_nor_past_the_end(range in "\\PC{0,24}", size: u64) {
             let Ok(value) = format!("bytes={range}").parse() else {
                 return Ok(());
             };

@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paths_are_few_and_remembered_for_a_moment() {
+    fn recent_paths_are_few_and_short_lived() {
         let (recent, now) = (RecentFiles::default(), Instant::now());
         let path = |number: usize| RelPath::new(number.to_string().as_bytes()).unwrap();
         for number in 0..=MAX_FILES {

@@ -44,7 +44,7 @@ fn limited(limits: ServerLimits) -> (TestNode, Raw) {
 }
 
 #[test]
-fn ranges_get_the_bytes_and_fields_of_rfc_9110() {
+fn ranges_get_bytes_and_fields_of_rfc_9110() {
     let (node, mut raw) = node_and_member();
     node.put("f", b"0123456789");
     for (range, status, content_range, body) in [
@@ -83,7 +83,7 @@ fn ranges_get_the_bytes_and_fields_of_rfc_9110() {
 }
 
 #[test]
-fn a_file_that_changes_while_it_is_opened_is_no_failure() {
+fn file_changing_during_open_is_no_failure() {
     let (node, mut raw) = node_and_member();
     node.put("f", b"0123456789");
     let path = node.path().join("f");
@@ -140,7 +140,7 @@ fn an_empty_file_is_served_whole() {
 }
 
 #[test]
-fn preconditions_stop_the_bytes_of_another_version() {
+fn preconditions_withhold_other_versions() {
     let (node, mut raw) = node_and_member();
     let tag = node.put("f", b"old").entity_tag();
     let get = format!("GET /files/f HTTP/1.1\nRange: bytes=0-1\nIf-Match: {tag}");
@@ -153,7 +153,7 @@ fn preconditions_stop_the_bytes_of_another_version() {
 }
 
 #[test]
-fn every_name_that_linux_allows_can_be_asked_for() {
+fn every_valid_linux_name_can_be_requested() {
     let (node, mut raw) = node_and_member();
     let names: [&[u8]; 7] = [
         b"a b",
@@ -173,7 +173,7 @@ fn every_name_that_linux_allows_can_be_asked_for() {
 }
 
 #[test]
-fn what_is_not_a_shared_file_does_not_exist() {
+fn unshared_file_does_not_exist() {
     let (node, mut raw) = node_and_member();
     fs::create_dir(node.path().join("d")).unwrap();
     node.put("f", b"x");
@@ -205,7 +205,7 @@ fn what_is_not_a_shared_file_does_not_exist() {
 }
 
 #[test]
-fn other_methods_are_told_which_ones_there_are() {
+fn other_methods_get_the_allowed_ones() {
     let (node, mut raw) = node_and_member();
     node.put("f", b"x");
     for (request, allowed) in [
@@ -223,7 +223,7 @@ fn other_methods_are_told_which_ones_there_are() {
 }
 
 #[test]
-fn calls_of_another_type_or_size_are_refused_before_they_are_parsed() {
+fn odd_type_or_size_is_refused_unparsed() {
     let post = "POST /RPC2 HTTP/1.1\nContent-Type: ";
     for (request, status) in [
         ("application/json\nContent-Length: 0", 415),
@@ -324,7 +324,7 @@ fn plaintext_is_closed_without_a_word() {
 }
 
 #[test]
-fn a_stranger_gets_the_constant_refusal_whatever_it_sends() {
+fn stranger_always_gets_the_same_refusal() {
     let node = TestNode::start(1);
     node.put("f", b"secret");
     let largest = format!(
@@ -346,7 +346,7 @@ fn a_stranger_gets_the_constant_refusal_whatever_it_sends() {
 }
 
 #[test]
-fn an_admission_that_ran_out_ends_the_connection_at_its_next_request() {
+fn lapsed_admission_ends_at_next_request() {
     let node = TestNode::start(1);
     node.put("f", b"x");
     let member = caller(1);
@@ -374,7 +374,7 @@ fn put_large(node: &TestNode) {
 }
 
 #[test]
-fn a_file_that_changes_while_it_is_sent_cuts_the_connection() {
+fn file_changing_mid_send_cuts_the_link() {
     let changes: [fn(&TestNode); 3] = [
         |node| fs::write(node.path().join("large"), b"short").unwrap(),
         |node| fs::remove_file(node.path().join("large")).unwrap(),
@@ -396,7 +396,7 @@ fn a_file_that_changes_while_it_is_sent_cuts_the_connection() {
 }
 
 #[test]
-fn clients_that_do_not_read_do_not_stop_the_others() {
+fn unreading_clients_do_not_block_others() {
     let node = TestNode::start(1);
     let member = caller(1);
     node.befriend(&member);
@@ -430,7 +430,7 @@ fn a_client_that_takes_nothing_is_cut_off() {
 }
 
 #[test]
-fn a_member_has_no_more_connections_than_its_share() {
+fn members_connections_are_bounded() {
     let node = TestNode::limited(
         1,
         ServerLimits {
@@ -453,7 +453,7 @@ fn a_member_has_no_more_connections_than_its_share() {
 }
 
 #[test]
-fn a_batch_that_is_none_or_too_long_is_refused() {
+fn empty_or_overlong_batch_is_refused() {
     let (_node, mut raw) = node_and_member();
     for (length, status) in [(0, 400), (9, 400), (MAX_BATCH_REQUEST + 1, 413)] {
         raw.send(&format!(
@@ -468,7 +468,7 @@ fn a_batch_that_is_none_or_too_long_is_refused() {
 }
 
 #[test]
-fn calls_are_answered_while_the_members_searches_wait() {
+fn calls_are_answered_while_searches_wait() {
     let (node, mut raw) = limited(ServerLimits {
         work_per_member: 1,
         searches: 0,
@@ -505,7 +505,7 @@ fn calls_are_answered_while_the_members_searches_wait() {
 }
 
 #[test]
-fn the_pages_of_a_directory_are_right_whenever_they_are_asked_for() {
+fn directory_pages_are_right_at_any_time() {
     let (node, other) = (TestNode::start(1), caller(1));
     node.befriend(&other);
     for name in ["a", "b", "c", "d", "e"] {
@@ -614,7 +614,7 @@ fn connections_are_bounded_in_all() {
 }
 
 #[test]
-fn a_key_with_more_than_its_share_makes_room() {
+fn key_over_its_share_makes_room() {
     let node = TestNode::limited(
         1,
         ServerLimits {
@@ -645,7 +645,7 @@ fn a_key_with_more_than_its_share_makes_room() {
 }
 
 #[test]
-fn what_a_refused_connection_sends_is_bounded() {
+fn refused_connections_input_is_bounded() {
     let node = TestNode::limited(
         1,
         ServerLimits {
@@ -661,7 +661,7 @@ fn what_a_refused_connection_sends_is_bounded() {
 }
 
 #[test]
-fn a_refused_connection_that_lingers_is_cut() {
+fn lingering_refused_connection_is_cut() {
     let node = TestNode::limited(
         1,
         ServerLimits {
@@ -721,7 +721,7 @@ fn sites_of_strangers_take_turns() {
 }
 
 #[test]
-fn replayed_hellos_are_slowed_and_members_are_not() {
+fn replayed_hellos_slow_no_member() {
     let rates = |burst| Refill {
         burst,
         per_second: 2,

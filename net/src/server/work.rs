@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_of_one_network_leave_half_of_all_free() {
+    fn one_networks_keys_leave_half_the_slots() {
         run(async {
             let searches = WorkPool::new(4, 1);
             let mut flood = Vec::new();

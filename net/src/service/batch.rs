@@ -94,7 +94,7 @@ mod tests {
     use crate::share::BUDGET;
 
     #[test]
-    fn files_are_not_looked_for_when_the_time_is_up() {
+    fn no_file_is_sought_past_the_deadline() {
         let node = TestNode::start(1);
         let item = BatchItem {
             version: node.put("f", b"0123"),

@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_range_is_read_to_its_end_and_no_further() {
+    fn range_is_read_exactly_to_its_end() {
         let (node, peer) = local();
         let version = node.put("f", b"0123456789");
         let mut stream = open(&peer, version, ByteRange::new(2, 5)).unwrap();
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_of_another_version_are_never_given() {
+    fn other_versions_bytes_are_never_given() {
         let (node, peer) = local();
         let old = node.put("f", b"0123456789");
         let mut begun = open(&peer, old, ByteRange::new(0, 10)).unwrap();
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn small_files_are_fetched_whole_each_with_its_own_answer() {
+    fn batched_files_come_whole() {
         let (node, peer) = local();
         let path = |name: &[u8]| RelPath::new(name).unwrap();
         let item = |name: &[u8], version| BatchItem {

@@ -19,8 +19,8 @@ pub trait PlaintextProtocol: Send + Sync {
     /// A header field that each response has: its name in lower case, and its value.
     fn response_field(&self) -> (&'static str, String);
 
-    /// Reads the call in `document`, which came to `local`, an address of this machine. The error is
-    /// the document to refuse it with. May compute for a while.
+    /// Reads the call in `document`, which came to `local`, an address of this machine. The error
+    /// is the document to refuse it with. May compute for a while.
     fn accept(&self, document: &[u8], local: SocketAddr)
     -> Result<Box<dyn PlaintextCall>, Vec<u8>>;
 }

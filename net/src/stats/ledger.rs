@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_and_blame_are_kept_apart_for_each_member() {
+    fn bytes_and_blame_are_kept_per_member() {
         let ledger = Ledger::default();
         ledger.received(id(1), 10);
         ledger.received(id(2), 5);
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rate_is_what_came_in_the_second_before() {
+    fn rate_is_the_volume_of_the_last_second() {
         let mut accounts = Accounts::default();
         let rate = |accounts: &Accounts, second| accounts.of[&id(1)].pace.rate(second);
         accounts.received(id(1), 3, 10);
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn one_member_is_blamed_for_so_many_files_and_the_rest_is_counted() {
+    fn blamed_files_are_bounded_but_counted() {
         let mut accounts = Accounts::default();
         (0..100).for_each(|number| accounts.blame(id(1), &path(number), 0));
         let account = &accounts.of[&id(1)];
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_members_and_files_stays_within_the_bounds_and_the_totals_go_on() {
+    fn ledger_is_bounded_and_totals_continue() {
         let mut accounts = Accounts::default();
         for number in 0..3 * MEMBERS {
             accounts.received(id(number), 1, number as u64);

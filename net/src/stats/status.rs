@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_member_is_shown_with_what_came_from_it() {
+    fn member_is_shown_with_its_bytes() {
         let (ledger, since) = (Ledger::default(), Instant::now());
         ledger.received(id(1), 10);
         ledger.blame(id(1), &RelPath::new(b"d/f\xff").unwrap());
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn who_sent_wrong_bytes_is_blamed_even_after_it_was_forgotten() {
+    fn wrong_bytes_are_blamed_on_forgotten_too() {
         let ledger = Ledger::default();
         ledger.blame(id(1), &RelPath::new(b"f").unwrap());
         let members = members(Vec::new(), ledger.read().0, Instant::now());

@@ -304,14 +304,14 @@ mod tests {
     }
 
     #[test]
-    fn a_write_into_a_full_socket_ends_at_its_deadline() {
+    fn write_into_a_full_socket_times_out() {
         let (link, _other) = pair();
         let error = link.write_all(&vec![0; 64 << 20], soon(100)).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
 
     #[test]
-    fn a_blocked_read_returns_when_another_thread_shuts_the_link_down() {
+    fn blocked_read_returns_on_shutdown() {
         let (link, _other) = pair();
         let reader = thread::spawn({
             let link = link.clone();
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn a_retired_link_waits_a_second_for_a_sign_of_life() {
+    fn retired_link_waits_a_second_for_life() {
         let (link, mut other) = pair();
         link.retire();
         let (start, mut buffer) = (Instant::now(), [0; 8]);
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_that_is_retired_while_it_waits_gives_up() {
+    fn link_retired_while_waiting_gives_up() {
         let (link, _other) = pair();
         let reader = thread::spawn({
             let link = link.clone();
@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_is_quiet_until_the_other_side_speaks_or_leaves() {
+    fn link_is_quiet_until_the_peer_acts() {
         let (link, mut other) = pair();
         assert!(link.is_quiet());
         other.write_all(b"x").unwrap();
@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn the_second_address_is_tried_when_the_first_refuses() {
+    fn second_address_is_tried_after_a_refusal() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let sockets = [[127, 9, 9, 9], [127, 0, 0, 1]].map(|ip| SocketAddr::from((ip, port)));
@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn the_zone_of_a_link_local_address_says_which_link() {
+    fn link_local_zone_names_the_link() {
         // The loopback interface is the first one everywhere.
         let Some(SocketAddr::V6(socket)) = zoned(&Address::new("fe80::1%lo", 7)) else {
             panic!("not understood");

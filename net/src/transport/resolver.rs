@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_remembered_until_it_is_forgotten() {
+    fn resolved_name_is_kept_until_forgotten() {
         let names = Resolver::default();
         let deadline = Instant::now() + Duration::from_secs(10);
         assert!(!names.resolve("localhost", deadline).unwrap().is_empty());
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_do_not_answer_cannot_pile_up_threads() {
+    fn unresolvable_names_pile_up_no_threads() {
         let names = slowly(&[]);
         assert_eq!(flood(&names, 100, "slow"), MAX_LOOKUPS);
         let deadline = Instant::now() + Duration::from_secs(10);
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn slow_names_that_were_told_leave_typed_ones_alone() {
+    fn slow_foreign_names_delay_no_typed_ones() {
         let names = slowly(&["typed.example"]);
         flood(&names, 100, "slow");
         let deadline = Instant::now() + Duration::from_secs(10);
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_names_are_remembered_than_the_bound() {
+    fn remembered_names_are_bounded() {
         let mut table = LookupTable::default();
         for number in 0..3 * MAX_NAMES {
             table.under_way += 1;

@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_is_a_paragraph_or_an_object_as_it_came() {
+    fn each_node_is_a_paragraph_or_json_line() {
         let answers = [answer(1, Some("a")), answer(2, Some("b")), answer(3, None)];
         let text = render(&answers, false);
         let paragraphs: Vec<&str> = text.split("\n\n").collect();

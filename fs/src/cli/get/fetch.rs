@@ -28,8 +28,8 @@ const STEP: u64 = 128 * 1024;
 /// A file that changes more often than this while it is fetched is left alone.
 const MAX_CHANGES: u32 = 8;
 
-/// How often it is looked at who has answered, and, while nothing comes, whether they are still
-/// there.
+/// How often it is looked at who has answered, and, while nothing comes, whether they
+/// are still there.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// What became of a job.
@@ -189,8 +189,8 @@ impl Fetching<'_> {
         Ok(true)
     }
 
-    /// The holders who may be asked now, and how. Without a root, nothing proves that two have the
-    /// same.
+    /// The holders who may be asked now, and how. Without a root, nothing proves that two
+    /// have the same.
     fn whom_to_ask(&self) -> Vec<AskedHolder> {
         let count = self.content.map_or(1, |_| self.holders.len());
         let mut asked = Vec::new();
@@ -299,16 +299,16 @@ impl Fetching<'_> {
         Ok(true)
     }
 
-    /// What `holder` has, if that is another version with the same content, as soon as it has
-    /// hashed it.
+    /// What `holder` has, if that is another version with the same content, as soon as it
+    /// has hashed it.
     fn touched<'a>(&self, holder: &'a Holder) -> Option<FollowedHolder<'a>> {
         let (content, now) = (self.content?, self.crew.look(holder)?);
         let is_same = now.root == Some(content.root) && now.version != holder.version;
         is_same.then_some((holder, now.version, content, now.mtime))
     }
 
-    /// What `holder` has, if that may begin with what it had. If it does not, that shows in the
-    /// end.
+    /// What `holder` has, if that may begin with what it had. If it does not, that shows
+    /// in the end.
     fn grown<'a>(&self, holder: &'a Holder) -> Option<FollowedHolder<'a>> {
         let before = ContentState {
             member: holder.member.id,

@@ -41,14 +41,15 @@ use crate::network::Network;
 
 const PROGRAM: &str = "tinyp2p";
 
-/// What is made of a match: its path once more, and an entry, an item, a job, their places in tables.
+/// What is made of a match: its path once more, and an entry, an item, a job, their
+/// places in tables.
 const JOB: (usize, usize) = (1, 440);
 
 /// Files that are fetched at once: small ones wait for round trips more than for the line.
 const AT_ONCE: usize = 4;
 
-/// A member that has to hash a file before it can be known whether what is here is the same gets this long for it: a
-/// gigabyte or more, on most machines.
+/// A member that has to hash a file before it can be known whether what is here is the same gets
+/// this long for it: a gigabyte or more, on most machines.
 const ROOT_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How often it is asked meanwhile.
@@ -57,7 +58,8 @@ const ROOT_POLL: Duration = Duration::from_millis(100);
 /// Joins, searches, downloads.
 pub(super) fn run(source: PasswordSource, args: GetArgs) -> Result<(), CommandFailure> {
     let failed = |e| CommandFailure::failed(format!("directory {}: {e}", args.directory.display()));
-    // Before anybody is asked; but what is missing is made only when there is something to put into it.
+    // Before anybody is asked; but what is missing is made only when there is something to
+    // put into it.
     let target = Target::open(&args.directory).map_err(failed)?;
     let (network, pattern) = (&args.find.network, &args.find.pattern);
     first_contact::as_guest(
@@ -246,8 +248,8 @@ impl Crew<'_> {
         self.changed.notify_all();
     }
 
-    /// Gives `job` its size: whoever has it tells names only, and is asked for all of it. What became of it, if
-    /// that ends it.
+    /// Gives `job` its size: whoever has it tells names only, and is asked for all of it. What
+    /// became of it, if that ends it.
     fn measure(&self, job: &mut Job) -> Result<Option<Outcome>, String> {
         let mut failure = Error::NotFound {
             who: job.holders[0].member.name.to_string(),
@@ -324,8 +326,8 @@ impl Crew<'_> {
 
 /// The members, as those who fetch see and judge them.
 impl Crew<'_> {
-    /// How a member is reached. One that is not there now may be by the next moment, as it was at
-    /// first.
+    /// How a member is reached. One that is not there now may be by the next moment, as it
+    /// was at first.
     fn peer(&self, id: PeerId) -> Option<Arc<dyn Peer>> {
         let mut met = self.members.iter().filter(|member| member.id == id);
         let met = || met.next().map(|member| Arc::clone(&member.peer));
@@ -393,7 +395,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_line_says_what_became_of_the_files() {
+    fn last_line_sums_up_the_files() {
         let mut tally = Tally {
             fetched: 2,
             bytes: 2048,

@@ -51,7 +51,7 @@ impl Job {
 /// One member that has a file, and where.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Holder {
-    /// Who.
+    /// The member that has the file.
     pub(super) member: Arc<MemberRef>,
     /// The path there.
     pub(super) path: RelPath,
@@ -62,7 +62,8 @@ pub(super) struct Holder {
 /// What one member has in one directory.
 type MemberListing = BTreeMap<Name, Attributes>;
 
-/// What a member has where another has a file: all that matters of a directory is that it keeps its name.
+/// What a member has where another has a file: all that matters of a directory is that it
+/// keeps its name.
 const DIRECTORY: Attributes = Attributes {
     kind: Kind::Directory,
     mode: Mode::Plain,
@@ -122,8 +123,9 @@ fn is_hidden(path: &RelPath) -> bool {
     path.components().any(|name| name.starts_with(b"."))
 }
 
-/// The paths at which somebody has a file and these members have something below. No other directory decides about a
-/// name; those of one long path alone would take a thousand times its bytes.
+/// The paths at which somebody has a file and these members have something below. No other
+/// directory decides about a name; those of one long path alone would take a thousand
+/// times its bytes.
 fn directories(found: &FilesByMember, hidden: bool) -> Vec<(Arc<MemberRef>, RelPath)> {
     let paths = found.iter().flat_map(|(member, files)| {
         let shown = files.iter().filter(|(path, _)| hidden || !is_hidden(path));
@@ -131,7 +133,8 @@ fn directories(found: &FilesByMember, hidden: bool) -> Vec<(Arc<MemberRef>, RelP
     });
     let mut paths: Vec<(&RelPath, &Arc<MemberRef>)> = paths.collect();
     paths.sort_by(|(a, _), (b, _)| tree_order::compare(a, b));
-    // Files that something may still lie below, each within the one before, and who has something there.
+    // Files that something may still lie below, each within the one before, and who
+    // has something there.
     let mut above: Vec<(&RelPath, BTreeMap<PeerId, &Arc<MemberRef>>)> = Vec::new();
     let mut directories = Vec::new();
     let mut close = |above: &mut Vec<(&RelPath, BTreeMap<PeerId, &Arc<MemberRef>>)>| {
@@ -223,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn files_keep_their_directories_and_equal_ones_have_several_holders() {
+    fn equal_files_merge_in_their_directories() {
         let found = vec![
             (member(1), vec![rooted("a/b/x", 5), file("y", 1, 1)]),
             (member(2), vec![rooted("a/b/x", 5)]),
@@ -234,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn different_content_of_one_name_is_fetched_under_the_names_of_the_mount() {
+    fn conflicts_are_fetched_under_mount_names() {
         let found = vec![
             (member(1), vec![file("d/x.txt", 5, 1)]),
             (member(2), vec![file("d/x.txt", 6, 2)]),
@@ -247,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_keeps_its_name_against_a_file() {
+    fn directory_beats_a_file_of_its_name() {
         let found = vec![
             (member(1), vec![file("a", 5, 1)]),
             (member(2), vec![file("a/b/x", 5, 1)]),
@@ -257,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn only_directories_that_decide_about_a_name_are_made() {
+    fn only_deciding_directories_are_made() {
         let deep = "a/".repeat(2000) + "x";
         let found = vec![
             (member(1), vec![file("a/a/a", 5, 1), file("b", 5, 1)]),
@@ -283,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn hidden_names_are_fetched_only_when_asked_for() {
+    fn hidden_names_are_fetched_on_request() {
         let found = || {
             vec![(
                 member(1),

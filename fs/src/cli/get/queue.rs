@@ -55,7 +55,7 @@ pub(super) struct Task {
 /// What to do next.
 #[derive(Debug)]
 pub(super) enum NextTask {
-    /// Fetch this.
+    /// There is a file to fetch.
     Task(Box<Task>),
     /// Everybody who has this file is lost; the reason.
     Failed(Arc<Job>, String),
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn files_of_a_member_that_is_away_come_last_and_one_at_a_time() {
+    fn absent_members_files_come_last_singly() {
         let now = Instant::now();
         let mut queue = queue(&[
             job("a", &[1]),
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_done_while_a_file_may_come_back() {
+    fn queue_waits_while_a_file_may_return() {
         let now = Instant::now();
         let mut queue = queue(&[job("a", &[1])]);
         task(queue.next(now));

@@ -3,9 +3,10 @@
 //!
 //! Members choose the names, so every step goes from an open directory to one name in it and
 //! follows no symbolic link. Until it is complete a file is called
-//! `.NAME.TARGET+CONTENT.tinyp2p-part` ([`PartName`]): a later run finds by that name how far this one got, and
-//! goes on only with bytes of the same content root, or of the same version of the same member's file. Another file's
-//! part is never touched; those of other contents of the file go once it is begun, or there.
+//! `.NAME.TARGET+CONTENT.tinyp2p-part` ([`PartName`]): a later run finds by that name how far this
+//! one got, and goes on only with bytes of the same content root, or of the same version of the
+//! same member's file. Another file's part is never touched; those of other contents of the file go
+//! once it is begun, or there.
 
 mod existing;
 mod part;
@@ -29,7 +30,8 @@ use part_name::PartName;
 
 pub(super) use part::Part;
 
-/// A part that was not written to for this long, and whose file nobody offers now, is not waited for any more.
+/// A part that was not written to for this long, and whose file nobody offers now, is not waited
+/// for any more.
 const FORGOTTEN: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// The directory to fetch into.
@@ -83,7 +85,8 @@ impl Target {
         Ok(parts)
     }
 
-    /// True if something of the job's name is here, be it a directory: whoever tells names only may mean one.
+    /// True if something of the job's name is here, be it a directory: whoever tells names only
+    /// may mean one.
     pub(super) fn has(&self, job: &Job) -> io::Result<bool> {
         let directory = match self.directory(&job.directory, false) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
@@ -98,8 +101,8 @@ impl Target {
     }
 
     /// Prepares the place for `job`, given the parts in its directory. The part of a content that
-    /// somebody still has is taken up; those of others are removed. If the file is here already with the same content,
-    /// it gets the time at which it was modified at its holders.
+    /// somebody still has is taken up; those of others are removed. If the file is here already
+    /// with the same content, it gets the time at which it was modified at its holders.
     ///
     /// # Errors
     /// Besides those of the system: something that is no file, or no directory, is in the way.
@@ -126,8 +129,8 @@ impl Target {
         Part::open(directory, job, part)
     }
 
-    /// True if `parts` has the beginning of a content of which only the holders' content root would tell whether it is
-    /// the one of `job`.
+    /// True if `parts` has the beginning of a content of which only the holders' content root would
+    /// tell whether it is the one of `job`.
     pub(super) fn depends_on_root(job: &Job, parts: &[Vec<u8>]) -> bool {
         let own = parts.iter().filter_map(|left| PartName::parse(left));
         let own: Vec<PartName> = own.filter(|part| part.is_of(&job.name)).collect();
@@ -136,7 +139,8 @@ impl Target {
             && !own.iter().any(|part| part.is_usable_for(job))
     }
 
-    /// Removes those of `parts` in `directory` that are of none of `jobs` and were not written to for long.
+    /// Removes those of `parts` in `directory` that are of none of `jobs` and were not written
+    /// to for long.
     pub(super) fn forget(
         &self,
         directory: &RelPath,

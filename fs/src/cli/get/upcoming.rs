@@ -8,8 +8,8 @@ use tinyp2p_net::model::{PeerId, RelPath};
 use super::plan::Job;
 use crate::view::upcoming_files::{first_files, is_small};
 
-/// All jobs, as [`plan::jobs`](super::plan::jobs) has them: by their directories, and in each by
-/// their names.
+/// All jobs, as [`plan::jobs`](super::plan::jobs) has them: by their directories, and in each
+/// by their names.
 pub(super) struct UpcomingJobs(pub(super) Vec<Arc<Job>>);
 
 impl UpcomingFiles for UpcomingJobs {

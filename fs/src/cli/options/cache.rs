@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_named_takes_a_tenth_of_what_is_free_at_most() {
+    fn default_cache_takes_a_tenth_of_space() {
         let base = tempfile::tempdir().unwrap();
         let directory = base.path().join("deep/er");
         let cache = choose(&options(Some(directory.clone()), None), silent)
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_was_named_and_cannot_be_used_is_an_error() {
+    fn unusable_named_cache_is_an_error() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let named = options(Some(file.path().join("x")), None);
         let refusal = choose(&named, silent).unwrap_err();

@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn what_mount_and_fstab_add_is_taken_without_effect() {
+    fn mount_and_fstab_extras_are_ignored() {
         let list =
             "rw,dev,suid,noauto,_netdev,user,user=joe,x-systemd.automount,x-gvfs-show,defaults,,";
         let (_, options) = with(list).unwrap();
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn mount_options_keep_away_from_what_follows_two_dashes() {
+    fn mount_options_stop_at_two_dashes() {
         let (args, _) = parse_words(&["p", "-o", "name=me", "--", "-pw", "/mnt"]).unwrap();
         assert_eq!(args.password.as_os_str(), "-pw");
         assert_eq!(args.network.name.as_deref(), Some("me"));

@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn an_argument_is_a_password_a_question_or_a_file() {
+    fn argument_is_password_prompt_or_file() {
         assert!(source("pw") == PasswordSource::Literal("pw".to_owned().into()));
         assert!(source("-") == PasswordSource::Ask);
         assert!(source("@/a b") == PasswordSource::File("/a b".into()));
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_belongs_to_another_user_is_refused() {
+    fn foreign_password_file_is_refused() {
         if !rustix::process::geteuid().is_root() {
             return;
         }
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_others_can_read_or_that_is_no_file_is_refused() {
+    fn exposed_password_file_is_refused() {
         for mode in [0o640, 0o604, 0o620, 0o644, 0o422] {
             let (_directory, path) = file_with(mode, b"pw\n");
             assert!(from_file(&path).unwrap_err().contains("chmod 600"));
@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn whose_password_it_is_decides_who_may_read_it() {
+    fn password_owner_decides_readability() {
         let place = |owner, mode, is_secret| FileTrust {
             owner,
             mode,
@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_of_a_container_is_read_although_others_can_read_it() {
+    fn exposed_container_secret_is_read() {
         if !rustix::process::geteuid().is_root() {
             return;
         }
@@ -390,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pipe_is_read_when_something_comes_out_of_it() {
+    fn pipe_is_read_once_it_has_data() {
         let (reader, mut writer) = io::pipe().unwrap();
         let path = PathBuf::from(format!("/proc/self/fd/{}", reader.as_raw_fd()));
         assert!(!PasswordSource::File(path.clone()).is_lasting());

@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_in_the_share_and_is_private_is_left_out() {
+    fn private_paths_in_the_share_are_excluded() {
         let (_guard, root) = tree();
         let private = Private {
             mountpoint: Some(root.join("a/b")),
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_share_is_named_by_the_path_that_was_typed() {
+    fn share_keeps_the_path_as_typed() {
         let (_guard, root) = tree();
         let link = root.join("link");
         std::os::unix::fs::symlink("a", &link).unwrap();
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_yet_is_resolved_as_far_as_it_is() {
+    fn existing_part_of_a_path_is_resolved() {
         let (_guard, root) = tree();
         std::os::unix::fs::symlink(root.join("a"), root.join("link")).unwrap();
         assert_eq!(resolved(&root.join("link")), root.join("a"));
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_share_that_the_mount_would_cover_is_refused() {
+    fn share_covered_by_the_mount_is_refused() {
         let (_guard, root) = tree();
         for mountpoint in [root.join("a/b"), root.join("a")] {
             let refused = choose(&options(&[]), Some(&root.join("a/b")), &at(mountpoint));
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn the_whole_system_is_served_only_when_named() {
+    fn whole_system_is_served_only_when_named() {
         let private = Private::default();
         let root = Path::new("/");
         assert_eq!(
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn commands_that_serve_nothing_serve_what_is_named() {
+    fn serveless_commands_serve_a_named_share() {
         let (_guard, root) = tree();
         let private = Private::default();
         assert!(choose(&options(&[]), None, &private).unwrap().is_none());

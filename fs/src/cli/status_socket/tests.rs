@@ -36,7 +36,7 @@ fn names(path: &Path) -> Vec<String> {
 }
 
 #[test]
-fn whoever_connects_gets_the_report_of_that_moment_and_the_socket_goes_with_its_owner() {
+fn socket_reports_now_and_ends_with_owner() {
     let base = tempfile::tempdir().unwrap();
     // Longer than a socket's address may be.
     let path = base.path().join("x".repeat(200));
@@ -56,7 +56,7 @@ fn whoever_connects_gets_the_report_of_that_moment_and_the_socket_goes_with_its_
 }
 
 #[test]
-fn a_caller_who_does_not_read_holds_up_the_next_for_the_deadline_and_the_end_not_at_all() {
+fn stuck_caller_delays_others_in_bounds() {
     let base = tempfile::tempdir().unwrap();
     // More than fits into the socket's own buffers.
     let long = "x".repeat(8 << 20);
@@ -75,7 +75,7 @@ fn a_caller_who_does_not_read_holds_up_the_next_for_the_deadline_and_the_end_not
 }
 
 #[test]
-fn what_a_killed_process_left_is_removed_and_what_is_silent_is_not() {
+fn dead_socket_goes_and_silent_one_stays() {
     let base = tempfile::tempdir().unwrap();
     drop(UnixListener::bind(base.path().join("1.sock")).unwrap());
     fs::write(base.path().join("other"), "").unwrap();
@@ -89,7 +89,7 @@ fn what_a_killed_process_left_is_removed_and_what_is_silent_is_not() {
 }
 
 #[test]
-fn a_dead_socket_of_the_same_number_is_replaced() {
+fn dead_socket_of_equal_pid_is_replaced() {
     let base = tempfile::tempdir().unwrap();
     let name = format!("{}.sock", std::process::id());
     for left in [&name, &format!(".{name}")] {
@@ -112,7 +112,7 @@ fn nonsense_is_no_answer() {
 }
 
 #[test]
-fn the_directory_is_closed_to_others_and_no_link_is_followed() {
+fn socket_directory_is_private_and_no_link() {
     let base = tempfile::tempdir().unwrap();
     let path = base.path().join("open");
     fs::create_dir(&path).unwrap();
@@ -129,7 +129,7 @@ fn the_directory_is_closed_to_others_and_no_link_is_followed() {
 }
 
 #[test]
-fn a_runtime_directory_counts_only_if_it_is_this_users() {
+fn only_own_runtime_directory_counts() {
     let base = tempfile::tempdir().unwrap();
     let uid = base.path().metadata().unwrap().uid();
     let (run, usual) = (
@@ -172,7 +172,7 @@ fn a_runtime_directory_counts_only_if_it_is_this_users() {
 }
 
 #[test]
-fn a_directory_that_belongs_to_another_user_is_not_used() {
+fn foreign_socket_directory_is_not_used() {
     if !rustix::process::geteuid().is_root() {
         return;
     }

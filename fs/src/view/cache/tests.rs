@@ -186,7 +186,7 @@ fn change_of_one_name_keeps_the_others() {
 }
 
 #[test]
-fn forgetting_a_file_ends_its_directory_too() {
+fn forgetting_a_file_ends_its_directory() {
     let (mut cache, now) = (ViewCache::default(), Instant::now());
     cache.insert(path("d"), directory(1), Freshness::unwatched(now));
     cache.insert_absent(path("d/x"), Freshness::unwatched(now));

@@ -254,7 +254,7 @@ fn ties_go_by_time_then_root_then_id() {
 }
 
 #[test]
-fn a_directory_keeps_its_name_against_files() {
+fn directory_keeps_its_name_against_files() {
     let items = directory(
         vec![
             (member(1, "ann"), vec![rooted("a.d", 1, 9, Some(5))]),
@@ -416,7 +416,7 @@ fn network() -> impl Strategy<Value = Vec<(Arc<MemberRef>, Vec<Entry>)>> {
 
 proptest! {
     #[test]
-    fn the_order_of_the_answers_does_not_matter(
+    fn response_order_does_not_matter(
         listings in network(),
         seed in any::<prop::sample::Index>(),
     ) {

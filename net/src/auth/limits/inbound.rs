@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn the_gap_grows_from_one_second_to_ten_minutes() {
+    fn gap_grows_from_a_second_to_ten_minutes() {
         let seconds: Vec<u64> = (0..15).map(|f| gap(f).as_secs()).collect();
         let table = [0, 0, 0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 600, 600];
         assert_eq!(seconds, table);
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn the_next_stranger_waits_out_the_gap_and_no_longer() {
+    fn next_stranger_waits_for_the_gap_only() {
         let now = Instant::now();
         for failures in 0..16 {
             let mut table = after(failures, now);
@@ -388,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn once_escalated_strangers_come_one_at_a_time() {
+    fn escalated_strangers_come_one_at_a_time() {
         let now = Instant::now();
         let mut table = after(3, now);
         let later = now + Duration::from_secs(10);
@@ -418,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn one_source_has_five_failures_in_ten_minutes() {
+    fn source_has_five_failures_in_ten_minutes() {
         let mut now = Instant::now();
         let start = now;
         let mut table = Inbound::default();
@@ -435,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_strangers_does_not_keep_members_out() {
+    fn flood_of_strangers_keeps_no_member_out() {
         let now = Instant::now();
         let mut table = after(100, now);
         assert!(stranger(&mut table, 1, now).is_err());
@@ -446,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn a_known_key_has_ten_guesses_an_hour_also_in_parallel() {
+    fn known_key_has_ten_guesses_an_hour() {
         let now = Instant::now();
         let mut table = Inbound::default();
         let member =
@@ -476,7 +476,7 @@ mod tests {
     }
 
     #[test]
-    fn a_guesser_gets_as_many_tries_as_published() {
+    fn guesser_gets_the_published_tries() {
         let start = Instant::now();
         let mut table = Inbound::default();
         let mut guesses = [0; 3];
@@ -501,7 +501,7 @@ mod tests {
     }
 
     #[test]
-    fn escalation_is_reported_once_an_hour_and_only_then() {
+    fn escalation_is_reported_once_an_hour() {
         let now = Instant::now();
         assert_eq!(after(2, now).report(now), None);
         let mut table = after(12, now);
@@ -528,7 +528,7 @@ mod tests {
     }
 
     #[test]
-    fn remembered_keys_have_ten_guesses_an_hour_in_all() {
+    fn remembered_keys_share_ten_guesses() {
         let now = Instant::now();
         let mut table = after(13, now);
         let begin = |table: &mut Inbound, n, now| {

@@ -104,7 +104,7 @@ mod tests {
     use crate::testing::peer_id as peer;
 
     #[test]
-    fn a_full_file_is_read_back_and_forgets_its_oldest() {
+    fn full_file_is_read_back_minus_its_oldest() {
         let clocks = Clocks::read();
         let mut keys = RememberedKeys::default();
         for number in 0..=MAX_KEYS {

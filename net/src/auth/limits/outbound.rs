@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_with_another_password_is_left_alone_for_longer_and_longer() {
+    fn backoff_grows_after_a_password_mismatch() {
         let mut now = Instant::now();
         let mut table = Dialling::default();
         for hours in [1, 2, 4, 8, 16, 24, 24] {
@@ -354,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_nobody_typed_get_twenty_guesses_a_day_in_all() {
+    fn untyped_addresses_share_daily_guesses() {
         let now = Instant::now();
         let mut table = Dialling::default();
         for number in 0..20 {
@@ -479,7 +479,7 @@ mod tests {
     }
 
     #[test]
-    fn strangers_on_a_link_spend_half_of_the_day() {
+    fn strangers_on_a_link_spend_half_the_day() {
         let now = Instant::now();
         let mut table = Dialling::default();
         let mut runs = Vec::new();
@@ -501,7 +501,7 @@ mod tests {
     }
 
     #[test]
-    fn pairing_forgives_an_address_and_not_the_day() {
+    fn pairing_resets_the_address_not_the_day() {
         let now = Instant::now();
         let mut table = Dialling::default();
         for _ in 0..2 {
@@ -518,7 +518,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_of_a_killed_process_frees_its_place() {
+    fn killed_process_frees_its_run() {
         let now = Instant::now();
         let mut table = Dialling::default();
         for number in 0..BUDGET {

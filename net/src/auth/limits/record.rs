@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn processes_one_after_the_other_share_a_budget() {
+    fn successive_processes_share_a_budget() {
         let (state, file) = state();
         assert_eq!(guesses(state.path(), 50), 20);
         assert_eq!(fs::metadata(&file).unwrap().len(), LENGTH as u64);
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_record_is_replaced_by_a_strict_one() {
+    fn damaged_record_yields_a_strict_one() {
         for damage in [&b"x"[..], &[0; LENGTH], &[7; LENGTH * 4]] {
             let (state, file) = state();
             fs::write(&file, damage).unwrap();
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_cannot_be_used_gives_two_guesses() {
+    fn unusable_record_file_gives_two_guesses() {
         let spoil: [fn(&Path); 5] = [
             |file| fs::create_dir(file).unwrap(),
             |file| symlink("elsewhere", file).unwrap(),
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_that_nobody_gives_back_is_not_waited_for() {
+    fn stuck_record_lock_is_not_awaited() {
         let (state, file) = state();
         let record = GuessRecord::open(state.path());
         record.update(|_, _| ());

@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn the_calendar_counts_after_a_reboot_alone() {
+    fn calendar_counts_only_after_a_reboot() {
         let start = clocks();
         let record = encode(&spent(&start), &start);
         let read = |clocks: Clocks| left(&decode(&record, &clocks).unwrap());
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_set_back_at_a_reboot_locks_nobody_out() {
+    fn clock_set_back_locks_nobody_out() {
         let start = clocks();
         let record = encode(&spent(&start), &start);
         let back = rebooted(later(&start, HOUR, -400_000 * HOUR));

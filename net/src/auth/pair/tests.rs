@@ -59,7 +59,7 @@ fn one_password_admits_both_keys() {
 }
 
 #[test]
-fn two_passwords_admit_neither_and_no_m3_is_made() {
+fn password_mismatch_ends_before_m3() {
     let (a, b) = (credentials(1), credentials(2));
     let (caller, callee) = meet((&a, binding()), (&b, binding()), |number, _| {
         assert!(number < 3, "a caller with the wrong password goes away");
@@ -95,7 +95,7 @@ fn every_part_of_the_binding_binds() {
 }
 
 #[test]
-fn a_record_is_worth_nothing_at_another_node() {
+fn record_is_worthless_at_another_node() {
     // The callee registered under another TLS key than the one that it shows.
     let stranger = PeerId::from_bytes([9; 32]);
     let misplaced = Credentials::new(Stretched::for_tests(1), stranger).unwrap();
@@ -234,7 +234,7 @@ proptest! {
     }
 
     #[test]
-    fn one_flipped_bit_in_any_frame_admits_nobody(
+    fn flipped_bit_in_any_frame_admits_nobody(
         frame_number in 1usize..=3,
         position in any::<prop::sample::Index>(),
         bit in 0u8..8,

@@ -135,7 +135,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn what_was_used_lately_outlives_what_was_not() {
+    fn recently_used_outlives_unused() {
         let mut index = SlabIndex::new(3);
         for key in [1, 2, 3] {
             let slot = index.take().unwrap();
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn slots_of_an_old_file_are_not_written_before_they_are_known() {
+    fn old_slots_are_unwritten_until_scanned() {
         let mut index = SlabIndex::new(3);
         index.reserve(2);
         assert_eq!(index.take(), Some(2));

@@ -12,7 +12,7 @@ use crate::testing::eventually;
 const MIB: u64 = 1 << 20;
 
 #[test]
-fn what_was_put_is_read_back_after_a_restart() {
+fn cached_blocks_survive_a_restart() {
     let directory = tempfile::tempdir().unwrap();
     let big = content(9 * MIB as usize + 5, 1);
     let small = content(100, 2);
@@ -50,7 +50,7 @@ fn what_was_put_is_read_back_after_a_restart() {
 }
 
 #[test]
-fn what_was_removed_is_let_go_and_made_anew() {
+fn removed_cache_is_released_and_recreated() {
     let parent = tempfile::tempdir().unwrap();
     let directory = parent.path().join("cache");
     let content = content(MIB as usize, 3);
@@ -81,7 +81,7 @@ fn what_was_removed_is_let_go_and_made_anew() {
 }
 
 #[test]
-fn what_cannot_be_made_anew_is_done_without_until_it_can() {
+fn cache_is_off_until_it_can_be_recreated() {
     let parent = tempfile::tempdir().unwrap();
     let directory = parent.path().join("cache");
     let content = content(MIB as usize, 3);
@@ -141,7 +141,7 @@ fn the_cache_never_exceeds_its_size() {
 }
 
 #[test]
-fn foreign_files_are_left_alone_and_a_strange_cache_file_is_an_error() {
+fn foreign_files_are_kept_odd_cache_fails() {
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join("precious"), "mine").unwrap();
     drop(open(directory.path(), MIB));
@@ -172,7 +172,7 @@ fn a_second_process_does_without() {
 }
 
 #[test]
-fn garbage_in_place_of_a_cache_file_is_ignored_and_overwritten() {
+fn garbage_cache_file_is_overwritten() {
     let directory = tempfile::tempdir().unwrap();
     fs::create_dir_all(directory.path().join("blocks-1")).unwrap();
     fs::write(
@@ -192,7 +192,7 @@ fn range(start: u64, end: u64) -> ByteRange {
 }
 
 #[test]
-fn what_is_here_is_told_from_its_beginning_to_the_first_gap() {
+fn held_range_ends_at_its_first_gap() {
     let directory = tempfile::tempdir().unwrap();
     let cache = open(directory.path(), 64 * MIB);
     let content = content(MIB as usize + 5, 6);
@@ -220,7 +220,7 @@ fn what_is_here_is_told_from_its_beginning_to_the_first_gap() {
 }
 
 #[test]
-fn hashes_are_given_for_what_is_here_and_proven() {
+fn hashes_are_given_for_held_proven_blocks() {
     let directory = tempfile::tempdir().unwrap();
     let cache = open(directory.path(), 64 * MIB);
     let content = content(9 * MIB as usize + 5, 7);
@@ -263,7 +263,7 @@ fn hashes_are_given_for_what_is_here_and_proven() {
 }
 
 #[test]
-fn a_small_content_proves_itself_in_any_span() {
+fn small_content_proves_any_range() {
     let directory = tempfile::tempdir().unwrap();
     let cache = open(directory.path(), 64 * MIB);
     for (seed, blocks) in [(8, 1), (9, 2), (10, 5), (11, 8)] {
@@ -280,7 +280,7 @@ fn a_small_content_proves_itself_in_any_span() {
 
 /// A stranger to a content may make up a root that falls on the same place of the index.
 #[test]
-fn asking_for_a_root_that_looks_alike_drops_nothing() {
+fn lookalike_root_drops_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let cache = open(directory.path(), 64 * MIB);
     let content = content(MIB as usize, 12);
@@ -300,7 +300,7 @@ fn asking_for_a_root_that_looks_alike_drops_nothing() {
 }
 
 #[test]
-fn another_size_drops_nothing_and_gets_nothing_of_the_last_block() {
+fn wrong_size_drops_nothing_held() {
     let directory = tempfile::tempdir().unwrap();
     let cache = open(directory.path(), 64 * MIB);
     let content = content(MIB as usize - 100, 13);

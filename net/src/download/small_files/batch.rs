@@ -14,8 +14,8 @@ use crate::error::Error;
 use crate::protocol::wire::{BatchAnswer, BatchItem};
 
 impl Core {
-    /// Fetches `batch` from `source`, which is one of its member's files, and hands the files to those
-    /// who wait for them.
+    /// Fetches `batch` from `source`, which is one of its member's files, and hands the files to
+    /// those who wait for them.
     pub(super) fn fetch_batch(&self, batch: &Batch, source: &FileSource) {
         let deadline = batch.asked + PATIENCE;
         if Instant::now() >= deadline {

@@ -1,11 +1,11 @@
-//! Small files without a round trip each: while a reader goes through a directory, the next files come
-//! in batches.
+//! Small files without a round trip each: while a reader goes through a directory, the next files
+//! come in batches.
 //!
-//! [`UpcomingFiles`] tells what lies behind a file in its directory; `shelf.rs` decides what to ask for and
-//! keeps it until it is read; `batch.rs` fetches and checks it. A [`SmallFileReader`] stands before a small
-//! file's ordinary download: its first read takes the file off the shelf, waits for it there, or goes
-//! the ordinary way. So does every read for which a batch did not bring the file, whatever the reason,
-//! and the time spent waiting counts.
+//! [`UpcomingFiles`] tells what lies behind a file in its directory; `shelf.rs` decides what to ask
+//! for and keeps it until it is read; `batch.rs` fetches and checks it. A [`SmallFileReader`]
+//! stands before a small file's ordinary download: its first read takes the file off the shelf,
+//! waits for it there, or goes the ordinary way. So does every read for which a batch did not bring
+//! the file, whatever the reason, and the time spent waiting counts.
 //!
 //! No lock here is held while another one is taken, or while a callback or the network is at work.
 
@@ -41,8 +41,8 @@ pub struct SmallFile {
 }
 
 impl SmallFile {
-    /// What it is known by on the shelf: all that was said of it when it was asked for, so that what comes
-    /// is never taken for a file of which the member says something else by then.
+    /// What it is known by on the shelf: all that was said of it when it was asked for, so that
+    /// what comes is never taken for a file of which the member says something else by then.
     fn key(&self, member: PeerId) -> SmallFileKey {
         (member, self.clone())
     }
@@ -70,8 +70,8 @@ pub enum ReadingOrder {
 
 /// Knows what lies in the directories that are being read.
 pub trait UpcomingFiles: Send + Sync {
-    /// The small files behind `path` in its directory that can be read from `member`, in `order`, at most `most`.
-    /// What is not known at once is left out: this never waits.
+    /// The small files behind `path` in its directory that can be read from `member`, in `order`,
+    /// at most `most`. What is not known at once is left out: this never waits.
     fn behind(
         &self,
         path: &RelPath,
@@ -80,8 +80,8 @@ pub trait UpcomingFiles: Send + Sync {
         most: usize,
     ) -> Vec<SmallFile>;
 
-    /// In which order `path` comes just behind `before`, a file in the same directory; by name, where that cannot
-    /// be told.
+    /// In which order `path` comes just behind `before`, a file in the same directory; by name,
+    /// where that cannot be told.
     fn order(&self, before: &RelPath, path: &RelPath) -> ReadingOrder;
 }
 

@@ -1,14 +1,15 @@
 //! Which small files are at hand or on their way, and which to ask for next. Pure.
 //!
-//! A *run* is a reader that goes through a directory in the order of its names, or of its inode numbers. It begins with the
-//! second small file that is read in a directory within [`SECOND_WITHIN`]: a lone one says nothing
-//! about the others. From then on the files behind it are asked for in batches, at first a few, and
-//! more each time half of them have been read. A reader that jumps about gets ever shorter runs and
-//! in the end none, so that random reads cost about what was asked.
+//! A *run* is a reader that goes through a directory in the order of its names, or of its inode
+//! numbers. It begins with the second small file that is read in a directory within
+//! [`SECOND_WITHIN`]: a lone one says nothing about the others. From then on the files behind it
+//! are asked for in batches, at first a few, and more each time half of them have been read. A
+//! reader that jumps about gets ever shorter runs and in the end none, so that random reads cost
+//! about what was asked.
 //!
-//! Every file on the shelf belongs to one run and is *coming* (asked for), *here*, or *spoiled* (its
-//! bytes were wrong). It leaves when it is read, or after a while. Their sizes together stay below
-//! [`ROOM`].
+//! Every file on the shelf belongs to one run and is *coming* (asked for), *here*, or *spoiled*
+//! (its bytes were wrong). It leaves when it is read, or after a while. Their sizes together
+//! stay below [`ROOM`].
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -141,7 +142,7 @@ pub(super) enum StagedFile<C> {
     Coming(u64),
     /// This source sent wrong bytes.
     Spoiled(SmallFileKey, Error),
-    /// Nothing.
+    /// Nothing of it is here.
     Nothing,
 }
 
@@ -221,8 +222,8 @@ impl<R, C> Staging<R, C> {
         }
     }
 
-    /// A small file of `directory` is read that is not here: how many files a run that begins with it
-    /// should ask `member` for, if one should, and which file was read there before it.
+    /// A small file of `directory` is read that is not here: how many files a run that begins with
+    /// it should ask `member` for, if one should, and which file was read there before it.
     pub(super) fn miss(
         &mut self,
         (directory, path): (&RelPath, &RelPath),
@@ -261,8 +262,8 @@ impl<R, C> Staging<R, C> {
         Some((walk.first, before))
     }
 
-    /// Begins a run with `files`, of which `reader` waits for the first. `None` when a single file is
-    /// left of them: that is not worth a batch.
+    /// Begins a run with `files`, of which `reader` waits for the first. `None` when a single file
+    /// is left of them: that is not worth a batch.
     pub(super) fn begin(
         &mut self,
         (directory, order): (RelPath, ReadingOrder),
@@ -363,8 +364,8 @@ impl<R, C> Staging<R, C> {
         None
     }
 
-    /// A batch has come; the answers are in the order of its files. Returns who waited, and for which
-    /// file of the batch.
+    /// A batch has come; the answers are in the order of its files. Returns who waited, and for
+    /// which file of the batch.
     pub(super) fn land(
         &mut self,
         batch: &Batch,
@@ -385,8 +386,8 @@ impl<R, C> Staging<R, C> {
         self.settle(batch, landed, now)
     }
 
-    /// A batch has failed. Returns who waited for it. `blame` says that the member is to be left alone
-    /// for a while.
+    /// A batch has failed. Returns who waited for it. `blame` says that the member is to be left
+    /// alone for a while.
     pub(super) fn fail(&mut self, batch: &Batch, blame: bool, now: Instant) -> Vec<R>
     where
         C: Clone,

@@ -154,7 +154,7 @@ impl Rig {
 }
 
 #[test]
-fn a_directory_read_in_order_takes_few_requests() {
+fn ordered_read_takes_few_requests() {
     for rooted in [true, false] {
         let rig = rig(1, rooted, None);
         for number in 0..FILES {
@@ -173,7 +173,7 @@ fn a_lone_file_brings_no_others() {
 }
 
 #[test]
-fn a_file_read_in_parts_and_again_comes_from_one_batch() {
+fn partial_rereads_come_from_one_batch() {
     let rig = rig(1, true, None);
     rig.read(0).unwrap();
     rig.read(1).unwrap();
@@ -200,7 +200,7 @@ fn a_file_read_in_parts_and_again_comes_from_one_batch() {
 }
 
 #[test]
-fn a_file_that_changed_since_it_was_listed_is_read_the_ordinary_way() {
+fn changed_file_falls_back_to_a_plain_read() {
     let rig = rig(1, false, None);
     let new = rig.peers[0].put(&name(5), "new", 2);
     for number in 0..20 {
@@ -214,7 +214,7 @@ fn a_file_that_changed_since_it_was_listed_is_read_the_ordinary_way() {
 }
 
 #[test]
-fn a_file_in_a_batch_that_its_member_may_not_read_is_not_asked_for_again() {
+fn unreadable_batch_file_is_not_retried() {
     let rig = rig(1, false, None);
     rig.peers[0].lock(&name(2));
     for number in 0..5 {
@@ -229,7 +229,7 @@ fn a_file_in_a_batch_that_its_member_may_not_read_is_not_asked_for_again() {
 }
 
 #[test]
-fn a_member_that_lies_is_blamed_and_the_files_come_from_another() {
+fn liar_in_a_batch_is_blamed_and_replaced() {
     let directory = tempfile::tempdir().unwrap();
     let cache = Arc::new(
         DiskCache::open(directory.path(), 64 << 20)
@@ -277,10 +277,11 @@ fn read_whole(download: &Download, size: u64) -> Result<Vec<u8>, Error> {
     result.expect("every read is answered")
 }
 
-/// A member has a batch fetched before it names a root, and then the root of somebody else's file, for
-/// the same version: what lies on the shelf by then, or is on its way there, reaches no reader of that.
+/// A member has a batch fetched before it names a root, and then the root of somebody else's
+/// file, for the same version: what lies on the shelf by then, or is on its way there, reaches no
+/// reader of that.
 #[test]
-fn bytes_fetched_without_a_root_reach_no_reader_of_one() {
+fn rootless_bytes_reach_no_rooted_reader() {
     for (rooted, delay) in [(false, 0), (true, 0), (false, 100), (true, 100)] {
         let rig = rig(1, rooted, None);
         let evil = &rig.peers[0];
@@ -342,7 +343,7 @@ fn files_whose_only_holder_lies_are_errors() {
 }
 
 #[test]
-fn what_a_failed_batch_did_not_bring_comes_from_another_holder() {
+fn failed_batch_fails_over_to_a_holder() {
     for behaviour in [Behaviour::Gone, Behaviour::CutAfter(0), Behaviour::Frozen] {
         let rig = rig(2, true, None);
         rig.read(0).unwrap();
@@ -357,7 +358,7 @@ fn what_a_failed_batch_did_not_bring_comes_from_another_holder() {
 }
 
 #[test]
-fn a_frozen_member_fails_its_readers_by_the_deadline() {
+fn frozen_member_fails_readers_by_deadline() {
     let rig = rig(1, true, None);
     rig.read(0).unwrap();
     rig.peers[0].behave(Behaviour::Frozen);
@@ -384,7 +385,7 @@ fn a_reader_that_goes_is_answered() {
 }
 
 #[test]
-fn what_is_in_memory_is_counted_and_given_back() {
+fn memory_in_use_is_counted_and_returned() {
     let rig = rig(1, true, None);
     for number in 0..4 {
         rig.read(number).unwrap();
@@ -407,7 +408,7 @@ fn what_is_in_memory_is_counted_and_given_back() {
 }
 
 #[test]
-fn what_came_in_a_batch_goes_to_the_disk_and_is_not_fetched_again() {
+fn batched_files_reach_disk_and_come_once() {
     let directory = tempfile::tempdir().unwrap();
     let cache = Arc::new(
         DiskCache::open(directory.path(), 256 << 20)

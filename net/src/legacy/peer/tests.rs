@@ -75,7 +75,7 @@ impl Setup {
 }
 
 #[test]
-fn names_come_without_sizes_until_a_file_was_fetched() {
+fn names_lack_sizes_until_fetched() {
     let setup = setup();
     setup.twin.put("a", b"0123456789");
     setup.twin.put("b", b"");
@@ -98,7 +98,7 @@ fn names_come_without_sizes_until_a_file_was_fetched() {
 }
 
 #[test]
-fn a_file_is_read_byte_for_byte_and_proven_by_its_own_hashes() {
+fn file_is_byte_exact_and_proves_itself() {
     let setup = setup();
     let bytes: Vec<u8> = (0..=255).cycle().take(1_000_000).collect();
     setup.twin.put("bin", &bytes);
@@ -121,7 +121,7 @@ fn a_file_is_read_byte_for_byte_and_proven_by_its_own_hashes() {
 }
 
 #[test]
-fn other_contents_have_another_version_and_are_never_mixed() {
+fn other_contents_get_another_version() {
     let setup = setup();
     setup.twin.put("x", b"old");
     let old = setup.measure("x", Purpose::Bytes).unwrap();
@@ -186,7 +186,7 @@ fn names_that_are_not_plain_are_left_out() {
 }
 
 #[test]
-fn directories_are_told_from_files_without_sending_any() {
+fn directories_are_found_sending_no_file() {
     let setup = setup();
     setup.twin.put("file", b"1");
     setup.twin.directory("dir");
@@ -195,7 +195,7 @@ fn directories_are_told_from_files_without_sending_any() {
 }
 
 #[test]
-fn what_cannot_be_read_is_left_out_for_a_while() {
+fn unreadable_name_is_omitted_for_a_while() {
     let setup = setup();
     setup.twin.put("dir", b"1");
     assert_eq!(setup.names(), ["dir"]);
@@ -207,7 +207,7 @@ fn what_cannot_be_read_is_left_out_for_a_while() {
 }
 
 #[test]
-fn what_had_to_go_for_other_files_is_fetched_again() {
+fn evicted_file_is_fetched_again() {
     let setup = setup_with(Twin::start(), 250_000);
     let files = [("a", 1), ("b", 2), ("c", 3)].map(|(name, byte)| (name, vec![byte; 100_000]));
     for (name, bytes) in &files {
@@ -272,7 +272,7 @@ impl Setup {
 
 #[track_caller]
 #[test]
-fn a_file_that_does_not_come_in_time_is_still_on_its_way() {
+fn late_file_is_still_under_way() {
     let setup = stuck(&["x"]);
     let deadline = Instant::now() + Duration::from_millis(400);
     let looked = setup
@@ -294,7 +294,7 @@ fn a_file_that_does_not_come_in_time_is_still_on_its_way() {
 }
 
 #[test]
-fn whoever_only_looks_does_not_wait_for_another_file() {
+fn mere_lookup_waits_for_no_other_file() {
     let setup = stuck(&["large", "other"]);
     setup.begin_to_fetch("large");
     let begun = Instant::now();
@@ -304,7 +304,7 @@ fn whoever_only_looks_does_not_wait_for_another_file() {
 }
 
 #[test]
-fn what_took_long_to_fetch_is_not_fetched_again_soon() {
+fn slow_fetch_is_not_repeated_soon() {
     let setup = setup();
     setup.twin.put("x", b"film");
     let known = setup.measure("x", Purpose::Bytes).unwrap();
@@ -319,7 +319,7 @@ fn what_took_long_to_fetch_is_not_fetched_again_soon() {
 }
 
 #[test]
-fn contents_that_had_to_go_are_fetched_again_for_their_hashes() {
+fn evicted_content_is_refetched_for_hashes() {
     let setup = setup_with(Twin::start(), 300_000);
     for (name, byte) in [("a", 1), ("b", 2), ("c", 3)] {
         setup.twin.put(name, &vec![byte; 130_000]);

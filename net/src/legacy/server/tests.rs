@@ -94,7 +94,7 @@ fn whole(stream: &dyn DocumentStream) -> Vec<u8> {
 }
 
 #[test]
-fn files_at_the_top_are_listed_and_nothing_else() {
+fn only_top_level_files_are_listed() {
     let node = Node::new();
     for name in [
         "b.txt",
@@ -120,7 +120,7 @@ fn files_at_the_top_are_listed_and_nothing_else() {
 }
 
 #[test]
-fn a_pattern_that_is_not_supported_is_a_fault_that_says_so() {
+fn unsupported_pattern_is_a_clear_fault() {
     let node = Node::new();
     match node.names("(?=a)") {
         Err(WireError::Fault { message, .. }) => {
@@ -131,7 +131,7 @@ fn a_pattern_that_is_not_supported_is_a_fault_that_says_so() {
 }
 
 #[test]
-fn contents_are_byte_exact_whatever_they_are() {
+fn contents_are_always_byte_exact() {
     let node = Node::new();
     let large: Vec<u8> = (0..PIECE as u32 * 2 + 1)
         .map(|n| (n / 7) as u8 & 0x7f | 0x20)
@@ -152,7 +152,7 @@ fn contents_are_byte_exact_whatever_they_are() {
 }
 
 #[test]
-fn nothing_but_plain_names_at_the_top_can_be_had() {
+fn only_plain_top_level_names_are_served() {
     let node = Node::new();
     node.put(".hidden", b"secret");
     fs::create_dir(node.directory.path().join("dir")).unwrap();
@@ -183,7 +183,7 @@ fn nothing_but_plain_names_at_the_top_can_be_had() {
 }
 
 #[test]
-fn without_the_right_token_there_is_nothing() {
+fn nothing_is_served_without_a_token() {
     let node = Node::new();
     node.put("file", b"secret");
     let local: IpAddr = LOCAL.parse().unwrap();
@@ -213,7 +213,7 @@ fn without_the_right_token_there_is_nothing() {
 }
 
 #[test]
-fn a_node_can_be_called_by_what_it_announces_and_by_where_it_was_reached() {
+fn node_answers_to_both_its_urls() {
     let node = Node::new();
     for at in ["http://box:8080", AT, "http://localhost:8080"] {
         assert_eq!(node.servers(at, &[]).unwrap(), [at]);
@@ -227,7 +227,7 @@ fn a_node_can_be_called_by_what_it_announces_and_by_where_it_was_reached() {
 }
 
 #[test]
-fn servers_are_learned_and_told_of_if_they_can_be_one() {
+fn plausible_servers_are_learned() {
     let node = Node::new();
     let told = [
         "http://a:1",
@@ -247,7 +247,7 @@ fn servers_are_learned_and_told_of_if_they_can_be_one() {
 }
 
 #[test]
-fn callers_from_elsewhere_hear_and_tell_nothing_of_this_hosts_own_addresses() {
+fn remote_callers_get_no_local_addresses() {
     let node = Node::new();
     node.servers(AT, &["http://127.0.0.1:1", "http://far:1"])
         .unwrap();
@@ -290,7 +290,7 @@ fn who_shares_nothing_has_an_empty_list() {
 }
 
 #[test]
-fn a_file_too_large_for_clients_of_2004_is_a_fault() {
+fn file_too_large_for_2004_is_a_fault() {
     let node = Node::new();
     let kind = |size| {
         let file = fs::File::create(node.directory.path().join("big")).unwrap();

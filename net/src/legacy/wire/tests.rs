@@ -78,7 +78,7 @@ fn is_broken<T: std::fmt::Debug>(result: Result<T, WireError>) -> bool {
 }
 
 #[test]
-fn every_byte_survives_a_document_that_is_no_xml() {
+fn every_byte_survives_invalid_xml() {
     let all: Vec<u8> = (0..=255).chain(*b"\r\n\r&amp;]]><a>\xc3\xa9").collect();
     let document = python_2(&all);
     assert_eq!(contents(&document).unwrap(), all);
@@ -89,7 +89,7 @@ fn every_byte_survives_a_document_that_is_no_xml() {
 }
 
 #[test]
-fn contents_come_in_every_form_that_xml_rpc_has() {
+fn contents_decode_in_every_xml_rpc_form() {
     let with = |value: &str| {
         format!(
             "<?xml version=\"1.0\" encoding=\"utf-8\"?><methodResponse><params><param><value>{value}</value></param></params></methodResponse>"
@@ -121,7 +121,7 @@ fn contents_come_in_every_form_that_xml_rpc_has() {
 }
 
 #[test]
-fn a_refusal_and_a_fault_are_told_apart_from_contents() {
+fn refusal_and_fault_differ_from_contents() {
     assert!(matches!(contents(&encode_denial()), Err(WireError::Denied)));
     let python = b"<?xml version='1.0'?>\n<methodResponse>\n<params>\n<param>\n<value><boolean>0</boolean></value>\n</param>\n</params>\n</methodResponse>\n";
     assert!(matches!(contents(python), Err(WireError::Denied)));
@@ -147,7 +147,7 @@ fn a_refusal_and_a_fault_are_told_apart_from_contents() {
 }
 
 #[test]
-fn lists_of_names_and_servers_are_read_as_the_original_sends_them() {
+fn original_name_and_server_lists_are_read() {
     let names = b"<?xml version='1.0'?>\n<methodResponse>\n<params>\n<param>\n<value><array><data>\n<value><array><data>\n<value><string>a&amp;b.txt</string></value>\n<value><string>caf\xe9</string></value>\n<value><string>../x</string></value>\n</data></array></value>\n</data></array></value>\n</param>\n</params>\n</methodResponse>\n";
     let expected: [&[u8]; 3] = [b"a&b.txt", b"caf\xe9", b"../x"];
     assert_eq!(decode_names(&names[..]).unwrap(), expected);
@@ -163,7 +163,7 @@ fn lists_of_names_and_servers_are_read_as_the_original_sends_them() {
 }
 
 #[test]
-fn recorded_calls_of_a_python_2_client_are_read_as_what_was_asked() {
+fn recorded_python_2_calls_are_read() {
     let servers =
         |urls: &[&str]| Operation::Servers(urls.iter().map(|url| url[..].into()).collect());
     let contents = |name: &[u8]| Operation::Contents(name.to_owned());
@@ -194,7 +194,7 @@ fn recorded_calls_of_a_python_2_client_are_read_as_what_was_asked() {
 }
 
 #[test]
-fn our_calls_differ_from_the_recorded_ones_in_the_declaration_and_line_feeds_alone() {
+fn our_calls_match_the_recorded_ones() {
     let markup = |document: &[u8]| {
         let text = std::str::from_utf8(document).unwrap();
         let (_declaration, rest) = text.split_once("?>").unwrap();
@@ -216,7 +216,7 @@ fn our_calls_differ_from_the_recorded_ones_in_the_declaration_and_line_feeds_alo
 }
 
 #[test]
-fn recorded_answers_of_a_python_2_server_are_read_as_what_it_has() {
+fn recorded_python_2_answers_are_read() {
     assert_eq!(decode_servers(recorded!("servers-none")).unwrap(), [""; 0]);
     assert_eq!(
         decode_servers(recorded!("servers-some")).unwrap(),
@@ -241,7 +241,7 @@ fn recorded_answers_of_a_python_2_server_are_read_as_what_it_has() {
 }
 
 #[test]
-fn recorded_contents_of_a_python_2_server_arrive_byte_for_byte() {
+fn recorded_contents_are_byte_exact() {
     let all: Vec<u8> = (0..=255).collect();
     for (recorded, expected) in [
         (recorded!("contents-lines"), &b"one\r\ntwo\rthree\n\r"[..]),
@@ -267,7 +267,7 @@ fn recorded_contents_of_a_python_2_server_arrive_byte_for_byte() {
 }
 
 #[test]
-fn a_recorded_refusal_and_a_recorded_fault_are_told_apart_by_every_reader() {
+fn recorded_refusal_differs_from_a_fault() {
     let denied = recorded!("denied");
     assert!(matches!(contents(denied), Err(WireError::Denied)));
     assert!(matches!(decode_names(denied), Err(WireError::Denied)));
@@ -284,7 +284,7 @@ fn a_recorded_refusal_and_a_recorded_fault_are_told_apart_by_every_reader() {
 }
 
 #[test]
-fn names_that_xml_cannot_carry_are_not_told() {
+fn names_unfit_for_xml_are_omitted() {
     let names: [&[u8]; 5] = [b"a<b>&c", "\u{fc}".as_bytes(), b"\xfc", b"a\x01", b"a\rb"];
     let document = encode_names(names.into_iter());
     let told: [&[u8]; 3] = [b"a<b>&c", "\u{fc}".as_bytes(), b"a\rb"];
@@ -296,7 +296,7 @@ fn names_that_xml_cannot_carry_are_not_told() {
 }
 
 #[test]
-fn calls_of_every_operation_are_read_as_they_were_written() {
+fn every_call_survives_a_round_trip() {
     for operation in [
         Operation::Servers(vec![b"http://a:1".to_vec()]),
         Operation::Servers(Vec::new()),
@@ -311,7 +311,7 @@ fn calls_of_every_operation_are_read_as_they_were_written() {
 }
 
 #[test]
-fn the_example_in_protocol_md_is_a_call_with_its_token() {
+fn protocol_md_example_is_a_valid_call() {
     let text = include_str!("../../../PROTOCOL.md");
     let (_, section) = text.split_once("## 10. ").unwrap();
     let (_, document) = section.split_once("    Content-Length: 275\n\n").unwrap();
@@ -347,7 +347,7 @@ fn any_other_operation_asks_for_contents() {
 }
 
 #[test]
-fn wrong_types_are_a_fault_and_not_another_operation() {
+fn wrong_argument_types_are_a_fault() {
     let array = "<array><data>\n<value><int>1</int></value>\n</data></array>";
     for (number, argument) in [
         ("<int>0</int>", "<string>http://a:1</string>"),
@@ -440,7 +440,7 @@ fn an_endless_document_is_given_up() {
 }
 
 #[test]
-fn contents_are_text_when_xml_can_carry_them() {
+fn contents_are_text_where_xml_allows_it() {
     for (text, length) in [
         (&b""[..], Some(0)),
         (b"plain\n\ttext", Some(11)),
@@ -461,7 +461,7 @@ fn contents_are_text_when_xml_can_carry_them() {
 
 proptest! {
     #[test]
-    fn contents_of_python_2_arrive_as_they_were(bytes in vec(any::<u8>(), 0..2000), piece in 1_usize..50) {
+    fn python_2_contents_arrive_unchanged(bytes in vec(any::<u8>(), 0..2000), piece in 1_usize..50) {
         prop_assert_eq!(contents_in_pieces(&python_2(&bytes), piece).unwrap(), bytes);
     }
 
@@ -482,7 +482,7 @@ proptest! {
     }
 
     #[test]
-    fn a_document_that_was_cut_is_never_a_shorter_one(bytes in vec(any::<u8>(), 0..100), cut in any::<prop::sample::Index>()) {
+    fn cut_document_is_never_a_shorter_one(bytes in vec(any::<u8>(), 0..100), cut in any::<prop::sample::Index>()) {
         for document in [python_2(&bytes), ours(&bytes, 3).1] {
             // The line feed behind the last tag means nothing.
             let end = document.trim_ascii_end().len();

@@ -238,7 +238,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nodes_on_one_link_find_each_other_and_not_themselves() {
+    fn nodes_on_one_link_find_each_other() {
         // Other runs of this test may be on the link.
         let run = std::process::id().to_le_bytes();
         let id = |n: u8| PeerId::from_bytes([run, [n; 4]].concat().repeat(4).try_into().unwrap());

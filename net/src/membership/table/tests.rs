@@ -54,7 +54,7 @@ fn go_away(table: &mut MemberTable, n: usize, network: usize, now: Instant) {
 }
 
 #[test]
-fn the_table_holds_as_many_members_as_a_hello() {
+fn table_holds_as_many_members_as_a_hello() {
     let now = Instant::now();
     let mut table = reached(Hello::MAX_MEMBERS, |n| n, now);
     assert_eq!(table.members.len(), Hello::MAX_MEMBERS);
@@ -67,7 +67,7 @@ fn the_table_holds_as_many_members_as_a_hello() {
 }
 
 #[test]
-fn one_host_with_many_keys_leaves_room_for_newcomers() {
+fn many_keys_leave_room_for_newcomers() {
     let now = Instant::now();
     let mut table = reached(3000, |_| 1, now);
     assert_eq!(table.members.len(), Hello::MAX_MEMBERS / 4);
@@ -78,7 +78,7 @@ fn one_host_with_many_keys_leaves_room_for_newcomers() {
 /// Keys that come in through another network, where there is room, and are then reached
 /// in this one.
 #[test]
-fn a_network_that_has_its_share_gets_no_more_by_another_way_in() {
+fn network_limit_holds_by_any_way_in() {
     let now = Instant::now();
     let mut table = MemberTable::new(id(1_000_000), now);
     for round in 0..3 {
@@ -113,7 +113,7 @@ fn next(table: &mut MemberTable, now: Instant) -> Option<WorkerTask> {
 }
 
 #[test]
-fn a_member_that_is_said_to_be_elsewhere_is_sought_there_within_seconds() {
+fn moved_member_is_sought_within_seconds() {
     let now = Instant::now();
     let mut table = reached(1, |_| 1, now);
     let later = now + 3 * SECOND;
@@ -133,7 +133,7 @@ fn a_member_that_is_said_to_be_elsewhere_is_sought_there_within_seconds() {
 }
 
 #[test]
-fn a_member_that_answers_where_it_was_stays_there_and_is_not_asked_without_end() {
+fn answering_member_stays_where_it_was() {
     let now = Instant::now();
     let mut table = reached(1, |_| 1, now);
     let mut hellos = 0;
@@ -151,7 +151,7 @@ fn a_member_that_answers_where_it_was_stays_there_and_is_not_asked_without_end()
 }
 
 #[test]
-fn a_member_that_is_also_where_it_was_is_not_asked() {
+fn member_still_in_place_is_not_asked() {
     let now = Instant::now();
     let mut table = reached(1, |_| 1, now);
     seen_at(&mut table, &[at(2, 0), at(1, 0)], now + 3 * SECOND);
@@ -159,7 +159,7 @@ fn a_member_that_is_also_where_it_was_is_not_asked() {
 }
 
 #[test]
-fn whoever_gets_another_address_says_hello_to_everybody() {
+fn address_change_sends_hello_to_everybody() {
     let now = Instant::now();
     let mut table = reached(3, |n| n, now);
     // They are told of each other first.
@@ -186,7 +186,7 @@ fn the_networks_of_one_site_share_its_part() {
 }
 
 #[test]
-fn keys_that_only_call_make_room_for_whoever_answers() {
+fn mere_callers_make_room_for_responders() {
     let now = Instant::now();
     let mut table = MemberTable::new(id(1_000_000), now);
     assert!((0..3000).all(|n| call(&mut table, n, n % 50, now + SECOND * n as u32)));
@@ -197,7 +197,7 @@ fn keys_that_only_call_make_room_for_whoever_answers() {
 }
 
 #[test]
-fn whoever_does_not_answer_any_more_makes_room() {
+fn unresponsive_member_makes_room() {
     let now = Instant::now();
     let mut table = reached(Hello::MAX_MEMBERS, |n| n % 100, now);
     for n in [100, 200, 300, 7] {
@@ -217,7 +217,7 @@ fn whoever_does_not_answer_any_more_makes_room() {
 }
 
 #[test]
-fn a_hello_that_is_under_way_keeps_its_member() {
+fn hello_under_way_keeps_its_member() {
     let now = Instant::now();
     let mut table = reached(Hello::MAX_MEMBERS, |n| n, now);
     go_away(&mut table, 7, 7, now);
@@ -228,7 +228,7 @@ fn a_hello_that_is_under_way_keeps_its_member() {
 }
 
 #[test]
-fn host_names_share_one_part_but_typed_ones() {
+fn untyped_host_names_share_one_part() {
     let now = Instant::now();
     let mut table = MemberTable::new(id(1_000_000), now);
     let host = |n: usize| Address::new(format!("h{n}.example"), 7);

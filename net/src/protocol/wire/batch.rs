@@ -239,7 +239,7 @@ mod tests {
         }
 
         #[test]
-        fn a_body_that_ends_early_or_late_is_refused(
+        fn short_or_long_body_is_refused(
             answered in vec((any_item(), any_answer()), 1..8),
             cut in any::<prop::sample::Index>(),
         ) {
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_that_were_not_asked_for_are_refused() {
+    fn unrequested_answers_are_refused() {
         let items = [item(b"a")];
         let answer = |status: u16, version: u64, length: u32, bytes: usize| {
             let mut body = Vec::new();
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_response_still_has_room_for_every_head() {
+    fn full_response_has_room_for_every_head() {
         let mut body = BatchBody::default();
         let mut left = MAX_BATCH_FILES;
         while left > 0 {

@@ -265,7 +265,7 @@ fn every_example_is_what_its_text_says() {
 
 /// Every fault number and every bound of the code is in the text.
 #[test]
-fn the_tables_name_every_fault_and_every_bound() {
+fn tables_name_every_fault_and_limit() {
     for number in [-32700, -32600, -32601, -32602, -32603, 1, 2, 3, 4, 5] {
         assert_ne!(FaultCode::from_number(number), FaultCode::Other(number));
         assert!(PROTOCOL.contains(&format!("| {number} |")), "{number}");

@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn more_leaves_than_were_asked_for_are_refused() {
+    fn surplus_leaves_are_refused() {
         let request = HashesRequest {
             root: Root::from_bytes([3; 32]),
             first: 0,

@@ -153,7 +153,7 @@ mod name_tests {
     use crate::model::text::HOSTILE;
 
     #[test]
-    fn a_name_holds_nothing_that_acts_on_a_screen() {
+    fn names_hold_no_terminal_controls() {
         assert!(MemberRecord::is_name("Anna's bo\u{e4}t \u{1f600}"));
         for c in HOSTILE.into_iter().chain(['/']) {
             let name = format!("a{c}b");

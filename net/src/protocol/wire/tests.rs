@@ -421,7 +421,7 @@ fn refusals_of_calls_have_their_numbers() {
 }
 
 #[test]
-fn every_required_member_is_missed_and_named() {
+fn missing_required_field_is_named() {
     let samples = [
         ("tinyp2p.hello", hello().to_value()),
         ("tinyp2p.list", list_request_value()),
@@ -469,7 +469,7 @@ fn members_from_the_future_are_ignored() {
 }
 
 #[test]
-fn parameters_of_the_wrong_type_or_value_are_refused() {
+fn wrong_parameter_or_value_is_refused() {
     let bend = |method: &str, sample: Value, name: &str, value: Value| {
         let mut call = members(sample);
         call.insert(name.into(), value);
@@ -523,7 +523,7 @@ fn parameters_of_the_wrong_type_or_value_are_refused() {
 }
 
 #[test]
-fn a_hello_with_unbelievable_fields_is_refused() {
+fn implausible_hello_is_refused() {
     let bend = |name: &str, value: Value| {
         let mut call = members(hello().to_value());
         call.insert(name.into(), value);
@@ -573,7 +573,7 @@ fn a_hello_with_unbelievable_fields_is_refused() {
 }
 
 #[test]
-fn the_largest_hello_fits_a_call_by_leaving_members_out() {
+fn largest_hello_fits_by_omitting_members() {
     let small = MemberRecord {
         addresses: vec![Address::new("192.168.100.100", 15204); 3],
         ..record()
@@ -635,7 +635,7 @@ fn names_out_of_order_are_refused() {
 }
 
 #[test]
-fn names_that_no_file_can_have_spoil_the_page() {
+fn impossible_names_spoil_the_page() {
     let long = [&[b'x'; 256][..], b"\0"].concat();
     for column in [
         &b"a/b\0"[..],
@@ -675,7 +675,7 @@ fn columns_that_disagree_are_refused() {
 }
 
 #[test]
-fn modes_are_told_where_one_is_not_plain_and_unknown_ones_say_nothing() {
+fn modes_are_sent_when_one_is_unusual() {
     let modes = |answer: &Value| match answer {
         Value::Struct(members) => members.get("modes").cloned(),
         _ => None,
@@ -701,7 +701,7 @@ fn modes_are_told_where_one_is_not_plain_and_unknown_ones_say_nothing() {
 }
 
 #[test]
-fn times_beyond_2262_are_whole_for_those_who_know_them_and_the_latest_for_others() {
+fn times_past_2262_are_exact_or_clamped() {
     let in_2400 = UnixTime::new(13_569_465_600, 123_456_789).unwrap();
     let in_1400 = UnixTime::new(-17_987_443_200, 1).unwrap();
     let mut listing = page(&["a", "b"]);
@@ -760,7 +760,7 @@ fn entries_that_cannot_be_are_refused() {
 }
 
 #[test]
-fn roots_are_given_for_all_or_none_and_zero_means_unknown() {
+fn roots_cover_all_and_zero_means_unknown() {
     let mut listing = page(&["a", "b"]);
     let body = encode_response(&Ok(Response::List(listing.clone())));
     assert!(
@@ -777,7 +777,7 @@ fn roots_are_given_for_all_or_none_and_zero_means_unknown() {
 }
 
 #[test]
-fn a_search_that_finds_anything_but_files_is_refused() {
+fn search_finding_non_files_is_refused() {
     let page = SearchPage {
         matches: vec![(RelPath::new(b"d/x").unwrap(), file(0))],
         more: false,
@@ -816,7 +816,7 @@ fn stat_answers_every_path_once() {
 }
 
 #[test]
-fn an_answer_to_another_question_is_refused() {
+fn answer_to_another_request_is_refused() {
     let body = encode_response(&Ok(Response::ListMethods(vec!["a".into()])));
     for request in [
         list(None, 1),
@@ -830,7 +830,7 @@ fn an_answer_to_another_question_is_refused() {
 }
 
 #[test]
-fn messages_of_faults_are_cleaned_and_cut_on_both_ends() {
+fn fault_messages_are_cleaned_at_both_ends() {
     let fault = Fault::new(
         FaultCode::BadPattern,
         format!("a\n\tb\x1b\u{202e} {}", "é".repeat(600)),
@@ -918,7 +918,7 @@ fn every_method_is_listed_and_has_help() {
 }
 
 #[test]
-fn changes_are_few_and_of_known_depths_and_nobody_waits_for_long() {
+fn changes_depths_and_waits_are_bounded() {
     let one = Change::everything();
     let changes = |count| Changes {
         counter: 1,

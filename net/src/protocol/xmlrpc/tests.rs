@@ -76,7 +76,7 @@ proptest! {
     }
 
     #[test]
-    fn every_byte_string_survives_as_text_or_base64(bytes in vec(any::<u8>(), 0..40)) {
+    fn byte_strings_survive_as_text_or_base64(bytes in vec(any::<u8>(), 0..40)) {
         let document = write_response(&Value::from_bytes_text(&bytes));
         let Ok(MethodResponse::Returned(value)) = read_response(&document, &LIMITS) else {
             panic!("not a response");
@@ -85,7 +85,7 @@ proptest! {
     }
 
     #[test]
-    fn a_document_that_is_cut_anywhere_is_refused(value in any_value(), at: prop::sample::Index) {
+    fn document_cut_anywhere_is_refused(value in any_value(), at: prop::sample::Index) {
         let document = write_response(&value);
         let cut = &document[..at.index(document.len())];
         prop_assert!(is_not_well_formed(&read_response(cut, &LIMITS)));
@@ -127,7 +127,7 @@ fn a_call_of_a_python_program_is_read() {
 }
 
 #[test]
-fn a_call_without_params_is_a_call_with_none() {
+fn absent_params_are_empty_params() {
     let document = b"<methodCall><methodName>m</methodName></methodCall>";
     assert_eq!(read_call(document, &LIMITS).unwrap().params, []);
 }
@@ -172,7 +172,7 @@ fn text_in_pieces_is_one_text() {
 }
 
 #[test]
-fn line_ends_are_normalised_but_references_are_kept() {
+fn line_ends_are_normalised() {
     assert_eq!(
         value("<string>a\r\nb\rc&#13;d</string>"),
         Ok("a\nb\nc\rd".into())
@@ -215,7 +215,7 @@ fn what_is_no_value_is_refused() {
 }
 
 #[test]
-fn what_xml_allows_but_nobody_needs_is_refused() {
+fn needless_xml_features_are_refused() {
     let call = "<methodCall><methodName>m</methodName></methodCall>";
     for bad in [
         format!("<!DOCTYPE methodCall>{call}"),
@@ -238,7 +238,7 @@ fn what_xml_allows_but_nobody_needs_is_refused() {
 }
 
 #[test]
-fn an_entity_bomb_is_refused_at_its_document_type() {
+fn entity_bomb_is_refused_at_its_doctype() {
     let bomb = "<?xml version='1.0'?><!DOCTYPE l [<!ENTITY a 'ha'><!ENTITY b '&a;&a;&a;&a;&a;&a;'>\
         <!ENTITY c '&b;&b;&b;&b;&b;&b;'>]><methodCall><methodName>&c;</methodName></methodCall>";
     let refused = read_call(bomb.as_bytes(), &LIMITS);
@@ -276,7 +276,7 @@ fn damaged_xml_is_refused() {
 }
 
 #[test]
-fn a_response_has_one_value_or_a_whole_fault() {
+fn response_is_one_value_or_a_whole_fault() {
     let one = "<param><value>x</value></param>";
     for bad in [
         "<methodResponse></methodResponse>".to_owned(),
@@ -345,7 +345,7 @@ fn each_bound_is_named_when_it_is_exceeded() {
 }
 
 #[test]
-fn a_string_far_past_its_bound_is_refused_before_the_rest_is_even_looked_at() {
+fn overlong_string_is_refused_early() {
     let limits = DocumentLimits {
         bytes: 1 << 24,
         ..LIMITS
@@ -361,7 +361,7 @@ fn a_string_far_past_its_bound_is_refused_before_the_rest_is_even_looked_at() {
 }
 
 #[test]
-fn strings_that_xml_cannot_carry_are_written_as_base64() {
+fn strings_unfit_for_xml_become_base64() {
     for text in ["\x01", "a\0b", "\u{ffff}"] {
         let document = write_response(&text.into());
         assert_eq!(
@@ -374,7 +374,7 @@ fn strings_that_xml_cannot_carry_are_written_as_base64() {
 }
 
 #[test]
-fn names_that_xml_cannot_carry_do_not_break_the_document() {
+fn names_unfit_for_xml_keep_it_well_formed() {
     let document = write_response(&Value::Struct([("a\0b".to_owned(), Value::Int(1))].into()));
     let expected = Value::Struct([("a\u{fffd}b".to_owned(), Value::Int(1))].into());
     assert_eq!(
@@ -384,7 +384,7 @@ fn names_that_xml_cannot_carry_do_not_break_the_document() {
 }
 
 #[test]
-fn numbers_that_xml_rpc_lacks_become_strings() {
+fn numbers_xml_rpc_lacks_become_strings() {
     let document = write_response(&Value::Double(f64::INFINITY));
     assert_eq!(
         read_response(&document, &LIMITS),

@@ -62,7 +62,7 @@ fn soon() -> Instant {
 }
 
 #[test]
-fn a_slow_member_is_not_waited_for_once_all_others_have_answered() {
+fn slow_member_is_skipped_if_others_answer() {
     let network = Network::new();
     let begun = Instant::now();
     let answers = network.list("d");
@@ -76,7 +76,7 @@ fn a_slow_member_is_not_waited_for_once_all_others_have_answered() {
 }
 
 #[test]
-fn what_only_a_slow_member_may_have_is_waited_for() {
+fn sole_slow_candidate_is_awaited() {
     let network = Network::new();
     let listed = network.list("d4").swap_remove(3).result.unwrap();
     assert!(listed.answer.is_some());
@@ -86,7 +86,7 @@ fn what_only_a_slow_member_may_have_is_waited_for() {
 }
 
 #[test]
-fn what_a_slow_member_said_too_late_counts_the_next_time_and_it_is_still_told_apart() {
+fn late_listing_counts_for_the_next_lookup() {
     let network = Network::new();
     assert_eq!(network.list("d").len(), 4);
     let until = soon();
@@ -105,7 +105,7 @@ fn what_a_slow_member_said_too_late_counts_the_next_time_and_it_is_still_told_ap
 }
 
 #[test]
-fn a_prompt_answer_makes_a_member_worth_the_wait_again() {
+fn prompt_answer_restores_the_wait() {
     let network = Network::new();
     network.slow.behave(Behaviour::Honest);
     let until = soon();
@@ -121,7 +121,7 @@ fn a_prompt_answer_makes_a_member_worth_the_wait_again() {
 }
 
 #[test]
-fn a_backlog_for_a_slow_member_refuses_at_once_what_it_cannot_take() {
+fn slow_members_full_backlog_fails_fast() {
     let network = Network::new();
     network.slow.behave(Behaviour::Frozen);
     let begun = Instant::now();

@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn work_is_within_the_allowance_and_a_flood_is_not() {
+    fn only_a_flood_exceeds_the_allowance() {
         let now = Instant::now();
         let mut work = PollAllowance::new(now);
         let at = |number: u32| now + Duration::from_millis(17) * number;
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn each_flood_doubles_the_pause_until_it_is_forgiven() {
+    fn each_flood_doubles_the_backoff() {
         let (mut floods, now) = (Floods::default(), Instant::now());
         let pauses: Vec<u64> = (0..8).map(|_| floods.note(id(1), now).as_secs()).collect();
         assert_eq!(pauses, [2, 4, 8, 16, 32, 64, 64, 64]);

@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_is_heard_at_once_and_then_a_few_polls_a_second() {
+    fn burst_is_heard_then_polls_slow_down() {
         let (mut paces, begun) = (Paces::default(), Instant::now());
         assert!(polls(&mut paces, true, begun, 8) >= 500);
         let later = begun + Duration::from_secs(20);
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_without_news_cost_more_than_news() {
+    fn empty_answers_cost_more_than_changes() {
         let (mut paces, begun) = (Paces::default(), Instant::now());
         let empty = polls(&mut paces, false, begun, 60);
         assert!(empty <= 30 + 60 * 5 / 2 + 2, "{empty}");
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn only_those_who_answered_lately_are_remembered() {
+    fn only_recent_responders_are_remembered() {
         let (mut paces, mut now) = (Paces::default(), Instant::now());
         for n in 0..200 {
             now += OF_MEMBER.each;

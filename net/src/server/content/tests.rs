@@ -101,7 +101,7 @@ fn get(raw: &mut Raw, root: Root, fields: &str) -> RawResponse {
 }
 
 #[test]
-fn a_shared_file_is_had_by_its_root_by_the_rules_of_files() {
+fn root_requests_follow_the_file_rules() {
     let (node, mut raw) = node();
     let root = node.put_rooted("f", b"0123456789");
     let tag = format!("\"{root}\"");
@@ -132,7 +132,7 @@ fn a_shared_file_is_had_by_its_root_by_the_rules_of_files() {
 }
 
 #[test]
-fn a_file_that_was_replaced_has_its_former_content_no_more() {
+fn replaced_file_loses_its_old_content() {
     let (node, mut raw) = node();
     let root = node.put_rooted("f", b"before");
     assert_eq!(get(&mut raw, root, "").body, b"before");
@@ -144,7 +144,7 @@ fn a_file_that_was_replaced_has_its_former_content_no_more() {
 }
 
 #[test]
-fn what_the_share_has_lost_the_cache_may_still_have() {
+fn cache_may_hold_what_the_share_lost() {
     let (node, mut raw) = node();
     let content = content(5 * BLOCK as usize, 1);
     let root = node.put_rooted("f", &content.bytes);
@@ -155,7 +155,7 @@ fn what_the_share_has_lost_the_cache_may_still_have() {
 }
 
 #[test]
-fn a_part_of_a_content_is_supplied_as_far_as_it_is_here() {
+fn partial_content_is_supplied_as_held() {
     let (node, mut raw) = node_with_cache_only();
     let content = content(MIB as usize + 5, 2);
     let (root, size) = (content.tree.root(), content.size());
@@ -200,7 +200,7 @@ fn a_part_of_a_content_is_supplied_as_far_as_it_is_here() {
 }
 
 #[test]
-fn a_content_that_is_here_whole_is_supplied_whole() {
+fn whole_content_is_supplied_whole() {
     let (node, mut raw) = node_with_cache_only();
     for (seed, size) in [(3, 1), (4, 3 * BLOCK), (5, 2 * MIB + 8 * BLOCK + 7)] {
         let content = content(size as usize, seed);
@@ -233,7 +233,7 @@ fn a_content_that_is_here_whole_is_supplied_whole() {
 
 /// Without the first block the size is not known, so the end cannot be told from a gap.
 #[test]
-fn what_is_behind_the_end_is_not_found_where_the_beginning_is_not_here() {
+fn end_is_not_found_without_the_beginning() {
     let (node, mut raw) = node_with_cache_only();
     let content = content(MIB as usize, 6);
     node.keep(&content, &[(8, 8)]);
@@ -287,7 +287,7 @@ fn a_damaged_block_is_never_sent() {
 }
 
 #[test]
-fn hashes_come_from_the_cache_as_far_as_it_goes() {
+fn hashes_come_as_far_as_the_cache_goes() {
     let (node, _raw) = node_with_cache_only();
     let content = content(MIB as usize + 5, 8);
     let root = content.tree.root();
@@ -304,7 +304,7 @@ fn hashes_come_from_the_cache_as_far_as_it_goes() {
 }
 
 #[test]
-fn a_node_that_does_not_reshare_gives_nothing_of_its_cache() {
+fn non_resharing_node_keeps_its_cache() {
     let (node, mut raw) = offering(|share, state| {
         let content = content(BLOCK as usize, 9);
         let cache = harness::open(&state.join("cache"), ROOM);
@@ -347,7 +347,7 @@ fn what_is_no_root_is_not_found() {
 
 /// Whatever is asked for: the right bytes, from where it begins to the first gap, and no others.
 #[test]
-fn every_range_is_met_up_to_the_first_block_that_is_not_here() {
+fn range_ends_at_the_first_missing_block() {
     let (node, raw) = node_with_cache_only();
     let content = content(40 * BLOCK as usize + 77, 10);
     let (root, size) = (content.tree.root(), content.size());

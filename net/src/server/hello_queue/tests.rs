@@ -57,7 +57,7 @@ fn due(queue: &mut Queue, now: Instant) -> usize {
 }
 
 #[test]
-fn a_stranger_gets_its_burst_and_then_its_rate() {
+fn stranger_gets_its_burst_then_its_rate() {
     let now = Instant::now();
     let mut queue = queue(RATES, now);
     push(&mut queue, "10.0.0.1", Stranger, 9, now);
@@ -69,7 +69,7 @@ fn a_stranger_gets_its_burst_and_then_its_rate() {
 }
 
 #[test]
-fn all_strangers_share_one_bucket_and_take_turns() {
+fn strangers_share_a_bucket_and_take_turns() {
     let now = Instant::now();
     let mut queue = queue(RATES, now);
     for host in 0..6 {
@@ -196,7 +196,7 @@ fn neighbours_do_not_slow_a_known_address() {
 }
 
 #[test]
-fn beyond_a_burst_handshakes_leave_members_alone() {
+fn excess_handshakes_leave_members_alone() {
     let now = Instant::now();
     let mut queue = queue(RATES, now);
     let mut beside_members = |from: &str, now| {
@@ -231,7 +231,7 @@ fn the_64s_of_one_site_are_one_stranger() {
 }
 
 #[test]
-fn a_place_that_becomes_known_waits_no_longer() {
+fn newly_known_address_waits_no_longer() {
     let now = Instant::now();
     let mut queue = queue(RATES, now);
     push(&mut queue, "2001:db8::1", Stranger, 4, now);

@@ -122,7 +122,7 @@ fn the_right_password_admits_both_sides() {
 }
 
 #[test]
-fn a_wrong_password_admits_neither_side_and_is_counted() {
+fn wrong_password_admits_neither_side() {
     let (a, b) = (gate(2), Node::start(gate(1)));
     let error = pair(&a, b.address).unwrap_err();
     assert!(matches!(error, Error::Refused { .. }), "{error}");
@@ -132,7 +132,7 @@ fn a_wrong_password_admits_neither_side_and_is_counted() {
 }
 
 #[test]
-fn after_a_wrong_password_the_same_address_gets_no_second_guess() {
+fn wrong_password_costs_the_second_guess() {
     let (a, b) = (gate(2), Node::start(gate(1)));
     for _ in 0..3 {
         let error = pair(&a, b.address).unwrap_err();
@@ -174,7 +174,7 @@ fn relay(listener: TcpListener, target: SocketAddr) -> u8 {
 }
 
 #[test]
-fn a_relay_between_two_holders_of_the_password_is_refused() {
+fn relayed_pairing_is_refused() {
     let (a, b) = (gate(1), Node::start(gate(1)));
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let address = listener.local_addr().unwrap();
@@ -200,7 +200,7 @@ fn a_relay_between_two_holders_of_the_password_is_refused() {
 }
 
 #[test]
-fn many_honest_members_may_arrive_at_once_from_one_address() {
+fn many_members_of_one_address_may_arrive() {
     let node = Node::start(gate(1));
     let callers: Vec<_> = (0..30).map(|_| gate(1)).collect();
     std::thread::scope(|scope| {
@@ -213,7 +213,7 @@ fn many_honest_members_may_arrive_at_once_from_one_address() {
 }
 
 #[test]
-fn guesses_are_slowed_while_members_are_not() {
+fn guesses_are_slowed_members_are_not() {
     let node = Node::start(gate(1));
     let member = gate(1);
     pair(&member, node.address).unwrap();
@@ -241,7 +241,7 @@ fn guesses_are_slowed_while_members_are_not() {
 }
 
 #[test]
-fn a_caller_that_leaves_after_m2_has_had_its_guess() {
+fn caller_leaving_after_m2_used_its_guess() {
     let (a, b) = (gate(1), Node::start(gate(1)));
     let mut line = dial(&a, b.address);
     let m1 = opening(&a, &line);
@@ -253,7 +253,7 @@ fn a_caller_that_leaves_after_m2_has_had_its_guess() {
 }
 
 #[test]
-fn a_caller_that_falls_silent_is_cut_off_after_ten_seconds() {
+fn silent_caller_is_cut_off() {
     let (a, b) = (gate(1), Node::start(gate(1)));
     let mut line = dial(&a, b.address);
     let m1 = opening(&a, &line);
@@ -270,7 +270,7 @@ fn a_caller_that_falls_silent_is_cut_off_after_ten_seconds() {
 }
 
 #[test]
-fn a_caller_that_trickles_is_cut_off_after_ten_seconds() {
+fn trickling_caller_is_cut_off() {
     let (a, b) = (gate(1), Node::start(gate(1)));
     let mut line = dial(&a, b.address);
     let m1 = opening(&a, &line);
@@ -298,7 +298,7 @@ fn a_wrong_m3_is_refused_and_counted() {
 }
 
 #[test]
-fn what_is_no_m1_is_declined_and_costs_nothing() {
+fn invalid_m1_is_declined_free_of_charge() {
     let (a, b) = (gate(1), Node::start(gate(1)));
     let mut old = dial(&a, b.address);
     let mut other_version = opening(&a, &old);
@@ -338,7 +338,7 @@ fn impostor(frame: Vec<u8>) -> SocketAddr {
 }
 
 #[test]
-fn whatever_an_impostor_answers_is_named_and_admits_nobody() {
+fn impostor_is_named_and_never_admitted() {
     let a = gate(1);
     let garbage = [&[0, 0, 0][..], &[0xff; 320]].concat();
     let error = pair(&a, impostor(garbage)).unwrap_err();
@@ -352,7 +352,7 @@ fn whatever_an_impostor_answers_is_named_and_admits_nobody() {
 }
 
 #[test]
-fn a_connection_for_something_else_is_not_paired_over() {
+fn pairing_needs_its_own_connection() {
     let (a, b) = (gate(1), Node::start(gate(1)));
     let socket = TcpStream::connect(b.address).unwrap();
     let name = ServerName::from(b.address.ip());

@@ -68,7 +68,7 @@ fn status(response: &[u8]) -> u16 {
 }
 
 #[test]
-fn one_call_is_answered_in_either_version_of_http_and_the_connection_closed() {
+fn either_http_version_gets_one_answer() {
     let node = quick();
     node.put("file", b"content");
     for version in ["1.0", "1.1"] {
@@ -88,7 +88,7 @@ fn one_call_is_answered_in_either_version_of_http_and_the_connection_closed() {
 }
 
 #[test]
-fn contents_larger_than_a_piece_arrive_whole() {
+fn multi_piece_contents_arrive_whole() {
     let node = quick();
     let text = "line\r\n".repeat(100_000);
     let binary: Vec<u8> = (0..1_000_001_u32).map(|n| ((n * 7) >> 2) as u8).collect();
@@ -103,7 +103,7 @@ fn contents_larger_than_a_piece_arrive_whole() {
 }
 
 #[test]
-fn a_file_that_changes_while_it_is_sent_is_cut_and_never_mixed() {
+fn file_changing_mid_send_is_never_mixed() {
     let node = TestNode::speaking_2004(ServerLimits::default());
     node.put("file", &vec![b'a'; 64 << 20]);
     let document = call(&node, &Operation::Contents(b"file".to_vec()));
@@ -154,7 +154,7 @@ fn what_is_no_call_is_refused() {
 }
 
 #[test]
-fn garbage_and_excess_end_the_connection_and_nothing_else() {
+fn garbage_ends_only_its_connection() {
     let node = quick();
     node.put("file", b"content");
     let fields = "X: y\r\n".repeat(1000);
@@ -191,7 +191,7 @@ fn garbage_and_excess_end_the_connection_and_nothing_else() {
 }
 
 #[test]
-fn who_is_slow_with_a_head_or_a_body_is_cut_off() {
+fn slow_head_or_body_is_cut_off() {
     let node = quick();
     for begin in [
         &b"P"[..],

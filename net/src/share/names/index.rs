@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_used_only_for_the_version_that_they_were_read_in() {
+    fn names_are_used_for_their_version_only() {
         let (mut index, now) = (NameIndex::default(), Instant::now());
         index.put(&path(0), V1, &many(1), now);
         assert!(index.get(&path(0), V1, now).is_some());
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_forgotten_when_nobody_asks_for_them() {
+    fn unrequested_names_are_forgotten() {
         let (mut index, now) = (NameIndex::default(), Instant::now());
         index.put(&path(0), V1, &many(1), now);
         index.put(&path(1), V1, &many(1), now);
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn more_names_than_there_is_room_for_put_out_nobody() {
+    fn oversized_names_evict_nobody() {
         let (mut index, now) = (NameIndex::default(), Instant::now());
         index.put(&path(0), V1, &many(1), now);
         index.put(&path(1), V1, &many(MAX_WEIGHT / 8), now);

@@ -245,7 +245,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_page_goes_on_behind_a_name_whether_or_not_that_still_exists() {
+    fn page_resumes_behind_a_deleted_name_too() {
         let names = names(&[("a", EntryHint::File), ("c", EntryHint::File)]);
         assert_eq!(names.behind(b""), 0);
         assert_eq!(names.behind(b"a"), 1);

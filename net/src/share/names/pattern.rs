@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pattern_matches_anywhere_as_re_search_did() {
+    fn pattern_matches_anywhere_like_re_search() {
         assert!(matches("mp3", b"a.mp3.part"));
         assert!(matches(r"^a.*\.mp3$", b"abc.mp3"));
         assert!(!matches("^mp3", b"a.mp3"));
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_pattern_is_refused_in_one_line_that_says_where() {
+    fn bad_pattern_is_refused_with_position() {
         let fault = Pattern::new("ab(c").unwrap_err();
         assert_eq!(fault.code, FaultCode::BadPattern);
         assert_eq!(
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn patterns_that_would_take_too_much_are_refused() {
+    fn expensive_patterns_are_refused() {
         let long = "a".repeat(SearchRequest::MAX_PATTERN_BYTES + 1);
         assert_eq!(
             Pattern::new(&long).unwrap_err().code,
@@ -279,7 +279,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn stepwise_matching_agrees_with_the_regex_crate(
+        fn stepwise_matches_like_the_regex_crate(
             text in expression(),
             names in prop::collection::vec(prop::collection::vec(
                 prop::sample::select(vec![b'a', b'b', b'k', b'0', b'-', b'\n', 0xc3, 0xa9, 0xff]), 0..9), 1..6),

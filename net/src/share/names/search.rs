@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_is_for_one_continuation_of_the_same_search() {
+    fn search_place_serves_one_continuation() {
         let (mut places, now) = (SearchPlaces::default(), Instant::now());
         let me = caller(1);
         places.put(me, place("a", now));

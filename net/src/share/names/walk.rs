@@ -252,14 +252,14 @@ mod tests {
     }
 
     #[test]
-    fn directories_sort_as_if_they_ended_in_a_slash() {
+    fn directories_sort_as_if_slash_terminated() {
         let all = ["a!", "a.b", "a.c/", "a/", "a0", "aa", "b"];
         assert_eq!(visited_behind(""), all);
         assert_eq!(visited_behind("a"), all);
     }
 
     #[test]
-    fn what_lies_wholly_before_is_skipped_and_what_holds_the_spot_is_not() {
+    fn entries_before_the_cursor_are_skipped() {
         assert_eq!(visited_behind("a.b"), ["a.c/", "a/", "a0", "aa", "b"]);
         assert_eq!(visited_behind("a.c/x"), ["a.c/", "a/", "a0", "aa", "b"]);
         assert_eq!(visited_behind("a/zz/y"), ["a/", "a0", "aa", "b"]);
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_holds_none_of_the_spot_is_walked_whole() {
+    fn directory_off_the_spot_is_walked_whole() {
         let directory = RelPath::new(b"x/y").unwrap();
         assert_eq!(rest(b"x/y/z", &directory), b"z");
         assert_eq!(rest(b"x/y", &directory), b"");
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn one_step_passes_a_bounded_number_of_names() {
+    fn one_step_passes_bounded_names() {
         let text: Vec<String> = (0..MAX_PASSED + 9).map(|i| format!("{i:06}")).collect();
         let entries: Vec<_> = text.iter().map(|t| (t.as_str(), EntryHint::File)).collect();
         let pattern = Pattern::new("x").unwrap();
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn a_step_that_runs_out_of_time_loses_no_name() {
+    fn timed_out_step_loses_no_name() {
         let text: Vec<String> = (0..200).map(|i| format!("{i:0200}")).collect();
         let entries: Vec<_> = text.iter().map(|t| (t.as_str(), EntryHint::File)).collect();
         let pattern = Pattern::new("199$").unwrap();
@@ -316,7 +316,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_cursor_visits_what_sorts_behind_its_spot_in_the_order_of_paths(
+        fn cursor_visits_the_rest_in_path_order(
             entries in prop::collection::vec(entry(), 0..40),
             after in "[ab!./0]{0,4}",
         ) {

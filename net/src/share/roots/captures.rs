@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_captured_content_is_found_by_root_version_and_path() {
+    fn capture_is_found_by_root_or_version() {
         let (captures, now) = (Captures::default(), Instant::now());
         let (first, second) = (captured(1, 600, now), captured(2, 601, now));
         captures.put(Arc::clone(&first));
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_go_and_nothing_is_left_of_them() {
+    fn evicted_captures_leave_nothing_behind() {
         let (captures, now) = (Captures::default(), Instant::now());
         for number in 0..MAX_CAPTURES as u64 + 10 {
             captures.put(captured(number, 1 + number % 3, now));
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_read_again_after_a_multiple_of_what_that_took() {
+    fn reread_pause_is_a_multiple_of_read_time() {
         let now = Instant::now();
         let quick = captured(1, 1, now);
         assert_eq!(quick.again_at(), now + SHORTEST_PAUSE);

@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn what_moved_with_a_directory_is_told_from_what_was_renamed() {
+    fn moved_directory_differs_from_a_rename() {
         let moved = |from, to| moved_directory(&path(from), &path(to));
         assert_eq!(moved("a/b/f", "c/b/f"), Some((path("a"), path("c"))));
         assert_eq!(moved("a/b/f", "a/x/f"), Some((path("a/b"), path("a/x"))));
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_missed_is_not_looked_for_again_at_once_and_a_long_search_makes_a_pause() {
+    fn missed_roots_and_long_searches_back_off() {
         let root = |number| Root::from_bytes([number; 32]);
         let (mut state, now) = (State::default(), Instant::now());
         let place = FileLocation {

@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn what_members_wish_for_comes_before_the_rest() {
+    fn members_wishes_come_before_the_rest() {
         let mut wishes = Wishes::default();
         for (asker, path) in [(Asker::Nobody, "rest"), (member(1), "a"), (member(1), "b")] {
             assert!(wishes.add(wish(asker, path), Interest::Listed));
@@ -374,7 +374,7 @@ mod tests {
 
     /// Whoever asked for little while another one was served has nothing to catch up on.
     #[test]
-    fn a_list_that_was_empty_has_saved_nothing_up() {
+    fn emptied_list_saves_up_no_credit() {
         let mut wishes = Wishes::default();
         let now = Instant::now();
         wishes.add(wish(member(1), "small"), Interest::Listed);
@@ -446,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_without_a_root_is_left_alone_for_a_while() {
+    fn rootless_file_rests_for_a_while() {
         let (mut wishes, now) = (Wishes::default(), Instant::now());
         let file = |inode| FileId::new((0, 1), inode);
         let (cheap, dear) = (file(1), file(2));

@@ -36,7 +36,7 @@ fn reads_are_those_of_pread() {
 }
 
 #[test]
-fn what_is_in_the_page_cache_is_read_without_waiting() {
+fn page_cached_bytes_are_read_at_once() {
     let share = Fixture::new();
     share.write("file", "0123456789");
     let file = open(&share, "file");
@@ -66,7 +66,7 @@ fn an_in_place_write_is_detected() {
 }
 
 #[test]
-fn growing_cutting_replacing_and_deleting_are_detected() {
+fn file_changes_of_every_kind_are_detected() {
     let changes: [fn(&Fixture); 4] = [
         |share| {
             let mut file = OpenOptions::new()

@@ -56,7 +56,7 @@ fn unreadable(share: &Fixture) -> Vec<(String, String)> {
 }
 
 #[test]
-fn a_file_system_that_does_not_answer_costs_its_own_directory_only() {
+fn hung_file_system_costs_one_directory() {
     if !is_root() {
         return;
     }
@@ -90,7 +90,7 @@ fn a_file_system_that_does_not_answer_costs_its_own_directory_only() {
 }
 
 #[test]
-fn many_who_ask_for_what_does_not_answer_leave_no_more_than_a_few_threads_behind() {
+fn hung_file_system_ties_up_few_threads() {
     if !is_root() {
         return;
     }
@@ -107,7 +107,7 @@ fn many_who_ask_for_what_does_not_answer_leave_no_more_than_a_few_threads_behind
 }
 
 #[test]
-fn a_share_that_does_not_answer_is_an_error_and_not_empty() {
+fn hung_share_is_an_error_and_not_empty() {
     if !is_root() {
         return;
     }
@@ -134,7 +134,7 @@ fn become_ordinary() {
 }
 
 #[test]
-fn a_directory_that_may_not_be_read_is_named_until_it_may() {
+fn unreadable_directory_is_named_meanwhile() {
     become_ordinary();
     let share = Fixture::new();
     share.write("secret/x", "content");

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn relative_links_are_served_as_what_they_lead_to() {
+fn relative_links_serve_their_targets() {
     let share = Fixture::new();
     share.write("a/file", "content");
     share.link("a/file", "to-file");
@@ -31,7 +31,7 @@ fn relative_links_are_served_as_what_they_lead_to() {
 }
 
 #[test]
-fn links_that_lead_outside_or_nowhere_are_left_out() {
+fn links_leading_outside_are_omitted() {
     let share = Fixture::new();
     let absolute = share.at("file").to_str().unwrap().to_owned();
     share.write("file", "x");
@@ -63,7 +63,7 @@ fn links_that_lead_outside_or_nowhere_are_left_out() {
 }
 
 #[test]
-fn magic_links_inside_a_share_of_proc_are_left_out() {
+fn magic_links_in_proc_are_omitted() {
     let config = ShareConfig {
         directory: "/proc/self".into(),
         hidden: false,
@@ -92,7 +92,7 @@ fn magic_links_inside_a_share_of_proc_are_left_out() {
 }
 
 #[test]
-fn a_link_shows_nothing_that_its_targets_own_path_would_not() {
+fn link_shows_no_more_than_its_target() {
     let share = Fixture::with(|config| config.excluded = vec![config.directory.join("mnt")]);
     share.write(".hidden/file", "x");
     share.write("mnt/file", "x");
@@ -117,7 +117,7 @@ fn a_link_shows_nothing_that_its_targets_own_path_would_not() {
 }
 
 #[test]
-fn links_back_up_are_left_out_so_that_walks_end() {
+fn upward_links_are_omitted_so_walks_end() {
     let share = Fixture::new();
     share.write("a/b/file", "x");
     share.write("c/file", "x");

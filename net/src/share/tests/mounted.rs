@@ -40,7 +40,7 @@ fn is_root() -> bool {
 }
 
 #[test]
-fn a_mount_of_this_program_is_left_out_and_cannot_hang_us() {
+fn own_mounts_are_omitted_and_hang_nothing() {
     if !is_root() {
         return;
     }
@@ -82,7 +82,7 @@ fn a_mount_of_this_program_is_left_out_and_cannot_hang_us() {
 }
 
 #[test]
-fn a_mount_of_this_program_cannot_be_shared() {
+fn own_mount_cannot_be_shared() {
     if !is_root() {
         return;
     }
@@ -98,7 +98,7 @@ fn a_mount_of_this_program_cannot_be_shared() {
 }
 
 #[test]
-fn other_mounted_file_systems_are_part_of_the_tree() {
+fn other_mounts_belong_to_the_tree() {
     if !is_root() {
         return;
     }
@@ -141,7 +141,7 @@ fn other_mounted_file_systems_are_part_of_the_tree() {
 }
 
 #[test]
-fn a_file_mounted_over_what_was_found_is_not_opened() {
+fn file_mounted_over_is_not_opened() {
     if !is_root() {
         return;
     }

@@ -21,7 +21,7 @@ fn assert_empty(share: &Fixture, file: &str) {
 }
 
 #[test]
-fn a_share_that_goes_is_empty_until_it_is_back() {
+fn absent_share_is_empty_until_its_return() {
     let share = Fixture::new();
     share.write("v1", "1");
     let away = share.base.path().join("away");
@@ -43,7 +43,7 @@ fn a_share_that_goes_is_empty_until_it_is_back() {
 }
 
 #[test]
-fn a_link_to_the_share_is_followed_each_time_and_hides_what_is_private() {
+fn followed_share_link_hides_private() {
     let base = tempfile::tempdir().unwrap();
     let real = base.path().canonicalize().unwrap();
     for file in ["one/1", "two/2", "two/private/3", "kept/4"] {
@@ -78,7 +78,7 @@ fn a_link_to_the_share_is_followed_each_time_and_hides_what_is_private() {
 }
 
 #[test]
-fn whoever_was_told_of_a_share_hears_when_it_is_another_one() {
+fn share_swap_notifies_its_watchers() {
     let mut share = Fixture::new();
     share.write("d/v1", "1");
     let config = ShareConfig {
@@ -117,7 +117,7 @@ fn whoever_was_told_of_a_share_hears_when_it_is_another_one() {
 }
 
 #[test]
-fn what_is_watched_and_served_can_be_unmounted_at_once() {
+fn watched_share_can_be_unmounted() {
     if !rustix::process::geteuid().is_root() {
         return;
     }

@@ -8,7 +8,7 @@ use super::*;
 use crate::fairness::Claimant;
 
 #[test]
-fn pages_of_a_big_directory_add_up_to_one_listing() {
+fn pages_add_up_to_one_listing() {
     let share = Fixture::new();
     let mut expected: Vec<String> = (0..20_000)
         .map(|i| format!("{}-{i}", i * 7919 % 20_000))
@@ -40,7 +40,7 @@ fn pages_of_a_big_directory_add_up_to_one_listing() {
 }
 
 #[test]
-fn names_that_are_left_out_do_not_cut_a_page_short() {
+fn omitted_names_cut_no_page_short() {
     let share = Fixture::new();
     for index in 0..30 {
         share.link("nowhere", &format!("a{index}"));
@@ -59,7 +59,7 @@ fn names_that_are_left_out_do_not_cut_a_page_short() {
 }
 
 #[test]
-fn a_search_that_runs_out_of_time_goes_on_where_it_ended() {
+fn timed_out_search_resumes_where_it_ended() {
     let share = Fixture::new();
     for directory in 0..40 {
         for file in 0..5 {
@@ -157,7 +157,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(100))]
 
     #[test]
-    fn walks_end_inside_and_searches_agree_with_them(plan in plan()) {
+    fn walks_end_and_agree_with_searches(plan in plan()) {
         let share = build(&plan);
         let mut listed = BTreeSet::new();
         walk(&share, "", &mut listed);
@@ -186,7 +186,7 @@ proptest! {
 }
 
 #[test]
-fn a_page_ends_in_time_however_many_names_lead_nowhere() {
+fn dangling_names_end_a_page_in_time() {
     let share = Fixture::new();
     share.write("a", "");
     for index in 0..100 {
@@ -233,7 +233,7 @@ fn a_page_ends_in_time_however_many_names_lead_nowhere() {
 }
 
 #[test]
-fn many_paths_are_not_looked_at_beyond_the_time_there_is() {
+fn paths_are_not_checked_past_the_deadline() {
     let share = Fixture::new();
     let request = StatRequest {
         compare: false,

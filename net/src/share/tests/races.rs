@@ -25,7 +25,7 @@ fn while_changing(change: impl Fn() + Sync, check: impl FnOnce()) {
 }
 
 #[test]
-fn a_directory_swapped_for_a_link_never_shows_what_is_outside() {
+fn directory_swapped_for_link_never_leaks() {
     let share = Fixture::new();
     share.write("top/spot/inside", "inside");
     share.link("../../outside", "top/other");
@@ -61,7 +61,7 @@ fn a_directory_swapped_for_a_link_never_shows_what_is_outside() {
 }
 
 #[test]
-fn a_file_swapped_for_a_link_or_a_fifo_never_leads_elsewhere_and_never_hangs() {
+fn file_swapped_for_link_or_fifo_is_safe() {
     let share = Fixture::new();
     share.write("file", "inside");
     share.link("../outside/secret", "link");
@@ -93,7 +93,7 @@ fn a_file_swapped_for_a_link_or_a_fifo_never_leads_elsewhere_and_never_hangs() {
 }
 
 #[test]
-fn a_file_replaced_between_finding_and_opening_it_is_looked_at_again() {
+fn file_replaced_before_open_is_rechecked() {
     in_time(replaced_between_finding_and_opening);
 }
 
@@ -122,7 +122,7 @@ fn replaced_between_finding_and_opening() {
 }
 
 #[test]
-fn pages_of_a_changing_directory_stay_in_order_and_keep_what_stays() {
+fn changing_directory_pages_stay_ordered() {
     let share = Fixture::new();
     for index in 0..300 {
         share.write(format!("stays-{index:03}"), "");

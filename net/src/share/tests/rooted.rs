@@ -82,7 +82,7 @@ fn root_of(content: &[u8]) -> Root {
 }
 
 #[test]
-fn a_file_has_its_root_soon_and_is_served_before() {
+fn file_is_served_before_and_rooted_soon() {
     let share = Rooted::new(on_disk());
     let content = vec![7; 9 << 20];
     share.write_settled("big", &content);
@@ -116,7 +116,7 @@ fn a_file_has_its_root_soon_and_is_served_before() {
 }
 
 #[test]
-fn a_file_that_nobody_asks_for_gets_its_root_too() {
+fn unrequested_file_gets_its_root_too() {
     let base = on_disk();
     fs::create_dir_all(base.path().join("served/deep")).unwrap();
     fs::write(base.path().join("served/deep/file"), "content").unwrap();
@@ -136,7 +136,7 @@ fn a_file_that_nobody_asks_for_gets_its_root_too() {
 }
 
 #[test]
-fn a_changed_file_loses_its_root_at_once_and_gets_its_own() {
+fn changed_file_trades_its_root_at_once() {
     let share = Rooted::new(on_disk());
     share.write_settled("file", b"old content");
     let old = share.root_in_time("file");
@@ -176,7 +176,7 @@ sys.stdin.readline()
 ";
 
 #[test]
-fn a_store_through_a_map_that_is_kept_gives_the_file_another_root() {
+fn mapped_store_gives_the_file_a_new_root() {
     use std::io::{BufRead, BufReader, Write};
     use std::process::{Command, Stdio};
 
@@ -227,7 +227,7 @@ fn content_of(share: &Share, root: Root) -> Option<Vec<u8>> {
 }
 
 #[test]
-fn a_file_is_found_by_its_content_and_not_by_what_it_was() {
+fn file_is_found_by_present_content_only() {
     let share = Rooted::new(on_disk());
     share.write_settled("file", b"old");
     let old = share.root_in_time("file");
@@ -242,7 +242,7 @@ fn a_file_is_found_by_its_content_and_not_by_what_it_was() {
 }
 
 #[test]
-fn another_copy_of_a_content_is_found_once_somebody_opens_it() {
+fn second_copy_is_found_once_opened() {
     let share = Rooted::new(on_disk());
     share.write_settled("one", b"content");
     let root = share.root_in_time("one");
@@ -257,7 +257,7 @@ fn another_copy_of_a_content_is_found_once_somebody_opens_it() {
 }
 
 #[test]
-fn a_content_that_was_moved_is_found_at_once_and_after_a_restart() {
+fn moved_content_is_found_after_a_restart() {
     let share = Rooted::new(on_disk());
     fs::create_dir(share.base.path().join("served/before")).unwrap();
     share.write_settled("before/file", b"content");
@@ -281,7 +281,7 @@ fn a_content_that_was_moved_is_found_at_once_and_after_a_restart() {
 }
 
 #[test]
-fn what_is_not_served_any_more_is_not_found_by_its_content() {
+fn unserved_file_is_not_found_by_content() {
     let share = Rooted::new(on_disk());
     share.write_settled("file", b"content");
     let root = share.root_in_time("file");
@@ -304,7 +304,7 @@ fn huge(share: &Rooted) -> std::path::PathBuf {
 }
 
 #[test]
-fn a_file_too_large_to_be_hashed_holds_up_nobody() {
+fn unhashably_large_file_holds_up_nobody() {
     let share = Rooted::new(on_disk());
     huge(&share);
     share.share.open_file(&path("huge"), MEMBER).unwrap();
@@ -314,7 +314,7 @@ fn a_file_too_large_to_be_hashed_holds_up_nobody() {
 }
 
 #[test]
-fn a_file_that_can_get_no_root_does_not_jump_the_queue() {
+fn unrootable_file_does_not_jump_the_queue() {
     let share = Rooted::new(on_disk());
     huge(&share);
     let file = share.share.open_file(&path("huge"), MEMBER).unwrap();
@@ -332,7 +332,7 @@ fn a_file_that_can_get_no_root_does_not_jump_the_queue() {
 const MEMBER: Asker = Asker::Member(crate::model::PeerId::from_bytes([7; 32]));
 
 #[test]
-fn what_a_member_lists_is_hashed_before_the_rest() {
+fn listed_files_are_hashed_before_the_rest() {
     let share = Rooted::new(on_disk());
     // The hasher is stopped, so that what it would do next can be looked at.
     share.share.stop();

@@ -85,7 +85,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(16))]
 
     #[test]
-    fn pages_of_any_size_behind_any_spot_add_up_whether_or_not_names_are_remembered(
+    fn search_pages_of_any_size_add_up(
         plan in plan(),
         more in plan(),
         searches in prop::collection::vec((spot(), turns()), 1..4),
@@ -149,7 +149,7 @@ fn a_page_looks_at_nothing_behind_its_end() {
 }
 
 #[test]
-fn a_page_whose_time_is_up_ends_in_the_middle_of_a_directory_too() {
+fn timed_out_page_ends_within_a_directory() {
     let share = Fixture::new();
     for index in 0..2000 {
         fs::write(share.at(format!("{index:04}")), "").unwrap();
@@ -186,7 +186,7 @@ fn processor_time() -> Duration {
 }
 
 #[test]
-fn a_page_ends_in_time_whatever_the_pattern() {
+fn page_ends_in_time_for_any_pattern() {
     let share = Fixture::new();
     // Bytes that are not UTF-8 are matched as three bytes each.
     let rests = [[0xff; 250].to_vec(), b"ab".repeat(125)];

@@ -37,7 +37,7 @@ fn names_are_bytes_and_all_of_them_survive() {
 }
 
 #[test]
-fn a_file_that_is_dropped_in_is_there_at_once_and_gone_as_fast() {
+fn added_file_appears_and_goes_at_once() {
     let share = Fixture::new();
     assert_eq!(share.names(""), [""; 0]);
     for _ in 0..100 {
@@ -70,7 +70,7 @@ fn attributes_are_those_of_the_file() {
 }
 
 #[test]
-fn a_replaced_file_and_a_changed_directory_get_a_new_version() {
+fn changed_entries_get_a_new_version() {
     let share = Fixture::new();
     share.write("file", "one");
     let list = || {
@@ -93,7 +93,7 @@ fn a_replaced_file_and_a_changed_directory_get_a_new_version() {
 }
 
 #[test]
-fn dot_names_are_served_only_when_asked_for() {
+fn dot_names_are_served_on_request() {
     for hidden in [false, true] {
         let share = Fixture::with(|config| config.hidden = hidden);
         share.write(".dir/file", "x");
@@ -122,7 +122,7 @@ fn the_excluded_subtree_is_left_out() {
 }
 
 #[test]
-fn fifos_sockets_and_devices_are_neither_served_nor_waited_for() {
+fn special_files_are_omitted_unread() {
     let share = Fixture::new();
     let make = |name: &str, kind, device| {
         let mode = Mode::from_raw_mode(0o644);
@@ -150,7 +150,7 @@ fn fifos_sockets_and_devices_are_neither_served_nor_waited_for() {
 }
 
 #[test]
-fn faults_say_what_is_wrong_and_nothing_about_this_machine() {
+fn faults_reveal_nothing_of_this_machine() {
     let share = Fixture::new();
     share.write("file", "x");
     fs::create_dir(share.at("dir")).unwrap();

@@ -86,7 +86,7 @@ fn path(text: &str) -> RelPath {
 }
 
 #[test]
-fn names_that_come_and_go_and_files_that_change_are_told() {
+fn new_lost_and_changed_names_are_reported() {
     let watched = Watched::new();
     watched.0.write("d/old", "1");
     watched.0.write("d/grows", "1");
@@ -108,7 +108,7 @@ fn names_that_come_and_go_and_files_that_change_are_told() {
 }
 
 #[test]
-fn what_is_moved_above_a_directory_concerns_all_below() {
+fn move_concerns_the_whole_subtree() {
     let watched = Watched::new();
     watched.0.write("a/b/c/file", "1");
     let since = watched.counter("a/b/c").unwrap();
@@ -131,7 +131,7 @@ fn what_is_moved_above_a_directory_concerns_all_below() {
 }
 
 #[test]
-fn what_is_not_there_is_watched_until_it_comes() {
+fn absent_path_is_watched_until_it_appears() {
     let watched = Watched::new();
     watched.0.write("d/file", "1");
     let since = watched.counter("d/none/deeper").unwrap();
@@ -165,7 +165,7 @@ fn what_a_link_leads_to_is_not_promised() {
 }
 
 #[test]
-fn names_that_are_not_served_are_not_told_of() {
+fn unserved_names_are_not_reported() {
     let watched = Watched::new();
     watched.0.write("d/file", "1");
     let since = watched.counter("d").unwrap();
@@ -210,7 +210,7 @@ fn only_what_was_asked_for_is_watched() {
 }
 
 #[test]
-fn a_new_root_is_told_to_those_who_know_the_file() {
+fn new_root_is_reported_where_known() {
     let watched = Watched::new();
     watched.0.write("d/file", "1");
     watched.0.write("other/file", "1");
@@ -226,7 +226,7 @@ fn a_new_root_is_told_to_those_who_know_the_file() {
 }
 
 #[test]
-fn a_wait_ends_with_a_change_with_its_time_or_with_the_share() {
+fn wait_ends_on_change_timeout_or_close() {
     let watched = Watched::new();
     watched.0.write("d/file", "1");
     let since = watched.counter("d").unwrap();
@@ -247,7 +247,7 @@ fn a_wait_ends_with_a_change_with_its_time_or_with_the_share() {
 }
 
 #[test]
-fn without_a_watch_nothing_is_promised_and_nobody_waits() {
+fn nothing_is_promised_without_a_watch() {
     let fixture = Fixture::new();
     fixture.write("d/file", "1");
     let request = ListRequest {
@@ -269,7 +269,7 @@ fn without_a_watch_nothing_is_promised_and_nobody_waits() {
 }
 
 #[test]
-fn no_more_is_watched_than_there_is_room_for() {
+fn watches_are_bounded() {
     let mut fixture = Fixture::new();
     for directory in ["a", "b"] {
         fs::create_dir(fixture.at(directory)).unwrap();

@@ -86,7 +86,7 @@ mod tests {
     };
 
     #[test]
-    fn the_bits_of_the_first_class_that_fits_count() {
+    fn first_matching_class_decides_access() {
         let me = Rights {
             groups: vec![7, 8],
             ..ME
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_is_looked_into_with_both_bits() {
+    fn directory_needs_both_bits_to_be_read() {
         let allow = |bits| {
             let permissions = Permissions {
                 bits,

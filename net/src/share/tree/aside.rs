@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_stuck_is_skipped_until_it_answers_and_nothing_else_is() {
+    fn only_what_is_stuck_is_skipped() {
         let aside = Arc::<Aside>::default();
         let (answer, silence) = mpsc::channel::<()>();
         let stuck = aside.run(&crossing(1), MOMENT, move || silence.recv());
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_is_done_one_after_the_other_and_nobody_waits() {
+    fn deferred_jobs_run_in_turn_unawaited() {
         let aside = Arc::<Aside>::default();
         let (answer, silence) = mpsc::channel::<()>();
         let done = Arc::new(Mutex::new(0));
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_that_panics_is_an_error_and_frees_its_place() {
+    fn panicking_job_frees_its_slot() {
         let aside = Arc::<Aside>::default();
         let panics = || -> u8 { panic!("on purpose") };
         assert_eq!(aside.run(&crossing(1), PATIENCE, panics), Err(Errno::IO));

@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_passing_failure_is_tried_again_but_not_for_ever() {
+    fn transient_failure_retries_are_bounded() {
         let mut calls = 0;
         let outcome = patiently(|| {
             calls += 1;

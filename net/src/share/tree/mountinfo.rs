@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn the_real_table_can_be_read_and_holds_no_device_that_does_not_exist() {
+    fn real_table_is_readable_and_sound() {
         let table = MountTable::open();
         assert!(table.state.is_some());
         assert_eq!(table.answerer((4000, 4000)), Ok(Some(Answerer::Kernel)));

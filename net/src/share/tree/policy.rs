@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn dot_names_are_left_out_wherever_they_stand() {
+    fn dot_names_are_omitted_at_any_depth() {
         for hidden in [".a", "a/.b", "a/.b/c", "..."] {
             assert!(!policy(false, &[]).serves(&path(hidden)), "{hidden}");
             assert!(policy(true, &[]).serves(&path(hidden)), "{hidden}");
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn excluded_subtrees_are_left_out_by_path_and_by_name() {
+    fn excluded_subtrees_go_by_path_and_name() {
         let policy = policy(true, &["a/mnt", "top"]);
         for out in ["a/mnt", "a/mnt/x", "top", "top/x/y"] {
             assert!(!policy.serves(&path(out)), "{out}");

@@ -240,7 +240,7 @@ mod tests {
     };
 
     #[test]
-    fn every_part_of_the_state_is_part_of_the_version() {
+    fn version_covers_every_part_of_the_state() {
         let mut others = [STATE; 7];
         others[0].device.1 = 2;
         others[1].inode = 8;
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn versions_of_one_file_begin_alike_and_those_of_another_do_not() {
+    fn versions_of_one_file_share_a_prefix() {
         let mut grown = STATE;
         (grown.size, grown.modified, grown.changed) = (12, (5, 5), (5, 5));
         assert_eq!(grown.version().file(), STATE.version().file());
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn times_before_1970_and_beyond_2262_stay_in_order() {
+    fn extreme_times_stay_in_order() {
         assert_eq!(STATE.mtime(), (-999_999_500).into());
         let far = FileState {
             modified: (i64::MAX, 999_999_999),
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn only_files_and_directories_have_attributes() {
+    fn special_entries_have_no_attributes() {
         let state = FileState::of(File::open("/dev/null").unwrap()).unwrap();
         assert_eq!((state.kind(), state.attributes()), (None, None));
         let state = FileState::of(File::open("/").unwrap()).unwrap();

@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn directories_are_named_while_they_cannot_be_read_and_are_bounded() {
+    fn unreadable_directories_are_bounded() {
         let (directories, now) = (UnreadableDirectories::default(), Instant::now());
         let path = |number: usize| RelPath::new(number.to_string().as_bytes()).unwrap();
         directories.note(&path(0), Err(Errno::MFILE), now);

@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_has_heard_all_hears_nothing_and_others_what_came_behind() {
+    fn journal_gives_exactly_what_is_unheard() {
         let mut journal = Journal::new(100);
         assert_eq!(journal.since(100), None);
         journal.record(path("a"), Depth::Tree);
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_is_told_once_and_as_deep_as_it_ever_was() {
+    fn path_is_reported_once_at_its_deepest() {
         let mut journal = Journal::new(0);
         journal.record(path("a"), Depth::Tree);
         journal.record(path("b"), Depth::Entry);
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn counters_of_another_run_and_forgotten_ones_get_everything() {
+    fn unknown_counters_get_everything() {
         let mut journal = Journal::new(1000);
         assert_eq!(told(journal.since(1)), everything());
         assert_eq!(told(journal.since(1001)), everything());
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn more_changes_than_fit_come_in_several_answers() {
+    fn excess_changes_take_several_responses() {
         let mut journal = Journal::new(0);
         let count = Changes::MAX_CHANGES + 5;
         for number in 0..count {
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_is_uprooted_by_what_happens_to_it_or_above_it_since() {
+    fn path_is_uprooted_by_later_changes_above() {
         let mut journal = Journal::new(0);
         journal.record(path("a/b"), Depth::Tree);
         let then = journal.counter();

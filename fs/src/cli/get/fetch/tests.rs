@@ -24,8 +24,8 @@ struct Rig {
 }
 
 impl Rig {
-    /// As many members that share the same file, each behaving as told. Without a root, a file has
-    /// one holder.
+    /// As many members that share the same file, each behaving as told. Without a root, a file
+    /// has one holder.
     fn new(behaviours: &[Behaviour], is_rooted: bool) -> Self {
         let network = MemoryNetwork::default();
         let path = RelPath::new(b"x").unwrap();
@@ -134,7 +134,7 @@ impl Rig {
 }
 
 #[test]
-fn a_file_arrives_once_and_is_then_left_alone() {
+fn fetched_file_is_left_alone() {
     for is_rooted in [false, true] {
         let rig = Rig::new(&[Behaviour::Honest], is_rooted);
         assert_eq!(rig.fetch(), Ok(Outcome::Fetched));
@@ -146,7 +146,7 @@ fn a_file_arrives_once_and_is_then_left_alone() {
 }
 
 #[test]
-fn a_cut_connection_goes_on_where_it_was_cut() {
+fn cut_connection_resumes_at_the_cut() {
     let rig = Rig::unrooted(Behaviour::CutAfter(200_000));
     assert_eq!(rig.fetch(), Ok(Outcome::Fetched));
     assert!(rig.fetched() == CONTENT);
@@ -166,7 +166,7 @@ fn another_holder_takes_over() {
 }
 
 #[test]
-fn a_file_that_nobody_can_send_leaves_no_name() {
+fn unavailable_file_leaves_no_name() {
     let rig = Rig::unrooted(Behaviour::Honest);
     rig.peer(0).put("x", "something else", 2);
     assert!(rig.fetch().unwrap_err().contains("changed"));
@@ -174,7 +174,7 @@ fn a_file_that_nobody_can_send_leaves_no_name() {
 }
 
 #[test]
-fn a_second_run_fetches_only_what_is_missing() {
+fn second_run_fetches_only_missing_files() {
     for is_rooted in [false, true] {
         // Too little for all of it.
         let rig = Rig::new(&[Behaviour::CutAfter(8000)], is_rooted);
@@ -185,7 +185,7 @@ fn a_second_run_fetches_only_what_is_missing() {
 }
 
 #[test]
-fn a_lying_member_is_replaced_by_an_honest_one() {
+fn fetch_fails_over_from_liar_to_honest() {
     let mut rig = Rig::rooted(&[Behaviour::Lying, Behaviour::Honest]);
     assert_eq!(rig.fetch(), Ok(Outcome::Fetched));
     assert!(rig.fetched() == CONTENT);
@@ -201,7 +201,7 @@ fn a_lying_member_is_replaced_by_an_honest_one() {
 }
 
 #[test]
-fn a_file_that_is_only_touched_meanwhile_is_fetched_on() {
+fn touched_file_is_fetched_to_its_end() {
     let rig = Rig::rooted(&[Behaviour::Honest]);
     rig.leave(&CONTENT[..299_500]);
     let peer = rig.peer(0);
@@ -236,7 +236,7 @@ fn a_file_that_is_written_over_meanwhile_is_fetched_anew() {
 }
 
 #[test]
-fn a_file_whose_content_changes_meanwhile_is_not_fetched_on() {
+fn changed_file_ends_its_fetch() {
     let rig = Rig::rooted(&[Behaviour::Honest]);
     rig.peer(0).put_rooted("x", "something else", 7);
     assert!(rig.fetch().unwrap_err().contains("changed"));
@@ -244,7 +244,7 @@ fn a_file_whose_content_changes_meanwhile_is_not_fetched_on() {
 }
 
 #[test]
-fn a_member_is_not_blamed_for_what_an_earlier_run_left() {
+fn earlier_runs_part_blames_no_member() {
     let rig = Rig::rooted(&[Behaviour::Honest]);
     rig.leave(&[0; 1000]);
     assert_eq!(rig.fetch(), Ok(Outcome::Fetched));
@@ -260,7 +260,7 @@ fn a_member_that_has_left_is_put_off_at_once() {
 }
 
 #[test]
-fn a_member_that_is_away_is_tried_once_and_only_as_a_probe() {
+fn absent_member_gets_a_single_probe() {
     let rig = Rig::unrooted(Behaviour::Gone);
     assert_eq!(rig.fetch(), Ok(Outcome::Postponed));
     let opens = rig.peer(0).opens();
@@ -277,7 +277,7 @@ fn a_member_that_is_away_is_tried_once_and_only_as_a_probe() {
 }
 
 #[test]
-fn who_does_not_have_it_is_not_asked_again_when_another_returns() {
+fn holder_without_it_is_not_asked_again() {
     let rig = Rig::rooted(&[Behaviour::Honest, Behaviour::Gone]);
     rig.peer(0).put("x", "something else", 2);
     let mut task = rig.task();

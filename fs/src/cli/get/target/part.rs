@@ -143,7 +143,8 @@ impl Part {
         Ok(is_genuine)
     }
 
-    /// None of the holders has it any more in the version that was begun. What would be of use to nobody goes.
+    /// None of the holders has it any more in the version that was begun. What would be of use
+    /// to nobody goes.
     pub(in crate::cli::get) fn give_up(mut self) -> io::Result<()> {
         match self.root {
             // The same content may come back, or be somewhere else.

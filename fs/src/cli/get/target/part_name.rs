@@ -11,7 +11,8 @@ use crate::cli::get::plan::{Holder, Job};
 
 const SUFFIX: &[u8] = b".tinyp2p-part";
 
-/// How much of NAME stays in the name of its part, for people, so that the whole remains a possible name.
+/// How much of NAME stays in the name of its part, for people, so that the whole remains
+/// a possible name.
 const MAX_NAME_IN_PART: usize = 180;
 
 /// Characters of a digest in the name of a part: 16 bytes in base32.
@@ -21,10 +22,11 @@ const _: () = assert!(
     1 + MAX_NAME_IN_PART + 1 + DIGEST_CHARS + 1 + DIGEST_CHARS + SUFFIX.len() <= MAX_NAME_BYTES
 );
 
-/// The name of a part: `.NAME.TARGET+CONTENT.tinyp2p-part`. TARGET is a digest of the whole name that the file is
-/// to have, CONTENT one of its content root; or with `-` before it, while that is unknown, of who has the file, where and
-/// in which version. NAME is the beginning of the former, for people. So a part belongs to one file and one content, however alike names and
-/// versions look.
+/// The name of a part: `.NAME.TARGET+CONTENT.tinyp2p-part`. TARGET is a digest of the whole
+/// name that the file is to have, CONTENT one of its content root; or with `-` before it, while
+/// that is unknown, of who has the file, where and in which version. NAME is the beginning of
+/// the former, for people. So a part belongs to one file and one content, however alike names
+/// and versions look.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct PartName {
     whole: Vec<u8>,
@@ -33,8 +35,8 @@ pub(super) struct PartName {
 }
 
 impl PartName {
-    /// Of the file that `job` is to bring: of its content or, while that is unknown, of what its
-    /// holder has.
+    /// Of the file that `job` is to bring: of its content or, while that is unknown, of what
+    /// its holder has.
     pub(super) fn new(job: &Job) -> Self {
         match job.root {
             Some(root) => Self::with(&job.name, &digest(&[root.as_bytes()]), true),

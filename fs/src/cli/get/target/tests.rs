@@ -69,7 +69,7 @@ impl Place {
 }
 
 #[test]
-fn a_name_appears_only_with_the_whole_file_behind_it() {
+fn name_appears_once_the_file_is_whole() {
     let place = Place::new();
     let job = job("a/b/x", 5, vec![holder(1, 1)]);
     let mut part = place.part(&job);
@@ -92,7 +92,7 @@ fn a_name_appears_only_with_the_whole_file_behind_it() {
 }
 
 #[test]
-fn an_interrupted_file_goes_on_where_it_ended() {
+fn interrupted_file_resumes_at_its_end() {
     let place = Place::new();
     let job = job("x", 5, vec![holder(1, 1), holder(2, 7)]);
     place.part(&job).append(b"hel").unwrap();
@@ -100,7 +100,7 @@ fn an_interrupted_file_goes_on_where_it_ended() {
 }
 
 #[test]
-fn the_bytes_of_a_holder_that_is_no_longer_first_are_used() {
+fn part_from_a_demoted_holder_is_used() {
     let place = Place::new();
     place
         .part(&job("x", 5, vec![holder(2, 7)]))
@@ -111,7 +111,7 @@ fn the_bytes_of_a_holder_that_is_no_longer_first_are_used() {
 }
 
 #[test]
-fn bytes_of_another_version_are_thrown_away() {
+fn part_of_another_version_is_discarded() {
     let place = Place::new();
     place
         .part(&job("x", 5, vec![holder(1, 1)]))
@@ -131,7 +131,7 @@ fn a_part_longer_than_the_file_begins_anew() {
 }
 
 #[test]
-fn what_exists_is_left_alone_even_a_dangling_link() {
+fn existing_entry_or_dangling_link_is_kept() {
     let place = Place::new();
     let root = place.directory.path();
     std::fs::write(root.join("file"), b"mine").unwrap();
@@ -144,7 +144,7 @@ fn what_exists_is_left_alone_even_a_dangling_link() {
 }
 
 #[test]
-fn what_is_no_file_is_in_the_way_of_one_and_stays() {
+fn obstacle_to_a_file_is_kept() {
     let place = Place::new();
     let root = place.directory.path();
     std::fs::create_dir(root.join("dir")).unwrap();
@@ -160,7 +160,7 @@ fn what_is_no_file_is_in_the_way_of_one_and_stays() {
 }
 
 #[test]
-fn what_has_the_same_content_gets_the_time_of_its_holders_and_nothing_else_does() {
+fn equal_content_only_gets_a_new_mtime() {
     let place = Place::new();
     let path = place.directory.path().join("x");
     let mut job = job("x", 5, vec![holder(1, 1)]);
@@ -175,7 +175,7 @@ fn what_has_the_same_content_gets_the_time_of_its_holders_and_nothing_else_does(
 }
 
 #[test]
-fn what_was_left_of_a_file_goes_when_the_file_is_there() {
+fn part_is_removed_once_its_file_is_whole() {
     let place = Place::new();
     let job = job("x", 5, vec![holder(1, 1)]);
     place.part(&job).append(b"hel").unwrap();
@@ -192,7 +192,7 @@ fn what_has_no_bytes_is_not_left() {
 }
 
 #[test]
-fn what_was_left_is_of_a_content_whoever_has_it_in_whatever_version() {
+fn rooted_part_fits_any_holder_or_version() {
     let place = Place::new();
     let mut old = job("x", 5, vec![holder(1, 1)]);
     old.root = Some(root_of(b"hello"));
@@ -219,7 +219,7 @@ fn what_was_left_is_of_a_content_whoever_has_it_in_whatever_version() {
 }
 
 #[test]
-fn what_was_begun_without_a_root_goes_on_with_one() {
+fn rootless_part_resumes_with_a_root() {
     let place = Place::new();
     let mut job = job("x", 5, vec![holder(1, 1)]);
     place.part(&job).append(b"hel").unwrap();
@@ -253,7 +253,7 @@ fn what_nobody_offers_for_long_is_not_kept() {
 }
 
 #[test]
-fn only_a_part_of_a_known_content_is_worth_waiting_for_a_root() {
+fn only_a_content_part_waits_for_a_root() {
     let place = Place::new();
     place
         .part(&job("x", 5, vec![holder(1, 1)]))
@@ -281,7 +281,7 @@ fn what_nobody_can_complete_is_not_left() {
 }
 
 #[test]
-fn what_appears_during_the_download_is_not_overwritten() {
+fn file_appearing_mid_download_is_kept() {
     let place = Place::new();
     let job = job("x", 2, vec![holder(1, 1)]);
     let mut part = place.part(&job);
@@ -310,7 +310,7 @@ fn symbolic_links_lead_nowhere() {
 }
 
 #[test]
-fn a_link_in_the_place_of_a_part_is_not_followed() {
+fn link_in_place_of_a_part_is_not_followed() {
     let place = Place::new();
     let victim = place.directory.path().join("victim");
     std::fs::write(&victim, b"precious").unwrap();
@@ -350,7 +350,7 @@ fn root_of(content: &[u8]) -> Root {
 }
 
 #[test]
-fn what_does_not_have_the_root_is_thrown_away() {
+fn bytes_failing_the_root_are_discarded() {
     let place = Place::new();
     let mut part = place.part(&job("x", 5, vec![holder(1, 1)]));
     part.append(b"hal").unwrap();
@@ -363,7 +363,7 @@ fn what_does_not_have_the_root_is_thrown_away() {
 }
 
 #[test]
-fn the_root_covers_what_an_earlier_run_left() {
+fn root_covers_bytes_of_an_earlier_run() {
     let place = Place::new();
     let mut job = job("x", 5, vec![holder(1, 1)]);
     job.root = Some(root_of(b"hello"));
@@ -404,7 +404,7 @@ fn a_part_of_another_file_is_never_touched() {
 }
 
 #[test]
-fn a_part_is_of_one_member_path_and_version() {
+fn part_names_one_member_path_and_version() {
     let name = Name::new(&b"x"[..]).unwrap();
     let one = PartName::of_version(&name, &holder(1, 1));
     let elsewhere = Holder {
@@ -427,7 +427,7 @@ fn a_part_is_of_one_member_path_and_version() {
 }
 
 #[test]
-fn the_part_that_another_process_writes_is_not_replaced() {
+fn part_of_another_process_is_kept() {
     let place = Place::new();
     let theirs = job("x", 5, vec![holder(2, 7)]);
     let mut first = place.part(&theirs);
@@ -445,7 +445,7 @@ fn the_part_that_another_process_writes_is_not_replaced() {
 }
 
 #[test]
-fn a_part_that_belongs_to_another_user_is_not_written_to() {
+fn foreign_users_part_is_not_written() {
     if !rustix::process::geteuid().is_root() {
         return;
     }

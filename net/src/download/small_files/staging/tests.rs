@@ -125,7 +125,7 @@ fn a_lone_small_file_is_read_alone() {
 }
 
 #[test]
-fn a_reader_in_order_takes_few_requests_and_nothing_twice() {
+fn ordered_reader_fetches_nothing_twice() {
     let mut walker = Walker::new(10_000, 4096);
     for number in 0..10_000 {
         walker.read(number);
@@ -137,7 +137,7 @@ fn a_reader_in_order_takes_few_requests_and_nothing_twice() {
 }
 
 #[test]
-fn batches_are_ahead_of_a_reader_that_is_slower_than_the_network() {
+fn batches_stay_ahead_of_a_slow_reader() {
     let mut walker = Walker::new(1000, 4096);
     for number in 0..1000 {
         walker.read(number);
@@ -151,7 +151,7 @@ fn batches_are_ahead_of_a_reader_that_is_slower_than_the_network() {
 }
 
 #[test]
-fn a_reader_on_a_long_way_gets_several_batches_ahead() {
+fn distant_reader_gets_several_batches() {
     let mut walker = Walker::new(5000, 1000);
     let (mut rounds, mut number) = (0, 0);
     // Everything asked for arrives one round later; the reader reads on until it has to wait.
@@ -176,7 +176,7 @@ fn a_reader_on_a_long_way_gets_several_batches_ahead() {
 }
 
 #[test]
-fn random_reads_cost_little_more_than_what_was_asked() {
+fn random_reads_cost_little_extra() {
     let mut walker = Walker::new(100_000, 4096);
     let mut number = 1;
     for _ in 0..1000 {
@@ -189,7 +189,7 @@ fn random_reads_cost_little_more_than_what_was_asked() {
 }
 
 #[test]
-fn what_nobody_reads_is_dropped_after_a_while() {
+fn unread_files_are_dropped_in_time() {
     let mut walker = Walker::new(1000, 4096);
     for number in 0..3 {
         walker.read(number);
@@ -206,7 +206,7 @@ fn what_nobody_reads_is_dropped_after_a_while() {
 }
 
 #[test]
-fn who_waits_too_long_is_told_and_what_comes_late_is_dropped() {
+fn late_files_are_dropped_after_a_timeout() {
     let mut walker = Walker::new(1000, 4096);
     walker.read(0);
     assert!(walker.read(1));
@@ -218,7 +218,7 @@ fn who_waits_too_long_is_told_and_what_comes_late_is_dropped() {
 }
 
 #[test]
-fn a_member_that_fails_is_not_asked_again_at_once() {
+fn failed_member_is_not_retried_at_once() {
     let mut walker = Walker::new(1000, 4096);
     walker.read(0);
     walker.read(1);
@@ -231,7 +231,7 @@ fn a_member_that_fails_is_not_asked_again_at_once() {
 }
 
 #[test]
-fn a_spoiled_file_is_told_to_its_reader_once() {
+fn spoiled_file_is_reported_once() {
     let mut walker = Walker::new(1000, 4096);
     walker.read(0);
     walker.read(1);
@@ -248,7 +248,7 @@ fn a_spoiled_file_is_told_to_its_reader_once() {
 }
 
 #[test]
-fn batches_become_shorter_for_a_slow_member() {
+fn batches_shrink_for_a_slow_member() {
     let mut walker = Walker::new(10_000, 4096);
     let mut longest = usize::MAX;
     for number in 0..2000 {
@@ -283,7 +283,7 @@ proptest! {
     /// Whatever happens in whatever order: every reader that waits is told in the end, the room is
     /// never exceeded, and the sums are right.
     #[test]
-    fn nobody_waits_for_ever_and_the_room_is_kept(
+    fn waits_end_and_shelf_space_is_bounded(
         steps in prop::collection::vec(any_step(), 1..200),
         run_length in 1..40_usize,
         size in 1..60_000_u64,

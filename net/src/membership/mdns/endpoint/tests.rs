@@ -185,7 +185,7 @@ fn query(name: &DnsName, kind: u16) -> OutgoingMessage {
 }
 
 #[test]
-fn neighbours_find_each_other_within_two_seconds() {
+fn neighbours_meet_within_two_seconds() {
     let mut wire = TestLink::new([(1, 7), (2, 0), (3, 9)]);
     wire.run(2 * SECOND);
     for (who, whom) in [(1, 3), (2, 1), (2, 3), (3, 1)] {
@@ -200,7 +200,7 @@ fn neighbours_find_each_other_within_two_seconds() {
 }
 
 #[test]
-fn an_announcement_says_who_and_where_and_nothing_else() {
+fn announcement_names_only_id_and_address() {
     let mut wire = TestLink::new([(1, 7)]);
     wire.run(5 * SECOND);
     let mut said: Vec<DnsRecord> = Vec::new();
@@ -303,7 +303,7 @@ fn a_flood_keeps_no_more_than_the_bound() {
 }
 
 #[test]
-fn questions_without_end_are_answered_once_a_second() {
+fn endless_questions_get_bounded_answers() {
     let mut wire = TestLink::new([(1, 7)]);
     wire.run(5 * SECOND);
     wire.sent.clear();
@@ -350,7 +350,7 @@ fn known_answers_are_not_given_again() {
 }
 
 #[test]
-fn more_known_answers_may_follow_the_question() {
+fn known_answers_may_follow_the_question() {
     let mut wire = TestLink::new([(1, 7)]);
     wire.run(5 * SECOND);
     let before = wire.responses();
@@ -374,7 +374,7 @@ fn more_known_answers_may_follow_the_question() {
 }
 
 #[test]
-fn a_simple_resolver_of_the_link_is_answered() {
+fn simple_link_resolver_is_answered() {
     let mut wire = TestLink::new([(1, 7)]);
     wire.run(5 * SECOND);
     let mut asking = query(&name(&id(1).short()), kind::SRV);
@@ -483,7 +483,7 @@ fn what_is_said_in_pieces_is_put_together() {
 }
 
 #[test]
-fn what_is_not_a_node_of_this_protocol_is_passed_over() {
+fn non_nodes_on_the_link_are_ignored() {
     let mut wire = TestLink::new([(2, 0)]);
     let whole = id(1).to_string();
     let texts = [
@@ -524,7 +524,7 @@ fn what_stays_the_same_is_reported_once() {
 }
 
 #[test]
-fn whoever_is_not_met_is_reported_again_and_again() {
+fn unmet_neighbour_is_reported_repeatedly() {
     let mut wire = TestLink::new([(2, 0)]);
     wire.meets = false;
     let said = announcement("a", text(&id(1).to_string(), "2"), "10.0.0.1");
@@ -541,7 +541,7 @@ fn whoever_is_not_met_is_reported_again_and_again() {
 }
 
 #[test]
-fn nobody_changes_or_withdraws_what_another_announced() {
+fn announcements_resist_change_by_others() {
     let mut wire = TestLink::new([(2, 0)]);
     let honest = announcement("a", text(&id(1).to_string(), "2"), "10.0.0.1");
     wire.tell(from(1), &response(honest.clone()));
@@ -566,7 +566,7 @@ fn nobody_changes_or_withdraws_what_another_announced() {
 }
 
 #[test]
-fn an_announcement_of_another_does_not_keep_a_node_from_answering() {
+fn others_announcement_stops_no_answer() {
     let mut wire = TestLink::new([(1, 7)]);
     wire.run(5 * SECOND);
     // Somebody has been first with the name of node 1.
@@ -586,7 +586,7 @@ fn an_announcement_of_another_does_not_keep_a_node_from_answering() {
 }
 
 #[test]
-fn whoever_says_that_every_name_is_his_silences_nobody() {
+fn claiming_every_name_silences_nobody() {
     for ties in [false, true] {
         let mut wire = TestLink::new([(1, 7), (2, 0)]);
         let begin = wire.now;
@@ -629,7 +629,7 @@ fn whoever_says_that_every_name_is_his_silences_nobody() {
 }
 
 #[test]
-fn addresses_of_a_host_with_many_instances_cost_little() {
+fn many_instances_of_a_host_cost_little() {
     let mut wire = TestLink::new([(2, 0)]);
     let shared = DnsName::new(["shared", "local"]);
     for n in 0..MAX_INSTANCES {
@@ -697,7 +697,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn nothing_that_is_sent_makes_a_node_grow_or_shout(
+    fn hostile_input_never_bloats_a_node(
         seeds in proptest::collection::vec((any::<u8>(), 0usize..200, any::<u8>(), 0u8..6), 1..200),
     ) {
         let mut wire = TestLink::new([(1, 7)]);

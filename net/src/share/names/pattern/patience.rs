@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn time_that_is_up_is_noticed_after_so_many_steps() {
+    fn elapsed_time_is_noticed_every_few_steps() {
         let now = Instant::now();
         let mut over = SearchTime::new(now);
         assert_eq!(over.spend(STEPS_BETWEEN_LOOKS - 1), Ok(()));

@@ -333,7 +333,7 @@ mod tests {
     const TABLE: TableDefinition<[u8; 32], &[u8]> = TableDefinition::new("places");
 
     #[test]
-    fn a_database_that_has_grown_too_large_is_begun_afresh() {
+    fn oversized_database_is_recreated() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("roots");
         let database = Rebuildable::open(&path).unwrap();

@@ -67,7 +67,7 @@ fn a_damaged_database_is_begun_afresh() {
 }
 
 #[test]
-fn a_database_in_use_is_left_alone_and_done_without() {
+fn database_in_use_is_left_alone() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("roots.redb");
     let first = Roots::open(&path).unwrap();
@@ -81,7 +81,7 @@ fn a_database_in_use_is_left_alone_and_done_without() {
 }
 
 #[test]
-fn the_place_that_was_hashed_last_counts_until_it_is_forgotten() {
+fn last_hashed_place_counts() {
     let directory = tempfile::tempdir().unwrap();
     let roots = Roots::open(&directory.path().join("roots.redb")).unwrap();
     let (tree, root) = (tree(1), tree(1).root());
@@ -257,7 +257,7 @@ fn damage() -> impl Strategy<Value = Damage> {
 }
 
 #[test]
-fn no_damage_to_the_file_yields_a_wrong_root() {
+fn no_file_damage_yields_a_wrong_root() {
     let sample = Sample::new();
     let used = sample.used();
     let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig::with_cases(48));
@@ -290,7 +290,7 @@ fn no_flipped_bit_yields_a_wrong_root() {
 
 /// The format of before, whose rows prove nothing, and one that happens to use our names.
 #[test]
-fn a_database_of_another_format_is_begun_afresh() {
+fn database_of_another_format_is_recreated() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("roots.redb");
     let old: TableDefinition<u64, [u8; 32]> = TableDefinition::new("roots");
