@@ -1,5 +1,6 @@
 use proptest::prelude::*;
 
+use super::readahead::{MIN_BATCH_BYTES, PAUSE, SECOND_WITHIN, SLOW};
 use super::*;
 use crate::model::Version;
 
@@ -259,7 +260,10 @@ fn batches_shrink_for_a_slow_member() {
         }
         walker.land();
     }
-    assert!(longest <= FEWEST_BYTES as usize / 4096, "{longest} files");
+    assert!(
+        longest <= MIN_BATCH_BYTES as usize / 4096,
+        "{longest} files"
+    );
 }
 
 #[derive(Clone, Debug)]
