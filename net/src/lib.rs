@@ -43,7 +43,7 @@ pub mod stats;
 pub mod testing;
 pub mod transport;
 
-pub use config::Config;
 pub use error::Error;
 pub use node::Node;
+pub use node::config::Config;
 pub use stats::status::Status;

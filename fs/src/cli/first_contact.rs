@@ -7,11 +7,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use tinyp2p_net::Node;
-use tinyp2p_net::config::{Config, Listen};
+use tinyp2p_net::config::Listen;
 use tinyp2p_net::error::Error;
 use tinyp2p_net::membership::Member;
 use tinyp2p_net::membership::reachable::is_local;
 use tinyp2p_net::model::{Address, DEFAULT_PORT};
+use tinyp2p_net::node::config::Config;
 
 use super::CommandFailure;
 use super::options::args::{FirstPeer, NetworkOptions};

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use tinyp2p_net::auth::Password;
 use tinyp2p_net::budget::DEFAULT_ANSWERS;
-use tinyp2p_net::config::{Config, DEFAULT_MEMORY, LegacyConfig, Listen};
+use tinyp2p_net::config::{DEFAULT_MEMORY, Listen};
 use tinyp2p_net::model::PeerArgument;
+use tinyp2p_net::node::config::{Config, LegacyConfig};
 
 use super::CommandFailure;
 use super::options::args::{FirstPeer, NetworkOptions, parse_name};

@@ -6,6 +6,7 @@
 
 mod address;
 mod attributes;
+pub mod fault;
 mod id;
 mod path;
 pub mod text;

@@ -2,6 +2,7 @@
 //! to members, and this file has what is told of them and ends them.
 
 mod ask;
+pub mod config;
 mod start;
 
 use std::fmt;

@@ -1,11 +1,12 @@
 //! Starts a node: builds all parts and connects them. The only file that knows how every part is
 //! made.
 
+use super::config::Config;
 use super::{LegacyParts, Node, RunningParts};
 use crate::auth::{AddressSource, Gate, GuessRecord, Identity};
 use crate::budget::ByteBudget;
 use crate::client::http_peer::{Client, HttpPeer};
-use crate::config::{CacheConfig, Config, Listen};
+use crate::config::{CacheConfig, Listen};
 use crate::content::cache::DiskCache;
 use crate::download::Engine;
 use crate::error::Error;

@@ -5,9 +5,9 @@ use std::path::Path;
 
 use tempfile::TempDir;
 
+use super::config::Config;
 use super::*;
 use crate::auth::Password;
-use crate::config::Config;
 use crate::config::{Listen, ShareConfig};
 use crate::content::cache::harness;
 use crate::content::cache::harness::content;

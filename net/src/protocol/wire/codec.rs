@@ -3,7 +3,6 @@
 //! Decoding checks everything that PROTOCOL.md promises, so that behind it nobody checks again: a
 //! listing is sorted and within the limit that was asked for, names are names, sizes are sizes.
 
-use super::fault::{Fault, FaultCode, one_line};
 use super::fields::{Fields, Refusal, text};
 use super::limits::{CALL_LIMITS, RESPONSE_LIMITS};
 use super::{
@@ -13,6 +12,7 @@ use super::{
 use super::{
     StatRequest, StatResponse, changes, hashes, hello, list, search, snapshot, stat, system,
 };
+use crate::model::fault::{Fault, FaultCode, one_line};
 use crate::protocol::xmlrpc;
 use crate::protocol::xmlrpc::{MethodResponse, Value};
 

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use super::Hello;
-use super::fault::{Fault, FaultCode};
+use crate::model::fault::{Fault, FaultCode};
 use crate::model::{Invalid, RelPath};
 use crate::protocol::xmlrpc::Value;
 

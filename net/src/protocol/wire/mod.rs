@@ -11,7 +11,6 @@ mod columns;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod examples;
-mod fault;
 mod fields;
 mod hashes;
 mod hello;
@@ -25,14 +24,14 @@ mod system;
 #[allow(clippy::unwrap_used)]
 mod tests;
 
+pub(crate) use crate::model::fault::one_line;
+pub use crate::model::fault::{Fault, FaultCode};
 pub use batch::{
     BatchAnswer, BatchBody, BatchItem, MAX_BATCH_FILES, MAX_BATCH_REQUEST, MAX_BATCH_RESPONSE,
     MAX_SMALL_FILE, decode_answers, decode_batch, encode_batch,
 };
 pub use changes::{Change, Changes, ChangesRequest, Depth};
 pub use codec::{ResponseError, decode_call, decode_response, encode_call, encode_response};
-pub(crate) use fault::one_line;
-pub use fault::{Fault, FaultCode};
 pub use hashes::HashesRequest;
 pub use hello::{Hello, MemberRecord};
 pub use limits::{MAX_CALL_BYTES, MAX_RESPONSE_BYTES};

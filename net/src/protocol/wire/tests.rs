@@ -378,10 +378,10 @@ proptest! {
 
     #[test]
     fn a_message_of_a_fault_is_one_short_line(message: String) {
-        let line = fault::one_line(&message);
+        let line = one_line(&message);
         prop_assert!(line.len() <= Fault::MAX_MESSAGE_BYTES);
         prop_assert!(!line.contains(char::is_control));
-        prop_assert_eq!(fault::one_line(&line), line);
+        prop_assert_eq!(one_line(&line), line);
     }
 }
 
