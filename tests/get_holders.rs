@@ -113,9 +113,10 @@ fn get_goes_on_where_it_was_when_a_holder_freezes_or_dies() {
             let running = scope.spawn(move || run(&mut command, LIMIT));
             eventually(LIMIT, "a good part has arrived", || part(&out) > 60 * MIB);
             let begun = Instant::now();
-            match is_frozen {
-                true => all.nodes[0].freeze(),
-                false => all.nodes[0].kill(),
+            if is_frozen {
+                all.nodes[0].freeze();
+            } else {
+                all.nodes[0].kill();
             }
             (running.join().expect("it ends"), begun.elapsed())
         });

@@ -18,8 +18,6 @@ use tinyp2p_net::query::fanout::{PeerReply, QueryResult, Whom};
 use tinyp2p_net::query::subscriptions::ChangeListener;
 use tinyp2p_net::stats::status::Status;
 
-use crate::view::merge::MemberRef;
-
 /// The most matches that a search takes in, of all members together, if there is room for them.
 pub const MAX_FOUND: usize = 4 * 65_536;
 
@@ -33,6 +31,15 @@ const FOUND_BYTES: usize = 640;
 /// What is asked of members on somebody's behalf ends this long before his deadline, so that what
 /// has come by then reaches him in time.
 pub(crate) const HANDING_OVER: Duration = Duration::from_millis(300);
+
+/// A member, as far as it takes to name it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MemberRef {
+    /// The member's identity.
+    pub id: PeerId,
+    /// How it is shown to people; unique in the network.
+    pub name: Arc<str>,
+}
 
 /// All members of the network, this node's own share included.
 pub trait Network: Send + Sync {

@@ -15,8 +15,8 @@ use tinyp2p_net::query::subscriptions::{ChangeListener, News, Subscriptions};
 use tinyp2p_net::stats::status::{MemberStatus, Status};
 use tinyp2p_net::testing::MemoryPeer;
 
+use crate::network::MemberRef;
 use crate::network::{Network, question};
-use crate::view::merge::MemberRef;
 
 /// Members that are asked by the same fan-out as real ones.
 #[derive(Default)]

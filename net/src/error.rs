@@ -6,7 +6,7 @@
 
 use std::io;
 
-use crate::protocol::wire::Fault;
+use crate::model::fault::Fault;
 
 /// The outcome of asking another member, or this node's own share, for something.
 #[derive(Debug, Clone, thiserror::Error)]

@@ -19,9 +19,9 @@ use tinyp2p_net::model::{Name, PeerId, RelPath, escaped};
 use tinyp2p_net::share::check_pattern;
 
 use crate::errno::Error;
+use crate::network::MemberRef;
 use crate::network::Network;
 use crate::report::status::SearchTrouble;
-use crate::view::merge::MemberRef;
 use crate::view::{Wait, directory};
 pub use names::Match;
 

@@ -12,10 +12,12 @@ use std::sync::Arc;
 
 use tinyp2p_net::model::{Attributes, Entry, Name, PeerId, RelPath};
 
+use crate::network::MemberRef;
 use crate::view::RESERVED;
 use crate::view::distinct_names::{DistinctNames, MAX_MARK_BYTES};
 use crate::view::fair_share::share_fairly;
-use crate::view::merge::{self, Item, MemberRef};
+use crate::view::merge;
+use crate::view::merge::Item;
 
 /// What stands for the beginning of a path that is too long.
 const CUT: &str = "\u{2026}";

@@ -14,9 +14,9 @@ use tinyp2p_net::model::RelPath;
 
 use super::inodes::Vantage;
 use super::open_content::{ContentState, OpenContent};
+use crate::network::MemberRef;
 use crate::search::SearchResult;
 use crate::view::MergedDirectory;
-use crate::view::merge::MemberRef;
 
 /// A file that somebody reads.
 pub struct OpenFile {

@@ -17,9 +17,9 @@ use tinyp2p_net::query::fanout::{PeerReply, QueryResult, Whom};
 use tinyp2p_net::query::subscriptions::{ChangeListener, News};
 use tinyp2p_net::stats::status::Status;
 
+use crate::network::MemberRef;
 use crate::network::Network;
 use crate::view::View;
-use crate::view::merge::MemberRef;
 
 /// A view that nobody has used for this long goes when another is made. Its answers are older than
 /// they may be by then.

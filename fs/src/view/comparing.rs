@@ -117,7 +117,8 @@ mod tests {
     use tinyp2p_net::model::{Attributes, Entry, Kind, Mode, Name, Root, Version};
 
     use super::*;
-    use crate::view::merge::{self, MemberRef};
+    use crate::network::MemberRef;
+    use crate::view::merge;
 
     fn id(number: u8) -> PeerId {
         PeerId::from_bytes([number; 32])

@@ -211,7 +211,7 @@ mod tests {
     use tinyp2p_net::model::{Mode, PeerId, Root, Version};
 
     use super::*;
-    use crate::view::merge::MemberRef;
+    use crate::network::MemberRef;
 
     fn path(text: &str) -> RelPath {
         RelPath::new(text.as_bytes()).unwrap()

@@ -13,9 +13,11 @@ use tinyp2p_net::model::{Attributes, Entry, Kind, Name, PeerId, RelPath, UnixTim
 use tinyp2p_net::protocol::wire::Listing;
 
 use super::NameLookup;
-use super::merge::{self, EntrySource, Item, MemberRef, Merged};
+use super::merge;
+use super::merge::{EntrySource, Item, Merged};
 use super::upcoming_files::ByNumber;
 use crate::errno::Error;
+use crate::network::MemberRef;
 
 /// A directory as the mount shows it. Never changes; a newer state is another value.
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tinyp2p_net::model::PeerId;
 
-use super::item::MemberRef;
+use crate::network::MemberRef;
 
 /// How many things each may have, of those who have so many, so that all together have at most
 /// `max`. Whoever has no more than an equal share keeps all, however much others have.

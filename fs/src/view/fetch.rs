@@ -14,9 +14,10 @@ use super::directory::{Again, MergedDirectory, Said};
 use super::freshness::{Freshness, Present};
 use super::kept_replies::KeptReplies;
 use super::memory::QueryStart;
-use super::merge::{EntrySource, MemberRef};
+use super::merge::EntrySource;
 use super::replies::CollectedReplies;
 use crate::errno::Error;
+use crate::network::MemberRef;
 
 /// What was made of the answers to one question.
 pub(super) struct QueryOutcome<T> {

@@ -2,16 +2,9 @@
 
 use std::sync::Arc;
 
-use tinyp2p_net::model::{Attributes, Kind, Mode, Name, PeerId, Root, UnixTime, Version};
+use tinyp2p_net::model::{Attributes, Kind, Mode, Name, Root, UnixTime, Version};
 
-/// Who said something.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct MemberRef {
-    /// The member's identity.
-    pub id: PeerId,
-    /// How it is shown to people; unique in the network.
-    pub name: Arc<str>,
-}
+use crate::network::MemberRef;
 
 /// One member that has an entry.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -31,7 +31,8 @@ use tinyp2p_net::model::{Attributes, ContentId, Entry, Kind, Mode, Name, PeerId,
 
 use super::distinct_names::DistinctNames;
 use super::fair_share::share_fairly;
-pub use super::item::{EntrySource, Item, MemberRef, mode_of};
+pub use super::item::{EntrySource, Item, mode_of};
+use crate::network::MemberRef;
 
 /// The most contents of one directory that are shown under another name, which takes several times
 /// as long as to merge a name: about half a second's work.

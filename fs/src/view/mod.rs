@@ -23,6 +23,7 @@ pub mod distinct_names;
 pub mod fair_share;
 mod fetch;
 pub mod freshness;
+pub(crate) mod identity;
 pub mod item;
 mod kept_replies;
 mod memory;

@@ -7,7 +7,7 @@ use tinyp2p_net::error::Error as NetError;
 use tinyp2p_net::protocol::wire::FaultCode;
 use tinyp2p_net::query::fanout::PeerReply;
 
-use super::merge::MemberRef;
+use crate::network::MemberRef;
 
 /// All answers to one question.
 pub(super) struct CollectedReplies<T> {

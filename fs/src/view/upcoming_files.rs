@@ -11,9 +11,9 @@ use tinyp2p_net::download::{ReadingOrder, SmallFile, UpcomingFiles};
 use tinyp2p_net::model::{Kind, Mode, PeerId, RelPath};
 use tinyp2p_net::protocol::wire::MAX_SMALL_FILE;
 
+use super::identity::number_by_itself;
 use super::merge::{EntrySource, Item};
 use super::{MergedDirectory, View};
-use crate::vfs::inodes::number_by_itself;
 
 /// Entries that are looked at for each file that is wanted; large files and directories between
 /// small ones are passed over.

@@ -13,13 +13,12 @@ use crate::cli::options::args::SearchArgs;
 use crate::cli::options::password::PasswordSource;
 use crate::cli::output::{print_unless_closed, say};
 use crate::cli::{CommandFailure, first_contact};
-use crate::view::merge;
 
 /// A search walks a whole share, which takes longer than a look-up.
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// What each member found.
-pub(crate) type FilesByMember = Vec<(Arc<merge::MemberRef>, Vec<(RelPath, Attributes)>)>;
+pub(crate) type FilesByMember = Vec<(Arc<crate::network::MemberRef>, Vec<(RelPath, Attributes)>)>;
 
 /// Bytes that are made of a match beside its path: places in lists.
 const LINE_BYTES: usize = 64;
@@ -108,7 +107,7 @@ pub(crate) fn ask(
         missing.asked += 1;
         match answer.result {
             Ok(matches) => {
-                let member = merge::MemberRef {
+                let member = crate::network::MemberRef {
                     id: answer.member,
                     name: answer.name,
                 };

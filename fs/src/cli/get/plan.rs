@@ -11,7 +11,8 @@ use tinyp2p_net::model::{
 };
 
 use crate::cli::commands::search::FilesByMember;
-use crate::view::merge::{self, MemberRef};
+use crate::network::MemberRef;
+use crate::view::merge;
 use crate::view::tree_order;
 
 /// One file to fetch.

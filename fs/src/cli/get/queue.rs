@@ -211,7 +211,7 @@ mod tests {
 
     use super::super::plan::Holder;
     use super::*;
-    use crate::view::merge::MemberRef;
+    use crate::network::MemberRef;
 
     fn id(member: u8) -> PeerId {
         PeerId::from_bytes([member; 32])

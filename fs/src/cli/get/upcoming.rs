@@ -55,7 +55,7 @@ mod tests {
 
     use super::super::plan::Holder;
     use super::*;
-    use crate::view::merge::MemberRef;
+    use crate::network::MemberRef;
 
     fn job(path: &str, size: u64, member: u8) -> Arc<Job> {
         let path = RelPath::new(path.as_bytes()).unwrap();

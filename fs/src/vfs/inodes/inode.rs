@@ -5,8 +5,8 @@ use std::sync::Arc;
 use tinyp2p_net::download::Availability;
 use tinyp2p_net::model::{Attributes, ContentId, Kind, Mode, PeerId, RelPath, Root, UnixTime};
 
-use super::identity::{InodeIdentity, Vantage};
 use crate::vfs::open_content::ContentState;
+use crate::view::identity::{InodeIdentity, Vantage};
 use crate::view::merge::{EntrySource, Item, mode_of};
 
 /// One thing that the kernel knows.

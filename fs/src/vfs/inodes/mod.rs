@@ -20,7 +20,6 @@
 //! the same count and nothing longer than that. Whoever gives a number must count it before the
 //! reply is sent, because the kernel may forget it on another thread right after.
 
-mod identity;
 mod inode;
 mod numbers;
 mod readers;
@@ -30,16 +29,14 @@ use std::sync::Arc;
 
 use tinyp2p_net::model::{Attributes, Kind, Mode, RelPath, UnixTime, Version};
 
-use crate::view::merge::{EntrySource, Item, MemberRef};
-pub use identity::{InodeIdentity, Vantage, number_by_itself};
-use identity::{InodeKey, hash_of, number_of};
+use crate::network::MemberRef;
+pub use crate::view::identity::{InodeIdentity, ROOT, Vantage};
+use crate::view::identity::{InodeKey, hash_of, number_of};
+use crate::view::merge::{EntrySource, Item};
 pub use inode::Inode;
 use numbers::NumberMap;
 pub use readers::Pages;
 use readers::Readers;
-
-/// The number of the mount's root.
-pub const ROOT: u64 = 1;
 
 /// Tables of up to this size are not worth shrinking.
 const MIN_CAPACITY: usize = 4096;

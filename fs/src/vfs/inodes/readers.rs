@@ -6,8 +6,8 @@ use std::sync::Arc;
 use tinyp2p_net::model::Attributes;
 
 use super::Inodes;
-use super::identity::{InodeKey, Vantage, hash_of};
 use crate::vfs::open_content::{ContentState, OpenContent};
+use crate::view::identity::{InodeKey, Vantage, hash_of};
 use crate::view::merge::Item;
 
 /// Those who read one file.

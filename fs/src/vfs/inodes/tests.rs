@@ -6,6 +6,7 @@ use tinyp2p_net::model::{ContentId, Name, PeerId, Root};
 use super::*;
 use crate::vfs::control_fs::is_hidden;
 use crate::vfs::open_content::ContentState;
+use crate::view::identity::number_by_itself;
 
 fn path() -> RelPath {
     RelPath::new(b"d/a").unwrap()

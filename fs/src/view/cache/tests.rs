@@ -3,10 +3,10 @@ use tinyp2p_net::model::{Attributes, Entry, Mode, Version};
 use tinyp2p_net::protocol::wire::{Change, Depth, Listing};
 
 use super::*;
+use crate::network::MemberRef;
 use crate::view::directory::Said;
 use crate::view::freshness::FRESH;
 use crate::view::kept_replies::MAX_CHANGED;
-use crate::view::merge::MemberRef;
 
 fn path(text: &str) -> RelPath {
     RelPath::new(text.as_bytes()).unwrap()

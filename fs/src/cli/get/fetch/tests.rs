@@ -10,8 +10,8 @@ use super::super::queue::Queue;
 use super::super::target::Target;
 use super::super::upcoming::UpcomingJobs;
 use super::*;
+use crate::network::MemberRef;
 use crate::testing::MemoryNetwork;
-use crate::view::merge::MemberRef;
 
 const CONTENT: &[u8] = &[42; 300_000];
 

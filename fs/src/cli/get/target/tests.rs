@@ -7,7 +7,7 @@ use tinyp2p_net::model::{PeerId, Root, Version};
 
 use super::super::plan::Holder;
 use super::*;
-use crate::view::merge::MemberRef;
+use crate::network::MemberRef;
 
 fn holder(member: u8, version: u64) -> Holder {
     Holder {

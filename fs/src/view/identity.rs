@@ -7,8 +7,10 @@ use std::hash::{BuildHasher, BuildHasherDefault};
 use siphasher::sip::SipHasher13;
 use tinyp2p_net::model::{Kind, PeerId, RelPath, Root, Version};
 
-use super::ROOT;
 use crate::view::merge::{EntrySource, Item};
+
+/// The number of the mount's root.
+pub const ROOT: u64 = 1;
 
 /// Numbers of things are not above this: those above belong to this program
 /// ([`control_fs`](crate::vfs::control_fs)).
@@ -56,7 +58,7 @@ pub enum InodeIdentity {
 
 impl InodeIdentity {
     /// What a file is that has this root, if it has one, and this size, if that is known.
-    pub(super) fn of_file(root: Option<Root>, size: u64, source: &EntrySource) -> Self {
+    pub(crate) fn of_file(root: Option<Root>, size: u64, source: &EntrySource) -> Self {
         match root {
             _ if size == 0 => Self::Empty,
             Some(root) => Self::Root { root, size },
@@ -69,15 +71,15 @@ impl InodeIdentity {
     }
 }
 
-pub(super) type InodeKey = (RelPath, InodeIdentity);
+pub(crate) type InodeKey = (RelPath, InodeIdentity);
 
 /// What leads to the number of a thing: the same on every machine.
-pub(super) fn hash_of(path: &RelPath, identity: &InodeIdentity) -> u64 {
+pub(crate) fn hash_of(path: &RelPath, identity: &InodeIdentity) -> u64 {
     BuildHasherDefault::<SipHasher13>::default().hash_one((path, identity))
 }
 
 /// The number that a thing with this hash has, if nothing else has it.
-pub(super) fn number_of(hash: u64) -> u64 {
+pub(crate) fn number_of(hash: u64) -> u64 {
     let number = hash & MAX_NUMBER;
     // Neither none nor the root.
     if number > ROOT { number } else { number + 2 }
@@ -86,7 +88,7 @@ pub(super) fn number_of(hash: u64) -> u64 {
 /// The number of `item`, which members have at `path`, as long as nothing else has that; in a
 /// directory of the tree of all. It is that by which a program finds the file that sorts what it
 /// reads by number.
-pub fn number_by_itself(path: &RelPath, item: &Item) -> u64 {
+pub(crate) fn number_by_itself(path: &RelPath, item: &Item) -> u64 {
     let identity = match (item.kind, item.sources.first()) {
         (Kind::File, Some(source)) => InodeIdentity::of_file(item.root, item.size, source),
         _ => InodeIdentity::Directory(Vantage::Merged),
