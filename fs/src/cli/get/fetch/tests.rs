@@ -32,9 +32,10 @@ impl Rig {
         let (mut holders, mut root) = (Vec::new(), None);
         for (seed, behaviour) in (1..).zip(behaviours) {
             let peer = network.join(&format!("m{seed}"), seed);
-            let attributes = match is_rooted {
-                true => peer.put_rooted("x", CONTENT, 1),
-                false => peer.put("x", CONTENT, 1),
+            let attributes = if is_rooted {
+                peer.put_rooted("x", CONTENT, 1)
+            } else {
+                peer.put("x", CONTENT, 1)
             };
             peer.behave(*behaviour);
             root = attributes.root;
