@@ -223,7 +223,7 @@ fn remember_root(node: &Node, name: &str, tree: &HashTree) {
     let place = FileLocation {
         path,
         inode: 0,
-        size: found.attributes[0].map_or(0, |found| found.size),
+        size: found.attributes[0].map_or(0, |found| found.size.or_zero()),
     };
     roots.insert(version, &place, tree).expect("insert");
     roots.flush().expect("flush");

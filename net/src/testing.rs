@@ -11,6 +11,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::content::merkle::{BLOCK, HashTree, SUBTREE_BLOCKS, TreeHasher, leaf};
 use crate::error::Error;
+use crate::model::FileSize;
 use crate::model::{
     Attributes, ByteRange, ContentId, Entry, Kind, Mode, Name, PeerId, RelPath, Root, UnixTime,
     Version,
@@ -126,7 +127,7 @@ impl MemoryPeer {
         let attributes = Attributes {
             kind: Kind::File,
             mode: Mode::Plain,
-            size,
+            size: size.into(),
             mtime: mtime.into(),
             version,
             root: None,
@@ -488,7 +489,7 @@ impl MemoryPeer {
         change(content);
         let state = fingerprint(content) ^ (mtime as u64).rotate_left(32);
         *attributes = Attributes {
-            size: content.len() as u64,
+            size: (content.len() as u64).into(),
             mtime: mtime.into(),
             version: Version::of(attributes.version.0, state),
             root: None,
@@ -613,7 +614,7 @@ impl MemoryPeer {
 const ENDLESS: Attributes = Attributes {
     kind: Kind::File,
     mode: Mode::Plain,
-    size: 1,
+    size: FileSize::Known(1),
     mtime: UnixTime::EPOCH,
     version: Version(1),
     root: None,
@@ -622,7 +623,7 @@ const ENDLESS: Attributes = Attributes {
 const DIRECTORY: Attributes = Attributes {
     kind: Kind::Directory,
     mode: Mode::Plain,
-    size: 0,
+    size: FileSize::ZERO,
     mtime: UnixTime::EPOCH,
     version: Version(1),
     root: None,
@@ -759,7 +760,9 @@ impl Peer for MemoryPeer {
             None => BatchAnswer::NotFound,
             Some(_) if self.locked.lock().contains(&item.path) => BatchAnswer::Forbidden,
             Some((attributes, _)) if attributes.version != item.version => BatchAnswer::Changed,
-            Some((attributes, _)) if attributes.size > MAX_SMALL_FILE => BatchAnswer::TooLarge,
+            Some((attributes, _)) if attributes.size.or_zero() > MAX_SMALL_FILE => {
+                BatchAnswer::TooLarge
+            }
             Some((_, content)) => {
                 let mut bytes = content.clone();
                 if let (Behaviour::Lying, Some(first)) = (behaviour, bytes.first_mut()) {

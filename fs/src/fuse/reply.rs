@@ -6,7 +6,7 @@ use fuser::{
     Errno, FileAttr, FileType, Generation, INodeNo, ReplyAttr, ReplyDirectoryPlus, ReplyEmpty,
     ReplyEntry, ReplyOpen, ReplyXattr,
 };
-use tinyp2p_net::model::{Attributes, Kind, Mode, UnixTime};
+use tinyp2p_net::model::{FileSize, Kind, Mode, UnixTime};
 
 use crate::errno::{self, Error};
 use crate::vfs::Attr;
@@ -78,7 +78,7 @@ impl Attr {
         inode: 0,
         kind: Kind::File,
         mode: Mode::Plain,
-        size: 0,
+        size: FileSize::ZERO,
         mtime: UnixTime::EPOCH,
         may_grow: false,
     };
@@ -106,7 +106,7 @@ impl MountOwner {
             (Kind::File, _) => 0o444,
         };
         let mtime = time(attr.mtime);
-        let size = if is_measured(attr) { attr.size } else { 0 };
+        let size = attr.size.or_zero();
         FileAttr {
             ino: INodeNo(attr.inode),
             size,
@@ -129,15 +129,11 @@ impl MountOwner {
     }
 }
 
-fn is_measured(attr: Attr) -> bool {
-    attr.size != Attributes::UNKNOWN_SIZE
-}
-
 /// How long the kernel may go by `attr`. What has no size yet is looked at again by everybody: an
 /// open may have given it one. So is a file that is open: whoever asks again does so to see whether
 /// it has grown.
 pub(super) fn ttl(attr: Attr) -> Duration {
-    if is_measured(attr) && !attr.may_grow {
+    if attr.size.is_known() && !attr.may_grow {
         TTL
     } else {
         Duration::ZERO

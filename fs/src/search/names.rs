@@ -148,7 +148,7 @@ mod tests {
         let attributes = Attributes {
             kind: Kind::File,
             mode: Mode::Plain,
-            size,
+            size: size.into(),
             mtime: 1.into(),
             version: Version(size),
             root: None,

@@ -1,6 +1,6 @@
 //! What operations on the mount answer with: attributes, lookups, entries, figures, bytes.
 
-use tinyp2p_net::model::{Kind, Mode, UnixTime};
+use tinyp2p_net::model::{FileSize, Kind, Mode, UnixTime};
 
 use super::inodes::Inode;
 use crate::errno::Error;
@@ -17,9 +17,8 @@ pub struct Attr {
     pub kind: Kind,
     /// What can be done with it.
     pub mode: Mode,
-    /// Bytes; 0 for a directory; [`UNKNOWN_SIZE`](tinyp2p_net::model::Attributes::UNKNOWN_SIZE)
-    /// while nobody who has the file names it.
-    pub size: u64,
+    /// How much content there is; none for a directory.
+    pub size: FileSize,
     /// When the content was last modified.
     pub mtime: UnixTime,
     /// True for a file that somebody has open: it may have grown a moment later.

@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tinyp2p_net::model::{Kind, Mode, UnixTime};
+use tinyp2p_net::model::{FileSize, Kind, Mode, UnixTime};
 
 use super::handles::DirectoryKind;
 use super::inodes::ROOT;
@@ -198,7 +198,7 @@ impl Hidden {
                 inode: number,
                 kind: Kind::Directory,
                 mode: Mode::Plain,
-                size: 0,
+                size: FileSize::ZERO,
                 mtime: UnixTime::now(),
                 may_grow: false,
             });
@@ -293,7 +293,7 @@ impl State {
             inode: number,
             kind,
             mode: Mode::Plain,
-            size,
+            size: size.into(),
             mtime: self.made,
             may_grow: false,
         }

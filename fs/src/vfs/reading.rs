@@ -18,7 +18,7 @@ use tinyp2p_net::config::READ_DEADLINE;
 use tinyp2p_net::content::merkle::TreeHasher;
 use tinyp2p_net::download::{Availability, Download, ReaderPatience, UpcomingFiles};
 use tinyp2p_net::error::Error as NetError;
-use tinyp2p_net::model::{Attributes, ByteRange, ContentId, Kind, Mode, RelPath, UnixTime};
+use tinyp2p_net::model::{ByteRange, ContentId, Kind, Mode, RelPath, UnixTime};
 use tinyp2p_net::peer::Peer;
 use tinyp2p_net::protocol::wire::{FaultCode, MAX_SMALL_FILE, Snapshot};
 
@@ -103,8 +103,7 @@ impl Filesystem {
             Availability::File(version) => Some((source.peer.id(), version)),
             Availability::Blocks => None,
         });
-        let Some((member, version)) = holder.filter(|_| inode.size != Attributes::UNKNOWN_SIZE)
-        else {
+        let Some(((member, version), size)) = holder.zip(inode.size.known()) else {
             // The kernel looks the name up again and comes back with what it leads to now.
             self.invalidate(&inode.path);
             return Err(Error::Replaced);
@@ -113,11 +112,11 @@ impl Filesystem {
             member,
             version,
             content: inode.content(),
-            size: inode.size,
+            size,
             renewals: 0,
         };
         let siblings = Arc::clone(&self.trees) as Arc<dyn UpcomingFiles>;
-        let (size, root) = (inode.size, inode.root());
+        let root = inode.root();
         let as_listed = self.engine.open_among(sources, size, root, siblings);
         let state = self.present_state(&inode, listed, &as_listed, wait)?;
         let begun = self.inodes.lock().begin_reading(number, state);
@@ -332,7 +331,7 @@ impl Filesystem {
             let latest = sources.find(|source| source.member.id == state.member);
             let latest = ContentState {
                 version: latest.map_or(state.version, |source| source.version),
-                size: inode.size,
+                size: inode.size.or_zero(),
                 ..state
             };
             let found = filesystem.begins_with(file, latest, own, asked)?;

@@ -74,7 +74,8 @@ impl Filesystem {
     /// blocks of it.
     pub(super) fn sources(&self, inode: &Inode) -> Vec<FileSource> {
         let holders = inode.readable().filter(|_| !inode.is_replaced);
-        self.sources_among(&inode.path, holders, inode.root(), inode.size)
+        let size = inode.size.or_zero();
+        self.sources_among(&inode.path, holders, inode.root(), size)
     }
 
     /// The same for a content of which these are the `holders`, at `path`.

@@ -119,7 +119,7 @@ fn lookup_shows_the_members_attributes() {
     let attr = setup.find("d/x").unwrap();
     assert_eq!(
         (attr.kind, attr.size, attr.mtime),
-        (Kind::File, 5, 1_700_000_000_123_456_789.into())
+        (Kind::File, 5.into(), 1_700_000_000_123_456_789.into())
     );
     assert_eq!(setup.find("d").unwrap().kind, Kind::Directory);
     assert_eq!(
@@ -302,7 +302,7 @@ fn open_file_grows_and_keeps_its_number() {
     setup.ann.append("log", &more, 2);
     setup.filesystem.invalidate(&path("log"));
     let grown = setup.filesystem.getattr(opened.inode, wait()).unwrap();
-    assert_eq!((grown.size, grown.inode), (150_004, opened.inode));
+    assert_eq!((grown.size, grown.inode), (150_004.into(), opened.inode));
     assert_eq!(setup.find("log").unwrap().inode, opened.inode);
     let tail = setup.read(handle, 99_990, 14 + 10).unwrap();
     assert_eq!(tail, [&first[99_990..], &more[..14]].concat());
@@ -553,10 +553,10 @@ fn prefetched_entry_shows_what_came_later() {
     setup.filesystem.readdirplus_ahead(handle);
     let number = setup.find("d/05").unwrap().inode;
     let mut inodes = setup.filesystem.inodes.lock();
-    inodes.get_mut(number).unwrap().size = 4711;
+    inodes.get_mut(number).unwrap().size = 4711.into();
     drop(inodes);
     let page = setup.page(handle, offset, 1);
-    assert_eq!((page[0].2.inode, page[0].2.size), (number, 4711));
+    assert_eq!((page[0].2.inode, page[0].2.size), (number, 4711.into()));
 }
 
 #[test]

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use tinyp2p_net::model::{Attributes, Kind, RelPath};
+use tinyp2p_net::model::{Kind, RelPath};
 
 use super::Filesystem;
 use super::control_fs::is_hidden;
@@ -74,11 +74,7 @@ impl Filesystem {
                 Kind::File => "file".to_owned(),
                 Kind::Directory => "directory".to_owned(),
             },
-            size: if inode.size == Attributes::UNKNOWN_SIZE {
-                0
-            } else {
-                inode.size
-            },
+            size: inode.size.or_zero(),
             mtime: inode.mtime.in_nanoseconds(),
             root: inode.root().map(|root| root.to_string()),
             sources: sources.collect(),

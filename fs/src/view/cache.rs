@@ -357,10 +357,10 @@ impl DirectoryTotals {
         let files = directory
             .items
             .iter()
-            .filter(|item| item.kind == Kind::File && item.is_measured());
+            .filter(|item| item.kind == Kind::File);
         Self {
             items: directory.items.len(),
-            bytes: files.fold(0, |sum, file| sum.saturating_add(file.size)),
+            bytes: files.fold(0, |sum, file| sum.saturating_add(file.size.or_zero())),
         }
     }
 }

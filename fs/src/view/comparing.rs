@@ -139,7 +139,7 @@ mod tests {
                 attributes: Attributes {
                     kind: Kind::File,
                     mode: Mode::Plain,
-                    size: *size,
+                    size: (*size).into(),
                     mtime: 1.into(),
                     version: Version(1),
                     root: root.map(|byte| Root::from_bytes([byte; 32])),

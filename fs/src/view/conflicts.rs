@@ -226,7 +226,7 @@ mod tests {
             name: name(shown),
             original: original.map(name),
             kind,
-            size: 0,
+            size: 0.into(),
             mtime: 0.into(),
             root: None,
             sources: Arc::new([]),
@@ -235,7 +235,7 @@ mod tests {
 
     fn conflict(shown: &str, plain: &str) -> Item {
         Item {
-            size: 1,
+            size: 1.into(),
             ..item(shown, Some(plain), Kind::File)
         }
     }
@@ -295,13 +295,13 @@ mod tests {
         };
         let lied = Item {
             sources: Arc::new([source]),
-            ..sized(conflict("x (eve)", "x"), 5, None)
+            ..sized(conflict("x (eve)", "x"), 5.into(), None)
         };
         let items = [
-            sized(item("x", None, Kind::File), 5, Some(1)),
-            sized(conflict("x (ann)", "x"), 5, None),
-            sized(conflict("x (bob)", "x"), 6, None),
-            sized(conflict("x (carl)", "x"), 5, Some(2)),
+            sized(item("x", None, Kind::File), 5.into(), Some(1)),
+            sized(conflict("x (ann)", "x"), 5.into(), None),
+            sized(conflict("x (bob)", "x"), 6.into(), None),
+            sized(conflict("x (carl)", "x"), 5.into(), Some(2)),
             lied,
         ];
         let mut conflicts = Conflicts::default();

@@ -9,7 +9,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, OnceLock};
 
 use tinyp2p_net::budget::{Held, Reservation, entry_of, heap, merging, text, unmerged};
-use tinyp2p_net::model::{Attributes, Entry, Kind, Name, PeerId, RelPath, UnixTime};
+use tinyp2p_net::model::{Attributes, Entry, FileSize, Kind, Name, PeerId, RelPath, UnixTime};
 use tinyp2p_net::protocol::wire::Listing;
 
 use super::NameLookup;
@@ -304,7 +304,7 @@ fn attributes(item: &Item) -> Option<Attributes> {
         kind: item.kind,
         mode: source.mode,
         size: if item.kind == Kind::Directory {
-            0
+            FileSize::ZERO
         } else {
             item.size
         },

@@ -5,7 +5,7 @@
 use std::hash::{BuildHasher, BuildHasherDefault};
 
 use siphasher::sip::SipHasher13;
-use tinyp2p_net::model::{Kind, PeerId, RelPath, Root, Version};
+use tinyp2p_net::model::{FileSize, Kind, PeerId, RelPath, Root, Version};
 
 use crate::view::merge::{EntrySource, Item};
 
@@ -50,18 +50,17 @@ pub enum InodeIdentity {
         member: PeerId,
         /// The version of the file there.
         version: Version,
-        /// Bytes; [`UNKNOWN_SIZE`](tinyp2p_net::model::Attributes::UNKNOWN_SIZE) while only its
-        /// name is known.
-        size: u64,
+        /// Unknown while only its name is known.
+        size: FileSize,
     },
 }
 
 impl InodeIdentity {
-    /// What a file is that has this root, if it has one, and this size, if that is known.
-    pub(crate) fn of_file(root: Option<Root>, size: u64, source: &EntrySource) -> Self {
-        match root {
-            _ if size == 0 => Self::Empty,
-            Some(root) => Self::Root { root, size },
+    /// What a file is that has this root, if it has one, and this size.
+    pub(crate) fn of_file(root: Option<Root>, size: FileSize, source: &EntrySource) -> Self {
+        match root.zip(size.known()) {
+            _ if size == FileSize::ZERO => Self::Empty,
+            Some((root, size)) => Self::Root { root, size },
             None => Self::Source {
                 member: source.member.id,
                 version: source.version,

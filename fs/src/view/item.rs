@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tinyp2p_net::model::{Attributes, Kind, Mode, Name, Root, UnixTime, Version};
+use tinyp2p_net::model::{FileSize, Kind, Mode, Name, Root, UnixTime, Version};
 
 use crate::network::MemberRef;
 
@@ -26,9 +26,8 @@ pub struct Item {
     pub original: Option<Name>,
     /// File or directory.
     pub kind: Kind,
-    /// Bytes of content; 0 for a directory; [`Attributes::UNKNOWN_SIZE`] if nobody who
-    /// has it tells.
-    pub size: u64,
+    /// How much content there is; none for a directory.
+    pub size: FileSize,
     /// The newest modification time among the sources, nanoseconds since 1970.
     pub mtime: UnixTime,
     /// The content root, if it is known: each source has named it.
@@ -38,11 +37,6 @@ pub struct Item {
 }
 
 impl Item {
-    /// False for a file of which only the name is known.
-    pub fn is_measured(&self) -> bool {
-        self.size != Attributes::UNKNOWN_SIZE
-    }
-
     /// What can be done with it: whoever can read it, has it for all.
     pub fn mode(&self) -> Mode {
         mode_of(&self.sources)

@@ -27,7 +27,9 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tinyp2p_net::model::{Attributes, ContentId, Entry, Kind, Mode, Name, PeerId, Root, UnixTime};
+use tinyp2p_net::model::{
+    Attributes, ContentId, Entry, FileSize, Kind, Mode, Name, PeerId, Root, UnixTime,
+};
 
 use super::distinct_names::DistinctNames;
 use super::fair_share::share_fairly;
@@ -141,7 +143,7 @@ pub fn may_be_conflict(name: &Name) -> bool {
 
 impl Row {
     fn is_possible(&self) -> bool {
-        self.attributes.size <= MAX_FILE_BYTES || self.is_unmeasured()
+        self.attributes.size.or_zero() <= MAX_FILE_BYTES
     }
 
     /// By far the most names have one content at one member, which needs no ranking.
@@ -154,7 +156,7 @@ impl Row {
             version,
             root,
         } = self.attributes;
-        let root = root.filter(|_| kind == Kind::File && size > 0);
+        let root = root.filter(|_| kind == Kind::File && size.or_zero() > 0);
         let source = EntrySource {
             member: self.member,
             version,
@@ -164,7 +166,11 @@ impl Row {
             name: self.name,
             original: None,
             kind,
-            size: if kind == Kind::Directory { 0 } else { size },
+            size: if kind == Kind::Directory {
+                FileSize::ZERO
+            } else {
+                size
+            },
             mtime,
             root,
             sources: Arc::new([source]),
@@ -173,7 +179,7 @@ impl Row {
 
     fn is_unmeasured(&self) -> bool {
         let Attributes { kind, size, .. } = self.attributes;
-        kind == Kind::File && size == Attributes::UNKNOWN_SIZE
+        kind == Kind::File && !size.is_known()
     }
 }
 
@@ -217,9 +223,9 @@ fn file_contents(files: Vec<Row>) -> Vec<MergedContent> {
     let mut contents = Vec::new();
     for row in files {
         let Attributes { size, root, .. } = row.attributes;
-        match root {
-            _ if size == 0 => empty.push(row),
-            Some(root) => rooted
+        match root.zip(size.known()) {
+            _ if size == FileSize::ZERO => empty.push(row),
+            Some((root, size)) => rooted
                 .entry(ContentId { root, size })
                 .or_default()
                 .push(row),
@@ -281,7 +287,11 @@ impl MergedContent {
             name,
             original: None,
             kind,
-            size: if kind == Kind::Directory { 0 } else { size },
+            size: if kind == Kind::Directory {
+                FileSize::ZERO
+            } else {
+                size
+            },
             mtime,
             root,
             sources: sources.collect(),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use tinyp2p_net::error::Error as NetError;
-use tinyp2p_net::model::{Attributes, Kind, Mode, RelPath};
+use tinyp2p_net::model::{Attributes, FileSize, Kind, Mode, RelPath};
 use tinyp2p_net::peer::Purpose;
 
 use super::merge::{self, Item};
@@ -22,7 +22,7 @@ impl View {
         wait: Wait,
     ) -> Result<NameLookup, Error> {
         let item = match found {
-            NameLookup::Item(item) if !item.is_measured() => item,
+            NameLookup::Item(item) if !item.size.is_known() => item,
             other => return Ok(other),
         };
         let Wait::Until(deadline) = wait else {
@@ -36,7 +36,7 @@ impl View {
             let unknown = Attributes {
                 kind: Kind::File,
                 mode: Mode::Plain,
-                size: Attributes::UNKNOWN_SIZE,
+                size: FileSize::Unknown,
                 mtime: item.mtime,
                 version: source.version,
                 root: None,

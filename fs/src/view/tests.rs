@@ -44,7 +44,7 @@ fn names(directory: &MergedDirectory) -> Vec<String> {
 /// What a lookup of one path says: the size of the file there, if anything is there.
 fn size(view: &View, directory: &str, text: &str) -> Option<u64> {
     match view.find(&path(directory), &name(text), within(SOON)) {
-        Ok(NameLookup::Item(item)) => Some(item.size),
+        Ok(NameLookup::Item(item)) => Some(item.size.or_zero()),
         Ok(NameLookup::Nothing { .. }) | Err(Error::Silent(_)) => None,
         Err(error) => panic!("{error}"),
     }

@@ -133,7 +133,7 @@ pub(crate) fn is_small(size: u64) -> bool {
 /// `item` as a small file that may be read from `member`, as an open of it would
 /// choose its sources.
 fn small(item: &Item, directory: &RelPath, member: PeerId) -> Option<SmallFile> {
-    if item.kind != Kind::File || !is_small(item.size) {
+    if item.kind != Kind::File || !is_small(item.size.or_zero()) {
         return None;
     }
     let mut sources = item.sources.iter();
@@ -147,7 +147,7 @@ fn small(item: &Item, directory: &RelPath, member: PeerId) -> Option<SmallFile> 
     Some(SmallFile {
         path: directory.join(item.name_at_members()).ok()?,
         version: source.version,
-        size: item.size,
+        size: item.size.or_zero(),
         root: item.root,
     })
 }

@@ -33,7 +33,7 @@ impl Rig {
     fn open(&self) -> Download {
         self.engine.open(
             vec![source(&self.peer, &self.attributes)],
-            self.attributes.size,
+            self.attributes.size.or_zero(),
             None,
         )
     }
@@ -97,15 +97,15 @@ impl Holders {
         let sources = self.peers.iter().map(|peer| source(peer, &self.attributes));
         self.engine.open(
             sources.collect(),
-            self.attributes.size,
+            self.attributes.size.or_zero(),
             self.attributes.root,
         )
     }
 
     /// Reads all of it in steps of a kernel readahead, `each` being called in between.
     fn read_all(&self, download: &Download, mut each: impl FnMut(u64)) {
-        for at in (0..self.attributes.size).step_by(131_072) {
-            let len = 131_072.min(self.attributes.size - at);
+        for at in (0..self.attributes.size.or_zero()).step_by(131_072) {
+            let len = 131_072.min(self.attributes.size.or_zero() - at);
             let got = read(download, at, len).unwrap();
             assert!(
                 got == self.content[at as usize..][..len as usize],
@@ -138,9 +138,16 @@ fn sequential_reader_needs_few_requests() {
     let rig = rig(20 * MIB + 17);
     let download = rig.open();
     let mut got = Vec::new();
-    while (got.len() as u64) < rig.attributes.size {
+    while (got.len() as u64) < rig.attributes.size.or_zero() {
         let at = got.len() as u64;
-        got.extend(read(&download, at, (128 * 1024).min(rig.attributes.size - at)).unwrap());
+        got.extend(
+            read(
+                &download,
+                at,
+                (128 * 1024).min(rig.attributes.size.or_zero() - at),
+            )
+            .unwrap(),
+        );
     }
     assert!(got == rig.content);
     // A reader that is never starved keeps the first window, 256 KiB, and each request is
@@ -403,7 +410,7 @@ fn reader_supplies_once_the_holder_leaves() {
     let rig = holders(1, 8 * MIB, None);
     let reader = Arc::new(MemoryPeer::new(7));
     reader.keep(&rig.content, ByteRange::new(0, 8 * MIB));
-    let (holder, size) = (&rig.peers[0], rig.attributes.size);
+    let (holder, size) = (&rig.peers[0], rig.attributes.size.or_zero());
     let sources = vec![
         source(holder, &rig.attributes),
         with(source(&reader, &rig.attributes), Availability::Blocks),
@@ -467,7 +474,7 @@ fn frozen_supplier_blocks_no_others() {
     ];
     let download = rig
         .engine
-        .open(sources, rig.attributes.size, rig.attributes.root);
+        .open(sources, rig.attributes.size.or_zero(), rig.attributes.root);
     assert!(read(&download, 0, 1000).unwrap() == rig.content[..1000]);
     rig.peers[0].behave(Behaviour::Gone);
     let begun = Instant::now();
@@ -495,7 +502,7 @@ fn holder_fills_gaps_between_kept_parts() {
     ];
     let download = rig
         .engine
-        .open(sources, rig.attributes.size, rig.attributes.root);
+        .open(sources, rig.attributes.size.or_zero(), rig.attributes.root);
     rig.read_all(&download, |_| ());
     assert!(some.opens() > 1, "it was asked only {} times", some.opens());
     assert_eq!(none.opens(), 1, "one that has nothing is asked once");

@@ -155,7 +155,7 @@ fn contents(share: Option<&Share>, name: &[u8]) -> Result<ContentsDocument, Stri
             Err(fault) if fault.is_absence() => return Ok(Err(absent())),
             Err(fault) => return Ok(Err(fault.message)),
         };
-        if file.attributes().size > MAX_CONTENTS {
+        if file.size() > MAX_CONTENTS {
             return Ok(Err(format!(
                 "the file has more than {MAX_CONTENTS} bytes, the most that are sent in this protocol"
             )));
@@ -183,7 +183,7 @@ fn form(file: &SharedFile) -> io::Result<Form> {
     let mut survey = Survey::default();
     let mut buffer = vec![0; PIECE];
     let mut offset = 0;
-    while offset < file.attributes().size {
+    while offset < file.size() {
         let count = file.read_at(offset, &mut buffer)?;
         if !survey.is_text(&buffer[..count]) {
             return Ok(Form::Base64);
@@ -206,12 +206,12 @@ const CONTENTS: u64 = 1;
 
 impl DocumentStream for ContentsDocument {
     fn total_bytes(&self) -> u64 {
-        self.form.document_bytes(self.file.attributes().size)
+        self.form.document_bytes(self.file.size())
     }
 
     /// The head has position 0, and the tail the one behind all contents.
     fn piece(&self, position: u64) -> io::Result<Option<(Vec<u8>, u64)>> {
-        let size = self.file.attributes().size;
+        let size = self.file.size();
         let Some(offset) = position.checked_sub(CONTENTS) else {
             return Ok(Some((self.form.head().to_vec(), CONTENTS)));
         };
@@ -230,7 +230,7 @@ impl ContentsDocument {
     /// Reads the contents at `offset`, and writes them as the form has it. Also the
     /// offset behind them.
     fn contents(&self, offset: u64) -> io::Result<(Vec<u8>, u64)> {
-        let left = self.file.attributes().size.saturating_sub(offset);
+        let left = self.file.size().saturating_sub(offset);
         let mut buffer = vec![0; usize::try_from(left).map_or(PIECE, |left| left.min(PIECE))];
         let read = |at, part: &mut [u8]| self.file.read_at(at, part);
         let filled = read_full(offset, &mut buffer, read)?;

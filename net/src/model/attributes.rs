@@ -33,9 +33,8 @@ pub struct Attributes {
     pub kind: Kind,
     /// What its permissions allow the member.
     pub mode: Mode,
-    /// Bytes of content; 0 for a directory. [`Attributes::UNKNOWN_SIZE`] for a file of a member
-    /// that does not tell.
-    pub size: u64,
+    /// How much content there is; none for a directory.
+    pub size: FileSize,
     /// When the content was last modified.
     pub mtime: UnixTime,
     /// The state that these attributes describe.
@@ -44,10 +43,48 @@ pub struct Attributes {
     pub root: Option<Root>,
 }
 
-impl Attributes {
-    /// The size of a file of which only the name is known. No file is so large, and
-    /// it never travels.
-    pub const UNKNOWN_SIZE: u64 = u64::MAX;
+/// How much content a file has, in bytes. Some members tell only names.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum FileSize {
+    /// So many bytes.
+    Known(u64),
+    /// Nobody has said. Never travels in this program's own protocol.
+    Unknown,
+}
+
+impl FileSize {
+    /// Nothing.
+    pub const ZERO: Self = Self::Known(0);
+
+    /// The bytes, if their number is known.
+    pub fn known(self) -> Option<u64> {
+        match self {
+            Self::Known(bytes) => Some(bytes),
+            Self::Unknown => None,
+        }
+    }
+
+    /// True unless nobody has said.
+    pub fn is_known(self) -> bool {
+        self.known().is_some()
+    }
+
+    /// The bytes; 0 where nobody has said, as a program that asks for a size has to be given one.
+    pub fn or_zero(self) -> u64 {
+        self.known().unwrap_or(0)
+    }
+}
+
+impl From<u64> for FileSize {
+    fn from(bytes: u64) -> Self {
+        Self::Known(bytes)
+    }
+}
+
+impl PartialEq<u64> for FileSize {
+    fn eq(&self, bytes: &u64) -> bool {
+        *self == Self::Known(*bytes)
+    }
 }
 
 /// One name of a directory.

@@ -13,7 +13,7 @@ pub mod text;
 mod time;
 
 pub use address::{Address, DEFAULT_PORT, PeerArgument};
-pub use attributes::{Attributes, ByteRange, Entry, Kind, Mode};
+pub use attributes::{Attributes, ByteRange, Entry, FileSize, Kind, Mode};
 pub use id::{ContentId, PeerId, Root, Version};
 pub use path::{MAX_NAME_BYTES, MAX_PATH_BYTES, Name, RelPath};
 pub use text::escaped;

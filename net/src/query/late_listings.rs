@@ -120,7 +120,7 @@ mod tests {
             attributes: Attributes {
                 kind: Kind::File,
                 mode: Mode::Plain,
-                size: 1,
+                size: 1.into(),
                 mtime: 1.into(),
                 version: Version(1),
                 root: None,

@@ -112,7 +112,7 @@ impl ContentRequest {
 
     /// From a shared file that has this content.
     fn send_file(&self, file: &Arc<SharedFile>) -> io::Result<Response<Body>> {
-        let size = file.attributes().size;
+        let size = file.size();
         let (code, range) = match self.part_of(size) {
             Ok(part) => part,
             Err(refusal) => return Ok(*refusal),

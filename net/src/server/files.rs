@@ -85,7 +85,7 @@ fn serve_now<B>(
     }
     let file = Arc::new(share.open_file_now(path)?);
     let attributes = file.attributes();
-    let (tag, size) = (attributes.version.entity_tag(), attributes.size);
+    let (tag, size) = (attributes.version.entity_tag(), file.size());
     let (code, range) = sent(&decide(method, fields, &tag, size), size)?;
     let work = caller.connection.work.clone();
     match FileBody::begin_now(&file, range, work, &caller.context.buffers) {
@@ -138,7 +138,7 @@ impl FileRequest {
             Err(fault) => return Ok((status(self.refusal(&fault)), false)),
         };
         let attributes = file.attributes();
-        let (tag, size) = (attributes.version.entity_tag(), attributes.size);
+        let (tag, size) = (attributes.version.entity_tag(), file.size());
         let decision = decide(&self.method, &self.fields, &tag, size);
         let Some((code, range)) = sent(&decision, size) else {
             return Ok((refuse(decision, &tag, size), false));

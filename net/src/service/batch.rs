@@ -61,10 +61,10 @@ pub(crate) fn read(
     if attributes.version != item.version {
         return (version, BatchAnswer::Changed);
     }
-    if attributes.size > MAX_SMALL_FILE || !fits(attributes.size) {
+    if file.size() > MAX_SMALL_FILE || !fits(file.size()) {
         return (version, BatchAnswer::TooLarge);
     }
-    let answer = match read_whole(&file, attributes.size as usize) {
+    let answer = match read_whole(&file, file.size() as usize) {
         Ok(bytes) => BatchAnswer::Whole(bytes),
         Err(error) if is_changed(&error) => BatchAnswer::Changed,
         Err(error) => {

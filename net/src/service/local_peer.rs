@@ -66,7 +66,7 @@ impl Peer for LocalPeer {
                 _ => Error::Fault { who: who(), fault },
             })?;
         let attributes = file.attributes();
-        if attributes.version != version || range.end > attributes.size {
+        if attributes.version != version || range.end > file.size() {
             return Err(Error::Changed { who: who() });
         }
         Ok(Box::new(LocalStream {
@@ -96,7 +96,7 @@ impl Peer for LocalPeer {
                     },
                 })?;
         let size = match &content {
-            SharedContent::File(file) => file.attributes().size,
+            SharedContent::File(file) => file.size(),
             SharedContent::Former(file) => file.content().size,
         };
         let remaining = ByteRange::new(range.start, range.end.min(size));

@@ -130,7 +130,7 @@ impl Fixture {
         let file = self
             .share
             .open_file(&RelPath::new(below.as_ref()).unwrap(), Asker::Nobody)?;
-        let mut content = vec![0; file.attributes().size as usize];
+        let mut content = vec![0; file.size() as usize];
         let mut filled = 0;
         while filled < content.len() {
             filled += file.read_at(filled as u64, &mut content[filled..]).unwrap();

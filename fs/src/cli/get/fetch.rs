@@ -52,7 +52,7 @@ pub(super) fn fetch(
     parts: &[Vec<u8>],
     crew: &Crew<'_>,
 ) -> Result<Outcome, String> {
-    let (job, size) = (&task.job, task.job.size);
+    let (job, size) = (&task.job, task.job.size.or_zero());
     let in_words = |error: io::Error| error.to_string();
     let part = match crew.target.begin(job, parts).map_err(in_words)? {
         Begin::Part(part) => part,

@@ -94,8 +94,8 @@ pub(super) fn run(source: PasswordSource, args: GetArgs) -> Result<(), CommandFa
 fn progress_bar(jobs: &[Job]) -> ProgressBar {
     let bar = ProgressBar::new(
         jobs.iter()
-            .filter(|job| job.is_measured())
-            .map(|job| job.size)
+            .filter(|job| job.size.is_known())
+            .map(|job| job.size.or_zero())
             .sum(),
     );
     let template = "{percent:>3}% {bytes}/{total_bytes} {bytes_per_sec} {eta} {wide_msg}";
@@ -211,7 +211,7 @@ impl Crew<'_> {
         let path = task.job.path();
         self.bar
             .set_message(format!("{done} of {}, {path}", self.total));
-        if !task.job.is_measured() {
+        if !task.job.size.is_known() {
             let outcome = match self.target.has(&task.job) {
                 Ok(true) => Some(Ok(Outcome::Existed)),
                 Ok(false) => self.measure(&mut task.job).transpose(),
@@ -274,7 +274,7 @@ impl Crew<'_> {
                         version: found.version,
                         ..holder
                     }];
-                    self.bar.inc_length(found.size);
+                    self.bar.inc_length(found.size.or_zero());
                     return Ok(None);
                 }
                 // Only if nobody failed in another way, nobody has it.
@@ -365,7 +365,7 @@ fn count(tally: &mut Tally, job: &Job, outcome: &Result<Outcome, String>) {
     match outcome {
         Ok(Outcome::Fetched) => {
             tally.fetched += 1;
-            tally.bytes += job.size;
+            tally.bytes += job.size.or_zero();
         }
         Ok(Outcome::Existed) => tally.existed += 1,
         Ok(Outcome::LeftOut) => tally.left_out += 1,

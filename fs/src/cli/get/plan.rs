@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tinyp2p_net::model::{
-    Attributes, Entry, Kind, Mode, Name, PeerId, RelPath, Root, UnixTime, Version,
+    Attributes, Entry, FileSize, Kind, Mode, Name, PeerId, RelPath, Root, UnixTime, Version,
 };
 
 use crate::cli::commands::search::FilesByMember;
@@ -21,8 +21,8 @@ pub(super) struct Job {
     /// The name, and the directory below the target.
     pub(super) directory: RelPath,
     pub(super) name: Name,
-    /// Bytes of content; [`Attributes::UNKNOWN_SIZE`] while nobody who has it tells.
-    pub(super) size: u64,
+    /// Unknown while nobody who has it has said.
+    pub(super) size: FileSize,
     /// Modification time, nanoseconds since 1970.
     pub(super) mtime: UnixTime,
     /// The content root, when somebody knows it: whatever arrives must have it.
@@ -39,13 +39,6 @@ impl Job {
         } else {
             format!("{}/{}", self.directory, self.name)
         }
-    }
-}
-
-impl Job {
-    /// False while only its name is known.
-    pub(super) fn is_measured(&self) -> bool {
-        self.size != Attributes::UNKNOWN_SIZE
     }
 }
 
@@ -68,7 +61,7 @@ type MemberListing = BTreeMap<Name, Attributes>;
 const DIRECTORY: Attributes = Attributes {
     kind: Kind::Directory,
     mode: Mode::Plain,
-    size: 0,
+    size: FileSize::ZERO,
     mtime: UnixTime::EPOCH,
     version: Version(0),
     root: None,
@@ -206,7 +199,7 @@ mod tests {
         let attributes = Attributes {
             kind: Kind::File,
             mode: Mode::Plain,
-            size,
+            size: FileSize::Known(size),
             mtime: mtime.into(),
             version: Version(size ^ mtime as u64),
             root: None,
@@ -234,7 +227,7 @@ mod tests {
         ];
         let jobs = jobs(found, false);
         assert_eq!(shown(&jobs), [("y".to_owned(), 1), ("a/b/x".to_owned(), 2)]);
-        assert_eq!((jobs[1].size, jobs[1].mtime), (5, 1.into()));
+        assert_eq!((jobs[1].size, jobs[1].mtime), (5.into(), 1.into()));
     }
 
     #[test]

@@ -236,7 +236,7 @@ mod tests {
         Job {
             directory,
             name,
-            size: 1,
+            size: 1.into(),
             mtime: 1.into(),
             root: None,
             holders: holders.collect(),

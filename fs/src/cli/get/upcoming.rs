@@ -41,10 +41,10 @@ impl UpcomingFiles for UpcomingJobs {
 fn small(job: &Job, member: PeerId) -> Option<SmallFile> {
     let mut holders = job.holders.iter();
     let holder = holders.find(|holder| holder.member.id == member)?;
-    is_small(job.size).then(|| SmallFile {
+    is_small(job.size.or_zero()).then(|| SmallFile {
         path: holder.path.clone(),
         version: holder.version,
-        size: job.size,
+        size: job.size.or_zero(),
         root: job.root,
     })
 }
@@ -67,7 +67,7 @@ mod tests {
         Arc::new(Job {
             directory,
             name,
-            size,
+            size: size.into(),
             mtime: 1.into(),
             root: None,
             holders: vec![Holder {

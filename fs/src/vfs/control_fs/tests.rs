@@ -108,7 +108,7 @@ fn control_directory_is_found_by_name() {
     assert_eq!((listed[3].1, listed[4].1), (MEMBERS, SEARCHES));
     for (_, number) in [&listed[2..3], &listed[5..]].concat().iter() {
         let attr = setup.filesystem.getattr(*number, Wait::No).unwrap();
-        assert!(attr.kind == Kind::File && attr.size > 0);
+        assert!(attr.kind == Kind::File && attr.size > FileSize::Known(0));
         let opened = setup.filesystem.opendir(*number);
         assert!(matches!(opened, Err(Error::NotADirectory)));
         assert!(matches!(
@@ -167,10 +167,10 @@ fn each_status_state_is_its_own_file() {
     assert!(later.inode != file.inode && later.size > file.size);
     let first = setup.read(handle, 0, 10).unwrap();
     let rest = setup.read(handle, 10, u32::MAX).unwrap();
-    assert_eq!((first.len() + rest.len()) as u64, file.size);
+    assert_eq!((first.len() + rest.len()) as u64, file.size.or_zero());
     let report: NodeReport = serde_json::from_str(&(first + &rest)).unwrap();
     assert!(report.status.members.is_empty());
-    for offset in [file.size, file.size + 1, u64::MAX] {
+    for offset in [file.size.or_zero(), file.size.or_zero() + 1, u64::MAX] {
         assert_eq!(setup.read(handle, offset, 10).unwrap(), "");
     }
     let report: NodeReport = serde_json::from_str(&setup.all("status.json")).unwrap();

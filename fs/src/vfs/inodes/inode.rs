@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tinyp2p_net::download::Availability;
-use tinyp2p_net::model::{Attributes, ContentId, Kind, Mode, PeerId, RelPath, Root, UnixTime};
+use tinyp2p_net::model::{ContentId, FileSize, Kind, Mode, PeerId, RelPath, Root, UnixTime};
 
 use crate::vfs::open_content::ContentState;
 use crate::view::identity::{InodeIdentity, Vantage};
@@ -16,9 +16,8 @@ pub struct Inode {
     pub path: RelPath,
     /// What it is.
     pub identity: InodeIdentity,
-    /// Bytes of content; 0 for a directory; [`Attributes::UNKNOWN_SIZE`] while only its
-    /// name is known.
-    pub size: u64,
+    /// How much content there is; none for a directory.
+    pub size: FileSize,
     /// Nanoseconds since 1970.
     pub mtime: UnixTime,
     /// Who had it when it was last looked at, the best one to read from first.
@@ -97,7 +96,10 @@ impl Inode {
                 member,
                 version,
                 size,
-            } => (state.member, state.version, state.size) == (member, version, size),
+            } => {
+                let stated = (state.member, state.version, FileSize::Known(state.size));
+                stated == (member, version, size)
+            }
         }
     }
 
@@ -114,9 +116,9 @@ impl Inode {
         };
         self.kind() == Kind::File
             && item.kind == Kind::File
-            && item.is_measured()
-            && self.size != Attributes::UNKNOWN_SIZE
-            && item.size >= self.size
+            && item.size.is_known()
+            && self.size.is_known()
+            && item.size.or_zero() >= self.size.or_zero()
             && item.sources.iter().any(is_same)
     }
 

@@ -27,7 +27,7 @@ mod readers;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use tinyp2p_net::model::{Attributes, Kind, Mode, RelPath, UnixTime, Version};
+use tinyp2p_net::model::{FileSize, Kind, Mode, RelPath, UnixTime, Version};
 
 use crate::network::MemberRef;
 pub use crate::view::identity::{InodeIdentity, ROOT, Vantage};
@@ -61,7 +61,7 @@ impl Inodes {
         let root = Inode {
             path: RelPath::root(),
             identity: InodeIdentity::Directory(Vantage::Merged),
-            size: 0,
+            size: FileSize::ZERO,
             mtime,
             sources: Arc::new([]),
             is_replaced: false,
@@ -102,7 +102,7 @@ impl Inodes {
         }
         inode.is_replaced = false;
         if may_grow {
-            self.grow(number, item.size);
+            self.grow(number, item.size.or_zero());
         }
         (number, &self.inodes[&number])
     }
@@ -111,7 +111,7 @@ impl Inodes {
     /// it has the given modification time.
     pub fn look_up_top(&mut self, member: &MemberRef, mtime: UnixTime) -> (u64, &Inode) {
         let identity = InodeIdentity::Directory(Vantage::Member(member.id));
-        let (number, inode) = self.assign((RelPath::root(), identity), 0, mtime);
+        let (number, inode) = self.assign((RelPath::root(), identity), FileSize::ZERO, mtime);
         if inode.sources.is_empty() {
             inode.sources = Arc::new([EntrySource {
                 member: Arc::new(member.clone()),
@@ -125,17 +125,17 @@ impl Inodes {
     /// Takes note that what the kernel knows by the name of `path` alone has turned out to be
     /// `item`.
     pub fn measure(&mut self, path: &RelPath, item: &Item) {
-        if !item.is_measured() || item.kind == Kind::Directory {
+        if !item.size.is_known() || item.kind == Kind::Directory {
             return;
         }
         for source in item.sources.iter() {
-            let born = InodeIdentity::of_file(None, Attributes::UNKNOWN_SIZE, source);
+            let born = InodeIdentity::of_file(None, FileSize::Unknown, source);
             let key = (path.clone(), born);
             let Some(number) = self.find(hash_of(&key.0, &key.1), &key) else {
                 continue;
             };
             let inode = self.inodes.get_mut(&number);
-            let Some(inode) = inode.filter(|inode| inode.size == Attributes::UNKNOWN_SIZE) else {
+            let Some(inode) = inode.filter(|inode| !inode.size.is_known()) else {
                 continue;
             };
             (inode.size, inode.mtime) = (item.size, item.mtime);
@@ -155,7 +155,7 @@ impl Inodes {
     }
 
     /// What `key` stands for, counted as assigned once more. If it is new, nobody has it yet.
-    fn assign(&mut self, key: InodeKey, size: u64, mtime: UnixTime) -> (u64, &mut Inode) {
+    fn assign(&mut self, key: InodeKey, size: FileSize, mtime: UnixTime) -> (u64, &mut Inode) {
         let hash = hash_of(&key.0, &key.1);
         let number = self.find(hash, &key).unwrap_or_else(|| {
             let mut number = number_of(hash);

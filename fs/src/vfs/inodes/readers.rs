@@ -3,8 +3,6 @@
 
 use std::sync::Arc;
 
-use tinyp2p_net::model::Attributes;
-
 use super::Inodes;
 use crate::vfs::open_content::{ContentState, OpenContent};
 use crate::view::identity::{InodeKey, Vantage, hash_of};
@@ -50,7 +48,7 @@ impl Inodes {
             open.push(number);
         }
         let fresh = || Arc::new(OpenContent::new(state));
-        if state.size != inode.size {
+        if inode.size != state.size {
             return Some((fresh(), Pages::Bypass));
         }
         let (content, pages) = match &readers.pages {
@@ -104,7 +102,7 @@ impl Inodes {
         if self
             .inodes
             .get(&number)
-            .is_some_and(|inode| inode.size > size)
+            .is_some_and(|inode| inode.size.known().is_none_or(|known| known > size))
         {
             return false;
         }
@@ -128,10 +126,9 @@ impl Inodes {
         let is_being_read = readers.is_some_and(|readers| readers.short_reads > 0);
         if let Some(inode) = self.inodes.get_mut(&number)
             && !is_being_read
-            && inode.size < size
-            && inode.size != Attributes::UNKNOWN_SIZE
+            && inode.size.known().is_some_and(|known| known < size)
         {
-            inode.size = size;
+            inode.size = size.into();
         }
     }
 
@@ -156,7 +153,7 @@ impl Inodes {
             return;
         };
         if inode.is(item) {
-            self.grow(number, item.size);
+            self.grow(number, item.size.or_zero());
         } else if inode.may_become(item) {
             let key = self.key(Vantage::Merged, inode.path.clone(), item);
             self.become_item(number, &key, item);
@@ -178,6 +175,6 @@ impl Inodes {
             inode.sources = Arc::clone(&item.sources);
             inode.is_replaced = false;
         }
-        self.grow(number, item.size);
+        self.grow(number, item.size.or_zero());
     }
 }

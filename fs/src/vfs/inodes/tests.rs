@@ -26,7 +26,7 @@ fn file(sources: &[(u8, u64)], root: Option<u8>) -> Item {
         name: Name::new(&b"a"[..]).unwrap(),
         original: None,
         kind: Kind::File,
-        size: 1,
+        size: FileSize::Known(1),
         mtime: 1.into(),
         root: root.map(|byte| Root::from_bytes([byte; 32])),
         sources: sources.iter().map(source).collect(),
@@ -69,7 +69,7 @@ fn files_but_not_directories_span_trees() {
 fn number_survives_learning_the_content() {
     let mut inodes = Inodes::new(UnixTime::EPOCH);
     let name = Item {
-        size: Attributes::UNKNOWN_SIZE,
+        size: FileSize::Unknown,
         ..file(&[(1, 3)], None)
     };
     for root in [Some(9), None] {
@@ -77,7 +77,7 @@ fn number_survives_learning_the_content() {
         let known = file(&[(1, 3)], root);
         assert_eq!(merged(&mut inodes, path(), &known), number);
         let inode = inodes.get(number).unwrap();
-        assert_eq!((inode.size, inode.root()), (1, known.root));
+        assert_eq!((inode.size, inode.root()), (1.into(), known.root));
         let has: Vec<_> = inode.readable().map(|(_, has)| has).collect();
         assert_eq!(has, [Availability::File(Version(3))]);
         let other = file(&[(1, 4)], None);
@@ -162,13 +162,16 @@ fn other_size_of_a_root_is_another_number() {
     let mut inodes = Inodes::new(UnixTime::EPOCH);
     let honest = file(&[(1, 1)], Some(9));
     let liar = Item {
-        size: 5000,
+        size: FileSize::Known(5000),
         ..file(&[(2, 2)], Some(9))
     };
     let number = merged(&mut inodes, path(), &honest);
     assert_ne!(number, merged(&mut inodes, path(), &liar));
     let kept = inodes.get(number).unwrap();
-    assert_eq!((kept.size, kept.sources[0].member.id.as_bytes()[0]), (1, 1));
+    assert_eq!(
+        (kept.size, kept.sources[0].member.id.as_bytes()[0]),
+        (1.into(), 1)
+    );
 }
 
 #[test]
@@ -200,11 +203,18 @@ fn an_empty_file_is_nobodys_bytes() {
         size,
         ..file(sources, None)
     };
-    let full = merged(&mut inodes, path(), &sized(&[(1, 7)], 100));
-    let (empty, inode) = inodes.look_up(Vantage::Merged, path(), &sized(&[(1, 7), (2, 3)], 0));
-    assert_eq!((inode.size, inode.identity), (0, InodeIdentity::Empty));
+    let full = merged(&mut inodes, path(), &sized(&[(1, 7)], FileSize::Known(100)));
+    let (empty, inode) = inodes.look_up(
+        Vantage::Merged,
+        path(),
+        &sized(&[(1, 7), (2, 3)], FileSize::Known(0)),
+    );
+    assert_eq!(
+        (inode.size, inode.identity),
+        (FileSize::ZERO, InodeIdentity::Empty)
+    );
     assert_ne!(empty, full);
-    let (number, _) = inodes.look_up(OF_BOB, path(), &sized(&[(2, 4)], 0));
+    let (number, _) = inodes.look_up(OF_BOB, path(), &sized(&[(2, 4)], FileSize::Known(0)));
     assert_eq!(number, empty, "whoever has it");
 }
 
@@ -215,8 +225,8 @@ fn other_size_of_a_version_is_another_number() {
         size,
         ..file(&[(1, 7)], None)
     };
-    let short = merged(&mut inodes, path(), &sized(100));
-    let long = merged(&mut inodes, path(), &sized(200));
+    let short = merged(&mut inodes, path(), &sized(FileSize::Known(100)));
+    let long = merged(&mut inodes, path(), &sized(FileSize::Known(200)));
     assert_ne!(short, long);
     assert_eq!(inodes.get(long).unwrap().size, 200);
     assert_eq!(inodes.get(short).unwrap().size, 100);

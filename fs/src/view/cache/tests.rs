@@ -28,7 +28,7 @@ fn said_by(members: &[u8], names: usize) -> Arc<MergedDirectory> {
         attributes: Attributes {
             kind: Kind::File,
             mode: Mode::Plain,
-            size: 10,
+            size: 10.into(),
             mtime: 0.into(),
             version: Version(1),
             root: None,

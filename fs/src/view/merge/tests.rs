@@ -18,11 +18,12 @@ fn name_of(text: &str) -> Name {
     Name::new(text.as_bytes()).unwrap()
 }
 
-fn file(name: &str, size: u64, mtime: i64) -> Entry {
+fn file(name: &str, size: impl Into<FileSize>, mtime: i64) -> Entry {
     rooted(name, size, mtime, None)
 }
 
-fn rooted(name: &str, size: u64, mtime: i64, root: Option<u8>) -> Entry {
+fn rooted(name: &str, size: impl Into<FileSize>, mtime: i64, root: Option<u8>) -> Entry {
+    let size = size.into();
     Entry {
         name: name_of(name),
         attributes: Attributes {
@@ -30,7 +31,7 @@ fn rooted(name: &str, size: u64, mtime: i64, root: Option<u8>) -> Entry {
             mode: Mode::Plain,
             size,
             mtime: mtime.into(),
-            version: Version(size ^ mtime as u64),
+            version: Version(size.or_zero() ^ mtime as u64),
             root: root.map(|byte| Root::from_bytes([byte; 32])),
         },
     }
@@ -43,7 +44,7 @@ fn folder(name: &str, mtime: i64) -> Entry {
 }
 
 /// Name, size and holders of everything that is shown.
-fn shown(items: &[Item]) -> Vec<(String, u64, Vec<u8>)> {
+fn shown(items: &[Item]) -> Vec<(String, FileSize, Vec<u8>)> {
     let holders = |item: &Item| {
         let mut ids: Vec<u8> = item
             .sources
@@ -59,8 +60,8 @@ fn shown(items: &[Item]) -> Vec<(String, u64, Vec<u8>)> {
         .collect()
 }
 
-fn row(name: &str, size: u64, holders: &[u8]) -> (String, u64, Vec<u8>) {
-    (name.into(), size, holders.to_vec())
+fn row(name: &str, size: impl Into<FileSize>, holders: &[u8]) -> (String, FileSize, Vec<u8>) {
+    (name.into(), size.into(), holders.to_vec())
 }
 
 #[test]
@@ -76,8 +77,8 @@ fn readable_content_keeps_the_name() {
         None,
     );
     let modes: Vec<_> = items.iter().map(|item| (item.size, item.mode())).collect();
-    let unreadable = (1, Mode::Unreadable);
-    assert_eq!(modes, [(2, Mode::Plain), unreadable, unreadable]);
+    let unreadable = (1.into(), Mode::Unreadable);
+    assert_eq!(modes, [(2.into(), Mode::Plain), unreadable, unreadable]);
     assert_eq!(items[0].name, name_of("x"));
 }
 
@@ -102,7 +103,7 @@ fn one_reader_makes_a_content_readable() {
 
 #[test]
 fn unsized_file_yields_to_any_other() {
-    let unknown = |name: &str, mtime| file(name, Attributes::UNKNOWN_SIZE, mtime);
+    let unknown = |name: &str, mtime| file(name, FileSize::Unknown, mtime);
     let items = directory(
         vec![
             (member(1, "ann"), vec![file("x", 1, 1), folder("y", 1)]),
@@ -117,7 +118,7 @@ fn unsized_file_yields_to_any_other() {
     let expected = [
         row("x", 1, &[1]),
         row("y", 0, &[1]),
-        row("z", Attributes::UNKNOWN_SIZE, &[2, 3]),
+        row("z", FileSize::Unknown, &[2, 3]),
     ];
     assert_eq!(shown(&items), expected);
 }
@@ -286,7 +287,7 @@ fn real_name_is_never_a_conflicts_name() {
     assert_eq!(names[..2], [row("a", 2, &[2]), row("a (ann)", 3, &[1])]);
     let (name, size, holders) = &names[2];
     assert!(name.starts_with("a (ann-"), "{name}");
-    assert_eq!((*size, &holders[..]), (1, &[1][..]));
+    assert_eq!((*size, &holders[..]), (1.into(), &[1][..]));
 }
 
 #[test]

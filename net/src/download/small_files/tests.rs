@@ -87,7 +87,7 @@ fn rig(members: u8, rooted: bool, cache: Option<Arc<DiskCache>>) -> Rig {
         .map(|(number, attributes)| SmallFile {
             path: path(number),
             version: attributes.version,
-            size: attributes.size,
+            size: attributes.size.or_zero(),
             root: attributes.root,
         });
     let siblings = Arc::new(Listing(Mutex::new(listed.collect())));
@@ -121,7 +121,7 @@ impl Rig {
             is_local: false,
         });
         let siblings = Arc::clone(&self.siblings) as Arc<dyn UpcomingFiles>;
-        let (size, root) = (attributes.size, attributes.root);
+        let (size, root) = (attributes.size.or_zero(), attributes.root);
         self.engine
             .open_among(sources.collect(), size, root, siblings)
     }
@@ -136,7 +136,7 @@ impl Rig {
     fn start(&self, number: usize) -> (Download, mpsc::Receiver<Result<Vec<u8>, Error>>) {
         let download = self.open(number);
         let (sender, receiver) = mpsc::channel();
-        let whole = ByteRange::new(0, self.attributes[number].size);
+        let whole = ByteRange::new(0, self.attributes[number].size.or_zero());
         download.read(
             whole,
             ReaderPatience::None,
@@ -306,11 +306,11 @@ fn rootless_bytes_reach_no_rooted_reader() {
                 source(&honest, number, known.version),
             ];
             let siblings = Arc::clone(&rig.siblings) as Arc<dyn UpcomingFiles>;
-            let download = rig
-                .engine
-                .open_among(sources, known.size, known.root, siblings);
+            let download =
+                rig.engine
+                    .open_among(sources, known.size.or_zero(), known.root, siblings);
             assert!(
-                read_whole(&download, known.size).unwrap() == truth,
+                read_whole(&download, known.size.or_zero()).unwrap() == truth,
                 "{number}"
             );
         }
@@ -422,7 +422,7 @@ fn batched_files_reach_disk_and_come_once() {
         let attributes = rig.attributes[number];
         let content = ContentId {
             root: attributes.root.unwrap(),
-            size: attributes.size,
+            size: attributes.size.or_zero(),
         };
         while !cache.holds_file(content) {
             assert!(

@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::{LegacyPeerState, NEVER};
 use crate::content::merkle::{SUBTREE_BLOCKS, Subtree};
 use crate::error::Error;
-use crate::model::{Attributes, Entry, Kind, Mode, RelPath, Root, Version};
+use crate::model::{Attributes, Entry, FileSize, Kind, Mode, RelPath, Root, Version};
 use crate::protocol::wire::{
     HashesRequest, ListRequest, Listing, Response, SearchPage, SearchRequest, StatRequest,
     StatResponse,
@@ -69,7 +69,7 @@ impl LegacyPeerState {
                 return Some(Attributes {
                     kind: Kind::Directory,
                     mode: Mode::Plain,
-                    size: 0,
+                    size: FileSize::ZERO,
                     mtime: state.names.mtime,
                     version: Version(state.names.mtime.in_64_bits().cast_unsigned()),
                     root: None,

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::super::Url;
 use super::super::store::KeptFile;
-use crate::model::{Attributes, Kind, Mode, Name, Root, UnixTime, Version};
+use crate::model::{Attributes, FileSize, Kind, Mode, Name, Root, UnixTime, Version};
 use crate::peer::Purpose;
 use crate::protocol::xmlrpc::is_xml_char;
 
@@ -162,7 +162,7 @@ impl SeenName {
         Attributes {
             kind: Kind::File,
             mode: Mode::Plain,
-            size: fetched.map_or(Attributes::UNKNOWN_SIZE, |fetched| fetched.size),
+            size: fetched.map_or(FileSize::Unknown, |fetched| fetched.size.into()),
             mtime: self.mtime,
             version: self.version,
             root: fetched.and_then(|fetched| fetched.root),

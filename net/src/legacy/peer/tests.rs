@@ -4,6 +4,7 @@ use super::*;
 use crate::config::CALL_DEADLINE;
 use crate::content::merkle::{HashTree, SUBTREE_BLOCKS, TreeHasher};
 use crate::model::ContentId;
+use crate::model::FileSize;
 use crate::peer::{Room, list, search, stat};
 use crate::protocol::wire::HashesRequest;
 use crate::testing::eventually;
@@ -49,7 +50,7 @@ impl Setup {
     }
 
     fn read(&self, name: &str, attributes: Attributes) -> Result<Vec<u8>, Error> {
-        let range = ByteRange::new(0, attributes.size);
+        let range = ByteRange::new(0, attributes.size.or_zero());
         let mut stream = self
             .peer
             .open(&path(name), attributes.version, range, soon())?;
@@ -81,15 +82,15 @@ fn names_lack_sizes_until_fetched() {
     setup.twin.put("b", b"");
     assert_eq!(setup.names(), ["a", "b"]);
     let before = setup.attributes("a").unwrap();
-    assert_eq!((before.size, before.root), (Attributes::UNKNOWN_SIZE, None));
+    assert_eq!((before.size, before.root), (FileSize::Unknown, None));
     let known = setup.measure("a", Purpose::Size).unwrap();
-    assert_eq!((known.size, known.version), (10, before.version));
+    assert_eq!((known.size.or_zero(), known.version), (10, before.version));
     let mut hasher = TreeHasher::default();
     hasher.update(b"0123456789");
     assert_eq!(known.root, hasher.finish().as_ref().map(HashTree::root));
     assert_eq!(setup.attributes("a"), Some(known));
     let empty = setup.measure("b", Purpose::Bytes).unwrap();
-    assert_eq!((empty.size, empty.root), (0, None));
+    assert_eq!((empty.size, empty.root), (FileSize::ZERO, None));
     assert_eq!(setup.attributes("missing"), None);
     assert_eq!(setup.attributes("a/b"), None);
     let found = search(&setup.peer, "^a", &Room::default(), soon()).unwrap();
@@ -115,7 +116,7 @@ fn file_is_byte_exact_and_proves_itself() {
     };
     let content = ContentId {
         root: attributes.root.unwrap(),
-        size: attributes.size,
+        size: attributes.size.or_zero(),
     };
     assert!(subtree.prove(content).is_some());
 }
@@ -146,7 +147,7 @@ fn other_contents_get_another_version() {
     assert_ne!(new.version, old.version);
     assert_eq!(
         (new.size, setup.read("x", new).unwrap()),
-        (5, b"newer".to_vec())
+        (5.into(), b"newer".to_vec())
     );
     let error = setup.read("x", old).unwrap_err();
     assert!(matches!(error, Error::Changed { .. }), "{error}");
@@ -279,7 +280,7 @@ fn late_file_is_still_under_way() {
         .peer
         .measure(&path("x"), Purpose::Size, deadline)
         .unwrap();
-    assert_eq!(looked.size, Attributes::UNKNOWN_SIZE);
+    assert_eq!(looked.size, FileSize::Unknown);
     eventually("what nobody waits for ends", || setup.is_idle());
     let begun = Instant::now();
     setup.measure("x", Purpose::Size).unwrap();
@@ -299,7 +300,7 @@ fn mere_lookup_waits_for_no_other_file() {
     setup.begin_to_fetch("large");
     let begun = Instant::now();
     let looked = setup.measure("other", Purpose::Size).unwrap();
-    assert_eq!(looked.size, Attributes::UNKNOWN_SIZE);
+    assert_eq!(looked.size, FileSize::Unknown);
     assert!(begun.elapsed() < Duration::from_secs(1));
 }
 
@@ -339,7 +340,7 @@ fn evicted_content_is_refetched_for_hashes() {
     };
     let content = ContentId {
         root: known.root.unwrap(),
-        size: known.size,
+        size: known.size.or_zero(),
     };
     assert!(subtree.prove(content).is_some());
     assert_eq!(setup.twin.asked().0, 4);

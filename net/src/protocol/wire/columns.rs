@@ -59,7 +59,7 @@ impl Columns {
                     Kind::Directory => 'd',
                 };
                 let mtime = row.mtime.in_64_bits();
-                (kind, row.size, mtime, row.version.0, row.root)
+                (kind, row.size.or_zero(), mtime, row.version.0, row.root)
             }
         };
         self.kinds.push(kind);
@@ -145,7 +145,7 @@ impl Columns {
                 let row = |kind| Attributes {
                     kind,
                     mode: modes.get(i).map_or(Mode::Plain, |letter| mode(*letter)),
-                    size: u64::from_be_bytes(*size),
+                    size: u64::from_be_bytes(*size).into(),
                     mtime,
                     version: Version(u64::from_be_bytes(*version)),
                     root: root.copied().map(Root::from_bytes),
@@ -202,7 +202,7 @@ fn mode(letter: u8) -> Mode {
 }
 
 fn checked(row: Attributes) -> Result<Attributes, Refusal> {
-    if i64::try_from(row.size).is_err() {
+    if i64::try_from(row.size.or_zero()).is_err() {
         return Err(Refusal::invalid("a size beyond 2^63 - 1"));
     }
     if row.kind == Kind::Directory && (row.size != 0 || row.root.is_some()) {

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::model::{
-    Address, Attributes, ContentId, Entry, Kind, Mode, Name, PeerId, RelPath, Root, Version,
+    Address, Attributes, ContentId, Entry, FileSize, Kind, Mode, Name, PeerId, RelPath, Root,
+    Version,
 };
 
 const PROTOCOL: &str = include_str!("../../../PROTOCOL.md");
@@ -51,7 +52,7 @@ fn directory() -> Attributes {
     Attributes {
         kind: Kind::Directory,
         mode: Mode::Plain,
-        size: 0,
+        size: FileSize::ZERO,
         mtime: 1_700_000_000_000_000_000.into(),
         version: Version(0x0123_4567_89ab_cdef),
         root: None,
@@ -62,7 +63,7 @@ fn file() -> Attributes {
     Attributes {
         kind: Kind::File,
         mode: Mode::Plain,
-        size: 300_000_000,
+        size: 300_000_000.into(),
         mtime: 1_700_000_000_123_456_789.into(),
         version: Version(0xfedc_ba98_7654_3210),
         root: Some(Root::from_bytes([0xab; 32])),

@@ -8,8 +8,8 @@ use proptest::prelude::*;
 use super::fields::structure;
 use super::*;
 use crate::model::{
-    Address, Attributes, ContentId, Entry, Kind, Mode, Name, PeerId, RelPath, Root, UnixTime,
-    Version,
+    Address, Attributes, ContentId, Entry, FileSize, Kind, Mode, Name, PeerId, RelPath, Root,
+    UnixTime, Version,
 };
 use crate::protocol::xmlrpc::{Value, write_call, write_response};
 
@@ -47,7 +47,7 @@ fn any_attributes() -> impl Strategy<Value = Attributes> {
         |(mode, size, mtime, version, root)| Attributes {
             kind: Kind::File,
             mode,
-            size,
+            size: FileSize::Known(size),
             mtime,
             version: Version(version),
             root,
@@ -56,7 +56,7 @@ fn any_attributes() -> impl Strategy<Value = Attributes> {
     let directory = (any_mtime(), any::<u64>()).prop_map(|(mtime, version)| Attributes {
         kind: Kind::Directory,
         mode: Mode::Plain,
-        size: 0,
+        size: FileSize::ZERO,
         mtime,
         version: Version(version),
         root: None,
@@ -265,7 +265,7 @@ fn file(size: u64) -> Attributes {
     Attributes {
         kind: Kind::File,
         mode: Mode::Plain,
-        size,
+        size: size.into(),
         mtime: 0.into(),
         version: Version(1),
         root: None,

@@ -175,7 +175,7 @@ impl Share {
     /// settled, or that run on a file system whose files get none.
     pub(crate) fn learn(&self, path: &RelPath) -> Root {
         let file = self.tree_file(path).unwrap();
-        let mut bytes = vec![0; file.attributes().size as usize];
+        let mut bytes = vec![0; file.size() as usize];
         let mut filled = 0;
         while filled < bytes.len() {
             filled += file.read_at(filled as u64, &mut bytes[filled..]).unwrap();

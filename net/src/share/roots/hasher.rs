@@ -16,7 +16,7 @@ use crate::concurrency::parallel::in_halves;
 use crate::content::merkle::TreeHasher;
 use crate::error::Error;
 use crate::fairness::Claimant;
-use crate::model::{Attributes, Kind, Mode, RelPath, Root, Version};
+use crate::model::{Attributes, FileSize, Kind, Mode, RelPath, Root, Version};
 use crate::protocol::wire::SearchRequest;
 use crate::share::{Share, SharedFile};
 
@@ -265,7 +265,7 @@ impl Hasher {
                     let place = FileLocation {
                         path: path.clone(),
                         inode: 0,
-                        size: found.size,
+                        size: found.size.or_zero(),
                     };
                     Some((found.root?, place))
                 }));
@@ -305,7 +305,7 @@ impl Hasher {
         if file.changed_within(SETTLED) {
             return WishOutcome::TooNew;
         }
-        if file.attributes().size > MAX_HASHED {
+        if file.size() > MAX_HASHED {
             tracing::info!(%path, "larger than {} GiB: no content root", MAX_HASHED >> 30);
             return WishOutcome::Fruitless(id, 0);
         }
@@ -335,7 +335,7 @@ impl Hasher {
     fn read_and_keep(&mut self, path: &RelPath, file: &SharedFile) -> (u64, bool) {
         let attributes = file.attributes();
         let (mut hasher, mut chunk, mut at) = (TreeHasher::default(), vec![0; CHUNK], 0);
-        while at < attributes.size && !self.wanted.is_stopped() {
+        while at < file.size() && !self.wanted.is_stopped() {
             // A file that changes or fails is left alone: it comes again when it is asked for.
             let Ok(count @ 1..) = file.read_at(at, &mut chunk) else {
                 return (at, false);
@@ -343,7 +343,7 @@ impl Hasher {
             hasher.update(&chunk[..count]);
             at += count as u64;
         }
-        let Some(tree) = hasher.finish().filter(|_| at == attributes.size) else {
+        let Some(tree) = hasher.finish().filter(|_| at == file.size()) else {
             return (at, false);
         };
         let is_kept = match self
@@ -381,7 +381,7 @@ impl Share {
         let known = known.concat();
         let mut lacking = Vec::new();
         for (index, (attributes, root)) in found.iter_mut().zip(known).enumerate() {
-            if attributes.kind == Kind::File && attributes.size > 0 {
+            if attributes.kind == Kind::File && attributes.size != FileSize::ZERO {
                 attributes.root = root;
                 // What cannot be read gets none.
                 if root.is_none() && attributes.mode != Mode::Unreadable {
@@ -406,7 +406,7 @@ impl Share {
     /// The same for a file that `asker` has opened, at the very front.
     pub(crate) fn wanted_now(&self, asker: Asker, path: &RelPath, file: &SharedFile) {
         let attributes = file.attributes();
-        if let Some(roots) = self.roots.as_ref().filter(|_| attributes.size > 0)
+        if let Some(roots) = self.roots.as_ref().filter(|_| file.size() > 0)
             && !roots.is_complete(attributes.version)
         {
             self.wanted.add_opened(asker, path, file);

@@ -100,7 +100,7 @@ impl Share {
             return Err(Fault::new(FaultCode::NotFound, "the file is empty"));
         }
         if let Some(root) = self.root_of(attributes.version) {
-            let size = attributes.size;
+            let size = file.size();
             let prefix = match request.prefix {
                 Some(prefix) => self.begins_with((root, size), &file, prefix)?,
                 None => false,
@@ -210,7 +210,7 @@ impl Share {
             self.turns.pause(again_at);
             file = self.tree_file(path)?;
         };
-        if file.attributes().size > MAX_BYTES {
+        if file.size() > MAX_BYTES {
             let text = format!("a file of more than {} GiB", MAX_BYTES >> 30);
             return Err(Fault::new(FaultCode::LimitExceeded, text));
         }
@@ -276,7 +276,7 @@ fn unreadable(error: io::Error) -> Fault {
 /// The tree of what `file` has: of the state that it was opened in, or of one moment since if
 /// it only grows.
 fn read_twice_if_need_be(file: &SharedFile, until: Instant) -> io::Result<HashTree> {
-    let size = file.attributes().size;
+    let size = file.size();
     let changed = || io::ErrorKind::StaleNetworkFileHandle.into();
     let first = read(file, size, until)?.ok_or_else(changed)?;
     let (opened, now) = file.states()?;

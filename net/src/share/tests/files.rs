@@ -105,7 +105,7 @@ fn offsets_beyond_4_gib_are_read_rightly() {
         sparse.write_all_at(mark, spot).unwrap();
     }
     let file = open(&share, "sparse");
-    assert_eq!(file.attributes().size, SIZE);
+    assert_eq!(file.size(), SIZE);
     let mut buffer = [0; 4];
     for (spot, mark) in spots.into_iter().zip([b"head", b"4GiB", b"midd", b"tail"]) {
         assert_eq!(file.read_at(spot, &mut buffer).unwrap(), 4);

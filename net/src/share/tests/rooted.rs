@@ -215,7 +215,7 @@ fn content_of(share: &Share, root: Root) -> Option<Vec<u8>> {
     let until = Instant::now() + Duration::from_secs(5);
     match share.open_content(root, 0, until).ok()? {
         SharedContent::File(file) => {
-            let mut bytes = vec![0; file.attributes().size as usize];
+            let mut bytes = vec![0; file.size() as usize];
             file.read_at(0, &mut bytes).unwrap();
             Some(bytes)
         }

@@ -83,6 +83,11 @@ impl SharedFile {
         self.attributes
     }
 
+    /// Bytes of content when it was opened.
+    pub fn size(&self) -> u64 {
+        self.attributes.size.or_zero()
+    }
+
     /// Reads bytes at `offset` into `buffer`, as pread(2) does: possibly fewer than asked for, and
     /// none only at the end. Once the file is no longer in the version seen at open, the error is
     /// one that [`is_changed`] knows, and `buffer` holds nothing of use.
@@ -165,7 +170,7 @@ impl SharedFile {
         FileLocation {
             path: path.clone(),
             inode: self.state.inode(),
-            size: self.attributes.size,
+            size: self.size(),
         }
     }
 
@@ -189,7 +194,7 @@ impl SharedFile {
 
     /// The part of `buffer` that the file can fill from `offset` on.
     fn within<'b>(&self, offset: u64, buffer: &'b mut [u8]) -> &'b mut [u8] {
-        let left = self.attributes.size.saturating_sub(offset);
+        let left = self.size().saturating_sub(offset);
         let length = buffer
             .len()
             .min(usize::try_from(left).unwrap_or(usize::MAX));

@@ -105,7 +105,7 @@ impl FileState {
         Some(Attributes {
             kind,
             mode: self.permissions.of_opened(kind),
-            size: self.content_size(),
+            size: self.content_size().into(),
             mtime: self.mtime(),
             version: self.version(),
             root: None,
@@ -285,6 +285,9 @@ mod tests {
         assert_eq!((state.kind(), state.attributes()), (None, None));
         let state = FileState::of(File::open("/").unwrap()).unwrap();
         let attributes = state.attributes().unwrap();
-        assert_eq!((attributes.kind, attributes.size), (Kind::Directory, 0));
+        assert_eq!(
+            (attributes.kind, attributes.size.known()),
+            (Kind::Directory, Some(0))
+        );
     }
 }

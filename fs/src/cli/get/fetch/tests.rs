@@ -57,7 +57,7 @@ impl Rig {
             job: Job {
                 directory,
                 name,
-                size: CONTENT.len() as u64,
+                size: (CONTENT.len() as u64).into(),
                 mtime: 1.into(),
                 root,
                 holders,

@@ -57,7 +57,7 @@ impl Existing {
         metadata.is_some_and(|metadata| {
             let mtime = (metadata.mtime(), metadata.mtime_nsec());
             let wanted = (job.mtime.seconds(), i64::from(job.mtime.nanoseconds()));
-            let is_alike = metadata.is_file() && metadata.len() == job.size;
+            let is_alike = metadata.is_file() && metadata.len() == job.size.or_zero();
             is_alike && mtime != wanted
         })
     }
@@ -68,7 +68,7 @@ impl Existing {
             return Ok(false);
         };
         let mut hasher = TreeHasher::default();
-        let whole = read_back(file, job.size, &mut hasher)?;
+        let whole = read_back(file, job.size.or_zero(), &mut hasher)?;
         Ok(whole && hasher.finish().is_some_and(|tree| tree.root() == root))
     }
 

@@ -78,7 +78,7 @@ impl Part {
             hasher: TreeHasher::default(),
             is_finished: false,
         };
-        if part.offset > job.size {
+        if part.offset > job.size.or_zero() {
             part.clear()?;
         }
         part.hash_what_is_here()?;

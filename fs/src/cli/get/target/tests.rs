@@ -26,7 +26,7 @@ fn job(path: &str, size: u64, holders: Vec<Holder>) -> Job {
     Job {
         directory,
         name,
-        size,
+        size: size.into(),
         mtime: 1_500_000_000_123_456_789.into(),
         root: None,
         holders,
