@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use super::buffers::Buffer;
+use crate::concurrency::buffer_pool::PooledBuffer;
 use crate::content::merkle::Verified;
 use crate::model::{ByteRange, ContentId, PeerId, RelPath, Version};
 
@@ -77,19 +77,19 @@ pub(crate) struct FileBytes {
 
 enum Bytes {
     /// The cache may be writing them to disk.
-    Proven(Arc<Verified<Buffer>>),
+    Proven(Arc<Verified<PooledBuffer>>),
     /// Read back from the disk cache, and proven again.
     Cached(Verified<Vec<u8>>),
     FromOne {
         origin: Arc<Origin>,
         offset: u64,
-        bytes: Buffer,
+        bytes: PooledBuffer,
     },
 }
 
 impl FileBytes {
     /// Bytes that a member sent, and that were proven.
-    pub(crate) fn proven(bytes: Arc<Verified<Buffer>>) -> Self {
+    pub(crate) fn proven(bytes: Arc<Verified<PooledBuffer>>) -> Self {
         Self {
             bytes: Bytes::Proven(bytes),
         }
@@ -103,7 +103,7 @@ impl FileBytes {
     }
 
     /// Bytes at `offset` of the file that was asked for at `origin`.
-    pub(crate) fn from_one(origin: Arc<Origin>, offset: u64, bytes: Buffer) -> Self {
+    pub(crate) fn from_one(origin: Arc<Origin>, offset: u64, bytes: PooledBuffer) -> Self {
         Self {
             bytes: Bytes::FromOne {
                 origin,
@@ -169,7 +169,7 @@ mod tests {
             root: root_of(b"abc"),
             size: 3,
         };
-        let bytes = Buffer::from(b"abc".to_vec());
+        let bytes = PooledBuffer::from(b"abc".to_vec());
         let (bytes, _) = Verified::whole(bytes, content).ok().unwrap();
         let proven = FileBytes::proven(Arc::new(bytes));
         let rooted = ExpectedContent::Rooted;
@@ -188,7 +188,8 @@ mod tests {
 
     #[test]
     fn unproven_bytes_serve_their_origin_only() {
-        let unproven = FileBytes::from_one(origin(1, "f", 1, 3), 0, Buffer::from(b"abc".to_vec()));
+        let unproven =
+            FileBytes::from_one(origin(1, "f", 1, 3), 0, PooledBuffer::from(b"abc".to_vec()));
         let from = |origin| ExpectedContent::FromOne(origin);
         assert!(unproven.bytes_for(&from(origin(1, "f", 1, 3))).is_some());
         for wrong in [

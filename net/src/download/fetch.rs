@@ -6,11 +6,11 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::STALL;
-use super::buffers::Buffer;
 use super::content::{ExpectedContent, FileBytes};
 use super::file_reader::{FileReader, PROGRESS};
 use super::holder::{Availability, Delivery, FileSource};
 use super::pieces::{Claim, PIECE};
+use crate::concurrency::buffer_pool::PooledBuffer;
 use crate::config::READ_DEADLINE;
 use crate::content::merkle::{BLOCK, Leaves, SUBTREE_BYTES};
 use crate::error::Error;
@@ -255,7 +255,7 @@ impl FileReader {
     /// [`STALL`] has stopped, even if it still trickles.
     pub(super) fn fill(
         &self,
-        buffer: &mut Buffer,
+        buffer: &mut PooledBuffer,
         stream: &mut dyn ByteStream,
         source: &FileSource,
         within: &dyn Fn(Duration) -> Instant,
@@ -283,7 +283,7 @@ impl FileReader {
         &self,
         leaves: &Leaves,
         at: u64,
-        buffer: Buffer,
+        buffer: PooledBuffer,
         source: &FileSource,
     ) -> Result<FileBytes, Error> {
         let proven = leaves

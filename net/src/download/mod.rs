@@ -14,7 +14,6 @@
 //! nothing has come for `STALL`, 14 s.
 
 mod blame;
-mod buffers;
 mod content;
 mod disproofs;
 mod fetch;
@@ -33,6 +32,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+use crate::concurrency::buffer_pool::BufferPool;
 use crate::concurrency::peer_pools::PeerPools;
 use crate::config::READ_DEADLINE;
 use crate::content::cache::DiskCache;
@@ -43,7 +43,6 @@ use crate::protocol::wire::MAX_SMALL_FILE;
 use crate::query::claims::FileClaims;
 use crate::stats::ledger::Ledger;
 
-use buffers::Pool;
 use content::ExpectedContent;
 use disproofs::Disproofs;
 use file_reader::FileReader;
@@ -74,6 +73,9 @@ const STALL: Duration = READ_DEADLINE.saturating_sub(Duration::from_secs(1));
 /// How often deadlines and due retries are looked at. Only downloads that wait are looked at.
 const TICK: Duration = Duration::from_millis(200);
 
+/// Buffers that lie ready, at most: 4 MiB in all, enough for two streams.
+const MAX_SPARE_BUFFERS: usize = 32;
+
 /// Streams to one member, over all files: beyond this they only take bandwidth from each other.
 const STREAMS_PER_MEMBER: usize = 8;
 
@@ -96,7 +98,7 @@ pub(crate) struct Core {
     lanes: PeerPools,
     /// Those who ask for leaves ahead of streams, which may take all threads of a lane.
     leaves: PeerPools,
-    pool: Arc<Pool>,
+    pool: Arc<BufferPool>,
     /// The bytes that all windows together may hold before they stop growing.
     memory: u64,
     cache: Option<Arc<DiskCache>>,
@@ -127,7 +129,7 @@ impl Engine {
         let core = Arc::new(Core {
             lanes: PeerPools::new("read", STREAMS_PER_MEMBER, WAITING_PER_MEMBER),
             leaves: PeerPools::new("leaves", LEAVES_PER_MEMBER, WAITING_PER_MEMBER),
-            pool: Pool::new(PIECE as usize),
+            pool: BufferPool::new(PIECE as usize, MAX_SPARE_BUFFERS),
             memory,
             cache,
             held_bytes: Arc::default(),

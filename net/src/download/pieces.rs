@@ -209,7 +209,7 @@ impl Pieces {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::download::buffers::Buffer;
+    use crate::concurrency::buffer_pool::PooledBuffer;
     use crate::download::content::Origin;
     use crate::model::{PeerId, RelPath, Version};
     use proptest::prelude::*;
@@ -226,7 +226,7 @@ mod tests {
     }
 
     fn buffer(at: u64, len: u64) -> FileBytes {
-        FileBytes::from_one(expected(), at, Buffer::from(vec![7; len as usize]))
+        FileBytes::from_one(expected(), at, PooledBuffer::from(vec![7; len as usize]))
     }
 
     fn range(start: u64, end: u64) -> ByteRange {

@@ -1,6 +1,6 @@
 //! From an accepted socket to what it may do.
 //!
-//! In order: a place; a whole TLS record (or else, if allowed, the protocol of 2004); a token for
+//! In order: a place; a whole TLS record (or else, if allowed, a call that is not encrypted); a token for
 //! the handshake; the handshake, in time. Then by ALPN: pairing for whoever wants to become a
 //! member; for HTTP, members to hyper, everyone else a constant refusal that no HTTP parser had a
 //! part in. Whatever fails on the way ends without a word, and so does whoever loses its place to

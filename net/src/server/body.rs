@@ -80,7 +80,7 @@ impl Body {
         }
     }
 
-    /// A file in a document of 2004.
+    /// A document that is written as it is sent.
     pub(super) fn document(document: DocumentBody) -> Self {
         BodyKind::Document(document).into()
     }

@@ -6,7 +6,7 @@
 //! share of it loses the oldest (see [`FairTable`]). Of the places of the first two classes half
 //! are for networks from which members came lately, and strangers cannot take those.
 //!
-//! Connections of the protocol of 2004 are never a member's, so they are counted apart.
+//! Connections that are not encrypted are never a member's, so they are counted apart.
 //!
 //! Only memory is looked at here. Whose place was taken away is told, and closes itself.
 
@@ -139,7 +139,7 @@ impl ConnectionLimits {
         Some(UnidentifiedConnection { place })
     }
 
-    /// Lets a connection of the protocol of 2004 in, from `remote`.
+    /// Lets a connection that is not encrypted in, from `remote`.
     pub(super) fn plain(self: &Arc<Self>, remote: IpAddr) -> Option<PlainConnection> {
         let holder = Claimant::stranger(SourceNetwork::of(remote));
         Some(PlainConnection {
@@ -297,7 +297,7 @@ pub(super) struct UnidentifiedConnection {
     pub(super) place: ConnectionPlace,
 }
 
-/// One connection of the protocol of 2004.
+/// One connection that is not encrypted.
 pub(super) struct PlainConnection {
     /// Where it comes from.
     pub(super) remote: IpAddr,

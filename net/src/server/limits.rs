@@ -23,7 +23,7 @@ const MAX_UNREAD: usize = 256;
 /// Handshakes and pairing runs under way. Each may keep some 20 kB.
 const MAX_UNIDENTIFIED: usize = 128;
 
-/// Connections of the protocol of 2004, which bring one call each.
+/// Connections that are not encrypted, which bring one call each.
 const MAX_PLAIN: usize = 16;
 
 /// Places that were taken away and not left yet: the threads that close them may be busy.
@@ -60,9 +60,9 @@ pub(super) struct ServerLimits {
     pub(super) call_body: Duration,
     /// A peer that takes none of the bytes meant for it for so long is cut off.
     pub(super) stall: Duration,
-    /// Connections of the protocol of 2004.
+    /// Connections that are not encrypted.
     pub(super) plain: usize,
-    /// The same, from one IPv4 address or IPv6 /64. A server of 2004 makes one call at a time.
+    /// The same, from one IPv4 address or IPv6 /64. Whoever calls in that way makes one call at a time.
     pub(super) plain_per_network: usize,
     /// Blocking threads that work for all of them.
     pub(super) plain_work: usize,

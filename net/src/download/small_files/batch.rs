@@ -5,9 +5,9 @@ use std::time::Instant;
 
 use super::staging::{Batch, FetchOutcome, PATIENCE};
 use super::{KeptSmallFile, SmallFile, SmallFileReader, release};
+use crate::concurrency::buffer_pool::PooledBuffer;
 use crate::content::merkle::Verified;
 use crate::download::Core;
-use crate::download::buffers::Buffer;
 use crate::download::content::FileBytes;
 use crate::download::holder::{Availability, FileSource};
 use crate::error::Error;
@@ -52,7 +52,7 @@ impl Core {
             }
             _ => return FetchOutcome::Not,
         };
-        let bytes = Buffer::from(bytes);
+        let bytes = PooledBuffer::from(bytes);
         let Some(content) = file.content() else {
             let origin = Arc::new(file.origin(source.peer.id()));
             let content = FileBytes::from_one(origin, 0, bytes);
