@@ -25,7 +25,7 @@ use crate::report::status::NodeReport;
 const DEADLINE: Duration = Duration::from_secs(1);
 
 /// No report is longer: the bounds of the ledger keep it far below.
-const LONGEST: u64 = 64 << 20;
+const MAX_REPLY_BYTES: u64 = 64 << 20;
 
 /// After a connection could not be taken (no file descriptors left, say), none is for this long.
 const PAUSE: Timespec = Timespec {
@@ -199,7 +199,7 @@ fn read(path: &Path) -> io::Result<String> {
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
-        if line.len() as u64 > LONGEST {
+        if line.len() as u64 > MAX_REPLY_BYTES {
             return Err(ErrorKind::InvalidData.into());
         }
     }

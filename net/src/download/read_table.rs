@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::model::ByteRange;
 
 /// No read waits longer than this, however much comes in for others meanwhile.
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
+const MAX_WAIT: Duration = Duration::from_secs(60);
 
 /// A holder that brings nothing for this long while a reader waits loses the claim to another one.
 const OVERTAKE: Duration = Duration::from_secs(1);
@@ -138,8 +138,7 @@ impl ReadTable {
 
     /// Fails the reads that have waited too long.
     pub(super) fn fail_late(&mut self, now: Instant, error: &Error, replies: &mut Replies) {
-        let late =
-            |parked: &ParkedRead| now.saturating_duration_since(parked.since) >= LONGEST_WAIT;
+        let late = |parked: &ParkedRead| now.saturating_duration_since(parked.since) >= MAX_WAIT;
         let (late, rest) = std::mem::take(&mut self.parked).into_iter().partition(late);
         self.parked = rest;
         let late: Vec<ParkedRead> = late;

@@ -8,6 +8,7 @@
 use std::time::{Duration, Instant};
 
 use super::holder::Delivery;
+use crate::concurrency::backoff::Backoff;
 use crate::error::Error;
 
 /// Streams of one file from its only holder: while one copies, the other receives. More are no
@@ -17,12 +18,18 @@ const STREAMS_ALONE: usize = 2;
 /// Streams of one file in all. Each takes a thread and a piece of memory.
 const MAX_STREAMS: usize = 8;
 
-/// The pause before a failed holder is tried again, doubled each time up to [`MAX_PAUSE`].
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
+/// The pauses before a failed holder is tried again.
+const FAILURE_PAUSES: Backoff = Backoff {
+    first: Duration::from_millis(200),
+    cap: MAX_PAUSE,
+};
 const MAX_PAUSE: Duration = Duration::from_secs(2);
 
-/// The longest rest of one that was overtaken: each try costs a reader a moment.
-const MAX_STALL_PAUSE: Duration = Duration::from_secs(30);
+/// The rests of one that was overtaken: each attempt costs a reader a moment.
+const STALL_PAUSES: Backoff = Backoff {
+    first: Duration::from_millis(1600),
+    cap: Duration::from_secs(30),
+};
 
 /// A holder that breaks the protocol this often in one file is not asked for it again.
 const MAX_STRIKES: u32 = 3;
@@ -234,18 +241,16 @@ impl Schedule {
             let moved = source.moved.clone().filter(|_| is_absence);
             source.lost = Some(moved.unwrap_or_else(|| error.clone()));
         }
-        let pause = FIRST_PAUSE * 2_u32.pow(source.failures.min(8));
         source.failures += 1;
-        source.rest_until = Some(now + pause.min(MAX_PAUSE));
+        source.rest_until = Some(now + FAILURE_PAUSES.full(source.failures));
     }
 
     /// `source` has stood still while a reader waited: it rests, so that others are asked first.
     pub(crate) fn stalled(&mut self, source: usize, now: Instant) {
         let source = &mut self.all[source];
         source.rate = source.rate.map(|rate| rate / 4.0);
-        let pause = FIRST_PAUSE * 2_u32.pow(source.stalls.min(8) + 3);
         source.stalls += 1;
-        source.rest_until = Some(now + pause.min(MAX_STALL_PAUSE));
+        source.rest_until = Some(now + STALL_PAUSES.full(source.stalls));
     }
 
     /// Why no holder will ever deliver: the first one's reason, once all are given up.

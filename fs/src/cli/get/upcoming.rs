@@ -19,7 +19,7 @@ impl UpcomingFiles for UpcomingJobs {
         path: &RelPath,
         _: ReadingOrder,
         member: PeerId,
-        most: usize,
+        max: usize,
     ) -> Vec<SmallFile> {
         let Some((directory, name)) = path.split() else {
             return Vec::new();
@@ -29,7 +29,7 @@ impl UpcomingFiles for UpcomingJobs {
         let first = at.map_or_else(|behind| behind, |at| at + 1);
         let behind = self.0[first..].iter();
         let behind = behind.take_while(|job| job.directory == directory);
-        first_files(behind, most, |job| small(job, member))
+        first_files(behind, max, |job| small(job, member))
     }
 
     fn order(&self, _: &RelPath, _: &RelPath) -> ReadingOrder {
@@ -92,10 +92,10 @@ mod tests {
         ];
         let jobs = jobs.map(|(path, size, member)| job(path, size, member));
         let upcoming = UpcomingJobs(jobs.to_vec());
-        let behind = |path: &str, most| {
+        let behind = |path: &str, max| {
             let path = RelPath::new(path.as_bytes()).unwrap();
             let member = PeerId::from_bytes([1; 32]);
-            let files = upcoming.behind(&path, ReadingOrder::ByName, member, most);
+            let files = upcoming.behind(&path, ReadingOrder::ByName, member, max);
             let paths = files.into_iter().map(|file| file.path.to_string());
             paths.collect::<Vec<String>>()
         };

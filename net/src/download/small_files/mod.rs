@@ -71,13 +71,13 @@ pub enum ReadingOrder {
 /// Knows what lies in the directories that are being read.
 pub trait UpcomingFiles: Send + Sync {
     /// The small files behind `path` in its directory that can be read from `member`, in `order`,
-    /// at most `most`. What is not known at once is left out: this never waits.
+    /// at most `max`. What is not known at once is left out: this never waits.
     fn behind(
         &self,
         path: &RelPath,
         order: ReadingOrder,
         member: PeerId,
-        most: usize,
+        max: usize,
     ) -> Vec<SmallFile>;
 
     /// In which order `path` comes just behind `before`, a file in the same directory; by name,
@@ -289,10 +289,10 @@ impl SmallFileReader {
         let member = source.peer.id();
         let (directory, _) = source.path.split()?;
         let walk = (&directory, &source.path);
-        let (most, before) = self.shelf().lock().miss(walk, member, now)?;
+        let (max, before) = self.shelf().lock().miss(walk, member, now)?;
         let order = self.siblings.order(&before, &source.path);
         let mut files = vec![file];
-        files.extend(self.behind(&source.path, order, member, most - 1));
+        files.extend(self.behind(&source.path, order, member, max - 1));
         let reader = Arc::downgrade(self);
         let mut shelf = self.shelf().lock();
         shelf.begin((directory, order), member, files, reader, now)
@@ -306,7 +306,7 @@ impl SmallFileReader {
         let Some(next) = self.shelf().lock().next(run, now) else {
             return;
         };
-        let files = self.behind(&next.after, next.order, next.member, next.most);
+        let files = self.behind(&next.after, next.order, next.member, next.max);
         let batch = self.shelf().lock().go_on(run, &files, now);
         if let Some(batch) = batch {
             self.send(batch);
@@ -318,9 +318,9 @@ impl SmallFileReader {
         path: &RelPath,
         order: ReadingOrder,
         member: PeerId,
-        most: usize,
+        max: usize,
     ) -> Vec<SmallFile> {
-        let mut files = self.siblings.behind(path, order, member, most);
+        let mut files = self.siblings.behind(path, order, member, max);
         files.retain(|file| !self.core().has_on_disk(file));
         files
     }

@@ -84,7 +84,7 @@ pub(super) struct NextFiles {
     pub(super) order: ReadingOrder,
     /// The last file that it has asked for.
     pub(super) after: RelPath,
-    pub(super) most: usize,
+    pub(super) max: usize,
 }
 
 /// What came of one file of a batch.

@@ -26,23 +26,17 @@ struct Rig {
 struct Listing(Mutex<Vec<SmallFile>>);
 
 impl UpcomingFiles for Listing {
-    fn behind(
-        &self,
-        path: &RelPath,
-        order: ReadingOrder,
-        _: PeerId,
-        most: usize,
-    ) -> Vec<SmallFile> {
+    fn behind(&self, path: &RelPath, order: ReadingOrder, _: PeerId, max: usize) -> Vec<SmallFile> {
         let files = self.0.lock();
         match order {
             ReadingOrder::ByName => {
                 let behind = files.iter().filter(|file| file.path > *path);
-                behind.take(most).cloned().collect()
+                behind.take(max).cloned().collect()
             }
             // Their numbers descend.
             ReadingOrder::ByNumber => {
                 let behind = files.iter().rev().filter(|file| file.path < *path);
-                behind.take(most).cloned().collect()
+                behind.take(max).cloned().collect()
             }
         }
     }

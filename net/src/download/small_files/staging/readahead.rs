@@ -197,7 +197,7 @@ impl<R, C> Staging<R, C> {
             member,
             order: run.order,
             after: run.last.clone(),
-            most: (run.window - ahead).min(MAX_BATCH_FILES),
+            max: (run.window - ahead).min(MAX_BATCH_FILES),
         };
         if let Some(walk) = self.walks.get_mut(&run.directory) {
             walk.first = FIRST;

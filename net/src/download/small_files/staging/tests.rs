@@ -47,8 +47,8 @@ impl Walker {
         }
     }
 
-    fn files(&self, from: usize, most: usize) -> Vec<SmallFile> {
-        let end = self.count.min(from + most);
+    fn files(&self, from: usize, max: usize) -> Vec<SmallFile> {
+        let end = self.count.min(from + max);
         (from..end).map(|number| file(number, self.size)).collect()
     }
 
@@ -69,7 +69,7 @@ impl Walker {
                     let last: usize = String::from_utf8_lossy(&next.after.as_bytes()[2..])
                         .parse()
                         .unwrap();
-                    let files = self.files(last + 1, next.most);
+                    let files = self.files(last + 1, next.max);
                     let batch = self.shelf.go_on(run, &files, self.now);
                     self.send(batch);
                 }
@@ -78,9 +78,9 @@ impl Walker {
             StagedFile::Spoiled(..) => false,
             StagedFile::Nothing => {
                 let walk = (&directory(), &file(number, self.size).path);
-                let most = self.shelf.miss(walk, MEMBER, self.now);
-                let batch = most.and_then(|(most, _)| {
-                    let files = self.files(number, most);
+                let max = self.shelf.miss(walk, MEMBER, self.now);
+                let batch = max.and_then(|(max, _)| {
+                    let files = self.files(number, max);
                     self.shelf.begin(
                         (directory(), ReadingOrder::ByName),
                         MEMBER,
