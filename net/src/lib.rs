@@ -15,7 +15,8 @@
 //!   [`download`]: the bytes of one file, in time for its readers.
 //! - [`stats`]: what the node is doing. [`legacy`]: the protocol of 2004.
 //! - [`node`]: builds all of it; the only file that knows every part.
-
+//!
+#![doc = include_str!("../ARCHITECTURE.md")]
 // Tests may unwrap: a panic is how they fail.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 

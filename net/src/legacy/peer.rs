@@ -3,7 +3,7 @@
 //! It tells names and nothing else, so what a file is shows once it was fetched whole
 //! ([`Whole::measure`]): then it has a size, a content root and a version, lies in the
 //! [`LegacyStore`], and is read, checked and passed on like any file of any member. Before, it has
-//! the attributes of [`FileSize::Unknown`].
+//! the attributes of [`FileSize::Unknown`](crate::model::FileSize::Unknown).
 //!
 //! The server takes one call at a time, so calls have turns.
 
