@@ -1,4 +1,4 @@
-//! What the sharing user may not read, what is a program there, and times of other centuries.
+//! Files that the sharing user may not read, executable files, and times of other centuries.
 
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -12,7 +12,7 @@ use crate::harness::swarm::{Node, Swarm};
 
 const SOON: Duration = Duration::from_secs(30);
 
-/// Far less than what a member that does not answer costs.
+/// Far less than an unresponsive member costs.
 const AT_ONCE: Duration = Duration::from_secs(3);
 
 fn chmod(path: &Path, mode: u32) {
@@ -23,7 +23,7 @@ fn mode(path: &Path) -> u32 {
     fs::metadata(path).expect("stat").mode() & 0o7777
 }
 
-/// Five files and a directory that their owner may not read, beside what it may.
+/// Creates five files and a directory that their owner may not read, next to readable ones.
 fn owner(swarm: &Swarm) -> Node {
     let mut owner = swarm.node("owner").file("d/plain", "plain").unprivileged();
     for number in 1..=5 {
@@ -37,7 +37,7 @@ fn owner(swarm: &Swarm) -> Node {
     owner.serve()
 }
 
-/// Lets whoever removes the files of the test in.
+/// Restores the permissions, so that the files of the test can be removed.
 fn open_up(owner: &Node) {
     chmod(&owner.share().join("d/closed"), 0o755);
 }

@@ -1,5 +1,5 @@
-//! What members do to their shares, seen on another member's mount: a thousand random changes, each
-//! of them held against a model of the union.
+//! Members' changes to their shares, seen on another member's mount: a thousand random changes,
+//! each checked against a model of the union.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -17,23 +17,23 @@ use crate::harness::process::{eventually, run, signal};
 use crate::harness::slow_link::SlowLink;
 use crate::harness::swarm::{Node, Swarm};
 
-/// Until all files have their roots, on a busy machine.
+/// Time until all files have their roots, on a busy machine.
 const SOON: Duration = Duration::from_secs(60);
 
-/// Names that files and directories get: few, so that they clash often.
+/// Names of files and directories: few, so that they clash often.
 const NAMES: [&str; 6] = ["a", "b.txt", "c.tar.gz", "d", ".e", "f g.ogg"];
 
-/// How deep directories lie in one another.
+/// Depth of nested directories.
 const DEPTH: usize = 3;
 
-/// What a file is, to those who look at it.
+/// The content of a file as readers see it.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Content {
     bytes: Vec<u8>,
     mtime: SystemTime,
 }
 
-/// What is at one path of one share.
+/// The object at one path of one share.
 #[derive(Clone, PartialEq, Eq)]
 enum Thing {
     Directory,
@@ -61,7 +61,7 @@ impl fmt::Debug for Shown {
 
 type Tree = BTreeMap<PathBuf, Shown>;
 
-/// A small generator of numbers (xorshift), so that a failure can be run again by its seed.
+/// A small random number generator (xorshift), so that a failure can be reproduced from its seed.
 struct Dice(u64);
 
 impl Dice {
@@ -77,17 +77,17 @@ impl Dice {
     }
 }
 
-/// One member's share and what should be in it.
+/// One member's share and the expected files in it.
 struct Model {
     root: PathBuf,
-    /// As conflicts are named after it.
+    /// The name in the names of its conflicts.
     name: String,
-    /// As members are sorted.
+    /// The id by which members are sorted.
     peer_id: String,
     things: BTreeMap<PathBuf, Thing>,
 }
 
-/// Seconds since 1970 at which the first file is dated; each gets another one.
+/// Modification time of the first file, in seconds since 1970; each file gets another one.
 const EPOCH: u64 = 1_000_000_000;
 
 struct World {
@@ -105,7 +105,7 @@ impl World {
         }
     }
 
-    /// A content that there has never been.
+    /// Returns a content that has never existed before.
     fn content(&mut self) -> Content {
         self.written += 1;
         let bytes = match self.dice.roll(8) {
@@ -120,7 +120,7 @@ impl World {
         }
     }
 
-    /// Changes one share at random, on disk and in the model. Returns what was done, in words.
+    /// Changes one share at random, on disk and in the model. Returns a description of the change.
     fn step(&mut self) -> String {
         loop {
             let index = self.dice.roll(self.shares.len());
@@ -209,7 +209,7 @@ impl World {
                 Some(format!("touch {path:?}"))
             }
             11 => {
-                // What others have, too, as `cp -p` would bring it here.
+                // A copy of another member's file, as `cp -p` would make it.
                 let other = (index + 1) % self.shares.len();
                 let theirs = self.shares[other].paths(|thing| matches!(thing, Thing::File(_)));
                 let path = self.dice.pick(&theirs)?.clone();
@@ -231,14 +231,14 @@ impl World {
         }
     }
 
-    /// What every mount shows once all files have their content roots.
+    /// Returns what every mount shows once all files have their content roots.
     fn union(&self) -> Tree {
         let first = |path: &PathBuf| self.outcomes(path).into_iter().next();
         self.paths().iter().filter_map(first).flatten().collect()
     }
 
-    /// True if that is what a mount may show now. Files that are the same are one only once all
-    /// roots are known that show it.
+    /// Returns true if a mount may show `found` now. Identical files are merged only once all the
+    /// roots that prove it are known.
     fn allows(&self, found: &Tree) -> bool {
         let mut rest = found.clone();
         let is_right = self.paths().iter().all(|path| {
@@ -261,7 +261,7 @@ impl World {
         paths.filter(|path| !is_hidden(path)).cloned().collect()
     }
 
-    /// What may be shown of one path, the first being what is when everything is known.
+    /// Returns what may be shown for one path; the first entry applies when everything is known.
     fn outcomes(&self, path: &PathBuf) -> Vec<Tree> {
         let mut files: Vec<(&Model, &Content)> = Vec::new();
         let mut is_directory = false;
@@ -281,11 +281,11 @@ impl World {
     }
 }
 
-/// Some who are known to have the same.
+/// Files that are known to be identical.
 type Group<'a> = Vec<(&'a Model, &'a Content)>;
 
-/// The ways in which files may be known to be the same, the first one being that all
-/// which are, are.
+/// Returns the ways in which files may be known to be identical, beginning with the one in which
+/// all identical files are merged.
 fn groupings<'a>(files: &[(&'a Model, &'a Content)]) -> Vec<Vec<Group<'a>>> {
     let Some((first, rest)) = files.split_first() else {
         return vec![Vec::new()];
@@ -294,7 +294,7 @@ fn groupings<'a>(files: &[(&'a Model, &'a Content)]) -> Vec<Vec<Group<'a>>> {
     for grouping in groupings(rest) {
         let same = |group: &Group| {
             let (_, content) = group[0];
-            // Empty files are all the same.
+            // Empty files are always identical.
             content.bytes == first.1.bytes
         };
         let joined = grouping.iter().position(same);
@@ -313,8 +313,8 @@ fn groupings<'a>(files: &[(&'a Model, &'a Content)]) -> Vec<Vec<Group<'a>>> {
     all
 }
 
-/// The groups as they are ranked: most holders first, then the newest. What nothing else tells
-/// apart may come in any order.
+/// Returns the orders of the groups by rank: most holders first, then the newest. Groups of equal
+/// rank may come in any order.
 fn orders(groups: Vec<Group>) -> Vec<Vec<Group>> {
     if groups.is_empty() {
         return vec![groups];
@@ -338,7 +338,7 @@ fn newest(group: &Group) -> SystemTime {
     mtimes.max().expect("a holder")
 }
 
-/// What is shown of `path`.
+/// Returns the entries shown for `path`.
 fn fragment(path: &Path, is_directory: bool, groups: &[Group]) -> Tree {
     let mut tree = Tree::new();
     if is_directory {
@@ -384,7 +384,7 @@ impl Model {
         self.things.insert(path.to_owned(), Thing::File(content));
     }
 
-    /// As careful programs save: a new file that takes the old one's place.
+    /// Saves as careful programs do: a new file replaces the old one.
     fn replace(&mut self, path: &Path, content: Content) {
         let place = self.root.join(path);
         let new = place.with_file_name(".new");
@@ -445,7 +445,7 @@ fn is_hidden(path: &Path) -> bool {
         .any(|component| component.as_os_str().to_string_lossy().starts_with('.'))
 }
 
-/// `stem (member).ext`.
+/// Returns a name of the form `stem (member).ext`.
 fn conflict_name(path: &Path, member: &str) -> PathBuf {
     let name = path
         .file_name()
@@ -459,7 +459,7 @@ fn conflict_name(path: &Path, member: &str) -> PathBuf {
     path.with_file_name(format!("{stem} ({member}){extension}"))
 }
 
-/// Everything in a mount; `None` if something vanished while it was looked at.
+/// Returns everything in a mount; `None` if something vanished during the walk.
 fn shown(mount: &Path) -> Option<Tree> {
     let mut tree = Tree::new();
     let mut pending = vec![PathBuf::new()];
@@ -482,7 +482,7 @@ fn shown(mount: &Path) -> Option<Tree> {
     Some(tree)
 }
 
-/// Only what differs, for messages.
+/// Returns only the differences, for messages.
 fn difference(expected: &Tree, found: &Tree) -> String {
     let mut lines = Vec::new();
     for path in expected.keys().chain(found.keys()).collect::<BTreeSet<_>>() {
@@ -494,7 +494,7 @@ fn difference(expected: &Tree, found: &Tree) -> String {
     lines.join("\n")
 }
 
-/// Three members: two serve, the third mounts and shares, too.
+/// Starts three members: two serve, the third mounts and shares, too.
 fn three(swarm: &Swarm, option: Option<&str>) -> (Vec<Node>, World) {
     let with = |node: Node| match option {
         Some(option) => node.log_level("info").option(option),
@@ -513,7 +513,7 @@ fn three(swarm: &Swarm, option: Option<&str>) -> (Vec<Node>, World) {
     world(vec![a, b, c])
 }
 
-/// The same, where all that the third one hears of the others comes over links.
+/// Does the same, but the third one hears of the others only over links.
 fn three_apart(swarm: &Swarm) -> (Vec<Node>, World, [SlowLink; 2]) {
     let over_a_link = |name: &str| {
         let node = swarm.node(name).file(format!("a of {name}"), "x");
@@ -535,7 +535,7 @@ fn three_apart(swarm: &Swarm) -> (Vec<Node>, World, [SlowLink; 2]) {
     (nodes, world, [to_a, to_b])
 }
 
-/// Waits until all three are in the mount of the last one, and empties their shares.
+/// Waits until all three appear in the mount of the last one, then empties their shares.
 fn world(nodes: Vec<Node>) -> (Vec<Node>, World) {
     let c = &nodes[2];
     eventually(Duration::from_secs(20), "all are there", || {
@@ -547,7 +547,7 @@ fn world(nodes: Vec<Node>) -> (Vec<Node>, World) {
         let length = rustix::fs::getxattr(&path, c"user.tinyp2p.sources", &mut value[..]);
         let told = String::from_utf8_lossy(&value[..length.expect("its sources")]).into_owned();
         let id = told.trim().rsplit(' ').next().expect("a peer id");
-        // In base32 the digits come behind the letters: so that texts sort as the bytes do.
+        // In base32 the digits come after the letters, so this makes texts sort like the bytes.
         let later = |c: char| {
             c.to_digit(10)
                 .map_or(c, |digit| (b'{' + digit as u8) as char)
@@ -576,8 +576,8 @@ fn world(nodes: Vec<Node>) -> (Vec<Node>, World) {
     (nodes, world)
 }
 
-/// Does `steps` things and looks at the mount after each, which must be right before `limit`.
-/// Returns how long it took each time, sorted.
+/// Makes `steps` changes and checks the mount after each, which must be right before `limit`.
+/// Returns how long each took, sorted.
 fn changes_are_seen(
     nodes: &[Node],
     world: &mut World,
@@ -609,7 +609,7 @@ fn changes_are_seen(
             std::thread::yield_now();
         };
         taken.push(begun.elapsed());
-        // Files that stay open, and whose names then mean something else.
+        // Files that stay open while their names come to mean something else.
         let files: Vec<&PathBuf> = expected
             .keys()
             .filter(|path| expected[*path] != Shown::Directory)
@@ -622,7 +622,7 @@ fn changes_are_seen(
             }
         }
     }
-    // And what is the same is one in the end.
+    // In the end, identical files are merged.
     eventually(SOON, "doubles are seen once", || {
         shown(&mount).as_ref() == Some(&world.union())
     });
@@ -630,11 +630,11 @@ fn changes_are_seen(
     taken
 }
 
-/// The file has one of the contents that members have at its path, of the size that is shown.
+/// Checks that the file has one of the contents that members have at its path, with the size shown.
 ///
-/// When one of two who have the same content has let go of it, and no root proves yet that it was
-/// the same, what is shown looks right before the change is known; whoever reads then is told until
-/// `deadline` that the file is another one.
+/// When one of two members with the same content changes its copy, and no root has proven yet that
+/// the two were the same, the listing looks right before the change is known. A reader may then get
+/// ESTALE until `deadline`.
 fn read_is_right(world: &World, mount: &Path, path: &Path, expected: &Tree, deadline: Instant) {
     let bytes = loop {
         match fs::read(mount.join(path)) {
@@ -680,7 +680,7 @@ fn thousand_changes_each_show_in_a_second() {
 fn unwatched_changes_show_in_two_seconds() {
     let swarm = Swarm::alone();
     let (nodes, mut world) = three(&swarm, Some("--no-watch"));
-    // Two seconds, and what a look at everything takes.
+    // Two seconds, plus the time to walk everything.
     let taken = changes_are_seen(&nodes, &mut world, 30, Duration::from_millis(2500));
     eprintln!("seen after {:?} (median), {:?} (all)", taken[15], taken[29]);
 }
@@ -697,7 +697,7 @@ fn changes_show_despite_cut_polls() {
     for _ in 0..8 {
         let before = cuts();
         eventually(Duration::from_secs(20), "both polls are cut", || {
-            // Whoever looks begins another poll.
+            // Each walk starts another poll.
             shown(&mount);
             cuts() >= before + links.len()
         });
@@ -709,19 +709,19 @@ fn changes_show_despite_cut_polls() {
 fn changes_show_despite_dead_connections() {
     let swarm = Swarm::alone();
     let (nodes, mut world, links) = three_apart(&swarm);
-    // Until the polls are under way.
+    // Waits until the polls are under way.
     changes_are_seen(&nodes, &mut world, 10, Duration::from_millis(2500));
     let mount = nodes[2].mountpoint();
     let lost = || links.iter().map(SlowLink::lost).sum::<u64>();
     let mut rounds = 0;
-    // Whether a connection is in use just then is chance.
+    // Whether a connection is in use at that moment is random.
     while rounds < 3 || (lost() == 0 && rounds < 10) {
         rounds += 1;
         for link in &links {
             link.swallow();
         }
         let change = world.step();
-        // A poll is given up after 8 s, and what was told then counts for two more.
+        // A poll is given up after 8 s, and earlier answers then stay valid for two more.
         eventually(Duration::from_millis(10_500), &change, || {
             shown(&mount).is_some_and(|found| world.allows(&found))
         });
@@ -766,10 +766,10 @@ fn second_find_of_same_tree_costs_no_call() {
         };
         members.iter().map(count).sum()
     };
-    // Content roots become known in the first seconds, which is news.
+    // Content roots become known in the first seconds, which counts as a change.
     let mut seen = (calls(), find());
     eventually(Duration::from_secs(60), "a find that costs nothing", || {
-        // Longer than an answer holds that nobody watches, here and in the kernel.
+        // Longer than an unwatched answer stays valid, here and in the kernel.
         std::thread::sleep(Duration::from_millis(2500));
         let before = calls();
         let again = find();
@@ -787,7 +787,7 @@ fn change_beside_a_waiter_blocks_nobody() {
         .file("d/known", "1")
         .file("e/known", "1")
         .serve();
-    // Bob has the directories, too: else it is known that nothing in them is his.
+    // Bob has the directories, too; otherwise it would be known that nothing in them is his.
     let b = swarm
         .node("bob")
         .peer(&a)
@@ -802,14 +802,14 @@ fn change_beside_a_waiter_blocks_nobody() {
     // Both waits are for bob, who may have such a file; the second one ends with the mount.
     for is_killed in [false, true] {
         let directory = ["d", "e"][usize::from(is_killed)];
-        // The way to the directory is known, and known to the kernel, so that the wait is inside.
+        // The path to the directory is known, to the kernel as well, so that the wait is inside it.
         eventually(Duration::from_secs(20), "the way is known", || {
             shown_names(&c.mountpoint()).contains(&"of bob".to_owned()) && c.at(directory).exists()
         });
         b.freeze();
         let (at, begun) = (c.at(format!("{directory}/nobody has this")), Instant::now());
         let waiting = std::thread::spawn(move || at.exists());
-        // A change every now and then for a while, as a program would make them that writes there.
+        // Changes at intervals for a while, as by a program that writes there.
         let mut number = 0;
         while begun.elapsed() < Duration::from_millis(800) {
             number += 1;
@@ -819,7 +819,7 @@ fn change_beside_a_waiter_blocks_nobody() {
         }
         assert!(!waiting.is_finished(), "nobody waits for bob");
         if is_killed {
-            // What is left of the mount stays where it is until somebody looks.
+            // The rest of the mount stays in place until somebody accesses it.
             signal(c.pid(), Signal::KILL);
         }
         let answered = || waiting.is_finished();
@@ -828,7 +828,7 @@ fn change_beside_a_waiter_blocks_nobody() {
             std::thread::yield_now();
         }
         if !answered() {
-            // Else neither the mount nor whoever waits there could be killed.
+            // Otherwise neither the mount nor the waiting thread could be killed.
             abort(&c.mountpoint());
             panic!("whoever waits has no answer");
         }
@@ -846,9 +846,9 @@ fn shown_names(directory: &Path) -> Vec<String> {
     names.collect()
 }
 
-/// Ends the kernel's side of the mount at `path`, as an administrator can (umount2(2),
-/// `MNT_FORCE`).
+/// Aborts the kernel's side of the mount at `path`, as an administrator
+/// can (umount2(2), `MNT_FORCE`).
 fn abort(path: &Path) {
-    // It may be said to be busy, and has let go of those who wait all the same.
+    // It may report that it is busy, but it has released the waiting threads nevertheless.
     let _ = unmount(path, UnmountFlags::FORCE);
 }

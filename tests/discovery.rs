@@ -1,4 +1,4 @@
-//! Members find one another on a local network, and again from memory.
+//! Members find one another on a local network, and later from memory.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
@@ -11,10 +11,10 @@ use crate::harness::hosts::{Host, Network};
 use crate::harness::process::{eventually, signal, usage};
 use crate::harness::swarm::{Node, PASSWORD, Swarm};
 
-/// How soon two neighbours see each other's files.
+/// Time for two neighbours to see each other's files.
 const SOON: Duration = Duration::from_secs(5);
 
-/// Both of them list the files of both.
+/// Returns true if both list the files of both.
 fn see_each_other(a: &Node, b: &Node) -> bool {
     [a, b]
         .iter()
@@ -106,9 +106,9 @@ fn link_addresses_are_found_with_a_zone() {
     });
 }
 
-/// Sends 20,000 datagrams of 20 records, of everything that a responder may be fooled into keeping:
-/// instances of the service, and records of names that nobody asked for. Then says so, and goes on
-/// at 2,000 a second.
+/// Sends 20,000 datagrams of 20 records that try to make a responder store as much as possible:
+/// instances of the service, and records of names that nobody requested. Then reports that, and
+/// continues at 2,000 a second.
 const FLOOD: &str = r#"
 import itertools, socket, struct, time
 def name(*labels):
@@ -146,7 +146,7 @@ for sent in itertools.count():
 struct Flood(Child);
 
 impl Flood {
-    /// Returns when the first 20,000 datagrams are sent.
+    /// Returns once the first 20,000 datagrams are sent.
     fn start(host: &Host) -> Self {
         let script = FLOOD
             .replace("%%", "%")
@@ -176,7 +176,7 @@ fn multicast_flood_costs_little_memory() {
     let network = Network::new(3);
     let here = |name: &str, index| {
         let node = swarm.node(name).on(network.host(index)).discovering(true);
-        // At `debug`, the log of what strangers cause is what would be measured.
+        // At `debug`, the test would measure the log of the strangers' traffic.
         node.file(format!("of {name}"), name).log_level("info")
     };
     let a = here("a", 0).mount();

@@ -1,4 +1,4 @@
-//! Members that die or freeze take their own files away for a while, and nothing else.
+//! Members that die or freeze make their own files unavailable for a while, and nothing else.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
@@ -11,22 +11,22 @@ use crate::harness::content::{MIB, names};
 use crate::harness::process::{eventually, run, within};
 use crate::harness::swarm::{Node, Swarm};
 
-/// A read without progress fails by then.
+/// Time limit for a read without progress to fail.
 const READ_DEADLINE: Duration = Duration::from_secs(15);
 
-/// A listing has ended by then.
+/// Time limit for a listing.
 const LIST_DEADLINE: Duration = Duration::from_secs(3);
 
-/// What a busy machine adds to a deadline: starting `ls`, waking threads.
+/// Extra time on a busy machine: starting `ls`, waking threads.
 const SLACK: Duration = Duration::from_millis(500);
 
-/// How soon what comes back is seen again.
+/// Time until returning files are visible again.
 const BACK: Duration = Duration::from_secs(30);
 
-/// Larger than everything that could be read ahead of a slow reader.
+/// Larger than any readahead for a slow reader.
 const LARGE: u64 = 2000 * MIB;
 
-/// Two members, one with a large file, and a third that mounts.
+/// Starts two members, one with a large file, and a third that mounts.
 fn three(swarm: &Swarm) -> (Node, Node, Node) {
     let fragile = swarm.node("fragile").file("dir/small of fragile", "small");
     let large = File::create(fragile.share().join("large")).expect("create");
@@ -52,8 +52,8 @@ fn complete(mount: &Node) -> bool {
         && names(&mount.at("dir")) == ["of other", "small of fragile"]
 }
 
-/// Reads `path` until it fails; sends on when a first part was read. Gives the error's
-/// kind and time.
+/// Reads `path` until it fails, and sends a message after a first part. Returns the
+/// error's kind and time.
 fn read_until_error(path: PathBuf) -> JoinHandle<(ErrorKind, Option<i32>, Instant)> {
     let mut file = File::open(path).expect("open");
     let mut buffer = vec![0; MIB as usize];
@@ -69,7 +69,7 @@ fn read_until_error(path: PathBuf) -> JoinHandle<(ErrorKind, Option<i32>, Instan
     })
 }
 
-/// `ls -l` ends in time and shows at least what others have.
+/// Checks that `ls -l` ends in time and shows at least the files of the others.
 fn assert_ls_answers(mount: &Node) {
     for directory in [mount.mountpoint(), mount.at("dir")] {
         let mut ls = Command::new("ls");
@@ -80,12 +80,12 @@ fn assert_ls_answers(mount: &Node) {
             listed.took
         );
     }
-    // What is still there is listed, whatever `ls` said about what is not.
+    // Available files are listed, whatever `ls` said about the others.
     assert!(names(&mount.mountpoint()).contains(&"mine".to_owned()));
     assert!(names(&mount.at("dir")).contains(&"of other".to_owned()));
 }
 
-/// Files of other members are read as if nothing had happened.
+/// Checks that other members' files are read as if nothing had happened.
 fn assert_others_answer(mount: &Node) {
     let (mine, other) = (mount.at("mine"), mount.at("dir/of other"));
     within(
@@ -101,7 +101,8 @@ fn assert_others_answer(mount: &Node) {
     );
 }
 
-/// Until the reader has its error, everything else goes on; then it was EIO and came in time.
+/// Checks that everything else works until the reader fails, and that it failed
+/// with EIO and in time.
 fn assert_fails_in_time(
     mount: &Node,
     reader: JoinHandle<(ErrorKind, Option<i32>, Instant)>,
@@ -192,7 +193,7 @@ fn frozen_member_costs_one_deadline_only() {
         assert_ls_answers(&mount);
         start.elapsed() < SLACK
     });
-    // From then on always, whether the member is tried again in between or not.
+    // From then on always, whether or not the member is retried in between.
     for _ in 0..40 {
         let mut ls = Command::new("ls");
         let listed = run(ls.arg(mount.at("dir")), BACK);
@@ -210,8 +211,8 @@ fn bytes_read(pid: u32) -> u64 {
     line.and_then(|count| count.parse().ok()).unwrap_or(0)
 }
 
-/// Waiting in the kernel where nothing but an answer ends it: whoever is not has read something
-/// between two looks.
+/// Returns true if the process waits in the kernel, where only an answer can wake it: any other
+/// process would read something between the two checks.
 fn is_blocked(pid: u32) -> bool {
     let before = bytes_read(pid);
     thread::sleep(Duration::from_millis(300));

@@ -1,5 +1,5 @@
-//! The first minutes: what a mount has when the command returns, and what the commands print at
-//! their start.
+//! The first minutes: what a mount shows when the command returns, and what the commands
+//! print at their start.
 
 use std::fs;
 use std::path::Path;
@@ -12,7 +12,7 @@ use crate::harness::swarm::{Background, MOUNT, Node, PASSWORD, PORT, Swarm, prog
 
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// One way; a connection with its handshake and its pairing takes several times as much.
+/// One-way delay; a connection with its handshake and its pairing takes several times as much.
 const SLOW: Duration = Duration::from_millis(60);
 
 #[test]
@@ -101,7 +101,7 @@ fn unreached_peer_is_silent_once_connected() {
     let friend = swarm.node("friend").on(network.host(0)).file("file", "x");
     let friend = friend.discovering(true).serve();
     let me = swarm.node("me").on(network.host(1)).discovering(true);
-    // Nobody is there, and the friend is found without it.
+    // This address leads to nobody; the friend is found without it.
     let mut me = me
         .peer_at(format!("{}:9", network.host(0).address()))
         .mount();
@@ -120,7 +120,7 @@ fn unreached_peer_is_silent_once_connected() {
     assert!(!said.contains("no peer reachable yet"), "{said}");
 }
 
-/// What lies in the files below `directory`.
+/// Returns the contents of the files below `directory`.
 fn names_in(directory: &Path) -> impl Iterator<Item = String> {
     let mut texts = Vec::new();
     let mut directories = vec![directory.to_owned()];

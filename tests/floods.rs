@@ -1,4 +1,4 @@
-//! Connections without end, of strangers and of members, keep no member out.
+//! Endless connections, from strangers and from members, keep no member out.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -24,13 +24,13 @@ use crate::harness::swarm::{Node, PASSWORD, Swarm, detach, is_mounted, next_addr
 
 const SOON: Duration = Duration::from_secs(10);
 
-/// What a member does during a flood takes no longer, on a machine that has other things to do.
+/// Time limit for a member's actions during a flood, on a machine with other work.
 const LIMIT: Duration = Duration::from_secs(15);
 
 /// The sockets of a flood, half of them from each of two addresses.
 const SOCKETS: usize = 300;
 
-/// Each socket needs a descriptor here, too.
+/// Raises the limit on open files: each socket needs a descriptor here, too.
 fn raise_open_files() {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
@@ -40,7 +40,7 @@ fn raise_open_files() {
     setrlimit(Resource::Nofile, raised).expect("raise the number of open files");
 }
 
-/// A connection to `to` that comes from `from`.
+/// Opens a connection to `to` from the address `from`.
 fn connect(from: Ipv4Addr, to: SocketAddr) -> std::io::Result<TcpStream> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     socket.bind(&SocketAddr::from((from, 0)).into())?;
@@ -57,7 +57,7 @@ fn state_of_all_members(mount: &Node) -> Vec<String> {
         .collect()
 }
 
-/// A network of two whose first member is flooded, and how its members fare.
+/// A network of two whose first member is flooded, with checks of its service.
 struct Flooded {
     swarm: Swarm,
     node: Node,
@@ -73,7 +73,8 @@ impl Flooded {
         Self { swarm, node, mount }
     }
 
-    /// Newcomers find it, and members list and read what they have not seen before.
+    /// Checks that newcomers find it, and that members list and read files they
+    /// have not seen before.
     fn expect_service(&self) {
         for round in 0..2 {
             let name = format!("new {round}");
@@ -98,7 +99,7 @@ impl Flooded {
     }
 }
 
-/// Sockets that begin with `start` and say no more are held open, and opened again when closed.
+/// Holds sockets open that send `start` and nothing more, and reopens them when they are closed.
 fn expect_service_during(start: &'static [u8]) {
     raise_open_files();
     let flooded = Flooded::new();
@@ -117,7 +118,7 @@ fn expect_service_during(start: &'static [u8]) {
                     }
                     let socket = connect(sources[number % 2], target);
                     *place = socket.ok().filter(|mut socket| {
-                        // Closed again already, perhaps.
+                        // It may have been closed again already.
                         socket.write_all(start).is_ok()
                     });
                 }
@@ -133,7 +134,7 @@ fn expect_service_during(start: &'static [u8]) {
     });
 }
 
-/// Ends the flood when the test ends, however it does.
+/// Ends the flood when the test ends, for whatever reason.
 struct Ending<'a>(&'a AtomicBool);
 
 impl Drop for Ending<'_> {
@@ -175,7 +176,7 @@ fn an_end_within_a_record_keeps_nobody_out() {
     drop(ended);
 }
 
-/// Opens connections in the name of one member and leaves them idle.
+/// Opens connections as one member and leaves them idle.
 fn idle(
     address: SocketAddr,
     from: Ipv4Addr,
@@ -212,7 +213,7 @@ fn idle_connections_of_many_keys_make_room() {
     raise_open_files();
     let flooded = Flooded::new();
     let (target, from) = (flooded.node.socket(), next_address());
-    // More than any node has places for.
+    // More than any node accepts.
     let held: Vec<_> = thread::scope(|scope| {
         let keys: Vec<_> = (0..18)
             .map(|_| scope.spawn(move || idle(target, from, 64)))
@@ -246,7 +247,7 @@ fn a_node_takes_the_open_files_it_may_have() {
             .lines()
             .find(|line| line.starts_with("Max open files"));
         let words: Vec<_> = line.expect("a line").split_whitespace().collect();
-        // So it is in the shell, too, before it has lowered its own.
+        // The two are equal in the shell, too, before it lowers its own limit.
         words[3] == words[4] && is_mounted(&node.mountpoint())
     };
     let raised = std::panic::catch_unwind(|| eventually(SOON, "it takes all", is_raised));

@@ -1,4 +1,4 @@
-//! `tinyp2p get` and `tinyp2p search`: the client of 2004, grown up.
+//! `tinyp2p get` and `tinyp2p search`: the extended client of 2004.
 
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
@@ -14,14 +14,14 @@ use crate::harness::swarm::{Node, PASSWORD, Swarm, TINYP2P, program, tinyp2p, ti
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// All workers of a `get` have noticed that a member is frozen by then.
+/// Time for all workers of a `get` to notice that a member is frozen.
 const FROZEN: Duration = Duration::from_secs(20);
 
-/// Two nodes that have met know each other as members after this time; a command that asks waits
-/// for others for a second at least.
+/// Time after which two nodes that have met know each other as members. One-shot commands wait for
+/// others for at least a second.
 const FIRST_HELLO: Duration = Duration::from_millis(500);
 
-/// `tinyp2p get PASSWORD PATTERN PEER -d DIR`
+/// Runs `tinyp2p get PASSWORD PATTERN PEER -d DIR`.
 fn get(swarm: &Swarm, pattern: &str, peer: &Node, directory: &Path) -> Finished {
     let directory = directory.to_string_lossy();
     tinyp2p(
@@ -81,7 +81,7 @@ fn existing_file_is_skipped_and_unchanged() {
     get(&swarm, ".", &a, &out).expect_success();
     assert_eq!(fs::read(out.join("one")).expect("read"), b"mine");
     assert_eq!(fs::read(out.join("two")).expect("read"), b"theirs");
-    // A second run finds nothing left to do, which is no failure.
+    // A second run finds nothing to do, which is no failure.
     get(&swarm, ".", &a, &out).expect_success();
     assert_eq!(names(&out), ["one", "two"]);
 }
@@ -126,7 +126,7 @@ fn silent_member_makes_results_incomplete() {
     eventually(LIMIT, "both are found", || {
         run(&mut search(), LIMIT).text() == "of a\nof b\n"
     });
-    // It has been met and goes while the command waits for others to come.
+    // It has been met, and leaves while the command waits for others to join.
     let out = swarm.directory("out");
     for command in [
         &["search", PASSWORD, "of", &b.address()][..],
@@ -175,8 +175,8 @@ fn frozen_member_delays_no_others_download() {
     for name in small("of b") {
         b = b.file(name, "b");
     }
-    // First in the order of paths, as many as are fetched at once, and long enough to be seen under
-    // way.
+    // First in the order of paths, as many as are fetched at once, and large enough to
+    // be seen in progress.
     for name in LARGE {
         let large = File::create(a.share().join(name)).expect("create");
         large.set_len(400 * MIB).expect("grow");
@@ -208,7 +208,7 @@ fn frozen_member_delays_no_others_download() {
     }
 }
 
-/// Bytes that all files below `directory` take on the disk, finished or not.
+/// Returns the bytes that all files below `directory` occupy on disk, finished or not.
 fn stored(directory: &Path) -> u64 {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     entries
@@ -224,7 +224,7 @@ fn stored(directory: &Path) -> u64 {
 fn killed_download_is_resumed() {
     const SIZE: u64 = 1200 * MIB;
     let swarm = Swarm::alone();
-    // A network whose traffic can be counted.
+    // A network that counts its traffic.
     let network = Network::new(2);
     let a = swarm.node("a").on(network.host(0)).log_level("warn");
     write_pattern(&a.share().join("large"), 12, SIZE);

@@ -1,5 +1,5 @@
-//! `tinyp2p get` where several members have the file, and where there are very many files: it
-//! brings them as a mount does.
+//! `tinyp2p get` with several holders of a file, and with very many files: it fetches
+//! them as a mount does.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,10 +13,10 @@ use crate::harness::process::{eventually, run};
 use crate::harness::swarm::{Node, PASSWORD, Swarm, TINYP2P, program, tinyp2p};
 use crate::verified::{settle, wait_for_root};
 
-/// What is done in good time.
+/// Generous time limit for operations.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// Members on hosts of their own that have the same file, and a mount that knows its root.
+/// Members on their own hosts that have the same file, and a mount that knows its root.
 struct Holders {
     swarm: Swarm,
     network: Network,
@@ -26,7 +26,7 @@ struct Holders {
 
 const FILE: &str = "file";
 
-/// The last two hosts are those of the mount and of whoever fetches.
+/// Creates the holders. The last two hosts are those of the mount and of the fetching command.
 fn holders(count: u8, rate: &str, size: u64) -> Holders {
     let swarm = Swarm::alone();
     let network = Network::new(count + 2);
@@ -59,7 +59,7 @@ fn holders(count: u8, rate: &str, size: u64) -> Holders {
 }
 
 impl Holders {
-    /// `tinyp2p get` of the file on the last host, and where it puts it.
+    /// Returns `tinyp2p get` of the file on the last host, and the path where it stores the file.
     fn get(&self) -> (Command, PathBuf) {
         let fetcher = self.network.host(self.nodes.len() + 1);
         let home = self.swarm.directory("home");
@@ -81,7 +81,7 @@ impl Holders {
         took
     }
 
-    /// All bytes that the holders have sent so far.
+    /// Returns the bytes that the holders have sent so far.
     fn sent(&self) -> u64 {
         let holders = 0..self.nodes.len();
         holders.map(|index| self.network.bytes_sent_by(index)).sum()
@@ -139,7 +139,7 @@ fn get_goes_on_where_it_was_when_a_holder_freezes_or_dies() {
     }
 }
 
-/// Bytes of the file in `directory` that have arrived.
+/// Returns how many bytes of the file in `directory` have arrived.
 fn part(directory: &Path) -> u64 {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     let sizes = entries.filter_map(|entry| entry.metadata().ok());

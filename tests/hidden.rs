@@ -1,5 +1,5 @@
-//! What a mount has beside the merged tree: members' own trees, searches, conflicts; and what
-//! `tinyp2p info` tells.
+//! The parts of a mount outside the merged tree: members' own trees, searches, conflicts; and the
+//! output of `tinyp2p info`.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -13,13 +13,13 @@ use crate::harness::content::{assert_same, names, pattern};
 use crate::harness::process::{Finished, eventually, run, sh};
 use crate::harness::swarm::{Node, Swarm, TINYP2P, program};
 
-/// How soon nodes meet and show it, on a busy machine.
+/// Time for nodes to meet and show it, on a busy machine.
 const SOON: Duration = Duration::from_secs(20);
 
-/// How long a command may take that ends by itself within a few seconds.
+/// Time limit for a command that exits on its own within a few seconds.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// `tinyp2p info`, run in `directory`.
+/// Runs `tinyp2p info` in `directory`.
 fn info(swarm: &Swarm, directory: &Path, arguments: &[&str]) -> Finished {
     let mut command = program(TINYP2P, &swarm.directory("command"), None);
     command.current_dir(directory).arg("info").args(arguments);
@@ -30,12 +30,12 @@ fn text(path: &Path) -> &str {
     path.to_str().expect("a path")
 }
 
-/// The inode number as `stat` of the system shows it.
+/// Returns the inode number as the system's `stat` shows it.
 fn number(path: &Path) -> String {
     sh("stat", &["-c", "%i", text(path)]).text()
 }
 
-/// A mount, and a member `a` with a few files, who have met.
+/// Starts a mount and a member `a` with a few files, and waits until they have met.
 fn two(swarm: &Swarm) -> (Node, Node) {
     let a = swarm
         .node("a")
@@ -136,7 +136,7 @@ fn killed_member_stays_listed_and_errors() {
     let swarm = Swarm::new();
     let (mut a, mount) = two(&swarm);
     a.kill();
-    // Opening it asks nobody; its first entry does.
+    // Opening it asks no member; reading the first entry does.
     let error = || {
         fs::read_dir(mount.at(".tinyp2p/peers/a"))
             .and_then(|mut entries| entries.next().transpose())
@@ -164,7 +164,7 @@ fn what_a_search_finds_is_copied_by_cp() {
         &copy.join("b (more).ogg"),
         &mount.share().join("more/b.ogg"),
     );
-    // Both contents, whichever of them has the plain name.
+    // Both contents, no matter which of them has the plain name.
     let both: Vec<String> = copied
         .iter()
         .filter(|name| name.starts_with('a'))

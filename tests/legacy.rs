@@ -1,7 +1,8 @@
-//! The protocol of 2004: what its clients get of a node with `--legacy`, and what they do not.
+//! The protocol of 2004: what its clients get from a node with `--legacy`, and
+//! what they do not get.
 //!
-//! The clients are `data/legacy/client.py` on Python 2.7's own `xmlrpclib`, as the original was.
-//! Where there is no Python 2.7, that of Python 3 stands in, and the run says so.
+//! The clients are `data/legacy/client.py` on Python 2.7's own `xmlrpclib`, like the original.
+//! Without Python 2.7, Python 3's library takes its place, and the test run reports that.
 
 use std::fs;
 use std::io::Write;
@@ -24,10 +25,10 @@ const CLIENT: &str = concat!(
     "/../tests/data/legacy/client.py"
 );
 
-/// How long a client may take for a few calls.
+/// Time limit for a few calls of a client.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// The Python that clients and servers run on.
+/// The Python interpreter for clients and servers.
 pub(crate) struct Python {
     program: PathBuf,
     pub(crate) is_2: bool,
@@ -38,9 +39,9 @@ impl Python {
         Command::new(&self.program)
     }
 
-    /// The one that `command` starts, if it has what they need.
+    /// Returns the interpreter that `command` starts, if it has the required modules.
     fn found(command: &mut Command, modules: &str, is_2: bool) -> Option<Self> {
-        // Its own path: what stands on the PATH may be a script that has to look for it each time.
+        // Its own path: the PATH may lead to a script that has to search for it each time.
         let script = format!("import sys, json, hashlib, {modules}; print(sys.executable)");
         let output = command.args(["-c", &script]).stderr(Stdio::null()).output();
         let output = output.ok().filter(|output| output.status.success())?;
@@ -54,7 +55,7 @@ impl Python {
     }
 }
 
-/// Found once.
+/// Finds the interpreter, once per run.
 pub(crate) fn python() -> &'static Python {
     static FOUND: OnceLock<Python> = OnceLock::new();
     FOUND.get_or_init(|| {
@@ -68,7 +69,7 @@ pub(crate) fn python() -> &'static Python {
         };
         let found = Python::found_2(&mut Command::new("python2.7")).or_else(of_pyenv);
         found.unwrap_or_else(|| {
-            // Straight to the terminal: what is printed by a test that succeeds is not shown.
+            // Straight to the terminal: the output of a successful test is not shown.
             let _ = writeln!(
                 std::io::stderr(),
                 "no Python 2.7 here: clients of 2004 run on Python 3; left out is how Python 2 sends and \
@@ -81,7 +82,7 @@ pub(crate) fn python() -> &'static Python {
     })
 }
 
-/// A client of 2004 that knows a node by a URL.
+/// A client of 2004 that knows the URL of one node.
 pub(crate) struct Client {
     password: String,
     url: String,
@@ -101,7 +102,7 @@ impl Client {
         }
     }
 
-    /// The results of these operations, one call each.
+    /// Returns the results of these operations, one call each.
     fn calls(&self, operations: &[(i64, Value)]) -> Vec<Value> {
         let calls = operations.iter();
         let calls = calls.map(|(number, argument)| (self, *number, argument.clone()));
@@ -117,7 +118,7 @@ impl Client {
     }
 }
 
-/// The results of calls of these clients, one after the other.
+/// Returns the results of these clients' calls, one after the other.
 pub(crate) fn calls_of(calls: &[(&Client, i64, Value)]) -> Vec<Value> {
     let described = calls.iter().map(|(client, number, argument)| {
         let Client {
@@ -142,7 +143,7 @@ pub(crate) fn calls_of(calls: &[(&Client, i64, Value)]) -> Vec<Value> {
     results
 }
 
-/// What operation 1 has returned.
+/// Returns the names in a result of operation 1.
 pub(crate) fn names_in(result: &Value) -> Vec<String> {
     let names = texts(&result["list"][0]["list"]);
     let names = names.into_iter().map(String::from_utf8);
@@ -347,10 +348,10 @@ fn a_mount_serves_clients_of_2004_too() {
     assert_eq!(bytes(&fetched["text"]), b"x");
 }
 
-/// See `net/PROTOCOL.md`, section 10.1.
+/// The limit in `net/PROTOCOL.md`, section 10.1.
 const MAX_OF_ONE_ADDRESS: usize = 4;
 
-/// A connection to `node` from another loopback address than the usual one.
+/// Connects to `node` from a loopback address other than the usual one.
 fn connect_from(address: Ipv4Addr, node: &Node) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("make a socket");
     let address = SocketAddr::from((address, 0));
@@ -384,7 +385,7 @@ fn hostile_connections_harm_nothing() {
     ];
     let is_refused = || {
         let mut socket = connect_from(elsewhere, &node);
-        // The node may have closed it by now.
+        // The node may already have closed it.
         let _ = socket.write_all(&post("<methodCall/>"));
         read_all(&mut socket).is_empty()
     };
@@ -393,15 +394,15 @@ fn hostile_connections_harm_nothing() {
         Duration::from_secs(20),
         "one more is closed at once",
         || {
-            // As many as there are places: else the one that a last try took may go to the next try
-            // for ever.
+            // As many as there are places; otherwise the place of each last attempt may go to the
+            // next one for ever.
             for begin in beginnings {
                 let mut socket = connect_from(elsewhere, &node);
-                // It may have been closed by now.
+                // It may already have been closed.
                 let _ = socket.write_all(begin);
                 held.push(socket);
             }
-            // Once may be because one of these has just ended.
+            // Being refused once may mean that one of these has just ended.
             is_refused() && is_refused()
         },
     );
@@ -416,7 +417,7 @@ fn hostile_connections_harm_nothing() {
         let mut socket = TcpStream::connect(node.socket()).expect("connect");
         let limit = Some(Duration::from_secs(20));
         socket.set_read_timeout(limit).expect("set a limit");
-        // The node may close before it has read all.
+        // The node may close before it has read everything.
         let _ = socket.write_all(request);
         let answer = read_all(&mut socket);
         let shown = String::from_utf8_lossy(&answer);
@@ -479,7 +480,7 @@ fn mount_warns_once_however_opted_in() {
     let swarm = Swarm::new();
     for (name, option) in [("a", "--legacy"), ("b", "-olegacy")] {
         let node = swarm.node(name).file("x", "x").option(option).mount();
-        // What it does later does not make it warn again.
+        // Later actions do not make it warn again.
         assert_eq!(Client::of(&node).names(""), ["x"]);
         assert_eq!(fs::read(node.at("x")).expect("read a file"), b"x");
         let warnings = node.log().matches("not safe from eavesdroppers").count();
@@ -489,8 +490,8 @@ fn mount_warns_once_however_opted_in() {
     }
 }
 
-/// Every Python 2.7 of this machine that has what the clients and servers need: on the path, and
-/// pyenv's.
+/// Returns every Python 2.7 on this machine that has what the clients and servers need: on the
+/// path, and from pyenv.
 fn pythons_2() -> Vec<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let on_path = std::env::split_paths(&path).map(|directory| directory.join("python2.7"));

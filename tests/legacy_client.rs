@@ -1,10 +1,10 @@
-//! The other half of the protocol of 2004: its servers as members, in the mount and for
-//! `tinyp2p get`.
+//! The other half of the protocol of 2004: its servers as members, in the mount and
+//! for `tinyp2p get`.
 //!
-//! The servers are `data/legacy/server.py` on Python 2.7's own `SimpleXMLRPCServer`, as the
-//! original was: one call at a time, HTTP/1.0, raw bytes in strings. Where there is no Python 2.7,
-//! that of Python 3 stands in, which sends contents as base64; the run says so. Hostile servers are
-//! sockets.
+//! The servers are `data/legacy/server.py` on Python 2.7's own `SimpleXMLRPCServer`, like the
+//! original: one call at a time, HTTP/1.0, raw bytes in strings. Without Python 2.7, Python 3's
+//! library takes its place and sends contents as base64; the test run reports that. Hostile servers
+//! are plain sockets.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -33,7 +33,7 @@ const SERVER: &str = concat!(
 
 const OLD_PORT: u16 = 15998;
 
-/// Members find each other within this time, on a busy machine.
+/// Time for members to find each other, on a busy machine.
 const FOUND: Duration = Duration::from_secs(15);
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -43,18 +43,19 @@ pub(crate) struct Old {
     pub(crate) url: String,
     directory: PathBuf,
     child: Child,
-    /// The lines of its standard output. They are all read: Python 2 tells of broken connections
-    /// there, and ends if nobody takes that.
+    /// The lines of its standard output. All are read: Python 2 reports broken connections there,
+    /// and exits if nobody reads them.
     output: mpsc::Receiver<String>,
 }
 
 impl Old {
-    /// One with these files, which joins the one at `other`.
+    /// Starts one with these files, which joins the server at `other`.
     fn start(swarm: &Swarm, name: &str, files: &[(&str, &[u8])], other: Option<&str>) -> Self {
         Self::begin(swarm, name, files, other, false)
     }
 
-    /// The same; if it is slow, long files take seconds, and it tells when half of one is sent.
+    /// Does the same; a slow server takes seconds for long files, and reports when it
+    /// has sent half of one.
     pub(crate) fn begin(
         swarm: &Swarm,
         name: &str,
@@ -82,7 +83,7 @@ impl Old {
         let (sender, output) = mpsc::channel();
         thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
-                // The test may have ended.
+                // The test may have ended already.
                 let _ = sender.send(line);
             }
         });
@@ -96,7 +97,7 @@ impl Old {
         old
     }
 
-    /// Until it has said so.
+    /// Waits until it has printed the line `said`.
     fn wait_until(&self, said: &str) {
         let deadline = Instant::now() + LIMIT;
         loop {
@@ -109,12 +110,12 @@ impl Old {
         }
     }
 
-    /// Until it has sent half of a long file.
+    /// Waits until it has sent half of a long file.
     pub(crate) fn wait_until_half_is_sent(&self) {
         self.wait_until("half");
     }
 
-    /// How it is shown.
+    /// Returns the name under which it is shown.
     pub(crate) fn name(&self) -> &str {
         &self.url["http://".len()..]
     }
@@ -131,7 +132,7 @@ impl Drop for Old {
     }
 }
 
-/// A mount that knows the servers at `urls`.
+/// Starts a mount that knows the servers at `urls`.
 fn mount(swarm: &Swarm, name: &str, urls: &[&str]) -> Node {
     let node = swarm.node(name).option("--legacy");
     let node = urls.iter().fold(node, |node, url| node.peer_at(*url));
@@ -189,7 +190,7 @@ fn legacy_files_are_byte_exact() {
 #[test]
 fn file_of_unknown_size_is_copied_whole() {
     let swarm = Swarm::new();
-    // More than is fetched for a size alone.
+    // More than is fetched just to determine a size.
     let large = pattern(5, 97 * MIB);
     let old = Old::start(&swarm, "old", &[("first", b"1")], None);
     let node = mount(&swarm, "a", &[&old.url]);
@@ -260,7 +261,7 @@ fn frozen_server_costs_its_deadline_once() {
     frozen.signal(Signal::STOP);
     eventually(FOUND, "it is away", || names(&node.mountpoint()) == ["b"]);
     for _ in 0..3 {
-        // Beyond the second for which an answer counts.
+        // Longer than the second for which an answer is valid.
         thread::sleep(Duration::from_millis(1100));
         let begun = Instant::now();
         assert_eq!(names(&node.mountpoint()), ["b"]);
@@ -370,7 +371,7 @@ fn wrong_password_is_found_out_first() {
     assert_eq!(finished.code(), 2, "without --legacy: {finished}");
 }
 
-/// A server that takes any token and answers as `serve` does, given what was asked.
+/// Starts a server that accepts any token and answers with `serve`, which gets the request.
 fn hostile(serve: impl Fn(&str, &mut TcpStream) + Send + 'static) -> String {
     let address = next_address();
     let listener = TcpListener::bind((address, OLD_PORT)).expect("listen");
@@ -383,7 +384,7 @@ fn hostile(serve: impl Fn(&str, &mut TcpStream) + Send + 'static) -> String {
     format!("http://{address}:{OLD_PORT}")
 }
 
-/// The call that comes from there.
+/// Reads the call that arrives on `stream`.
 fn call(stream: &mut TcpStream) -> String {
     let (mut request, mut buffer) = (Vec::new(), [0; 4096]);
     while !request.trim_ascii_end().ends_with(b"</methodCall>") {
@@ -415,8 +416,8 @@ fn nested(names: &[&str]) -> String {
     format!("<array><data><value>{}</value></data></array>", list(names))
 }
 
-/// Answers operation 0, so that it is a member, and gives `names` for operation 1 and
-/// `contents` for others.
+/// Starts a server that answers operation 0, so that it is a member; it returns `names` for
+/// operation 1 and `contents` for others.
 fn answering(names: Vec<u8>, contents: Vec<u8>) -> String {
     hostile(move |request, stream| {
         let answer = match request {
@@ -432,10 +433,10 @@ fn answering(names: Vec<u8>, contents: Vec<u8>) -> String {
     })
 }
 
-/// What hostile servers ask to have written.
+/// A path to which hostile servers try to write.
 const PASSWD: &str = "/etc/passwd";
 
-/// Every file below `directory` that has one of these names, but for what is mounted there.
+/// Returns every file below `directory` with one of these names, except in mounts.
 fn files_named(directory: &Path, wanted: &[&str]) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for name in names(directory) {
@@ -484,8 +485,8 @@ fn hostile_server_is_harmless_and_logged() {
         });
     }
     same(&node.at("fine"), b"x");
-    // Wherever a name with `..` may lead from: this is above the share, the state, the cache and
-    // the mount.
+    // This directory is above the share, the state, the cache and the mount, so it contains every
+    // place that a name with `..` may lead to.
     let left = files_named(&swarm.path(""), &["x", "b", "passwd"]);
     assert!(left.is_empty(), "{left:?}");
     let working = std::env::current_dir().expect("a working directory");
@@ -539,7 +540,7 @@ fn endless_contents_fail_in_bounded_time() {
     assert!(node.log().contains("larger than the cache"), "it says why");
 }
 
-/// What a server that can be asked for contents has: by name, or a fault.
+/// Starts a server that gives out contents by name, or returns a fault.
 fn serving(names: &'static [&'static str], contents: fn(&str) -> Option<&'static str>) -> String {
     hostile(move |asked, stream| {
         let answer = match asked {
@@ -560,7 +561,7 @@ fn serving(names: &'static [&'static str], contents: fn(&str) -> Option<&'static
     })
 }
 
-/// The name in a call of operation 2, as it is written there.
+/// Returns the name in a call of operation 2, as it is written there.
 fn asked_for(call: &str) -> String {
     let name = call.rsplit_once("</string>").map_or("", |(begin, _)| begin);
     name.rsplit_once("<string>")
@@ -568,7 +569,7 @@ fn asked_for(call: &str) -> String {
         .to_owned()
 }
 
-/// The fault of Python for a path that cannot be opened.
+/// Returns Python's fault for a path that cannot be opened.
 fn fault(number: u32) -> Vec<u8> {
     format!(
         "HTTP/1.0 200 OK\r\n\r\n<?xml version='1.0'?><methodResponse><fault><value><struct>\
@@ -617,7 +618,7 @@ fn hostile_names_keep_get_in_its_directory() {
     let to = target.to_string_lossy();
     let arguments = ["get", "--legacy", "-d", &to, PASSWORD, "", &url];
     let finished = tinyp2p(&swarm, &arguments, LIMIT).expect_success();
-    // `sub` and `link` are there already.
+    // The paths `sub` and `link` exist already.
     let told = "2 fetched (34 B), 2 existed\n";
     assert_eq!(finished.text(), told, "{finished}");
     let is_warning = |line: &str| line.contains("WARN") && line.contains(&url["http://".len()..]);
@@ -663,17 +664,17 @@ fn get_fetches_one_of_two_same_named_files() {
     assert!(other == b"the first" || other == b"the second", "{other:?}");
 }
 
-/// A server that takes any number of calls at the same time, and counts how many there are.
+/// A server that takes any number of calls at the same time, and counts them.
 #[derive(Default)]
 struct Counting {
-    /// The connections that may still be used, with their numbers.
+    /// The connections that may still be in use, with their numbers.
     open: Mutex<Vec<(usize, TcpStream)>>,
     most: AtomicUsize,
     all: AtomicUsize,
 }
 
 impl Counting {
-    /// With files of these names, each of which holds its name.
+    /// Starts a server with files of these names, each of which contains its own name.
     fn start(names: &'static [&'static str]) -> (String, Arc<Self>) {
         let address = next_address();
         let listener = TcpListener::bind((address, OLD_PORT)).expect("listen");
@@ -691,7 +692,7 @@ impl Counting {
     fn count(&self, stream: &TcpStream) -> usize {
         let number = self.all.fetch_add(1, Ordering::SeqCst);
         let mut open = self.open.lock();
-        // Those who hung up have ended their calls.
+        // Callers that hung up have ended their calls.
         open.retain(|(_, stream)| !has_hung_up(stream));
         open.push((number, stream.try_clone().expect("share a socket")));
         self.most.fetch_max(open.len(), Ordering::SeqCst);
@@ -700,7 +701,7 @@ impl Counting {
 
     fn answer(&self, number: usize, mut stream: TcpStream, names: &[&str]) {
         let asked = call(&mut stream);
-        // Long enough for others to come meanwhile.
+        // Long enough for other calls to arrive.
         let is_list = asked.contains("<int>1</int>");
         thread::sleep(Duration::from_millis(if is_list { 100 } else { 20 }));
         let answer = match asked.as_str() {
@@ -709,12 +710,12 @@ impl Counting {
             asked if asked.contains("/.<") => fault(20),
             asked => document(&format!("<string>{}</string>", asked_for(asked))),
         };
-        // Before the answer: the caller may come back before anything is done here behind it.
+        // Before the answer: afterwards the next call could come before the removal.
         self.open.lock().retain(|(other, _)| *other != number);
         let _ = stream.write_all(&answer);
     }
 
-    /// Forgets how many there were, once nobody calls.
+    /// Resets the maximum once no call is open.
     fn begin_anew(&self) {
         eventually(LIMIT, "all calls have ended", || {
             let mut open = self.open.lock();
@@ -750,7 +751,8 @@ fn server_gets_one_call_at_a_time() {
     let (all, own) = (node.mountpoint(), url["http://".len()..].to_owned());
     let own = node.at(format!(".tinyp2p/peers/{own}"));
     for (round, unread) in NAMES.chunks(4).enumerate() {
-        // Beyond the second for which an answer counts, so that each of these asks for names, too.
+        // Longer than the second for which an answer is valid, so that each of these
+        // requests names, too.
         thread::sleep(Duration::from_millis(1100));
         let search = node.at(format!(".tinyp2p/search/[a-f{round}]"));
         thread::scope(|scope| {

@@ -1,8 +1,8 @@
-//! Networks in which the programs of 2004 and of today meet: whoever joins first, everyone gets
-//! everything; and one of 2004 that stops holds up nobody.
+//! Networks that mix the programs of 2004 and of today. Whoever joins first, everyone gets
+//! everything; and a program of 2004 that stops holds up nobody.
 //!
-//! The members of 2004 are `data/legacy/server.py` and `data/legacy/client.py`, on Python 2.7 where
-//! there is one.
+//! The members of 2004 are `data/legacy/server.py` and `data/legacy/client.py`, on Python 2.7
+//! where it is available.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -22,20 +22,20 @@ use crate::legacy_client::{Old, same, shows};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Members of a network of four have found each other by then, on a machine that is busy with
+/// Time for the members of a network of four to find each other, on a machine that is busy with
 /// six such networks.
 const FOUND: Duration = Duration::from_secs(30);
 
-/// Whatever a member that has stopped has no part in is done by then; what waits for it for a
-/// moment, too.
+/// Time limit for everything that does not involve a stopped member, or that waits for it
+/// only for a moment.
 const PROMPT: Duration = Duration::from_secs(8);
 
-/// A program that needs a member that has stopped is told so by then: see the bounds in
-/// `net/PROTOCOL.md`, 10.2.
+/// Time after which a program that needs a stopped member gets an error: see the bounds
+/// in `net/PROTOCOL.md`, 10.2.
 const GIVEN_UP: Duration = Duration::from_secs(25);
 
-/// One that has stopped is tried again after twice the time before; so long if it stopped for
-/// half a minute.
+/// A stopped member is retried at doubling intervals; this is the longest wait after it stopped
+/// for half a minute.
 const BACK: Duration = Duration::from_secs(40);
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -46,7 +46,7 @@ enum Kind {
 
 use Kind::{New as N, Old as O};
 
-/// Every order in which two of either kind can join.
+/// Every order in which two programs of each kind can join.
 const ORDERS: [[Kind; 4]; 6] = [
     [O, O, N, N],
     [O, N, O, N],
@@ -63,23 +63,23 @@ enum Program {
     New(Node),
 }
 
-/// One who has joined.
+/// A member of the network, of either kind.
 struct Member {
     program: Program,
-    /// What it calls itself, if it is of today.
+    /// Its own name, if it is of today.
     name: String,
     url: String,
     files: Vec<File>,
 }
 
-/// Those who have, in this order.
+/// The members in the order in which they joined.
 struct Network {
     members: Vec<Member>,
 }
 
 impl Network {
-    /// Everyone joins whom `whom` says of those that are there, and has what [`files`] says, and
-    /// `more`.
+    /// Lets everyone join. Each member joins the existing one that `whom` selects, and has the
+    /// files of [`files`] and `more`.
     fn join(
         swarm: &Swarm,
         label: &str,
@@ -128,7 +128,7 @@ impl Network {
             })
     }
 
-    /// Every name, sorted.
+    /// Returns the names of all files, sorted.
     fn names(&self) -> Vec<&str> {
         let files = self.members.iter().flat_map(|member| &member.files);
         let mut names: Vec<&str> = files.map(|(name, _)| name.as_str()).collect();
@@ -140,7 +140,7 @@ impl Network {
         self.members.iter().map(|m| m.url.clone()).collect()
     }
 
-    /// The one of 2004 that joined as this.
+    /// Returns the member of 2004 that joined with this number.
     fn old(&self, number: usize) -> &Old {
         match &self.members[number].program {
             Program::Old(old) => old,
@@ -149,7 +149,7 @@ impl Network {
     }
 }
 
-/// What everybody has who joined as this, and nobody else.
+/// Returns the files that only the member with this number has.
 fn files(number: usize) -> Vec<File> {
     let seed = number as u64 + 1;
     let text =
@@ -164,14 +164,14 @@ fn nothing_more(_: usize) -> Vec<File> {
     Vec::new()
 }
 
-/// What the mount of `node` shows is what the members have: all together, and each on its own.
+/// Checks that the mount of `node` shows what the members have: all together, and each on its own.
 fn shows_everything(network: &Network, node: &Node) {
     eventually(FOUND, "everything is there", || {
         names(&node.mountpoint()) == network.names()
     });
     let itself = format!("http://{}", node.address());
     for member in &network.members {
-        // Whoever is known by a URL of 2004 is shown by it, of today or not.
+        // A member known by a URL of 2004 is shown under it, whether it is of 2004 or of today.
         let shown = match &member.program {
             Program::New(_) if member.url == itself => &member.name,
             _ => &member.url["http://".len()..],
@@ -189,21 +189,22 @@ fn shows_everything(network: &Network, node: &Node) {
     }
 }
 
-/// What the server at `url` says that it knows.
+/// Returns the URLs that the server at `url` says it knows.
 fn told(url: &str) -> BTreeSet<String> {
     let result = Client::at(url.to_owned()).call(0, json!([]));
-    // One that knows nobody answers with a fault.
+    // A server that knows no other answers with a fault.
     let urls = result["list"].as_array().map(|_| texts(&result["list"]));
     let urls = urls.unwrap_or_default().into_iter().map(String::from_utf8);
     urls.collect::<Result<_, _>>().expect("UTF-8")
 }
 
-/// A client of 2004 that is told of one server asks it for all, and gets every text of every one.
+/// Checks that a client of 2004 that knows one server learns of all others from it, and
+/// gets a text from each.
 fn a_client_gets_everything(network: &Network, from: &Member) {
     eventually(FOUND, "it tells of everyone", || {
         let mut told = told(&from.url);
         if let Program::Old(_) = from.program {
-            // One of 2004 tells of itself only if somebody has told it of itself.
+            // A server of 2004 lists itself only if another program has announced it to it.
             told.insert(from.url.clone());
         }
         told == network.urls()
@@ -229,7 +230,7 @@ fn a_client_gets_everything(network: &Network, from: &Member) {
     }
 }
 
-/// Does `work` for each order at the same time, on threads that have the order's name.
+/// Runs `work` for all orders at the same time, on threads named after the order.
 fn in_every_order(work: impl Fn(usize, [Kind; 4]) + Sync) {
     thread::scope(|scope| {
         for (number, order) in ORDERS.into_iter().enumerate() {
@@ -300,7 +301,7 @@ fn mixed_network_copies_50_mb_byte_exact() {
     }
 }
 
-/// Reads `path` on a thread of its own, and tells how that went and how long it took.
+/// Reads `path` on its own thread; sends the result and how long it took.
 fn reading(path: &Path) -> mpsc::Receiver<(std::io::Result<Vec<u8>>, Duration)> {
     let (path, begun) = (path.to_owned(), Instant::now());
     let (sender, ended) = mpsc::channel();
@@ -314,7 +315,7 @@ fn reading(path: &Path) -> mpsc::Receiver<(std::io::Result<Vec<u8>>, Duration)> 
 #[test]
 fn stopped_server_fails_only_its_readers() {
     let swarm = Swarm::new();
-    // Longer than what is fetched for its size alone.
+    // Longer than what is fetched just to determine a size.
     let long = pattern(78, 66 * MIB);
     let more = |number| match number {
         1 => vec![
@@ -350,8 +351,8 @@ fn stopped_server_fails_only_its_readers() {
             fs::read(own.join("status")).expect("read the status");
             names(&own.join("peers"))
         });
-        // A client of 2004 is told of the one that has stopped, too: nobody is ever taken off the
-        // list.
+        // A client of 2004 also learns of the stopped server: nothing is ever
+        // removed from the list.
         let begun = Instant::now();
         assert_eq!(told(&format!("http://{}", node.address())), network.urls());
         assert!(begun.elapsed() < PROMPT, "{:?}", begun.elapsed());
@@ -374,7 +375,7 @@ fn stopped_server_fails_only_its_readers() {
     }
 }
 
-/// `tinyp2p get --legacy` into a new directory, which is returned.
+/// Runs `tinyp2p get --legacy` into a new directory, which is returned.
 fn get(swarm: &Swarm, pattern: &str, url: &str, fetched: usize) -> std::path::PathBuf {
     let target = swarm.directory("target");
     let to = target.to_string_lossy();

@@ -1,5 +1,6 @@
-//! Members who know the password and lie: about what their files are, in place of whose, and how
-//! many. They are in memory and answer over the real wire; all others are stock programs.
+//! Members who know the password and lie: about the content of their files, about whose they
+//! are, and about how many they have. They are in memory and answer over the real wire; all
+//! others are stock programs.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -20,7 +21,7 @@ const SOON: Duration = Duration::from_secs(60);
 /// The modification time that [`settle`] sets, in nanoseconds.
 const MTIME: i64 = 1_600_000_000 * 1_000_000_000;
 
-/// A member without files, and its place on the wire.
+/// Creates a member without files, and its place on the wire.
 fn member(name: &str) -> (Arc<MemoryPeer>, WirePeer) {
     let peer = Arc::new(MemoryPeer::new(1));
     let answers = Arc::clone(&peer) as Arc<dyn Peer>;
@@ -43,7 +44,7 @@ fn sources(mount: &Node, name: &str) -> Vec<String> {
     names
 }
 
-/// Waits until `name` has this root, in the mount, and these holders.
+/// Waits until `name` has this root and these holders in the mount.
 fn wait_for(mount: &Node, name: &str, root: &str, holders: &[&str]) {
     eventually(SOON, "the root is known from these holders", || {
         let known = xattr(&mount.at(name), "user.tinyp2p.root");
@@ -51,7 +52,7 @@ fn wait_for(mount: &Node, name: &str, root: &str, holders: &[&str]) {
     });
 }
 
-/// What a member's file is, it may say after its bytes were fetched. They stay what they are.
+/// A member may name the root of its file after the bytes were fetched. The bytes do not change.
 #[test]
 fn rootless_bytes_are_nobody_elses() {
     let swarm = Swarm::new();
@@ -77,7 +78,7 @@ fn rootless_bytes_are_nobody_elses() {
         wait_for(&mount, &name(number), &truth, &["ann"]);
     }
     assert_eq!(names(&mount.at(".tinyp2p/peers/eve/d")).len(), 20);
-    // Two files in a row make the mount fetch those behind them, from eve, who names no root.
+    // Two files in a row make the mount fetch the next ones, from eve, who names no root.
     for number in 0..2 {
         let path = mount.at(format!(".tinyp2p/peers/eve/{}", name(number)));
         assert!(fs::read(path).expect("read") == pattern(99, 4000 + number));
@@ -146,7 +147,7 @@ fn disproved_claim_is_not_believed_again() {
         .peer_at(wire.address().to_string())
         .mount();
     wait_for(&mount, "report", &root_of(&truth), &["ann", "eve"]);
-    // Both are asked, so sooner or later eve's bytes are looked at.
+    // Both are asked, so eve's bytes are checked sooner or later.
     eventually(SOON, "eve is found out", || {
         let read = fs::read(mount.at("report")).expect("an honest member has it");
         assert!(read == truth, "wrong bytes");
@@ -241,7 +242,7 @@ fn search_beside_endless_member_is_bounded() {
     let (eve, wire) = member("eve");
     eve.behave(Behaviour::Endless);
     let (one, two) = (ann.address(), wire.address().to_string());
-    // Nothing once it has ended.
+    // Returns `None` once the process has exited.
     let peak = |pid: u32| -> Option<u64> {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
         let line = status
@@ -268,7 +269,7 @@ fn search_beside_endless_member_is_bounded() {
     let found = String::from_utf8_lossy(&output.stdout);
     let complaint = String::from_utf8_lossy(&output.stderr);
     assert!(found.lines().any(|line| line == "d/x"), "{complaint}");
-    // A script must not take a part for the whole.
+    // A script must not mistake a part for the whole.
     assert_eq!(output.status.code(), Some(1), "{complaint}");
     assert!(most < 1200 << 20, "{} MiB", most >> 20);
 }
@@ -298,7 +299,8 @@ fn change_flood_ends_no_other_answers() {
         assert_eq!(names(&mount.at("d")), ["x"]);
         std::thread::sleep(Duration::from_millis(20));
     }
-    // Once a second would be without a watch; at every news, as often as it was listed.
+    // Without a watch there would be one per second; with one per change event,
+    // one per listing here.
     let during = asked(&ann) - before;
     assert!(during <= 2, "{during} listings at an honest member");
 }

@@ -1,4 +1,4 @@
-//! What the mount shows is exactly what the members share.
+//! The mount shows exactly what the members share.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
@@ -11,7 +11,7 @@ use crate::harness::content::{
 use crate::harness::process::{eventually, run, sh};
 use crate::harness::swarm::{Node, Swarm};
 
-/// How soon members see one another's files.
+/// Time for members to see one another's files.
 const SOON: Duration = Duration::from_secs(5);
 
 /// Waits until every mount lists exactly `expected`.
@@ -50,7 +50,7 @@ fn the_mount_is_the_union_of_all_shares() {
     for (number, name) in hostile_names().iter().enumerate() {
         let share = shares[number % 3].share();
         fs::write(join(share, name), pattern(number as u64, 100)).expect("write");
-        // A directory of such a name, at each member, so that directories merge under it.
+        // A directory with such a name, at each member, so that directories merge under it.
         let directory = [name.as_slice(), b"\x01"].concat();
         if directory.len() <= 255 {
             for (holder, node) in shares.iter().enumerate() {
@@ -100,7 +100,7 @@ fn six_gigabyte_sparse_file_reads_right() {
         file.write_all_at(&pattern_at(6, place, 4096), place)
             .expect("write");
     }
-    // Where two pieces overlap the later one was written last; both hold the same bytes there.
+    // Where two pieces overlap, the later one was written last; both hold the same bytes there.
     let a = a.serve();
     let b = swarm.node("b").peer(&a).mount();
     eventually(SOON, "the file is listed", || b.at("huge").exists());

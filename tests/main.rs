@@ -1,10 +1,10 @@
 //! System tests: the real programs, as processes, over real sockets, with real mounts.
 //!
-//! One binary, so that the parts are compiled and linked once. Each file is a topic; the harness is
-//! in `harness`. A machine that lacks something fails the test that needs it: nothing here is ever
-//! skipped.
+//! One binary, so that the parts are compiled and linked once. Each file is a topic; the
+//! harness is in `harness`. A machine that lacks something fails the tests that need it:
+//! nothing is ever skipped.
 
-// Logs of nodes and measurements belong into the output of a test.
+// Logs of nodes and measurements belong in the output of a test.
 #![allow(clippy::print_stderr, clippy::print_stdout)]
 
 mod harness;

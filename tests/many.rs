@@ -1,9 +1,8 @@
-//! Fifty members, three of them a trouble to all others: a frozen one, one behind a very slow link,
-//! and one that leaves and comes back every few seconds.
+//! Fifty members, three of which cause trouble for all others: a frozen one, one behind a very slow
+//! link, and one that leaves and comes back every few seconds.
 //!
-//! Starting so many takes half a minute, so one network serves all claims, one after the other.
-//! Speed is compared with what it was a minute before in the same network, when all members were
-//! well.
+//! Starting so many takes half a minute, so one network serves all checks in turn. Speed is
+//! compared with the speed a minute earlier in the same network, when all members were well.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -23,37 +22,38 @@ use crate::harness::process::{eventually, within};
 use crate::harness::slow_link::SlowLink;
 use crate::harness::swarm::{Node, Swarm};
 
-/// All of them, those in trouble and those that mount included.
+/// Number of all members, including those in trouble and those that mount.
 const MEMBERS: usize = 50;
 
 /// Members that mount; the others serve.
 const MOUNTS: usize = 2;
 
-/// A lookup or a listing ends by then.
+/// Time limit for a lookup or a listing.
 const DEADLINE: Duration = Duration::from_secs(3);
 
-/// What a machine adds to that on which fifty nodes share two processors.
+/// Extra time on a machine where fifty nodes share two processors.
 const SLACK: Duration = Duration::from_secs(1);
 
-/// How long a byte takes to the slow member, and one from there.
+/// Delay of bytes to and from the slow member.
 const DELAY: Duration = Duration::from_millis(700);
 
-/// How soon everybody knows everybody once the last one has started.
+/// Time until all members know each other once the last one has started.
 const CONVERGED: Duration = Duration::from_secs(60);
 
-/// How soon what comes back is seen again.
+/// Time until returning files are visible again.
 const BACK: Duration = Duration::from_secs(60);
 
-/// Listings, and lookups, that are timed for one figure.
+/// Number of listings, and of lookups, that are timed for one figure.
 const ROUNDS: usize = 20;
 
-/// A listing or a lookup may take this many times as long with members in trouble as without.
+/// How many times as long a listing or a lookup may take with members in trouble as without.
 const FACTOR: f64 = 3.0;
 
-/// Differences below this are the machine's.
+/// Smaller differences are noise of the machine.
 const NOISE: Duration = Duration::from_millis(50);
 
-/// Directories at every member: each is listed or looked into once, so no answer is remembered.
+/// Directories at every member: each is listed or looked into once, so no answer
+/// comes from a cache.
 const DIRECTORIES: usize = 5 * ROUNDS;
 
 #[test]
@@ -71,7 +71,7 @@ fn troubled_members_slow_no_others() {
     network.frozen().freeze();
     network.link.delay(DELAY);
     let flapping = network.flap();
-    // The first questions pay for finding out who does not answer: a deadline each at most.
+    // The first requests pay for discovering the unresponsive members: one deadline each at most.
     for directory in (0..4).map(|_| fresh.next()) {
         network.list(0, &directory, &network.healthy(), &all);
         network.list(1, &directory, &network.healthy(), &all);
@@ -92,7 +92,7 @@ fn troubled_members_slow_no_others() {
     });
 }
 
-/// How long listings and lookups take, in the middle and at worst.
+/// The median and maximum duration of listings and lookups.
 struct Figures {
     listing: [Duration; 2],
     lookup: [Duration; 2],
@@ -122,7 +122,7 @@ impl std::fmt::Display for Figures {
     }
 }
 
-/// Directories that nobody has looked at yet.
+/// Directories that nobody has accessed yet.
 #[derive(Default)]
 struct Fresh {
     used: usize,
@@ -137,20 +137,20 @@ impl Fresh {
 }
 
 struct Network {
-    /// In the order of their numbers, and so are all ranges below; the flapping one is not in here
-    /// while a thread has it.
+    /// In the order of their numbers, as are all ranges below. The flapping node is missing
+    /// while a thread owns it.
     nodes: Vec<Node>,
     link: SlowLink,
     runtime: PathBuf,
     flapping: Option<Node>,
 }
 
-/// The numbers of those that will be in trouble; those that mount come first.
+/// Numbers of the members that will be in trouble; those that mount come first.
 const FROZEN: usize = MEMBERS - 3;
 const SLOW: usize = MEMBERS - 2;
 
 impl Network {
-    /// Starts all of them, through one or two that they know, which are not the first to be there.
+    /// Starts all nodes through one or two known ones, which are not the first to be present.
     fn start(swarm: &Swarm) -> Self {
         let runtime = swarm.directory("runtime");
         let mut nodes: Vec<Option<Node>> = (0..MEMBERS).map(|n| Some(node(swarm, n))).collect();
@@ -164,7 +164,7 @@ impl Network {
                 .option(link.address().to_string()),
         );
         let begun = Instant::now();
-        // A step that shares no divisor with their number visits each once.
+        // A step without a common divisor with their number visits each once.
         for number in (0..MEMBERS).map(|n| (n * 17 + 3) % MEMBERS) {
             let mut node = nodes[number].take().expect("not started yet");
             for peer in known.iter().take(1 + number % 2) {
@@ -194,7 +194,7 @@ impl Network {
         &self.nodes[FROZEN]
     }
 
-    /// The one that will leave and return; while it does so a thread has it.
+    /// Returns the running nodes, without the flapping one while a thread owns it.
     fn running(&self) -> impl Iterator<Item = &Node> {
         self.nodes.iter().chain(&self.flapping)
     }
@@ -210,7 +210,7 @@ impl Network {
         println!("everybody knew everybody after {:.1?}", begun.elapsed());
     }
 
-    /// What a directory shows if exactly the members that `which` names answer.
+    /// Returns what a directory shows if exactly the members that `which` selects answer.
     fn files_of(&self, which: impl Fn(usize) -> bool) -> BTreeSet<String> {
         let own = (0..MEMBERS).filter(|n| which(*n)).map(of);
         own.chain(["same".to_owned()]).collect()
@@ -233,7 +233,7 @@ impl Network {
         )
     }
 
-    /// Lists a directory: in time, with `least` in it and nothing beyond `most`, each name once.
+    /// Lists a directory: in time, with all of `least`, nothing beyond `most`, and each name once.
     fn list(
         &self,
         mount: usize,
@@ -242,7 +242,7 @@ impl Network {
         most: &BTreeSet<String>,
     ) -> Duration {
         let path = self.nodes[mount].at(directory);
-        // Finding the directory is a lookup of its own, with a deadline of its own.
+        // Finding the directory is a separate lookup with its own deadline.
         in_time("finding a directory", {
             let path = path.clone();
             move || assert!(path.is_dir(), "{path:?} is not there")
@@ -252,7 +252,7 @@ impl Network {
         assert_eq!(set.len(), listed.len(), "names twice: {listed:?}");
         let missing: Vec<_> = least.difference(&set).collect();
         assert!(missing.is_empty(), "{directory} lacks {missing:?}");
-        // It is one file once its members have hashed it.
+        // The copies are one file once its members have hashed them.
         let is_double = |name: &&String| name.starts_with("same (");
         let beyond: Vec<_> = set
             .difference(most)
@@ -262,7 +262,7 @@ impl Network {
         took
     }
 
-    /// Looks a healthy member's file up in a directory that was not listed.
+    /// Looks up a healthy member's file in a directory that was not listed.
     fn look_up(&self, mount: usize, directory: &str, owner: usize) -> Duration {
         let path = self.nodes[mount].at(directory).join(of(owner));
         in_time("finding a directory", {
@@ -294,8 +294,9 @@ impl Network {
         }
     }
 
-    /// Programs look for names that nobody has. Those whom nobody waits for may have them, so this
-    /// takes as long as the slow one, and no longer than the deadline.
+    /// Checks lookups of names that nobody has, as programs make them. Members for which
+    /// nobody waits may have them, so a lookup takes as long as the slow member, and no longer
+    /// than the deadline.
     fn absences_are_told_in_time(&self, fresh: &mut Fresh) {
         for probe in [".hidden", ".git", "desktop.ini", "folder.jpg"] {
             let directory = self.nodes[0].at(fresh.next());
@@ -306,8 +307,8 @@ impl Network {
         }
     }
 
-    /// By name at once, as far as the link lets it; in a listing at the latest when its
-    /// answer has come.
+    /// Checks that they are found by name as soon as the link permits; and in a listing at the
+    /// latest when its answer has come.
     fn files_of_the_slow_one_are_found(&self, fresh: &mut Fresh, all: &BTreeSet<String>) {
         let directory = fresh.next();
         eventually(BACK, "a file of the slow member is found by name", || {
@@ -321,7 +322,7 @@ impl Network {
         });
     }
 
-    /// Lets the last member leave without a word and return, until [`Network::end_flapping`].
+    /// Lets the last member leave without notice and return, until [`Network::end_flapping`].
     fn flap(&mut self) -> Flapping {
         let mut node = self.flapping.take().expect("it runs");
         let enough = Arc::new(AtomicBool::new(false));
@@ -344,7 +345,7 @@ impl Network {
         self.flapping = Some(node.expect("it could always be started again"));
     }
 
-    /// What fifty members cost each of them.
+    /// Prints what fifty members cost each of them.
     fn print_sizes(&self, when: &str) {
         let sizes = self.running().map(|node| size(node.pid()));
         let sizes: Vec<[u64; 2]> = sizes.collect();
@@ -364,7 +365,7 @@ struct Flapping {
     thread: JoinHandle<Node>,
 }
 
-/// A member that shares, in each directory, a file of its own and one that all have.
+/// Creates a member that shares, in each directory, a file of its own and one that all have.
 fn node(swarm: &Swarm, number: usize) -> Node {
     let node = swarm.node(&format!("m{number}"));
     for directory in 0..DIRECTORIES {
@@ -376,7 +377,7 @@ fn node(swarm: &Swarm, number: usize) -> Node {
     node
 }
 
-/// A file that is the same for everybody, its time included, before anybody knows its root.
+/// Writes a file that is identical everywhere, including its time, before anybody knows its root.
 fn write_old(path: &Path) {
     let file = fs::File::create(path).expect("create a file");
     fs::write(path, "the same everywhere").expect("write a file");
@@ -391,12 +392,12 @@ fn write_old(path: &Path) {
     rustix::fs::futimens(file, &times).expect("set a file's time");
 }
 
-/// The name and the content of the file that only this member has.
+/// Returns the name, and the content, of the file that only this member has.
 fn of(number: usize) -> String {
     format!("of {number}")
 }
 
-/// How many others are present, as this node sees it.
+/// Returns the number of other members that are present, according to this node.
 fn present(runtime: &Path, node: &Node) -> usize {
     let socket = runtime.join(format!("tinyp2p/{}.sock", node.pid()));
     let mut text = String::new();
@@ -412,7 +413,7 @@ fn present(runtime: &Path, node: &Node) -> usize {
         .count()
 }
 
-/// Threads, and KiB of resident memory, of a process.
+/// Returns the threads, and the KiB of resident memory, of a process.
 fn size(pid: u32) -> [u64; 2] {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     ["Threads:", "VmRSS:"].map(|field| {

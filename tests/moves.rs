@@ -1,4 +1,4 @@
-//! Members that get another address while somebody reads from them.
+//! Members whose address changes while others read from them.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -11,14 +11,14 @@ use crate::harness::swarm::{Node, Swarm};
 
 const SOON: Duration = Duration::from_secs(30);
 
-/// Far more than what is read ahead, so that most has to come from the new address.
+/// Far more than is read ahead, so that most of it has to come from the new address.
 const LARGE: u64 = 240 * MIB;
 
-/// How long a reader waits at most: a second until the change is noticed, two until the old address
-/// is given up, and a second for what hangs there; the rest is for busy machines.
+/// The longest pause of a reader: a second until the change is noticed, two until the old address
+/// is given up, and a second for requests that hang there; the rest is for busy machines.
 const PAUSE: Duration = Duration::from_secs(8);
 
-/// Reads `length` bytes on and compares them.
+/// Reads the next `length` bytes and compares them.
 fn read_on(file: &mut File, at: &mut u64, length: u64) {
     let mut buffer = vec![0; MIB as usize];
     let end = *at + length;
@@ -32,7 +32,7 @@ fn read_on(file: &mut File, at: &mut u64, length: u64) {
     }
 }
 
-/// Two hosts: an owner of a large file, and somebody who mounts.
+/// Starts two hosts: the owner of a large file, and a member that mounts.
 fn two(swarm: &Swarm, network: &Network, discovery: bool) -> (Node, Node) {
     let here = |name: &str, index| {
         let node = swarm.node(name).on(network.host(index));

@@ -1,4 +1,4 @@
-//! What the commands print, where it cannot be written: a disk is full, or nobody reads any more.
+//! Output that cannot be written: a disk is full, or the reader is gone.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
@@ -12,7 +12,7 @@ use crate::harness::swarm::{MOUNT, Node, PASSWORD, Swarm, TINYP2P, is_mounted, p
 
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// Where what is printed is lost.
+/// Destinations at which output is lost.
 #[derive(Clone, Copy, Debug)]
 enum Sink {
     Full,
@@ -35,7 +35,7 @@ impl Sink {
     }
 }
 
-/// Waits for the exit code, and kills what does not end.
+/// Waits for the exit code, and kills the command if it does not exit.
 fn code(mut child: Child, what: &str) -> i32 {
     let mut code = None;
     eventually(LIMIT, &format!("{what} ends"), || {
@@ -46,7 +46,7 @@ fn code(mut child: Child, what: &str) -> i32 {
     status.code().unwrap_or(-1)
 }
 
-/// A command of `tinyp2p` with a state of its own, which says a lot on standard error.
+/// Returns a `tinyp2p` command with its own state, which prints much on standard error.
 fn command(swarm: &Swarm, arguments: &[&str]) -> Command {
     let home = swarm.directory("command");
     let mut command = program(TINYP2P, &home, None);
@@ -66,7 +66,7 @@ fn lost_messages_end_no_command() {
     let address = a.address();
     let out = swarm.directory("out");
     let out = out.to_string_lossy();
-    // In turn: what fails, what warns, and what logs.
+    // In this order: commands that fail, warn, and log.
     let commands: [(i32, Vec<&str>); 10] = [
         (2, vec!["nonsense"]),
         (2, vec![]),
@@ -120,7 +120,7 @@ fn unwritable_results_are_a_failure() {
         for (sink, expected) in [(Sink::Full, 1), (Sink::Closed, 0)] {
             let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
             let mut command = command(&swarm, &arguments);
-            // Where the node has its socket.
+            // The directory of the node's socket.
             command.env("XDG_RUNTIME_DIR", swarm.path("a"));
             command.stdout(sink.open()).stderr(Stdio::piped());
             let mut child = command.spawn().expect("start a command");
@@ -135,7 +135,7 @@ fn unwritable_results_are_a_failure() {
     }
 }
 
-/// A command that stays, told a lot about by its log.
+/// Starts a long-running command with an extensive log.
 fn staying(node: &Node, mut command: Command, sink: Sink) -> Child {
     command.stdout(sink.open()).stderr(sink.open());
     command

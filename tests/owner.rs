@@ -1,4 +1,4 @@
-//! What happens at the owner while its files are read: nothing, as long as the bytes are there.
+//! Effects of a read on the owner: none, as long as the bytes are there.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -18,20 +18,20 @@ use crate::harness::process::{eventually, run, sh};
 use crate::harness::swarm::{Node, Swarm, tinyp2p};
 use crate::verified::{settle, xattr};
 
-/// How soon roots are known and what was written is shown, on a busy machine.
+/// Time until roots are known and written data is shown, on a busy machine.
 const SOON: Duration = Duration::from_secs(60);
 
-/// Bytes of a file that is read while something happens.
+/// Bytes of a file that is read while an event happens.
 const LENGTH: u64 = 60 * MIB;
 
-/// After so many of them it happens.
+/// Bytes that are read before the event.
 const BEFORE: u64 = 10 * MIB;
 
-/// Slower than everything here, so that most of a file is not in anybody's memory yet: 20
-/// MiB a second.
+/// Slower than everything here, so that most of a file is not in anybody's memory
+/// yet: 20 MiB a second.
 const STEP: (u64, Duration) = (MIB, Duration::from_millis(50));
 
-/// An owner, and a mount of its files.
+/// Starts an owner, and a mount of its files.
 fn owner_and_reader(swarm: &Swarm) -> (Node, Node) {
     let owner = swarm.node("owner").serve();
     let reader = swarm
@@ -42,10 +42,10 @@ fn owner_and_reader(swarm: &Swarm) -> (Node, Node) {
     (owner, reader)
 }
 
-/// What was read, and the error that ended it.
+/// The bytes that were read, and the error that ended the read.
 type ReadUntil = (Vec<u8>, Option<io::Error>);
 
-/// Reads all of `path` slowly; does `act` on the way.
+/// Reads all of `path` slowly, and calls `act` on the way.
 fn read_slowly(path: &Path, act: impl FnOnce()) -> ReadUntil {
     let mut file = match File::open(path) {
         Ok(file) => file,
@@ -74,8 +74,8 @@ fn has_root(reader: &Node, name: &str) -> bool {
 
 type Act = fn(&Path);
 
-/// Does each of `acts` to a file of its own while that is read, all at the same time, and hands
-/// what was read to `judge`.
+/// Applies each of `acts` to its own file while that file is read, all at the same time. Passes the
+/// bytes read to `judge`.
 fn while_read(
     acts: &'static [(&'static str, Act)],
     is_settled: bool,
@@ -144,7 +144,7 @@ const HARMLESS: &[(&str, Act)] = &[
 
 fn is_content(act: &str, content: &[u8], (read, error): ReadUntil) {
     assert!(error.is_none(), "{act}: {error:?} after {}", read.len());
-    // What was appended may come as well.
+    // Appended bytes may be read as well.
     let more = if act == "append" { 4 } else { 0 };
     assert!(read.len() <= content.len() + more, "{act}");
     assert!(read.starts_with(content), "{act}: other bytes");
@@ -197,7 +197,7 @@ fn overwritten_file_is_stale_never_a_mix() {
     while_read(HARMFUL, true, is_stale_or_old);
 }
 
-/// A log of lines of 100 bytes, and whoever writes to it.
+/// A log with lines of 100 bytes, and the thread that writes it.
 struct Log {
     path: PathBuf,
     lines: Arc<Mutex<u64>>,
@@ -221,7 +221,7 @@ impl Log {
         append(&self.path, &self.lines, lines);
     }
 
-    /// Has a line written each `pause` from now on.
+    /// Writes a line each `pause` from now on.
     fn keep_writing(&mut self, pause: Duration) {
         let (path, lines) = (self.path.clone(), Arc::clone(&self.lines));
         let is_over = Arc::clone(&self.is_over);
@@ -251,7 +251,7 @@ fn line(number: u64) -> String {
     format!("line {number:08} {}\n", "x".repeat(85))
 }
 
-/// Panics unless `copy` is the beginning of the log, and at least so long.
+/// Panics unless `copy` is the beginning of the log, and at least this long.
 #[track_caller]
 fn assert_beginning(copy: &[u8], at_least: u64) {
     assert!(copy.len() as u64 >= at_least, "{} bytes", copy.len());
@@ -264,7 +264,7 @@ impl Drop for Log {
     fn drop(&mut self) {
         self.is_over.store(true, Ordering::SeqCst);
         if let Some(writer) = self.writer.take() {
-            // Its panic has been seen.
+            // Its panic has already been reported.
             let _ = writer.join();
         }
     }
@@ -293,12 +293,12 @@ fn growing_log_is_always_copied_whole() {
         sh("tar", &["-cf", &to, "-C", &mount, "app.log"]);
         sh("tar", &["-xf", &to, "-C", &unpacked]);
         let copy = fs::read(swarm.path("unpacked/app.log")).expect("read");
-        // tar takes as many bytes as it was told of when it looked.
+        // tar takes as many bytes as the file had when tar checked its size.
         assert_beginning(&copy, before - 100_000);
     }
 }
 
-/// `tail` and what it prints, with the time at which it did.
+/// `tail` and the lines it prints, with their times.
 struct Tail {
     child: Child,
     printed: Arc<Mutex<Vec<(String, Instant)>>>,
@@ -323,7 +323,7 @@ impl Tail {
         Self { child, printed }
     }
 
-    /// Waits until it has printed `line`; how long that took since `begun`.
+    /// Waits until it has printed `line`, and returns how long that took since `begun`.
     fn time_to(&self, line: &str, begun: Instant) -> Duration {
         let mut took = None;
         eventually(SOON, "tail prints the line", || {
@@ -338,7 +338,7 @@ impl Tail {
 
 impl Drop for Tail {
     fn drop(&mut self) {
-        // It may have ended.
+        // It may have exited already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -362,7 +362,7 @@ fn tail_shows_appends_within_two_seconds() {
             let took = tail.time_to(&next, begun);
             assert!(took < Duration::from_secs(2), "{options:?}: {took:?}");
         }
-        // All of it, in order, once.
+        // All lines, in order, and each once.
         let printed = tail.printed.lock();
         let distinct: HashSet<&String> = printed.iter().map(|(line, _)| line).collect();
         assert_eq!(printed.len(), distinct.len(), "{options:?}");
@@ -382,7 +382,7 @@ fn tail_follows_a_rotated_log() {
     log.append(1);
     tail.time_to(&line(1000), Instant::now());
     fs::rename(&path, path.with_extension("log.1")).expect("rotate");
-    // More than the old one had: by its size alone it could be that.
+    // More than the old file had: judging by its size alone, it could be the old one.
     fs::write(&path, "first of the new\n".repeat(20_000)).expect("write");
     tail.time_to("first of the new", Instant::now());
     let news = tail.printed.lock();
@@ -432,7 +432,7 @@ fn get_fetches_a_log_that_is_written_to() {
         );
         fetched.expect_success();
         let copy = fs::read(into.join("app.log")).expect("read");
-        // As much as there was when the owner was asked what it has.
+        // At least what the file had when the owner was asked.
         assert_beginning(&copy, before);
     }
 }

@@ -1,10 +1,10 @@
-//! Readers beside an owner who does this and that to the files, by chance, and is killed and
-//! started again now and then; and a model that says what they may get.
+//! Readers next to an owner who changes the files at random and is killed and restarted now and
+//! then; and a model that says what the readers may get.
 //!
-//! Each file has a history: what it held, one state after the other. A state is an append to the
-//! one before, or it replaces that. Readers know which states a file had while they opened it. What
-//! they read must begin one of these; it may go on with what was appended to it. A read may fail
-//! only if the bytes that it was opened with were written over.
+//! Each file has a history of states. A state appends to the previous one, or replaces it. Readers
+//! know which states a file had while they opened it. The bytes they read must begin one of these
+//! states; they may continue with bytes that were appended to it. A read may fail only if the bytes
+//! that the file was opened with were overwritten.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Write};
@@ -20,22 +20,22 @@ use parking_lot::Mutex;
 use crate::harness::content::pattern;
 use crate::harness::swarm::{Node, Swarm};
 
-/// How long this goes on.
+/// Duration of the test run.
 const TIME: Duration = Duration::from_secs(45);
 
-/// Files, each with somebody who changes it and others who read it.
+/// Number of files, each with a thread that changes it and others that read it.
 const FILES: usize = 8;
 
-/// What a mount shows may be as old as this.
+/// Limit on the age of what a mount shows.
 const FRESH: Duration = Duration::from_secs(2);
 
-/// The owner is killed and started again this often.
+/// Interval at which the owner is killed and restarted.
 const RESTARTS: Duration = Duration::from_secs(15);
 
-/// So long after that, it may seem away.
+/// Time after a restart during which the owner may seem away.
 const BACK: Duration = Duration::from_secs(10);
 
-/// Readers of each.
+/// Number of readers per file.
 const READERS: usize = 2;
 
 /// One file at the owner.
@@ -44,11 +44,11 @@ struct Modelled {
     /// Its number, and how often it was renamed.
     number: usize,
     renamed: usize,
-    /// The last state of each run of appends: what was opened in a run is a beginning of it.
+    /// The last state of each run of appends: a file opened during a run has a beginning of it.
     runs: Vec<Vec<u8>>,
-    /// When the last of them began.
+    /// When the last run began.
     since: Instant,
-    /// What was done, for whoever has to find out what went wrong.
+    /// The changes made, to help find the cause of a failure.
     done: Vec<(Instant, u64)>,
 }
 
@@ -69,13 +69,13 @@ impl Modelled {
         self.runs.last_mut().expect("a state")
     }
 
-    /// From now on it has other bytes.
+    /// Replaces the bytes of the file from now on.
     fn begin_run(&mut self, content: Vec<u8>) {
         self.runs.push(content);
         self.since = Instant::now();
     }
 
-    /// Does one thing to the file. Every state is in the history before anybody can read it.
+    /// Makes one change to the file. Every state is in the history before anybody can read it.
     fn change(&mut self, chance: &mut Chance) {
         let (path, what) = (self.path(), chance.below(11));
         self.done.push((Instant::now(), what));
@@ -94,7 +94,7 @@ impl Modelled {
             2 => touch(&path),
             3 => self.rename(self.renamed ^ 1),
             4 => {
-                // To another directory, which is a new one, or by a new name of the directory.
+                // To another directory, which is new, or through a new name of the directory.
                 let before = path.parent().expect("a parent").to_owned();
                 self.renamed += 2;
                 let after = self.path();
@@ -121,7 +121,7 @@ impl Modelled {
                 file.set_len(length as u64).expect("truncate");
             }
             _ => {
-                // In one write, so that there is nothing in between.
+                // In a single write, so that there is no intermediate state.
                 let mut content = self.new_content(chance);
                 let length = self.content().len();
                 if content.len() < length {
@@ -140,7 +140,7 @@ impl Modelled {
         fs::rename(before, self.path()).expect("rename");
     }
 
-    /// What was done lately, and how long ago.
+    /// Describes the latest changes, and how long ago they were.
     fn history(&self) -> String {
         let lately = self.done.iter().rev().take(12);
         let lately = lately.map(|(at, what)| format!("{what} {:?} ago", at.elapsed()));
@@ -157,7 +157,7 @@ fn touch(path: &Path) {
     file.set_modified(SystemTime::now()).expect("touch");
 }
 
-/// Numbers that look random, the same in each run.
+/// Pseudo-random numbers, the same in each run.
 struct Chance(u64);
 
 impl Chance {
@@ -175,25 +175,25 @@ impl Chance {
     }
 }
 
-/// What readers have seen.
+/// Counts of the readers' results.
 #[derive(Default)]
 struct Tally {
     whole: AtomicUsize,
     stale: AtomicUsize,
     absent: AtomicUsize,
-    /// When the owner was last away.
+    /// The time when the owner was last away.
     away: Mutex<Option<Instant>>,
 }
 
 impl Tally {
-    /// True if the owner has been away so lately that it may not be known yet that it is back.
+    /// Returns true if the owner was away so recently that its return may not be known yet.
     fn was_away(&self) -> bool {
         let away = *self.away.lock();
         away.is_some_and(|since| since.elapsed() < BACK)
     }
 }
 
-/// Opens a file and reads it to its end, slowly; panics if the model does not allow what comes.
+/// Opens a file and reads it to its end, slowly; panics if the model does not allow the result.
 fn read_once(reader: &Node, file: &Mutex<Modelled>, chance: &mut Chance, tally: &Tally) {
     let (below, first_run, is_new) = {
         let file = file.lock();
@@ -203,7 +203,7 @@ fn read_once(reader: &Node, file: &Mutex<Modelled>, chance: &mut Chance, tally: 
     let opened = Instant::now();
     let mut open = match File::open(reader.mountpoint().join(&below)) {
         Ok(open) => open,
-        // It was renamed, or replaced twice while it was looked up, or its owner is away.
+        // It was renamed, or replaced twice during the lookup, or its owner is away.
         Err(error) if is_absence(&error) || tally.was_away() => {
             tally.absent.fetch_add(1, Ordering::SeqCst);
             thread::sleep(Duration::from_millis(20));
@@ -244,11 +244,11 @@ fn read_once(reader: &Node, file: &Mutex<Modelled>, chance: &mut Chance, tally: 
         Some(error) => {
             let was_written_over = file.runs.len() > first_run + 1 || is_new;
             if tally.was_away() {
-                // Who has just been started does not know what he had told.
+                // An owner that has just started does not know what it answered before.
                 return;
             }
-            // The kernel makes EIO of it for whoever waits for a page that another reader has asked
-            // for.
+            // The kernel turns this into EIO for a reader that waits for a page requested
+            // by another reader.
             let is_allowed = matches!(error.raw_os_error(), Some(libc::ESTALE | libc::EIO));
             assert!(is_allowed, "{}: {error}", below.display());
             assert!(
@@ -264,7 +264,7 @@ fn read_once(reader: &Node, file: &Mutex<Modelled>, chance: &mut Chance, tally: 
     }
 }
 
-/// Where what was read is what, for whoever has to find out what went wrong.
+/// Describes which runs the bytes read match, to help find the cause of a failure.
 fn described(runs: &[Vec<u8>], read: &[u8]) -> String {
     let common = |run: &Vec<u8>| run.iter().zip(read).take_while(|(a, b)| a == b).count();
     let alike = |run: &Vec<u8>| run.iter().zip(read).filter(|(a, b)| a == b).count();
@@ -322,7 +322,7 @@ fn readers_get_what_they_opened() {
             let mut chance = Chance(seed);
             while !is_over.load(Ordering::SeqCst) {
                 file.lock().change(&mut chance);
-                // Now and then nothing happens for long enough that a file gets its root.
+                // Now and then there is a pause long enough for a file to get its root.
                 let pause = match chance.below(12) {
                     0 => 5000,
                     _ => 20 + chance.below(600),

@@ -41,7 +41,7 @@ fn wrong_password_fails_before_the_mount() {
     );
     assert!(!is_mounted(&b.mountpoint()));
 
-    // A member of its own: after three wrong guesses the first takes no more for a while.
+    // A separate member: after three wrong guesses the first accepts no more for a while.
     let a = swarm.node("c").serve();
     for command in ["get", "search", "peers"] {
         let mut arguments = vec![command, "another-password-of-many-words"];

@@ -1,5 +1,5 @@
-//! Where a node keeps things on this machine: what it says when it cannot, and what it does when
-//! they go.
+//! Where a node keeps its files on this machine: what it reports when it cannot, and what it does
+//! when they disappear.
 
 use std::fs;
 use std::time::Duration;
@@ -85,7 +85,7 @@ fn cache_of_a_live_mount_is_recreated() {
         status().contains("\"held\":0,\"limit\"")
     });
     eventually(LIMIT, "it is there again", || mount.cache().exists());
-    // What the kernel keeps is not read again.
+    // Otherwise the kernel's cached pages would not be read again.
     fs::write("/proc/sys/vm/drop_caches", "1").expect("drop the page cache");
     eventually(LIMIT, "the second is cached", || cached("two"));
 }

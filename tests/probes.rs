@@ -1,6 +1,6 @@
-//! What a program that looks at a whole directory costs its members, in calls.
+//! The cost, in calls to members, of a program that looks at a whole directory.
 //!
-//! Counted where the calls arrive: each member logs the ones that it has answered.
+//! The calls are counted where they arrive: each member logs those that it has answered.
 
 use std::fs;
 use std::process::Command;
@@ -10,13 +10,13 @@ use crate::harness::content::names;
 use crate::harness::process::{eventually, run};
 use crate::harness::swarm::{Node, Swarm};
 
-/// How long one program may take here.
+/// Time limit for one program here.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// For this long a listing answers everything, if no member tells any news.
+/// Time for which a listing answers everything, if no member reports a change.
 const FRESH: Duration = Duration::from_secs(1);
 
-/// Calls that look for names or contents; how members keep in touch is not counted.
+/// Calls that request names or contents; those that keep members in touch are not counted.
 const COUNTED: [&str; 4] = [
     "tinyp2p.list",
     "tinyp2p.stat",
@@ -24,7 +24,7 @@ const COUNTED: [&str; 4] = [
     "tinyp2p.hashes",
 ];
 
-/// Names that desktop programs look for wherever they come.
+/// Names that desktop programs look up in every directory.
 const PROBES: [&str; 8] = [
     ".hidden",
     ".Trash-1000",
@@ -36,8 +36,8 @@ const PROBES: [&str; 8] = [
     ".directory",
 ];
 
-/// A directory of texts, pictures and directories that three members have together, and a
-/// mount of it.
+/// Creates a directory of texts, pictures and directories that three members share,
+/// and a mount of it.
 fn setup(swarm: &Swarm) -> (Vec<Node>, Node) {
     let mut members: Vec<Node> = Vec::new();
     for member in ["a", "b", "c"] {
@@ -63,13 +63,13 @@ fn setup(swarm: &Swarm) -> (Vec<Node>, Node) {
     (members, mount)
 }
 
-/// How many of each call this member has answered so far, as [`COUNTED`].
+/// Returns how many calls of each kind in [`COUNTED`] this member has answered so far.
 fn answered(member: &Node) -> [usize; 4] {
     let log = member.log();
     COUNTED.map(|call| log.matches(&format!("call=\"{call}\"")).count())
 }
 
-/// What each member had to answer while `work` was done.
+/// Returns the calls that each member had to answer during `work`.
 fn cost(members: &[Node], work: impl FnOnce()) -> Vec<[usize; 4]> {
     let before: Vec<_> = members.iter().map(answered).collect();
     work();
@@ -83,7 +83,7 @@ fn cost(members: &[Node], work: impl FnOnce()) -> Vec<[usize; 4]> {
 fn file_manager_lists_once_per_member() {
     let swarm = Swarm::alone();
     let (members, mount) = setup(&swarm);
-    // In a mount that has seen nothing yet; its members know one another.
+    // In a new mount that has cached nothing yet; its members know one another.
     let fresh = swarm.node("fresh");
     let fresh = members.iter().fold(fresh, Node::peer).mount();
     eventually(LIMIT, "all are there", || {
@@ -100,7 +100,7 @@ fn file_manager_lists_once_per_member() {
     println!("gio list: {cost:?} calls of {COUNTED:?}");
     for [lists, stats, searches, _] in cost {
         assert!(lists <= 1, "{lists} listings");
-        // The directory itself, by its name, and at most one look for `.hidden` in it.
+        // The directory itself, by its name, and at most one lookup of `.hidden` in it.
         assert!(stats <= 2, "{stats} questions for names");
         assert_eq!(searches, 0);
     }
@@ -125,10 +125,10 @@ fn freshly_listed_directory_costs_no_call() {
             assert!(!directory.join(probe).exists());
         }
     };
-    // The second one must come within the time that is claimed; on a busy machine that may take a
-    // few tries.
+    // The second one must come within the promised time; on a busy machine that may
+    // take a few attempts.
     eventually(LIMIT, "a second look is cheap", || {
-        // An answer's time runs from when it was asked for, which is within the first one.
+        // An answer is valid from the time of its request, which is during the first one.
         let begun = Instant::now();
         long();
         let cost = cost(&members, || {

@@ -1,4 +1,4 @@
-//! What `tinyp2p get` finds where it is to write, and what it makes of that.
+//! What `tinyp2p get` finds at its destination, and how it uses that.
 
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
@@ -28,7 +28,7 @@ fn touch(path: &Path) {
     file.set_modified(then).expect("set the mtime");
 }
 
-/// Seconds since 1970.
+/// Returns the modification time in seconds since 1970.
 fn mtime(path: &Path) -> i64 {
     path.metadata().expect("look at it").mtime()
 }
@@ -72,7 +72,7 @@ fn what_is_in_the_way_is_named() {
 fn touch_at_the_owner_costs_no_refetch() {
     const SIZE: u64 = 800 * MIB;
     let swarm = Swarm::alone();
-    // A network whose traffic can be counted.
+    // A network that counts its traffic.
     let network = Network::new(3);
     let a = swarm.node("a").on(network.host(0)).log_level("warn");
     let source = a.share().join("large");
@@ -96,7 +96,7 @@ fn touch_at_the_owner_costs_no_refetch() {
     let kept = left(&out);
     assert!(kept < SIZE, "it was finished before it was killed");
 
-    // It is hashed anew from its beginning before anybody knows that it is the same.
+    // It is hashed again from its beginning before anybody knows that it is the same.
     touch(&source);
     let before = network.bytes_sent_by(0);
     run(&mut get(), LIMIT).expect_success();
@@ -125,7 +125,7 @@ fn touch_at_the_owner_costs_no_refetch() {
     assert!(sent < MIB, "{sent} bytes were sent");
 }
 
-/// Bytes in the parts in `directory`.
+/// Returns the bytes in the parts in `directory`.
 fn left(directory: &Path) -> u64 {
     let entries = directory.read_dir().expect("list").flatten();
     let parts = entries.filter(|entry| {

@@ -1,4 +1,4 @@
-//! What fails at the owner of a share hides what it concerns, and is never taken for absence.
+//! Failures at the owner of a share hide the files concerned, and are never mistaken for absence.
 
 use std::ffi::CString;
 use std::fs::{self, File};
@@ -17,16 +17,16 @@ use crate::harness::content::names;
 use crate::harness::process::{eventually, run, within};
 use crate::harness::swarm::{Node, Swarm, detach};
 
-/// How soon nodes meet, on a busy machine.
+/// Time for nodes to meet, on a busy machine.
 const SOON: Duration = Duration::from_secs(20);
 
-/// A listing has ended by then, whatever happens.
+/// Time limit for a listing in all cases.
 const LIST_DEADLINE: Duration = Duration::from_secs(3);
 
-/// What a busy machine adds.
+/// Extra time on a busy machine.
 const SLACK: Duration = Duration::from_millis(500);
 
-/// A FUSE mount whose daemon never says a word: what is left of an sshfs whose other side is dead.
+/// A FUSE mount whose daemon never answers: what is left of an sshfs whose other side is dead.
 struct Hung {
     at: PathBuf,
     _daemon: File,
@@ -62,12 +62,12 @@ fn unreadable(owner: &Node) -> Value {
     object["unreadable"].clone()
 }
 
-/// The error number of a failure.
+/// Returns the error number of a failure.
 fn errno<T>(outcome: Result<T, Error>) -> Option<i32> {
     outcome.err().and_then(|error| error.raw_os_error())
 }
 
-/// What comes of listing a directory.
+/// Returns the outcome of listing a directory.
 fn listed(path: PathBuf) -> Result<(), Error> {
     fs::read_dir(path)?.try_for_each(|entry| entry.map(drop))
 }
@@ -84,7 +84,7 @@ fn frozen_file_system_hides_only_its_files() {
     eventually(SOON, "they meet", || {
         names(&reader.mountpoint()) == ["d", "top"]
     });
-    // More often than a member has threads here.
+    // More rounds than the number of threads of a member here.
     for round in 0..12 {
         let begun = Instant::now();
         assert_eq!(errno(listed(reader.at("d/hung"))), Some(libc::EIO));
@@ -110,7 +110,7 @@ fn frozen_file_system_hides_only_its_files() {
     });
 }
 
-/// The most open files that a process may have from now on.
+/// Limits the number of open files of a process from now on.
 fn limit_open_files(node: &Node, most: u64) -> Rlimit {
     let pid = i32::try_from(node.pid()).ok().and_then(Pid::from_raw);
     let pid = pid.expect("a process id");
@@ -138,7 +138,7 @@ fn descriptor_shortage_is_no_absence() {
     let since = Instant::now();
     let mut failed = 0;
     while since.elapsed() < Duration::from_secs(5) {
-        // What is in the memory of the kernel for a second is there, and then it is not known.
+        // The kernel may answer from its cache for a second; after that, the answer is unknown.
         match fs::metadata(reader.at("d/f")) {
             Ok(_) => {}
             Err(error) => {
@@ -158,7 +158,7 @@ fn descriptor_shortage_is_no_absence() {
     });
 }
 
-/// Makes directories inside one another, of names of 250 bytes, and a file of that name in each.
+/// Creates nested directories with names of 250 bytes, and a file of that name in each.
 fn nest(share: &Path, levels: usize) {
     let (directory, file) = ("d".repeat(250), "f".repeat(250));
     let mut at = open(share, OFlags::PATH, Mode::empty()).expect("open");

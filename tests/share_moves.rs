@@ -1,4 +1,4 @@
-//! The share goes, comes back, and is another one than before, while others look at it.
+//! The share disappears, comes back, and is a different one than before, while others look at it.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -13,13 +13,13 @@ use crate::harness::content::names;
 use crate::harness::process::eventually;
 use crate::harness::swarm::{Node, Swarm, detach};
 
-/// How soon nodes meet, on a busy machine.
+/// Time for nodes to meet, on a busy machine.
 const SOON: Duration = Duration::from_secs(20);
 
-/// How soon others see what has become of a share: two seconds, and what a busy machine adds.
+/// Time for others to see a change of the share: two seconds, plus extra time on a busy machine.
 const SEEN: Duration = Duration::from_secs(4);
 
-/// A member whose share is going to move, and another one that looks at it.
+/// Starts a member whose share will move, and another one that looks at it.
 fn two(swarm: &Swarm, option: Option<&str>) -> (Node, Node) {
     let owner = swarm.node("owner").file("d/v1", "1");
     let owner = match option {
@@ -33,7 +33,7 @@ fn two(swarm: &Swarm, option: Option<&str>) -> (Node, Node) {
     (owner, reader)
 }
 
-/// The names that there are, without being told of an error as long as there is none.
+/// Returns true if the reader lists exactly these names; panics if the listing fails.
 fn sees(reader: &Node, expected: &[&str]) -> bool {
     names(&reader.mountpoint()) == expected
 }
@@ -48,7 +48,7 @@ fn is_absent(path: &Path) -> bool {
     matches!(fs::read(path), Err(error) if error.kind() == ErrorKind::NotFound)
 }
 
-/// A file system of its own at a path, until it is dropped.
+/// A separate file system mounted at a path, until it is dropped.
 struct Stick<'a>(&'a Path);
 
 impl<'a> Stick<'a> {

@@ -6,10 +6,10 @@ use crate::harness::content::{join, pattern};
 use crate::harness::process::sh;
 use crate::harness::swarm::{Node, Swarm};
 
-/// A directory that takes a while to copy, and not much longer to make.
+/// Number of files: copying them takes a while, and creating them not much longer.
 const FILES: u64 = 2000;
 
-/// The requests for content that a node has answered so far.
+/// Returns how many requests for content a node has answered so far.
 fn requests(node: &Node) -> usize {
     let log = node.log();
     let answered = log.lines().filter(|line| line.contains("answered"));
@@ -17,7 +17,7 @@ fn requests(node: &Node) -> usize {
     answered.filter(is_content).count()
 }
 
-/// Small files of many sizes, the largest a little larger than what travels in a batch.
+/// Creates small files of many sizes, the largest slightly larger than the limit for a batch.
 fn shelve(node: &Node, directory: &str) {
     let directory = join(node.share(), directory.as_bytes());
     fs::create_dir(&directory).expect("make a directory");

@@ -1,8 +1,8 @@
-//! Reading through the mount is faster than through what people use today.
+//! Reading through the mount is faster than through the tools that people use today.
 //!
-//! The programs under test are those of the release profile, built here if they are not there yet:
-//! what a user runs. `rclone` reads the same file from nginx over https on the same machine in the
-//! same minute; the runs alternate, each with a fresh mount, and the medians are compared.
+//! The programs under test are those of the release profile, as users run them; they are built here
+//! if they do not exist yet. `rclone` reads the same file from nginx over https on the same machine
+//! in the same minute. The runs alternate, each with a fresh mount, and the medians are compared.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -19,7 +19,7 @@ const SIZE: u64 = 1024 * MIB;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// A helper process that ends with the test, and its mount with it.
+/// A helper process that is killed with the test and unmounts what it mounted.
 struct Helper {
     child: Child,
     mountpoint: Option<PathBuf>,
@@ -41,7 +41,7 @@ fn gibibyte_reads_faster_than_by_rclone() {
     let release = release_programs();
     let a = swarm.node("a").release(&release).log_level("warn");
     write_pattern(&a.share().join("file"), 1, SIZE);
-    // In the page cache for both servers alike.
+    // Loads the file into the page cache, for both servers alike.
     time_reading(&a.share().join("file"));
     let a = a.serve();
     let (_nginx, url) = nginx(&swarm, a.share());
@@ -73,7 +73,7 @@ fn gibibyte_reads_faster_than_by_rclone() {
     );
 }
 
-/// Builds both programs in release mode, unless that is done, and gives their directory.
+/// Builds both programs in release mode, unless they exist, and returns their directory.
 fn release_programs() -> PathBuf {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = Command::new(cargo);
@@ -105,7 +105,7 @@ fn median(mut times: Vec<Duration>) -> Duration {
     times[times.len() / 2]
 }
 
-/// An https server for `directory`, with a certificate made for this test.
+/// Starts an https server for `directory`, with a certificate made for this test.
 fn nginx(swarm: &Swarm, directory: &Path) -> (Helper, String) {
     let home = swarm.directory("nginx");
     let at = |name: &str| home.join(name).to_string_lossy().into_owned();

@@ -18,10 +18,10 @@ use crate::harness::swarm::{
 
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// A stop ends within this time, whatever is going on.
+/// Time limit for a stop, whatever is in progress.
 const STOP: Duration = Duration::from_secs(5);
 
-/// `tinyp2p-mount` with the given arguments, and nothing of this machine's state.
+/// Runs `tinyp2p-mount` with the given arguments, and without this machine's state.
 fn mount(swarm: &Swarm, arguments: &[&str]) -> Finished {
     let mut command = program(MOUNT, &swarm.directory("home"), None);
     command
@@ -31,7 +31,7 @@ fn mount(swarm: &Swarm, arguments: &[&str]) -> Finished {
     run(&mut command, LIMIT)
 }
 
-/// Mounts in the background with a share of its own.
+/// Mounts in the background with its own share.
 fn background(swarm: &Swarm, options: &[&str]) -> Background {
     let share = swarm.directory("share");
     fs::write(share.join("file"), "content").expect("write");
@@ -48,7 +48,8 @@ fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
 
-/// Refused with `code` and one line that holds `reason`; nothing new is mounted.
+/// Checks that the command fails with `code` and one line that contains `reason`, and that
+/// nothing new is mounted.
 #[track_caller]
 fn assert_refused(swarm: &Swarm, arguments: &[&str], code: i32, reason: &str) {
     let below = |path: &PathBuf| path.starts_with(swarm.path(""));
@@ -95,7 +96,7 @@ fn unusable_mountpoint_is_refused() {
             &mountpoint,
         );
     }
-    // What is mounted already stays as it is.
+    // Existing mounts stay as they are.
     let running = background(&swarm, &[]);
     let mnt = text(&running.path);
     assert_refused(&swarm, &["--share", &share, PASSWORD, &mnt], 1, "mounted");
@@ -148,7 +149,7 @@ fn unservable_share_is_refused() {
         "directory",
     );
 
-    // The root and the home directory are shared only when they are named.
+    // The root and the home directory are shared only when they are named explicitly.
     let home = swarm.directory("home");
     for place in [Path::new("/"), &home] {
         let mut command = program(MOUNT, &home, None);
@@ -212,7 +213,7 @@ fn usage_errors_exit_with_code_2() {
     ] {
         assert_refused(&swarm, &arguments, 2, reason);
     }
-    // Without a mountpoint clap tells what is missing, in its own lines.
+    // Without a mountpoint, clap names what is missing, in lines of its own.
     assert_eq!(mount(&swarm, &[PASSWORD]).code(), 2);
     assert_eq!(mount(&swarm, &[]).code(), 2);
 }
@@ -252,7 +253,7 @@ fn command_returns_once_mount_is_usable() {
     let swarm = Swarm::new();
     let peer = swarm.node("peer").file("of peer", "there").serve();
     let running = background(&swarm, &[&peer.address()]);
-    // Not eventually: at once.
+    // At once, without polling for it.
     assert_eq!(
         fs::read(running.path.join("file")).expect("read"),
         b"content"
@@ -303,7 +304,7 @@ fn a_stale_mount_is_cleared() {
     assert_eq!(there, 1, "mounts lie on top of each other");
 }
 
-/// Stops `node` by `how`; it ends with exit code 0, in time, and leaves nothing mounted.
+/// Stops `node` with `how`; checks that it exits with code 0, in time, and leaves nothing mounted.
 fn assert_stops(mut node: Node, how: impl FnOnce(&Node)) {
     let start = Instant::now();
     how(&node);
@@ -385,7 +386,7 @@ fn serve_ends_by_a_signal() {
         let mut node = swarm
             .node(if stop == Signal::TERM { "term" } else { "int" })
             .serve();
-        // It listens before it says so, and from then on it ends in good order.
+        // It listens before it says so, and from then on it exits cleanly.
         eventually(LIMIT, "it says what it shares", || {
             node.log().contains("sharing")
         });
@@ -412,7 +413,7 @@ fn share_around_the_mount_does_not_recurse() {
     let running = Background::at(share.join("inner/mnt"));
     let mut command = program(MOUNT, &swarm.directory("home"), None);
     let address = next_address();
-    // As on everybody's first try: in the directory itself, with the mount somewhere inside.
+    // As on a first try: in the directory itself, with the mountpoint inside it.
     command.current_dir(&share).arg("--no-discovery");
     command.arg("--state-dir").arg(swarm.path("state"));
     command.args(["--listen", &format!("{address}:{PORT}"), PASSWORD]);
@@ -454,12 +455,12 @@ fn cache_and_log_in_a_share_are_not_served() {
     assert_eq!(found.text(), "mine\ntheirs\n", "{found}");
 }
 
-/// Killed when it is dropped, also when the test panics.
+/// A process that is killed when dropped, even when the test panics.
 struct Serving(Child);
 
 impl Drop for Serving {
     fn drop(&mut self) {
-        // It may have ended already.
+        // It may have exited already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -502,8 +503,8 @@ fn mount_and_fstab_can_start_it() {
         swarm.path("state").display(),
         next_address()
     );
-    // mount(8) looks for the program where programs are installed. Here that is in a mount
-    // namespace of its own, so that the machine stays as it is.
+    // mount(8) looks for the program where programs are installed. The test puts it there in a
+    // separate mount namespace, so that the machine stays unchanged.
     let programs = Path::new(MOUNT).parent().expect("a directory");
     let script = r#"
         mount --bind "$1" /usr/local/bin

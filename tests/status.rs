@@ -1,4 +1,4 @@
-//! What a node tells of itself: in its mount, and over its socket to `tinyp2p status`.
+//! The report of a node on itself: in its mount, and over its socket to `tinyp2p status`.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -14,20 +14,20 @@ use crate::harness::content::names;
 use crate::harness::process::{Finished, eventually, run, sh, signal};
 use crate::harness::swarm::{Node, Swarm, TINYP2P, program};
 
-/// How soon nodes meet and show it, on a busy machine.
+/// Time for nodes to meet and show it, on a busy machine.
 const SOON: Duration = Duration::from_secs(20);
 
-/// How long a command may take that ends by itself within two seconds.
+/// Time limit for a command that exits on its own within two seconds.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// `tinyp2p status` as the user whose nodes run in `swarm` types it.
+/// Runs `tinyp2p status` as the user whose nodes run in `swarm`.
 fn status(swarm: &Swarm, arguments: &[&str]) -> Finished {
     let mut command = program(TINYP2P, &swarm.path("a-home"), None);
     command.env("XDG_RUNTIME_DIR", runtime(swarm));
     run(command.arg("status").args(arguments), LIMIT)
 }
 
-/// Where the sockets of the nodes in `swarm` lie.
+/// Returns the directory of the sockets of the nodes in `swarm`.
 fn runtime(swarm: &Swarm) -> PathBuf {
     swarm.directory("runtime")
 }
@@ -36,8 +36,8 @@ fn sockets(swarm: &Swarm) -> Vec<String> {
     names(&runtime(swarm).join("tinyp2p"))
 }
 
-/// The objects of those nodes that `tinyp2p status --json` sees and that belong to this test: the
-/// others that run on this machine may be seen, too.
+/// Returns the objects that `tinyp2p status --json` prints for the nodes of this test: it may also
+/// see other nodes on this machine.
 fn objects(swarm: &Swarm, nodes: &[&Node]) -> Vec<Value> {
     let lines = status(swarm, &["--json"]).text();
     let objects = lines.lines().map(|line| {
@@ -200,7 +200,7 @@ fn absence_of_nodes_is_exit_code_one() {
     drop(UnixListener::bind(dead.join("1.sock")).expect("make a socket"));
     let answer = status(&swarm, &[]);
     assert!(sockets(&swarm).is_empty());
-    // Unless one of whoever runs the tests is there.
+    // Unless a node of the person who runs the tests is running.
     if answer.stdout.is_empty() {
         assert_eq!(answer.code(), 1);
         assert_eq!(
@@ -221,7 +221,7 @@ fn unreading_status_client_harms_nothing() {
     for _ in 0..20 {
         idle.push(UnixStream::connect(&path).expect("connect"));
     }
-    // What they have to say is not listened to.
+    // The node does not read what these clients send.
     for stream in &mut idle {
         let _ = stream.write_all(&[b'x'; 1000]);
     }

@@ -1,4 +1,4 @@
-//! Who does not know the password learns nothing and gets in nobody's way.
+//! Strangers without the password learn nothing and hinder nobody.
 
 use std::fs;
 use std::io::Write;
@@ -49,7 +49,7 @@ fn any_strangers_request_gets_the_same_401() {
             String::from_utf8_lossy(&request[..request.len().min(60)])
         );
     }
-    // The next stranger is answered alike.
+    // The next stranger gets the same answer.
     let other = Stranger::new().ask(node.socket(), HTTP, requests[0]);
     assert!(other.starts_with(b"HTTP/1.1 401 "));
 }
@@ -97,7 +97,7 @@ fn a_relay_that_ends_tls_is_refused() {
         relay.passed()
     );
 
-    // The same bytes pass when nobody ends TLS in between.
+    // The same bytes pass when no one terminates TLS in between.
     let forwarder = Forwarder::new(Ipv4Addr::LOCALHOST, a.socket());
     let c = swarm
         .node("c")
@@ -108,7 +108,7 @@ fn a_relay_that_ends_tls_is_refused() {
     });
 }
 
-/// One wrong guess, from a source address of its own.
+/// Makes one wrong guess, from a source address of its own.
 fn guess(swarm: &Swarm, number: usize, target: SocketAddr) -> Finished {
     let forwarder = Forwarder::new(next_address(), target);
     let peer = forwarder.address().to_string();
@@ -136,7 +136,7 @@ fn thirty_wrong_guesses_slow_no_member() {
             let mut slowest = Duration::ZERO;
             let mut number = 0;
             while !over.load(Ordering::Relaxed) {
-                // A name that was never asked for: neither cache nor kernel can answer.
+                // A name that was never requested: neither cache nor kernel can answer.
                 number += 1;
                 let name = format!("new {number}");
                 fs::write(node.share().join(&name), &name).expect("write");
@@ -168,7 +168,7 @@ fn thirty_wrong_guesses_slow_no_member() {
         );
     }
     assert_eq!(tried + slowed, guesses.len(), "{}", guesses[29]);
-    // Three come at once; then the gap is 1, 2, 4, 8 … seconds.
+    // Three are allowed at once; then the gap is 1, 2, 4, 8 … seconds.
     let mut allowed = 3;
     while took >= Duration::from_secs((1 << (allowed - 2)) - 1) {
         allowed += 1;
@@ -182,7 +182,7 @@ fn thirty_wrong_guesses_slow_no_member() {
         "a member waited {slowest:?}"
     );
 
-    // Newcomers with the right password still get in where the flood is not.
+    // Newcomers with the right password can still join where there is no flood.
     let found = tinyp2p(
         &swarm,
         &["search", PASSWORD, "mine", &member.address()],
@@ -240,7 +240,7 @@ fn announced_fakes_share_ten_guesses_a_day() {
         command.args(["search", PASSWORD, ".", "--state-dir"]);
         run(command.arg(home.join("state")), Duration::from_secs(20))
     };
-    // Side by side and one after the other, until they get no further. A loaded machine needs
+    // In parallel and in turn, until they get no further. A loaded machine needs
     // more than two rounds.
     let mut before = None;
     for _ in 0..6 {
@@ -258,7 +258,7 @@ fn announced_fakes_share_ten_guesses_a_day() {
     let _ = announcer.kill();
     let _ = announcer.wait();
     let guesses = impostor.guesses();
-    // Three to each host, and those that were under way already at that moment.
+    // Three to each host, plus those already in progress at that moment.
     assert!((2..=10).contains(&guesses), "{guesses} guesses");
 }
 
@@ -267,7 +267,7 @@ fn a_restart_forgets_no_wrong_guesses() {
     let swarm = Swarm::new();
     let mut node = swarm.node("a").serve();
     let stranger = Stranger::new();
-    // All at once, as they are let in; the gap after eight failures is 32 s.
+    // All at once, since they are let in; the gap after eight failures is 32 s.
     let runs: Vec<_> = (0..8)
         .map(|_| stranger.begin_pairing(node.socket()))
         .collect();
@@ -275,7 +275,7 @@ fn a_restart_forgets_no_wrong_guesses() {
     drop(runs);
     let slowed = || stranger.begin_pairing(node.socket());
     eventually(SOON, "the guesses are counted", || slowed().2 > 20);
-    // What is counted is written a moment later, beside the serving.
+    // The count is written a moment later, in the background.
     let record = node.state().join("guesses");
     eventually(SOON, "the count is on the disk", || {
         let modified = fs::metadata(&record).and_then(|record| record.modified());

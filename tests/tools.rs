@@ -9,14 +9,15 @@ use crate::harness::content::{EDGES, pattern, write_pattern};
 use crate::harness::process::{Finished, eventually, run, sh};
 use crate::harness::swarm::{Node, Swarm};
 
-/// How long one program may take here.
+/// Time limit for one program here.
 const LIMIT: Duration = Duration::from_secs(60);
 
 fn succeed(command: &mut Command) -> Finished {
     run(command, LIMIT).expect_success()
 }
 
-/// One member with a small tree, another that mounts it; both tests' programs work on `tree`.
+/// Starts one member with a small tree, and another that mounts it; the programs of both
+/// tests work on `tree`.
 fn tree(swarm: &Swarm) -> (Node, Node, PathBuf) {
     let a = swarm.node("a");
     for (number, size) in EDGES.into_iter().enumerate() {

@@ -16,25 +16,24 @@ use crate::harness::content::{MIB, names, pattern, pattern_at, write_pattern};
 use crate::harness::process::{eventually, within};
 use crate::harness::swarm::{Node, Swarm};
 
-/// How soon roots are computed and members have met, on a busy machine.
+/// Time until roots are computed and members have met, on a busy machine.
 const SOON: Duration = Duration::from_secs(60);
 
-/// The longest pause that a reader may notice when a holder goes and another stays.
+/// The longest pause for a reader when one holder leaves and another stays.
 const PAUSE: Duration = Duration::from_secs(3);
 
-/// How soon a read fails that nobody serves any more, with what a busy machine adds.
+/// Time after which a read fails that no member serves any more, plus extra time on a busy machine.
 const READ_DEADLINE: Duration = Duration::from_millis(15_500);
 
-/// Writes a file of [`pattern`] that looks as if nobody had written to it for a while, so that its
-/// root is computed at once; all holders have the same mtime.
+/// Writes a file of [`pattern`] that looks long unmodified, so that its root is computed at once;
+/// all holders have the same mtime.
 fn write_settled(node: &Node, name: &str, seed: u64, length: u64) {
     let path = node.share().join(name);
     write_pattern(&path, seed, length);
     settle(&path);
 }
 
-/// Makes a file look as if nobody had written to it for a while, so that its root is
-/// computed at once.
+/// Makes a file look long unmodified, so that its root is computed at once.
 pub(crate) fn settle(path: &Path) {
     let past = SystemTime::UNIX_EPOCH + Duration::from_secs(1_600_000_000);
     let file = File::options().write(true).open(path).expect("open");
@@ -63,7 +62,7 @@ pub(crate) fn wait_for_root(mount: &Node, name: &str, holders: usize) {
 }
 
 /// Reads all of `file` in pieces, checks them against the pattern, and returns the longest time
-/// that one took.
+/// that a piece took.
 fn read_checked(file: &mut File, seed: u64, length: u64, mut each: impl FnMut(u64)) -> Duration {
     let mut buffer = vec![0; MIB as usize];
     let (mut at, mut longest) = (0, Duration::ZERO);
@@ -122,8 +121,8 @@ fn reader_supplies_for_a_killed_holder() {
     eventually(SOON, "the friend has kept all of it", || {
         let mut file = File::open(friend.at("large")).expect("open");
         read_checked(&mut file, 8, LENGTH, |_| {});
-        // What the disk could not take in time is fetched again, not taken from the kernel's
-        // memory.
+        // Blocks that the disk could not store in time are fetched again, not taken from
+        // the kernel's cache.
         rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).expect("advise");
         let cached = xattr(&friend.at("large"), "user.tinyp2p.cached").expect("the cached bytes");
         cached == LENGTH.to_string()
@@ -182,15 +181,15 @@ fn read_times_out_without_a_live_holder() {
     assert!(since.elapsed() < READ_DEADLINE, "{:?}", since.elapsed());
 }
 
-/// The tree of a file's bytes.
+/// Returns the hash tree of a file's bytes.
 fn tree(bytes: &[u8]) -> HashTree {
     let mut hasher = TreeHasher::default();
     hasher.update(bytes);
     hasher.finish().expect("not empty")
 }
 
-/// Makes a node that is not running yet a liar: it holds `bytes` under `name`, and remembers the
-/// root of other bytes for it.
+/// Turns a node that is not running yet into a liar: it holds `bytes` under `name`, but remembers
+/// the root of other bytes for it.
 fn make_liar(node: &Node, name: &str, bytes: &[u8], claimed: &HashTree) {
     let path = node.share().join(name);
     fs::write(&path, bytes).expect("write");
@@ -229,8 +228,8 @@ fn remember_root(node: &Node, name: &str, tree: &HashTree) {
     roots.flush().expect("flush");
 }
 
-/// [`write_settled`] at several nodes that are not running yet, which all know the root from the
-/// start: a holder that does not know it yet would not be asked for the file.
+/// Does the same as [`write_settled`] at several nodes that are not running yet, all of which know
+/// the root from the start: a holder that does not know it yet would not be asked for the file.
 fn write_rooted(nodes: &[&Node], name: &str, seed: u64, length: u64) {
     let mut hasher = TreeHasher::default();
     for at in (0..length).step_by(MIB as usize) {
@@ -263,7 +262,7 @@ fn liar_is_blamed_before_its_bytes_get_in() {
         .peer(&a)
         .peer(&c)
         .mount();
-    // The liar comes last: before the others know their root, its word would be the only one.
+    // The liar comes last: before the others know their root, its claim would be the only one.
     wait_for_root(&mount, "file", 2);
     let _liar = liar.peer(&a).serve();
     wait_for_root(&mount, "file", 3);
@@ -292,7 +291,7 @@ fn liar_is_blamed_before_its_bytes_get_in() {
         }
     }
     assert_eq!(members.len(), 3);
-    // Whatever the cache gives after a restart is right as well.
+    // After a restart, the cache's answers are right as well.
     mount.kill();
     mount.start();
     wait_for_root(&mount, "file", 3);
@@ -367,7 +366,7 @@ fn cache_survives_fifty_crashes() {
             names(&mount.mountpoint()) == ["file"]
         });
         let mut file = File::open(mount.at("file")).expect("open");
-        // Another place each time, so that the crash finds the cache at another point.
+        // Another offset each time, so that the crash hits the cache in another state.
         let enough = (round % 12 + 1) * 2 * MIB;
         read_checked(&mut file, 6, enough, |_| {});
         drop(file);
@@ -383,7 +382,7 @@ fn cache_survives_fifty_crashes() {
     read_checked(&mut file, 6, LENGTH, |_| {});
 }
 
-/// The lengths of all files below `directory`.
+/// Returns the total length of all files below `directory`.
 fn disk_usage(directory: &Path) -> u64 {
     let entries = fs::read_dir(directory).expect("list the cache");
     let sizes = entries.map(|entry| {

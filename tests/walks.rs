@@ -1,4 +1,4 @@
-//! Programs that walk the whole mount see each thing in it exactly once, and its figures add up.
+//! Programs that walk the whole mount see every entry exactly once, and the totals are right.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -17,16 +17,16 @@ use crate::harness::content::{hostile_names, join, names};
 use crate::harness::process::{Finished, eventually, run, sh};
 use crate::harness::swarm::{Node, Swarm};
 
-/// How long one program may take here.
+/// Time limit for one program here.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// How soon members see one another's files.
+/// Time for members to see one another's files.
 const SOON: Duration = Duration::from_secs(20);
 
-/// What is in the mount, by path below it: the size of a file, `None` for a directory.
+/// The contents of the mount, by path below it: the size of a file, `None` for a directory.
 type Things = BTreeMap<Vec<u8>, Option<u64>>;
 
-/// Three members, of whom the last one mounts, and what their mount shows.
+/// Three members, of which the last one mounts, and what their mount shows.
 struct Tree {
     a: Node,
     _b: Node,
@@ -34,8 +34,8 @@ struct Tree {
     expected: Things,
 }
 
-/// Merged directories, the same file at several members, a conflict, odd names, empty directories,
-/// and a directory that is a symbolic link.
+/// Creates merged directories, the same file at several members, a conflict, odd names, empty
+/// directories, and a directory that is a symbolic link.
 fn tree(swarm: &Swarm) -> Tree {
     let nodes = ["a", "b", "c"].map(|name| swarm.node(name));
     let [a, b, c] = nodes.each_ref();
@@ -67,7 +67,7 @@ fn tree(swarm: &Swarm) -> Tree {
     for node in &nodes {
         collect(node.share(), b"", &mut expected);
     }
-    // Two have the one that keeps the name.
+    // Two members have the version that keeps the name.
     expected.insert(b"conflict.txt".to_vec(), Some(12));
     expected.insert(b"conflict (b).txt".to_vec(), Some(33));
 
@@ -104,7 +104,7 @@ fn dated(share: &Path, path: &[u8], content: &[u8]) {
     rustix::fs::futimens(file, &times).expect("set a file's time");
 }
 
-/// Adds what is in `directory`, which is at `path` of the whole, with links followed.
+/// Adds the contents of `directory`, which is at `path` of the whole, following links.
 fn collect(directory: &Path, path: &[u8], things: &mut Things) {
     for entry in fs::read_dir(directory).expect("list a directory") {
         let place = entry.expect("list a directory").path();
@@ -148,7 +148,7 @@ impl Tree {
     }
 }
 
-/// What ends in NUL each, without `./`, sorted; `.` itself is left out.
+/// Splits output that ends each path with NUL: without `./`, sorted, and without `.` itself.
 fn paths(output: &[u8]) -> Vec<Vec<u8>> {
     let paths = output
         .split(|byte| *byte == 0)
@@ -171,8 +171,8 @@ fn assert_seen(seen: &[Vec<u8>], expected: &[Vec<u8>]) {
     assert_eq!(show(seen), show(expected));
 }
 
-/// Looks at directories only, as updatedb does: opens each below the one before, reads its names
-/// and kinds, and asks for the state of nothing but the directory itself.
+/// Walks directories only, as updatedb does: opens each below the previous one, reads its names and
+/// kinds, and calls stat only on the directory itself.
 const UPDATEDB: &str = "
 import os, sys
 def walk(parent, name, path):
@@ -279,8 +279,7 @@ fn realpath_and_pwd_tell_where_one_is() {
         let answer = answer.strip_suffix(b"\n").expect("a line");
         assert_eq!(Path::new(OsStr::from_bytes(answer)), root.join(real));
     }
-    // In a directory whose files come, change and go, and whose inode the kernel would rather
-    // forget.
+    // In a directory whose files come, change and go, and whose inode the kernel tends to forget.
     let mut child = Command::new("bash")
         .args([
             "-c",
@@ -304,12 +303,12 @@ fn realpath_and_pwd_tell_where_one_is() {
     assert!(told.lines().all(|line| Path::new(line) == place), "{told}");
 }
 
-/// Makes the kernel forget the names and inodes that nobody uses at the moment.
+/// Makes the kernel forget names and inodes that are not in use.
 fn forget() {
     fs::write("/proc/sys/vm/drop_caches", "2").expect("drop the kernel's caches");
 }
 
-/// Waits for the content roots of files: the number of a file changes once, when its
+/// Waits for the content roots of files: the inode number of a file changes once, when its
 /// root becomes known.
 fn roots_are_known(files: impl Iterator<Item = PathBuf>) {
     for file in files {
@@ -398,7 +397,7 @@ fn walk_survives_kernel_forgetting() {
     });
 }
 
-/// Says that it is over when it is dropped, also when a test fails.
+/// Signals the end when it is dropped, even when a test fails.
 struct Until<'a>(&'a AtomicBool);
 
 impl Drop for Until<'_> {

@@ -1,4 +1,4 @@
-//! What can go wrong with an operation on the mount, and the one table that turns it into an errno.
+//! The errors of operations on the mount, and the one table that maps them to an errno.
 //!
 //! SEMANTICS.md shows the same table to people; a test compares the two.
 
@@ -33,37 +33,36 @@ pub enum Error {
     /// The kernel named a handle that is not open.
     #[error("unknown handle")]
     UnknownHandle,
-    /// The content that this inode stands for is not offered any more; the name may
-    /// lead to another.
+    /// The content of this inode is no longer offered; the name may lead to other content.
     #[error("the content has been replaced or its member has left")]
     Replaced,
-    /// An extended attribute that the file does not have, or not yet.
+    /// The file lacks this extended attribute, or does not have it yet.
     #[error("no such attribute")]
     NoAttribute,
-    /// Extended attributes exist in the namespace `user` only.
+    /// Extended attributes exist only in the namespace `user`.
     #[error("no such attribute namespace")]
     NoNamespace,
-    /// Nobody who answered has the directory, but somebody did not answer.
+    /// No member that answered has the directory, but some member did not answer.
     #[error("{0} did not answer")]
     Silent(String),
-    /// Nobody who knows has it, and somebody answered that it cannot say.
+    /// No member that knows has it, and some member answered that it cannot tell.
     #[error("{0} cannot tell: something failed there")]
     Failing(String),
-    /// Another request fetches the same listing, and did not come back in time.
+    /// Another request is fetching the same listing and did not finish in time.
     #[error("the listing did not come in time")]
     Late,
     /// Every worker is busy and the queue is full.
     #[error("too many operations are waiting for the network")]
     Overloaded,
-    /// It cannot be answered from memory, and the caller may not wait here.
+    /// Memory cannot answer it, and the caller may not wait here.
     #[error("only the network can tell")]
     NeedsNetwork,
-    /// A member, or the way to it, failed.
+    /// A member, or the connection to it, failed.
     #[error(transparent)]
     Network(#[from] NetError),
 }
 
-/// The errno that the kernel is given for `error`: the only table of its kind.
+/// Returns the errno for `error`. This table is the only one of its kind.
 pub fn errno(error: &Error) -> i32 {
     match error {
         Error::NotFound => libc::ENOENT,
@@ -73,7 +72,7 @@ pub fn errno(error: &Error) -> i32 {
         Error::ReadOnly => libc::EROFS,
         Error::NotExecutable => libc::EACCES,
         Error::UnknownHandle => libc::EBADF,
-        // At an open, ESTALE makes the kernel look the name up once more before it gives up.
+        // At an open, ESTALE makes the kernel repeat the lookup once before it gives up.
         Error::UnknownInode | Error::Replaced => libc::ESTALE,
         Error::NoAttribute => libc::ENODATA,
         Error::NoNamespace => libc::EOPNOTSUPP,
@@ -83,8 +82,8 @@ pub fn errno(error: &Error) -> i32 {
     }
 }
 
-/// Failures of a member reach programs through open files only, so a file that is gone is a file
-/// that was there when it was opened.
+/// Maps the failure of a member, which programs see only through open files. A file that is gone is
+/// therefore a file that existed when it was opened.
 fn network_errno(error: &NetError) -> i32 {
     match error {
         NetError::NotFound { .. } | NetError::Changed { .. } => libc::ESTALE,
@@ -120,8 +119,8 @@ fn network_errno(error: &NetError) -> i32 {
     }
 }
 
-/// How loudly a failure is logged: what every program meets all day quietly, what somebody should
-/// look into aloud.
+/// Returns the log level of a failure: quiet for what every program meets all day, loud for what
+/// somebody should investigate.
 pub fn level(error: &Error) -> Level {
     match error {
         Error::Network(
@@ -148,7 +147,7 @@ mod tests {
 
     use super::*;
 
-    /// One of each, by the name that SEMANTICS.md uses.
+    /// One error of each kind, with the name that SEMANTICS.md uses.
     fn all() -> Vec<(&'static str, Error)> {
         let who = || "ann".to_owned();
         let why = || "why".to_owned();
@@ -262,7 +261,7 @@ mod tests {
         assert_eq!(ours, rows);
     }
 
-    /// The texts of all Rust files below `directory`.
+    /// Collects the texts of all Rust files below `directory`.
     fn read_sources(directory: &Path, sources: &mut Vec<String>) {
         for entry in fs::read_dir(directory).unwrap() {
             let path = entry.unwrap().path();

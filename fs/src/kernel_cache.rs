@@ -1,16 +1,16 @@
-//! Telling the kernel that a name may mean something else by now.
+//! Notifies the kernel that a name may mean something else now.
 //!
-//! The kernel remembers for a second what a name was. When members report changes, that is
-//! ended early: the name is marked as expired, so that its next use asks again. Unlike an
-//! invalidation that leaves open files and working directories alone, whatever comes of the
-//! question (Linux 6.2 and later can do it; fuser cannot yet, so the message is written here).
+//! The kernel caches the meaning of a name for a second. When members report changes, that ends
+//! early: the name is marked as expired, so that its next use asks again. Unlike an invalidation,
+//! this leaves open files and working directories alone, whatever the answer is. (Linux 6.2 and
+//! later support it; fuser does not yet, so the message is written here.)
 //!
-//! The kernel takes the directory's lock for this, alone and whatever comes, which someone may hold
-//! who waits for an answer of ours. While it waited, nobody could look anything up there; and if
-//! this process were killed meanwhile, the thread that waits would keep the mount from dying with
-//! it. So names in a directory in which an answer takes its time ([`Busy`]) are left to the second,
-//! and so is what the thread cannot keep up with. What remains is the moment between a look and the
-//! lock.
+//! For this, the kernel takes the directory's lock, exclusively and uninterruptibly. The holder of
+//! the lock may be waiting for an answer from this process. Until it has the lock, nobody can look
+//! anything up there; and if this process is killed, the waiting thread keeps the mount from dying
+//! with it. So names in a directory in which an answer takes its time ([`Busy`]) are left to expire
+//! after the second, and so are names that the thread cannot keep up with. What remains is the
+//! moment between the check and the lock.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fs::File;
@@ -22,35 +22,35 @@ use std::sync::Arc;
 use parking_lot::{Condvar, Mutex};
 use tinyp2p_net::model::{MAX_NAME_BYTES, Name, PeerId};
 
-/// Names that may wait for the thread.
+/// The maximum number of names that wait for the thread.
 const MAX_WAITING: usize = 4096;
 
-/// Names of one member's changes that may wait: a full poll. They have their turns with
-/// those of others.
+/// The maximum number of names that wait for one member's changes: a full poll. Members take turns.
 const MAX_OF_ONE: usize = 1024;
 
 /// `FUSE_NOTIFY_INVAL_ENTRY` of linux/fuse.h: the code of the message.
 const INVAL_ENTRY: i32 = 3;
 
-/// `FUSE_EXPIRE_ONLY` of linux/fuse.h: the name is to be asked for again, not dropped.
+/// `FUSE_EXPIRE_ONLY` of linux/fuse.h: the kernel asks for the name again instead of dropping it.
 const EXPIRE_ONLY: u32 = 1;
 
 /// The size of `struct fuse_out_header` and `struct fuse_notify_inval_entry_out` together.
 const HEAD: usize = 16 + 16;
 
-/// The directories in which somebody waits for an answer, with the kernel's lock on them, and
-/// how many do.
+/// The directories in which somebody waits for an answer while holding the kernel's lock on them,
+/// and how many do.
 #[derive(Default)]
 pub struct Busy(Mutex<HashMap<u64, usize>>);
 
-/// Somebody who waits for an answer, until this is dropped.
+/// One caller that waits for an answer, until this is dropped.
 pub struct WaitGuard {
     busy: Arc<Busy>,
     directory: u64,
 }
 
 impl Busy {
-    /// Counts one who waits in `directory`. To be dropped when the kernel has its answer.
+    /// Counts one more caller that waits in `directory`. Drop the guard when the kernel
+    /// has its answer.
     pub fn enter(self: &Arc<Self>, directory: u64) -> WaitGuard {
         *self.0.lock().entry(directory).or_default() += 1;
         WaitGuard {
@@ -76,7 +76,7 @@ impl Drop for WaitGuard {
     }
 }
 
-/// The names that the kernel is to ask for again.
+/// The names that the kernel should ask for again.
 pub struct Expirer(Arc<Waitlist>);
 
 /// Names that wait for the thread.
@@ -86,20 +86,20 @@ struct Waitlist {
     come: Condvar,
 }
 
-/// The names that wait, by whose changes they are. Pure.
+/// The waiting names, by the member whose changes they are. Pure.
 #[derive(Default)]
 struct InvalidationQueue {
     by_member: BTreeMap<PeerId, VecDeque<(u64, Name)>>,
-    /// Whose turn was last.
+    /// The member whose turn was last.
     last: Option<PeerId>,
     count: usize,
-    /// Nobody will put any more.
+    /// True once no more names will come.
     is_closed: bool,
 }
 
 impl InvalidationQueue {
-    /// Lets one more wait, if there is room for one of `member`: at the end of all, for one of
-    /// those with most.
+    /// Queues one more name, if there is room for one of `member`. If the whole queue is full, a
+    /// name of the member with the most makes room.
     fn put(&mut self, member: PeerId, parent: u64, name: Name) {
         let its = self.by_member.get(&member).map_or(0, VecDeque::len);
         if its >= MAX_OF_ONE {
@@ -121,7 +121,7 @@ impl InvalidationQueue {
         self.count += 1;
     }
 
-    /// The next one: of the member behind the one whose turn was last.
+    /// Takes the next name, of the member after the one whose turn was last.
     fn take(&mut self) -> Option<(u64, Name)> {
         let behind = self.last.map(|last| {
             let behind = (Bound::Excluded(last), Bound::Unbounded);
@@ -148,8 +148,8 @@ impl InvalidationQueue {
 }
 
 impl Expirer {
-    /// Writes to `device`, a descriptor of the mount's connection, unless the directory is `busy`.
-    /// The thread ends with the value.
+    /// Starts a thread that writes to `device`, a descriptor of the mount's connection, unless the
+    /// directory is `busy`. The thread ends with the value.
     pub fn start(device: OwnedFd, busy: Arc<Busy>) -> io::Result<Self> {
         let waiting = Arc::new(Waitlist::default());
         let names = Arc::clone(&waiting);
@@ -158,10 +158,10 @@ impl Expirer {
         Ok(Self(waiting))
     }
 
-    /// Lets the kernel ask again for `name` in the directory `parent`, after changes of
+    /// Makes the kernel ask again for `name` in the directory `parent`, after changes of
     /// `member`. Never waits.
     pub fn expire(&self, member: PeerId, parent: u64, name: Name) {
-        // Without room for it, the kernel asks after a second by itself.
+        // If there is no room for it, the kernel still asks again after a second.
         self.0.turns.lock().put(member, parent, name);
         self.0.come.notify_one();
     }
@@ -175,7 +175,7 @@ impl Drop for Expirer {
 }
 
 impl Waitlist {
-    /// The next one, once there is one; `None` at the end.
+    /// Waits for the next name and returns it, or `None` at the end.
     fn next(&self) -> Option<(u64, Name)> {
         let mut turns = self.turns.lock();
         while !turns.is_closed {
@@ -199,15 +199,15 @@ fn run(mut device: File, busy: &Busy, names: &Waitlist) {
         // In one piece: each write is one message.
         match device.write(&message) {
             Ok(_) => {}
-            // The kernel knows neither, or has forgotten them.
+            // The kernel does not know the directory or the name, or has forgotten it.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => tracing::debug!(parent, %name, %error, "a name cannot be expired"),
         }
     }
 }
 
-/// What stands before the name: the length of the whole, the code, no request that it answers; the
-/// directory, the length of the name, the flags. Numbers are in the machine's own order.
+/// Returns what precedes the name: the length of the whole message, the code, no request to answer,
+/// the directory, the length of the name, and the flags. Numbers are in native byte order.
 fn head(parent: u64, name: &[u8]) -> [u8; HEAD] {
     const { assert!(HEAD + MAX_NAME_BYTES < 4096, "in one piece") };
     let mut head = [0; HEAD];

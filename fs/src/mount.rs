@@ -1,10 +1,9 @@
-//! Mounting and unmounting, done by ourselves rather than by fuser.
+//! Mounting and unmounting, implemented here rather than by fuser.
 //!
-//! Reasons: fuser 0.18 unmounts by path without looking whose mount is there, does not detach a
-//! busy one, cannot name the type `fuse.tinyp2p` as root, and joins option values unescaped.
-//! Root calls mount(2); everybody else goes through the set-user-id helper `fusermount3`, which
-//! mounts and hands the `/dev/fuse` descriptor back over a socket. fuser then only serves the
-//! descriptor.
+//! Reasons: fuser 0.18 unmounts by path without checking whose mount is there, does not detach a
+//! busy mount, cannot set the type `fuse.tinyp2p` as root, and joins option values unescaped. Root
+//! calls mount(2). Other users go through the set-user-id helper `fusermount3`, which mounts and
+//! passes the `/dev/fuse` descriptor back over a socket. fuser then only serves the descriptor.
 
 pub mod table;
 
@@ -24,23 +23,23 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
 use table::{MountEntry, MountList};
 
-/// The kernel's side of every FUSE filesystem.
+/// The kernel device behind every FUSE filesystem.
 const DEVICE: &str = "/dev/fuse";
 
-/// What the mount table shows as the source when there is nothing better.
+/// Mount source shown in the mount table when there is no better one.
 const DEFAULT_SOURCE: &str = "tinyp2p";
 
-/// The helper has mounted and answered by then, or never will.
+/// Time limit for the helper to mount and answer.
 const HELPER_DEADLINE: Duration = Duration::from_secs(10);
 
-/// What may differ between two mounts. All are `ro,nosuid,nodev`.
+/// Options that may differ between mounts. All mounts are `ro,nosuid,nodev`.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// What the mount table shows as the source; to be made by [`source_name`].
+    /// Source shown in the mount table; made by [`source_name`].
     pub source: String,
-    /// Leave `noexec` out.
+    /// Omits the option `noexec`.
     pub exec: bool,
-    /// Let every user in, not only the one who mounts.
+    /// Admits every user, not only the one who mounts.
     pub allow_other: bool,
 }
 
@@ -54,7 +53,7 @@ impl Default for Options {
     }
 }
 
-/// `name` where it can stand in an option list as it is, else a fixed one.
+/// Returns `name` if it needs no escaping in an option list, else a fixed name.
 pub fn source_name(name: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"@/._+-".contains(&b);
     if !name.is_empty() && name.bytes().all(plain) {
@@ -64,7 +63,7 @@ pub fn source_name(name: &str) -> String {
     }
 }
 
-/// Why nothing was mounted or unmounted; one line, with what to do where that is known.
+/// Why mounting or unmounting failed: one line, with a remedy where one is known.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The kernel has no FUSE, this container was not given it, or this user may not use it.
@@ -73,18 +72,18 @@ pub enum Error {
          fuse'; if it is for root only, mount as root or run 'chmod 666 /dev/fuse' as root"
     )]
     Device(String),
-    /// Ordinary users need the helper.
+    /// The helper, which ordinary users need, cannot be run.
     #[error("fusermount3 cannot be run ({0}): install the package fuse3, or mount as root")]
     NoHelper(io::Error),
-    /// `allow_other` is not for ordinary users unless root says so.
+    /// Ordinary users may use `allow_other` only if root permits it.
     #[error(
         "allow_other is not allowed here: root must put the line user_allow_other into /etc/fuse.conf"
     )]
     AllowOther,
-    /// The helper's own reason.
+    /// The reason that the helper gave.
     #[error("{0}")]
     Helper(String),
-    /// The system's reason.
+    /// The reason that the system gave.
     #[error("{0}")]
     System(#[from] io::Error),
 }
@@ -107,9 +106,9 @@ pub struct Mount {
 pub enum Unmounted {
     /// The mount is gone.
     Done,
-    /// It was busy: gone from the tree, alive until its last file is closed.
+    /// The mount was busy: it left the tree, but lives until its last file is closed.
     Detached,
-    /// It had been unmounted before.
+    /// It was already unmounted.
     Before,
 }
 
@@ -123,7 +122,8 @@ impl Drop for Mount {
 
 impl Mount {
     /// Mounts on the directory `path`, which must be absolute and free of symbolic links. The
-    /// descriptor is the kernel's end of the filesystem; closing it makes the mount dead, not gone.
+    /// returned descriptor connects the filesystem to the kernel; closing it kills the mount but
+    /// does not remove it.
     pub fn new(path: &Path, options: &Options) -> Result<(Self, OwnedFd), Error> {
         let descriptor = if rustix::process::geteuid().is_root() {
             match by_system_call(path, options) {
@@ -144,13 +144,13 @@ impl Mount {
         Ok((Self { path, entry }, descriptor))
     }
 
-    /// The directory that is mounted on.
+    /// Returns the directory that is mounted on.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Unmounts, unless somebody else did so already; a foreign mount that has taken the place, or
-    /// lies on top, is left alone.
+    /// Unmounts, unless that has already happened. Leaves alone any foreign mount that has replaced
+    /// this one or lies on top of it.
     pub fn unmount(&self) -> Result<Unmounted, Error> {
         let still = MountList::read()?
             .at(&self.path)
@@ -163,15 +163,15 @@ impl Mount {
     }
 }
 
-/// The filesystem on the descriptor that [`Mount::new`] returned. Answers the kernel's greeting;
-/// everything after it waits for [`fuser::Session::run`], which ends when the mount does.
+/// Returns a session for the descriptor from [`Mount::new`] and answers the kernel's initial
+/// request. All later requests wait for [`fuser::Session::run`], which ends when the mount does.
 pub fn session<F: fuser::Filesystem>(
     filesystem: F,
     descriptor: OwnedFd,
     options: &Options,
     mut config: fuser::Config,
 ) -> Result<fuser::Session<F>, Error> {
-    // A descriptor for each event loop has to be opened, which ordinary users often may not.
+    // Each event loop needs its own open descriptor, which ordinary users often may not open.
     config.clone_fd &= File::options().read(true).write(true).open(DEVICE).is_ok();
     config.acl = if options.allow_other {
         fuser::SessionACL::All
@@ -184,8 +184,8 @@ pub fn session<F: fuser::Filesystem>(
     )?)
 }
 
-/// Unmounts what is at `path`; detaches it when it is busy. The caller has made sure that it is
-/// ours to unmount.
+/// Unmounts the mount at `path`, or detaches it when it is busy. The caller has checked that it
+/// is ours to unmount.
 pub fn unmount(path: &Path) -> Result<Unmounted, Error> {
     match unmount_now(path) {
         Ok(()) => Ok(Unmounted::Done),
@@ -200,7 +200,7 @@ fn unmount_now(path: &Path) -> Result<(), Error> {
     }
 }
 
-/// Takes a mount out of the tree even when it is busy, or dead (its process was killed).
+/// Removes a mount from the tree even when it is busy or dead (its process was killed).
 pub fn detach(path: &Path) -> Result<(), Error> {
     match rustix::mount::unmount(path, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH) {
         Err(rustix::io::Errno::PERM) => helper_unmount(path, &["-u", "-q", "-z"]),
@@ -249,8 +249,8 @@ fn by_helper(path: &Path, options: &Options) -> Result<OwnedFd, Error> {
     }
     let (ours, theirs) = UnixStream::pair()?;
     ours.set_read_timeout(Some(HELPER_DEADLINE))?;
-    // The helper's end of the socket is its standard input: no other descriptor has to survive
-    // the exec, and none can leak into another child.
+    // The helper's end of the socket is its standard input: no other descriptor has to survive the
+    // exec, and none can leak into another child.
     let mut child = Command::new("fusermount3")
         .args([OsStr::new("-o"), OsStr::new(&words), OsStr::new("--")])
         .arg(path)
@@ -271,7 +271,7 @@ fn by_helper(path: &Path, options: &Options) -> Result<OwnedFd, Error> {
     }
 }
 
-/// The one descriptor that the helper sends; `None` when it ends without one.
+/// Receives the one descriptor that the helper sends; `None` when it ends without sending one.
 fn receive_descriptor(socket: &UnixStream) -> io::Result<Option<OwnedFd>> {
     let mut byte = [0u8; 1];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -305,7 +305,7 @@ fn helper_unmount(path: &Path, flags: &[&str]) -> Result<(), Error> {
     }
 }
 
-/// The helper's last line without its name: the reason comes after the warnings.
+/// Returns the helper's last line without its name: the reason follows the warnings.
 fn helper_error(stderr: &[u8]) -> Error {
     let text = String::from_utf8_lossy(stderr);
     if text.contains("user_allow_other") {

@@ -18,21 +18,22 @@ use tinyp2p_net::query::fanout::{PeerReply, QueryResult, Whom};
 use tinyp2p_net::query::subscriptions::ChangeListener;
 use tinyp2p_net::stats::status::Status;
 
-/// The most matches that a search takes in, of all members together, if there is room for them.
+/// The maximum number of matches that a search accepts from all members together, if there is
+/// room for them.
 pub const MAX_FOUND: usize = 4 * 65_536;
 
-/// Copies of its path that a match is taken apart into: directory and name, both as keys as well.
+/// How many copies of its path a match is split into: directory and name, each also as a key.
 const FOUND_PATHS: usize = 2;
 
-/// What else is made of a match at the same time: an entry, a row, an item, the places of its
-/// names in tables.
+/// The bytes of what else is made of a match at the same time: an entry, a row, an item, and the
+/// places of its names in tables.
 const FOUND_BYTES: usize = 640;
 
-/// What is asked of members on somebody's behalf ends this long before his deadline, so that what
-/// has come by then reaches him in time.
+/// Questions to members on a caller's behalf end this long before the caller's deadline, so that
+/// the answers received by then arrive in time.
 pub(crate) const HANDING_OVER: Duration = Duration::from_millis(300);
 
-/// A member, as far as it takes to name it.
+/// A member, by identity and name.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct MemberRef {
     /// The member's identity.
@@ -43,9 +44,9 @@ pub struct MemberRef {
 
 /// All members of the network, this node's own share included.
 pub trait Network: Send + Sync {
-    /// The whole of `directory` (all pages in one [`Listing`]) at every member among `whom`;
-    /// `Ok(None)` where there is none. Members that are known to be absent answer their error at
-    /// once; nobody is waited for beyond `deadline`. One that is not waited for because it is slow
+    /// Returns the whole of `directory` (all pages in one [`Listing`]) at every member among
+    /// `whom`; `Ok(None)` where it does not exist. Members known to be absent answer their error
+    /// immediately; nobody is waited for beyond `deadline`. A slow member that is not waited for
     /// may appear twice: with that error, and with what it last said.
     fn list(
         &self,
@@ -54,7 +55,8 @@ pub trait Network: Send + Sync {
         deadline: Instant,
     ) -> QueryResult<Option<Held<Listing>>>;
 
-    /// The attributes of one path at every member among `whom`; `Ok(None)` where it is not shared.
+    /// Returns the attributes of one path at every member among `whom`; `Ok(None)` where it
+    /// is not shared.
     fn stat(
         &self,
         whom: &Whom,
@@ -62,46 +64,45 @@ pub trait Network: Send + Sync {
         deadline: Instant,
     ) -> QueryResult<Option<Attributes>>;
 
-    /// What answers take their memory from.
+    /// Returns the budget that answers take their memory from.
     fn budget(&self) -> &Arc<ByteBudget>;
 
-    /// Another number whenever members have come or gone.
+    /// Returns a number that changes whenever members come or go.
     fn revision(&self) -> u64;
 
-    /// Tells `listener` from now on when what members said no longer holds, for as long
-    /// as it lives.
+    /// Notifies `listener`, for as long as it lives, when what members said no longer holds.
     fn listen(&self, listener: Weak<dyn ChangeListener>);
 
-    /// The files whose names match `pattern` at every member, as far as they come by `deadline`,
-    /// and of each about as many as of any other, [`MAX_FOUND`] together.
+    /// Returns the files whose names match `pattern` at every member, as far as they arrive by
+    /// `deadline`: about as many from each member, and [`MAX_FOUND`] together.
     fn search(&self, pattern: &str, deadline: Instant) -> Vec<PeerReply<Held<Matches>>>;
 
-    /// All who are there, or were and do not answer now, by their names; this node is among them if
-    /// it shares something. Never waits.
+    /// Returns all members that are present, or were and do not answer now, by name. This node is
+    /// among them if it shares something. Never waits.
     fn members(&self) -> Vec<MemberRef>;
 
     /// A member to read from; `None` once it has left.
     fn peer(&self, member: PeerId) -> Option<Arc<dyn Peer>>;
 
-    /// `member`, if it is there and one of those that list names without sizes.
+    /// Returns `member` if it is present and lists names without sizes.
     fn whole(&self, _member: PeerId) -> Option<Arc<dyn Whole>> {
         None
     }
 
-    /// All members who are there, this node perhaps among them.
+    /// Returns all members that are present, possibly including this node.
     fn peers(&self) -> Vec<Arc<dyn Peer>>;
 
-    /// Has members compute the content roots of these files of theirs before those of
-    /// others. Never waits.
+    /// Has members compute the content roots of these files before those of their other
+    /// files. Never waits.
     fn compare(&self, _files: BTreeMap<PeerId, Vec<RelPath>>) {}
 
-    /// True if `member` has named a content root for its file of this `version`, and
+    /// Returns true if `member` has named a content root for its file of this `version`, and
     /// sent other bytes.
     fn is_disproved(&self, _member: PeerId, _version: Version) -> bool {
         false
     }
 
-    /// What this node is doing. Never waits.
+    /// Returns what this node is doing. Never waits.
     fn status(&self) -> Status;
 }
 
@@ -146,7 +147,7 @@ impl Network for Node {
         let present = present.map(|member| (member.name, member.id));
         let absent = self.members().absent().into_iter();
         let all = present.chain(absent.map(|(id, name)| (name, id)));
-        // Who has just gone or come may be among both.
+        // A member that has just come or gone may be in both.
         let by_name: BTreeMap<Arc<str>, PeerId> = all.collect();
         let by_name = by_name.into_iter();
         by_name.map(|(name, id)| MemberRef { id, name }).collect()
@@ -182,7 +183,7 @@ impl Network for Node {
     }
 }
 
-/// What each of so many `members` is asked in a search, within `budget`.
+/// Returns the question that a search asks each of so many `members`, within `budget`.
 pub fn question(
     pattern: &str,
     members: usize,
@@ -191,7 +192,8 @@ pub fn question(
     at_most(MAX_FOUND / members.max(1), pattern, budget)
 }
 
-/// The same, until each has found about `max`, or the first page of them.
+/// Returns the same question, answered once a member has found about `max` matches, or the first
+/// page of them.
 fn at_most(
     max: usize,
     pattern: &str,

@@ -1,4 +1,4 @@
-//! A network in memory, for the tests of everything that stands on [`Network`]: its members are
+//! A network in memory, for the tests of everything built on [`Network`]. Its members are
 //! [`MemoryPeer`]s, so each can be slow, frozen, cut off, lying or gone.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -18,21 +18,22 @@ use tinyp2p_net::testing::MemoryPeer;
 use crate::network::MemberRef;
 use crate::network::{Network, question};
 
-/// Members that are asked by the same fan-out as real ones.
+/// Members queried by the same fan-out as real ones.
 #[derive(Default)]
 pub struct MemoryNetwork {
     members: Mutex<Vec<(Arc<str>, Arc<MemoryPeer>)>>,
     fanout: Fanout,
     revision: AtomicU64,
     listeners: Mutex<Vec<Weak<dyn ChangeListener>>>,
-    /// Members that have something new to say are heard of.
+    /// Whether change events from members are announced.
     watched: AtomicBool,
-    /// Polls those who watch what they say, if the test wants it.
+    /// Polls the members that report their changes, if the test enables it.
     followers: OnceLock<Arc<Subscriptions>>,
 }
 
 impl MemoryNetwork {
-    /// A network without members, whose answers take their memory from a budget of so many bytes.
+    /// Creates a network without members, whose answers reserve memory from a
+    /// budget of `bytes` bytes.
     pub fn with_budget(bytes: usize) -> Self {
         Self {
             fanout: Fanout::new("ask", ByteBudget::new(bytes)),
@@ -40,7 +41,7 @@ impl MemoryNetwork {
         }
     }
 
-    /// Lets an honest member without files join; `seed` makes its identity.
+    /// Adds an honest member without files; `seed` determines its identity.
     pub fn join(&self, name: &str, seed: u8) -> Arc<MemoryPeer> {
         let peer = Arc::new(MemoryPeer::new(seed));
         self.members.lock().push((name.into(), Arc::clone(&peer)));
@@ -48,36 +49,36 @@ impl MemoryNetwork {
         peer
     }
 
-    /// A member that is there.
+    /// Returns a member that is present.
     ///
     /// # Panics
-    /// If it is not: a mistake in a test.
+    /// If the member is absent, which is a mistake in a test.
     pub fn member(&self, id: PeerId) -> Arc<MemoryPeer> {
         let members = self.members.lock();
         let member = members.iter().find(|(_, peer)| peer.id() == id);
         Arc::clone(&member.expect("a member that is there").1)
     }
 
-    /// Lets a member leave, so that nobody waits for it or counts it any more.
+    /// Removes a member, so that nobody waits for it or counts it any more.
     pub fn leave(&self, id: PeerId) {
         self.members.lock().retain(|(_, peer)| peer.id() != id);
         self.revision.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// What is said from now on may be gone by until the test tells news, by
-    /// [`MemoryNetwork::tell`].
+    /// Makes answers from now on stay valid until the test reports
+    /// changes through [`MemoryNetwork::tell`].
     pub fn watch(&self) {
         self.watched.store(true, Ordering::SeqCst);
     }
 
-    /// What members with a counter say is followed from now on, as a node does. To be called
+    /// Follows the answers of members with a counter from now on, as a node does. Must be called
     /// before anybody listens.
     pub fn follow(&self) {
         self.followers
             .get_or_init(|| Subscriptions::new(Box::new(|_, _| {})));
     }
 
-    /// Tells all who listen what is new at `member`.
+    /// Reports to all listeners what has changed at `member`.
     pub fn tell(&self, member: PeerId, news: &News) {
         let listeners = self.listeners.lock().clone();
         for listener in listeners.iter().filter_map(Weak::upgrade) {
@@ -119,7 +120,7 @@ impl MemoryNetwork {
         }
     }
 
-    /// Calls that all members together have been asked so far.
+    /// Returns the number of calls that all members together have received so far.
     pub fn calls(&self) -> usize {
         self.members
             .lock()

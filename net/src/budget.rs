@@ -1,16 +1,18 @@
-//! One budget in bytes for what members say: answers under way, and what is made and kept of them.
+//! One budget in bytes for what members send: answers in progress, and what is derived from
+//! them and kept.
 //!
-//! Whoever takes an answer in reserves its bytes first, page by page. The [`Reservation`] travels
-//! with what it stands for and gives the bytes back when that is dropped, so nothing can be kept
-//! that does not count.
+//! Code that receives an answer first reserves its bytes, page by page. The [`Reservation`] travels
+//! with the data it stands for and releases the bytes when the data is dropped. So nothing can be
+//! kept without being counted.
 //!
-//! Who may have how much, [`shares`] decides: first the networks from which members answer, then
-//! the keys in one. Whoever has no room because others hold so much, or because this node still
-//! holds what it said earlier, is left out without blame. A single answer that is larger than any
-//! may be ([`ByteBudget::most_of_one`]) is its member's misbehaviour.
+//! The module [`shares`] decides who may have how much: it divides first among the networks from
+//! which members answer, then among the keys in one network. A member may find no room because
+//! others hold so much, or because this node still holds what the member sent earlier. It is then
+//! left out without blame. A single answer above the limit for one answer
+//! ([`ByteBudget::most_of_one`]) is misbehaviour of its member.
 //!
-//! Sizes are those in memory ([`weigh`]): an entry of a directory costs its struct, its name as the
-//! allocator rounds it, and what merging makes of it.
+//! Sizes are those in memory ([`weigh`]). A directory entry costs its struct, its name as the
+//! allocator rounds it, and what merging adds.
 
 pub(crate) mod heap;
 pub mod shares;
@@ -30,22 +32,22 @@ use heap::Trimmer;
 use shares::{BudgetParty, BudgetShares};
 pub use weigh::{Weigh, entry_of, heap, merging, text, unmerged};
 
-/// The budget of a node unless it is told otherwise. One answer may have
-/// [`ByteBudget::most_of_one`] of it, 192 MiB: a directory of 500,000 names of 30 bytes. One of
-/// 400,000 leaves room for what is still open of it from before.
+/// The default budget of a node. One answer may have [`ByteBudget::most_of_one`] of it, 192 MiB: a
+/// directory of 500,000 names of 30 bytes. A directory of 400,000 names leaves room for what is
+/// still open of its previous answer.
 pub const DEFAULT_ANSWERS: usize = 512 << 20;
 
-/// Those who say too much are named in the log no more often than this.
+/// Shortest pause between two log messages that name members who send too much.
 const WARNING_PAUSE: Duration = Duration::from_secs(10);
 
-/// Someone who keeps what can be asked for again.
+/// A holder of data that can be requested again.
 pub trait Relieve: Send + Sync {
-    /// Lets go of what was kept of `member` mostly, as there is no room for its next answer. Called
-    /// with no lock held.
+    /// Releases what it holds, mainly that of `member`, because there is no room for the member's
+    /// next answer. Called with no lock held.
     fn relieve(&self, member: PeerId);
 }
 
-/// The bytes that answers may take.
+/// A budget for the bytes of answers.
 pub struct ByteBudget {
     total: usize,
     shares: Mutex<BudgetShares>,
@@ -55,7 +57,7 @@ pub struct ByteBudget {
 }
 
 impl ByteBudget {
-    /// A budget of `total` bytes.
+    /// Creates a budget of `total` bytes.
     pub fn new(total: usize) -> Arc<Self> {
         Arc::new(Self::of(total))
     }
@@ -70,9 +72,9 @@ impl ByteBudget {
         }
     }
 
-    /// `member` answers from `address`, for as long as the seat is kept: it shares what that
-    /// network may have with the others there. Whoever has no seat is taken for the only one
-    /// of a network.
+    /// Records that `member` answers from `address`, for as long as the seat is kept. The member
+    /// shares that network's part with the others there. A member without a seat is treated as the
+    /// only one of a network.
     pub fn seat(self: &Arc<Self>, member: PeerId, address: IpAddr) -> Seat {
         self.shares.lock().seat(member, BudgetParty::of(address));
         Seat {
@@ -82,14 +84,14 @@ impl ByteBudget {
         }
     }
 
-    /// Asks `keeper` for room from now on, for as long as it lives.
+    /// Registers `keeper` to be asked for room, for as long as it lives.
     pub fn ask_for_room(&self, keeper: Weak<dyn Relieve>) {
         let mut keepers = self.keepers.write();
         keepers.retain(|known| known.strong_count() > 0);
         keepers.push(keeper);
     }
 
-    /// Nothing yet, to grow with what `member` says.
+    /// Creates an empty reservation that can grow with what `member` sends.
     pub fn reserve(self: &Arc<Self>, member: PeerId) -> Reservation {
         let place = self.shares.lock().place(member);
         Reservation {
@@ -100,17 +102,17 @@ impl ByteBudget {
         }
     }
 
-    /// The most that one answer may have when no other has anything.
+    /// Returns the limit for one answer while no other holds anything.
     pub fn most_of_one(&self) -> usize {
         self.total / 8 * 3
     }
 
-    /// Bytes that are reserved now.
+    /// Returns how many bytes are reserved now.
     pub fn held(&self) -> usize {
         self.shares.lock().all()
     }
 
-    /// True if there was room for `bytes` more of `member`.
+    /// Takes `bytes` more for `member`. Returns false if there is no room for them.
     fn take(&self, place: BudgetParty, member: PeerId, bytes: usize) -> bool {
         if self.shares.lock().take(place, member, bytes) {
             return true;
@@ -129,7 +131,7 @@ impl ByteBudget {
         }
     }
 
-    /// True if it is time to name somebody in the log.
+    /// Returns true if another member may be named in the log now.
     fn may_warn(&self, now: Instant) -> bool {
         let mut warned = self.warned.lock();
         let is_time =
@@ -147,7 +149,7 @@ impl Default for ByteBudget {
     }
 }
 
-/// Says where a member is, until it is dropped.
+/// Records where a member is, until it is dropped.
 #[derive(Debug)]
 pub struct Seat {
     budget: Arc<ByteBudget>,
@@ -156,7 +158,7 @@ pub struct Seat {
 }
 
 impl Seat {
-    /// From where the member answers.
+    /// Returns the address from which the member answers.
     pub fn address(&self) -> IpAddr {
         self.address
     }
@@ -175,7 +177,7 @@ impl fmt::Debug for ByteBudget {
     }
 }
 
-/// Bytes that something of a member's takes, until this is dropped.
+/// Bytes taken by something that belongs to a member, until this is dropped.
 #[derive(Debug)]
 pub struct Reservation {
     budget: Arc<ByteBudget>,
@@ -185,11 +187,11 @@ pub struct Reservation {
 }
 
 impl Reservation {
-    /// Reserves `bytes` more. Whatever needs them is to be let go of when that fails.
+    /// Reserves `bytes` more. If that fails, the caller must drop whatever needs them.
     ///
     /// # Errors
-    /// [`Error::Misbehaved`] when it is more than one answer may have, [`Error::Local`] when too
-    /// much is held already.
+    /// [`Error::Misbehaved`] if this exceeds the limit for one answer, [`Error::Local`] if too much
+    /// is held already.
     pub fn grow(&mut self, bytes: usize) -> Result<(), Error> {
         let who = || self.member.short();
         let error = if self.bytes.saturating_add(bytes) > self.budget.most_of_one() {
@@ -216,7 +218,7 @@ impl Reservation {
         self.budget.give_back(self.place, self.member, excess);
     }
 
-    /// Takes out `bytes` of it, or all there are, to be held apart.
+    /// Splits off `bytes` of it, or all if there are fewer, to be held separately.
     pub fn split(&mut self, bytes: usize) -> Self {
         let bytes = bytes.min(self.bytes);
         self.bytes -= bytes;
@@ -228,24 +230,24 @@ impl Reservation {
         }
     }
 
-    /// Takes over what another one of the same member's holds.
+    /// Takes over the bytes of another reservation of the same member.
     pub fn join(&mut self, mut other: Self) {
         if (other.member, other.place) == (self.member, self.place) {
             self.bytes += std::mem::take(&mut other.bytes);
         }
     }
 
-    /// Whose it is.
+    /// Returns the member it belongs to.
     pub fn member(&self) -> PeerId {
         self.member
     }
 
-    /// How much it is.
+    /// Returns how many bytes it holds.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// An empty one of the same member.
+    /// Creates an empty reservation for the same member.
     pub fn another(&self) -> Self {
         Self {
             budget: Arc::clone(&self.budget),
@@ -255,7 +257,7 @@ impl Reservation {
         }
     }
 
-    /// As much again, for a copy.
+    /// Reserves the same amount again, for a copy.
     ///
     /// # Errors
     /// As [`Reservation::grow`].
@@ -272,38 +274,38 @@ impl Drop for Reservation {
     }
 }
 
-/// Something that a member said, and the bytes that it takes.
+/// A value from a member, and the bytes that it takes.
 #[derive(Debug)]
 pub struct Held<T> {
-    // In this order: the bytes are given back once they are free.
+    // The order matters: the reservation ends only after the value is freed.
     value: T,
     reservation: Reservation,
 }
 
 impl<T> Held<T> {
-    /// `value`, for which `reservation` was made.
+    /// Wraps `value`, for which `reservation` was made.
     pub fn new(value: T, reservation: Reservation) -> Self {
         Self { value, reservation }
     }
 
-    /// The value, to be changed without making it larger: the reservation stays what it is.
+    /// Returns the value for changes that do not make it larger. The reservation stays as it is.
     pub(crate) fn value_mut(&mut self) -> &mut T {
         &mut self.value
     }
 
-    /// The bytes that it takes.
+    /// Returns the reservation for the value.
     pub fn reservation(&self) -> &Reservation {
         &self.reservation
     }
 
-    /// Both, apart: the reservation has to live as long as anything that is made of the value.
+    /// Splits into both parts. The reservation has to live as long as anything made from the value.
     pub fn into_parts(self) -> (T, Reservation) {
         (self.value, self.reservation)
     }
 }
 
 impl<T: Clone> Held<T> {
-    /// Another one, if there is room for it.
+    /// Copies the value, if there is room for another one.
     pub fn copy(&self) -> Option<Self> {
         let reservation = self.reservation.again().ok()?;
         Some(Self::new(self.value.clone(), reservation))
@@ -332,7 +334,7 @@ mod tests {
         PeerId::from_bytes([n; 32])
     }
 
-    /// Takes as much as it gets, in steps.
+    /// Grows the reservation in steps until it gets no more.
     fn grab(reservation: &mut Reservation) {
         while reservation.grow(10).is_ok() {}
     }
@@ -399,7 +401,7 @@ mod tests {
         assert!(budget.held() <= TOTAL);
     }
 
-    /// Keeps what one member said until there is need for room.
+    /// Keeps what one member sent until room is needed.
     struct Keeper(Mutex<Option<Reservation>>);
 
     impl Relieve for Keeper {
@@ -456,8 +458,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whoever takes what in whatever order, all together stay below the total, and
-        /// the sums agree.
+        /// In whatever order members take bytes, the total is never exceeded and the sums agree.
         #[test]
         fn the_total_is_never_exceeded(steps in prop::collection::vec((0..20_u8, 1..4000_usize), 1..200)) {
             let budget = ByteBudget::new(TOTAL);

@@ -1,62 +1,62 @@
-//! Every number that more than one part agrees on, with its reason, and the settings of single parts.
+//! Every number that several parts agree on, with its reason, and the settings of single parts.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// A lookup or a listing ends by then with what has answered (design, section 7).
+/// A lookup or listing ends within this time, with the answers so far (design, section 7).
 pub const CALL_DEADLINE: Duration = Duration::from_secs(3);
 
 /// A read fails when no source has sent a byte for this long (design, section 7).
 pub const READ_DEADLINE: Duration = Duration::from_secs(15);
 
-/// TCP and TLS together must come about within this time.
+/// TCP and TLS together must be established within this time.
 pub const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
 
-/// The memory that windows share unless the user says otherwise (design, section 2).
+/// The memory that windows share unless the user sets another limit (design, section 2).
 pub const DEFAULT_MEMORY: u64 = 128 << 20;
 
-/// An answer that a member watches may be gone by for this long, unless it says otherwise meanwhile
-/// (PROTOCOL.md, section 5.5).
+/// An answer that a member watches stays valid for this long, unless the member reports a change
+/// first (PROTOCOL.md, section 5.5).
 pub const PROMISE: Duration = Duration::from_secs(60);
 
-/// A client gives an idle connection up after this time; less than [`SERVER_IDLE`], so that it
-/// seldom meets a connection that the server is just closing.
+/// A client closes an idle connection after this time; less than [`SERVER_IDLE`], so that it seldom
+/// meets a connection that the server is just closing.
 pub const CLIENT_IDLE: Duration = Duration::from_secs(20);
 
 /// A server closes an idle connection after this time.
 pub const SERVER_IDLE: Duration = Duration::from_secs(60);
 
-/// Where and how much a node keeps of what it has read.
+/// Where and how much a node keeps of the bytes it has read.
 #[derive(Debug, Clone)]
 pub struct CacheConfig {
     /// The directory; created if need be. Only a subdirectory of our own is touched in it.
     pub directory: PathBuf,
-    /// The most bytes on disk.
+    /// Maximum number of bytes on disk.
     pub size: u64,
-    /// Give what lies there to members who ask for it by its content root.
+    /// Supply what is cached to members that ask for it by its content root.
     pub reshare: bool,
 }
 
 /// What a node serves.
 #[derive(Debug, Clone)]
 pub struct ShareConfig {
-    /// The directory, as the user gave it: what is served is whatever this path leads to
-    /// when somebody asks.
+    /// The directory as given by the user: what is served is whatever this path leads to at the
+    /// time of a request.
     pub directory: PathBuf,
     /// Serve names that begin with a dot.
     pub hidden: bool,
-    /// Files and directories that are never served, with all below: the mountpoint, the node's key.
-    /// Absolute, without symbolic links.
+    /// Files and directories that are never served, with everything below them: the mountpoint, the
+    /// node's key. Absolute, without symbolic links.
     pub excluded: Vec<PathBuf>,
 }
 
 /// Where a node listens.
 #[derive(Debug, Clone)]
 pub enum Listen {
-    /// `[::]:15204`, or any free port when that one is taken.
+    /// `[::]:15204`, or any free port if that one is taken.
     Default,
-    /// Exactly there; an address in use is an error. Port 0 takes a free one.
+    /// Exactly this address; an address in use is an error. Port 0 takes a free one.
     At(SocketAddr),
     /// Not at all: a node that only asks (`get`, `search`).
     Nowhere,

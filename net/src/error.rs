@@ -1,8 +1,8 @@
-//! What can go wrong between two members, named by who is at fault.
+//! Failures between two members, named by who is at fault.
 //!
 //! A caller decides by variant (retry, blame, pair, give up) and people read the `Display` text,
-//! which is one line and says where it happened. Nothing here knows an errno: `tinyp2p-fs` has
-//! the one table that maps these.
+//! which is one line and says where it happened. Nothing here knows an errno: `tinyp2p-fs` has the
+//! one table that maps these.
 
 use std::io;
 
@@ -11,7 +11,7 @@ use crate::model::fault::Fault;
 /// The outcome of asking another member, or this node's own share, for something.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
-    /// No connection came about, or it broke: refused, no route, name unknown, reset.
+    /// No connection was established, or it broke: refused, no route, name unknown, reset.
     #[error("{who} cannot be reached: {why}")]
     Unreachable {
         /// The address or member that was asked.
@@ -25,26 +25,26 @@ pub enum Error {
         /// The address or member that was asked.
         who: String,
     },
-    /// Every worker that this member may occupy is waiting for it already.
+    /// Every worker that this member may occupy is already waiting for it.
     #[error("{who} is slow: too many requests are waiting for it")]
     Busy {
         /// The member that was asked.
         who: String,
     },
-    /// It is slow each time, others have answered, and so nobody waited for it.
+    /// It is slow each time and others have answered, so nobody waited for it.
     #[error("{who} is slow: the others' answers did not wait for it")]
     Slow {
         /// The member that was asked.
         who: String,
     },
-    /// The pairing run failed: it uses another password, or is not who it seems. The two look
-    /// alike by design.
+    /// The pairing run failed: the member uses another password, or is not who it seems. The two
+    /// are indistinguishable by design.
     #[error("{who} uses another password or is not a member")]
     Refused {
         /// The address that was dialled.
         who: String,
     },
-    /// Too many wrong guesses reached that member lately, or too many left this node.
+    /// Too many wrong guesses reached that member recently, or too many left this node.
     #[error("{who} takes no new members for {seconds} s (too many wrong passwords lately)")]
     Later {
         /// The address that was dialled.
@@ -52,7 +52,7 @@ pub enum Error {
         /// How long to wait before the next try.
         seconds: u16,
     },
-    /// Something else than this program answers there.
+    /// Some other program answers there.
     #[error("{who} is not a TinyP2P node")]
     NotANode {
         /// The address that was dialled.
@@ -92,11 +92,10 @@ pub enum Error {
         /// What the member says is wrong.
         fault: Fault,
     },
-    /// The connection was given up, because the member has another address by now. To be asked
-    /// again, at once.
+    /// The connection was given up because the member now has another address. Ask again at once.
     #[error("{who} has another address by now")]
     Moved {
-        /// The address that it was asked at.
+        /// The address at which it was asked.
         who: String,
     },
     /// There is no such file at that member.
@@ -105,19 +104,19 @@ pub enum Error {
         /// Who was asked, for people.
         who: String,
     },
-    /// That member shares it, and cannot read it itself.
+    /// That member shares the file but cannot read it itself.
     #[error("{who} may not read it: ask whoever shares it for the permission")]
     Forbidden {
         /// Who was asked, for people.
         who: String,
     },
-    /// It comes whole or not at all, and has not come yet.
+    /// The content comes whole or not at all, and has not come yet.
     #[error("the file is still on its way from {who}: try again")]
     Unfinished {
         /// Who was asked, for people.
         who: String,
     },
-    /// The file is no longer in the version that was asked for.
+    /// The file is no longer in the requested version.
     #[error("the file changed at {who}")]
     Changed {
         /// Who was asked, for people.
@@ -134,7 +133,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// This node's own failure to do `what`.
+    /// Creates the error for this node's own failure to do `what`.
     pub fn local(what: impl Into<String>, why: io::Error) -> Self {
         Self::Local {
             what: what.into(),
@@ -142,8 +141,8 @@ impl Error {
         }
     }
 
-    /// This node's own failure to do `what` in a directory. If another directory may do, it says by
-    /// which `option` to name one.
+    /// Creates the error for this node's own failure to do `what` in a directory. If another
+    /// directory may work, the text names the `option` that selects one.
     pub fn local_place(what: impl Into<String>, why: io::Error, option: &str) -> Self {
         use io::ErrorKind::{
             NotADirectory, NotFound, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem,
@@ -169,7 +168,7 @@ impl Error {
         }
     }
 
-    /// A rule that `who` broke.
+    /// Creates the error for a rule that `who` broke.
     pub fn misbehaved(who: impl ToString, what: impl Into<String>) -> Self {
         Self::Misbehaved {
             who: who.to_string(),
@@ -177,7 +176,7 @@ impl Error {
         }
     }
 
-    /// True when the member may be gone or frozen, so that others should not wait for it too.
+    /// Returns true if the member may be gone or frozen, so that others should not wait for it too.
     pub fn is_absence(&self) -> bool {
         matches!(
             self,

@@ -1,5 +1,5 @@
-//! A member in memory, for the tests of everything that stands on [`Peer`]: it can be slow, frozen,
-//! cut off, lying or gone, and counts what it was asked.
+//! A member in memory, for testing everything that builds on [`Peer`]: it can be slow, frozen, cut
+//! off, lying or gone, and counts the calls it gets.
 
 mod wire_peer;
 
@@ -26,14 +26,14 @@ use crate::share::watch::journal::Journal;
 
 pub use wire_peer::WirePeer;
 
-/// The member of that number; two numbers are two members.
+/// Returns the id of the member with that number; two numbers are two members.
 pub fn peer_id(number: usize) -> PeerId {
     let mut key = [0; 32];
     key[..8].copy_from_slice(&(number as u64).to_le_bytes());
     PeerId::from_bytes(key)
 }
 
-/// Waits until `holds`, which has to come true within some seconds.
+/// Waits until `holds` returns true, which has to happen within some seconds.
 #[cfg(test)]
 pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);
@@ -43,29 +43,29 @@ pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// How a [`MemoryPeer`] treats those who ask.
+/// How a [`MemoryPeer`] treats its callers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Behaviour {
-    /// Answers at once and rightly.
+    /// Answers at once and correctly.
     Honest,
-    /// Answers rightly, after this long.
+    /// Answers correctly, after this long.
     Slow(Duration),
     /// Takes every question and answers none.
     Frozen,
-    /// Answers every call that it has run out of something.
+    /// Answers every call with a lack of resources.
     Exhausted,
     /// Refuses connections.
     Gone,
     /// Ends each byte stream after this many bytes.
     CutAfter(u64),
-    /// Lets each byte stream stand still after this many bytes.
+    /// Lets each byte stream stall after this many bytes.
     StallAfter(u64),
     /// Flips the first bit of every byte stream.
     Lying,
     /// Every directory, and every search, has another page of the longest names.
     Endless,
-    /// Answers every poll at once: so many changes, of which the first is everything if that is
-    /// `true`.
+    /// Answers every poll at once with this many changes. If the second field is `true`, the first
+    /// change covers everything.
     Flooding(usize, bool),
 }
 
@@ -77,13 +77,13 @@ pub struct MemoryPeer {
     changed: Condvar,
     trees: Mutex<BTreeMap<Root, HashTree>>,
     kept: Mutex<BTreeMap<Root, (Vec<u8>, ByteRange)>>,
-    /// What files had in versions that were asked about.
+    /// The contents of files in versions that were asked about.
     captured: Mutex<BTreeMap<Version, Vec<u8>>>,
-    /// What its listings say of permissions, where that is not [`Mode::Plain`].
+    /// The modes in its listings, where they are not [`Mode::Plain`].
     modes: Mutex<BTreeMap<RelPath, Mode>>,
-    /// What it cannot read, whatever its listings say.
+    /// Paths that it cannot read, whatever its listings say.
     locked: Mutex<BTreeSet<RelPath>>,
-    /// `None` while it does not watch what it told.
+    /// `None` while it does not watch its answers for changes.
     journal: Mutex<Option<Journal>>,
     moved: Condvar,
     calls: AtomicUsize,
@@ -93,7 +93,7 @@ pub struct MemoryPeer {
 }
 
 impl MemoryPeer {
-    /// An honest member without files; `seed` makes its identity.
+    /// Creates an honest member without files; `seed` makes its identity.
     pub fn new(seed: u8) -> Self {
         Self {
             id: PeerId::from_bytes([seed; 32]),
@@ -114,8 +114,8 @@ impl MemoryPeer {
         }
     }
 
-    /// Shares `content` at `path`, in place of what was there. The version follows the content and
-    /// the time; parent directories exist by themselves.
+    /// Shares `content` at `path`, replacing what was there. The version depends on the content and
+    /// the time; parent directories exist implicitly.
     ///
     /// # Panics
     /// If `path` is not a valid path: a mistake in a test.
@@ -139,12 +139,12 @@ impl MemoryPeer {
         attributes
     }
 
-    /// Watches what it tells from now on.
+    /// Watches its answers for changes from now on.
     pub fn watch(&self) {
         *self.journal.lock() = Some(Journal::new(1));
     }
 
-    /// Its change counter; 0 while it does not watch.
+    /// Returns its change counter; 0 while it does not watch.
     pub fn counter(&self) -> u64 {
         self.journal.lock().as_ref().map_or(0, Journal::counter)
     }
@@ -164,7 +164,7 @@ impl MemoryPeer {
             .map(Journal::counter)
     }
 
-    /// Answers a poll as soon as there is something to say.
+    /// Answers a poll as soon as there are changes.
     fn changes(&self, request: &ChangesRequest) -> Result<Changes, Error> {
         if let Behaviour::Flooding(count, is_all) = *self.behaviour.lock() {
             self.polls.fetch_add(1, Ordering::SeqCst);
@@ -224,8 +224,8 @@ impl MemoryPeer {
         attributes
     }
 
-    /// Names the root of `content` for what it shares at `path`, in the version that it has: a lie,
-    /// if that is something else.
+    /// Claims the root of `content` for what it shares at `path`, in its current version: a lie, if
+    /// that is something else.
     ///
     /// # Panics
     /// If it shares nothing at `path`: a mistake in a test.
@@ -244,7 +244,7 @@ impl MemoryPeer {
         claimed
     }
 
-    /// Has read `part` of `content`, and kept it, without sharing a file with it.
+    /// Behaves as if it had read `part` of `content` and kept it, without sharing a file with it.
     pub fn keep(&self, content: &[u8], part: ByteRange) {
         let mut hasher = TreeHasher::default();
         hasher.update(content);
@@ -265,7 +265,7 @@ impl MemoryPeer {
         self.note(path);
     }
 
-    /// Gives what lies at `path` this mode, in what it says and in what it does.
+    /// Sets the mode of what lies at `path`, in its listings and in its behaviour.
     ///
     /// # Panics
     /// If `path` is not a valid path: a mistake in a test.
@@ -279,7 +279,7 @@ impl MemoryPeer {
         self.note(path);
     }
 
-    /// Loses the permission to read the file at `path`, and does not say so in listings.
+    /// Loses the permission to read the file at `path`, but does not say so in listings.
     ///
     /// # Panics
     /// If `path` is not a valid path: a mistake in a test.
@@ -292,28 +292,28 @@ impl MemoryPeer {
         self.modes.lock().get(path).copied().unwrap_or_default()
     }
 
-    /// Changes how questions are treated, those that wait already included.
+    /// Changes how questions are treated, including those that already wait.
     pub fn behave(&self, behaviour: Behaviour) {
         *self.behaviour.lock() = behaviour;
         self.changed.notify_all();
     }
 
-    /// How many calls came so far.
+    /// Returns how many calls came so far.
     pub fn calls(&self) -> usize {
         self.calls.load(Ordering::SeqCst)
     }
 
-    /// How many polls for changes it has answered with a flood so far.
+    /// Returns how many polls for changes it has answered with a flood so far.
     pub fn polls(&self) -> usize {
         self.polls.load(Ordering::SeqCst)
     }
 
-    /// How many ranges were opened so far.
+    /// Returns how many ranges were opened so far.
     pub fn opens(&self) -> usize {
         self.opens.load(Ordering::SeqCst)
     }
 
-    /// How many batches of small files were asked for so far.
+    /// Returns how many batches of small files were requested so far.
     pub fn fetches(&self) -> usize {
         self.fetches.load(Ordering::SeqCst)
     }
@@ -322,7 +322,7 @@ impl MemoryPeer {
         self.id.short()
     }
 
-    /// Waits or fails as the behaviour has it.
+    /// Waits or fails as its behaviour requires.
     fn treat(&self, deadline: Instant) -> Result<(), Error> {
         let mut behaviour = self.behaviour.lock();
         let begun = Instant::now();
@@ -355,7 +355,7 @@ impl MemoryPeer {
         }
     }
 
-    /// A stream of `bytes` that ends as the behaviour has it.
+    /// Returns a stream of `bytes` that ends as its behaviour requires.
     fn stream(&self, mut bytes: Vec<u8>) -> Box<dyn ByteStream> {
         let behaviour = *self.behaviour.lock();
         let mut ending = Ending::Complete;
@@ -417,8 +417,8 @@ impl MemoryPeer {
         is_there.then_some(Attributes { mode, ..DIRECTORY })
     }
 
-    /// What a file had in a version, if that is remembered, or has now, which is remembered
-    /// from then on.
+    /// Returns the content of a file in a version, if that is remembered, or its current content,
+    /// which is remembered from then on.
     fn snapshot(&self, request: &SnapshotRequest) -> Option<Snapshot> {
         let (files, mut captured) = (self.files.lock(), self.captured.lock());
         let known = captured
@@ -451,7 +451,7 @@ impl MemoryPeer {
         })
     }
 
-    /// What some file still has at `range` of the content with this root.
+    /// Returns what some file still has at `range` of the content with this root.
     fn former(&self, root: Root, range: ByteRange) -> Option<Vec<u8>> {
         let trees = self.trees.lock();
         let leaves = trees.get(&root)?.leaves();
@@ -470,7 +470,7 @@ impl MemoryPeer {
         Some(content[range.start as usize..range.end as usize].to_vec())
     }
 
-    /// Appends to what it shares at `path`: another version of the same file, without a root.
+    /// Appends to what it shares at `path`, which gives the file another version without a root.
     ///
     /// # Panics
     /// If it shares nothing at `path`: a mistake in a test.
@@ -478,7 +478,7 @@ impl MemoryPeer {
         self.change(path, mtime, |content| content.extend_from_slice(more))
     }
 
-    /// Changes what it shares at `path`: another version of the same file, without a root.
+    /// Changes what it shares at `path`, which gives the file another version without a root.
     ///
     /// # Panics
     /// If it shares nothing at `path`: a mistake in a test.
@@ -501,7 +501,7 @@ impl MemoryPeer {
         changed
     }
 
-    /// Calls what it shares at `from` by another name, `to`.
+    /// Renames what it shares at `from` to `to`.
     ///
     /// # Panics
     /// If it shares nothing at `from`: a mistake in a test.
@@ -515,7 +515,7 @@ impl MemoryPeer {
         self.note(path(to));
     }
 
-    /// The `count` names behind `after`, each of 248 bytes.
+    /// Returns the `count` names behind `after`, each of 248 bytes.
     fn endless(after: Option<&[u8]>, count: usize) -> impl Iterator<Item = String> {
         let digits = after.and_then(|name| std::str::from_utf8(name.get(..12)?).ok());
         let first = digits
@@ -571,7 +571,7 @@ impl MemoryPeer {
     fn search(&self, request: &SearchRequest) -> Result<SearchPage, Fault> {
         if *self.behaviour.lock() == Behaviour::Endless {
             let after = request.after.as_ref().map(RelPath::as_bytes);
-            // As much as one response may hold.
+            // As many as one response may hold.
             let names = Self::endless(after, (request.limit as usize).min(1000));
             let found = |name: String| {
                 let path = [name.as_str(); 16].join("/");
@@ -629,7 +629,7 @@ const DIRECTORY: Attributes = Attributes {
     root: None,
 };
 
-/// FNV-1a, so that other content is another version.
+/// Hashes with FNV-1a, so that other content is another version.
 fn fingerprint(content: &[u8]) -> u64 {
     content.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
@@ -740,7 +740,7 @@ impl Peer for MemoryPeer {
         Ok((end - range.start, self.stream(bytes)))
     }
 
-    /// Cut and stalled streams are here batches that break off and that never end.
+    /// Fetches a batch. With cut and stalled streams, batches break off or never end.
     fn fetch(&self, items: &[BatchItem], deadline: Instant) -> Result<Vec<BatchAnswer>, Error> {
         self.fetches.fetch_add(1, Ordering::SeqCst);
         self.treat(deadline)?;

@@ -1,4 +1,4 @@
-//! What the nodes of a test share, and how a mount is compared with it.
+//! The files that the nodes of a test share, and their comparison with a mount.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -6,10 +6,10 @@ use std::io::{BufWriter, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-/// One mebibyte.
+/// One mebibyte in bytes.
 pub(crate) const MIB: u64 = 1024 * 1024;
 
-/// Bytes that differ at every offset, so that a piece in the wrong place is seen: each group of
+/// Returns bytes that differ at every offset, so that a misplaced piece is detected: each group of
 /// eight is its own number, mixed with `seed`.
 pub(crate) fn pattern(seed: u64, length: u64) -> Vec<u8> {
     let groups = length.div_ceil(8);
@@ -18,7 +18,7 @@ pub(crate) fn pattern(seed: u64, length: u64) -> Vec<u8> {
     bytes
 }
 
-/// The piece of [`pattern`] that begins at `offset`, which must be a multiple of eight.
+/// Returns the piece of [`pattern`] that begins at `offset`, which must be a multiple of eight.
 pub(crate) fn pattern_at(seed: u64, offset: u64, length: u64) -> Vec<u8> {
     let first = offset / 8;
     let mut bytes: Vec<u8> = (first..first + length.div_ceil(8))
@@ -47,7 +47,7 @@ pub(crate) fn write_pattern(path: &Path, seed: u64, length: u64) {
     file.flush().expect("write a file");
 }
 
-/// Names that have broken programs before. All are legal on Linux; none begins with a dot.
+/// Returns names that have broken programs before. All are legal on Linux; none begins with a dot.
 pub(crate) fn hostile_names() -> Vec<Vec<u8>> {
     let mut names: Vec<Vec<u8>> = [
         &b" leading and trailing space "[..],
@@ -83,7 +83,7 @@ pub(crate) fn hostile_names() -> Vec<Vec<u8>> {
     names
 }
 
-/// Sizes at which blocks, buffers and windows end.
+/// Sizes at the boundaries of blocks, buffers and windows.
 pub(crate) const EDGES: [u64; 8] = [
     0,
     1,
@@ -95,8 +95,7 @@ pub(crate) const EDGES: [u64; 8] = [
     MIB + 1,
 ];
 
-/// Copies `from` over `to`, merging directories, by hard links: what a mount of
-/// several shares shows.
+/// Copies `from` over `to` by hard links and merges directories, like a mount of several shares.
 pub(crate) fn merge(from: &Path, to: &Path) {
     fs::create_dir_all(to).expect("make a directory");
     for entry in fs::read_dir(from).expect("list a share") {
@@ -110,12 +109,12 @@ pub(crate) fn merge(from: &Path, to: &Path) {
     }
 }
 
-/// A path below `directory`, of a name that need not be UTF-8.
+/// Returns a path below `directory` for a name that need not be UTF-8.
 pub(crate) fn join(directory: &Path, name: &[u8]) -> PathBuf {
     directory.join(OsStr::from_bytes(name))
 }
 
-/// The names in a directory, sorted.
+/// Returns the names in a directory, sorted.
 pub(crate) fn names(directory: &Path) -> Vec<String> {
     let mut names: Vec<String> = fs::read_dir(directory)
         .expect("list a directory")
@@ -126,7 +125,7 @@ pub(crate) fn names(directory: &Path) -> Vec<String> {
     names
 }
 
-/// True when the two files hold the same bytes.
+/// Panics unless the two files hold the same bytes.
 #[track_caller]
 pub(crate) fn assert_same(left: &Path, right: &Path) {
     crate::harness::process::sh("cmp", &[&left.to_string_lossy(), &right.to_string_lossy()]);

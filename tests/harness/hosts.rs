@@ -1,7 +1,8 @@
-//! Hosts of their own: network namespaces on a bridge, for what must not share a loopback device.
+//! Hosts of their own: network namespaces on a bridge, for tests that must not share
+//! a loopback device.
 //!
-//! The bridge lies in a namespace of its own, so the machine's real network never sees any of it.
-//! Commands enter only the network of a host (`nsenter --net`): mounts stay visible to the test.
+//! The bridge has its own namespace, so the machine's real network never sees its traffic. Commands
+//! enter only the network of a host (`nsenter --net`): mounts stay visible to the test.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -23,13 +24,12 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    /// Its address on the bridge.
+    /// Returns its address on the bridge.
     pub(crate) fn address(&self) -> Ipv4Addr {
         self.address
     }
 
-    /// Takes the address away and gives the host the one with this last number instead, as
-    /// another lease would.
+    /// Replaces the host's address by the one with this last number, as another lease would.
     pub(crate) fn move_to(&self, last: u8) {
         let ip = |arguments: &[&str]| {
             ip(&[&["-n", &self.namespace], arguments].concat());
@@ -37,11 +37,11 @@ impl Host {
         ip(&["address", "flush", "dev", "eth0", "scope", "global"]);
         let address = format!("10.204.0.{last}/24");
         ip(&["address", "add", &address, "dev", "eth0"]);
-        // It went with the last address.
+        // The route disappeared with the last address.
         ip(&["route", "replace", "default", "dev", "eth0"]);
     }
 
-    /// A command that runs in this host's network.
+    /// Returns a command that runs in this host's network.
     pub(crate) fn command(&self, program: &str) -> Command {
         let mut command = Command::new("nsenter");
         command.arg(format!("--net=/run/netns/{}", self.namespace));
@@ -49,11 +49,11 @@ impl Host {
         command
     }
 
-    /// Listens there on a free port, for this process.
+    /// Listens on a free port of the host, for this process.
     pub(crate) fn listener(&self) -> TcpListener {
         let namespace = File::open(format!("/run/netns/{}", self.namespace));
         let (namespace, address) = (namespace.expect("its network"), self.address);
-        // Only this thread moves there; what it opens stays there.
+        // Only this thread moves there; a socket that it opens stays there.
         let bound = std::thread::spawn(move || {
             rustix::thread::move_into_link_name_space(namespace.as_fd(), None).expect("move");
             TcpListener::bind((address, 0)).expect("listen")
@@ -61,7 +61,7 @@ impl Host {
         bound.join().expect("a listener")
     }
 
-    /// True when some process of this host listens on `port`.
+    /// Returns true when a process of this host listens on `port`.
     pub(crate) fn listens(&self, port: u16) -> bool {
         let mut ss = self.command("ss");
         let found = ss.args(["-Hltn", &format!("sport = :{port}")]).output();
@@ -69,14 +69,14 @@ impl Host {
     }
 }
 
-/// A bridge with hosts on it. Everything is removed when it is dropped.
+/// A bridge with hosts on it. Dropping it removes everything.
 pub(crate) struct Network {
     namespaces: Vec<String>,
     hosts: Vec<Host>,
 }
 
 impl Network {
-    /// A bridge and `count` hosts with addresses 10.204.0.1 and up.
+    /// Creates a bridge and `count` hosts with addresses 10.204.0.1 and up.
     pub(crate) fn new(count: u8) -> Self {
         let id = format!(
             "tp{}x{}",
@@ -116,12 +116,12 @@ impl Network {
         name
     }
 
-    /// The host of that number, from 0.
+    /// Returns the host with that number, from 0.
     pub(crate) fn host(&self, index: usize) -> &Host {
         &self.hosts[index]
     }
 
-    /// How many bytes the host of that number has sent so far.
+    /// Returns the number of bytes that this host has sent so far.
     pub(crate) fn bytes_sent_by(&self, index: usize) -> u64 {
         let port = format!("port{}", index + 1);
         let shown = sh(
@@ -129,7 +129,7 @@ impl Network {
             &["-n", &self.namespaces[0], "-s", "-j", "link", "show", &port],
         )
         .text();
-        // What the host sends is what its port of the bridge receives.
+        // The host's sent bytes are those received by its port of the bridge.
         let count = shown.split("\"rx\":{\"bytes\":").nth(1);
         let digits = count.and_then(|rest| rest.split(',').next());
         digits
@@ -178,11 +178,12 @@ impl Drop for Network {
     }
 }
 
-/// Prints one line for each frame on the bridge: where it goes, if that is to many, then its bytes.
-/// Only UDP counts there: neighbour discovery and group reports are the kernel's own.
+/// Prints one line per frame on the bridge: its destination if that is multicast or broadcast, then
+/// its bytes. Destinations are printed for UDP only: neighbour discovery and group reports come
+/// from the kernel itself.
 ///
-/// On a line at its input it sends frames of an experimental type (IEEE 802, local), and ends when
-/// it has seen one: the first may be lost while nobody reads.
+/// After a line on its input, it sends frames of an experimental type (IEEE 802, local), and exits
+/// when it has seen one: the first may be lost while nobody reads.
 const WATCHER: &str = r#"
 import socket, sys, threading, time
 s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
@@ -209,15 +210,15 @@ while True:
     print(to, f.hex(), flush=True)
 "#;
 
-/// Sees everything that crosses a bridge.
+/// Records everything that crosses a bridge.
 pub(crate) struct Watch {
     child: Child,
     lines: BufReader<ChildStdout>,
 }
 
-/// What crossed a bridge.
+/// The traffic that crossed a bridge.
 pub(crate) struct Traffic {
-    /// The destination of each datagram that went to many.
+    /// The destination of each multicast or broadcast datagram.
     pub(crate) multicast: Vec<String>,
     /// All frames, one after the other.
     pub(crate) bytes: Vec<u8>,
@@ -239,9 +240,9 @@ impl Watch {
         Self { child, lines }
     }
 
-    /// Ends the watch.
+    /// Ends the watch and returns the traffic.
     pub(crate) fn finish(mut self) -> Traffic {
-        // What has crossed by now stands before the mark.
+        // All traffic so far comes before the mark.
         let mut input = self.child.stdin.take().expect("stdin is piped");
         input.write_all(b"\n").expect("mark the end");
         let mut traffic = Traffic {

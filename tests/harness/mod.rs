@@ -1,5 +1,5 @@
-//! What all topics share: `swarm` (nodes), `process` (commands and waits), `content` (what is
-//! shared and how it is compared), `raw_peer` (TLS peers of our own making), `slow_link` and
+//! Helpers for all topics: `swarm` (nodes), `process` (commands and waits), `content` (shared
+//! files and their comparison), `raw_peer` (TLS peers of our own making), `slow_link` and
 //! `hosts` (network namespaces).
 
 pub(crate) mod content;

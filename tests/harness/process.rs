@@ -1,7 +1,7 @@
 //! Commands with a deadline, and waits that poll.
 //!
-//! Whatever is tested here may hang: that is one of the things being tested. So no test waits
-//! without a limit, and none sleeps for a state that it could look at.
+//! Anything under test may hang: that is one of the things being tested. So no test waits without a
+//! limit, and none sleeps for a state that it could poll.
 
 use std::fmt;
 use std::fs;
@@ -14,10 +14,10 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-/// How often a condition is looked at again.
+/// Interval at which a condition is checked.
 const POLL: Duration = Duration::from_millis(10);
 
-/// What a command left behind.
+/// The results of a command that has ended.
 pub(crate) struct Finished {
     /// The command line, for messages.
     pub(crate) command: String,
@@ -28,14 +28,14 @@ pub(crate) struct Finished {
 }
 
 impl Finished {
-    /// The exit code; a death by signal counts as 128 and the signal, as in a shell.
+    /// Returns the exit code; death by a signal counts as 128 plus the signal, as in a shell.
     pub(crate) fn code(&self) -> i32 {
         self.status
             .code()
             .unwrap_or_else(|| 128 + self.status.signal().unwrap_or(0))
     }
 
-    /// Standard output as text.
+    /// Returns standard output as text.
     pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.stdout).into_owned()
     }
@@ -62,7 +62,7 @@ impl fmt::Display for Finished {
     }
 }
 
-/// Runs `command` to its end, which must come before `limit`.
+/// Runs `command` to its end, which must come within `limit`.
 #[track_caller]
 pub(crate) fn run(command: &mut Command, limit: Duration) -> Finished {
     let shown = show(command);
@@ -103,7 +103,7 @@ pub(crate) fn run(command: &mut Command, limit: Duration) -> Finished {
     }
 }
 
-/// The command line as one would type it.
+/// Formats the command line as one would type it.
 fn show(command: &Command) -> String {
     std::iter::once(command.get_program())
         .chain(command.get_args())
@@ -112,19 +112,19 @@ fn show(command: &Command) -> String {
         .join(" ")
 }
 
-/// Reads `pipe` to its end beside the test.
+/// Reads `pipe` to its end on another thread.
 fn collect(mut pipe: impl Read + Send + 'static) -> mpsc::Receiver<Vec<u8>> {
     let (done, collected) = mpsc::channel();
     thread::spawn(move || {
         let mut bytes = Vec::new();
-        // What came before an error still helps whoever reads the message.
+        // Output before an error still helps the reader of the message.
         let _ = pipe.read_to_end(&mut bytes);
         let _ = done.send(bytes);
     });
     collected
 }
 
-/// Runs a command of the system by name; panics when it fails or takes longer than a minute.
+/// Runs a system command by name; panics when it fails or takes longer than a minute.
 #[track_caller]
 pub(crate) fn sh(program: &str, arguments: &[&str]) -> Finished {
     run(
@@ -134,7 +134,7 @@ pub(crate) fn sh(program: &str, arguments: &[&str]) -> Finished {
     .expect_success()
 }
 
-/// Polls until `condition` holds; panics when it does not before `limit`. Returns how long it took.
+/// Polls until `condition` holds, and returns how long that took; panics when `limit` passes first.
 #[track_caller]
 pub(crate) fn eventually(
     limit: Duration,
@@ -151,7 +151,7 @@ pub(crate) fn eventually(
     }
 }
 
-/// Does `work` on a thread of its own; panics when it has not ended before `limit`.
+/// Runs `work` on its own thread; panics when it has not ended within `limit`.
 #[track_caller]
 pub(crate) fn within<T: Send + 'static>(
     limit: Duration,
@@ -180,7 +180,7 @@ pub(crate) fn try_signal(pid: u32, signal: Signal) -> rustix::io::Result<()> {
     kill_process(pid.expect("a process id"), signal)
 }
 
-/// What a process holds in memory, and what it has used of the processor.
+/// Returns the memory that a process holds and the processor time that it has used.
 pub(crate) fn usage(pid: u32) -> (u64, Duration) {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("its status");
     let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
@@ -190,7 +190,7 @@ pub(crate) fn usage(pid: u32) -> (u64, Duration) {
     let (_, fields) = stat.rsplit_once(") ").expect("fields");
     let fields: Vec<&str> = fields.split(' ').collect();
     let ticks = |index: usize| fields[index].parse::<u64>().expect("a number");
-    // Linux tells them in hundredths of a second, on all common machines.
+    // Linux counts in hundredths of a second, on all common machines.
     let used = Duration::from_millis(10 * (ticks(11) + ticks(12)));
     (kibibytes << 10, used)
 }

@@ -1,7 +1,7 @@
 //! Peers of our own making: a stranger who speaks TLS with a key of his own, a relay that ends TLS
-//! on both sides, and a forwarder that passes bytes on untouched.
+//! on both sides, and a forwarder that passes bytes on unchanged.
 //!
-//! None of them knows the password or uses the program's own code. They accept whatever key the
+//! None of them knows the password or uses the program's own code. They accept any key that the
 //! other side shows, as an attacker would.
 
 use std::fs::File;
@@ -24,13 +24,13 @@ use rustls::{
 };
 use socket2::{Domain, Socket, Type};
 
-/// The protocol that pairs.
+/// ALPN name of the pairing protocol.
 pub(crate) const PAIR: &str = "tinyp2p-pair/1";
 
-/// The protocol between members.
+/// ALPN name of the protocol between members.
 pub(crate) const HTTP: &str = "tinyp2p-http/1";
 
-/// A message of OPAQUE needs points that are on the curve: this is the base point of ristretto255.
+/// OPAQUE messages need points on the curve: this is the base point of ristretto255.
 const POINT: [u8; 32] = *b"\xe2\xf2\xae\x0a\x6a\xbc\x4e\x71\xa8\x84\xa9\x61\xc5\x00\x51\x5f\
     \x58\xe3\x0b\x6a\xa5\x82\xdd\x8d\xb6\xa6\x59\x45\xe0\x8d\x2d\x76";
 
@@ -38,20 +38,20 @@ const POINT: [u8; 32] = *b"\xe2\xf2\xae\x0a\x6a\xbc\x4e\x71\xa8\x84\xa9\x61\xc5\
 const M1: usize = 97;
 const M2: usize = 323;
 
-/// No single socket operation here takes longer.
+/// Time limit for a single socket operation.
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// A TLS connection of a stranger to a node.
 pub(crate) type Connection = StreamOwned<ClientConnection, TcpStream>;
 
-/// An Ed25519 key that nobody knows.
+/// An Ed25519 key that no node knows.
 pub(crate) struct Stranger {
     key: Arc<CertifiedKey>,
     provider: Arc<CryptoProvider>,
 }
 
 impl Stranger {
-    /// A new random key.
+    /// Creates a new random key.
     pub(crate) fn new() -> Self {
         // PKCS #8 (RFC 8410, section 7): the frame, then the seed.
         let mut pkcs8 = *b"\x30\x2e\x02\x01\x00\x30\x05\x06\x03\x2b\x65\x70\x04\x22\x04\x20\
@@ -69,7 +69,7 @@ impl Stranger {
         }
     }
 
-    /// Connects to a node by TLS with the protocol `alpn`.
+    /// Connects to a node over TLS with the protocol `alpn`.
     pub(crate) fn connect(&self, address: SocketAddr, alpn: &str) -> io::Result<Connection> {
         let mut config = ClientConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_protocol_versions(&[&rustls::version::TLS13])
@@ -89,16 +89,16 @@ impl Stranger {
         Ok(connection)
     }
 
-    /// Sends `request` and returns everything that comes back before the connection ends.
+    /// Sends `request` and returns everything received before the connection ends.
     pub(crate) fn ask(&self, address: SocketAddr, alpn: &str, request: &[u8]) -> Vec<u8> {
         let mut connection = self.connect(address, alpn).expect("connect");
-        // The node may have answered and closed before it has all of this.
+        // The node may answer and close before it has received all of this.
         let _ = connection.write_all(request);
         let _ = connection.flush();
         read_all(&mut connection)
     }
 
-    /// Its peer id, as text.
+    /// Returns its peer id as text.
     pub(crate) fn peer_id(&self) -> String {
         let shown = self.key.cert.first().expect("a key");
         // The last 32 bytes are the key itself (RFC 8410, section 4).
@@ -117,7 +117,7 @@ impl Stranger {
             .collect()
     }
 
-    /// Begins to pair; the connection, and what M2 says: its status, and when to come back.
+    /// Begins to pair. Returns the connection, and from M2 the status and when to come back.
     pub(crate) fn begin_pairing(&self, address: SocketAddr) -> (Connection, u8, u16) {
         let mut connection = self.connect(address, PAIR).expect("connect");
         let m1 = [&[1][..], &POINT, &[7; 32], &POINT].concat();
@@ -145,7 +145,7 @@ impl Stranger {
     }
 }
 
-/// Whatever `from` sends before it ends, however it ends.
+/// Reads all that `from` sends before it ends, however it ends.
 pub(crate) fn read_all(from: &mut impl Read) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut buffer = [0; 4096];
@@ -170,7 +170,7 @@ fn bounded(socket: TcpStream) -> io::Result<TcpStream> {
     Ok(socket)
 }
 
-/// Accepts every key, even with a wrong signature.
+/// Accepts every key, even with an invalid signature.
 #[derive(Debug)]
 struct Anyone;
 
@@ -254,7 +254,7 @@ impl ClientCertVerifier for Anyone {
     }
 }
 
-/// Ends TLS on both sides with a key of its own and passes what is inside on unchanged.
+/// Ends TLS on both sides with its own key and passes the decrypted bytes on unchanged.
 pub(crate) struct Relay {
     address: SocketAddr,
     passed: Arc<AtomicU64>,
@@ -267,24 +267,24 @@ impl Relay {
         let (stranger, count) = (Arc::new(Stranger::new()), Arc::clone(&passed));
         let address = listen(move |socket| {
             let (stranger, count) = (Arc::clone(&stranger), Arc::clone(&count));
-            // A connection that fails is one that the relay could not make use of.
+            // A failed connection is one that the relay could not use.
             let _ = relay(&stranger, socket, target, &count);
         });
         Self { address, passed }
     }
 
-    /// Where it listens.
+    /// Returns the address at which it listens.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// How many bytes from inside TLS it has passed on, both ways.
+    /// Returns how many decrypted bytes it has passed on, in both directions.
     pub(crate) fn passed(&self) -> u64 {
         self.passed.load(Ordering::Relaxed)
     }
 }
 
-/// Both directions in turn: the frames inside are few, small, and take turns themselves.
+/// Relays both directions in turn: the frames inside are few, small, and take turns themselves.
 fn relay(
     stranger: &Stranger,
     socket: TcpStream,
@@ -302,7 +302,7 @@ fn relay(
     near.flush()
 }
 
-/// Passes on what is there within one turn; false at the end.
+/// Passes on the bytes that arrive within one turn; returns false at the end.
 fn pass(from: &mut impl Read, to: &mut impl Write, count: &AtomicU64) -> io::Result<bool> {
     let mut buffer = [0; 16 * 1024];
     match from.read(&mut buffer) {
@@ -318,13 +318,13 @@ fn pass(from: &mut impl Read, to: &mut impl Write, count: &AtomicU64) -> io::Res
     }
 }
 
-/// Passes TCP on untouched, from a source address of the test's choice.
+/// Passes TCP on unchanged, from a source address that the test chooses.
 pub(crate) struct Forwarder {
     address: SocketAddr,
 }
 
 impl Forwarder {
-    /// Starts to forward to `target`, which sees the connections come from `source`.
+    /// Starts to forward to `target`, which sees `source` as the origin of the connections.
     pub(crate) fn new(source: Ipv4Addr, target: SocketAddr) -> Self {
         let address = listen(move |near| {
             let _ = forward(near, source, target);
@@ -332,7 +332,7 @@ impl Forwarder {
         Self { address }
     }
 
-    /// Where it listens.
+    /// Returns the address at which it listens.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
@@ -355,21 +355,21 @@ fn copy(mut from: TcpStream, mut to: TcpStream) {
     let _ = to.shutdown(Shutdown::Write);
 }
 
-/// Answers whoever pairs with it, and so gets a guess at the password from each.
+/// Answers every peer that pairs with it, and so gets a guess at the password from each.
 pub(crate) struct Impostor {
     peer_id: String,
     guesses: Arc<AtomicU64>,
 }
 
 impl Impostor {
-    /// Listens on all of these.
+    /// Starts an impostor on all of these listeners.
     pub(crate) fn on(listeners: impl IntoIterator<Item = TcpListener>) -> Self {
         let stranger = Arc::new(Stranger::new());
         let guesses = Arc::new(AtomicU64::new(0));
         for listener in listeners {
             let (stranger, count) = (Arc::clone(&stranger), Arc::clone(&guesses));
             serve(listener, move |socket| {
-                // A connection that fails gave no guess.
+                // A failed connection gave no guess.
                 let _ = answer(&stranger, socket, &count);
             });
         }
@@ -379,12 +379,12 @@ impl Impostor {
         }
     }
 
-    /// Who it says that it is, and is.
+    /// Returns the peer id that it claims, which is its own.
     pub(crate) fn peer_id(&self) -> &str {
         &self.peer_id
     }
 
-    /// How many guesses it got.
+    /// Returns the number of guesses that it got.
     pub(crate) fn guesses(&self) -> u64 {
         self.guesses.load(Ordering::Relaxed)
     }
@@ -405,7 +405,7 @@ fn answer(stranger: &Stranger, socket: TcpStream, guesses: &AtomicU64) -> io::Re
     Ok(())
 }
 
-/// Handles each connection to a new port on a thread of its own, for as long as the test runs.
+/// Handles each connection to a new port on its own thread, for as long as the test runs.
 fn listen(handle: impl Fn(TcpStream) + Send + Sync + 'static) -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("listen");
     let address = listener.local_addr().expect("see the port");

@@ -1,8 +1,8 @@
-//! A link that is not what it should be: it takes its time, cuts connections that are idle, or
-//! swallows what they carry. Apart from that it passes TCP on untouched.
+//! A faulty link: it delays bytes, cuts idle connections, or swallows their data. Otherwise it
+//! passes TCP on unchanged.
 //!
-//! What one sends in a row arrives in a row, as over a long line: a delay is added once, not to
-//! each chunk in turn. All of it can be changed while connections are open.
+//! Chunks sent in a row arrive in a row, as over a long line: a delay is added once, not to each
+//! chunk in turn. All settings can be changed while connections are open.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -14,13 +14,13 @@ use std::time::{Duration, Instant};
 
 use crate::harness::swarm::{PORT, next_address};
 
-/// Chunks that may be on their way in one direction of one connection.
+/// Limit on the chunks in transit in one direction of one connection.
 const ON_THE_WAY: usize = 1024;
 
-/// How often a connection on which nothing comes is looked at.
+/// Interval at which a silent connection is checked.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// The slow way to one node.
+/// The slow link to one node.
 pub(crate) struct SlowLink {
     address: SocketAddr,
     state: Arc<State>,
@@ -28,19 +28,19 @@ pub(crate) struct SlowLink {
 
 #[derive(Default)]
 struct State {
-    /// Milliseconds.
+    /// Delay of bytes, in milliseconds.
     delay: AtomicU64,
-    /// Milliseconds without a byte from the node after which a connection is cut; 0 for never.
+    /// Milliseconds without a byte from the node before a connection is cut; 0 for never.
     patience: AtomicU64,
-    /// Connections so far, and how many of them, the oldest ones, carry nothing any more.
+    /// Connections so far, and how many of them, the oldest ones, lose all data.
     opened: AtomicU64,
     swallowed: AtomicU64,
-    /// How often something was lost on them.
+    /// How often these connections have lost something.
     lost: AtomicU64,
 }
 
 impl SlowLink {
-    /// A link to `target` that does not delay anything yet.
+    /// Creates a link to `target` that adds no delay yet.
     pub(crate) fn to(target: SocketAddr) -> Self {
         let listener = TcpListener::bind((next_address(), PORT)).expect("listen");
         let address = listener.local_addr().expect("see the port");
@@ -48,7 +48,7 @@ impl SlowLink {
         let of_each = Arc::clone(&state);
         thread::spawn(move || {
             for near in listener.incoming().map_while(Result::ok) {
-                // A node that is not there refuses, and so does the link to it.
+                // If the node is down it refuses connections, and so does its link.
                 if let Ok(far) = TcpStream::connect(target) {
                     join(&near, &far, &of_each);
                 }
@@ -57,32 +57,31 @@ impl SlowLink {
         Self { address, state }
     }
 
-    /// Where it begins.
+    /// Returns the address of the near end.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// From now on bytes take so long in each direction.
+    /// Delays bytes by this time in each direction from now on.
     pub(crate) fn delay(&self, delay: Duration) {
         self.state
             .delay
             .store(milliseconds(delay), Ordering::Relaxed);
     }
 
-    /// From now on connections are cut on which nothing has come from the node for so long.
+    /// Cuts connections, from now on, after the node has sent nothing on them for this long.
     pub(crate) fn cut_when_idle(&self, patience: Duration) {
         let patience = milliseconds(patience);
         self.state.patience.store(patience, Ordering::Relaxed);
     }
 
-    /// Whatever is sent over connections that are open now is lost, and nobody is told. New
-    /// ones are well.
+    /// Silently loses all data on the connections that are open now. New connections work.
     pub(crate) fn swallow(&self) {
         let opened = self.state.opened.load(Ordering::Relaxed);
         self.state.swallowed.store(opened, Ordering::Relaxed);
     }
 
-    /// How often something was lost so far.
+    /// Returns how often something was lost so far.
     pub(crate) fn lost(&self) -> u64 {
         self.state.lost.load(Ordering::Relaxed)
     }
@@ -95,7 +94,7 @@ fn milliseconds(duration: Duration) -> u64 {
 fn join(near: &TcpStream, far: &TcpStream, state: &Arc<State>) {
     let number = state.opened.fetch_add(1, Ordering::Relaxed);
     for (from, to, is_answer) in [(near, far, false), (far, near, true)] {
-        // Without this, the link would add delays of its own.
+        // Otherwise the link would add delays of its own.
         to.set_nodelay(true).expect("set an option of a socket");
         from.set_read_timeout(Some(LOOK))
             .expect("set an option of a socket");
@@ -138,7 +137,7 @@ fn join(near: &TcpStream, far: &TcpStream, state: &Arc<State>) {
     }
 }
 
-/// Writes each chunk when its time has come, and passes the end on.
+/// Writes each chunk when it is due, and passes the end on.
 fn deliver(chunks: &Receiver<(Instant, Vec<u8>)>, mut to: TcpStream) {
     for (due, bytes) in chunks {
         thread::sleep(due.saturating_duration_since(Instant::now()));

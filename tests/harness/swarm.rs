@@ -1,9 +1,9 @@
 //! A swarm: real nodes on this machine, each with its own address, share, state and log.
 //!
-//! Every node gets a loopback address of its own, so no two of them ever want the same port. Nodes
-//! run in the foreground as children of the test; a node that is dropped is killed and unmounted,
-//! also when the test panics, and then its log is printed. Tests run beside one another, except
-//! those that measure time: they take the machine for themselves ([`Swarm::alone`]).
+//! Every node gets its own loopback address, so no two of them compete for a port. Nodes run in the
+//! foreground as children of the test. A node that is dropped is killed and unmounted, even when
+//! the test panics; in that case its log is printed. Tests run in parallel, except those that
+//! measure time: they have the machine to themselves ([`Swarm::alone`]).
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
@@ -23,19 +23,20 @@ use crate::harness::hosts::Host;
 use crate::harness::process::{Finished, eventually, run, signal, try_signal};
 
 /// The password of every network here, unless a test is about passwords. Hard to guess, so that no
-/// warning mixes with the messages under test.
+/// warning is mixed into the messages under test.
 pub(crate) const PASSWORD: &str = "violet-anchor-teapot-quartz";
 
-/// The port of all nodes here. Not the default: whoever runs the tests may run a node, too.
+/// The port of all nodes here. Not the default: the person who runs the tests may run a node, too.
 pub(crate) const PORT: u16 = 15999;
 
-/// A node must be up by then; the design asks for far less, tests of that measure it themselves.
+/// Time limit for a node to start. The design demands far less; other tests
+/// measure that themselves.
 const START: Duration = Duration::from_secs(20);
 
-/// Tests in general share the machine; a test that measures time has it for itself.
+/// Most tests share the machine; a test that measures time has it to itself.
 static MACHINE: RwLock<()> = RwLock::new(());
 
-/// Numbers the loopback addresses that were handed out.
+/// Numbers the loopback addresses assigned so far.
 static ADDRESSES: AtomicU16 = AtomicU16::new(1);
 
 enum Turn {
@@ -47,21 +48,22 @@ enum Turn {
     },
 }
 
-/// A directory for one test and its turn on the machine. To be made once, first in a test.
+/// A directory for one test, and its turn on the machine. Each test creates it
+/// once, at its beginning.
 pub(crate) struct Swarm {
     directory: TempDir,
     _turn: Turn,
 }
 
 impl Swarm {
-    /// For tests that other tests may run beside.
+    /// For tests that other tests may run in parallel with.
     pub(crate) fn new() -> Self {
         Self::with(Turn::Shared {
             _held: MACHINE.read(),
         })
     }
 
-    /// For tests that measure time: nothing else runs meanwhile.
+    /// For tests that measure time: nothing else runs at the same time.
     pub(crate) fn alone() -> Self {
         Self::with(Turn::Alone {
             _held: MACHINE.write(),
@@ -75,7 +77,7 @@ impl Swarm {
         );
         let directory = tempfile::Builder::new()
             .prefix("tinyp2p-test-")
-            // Beside the build and so on a disk: files in memory (tmpfs) get no content roots.
+            // Next to the build and so on a disk: files in memory (tmpfs) get no content roots.
             .tempdir_in(env!("CARGO_TARGET_TMPDIR"))
             .expect("make a directory for the test");
         Self {
@@ -84,19 +86,19 @@ impl Swarm {
         }
     }
 
-    /// A path in this test's own directory.
+    /// Returns a path in this test's own directory.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
-    /// A new directory in this test's own directory.
+    /// Creates a directory in this test's own directory.
     pub(crate) fn directory(&self, name: &str) -> PathBuf {
         let path = self.path(name);
         fs::create_dir_all(&path).expect("make a directory");
         path
     }
 
-    /// A node that is not started yet; its share is empty.
+    /// Creates a node with an empty share, without starting it.
     pub(crate) fn node(&self, name: &str) -> Node {
         let home = self.directory(name);
         let share = home.join("share");
@@ -122,14 +124,15 @@ impl Swarm {
     }
 }
 
-/// A loopback address that no other test uses; the process id keeps two runs apart.
+/// Returns a loopback address that no other test uses; the process id keeps two runs apart.
 pub(crate) fn next_address() -> Ipv4Addr {
     let [high, low] = ADDRESSES.fetch_add(1, Ordering::Relaxed).to_be_bytes();
     let run = u8::try_from(std::process::id() % 200).expect("less than 200") + 20;
     Ipv4Addr::new(127, run, high, low)
 }
 
-/// `tinyp2p-mount` or `tinyp2p`, in an environment that holds nothing of the person who runs this.
+/// Returns a command for `tinyp2p-mount` or `tinyp2p`, in an environment free of
+/// the user's settings.
 pub(crate) fn program(path: &str, home: &Path, host: Option<&Host>) -> Command {
     let mut command = match host {
         Some(host) => host.command(path),
@@ -139,7 +142,7 @@ pub(crate) fn program(path: &str, home: &Path, host: Option<&Host>) -> Command {
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap_or_default())
         .env("HOME", home)
-        // Nor does it leave anything where that person's own nodes have their sockets.
+        // Keeps its sockets away from those of the user's own nodes.
         .env("XDG_RUNTIME_DIR", home)
         .stdin(Stdio::null());
     command
@@ -148,10 +151,10 @@ pub(crate) fn program(path: &str, home: &Path, host: Option<&Host>) -> Command {
 /// The program that mounts.
 pub(crate) const MOUNT: &str = env!("CARGO_BIN_EXE_tinyp2p-mount");
 
-/// The program that does everything else.
+/// The program for all other commands.
 pub(crate) const TINYP2P: &str = env!("CARGO_BIN_EXE_tinyp2p");
 
-/// One member. Built by its methods, then started by [`Node::serve`] or [`Node::mount`].
+/// One member. Configured by its methods, then started by [`Node::serve`] or [`Node::mount`].
 pub(crate) struct Node {
     name: String,
     address: Ipv4Addr,
@@ -172,7 +175,7 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// Adds a file to the share, with the directories above it.
+    /// Adds a file to the share, and creates its parent directories.
     pub(crate) fn file(self, name: impl AsRef<[u8]>, content: impl AsRef<[u8]>) -> Self {
         let path = self.share.join(OsStr::from_bytes(name.as_ref()));
         fs::create_dir_all(path.parent().expect("a file has a parent")).expect("make a directory");
@@ -191,7 +194,7 @@ impl Node {
         self
     }
 
-    /// Uses another password than the rest.
+    /// Uses a different password from the other nodes.
     pub(crate) fn password(mut self, password: &str) -> Self {
         password.clone_into(&mut self.password);
         self
@@ -203,38 +206,38 @@ impl Node {
         self
     }
 
-    /// Runs for the user whose runtime directory this is.
+    /// Runs for the user who owns this runtime directory.
     pub(crate) fn runtime(mut self, directory: &Path) -> Self {
         directory.clone_into(&mut self.runtime);
         self
     }
 
-    /// Logs more or less than the usual.
+    /// Changes the log level from the default.
     pub(crate) fn log_level(mut self, level: &'static str) -> Self {
         self.log_level = level;
         self
     }
 
-    /// Uses the programs in this directory in place of those that were built with the tests.
+    /// Uses the programs in this directory instead of those built with the tests.
     pub(crate) fn release(mut self, programs: &Path) -> Self {
         programs.clone_into(&mut self.programs);
         self
     }
 
-    /// Lives on a host of its own, in place of a loopback address.
+    /// Runs on a host of its own, instead of on a loopback address.
     pub(crate) fn on(mut self, host: &Host) -> Self {
         self.host = Some(host.clone());
         self.address = host.address();
         self
     }
 
-    /// Is stopped by permission bits, as everybody but root is.
+    /// Respects permission bits, like every user but root.
     pub(crate) fn unprivileged(mut self) -> Self {
         self.is_unprivileged = true;
         self
     }
 
-    /// Listens on all addresses of its host, also those that it gets later.
+    /// Listens on all addresses of its host, including later ones.
     pub(crate) fn everywhere(mut self) -> Self {
         self.everywhere = true;
         self
@@ -246,47 +249,47 @@ impl Node {
         self
     }
 
-    /// Where others reach it.
+    /// Returns the address at which others reach it.
     pub(crate) fn socket(&self) -> SocketAddr {
         SocketAddr::from((self.address, PORT))
     }
 
-    /// Its address, as a PEER argument.
+    /// Returns its address as a PEER argument.
     pub(crate) fn address(&self) -> String {
         self.socket().to_string()
     }
 
-    /// What it serves.
+    /// Returns its share directory.
     pub(crate) fn share(&self) -> &Path {
         &self.share
     }
 
-    /// Its state directory.
+    /// Returns its state directory.
     pub(crate) fn state(&self) -> PathBuf {
         self.home.join("state")
     }
 
-    /// Its cache directory, the default.
+    /// Returns its cache directory, the default one.
     pub(crate) fn cache(&self) -> PathBuf {
         self.home.join(".cache")
     }
 
-    /// Where it mounts.
+    /// Returns its mountpoint.
     pub(crate) fn mountpoint(&self) -> PathBuf {
         self.home.join("mnt")
     }
 
-    /// A path in its mount.
+    /// Returns a path in its mount.
     pub(crate) fn at(&self, name: impl AsRef<[u8]>) -> PathBuf {
         self.mountpoint().join(OsStr::from_bytes(name.as_ref()))
     }
 
-    /// The process id while it runs.
+    /// Returns the process id while it runs.
     pub(crate) fn pid(&self) -> u32 {
         self.child.as_ref().expect("the node runs").id()
     }
 
-    /// What it has logged so far, over all its starts.
+    /// Returns its log so far, over all its starts.
     pub(crate) fn log(&self) -> String {
         let bytes = fs::read(self.log_path()).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
@@ -296,7 +299,7 @@ impl Node {
         self.home.join("log")
     }
 
-    /// The options and arguments of a mount of this node, in the foreground.
+    /// Returns the command that mounts this node in the foreground, with its options and arguments.
     pub(crate) fn mount_command(&self) -> Command {
         let mut command = self.program("tinyp2p-mount");
         command.arg("-f").args(self.network_options());
@@ -366,7 +369,7 @@ impl Node {
         self
     }
 
-    /// Starts it again as it was started before.
+    /// Starts it again in the same way as before.
     pub(crate) fn start(&mut self) {
         self.launch();
         self.wait_until_up();
@@ -411,7 +414,8 @@ impl Node {
         });
     }
 
-    /// A connection succeeds, or on another host, whose network is not ours, the kernel says so.
+    /// Returns true if a connection succeeds. For another host, whose network is not
+    /// ours, asks the kernel.
     fn listens(&self) -> bool {
         match &self.host {
             Some(host) => host.listens(PORT),
@@ -419,10 +423,10 @@ impl Node {
         }
     }
 
-    /// Kills it without any chance to clean up; what is left of its mount is detached.
+    /// Kills it without any chance to clean up, and detaches what is left of its mount.
     pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
-            // It may be stopped, or gone already.
+            // It may be stopped, or may have exited.
             let _ = child.kill();
             let _ = child.wait();
         }
@@ -443,12 +447,12 @@ impl Node {
         signal(self.pid(), Signal::STOP);
     }
 
-    /// Lets it go on after [`Node::freeze`].
+    /// Resumes it after [`Node::freeze`].
     pub(crate) fn thaw(&self) {
         signal(self.pid(), Signal::CONT);
     }
 
-    /// Waits for its end, at most `limit`, and returns the exit code.
+    /// Waits for it to exit, at most `limit`, and returns the exit code.
     pub(crate) fn wait(&mut self, limit: Duration) -> i32 {
         let mut status = None;
         eventually(limit, &format!("{} ends", self.name), || {
@@ -475,12 +479,12 @@ impl Drop for Node {
     }
 }
 
-/// Runs `tinyp2p` with the given arguments, without discovery and with a state of its own.
+/// Runs `tinyp2p` with the given arguments, without discovery and with its own state.
 pub(crate) fn tinyp2p(swarm: &Swarm, arguments: &[&str], limit: Duration) -> Finished {
     run(&mut tinyp2p_command(swarm, arguments), limit)
 }
 
-/// The command of [`tinyp2p`], not yet run.
+/// Returns the command of [`tinyp2p`] without running it.
 pub(crate) fn tinyp2p_command(swarm: &Swarm, arguments: &[&str]) -> Command {
     let home = swarm.directory("command");
     let mut command = program(TINYP2P, &home, None);
@@ -489,12 +493,12 @@ pub(crate) fn tinyp2p_command(swarm: &Swarm, arguments: &[&str]) -> Command {
     command
 }
 
-/// True when something is mounted exactly there, whether or not it still answers.
+/// Returns true when something is mounted exactly there, whether or not it still answers.
 pub(crate) fn is_mounted(path: &Path) -> bool {
     mounts().iter().any(|mounted| mounted == path)
 }
 
-/// All mountpoints of this mount namespace.
+/// Returns all mountpoints of this mount namespace.
 pub(crate) fn mounts() -> Vec<PathBuf> {
     let table = fs::read_to_string("/proc/self/mountinfo").expect("read the mount table");
     table
@@ -504,11 +508,11 @@ pub(crate) fn mounts() -> Vec<PathBuf> {
         .collect()
 }
 
-/// Takes a mount off its place, whatever state it is in. Nothing mounted there is fine too.
+/// Detaches a mount, whatever its state. Does nothing if nothing is mounted there.
 pub(crate) fn detach(path: &Path) {
     while is_mounted(path) {
         if unmount(path, UnmountFlags::DETACH).is_err() {
-            // Ordinary users go through FUSE's own helper.
+            // Ordinary users need FUSE's own helper.
             let helper = Command::new("fusermount3")
                 .args(["-u", "-z"])
                 .arg(path)
@@ -521,19 +525,19 @@ pub(crate) fn detach(path: &Path) {
     }
 }
 
-/// A mount whose process went into the background; both are gone when it is dropped.
+/// A mount whose process went into the background; dropping it removes both.
 pub(crate) struct Background {
-    /// Where it is mounted.
+    /// The path of the mount.
     pub(crate) path: PathBuf,
 }
 
 impl Background {
-    /// Takes care of what is or will be mounted there.
+    /// Takes charge of any mount at this path, now or later.
     pub(crate) fn at(path: PathBuf) -> Self {
         Self { path }
     }
 
-    /// The processes whose command line names this mountpoint.
+    /// Returns the processes whose command line names this mountpoint.
     pub(crate) fn processes(&self) -> Vec<u32> {
         let wanted = self.path.as_os_str().as_bytes();
         let names_it = |pid: &u32| {
@@ -547,7 +551,7 @@ impl Background {
             .collect()
     }
 
-    /// Nothing is left of it.
+    /// Returns true when nothing is left of it.
     pub(crate) fn ended(&self) -> bool {
         !is_mounted(&self.path) && self.processes().is_empty()
     }
@@ -556,7 +560,7 @@ impl Background {
 impl Drop for Background {
     fn drop(&mut self) {
         for pid in self.processes() {
-            // It may just have ended by itself.
+            // It may just have exited on its own.
             let _ = try_signal(pid, Signal::KILL);
         }
         detach(&self.path);

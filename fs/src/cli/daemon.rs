@@ -1,10 +1,10 @@
 //! Going into the background without forking a process that has threads.
 //!
-//! The command that the user typed (the front) starts this program once more, hands it a password
-//! that was typed through its standard input and waits until it reports, through its standard
-//! output, that the mount is usable. Until then the child belongs to the terminal: its errors are
-//! seen, an interrupt reaches it, and it undoes everything when the front has gone. The front's
-//! exit code is the child's.
+//! The command that the user typed (the front) starts this program once more. It passes a typed
+//! password through the child's standard input, and waits until the child reports through its
+//! standard output that the mount is usable. Until then the child belongs to the terminal: its
+//! errors are visible, an interrupt reaches it, and it undoes everything if the front exits. The
+//! front's exit code is the child's.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -21,18 +21,18 @@ use rustix::process::{Pid, Signal};
 use super::CommandFailure;
 use super::options::mount_options;
 
-/// What the child reports when the mount is usable.
+/// The line by which the child reports that the mount is usable.
 const MOUNTED: &[u8] = b"mounted\n";
 
-/// Every step of a start has its own, shorter deadline; this one is for what nobody thought of.
+/// Every step of a start has its own, shorter deadline; this one covers unforeseen cases.
 const START_DEADLINE: Duration = Duration::from_secs(60);
 
 /// How long the child may take to undo everything when the front gives up.
 const UNDO_DEADLINE: Duration = Duration::from_secs(5);
 
-/// The front: starts the child with the same arguments, but not with a password among them, and
-/// waits for its mount. `typed` is the PASSWORD argument, `password` what it stands for unless the
-/// child can read it from the same file.
+/// Runs the front: starts the child with the same arguments, but without a literal password, and
+/// waits for its mount. `typed` is the PASSWORD argument; `password` is its value, unless the child
+/// can read it from the same file.
 pub(super) fn hand_over(
     args: &[OsString],
     typed: &OsStr,
@@ -73,14 +73,14 @@ pub(super) fn hand_over(
     }
 }
 
-/// True when the child has mounted, false when it has ended.
+/// Returns true when the child has mounted, false when it has exited.
 fn drive(child: &mut Child, password: Option<&str>) -> io::Result<bool> {
     if let (Some(mut stdin), Some(password)) = (child.stdin.take(), password) {
         match stdin
             .write_all(password.as_bytes())
             .and_then(|()| stdin.write_all(b"\n"))
         {
-            // It has ended already, and said why.
+            // The child has already exited, and has printed the reason.
             Err(e) if e.kind() == io::ErrorKind::BrokenPipe => {}
             other => other?,
         }
@@ -103,12 +103,12 @@ fn drive(child: &mut Child, password: Option<&str>) -> io::Result<bool> {
     }
 }
 
-/// Asks the child to undo everything, then ends it.
+/// Asks the child to undo everything, then kills it if it does not exit.
 fn give_up(child: &mut Child) {
     if let Ok(id) = i32::try_from(child.id())
         && let Some(id) = Pid::from_raw(id)
     {
-        // The child may have ended by itself meanwhile.
+        // The child may have exited on its own.
         let _ = rustix::process::kill_process(id, Signal::TERM);
     }
     let deadline = Instant::now() + UNDO_DEADLINE;
@@ -121,7 +121,7 @@ fn give_up(child: &mut Child) {
     let _ = child.kill();
 }
 
-/// Where PASSWORD stands among `args`. Other arguments may be the same text, so each of those is
+/// Finds the position of PASSWORD in `args`. Other arguments may be the same text, so each is
 /// replaced in turn until the parser takes the replacement for the password.
 fn password_position(args: &[OsString], typed: &OsStr) -> Option<usize> {
     (1..args.len()).filter(|i| args[*i] == typed).find(|i| {
@@ -132,15 +132,16 @@ fn password_position(args: &[OsString], typed: &OsStr) -> Option<usize> {
     })
 }
 
-/// The child: its executable was named by a link, so `ps` would show it under the link's name.
+/// In the child: sets the process name. The executable was started through a link, so `ps` would
+/// show the link's name.
 pub(super) fn take_name() {
     if let Err(error) = rustix::thread::set_name(c"tinyp2p-mount") {
         tracing::debug!(%error, "the process keeps its name");
     }
 }
 
-/// The child: leaves the terminal, then reports to the front that the mount is usable. What would
-/// be printed from now on goes to `log`, or nowhere. An error means that the front has gone.
+/// In the child: leaves the terminal, then reports to the front that the mount is usable. Later
+/// output goes to `log`, or is discarded. An error means that the front has exited.
 pub(super) fn report_mounted(log: Option<&File>) -> io::Result<()> {
     let mut front = File::from(io::stdout().as_fd().try_clone_to_owned()?);
     let null = File::options().read(true).write(true).open("/dev/null")?;

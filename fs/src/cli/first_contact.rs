@@ -1,4 +1,4 @@
-//! The first contact with a network: whom a node meets when it has started, and what the outcome
+//! The first contact with a network: which peers a node meets after its start, and what the outcome
 //! means to the user.
 
 use std::path::{Path, PathBuf};
@@ -23,30 +23,30 @@ use super::status_socket::Socket;
 use crate::report::status::{NodeLocation, NodeReport};
 use crate::search::Searches;
 
-/// The peers that the user named have answered by then, or are taken to be away: connecting has 3
-/// s, and a pairing seldom needs another.
+/// Time limit for the peers that the user named to answer; later they count as away. Connecting has
+/// 3 s, and a pairing seldom needs another.
 const FIRST_CONTACT: Duration = Duration::from_secs(6);
 
-/// Who was named and who is known to those who answered is dialled within this time after the first
-/// contact, or taken to be away: as connecting has 3 s.
+/// Time limit, after the first contact, for dialling named peers and the peers known to those that
+/// answered; later they count as away. It is 3 s, as for connecting.
 const ACQUAINTANCE: Duration = Duration::from_secs(3);
 
-/// Members that are going to be found without being named answer multicast within this time.
+/// Members that can be found without being named answer multicast within this time.
 const DISCOVERY: Duration = Duration::from_millis(2500);
 
-/// When no member has come for this long, those who are there know about each other.
+/// When no new member has appeared for this long, the present members know about each other.
 const QUIET: Duration = Duration::from_secs(1);
 
-/// Commands that ask and end look for members no longer than this.
+/// Upper limit on the time for which one-shot commands look for members.
 const SETTLING: Duration = Duration::from_secs(5);
 
-/// How often the members are looked at meanwhile.
+/// Interval at which the members are checked during the wait.
 const POLL: Duration = Duration::from_millis(50);
 
-/// Joins for as long as one question takes.
+/// Joins the network for the duration of one question.
 ///
 /// # Errors
-/// Exit code 3 as of [`Joined::meet`]; 1 when there is nobody to ask.
+/// Exit code 3 as in [`Joined::meet`]; 1 when there is nobody to ask.
 pub(super) fn as_guest<T>(
     program: &str,
     options: &NetworkOptions,
@@ -72,7 +72,7 @@ pub(super) fn as_guest<T>(
     outcome
 }
 
-/// A running node and what people see of it.
+/// A running node and what the user sees of it.
 #[derive(Debug)]
 pub(super) struct Joined {
     pub(super) node: Arc<Node>,
@@ -98,7 +98,7 @@ impl Joined {
     /// Waits for the peers that the user named.
     ///
     /// # Errors
-    /// Exit code 3 when every one that answered refused the password.
+    /// Exit code 3 when every peer that answered refused the password.
     pub(super) fn meet(&self) -> Result<(), CommandFailure> {
         let deadline = Instant::now() + FIRST_CONTACT;
         let mut outcomes = self.node.first_contact(deadline);
@@ -112,25 +112,25 @@ impl Joined {
         }
     }
 
-    /// Waits for those whom the peers know, so that what they share can be found from now on.
+    /// Waits for the members that the peers know, so that their files can be found from now on.
     pub(super) fn meet_acquaintances(&self) {
         self.node.meet_acquaintances(Instant::now() + ACQUAINTANCE);
     }
 
-    /// What is odd by now about the peers that the user named.
+    /// Returns notices about the peers that the user named, as of now.
     pub(super) fn notices(&self) -> Vec<String> {
         let outcomes = self.node.first_contact(Instant::now());
         notices(&outcomes, self.others().is_empty())
     }
 
-    /// The members that are there, without this node.
+    /// Returns the members that are present, without this node.
     fn others(&self) -> Vec<Member> {
         let mut members = self.node.present();
         members.retain(|member| member.id != self.node.id());
         members
     }
 
-    /// What is served, as whom, and where.
+    /// Describes what is served, under which name, and where.
     pub(super) fn description(&self) -> String {
         let share = match &self.share {
             Some(directory) => format!("sharing {}", directory.display()),
@@ -148,21 +148,21 @@ impl Joined {
         )
     }
 
-    /// What to send to a friend, in one line: the command with which to join from another machine.
-    /// `None` if this node can be dialled from nowhere else.
+    /// Returns one line to send to a friend: the command that joins from another machine. `None` if
+    /// no other machine can dial this node.
     pub(super) fn invitation(&self) -> Option<String> {
         invitation(self.node.reachable_at())
     }
 
-    /// Leaves the current directory, which was needed for relative paths only: its file system
-    /// would be busy for as long as this process runs, and is often the one of the share.
+    /// Leaves the current directory, which was needed for relative paths only. Its file system,
+    /// often that of the share, would otherwise be busy for as long as this process runs.
     pub(super) fn leave_directory(&self) {
         if let Err(error) = std::env::set_current_dir("/") {
             tracing::debug!(%error, "the current directory stays what it is");
         }
     }
 
-    /// Where the node is on this machine.
+    /// Returns the node's place on this machine.
     pub(super) fn place(&self, mountpoint: Option<&Path>) -> NodeLocation {
         NodeLocation {
             mountpoint: mountpoint.map(Path::to_owned),
@@ -170,8 +170,8 @@ impl Joined {
         }
     }
 
-    /// Lets `tinyp2p status` see the node, at `place`, until the socket is dropped, with the
-    /// `searches` in its mount. That nobody can see it is no reason not to run.
+    /// Makes the node, at `place`, and the `searches` in its mount visible to `tinyp2p status`
+    /// until the socket is dropped. The node runs even if that fails.
     pub(super) fn show(
         &self,
         place: NodeLocation,
@@ -188,7 +188,7 @@ impl Joined {
             .ok()
     }
 
-    /// The members, once those who are there have found each other; this node is not among them.
+    /// Returns the members, except this node, once those present have found each other.
     pub(super) fn settled(&self) -> Vec<Member> {
         let mut settling = Settling::new(Instant::now(), self.discovery);
         loop {
@@ -202,7 +202,7 @@ impl Joined {
     }
 }
 
-/// The password is never among what is printed.
+/// Builds the command that joins. It never contains the password.
 fn invitation(addresses: &[Address]) -> Option<String> {
     let peers: Vec<String> = addresses.iter().map(peer_to_type).collect();
     let whose = if addresses.iter().all(|address| is_local(&address.host)) {
@@ -215,7 +215,7 @@ fn invitation(addresses: &[Address]) -> Option<String> {
         .then(|| format!("{whose} join by: tinyp2p-mount PASSWORD MOUNTPOINT {peers}"))
 }
 
-/// An address as a PEER argument, with the port if it has to be typed.
+/// Formats an address as a PEER argument, with the port if it has to be typed.
 fn peer_to_type(address: &Address) -> String {
     match address.port {
         DEFAULT_PORT => address.host.clone(),
@@ -223,14 +223,14 @@ fn peer_to_type(address: &Address) -> String {
     }
 }
 
-/// Prints notices, one a line.
+/// Prints notices, one per line.
 pub(super) fn print_notices(program: &str, notices: &[String]) {
     for notice in notices {
         say(program, notice);
     }
 }
 
-/// Why there is nobody to ask, in one line.
+/// Explains in one line why there is nobody to ask.
 fn nobody(notices: &[String]) -> CommandFailure {
     match notices {
         [] => CommandFailure::failed("no member of the network was found; name one as HOST[:PORT]"),
@@ -238,12 +238,11 @@ fn nobody(notices: &[String]) -> CommandFailure {
     }
 }
 
-/// What became of the addresses that the user named; those without an answer yet are
-/// not among them.
+/// The outcomes for the addresses that the user named, without those still unanswered.
 type Outcomes = [(Address, Result<(), Error>)];
 
-/// True when nobody has let this node in yet, but somebody asked it to come back so soon that the
-/// answer can be waited for.
+/// Returns true when no peer has let this node in yet, but one asked it to come back soon enough to
+/// wait for the answer.
 fn is_put_off(outcomes: &Outcomes) -> bool {
     let soon = |outcome: &Result<(), Error>| {
         matches!(outcome, Err(Error::Later { seconds, .. })
@@ -253,7 +252,8 @@ fn is_put_off(outcomes: &Outcomes) -> bool {
         && outcomes.iter().any(|(_, outcome)| soon(outcome))
 }
 
-/// A wrong password and an impostor look alike by design, so the text does not claim to know which.
+/// Returns the failure when peers refused the password. A wrong password and an impostor look alike
+/// by design, so the text does not claim to know which it was.
 fn refusal(outcomes: &Outcomes) -> Option<CommandFailure> {
     let refused: Vec<String> = outcomes
         .iter()
@@ -274,7 +274,7 @@ fn refusal(outcomes: &Outcomes) -> Option<CommandFailure> {
     })
 }
 
-/// True for what says nothing about the password: nobody, or no member, answered.
+/// Returns true for errors that say nothing about the password: nobody, or no member, answered.
 fn is_no_answer(error: &Error) -> bool {
     error.is_absence()
         || matches!(
@@ -288,8 +288,7 @@ fn is_no_answer(error: &Error) -> bool {
         )
 }
 
-/// What people should know of peers that did not let this node in; `is_alone` if nobody
-/// else did either.
+/// Returns notices about peers that did not let this node in; `is_alone` if nobody else did either.
 fn notices(outcomes: &Outcomes, is_alone: bool) -> Vec<String> {
     let mut notices: Vec<String> = outcomes
         .iter()
@@ -312,11 +311,11 @@ fn notices(outcomes: &Outcomes, is_alone: bool) -> Vec<String> {
     notices
 }
 
-/// Whether everybody who is going to be found at once has been found.
+/// Decides when everybody who can be found at once has been found.
 #[derive(Debug)]
 struct Settling {
     started: Instant,
-    /// Nobody is expected before then.
+    /// The wait lasts at least until this time.
     earliest: Instant,
     known: usize,
     changed: Instant,
@@ -333,12 +332,13 @@ impl Settling {
         }
     }
 
-    /// Nobody is waited for any longer.
+    /// The time at which the wait ends in any case.
     fn end(&self) -> Instant {
         self.started + SETTLING
     }
 
-    /// `known` members are there now, and if `is_busy`, somebody whom they know is being dialled.
+    /// Updates the state: `known` members are present, and if `is_busy`, a member that they know is
+    /// being dialled. Returns true when the wait is over.
     fn is_settled(&mut self, known: usize, is_busy: bool, now: Instant) -> bool {
         if known != self.known {
             self.known = known;

@@ -1,5 +1,5 @@
-//! What is logged and where. The notices and errors of a command go to standard error whatever is
-//! set here; the log is for finding out why.
+//! What is logged and where. A command's notices and errors go to standard error regardless of
+//! these settings; the log is for finding out why.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -18,7 +18,7 @@ use super::output::write_or_lose;
 pub(super) fn start(options: &NetworkOptions) -> Result<Option<File>, CommandFailure> {
     let builder = tracing_subscriber::fmt()
         .with_ansi(false)
-        // It would print them, and panic where that is impossible.
+        // Otherwise the subscriber would print them, and panic where it cannot.
         .log_internal_errors(false)
         .with_env_filter(filter(options)?);
     let Some(path) = &options.log_file else {
@@ -37,15 +37,15 @@ pub(super) fn start(options: &NetworkOptions) -> Result<Option<File>, CommandFai
     Ok(Some(file))
 }
 
-/// Writes each event as one line that cannot drive a terminal, whatever it quotes.
+/// Writes each event as one line that cannot drive a terminal, whatever text it contains.
 struct Harmless<W>(W);
 
 impl<W: Write> Write for Harmless<W> {
-    /// Takes one whole event, as those who log write it.
+    /// Takes one whole event per call, as the logging code writes it.
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(event);
         let line = text.strip_suffix('\n').unwrap_or(&text);
-        // A disk that is full loses events, and nothing else.
+        // A full disk loses events, and nothing else.
         write_or_lose(&mut self.0, format!("{}\n", harmless(line)).as_bytes());
         Ok(event.len())
     }
@@ -55,12 +55,13 @@ impl<W: Write> Write for Harmless<W> {
     }
 }
 
-/// Checks `--log`, so that a mistake is found before there is a background process.
+/// Checks `--log`, so that a mistake is reported before a background process exists.
 pub(super) fn filter(options: &NetworkOptions) -> Result<EnvFilter, CommandFailure> {
-    // fuser reports every reply that came too late for the kernel as an error.
+    // fuser logs every reply that came too late for the kernel as an error.
     let directives = match (&options.log, options.verbose) {
         (Some(filter), _) => filter.as_str(),
-        // What is odd about peers at start is printed as a notice, so not on the same screen twice.
+        // Problems with peers at the start are printed as notices, so they are not repeated
+        // on the same screen.
         (None, 0) if options.log_file.is_none() => "warn,fuser=off,tinyp2p_net::membership=error",
         (None, 0) => "warn,fuser=off",
         (None, 1) => "info,fuser=off",

@@ -1,8 +1,9 @@
 //! The commands: arguments in, exit code out.
 //!
-//! `options` says what can be typed and what it means; `process` keeps the secret; `output` prints;
-//! `mountpoint` checks where to mount; `first_contact` starts the node and judges who answered. One
-//! file in `commands` for each command does the rest, with `daemon`, `signals` and `status_socket`.
+//! `options` defines the arguments and what they mean; `process` protects the secret; `output`
+//! prints; `mountpoint` checks where to mount; `first_contact` starts the node and evaluates
+//! the answers. One file in `commands` for each command does the rest, with `daemon`,
+//! `signals` and `status_socket`.
 
 mod commands;
 mod daemon;
@@ -27,22 +28,22 @@ use options::args::{Command, PasswordArgument, Tinyp2pArgs};
 use options::password::PasswordSource;
 use output::say;
 
-/// Why a command failed: what the shell gets and what the person reads.
+/// Why a command failed: an exit code for the shell and a message for the person.
 #[derive(Debug)]
 struct CommandFailure {
     code: u8,
-    /// One line; empty when it has been printed already.
+    /// One line; empty when it has already been printed.
     message: String,
 }
 
 impl CommandFailure {
-    /// Exit code 1: something in the system, on the network or on disk is in the way.
+    /// Exit code 1: a problem in the system, on the network or on disk.
     fn failed(message: impl Into<String>) -> Self {
         let message = message.into();
         Self { code: 1, message }
     }
 
-    /// Exit code 2: the command line has to change.
+    /// Exit code 2: the command line is wrong.
     fn usage(message: impl Into<String>) -> Self {
         let message = message.into();
         Self { code: 2, message }
@@ -54,7 +55,7 @@ impl CommandFailure {
         Self { code: 3, message }
     }
 
-    /// The message has been printed already.
+    /// A failure whose message has already been printed.
     fn told(code: u8) -> Self {
         let message = String::new();
         Self { code, message }
@@ -67,7 +68,7 @@ impl From<tinyp2p_net::Error> for CommandFailure {
     }
 }
 
-/// `tinyp2p-mount`, from its arguments to its exit code.
+/// Runs `tinyp2p-mount`, from its arguments to its exit code.
 pub fn tinyp2p_mount(args: Vec<OsString>) -> ExitCode {
     let outcome = match options::mount_options::parse(&args) {
         Ok((parsed, options)) => secure("tinyp2p-mount", &args, &parsed.password)
@@ -77,7 +78,7 @@ pub fn tinyp2p_mount(args: Vec<OsString>) -> ExitCode {
     finish("tinyp2p-mount", outcome)
 }
 
-/// `tinyp2p`, from its arguments to its exit code.
+/// Runs `tinyp2p`, from its arguments to its exit code.
 pub fn tinyp2p(args: Vec<OsString>) -> ExitCode {
     let outcome = match Tinyp2pArgs::try_parse_from(&args) {
         Ok(parsed) => run(&args, parsed.command),
@@ -103,9 +104,9 @@ fn run(args: &[OsString], command: Command) -> Result<(), CommandFailure> {
     }
 }
 
-/// Blanks a literal password out of the argument list and shuts the process off from the others of
-/// this user, and takes the open files that it may have. Runs before anything else does, and before
-/// there is a second thread.
+/// Blanks a literal password out of the argument list, isolates the process from the others
+/// of this user, and raises its limit on open files. Runs before anything else, while there
+/// is only one thread.
 fn secure(
     program: &str,
     args: &[OsString],
@@ -120,7 +121,7 @@ fn secure(
         )));
     }
     if let Err(why) = process::raise_open_files() {
-        // Fewer connections are allowed then, and that is all.
+        // The only effect is that fewer connections are allowed.
         let text = format!("warning: cannot raise the number of open files ({why})");
         say(program, &text);
     }
@@ -129,7 +130,7 @@ fn secure(
     source
 }
 
-/// Prints help and versions as clap has them, but an error in our one line.
+/// Prints help and versions in clap's format, but an error in our one line.
 fn usage_failure(error: &clap::Error, program: &str) -> CommandFailure {
     match error.kind() {
         ErrorKind::DisplayHelp
@@ -145,7 +146,7 @@ fn usage_failure(error: &clap::Error, program: &str) -> CommandFailure {
     }
 }
 
-/// clap's text down to where it repeats the usage.
+/// Returns clap's text up to the point where it repeats the usage.
 fn one_line(text: &str) -> String {
     let lines = text
         .lines()

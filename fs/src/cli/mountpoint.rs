@@ -1,4 +1,4 @@
-//! The mountpoint: checked without side effects as early as possible, claimed at the last moment.
+//! The mountpoint: checked without side effects as early as possible, claimed as late as possible.
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -15,10 +15,10 @@ use crate::mount::{
     table::{MountEntry, MountList},
 };
 
-/// A mount that does not answer within this time is not ours to clear: it may be frozen.
+/// We do not clear a mount that takes longer than this to answer: it may be frozen.
 const PROBE_DEADLINE: Duration = Duration::from_secs(3);
 
-/// Dead mounts of several killed processes can lie on top of each other; more is no accident.
+/// Dead mounts of several killed processes can be stacked; more than this is no accident.
 const MAX_STALE: usize = 8;
 
 /// A directory that can be mounted on.
@@ -32,14 +32,14 @@ pub(super) struct Mountpoint {
 enum State {
     /// An empty directory.
     Ready,
-    /// Not there; its parent is ours.
+    /// The directory is missing; its parent is ours.
     Missing,
     /// A mount of ours whose process has died.
     Stale,
 }
 
 impl Mountpoint {
-    /// Looks at `path` and changes nothing.
+    /// Checks `path` and changes nothing.
     pub(super) fn check(path: &Path) -> Result<Self, CommandFailure> {
         let failed =
             |why: String| CommandFailure::failed(format!("mountpoint {}: {why}", path.display()));
@@ -48,12 +48,12 @@ impl Mountpoint {
         Ok(Self { path, state })
     }
 
-    /// Where, absolute and without symbolic links.
+    /// Returns the path, absolute and without symbolic links.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Makes the directory ready: clears dead mounts of ours, creates it where it is missing.
+    /// Prepares the directory: clears our dead mounts, and creates it if it is missing.
     pub(super) fn claim(mut self) -> Result<ClaimedMountpoint, CommandFailure> {
         let failed = |path: &Path, why: String| {
             CommandFailure::failed(format!("mountpoint {}: {why}", path.display()))
@@ -87,7 +87,7 @@ pub(super) struct ClaimedMountpoint {
 }
 
 impl ClaimedMountpoint {
-    /// Where, absolute and without symbolic links.
+    /// Returns the path, absolute and without symbolic links.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
@@ -103,7 +103,7 @@ impl Drop for ClaimedMountpoint {
     }
 }
 
-/// The absolute path without symbolic links; the last component need not exist.
+/// Returns the absolute path without symbolic links; the last component need not exist.
 pub(super) fn resolve(path: &Path) -> Result<PathBuf, String> {
     match path.canonicalize() {
         Ok(path) => return Ok(path),
@@ -123,7 +123,7 @@ pub(super) fn resolve(path: &Path) -> Result<PathBuf, String> {
 
 fn state(path: &Path) -> Result<State, String> {
     let table = MountList::read().map_err(|e| format!("cannot read the mount table: {e}"))?;
-    // An automount point is made to be mounted on.
+    // An automount point is there to be mounted on.
     if let Some(entry) = table.at(path).filter(|entry| entry.kind != "autofs") {
         if !entry.is_ours() {
             return Err(format!("something else ({}) is mounted there", entry.kind));
@@ -148,7 +148,7 @@ fn state(path: &Path) -> Result<State, String> {
     }
 }
 
-/// True if `user` may take away a dead mount.
+/// Returns true if `user` may remove a dead mount.
 fn may_clear(entry: &MountEntry, user: Uid) -> bool {
     user.is_root() || entry.owner() == Some(user.as_raw())
 }
@@ -171,11 +171,11 @@ fn missing_state(path: &Path) -> Result<State, String> {
     }
 }
 
-/// True when the mount at `path` has lost its process.
+/// Returns true when the mount at `path` has lost its process.
 fn is_dead(path: &Path) -> bool {
     let (sender, receiver) = mpsc::channel();
     let path = path.to_owned();
-    // On a thread of its own: the process behind a live mount may be frozen.
+    // Runs on its own thread: the process behind a live mount may be frozen.
     thread::spawn(move || sender.send(path.metadata().map(drop)));
     match receiver.recv_timeout(PROBE_DEADLINE) {
         Ok(Err(e)) => e.raw_os_error() == Some(libc::ENOTCONN),

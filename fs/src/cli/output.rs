@@ -1,6 +1,6 @@
-//! What the commands print. Nothing else writes to standard output or standard error: the macros of
-//! the standard library panic when a disk is full or nobody reads any more, and a mount must not
-//! end because of a message.
+//! What the commands print. Nothing else writes to standard output or standard error: the standard
+//! library's macros panic when a disk is full or the reader is gone, and a mount must not end
+//! because of a message.
 
 use std::io::{self, ErrorKind, Write};
 
@@ -8,14 +8,14 @@ use tinyp2p_net::model::text::harmless;
 
 use super::CommandFailure;
 
-/// One line on standard error, for people: a notice, a warning or an error. Whatever it
-/// quotes cannot drive a terminal. Where it cannot be written, it is lost: there is no other
-/// place to say so.
+/// Prints one line for people on standard error: a notice, a warning or an error. Nothing in the
+/// text can drive a terminal. A line that cannot be written is lost, since there is no other
+/// place to report it.
 pub(super) fn say(program: &str, text: &str) {
     write_or_lose(io::stderr(), line(program, text).as_bytes());
 }
 
-/// Writes what may be lost: the rest is not worth ending for.
+/// Writes output that may be lost: a failure is not worth exiting for.
 pub(super) fn write_or_lose(mut output: impl Write, bytes: &[u8]) {
     let _ = output.write_all(bytes).and_then(|()| output.flush());
 }
@@ -24,22 +24,22 @@ fn line(program: &str, text: &str) -> String {
     format!("{program}: {}\n", harmless(text))
 }
 
-/// Writes to standard output. That nobody reads it to its end is not an error:
-/// `tinyp2p search | head`.
+/// Writes to standard output. A reader that stops early, as in `tinyp2p search |
+/// head`, is not an error.
 ///
 /// # Errors
-/// Exit code 1: what was asked for cannot be written.
+/// Exit code 1: the requested output cannot be written.
 pub(super) fn print(text: &[u8]) -> Result<(), CommandFailure> {
     print_unless_closed(text).map(|_| ())
 }
 
-/// The same for those who go on writing: false when nobody reads any more.
+/// Does the same for commands that keep writing; returns false once the reader is gone.
 pub(super) fn print_unless_closed(text: &[u8]) -> Result<bool, CommandFailure> {
     let mut output = io::stdout().lock();
     is_read(output.write_all(text).and_then(|()| output.flush()))
 }
 
-/// Prints help and versions as clap lays them out; help that nobody asked for is a message.
+/// Prints help and versions in clap's layout; help that nobody requested is a message.
 pub(super) fn print_help(help: &clap::Error) -> Result<(), CommandFailure> {
     let printed = help.print();
     if help.use_stderr() {

@@ -1,8 +1,7 @@
-//! What this process does first: it keeps the password to itself, and takes the open files it may
-//! have.
+//! The first steps of the process: it hides the password, and raises its limit on open files.
 //!
-//! The argument list, which every user can read, loses the password; core dumps and debuggers
-//! of the same user get nothing at all.
+//! The password is removed from the argument list, which every user can read. Core dumps and
+//! debuggers of the same user get nothing at all.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -13,7 +12,7 @@ use std::os::unix::fs::FileExt;
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
 
 /// Overwrites every argument that equals `secret` with `x`s, where `ps` and `/proc/PID/cmdline`
-/// read them. `args` are the arguments of this process, copied before. To be called before
+/// read them. `args` is an earlier copy of this process's arguments. Must be called before
 /// [`harden`], which locks `/proc/self/mem` for ordinary users.
 pub(super) fn blank_argument(args: &[OsString], secret: &OsStr) -> io::Result<()> {
     let malformed = || io::Error::other("/proc/self/stat has no argument addresses");
@@ -36,8 +35,8 @@ pub(super) fn blank_argument(args: &[OsString], secret: &OsStr) -> io::Result<()
     Ok(())
 }
 
-/// Where the arguments begin and end in memory: fields 48 and 49 of proc_pid_stat(5). The second
-/// field, the program's name, may hold anything but ends with the last `)`.
+/// Returns where the arguments begin and end in memory: fields 48 and 49 of proc_pid_stat(5). The
+/// second field, the program's name, may contain anything but ends with the last `)`.
 fn argument_range(stat: &[u8]) -> Option<(u64, u64)> {
     let close = stat.iter().rposition(|b| *b == b')')?;
     let rest = std::str::from_utf8(&stat[close + 1..]).ok()?;
@@ -45,7 +44,7 @@ fn argument_range(stat: &[u8]) -> Option<(u64, u64)> {
     Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
 }
 
-/// The offsets of the NUL-terminated strings in `text` that equal `secret`.
+/// Returns the offsets of the NUL-terminated strings in `text` that equal `secret`.
 fn offsets(text: &[u8], secret: &[u8]) -> Vec<usize> {
     let mut offset = 0;
     let mut found = Vec::new();
@@ -58,7 +57,7 @@ fn offsets(text: &[u8], secret: &[u8]) -> Vec<usize> {
     found
 }
 
-/// No core dumps, and no other process of this user may look into this one's memory.
+/// Disables core dumps and keeps other processes of this user out of this one's memory.
 pub(super) fn harden() -> io::Result<()> {
     let none = Rlimit {
         current: Some(0),
@@ -69,8 +68,8 @@ pub(super) fn harden() -> io::Result<()> {
     Ok(())
 }
 
-/// Takes as many open files as the system allows this user: each connection needs one, and the
-/// usual soft limit of 1024 is there for programs that use `select(2)`, which this one does not.
+/// Raises the limit on open files to what the system allows this user: each connection needs one.
+/// The usual soft limit of 1024 exists for programs that use `select(2)`, which this one does not.
 pub(super) fn raise_open_files() -> io::Result<()> {
     let limit = rustix::process::getrlimit(Resource::Nofile);
     let raised = Rlimit {

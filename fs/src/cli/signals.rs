@@ -1,4 +1,4 @@
-//! When to stop: on a signal, or when the mount is gone. Stopping takes a bounded time.
+//! When to stop: on a signal, or when the mount is gone. Stopping takes bounded time.
 
 use std::sync::mpsc::Sender;
 use std::thread;
@@ -9,10 +9,10 @@ use signal_hook::iterator::Signals;
 
 use super::CommandFailure;
 
-/// Five seconds are promised; the process needs some of them to come down.
+/// A stop is promised within five seconds; the process needs some of that to shut down.
 const STOP_DEADLINE: Duration = Duration::from_millis(4500);
 
-/// Why to stop.
+/// The reason for a stop.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum StopReason {
     /// SIGTERM, SIGINT or SIGHUP.
@@ -21,11 +21,11 @@ pub(super) enum StopReason {
     Unmounted,
 }
 
-/// Sends the first signal as an [`StopReason`]. The process ends when stopping takes too long, and
+/// Sends the first signal as a [`StopReason`]. The process exits when stopping takes too long, and
 /// at once on a second signal.
 pub(super) fn on_signals(events: Sender<StopReason>) -> Result<(), CommandFailure> {
     let mut wanted = vec![SIGTERM, SIGINT];
-    // nohup(1) has the process ignore it, and means it.
+    // nohup(1) makes the process ignore SIGHUP on purpose.
     if !is_ignored(SIGHUP) {
         wanted.push(SIGHUP);
     }
@@ -39,7 +39,7 @@ pub(super) fn on_signals(events: Sender<StopReason>) -> Result<(), CommandFailur
                 tracing::warn!("stopping took too long");
                 std::process::exit(1);
             });
-            // Nobody listens any more when the command is about to end by itself.
+            // The receiver is gone when the command is about to exit on its own.
             let _ = events.send(StopReason::Signal);
         }
         if signals.next().is_some() {
@@ -53,7 +53,7 @@ pub(super) fn on_signals(events: Sender<StopReason>) -> Result<(), CommandFailur
     Ok(())
 }
 
-/// Reads `SigIgn` of proc_pid_status(5).
+/// Reads the mask `SigIgn` from proc_pid_status(5).
 fn is_ignored(signal: i32) -> bool {
     std::fs::read_to_string("/proc/self/status")
         .ok()

@@ -1,4 +1,4 @@
-//! From options to the configuration of a node, all that can be decided before there is one.
+//! From options to a node's configuration: all decisions that are possible before the node exists.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -17,22 +17,22 @@ use super::options::share;
 use super::options::share::{Private, resolved};
 use super::output::say;
 
-/// Everything that a process which only asks may take in. One answer may have 768 MiB of it,
-/// which are two million matches with paths of 60 bytes in a search, and a million where
-/// they are fetched.
+/// Memory for all answers in a process that only asks. One answer may have 768 MiB of it. That is
+/// two million matches with paths of 60 bytes in a search, and a million when they are fetched.
 const GUEST_ANSWERS: usize = 2 << 30;
 
-/// How a command takes part.
+/// How a command takes part in the network.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Role {
-    /// A full member: serves the current directory and can be dialled.
+    /// A full member, which serves the current directory and can be dialled.
     Member,
-    /// Asks and ends: serves nothing and cannot be dialled, unless an option says otherwise.
+    /// A command that asks and exits: it serves nothing and cannot be dialled, unless an
+    /// option says otherwise.
     Guest,
 }
 
 /// Checks the options against the system and changes nothing. Returns the configuration of the
-/// node, for a password that is read later. `cache_dir` is one that the user named.
+/// node; the password is read later. `cache_dir` is the directory that the user named.
 pub(super) fn prepare(
     options: &NetworkOptions,
     peers: Vec<FirstPeer>,
@@ -51,7 +51,7 @@ pub(super) fn prepare(
         mountpoint: mountpoint.map(Path::to_owned),
         state_dir: Some(resolved(&state_dir)),
         password_file,
-        // Another mount of this user may fill the default one meanwhile.
+        // Another mount of this user may be filling the default one.
         cache_dirs: [cache_dir.map(Path::to_owned), cache::default_directory()]
             .into_iter()
             .flatten()
@@ -98,7 +98,7 @@ pub(super) fn prepare(
     })
 }
 
-/// Whom to begin with, and how to take part in a network of 2004, if at all.
+/// Returns the peers to begin with, and how to join a network of 2004, if at all.
 fn begin_with(
     peers: Vec<FirstPeer>,
     legacy: bool,
@@ -119,7 +119,8 @@ fn begin_with(
     Ok((nodes, legacy.then_some(LegacyConfig { peers: servers })))
 }
 
-/// A guest listens when what was asked of it makes no sense otherwise.
+/// Decides where to listen. A guest listens only when the requested options make
+/// no sense otherwise.
 fn listen(options: &NetworkOptions, role: Role) -> Listen {
     match options.listen {
         Some(address) => Listen::At(address),
@@ -141,7 +142,7 @@ fn state_dir(options: &NetworkOptions) -> Result<PathBuf, CommandFailure> {
     })
 }
 
-/// As the XDG Base Directory Specification has it: a relative path in the variable does not count.
+/// Follows the XDG Base Directory Specification: a relative path in the variable does not count.
 fn default_state_dir(xdg: Option<OsString>, home: Option<PathBuf>) -> Option<PathBuf> {
     xdg.map(PathBuf::from)
         .filter(|path| path.is_absolute())
@@ -149,23 +150,23 @@ fn default_state_dir(xdg: Option<OsString>, home: Option<PathBuf>) -> Option<Pat
         .map(|path| path.join("tinyp2p"))
 }
 
-/// The host's name, made to fit for a member's name.
+/// Returns the host's name, adapted to the rules for a member's name.
 fn host_name() -> String {
     let system = rustix::system::uname();
-    // Linux knows no host name of more than 64 bytes.
+    // Linux allows no host name of more than 64 bytes.
     match parse_name(&system.nodename().to_string_lossy()) {
         Ok(name) => name,
         Err(_) => "node".to_owned(),
     }
 }
 
-/// Makes a password of what was typed.
+/// Converts the typed text to a password.
 pub(super) fn password(text: &str) -> Result<Password, CommandFailure> {
     Password::new(text.to_owned()).map_err(|e| CommandFailure::usage(e.to_string()))
 }
 
-/// A line for each thing that makes the network less safe than people may think: a password that is
-/// easily guessed, and the protocol of 2004.
+/// Prints a warning line for each thing that makes the network less safe than people may think: an
+/// easily guessed password, and the protocol of 2004.
 pub(super) fn warn(options: &NetworkOptions, password: &Password, program: &str) {
     if let Some(warning) = password.weakness() {
         say(program, &format!("warning: {warning}"));

@@ -1,10 +1,10 @@
-//! The Unix socket on which a node shows the other processes of its user what it is doing.
+//! The Unix socket on which a node reports its state to other processes of its user.
 //!
-//! It lies as `PID.sock` in a directory that nobody else can enter. Whoever connects gets the
-//! report as one line of JSON and then the end of the stream, and has nothing to say. One is served
-//! at a time and not for longer than [`DEADLINE`], so that one who does not read holds up no more
-//! than the next. A socket that refuses belonged to a process that was killed; whoever finds it
-//! removes it.
+//! It is `PID.sock` in a directory that nobody else can enter. A client that connects gets the
+//! report as one line of JSON, followed by the end of the stream; it sends nothing. Clients are
+//! served one at a time and for at most [`DEADLINE`], so that a client that does not read only
+//! delays the next one. A socket that refuses connections belonged to a process that was killed;
+//! the client that finds it removes it.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, ErrorKind, Read, Write};
@@ -21,28 +21,28 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockop
 
 use crate::report::status::NodeReport;
 
-/// One exchange ends by then.
+/// Time limit for one exchange.
 const DEADLINE: Duration = Duration::from_secs(1);
 
-/// No report is longer: the bounds of the ledger keep it far below.
+/// Limit on a report; the bounds of the ledger keep every report far below it.
 const MAX_REPLY_BYTES: u64 = 64 << 20;
 
-/// After a connection could not be taken (no file descriptors left, say), none is for this long.
+/// Pause after a connection could not be accepted (no file descriptors left, say).
 const PAUSE: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 200_000_000,
 };
 
-/// The socket of this process. Dropping it removes it.
+/// The socket of this process. Dropping it removes the file.
 pub(super) struct Socket {
     directory: SocketDirectory,
     name: String,
-    /// Closed with this; then the thread ends, if need be after [`DEADLINE`].
+    /// Dropping it ends the thread, at the latest after [`DEADLINE`].
     _alive: UnixStream,
 }
 
 impl Socket {
-    /// Answers with `report` from now on.
+    /// Opens the socket and answers with `report` from now on.
     pub(super) fn open(report: impl Fn() -> NodeReport + Send + 'static) -> io::Result<Self> {
         let mut outcome = Err(ErrorKind::NotFound.into());
         for path in directories() {
@@ -59,7 +59,7 @@ impl Socket {
         report: impl Fn() -> NodeReport + Send + 'static,
     ) -> io::Result<Self> {
         let name = format!("{}.sock", std::process::id());
-        // Nobody finds it before it listens: it would be taken for a dead one.
+        // Hidden until it listens: a client would take it for a dead socket.
         let hidden = format!(".{name}");
         directory.remove(&hidden)?;
         let listener = UnixListener::bind(directory.at(&hidden))?;
@@ -86,7 +86,7 @@ impl Drop for Socket {
     }
 }
 
-/// Until the other end of `end` is closed.
+/// Serves until the other end of `end` is closed.
 fn serve(listener: &UnixListener, end: &UnixStream, report: impl Fn() -> NodeReport) {
     loop {
         let mut both = [
@@ -101,7 +101,7 @@ fn serve(listener: &UnixListener, end: &UnixStream, report: impl Fn() -> NodeRep
             Ok((caller, _)) => send(caller, report().json().as_bytes()),
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(()),
             Err(error) => {
-                // Cut short by the end, which the next round sees.
+                // Cut short when `end` closes, which the next iteration detects.
                 let _ = poll(&mut [PollFd::new(end, PollFlags::IN)], Some(&PAUSE));
                 Err(error)
             }
@@ -125,15 +125,15 @@ fn send(mut caller: UnixStream, mut report: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// What a node answered.
+/// The answer of one node.
 pub(super) struct SocketReply {
     /// The process id of the node.
     pub(super) pid: u32,
-    /// The report and the line that it came in; `None` when there was none in time.
+    /// The report and the line that contained it; `None` when none came in time.
     pub(super) report: Option<(NodeReport, String)>,
 }
 
-/// Asks every node of this user on this machine, all at once. What is left of dead ones is removed.
+/// Asks all nodes of this user on this machine at once. Removes the sockets of dead nodes.
 pub(super) fn ask_all() -> Vec<SocketReply> {
     let directories: Vec<SocketDirectory> = directories()
         .iter()
@@ -157,7 +157,7 @@ pub(super) fn ask_all() -> Vec<SocketReply> {
     })
 }
 
-/// Asks one node; `None` when there is none any more.
+/// Asks one node; `None` if it no longer exists.
 fn ask(directory: &SocketDirectory, name: &str) -> Option<Option<(NodeReport, String)>> {
     let answer = read(&directory.at(name)).and_then(|line| {
         let report = serde_json::from_str(&line).map_err(io::Error::other)?;
@@ -167,11 +167,11 @@ fn ask(directory: &SocketDirectory, name: &str) -> Option<Option<(NodeReport, St
         Ok(answer) => Some(Some(answer)),
         Err(error) => match error.kind() {
             ErrorKind::ConnectionRefused => {
-                // One that cannot be removed is found again the next time.
+                // If it cannot be removed, the next call finds it again.
                 let _ = directory.remove(name);
                 None
             }
-            // It has just stopped.
+            // The node has just stopped.
             ErrorKind::NotFound | ErrorKind::ConnectionReset => None,
             _ => Some(None),
         },
@@ -186,7 +186,7 @@ fn read(path: &Path) -> io::Result<String> {
         SocketFlags::CLOEXEC,
         None,
     )?;
-    // So many may be waiting already that even connecting takes time.
+    // Connecting can take time, too, if many are already waiting.
     sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(left(deadline)?))?;
     rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
     let mut stream = UnixStream::from(socket);
@@ -215,8 +215,8 @@ fn left(deadline: Instant) -> io::Result<Duration> {
     Ok(left)
 }
 
-/// A directory of sockets that belongs to this user alone, held open: nobody can put another in its
-/// place, and however long its path is, a socket's address is short.
+/// A directory of sockets that belongs to this user alone. It is held open, so that nobody can
+/// replace it, and so that a socket's address is short however long its path is.
 struct SocketDirectory {
     handle: OwnedFd,
 }
@@ -252,7 +252,7 @@ impl SocketDirectory {
         }
     }
 
-    /// The process ids and names of the sockets in it.
+    /// Returns the process ids and names of the sockets in it.
     fn sockets(&self) -> Vec<(u32, String)> {
         let Ok(entries) = std::fs::read_dir(self.at(".")) else {
             return Vec::new();
@@ -264,14 +264,15 @@ impl SocketDirectory {
     }
 }
 
-/// Where sockets may lie, best first.
+/// Returns the possible places for sockets, best first.
 fn directories() -> Vec<PathBuf> {
     let uid = rustix::process::geteuid().as_raw();
     let xdg = std::env::var_os("XDG_RUNTIME_DIR");
     places(xdg, OsStr::new("/run/user"), &std::env::temp_dir(), uid)
 }
 
-/// A runtime directory counts if it is this user's: `sudo` may have left another's in the variable.
+/// A runtime directory counts only if it is this user's: `sudo` may have left another
+/// user's in the variable.
 fn places(xdg: Option<OsString>, run: &OsStr, temporary: &Path, uid: u32) -> Vec<PathBuf> {
     let usual = Path::new(run).join(uid.to_string());
     let is_ours = |path: &PathBuf| {

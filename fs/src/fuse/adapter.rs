@@ -1,9 +1,9 @@
-//! The kernel's requests: each is unpacked, handed to the [`Filesystem`], and its answer packed by
-//! [`super::reply`].
+//! The kernel's requests: the adapter unpacks each one and hands it to the [`Filesystem`], and
+//! [`super::reply`] packs the answer.
 //!
-//! What memory knows is answered in the event loop. What needs the network goes to a
-//! [`ThreadPool`], with a deadline that began when the request came. A read is answered by the
-//! download that has its bytes.
+//! The event loop answers what is in memory. Requests that need the network go to a
+//! [`ThreadPool`], with a deadline counted from the arrival of the request. A read is answered by
+//! the download that holds its bytes.
 
 use std::ffi::OsStr;
 use std::io;
@@ -32,12 +32,11 @@ use crate::vfs::inodes::Pages;
 use crate::vfs::{Attr, Filesystem, LookupResult, STATFS_BLOCK};
 use crate::view::Wait;
 
-/// Read requests that the kernel may have under way on its own account. There is one queue for
-/// the whole mount: with fuser's 16, a few readers of a dead member would hold up readahead
-/// for all others.
+/// Background read requests that the kernel may have in flight. There is one queue for the whole
+/// mount: with fuser's 16, a few readers of a dead member would hold up readahead for all others.
 const MAX_BACKGROUND: u16 = 64;
 
-/// Answers these operations with an error, whatever they ask for.
+/// Answers the given operations with an error, whatever their arguments.
 macro_rules! refuse_all {
     ($errno:ident: $($operation:ident($($argument:ty),*) -> $reply:ty;)*) => {
         $(fn $operation(&self, _: &Request, $(_: $argument,)* reply: $reply) {
@@ -46,13 +45,13 @@ macro_rules! refuse_all {
     };
 }
 
-/// Answers what the kernel asks.
+/// Answers the kernel's requests.
 pub(super) struct Adapter {
     pub(super) filesystem: Arc<Filesystem>,
     pub(super) expirer: Option<Expirer>,
     pub(super) busy: Arc<Busy>,
     pub(super) workers: ThreadPool,
-    /// For opens that have to fetch a whole file.
+    /// Workers for opens that have to fetch a whole file.
     pub(super) patient: ThreadPool,
     pub(super) waiting: WaitingLoops,
     pub(super) owner: MountOwner,
@@ -60,7 +59,7 @@ pub(super) struct Adapter {
 
 impl fuser::Filesystem for Adapter {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        // One flag a call: a call with one unknown flag sets none.
+        // One flag per call: a call with one unknown flag sets none.
         if config
             .add_capabilities(InitFlags::FUSE_DO_READDIRPLUS)
             .is_err()
@@ -102,7 +101,7 @@ impl fuser::Filesystem for Adapter {
                     reply.entry_with_ttls(&of_attributes, &of_name, &attr, GENERATION);
                 }
                 LookupResult::Absent { certain: false } => reply.error(Errno::ENOENT),
-                // Inode 0 is an absence that the kernel remembers for as long as the TTL says.
+                // Inode 0 is an absence, which the kernel caches for the TTL.
                 LookupResult::Absent { certain: true } => {
                     reply.entry(&TTL, &owner.attr(Attr::NOTHING), GENERATION);
                 }
@@ -162,7 +161,7 @@ impl fuser::Filesystem for Adapter {
                 fs.readdirplus(handle.0, offset, wait, &mut |entry| {
                     let (ttl, attr) = (ttl(entry.attr), owner.attr(entry.attr));
                     let name = OsStr::from_bytes(entry.name);
-                    // `true` means that it did not fit.
+                    // `true` means that the entry did not fit.
                     !reply.add(attr.ino, entry.next, name, &ttl, &attr, GENERATION)
                 })
             },
@@ -221,7 +220,7 @@ impl fuser::Filesystem for Adapter {
     ) {
         let done = Box::new(move |result: Result<&[u8], Error>| match result {
             Ok(bytes) => reply.data(bytes),
-            // The filesystem has logged it, with the file's name.
+            // The filesystem has already logged it, with the file's name.
             Err(error) => reply.error(Errno::from_i32(errno::errno(&error))),
         });
         let waiting = self.waiting.enter();
@@ -277,9 +276,9 @@ impl fuser::Filesystem for Adapter {
         );
     }
 
-    // The attributes are there when asked for by name and never listed, so that copies do not carry
-    // them along. Nothing is to be flushed, polled for, or sought. After one ENOSYS the kernel does
-    // the rest itself; new `ls -l` would ask for the list of every file.
+    // The attributes can be read by name but are never listed, so that copies do not carry them
+    // along. There is nothing to flush, poll or seek. After one ENOSYS the kernel handles these
+    // operations itself; newer versions of `ls -l` would otherwise request the list of every file.
     refuse_all! { ENOSYS:
         listxattr(INodeNo, u32) -> ReplyXattr;
         flush(INodeNo, FileHandle, LockOwner) -> ReplyEmpty;
@@ -317,8 +316,7 @@ impl fuser::Filesystem for Adapter {
 }
 
 impl Adapter {
-    /// Answers an operation from memory, or else hands it to a worker and lets the event
-    /// loop go on.
+    /// Answers an operation from memory, or else hands it to a worker and frees the event loop.
     fn answer<R, T>(
         &self,
         operation: &'static str,
@@ -331,8 +329,8 @@ impl Adapter {
         self.answer_by(&self.workers, None, operation, reply, ask, pack);
     }
 
-    /// The same, by one of these `workers` if it has to wait; the kernel holds its lock on
-    /// `directory` meanwhile.
+    /// Does the same, but an operation that has to wait runs on one of these `workers`. The kernel
+    /// holds its lock on `directory` during the wait.
     fn answer_by<R, T>(
         &self,
         workers: &ThreadPool,

@@ -1,14 +1,15 @@
-//! The mount as the kernel sees it: this folder alone knows fuser.
+//! The mount as the kernel sees it. Only this folder implements fuser's interface.
 //!
 //! `adapter.rs` unpacks each request and hands it to the [`Filesystem`]; `reply.rs` packs the
 //! answers. Neither decides anything, except who waits.
 //!
-//! fuser calls from a few event-loop threads, and a request that the kernel has handed over cannot
-//! be interrupted, not even by SIGKILL. So what memory knows is answered at once, what needs the
-//! network goes to a [`ThreadPool`] with a deadline that began when the request came, and reads are
-//! answered by the download that has their bytes. Only a small read may fetch what it lacks in an
-//! event loop, and only while enough other loops are free that nothing has to wait for it. A
-//! handler that panics answers EIO, because fuser does so when a reply is dropped.
+//! fuser calls from a few event-loop threads. Once the kernel has handed over a request, nothing
+//! can interrupt it, not even SIGKILL. So requests that need only memory are answered at once,
+//! and those that need the network go to a [`ThreadPool`] with a deadline counted from the
+//! arrival of the request. Reads are answered by the download that holds their bytes. Only a
+//! small read may fetch missing bytes in an event loop, and only while enough other loops are
+//! free that nothing has to wait for it. A handler that panics answers EIO, because fuser does so
+//! when a reply is dropped.
 
 mod adapter;
 mod reply;
@@ -23,27 +24,27 @@ use crate::vfs::Filesystem;
 use adapter::Adapter;
 use reply::MountOwner;
 
-/// Operations that may wait for the network at once. They mostly sleep, and for three
-/// seconds at most.
+/// Operations that may wait for the network at once. They mostly sleep, for at most three seconds.
 const MAX_WORKERS: usize = 64;
 
-/// The same for operations that may take as long as a read: apart, so that they do not take the
-/// threads from all others.
+/// The same limit for operations that may take as long as a read. They have their own threads, so
+/// that they do not take them from all others.
 const MAX_PATIENT_WORKERS: usize = 16;
 
-/// Operations that may wait for a thread. More than this many processes rarely look at one mount.
+/// Operations that may wait for a thread. More processes than this rarely use one mount.
 const MAX_WAITING_OPERATIONS: usize = 1024;
 
 /// Event loops that never wait. Two answer concurrent requests without a wake-up in between
-/// (measured: 30 to 40 us a request against 60 to 75 with one).
+/// (measured: 30 to 40 us per request, against 60 to 75 with one).
 const FREE_LOOPS: usize = 2;
 
-/// Event loops that may wait for a small read. What comes beyond takes the way by another thread.
+/// Event loops that may wait for a small read. Further reads go to another thread.
 const WAITING_LOOPS: usize = 2;
 
-/// `filesystem` as fuser wants it. Everything in the mount belongs to the user of this
-/// process. Members' changes go to `expirer`, if the kernel knows what that is for; `busy` learns
-/// where somebody waits. With `exec`, files are shown as executable that are at their owner.
+/// Wraps `filesystem` in the interface that fuser expects. Everything in the mount belongs to the
+/// user of this process. Members' changes go to `expirer` if the kernel supports expiry; `busy`
+/// records the directories in which a caller waits. With `exec`, files that are executable at their
+/// owner are shown as executable.
 pub fn adapter(
     filesystem: Arc<Filesystem>,
     expirer: Option<Expirer>,
@@ -65,7 +66,8 @@ pub fn adapter(
     }
 }
 
-/// The session settings that belong to [`adapter()`]; mount options and access are the caller's.
+/// Returns the session settings that belong to [`adapter()`]; the caller sets mount
+/// options and access.
 pub fn session_config() -> fuser::Config {
     let mut config = fuser::Config::default();
     config.n_threads = Some(FREE_LOOPS + WAITING_LOOPS);
@@ -73,12 +75,13 @@ pub fn session_config() -> fuser::Config {
     config
 }
 
-/// How many event loops wait, or may come to.
+/// Number of event loops that wait or may wait.
 #[derive(Default)]
 struct WaitingLoops(AtomicUsize);
 
 impl WaitingLoops {
-    /// A place for one event loop, until it is dropped; `None` when the others must stay free.
+    /// Reserves a place for one event loop until it is dropped; `None` when the
+    /// others must stay free.
     fn enter(&self) -> Option<WaitingPlace<'_>> {
         let one_more = |waiting| (waiting < WAITING_LOOPS).then_some(waiting + 1);
         let entered = self

@@ -1,4 +1,4 @@
-//! What the kernel gets: attributes, for how long they hold, and errors.
+//! Replies to the kernel: attributes, how long they stay valid, and errors.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -11,21 +11,21 @@ use tinyp2p_net::model::{FileSize, Kind, Mode, UnixTime};
 use crate::errno::{self, Error};
 use crate::vfs::Attr;
 
-/// How long the kernel may answer from its own memory. A second, as the view's own: together they
-/// bound how old an answer can be (SEMANTICS.md), and much less makes `cp -r` four times slower.
+/// How long the kernel may answer from its cache. One second, as in the view's cache: together they
+/// bound the age of an answer (SEMANTICS.md), and much less makes `cp -r` four times slower.
 pub(super) const TTL: Duration = Duration::from_secs(1);
 
-/// The same for attributes of what was looked up by name: whoever looks each second whether a file
-/// has grown (`tail -f`) is not to see an old size from the kernel's memory.
+/// The same limit for attributes looked up by name: a program that checks every second whether a
+/// file has grown (`tail -f`) must not get an old size from the kernel's cache.
 pub(super) const ATTRIBUTE_TTL: Duration = Duration::from_millis(750);
 
-/// What programs are advised to read at once.
+/// Read size recommended to programs.
 const PREFERRED_READ: u32 = 128 * 1024;
 
-/// A number always stands for the same thing, so one generation does.
+/// An inode number is never reused, so one generation is enough.
 pub(super) const GENERATION: Generation = Generation(0);
 
-/// Every kind of reply can be an error.
+/// Replies of every kind can carry an error.
 pub(super) trait Refuse {
     fn refuse(self, errno: Errno);
 }
@@ -62,7 +62,7 @@ pub(super) fn finish<R: Refuse, T>(
     }
 }
 
-/// Logs a failure and turns it into what the kernel understands.
+/// Logs a failure and converts it into an errno for the kernel.
 fn report(operation: &'static str, error: &Error) -> Errno {
     match errno::level(error) {
         tracing::Level::WARN => tracing::warn!(operation, %error),
@@ -73,7 +73,7 @@ fn report(operation: &'static str, error: &Error) -> Errno {
 }
 
 impl Attr {
-    /// The entry that stands for an absence.
+    /// The entry that represents an absence.
     pub(super) const NOTHING: Self = Self {
         inode: 0,
         kind: Kind::File,
@@ -84,12 +84,12 @@ impl Attr {
     };
 }
 
-/// Whom everything in the mount belongs to.
+/// The owner of everything in the mount.
 #[derive(Clone, Copy)]
 pub(super) struct MountOwner {
     pub(super) uid: u32,
     pub(super) gid: u32,
-    /// Whether programs can be executed, so that it is worth showing which files are some.
+    /// Whether programs can be executed, so that showing executable files is useful.
     pub(super) exec: bool,
 }
 
@@ -117,8 +117,8 @@ impl MountOwner {
             crtime: mtime,
             kind,
             perm,
-            // Of a directory, too: 2 would say that it has no subdirectories, and programs would
-            // believe it.
+            // Directories too: 2 would claim that there are no subdirectories, and
+            // programs would believe it.
             nlink: 1,
             uid: self.uid,
             gid: self.gid,
@@ -129,9 +129,9 @@ impl MountOwner {
     }
 }
 
-/// How long the kernel may go by `attr`. What has no size yet is looked at again by everybody: an
-/// open may have given it one. So is a file that is open: whoever asks again does so to see whether
-/// it has grown.
+/// Returns how long the kernel may cache `attr`. A file of unknown size is not cached: an open
+/// may have determined its size. Nor is an open file: a program that asks again wants to know
+/// whether it has grown.
 pub(super) fn ttl(attr: Attr) -> Duration {
     if attr.size.is_known() && !attr.may_grow {
         TTL
@@ -140,7 +140,7 @@ pub(super) fn ttl(attr: Attr) -> Duration {
     }
 }
 
-/// The same point in time: its seconds have 64 bits, too.
+/// Converts to the same point in time; its seconds have 64 bits, too.
 fn time(at: UnixTime) -> SystemTime {
     let distance = Duration::from_secs(at.seconds().unsigned_abs());
     let whole = if at.seconds() < 0 {

@@ -1,4 +1,4 @@
-//! The adapter on a real mount of a network in memory: what only the kernel can show.
+//! The adapter on a real mount of a network in memory: tests of what only the kernel can show.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read};
@@ -21,7 +21,7 @@ use crate::testing::MemoryNetwork;
 
 const SOON: Duration = Duration::from_secs(30);
 
-/// A mount that goes away with its test.
+/// A mount that is removed with its test.
 struct Mounted {
     network: Arc<MemoryNetwork>,
     ann: Arc<MemoryPeer>,
@@ -130,7 +130,7 @@ fn modes_show_read_and_execute_rights() {
         ["text", "program", "secret", "closed"].map(mode),
         [0o444, 0o555, 0, 0]
     );
-    // This process may be root, which mode bits do not stop.
+    // This process may be root, whom mode bits do not stop.
     let opened = fs::read(mounted.path("secret")).unwrap_err();
     let listed = fs::read_dir(mounted.path("closed")).unwrap_err();
     assert_eq!([&opened, &listed].map(errno_of), [libc::EACCES; 2]);
@@ -143,7 +143,7 @@ fn modes_show_read_and_execute_rights() {
 fn tools_read_a_status_file_whole() {
     let mounted = mount();
     let path = mounted.path(".tinyp2p/status.json");
-    // Longer than one request of the kernel's.
+    // Longer than one of the kernel's requests.
     let name = "n".repeat(400_000);
     mounted.network.join(&name, 2);
     let is_whole = |bytes: &[u8]| {
@@ -290,11 +290,11 @@ fn replaced_file_is_read_anew() {
     let old = File::open(mounted.path("x")).unwrap();
     let mut buffer = [0; 4096];
     old.read_exact_at(&mut buffer, 0).unwrap();
-    // Same size: only its identity shows that it is another file.
+    // Same size: only the identity shows that it is another file.
     mounted.ann.put("x", vec![2; 1 << 20], 2);
     let deadline = Instant::now() + SOON;
     loop {
-        // Old bytes, an error, or new bytes; never some of each.
+        // Old bytes, an error, or new bytes; never a mixture.
         let read = fs::read(mounted.path("x")).unwrap_or_default();
         assert!(read.iter().all(|byte| *byte == *read.first().unwrap_or(&0)));
         if read.first() == Some(&2) {
@@ -367,7 +367,7 @@ fn frozen_member_blocks_no_cached_answer() {
             let _ = done.send(fs::metadata(path).is_ok());
         });
     }
-    // More lookups than event loops are waiting; an open file still answers at once.
+    // More lookups are waiting than there are event loops; an open file still answers at once.
     let begun = Instant::now();
     for _ in 0..100 {
         open.metadata().unwrap();

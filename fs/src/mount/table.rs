@@ -1,5 +1,5 @@
-//! The mount table as `/proc/self/mountinfo` shows it (proc_pid_mountinfo(5)): what is mounted
-//! where, so that nothing is ever cleared or unmounted that is not ours.
+//! The mount table from `/proc/self/mountinfo` (proc_pid_mountinfo(5)). It shows what is mounted
+//! where, so that only our own mounts are ever cleared or unmounted.
 
 use std::io;
 use std::path::Path;
@@ -11,7 +11,8 @@ pub use tinyp2p_net::share::{MountEntry, OUR_MOUNT_TYPE};
 pub struct MountList(Vec<MountEntry>);
 
 impl MountList {
-    /// Reads the table. Touches none of the filesystems in it, so a dead one cannot block it.
+    /// Reads the table. Accesses none of the filesystems in it, so a dead one
+    /// cannot block the call.
     pub fn read() -> io::Result<Self> {
         std::fs::read("/proc/self/mountinfo").map(|text| Self::parse(&text))
     }
@@ -20,8 +21,8 @@ impl MountList {
         Self(MountEntry::all(text).collect())
     }
 
-    /// What is visible at `path`, which must be absolute and free of symbolic links: of several
-    /// mounts stacked there, the uppermost.
+    /// Returns the mount visible at `path`, which must be absolute and free of symbolic links. If
+    /// several mounts are stacked there, that is the uppermost.
     pub fn at(&self, path: &Path) -> Option<&MountEntry> {
         let mut stack = self.0.iter().filter(|entry| entry.mountpoint == path);
         stack
@@ -34,7 +35,7 @@ impl MountList {
             .or_else(|| stack.next_back())
     }
 
-    /// Every mount of this program below `directory`.
+    /// Returns every mount of this program below `directory`.
     pub fn ours_below<'a>(&'a self, directory: &'a Path) -> impl Iterator<Item = &'a MountEntry> {
         self.0
             .iter()

@@ -1,15 +1,15 @@
-//! Sizes, times and names as people read them.
+//! Sizes, times and names, formatted for people.
 
 use bytesize::ByteSize;
 use time::OffsetDateTime;
 use tinyp2p_net::model::escaped;
 
-/// Bytes in the largest unit that they fill.
+/// Formats a number of bytes in the largest unit that it fills.
 pub(crate) fn size(bytes: u64) -> String {
     ByteSize::b(bytes).display().iec().to_string()
 }
 
-/// The two largest units of a time.
+/// Formats a time in its two largest units.
 pub(crate) fn duration(seconds: u64) -> String {
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
     match seconds {
@@ -20,7 +20,7 @@ pub(crate) fn duration(seconds: u64) -> String {
     }
 }
 
-/// [`size`], and all digits where these are more.
+/// Formats like [`size`], and adds the exact digits where there are more of them.
 pub(super) fn exact_size(bytes: u64) -> String {
     let short = size(bytes);
     if bytes < 1024 {
@@ -30,8 +30,8 @@ pub(super) fn exact_size(bytes: u64) -> String {
     }
 }
 
-/// Nanoseconds since 1970 as date and time of day, in UTC. What lies outside of the years that have
-/// four digits is shown in seconds.
+/// Formats nanoseconds since 1970 as date and time of day, in UTC. Times outside the years with
+/// four digits are shown in seconds.
 pub(super) fn moment(nanoseconds: i128) -> String {
     let Ok(moment) = OffsetDateTime::from_unix_timestamp_nanos(nanoseconds) else {
         let seconds = nanoseconds.div_euclid(1_000_000_000);
@@ -43,7 +43,7 @@ pub(super) fn moment(nanoseconds: i128) -> String {
     format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
 }
 
-/// Text that others have a say in, so that it cannot drive a terminal or begin a line of its own.
+/// Escapes text that others influence, so that it cannot drive a terminal or start a new line.
 pub(super) fn shown(text: &str) -> String {
     escaped(text.as_bytes())
 }

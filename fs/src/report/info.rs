@@ -1,6 +1,5 @@
-//! What is shown of one file or directory: the value of the extended attribute `user.tinyp2p.info`
-//! and what `tinyp2p info` makes of it. SEMANTICS.md lists the fields, which are only ever added
-//! to.
+//! The report on one file or directory: the value of the extended attribute `user.tinyp2p.info` and
+//! what `tinyp2p info` prints from it. SEMANTICS.md lists the fields; fields are only ever added.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,10 +7,10 @@ use tinyp2p_net::model::escaped;
 
 use super::format::{exact_size, moment, shown};
 
-/// The kernel takes no longer value of an extended attribute than 64 KiB.
+/// Limit on the value, below the kernel's limit of 64 KiB for an extended attribute.
 pub const MAX_VALUE_BYTES: usize = 60 << 10;
 
-/// All that is known of one thing in a mount.
+/// Everything known about one file or directory in a mount.
 #[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Info {
@@ -23,21 +22,21 @@ pub struct Info {
     pub mtime: i128,
     /// The content root, 64 hexadecimal digits, if it is known.
     pub root: Option<String>,
-    /// Who has it, the one that it is read from first.
+    /// The members that have it; reads prefer the first.
     pub sources: Vec<InfoHolder>,
     /// Bytes of it that this node holds.
     pub cached: u64,
-    /// The names in the same directory that are other contents of the same path.
+    /// Names in the same directory that are other contents of the same path.
     pub conflicts: Vec<String>,
-    /// Those of them that may turn out to be the same content, once both are hashed.
+    /// Those conflicts that may turn out to be the same content, once both are hashed.
     pub comparing: Vec<String>,
 }
 
-/// A member that has it.
+/// A member that has the file.
 #[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct InfoHolder {
-    /// How it is shown.
+    /// The name under which it is shown.
     pub name: String,
     /// The member's peer id, 52 characters.
     pub peer_id: String,
@@ -46,11 +45,11 @@ pub struct InfoHolder {
 }
 
 impl Info {
-    /// One JSON object, of at most [`MAX_VALUE_BYTES`]: of too many sources and conflicts,
-    /// the first ones.
+    /// Returns one JSON object of at most [`MAX_VALUE_BYTES`]. If there are too many sources and
+    /// conflicts, only the first ones are kept.
     pub fn value(mut self) -> String {
         loop {
-            // Strings and numbers only: there is nothing that could fail.
+            // Only strings and numbers: nothing can fail.
             let value = serde_json::to_string(&self).unwrap_or_default();
             if value.len() <= MAX_VALUE_BYTES {
                 return value;
@@ -61,7 +60,7 @@ impl Info {
         }
     }
 
-    /// A few lines for people; `path` as it was given.
+    /// Returns a few lines for people; `path` is printed as it was given.
     pub fn text(&self, path: &[u8]) -> String {
         let mut lines = vec![escaped(path), format!("  kind      {}", shown(&self.kind))];
         if self.kind == "file" {

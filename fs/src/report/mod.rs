@@ -1,4 +1,4 @@
-//! What is shown of a running node and of one file: to people as text, to programs as JSON.
+//! Reports on a running node and on one file: text for people, JSON for programs.
 
 pub(crate) mod format;
 pub mod info;

@@ -1,6 +1,6 @@
-//! What people and programs see of a running node: one text, one JSON object. The object is
-//! what `.tinyp2p/status.json` has and `tinyp2p status --json` prints; SEMANTICS.md lists its
-//! fields.
+//! The report on a running node: one text for people, one JSON object for programs. The object
+//! appears in `.tinyp2p/status.json` and in the output of `tinyp2p status --json`;
+//! SEMANTICS.md lists its fields.
 
 use std::fmt::{self, Write};
 use std::path::{Path, PathBuf};
@@ -10,28 +10,28 @@ use tinyp2p_net::stats::status::{LegacyStatus, MemberStatus, Presence, Status};
 
 use super::format::{duration, shown, size};
 
-/// Where a node is on this machine.
+/// The directories that a node uses on this machine.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct NodeLocation {
-    /// Where it mounts, if it does.
+    /// The mountpoint, if the node mounts.
     pub mountpoint: Option<PathBuf>,
     /// The directory that it shares, if any.
     pub share: Option<PathBuf>,
 }
 
-/// A search in a mount that did not show what was asked for.
+/// A search in a mount that did not show the requested files.
 #[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SearchTrouble {
-    /// The pattern; what is not printable is escaped.
+    /// The pattern, with unprintable characters escaped.
     pub pattern: String,
-    /// What is wrong with it, in words.
+    /// The problem with it, in words.
     pub problem: String,
-    /// Seconds since it was looked at last.
+    /// Seconds since it was last looked at.
     pub seconds: u64,
 }
 
-/// A node's status, with what this machine has to do with it.
+/// A node's status, together with its place on this machine.
 #[derive(Clone, PartialEq, Default, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct NodeReport {
@@ -39,19 +39,19 @@ pub struct NodeReport {
     pub pid: u32,
     /// The version of its program.
     pub version: String,
-    /// Where it mounts; `None` for one that only serves. What is not UTF-8 is replaced.
+    /// The mountpoint; `None` for a node that only serves. Bytes that are not UTF-8 are replaced.
     pub mountpoint: Option<String>,
     /// The directory that it shares.
     pub share: Option<String>,
-    /// Searches in its mount that failed, or found too much, the last one first.
+    /// Searches in its mount that failed or found too much, the latest first.
     pub searches: Vec<SearchTrouble>,
-    /// What it does in its network.
+    /// The state of the node in its network.
     #[serde(flatten)]
     pub status: Status,
 }
 
 impl NodeReport {
-    /// The report of a node that runs in this process.
+    /// Creates the report of a node that runs in this process.
     pub fn new(place: NodeLocation, status: Status) -> Self {
         let text = |path: PathBuf| Path::to_string_lossy(&path).into_owned();
         Self {
@@ -64,20 +64,20 @@ impl NodeReport {
         }
     }
 
-    /// The same with what went wrong in searches.
+    /// Adds the searches that went wrong.
     pub fn with_searches(self, searches: Vec<SearchTrouble>) -> Self {
         Self { searches, ..self }
     }
 
-    /// One JSON object on one line, with the line's end.
+    /// Returns one JSON object on one line, with a trailing newline.
     pub fn json(&self) -> String {
-        // Strings and numbers only: there is nothing that could fail.
+        // Only strings and numbers: nothing can fail.
         let mut line = serde_json::to_string(self).unwrap_or_default();
         line.push('\n');
         line
     }
 
-    /// A few lines for people.
+    /// Returns a few lines for people.
     pub fn text(&self) -> String {
         let mut text = String::new();
         // Writing to a String cannot fail.
@@ -199,7 +199,7 @@ fn write_member(out: &mut String, member: &MemberStatus, width: usize) -> fmt::R
     }
 }
 
-/// By what others can call it, and whom it knows.
+/// Says how programs of 2004 can reach the node, and which of them it knows.
 fn called(legacy: &LegacyStatus) -> String {
     let mut text = match legacy.urls.first() {
         Some(url) => format!(" as {}", shown(url)),
@@ -212,7 +212,7 @@ fn called(legacy: &LegacyStatus) -> String {
     text
 }
 
-/// That nothing is shared for now.
+/// Says that nothing is shared at the moment.
 fn problem(status: &Status) -> String {
     let problem = status.share_problem.as_deref();
     problem.map_or_else(String::new, |why| {
@@ -228,7 +228,7 @@ fn refused(pieces: u64) -> String {
     }
 }
 
-/// As much of a peer id as distinguishes the members of one network.
+/// Returns enough of a peer id to distinguish the members of one network.
 fn short(peer_id: &str) -> String {
     shown(peer_id).chars().take(8).collect()
 }
@@ -397,7 +397,7 @@ box (node yzyzyzyz, pid 7, port 15204, up 1 d 1 h)
         assert_eq!(report.status.members[0].name, "ann");
     }
 
-    /// Every field by its path; `[]` is any element.
+    /// Collects the path of every field; `[]` is any element.
     fn fields(value: &serde_json::Value, path: &str, into: &mut Vec<String>) {
         match value {
             serde_json::Value::Object(object) => {

@@ -1,10 +1,10 @@
 //! Searches of the whole network, as directories: what `.tinyp2p/search/REGEX/` shows.
 //!
-//! Looking at such a directory asks all members once, under the operation's deadline, and what has
-//! come by then counts. The outcome is kept for a few seconds, for those who go through it and look
-//! its names up one by one. One search is under way once at a time for all who want it, and few are
-//! at once, so that searches leave the members time for everybody else. Patterns that are not
-//! understood, and searches that found too much, are remembered for the status.
+//! Reading such a directory asks all members once, under the operation's deadline, and the answers
+//! that arrive by then count. The result is kept for a few seconds, for programs that walk it and
+//! look up its names one by one. A search runs only once at a time for all who want it, and few run
+//! at once, so that searches leave the members time for everybody else. Invalid patterns, and
+//! searches that found too much, are remembered for the status.
 
 mod names;
 
@@ -25,29 +25,29 @@ use crate::report::status::SearchTrouble;
 use crate::view::{Wait, directory};
 pub use names::Match;
 
-/// How long an outcome counts: long enough to go through a directory, short enough for a second
-/// look to show what is new.
+/// How long a result holds: long enough to walk a directory, short enough for a second look to show
+/// what is new.
 const KEPT: Duration = Duration::from_secs(5);
 
-/// The most files that one search shows.
+/// The maximum number of files that one search shows.
 const MAX_MATCHES: usize = 65_536;
 
-/// The most bytes that all outcomes in memory hold together: one of the largest with paths of usual
-/// length. One is kept whatever its size, which the budget of answers bounds.
+/// The maximum number of bytes that all results in memory hold together: one of the largest, with
+/// paths of usual length. One is kept whatever its size, which the budget of answers bounds.
 const MAX_BYTES: usize = 32 << 20;
 
-/// Searches that are under way at once; further ones wait for their turn.
+/// Searches that run at once; further ones wait for their turn.
 const MAX_RUNNING: usize = 2;
 
-/// The last troubles that the status shows.
+/// The maximum number of recent problems that the status shows.
 const MAX_TROUBLES: usize = 16;
 
-/// What one search found. Never changes.
+/// What one search found. Immutable.
 #[derive(Debug, Default)]
 pub struct SearchResult {
     /// The files, sorted by the names under which they are shown.
     pub files: Vec<Match>,
-    /// True if everybody has named everything.
+    /// True if every member has named everything.
     pub is_all: bool,
     /// When it was made, nanoseconds since 1970.
     pub made: i64,
@@ -57,7 +57,7 @@ pub struct SearchResult {
 
 impl SearchResult {
     fn bytes(&self) -> usize {
-        // An outcome without files takes room, too.
+        // A result without files takes room, too.
         EMPTY + self.held.iter().map(Reservation::bytes).sum::<usize>()
     }
 
@@ -68,7 +68,7 @@ impl SearchResult {
     }
 }
 
-/// What an outcome takes beside its files.
+/// What a result takes beyond its files.
 const EMPTY: usize = 1024;
 
 /// The searches of one mount.
@@ -79,7 +79,7 @@ pub struct Searches {
     running: SingleFlight<Arc<str>, Result<Arc<SearchResult>, Error>>,
 }
 
-/// What is remembered, apart, so that it can make room.
+/// The results that are remembered, kept apart so that they can make room.
 #[derive(Default)]
 struct SearchMemory(Mutex<State>);
 
@@ -102,7 +102,7 @@ impl Relieve for SearchMemory {
 #[derive(Default)]
 struct State {
     outcomes: HashMap<Arc<str>, (Instant, Arc<SearchResult>)>,
-    /// Counts [`Searches::invalidate`], so that an answer that was under way meanwhile is not kept.
+    /// Counts [`Searches::invalidate`], so that an answer under way at that time is not kept.
     invalidations: u64,
     troubles: VecDeque<NotedTrouble>,
 }
@@ -114,7 +114,8 @@ struct NotedTrouble {
 }
 
 impl Searches {
-    /// Searches in `network`; files are read from `preferred` first when several members have them.
+    /// Creates the searches in `network`. Files are read from `preferred` first when several
+    /// members have them.
     pub fn new(network: Arc<dyn Network>, preferred: Option<PeerId>) -> Self {
         let state = Arc::new(SearchMemory::default());
         let keeper = Arc::downgrade(&state);
@@ -127,8 +128,8 @@ impl Searches {
         }
     }
 
-    /// `name` as a pattern, if it is one; if not, the status says why. Takes some 30 ms at worst:
-    /// patterns are refused once they grow too large.
+    /// Returns `name` as a pattern, if it is one; if not, the status says why. Takes some 30 ms at
+    /// worst: patterns that grow too large are rejected.
     pub fn pattern(&self, name: &[u8]) -> Option<Arc<str>> {
         let problem = match std::str::from_utf8(name) {
             Err(_) => "it is not UTF-8".to_owned(),
@@ -143,7 +144,7 @@ impl Searches {
         None
     }
 
-    /// What `pattern` finds.
+    /// Returns what `pattern` finds.
     pub fn find(&self, pattern: &Arc<str>, wait: Wait) -> Result<Arc<SearchResult>, Error> {
         if let Some(matches) = self.remembered(pattern) {
             return Ok(matches);
@@ -152,7 +153,7 @@ impl Searches {
             return Err(Error::NeedsNetwork);
         };
         let ask = || match self.remembered(pattern) {
-            // Another one has just made it.
+            // Another thread has just made it.
             Some(matches) => Ok(matches),
             None => {
                 let begun = self.state.0.lock().invalidations;
@@ -171,7 +172,7 @@ impl Searches {
         (came.elapsed() < KEPT).then(|| Arc::clone(matches))
     }
 
-    /// Ends what is known if `path` is part of it: the next look asks the network.
+    /// Invalidates the results that contain `path`: the next look asks the network.
     pub fn invalidate(&self, path: &RelPath) {
         let mut state = self.state.0.lock();
         state.invalidations += 1;
@@ -184,7 +185,7 @@ impl Searches {
         drop(gone);
     }
 
-    /// What went wrong lately, the last one first.
+    /// Returns what went wrong recently, the last one first.
     pub fn troubles(&self) -> Vec<SearchTrouble> {
         let state = self.state.0.lock();
         let troubles = state.troubles.iter().rev();
@@ -232,7 +233,7 @@ impl Searches {
         let bytes: usize = files.iter().map(weight).sum();
         let all: usize = held.iter().map(Reservation::bytes).sum();
         for held in &mut held {
-            // Each as much of what is left as it had of what came.
+            // Each keeps the same share of the rest as it had of the whole.
             let its = held.bytes() as u128 * bytes as u128 / all.max(1) as u128;
             held.shrink_to(usize::try_from(its).unwrap_or(usize::MAX));
         }
@@ -246,7 +247,7 @@ impl Searches {
         }))
     }
 
-    /// Remembers an outcome, and no more of others than fits beside it.
+    /// Remembers a result, and of the others only as many as fit beside it.
     fn keep(&self, pattern: &Arc<str>, matches: &Arc<SearchResult>, begun: u64) {
         let now = Instant::now();
         let mut state = self.state.0.lock();

@@ -1,10 +1,9 @@
-//! What several members found -> one flat directory, in which every file differs in name from all
-//! others.
+//! What several members found -> one flat directory, in which every file has a different name.
 //!
 //! Pure, and the same on every node that gets the same answers. Contents are distinguished and
-//! named as in the merged tree ([`merge`]). Then each file is shown under its own name there if no
-//! other that was found has it, or if it lies in the root; otherwise the directory that it lies in
-//! stands in parentheses behind it: `01 (Artist - Album).ogg`. Should that be taken, too, a digest
+//! named as in the merged tree ([`merge`]). Then a file is shown under its own name there if
+//! it lies in the root or no other file found has that name. Otherwise the directory that it
+//! lies in follows in parentheses: `01 (Artist - Album).ogg`. If that is taken, too, a digest
 //! makes the difference.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -19,7 +18,7 @@ use crate::view::fair_share::share_fairly;
 use crate::view::merge;
 use crate::view::merge::Item;
 
-/// What stands for the beginning of a path that is too long.
+/// Replaces the beginning of a path that is too long.
 const CUT: &str = "\u{2026}";
 
 /// One file that was found.
@@ -37,9 +36,9 @@ pub(super) type MatchesByMember = Vec<(Arc<MemberRef>, Vec<(RelPath, Attributes)
 /// What each member has in one directory.
 type Listings = Vec<(Arc<MemberRef>, Vec<Entry>)>;
 
-/// At most `max` files, of each member as many as of any other and the first ones by path, sorted
-/// by the names under which they are shown; and whether those are all. `preferred` comes first
-/// among the sources of what it has.
+/// Returns at most `max` files, sorted by the names under which they are shown, and whether those
+/// are all. Each member contributes as many as any other, the first ones by path. `preferred` comes
+/// first among the sources of what it has.
 pub(super) fn flat(
     found: MatchesByMember,
     preferred: Option<PeerId>,
@@ -66,7 +65,7 @@ pub(super) fn flat(
     (named(files), cut.is_empty())
 }
 
-/// The same, sorted by directory.
+/// Sorts the same by directory.
 fn by_directory(found: MatchesByMember) -> BTreeMap<RelPath, Listings> {
     let mut directories: BTreeMap<RelPath, Listings> = BTreeMap::new();
     for (member, files) in found {
@@ -87,8 +86,7 @@ fn by_directory(found: MatchesByMember) -> BTreeMap<RelPath, Listings> {
     directories
 }
 
-/// Gives each of the files, which come with their directories and sorted by them, a name
-/// of its own.
+/// Gives each of the files a name of its own. They come with their directories, sorted by them.
 fn named(files: Vec<(RelPath, Match)>) -> Vec<Match> {
     let mut count: HashMap<Name, usize> = HashMap::new();
     for (_, file) in &files {
@@ -115,7 +113,7 @@ fn named(files: Vec<(RelPath, Match)>) -> Vec<Match> {
     shown
 }
 
-/// `music/Artist/Album` -> `music - Artist - Album`, or the end of it, which says more
+/// `music/Artist/Album` -> `music - Artist - Album`, or its end, which says more
 /// than its beginning.
 fn label(directory: &RelPath) -> Vec<u8> {
     let components: Vec<&[u8]> = directory.components().collect();
@@ -125,7 +123,7 @@ fn label(directory: &RelPath) -> Vec<u8> {
     }
     let is_inside = |byte: &u8| byte & 0b1100_0000 == 0b1000_0000;
     let from = label.len() - (MAX_MARK_BYTES - CUT.len());
-    // A character of UTF-8 has at most three bytes behind its first.
+    // A UTF-8 character has at most three bytes after its first.
     let inside = label[from..].iter().take(3).take_while(|b| is_inside(b));
     [CUT.as_bytes(), &label[from + inside.count()..]].concat()
 }
@@ -162,7 +160,7 @@ mod tests {
         (path, attributes)
     }
 
-    /// What one member's files are shown as: name and path of each.
+    /// Returns how one member's files are shown: the name and path of each.
     fn shown(paths: &[&str]) -> Vec<(String, String)> {
         let files = paths.iter().map(|path| file(path.as_bytes(), 1)).collect();
         let (files, is_all) = flat(vec![(member(1), files)], None, 1000);

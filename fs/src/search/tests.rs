@@ -114,7 +114,7 @@ fn cut_search_is_reported_in_the_status() {
     let trouble = &searches.troubles()[0];
     assert_eq!(trouble.pattern, ".");
     assert!(trouble.problem.contains("more files than"), "{trouble:?}");
-    // There are bytes for one such outcome, the last one.
+    // There is room for only one such result, the last one.
     searches.find(&pattern("^0*1$"), within(SOON)).unwrap();
     let first = searches.find(&pattern("."), Wait::No);
     assert!(matches!(first, Err(Error::NeedsNetwork)));

@@ -21,14 +21,14 @@ pub struct Attr {
     pub size: FileSize,
     /// When the content was last modified.
     pub mtime: UnixTime,
-    /// True for a file that somebody has open: it may have grown a moment later.
+    /// True for a file that somebody has open: it may grow at any moment.
     pub may_grow: bool,
 }
 
 /// What a lookup found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LookupResult {
-    /// It is there, and has been counted as assigned to the kernel.
+    /// It exists, and counts as assigned to the kernel.
     Found(Attr),
     /// Nobody who answered has it.
     Absent {
@@ -42,7 +42,7 @@ pub enum LookupResult {
 pub struct DirectoryEntry<'a> {
     /// The entry's name, one component.
     pub name: &'a [u8],
-    /// The offset of the entry behind it.
+    /// The offset of the next entry.
     pub next: u64,
     /// What a `stat` of it shows.
     pub attr: Attr,
@@ -57,7 +57,7 @@ pub struct Statistics {
     pub files: u64,
 }
 
-/// A reader's callback: the bytes that it asked for, fewer only at the end of the file.
+/// A reader's callback: it gets the requested bytes, fewer only at the end of the file.
 pub type ReadDone = Box<dyn FnOnce(Result<&[u8], Error>) + Send>;
 
 impl Attr {

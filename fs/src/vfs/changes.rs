@@ -1,4 +1,4 @@
-//! What becomes of a member's changes: what is remembered ends, and the kernel asks again.
+//! What a member's changes cause: remembered answers end, and the kernel asks again.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +12,7 @@ use crate::kernel_cache::Expirer;
 
 impl ChangeListener for Filesystem {
     fn news(&self, member: PeerId, change: &News) {
-        // First here: the kernel may ask again at once.
+        // This comes first: the kernel may ask again at once.
         self.view.apply(member, change);
         self.trees.apply(member, change);
         if let (News::Changed(changes), Some(expirer)) = (change, self.expirer.get()) {
@@ -22,8 +22,8 @@ impl ChangeListener for Filesystem {
 }
 
 impl Filesystem {
-    /// Expires the names of all that may have changed, in directories that the kernel knows. What
-    /// lies below them shows when they are looked up again.
+    /// Expires all names that may have changed, in directories that the kernel knows. Whatever lies
+    /// below them is checked when they are looked up again.
     fn expire(&self, member: PeerId, changes: &[Change], expirer: &Expirer) {
         let mut names: BTreeMap<RelPath, BTreeSet<Name>> = BTreeMap::new();
         for (directory, name) in changes.iter().filter_map(|change| change.path.split()) {
@@ -42,7 +42,7 @@ impl Filesystem {
                 expirer.expire(member, *own, name.clone());
             }
             let Some(parent) = parent else { continue };
-            // What one name means decides under which other names its conflicts are shown.
+            // The meaning of one name determines the names under which its conflicts are shown.
             let shown = self.view.conflicts_of(&directory, &names);
             names.extend(shown);
             for name in names {

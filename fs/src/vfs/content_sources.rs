@@ -1,4 +1,4 @@
-//! Who can be asked for the bytes of a content, whoever wants them: a mount, or `get`.
+//! Who can be asked for the bytes of a content, on behalf of a mount or of `get`.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -10,11 +10,11 @@ use tinyp2p_net::protocol::wire::MAX_SMALL_FILE;
 
 use crate::network::Network;
 
-/// Members who are asked at most whether they have kept blocks of a file.
+/// The maximum number of members that are asked whether they have kept blocks of a file.
 const MAX_SUPPLIERS: usize = 16;
 
-/// The holders of the content of a file at `path` and, if its `root` is known, members who may have
-/// kept blocks of it. `this_node` is read from its own disk.
+/// Returns the holders of the content of a file at `path` and, if its `root` is known, members that
+/// may have kept blocks of it. `this_node` is read from its own disk.
 pub fn of_content(
     network: &dyn Network,
     this_node: Option<PeerId>,
@@ -42,7 +42,7 @@ pub fn of_content(
         };
         let others = network.peers().into_iter().filter(is_other);
         let mut others: Vec<Arc<dyn Peer>> = others.collect();
-        // Other ones for each content, so that in a large network nobody is never asked.
+        // Different ones for each content, so that in a large network everybody is asked at times.
         let salt = root.as_bytes()[0];
         others.sort_by_key(|peer| peer.id().as_bytes().map(|byte| byte ^ salt));
         let others = others.into_iter().take(MAX_SUPPLIERS);

@@ -1,14 +1,14 @@
-//! `.tinyp2p/` in the root of the mount: never listed there, but there when asked for by name, so
-//! that `find`, `cp -r` and indexers do not come across it.
+//! `.tinyp2p/` in the root of the mount: never listed there, but found by name, so that `find`,
+//! `cp -r` and indexers do not come across it.
 //!
-//! What it is made of: three directories, of which the members' trees and the searches hang (the
-//! filesystem has those, they need the network), a directory for each pattern that the kernel
-//! knows, and files. Files are made when they are looked up, from what this node knows, without
-//! asking anybody. As everywhere in the mount, an inode is one content: each state of a file has a
-//! number of its own, which is never used again, and is kept for as long as the kernel knows it. So
-//! the size that a `stat` shows is right, and an open file stays as it is. (A size of 0, as files
-//! in `/proc` have, would do for most programs, but not for those that copy by `sendfile`: the
-//! kernel takes the size at its word.)
+//! It consists of three directories, a directory for each pattern that the kernel knows, and files.
+//! The members' trees and the searches hang off the three directories; the filesystem has those,
+//! because they need the network. A file is generated when it is looked up, from what this node
+//! knows, without asking anybody. As everywhere in the mount, an inode is one content: each state
+//! of a file has its own number, which is never reused, and is kept for as long as the kernel knows
+//! it. So the size that a `stat` shows is right, and an open file stays as it is. (A size of 0, as
+//! files in `/proc` have, would do for most programs, but not for those that copy by `sendfile`:
+//! the kernel takes the size at its word.)
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ use crate::report::status::{NodeLocation, NodeReport};
 use crate::search::Searches;
 use crate::view::{RESERVED, View};
 
-/// The number of the directory; those of files follow. Other inodes and handles are counted from
+/// The number of the directory; those of its files follow. Other inodes and handles count up from
 /// below and never get here.
 const DIRECTORY: u64 = 1 << 62;
 
@@ -66,7 +66,7 @@ pub struct Hidden {
     states: Mutex<States>,
 }
 
-/// The states of files, and the patterns, that the kernel knows, by their numbers.
+/// The file states and the patterns that the kernel knows, by their numbers.
 struct States {
     by_number: HashMap<u64, State>,
     patterns: HashMap<Arc<str>, u64>,
@@ -83,11 +83,11 @@ struct State {
 #[derive(Clone)]
 enum ControlContent {
     File(Arc<[u8]>),
-    /// A directory of what it finds.
+    /// A directory of what the pattern finds.
     Pattern(Arc<str>),
 }
 
-/// True for numbers of inodes, and handles of open files, that are the business of [`Hidden`].
+/// Returns true for inode numbers and handles of open files that belong to [`Hidden`].
 pub fn is_hidden(number: u64) -> bool {
     number >= DIRECTORY
 }
@@ -108,12 +108,12 @@ impl Hidden {
         }
     }
 
-    /// True if `name` in `parent` is the business of this one.
+    /// Returns true if `name` in `parent` belongs to this directory.
     pub fn has(&self, parent: u64, name: &[u8]) -> bool {
         is_hidden(parent) || (parent == ROOT && name == RESERVED)
     }
 
-    /// What the directory `number` is a list of.
+    /// Returns what the directory `number` lists.
     pub fn listed(&self, number: u64) -> Result<DirectoryKind, Error> {
         match number {
             DIRECTORY | SEARCHES => Ok(DirectoryKind::Own),
@@ -125,8 +125,8 @@ impl Hidden {
         }
     }
 
-    /// Finds what [`Hidden::has`] in a directory of its own, or in the root. A file is made anew
-    /// each time. What is found counts as assigned to the kernel.
+    /// Finds what [`Hidden::has`], in a directory of its own or in the root. Generates a file again
+    /// on each lookup. Counts what it finds as assigned to the kernel.
     pub fn lookup(&self, parent: u64, name: &[u8]) -> Result<LookupResult, Error> {
         let absent = LookupResult::Absent { certain: true };
         match parent {
@@ -146,7 +146,7 @@ impl Hidden {
         }
     }
 
-    /// What is shown of the node.
+    /// Returns the report that the status files show.
     fn report(&self) -> NodeReport {
         let report = NodeReport::new(self.location.clone(), self.network.status());
         report.with_searches(self.searches.troubles())
@@ -157,13 +157,13 @@ impl Hidden {
             ControlEntry::Directory(number) => return self.attr(number),
             ControlEntry::File(make) => make,
         };
-        // Outside of the lock.
+        // Without holding the lock.
         let content = ControlContent::File(make(self).into_bytes().into());
         let mut states = self.states.lock();
         Ok(states.add(content))
     }
 
-    /// A pattern keeps its number for as long as the kernel knows it.
+    /// Assigns the number of a pattern, which keeps it for as long as the kernel knows it.
     fn tell_pattern(&self, pattern: Arc<str>) -> Attr {
         let mut states = self.states.lock();
         if let Some(number) = states.patterns.get(&pattern).copied()
@@ -177,7 +177,7 @@ impl Hidden {
         attr
     }
 
-    /// The kernel forgets what was assigned to it `count` times.
+    /// Takes back `count` assignments that the kernel has forgotten.
     pub fn forget(&self, number: u64, count: u64) {
         let mut states = self.states.lock();
         if let Some(state) = states.by_number.get_mut(&number) {
@@ -191,7 +191,7 @@ impl Hidden {
         }
     }
 
-    /// What a `stat` shows.
+    /// Returns what a `stat` shows.
     pub fn attr(&self, number: u64) -> Result<Attr, Error> {
         if matches!(number, DIRECTORY | MEMBERS | SEARCHES) {
             return Ok(Attr {
@@ -206,8 +206,8 @@ impl Hidden {
         Ok(self.state(number)?.attr(number))
     }
 
-    /// The directory above `number`, which is one of the program's own; that is the root
-    /// for the uppermost.
+    /// Returns the directory above `number`, which is one of the program's own. For the topmost
+    /// one, that is the root.
     pub fn parent(&self, number: u64) -> u64 {
         match number {
             DIRECTORY => ROOT,
@@ -216,9 +216,8 @@ impl Hidden {
         }
     }
 
-    /// Hands the entries of the directory `number`, except `.` and `..`, to `emit`, from `offset`
-    /// on, until it has no room for one. The list of the searches is empty: there is one for
-    /// whatever one asks.
+    /// Passes the entries of the directory `number`, except `.` and `..`, to `emit`, from `offset`
+    /// on, until one does not fit. The list of searches is empty: every pattern has a directory.
     pub fn list(
         &self,
         number: u64,
@@ -241,7 +240,7 @@ impl Hidden {
         Ok(())
     }
 
-    /// Opens a file. Its number is the handle, too: the kernel does not forget what is open.
+    /// Opens a file. Its number is also the handle: the kernel does not forget an open file.
     pub fn open(&self, number: u64) -> Result<u64, Error> {
         match self.attr(number)?.kind {
             Kind::File => Ok(number),

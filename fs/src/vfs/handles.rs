@@ -1,8 +1,8 @@
 //! Open files and open directories, by the handle that the kernel holds.
 //!
-//! Each open file has a download of its own, so that several readers of one file do not disturb one
-//! another. An open directory keeps the state that its reader began with, because the kernel goes
-//! through it by offset, in many requests, and may ask for the same offset twice.
+//! Each open file has its own download, so that several readers of one file do not disturb one
+//! another. An open directory keeps the state that its reader began with, because the kernel walks
+//! it by offset, in many requests, and may ask for the same offset twice.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,71 +18,71 @@ use crate::network::MemberRef;
 use crate::search::SearchResult;
 use crate::view::MergedDirectory;
 
-/// A file that somebody reads.
+/// A file that is open for reading.
 pub struct OpenFile {
     /// The number of its inode.
     pub number: u64,
     /// Its path at the member that it is read from.
     pub path: RelPath,
-    /// What is read.
+    /// The content that is read.
     pub content: Arc<OpenContent>,
-    /// Where its bytes come from, and what they are of.
+    /// The download of its bytes, and the state that it is of.
     pub download: Mutex<(ContentState, Arc<Download>)>,
 }
 
-/// A directory that somebody goes through.
+/// A directory that is open for reading.
 pub struct OpenDirectory {
     /// The number of its inode.
     pub number: u64,
-    /// What is in it.
+    /// What kind of directory it is.
     pub what: DirectoryKind,
-    /// What its reader sees; taken when the first entry is asked for.
+    /// The state that its reader sees, taken when the first entry is requested.
     pub snapshot: Mutex<Option<DirectorySnapshot>>,
-    /// What its reader will get next.
+    /// The entries that its reader will get next.
     pub ahead: Mutex<UpcomingEntries>,
 }
 
-/// The numbers of entries that the reader of a directory will most likely ask for next. They count
-/// as assigned from the moment on in which they are put here.
+/// The numbers of entries that the reader of a directory will most likely request next. They count
+/// as assigned from the moment they are put here.
 #[derive(Default)]
 pub struct UpcomingEntries {
-    /// How many entries lie before what the reader will ask for.
+    /// How many entries precede the reader's next request.
     pub reached: usize,
-    /// How many of them came with the last answer.
+    /// How many of them came with the last reply.
     pub last: usize,
-    /// Those of the entries from `reached` on; `None` for one that cannot be named.
+    /// The numbers of the entries from `reached` on; `None` for an entry that cannot be named.
     pub numbers: Vec<Option<u64>>,
-    /// True if the reader has come by an entry that cannot be named.
+    /// True if the reader has passed an entry that cannot be named.
     pub has_left_out: bool,
-    /// True once nobody will ask any more.
+    /// True once there will be no more requests.
     pub is_closed: bool,
 }
 
 /// The kinds of directories.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum DirectoryKind {
-    /// One of a tree, by its path there.
+    /// A directory of a tree, by its path there.
     Tree(Vantage, RelPath),
-    /// One of the program's own that is listed from memory.
+    /// One of the program's own directories, listed from memory.
     Own,
     /// The list of members, each a directory.
     Members,
-    /// What this pattern finds.
+    /// The files that this pattern finds.
     Found(Arc<str>),
 }
 
 /// One state of a directory.
 #[derive(Clone)]
 pub enum DirectorySnapshot {
-    /// Of one of a tree.
+    /// A directory of a tree.
     Directory(Arc<MergedDirectory>),
-    /// Of the members.
+    /// The list of members.
     Members(Arc<[MemberRef]>),
-    /// Of what a search found.
+    /// The result of a search.
     Found(Arc<SearchResult>),
 }
 
-/// Open things by handle. A handle is never used again.
+/// Open files or directories by handle. A handle is never reused.
 pub struct Handles<T> {
     open: Mutex<HashMap<u64, Arc<T>>>,
     next: AtomicU64,
@@ -98,7 +98,7 @@ impl<T> Default for Handles<T> {
 }
 
 impl<T> Handles<T> {
-    /// A handle for `thing`.
+    /// Returns a new handle for `thing`.
     pub fn insert(&self, thing: T) -> u64 {
         let handle = self.next.fetch_add(1, Ordering::Relaxed);
         self.open.lock().insert(handle, Arc::new(thing));
@@ -110,12 +110,12 @@ impl<T> Handles<T> {
         self.open.lock().get(&handle).cloned()
     }
 
-    /// Closes `handle`. The thing goes when its last user does, never under the lock.
+    /// Closes `handle`. The last user of the thing drops it, never under the lock.
     pub fn remove(&self, handle: u64) -> Option<Arc<T>> {
         self.open.lock().remove(&handle)
     }
 
-    /// All that is open now.
+    /// Returns everything that is open now.
     pub fn all(&self) -> Vec<Arc<T>> {
         self.open.lock().values().cloned().collect()
     }

@@ -1,8 +1,8 @@
-//! The trees of single members, each as a [`View`] of a network that has nobody else in it: what
-//! makes the merged tree fresh, bounded and honest about silence does the same for one member's.
+//! The trees of single members, each as a [`View`] of a network that has nobody else in it. What
+//! keeps the merged tree fresh, bounded and honest about silence does the same for one member's.
 //!
-//! A view is made when somebody looks into the member's tree and goes when nobody has for a while.
-//! It holds nothing but what can be asked for again, so it may go at any time.
+//! A view is created when somebody looks into the member's tree and dropped when nobody has for a
+//! while. It holds only what can be fetched again, so it may be dropped at any time.
 
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -21,12 +21,12 @@ use crate::network::MemberRef;
 use crate::network::Network;
 use crate::view::View;
 
-/// A view that nobody has used for this long goes when another is made. Its answers are older than
-/// they may be by then.
+/// A view unused for this long is dropped when another is created. By then its answers are older
+/// than they may be.
 const UNUSED: Duration = Duration::from_secs(30);
 
-/// The most views at once: the one that was not used for the longest time goes first. Whoever walks
-/// through the trees of more members than this at the same time only asks more often.
+/// The maximum number of views at once: the least recently used one is dropped first. A program
+/// that walks the trees of more members than this at the same time only asks more often.
 const MAX_VIEWS: usize = 16;
 
 /// The views that are in use.
@@ -43,7 +43,7 @@ struct UsedTree {
 }
 
 impl Trees {
-    /// The trees of those in `network`, of whom `merged` shows all.
+    /// Creates the trees of the members of `network`, all of which `merged` shows.
     pub fn new(network: Arc<dyn Network>, merged: Arc<View>) -> Self {
         Self {
             network,
@@ -52,7 +52,7 @@ impl Trees {
         }
     }
 
-    /// The tree of `member`, whether or not there is such a member.
+    /// Returns the tree of `member`, whether or not there is such a member.
     pub fn of(&self, member: PeerId, now: Instant) -> Arc<View> {
         let mut views = self.views.lock();
         if let Some(used) = views.iter_mut().find(|used| used.member == member) {
@@ -83,7 +83,7 @@ impl Trees {
         view
     }
 
-    /// Ends what may no longer hold in the tree of `member`, after changes of it.
+    /// Invalidates what may no longer hold in the tree of `member` after its changes.
     pub fn apply(&self, member: PeerId, news: &News) {
         let view = self.in_use(member);
         if let Some(view) = view {
@@ -97,7 +97,7 @@ impl Trees {
         used.map(|used| Arc::clone(&used.view))
     }
 
-    /// Ends what is known of `path` and of the directory that it lies in, in all trees.
+    /// Invalidates what is known of `path` and of its parent directory, in all trees.
     pub fn invalidate(&self, path: &RelPath) {
         let views: Vec<Arc<View>> = {
             let views = self.views.lock();
@@ -110,7 +110,7 @@ impl Trees {
 }
 
 impl UpcomingFiles for Trees {
-    /// A program goes through the tree in which its directory was listed.
+    /// A program walks the tree in which its directory was listed.
     fn behind(
         &self,
         path: &RelPath,

@@ -1,12 +1,12 @@
 //! What each operation on the mount does, without FUSE: tests call it as the kernel would.
 //!
 //! Every operation that may need the network takes a [`Wait`]. With [`Wait::No`] it answers from
-//! memory or fails with [`Error::NeedsNetwork`] and has changed nothing; with a deadline it answers
-//! by then. The rest never waits. [`Filesystem::read`] does not wait either: its answer comes by
-//! callback.
+//! memory, or fails with [`Error::NeedsNetwork`] and changes nothing; with a deadline it answers by
+//! then. No other operation waits. Neither does [`Filesystem::read`], which answers by callback.
 //!
-//! Lock order: none of the locks here is held while another is taken, or over the network, but that
-//! an [`OpenContent`](self::open_content::OpenContent) may be looked at under that of the inodes.
+//! Lock order: no lock here is held over the network or while another is taken. The one
+//! exception is an [`OpenContent`](self::open_content::OpenContent), which may be read under the
+//! lock of the inodes.
 
 mod attr;
 mod changes;
@@ -43,7 +43,7 @@ use member_trees::Trees;
 pub use reading::OpenedHandle;
 pub use xattrs::{XATTR_CACHED, XATTR_INFO, XATTR_ROOT, XATTR_SOURCES};
 
-/// The mount, without the mount.
+/// The operations of a mount, without the mount itself.
 pub struct Filesystem {
     network: Arc<dyn Network>,
     this_node: Option<PeerId>,
@@ -55,13 +55,13 @@ pub struct Filesystem {
     files: Handles<OpenFile>,
     directories: Handles<OpenDirectory>,
     pub(crate) hidden: Hidden,
-    /// Set once, when the kernel has said that it knows expiry.
+    /// Set once, when the kernel has reported that it supports expiry.
     expirer: OnceLock<Expirer>,
 }
 
 impl Filesystem {
-    /// The tree of `network`, read through `engine`. Where several members have the same, it is
-    /// read from `this_node`, if that is one of them.
+    /// Creates the tree of `network`, read through `engine`. Content that `this_node` has, too, is
+    /// read from that node.
     pub fn new(network: Arc<dyn Network>, engine: Arc<Engine>, this_node: Option<PeerId>) -> Self {
         let view = Arc::new(View::new(Arc::clone(&network), this_node));
         let searches = Arc::new(Searches::new(Arc::clone(&network), this_node));
@@ -85,24 +85,24 @@ impl Filesystem {
         }
     }
 
-    /// Lets the kernel ask again for names that members report as changed.
+    /// Makes the kernel ask again for names that members report as changed.
     pub fn expire_by(&self, expirer: Expirer) {
-        // A second mount of the same filesystem would have to live without.
+        // A second mount of the same filesystem would have to do without.
         let _ = self.expirer.set(expirer);
     }
 
-    /// Says in its status that it is at `location`.
+    /// Sets the `location` that its status shows.
     pub fn at(mut self, location: NodeLocation) -> Self {
         self.hidden.location = location;
         self
     }
 
-    /// What is searched for in `.tinyp2p/search`.
+    /// Returns the searches of `.tinyp2p/search`.
     pub fn searches(&self) -> &Arc<Searches> {
         &self.searches
     }
 
-    /// Finds `name` in the directory `parent`. What is found counts as assigned to the kernel.
+    /// Finds `name` in the directory `parent`. Counts what it finds as assigned to the kernel.
     pub fn lookup(&self, parent: u64, name: &[u8], wait: Wait) -> Result<LookupResult, Error> {
         let what = if parent == ROOT && self.hidden.has(parent, name) {
             DirectoryKind::Own
@@ -133,7 +133,7 @@ impl Filesystem {
         }
     }
 
-    /// The kernel forgets what was assigned to it `count` times.
+    /// Takes back `count` assignments that the kernel has forgotten.
     pub fn forget(&self, number: u64, count: u64) {
         if is_hidden(number) {
             self.hidden.forget(number, count);
@@ -142,9 +142,9 @@ impl Filesystem {
         }
     }
 
-    /// What a `stat` shows. A file's content is the same as long as its inode is, unless somebody
-    /// has it open, who may see it grow; so only such a one and a directory's modification time
-    /// have to be asked for. While nobody answers, what was known last holds.
+    /// Returns what a `stat` shows. A file's content is fixed for the life of its inode, unless
+    /// somebody has it open and may see it grow. So only such a file and a directory's modification
+    /// time have to be asked for. While nobody answers, the last known value holds.
     pub fn getattr(&self, number: u64, wait: Wait) -> Result<Attr, Error> {
         if is_hidden(number) {
             return self.hidden.attr(number);
@@ -162,7 +162,7 @@ impl Filesystem {
         match self.view(tree).mtime(&inode.path, wait) {
             Ok(mtime) => attr.mtime = mtime,
             Err(Error::Silent(_)) => {}
-            // Nobody shares anything: the root is there all the same.
+            // Nobody shares anything, but the root exists.
             Err(Error::NotFound) if number == ROOT => {}
             Err(error) => return Err(error),
         }
@@ -172,8 +172,7 @@ impl Filesystem {
         Ok(attr)
     }
 
-    /// What a `stat` shows of a file that somebody has open: what its member says that it
-    /// is by now.
+    /// Returns what a `stat` shows of an open file: what its member says that it is now.
     fn open_attr(&self, number: u64, inode: &Inode, wait: Wait) -> Result<Attr, Error> {
         let holder = inode.sources.first().map(|source| source.member.id);
         let holder = holder.filter(|holder| self.network.whole(*holder).is_none());
@@ -194,7 +193,7 @@ impl Filesystem {
         })
     }
 
-    /// Whether `mask`, as of access(2), is allowed.
+    /// Checks whether `mask`, as in access(2), is allowed.
     pub fn access(&self, number: u64, mask: i32) -> Result<(), Error> {
         let attr = if is_hidden(number) {
             self.hidden.attr(number)?
@@ -214,7 +213,7 @@ impl Filesystem {
         }
     }
 
-    /// Opens a directory. It is fetched when its first entry is asked for: most programs that open
+    /// Opens a directory. It is fetched when its first entry is requested: most programs that open
     /// a directory only want to name files in it.
     pub fn opendir(&self, number: u64) -> Result<u64, Error> {
         Ok(self.directories.insert(OpenDirectory {
@@ -225,9 +224,9 @@ impl Filesystem {
         }))
     }
 
-    /// Hands the entries of an open directory to `emit`, from `offset` on, until it returns `false`
-    /// because it has no room for that entry. Each entry that it took counts as assigned to the
-    /// kernel, except `.` and `..`. Offset 0 begins with the directory's present state.
+    /// Passes the entries of an open directory to `emit`, from `offset` on, until it returns
+    /// `false` because an entry does not fit. Counts each accepted entry as assigned to the kernel,
+    /// except `.` and `..`. Offset 0 begins with the directory's present state.
     pub fn readdirplus(
         &self,
         handle: u64,
@@ -239,8 +238,8 @@ impl Filesystem {
         self.list(&open, offset, wait, emit)
     }
 
-    /// Makes ready what the reader of an open directory will ask for next, while it looks at what
-    /// it got. To be called after the answer was sent.
+    /// Prepares what the reader of an open directory will request next, while it processes the last
+    /// reply. Must be called after that reply was sent.
     pub fn readdirplus_ahead(&self, handle: u64) {
         if let Some(open) = self.directories.get(handle) {
             self.list_ahead(&open);
@@ -254,7 +253,7 @@ impl Filesystem {
         }
     }
 
-    /// Figures for `df`, from what was listed lately. Everything there is is in use.
+    /// Returns figures for `df`, from what was listed recently. Everything counts as in use.
     pub fn statfs(&self) -> Statistics {
         let known = self.view.known();
         Statistics {
@@ -263,7 +262,7 @@ impl Filesystem {
         }
     }
 
-    /// Ends what is known of `path`, through whatever tree it was seen.
+    /// Invalidates what is known of `path`, in all trees.
     fn invalidate(&self, path: &RelPath) {
         self.view.invalidate(path);
         self.trees.invalidate(path);
@@ -275,7 +274,7 @@ impl Filesystem {
         inodes.get(number).cloned().ok_or(Error::UnknownInode)
     }
 
-    /// What the directory `number` is a list of.
+    /// Returns what the directory `number` lists.
     fn listed(&self, number: u64) -> Result<DirectoryKind, Error> {
         if is_hidden(number) {
             return self.hidden.listed(number);
@@ -288,8 +287,8 @@ impl Filesystem {
         Ok(DirectoryKind::Tree(tree, inode.path))
     }
 
-    /// The tree that `tree` names; found files lie in no directory of theirs, so theirs
-    /// is the mount.
+    /// Returns the tree that `tree` names. Found files have no directories of their own, so their
+    /// tree is the mount.
     fn view(&self, tree: Vantage) -> Arc<View> {
         match tree {
             Vantage::Merged | Vantage::Found => Arc::clone(&self.view),
@@ -298,7 +297,7 @@ impl Filesystem {
     }
 }
 
-/// Why nothing can be done with what none of its holders can read.
+/// Returns the error for anything that none of its holders can read.
 fn forbidden(inode: &Inode) -> Error {
     let names = inode.sources.iter().map(|source| &*source.member.name);
     let names: Vec<&str> = names.collect();

@@ -1,7 +1,7 @@
-//! What the readers of an open file get: one content, which may be followed when the file grows.
+//! What the readers of an open file get: one content, which they may follow when the file grows.
 //!
-//! Handles that share the kernel's pages share this, too: what one of them has followed is what all
-//! pages are of.
+//! Handles that share the kernel's pages share this, too: once one of them follows the file, all
+//! pages are of the new content.
 
 use std::time::Instant;
 
@@ -14,20 +14,21 @@ use tinyp2p_net::protocol::wire::{Snapshot, SnapshotRequest};
 /// A content at the member that it is read from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ContentState {
-    /// The member that is asked when it has to be found again, or has grown.
+    /// The member to ask when the content must be found again, or has grown.
     pub member: PeerId,
     /// The file's version there.
     pub version: Version,
-    /// What it is, if its root is known; else whatever the member has in this version.
+    /// The content, if its root is known; otherwise whatever the member has in this version.
     pub content: Option<ContentId>,
     /// Size in bytes.
     pub size: u64,
-    /// How often it was looked for anew.
+    /// How many times it was searched for again.
     pub renewals: u32,
 }
 
 impl ContentState {
-    /// The same file at the same member, with the content that the member has just `found` there.
+    /// Returns the same file at the same member, with the content that the member has
+    /// just `found` there.
     pub fn at(self, found: Snapshot) -> Self {
         Self {
             version: found.version,
@@ -37,8 +38,8 @@ impl ContentState {
         }
     }
 
-    /// Asks its member what content the file at `path` had or has: whether it may be read for that,
-    /// and with what it may begin.
+    /// Asks its member what content the file at `path` had or has. The question says whether the
+    /// file may be read for that, and with which content it may begin.
     pub fn ask(
         self,
         peer: &dyn Peer,
@@ -56,8 +57,8 @@ impl ContentState {
         peer::snapshot(peer, &request, deadline)
     }
 
-    /// The content that the file had or, if its member cannot tell, has now. `None` if it has
-    /// become another file, or shorter, so that it cannot just have grown.
+    /// Returns the content that the file had or, if its member cannot say, has now. Returns `None`
+    /// if it has become another file, or shorter, so that it cannot just have grown.
     pub fn ask_whole(
         self,
         peer: &dyn Peer,
@@ -77,7 +78,7 @@ pub struct OpenContent {
 }
 
 impl OpenContent {
-    /// Begins with `state`.
+    /// Creates a content that begins in `state`.
     pub fn new(state: ContentState) -> Self {
         Self {
             state: Mutex::new(state),
@@ -89,7 +90,7 @@ impl OpenContent {
         *self.state.lock()
     }
 
-    /// True if `other` is the same bytes.
+    /// Returns true if `other` has the same bytes.
     pub fn is(&self, other: ContentState) -> bool {
         let state = self.state();
         match (state.content, other.content) {
@@ -101,7 +102,7 @@ impl OpenContent {
         }
     }
 
-    /// Goes on from `before` to `after`, unless another reader has gone on already.
+    /// Moves on from `before` to `after`, unless another reader already has.
     pub fn go_on(&self, before: ContentState, after: ContentState) {
         let mut state = self.state.lock();
         if *state == before {

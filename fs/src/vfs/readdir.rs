@@ -1,5 +1,5 @@
-//! Directories, of whatever kind: one state of each is taken when its first entry is asked for,
-//! then handed out entry by entry.
+//! Directories of every kind: one state of each is taken when its first entry is requested, then
+//! handed out entry by entry.
 
 use std::sync::Arc;
 
@@ -12,12 +12,11 @@ use super::{Attr, DirectoryEntry, Filesystem, LookupResult, join};
 use crate::errno::Error;
 use crate::view::{NameLookup, Wait};
 
-/// Entries that are made ready before they are asked for, at most: about as many as fit
-/// the largest answer.
+/// The maximum number of entries that are prepared ahead: about as many as fit the largest answer.
 const MAX_AHEAD: usize = 1024;
 
 impl Filesystem {
-    /// What [`Filesystem::readdirplus`] does, of what is `open`.
+    /// Does the work of [`Filesystem::readdirplus`] for what is `open`.
     pub(super) fn list(
         &self,
         open: &OpenDirectory,
@@ -75,14 +74,14 @@ impl Filesystem {
             inodes.forget(number, 1);
         }
         (ahead.reached, ahead.last) = (reached, reached - first.min(reached));
-        // Whoever walks the tree has to hear that this was not all, behind all that can be named.
+        // After everything that can be named, the program must learn that this was not all.
         if !has_emitted && ahead.has_left_out && reached >= snapshot.len() {
             return Err(Error::NameTooLong);
         }
         Ok(())
     }
 
-    /// What [`Filesystem::readdirplus_ahead`] does, of what is `open`.
+    /// Does the work of [`Filesystem::readdirplus_ahead`] for what is `open`.
     pub(super) fn list_ahead(&self, open: &OpenDirectory) {
         let Some(snapshot) = open.snapshot.lock().clone() else {
             return;
@@ -101,14 +100,14 @@ impl Filesystem {
             .collect();
     }
 
-    /// Takes back what was assigned ahead and is not asked for any more.
+    /// Takes back what was assigned ahead and is no longer requested.
     pub(super) fn close(&self, open: &OpenDirectory) {
         let mut ahead = open.ahead.lock();
         ahead.is_closed = true;
         ahead.take(usize::MAX, &mut self.inodes.lock());
     }
 
-    /// The present state of a directory.
+    /// Takes the present state of a directory.
     fn snapshot(&self, what: &DirectoryKind, wait: Wait) -> Result<DirectorySnapshot, Error> {
         Ok(match what {
             DirectoryKind::Tree(tree, path) => {
@@ -123,7 +122,7 @@ impl Filesystem {
         })
     }
 
-    /// `.` and `..` of a directory of which `snapshot` has just been taken.
+    /// Returns `.` and `..` of a directory whose `snapshot` has just been taken.
     fn dots(
         &self,
         open: &OpenDirectory,
@@ -151,12 +150,12 @@ impl Filesystem {
             }
         };
         let itself = attr(open.number)?;
-        // The kernel may have forgotten what is above an open directory; nobody looks at this then.
+        // The kernel may have forgotten the parent of an open directory; then nobody looks at this.
         let above = above.and_then(|above| attr(above).ok());
         Ok([itself, above.unwrap_or(itself)])
     }
 
-    /// The top of a member's own tree. Asks nobody, so it is there whether or not
+    /// Finds the top of a member's own tree. Asks nobody, so it exists whether or not
     /// the member answers.
     pub(super) fn look_up_member(&self, name: &Name) -> LookupResult {
         let members = self.network.members();
@@ -167,12 +166,12 @@ impl Filesystem {
                 let mtime = inodes.get(ROOT).map_or(UnixTime::EPOCH, |root| root.mtime);
                 LookupResult::Found(Attr::assigned(inodes.look_up_top(member, mtime)))
             }
-            // The next moment may bring it.
+            // It may appear at any moment.
             None => LookupResult::Absent { certain: false },
         }
     }
 
-    /// A file that `pattern` finds, by the name under which it is shown there.
+    /// Finds a file of `pattern` by the name under which it is shown there.
     pub(super) fn look_up_found(
         &self,
         pattern: &Arc<str>,
@@ -213,7 +212,8 @@ impl DirectorySnapshot {
         }
     }
 
-    /// The number of one entry of `what` this is a state of, counted as assigned.
+    /// Returns the number of one entry of `what`, of which this is a state, and counts
+    /// it as assigned.
     fn assign(&self, index: usize, what: &DirectoryKind, inodes: &mut Inodes) -> Option<u64> {
         let (number, _) = match (self, what) {
             (Self::Directory(directory), DirectoryKind::Tree(tree, path)) => {
@@ -229,7 +229,7 @@ impl DirectorySnapshot {
                 let file = matches.files.get(index)?;
                 inodes.look_up(Vantage::Found, file.path.clone(), &file.item)
             }
-            // A state is of the directory that it was taken from.
+            // A state belongs to the directory that it was taken from.
             (Self::Directory(_), _) => return None,
         };
         Some(number)
@@ -237,7 +237,7 @@ impl DirectorySnapshot {
 }
 
 impl UpcomingEntries {
-    /// What is ready of the entries from `first` on. What is ready of others is taken back.
+    /// Takes the numbers that are ready from the entry `first` on, and takes back all others.
     fn take(&mut self, first: usize, inodes: &mut Inodes) -> Vec<Option<u64>> {
         let numbers = std::mem::take(&mut self.numbers);
         if self.reached == first {

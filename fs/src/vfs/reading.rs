@@ -1,14 +1,14 @@
 //! Open files: what a handle reads, how it finds that again, and how it follows a file that grows.
 //!
-//! A handle keeps the content that it was opened with. With a root, that is looked for wherever
-//! it is (`net/src/download`). Without one it is what its member has in one version; when that
-//! is refused, the member is asked for the root that the version had. Of a file that was written
-//! to a moment ago, the root is asked for when it is opened, as it may be in another version by
-//! the first read.
+//! A handle keeps the content that it was opened with. A content with a root is read from any
+//! member that has it (`net/src/download`). A content without a root is one version of a file at
+//! one member; if the member refuses that version, it is asked for the root that the version had.
+//! For a file that was written to a moment ago, the root is requested at open, because the first
+//! read may find another version.
 //!
-//! When the kernel has been told that the file has more bytes, a read behind the content's end goes
-//! on with a content that begins with it, by the word of the one member that has the file. If there
-//! is none, the file was written over, and the read fails.
+//! Once the kernel knows of a larger size, a read past the content's end continues with a content
+//! that begins with the old one, on the word of the one member that has the file. If there is no
+//! such content, the file was overwritten and the read fails.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,22 +29,22 @@ use crate::vfs::inodes::{Inode, Pages};
 use crate::vfs::open_content::ContentState;
 use crate::view::Wait;
 
-/// A file that was modified within this time of now, as far as the clocks of two machines agree,
-/// may be in the middle of it.
+/// A file whose modification time is this close to now may still be changing, as far as the clocks
+/// of two machines agree.
 const WRITTEN_LATELY: Duration = Duration::from_secs(60);
 
-/// How often the content of a handle is looked for anew.
+/// The maximum number of times that a handle searches for its content again.
 const MAX_RENEWALS: u32 = 64;
 
-/// How often one read follows a file that goes on growing.
+/// The maximum number of times that one read follows a growing file.
 const MAX_STEPS: u32 = 8;
 
-/// A handle, and what it has to do with the kernel's pages.
+/// A new handle, and how it uses the kernel's cached pages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct OpenedHandle {
     /// The handle that is read.
     pub handle: u64,
-    /// What becomes of the pages that the kernel has.
+    /// What happens to the pages that the kernel has cached.
     pub pages: Pages,
 }
 
@@ -54,32 +54,32 @@ struct PendingRead {
     offset: u64,
     size: u32,
     patience: ReaderPatience,
-    /// When it came.
+    /// When the read arrived.
     since: Instant,
-    /// How often it has gone on to another content.
+    /// How many times it has continued with another content.
     steps: u32,
     done: ReadDone,
 }
 
-/// A member who is asked on behalf of a read, and by when it has to answer.
+/// A member to ask on behalf of a read, and the deadline for its answer.
 type AskedMember<'a> = (&'a dyn Peer, Instant);
 
 impl PendingRead {
-    /// What is asked on its behalf is answered by then.
+    /// Returns the deadline for everything that is asked on behalf of the read.
     fn deadline(&self) -> Instant {
         self.since + READ_DEADLINE
     }
 
-    /// False once it has taken as long as a read may.
+    /// Returns false once the read has used up its time or its steps.
     fn may_go_on(&self) -> bool {
         self.steps < MAX_STEPS && Instant::now() < self.deadline()
     }
 }
 
 impl Filesystem {
-    /// Opens a file with the flags of open(2). The content that it has is what every read of this
-    /// handle gets, or an error. No bytes are fetched yet, except those of a small file that was
-    /// written to lately.
+    /// Opens a file with the flags of open(2). Every read of the handle returns the content that
+    /// the file has now, or an error. Fetches no bytes yet, except those of a small file that was
+    /// written to recently.
     pub fn open(&self, number: u64, flags: i32, wait: Wait) -> Result<OpenedHandle, Error> {
         if flags & libc::O_ACCMODE != libc::O_RDONLY {
             return Err(Error::ReadOnly);
@@ -104,7 +104,7 @@ impl Filesystem {
             Availability::Blocks => None,
         });
         let Some(((member, version), size)) = holder.zip(inode.size.known()) else {
-            // The kernel looks the name up again and comes back with what it leads to now.
+            // Makes the kernel look the name up again and open what it leads to now.
             self.invalidate(&inode.path);
             return Err(Error::Replaced);
         };
@@ -136,9 +136,9 @@ impl Filesystem {
         Ok(OpenedHandle { handle, pages })
     }
 
-    /// What a file has that is said to be in state `listed`: that, unless it was written to
-    /// lately. Then a small one is fetched `as_listed`, and of another one, or if that fails, its
-    /// member is asked.
+    /// Returns the content of a file that is listed in state `listed`. That is `listed` itself,
+    /// unless the file was written to recently: then a small file is fetched `as_listed`; for a
+    /// larger one, or if the fetch fails, its member is asked.
     fn present_state(
         &self,
         inode: &Inode,
@@ -159,13 +159,13 @@ impl Filesystem {
             return Err(Error::NeedsNetwork);
         };
         match listed.ask_whole(&*peer, &inode.path, deadline) {
-            // What was appended since it was looked up is a part of what is opened.
+            // Bytes appended since the lookup are part of what is opened.
             Ok(Some(found)) => Ok(listed.at(found)),
             Ok(None) => {
                 self.invalidate(&inode.path);
                 Err(Error::Replaced)
             }
-            // It cannot be told: what there is in this version has to do.
+            // The member cannot say: the content in this version has to do.
             Err(error) => {
                 tracing::debug!(file = %inode.path, %error, "opened by its version alone");
                 Ok(listed)
@@ -173,7 +173,8 @@ impl Filesystem {
         }
     }
 
-    /// A reader of the content in `state` of the file that its member has, or had, at `path`.
+    /// Returns a reader of the content in `state`, which the file at `path` has or had
+    /// at its member.
     fn download(&self, path: &RelPath, state: ContentState) -> Download {
         let holder = [(state.member, Availability::File(state.version))];
         let root = state.content.map(|content| content.root);
@@ -181,7 +182,7 @@ impl Filesystem {
         self.engine.open(sources, state.size, root)
     }
 
-    /// What an open file reads now.
+    /// Returns what an open file reads now.
     fn current(&self, file: &OpenFile) -> (ContentState, Arc<Download>) {
         let state = file.content.state();
         let (of, download) = file.download.lock().clone();
@@ -191,19 +192,19 @@ impl Filesystem {
         let download = Arc::new(self.download(&file.path, state));
         let mut current = file.download.lock();
         if current.0 == state {
-            // Another read has been faster.
+            // Another read was faster.
             return (state, Arc::clone(&current.1));
         }
         let before = std::mem::replace(&mut *current, (state, Arc::clone(&download)));
         drop(current);
-        // Reads that wait for it are told so, and go on with this one.
+        // Reads that wait for the old download are notified and continue with this one.
         drop(before);
         (state, download)
     }
 
-    /// Reads at most `size` bytes at `offset`. `done` is called exactly once, in bounded time:
-    /// at once if the bytes are in memory, else from another thread, or from this one if it
-    /// has the `patience`.
+    /// Reads at most `size` bytes at `offset`. Calls `done` exactly once, in bounded time:
+    /// immediately if the bytes are in memory, otherwise from another thread, or from this one if
+    /// it has the `patience`.
     pub fn read(
         self: &Arc<Self>,
         handle: u64,
@@ -238,7 +239,7 @@ impl Filesystem {
             return self.follow(file, state, reading);
         }
         let range = ByteRange::new(reading.offset.min(state.size), wanted.min(state.size));
-        // Weak, so that a parked read does not keep the mount alive that would have to end it.
+        // Weak, so that a parked read does not keep alive the mount that would have to end it.
         let filesystem = Arc::downgrade(self);
         let patience = reading.patience;
         let answer = move |result: Result<&[u8], NetError>| {
@@ -246,7 +247,7 @@ impl Filesystem {
                 return (reading.done)(result.map_err(Error::from));
             };
             match result {
-                // Another read of this handle has gone on to another content meanwhile.
+                // Another read of this handle has already continued with another content.
                 Err(_) if file.content.state() != state && reading.may_go_on() => {
                     reading.steps += 1;
                     filesystem.go_on(reading);
@@ -273,9 +274,9 @@ impl Filesystem {
         }
     }
 
-    /// Finds the content of `file`, which its member does not give any more as it was asked for,
-    /// and goes on `reading`: by the root that it had in the version of `state`, or as the
-    /// beginning of what the file is now. The member may have forgotten a root that it told, as
+    /// Finds the content of `file` again after its member refused the request for it, then
+    /// continues `reading`. Finds it by the root that it had in the version of `state`, or as the
+    /// beginning of what the file is now. The member may have forgotten a root that it reported, as
     /// after a restart.
     fn find_again(
         self: &Arc<Self>,
@@ -300,7 +301,7 @@ impl Filesystem {
         });
     }
 
-    /// What the file of `state` is now, which has to begin with its `own` content.
+    /// Returns what the file of `state` is now, which must begin with its `own` content.
     fn begins_with(
         &self,
         file: &OpenFile,
@@ -311,15 +312,15 @@ impl Filesystem {
         let question = (true, Some(own));
         let found = state.ask(peer, &file.path, question, deadline);
         let found = found.map_err(of_read)?;
-        // That a file begins with a content is its member's word, which is good for a file that
+        // That a file begins with a content is only its member's word. It suffices for a file that
         // nobody else has.
         let is_its_own = self.inode(file.number)?.sources.len() == 1;
         let is_good = found.content == own || (found.is_prefix && is_its_own);
-        // Else it was written over: what was read is not a part of it.
+        // Otherwise the file was overwritten, and what was read is no part of it.
         is_good.then_some(found).ok_or(Error::Replaced)
     }
 
-    /// Follows `file`, which has grown beyond `state`, and goes on `reading`.
+    /// Follows `file`, which has grown beyond `state`, then continues `reading`.
     fn follow(self: &Arc<Self>, file: Arc<OpenFile>, state: ContentState, reading: PendingRead) {
         self.step(&file, state, reading, |filesystem, file, state, asked| {
             let own = match state.content {
@@ -343,8 +344,8 @@ impl Filesystem {
         });
     }
 
-    /// Has the member of `file` asked, by `question`, on a thread of that member's; then
-    /// goes on `reading`.
+    /// Asks the member of `file` the `question`, on a thread for that member,
+    /// then continues `reading`.
     fn step(
         self: &Arc<Self>,
         file: &Arc<OpenFile>,
@@ -359,8 +360,8 @@ impl Filesystem {
         else {
             return (reading.done)(Err(Error::Late));
         };
-        // Whoever is not asked in the end, as too many wait for the member, has an answer
-        // all the same.
+        // A read whose question is rejected, because too many wait for the member, still
+        // gets an answer.
         let waiting = Arc::new(Mutex::new(Some(reading)));
         let (filesystem, file, asked) =
             (Arc::downgrade(self), Arc::clone(file), Arc::clone(&waiting));
@@ -374,7 +375,7 @@ impl Filesystem {
             let outcome = if file.content.state() == state {
                 question(&filesystem, &file, state, (&*peer, reading.deadline()))
             } else {
-                // Another reader has been faster.
+                // Another reader was faster.
                 Ok(())
             };
             match outcome {
@@ -399,8 +400,9 @@ impl Filesystem {
         }
     }
 
-    /// The content that the member had in the version of `state`, if it knows; or what is read of a
-    /// small file: it was handed out in that version.
+    /// Returns the content that the member had in the version of `state`, if the member knows
+    /// it. For a small file, falls back to the content that the handle reads, which was handed
+    /// out in that version.
     fn own_content(
         &self,
         file: &OpenFile,
@@ -433,11 +435,12 @@ impl Filesystem {
         }
     }
 
-    /// A content that is gone is not offered again: the next lookup asks, and the next
-    /// open looks up.
+    /// Records a failed read. A content that is gone is not offered again: the next lookup asks the
+    /// members, and the next open looks up the name.
     fn note_failure(&self, number: u64, path: &RelPath, error: &NetError) {
         if matches!(error, NetError::Forbidden { .. }) {
-            // Whoever said so is in the log already, once. The next listing may say so, too.
+            // The log already names the member that refused, once. The next listing may
+            // say so, too.
             return self.invalidate(path);
         }
         tracing::info!(file = %path, %error, "cannot be read");
@@ -454,8 +457,8 @@ impl Filesystem {
     }
 }
 
-/// What the failure of a read means to whoever has the file open: that it is not there any more is
-/// no absence of a name.
+/// Converts the failure of a read for a program that has the file open. For it, a file that no
+/// longer exists is not an absent name.
 fn of_read(error: NetError) -> Error {
     match error {
         NetError::NotFound { .. } => Error::Replaced,
@@ -464,7 +467,7 @@ fn of_read(error: NetError) -> Error {
     }
 }
 
-/// The content that the member had in the version of `state`, if it knows.
+/// Returns the content that the member had in the version of `state`, if the member knows it.
 fn root_of(
     file: &OpenFile,
     state: ContentState,
@@ -482,8 +485,8 @@ fn root_of(
     }
 }
 
-/// Has all of a small file fetched, which then stays with `download`. False if it is not there any
-/// more as it was listed.
+/// Fetches all of a small file, which then stays with `download`. Returns false if the file no
+/// longer exists as it was listed.
 fn fetch_whole(download: &Download, size: u64, wait: Wait) -> Result<bool, Error> {
     let deadline = match wait {
         Wait::No => Instant::now(),
@@ -495,12 +498,12 @@ fn fetch_whole(download: &Download, size: u64, wait: Wait) -> Result<bool, Error
     ) {
         (Some(Err(NetError::Changed { .. } | NetError::NotFound { .. })), _) => Ok(false),
         (None, Wait::No) => Err(Error::NeedsNetwork),
-        // What takes longer is waited for by the first read.
+        // The first read waits for what takes longer.
         (Some(_) | None, _) => Ok(true),
     }
 }
 
-/// True if the file may be in the middle of being written.
+/// Returns true if somebody may still be writing the file.
 fn is_written_lately(inode: &Inode) -> bool {
     UnixTime::now().seconds().abs_diff(inode.mtime.seconds()) < WRITTEN_LATELY.as_secs()
 }

@@ -1,5 +1,5 @@
-//! Where the bytes of a file come from: who can be asked for them, and what has to be fetched
-//! before the file can be opened.
+//! Where the bytes of a file come from: who can be asked for them, and what must be fetched before
+//! the file can be opened.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,16 +17,17 @@ use super::inodes::Inode;
 use crate::errno::Error;
 use crate::view::{Wait, merge, turn};
 
-/// How much longer than other operations an open may take that has to fetch the whole file: as long
+/// How much longer than other operations an open may take if it must fetch the whole file: as long
 /// as a read may, less the way through the kernel.
 const WHOLE_FILE: Duration = READ_DEADLINE
     .saturating_sub(CALL_DEADLINE)
     .saturating_sub(Duration::from_secs(1));
 
 impl Filesystem {
-    /// Sees to it that the file `number` can be opened. Does nothing unless it is one of a member
-    /// that lists names without sizes: that is fetched whole, if it was not just now. It may take
-    /// as long as a read may; a file that has not come by then goes on coming, as the error says.
+    /// Prepares the file `number` to be opened. Does nothing unless the file is at a member
+    /// that lists names without sizes: then it is fetched whole, unless it just was. That may
+    /// take as long as a read may; a file that has not arrived by then continues to arrive, as
+    /// the error says.
     pub fn prepare(&self, number: u64, wait: Wait) -> Result<(), Error> {
         if is_hidden(number) {
             return Ok(());
@@ -45,8 +46,8 @@ impl Filesystem {
             return Err(Error::NeedsNetwork);
         };
         let deadline = deadline + WHOLE_FILE;
-        // They may have other contents under the name, which is not known before: whoever has it,
-        // will do.
+        // They may have different contents under the name, which is not known in advance: any of
+        // them will do.
         let mut failure = Error::Replaced;
         for (index, (whole, source)) in wholes.iter().enumerate() {
             let until = turn(deadline, wholes.len() - index);
@@ -70,15 +71,15 @@ impl Filesystem {
         Err(failure)
     }
 
-    /// Who can be asked for the bytes of a file: its holders, and members who may have kept
-    /// blocks of it.
+    /// Returns who can be asked for the bytes of a file: its holders, and members that may have
+    /// kept blocks of it.
     pub(super) fn sources(&self, inode: &Inode) -> Vec<FileSource> {
         let holders = inode.readable().filter(|_| !inode.is_replaced);
         let size = inode.size.or_zero();
         self.sources_among(&inode.path, holders, inode.root(), size)
     }
 
-    /// The same for a content of which these are the `holders`, at `path`.
+    /// Returns the same for a content at `path` with these `holders`.
     pub(super) fn sources_among(
         &self,
         path: &RelPath,

@@ -285,7 +285,7 @@ fn harmless_change_ends_no_read() {
         setup
             .ann
             .change(&moved, 78, |content| content[200_000] ^= 1);
-        // It may be in memory; what is not is gone.
+        // It may be in memory; otherwise it is gone.
         let read = setup.read(handle, 200_000, 9);
         assert!(read.is_err() || read.unwrap() == content[200_000..200_009]);
     }
@@ -306,7 +306,7 @@ fn open_file_grows_and_keeps_its_number() {
     assert_eq!(setup.find("log").unwrap().inode, opened.inode);
     let tail = setup.read(handle, 99_990, 14 + 10).unwrap();
     assert_eq!(tail, [&first[99_990..], &more[..14]].concat());
-    // Another handle gets the same, and so the same pages.
+    // Another handle gets the same content, and so the same pages.
     let number = opened.inode;
     let again = setup
         .filesystem
@@ -334,7 +334,7 @@ fn overwritten_open_file_does_not_grow() {
     setup.filesystem.getattr(opened.inode, wait()).unwrap();
     let read = setup.read(handle, 150_000, 10).unwrap_err();
     assert_eq!(errno(&read), libc::ESTALE);
-    // Whoever opens it now gets the new bytes, and none of the kernel's pages.
+    // A later open gets the new bytes, and none of the kernel's pages.
     let number = setup.find("log").unwrap().inode;
     let new = setup
         .filesystem

@@ -1,8 +1,8 @@
 //! Extended attributes: what is known of a file or directory beyond what a `stat` shows.
 //!
-//! They are there when asked for by name. All but one are answered from memory; [`XATTR_INFO`]
-//! names the other contents of the same path, for which the directory is listed if it was not
-//! lately.
+//! They are found when requested by name. All but one are answered from memory.
+//! [`XATTR_INFO`] names the other contents of the same path; for that, the directory is
+//! listed if it was not listed recently.
 
 use std::collections::HashMap;
 
@@ -58,7 +58,7 @@ impl Filesystem {
             .collect();
         let mut members: Vec<_> = inode.sources.iter().map(|s| (*s.member).clone()).collect();
         if number == ROOT {
-            // Nobody looks the root up; everybody has one.
+            // The root is never looked up, and everybody has one.
             members = self.network.members();
         }
         let sources = members.into_iter().map(|member| {
@@ -84,7 +84,7 @@ impl Filesystem {
         })
     }
 
-    /// The names of the merged tree that are other contents of the same path, and those of them
+    /// Returns the names in the merged tree of other contents of the same path, and those of them
     /// that may be the same for all that is known. What cannot be known counts as none.
     fn conflicts(&self, inode: &Inode, wait: Wait) -> Result<(Vec<String>, Vec<String>), Error> {
         let Some((directory, name)) = RelPath::split(&inode.path) else {
@@ -111,7 +111,7 @@ impl Filesystem {
         Ok((conflicts, comparing))
     }
 
-    /// Bytes of a file that this node holds: on disk, or in memory if that is more.
+    /// Returns how many bytes of a file this node holds: on disk, or in memory if that is more.
     fn cached(&self, number: u64, inode: &Inode) -> u64 {
         let content = inode.content();
         let on_disk = content.map_or(0, |content| self.engine.cached_bytes(content));

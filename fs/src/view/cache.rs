@@ -1,9 +1,9 @@
 //! What the view remembers, and for how long: merged directories and names that nobody has.
 //!
-//! Pure: time comes in as `now`. [`Freshness`] decides how long answers hold; changes end them
-//! early, those of the member that reports them and no others. They are looked at when somebody
-//! wants the answer ([`ChangeLog`]). Both memories are bounded in bytes, the oldest answer goes
-//! first.
+//! Pure: time comes in as `now`. [`Freshness`] decides how long answers hold. A change ends
+//! answers early, but only those of the member that reports it; it is applied when somebody
+//! wants the answer ([`ChangeLog`]). Both memories are bounded in bytes, and the oldest answer
+//! is evicted first.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -18,41 +18,42 @@ use super::kept_replies::{Doubts, KeptReplies};
 use super::pending_changes::ChangeLog;
 
 /// A listing that is no longer fresh still shows how large its directory is, which
-/// [`ViewCache::is_worth_listing`] needs. After this time nobody is walking there any more.
+/// [`ViewCache::is_worth_listing`] needs. After this time no program is still walking there.
 const REMEMBERED: Duration = Duration::from_secs(90);
 
-/// The most bytes of listings in memory: 450,000 names of 30 bytes that one member has. One
-/// directory is kept whatever its size, which the budget of answers bounds.
+/// The maximum number of bytes of listings in memory: 450,000 names of 30 bytes that one member
+/// has. One directory is kept whatever its size, which the budget of answers bounds.
 pub const MAX_BYTES: usize = 96 << 20;
 
-/// What a listing costs beside what is in it: its places in two tables.
+/// What a listing costs beyond its content: its places in two tables.
 const OVERHEAD: usize = 512;
 
-/// The most absent names in memory.
+/// The maximum number of absent names in memory.
 const MAX_ABSENT: usize = 16_384;
 
-/// The most bytes of them.
+/// The maximum number of bytes of absent names.
 const MAX_ABSENT_BYTES: usize = 8 << 20;
 
-/// What an absent name costs beside its path, which is in two tables.
+/// What an absent name costs beyond its path, which is in two tables.
 const ABSENCE: usize = 256;
 
-/// A listing of n names costs about as much as this many questions and one more for every
-/// [`ITEMS_PER_QUESTION`] of them.
+/// A listing of n names costs about as much as this many questions, plus one for
+/// every [`ITEMS_PER_QUESTION`] names.
 const QUESTIONS_PER_LISTING: usize = 8;
 
-/// See [`QUESTIONS_PER_LISTING`].
+/// Names per additional question: see [`QUESTIONS_PER_LISTING`].
 const ITEMS_PER_QUESTION: usize = 64;
 
 /// Everything that the view remembers.
 pub struct ViewCache {
     max_bytes: usize,
-    /// What ends answers, those that are under way meanwhile, too.
+    /// The changes that end answers, including answers under way.
     pub(super) changes: ChangeLog,
-    /// Those who watched the last answer: most answers have the same, and share this.
+    /// The members that watched the last answer. Most answers have the same ones and share this.
     pub(super) watched: Arc<[PeerId]>,
     directories: BTreeMap<RelPath, Cached>,
-    /// When each directory came, in that order; may name directories that came again since.
+    /// When each directory arrived, in that order. May name directories that have
+    /// arrived again since.
     arrivals: VecDeque<(Instant, RelPath)>,
     bytes: usize,
     absent: BTreeMap<RelPath, NegativeEntry>,
@@ -75,14 +76,14 @@ struct Cached {
     freshness: Freshness,
     known: DirectoryTotals,
     weight: usize,
-    /// Single names of it that had to be asked for since it is no longer fresh.
+    /// Questions about single names of it since it stopped being fresh.
     questions: usize,
     doubts: Doubts,
 }
 
 struct NegativeEntry {
     freshness: Freshness,
-    /// True if someone may have it by now.
+    /// True if a member may have it by now.
     is_doubtful: bool,
 }
 
@@ -116,8 +117,8 @@ impl ViewCache {
         holds.then(|| Arc::clone(&cached.directory))
     }
 
-    /// The listing of `path`, if it still holds for `name`, whatever has become of the others: so a
-    /// file that grows all the time does not make everybody ask for all that lies beside it.
+    /// Returns the listing of `path`, if it still holds for `name`, even if other names have
+    /// changed. A file that keeps growing thus does not make everybody ask for all names beside it.
     pub fn directory_for(
         &mut self,
         path: &RelPath,
@@ -129,7 +130,7 @@ impl ViewCache {
         holds.then(|| Arc::clone(&cached.directory))
     }
 
-    /// Whose part of the listing of `path` still holds.
+    /// Returns which members' parts of the listing of `path` still hold.
     pub fn kept(&mut self, path: &RelPath, present: Present) -> KeptReplies {
         let Some(cached) = self.settled(path) else {
             return KeptReplies::default();
@@ -145,7 +146,7 @@ impl ViewCache {
         }
         let holds = |member: &PeerId| !over.contains(member) && !partial.contains(member);
         let kept = KeptReplies::of(&cached.freshness, present, holds);
-        // What nothing is kept of is not to be held while it comes again.
+        // If nothing of a listing is kept, it is not held while it is fetched again.
         let is_needed = cached
             .directory
             .holders()
@@ -162,13 +163,13 @@ impl ViewCache {
         Some(Arc::clone(&cached.directory))
     }
 
-    /// True if nobody has `path`, as everybody said.
+    /// Returns true if everybody said that they do not have `path`.
     pub fn is_absent(&mut self, path: &RelPath, present: Present) -> bool {
         let absence = self.settled_absence(path);
         absence.is_some_and(|absence| !absence.is_doubtful && absence.freshness.holds(present))
     }
 
-    /// Who said that it does not have `path`, and still has not.
+    /// Returns the members that said that they do not have `path` and still do not.
     pub fn kept_absence(&mut self, path: &RelPath, present: Present) -> KeptReplies {
         let absence = self.settled_absence(path);
         absence.map_or_else(KeptReplies::default, |absence| {
@@ -176,8 +177,8 @@ impl ViewCache {
         })
     }
 
-    /// Counts one question about a single name of `path`; true once a listing is cheaper than going
-    /// on like this, which is so when a program walks through a directory that it listed before.
+    /// Counts one question about a single name of `path`. Returns true once a listing is cheaper
+    /// than further questions, as when a program walks through a directory that it listed before.
     pub fn is_worth_listing(&mut self, path: &RelPath) -> bool {
         let Some(cached) = self.directories.get_mut(path) else {
             return false;
@@ -186,13 +187,13 @@ impl ViewCache {
         let items = cached.directory.items.len();
         let is_worth_it = cached.questions > QUESTIONS_PER_LISTING + items / ITEMS_PER_QUESTION;
         if is_worth_it {
-            // Should the listing fail, single questions have their turn again.
+            // If the listing fails, single questions get another turn.
             cached.questions = 0;
         }
         is_worth_it
     }
 
-    /// Remembers a listing. Returns what had to go for it, to be dropped without the lock.
+    /// Remembers a listing. Returns the listings that it displaces, to be dropped without the lock.
     pub fn insert(
         &mut self,
         path: RelPath,
@@ -253,7 +254,7 @@ impl ViewCache {
                 .absent
                 .get(path)
                 .filter(|last| last.freshness.came == *came);
-            // Who the members are does not matter here: it is a question of memory.
+            // Who the members are does not matter here: this only limits memory.
             let may_hold = last.is_some_and(|last| {
                 let revision = last.freshness.revision;
                 last.freshness.holds(Present { now, revision })
@@ -270,7 +271,7 @@ impl ViewCache {
         }
     }
 
-    /// Ends what is known of `path` and of the directory that it lies in.
+    /// Forgets what is known of `path` and of its parent directory.
     pub fn forget(&mut self, path: &RelPath) -> Vec<Arc<MergedDirectory>> {
         self.remove_absent(path);
         let parent = path.split().map(|(parent, _)| parent);
@@ -282,8 +283,8 @@ impl ViewCache {
             .collect()
     }
 
-    /// Ends what is known of directories of which `member` has the most. Returns them, to be
-    /// dropped without the lock.
+    /// Forgets the directories of which `member` has the largest part. Returns them, to be dropped
+    /// without the lock.
     pub fn forget_those_of(&mut self, member: PeerId) -> Vec<Arc<MergedDirectory>> {
         let mostly = |(path, cached): (&RelPath, &Cached)| {
             let is_its = cached.directory.largest_part() == Some(member);
@@ -298,7 +299,7 @@ impl ViewCache {
         self.known
     }
 
-    /// What is remembered of `path`, compared with all changes since.
+    /// Returns what is remembered of `path`, compared with all changes since.
     fn settled(&mut self, path: &RelPath) -> Option<&mut Cached> {
         let cached = self.directories.get_mut(path)?;
         let since = cached.freshness.changes;
@@ -365,7 +366,7 @@ impl DirectoryTotals {
     }
 }
 
-// Wrapping, so that what was added comes off again exactly, whatever sizes members claim.
+// Wrapping, so that each sum is undone exactly, whatever sizes members claim.
 impl std::ops::AddAssign for DirectoryTotals {
     fn add_assign(&mut self, other: Self) {
         self.items += other.items;

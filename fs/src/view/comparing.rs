@@ -1,8 +1,8 @@
-//! Which files should get their content roots before others, because two of one path look alike and
-//! nobody knows yet whether they are one.
+//! Which files should get their content roots before others, because two files of one path look
+//! alike and nobody knows yet whether they are the same.
 //!
-//! Each member is notified of its own, once in a while, and only of a bounded number. What there is
-//! to notify of is found without the lock, which is held for so many look-ups.
+//! Each member is notified of its own files, once in a while, and only of a bounded number. The
+//! candidates are found without the lock, which is held only for that many look-ups.
 
 use std::collections::{BTreeMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
@@ -15,22 +15,23 @@ use tinyp2p_net::model::{PeerId, RelPath};
 use super::conflicts::Evidence;
 use super::merge::Item;
 
-/// A member is notified of the same file no sooner than this: it may be one that never gets a root.
+/// A member is notified of the same file no sooner than this, as the file may never get a root.
 const PAUSE: Duration = Duration::from_secs(60);
 
-/// What has been notified is remembered of so many files. Of no more it is looked up at once.
+/// How many notified files are remembered. No more than that are looked up at once.
 const MAX_REMEMBERED: usize = 16_384;
 
-/// Files of one directory that one member is notified of at once: as many as fit into one call.
+/// The maximum number of files of one directory that one member is notified of at once: as many as
+/// fit into one call.
 const MAX_EACH: usize = 256;
 
-/// What members have been notified of.
+/// The files that members have been notified of.
 pub struct Comparing {
     hasher: RandomState,
     notified: Mutex<TwoGenerationCache<u64, Instant>>,
 }
 
-/// What one member could be notified of: each file as a hash and as the index of the item that
+/// The files that one member could be notified of, each as a hash and the index of the item that
 /// keeps its name.
 type Candidates = BTreeMap<PeerId, Vec<(u64, usize)>>;
 
@@ -44,9 +45,9 @@ impl Default for Comparing {
 }
 
 impl Comparing {
-    /// The files without a root among `items`, which are those of `directory`, that look like
-    /// another content of their path: by the members who have them. Those count as notified of
-    /// at `now`.
+    /// Returns the files without a root among `items`, the entries of `directory`, that look
+    /// like another content of their path, by the members that have them. Counts them as
+    /// notified at `now`.
     pub fn wishes(
         &self,
         directory: &RelPath,

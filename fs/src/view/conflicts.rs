@@ -1,9 +1,9 @@
-//! Which names of the merged tree are other contents of the same path, as far as directories were
-//! listed: what `.tinyp2p/conflicts` shows.
+//! Which names of the merged tree are other contents of the same path, in the directories listed so
+//! far: what `.tinyp2p/conflicts` shows.
 //!
-//! Pure. Each listing replaces what was known of its directory, so a conflict that is gone
-//! disappears when its directory, or one above that has lost it, is listed again. Only conflicts
-//! are kept, and a bounded number.
+//! Pure. Each listing replaces what was known of its directory. A resolved conflict disappears when
+//! its directory is listed again, or a directory above it that no longer contains it. Only
+//! conflicts are kept, and only a bounded number.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -12,10 +12,11 @@ use tinyp2p_net::model::{Kind, Name, RelPath};
 
 use super::merge::{EntrySource, Item};
 
-/// The most conflicts that are kept, for a text that people read.
+/// The maximum number of conflicts that are kept, for a text that people read.
 const MAX_CONFLICTS: usize = 10_000;
 
-/// The most bytes of paths and names that are kept: above it there are conflicts enough, too.
+/// The maximum number of bytes of paths and names that are kept. A text of that size shows
+/// enough conflicts, too.
 const MAX_BYTES: usize = 4 << 20;
 
 /// The conflicts by directory.
@@ -24,7 +25,7 @@ pub struct Conflicts {
     by_directory: BTreeMap<RelPath, Vec<Conflict>>,
     count: usize,
     bytes: usize,
-    /// True once something was left out.
+    /// True once a conflict was left out.
     is_cut: bool,
 }
 
@@ -36,12 +37,12 @@ struct Conflict {
     evidence: Evidence,
 }
 
-/// What is known of two contents that have one path.
+/// What is known about two contents of one path.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Evidence {
-    /// They differ in their sizes, their roots, or in that one is a directory.
+    /// They differ in size or root, or one of them is a directory.
     Different,
-    /// They have the same size, and the root of one is not known yet: they may turn out to
+    /// They have the same size, but the root of one is not known yet: they may turn out to
     /// be the same.
     Open,
     /// The member named the root of a content for its file, and sent other bytes.
@@ -49,7 +50,7 @@ pub enum Evidence {
 }
 
 impl Evidence {
-    /// What distinguishes the content of `item` from that of `other`, leaving lies aside.
+    /// Returns what distinguishes the content of `item` from that of `other`, disregarding lies.
     pub fn between(item: &Item, other: &Item) -> Self {
         let are_alike =
             item.kind == Kind::File && other.kind == Kind::File && item.size == other.size;
@@ -71,8 +72,8 @@ impl Evidence {
     }
 }
 
-/// The conflicts that one directory has, as far as they can be kept: found before anybody is kept
-/// waiting for them.
+/// The conflicts of one directory, as far as they can be kept. They are found before the lock is
+/// taken, so that nobody waits for them.
 #[derive(Default)]
 pub struct SeenConflicts {
     found: Vec<Conflict>,
@@ -80,8 +81,8 @@ pub struct SeenConflicts {
 }
 
 impl SeenConflicts {
-    /// Those among `items`, which are sorted by name. `is_disproved` says of whose files the
-    /// content is known not to be the one that they named.
+    /// Finds the conflicts among `items`, which are sorted by name. `is_disproved` returns true for
+    /// a source whose content is known not to be the one that it named.
     pub fn among(items: &[Item], is_disproved: impl Fn(&EntrySource) -> bool) -> Self {
         let mut seen = Self::default();
         for item in items {
@@ -109,7 +110,7 @@ impl SeenConflicts {
 }
 
 impl Conflict {
-    /// What it takes in `directory`, roughly.
+    /// Returns roughly what they take in `directory`.
     fn size(&self, directory: &RelPath) -> usize {
         let texts = [
             directory.as_bytes(),
@@ -121,7 +122,7 @@ impl Conflict {
 }
 
 impl Conflicts {
-    /// Takes over what was just `seen` of `directory`, of whose `items` it was found; none when
+    /// Replaces what is known of `directory` by what was just `seen` among its `items`; none if
     /// it is gone.
     pub fn update(&mut self, directory: &RelPath, items: &[Item], seen: SeenConflicts) {
         self.forget(directory);
@@ -145,7 +146,8 @@ impl Conflicts {
         }
     }
 
-    /// A line with their number, then a line for each, sorted by directory and name.
+    /// Returns a line with the number of conflicts, then a line for each, sorted by
+    /// directory and name.
     pub fn text(&self) -> String {
         let mut text = match self.count {
             1 => "1 conflict".to_owned(),
@@ -181,7 +183,7 @@ impl Conflicts {
         }
     }
 
-    /// Forgets all below `directory` that lies in none of the directories among `items`.
+    /// Forgets everything below `directory` that lies in none of the directories among `items`.
     fn forget_below(&mut self, directory: &RelPath, items: &[Item]) {
         let is_there = |name: &[u8]| {
             let found = items.binary_search_by(|item| item.name.as_bytes().cmp(name));

@@ -1,9 +1,9 @@
-//! One merged directory, and what each member said to make it.
+//! One merged directory, and what each member said of it.
 //!
-//! What every member said is kept beside what was made of it, so that one member can be asked again
-//! and the others not: the next directory shares it with this one. Where one member has the
-//! directory alone, which is what most large ones are like, its part is read back from the items.
-//! All of it counts in the budget of answers, once, for as long as anybody holds it.
+//! Each member's answer is kept beside the merged result, so that one member can be asked again
+//! without the others: the next directory shares their answers with this one. If one member alone
+//! has the directory, as with most large ones, its part is read back from the items. All of it
+//! counts towards the budget of answers, once, for as long as anybody holds it.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, OnceLock};
@@ -19,7 +19,7 @@ use super::upcoming_files::ByNumber;
 use crate::errno::Error;
 use crate::network::MemberRef;
 
-/// A directory as the mount shows it. Never changes; a newer state is another value.
+/// A directory as the mount shows it. Immutable; a newer state is another value.
 #[derive(Debug)]
 pub struct MergedDirectory {
     /// The newest modification time among the members that have it, nanoseconds since 1970; `None`
@@ -29,38 +29,38 @@ pub struct MergedDirectory {
     pub items: Vec<Item>,
     /// The members that did not answer.
     pub silent: Vec<Arc<str>>,
-    /// Those of them that answered that they do not know.
+    /// The silent members that answered that they do not know.
     pub failing: Vec<Arc<str>>,
-    /// What each member that has it said.
+    /// What each member that has the directory said.
     parts: Vec<MemberPart>,
-    /// The indices of items that stand for another content of a name, by that name.
+    /// The indices of items that show another content of a name, sorted by that name.
     renamed: Vec<u32>,
-    /// Made when somebody reads it in that order.
+    /// Created when somebody reads the entries in that order.
     by_number: OnceLock<ByNumber>,
 }
 
-/// What one member said of a directory, on its way into one.
+/// What one member said of a directory, on its way into a merged one.
 #[derive(Debug)]
 pub struct Said {
     member: Arc<MemberRef>,
     mtime: UnixTime,
     entries: Entries,
-    /// What is made of them.
+    /// Memory for what is made of the entries.
     making: Reservation,
 }
 
 /// The entries that a member named, sorted by name, and the bytes that they take.
 #[derive(Debug)]
 enum Entries {
-    /// They have just come.
+    /// They have just arrived.
     Fresh(Vec<Entry>, Reservation),
-    /// They are in another directory, too.
+    /// Another directory holds them, too.
     Shared(SharedEntries),
 }
 
 type SharedEntries = Arc<Held<Box<[Entry]>>>;
 
-/// Room for what is made once more of what a member said earlier.
+/// Room to merge again what a member said earlier.
 pub struct Again {
     part: usize,
     held: Reservation,
@@ -71,9 +71,9 @@ pub struct Again {
 struct MemberPart {
     member: Arc<MemberRef>,
     mtime: UnixTime,
-    /// `None` if it is all that the items have.
+    /// `None` if the items hold all of it.
     entries: Option<SharedEntries>,
-    /// What was made of it.
+    /// Memory for what was made of it.
     held: Reservation,
 }
 
@@ -90,7 +90,7 @@ impl Said {
         }
     }
 
-    /// Who said it.
+    /// Returns the member that said it.
     pub fn member(&self) -> PeerId {
         self.member.id
     }
@@ -104,7 +104,7 @@ impl Entries {
         }
     }
 
-    /// To be merged, and nothing else.
+    /// Returns the entries, only to be merged.
     fn alone(self) -> (Vec<Entry>, Reservation) {
         match self {
             Self::Fresh(entries, held) => (entries, held),
@@ -113,7 +113,7 @@ impl Entries {
                     let (entries, held) = held.into_parts();
                     (entries.into_vec(), held)
                 }
-                // Whoever has them too holds the bytes.
+                // The other holder accounts for the bytes.
                 Err(entries) => (entries.to_vec(), entries.reservation().another()),
             },
         }
@@ -121,13 +121,13 @@ impl Entries {
 }
 
 impl MergedDirectory {
-    /// Its entries in the order of their numbers; it lies at `path`.
+    /// Returns the entries in the order of their numbers. The directory is at `path`.
     pub(super) fn by_number(&self, path: &RelPath) -> &ByNumber {
         self.by_number
             .get_or_init(|| ByNumber::new(path, &self.items))
     }
 
-    /// Merges what was `said`. `is_shown` says which names there may be; `preferred` comes first
+    /// Merges what was `said`. `is_shown` decides which names may appear; `preferred` comes first
     /// among the sources of what it has.
     pub fn merged(
         said: Vec<Said>,
@@ -138,7 +138,7 @@ impl MergedDirectory {
         let is_alone = said.len() == 1;
         let mut parts = Vec::with_capacity(said.len());
         let mut listings = Vec::with_capacity(said.len());
-        // Until all is merged.
+        // Held until all is merged.
         let mut unmerged = Vec::new();
         for said in said {
             let kept = if is_alone {
@@ -184,12 +184,12 @@ impl MergedDirectory {
         }
     }
 
-    /// The same, of which these members said that they do not know.
+    /// Sets the members that said that they do not know.
     pub fn without(self, failing: Vec<Arc<str>>) -> Self {
         Self { failing, ..self }
     }
 
-    /// What `name` is in it.
+    /// Returns what `name` is in the directory.
     pub(super) fn look_up(&self, name: &Name) -> Result<NameLookup, Error> {
         match self.items.binary_search_by(|item| item.name.cmp(name)) {
             Ok(index) => Ok(NameLookup::Item(self.items[index].clone())),
@@ -200,28 +200,28 @@ impl MergedDirectory {
         }
     }
 
-    /// Bytes of memory, as far as they count.
+    /// Returns the bytes of memory that count towards the budget.
     pub fn bytes(&self) -> usize {
         self.parts.iter().map(MemberPart::bytes).sum()
     }
 
-    /// The member whose part takes the most.
+    /// Returns the member whose part takes the most memory.
     pub fn largest_part(&self) -> Option<PeerId> {
         let largest = self.parts.iter().max_by_key(|part| part.bytes());
         largest.map(|part| part.member.id)
     }
 
-    /// Those who have it, and its modification time at each.
+    /// Returns the members that have the directory, with its modification time at each.
     pub fn holders(&self) -> impl Iterator<Item = (PeerId, UnixTime)> {
         self.parts.iter().map(|part| (part.member.id, part.mtime))
     }
 
-    /// The same, under which names.
+    /// Returns the same members with their names.
     pub fn members(&self) -> impl Iterator<Item = &MemberRef> {
         self.parts.iter().map(|part| &*part.member)
     }
 
-    /// What `member` said of `name`.
+    /// Returns what `member` said of `name`.
     pub fn said_of(&self, member: PeerId, name: &Name) -> Option<(Arc<MemberRef>, Attributes)> {
         let part = self.parts.iter().find(|part| part.member.id == member)?;
         let attributes = match &part.entries {
@@ -237,8 +237,8 @@ impl MergedDirectory {
         Some((Arc::clone(&part.member), attributes))
     }
 
-    /// Room for merging once more what the members who are `wanted` said; `None` if there is not
-    /// enough of it.
+    /// Reserves room to merge again what the `wanted` members said. Returns `None` if there
+    /// is not enough.
     pub fn room(&self, wanted: impl Fn(PeerId) -> bool) -> Option<Vec<Again>> {
         let parts = self.parts.iter().enumerate();
         let parts = parts.filter(|(_, part)| wanted(part.member.id));
@@ -254,7 +254,7 @@ impl MergedDirectory {
         room.collect()
     }
 
-    /// What a member said, for which there is room.
+    /// Returns what a member said, in the room reserved for it.
     pub fn say(&self, again: Again) -> Said {
         let part = &self.parts[again.part];
         let mut making = again.held;
@@ -280,7 +280,7 @@ impl MergedDirectory {
         }
     }
 
-    /// How other contents of `names` are shown.
+    /// Returns the names under which other contents of `names` are shown.
     pub fn conflicts_of<'a>(&'a self, names: &'a BTreeSet<Name>) -> impl Iterator<Item = &'a Name> {
         names.iter().flat_map(move |name| {
             let before = |index: &u32| original(&self.items, *index) < Some(name);
@@ -297,7 +297,7 @@ fn original(items: &[Item], index: u32) -> Option<&Name> {
     items[index as usize].original.as_ref()
 }
 
-/// What the only member that has `item` said of it.
+/// Returns what the only member that has `item` said of it.
 fn attributes(item: &Item) -> Option<Attributes> {
     let source = item.sources.first()?;
     Some(Attributes {
@@ -314,7 +314,7 @@ fn attributes(item: &Item) -> Option<Attributes> {
     })
 }
 
-/// Gives back what merging took of `parts` beside `items`.
+/// Releases what merging took for `parts` beyond what `items` need.
 fn settle(parts: &mut [MemberPart], unmerged: Vec<Reservation>, items: &[Item]) {
     if let [
         MemberPart {
@@ -330,8 +330,7 @@ fn settle(parts: &mut [MemberPart], unmerged: Vec<Reservation>, items: &[Item]) 
         }
         return held.shrink_to(items.iter().map(weight).sum());
     }
-    // Which item was made of whose entry nobody knows any more, but for names that one member has
-    // of its own.
+    // It is no longer known whose entry became which item, except for items renamed after a member.
     let mut named: HashMap<PeerId, usize> = HashMap::new();
     for item in items.iter().filter(|item| item.original.is_some()) {
         for source in item.sources.iter() {
@@ -353,17 +352,17 @@ impl MemberPart {
     }
 }
 
-/// Those of what is shared.
+/// The bytes of the reference counters of a shared value.
 const COUNTERS: usize = 16;
 
-/// What an item takes in memory.
+/// Returns the bytes of memory that an item takes.
 pub fn weight(item: &Item) -> usize {
     let original = item.original.as_ref().map_or(0, text);
     let sources = heap(COUNTERS + item.sources.len() * size_of::<EntrySource>());
     size_of::<Item>() + text(&item.name) + original + sources
 }
 
-/// That of the entry of which `item` was made, without making one.
+/// Returns the weight of the entry that became `item`, without creating one.
 fn entry_weight(item: &Item) -> usize {
     entry_of(item.name_at_members())
 }

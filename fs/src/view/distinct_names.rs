@@ -1,9 +1,9 @@
 //! Names for what cannot be shown under its own name: `name (mark).ext`, each used once.
 //!
-//! Members choose names, and so how many of them meet. So no name is searched for: the first try is
-//! the plain one, every other holds a digest of what it stands for. Two things then never try for
-//! the same name, and each name that is in use already can stand in the way of one try. That bounds
-//! the tries by the number of names, whoever chose them. Pure.
+//! Members choose names, and so how many of them collide. Therefore no free name is searched for:
+//! the first try is the plain name, and every other contains a digest of what it stands for. Two
+//! things then never try the same name, and each name in use can block only one try. That bounds
+//! the tries by the number of names, no matter who chose them. Pure.
 
 use std::collections::HashSet;
 
@@ -11,15 +11,14 @@ use data_encoding::BASE32_NOPAD;
 use sha2::{Digest, Sha256};
 use tinyp2p_net::model::{MAX_NAME_BYTES, Name};
 
-/// The longest extension that stays behind the mark; a longer one is no extension.
+/// The longest extension that stays after the mark; anything longer is no extension.
 const MAX_EXTENSION_BYTES: usize = 32;
 
-/// The longest mark that is shown whole. With a digest, a number and the longest extension there is
+/// The longest mark that is shown whole. A digest, a number and the longest extension still leave
 /// room for some of the name.
 pub const MAX_MARK_BYTES: usize = 120;
 
-/// Characters of base32 that stand for a digest: 80 bits. Whoever makes two of them meet
-/// gains one try.
+/// Characters of base32 in a digest: 80 bits. Whoever makes two digests collide gains one try.
 const DIGEST_CHARACTERS: usize = 16;
 
 /// The names that are taken.
@@ -29,7 +28,7 @@ pub struct DistinctNames<F> {
 }
 
 impl<F: Fn(&Name) -> bool> DistinctNames<F> {
-    /// None is given yet; those that are in use are never given.
+    /// Starts with no name given. Names in use are never given.
     pub fn new(is_in_use: F) -> Self {
         Self {
             is_in_use,
@@ -37,10 +36,10 @@ impl<F: Fn(&Name) -> bool> DistinctNames<F> {
         }
     }
 
-    /// `name (mark).ext` if it is free and nothing of the name has to be cut for it, else
-    /// `name (mark-DIGEST).ext`, and a number in it if somebody uses that very name. The digest is
-    /// of `name` and `owner`, which no two things that are named here have in common. `mark` is cut
-    /// to [`MAX_MARK_BYTES`]; what no name can contain is shown as `_` in it.
+    /// Returns `name (mark).ext` if it is free and the name need not be cut for it. Otherwise
+    /// returns `name (mark-DIGEST).ext`, with a number in it if that very name is in use. The
+    /// digest covers `name` and `owner`, which no two things named here have in common. `mark` is
+    /// cut to [`MAX_MARK_BYTES`]; whatever no name can contain becomes `_` in it.
     pub fn give(&mut self, name: &Name, mark: &[u8], owner: &[u8]) -> Name {
         let mark: Vec<u8> = truncated(mark, MAX_MARK_BYTES)
             .iter()
@@ -88,19 +87,20 @@ fn digest(name: &Name, owner: &[u8]) -> String {
     text
 }
 
-/// `name (mark).ext`, and whether nothing of the name was cut, between characters, to make room.
+/// Returns `name (mark).ext`, and whether it contains the whole name. Otherwise the name was cut
+/// between characters to make room.
 fn marked(name: &Name, mark: &[u8]) -> (Name, bool) {
     let suffix = [b" (", mark, b")"].concat();
     let (stem, extension) = split_extension(name.as_bytes());
     let room = MAX_NAME_BYTES.saturating_sub(suffix.len() + extension.len());
     let shown = truncated(stem, room);
     let bytes = [shown, &suffix, extension].concat();
-    // It has at most 255 bytes, of which none is a slash or a NUL, and parentheses are among them.
+    // It has at most 255 bytes, none of them a slash or a NUL, and it includes parentheses.
     let marked = Name::new(bytes).unwrap_or_else(|_| name.clone());
     (marked, shown.len() == stem.len())
 }
 
-/// `a.tar.gz` -> `a.tar`, `.gz`. A dot at the very beginning makes a hidden name, not an extension.
+/// `a.tar.gz` -> `a.tar`, `.gz`. A leading dot makes a hidden name, not an extension.
 fn split_extension(name: &[u8]) -> (&[u8], &[u8]) {
     let dot = name.iter().rposition(|byte| *byte == b'.');
     let is_extension = |dot: &usize| {
@@ -109,7 +109,7 @@ fn split_extension(name: &[u8]) -> (&[u8], &[u8]) {
     name.split_at(dot.filter(is_extension).unwrap_or(name.len()))
 }
 
-/// At most `limit` bytes of `bytes`, cut between characters if it is UTF-8.
+/// Returns at most `limit` bytes of `bytes`, cut between characters if it is UTF-8.
 fn truncated(bytes: &[u8], limit: usize) -> &[u8] {
     if bytes.len() <= limit {
         return bytes;

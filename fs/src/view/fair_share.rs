@@ -1,5 +1,5 @@
-//! Room that several members share: whoever has little keeps all of it, and the others have equal
-//! parts.
+//! Room that several members share: a member that has little keeps all of it, and the others
+//! get equal parts.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -8,8 +8,8 @@ use tinyp2p_net::model::PeerId;
 
 use crate::network::MemberRef;
 
-/// How many things each may have, of those who have so many, so that all together have at most
-/// `max`. Whoever has no more than an equal share keeps all, however much others have.
+/// Returns how many things each may have, given how many each has, so that all together have at
+/// most `max`. A member with no more than an equal share keeps all, however much others have.
 pub fn fair_share(counts: impl IntoIterator<Item = usize>, max: usize) -> usize {
     let mut counts: Vec<usize> = counts.into_iter().collect();
     counts.sort_unstable();
@@ -24,10 +24,10 @@ pub fn fair_share(counts: impl IntoIterator<Item = usize>, max: usize) -> usize 
     usize::MAX
 }
 
-/// Leaves each member its fair share of `max` things, the first ones. Says whose were more. What
-/// several have counts as that of the one who has least: else whoever joins the holders of much
-/// could take it along when his own is cut. `holders` shows those who have a thing, of whom there
-/// is one at least.
+/// Leaves each member its fair share of `max` things, the first ones. Returns the members that had
+/// more. A thing that several members have counts for the one with the least: otherwise, a member
+/// that joins the holders of much could have it removed together with its own. `holders` shows the
+/// members that have a thing, at least one.
 pub fn share_fairly<T>(
     things: &mut Vec<T>,
     max: usize,

@@ -26,17 +26,17 @@ pub(super) struct QueryOutcome<T> {
     pub(super) freshness: Freshness,
 }
 
-/// What is kept of a listing, with room for merging it once more.
+/// What is kept of a listing, with room to merge it again.
 #[derive(Default)]
 struct KeptParts {
-    /// All of it, if everybody who has the directory is kept.
+    /// All of it, if every member that has the directory is kept.
     whole: Option<(Arc<MergedDirectory>, Vec<Again>)>,
-    /// Else the parts of those who are.
+    /// Otherwise the parts of those that are.
     said: Vec<Said>,
 }
 
 impl View {
-    /// The directory at `path`: what is `kept` of it, and what all others say.
+    /// Fetches the directory at `path`, from what is `kept` of it and what all others say.
     pub(super) fn fetch(
         &self,
         path: &RelPath,
@@ -79,7 +79,7 @@ impl View {
         Ok(QueryOutcome { value, freshness })
     }
 
-    /// Why there is no directory at `path`, which nobody named entries of.
+    /// Returns why there is no directory at `path`, of which nobody named entries.
     fn why_nobody<T>(&self, path: &RelPath, answers: &CollectedReplies<T>) -> Error {
         if !answers.barred.is_empty() {
             let who = answers.barred.join(", ");
@@ -97,7 +97,8 @@ impl View {
         Error::NotFound
     }
 
-    /// Notes the conflicts in `directory`, and has contents compared that may be the same.
+    /// Records the conflicts in `directory`, and requests a comparison of contents that may
+    /// be the same.
     fn watch_conflicts(&self, path: &RelPath, directory: &MergedDirectory) {
         let items = &directory.items;
         let is_disproved =
@@ -110,8 +111,8 @@ impl View {
         }
     }
 
-    /// Asks what there is at `path`, whose last component is `name`: all but those of whom that is
-    /// `kept`.
+    /// Asks what there is at `path`, whose last component is `name`. Skips the members whose
+    /// answer is `kept`.
     pub(super) fn ask(
         &self,
         path: &RelPath,
@@ -140,7 +141,7 @@ impl View {
         QueryOutcome { value, freshness }
     }
 
-    /// What of `kept` is of members who are still there, under the same names.
+    /// Returns what of `kept` is from members that are still present under the same names.
     pub(super) fn still_there(&self, mut kept: KeptReplies, present: Present) -> KeptReplies {
         if kept.members.is_empty() || kept.revision == present.revision {
             return kept;
@@ -162,14 +163,14 @@ impl View {
 }
 
 impl KeptParts {
-    /// Those of `kept`.
+    /// Takes the parts out of `kept`.
     fn take(kept: &mut KeptReplies) -> Self {
         let Some(from) = kept.from.take() else {
             return Self::default();
         };
         let Some(again) = from.room(|member| kept.has(member)) else {
-            // There is no room to merge them beside what is held already. There may be once that is
-            // let go of, so all are asked again.
+            // There is no room to merge them beside what is already held. There may be once that is
+            // dropped, so all members are asked again.
             *kept = KeptReplies::default();
             return Self::default();
         };
@@ -180,7 +181,7 @@ impl KeptParts {
                 ..Self::default()
             };
         }
-        // What others said of it comes anew, and is not to be held meanwhile.
+        // The others' parts are fetched again, and the old ones are not held until then.
         let said = again.into_iter().map(|again| from.say(again));
         Self {
             whole: None,
@@ -193,7 +194,7 @@ impl KeptParts {
         self.said.is_empty() && whole.is_none_or(|(_, again)| again.is_empty())
     }
 
-    /// The listing that they are of, if `answers` change nothing in it.
+    /// Returns the listing that they are of, if `answers` change nothing in it.
     fn if_unchanged<T>(&self, answers: &CollectedReplies<T>) -> Option<Arc<MergedDirectory>> {
         let (from, _) = self.whole.as_ref()?;
         let is_same = answers.said.is_empty()
@@ -209,13 +210,13 @@ impl KeptParts {
     }
 }
 
-/// How long the answers of `round` hold, and those that were `kept` beside it.
+/// Returns how long the answers of `round` hold, together with those that were `kept`.
 fn freshness<T>(kept: &KeptReplies, begun: QueryStart, round: &QueryResult<T>) -> Freshness {
     let members = kept.members.iter().chain(&round.watched);
     let mut watched: Vec<PeerId> = members.copied().collect();
     watched.sort_unstable();
     watched.dedup();
-    // Somebody who has come or gone meanwhile is in nobody's answer.
+    // No answer covers a member that has come or gone in between.
     let is_same = kept.members.is_empty() || kept.revision == round.revision;
     let asked_before = kept.asked.filter(|_| !kept.members.is_empty());
     Freshness {

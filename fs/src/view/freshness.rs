@@ -1,9 +1,9 @@
 //! How long answers hold.
 //!
-//! Pure: time comes in as `now`. An answer holds for a second. One whose member reports
-//! its changes holds for as long as that promises, unless a change concerns it
-//! ([`super::pending_changes`]). So of what several members said, some may hold and some not: then
-//! only the latter are asked again. Whoever was not there when it was asked for, is.
+//! Pure: time comes in as `now`. An answer holds for a second. If its member reports changes, it
+//! holds for as long as that member promises, unless a change concerns it
+//! ([`super::pending_changes`]). If only some members' answers to a question still hold, only the
+//! others are asked again, as are members that were not there before.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,14 +11,14 @@ use std::time::{Duration, Instant};
 use tinyp2p_net::config::PROMISE;
 use tinyp2p_net::model::PeerId;
 
-/// Unless a member reports a change, an answer counts for this long: `ls` shows what others did a
-/// second ago, and a program that looks at every file of a directory still asks the network once.
+/// Unless a member reports a change, an answer holds for this long: `ls` shows what others did a
+/// second ago, and a program that visits every file of a directory still asks the network once.
 pub const FRESH: Duration = Duration::from_secs(1);
 
 /// The present, as far as answers depend on it.
 #[derive(Clone, Copy, Debug)]
 pub struct Present {
-    /// The time of the look.
+    /// The time of the question.
     pub now: Instant,
     /// Which members there are.
     pub revision: u64,
@@ -27,22 +27,22 @@ pub struct Present {
 /// When all members' answers to one question were given, and what they rely on.
 #[derive(Clone, Debug)]
 pub struct Freshness {
-    /// When the first of those was asked whose answer is used.
+    /// When the first member whose answer is used was asked.
     pub asked: Instant,
-    /// When the last answer was there.
+    /// When the last answer arrived.
     pub came: Instant,
     /// The members whose answers are watched, sorted.
     pub watched: Arc<[PeerId]>,
-    /// True if these are all who were there.
+    /// True if these are all members that were present.
     pub is_all_watched: bool,
     /// Which members there were.
     pub revision: u64,
-    /// The number of the last change that it was compared with.
+    /// The number of the last change that the answers were compared with.
     pub changes: u64,
 }
 
 impl Freshness {
-    /// That of answers that nobody watches.
+    /// Returns the freshness of answers that nobody watches.
     pub fn unwatched(came: Instant) -> Self {
         Self {
             asked: came,
@@ -54,14 +54,14 @@ impl Freshness {
         }
     }
 
-    /// True while all the answers hold, unless a change ends them.
+    /// Returns true while all the answers hold, unless a change ends them.
     pub fn holds(&self, present: Present) -> bool {
         let since = |then: Instant| present.now.saturating_duration_since(then);
         let is_watched = self.is_all_watched && self.revision == present.revision;
         since(self.came) < FRESH || (is_watched && self.is_promised(present.now))
     }
 
-    /// True while the answers of those who watch hold, unless a change ends them.
+    /// Returns true while the answers of watching members hold, unless a change ends them.
     pub fn is_promised(&self, now: Instant) -> bool {
         now.saturating_duration_since(self.asked) < PROMISE
     }

@@ -1,4 +1,4 @@
-//! What a number stands for, and which one that makes it.
+//! What a number stands for, and how it is derived.
 //!
 //! Pure: a number follows from a path and an identity, the same on every machine.
 
@@ -12,11 +12,11 @@ use crate::view::merge::{EntrySource, Item};
 /// The number of the mount's root.
 pub const ROOT: u64 = 1;
 
-/// Numbers of things are not above this: those above belong to this program
-/// ([`control_fs`](crate::vfs::control_fs)).
+/// The largest number of a file or directory. Those above belong to
+/// this program ([`control_fs`](crate::vfs::control_fs)).
 const MAX_NUMBER: u64 = (1 << 62) - 1;
 
-/// Through what the kernel looks at a thing.
+/// The tree through which the kernel sees a file or directory.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Vantage {
     /// What all members share: the mount itself.
@@ -27,26 +27,27 @@ pub enum Vantage {
     Found,
 }
 
-/// What one number stands for at its path: a directory, or one content, as far as it is known.
+/// What one number stands for at its path: a directory, or one content as far as it is known.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum InodeIdentity {
-    /// A directory. The kernel takes one name for one directory, so that of another tree
-    /// is another one.
+    /// A directory. The kernel allows a directory only one name, so the same path in another tree
+    /// is another directory.
     Directory(Vantage),
-    /// The content with this root and this size, whoever has it. The size belongs to it: a member
-    /// that claims another one for the same root must not stand in for those who have the content.
+    /// The content with this root and this size, at any member. The size is part of the
+    /// identity: a member that claims another size for the same root must not stand in for those
+    /// that have the content.
     Root {
         /// The content root.
         root: Root,
         /// Size in bytes.
         size: u64,
     },
-    /// Nothing, whoever has it.
+    /// No content at all, at any member.
     Empty,
-    /// Whatever one member has in one version. The size belongs to it, too: a member that names
-    /// another one for the same version means another file.
+    /// Whatever one member has in one version. The size is part of the identity here, too: a member
+    /// that names another size for the same version means another file.
     Source {
-        /// Whose file it is.
+        /// The member whose file it is.
         member: PeerId,
         /// The version of the file there.
         version: Version,
@@ -56,7 +57,7 @@ pub enum InodeIdentity {
 }
 
 impl InodeIdentity {
-    /// What a file is that has this root, if it has one, and this size.
+    /// Returns the identity of a file with this root, if it has one, and this size.
     pub(crate) fn of_file(root: Option<Root>, size: FileSize, source: &EntrySource) -> Self {
         match root.zip(size.known()) {
             _ if size == FileSize::ZERO => Self::Empty,
@@ -72,21 +73,21 @@ impl InodeIdentity {
 
 pub(crate) type InodeKey = (RelPath, InodeIdentity);
 
-/// What leads to the number of a thing: the same on every machine.
+/// Returns the hash that leads to a number: the same on every machine.
 pub(crate) fn hash_of(path: &RelPath, identity: &InodeIdentity) -> u64 {
     BuildHasherDefault::<SipHasher13>::default().hash_one((path, identity))
 }
 
-/// The number that a thing with this hash has, if nothing else has it.
+/// Returns the number for this hash, if nothing else has it.
 pub(crate) fn number_of(hash: u64) -> u64 {
     let number = hash & MAX_NUMBER;
-    // Neither none nor the root.
+    // Neither zero nor the root.
     if number > ROOT { number } else { number + 2 }
 }
 
-/// The number of `item`, which members have at `path`, as long as nothing else has that; in a
-/// directory of the tree of all. It is that by which a program finds the file that sorts what it
-/// reads by number.
+/// Returns the number of `item`, which members have at `path` in a directory of the merged tree, as
+/// long as nothing else has that number. A program that sorts what it reads by number finds the
+/// file by it.
 pub(crate) fn number_by_itself(path: &RelPath, item: &Item) -> u64 {
     let identity = match (item.kind, item.sources.first()) {
         (Kind::File, Some(source)) => InodeIdentity::of_file(item.root, item.size, source),

@@ -22,7 +22,7 @@ pub struct EntrySource {
 pub struct Item {
     /// The name in the mount.
     pub name: Name,
-    /// The name at the members, where the mount shows another one.
+    /// The name at the members, if the mount shows another one.
     pub original: Option<Name>,
     /// File or directory.
     pub kind: Kind,
@@ -30,14 +30,14 @@ pub struct Item {
     pub size: FileSize,
     /// The newest modification time among the sources, nanoseconds since 1970.
     pub mtime: UnixTime,
-    /// The content root, if it is known: each source has named it.
+    /// The content root, if it is known. Each source has named it.
     pub root: Option<Root>,
-    /// Who has it, the best one to read from first; never empty.
+    /// The members that have it, the best one to read from first; never empty.
     pub sources: Arc<[EntrySource]>,
 }
 
 impl Item {
-    /// What can be done with it: whoever can read it, has it for all.
+    /// Returns what can be done with it: if one member can read it, everybody can.
     pub fn mode(&self) -> Mode {
         mode_of(&self.sources)
     }
@@ -48,14 +48,14 @@ impl Item {
     }
 }
 
-/// What can be done with what all of `sources` have.
+/// Returns what can be done with what all of `sources` have.
 pub fn mode_of(sources: &[EntrySource]) -> Mode {
     let readable = sources
         .iter()
         .filter(|source| source.mode != Mode::Unreadable);
     let mut modes = readable.map(|source| source.mode);
     match modes.next() {
-        // The program is one wherever it is one: its content is the same.
+        // A program at one member is a program at all of them: its content is the same.
         Some(first) if modes.all(|mode| mode == first) => first,
         Some(_) => Mode::Executable,
         // Nobody is known to have the root of an empty network.

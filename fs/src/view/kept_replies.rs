@@ -1,4 +1,5 @@
-//! What still holds of the answers to one question after changes: whose part, and for which names.
+//! What still holds of the answers to one question after changes: which members' parts, and
+//! for which names.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -11,15 +12,16 @@ use super::freshness::{Freshness, Present};
 use super::merge::may_be_conflict;
 use super::pending_changes::Effect;
 
-/// A listing that no longer speaks for more names than this is no longer a listing.
+/// A listing that no longer holds for more names than this no longer holds at all.
 pub(super) const MAX_CHANGED: usize = 1024;
 
 /// What still holds of the answers to one question.
 #[derive(Clone, Default)]
 pub struct KeptReplies {
-    /// Whose do, sorted.
+    /// The members whose answers still hold, sorted.
     pub members: Vec<PeerId>,
-    /// The listing in which they said it; without one, that they have nothing there.
+    /// The listing that contains their answers; without one, they said that they
+    /// have nothing there.
     pub from: Option<Arc<MergedDirectory>>,
     /// When the first of them was asked.
     pub asked: Option<Instant>,
@@ -30,18 +32,18 @@ pub struct KeptReplies {
 /// What changes have done to a listing.
 #[derive(Default)]
 pub(super) struct Doubts {
-    /// It is over for everybody.
+    /// The listing no longer holds for any member.
     pub(super) is_over: bool,
-    /// Those whose part of it is over.
+    /// The members whose part of it no longer holds.
     pub(super) over: BTreeSet<PeerId>,
-    /// Those who reported changes of some names, or of the directory's own attributes.
+    /// The members that reported changes of some names, or of the directory's own attributes.
     pub(super) partial: BTreeSet<PeerId>,
-    /// These names: the listing does not speak for them any more.
+    /// These names, for which the listing no longer holds.
     names: BTreeSet<Name>,
 }
 
 impl KeptReplies {
-    /// Those who watch, as far as their answer `holds`.
+    /// Keeps the watching members whose answer still `holds`.
     pub(super) fn of(
         freshness: &Freshness,
         present: Present,
@@ -58,7 +60,7 @@ impl KeptReplies {
         }
     }
 
-    /// Lets go of those who are not `wanted`, and of the listing if they all go.
+    /// Drops the members that are not `wanted`, and the listing if none are left.
     pub fn retain(&mut self, wanted: impl Fn(&PeerId) -> bool) {
         self.members.retain(wanted);
         if self.members.is_empty() {
@@ -66,7 +68,7 @@ impl KeptReplies {
         }
     }
 
-    /// True if `member` is one of them.
+    /// Returns true if `member` is one of them.
     pub fn has(&self, member: PeerId) -> bool {
         self.members.binary_search(&member).is_ok()
     }
@@ -94,7 +96,7 @@ impl Doubts {
         !self.is_over && self.over.is_empty() && self.partial.is_empty()
     }
 
-    /// True if there are none about `name`.
+    /// Returns true if there are no doubts about `name`.
     pub(super) fn spare(&self, name: &Name) -> bool {
         // The name of a conflict depends on other names.
         let has_names = self.names.contains(name) || may_be_conflict(name);

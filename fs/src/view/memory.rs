@@ -1,4 +1,4 @@
-//! What a view remembers, apart from the view, so that it can make room for other answers.
+//! What a view remembers, separate from the view so that it can make room for other answers.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,10 +10,10 @@ use tinyp2p_net::model::PeerId;
 use super::cache::ViewCache;
 use super::freshness::Freshness;
 
-/// Held for a look, never while the network is asked.
+/// Locked for a look, never while the network is asked.
 pub(super) struct ViewMemory(Mutex<ViewCache>);
 
-/// When a question was put, and how many changes were known by then.
+/// When a question was asked, and how many changes were known by then.
 #[derive(Clone, Copy)]
 pub(super) struct QueryStart {
     pub(super) asked: Instant,
@@ -39,7 +39,7 @@ impl Relieve for ViewMemory {
 }
 
 impl ViewCache {
-    /// A question is put now.
+    /// Records that a question is asked now.
     pub(super) fn begin(&self) -> QueryStart {
         QueryStart {
             asked: Instant::now(),
@@ -47,7 +47,7 @@ impl ViewCache {
         }
     }
 
-    /// How long answers hold that come now.
+    /// Returns how long answers hold that arrive now.
     pub(super) fn arriving(&mut self, freshness: Freshness) -> Freshness {
         if self.watched != freshness.watched {
             self.watched = Arc::clone(&freshness.watched);

@@ -1,27 +1,27 @@
 //! What several members say of one directory -> what the mount shows of it.
 //!
-//! Pure, and the same on every node of the network: the outcome depends on what was said and by
-//! whom, never on the order of the answers or on who asks (only [`Item::sources`], which nobody
-//! sees in a listing, begins with the member that the asker would rather read from).
+//! Pure, and the same on every node of the network. The outcome depends on what was said and by
+//! whom, never on the order of the answers or on the node that asks. (Only [`Item::sources`], which
+//! no listing shows, begins with the member that the asker prefers to read from.)
 //!
-//! The rules (design, section 3), each name by itself:
+//! The rules (design, section 3) apply to each name separately:
 //! 1. Directories merge. A directory keeps its name against files.
 //! 2. Files have the same content when their content roots and sizes are equal, and on no weaker
-//!    evidence: sizes and times can be copied by whoever wants to take a file's place. A file
-//!    without a root is a content of its own until its member names one. Empty files all have the
-//!    same content.
-//! 3. What somebody can read goes before what none of its holders can. Then the content that most
-//!    members hold keeps the plain name; ties go to the newer mtime, then to the smaller root, then
-//!    to the smaller peer id.
+//!    evidence: anyone who wants to take a file's place can copy its size and time. A file
+//!    without a root is a content of its own until its member names one. Empty files all have
+//!    the same content.
+//! 3. A content that somebody can read precedes one that none of its holders can. Then the content
+//!    that most members hold keeps the plain name; ties go to the newer mtime, then to the smaller
+//!    root, then to the smaller peer id.
 //! 4. Every other content is shown as `name (member).ext`, after the member with the smallest peer
-//!    id among its holders, or with a digest behind the member's name (`distinct_names.rs`).
+//!    id among its holders, or with a digest after the member's name (`distinct_names.rs`).
 //! 5. A file whose member does not name its size (a server of 2004) is shown only where nobody has
 //!    anything of which more is known: it may well be the same. All such files of one name are one
-//!    entry, until one was fetched.
+//!    entry until one has been fetched.
 //!
-//! The work is that of sorting the names, whatever they are and whoever has them. How many names
-//! there can be follows from the budget of answers. Of more conflicts than somebody who waits has
-//! the time for, each member has an equal share.
+//! The work is that of sorting the names, regardless of what they are and who has them. The budget
+//! of answers bounds the number of names. If there are more conflicts than can be shown while
+//! somebody waits, each member has an equal share.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -36,12 +36,12 @@ use super::fair_share::share_fairly;
 pub use super::item::{EntrySource, Item, mode_of};
 use crate::network::MemberRef;
 
-/// The most contents of one directory that are shown under another name, which takes several times
-/// as long as to merge a name: about half a second's work.
+/// The maximum number of contents of one directory that are shown under another name. That takes
+/// several times as long as merging a name: about half a second's work.
 const MAX_CONFLICTS: usize = 200_000;
 
-/// The kernel refuses a whole directory that holds a file larger than this, so no member
-/// may name one.
+/// The kernel refuses a whole directory that holds a file larger than this, so members may
+/// not name one.
 const MAX_FILE_BYTES: u64 = i64::MAX as u64;
 
 /// What one member says of one name.
@@ -56,17 +56,17 @@ struct Row {
 pub struct Merged {
     /// Its names, sorted.
     pub items: Vec<Item>,
-    /// Those who have more conflicts than can be shown of one member.
+    /// The members that have more conflicts than can be shown of one member.
     pub left_out: Vec<Arc<MemberRef>>,
 }
 
-/// Merges whole listings of one directory for somebody who waits. `preferred` comes first among the
+/// Merges whole listings of one directory while somebody waits. `preferred` comes first among the
 /// sources of what it has.
 pub fn merge(listings: Vec<(Arc<MemberRef>, Vec<Entry>)>, preferred: Option<PeerId>) -> Merged {
     merge_at_most(listings, preferred, MAX_CONFLICTS)
 }
 
-/// The same, however many conflicts there are.
+/// Merges in the same way, however many conflicts there are.
 pub fn directory(
     listings: Vec<(Arc<MemberRef>, Vec<Entry>)>,
     preferred: Option<PeerId>,
@@ -88,7 +88,7 @@ fn merge_at_most(
         }));
     }
     rows.retain(Row::is_possible);
-    // Stable and made for sorted runs, which is what the listings are.
+    // A stable sort made for sorted runs, which the listings are.
     rows.sort_by(|a, b| (&a.name, a.member.id).cmp(&(&b.name, b.member.id)));
     rows.dedup_by(|b, a| a.name == b.name && a.member.id == b.member.id);
 
@@ -117,8 +117,8 @@ fn merge_at_most(
     Merged { items, left_out }
 }
 
-/// Merges what members say of one path whose last component is `name`: what keeps the plain name,
-/// or `None` if nobody has anything there.
+/// Merges what members say of one path whose last component is `name`. Returns what keeps the plain
+/// name, or `None` if nobody has anything there.
 pub fn name(
     name: &Name,
     said: Vec<(Arc<MemberRef>, Attributes)>,
@@ -132,7 +132,7 @@ pub fn name(
     items.into_iter().find(|item| item.name == *name)
 }
 
-/// True for names that rule 4 may have made, so that only a listing can say what they mean.
+/// Returns true for names that rule 4 may have made, so that only a listing can say what they mean.
 pub fn may_be_conflict(name: &Name) -> bool {
     let bytes = name.as_bytes();
     bytes
@@ -146,7 +146,7 @@ impl Row {
         self.attributes.size.or_zero() <= MAX_FILE_BYTES
     }
 
-    /// By far the most names have one content at one member, which needs no ranking.
+    /// Converts a name that has one content at one member, as most do by far. It needs no ranking.
     fn into_item(self) -> Item {
         let Attributes {
             kind,
@@ -189,8 +189,8 @@ struct MergedContent {
     root: Option<Root>,
 }
 
-/// The contents that one name has, the one that keeps the plain name first. All rows have the same
-/// name and come by peer id.
+/// Returns the contents of one name, the one that keeps the plain name first. All rows have the
+/// same name and are sorted by peer id.
 fn contents(rows: Vec<Row>) -> Vec<MergedContent> {
     let (unmeasured, rows): (Vec<_>, Vec<_>) = rows.into_iter().partition(Row::is_unmeasured);
     if rows.is_empty() {
@@ -299,7 +299,7 @@ impl MergedContent {
     }
 }
 
-/// Rule 4: adds `conflicts` to `items` under names that are free, and sorts `items` again.
+/// Rule 4: adds `conflicts` to `items` under free names, and sorts `items` again.
 fn rename(conflicts: Vec<MergedContent>, items: &mut Vec<Item>, preferred: Option<PeerId>) {
     let is_in_use = |name: &Name| items.binary_search_by(|item| item.name.cmp(name)).is_ok();
     let mut names = DistinctNames::new(is_in_use);

@@ -1,19 +1,20 @@
 //! The merged tree, kept fresh.
 //!
-//! Answers come from memory while they are fresh ([`cache`]); otherwise all members are asked at
-//! once under the operation's deadline, and what has answered by then counts ([`merge`]). Who did
-//! not answer is remembered with the answer, so that silence is never taken for absence:
+//! Answers come from memory while they are fresh ([`cache`]). Otherwise all members are asked
+//! at once under the operation's deadline, and the answers that arrive by then count
+//! ([`merge`]). Members that did not answer are remembered with the answer, so that silence
+//! never counts as absence:
 //! - a name that nobody has is remembered as absent only if everybody said so;
 //! - a directory that only a silent member may have is an error, not an empty directory;
-//! - when nobody at all has answered, every question is an error;
-//! - who answers that it does not know, as something failed there or has run out, makes a name that
-//!   nobody else has an error.
+//! - if nobody has answered, every question is an error;
+//! - if a member answers that it does not know, because something failed or ran out there, a name
+//!   that nobody else has is an error.
 //!
-//! A member's changes end what that member said, and no other's: then it alone is asked again.
+//! A member's changes invalidate only what that member said: then it alone is asked again.
 //!
-//! One directory is fetched once at a time: whoever wants it meanwhile waits for the same answer.
-//! Locks are held for a look into memory, never while the network is asked, and never for work
-//! whose size a member chooses.
+//! A directory is fetched only once at a time: everybody who wants it then waits for the same
+//! answer. Locks are held for a look into memory, never while the network is asked, and never for
+//! work whose size a member chooses.
 
 pub mod cache;
 pub mod comparing;
@@ -67,20 +68,20 @@ pub const RESERVED: &[u8] = b".tinyp2p";
 /// How long an operation may wait for the network.
 #[derive(Clone, Copy, Debug)]
 pub enum Wait {
-    /// Not at all: what memory does not know is [`Error::NeedsNetwork`].
+    /// Not at all: what memory does not have fails with [`Error::NeedsNetwork`].
     No,
-    /// At the latest until then.
+    /// Until this instant at the latest.
     Until(Instant),
 }
 
-/// The most bytes of listings that the tree of a single member remembers: there may be
+/// The maximum number of bytes of listings that the tree of a single member remembers: there may be
 /// many such trees.
 const MAX_MEMBER_BYTES: usize = 16 << 20;
 
 /// What is known of one name.
 #[derive(Debug, PartialEq, Eq)]
 pub enum NameLookup {
-    /// It is there.
+    /// The name exists.
     Item(Item),
     /// Nobody who answered has it.
     Nothing {
@@ -92,9 +93,9 @@ pub enum NameLookup {
 /// The tree of all members.
 pub struct View {
     network: Arc<dyn Network>,
-    /// The member to read from when several have the same: this node itself.
+    /// The member to read from when several have the same content: this node itself.
     preferred: Option<PeerId>,
-    /// True for the mount's own tree: its root is there whoever is, and [`RESERVED`] belongs
+    /// True for the mount's own tree: its root always exists, and [`RESERVED`] belongs
     /// to this program.
     is_merged: bool,
     memory: Arc<ViewMemory>,
@@ -104,13 +105,13 @@ pub struct View {
 }
 
 impl View {
-    /// The tree of `network`, which reads from `preferred` first when several members
-    /// have the same.
+    /// Creates the tree of `network`, which reads from `preferred` first when several members have
+    /// the same content.
     pub fn new(network: Arc<dyn Network>, preferred: Option<PeerId>) -> Self {
         Self::remembering(network, preferred, cache::MAX_BYTES)
     }
 
-    /// The tree of a member who is all of `network`, as that member has it.
+    /// Creates the tree of a member who is all of `network`, as that member has it.
     pub fn of_member(network: Arc<dyn Network>) -> Self {
         Self {
             is_merged: false,
@@ -133,7 +134,7 @@ impl View {
         }
     }
 
-    /// The directory at `path`. The root of the mount is always there, if need be empty.
+    /// Returns the directory at `path`. The root of the mount always exists, even if it is empty.
     pub fn list(&self, path: &RelPath, wait: Wait) -> Result<Arc<MergedDirectory>, Error> {
         let present = self.present();
         let known = self.memory.lock().directory(path, present);
@@ -148,7 +149,7 @@ impl View {
         outcome.unwrap_or(Err(Error::Late))
     }
 
-    /// Fetches the directory at `path`, unless somebody else just has.
+    /// Fetches the directory at `path`, unless another thread just has.
     fn list_anew(&self, path: &RelPath, deadline: Instant) -> Result<Arc<MergedDirectory>, Error> {
         let present = self.present();
         let mut cache = self.memory.lock();
@@ -160,7 +161,7 @@ impl View {
         drop(cache);
         let QueryOutcome { value, freshness } = self.fetch(path, kept, present, begun, deadline)?;
         let mut cache = self.memory.lock();
-        // Changes that came meanwhile are looked at when somebody wants it.
+        // Changes that arrived during the fetch are applied when somebody wants the directory.
         let freshness = cache.arriving(freshness);
         let gone = cache.insert(path.clone(), Arc::clone(&value), freshness);
         drop(cache);
@@ -168,7 +169,8 @@ impl View {
         Ok(value)
     }
 
-    /// What `name` is in `directory`: from a fresh listing if there is one, else by asking for it.
+    /// Returns what `name` is in `directory`: from a fresh listing if there is one, otherwise by
+    /// asking for it.
     pub fn find(&self, directory: &RelPath, name: &Name, wait: Wait) -> Result<NameLookup, Error> {
         if self.is_reserved(directory, name) {
             return Ok(NameLookup::Nothing { certain: true });
@@ -199,7 +201,7 @@ impl View {
         let kept = self.still_there(kept, present);
         let QueryOutcome { value, freshness } = self.ask(&path, name, &kept, begun, deadline);
         let found = self.sort_out(directory, name, value, wait)?;
-        // What such a name means depends on other names.
+        // The meaning of such a name depends on other names.
         let may_be_kept = !merge::may_be_conflict(name);
         if may_be_kept && found == (NameLookup::Nothing { certain: true }) {
             let mut cache = self.memory.lock();
@@ -209,7 +211,7 @@ impl View {
         Ok(found)
     }
 
-    /// What `name` is in `directory`, by these answers.
+    /// Returns what `name` is in `directory`, according to these answers.
     fn sort_out(
         &self,
         directory: &RelPath,
@@ -269,7 +271,7 @@ impl View {
         }
     }
 
-    /// Ends what is known of `path` and of the directory that it lies in: the next question
+    /// Invalidates what is known of `path` and of its parent directory: the next question
     /// asks the network.
     pub fn invalidate(&self, path: &RelPath) {
         let mut cache = self.memory.lock();
@@ -283,7 +285,7 @@ impl View {
         drop(gone);
     }
 
-    /// Ends what `member` said and may no longer hold, after these changes.
+    /// Invalidates what `member` said and may no longer hold after these changes.
     pub fn apply(&self, member: PeerId, change: &News) {
         match change {
             News::Changed(changes) => {
@@ -293,12 +295,13 @@ impl View {
                     cache.changes.note(Some(member), change);
                 }
             }
-            // What is under way relies on the member, too.
+            // Questions under way rely on the member, too.
             News::Lost => self.memory.lock().changes.note_everything(member),
         }
     }
 
-    /// How other contents of `names` are shown in the last listing of `directory`.
+    /// Returns the names under which the last listing of `directory` shows other
+    /// contents of `names`.
     pub fn conflicts_of(&self, directory: &RelPath, names: &BTreeSet<Name>) -> Vec<Name> {
         let listing = self.memory.lock().last_directory(directory);
         let shown = listing
@@ -314,13 +317,12 @@ impl View {
         }
     }
 
-    /// Sums over what was listed lately.
+    /// Returns sums over what was listed recently.
     pub fn known(&self) -> DirectoryTotals {
         self.memory.lock().known()
     }
 
-    /// The conflicts in all directories that were listed, as they were seen last: a
-    /// text for people.
+    /// Returns the conflicts in all listed directories, as last seen, as text for people.
     pub fn conflicts(&self) -> String {
         self.conflicts.lock().text()
     }

@@ -1,10 +1,10 @@
-//! What was log of members' changes, each member's apart: what it does to an answer is found out
-//! when somebody wants the answer.
+//! The log of members' changes, separate for each member. What a change does to an answer is
+//! determined when somebody wants the answer.
 //!
-//! Pure. Taking a change in costs a few comparisons for each change, whatever is remembered. Every
-//! change has a number; an answer knows up to which one it was compared. What a member says touches
-//! its own answers only, and the memory of each is bounded: one that says more has said that
-//! everything of its own may have changed.
+//! Pure. Recording a change costs a few comparisons, whatever is remembered. Every change has a
+//! number, and an answer knows up to which number it was compared. What a member says affects only
+//! its own answers. The memory for each member is bounded: one that says more counts as having said
+//! that everything of its own may have changed.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
@@ -16,31 +16,31 @@ use tinyp2p_net::protocol::wire::{Change, Depth};
 
 use super::tree_order::{TreeOrder, compare};
 
-/// Changes of one member that are remembered: four full polls.
+/// The maximum number of remembered changes of one member: four full polls.
 const MAX_CHANGES: usize = 4096;
 
-/// The most bytes that those of one member may take.
+/// The maximum number of bytes of one member's changes.
 const MAX_BYTES: usize = 1 << 20;
 
-/// The most bytes of all together. Then the member with most of them makes room.
+/// The maximum number of bytes of all changes. Beyond it, the member with the most makes room.
 const MAX_ALL_BYTES: usize = 8 << 20;
 
-/// Members of whom something is remembered; more than there ever are in one network.
+/// The maximum number of members with remembered changes: more than one network ever has.
 const MAX_MEMBERS: usize = 1024;
 
-/// What a change costs beside itself: its place in a tree.
+/// What a change costs beyond its own bytes: its place in a tree.
 const OVERHEAD: usize = 32;
 
-/// The last changes, of each member apart.
+/// The last changes, separate for each member.
 #[derive(Debug, Default)]
 pub struct ChangeLog {
     count: u64,
     of: HashMap<PeerId, MemberChanges>,
-    /// Those of all logs together.
+    /// The bytes of all members' logs together.
     bytes: usize,
-    /// What concerns the answers of all.
+    /// Changes that concern the answers of all members.
     of_all: MemberChanges,
-    /// Of changes up to this one, those of members without a log are not known any more.
+    /// Up to the change of this number, changes of members without a log are no longer known.
     forgotten: u64,
 }
 
@@ -48,7 +48,7 @@ pub struct ChangeLog {
 struct MemberChanges {
     /// The number of the last change.
     last: u64,
-    /// The number of the last one that was everything.
+    /// The number of the last change that concerned everything.
     everything: u64,
     changes: BTreeMap<TreeOrder, (Depth, u64)>,
     bytes: usize,
@@ -57,22 +57,22 @@ struct MemberChanges {
 /// What changes do to a listing.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Effect {
-    /// Nothing that concerns the answer.
+    /// No change concerns the answer.
     None,
-    /// The listing does not speak for these names any more; without names, for the
+    /// The listing no longer holds for these names; without names, for the
     /// directory's own attributes.
     Partial(Vec<Name>),
-    /// It is over.
+    /// The listing no longer holds.
     Total,
 }
 
 impl ChangeLog {
-    /// How many there were so far.
+    /// Returns how many changes there were so far.
     pub fn count(&self) -> u64 {
         self.count
     }
 
-    /// Takes in what `member` said; or what is so whoever is asked.
+    /// Records what `member` said or, without a member, a change to the answers of all.
     pub fn note(&mut self, member: Option<PeerId>, change: &Change) {
         self.count += 1;
         let count = self.count;
@@ -86,12 +86,12 @@ impl ChangeLog {
         }
     }
 
-    /// Whatever `member` said may be otherwise by now.
+    /// Records that everything `member` said may have changed.
     pub fn note_everything(&mut self, member: PeerId) {
         self.note(Some(member), &Change::everything());
     }
 
-    /// Those who had something to say since number `since`.
+    /// Returns the members that reported changes since number `since`.
     pub fn members(&self, since: u64) -> impl Iterator<Item = PeerId> {
         let talking = self.of.iter().filter(move |(_, log)| log.last > since);
         talking.map(|(member, _)| *member)
@@ -103,14 +103,14 @@ impl ChangeLog {
         log.map_or(Effect::None, |log| log.about_listing(directory, since))
     }
 
-    /// True if the listing of `directory` was ended for all members since number `since`,
-    /// or nobody knows.
+    /// Returns true if the listing of `directory` ended for all members since number `since`, or if
+    /// that is no longer known.
     pub fn ended_listing(&self, directory: &RelPath, since: u64) -> bool {
         since < self.forgotten || self.of_all.about_listing(directory, since) != Effect::None
     }
 
-    /// Those who may have something else at `path` than they said at number `since`; `None` if that
-    /// may be anybody.
+    /// Returns the members that may have something else at `path` than they said at number `since`,
+    /// or `None` if that may be anybody.
     pub fn about_entry(&self, path: &RelPath, since: u64) -> Option<Vec<PeerId>> {
         if since < self.forgotten || self.of_all.concerns_entry(path, since) {
             return None;
@@ -139,7 +139,7 @@ impl ChangeLog {
         self.of.entry(member).or_default()
     }
 
-    /// Lets the one who said most have said everything, while there is too much.
+    /// If the logs take too much memory, replaces the largest with a change of everything.
     fn limit(&mut self) {
         if self.bytes > MAX_ALL_BYTES
             && let Some(largest) = self.of.values_mut().max_by_key(|log| log.bytes)
@@ -208,7 +208,7 @@ impl MemberChanges {
         own.is_some_and(|(_, number)| *number > since) || self.is_uprooted(path, since)
     }
 
-    /// True if all at or below `path` may have changed.
+    /// Returns true if everything at or below `path` may have changed.
     fn is_uprooted(&self, path: &RelPath, since: u64) -> bool {
         if self.everything > since {
             return true;
@@ -219,7 +219,7 @@ impl MemberChanges {
         let bytes = path.as_bytes();
         let slashes = bytes.iter().enumerate().filter(|(_, byte)| **byte == b'/');
         let ends = slashes.map(|(at, _)| at).chain([bytes.len()]);
-        // What lies above a path is within its bytes, so all of this is valid.
+        // Each path above this one is a prefix of its bytes, so all of these are valid.
         let mut above = ends.filter_map(|end| RelPath::new(&bytes[..end]).ok());
         above.any(|path| {
             let change = self.changes.get(&TreeOrder(path));
@@ -228,14 +228,14 @@ impl MemberChanges {
     }
 }
 
-/// Those of `changes` that no other one of them includes. Takes the time of sorting them.
+/// Returns those of `changes` that no other one includes. Takes the time of sorting them.
 pub fn outermost(changes: &[Change]) -> Vec<&Change> {
     let mut sorted: Vec<&Change> = changes.iter().collect();
     sorted.sort_by(|a, b| compare(&a.path, &b.path));
     let mut outermost: Vec<&Change> = Vec::with_capacity(sorted.len());
     let mut tree: Option<&Change> = None;
     for change in sorted {
-        // All that is within a path comes right behind it.
+        // Everything within a path follows directly after it.
         if tree.is_some_and(|tree| change.path.is_within(&tree.path)) {
             continue;
         }
@@ -370,7 +370,7 @@ mod tests {
         assert_eq!(outermost(&everything), [&Change::everything()]);
     }
 
-    /// Each begins with the one before as bytes, and none lies within another.
+    /// Each path begins with the bytes of the one before, and none lies within another.
     #[test]
     fn alike_paths_are_sorted_quickly() {
         let stem = ["x".repeat(250).as_str(); 12].join("/");

@@ -1,5 +1,5 @@
 //! All answers to one question, sorted by what they say: who has it, who does not, and who does not
-//! know. So silence is never taken for absence.
+//! know. So silence never counts as absence.
 
 use std::sync::Arc;
 
@@ -11,20 +11,20 @@ use crate::network::MemberRef;
 
 /// All answers to one question.
 pub(super) struct CollectedReplies<T> {
-    /// Those who have it.
+    /// The members that have it, with their answers.
     pub(super) said: Vec<(Arc<MemberRef>, T)>,
-    /// How many said that they do not.
+    /// How many members said that they do not have it.
     pub(super) denials: usize,
-    /// Those who have it and may not read it themselves.
+    /// The members that have it but may not read it themselves.
     pub(super) barred: Vec<Arc<str>>,
-    /// The names of those who did not answer.
+    /// The names of the members that did not answer.
     pub(super) silent: Vec<Arc<str>>,
-    /// Those of them that answered, and do not know.
+    /// The silent members that answered that they do not know.
     pub(super) failing: Vec<Arc<str>>,
 }
 
 impl<T> CollectedReplies<T> {
-    /// Tells those who have it from those who do not and from those who did not say.
+    /// Separates the members that have it from those that do not and those that did not say.
     pub(super) fn sort(answers: Vec<PeerReply<Option<T>>>) -> Self {
         let mut sorted = Self {
             said: Vec::with_capacity(answers.len()),
@@ -57,7 +57,8 @@ impl<T> CollectedReplies<T> {
     }
 }
 
-/// True if the member said that it has nothing there; any other error says nothing about that.
+/// Returns true if the member said that it has nothing there; any other error says
+/// nothing about that.
 fn is_denial(error: &NetError) -> bool {
     match error {
         NetError::NotFound { .. } => true,
@@ -68,7 +69,7 @@ fn is_denial(error: &NetError) -> bool {
     }
 }
 
-/// True if the member said that it has something there which it may not read itself.
+/// Returns true if the member said that it has something there that it may not read itself.
 fn is_barred(error: &NetError) -> bool {
     match error {
         NetError::Forbidden { .. } => true,

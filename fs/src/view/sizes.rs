@@ -1,4 +1,4 @@
-//! Sizes that a listing does not have, as the members of a network of 2004 list names alone.
+//! Sizes that a listing lacks, because the members of a network of 2004 list names alone.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -13,8 +13,9 @@ use crate::errno::Error;
 use crate::network::HANDING_OVER;
 
 impl View {
-    /// What was `found` in `directory`, with its size if only its name is known so far: the members
-    /// that did not name it are asked for it. If that would take too long, it stays unknown.
+    /// Returns what was `found` in `directory`, with its size. If only its name is known so
+    /// far, asks the members that did not name the size. If that would take too long, the
+    /// size stays unknown.
     pub fn measured(
         &self,
         directory: &RelPath,
@@ -42,7 +43,7 @@ impl View {
                 root: None,
             };
             let whole = self.network.whole(source.member.id);
-            // One that is slow leaves some of the time for the others.
+            // A slow member leaves some of the time for the others.
             let until = turn(deadline, item.sources.len() - index);
             let measured = whole.map(|whole| whole.measure(&path, Purpose::Size, until));
             let attributes = match measured {
@@ -59,15 +60,15 @@ impl View {
                     original: item.original.clone(),
                     ..known
                 }),
-                // It was a name and nothing to read: most likely, of a directory.
+                // It was a name with nothing to read, most likely a directory.
                 None => NameLookup::Nothing { certain: false },
             },
         )
     }
 }
 
-/// When the next of `left` who are asked one after the other has to be done, so that all have had
-/// their time by `deadline`.
+/// Returns when the next of `left` members, asked one after the other, must be done, so that all
+/// have had their time by `deadline`.
 pub(crate) fn turn(deadline: Instant, left: usize) -> Instant {
     let now = Instant::now();
     let left = u32::try_from(left.max(1)).unwrap_or(u32::MAX);

@@ -182,7 +182,7 @@ fn when_nobody_answers_nothing_can_be_told() {
     ann.behave(Behaviour::Gone);
     let found = view.find(&path(""), &name("x"), within(SOON));
     assert!(matches!(found, Err(Error::Silent(_))));
-    // The root is there all the same.
+    // The root still exists.
     assert!(view.list(&path(""), within(SOON)).unwrap().items.is_empty());
 }
 
@@ -200,7 +200,7 @@ fn failing_member_makes_unknown_names_fail() {
     bob.behave(Behaviour::Honest);
     assert_eq!(size(&view, "", "y"), Some(1), "it is not remembered");
     bob.behave(Behaviour::Exhausted);
-    // What was listed without bob knows that, too.
+    // A listing made without bob knows that, too.
     assert_eq!(names(&view.list(&path(""), within(SOON)).unwrap()), ["x"]);
     let listed = view.find(&path(""), &name("y"), Wait::No);
     assert!(matches!(listed, Err(Error::Failing(_))), "{listed:?}");
@@ -552,8 +552,8 @@ fn change() -> impl Strategy<Value = Change> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// After any history, the view is the union of what the members that answer have now: every
-    /// name of theirs, nothing else but conflicts, and names asked for one by one say the same
+    /// After any history, the view is the union of what the answering members have now: all their
+    /// names, and nothing else except conflicts. Looking up names one by one gives the same result
     /// as the listing.
     #[test]
     fn view_is_the_union_of_all_answers(
@@ -635,7 +635,7 @@ fn endless_directory_hides_its_own_files_only() {
     }
     let budget = network.budget();
     assert_eq!(budget.held(), 0, "nothing is remembered");
-    // What is open counts, though nobody remembers it.
+    // An open listing counts, though nobody remembers it.
     let open = view.list(&path("d"), within(SOON)).unwrap();
     view.invalidate(&path("d"));
     assert_eq!(budget.held(), open.bytes());

@@ -1,26 +1,26 @@
-//! Paths in the order of a walk: behind each directory comes all that lies below it, and then what
-//! lies beside it.
+//! Paths in the order of a walk: each directory is followed by everything below it, and then by
+//! what lies beside it.
 //!
-//! The order of the bytes does not have this (`a`, `a-b`, `a/x`), so whoever looks for what is
-//! below a path would pass all names that merely begin alike, as many as a member likes.
+//! Byte order does not have this property (`a`, `a-b`, `a/x`): a search for what is below a path
+//! would pass all names that merely begin alike, as many as a member likes.
 
 use std::cmp::Ordering;
 
 use tinyp2p_net::model::RelPath;
 
-/// A path that sorts as a walk comes by it.
+/// A path that sorts in the order of a walk.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TreeOrder(pub RelPath);
 
-/// Bytes that are compared at once while they are equal.
+/// How many bytes are compared at once while they are equal.
 const STEP: usize = 64;
 
-/// How `a` and `b` stand to one another in the order of a walk.
+/// Compares `a` and `b` in the order of a walk.
 pub fn compare(a: &RelPath, b: &RelPath) -> Ordering {
     let (a, b) = (a.as_bytes(), b.as_bytes());
     let steps = a.chunks_exact(STEP).zip(b.chunks_exact(STEP));
     let equal = STEP * steps.take_while(|(a, b)| a == b).count();
-    // The slash before everything else; no name contains it, nor a zero.
+    // The slash before everything else; no name contains a slash or a zero.
     let order = |byte: &u8| if *byte == b'/' { 0 } else { *byte };
     let (a, b) = (a[equal..].iter().map(order), b[equal..].iter().map(order));
     a.cmp(b)

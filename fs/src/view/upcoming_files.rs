@@ -1,8 +1,8 @@
-//! What lies behind a file in its directory: what a program that goes through the directory will
-//! read next.
+//! The files after a given one in its directory: what a program that walks the directory
+//! will read next.
 //!
-//! Taken from the last listing, whether or not it still holds: these are guesses, and a member says
-//! so itself when one of its files has changed since. A look costs a search by name and as many
+//! Taken from the last listing, whether or not it still holds: these are guesses, and a member
+//! itself reports if one of its files has changed since. A call costs a search by name and as many
 //! steps as files are wanted, however large the directory is.
 
 use std::sync::Arc;
@@ -15,8 +15,8 @@ use super::identity::number_by_itself;
 use super::merge::{EntrySource, Item};
 use super::{MergedDirectory, View};
 
-/// Entries that are looked at for each file that is wanted; large files and directories between
-/// small ones are passed over.
+/// Entries that are examined for each wanted file. Large files and directories between small
+/// ones are skipped.
 const STEPS: usize = 4;
 
 impl UpcomingFiles for View {
@@ -72,7 +72,8 @@ impl UpcomingFiles for View {
 }
 
 impl View {
-    /// The last listing of the directory that `path` lies in, and where it stands there, or would.
+    /// Returns the last listing of the parent directory of `path`, and the position of `path` in
+    /// it, or where it would be.
     fn listed(
         &self,
         path: &RelPath,
@@ -87,14 +88,14 @@ impl View {
 /// The entries of a directory in the order of their numbers.
 #[derive(Debug)]
 pub(super) struct ByNumber {
-    /// Their places in the order of names.
+    /// Their positions in the order of names.
     order: Vec<u32>,
-    /// The reverse: where each of them stands here.
+    /// The inverse: the position here of each of them.
     positions: Vec<u32>,
 }
 
 impl ByNumber {
-    /// Those of `items`, in `directory`.
+    /// Sorts `items`, which lie in `directory`.
     pub(super) fn new(directory: &RelPath, items: &[Item]) -> Self {
         let number = |item: &Item| {
             let path = directory.join(item.name_at_members()).ok();
@@ -115,7 +116,7 @@ impl ByNumber {
     }
 }
 
-/// The first small files among `entries`, at most `max`.
+/// Returns the first small files among `entries`, at most `max`.
 pub(crate) fn first_files<T>(
     entries: impl Iterator<Item = T>,
     max: usize,
@@ -125,13 +126,13 @@ pub(crate) fn first_files<T>(
     files.take(max).collect()
 }
 
-/// True for a file of so many bytes that may come together with others.
+/// Returns true for a file small enough to come together with others.
 pub(crate) fn is_small(size: u64) -> bool {
     (1..=MAX_SMALL_FILE).contains(&size)
 }
 
-/// `item` as a small file that may be read from `member`, as an open of it would
-/// choose its sources.
+/// Returns `item` as a small file that may be read from `member`, with the sources that an open of
+/// it would choose.
 fn small(item: &Item, directory: &RelPath, member: PeerId) -> Option<SmallFile> {
     if item.kind != Kind::File || !is_small(item.size.or_zero()) {
         return None;

@@ -1,13 +1,13 @@
-//! The keys that have proved the password lately.
+//! The keys that have recently proved the password.
 //!
-//! An admission lives in memory only and for a day, so a stolen identity key without the password
+//! An admission lives in memory only and for a day. So a stolen identity key without the password
 //! is good for a day at most, and a changed password shuts its old holders out as soon as a node
-//! restarts. Nothing but a finished pairing run may enter a key here: being told of a member by a
+//! restarts. Only a finished pairing run may enter a key here: hearing of a member from another
 //! member is no admission.
 //!
 //! A key is remembered for a second day, in which it may do no more than a stranger but is not
-//! mistaken for one: it proves the password again on a count of its own. Otherwise a flood of
-//! guesses by strangers would hold members off at the moment they have to renew.
+//! treated as one: it has its own count when it proves the password again. Otherwise a flood of
+//! guesses by strangers would keep members out at the moment they have to renew.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -16,14 +16,14 @@ use parking_lot::Mutex;
 
 use crate::model::PeerId;
 
-/// How long one pairing run is good for.
+/// How long one pairing run is valid.
 const ADMITTED: Duration = Duration::from_secs(24 * 3600);
 
-/// How long a key is told from a stranger's after a pairing run.
+/// How long a key is distinguished from a stranger's after a pairing run.
 const KNOWN: Duration = Duration::from_secs(48 * 3600);
 
-/// Most keys at once. Only holders of the password get here, so this bounds what a member with
-/// many identities can occupy; beyond it, the one that paired the longest ago is forgotten.
+/// The most keys at once. Only holders of the password get here, so this bounds how much a member
+/// with many identities can occupy; beyond it, the key that paired the longest ago is dropped.
 const MAX_ENTRIES: usize = 4096;
 
 /// The keys and when each last proved the password, shared by all threads.
@@ -33,13 +33,13 @@ pub struct Admission {
 }
 
 impl Admission {
-    /// True when `peer` proved the password less than 24 hours before `now`: it may speak.
+    /// Returns true when `peer` proved the password less than 24 hours before `now`: it may speak.
     pub fn is_admitted(&self, peer: PeerId, now: Instant) -> bool {
         self.proved_within(ADMITTED, peer, now)
     }
 
-    /// True when `peer` proved the password less than 48 hours before `now`: it may speak or has
-    /// just to renew, and what strangers do is not held against it.
+    /// Returns true when `peer` proved the password less than 48 hours before `now`: it may speak
+    /// or needs only to renew, and does not suffer for what strangers do.
     pub fn is_known(&self, peer: PeerId, now: Instant) -> bool {
         self.proved_within(KNOWN, peer, now)
     }
@@ -130,7 +130,7 @@ mod tests {
         assert_eq!(admission.proved.lock().len(), MAX_ENTRIES);
         assert!(!admission.is_known(peer(0), now));
         assert!(admission.is_admitted(peer(1), now));
-        // Renewing in a full table costs nobody their place.
+        // Renewing in a full table evicts nobody.
         admission.admit(peer(5), now);
         assert!(admission.is_admitted(peer(1), now));
     }

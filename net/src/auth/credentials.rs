@@ -1,14 +1,14 @@
 //! The password in the form that OPAQUE (RFC 9807) works with.
 //!
-//! OPAQUE knows a client, who has a password, and a server, who has a record of it. Here every
+//! OPAQUE has a client, which has a password, and a server, which has a record of it. Here every
 //! node is both: at start it makes fresh server keys and registers the stretched password with
-//! itself, so its record exists in its memory only and is worth nothing anywhere else. The key
-//! stretching function inside OPAQUE is the identity, because Argon2id has run already, once per
+//! itself, so its record exists in its memory only and is worthless anywhere else. The key
+//! stretching function inside OPAQUE is the identity, because Argon2id has already run, once per
 //! process instead of once per run.
 //!
 //! All members log in as the same OPAQUE client, so only the server side has an identifier of its
-//! own (the node's TLS key, which also seals the envelope to it); what tells the callers apart is
-//! in the context of each run ([`pair`](super::pair)).
+//! own (the node's TLS key, which also seals the envelope to it). The context of each run
+//! ([`pair`](super::pair)) distinguishes the callers.
 
 use opaque_ke::errors::ProtocolError;
 use opaque_ke::rand::{CryptoRng, Error as RandError, RngCore};
@@ -30,10 +30,10 @@ impl opaque_ke::CipherSuite for Suite {
     type Ksf = opaque_ke::ksf::Identity;
 }
 
-/// The one "user" that every node has a record of: whoever knows the network's password.
+/// The one "user" that every node has a record of: anyone who knows the network's password.
 pub(super) const CREDENTIAL: &[u8] = b"tinyp2p-network";
 
-/// What one node needs to pair, in both roles. Made once per process.
+/// Everything one node needs to pair, in both roles. Made once per process.
 pub struct Credentials {
     pub(super) password: Stretched,
     pub(super) setup: ServerSetup<Suite>,
@@ -42,7 +42,7 @@ pub struct Credentials {
 
 impl Credentials {
     /// Registers `password` with the node whose TLS key is `server`. Fails only when the system
-    /// has no randomness to give.
+    /// cannot provide random bytes.
     pub fn new(password: Stretched, server: PeerId) -> Result<Self, ProtocolError> {
         let setup = ServerSetup::<Suite>::new(&mut SystemRng);
         let request = ClientRegistration::<Suite>::start(&mut SystemRng, password.as_bytes())?;
@@ -61,9 +61,9 @@ impl Credentials {
     }
 }
 
-/// The identifiers of every run with `server`, registration included: OPAQUE seals them into the
-/// envelope and hashes them into the transcript. The client's is left to its default, the
-/// client key of the record.
+/// Returns the identifiers for every run with `server`, including registration: OPAQUE seals them
+/// into the envelope and hashes them into the transcript. The client's identifier has its default,
+/// the client key of the record.
 pub(super) fn identifiers(server: &PeerId) -> Identifiers<'_> {
     Identifiers {
         client: None,
@@ -71,7 +71,7 @@ pub(super) fn identifiers(server: &PeerId) -> Identifiers<'_> {
     }
 }
 
-/// The TLS provider's random numbers in the terms of the `rand` generation that `opaque-ke` uses.
+/// Adapts the TLS provider's random numbers to the `rand` generation that `opaque-ke` uses.
 pub(super) struct SystemRng;
 
 impl RngCore for SystemRng {
@@ -88,7 +88,7 @@ impl RngCore for SystemRng {
     }
 
     fn fill_bytes(&mut self, dest: &mut [u8]) {
-        // The trait has no way to report it, and going on without randomness would be worse.
+        // The trait cannot report a failure, and going on without randomness would be worse.
         aws_lc_rs::rand::fill(dest).expect("the system gives random bytes");
     }
 

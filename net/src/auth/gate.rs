@@ -1,10 +1,10 @@
-//! Everything that decides who may speak, in one bundle that server and client share.
+//! Everything that decides which peers may speak, in one bundle that server and client share.
 //!
 //! One process has one [`Gate`]. It is also where time enters: the tables behind it take `now`,
-//! their callers outside do not have to. Locks are held for one look-up each and never over IO.
-//! What counts beyond this process is in the [`GuessRecord`]: it is asked before each run that is
-//! dialled, and told of each stranger's failure in the background, where no caller waits for a
-//! disk.
+//! but their callers outside do not have to. Locks are held for one look-up each and never over
+//! IO. State that outlives this process is in the [`GuessRecord`]. The gate consults it before
+//! each dialled run, and adds each stranger's failure to it in the background, where no caller
+//! waits for a disk.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -29,15 +29,16 @@ use crate::model::PeerId;
 /// A pairing run that takes longer than this has failed.
 pub(crate) const PAIRING_DEADLINE: Duration = Duration::from_secs(10);
 
-/// This node's key, its form of the password, who has proved it, and the limits on guessing it.
+/// This node's key, its form of the password, the keys that proved it, and the limits
+/// on guessing it.
 pub struct Gate {
     identity: Identity,
     credentials: Credentials,
     admission: Admission,
-    /// Who proved a password before this process began; admits nobody.
+    /// Keys that proved a password before this process began; they admit nobody.
     remembered: RememberedKeys,
     inbound: Arc<Mutex<Inbound>>,
-    /// Told whenever an inbound run ends.
+    /// Notified whenever an inbound run ends.
     inbound_ended: Notify,
     outbound: Mutex<Outbound>,
     record: GuessRecord,
@@ -47,7 +48,7 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// Nobody is admitted yet. Guesses that `record` knows of count.
+    /// Creates a gate that has admitted nobody yet. The guesses in `record` count.
     pub fn new(
         identity: Identity,
         stretched: Stretched,
@@ -72,17 +73,17 @@ impl Gate {
         })
     }
 
-    /// This node's own key.
+    /// Returns this node's own key.
     pub fn id(&self) -> PeerId {
         self.identity.id()
     }
 
-    /// TLS for accepted connections.
+    /// Returns the TLS configuration for accepted connections.
     pub fn tls_server(&self) -> Arc<rustls::ServerConfig> {
         self.server.clone()
     }
 
-    /// TLS for dialled connections.
+    /// Returns the TLS configuration for dialled connections.
     pub fn tls_client(&self, alpn: Alpn) -> Arc<rustls::ClientConfig> {
         match alpn {
             Alpn::Pair => self.pair.clone(),
@@ -90,17 +91,17 @@ impl Gate {
         }
     }
 
-    /// The keys that have proved the password.
+    /// Returns the keys that have proved the password.
     pub fn admission(&self) -> &Admission {
         &self.admission
     }
 
-    /// True when `peer` has proved the password less than 24 hours ago.
+    /// Returns true when `peer` has proved the password less than 24 hours ago.
     pub fn is_admitted(&self, peer: PeerId) -> bool {
         self.admission.is_admitted(peer, Instant::now())
     }
 
-    /// How many wrong guesses by strangers are on the count now (it decays by one an hour).
+    /// Returns the current count of wrong guesses by strangers, which decays by one an hour.
     pub fn inbound_failures(&self) -> u32 {
         self.inbound.lock().failures(Instant::now())
     }
@@ -115,7 +116,7 @@ impl Gate {
         in_background(move || record.note_known(peer));
     }
 
-    /// Charges a run to `caller`. While as many as allowed are under way, waits for one to end,
+    /// Charges a run to `caller`. If the limit of runs under way is reached, waits for one to end,
     /// until `patience` is over: honest members often arrive together.
     pub(crate) async fn begin_inbound(
         &self,
@@ -124,7 +125,7 @@ impl Gate {
         patience: tokio::time::Instant,
     ) -> Result<InboundGuard<'_>, Duration> {
         loop {
-            // Registered before the table is asked, so that no ending is missed in between.
+            // Registered before the table is queried, so that no ending is missed in between.
             let ended = self.inbound_ended.notified();
             match self.try_inbound(caller, source, Instant::now()) {
                 Ok(run) => {
@@ -142,8 +143,8 @@ impl Gate {
         }
     }
 
-    /// A key that proved the password lately is judged by its own count, also when its admission
-    /// has ended: that is when members come to renew theirs.
+    /// Begins a run at once or refuses it. A key that recently proved the password has its own
+    /// count, even after its admission has ended: that is when members come to renew it.
     fn try_inbound(
         &self,
         caller: PeerId,
@@ -179,8 +180,8 @@ impl Gate {
         }
     }
 
-    /// Writes down that a stranger's run failed, and learns what other nodes wrote. The table above
-    /// counts it already, and lets few fail at once, so few of these are under way.
+    /// Records a stranger's failed run, and learns what other nodes recorded. The table above has
+    /// counted it already, and lets few fail at once, so few of these are under way.
     fn record_inbound(&self, began: Instant) {
         let (record, inbound) = (self.record.clone(), self.inbound.clone());
         let job = move || {
@@ -208,7 +209,7 @@ impl Gate {
                 gate: self,
                 run: Some(run),
             }),
-            // Whoever is there now was not asked, and may be somebody else.
+            // The peer that is there now was not tried, and may be a different one.
             Err(Hold::Refused(_)) if source == AddressSource::Named => {
                 Err(Error::Refused { who: who.into() })
             }
@@ -220,7 +221,7 @@ impl Gate {
     }
 }
 
-/// Where no caller waits for a disk; at once in a thread that may wait.
+/// Runs `job` where no caller waits for a disk; at once in a thread that may block.
 fn in_background(job: impl FnOnce() + Send + 'static) {
     match tokio::runtime::Handle::try_current() {
         Ok(runtime) => drop(runtime.spawn_blocking(job)),
@@ -234,14 +235,14 @@ impl fmt::Debug for Gate {
     }
 }
 
-/// At least one second, rounded up, and no more than fits into a frame.
+/// Rounds up to whole seconds: at least one, and no more than fits into a frame.
 pub(crate) fn whole_seconds(wait: Duration) -> u16 {
     let seconds = wait.as_secs_f64().ceil().max(1.0);
     u16::try_from(seconds as u64).unwrap_or(u16::MAX)
 }
 
-/// A run that a stranger or a member began here. Dropped, it counts as a wrong guess: so does
-/// whatever breaks off, times out or goes wrong in any way.
+/// A run that a stranger or a member began here. When dropped, it counts as a wrong guess, and so
+/// does a run that breaks off, times out or fails in any way.
 pub(crate) struct InboundGuard<'a> {
     gate: &'a Gate,
     source: IpAddr,
@@ -249,7 +250,7 @@ pub(crate) struct InboundGuard<'a> {
 }
 
 impl InboundGuard<'_> {
-    /// The caller has proved the password: the run cost nothing.
+    /// Settles the run at no cost: the caller has proved the password.
     pub(crate) fn proved(mut self) {
         self.settle(true);
     }
@@ -267,20 +268,20 @@ impl Drop for InboundGuard<'_> {
     }
 }
 
-/// A run that this node began. Dropped, it cost nothing: the other side has learnt nothing until
-/// its KE2 was tried.
+/// A run that this node began. When dropped, it costs nothing: the other side has learnt nothing
+/// until its KE2 was tried.
 pub(crate) struct OutboundGuard<'a> {
     gate: &'a Gate,
     run: Option<OutboundRun>,
 }
 
 impl OutboundGuard<'_> {
-    /// Both sides have proved the password.
+    /// Settles the run: both sides have proved the password.
     pub(crate) fn paired(mut self) {
         self.settle(GuessOutcome::Paired);
     }
 
-    /// The other side has had a guess, and it was wrong.
+    /// Settles the run: the other side has had a guess, and it was wrong.
     pub(crate) fn wrong_password(mut self) {
         self.settle(GuessOutcome::WrongPassword);
     }
@@ -315,7 +316,7 @@ mod tests {
         PeerId::from_bytes([number; 32])
     }
 
-    /// A gate that admitted `key(1)` at `start` and is flooded with wrong guesses by `now`.
+    /// Creates a gate that admitted `key(1)` at `start` and is flooded with wrong guesses by `now`.
     fn flooded(start: Instant, now: Instant) -> Gate {
         let identity = Identity::ephemeral().unwrap();
         let gate = Gate::new(identity, Stretched::for_tests(1), GuessRecord::in_memory()).unwrap();
@@ -374,7 +375,7 @@ mod tests {
         assert!(!gate.is_admitted(key(1)));
         let run = gate.try_inbound(key(1), SOURCE, now).unwrap();
         gate.inbound.lock().end(run, true, now);
-        // Nothing of the password is on disk, nor the key itself.
+        // Neither data derived from the password nor the key itself is on disk.
         let bytes = std::fs::read(state.path().join("known-keys")).unwrap();
         assert!(!bytes.windows(8).any(|window| window == [1; 8]));
     }

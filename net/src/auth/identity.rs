@@ -1,7 +1,7 @@
 //! This node's own Ed25519 key, kept in `identity.pkcs8` in the state directory.
 //!
-//! The key is what other members know this node by, so it outlives a restart. Two processes must
-//! not show the same one at the same time, or each would take the other for itself; so the file is
+//! Other members know this node by its key, so the key outlives a restart. Two processes must not
+//! show the same key at the same time, or each would mistake the other for itself. So the file is
 //! locked for the life of the [`Identity`], and a second process gets a key that lives in its
 //! memory only. The file appears under its name complete and synced, or not at all.
 
@@ -25,27 +25,28 @@ use super::spki::spki;
 use crate::error::Error;
 use crate::model::PeerId;
 
-/// How people name another state directory.
+/// The option that selects another state directory.
 const STATE_OPTION: &str = "--state-dir";
 
 const FILE_NAME: &str = "identity.pkcs8";
 
-/// An Ed25519 key in PKCS#8 takes 48 or 85 bytes; a larger file is something else.
+/// The maximum file size. An Ed25519 key in PKCS#8 takes 48 or 85 bytes; a larger file
+/// is something else.
 const MAX_FILE_BYTES: u64 = 256;
 
-/// This node's key pair, and the lock that makes it this process's alone.
+/// This node's key pair, and the lock that reserves it for this process.
 pub struct Identity {
     id: PeerId,
     key: Arc<dyn SigningKey>,
-    /// Holds the lock on the file while this value lives; `None` for a key in memory only.
+    /// Holds the lock on the file for the life of this value; `None` for a key in memory only.
     _file: Option<File>,
 }
 
 impl Identity {
-    /// Loads the identity kept in `state_dir`, or makes one and keeps it there. Directory and
-    /// file are created for the owner alone; a directory that others can write to, or a file that
-    /// others can read, is refused. While another process uses the identity, this one gets an
-    /// [`Identity::ephemeral`] one.
+    /// Loads the identity from `state_dir`, or creates one and stores it there. Directory and
+    /// file are created for the owner alone; a directory that others can write to, or a file
+    /// that others can read, is refused. While another process uses the identity, this one gets
+    /// an [`Identity::ephemeral`] one.
     pub fn load_or_create(state_dir: &Path) -> Result<Self, Error> {
         let store = StateDirectory::open(state_dir)?;
         // One round is enough unless another process creates or removes the file in between.
@@ -60,31 +61,33 @@ impl Identity {
         Err(store.refuse("appears and disappears; is something else using this directory?"))
     }
 
-    /// A fresh identity that lives in memory only.
+    /// Creates a new identity that lives in memory only.
     pub fn ephemeral() -> Result<Self, Error> {
         Self::from_pkcs8(&generate()?, None)
             .ok_or_else(|| Error::local("identity", io::Error::other("the new key is unusable")))
     }
 
-    /// The public key, by which other members know this node.
+    /// Returns the public key, by which other members know this node.
     pub fn id(&self) -> PeerId {
         self.id
     }
 
-    /// The key as rustls presents it: a bare public key in place of a certificate (RFC 7250).
+    /// Returns the key as rustls presents it: a bare public key in place of a
+    /// certificate (RFC 7250).
     pub(super) fn certified_key(&self) -> Arc<CertifiedKey> {
         let key = CertificateDer::from(spki(self.id).to_vec());
         Arc::new(CertifiedKey::new(vec![key], self.key.clone()))
     }
 
-    /// A thief who shows `victim`'s public key without having the private one.
+    /// Creates a thief who shows `victim`'s public key without having the private one.
     #[cfg(test)]
     pub(super) fn posing_as(victim: PeerId) -> Self {
         let own = Self::ephemeral().expect("a key");
         Self { id: victim, ..own }
     }
 
-    /// `None` when `pkcs8` is no Ed25519 key pair, or one whose halves do not belong together.
+    /// Reads a key pair; `None` when `pkcs8` is not an Ed25519 key pair, or its halves
+    /// do not match.
     fn from_pkcs8(pkcs8: &[u8], file: Option<File>) -> Option<Self> {
         let pair = Ed25519KeyPair::from_pkcs8(pkcs8).ok()?;
         let public = pair.public_key().as_ref().try_into().ok()?;
@@ -109,7 +112,7 @@ fn generate() -> Result<Zeroizing<Vec<u8>>, Error> {
         .map_err(|_| Error::local("identity", io::Error::other("cannot generate a key")))
 }
 
-/// The state directory, opened once: everything happens in the directory that was checked.
+/// The state directory, opened once, so that all access is to the directory that was checked.
 struct StateDirectory {
     directory: OwnedFd,
     path: PathBuf,
@@ -145,9 +148,9 @@ impl StateDirectory {
         })
     }
 
-    /// The identity file as it is, without following a link; `None` when there is none.
+    /// Opens the identity file without following a link; `None` when there is none.
     fn existing(&self) -> Result<Option<File>, Error> {
-        // For writing, because network filesystems give an exclusive lock to writers only; and
+        // For writing, because network filesystems grant an exclusive lock to writers only;
         // non-blocking, so that a FIFO of that name is an error instead of a hang.
         let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         match rustix::fs::openat(&self.directory, FILE_NAME, flags, Mode::empty()) {
@@ -185,7 +188,7 @@ impl StateDirectory {
             .ok_or_else(|| self.refuse("is damaged; delete it to get a new identity"))
     }
 
-    /// Makes an identity and keeps it; `None` when another process was faster.
+    /// Creates and stores an identity; `None` when another process was faster.
     fn create(&self) -> Result<Option<Identity>, Error> {
         let pkcs8 = generate()?;
         let mut suffix = [0; 8];
@@ -197,7 +200,7 @@ impl StateDirectory {
         let fd = rustix::fs::openat(&self.directory, &temporary, flags, Mode::RUSR | Mode::WUSR)
             .map_err(|errno| self.failed(errno.into()))?;
         let published = self.publish(fd.into(), &temporary, &pkcs8);
-        // After a successful link this name is the spare one; after a failure it is debris.
+        // After a successful link this name is the spare one; after a failure it is a leftover.
         let removed = rustix::fs::unlinkat(&self.directory, &temporary, AtFlags::empty());
         let Some(file) = published? else {
             return Ok(None);
@@ -210,8 +213,8 @@ impl StateDirectory {
             .ok_or_else(|| self.refuse("the new key is unusable"))
     }
 
-    /// Locks, fills and syncs `file`, then gives it its name: by a hard link, which unlike a
-    /// rename never replaces what another process has just put there.
+    /// Locks, fills and syncs `file`, then gives it its name by a hard link, which unlike a rename
+    /// never replaces a file that another process has just put there.
     fn publish(
         &self,
         mut file: File,
@@ -232,7 +235,7 @@ impl StateDirectory {
         }
     }
 
-    /// True when the lock is ours now, false when another process has it.
+    /// Tries to lock `file`; returns false when another process holds the lock.
     fn lock(&self, file: &File) -> Result<bool, Error> {
         match file.try_lock() {
             Ok(()) => Ok(true),

@@ -7,18 +7,17 @@
 //! M4  callee -> caller    1 B   status
 //! ```
 //!
-//! KE1, KE2 and KE3 are the login messages of OPAQUE (RFC 9807, section 6); after a refusal KE2
-//! is zeros. KE1 says nothing about the password. KE2 lets the caller test the one guess that it
-//! put into KE1, and lets it see that the callee knows the password; a caller that cannot make
-//! sense of KE2 goes away. Only KE3 shows the callee that the caller knows the password too. So
-//! whoever takes part, in either role, learns at most whether one guess was right, and both sides
-//! must count a run that stops early as a guess.
+//! KE1, KE2 and KE3 are the login messages of OPAQUE (RFC 9807, section 6); after a refusal KE2 is
+//! zeros. KE1 says nothing about the password. KE2 lets the caller test the one guess that it put
+//! into KE1, and shows it that the callee knows the password; a caller that cannot verify KE2 goes
+//! away. Only KE3 shows the callee that the caller knows the password too. So either side learns at
+//! most whether one guess was right, and both must count a run that stops early as a guess.
 //!
 //! The context of a run is [`Binding`]: both TLS keys and the exporter of the connection. A relay
-//! that ends TLS on both sides has other keys and another exporter on each, so what it passes
-//! through does not verify, and nothing can be replayed on another connection.
+//! that terminates TLS on both sides has other keys and another exporter on each. So the messages
+//! it passes through do not verify, and nothing can be replayed on another connection.
 //!
-//! States are types, so steps cannot be taken twice or out of order:
+//! States are types, so no step can be taken twice or out of order:
 //! `PairingCaller -> Confirming -> done` and `Opening -> Callee -> done`.
 
 use opaque_ke::errors::ProtocolError;
@@ -51,11 +50,11 @@ pub type M4 = [u8; 1];
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum PairingStatus {
-    /// Go on (M2); admitted (M4).
+    /// Continue (M2); admitted (M4).
     Ok = 0,
     /// Come back after the given time (M2); refused (M4).
     Refused = 1,
-    /// Another version of this protocol, or a message that is none.
+    /// The message is malformed, or of another version of this protocol.
     BadMessage = 2,
     /// Caller and callee are the same node.
     Yourself = 3,
@@ -68,8 +67,8 @@ pub enum PairingFailure {
     Later(u16),
     /// The callee is this node itself.
     Yourself,
-    /// The callee does not know the password, or is not at the other end of this connection; it
-    /// has learnt that this node's password is not the one that it tried.
+    /// The callee does not know the password, or is not at the other end of this connection. It has
+    /// learnt that the one password it tried is not this node's.
     WrongPassword,
     /// The callee broke the protocol; it has learnt nothing.
     BadMessage,
@@ -77,19 +76,19 @@ pub enum PairingFailure {
     Refused,
 }
 
-/// What ties a run to one TLS connection.
+/// The data that ties a run to one TLS connection.
 #[derive(Debug, Clone)]
 pub struct Binding {
     /// The key of the TLS client.
     pub caller: PeerId,
     /// The key of the TLS server.
     pub callee: PeerId,
-    /// [`tls::exporter`](super::tls::exporter).
+    /// The secret from [`tls::exporter`](super::tls::exporter).
     pub exporter: [u8; 32],
 }
 
 impl Binding {
-    /// The OPAQUE context. All parts have fixed sizes, so no two bindings share one.
+    /// Returns the OPAQUE context. All parts have fixed sizes, so no two bindings share one.
     fn context(&self) -> Vec<u8> {
         [
             ALPN_PAIR,
@@ -109,7 +108,7 @@ pub struct PairingCaller<'a> {
 }
 
 impl<'a> PairingCaller<'a> {
-    /// Starts a run: the state, and M1. Fails only when the system is out of order.
+    /// Starts a run; returns the state and M1. Fails only when the system is out of order.
     pub fn start(
         credentials: &'a Credentials,
         binding: Binding,
@@ -125,7 +124,7 @@ impl<'a> PairingCaller<'a> {
         Ok((caller, m1))
     }
 
-    /// Takes M2 and makes M3. After an error nothing more may be sent.
+    /// Consumes M2 and creates M3. After an error nothing more may be sent.
     pub fn receive(self, m2: &M2) -> Result<(Confirming, M3), PairingFailure> {
         let [status, after_high, after_low, ke2 @ ..] = m2;
         match *status {
@@ -158,14 +157,14 @@ impl<'a> PairingCaller<'a> {
     }
 }
 
-/// The caller, who knows that the callee knows the password, waiting for M4.
+/// The caller, which has verified that the callee knows the password, waiting for M4.
 #[derive(Debug)]
 pub struct Confirming {
     callee: PeerId,
 }
 
 impl Confirming {
-    /// Takes M4; the key that has proved the password.
+    /// Consumes M4; returns the key that has proved the password.
     pub fn receive(self, m4: M4) -> Result<PeerId, PairingFailure> {
         match m4 {
             [0] => Ok(self.callee),
@@ -174,11 +173,11 @@ impl Confirming {
     }
 }
 
-/// A sound M1. Making one costs two point decompressions and gives the caller nothing.
+/// A valid M1. Making one costs two point decompressions and gives the caller nothing.
 pub struct Opening(CredentialRequest<Suite>);
 
 impl Opening {
-    /// Reads M1; the status to refuse it with otherwise.
+    /// Reads M1; the error is the status to refuse it with.
     pub fn read(m1: &M1) -> Result<Self, PairingStatus> {
         let [version, ke1 @ ..] = m1;
         if *version != VERSION {
@@ -197,8 +196,8 @@ pub struct Callee {
 }
 
 impl Callee {
-    /// Answers a sound M1 with M2. From here on the caller can test one guess, so the run must
-    /// have been charged to it before.
+    /// Answers a valid M1 with M2. From here on the caller can test one guess, so the run must
+    /// already have been charged to it.
     pub fn answer(
         credentials: &Credentials,
         binding: Binding,
@@ -222,7 +221,7 @@ impl Callee {
         Ok((callee, m2))
     }
 
-    /// Takes M3; the key that has proved the password, or `None`.
+    /// Consumes M3; returns the key that has proved the password, or `None`.
     pub fn receive(self, m3: &M3) -> Option<PeerId> {
         let context = self.binding.context();
         let ke3 = CredentialFinalization::deserialize(m3).ok()?;
@@ -240,7 +239,7 @@ fn parameters<'a>(context: &'a [u8], binding: &'a Binding) -> ServerLoginParamet
     }
 }
 
-/// M2 without a KE2.
+/// Creates an M2 without a KE2.
 pub fn refusal(status: PairingStatus, retry_after: u16) -> M2 {
     let mut m2 = [0; size_of::<M2>()];
     m2[0] = status as u8;

@@ -1,10 +1,10 @@
-//! The network's password: taken, judged and stretched once, at start.
+//! The network's password: read, judged and stretched once, at start.
 //!
-//! It is normalised to NFC, so that one word typed on two keyboards is one password, and stretched
-//! by Argon2id (RFC 9106), so that whoever gets hold of something to test guesses against still
-//! pays dearly for each. The parameters and the salt are part of the protocol: all members of a
-//! network must arrive at the same bytes. A salt per node would need a place to be looked up by
-//! strangers, so there is one for all; it keeps tables made for other programs useless.
+//! The password is normalised to NFC, so that one word typed on two keyboards is one password.
+//! Argon2id (RFC 9106) stretches it, so that every guess is costly even for somebody who obtains
+//! something to test guesses against. The parameters and the salt are part of the protocol: all
+//! members of a network must arrive at the same bytes. A salt per node would have to be available
+//! to strangers, so there is one for all; it makes tables computed for other programs useless.
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ use argon2::{Algorithm, Argon2, Params, Version};
 use unicode_normalization::UnicodeNormalization;
 use zeroize::{Zeroize, Zeroizing};
 
-/// Longest password in bytes, before and after normalisation; more adds nothing.
+/// The longest password in bytes, before and after normalisation; more adds no strength.
 const MAX_BYTES: usize = 1024;
 
 const SALT: &[u8; 16] = b"tinyp2p-argon2-1";
@@ -20,21 +20,21 @@ const MEMORY_KIB: u32 = 64 * 1024;
 const PASSES: u32 = 3;
 const LANES: u32 = 4;
 
-/// What [`limits`](super::limits) lets a stranger guess at one node on the first day, and then per
-/// day: ten or so before the gaps begin to grow, then one every ten minutes.
+/// The guesses that [`limits`](super::limits) lets a stranger make at one node on the first day,
+/// and then per day: ten or so before the gaps begin to grow, then one every ten minutes.
 const GUESSES_FIRST_DAY: u64 = 155;
 const GUESSES_PER_DAY: u64 = 144;
 
-/// A password that takes fewer guesses than this (19 years at one node) earns a warning.
+/// The number of guesses (19 years at one node) below which a password earns a warning.
 const WEAK_BELOW_GUESSES: u64 = 1_000_000;
 
 /// Why a text cannot be a network's password.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidPassword {
-    /// Nothing at all.
+    /// The text has no bytes at all.
     #[error("the password is empty")]
     Empty,
-    /// More than 1024 bytes of UTF-8.
+    /// The text has more than 1024 bytes of UTF-8.
     #[error("the password is longer than {MAX_BYTES} bytes")]
     TooLong,
 }
@@ -43,7 +43,7 @@ pub enum InvalidPassword {
 pub struct Password(Zeroizing<String>);
 
 impl Password {
-    /// Takes a password of 1 to 1024 bytes; `text` is wiped.
+    /// Creates a password of 1 to 1024 bytes; `text` is wiped.
     pub fn new(mut text: String) -> Result<Self, InvalidPassword> {
         let result = Self::normalise(&text);
         text.zeroize();
@@ -65,7 +65,7 @@ impl Password {
         }
     }
 
-    /// Argon2id over the password: 64 MiB, 3 passes, 4 lanes, about 0.15 s. Once per process.
+    /// Runs Argon2id over the password: 64 MiB, 3 passes, 4 lanes, about 0.15 s. Once per process.
     pub fn stretch(&self) -> Stretched {
         let mut out = Zeroizing::new([0; 32]);
         Params::new(MEMORY_KIB, PASSES, LANES, Some(out.len()))
@@ -80,14 +80,14 @@ impl Password {
         Stretched(out)
     }
 
-    /// Shows the password itself to `take`, for a protocol that cannot do with less. Unlike against
-    /// what [`Password::stretch`] makes, it costs next to nothing to test guesses against what
-    /// others make of it.
+    /// Passes the password itself to `take`, for a protocol that needs it. Guesses
+    /// are cheap to test against what others derive from the password, unlike against
+    /// what [`Password::stretch`] returns.
     pub fn reveal<T>(&self, take: impl FnOnce(&[u8]) -> T) -> T {
         take(self.0.as_bytes())
     }
 
-    /// One line of warning when the password takes few guesses, `None` when it is fine.
+    /// Returns a one-line warning when the password takes few guesses, `None` when it is fine.
     pub fn weakness(&self) -> Option<String> {
         let guesses = zxcvbn::zxcvbn(&self.0, &["tinyp2p"]).guesses();
         (guesses < WEAK_BELOW_GUESSES).then(|| {
@@ -106,7 +106,7 @@ impl fmt::Debug for Password {
     }
 }
 
-/// How long `guesses` take at one node, in words.
+/// Describes in words how long `guesses` take at one node.
 fn time_to_guess(guesses: u64) -> String {
     let days = 1 + guesses.saturating_sub(GUESSES_FIRST_DAY) / GUESSES_PER_DAY;
     match days {
@@ -117,7 +117,7 @@ fn time_to_guess(guesses: u64) -> String {
     }
 }
 
-/// The password after Argon2id: what the pairing works with. As secret as the password itself.
+/// The password after Argon2id, the input of pairing. As secret as the password itself.
 pub struct Stretched(Zeroizing<[u8; 32]>);
 
 impl Stretched {
@@ -125,7 +125,7 @@ impl Stretched {
         &self.0
     }
 
-    /// Another password for each number, without the cost of stretching one.
+    /// Creates a different password for each number, without the cost of stretching one.
     #[cfg(test)]
     pub(crate) fn for_tests(number: u8) -> Self {
         Self(Zeroizing::new([number; 32]))

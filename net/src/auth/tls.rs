@@ -1,13 +1,13 @@
-//! TLS as both sides of every connection use it.
+//! The TLS configuration for both sides of every connection.
 //!
-//! TLS 1.3 only, both sides show a bare Ed25519 public key (RFC 7250) and prove that they hold the
+//! TLS 1.3 only. Both sides show a bare Ed25519 public key (RFC 7250) and prove that they hold the
 //! private one; there are no certificates, names or authorities. TLS says *which* key is at the
-//! other end; whether that key may do anything is for [`Admission`](super::Admission) to say. No
-//! session is ever resumed and nothing is sent early, so every connection proves its key anew.
+//! other end; [`Admission`](super::Admission) decides whether that key may do anything. Sessions
+//! are never resumed and no early data is sent, so every connection proves its key again.
 //!
-//! Two application protocols (ALPN): strangers may speak [`ALPN_PAIR`] only, members speak
-//! [`ALPN_HTTP`]. The callers must check which one was agreed on, because TLS lets a side that
-//! offers none through.
+//! There are two application protocols (ALPN): strangers may speak [`ALPN_PAIR`] only, members
+//! speak [`ALPN_HTTP`]. Callers must check which one was negotiated, because TLS accepts a side
+//! that offers none.
 
 use std::sync::Arc;
 
@@ -34,17 +34,17 @@ pub const ALPN_PAIR: &[u8] = b"tinyp2p-pair/1";
 /// The application protocol between members.
 pub const ALPN_HTTP: &[u8] = b"tinyp2p-http/1";
 
-/// What a client asks for when it dials.
+/// The protocol that a client requests when it dials.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Alpn {
-    /// [`ALPN_PAIR`].
+    /// The pairing protocol, [`ALPN_PAIR`].
     Pair,
-    /// [`ALPN_HTTP`].
+    /// The members' protocol, [`ALPN_HTTP`].
     Http,
 }
 
 impl Alpn {
-    /// The protocol's name on the wire.
+    /// Returns the protocol's name on the wire.
     pub fn as_bytes(self) -> &'static [u8] {
         match self {
             Self::Pair => ALPN_PAIR,
@@ -53,7 +53,7 @@ impl Alpn {
     }
 }
 
-/// The accepting side: both protocols, the caller's key mandatory.
+/// Configures the accepting side: both protocols, the caller's key mandatory.
 pub fn server_config(identity: &Identity) -> Result<Arc<ServerConfig>, Error> {
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
@@ -69,7 +69,7 @@ pub fn server_config(identity: &Identity) -> Result<Arc<ServerConfig>, Error> {
     Ok(Arc::new(config))
 }
 
-/// The dialling side, for one protocol.
+/// Configures the dialling side, for one protocol.
 pub fn client_config(identity: &Identity, alpn: Alpn) -> Result<Arc<ClientConfig>, Error> {
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
@@ -86,7 +86,7 @@ pub fn client_config(identity: &Identity, alpn: Alpn) -> Result<Arc<ClientConfig
     Ok(Arc::new(config))
 }
 
-/// The key that the other side has proved to hold, from a finished handshake's
+/// Returns the key that the other side has proved to hold, from a finished handshake's
 /// `peer_certificates()`; `None` before the handshake is done.
 pub fn peer_id(certificates: Option<&[CertificateDer<'_>]>) -> Option<PeerId> {
     match certificates? {
@@ -95,14 +95,14 @@ pub fn peer_id(certificates: Option<&[CertificateDer<'_>]>) -> Option<PeerId> {
     }
 }
 
-/// 32 bytes that only the two ends of this very connection know (RFC 8446, section 7.5).
+/// Returns 32 bytes that only the two ends of this connection know (RFC 8446, section 7.5).
 pub fn exporter<Data>(connection: &ConnectionCommon<Data>) -> Result<[u8; 32], rustls::Error> {
     connection.export_keying_material([0; 32], b"EXPORTER-tinyp2p-pair-1", None)
 }
 
-/// AES first, as it is in the hardware of whatever serves files today; ChaCha20 stays for what
-/// has none. The hybrid key exchange first, so that what is recorded today stays closed to the
-/// quantum computers of tomorrow.
+/// Returns the cryptography to use. AES comes first, as nearly all hosts that serve files today
+/// have it in hardware; ChaCha20 stays for those that do not. The hybrid key exchange comes first,
+/// so that future quantum computers cannot decrypt traffic recorded today.
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(CryptoProvider {
         cipher_suites: vec![
@@ -151,7 +151,7 @@ impl RawKeys {
     }
 }
 
-/// There is no TLS 1.2 here to call for it, but the traits want an answer.
+/// Answers for TLS 1.2, which the traits require although nothing here calls it.
 fn no_tls12() -> Result<HandshakeSignatureValid, rustls::Error> {
     Err(rustls::Error::General("TLS 1.2 is not spoken here".into()))
 }
@@ -252,7 +252,7 @@ mod tests {
         ServerName::from(std::net::Ipv4Addr::LOCALHOST)
     }
 
-    /// Moves what `from` has to say to `to`.
+    /// Passes pending TLS data from `from` to `to`.
     fn flow<A: SideData, B: SideData>(
         from: &mut ConnectionCommon<A>,
         to: &mut ConnectionCommon<B>,
@@ -374,8 +374,8 @@ mod tests {
     fn tls_1_2_is_answered_with_an_alert() {
         let (_, b) = identities();
         let mut server = ServerConnection::new(server_config(&b).unwrap()).unwrap();
-        // A ClientHello as of RFC 5246: version 3.3, ECDHE-ECDSA with AES-128-GCM, the groups and
-        // signature schemes that are spoken here, and no supported_versions extension.
+        // A ClientHello as in RFC 5246: version 3.3, ECDHE-ECDSA with AES-128-GCM, the groups and
+        // signature schemes that are supported here, and no supported_versions extension.
         let mut hello = vec![3, 3];
         hello.extend([7; 32]);
         hello.extend([0, 0, 2, 0xc0, 0x2b, 1, 0]);

@@ -1,9 +1,9 @@
-//! Giving memory back to the system.
+//! Returns freed memory to the system.
 //!
-//! glibc keeps what was freed in the arena of the thread that had allocated it. Answers of members
-//! are taken in by many threads that end soon, so a node that has once been told too much would
-//! stay as large as it was then. After much was freed, the allocator is asked to give all free
-//! pages back: a few milliseconds for each 100 MB that it holds.
+//! glibc keeps freed memory in the arena of the thread that allocated it. Many short-lived threads
+//! receive the answers of members, so a node that was once sent too much would stay that large.
+//! After much has been freed, the allocator is asked to return all free pages: a few milliseconds
+//! for each 100 MB that it holds.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -12,14 +12,15 @@ use std::time::Duration;
 /// Less than this is not worth a walk through the arenas.
 const WORTH_IT: usize = 16 << 20;
 
-/// So long after it, so that what is freed together is given back together, and never more often.
+/// The delay before a trim, so that memory freed together is returned together. It also limits how
+/// often trims happen.
 const DELAY: Duration = Duration::from_secs(1);
 
-/// As long as so much is freed between two trims, there is another one: the last comes when
-/// it is quiet.
+/// If this much is freed between two trims, another one follows. The last trim comes when frees
+/// have become rare.
 const GOES_ON: usize = 1 << 20;
 
-/// Asks for a trim once enough was freed.
+/// Requests a trim once enough has been freed.
 #[derive(Default)]
 pub(crate) struct Trimmer {
     freed: AtomicUsize,
@@ -27,7 +28,7 @@ pub(crate) struct Trimmer {
 }
 
 impl Trimmer {
-    /// `bytes` were freed, or are about to be.
+    /// Records that `bytes` were freed, or are about to be.
     pub(crate) fn freed(self: &Arc<Self>, bytes: usize) {
         let freed = self.freed.fetch_add(bytes, Ordering::SeqCst) + bytes;
         if freed < WORTH_IT || self.is_due.swap(true, Ordering::SeqCst) {
@@ -50,15 +51,15 @@ impl Trimmer {
         }
     }
 
-    /// Ends the thread's turn, unless so much was freed since it last looked that it is to take the
-    /// next one, too: whoever freed it saw that a trim was due.
+    /// Ends the thread's turn. If so much was freed since its last check that another trim is due,
+    /// the thread takes that turn too: whoever freed the memory saw that a trim was due already.
     fn is_done(&self) -> bool {
         self.is_due.store(false, Ordering::SeqCst);
         self.freed.load(Ordering::SeqCst) < WORTH_IT || self.is_due.swap(true, Ordering::SeqCst)
     }
 }
 
-/// Gives all free pages of all arenas back to the system.
+/// Returns all free pages of all arenas to the system.
 #[cfg(target_env = "gnu")]
 #[allow(unsafe_code)]
 fn trim() {
@@ -67,7 +68,7 @@ fn trim() {
     unsafe { libc::malloc_trim(0) };
 }
 
-/// Other allocators give large pieces back by themselves.
+/// Other allocators return large pieces on their own.
 #[cfg(not(target_env = "gnu"))]
 fn trim() {}
 

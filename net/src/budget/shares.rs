@@ -3,11 +3,11 @@
 //! Pure. Keys cost nothing, so a share belongs to a network first (an IPv4 address, a site of
 //! IPv6), and to a key within it second, as everywhere else where members could take too much.
 //!
-//! A quarter of all is divided evenly among the networks, and each part among the keys there: so
-//! much everyone may have whatever the others do. The rest is common. No network gets more than two
-//! thirds of what the others leave of it, and where a network has several keys, none of them gets
-//! more than three quarters of what the others there leave. So the first who comes may well have a
-//! large directory, and there is room for the second.
+//! A quarter of the total is divided evenly among the networks, and each part among the keys there.
+//! Everyone may have that much, whatever the others do. The rest is common. No network gets more
+//! than two thirds of what the others leave of it. Where a network has several keys, none of them
+//! gets more than three quarters of what the others there leave. So the first to come may well have
+//! a large directory, and there is room for the second.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -15,16 +15,16 @@ use std::net::IpAddr;
 use crate::fairness::SourceNetwork;
 use crate::model::PeerId;
 
-/// The part that is divided evenly is divided among at least so many, so that a few do not
+/// The evenly divided part is divided among at least this many networks, so that a few do not
 /// get it all.
 const MIN_NETWORKS: usize = 8;
 
-/// Whose share it is.
+/// The party that a share belongs to.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) enum BudgetParty {
-    /// That of all who answer from there.
+    /// All members who answer from this network.
     Network(SourceNetwork),
-    /// That of one member of which nobody knows from where it answers: this node itself, for one.
+    /// One member whose network is unknown, such as this node itself.
     Apart(PeerId),
 }
 
@@ -34,17 +34,17 @@ impl BudgetParty {
     }
 }
 
-/// What everyone holds.
+/// What each party holds.
 #[derive(Debug)]
 pub(super) struct BudgetShares {
     total: usize,
     all: usize,
     places: HashMap<BudgetParty, HashMap<PeerId, KeyUsage>>,
-    /// Where those are who have a seat: where they took the last one of those they still have.
+    /// The place of each member who has a seat: where it took the latest seat that it still has.
     seated: HashMap<PeerId, BudgetParty>,
 }
 
-/// What one key has in one place; forgotten when that is nothing.
+/// What one key holds in one place. Forgotten once it holds nothing.
 #[derive(Default, Debug)]
 struct KeyUsage {
     bytes: usize,
@@ -52,7 +52,7 @@ struct KeyUsage {
 }
 
 impl BudgetShares {
-    /// Of `total` bytes, all free.
+    /// Creates shares of `total` bytes, all free.
     pub(super) fn new(total: usize) -> Self {
         Self {
             total,
@@ -62,18 +62,18 @@ impl BudgetShares {
         }
     }
 
-    /// Bytes that are taken.
+    /// Returns how many bytes are taken.
     pub(super) fn all(&self) -> usize {
         self.all
     }
 
-    /// Where `member` is.
+    /// Returns the place of `member`.
     pub(super) fn place(&self, member: PeerId) -> BudgetParty {
         let place = self.seated.get(&member).copied();
         place.unwrap_or(BudgetParty::Apart(member))
     }
 
-    /// `member` is at `place`, until it leaves that as often as it took a seat there.
+    /// Places `member` at `place`, until it has left as often as it took a seat there.
     pub(super) fn seat(&mut self, member: PeerId, place: BudgetParty) {
         self.holding(place, member).seats += 1;
         self.seated.insert(member, place);
@@ -92,7 +92,7 @@ impl BudgetShares {
         self.tidy(place, member);
     }
 
-    /// Where `member` has a seat, if it has any.
+    /// Returns a place where `member` has a seat, if any.
     fn other_seat(&self, member: PeerId) -> Option<BudgetParty> {
         let is_its = |keys: &HashMap<PeerId, KeyUsage>| {
             keys.get(&member).is_some_and(|holding| holding.seats > 0)
@@ -125,7 +125,7 @@ impl BudgetShares {
         let here = self.places.get(&place);
         let networks = self.places.len() + usize::from(here.is_none());
         let even = self.total / 4 / networks.max(MIN_NETWORKS);
-        // What all there have of the common part, but for `except`.
+        // What all parties there hold of the common part, except `except`.
         let of_common = |keys: &HashMap<PeerId, KeyUsage>, sure: usize, except: Option<PeerId>| {
             let others = keys.iter().filter(|(key, _)| Some(**key) != except);
             let beyond = others.map(|(_, holding)| holding.bytes.saturating_sub(sure));
@@ -163,7 +163,7 @@ impl BudgetShares {
         }
     }
 
-    /// True if nobody has anything, nor a seat.
+    /// Returns true if nobody holds any bytes or a seat.
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         self.places.is_empty() && self.seated.is_empty() && self.all == 0
@@ -174,10 +174,10 @@ impl BudgetShares {
 mod tests {
     use super::*;
 
-    /// As a mount has.
+    /// The budget of a mount.
     const TOTAL: usize = 512 << 20;
 
-    /// What a directory of 30,000 names takes while it comes.
+    /// What a directory of 30,000 names takes while it arrives.
     const DIRECTORY: usize = 30_000 * 400;
 
     fn id(n: u16) -> PeerId {
@@ -190,7 +190,7 @@ mod tests {
         BudgetParty::of([127, 9, 0, n].into())
     }
 
-    /// Takes as much as it gets.
+    /// Takes bytes until it gets no more.
     fn grab(shares: &mut BudgetShares, place: BudgetParty, member: PeerId) -> usize {
         let before = shares.all();
         while shares.take(place, member, 4096) {}
@@ -261,7 +261,7 @@ mod tests {
         assert!(shares.is_empty());
     }
 
-    /// As when a member is dialled at a second address, and the connection is not needed.
+    /// As when a member is dialled at a second address and the connection is not needed.
     #[test]
     fn leaving_a_second_seat_keeps_the_first() {
         let mut shares = BudgetShares::new(TOTAL);

@@ -1,13 +1,13 @@
-//! What things take in memory.
+//! How much memory values take.
 
 use crate::model::{Attributes, Entry, Name, RelPath};
 use crate::protocol::wire::Change;
 
-/// What merging makes of one entry at the same time, but for a name of its own: a row, an item, its
-/// one source. A name of its own goes with less of it.
+/// The additional memory that merging needs for one entry, apart from a name of its own: a row, an
+/// item, its one source. An entry that gets a name of its own needs less of this.
 const MERGING: usize = 192;
 
-/// What an allocation of `bytes` costs: glibc's header and its units of 16 bytes.
+/// Returns the cost of an allocation of `bytes`: glibc's header and its units of 16 bytes.
 pub const fn heap(bytes: usize) -> usize {
     match (bytes + 8).next_multiple_of(16) {
         ..32 => 32,
@@ -15,29 +15,29 @@ pub const fn heap(bytes: usize) -> usize {
     }
 }
 
-/// What something takes in memory, its own struct included.
+/// A value whose memory can be computed, including its own struct.
 pub trait Weigh {
-    /// The bytes that the value takes in memory.
+    /// Returns how many bytes of memory the value takes.
     fn weight(&self) -> usize;
 }
 
-/// What the bytes of `name` take, however many share them. The counters of the shared allocation
-/// stand before the bytes.
+/// Returns the memory of the bytes of `name`, however many share them. The counters of the shared
+/// allocation precede the bytes.
 pub fn text(name: &Name) -> usize {
     heap(16 + name.as_bytes().len())
 }
 
-/// What an entry of this name takes, with what merging makes of it.
+/// Returns the memory of an entry with this name, including what merging adds.
 pub fn entry_of(name: &Name) -> usize {
     size_of::<Entry>() + 2 * text(name) + MERGING
 }
 
-/// What merging makes of `entry` beside it: most of it for a moment only.
+/// Returns the memory that merging adds to `entry`, most of it only briefly.
 pub fn merging(entry: &Entry) -> usize {
     MERGING + text(&entry.name)
 }
 
-/// What `entries` take once they are merged.
+/// Returns the memory that `entries` take once they are merged.
 pub fn unmerged(entries: &[Entry]) -> usize {
     let one = |entry: &Entry| size_of::<Entry>() + text(&entry.name);
     entries.iter().map(one).sum()
@@ -45,13 +45,13 @@ pub fn unmerged(entries: &[Entry]) -> usize {
 
 impl Weigh for RelPath {
     fn weight(&self) -> usize {
-        // The counters of the shared allocation stand before the bytes.
+        // The counters of the shared allocation precede the bytes.
         size_of::<Self>() + heap(16 + self.as_bytes().len())
     }
 }
 
 impl Weigh for Entry {
-    /// With what merging makes of it.
+    /// Includes what merging adds.
     fn weight(&self) -> usize {
         entry_of(&self.name)
     }

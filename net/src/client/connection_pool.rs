@@ -1,7 +1,7 @@
 //! The connections to one member: those that idle, and a way to end all of them.
 //!
-//! A lane is taken out to carry a request and is put back once its response was read to the end.
-//! The one used last is taken first, so that those not needed grow old and are closed.
+//! A lane is taken out to carry a request, and put back once its response was read to the end. The
+//! one used last is taken first, so that surplus lanes grow old and are closed.
 
 use std::sync::{Arc, Weak};
 use std::time::Instant;
@@ -23,7 +23,7 @@ pub(super) struct ConnectionPool {
 
 #[derive(Default)]
 struct State {
-    /// The lane put back last is the last; with the time when that was.
+    /// The idle lanes and when each was put back, the latest last.
     idle: Vec<(Instant, HttpConnection)>,
     /// Every connection that may still be open.
     links: Vec<Weak<dyn Link>>,
@@ -31,7 +31,7 @@ struct State {
 }
 
 impl ConnectionPool {
-    /// The lane that was used last, if it has not idled too long.
+    /// Takes the lane that was used last, if it has not idled too long.
     pub(super) fn take(&self, now: Instant) -> Option<HttpConnection> {
         let mut state = self.state.lock();
         let (since, lane) = state.idle.pop()?;
@@ -58,13 +58,12 @@ impl ConnectionPool {
         state.idle.push((now, lane));
     }
 
-    /// Closes what idles.
+    /// Closes all idle lanes.
     pub(super) fn forget_idle(&self) {
         self.state.lock().idle.clear();
     }
 
-    /// Has all that is asked from now on asked over new connections. Those in use go on while
-    /// they bring something.
+    /// Sends all further requests over new connections. Those in use go on while data arrives.
     pub(super) fn renew(&self) {
         let mut state = self.state.lock();
         let idle = std::mem::take(&mut state.idle);
@@ -73,13 +72,13 @@ impl ConnectionPool {
         drop(idle);
     }
 
-    /// Ends every connection, those in use too. Others can be made.
+    /// Ends every connection, including those in use. New ones can be made.
     pub(super) fn cut(&self) {
         self.end(false);
     }
 
-    /// Remembers `link`, so that [`ConnectionPool::close`] reaches it; fails once
-    /// that has happened.
+    /// Registers `link` so that [`ConnectionPool::close`] reaches it; fails after the
+    /// pool was closed.
     pub(super) fn register(&self, link: &Arc<dyn Link>, who: &str) -> Result<(), Error> {
         let mut state = self.state.lock();
         if state.closed {
@@ -93,7 +92,7 @@ impl ConnectionPool {
         Ok(())
     }
 
-    /// Ends every connection, those in use too, and lets none be made any more.
+    /// Ends every connection, including those in use, and allows no new ones.
     pub(super) fn close(&self) {
         self.end(true);
     }

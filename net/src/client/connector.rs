@@ -1,13 +1,12 @@
-//! HTTP over one connection: the only file that knows ureq. Ranges of files do not pass through it
-//! (`wire`).
+//! HTTP over one connection: the only file that knows ureq. Ranges of files bypass it (`wire`).
 //!
-//! A [`HttpConnection`] is one TLS connection with a ureq agent that can use nothing else: its
-//! connector hands that connection out once and never makes another, so dialling, pairing, pooling
-//! and retrying stay in plain code above. What ureq does for us is HTTP/1.1 itself.
+//! An [`HttpConnection`] is one TLS connection with a ureq agent that can use nothing else: its
+//! connector hands that connection out once and never makes another. So dialling, pairing, pooling
+//! and retrying stay in plain code above, and ureq only contributes HTTP/1.1 itself.
 //!
 //! Deadlines: a lane carries one request at a time, so each blocking call first writes its deadline
-//! where the transport looks. ureq's own timeouts stay off; they are fixed when a request starts,
-//! start threads to resolve names, and surface in several disguises.
+//! where the transport reads it. ureq's own timeouts stay off: they are fixed when a request
+//! starts, start threads to resolve names, and surface in several disguises.
 //!
 //! `ureq::unversioned` is outside semver: the version is pinned exactly in Cargo.toml.
 
@@ -32,7 +31,7 @@ use crate::error::Error;
 use crate::transport::dial::broken;
 use crate::transport::tls_link::{MAX_PLAINTEXT, TlsLink};
 
-/// Plaintext that waits for its reader, per connection.
+/// The plaintext buffered for its reader, per connection.
 const INPUT_BUFFER: usize = 128 * 1024;
 
 /// The longest request head, a path of 4095 escaped bytes included.
@@ -52,7 +51,7 @@ static CONFIG: LazyLock<Config> = LazyLock::new(|| {
         .max_response_header_size(MAX_RESPONSE_HEAD)
         .max_idle_connections(1)
         .max_idle_connections_per_host(1)
-        // How long a connection may idle is decided by the pool of lanes.
+        // The pool of lanes decides how long a connection may idle.
         .max_idle_age(std::time::Duration::MAX)
         .build()
 });
@@ -60,13 +59,13 @@ static CONFIG: LazyLock<Config> = LazyLock::new(|| {
 /// One connection that carries one request at a time.
 pub(super) struct HttpConnection {
     agent: Agent,
-    /// Never waited for: whoever has the lane is the only one who uses the wire.
+    /// Locking never blocks: only the user of the lane uses the wire.
     wire: Arc<Mutex<Wire>>,
     deadline: Arc<Mutex<Instant>>,
     who: String,
 }
 
-/// The head of a response, and its body still to be read.
+/// The head of a response, with its body still to be read.
 pub(super) struct Reply {
     pub(super) head: Head,
     body: BodyReader<'static>,
@@ -79,7 +78,7 @@ impl AsRef<Head> for Reply {
 }
 
 impl HttpConnection {
-    /// A lane over a connection that has carried nothing yet.
+    /// Creates a lane over a connection that has carried nothing yet.
     pub(super) fn new(connection: TlsLink) -> Self {
         let deadline = Arc::new(Mutex::new(Instant::now()));
         let who = connection.who().to_owned();
@@ -97,7 +96,7 @@ impl HttpConnection {
         }
     }
 
-    /// How the other side is called in errors.
+    /// Returns the name of the other side in errors.
     pub(super) fn who(&self) -> &str {
         &self.who
     }
@@ -123,18 +122,19 @@ impl HttpConnection {
         })
     }
 
-    /// True if nothing new should be asked here: the other side has another address by now.
+    /// Returns true if no new request should use this lane: the other side has moved
+    /// to another address.
     pub(super) fn is_retired(&self) -> bool {
         self.wire.lock().tls.link().is_retired()
     }
 
-    /// The connection itself, for a request that does not go through ureq. It must be drained
-    /// before the lane is used in any other way.
+    /// Returns the connection itself, for a request that does not go through ureq. It must be
+    /// drained before the lane is used in any other way.
     pub(super) fn wire(&self) -> MutexGuard<'_, Wire> {
         self.wire.lock()
     }
 
-    /// Reads from the body of the `reply` that this lane gave; 0 at its end. The lane can be used
+    /// Reads from the body of a `reply` on this lane; returns 0 at its end. The lane can be used
     /// again only after that 0.
     pub(super) fn read(
         &self,
@@ -150,7 +150,7 @@ impl HttpConnection {
     }
 }
 
-/// Finds our own error again inside of ureq's, or says whose fault ureq's is.
+/// Extracts our own error from ureq's, or else blames the other side or the connection.
 fn translate(who: &str, error: ureq::Error) -> Error {
     match error {
         ureq::Error::Other(inner) => match inner.downcast::<Error>() {
@@ -170,7 +170,7 @@ fn translate_io(who: &str, error: io::Error) -> Error {
     }
 }
 
-/// Never asked in earnest: the connection is there already.
+/// Never actually used: the connection already exists.
 #[derive(Debug)]
 struct NoResolver;
 

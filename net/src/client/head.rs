@@ -1,6 +1,6 @@
 //! What the head of a response says about its body, and the checks on it.
 //!
-//! Bytes are taken only under a head that says exactly what was asked for: same version, same
+//! Bytes are accepted only under a head that says exactly what was requested: same version, same
 //! range, same length.
 
 use http::StatusCode;
@@ -11,8 +11,8 @@ use http::header::{
 use super::range_get::Head;
 use crate::model::ByteRange;
 
-/// The part that a successful response to a request for what `tag` names brings; or what is wrong
-/// with its head, as when that part is not `welcome`.
+/// Returns the part that a successful response to a request for what `tag` names contains. The
+/// error says what is wrong with its head, for example that this part is not `welcome`.
 pub(super) fn check_head(
     head: &Head,
     tag: &str,
@@ -43,7 +43,7 @@ fn field(head: &Head, name: HeaderName) -> Option<&str> {
     head.headers.get(name)?.to_str().ok()
 }
 
-/// Reads `bytes FIRST-LAST/TOTAL` (RFC 9110, section 14.4). An unknown total is not accepted.
+/// Parses `bytes FIRST-LAST/TOTAL` (RFC 9110, section 14.4). An unknown total is not accepted.
 fn parse_content_range(text: &str) -> Option<(ByteRange, u64)> {
     let (part, total) = text.strip_prefix("bytes ")?.split_once('/')?;
     let (first, last) = part.split_once('-')?;
@@ -52,7 +52,7 @@ fn parse_content_range(text: &str) -> Option<(ByteRange, u64)> {
     Some((ByteRange::new(first, end), number(total)?))
 }
 
-/// Digits only: `parse` alone would take a sign too.
+/// Parses digits only: `parse` alone would accept a sign too.
 pub(super) fn number(digits: &str) -> Option<u64> {
     digits
         .bytes()
@@ -60,7 +60,7 @@ pub(super) fn number(digits: &str) -> Option<u64> {
         .then(|| digits.parse().ok())?
 }
 
-/// False when the other side closes the connection behind this response (RFC 9112, section 9.6).
+/// Returns false if the other side closes after this response (RFC 9112, section 9.6).
 pub(super) fn stays_open(head: &Head) -> bool {
     let closes = |value: &http::HeaderValue| {
         let tokens = value.as_bytes().split(|byte| *byte == b',');
@@ -71,7 +71,7 @@ pub(super) fn stays_open(head: &Head) -> bool {
     !head.headers.get_all(CONNECTION).iter().any(closes)
 }
 
-/// The length that the response announces, once and in digits.
+/// Returns the length that the response announces, once and in digits.
 pub(super) fn content_length(head: &Head) -> Option<u64> {
     let mut fields = head.headers.get_all(CONTENT_LENGTH).iter();
     let (field, None) = (fields.next()?.to_str().ok()?, fields.next()) else {

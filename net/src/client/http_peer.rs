@@ -1,13 +1,13 @@
-//! A member over the network: [`Peer`] spoken as HTTP over TLS to one pinned key.
+//! A member over the network: [`Peer`] as HTTP over TLS to one pinned key.
 //!
-//! [`Client::connect`] learns who answers at an address and pairs with it if need be. The
-//! [`HttpPeer`] that comes of it talks to that key only, over as many connections as its callers
-//! need at once, and keeps those that idle for the next call.
+//! [`Client::connect`] learns who answers at an address and pairs with it if need be. The resulting
+//! [`HttpPeer`] talks to that key only, over as many connections as its callers need at once, and
+//! keeps idle ones for the next call.
 //!
-//! Two things are repaired without the caller's notice, once per request each: a connection that
-//! was closed while it idled (the request goes out again on a fresh one; every request here is
-//! idempotent), and an admission that is gone because it expired or the other side was restarted
-//! (pair, then ask again). Nothing is ever tried in a loop.
+//! It repairs two failures without the caller's notice, once per request each. If a connection was
+//! closed while it idled, the request goes out again on a fresh one; every request here is
+//! idempotent. If an admission is gone because it expired or the other side was restarted, it pairs
+//! and then sends the request again. Nothing is ever retried in a loop.
 
 mod exchange;
 
@@ -39,15 +39,14 @@ use crate::transport::dial::Dial;
 use crate::transport::tls_link::TlsLink;
 use exchange::dial;
 
-/// Room for so many bytes of a response is made before the first of them has come, and for as
-/// many again each time that they have all come: who announces much and sends nothing takes
-/// nothing from others.
+/// The first allocation for a response. The buffer doubles only when it is full: a peer that
+/// announces much and sends nothing takes no memory from others.
 const FIRST_BYTES: usize = 64 << 10;
 
-/// The document of a response and what is decoded of it, at the same time, in documents.
+/// The memory that a response takes, in multiples of its document: itself and its decoded form.
 const DECODED: usize = 2;
 
-/// All but the unreserved characters of RFC 3986 (section 2.3), and the slash.
+/// All characters but the slash and the unreserved ones of RFC 3986 (section 2.3).
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
@@ -55,7 +54,7 @@ const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'~')
     .remove(b'/');
 
-/// Makes peers of addresses.
+/// Connects to addresses and makes peers of what it finds there.
 #[derive(Debug)]
 pub struct Client {
     gate: Arc<Gate>,
@@ -64,8 +63,8 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client that shows `gate`'s identity and connects through `dialer`. Answers take their
-    /// memory from `budget`.
+    /// Creates a client that shows `gate`'s identity and connects through `dialer`. Answers take
+    /// their memory from `budget`.
     pub fn new(gate: Arc<Gate>, dialer: Arc<dyn Dial>, budget: Arc<ByteBudget>) -> Self {
         Self {
             gate,
@@ -74,7 +73,7 @@ impl Client {
         }
     }
 
-    /// Finds out who answers at `address` and pairs with it unless both sides know each other.
+    /// Finds out who answers at `address`, and pairs with it unless both sides know each other.
     ///
     /// # Errors
     /// [`Error::Myself`], [`Error::OtherIdentity`] when `expected` is someone else,
@@ -115,53 +114,52 @@ impl Client {
     }
 }
 
-/// One member: its key, wherever that is found.
+/// One member: the holder of one key, at whatever address.
 pub struct HttpPeer {
     id: PeerId,
     gate: Arc<Gate>,
     dialer: Arc<dyn Dial>,
     budget: Arc<ByteBudget>,
-    /// With whom it shares what it may have of the budget.
+    /// Its place in the budget, where the members of one network share one part.
     seat: Mutex<Option<Seat>>,
-    /// Where it was last found, and how this node knows of that address.
+    /// Where it was last found, and the source of that address.
     place: Mutex<(Address, AddressSource)>,
     lanes: Arc<ConnectionPool>,
-    /// The fastest answer over a connection that was there, in microseconds.
+    /// The fastest answer over an existing connection, in microseconds.
     distance: AtomicU64,
     /// How many pairing runs have ended, well or not.
     pairings: AtomicU64,
-    /// How the last one ended. Whoever pairs holds it meanwhile, so that the threads that find the
-    /// admission gone at the same time make one run, not one each: a run is a guess spent.
+    /// The result of the last run, locked during a run. So threads that find the admission gone at
+    /// the same time make one run, not one each: a run spends a guess.
     paired: Mutex<Result<(), Error>>,
 }
 
 impl HttpPeer {
-    /// Where it is dialled.
+    /// Returns the address at which it is dialled.
     pub fn address(&self) -> Address {
         self.place.lock().0.clone()
     }
 
-    /// The member was found at `address`, of which this node knows by `source`: it is dialled there
-    /// from now on. What is under way elsewhere ends well, or with [`Error::Moved`] once it has
-    /// brought nothing for a second.
+    /// Dials the member at `address`, which `source` reported, from now on. Requests under way
+    /// elsewhere may finish, but fail with [`Error::Moved`] once nothing has arrived for a second.
     pub fn follow(&self, address: Address, source: AddressSource) {
         *self.place.lock() = (address, source);
         self.renew();
     }
 
-    /// The way to the member may be another one by now: all that is asked from now on goes out over
-    /// new connections, and what is under way ends as with [`HttpPeer::follow`].
+    /// Sends all further requests over new connections, because the way to the member may have
+    /// changed. Requests under way end as with [`HttpPeer::follow`].
     pub fn renew(&self) {
         self.distance.store(u64::MAX, Ordering::Relaxed);
         self.lanes.renew();
     }
 
-    /// Ends every connection, also those that other threads wait on.
+    /// Ends every connection, including those that other threads wait on.
     pub fn cut(&self) {
         self.lanes.cut();
     }
 
-    /// Ends every connection, also those that other threads wait on, and makes no more.
+    /// Ends every connection, including those that other threads wait on, and makes no more.
     pub fn close(&self) {
         self.lanes.close();
     }
@@ -170,8 +168,8 @@ impl HttpPeer {
         self.place.lock().0.to_string()
     }
 
-    /// A request for `target` without a body. The authority is the member's key, as the address
-    /// says nothing about whom the request is for.
+    /// Creates a request for `target` without a body. The authority is the member's key, as the
+    /// address does not say whom the request is for.
     fn request(&self, method: Method, target: &str) -> Result<HttpRequest<()>, Error> {
         HttpRequest::builder()
             .method(method)
@@ -180,8 +178,8 @@ impl HttpPeer {
             .map_err(|error| Error::misbehaved(self.who(), error.to_string()))
     }
 
-    /// Asks for `range` of what `tag` names, and takes a part of it that is `welcome`. Gives
-    /// its length too.
+    /// Requests `range` of what `tag` names, and accepts a part of it that is `welcome`. Returns
+    /// the length of that part too.
     fn get(
         &self,
         target: &str,
@@ -218,8 +216,8 @@ impl HttpPeer {
         }
     }
 
-    /// Posts `body` and reads the whole body of the response, of which there may be `max` bytes.
-    /// Returns whom it came from too. `reservation` holds it and what is decoded of it.
+    /// Posts `body` and reads the whole body of the response, at most `max` bytes. Returns the
+    /// sender too. `reservation` covers the body and its decoded form.
     fn post(
         &self,
         (target, media_type): (&str, &'static str),
@@ -271,7 +269,7 @@ impl HttpPeer {
                 more => filled += more,
             }
         }
-        // The connection is free again only once the end was seen.
+        // The connection is free again only once the end was read.
         match lane.read(&mut reply, &mut [0], deadline)? {
             0 => Ok(body),
             _ => Err(Error::misbehaved(lane.who(), "a response beyond its end")),
@@ -351,8 +349,8 @@ impl Peer for HttpPeer {
     }
 }
 
-/// A request for `range` of what `tag` names. The authority is the member's key, as the address
-/// says nothing about whom the request is for.
+/// Formats a request for `range` of what `tag` names. The authority is the member's key, as the
+/// address does not say whom the request is for.
 fn ranged_get(target: &str, member: PeerId, range: ByteRange, tag: &str) -> String {
     let last = range.end.saturating_sub(1);
     format!(
@@ -361,7 +359,7 @@ fn ranged_get(target: &str, member: PeerId, range: ByteRange, tag: &str) -> Stri
     )
 }
 
-/// What a status code means that the request does not provide for.
+/// Translates a status code that the request does not provide for.
 fn unexpected(lane: &HttpConnection, status: StatusCode) -> Error {
     let what = format!("HTTP status {}", status.as_u16());
     if status.is_server_error() {

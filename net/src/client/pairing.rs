@@ -1,7 +1,7 @@
 //! The dialling side of a pairing run: writes M1 and M3, reads M2 and M4.
 //!
-//! All decisions are [`auth::pair`](crate::auth::pair)'s and the limits'; here are the order of
-//! the steps, their deadline, and what each ending is called.
+//! [`auth::pair`](crate::auth::pair) and the limits make all decisions. This file contains the
+//! order of the steps, their deadline, and the error for each ending.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::time::Instant;
@@ -15,13 +15,13 @@ use crate::error::Error;
 use crate::model::PeerId;
 
 /// Pairs over `connection`, whose handshake must be done, with whoever answers at `who`: the
-/// dialled address, by which failures are remembered. On success that key is admitted here and
+/// dialled address, under which failures are remembered. On success that key is admitted here and
 /// this node's key there, and the connection has served its purpose.
 ///
 /// `socket` must have its timeouts set; the run gives up 10 s after its start, or one of those
-/// timeouts later. [`Error::Refused`] is a wrong password (now, or not long ago at this address);
-/// [`Error::Later`] is the other side's limit on guesses, or this node's own; [`Error::NotANode`]
-/// is one that did not agree to pair.
+/// timeouts later. [`Error::Refused`] is a wrong password (now, or recently at this address);
+/// [`Error::Later`] is a limit on guesses, the other side's or this node's own; [`Error::NotANode`]
+/// is a peer that did not agree to pair.
 pub(crate) fn run<S: Read + Write>(
     connection: &mut ClientConnection,
     socket: &mut S,
@@ -107,7 +107,7 @@ impl<S: Read + Write> Line<'_, S> {
         let mut frame = [0; N];
         let mut filled = 0;
         while filled < N {
-            // Between reads, so that a trickle of bytes does not go on for ever.
+            // Checked between reads, so that a trickle of bytes does not go on forever.
             if Instant::now() >= self.deadline {
                 return Err(self.broken(ErrorKind::TimedOut.into()));
             }
@@ -121,7 +121,7 @@ impl<S: Read + Write> Line<'_, S> {
         Ok(frame)
     }
 
-    /// Says goodbye, as TLS wants it; it does not matter whether that arrives.
+    /// Closes the connection as TLS requires; it does not matter whether that arrives.
     fn close(mut self) {
         self.stream.conn.send_close_notify();
         let _ = self.stream.flush();

@@ -1,10 +1,10 @@
-//! One ranged GET straight on a connection, beside ureq.
+//! One ranged GET directly on a connection, without ureq.
 //!
 //! Calls and everything else with a body of its own go through ureq (`connector`). The bytes of
 //! files are what this program is about, and a general client costs them a copy of every byte and a
-//! fifth of the time of a small read. What is needed for them is little: one request without a
-//! body, one response with a length. Its head is parsed by `httparse`, as hyper and ureq do; its
-//! body is decrypted to where the reader wants it.
+//! fifth of the time of a small read. They need little: one request without a body, one response
+//! with a length. `httparse` parses its head, as in hyper and ureq; its body is decrypted to where
+//! the reader wants it.
 
 use std::time::Instant;
 
@@ -14,10 +14,10 @@ use http::{HeaderMap, StatusCode};
 use crate::error::Error;
 use crate::transport::tls_link::{MAX_PLAINTEXT, TlsLink};
 
-/// The longest response head that is read.
+/// The longest response head that is accepted.
 pub(super) const MAX_RESPONSE_HEAD: usize = 16 * 1024;
 
-/// The most fields of one.
+/// The most header fields in a response.
 const MAX_FIELDS: usize = 64;
 
 /// The head of a response.
@@ -33,7 +33,7 @@ impl AsRef<Head> for Head {
     }
 }
 
-/// A connection, and what has come in on it that nobody has taken yet.
+/// A connection, and the bytes it has received that nobody has consumed yet.
 #[derive(Debug)]
 pub(super) struct Wire {
     pub(super) tls: TlsLink,
@@ -50,12 +50,12 @@ impl Wire {
         }
     }
 
-    /// True while the connection can carry another request.
+    /// Returns true while the connection can carry another request.
     pub(super) fn is_quiet(&self) -> bool {
         self.is_drained() && self.tls.is_quiet()
     }
 
-    /// True when nothing has come in behind what was read.
+    /// Returns true when nothing received is unread.
     pub(super) fn is_drained(&self) -> bool {
         self.is_empty() && self.tls.is_drained()
     }
@@ -64,7 +64,7 @@ impl Wire {
         self.taken == self.ahead.len()
     }
 
-    /// Sends a request head, all of it, and waits for the head of the response.
+    /// Sends a complete request head, and waits for the head of the response.
     pub(super) fn request(&mut self, head: &[u8], deadline: Instant) -> Result<Head, Error> {
         if !self.is_drained() {
             return Err(self.misbehaved("bytes that nobody asked for"));
@@ -106,7 +106,8 @@ impl Wire {
     }
 }
 
-/// The head at the beginning of `bytes` and its length; `None` while it is not complete.
+/// Parses the head at the beginning of `bytes`, and returns its length too; `None` while
+/// it is incomplete.
 fn parse(bytes: &[u8]) -> Result<Option<(Head, usize)>, &'static str> {
     let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
     let mut response = httparse::Response::new(&mut fields);
@@ -176,7 +177,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever comes in, a head is understood, refused or waited for.
+        /// For any input, a head is parsed, refused or waited for.
         #[test]
         fn no_bytes_confuse_the_parser(bytes in prop::collection::vec(any::<u8>(), 0..200), at in 0_usize..60) {
             let _ = parse(&bytes);

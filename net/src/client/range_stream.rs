@@ -1,7 +1,7 @@
 //! The body of one ranged GET as a [`ByteStream`].
 //!
-//! The connection goes back to its pool with the last byte; a stream that is
-//! dropped before closes it.
+//! The connection returns to its pool with the last byte; a stream that is dropped
+//! earlier closes it.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -15,7 +15,7 @@ use crate::peer::ByteStream;
 
 /// The bytes of one response.
 pub(super) struct FileStream {
-    /// Gone once all bytes were read, or the connection broke.
+    /// The connection; `None` once all bytes were read, or it broke.
     lane: Option<HttpConnection>,
     remaining: u64,
     /// True if the connection can carry another request afterwards.
@@ -71,7 +71,7 @@ impl ByteStream for FileStream {
                 }
                 Ok(read)
             }
-            // A caller may look at something else and come back.
+            // A caller may do something else and come back.
             Err(error @ Error::Timeout { .. }) => Err(error),
             Err(Error::Unreachable { .. }) => {
                 self.lane = None;

@@ -1,4 +1,4 @@
-//! The client against real nodes, and against nodes that lie, break off, freeze or are not nodes.
+//! The client against real nodes, and against fakes that lie, break off, freeze or are not nodes.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -27,7 +27,7 @@ fn connect(client: &Client, address: &Address) -> Result<Arc<HttpPeer>, Error> {
     client.connect(address, None, AddressSource::Named, soon())
 }
 
-/// A node, and a client that it knows.
+/// Starts a node, and a client that it knows.
 fn node_and_peer() -> (TestNode, Arc<HttpPeer>) {
     let (node, gate) = (TestNode::start(1), caller(1));
     node.befriend(&gate);
@@ -73,7 +73,7 @@ fn pattern(length: usize) -> Vec<u8> {
         .collect()
 }
 
-/// Counts connections.
+/// A dialer that counts its connections.
 #[derive(Debug, Default)]
 struct Counting {
     tcp: TcpDialer,
@@ -156,7 +156,7 @@ fn calls_in_sequence_use_one_connection() {
     assert_eq!(dialer.dialled.load(Ordering::Relaxed), 1);
 }
 
-/// Files go straight over a connection that calls use through ureq, and records are larger
+/// Files go straight over a connection that ureq uses for calls, and records are larger
 /// than these buffers.
 #[test]
 fn small_buffers_get_all_and_free_the_link() {
@@ -212,7 +212,7 @@ fn restarted_node_is_paired_again_silently() {
 #[test]
 fn changed_password_refuses_all_waiting() {
     let (node, other) = (TestNode::start(1), caller(2));
-    // It knows the node from before; the node does not know it.
+    // This client knows the node from before; the node does not know it.
     other.admission().admit(node.id(), Instant::now());
     let dialer = Arc::new(Counting::default());
     let client = Client::new(other, dialer.clone(), Arc::default());
@@ -229,7 +229,7 @@ fn only_the_named_identity_is_accepted() {
     let connected = client(&gate).connect(&node.address(), expected, AddressSource::Named, soon());
     let error = connected.unwrap_err();
     assert!(matches!(error, Error::OtherIdentity { .. }), "{error}");
-    // Nothing was said to it.
+    // Nothing was sent to it.
     assert!(!node.gate.is_admitted(gate.id()));
 }
 
@@ -332,7 +332,7 @@ fn closing_wakes_a_blocked_reader() {
 
 #[test]
 fn abandoned_idle_connection_is_replaced() {
-    // Each connection answers one request, and breaks off in the middle of the second.
+    // Each connection answers one request, and breaks off during the second.
     let fake = Fake::serve(|_, mut tls| {
         answer_methods(&mut tls);
         read_request(&mut tls);
@@ -559,7 +559,7 @@ fn peers_at_one_address_share_their_limit() {
 
 #[test]
 fn an_encoded_refusal_ends_its_connection() {
-    // What follows the head of the refusal could be taken for the answer to the next request.
+    // The bytes after the head of the refusal look like the answer to the next request.
     let fake = Fake::serve(|_, mut tls| {
         read_request(&mut tls);
         let _ = tls.write_all(
@@ -576,7 +576,7 @@ fn an_encoded_refusal_ends_its_connection() {
     assert_eq!(fake.connections.load(Ordering::Relaxed), 3);
 }
 
-/// A record as `tls` would send it, without sending it.
+/// Returns a record as `tls` would send it, without sending it.
 fn record(tls: &mut Tls, plaintext: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
     tls.conn.writer().write_all(plaintext).unwrap();
@@ -607,8 +607,8 @@ fn stray_early_bytes_are_no_response() {
     assert!(matches!(error, Some(Error::Misbehaved { .. })), "{error:?}");
 }
 
-/// Sends records that hold nothing, as fast as they are taken, for longer than any test waits: what
-/// rustls itself cannot be made to do.
+/// Sends empty records, as fast as they are accepted, for longer than any test waits. rustls itself
+/// cannot be made to do this.
 fn send_empty_records(tls: Tls) {
     let StreamOwned { conn, mut sock } = tls;
     let (mut sequence, secrets) = conn.dangerous_extract_secrets().unwrap().tx;
@@ -625,7 +625,7 @@ fn send_empty_records(tls: Tls) {
                 *byte ^= count;
             }
             sequence += 1;
-            // The type of the content, which is what follows no content (RFC 8446, section 5.2).
+            // The content type alone, with no content before it (RFC 8446, section 5.2).
             let (header, mut inside) = ([23, 3, 3, 0, 17], vec![23]);
             let nonce = Nonce::assume_unique_for_key(nonce);
             key.seal_in_place_append_tag(nonce, Aad::from(header), &mut inside)
@@ -645,7 +645,7 @@ fn buffered_bytes_do_not_stop_the_clock() {
     let mut stream = open(&peer, "f", version, ByteRange::new(0, 1 << 20)).unwrap();
     let first = stream.read(&mut [0; 1000], soon()).unwrap();
     assert!(first > 0);
-    // More than what was read with these bytes is there by now, but it is too late.
+    // By now more has arrived than was read with these bytes, but it is too late.
     thread::sleep(Duration::from_millis(200));
     let (mut buffer, mut count, late) = (vec![0; 1 << 20], first, Instant::now());
     let error = loop {
@@ -688,8 +688,8 @@ fn empty_records_end_a_pairing() {
 
 type Tls = StreamOwned<ServerConnection, TcpStream>;
 
-/// Something that holds the key of a member and answers what it likes. Each peer made for it has
-/// one connection that is answered as an honest node does, for the introduction.
+/// A peer that holds a member's key and answers anything at all. Each peer made for it gets one
+/// connection that is answered as by an honest node, for the introduction.
 struct Fake {
     gate: Arc<Gate>,
     address: Address,
@@ -747,7 +747,7 @@ impl Fake {
     }
 }
 
-/// Reads one request, as far as its head says.
+/// Reads one request, as long as its head says.
 fn read_request(tls: &mut Tls) {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {

@@ -1,8 +1,8 @@
 //! How long to wait before trying again.
 //!
-//! Waits double from a first value to a cap and are shortened by up to a fifth, by an amount that
-//! depends only on what is retried and how often, so that members that lost one another together
-//! do not return in step, and tests see the same figures every time.
+//! Waits double from a first value to a cap and are shortened by up to a fifth. The amount depends
+//! only on what is retried and how often, so that members that lost one another together do not
+//! return in step, and tests see the same figures every time.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
@@ -12,31 +12,31 @@ use std::time::Duration;
 pub(crate) struct Backoff {
     /// The wait after the first failure.
     pub(crate) first: Duration,
-    /// No wait is longer.
+    /// The maximum wait.
     pub(crate) cap: Duration,
 }
 
 impl Backoff {
-    /// The wait after `failures` failures in a row (at least 1) of whatever `subject` is: at
-    /// least four fifths of the doubled value, never more than the cap.
+    /// Returns the wait after `failures` failures in a row (at least 1) of `subject`: at least four
+    /// fifths of the doubled value, never more than the cap.
     pub(crate) fn after(self, failures: u32, subject: &impl Hash) -> Duration {
         let full = self.full(failures);
         full - full.mul_f64(0.2 * fraction((subject, failures)))
     }
 
-    /// The doubled value itself, for waits that nobody else begins at the same time.
+    /// Returns the doubled value itself, for waits that nobody else begins at the same time.
     pub(crate) fn full(self, failures: u32) -> Duration {
         let doublings = failures.saturating_sub(1).min(20);
         self.first.saturating_mul(1 << doublings).min(self.cap)
     }
 }
 
-/// `period` shortened by up to a tenth, the same for one subject each time.
+/// Returns `period` shortened by up to a tenth, always the same for one subject.
 pub(crate) fn spread(period: Duration, subject: &impl Hash) -> Duration {
     period - period.mul_f64(0.1 * fraction(subject))
 }
 
-/// A number in 0..1 that depends on `subject` alone.
+/// Returns a number in 0..1 that depends on `subject` alone.
 fn fraction(subject: impl Hash) -> f64 {
     let mut hasher = DefaultHasher::new();
     subject.hash(&mut hasher);

@@ -1,12 +1,12 @@
-//! Memory for pieces of files, used again and again: a fresh allocation for each would cost page
-//! faults on every byte that streams through.
+//! Reusable memory for pieces of files: a fresh allocation for each would cost page faults on every
+//! byte that streams through.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
-/// Where buffers come from and return to.
+/// A pool that buffers come from and return to.
 pub(crate) struct BufferPool {
     size: usize,
     max_spare: usize,
@@ -14,7 +14,7 @@ pub(crate) struct BufferPool {
 }
 
 impl BufferPool {
-    /// A pool of buffers that hold up to `size` bytes, of which `max_spare` lie ready at most.
+    /// Creates a pool of buffers of up to `size` bytes that keeps at most `max_spare` ready.
     pub(crate) fn new(size: usize, max_spare: usize) -> Arc<Self> {
         let spare = Mutex::default();
         Arc::new(Self {
@@ -24,8 +24,8 @@ impl BufferPool {
         })
     }
 
-    /// A buffer of `len` bytes with any contents. Short ones do not come from the pool, so that
-    /// what a buffer takes in memory is never more than twice what it holds.
+    /// Returns a buffer of `len` bytes with any contents. Short buffers do not come from the pool,
+    /// so that a buffer never takes more than twice the memory of its bytes.
     pub(crate) fn take(self: &Arc<Self>, len: usize) -> PooledBuffer {
         if len <= self.size / 2 || len > self.size {
             return vec![0; len].into();

@@ -1,15 +1,15 @@
-//! A map bounded by age and weight: what was used longest ago goes first, when there is too much or
-//! when its time is up.
+//! A map limited by age and weight: the least recently used entry goes first, when there is too
+//! much or when its time is up.
 //!
-//! Every use gets the next number and the numbers are in order, so nothing here looks at all
-//! entries. What goes is handed back where dropping it is work, to be dropped without the lock that
-//! the map lies behind. Pure: time comes in as `now`.
+//! Every use gets the next number and the numbers are in order, so nothing here scans all entries.
+//! Where dropping removed values is expensive, they are returned, to be dropped without the lock
+//! that guards the map. Pure: time comes in as `now`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 use std::time::{Duration, Instant};
 
-/// Remembers what was used last.
+/// A map that remembers the most recently used entries.
 #[derive(Debug)]
 pub(crate) struct ExpiringMap<K, V> {
     lifetime: Duration,
@@ -30,7 +30,8 @@ struct ExpiringEntry<K, V> {
 }
 
 impl<K: Clone + Eq + Hash, V> ExpiringMap<K, V> {
-    /// Entries live for `lifetime` after their last use, and weigh `max_weight` in all at most.
+    /// Creates a map whose entries live for `lifetime` after their last use, and weigh at most
+    /// `max_weight` in all.
     pub(crate) fn new(lifetime: Duration, max_weight: usize) -> Self {
         Self {
             lifetime,
@@ -42,20 +43,20 @@ impl<K: Clone + Eq + Hash, V> ExpiringMap<K, V> {
         }
     }
 
-    /// The value of `key`, if its time is not up.
+    /// Returns the value of `key`, if its time is not up.
     pub(crate) fn get(&self, key: &K, now: Instant) -> Option<&V> {
         let entry = self.entries.get(self.uses.get(key)?)?;
         self.is_alive(entry, now).then_some(&entry.value)
     }
 
-    /// Counts as a use of `key`: its time begins anew.
+    /// Counts as a use of `key`, which restarts its lifetime.
     pub(crate) fn touch(&mut self, key: &K, now: Instant) {
         if let Some(entry) = self.take(key) {
             self.append(ExpiringEntry { used: now, ..entry });
         }
     }
 
-    /// Remembers that `key` has `value`, unless that alone weighs too much. Returns what had to go.
+    /// Stores `value` for `key`, unless that alone weighs too much. Returns the removed values.
     pub(crate) fn insert(&mut self, key: K, value: V, weight: usize, now: Instant) -> Vec<V> {
         let mut gone = self.expire(now);
         gone.extend(self.remove(&key));
@@ -81,14 +82,14 @@ impl<K: Clone + Eq + Hash, V> ExpiringMap<K, V> {
         self.take(key).map(|entry| entry.value)
     }
 
-    /// Forgets all keys that are `such`.
+    /// Removes all keys that are `such`.
     pub(crate) fn remove_all(&mut self, such: impl Fn(&K) -> bool) -> Vec<V> {
         let keys = self.uses.keys().filter(|key| such(key));
         let keys: Vec<K> = keys.cloned().collect();
         keys.iter().filter_map(|key| self.remove(key)).collect()
     }
 
-    /// Forgets what was not used for too long.
+    /// Removes entries that were not used for too long.
     pub(crate) fn expire(&mut self, now: Instant) -> Vec<V> {
         let mut gone = Vec::new();
         while let Some((_, oldest)) = self.entries.first_key_value()
@@ -99,12 +100,12 @@ impl<K: Clone + Eq + Hash, V> ExpiringMap<K, V> {
         gone
     }
 
-    /// How many entries there are.
+    /// Returns the number of entries.
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// What they weigh together.
+    /// Returns the total weight of the entries.
     #[cfg(test)]
     pub(crate) fn weight(&self) -> usize {
         self.weight

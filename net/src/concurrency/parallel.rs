@@ -1,13 +1,13 @@
-//! Work over many entries, done by two threads at once: a page of a directory is a system call and
-//! a look at the database for each, and whoever asked waits for all of them.
+//! Work over many entries, split between two threads: a page of a directory takes a system call and
+//! a database look-up for each entry, and the caller waits for all of them.
 
 use std::ops::Range;
 use std::thread;
 
-/// Fewer entries take less time than it takes to start a thread for them, or not much more.
+/// Fewer entries take less time than starting a thread for them, or not much more.
 const WORTH_A_THREAD: usize = 1024;
 
-/// What `work` makes of `range`: in one piece, or in two that follow one another.
+/// Returns what `work` makes of `range`: in one piece, or in two consecutive pieces.
 pub(crate) fn in_halves<R: Send>(
     range: Range<usize>,
     work: impl Fn(Range<usize>) -> R + Sync,
@@ -25,7 +25,7 @@ pub(crate) fn in_halves<R: Send>(
             Ok(other) => other
                 .join()
                 .unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
-            // Without a thread it takes longer.
+            // Without a thread it only takes longer.
             Err(_) => work(second.clone()),
         };
         vec![first, second]

@@ -1,4 +1,4 @@
-//! Threads apart for each member, so that a frozen member ties up its own and no others.
+//! Separate threads for each member, so that a frozen member ties up only its own.
 //!
 //! The wire is blocking (ureq), so every request in flight needs a thread.
 
@@ -19,7 +19,7 @@ pub(crate) struct PeerPools {
 }
 
 impl PeerPools {
-    /// Pools of `max_threads` threads with room for `max_waiting` jobs each.
+    /// Creates pools of `max_threads` threads with room for `max_waiting` jobs each.
     pub(crate) fn new(name: &'static str, max_threads: usize, max_waiting: usize) -> Self {
         Self {
             name,
@@ -29,7 +29,7 @@ impl PeerPools {
         }
     }
 
-    /// The pool of `member`.
+    /// Returns the pool of `member`.
     pub(crate) fn of(&self, member: PeerId) -> Arc<ThreadPool> {
         let new = || {
             let name = format!("{}-{}", self.name, member.short());

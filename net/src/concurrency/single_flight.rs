@@ -1,8 +1,8 @@
-//! One asks, and whoever wants the same meanwhile waits for that answer.
+//! Lets one caller ask, while others that want the same answer wait for it.
 //!
-//! Nobody waits for ever: each waits until its own deadline, and when the one who asks panics, the
-//! next of those who wait asks in its place. Different keys do not wait for each other, but for the
-//! bound on how many are asked for at once. No lock is held while somebody asks.
+//! Nobody waits forever: each waits until its own deadline, and if the caller that asks panics, the
+//! next waiting one asks in its place. Different keys do not wait for each other, except for the
+//! limit on keys in flight. No lock is held while somebody asks.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 
-/// Answers of type `T` that are under way, by what they are answers to.
+/// Answers of type `T` in flight, each under its key.
 pub struct SingleFlight<K: Hash + Eq, T> {
     max_flights: usize,
     flights: Mutex<HashMap<K, Arc<Flight<Option<T>>>>>,
@@ -19,7 +19,7 @@ pub struct SingleFlight<K: Hash + Eq, T> {
 }
 
 impl<K: Hash + Eq + Clone, T: Clone> SingleFlight<K, T> {
-    /// Asks for at most `max_flights` keys at once; who wants another one waits.
+    /// Allows at most `max_flights` keys in flight at once; callers for another key wait.
     pub fn new(max_flights: usize) -> Self {
         Self {
             max_flights,
@@ -28,8 +28,8 @@ impl<K: Hash + Eq + Clone, T: Clone> SingleFlight<K, T> {
         }
     }
 
-    /// The answer to `key`: what `ask` returns, or what somebody else's does who asks already.
-    /// `None` if there is none by `deadline`.
+    /// Returns the answer to `key`: the result of `ask`, or of another caller that is already
+    /// asking. Returns `None` if there is none by `deadline`.
     pub fn run(&self, key: &K, deadline: Instant, ask: impl FnOnce() -> T) -> Option<T> {
         let mut flights = self.flights.lock();
         loop {
@@ -38,7 +38,7 @@ impl<K: Hash + Eq + Clone, T: Clone> SingleFlight<K, T> {
                 if let Some(answer) = flight.wait(deadline)? {
                     return Some(answer);
                 }
-                // Whoever asked has panicked.
+                // The caller that asked has panicked.
                 flights = self.flights.lock();
             } else if flights.len() < self.max_flights {
                 break;
@@ -60,7 +60,7 @@ impl<K: Hash + Eq + Clone, T: Clone> SingleFlight<K, T> {
     }
 }
 
-/// Ends a flight when it is dropped, also by a panic.
+/// Ends a flight when dropped, even by a panic.
 struct Landing<'a, K: Hash + Eq, T> {
     of: &'a SingleFlight<K, T>,
     key: &'a K,
@@ -76,7 +76,7 @@ impl<K: Hash + Eq, T> Drop for Landing<'_, K, T> {
     }
 }
 
-/// One answer that is under way, for all who wait for it.
+/// One answer in flight, for all who wait for it.
 pub(crate) struct Flight<T> {
     answer: Mutex<Option<T>>,
     landed: Condvar,
@@ -92,13 +92,13 @@ impl<T> Default for Flight<T> {
 }
 
 impl<T> Flight<T> {
-    /// Gives everybody the answer.
+    /// Gives the answer to every waiting caller.
     pub(crate) fn land(&self, answer: T) {
         *self.answer.lock() = Some(answer);
         self.landed.notify_all();
     }
 
-    /// The answer; `None` if it is not there at `deadline`.
+    /// Waits for the answer; `None` if it has not come by `deadline`.
     pub(crate) fn wait(&self, deadline: Instant) -> Option<T>
     where
         T: Clone,

@@ -1,9 +1,10 @@
-//! A pool of threads for work that waits: for the network, mostly, so its threads mostly sleep.
+//! A pool of threads for blocking work. The work mostly waits for the network, so the
+//! threads mostly sleep.
 //!
-//! Threads are made when all others are busy, up to a bound, and end when they have had nothing to
-//! do for a while. What can neither be done nor queued is refused at once: an error now is better
-//! than an answer that nobody can be sure to get. A job that panics is lost with what it holds; its
-//! thread goes on.
+//! Threads are created when all others are busy, up to a limit, and end when they have been idle
+//! for a while. A job that can neither run nor wait is refused at once: an error now is better than
+//! an answer that nobody can be sure to get. A job that panics is lost with everything it holds;
+//! its thread continues.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,27 +13,27 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-/// An idle thread waits this long for more work. Long enough to serve a walk over a tree, short
+/// How long an idle thread waits for more work: long enough to serve a walk over a tree, short
 /// enough that fifty members do not keep hundreds of threads.
 const IDLE: Duration = Duration::from_secs(10);
 
-/// What becomes of a job.
+/// The fate of a job.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum JobTurn {
     /// Its turn has come.
     Now,
-    /// There is no room for it; called on the thread that brought it.
+    /// There is no room for it; called on the submitting thread.
     Refused,
 }
 
-/// Something to do; called exactly once.
+/// A job to run; called exactly once.
 pub type PoolJob = Box<dyn FnOnce(JobTurn) + Send>;
 
-/// As many jobs as the pool may hold are running or waiting.
+/// The error of a pool that already has its maximum of running and waiting jobs.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct PoolFull;
 
-/// A pool of threads. Dropping it lets them finish what they have and end.
+/// A pool of threads. Once dropped, they finish their jobs and end.
 pub struct ThreadPool {
     shared: Arc<PoolShared>,
 }
@@ -55,7 +56,8 @@ struct State {
 }
 
 impl ThreadPool {
-    /// At most `max_threads` threads of this `name`, with room for `max_waiting` jobs behind them.
+    /// Creates a pool of at most `max_threads` threads of this `name`, with room for `max_waiting`
+    /// jobs behind them.
     pub fn new(name: impl Into<String>, max_threads: usize, max_waiting: usize) -> Self {
         Self::with_idle(name.into(), max_threads, max_waiting, IDLE)
     }
@@ -73,20 +75,20 @@ impl ThreadPool {
         }
     }
 
-    /// Does `job` on one of the threads, or refuses it at once. Never blocks.
+    /// Runs `job` on one of the threads, or refuses it at once. Never blocks.
     pub fn submit(&self, job: PoolJob) {
         if let Err(job) = self.enqueue(job) {
             job(JobTurn::Refused);
         }
     }
 
-    /// As [`ThreadPool::submit`], for a job that is not called when there is no room for it.
+    /// Runs `job` as [`ThreadPool::submit`] does, but does not call it if there is no room for it.
     pub(crate) fn run(&self, job: impl FnOnce() + Send + 'static) -> Result<(), PoolFull> {
         let job = Box::new(|_: JobTurn| job());
         self.enqueue(job).map_err(|_| PoolFull)
     }
 
-    /// Gives the job back when there is no room for it.
+    /// Queues the job, or returns it if there is no room for it.
     fn enqueue(&self, job: PoolJob) -> Result<(), PoolJob> {
         let shared = &self.shared;
         let mut state = shared.state.lock();
@@ -97,7 +99,7 @@ impl ThreadPool {
         if needs_thread && state.threads < shared.max_threads && shared.start_thread() {
             state.threads += 1;
         }
-        // Threads that run already will come to it; without any, nobody would.
+        // Running threads will get to it; without any, nobody would.
         if state.threads == 0 {
             return Err(job);
         }

@@ -1,12 +1,13 @@
-//! A bounded memory in two generations: the older one goes as a whole when the newer one is full.
+//! A bounded cache in two generations: the older one is dropped as a whole when the newer
+//! one is full.
 //!
-//! It costs two tables and no bookkeeping for each entry, where one in the order of use takes links
-//! or stamps as large as the entries that are kept in it here.
+//! It costs two tables and no bookkeeping per entry. A cache in order of use takes links or stamps
+//! as large as the entries that are kept here.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};
 
-/// Remembers what was noted last.
+/// A cache of the most recently noted entries.
 pub struct TwoGenerationCache<K, V, S = RandomState> {
     newer: HashMap<K, V, S>,
     older: HashMap<K, V, S>,
@@ -14,7 +15,7 @@ pub struct TwoGenerationCache<K, V, S = RandomState> {
 }
 
 impl<K: Hash + Eq, V: Copy, S: BuildHasher + Default> TwoGenerationCache<K, V, S> {
-    /// Remembers at most `max` entries, and at least the last half as many.
+    /// Creates a cache of at most `max` entries that keeps at least the last half as many.
     pub fn new(max: usize) -> Self {
         Self {
             newer: HashMap::default(),
@@ -31,13 +32,13 @@ impl<K: Hash + Eq, V: Copy, S: BuildHasher + Default> TwoGenerationCache<K, V, S
         self.newer.insert(key, value);
     }
 
-    /// The value of `key`, if it is remembered.
+    /// Returns the value of `key`, if it is remembered.
     pub fn get(&self, key: &K) -> Option<V> {
         let value = self.newer.get(key).or_else(|| self.older.get(key));
         value.copied()
     }
 
-    /// The same, and notes it again.
+    /// Returns the value of `key` and notes it again.
     pub fn keep(&mut self, key: K) -> Option<V> {
         if let Some(value) = self.newer.get(&key) {
             return Some(*value);

@@ -2,14 +2,14 @@
 //!
 //! A file is cut into blocks; their hashes are the leaves of a binary tree, padded with zero leaves
 //! to a power of two, whose root names the content. Leaves travel in *subtrees* of 512 (8 MiB of
-//! content) together with the hashes that lead from the subtree to the root, so each subtree is
-//! proven by itself: [`Leaves`] exist only proven, and only they make [`Verified`] bytes. Whoever
-//! holds a `Verified` need not ask again where its bytes have been: it says of which content they
-//! are, and where in it they stand.
+//! content) together with the hashes that lead from the subtree to the root, so each subtree can be
+//! proven alone. [`Leaves`] exist only proven, and only they make [`Verified`] bytes. A `Verified`
+//! states which content its bytes belong to and their position in it, so no one needs to check
+//! again where they came from.
 //!
-//! A root stands for one number of blocks only, which the last block's place proves: it is the hash
-//! of a block, and all behind it is padding. What claims more blocks, or fewer, proves nothing
-//! there. The length of the last block is proven with its bytes.
+//! A root fixes the number of blocks, which the last block's position proves: it is the hash of a
+//! block, and everything after it is padding. A claim of more or fewer blocks proves nothing there.
+//! The length of the last block is proven with its bytes.
 //!
 //! Pure: no IO, no clock.
 
@@ -33,7 +33,7 @@ pub const SUBTREE_BLOCKS: u64 = 512;
 /// Bytes of content under one subtree: 8 MiB.
 pub const SUBTREE_BYTES: u64 = BLOCK * SUBTREE_BLOCKS;
 
-/// Leaves as they travel or lie on a disk: claimed, and proven by nobody yet.
+/// Leaves as they travel or lie on a disk: claimed, but not proven yet.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Subtree {
     /// The number of the first block, a multiple of `span`.
@@ -47,8 +47,8 @@ pub struct Subtree {
 }
 
 impl Subtree {
-    /// Checks that these are the leaves of a subtree of `content`. What stands for blocks must not
-    /// be padding, and what stands behind the end must be.
+    /// Proves that these are the leaves of a subtree of `content`. Leaves of blocks must not be
+    /// padding, and everything after the end must be.
     pub fn prove(self, content: ContentId) -> Option<Leaves> {
         let shape = Shape::of(content.size)?;
         let sound_span = self.span.is_power_of_two() && self.span <= SUBTREE_BLOCKS;
@@ -86,8 +86,8 @@ impl Subtree {
         })
     }
 
-    /// The same for a subtree that is not proven yet: whoever gets the part can prove it if
-    /// this was right.
+    /// Narrows a subtree that is not proven yet, as [`Leaves::narrow`] does; a later proof of the
+    /// part shows whether this was right.
     pub fn narrow(&self, first: u64, span: u64) -> Option<Self> {
         // Only the subtree of a small file is lower than its span; it has no uncles.
         let blocks = if self.uncles.is_empty() {
@@ -100,8 +100,8 @@ impl Subtree {
         self.narrow_in(shape, &inner, first, span)
     }
 
-    /// The part of `span` blocks from block `first` on, with its own uncles; `inner` are the levels
-    /// of this subtree.
+    /// Returns the part of `span` blocks from block `first` on, with its own uncles; `inner` are
+    /// the levels of this subtree.
     fn narrow_in(&self, shape: Shape, inner: &[Vec<Hash>], first: u64, span: u64) -> Option<Self> {
         let inside = span.is_power_of_two()
             && span <= self.span
@@ -143,19 +143,19 @@ impl Subtree {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Leaves {
     subtree: Subtree,
-    /// From the leaves up to the subtree's root: proofs of its parts are taken from here.
+    /// The levels from the leaves up to the subtree's root, used to prove its parts.
     levels: Vec<Vec<Hash>>,
     content: ContentId,
 }
 
 impl Leaves {
-    /// What they are leaves of.
+    /// Returns the content that the leaves belong to.
     pub fn content(&self) -> ContentId {
         self.content
     }
 
     /// Checks that `bytes` are the content at `offset`, which must be whole blocks of this subtree
-    /// (the last one of the file ends with it). `Err` gives the bytes back, unproven.
+    /// (the last one of the file ends with it). `Err` returns the bytes, unproven.
     pub fn check<B: Deref<Target = [u8]>>(&self, offset: u64, bytes: B) -> Result<Verified<B>, B> {
         if self.proves(offset, &bytes) {
             Ok(Verified {
@@ -187,16 +187,16 @@ impl Leaves {
         all
     }
 
-    /// The part of `span` blocks from block `first` on, with its own proof, so that it can be
-    /// stored and proven alone. `None` if it does not lie in here.
+    /// Returns the part of `span` blocks from block `first` on, with its own proof, so that it can
+    /// be stored and proven alone. `None` if it is not inside this subtree.
     pub fn narrow(&self, first: u64, span: u64) -> Option<Subtree> {
         let shape = Shape::of(self.content.size)?;
         self.subtree.narrow_in(shape, &self.levels, first, span)
     }
 }
 
-/// Bytes of one content at one place in it. Only [`Leaves::check`] and
-/// [`Verified::whole`] make them.
+/// Proven bytes of one content at one position in it. Only [`Leaves::check`] and
+/// [`Verified::whole`] create such a value.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Verified<B> {
     bytes: B,
@@ -205,8 +205,8 @@ pub struct Verified<B> {
 }
 
 impl<B: Deref<Target = [u8]>> Verified<B> {
-    /// Checks that `bytes` are the whole of `content`. Gives its first leaves too, with which they
-    /// can be stored. `Err` gives the bytes back, unproven.
+    /// Checks that `bytes` are the whole of `content`. Also returns its first leaves, with which
+    /// the bytes can be stored. `Err` returns the bytes, unproven.
     pub fn whole(bytes: B, content: ContentId) -> Result<(Self, Leaves), B> {
         if bytes.len() as u64 != content.size {
             return Err(bytes);
@@ -225,19 +225,19 @@ impl<B: Deref<Target = [u8]>> Verified<B> {
         Ok((verified, leaves))
     }
 
-    /// Where in their content the bytes stand.
+    /// Returns the position of the bytes in their content.
     pub fn range(&self) -> ByteRange {
         ByteRange::new(self.offset, self.offset + self.bytes.len() as u64)
     }
 }
 
 impl<B> Verified<B> {
-    /// What the bytes are a part of.
+    /// Returns the content that the bytes belong to.
     pub fn content(&self) -> ContentId {
         self.content
     }
 
-    /// The bytes, with the proof given up.
+    /// Returns the bytes and gives up the proof.
     pub fn into_inner(self) -> B {
         self.bytes
     }
@@ -257,7 +257,7 @@ mod tests {
     use crate::model::Root;
     use proptest::prelude::*;
 
-    /// Content whose byte number `i` is bits 13 to 20 of `i` times 2654435761.
+    /// Creates content whose byte number `i` is bits 13 to 20 of `i` times 2654435761.
     fn content(size: u64) -> Vec<u8> {
         (0..size)
             .map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8)
@@ -275,8 +275,8 @@ mod tests {
         ContentId { root, size }
     }
 
-    /// What a member shows who claims `blocks` blocks for the content of `tree`: its true nodes
-    /// where they fit, and padding where it has nothing.
+    /// Returns the claim of a member that pretends the content of `tree` has `blocks` blocks: its
+    /// true nodes where they fit, and padding elsewhere.
     fn claimed(tree: &HashTree, index: u64, blocks: u64) -> Option<Subtree> {
         let shape = Shape { blocks };
         let mut leaves = tree.leaves().to_vec();
@@ -332,7 +332,7 @@ mod tests {
         assert_eq!(subtree.prove(id(&tree, 2 * BLOCK)), None);
     }
 
-    /// `pieces root` of v2 torrents that libtorrent 2.0.8 made of the same content.
+    /// The `pieces root` of v2 torrents that libtorrent 2.0.8 made of the same content.
     #[test]
     fn roots_are_those_of_bittorrent_v2() {
         let vectors = [
@@ -488,8 +488,8 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
-        /// A peer that changes anything in a subtree, or shows the subtree of another place, file
-        /// or size, proves nothing.
+        /// A peer that changes anything in a subtree, or shows the subtree of another position,
+        /// file or size, proves nothing.
         #[test]
         fn a_changed_subtree_proves_nothing(
             blocks in 1_u64..2000, pick in any::<prop::sample::Index>(), flip in 0_usize..256, what in 0_u8..5,
@@ -512,7 +512,7 @@ mod tests {
             prop_assert!(subtree.prove(content).is_none());
         }
 
-        /// How the bytes are cut on their way into the hasher makes no difference.
+        /// The split of the bytes on their way into the hasher makes no difference.
         #[test]
         fn root_is_independent_of_chunking(size in 1_u64..200_000, cut in 1_usize..50_000) {
             let bytes = content(size);

@@ -1,5 +1,5 @@
-//! What a file's bytes are, whoever has them: proof ([`merkle`]) and proven bytes on disk
-//! ([`cache`]).
+//! The content of files, whichever member has it: proof ([`merkle`]) and proven bytes
+//! on disk ([`cache`]).
 
 pub mod cache;
 pub mod merkle;

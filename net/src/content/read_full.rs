@@ -1,9 +1,9 @@
-//! Reading a file at an offset until the buffer is full.
+//! Reads a file at an offset until the buffer is full.
 
 use std::io;
 
 /// Fills `buffer` from `offset` on by calling `read`, which works as pread(2) does. Returns how
-/// many bytes there were: fewer than the buffer holds only at the end of the file.
+/// many bytes there were: less than the buffer's length only at the end of the file.
 pub(crate) fn read_full(
     offset: u64,
     buffer: &mut [u8],
@@ -25,7 +25,7 @@ pub(crate) fn read_full(
 mod tests {
     use super::*;
 
-    /// Three bytes at a time, each read interrupted once, of a file of ten bytes.
+    /// Reads a file of ten bytes three bytes at a time, each read interrupted once.
     fn read_slowly(from: u64, buffer: &mut [u8]) -> io::Result<usize> {
         let mut is_interrupted = false;
         read_full(from, buffer, |at, part| {

@@ -1,19 +1,20 @@
 //! SHA-256 of two messages at once.
 //!
 //! The SHA instructions of x86-64 wait for one another's results, so a single message leaves the
-//! unit idle for half of the time. The leaves of a hash tree do not depend on each other: two of
-//! them, hashed in turns, take little longer than one. Verification is the largest part of what a
-//! streaming read costs, so this is worth a module of instructions; everywhere else, and on other
-//! processors, `sha2` does the work, and the tests hold the two against each other.
+//! unit idle half of the time. The leaves of a hash tree do not depend on each other: two of them,
+//! hashed in turns, take little longer than one. Verification is the largest cost of a streaming
+//! read, so this is worth a module of instructions. Everywhere else, and on other processors,
+//! `sha2` does the work; the tests compare the two.
 
 /// A SHA-256 hash.
 pub type Hash = [u8; 32];
 
-/// Bytes that one step of SHA-256 takes.
+/// The bytes that one step of SHA-256 consumes.
 const STEP: usize = 64;
 
-/// The hashes of two messages of one length, a multiple of 64 bytes. `None` where the processor
-/// lacks the instructions or the lengths do not fit: then the caller hashes one after the other.
+/// Returns the hashes of two messages of one length, a multiple of 64 bytes. `None` where the
+/// processor lacks the instructions or the lengths do not fit; the caller then hashes one
+/// after the other.
 pub(crate) fn pair(messages: [&[u8]; 2]) -> Option<[Hash; 2]> {
     let length = messages[0].len();
     if messages[1].len() != length || !length.is_multiple_of(STEP) {
@@ -33,9 +34,8 @@ pub(crate) fn pair(messages: [&[u8]; 2]) -> Option<[Hash; 2]> {
 #[allow(unsafe_code)]
 mod x86 {
     //! `unsafe` for two reasons: functions with `target_feature` may run only where the processor
-    //! has the feature, which [`super::pair`] has looked up; and loads and stores take pointers,
-    //! each of which is made from a reference to an array of exactly the size that is loaded or
-    //! stored.
+    //! has the feature, which [`super::pair`] has checked; and loads and stores take pointers, each
+    //! made from a reference to an array of exactly the size that is loaded or stored.
 
     use std::arch::x86_64::*;
 
@@ -54,16 +54,16 @@ mod x86 {
         [0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208], [0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2],
     ];
 
-    /// The state as the instructions want it: A, B, E, F in one register and C, D, G, H in the
-    /// other, the first in the highest lane.
+    /// The state in the layout of the instructions: A, B, E, F in one register and C, D, G, H in
+    /// the other, the first in the highest lane.
     static START: [[u32; 4]; 2] = [
         [0x9b05688c, 0x510e527f, 0xbb67ae85, 0x6a09e667],
         [0x5be0cd19, 0x1f83d9ab, 0xa54ff53a, 0x3c6ef372],
     ];
 
-    /// Both messages must have one length, a multiple of [`STEP`].
+    /// Hashes both messages, which must have one length, a multiple of [`STEP`].
     pub(crate) fn pair(messages: [&[u8]; 2]) -> [Hash; 2] {
-        // SAFETY: the caller has looked up the features.
+        // SAFETY: the caller has checked for the features.
         unsafe { hash(messages) }
     }
 
@@ -95,7 +95,7 @@ mod x86 {
                 let mixed = _mm_add_epi32(words[0], constants);
                 *cdgh = _mm_sha256rnds2_epu32(*cdgh, *abef, mixed);
                 *abef = _mm_sha256rnds2_epu32(*abef, *cdgh, _mm_shuffle_epi32::<0x0e>(mixed));
-                // The last four rounds-of-four use up the words that are there.
+                // The last four rounds-of-four use up the words that are already there.
                 let next = if index < 12 {
                     schedule(words)
                 } else {
@@ -110,7 +110,7 @@ mod x86 {
         }
     }
 
-    /// The next four words of the message schedule after these sixteen.
+    /// Returns the next four words of the message schedule after these sixteen.
     #[target_feature(enable = "sha,ssse3,sse4.1")]
     fn schedule(words: &[__m128i; 4]) -> __m128i {
         let sum = _mm_sha256msg1_epu32(words[0], words[1]);
@@ -136,7 +136,7 @@ mod x86 {
         unsafe { _mm_loadu_si128(words.as_ptr().cast()) }
     }
 
-    /// The state as bytes.
+    /// Returns the state as bytes.
     #[target_feature(enable = "sse2")]
     fn digest([abef, cdgh]: [__m128i; 2]) -> Hash {
         let [f, e, b, a] = store(abef);
@@ -164,7 +164,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// Whatever is hashed in two lanes has the hashes that `sha2` gives.
+        /// The hashes of two lanes equal those of `sha2` for any messages.
         #[test]
         fn two_lanes_agree_with_one(steps in 0_usize..40, seed: u64) {
             let message = |salt: u64| -> Vec<u8> {
@@ -186,8 +186,8 @@ mod tests {
         assert_eq!(pair([&[0; 65], &[0; 65]]), None);
     }
 
-    /// Where the machine has the instructions, they are used: a test that always took the other way
-    /// would prove nothing.
+    /// The instructions are used where the machine has them; otherwise the tests would only ever
+    /// compare `sha2` with itself.
     #[cfg(target_arch = "x86_64")]
     #[test]
     fn cpu_instructions_are_used_where_present() {

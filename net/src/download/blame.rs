@@ -1,4 +1,4 @@
-//! Members that have sent other bytes than they said they have: written down, and left out.
+//! Members that sent other bytes than they claimed to have: recorded, and left out.
 
 use super::Core;
 use super::holder::{Availability, FileSource};
@@ -6,8 +6,8 @@ use crate::error::Error;
 use crate::model::{ContentId, Root};
 
 impl Core {
-    /// Leaves out those who have shown that they do not have the content of `root`. Says why if
-    /// nobody is left.
+    /// Leaves out the sources that were shown not to have the content of `root`. Returns why if
+    /// none is left.
     pub(super) fn drop_disproved(
         &self,
         sources: &mut Vec<FileSource>,
@@ -23,7 +23,7 @@ impl Core {
         sources.is_empty().then_some(Error::WrongBytes { who })
     }
 
-    /// `source` has sent bytes for a file that are not those of the content that it says it has.
+    /// Records that `source` sent bytes that do not belong to the content it claims for a file.
     pub(super) fn blame(&self, source: &FileSource, content: Option<ContentId>) {
         self.ledger.blame(source.peer.id(), &source.path);
         tracing::warn!(

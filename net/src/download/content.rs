@@ -1,8 +1,8 @@
 //! What a reader was promised when it opened a file, and bytes that keep that promise.
 //!
-//! Bytes wait in many places between their arrival and their reader: as pieces, on the shelf of
-//! small files, in a disk cache. Meanwhile a member may say another thing of the file that they
-//! came for. So what they are belongs to the bytes themselves, and the only way to them is to say
+//! Bytes wait in many places between their arrival and their reader: as pieces, among the staged
+//! small files, in a disk cache. While they wait, the member may change its claim about their
+//! file. So the bytes themselves carry what they are, and the only way to read them is to state
 //! what is expected.
 
 use std::sync::Arc;
@@ -11,12 +11,12 @@ use crate::concurrency::buffer_pool::PooledBuffer;
 use crate::content::merkle::Verified;
 use crate::model::{ByteRange, ContentId, PeerId, RelPath, Version};
 
-/// What every byte that a reader gets is a part of.
+/// The content that every byte a reader gets must be part of.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum ExpectedContent {
-    /// This content, proven, whoever brings it.
+    /// This content, proven, whichever member sends it.
     Rooted(ContentId),
-    /// What one member has at one place. Nothing proves it, so it is good for nobody else.
+    /// What one member has at one place. Nothing proves it, so no other member can supply it.
     FromOne(Arc<Origin>),
 }
 
@@ -31,7 +31,7 @@ pub(crate) struct Origin {
 }
 
 impl Origin {
-    /// The file at `path` as `member` has it.
+    /// Returns the origin of the file at `path` as `member` has it.
     pub(crate) fn new(member: PeerId, path: &RelPath, version: Version, size: u64) -> Self {
         Self {
             member,
@@ -41,7 +41,7 @@ impl Origin {
         }
     }
 
-    /// Of a file of `size` bytes that nobody has: no bytes ever come from here.
+    /// Returns the origin of a file of `size` bytes that nobody has: no bytes ever come from it.
     pub(crate) fn nowhere(size: u64) -> Self {
         Self {
             member: PeerId::from_bytes([0; 32]),
@@ -53,7 +53,7 @@ impl Origin {
 }
 
 impl ExpectedContent {
-    /// The content, if it is known by its root.
+    /// Returns the content, if its root is known.
     pub(crate) fn rooted(&self) -> Option<ContentId> {
         match self {
             Self::Rooted(content) => Some(*content),
@@ -61,7 +61,7 @@ impl ExpectedContent {
         }
     }
 
-    /// Bytes of the whole.
+    /// Returns the size of the whole file in bytes.
     pub(crate) fn size(&self) -> u64 {
         match self {
             Self::Rooted(content) => content.size,
@@ -70,7 +70,7 @@ impl ExpectedContent {
     }
 }
 
-/// Some bytes of one file, on their way to its readers.
+/// Bytes of one file, on their way to its readers.
 pub(crate) struct FileBytes {
     bytes: Bytes,
 }
@@ -78,7 +78,7 @@ pub(crate) struct FileBytes {
 enum Bytes {
     /// The cache may be writing them to disk.
     Proven(Arc<Verified<PooledBuffer>>),
-    /// Read back from the disk cache, and proven again.
+    /// Read back from the disk cache and proven again.
     Cached(Verified<Vec<u8>>),
     FromOne {
         origin: Arc<Origin>,
@@ -88,21 +88,21 @@ enum Bytes {
 }
 
 impl FileBytes {
-    /// Bytes that a member sent, and that were proven.
+    /// Wraps bytes that a member sent and that were proven.
     pub(crate) fn proven(bytes: Arc<Verified<PooledBuffer>>) -> Self {
         Self {
             bytes: Bytes::Proven(bytes),
         }
     }
 
-    /// Bytes that the disk cache gave.
+    /// Wraps bytes that came from the disk cache.
     pub(crate) fn cached(bytes: Verified<Vec<u8>>) -> Self {
         Self {
             bytes: Bytes::Cached(bytes),
         }
     }
 
-    /// Bytes at `offset` of the file that was asked for at `origin`.
+    /// Wraps bytes at `offset` of the file that was requested at `origin`.
     pub(crate) fn from_one(origin: Arc<Origin>, offset: u64, bytes: PooledBuffer) -> Self {
         Self {
             bytes: Bytes::FromOne {
@@ -113,7 +113,7 @@ impl FileBytes {
         }
     }
 
-    /// Where in the file they stand.
+    /// Returns their position in the file.
     pub(crate) fn range(&self) -> ByteRange {
         match &self.bytes {
             Bytes::Proven(bytes) => bytes.range(),
@@ -124,7 +124,7 @@ impl FileBytes {
         }
     }
 
-    /// The bytes, for a reader of `expected` and for no other.
+    /// Returns the bytes if they are of the `expected` content, and otherwise `None`.
     pub(crate) fn bytes_for(&self, expected: &ExpectedContent) -> Option<&[u8]> {
         match (&self.bytes, expected) {
             (Bytes::Proven(bytes), ExpectedContent::Rooted(content)) => {

@@ -1,34 +1,34 @@
-//! Who has named a content root for a file and then sent other bytes for it.
+//! Members that named a content root for a file and then sent other bytes for it.
 //!
-//! A root is a claim. Once it has turned out to be wrong for one state of one file, the member is
-//! not asked for that content again, nor does what it says count as a vote for it: its file is a
-//! content of its own. That holds until the file has another version, so a member that mends it is
-//! believed again; but not one that was wrong again and again, for as long as this node runs.
-//! Pure, and bounded.
+//! A root is a claim. Once it turns out to be wrong for one state of one file, the member is not
+//! asked for that content again, and its claim no longer counts as a vote: its file is a content of
+//! its own. This holds until the file has another version, so a member that corrects its claim is
+//! believed again. A member that is wrong again and again is not believed for as long as this node
+//! runs. Pure, and bounded.
 
 use std::collections::{BTreeSet, HashMap};
 
 use crate::model::{PeerId, Root, Version};
 use crate::protocol::wire::Hello;
 
-/// A member that was wrong about this many files is not believed about any.
+/// A member that was wrong about this many files is not believed about any file.
 const MAX_PER_MEMBER: usize = 1024;
 
-/// Members of whom this is kept: as many as a network may have.
+/// Members recorded: as many as a network may have.
 const MAX_MEMBERS: usize = Hello::MAX_MEMBERS;
 
-/// The claims that were wrong.
+/// The claims that turned out to be wrong.
 #[derive(Default)]
 pub(crate) struct Disproofs {
     by_member: HashMap<PeerId, BTreeSet<(Version, Root)>>,
 }
 
 impl Disproofs {
-    /// Takes note that the file that `member` has in `version` is not the content of `root`. True
-    /// if that is new.
+    /// Records that the file that `member` has in `version` is not the content of `root`. Returns
+    /// true if this is new.
     pub(crate) fn note(&mut self, member: PeerId, version: Version, root: Root) -> bool {
         if !self.by_member.contains_key(&member) && self.by_member.len() >= MAX_MEMBERS {
-            // Whoever was wrong least often makes room.
+            // The member that was wrong least often makes room.
             let least = self.by_member.iter().min_by_key(|(_, claims)| claims.len());
             let least = least.map(|(member, _)| *member);
             least.and_then(|member| self.by_member.remove(&member));
@@ -37,7 +37,7 @@ impl Disproofs {
         claims.len() < MAX_PER_MEMBER && claims.insert((version, root))
     }
 
-    /// True if `member` is known not to have the content of `root` in the file of this `version`.
+    /// Returns true if `member`'s file of this `version` is known not to be the content of `root`.
     pub(crate) fn has(&self, member: PeerId, version: Version, root: Root) -> bool {
         let claims = self.by_member.get(&member);
         claims.is_some_and(|claims| {
@@ -45,7 +45,7 @@ impl Disproofs {
         })
     }
 
-    /// True if `member` has been wrong about the root of its file of this `version`.
+    /// Returns true if `member` was wrong about the root of its file of this `version`.
     pub(crate) fn concern_file(&self, member: PeerId, version: Version) -> bool {
         let claims = self.by_member.get(&member);
         claims.is_some_and(|claims| {
@@ -55,7 +55,7 @@ impl Disproofs {
         })
     }
 
-    /// True if `member` has been wrong about the root of any file.
+    /// Returns true if `member` was wrong about the root of any file.
     pub(crate) fn concern(&self, member: PeerId) -> bool {
         self.by_member.contains_key(&member)
     }

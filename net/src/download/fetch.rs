@@ -1,5 +1,5 @@
-//! Bringing the bytes of one claim in: from the disk cache where it has them, else from one holder,
-//! each piece proven before it is handed on when the file has a root.
+//! Fetches the bytes of one claim: from the disk cache where it has them, otherwise from one
+//! holder. If the file has a root, each piece is proven before it is passed on.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -18,8 +18,8 @@ use crate::model::ByteRange;
 use crate::peer::{ByteStream, Peer};
 
 impl FileReader {
-    /// Brings in what `claim` stands for. Ends early, without an error, when the claim is given up.
-    /// With a `limit` it ends by then.
+    /// Fetches the bytes of `claim`. Ends early, without an error, when the claim is given up. With
+    /// a `limit` it ends by then.
     pub(super) fn fetch(
         self: &Arc<Self>,
         claim: Claim,
@@ -27,7 +27,7 @@ impl FileReader {
     ) -> Result<Delivery, Error> {
         let mut delivery = Delivery::default();
         let mut at = claim.range.start;
-        // The reader may have gone while this waited for a thread.
+        // The reader may have gone while this job waited for a thread.
         while at < claim.range.end && self.is_wanted(claim) {
             if let Some(content) = self.cached(ByteRange::new(at, claim.range.end)) {
                 at = content.range().end;
@@ -38,7 +38,7 @@ impl FileReader {
             }
             let end = self.cached_from(at, claim.range.end);
             let wanted = ByteRange::new(at, end);
-            // One that has only a part of it is asked for the rest again, as others are.
+            // A holder of only a part is asked for the rest again, like any other holder.
             if self.stream(claim, wanted, limit, &mut delivery)? < wanted.len() {
                 break;
             }
@@ -47,7 +47,7 @@ impl FileReader {
         Ok(delivery)
     }
 
-    /// The next bytes of `range` from the disk cache: up to the end of their piece.
+    /// Returns the next bytes of `range` from the disk cache, up to the end of their piece.
     fn cached(&self, range: ByteRange) -> Option<FileBytes> {
         let (content, cache) = (self.expected.rooted()?, self.core.cache.as_ref()?);
         let blocks = range.len().div_ceil(BLOCK);
@@ -55,7 +55,7 @@ impl FileReader {
         bytes.map(FileBytes::cached)
     }
 
-    /// Where the disk cache seems to have something again.
+    /// Returns the next position at which the disk cache seems to have bytes again.
     fn cached_from(&self, start: u64, end: u64) -> u64 {
         let Some((content, cache)) = self.expected.rooted().zip(self.core.cache.as_ref()) else {
             return end;
@@ -66,8 +66,8 @@ impl FileReader {
             .unwrap_or(end)
     }
 
-    /// Reads `range` from the claim's holder. Gives how many bytes of it came before the claim was
-    /// given up or the holder had no more.
+    /// Reads `range` from the claim's holder. Returns how many bytes of it came before the claim
+    /// was given up or the holder had no more.
     fn stream(
         self: &Arc<Self>,
         claim: Claim,
@@ -81,8 +81,8 @@ impl FileReader {
             limit.map_or(deadline, |limit| limit.min(deadline))
         };
         let source = &self.sources[claim.source];
-        // For a few bytes, one question over the connection that brings them is cheaper;
-        // two are not.
+        // For a few bytes, one request for leaves over the connection that brings them is cheaper;
+        // two requests are not.
         let leaves = self.leaves.as_ref();
         if range.len() > PIECE || leaves.is_some_and(|leaves| !leaves.is_size_proven()) {
             self.ask_ahead(range, claim.source);
@@ -105,7 +105,7 @@ impl FileReader {
                 (ExpectedContent::FromOne(origin), _) => {
                     FileBytes::from_one(Arc::clone(origin), at, buffer)
                 }
-                // Whoever has a root asks for its leaves.
+                // A reader with a root always requests its leaves.
                 (ExpectedContent::Rooted(_), None) => {
                     return Err(super::mixed_up());
                 }
@@ -118,11 +118,11 @@ impl FileReader {
                 return Ok(at - range.start);
             }
         }
-        // What is left of a block that cannot be proven is not waited for.
+        // The rest of a block that cannot be proven is not worth waiting for.
         if is_cut {
             return Ok(range.len());
         }
-        // The connection is free for the next request only when the end of the body was seen.
+        // The connection is free for the next request only once the end of the body was seen.
         match stream.read(&mut [0], within(STALL))? {
             0 => Ok(range.len()),
             _ => Err(Error::misbehaved(
@@ -132,9 +132,9 @@ impl FileReader {
         }
     }
 
-    /// Opens what `source` has of `range`, from its beginning on. Says too whether it sends more
-    /// than that. When a file is not what it was, its content may still be there, as the content
-    /// that it was.
+    /// Opens what `source` has of `range`, from its beginning on. Also returns whether it
+    /// sends more than that. When the file has changed, its former content may still be
+    /// available by its root.
     fn open(
         &self,
         source: usize,
@@ -159,7 +159,7 @@ impl FileReader {
         let content = content.ok_or_else(not_found)?;
         let opened = from.peer.open_content(content.root, range, deadline);
         let (length, stream) = opened?;
-        // A part that ends within a block cannot be proven to its end.
+        // A part that ends within a block can be proven only up to its last whole block.
         let announced = range.start + length;
         let end = if announced == range.end {
             announced
@@ -174,8 +174,8 @@ impl FileReader {
         }
     }
 
-    /// The leaves for the byte at `offset`, from the claim's holder or, when that one may not know
-    /// them, from one that does.
+    /// Returns the leaves for the byte at `offset`, from the claim's holder or, if it may not have
+    /// them, from a member that does.
     fn leaves_at(
         &self,
         offset: u64,
@@ -194,13 +194,13 @@ impl FileReader {
                 if teller == claim.source {
                     return Err(error);
                 }
-                // It is not the fault of the one who brings the bytes.
+                // The member that sends the bytes is not to blame.
                 self.note_teller(teller, &error);
                 leaves.get(offset, peer(claim.source), deadline).map(Some)
             })
     }
 
-    /// Who is asked for leaves when `source` brings the bytes.
+    /// Returns the source to ask for leaves when `source` sends the bytes.
     fn teller(&self, source: usize) -> usize {
         match self.sources[source].has {
             Availability::File(_) => source,
@@ -208,14 +208,14 @@ impl FileReader {
         }
     }
 
-    /// Has the leaves for `range`, and for what comes behind it, asked for while its first bytes
-    /// are on their way.
+    /// Requests the leaves for `range`, and for what follows it, while its first bytes are
+    /// on their way.
     fn ask_ahead(self: &Arc<Self>, range: ByteRange, source: usize) {
         let Some(leaves) = &self.leaves else { return };
         let teller = &self.sources[self.teller(source)];
         if leaves.is_size_wanted() {
             let (asked, by) = (Arc::clone(leaves), Instant::now() + READ_DEADLINE);
-            // Whoever needs it asks again and says what is wrong.
+            // A stream that needs the proof asks again and reports the error.
             let ask = move |peer: &dyn Peer| drop(asked.prove_size(peer, by));
             let give_up = Arc::clone(leaves);
             self.ask_teller(teller, ask, move || give_up.give_size_up());
@@ -230,7 +230,7 @@ impl FileReader {
         }
     }
 
-    /// Has `ask` done on a thread of `teller`'s while the reader is there, else `give_up`.
+    /// Runs `ask` on a thread of `teller` if the reader is still there, otherwise `give_up`.
     fn ask_teller(
         self: &Arc<Self>,
         teller: &FileSource,
@@ -251,8 +251,8 @@ impl FileReader {
         }
     }
 
-    /// Reads as many bytes as `buffer` holds. A holder that brings less than [`PROGRESS`] in
-    /// [`STALL`] has stopped, even if it still trickles.
+    /// Fills `buffer`. A holder that sends less than [`PROGRESS`] in [`STALL`] has stopped, even if
+    /// it still trickles.
     pub(super) fn fill(
         &self,
         buffer: &mut PooledBuffer,
@@ -278,7 +278,7 @@ impl FileReader {
         Ok(())
     }
 
-    /// Checks a piece and gives it to the disk cache too.
+    /// Checks a piece and also stores it in the disk cache.
     fn prove(
         &self,
         leaves: &Leaves,
@@ -290,7 +290,7 @@ impl FileReader {
             .check(at, buffer)
             .map_err(|_| Error::WrongBytes { who: source.who() })?;
         let proven = Arc::new(proven);
-        // What this node shares itself lies on this disk already.
+        // What this node shares itself is on this disk already.
         if let Some(cache) = self.core.cache.as_ref().filter(|_| !source.is_local) {
             cache.put(leaves, Arc::clone(&proven));
         }

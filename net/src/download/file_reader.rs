@@ -1,7 +1,7 @@
-//! One download at work: parked reads, the streams that serve them, and what happens
-//! when one fails.
+//! One download at work: parked reads, the streams that serve them, and the handling of a
+//! stream that fails.
 //!
-//! The lock is held for table look-ups only. Streams and callbacks run outside of it.
+//! The lock is held for table look-ups only. Streams and callbacks run outside it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,15 +20,15 @@ use super::{Core, ReadCallback, ReaderPatience, STALL, deliver};
 use crate::error::Error;
 use crate::model::{ByteRange, ContentId, PeerId, Root};
 
-/// After a read has failed for want of an answer, further ones fail at once for this long: the
-/// kernel asks again for each page of a failed readahead, and each would take a whole [`STALL`].
+/// After a read has failed for want of an answer, further reads fail at once for this long. The
+/// kernel retries each page of a failed readahead, and each retry would take a whole [`STALL`].
 const FAIL_FAST: Duration = Duration::from_secs(3);
 
-/// Streams must bring this much within [`STALL`] to count as progress: a member that trickles
-/// single bytes cannot keep a reader for ever.
+/// Streams must bring this much within [`STALL`] to count as progress, so that a member that
+/// trickles single bytes cannot hold a reader forever.
 pub(super) const PROGRESS: u64 = LEAF;
 
-/// The most that the thread of a reader fetches by itself: one read of the kernel's.
+/// The most that a reader's own thread fetches: one read of the kernel.
 const SHORT: u64 = PIECE;
 
 pub(crate) struct FileReader {
@@ -37,7 +37,7 @@ pub(crate) struct FileReader {
     /// What the reader was promised: no other bytes reach it.
     pub(super) expected: ExpectedContent,
     pub(super) leaves: Option<Arc<LeafCache>>,
-    /// Bytes that came in so far; counted by streams between two pieces, so outside of the lock.
+    /// Bytes received so far; streams add to it between two pieces, hence outside the lock.
     pub(super) received: AtomicU64,
     state: Mutex<ReadTable>,
 }
@@ -56,7 +56,7 @@ impl FileReader {
                 ExpectedContent::Rooted(ContentId { root, size })
             }
             None => {
-                // Nothing says that two members have the same bytes.
+                // Nothing shows that two members have the same bytes.
                 sources.truncate(1);
                 let origin = sources.first().and_then(|source| source.origin(size));
                 let origin = origin.unwrap_or_else(|| {
@@ -67,7 +67,7 @@ impl FileReader {
                 ExpectedContent::FromOne(Arc::new(origin))
             }
         };
-        // What lies on this disk is not fetched from elsewhere as long as it lies there.
+        // As long as the bytes are on this disk, they are not fetched from elsewhere.
         sources.sort_by_key(|source| (!source.is_local, source.may_have_nothing()));
         let first_is_local = sources.first().is_some_and(|source| source.is_local);
         let (mut window, mut known) = (Window::new(), Schedule::new(sources.len(), first_is_local));
@@ -114,7 +114,7 @@ impl FileReader {
         sources.filter_map(lost).collect()
     }
 
-    /// Answers a read that was asked for at `since`, or parks it.
+    /// Answers a read that was requested at `since`, or parks it.
     pub(super) fn read(
         self: &Arc<Self>,
         range: ByteRange,
@@ -170,7 +170,7 @@ impl FileReader {
         }
     }
 
-    /// Starts streams while there is something to fetch and a holder to ask.
+    /// Starts streams while bytes are missing and a holder can be asked.
     fn keep_going(self: &Arc<Self>, state: &mut ReadTable, now: Instant) {
         while let Some(claim) = state.claim(self.expected.size(), now) {
             state.sources.begin(claim.source);
@@ -179,7 +179,7 @@ impl FileReader {
     }
 
     /// Fetches `claim`, whose stream has begun, on a thread of its holder, and then one claim after
-    /// the other until nothing is missing.
+    /// another until nothing is missing.
     fn start(self: &Arc<Self>, claim: Claim, state: &mut ReadTable, now: Instant) {
         let shared = Arc::clone(self);
         let stream = move || {
@@ -199,8 +199,8 @@ impl FileReader {
         }
     }
 
-    /// Fetches one claim, by `limit` if there is one. Gives the next one for the same holder, its
-    /// stream begun, if anything is left.
+    /// Fetches one claim, by `limit` if there is one. Returns the next claim for the same holder,
+    /// its stream begun, if anything is left.
     fn run(self: &Arc<Self>, claim: Claim, limit: Option<Instant>) -> Option<Claim> {
         let result = self.fetch(claim, limit);
         let now = Instant::now();
@@ -219,7 +219,7 @@ impl FileReader {
             None => self.keep_going(&mut state, now),
         }
         drop(state);
-        // First, so that whoever is answered and asks again meets what was learned.
+        // Done first, so that a reader that is answered and asks again already sees the new state.
         if let Err(error) = result {
             self.report(claim.source, &error);
         }
@@ -227,7 +227,7 @@ impl FileReader {
         next
     }
 
-    /// Says who failed: to the log, and to whoever keeps watch over the members.
+    /// Reports a failure to the log and to the observer of the members.
     fn report(&self, source: usize, error: &Error) {
         let source = &self.sources[source];
         let is_claim = matches!(source.has, Availability::File(_));
@@ -241,14 +241,14 @@ impl FileReader {
         } else {
             tracing::debug!(peer = %source.who(), path = %source.path, %error, "a stream ended");
         }
-        // Whoever has kept blocks has claimed nothing: they come and go, and if they do not fit,
-        // the size may be wrong that another member told.
+        // A holder of cached blocks has claimed nothing: blocks come and go, and if they do not
+        // fit, the size that another member claimed may be wrong.
         if is_claim {
             (self.core.on_failure)(source.peer.id(), error);
         }
     }
 
-    /// A holder that says it has the content, and so has its leaves, and can be asked now.
+    /// Returns a holder that claims to have the content, and so its leaves, and can be asked now.
     pub(super) fn sure_one(&self) -> Option<usize> {
         let now = Instant::now();
         let state = self.state.lock();
@@ -258,7 +258,7 @@ impl FileReader {
         sure.min().map(|(_, index)| index)
     }
 
-    /// What a source is to be asked for, by now.
+    /// Returns what to request from a source, as currently known.
     pub(super) fn has(&self, source: usize) -> Availability {
         if self.state.lock().sources.has_moved(source) {
             Availability::Blocks
@@ -267,17 +267,17 @@ impl FileReader {
         }
     }
 
-    /// The file that a source named is not what it was.
+    /// Records that the file named by a source has changed.
     pub(super) fn note_moved(&self, source: usize, why: &Error) {
         self.state.lock().sources.moved(source, why);
     }
 
-    /// True until the claim is given up.
+    /// Returns true until the claim is given up.
     pub(super) fn is_wanted(&self, claim: Claim) -> bool {
         self.state.lock().pieces.is_open(claim)
     }
 
-    /// Takes a piece that `claim` has brought. False when the claim was given up meanwhile.
+    /// Takes a piece that `claim` has brought. Returns false if the claim has been given up.
     pub(super) fn arrive(self: &Arc<Self>, claim: Claim, content: FileBytes) -> bool {
         let now = Instant::now();
         let mut replies = Replies::default();
@@ -295,8 +295,8 @@ impl FileReader {
         wanted
     }
 
-    /// Looks after waits: moves claims away from holders that stand still, tries again what is due,
-    /// and fails readers for whom nothing has come for too long.
+    /// Checks on waiting reads: moves claims away from holders that stall, retries what is due, and
+    /// fails readers that have received nothing for too long.
     pub(super) fn tick(self: &Arc<Self>, now: Instant, short_of_memory: bool) {
         let mut replies = Replies::default();
         let mut state = self.state.lock();
@@ -337,13 +337,13 @@ impl FileReader {
         replies.send(&self.expected);
     }
 
-    /// `source` has failed in telling of what another one brings.
+    /// Records that `source` failed to supply leaves for bytes that another source sends.
     pub(super) fn note_teller(&self, source: usize, error: &Error) {
         self.report(source, error);
         self.note_failure(self.sources[source].peer.id(), error);
     }
 
-    /// `member` has failed with this file in a way that no stream has seen.
+    /// Records that `member` failed with this file in a way that no stream has seen.
     pub(super) fn note_failure(&self, member: PeerId, error: &Error) {
         let mut sources = self.sources.iter();
         let Some(source) = sources.position(|source| source.peer.id() == member) else {
@@ -368,12 +368,12 @@ impl FileReader {
         replies.send(&self.expected);
     }
 
-    /// True once the reader has gone.
+    /// Returns true once the reader has gone.
     pub(super) fn is_closed(&self) -> bool {
         matches!(self.state.lock().end, Some(ReadEnd::Closed))
     }
 
-    /// Tells the core how much memory this download takes now.
+    /// Reports to the core how much memory this download takes now.
     fn account(&self, state: &mut ReadTable) {
         let held = state.pieces.held_bytes();
         let change = held.wrapping_sub(state.accounted);

@@ -1,4 +1,4 @@
-//! Who has the bytes of a file, and what each has shown of itself.
+//! The members that have the bytes of a file, and what each has delivered.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,12 +7,12 @@ use super::content::Origin;
 use crate::model::{RelPath, Version};
 use crate::peer::Peer;
 
-/// A member that may have a content, and how to ask it for that.
+/// A member that may have a content, and how to request it there.
 #[derive(Clone)]
 pub struct FileSource {
     /// The member to ask.
     pub peer: Arc<dyn Peer>,
-    /// Where the file lies in its share, or in that of others if it only keeps blocks.
+    /// The file's path in its share, or in another member's share if it only keeps blocks.
     pub path: RelPath,
     /// What it has.
     pub has: Availability,
@@ -23,9 +23,9 @@ pub struct FileSource {
 /// What a member has of a content.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Availability {
-    /// A file in this state, of which it says that it has this content.
+    /// A file in this state that it claims has this content.
     File(Version),
-    /// Blocks, perhaps, that it has read from others and kept.
+    /// Possibly blocks that it read from others and kept.
     Blocks,
 }
 
@@ -34,7 +34,7 @@ impl FileSource {
         self.peer.id().short()
     }
 
-    /// Where unproven bytes of it come from, if it says that its file has `size` bytes.
+    /// Returns the origin of unproven bytes, if it claims a file of `size` bytes.
     pub(super) fn origin(&self, size: u64) -> Option<Origin> {
         let Availability::File(version) = self.has else {
             return None;
@@ -42,7 +42,7 @@ impl FileSource {
         Some(Origin::new(self.peer.id(), &self.path, version, size))
     }
 
-    /// True unless it says that it has the whole.
+    /// Returns true unless it claims to have the whole content.
     pub(super) fn may_have_nothing(&self) -> bool {
         match self.has {
             Availability::File(_) => false,
@@ -51,11 +51,11 @@ impl FileSource {
     }
 }
 
-/// What a stream has brought in, for the measure of its holder.
+/// What a stream has delivered, to measure its holder.
 #[derive(Default, Clone, Copy, Debug)]
 pub(crate) struct Delivery {
     pub(crate) bytes: u64,
-    /// Until the first byte could be used.
+    /// Time until the first usable byte.
     pub(crate) waited: Duration,
     pub(crate) elapsed: Duration,
 }

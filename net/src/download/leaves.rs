@@ -1,13 +1,12 @@
-//! The proven part of a file's hash tree, as far as a reader is at work in it.
+//! The proven part of a file's hash tree, as far as a reader is using it.
 //!
-//! Leaves are mostly asked for once, whoever needs them: a stream that comes to a part of the file
-//! for which another one is asking waits for that answer, for a moment; then it asks its own
-//! holder as well.
+//! Each leaf is usually requested only once, whichever stream needs it. A stream that reaches a
+//! part of the file for which another stream has sent a request waits briefly for that answer, and
+//! then asks its own holder as well.
 //!
-//! Before any of them is handed out, the place of the last block is proven, and with it how many
-//! blocks there are. So a member that names a root for a longer or shorter file than it belongs to
-//! proves nothing at all. That question is as short as its answer, and is asked beside the first
-//! one for leaves.
+//! Before any leaf is handed out, the position of the last block is proven, and with it the number
+//! of blocks. So a member that names a root for a file of the wrong length proves nothing at all.
+//! That request is as short as its answer, and is sent alongside the first request for leaves.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -22,18 +21,18 @@ use crate::model::ContentId;
 use crate::peer::Peer;
 use crate::protocol::wire::{HashesRequest, Request, Response};
 
-/// Subtrees kept: those of 1 GiB of content, with 6 MiB of hashes when a reader is all over a
-/// large file. More than a window and its tolerance, and enough that random reads in 1 GiB do
-/// not ask twice.
+/// Subtrees kept: those of 1 GiB of content, with 6 MiB of hashes for a reader that jumps all over
+/// a large file. More than a window and its tolerance, and enough that random reads within 1 GiB do
+/// not request a subtree twice.
 const KEPT: usize = 128;
 
-/// How long a stream waits for what another one has asked for. Its holder may be frozen.
+/// How long a stream waits for another stream's request, whose holder may be frozen.
 const SHARED_WAIT: Duration = Duration::from_millis(500);
 
 /// The leaves of one file.
 pub(crate) struct LeafCache {
     content: ContentId,
-    /// How many blocks it claims to have.
+    /// The number of blocks that it claims to have.
     blocks: u64,
     known: Mutex<KnownLeaves>,
     changed: Condvar,
@@ -42,7 +41,7 @@ pub(crate) struct LeafCache {
 #[derive(Default)]
 struct KnownLeaves {
     by_subtree: BTreeMap<u64, UsedLeaves>,
-    /// What some stream is asking for.
+    /// Subtrees for which a request is under way.
     asking: BTreeSet<u64>,
     turn: u64,
     size: SizeProof,
@@ -57,7 +56,7 @@ enum SizeProof {
     Proven,
 }
 
-/// Leaves, and the turn in which they were last asked for.
+/// Leaves, and the sequence number of their last use.
 struct UsedLeaves {
     turn: u64,
     leaves: Arc<Leaves>,
@@ -79,7 +78,7 @@ impl LeafCache {
         }
     }
 
-    /// The leaves for the byte at `offset`: those at hand, or else proven ones from `peer`.
+    /// Returns the leaves for the byte at `offset`: those at hand, or else proven ones from `peer`.
     pub(crate) fn get(
         &self,
         offset: u64,
@@ -96,8 +95,8 @@ impl LeafCache {
         }
     }
 
-    /// True if nobody has proven the size, or is about to; the caller is to
-    /// [`LeafCache::prove_size`] then, or to [`LeafCache::give_size_up`].
+    /// Returns true if the size is not proven and no request is under way. The caller must then
+    /// call [`LeafCache::prove_size`] or [`LeafCache::give_size_up`].
     pub(crate) fn is_size_wanted(&self) -> bool {
         let mut known = self.known.lock();
         let is_wanted = known.size == SizeProof::None;
@@ -111,7 +110,7 @@ impl LeafCache {
         self.known.lock().size == SizeProof::Proven
     }
 
-    /// Has `peer` show where the last block lies in the tree.
+    /// Requests from `peer` the proof of where the last block lies in the tree.
     pub(crate) fn prove_size(&self, peer: &dyn Peer, by: Instant) -> Result<(), Error> {
         let answer = self.ask(self.blocks - 1, 1, peer, by);
         let proven = answer.and_then(|subtree| {
@@ -141,8 +140,8 @@ impl LeafCache {
         self.changed.notify_all();
     }
 
-    /// True if the size is proven, or is once somebody else has been told; else the caller is the
-    /// one who asks.
+    /// Returns true if the size is proven, or becomes so while this waits for another stream's
+    /// answer. If false, the caller must send the request.
     fn is_size_proven_soon(&self, by: Instant) -> bool {
         let deadline = by.min(Instant::now() + SHARED_WAIT);
         let mut known = self.known.lock();
@@ -161,8 +160,8 @@ impl LeafCache {
         }
     }
 
-    /// True if nobody knows or asks for the leaves at `offset`; the caller is to
-    /// [`LeafCache::get_ahead`] them then, or to [`LeafCache::give_up`].
+    /// Returns true if the leaves at `offset` are neither known nor requested. The caller must then
+    /// call [`LeafCache::get_ahead`] or [`LeafCache::give_up`].
     pub(crate) fn is_wanted(&self, offset: u64) -> bool {
         let index = offset / SUBTREE_BYTES;
         let mut known = self.known.lock();
@@ -171,9 +170,9 @@ impl LeafCache {
             && known.asking.insert(index)
     }
 
-    /// Brings in leaves that [`LeafCache::is_wanted`] has said are wanted.
+    /// Fetches leaves that [`LeafCache::is_wanted`] reported as wanted.
     pub(crate) fn get_ahead(&self, offset: u64, peer: &dyn Peer) {
-        // Whoever needs them asks again and says what is wrong.
+        // A stream that needs them asks again and reports the error.
         let deadline = Instant::now() + READ_DEADLINE;
         let _ = self.fetch(offset / SUBTREE_BYTES, peer, deadline);
     }
@@ -222,8 +221,8 @@ impl LeafCache {
         }
     }
 
-    /// What is known, or is once somebody else has been told; `None` makes the caller the
-    /// one who asks.
+    /// Returns the leaves if they are known, or become so while this waits for another stream's
+    /// answer. On `None` the caller must send the request.
     fn known_soon(&self, index: u64, by: Instant) -> Option<Arc<Leaves>> {
         let deadline = by.min(Instant::now() + SHARED_WAIT);
         let mut known = self.known.lock();
@@ -240,7 +239,7 @@ impl LeafCache {
         }
     }
 
-    /// Ends the question for `index`, with the answer if there was one.
+    /// Ends the request for `index`, with the answer if there was one.
     fn end(&self, index: u64, leaves: Option<&Arc<Leaves>>) {
         let mut known = self.known.lock();
         known.asking.remove(&index);

@@ -1,15 +1,15 @@
 //! The bytes of an open file, in time for its readers.
 //!
 //! A [`Download`] is one reader's way through one file. [`Download::read`] answers at once from
-//! what is in memory, or parks the caller's callback until the bytes have come; it blocks only a
-//! caller who has [`ReaderPatience`]. What to fetch is decided by two pure parts, `window.rs` (what
-//! will be wanted) and `pieces.rs` (what is missing); the streams that fetch it run on the member's
-//! own lane of threads, so that a frozen member holds up its own files only. Small files of one
-//! directory come together, in batches, before they are asked for (`small`).
+//! memory, or parks the caller's callback until the bytes have come; it blocks only a caller that
+//! has [`ReaderPatience`]. Two pure parts decide what to fetch: `window.rs` (what will be wanted)
+//! and `pieces.rs` (what is missing). The streams that fetch it run on the member's own lane of
+//! threads, so a frozen member holds up its own files only. Small files of one directory come
+//! together, in batches, before they are read (`small_files`).
 //!
-//! With a content root, bytes come from all holders at once, each piece proven before anyone gets
-//! it; a holder that fails, lies or stands still is replaced. Without one they come from one member
-//! under one [`Version`]: when the file changes there, the reader gets an error and never a
+//! With a content root, bytes come from all holders at once, and each piece is proven before anyone
+//! gets it; a holder that fails, lies or stalls is replaced. Without a root they come from one
+//! member under one [`Version`]: when the file changes there, the reader gets an error and never a
 //! mixture. Every parked read ends: with bytes, with the reason why no holder has them, or when
 //! nothing has come for `STALL`, 14 s.
 
@@ -53,40 +53,41 @@ use window::MAX_FAR_WINDOW;
 pub use holder::{Availability, FileSource};
 pub use small_files::{ReadingOrder, SmallFile, UpcomingFiles};
 
-/// A reader's callback: all bytes of its range, or why they cannot be had.
+/// A reader's callback: receives all bytes of its range, or why they are unavailable.
 pub type ReadCallback = Box<dyn FnOnce(Result<&[u8], Error>) + Send>;
 
-/// Whether the thread that asks may wait for the network.
+/// Whether the reading thread may wait for the network.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ReaderPatience {
-    /// It may not: others fetch what is missing.
+    /// It must not wait: other threads fetch what is missing.
     None,
-    /// It may, for up to `READ_DEADLINE`: then it fetches a short range by itself, which spares a
+    /// It may wait for up to `READ_DEADLINE`. It then fetches a short range itself, which spares a
     /// small read the way to another thread and back.
     Short,
 }
 
-/// A parked read fails when nothing has come for this long: a second less than what the user is
+/// A parked read fails when nothing has come for this long: a second less than the user is
 /// promised, because the promise includes the way through the kernel.
 const STALL: Duration = READ_DEADLINE.saturating_sub(Duration::from_secs(1));
 
-/// How often deadlines and due retries are looked at. Only downloads that wait are looked at.
+/// How often deadlines and due retries are checked. Only waiting downloads are checked.
 const TICK: Duration = Duration::from_millis(200);
 
-/// Buffers that lie ready, at most: 4 MiB in all, enough for two streams.
+/// Maximum number of spare buffers: 4 MiB in all, enough for two streams.
 const MAX_SPARE_BUFFERS: usize = 32;
 
-/// Streams to one member, over all files: beyond this they only take bandwidth from each other.
+/// Streams to one member, over all files: more would only compete for bandwidth.
 const STREAMS_PER_MEMBER: usize = 8;
 
-/// Questions for leaves to one member at once: enough for the largest window in one round trip.
-/// With two, a holder 50 ms away gave the leaves of 16 MiB in each, and no more than that was read.
+/// Requests for leaves to one member at once: enough for the largest window in one round trip.
+/// With two, a holder 50 ms away supplied the leaves of only 16 MiB per round trip, which
+/// limited the read.
 const LEAVES_PER_MEMBER: usize = (MAX_FAR_WINDOW / SUBTREE_BYTES) as usize;
 
 /// Files that may wait for a stream to one member.
 const WAITING_PER_MEMBER: usize = 1024;
 
-/// Told about failures that say something about a member rather than about one file.
+/// Receives failures that say something about a member rather than about one file.
 pub type OnFailure = Box<dyn Fn(PeerId, &Error) + Send + Sync>;
 
 /// What all downloads of a node share: threads, memory, the clock.
@@ -96,13 +97,13 @@ pub struct Engine {
 
 pub(crate) struct Core {
     lanes: PeerPools,
-    /// Those who ask for leaves ahead of streams, which may take all threads of a lane.
+    /// Threads that request leaves ahead of streams, which may take all threads of a lane.
     leaves: PeerPools,
     pool: Arc<BufferPool>,
     /// The bytes that all windows together may hold before they stop growing.
     memory: u64,
     cache: Option<Arc<DiskCache>>,
-    /// The bytes that they hold, and small files beside them.
+    /// The bytes that windows and small files hold.
     held_bytes: Arc<AtomicU64>,
     smalls: SmallFiles,
     waiting: Mutex<WatchedReads>,
@@ -112,7 +113,7 @@ pub(crate) struct Core {
     disproofs: Mutex<Disproofs>,
 }
 
-/// The downloads that the clock has to look at.
+/// The downloads that the clock has to check.
 #[derive(Default)]
 struct WatchedReads {
     downloads: Vec<Weak<FileReader>>,
@@ -120,7 +121,7 @@ struct WatchedReads {
 }
 
 impl Engine {
-    /// An engine whose windows together aim to stay below `memory` bytes.
+    /// Creates an engine whose windows together aim to stay below `memory` bytes.
     pub fn new(
         memory: u64,
         cache: Option<Arc<DiskCache>>,
@@ -148,20 +149,20 @@ impl Engine {
         Ok(Self { core })
     }
 
-    /// What came from whom.
+    /// Returns the ledger of what came from each member.
     pub fn ledger(&self) -> &Ledger {
         &self.core.ledger
     }
 
-    /// Bytes that all windows and small files hold now, and what they aim to stay below.
+    /// Returns the bytes that all windows and small files hold now, and the limit they aim for.
     pub fn memory(&self) -> (u64, u64) {
         let held = self.core.held_bytes.load(Ordering::Relaxed);
         (held, self.core.memory)
     }
 
-    /// A reader of a file of `size` bytes. With a `root` its bytes come from all of `sources` and
-    /// are proven; without one they come from the first source alone, in the version that it names.
-    /// Nothing is fetched before the first read.
+    /// Opens a reader of a file of `size` bytes. With a `root` its bytes come from all of `sources`
+    /// and are proven; without one they come from the first source alone, in the version that it
+    /// names. Nothing is fetched before the first read.
     pub fn open(&self, sources: Vec<FileSource>, size: u64, root: Option<Root>) -> Download {
         Download {
             shared: FileReader::new(Arc::clone(&self.core), sources, size, root),
@@ -169,8 +170,8 @@ impl Engine {
         }
     }
 
-    /// The same for a file that may be read in a row with others of its directory, which `siblings`
-    /// knows: if it is small, they come together.
+    /// Opens a reader likewise, for a file that may be read in sequence with others of its
+    /// directory, which `siblings` knows. If it is small, they are fetched together.
     pub fn open_among(
         &self,
         sources: Vec<FileSource>,
@@ -187,20 +188,20 @@ impl Engine {
 }
 
 impl Engine {
-    /// Has `job`, which asks `member` something for a reader, done on a thread of that member's.
-    /// False when too many wait for it already.
+    /// Runs `job`, which asks `member` something for a reader, on a thread of that member's.
+    /// Returns false if too many jobs already wait for it.
     pub fn ask(&self, member: PeerId, job: impl FnOnce() + Send + 'static) -> bool {
         self.core.leaves.of(member).run(job).is_ok()
     }
 
-    /// How many bytes of a content the disk cache has, as far as it knows.
+    /// Returns how many bytes of a content the disk cache has, as far as it knows.
     pub fn cached_bytes(&self, content: ContentId) -> u64 {
         let cache = self.core.cache.as_ref();
         cache.map_or(0, |cache| cache.bytes_of(content))
     }
 
-    /// Takes from what `member` says of its files the roots of contents that it was found not to
-    /// have: such a file is a content of its own.
+    /// Removes from `member`'s claims about its files the roots of contents that it was found not
+    /// to have: such a file is a content of its own.
     pub fn disbelieve(&self, member: PeerId, claims: &mut impl FileClaims) {
         let disproofs = self.core.disproofs.lock();
         if disproofs.concern(member) {
@@ -212,7 +213,7 @@ impl Engine {
         }
     }
 
-    /// True if `member` has named a root for its file of this `version`, and sent other bytes.
+    /// Returns true if `member` named a root for its file of this `version` and sent other bytes.
     pub fn is_disproved(&self, member: PeerId, version: Version) -> bool {
         self.core.disproofs.lock().concern_file(member, version)
     }
@@ -226,19 +227,19 @@ impl Drop for Engine {
 }
 
 impl Core {
-    /// Puts a download under the eye of the clock.
+    /// Registers a download with the clock.
     fn watch(&self, download: Weak<FileReader>) {
         self.waiting.lock().downloads.push(download);
     }
 
-    /// `bytes` of a file came from `source`; what lies on this disk did not come from anybody.
+    /// Records that `bytes` of a file came from `source`; bytes on this disk came from no member.
     fn received(&self, source: &FileSource, bytes: u64) {
         if !source.is_local {
             self.ledger.received(source.peer.id(), bytes);
         }
     }
 
-    /// True while windows may grow.
+    /// Returns true while windows may grow.
     fn has_memory(&self) -> bool {
         self.held_bytes.load(Ordering::Relaxed) < self.memory
     }
@@ -267,14 +268,14 @@ impl Core {
 /// One reader of one file. Dropping it ends its streams; reads that are still parked fail.
 pub struct Download {
     shared: Arc<FileReader>,
-    /// What looks first whether it comes with others.
+    /// Checked first, for a file that may come with others.
     small: Option<Arc<SmallFileReader>>,
 }
 
 impl Download {
-    /// Asks for the bytes of `range`, which must lie within the file. `done` is called exactly
-    /// once: before this returns when the bytes are in memory or the caller has the patience to
-    /// fetch them, else from another thread.
+    /// Requests the bytes of `range`, which must lie within the file. Calls `done` exactly once:
+    /// before this returns if the bytes are in memory or the caller has the patience to fetch them,
+    /// otherwise from another thread.
     pub fn read(&self, range: ByteRange, patience: ReaderPatience, done: ReadCallback) {
         if range.is_empty() {
             return done(Ok(&[]));
@@ -286,8 +287,8 @@ impl Download {
         }
     }
 
-    /// What `take` makes of the bytes of `range`, or why they cannot be had. `None` if they have
-    /// not come by `deadline`; what is on its way then goes on coming.
+    /// Returns what `take` makes of the bytes of `range`, or why they are unavailable. Returns
+    /// `None` if they have not come by `deadline`; bytes on their way then still arrive.
     pub fn read_by<T: Send + 'static>(
         &self,
         range: ByteRange,
@@ -296,7 +297,7 @@ impl Download {
     ) -> Option<Result<T, Error>> {
         let (sender, receiver) = mpsc::channel();
         let done = move |bytes: Result<&[u8], Error>| {
-            // Whoever asked may have given up.
+            // The caller may have given up.
             let _ = sender.send(bytes.map(take));
         };
         self.read(range, ReaderPatience::None, Box::new(done));
@@ -304,12 +305,12 @@ impl Download {
         receiver.recv_timeout(left).ok()
     }
 
-    /// The members who are not asked for this file any more, and why.
+    /// Returns the members that are no longer asked for this file, and why.
     pub fn lost(&self) -> Vec<(PeerId, Error)> {
         self.shared.lost()
     }
 
-    /// Bytes of this file in memory.
+    /// Returns how many bytes of this file are in memory.
     pub fn held_bytes(&self) -> u64 {
         let small = self.small.as_ref().map_or(0, |small| small.held_bytes());
         self.shared.held_bytes() + small
@@ -325,7 +326,7 @@ impl Drop for Download {
     }
 }
 
-/// Hands the bytes of `range` over, without a copy when one piece has them all.
+/// Delivers the bytes of `range`, without a copy when one piece has them all.
 fn deliver(pieces: &[Piece], range: ByteRange, expected: &ExpectedContent, done: ReadCallback) {
     if let [piece] = pieces {
         return done(piece.slice(range, expected).ok_or_else(mixed_up));
@@ -337,7 +338,7 @@ fn deliver(pieces: &[Piece], range: ByteRange, expected: &ExpectedContent, done:
     }
 }
 
-/// Why a reader gets nothing for whom bytes of another file were kept.
+/// Returns the error for a reader for whom bytes of another file were kept.
 fn mixed_up() -> Error {
     Error::Local {
         what: "reading".into(),

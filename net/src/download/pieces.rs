@@ -1,8 +1,8 @@
-//! The bytes of one file that are in memory, those on their way, and which are missing. Pure.
+//! The bytes of one file that are in memory, on their way, or missing. Pure.
 //!
-//! Every byte of the file is in exactly one of three states: *held* (in a [`Piece`]), *coming* (a
-//! stream was asked for it), or neither. What to fetch next is derived from that, never stored, so
-//! a stream that fails loses nothing: its bytes are simply in neither state again.
+//! Every byte of the file is in exactly one of three states: *held* (in a [`Piece`]), *coming*
+//! (requested by a stream), or neither. What to fetch next is derived from that and never stored,
+//! so a stream that fails loses nothing: its bytes are simply in neither state again.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::model::ByteRange;
 /// answered from one piece without a copy.
 pub(crate) const PIECE: u64 = 128 * 1024;
 
-/// Consecutive bytes of the file, shared with the replies that are being sent from them.
+/// Consecutive bytes of the file, shared with the replies that are sent from them.
 #[derive(Clone)]
 pub(crate) struct Piece {
     bytes: Arc<FileBytes>,
@@ -27,7 +27,7 @@ impl Piece {
         self.bytes.range()
     }
 
-    /// The part of `range` that this piece holds, if its bytes are what is `expected`.
+    /// Returns this piece's part of `range`, if its bytes are of the `expected` content.
     pub(crate) fn slice(&self, range: ByteRange, expected: &ExpectedContent) -> Option<&[u8]> {
         let bytes = self.bytes.bytes_for(expected)?;
         let own = self.range();
@@ -36,11 +36,11 @@ impl Piece {
     }
 }
 
-/// A stream's claim to bytes that nobody else should ask for meanwhile.
+/// A stream's claim to bytes that nobody else should request in the meantime.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Claim {
     id: u64,
-    /// The number of the holder that was asked.
+    /// The index of the holder that was asked.
     pub(crate) source: usize,
     /// When its last piece came, or when it was made.
     pub(crate) moved: Instant,
@@ -58,7 +58,7 @@ pub(crate) struct Pieces {
 }
 
 impl Pieces {
-    /// The pieces that together hold all of `range`; `None` while one byte is missing.
+    /// Returns the pieces that together hold all of `range`; `None` while one byte is missing.
     pub(crate) fn covering(&self, range: ByteRange) -> Option<Vec<Piece>> {
         let mut found = Vec::new();
         let mut at = range.start;
@@ -74,7 +74,7 @@ impl Pieces {
         Some(found)
     }
 
-    /// The first stretch of `wanted` that is neither held nor coming, at most `longest` bytes.
+    /// Returns the first stretch of `wanted` neither held nor coming, at most `longest` bytes.
     fn missing(&self, wanted: ByteRange, longest: u64) -> Option<ByteRange> {
         let mut at = wanted.start;
         while at < wanted.end {
@@ -99,10 +99,10 @@ impl Pieces {
         None
     }
 
-    /// Claims the first missing stretch of the `urgent` ranges, or else of `ahead` if it is
-    /// worth a request: `longest` bytes, or all up to the end of the file or to what is there.
-    /// Starts and ends on leaves of the hash tree (or at the end of the file) unless neighbours
-    /// stand in the way.
+    /// Claims the first missing stretch of the `urgent` ranges, or else of `ahead` if it is worth a
+    /// request: `longest` bytes, or all up to the end of the file or to the next held or coming
+    /// byte. Starts and ends on leaves of the hash tree (or at the end of the file) unless
+    /// neighbours are in the way.
     pub(crate) fn claim(
         &mut self,
         (source, now): (usize, Instant),
@@ -113,7 +113,7 @@ impl Pieces {
     ) -> Option<Claim> {
         let urgent = urgent.map(|range| {
             let end = range.end.next_multiple_of(LEAF).min(size);
-            // What is wanted ahead of an urgent read comes with it in one request.
+            // Bytes wanted ahead of an urgent read come with it in one request.
             let joined = ahead.start <= end && range.end <= ahead.end;
             ByteRange::new(
                 range.start / LEAF * LEAF,
@@ -124,8 +124,8 @@ impl Pieces {
             .filter_map(|wanted| self.missing(wanted, longest))
             .next();
         let range = urgent.or_else(|| {
-            // A window that slides on leaves a short gap at its end each time; it is worth a
-            // request once it is a whole one.
+            // A sliding window leaves a short gap at its end each time; the gap is worth a request
+            // once it is as long as a whole one.
             let slid = |gap: &ByteRange| gap.end == ahead.end && gap.end < size;
             let gap = self.missing(ahead, longest)?;
             (gap.len() >= longest || !slid(&gap)).then_some(gap)
@@ -141,8 +141,8 @@ impl Pieces {
         Some(claim)
     }
 
-    /// Takes the next bytes of a claim, in order. False when the claim was given up meanwhile, and
-    /// when these are not its next bytes.
+    /// Takes the next bytes of a claim, in order. Returns false if the claim was given up, or if
+    /// these are not its next bytes.
     pub(crate) fn arrive(&mut self, claim: Claim, bytes: FileBytes, now: Instant) -> bool {
         let ByteRange { start, end } = bytes.range();
         let mut coming = self.coming.iter_mut();
@@ -158,7 +158,7 @@ impl Pieces {
         true
     }
 
-    /// True until the claim ends or is given up.
+    /// Returns true until the claim ends or is given up.
     pub(crate) fn is_open(&self, claim: Claim) -> bool {
         self.coming.iter().any(|open| open.id == claim.id)
     }
@@ -168,9 +168,8 @@ impl Pieces {
         self.coming.retain(|open| open.id != claim.id);
     }
 
-    /// Drops what is held in stretches that `keep` declines, and gives their claims up. A
-    /// claim that is nearly done is left to finish: breaking its connection off costs more
-    /// than its bytes.
+    /// Drops the held bytes of stretches that `keep` declines, and gives their claims up. A claim
+    /// that is nearly done may finish: closing its connection would cost more than its bytes.
     pub(crate) fn retain(&mut self, keep: impl Fn(ByteRange) -> bool) {
         self.coming
             .retain(|open| open.range.len() <= 2 * PIECE || keep(open.range));
@@ -184,7 +183,7 @@ impl Pieces {
         });
     }
 
-    /// The claims that have not brought anything since `since` although `awaited` says that
+    /// Returns the claims that have brought nothing since `since` although `awaited` says that
     /// somebody waits for them.
     pub(crate) fn standing(
         &self,
@@ -200,7 +199,7 @@ impl Pieces {
         self.coming.clear();
     }
 
-    /// Bytes in memory.
+    /// Returns the number of bytes in memory.
     pub(crate) fn held_bytes(&self) -> u64 {
         self.held_bytes
     }
@@ -322,8 +321,9 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is claimed, arrives, fails and is dropped: no byte is claimed while it is held
-        /// or coming, covering pieces hold exactly what was asked, and every wanted byte arrives.
+        /// Whatever is claimed, arrives, fails and is dropped: no byte is claimed while it
+        /// is held or coming, covering pieces hold exactly what was requested, and every
+        /// wanted byte arrives.
         #[test]
         fn no_byte_is_lost_or_fetched_twice(
             size in 1_u64..3_000_000,

@@ -1,4 +1,4 @@
-//! The reads of one file that wait, what is fetched for them, and what becomes of them when a
+//! The waiting reads of one file, what is fetched for them, and what happens to them when a
 //! holder fails. Pure.
 
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use super::{ReadCallback, deliver};
 use crate::error::Error;
 use crate::model::ByteRange;
 
-/// No read waits longer than this, however much comes in for others meanwhile.
+/// No read waits longer than this, however much arrives for other reads.
 const MAX_WAIT: Duration = Duration::from_secs(60);
 
 /// A holder that brings nothing for this long while a reader waits loses the claim to another one.
@@ -24,17 +24,17 @@ pub(super) struct ReadTable {
     pub(super) pieces: Pieces,
     pub(super) sources: Schedule,
     pub(super) parked: Vec<ParkedRead>,
-    /// When something last came in, or the oldest wait began.
+    /// When bytes last arrived, or the oldest wait began.
     pub(super) progress: Instant,
     /// `received` at that time.
     pub(super) received: u64,
     pub(super) watched: bool,
-    /// What the core has been told that `pieces` holds.
+    /// What `pieces` holds according to the last report to the core.
     pub(super) accounted: u64,
     pub(super) end: Option<ReadEnd>,
 }
 
-/// Why nothing more is fetched.
+/// Why fetching has stopped.
 #[derive(Clone)]
 pub(super) enum ReadEnd {
     /// For good: no holder has the file any more.
@@ -70,7 +70,7 @@ impl Replies {
 }
 
 impl ReadTable {
-    /// Claims what should be fetched next from the holder that should bring it, if any.
+    /// Claims what to fetch next, from the holder that should bring it, if any.
     pub(super) fn claim(&mut self, size: u64, now: Instant) -> Option<Claim> {
         let candidates = self.sources.candidates(now).into_iter();
         let mut claims = candidates.map(|source| self.claim_for(source, size, now));
@@ -91,7 +91,7 @@ impl ReadTable {
             .sources
             .request_bytes(source, self.window.request_bytes());
         let longest = longest.next_multiple_of(PIECE);
-        // Nobody waits for one that may have nothing while others are known to have it.
+        // Nobody waits for a source that may have nothing while others are known to have it.
         let urgent = self.parked.iter().map(|parked| parked.range);
         let urgent = urgent.filter(|_| !self.sources.is_trial(source, now));
         self.pieces.claim(
@@ -109,7 +109,7 @@ impl ReadTable {
         self.window.tune(streams, is_far);
     }
 
-    /// Why a read that needs the network fails without being parked.
+    /// Returns why a read that needs the network fails without being parked.
     pub(super) fn refusal(&self, now: Instant) -> Option<Error> {
         match &self.end {
             Some(ReadEnd::Lost(error)) => Some(error.clone()),
@@ -119,7 +119,7 @@ impl ReadTable {
         }
     }
 
-    /// Moves every parked read whose bytes are all there to the replies.
+    /// Moves every parked read whose bytes have all arrived to the replies.
     pub(super) fn answer(&mut self, replies: &mut Replies) {
         for parked in std::mem::take(&mut self.parked) {
             match self.pieces.covering(parked.range) {
@@ -162,7 +162,7 @@ impl ReadTable {
         }
     }
 
-    /// Takes claims away from holders that stand still while a reader waits and another could help.
+    /// Takes claims away from holders that stall while a reader waits and another could help.
     pub(super) fn overtake(&mut self, now: Instant) {
         let Some(since) = now.checked_sub(OVERTAKE) else {
             return;
@@ -186,7 +186,7 @@ impl ReadTable {
     }
 }
 
-/// Why reads of a file fail that no member has who could be asked.
+/// Returns the error for reads of a file that no reachable member has.
 pub(super) fn nobody() -> Error {
     Error::Unreachable {
         who: "a holder of the file".into(),
@@ -194,7 +194,7 @@ pub(super) fn nobody() -> Error {
     }
 }
 
-/// Why reads of a file fail whose reader has gone.
+/// Returns the error for reads whose reader has gone.
 pub(super) fn closed() -> Error {
     Error::Local {
         what: "reading".into(),

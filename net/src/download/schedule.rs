@@ -1,9 +1,9 @@
 //! Which holder of a file to ask next. Pure.
 //!
 //! Every holder has its own state: how fast it has been, whether it is resting after a failure,
-//! whether it has been given up. Faster holders get more by being free again sooner; a slow one
-//! gets shorter requests, so that no reader waits long for it; one that lies or has lost the file
-//! is not asked again for it.
+//! whether it has been given up. Faster holders get more requests because they are free again
+//! sooner. A slow one gets shorter requests, so that no reader waits long for it. One that lies or
+//! has lost the file is not asked for it again.
 
 use std::time::{Duration, Instant};
 
@@ -25,7 +25,7 @@ const FAILURE_PAUSES: Backoff = Backoff {
 };
 const MAX_PAUSE: Duration = Duration::from_secs(2);
 
-/// The rests of one that was overtaken: each attempt costs a reader a moment.
+/// The pauses of an overtaken holder: each attempt costs a reader a moment.
 const STALL_PAUSES: Backoff = Backoff {
     first: Duration::from_millis(1600),
     cap: Duration::from_secs(30),
@@ -34,43 +34,43 @@ const STALL_PAUSES: Backoff = Backoff {
 /// A holder that breaks the protocol this often in one file is not asked for it again.
 const MAX_STRIKES: u32 = 3;
 
-/// A request should take its holder about this long: short enough that others can help out, long
-/// enough that the way there and back does not matter.
+/// Target duration of a request: short enough that other holders can help out, long enough that the
+/// round trip does not matter.
 const REQUEST_TIME: f64 = 0.5;
 
-/// A holder whose answers take so long to begin is far away. Nearby, even busy machines are faster.
+/// A holder whose answers start this late is far away. Nearby, even busy machines are faster.
 const FAR: Duration = Duration::from_millis(5);
 
-/// Streams to one holder far away: each takes round trips to set up, and four whose requests end at
-/// different times kept a link of 50 ms as full as eight did.
+/// Streams to one holder far away. Each takes round trips to set up, and four whose requests end at
+/// different times kept a 50 ms link as full as eight did.
 const STREAMS_FAR: usize = 4;
 
-/// What is asked for of a source that may have nothing.
+/// How much to request from a source that may have nothing.
 const TRIAL: u64 = 128 * 1024;
 
 /// No request is shorter than this for slowness alone.
 const MIN_REQUEST: u64 = 256 * 1024;
 
-/// The holders of one file, by their number in the download's list.
+/// The holders of one file, by their index in the download's list.
 pub(crate) struct Schedule {
     all: Vec<HolderState>,
-    /// The first one is this node's own disk: as long as it delivers, nobody else is asked.
+    /// The first one is this node's own disk: as long as it delivers, no member is asked.
     first_is_local: bool,
-    /// Whether those are asked who may have nothing, although others are known to have it.
+    /// Whether to ask sources that may have nothing although others are known to have it.
     all_are_tried: bool,
 }
 
 #[derive(Default)]
 struct HolderState {
-    /// Not known to have anything, before its first bytes were proven.
+    /// Not known to have anything until its first bytes are proven.
     is_doubtful: bool,
-    /// Why the content is asked for by its root: the file that was named is not what it was.
+    /// Why the content is requested by its root: the named file has changed.
     moved: Option<Error>,
     streams: usize,
     /// Bytes per second, smoothed; `None` before the first measure.
     rate: Option<f64>,
-    /// The shortest time in which an answer began: the way there and back, without what queues on
-    /// it. `None` before the first answer.
+    /// The shortest time in which an answer began: the round trip, without queueing. `None` before
+    /// the first answer.
     distance: Option<Duration>,
     rest_until: Option<Instant>,
     failures: u32,
@@ -80,7 +80,7 @@ struct HolderState {
 }
 
 impl Schedule {
-    /// `count` holders of which nothing is known yet, best first.
+    /// Creates a schedule of `count` unmeasured holders, best first.
     pub(crate) fn new(count: usize, first_is_local: bool) -> Self {
         let all = (0..count).map(|_| HolderState::default()).collect();
         Self {
@@ -90,29 +90,29 @@ impl Schedule {
         }
     }
 
-    /// Says that `source` may have kept nothing, or parts only.
+    /// Records that `source` may have kept nothing, or only parts.
     pub(crate) fn doubt(&mut self, source: usize) {
         self.all[source].is_doubtful = true;
     }
 
-    /// The file that `source` named is not what it was, or not there any more: what it had is to
-    /// be asked for by its root.
+    /// Records that the file named by `source` has changed or gone: its content is to be requested
+    /// by its root.
     pub(crate) fn moved(&mut self, source: usize, why: &Error) {
         self.all[source].moved.get_or_insert_with(|| why.clone());
     }
 
-    /// True if what `source` had is to be asked for by its root.
+    /// Returns true if the content of `source` is to be requested by its root.
     pub(crate) fn has_moved(&self, source: usize) -> bool {
         self.all[source].moved.is_some()
     }
 
-    /// Whether it is worth while to ask those who may have nothing. When nobody else is left, they
-    /// are asked in any case.
+    /// Sets whether to ask sources that may have nothing. When no other source is left, they are
+    /// asked in any case.
     pub(crate) fn try_all(&mut self, all: bool) {
         self.all_are_tried = all;
     }
 
-    /// True if a request to `source` is a trial that nobody should wait for.
+    /// Returns true if a request to `source` is a trial that nobody should wait for.
     pub(crate) fn is_trial(&self, source: usize, now: Instant) -> bool {
         self.all[source].is_untried() && self.has_sure_one(now)
     }
@@ -122,16 +122,16 @@ impl Schedule {
         all.any(|source| !source.is_untried() && source.is_usable(now))
     }
 
-    /// Takes in what is known of the way to `source` from before.
+    /// Takes over what is already known of the distance to `source`.
     pub(crate) fn locate(&mut self, source: usize, distance: Option<Duration>) {
         let nearer = |known: &Duration| distance.is_none_or(|distance| *known < distance);
         let this = &mut self.all[source];
         this.distance = this.distance.filter(nearer).or(distance);
     }
 
-    /// Who may take one more stream, the best first: who is known to have the content before those
-    /// who may have nothing, then the one with the fewest streams, and of those the fastest. One
-    /// that was never measured counts as fast, so that all get a try.
+    /// Returns the holders that may take one more stream, best first: those known to have the
+    /// content before those that may have nothing, then those with the fewest streams, and of those
+    /// the fastest. A holder that was never measured counts as fast, so that all get a try.
     pub(crate) fn candidates(&self, now: Instant) -> Vec<usize> {
         let rate = |index: usize| self.all[index].rate.unwrap_or(f64::INFINITY);
         let trial = |index: usize| self.all[index].is_untried();
@@ -147,7 +147,7 @@ impl Schedule {
         candidates
     }
 
-    /// How long a request to `source` should be when the window suggests `longest`.
+    /// Returns how long a request to `source` should be when the window suggests `longest`.
     pub(crate) fn request_bytes(&self, source: usize, longest: u64) -> u64 {
         match self.all[source].rate {
             None if self.all[source].is_doubtful => TRIAL.min(longest),
@@ -156,17 +156,17 @@ impl Schedule {
         }
     }
 
-    /// A stream to `source` begins.
+    /// Records that a stream to `source` begins.
     pub(crate) fn begin(&mut self, source: usize) {
         self.all[source].streams += 1;
     }
 
-    /// A stream to `source` ended, whatever came of it.
+    /// Records that a stream to `source` ended, with any outcome.
     pub(crate) fn end(&mut self, source: usize) {
         self.all[source].streams -= 1;
     }
 
-    /// True if `source` may take one more stream.
+    /// Returns true if `source` may take one more stream.
     pub(crate) fn has_room(&self, source: usize, now: Instant) -> bool {
         let running: usize = self.all.iter().map(|source| source.streams).sum();
         let this = &self.all[source];
@@ -175,8 +175,9 @@ impl Schedule {
             && running < MAX_STREAMS
     }
 
-    /// How many streams `source` should have. The farther away it is, the more requests are under
-    /// way at once, so that the link carries bytes while each of them waits for its first.
+    /// Returns how many streams `source` should have. The farther away it is, the more
+    /// requests are under way at once, so that the link carries bytes while each of them waits
+    /// for its first byte.
     fn streams_each(&self, source: usize, now: Instant) -> usize {
         if self.all[source].is_untried() {
             return 1;
@@ -189,7 +190,7 @@ impl Schedule {
         least.saturating_add(more as usize).min(STREAMS_FAR)
     }
 
-    /// How many streams there should be in all, and whether the nearest holder is far away.
+    /// Returns how many streams there should be in all, and whether the nearest holder is far away.
     pub(crate) fn shape(&self, now: Instant) -> (usize, bool) {
         let usable = || (0..self.all.len()).filter(|source| self.usable(*source, now));
         let streams = usable().map(|source| self.streams_each(source, now)).sum();
@@ -198,7 +199,7 @@ impl Schedule {
         (MAX_STREAMS.min(streams), is_far)
     }
 
-    /// A stream to `source` has ended well.
+    /// Records that a stream to `source` ended well.
     pub(crate) fn delivered(&mut self, source: usize, delivery: Delivery) {
         // Nothing came over the network, so nothing was measured.
         if delivery.bytes == 0 {
@@ -213,15 +214,15 @@ impl Schedule {
         source.rest_until = None;
     }
 
-    /// Why `source` was given up, if it was.
+    /// Returns why `source` was given up, if it was.
     pub(crate) fn lost(&self, source: usize) -> Option<&Error> {
         self.all[source].lost.as_ref()
     }
 
-    /// `source` has failed: it rests, or is given up when the failure will not pass.
+    /// Records that `source` failed: it rests, or is given up if the failure is permanent.
     pub(crate) fn failed(&mut self, source: usize, error: &Error, now: Instant) {
         let source = &mut self.all[source];
-        // Where it is now, it has not failed.
+        // The holder is available at its new address; it has not failed.
         if matches!(error, Error::Moved { .. }) {
             source.rest_until = None;
             return;
@@ -229,7 +230,7 @@ impl Schedule {
         if matches!(error, Error::Misbehaved { .. }) {
             source.strikes += 1;
         }
-        // One that has had some part may have another.
+        // One that had some part may have another.
         let may_have_more = source.is_doubtful && source.rate.is_some();
         let lost = match error {
             Error::NotFound { .. } => !may_have_more,
@@ -245,7 +246,7 @@ impl Schedule {
         source.rest_until = Some(now + FAILURE_PAUSES.full(source.failures));
     }
 
-    /// `source` has stood still while a reader waited: it rests, so that others are asked first.
+    /// Records that `source` stalled while a reader waited: it rests, so that others go first.
     pub(crate) fn stalled(&mut self, source: usize, now: Instant) {
         let source = &mut self.all[source];
         source.rate = source.rate.map(|rate| rate / 4.0);
@@ -253,7 +254,7 @@ impl Schedule {
         source.rest_until = Some(now + STALL_PAUSES.full(source.stalls));
     }
 
-    /// Why no holder will ever deliver: the first one's reason, once all are given up.
+    /// Returns why no holder will ever deliver: the first one's reason, once all are given up.
     pub(crate) fn all_lost(&self) -> Option<Error> {
         let all = self.all.iter().all(|source| source.lost.is_some());
         self.all
@@ -262,14 +263,14 @@ impl Schedule {
             .and_then(|source| source.lost.clone())
     }
 
-    /// True if somebody other than `source` could be asked once that one rests, be it on trial.
+    /// Returns true if, with `source` resting, another holder could be asked, even on trial.
     pub(crate) fn alternative(&self, source: usize, now: Instant) -> bool {
         let mut others = (0..self.all.len()).filter(|other| *other != source);
         others.any(|other| self.all[other].is_usable(now) && !self.is_behind_local(other, now))
     }
 
-    /// How well `source` can be asked for leaves, the best the lowest; `None` when it cannot. One
-    /// that has sent wrong bytes still can: leaves are proven by themselves.
+    /// Returns how well `source` can be asked for leaves, lower being better; `None` when it
+    /// cannot. One that sent wrong bytes still can: leaves carry their own proof.
     pub(crate) fn tells(&self, source: usize, now: Instant) -> Option<u8> {
         let this = &self.all[source];
         match &this.lost {
@@ -288,10 +289,10 @@ impl Schedule {
         self.first_is_local && source > 0 && self.all[0].is_usable(now)
     }
 
-    /// One trial at a time, and none for a reader who is served by others and does not need many.
+    /// Allows one trial at a time, and none for a reader that others serve and that needs few.
     fn may_be_tried(&self, source: usize, now: Instant) -> bool {
         let this = &self.all[source];
-        // One that was overtaken rests, though its stream may last.
+        // An overtaken holder rests, though its stream may still run.
         let under_way =
             |other: &HolderState| other.is_untried() && other.streams > 0 && other.is_usable(now);
         !this.is_untried()

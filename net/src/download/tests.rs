@@ -102,7 +102,7 @@ impl Holders {
         )
     }
 
-    /// Reads all of it in steps of a kernel readahead, `each` being called in between.
+    /// Reads the whole content in steps of a kernel readahead, calling `each` in between.
     fn read_all(&self, download: &Download, mut each: impl FnMut(u64)) {
         for at in (0..self.attributes.size.or_zero()).step_by(131_072) {
             let len = 131_072.min(self.attributes.size.or_zero() - at);
@@ -210,7 +210,7 @@ fn refused_read_is_believed_at_once() {
         assert!(matches!(outcome, Err(Error::Forbidden { .. })));
     }
     assert!(begun.elapsed() < Duration::from_secs(5));
-    // As many as began together; nothing is asked again.
+    // Only the requests that began together; nothing is requested again.
     assert!(rig.peer.opens() <= 2, "{}", rig.peer.opens());
 }
 
@@ -342,7 +342,7 @@ fn whoever_waits_for_bytes_gets_them_or_is_told_that_they_have_not_come() {
     let later = Instant::now() + Duration::from_secs(10);
     let read = download.read_by(range, later, <[u8]>::to_vec);
     assert_eq!(read.expect("in time").unwrap(), rig.content[5..15]);
-    // What is in memory needs no time.
+    // Bytes in memory need no time.
     let again = download.read_by(range, soon, <[u8]>::len);
     assert_eq!(again.expect("at once").unwrap(), 10);
 }
@@ -428,8 +428,7 @@ fn wrong_size_is_not_blamed_on_suppliers() {
     let rig = holders(1, 8 * MIB, None);
     let supplier = Arc::new(MemoryPeer::new(7));
     supplier.keep(&rig.content, ByteRange::new(0, 8 * MIB));
-    // The holder names the root, for a file that is a little longer, and then nothing
-    // comes from it.
+    // The holder names the root for a file that is a little longer, and then nothing comes from it.
     let sources = vec![
         source(&rig.peers[0], &rig.attributes),
         with(source(&supplier, &rig.attributes), Availability::Blocks),
@@ -492,7 +491,7 @@ fn frozen_supplier_blocks_no_others() {
 fn holder_fills_gaps_between_kept_parts() {
     let rig = holders(1, 32 * MIB, None);
     let (some, none) = (Arc::new(MemoryPeer::new(7)), Arc::new(MemoryPeer::new(8)));
-    // It ends in the middle of a block, as nothing that was proven does.
+    // It ends in the middle of a block, as proven bytes never do.
     some.keep(&rig.content, ByteRange::new(0, 20 * MIB + 5000));
     let blocks = |peer| with(source(peer, &rig.attributes), Availability::Blocks);
     let sources = vec![
@@ -559,7 +558,7 @@ fn a_root_with_another_size_proves_no_byte() {
             let root = holders.attributes.root;
             let download = holders.engine.open(sources, claimed, root);
             let waiting = start(&download, ByteRange::new(0, 4096));
-            // Either it is found out, or it cannot show what it says, until the reader's
+            // Either the lie is found out, or the holder cannot prove its claim until the reader's
             // time is over.
             let result = waiting.recv_timeout(Duration::from_millis(500));
             let result = result.unwrap_or_else(|_| {
@@ -616,7 +615,7 @@ fn reads_fail_fast_after_a_vain_wait() {
     }
 }
 
-/// Brings a byte at a time, as often as it is asked before the deadline.
+/// Brings a byte at a time, for each request before the deadline.
 struct Trickle(usize);
 
 impl ByteStream for Trickle {
@@ -691,7 +690,7 @@ mod property {
 
     use super::*;
 
-    /// How a holder may treat this reader; the slow ones are slow enough to be overtaken.
+    /// A holder's treatment of this reader; the slow ones are slow enough to be overtaken.
     fn behaviour() -> impl Strategy<Value = Behaviour> {
         prop_oneof![
             3 => Just(Behaviour::Honest),
@@ -704,11 +703,11 @@ mod property {
 
     #[derive(Debug, Clone)]
     enum Step {
-        /// Read so much from there.
+        /// Read this many bytes from there.
         Read(u64, u64),
-        /// Read on from where the last read ended.
+        /// Read on from the end of the last read.
         ReadOn(u64),
-        /// A holder changes its ways.
+        /// A holder changes its behaviour.
         Turn(usize, Behaviour),
     }
 
@@ -723,8 +722,8 @@ mod property {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(40))]
 
-        /// Whatever holders do, as long as one of them stays honest every read ends with the right
-        /// bytes, and nobody is asked much more often than there is something to ask for.
+        /// Whatever holders do, as long as one of them stays honest, every read ends with the right
+        /// bytes, and the number of requests stays close to what the reads need.
         #[test]
         fn one_honest_holder_suffices(
             others in prop::collection::vec(behaviour(), 0..4),

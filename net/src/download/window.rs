@@ -1,50 +1,49 @@
-//! What one reader will want next, guessed from what it asked for so far. Pure.
+//! What one reader will want next, guessed from its reads so far. Pure.
 //!
-//! A run of reads that move forward makes a window ahead of the reader. It grows only when the
-//! reader is *starved* (asks for bytes that are not there yet): a slow reader never gets a
-//! large window, and a fast one gets what its link needs after a few round trips. A jump ends
-//! the run, and what is fetched then is only what was asked for, so random reads cost about
-//! what they deliver.
+//! A run of reads that move forward makes a window ahead of the reader. The window grows only when
+//! the reader is *starved* (asks for bytes that have not arrived): a slow reader never gets a large
+//! window, and a fast one gets what its link needs after a few round trips. A jump ends the run,
+//! after which only what is read is fetched, so random reads cost about what they deliver.
 
 use crate::model::ByteRange;
 
-/// Everything is asked for in multiples of this: one leaf of a BEP 52 hash tree.
+/// All requests are multiples of this: one leaf of a BEP 52 hash tree.
 pub(crate) const LEAF: u64 = 16 * 1024;
 
-/// The first window of a run: two of the kernel's 128 KiB readaheads, which is what keeps one
-/// request under way while the other is being consumed.
+/// The first window of a run: two of the kernel's 128 KiB readaheads, so that one request is under
+/// way while the other is being consumed.
 const FIRST_WINDOW: u64 = 256 * 1024;
 
 /// The largest window of a holder nearby. At 32 MiB two streams of 4 MiB requests never run dry
 /// (perf notes, 1.1).
 pub(crate) const MAX_WINDOW: u64 = 32 * 1024 * 1024;
 
-/// The largest window of a holder far away: what the link holds has to fit (5 Gbit/s at 50 ms make
-/// 31 MB) and as much again, because requests end at different times.
+/// The largest window of a holder far away: what the link holds has to fit (31 MB for 5 Gbit/s at
+/// 50 ms), and as much again, because requests end at different times.
 pub(crate) const MAX_FAR_WINDOW: u64 = 64 * 1024 * 1024;
 
 /// The longest request to a holder nearby, and to one far away.
 const MAX_REQUEST: u64 = 4 * 1024 * 1024;
 const MAX_FAR_REQUEST: u64 = 16 * 1024 * 1024;
 
-/// A read this far before or behind the place where the run stands still belongs to it: the
-/// kernel's readahead arrives out of order, and players skip back and forth around their place.
+/// A read this far before or behind the current position of the run still belongs to it: the
+/// kernel's readahead arrives out of order, and players skip back and forth.
 const TOLERANCE: u64 = 1024 * 1024;
 
-/// The guess, as far as it has got.
+/// The current guess about one reader.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Window {
-    /// Behind the furthest byte that was asked for in this run.
+    /// The end of the furthest read of this run.
     position: u64,
-    /// How many bytes behind `position` are wanted before anyone asks.
+    /// How many bytes behind `position` are wanted before anyone reads them.
     ahead: u64,
-    /// How many requests are under way at once, as far as is known.
+    /// The number of requests under way at once, as far as is known.
     streams: u64,
     is_far: bool,
 }
 
 impl Window {
-    /// A reader that has not read yet. A first read at the start of the file begins a run.
+    /// Creates the window of a new reader. A first read at the start of the file begins a run.
     pub(crate) fn new() -> Self {
         Self {
             position: 0,
@@ -54,15 +53,15 @@ impl Window {
         }
     }
 
-    /// Says how many requests should be under way at once to keep the link to the holders busy, and
+    /// Sets how many requests should be under way at once to keep the link to the holders busy, and
     /// whether their answers take long to begin.
     pub(crate) fn tune(&mut self, streams: usize, is_far: bool) {
         (self.streams, self.is_far) = (streams.max(1) as u64, is_far);
     }
 
-    /// The reader asks for `range`, which is not wholly there when `starved`; the window may grow
-    /// only while memory allows (`may_grow`). Returns true when this is a jump: what was wanted
-    /// before is not wanted any more.
+    /// Records a read of `range`, which has not fully arrived when `starved`. The window grows
+    /// only while memory allows (`may_grow`). Returns true if this is a jump: what was wanted
+    /// before no longer is.
     pub(crate) fn read(&mut self, range: ByteRange, starved: bool, may_grow: bool) -> bool {
         let near = range.start <= self.position + TOLERANCE.max(self.ahead)
             && range.start + TOLERANCE >= self.position;
@@ -87,14 +86,14 @@ impl Window {
         false
     }
 
-    /// The bytes that should be on their way although nobody waits for them yet, from the leaf
-    /// where the reader stands.
+    /// Returns the bytes to fetch although nobody waits for them yet, from the
+    /// reader's current leaf.
     pub(crate) fn ahead(&self, size: u64) -> ByteRange {
         let end = (self.position + self.ahead).next_multiple_of(LEAF);
         ByteRange::new(self.position.min(size) / LEAF * LEAF, end.min(size))
     }
 
-    /// The bytes that are worth keeping once they are there.
+    /// Returns the bytes that are worth keeping once they have arrived.
     pub(crate) fn keep(&self) -> ByteRange {
         let end = self.position + TOLERANCE.max(self.ahead + LEAF);
         // A reader whose window could not grow keeps less behind it too, so that many readers fit.
@@ -102,17 +101,17 @@ impl Window {
         ByteRange::new(self.position.saturating_sub(behind), end)
     }
 
-    /// True for a reader that has gone on for long enough to be worth the help of many.
+    /// Returns true for a run that is long enough to be worth the help of many.
     pub(crate) fn is_running(&self) -> bool {
         self.ahead >= TOLERANCE
     }
 
-    /// Gives half of the window back, when memory is short.
+    /// Halves the window when memory is short.
     pub(crate) fn shrink(&mut self) {
         self.ahead = (self.ahead / 2).max(FIRST_WINDOW.min(self.ahead));
     }
 
-    /// How long one request of this run should be: such that all of those under way
+    /// Returns how long one request of this run should be, such that all requests under way
     /// fill the window.
     pub(crate) fn request_bytes(&self) -> u64 {
         let longest = if self.is_far {

@@ -1,12 +1,12 @@
 //! Where members were seen lately.
 //!
-//! A member is known by its key, but a connection has a network before it has a key. So that
-//! strangers can be told from those who are probably members before anything is spent on either,
-//! the networks from which keys were admitted are remembered for a while, in memory only.
+//! A member is known by its key, but a connection has a network before it has a key. So the
+//! networks from which keys were admitted are remembered for a while, in memory only. That tells
+//! strangers from probable members before anything is spent on either.
 //!
-//! A network is more than a member: its neighbours in an IPv6 /64, where they are strangers, are as
-//! near as its own next address. So the exact addresses are remembered, too. What an IPv4 address
-//! hides, as a NAT does, cannot be told apart before a key is shown.
+//! A network is more than a member: in an IPv6 /64, a member's neighbours, who are strangers, are
+//! as near as its own next address. So the exact addresses are remembered too. Hosts behind one
+//! IPv4 address, as with a NAT, cannot be told apart before they show a key.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -19,25 +19,25 @@ use crate::model::PeerId;
 /// How long a network is remembered: as long as an admission lasts.
 const REMEMBERED: Duration = Duration::from_secs(24 * 3600);
 
-/// The most networks. A member who roams through many gives up its own site's first.
+/// Limit on networks. A member who roams through many first loses those of its own site.
 const MAX_NETWORKS: usize = 1024;
 
-/// The most addresses. A member who uses many gives up its own first.
+/// Limit on addresses. A member who uses many first loses its own.
 const MAX_ADDRESSES: usize = 1024;
 
-/// What a connection can be taken for, by where it comes from.
+/// How familiar a connection is, judged by where it comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Familiarity {
     /// No member was admitted from its network within the last day.
     Stranger,
-    /// A member was, but from another address.
+    /// A member was admitted from its network, but from another address.
     Network,
     /// A member was admitted from this very address within the last day.
     Address,
 }
 
 impl Familiarity {
-    /// True unless nobody came from there.
+    /// Returns true unless nobody came from there.
     pub(crate) fn is_known(self) -> bool {
         self != Self::Stranger
     }
@@ -47,7 +47,7 @@ impl Familiarity {
 #[derive(Debug)]
 pub(crate) struct KnownNetworks {
     networks: FairTable<Instant>,
-    /// The addresses, each held by the member who was the last to come from it.
+    /// The addresses, each held by the last member who came from it.
     addresses: FairTable<IpAddr>,
     by_address: HashMap<IpAddr, SeenNetwork>,
 }
@@ -70,7 +70,7 @@ impl Default for KnownNetworks {
 }
 
 impl KnownNetworks {
-    /// `member` was admitted from `address`.
+    /// Records that `member` was admitted from `address`.
     pub(crate) fn note(&mut self, member: PeerId, address: IpAddr, now: Instant) {
         self.note_network(SourceNetwork::of(address), now);
         self.note_address(member, address.to_canonical(), now);
@@ -111,7 +111,7 @@ impl KnownNetworks {
         self.by_address.insert(address, seen);
     }
 
-    /// What is known of `address`.
+    /// Returns how familiar `address` is.
     pub(crate) fn familiarity(&self, address: IpAddr, now: Instant) -> Familiarity {
         let seen = self.by_address.get(&address.to_canonical());
         let mut networks = self

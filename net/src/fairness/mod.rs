@@ -1,13 +1,13 @@
-//! Fair shares of what is scarce, for whoever cannot be trusted to take only a share.
+//! Fair shares of scarce resources among parties that cannot be trusted to take only a share.
 //!
 //! Keys cost nothing, so a share belongs to a [`SourceNetwork`] first, and to a key within it
-//! second. Four mechanisms use that order, and none of them knows a socket:
-//! - [`FairTable`]: a fixed number of places. When all are taken, whoever holds more than a fair
+//! second. Four mechanisms use that order, and none of them knows about sockets:
+//! - [`FairTable`]: a fixed number of places. When all are taken, a holder of more than a fair
 //!   share makes room.
-//! - [`FairPermits`]: a fixed number of things done at once. What is freed goes to the one who
-//!   waits and has the least.
-//! - [`TokenBucket`]: so much at once, and so much per second.
-//! - [`KnownNetworks`]: where members were seen lately, and at which addresses exactly.
+//! - [`FairPermits`]: a fixed number of concurrent operations. A freed permit goes to the waiter
+//!   who holds the least.
+//! - [`TokenBucket`]: a burst, and a rate per second.
+//! - [`KnownNetworks`]: the networks and exact addresses where members were seen lately.
 
 mod known_networks;
 mod permits;

@@ -1,9 +1,10 @@
-//! So many things done at once, shared out by who has how few.
+//! A limited number of concurrent operations, shared out to those who hold the fewest.
 //!
-//! A queue in the order of arrival gives most to whoever asks most. Here, what is freed goes to the
-//! one who waits and holds the least, by site first, by network next, by key last, and among equals
-//! to the one who waited longest. A network never holds more than its own bound, however idle the
-//! rest: so another one finds something free at once, and need not wait for what has begun.
+//! A first-come, first-served queue gives most to those who ask most. Here, a freed permit goes
+//! to the waiter who holds the least: by site first, by network next, by key last, and among
+//! equals to the one who has waited longest. A network never holds more than its own bound,
+//! however idle the rest is. So another network finds a free permit at once and need not wait for
+//! operations in progress.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
@@ -11,20 +12,20 @@ use std::hash::Hash;
 
 use super::source_network::{Claimant, HolderKey, SourceNetwork};
 
-/// Waiters of one holder before those are looked for that are gone: twice the connections that one
-/// key may have.
+/// When one holder has this many waiters, abandoned ones are dropped: twice the number of
+/// connections that one key may have.
 const LONG_LINE: usize = 128;
 
-/// How much may be done at once.
+/// Limits on concurrent operations.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct PermitBounds {
     pub(crate) all: usize,
-    /// For the networks of one site together.
+    /// For all networks of one site together.
     pub(crate) per_site: usize,
     pub(crate) per_key: usize,
 }
 
-/// Who does how much, and who waits with what.
+/// Who holds how many permits, and who waits for one.
 #[derive(Debug)]
 pub(crate) struct FairPermits<W> {
     bounds: PermitBounds,
@@ -32,7 +33,8 @@ pub(crate) struct FairPermits<W> {
     sites: HashMap<SourceNetwork, usize>,
     networks: HashMap<SourceNetwork, usize>,
     keys: HashMap<HolderKey, usize>,
-    /// By holder, as all that one holder waits for fits or does not; each with its time of arrival.
+    /// Keyed by holder, because either all waiters of a holder fit or none do. Each has
+    /// its arrival number.
     waiting: HashMap<Claimant, VecDeque<(u64, W)>>,
     arrivals: u64,
 }
@@ -55,13 +57,13 @@ impl<W> FairPermits<W> {
         }
     }
 
-    /// A permit for `holder`, if there is one now and nobody waits who would get it first.
+    /// Returns a permit for `holder`, if one is free and no waiter would get it first.
     pub(crate) fn begin(&mut self, holder: Claimant) -> Option<FairPermit> {
         let is_next = self.fits(holder) && !self.waiting.keys().any(|other| self.fits(*other));
         is_next.then(|| self.grant(holder))
     }
 
-    /// Waits for a permit with `waiter`. `is_gone` tells which waiters nobody waits with any more.
+    /// Queues `waiter` for a permit. `is_gone` tells which waiters have been abandoned.
     pub(crate) fn wait(&mut self, holder: Claimant, waiter: W, is_gone: impl Fn(&W) -> bool) {
         let waiting = self.waiting.entry(holder).or_default();
         if waiting.len() >= LONG_LINE {
@@ -71,7 +73,7 @@ impl<W> FairPermits<W> {
         self.arrivals += 1;
     }
 
-    /// Ends what was permitted.
+    /// Ends the permitted operation.
     pub(crate) fn end(&mut self, FairPermit(holder): FairPermit) {
         self.all -= 1;
         decrease(&mut self.sites, holder.network.site());
@@ -79,8 +81,8 @@ impl<W> FairPermits<W> {
         decrease(&mut self.keys, holder.key);
     }
 
-    /// The next who waits and may begin. To be called after [`FairPermits::end`] until it is
-    /// `None`. Those who are gone are passed over, and forgotten.
+    /// Returns the next waiter that may begin. Must be called after [`FairPermits::end`] until it
+    /// returns `None`. Abandoned waiters are skipped and forgotten.
     pub(crate) fn next(&mut self, is_gone: impl Fn(&W) -> bool) -> Option<(W, FairPermit)> {
         self.waiting.retain(|_, waiting| {
             while waiting.front().is_some_and(|(_, first)| is_gone(first)) {
@@ -186,7 +188,7 @@ mod tests {
             order.push(who);
             held.push(holding);
         }
-        // Among equals the one who waits longest, which is the flood.
+        // Among equals, the longest waiter is next, which is the flood.
         assert_eq!(order, ["friend", "flood", "flood", "friend"]);
     }
 

@@ -1,4 +1,4 @@
-//! Who counts as one: a machine's network, the site around it, and a key within it.
+//! Who counts as one party: a machine's network, the site around it, and a key within it.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -10,7 +10,7 @@ use crate::model::PeerId;
 pub(crate) struct SourceNetwork(IpAddr);
 
 impl SourceNetwork {
-    /// The network of `address`. An IPv4 address within IPv6 is that IPv4 address.
+    /// Returns the network of `address`. An IPv4 address within IPv6 counts as that IPv4 address.
     pub(crate) fn of(address: IpAddr) -> Self {
         Self(match address.to_canonical() {
             IpAddr::V6(ip) => prefix(ip, 64),
@@ -18,8 +18,8 @@ impl SourceNetwork {
         })
     }
 
-    /// What one subscriber may have without asking anybody twice: a /48, from which 65,536 /64s can
-    /// be taken for nothing. Of IPv4 it is the address itself.
+    /// Returns the network that one subscriber can easily get: a /48, which yields 65,536 /64s at
+    /// no cost. For IPv4 it is the address itself.
     pub(crate) fn site(self) -> Self {
         Self(match self.0 {
             IpAddr::V6(ip) => prefix(ip, 48),
@@ -27,7 +27,7 @@ impl SourceNetwork {
         })
     }
 
-    /// The network's first address.
+    /// Returns the network's first address.
     pub(crate) fn address(self) -> IpAddr {
         self.0
     }
@@ -38,18 +38,18 @@ fn prefix(ip: Ipv6Addr, bits: u32) -> IpAddr {
     Ipv6Addr::from_bits(kept).into()
 }
 
-/// What tells the holders of one network apart.
+/// Distinguishes the holders of one network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum HolderKey {
-    /// Whoever has shown nothing: all of them are one.
+    /// Those who have shown nothing. All of them count as one.
     Unknown,
     /// An address from which a member came lately. Its neighbours are not that member.
     Address(IpAddr),
-    /// Whoever has proven to hold this key.
+    /// A party that has proven to hold this key.
     Member(PeerId),
 }
 
-/// Whose a share is.
+/// The party that a share belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Claimant {
     pub(crate) network: SourceNetwork,
@@ -57,7 +57,7 @@ pub(crate) struct Claimant {
 }
 
 impl Claimant {
-    /// Somebody at `network` who has shown no key.
+    /// Returns the claimant for a party at `network` that has shown no key.
     pub(crate) fn stranger(network: SourceNetwork) -> Self {
         Self {
             network,
@@ -65,7 +65,7 @@ impl Claimant {
         }
     }
 
-    /// Somebody at `address`, from which a member came lately.
+    /// Returns the claimant for a party at `address`, from which a member came lately.
     pub(crate) fn known_address(address: IpAddr) -> Self {
         Self {
             network: SourceNetwork::of(address),
@@ -73,12 +73,12 @@ impl Claimant {
         }
     }
 
-    /// This node, when it works for itself.
+    /// Returns the claimant for this node's own work.
     pub(crate) fn itself() -> Self {
         Self::stranger(SourceNetwork(Ipv6Addr::UNSPECIFIED.into()))
     }
 
-    /// `member`, who calls from `address`.
+    /// Returns the claimant for `member`, who connects from `address`.
     pub(crate) fn member(member: PeerId, address: IpAddr) -> Self {
         Self {
             network: SourceNetwork::of(address),

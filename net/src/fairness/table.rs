@@ -1,12 +1,13 @@
 //! A fixed number of places, of which everyone may have a fair share.
 //!
-//! Places are free for all while there are any. When there are none, somebody who holds more than a
-//! fair share makes room: first among sites, then among the networks of one site, then among the
-//! keys of one network. A share is the number of places divided by those who hold some or ask for
-//! one. So a newcomer is refused only when it holds more than its own share already, and nothing of
-//! its own can go; and whoever holds no more than a share never loses a place to anybody else.
+//! Anyone may take places while some are free. When none are left, a holder of more than a fair
+//! share makes room: first among sites, then among the networks of one site, then among the keys
+//! of one network. A share is the number of places divided by the number of those who hold some
+//! or ask for one. So a newcomer is refused only if it already holds more than its own share and
+//! none of its own places can be evicted. A holder of no more than a share never loses a place
+//! to anyone else.
 //!
-//! What goes is something idle if there is any, the oldest first; else the oldest of all.
+//! The oldest idle place is evicted if there is one; else the oldest of all.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
@@ -14,11 +15,11 @@ use std::collections::{BTreeMap, HashMap};
 use super::source_network::{Claimant, HolderKey, SourceNetwork};
 use crate::model::PeerId;
 
-/// A place that was taken. Later ones are greater.
+/// The number of a taken place. Later ones are greater.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct PlaceId(u64);
 
-/// A place for whoever asked, and what had to go for it.
+/// A place that was granted, and what was evicted for it.
 #[derive(Debug)]
 pub(crate) struct Entered<T> {
     pub(crate) id: PlaceId,
@@ -39,7 +40,7 @@ type Network<T> = HashMap<HolderKey, Places<T>>;
 type Site<T> = HashMap<SourceNetwork, Network<T>>;
 
 impl<T> FairTable<T> {
-    /// Room for `limit` values, one at least.
+    /// Creates a table for `limit` values, at least one.
     pub(crate) fn new(limit: usize) -> Self {
         Self {
             limit: limit.max(1),
@@ -49,20 +50,20 @@ impl<T> FairTable<T> {
         }
     }
 
-    /// How many places are taken.
+    /// Returns how many places are taken.
     pub(crate) fn len(&self) -> usize {
         self.taken
     }
 
-    /// How many places `key` has, from wherever.
+    /// Returns how many places `key` has, from any network.
     pub(crate) fn held_by_key(&self, key: PeerId) -> usize {
         let networks = self.sites.values().flat_map(HashMap::values);
         let places = networks.filter_map(|network| network.get(&HolderKey::Member(key)));
         places.map(BTreeMap::len).sum()
     }
 
-    /// Takes a place for `holder`. `is_idle` says what may go before anything else does. `None`
-    /// when `holder` has its share and nothing of it is idle.
+    /// Takes a place for `holder`. `is_idle` tells which values may be evicted before any other.
+    /// `None` if `holder` has its share and none of it is idle.
     pub(crate) fn enter(
         &mut self,
         holder: Claimant,
@@ -83,7 +84,7 @@ impl<T> FairTable<T> {
         Some(Entered { id, evicted })
     }
 
-    /// Gives a place back, if it was not taken away before.
+    /// Gives a place back, unless it was evicted before.
     pub(crate) fn leave(&mut self, holder: Claimant, id: PlaceId) -> Option<T> {
         let key = holder.network.site();
         let site = self.sites.get_mut(&key)?;
@@ -103,7 +104,7 @@ impl<T> FairTable<T> {
         Some(value)
     }
 
-    /// The values of `holder`, the oldest first.
+    /// Iterates over the values of `holder`, the oldest first.
     pub(crate) fn of(&self, holder: Claimant) -> impl Iterator<Item = (PlaceId, &T)> {
         let site = self.sites.get(&holder.network.site());
         let network = site.and_then(|site| site.get(&holder.network));
@@ -111,7 +112,7 @@ impl<T> FairTable<T> {
         places.into_iter().flatten().map(|(id, value)| (*id, value))
     }
 
-    /// Removes what is not to be `kept`.
+    /// Removes all values except those `kept`.
     pub(crate) fn retain(&mut self, mut kept: impl FnMut(&T) -> bool) {
         let mut taken = 0;
         self.sites.retain(|_, site| {
@@ -128,7 +129,7 @@ impl<T> FairTable<T> {
         self.taken = taken;
     }
 
-    /// What goes so that `holder` may come in.
+    /// Returns the place to evict so that `holder` may come in.
     fn victim(
         &self,
         holder: Claimant,
@@ -177,7 +178,7 @@ fn network_len<T>(network: &Network<T>) -> usize {
     network.values().map(BTreeMap::len).sum()
 }
 
-/// Those who hold something, and one who asks for one more.
+/// The current holders, and one who asks for another place.
 struct FairShares<'a, K, V> {
     groups: &'a HashMap<K, V>,
     own: Option<&'a V>,
@@ -202,18 +203,18 @@ impl<'a, K: Eq + std::hash::Hash, V> FairShares<'a, K, V> {
         held * self.holders > self.limit
     }
 
-    /// What the one who asks holds, if it would be more than a fair share with one more.
+    /// Returns the asker's own group, if one more place would make it more than a fair share.
     fn own_above(&self) -> Option<&'a V> {
         self.own.filter(|own| self.is_above((self.len)(own) + 1))
     }
 
-    /// Those who hold more than a fair share.
+    /// Iterates over those who hold more than a fair share.
     fn above(&self) -> impl Iterator<Item = (&'a K, &'a V)> {
         let groups = self.groups.iter();
         groups.filter(|(_, group)| self.is_above((self.len)(group)))
     }
 
-    /// True if others give up what they are using, too. With more holders than places, even one
+    /// Returns true if others give up even places in use. With more holders than places, even one
     /// place is more than a share.
     fn even_busy(&self) -> bool {
         self.own.is_some() || !self.is_above(1)
@@ -223,8 +224,8 @@ impl<'a, K: Eq + std::hash::Hash, V> FairShares<'a, K, V> {
 /// How much the site, the network and the key hold; among equals the oldest place.
 type Rank = ([usize; 3], Reverse<PlaceId>);
 
-/// Finds in one pass, as those who take places wait for it, the oldest idle place of whoever holds
-/// the most; else the oldest of all that it holds.
+/// Finds the oldest idle place of the holder who has the most, else the oldest of all its places.
+/// One pass suffices, which matters because those who take places wait for it.
 struct Victim<'a, T> {
     is_idle: &'a dyn Fn(&T) -> bool,
     idle: Option<(Rank, Claimant)>,
@@ -287,7 +288,7 @@ mod tests {
         Claimant::member(PeerId::from_bytes([key; 32]), network.parse().unwrap())
     }
 
-    /// Values are true while they are idle.
+    /// Fills a table. Values are true while they are idle.
     fn full(limit: usize, holders: &[(Claimant, usize, bool)]) -> FairTable<(Claimant, bool)> {
         let mut table = FairTable::new(limit);
         for (holder, count, idle) in holders {
@@ -340,9 +341,9 @@ mod tests {
     fn busy_over_share_holder_is_evicted_last() {
         let (flood, friend) = (holder("10.0.0.1", 1), holder("10.0.0.2", 2));
         let mut table = full(8, &[(flood, 6, false), (friend, 2, true)]);
-        // Friends are idle, but have no more than a share.
+        // The friends are idle, but have no more than a share.
         assert_eq!(evicted_for(&mut table, holder("10.0.0.3", 3)), Some(flood));
-        // And the flood has nothing idle to give up for one more of its own.
+        // The flood has nothing idle to give up for one more of its own.
         assert!(enter(&mut table, flood, false).is_none());
     }
 
@@ -388,7 +389,7 @@ mod tests {
             .map(|n| (holder(&format!("10.0.0.{n}"), n), 1, true))
             .collect();
         let mut table = full(8, &many);
-        // The oldest goes each time, as nobody holds more than another.
+        // The oldest goes each time, because nobody holds more than another.
         for n in 0..8 {
             let newcomer = holder(&format!("10.0.1.{n}"), n);
             assert_eq!(
@@ -400,7 +401,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever a flood does, whoever holds no more than a share keeps it.
+        /// Whatever a flood does, a holder of no more than a share keeps it.
         #[test]
         fn nobody_loses_a_share(steps in prop::collection::vec((0..6_u8, 0..3_u8, any::<bool>()), 1..200)) {
             let friend = holder("192.0.2.1", 200);

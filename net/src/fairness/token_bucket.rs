@@ -1,4 +1,4 @@
-//! So much at once, and so much per second after that.
+//! A burst, and a rate per second after it.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 pub(crate) struct Refill {
     /// Tokens that a full bucket holds.
     pub(crate) burst: u32,
-    /// Tokens that come back each second.
+    /// Tokens that are refilled each second.
     pub(crate) per_second: u32,
 }
 
@@ -15,12 +15,12 @@ pub(crate) struct Refill {
 #[derive(Debug, Clone)]
 pub(crate) struct TokenBucket {
     refill: Refill,
-    /// When the bucket will be full, or was: all that its level depends on.
+    /// When the bucket will be full, or was. The level depends on nothing else.
     full_at: Instant,
 }
 
 impl TokenBucket {
-    /// A full bucket.
+    /// Creates a full bucket.
     pub(crate) fn new(refill: Refill, now: Instant) -> Self {
         Self {
             refill,
@@ -28,14 +28,13 @@ impl TokenBucket {
         }
     }
 
-    /// Takes one token. Without one, nothing is taken and the time is returned when there
-    /// will be one.
+    /// Takes one token. If there is none, takes nothing and returns when there will be one.
     pub(crate) fn take(&mut self, now: Instant) -> Result<(), Instant> {
         self.take_many(1, now)
     }
 
-    /// Takes so many tokens. Without all of them, nothing is taken and the time is returned when
-    /// there will be enough; of more than the bucket holds, there never are.
+    /// Takes `count` tokens. If there are fewer, takes nothing and returns when there will be
+    /// enough. There are never enough for more than the bucket holds.
     pub(crate) fn take_many(&mut self, count: u32, now: Instant) -> Result<(), Instant> {
         let wait = self.wait_for(count, now);
         if !wait.is_zero() {
@@ -45,7 +44,7 @@ impl TokenBucket {
         Ok(())
     }
 
-    /// How long until there is a token; zero if there is one now.
+    /// Returns how long it takes until there is a token; zero if there is one now.
     pub(crate) fn wait(&self, now: Instant) -> Duration {
         self.wait_for(1, now)
     }
@@ -55,17 +54,17 @@ impl TokenBucket {
         missing.saturating_sub(self.token() * self.refill.burst.max(1))
     }
 
-    /// When nothing will be missing.
+    /// Returns when the bucket will be full again.
     pub(crate) fn full_at(&self) -> Instant {
         self.full_at
     }
 
-    /// True when the bucket is as good as a new one.
+    /// Returns true if the bucket is as good as a new one.
     pub(crate) fn is_full(&self, now: Instant) -> bool {
         self.full_at <= now
     }
 
-    /// The time in which one token comes back.
+    /// Returns the time in which one token is refilled.
     fn token(&self) -> Duration {
         Duration::from_secs(1) / self.refill.per_second.max(1)
     }

@@ -1,38 +1,38 @@
 //! Documents as programs of 2004 write them: bytes between tags, in no encoding.
 //!
-//! Python 2 puts a file's contents between `<string>` and `</string>` as they are, and replaces
-//! `&`, `<` and `>` alone. Mostly the result is no XML: control characters, any encoding or none.
-//! But every byte is there, so here text is bytes, and nothing is done to it: no decoding, no
-//! line-end rule. What is between two tags goes to the caller in pieces as it comes, so that
-//! contents of any size take no memory.
+//! Python 2 puts a file's contents between `<string>` and `</string>` unchanged, except that it
+//! replaces `&`, `<` and `>`. The result is mostly not XML: control characters, any encoding or
+//! none. But every byte is there, so text here is raw bytes: no decoding, no line-end rule. Text
+//! between two tags goes to the caller in pieces as it arrives, so that contents of any size
+//! take no memory.
 //!
-//! As in [`xmlrpc`](crate::protocol::xmlrpc), what is not needed is refused: document types,
-//! comments, CDATA sections, processing instructions, attributes, unknown elements. A document that
-//! was cut is never a shorter one: who reads it misses an end tag.
+//! As in [`xmlrpc`](crate::protocol::xmlrpc), features that are not needed are refused: document
+//! types, comments, CDATA sections, processing instructions, attributes, unknown elements. A
+//! truncated document is never read as a shorter one: its reader misses an end tag.
 
 use std::io::{self, BufRead};
 
 use super::error::WireError;
 use crate::protocol::xmlrpc::ELEMENTS;
 
-/// The longest markup between `<` and `>`: an XML declaration.
+/// The maximum length of markup between `<` and `>`: an XML declaration.
 const MAX_MARKUP: usize = 100;
 
-/// The longest reference between `&` and `;`.
+/// The maximum length of a reference between `&` and `;`.
 const MAX_REFERENCE: usize = 8;
 
-/// What ends a run of text.
+/// The end of a run of text.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Tag {
     /// A start tag.
     Open(&'static str),
-    /// An end tag. Whether it belongs to the start tag is the caller's to check.
+    /// An end tag. The caller must check that it matches the start tag.
     Close(&'static str),
     /// The end of the document.
     End,
 }
 
-/// Where pieces of text go.
+/// A consumer of pieces of text.
 pub type Sink<'s> = dyn FnMut(&[u8]) -> Result<(), WireError> + 's;
 
 /// The tags of one document, and the text before each.
@@ -46,7 +46,7 @@ pub struct Tags<R> {
 }
 
 impl<R: BufRead> Tags<R> {
-    /// Reads from `source` a document of at most so many bytes.
+    /// Reads a document of at most `max` bytes from `source`.
     pub fn new(source: R, max: u64) -> Self {
         Self {
             source,
@@ -56,11 +56,11 @@ impl<R: BufRead> Tags<R> {
         }
     }
 
-    /// Hands the text up to the next tag to `text`, and returns that tag.
+    /// Passes the text up to the next tag to `text`, and returns that tag.
     ///
     /// # Errors
-    /// The source's, the sink's, and [`WireError::Broken`] and [`WireError::Limit`]
-    /// of the document.
+    /// Those of the source and the sink, and [`WireError::Broken`] and [`WireError::Limit`]
+    /// for the document.
     pub fn next(&mut self, text: &mut Sink<'_>) -> Result<Tag, WireError> {
         if let Some(element) = self.owed.take() {
             return Ok(Tag::Close(element));
@@ -83,12 +83,12 @@ impl<R: BufRead> Tags<R> {
         }
     }
 
-    /// [`WireError::Broken`], with the place.
+    /// Creates a [`WireError::Broken`] that names the position.
     pub fn broken(&self, why: &str) -> WireError {
         WireError::Broken(format!("{why} (near byte {})", self.position))
     }
 
-    /// Hands over what comes before the next `<` or `&`, and takes that byte; `None` at the end.
+    /// Passes on the text up to the next `<` or `&`, and consumes that byte; `None` at the end.
     fn plain(&mut self, text: &mut Sink<'_>) -> Result<Option<u8>, WireError> {
         loop {
             let buffer = filled(&mut self.source)?;
@@ -107,7 +107,7 @@ impl<R: BufRead> Tags<R> {
         }
     }
 
-    /// What comes behind a `<`, up to the `>`; `None` for an XML declaration.
+    /// Reads the rest of markup after a `<`, through the `>`; `None` for an XML declaration.
     fn markup(&mut self) -> Result<Option<Tag>, WireError> {
         let begun = self.position > 1;
         let mut markup = Vec::with_capacity(MAX_MARKUP);
@@ -135,7 +135,7 @@ impl<R: BufRead> Tags<R> {
         })
     }
 
-    /// What comes behind an `&`, up to the `;`.
+    /// Reads the rest of a reference after an `&`, through the `;`.
     fn reference(&mut self) -> Result<char, WireError> {
         let mut name = Vec::with_capacity(MAX_REFERENCE);
         self.until(b';', MAX_REFERENCE, &mut name)?;
@@ -158,7 +158,7 @@ impl<R: BufRead> Tags<R> {
         c.ok_or_else(|| self.broken(&format!("&{}; is not defined", name.escape_ascii())))
     }
 
-    /// Takes bytes up to `end`, of which at most `max` come before it.
+    /// Consumes bytes through `end`, with at most `max` bytes before it.
     fn until(&mut self, end: u8, max: usize, into: &mut Vec<u8>) -> Result<(), WireError> {
         loop {
             let Some(byte) = filled(&mut self.source)?.first().copied() else {
@@ -189,7 +189,7 @@ impl<R: BufRead> Tags<R> {
     }
 }
 
-/// What the source has; nothing only at its end.
+/// Returns the buffered bytes of the source; empty only at its end.
 fn filled(source: &mut impl BufRead) -> Result<&[u8], WireError> {
     loop {
         match source.fill_buf() {
@@ -198,6 +198,6 @@ fn filled(source: &mut impl BufRead) -> Result<&[u8], WireError> {
             Ok(_) => break,
         }
     }
-    // Asked again, as the borrow of the first answer cannot leave the loop; it is in memory by now.
+    // Called again, as the borrow of the first result cannot leave the loop. It is buffered by now.
     source.fill_buf().map_err(WireError::Read)
 }

@@ -1,8 +1,9 @@
-//! Calls to one server of 2004: plain HTTP, one call a connection, short, and each with an end.
+//! Calls to one server of 2004: plain HTTP, one call per connection, short, and each
+//! with a deadline.
 //!
-//! Requests are HTTP/1.0, so that no server may keep the connection or cut its answer into chunks:
-//! a server of 2004 serves one connection at a time, and whoever holds one holds up everybody.
-//! Nobody is followed elsewhere (a redirect is a failure), and nothing is taken in without a bound.
+//! Requests are HTTP/1.0, so that no server may keep the connection or send its answer in chunks: a
+//! server of 2004 serves one connection at a time, and a caller that holds one blocks all others.
+//! Redirects are not followed (they are failures), and nothing is read without a bound.
 
 mod response;
 
@@ -20,16 +21,16 @@ use crate::protocol::wire::{Fault, FaultCode, one_line};
 use crate::transport::dial::Dial;
 use response::{ABANDONED, AnswerPace, PendingResponse};
 
-/// The most bytes of an answer that lists names or servers.
+/// The maximum size in bytes of an answer that lists names or servers.
 const MAX_LIST: u64 = 4 << 20;
 
-/// The most names of one server.
+/// The maximum number of names of one server.
 const MAX_NAMES: usize = 65_536;
 
-/// What Python says of EISDIR.
+/// Python's message for EISDIR.
 const IS_A_DIRECTORY: &str = "[Errno 21]";
 
-/// Written at once.
+/// The number of bytes written at once.
 const BUFFER: usize = 64 << 10;
 
 /// Calls one server.
@@ -40,48 +41,49 @@ pub struct LegacyClient {
     dialer: Arc<dyn Dial>,
 }
 
-/// What a server says of others.
+/// A server's answer about others.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ServersReply {
-    /// What it says are URLs of servers.
+    /// The strings that it lists as URLs of servers.
     pub urls: Vec<String>,
-    /// Who it is, if it is a node of this program.
+    /// The node of this program that it is, if it is one.
     pub node: Option<PeerId>,
 }
 
-/// What [`LegacyClient::contents`] may take.
+/// The limits of [`LegacyClient::contents`].
 pub(super) struct ContentsLimits<'a> {
-    /// The most bytes.
+    /// The maximum number of bytes.
     pub(super) max: u64,
-    /// The longest document for them that is begun with.
+    /// The maximum length of a document to start reading.
     pub(super) document: u64,
-    /// The first one must have come by then: before, the server may be busy with somebody else.
+    /// The deadline of the first byte: before it, the server may be busy with another caller.
     pub(super) begin: Instant,
-    /// Whether anybody still wants it.
+    /// Returns whether anybody still wants the contents.
     pub(super) is_wanted: &'a dyn Fn() -> bool,
 }
 
 impl LegacyClient {
-    /// Calls the server at `url` with the `token` that the password makes for it.
+    /// Creates a client of the server at `url`, with the `token` that the password makes for it.
     pub fn new(url: Url, token: String, dialer: Arc<dyn Dial>) -> Self {
         Self { url, token, dialer }
     }
 
-    /// Whom it calls.
+    /// Returns the URL of the called server.
     pub fn url(&self) -> &Url {
         &self.url
     }
 
-    /// `HOST:PORT`, as it stands in the URL.
+    /// Returns `HOST:PORT`, as it stands in the URL.
     pub fn place(&self) -> &str {
         place(&self.url)
     }
 
-    /// Operation 0: says that there is a server at `ours`, and returns what it knows, URLs or not.
-    /// One that knows nobody, and is told nothing, answers with a fault: nobody then.
+    /// Calls operation 0: announces the server at `ours`, and returns what it knows, URLs or
+    /// not. A server that knows nobody, and is sent no URL, answers with a fault, which counts
+    /// as an empty list.
     ///
     /// # Errors
-    /// [`Error::Refused`]: the password is another one. The rest as of any call.
+    /// [`Error::Refused`] when the password is another one. The rest as of any call.
     pub fn servers(&self, ours: Option<&Url>) -> Result<ServersReply, Error> {
         let urls: Vec<Vec<u8>> = ours.iter().map(|url| url.as_str().into()).collect();
         let is_silent = urls.is_empty();
@@ -96,10 +98,10 @@ impl LegacyClient {
         Ok(ServersReply { urls, node })
     }
 
-    /// Operation 1: every name that it has, whatever it is worth.
+    /// Calls operation 1: returns every name that the server has, without checking it.
     ///
     /// # Errors
-    /// As any call's.
+    /// As of any call.
     pub fn names(&self, deadline: Instant) -> Result<Vec<Vec<u8>>, Error> {
         let deadline = deadline.min(Instant::now() + CALL_DEADLINE);
         let operation = Operation::Names(String::new());
@@ -114,16 +116,16 @@ impl LegacyClient {
         }
     }
 
-    /// Whether `name` is that of a directory, as far as that can be told without sending a file: a
-    /// server that opens whatever path it is given fails in one way or another.
+    /// Returns whether `name` is a directory, as far as the server can show that without sending a
+    /// file: a server that opens any given path fails in one way or another.
     ///
     /// # Errors
-    /// As any call's.
+    /// As of any call.
     pub fn is_directory(&self, name: &[u8], deadline: Instant) -> Result<bool, Error> {
         let operation = Operation::Contents([name, b"/."].concat());
         let answer = self.call(&operation, deadline, AnswerPace::By(deadline))?;
         match wire::decode_contents(answer, 0, &mut io::sink()) {
-            // Behind it the path is told, which may hold anything.
+            // After that comes the path, which may hold anything.
             Err(WireError::Fault { message, .. }) => Ok(message
                 .find("[Errno ")
                 .is_some_and(|at| message[at..].starts_with(IS_A_DIRECTORY))),
@@ -132,12 +134,12 @@ impl LegacyClient {
         }
     }
 
-    /// Operation 2: the contents of `name`, as they come, into `sink`. Returns how many
-    /// bytes they are.
+    /// Calls operation 2: writes the contents of `name` to `sink` as they arrive. Returns their
+    /// size in bytes.
     ///
     /// # Errors
-    /// [`Error::NotFound`] when it says that it cannot read it; an [`Error::Local`] when nobody
-    /// wants it any more, or it is too large. The rest as of any call.
+    /// [`Error::NotFound`] when the server says that it cannot read the file; an [`Error::Local`]
+    /// when nobody wants it any more, or it is too large. The rest as of any call.
     pub(super) fn contents(
         &self,
         name: &[u8],
@@ -159,8 +161,8 @@ impl LegacyClient {
             return Err(self.too_large(name));
         }
         answer.max = allowance.document;
-        // Bytes that mean something in XML stand every hundred bytes or so in what is no text, and
-        // end a piece.
+        // Bytes with a meaning in XML occur every hundred bytes or so in binary contents, and each
+        // ends a piece.
         let mut sink = BufWriter::with_capacity(BUFFER, sink);
         let count = wire::decode_contents(answer, allowance.max, &mut sink);
         let count = count.and_then(|count| match sink.flush() {
@@ -255,7 +257,7 @@ impl LegacyClient {
     }
 }
 
-/// `HOST:PORT` of a server.
+/// Returns `HOST:PORT` of a server.
 pub(super) fn place(url: &Url) -> &str {
     let text = url.as_str();
     text.strip_prefix("http://").unwrap_or(text)

@@ -1,29 +1,29 @@
-//! What can be wrong with what the other side of the protocol of 2004 sends.
+//! The errors in messages from the other side of the protocol of 2004.
 
 use std::io;
 
-/// Why there is no answer in what the other side sent.
+/// The reason why a message from the other side contains no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum WireError {
-    /// The result was `False`: the password is another, or the server calls itself by another URL.
+    /// The result was `False`: the password differs, or the server calls itself by another URL.
     #[error("it refused the password, or calls itself by another URL")]
     Denied,
-    /// It said what is wrong.
+    /// The server reported what is wrong.
     #[error("fault {code}: {message}")]
     Fault {
-        /// `faultCode`.
+        /// The `faultCode` of the response.
         code: i64,
-        /// `faultString`, what is not UTF-8 replaced; at most
-        /// [`MAX_TEXT_BYTES`](super::wire::MAX_TEXT_BYTES) long.
+        /// `faultString`, with anything that is not UTF-8 replaced; at
+        /// most [`MAX_TEXT_BYTES`](super::wire::MAX_TEXT_BYTES) long.
         message: String,
     },
-    /// Not a document, cut short, or not of the shape that was expected.
+    /// Not a document, truncated, or not of the expected shape.
     #[error("not the protocol of 2004: {0}")]
     Broken(String),
-    /// More than this program takes.
+    /// More than this program accepts.
     #[error("more than {max} {what}")]
     Limit {
-        /// What there was too much of, in the plural.
+        /// The kind of item that exceeded the limit, in the plural.
         what: &'static str,
         /// The bound that was exceeded.
         max: u64,
@@ -31,7 +31,7 @@ pub enum WireError {
     /// The connection failed.
     #[error("{0}")]
     Read(io::Error),
-    /// What was read could not be put where it belongs.
+    /// The data read could not be written to its destination.
     #[error("{0}")]
     Write(io::Error),
 }

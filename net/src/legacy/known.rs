@@ -1,28 +1,28 @@
-//! The servers of 2004 that this node knows: those the user named, and those it was told of.
+//! The servers of 2004 that this node knows: those the user named, and those it learned of.
 //!
-//! In that protocol members tell each other of servers and never of their end, so the list is
-//! bounded here: when it is full, whoever has never answered makes room, and else whoever nobody
-//! has told of for the longest, and only after [`UNMENTIONED`]: so that a member that tells of many
-//! drives out nobody that is still there, and keeps nobody out.
+//! In that protocol, members announce servers to each other and never their end, so the list is
+//! bounded here. When it is full, a server that has never answered makes room, or else the one not
+//! mentioned for the longest time, and only after [`UNMENTIONED`]. So a member that announces many
+//! displaces none that is still there, and keeps none out.
 
 use std::time::{Duration, Instant};
 
 use super::Url;
 
-/// The most servers that were not named by the user.
+/// The maximum number of servers that were not named by the user.
 pub const MAX_LEARNED: usize = 64;
 
-/// What is looked at of the servers that somebody tells of at once.
+/// The maximum number of servers considered in one message.
 pub const MAX_MENTIONED: usize = 256;
 
-/// The most URLs of this node itself. A machine has few addresses.
+/// The maximum number of URLs of this node itself. A machine has few addresses.
 pub const MAX_OWN: usize = 16;
 
-/// A server of which nobody has told for so long can be replaced by another. Those that run tell of
-/// themselves only when they start, so this is long.
+/// A server that nobody has mentioned for this long can be replaced by another. Running servers
+/// announce themselves only when they start, so this is long.
 pub const UNMENTIONED: Duration = Duration::from_secs(24 * 3600);
 
-/// Servers of 2004, in the order in which they became known. Pure: whoever shares it puts it
+/// Servers of 2004, in the order in which they became known. Pure: users that share it put it
 /// behind a lock.
 #[derive(Debug, Default)]
 pub struct KnownServers {
@@ -40,7 +40,7 @@ struct Learned {
 }
 
 impl KnownServers {
-    /// Of a node whose user named these servers.
+    /// Creates the list of a node whose user named these servers.
     pub fn new(named: Vec<Url>) -> Self {
         Self {
             named,
@@ -48,7 +48,7 @@ impl KnownServers {
         }
     }
 
-    /// Takes `own` for the URLs of this node, and none of them for another server any more.
+    /// Sets `own` as the URLs of this node, and no longer lists any of them as another server.
     pub fn announce(&mut self, own: Vec<Url>) {
         self.named.retain(|url| !own.contains(url));
         self.learned.retain(|known| !own.contains(&known.url));
@@ -56,8 +56,8 @@ impl KnownServers {
         self.revision += 1;
     }
 
-    /// Takes `url` for one more of this node: it was called by it. False if that was known, or
-    /// there are [`MAX_OWN`] already.
+    /// Adds `url`, by which this node was called, to its own. Returns false if it was known, or
+    /// there are already [`MAX_OWN`].
     pub fn called(&mut self, url: &Url) -> bool {
         if self.own.contains(url) || self.own.len() >= MAX_OWN {
             return false;
@@ -68,7 +68,7 @@ impl KnownServers {
         true
     }
 
-    /// Takes note of the server at `url`. False if it was known, is this node itself, or
+    /// Notes the server at `url`. Returns false if it was known, is this node itself, or
     /// finds no room.
     pub fn learn(&mut self, url: Url, now: Instant) -> bool {
         if self.own.contains(&url) || self.named.contains(&url) {
@@ -90,38 +90,38 @@ impl KnownServers {
         true
     }
 
-    /// The server at `url` has answered.
+    /// Notes that the server at `url` has answered.
     pub fn answered(&mut self, url: &Url) {
         if let Some(known) = self.learned.iter_mut().find(|known| known.url == *url) {
             known.has_answered = true;
         }
     }
 
-    /// No longer takes `url` for a server, unless the user named it: it turned out to be this node
-    /// itself, or none at all.
+    /// Removes the server at `url`, unless the user named it: it turned out to be this node itself,
+    /// or no server at all.
     pub fn forget(&mut self, url: &Url) {
         let before = self.learned.len();
         self.learned.retain(|known| known.url != *url);
         self.revision += u64::from(self.learned.len() < before);
     }
 
-    /// All servers but this node itself.
+    /// Returns all servers except this node itself.
     pub fn all(&self) -> Vec<Url> {
         let learned = self.learned.iter().map(|known| &known.url);
         self.named.iter().chain(learned).cloned().collect()
     }
 
-    /// Those that the user named.
+    /// Returns the servers that the user named.
     pub fn named(&self) -> &[Url] {
         &self.named
     }
 
-    /// This node's own URLs; the first is the one to tell others.
+    /// Returns this node's own URLs; the first is the one announced to others.
     pub fn own(&self) -> &[Url] {
         &self.own
     }
 
-    /// Another number whenever [`KnownServers::all`] has changed.
+    /// Returns a number that changes whenever [`KnownServers::all`] does.
     pub fn revision(&self) -> u64 {
         self.revision
     }

@@ -1,9 +1,9 @@
-//! Which servers of 2004 are there.
+//! Tracks which servers of 2004 are present.
 //!
-//! Those that the user named are asked whom they know, and so is everybody whom they name, within
-//! bounds. Each is called now and then by a thread of its own (operation 0, which also tells it of
-//! this node), and is a member while it answers. One that does not is away from its first deadline
-//! on: nobody waits for it until it has answered again, names and all.
+//! Servers that the user named are asked whom they know, and so are the servers in their answers,
+//! within bounds. Each is called now and then by a thread of its own (operation 0, which also
+//! announces this node), and is a member while it answers. One that does not is away from its first
+//! missed deadline: nobody waits for it until it has answered again, including with its names.
 
 mod calls;
 
@@ -28,19 +28,19 @@ use crate::peer::{Peer, Whole};
 use crate::protocol::wire::MemberRecord;
 use crate::transport::dial::{Dial, TcpDialer};
 
-/// How often one that answers is asked whom it knows.
+/// How often a server that answers is asked whom it knows.
 const PERIOD: Duration = Duration::from_secs(30);
 
-/// How long one that fails is left alone.
+/// The wait before the next call to a server that fails.
 const FAILED_WAIT: Backoff = Backoff {
     first: Duration::from_millis(500),
     cap: Duration::from_secs(60),
 };
 
-/// One that refuses the password is tried again after this time.
+/// A server that refuses the password is tried again after this time.
 const REFUSED_WAIT: Duration = Duration::from_secs(3600);
 
-/// One that has been away for this long is no member any more until it comes back.
+/// A server that has been away for this long is no longer a member until it comes back.
 const FORGOTTEN: Duration = Duration::from_secs(3600);
 
 /// The servers of 2004 that this node knows.
@@ -50,11 +50,11 @@ pub struct LegacyServers {
 
 struct LegacyRoster {
     me: PeerId,
-    /// Shared with the serving side, which hears of servers, too.
+    /// Shared with the serving side, which also learns of servers.
     legacy: Arc<Legacy>,
     dialer: Arc<dyn Dial>,
     store: Arc<LegacyStore>,
-    /// Held for look-ups, never over IO.
+    /// Held for lookups, never across IO.
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -71,9 +71,9 @@ struct CalledServer {
     presence: ServerPresence,
     since: Instant,
     trouble: Option<(Error, Instant)>,
-    /// The node of this program that answers there, if one does: it is no member of its own then.
+    /// The node of this program that answers there, if any; then it is not a separate member.
     node: Option<PeerId>,
-    /// What became of the first try.
+    /// The outcome of the first try.
     outcome: Option<Result<(), Error>>,
     failures: u32,
     due: Instant,
@@ -89,8 +89,8 @@ enum ServerPresence {
 }
 
 impl LegacyServers {
-    /// Calls nobody yet. `legacy` has the servers that the user named, what this node calls itself,
-    /// and gets whatever is learned. This node is `me`.
+    /// Creates the list without calling anybody. `legacy` has the servers that the user named and
+    /// this node's own URLs, and receives those that are learned. This node is `me`.
     pub fn new(me: PeerId, legacy: Arc<Legacy>, store: Arc<LegacyStore>) -> Self {
         Self {
             shared: Arc::new(LegacyRoster {
@@ -108,7 +108,7 @@ impl LegacyServers {
         }
     }
 
-    /// Where their files lie.
+    /// Returns the store of their files.
     pub fn store(&self) -> &LegacyStore {
         &self.shared.store
     }
@@ -217,7 +217,7 @@ impl CalledServer {
 }
 
 impl LegacyRoster {
-    /// Begins to call `url`, unless that is done already.
+    /// Starts to call `url`, unless it is called already.
     fn add(self: &Arc<Self>, url: Url) {
         let now = Instant::now();
         let mut state = self.state.lock();
@@ -257,7 +257,7 @@ impl LegacyRoster {
         });
     }
 
-    /// Calls nobody any more but those at `urls`.
+    /// Stops calling all servers except those at `urls`.
     fn retain(&self, urls: &[Url]) {
         let mut state = self.state.lock();
         let is_gone = |server: &mut CalledServer| !urls.contains(server.peer.url());
@@ -268,11 +268,11 @@ impl LegacyRoster {
         for server in &gone {
             tracing::debug!(server = &*server.name, "is no longer called");
         }
-        // Whoever waits to call one of them ends.
+        // Wakes the threads that wait to call one of them, so that they end.
         self.changed.notify_all();
     }
 
-    /// Waits until it is time to call `id`; `None` when it is not to be called any more. Tells
+    /// Waits until it is time to call `id`; `None` when it is no longer to be called. Returns
     /// whether the server has to prove itself again.
     fn due(&self, id: PeerId) -> Option<bool> {
         let mut state = self.state.lock();
@@ -296,8 +296,8 @@ impl LegacyRoster {
         }
     }
 
-    /// `id` has answered, and said whether it is a node of this program if `said` tells. False if
-    /// it is this node itself.
+    /// Notes that `id` has answered, and whether it is a node of this program, if `said` is given.
+    /// Returns false if it is this node itself.
     fn answered(&self, id: PeerId, said: Option<Option<PeerId>>) -> bool {
         let now = Instant::now();
         let mut state = self.state.lock();
@@ -307,7 +307,7 @@ impl LegacyRoster {
         if said == Some(Some(self.me)) {
             let server = &mut state.servers[place];
             let url = server.peer.url().clone();
-            // Whoever named it is told so; nobody else has to know of it.
+            // Reported to the user who named it; nobody else needs to know.
             let who = server.name.to_string();
             let why = "it is this node itself".to_owned();
             server.outcome = Some(Err(Error::Unreachable { who, why }));
@@ -341,7 +341,7 @@ impl LegacyRoster {
         true
     }
 
-    /// A call of this node's own accord failed.
+    /// Notes that one of this node's own regular calls failed.
     fn failed(&self, id: PeerId, error: &Error) {
         let now = Instant::now();
         let mut state = self.state.lock();
@@ -352,7 +352,7 @@ impl LegacyRoster {
         server.outcome.get_or_insert_with(|| Err(error.clone()));
         server.put_off(error, now);
         match error {
-            // Whoever waits for the first contact tells the user.
+            // The waiter for the first contact tells the user.
             _ if is_first => tracing::info!("{error}"),
             Error::Refused { .. } | Error::Misbehaved { .. } => tracing::warn!("{error}"),
             _ => tracing::debug!("{error}"),
@@ -366,7 +366,7 @@ impl LegacyRoster {
         self.changed.notify_all();
     }
 
-    /// Somebody's call failed.
+    /// Notes that a call other than the regular ones failed.
     fn report(&self, id: PeerId, error: &Error) {
         let now = Instant::now();
         let mut state = self.state.lock();
@@ -393,7 +393,7 @@ impl LegacyRoster {
         self.changed.notify_all();
     }
 
-    /// `mentioned` are what the server at `source` says that it knows.
+    /// Takes in the servers `mentioned` by the server at `source`.
     fn learn(&self, source: &Url, mentioned: Vec<String>) {
         let (now, reach) = (Instant::now(), reach(&source.address()));
         for text in mentioned.into_iter().take(MAX_MENTIONED) {
@@ -411,12 +411,12 @@ impl LegacyRoster {
     }
 }
 
-/// How a server is shown to people.
+/// Returns the display name of a server.
 fn shown(place: &str) -> Arc<str> {
     if MemberRecord::is_name(place) {
         place.into()
     } else {
-        // An address has no characters but ASCII.
+        // An address is all ASCII.
         place[place.len().saturating_sub(64)..].into()
     }
 }
@@ -434,7 +434,7 @@ mod tests {
 
     const OURS: &str = "http://127.0.0.1:9";
 
-    /// Of a node that serves, or only asks.
+    /// Creates the servers of a node that serves, or only calls.
     fn members(named: &[&Twin], serves: bool) -> (tempfile::TempDir, LegacyServers) {
         let directory = tempfile::tempdir().unwrap();
         let store = LegacyStore::open(Some(directory.path()), Some(1 << 20)).unwrap();

@@ -1,16 +1,16 @@
-//! The protocol of 2004, which the first TinyP2P spoke: for networks that still do.
+//! The protocol of 2004, which the first TinyP2P spoke: for networks that still use it.
 //!
-//! XML-RPC over plain HTTP with one method, `f`, whose first parameter is a token made of the
-//! network's password. Nothing is encrypted: whoever listens sees names and contents, can repeat
-//! what he heard, and can test guesses of the password at leisure. So nothing here runs unless the
-//! user asked for it (`--legacy`), and nothing of it opens the door to the other protocol.
+//! XML-RPC over plain HTTP with one method, `f`, whose first parameter is a token derived from the
+//! network's password. Nothing is encrypted: an eavesdropper sees names and contents, can replay
+//! what they captured, and can test guesses of the password at leisure. So nothing here runs unless
+//! the user enables it (`--legacy`), and nothing of it opens the door to the other protocol.
 //!
 //! [`token`] makes and checks the tokens; [`bytes`] and [`wire`] read and write the documents,
 //! which are bytes rather than text in one direction; [`url`](mod@url) and [`known`] keep the
 //! addresses of servers; [`server`] answers calls. `PROTOCOL.md`, section 10, is the description.
 //!
-//! [`client`] makes calls, [`peer`] makes a member of a server, whose files [`store`] keeps, and
-//! [`members`] knows which are there.
+//! [`client`] makes calls, [`peer`] presents a server as a member, [`store`] keeps its files, and
+//! [`members`] tracks which servers are present.
 
 pub mod bytes;
 pub mod client;
@@ -37,13 +37,12 @@ pub use known::KnownServers;
 pub use token::TokenKey;
 pub use url::Url;
 
-/// The field of HTTP in which a node of this program says, to callers with a right token, which
-/// one it is: another node need not take it for a server beside itself. Programs of 2004 do not
-/// look at it.
+/// The HTTP field in which a node of this program identifies itself to callers with a right token,
+/// so that another node need not mistake it for a separate server. Programs of 2004 ignore it.
 pub(crate) const NODE_FIELD: &str = "tinyp2p-node";
 
-/// What a node has of a network of 2004: the key, and who is there. Both halves stand on it: the
-/// one that answers calls, and the one that makes them.
+/// A node's part in a network of 2004: the key, and the known servers. Both sides use it, the one
+/// that answers calls and the one that makes them.
 #[derive(Debug)]
 pub struct Legacy {
     key: TokenKey,
@@ -51,7 +50,7 @@ pub struct Legacy {
 }
 
 impl Legacy {
-    /// Of a network with this key, in which the user named these servers.
+    /// Creates the state of a network with this key, in which the user named these servers.
     pub fn new(key: TokenKey, named: Vec<Url>) -> Self {
         Self {
             key,
@@ -59,63 +58,64 @@ impl Legacy {
         }
     }
 
-    /// Makes tokens, and checks them.
+    /// Returns the key that makes and checks tokens.
     pub fn key(&self) -> &TokenKey {
         &self.key
     }
 
-    /// Takes `own` for the URLs of this node: tokens for them are taken, and nobody is believed to
-    /// be someone else there. The first is the one to tell others.
+    /// Sets `own` as the URLs of this node: tokens for them are accepted, and no other server is
+    /// believed to be there. The first is the one announced to others.
     pub fn announce(&self, own: Vec<Url>) {
         self.known.lock().announce(own);
     }
 
-    /// Takes note of a server that somebody within `source` has told of; see
-    /// [`KnownServers::learn`]. False also for what nobody there can mean: addresses that cannot be
-    /// dialled, other spellings of addresses, and those of this host from somebody on another one.
+    /// Notes a server that a caller or server within `source` mentioned; see
+    /// [`KnownServers::learn`]. Returns false also for URLs that cannot be meant there: addresses
+    /// that cannot be dialled, other spellings of addresses, and those of this host when
+    /// mentioned from another.
     pub(crate) fn learn(&self, url: Url, source: Reach, now: Instant) -> bool {
         is_of_use(&url, source) && self.known.lock().learn(url, now)
     }
 
-    /// See [`KnownServers::answered`].
+    /// Notes that the server at `url` has answered; see [`KnownServers::answered`].
     pub(crate) fn answered(&self, url: &Url) {
         self.known.lock().answered(url);
     }
 
-    /// Those servers that mean something to somebody within `viewer`.
+    /// Returns the servers that are meaningful to a node within `viewer`.
     pub(crate) fn useful_to(&self, viewer: Reach) -> Vec<Url> {
         let mut all = self.all();
         all.retain(|url| is_of_use(url, viewer));
         all
     }
 
-    /// What to call this node when telling the server at `url` of it.
+    /// Returns the URL to announce to the server at `url` for this node.
     pub(crate) fn own_for(&self, url: &Url) -> Option<Url> {
         let viewer = reach(&url.address());
         self.own().into_iter().find(|own| is_of_use(own, viewer))
     }
 
-    /// See [`KnownServers::forget`].
+    /// Removes the server at `url`; see [`KnownServers::forget`].
     pub fn forget(&self, url: &Url) {
         self.known.lock().forget(url);
     }
 
-    /// All servers but this node itself; see [`KnownServers::all`].
+    /// Returns all servers except this node itself; see [`KnownServers::all`].
     pub fn all(&self) -> Vec<Url> {
         self.known.lock().all()
     }
 
-    /// The servers that the user named.
+    /// Returns the servers that the user named.
     pub fn named(&self) -> Vec<Url> {
         self.known.lock().named().to_vec()
     }
 
-    /// This node's own URLs, that to tell others first.
+    /// Returns this node's own URLs, the one announced to others first.
     pub fn own(&self) -> Vec<Url> {
         self.known.lock().own().to_vec()
     }
 
-    /// Another number whenever [`Legacy::all`] has changed.
+    /// Returns a number that changes whenever [`Legacy::all`] does.
     pub fn revision(&self) -> u64 {
         self.known.lock().revision()
     }
@@ -125,8 +125,8 @@ fn is_of_use(url: &Url, viewer: Reach) -> bool {
     canonical(&url.address()).is_some_and(|address| is_of_use_to(&address, viewer))
 }
 
-/// The URLs of a node that listens on `port`: at the address that it advertises, at the only one
-/// that it listens on, and under its host's name.
+/// Returns the URLs of a node that listens on `port`: at the address that it advertises, at the
+/// only one that it listens on, and under its host's name.
 pub(crate) fn own_urls(
     advertised: Option<&crate::model::Address>,
     only: Option<IpAddr>,
@@ -137,7 +137,7 @@ pub(crate) fn own_urls(
     let only = only.map(|ip| Url::new(&ip.to_string(), port));
     let host = Some(Url::new(host, port));
     let urls = [advertised, only, host].into_iter().flatten();
-    // A host name may be anything; one that no URL can have is nothing that others could dial.
+    // A host name may be anything; one that fits no URL is not one that others could dial.
     let mut urls: Vec<Url> = urls.filter_map(Result::ok).collect();
     urls.dedup();
     urls

@@ -1,11 +1,11 @@
 //! A server of 2004 as a member like any other.
 //!
-//! It tells names and nothing else, so what a file is shows once it was fetched whole
-//! ([`Whole::measure`]): then it has a size, a content root and a version, lies in the
-//! [`LegacyStore`], and is read, checked and passed on like any file of any member. Before, it has
-//! the attributes of [`FileSize::Unknown`](crate::model::FileSize::Unknown).
+//! It lists names and nothing else, so the properties of a file are unknown until all of it has
+//! been fetched ([`Whole::measure`]). Then the file has a size, a content root and a version, is
+//! kept in the [`LegacyStore`], and is read, checked and passed on like any file of any member.
+//! Before that, it has the attributes of [`FileSize::Unknown`](crate::model::FileSize::Unknown).
 //!
-//! The server takes one call at a time, so calls have turns.
+//! The server takes one call at a time, so calls take turns.
 
 mod answers;
 mod fetch;
@@ -30,17 +30,17 @@ use crate::protocol::wire::{
     BatchAnswer, BatchItem, Changes, Fault, FaultCode, MAX_SMALL_FILE, Request, Response,
 };
 
-/// Names are not asked for again within this time, so that a listing, and a search and a look-up
-/// right behind it, cost one call.
+/// Names are not requested again within this time, so that a listing, and a search and a lookup
+/// right after it, cost one call.
 const JUST_LISTED: Duration = Duration::from_millis(500);
 
-/// A listing takes this much longer for telling the directories among names that are new.
+/// A listing may take this much longer to detect the directories among new names.
 const PROBING: Duration = Duration::from_millis(250);
 
-/// What an answer needs on its way to whoever asked.
+/// The time reserved for delivering an answer to its caller.
 const HANDING_OVER: Duration = Duration::from_millis(200);
 
-/// The counter of what never changes: that there is nothing below the top.
+/// The counter of an unchanging state: there is nothing below the top.
 const NEVER: u64 = 0;
 
 /// Reports that the server does not answer.
@@ -56,17 +56,17 @@ struct LegacyPeerState {
     caller: LegacyClient,
     store: Arc<LegacyStore>,
     report: ReportSilence,
-    /// Held for look-ups, never over IO.
+    /// Held for lookups, never across IO.
     state: Mutex<State>,
-    /// A call has ended.
+    /// Signals that a call has ended.
     changed: Condvar,
 }
 
 struct State {
     names: ServerNames,
-    /// When the server last told its names.
+    /// When the server last listed its names.
     listed: Option<Instant>,
-    /// True while somebody calls.
+    /// True while a call is under way.
     is_called: bool,
     fetch: Option<Arc<Fetch>>,
     looks: Looks,
@@ -74,7 +74,7 @@ struct State {
 }
 
 impl LegacyPeer {
-    /// The server that `caller` calls, whose files are kept in `store`.
+    /// Creates the peer for the server that `caller` calls; its files are kept in `store`.
     pub(super) fn new(
         caller: LegacyClient,
         store: Arc<LegacyStore>,
@@ -101,13 +101,13 @@ impl LegacyPeer {
         }
     }
 
-    /// Whom it is about.
+    /// Returns the URL of the server.
     pub(super) fn url(&self) -> &Url {
         self.inner.caller.url()
     }
 
-    /// Operation 0, when it is this node's turn: `None` when it did not come to that, because
-    /// another call went on for longer than `patience`. Then the server is there.
+    /// Calls operation 0 when it is this node's turn. Returns `None` without calling when another
+    /// call took longer than `patience`; then the server is there.
     pub(super) fn servers(
         &self,
         ours: Option<&Url>,
@@ -118,7 +118,7 @@ impl LegacyPeer {
     }
 }
 
-/// The id of a server, made of its URL. It is no key: nobody proves anything by it.
+/// Derives the id of a server from its URL. It is not a key, and proves nothing.
 pub(super) fn id_of(url: &Url) -> PeerId {
     let mut hasher = Sha256::new();
     hasher.update(b"tinyp2p 2004 server\0");
@@ -126,7 +126,7 @@ pub(super) fn id_of(url: &Url) -> PeerId {
     PeerId::from_bytes(hasher.finalize().into())
 }
 
-/// The turn to call, until it is dropped.
+/// The turn to call, held until dropped.
 struct CallTurn<'a>(&'a LegacyPeerState);
 
 impl Drop for CallTurn<'_> {
@@ -137,7 +137,7 @@ impl Drop for CallTurn<'_> {
 }
 
 impl LegacyPeerState {
-    /// The turn to call, if it comes by `deadline`.
+    /// Waits for the turn to call until `deadline`.
     fn turn(&self, deadline: Instant) -> Option<CallTurn<'_>> {
         let mut state = self.state.lock();
         while state.is_called {
@@ -161,7 +161,7 @@ impl LegacyPeerState {
         Error::NotFound { who: self.who() }
     }
 
-    /// Makes sure that the names are known: asks for them unless that was done just now, or a fetch
+    /// Ensures that the names are known: requests them unless that was done just now, or a fetch
     /// is under way.
     fn list(&self, deadline: Instant) -> Result<MutexGuard<'_, State>, Error> {
         let is_known = |state: &State, now: Instant| {
@@ -176,7 +176,7 @@ impl LegacyPeerState {
         drop(state);
         let turn = self.turn(deadline).ok_or_else(|| self.timeout())?;
         let state = self.state.lock();
-        // Whoever had the turn before may have asked.
+        // The previous holder of the turn may have requested them.
         if is_known(&state, Instant::now()) {
             drop(state);
             drop(turn);
@@ -203,8 +203,8 @@ impl LegacyPeerState {
         }
     }
 
-    /// Tells directories from files among these names, as far as the time for that goes; the rest
-    /// has its turn with the next listing, and counts as files until then.
+    /// Distinguishes directories from files among `names`, as far as time allows. The rest is
+    /// probed at the next listing, and counts as files until then.
     fn probe(&self, names: Vec<Name>, deadline: Instant) {
         let deadline = deadline.checked_sub(HANDING_OVER).unwrap_or(deadline);
         let deadline = deadline.min(Instant::now() + PROBING);
@@ -221,7 +221,7 @@ impl LegacyPeerState {
         }
     }
 
-    /// These are the names now.
+    /// Sets the current names of the server.
     fn apply(&self, state: &mut State, names: Vec<Vec<u8>>) {
         let count = names.len();
         let left_out = state.names.apply(self.caller.url(), names);
@@ -235,7 +235,8 @@ impl LegacyPeerState {
         state.listed = Some(Instant::now());
     }
 
-    /// What is kept of the file `name` in `version`, and its size; fetched again if it had to go.
+    /// Returns the kept content of the file `name` in `version`, and its size. Fetches it again if
+    /// it was evicted.
     fn content(
         self: &Arc<Self>,
         name: &Name,
@@ -263,7 +264,7 @@ impl LegacyPeerState {
         Err(Error::Changed { who: self.who() })
     }
 
-    /// The name of what lies at the top.
+    /// Returns the name in a path at the top.
     fn top(&self, path: &RelPath) -> Result<Name, Error> {
         let split = path.split().filter(|(parent, _)| parent.is_root());
         split.map(|(_, name)| name).ok_or_else(|| self.not_found())

@@ -1,9 +1,9 @@
-//! Answers the calls of clients of 2004: which servers there are, which files, what is in one.
+//! Answers the calls of clients of 2004: lists servers, lists files, sends the contents of a file.
 //!
-//! The token comes first: whoever has none, or a wrong one, learns nothing but that, and nothing is
-//! done for him. Whoever has one sees the files at the top of the share, as that is what a server
-//! of 2004 has: no directories, no names that begin with a dot, and nothing by any other path. May
-//! wait for a disk.
+//! The token comes first: a caller with none, or a wrong one, learns nothing but that, and causes
+//! no further work. A caller with a right one sees the files at the top of the share, as a server
+//! of 2004 has only those: no directories, no names that begin with a dot, and nothing by any other
+//! path. Calls may wait for a disk.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -21,35 +21,35 @@ use crate::service::plaintext::{
 };
 use crate::share::{Asker, Share, SharedFile, is_changed, retry_while_changing};
 
-/// Contents are looked at and sent in pieces of so many bytes: a multiple of three, for base64.
+/// Contents are examined and sent in pieces of this many bytes: a multiple of three, for base64.
 pub const PIECE: usize = 192 << 10;
 
-/// Longer contents are not sent: the original's clients hold them in memory, several times. It also
-/// bounds the time that it takes to look at them first.
+/// Longer contents are not sent: the original's clients hold them in memory, several times. This
+/// also bounds the time needed to examine them first.
 pub const MAX_CONTENTS: u64 = 4 << 30;
 
-/// A pattern has so much time for the names at the top of the share.
+/// The time limit for matching a pattern against the names at the top of the share.
 const MATCHING: Duration = Duration::from_secs(10);
 
 /// This node as a server of 2004.
 pub struct LegacyServer {
     legacy: Arc<Legacy>,
-    /// What clients that know of it learn of this node.
+    /// The id of this node, announced to clients that know of it.
     me: PeerId,
 }
 
 impl LegacyServer {
-    /// For the node `me`.
+    /// Creates the server of the node `me`.
     pub fn new(legacy: Arc<Legacy>, me: PeerId) -> Self {
         Self { legacy, me }
     }
 }
 
-/// A call that may be answered.
+/// A call whose token was accepted.
 struct AcceptedCall {
     legacy: Arc<Legacy>,
     operation: Operation,
-    /// By which URL this node was called.
+    /// The URL by which this node was called.
     called: Url,
 }
 
@@ -106,8 +106,8 @@ impl PlaintextCall for AcceptedCall {
 }
 
 impl Legacy {
-    /// Learns of servers, and tells of all that mean something to a caller within `reach`: of this
-    /// one by the URL that he has found it by.
+    /// Learns of servers, and lists all that are meaningful to a caller within `reach`: this one by
+    /// the URL by which it was called.
     fn servers(&self, mentioned: &[Vec<u8>], called: &Url, reach: Reach, now: Instant) -> Vec<u8> {
         for url in mentioned.iter().take(MAX_MENTIONED) {
             let url = std::str::from_utf8(url)
@@ -125,7 +125,7 @@ impl Legacy {
     }
 }
 
-/// By what this node can be called at an address of its own, without having announced it.
+/// Returns the URLs by which this node can be called at a local address without announcing it.
 fn local_urls(local: IpAddr, port: u16) -> Vec<Url> {
     let local = local.to_canonical();
     let host = local.is_loopback().then(|| Url::new("localhost", port));
@@ -145,7 +145,7 @@ fn names(share: Option<&Share>, pattern: &str) -> Vec<u8> {
     }
 }
 
-/// The document of the file `name` at the top of the share.
+/// Opens the document of the file `name` at the top of the share.
 fn contents(share: Option<&Share>, name: &[u8]) -> Result<ContentsDocument, String> {
     let absent = || "no such file".to_owned();
     let (share, path) = share.zip(top(name)).ok_or_else(absent)?;
@@ -172,13 +172,13 @@ fn contents(share: Option<&Share>, name: &[u8]) -> Result<ContentsDocument, Stri
     })
 }
 
-/// The path of a plain name, if it is one that is shown.
+/// Returns the path of a plain name, unless it is hidden.
 fn top(name: &[u8]) -> Option<RelPath> {
     let name = Name::new(name).ok().filter(|name| !name.is_hidden())?;
     RelPath::root().join(&name).ok()
 }
 
-/// Looks at the contents until they turn out not to be text.
+/// Examines the contents until they turn out not to be text.
 fn form(file: &SharedFile) -> io::Result<Form> {
     let mut survey = Survey::default();
     let mut buffer = vec![0; PIECE];
@@ -193,15 +193,15 @@ fn form(file: &SharedFile) -> io::Result<Form> {
     Ok(survey.form())
 }
 
-/// A document of the contents of a file. No longer to be had once the file is in another version
-/// than that in which it was opened.
+/// A document of the contents of a file. It is no longer available once the version of the file
+/// differs from the one opened.
 #[derive(Debug)]
 struct ContentsDocument {
     form: Form,
     file: SharedFile,
 }
 
-/// The position of a piece of contents is their offset behind this one.
+/// Pieces of contents have their offset plus this as their position.
 const CONTENTS: u64 = 1;
 
 impl DocumentStream for ContentsDocument {
@@ -209,7 +209,7 @@ impl DocumentStream for ContentsDocument {
         self.form.document_bytes(self.file.size())
     }
 
-    /// The head has position 0, and the tail the one behind all contents.
+    /// The head has position 0, and the tail the one after all contents.
     fn piece(&self, position: u64) -> io::Result<Option<(Vec<u8>, u64)>> {
         let size = self.file.size();
         let Some(offset) = position.checked_sub(CONTENTS) else {
@@ -227,8 +227,8 @@ impl DocumentStream for ContentsDocument {
 }
 
 impl ContentsDocument {
-    /// Reads the contents at `offset`, and writes them as the form has it. Also the
-    /// offset behind them.
+    /// Reads the contents at `offset`, and encodes them in the form. Returns the offset
+    /// after them, too.
     fn contents(&self, offset: u64) -> io::Result<(Vec<u8>, u64)> {
         let left = self.file.size().saturating_sub(offset);
         let mut buffer = vec![0; usize::try_from(left).map_or(PIECE, |left| left.min(PIECE))];

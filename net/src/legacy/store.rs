@@ -1,10 +1,9 @@
-//! Where files of 2004 servers are kept once they were fetched: on disk, without names, within a
-//! budget.
+//! Keeps files fetched from servers of 2004: on disk, without names, within a budget.
 //!
-//! A file is written to a place that has no name any more, so nothing is left when the process
-//! ends, however it ends. When there is no room, what was not read for the longest time goes, but
-//! nothing that somebody is reading. One file may take three quarters of the budget, so that a
-//! server whose files do not end leaves room for those of others.
+//! A file is written to a nameless inode, so nothing is left when the process ends, however it
+//! ends. When there is no room, the content unread for the longest time is evicted, but never one
+//! that somebody is reading. One file may take three quarters of the budget, so that a server with
+//! endless files leaves room for those of others.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -19,13 +18,13 @@ use parking_lot::Mutex;
 use crate::content::merkle::HashTree;
 use crate::error::Error;
 
-/// What nobody has opened or read for this long goes when something else comes.
+/// Contents that nobody has opened or read for this long are evicted when something new arrives.
 const UNUSED: Duration = Duration::from_secs(600);
 
-/// Files that are kept at most; each holds a descriptor.
+/// The maximum number of files kept; each holds a descriptor.
 const MAX_KEPT: usize = 256;
 
-/// A budget of bytes on disk, and what lies there.
+/// A budget of bytes on disk, and the files stored there.
 #[derive(Debug)]
 pub struct LegacyStore {
     directory: PathBuf,
@@ -34,12 +33,11 @@ pub struct LegacyStore {
     held: Arc<StoreUsage>,
 }
 
-/// Bytes on disk: of what is kept, of what is being written, and of what was let go and
-/// is still read.
+/// Bytes on disk: of kept files, of files being written, and of evicted files that are still read.
 #[derive(Debug, Default)]
 struct StoreUsage(AtomicU64);
 
-/// A file without a name; its bytes count for as long as somebody has it.
+/// A file without a name; its bytes count for as long as somebody holds it.
 #[derive(Debug)]
 pub(super) struct OnDisk {
     file: File,
@@ -48,7 +46,7 @@ pub(super) struct OnDisk {
 }
 
 impl OnDisk {
-    /// Reads up to all of `buffer` at `offset`; 0 at the end of what was written.
+    /// Reads up to all of `buffer` at `offset`; 0 at the end of the written bytes.
     pub(super) fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             match self.file.read_at(buffer, offset) {
@@ -66,14 +64,14 @@ impl Drop for OnDisk {
     }
 }
 
-/// One content: the place of one, once it had to go.
+/// A content, or its empty place once it was evicted.
 #[derive(Debug)]
 pub(super) struct KeptFile {
     content: Mutex<Option<LegacyContent>>,
     used: Mutex<Instant>,
 }
 
-/// The bytes of a content, and what proves them; of an empty one there is nothing to prove.
+/// The bytes of a content, and the tree that proves them; an empty content needs no proof.
 #[derive(Clone, Debug)]
 pub(super) struct LegacyContent {
     pub(super) file: Arc<OnDisk>,
@@ -81,13 +79,13 @@ pub(super) struct LegacyContent {
 }
 
 impl KeptFile {
-    /// To read it, if it is still there.
+    /// Returns the content for reading, if it is still there.
     pub(super) fn open(&self) -> Option<LegacyContent> {
         self.touch();
         self.content.lock().clone()
     }
 
-    /// It is being read.
+    /// Notes that it is being read.
     pub(super) fn touch(&self) {
         *self.used.lock() = Instant::now();
     }
@@ -109,12 +107,13 @@ fn make_directory(directory: &Path) -> io::Result<()> {
     builder.recursive(true).mode(0o700).create(directory)
 }
 
-/// Of files that have a name for a moment.
+/// Numbers the files that have a name for a moment.
 static NUMBER: AtomicU64 = AtomicU64::new(0);
 
 impl LegacyStore {
-    /// At most `limit` bytes in `directory`, which is made if need be. Without a directory, where
-    /// the system has its temporary files; without a limit, half of what is free there.
+    /// Opens a store of at most `limit` bytes in `directory`, which is created if missing.
+    /// Without a directory, the system's one for temporary files; without a limit, half of the
+    /// space free there.
     ///
     /// # Errors
     /// [`Error::Local`] if nothing can be written there.
@@ -137,22 +136,22 @@ impl LegacyStore {
         Ok(Arc::new(store))
     }
 
-    /// The most bytes that it takes.
+    /// Returns the maximum number of bytes it holds.
     pub fn limit(&self) -> u64 {
         self.limit
     }
 
-    /// The most bytes that one file may have.
+    /// Returns the maximum size of one file in bytes.
     pub fn max(&self) -> u64 {
         self.limit / 4 * 3
     }
 
-    /// The bytes that lie there.
+    /// Returns the number of bytes it holds.
     pub fn held(&self) -> u64 {
         self.held.0.load(Ordering::Relaxed)
     }
 
-    /// A new file, to be written from its beginning.
+    /// Creates a new file, to be written from its beginning.
     pub(super) fn begin(self: &Arc<Self>) -> io::Result<ContentWriter> {
         let file = OnDisk {
             file: self.nameless()?,
@@ -175,7 +174,7 @@ impl LegacyStore {
             Err(rustix::io::Errno::NOENT) => make_directory(&self.directory)?,
             Err(_) => {}
         }
-        // Not every file system can do that.
+        // Not every file system supports that.
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let path = self
             .directory
@@ -190,7 +189,8 @@ impl LegacyStore {
         Ok(file)
     }
 
-    /// Makes room for `more` bytes, if need be by letting go what was not used for long.
+    /// Makes room for `more` bytes, if necessary by evicting the contents unused for
+    /// the longest time.
     fn take(&self, more: u64) -> io::Result<()> {
         let mut kept = self.kept.lock();
         while self.held().saturating_add(more) > self.limit {
@@ -198,7 +198,8 @@ impl LegacyStore {
             let Some(oldest) = unread.min_by_key(|index| kept[*index].used()) else {
                 return Err(io::ErrorKind::StorageFull.into());
             };
-            // Its bytes count until it is gone, so that is done here. It only closes a descriptor.
+            // Its bytes count until it is gone, so it is dropped here, which only
+            // closes a descriptor.
             drop(let_go(&kept.swap_remove(oldest)));
         }
         self.held.0.fetch_add(more, Ordering::Relaxed);
@@ -209,7 +210,7 @@ impl LegacyStore {
         let mut gone = Vec::new();
         let mut all = self.kept.lock();
         let is_old = |kept: &mut Arc<KeptFile>| {
-            // Whoever could ask for it has forgotten it, or does not ask.
+            // Nobody can ask for it any more, or nobody does.
             let unused = now.saturating_duration_since(kept.used()) >= UNUSED && !kept.is_read();
             unused || Arc::strong_count(kept) == 1
         };
@@ -227,19 +228,19 @@ impl LegacyStore {
     }
 }
 
-/// Forgets a content, which goes with what is returned, or with the last one who reads it.
+/// Evicts a content. It is gone when the returned value and its last reader are.
 fn let_go(kept: &KeptFile) -> Option<LegacyContent> {
     kept.content.lock().take()
 }
 
-/// A content that is being written. What is dropped before its end is gone.
+/// A content being written. It is discarded if dropped before its end.
 pub(super) struct ContentWriter {
     store: Arc<LegacyStore>,
     file: Arc<OnDisk>,
 }
 
 impl ContentWriter {
-    /// Appends `bytes`.
+    /// Appends `bytes` to the content.
     ///
     /// # Errors
     /// [`io::ErrorKind::FileTooLarge`] for more than one file may have,
@@ -254,7 +255,7 @@ impl ContentWriter {
         (&self.file.file).write_all(bytes)
     }
 
-    /// That was all, and `tree` proves it.
+    /// Completes the content, which `tree` proves.
     pub(super) fn finish(self, tree: Option<Arc<HashTree>>) -> Arc<KeptFile> {
         let now = Instant::now();
         let kept = Arc::new(KeptFile {

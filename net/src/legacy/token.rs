@@ -1,8 +1,8 @@
-//! The token that shows, to one server, that the caller knows the network's password.
+//! The token that proves to one server that the caller knows the network's password.
 //!
-//! It is the HMAC-MD5 of the called server's own URL, keyed by the password, in lower-case hex. MD5
-//! is what the protocol of 2004 has; what it is weak in does not matter here beside the lack of
-//! encryption.
+//! It is the HMAC-MD5 of the called server's own URL, keyed by the password, in lower-case
+//! hex. The protocol of 2004 prescribes MD5. Its weaknesses do not matter here beside the
+//! lack of encryption.
 
 use std::fmt;
 
@@ -12,29 +12,29 @@ use md5::Md5;
 
 use super::Url;
 
-/// Bytes of a token before they are written in hex.
+/// The length of a token in bytes, before hex encoding.
 const BYTES: usize = 16;
 
-/// What makes tokens: the password, worked into the two states that HMAC begins with. The
+/// The key that makes tokens: the password, worked into the two initial states of HMAC. The
 /// password cannot be read back from them, but guesses can be tested against them, so they are
 /// wiped when dropped.
 #[derive(Clone)]
 pub struct TokenKey(Hmac<Md5>);
 
 impl TokenKey {
-    /// The key of a network whose password is these bytes.
+    /// Creates the key of a network with this password.
     pub fn new(password: &[u8]) -> Self {
         // Never fails: HMAC takes keys of any length.
         Self(Hmac::new_from_slice(password).expect("a key of any length"))
     }
 
-    /// The token for calls to the server at `url`: 32 lower-case hex digits.
+    /// Returns the token for calls to the server at `url`: 32 lower-case hex digits.
     pub fn token(&self, url: &Url) -> String {
         HEXLOWER.encode(&self.over(url).finalize().into_bytes())
     }
 
-    /// Which of the `candidates` the token was made for. Takes as long for a wrong token as for a
-    /// right one, and looks at every candidate in either case.
+    /// Returns the candidate that the token was made for. Takes as long for a wrong token as for a
+    /// right one, and checks every candidate in either case.
     pub fn made_for<'u>(&self, token: &[u8], candidates: &'u [Url]) -> Option<&'u Url> {
         let mut given = [0; BYTES];
         let is_token = token.len() == HEXLOWER.encode_len(BYTES)

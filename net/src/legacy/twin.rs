@@ -30,14 +30,14 @@ struct State {
 }
 
 impl Twin {
-    /// One that behaves.
+    /// Starts a server that behaves correctly.
     pub(super) fn start() -> Self {
         let state = Arc::<State>::default();
         let serving = Arc::clone(&state);
         Self::with(state, move |url, stream| serving.serve(url, stream))
     }
 
-    /// One that does as told with each connection, once the request has been read.
+    /// Starts a server that runs `serve` with each connection, once the request has been read.
     pub(super) fn raw(serve: impl Fn(TcpStream) + Send + 'static) -> Self {
         Self::with(Arc::default(), move |_, mut stream| {
             request(&mut stream);
@@ -65,19 +65,19 @@ impl Twin {
         self.url.clone()
     }
 
-    /// The token that it takes.
+    /// Returns the token that it accepts.
     pub(super) fn token(&self) -> String {
         token(&self.url)
     }
 
-    /// Takes no token any more.
+    /// Accepts no token from now on.
     pub(super) fn is_of_another_network(&self) {
         self.state
             .is_of_another_network
             .store(true, Ordering::Relaxed);
     }
 
-    /// The servers that it knows.
+    /// Returns the servers that it knows.
     pub(super) fn known(&self) -> Vec<String> {
         self.state.known.lock().clone()
     }
@@ -100,23 +100,23 @@ impl Twin {
         self.state.known.lock().push(url.to_owned());
     }
 
-    /// Knows nobody any more, but `url`.
+    /// Forgets all servers except `url`.
     pub(super) fn knows_only(&self, url: &Url) {
         *self.state.known.lock() = vec![url.to_string()];
     }
 
-    /// Says from now on that it is this node of our program.
+    /// Identifies itself as this node of our program from now on.
     pub(super) fn is_node(&self, node: PeerId) {
         *self.state.node.lock() = Some(node);
     }
 
-    /// How often it was asked for contents, and for names.
+    /// Returns how many requests for contents, and for names, it received.
     pub(super) fn asked(&self) -> (usize, usize) {
         let of = |count: &AtomicUsize| count.load(Ordering::Relaxed);
         (of(&self.state.downloads), of(&self.state.lists))
     }
 
-    /// Answers nobody any more.
+    /// Stops answering any caller.
     pub(super) fn stop(&self) {
         self.state.stopped.store(true, Ordering::Relaxed);
         let _ = TcpStream::connect((self.url.host(), self.url.port()));
@@ -165,7 +165,7 @@ impl State {
             nested(names.iter().map(Vec::as_slice))
         } else {
             let name = strings.get(1).copied().unwrap_or_default();
-            // Just like open(2): what is no directory has nothing in it.
+            // As with open(2), anything that is not a directory has no entries.
             if !name.ends_with("/.") {
                 self.downloads.fetch_add(1, Ordering::Relaxed);
             }
@@ -200,14 +200,14 @@ fn token(url: &Url) -> String {
     TokenKey::new(PASSWORD).token(url)
 }
 
-/// One that answers every call with these bytes.
+/// Starts a server that answers every call with these bytes.
 pub(super) fn answer_with(bytes: Vec<u8>) -> Twin {
     Twin::raw(move |mut stream| {
         let _ = stream.write_all(&bytes);
     })
 }
 
-/// An answer to operation 1.
+/// Returns an answer to operation 1.
 pub(super) fn names_document<'a>(names: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
     document(&nested(names))
 }
@@ -268,7 +268,7 @@ fn fault(stream: &mut TcpStream, why: &str) {
     let _ = stream.write_all(body.as_bytes());
 }
 
-/// Reads a request up to its end.
+/// Reads a request through its end.
 fn request(stream: &mut TcpStream) -> Vec<u8> {
     let (mut request, mut buffer) = (Vec::new(), [0; 4096]);
     while !request.trim_ascii_end().ends_with(b"</methodCall>") {

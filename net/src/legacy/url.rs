@@ -1,20 +1,19 @@
-//! The URL of a server of 2004: its name in the network, its address, and what tokens for it are
-//! made of.
+//! The URL of a server of 2004: its name in the network, its address, and the basis of its tokens.
 //!
 //! Two spellings of one address are two servers, as the token of one is not that of the other. So
-//! the text is kept as it came.
+//! the text is kept as it was received.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::model::Address;
 
-/// Longer URLs are not taken, so that a list of them has a bound.
+/// Longer URLs are not accepted, so that a list of them is bounded.
 pub const MAX_URL_BYTES: usize = 255;
 
 const SCHEME: &str = "http://";
 
-/// `http://HOST:PORT`, and nothing behind it.
+/// `http://HOST:PORT`, with nothing after it.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Url {
     text: Box<str>,
@@ -27,10 +26,10 @@ pub struct Url {
 pub struct InvalidUrl;
 
 impl Url {
-    /// The URL of a server at `host`, which is a name or an address; IPv6 without its brackets.
+    /// Creates the URL of a server at `host`, which is a name or an address; IPv6 without brackets.
     ///
     /// # Errors
-    /// The host has characters that no host has, or is too long; or the port is 0.
+    /// The host contains characters that no host has, or is too long; or the port is 0.
     pub fn new(host: &str, port: u16) -> Result<Self, InvalidUrl> {
         if host.contains(':') {
             format!("{SCHEME}[{host}]:{port}").parse()
@@ -39,12 +38,12 @@ impl Url {
         }
     }
 
-    /// The text, as it came.
+    /// Returns the text as it was received.
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// The host, IPv6 without its brackets.
+    /// Returns the host, IPv6 without brackets.
     pub fn host(&self) -> &str {
         let host = &self.text[SCHEME.len()..];
         let host = host.rsplit_once(':').map_or(host, |(host, _)| host);
@@ -56,7 +55,7 @@ impl Url {
         self.port
     }
 
-    /// Where to dial.
+    /// Returns the address to dial.
     pub fn address(&self) -> Address {
         Address::new(self.host(), self.port)
     }

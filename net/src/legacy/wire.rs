@@ -1,10 +1,10 @@
-//! The calls of method `f` and what they return, in both directions.
+//! The calls of method `f` and their results, in both directions.
 //!
-//! Reading, all text is bytes (see [`bytes`](super::bytes)): [`decode_call`] what a client sends,
-//! [`decode_servers`], [`decode_names`] and [`decode_contents`] what a server returns, the last one
-//! straight into a writer. Writing, every document is XML, as the other side parses with expat:
-//! [`encode_call`], the `encode_…` of results, and [`Form`] for contents that are sent as they are
-//! read.
+//! When reading, all text is bytes (see [`bytes`](super::bytes)): [`decode_call`] reads what a
+//! client sends, [`decode_servers`], [`decode_names`] and [`decode_contents`] what a server
+//! returns, the last one straight into a writer. When writing, every document is XML, as the other
+//! side parses with expat: [`encode_call`], the `encode_…` of results, and [`Form`] for contents
+//! that are sent as they are read.
 
 mod form;
 mod read;
@@ -20,48 +20,48 @@ use super::url::MAX_URL_BYTES;
 use crate::protocol::xmlrpc;
 use crate::protocol::xmlrpc::Value;
 
-/// The one method.
+/// The only method.
 const METHOD: &str = "f";
 
-/// The longest call that is read, in bytes.
+/// The maximum length of a call that is read, in bytes.
 pub const MAX_CALL_BYTES: usize = 1 << 20;
 
-/// The longest list of servers or of names that is read, in bytes of the document.
+/// The maximum length of a list of servers or names that is read, in bytes of the document.
 pub const MAX_LIST_BYTES: u64 = 16 << 20;
 
-/// The most servers or names in one list.
+/// The maximum number of servers or names in one list.
 pub const MAX_LISTED: usize = 100_000;
 
-/// The longest token, pattern, name, URL or fault text that is read, in bytes.
+/// The maximum length of a token, pattern, name, URL or fault text that is read, in bytes.
 pub const MAX_TEXT_BYTES: usize = 4096;
 
-/// What a document of contents may have beside the contents.
+/// The maximum overhead of a document of contents, in bytes.
 const MAX_OVERHEAD: u64 = 4 << 10;
 
-/// The most bytes of a document for one of the contents, which is `&quot;`.
+/// The maximum number of document bytes for one byte of contents, which is `&quot;`.
 const MAX_PER_BYTE: u64 = 6;
 
-/// What is asked of a server.
+/// An operation requested from a server.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Operation {
-    /// 0: which servers are known; these are to be known, too. Text that may be no URL.
+    /// 0: returns the known servers, and adds these. The texts need not be URLs.
     Servers(Vec<Vec<u8>>),
-    /// 1: the names that match this regular expression; all for the empty one.
+    /// 1: returns the names that match this regular expression; all for an empty one.
     Names(String),
-    /// 2 and any other number: what is in the file of this name.
+    /// 2 and any other number: returns the contents of the file with this name.
     Contents(Vec<u8>),
 }
 
-/// A call as it came.
+/// A call as received.
 #[derive(Debug)]
 pub struct LegacyCall {
-    /// What is said to be a token.
+    /// The alleged token.
     pub token: Vec<u8>,
-    /// What is asked for, or what is wrong with it. To be looked at if the token is right.
+    /// The requested operation, or what is wrong with it. To be used only if the token is right.
     pub operation: Result<Operation, String>,
 }
 
-/// The document of a call.
+/// Encodes a call.
 pub fn encode_call(token: &str, operation: &Operation) -> Vec<u8> {
     let (number, argument) = match operation {
         Operation::Servers(urls) => (0, array(urls.iter().map(|url| text(url)))),
@@ -71,24 +71,25 @@ pub fn encode_call(token: &str, operation: &Operation) -> Vec<u8> {
     xmlrpc::write_call(METHOD, &[token.into(), Value::Int(number), argument])
 }
 
-/// The most bytes of a document of so many bytes of contents.
+/// Returns the maximum document length for `contents` bytes of contents.
 pub(super) fn longest_document(contents: u64) -> u64 {
     contents
         .saturating_mul(MAX_PER_BYTE)
         .saturating_add(MAX_OVERHEAD)
 }
 
-/// What every operation returns for a wrong token.
+/// Encodes the result of every operation for a wrong token.
 pub fn encode_denial() -> Vec<u8> {
     xmlrpc::write_response(&Value::Boolean(false))
 }
 
-/// What operation 0 returns.
+/// Encodes the result of operation 0.
 pub fn encode_servers<'u>(urls: impl Iterator<Item = &'u str>) -> Vec<u8> {
     xmlrpc::write_response(&array(urls.map(Value::from)))
 }
 
-/// What operation 1 returns. Names that XML cannot carry are left out: nobody could ask for them.
+/// Encodes the result of operation 1. Names that XML cannot carry are left out: nobody
+/// could request them.
 pub fn encode_names<'n>(names: impl Iterator<Item = &'n [u8]>) -> Vec<u8> {
     let names = names
         .map(text)
@@ -96,7 +97,7 @@ pub fn encode_names<'n>(names: impl Iterator<Item = &'n [u8]>) -> Vec<u8> {
     xmlrpc::write_response(&array([array(names)].into_iter()))
 }
 
-/// What says that something went wrong.
+/// Encodes a fault.
 pub fn encode_fault(message: &str) -> Vec<u8> {
     xmlrpc::write_fault(1, message)
 }
@@ -112,8 +113,8 @@ fn array(values: impl Iterator<Item = Value>) -> Value {
 /// Reads a call.
 ///
 /// # Errors
-/// [`WireError::Broken`] and [`WireError::Limit`]: it is no call of `f` with a token, a
-/// number and something.
+/// [`WireError::Broken`] and [`WireError::Limit`] when it is not a call of `f` with a token, a
+/// number and an argument.
 pub fn decode_call(document: &[u8]) -> Result<LegacyCall, WireError> {
     let mut reader = LegacyReader::new(document, MAX_CALL_BYTES as u64);
     reader.open("methodCall")?;
@@ -127,7 +128,7 @@ pub fn decode_call(document: &[u8]) -> Result<LegacyCall, WireError> {
     reader.close("params")?;
     reader.close("methodCall")?;
     reader.end()?;
-    // Whatever is no text is a wrong token.
+    // Anything that is not text is a wrong token.
     let token = token.into_bytes().unwrap_or_default();
     let operation = operation(number, argument).ok_or_else(|| {
         "operation 0 takes an array of URLs, 1 a pattern, every other number a file's name"
@@ -152,11 +153,10 @@ fn operation(number: Value, argument: Value) -> Option<Operation> {
     }
 }
 
-/// Reads what operation 0 returned: text that may be no URL. What is longer than any URL
-/// is left out.
+/// Reads the result of operation 0: texts that need not be URLs. Skips those longer than any URL.
 ///
 /// # Errors
-/// See [`WireError`].
+/// Any [`WireError`] from the source or the document.
 pub fn decode_servers(source: impl BufRead) -> Result<Vec<String>, WireError> {
     let mut reader = LegacyReader::new(source, MAX_LIST_BYTES);
     let Value::Array(urls) = reader.returned()? else {
@@ -167,11 +167,10 @@ pub fn decode_servers(source: impl BufRead) -> Result<Vec<String>, WireError> {
     Ok(urls.filter_map(|url| String::from_utf8(url).ok()).collect())
 }
 
-/// Reads what operation 1 returned: names as they came, of files and of directories, whatever
-/// they look like.
+/// Reads the result of operation 1: unchecked names, as received, of files and of directories.
 ///
 /// # Errors
-/// See [`WireError`].
+/// Any [`WireError`] from the source or the document.
 pub fn decode_names(source: impl BufRead) -> Result<Vec<Vec<u8>>, WireError> {
     let mut reader = LegacyReader::new(source, MAX_LIST_BYTES);
     let wrong = "the result is no list of names";
@@ -188,8 +187,8 @@ pub fn decode_names(source: impl BufRead) -> Result<Vec<Vec<u8>>, WireError> {
         .ok_or_else(|| reader.broken(wrong))
 }
 
-/// Reads what operation 2 returned into `into`, and returns how many bytes that were. They are the
-/// contents only if this is no error, which shows at the document's end: keep them back until then.
+/// Reads the result of operation 2 into `into`, and returns its size in bytes. An error may show
+/// only at the end of the document, so discard the bytes unless this succeeds.
 ///
 /// # Errors
 /// See [`WireError`]; [`WireError::Limit`] as soon as there are more than `max` bytes.

@@ -1,14 +1,14 @@
-//! Which addresses may be dialled, in one spelling each, and who may be told of them.
+//! Decides which addresses may be dialled, each in its canonical form, and who may learn of them.
 //!
-//! Addresses come from users, members and multicast. Before one enters the table it is brought
-//! into its one spelling, so that `[::ffff:10.0.0.1]:1` and `10.0.0.1:1` are one address, and
-//! those that cannot lead to a member are dropped.
+//! Addresses come from users, members and multicast. Before one enters the table it is brought into
+//! canonical form, so that `[::ffff:10.0.0.1]:1` and `10.0.0.1:1` are one address, and those that
+//! cannot lead to a member are dropped.
 
 use std::net::{IpAddr, Ipv6Addr};
 
 use crate::model::Address;
 
-/// How far an address means the same host: the narrower the first.
+/// How far an address denotes the same host, from narrow to wide.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) enum Reach {
     /// On this host only.
@@ -19,9 +19,10 @@ pub(crate) enum Reach {
     Wide,
 }
 
-/// The one spelling of `address`; `None` when nothing can be dialled there: port 0, unspecified,
-/// multicast and broadcast addresses, link-local IPv6 without a zone (RFC 4007, section 11), and
-/// host names that end in a number, which resolvers read as further spellings of IPv4.
+/// Returns the canonical form of `address`; `None` when nothing can be dialled there:
+/// port 0, unspecified, multicast and broadcast addresses, link-local IPv6 without a zone
+/// (RFC 4007, section 11), and host names that end in a number, which resolvers read as
+/// other spellings of IPv4.
 pub(crate) fn canonical(address: &Address) -> Option<Address> {
     if address.port == 0 {
         return None;
@@ -61,7 +62,7 @@ fn name(host: &str) -> Option<String> {
     (sound && !numeric).then_some(host)
 }
 
-/// How far an address, in its one spelling, can be passed on.
+/// Returns how far an address, in canonical form, can be passed on.
 pub(crate) fn reach(address: &Address) -> Reach {
     if address.host.contains('%') {
         return Reach::Link;
@@ -75,7 +76,7 @@ pub(crate) fn reach(address: &Address) -> Reach {
     }
 }
 
-/// The same for the source of an incoming call.
+/// Returns the reach of the source of an incoming call.
 pub(crate) fn reach_of_ip(ip: IpAddr) -> Reach {
     let (loopback, link) = match ip.to_canonical() {
         IpAddr::V4(v4) => (v4.is_loopback(), v4.is_link_local()),
@@ -88,13 +89,14 @@ pub(crate) fn reach_of_ip(ip: IpAddr) -> Reach {
     }
 }
 
-/// True when `address` means the same host to a member that is seen within `viewer`. A zone is
-/// the name of an interface of this host and means nothing to any other.
+/// Returns true when `address` denotes the same host to a member that is seen within `viewer`. A
+/// zone is the name of an interface of this host and means nothing on another.
 pub(crate) fn is_of_use_to(address: &Address, viewer: Reach) -> bool {
     !address.host.contains('%') && reach(address) >= viewer
 }
 
-/// The address that a caller with port `port` can be dialled at, from the source of its call.
+/// Returns the address at which a caller that listens on `port` can be dialled, from the source
+/// of its call.
 pub(crate) fn observed(remote: IpAddr, port: u16) -> Option<Address> {
     canonical(&Address::new(remote.to_canonical().to_string(), port))
 }

@@ -1,9 +1,9 @@
-//! The address book: every address that may lead to a member, in bounded number.
+//! The address book: all addresses that may lead to a member, in bounded number.
 //!
-//! Anyone who knows the password can say anything about addresses, and on a local network anyone
-//! at all can. So each teller may fill only a part of the book, what has failed makes room for
-//! what was not tried yet, what members say of themselves makes room for itself, and in a full book
-//! whoever filled it makes room for whoever did not.
+//! Anyone who knows the password can claim anything about addresses, and on a local network so can
+//! anyone at all. So each teller may fill only a part of the book. Failed addresses make room for
+//! untried ones, and what a member claims for itself makes its own room. In a full book, the
+//! tellers that filled it make room for those that did not.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -14,49 +14,49 @@ use crate::error::Error;
 use crate::model::{Address, PeerId};
 use crate::protocol::wire::MemberRecord;
 
-/// The most addresses in the book.
+/// The maximum number of addresses in the book.
 pub(crate) const MAX_CANDIDATES: usize = 4096;
 
-/// The most addresses that one member, or all of multicast, may have put into the book without
-/// any of them having led to a member.
+/// The maximum number of addresses that one member, or all of multicast, may hold in the book
+/// without any of them having led to a member.
 pub(crate) const MAX_UNPROVEN: usize = 256;
 
-/// A teller with fewer addresses than this in a full book gets one more in, at the cost of whoever
-/// has the most.
+/// In a full book, a teller with fewer addresses than this gets one more in, at the cost of the
+/// teller with the most.
 const FAIR_SHARE: usize = MemberRecord::MAX_ADDRESSES;
 
-/// The least time between the tries of two addresses of one member (RFC 8305, section 5).
+/// The minimum time between tries of two addresses of one member (RFC 8305, section 5).
 const STAGGER: Duration = Duration::from_millis(250);
 
-/// An address of which nobody has spoken for this long is forgotten.
+/// An address that nobody has mentioned for this long is forgotten.
 const UNHEARD: Duration = Duration::from_secs(3600);
 
-/// How long an address counts as this node's own before that is checked again.
+/// How long an address counts as this node's own before it is checked again.
 const OWN: Duration = Duration::from_secs(600);
 
-/// The most identities whose refusal is kept. A refusal costs one of the day's guesses, so this is
-/// never reached but by whoever knows the password.
+/// The maximum number of identities whose refusal is kept. A refusal costs one of the day's
+/// guesses, so only someone who knows the password can ever reach this limit.
 const MAX_REFUSED: usize = 256;
 
-/// All addresses, in their one spelling.
+/// All addresses, in canonical form.
 #[derive(Debug, Default)]
 pub(crate) struct Book {
     entries: HashMap<Address, Candidate>,
-    /// Identities that showed their key and did not know the password, and until when they are not
-    /// tried at addresses that hearsay has for them. It holds for the identity and not for its
-    /// addresses: what else is said of one of those must not be barred with it.
+    /// Identities that showed their key but did not know the password, and until when they are not
+    /// tried at addresses that hearsay gives them. The bar applies to the identity and not to its
+    /// addresses: it must not bar other claims for one of those.
     refused: HashMap<PeerId, Instant>,
 }
 
 impl Book {
-    /// An address that the user typed.
+    /// Adds an address that the user typed.
     pub(crate) fn name(&mut self, address: Address, pinned: Option<PeerId>, now: Instant) {
         let candidate = Candidate::new(Belief::Unknown, AddressOrigin::User, now);
         self.entries.entry(address).or_insert(candidate).named = Some(pinned);
     }
 
-    /// `origin` says `claim`; see [`Candidate::claim`]. A new address is left out when there is no
-    /// room for it.
+    /// Notes the `claim` of `origin`; see [`Candidate::claim`]. A new address is dropped when there
+    /// is no room for it.
     pub(crate) fn claim(
         &mut self,
         address: &Address,
@@ -68,8 +68,8 @@ impl Book {
         self.enter(address, claim, origin, owner, false, now);
     }
 
-    /// Multicast says, from `address` itself, that `id` is there. That outweighs what strangers say
-    /// of other addresses of `id`, and makes room among it.
+    /// Notes a multicast claim for `id` sent from `address` itself. It outweighs what strangers
+    /// claim for other addresses of `id`, and may displace such claims.
     pub(crate) fn claim_from_source(
         &mut self,
         address: &Address,
@@ -99,14 +99,14 @@ impl Book {
         let refused = self.refused_until(address, now).is_some();
         if let Some(known) = self.entries.get_mut(address) {
             known.claim(claim, origin, owner, now);
-            // An identity that is not tried just now hides nobody.
+            // An identity that is barred from tries hides nobody.
             if refused && known.belief.owner() != claim.owner() {
                 known.belief = Belief::Disputed;
             }
         } else if self.make_room(claim, origin, is_source) {
             let mut candidate = Candidate::new(claim, origin, now);
-            // It waits for its turn like those that were there before, or else whoever says
-            // something new all the time keeps them from theirs.
+            // It waits its turn behind earlier addresses. Otherwise a teller that keeps adding new
+            // ones would starve them.
             if let Some(id) = claim.owner()
                 && !claim.is_first_hand()
             {
@@ -128,7 +128,7 @@ impl Book {
             .filter(move |(_, c)| c.belief.owner() == Some(id))
     }
 
-    /// Until when the identity that is demanded at `address` is not tried.
+    /// Returns until when the identity demanded at `address` is not tried.
     fn refused_until(&self, address: &Address, now: Instant) -> Option<Instant> {
         let candidate = self.entries.get(address)?;
         self.bar(candidate).filter(|until| now < *until)
@@ -141,13 +141,14 @@ impl Book {
         }
     }
 
-    /// When `candidate`, one of this book, may be dialled; `None` while that is under way.
+    /// Returns when `candidate`, one of this book, may be dialled; `None` while a try is under way.
     pub(crate) fn due(&self, candidate: &Candidate) -> Option<Instant> {
         let due = candidate.due()?;
         Some(self.bar(candidate).map_or(due, |until| until.max(due)))
     }
 
-    /// Makes place for one more address where a bound is reached; false when nothing may go.
+    /// Makes room for one more address where a bound is reached. Returns false when nothing
+    /// may be evicted.
     fn make_room(&mut self, claim: Belief, origin: AddressOrigin, is_source: bool) -> bool {
         let charged = |c: &Candidate| {
             c.origins().first() == Some(&origin) && !matches!(c.belief, Belief::Reached(_))
@@ -166,10 +167,10 @@ impl Book {
                 || self.make_fair_room(origin, first_hand))
     }
 
-    /// Makes place in a full book in which nothing has failed: for a teller that has little in
-    /// it, or for a member that speaks of itself. Whoever told the most that has led to nobody
-    /// loses the oldest of it; and if all of it has led to somebody, whoever was reached at
-    /// the most addresses.
+    /// Makes room in a full book without failed addresses, for a teller that has few in it, or
+    /// for a member that speaks for itself. The teller with the most unproven addresses loses
+    /// its oldest. If all addresses have led to a member, the member reached at the most
+    /// addresses loses one.
     fn make_fair_room(&mut self, origin: AddressOrigin, first_hand: bool) -> bool {
         let by = |c: &Candidate| c.origins().first().copied();
         let its = self.entries.values().filter(|c| by(c) == Some(origin));
@@ -193,8 +194,8 @@ impl Book {
         worst.is_some_and(|address| self.entries.remove(&address).is_some())
     }
 
-    /// Where `max` that `counts` are there already, drops the least useful of them: hearsay that
-    /// has failed, or of what `also` may go whatever led to a member longest ago.
+    /// Where already `max` addresses satisfy `counts`, drops the least useful of them: hearsay that
+    /// has failed, or of those that `also` allows, the one that led to a member longest ago.
     fn make_one_fit(
         &mut self,
         max: usize,
@@ -224,18 +225,18 @@ impl Book {
         worst.is_some_and(|address| self.entries.remove(&address).is_some())
     }
 
-    /// The candidate at `address`, if there is one.
+    /// Returns the candidate at `address`, if any.
     pub(crate) fn get(&self, address: &Address) -> Option<&Candidate> {
         self.entries.get(address)
     }
 
-    /// All of them, in no order.
+    /// Returns all addresses, in no particular order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&Address, &Candidate)> {
         self.entries.iter()
     }
 
-    /// A try begins. The further addresses of the same member follow one by one, unless by then it
-    /// is known how it ends.
+    /// Marks the beginning of a try. The member's other addresses follow one by one, unless its
+    /// outcome is known by then.
     pub(crate) fn begin(&mut self, address: &Address, class: usize, now: Instant) {
         let owner = self.change(address, |c| {
             c.begin(class, now);
@@ -250,18 +251,18 @@ impl Book {
         }
     }
 
-    /// `id` answered at `address`.
+    /// Notes that `id` answered at `address`.
     pub(crate) fn reached(&mut self, address: &Address, id: PeerId, now: Instant) {
         self.change(address, |c| c.reached(id, now));
         self.refused.remove(&id);
     }
 
-    /// The try failed. A member that refused is not given another guess at each address that
-    /// hearsay has for it.
+    /// Handles a failed try. A member that refused does not get another guess at each address that
+    /// hearsay gives it.
     pub(crate) fn failed(&mut self, address: &Address, error: &Error, now: Instant) -> DialFailure {
         let failed = self.change(address, |c| (c.failed(address, error, now), c.demanded()));
         let (setback, demanded) = failed.unwrap_or_default();
-        // Whoever was demanded has shown its key before it can refuse: nobody else bars it.
+        // The demanded identity has shown its key before it can refuse: nobody else can bar it.
         if let (Error::Refused { .. }, Some(id)) = (error, demanded) {
             self.refuse(id, now + setback.wait, now);
         }
@@ -275,17 +276,17 @@ impl Book {
         }
     }
 
-    /// The member that had `address` does not have it any more.
+    /// Notes that the member that had `address` no longer does.
     pub(crate) fn release(&mut self, address: &Address, now: Instant) {
         self.change(address, |c| c.release(now));
     }
 
-    /// Multicast has just spoken of `address`.
+    /// Notes that multicast has just mentioned `address`.
     pub(crate) fn nudge(&mut self, address: &Address, now: Instant) {
         self.change(address, |c| c.nudge(now));
     }
 
-    /// A member has just said that it is at `address`.
+    /// Notes that a member has just claimed to be at `address`.
     pub(crate) fn summon(&mut self, address: &Address, now: Instant) {
         let owner = self.change(address, |c| {
             c.summon(now);
@@ -304,7 +305,7 @@ impl Book {
         self.entries.get_mut(address).map(with)
     }
 
-    /// `id` has gone from where it was: its own addresses are due at once.
+    /// Makes the addresses that `id` itself claimed due at once, as it has left where it was.
     pub(crate) fn seek(&mut self, id: PeerId, now: Instant) {
         for candidate in self.entries.values_mut() {
             if candidate.belief.owner() == Some(id) && candidate.belief.is_first_hand() {
@@ -313,7 +314,7 @@ impl Book {
         }
     }
 
-    /// Forgets `id`: what the user named stays, without an owner.
+    /// Forgets `id`. Addresses that the user named stay, without an owner.
     pub(crate) fn forget(&mut self, id: PeerId, now: Instant) {
         let theirs = |c: &Candidate| c.belief.owner() == Some(id);
         self.entries
@@ -323,8 +324,8 @@ impl Book {
         }
     }
 
-    /// Drops what nobody has mentioned for long, and doubts what counted as this node's own,
-    /// `me`, for long.
+    /// Drops addresses that nobody has mentioned for long, and releases those that have long
+    /// counted as this node's own, `me`.
     pub(crate) fn expire(&mut self, me: PeerId, now: Instant) {
         let stale = |c: &Candidate| {
             let age = now.saturating_duration_since(c.mentioned);
@@ -345,7 +346,7 @@ impl Book {
         }
     }
 
-    /// How many addresses there are.
+    /// Returns the number of addresses.
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
@@ -428,7 +429,7 @@ mod tests {
         assert_eq!(due(&book, 4), now, "another member");
     }
 
-    /// `id(1)`, at `n` by what comes from there itself.
+    /// Makes address `n` claim `id(1)` for itself. Returns true if the book keeps it.
     fn speak(book: &mut Book, n: usize, now: Instant) -> bool {
         book.claim_from_source(&address(n), id(1), OwnerCertainty::Absent, now);
         book.get(&address(n)).is_some()
@@ -463,7 +464,7 @@ mod tests {
         let refused = Error::Refused { who: "x".into() };
         let mut book = Book::default();
         let due = |book: &Book, n| book.due(book.get(&address(n)).unwrap()).unwrap();
-        // Dialled without demanding anybody; then it is said to be id(1)'s.
+        // Dialled without demanding anybody; then it is claimed for id(1).
         book.entries.insert(
             address(4),
             Candidate::new(Belief::Unknown, AddressOrigin::Link, now),
@@ -473,7 +474,7 @@ mod tests {
         book.failed(&address(4), &refused, now);
         hear(&mut book, 5, AddressOrigin::Link, now);
         assert!(due(&book, 5) <= now + STAGGER);
-        // id(1) itself refuses. What is said to be its address may be another's.
+        // id(1) itself refuses. The address claimed for it may be another's.
         book.begin(&address(5), 2, now);
         book.failed(&address(5), &refused, now);
         hear(&mut book, 6, AddressOrigin::Link, now);
@@ -501,10 +502,10 @@ mod tests {
         assert!(!hear(&mut book, 4, AddressOrigin::Link, now));
         assert!(speak(&mut book, 4, now));
         assert!(speak(&mut book, 5, now));
-        // Those that had no try yet stay, whoever else speaks.
+        // Addresses not yet tried stay, whoever else speaks.
         assert!((100..200).filter(|n| speak(&mut book, *n, now)).count() == 14);
         assert!(book.get(&address(4)).is_some());
-        // Nor is what a member said displaced.
+        // Nor does it displace what a member claimed.
         let mut book = Book::default();
         for n in 0..MemberRecord::MAX_ADDRESSES {
             let origin = AddressOrigin::Member(id(7));
@@ -558,7 +559,8 @@ mod tests {
         );
     }
 
-    /// A book full of what `origins` made up, a part each, all of it still to be tried.
+    /// Creates a book filled by `origins` in equal parts, with made-up addresses,
+    /// all still untried.
     fn filled(origins: usize, declared: bool, now: Instant) -> Book {
         let mut book = Book::default();
         for n in 0..MAX_CANDIDATES {

@@ -1,9 +1,9 @@
-//! One address that may lead to a member: who is believed to be there, and when it is worth a try.
+//! An address that may lead to a member: which member is supposed to be there, and when to try it.
 //!
-//! What others say is only ever a hint. It saves dialling the further addresses of members that are
-//! here already, and giving strangers a guess at the password. Where another identity answers than
-//! the one that was claimed, the address is dialled again without demanding any: whoever answers
-//! and knows the password is a member.
+//! Claims by others are only hints. They save dialling further addresses of members that are
+//! already connected, and giving strangers a guess at the password. If an identity other than the
+//! claimed one answers, the address is dialled again without demanding any: anyone who answers and
+//! knows the password is a member.
 
 use std::time::{Duration, Instant};
 
@@ -12,66 +12,66 @@ use crate::concurrency::backoff::Backoff;
 use crate::error::Error;
 use crate::model::{Address, PeerId};
 
-/// Addresses that the user typed: the node that was started last is found within seconds, also
-/// when the others have waited for it for a while.
+/// Addresses that the user typed: the node started last is found within seconds, even when the
+/// others have waited for it for a while.
 const NAMED: Backoff = Backoff {
     first: Duration::from_millis(300),
     cap: Duration::from_secs(3),
 };
 
-/// After so many failures (about ten minutes) a named address is tried as rarely as the others.
+/// After this many failures (about ten minutes) a named address is tried as rarely as the others.
 const NAMED_PATIENCE: u32 = 200;
 
-/// Addresses that a member had, or says it has.
+/// Addresses that a member had or claims.
 const OWNED: Backoff = Backoff {
     first: Duration::from_millis(500),
     cap: Duration::from_secs(30),
 };
 
-/// Addresses known from hearsay alone.
+/// Addresses known only by hearsay.
 const HEARD: Backoff = Backoff {
     first: Duration::from_secs(1),
     cap: Duration::from_secs(120),
 };
 
-/// After a wrong password: each try gives the other side one guess.
+/// The wait after a wrong password: each try gives the other side one guess.
 const REFUSED: Backoff = Backoff {
     first: Duration::from_secs(3600),
     cap: Duration::from_secs(24 * 3600),
 };
 
-/// How long an address is left alone where something else answers.
+/// How long to leave an address alone when something else answers there.
 const OTHER_PROGRAM: Duration = Duration::from_secs(600);
 
-/// An address that has just led to a member is not dialled again sooner than this, whatever is
-/// said of it.
+/// An address that has just led to a member is not dialled again within this time, whatever is
+/// claimed of it.
 const SETTLED: Duration = Duration::from_secs(60);
 
-/// The least time between tries that multicast causes, and those that a member causes by saying
-/// that it is there.
+/// The minimum time between tries that multicast triggers, and between those that a member triggers
+/// by announcing that it is there.
 const NUDGED: Duration = Duration::from_secs(5);
 const SUMMONED: Duration = Duration::from_secs(1);
 
 /// More tellers than this make an address no more credible.
 const MAX_ORIGINS: usize = 4;
 
-/// Who is at an address.
+/// Which member is at an address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Belief {
-    /// Nobody has said who is there.
+    /// Nobody has claimed to know.
     Unknown,
-    /// Several have said so, of different members.
+    /// Claims name different members.
     Disputed,
-    /// Somebody else said so.
+    /// Some other party named the member.
     Said(PeerId),
-    /// The member itself said so, or called from there.
+    /// The member itself claimed the address, or called from there.
     Declared(PeerId),
     /// The member answered there.
     Reached(PeerId),
 }
 
 impl Belief {
-    /// The member, if one is believed to be there.
+    /// Returns the member that is supposed to be there, if any.
     pub(crate) fn owner(self) -> Option<PeerId> {
         match self {
             Self::Unknown | Self::Disputed => None,
@@ -79,82 +79,82 @@ impl Belief {
         }
     }
 
-    /// Where the owner itself said or showed that it is there.
+    /// Returns true where the owner itself claimed or proved that it is there.
     pub(crate) fn is_first_hand(self) -> bool {
         matches!(self, Self::Declared(_) | Self::Reached(_))
     }
 }
 
-/// Who spoke of an address.
+/// The origin of an address.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum AddressOrigin {
     /// The command line, or the file of remembered addresses.
     User,
-    /// Multicast: anyone on the link.
+    /// Multicast, which means anyone on the link.
     Link,
-    /// A member, which was met.
+    /// A member that was met.
     Member(PeerId),
 }
 
-/// How sure it is that the owner of an address is where it is connected now.
+/// How certain it is that the owner of an address is connected there now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum OwnerCertainty {
-    /// Connected at this very address, or it is this node: no claim changes that.
+    /// Connected at this very address, or it is this node. No claim changes that.
     Here,
     /// Connected at another address.
     Elsewhere,
-    /// Not connected, or nobody.
+    /// Not connected, or the address has no owner.
     Absent,
 }
 
-/// What a failed try means for those who watch.
+/// What a failed try means for observers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct DialFailure {
-    /// The user named the address.
+    /// True if the user named the address.
     pub(crate) named: bool,
-    /// Worth a line in the log: the first failure of a row, or one that bars the address.
+    /// Worth a line in the log: the first failure in a row, or one that bars the address.
     pub(crate) first: bool,
-    /// What became of the very first try of a named address, which whoever started the node waits
-    /// for and tells the user.
+    /// True for the first try of a named address. Whoever started the node waits for its outcome
+    /// and shows it to the user.
     pub(crate) awaited: bool,
-    /// How long until the next try.
+    /// The time until the next try.
     pub(crate) wait: Duration,
 }
 
-/// What is known of one address.
+/// The state of one address.
 #[derive(Debug)]
 pub(crate) struct Candidate {
-    /// Who is there.
+    /// Which member is there.
     pub(crate) belief: Belief,
-    /// Set when the user named the address, with the one identity that is accepted there, if any.
+    /// Set when the user named the address; holds the one identity accepted there, if any.
     pub(crate) named: Option<Option<PeerId>>,
-    /// What became of the last try; kept for named addresses only.
+    /// The outcome of the last try; kept for named addresses only.
     pub(crate) outcome: Option<Result<(), Error>>,
     /// When a member last answered there.
     pub(crate) reached: Option<Instant>,
     /// Failed tries in a row.
     pub(crate) failures: u32,
-    /// The class of the try that is under way.
+    /// The class of the try under way.
     pub(crate) dialling: Option<usize>,
-    /// When anybody last spoke of it.
+    /// When it was last mentioned, by anyone.
     pub(crate) mentioned: Instant,
-    /// Some authenticated member has said that it is there itself.
+    /// Some authenticated member has claimed the address for itself.
     vouched: bool,
-    /// Whoever said so; the first is charged for it.
+    /// Who mentioned it; the first is charged for it.
     origins: Vec<AddressOrigin>,
     due: Instant,
-    /// No claim makes it due sooner than this.
+    /// No claim makes it due before this time.
     embargo: Instant,
     last_dial: Option<Instant>,
-    /// Who had to be there at the last try.
+    /// The identity demanded at the last try.
     demanded: Option<PeerId>,
-    /// It was the source of what multicast said of it.
+    /// A multicast claim for this address was sent from it.
     is_source: bool,
     refusals: u32,
 }
 
 impl Candidate {
-    /// An address of which `origin` spoke just now.
+    /// Creates an address that `origin` mentioned just now.
     pub(crate) fn new(belief: Belief, origin: AddressOrigin, now: Instant) -> Self {
         Self {
             belief,
@@ -175,31 +175,31 @@ impl Candidate {
         }
     }
 
-    /// Multicast said so from this very address.
+    /// Notes that the multicast claim was sent from this very address.
     pub(crate) fn note_source(&mut self) {
         self.is_source = true;
     }
 
-    /// True for what strangers on the link made up, as far as can be told, or what had its try: it
-    /// makes room for an address that speaks for itself.
+    /// Returns true for addresses that strangers on the link may have made up, or that have had
+    /// their try. They make room for an address that speaks for itself.
     pub(crate) fn yields_to_source(&self) -> bool {
         let is_link = self.origins[..] == [AddressOrigin::Link];
         is_link && self.is_hearsay() && (!self.is_source || self.last_dial.is_some())
     }
 
-    /// The member whose key was shown at the last try, if one was demanded.
+    /// Returns the member whose key was demanded at the last try, if one was.
     pub(crate) fn demanded(&self) -> Option<PeerId> {
         self.demanded
     }
 
-    /// When the last try began.
+    /// Returns when the last try began.
     pub(crate) fn last_dial(&self) -> Option<Instant> {
         self.last_dial
     }
 
-    /// `origin` says `claim`, while whoever was believed to be there is as `owner` says. A claim
-    /// that differs cannot hide anybody: it is believed, at most, so far that the address is
-    /// dialled to see.
+    /// Notes the `claim` of `origin`; `owner` is the certainty of the supposed owner. A claim
+    /// that differs cannot hide anybody: at most, it causes the address to be dialled to see
+    /// who is there.
     pub(crate) fn claim(
         &mut self,
         claim: Belief,
@@ -214,18 +214,18 @@ impl Candidate {
         }
         let same = self.belief.owner() == claim.owner();
         self.belief = match self.belief {
-            // What the user named is dialled until it is known who is there.
+            // A named address is dialled until it is known who is there.
             held if self.named.is_some() && !matches!(held, Belief::Reached(_)) => held,
             Belief::Unknown => claim,
             Belief::Said(_) if claim.is_first_hand() => claim,
             held if same || owner == OwnerCertainty::Here => held,
-            // It is dialled anyhow, and keeps its owner until that shows another.
+            // It is dialled in any case, and keeps its owner until that finds another.
             held if owner == OwnerCertainty::Absent && !claim.is_first_hand() => held,
             _ => Belief::Disputed,
         };
     }
 
-    /// The only identity that is accepted at the next try.
+    /// Returns the only identity accepted at the next try.
     pub(crate) fn expected(&self) -> Option<PeerId> {
         match (self.named, self.belief) {
             (Some(pinned), _) => pinned,
@@ -234,19 +234,19 @@ impl Candidate {
         }
     }
 
-    /// When it may be dialled; `None` while that is under way.
+    /// Returns when it may be dialled; `None` while a try is under way.
     pub(crate) fn due(&self) -> Option<Instant> {
         self.dialling.is_none().then(|| self.due.max(self.embargo))
     }
 
-    /// True for what nobody but strangers and third parties speaks of.
+    /// Returns true when only strangers and third parties have mentioned it.
     pub(crate) fn is_hearsay(&self) -> bool {
         !self.vouched && self.named.is_none() && self.origins[..1] != [AddressOrigin::User]
     }
 
-    /// True until the first try has ended of what the user or a member told, or led to a
-    /// member the last time. What multicast alone says does not count: on a local network,
-    /// anybody can say anything.
+    /// Returns true until the first try has ended, for an address that the user or a member
+    /// reported or that led to a member last time. Multicast alone does not count: on a local
+    /// network, anybody can claim anything.
     pub(crate) fn awaits_first_try(&self) -> bool {
         let is_told = self
             .origins
@@ -255,7 +255,7 @@ impl Candidate {
         is_told && self.failures == 0 && self.reached.is_none()
     }
 
-    /// How this node came by it, as far as that bounds what it may cost.
+    /// Returns the source of the address, as far as that bounds what it may cost.
     pub(crate) fn source(&self) -> AddressSource {
         if self.named.is_some() {
             AddressSource::Named
@@ -271,7 +271,7 @@ impl Candidate {
         }
     }
 
-    /// Who spoke of it; never empty.
+    /// Returns who mentioned it; never empty.
     pub(crate) fn origins(&self) -> &[AddressOrigin] {
         &self.origins
     }
@@ -284,14 +284,14 @@ impl Candidate {
         }
     }
 
-    /// A try begins.
+    /// Marks the beginning of a try.
     pub(crate) fn begin(&mut self, class: usize, now: Instant) {
         self.dialling = Some(class);
         self.last_dial = Some(now);
         self.demanded = self.expected();
     }
 
-    /// `id` answered.
+    /// Notes that `id` answered.
     pub(crate) fn reached(&mut self, id: PeerId, now: Instant) {
         self.belief = Belief::Reached(id);
         self.vouched = true;
@@ -304,10 +304,10 @@ impl Candidate {
         self.outcome = self.named.map(|_| Ok(()));
     }
 
-    /// The try failed; `address` is its own.
+    /// Notes that the try failed; `address` is the candidate's own.
     pub(crate) fn failed(&mut self, address: &Address, error: &Error, now: Instant) -> DialFailure {
         self.dialling = None;
-        // Whoever was said to be there is not: the address is none of its addresses any more.
+        // The member named in the claim is not there: the address is no longer one of its own.
         if matches!(
             (error, self.belief),
             (
@@ -332,7 +332,7 @@ impl Candidate {
         }
     }
 
-    /// How long not even fresh claims get the address another try.
+    /// Returns how long even new claims get the address no further try.
     fn barred(&mut self, error: &Error) -> Option<Duration> {
         match error {
             Error::Refused { .. } => {
@@ -343,30 +343,31 @@ impl Candidate {
             Error::Unreachable { .. } | Error::Timeout { .. } | Error::Moved { .. } => None,
             Error::Busy { .. } | Error::Local { .. } => None,
             Error::OtherIdentity { .. } if self.named.is_none() => None,
-            // A member was there: this may be a forwarder in front of it, or it is just stopping.
+            // A member was there: this may be a forwarder in front of it, or the member
+            // is just stopping.
             _ if matches!(self.belief, Belief::Reached(_)) => None,
             _ => Some(OTHER_PROGRAM),
         }
     }
 
-    /// Whoever was there is not any more: who is?
+    /// Drops the owner, which is no longer there. The address is due at once, to see who is.
     pub(crate) fn release(&mut self, now: Instant) {
         self.belief = Belief::Unknown;
         self.due = now;
     }
 
-    /// Not to be dialled just now.
+    /// Delays the next try to `until`.
     pub(crate) fn delay(&mut self, until: Instant) {
         self.due = self.due.max(until);
     }
 
-    /// Somebody unknown says that a member is there at this moment.
+    /// Handles a claim by a stranger that a member is there at this moment.
     pub(crate) fn nudge(&mut self, now: Instant) {
         self.hasten(NUDGED, now);
     }
 
-    /// A member, authenticated, says that it is there at this moment. It knows the password, so a
-    /// refusal from before is void.
+    /// Handles a claim by an authenticated member that it is there at this moment. It knows the
+    /// password, so an earlier refusal is void.
     pub(crate) fn summon(&mut self, now: Instant) {
         self.hasten(SUMMONED, now);
         self.embargo = now;

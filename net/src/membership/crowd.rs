@@ -1,14 +1,14 @@
-//! Who makes room in a full table: one shared answer for tables that others fill.
+//! Chooses what to evict from a full table: one shared answer for tables that others fill.
 //!
-//! Whoever fills a table pays for its being full. The largest group loses its oldest entry, so a
-//! flood displaces itself, and whoever has few entries keeps them.
+//! The party that fills a table bears the cost. The largest group loses its oldest entry, so a
+//! flood displaces itself, and a party with few entries keeps them.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::time::Instant;
 
-/// The oldest entry of the largest group. `entries` are keys, each with its group and its age; of
-/// groups of one size, the one with the oldest entry counts as the largest.
+/// Returns the oldest entry of the largest group. `entries` are keys, each with its group and age;
+/// among groups of equal size, the one with the oldest entry counts as the largest.
 pub(super) fn oldest_of_largest<K: Copy, G: Hash + Eq>(
     entries: impl IntoIterator<Item = (K, G, Instant)>,
 ) -> Option<K> {

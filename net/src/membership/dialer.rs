@@ -1,8 +1,8 @@
-//! The threads that act on the table: they dial, exchange hellos, and write addresses down.
+//! The threads that act on the table: they dial, exchange hellos, and save addresses.
 //!
-//! A fixed number of workers take tasks from the [table](super::table) one at a time and tell it
-//! the outcome. Each task ends by a deadline, so a worker is never lost to a member that swallows
-//! packets; that such tasks do not take all workers is the table's business.
+//! A fixed number of workers take tasks from the [table](super::table) one at a time and report the
+//! outcome to it. Each task ends by a deadline, so a worker is never lost to a member that swallows
+//! packets. The table ensures that such tasks do not take all workers.
 
 use std::sync::Arc;
 use std::thread;
@@ -20,16 +20,16 @@ use crate::model::{Address, PeerId};
 use crate::peer::Peer;
 use crate::protocol::wire::{Hello, Request, Response};
 
-/// Connecting takes [`CONNECT_DEADLINE`] at most; pairing, which comes between, gets this more.
+/// Connecting takes at most [`CONNECT_DEADLINE`]; pairing, if needed, may take this much longer.
 const PAIRING: Duration = Duration::from_secs(5);
 
 /// A member that was just connected must answer its first hello within this time.
 const FIRST_HELLO: Duration = Duration::from_secs(3);
 
-/// What turns an address into a connection to a member; the real one is the HTTP client.
+/// Connects to a member at an address; the real implementation is the HTTP client.
 pub(crate) trait Connect: Send + Sync {
-    /// Dials `address`, pairs if need be, and returns by `deadline`. `source` tells how
-    /// this node came by the address.
+    /// Dials `address`, pairs if necessary, and returns by `deadline`. `source` tells how this node
+    /// learned the address.
     fn connect(
         &self,
         address: &Address,
@@ -39,17 +39,17 @@ pub(crate) trait Connect: Send + Sync {
     ) -> Result<Arc<dyn MemberLink>, Error>;
 }
 
-/// A member that is held on to: one for each, wherever it goes, so that whoever reads from
-/// it reads on.
+/// A lasting connection to a member: one for each, wherever it moves, so that readers can
+/// go on reading.
 pub(crate) trait MemberLink: Peer {
-    /// The member was found at `address`, of which this node knows by `source`: whoever holds this
-    /// finds it there.
+    /// Follows the member to `address`, which this node learned from `source`: holders of this link
+    /// then reach it there.
     fn follow(&self, address: &Address, source: AddressSource);
-    /// The way to the member may be another one by now.
+    /// Notes that the route to the member may have changed.
     fn renew(&self);
-    /// Ends what is under way, from any thread.
+    /// Ends calls under way, from any thread.
     fn cut(&self);
-    /// Ends what is under way and allows nothing more, from any thread.
+    /// Ends calls under way and allows no more, from any thread.
     fn close(&self);
 }
 
@@ -86,7 +86,7 @@ impl Members {
         self.changed.notify_all();
     }
 
-    /// Waits for something to do; `None` at the end.
+    /// Waits for the next task; `None` at the end.
     fn next_task(&self) -> Option<WorkerTask> {
         let mut state = self.state.lock();
         loop {
@@ -172,7 +172,7 @@ impl Members {
         }
     }
 
-    /// Says hello to the member behind `connection`, dialled at `address`.
+    /// Exchanges hellos with the member behind `connection`, dialled at `address`.
     fn exchange(
         &self,
         connection: &dyn Peer,
@@ -202,7 +202,7 @@ impl Members {
         }
     }
 
-    /// Changes the state, and tells everybody who waits for that.
+    /// Changes the state and notifies all waiters.
     fn settle<T>(&self, change: impl FnOnce(&mut MembersState) -> T) -> T {
         let mut state = self.state.lock();
         let result = change(&mut state);
@@ -215,7 +215,7 @@ impl Members {
 }
 
 impl MembersState {
-    /// What happened since the last call. Who is forgotten has no connection any more.
+    /// Takes the events since the last call. Forgotten members lose their connections.
     fn take_events(&mut self) -> Vec<MembershipEvent> {
         let events = self.table.take_events();
         for event in &events {
@@ -226,8 +226,8 @@ impl MembersState {
         events
     }
 
-    /// `connection` has found `id` at `address`. Readers hold the one that was there before, which
-    /// follows it there; then the new one is of no more use.
+    /// Takes over `connection`, which found `id` at `address`. If there was one before, readers
+    /// hold that, so it follows the member there, and the new one is not needed.
     fn adopt(
         &mut self,
         id: PeerId,

@@ -1,11 +1,11 @@
-//! What people read in the log of members that come and go and of addresses that fail.
+//! The log messages for people about members that come and go, and addresses that fail.
 
 use super::candidate::DialFailure;
 use super::table::MembershipEvent;
 use crate::error::Error;
 use crate::model::Address;
 
-/// Logs each of `events`, as loudly as it deserves.
+/// Logs each of `events` at the level it deserves.
 pub(super) fn report(events: Vec<MembershipEvent>) {
     for event in events {
         match event {
@@ -30,12 +30,12 @@ pub(super) fn report(events: Vec<MembershipEvent>) {
 
 fn log_failure(address: &Address, error: &Error, setback: &DialFailure) {
     match error {
-        // Whoever waits for the first contact tells the user, who should not hear it twice.
+        // The waiter for the first contact tells the user, who should not see it twice.
         _ if setback.awaited => tracing::info!("{error}"),
         Error::Refused { .. } => {
             let hours = setback.wait.as_secs().div_ceil(3600);
             let text = format!("{error}; ignored (next try in {hours} h)");
-            // Two networks on one link are nothing to worry about.
+            // Two networks on one link are no reason to worry.
             if setback.named {
                 tracing::warn!("{text}");
             } else {

@@ -1,7 +1,7 @@
-//! What a hello says, and what is made of one: the same in both directions.
+//! The contents of a hello, and how one is taken in: the same in both directions.
 //!
-//! A hello names its sender and the members that the sender is in contact with. What it says of
-//! its sender is believed as far as the sender can know it; what it says of others is hearsay
+//! A hello names its sender and the members that the sender is in contact with. Its statements
+//! about the sender are believed as far as the sender can know them; those about others are hearsay
 //! (see [`super::book`]). It never admits anybody: each pair of members runs its own pairing.
 
 use std::net::IpAddr;
@@ -20,16 +20,16 @@ use crate::protocol::wire::{Hello, MemberRecord};
 pub(crate) struct Introduction {
     /// This node's peer id.
     pub(crate) id: PeerId,
-    /// How this node calls itself.
+    /// This node's own name for itself.
     pub(crate) name: String,
-    /// What the user wants others to dial; `None` leaves it to what they see.
+    /// The address that the user wants others to dial; `None` leaves it to what they see.
     pub(crate) advertise: Option<Address>,
-    /// Where it listens; 0 when it does not.
+    /// The port that it listens on; 0 when it does not.
     pub(crate) port: u16,
 }
 
 impl Introduction {
-    /// The hello for `viewer`, who is seen within `reach`.
+    /// Returns the hello for `viewer`, which is seen within `reach`.
     pub(crate) fn hello(
         &self,
         table: &MemberTable,
@@ -50,7 +50,7 @@ impl Introduction {
     }
 }
 
-/// The member `caller`, authenticated, sent `theirs` from `remote`.
+/// Takes in `theirs`, which the authenticated member `caller` sent from `remote`.
 pub(crate) fn called(
     table: &mut MemberTable,
     caller: PeerId,
@@ -73,7 +73,7 @@ pub(crate) fn called(
     hearsay(table, caller, reach, &theirs.members, now);
 }
 
-/// The member `callee` answered with `theirs` at `address`.
+/// Takes in `theirs`, with which the member `callee` answered at `address`.
 pub(crate) fn answered(
     table: &mut MemberTable,
     callee: PeerId,
@@ -100,8 +100,8 @@ fn hearsay(
     }
 }
 
-/// Who is where, as far as `members` say so. Room for news is looked for by walking the book, so
-/// one message may ask for that only so often; what is known already is free.
+/// Returns the addresses that `members` claim, and whose they are. Finding room for a new one walks
+/// the book, so one message may add only so many; known addresses are free.
 fn worth_hearing(
     table: &MemberTable,
     reach: Reach,
@@ -122,7 +122,7 @@ fn worth_hearing(
     learned
 }
 
-/// The addresses that can be dialled from here, when told by a member within `reach`.
+/// Returns the addresses that can be dialled from here, when sent by a member within `reach`.
 fn usable(addresses: &[Address], reach: Reach) -> Vec<Address> {
     addresses
         .iter()
@@ -157,7 +157,7 @@ mod tests {
         }
         let members: Vec<_> = (0..1000).map(record).chain([known]).collect();
         let learned = worth_hearing(&table, Reach::Wide, &members);
-        // What is known counts although the news are used up.
+        // Known addresses count although no new ones are accepted any more.
         assert_eq!(learned.len(), MAX_UNPROVEN + 4);
         let more: Vec<_> = (0..3000).map(record).collect();
         let learned = worth_hearing(&table, Reach::Wide, &more);

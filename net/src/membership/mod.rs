@@ -1,9 +1,9 @@
-//! Who is there: finding members, holding a connection to each, noticing who leaves and returns.
+//! Membership: finds members, keeps a connection to each, and notices who leaves and returns.
 //!
-//! `table` decides (pure), `dialer` acts on it with a few threads, `exchange` reads and writes
-//! hellos, `mdns` and `remembered` bring in addresses from the local network and from last time.
-//! [`Members`] is the one face of all that: the server hands it incoming hellos, the engines ask it
-//! who is present and tell it who does not answer.
+//! `table` makes the decisions (pure), `dialer` carries them out with a few threads, `exchange`
+//! reads and writes hellos, `mdns` and `remembered` supply addresses from the local network and
+//! from the last run. [`Members`] is the single facade: the server passes incoming hellos to it,
+//! and the engines query it for present members and report those that do not answer.
 
 pub(crate) mod address;
 mod book;
@@ -46,20 +46,20 @@ use remembered::Remembered;
 use source::MemberSource;
 use table::MemberTable;
 
-/// Named addresses that have not answered yet are waited for no longer than this once one has.
+/// Once one named address has answered, the others get no longer than this.
 const GRACE: Duration = Duration::from_millis(300);
 
-/// How often somebody who waits for the first contact looks at members of another kind.
+/// How often a wait for the first contact polls members of another kind.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// A member that is there, or this node itself as far as it shares something.
+/// A present member, or this node itself if it shares something.
 #[derive(Clone)]
 pub struct Member {
     /// The member's peer id.
     pub id: PeerId,
-    /// How it is shown to people: no two members have the same name.
+    /// The display name. No two members have the same.
     pub name: Arc<str>,
-    /// To call it and read from it.
+    /// The handle for calling the member and reading from it.
     pub peer: Arc<dyn Peer>,
     /// Where it was reached; `None` for this node itself.
     pub address: Option<Address>,
@@ -70,15 +70,15 @@ pub struct Member {
 pub struct MemberHealth {
     /// The member's peer id.
     pub id: PeerId,
-    /// How it is shown to people; as [`Member::name`].
+    /// The display name, as [`Member::name`].
     pub name: Arc<str>,
     /// Where it was last reached.
     pub address: Option<Address>,
     /// Whether it answers.
     pub is_present: bool,
-    /// Since when it does, or does not.
+    /// When it last started or stopped answering.
     pub since: Instant,
-    /// What last went wrong with it, and when.
+    /// The last error and its time.
     pub trouble: Option<(Error, Instant)>,
 }
 
@@ -88,28 +88,28 @@ impl fmt::Debug for Member {
     }
 }
 
-/// What the node knows of its network. Shared by the server, the engines and the dialling threads.
+/// What the node knows of its network, shared by the server, the engines and the dialling threads.
 pub struct Members {
     me: PeerId,
     name: String,
     advertise: Option<Address>,
     remembered: Option<Remembered>,
     connect: Box<dyn Connect>,
-    /// Members of another kind, if there are any. Looked at before the state is locked,
-    /// never under it.
+    /// Members of another kind, if there are any. Queried before the state is locked, never
+    /// under the lock.
     source: OnceLock<Arc<dyn MemberSource>>,
-    /// Held for a look-up or a change, never over IO.
+    /// Held for a lookup or a change, never across IO.
     state: Mutex<MembersState>,
-    /// Told whenever the table may have become due for something, and when outcomes arrive.
+    /// Notified when the table may have work due, and when outcomes arrive.
     changed: Condvar,
 }
 
 struct MembersState {
     table: MemberTable,
-    /// Answers for what this node shares. Let go at the end, since it may hold the members itself.
+    /// Answers for what this node shares. Dropped on stop, since it may hold the members itself.
     itself: Option<Arc<dyn Peer>>,
     connections: HashMap<PeerId, Arc<dyn MemberLink>>,
-    /// What was last made of the table's revision.
+    /// The roster built last, and the table revision that it was built from.
     roster: Option<(u64, Arc<[Member]>)>,
     port: u16,
     stopping: bool,
@@ -117,11 +117,11 @@ struct MembersState {
 }
 
 impl Members {
-    /// Knows nobody yet but `peers` and what is `remembered`; [`Members::begin`] starts to
-    /// look for them.
+    /// Creates the membership with `peers` and the `remembered` addresses only; [`Members::begin`]
+    /// starts the search.
     ///
     /// # Errors
-    /// [`Error::Local`] when one of `peers` or `advertise` cannot be dialled by anybody.
+    /// [`Error::Local`] when nobody can dial one of `peers` or `advertise`.
     pub(crate) fn new(
         me: PeerId,
         name: String,
@@ -158,8 +158,8 @@ impl Members {
         })
     }
 
-    /// Starts to look for members. `port` is what this node listens on (0: it does not), `itself`
-    /// answers for what it shares.
+    /// Starts to look for members. `port` is the port this node listens on (0: none). `itself`
+    /// answers for what this node shares.
     pub(crate) fn begin(
         self: &Arc<Self>,
         port: u16,
@@ -177,19 +177,19 @@ impl Members {
         own_addresses::start(self)
     }
 
-    /// Has those of `source` among the members from now on.
+    /// Adds the members of `source` from now on.
     pub(crate) fn join_source(&self, source: Arc<dyn MemberSource>) {
         // Once, at start.
         let _ = self.source.set(source);
     }
 
-    /// `member`, if it is one of those who tell names and no sizes, and there.
+    /// Returns `member` if it is present and one of those that list names without sizes.
     pub fn whole(&self, member: PeerId) -> Option<Arc<dyn Whole>> {
         self.source.get()?.whole(member)
     }
 
-    /// The server side of `tinyp2p.hello`: takes in what the member `caller`, seen at `remote`,
-    /// says, and answers in kind.
+    /// Handles `tinyp2p.hello` on the server side: takes in the hello of the member `caller`, seen
+    /// at `remote`, and returns this node's own.
     pub fn hello(&self, caller: PeerId, remote: IpAddr, theirs: Hello) -> Hello {
         let now = Instant::now();
         let mut state = self.state.lock();
@@ -203,8 +203,8 @@ impl Members {
         ours
     }
 
-    /// A call to `member` failed with `error`. If that may mean that it is gone, nobody else waits
-    /// for it until a hello, sent at once, has been answered.
+    /// Reports that a call to `member` failed with `error`. If the member may be gone, nobody else
+    /// waits for it until it has answered a hello, which is sent at once.
     pub fn report(&self, member: PeerId, error: &Error) {
         if let Some(source) = self.source.get() {
             source.report(member, error);
@@ -220,7 +220,7 @@ impl Members {
         }
     }
 
-    /// Multicast says what is in `sighting`. True when that member is there already.
+    /// Takes in a multicast `sighting`. Returns true when that member is already present.
     pub(crate) fn sighted(&self, sighting: &Sighting) -> bool {
         let addresses = sighting.addresses.iter();
         let addresses =
@@ -234,8 +234,8 @@ impl Members {
         is_there
     }
 
-    /// Waits until each address that the user named has answered or failed once, or `deadline`;
-    /// not for long once one has answered. Returns what became of those that have.
+    /// Waits until each address that the user named has answered or failed once, or until
+    /// `deadline`. Once one has answered, the wait is short. Returns the outcomes so far.
     pub(crate) fn first_contact(&self, deadline: Instant) -> Vec<(Address, Result<(), Error>)> {
         let mut state = self.state.lock();
         let mut deadline = deadline;
@@ -262,7 +262,7 @@ impl Members {
                     .filter_map(|(address, outcome)| Some((address, outcome?)))
                     .collect();
             }
-            // A source does not wake up those who wait here.
+            // A source does not wake the waiters here.
             let look = if self.source.get().is_some() {
                 deadline.min(Instant::now() + LOOK)
             } else {
@@ -272,8 +272,9 @@ impl Members {
         }
     }
 
-    /// Waits until those whom the user named or members know have been dialled once, and whomever
-    /// these know in turn, or `deadline`. Whoever is not met by then is dialled on.
+    /// Waits until every member that the user named or other members know has been dialled once,
+    /// and those that they know in turn, or until `deadline`. Dialling goes on for members not
+    /// met by then.
     pub(crate) fn meet_acquaintances(&self, deadline: Instant) {
         let mut state = self.state.lock();
         while state.table.is_getting_acquainted(deadline) && !state.stopping {
@@ -288,8 +289,8 @@ impl Members {
         self.state.lock().table.is_getting_acquainted(deadline)
     }
 
-    /// Ends all connections and the dialling threads. Returns by `deadline`, whatever
-    /// they wait for.
+    /// Ends all connections and the dialling threads. Returns by `deadline`, even if
+    /// they still wait.
     pub(crate) fn stop(&self, deadline: Instant) {
         if let Some(source) = self.source.get() {
             source.stop();
@@ -323,7 +324,7 @@ impl Members {
         }
     }
 
-    /// Writes down where members were reached.
+    /// Saves the addresses where members were reached.
     fn save(&self) {
         let Some(remembered) = &self.remembered else {
             return;

@@ -1,7 +1,7 @@
-//! One name for each member that nobody else has, however the members named themselves.
+//! Gives each member a unique display name, however the members named themselves.
 //!
-//! A name that only one member uses stays as it is. Members that share one all get their short
-//! peer id appended, and where even that clashes, because somebody chose such a name on purpose,
+//! A name that only one member uses stays as it is. Members that share one all get their short peer
+//! id appended. Where even that clashes, because somebody chose such a name on purpose, they get
 //! the whole id. Every node that knows the same members arrives at the same names.
 
 use std::collections::HashMap;
@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::model::PeerId;
 
-/// How each of `members` is shown.
+/// Returns the display name of each of `members`.
 pub(crate) fn unique<'a>(
     members: impl IntoIterator<Item = (PeerId, &'a str)>,
 ) -> HashMap<PeerId, Arc<str>> {
@@ -43,7 +43,7 @@ struct Shown<'a> {
     id: PeerId,
     name: &'a str,
     text: String,
-    /// 0 the bare name, 1 with the short id, 2 with the whole id.
+    /// 0 for the bare name, 1 with the short id, 2 with the whole id.
     form: u8,
 }
 
@@ -57,7 +57,7 @@ impl<'a> Shown<'a> {
         }
     }
 
-    /// Takes the next longer form; false when there is none.
+    /// Switches to the next longer form. Returns false when there is none.
     fn lengthen(&mut self) -> bool {
         let suffix = match self.form {
             0 => self.id.short(),

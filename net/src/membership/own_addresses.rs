@@ -1,9 +1,9 @@
-//! Noticing that this node has got another address: another network, another lease, a cable in
+//! Notices when this node's addresses change: another network, another lease, a cable in
 //! place of Wi-Fi.
 //!
-//! Connections from an address that is gone are dead, and nobody says so: what is sent is lost, and
-//! what waits for an answer waits for its deadline. And nobody else knows where this node is now.
-//! So every member gets a hello at once, over a new connection.
+//! Connections from an address that is gone are dead, and nothing reports it: sent data is lost,
+//! and calls wait for their deadlines. Nor does anybody else know where this node is now. So every
+//! member gets a hello at once, over a new connection.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -14,16 +14,16 @@ use std::time::{Duration, Instant};
 use super::Members;
 use crate::error::Error;
 
-/// How often the addresses are looked at: it costs some tens of microseconds.
+/// How often the addresses are checked, which costs some tens of microseconds.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// The addresses at which others may reach this node, or see it.
+/// Returns the addresses at which others may reach this node, or see it.
 fn now() -> Option<BTreeSet<IpAddr>> {
     let interfaces = if_addrs::get_if_addrs();
     let interfaces = interfaces.inspect_err(|why| {
         tracing::debug!("the addresses of this machine cannot be listed: {why}");
     });
-    // Those of one link come and go with containers, and nobody beyond the link sees them.
+    // Link-local addresses come and go with containers, and nobody beyond the link sees them.
     let is_seen = |interface: &if_addrs::Interface| {
         !interface.is_loopback() && !interface.is_link_local() && interface.is_oper_up()
     };
@@ -31,7 +31,7 @@ fn now() -> Option<BTreeSet<IpAddr>> {
     Some(seen.map(|interface| interface.ip()).collect())
 }
 
-/// Watches them for `members`, which ends it.
+/// Starts a thread that watches the addresses for `members`, which ends it.
 pub(super) fn start(members: &Arc<Members>) -> Result<(), Error> {
     let watcher = members.clone();
     members.state.lock().workers += 1;
@@ -62,7 +62,7 @@ impl Members {
             if present.is_none() || present == known {
                 continue;
             }
-            // While it has none, there is nobody to be found.
+            // While it has no address, nobody can be found.
             if present.as_ref().is_some_and(|all| !all.is_empty()) {
                 tracing::info!("this node has another address: looking for everybody again");
                 self.relocated();

@@ -1,5 +1,5 @@
-//! Where others may reach this node, as far as it can tell by itself: what people tell their
-//! friends.
+//! The addresses where others may reach this node, as far as it can tell: the ones that people
+//! give their friends.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::Path;
@@ -7,23 +7,23 @@ use std::path::Path;
 use crate::config::Listen;
 use crate::model::Address;
 
-/// The most addresses that are told: one of a machine with many does as well as the others.
+/// The maximum number of addresses shown: one of a machine with many does as well as the others.
 const MAX_ADDRESSES: usize = 3;
 
-/// Addresses for documentation (RFC 5737): no packet ever goes there.
+/// An address for documentation (RFC 5737): no packet is ever sent there.
 const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 
 /// An address of this host.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct HostAddress {
     ip: IpAddr,
-    /// Of a bridge, such as those of containers and virtual machines.
+    /// True for a bridge, such as those of containers and virtual machines.
     is_bridge: bool,
 }
 
-/// The addresses to tell others for a node that listens at `listen` and got `port` there, best
-/// first: what the user said, else what it listens on, else those of this host. None where only
-/// this host or a link can reach it.
+/// Returns the addresses to give others for a node that listens at `listen` and got `port` there,
+/// best first: the advertised one, else the one it listens on, else those of this host. Empty where
+/// only this host or a link can reach it.
 pub(crate) fn addresses(advertise: Option<&Address>, listen: &Listen, port: u16) -> Vec<Address> {
     if port == 0 {
         return Vec::new();
@@ -48,10 +48,10 @@ pub(crate) fn addresses(advertise: Option<&Address>, listen: &Listen, port: u16)
     chosen.into_iter().map(address).collect()
 }
 
-/// True if nobody beyond the local networks of this host can dial `host`.
+/// Returns true if nobody beyond the local networks of this host can dial `host`.
 pub fn is_local(host: &str) -> bool {
     match host.parse() {
-        // The last are shared by the customers of one provider (RFC 6598).
+        // The last range is shared by the customers of one provider (RFC 6598).
         Ok(IpAddr::V4(ip)) => {
             let [first, second, ..] = ip.octets();
             ip.is_private() || (first == 100 && second & 0xc0 == 64)
@@ -61,7 +61,7 @@ pub fn is_local(host: &str) -> bool {
     }
 }
 
-/// Of IPv4, which is what people can type, if there is any.
+/// Chooses IPv4 addresses, if there are any: people can type those.
 fn choose(route_source: Option<IpAddr>, mut own: Vec<HostAddress>) -> Vec<IpAddr> {
     own.retain(|address| {
         let is_known = Some(address.ip) == route_source;
@@ -70,7 +70,7 @@ fn choose(route_source: Option<IpAddr>, mut own: Vec<HostAddress>) -> Vec<IpAddr
     if own.iter().any(|address| address.ip.is_ipv4()) {
         own.retain(|address| address.ip.is_ipv4());
     } else {
-        // Most of one host's are of one network.
+        // Most IPv6 addresses of a host are in one network.
         own.truncate(1);
     }
     own.sort_by_key(|address| Some(address.ip) != route_source);
@@ -85,7 +85,7 @@ fn is_announceable(ip: IpAddr) -> bool {
     }
 }
 
-/// The addresses of the interfaces that are up. Without them, there is nothing to tell.
+/// Returns the addresses of the interfaces that are up; none if they cannot be read.
 fn own() -> Vec<HostAddress> {
     let interfaces = if_addrs::get_if_addrs().unwrap_or_default().into_iter();
     let up = interfaces.filter(|interface| interface.is_oper_up());
@@ -99,8 +99,8 @@ fn own() -> Vec<HostAddress> {
     own.collect()
 }
 
-/// The address from which this host calls others: connecting a UDP socket looks the route up,
-/// and sends nothing.
+/// Returns the address from which this host calls others. Connecting a UDP socket looks up the
+/// route and sends nothing.
 fn route_source() -> Option<IpAddr> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
     socket.connect(SocketAddr::from((ELSEWHERE, 9))).ok()?;

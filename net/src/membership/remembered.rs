@@ -1,11 +1,11 @@
-//! Where members were reached last time, so that a network is found again without multicast and
-//! without naming anybody.
+//! Remembers where members were reached last time, so that a network is found again without
+//! multicast and without naming anybody.
 //!
-//! One small text file for each mountpoint or served directory, named after a digest of that path
-//! and after nothing else: a name that depended on the password would let a thief of the disk try
+//! There is one small text file for each mountpoint or served directory, named after a digest of
+//! that path and nothing else: if the name depended on the password, a thief of the disk could test
 //! passwords. A file holds lines of `seconds host port peer-id`, newest first; `seconds` is when a
-//! member last answered there, since 1970. Lines that are not of this form are ignored, so a
-//! damaged file costs addresses and nothing else.
+//! member last answered there, since 1970. Lines of any other form are ignored, so a damaged file
+//! costs addresses and nothing else.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -22,13 +22,13 @@ use super::address::canonical;
 use crate::error::Error;
 use crate::model::{Address, PeerId};
 
-/// The most addresses in a file.
+/// The maximum number of addresses in a file.
 pub(crate) const MAX_REMEMBERED: usize = 64;
 
-/// No file that was written here is longer: a host name has at most 253 bytes.
+/// The maximum size of a file written here: a host name has at most 253 bytes.
 const MAX_FILE_BYTES: u64 = 64 * 1024;
 
-/// The first line.
+/// The first line of a file.
 const HEADER: &str = "tinyp2p addresses 1";
 
 /// One address of one member.
@@ -38,21 +38,21 @@ pub(crate) struct RememberedAddress {
     pub(crate) seen: u64,
     /// Where the member was reached.
     pub(crate) address: Address,
-    /// Who was reached there.
+    /// The member reached there.
     pub(crate) id: PeerId,
 }
 
-/// The file of one mountpoint or served directory.
+/// The remembered addresses of one mountpoint or served directory.
 #[derive(Debug)]
 pub(crate) struct Remembered {
     path: PathBuf,
     known: Vec<RememberedAddress>,
-    /// One writer at a time.
+    /// Allows one writer at a time.
     writing: Mutex<()>,
 }
 
 impl Remembered {
-    /// Reads what `state_dir` holds for `place`, a canonical path. A file that cannot be read
+    /// Reads the file in `state_dir` for `place`, a canonical path. A file that cannot be read
     /// counts as empty.
     pub(crate) fn load(state_dir: &Path, place: &Path) -> Self {
         let digest = Sha256::digest(place.as_os_str().as_encoded_bytes());
@@ -75,13 +75,13 @@ impl Remembered {
         }
     }
 
-    /// What was remembered at the start, newest first.
+    /// Returns what was remembered at the start, newest first.
     pub(crate) fn known(&self) -> impl Iterator<Item = &RememberedAddress> {
         self.known.iter()
     }
 
-    /// Replaces the file, in one step, by `reached` (an address, who answered there, how long ago)
-    /// and as much of what was known before as there is room for.
+    /// Atomically replaces the file by `reached` (an address, who answered there, how long ago) and
+    /// as many of the earlier addresses as there is room for.
     pub(crate) fn save(
         &self,
         reached: Vec<(Address, PeerId, Duration)>,
@@ -120,7 +120,8 @@ fn parse_line(line: &str) -> Option<RememberedAddress> {
     fields.next().is_none().then_some(known)
 }
 
-/// Newest first, each address once; addresses with a zone do not outlive the interface's name.
+/// Formats `known`, newest first, each address once; addresses with a zone do not outlive the name
+/// of the interface.
 fn compose(mut known: Vec<RememberedAddress>) -> String {
     known.sort_by(|a, b| b.seen.cmp(&a.seen).then_with(|| a.address.cmp(&b.address)));
     let mut addresses = std::collections::HashSet::new();
@@ -143,7 +144,7 @@ fn read(path: &Path) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Not through a symbolic link, and never waiting for the writer of a FIFO.
+/// Returns flags that refuse symbolic links and never wait for the writer of a FIFO.
 fn libc_flags() -> i32 {
     (rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK).bits() as i32
 }
@@ -154,7 +155,7 @@ fn write(path: &Path, text: &str) -> io::Result<()> {
         .recursive(true)
         .mode(0o700)
         .create(directory)?;
-    // Readable by its owner alone, and never seen half written.
+    // Readable by its owner alone, and never visible half written.
     let mut file = NamedTempFile::new_in(directory)?;
     file.write_all(text.as_bytes())?;
     file.as_file().sync_all()?;
@@ -197,7 +198,7 @@ mod tests {
             .collect();
         assert_eq!(seen, [(1000, 8, id(2)), (940, 7, id(1))]);
 
-        // Nobody was reached this time: nothing is lost by that.
+        // Nobody was reached this time: that loses nothing.
         second.save(Vec::new(), at(2000)).unwrap();
         assert_eq!(Remembered::load(dir.path(), place).known().count(), 2);
         assert_eq!(

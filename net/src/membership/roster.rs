@@ -1,4 +1,4 @@
-//! Who is there and who is not, under names that tell them apart: the members of the table together
+//! The roster of present and absent members under distinct names: the members of the table together
 //! with those of another kind.
 
 use std::collections::HashMap;
@@ -9,17 +9,17 @@ use super::{Member, MemberHealth, Members, MembersState, names};
 use crate::model::PeerId;
 
 impl Members {
-    /// The members of another kind, and a number that grows whenever one comes or goes.
+    /// Returns the members of another kind, and a number that grows whenever one comes or goes.
     fn outside(&self) -> (Vec<SourceMember>, u64) {
         let source = self.source.get();
-        // The number first: what is newer than it is only looked at once more.
+        // The number first: if the members are newer than it, they are merely read once more.
         let revision = source.map_or(0, |source| source.revision());
         let members = source.map(|source| source.members());
         (members.unwrap_or_default(), revision)
     }
 
-    /// Everyone who can be asked, this node included if it shares something. A member that is
-    /// suspected to be gone is not among them until it answers again.
+    /// Returns everyone who can be called, including this node if it shares something. A member
+    /// that is suspected to be gone is left out until it answers again.
     pub fn present(&self) -> Vec<Member> {
         let (outside, outside_revision) = self.outside();
         self.present_in(&mut self.state.lock(), &outside, outside_revision)
@@ -40,8 +40,8 @@ impl Members {
         roster.to_vec()
     }
 
-    /// Those who are there, as [`Members::present`] has them, and those who are not, as
-    /// [`Members::absent`] does, at one moment: everybody is among either.
+    /// Returns the present members, as [`Members::present`], and the absent ones, as
+    /// [`Members::absent`], at one moment: every member is in one of the two.
     pub fn everyone(&self) -> (Vec<Member>, Vec<(PeerId, Arc<str>)>) {
         let (outside, outside_revision) = self.outside();
         let mut state = self.state.lock();
@@ -49,7 +49,7 @@ impl Members {
         (present, self.absent_in(&state, &outside))
     }
 
-    /// Another number whenever those who are there, their names or addresses have changed.
+    /// Returns a number that changes with the present members, their names or addresses.
     pub fn revision(&self) -> u64 {
         let source = self.source.get();
         let outside = source.map_or(0, |source| source.revision());
@@ -85,7 +85,7 @@ impl Members {
         roster.into()
     }
 
-    /// Members that were there and do not answer now, by their shown names: what they share is
+    /// Returns members that were present and do not answer now, by display name: what they share is
     /// unknown, not gone.
     pub fn absent(&self) -> Vec<(PeerId, Arc<str>)> {
         let (outside, _) = self.outside();
@@ -104,7 +104,7 @@ impl Members {
         absent
     }
 
-    /// How all others are doing that are there, or were and do not answer now; in no order.
+    /// Returns the health of all other members, present or absent, in no particular order.
     pub fn standings(&self) -> Vec<MemberHealth> {
         let (outside, _) = self.outside();
         let further = self.source.get().map(|source| source.standings());
@@ -120,7 +120,7 @@ impl Members {
         standings.collect()
     }
 
-    /// Names are made unique among all who are or were there, so that nobody's name changes when
+    /// Makes names unique among all members, present or absent, so that nobody's name changes when
     /// somebody else is away for a moment.
     fn shown_names(
         &self,
@@ -137,7 +137,7 @@ impl Members {
 }
 
 impl MembersState {
-    /// Those of `outside` that are no nodes of this program which are members already.
+    /// Returns those of `outside`, except nodes of this program that are already members.
     fn apart<'a>(&'a self, outside: &'a [SourceMember]) -> impl Iterator<Item = &'a SourceMember> {
         outside.iter().filter(|member| {
             let node = member.node;

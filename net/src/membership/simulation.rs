@@ -1,5 +1,5 @@
-//! A whole network in one thread and in simulated time, to see what many tables make of each
-//! other: whether they all find all, how fast, and what liars can do about it.
+//! Simulates a whole network in one thread and in simulated time, to see how many tables work
+//! together: whether every node finds every other, how fast, and what liars can do about it.
 
 #![allow(clippy::unwrap_used)]
 
@@ -22,10 +22,10 @@ use crate::testing::peer_id;
 
 const TICK: Duration = Duration::from_millis(10);
 
-/// One dial and one hello over it take this long, and so does being refused.
+/// The duration of a dial and one hello over it, and of a refusal.
 const ROUND: Duration = Duration::from_millis(20);
 
-/// The same over a very slow link.
+/// The same duration over a very slow link.
 const LATE: Duration = Duration::from_millis(2800);
 
 fn id(n: usize) -> PeerId {
@@ -44,11 +44,11 @@ fn at(n: usize) -> Address {
 enum Condition {
     Down,
     Up,
-    /// Takes connections and never answers.
+    /// Accepts connections and never answers.
     Frozen,
-    /// Speaks something else.
+    /// Speaks another protocol.
     Foreign,
-    /// Is asked only; a hello over a new connection takes [`LATE`].
+    /// Never calls, only answers; a hello over a new connection takes [`LATE`].
     Slow,
 }
 
@@ -57,7 +57,7 @@ struct Node {
     introduction: Introduction,
     address: Address,
     condition: Condition,
-    /// Where the connection to each member leads.
+    /// The address behind the connection to each member.
     connections: HashMap<PeerId, Address>,
     under_way: Vec<(Instant, WorkerTask)>,
     dials: usize,
@@ -71,7 +71,7 @@ struct Network {
 }
 
 impl Network {
-    /// `count` nodes that are down; node `n` has been named the addresses of `named(n)`.
+    /// Creates `count` nodes that are down; the user of node `n` named the addresses of `named(n)`.
     fn new(count: usize, named: impl Fn(usize) -> Vec<usize>) -> Self {
         let now = Instant::now();
         let node = |n: usize| Node {
@@ -99,7 +99,7 @@ impl Network {
         self.nodes[n].condition = Condition::Up;
     }
 
-    /// As if the process had been killed and begun anew: all memory is gone.
+    /// Restarts node `n` as if its process had been killed: all its memory is gone.
     fn restart(&mut self, n: usize, named: &[usize], port: u16) {
         let node = &mut self.nodes[n];
         node.table = fresh_table(n, named, self.now);
@@ -123,7 +123,7 @@ impl Network {
         }
     }
 
-    /// Runs until `done`, for `limit` at most; how long that took.
+    /// Runs until `done`, for at most `limit`. Returns how long that took.
     fn run_until(&mut self, limit: Duration, done: impl Fn(&Self) -> bool) -> Duration {
         let begin = self.now;
         while !done(self) {
@@ -161,7 +161,8 @@ impl Network {
         }
     }
 
-    /// Black holes, everything in 192.0.2.0/24, and frozen nodes are waited for.
+    /// Returns how long a dial waits for black holes (everything in 192.0.2.0/24) and
+    /// for frozen nodes.
     fn patience(&self, address: &Address, limit: Duration) -> Duration {
         match self.at(address).map(|n| self.nodes[n].condition) {
             Some(Condition::Frozen) => limit,
@@ -290,7 +291,7 @@ impl Network {
             .any(|(found, ..)| found == id(other))
     }
 
-    /// Every node that is up sees every other that is up, where it is, and nobody else.
+    /// Returns true when every node that is up sees exactly the others that are up, where they are.
     fn complete(&self) -> bool {
         let up = |n: &usize| self.nodes[*n].condition == Condition::Up;
         let all: Vec<usize> = (0..self.nodes.len()).filter(up).collect();
@@ -349,7 +350,7 @@ fn star_of_fifty_is_complete_in_5_seconds() {
     let mut network = Network::new(50, |n| if n == 0 { vec![] } else { vec![0] });
     (0..50).for_each(|n| network.start(n));
     network.run_until(seconds(5), Network::complete);
-    // Nobody dials an address over and over once it knows who is there.
+    // Nobody keeps dialling an address once it knows who is there.
     network.run(seconds(60));
     let dials: usize = network.nodes.iter().map(|node| node.dials).sum();
     assert!(dials < 2 * 50 * 49, "{dials}");
@@ -421,7 +422,7 @@ fn new_identity_at_known_address_is_found() {
     let mut network = Network::new(3, next_one(3));
     (0..3).for_each(|n| network.start(n));
     network.run_until(seconds(2), Network::complete);
-    // Node 2 goes for good. At its address another starts, which knows nobody.
+    // Node 2 goes for good. Another, which knows nobody, starts at its address.
     network.restart(2, &[], 15204);
     network.nodes[2].introduction.id = id(8);
     network.nodes[2].table = MemberTable::new(id(8), network.now);
@@ -441,13 +442,13 @@ fn silent_addresses_delay_nobody() {
     network.run_until(seconds(20), Network::complete);
     network.run(seconds(60));
     assert!(network.complete(), "{}", network.picture());
-    // A newcomer is not made to wait for them either.
+    // Nor does a newcomer have to wait for them.
     network.restart(19, &[0], 4711);
     network.run_until(seconds(5), Network::complete);
 }
 
-/// Node 0 tells everyone of a thousand members that do not exist, at addresses that swallow
-/// packets, and that every real address belongs to somebody else.
+/// Makes node 0 report to everyone a thousand members that do not exist, at addresses that swallow
+/// packets, and claim every real address for another member.
 fn lie(n: usize, hello: &mut Hello) {
     if n != 0 {
         return;
@@ -487,7 +488,7 @@ fn lying_member_cannot_split_the_network() {
     }
 }
 
-/// What multicast says of node `n`, from `source` at port `from` and up.
+/// Announces node `n` by multicast, from `source`, at `count` ports starting at `from`.
 fn announce(network: &mut Network, n: usize, source: usize, from: u16, count: u16) {
     let addresses = (0..count).map(|k| (Address::new(host(source).to_string(), from + k), k == 0));
     let sighting = Sighting {
@@ -536,7 +537,7 @@ proptest! {
     ) {
         let count = parents.len() + 1;
         let named = |n: usize| -> Vec<usize> {
-            // Of each pair that touch in the tree, either may know the other.
+            // Of each pair adjacent in the tree, either may know the other.
             let edge = |child: usize| {
                 let (parent, upwards) = (parents[child - 1].0.index(child), parents[child - 1].1);
                 if upwards { (child, parent) } else { (parent, child) }
@@ -581,7 +582,7 @@ proptest! {
             }
         }
         network.run_until(seconds(60), Network::complete);
-        // Nobody flaps afterwards.
+        // No node flaps afterwards.
         network.run(seconds(40));
         prop_assert!(network.complete());
     }

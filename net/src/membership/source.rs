@@ -1,7 +1,7 @@
-//! Members of another kind, which come in beside those that the table knows.
+//! Members of another kind, beside those in the table.
 //!
-//! Whoever implements [`MemberSource`] finds its members by itself, calls them by itself, and says
-//! who is there. Membership gives each a name that nobody else has and shows them like any other.
+//! An implementation of [`MemberSource`] finds its members, calls them, and says who is present.
+//! Membership gives each a unique name and shows them like any other.
 
 use std::sync::Arc;
 
@@ -14,41 +14,42 @@ use crate::peer::{Peer, Whole};
 #[derive(Clone)]
 pub(crate) struct SourceMember {
     pub(crate) id: PeerId,
-    /// As it calls itself.
+    /// The member's own name for itself.
     pub(crate) name: Arc<str>,
     pub(crate) address: Address,
     pub(crate) is_present: bool,
-    /// The node of this program that it really is, if that is known.
+    /// The node of this program that it really is, if known.
     pub(crate) node: Option<PeerId>,
     pub(crate) peer: Arc<dyn Peer>,
 }
 
-/// Where members of another kind come from. No call waits for the network.
+/// A source of members of another kind. No call waits for the network.
 pub(crate) trait MemberSource: Send + Sync {
     /// Starts to look for members.
     ///
     /// # Errors
-    /// [`Error::Local`]: there is no thread to be had.
+    /// [`Error::Local`] when no thread can be started.
     fn begin(&self) -> Result<(), Error>;
 
     /// Ends what [`MemberSource::begin`] started.
     fn stop(&self);
 
-    /// All that are there, or were and do not answer now.
+    /// Returns all members that are present, or were and do not answer now.
     fn members(&self) -> Vec<SourceMember>;
 
-    /// Grows whenever one comes or goes.
+    /// Returns a number that grows whenever one comes or goes.
     fn revision(&self) -> u64;
 
-    /// How they are doing.
+    /// Returns the health of these members.
     fn standings(&self) -> Vec<MemberHealth>;
 
-    /// `member`, if it tells names and no sizes, and is there.
+    /// Returns `member` if it lists names without sizes and is present.
     fn whole(&self, member: PeerId) -> Option<Arc<dyn Whole>>;
 
-    /// What became of each address that the user named; `None` while the first attempt goes on.
+    /// Returns the outcome of each address that the user named; `None` while its first try
+    /// is under way.
     fn named(&self) -> Vec<(Address, Option<Result<(), Error>>)>;
 
-    /// A call to `member` failed with `error`.
+    /// Reports that a call to `member` failed with `error`.
     fn report(&self, member: PeerId, error: &Error);
 }

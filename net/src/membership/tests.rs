@@ -1,4 +1,4 @@
-//! Members with their real threads, over connections that are function calls.
+//! Members with their real threads, over simulated connections.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -25,18 +25,18 @@ fn at(n: u8) -> Address {
     Address::new(ip(n).to_string(), 7)
 }
 
-/// What happens to whoever dials an address.
+/// What happens when a node dials an address.
 #[derive(Clone)]
 enum Line {
     To(Arc<Members>),
     Refuses,
-    /// Until this is set, or the deadline.
+    /// Hangs until this is set, or until the deadline.
     Hangs(Arc<AtomicBool>),
-    /// To these, but not before this is set.
+    /// Connects to these members, but only once this is set.
     Late(Arc<AtomicBool>, Arc<Members>),
 }
 
-/// All nodes of one test. What is not in it refuses connections.
+/// All nodes of one test. Any other address refuses connections.
 #[derive(Clone, Default)]
 struct Switchboard(Arc<Mutex<HashMap<Address, Line>>>);
 
@@ -227,7 +227,7 @@ fn undialable_node_sees_all_and_is_unseen() {
     let (a, b) = (board.node(1, "a", 7, &[2]), board.node(2, "b", 7, &[]));
     let they_see_each_other = || names(&a) == ["b"] && names(&b) == ["a"];
     eventually("they see each other", they_see_each_other);
-    // Nobody can call a guest when somebody new comes, so it comes last.
+    // A guest cannot be called when somebody new joins, so it starts last.
     let guest = board.node(3, "guest", 0, &[1]);
     eventually("the guest sees both", || names(&guest) == ["a", "b"]);
     assert!(they_see_each_other());

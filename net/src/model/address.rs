@@ -6,7 +6,7 @@ use std::str::FromStr;
 use super::Invalid;
 use super::id::PeerId;
 
-/// The port that a node listens on unless told otherwise (the digits recall 15 lines, 2004).
+/// The default port of a node (the digits recall 15 lines, 2004).
 pub const DEFAULT_PORT: u16 = 15204;
 
 /// Where a node can be dialled: a host name or IP literal, and a TCP port.
@@ -19,7 +19,7 @@ pub struct Address {
 }
 
 impl Address {
-    /// An address from its parts.
+    /// Creates an address from its parts.
     pub fn new(host: impl Into<String>, port: u16) -> Self {
         Self {
             host: host.into(),
@@ -47,7 +47,7 @@ impl fmt::Debug for Address {
 impl FromStr for Address {
     type Err = Invalid;
 
-    /// Reads `host`, `host:port`, `v4`, `v4:port`, `v6`, `[v6]` or `[v6]:port`.
+    /// Parses `host`, `host:port`, `v4`, `v4:port`, `v6`, `[v6]` or `[v6]:port`.
     fn from_str(text: &str) -> Result<Self, Invalid> {
         let invalid = || Invalid::Address(text.escape_default().to_string());
         let (host, port) = if let Some(rest) = text.strip_prefix('[') {
@@ -94,7 +94,7 @@ impl FromStr for Address {
 pub struct PeerArgument {
     /// Where to dial.
     pub address: Address,
-    /// `#PEER-ID`: whoever answers with another key is refused.
+    /// `#PEER-ID`: a node that answers with another key is refused.
     pub expected: Option<PeerId>,
 }
 

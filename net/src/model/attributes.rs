@@ -4,7 +4,7 @@ use super::id::{Root, Version};
 use super::path::Name;
 use super::time::UnixTime;
 
-/// What an entry of a share is. Nothing else is ever served.
+/// The type of an entry of a share. Nothing else is ever served.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Kind {
     /// A regular file.
@@ -13,27 +13,27 @@ pub enum Kind {
     Directory,
 }
 
-/// What the permissions of an entry allow the member that shares it. They say nothing about those
-/// who read it there: all members may read all that can be read.
+/// What the permissions of an entry allow the member that shares it. They do not restrict its
+/// readers: all members may read everything that can be read.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Mode {
     /// It can be read, or listed.
     #[default]
     Plain,
-    /// A file that can be read, and is a program to its owner: some execute bit is set.
+    /// A readable file that is a program to its owner: some execute bit is set.
     Executable,
-    /// The member itself cannot read the file, or cannot list the directory and look into it.
+    /// The member itself cannot read the file, or cannot list and search the directory.
     Unreadable,
 }
 
-/// What a listing says of one entry besides its name.
+/// What a listing says of one entry, apart from its name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Attributes {
     /// File or directory.
     pub kind: Kind,
     /// What its permissions allow the member.
     pub mode: Mode,
-    /// How much content there is; none for a directory.
+    /// The file's size; zero for a directory.
     pub size: FileSize,
     /// When the content was last modified.
     pub mtime: UnixTime,
@@ -43,20 +43,20 @@ pub struct Attributes {
     pub root: Option<Root>,
 }
 
-/// How much content a file has, in bytes. Some members tell only names.
+/// The size of a file in bytes. Some members send only names.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum FileSize {
-    /// So many bytes.
+    /// This many bytes.
     Known(u64),
-    /// Nobody has said. Never travels in this program's own protocol.
+    /// No member has said. Never sent in this program's own protocol.
     Unknown,
 }
 
 impl FileSize {
-    /// Nothing.
+    /// The size of an empty file.
     pub const ZERO: Self = Self::Known(0);
 
-    /// The bytes, if their number is known.
+    /// Returns the number of bytes, if it is known.
     pub fn known(self) -> Option<u64> {
         match self {
             Self::Known(bytes) => Some(bytes),
@@ -64,12 +64,12 @@ impl FileSize {
         }
     }
 
-    /// True unless nobody has said.
+    /// Returns true if the size is known.
     pub fn is_known(self) -> bool {
         self.known().is_some()
     }
 
-    /// The bytes; 0 where nobody has said, as a program that asks for a size has to be given one.
+    /// Returns the number of bytes; 0 if unknown, as programs that ask for a size must get one.
     pub fn or_zero(self) -> u64 {
         self.known().unwrap_or(0)
     }
@@ -106,7 +106,7 @@ pub struct ByteRange {
 }
 
 impl ByteRange {
-    /// The range `start..end`, empty when `end` is not above `start`.
+    /// Creates the range `start..end`, empty if `end` is not above `start`.
     pub fn new(start: u64, end: u64) -> Self {
         Self {
             start,
@@ -114,12 +114,12 @@ impl ByteRange {
         }
     }
 
-    /// How many bytes it spans.
+    /// Returns how many bytes it spans.
     pub fn len(self) -> u64 {
         self.end - self.start
     }
 
-    /// True when it spans nothing.
+    /// Returns true if it spans nothing.
     pub fn is_empty(self) -> bool {
         self.start == self.end
     }

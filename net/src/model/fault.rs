@@ -3,7 +3,7 @@
 use crate::model::text::drives_terminal;
 
 /// Why a call was declined: an XML-RPC fault. Numbers are part of the protocol and never reused;
-/// those from -32700 to -32603 are of the XML-RPC fault code interoperability list.
+/// those from -32700 to -32603 are from the XML-RPC fault code interoperability list.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FaultCode {
     /// -32700: the body is not well-formed XML.
@@ -16,24 +16,24 @@ pub enum FaultCode {
     InvalidParameters,
     /// -32603: the callee's own disk or system failed.
     Internal,
-    /// 1: the path does not lead to anything that is shared.
+    /// 1: the path does not lead to any shared entry.
     NotFound,
     /// 2: a directory was expected.
     NotADirectory,
-    /// 3: a documented bound was exceeded; the message names it.
+    /// 3: a documented limit was exceeded; the message names it.
     LimitExceeded,
     /// 4: the regular expression does not compile; the message says where.
     BadPattern,
     /// 5: the protocol versions do not overlap.
     UnsupportedVersion,
-    /// 6: it is shared, and the callee itself may not read it.
+    /// 6: it is shared, but the callee itself may not read it.
     Forbidden,
     /// Any other number.
     Other(i32),
 }
 
 impl FaultCode {
-    /// `faultCode` on the wire.
+    /// Returns the `faultCode` on the wire.
     pub fn number(self) -> i32 {
         match self {
             Self::NotWellFormed => -32700,
@@ -51,7 +51,7 @@ impl FaultCode {
         }
     }
 
-    /// What `faultCode` means. A number that this program does not know is [`FaultCode::Other`].
+    /// Returns the meaning of a `faultCode`. An unknown number is [`FaultCode::Other`].
     pub fn from_number(number: i32) -> Self {
         match number {
             -32700 => Self::NotWellFormed,
@@ -74,9 +74,9 @@ impl FaultCode {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct Fault {
-    /// What kind of refusal.
+    /// The kind of refusal.
     pub code: FaultCode,
-    /// One line; at most [`Fault::MAX_MESSAGE_BYTES`] survive the wire.
+    /// One line; on the wire it is cut to [`Fault::MAX_MESSAGE_BYTES`].
     pub message: String,
 }
 
@@ -84,12 +84,12 @@ impl Fault {
     /// Longer messages are cut, when sent and when received.
     pub const MAX_MESSAGE_BYTES: usize = 1024;
 
-    /// True if it says that there is nothing, or nothing of the kind that was asked for.
+    /// Returns true if it says that there is nothing, or nothing of the requested kind.
     pub fn is_absence(&self) -> bool {
         matches!(self.code, FaultCode::NotFound | FaultCode::NotADirectory)
     }
 
-    /// A fault with its sentence.
+    /// Creates a fault with its sentence.
     pub fn new(code: FaultCode, message: impl Into<String>) -> Self {
         Self {
             code,
@@ -98,9 +98,9 @@ impl Fault {
     }
 }
 
-/// A fault's message as one short line that can neither drive a terminal nor fail to be XML: runs
-/// of white space and of characters that act on a screen become one space, and what is longer than
-/// [`Fault::MAX_MESSAGE_BYTES`] is cut.
+/// Turns a fault's message into one short line that can neither drive a terminal nor fail to be
+/// XML: runs of white space and of characters that act on a screen become one space, and anything
+/// longer than [`Fault::MAX_MESSAGE_BYTES`] is cut.
 pub(crate) fn one_line(message: &str) -> String {
     let unfit = |c: char| c.is_whitespace() || drives_terminal(c);
     let words: Vec<&str> = message

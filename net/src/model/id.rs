@@ -1,5 +1,5 @@
-//! What identifies something: a member by its key, a content by its root, a state of a file by its
-//! version. Each has one spelling, in which it is shown and read back.
+//! Identifiers: a member's key, a content's root, a version for the state of a file. Each has one
+//! spelling, in which it is shown and read back.
 
 use std::fmt;
 use std::str::FromStr;
@@ -18,12 +18,12 @@ impl PeerId {
         Self(key)
     }
 
-    /// The raw Ed25519 public key.
+    /// Returns the raw Ed25519 public key.
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
 
-    /// The first eight characters: enough to tell the members of one network apart on a screen.
+    /// Returns the first eight characters: enough to tell members of one network apart on a screen.
     pub fn short(&self) -> String {
         let mut text = self.to_string();
         text.truncate(8);
@@ -64,7 +64,7 @@ impl Root {
         Self(root)
     }
 
-    /// The root's 32 bytes.
+    /// Returns the root's 32 bytes.
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
@@ -93,9 +93,9 @@ impl FromStr for Root {
     }
 }
 
-/// One content, whoever has it and whatever it is called: its root and its size in bytes. The tree
-/// is padded, so a root alone does not tell a size, and a member that names a root for another size
-/// names another content.
+/// Identifies one content, whoever has it and under any name: its root and its size in bytes. The
+/// tree is padded, so a root alone does not determine a size, and a member that names a root for
+/// another size names another content.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct ContentId {
     /// The content root.
@@ -104,11 +104,11 @@ pub struct ContentId {
     pub size: u64,
 }
 
-/// One state of one file at one member, made by the member that shares it: the first 24 bits are a
-/// digest of which file it is (device, inode, time of birth), the other 40 one of its state (size,
-/// mtime, ctime). It is both the `version` of a listing and, as 16 hexadecimal digits in quotes,
-/// the strong entity tag (RFC 9110, section 8.8.3) of the file's bytes, so what was listed can be
-/// asked for with If-Match. Versions of different members say nothing to each other.
+/// One state of one file at one member, assigned by the member that shares it. The first 24 bits
+/// are a digest of which file it is (device, inode, time of birth), the other 40 one of its state
+/// (size, mtime, ctime). It is both the `version` of a listing and, as 16 hexadecimal digits in
+/// quotes, the strong entity tag (RFC 9110, section 8.8.3) of the file's bytes, so a listed version
+/// can be requested with If-Match. Versions of different members are not comparable.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct Version(pub u64);
 
@@ -116,22 +116,22 @@ impl Version {
     /// How many bits tell states of one file apart.
     const STATE_BITS: u32 = 40;
 
-    /// The version of a file in a state, from a digest of each.
+    /// Returns the version of a file in a state, from a digest of each.
     pub const fn of(file: u64, state: u64) -> Self {
         Self(file >> Self::STATE_BITS << Self::STATE_BITS | state >> (64 - Self::STATE_BITS))
     }
 
-    /// What is the same in all versions of one file at one member, and rarely so for two files.
+    /// Returns the part shared by all versions of one file at one member, and rarely by two files.
     pub const fn file(self) -> u32 {
         (self.0 >> Self::STATE_BITS) as u32
     }
 
-    /// The entity tag, quotes included.
+    /// Returns the entity tag, quotes included.
     pub fn entity_tag(self) -> String {
         format!("\"{:016x}\"", self.0)
     }
 
-    /// Reads an entity tag that [`Version::entity_tag`] wrote.
+    /// Parses an entity tag that [`Version::entity_tag`] wrote.
     pub fn from_entity_tag(tag: &str) -> Result<Self, Invalid> {
         let digits = tag
             .strip_prefix('"')

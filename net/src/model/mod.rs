@@ -1,8 +1,8 @@
-//! The words of the network: identities, names, paths, versions, ranges.
+//! The vocabulary of the network: identities, names, paths, versions, ranges.
 //!
-//! Everything here is parsed once, where it enters (a wire message, a command line, a directory
-//! entry), and is correct ever after: code that holds a [`RelPath`] never asks again whether it
-//! contains `..`. None of these types does IO or knows the time.
+//! Every value is parsed once, where it enters (a wire message, a command line, a directory entry),
+//! and is valid from then on: code that holds a [`RelPath`] never checks again whether it contains
+//! `..`. None of these types does IO or knows the time.
 
 mod address;
 mod attributes;
@@ -19,7 +19,7 @@ pub use path::{MAX_NAME_BYTES, MAX_PATH_BYTES, Name, RelPath};
 pub use text::escaped;
 pub use time::UnixTime;
 
-/// Why something that came from outside is not a value of one of these types.
+/// Why an input is not a value of one of these types.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Invalid {
     /// A path component that no file can have: empty, `.`, `..`, with `/` or NUL, or too long.

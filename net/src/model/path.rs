@@ -1,5 +1,5 @@
-//! Names and paths below a share: checked once, so that none can leave the share, and shown so that
-//! none can drive a terminal.
+//! Names and paths below a share: checked once, so that none can leave the share, and escaped for
+//! display so that none can drive a terminal.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,10 +7,10 @@ use std::sync::Arc;
 use super::Invalid;
 use super::text::write_escaped;
 
-/// Longest file name in bytes, as Linux has it (`NAME_MAX`).
+/// Maximum file name length in bytes, as on Linux (`NAME_MAX`).
 pub const MAX_NAME_BYTES: usize = 255;
 
-/// Longest path in bytes, as Linux has it (`PATH_MAX` less its NUL).
+/// Maximum path length in bytes, as on Linux (`PATH_MAX` less its NUL).
 pub const MAX_PATH_BYTES: usize = 4095;
 
 /// One path component: any bytes that a Linux file name may have. Cheap to clone.
@@ -18,7 +18,7 @@ pub const MAX_PATH_BYTES: usize = 4095;
 pub struct Name(Arc<[u8]>);
 
 impl Name {
-    /// Checks and takes one component.
+    /// Checks and wraps one component.
     pub fn new(bytes: impl AsRef<[u8]>) -> Result<Self, Invalid> {
         let bytes = bytes.as_ref();
         let sound = !bytes.is_empty()
@@ -29,19 +29,19 @@ impl Name {
         sound.then(|| Self(bytes.into())).ok_or(Invalid::Name)
     }
 
-    /// The name's bytes.
+    /// Returns the name's bytes.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// True for names that begin with a dot, which are not served unless asked for.
+    /// Returns true for names that begin with a dot, which are served only if configured.
     pub fn is_hidden(&self) -> bool {
         self.0.starts_with(b".")
     }
 }
 
 impl fmt::Display for Name {
-    /// For people: what is not printable UTF-8 is escaped, so a name cannot drive a terminal.
+    /// Formats for people: anything but printable UTF-8 is escaped, so it cannot drive a terminal.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write_escaped(f, &self.0)
     }
@@ -59,7 +59,7 @@ impl fmt::Debug for Name {
 pub struct RelPath(Arc<[u8]>);
 
 impl RelPath {
-    /// The share's root.
+    /// Returns the share's root.
     pub fn root() -> Self {
         Self(Arc::from(&b""[..]))
     }
@@ -78,17 +78,17 @@ impl RelPath {
         Ok(Self(Arc::from(bytes)))
     }
 
-    /// The path's bytes, without a leading slash.
+    /// Returns the path's bytes, without a leading slash.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// True for the share's root.
+    /// Returns true for the share's root.
     pub fn is_root(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// This path with one more component.
+    /// Returns this path with one more component.
     pub fn join(&self, name: &Name) -> Result<Self, Invalid> {
         let mut bytes = Vec::with_capacity(self.0.len() + 1 + name.0.len());
         bytes.extend_from_slice(&self.0);
@@ -102,7 +102,7 @@ impl RelPath {
         Ok(Self(bytes.into()))
     }
 
-    /// The directory that holds this path, and its name there; `None` for the root.
+    /// Returns the directory that holds this path, and its name there; `None` for the root.
     pub fn split(&self) -> Option<(Self, Name)> {
         if self.is_root() {
             return None;
@@ -114,14 +114,14 @@ impl RelPath {
         Some((Self(Arc::from(parent)), Name(name.into())))
     }
 
-    /// True if this is `directory` or lies below it.
+    /// Returns true if this is `directory` or lies below it.
     pub fn is_within(&self, directory: &Self) -> bool {
         let rest = self.as_bytes().strip_prefix(directory.as_bytes());
         directory.is_root() || rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
     }
 
-    /// Where this lies once the directory `from`, in which it lies, has become `to`; `None` if it
-    /// does not lie there, or the path would be too long.
+    /// Returns this path after its ancestor `from` was renamed to `to`; `None` if it does not lie
+    /// in `from`, or the path would be too long.
     pub fn moved(&self, from: &Self, to: &Self) -> Option<Self> {
         if !self.is_within(from) {
             return None;
@@ -136,14 +136,14 @@ impl RelPath {
         Self::new(&joined).ok()
     }
 
-    /// The components from the root down; none for the root.
+    /// Returns the components from the root down; none for the root.
     pub fn components(&self) -> impl Iterator<Item = &[u8]> {
         self.0.split(|b| *b == b'/').filter(|c| !c.is_empty())
     }
 }
 
 impl fmt::Display for RelPath {
-    /// For people, escaped as [`Name`] is.
+    /// Formats for people, escaped as [`Name`] is.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write_escaped(f, &self.0)
     }

@@ -1,9 +1,9 @@
-//! What others send, made fit for a screen.
+//! Text from others, made safe for a screen.
 //!
-//! Members choose names of files, their own name and the sentences of their errors. All of these
-//! reach terminals and logs, where some characters act instead of appearing: they move the cursor,
-//! reverse the direction of writing, end the line, or are not there at all, so that two names look
-//! like one. What they are is said once, here, by the properties that Unicode gives them.
+//! Members choose the names of their files, their own name and the sentences of their errors. All
+//! of these reach terminals and logs, where some characters act instead of appearing: they move the
+//! cursor, reverse the direction of writing, end the line, or are invisible, so that two names look
+//! like one. They are defined once, here, by their Unicode properties.
 
 use std::borrow::Cow;
 use std::fmt::{self, Write};
@@ -12,8 +12,8 @@ use std::sync::LazyLock;
 use regex_syntax::hir::{Class, HirKind};
 
 /// Control and format characters (the marks and overrides of direction, tags), the separators of
-/// lines and paragraphs, and whatever a screen may leave out: variation selectors, fillers, what
-/// has no width. Of no use in text are also the two that XML cannot carry.
+/// lines and paragraphs, and everything a screen may leave out: variation selectors, fillers,
+/// characters without width. The two that XML cannot carry are of no use in text either.
 const ACTING: &str = r"[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}\x{fffe}\x{ffff}]";
 
 /// The ranges of those characters, in order.
@@ -27,13 +27,13 @@ static RANGES: LazyLock<Vec<(char, char)>> = LazyLock::new(|| {
     });
     match parsed {
         Ok(ranges) if !ranges.is_empty() => ranges,
-        // Not reached while the class above is one: then nothing but ASCII is shown as it is.
+        // Unreachable while the class above is one; otherwise nothing but ASCII is shown unescaped.
         _ => vec![('\0', '\x1f'), ('\x7f', char::MAX)],
     }
 });
 
-/// True for characters that do something to a screen instead of appearing on it, or that do not
-/// appear at all.
+/// Returns true for characters that do something to a screen instead of appearing on it, or that do
+/// not appear at all.
 pub(crate) fn drives_terminal(c: char) -> bool {
     if c.is_ascii() {
         return c.is_ascii_control();
@@ -42,7 +42,7 @@ pub(crate) fn drives_terminal(c: char) -> bool {
     behind > 0 && c <= RANGES[behind - 1].1
 }
 
-/// `text` on one line that cannot drive a terminal: what would is escaped, as in `\u{202e}`.
+/// Returns `text` on one line that cannot drive a terminal, with escapes such as `\u{202e}`.
 pub fn harmless(text: &str) -> Cow<'_, str> {
     if !text.contains(drives_terminal) {
         return Cow::Borrowed(text);
@@ -50,7 +50,7 @@ pub fn harmless(text: &str) -> Cow<'_, str> {
     Cow::Owned(escaped(text.as_bytes()))
 }
 
-/// Bytes for people: valid UTF-8 as it is, but for everything that drives a terminal.
+/// Formats bytes for people: valid UTF-8 as it is, except for everything that drives a terminal.
 pub fn escaped(bytes: &[u8]) -> String {
     let mut text = String::new();
     // Writing to a String cannot fail.
@@ -58,7 +58,7 @@ pub fn escaped(bytes: &[u8]) -> String {
     text
 }
 
-/// Writes bytes for people, as [`escaped`] has them.
+/// Writes bytes for people, as [`escaped`] formats them.
 pub(crate) fn write_escaped(f: &mut impl Write, bytes: &[u8]) -> fmt::Result {
     for chunk in bytes.utf8_chunks() {
         for c in chunk.valid().chars() {
@@ -75,8 +75,7 @@ pub(crate) fn write_escaped(f: &mut impl Write, bytes: &[u8]) -> fmt::Result {
     Ok(())
 }
 
-/// One or more of each class of characters that drive a terminal, for the tests of
-/// whatever is shown.
+/// One or more of each class of characters that drive a terminal, for tests of displayed text.
 #[cfg(any(test, feature = "testing"))]
 pub const HOSTILE: [char; 34] = [
     '\0',

@@ -1,15 +1,15 @@
 //! Points in time as file systems keep them: to the nanosecond, over more years than 64 bits of
-//! nanoseconds reach.
+//! nanoseconds can hold.
 
 use std::fmt;
 use std::time::SystemTime;
 
 /// A point in time to the nanosecond, as file systems keep it: seconds since 1970-01-01 00:00 UTC
-/// in 64 bits. (64 bits of nanoseconds would end in 2262.) Made to lie beside small fields: a mount
-/// keeps millions of them.
+/// in 64 bits. (64 bits of nanoseconds would end in 2262.) Laid out to fit beside small fields: a
+/// mount keeps millions of them.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct UnixTime {
-    // In this order, so that the derived order is that of time.
+    // In this order, so that the derived order is chronological.
     upper: i32,
     lower: u32,
     /// Less than [`UnixTime::SECOND`].
@@ -27,8 +27,8 @@ impl UnixTime {
     /// Nanoseconds in a second.
     const SECOND: u32 = 1_000_000_000;
 
-    /// So many whole seconds since 1970, and nanoseconds after that; `None` if those make a
-    /// second or more.
+    /// Creates a time from whole seconds since 1970, and nanoseconds after that; `None` if those
+    /// make a second or more.
     pub fn new(seconds: i64, nanoseconds: u32) -> Option<Self> {
         (nanoseconds < Self::SECOND).then_some(Self {
             upper: (seconds >> 32) as i32,
@@ -37,29 +37,29 @@ impl UnixTime {
         })
     }
 
-    /// By this machine's clock.
+    /// Returns the time of this machine's clock.
     pub fn now() -> Self {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let now = now.unwrap_or_default();
         Self::new(now.as_secs().cast_signed(), now.subsec_nanos()).unwrap_or_default()
     }
 
-    /// Whole seconds since 1970, rounded down.
+    /// Returns the whole seconds since 1970, rounded down.
     pub fn seconds(self) -> i64 {
         i64::from(self.upper) << 32 | i64::from(self.lower)
     }
 
-    /// Nanoseconds after those.
+    /// Returns the nanoseconds after the whole seconds.
     pub fn nanoseconds(self) -> u32 {
         self.nanoseconds
     }
 
-    /// All of it in nanoseconds since 1970.
+    /// Returns the time in nanoseconds since 1970.
     pub fn in_nanoseconds(self) -> i128 {
         i128::from(self.seconds()) * i128::from(Self::SECOND) + i128::from(self.nanoseconds)
     }
 
-    /// The same in 64 bits, which reach from 1677 to 2262: if need be the nearest that there is.
+    /// Returns the same in 64 bits, which reach from 1677 to 2262, clamped to the nearest value.
     pub fn in_64_bits(self) -> i64 {
         let limit = if self.upper < 0 { i64::MIN } else { i64::MAX };
         i64::try_from(self.in_nanoseconds()).unwrap_or(limit)
@@ -67,7 +67,7 @@ impl UnixTime {
 }
 
 impl From<i64> for UnixTime {
-    /// From nanoseconds since 1970.
+    /// Converts from nanoseconds since 1970.
     fn from(nanoseconds: i64) -> Self {
         let second = i64::from(Self::SECOND);
         let (seconds, rest) = (

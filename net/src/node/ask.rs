@@ -1,5 +1,5 @@
-//! Questions to members: whom they go to, what is made of the answers, and how long these can be
-//! relied on.
+//! Questions to members: who is asked, what becomes of the answers, and how long they can
+//! be relied on.
 
 use super::Node;
 use crate::budget::Held;
@@ -16,8 +16,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 impl Node {
-    /// Puts `question` to everyone who is there, and returns one answer for each by `deadline`.
-    /// Members that are known to be away have their answer at once: an [`Error::Unreachable`].
+    /// Puts `question` to every present member, and returns one answer for each by `deadline`.
+    /// Members known to be away get their answer at once: an [`Error::Unreachable`].
     pub fn ask<T, Q>(&self, deadline: Instant, question: Q) -> Vec<PeerReply<T>>
     where
         T: Send + 'static,
@@ -27,9 +27,9 @@ impl Node {
             .1
     }
 
-    /// As [`Node::ask`] of those among `whom` for the whole of `directory`, `None` where there is
-    /// none; but see [`Fanout::list`](crate::query::fanout::Fanout::list). No answer at all of a
-    /// member that nobody knows.
+    /// Asks those among `whom` as [`Node::ask`] does for the whole of `directory`, `None` where
+    /// there is none; but see [`Fanout::list`](crate::query::fanout::Fanout::list). There is no
+    /// answer at all for a member that is unknown.
     pub fn list(
         &self,
         whom: &Whom,
@@ -40,8 +40,8 @@ impl Node {
         self.round(whom, ask)
     }
 
-    /// As [`Node::list`] for the attributes of `path`, `None` where it is not shared; but see
-    /// [`Fanout::stat`](crate::query::fanout::Fanout::stat).
+    /// Asks as [`Node::list`] does for the attributes of `path`, `None` where it is not shared;
+    /// but see [`Fanout::stat`](crate::query::fanout::Fanout::stat).
     pub fn stat(
         &self,
         whom: &Whom,
@@ -52,9 +52,9 @@ impl Node {
         self.round(whom, ask)
     }
 
-    /// Asks everyone, as [`Node::ask`] does, for the files whose name matches `pattern`. More of
-    /// one member than there is `room` for are an error. However many searches are under way, other
-    /// questions do not wait for them.
+    /// Asks everyone, as [`Node::ask`] does, for the files whose name matches `pattern`. More
+    /// matches of one member than there is `room` for are an error. However many searches are under
+    /// way, other questions do not wait for them.
     pub fn search(
         &self,
         pattern: &str,
@@ -75,7 +75,7 @@ impl Node {
         })
     }
 
-    /// As [`Node::ask`] for a search, for which no other question waits.
+    /// Asks as [`Node::ask`] does, for a search that no other question waits for.
     pub fn ask_for_search<T, Q>(&self, deadline: Instant, question: Q) -> Vec<PeerReply<T>>
     where
         T: FileClaims + Send + 'static,
@@ -89,8 +89,8 @@ impl Node {
         self.gather(|_| true, ask).1
     }
 
-    /// Has members compute the content roots of these files of theirs before those of others.
-    /// Waits for nothing.
+    /// Asks members to compute the content roots of these files of theirs before those of others.
+    /// Does not wait.
     pub fn compare(&self, files: BTreeMap<PeerId, Vec<RelPath>>) {
         for member in self.members.present() {
             if let Some(paths) = files.get(&member.id) {
@@ -99,8 +99,7 @@ impl Node {
         }
     }
 
-    /// Takes those roots from what members say of their files that they were found to
-    /// be wrong about.
+    /// Removes from members' claims about their files those roots that were found to be wrong.
     fn doubt<T: FileClaims>(&self, answers: &mut [PeerReply<T>]) {
         for answer in answers {
             if let Ok(claims) = &mut answer.result {
@@ -109,18 +108,18 @@ impl Node {
         }
     }
 
-    /// What `ask` hears of those who are among `whom`, and how long it may be gone by.
+    /// Returns the answers that `ask` gets from members among `whom`, and how long they stay valid.
     fn round<T: FileClaims>(
         &self,
         whom: &Whom,
         ask: impl FnOnce(&[QueryTarget]) -> Vec<PeerReply<Watched<T>>>,
     ) -> QueryResult<T> {
-        // Before anybody is asked, as is the time: whoever comes meanwhile is not among the
-        // answers.
+        // Read before anybody is asked, like the time: a member that arrives in between is not
+        // among the answers.
         let (revision, now) = (self.members.revision(), Instant::now());
         let (present, mut answers) = self.gather(|member| whom.includes(member), ask);
         self.doubt(&mut answers);
-        // Those of the present come first, in their order.
+        // The answers of present members come first, in their order.
         let theirs = present.iter().zip(&answers);
         let watched = theirs.filter_map(|(member, answer)| {
             let counter = answer.result.as_ref().ok()?.counter?;
@@ -142,15 +141,15 @@ impl Node {
         }
     }
 
-    /// Those who are there and `wanted`; what `ask` hears of them, in their order, and of all
-    /// others who are wanted that they are away.
+    /// Returns the present members that are `wanted`; the answers that `ask` gets from them, in
+    /// their order, followed by an error for each wanted member that is away.
     fn gather<T>(
         &self,
         wanted: impl Fn(PeerId) -> bool,
         ask: impl FnOnce(&[QueryTarget]) -> Vec<PeerReply<T>>,
     ) -> (Vec<Member>, Vec<PeerReply<T>>) {
-        // At one moment: whoever comes back while the others are asked is not taken for somebody
-        // who has nothing.
+        // Read at one moment: a member that comes back while the others are asked does not pass for
+        // one that has nothing.
         let (mut present, absent) = self.members.everyone();
         present.retain(|member| wanted(member.id));
         let asked = present.iter().map(|member| QueryTarget {

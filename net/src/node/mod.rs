@@ -1,5 +1,5 @@
 //! A running node, which knows every part: `start` builds and connects them, `ask` puts questions
-//! to members, and this file has what is told of them and ends them.
+//! to members, and this file reports on the parts and stops them.
 
 mod ask;
 pub mod config;
@@ -30,7 +30,7 @@ use crate::share::Share;
 use crate::stats::status;
 use crate::stats::status::{CacheStatus, LegacyStatus, MemoryStatus, Status};
 
-/// Saying goodbye on the local network, and waiting for the dialling threads, end by then.
+/// Time limit for saying goodbye on the local network and waiting for the dialling threads.
 const STOP_DEADLINE: Duration = Duration::from_millis(800);
 
 /// One member of one network. Stops when dropped.
@@ -43,18 +43,18 @@ pub struct Node {
     fanout: Fanout,
     budget: Arc<ByteBudget>,
     followers: Arc<Subscriptions>,
-    /// Apart: a search takes seconds, and look-ups must not wait behind it.
+    /// Separate: a search takes seconds, and look-ups must not wait behind it.
     searches: Fanout,
     engine: Arc<Engine>,
     cache: Option<(CacheConfig, Arc<DiskCache>)>,
     legacy: Option<LegacyParts>,
     begun: Instant,
     reachable_at: Vec<Address>,
-    /// What is left to be stopped.
+    /// The parts that are still to be stopped.
     running: Mutex<Option<RunningParts>>,
 }
 
-/// What speaks the protocol of 2004.
+/// The parts that speak the protocol of 2004.
 struct LegacyParts {
     legacy: Arc<Legacy>,
     members: Arc<LegacyServers>,
@@ -66,53 +66,53 @@ struct RunningParts {
 }
 
 impl Node {
-    /// This node's identity.
+    /// Returns this node's identity.
     pub fn id(&self) -> PeerId {
         self.id
     }
 
-    /// How this node names itself.
+    /// Returns this node's name for itself.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The TCP port that it listens on; 0 when it does not.
+    /// Returns the TCP port that it listens on; 0 if it does not listen.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// The addresses to tell others, best first: at most a few, and none that only this host or one
-    /// link can dial.
+    /// Returns the addresses to announce to others, best first: at most a few, and none that only
+    /// this host or one link can dial.
     pub fn reachable_at(&self) -> &[Address] {
         &self.reachable_at
     }
 
-    /// What it serves.
+    /// Returns what it serves.
     pub fn share(&self) -> Option<&Arc<Share>> {
         self.share.as_ref()
     }
 
-    /// Who is there.
+    /// Returns all known members.
     pub fn members(&self) -> &Arc<Members> {
         &self.members
     }
 
-    /// Everyone who can be asked; see [`Members::present`].
+    /// Returns every member that can be asked; see [`Members::present`].
     pub fn present(&self) -> Vec<Member> {
         self.members.present()
     }
 
-    /// What answers of members take their memory from.
+    /// Returns the budget that members' answers take their memory from.
     pub fn budget(&self) -> &Arc<ByteBudget> {
         &self.budget
     }
 
-    /// What reads files of members.
+    /// Returns the engine that reads files of members.
     pub fn engine(&self) -> &Arc<Engine> {
         &self.engine
     }
 
-    /// What it is doing, from what is in memory: asks nobody and waits for nobody.
+    /// Returns what it is doing, from memory: asks nobody and waits for nobody.
     pub fn status(&self) -> Status {
         let (accounts, totals) = self.engine.ledger().read();
         let (held, budget) = self.engine.memory();
@@ -148,38 +148,38 @@ impl Node {
         }
     }
 
-    /// Another number whenever members have come or gone.
+    /// Returns a number that changes whenever members have come or gone.
     pub fn revision(&self) -> u64 {
         self.members.revision()
     }
 
-    /// Tells `listener` from now on when what members said no longer holds, for as long
+    /// Notifies `listener` from now on when members' answers no longer hold, for as long
     /// as it lives.
     pub fn listen(&self, listener: Weak<dyn ChangeListener>) {
         self.followers.listen(listener);
     }
 
-    /// Waits until each address that the user named has answered or failed once, or `deadline`;
-    /// once one has answered, only a moment longer. Returns what became of them, without those that
-    /// have not answered yet and those that are this node itself. A wrong password is
-    /// [`Error::Refused`].
+    /// Waits until each address that the user named has answered or failed once, or until
+    /// `deadline`; once one has answered, only a moment longer. Returns the outcomes,
+    /// without addresses that have not answered yet and those of this node itself. A wrong
+    /// password is [`Error::Refused`].
     pub fn first_contact(&self, deadline: Instant) -> Vec<(Address, Result<(), Error>)> {
         self.members.first_contact(deadline)
     }
 
-    /// Waits until whoever was named, is known from last time, or is known to those who were met
-    /// has been dialled once, or `deadline`: most who are there can be asked then.
+    /// Waits until every member has been dialled once that was named, is known from last time, or
+    /// is known to members met so far, or until `deadline`. Most present members can be asked then.
     pub fn meet_acquaintances(&self, deadline: Instant) {
         self.members.meet_acquaintances(deadline);
     }
 
-    /// True while [`Node::meet_acquaintances`] would wait.
+    /// Returns true while [`Node::meet_acquaintances`] would wait.
     pub fn is_getting_acquainted(&self, deadline: Instant) -> bool {
         self.members.is_getting_acquainted(deadline)
     }
 
     /// Leaves the network: says goodbye, closes the port and every connection. Ends in less than
-    /// two seconds whatever others do; the second call does nothing.
+    /// two seconds whatever others do; a second call does nothing.
     pub fn stop(&self) {
         let Some(running) = self.running.lock().take() else {
             return;

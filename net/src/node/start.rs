@@ -1,5 +1,5 @@
-//! Starts a node: builds all parts and connects them. The only file that knows how every part is
-//! made.
+//! Starts a node: builds all parts and connects them. The only file that knows how every
+//! part is built.
 
 use super::config::Config;
 use super::{LegacyParts, Node, RunningParts};
@@ -37,9 +37,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 impl Node {
-    /// Starts to serve and to look for members. Whatever may fail comes first and in an order
-    /// in which nothing is visible to others until all of it has succeeded. Takes about 0.2 s,
-    /// for the password.
+    /// Starts to serve and to look for members. Steps that may fail come first, ordered so that
+    /// others see nothing until all of them have succeeded. Takes about 0.2 s, for the password.
     ///
     /// # Errors
     /// [`Error::Local`]: the name, the share, the state directory, an address or the port
@@ -115,7 +114,7 @@ impl Node {
         Ok(node)
     }
 
-    /// Looks for members, now that it can be found by them.
+    /// Looks for members, now that they can find this node.
     fn join(&self, service: Arc<Service>, discovery: bool) -> Result<(), Error> {
         let itself: Option<Arc<dyn Peer>> = match &self.share {
             Some(_) => Some(Arc::new(LocalPeer::new(self.id, service))),
@@ -139,7 +138,7 @@ impl Node {
     }
 }
 
-/// The share, if there is one, without what is known of the contents of its files.
+/// Opens the share, if there is one, without the known contents of its files.
 fn open_share(config: &Config) -> Result<Option<Share>, Error> {
     let share = config.share.as_ref().map(Share::open).transpose()?;
     Ok(if config.watch {
@@ -149,7 +148,7 @@ fn open_share(config: &Config) -> Result<Option<Share>, Error> {
     })
 }
 
-/// The share with the content roots that are known from earlier runs.
+/// Adds the content roots known from earlier runs to the share.
 fn with_roots(share: Option<Share>, config: &Config) -> Result<Option<Arc<Share>>, Error> {
     let Some((share, shared)) = share.zip(config.share.as_ref()) else {
         return Ok(None);
@@ -160,7 +159,7 @@ fn with_roots(share: Option<Share>, config: &Config) -> Result<Option<Arc<Share>
     Ok(Some(share.with_roots(roots)?))
 }
 
-/// Those who are named or known from last time, none of whom is called yet.
+/// Collects the members that are named or known from last time; none is called yet.
 fn find_members(
     config: &Config,
     gate: &Arc<Gate>,
@@ -183,7 +182,7 @@ fn find_members(
     )
 }
 
-/// What a server of 2004 that this node calls is told: the URLs at which it answers.
+/// Sets the URLs announced to servers of 2004 that this node calls: those at which it answers.
 fn announce(legacy: &Legacy, config: &Config, port: u16) {
     if port == 0 {
         return;
@@ -194,7 +193,7 @@ fn announce(legacy: &Legacy, config: &Config, port: u16) {
     legacy.announce(own_urls(config.advertise.as_ref(), only, &host, port));
 }
 
-/// What hears of changes, and what reads files. Both report members that fail.
+/// Creates the subscriptions and the engine. Both report members that fail.
 fn follow(
     members: &Arc<Members>,
     memory: u64,
@@ -210,7 +209,7 @@ fn follow(
     let distrusted = Arc::downgrade(&followers);
     let on_failure = move |member, error: &Error| {
         report(member, error);
-        // What else it said goes, too, so that nobody goes by a claim that was just disproved.
+        // Its other answers are dropped, too, so that nobody uses a claim that was just disproved.
         if matches!(error, Error::WrongBytes { .. })
             && let Some(followers) = distrusted.upgrade()
         {
@@ -221,8 +220,8 @@ fn follow(
     Ok((followers, engine))
 }
 
-/// What blocks, and whole files of servers of 2004, may take on disk: half of the cache each.
-/// Without a cache, such files still have to be somewhere; `None` is what the disk allows.
+/// Returns how much disk blocks, and whole files of servers of 2004, may take: half of the cache
+/// each. Without a cache, such files still need disk space; `None` means what the disk allows.
 fn shares(cache: Option<&CacheConfig>, legacy: bool) -> (u64, Option<u64>) {
     let size = cache.map(|cache| cache.size);
     let half = size.map(|size| size / 2);
@@ -230,7 +229,7 @@ fn shares(cache: Option<&CacheConfig>, legacy: bool) -> (u64, Option<u64>) {
     (blocks, half)
 }
 
-/// The disk cache, unless another process is using it.
+/// Opens the disk cache, unless another process is using it.
 fn open_cache(config: &CacheConfig, size: u64) -> Result<Option<Arc<DiskCache>>, Error> {
     let cache = DiskCache::open(&config.directory, size)?;
     if cache.is_none() {
@@ -240,8 +239,8 @@ fn open_cache(config: &CacheConfig, size: u64) -> Result<Option<Arc<DiskCache>>,
     Ok(cache.map(Arc::new))
 }
 
-/// The one address of a node that listens on no other: its calls may well leave from another of the
-/// machine's addresses, where nobody would find it. Everyone else goes by what they see.
+/// Returns the one address of a node that listens on no other: its calls may well leave from
+/// another of the machine's addresses, where nobody would find it. Other nodes use what they see.
 fn only_address(listen: &Listen) -> Option<Address> {
     match listen {
         Listen::At(at) if !at.ip().is_unspecified() && at.port() != 0 => {

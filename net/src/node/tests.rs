@@ -61,7 +61,7 @@ impl Place {
     }
 }
 
-/// A port that nobody listens on, for a node that is started later.
+/// Returns a port that nobody listens on, for a node that is started later.
 fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().port()
@@ -166,7 +166,7 @@ fn stopped_member_returns_as_the_same() {
         }
     }
     eventually("it is away", || names(&first) == ["a"]);
-    // Nobody is named: it remembers the other, from another port.
+    // No address is named: it remembers the other node, from another port.
     let second = b.node("b", 0, &[]);
     assert_eq!(second.id(), id);
     eventually("it is back", || names(&first) == ["a", "b"]);
@@ -275,7 +275,7 @@ fn silent_peer_delays_no_start_or_stop() {
     assert!(begin.elapsed() < Duration::from_secs(8));
 }
 
-/// What the member `name` says to `asker` of the hashes of a content that lies in its cache only.
+/// Requests from the member `name`, by `asker`, the hashes of a content that is only in its cache.
 fn asked_for_cached(asker: &Node, name: &str, request: &HashesRequest) -> Result<(), Error> {
     let present = asker.present();
     let member = present.iter().find(|member| &*member.name == name).unwrap();
@@ -300,7 +300,7 @@ fn cache_is_shared_unless_declined() {
             size,
             reshare,
         });
-        // Nothing of its own is shared, and the cache is given away all the same.
+        // It shares no files of its own, but still supplies its cache.
         config.share = None;
         Node::start(config).unwrap()
     };
@@ -339,7 +339,7 @@ fn long_searches_delay_no_other_requests() {
     let slow = r"(?s-u)(?:[ab]?[^b]?){3000}\x01";
     let deadline = Instant::now() + Duration::from_secs(3);
     std::thread::scope(|scope| {
-        // More than one lane carries, and than the other side answers at once.
+        // More than one lane carries, and more than the other side answers at once.
         let search = || asker.search(slow, Room::default(), deadline);
         let searches: Vec<_> = (0..12).map(|_| scope.spawn(search)).collect();
         let path = RelPath::root();
@@ -353,8 +353,7 @@ fn long_searches_delay_no_other_requests() {
                 answers.iter().all(|answer| answer.result.is_ok()),
                 "{answers:?}"
             );
-            // On a machine that has much else to do, fewer are answered in the time of the
-            // searches.
+            // On a busy machine, fewer are answered in the time of the searches.
             if !are_under_way() {
                 break;
             }

@@ -12,21 +12,21 @@ use crate::protocol::wire::{
     StatRequest,
 };
 
-/// What a member said, and what it takes to go by it for longer than a moment.
+/// A member's answer, and the counter needed to keep it valid for longer than a moment.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Watched<T> {
-    /// What the member said.
+    /// The answer as the member gave it.
     pub answer: T,
-    /// The member's change counter before it looked, if it watches what it told: `tinyp2p.changes`
-    /// since then says when the answer no longer holds.
+    /// The member's change counter from before it read its share, if it watches what it reported:
+    /// calling `tinyp2p.changes` since then shows when the answer no longer holds.
     pub counter: Option<u64>,
 }
 
-/// All pages of `directory` as one listing; `None` where there is no directory. It is held in
-/// `budget`, page by page: a directory that does not end, or not soon enough, ends there.
+/// Returns all pages of `directory` as one listing; `None` where there is no directory. Each page
+/// is charged to `budget`, which also ends a directory that does not end, or not soon enough.
 ///
 /// # Errors
-/// As any call's, and as [`Reservation::grow`](crate::budget::Reservation::grow)'s.
+/// Those of any call, and of [`Reservation::grow`](crate::budget::Reservation::grow).
 pub fn list(
     peer: &dyn Peer,
     directory: &RelPath,
@@ -58,7 +58,7 @@ pub fn list(
         let so_far = match &mut whole {
             None => whole.insert(page),
             Some(so_far) => {
-                // The first page's counter is the oldest; all pages have to be watched.
+                // The first page's counter is the oldest, and holds only if all pages are watched.
                 so_far.counter = so_far.counter.filter(|_| page.counter.is_some());
                 so_far.entries.extend(page.entries);
                 so_far
@@ -79,7 +79,7 @@ pub fn list(
     }
 }
 
-/// The attributes of one path; `None` when it is not shared.
+/// Returns the attributes of one path; `None` when it is not shared.
 pub fn stat(
     peer: &dyn Peer,
     path: &RelPath,
@@ -99,11 +99,11 @@ pub fn stat(
     }
 }
 
-/// The content of a file at a member, by its root.
+/// Returns the content of a file at a member, by its root.
 ///
 /// # Errors
-/// As any call's; the fault [`FaultCode::NotFound`](crate::protocol::wire::FaultCode::NotFound)
-/// when it cannot be told.
+/// Those of any call; the fault [`FaultCode::NotFound`](crate::protocol::wire::FaultCode::NotFound)
+/// if the content cannot be determined.
 pub fn snapshot(
     peer: &dyn Peer,
     request: &SnapshotRequest,
@@ -115,25 +115,25 @@ pub fn snapshot(
     }
 }
 
-/// What one member found.
+/// The matches that one member found.
 #[derive(Clone, Default, Debug)]
 pub struct Matches {
     /// Path and attributes of each match, sorted by the bytes of their paths.
     pub files: Vec<(RelPath, Attributes)>,
-    /// False when there may be more behind the last one.
+    /// False when there may be more after the last one.
     pub is_all: bool,
-    /// Why a further page did not come, if it was asked for.
+    /// Why a requested further page did not come.
     pub trouble: Option<Error>,
 }
 
-/// Room for what is found, and for what is made of it.
+/// Room for matches, and for what is made from them.
 #[derive(Clone, Default, Debug)]
 pub struct Room {
-    /// What everybody's answers take their bytes from.
+    /// The budget shared by all answers.
     pub budget: Arc<ByteBudget>,
-    /// How often the bytes of a path are needed beside the match itself.
+    /// How many copies of a path are needed in addition to the match itself.
     pub paths: usize,
-    /// What else is made of a match, in bytes.
+    /// The further bytes made from each match.
     pub each: usize,
 }
 
@@ -144,10 +144,10 @@ impl Room {
     }
 }
 
-/// Every match of `pattern`, as far as there is `room`.
+/// Returns every match of `pattern`, as far as there is `room`.
 ///
 /// # Errors
-/// As any call's; also when they do not all come by `deadline`, or there is no room for all.
+/// Those of any call; also when not all matches come by `deadline`, or there is no room for all.
 pub fn search(
     peer: &dyn Peer,
     pattern: &str,
@@ -164,12 +164,12 @@ pub fn search(
     }
 }
 
-/// The first matches of `pattern`, page by page. Before each further page, `go_on` is told how many
-/// there are and says whether to ask for it. When one does not come, or there is no `room` for it,
-/// those before it count.
+/// Returns the first matches of `pattern`, page by page. Before each further page, `go_on` gets
+/// their number and decides whether to request it. If a page does not come, or there is no `room`
+/// for it, the matches before it count.
 ///
 /// # Errors
-/// As any call's, when there is nothing that counts.
+/// Those of any call, when there are no matches to return.
 pub fn search_while(
     peer: &dyn Peer,
     pattern: &str,
@@ -204,7 +204,7 @@ pub fn search_while(
         };
         found.files.extend(page.matches);
         found.is_all = !page.more;
-        // A page without matches has run out of time; the same call goes on where it ended.
+        // A page without matches ran out of time; the same call continues where it ended.
         if found.is_all || !go_on(found.files.len()) {
             return Ok(Held::new(found, reservation));
         }

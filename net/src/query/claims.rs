@@ -1,6 +1,5 @@
-//! What members say of their files, whatever form it comes in: each content root in it is a claim,
-//! and may have been found to be wrong
-//! ([`Engine::disbelieve`](crate::download::Engine::disbelieve)).
+//! Members' claims about their files, in any form of answer: each content root is a claim, and may
+//! have turned out to be wrong ([`Engine::disbelieve`](crate::download::Engine::disbelieve)).
 
 use crate::budget::Held;
 use crate::model::{Attributes, RelPath};
@@ -9,7 +8,7 @@ use crate::protocol::wire::Listing;
 
 /// An answer that describes files.
 pub trait FileClaims {
-    /// Shows every description to `check`.
+    /// Passes every description to `check`.
     fn each_file(&mut self, check: &mut dyn FnMut(&mut Attributes));
 }
 

@@ -1,13 +1,13 @@
 //! One question to every member, under one deadline.
 //!
-//! Each member is asked on its own lane of threads, all at the same time; what has answered when
-//! the deadline passes counts, and the rest is reported as late. A member that does not answer
-//! holds its own lane and nothing else.
+//! All members are asked at the same time, each on its own lane of threads. Answers that arrive by
+//! the deadline count; the rest are reported as late. A member that does not answer blocks only
+//! its own lane.
 //!
-//! The two questions that filesystems ask all day, [`Fanout::list`] and [`Fanout::stat`], do not
-//! wait for members that are slow each time (`slow_peers`), as long as somebody else has what is
-//! asked for. What these say too late of a directory is kept (`late_listings`) and counts when it
-//! is listed again.
+//! The two most frequent questions of a filesystem, [`Fanout::list`] and [`Fanout::stat`], do not
+//! wait for members that are slow each time (`slow_peers`), as long as another member has the
+//! entry. A slow member's late answer about a directory is kept (`late_listings`) and counts when
+//! the directory is listed again.
 
 #[cfg(test)]
 mod tests;
@@ -31,28 +31,28 @@ use crate::protocol::wire::{Listing, Request, StatRequest};
 /// Calls of one member that may be under way at once. More would only queue at its disk.
 const CALLS_PER_MEMBER: usize = 4;
 
-/// Calls that may wait for a place; a member that has this many is slow or frozen.
+/// Calls that may wait for a slot; a member with this many is slow or frozen.
 const WAITING_PER_MEMBER: usize = 64;
 
-/// Questions that may wait for a slow member, beside [`CALLS_PER_MEMBER`]: it may be needed for
-/// another one soon, and a queue that takes longer than the deadline is of no use to anybody.
+/// Questions that may wait for a slow member, beside [`CALLS_PER_MEMBER`]. The member may soon be
+/// needed for another question, and a queue that takes longer than the deadline helps nobody.
 const WAITING_FOR_SLOW: usize = 4;
 
-/// A question that waited longer than this for a place says nothing about its member if it then ran
-/// out of time: those that took the places do.
+/// If a question waited longer than this for a slot and then ran out of time, that says nothing
+/// about its member: the questions that hold the slots do.
 const QUEUED: Duration = Duration::from_millis(250);
 
-/// The time that a listing of more entries takes says as much about its size as about the member.
+/// The time for a listing of more entries depends on its size as much as on the member.
 const SMALL_LISTING: usize = 1024;
 
-/// What one member said, or why it said nothing.
+/// One member's answer, or why there is none.
 #[derive(Debug, Clone)]
 pub struct PeerReply<T> {
-    /// Who was asked.
+    /// The member that was asked.
     pub member: PeerId,
-    /// How that member is shown to people; unique in the network.
+    /// The member's display name; unique in the network.
     pub name: Arc<str>,
-    /// What. An [`Error`] with [`Error::is_absence`] says nothing about what the member has.
+    /// The answer. An [`Error`] with [`Error::is_absence`] says nothing about what the member has.
     pub result: Result<T, Error>,
 }
 
@@ -61,33 +61,33 @@ pub struct PeerReply<T> {
 pub struct QueryResult<T> {
     /// One for each member that was asked.
     pub answers: Vec<PeerReply<T>>,
-    /// Those whose answers may be gone by for [`PROMISE`](crate::config::PROMISE), unless a
-    /// [`Listener`](super::subscriptions::ChangeListener) is told otherwise. Sorted.
+    /// The members whose answers stay valid for [`PROMISE`](crate::config::PROMISE), unless a
+    /// [`Listener`](super::subscriptions::ChangeListener) hears of a change first. Sorted.
     pub watched: Vec<PeerId>,
-    /// True if these are all who were asked and are there.
+    /// True if `watched` includes every present member that was asked.
     pub is_all_watched: bool,
-    /// Which members there were.
+    /// The revision of the member list at the time of the question.
     pub revision: u64,
 }
 
-/// Whom to ask.
+/// The members to ask.
 #[derive(Clone, Default, Debug)]
 pub struct Whom {
-    /// This member alone, if any.
+    /// Only this member, if any.
     pub only: Option<PeerId>,
-    /// Not these, as what they say is known. Sorted.
+    /// Members to skip, as their answers are known. Sorted.
     pub known: Vec<PeerId>,
-    /// True if one of the known has what is asked for, so that nobody has to wait for it.
+    /// True if one of the known members has the entry, so that nobody has to wait for it.
     pub is_found: bool,
 }
 
 impl Whom {
-    /// All members, whoever they are.
+    /// Selects all members.
     pub fn everyone() -> Self {
         Self::default()
     }
 
-    /// One of them.
+    /// Selects one member.
     pub fn only(member: PeerId) -> Self {
         Self {
             only: Some(member),
@@ -95,37 +95,37 @@ impl Whom {
         }
     }
 
-    /// True if `member` is to be asked.
+    /// Returns true if `member` is to be asked.
     pub fn includes(&self, member: PeerId) -> bool {
         self.only.is_none_or(|only| only == member) && self.known.binary_search(&member).is_err()
     }
 }
 
-/// Someone to ask.
+/// A member to ask, with its display name.
 #[derive(Clone)]
 pub struct QueryTarget {
-    /// How the member is shown to people.
+    /// The member's display name.
     pub name: Arc<str>,
     /// The member to ask.
     pub peer: Arc<dyn Peer>,
 }
 
-/// What one question to many members has brought so far.
+/// The replies to one question to many members so far.
 struct PendingReplies<T> {
-    /// One for each member, once it is there.
+    /// One for each member, once it has arrived.
     results: Vec<Option<Result<T, Error>>>,
-    /// How many are still to come of slow members.
+    /// How many answers of slow members are still to come.
     slow: usize,
-    /// How many are still to come of all others.
+    /// How many answers of all other members are still to come.
     prompt: usize,
-    /// By which they come, each with the index of its member.
+    /// Delivers the answers, each with the index of its member.
     arriving: mpsc::Receiver<(usize, Result<T, Error>)>,
 }
 
 /// Asks many members the same thing at once.
 pub struct Fanout {
     lanes: PeerPools,
-    /// For those who are not waited for, so that their backlog does not make them seem frozen.
+    /// For members that nobody waits for, so that their backlog does not make them seem frozen.
     slow_lanes: PeerPools,
     pace: Arc<Mutex<SlowPeers>>,
     late: Arc<LateListings>,
@@ -139,8 +139,9 @@ impl Default for Fanout {
 }
 
 impl Fanout {
-    /// A fan-out with lanes of its own, whose threads have this name: however many questions fill
-    /// these, those of another do not wait. Listings take their memory from `budget`.
+    /// Creates a fan-out with lanes of its own, whose threads have this name: however many
+    /// questions fill these lanes, those of another fan-out do not wait. Listings take their
+    /// memory from `budget`.
     pub fn new(name: &'static str, budget: Arc<ByteBudget>) -> Self {
         let late = Arc::default();
         let keeper: Weak<dyn Relieve> = Arc::downgrade(&late) as Weak<_>;
@@ -154,14 +155,14 @@ impl Fanout {
         }
     }
 
-    /// What its answers take their memory from.
+    /// Returns the budget that its answers take their memory from.
     pub fn budget(&self) -> &Arc<ByteBudget> {
         &self.budget
     }
 
     /// Puts `question` to all of `members` and returns one answer for each, in their order, by
     /// `deadline`. The question gets the deadline too and should end by it; if it does not, its
-    /// answer is lost and its thread stays taken until it ends.
+    /// answer is lost and its thread stays occupied until it ends.
     pub fn ask<T, Q>(
         &self,
         members: &[QueryTarget],
@@ -181,8 +182,8 @@ impl Fanout {
         )
     }
 
-    /// Asks `peer` to give files of its without a root one soon. Waits for nothing:
-    /// whoever has no time for that now is asked again.
+    /// Asks `peer` to compute the missing roots of these files of its own soon. Does not wait: a
+    /// member that is too busy is asked again later.
     pub fn compare(&self, peer: &Arc<dyn Peer>, paths: Vec<RelPath>) {
         let asked = Arc::clone(peer);
         let job = move || {
@@ -199,9 +200,9 @@ impl Fanout {
         let _ = self.lanes.of(peer.id()).run(job);
     }
 
-    /// The whole of `directory` at every one of `members`, which are those among `whom` who are
-    /// there, by `deadline`. Slow members are not waited for once somebody has it: their answer is
-    /// an [`Error::Slow`], beside what they last said of the directory, if that is known.
+    /// Lists the whole of `directory` at each of `members`, the present members among `whom`, by
+    /// `deadline`. Once another member has it, slow members are not waited for: their answer is an
+    /// [`Error::Slow`], along with their last known listing of the directory, if any.
     pub fn list(
         &self,
         members: &[QueryTarget],
@@ -254,8 +255,8 @@ impl Fanout {
         answers
     }
 
-    /// The attributes of `path` at every one of `members`, by `deadline`. Slow members are not
-    /// waited for once somebody has it: their answer is an [`Error::Slow`].
+    /// Returns the attributes of `path` at each of `members`, by `deadline`. Once another member
+    /// has it, slow members are not waited for: their answer is an [`Error::Slow`].
     pub fn stat(
         &self,
         members: &[QueryTarget],
@@ -282,8 +283,8 @@ impl Fanout {
         self.pace.lock().slow(asked, whom.known.len())
     }
 
-    /// As [`Fanout::ask`], but those who are `slow` are waited for only until all others have
-    /// answered, if one of all these answers `suffices`, or what is known already does.
+    /// Asks as [`Fanout::ask`] does, but waits for `slow` members only until all others have
+    /// answered, if one of all these answers `suffices`, or an answer known before does.
     fn ask_promptly<T, Q>(
         &self,
         members: &[QueryTarget],
@@ -318,8 +319,8 @@ impl Fanout {
                 name: Arc::clone(&asked.name),
                 result: result.unwrap_or_else(|| {
                     let who = asked.name.to_string();
-                    // A slow one is not suspected, even if all the time there was did not suffice:
-                    // that it is gone shows when it does not answer its next hello.
+                    // A slow member is not suspected, even if all of the time did not suffice: if
+                    // it is gone, its next unanswered hello shows it.
                     Err(if slow.contains(&asked.peer.id()) {
                         Error::Slow { who }
                     } else {
@@ -330,7 +331,7 @@ impl Fanout {
             .collect()
     }
 
-    /// Starts `question` on the threads of each of `members`, those of the `slow` ones apart.
+    /// Starts `question` on threads of each of `members`, on separate ones for `slow` members.
     fn put<T, Q>(
         &self,
         members: &[QueryTarget],
@@ -375,7 +376,7 @@ impl Fanout {
                     Err(Error::Timeout { .. }) if no_wonder => Err(refused),
                     result => result,
                 };
-                // The asker has gone when this comes too late; then nobody wants it.
+                // If this comes too late, the caller has gone and nobody needs it.
                 let _ = sender.send((index, result));
             };
             pending.results.push(match lanes.of(id).run(job) {
@@ -390,7 +391,7 @@ impl Fanout {
     }
 }
 
-/// Learns from the time that an answer took: a refusal tells as much as a small answer. So does a
+/// Learns from the time that an answer took: a refusal says as much as a small answer. So does a
 /// question that ran out of time, unless it had none to begin with: a member whose disk hangs
 /// greets everybody and answers nothing.
 fn note<T>(

@@ -1,7 +1,7 @@
-//! What slow members said after nobody waited any more.
+//! Listings by slow members that came after everyone had stopped waiting.
 //!
-//! A member that is not waited for ([`super::slow_peers`]) answers all the same, a second later.
-//! What it said of a directory is kept, so that whoever lists that directory again sees its files:
+//! A member that is not waited for ([`super::slow_peers`]) still answers, a second later. Its
+//! listing of a directory is kept, so that the next listing of that directory includes its files:
 //! as they were then, which is better than not at all. Pure: time comes in as `now`.
 
 use std::sync::Arc;
@@ -14,24 +14,24 @@ use crate::concurrency::expiring_map::ExpiringMap;
 use crate::model::{PeerId, RelPath};
 use crate::protocol::wire::Listing;
 
-/// What was said so long ago counts no more. Each listing of the directory brings a newer one.
+/// Older listings do not count. Each listing of the directory brings a newer one.
 const KEPT: Duration = Duration::from_secs(300);
 
-/// The most bytes of all listings together: some 20,000 names.
+/// Maximum bytes of all listings together: some 20,000 names.
 const MAX_BYTES: usize = 8 << 20;
 
-/// What a listing costs beside its entries and the path, which is in both tables.
+/// Cost of a listing beside its entries and the path, which is in both tables.
 const OVERHEAD: usize = 256;
 
 type ListingKey = (PeerId, RelPath);
 
-/// What slow members said last, for all who ask.
+/// The latest listings of slow members, for everyone who asks.
 #[derive(Default)]
 pub(crate) struct LateListings(Mutex<Late>);
 
 impl LateListings {
-    /// `member` has said this of `directory`; `None` if that it has no such directory. Without room
-    /// for it nothing is kept.
+    /// Stores `member`'s listing of `directory`; `None` if it has no such directory. Stores nothing
+    /// if there is no room.
     pub(crate) fn put(
         &self,
         member: PeerId,
@@ -39,14 +39,14 @@ impl LateListings {
         listing: Option<&Held<Listing>>,
         now: Instant,
     ) {
-        // Whoever has no room may take this very lock.
+        // A caller that runs out of room may take this very lock.
         let fits = listing.filter(|listing| weight(directory, listing) <= MAX_BYTES);
         let listing = fits.and_then(Held::copy);
         let gone = self.0.lock().put(member, directory.clone(), listing, now);
         drop(gone);
     }
 
-    /// What `member` last said of `directory`.
+    /// Returns the last listing of `directory` by `member`.
     pub(crate) fn get(
         &self,
         member: PeerId,
@@ -65,7 +65,7 @@ impl Relieve for LateListings {
     }
 }
 
-/// Listings by who made them and of what.
+/// Listings by member and directory.
 struct Late(ExpiringMap<ListingKey, Arc<Held<Listing>>>);
 
 impl Default for Late {
@@ -75,7 +75,7 @@ impl Default for Late {
 }
 
 impl Late {
-    /// Notes what was said. Returns what had to go, to be dropped without the lock.
+    /// Stores a listing. Returns the listings it displaced, to be dropped without the lock.
     fn put(
         &mut self,
         member: PeerId,

@@ -1,5 +1,5 @@
 //! Questions to many members: [`fanout`] asks everyone once, under a deadline; [`subscriptions`]
-//! hears from each what changes. Each content root in an answer is a claim ([`claims`]) that may
+//! follows the changes at each. Each content root in an answer is a claim ([`claims`]) that may
 //! have been disproved.
 
 pub mod claims;

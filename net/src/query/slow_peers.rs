@@ -1,39 +1,39 @@
-//! Who takes so long that the others' answers should not wait for it.
+//! Members so slow that the other members' answers should not wait for them.
 //!
-//! With fifty members somebody is always behind a bad link or on a machine that does too much.
-//! Waiting for that one makes every directory as slow as the deadline allows, a thousand
-//! directories half an hour. So whoever was slow twice running is asked, but not waited for any
-//! longer than for the others, until it answers promptly again. In a small network everybody is
-//! worth the wait, and where many are slow it is this node's own link that is.
+//! Among fifty members somebody is always behind a bad link or on an overloaded machine. Waiting
+//! for that member makes every directory as slow as the deadline allows, and a thousand directories
+//! take half an hour. So a member that was slow twice running is asked, but waited for no longer
+//! than the others, until it answers promptly again. In a small network every member is worth the
+//! wait, and where many are slow the fault is with this node's own link.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use crate::model::PeerId;
 
-/// An answer that takes longer is a slow one. Twice what a geostationary satellite takes: no link
-/// that people use for this needs more, so it is the member's trouble.
+/// An answer that takes longer is slow. Twice what a geostationary satellite takes: no link in
+/// common use needs more, so the member is at fault.
 pub(crate) const PROMPT: Duration = Duration::from_secs(1);
 
 /// Slow answers in a row until nobody waits. One may be chance: a disk that wakes up,
 /// a new connection.
 const STRIKES: u8 = 2;
 
-/// At most one in so many is not waited for.
+/// At most one in this many members is not waited for.
 const SLOW_DIVISOR: usize = 4;
 
-/// Members that are remembered for being slow, more than there ever are in one network.
+/// Slow members remembered, more than there ever are in one network.
 const MAX_MEMBERS: usize = 1024;
 
-/// How many answers in a row were slow, of those whose last one was.
+/// The number of consecutive slow answers, for each member whose last answer was slow.
 #[derive(Default)]
 pub(crate) struct SlowPeers {
     strikes: HashMap<PeerId, u8>,
 }
 
 impl SlowPeers {
-    /// An answer of `member` took so long. It should be a small one, or tell something
-    /// about its size.
+    /// Records how long an answer of `member` took. It should be a small answer, or one whose time
+    /// says something about its size.
     pub(crate) fn note(&mut self, member: PeerId, took: Duration) {
         if took < PROMPT {
             self.strikes.remove(&member);
@@ -46,7 +46,7 @@ impl SlowPeers {
         *strikes = strikes.saturating_add(1);
     }
 
-    /// Those of `asked` who are not to be waited for; so many others have answered before.
+    /// Returns the members of `asked` not to wait for. `others` more have answered before.
     pub(crate) fn slow(
         &self,
         asked: impl ExactSizeIterator<Item = PeerId>,

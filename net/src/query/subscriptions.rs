@@ -1,17 +1,17 @@
-//! Following what changes at members, for as long as somebody goes by what they said.
+//! Follows what changes at members, for as long as their answers are in use.
 //!
 //! Each member whose answers are in use is polled by a thread of its own (`tinyp2p.changes`,
 //! PROTOCOL.md section 5.5). The poll begins with the first watched answer and ends when the last
-//! one is too old to be gone by. When it fails, everything that the member said holds for no longer
-//! than it would without; the next watched answer begins another one.
+//! one is too old to use. When it fails, the member's answers stay valid only as long as unwatched
+//! ones; the next watched answer begins another poll.
 //!
-//! An answer may be gone by only if its counter is no older than the poll's first: what happened
-//! before nobody would tell.
+//! An answer may be relied on only if its counter is no older than the poll's first: nobody would
+//! report earlier changes.
 //!
-//! News cost whoever hears them, so nobody may have any number of them (`allowance.rs`), and nobody
-//! is polled all the time because it answers all the time (`pace.rs`). A member with more is not
-//! followed for a while, each time for longer: its answers count for as long as those that nobody
-//! watches.
+//! Handling changes costs time, so no member may report any number of them (`allowance.rs`), and no
+//! member is polled continuously because it always answers at once (`pace.rs`). A member that
+//! exceeds its allowance is not followed for a while, each time for longer: its answers then stay
+//! valid only as long as unwatched ones.
 
 mod allowance;
 mod pace;
@@ -30,38 +30,37 @@ use crate::protocol::wire::{Change, ChangesRequest, Request, Response};
 use allowance::{Floods, PollAllowance};
 use pace::Paces;
 
-/// How long a poll asks the member to wait. Together with [`GRACE`] the time after which a member
-/// that has fallen silent is no longer believed.
+/// How long a poll asks the member to wait. Together with [`GRACE`], this is how soon a member that
+/// has fallen silent is no longer trusted.
 const WAIT: Duration = Duration::from_secs(5);
 
-/// A poll that has no answer this long after its time was up has failed.
+/// A poll without an answer this long after its time was up has failed.
 const GRACE: Duration = Duration::from_secs(3);
 
-/// Polls begin no sooner after one another, however quick the answers are.
+/// Minimum time between the starts of two polls, however quick the answers are.
 const PACE: Duration = Duration::from_millis(15);
 
-/// An answer that comes sooner was not waited for by anybody, and counts.
+/// An answer that comes sooner was not held back by the member, and counts as early.
 const EARLY: Duration = Duration::from_millis(2500);
 
-/// A member whose poll has failed is not polled again for this long.
+/// A member is not polled again for this long after its poll failed.
 const PAUSE: Duration = Duration::from_secs(2);
 
-/// Members that are followed at once: each takes a thread.
+/// Members followed at once: each takes a thread.
 const MAX_FOLLOWED: usize = 1024;
 
-/// What is new at a member.
+/// A change event of a member.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum News {
-    /// These may be otherwise than it has told.
+    /// These entries may differ from its earlier answers.
     Changed(Vec<Change>),
-    /// Nobody tells any more what changes there.
+    /// Nobody reports changes there any more.
     Lost,
 }
 
-/// Someone who goes by what members said. Called from the thread that follows the member, with
-/// no lock held.
+/// A user of members' answers. Called from the thread that follows the member, with no lock held.
 pub trait ChangeListener: Send + Sync {
-    /// Something is new at `member`.
+    /// Handles a change event of `member`.
     fn news(&self, member: PeerId, news: &News);
 }
 
@@ -71,7 +70,7 @@ type ReportFailure = Box<dyn Fn(PeerId, &Error) + Send + Sync>;
 /// The members that are followed.
 pub struct Subscriptions {
     followed: Mutex<HashMap<PeerId, Followed>>,
-    /// Until when members are not followed whose polls failed, or that had too much to say.
+    /// Until when members are not followed, after a failed poll or too many changes.
     paused: Mutex<HashMap<PeerId, Instant>>,
     floods: Mutex<Floods>,
     paces: Mutex<Paces>,
@@ -80,16 +79,16 @@ pub struct Subscriptions {
 }
 
 struct Followed {
-    /// The first counter that was asked for.
+    /// The counter at which the poll began.
     first: u64,
-    /// When the last answer that is gone by is too old.
+    /// When the last answer in use is too old.
     until: Instant,
-    /// Whom the thread polls; another one once the member has come back.
+    /// The member that the thread polls; a new object once it has come back.
     peer: Weak<dyn Peer>,
 }
 
 impl Subscriptions {
-    /// Follows nobody yet. `report` hears of polls that fail.
+    /// Creates subscriptions that follow nobody yet. `report` is called for failed polls.
     pub fn new(report: ReportFailure) -> Arc<Self> {
         Arc::new(Self {
             followed: Mutex::default(),
@@ -101,15 +100,15 @@ impl Subscriptions {
         })
     }
 
-    /// Tells `listener` all news from now on, for as long as it lives.
+    /// Reports all changes to `listener` from now on, for as long as it lives.
     pub fn listen(&self, listener: Weak<dyn ChangeListener>) {
         let mut listeners = self.listeners.write();
         listeners.retain(|known| known.strong_count() > 0);
         listeners.push(listener);
     }
 
-    /// True if what `peer` said with `counter` at `now` may be gone by for [`PROMISE`], unless
-    /// there are news.
+    /// Returns true if the answer of `peer` with `counter` at `now` stays valid for [`PROMISE`],
+    /// unless a change is reported first.
     pub fn follow(self: &Arc<Self>, peer: &Arc<dyn Peer>, counter: u64, now: Instant) -> bool {
         let until = now + PROMISE;
         let mut followed = self.followed.lock();
@@ -139,12 +138,12 @@ impl Subscriptions {
         is_followed
     }
 
-    /// Ends all polls, each at the latest after the call that is under way.
+    /// Ends all polls, each at the latest after the current call.
     pub fn stop(&self) {
         self.followed.lock().clear();
     }
 
-    /// Says that nothing of what `member` told holds any longer.
+    /// Announces that no answer of `member` holds any longer.
     pub fn distrust(&self, member: PeerId) {
         self.tell(member, &News::Lost);
     }
@@ -156,7 +155,7 @@ impl Subscriptions {
         }
     }
 
-    /// True while `peer` is to be polled; if nobody needs it any more, it is forgotten.
+    /// Returns true while `peer` is to be polled; forgets it once nobody needs it.
     fn is_needed(&self, peer: &dyn Peer, now: Instant) -> bool {
         let mut followed = self.followed.lock();
         let known = followed.get(&peer.id()).filter(|known| known.is_of(peer));
@@ -174,7 +173,7 @@ impl Subscriptions {
         paused.contains_key(&member)
     }
 
-    /// Ends the poll of `peer`, and lets nobody begin another one before `until`.
+    /// Ends the poll of `peer` and prevents another one before `until`.
     fn end(&self, peer: &dyn Peer, until: Instant) {
         self.paused.lock().insert(peer.id(), until);
         self.forget(peer);
@@ -198,7 +197,7 @@ impl Followed {
     }
 }
 
-/// Polls one member until nobody needs it, or it fails.
+/// Polls one member until nobody needs it or it fails.
 fn run(followers: &Weak<Subscriptions>, peer: &dyn Peer, counter: u64) {
     let mut since = counter;
     let mut allowance = PollAllowance::new(Instant::now());
@@ -261,7 +260,7 @@ mod tests {
     use crate::protocol::wire::Depth;
     use crate::testing::{Behaviour, MemoryPeer};
 
-    /// Keeps what it hears.
+    /// Keeps the change events it receives.
     #[derive(Default)]
     struct Ear(Mutex<Vec<News>>);
 
@@ -373,7 +372,7 @@ mod tests {
             lost += usize::from(*news == News::Lost);
         }
         assert!(times > 1 && lost > 0, "followed {times} times, lost {lost}");
-        // Today's pace would be 66 a second.
+        // At the regular pace there would be 66 a second.
         assert!(peer.polls() < 25, "{} polls", peer.polls());
     }
 

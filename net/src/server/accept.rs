@@ -1,14 +1,14 @@
-//! From an accepted socket to what it may do.
+//! Takes an accepted socket to the service that it may use.
 //!
-//! In order: a place; a whole TLS record (or else, if allowed, a call that is not encrypted); a token for
-//! the handshake; the handshake, in time. Then by ALPN: pairing for whoever wants to become a
-//! member; for HTTP, members to hyper, everyone else a constant refusal that no HTTP parser had a
-//! part in. Whatever fails on the way ends without a word, and so does whoever loses its place to
-//! another.
+//! In order: a place; a whole TLS record (or else, if allowed, an unencrypted call); a token for
+//! the handshake; the handshake, in time. Then by ALPN: pairing for a caller that wants to become
+//! a member; for HTTP, members go to hyper, and everyone else gets a constant refusal that
+//! involves no HTTP parser. A connection that fails on the way, or loses its place to another,
+//! ends without a word.
 //!
-//! All this runs on a thread of low priority, the door, which has nothing to do with members'
-//! bytes. Only who comes from an address that members came from lately shakes hands where members
-//! are served, and of those no more than a few each second.
+//! All this runs on a thread of low priority, the door, which never handles members' bytes. Only
+//! callers from an address that members came from recently shake hands where members are served,
+//! and only a few of them each second.
 
 use std::convert::Infallible;
 use std::io;
@@ -38,7 +38,7 @@ use crate::auth::tls::{ALPN_HTTP, ALPN_PAIR, peer_id};
 use crate::model::PeerId;
 use crate::protocol::wire::MAX_CALL_BYTES;
 
-/// What a key that is not admitted gets, whatever it sent.
+/// The response to a key that is not admitted, whatever it sent.
 pub(super) const REFUSAL: &[u8] = b"HTTP/1.1 401 Unauthorized\r\n\
     WWW-Authenticate: TinyP2P-Pair\r\n\
     Content-Length: 0\r\n\
@@ -47,17 +47,17 @@ pub(super) const REFUSAL: &[u8] = b"HTTP/1.1 401 Unauthorized\r\n\
 /// Plaintext that rustls takes from hyper at once: one chunk of a file.
 const TLS_BUFFER: usize = 256 * 1024;
 
-/// What is read and dropped of a refused connection, so that it reads its refusal in turn: as much
-/// as the largest call.
+/// How much of a refused connection is read and dropped, so that the caller reads its refusal: as
+/// much as the largest call.
 const MAX_DRAINED: u64 = MAX_CALL_BYTES as u64 + MAX_HEAD as u64;
 
-/// After a failed accept (too many open files), the next try.
+/// The pause after a failed accept (too many open files).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// A peer that acknowledges nothing for so long is gone; and how often an idle one is probed.
+/// A peer that acknowledges nothing for this long is gone; also how often an idle one is probed.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
 
-/// Accepts connections for ever.
+/// Accepts connections forever.
 pub(super) async fn run(listener: TcpListener, context: Arc<ServerContext>) {
     let room = Arc::new(Semaphore::new(context.limits.connections));
     tokio::spawn(context.turnstile.clone().run());
@@ -68,7 +68,7 @@ pub(super) async fn run(listener: TcpListener, context: Arc<ServerContext>) {
             Ok((socket, remote)) => {
                 failing = false;
                 let remote = remote.ip().to_canonical();
-                // Here, so that places are taken in the order of arrival.
+                // Done here, so that places are taken in the order of arrival.
                 let Some(place) = context.connections.unread(remote) else {
                     continue;
                 };
@@ -91,17 +91,17 @@ pub(super) async fn run(listener: TcpListener, context: Arc<ServerContext>) {
     }
 }
 
-/// One connection that nobody is known to be behind.
+/// One connection from an unknown caller.
 struct IncomingConnection {
     remote: IpAddr,
-    /// When it must have shown a key.
+    /// Time limit for showing a key.
     deadline: Instant,
     context: Arc<ServerContext>,
-    /// One of all connections.
+    /// One of the permits for all connections.
     permit: OwnedSemaphorePermit,
 }
 
-/// What became of an unidentified connection.
+/// The outcome of an unidentified connection.
 enum Identified {
     Member(Box<TlsStream<StallGuard>>, PeerId),
     /// It was served as a stranger, and has ended.
@@ -167,7 +167,7 @@ impl IncomingConnection {
         Ok(())
     }
 
-    /// Finds out who is there, and goes on accordingly.
+    /// Identifies the caller and serves it accordingly.
     async fn identify(self, socket: std::net::TcpStream, connection: UnidentifiedConnection) {
         let identified = connection.place.keep(self.shake_hands(socket)).await;
         match identified.ok_or_else(|| crowded("handshakes")).flatten() {
@@ -216,14 +216,14 @@ impl IncomingConnection {
         Ok(Identified::Stranger)
     }
 
-    /// Whoever comes from here is probably a member, for a while.
+    /// Records that callers from this address are probably members, for a while.
     fn note_member(&self, member: PeerId) {
         self.context.connections.note_member(member, self.remote);
         self.context.turnstile.promote(self.remote);
     }
 
-    /// A socket whose readiness and clock are those of the threads that serve members, so that a
-    /// member's connection has nothing to do with the door any more.
+    /// Moves a socket to the event loop and clock of the threads that serve members, so that a
+    /// member's connection no longer depends on the door.
     fn adopt(&self, socket: std::net::TcpStream) -> io::Result<StallGuard> {
         let options = SockRef::from(&socket);
         options.set_tcp_nodelay(true)?;

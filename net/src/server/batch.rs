@@ -1,6 +1,6 @@
 //! `POST /batch`: many small files in one response.
 //!
-//! The response is put together on one blocking thread of the caller's own before it is sent.
+//! The response is assembled on one blocking thread of the caller's own before it is sent.
 
 use std::time::Instant;
 

@@ -1,8 +1,9 @@
-//! A body of proven blocks, from the disk cache or from a file that had them, one piece after the
-//! other.
+//! A body of proven blocks, from the disk cache or from a file that had them, one
+//! piece after another.
 //!
-//! Every piece is proven against its content root when it is read; nothing else is ever handed on.
-//! One that turns out to be damaged or overwritten ends the body early, which cuts the connection.
+//! Every piece is proven against its content root when it is read; unproven bytes are never
+//! sent. A piece that turns out to be damaged or overwritten ends the body early, which
+//! cuts the connection.
 
 use std::future::Future;
 use std::io;
@@ -19,18 +20,18 @@ use crate::content::merkle::BLOCK;
 use crate::model::{ByteRange, ContentId};
 use crate::share::FormerFile;
 
-/// Where proven blocks of a content come from.
+/// The source of proven blocks of a content.
 #[derive(Clone)]
 pub(super) enum Blocks {
     /// The disk cache.
     Cached(Arc<DiskCache>, ContentId),
-    /// A shared file that had the content.
+    /// A shared file that formerly had the content.
     Former(Arc<FormerFile>),
 }
 
 impl Blocks {
-    /// The beginning of `range`, which is not empty: as much as is read at once. `None` when it
-    /// is not here.
+    /// Reads the beginning of `range`, which is not empty: as much as is read at once. Returns
+    /// `None` if it is not here.
     fn read(&self, range: ByteRange) -> Option<Bytes> {
         match self {
             Self::Cached(cache, content) => cached(cache, *content, range),
@@ -45,7 +46,7 @@ impl Blocks {
     }
 }
 
-/// What one slot of the cache has of `range`, from its beginning on.
+/// Returns what one slot of the cache has of `range`, from its beginning on.
 fn cached(cache: &DiskCache, content: ContentId, range: ByteRange) -> Option<Bytes> {
     let first = range.start / BLOCK;
     let max = range.end.div_ceil(BLOCK) - first;
@@ -57,10 +58,10 @@ fn cached(cache: &DiskCache, content: ContentId, range: ByteRange) -> Option<Byt
     (length > 0).then(|| bytes.slice(start..start + length))
 }
 
-/// A range of a content.
+/// A body that sends a range of a content.
 pub(super) struct BlocksBody {
     blocks: Blocks,
-    /// What is still to be handed out.
+    /// The part not yet handed out.
     remaining: ByteRange,
     next: NextBlocks,
     work: Work,
@@ -73,8 +74,8 @@ enum NextBlocks {
 }
 
 impl BlocksBody {
-    /// Reads the first piece of `range`, which is not empty, waiting for the disk; `None` when it
-    /// is not here.
+    /// Reads the first piece of `range`, which is not empty, waiting for the disk. Returns `None`
+    /// if it is not here.
     pub(super) fn begin(blocks: Blocks, range: ByteRange, work: Work) -> Option<Self> {
         let first = blocks.read(range)?;
         Some(Self {
@@ -85,7 +86,7 @@ impl BlocksBody {
         })
     }
 
-    /// How many bytes are still to come.
+    /// Returns how many bytes are still to come.
     pub(super) fn remaining(&self) -> u64 {
         self.remaining.len()
     }

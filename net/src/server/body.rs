@@ -1,8 +1,8 @@
 //! The bodies of responses: nothing, a buffer, or a range of a file as it is read.
 //!
-//! A file is read in pieces of 256 KiB into buffers that are used again and again. What is in the
-//! page cache is read right in `poll_frame`; only what is not goes to a blocking thread. Handing
-//! each piece over to another thread and allocating it anew cost a fifth of the throughput.
+//! A file is read in pieces of 256 KiB into reusable buffers. Pieces in the page cache are read
+//! right in `poll_frame`; only the others go to a blocking thread. Passing each piece to another
+//! thread and allocating it afresh cost a fifth of the throughput.
 
 use std::future::Future;
 use std::io;
@@ -21,16 +21,16 @@ use crate::concurrency::buffer_pool::{BufferPool, PooledBuffer};
 use crate::model::ByteRange;
 use crate::share::SharedFile;
 
-/// Read and handed to TLS at once.
+/// The size read and passed to TLS at once.
 const PIECE: usize = 256 * 1024;
 
-/// Buffers kept for later: 8 MiB.
+/// Spare buffers kept: 8 MiB.
 const MAX_SPARE: usize = 32;
 
 /// The body of a response.
 pub(super) struct Body {
     kind: BodyKind,
-    /// Dropped with the body, when hyper has taken all of it.
+    /// Dropped with the body, once hyper has taken all of it.
     _answered: Option<RequestGuard>,
 }
 
@@ -52,27 +52,27 @@ impl From<BodyKind> for Body {
 }
 
 impl Body {
-    /// A body without bytes.
+    /// Returns a body without bytes.
     pub(super) fn empty() -> Self {
         Self::full(Bytes::new())
     }
 
-    /// A body of these bytes.
+    /// Returns a body of these bytes.
     pub(super) fn full(bytes: Bytes) -> Self {
         BodyKind::Full(bytes).into()
     }
 
-    /// A range of a file.
+    /// Returns a body that sends a range of a file.
     pub(super) fn file(file: FileBody) -> Self {
         BodyKind::File(file).into()
     }
 
-    /// A range of a content that lies in the cache.
+    /// Returns a body that sends a range of a cached content.
     pub(super) fn blocks(blocks: BlocksBody) -> Self {
         BodyKind::Blocks(blocks).into()
     }
 
-    /// Keeps the request that it answers under way until it was sent.
+    /// Counts the answered request as under way until this body was sent.
     pub(super) fn until_sent(self, request: RequestGuard) -> Self {
         Self {
             _answered: Some(request),
@@ -80,7 +80,7 @@ impl Body {
         }
     }
 
-    /// A document that is written as it is sent.
+    /// Returns a body that writes a document as it is sent.
     pub(super) fn document(document: DocumentBody) -> Self {
         BodyKind::Document(document).into()
     }
@@ -117,11 +117,11 @@ impl http_body::Body for Body {
     }
 }
 
-/// A range of a file that is still in the version in which it was opened. Ends in an error, which
-/// cuts the connection, as soon as it is not.
+/// A range of a file that still has the version in which it was opened. Once it has not, the body
+/// ends in an error, which cuts the connection.
 pub(super) struct FileBody {
     file: Arc<SharedFile>,
-    /// What is still to be handed out.
+    /// The part not yet handed out.
     remaining: ByteRange,
     next: NextPiece,
     work: Work,
@@ -146,7 +146,7 @@ impl FileBody {
         Ok(Self::behind(first, file, range, work, buffers))
     }
 
-    /// Reads the first piece if that can be done without waiting for the disk; else `None`.
+    /// Reads the first piece if that needs no wait for the disk; otherwise returns `None`.
     pub(super) fn begin_now(
         file: &Arc<SharedFile>,
         range: ByteRange,
@@ -217,7 +217,7 @@ impl FileBody {
     }
 }
 
-/// How much of `remaining` goes into one piece.
+/// Returns how much of `remaining` goes into one piece.
 fn wanted(remaining: ByteRange) -> usize {
     usize::try_from(remaining.len()).map_or(PIECE, |length| length.min(PIECE))
 }
@@ -234,7 +234,7 @@ fn read_piece(
     filled(buffer, count)
 }
 
-/// The first `count` bytes, of which there must be some: the range lies within the file.
+/// Returns the first `count` bytes. There must be some: the range lies within the file.
 fn filled(mut buffer: PooledBuffer, count: usize) -> io::Result<Bytes> {
     if count == 0 {
         return Err(io::ErrorKind::UnexpectedEof.into());
@@ -243,7 +243,7 @@ fn filled(mut buffer: PooledBuffer, count: usize) -> io::Result<Bytes> {
     Ok(Bytes::from_owner(buffer))
 }
 
-/// A pool of buffers for pieces.
+/// Creates a pool of buffers for pieces.
 pub(super) fn piece_buffers() -> Arc<BufferPool> {
     BufferPool::new(PIECE, MAX_SPARE)
 }

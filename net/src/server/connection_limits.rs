@@ -1,14 +1,15 @@
-//! Which connections there may be, by what is known of them.
+//! Which connections are allowed, by what is known of them.
 //!
 //! A connection passes through classes: unread, until a whole first record has come; unidentified,
 //! until its key is known; then a member's. Each class has its own places, so that none takes
-//! another's, and a full class makes room rather than to refuse: whoever holds more than a fair
-//! share of it loses the oldest (see [`FairTable`]). Of the places of the first two classes half
-//! are for networks from which members came lately, and strangers cannot take those.
+//! another's. A full class makes room rather than refusing: a holder of more than its fair share
+//! loses its oldest connection (see [`FairTable`]). In the first two classes, half of the places
+//! are for networks from which members came recently, and strangers cannot take those.
 //!
-//! Connections that are not encrypted are never a member's, so they are counted apart.
+//! Unencrypted connections never belong to a member, so they are counted separately.
 //!
-//! Only memory is looked at here. Whose place was taken away is told, and closes itself.
+//! This code only looks at memory. A connection whose place was taken is notified
+//! and closes itself.
 
 use std::future::{Future, poll_fn};
 use std::net::IpAddr;
@@ -28,11 +29,11 @@ use crate::fairness::{
 };
 use crate::model::PeerId;
 
-/// A connection that has been without a request for less than this may be about to bring one, and
-/// the end of a response may still be on its way.
+/// A connection without a request for less than this may be about to bring one, or the end of a
+/// response may still be on its way.
 const SETTLED: Duration = Duration::from_secs(1);
 
-/// The connections that there are, and how many more there may be.
+/// The current connections, and how many more are allowed.
 pub(super) struct ConnectionLimits {
     tables: Mutex<Tables>,
     connections_per_member: usize,
@@ -52,7 +53,7 @@ struct Tables {
 
 type Table = FairTable<Arc<Occupant>>;
 
-/// One half for networks from which members came lately, one for all others.
+/// One half for networks from which members came recently, one for all others.
 struct Halves {
     known: Table,
     strangers: Table,
@@ -67,7 +68,7 @@ impl Halves {
     }
 }
 
-/// Where a place is.
+/// The class that a place belongs to.
 #[derive(Debug, Clone, Copy)]
 enum Class {
     Unread { is_known: bool },
@@ -107,12 +108,12 @@ impl ConnectionLimits {
         })
     }
 
-    /// Who `remote` may be, by who came from there lately.
+    /// Returns who `remote` may be, by who came from there recently.
     pub(super) fn familiarity(&self, remote: IpAddr) -> Familiarity {
         self.tables.lock().known.familiarity(remote, Instant::now())
     }
 
-    /// `member` was admitted from `remote`.
+    /// Records that `member` was admitted from `remote`.
     pub(super) fn note_member(&self, member: PeerId, remote: IpAddr) {
         self.tables
             .lock()
@@ -120,14 +121,14 @@ impl ConnectionLimits {
             .note(member, remote, Instant::now());
     }
 
-    /// Lets a connection from `remote` in, of which nothing is known.
+    /// Admits a connection from `remote` of which nothing is known.
     pub(super) fn unread(self: &Arc<Self>, remote: IpAddr) -> Option<ConnectionPlace> {
         let familiarity = self.familiarity(remote);
         let is_known = familiarity.is_known();
         self.enter(Class::Unread { is_known }, keyless(remote, familiarity))
     }
 
-    /// Lets a connection from `remote` shake hands.
+    /// Admits a connection from `remote` to the handshake.
     pub(super) fn unidentified(
         self: &Arc<Self>,
         remote: IpAddr,
@@ -139,7 +140,7 @@ impl ConnectionLimits {
         Some(UnidentifiedConnection { place })
     }
 
-    /// Lets a connection that is not encrypted in, from `remote`.
+    /// Admits an unencrypted connection from `remote`.
     pub(super) fn plain(self: &Arc<Self>, remote: IpAddr) -> Option<PlainConnection> {
         let holder = Claimant::stranger(SourceNetwork::of(remote));
         Some(PlainConnection {
@@ -150,7 +151,7 @@ impl ConnectionLimits {
         })
     }
 
-    /// Lets a connection of `member` in.
+    /// Admits a connection of `member`.
     pub(super) fn member(
         self: &Arc<Self>,
         member: PeerId,
@@ -200,8 +201,8 @@ impl ConnectionLimits {
     }
 }
 
-/// Whose a place is before a key is shown. An address from which a member came has shares of its
-/// own, beside its neighbours together.
+/// Returns the holder of a place before a key is shown. An address from which a member came has
+/// shares of its own, separate from those of its neighbours together.
 fn keyless(remote: IpAddr, familiarity: Familiarity) -> Claimant {
     match familiarity {
         Familiarity::Address => Claimant::known_address(remote),
@@ -211,14 +212,14 @@ fn keyless(remote: IpAddr, familiarity: Familiarity) -> Claimant {
     }
 }
 
-/// What the table knows of a connection, and the connection of the table.
+/// State of a connection, shared between it and the table.
 struct Occupant {
-    /// Told when its place is taken away.
+    /// Notified when its place is taken away.
     evicted: Notify,
-    /// Requests that are being answered.
+    /// The number of requests being answered.
     requests: AtomicUsize,
     since: Instant,
-    /// When there was none any more, in milliseconds after `since`.
+    /// When the last request ended, in milliseconds after `since`.
     idle_since: AtomicU64,
 }
 
@@ -233,7 +234,7 @@ impl Occupant {
     }
 
     fn is_idle(&self, now: Instant) -> bool {
-        // In this order: who sees that the last request has ended sees when that was.
+        // In this order: a thread that sees that the last request has ended also sees when it did.
         if self.requests.load(Ordering::Acquire) > 0 {
             return false;
         }
@@ -252,7 +253,7 @@ pub(super) struct ConnectionPlace {
 }
 
 impl ConnectionPlace {
-    /// What `work` comes to, or `None` if the place is taken away before.
+    /// Returns the result of `work`, or `None` if the place is taken away first.
     pub(super) async fn keep<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         let mut evicted = pin!(self.occupant.evicted.notified());
         let mut work = pin!(work);
@@ -265,8 +266,8 @@ impl ConnectionPlace {
         .await
     }
 
-    /// A request is being answered until this is dropped, and makes no room for other connections
-    /// unless there are far too many like it.
+    /// Marks a request as being answered until the guard is dropped. Until then the connection
+    /// keeps its place unless there are far too many like it.
     pub(super) fn request(&self) -> RequestGuard {
         self.occupant.requests.fetch_add(1, Ordering::Relaxed);
         RequestGuard(self.occupant.clone())
@@ -280,7 +281,7 @@ impl Drop for ConnectionPlace {
     }
 }
 
-/// A request that is being answered.
+/// A request being answered.
 pub(super) struct RequestGuard(Arc<Occupant>);
 
 impl Drop for RequestGuard {
@@ -292,29 +293,29 @@ impl Drop for RequestGuard {
     }
 }
 
-/// One connection whose other side is not known yet.
+/// One connection whose caller is not known yet.
 pub(super) struct UnidentifiedConnection {
     pub(super) place: ConnectionPlace,
 }
 
-/// One connection that is not encrypted.
+/// One unencrypted connection.
 pub(super) struct PlainConnection {
-    /// Where it comes from.
+    /// The address it comes from.
     pub(super) remote: IpAddr,
-    /// What may be done for all of them.
+    /// The share of work for all such connections.
     pub(super) work: Work,
-    /// What may be searched for all of them.
+    /// The share of searches for all such connections.
     pub(super) searches: Work,
     pub(super) place: ConnectionPlace,
 }
 
 /// One connection of a member.
 pub(super) struct MemberConnection {
-    /// Whose it is.
+    /// The member that it belongs to.
     pub(super) member: PeerId,
-    /// What may be done for that member.
+    /// The work that may be done for that member.
     pub(super) work: Work,
-    /// What may be searched for that member.
+    /// The searches that may run for that member.
     pub(super) searches: Work,
     pub(super) place: ConnectionPlace,
 }

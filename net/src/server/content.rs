@@ -1,10 +1,10 @@
 //! `GET` and `HEAD /content/ROOT`: bytes by their content root, wherever this node has them.
 //!
-//! A file of the share comes first: it is whole, and costs no proof. Next is one that had the
-//! content in another state or under another name: what it still has of it is proven block by
-//! block. Else the disk cache is looked at, so that whoever has read a file can supply it. The
-//! cache may hold parts of a content; a request for a range gets as much of it, from its beginning,
-//! as is here. What is not here is 404.
+//! A file of the share comes first: it is whole and needs no proof. Next is a file that had the
+//! content in another state or under another name: the bytes it still has are proven block by
+//! block. Last comes the disk cache, so that a node that has read a file can supply it. The cache
+//! may hold parts of a content; a request for a range gets as much of it as is here, from its
+//! beginning. Anything else is 404.
 
 use std::io;
 use std::str::FromStr;
@@ -29,7 +29,7 @@ use crate::share::{
     FormerFile, NoContent, Share, SharedContent, SharedFile, is_changed, retry_while_changing,
 };
 
-/// A file that was renamed is looked for no longer than this, for whoever waits for its bytes.
+/// Time limit of the search for a renamed file, for the caller that waits for its bytes.
 const SEARCH: Duration = Duration::from_secs(5);
 
 /// Answers a GET or HEAD for the content whose root is spelled `root`.
@@ -88,7 +88,7 @@ impl ContentRequest {
         shared.or_else(cached).unwrap_or_else(|| status(absence))
     }
 
-    /// From the share, or the status that says why not. The error is of reading.
+    /// Opens the shared file, or returns the status that says why not. The error is a read error.
     fn open_shared(
         &self,
         share: Option<&Share>,
@@ -110,7 +110,7 @@ impl ContentRequest {
         })
     }
 
-    /// From a shared file that has this content.
+    /// Answers from a shared file that has this content.
     fn send_file(&self, file: &Arc<SharedFile>) -> io::Result<Response<Body>> {
         let size = file.size();
         let (code, range) = match self.part_of(size) {
@@ -126,7 +126,7 @@ impl ContentRequest {
         Ok(with_bytes(code, body, &self.tag, range, size))
     }
 
-    /// From a shared file that had this content; `None` when it does not have what was asked for.
+    /// Answers from a shared file that had this content; `None` if it lacks the requested bytes.
     fn send_former(&self, file: Arc<FormerFile>) -> Option<Response<Body>> {
         let size = file.content().size;
         let (code, range) = match self.part_of(size) {
@@ -142,8 +142,8 @@ impl ContentRequest {
         Some(with_bytes(code, body, &self.tag, range, size))
     }
 
-    /// From the cache; `None` when what was asked for does not begin here, or is not here whole and
-    /// no range was asked for.
+    /// Answers from the cache; `None` if the beginning of the requested bytes is not here, or if
+    /// the content is not here whole and no range was requested.
     fn send_cached(&self, cache: &Arc<DiskCache>) -> Option<Response<Body>> {
         let mut known = [self.first_block(), 0].into_iter();
         let size = known.find_map(|block| cache.size(self.root, block))?;
@@ -165,7 +165,7 @@ impl ContentRequest {
         Some(with_bytes(code, body, &self.tag, range, size))
     }
 
-    /// The block that the answer begins with, where that does not depend on the size.
+    /// Returns the block that the answer begins with, where that does not depend on the size.
     fn first_block(&self) -> u64 {
         match decide(&self.method, &self.fields, &self.tag, u64::MAX) {
             Decision::Part(range) => range.start / BLOCK,
@@ -173,7 +173,7 @@ impl ContentRequest {
         }
     }
 
-    /// What is asked for of a content of `size` bytes, and the status to send it with; else the
+    /// Returns what to send of a content of `size` bytes, and with which status; otherwise the
     /// response that says why nothing is sent.
     fn part_of(&self, size: u64) -> Result<(StatusCode, ByteRange), Box<Response<Body>>> {
         match decide(&self.method, &self.fields, &self.tag, size) {

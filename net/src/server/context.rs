@@ -24,7 +24,7 @@ pub(super) struct ServerContext {
     pub(super) ahead: Arc<PagePrefetch>,
     pub(super) connections: Arc<ConnectionLimits>,
     pub(super) turnstile: Arc<Turnstile>,
-    /// Where members are served. Strangers are not: see `accept`.
+    /// The runtime that serves members. Strangers are not served there: see `accept`.
     pub(super) members: Handle,
 }
 
@@ -53,7 +53,7 @@ impl ServerContext {
 pub(super) struct Caller {
     /// Its place among all connections.
     pub(super) connection: MemberConnection,
-    /// Where it comes from.
+    /// The address it comes from.
     pub(super) remote: IpAddr,
     /// What all connections share.
     pub(super) context: Arc<ServerContext>,

@@ -14,8 +14,8 @@ use crate::service::plaintext::DocumentStream;
 
 type ReadTask = Pin<Box<dyn Future<Output = io::Result<Option<(Vec<u8>, u64)>>> + Send + Sync>>;
 
-/// A document in pieces. Ends in an error, which cuts the connection, as soon as a piece cannot be
-/// had or the document turns out not to be as long as was said.
+/// A document in pieces. Ends in an error, which cuts the connection, as soon as a piece is
+/// unavailable or the document turns out not to have the announced length.
 pub(super) struct DocumentBody {
     document: Arc<dyn DocumentStream>,
     work: Work,
@@ -35,7 +35,7 @@ impl DocumentBody {
         }
     }
 
-    /// How many bytes are still to come.
+    /// Returns how many bytes are still to come.
     pub(super) fn remaining(&self) -> u64 {
         self.remaining
     }

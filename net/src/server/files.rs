@@ -1,8 +1,8 @@
 //! `GET` and `HEAD /files/PATH`: the bytes of one shared file.
 //!
 //! PATH is the path's bytes, percent-escaped where need be; escapes mean bytes, not characters.
-//! What is not a file that is shared does not exist: directories, hidden names and paths that no
-//! file can have are all 404, and say nothing about why.
+//! Only shared files exist here: directories, hidden names and paths that no file can have are all
+//! 404, without a reason.
 
 use std::io;
 use std::sync::Arc;
@@ -69,9 +69,8 @@ pub(super) async fn serve<B>(
     }
 }
 
-/// The answer right away, without a blocking thread: bytes of a file that was served a moment ago,
-/// all the way to which is in memory, and which has them in the page cache. Whatever else is asked
-/// takes the long way.
+/// Answers at once, without a blocking thread, if the file was served a moment ago, the whole path
+/// to it is in memory, and its bytes are in the page cache. Any other request takes the long way.
 fn serve_now<B>(
     request: &Request<B>,
     share: &Share,
@@ -95,7 +94,7 @@ fn serve_now<B>(
     }
 }
 
-/// The path that `escaped` stands for, if a file can have it.
+/// Returns the path that `escaped` stands for, if a file can have it.
 fn unescape(escaped: &str) -> Option<RelPath> {
     let bytes: Vec<u8> = percent_decode_str(escaped).collect();
     RelPath::new(&bytes).ok().filter(|path| !path.is_root())
@@ -109,8 +108,8 @@ struct FileRequest {
 }
 
 impl FileRequest {
-    /// Opens the file, decides what to send of it, and reads the first bytes, all in one visit to
-    /// a blocking thread. Also tells whether further bytes of it may be sent without.
+    /// Opens the file, decides what to send of it, and reads the first bytes, all in one visit to a
+    /// blocking thread. Also returns whether further bytes of it may be sent without one.
     fn open(self, share: &Share, work: Work, buffers: &Arc<BufferPool>) -> (Response<Body>, bool) {
         match retry_while_changing(|| self.begin(share, &work, buffers)) {
             Ok(begun) => begun,
@@ -125,7 +124,7 @@ impl FileRequest {
         }
     }
 
-    /// One attempt; the error is of reading.
+    /// Makes one attempt; the error is a read error.
     fn begin(
         &self,
         share: &Share,
@@ -152,14 +151,14 @@ impl FileRequest {
         Ok((response, file.is_at_hand()))
     }
 
-    /// The status for a file that cannot be opened.
+    /// Returns the status for a file that cannot be opened.
     fn refusal(&self, fault: &Fault) -> StatusCode {
         match fault.code {
             FaultCode::Internal => {
                 tracing::warn!(path = %self.path, %fault, "a shared file cannot be opened");
                 StatusCode::INTERNAL_SERVER_ERROR
             }
-            // Listings say so, too: nothing has gone wrong.
+            // Listings say so, too: this is no failure.
             FaultCode::Forbidden => {
                 tracing::debug!(path = %self.path, %fault, "a shared file is not served");
                 StatusCode::FORBIDDEN
@@ -169,7 +168,7 @@ impl FileRequest {
     }
 }
 
-/// The status and the range of a decision that sends bytes.
+/// Returns the status and the range of a decision that sends bytes.
 fn sent(decision: &Decision, size: u64) -> Option<(StatusCode, ByteRange)> {
     match *decision {
         Decision::Whole => Some((StatusCode::OK, ByteRange::new(0, size))),
@@ -178,7 +177,7 @@ fn sent(decision: &Decision, size: u64) -> Option<(StatusCode, ByteRange)> {
     }
 }
 
-/// The answer of a decision that sends no bytes.
+/// Returns the response to a decision that sends no bytes.
 pub(super) fn refuse(decision: Decision, tag: &str, size: u64) -> Response<Body> {
     match decision {
         Decision::NotModified => without_body(StatusCode::NOT_MODIFIED, tag),
@@ -191,7 +190,7 @@ pub(super) fn refuse(decision: Decision, tag: &str, size: u64) -> Response<Body>
     }
 }
 
-/// A response with `range` of what has `size` bytes.
+/// Returns a response with `range` of a content of `size` bytes.
 pub(super) fn with_bytes(
     code: StatusCode,
     body: Body,
@@ -213,14 +212,14 @@ pub(super) fn with_bytes(
     response
 }
 
-/// A response that names the entity tag and sends nothing.
+/// Returns a response that names the entity tag and sends nothing.
 fn without_body(code: StatusCode, tag: &str) -> Response<Body> {
     let mut response = status(code);
     set(&mut response, ETAG, tag);
     response
 }
 
-/// Sets a field to text of ours, which is always a valid value.
+/// Sets a field to text of our own, which is always a valid value.
 fn set(response: &mut Response<Body>, name: HeaderName, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
         response.headers_mut().insert(name, value);

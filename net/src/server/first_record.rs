@@ -1,7 +1,7 @@
-//! What a connection begins with, looked at where the kernel keeps it.
+//! The beginning of a connection, inspected in the kernel's buffer.
 //!
-//! Until a whole first TLS record has come, nothing is spent on a connection but its descriptor: no
-//! buffer is allocated, and rustls is not asked.
+//! Until a whole first TLS record has come, a connection costs nothing but its descriptor: no
+//! buffer is allocated, and rustls is not involved.
 
 use std::io;
 
@@ -18,24 +18,24 @@ const HEADER: usize = 5;
 const HANDSHAKE: u8 = 22;
 const MAJOR_VERSION: u8 = 3;
 
-/// The most bytes of a record that is not encrypted.
+/// Maximum bytes of an unencrypted record.
 const MAX_FRAGMENT: usize = 1 << 14;
 
-/// What has come.
+/// The kind of data that has arrived.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Beginning {
     /// A whole record that may hold a ClientHello.
     Record,
     /// Something that is not TLS.
     Plain,
-    /// The end of the connection, or a record that cannot be.
+    /// The end of the connection, or an impossible record.
     Nothing,
 }
 
-/// Waits for the first record, or what is there in its place. Reads nothing.
+/// Waits for the first record, or for whatever comes in its place. Reads nothing.
 ///
-/// Each look that decides nothing gives way to other tasks: whatever the kernel reports, a
-/// connection that stays undecided keeps neither its deadline nor its eviction from being noticed.
+/// Each inconclusive look yields to other tasks: whatever the kernel reports, an undecided
+/// connection does not delay its own deadline or eviction.
 pub(super) async fn beginning(socket: &TcpStream) -> io::Result<Beginning> {
     loop {
         let ready = socket.ready(Interest::READABLE).await?;
@@ -45,8 +45,8 @@ pub(super) async fn beginning(socket: &TcpStream) -> io::Result<Beginning> {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             looked => return looked,
         }
-        // The end came before the look, so that nothing can follow what was seen. tokio never
-        // clears this readiness: waiting for more would be no wait.
+        // The end came before the look, so nothing can follow what was seen. tokio never clears
+        // this readiness: waiting for more would be no wait.
         if ready.is_read_closed() {
             return Ok(Beginning::Nothing);
         }
@@ -54,7 +54,7 @@ pub(super) async fn beginning(socket: &TcpStream) -> io::Result<Beginning> {
     }
 }
 
-/// What is there; `WouldBlock`, as if nothing had come yet, while more is needed to tell.
+/// Looks at the data; `WouldBlock`, as if nothing had come yet, while more is needed to decide.
 fn look(socket: &TcpStream) -> io::Result<Beginning> {
     let mut header = [0; HEADER];
     let (_, seen) = recv(socket, &mut header, RecvFlags::PEEK)?;
@@ -69,7 +69,7 @@ fn look(socket: &TcpStream) -> io::Result<Beginning> {
 #[derive(Debug, PartialEq, Eq)]
 enum Judgement {
     Is(Beginning),
-    /// It may be a record once so many bytes have come.
+    /// It may be a record once this many bytes have come.
     Needs(usize),
 }
 

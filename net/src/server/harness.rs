@@ -33,7 +33,7 @@ pub(crate) fn soon() -> Instant {
     Instant::now() + PATIENCE
 }
 
-/// One node, alive as long as this.
+/// One node, running until this is dropped.
 pub(crate) struct TestNode {
     pub(crate) gate: Arc<Gate>,
     pub(crate) service: Arc<Service>,
@@ -52,7 +52,7 @@ impl TestNode {
         Self::offering(password, limits, |share, _| (Some(Arc::new(share)), None))
     }
 
-    /// Speaks the protocol of 2004, too, in the network whose password is `pw`.
+    /// Starts a node that also speaks the protocol of 2004, in the network whose password is `pw`.
     pub(super) fn speaking_2004(limits: ServerLimits) -> Self {
         let legacy = Legacy::new(TokenKey::new(b"pw"), Vec::new());
         let offer = |share, _: &Path| (Some(Arc::new(share)), None);
@@ -63,7 +63,7 @@ impl TestNode {
         Self::with(1, limits, Some(server), offer)
     }
 
-    /// `offer` makes what the node answers from, of a share and a directory to keep things in.
+    /// Starts a node. `offer` creates its service from a share and a directory to keep things in.
     pub(super) fn offering(
         password: u8,
         limits: ServerLimits,
@@ -106,11 +106,11 @@ impl TestNode {
         node
     }
 
-    /// What a new process does: same identity, same port, nobody admitted.
+    /// Restarts as a new process would: same identity, same port, nobody admitted.
     pub(crate) fn restart(&mut self) {
         let listen = Listen::At(([127, 0, 0, 1], self.address().port).into());
         self.server = None;
-        // Another key, until the lock on the file is released with the old gate.
+        // A different key, until the old gate releases the lock on the file.
         self.gate = Arc::new(
             Gate::new(
                 Identity::ephemeral().unwrap(),
@@ -142,12 +142,12 @@ impl TestNode {
         self.directory.path()
     }
 
-    /// Where it keeps things.
+    /// Returns the directory where it keeps things.
     pub(super) fn state(&self) -> &Path {
         self.state.path()
     }
 
-    /// Shares a file; its version.
+    /// Shares a file; returns its version.
     pub(crate) fn put(&self, name: &str, content: &[u8]) -> Version {
         std::fs::write(self.path().join(name), content).unwrap();
         self.version(name)
@@ -163,14 +163,14 @@ impl TestNode {
             .version
     }
 
-    /// Lets `other` and this node know each other, as if they had paired.
+    /// Makes `other` and this node known to each other, as if they had paired.
     pub(crate) fn befriend(&self, other: &Gate) {
         let now = Instant::now();
         self.gate.admission().admit(other.id(), now);
         other.admission().admit(self.id(), now);
     }
 
-    /// A TLS connection for HTTP, in the name of `caller`.
+    /// Opens a TLS connection for HTTP, in the name of `caller`.
     pub(crate) fn raw(&self, caller: &Gate) -> Raw {
         let socket = TcpStream::connect(("127.0.0.1", self.address().port)).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -181,7 +181,7 @@ impl TestNode {
     }
 }
 
-/// Dials nobody.
+/// A connector that dials nobody.
 struct Alone;
 
 impl Connect for Alone {
@@ -211,7 +211,7 @@ fn gate(state: &Path, password: u8) -> Arc<Gate> {
     )
 }
 
-/// Someone who calls and does not listen.
+/// Returns the gate of a node that calls others and does not listen.
 pub(crate) fn caller(password: u8) -> Arc<Gate> {
     let identity = Identity::ephemeral().unwrap();
     Arc::new(
@@ -231,7 +231,7 @@ pub(crate) fn client(gate: &Arc<Gate>) -> Client {
 /// A connection that anything can be sent over.
 pub(crate) struct Raw(pub(crate) StreamOwned<ClientConnection, TcpStream>);
 
-/// A response as it came.
+/// A response as it arrived.
 #[derive(Debug)]
 pub(crate) struct RawResponse {
     pub(crate) status: u16,

@@ -1,4 +1,4 @@
-//! One line of those who wait to shake hands.
+//! One line of callers that wait for a handshake.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 
 use crate::fairness::{Refill, TokenBucket};
 
-/// Tickets in a line before those are looked for that nobody holds any more.
+/// Length of a line from which abandoned tickets are removed.
 pub(super) const LONG_LINE: usize = 256;
 
-/// Those who wait with tickets of type `T`, and share a bucket.
+/// Callers that wait with tickets of type `T` and share a bucket.
 pub(super) struct HelloLine<T> {
     bucket: TokenBucket,
     waiting: Vec<(IpAddr, T)>,
-    /// When somebody of it was served last, in handshakes that began; `None` if never.
+    /// When a caller of this line was last served, in handshakes begun so far; `None` if never.
     pub(super) last_served: Option<u64>,
 }
 
@@ -34,7 +34,7 @@ impl<T> HelloLine<T> {
         self.waiting.is_empty()
     }
 
-    /// How long until the line has a token.
+    /// Returns how long until the line has a token.
     pub(super) fn wait(&self, now: Instant) -> Duration {
         self.bucket.wait(now)
     }
@@ -46,14 +46,14 @@ impl<T> HelloLine<T> {
         self.waiting.push((remote, ticket));
     }
 
-    /// Removes the tickets that nobody holds any more.
+    /// Removes abandoned tickets.
     pub(super) fn sweep(&mut self, is_gone: &dyn Fn(&T) -> bool) {
         self.waiting.retain(|(_, ticket)| !is_gone(ticket));
     }
 
-    /// A ticket that somebody holds, if there is a token for it. Any of them, as the places of
-    /// those who have waited longest are also the first to be taken away: in order, a flood that
-    /// is fast enough would leave the others no moment to be served in.
+    /// Takes a held ticket, if there is a token for it. It is chosen at random, as the places of
+    /// those who have waited longest are also the first to be taken away: if served in order, a
+    /// fast enough flood would leave the others no moment to be served in.
     pub(super) fn take(
         &mut self,
         now: Instant,
@@ -70,7 +70,7 @@ impl<T> HelloLine<T> {
         None
     }
 
-    /// Removes the tickets of those who come from where `is_of` says.
+    /// Removes the tickets of callers from where `is_of` says.
     pub(super) fn split(&mut self, is_of: impl Fn(IpAddr) -> bool) -> Vec<(IpAddr, T)> {
         let waiting = std::mem::take(&mut self.waiting);
         let (split, left) = waiting.into_iter().partition(|(remote, _)| is_of(*remote));
@@ -79,7 +79,7 @@ impl<T> HelloLine<T> {
     }
 }
 
-/// Choices that nobody outside can foresee. Not for secrets.
+/// Choices that nobody outside can predict. Not for secrets.
 pub(super) struct Dice(u64);
 
 impl Dice {
@@ -91,9 +91,9 @@ impl Dice {
         Self::seeded(RandomState::new().hash_one(0))
     }
 
-    /// A number below `bound`; 0 if that is 0.
+    /// Returns a number below `bound`; 0 if that is 0.
     pub(super) fn below(&mut self, bound: usize) -> usize {
-        // SplitMix64.
+        // The SplitMix64 generator.
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -1,14 +1,15 @@
 //! Who may begin a handshake, when, and on which threads.
 //!
 //! A handshake costs this side some 0.2 ms and the other side nothing but a recorded message. So
-//! each needs a token. An address from which a member came lately has a bucket of its own, its
-//! neighbours in the same network have another together, and each site of strangers a smaller one;
-//! besides, all strangers share one. Whoever finds no token waits.
+//! each needs a token. An address from which a member came recently has a bucket of its own, its
+//! neighbours in the same network share another, and each site of strangers has a smaller one; in
+//! addition, all strangers share one. A caller that finds no token waits.
 //!
-//! For what strangers share, the sites that were never served go first, one of them by chance; then
-//! those whose turn was longest ago. So with L such sites waiting, each token is a newcomer's with
-//! a probability of 1/L, however often the others try; and whoever tried before makes room for it.
-//! Chance, as with any order a flood could arrange to be always the first.
+//! For the bucket that all strangers share, sites that were never served go first, chosen at
+//! random; then those whose turn was longest ago. So with L such sites waiting, each token is a
+//! newcomer's with a probability of 1/L, however often the others try; and a site that tried
+//! before makes room for it. The choice is random because a flood could arrange to be first in
+//! any fixed order.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
@@ -18,25 +19,24 @@ use std::time::Instant;
 use super::hello_line::{Dice, HelloLine};
 use crate::fairness::{Familiarity, Refill, SourceNetwork, TokenBucket};
 
-/// Lines that are remembered, at some 100 bytes each. Those in which nobody stands tell who
-/// was served lately.
+/// Lines remembered, at some 100 bytes each. Empty lines record which sites were served recently.
 const MAX_LINES: usize = 8192;
 
-/// How many handshakes may begin.
+/// The rates at which handshakes may begin.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct HelloRates {
     /// All strangers together.
     pub(super) strangers: Refill,
     /// The strangers of one site.
     pub(super) stranger: Refill,
-    /// Those of one known network whose address is not known.
+    /// Callers of one known network whose address is not known.
     pub(super) neighbours: Refill,
-    /// One address from which members came lately.
+    /// One address from which members came recently.
     pub(super) known: Refill,
-    /// Of those of known addresses, all that run where members are served. The others run
+    /// All handshakes from known addresses that run where members are served. The others run
     /// on the door.
     pub(super) beside_members: Refill,
-    /// The same, of one address.
+    /// The same limit for one address.
     pub(super) beside_members_of_one: Refill,
 }
 
@@ -56,22 +56,22 @@ enum LineId {
     Strangers(SourceNetwork),
 }
 
-/// Those who wait with tickets of type `T`.
+/// Callers that wait with tickets of type `T`.
 pub(super) struct HelloQueue<T> {
     rates: HelloRates,
     strangers: TokenBucket,
     beside_members: TokenBucket,
-    /// Of each known address that shook hands beside members lately.
+    /// One bucket for each known address that recently shook hands beside members.
     beside_members_of: HashMap<IpAddr, TokenBucket>,
     lines: HashMap<LineId, HelloLine<T>>,
-    /// The lines of known addresses and their neighbours in which somebody waits. They share
-    /// nothing, so their order does not matter.
+    /// The non-empty lines of known addresses and their neighbours. They share nothing, so their
+    /// order does not matter.
     known: Vec<LineId>,
-    /// The sites of strangers in which somebody waits and nobody was ever served.
+    /// The sites of strangers with a non-empty line that were never served.
     fresh: Vec<SourceNetwork>,
-    /// The others in which somebody waits, by when one was served last.
+    /// The other sites with a non-empty line, by when they were last served.
     served: BTreeMap<u64, SourceNetwork>,
-    /// Handshakes that began.
+    /// The number of handshakes begun.
     begun: u64,
     dice: Dice,
 }
@@ -92,7 +92,7 @@ impl<T> HelloQueue<T> {
         }
     }
 
-    /// Puts a ticket into its line. `is_gone` tells which tickets nobody waits with any more.
+    /// Puts a ticket into its line. `is_gone` tells which tickets were abandoned.
     pub(super) fn push(
         &mut self,
         remote: IpAddr,
@@ -113,8 +113,8 @@ impl<T> HelloQueue<T> {
         self.stand(id, remote, ticket, now, &is_gone);
     }
 
-    /// A member was admitted from `remote`: who waits there is no stranger any more, and its
-    /// neighbours are a known network's.
+    /// Records that a member was admitted from `remote`: callers that wait there are no longer
+    /// strangers, and its neighbours belong to a known network.
     pub(super) fn promote(&mut self, remote: IpAddr, now: Instant) {
         let network = SourceNetwork::of(remote);
         let strangers = LineId::Strangers(network.site());
@@ -130,7 +130,7 @@ impl<T> HelloQueue<T> {
         }
     }
 
-    /// The tickets for which there is a token now, and when there will be one for the next.
+    /// Returns the tickets for which there is a token now, and when the next will have one.
     pub(super) fn due(
         &mut self,
         now: Instant,
@@ -156,7 +156,7 @@ impl<T> HelloQueue<T> {
         (due, self.next_token(now))
     }
 
-    /// Where a handshake of a known address runs that begins now.
+    /// Returns where a handshake from a known address runs that begins now.
     fn thread(&mut self, remote: IpAddr, now: Instant) -> HandshakeThread {
         if self.beside_members_of.len() >= MAX_LINES {
             self.beside_members_of
@@ -173,7 +173,7 @@ impl<T> HelloQueue<T> {
         }
     }
 
-    /// The next stranger whose site has a token.
+    /// Returns the next stranger whose site has a token.
     fn next_stranger(&mut self, now: Instant, is_gone: &dyn Fn(&T) -> bool) -> Option<T> {
         loop {
             let site = if self.fresh.is_empty() {
@@ -190,7 +190,7 @@ impl<T> HelloQueue<T> {
             let id = LineId::Strangers(site);
             let taken = self.take(id, now, is_gone);
             self.list(id);
-            // Without a ticket everybody had left, so that the line is listed no more.
+            // Without a ticket, everybody had left, and the line is no longer listed.
             if let Some((_, ticket)) = taken {
                 return Some(ticket);
             }
@@ -210,7 +210,7 @@ impl<T> HelloQueue<T> {
         Some(taken)
     }
 
-    /// When there will be a token for somebody who waits.
+    /// Returns when there will be a token for a waiting caller.
     fn next_token(&self, now: Instant) -> Option<Instant> {
         let own = |id: LineId| self.lines.get(&id).map(|line| line.wait(now));
         let known = self.known.iter().filter_map(|id| own(*id)).min();
@@ -227,7 +227,7 @@ impl<T> HelloQueue<T> {
         Some(now + next)
     }
 
-    /// Puts a ticket into the line `id`, and the line where its turn is found.
+    /// Puts a ticket into the line `id`, and the line into the list for its turn.
     fn stand(
         &mut self,
         id: LineId,
@@ -252,7 +252,7 @@ impl<T> HelloQueue<T> {
         }
     }
 
-    /// Puts a line that is listed nowhere where its turn is found, if somebody waits in it.
+    /// Puts an unlisted line into the list for its turn, if a caller waits in it.
     fn list(&mut self, id: LineId) {
         let Some(line) = self.lines.get(&id).filter(|line| !line.is_empty()) else {
             return;
@@ -266,7 +266,7 @@ impl<T> HelloQueue<T> {
         }
     }
 
-    /// Removes those of a line who come from where `is_of` says.
+    /// Removes the callers of a line that come from where `is_of` says.
     fn split(&mut self, id: LineId, is_of: impl Fn(IpAddr) -> bool) -> Vec<(IpAddr, T)> {
         let Some(line) = self.lines.get_mut(&id).filter(|line| !line.is_empty()) else {
             return Vec::new();
@@ -278,7 +278,7 @@ impl<T> HelloQueue<T> {
         split
     }
 
-    /// Lists all lines anew.
+    /// Rebuilds the lists of all lines.
     fn relist(&mut self) {
         self.known.clear();
         self.fresh.clear();
@@ -287,8 +287,8 @@ impl<T> HelloQueue<T> {
         ids.into_iter().for_each(|id| self.list(id));
     }
 
-    /// Forgets who has left, and so many of the lines in which nobody stands that there is room for
-    /// as many again; those first that were served longest ago.
+    /// Forgets callers that have left, and enough empty lines to make room for as many again,
+    /// starting with those that were served longest ago.
     fn forget(&mut self, is_gone: &dyn Fn(&T) -> bool) {
         self.lines.values_mut().for_each(|line| line.sweep(is_gone));
         let idle = self.lines.values().filter(|line| line.is_empty());

@@ -1,5 +1,5 @@
-//! What every HTTP connection is bounded by, whoever is at its other end, and the parts that
-//! the answers to many requests are made of.
+//! The limits of every HTTP connection, whoever the caller is, and the parts that many responses
+//! are made of.
 
 use std::time::Duration;
 
@@ -21,10 +21,10 @@ pub(super) const MAX_HEAD: usize = 16 * 1024;
 /// hyper's buffer for reading; a head must fit.
 const HTTP_BUFFER: usize = 64 * 1024;
 
-/// The most header fields of a request.
+/// Maximum number of header fields in a request.
 const MAX_FIELDS: usize = 64;
 
-/// For a connection whose request heads may each take as long as `head`.
+/// Returns a builder for a connection whose request heads may each take as long as `head`.
 pub(super) fn http1(head: Duration) -> Builder {
     let mut builder = Builder::new();
     builder
@@ -36,14 +36,14 @@ pub(super) fn http1(head: Duration) -> Builder {
     builder
 }
 
-/// A response without a body.
+/// Returns a response without a body.
 pub(super) fn status(code: StatusCode) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = code;
     response
 }
 
-/// A response of XML.
+/// Returns an XML response with this body.
 pub(super) fn xml(body: Body) -> Response<Body> {
     let mut response = Response::new(body);
     let fields = response.headers_mut();
@@ -51,8 +51,8 @@ pub(super) fn xml(body: Body) -> Response<Body> {
     response
 }
 
-/// The whole body of a request, which may have `max` bytes and take `time`; else the status that
-/// says why not.
+/// Returns the whole body of a request, which may have `max` bytes and take `time`; otherwise the
+/// status that says why not.
 pub(super) async fn read_body(
     request: Request<Incoming>,
     max: usize,

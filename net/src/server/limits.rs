@@ -1,8 +1,8 @@
-//! Every bound on what others may take up.
+//! Every limit on the resources that others may take.
 //!
-//! A connection costs a file descriptor, so how many there may be follows from how many this
-//! process may have. Half of those are for connections that others make; the rest is for the files
-//! that are sent over them, the connections that this node makes, its cache and its databases.
+//! A connection costs a file descriptor, so the number of connections follows from this process's
+//! limit on descriptors. Half of those are for connections that others make. The rest is for the
+//! files sent over them, this node's own connections, its cache and its databases.
 
 use std::time::Duration;
 
@@ -12,27 +12,27 @@ use super::hello_queue::HelloRates;
 use crate::config::SERVER_IDLE;
 use crate::fairness::Refill;
 
-/// More connections than these would gain nothing: fifty members with a full pool of connections
-/// each, and their small change.
+/// More connections would gain nothing: this is fifty members with a full pool of connections each,
+/// and their small change.
 const MAX_MEMBER_CONNECTIONS: usize = 1024;
 
-/// Sockets that have not said enough to be anybody. They cost a descriptor and a kilobyte, and an
-/// honest one leaves this state after a round trip.
+/// Sockets that have not yet sent enough to be identified. They cost a descriptor and a kilobyte,
+/// and an honest one leaves this state after a round trip.
 const MAX_UNREAD: usize = 256;
 
 /// Handshakes and pairing runs under way. Each may keep some 20 kB.
 const MAX_UNIDENTIFIED: usize = 128;
 
-/// Connections that are not encrypted, which bring one call each.
+/// Unencrypted connections, which bring one call each.
 const MAX_PLAIN: usize = 16;
 
-/// Places that were taken away and not left yet: the threads that close them may be busy.
+/// Places taken away but not left yet: the threads that close them may be busy.
 const CLOSING: usize = 64;
 
 #[derive(Debug, Clone)]
 pub(super) struct ServerLimits {
-    /// Connections in all. More than those below together, so that it bounds only what
-    /// is being closed.
+    /// Connections in all. More than those below together, so that it limits only connections that
+    /// are being closed.
     pub(super) connections: usize,
     /// Connections that have not sent a first record. Half of them are for known networks.
     pub(super) unread: usize,
@@ -40,17 +40,17 @@ pub(super) struct ServerLimits {
     pub(super) unidentified: usize,
     /// Connections of members.
     pub(super) member_connections: usize,
-    /// The same, of one member.
+    /// The same for one member.
     pub(super) connections_per_member: usize,
     /// Handshakes per second.
     pub(super) hellos: HelloRates,
     /// Blocking threads that work for members at once.
     pub(super) work: usize,
-    /// The same, for one member. One network has half of all.
+    /// The same for one member. One network has half of all.
     pub(super) work_per_member: usize,
     /// Searches that run at once, for all members together; each keeps a processor busy.
     pub(super) searches: usize,
-    /// The same, for one member. One network has half of all.
+    /// The same for one member. One network has half of all.
     pub(super) searches_per_member: usize,
     /// From accept to the end of the TLS handshake.
     pub(super) handshake: Duration,
@@ -58,11 +58,11 @@ pub(super) struct ServerLimits {
     pub(super) head: Duration,
     /// For the whole body of a call.
     pub(super) call_body: Duration,
-    /// A peer that takes none of the bytes meant for it for so long is cut off.
+    /// A peer that accepts none of its bytes for this long is cut off.
     pub(super) stall: Duration,
-    /// Connections that are not encrypted.
+    /// Maximum number of unencrypted connections.
     pub(super) plain: usize,
-    /// The same, from one IPv4 address or IPv6 /64. Whoever calls in that way makes one call at a time.
+    /// The same for one IPv4 address or IPv6 /64. Such callers make one call at a time.
     pub(super) plain_per_network: usize,
     /// Blocking threads that work for all of them.
     pub(super) plain_work: usize,
@@ -75,7 +75,7 @@ pub(super) struct ServerLimits {
 }
 
 impl ServerLimits {
-    /// The bounds for a process that may have `descriptors` open files.
+    /// Returns the limits for a process that may have `descriptors` open files.
     pub(super) fn for_descriptors(descriptors: u64) -> Self {
         let all = MAX_MEMBER_CONNECTIONS + MAX_UNREAD + MAX_UNIDENTIFIED + MAX_PLAIN + CLOSING;
         let half = usize::try_from(descriptors / 2).unwrap_or(usize::MAX);
@@ -83,7 +83,7 @@ impl ServerLimits {
             let scaled = max.saturating_mul(half) / all;
             scaled.clamp(least, max)
         };
-        // Two networks and two halves need two places each, or nobody could be told from anybody.
+        // Two networks and two halves need two places each, or none could be told from another.
         let (unread, unidentified) = (part(MAX_UNREAD, 8), part(MAX_UNIDENTIFIED, 8));
         let (members, plain) = (part(MAX_MEMBER_CONNECTIONS, 16), part(MAX_PLAIN, 2));
         let closing = part(CLOSING, 2);
@@ -99,9 +99,9 @@ impl ServerLimits {
         }
     }
 
-    /// What this process may have now.
+    /// Returns the limits for this process, as it is now.
     pub(super) fn of_this_process() -> Self {
-        // No limit at all reads as none.
+        // Reads as `None` if there is no limit.
         let descriptors = getrlimit(Resource::Nofile).current;
         Self::for_descriptors(descriptors.unwrap_or(u64::MAX))
     }
@@ -133,7 +133,7 @@ impl ServerLimits {
                     burst: 512,
                     per_second: 256,
                 },
-                // Half a percent of a processor for whoever is behind one member's NAT, and 3 % for
+                // Half a percent of a processor for callers behind one member's NAT, and 3 % for
                 // all. The rest of a burst shakes hands on the door, a little later.
                 beside_members: Refill {
                     burst: 512,
@@ -163,7 +163,7 @@ impl ServerLimits {
 }
 
 impl Default for ServerLimits {
-    /// The bounds where descriptors are plenty.
+    /// Returns the limits where descriptors are plentiful.
     fn default() -> Self {
         Self::for_descriptors(u64::MAX)
     }

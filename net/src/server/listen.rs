@@ -101,7 +101,7 @@ mod tests {
 
     #[test]
     fn the_default_falls_back_to_a_free_port() {
-        // Whoever has the usual port, this test or another program, the second one gets another.
+        // Whether this test or another program has the usual port, the second one gets another.
         let first = bind(&Listen::Default).unwrap().unwrap();
         let second = bind(&Listen::Default).unwrap().unwrap();
         let second = second.local_addr().unwrap().port();

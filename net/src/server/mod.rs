@@ -1,18 +1,19 @@
 //! The answering side: HTTP/1.1 over TLS for members, pairing for strangers, silence for the rest.
 //!
-//! One TCP port. `listen` binds it, `accept` takes connections and decides what each may do, from
-//! what `first_record` sees; `turnstile` says when they may shake hands (by `hello_queue`, of many
-//! a `hello_line`), `connection_limits` how many there may be, `http` how long their heads, `work`
-//! how much is done for them, and `limits` has all bounds. A member's requests go to `routes`:
-//! `POST /RPC2` to `rpc` and on to [`answer`](crate::service::answer), `GET /files/PATH` to
-//! `files`, which `range` tells what to send and `body` sends, `GET /content/ROOT` to `content`,
-//! which may send what `blocks` reads from the disk cache, `POST /batch` to `batch`. With
-//! `--legacy`, `plain` answers connections that are not encrypted, and `document_body` sends them
-//! files. Strangers see `pairing` or a constant refusal; no HTTP or XML parser runs for them.
+//! There is one TCP port. `listen` binds it. `accept` takes connections and decides what each may
+//! do, from what `first_record` sees. `turnstile` says when they may shake hands (by `hello_queue`,
+//! made of many `hello_line`s), `connection_limits` how many there may be, `http` how long their
+//! heads may be, `work` how much is done for them, and `limits` has all bounds. A member's requests
+//! go to `routes`: `POST /RPC2` to `rpc` and on to [`answer`](crate::service::answer);
+//! `GET /files/PATH` to `files`, where `range` decides what to send and `body` sends it;
+//! `GET /content/ROOT` to `content`, which may send what `blocks` reads from the disk cache;
+//! `POST /batch` to `batch`. With `--legacy`, `plain` answers unencrypted connections, and
+//! `document_body` sends them files. Strangers see `pairing` or a constant refusal; no HTTP or XML
+//! parser runs for them.
 //!
-//! hyper is used here only, and so is tokio but for one notification in `auth::gate`. The runtime
-//! belongs to the [`Server`]; everything that may wait for a disk runs on its blocking threads, of
-//! which one member can take a few only.
+//! hyper is used here only, and so is tokio except for one notification in `auth::gate`. The
+//! runtime belongs to the [`Server`]; everything that may wait for a disk runs on its blocking
+//! threads, of which one member can take a few only.
 
 mod accept;
 mod batch;
@@ -66,14 +67,14 @@ const WORKERS: usize = 2;
 /// Threads for what may wait for a disk, for all members together.
 const BLOCKING_THREADS: usize = 64;
 
-/// The niceness of the thread that strangers meet: a seventh of the processor time that one of
-/// those gets which serve members, when both have something to do. It must not be starved either,
-/// as new connections of members pass it, too.
+/// The niceness of the thread that strangers meet: when both are busy, it gets a seventh of the
+/// processor time of a thread that serves members. It must not starve either, as new connections of
+/// members pass it, too.
 const DOOR_NICENESS: i32 = 8;
 
 /// A listening node. Stops when dropped.
 pub struct Server {
-    /// The door first: what runs there needs what members are served by.
+    /// The door first: what runs there needs the runtime that serves members.
     runtimes: Vec<Runtime>,
     port: u16,
 }
@@ -129,12 +130,12 @@ impl Server {
         })
     }
 
-    /// The TCP port that it listens on; 0 for [`Listen::Nowhere`].
+    /// Returns the TCP port that it listens on; 0 for [`Listen::Nowhere`].
     pub fn local_port(&self) -> u16 {
         self.port
     }
 
-    /// Closes the port and every connection at once. Returns without waiting for a disk that hangs.
+    /// Closes the port and every connection at once. Does not wait for a disk that hangs.
     pub fn stop(mut self) {
         self.shut_down();
     }

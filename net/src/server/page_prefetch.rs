@@ -1,9 +1,9 @@
-//! The page behind the one that was just sent, made while the caller still reads that one.
+//! The page behind the one just sent, prepared while the caller still reads that one.
 //!
-//! Whoever lists a directory of many pages asks for one after the other, and takes some time over
-//! each. So that neither side waits for the other, the next page is begun as soon as one is sent.
-//! It is given out only to the very request that it was made for, and only for a moment, as it
-//! tells how things were when it was begun.
+//! A caller that lists a directory of many pages requests one after another, and takes some time
+//! over each. So that neither side waits for the other, the next page is begun as soon as one is
+//! sent. It is used only for the very request that it was made for, and only for a moment, as it
+//! shows the directory as it was then.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,13 +15,13 @@ use tokio::task::JoinHandle;
 use crate::model::PeerId;
 use crate::protocol::wire::{ListRequest, Listing, Response};
 
-/// A page that is asked for later than this after it was begun is made anew.
+/// A page requested later than this after it was begun is rebuilt.
 const KEPT: Duration = Duration::from_millis(200);
 
-/// An encoded page, and what a caller will ask for next if it wants all.
+/// An encoded page, and the next request of a caller that wants all pages.
 pub(crate) type Page = (Vec<u8>, Option<ListRequest>);
 
-/// The pages that were begun, one for each member.
+/// The pages under way, one for each member.
 #[derive(Default)]
 pub(crate) struct PagePrefetch(Mutex<HashMap<PeerId, PrefetchedPage>>);
 
@@ -32,7 +32,7 @@ struct PrefetchedPage {
 }
 
 impl PagePrefetch {
-    /// The page that was begun for this very request, if any was.
+    /// Returns the page that was begun for this very request, if any was.
     pub(crate) async fn take(&self, member: PeerId, request: &ListRequest) -> Option<Page> {
         let begun = self.0.lock().remove(&member)?;
         if begun.request != *request || begun.since.elapsed() >= KEPT {
@@ -41,7 +41,7 @@ impl PagePrefetch {
         begun.page.await.ok()?
     }
 
-    /// Notes that the answer to `request` is being made. It is forgotten when it is not asked for.
+    /// Stores the answer to `request` that is being made. It is dropped if it is not requested.
     pub(crate) fn put(
         self: &Arc<Self>,
         member: PeerId,
@@ -66,8 +66,8 @@ impl PagePrefetch {
     }
 }
 
-/// What a caller who has sent `request` and got `response` asks for next, if that is a page with
-/// more behind it.
+/// Returns the next request of a caller that sent `request` and got `response`, if that is a page
+/// with more behind it.
 pub(crate) fn next(request: &ListRequest, response: &Response) -> Option<ListRequest> {
     let Response::List(Listing { entries, more, .. }) = response else {
         return None;

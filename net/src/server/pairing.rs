@@ -1,6 +1,6 @@
 //! The accepting side of a pairing run: reads M1 and M3, writes M2 and M4.
 //!
-//! All decisions are [`auth::pair`](crate::auth::pair)'s and the limits'; here are the order of
+//! [`auth::pair`](crate::auth::pair) and the limits make all decisions; this file has the order of
 //! the steps and their deadline. A stranger's bytes reach nothing but rustls and two `read_exact`
 //! of fixed size.
 
@@ -19,15 +19,14 @@ use crate::auth::pair::{Binding, Callee, M1, M2, M3, Opening, PairingStatus, ref
 use crate::auth::tls;
 use crate::model::PeerId;
 
-/// How long a caller waits for others' runs to end before it is told to come back.
+/// How long a caller waits for others' runs to end before it is asked to come back.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// How long the last bytes may take to leave.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
 
-/// Serves one connection that agreed on [`tls::ALPN_PAIR`], from after its handshake to
-/// its closing, in 12 s at most. A caller that proves the password is admitted; whether it
-/// was is returned.
+/// Serves one connection that agreed on [`tls::ALPN_PAIR`], from after its handshake to its
+/// closing, in 12 s at most. Admits a caller that proves the password, and returns whether it did.
 pub(crate) async fn serve<S>(tls: &mut TlsStream<S>, remote: IpAddr, gate: &Gate) -> bool
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -39,7 +38,7 @@ where
         Ok(Err(end)) => tracing::debug!("{remote}: not paired: {end}"),
         Err(_) => tracing::debug!("{remote}: not paired: too slow"),
     }
-    // What could be said was said; a caller that does not listen loses it.
+    // All messages were sent; a caller that does not listen loses them.
     let _ = timeout(CLOSE_DEADLINE, tls.shutdown()).await;
     matches!(outcome, Ok(Ok(_)))
 }

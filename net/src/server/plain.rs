@@ -1,9 +1,9 @@
-//! Connections that are not encrypted: one call each.
+//! Unencrypted connections: one call each.
 //!
-//! Only where some [`PlaintextProtocol`] answers them. Whoever calls is nobody in particular, so
-//! all such connections together have few places, fewer from one source, and a few threads; the
-//! head, the body and the answer each have a deadline. What a call means is the protocol's to say:
-//! here it is bytes in and a document out.
+//! They exist only where some [`PlaintextProtocol`] answers them. The callers are anonymous, so all
+//! such connections together have few places, fewer from one source, and a few threads; the head,
+//! the body and the answer each have a deadline. The protocol decides what a call means: here it is
+//! bytes in and a document out.
 
 use std::convert::Infallible;
 use std::io;
@@ -30,7 +30,7 @@ use crate::service::plaintext::{PlaintextAnswer, PlaintextProtocol};
 struct PlainCaller {
     place: PlainConnection,
     protocol: Arc<dyn PlaintextProtocol>,
-    /// Where it was accepted.
+    /// The address at which it was accepted.
     local: SocketAddr,
     context: Arc<ServerContext>,
 }
@@ -64,7 +64,7 @@ pub(super) async fn serve(
     }
 }
 
-/// Never fails: what goes wrong has a status code.
+/// Routes one request. Never fails: every error has a status code.
 async fn route(request: Request<Incoming>, caller: Arc<PlainCaller>) -> Response<Body> {
     let is_call = matches!(request.uri().path(), "/RPC2" | "/");
     let response = match (is_call, request.method() == Method::POST) {
@@ -94,7 +94,7 @@ async fn call(
 }
 
 async fn answer_to(document: Bytes, caller: &PlainCaller) -> io::Result<Response<Body>> {
-    // Whoever brings a whole call is answered, even if others come.
+    // A caller that sent a whole call is answered, even if others come.
     let answered = caller.place.place.request();
     let (protocol, local) = (caller.protocol.clone(), caller.local);
     let accepting = move || protocol.accept(&document, local);
@@ -102,7 +102,7 @@ async fn answer_to(document: Bytes, caller: &PlainCaller) -> io::Result<Response
         Ok(call) => call,
         Err(refusal) => return Ok(xml(Body::full(refusal.into()))),
     };
-    // Patterns may take seconds: they wait for each other, and nothing else for them.
+    // Patterns may take seconds: they wait for each other, and nothing else waits for them.
     let work = if call.is_search() {
         &caller.place.searches
     } else {

@@ -1,9 +1,9 @@
-//! What a GET or HEAD of a file gets: preconditions and ranges of RFC 9110, without IO.
+//! The response to a GET or HEAD of a file: preconditions and ranges of RFC 9110, without IO.
 //!
 //! Decisions where the RFC leaves a choice:
-//! - Several ranges, ranges that are not well-formed, and units other than bytes are ignored: the
-//!   whole file is sent (section 14.2 lets a server do that). 416 is kept for the one range that is
-//!   well-formed and begins behind the end.
+//! - Several ranges, malformed ranges, and units other than bytes are ignored: the whole file is
+//!   sent (section 14.2 lets a server do that). 416 is only for a single well-formed range that
+//!   begins behind the end.
 //! - Files have no Last-Modified, so conditions on dates do not apply (section 13.1), and a date
 //!   in If-Range matches nothing (section 13.1.5).
 
@@ -12,16 +12,16 @@ use http::{HeaderMap, Method};
 
 use crate::model::ByteRange;
 
-/// What to answer about a file that exists.
+/// The response to send for a file that exists.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Decision {
     /// 200: the whole file.
     Whole,
     /// 206: this part of it, which is not empty.
     Part(ByteRange),
-    /// 304: what the client has is current.
+    /// 304: the client's copy is current.
     NotModified,
-    /// 412: the file is not in the state that the client insists on.
+    /// 412: the file is not in the state that the client requires.
     PreconditionFailed,
     /// 416: the range begins behind the end of the file.
     Unsatisfiable,
@@ -52,8 +52,8 @@ pub(super) fn decide(method: &Method, fields: &HeaderMap, tag: &str, size: u64) 
     }
 }
 
-/// True when the field lists `*` or a tag that `matches`. Our tags hold no comma, so a tag of
-/// someone else's that does is cut into pieces that match nothing.
+/// Returns true if the field lists `*` or a tag that `matches`. Our tags hold no comma, so a
+/// foreign tag that holds one is cut into pieces that match nothing.
 fn names(fields: &HeaderMap, name: HeaderName, matches: impl Fn(&str) -> bool) -> bool {
     fields
         .get_all(name)
@@ -75,7 +75,7 @@ fn if_range_holds(fields: &HeaderMap, tag: &str) -> bool {
 enum Spec {
     /// `FIRST-` and `FIRST-LAST`: from the first to the last byte.
     From(u64, u64),
-    /// `-LENGTH`: so many bytes at the end.
+    /// `-LENGTH`: this many bytes at the end.
     Suffix(u64),
 }
 
@@ -93,7 +93,7 @@ impl Spec {
     }
 }
 
-/// Reads `bytes=` and exactly one range.
+/// Parses `bytes=` and exactly one range.
 fn parse(field: &str) -> Option<Spec> {
     let (unit, ranges) = field.split_once('=')?;
     if !unit.eq_ignore_ascii_case("bytes") {
@@ -110,7 +110,7 @@ fn parse(field: &str) -> Option<Spec> {
     }
 }
 
-/// Digits; what does not fit into 64 bits lies behind the end of every file all the same.
+/// Parses digits; a number that does not fit into 64 bits lies behind the end of every file anyway.
 fn number(digits: &str) -> Option<u64> {
     let well_formed = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
     well_formed.then(|| digits.parse().unwrap_or(u64::MAX))

@@ -1,11 +1,12 @@
-//! Which files were served a moment ago, so that the next request for them need not wait.
+//! Files that were served a moment ago, so that the next request for them need not wait.
 //!
-//! Whoever reads at random, or streams by many ranges, asks for the same file again and again.
-//! Finding it takes a visit to a blocking thread each time: a walk down its path, and a look into
-//! the database of content roots. Of a file that was just served, all of that is in memory, and the
-//! kernel opens it without waiting right where the request arrived, or says that it cannot.
+//! A caller that reads at random, or streams by many ranges, requests the same file again and
+//! again. Finding it takes a visit to a blocking thread each time: a walk down its path, and a
+//! look-up in the database of content roots. For a file that was just served, all of that is in
+//! memory, and the kernel opens it without waiting right where the request arrived, or reports
+//! that it cannot.
 //!
-//! Nothing stays open meanwhile: what is withdrawn is gone at once, and a file system can be
+//! No file stays open in between: a withdrawn file is gone at once, and a file system can be
 //! unmounted. Only paths of regular files whose bytes are in the page cache are kept, as nothing
 //! here may wait, and no device may be opened.
 
@@ -19,10 +20,10 @@ use crate::model::RelPath;
 /// How long a file counts as just served.
 const KEPT: Duration = Duration::from_secs(1);
 
-/// Files remembered at once, whoever asked for them.
+/// Files remembered at once, over all callers.
 const MAX_FILES: usize = 64;
 
-/// The paths, and when each file was opened by the long way.
+/// The paths, and when each file was last opened the long way.
 pub(super) struct RecentFiles(Mutex<ExpiringMap<RelPath, ()>>);
 
 impl Default for RecentFiles {
@@ -32,7 +33,7 @@ impl Default for RecentFiles {
 }
 
 impl RecentFiles {
-    /// True if the file at `path` was served just before `now`.
+    /// Returns true if the file at `path` was served just before `now`.
     pub(super) fn holds(&self, path: &RelPath, now: Instant) -> bool {
         self.0.lock().get(path, now).is_some()
     }

@@ -1,4 +1,4 @@
-//! One request to one response: which resource, which method.
+//! Routes one request to its response by resource and method.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use super::http::status;
 use super::{batch, content, files, rpc};
 use crate::protocol::wire::MAX_CALL_BYTES;
 
-/// Answers one request. Never fails: what goes wrong has a status code.
+/// Answers one request. Never fails: every error has a status code.
 pub(super) async fn route(request: Request<Incoming>, caller: Arc<Caller>) -> Response<Body> {
     let gate = &caller.context.gate;
     let answered = caller.connection.place.request();
@@ -56,7 +56,7 @@ pub(super) async fn route(request: Request<Incoming>, caller: Arc<Caller>) -> Re
     response.map(|body| body.until_sent(answered))
 }
 
-/// RFC 9110, section 15.5.6: says which methods there are.
+/// Lists the allowed methods, as RFC 9110, section 15.5.6 requires.
 fn not_allowed(methods: &'static str) -> Response<Body> {
     let mut response = status(StatusCode::METHOD_NOT_ALLOWED);
     let fields = response.headers_mut();
@@ -64,8 +64,8 @@ fn not_allowed(methods: &'static str) -> Response<Body> {
     response
 }
 
-/// The refusal that strangers get, for a key whose admission has run out since it connected. The
-/// body is read first: closing with unread bytes could cost the caller the refusal.
+/// Returns the refusal that strangers get, for a key whose admission has expired since it
+/// connected. Reads the body first: closing with unread bytes could cost the caller the refusal.
 async fn expired(request: Request<Incoming>, caller: &Caller) -> Response<Body> {
     let body = Limited::new(request.into_body(), MAX_CALL_BYTES).collect();
     let _ = timeout(caller.context.limits.drain, body).await;

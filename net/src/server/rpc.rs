@@ -2,7 +2,7 @@
 //!
 //! Answering and encoding run on a blocking thread, and so does decoding unless it is quick: a
 //! listing reads the disk, and the XML of a large one keeps a processor busy for milliseconds. A
-//! search has a place among the searches, which may take seconds, and a poll for changes has none,
+//! search, which may take seconds, takes a place among the searches. A poll for changes takes none,
 //! as it only waits.
 
 use std::io;
@@ -26,7 +26,7 @@ use crate::service::Service;
 use crate::service::answer;
 use crate::service::answer::answer;
 
-/// A call of so many bytes is decoded where it arrives, in some ten microseconds.
+/// A call of this many bytes is decoded where it arrives, in some ten microseconds.
 const SHORT: usize = 1024;
 
 /// The method that a response answers, for the log.
@@ -56,7 +56,7 @@ pub(super) async fn serve(request: http::Request<Incoming>, caller: &Caller) -> 
     }
 }
 
-/// The encoded response, and which method it is of.
+/// Returns the encoded response, and the method that it answers.
 async fn answer_to(body: Bytes, caller: &Caller) -> io::Result<(Option<Called>, Vec<u8>)> {
     let decoded = match body.len() {
         0..=SHORT => decode_call(&body),
@@ -96,7 +96,7 @@ async fn answer_to(body: Bytes, caller: &Caller) -> io::Result<(Option<Called>, 
     Ok((Some(called), encoded))
 }
 
-/// A page of a directory, and the next one begun.
+/// Answers with a page of a directory, and begins the next one.
 async fn page(request: ListRequest, caller: &Caller) -> io::Result<Vec<u8>> {
     let (ahead, member) = (&caller.context.ahead, caller.connection.member);
     let from = (member, caller.remote);

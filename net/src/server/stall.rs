@@ -1,6 +1,6 @@
-//! A socket that gives a peer up when it takes no bytes.
+//! A socket that gives up on a peer that accepts no bytes.
 //!
-//! hyper has no timeout for writing, and TCP alone waits for ever for a peer that acknowledges and
+//! hyper has no timeout for writing, and TCP alone waits forever for a peer that acknowledges and
 //! never reads. Reading needs no such guard: every read has a deadline of its own above.
 
 use std::future::Future;
@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 
-/// A TCP connection whose writes fail after having waited for `limit`.
+/// A TCP connection whose writes fail after waiting for `limit`.
 pub(super) struct StallGuard {
     socket: TcpStream,
     limit: Duration,
@@ -31,7 +31,7 @@ impl StallGuard {
         }
     }
 
-    /// Passes on what a write came to, unless it has been waiting for too long.
+    /// Passes on the outcome of a write, unless it has waited for too long.
     fn watch<T>(
         &mut self,
         context: &mut Context<'_>,

@@ -124,7 +124,7 @@ fn head_has_the_fields_of_get_and_no_body() {
     };
     assert_eq!(without_date(&head.head), without_date(&get.head));
     assert_eq!(head.field("content-length"), Some("10"));
-    // Nothing follows: the next response is where it should be.
+    // Nothing follows: the next response is in its right position.
     assert_eq!(raw.ask("GET /files/f HTTP/1.1").body, b"0123456789");
 }
 
@@ -247,7 +247,7 @@ fn a_chunked_call_cannot_outgrow_the_limit() {
     assert!(refused_or_cut(&mut raw, 413));
 }
 
-/// Whoever goes on sending after the server has closed may lose its answer to a reset.
+/// A caller that goes on sending after the server has closed may lose its answer to a reset.
 fn refused_or_cut(raw: &mut Raw, status: u16) -> bool {
     match raw.head() {
         Ok(response) => response.status == status && raw.rest().is_empty(),
@@ -424,7 +424,7 @@ fn a_client_that_takes_nothing_is_cut_off() {
     raw.send("GET /files/large HTTP/1.1\r\nHost: x\r\n\r\n")
         .unwrap();
     assert_eq!(raw.head().unwrap().status, 200);
-    // Not a wait for a state: taking nothing for a while is what this client does.
+    // Not a wait for a state: this client accepts nothing for a while.
     std::thread::sleep(BRIEF * 5);
     assert!(raw.rest().len() < 256 << 20);
 }
@@ -530,7 +530,7 @@ fn directory_pages_are_right_at_any_time() {
     assert_eq!(page(None), expect(["a", "b"]));
     assert_eq!(page(Some("b")), expect(["c", "d"]));
     assert_eq!(page(Some("d")), (vec!["e".into()], false));
-    // What was begun for the next page is not given to another request, nor much later.
+    // The page begun in advance is not used for another request, nor much later.
     assert_eq!(page(None), expect(["a", "b"]));
     assert_eq!(page(Some("a")), expect(["b", "c"]));
     assert_eq!(page(None), expect(["a", "b"]));
@@ -546,7 +546,7 @@ fn socket(node: &TestNode) -> TcpStream {
     socket
 }
 
-/// True while the node has not closed it.
+/// Returns true while the node has not closed it.
 fn is_open(socket: &TcpStream) -> bool {
     socket.set_nonblocking(true).unwrap();
     let seen = socket.peek(&mut [0]);
@@ -586,7 +586,7 @@ fn only_so_many_sockets_stay_open() {
         },
     );
     let flood: Vec<_> = (0..200).map(|_| socket(&node)).collect();
-    // All come from one network, which is no member's: it has half of the places.
+    // All come from one network, which is not a member's: it has half of the places.
     eventually("all but eight are closed", || {
         flood.iter().filter(|socket| is_open(socket)).count() == 8
     });
@@ -656,7 +656,7 @@ fn refused_connections_input_is_bounded() {
     let mut raw = node.raw(&caller(1));
     let megabyte = "x".repeat(1 << 20);
     let sent = (0..64).take_while(|_| raw.send(&megabyte).is_ok()).count();
-    // As much as sockets buffer goes out besides.
+    // Sockets also buffer this much.
     assert!(sent < 32, "{sent} MiB of a stranger were read");
 }
 
@@ -673,14 +673,14 @@ fn lingering_refused_connection_is_cut() {
     raw.send("GET / HTTP/1.1\r\n\r\n").unwrap();
     assert_eq!(raw.rest(), REFUSAL);
     let start = Instant::now();
-    // Records as they should be: others would end the connection by themselves.
+    // Well-formed records: others would end the connection anyway.
     while raw.send("x").is_ok() {
         assert!(start.elapsed() < PATIENCE, "still open");
         std::thread::sleep(BRIEF / 10);
     }
 }
 
-/// What a client that knows nothing sends first.
+/// Returns the first message of a client that knows nothing.
 fn hello() -> Vec<u8> {
     let name = "node".try_into().unwrap();
     let mut tls = ClientConnection::new(caller(1).tls_client(Alpn::Http), name).unwrap();
@@ -689,7 +689,7 @@ fn hello() -> Vec<u8> {
     bytes
 }
 
-/// Sends `hello` from a loopback address of a stranger's own.
+/// Sends `hello` from a stranger's own loopback address.
 fn replay(node: &TestNode, host: u8, hello: &[u8]) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     let source = SocketAddr::from(([127, 9, 9, host], 0));

@@ -1,6 +1,6 @@
 //! Where connections wait for the token that their handshake needs.
 //!
-//! The queue decides; here are its clock and those who wait.
+//! The queue decides; this file has its clock and the waiting connections.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -18,13 +18,13 @@ type Ticket = oneshot::Sender<HandshakeThread>;
 
 pub(super) struct Turnstile {
     state: Mutex<State>,
-    /// Told when the clock is set too late for somebody.
+    /// Notified when the clock is set too late for a caller.
     earlier: Notify,
 }
 
 struct State {
     queue: HelloQueue<Ticket>,
-    /// When the clock will strike; `None` when it stands.
+    /// When the clock strikes next; `None` while it is stopped.
     strikes_at: Option<Instant>,
 }
 
@@ -39,7 +39,7 @@ impl Turnstile {
         }
     }
 
-    /// Waits until a handshake with `remote` may begin; where it runs.
+    /// Waits until a handshake with `remote` may begin; returns where it runs.
     pub(super) async fn pass(&self, remote: IpAddr, familiarity: Familiarity) -> HandshakeThread {
         let (ticket, turn) = oneshot::channel();
         let now = Instant::now();
@@ -47,18 +47,18 @@ impl Turnstile {
         let queue = |state: &mut State| state.queue.push(remote, familiarity, ticket, now, gone);
         queue(&mut self.state.lock());
         self.release(now);
-        // A ticket is never thrown away while its turn is waited for.
+        // A ticket is never dropped while its turn is awaited.
         turn.await.unwrap_or(HandshakeThread::Door)
     }
 
-    /// A member was admitted from `remote`.
+    /// Records that a member was admitted from `remote`.
     pub(super) fn promote(&self, remote: IpAddr) {
         let now = Instant::now();
         self.state.lock().queue.promote(remote, now);
         self.release(now);
     }
 
-    /// Lets all pass who may, and sets the clock for the next.
+    /// Admits all callers whose turn it is, and sets the clock for the next.
     fn release(&self, now: Instant) {
         let mut state = self.state.lock();
         let (due, next) = state.queue.due(now, Ticket::is_closed);
@@ -75,12 +75,12 @@ impl Turnstile {
             self.earlier.notify_one();
         }
         for (ticket, thread) in due {
-            // Who has left meanwhile has wasted one token.
+            // A caller that has left wastes one token.
             let _ = ticket.send(thread);
         }
     }
 
-    /// The clock. Runs for ever.
+    /// Runs the clock, forever.
     pub(super) async fn run(self: Arc<Self>) {
         loop {
             let strikes_at = self.state.lock().strikes_at;

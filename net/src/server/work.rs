@@ -1,8 +1,8 @@
-//! What may be done for whom at once, on the blocking threads.
+//! How much may be done at once, and for whom, on the blocking threads.
 //!
 //! The threads are few, and a search keeps a processor or a disk busy for seconds. So each member
-//! has a bound, each network has half of all, and what is freed goes to whoever has the least.
-//! Searches are counted apart: however many wait, what a listing needs stays free.
+//! has a limit, each network has half of all, and a freed permit goes to the member with the least.
+//! Searches are counted separately: however many wait, the threads that a listing needs stay free.
 
 use std::io;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::fairness::{Claimant, FairPermit, FairPermits, PermitBounds};
 pub(super) struct WorkPool(Arc<Mutex<FairPermits<oneshot::Sender<Permit>>>>);
 
 impl WorkPool {
-    /// `all` at once, `per_key` of them for one member, and half of them for one network.
+    /// Creates a pool of `all` permits, `per_key` for one member, and half of them for one network.
     pub(super) fn new(all: usize, per_key: usize) -> Self {
         Self(Arc::new(Mutex::new(FairPermits::new(PermitBounds {
             all,
@@ -27,7 +27,7 @@ impl WorkPool {
         }))))
     }
 
-    /// The part of `holder`.
+    /// Returns the part of `holder`.
     pub(super) fn of(&self, holder: Claimant) -> Work {
         Work {
             pool: self.clone(),
@@ -42,10 +42,10 @@ impl WorkPool {
         }
     }
 
-    /// Ends `holding`, and lets those begin who may now.
+    /// Ends `holding`, and starts the jobs that may run now.
     ///
-    /// Who left meanwhile hands its permit back to this loop. A permit that did so as it is dropped
-    /// would come here again, as deep as others have waiters that are gone.
+    /// A waiter that has left hands its permit back to this loop. If the permit did so as it is
+    /// dropped, it would come here again, recursing as deep as there are waiters that have left.
     fn hand_on(&self, holding: FairPermit) {
         let mut ended = vec![holding];
         while !ended.is_empty() {
@@ -104,7 +104,7 @@ impl Work {
     }
 }
 
-/// Permission for one job. Dropped, it goes to the next who waits.
+/// Permission for one job. When dropped, it goes to the next waiter.
 struct Permit {
     pool: WorkPool,
     holding: Option<FairPermit>,
@@ -129,7 +129,7 @@ mod tests {
     use super::*;
     use crate::model::PeerId;
 
-    /// What must not have ended is given this long to do so.
+    /// How long to watch that a job does not end.
     const MOMENT: Duration = Duration::from_millis(50);
 
     fn run(test: impl Future<Output = ()>) {
@@ -144,7 +144,7 @@ mod tests {
 
     type Job = task::JoinHandle<io::Result<()>>;
 
-    /// Work that lasts until the sender is dropped.
+    /// Starts work that lasts until the sender is dropped.
     async fn held(work: Work) -> (mpsc::Sender<()>, Job) {
         let (release, held) = mpsc::channel::<()>();
         let job = move || {
@@ -169,7 +169,7 @@ mod tests {
             let next = searches.of(holder(3, 3));
             assert!(timeout(MOMENT, next.run(|| ())).await.is_err());
             assert!(!second_job.is_finished());
-            // Whoever waits for its own turn keeps nobody else's place.
+            // A holder that waits for its own turn takes nobody else's place.
             drop(third);
             ended(third_job).await;
             timeout(PATIENCE, next.run(|| ())).await.unwrap().unwrap();

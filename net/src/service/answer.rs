@@ -1,4 +1,4 @@
-//! What each method does: one match from [`Request`] to [`Response`].
+//! Implements each method: one match from [`Request`] to [`Response`].
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use crate::protocol::wire::{
 };
 use crate::share::Asker;
 
-/// A snapshot takes no longer than this: less than the reader waits who needs it.
+/// Time limit of a snapshot: less than the wait of the reader that needs it.
 const SNAPSHOT: Duration = READ_DEADLINE.saturating_sub(Duration::from_secs(5));
 
 /// The change counter where nothing ever changes.
@@ -86,7 +86,7 @@ pub fn answer(
     }
 }
 
-/// From the share, which has all of a content or nothing; else from the cache, as far as it goes.
+/// Asks the share, which has all of a content or nothing; else the cache, as far as it goes.
 fn hashes(service: &Service, request: &HashesRequest) -> Result<Subtree, Fault> {
     let shared = match &service.share {
         Some(share) => share.hashes(request),
@@ -100,7 +100,7 @@ fn hashes(service: &Service, request: &HashesRequest) -> Result<Subtree, Fault> 
     })
 }
 
-/// [`answer`] for those who may wait long, without a thread.
+/// Answers as [`answer`] does for callers that may wait long, without occupying a thread.
 pub(crate) async fn changes(service: &Service, request: ChangesRequest) -> Result<Response, Fault> {
     match service.share.as_deref() {
         Some(share) => share.changes(&request).await.map(Response::Changes),
@@ -113,8 +113,8 @@ pub(crate) async fn changes(service: &Service, request: ChangesRequest) -> Resul
     }
 }
 
-/// That nothing is shared is true for as long as this node runs. Whoever has another counter has it
-/// from an earlier run.
+/// Returns the changes of a node without a share. It has none for as long as it runs; a caller with
+/// another counter has it from an earlier run.
 fn of_nothing(request: &ChangesRequest) -> Changes {
     let changes = match request.since {
         NEVER => Vec::new(),

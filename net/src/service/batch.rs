@@ -1,8 +1,8 @@
 //! Many small files in one answer, each with its own status.
 //!
-//! The files are opened and read one after the other, as a request for each would do it: what
-//! changes while it is read is answered as changed. The size of the answer is bounded, and so is
-//! what a request can cost.
+//! The files are opened and read one after another, as a request for each would do it: a file that
+//! changes while it is read is reported as changed. The size of the answer is limited, and so is
+//! the cost of a request.
 
 use std::io;
 use std::time::Instant;
@@ -12,8 +12,8 @@ use crate::model::{Kind, Version};
 use crate::protocol::wire::{BatchAnswer, BatchBody, BatchItem, FaultCode, MAX_SMALL_FILE};
 use crate::share::{Asker, Share, SharedFile, is_changed};
 
-/// The whole response to `items`. What comes later than `until` is not looked for, and has to be
-/// asked for by itself.
+/// Returns the whole response to `items`. Files whose turn comes after `until` are not looked for,
+/// and have to be requested separately.
 pub(crate) fn answer(
     share: Option<&Share>,
     items: &[BatchItem],
@@ -34,7 +34,7 @@ pub(crate) fn answer(
     body.finish()
 }
 
-/// One file, for `asker`, with the version that it is in; `fits` tells whether so many bytes
+/// Reads one file, for `asker`, with its current version; `fits` returns whether this many bytes
 /// may be sent.
 pub(crate) fn read(
     share: &Share,

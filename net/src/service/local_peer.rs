@@ -13,7 +13,7 @@ use crate::peer::{ByteStream, Peer};
 use crate::protocol::wire::{BatchAnswer, BatchItem, FaultCode, Request, Response};
 use crate::share::{Asker, FormerFile, NoContent, SharedContent, SharedFile, is_changed};
 
-/// How this node is called in errors.
+/// This node's name in errors.
 const WHO: &str = "this node";
 
 /// This node, as its own member. Its calls wait for nothing but the local disk, so deadlines do
@@ -24,7 +24,7 @@ pub struct LocalPeer {
 }
 
 impl LocalPeer {
-    /// What `service` offers, under this node's own `id`.
+    /// Wraps `service` as a peer, under this node's own `id`.
     pub fn new(id: PeerId, service: Arc<Service>) -> Self {
         Self { id, service }
     }
@@ -75,7 +75,7 @@ impl Peer for LocalPeer {
         }))
     }
 
-    /// From the share only: what this node has kept is looked at before anybody is asked.
+    /// Opens content of the share only: the caller checks this node's cache before it asks anybody.
     fn open_content(
         &self,
         root: Root,
@@ -148,12 +148,12 @@ impl ByteStream for LocalStream {
     }
 }
 
-/// What a file still has of a content that it had.
+/// The part that a file still has of its former content.
 struct FormerStream {
     file: FormerFile,
-    /// What was not read yet.
+    /// The part not read yet.
     remaining: ByteRange,
-    /// What was read and not handed out yet.
+    /// Bytes read but not handed out yet.
     read: Vec<u8>,
 }
 

@@ -1,7 +1,7 @@
-//! What a node answers, whoever asks and by whatever way.
+//! A node's answers, for any caller by any route.
 //!
 //! [`answer`] has one answer for each method, `batch` those for many small files at once. The web
-//! server answers members with them, and [`local_peer`] answers this node itself.
+//! server uses them to answer members, and [`local_peer`] to answer this node itself.
 
 pub mod answer;
 pub(crate) mod batch;
@@ -15,14 +15,14 @@ use crate::membership::Members;
 use crate::share::Share;
 use plaintext::PlaintextProtocol;
 
-/// What a node answers from.
+/// The sources of a node's answers.
 pub struct Service {
-    /// What it shares; `None` shares nothing.
+    /// The files that it shares; `None` shares nothing.
     pub share: Option<Arc<Share>>,
-    /// What it has read from others and gives to others; `None` gives nothing.
+    /// The bytes read from others and supplied to others; `None` supplies nothing.
     pub cache: Option<Arc<DiskCache>>,
-    /// Whom it knows.
+    /// The members that it knows.
     pub members: Arc<Members>,
-    /// What answers connections that are not encrypted; `None` closes them.
+    /// Answers unencrypted connections; `None` closes them.
     pub plaintext: Option<Arc<dyn PlaintextProtocol>>,
 }

@@ -17,7 +17,7 @@ use crate::protocol::wire::{
 };
 
 impl Share {
-    /// One page of a directory, for `asker`.
+    /// Returns one page of a directory, for `asker`.
     pub fn list(&self, request: &ListRequest, asker: Asker) -> Result<Response, Fault> {
         let until = Instant::now() + BUDGET;
         let (counter, listing) = match self.tree() {
@@ -39,7 +39,7 @@ impl Share {
         }
     }
 
-    /// The page, and whether it shows only what a watch of the directory sees.
+    /// Returns the page, and whether a watch of the directory covers everything it shows.
     pub(super) fn listing(
         &self,
         tree: &Arc<ShareTree>,
@@ -81,11 +81,11 @@ impl Share {
             Errno::TIMEDOUT => too_slow(),
             other => internal(other),
         });
-        // What a link leads to changes elsewhere.
+        // The target of a link changes elsewhere.
         Ok((page?, !names.have_links()))
     }
 
-    /// The attributes of each path, for `asker`; `None` where nothing is served.
+    /// Returns the attributes of each path, for `asker`; `None` where nothing is served.
     pub fn stat(&self, request: &StatRequest, asker: Asker) -> Result<StatResponse, Fault> {
         self.stat_until(request, asker, Instant::now() + BUDGET)
     }
@@ -111,7 +111,8 @@ impl Share {
             }
             Err(error) => return Err(internal(error)),
         };
-        // Each path, as the oldest counter is good for all; and no answer without one for any.
+        // Watch every path: the oldest counter covers them all, and if one path has no counter,
+        // neither has the answer.
         let (mut counters, mut attributes) = (Vec::new(), Vec::new());
         for path in &request.paths {
             if Instant::now() >= until {
@@ -129,7 +130,7 @@ impl Share {
             .filter(|(_, found)| found.is_some());
         let paths: Vec<&RelPath> = served.map(|(path, _)| path).collect();
         let found = attributes.iter_mut().flatten().collect();
-        // What is compared with others comes as soon as what is read.
+        // A file to be compared gets its root as early as one to be read.
         let interest = if request.compare {
             Interest::Opened
         } else {
@@ -143,7 +144,7 @@ impl Share {
     }
 }
 
-/// The attributes of what is at `path`; `None` where nothing is served.
+/// Returns the attributes of what is at `path`; `None` where nothing is served.
 fn attributes_in(tree: &Arc<ShareTree>, path: &RelPath) -> Result<Option<Attributes>, Fault> {
     match tree.find(path) {
         Ok(found) => Ok(tree.attributes(&found)),

@@ -2,8 +2,8 @@
 
 use rustix::io::Errno;
 
-/// True when an error says that nothing is served at a path, rather than that this machine could
-/// not find out.
+/// Returns true if an error says that nothing is served at a path, rather than that this machine
+/// could not find out.
 pub(crate) fn is_absence(error: Errno) -> bool {
     matches!(
         error,
@@ -18,8 +18,8 @@ pub(crate) fn is_absence(error: Errno) -> bool {
     )
 }
 
-/// True when this process or machine has run out of something, so that any other path would have
-/// failed as well.
+/// Returns true if this process or machine has run out of a resource, so that any other path would
+/// have failed as well.
 pub(crate) fn is_exhaustion(error: Errno) -> bool {
     matches!(error, Errno::MFILE | Errno::NFILE | Errno::NOMEM)
 }

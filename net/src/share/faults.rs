@@ -1,4 +1,4 @@
-//! What callers hear when a question cannot be answered. It never names a path of this machine.
+//! What callers are told when a request cannot be answered. It never names a path of this machine.
 
 use rustix::io::Errno;
 
@@ -6,7 +6,7 @@ use super::errnos::is_absence;
 use super::tree::aside::STUCK;
 use crate::protocol::wire::{Fault, FaultCode};
 
-/// The number of entries of a page, from what was asked for.
+/// Returns how many entries a page may have, given how many were requested.
 pub(super) fn page_limit(wanted: u32, max: usize) -> Result<usize, Fault> {
     match usize::try_from(wanted).unwrap_or(max) {
         0 => Err(Fault::new(
@@ -17,7 +17,7 @@ pub(super) fn page_limit(wanted: u32, max: usize) -> Result<usize, Fault> {
     }
 }
 
-/// The fault of a question about changes, where no answer had a counter.
+/// The fault of a request for changes when no answer had a counter.
 pub(super) fn nothing_watched() -> Fault {
     Fault::new(FaultCode::NotFound, "this member does not watch its share")
 }
@@ -42,7 +42,7 @@ pub(super) fn unreadable(error: Errno) -> Fault {
     }
 }
 
-/// The fault of a question that this machine has no time to answer whole.
+/// The fault of a request that this machine has no time to answer in full.
 pub(super) fn too_slow() -> Fault {
     Fault::new(FaultCode::LimitExceeded, "that takes too long")
 }

@@ -1,17 +1,17 @@
 //! What this node offers: one directory, served live.
 //!
-//! Every question is answered from the directory as it is at that moment, so a file that is dropped
-//! in is there at once. A name that a listing shows can be asked for and opened under the same
-//! path, and one that it leaves out cannot. Four rooms:
-//! - `tree`: what is served, and how symbolic links and mounts are treated, on top of the one place
-//!   that opens anything (`tree::beneath`).
-//! - `names`: listings and searches. Names that were read before are in memory (`names::index`),
-//!   and used only where the directory has not changed since.
-//! - `roots`: the content of files by its root, hashed in the background.
-//! - `watch`: what changes in what others were shown.
+//! Every request is answered from the directory as it is at that moment, so a file dropped in is
+//! visible at once. A name that a listing shows can be looked up and opened under the same path; a
+//! name that it leaves out cannot. Four modules:
+//! - `tree`: what is served, and how symbolic links and mounts are treated. It builds on the one
+//!   module that opens anything (`tree::beneath`).
+//! - `names`: listings and searches. Names already read stay in memory (`names::index`) and are
+//!   used only while their directory is unchanged.
+//! - `roots`: the content of files by content root, hashed in the background.
+//! - `watch`: changes to what other members were shown.
 //!
-//! The calls block on the disk and are meant for threads that may. They hold no lock while they
-//! do. Their faults never name a path of this machine.
+//! The calls block on the disk, so only threads that may block should make them. They hold no lock
+//! while they block. Their faults never name a path of this machine.
 
 mod answers;
 mod errnos;
@@ -65,20 +65,20 @@ use watch::inotify::ShareWatch;
 use watch::keeper::KeeperThread;
 
 /// A directory that changed less than this long ago may change again without its times showing it
-/// (that of vfat ticks every two seconds), so its names are not remembered yet.
+/// (vfat times tick every two seconds), so its names are not cached yet.
 const SETTLED: Duration = Duration::from_millis(2100);
 
-/// An answer takes no longer than this and what one path, one directory or one name of 255 bytes
-/// takes: less than a caller waits.
+/// An answer takes at most this long plus the time for one path, one directory or one name of 255
+/// bytes. That is less than a caller waits.
 pub(crate) const BUDGET: Duration = Duration::from_secs(2);
 
 const _: () = assert!(BUDGET.as_secs() < CALL_DEADLINE.as_secs());
 
-/// How often a file is looked for that is replaced whenever it was found.
+/// Attempts to open a file that is replaced each time it has been found.
 const OPEN_TRIES: u32 = 5;
 
-/// One shared directory: whatever its path leads to when a question comes. While that is nothing,
-/// or nothing that may be served, the share is empty.
+/// One shared directory: whatever its path leads to when a request arrives. While the path leads to
+/// nothing, or to nothing that may be served, the share is empty.
 #[derive(Debug)]
 pub struct Share {
     anchor: Anchor,
@@ -95,8 +95,8 @@ pub struct Share {
 }
 
 impl Share {
-    /// Opens the directory. An error says that there is none, that it cannot be entered, that it
-    /// lies in a mount of this program, or that this system cannot serve it safely.
+    /// Opens the directory. Fails if there is none, if it cannot be entered, if it lies in a mount
+    /// of this program, or if this system cannot serve it safely.
     pub fn open(config: &ShareConfig) -> Result<Self, Error> {
         let failed = |why| Error::local(format!("sharing {}", config.directory.display()), why);
         Ok(Self {
@@ -114,8 +114,8 @@ impl Share {
         })
     }
 
-    /// Notices from now on what changes in what others have been told. Where the system cannot do
-    /// that, they have to ask again.
+    /// Starts reporting changes to what others were shown. Where the system cannot watch, they have
+    /// to ask again.
     pub fn watched(self) -> Self {
         let watch = ShareWatch::start(&self.anchor.look());
         if let Err(error) = &watch {
@@ -127,8 +127,8 @@ impl Share {
         }
     }
 
-    /// Computes the content roots of the files in the background from now on, and keeps them in
-    /// `roots`. Files are served before they have one.
+    /// Starts computing the content roots of the files in the background and keeps them in `roots`.
+    /// Files are served before they have a root.
     pub fn with_roots(self, roots: Roots) -> Result<Arc<Self>, Error> {
         let roots = Arc::new(roots);
         let share = Arc::new(Self {
@@ -140,7 +140,7 @@ impl Share {
         Ok(share)
     }
 
-    /// Ends the work in the background.
+    /// Stops the background work.
     pub fn stop(&self) {
         self.wanted.stop();
         self.keeper.stop();
@@ -149,8 +149,8 @@ impl Share {
         }
     }
 
-    /// What has changed in what was told with a counter: as soon as something has, or nothing when
-    /// the time is up.
+    /// Returns the changes to anything that was answered with a counter, as soon as there are any.
+    /// Returns none when the time is up.
     pub async fn changes(&self, request: &ChangesRequest) -> Result<Changes, Fault> {
         match &self.watch {
             Some(watch) => Ok(watch.changes(request).await),
@@ -158,21 +158,22 @@ impl Share {
         }
     }
 
-    /// The same, on a thread that may wait.
+    /// Like [`Share::changes`], on a thread that may block.
     pub fn wait_for_changes(&self, request: &ChangesRequest) -> Result<Changes, Fault> {
         let watch = self.watch.as_ref().ok_or_else(nothing_watched)?;
         Ok(watch.wait_for_changes(request))
     }
 
-    /// Watches what lies at `path`, if the caller `wants` that; from the counter on that this
-    /// returns. To be called before it is looked at.
+    /// Watches what lies at `path` if the caller `wants` that. Changes are reported from the
+    /// returned counter on. Must be called before `path` is read.
     fn keep(&self, tree: &Arc<ShareTree>, path: &RelPath, wants: bool) -> Option<u64> {
         let watch = self.watch.as_ref().filter(|_| wants)?;
         watch.keep(tree, path, Instant::now())
     }
 
-    /// What the share's path leads to now, for one request; [`Errno::NOENT`] while nothing is
-    /// shared. If that is something else than before, those who were told of the other hear of it.
+    /// Returns what the share's path leads to now, for one request; [`Errno::NOENT`] while nothing
+    /// is shared. If the directory is not the same as before, those who were shown the previous
+    /// one are notified.
     fn tree(&self) -> Result<Arc<ShareTree>, Errno> {
         let look = self.anchor.look();
         if let Some(watch) = &self.watch {
@@ -181,14 +182,14 @@ impl Share {
         look.tree
     }
 
-    /// Why nothing is shared at the moment, in words; `None` while something is.
+    /// Explains in words why nothing is shared at the moment; `None` while something is.
     pub fn problem(&self) -> Option<String> {
         self.anchor.problem().map(|problem| problem.to_string())
     }
 
-    /// One page of the files whose name matches, for `caller`. Ends within about two seconds, if
-    /// need be early and with no match, but `more`: then the same request of the same caller goes
-    /// on where this one ended.
+    /// Returns one page of the files whose names match, for `caller`. Ends within about two
+    /// seconds, if necessary early and with no match but with `more` set. The same request from the
+    /// same caller then continues where this one ended.
     pub(crate) fn search(
         &self,
         request: &SearchRequest,
@@ -202,7 +203,7 @@ impl Share {
         Ok(page)
     }
 
-    /// Leaves of a content that some file here has, or had.
+    /// Returns leaves of a content that some file here has or had.
     pub fn hashes(&self, request: &HashesRequest) -> Result<Subtree, Fault> {
         let unknown = || Fault::new(FaultCode::NotFound, "no such content, or not known yet");
         let trees = self.trees();
@@ -212,16 +213,16 @@ impl Share {
         subtree.ok_or_else(unknown)
     }
 
-    /// Opens a regular file for reading, for `asker`, and sees to it that it has its content root
-    /// soon, and can be found by it.
+    /// Opens a regular file for reading, for `asker`. Also requests its content root, so that it
+    /// has one soon and can be found by it.
     pub fn open_file(&self, path: &RelPath, asker: Asker) -> Result<SharedFile, Fault> {
         let file = self.tree_file(path)?;
         self.wanted_now(asker, path, &file);
         Ok(file)
     }
 
-    /// The same without waiting, of a file that was opened at this `path` a moment ago and most
-    /// likely has all that is needed in memory; else `None`.
+    /// Like [`Share::open_file`], but without waiting, for a file that was opened at this `path` a
+    /// moment ago and most likely has everything needed in memory; else `None`.
     pub(crate) fn open_file_now(&self, path: &RelPath) -> Option<SharedFile> {
         let (file, state) = self.anchor.look_now()?.open_now(path)?;
         SharedFile::new(file, state, None)
@@ -233,10 +234,10 @@ impl Share {
         file_in(&tree, path)
     }
 
-    /// The names of a directory: remembered ones while it is unchanged, else read now.
+    /// Returns the names of a directory: cached ones while it is unchanged, else read now.
     fn names(&self, tree: &Arc<ShareTree>, directory: &PinnedNode) -> Result<Arc<NameList>, Errno> {
         let (index, unreadable) = (Arc::clone(&self.index), Arc::clone(&self.unreadable));
-        // If nobody waits for them any more by then, they are remembered all the same.
+        // If the caller has given up by then, the names are cached anyway.
         tree.on(directory, move |tree, directory| {
             let names = names_in(&index, tree, directory);
             let outcome = names
@@ -248,7 +249,7 @@ impl Share {
         })?
     }
 
-    /// What of the share cannot be read, as far as it was come upon.
+    /// Lists what cannot be read in the share, as far as this node has come across it.
     pub fn unreadable(&self) -> Vec<Unreadable> {
         let report = |path: RelPath, problem: String, since: Instant| Unreadable {
             path: path.to_string(),
@@ -265,12 +266,13 @@ impl Share {
         stuck.chain(complaints).collect()
     }
 
-    /// Gives back the memory of names that nobody has asked for lately.
+    /// Frees the memory of names that nobody has requested lately.
     fn forget_unused(&self) {
         self.index.lock().expire(Instant::now());
     }
 
-    /// The names of the directory at a path that has no links in it; an error if it has by now.
+    /// Returns the names of the directory at a path without links; an error if it contains
+    /// one by now.
     fn real_names(&self, tree: &Arc<ShareTree>, path: &RelPath) -> Result<Arc<NameList>, Errno> {
         let directory = tree.find(path)?;
         if directory.real() != path || directory.state.kind() != Some(Kind::Directory) {
@@ -280,8 +282,8 @@ impl Share {
     }
 }
 
-/// Opens a regular file. One that is being replaced at that very moment is
-/// looked for again, so that it never seems absent.
+/// Opens a regular file. If the file is being replaced at that very moment, it is looked up again,
+/// so that it never seems absent.
 fn file_in(tree: &Arc<ShareTree>, path: &RelPath) -> Result<SharedFile, Fault> {
     for _ in 0..OPEN_TRIES {
         let found = tree.find(path).map_err(fault)?;
@@ -301,7 +303,7 @@ fn file_in(tree: &Arc<ShareTree>, path: &RelPath) -> Result<SharedFile, Fault> {
     Err(fault(Errno::NOENT))
 }
 
-/// The names of a directory: remembered ones while it is unchanged, else read now.
+/// Returns the names of a directory: cached ones while it is unchanged, else read now.
 fn names_in(
     index: &Mutex<NameIndex>,
     tree: &ShareTree,
@@ -320,7 +322,7 @@ fn names_in(
     Ok(names)
 }
 
-/// How many of a directory's names make paths that are too long.
+/// Counts the names of a directory whose paths are too long.
 fn too_long(directory: &RelPath, names: &NameList) -> usize {
     let room = MAX_PATH_BYTES.saturating_sub(directory.as_bytes().len() + 1);
     if room >= MAX_NAME_BYTES {

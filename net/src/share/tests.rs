@@ -29,7 +29,7 @@ use crate::fairness::Claimant;
 use crate::model::{Attributes, Entry, Name};
 use crate::protocol::wire::{ListRequest, Listing, Response, StatRequest};
 
-/// The page that a directory was answered with.
+/// Returns the page of a directory in a response.
 fn page_of(response: Response) -> Listing {
     match response {
         Response::List(page) => page,
@@ -64,13 +64,13 @@ impl Fixture {
         Self { base, share }
     }
 
-    /// The place of a shared path on this machine.
+    /// Returns the location of a shared path on this machine.
     fn at(&self, below: impl AsRef<[u8]>) -> PathBuf {
         let below = OsStr::from_bytes(below.as_ref());
         self.base.path().join("served").join(below)
     }
 
-    /// Writes a file, and the directories that it needs.
+    /// Writes a file, and creates the directories that it needs.
     fn write(&self, below: impl AsRef<[u8]>, content: &str) {
         let place = self.at(below);
         fs::create_dir_all(place.parent().unwrap()).unwrap();
@@ -83,7 +83,7 @@ impl Fixture {
         std::os::unix::fs::symlink(target, place).unwrap();
     }
 
-    /// A whole directory, in pages of `limit`.
+    /// Lists a whole directory, in pages of `limit`.
     fn pages(&self, directory: &str, limit: u32) -> Result<Vec<Entry>, Fault> {
         let mut request = ListRequest {
             watch: false,
@@ -104,7 +104,7 @@ impl Fixture {
         }
     }
 
-    /// The names of a directory, escaped.
+    /// Returns the names of a directory, escaped.
     fn names(&self, directory: &str) -> Vec<String> {
         let entries = self.pages(directory, 8192).unwrap();
         entries.iter().map(|entry| entry.name.to_string()).collect()
@@ -138,7 +138,7 @@ impl Fixture {
         Ok(content)
     }
 
-    /// Everything that a search finds, in pages of `limit`, escaped.
+    /// Returns everything that a search finds, in pages of `limit`, escaped.
     fn search(&self, pattern: &str, limit: u32, budget: Duration) -> Vec<String> {
         let mut request = SearchRequest {
             pattern: pattern.into(),
@@ -163,7 +163,7 @@ impl Fixture {
         }
     }
 
-    /// Asserts that nothing is served under the path, whichever way it is asked for.
+    /// Asserts that nothing is served under the path, however it is requested.
     fn assert_absent(&self, below: &str) {
         assert_eq!(self.stat(below), None, "stat {below}");
         let fault = self
@@ -186,7 +186,7 @@ fn path(text: &str) -> RelPath {
     RelPath::new(text.as_bytes()).unwrap()
 }
 
-/// Runs what must not hang.
+/// Runs `work` and fails if it hangs.
 fn in_time<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     let (done, result) = mpsc::channel();
     thread::spawn(move || done.send(work()));
@@ -194,7 +194,7 @@ fn in_time<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     result.expect("the share hangs, or failed")
 }
 
-/// Waits for what has to become true soon.
+/// Waits until `condition` becomes true.
 fn soon(mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(30);
     while !condition() {

@@ -1,19 +1,19 @@
 //! Where a path of the share leads: the one file or directory that is served under it, if any.
 //!
-//! A path without links costs one `openat2`. Where a symbolic link or a mount is on the way, it
-//! is walked one component at a time, the real path being kept in hand:
-//! - A link is served as what it leads to. Relative links only: an absolute one is left out even
-//!   if it leads back into the share, as it names a place of this machine and not of the share.
-//!   So are dangling links, loops, and links that lead outside.
-//! - The [policy] judges the real path, every step of it, before it is touched: a
-//!   link shows nothing that its target's own path would not.
-//! - A link to a directory is left out where it leads back up, to a directory that holds (or is)
-//!   one that the path has passed through, so that every walk of the tree ends. (`find -L`
-//!   reports the same as a "file system loop".)
+//! A path without links costs one `openat2`. If a symbolic link or a mount is on the way, the path
+//! is walked one component at a time while the real path is tracked:
+//! - A link is served as its target. Only relative links are followed. An absolute link is left out
+//!   even if it leads back into the share, because it names a place of this machine and not of the
+//!   share. Dangling links, loops, and links that lead outside are left out as well.
+//! - The [policy] judges every step of the real path before it is touched. A link shows nothing
+//!   that its target's own path would not.
+//! - A link to a directory is left out if it leads back up, to a directory that contains (or is)
+//!   one that the path has passed through. So every walk of the tree ends. (`find -L` reports such
+//!   a link as a "file system loop".)
 //! - Another mounted file system is served as part of the tree unless it is a mount of this
-//!   program. Its root is looked at without asking it anything. What lies below may hang whoever
-//!   looks at it, unless the kernel answers for it by itself: so the way ends there with a
-//!   [`Crossing`], and is walked again where it can be left behind ([`self::aside`]).
+//!   program. Its root is inspected without querying the file system. Below the root, any access
+//!   may hang unless the kernel itself answers for the file system. So the walk stops there with a
+//!   [`Crossing`] and is repeated where it can be abandoned ([`self::aside`]).
 
 pub(crate) mod access;
 pub(crate) mod anchor;
@@ -46,7 +46,7 @@ use policy::Policy;
 use resolve::TreeSpot;
 use stat::FileState;
 
-/// The shared directory as one request found it, and the rules of what is served from it.
+/// The shared directory as one request found it, and the rules for what it serves.
 #[derive(Debug)]
 pub(crate) struct ShareTree {
     beneath: Beneath,
@@ -55,7 +55,7 @@ pub(crate) struct ShareTree {
     rights: Rights,
     aside: Arc<Aside>,
     root: FileState,
-    /// Set where the shared directory itself may stop to answer.
+    /// Set if the shared directory itself may stop responding.
     crossing: Option<Crossing>,
     generation: u64,
 }
@@ -65,9 +65,10 @@ pub(crate) struct ShareTree {
 pub(crate) struct PinnedNode {
     place: TreeSpot,
     handle: Arc<OwnedFd>,
-    /// What may stop to answer on the way there; the last one is what has to answer for it.
+    /// What may stop responding on the way there. The last one answers for the pinned
+    /// file or directory.
     crossed: Vec<Crossing>,
-    /// Its state when it was pinned.
+    /// The state when it was pinned.
     pub(crate) state: FileState,
 }
 
@@ -78,7 +79,7 @@ struct Pinned {
 }
 
 impl ShareTree {
-    /// The tree below `beneath`, which is in the state `root`.
+    /// Creates the tree below `beneath`, whose state is `root`.
     pub(crate) fn new(
         beneath: Beneath,
         policy: Arc<Policy>,
@@ -98,19 +99,19 @@ impl ShareTree {
         }
     }
 
-    /// True when nothing on the way to `path` is left out, nor `path` itself.
+    /// Returns true if neither `path` nor anything on the way to it is left out.
     pub(crate) fn serves(&self, path: &RelPath) -> bool {
         self.policy.serves(path)
     }
 
-    /// Which of the directories that were found at the share's path, one after the other, this is.
+    /// Returns which of the directories found in turn at the share's path this is.
     pub(crate) fn generation(&self) -> u64 {
         self.generation
     }
 
-    /// Pins the directory at `path` if it lies right there: neither a symbolic link nor a mount is
-    /// on the way, which are errors ([`Errno::LOOP`], [`Errno::XDEV`]), and so is a share that may
-    /// stop to answer ([`Errno::OPNOTSUPP`]). `None` where there is nothing, or no directory.
+    /// Pins the directory at `path` if it lies right there. A symbolic link ([`Errno::LOOP`]) or a
+    /// mount ([`Errno::XDEV`]) on the way is an error, and so is a share that may stop responding
+    /// ([`Errno::OPNOTSUPP`]). `None` if there is nothing, or no directory.
     pub(crate) fn pin_directory(&self, path: &RelPath) -> Result<Option<OwnedFd>, Errno> {
         if !self.policy.serves(path) {
             return Ok(None);
@@ -133,7 +134,7 @@ impl ShareTree {
         }
     }
 
-    /// Pins what is at a real path all of whose parents have been pinned this way before.
+    /// Pins what is at a real path whose parents have all been pinned this way before.
     fn pin(&self, real: &RelPath) -> Result<Pinned, Errno> {
         if !self.policy.serves(real) {
             return Err(Errno::NOENT);
@@ -146,7 +147,7 @@ impl ShareTree {
         Ok(Pinned { handle, state })
     }
 
-    /// True for what lies in a mount of this program, or may do so.
+    /// Returns true for what lies, or may lie, in a mount of this program.
     fn is_ours(&self, state: &FileState) -> Result<bool, Errno> {
         let device = state.device();
         if device == self.root.device() {
@@ -156,15 +157,15 @@ impl ShareTree {
         Ok(matches!(answerer, None | Some(Answerer::Ourselves)))
     }
 
-    /// The names in a directory that may be served, without asking what they lead to. To be called
-    /// [`ShareTree::on`] it.
+    /// Returns the names in a directory that may be served, without checking what they lead to.
+    /// Must be called through [`ShareTree::on`].
     pub(crate) fn names(&self, directory: &PinnedNode) -> Result<NameList, Errno> {
         let keep = self.policy.of_directory(&directory.place.real);
         NameList::read(&open_directory(&directory.handle)?, keep)
     }
 
-    /// What a directory's listing says of those of its `names` that have these numbers; `None`
-    /// leaves a name out.
+    /// Returns what the listing of a directory shows for those of its `names` that have these
+    /// numbers; `None` leaves a name out.
     pub(crate) fn entries(
         self: &Arc<Self>,
         directory: &PinnedNode,
@@ -204,14 +205,14 @@ impl ShareTree {
     ) -> Result<Option<Attributes>, Halt> {
         if seen != EntryHint::Link {
             let state = FileState::of_entry(&directory.handle, name)?;
-            // Whoever is on the same device as the directory lies in the same mount, or in one
-            // of the same file system.
+            // An entry on the directory's own device lies in the same mount, or in another mount of
+            // the same file system.
             let elsewhere = state.device() != directory.state.device();
             if elsewhere && self.is_ours(&state)? {
                 return Ok(None);
             }
             if !state.is_link() {
-                // Another file system might not answer; an open of what is there will tell.
+                // Another file system might not answer. An open will find out.
                 let mode = |kind| {
                     if elsewhere {
                         state.permissions().of_opened(kind)
@@ -230,7 +231,7 @@ impl ShareTree {
         Ok(self.attributes(&found))
     }
 
-    /// What members see of what was found.
+    /// Returns what members see of `found`.
     pub(crate) fn attributes(&self, found: &PinnedNode) -> Option<Attributes> {
         let attributes = found.state.attributes()?;
         let mode = if found.crossed.is_empty() {
@@ -241,9 +242,9 @@ impl ShareTree {
         Some(Attributes { mode, ..attributes })
     }
 
-    /// Opens a file for reading; its state is that of the moment after. The file may have been
-    /// replaced since it was found: by another file, which is opened then, or by what is not
-    /// served, which is an error that [`is_absence`] knows.
+    /// Opens a file for reading and returns its state just after the open. The file may have been
+    /// replaced since it was found. If another file took its place, that one is opened; if it is
+    /// something that is not served, the error is one that [`is_absence`] recognizes.
     pub(crate) fn open(
         self: &Arc<Self>,
         found: &PinnedNode,
@@ -259,7 +260,7 @@ impl ShareTree {
         })?
     }
 
-    /// The way to the bytes of a file that was found, if that is not a short one.
+    /// Returns the way to the bytes of `found`, if that is not a short one.
     pub(crate) fn way(&self, found: &PinnedNode) -> Option<Way> {
         let crossing = found.crossed.last()?;
         Some(Way {
@@ -270,8 +271,8 @@ impl ShareTree {
 }
 
 impl ShareTree {
-    /// Opens a file right away that was found at `path` a moment ago; `None` where that would take
-    /// a wait, or a longer way.
+    /// Opens at once a file that was found at `path` a moment ago; `None` if that would need a wait
+    /// or a longer way.
     pub(crate) fn open_now(&self, path: &RelPath) -> Option<(OwnedFd, FileState)> {
         if self.crossing.is_some() || !self.policy.serves(path) {
             return None;
@@ -296,24 +297,24 @@ impl PinnedNode {
         }
     }
 
-    /// Its state by now, of which the file system is asked, wherever that is: what its names cost
-    /// to read would have to wait for it as well. To be called [`ShareTree::on`] it.
+    /// Returns the present state. The file system is always queried, local or not: reading the
+    /// names would have to wait for it as well. Must be called through [`ShareTree::on`].
     pub(crate) fn present_state(&self) -> Result<FileState, Errno> {
         FileState::of_present(&self.handle)
     }
 
-    /// True if its file system may stop to answer.
+    /// Returns true if its file system may stop responding.
     pub(crate) fn may_stop(&self) -> bool {
         !self.crossed.is_empty()
     }
 
-    /// Its path with every link resolved.
+    /// Returns the path with every link resolved.
     pub(crate) fn real(&self) -> &RelPath {
         &self.place.real
     }
 }
 
-/// `directory/name`, unless no request could spell it.
+/// Returns `directory/name`, unless no request could spell it.
 pub(crate) fn join(directory: &RelPath, name: &[u8]) -> Result<RelPath, Errno> {
     let name = Name::new(name).map_err(|_| Errno::NOENT)?;
     directory.join(&name).map_err(|_| Errno::NAMETOOLONG)

@@ -1,7 +1,7 @@
-//! What came from each member: how many bytes, how fast, and for which files they were wrong. Never
-//! grows beyond its bounds, whoever joins and whatever they send.
+//! What came from each member: how many bytes, how fast, and for which files they were wrong. Stays
+//! within its limits, whoever joins and whatever they send.
 //!
-//! The engine writes here once a piece, `status` reads. The lock is held for a look-up only.
+//! The engine writes here once per piece, `status` reads. The lock is held for a look-up only.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
@@ -11,16 +11,16 @@ use parking_lot::Mutex;
 use crate::model::{PeerId, RelPath};
 use crate::protocol::wire::Hello;
 
-/// As many as a network may have. Then the one of whom nothing came for longest makes room.
+/// As many as a network may have. Beyond that, the member that was idle for longest makes room.
 const MEMBERS: usize = Hello::MAX_MEMBERS;
 
-/// Files that one member is blamed for by name; wrong bytes of further ones are only counted.
+/// Files that one member is blamed for by name; wrong bytes of further files are only counted.
 const FILES_PER_MEMBER: usize = 64;
 
-/// The same for all members together. A path may have 4095 bytes.
+/// The limit for all members together. A path may have 4095 bytes.
 const FILES: usize = 1024;
 
-/// One for a node.
+/// The ledger of a node.
 pub struct Ledger {
     begun: Instant,
     accounts: Mutex<Accounts>,
@@ -29,11 +29,11 @@ pub struct Ledger {
 /// What came from one member.
 #[derive(Clone, Default, Debug)]
 pub struct Account {
-    /// Bytes of files. Those that were wrong are not counted.
+    /// Bytes of files, not counting wrong ones.
     pub received: u64,
-    /// Pieces of files that had wrong bytes, and were dropped.
+    /// Pieces of files that had wrong bytes and were dropped.
     pub refused: u64,
-    /// The files that they were sent for, and how often.
+    /// The files that the wrong bytes were sent for, and how often.
     pub blamed: BTreeMap<RelPath, u64>,
     pace: RateWindow,
 }
@@ -41,9 +41,9 @@ pub struct Account {
 /// What came from everybody.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct Totals {
-    /// As [`Account::received`].
+    /// Counted as [`Account::received`].
     pub received: u64,
-    /// As [`Account::refused`].
+    /// Counted as [`Account::refused`].
     pub refused: u64,
 }
 
@@ -55,7 +55,7 @@ struct Accounts {
     totals: Totals,
 }
 
-/// Bytes in this second and in the one before.
+/// Bytes in the current second and in the one before.
 #[derive(Clone, Copy, Default, Debug)]
 struct RateWindow {
     second: u64,
@@ -73,19 +73,19 @@ impl Default for Ledger {
 }
 
 impl Ledger {
-    /// `bytes` of a file came from `member`.
+    /// Records that `bytes` of a file came from `member`.
     pub(crate) fn received(&self, member: PeerId, bytes: u64) {
         let second = self.begun.elapsed().as_secs();
         self.accounts.lock().received(member, bytes, second);
     }
 
-    /// A piece of `path` that `member` sent had wrong bytes.
+    /// Records that a piece of `path` that `member` sent had wrong bytes.
     pub(crate) fn blame(&self, member: PeerId, path: &RelPath) {
         let second = self.begun.elapsed().as_secs();
         self.accounts.lock().blame(member, path, second);
     }
 
-    /// As [`Account::received`] of `member`.
+    /// Returns [`Account::received`] of `member`.
     pub fn received_from(&self, member: PeerId) -> u64 {
         let accounts = self.accounts.lock();
         accounts
@@ -94,7 +94,7 @@ impl Ledger {
             .map_or(0, |account| account.received)
     }
 
-    /// All that is known, with the bytes that came from each in the last whole second.
+    /// Returns all accounts, each with its bytes of the last whole second, and the totals.
     pub(crate) fn read(&self) -> (HashMap<PeerId, (Account, u64)>, Totals) {
         let second = self.begun.elapsed().as_secs();
         let accounts = self.accounts.lock();
@@ -145,7 +145,7 @@ impl Accounts {
 }
 
 impl RateWindow {
-    /// It is `second` now.
+    /// Moves the window to the current `second`.
     fn turn(&mut self, second: u64) {
         if second != self.second {
             let before = self.rate(second);
@@ -158,7 +158,7 @@ impl RateWindow {
         }
     }
 
-    /// Bytes in the second before `second`.
+    /// Returns the bytes of the second before `second`.
     fn rate(&self, second: u64) -> u64 {
         match second.checked_sub(self.second) {
             Some(0) => self.before,

@@ -1,8 +1,8 @@
-//! What a node is doing, as plain data: [`Node::status`](crate::Node::status) makes it from what is
-//! in memory, without asking anybody and without waiting.
+//! What a node is doing, as plain data: [`Node::status`](crate::Node::status) builds it from
+//! memory, without asking any member and without waiting.
 //!
-//! It is also the object that programs read, so fields are only ever added; `fs/SEMANTICS.md` says
-//! what each one means. Nothing in it is derived from the password.
+//! Programs read it as an object, so fields are only ever added; `fs/SEMANTICS.md` says what each
+//! one means. Nothing in it is derived from the password.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -13,48 +13,48 @@ use super::ledger::Account;
 use crate::membership::MemberHealth;
 use crate::model::{PeerId, RelPath};
 
-/// One node at one moment.
+/// The state of one node at one moment.
 #[derive(Clone, PartialEq, Default, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Status {
-    /// How it names itself.
+    /// The node's name for itself.
     pub name: String,
     /// The member's peer id, 52 characters.
     pub peer_id: String,
-    /// The TCP port that it listens on; 0 when it does not.
+    /// The TCP port that it listens on; 0 if it does not listen.
     pub port: u16,
     /// The version of the protocol that it speaks.
     pub protocol: u32,
     /// Seconds since it was started.
     pub uptime_seconds: u64,
-    /// All others that are or were there, by their names.
+    /// All other members, present or past, by their names.
     pub members: Vec<MemberStatus>,
-    /// What waits in memory for readers.
+    /// Bytes in memory that wait for readers.
     pub memory: MemoryStatus,
-    /// What lies on disk.
+    /// Cached bytes on disk.
     pub cache: CacheStatus,
-    /// Bytes of files that came from members and were right, as far as that could be told.
+    /// Bytes of files that came from members and were right, as far as could be checked.
     pub received: u64,
     /// Pieces of files that came from members and were wrong.
     pub refused: u64,
     /// The protocol of 2004, which is not encrypted; `None` when it is not spoken.
     pub legacy: Option<LegacyStatus>,
-    /// Why nothing of the shared directory is shared for now, in words; `None` while it is,
-    /// and without one.
+    /// Why the shared directory is currently not shared at all, in words; `None` while it is
+    /// shared, and for a node without one.
     pub share_problem: Option<String>,
-    /// Directories of the share that cannot be read, as far as somebody has come upon them.
+    /// Unreadable directories of the share, as far as somebody has come upon them.
     pub unreadable: Vec<Unreadable>,
 }
 
-/// A directory that is shared and cannot be read.
+/// A shared directory that cannot be read.
 #[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Unreadable {
-    /// Where it lies in the share; what is not printable is escaped.
+    /// Its path in the share; unprintable characters are escaped.
     pub path: String,
     /// What is wrong with it, in words.
     pub problem: String,
-    /// Seconds since that is known.
+    /// Seconds since the problem was found.
     pub seconds: u64,
 }
 
@@ -62,9 +62,9 @@ pub struct Unreadable {
 #[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LegacyStatus {
-    /// By what it can be, or was, called there; none when it does not listen.
+    /// The URLs by which it can be, or was, called; none if it does not listen.
     pub urls: Vec<String>,
-    /// The servers that it knows, itself not among them.
+    /// The servers that it knows, without itself.
     pub servers: Vec<String>,
 }
 
@@ -72,7 +72,7 @@ pub struct LegacyStatus {
 #[derive(Clone, PartialEq, Default, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct MemberStatus {
-    /// How it is shown: no two have the same name.
+    /// Its display name: no two members have the same.
     pub name: String,
     /// The member's peer id, 52 characters.
     pub peer_id: String,
@@ -80,19 +80,19 @@ pub struct MemberStatus {
     pub address: Option<String>,
     /// Whether it answers.
     pub state: Presence,
-    /// Seconds since it is in that state.
+    /// Seconds since it entered that state.
     pub state_seconds: u64,
-    /// What last went wrong with it, if anything has.
+    /// The last failure with this member, if any.
     pub last_error: Option<String>,
-    /// Seconds since then.
+    /// Seconds since that failure.
     pub last_error_seconds: Option<u64>,
     /// The files of which it sent wrong bytes.
     pub blamed: Vec<Blame>,
-    /// How many pieces of files it sent wrong; they may be of more files than are blamed by name.
+    /// How many wrong pieces of files it sent; possibly of more files than are blamed by name.
     pub refused: u64,
     /// Bytes of files that came from it and were not wrong.
     pub received: u64,
-    /// How many of them in the last whole second.
+    /// How many of those came in the last whole second.
     pub rate: u64,
 }
 
@@ -100,9 +100,9 @@ pub struct MemberStatus {
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Presence {
-    /// It answers when it is called.
+    /// It answers when called.
     Present,
-    /// It did, and does not now.
+    /// It answered before, and does not now.
     #[default]
     Absent,
 }
@@ -111,7 +111,7 @@ pub enum Presence {
 #[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Blame {
-    /// Where it lies in that member's share; what is not UTF-8 is replaced.
+    /// Its path in that member's share; bytes that are not UTF-8 are replaced.
     pub path: String,
     /// How many of its pieces were refused.
     pub times: u64,
@@ -123,7 +123,7 @@ pub struct Blame {
 pub struct MemoryStatus {
     /// How many there are.
     pub held: u64,
-    /// How many all open files together aim to stay below.
+    /// The limit that all open files together aim to stay below.
     pub budget: u64,
 }
 
@@ -131,16 +131,15 @@ pub struct MemoryStatus {
 #[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct CacheStatus {
-    /// Where they lie; `None` when this node keeps nothing on disk.
+    /// The directory; `None` if this node keeps nothing on disk.
     pub directory: Option<String>,
     /// How many there are.
     pub held: u64,
-    /// The most that there may be.
+    /// The maximum number of bytes.
     pub limit: u64,
 }
 
-/// What is known of every other member. One that is known by nothing but its wrong bytes any more
-/// is among them all the same.
+/// Returns the status of every other member, including those now known only by their wrong bytes.
 pub(crate) fn members(
     standings: Vec<MemberHealth>,
     mut accounts: HashMap<PeerId, (Account, u64)>,
@@ -174,7 +173,7 @@ pub(crate) fn members(
     members
 }
 
-/// What the ledger has of a member, of which nothing else is known.
+/// Returns the ledger's figures for a member of which nothing else is known.
 fn counted(id: PeerId, account: Account, rate: u64) -> MemberStatus {
     let blame = |(path, times): (RelPath, u64)| Blame {
         path: String::from_utf8_lossy(path.as_bytes()).into_owned(),

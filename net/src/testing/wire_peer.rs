@@ -1,5 +1,5 @@
-//! A member in memory on the real wire, for tests of whole programs: behind the TLS, the pairing
-//! and the messages of a node it answers whatever a [`Peer`] says, which need not be true.
+//! A member in memory on the real wire, for tests of whole programs. Behind the TLS, pairing and
+//! messages of a real node it gives the answers of any [`Peer`], which need not be true.
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
@@ -32,7 +32,7 @@ use crate::protocol::wire::{
 };
 use crate::server::pairing;
 
-/// What it is asked has to be answered by then.
+/// Its calls have to be answered within this time.
 const DEADLINE: Duration = Duration::from_secs(20);
 
 /// A member of the network of one password. Leaves when dropped.
@@ -42,7 +42,7 @@ pub struct WirePeer {
     runtime: Option<Runtime>,
 }
 
-/// What all its connections share.
+/// State shared by all its connections.
 struct Shared {
     gate: Gate,
     name: String,
@@ -53,11 +53,11 @@ struct Shared {
 type Body = Full<Bytes>;
 
 impl WirePeer {
-    /// Calls itself `name`, listens on `address` (port 0: any), and answers what `answers` says.
-    /// It dials nobody.
+    /// Starts a member called `name` that listens on `address` (port 0: any) and gives the answers
+    /// of `answers`. It dials nobody.
     ///
     /// # Panics
-    /// If it cannot listen, or `password` is none: mistakes in a test.
+    /// If it cannot listen, or `password` is not valid: mistakes in a test.
     pub fn start(name: &str, password: &str, address: SocketAddr, answers: Arc<dyn Peer>) -> Self {
         let password = Password::new(password.to_owned()).expect("a password");
         let identity = Identity::ephemeral().expect("an identity");
@@ -82,7 +82,7 @@ impl WirePeer {
             let listener = TcpListener::from_std(listener).expect("a listener");
             while let Ok((socket, remote)) = listener.accept().await {
                 let shared = Arc::clone(&shared);
-                // Whatever goes wrong is the caller's to complain about.
+                // Any failure here shows up at the caller.
                 tokio::spawn(async move {
                     let _ = serve(socket, remote.ip(), shared).await;
                 });
@@ -95,12 +95,12 @@ impl WirePeer {
         }
     }
 
-    /// Its identity.
+    /// Returns its identity.
     pub fn id(&self) -> PeerId {
         self.id
     }
 
-    /// Where it listens.
+    /// Returns its listening address.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -222,7 +222,7 @@ impl Shared {
     }
 }
 
-/// The bytes that `stream` brings, as a part of a file whose size is not told.
+/// Returns the bytes that `stream` brings, as a part of a file whose size is unknown.
 fn part(
     start: u64,
     length: u64,
@@ -241,7 +241,7 @@ fn part(
     let mut response = with_body(bytes, "application/octet-stream");
     *response.status_mut() = StatusCode::PARTIAL_CONTENT;
     let last = (start + length).saturating_sub(1);
-    // Larger than any file that a test has.
+    // Larger than any file in a test.
     let content_range = format!("bytes {start}-{last}/{}", 1_u64 << 50);
     for (name, value) in [(CONTENT_RANGE, content_range.as_str()), (ETAG, tag)] {
         if let Ok(value) = HeaderValue::from_str(value) {
@@ -251,7 +251,7 @@ fn part(
     response
 }
 
-/// `bytes=FIRST-LAST`, as nodes ask.
+/// Parses `bytes=FIRST-LAST`, the form that nodes send.
 fn parse_range(field: &str) -> Option<ByteRange> {
     let (first, last) = field.strip_prefix("bytes=")?.split_once('-')?;
     let (first, last): (u64, u64) = (first.parse().ok()?, last.parse().ok()?);

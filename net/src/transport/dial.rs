@@ -1,11 +1,11 @@
-//! How bytes get to another machine: the seam below TLS.
+//! How bytes reach another machine: the seam below TLS.
 //!
-//! [`Dial`] turns an address into a [`Link`], an ordered byte stream whose every wait has a
-//! deadline and that any thread can shut down. [`TcpDialer`] is the one that exists; a transport
-//! that traverses NATs can stand beside it without a change to anything above.
+//! [`Dial`] turns an address into a [`Link`], an ordered byte stream on which every wait has a
+//! deadline and which any thread can shut down. [`TcpDialer`] is the only one so far; a transport
+//! that traverses NATs can be added without a change to anything above.
 //!
-//! A TCP link is a non-blocking socket plus `poll(2)`: one system call when bytes are there, and an
-//! exact deadline when they are not, without a `setsockopt` each time the time left changes.
+//! A TCP link is a non-blocking socket plus `poll(2)`: one system call when bytes are ready, and an
+//! exact deadline when they are not, without a `setsockopt` each time the remaining time changes.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -25,11 +25,10 @@ use crate::model::Address;
 /// Unacknowledged data and unanswered probes end a connection after this time.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
 
-/// An idle connection is probed after this time, so that a dead one is known before it is used.
+/// An idle connection is probed after this time, so that a dead one is detected before it is used.
 const PROBE_AFTER: Duration = Duration::from_secs(15);
 
-/// A connection to where the other side may not be any more is given up when nothing has come
-/// for so long.
+/// How long a retired connection may receive nothing before it is given up.
 const RETIRED_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Makes connections to other machines.
@@ -40,28 +39,28 @@ pub trait Dial: Send + Sync + fmt::Debug {
 
 /// A connection: bytes in order, both ways.
 pub trait Link: Send + Sync + fmt::Debug {
-    /// Reads some bytes; 0 at the end; [`io::ErrorKind::TimedOut`] at the deadline.
+    /// Reads some bytes; returns 0 at the end; [`io::ErrorKind::TimedOut`] at the deadline.
     fn read(&self, buffer: &mut [u8], deadline: Instant) -> io::Result<usize>;
 
     /// Writes all bytes, or fails; [`io::ErrorKind::TimedOut`] at the deadline.
     fn write_all(&self, bytes: &[u8], deadline: Instant) -> io::Result<()>;
 
-    /// True while the connection is open and the other side has sent nothing that was not read:
-    /// what an idle connection must be like before it is used again.
+    /// Returns true while the connection is open and nothing unread has arrived. An idle connection
+    /// must be quiet before it is used again.
     fn is_quiet(&self) -> bool;
 
-    /// Ends the connection; reads and writes that wait in other threads return at once.
+    /// Ends the connection; reads and writes blocked in other threads return at once.
     fn shutdown(&self);
 
-    /// Says that the other side, or this one, has another address by now. Nothing new should be
-    /// asked here; what is under way may end well, and is given up ([`Error::Moved`]) once it has
-    /// waited a second for a sign of life.
+    /// Declares that the other side, or this one, has moved to another address. No new request
+    /// should use this link; what is under way may finish, but fails with [`Error::Moved`] after a
+    /// second without a sign of life.
     fn retire(&self);
 
-    /// True once that was said.
+    /// Returns true once [`retire`](Self::retire) was called.
     fn is_retired(&self) -> bool;
 
-    /// The address at its other end, if it is still known.
+    /// Returns the address of the other end, if it is still known.
     fn remote(&self) -> Option<IpAddr>;
 }
 
@@ -72,8 +71,8 @@ pub struct TcpDialer {
 }
 
 impl TcpDialer {
-    /// Where the user named `hosts`, in their one spelling: those are resolved beside all others,
-    /// which somebody may have told to be in their way.
+    /// Creates a dialer for a user who typed `hosts`, in canonical spelling. They are resolved
+    /// apart from all others, so that announced names cannot get in their way.
     pub fn for_typed(hosts: impl IntoIterator<Item = String>) -> Self {
         Self {
             names: Resolver::new(hosts),
@@ -97,7 +96,7 @@ impl Dial for TcpDialer {
                 is_retired: AtomicBool::new(false),
             })),
             Err(error) => {
-                // The name may lead elsewhere by now.
+                // The name may resolve to another address by now.
                 self.names.forget(&address.host);
                 Err(broken(&address.to_string(), &error))
             }
@@ -105,15 +104,15 @@ impl Dial for TcpDialer {
     }
 }
 
-/// The socket address of a link-local IPv6 address with its zone (RFC 4007, section 11). The system
-/// reads it, without asking anybody.
+/// Returns the socket address of a link-local IPv6 address with its zone (RFC 4007, section 11).
+/// The system parses it, without a lookup.
 fn zoned(address: &Address) -> Option<SocketAddr> {
     address.host.contains('%').then_some(())?;
     let mut sockets = (&*address.host, address.port).to_socket_addrs().ok()?;
     sockets.next()
 }
 
-/// What a failed read, write or connect means to the caller.
+/// Translates a failed read, write or connect into the caller's error.
 pub(crate) fn broken(who: &str, error: &io::Error) -> Error {
     let who = who.to_owned();
     if error.get_ref().is_some_and(|inner| inner.is::<Retired>()) {
@@ -128,8 +127,8 @@ pub(crate) fn broken(who: &str, error: &io::Error) -> Error {
     }
 }
 
-/// Tries one address after the other. Each but the last gets half of the time that is left, so
-/// that a dead first address cannot use it all up.
+/// Tries one address after the other. Each but the last gets half of the remaining time, so that a
+/// dead first address cannot use it all up.
 fn connect_any(sockets: &[SocketAddr], deadline: Instant) -> io::Result<TcpStream> {
     let mut failure = io::Error::from(io::ErrorKind::AddrNotAvailable);
     for (index, socket) in sockets.iter().enumerate() {
@@ -154,7 +153,7 @@ fn connect(to: SocketAddr, budget: Duration) -> io::Result<TcpStream> {
 
 fn connect_with(socket: Socket, to: SocketAddr, budget: Duration) -> io::Result<TcpStream> {
     socket.connect_timeout(&to.into(), budget)?;
-    // A port of the ephemeral range that nobody listens on can be connected to itself.
+    // Connecting to an unused port of the ephemeral range can connect the socket to itself.
     if socket.local_addr()?.as_socket() == Some(to) {
         return Err(io::ErrorKind::ConnectionRefused.into());
     }
@@ -162,8 +161,8 @@ fn connect_with(socket: Socket, to: SocketAddr, budget: Duration) -> io::Result<
     Ok(socket.into())
 }
 
-/// SO_RCVBUF stays as it is: a fixed one gained nothing on loopback, and it would switch off the
-/// kernel's tuning, which is what fills a long link.
+/// Sets the socket options. SO_RCVBUF stays as it is: a fixed one gained nothing on loopback, and
+/// it would switch off the kernel's tuning, which is what fills a long link.
 fn tune(socket: &Socket) -> io::Result<()> {
     socket.set_nonblocking(true)?;
     socket.set_tcp_nodelay(true)?;
@@ -175,7 +174,7 @@ fn tune(socket: &Socket) -> io::Result<()> {
     )
 }
 
-/// The time until `deadline`, or the error that says it has passed.
+/// Returns the time until `deadline`, or an error when it has passed.
 fn time_left(deadline: Instant) -> io::Result<Duration> {
     let left = deadline.saturating_duration_since(Instant::now());
     if left.is_zero() {
@@ -215,7 +214,7 @@ impl TcpLink {
         }
     }
 
-    /// Runs `io` until it neither would block nor was interrupted.
+    /// Repeats `io` while it would block or is interrupted.
     fn ready<T>(
         &self,
         events: PollFlags,
@@ -255,7 +254,7 @@ impl Link for TcpLink {
     }
 
     fn shutdown(&self) {
-        // An error means that it is down already.
+        // An error means that the connection is down already.
         let _ = self.stream.shutdown(Shutdown::Both);
     }
 

@@ -1,7 +1,7 @@
 //! A connection for pairing: rustls' buffered interface over a [`Link`], with one deadline.
 //!
-//! Pairing sends four small frames and needs the handshake's exporter, so the plain interface
-//! serves it better than the one that carries files ([`super::tls_link`]).
+//! Pairing sends four small frames and needs the handshake's exporter, so the buffered interface
+//! suits it better than the one that carries files ([`super::tls_link`]).
 
 use std::io::{self, Read, Write};
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::auth::tls::peer_id;
 use crate::error::Error;
 use crate::model::PeerId;
 
-/// A link as `Read` and `Write`, all of which must be over by one deadline.
+/// A link as `Read` and `Write`, with one deadline for all calls.
 pub(crate) struct Timed<'a> {
     link: &'a Arc<dyn Link>,
     deadline: Instant,
@@ -44,7 +44,7 @@ impl Write for Timed<'_> {
     }
 }
 
-/// Shakes hands, and says who is there.
+/// Completes the handshake, and returns the other side's key.
 pub(crate) fn buffered(
     link: &Arc<dyn Link>,
     config: Arc<ClientConfig>,
@@ -65,7 +65,7 @@ pub(crate) fn buffered(
     }
 }
 
-/// rustls reports what is not the socket's fault as invalid data.
+/// Translates an error; rustls reports those that are not the socket's as invalid data.
 fn failed(who: &str, error: &io::Error) -> Error {
     if error.kind() == io::ErrorKind::InvalidData {
         tracing::debug!(who, %error, "the TLS handshake failed");

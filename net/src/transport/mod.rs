@@ -1,5 +1,5 @@
-//! How bytes get to another machine, up to an encrypted connection to one key. A second transport
-//! will stand beside the one for TCP in [`dial`].
+//! How bytes reach another machine, up to an encrypted connection to one key. A second transport
+//! will stand beside the TCP one in [`dial`].
 
 pub mod dial;
 pub(crate) mod handshake;

@@ -1,10 +1,10 @@
-//! Host names to IP addresses, in bounded time.
+//! Resolves host names to IP addresses, in bounded time.
 //!
-//! The system's resolver cannot be given a deadline or be interrupted, so each lookup runs in a
-//! thread of its own and is left behind when it is late; a late answer is still remembered. Only a
-//! few may be under way at once: so many of names that the user typed, and as many of those that
-//! others told. So names whose servers do not answer, which anybody can tell, are in the way of
-//! their like only. Addresses written as numbers never come here.
+//! The system's resolver can neither take a deadline nor be interrupted. So each lookup runs in a
+//! thread of its own, which is abandoned when it is late; a late answer is still remembered. The
+//! number of lookups under way is limited, separately for names that the user typed and for names
+//! that others announced. So announced names whose servers do not answer, which anybody can
+//! announce, delay only each other. Addresses written as numbers are never looked up.
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, ToSocketAddrs};
@@ -20,29 +20,29 @@ use crate::error::Error;
 /// A dialled name is looked up again after this time; lanes are opened more often than that.
 const REMEMBERED_FOR: Duration = Duration::from_secs(60);
 
-/// Names remembered at most of each kind; all of that kind are dropped when there would be more.
+/// The most names remembered of each kind; when there would be more, all of that kind are dropped.
 const MAX_NAMES: usize = 1024;
 
-/// Lookups under way at most of each kind, so that a broken resolver cannot pile up threads.
+/// The most lookups under way of each kind, so that a broken resolver cannot pile up threads.
 const MAX_LOOKUPS: usize = 16;
 
-/// Addresses of one name that are tried at most.
+/// The most addresses of one name that are tried.
 const MAX_ADDRESSES: usize = 8;
 
-/// Asks the system; in tests, something else.
+/// Queries the system's resolver; in tests, a substitute.
 type AskSystem = fn(&str) -> Result<Vec<IpAddr>, String>;
 
-/// Resolves names, in two rooms that share nothing.
+/// Resolves names, in two separate pools that share nothing.
 #[derive(Debug)]
 pub(crate) struct Resolver {
-    /// Host names that the user typed, in their one spelling.
+    /// Host names that the user typed, in canonical spelling.
     typed: HashSet<String>,
     of_typed: Lookups,
     of_told: Lookups,
     ask: AskSystem,
 }
 
-/// The lookups of one kind of names.
+/// The lookups of one kind of name.
 #[derive(Debug, Default, Clone)]
 struct Lookups(Arc<Mutex<LookupTable>>);
 
@@ -59,7 +59,7 @@ impl Default for Resolver {
 }
 
 impl Resolver {
-    /// Where `typed` are the hosts that the user named.
+    /// Creates a resolver for a user who typed the hosts `typed`.
     pub(crate) fn new(typed: impl IntoIterator<Item = String>) -> Self {
         Self {
             typed: typed.into_iter().collect(),
@@ -69,7 +69,7 @@ impl Resolver {
         }
     }
 
-    /// The addresses of `host`, at least one.
+    /// Returns the addresses of `host`, at least one.
     pub(crate) fn resolve(&self, host: &str, deadline: Instant) -> Result<Vec<IpAddr>, Error> {
         if let Ok(ip) = host.parse() {
             return Ok(vec![ip]);
@@ -82,7 +82,7 @@ impl Resolver {
         lookups.look_up(host, self.ask, deadline.saturating_duration_since(now))
     }
 
-    /// Drops what is known of `host`.
+    /// Drops the remembered addresses of `host`.
     pub(crate) fn forget(&self, host: &str) {
         self.lookups(host).0.lock().known.remove(host);
     }
@@ -110,7 +110,7 @@ impl Lookups {
             .spawn(move || {
                 let found = ask(&name);
                 table.lock().finish(name, &found);
-                // Nobody listens any more when the answer is late.
+                // Nobody is waiting any more when the answer is late.
                 let _ = sender.send(found);
             });
         if let Err(error) = spawned {
@@ -127,7 +127,8 @@ impl Lookups {
 }
 
 impl LookupTable {
-    /// What is remembered of `host`; otherwise a lookup is under way from now on.
+    /// Returns the remembered addresses of `host`; if there are none, counts a new lookup
+    /// as under way.
     fn begin(&mut self, host: &str, now: Instant) -> Result<Option<Vec<IpAddr>>, Error> {
         match self.known.get(host) {
             Some((at, ips)) if now < *at + REMEMBERED_FOR => return Ok(Some(ips.clone())),
@@ -191,7 +192,7 @@ mod tests {
         assert!(names.of_told.0.lock().known.is_empty());
     }
 
-    /// Never answers for names that begin with `slow`, as far as this test can tell.
+    /// Does not answer for names that begin with `slow` within the time of this test.
     fn ask_slowly(name: &str) -> Result<Vec<IpAddr>, String> {
         if name.starts_with("slow") {
             thread::sleep(Duration::from_secs(3600));
@@ -206,7 +207,7 @@ mod tests {
         }
     }
 
-    /// Lookups of so many names that do not answer; how many began.
+    /// Looks up `count` names that do not answer, and returns how many lookups began.
     fn flood(names: &Resolver, count: usize, prefix: &str) -> usize {
         let begun = (0..count).filter(|number| {
             let outcome = names.resolve(&format!("{prefix}{number}"), Instant::now());

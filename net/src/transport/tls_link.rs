@@ -1,11 +1,11 @@
 //! TLS over a [`Link`], with rustls' unbuffered interface.
 //!
-//! The buffered interface reads at most 4 KiB more at each step and keeps a queue of plaintext of
-//! its own. Here the socket is read in large pieces into one buffer, records are decrypted in
-//! place, and their contents are copied once, straight to where the HTTP parser wants them.
+//! The buffered interface reads at most 4 KiB at each step and keeps its own queue of plaintext.
+//! Here the socket is read in large pieces into one buffer, records are decrypted in place, and
+//! their contents are copied once, straight to where the HTTP parser wants them.
 //!
-//! A [`TlsLink`] exists only after a complete handshake that proved the other side's key. Whether
-//! that key is the right one is for the caller to decide, before it says anything.
+//! A [`TlsLink`] exists only after a complete handshake that proved the other side's key. The
+//! caller must decide whether that key is the right one before it sends anything.
 
 use std::fmt;
 use std::io;
@@ -25,13 +25,13 @@ use crate::auth::tls::peer_id;
 use crate::error::Error;
 use crate::model::PeerId;
 
-/// The most plaintext that one record holds (RFC 8446, section 5.1).
+/// The most plaintext in one record (RFC 8446, section 5.1).
 pub(crate) const MAX_PLAINTEXT: usize = 1 << 14;
 
 /// The most bytes of one record on the wire (RFC 8446, section 5.2).
 const MAX_RECORD: usize = MAX_PLAINTEXT + 256 + 5;
 
-/// Read from the socket at once at most.
+/// The most bytes to read from the socket at once.
 const RECEIVE_BUFFER: usize = 128 * 1024;
 
 /// An encrypted connection to a proven key.
@@ -44,19 +44,19 @@ pub(crate) struct TlsLink {
     who: String,
 }
 
-/// Where rustls stopped.
+/// The state in which rustls stopped.
 enum TlsStep {
-    /// It needs more bytes for the handshake.
+    /// The handshake needs more bytes.
     Handshaking,
-    /// It needs more bytes, and could encrypt some.
+    /// The connection needs more bytes, and can encrypt some.
     Open,
-    /// It has put so many bytes of plaintext into the buffer; 0 when the next record does not fit.
+    /// The buffer received this many bytes of plaintext; 0 when the next record does not fit.
     Received(usize),
-    /// The other side has said that it will send no more.
+    /// The other side has announced that it will send no more.
     Closed,
 }
 
-/// Why it cannot go on.
+/// Why the connection cannot continue.
 enum Broken {
     Io(io::Error),
     Tls(rustls::Error),
@@ -69,8 +69,8 @@ impl From<io::Error> for Broken {
 }
 
 impl TlsLink {
-    /// Shakes hands over `link`; `who` names the other side in errors. Whatever answers, but does
-    /// not speak TLS as members do, is [`Error::NotANode`].
+    /// Performs the handshake over `link`; `who` names the other side in errors. A peer that
+    /// answers but does not speak TLS as members do is [`Error::NotANode`].
     pub(crate) fn handshake(
         link: Arc<dyn Link>,
         config: Arc<ClientConfig>,
@@ -101,27 +101,27 @@ impl TlsLink {
         }
     }
 
-    /// The key that the other side has proven.
+    /// Returns the key that the other side has proven.
     pub(crate) fn peer(&self) -> PeerId {
         self.peer
     }
 
-    /// The connection below.
+    /// Returns the connection below TLS.
     pub(crate) fn link(&self) -> &Arc<dyn Link> {
         &self.link
     }
 
-    /// How the other side is called in errors.
+    /// Returns the name of the other side in errors.
     pub(crate) fn who(&self) -> &str {
         &self.who
     }
 
-    /// True when nothing has come in that was not read, as far as this side has seen.
+    /// Returns true when nothing received is unread, as far as this side has seen.
     pub(crate) fn is_drained(&self) -> bool {
         self.incoming.is_empty()
     }
 
-    /// True while the other side has neither closed nor said anything that was not read.
+    /// Returns true while the other side has neither closed nor sent anything that is unread.
     pub(crate) fn is_quiet(&self) -> bool {
         self.incoming.is_empty() && self.link.is_quiet()
     }
@@ -132,16 +132,16 @@ impl TlsLink {
             .map_err(|error| self.blame(error))
     }
 
-    /// Waits for plaintext and puts all that has come, in whole records, into `buffer`, which has
-    /// at least [`MAX_PLAINTEXT`] bytes. The end of the connection is an error: HTTP knows how much
-    /// is to come.
+    /// Waits for plaintext and puts all that has arrived, in whole records, into `buffer`, which
+    /// has at least [`MAX_PLAINTEXT`] bytes. The end of the connection is an error: HTTP knows how
+    /// much is to come.
     pub(crate) fn read(&mut self, buffer: &mut [u8], deadline: Instant) -> Result<usize, Error> {
         self.receive(buffer, None, deadline)
             .map_err(|error| self.blame(error))
     }
 
-    /// The same for a `buffer` of any length but 0: it is filled as far as bytes have come, and
-    /// what was encrypted together with its last ones goes to the end of `over`.
+    /// Reads like [`Self::read`] into a `buffer` of any length but 0: fills it with the bytes that
+    /// have arrived, and appends the rest of the last record to `over`.
     pub(crate) fn read_over(
         &mut self,
         buffer: &mut [u8],
@@ -217,7 +217,7 @@ impl TlsLink {
         Ok(sent?)
     }
 
-    /// Lets rustls work until it needs something, sending what it wants sent on the way.
+    /// Lets rustls run until it needs something, and sends its output on the way.
     fn turn(
         &mut self,
         plaintext: &mut [u8],
@@ -259,8 +259,8 @@ impl TlsLink {
     }
 
     fn fill(&mut self, deadline: Instant) -> Result<(), Broken> {
-        // A link need not look at the clock while bytes are there, and records of one byte could
-        // keep a reader busy long after its time. (rustls refuses all but a few that are empty.)
+        // A link need not check the clock while bytes are ready, and records of one byte could keep
+        // a reader busy long after its deadline. (rustls refuses more than a few empty ones.)
         if Instant::now() >= deadline {
             return Err(io::Error::from(io::ErrorKind::TimedOut).into());
         }
@@ -279,7 +279,8 @@ impl fmt::Debug for TlsLink {
     }
 }
 
-/// Never sent (there is no SNI) and never checked (keys are): rustls wants one all the same.
+/// Returns a name that is never sent (there is no SNI) and never checked (keys are), but
+/// that rustls requires.
 pub(crate) fn server_name() -> ServerName<'static> {
     ServerName::IpAddress(std::net::IpAddr::from([0, 0, 0, 0]).into())
 }
@@ -375,7 +376,7 @@ impl Incoming {
         }
     }
 
-    /// Room for at least the rest of the record that has begun.
+    /// Returns room for at least the rest of the record that has begun.
     fn space(&mut self) -> &mut [u8] {
         if self.bytes.is_empty() {
             self.bytes = vec![0; RECEIVE_BUFFER];

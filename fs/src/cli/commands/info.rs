@@ -1,6 +1,6 @@
-//! `tinyp2p info`: what a mount knows of a file, which the mount itself hands out in an extended
-//! attribute, so that it works wherever the file is reached: by a symbolic link, a bind mount, in a
-//! container.
+//! `tinyp2p info`: prints what a mount knows of a file. The mount itself provides it in an extended
+//! attribute, so the command works wherever the file can be reached: through a symbolic link, a
+//! bind mount, or in a container.
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -15,10 +15,10 @@ use crate::cli::output::{print, say};
 use crate::report::info::Info;
 use crate::vfs::XATTR_INFO;
 
-/// No value of an extended attribute is longer.
+/// Limit on the value of an extended attribute.
 const MAX_XATTR: usize = 64 << 10;
 
-/// Exit code 1 when nothing is known of one of the paths.
+/// Prints the report on each path; exit code 1 when nothing is known of one of them.
 pub(crate) fn run(args: &InfoArgs) -> Result<(), CommandFailure> {
     let mut failed = false;
     for path in &args.paths {
@@ -40,7 +40,7 @@ pub(crate) fn run(args: &InfoArgs) -> Result<(), CommandFailure> {
 fn describe(path: &Path, json: bool) -> Result<String, String> {
     let value = read(path)?;
     if json {
-        // A newer mount may say more than this program knows of.
+        // A newer mount may report fields that this program does not know.
         let info: Value = serde_json::from_slice(&value).map_err(|_| not_ours())?;
         let given = path.to_string_lossy();
         let line = serde_json::to_string(&Given { path: &given, info });
@@ -50,7 +50,7 @@ fn describe(path: &Path, json: bool) -> Result<String, String> {
     Ok(info.text(path.as_os_str().as_bytes()))
 }
 
-/// What the mount says, and of what.
+/// The report from the mount, together with the path it is about.
 #[derive(Serialize)]
 struct Given<'a> {
     path: &'a str,

@@ -1,4 +1,4 @@
-//! One file for each command: from its arguments to what it prints.
+//! One file per command: from its arguments to its output.
 
 pub(crate) mod info;
 pub(crate) mod mount;

@@ -25,10 +25,10 @@ use crate::vfs::Filesystem;
 
 const PROGRAM: &str = "tinyp2p-mount";
 
-/// After a busy mount was detached, its open files get this long to be closed.
+/// Time for open files to be closed after a busy mount was detached.
 const LAST_FILES: Duration = Duration::from_secs(1);
 
-/// Checks everything that can be checked, gets the password, and goes on in the background.
+/// Checks everything that can be checked, gets the password, and continues in the background.
 pub(crate) fn run(
     args: &[OsString],
     parsed: MountArgs,
@@ -47,7 +47,7 @@ pub(crate) fn run(
         cache_dir,
     )?;
     let cache = cache::choose(&parsed.cache, |warning| {
-        // The front has warned already.
+        // The front has already printed the warning.
         if !parsed.background {
             say(PROGRAM, warning);
         }
@@ -56,7 +56,7 @@ pub(crate) fn run(
     logging::filter(&parsed.network)?;
     let from_file = source.is_lasting();
     if from_file && let Some(typed) = parsed.password.as_os_str().to_str() {
-        // `mount -a` compares this with fstab to see that a line is mounted already.
+        // `mount -a` compares this with fstab to detect that a line is already mounted.
         options.source = mount::source_name(typed);
     }
     let text = source.read()?;
@@ -90,7 +90,8 @@ pub(crate) fn run(
     outcome
 }
 
-/// From the first contact to the end of the mount. `report` is called when the mount is usable.
+/// Runs from the first contact to the end of the mount. `report` is called when
+/// the mount is usable.
 fn until_unmounted(
     joined: &Joined,
     mountpoint: Mountpoint,
@@ -114,7 +115,7 @@ fn until_unmounted(
         say(PROGRAM, &invitation);
     }
     if let Err(error) = report() {
-        // Nobody waits for this mount any more.
+        // The process that waited for this mount is gone.
         return Err(CommandFailure::failed(format!("interrupted: {error}")));
     }
     // The senders live as long as the process.
@@ -135,8 +136,8 @@ struct Mounted {
 
 impl Mounted {
     /// Mounts and serves. The mount is usable from here on: requests wait in the kernel until the
-    /// session takes them. It is not tried from in here: a process that waits for itself in the
-    /// kernel when it is killed can never end.
+    /// session takes them. The process does not test its own mount: if it is killed while waiting
+    /// for itself in the kernel, it can never exit.
     fn new(
         joined: &Joined,
         mountpoint: Mountpoint,
@@ -175,7 +176,7 @@ impl Mounted {
                 if let Err(error) = session.run() {
                     tracing::error!(%error, "the session with the kernel ended");
                 }
-                // Nobody listens any more when the process is stopping.
+                // The receiver is gone when the process is stopping.
                 let _ = ended.send(StopReason::Unmounted);
             })
             .map_err(|e| failed(e.to_string()))?;

@@ -1,4 +1,4 @@
-//! `tinyp2p peers`: who is there, one member a line: name, peer id, address.
+//! `tinyp2p peers`: lists the present members, one per line: name, peer id, address.
 
 use std::fmt::Write;
 

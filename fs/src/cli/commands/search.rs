@@ -1,4 +1,4 @@
-//! `tinyp2p search`: every file whose name matches, as the mount would show its path.
+//! `tinyp2p search`: lists every file whose name matches, with its path as in the mount.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -14,28 +14,28 @@ use crate::cli::options::password::PasswordSource;
 use crate::cli::output::{print_unless_closed, say};
 use crate::cli::{CommandFailure, first_contact};
 
-/// A search walks a whole share, which takes longer than a look-up.
+/// Time limit for a search. It walks a whole share, which takes longer than a lookup.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// What each member found.
+/// The files that each member found.
 pub(crate) type FilesByMember = Vec<(Arc<crate::network::MemberRef>, Vec<(RelPath, Attributes)>)>;
 
-/// Bytes that are made of a match beside its path: places in lists.
+/// Bytes allocated for a match besides its path: places in lists.
 const LINE_BYTES: usize = 64;
 
-/// Paths that are written at once: as many as make it worth the call.
+/// Paths per write, enough to be worth the call.
 const LINES_AT_ONCE: usize = 1024;
 
-/// Everything that was found, and whether that is all there is.
+/// The files that were found, and how complete the answer is.
 #[derive(Debug)]
 pub(crate) struct SearchOutput {
     pub(crate) found: FilesByMember,
     pub(crate) missing: Missing,
-    /// The bytes that it takes.
+    /// The memory reserved for the answers.
     pub(crate) _held: Vec<Reservation>,
 }
 
-/// How many members a question was put to, and how many of them left it open.
+/// How many members were asked, and how many of them did not answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Missing {
     asked: usize,
@@ -43,7 +43,8 @@ pub(crate) struct Missing {
 }
 
 impl Missing {
-    /// A script must not take a part for the whole: exit code 1 when somebody did not answer.
+    /// Returns exit code 1 when a member did not answer, so that a script does not mistake a
+    /// part for the whole.
     pub(crate) fn into_result(self) -> Result<(), CommandFailure> {
         match self {
             Self { silent: 0, .. } => Ok(()),
@@ -54,7 +55,7 @@ impl Missing {
     }
 }
 
-/// Joins, asks, and prints the paths, each once, sorted by their bytes.
+/// Joins, asks, and prints each path once, sorted by bytes.
 pub(crate) fn run(source: PasswordSource, args: SearchArgs) -> Result<(), CommandFailure> {
     let (network, pattern) = (&args.find.network, &args.find.pattern);
     first_contact::as_guest("tinyp2p", network, args.find.peers, source, |joined, _| {
@@ -75,8 +76,8 @@ pub(crate) fn run(source: PasswordSource, args: SearchArgs) -> Result<(), Comman
     })
 }
 
-/// Asks every member for the files whose names match. Those who do not answer are named. Of each
-/// match, so many copies of its path and so many bytes are made.
+/// Asks every member for the files whose names match, and names the members that do not answer.
+/// Reserves memory for `paths` copies of each match's path and `each` bytes besides.
 pub(crate) fn ask(
     program: &str,
     node: &Node,
@@ -89,7 +90,7 @@ pub(crate) fn ask(
         each,
     };
     let answers = node.search(pattern, room, Instant::now() + DEADLINE);
-    // What this node itself serves meanwhile is here already.
+    // The files that this node itself serves are already here.
     let others = answers
         .into_iter()
         .filter(|answer| answer.member != node.id());
@@ -100,7 +101,7 @@ pub(crate) fn ask(
     };
     let mut seen = HashSet::new();
     for answer in others {
-        // Who fails during the question may be named once more, as one who is away.
+        // A member that fails during the question may appear once more, as absent.
         if !seen.insert(answer.member) {
             continue;
         }
@@ -135,8 +136,8 @@ pub(crate) fn nothing_matches(pattern: &str) -> CommandFailure {
     CommandFailure::failed(format!("no file's name matches '{pattern}'"))
 }
 
-/// One path a line, escaped so that a name is one line and cannot drive a terminal; or the paths as
-/// they are, each with a NUL behind it.
+/// Formats one path per line, escaped so that each name stays on its line and cannot drive a
+/// terminal; or the unchanged paths, each followed by a NUL.
 fn lines(paths: &[RelPath], null: bool) -> Vec<u8> {
     let mut lines = Vec::new();
     for path in paths {

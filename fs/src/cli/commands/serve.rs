@@ -1,4 +1,4 @@
-//! `tinyp2p serve`: a full member without a mount, until a signal.
+//! `tinyp2p serve`: a full member without a mount, which runs until a signal.
 
 use std::sync::mpsc;
 

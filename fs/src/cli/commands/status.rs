@@ -1,5 +1,4 @@
-//! `tinyp2p status`: every node of this user that runs on this machine, in the order of their
-//! names.
+//! `tinyp2p status`: reports on every node of this user on this machine, ordered by name.
 
 use std::io::{IsTerminal, stdout};
 use std::thread;
@@ -11,15 +10,15 @@ use crate::cli::output::{print, print_unless_closed, say};
 use crate::cli::status_socket;
 use crate::cli::status_socket::SocketReply;
 
-/// How often `--watch` looks again.
+/// Refresh interval of `--watch`.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// What a terminal needs to begin again at its top.
+/// Escape sequence that clears the terminal and moves to its top.
 const CLEAR: &str = "\x1b[H\x1b[J";
 
 const NOBODY: &str = "no node of this user is running on this machine";
 
-/// Exit code 1 when there is none, or one that does not answer.
+/// Prints the status of all nodes; exit code 1 when there is none, or one does not answer.
 pub(crate) fn run(args: &StatusArgs) -> Result<(), CommandFailure> {
     if args.watch {
         return watch(args);
@@ -36,7 +35,7 @@ pub(crate) fn run(args: &StatusArgs) -> Result<(), CommandFailure> {
     }
 }
 
-/// Until interrupted, or until nobody reads any more.
+/// Repeats until interrupted, or until the reader is gone.
 fn watch(args: &StatusArgs) -> Result<(), CommandFailure> {
     let clear = !args.json && stdout().is_terminal();
     loop {
@@ -55,7 +54,7 @@ fn watch(args: &StatusArgs) -> Result<(), CommandFailure> {
     }
 }
 
-/// By name; those who do not answer come last.
+/// Returns the answers by name, followed by the nodes that do not answer.
 fn answers() -> Vec<SocketReply> {
     let mut answers = status_socket::ask_all();
     answers.sort_by_cached_key(|answer| {
@@ -68,8 +67,8 @@ fn answers() -> Vec<SocketReply> {
     answers
 }
 
-/// A paragraph a node, or a JSON object a line; then who does not answer is named
-/// on standard error.
+/// Renders one paragraph per node, or one JSON object per line. Then names the nodes that do not
+/// answer on standard error.
 fn render(answers: &[SocketReply], json: bool) -> String {
     let mut paragraphs = Vec::new();
     for SocketReply { pid, report } in answers {
@@ -97,7 +96,7 @@ mod tests {
                 ..Status::default()
             };
             let report = NodeReport::new(NodeLocation::default(), status);
-            // A newer node may say more than this program knows of.
+            // A newer node may report fields that this program does not know.
             let line = format!("{{\"name\":\"{name}\",\"new\":1}}");
             (report, line)
         });

@@ -1,4 +1,4 @@
-//! `tinyp2p unmount`: a mount of this program, and nothing else, is taken out of the tree.
+//! `tinyp2p unmount`: removes a mount of this program from the tree, and nothing else.
 
 use std::path::Path;
 

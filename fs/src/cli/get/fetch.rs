@@ -1,9 +1,9 @@
-//! One file: from all who have it into its place.
+//! One file: from all its holders to its place.
 //!
-//! The download engine brings its bytes, as it does for a mount. With a content root they come from
-//! all holders at once and are proven; without one they come from one holder in one version. A file
-//! that is written to meanwhile is followed: one that has the same content all the same, after a
-//! `touch`, say, and one without a root to which something was appended.
+//! The download engine fetches its bytes, as for a mount. With a content root they come from all
+//! holders at once and are proven; without one they come from one holder in one version. The
+//! download follows a file that changes while it is fetched if its content is still the same (after
+//! a `touch`, say), or if it has no root and something was appended.
 
 use std::io;
 use std::sync::Arc;
@@ -22,31 +22,31 @@ use super::target::{Begin, Part};
 use crate::vfs::content_sources;
 use crate::vfs::open_content::ContentState;
 
-/// Bytes that are taken at once, from multiples of it: a piece of the engine's.
+/// Bytes fetched at once, aligned to multiples of this size: one piece of the engine.
 const STEP: u64 = 128 * 1024;
 
-/// A file that changes more often than this while it is fetched is left alone.
+/// A file that changes more often than this during its download is left alone.
 const MAX_CHANGES: u32 = 8;
 
-/// How often it is looked at who has answered, and, while nothing comes, whether they
-/// are still there.
+/// Interval of the checks for which holders have answered and, while nothing arrives, whether they
+/// are still present.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// What became of a job.
+/// The outcome of a job.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Outcome {
     /// The file is here now.
     Fetched,
-    /// Something of that name was here, and stays.
+    /// Something of that name exists, and stays.
     Existed,
-    /// There is a name, and nothing to fetch.
+    /// The name exists, but there is nothing to fetch.
     LeftOut,
-    /// Those who could send it do not answer now, but may later.
+    /// The holders that could send it do not answer now, but may later.
     Postponed,
 }
 
-/// Fetches one file; `parts` are those in its directory. Holders that turn out not to have it are
-/// taken off the job. The error is one line for people.
+/// Fetches one file; `parts` are those in its directory. Removes holders that turn out not to have
+/// it from the job. The error is one line for people.
 pub(super) fn fetch(
     task: &mut Task,
     parts: &[Vec<u8>],
@@ -101,36 +101,37 @@ pub(super) fn fetch(
     }
 }
 
-/// A file on its way.
+/// A file that is being fetched.
 struct Fetching<'a> {
     crew: &'a Crew<'a>,
     job: &'a Job,
-    /// The member to be tried although it is away.
+    /// The member to try although it is away.
     probe: Option<PeerId>,
     part: Box<Part>,
-    /// Those who have it, in which versions, what it is, and when it was modified, by now.
+    /// The current holders with their versions, followed by the content, its size and
+    /// its modification time.
     holders: Vec<Holder>,
     content: Option<ContentId>,
     size: u64,
     mtime: UnixTime,
-    /// Those who do not have it, whenever they are asked, and how that showed.
+    /// Members that do not have the file, each with the error that showed it.
     useless: Vec<(PeerId, Error)>,
 }
 
-/// A holder, and what it has by now.
+/// A holder, and its current version, content and modification time.
 type FollowedHolder<'a> = (&'a Holder, Version, ContentId, UnixTime);
 
-/// A holder who is asked now.
+/// A holder that is being asked now.
 struct AskedHolder {
     holder: Holder,
     peer: Arc<dyn Peer>,
-    /// Bytes of all files that it had sent when it was looked at last.
+    /// Bytes that it had sent, for all files, at the last check.
     received: u64,
 }
 
 impl Fetching<'_> {
-    /// Brings all of it, whatever is done to it meanwhile that leaves its bytes. False if nobody
-    /// can go on.
+    /// Fetches the whole file, and continues through changes that preserve its bytes. Returns false
+    /// if no holder can continue.
     fn bring_whole(&mut self) -> io::Result<bool> {
         let mut changes = 0;
         loop {
@@ -138,7 +139,7 @@ impl Fetching<'_> {
                 if self.part.check()? {
                     return Ok(true);
                 }
-                // All of it has to come again.
+                // All bytes have to be fetched again.
                 self.crew.bar.dec(self.size);
             } else if changes == MAX_CHANGES || !self.follow()? {
                 return Ok(false);
@@ -148,7 +149,8 @@ impl Fetching<'_> {
         }
     }
 
-    /// Goes on from where the part ends, to the end of the file. False if nobody can go on.
+    /// Continues from the end of the part to the end of the file. Returns false if no
+    /// holder can continue.
     fn bring(&mut self) -> io::Result<bool> {
         if self.part.offset() == self.size {
             return Ok(true);
@@ -180,7 +182,8 @@ impl Fetching<'_> {
                 self.note_delivery(&mut asked);
                 look = Instant::now() + LOOK;
             }
-            // The engine hopes for them for longer; meanwhile, files of others can be fetched.
+            // The engine waits for them longer; other members' files can be
+            // fetched during that time.
             if buffer.is_empty() && asked.iter().all(|one| self.is_gone(&one.holder)) {
                 return Ok(false);
             }
@@ -189,8 +192,8 @@ impl Fetching<'_> {
         Ok(true)
     }
 
-    /// The holders who may be asked now, and how. Without a root, nothing proves that two
-    /// have the same.
+    /// Returns the holders that may be asked now, and how. Without a root, nothing proves that two
+    /// holders have the same content.
     fn whom_to_ask(&self) -> Vec<AskedHolder> {
         let count = self.content.map_or(1, |_| self.holders.len());
         let mut asked = Vec::new();
@@ -229,7 +232,7 @@ impl Fetching<'_> {
         crew.engine.open_among(sources, self.size, root, upcoming)
     }
 
-    /// True if it has left, of which note is taken.
+    /// Returns true if the holder has left, and records that.
     fn is_gone(&self, holder: &Holder) -> bool {
         let member = holder.member.id;
         let is_gone = self.probe != Some(member) && self.crew.network.peer(member).is_none();
@@ -239,7 +242,7 @@ impl Fetching<'_> {
         is_gone
     }
 
-    /// Those who have sent something, of whatever file, are there.
+    /// Records that members which have sent bytes, of any file, are present.
     fn note_delivery(&self, asked: &mut [AskedHolder]) {
         for one in asked {
             let member = one.holder.member.id;
@@ -250,8 +253,8 @@ impl Fetching<'_> {
         }
     }
 
-    /// Tells those who were `asked` for a download that failed by `error` apart: who does not have
-    /// the file, and who did not answer.
+    /// Separates the `asked` holders of a download that failed with `error` into those that do not
+    /// have the file and those that did not answer.
     fn note_failure(&mut self, download: &Download, asked: &[AskedHolder], error: &Error) {
         let lost = download.lost();
         for AskedHolder { holder, .. } in asked {
@@ -260,7 +263,7 @@ impl Fetching<'_> {
             let is_liar = self.crew.engine.is_disproved(member, holder.version);
             let lost = match why {
                 Some((_, error)) => Some(error.clone()),
-                // It has shown so before, and was not asked again.
+                // It was disproved before, and was not asked again.
                 None => is_liar.then(|| Error::WrongBytes { who: who.clone() }),
             };
             match lost {
@@ -273,7 +276,7 @@ impl Fetching<'_> {
         }
     }
 
-    /// Finds out what the file is by now where it has changed. True if it can be fetched on.
+    /// Finds out how a changed file looks now. Returns true if the download can continue.
     fn follow(&mut self) -> io::Result<bool> {
         let is_change =
             |error: &Error| matches!(error, Error::Changed { .. } | Error::NotFound { .. });
@@ -299,16 +302,16 @@ impl Fetching<'_> {
         Ok(true)
     }
 
-    /// What `holder` has, if that is another version with the same content, as soon as it
-    /// has hashed it.
+    /// Returns what `holder` has if it is another version with the same content, as soon as the
+    /// holder has hashed it.
     fn touched<'a>(&self, holder: &'a Holder) -> Option<FollowedHolder<'a>> {
         let (content, now) = (self.content?, self.crew.look(holder)?);
         let is_same = now.root == Some(content.root) && now.version != holder.version;
         is_same.then_some((holder, now.version, content, now.mtime))
     }
 
-    /// What `holder` has, if that may begin with what it had. If it does not, that shows
-    /// in the end.
+    /// Returns what `holder` has if it may begin with the earlier content. If it does not, the
+    /// check at the end fails.
     fn grown<'a>(&self, holder: &'a Holder) -> Option<FollowedHolder<'a>> {
         let before = ContentState {
             member: holder.member.id,
@@ -325,7 +328,7 @@ impl Fetching<'_> {
     }
 }
 
-/// An error of `who`, as people know it.
+/// Puts the display name `who` into an error.
 fn by_name(error: Error, who: String) -> Error {
     match error {
         Error::WrongBytes { .. } => Error::WrongBytes { who },

@@ -1,8 +1,8 @@
-//! `tinyp2p get`: download everything that matches, as the client of 2004 did.
+//! `tinyp2p get`: downloads everything that matches, as the client of 2004 did.
 //!
-//! [`plan`] decides what to fetch from whom under which name, [`queue`] in which order, [`target`]
-//! keeps the directory safe, [`fetch`] brings one file by the download engine, which is told what
-//! comes next by [`upcoming`]; a few files are fetched at once.
+//! [`plan`] decides what to fetch, from whom and under which name; [`queue`] decides the order;
+//! [`target`] keeps the directory safe; [`fetch`] brings one file through the download engine, to
+//! which [`upcoming`] announces what comes next. A few files are fetched at once.
 
 mod fetch;
 mod plan;
@@ -41,25 +41,25 @@ use crate::network::Network;
 
 const PROGRAM: &str = "tinyp2p";
 
-/// What is made of a match: its path once more, and an entry, an item, a job, their
-/// places in tables.
+/// Memory for a match besides the answer: its path once more, and an entry, an item, a job, and
+/// their places in tables.
 const JOB: (usize, usize) = (1, 440);
 
-/// Files that are fetched at once: small ones wait for round trips more than for the line.
+/// Files that are fetched at once: for small files, round trips take longer than the transfer.
 const AT_ONCE: usize = 4;
 
-/// A member that has to hash a file before it can be known whether what is here is the same gets
-/// this long for it: a gigabyte or more, on most machines.
+/// Time for a member to hash a file when only its root shows whether the local file is the same:
+/// enough for a gigabyte or more, on most machines.
 const ROOT_PATIENCE: Duration = Duration::from_secs(10);
 
-/// How often it is asked meanwhile.
+/// Interval at which the member is asked during that time.
 const ROOT_POLL: Duration = Duration::from_millis(100);
 
-/// Joins, searches, downloads.
+/// Joins the network, searches and downloads.
 pub(super) fn run(source: PasswordSource, args: GetArgs) -> Result<(), CommandFailure> {
     let failed = |e| CommandFailure::failed(format!("directory {}: {e}", args.directory.display()));
-    // Before anybody is asked; but what is missing is made only when there is something to
-    // put into it.
+    // Before anybody is asked. A missing directory is created only when there is
+    // something to put into it.
     let target = Target::open(&args.directory).map_err(failed)?;
     let (network, pattern) = (&args.find.network, &args.find.pattern);
     first_contact::as_guest(
@@ -83,14 +83,14 @@ pub(super) fn run(source: PasswordSource, args: GetArgs) -> Result<(), CommandFa
             print(tally.to_string().as_bytes())?;
             match tally.failed {
                 0 => answers.missing.into_result(),
-                // Each has been named, and the member with it.
+                // Each failed file has been printed, together with the member.
                 _ => Err(CommandFailure::told(1)),
             }
         },
     )
 }
 
-/// Drawn on terminals only.
+/// Creates a progress bar, which is drawn on terminals only.
 fn progress_bar(jobs: &[Job]) -> ProgressBar {
     let bar = ProgressBar::new(
         jobs.iter()
@@ -105,7 +105,7 @@ fn progress_bar(jobs: &[Job]) -> ProgressBar {
     bar
 }
 
-/// What became of the jobs.
+/// Counts of the jobs' outcomes.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 struct Tally {
     fetched: u64,
@@ -116,7 +116,7 @@ struct Tally {
 }
 
 impl Tally {
-    /// The files that there is an outcome for.
+    /// Returns the number of files that have an outcome.
     fn done(&self) -> u64 {
         self.fetched + self.existed + self.left_out + self.failed
     }
@@ -171,7 +171,7 @@ fn fetch_all(
     crew.tally.into_inner()
 }
 
-/// Those who fetch at the same time, and what they share.
+/// The workers that fetch at the same time, and what they share.
 struct Crew<'a> {
     total: usize,
     parts: HashMap<RelPath, Vec<Vec<u8>>>,
@@ -183,7 +183,7 @@ struct Crew<'a> {
     bar: &'a ProgressBar,
     queue: Mutex<Queue>,
     upcoming: Arc<UpcomingJobs>,
-    /// Something in the queue changed.
+    /// Signals a change in the queue.
     changed: Condvar,
     tally: Mutex<Tally>,
 }
@@ -226,7 +226,7 @@ impl Crew<'_> {
         }
         let directory = &task.job.directory;
         let parts = if task.begun {
-            // What it has left is not among those that were here at the beginning.
+            // Parts that it has left are not among those found at the beginning.
             self.target.parts(directory).unwrap_or_default()
         } else {
             self.parts.get(directory).cloned().unwrap_or_default()
@@ -248,8 +248,8 @@ impl Crew<'_> {
         self.changed.notify_all();
     }
 
-    /// Gives `job` its size: whoever has it tells names only, and is asked for all of it. What
-    /// became of it, if that ends it.
+    /// Determines the size of `job`: its holders list only names, so the whole file is requested.
+    /// Returns the outcome if this ends the job.
     fn measure(&self, job: &mut Job) -> Result<Option<Outcome>, String> {
         let mut failure = Error::NotFound {
             who: job.holders[0].member.name.to_string(),
@@ -277,13 +277,13 @@ impl Crew<'_> {
                     self.bar.inc_length(found.size.or_zero());
                     return Ok(None);
                 }
-                // Only if nobody failed in another way, nobody has it.
+                // The file is absent only if no holder failed in another way.
                 Err(Error::NotFound { .. }) => {}
                 Err(error) => failure = error,
             }
         }
         match failure {
-            // Names of directories are among those that a server of 2004 tells.
+            // A server of 2004 also lists the names of directories.
             Error::NotFound { who } => {
                 let path = job.path();
                 let text =
@@ -295,12 +295,13 @@ impl Crew<'_> {
         }
     }
 
-    /// What the file is now at `holder`, as soon as that has hashed it. `None` if that takes long.
+    /// Returns the current attributes of the file at `holder`, once it has hashed the file. `None`
+    /// if that takes too long.
     fn look(&self, holder: &Holder) -> Option<Attributes> {
         let (member, deadline) = (holder.member.id, Instant::now() + ROOT_PATIENCE);
         let peer = self.peer(member)?;
         loop {
-            // It hashes first what others ask for.
+            // It first hashes what others request.
             let wanted = BTreeMap::from([(member, vec![holder.path.clone()])]);
             self.network.compare(wanted);
             let found = peer::stat(&*peer, &holder.path, deadline).ok()?.answer?;
@@ -314,7 +315,7 @@ impl Crew<'_> {
         }
     }
 
-    /// Counts what became of a file, and says why if it failed.
+    /// Counts the outcome of a file, and prints the reason if it failed.
     fn settle(&self, job: &Job, outcome: &Result<Outcome, String>) {
         count(&mut self.tally.lock(), job, outcome);
         if let Err(why) = outcome {
@@ -324,10 +325,10 @@ impl Crew<'_> {
     }
 }
 
-/// The members, as those who fetch see and judge them.
+/// How the workers reach and rate the members.
 impl Crew<'_> {
-    /// How a member is reached. One that is not there now may be by the next moment, as it
-    /// was at first.
+    /// Returns the connection to a member. A member that is absent now may be back a moment later,
+    /// so the connection from the start serves as a fallback.
     fn peer(&self, id: PeerId) -> Option<Arc<dyn Peer>> {
         let mut met = self.members.iter().filter(|member| member.id == id);
         let met = || met.next().map(|member| Arc::clone(&member.peer));
@@ -338,14 +339,14 @@ impl Crew<'_> {
         self.queue.lock().standing(member)
     }
 
-    /// A member did not answer.
+    /// Records that a member did not answer.
     fn silent(&self, member: PeerId, error: &Error) {
         let why = error.to_string();
         self.queue.lock().silent(member, why, Instant::now());
         self.changed.notify_all();
     }
 
-    /// A holder is not there.
+    /// Records that a holder is absent.
     fn has_left(&self, holder: &Holder) {
         let (who, why) = (
             holder.member.name.to_string(),
@@ -354,7 +355,7 @@ impl Crew<'_> {
         self.silent(holder.member.id, &Error::Unreachable { who, why });
     }
 
-    /// A member answered.
+    /// Records that a member answered.
     fn answered(&self, member: PeerId) {
         self.queue.lock().answered(member);
         self.changed.notify_all();
@@ -374,7 +375,8 @@ fn count(tally: &mut Tally, job: &Job, outcome: &Result<Outcome, String>) {
     }
 }
 
-/// What earlier runs left, by directory. A directory that cannot be read says so when it is used.
+/// Returns the parts left by earlier runs, by directory. A directory that cannot be read is
+/// reported when it is used.
 fn parts(jobs: &[Job], target: &Target) -> HashMap<RelPath, Vec<Vec<u8>>> {
     let mut parts = HashMap::new();
     for job in jobs {

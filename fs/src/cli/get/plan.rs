@@ -1,7 +1,7 @@
-//! What to fetch from whom, and under which name: decided from what the members found.
+//! What to fetch from whom, and under which name: decided from the search results of the members.
 //!
 //! Pure. The names are those of the mount (the same merge decides them), so that `get` and a copy
-//! out of the mount make the same tree.
+//! out of the mount create the same tree.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,21 +18,21 @@ use crate::view::tree_order;
 /// One file to fetch.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Job {
-    /// The name, and the directory below the target.
+    /// The file's name, and its directory below the target.
     pub(super) directory: RelPath,
     pub(super) name: Name,
-    /// Unknown while nobody who has it has said.
+    /// Unknown until a holder reports it.
     pub(super) size: FileSize,
     /// Modification time, nanoseconds since 1970.
     pub(super) mtime: UnixTime,
-    /// The content root, when somebody knows it: whatever arrives must have it.
+    /// The content root, once a member knows it: the received content must have it.
     pub(super) root: Option<Root>,
-    /// Who has it, the best one to read from first; never empty.
+    /// The members that have it, the best source first; never empty.
     pub(super) holders: Vec<Holder>,
 }
 
 impl Job {
-    /// Where it goes, relative to the target.
+    /// Returns the path relative to the target.
     pub(super) fn path(&self) -> String {
         if self.directory.is_root() {
             self.name.to_string()
@@ -42,22 +42,22 @@ impl Job {
     }
 }
 
-/// One member that has a file, and where.
+/// A member that has a file, and its path there.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Holder {
     /// The member that has the file.
     pub(super) member: Arc<MemberRef>,
-    /// The path there.
+    /// The path of the file at that member.
     pub(super) path: RelPath,
-    /// The version there.
+    /// The version of the file at that member.
     pub(super) version: Version,
 }
 
-/// What one member has in one directory.
+/// The files of one member in one directory.
 type MemberListing = BTreeMap<Name, Attributes>;
 
-/// What a member has where another has a file: all that matters of a directory is that it
-/// keeps its name.
+/// Stands for a directory that one member has where another has a file. All that matters is that
+/// it keeps its name.
 const DIRECTORY: Attributes = Attributes {
     kind: Kind::Directory,
     mode: Mode::Plain,
@@ -67,9 +67,9 @@ const DIRECTORY: Attributes = Attributes {
     root: None,
 };
 
-/// The jobs for what each member found, directory by directory. Paths with a component that begins
-/// with a dot are left out unless `hidden`: an honest member does not serve them, and the others
-/// could plant a `.profile`.
+/// Returns the jobs for what each member found, directory by directory. Paths with a component that
+/// begins with a dot are left out unless `hidden`: an honest member does not serve them, and the
+/// others could plant a `.profile`.
 pub(super) fn jobs(found: FilesByMember, hidden: bool) -> Vec<Job> {
     let directories = directories(&found, hidden);
     let mut tree: BTreeMap<RelPath, BTreeMap<PeerId, (Arc<MemberRef>, MemberListing)>> =
@@ -112,14 +112,14 @@ pub(super) fn jobs(found: FilesByMember, hidden: bool) -> Vec<Job> {
     jobs
 }
 
-/// True if a component begins with a dot.
+/// Returns true if a component begins with a dot.
 fn is_hidden(path: &RelPath) -> bool {
     path.components().any(|name| name.starts_with(b"."))
 }
 
-/// The paths at which somebody has a file and these members have something below. No other
-/// directory decides about a name; those of one long path alone would take a thousand
-/// times its bytes.
+/// Returns the paths at which one member has a file and another has something below, together with
+/// the members that have something below. No other directory affects a name; the directories of one
+/// long path alone would take a thousand times its bytes.
 fn directories(found: &FilesByMember, hidden: bool) -> Vec<(Arc<MemberRef>, RelPath)> {
     let paths = found.iter().flat_map(|(member, files)| {
         let shown = files.iter().filter(|(path, _)| hidden || !is_hidden(path));
@@ -127,8 +127,8 @@ fn directories(found: &FilesByMember, hidden: bool) -> Vec<(Arc<MemberRef>, RelP
     });
     let mut paths: Vec<(&RelPath, &Arc<MemberRef>)> = paths.collect();
     paths.sort_by(|(a, _), (b, _)| tree_order::compare(a, b));
-    // Files that something may still lie below, each within the one before, and who
-    // has something there.
+    // Files that may still have something below them, each within the previous one, and the members
+    // that have something there.
     let mut above: Vec<(&RelPath, BTreeMap<PeerId, &Arc<MemberRef>>)> = Vec::new();
     let mut directories = Vec::new();
     let mut close = |above: &mut Vec<(&RelPath, BTreeMap<PeerId, &Arc<MemberRef>>)>| {
@@ -137,7 +137,7 @@ fn directories(found: &FilesByMember, hidden: bool) -> Vec<(Arc<MemberRef>, RelP
         };
         let those = members.values();
         directories.extend(those.map(|member| (Arc::clone(member), path.clone())));
-        // Whoever has something below it has something below what it lies in.
+        // A member with something below this path also has something below the enclosing one.
         if let Some((_, below)) = above.last_mut() {
             below.extend(members);
         }
@@ -162,7 +162,7 @@ fn directories(found: &FilesByMember, hidden: bool) -> Vec<(Arc<MemberRef>, RelP
     directories
 }
 
-/// `None` when the name of a conflict makes the path too long for any filesystem.
+/// Creates a job; `None` when the name of a conflict makes the path too long for any filesystem.
 fn job(directory: &RelPath, item: &merge::Item) -> Option<Job> {
     directory.join(&item.name).ok()?;
     let path = directory.join(item.name_at_members()).ok()?;

@@ -1,8 +1,8 @@
-//! Which file is fetched next, so that a member that is away holds up nobody's files but its own.
+//! The order in which files are fetched, so that an absent member delays only its own files.
 //!
-//! Pure. Files that only members without an answer have are put aside. Such a member is tried
-//! again every few seconds, with one file at a time; when it answers, its files are taken up; when
-//! it has not answered for long, they have failed.
+//! Pure. Files that only unresponsive members have are put aside. Such a member is retried every
+//! few seconds, with one file at a time. When it answers, its files are taken up again; when it has
+//! not answered for long, they fail.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -12,33 +12,33 @@ use tinyp2p_net::model::PeerId;
 
 use super::plan::Job;
 
-/// Between the end of one try at a member that does not answer and the next one.
+/// Pause between one attempt at an unresponsive member and the next.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// A member that has not answered for this long is given up: one that restarts is back by then.
+/// A member that has not answered for this long is given up; one that restarts is back sooner.
 const GIVE_UP: Duration = Duration::from_secs(60);
 
 /// How likely a member is to answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Standing {
-    /// As far as is known, it is there.
+    /// The member is present, as far as is known.
     Present,
-    /// It did not answer lately.
+    /// The member did not answer recently.
     Away,
-    /// It has not answered for so long that nobody waits for it.
+    /// The member has not answered for so long that nobody waits for it.
     Lost,
 }
 
-/// A member that did not answer.
+/// A period in which a member does not answer.
 #[derive(Debug)]
 struct Absence {
     since: Instant,
-    /// It is not tried before.
+    /// Time of the next attempt.
     next: Instant,
-    /// Somebody is trying.
+    /// Whether an attempt is in progress.
     tried: bool,
     lost: bool,
-    /// One line for people.
+    /// The reason, in one line for people.
     why: String,
 }
 
@@ -46,9 +46,9 @@ struct Absence {
 #[derive(Debug)]
 pub(super) struct Task {
     pub(super) job: Job,
-    /// True when this run has begun it before.
+    /// Whether this run has started the file before.
     pub(super) begun: bool,
-    /// The member to be tried although it is away.
+    /// The member to try although it is away.
     pub(super) probe: Option<PeerId>,
 }
 
@@ -57,22 +57,22 @@ pub(super) struct Task {
 pub(super) enum NextTask {
     /// There is a file to fetch.
     Task(Box<Task>),
-    /// Everybody who has this file is lost; the reason.
+    /// All holders of this file are lost, for this reason.
     Failed(Arc<Job>, String),
-    /// Nothing, before this moment or a change.
+    /// Nothing to do before this time or a change.
     Wait(Instant),
-    /// Nothing any more.
+    /// Nothing is left to do.
     Done,
 }
 
-/// What is to be fetched, and who does not answer.
+/// The files to fetch, and the members that do not answer.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
-    /// In the order of their paths; those that were put aside come last.
+    /// In the order of their paths; files that were put aside come last.
     ready: VecDeque<(Arc<Job>, bool)>,
-    /// At least one holder is away, and none is present.
+    /// Files with at least one holder away, and none present.
     aside: VecDeque<(Arc<Job>, bool)>,
-    /// Handed out and not done yet: they may come back.
+    /// Number of files handed out and not finished; they may come back.
     under_way: usize,
     absences: HashMap<PeerId, Absence>,
 }
@@ -85,7 +85,7 @@ impl Queue {
         }
     }
 
-    /// The next file, first of all one that somebody has who is there.
+    /// Returns the next file, preferring one with a present holder.
     pub(super) fn next(&mut self, now: Instant) -> NextTask {
         while let Some((job, begun)) = self.ready.pop_front() {
             match self.prospect(&job) {
@@ -102,7 +102,7 @@ impl Queue {
         self.probe(now).unwrap_or_else(|| self.pause(now))
     }
 
-    /// One file of a member whose time to be tried has come.
+    /// Returns one file of a member that is due for an attempt.
     fn probe(&mut self, now: Instant) -> Option<NextTask> {
         let due = |absence: &Absence| !absence.lost && !absence.tried && absence.next <= now;
         if !self.absences.values().any(due) {
@@ -139,7 +139,7 @@ impl Queue {
         NextTask::Wait(next.min().unwrap_or(now + RETRY))
     }
 
-    /// The best standing among the holders.
+    /// Returns the best standing among the holders.
     fn prospect(&self, job: &Job) -> Standing {
         let mut best = Standing::Lost;
         for holder in &job.holders {
@@ -152,7 +152,7 @@ impl Queue {
         best
     }
 
-    /// How likely a member is to answer.
+    /// Returns how likely a member is to answer.
     pub(super) fn standing(&self, member: PeerId) -> Standing {
         match self.absences.get(&member) {
             None => Standing::Present,
@@ -161,7 +161,7 @@ impl Queue {
         }
     }
 
-    /// A task has ended, whether or not with the file.
+    /// Records that a task has ended, with or without the file.
     pub(super) fn ended(&mut self, probe: Option<PeerId>) {
         self.under_way = self.under_way.saturating_sub(1);
         if let Some(absence) = probe.and_then(|id| self.absences.get_mut(&id)) {
@@ -169,12 +169,12 @@ impl Queue {
         }
     }
 
-    /// A file that nobody could send now, but somebody may later.
+    /// Puts back a file that no holder could send now, but one may later.
     pub(super) fn put_back(&mut self, job: Job) {
         self.ready.push_back((Arc::new(job), true));
     }
 
-    /// A member did not answer.
+    /// Records that a member did not answer.
     pub(super) fn silent(&mut self, member: PeerId, why: String, now: Instant) {
         let absence = self.absences.entry(member).or_insert_with(|| Absence {
             since: now,
@@ -191,14 +191,14 @@ impl Queue {
         }
     }
 
-    /// A member answered.
+    /// Records that a member answered.
     pub(super) fn answered(&mut self, member: PeerId) {
         if self.absences.remove(&member).is_some() {
             self.take_up();
         }
     }
 
-    /// Everything that was put aside is looked at anew.
+    /// Reconsiders all files that were put aside.
     fn take_up(&mut self) {
         self.ready.append(&mut self.aside);
     }

@@ -1,12 +1,12 @@
-//! The directory that files are fetched into: nothing outside it is ever touched, nothing in it is
-//! ever overwritten, and a name appears only with the whole file behind it.
+//! The directory that files are fetched into. Nothing outside it is ever touched, nothing in it is
+//! ever overwritten, and a name appears only when the whole file is complete.
 //!
 //! Members choose the names, so every step goes from an open directory to one name in it and
-//! follows no symbolic link. Until it is complete a file is called
-//! `.NAME.TARGET+CONTENT.tinyp2p-part` ([`PartName`]): a later run finds by that name how far this
-//! one got, and goes on only with bytes of the same content root, or of the same version of the
-//! same member's file. Another file's part is never touched; those of other contents of the file go
-//! once it is begun, or there.
+//! follows no symbolic link. Until a file is complete, it is called
+//! `.NAME.TARGET+CONTENT.tinyp2p-part` ([`PartName`]). By that name a later run finds how far this
+//! one got; it continues only with bytes of the same content root, or of the same version of the
+//! same member's file. Another file's part is never touched. Parts of other contents of a file are
+//! removed once the file is begun or exists.
 
 mod existing;
 mod part;
@@ -30,8 +30,7 @@ use part_name::PartName;
 
 pub(super) use part::Part;
 
-/// A part that was not written to for this long, and whose file nobody offers now, is not waited
-/// for any more.
+/// Parts that were not written to for this long, and whose file nobody offers now, are removed.
 const FORGOTTEN: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// The directory to fetch into.
@@ -40,18 +39,18 @@ pub(super) struct Target {
     root: OwnedFd,
 }
 
-/// What stands at the place of a file to be fetched.
+/// The state of a place at which a file is to be fetched.
 pub(super) enum Begin {
-    /// Nothing, or what an earlier run left: to be completed.
+    /// Nothing is there, or a part that an earlier run left: to be completed.
     Part(Box<Part>),
-    /// Something of that name; it stays as it is.
+    /// Something of that name exists; it stays unchanged.
     Exists,
-    /// A part that another process is writing.
+    /// Another process is writing the part.
     Busy,
 }
 
 impl Target {
-    /// Opens a directory; `None` if nothing is there.
+    /// Opens a directory; `None` if it does not exist.
     pub(super) fn open(path: &Path) -> io::Result<Option<Self>> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         match rustix::fs::open(path, flags, Mode::empty()) {
@@ -61,13 +60,14 @@ impl Target {
         }
     }
 
-    /// Makes a directory, with those above it, and opens it.
+    /// Creates a directory and its parents, and opens it.
     pub(super) fn create(path: &Path) -> io::Result<Self> {
         std::fs::create_dir_all(path)?;
         Self::open(path)?.ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
-    /// The names of the parts in `directory`, left by earlier runs or being written by others.
+    /// Returns the names of the parts in `directory`, left by earlier runs or being
+    /// written by others.
     pub(super) fn parts(&self, directory: &RelPath) -> io::Result<Vec<Vec<u8>>> {
         let descriptor = match self.directory(directory, false) {
             Ok(descriptor) => descriptor,
@@ -85,8 +85,8 @@ impl Target {
         Ok(parts)
     }
 
-    /// True if something of the job's name is here, be it a directory: whoever tells names only
-    /// may mean one.
+    /// Returns true if the job's name exists here, even as a directory: a member that lists only
+    /// names may mean one.
     pub(super) fn has(&self, job: &Job) -> io::Result<bool> {
         let directory = match self.directory(&job.directory, false) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
@@ -100,12 +100,13 @@ impl Target {
         }
     }
 
-    /// Prepares the place for `job`, given the parts in its directory. The part of a content that
-    /// somebody still has is taken up; those of others are removed. If the file is here already
-    /// with the same content, it gets the time at which it was modified at its holders.
+    /// Prepares the place for `job`, given the parts in its directory. Resumes a part whose content
+    /// some holder still has, and removes the others. If the file already exists with the same
+    /// content, it gets the modification time of its holders.
     ///
     /// # Errors
-    /// Besides those of the system: something that is no file, or no directory, is in the way.
+    /// Fails, apart from system errors, if something that is no file, or no
+    /// directory, is in the way.
     pub(super) fn begin(&self, job: &Job, parts: &[Vec<u8>]) -> io::Result<Begin> {
         let directory = self.directory(&job.directory, true)?;
         let own = parts.iter().filter_map(|left| PartName::parse(left));
@@ -129,8 +130,8 @@ impl Target {
         Part::open(directory, job, part)
     }
 
-    /// True if `parts` has the beginning of a content of which only the holders' content root would
-    /// tell whether it is the one of `job`.
+    /// Returns true if `parts` has the beginning of some content, and only the holders' content
+    /// root could show whether it belongs to `job`.
     pub(super) fn depends_on_root(job: &Job, parts: &[Vec<u8>]) -> bool {
         let own = parts.iter().filter_map(|left| PartName::parse(left));
         let own: Vec<PartName> = own.filter(|part| part.is_of(&job.name)).collect();
@@ -139,8 +140,8 @@ impl Target {
             && !own.iter().any(|part| part.is_usable_for(job))
     }
 
-    /// Removes those of `parts` in `directory` that are of none of `jobs` and were not written
-    /// to for long.
+    /// Removes those `parts` in `directory` that belong to none of `jobs` and have not been
+    /// written to for long.
     pub(super) fn forget(
         &self,
         directory: &RelPath,
@@ -168,7 +169,7 @@ impl Target {
         Ok(())
     }
 
-    /// Goes down `path` one component at a time, creating what is missing if `create`.
+    /// Descends `path` one component at a time, and creates missing components if `create`.
     fn directory(&self, path: &RelPath, create: bool) -> io::Result<OwnedFd> {
         let mut directory = self.root.try_clone()?;
         for component in path.components() {

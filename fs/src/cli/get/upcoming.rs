@@ -1,4 +1,4 @@
-//! What comes next in the directory of a file that is fetched, so that small files come together.
+//! The next files in the directory of a fetched file, so that small files can be fetched together.
 
 use std::sync::Arc;
 
@@ -8,12 +8,12 @@ use tinyp2p_net::model::{PeerId, RelPath};
 use super::plan::Job;
 use crate::view::upcoming_files::{first_files, is_small};
 
-/// All jobs, as [`plan::jobs`](super::plan::jobs) has them: by their directories, and in each
-/// by their names.
+/// All jobs in the order of [`plan::jobs`](super::plan::jobs): by directory, and by name
+/// in each directory.
 pub(super) struct UpcomingJobs(pub(super) Vec<Arc<Job>>);
 
 impl UpcomingFiles for UpcomingJobs {
-    /// They are fetched in the order of their names.
+    /// Files are fetched in the order of their names.
     fn behind(
         &self,
         path: &RelPath,
@@ -37,7 +37,7 @@ impl UpcomingFiles for UpcomingJobs {
     }
 }
 
-/// `job` as a small file that may come from `member`.
+/// Returns `job` as a small file that may come from `member`.
 fn small(job: &Job, member: PeerId) -> Option<SmallFile> {
     let mut holders = job.holders.iter();
     let holder = holders.find(|holder| holder.member.id == member)?;
@@ -101,7 +101,7 @@ mod tests {
         };
         assert_eq!(behind("b/a", 9), ["b/e", "b/f"]);
         assert_eq!(behind("b/a", 1), ["b/e"]);
-        // As a file is called at its member that has another name here.
+        // The name of a file at a member where it differs from the name here.
         assert_eq!(behind("b/dd", 9), ["b/e", "b/f"]);
         assert_eq!(behind("c/a", 9), [""; 0]);
     }

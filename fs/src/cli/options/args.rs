@@ -1,6 +1,6 @@
 //! The command lines of both programs: what can be typed, and what `--help` says about it.
 //!
-//! Nothing here looks at the system; the modules beside it check the values against it.
+//! Nothing here inspects the system; the sibling modules check the values against it.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -15,7 +15,7 @@ use tinyp2p_net::model::{Address, Invalid, PeerArgument};
 use tinyp2p_net::protocol::wire::MemberRecord;
 use tinyp2p_net::share::check_pattern;
 
-/// How a password is described wherever one is asked for.
+/// Describes the password in the help text, wherever a command takes one.
 const PASSWORD_HELP: &str = "The network's password: '-' asks for it (or reads the first line of \
     standard input), '@FILE' takes the first line of a file that only its owner can read, of a secret \
     of a container, or of a pipe, anything else is the password itself (it is blanked out of the process list at once, but stays in \
@@ -142,13 +142,13 @@ pub(crate) enum Command {
     Unmount(UnmountArgs),
 }
 
-/// The commands that ask and end share nothing of their own accord.
+/// Changes the help of `--share` for one-shot commands, which share nothing by default.
 fn share_nothing(arg: clap::Arg) -> clap::Arg {
     let help = "Serve DIR to the network meanwhile; by default, nothing is";
     arg.help(help).long_help(help)
 }
 
-/// What is not served would not have hidden names either.
+/// Requires a share: hidden names matter only where something is served.
 fn hidden_needs_share(arg: clap::Arg) -> clap::Arg {
     arg.requires("share")
 }
@@ -338,12 +338,12 @@ pub(crate) struct NetworkOptions {
     pub(crate) log_file: Option<PathBuf>,
 }
 
-/// The PASSWORD as it was typed. Shown to nobody.
+/// The PASSWORD argument as typed. Never printed.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct PasswordArgument(OsString);
 
 impl PasswordArgument {
-    /// What was typed: a password, `-` or `@FILE`.
+    /// Returns the argument: a password, `-` or `@FILE`.
     pub(crate) fn as_os_str(&self) -> &OsStr {
         &self.0
     }
@@ -361,7 +361,7 @@ impl fmt::Debug for PasswordArgument {
     }
 }
 
-/// A PEER: whom to begin with.
+/// A PEER argument: a member to begin with.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum FirstPeer {
     /// A node of this program.
@@ -385,7 +385,7 @@ fn parse_pattern(text: &str) -> Result<String, String> {
     check_pattern(text).map(|()| text.to_owned())
 }
 
-/// Less than a few windows would only make readers wait for each other.
+/// Parses the memory limit. With less than a few windows, readers would only wait for each other.
 fn parse_memory(text: &str) -> Result<ByteSize, String> {
     match text.parse::<ByteSize>()? {
         enough if enough >= ByteSize::mib(8) => Ok(enough),
@@ -393,7 +393,7 @@ fn parse_memory(text: &str) -> Result<ByteSize, String> {
     }
 }
 
-/// A name that every member can show and use as a directory name.
+/// Parses a name that every member can show and use as a directory name.
 pub(crate) fn parse_name(text: &str) -> Result<String, String> {
     MemberRecord::is_name(text)
         .then(|| text.to_owned())

@@ -1,4 +1,4 @@
-//! Which disk cache a mount uses.
+//! The choice of the disk cache for a mount.
 
 use std::ffi::OsString;
 use std::fs::DirBuilder;
@@ -13,15 +13,15 @@ use tinyp2p_net::config::CacheConfig;
 use super::args::CacheOptions;
 use crate::cli::CommandFailure;
 
-/// The most that is taken without being asked.
+/// The default limit on the size of the cache.
 const DEFAULT_SIZE: ByteSize = ByteSize::gb(10);
 
-/// The share of the free space that is taken without being asked.
+/// The divisor for the default share of the free space.
 const FREE_SHARE: u64 = 10;
 
-/// The cache that the options describe, its directory being there; `None` for none. A directory
-/// that the user named must be usable; without a usable default one, the mount does without a
-/// cache, and says so by `warn`.
+/// Returns the cache that the options describe, after creating its directory; `None` for no cache.
+/// A directory that the user named must be usable. Without a usable default directory, the mount
+/// runs without a cache and reports that through `warn`.
 pub(crate) fn choose(
     options: &CacheOptions,
     warn: impl FnOnce(&str),
@@ -61,7 +61,7 @@ pub(crate) fn choose(
     }
 }
 
-/// Creates the directory if need be and returns how much may lie in it.
+/// Creates the directory if necessary and returns how many bytes the cache may occupy.
 fn prepare(directory: &Path, size: Option<ByteSize>) -> io::Result<u64> {
     DirBuilder::new()
         .recursive(true)
@@ -76,12 +76,12 @@ fn prepare(directory: &Path, size: Option<ByteSize>) -> io::Result<u64> {
     Ok((free / FREE_SHARE).min(DEFAULT_SIZE.as_u64()))
 }
 
-/// The cache directory of those who name none.
+/// Returns the cache directory for users who name none.
 pub(crate) fn default_directory() -> Option<PathBuf> {
     default_dir(std::env::var_os("XDG_CACHE_HOME"), std::env::home_dir())
 }
 
-/// As the XDG Base Directory Specification has it: a relative path in the variable does not count.
+/// Follows the XDG Base Directory Specification: a relative path in the variable does not count.
 fn default_dir(xdg: Option<OsString>, home: Option<PathBuf>) -> Option<PathBuf> {
     xdg.map(PathBuf::from)
         .filter(|path| path.is_absolute())

@@ -1,4 +1,4 @@
-//! What can be typed, and what it means.
+//! The command-line options and what they mean.
 
 pub(crate) mod args;
 pub(crate) mod cache;

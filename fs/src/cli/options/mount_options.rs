@@ -1,7 +1,7 @@
 //! `-o`: the options of mount(8) and of every line of fstab(5), translated.
 //!
-//! An option that names one of our long options becomes that option, and the command line is
-//! parsed once more with it: one definition, one set of checks and messages.
+//! An option that names one of our long options becomes that option, and the command line is parsed
+//! again with it. So each option has one definition, with one set of checks and messages.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -12,9 +12,9 @@ use clap::{CommandFactory, Parser};
 use super::args::{MountArgs, parse_peer};
 use crate::mount;
 
-/// What mount(8), mount.fuse3(8) and systemd add or read for themselves, and what says what is
-/// the case anyway. `rw`, `suid` and `dev` are there because mount.fuse3 passes them when the
-/// user said nothing.
+/// Options that mount(8), mount.fuse3(8) and systemd add or read themselves, and options that state
+/// what is true anyway. `rw`, `suid` and `dev` are included because mount.fuse3 passes them when
+/// the user gave no options.
 const WITHOUT_EFFECT: [&str; 21] = [
     "rw", "ro", "suid", "nosuid", "dev", "nodev", "noexec", "defaults", "auto", "noauto", "user",
     "nouser", "users", "owner", "group", "_netdev", "nofail", "async", "atime", "noatime",
@@ -62,7 +62,7 @@ fn usage(message: String) -> clap::Error {
     MountArgs::command().error(ErrorKind::UnknownArgument, message)
 }
 
-/// Splits at commas; a backslash takes a comma or a backslash literally, as libfuse has it.
+/// Splits at commas; a backslash makes a comma or a backslash literal, as in libfuse.
 fn split(list: &OsStr) -> Vec<Vec<u8>> {
     let mut items = vec![Vec::new()];
     let mut bytes = list.as_bytes().iter().copied().peekable();

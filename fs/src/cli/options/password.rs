@@ -1,8 +1,8 @@
-//! Where the password comes from: the command line, the terminal, standard input, a file or a pipe.
+//! Sources of the password: the command line, the terminal, standard input, a file or a pipe.
 //!
-//! A file must not be one that others can change or read, with one exception: what the system hands
-//! to this process read-only, as containers get their secrets (`/run/secrets/…`), may be readable
-//! by whoever is in there.
+//! Others must not be able to change or read a password file, with one exception. A file that the
+//! system provides to this process read-only, as containers get their secrets (`/run/secrets/…`),
+//! may be readable by everybody in that container.
 
 use std::fs::{File, Metadata};
 use std::io::{self, BufRead, BufReader, IsTerminal, Read};
@@ -18,23 +18,24 @@ use zeroize::Zeroizing;
 use super::args::PasswordArgument;
 use crate::cli::CommandFailure;
 
-/// The longest password that is read; nobody types more by intent.
+/// Limit on the length of a password; nobody types a longer one on purpose.
 const MAX_BYTES: u64 = 1024;
 
-/// What some editors put at the beginning of a file (U+FEFF). Nobody means it.
+/// Byte order mark that some editors put at the start of a file (U+FEFF); never
+/// part of the password.
 const BYTE_ORDER_MARK: char = '\u{feff}';
 
-/// As much as is read: the longest password, with what may stand around it in its line.
+/// Limit on what is read: the longest password, plus what may surround it in its line.
 const MAX_LINE: u64 = MAX_BYTES + 5;
 
-/// Whoever writes into a pipe may have to ask a person first, as `pass show` does.
+/// Time limit for a pipe. Its writer may have to ask a person first, as `pass show` does.
 const PIPE_DEADLINE: Duration = Duration::from_secs(120);
 
-/// Names of standard input that are files of their own kind, which not every standard input can
-/// be opened by.
+/// Names of standard input that are files in their own right. Not every standard input can be
+/// opened through them.
 const STANDARD_INPUT: [&[u8]; 3] = [b"/dev/stdin", b"/dev/fd/0", b"/proc/self/fd/0"];
 
-/// What a PASSWORD argument means.
+/// The meaning of a PASSWORD argument.
 #[derive(PartialEq, Eq)]
 pub(crate) enum PasswordSource {
     /// The argument is the password.
@@ -46,7 +47,7 @@ pub(crate) enum PasswordSource {
 }
 
 impl PasswordSource {
-    /// Reads what was typed.
+    /// Parses the PASSWORD argument.
     pub(crate) fn new(argument: &PasswordArgument) -> Result<Self, CommandFailure> {
         let text = argument.as_os_str();
         match text.as_bytes() {
@@ -62,7 +63,7 @@ impl PasswordSource {
         }
     }
 
-    /// True if another process can read it from the same place once more.
+    /// Returns true if another process can read it again from the same place.
     pub(crate) fn is_lasting(&self) -> bool {
         match self {
             Self::File(path) => path.metadata().is_ok_and(|metadata| metadata.is_file()),
@@ -70,7 +71,7 @@ impl PasswordSource {
         }
     }
 
-    /// Gets the password. Waits for a person when there is a terminal to ask on.
+    /// Gets the password. Waits for a person if there is a terminal to ask on.
     pub(crate) fn read(self) -> Result<Zeroizing<String>, CommandFailure> {
         match self {
             Self::Literal(password) => Ok(password),
@@ -93,10 +94,9 @@ fn ask() -> Result<Zeroizing<String>, CommandFailure> {
     }
 }
 
-/// Reads the first line of a file that nobody else can read, as ssh demands it of keys, or
-/// of a pipe.
+/// Reads the first line of a file that nobody else can read, as ssh requires of keys, or of a pipe.
 fn from_file(path: &Path) -> Result<Zeroizing<String>, String> {
-    // NONBLOCK: opening a FIFO must not wait for somebody to write into it.
+    // NONBLOCK: opening a FIFO must not wait for a writer.
     let file = File::options()
         .read(true)
         .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
@@ -121,17 +121,17 @@ fn from_file(path: &Path) -> Result<Zeroizing<String>, String> {
     checked(line.map_err(|e| e.to_string())?).map_err(|e| e.message)
 }
 
-/// What decides whether a password may lie there.
+/// The properties that decide whether a file may hold a password.
 #[derive(Clone, Copy, Debug)]
 struct FileTrust {
     owner: u32,
     mode: u32,
-    /// The system put it there for whoever is in this container: see [`is_handed_read_only`].
+    /// The system put it there for the users of this container: see [`is_handed_read_only`].
     is_secret: bool,
 }
 
 impl FileTrust {
-    /// The error says what to do about it.
+    /// Checks the file against `user`. The error says what to do about it.
     fn check(self, user: u32) -> Result<(), String> {
         let mode = self.mode & 0o7777;
         if self.owner != user && self.owner != 0 {
@@ -155,16 +155,16 @@ impl FileTrust {
     }
 }
 
-/// True for what nobody can change: no mode allows it to be written to, or it is mounted
-/// read-only, and the directory in which it really lies belongs to root, and nobody else can
-/// put anything there.
+/// Returns true for a file that nobody can change. Either no mode bit allows writing or the file is
+/// mounted read-only; and the directory that really contains it belongs to root, and nobody else
+/// can put anything there.
 fn is_handed_read_only(path: &Path, file: &File, metadata: &Metadata) -> bool {
     let is_mounted_read_only =
         rustix::fs::fstatvfs(file).is_ok_and(|fs| fs.f_flag.contains(StatVfsMountFlags::RDONLY));
     if metadata.mode() & 0o222 != 0 && !is_mounted_read_only {
         return false;
     }
-    // Secrets are often reached through links.
+    // Secrets are often reached through symbolic links.
     let Ok(real) = path.canonicalize() else {
         return false;
     };
@@ -176,7 +176,7 @@ fn is_handed_read_only(path: &Path, file: &File, metadata: &Metadata) -> bool {
         && directory.is_some_and(|found| found.uid() == 0 && found.mode() & 0o022 == 0)
 }
 
-/// A pipe that is waited for, but not for ever.
+/// A pipe whose data is awaited only for a limited time.
 struct Pipe<'a> {
     file: &'a File,
     deadline: Instant,
@@ -212,7 +212,7 @@ impl Read for Pipe<'_> {
     }
 }
 
-/// The first line without its end (LF or CRLF) and without a byte order mark.
+/// Returns the first line without its end (LF or CRLF) and without a byte order mark.
 fn first_line(input: impl BufRead) -> io::Result<Zeroizing<String>> {
     let mut line = Zeroizing::new(Vec::with_capacity(MAX_LINE as usize));
     input.take(MAX_LINE).read_until(b'\n', &mut line)?;
@@ -223,7 +223,7 @@ fn first_line(input: impl BufRead) -> io::Result<Zeroizing<String>> {
     Ok(text.strip_suffix('\r').unwrap_or(text).to_owned().into())
 }
 
-/// The same rule whatever way a password takes: one line that is not empty.
+/// Applies the rule for every source of a password: one line that is not empty.
 fn checked(password: Zeroizing<String>) -> Result<Zeroizing<String>, CommandFailure> {
     if password.is_empty() {
         return Err(CommandFailure::usage("the password is empty"));
@@ -340,7 +340,7 @@ mod tests {
             mode,
             is_secret,
         };
-        // Of the user, or of root; read-only for all if the system keeps it so.
+        // Owned by the user or by root; readable by all if the system provides it read-only.
         for accepted in [
             place(7, 0o600, false),
             place(0, 0o400, false),
@@ -378,7 +378,7 @@ mod tests {
             for path in [&path, &link] {
                 assert_eq!(*from_file(path).unwrap(), "pw");
             }
-            // Whoever can put another file in its place can change the password.
+            // A user who can replace the file can change the password.
             for open in [0o775, 0o757, 0o1777] {
                 permit(open);
                 assert!(from_file(&path).unwrap_err().contains("others can read it"));

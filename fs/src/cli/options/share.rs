@@ -1,5 +1,5 @@
-//! What is served, and what never is: the mount itself, this node's own secrets, and what it
-//! keeps of others' files.
+//! What is served, and what never is: the mount itself, this node's own secrets, and the content
+//! that it keeps from other members' files.
 
 use std::path::{Path, PathBuf};
 
@@ -9,22 +9,23 @@ use super::args::NetworkOptions;
 use crate::cli::CommandFailure;
 use crate::mount::table::MountList;
 
-/// What must not be served if it lies in the share. Paths are absolute, without symbolic links.
+/// Paths that must not be served if they lie in the share. They are absolute,
+/// without symbolic links.
 #[derive(Debug, Default)]
 pub(crate) struct Private {
-    /// Where the network is going to be mounted: it would serve itself.
+    /// The mountpoint of the network, which would otherwise serve itself.
     pub(crate) mountpoint: Option<PathBuf>,
     /// The directory of this node's key.
     pub(crate) state_dir: Option<PathBuf>,
     /// The file that the password came from.
     pub(crate) password_file: Option<PathBuf>,
-    /// The directories that hold what was read from other members.
+    /// The directories that hold content read from other members.
     pub(crate) cache_dirs: Vec<PathBuf>,
-    /// What this process writes to all the time.
+    /// The log, to which this process writes all the time.
     pub(crate) log_file: Option<PathBuf>,
 }
 
-/// `path`, absolute and without symbolic links, as far down as it is there already.
+/// Returns `path`, absolute and without symbolic links as far as its components exist.
 pub(crate) fn resolved(path: &Path) -> PathBuf {
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     for there in path.ancestors() {
@@ -36,8 +37,8 @@ pub(crate) fn resolved(path: &Path) -> PathBuf {
     path
 }
 
-/// Decides on the share. `current` is served unless the options say otherwise; `None` if this
-/// command serves nothing of its own accord.
+/// Decides what to share. `current` is served unless the options say otherwise; it is `None` if
+/// this command serves nothing by default.
 pub(crate) fn choose(
     options: &NetworkOptions,
     current: Option<&Path>,
@@ -98,7 +99,7 @@ pub(crate) fn choose(
         .collect();
     excluded.sort();
     excluded.dedup();
-    // Not where it leads now: what is served is what it leads to when somebody asks.
+    // Not resolved: the share is whatever the path leads to at the time of a request.
     let named = std::path::absolute(named).map_err(|e| failed(&e.to_string()))?;
     Ok(Some(ShareConfig {
         hidden: options.hidden,
@@ -117,7 +118,7 @@ fn directory(named: &Path) -> Result<PathBuf, CommandFailure> {
     }
 }
 
-/// The current directory, unless serving it can hardly be meant.
+/// Returns the current directory, unless it is unlikely that the user wants to serve it.
 fn by_default(current: &Path) -> Result<PathBuf, CommandFailure> {
     let directory = directory(current)?;
     let home = std::env::home_dir().and_then(|home| home.canonicalize().ok());
@@ -187,7 +188,7 @@ mod tests {
         let options = options(&["--share", link.to_str().unwrap()]);
         let share = choose(&options, None, &at(root.join("b"))).unwrap();
         assert_eq!(share.unwrap().directory, link);
-        // What it leads to is judged all the same.
+        // The target is checked nevertheless.
         assert!(choose(&options, None, &at(root.join("a"))).is_err());
     }
 

@@ -1,4 +1,4 @@
-//! Sockets in directories of their own, with callers who behave and callers who do not.
+//! Sockets in directories of their own, with well-behaved and misbehaving clients.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -38,7 +38,7 @@ fn names(path: &Path) -> Vec<String> {
 #[test]
 fn socket_reports_now_and_ends_with_owner() {
     let base = tempfile::tempdir().unwrap();
-    // Longer than a socket's address may be.
+    // Longer than the limit on a socket's address.
     let path = base.path().join("x".repeat(200));
     let count = std::sync::atomic::AtomicU32::new(0);
     let next = move || {
@@ -58,12 +58,12 @@ fn socket_reports_now_and_ends_with_owner() {
 #[test]
 fn stuck_caller_delays_others_in_bounds() {
     let base = tempfile::tempdir().unwrap();
-    // More than fits into the socket's own buffers.
+    // More than the socket's own buffers can hold.
     let long = "x".repeat(8 << 20);
     let socket = Socket::open_in(directory(base.path()), move || report(&long)).unwrap();
     let idle = UnixStream::connect(socket.directory.at(&socket.name)).unwrap();
     let since = Instant::now();
-    // Its own deadline may have passed by the time that it is its turn.
+    // Its own deadline may have passed before its turn comes.
     while ask_in(base.path()) == [Some(None)] {
         assert!(since.elapsed() < 5 * DEADLINE);
     }

@@ -1,4 +1,4 @@
-//! One thing that the kernel knows, and how far what members say later is still the same thing.
+//! A file or directory that the kernel knows, and whether what members say later is still the same.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::vfs::open_content::ContentState;
 use crate::view::identity::{InodeIdentity, Vantage};
 use crate::view::merge::{EntrySource, Item, mode_of};
 
-/// One thing that the kernel knows.
+/// A file or directory that the kernel knows.
 #[derive(Clone, Debug)]
 pub struct Inode {
     /// Its path at the members that have it.
@@ -20,7 +20,7 @@ pub struct Inode {
     pub size: FileSize,
     /// Nanoseconds since 1970.
     pub mtime: UnixTime,
-    /// Who had it when it was last looked at, the best one to read from first.
+    /// The members that had it when it was last seen, the best one to read from first.
     pub sources: Arc<[EntrySource]>,
     /// True once this content has turned out to be gone.
     pub is_replaced: bool,
@@ -67,7 +67,7 @@ impl Inode {
         }
     }
 
-    /// True if `item`, at the same path, is shown by this inode.
+    /// Returns true if this inode shows `item`, which is at the same path.
     pub fn is(&self, item: &Item) -> bool {
         match self.identity {
             InodeIdentity::Directory(_) => item.kind == Kind::Directory,
@@ -86,7 +86,7 @@ impl Inode {
         }
     }
 
-    /// True if `state` is the content that this stands for.
+    /// Returns true if this inode stands for the content of `state`.
     pub(super) fn has(&self, state: ContentState) -> bool {
         match self.identity {
             InodeIdentity::Directory(_) => false,
@@ -103,10 +103,10 @@ impl Inode {
         }
     }
 
-    /// True if `item`, at the same path, may be what this file has become: the same file at the
-    /// only member that has it, with as many bytes or more. Whether it still has the bytes that it
-    /// had shows when it is read. A content that others have, too, does not become another one
-    /// because one of them has changed his file.
+    /// Returns true if this file may have become `item`, at the same path: the same file at the
+    /// only member that has it, with at least as many bytes. Reading it shows whether it still has
+    /// its former bytes. A content that others have, too, does not become another one because one
+    /// of them changed its file.
     pub(super) fn may_become(&self, item: &Item) -> bool {
         let [source] = &*self.sources else {
             return false;
@@ -122,7 +122,7 @@ impl Inode {
             && item.sources.iter().any(is_same)
     }
 
-    /// Adds what `item` says of the same thing.
+    /// Adds what `item` says of the same file or directory.
     pub(super) fn learn(&mut self, item: &Item) {
         if self.sources.is_empty() {
             self.mtime = item.mtime;
@@ -150,7 +150,7 @@ impl Inode {
         self.sources = sources.into();
     }
 
-    /// Those whose bytes this inode may show, the best one first, with what each has.
+    /// Returns the members whose bytes this inode may show, the best one first, with what each has.
     pub fn readable(&self) -> impl Iterator<Item = (PeerId, Availability)> {
         let has = |source: &EntrySource| match self.identity {
             InodeIdentity::Directory(_) => None,

@@ -1,23 +1,23 @@
-//! Inode numbers: what the kernel calls the things that it was shown.
+//! Inode numbers: how the kernel identifies the files and directories that it was shown.
 //!
 //! A directory's number stands for its path in one [`Vantage`]. A file's number stands for one
-//! content at one path, in whatever tree it is seen, so a file that is replaced gets a new number:
-//! pages that the kernel has cached under a number are always of one content, from one member where
-//! the content has no root, and can be kept across opens.
+//! content at one path, in whatever tree it is seen, so a file that is replaced gets a new number.
+//! The pages that the kernel has cached under a number are always of one content, from one member
+//! if the content has no root, and can be kept across opens.
 //!
-//! A number follows from what it stands for, so a thing that the kernel has forgotten comes back
-//! under the number that it had, and so it does after a remount. Programs rely on that: `find`,
-//! `du` and `cp -r` leave a directory out when its number has changed between two looks at it, and
-//! backup programs read a file again. Two things whose numbers would be the same, one pair in
-//! billions of billions, take the next free one. A file that grows while somebody has it open keeps
-//! the number that it was opened by.
+//! A number is derived from what it stands for. A file that the kernel has forgotten therefore
+//! comes back under its old number, even after a remount. Programs rely on that: `find`, `du`
+//! and `cp -r` skip a directory whose number changes between two looks at it, and backup
+//! programs read a file again. If two numbers would be the same, as for one pair in billions of
+//! billions, the next free one is used. A file that grows while it is open keeps the number that
+//! it was opened by.
 //!
 //! A file of which only the name is known (of a server of 2004) has a number, too. Once its content
-//! is known, the same number stands for that: a program that has looked at the name before finds
-//! the same file when it opens it.
+//! is known, the same number stands for that content: a program that has looked at the name before
+//! opens the same file.
 //!
-//! The kernel counts how often it was given a number and says when it forgets it; [`Inodes`] keeps
-//! the same count and nothing longer than that. Whoever gives a number must count it before the
+//! The kernel counts how often it received a number and reports when it forgets it. [`Inodes`]
+//! keeps the same count, and no inode for longer than that. A number must be counted before the
 //! reply is sent, because the kernel may forget it on another thread right after.
 
 mod inode;
@@ -44,19 +44,19 @@ const MIN_CAPACITY: usize = 4096;
 /// All inodes that the kernel knows.
 pub struct Inodes {
     inodes: NumberMap<Inode>,
-    /// By a hash of what they stand for, or, where several keys have the same one, by the next free
-    /// number: which it is shows in the inode itself.
+    /// Numbers by a hash of what they stand for. If several keys have the same hash, the others
+    /// take the next free number; the inode itself shows which key it has.
     numbers: NumberMap<u64>,
-    /// What those few were before, whose content was not known at first and is now.
+    /// The former identities of the few inodes whose content was unknown at first and is known now.
     born: NumberMap<InodeIdentity>,
-    /// Files that somebody has open, and those of whose former content the kernel may have pages.
+    /// Open files, and files of whose former content the kernel may have pages.
     readers: NumberMap<Readers>,
-    /// Files that somebody has open, by their paths.
+    /// Open files, by their paths.
     open: HashMap<RelPath, Vec<u64>>,
 }
 
 impl Inodes {
-    /// The root alone, with `mtime` until somebody names a better one.
+    /// Creates the root alone, with `mtime` until a member names a better one.
     pub fn new(mtime: UnixTime) -> Self {
         let root = Inode {
             path: RelPath::root(),
@@ -78,13 +78,12 @@ impl Inodes {
         }
     }
 
-    /// The number and the inode of `item`, which members have at `path`, as it was just seen in
-    /// `tree`; counted as assigned once more.
+    /// Returns the number and the inode of `item`, which members have at `path`, as just seen in
+    /// `tree`. Counts it as assigned once more.
     ///
-    /// What the merged tree shows is all there is to know of a thing. Other trees show a part of
-    /// it, which is added to what is known, and takes nothing away from it: who else has the same
-    /// content is no business of theirs. Only if the content has turned out to be gone meanwhile,
-    /// what was known is wrong.
+    /// The merged tree shows everything that is known of an item. Any other tree shows only a part:
+    /// it adds to what is known and removes nothing, because it does not show who else has the same
+    /// content. If the content has turned out to be gone, what was known is wrong and is replaced.
     pub fn look_up(&mut self, tree: Vantage, path: RelPath, item: &Item) -> (u64, &Inode) {
         self.measure(&path, item);
         let key = self.key(tree, path, item);
@@ -107,8 +106,8 @@ impl Inodes {
         (number, &self.inodes[&number])
     }
 
-    /// The same for the top of a member's own tree, about which nobody is asked: until somebody is,
-    /// it has the given modification time.
+    /// Does the same for the top of a member's own tree, without asking anybody. The top has the
+    /// given modification time until somebody is asked.
     pub fn look_up_top(&mut self, member: &MemberRef, mtime: UnixTime) -> (u64, &Inode) {
         let identity = InodeIdentity::Directory(Vantage::Member(member.id));
         let (number, inode) = self.assign((RelPath::root(), identity), FileSize::ZERO, mtime);
@@ -122,8 +121,7 @@ impl Inodes {
         (number, inode)
     }
 
-    /// Takes note that what the kernel knows by the name of `path` alone has turned out to be
-    /// `item`.
+    /// Records that what the kernel knows only by the name of `path` has turned out to be `item`.
     pub fn measure(&mut self, path: &RelPath, item: &Item) {
         if !item.size.is_known() || item.kind == Kind::Directory {
             return;
@@ -143,7 +141,7 @@ impl Inodes {
             let identity = InodeIdentity::of_file(item.root, item.size, source);
             let key = (path.clone(), identity);
             let hash = hash_of(&key.0, &key.1);
-            // Somebody else's file may have been this content all along.
+            // Another member's file may have been this content all along.
             if self.find(hash, &key).is_none() {
                 self.link(hash, number);
                 self.born.insert(number, born);
@@ -154,7 +152,8 @@ impl Inodes {
         }
     }
 
-    /// What `key` stands for, counted as assigned once more. If it is new, nobody has it yet.
+    /// Returns the inode that `key` stands for, counted as assigned once more. A new inode has
+    /// no sources yet.
     fn assign(&mut self, key: InodeKey, size: FileSize, mtime: UnixTime) -> (u64, &mut Inode) {
         let hash = hash_of(&key.0, &key.1);
         let number = self.find(hash, &key).unwrap_or_else(|| {
@@ -192,7 +191,7 @@ impl Inodes {
         }
     }
 
-    /// Lets `hash` lead to `number`.
+    /// Makes `hash` lead to `number`.
     fn link(&mut self, hash: u64, number: u64) {
         let mut at = hash;
         while self.numbers.contains_key(&at) {
@@ -201,7 +200,7 @@ impl Inodes {
         self.numbers.insert(at, number);
     }
 
-    /// Lets what `key` stands for no longer lead to `number`.
+    /// Removes the link from what `key` stands for to `number`.
     fn unlink(&mut self, key: (&RelPath, InodeIdentity), number: u64) {
         let mut at = hash_of(key.0, &key.1);
         while let Some(other) = self.numbers.get(&at) {
@@ -217,7 +216,7 @@ impl Inodes {
         self.find(hash_of(&key.0, &key.1), key).is_some()
     }
 
-    /// Takes back `count` tellings of `number`; the last one frees it.
+    /// Takes back `count` assignments of `number`; the last one frees it.
     pub fn forget(&mut self, number: u64, count: u64) {
         let Some(inode) = self.inodes.get_mut(&number) else {
             return;
@@ -241,12 +240,12 @@ impl Inodes {
         self.inodes.get(&number)
     }
 
-    /// What `number` stands for, to note what was learned of it.
+    /// Returns what `number` stands for, to record what was learned about it.
     pub fn get_mut(&mut self, number: u64) -> Option<&mut Inode> {
         self.inodes.get_mut(&number)
     }
 
-    /// How many the kernel knows.
+    /// Returns how many inodes the kernel knows.
     #[cfg(test)]
     pub(crate) fn count(&self) -> usize {
         self.inodes.len()
@@ -258,7 +257,7 @@ impl Inodes {
         self.find(hash_of(&key.0, &key.1), &key)
     }
 
-    /// Gives memory back after the kernel has forgotten most of a large tree.
+    /// Releases memory after the kernel has forgotten most of a large tree.
     fn shrink(&mut self) {
         if self.inodes.len() < self.inodes.capacity() / 8 && self.inodes.capacity() > MIN_CAPACITY {
             self.inodes.shrink_to(2 * self.inodes.len());
@@ -266,13 +265,13 @@ impl Inodes {
         }
     }
 
-    /// The identity of `item`. While it has no root, an identity that the kernel knows already is
-    /// kept as long as its member has the same version, whoever else has appeared before it.
+    /// Returns the identity of `item`. Without a root, an identity that the kernel already knows is
+    /// kept as long as its member has the same version, even if another source now comes first.
     fn key(&self, tree: Vantage, path: RelPath, item: &Item) -> InodeKey {
         if item.kind == Kind::Directory {
             return (path, InodeIdentity::Directory(tree));
         }
-        // Where it has a root, or nothing, all sources stand for the same.
+        // With a root, or without any content, all sources lead to the same identity.
         let identities = item
             .sources
             .iter()
@@ -286,7 +285,7 @@ impl Inodes {
             }
             first = first.or(Some(identity));
         }
-        // An item has a source.
+        // An item always has a source.
         key.1 = first.unwrap_or(key.1);
         key
     }

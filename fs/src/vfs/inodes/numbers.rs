@@ -6,7 +6,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 /// A table whose keys are numbers that nobody outside has chosen, so that they need no hashing.
 pub(super) type NumberMap<T> = HashMap<u64, T, NoHashing>;
 
-/// See [`NumberMap`].
+/// The hash builder of a [`NumberMap`].
 pub(super) type NoHashing = BuildHasherDefault<Number>;
 
 /// Spreads numbers over a table: those of inodes follow one another (Fibonacci hashing, Knuth,

@@ -1,5 +1,5 @@
-//! Files that somebody has open: what the kernel's pages of them are of, and how their numbers
-//! follow them when they grow.
+//! Files that somebody has open: which content the kernel's pages of them hold, and how their
+//! numbers follow them when they grow.
 
 use std::sync::Arc;
 
@@ -8,33 +8,32 @@ use crate::vfs::open_content::{ContentState, OpenContent};
 use crate::view::identity::{InodeKey, Vantage, hash_of};
 use crate::view::merge::Item;
 
-/// Those who read one file.
+/// The readers of one file.
 #[derive(Default)]
 pub(super) struct Readers {
-    /// How many have it open.
+    /// How many handles have it open.
     opens: usize,
-    /// Reads under way that are answered as if the file ended where the kernel has been
-    /// told it does.
+    /// Reads under way that are answered as if the file ended at the size that the kernel knows.
     short_reads: usize,
-    /// What the kernel's pages of it are of.
+    /// The content that the kernel's pages of it hold.
     pages: Option<Arc<OpenContent>>,
 }
 
-/// What a new handle has to do with the pages that the kernel has of its inode.
+/// How a new handle uses the pages that the kernel has of its inode.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Pages {
-    /// They are of the same content.
+    /// They hold the same content.
     Keep,
-    /// They are of another one, which nobody reads any more.
+    /// They hold another content, which has no readers left.
     Drop,
-    /// They are of another one, for those who read that.
+    /// They hold another content, for handles that read that.
     Bypass,
 }
 
 impl Inodes {
-    /// Counts a handle of `number` that reads `state`. Says with whom it shares what it reads, and
-    /// what it has to do with the kernel's pages. A handle that reads something else than the
-    /// kernel takes the file for has nothing to do with them.
+    /// Counts a handle of `number` that reads `state`. Returns what it reads, shared with other
+    /// handles where possible, and how it uses the kernel's pages. A handle that reads something
+    /// other than what the kernel takes the file for does not use them.
     pub fn begin_reading(
         &mut self,
         number: u64,
@@ -53,10 +52,10 @@ impl Inodes {
         }
         let (content, pages) = match &readers.pages {
             Some(content) if content.is(state) => (Arc::clone(content), Pages::Keep),
-            // Nobody but this table has it.
+            // Only this table has it.
             Some(content) if Arc::strong_count(content) == 1 => (fresh(), Pages::Drop),
             Some(_) => return Some((fresh(), Pages::Bypass)),
-            // What the kernel may have is what this stands for.
+            // Any pages that the kernel has hold what this inode stands for.
             None if inode.has(state) => (fresh(), Pages::Keep),
             None => (fresh(), Pages::Drop),
         };
@@ -64,7 +63,7 @@ impl Inodes {
         Some((content, pages))
     }
 
-    /// Takes a handle of `number` back, which is to be gone by now.
+    /// Takes back a handle of `number`, which must already be dropped.
     pub fn end_reading(&mut self, number: u64) {
         let Some(readers) = self.readers.get_mut(&number) else {
             return;
@@ -89,15 +88,14 @@ impl Inodes {
         }
     }
 
-    /// True while somebody has the file open.
+    /// Returns true while somebody has the file open.
     pub fn is_open(&self, number: u64) -> bool {
         let readers = self.readers.get(&number);
         readers.is_some_and(|readers| readers.opens > 0)
     }
 
-    /// Counts a read of `number` that is to end where the content of `size` bytes does. `false`
-    /// if the kernel may know by now that the file has more: it would take what is
-    /// missing for zeros.
+    /// Counts a read of `number` that ends where the content of `size` bytes does. Returns `false`
+    /// if the kernel may already know a larger size: it would take the missing bytes for zeros.
     pub fn begin_short_read(&mut self, number: u64, size: u64) -> bool {
         if self
             .inodes
@@ -112,15 +110,15 @@ impl Inodes {
         true
     }
 
-    /// Takes it back, once the kernel has its answer.
+    /// Takes back a short read, once the kernel has its answer.
     pub fn end_short_read(&mut self, number: u64) {
         if let Some(readers) = self.readers.get_mut(&number) {
             readers.short_reads = readers.short_reads.saturating_sub(1);
         }
     }
 
-    /// The file has `size` bytes by now; if they are more, the kernel may know, unless a read is
-    /// being answered by what it knew before.
+    /// Records that the file now has `size` bytes. If they are more, the kernel may know, unless a
+    /// read is being answered by what it knew before.
     pub(super) fn grow(&mut self, number: u64, size: u64) {
         let readers = self.readers.get(&number);
         let is_being_read = readers.is_some_and(|readers| readers.short_reads > 0);
@@ -132,7 +130,8 @@ impl Inodes {
         }
     }
 
-    /// Lets the number of an open file that has become `item` stand for that, if there is one.
+    /// Makes the number of an open file that has become `item` stand for it, if there is
+    /// such a file.
     pub(super) fn adopt(&mut self, key: &InodeKey, item: &Item) {
         let open = self.open.get(&key.0).cloned().unwrap_or_default();
         for number in open {
@@ -147,7 +146,7 @@ impl Inodes {
         }
     }
 
-    /// Takes note of what the open file `number` is by now, as its own member says.
+    /// Records what the open file `number` is now, according to its own member.
     pub fn follow(&mut self, number: u64, item: &Item) {
         let Some(inode) = self.inodes.get(&number) else {
             return;

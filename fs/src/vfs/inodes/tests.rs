@@ -37,7 +37,7 @@ fn merged(inodes: &mut Inodes, path: RelPath, item: &Item) -> u64 {
     inodes.look_up(Vantage::Merged, path, item).0
 }
 
-/// Who is known to have it.
+/// The members known to have it.
 fn holders(inode: &Inode) -> Vec<u8> {
     let sources = inode.sources.iter();
     sources.map(|s| s.member.id.as_bytes()[0]).collect()
@@ -292,7 +292,7 @@ fn numbers_are_the_same_after_a_remount() {
         },
     ];
     let (mut before, mut after) = (Inodes::new(UnixTime::EPOCH), Inodes::new(5.into()));
-    // Whatever else was shown first.
+    // Regardless of what was shown first.
     for number in 0..100 {
         let path = RelPath::new(format!("{number}").as_bytes()).unwrap();
         merged(&mut after, path, &items[0]);
@@ -302,7 +302,7 @@ fn numbers_are_the_same_after_a_remount() {
         assert_eq!(merged(&mut after, path(), &item), number);
         assert_eq!(number_by_itself(&path(), &item), number);
     }
-    // For good: a program of another version must not give others.
+    // For good: a program of another version must not assign others.
     let known = merged(&mut before, path(), &file(&[(1, 7)], Some(9)));
     assert_eq!(known, 701_655_237_514_297_333);
 }
@@ -389,7 +389,7 @@ fn kernel_pages_are_of_one_content() {
         size: 1,
         renewals: 0,
     };
-    // Written over by as many bytes between the look and the open.
+    // Overwritten by as many bytes between the lookup and the open.
     let (other, pages) = inodes.begin_reading(number, state(8, Some(3))).unwrap();
     assert_eq!(pages, Pages::Drop);
     let (same, pages) = inodes.begin_reading(number, state(8, Some(3))).unwrap();
@@ -400,7 +400,7 @@ fn kernel_pages_are_of_one_content() {
     for _ in 0..3 {
         inodes.end_reading(number);
     }
-    // The kernel still has pages of what it does not stand for.
+    // The kernel still has pages of a content that the inode does not stand for.
     let (_, pages) = inodes.begin_reading(number, state(7, None)).unwrap();
     assert_eq!(pages, Pages::Drop);
     inodes.end_reading(number);

@@ -36,7 +36,7 @@ impl Setup {
     }
 }
 
-/// Ann and bob have other contents of `m/a.ogg`, and the same `m/b.ogg`, with roots.
+/// Ann and bob have different contents of `m/a.ogg`, and the same `m/b.ogg`, with roots.
 fn two() -> (Setup, Arc<MemoryPeer>) {
     let setup = setup();
     let bob = setup.network.join("bob", 2);

@@ -16,12 +16,12 @@ fn id(n: u8) -> PeerId {
     PeerId::from_bytes([n; 32])
 }
 
-/// So many names, as the only member that has them says.
+/// A directory of so many names, from the only member that has them.
 fn directory(names: usize) -> Arc<MergedDirectory> {
     said_by(&[1], names)
 }
 
-/// The same, as all these members say.
+/// The same directory, from all these members.
 fn said_by(members: &[u8], names: usize) -> Arc<MergedDirectory> {
     let entry = |number: usize| Entry {
         name: Name::new(format!("{number:06}").into_bytes()).unwrap(),
@@ -174,7 +174,7 @@ fn change_of_one_name_keeps_the_others() {
         assert_eq!(speaks_for(&mut cache, name), speaks, "{name}");
     }
     assert!(cache.directory(&path("d"), at(now)).is_none());
-    // The same if they came while it was asked for.
+    // The same if they arrived during the question.
     cache.insert(path("d"), directory(1), watched(now));
     assert!(speaks_for(&mut cache, "0") && !speaks_for(&mut cache, "grows"));
     for number in 0..=MAX_CHANGED {

@@ -179,8 +179,7 @@ fn different_roots_are_different_contents() {
 
 #[test]
 fn unrooted_file_stands_in_for_none() {
-    // Whoever wants to take a file's place copies its size and time, at as many members as it
-    // takes.
+    // To take a file's place, somebody copies its size and time, at as many members as it takes.
     let items = directory(
         vec![
             (member(1, "ann"), vec![rooted("a", 7, 3, Some(9))]),
@@ -464,12 +463,12 @@ proptest! {
             }
             // Only a conflict is shown under a name that nobody uses.
             prop_assert_eq!(item.original.is_none(), names.contains(&item.name));
-            // Without a root nothing is known to be the same, but for what is empty.
+            // Without a root nothing is known to be the same, except empty files.
             let is_alone = item.sources.len() == 1;
             prop_assert!(is_alone || item.root.is_some() || item.size == 0);
         }
         prop_assert_eq!(seen, expected);
-        // Every name in use is shown, by whoever wins it.
+        // Every name in use is shown, whoever wins it.
         prop_assert!(names.iter().all(|name| items.iter().any(|item| item.name == *name)));
     }
 

@@ -27,7 +27,7 @@ fn fill(member: &MemoryPeer) {
     }
 }
 
-/// All names are there, and those who do not count are these.
+/// Lists the directory: all names are there, and exactly the `silent` members do not count.
 fn list(view: &View, silent: &[&str]) -> Arc<MergedDirectory> {
     let listing = view.list(&path("d"), within(SOON)).unwrap();
     assert!(listing.items.len() >= NAMES, "{}", listing.items.len());

@@ -175,7 +175,7 @@ fn growing_file_costs_no_other_lookup() {
     assert_eq!(size(&view, "d", "x"), Some(200));
 }
 
-/// Tells a view what the followers of its network hear.
+/// Passes on to a view what the followers of its network hear.
 struct Ear(View);
 
 impl ChangeListener for Ear {
@@ -218,7 +218,7 @@ fn flood_of_changes_costs_its_sender_only() {
         // Each question once, perhaps once more until both are followed.
         assert!(ann.calls() <= 10, "{} calls", ann.calls());
         assert!(mallory.calls() > 2 * ann.calls(), "{}", mallory.calls());
-        // What the honest one changes is there at once all the same.
+        // Changes of the honest one still arrive at once.
         ann.put("d/new", "x", 1);
         let deadline = Instant::now() + freshness::FRESH;
         while size(&ear.0, "d", "new").is_none() {

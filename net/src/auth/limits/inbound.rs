@@ -1,16 +1,16 @@
-//! What strangers may try here.
+//! Limits on what strangers may try here.
 //!
 //! Callers with an unknown key share one count of failures `F`, which decays by one an hour. Below
-//! 3 they are let in at once, 8 at a time; from 3 on one at a time, with a gap of
+//! 3 they are let in at once, 8 at a time. From 3 on they are let in one at a time, with a gap of
 //! `min(600, 2^(F-3))` seconds after the last failure. So a guesser gets ten or so tries, and then
-//! one every ten minutes, from however many addresses. Each source address has its own bound on
-//! top, so that one of them cannot use the whole of that up at once.
+//! one every ten minutes, from however many addresses. Each source address also has its own limit,
+//! so that one of them cannot use up the whole allowance at once.
 //!
-//! Keys that proved the password in the last 48 hours have a bucket each: a flood of strangers does
-//! not keep members out, not even when they renew an admission that has ended, and a stolen key
-//! gives no free guesses. Keys that are remembered from before this process began share one such
-//! bucket. Whoever knew another password of this state directory may have had any number of keys
-//! remembered, and all of them together get no more guesses than one known key.
+//! Each key that proved the password in the last 48 hours has its own bucket. So a flood of
+//! strangers does not keep members out, even when they renew an expired admission, and a stolen key
+//! gives no free guesses. Keys remembered from before this process began share one such bucket:
+//! somebody who knew another password of this state directory may have had any number of keys
+//! remembered. All of them together get no more guesses than one known key.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -20,44 +20,44 @@ use super::RecentFailures;
 use crate::fairness::SourceNetwork;
 use crate::model::PeerId;
 
-/// From this many failures on, runs with unknown keys come one at a time, and slower and slower.
+/// From this many failures on, runs with unknown keys are let in one at a time,
+/// at growing intervals.
 const ESCALATE_AT: u32 = 3;
-/// Unknown keys in flight before that.
+/// The most runs with unknown keys in flight below that.
 const MAX_IN_FLIGHT: u32 = 8;
 /// The longest gap between two runs with unknown keys.
 const MAX_GAP: Duration = Duration::from_secs(600);
-/// More than this many failures are not counted: the gap has long been the longest, and once a
-/// guesser gives up, a newcomer is let in as before within a day.
+/// More failures than this are not counted: the gap has long reached its maximum, and once a
+/// guesser gives up, newcomers are let in as before within a day.
 const MAX_FAILURES: u32 = 24;
-/// One failure is forgotten in this time.
+/// The time after which one failure is forgotten.
 const DECAY: Duration = Duration::from_secs(3600);
-/// Failures of one source address within [`SOURCE_WINDOW`].
+/// The most failures of one source address within [`SOURCE_WINDOW`].
 const SOURCE_LIMIT: usize = 5;
 const SOURCE_WINDOW: Duration = Duration::from_secs(600);
-/// Failures and runs in flight of one known key within [`KNOWN_WINDOW`].
+/// The most failures and runs in flight of one known key within [`KNOWN_WINDOW`].
 const KNOWN_LIMIT: usize = 10;
 const KNOWN_WINDOW: Duration = Duration::from_secs(3600);
-/// The log tells at most this often that guesses are being slowed down.
+/// The log reports at most this often that guesses are being slowed down.
 const REPORT_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// Why a run may not begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GuessRefusal {
-    /// As many runs as allowed are under way; there is room as soon as one ends.
+    /// The limit of runs under way is reached; there is room as soon as one ends.
     Full,
-    /// Too many failures; come back after this time.
+    /// There were too many failures; come back after this time.
     Later(Duration),
 }
 
-/// What is known of a caller's key.
+/// How a caller's key is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CallerStanding {
-    /// It proved the password to this process lately.
+    /// It recently proved the password to this process.
     Known,
-    /// It proved a password lately to a process with this state directory,
-    /// perhaps another password.
+    /// It recently proved a password, perhaps another one, to a process with this state directory.
     Remembered,
-    /// None of that.
+    /// It recently proved no password here.
     Unknown,
 }
 
@@ -76,7 +76,7 @@ enum Bucket {
     Unknown(SourceNetwork),
 }
 
-/// The failures and runs under way of one known key, or of all that are remembered.
+/// The failures and runs under way of one known key, or of all remembered keys together.
 #[derive(Debug, Default)]
 struct KeyRecord {
     in_flight: usize,
@@ -87,13 +87,13 @@ struct KeyRecord {
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct StrangerFailures {
     pub(super) count: u32,
-    /// Since when the next one decays; absent when there is none.
+    /// Since when the next failure has been decaying; `None` when there is none.
     pub(super) decayed_at: Option<Instant>,
     pub(super) last_began: Option<Instant>,
 }
 
 impl StrangerFailures {
-    /// So many, all of them now.
+    /// Creates a count of `count` failures, all of them now.
     pub(super) fn of_now(count: u32, now: Instant) -> Self {
         Self {
             count,
@@ -102,12 +102,12 @@ impl StrangerFailures {
         }
     }
 
-    /// As many as slow strangers down: where it is not known how many there were.
+    /// Creates the count for when the true one is unknown: just enough to slow strangers down.
     pub(super) fn unknown(now: Instant) -> Self {
         Self::of_now(ESCALATE_AT, now)
     }
 
-    /// Notes one more, of a run that `began` then.
+    /// Counts one more failure, of a run that `began` at the given time.
     pub fn add(&mut self, began: Instant, now: Instant) {
         self.decay(now);
         self.count = self.count.saturating_add(1).min(MAX_FAILURES);
@@ -126,7 +126,7 @@ impl StrangerFailures {
     }
 }
 
-/// Who has guessed how often, and who may guess now.
+/// Tracks how often callers have guessed, and decides who may guess now.
 #[derive(Debug, Default)]
 pub struct Inbound {
     strangers: StrangerFailures,
@@ -138,7 +138,7 @@ pub struct Inbound {
 }
 
 impl Inbound {
-    /// Takes in what all nodes of the state directory know, where that is more than this one does.
+    /// Adopts what all nodes of the state directory know, where that is more than this one knows.
     pub fn learn(&mut self, all: StrangerFailures, now: Instant) {
         let mut all = all;
         all.decay(now);
@@ -222,8 +222,8 @@ impl Inbound {
         Ok(Bucket::Unknown(source))
     }
 
-    /// Settles a run: in full when the caller `proved` the password, else as a failure. When it
-    /// was a stranger's, returns when that run began, for [`StrangerFailures::add`].
+    /// Settles a run: as a success when the caller `proved` the password, else as a failure. For a
+    /// failed run of a stranger, returns when it began, for [`StrangerFailures::add`].
     pub fn end(&mut self, run: InboundRun, proved: bool, now: Instant) -> Option<Instant> {
         match run.bucket {
             Bucket::Known(caller) => self.end_known(caller, proved, now),
@@ -256,20 +256,20 @@ impl Inbound {
 
     fn fail_unknown(&mut self, source: SourceNetwork, began: Instant, now: Instant) {
         self.strangers.add(began, now);
-        // The gap bounds how many sources can have failed lately, so this table stays small.
+        // The gap bounds how many sources can have failed recently, so this table stays small.
         self.sources
             .retain(|_, failures| failures.count(SOURCE_WINDOW, now) > 0);
         self.sources.entry(source).or_default().push(now);
     }
 
-    /// Failures of unknown keys that have not decayed yet.
+    /// Returns how many failures of unknown keys have not decayed yet.
     pub fn failures(&mut self, now: Instant) -> u32 {
         self.strangers.decay(now);
         self.strangers.count
     }
 
-    /// The present gap, when it grows and this is the first time in an hour that it is asked for:
-    /// what the log should tell.
+    /// Returns the present gap for the log, when it is growing and was not reported within
+    /// the last hour.
     pub fn report(&mut self, now: Instant) -> Option<Duration> {
         let due = self
             .reported_at
@@ -282,7 +282,7 @@ impl Inbound {
     }
 }
 
-/// The least time from one failed run with an unknown key to the next.
+/// Returns the minimum time from one failed run with an unknown key to the next.
 fn gap(failures: u32) -> Duration {
     match failures.checked_sub(ESCALATE_AT) {
         None => Duration::ZERO,
@@ -303,7 +303,7 @@ mod tests {
         PeerId::from_bytes([number; 32])
     }
 
-    /// Another /32 for each number.
+    /// Returns an address in a different /32 for each number.
     fn source(number: u32) -> IpAddr {
         Ipv4Addr::from_bits(0x0a00_0000 + number).into()
     }
@@ -312,7 +312,7 @@ mod tests {
         table.begin(key(1), CallerStanding::Unknown, source(from), now)
     }
 
-    /// A table in which `failures` strangers, each from its own address, have just failed.
+    /// Creates a table in which `failures` strangers, each from its own address, have just failed.
     fn after(failures: u32, now: Instant) -> Inbound {
         let mut table = Inbound::default();
         let runs: Vec<_> = (0..failures)
@@ -522,7 +522,7 @@ mod tests {
         assert_eq!(table.failures(now), 13);
         let wait = stranger(&mut table, 1, now).unwrap_err();
         assert_eq!(wait, GuessRefusal::Later(MAX_GAP));
-        // What this node knows itself is not taken off its count.
+        // What this node itself knows is not deducted from its count.
         table.learn(StrangerFailures::default(), now);
         assert_eq!(table.failures(now), 13);
     }

@@ -1,11 +1,11 @@
-//! Whose keys proved the password to any process of this state directory, so that members are told
-//! from strangers when a node begins anew in the middle of a flood of guesses.
+//! Keys that proved the password to any process of this state directory. They distinguish members
+//! from strangers when a node restarts in the middle of a flood of guesses.
 //!
-//! Digests of keys and times, in one file of about 100 KB at most. It admits nobody: whoever is in
-//! it proves the password again, past the strangers. It does not say for which password a key was
-//! good, as nothing on disk may depend on a password; so all keys in it share one small budget of
-//! guesses (see [`Inbound`](super::Inbound)). A file that is damaged or cannot be read counts as
-//! empty.
+//! The file holds digests of keys and times, about 100 KB at most. It admits nobody: a peer whose
+//! key is in it must still prove the password, but is not held up by strangers. It does not record
+//! which password a key proved, as nothing on disk may depend on a password; so all keys in it
+//! share one small budget of guesses (see [`Inbound`](super::Inbound)). A file that is damaged or
+//! cannot be read counts as empty.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -18,13 +18,13 @@ use crate::model::PeerId;
 /// How long a key is remembered after it proved the password.
 const REMEMBERED: Duration = Duration::from_secs(48 * 3600);
 
-/// The most keys; beyond them, the one that proved the password the longest ago is forgotten.
+/// The most keys; beyond them, the key whose proof is oldest is forgotten.
 const MAX_KEYS: usize = 4096;
 
 const MAGIC: &[u8; 16] = b"tinyp2p known 1\n";
 const CHECKSUM: usize = 32;
 
-/// No file is longer: a head of 56 bytes, 24 for each key, and a checksum.
+/// The maximum length of a file: a head of 56 bytes, 24 for each key, and a checksum.
 pub(super) const MAX_LENGTH: usize = 16 + 40 + MAX_KEYS * 24 + CHECKSUM;
 
 type KeyDigest = [u8; 16];
@@ -34,13 +34,13 @@ type KeyDigest = [u8; 16];
 pub struct RememberedKeys(HashMap<KeyDigest, Instant>);
 
 impl RememberedKeys {
-    /// True when `peer` proved a password less than 48 hours before `now`.
+    /// Returns true when `peer` proved a password less than 48 hours before `now`.
     pub fn contains(&self, peer: PeerId, now: Instant) -> bool {
         let proved = self.0.get(&digest(peer));
         proved.is_some_and(|at| is_fresh(*at, now))
     }
 
-    /// `peer` has just proved the password.
+    /// Records that `peer` has just proved the password.
     pub(super) fn note(&mut self, peer: PeerId, now: Instant) {
         self.0.retain(|_, at| is_fresh(*at, now));
         let key = digest(peer);
@@ -66,7 +66,7 @@ impl RememberedKeys {
         writer.0
     }
 
-    /// What a file says; `None` when it is damaged.
+    /// Decodes a file; `None` when it is damaged.
     pub(super) fn decode(bytes: &[u8], clocks: &Clocks) -> Option<Self> {
         let (body, checksum) = bytes.split_last_chunk::<CHECKSUM>()?;
         if *checksum != *Sha256::digest(body) {

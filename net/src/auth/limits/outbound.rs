@@ -1,11 +1,11 @@
-//! What this node gives away by dialling.
+//! Limits on the guesses that this node gives away by dialling.
 //!
-//! Whoever answers a dialled connection gets one guess at the password out of the run. On a local
-//! network anybody can announce addresses, so those that were only heard of have a daily budget in
-//! all, and a few tries each; it is shared by all nodes of a state directory, one after the other
-//! and side by side. An address where the password did not fit is left alone by this node for an
-//! hour, then for twice as long each time, up to a day. An address that the user typed is free of
-//! the budget the first time, and after a failure it is like any other.
+//! Each run gives whoever answers a dialled connection one guess at the password. On a local
+//! network anybody can announce addresses, so addresses that the user did not type share a daily
+//! budget, and each gets only a few tries. All nodes of a state directory share this budget,
+//! whether they run one after the other or side by side. After a wrong password, this node leaves
+//! the address alone for an hour, then twice as long each time, up to a day. An address that the
+//! user typed is exempt from the budget the first time; after a failure it is like any other.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -21,42 +21,41 @@ const PAUSES: Backoff = Backoff {
     first: Duration::from_secs(3600),
     cap: Duration::from_secs(24 * 3600),
 };
-/// Failed runs with addresses nobody typed, within [`BUDGET_WINDOW`], in all.
+/// The most failed runs with addresses that nobody typed, in total, within [`BUDGET_WINDOW`].
 pub(super) const BUDGET: usize = 20;
 pub(super) const BUDGET_WINDOW: Duration = Duration::from_secs(24 * 3600);
-/// The budget divided by this is what addresses that nobody but multicast told of may cost.
-/// Anyone on a link has as many of those as he likes, and what he spends must not be missing for
-/// members at home.
+/// The budget divided by this is the share of addresses known from multicast only. Anyone on a
+/// link can announce as many of those as they like, and must not use up the guesses that members
+/// at home need.
 const LINK_DIVISOR: usize = 2;
-/// How many of them one network may cost: an IPv4 address, an IPv6 /64, a host name.
-/// A host has as many ports as it likes. A network of other people on the link must not use up
-/// what newcomers need, whenever a command is started; and more than one, as the same user may
-/// be in that network, too, with another password.
+/// The most failed runs per network: an IPv4 address, an IPv6 /64, a host name. A host has as many
+/// ports as it likes. A network of other people on the link must not use up what newcomers need,
+/// whenever a command is started. The limit is above one because the same user may be in that
+/// network too, with another password.
 const NETWORK_LIMIT: usize = 3;
-/// The same budget where it cannot be recorded: each process has its own then.
+/// The budget where it cannot be recorded: each process then has its own.
 const UNRECORDED_BUDGET: usize = 2;
-/// A run that has not ended by then has ended with its process: it takes 10 s, and the timeouts
-/// of its connection.
+/// A run that has not ended after this time died with its process: a run takes at most 10 s plus
+/// the timeouts of its connection.
 const LEASE: Duration = Duration::from_secs(60);
 
-/// What runs with addresses nobody typed have cost lately, in all nodes of a state directory.
+/// Recent costs of runs with addresses that nobody typed, over all nodes of a state directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SpentGuesses {
     /// When runs failed, and with whom; see [`Charge`].
     pub(super) failures: Vec<(Instant, Charge)>,
-    /// When runs that are under way began, each with a number of its own; the lowest bit as in
-    /// [`Charge`].
+    /// When the runs under way began, each with its own number; the lowest bit is as in [`Charge`].
     pub(super) under_way: Vec<(Instant, u64)>,
     pub(super) is_recorded: bool,
 }
 
-/// Stands for a network in few bytes, 0 for one that is forgiven. The lowest bit is set when
-/// nobody but multicast told of the address.
+/// Identifies a network in few bytes; 0 is one that is forgiven. The lowest bit is set when the
+/// address is known from multicast only.
 pub(super) type Charge = u64;
 
 const IS_LINK: Charge = 1;
 
-/// The charge for a run with `who`, `host:port`.
+/// Returns the charge for a run with `who` (`host:port`).
 fn charge(who: &str, source: AddressSource) -> Charge {
     let host = who.rsplit_once(':').map_or(who, |(host, _)| host);
     let host = host.trim_start_matches('[').trim_end_matches(']');
@@ -88,7 +87,7 @@ impl Default for SpentGuesses {
 }
 
 impl SpentGuesses {
-    /// For one process that cannot record anything.
+    /// Creates the budget of a process that cannot record anything.
     pub(super) fn unrecorded() -> Self {
         Self {
             is_recorded: false,
@@ -104,7 +103,7 @@ impl SpentGuesses {
         }
     }
 
-    /// Forgets what is old.
+    /// Drops entries that have expired.
     pub(super) fn expire(&mut self, now: Instant) {
         let since = |at: Instant| now.saturating_duration_since(at);
         self.failures.retain(|(at, _)| since(*at) < BUDGET_WINDOW);
@@ -124,15 +123,15 @@ impl SpentGuesses {
         self.fits(self.budget(), |_| true, |_| true, now)
             .map_err(Hold::Budget)?;
         let mut number = [0; 8];
-        // Without one, it cannot be told from others, and its lease expires.
+        // If this fails, the run cannot be told from others, and its lease expires.
         let _ = aws_lc_rs::rand::fill(&mut number);
         let number = u64::from_ne_bytes(number) & !IS_LINK | charge & IS_LINK;
         self.under_way.push((now, number));
         Ok(number)
     }
 
-    /// Errs, with the time after which it may, when `limit` of what `counts` has failed, or
-    /// is under way.
+    /// Fails when `limit` of the runs that `counts` selects have failed or are under way. The error
+    /// is the time to wait.
     fn fits(
         &self,
         limit: usize,
@@ -168,7 +167,7 @@ impl SpentGuesses {
             GuessOutcome::Nothing => {}
         }
         self.expire(now);
-        // More than the budget can only come from what could not be recorded when it began.
+        // There can be more than the budget only if some could not be recorded when they began.
         let surplus = self.failures.len().saturating_sub(BUDGET);
         self.failures.drain(..surplus);
     }
@@ -179,19 +178,19 @@ impl SpentGuesses {
 pub enum AddressSource {
     /// The user typed it.
     Named,
-    /// From another member, or remembered from last time.
+    /// Another member reported it, or it is remembered from an earlier start.
     Heard,
-    /// From nobody but multicast: anyone on the link.
+    /// Only multicast announced it: anyone on the link can.
     Link,
 }
 
 /// Why a run may not begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hold {
-    /// The password did not fit at this address, or in its network, not long ago; it is tried again
-    /// after this time.
+    /// The password was wrong at this address, or in its network, not long ago. The address is
+    /// tried again after this time.
     Refused(Duration),
-    /// The day's budget for addresses nobody typed is used up, or is all in use; there is more
+    /// The day's budget for addresses nobody typed is used up, or is all in use. More is available
     /// after this time.
     Budget(Duration),
 }
@@ -201,7 +200,7 @@ pub enum Hold {
 #[must_use = "a run that is not ended stays charged for ever"]
 pub struct OutboundRun {
     address: String,
-    /// What it is charged as, and its number in the budget, if it is charged to it.
+    /// The charge and its number in the budget, if the run counts against it.
     charged: Option<(Charge, u64)>,
 }
 
@@ -210,28 +209,28 @@ pub struct OutboundRun {
 pub enum GuessOutcome {
     /// Both sides proved the password.
     Paired,
-    /// The password did not fit: whoever answered has had its guess.
+    /// The password was wrong: whoever answered has had its guess.
     WrongPassword,
     /// The run broke off before the other side could learn anything.
     Nothing,
 }
 
-/// How a run with one address ended the last time.
+/// How the last run with one address ended.
 #[derive(Debug)]
 struct Pause {
     until: Instant,
     failures: u32,
 }
 
-/// Where this node has guessed, and where it may now.
+/// Where this node has guessed before, and where it may guess now.
 #[derive(Debug, Default)]
 pub struct Outbound {
     pauses: HashMap<String, Pause>,
 }
 
 impl Outbound {
-    /// Charges a run with `address`, to what all nodes of the state directory have `spent`
-    /// if need be.
+    /// Charges a run with `address`; where the budget applies, to what all nodes of the state
+    /// directory have `spent`.
     pub fn begin(
         &mut self,
         spent: &mut SpentGuesses,
@@ -252,7 +251,7 @@ impl Outbound {
         })
     }
 
-    /// Settles a run.
+    /// Settles a run that has ended.
     pub fn end(
         &mut self,
         spent: &mut SpentGuesses,
@@ -273,8 +272,8 @@ impl Outbound {
     }
 
     fn pause(&mut self, address: String, now: Instant) {
-        // The budget bounds how many addresses can fail in a day, so this table stays small once
-        // it forgets those that were left alone for a day beyond their pause.
+        // The budget bounds how many addresses can fail in a day. So this table stays small if it
+        // forgets entries a day after their pause.
         self.pauses
             .retain(|_, pause| now < pause.until + PAUSES.cap);
         let failures = self.pauses.get(&address).map_or(0, |last| last.failures);
@@ -292,7 +291,7 @@ mod tests {
 
     const HOUR: Duration = Duration::from_secs(3600);
 
-    /// A process, and what its state directory knows.
+    /// A process, and the record of its state directory.
     #[derive(Default)]
     struct Dialling {
         table: Outbound,
@@ -313,7 +312,7 @@ mod tests {
             self.table.end(&mut self.spent, run, outcome, now);
         }
 
-        /// Another process, after this one.
+        /// Starts another process after this one.
         fn restart(&mut self) {
             self.table = Outbound::default();
         }
@@ -362,7 +361,7 @@ mod tests {
         }
         let hold = table.begin("fake.20:1", Heard, now + HOUR).unwrap_err();
         assert_eq!(hold, Hold::Budget(23 * HOUR));
-        // What the user typed is tried all the same, once.
+        // An address that the user typed is still tried once.
         fail(&mut table, "typed:1", Named, now);
         let hold = table.begin("typed:1", Named, now + HOUR).unwrap_err();
         assert_eq!(hold, Hold::Budget(23 * HOUR));
@@ -444,7 +443,7 @@ mod tests {
             Hold::Refused(BUDGET_WINDOW)
         );
         assert!(table.begin("new:1", Heard, now).is_ok());
-        // What the user typed is tried once a start, as ever.
+        // An address that the user typed is tried once per start, as always.
         fail(&mut table, "theirs:1", Named, now);
         table.restart();
         fail(&mut table, "theirs:1", Named, now);
@@ -493,7 +492,7 @@ mod tests {
         }
         let hold = table.begin("10.0.0.200:1", Link, now).unwrap_err();
         assert_eq!(hold, Hold::Budget(BUDGET_WINDOW));
-        // At home, members are where they were, and told of by members.
+        // At home, members are where they were, and other members report them.
         for number in 0..BUDGET / LINK_DIVISOR {
             fail(&mut table, &format!("home{number}:1"), Heard, now);
         }

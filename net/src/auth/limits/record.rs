@@ -1,13 +1,13 @@
-//! Counts and times of guesses in the state directory, so that they outlive the process.
+//! Counts and times of guesses, kept in the state directory so that they outlive the process.
 //!
-//! One small file of a fixed length, `guesses`, overwritten in place under a lock. It holds
-//! numbers, times and digests of addresses, and nothing that depends on the password: who steals
-//! the disk learns nothing to guess by. The lock is held for a read, a decision and a write of one
-//! kilobyte, never over the network.
+//! The record is one small file of fixed length, `guesses`, overwritten in place under a lock. It
+//! holds numbers, times and digests of addresses, and nothing that depends on the password: a thief
+//! of the disk gets nothing to test guesses against. The lock is held for a read, a decision and a
+//! write of one kilobyte, never over the network.
 //!
-//! Whatever is wrong with the file, nothing fails, nothing waits for long, and nobody gets guesses
-//! without end: a damaged record is replaced by one that says that much was spent, and while there
-//! is no file that can be used, this process has a small budget of its own.
+//! No fault of the file makes a run fail or wait for long, or grants unlimited guesses. A damaged
+//! record is replaced by one in which much of the budget is spent. While no file can be used, this
+//! process has a small budget of its own.
 
 use std::fs::{File, TryLockError};
 use std::io;
@@ -31,8 +31,8 @@ use crate::model::PeerId;
 const FILE_NAME: &str = "guesses";
 const KNOWN_KEYS: &str = "known-keys";
 
-/// Others hold the lock for microseconds. Whoever holds it for longer than this was stopped in the
-/// middle, and is not waited for.
+/// How long to wait for the lock. Others hold it for microseconds; a process that holds it for
+/// longer than this was stopped in the middle.
 const PATIENCE: Duration = Duration::from_millis(250);
 const RETRY: Duration = Duration::from_millis(2);
 
@@ -42,18 +42,18 @@ pub struct GuessRecord(Arc<GuessRecordState>);
 
 #[derive(Debug)]
 struct GuessRecordState {
-    /// The directory, opened once; nothing is recorded without.
+    /// The directory, opened once; without it, nothing is recorded.
     directory: Option<OwnedFd>,
     path: PathBuf,
-    /// What counts while the file cannot be used.
+    /// The record in use while the file is unusable.
     own: Mutex<Guesses>,
-    /// The file could not be used the last time, which was said.
+    /// True when the last use of the file failed, which has been logged.
     is_broken: AtomicBool,
 }
 
 impl GuessRecord {
-    /// The record of `state_dir`, which must be the user's own; whether that is so was checked when
-    /// the identity was loaded.
+    /// Opens the record of `state_dir`, which must be the user's own; loading the identity
+    /// has checked that.
     pub fn open(state_dir: &Path) -> Self {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = rustix::fs::open(state_dir, flags, Mode::empty());
@@ -65,7 +65,7 @@ impl GuessRecord {
         }))
     }
 
-    /// One that ends with the process, with the full budget. For tests.
+    /// Creates a record that ends with the process, with the full budget. For tests.
     #[cfg(any(test, feature = "testing"))]
     pub fn in_memory() -> Self {
         Self(Arc::new(GuessRecordState {
@@ -76,8 +76,8 @@ impl GuessRecord {
         }))
     }
 
-    /// Lets `change` decide about the record, and keeps what it made of it. Takes some
-    /// microseconds, and in the worst case a quarter of a second and what the filesystem needs.
+    /// Lets `change` decide on the record, and stores the result. Takes microseconds; in the worst
+    /// case a quarter of a second plus what the filesystem needs.
     pub fn update<T>(&self, change: impl FnOnce(&mut Guesses, Instant) -> T) -> T {
         match self.0.locked(FILE_NAME) {
             Ok(file) => self.0.update_file(&file, change),
@@ -90,7 +90,7 @@ impl GuessRecord {
 }
 
 impl GuessRecord {
-    /// Whose keys proved the password lately. Nobody's when there is no file that can be used.
+    /// Returns the keys that recently proved the password; none when no file can be used.
     pub fn known_keys(&self) -> RememberedKeys {
         let known = |file: &File| Ok(read_known(file)?.0);
         let known = self.0.locked(KNOWN_KEYS).and_then(|file| known(&file));
@@ -100,7 +100,7 @@ impl GuessRecord {
         })
     }
 
-    /// Writes down that `peer` has just proved the password. That it fails costs a member a wait
+    /// Records that `peer` has just proved the password. If this fails, a member may have to wait
     /// after a restart, and only while strangers guess.
     pub fn note_known(&self, peer: PeerId) {
         let noted = self.0.locked(KNOWN_KEYS).and_then(|file| {
@@ -125,10 +125,10 @@ fn read_known(file: &File) -> io::Result<(RememberedKeys, Clocks)> {
 }
 
 impl GuessRecordState {
-    /// One of the files, checked, and locked until it is closed.
+    /// Opens one of the files, checks it, and locks it until it is closed.
     fn locked(&self, name: &str) -> io::Result<File> {
         let directory = self.directory.as_ref().ok_or(io::ErrorKind::NotFound)?;
-        // Not through a link, and a FIFO of that name is an error instead of a hang.
+        // Does not follow a link; a FIFO of that name is an error instead of a hang.
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let flags = flags | OFlags::CLOEXEC;
         let mode = Mode::RUSR | Mode::WUSR;
@@ -155,7 +155,7 @@ impl GuessRecordState {
     }
 
     fn update_file<T>(&self, file: &File, change: impl FnOnce(&mut Guesses, Instant) -> T) -> T {
-        // One byte more shows a file that is too long.
+        // One extra byte detects a file that is too long.
         let mut bytes = [0; LENGTH + 1];
         let length = read_full(0, &mut bytes, |at, part| file.read_at(part, at));
         let clocks = Clocks::read();
@@ -178,7 +178,7 @@ impl GuessRecordState {
             .and_then(|()| file.set_len(LENGTH as u64))
         {
             Ok(()) => self.is_broken.store(false, Ordering::Relaxed),
-            // What was decided this time stands, and is counted where the next decision is made.
+            // This decision stands, and counts in the record that the next decision uses.
             Err(why) => {
                 self.complain(&why);
                 let mut own = self.own.lock();
@@ -215,7 +215,7 @@ mod tests {
         (directory, file)
     }
 
-    /// One guess of a fake that was heard of, in a process of its own.
+    /// Makes one guess for a fake whose address was only heard of, in a process of its own.
     fn guess(record: &GuessRecord, address: &str) -> Result<(), Hold> {
         let mut table = Outbound::default();
         let run = record.update(|all, now| {
@@ -227,7 +227,7 @@ mod tests {
         Ok(())
     }
 
-    /// How many guesses fakes get, each of `count` in a process of its own.
+    /// Returns how many guesses fakes get, each of `count` in a process of its own.
     fn guesses(state: &Path, count: usize) -> usize {
         let got = (0..count)
             .filter(|number| guess(&GuessRecord::open(state), &format!("fake.{number}:1")).is_ok());
@@ -305,7 +305,7 @@ mod tests {
                 fs::set_permissions(file, fs::Permissions::from_mode(0o666)).unwrap();
             },
             |file| {
-                // Only root can give a file away, and then it may belong to anybody.
+                // Only root can give a file away, and as root any owner will do.
                 fs::write(file, []).unwrap();
                 if std::os::unix::fs::chown(file, Some(12345), None).is_err() {
                     fs::remove_file(file).unwrap();

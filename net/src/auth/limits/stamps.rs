@@ -1,10 +1,10 @@
-//! The record of guesses as bytes, and its times across restarts of processes and of the machine.
+//! The encoding of the record of guesses, and of its times across restarts of process and machine.
 //!
-//! Within one run of the machine times are told by its clock since boot, which nobody can set and
-//! which goes on while it sleeps. Across a reboot there is nothing but the calendar: what passed
-//! since the record was written is the difference of the calendar times, and nothing when that is
-//! negative. A time in the future is taken for now. So a clock that was set back can at most make
-//! what is recorded last for its usual time once more, and no clock makes it last longer.
+//! Within one run of the machine, times come from its clock since boot, which nobody can set and
+//! which keeps running during sleep. Across a reboot there is only the calendar: the time since the
+//! record was written is the difference of the calendar times, or zero if that is negative. A time
+//! in the future counts as now. So setting the clock back can at most make the recorded times last
+//! for their usual duration once more, and no clock makes them last longer.
 
 use std::time::{Duration, Instant};
 
@@ -14,31 +14,31 @@ use sha2::{Digest, Sha256};
 use super::outbound::{BUDGET, SpentGuesses};
 use super::{Guesses, StrangerFailures};
 
-/// The length of a record. It never changes, so a record is overwritten in place and needs no more
-/// room when a disk is full.
+/// The length of a record. It never changes, so a record can be overwritten in place and needs no
+/// more space when a disk is full.
 pub(super) const LENGTH: usize = 1024;
 
 const MAGIC: &[u8; 16] = b"tinyp2p guess 1\n";
 const CHECKSUM: usize = 32;
 
-/// Runs under way that are written down; there are no more than the budget has places.
+/// The most runs under way in a record; there are never more than the budget allows.
 const MAX_UNDER_WAY: usize = BUDGET;
 
-/// What the clocks say, all at one moment.
+/// Readings of all clocks, taken at one moment.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Clocks {
-    /// In this process.
+    /// The clock of this process.
     pub(super) now: Instant,
-    /// Since the machine started, sleep included, in milliseconds.
+    /// The time since the machine started, including sleep, in milliseconds.
     pub(super) since_boot: i64,
-    /// Since 1970, in milliseconds.
+    /// The time since 1970, in milliseconds.
     pub(super) calendar: i64,
     /// Differs from one run of the machine to the next.
     pub(super) boot: [u8; 16],
 }
 
 impl Clocks {
-    /// `at` as it is written.
+    /// Returns the stamp to write for `at`.
     pub(super) fn stamp(&self, at: Instant) -> i64 {
         let age = self.now.saturating_duration_since(at).as_millis();
         self.since_boot - i64::try_from(age).unwrap_or(i64::MAX / 2)
@@ -58,7 +58,7 @@ impl Clocks {
     }
 }
 
-/// A digest of what the kernel calls this run of the machine. Where that cannot be read, all runs
+/// Returns a digest of the kernel's boot ID. Where that cannot be read, all runs of the machine
 /// look alike, and a reboot sets the clock back.
 fn boot_id() -> [u8; 16] {
     let text = std::fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default();
@@ -68,7 +68,7 @@ fn boot_id() -> [u8; 16] {
     id
 }
 
-/// When a record was written, as the clocks said then and say now.
+/// When a record was written, by the clocks then and now.
 pub(super) struct Stamps {
     written: i64,
     since_written: i64,
@@ -96,7 +96,7 @@ impl Stamps {
         })
     }
 
-    /// The time of `stamp`; `None` for what is older than the machine can tell.
+    /// Returns the time of `stamp`; `None` if it is earlier than this machine can represent.
     pub(super) fn time(&self, stamp: i64, clocks: &Clocks) -> Option<Instant> {
         let age = self.written.saturating_sub(stamp).max(0);
         let age = age.saturating_add(self.since_written.max(0));
@@ -105,7 +105,7 @@ impl Stamps {
     }
 }
 
-/// The bytes of a record.
+/// Encodes a record into bytes.
 pub(super) fn encode(guesses: &Guesses, clocks: &Clocks) -> [u8; LENGTH] {
     let stamp = |at: Instant| clocks.stamp(at);
     let optional = |at: Option<Instant>| at.map_or(i64::MIN, stamp);
@@ -136,7 +136,7 @@ pub(super) fn encode(guesses: &Guesses, clocks: &Clocks) -> [u8; LENGTH] {
     record
 }
 
-/// What a record says; `None` when it is damaged.
+/// Decodes a record; `None` when it is damaged.
 pub(super) fn decode(record: &[u8], clocks: &Clocks) -> Option<Guesses> {
     let record: &[u8; LENGTH] = record.try_into().ok()?;
     let (body, checksum) = record.split_at(LENGTH - CHECKSUM);
@@ -167,7 +167,7 @@ pub(super) fn decode(record: &[u8], clocks: &Clocks) -> Option<Guesses> {
         ..SpentGuesses::default()
     };
     outbound.expire(clocks.now);
-    // Without a time to decay from, they are older than the machine can tell.
+    // Without a decay time, the failures are older than this machine can represent.
     let mut inbound = if inbound.decayed_at.is_some() {
         inbound
     } else {
@@ -206,7 +206,7 @@ mod tests {
 
     fn clocks() -> Clocks {
         Clocks {
-            // Far enough from the start of the machine for everything here.
+            // Far enough after the start of the machine for all tests here.
             now: Instant::now() + Duration::from_secs(1_000_000),
             since_boot: 1000 * HOUR,
             calendar: 500_000 * HOUR,
@@ -214,7 +214,7 @@ mod tests {
         }
     }
 
-    /// The clocks when `real` has passed, in milliseconds, and the calendar was moved by `jump`.
+    /// Returns the clocks after `real` milliseconds, with the calendar moved by `jump`.
     fn later(clocks: &Clocks, real: i64, jump: i64) -> Clocks {
         Clocks {
             now: clocks.now + Duration::from_millis(real.unsigned_abs()),
@@ -224,7 +224,7 @@ mod tests {
         }
     }
 
-    /// The same machine after a reboot.
+    /// Returns the clocks of the same machine after a reboot.
     fn rebooted(clocks: Clocks) -> Clocks {
         Clocks {
             since_boot: HOUR / 60,

@@ -17,7 +17,8 @@ fn credentials(password: u8) -> Credentials {
     Credentials::new(Stretched::for_tests(password), binding().callee).unwrap()
 }
 
-/// Runs both machines with the frames handed over by `tamper(number, frame)`; what each concludes.
+/// Runs both machines, passing the frames through `tamper(number, frame)`; returns
+/// what each concludes.
 fn meet(
     caller: (&Credentials, Binding),
     callee: (&Credentials, Binding),
@@ -96,7 +97,7 @@ fn every_part_of_the_binding_binds() {
 
 #[test]
 fn record_is_worthless_at_another_node() {
-    // The callee registered under another TLS key than the one that it shows.
+    // The callee registered under a TLS key other than the one that it shows.
     let stranger = PeerId::from_bytes([9; 32]);
     let misplaced = Credentials::new(Stretched::for_tests(1), stranger).unwrap();
     let a = credentials(1);
@@ -176,7 +177,7 @@ fn another_version_is_a_bad_message() {
 
 #[test]
 fn the_identity_element_is_no_message() {
-    // All-zero bytes are ristretto255's encoding of it.
+    // All-zero bytes are ristretto255's encoding of the identity.
     let mut m1 = [0; size_of::<M1>()];
     m1[0] = VERSION;
     assert_eq!(Opening::read(&m1).err(), Some(PairingStatus::BadMessage));
@@ -194,7 +195,7 @@ proptest! {
         if right_version {
             m1[0] = VERSION;
         }
-        // Now and then random bytes are a pair of points; then the run goes on.
+        // Random bytes are sometimes a pair of points; then the run goes on.
         if let Ok(opening) = Opening::read(&m1) {
             let (callee, _) = Callee::answer(&credentials(1), binding(), opening).unwrap();
             prop_assert_eq!(callee.receive(&[0; size_of::<M3>()]), None);
@@ -242,7 +243,7 @@ proptest! {
         let (a, b) = (credentials(1), credentials(1));
         let (caller, callee) = meet((&a, binding()), (&b, binding()), |number, frame| {
             if number == frame_number {
-                // In M2 the bytes of retry_after mean nothing beside status 0.
+                // In M2 the bytes of retry_after mean nothing with status 0.
                 let start = if number == 2 { 3 } else { 0 };
                 let index = start + position.index(frame.len() - start);
                 frame[index] ^= 1 << bit;

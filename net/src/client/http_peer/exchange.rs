@@ -1,5 +1,5 @@
-//! How one request gets its response: over a connection that idles or a new one, from the one key
-//! that is asked for, and with a pairing run before it if need be.
+//! How one request gets its response: over an idle connection or a new one, only from the expected
+//! key, and after a pairing run if need be.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -20,11 +20,11 @@ use crate::transport::dial::{Dial, Link};
 use crate::transport::handshake;
 use crate::transport::tls_link::TlsLink;
 
-/// A pairing run ends by then (notes on the protocol: PROTOCOL.md, "Pairing").
+/// A pairing run fails after this time (see PROTOCOL.md, "Pairing").
 const PAIRING_DEADLINE: Duration = Duration::from_secs(10);
 
 impl HttpPeer {
-    /// Makes sure that both sides know each other, with a request that costs nothing if they do.
+    /// Ensures that both sides know each other, with a request that costs nothing if they do.
     pub(super) fn introduce(&self, connection: TlsLink, deadline: Instant) -> Result<(), Error> {
         if !self.is_admitted() {
             drop(connection);
@@ -43,7 +43,7 @@ impl HttpPeer {
         self.gate.is_admitted(self.id)
     }
 
-    /// Sends one request and takes the head of its response, which is not a 401.
+    /// Sends one request and returns the head of its response, which is not a 401.
     pub(super) fn exchange<R: AsRef<Head>>(
         &self,
         deadline: Instant,
@@ -73,7 +73,7 @@ impl HttpPeer {
     ) -> Result<(HttpConnection, R), Error> {
         let begun = Instant::now();
         if begun >= deadline {
-            // Says nothing about the connections.
+            // This says nothing about the connections.
             return Err(Error::Timeout { who: self.who() });
         }
         if let Some(lane) = self.lanes.take(begun) {
@@ -84,7 +84,7 @@ impl HttpPeer {
                     self.distance.fetch_min(taken, Ordering::Relaxed);
                     return Ok((lane, reply));
                 }
-                // What has happened to this one has happened to the others.
+                // The same has happened to the other idle ones.
                 Err(Error::Unreachable { .. }) => self.lanes.forget_idle(),
                 Err(Error::Moved { .. }) => {}
                 Err(error) => return Err(self.after(error)),
@@ -92,7 +92,7 @@ impl HttpPeer {
         }
         let mut lane = self.open_lane(deadline)?;
         let mut reply = send(&lane);
-        // It was found elsewhere while it was asked here.
+        // The member was found elsewhere while this request was under way.
         if let Err(Error::Moved { .. }) = reply {
             lane = self.open_lane(deadline)?;
             reply = send(&lane);
@@ -101,8 +101,8 @@ impl HttpPeer {
         Ok((lane, reply))
     }
 
-    /// When no answer has come, what idles may be as dead: the next question goes out on
-    /// a fresh connection.
+    /// Drops the idle connections when no answer has come: they may be dead too, so the next
+    /// request goes out on a fresh one.
     pub(super) fn after(&self, error: Error) -> Error {
         if matches!(error, Error::Timeout { .. }) {
             self.lanes.forget_idle();
@@ -119,7 +119,7 @@ impl HttpPeer {
         Ok(HttpConnection::new(connection))
     }
 
-    /// It answers from `remote` now.
+    /// Records in the budget that the member now answers from `remote`.
     pub(super) fn sit(&self, remote: Option<IpAddr>) {
         let Some(remote) = remote else { return };
         let mut seat = self.seat.lock();
@@ -143,7 +143,7 @@ impl HttpPeer {
         Err(Error::OtherIdentity { who: self.who() })
     }
 
-    /// Pairs, unless another thread has done so since `seen` runs had ended.
+    /// Pairs, unless another thread has paired since `seen` runs had ended.
     fn pair(&self, seen: u64, deadline: Instant) -> Result<(), Error> {
         let deadline = deadline.min(Instant::now() + PAIRING_DEADLINE);
         let Some(mut paired) = self.paired.try_lock_until(deadline) else {
@@ -160,7 +160,7 @@ impl HttpPeer {
         let (link, who, connect_by) = self.dial(deadline)?;
         let tls = self.gate.tls_client(Alpn::Pair);
         let (mut connection, found) = handshake::buffered(&link, tls, &who, connect_by)?;
-        // Before a guess is spent on it.
+        // Checked before a guess is spent on it.
         self.check_identity(found)?;
         let mut socket = handshake::Timed::new(&link, deadline);
         let source = self.place.lock().1;
@@ -170,7 +170,7 @@ impl HttpPeer {
     }
 }
 
-/// Dials, and says by when TLS must be up.
+/// Dials, and returns the deadline for TLS.
 pub(super) fn dial(
     dialer: &dyn Dial,
     address: &Address,

@@ -1,4 +1,4 @@
-//! The files of one cache, and the lock that keeps them to one process.
+//! The files of one cache, and the lock that reserves them for one process.
 
 use std::fs::{DirBuilder, File, TryLockError};
 use std::io;
@@ -13,12 +13,12 @@ pub(super) struct Disk {
     directory: PathBuf,
     pub(super) small: Slab,
     pub(super) large: Slab,
-    /// Holds the `flock` for as long as the files are used.
+    /// Holds the `flock` as long as the files are used.
     lock: File,
 }
 
 impl Disk {
-    /// Opens the files in `directory`, which are made with it if need be, with at most `size` bytes
+    /// Opens the files in `directory`, creating both if need be, with at most `size` bytes
     /// together. `Ok(None)` when another process has them.
     pub(super) fn open(directory: &Path, size: u64) -> io::Result<Option<Self>> {
         let own = directory.join("blocks-1");
@@ -34,7 +34,7 @@ impl Disk {
         }))
     }
 
-    /// The slab with slots of so many blocks.
+    /// Returns the slab whose slots have `span` blocks.
     pub(super) fn slab(&self, span: u64) -> &Slab {
         match span {
             1 => &self.small,
@@ -42,13 +42,13 @@ impl Disk {
         }
     }
 
-    /// Looks at what a former process left, until `stop` says otherwise.
+    /// Scans what an earlier process left, until `stop` returns true.
     pub(super) fn scan(&self, stop: impl Fn() -> bool) {
         self.small.scan(&stop);
         self.large.scan(&stop);
     }
 
-    /// True if the files are still where whoever looks for them finds them.
+    /// Returns true if the open files are still the ones in the directory.
     pub(super) fn is_in_place(&self) -> bool {
         let files = [
             (LOCK, &self.lock),
@@ -68,7 +68,7 @@ const LOCK: &str = "lock";
 const SMALL: &str = "small";
 const LARGE: &str = "large";
 
-/// The lock, made if there is none; `None` when another process has it.
+/// Locks the file, creating it if there is none; `None` when another process has it.
 pub(super) fn lock(path: &Path) -> io::Result<Option<File>> {
     let file = own_file::open(path, rustix::process::geteuid())?;
     match file.try_lock() {

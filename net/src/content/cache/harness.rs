@@ -8,7 +8,7 @@ use crate::content::merkle::{BLOCK, HashTree, SUBTREE_BLOCKS, TreeHasher, Verifi
 use crate::model::ContentId;
 use crate::testing::eventually;
 
-/// Some content, to be kept in parts.
+/// Some content to cache in parts.
 pub(crate) struct Content {
     pub(crate) bytes: Vec<u8>,
     pub(crate) tree: HashTree,
@@ -51,7 +51,7 @@ impl Content {
 }
 
 pub(crate) fn open(directory: &Path, size: u64) -> DiskCache {
-    // The lock of a cache that was just dropped is free once its writer has ended.
+    // The lock of a cache that was just dropped becomes free when its writer ends.
     let mut cache = None;
     eventually("the lock is free", || {
         cache = DiskCache::open(directory, size).unwrap();
@@ -60,7 +60,7 @@ pub(crate) fn open(directory: &Path, size: u64) -> DiskCache {
     cache.unwrap()
 }
 
-/// Ends the cache in `directory`, so that whoever opens it next gets it.
+/// Ends the cache in `directory`, so that it can be opened again.
 pub(crate) fn close(cache: DiskCache, directory: &Path) {
     drop(cache);
     let path = file(directory, "lock");
@@ -69,7 +69,7 @@ pub(crate) fn close(cache: DiskCache, directory: &Path) {
     });
 }
 
-/// A file of the cache in `directory`.
+/// Returns the path of a cache file in `directory`.
 pub(crate) fn file(directory: &Path, name: &str) -> PathBuf {
     directory.join("blocks-1").join(name)
 }

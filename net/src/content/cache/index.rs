@@ -1,7 +1,7 @@
-//! Which block lies in which slot, and which slot to give up next. Pure.
+//! Which block is in which slot, and which slot to evict next. Pure.
 //!
 //! Eviction is CLOCK (second chance): a hand goes round the slots and takes the first one that was
-//! not used since it last came by. It needs one bit per slot where LRU needs a list.
+//! not used since it last passed. It needs one bit per slot where LRU needs a list.
 
 use std::collections::HashMap;
 
@@ -21,7 +21,7 @@ struct SlabSlot {
 }
 
 impl SlabIndex {
-    /// An index of at most `capacity` slots, none of which exists yet.
+    /// Creates an index of at most `capacity` slots, none of which exists yet.
     pub(super) fn new(capacity: u32) -> Self {
         Self {
             by_key: HashMap::new(),
@@ -32,20 +32,20 @@ impl SlabIndex {
         }
     }
 
-    /// The slot of `key`, which counts as used now.
+    /// Returns the slot of `key`, and marks it as used.
     pub(super) fn find(&mut self, key: u64) -> Option<u32> {
         let slot = *self.by_key.get(&key)?;
         self.slots[slot as usize].used = true;
         Some(slot)
     }
 
-    /// True if `key` has a slot.
+    /// Returns true if `key` has a slot.
     pub(super) fn holds(&self, key: u64) -> bool {
         self.by_key.contains_key(&key)
     }
 
-    /// A slot to write to: a free one, a new one at the end, or the one to give up. Nothing points
-    /// to it until [`SlabIndex::fill`]. `None` only when there is no room for a single slot.
+    /// Takes a slot to write to: a free one, a new one at the end, or the one to evict. Nothing
+    /// points to it until [`SlabIndex::fill`]. `None` only when there is no room for a single slot.
     pub(super) fn take(&mut self) -> Option<u32> {
         if let Some(slot) = self.free.pop() {
             return Some(slot);
@@ -57,7 +57,7 @@ impl SlabIndex {
             });
             return Some(self.slots.len() as u32 - 1);
         }
-        // Two rounds: the first may do nothing but clear every bit.
+        // Two rounds: the first may only clear every bit.
         for _ in 0..2 * self.slots.len() {
             let at = self.hand;
             self.hand = (self.hand + 1) % self.slots.len();
@@ -76,7 +76,7 @@ impl SlabIndex {
         None
     }
 
-    /// Says that `slot`, taken before, holds `key` now.
+    /// Records that `slot`, taken before, now holds `key`.
     pub(super) fn fill(&mut self, slot: u32, key: u64) {
         self.slots[slot as usize] = SlabSlot {
             key: Some(key),
@@ -88,7 +88,7 @@ impl SlabIndex {
         }
     }
 
-    /// Gives a taken slot back, or drops what it holds.
+    /// Frees a slot that was taken but not filled, or drops what it holds.
     pub(super) fn release(&mut self, slot: u32) {
         if let Some(key) = self.slots[slot as usize].key.take() {
             self.by_key.remove(&key);
@@ -98,7 +98,7 @@ impl SlabIndex {
         }
     }
 
-    /// Learns of the next slot of a file that was there before: what it seems to hold, if anything.
+    /// Adds the next slot of an existing file, with the key that it seems to hold, if any.
     pub(super) fn found(&mut self, slot: u32, key: Option<u64>) {
         match key.filter(|key| !self.by_key.contains_key(key)) {
             Some(key) => self.fill(slot, key),
@@ -106,8 +106,8 @@ impl SlabIndex {
         }
     }
 
-    /// Claims the slots of a file that was there before, so that nothing is written to them until
-    /// [`SlabIndex::found`] says what they hold.
+    /// Claims the slots of an existing file, so that nothing is written to them until
+    /// [`SlabIndex::found`] reports what they hold.
     pub(super) fn reserve(&mut self, slots: u32) {
         self.slots.resize(
             slots.min(self.capacity) as usize,
@@ -118,12 +118,12 @@ impl SlabIndex {
         );
     }
 
-    /// What the slots hold.
+    /// Returns the keys that the slots hold.
     pub(super) fn keys(&self) -> impl Iterator<Item = u64> {
         self.by_key.keys().copied()
     }
 
-    /// Slots that hold something.
+    /// Returns the number of slots that hold something.
     pub(super) fn filled(&self) -> usize {
         self.by_key.len()
     }
@@ -164,7 +164,7 @@ mod tests {
     }
 
     proptest! {
-        /// No slot ever has two keys or lies beyond the capacity, whatever comes.
+        /// No slot ever has two keys or lies beyond the capacity, whatever the input.
         #[test]
         fn every_key_has_a_slot_of_its_own(
             capacity in 1_u32..20, steps in prop::collection::vec((0_u8..3, 0_u64..40), 1..200),

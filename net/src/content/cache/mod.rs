@@ -1,15 +1,16 @@
-//! Blocks on disk, so that what was read once is not fetched again.
+//! Blocks on disk, so that nothing that was read once is fetched again.
 //!
-//! Only proven blocks get in, and each lies there with its proof (see `slot.rs`) and is proven
-//! again when it is read back. That makes everything else simple: whatever a crash, a full disk or
-//! a stranger's file does to the cache is a miss, never wrong bytes. There is no journal and no
-//! database, and start-up waits for nothing: a thread looks at what is there while reads go on.
+//! Only proven blocks get in. Each is stored with its proof (see `slot.rs`) and is proven again
+//! when it is read back. That makes everything else simple: whatever a crash, a full disk or a
+//! stranger's file does to the cache, the result is a miss, never wrong bytes. There is no
+//! journal and no database, and start-up waits for nothing: a thread scans the existing slots
+//! while reads go on.
 //!
-//! Two files, in a directory that this module made: slots of 8 blocks for what is read in a row,
-//! and of one block for small files and random reads. Their lengths together never exceed the size
-//! that the user gave. One process owns the directory (`flock`); another one of the same user does
-//! without, as two indexes over one file would overwrite each other's slots. Who removes the files
-//! gets the space back within seconds, and caching begins anew.
+//! The cache has two files, in a directory that this module made: slots of 8 blocks for sequential
+//! reads, and of one block for small files and random reads. Their total length never exceeds the
+//! size that the user gave. One process owns the directory (`flock`); another process of the same
+//! user runs without the cache, as two indexes over one file would overwrite each other's slots. If
+//! the user removes the files, the space is free within seconds and caching starts over.
 
 mod disk;
 #[cfg(test)]
@@ -38,20 +39,20 @@ use disk::Disk;
 use slab::Slab;
 use slot::Header;
 
-/// Blocks in a large slot: the piece in which the download engine works.
+/// Blocks in a large slot: the size of piece that the download engine uses.
 pub const PIECE_BLOCKS: u64 = 8;
 
-/// Bytes that may wait to be written, and writes: a batch of small files is many. When the disk is
-/// slower than the network, blocks are left out rather than readers held up.
+/// The most bytes waiting to be written, and the most writes: a batch of small files is many. When
+/// the disk is slower than the network, blocks are dropped rather than readers delayed.
 const BACKLOG_BYTES: u64 = 8 << 20;
 const BACKLOG: usize = 2048;
 
-/// The writer comes this often while there is something to write, or when a quarter of the backlog
-/// is full: waking it for each block would take time from those who wait for blocks.
+/// How often the writer wakes while there is something to write; it also wakes when the backlog is
+/// a quarter full. Waking it for each block would take time from those who wait for blocks.
 const GATHER: Duration = Duration::from_millis(20);
 
-/// How often it is looked whether the files are still where they were: people empty caches by
-/// `rm -rf`.
+/// How often the writer checks whether the files are still in place: people empty
+/// caches by `rm -rf`.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// After a failed write (a full disk, most likely), nothing is written for this long.
@@ -66,13 +67,13 @@ pub struct DiskCache {
 
 struct SlabStore {
     directory: PathBuf,
-    /// The most bytes that the files may take.
+    /// The most bytes that the files may occupy.
     size: u64,
-    /// `None` while there is nothing to keep blocks in: somebody has removed it. Never
+    /// `None` while there is nowhere to keep blocks, because somebody removed it. Never
     /// locked over IO.
     disk: RwLock<Option<Arc<Disk>>>,
     stopped: AtomicBool,
-    /// Bytes that wait to be written.
+    /// The bytes waiting to be written.
     backlog: AtomicU64,
 }
 
@@ -113,16 +114,16 @@ impl DiskCache {
         }))
     }
 
-    /// Blocks of `content` from block `first` on: at most `max`, at least one, and not beyond the
-    /// piece in which the first one lies. `None` when that one is not here.
+    /// Returns blocks of `content` from block `first` on: at least one, at most `max`, and none
+    /// beyond the piece that contains the first. `None` when that one is not cached.
     pub fn get(&self, content: ContentId, first: u64, max: u64) -> Option<Verified<Vec<u8>>> {
         let disk = self.store.disk()?;
         let large = disk.large.get(content, first, max);
         large.or_else(|| disk.small.get(content, first, 1))
     }
 
-    /// How many bytes of `content` seem to be here. Takes as long as there are slots,
-    /// whatever the size.
+    /// Returns how many bytes of `content` seem to be cached. The time taken depends on the number
+    /// of slots, not on the content's size.
     pub fn bytes_of(&self, content: ContentId) -> u64 {
         let Some(disk) = self.store.disk() else {
             return 0;
@@ -131,14 +132,14 @@ impl DiskCache {
         held[0].saturating_add(held[1]).min(content.size)
     }
 
-    /// True if the piece of `root` that begins at block `first` seems to be here whole.
+    /// Returns true if the piece of `root` that begins at block `first` seems to be fully cached.
     pub fn holds_piece(&self, root: Root, first: u64) -> bool {
         self.store
             .disk()
             .is_some_and(|disk| disk.large.holds(&root, first))
     }
 
-    /// True if a content of at most one piece seems to be here whole.
+    /// Returns true if a content of at most one piece seems to be fully cached.
     pub fn holds_file(&self, content: ContentId) -> bool {
         let ContentId { root, size } = content;
         self.store.disk().is_some_and(|disk| {
@@ -147,9 +148,9 @@ impl DiskCache {
         })
     }
 
-    /// Keeps `bytes`, which `leaves` have proven: whole pieces in large slots, single blocks
-    /// in small ones, anything else not at all. Never waits: what the disk cannot take in time
-    /// is left out.
+    /// Stores `bytes`, which `leaves` have proven: whole pieces in large slots, single blocks in
+    /// small ones, anything else not at all. Never waits: blocks that the disk cannot take in
+    /// time are dropped.
     pub fn put<B>(&self, leaves: &Leaves, bytes: Arc<Verified<B>>)
     where
         B: std::ops::Deref<Target = [u8]> + Send + Sync + 'static,
@@ -178,7 +179,7 @@ impl DiskCache {
             header,
             content: Arc::new(ProvenBytes(bytes)),
         };
-        // A full queue means that the disk is slower than the network: then less is kept.
+        // A full queue means that the disk is slower than the network; then less is cached.
         let (backlog, length) = (&self.store.backlog, range.len());
         if backlog.load(Ordering::Relaxed) + length > BACKLOG_BYTES {
             return;
@@ -193,15 +194,15 @@ impl DiskCache {
         }
     }
 
-    /// Bytes of content that are here, rounded up to whole slots.
+    /// Returns the bytes of content that are cached, rounded up to whole slots.
     pub fn held_bytes(&self) -> u64 {
         let filled = |slab: &Slab| slab.filled() as u64 * slab.span * BLOCK;
         let disk = self.store.disk();
         disk.map_or(0, |disk| filled(&disk.small) + filled(&disk.large))
     }
 
-    /// False while there is nothing to keep blocks in, because it was removed and could not
-    /// be made anew.
+    /// Returns false while there is nowhere to keep blocks, because the files were removed and
+    /// could not be recreated.
     pub fn is_kept(&self) -> bool {
         self.store.disk().is_some()
     }
@@ -213,7 +214,7 @@ impl Drop for DiskCache {
     }
 }
 
-/// Lets the writer hold proven bytes without knowing what they lie in.
+/// Lets the writer hold proven bytes without knowing their container.
 struct ProvenBytes<B>(Arc<Verified<B>>);
 
 impl<B: std::ops::Deref<Target = [u8]>> AsRef<[u8]> for ProvenBytes<B> {
@@ -231,8 +232,7 @@ impl SlabStore {
         disk.scan(|| self.stopped.load(Ordering::Relaxed));
     }
 
-    /// Notices that the files were removed, lets go of them, and makes them anew; or tries that
-    /// again where it failed before.
+    /// Closes and recreates the files if they were removed; after a failure, tries again.
     fn look_after_files(&self) {
         let is_there = self.disk().is_some_and(|disk| disk.is_in_place());
         if is_there {
@@ -254,7 +254,7 @@ impl SlabStore {
     }
 
     fn write_all(&self, queue: &Receiver<Write>) {
-        // Best effort: without the right to do so, the thread just competes like others.
+        // Best effort: without the permission, the thread simply competes like any other.
         let _ = rustix::process::setpriority_process(None, 19);
         let mut paused_until: Option<Instant> = None;
         let mut looked = Instant::now();

@@ -1,4 +1,4 @@
-//! Opens the files of the cache, all of them, and nobody else's.
+//! Opens the files of the cache, and refuses those of other users.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -8,11 +8,11 @@ use std::path::Path;
 use rustix::fs::OFlags;
 use rustix::process::Uid;
 
-/// The regular file at `path`, for reading and writing; made if there is none. It must belong to
-/// `owner`, and is not reached through a link.
+/// Opens the regular file at `path` for reading and writing, creating it if need be. It must belong
+/// to `owner`; links are not followed.
 ///
 /// # Errors
-/// Besides those of the system: it is another kind of file, or somebody else's.
+/// Those of the system; also if it is another kind of file, or belongs to another user.
 pub(super) fn open(path: &Path, owner: Uid) -> io::Result<File> {
     // A FIFO of that name is an error instead of a hang.
     let flags = OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
@@ -45,7 +45,7 @@ mod tests {
         let path = directory.path().join("large");
         assert!(open(&path, geteuid()).is_ok());
         assert!(open(&path, geteuid()).is_ok());
-        // Whose it is does not change; who asks does.
+        // The owner of the file is fixed, so the test varies who asks.
         let somebody_else = Uid::from_raw(geteuid().as_raw() ^ 1);
         assert!(open(&path, somebody_else).is_err());
     }

@@ -1,7 +1,7 @@
 //! One file of equal slots. Its length never exceeds its share of the cache.
 //!
-//! Reading and writing race on purpose: no lock is held over IO, and a slot that is overwritten
-//! while it is read fails its check and is a miss, like one that a crash has torn.
+//! Reading and writing race on purpose: no lock is held over IO. A slot that is overwritten while
+//! it is read fails its check and is a miss, like one that a crash has torn.
 
 use std::fs::File;
 use std::io::{self, IoSlice};
@@ -23,7 +23,7 @@ pub(super) struct Slab {
     /// Blocks of content in a slot.
     pub(super) span: u64,
     index: Mutex<SlabIndex>,
-    /// The slots that were there at start, which [`Slab::scan`] has to look at.
+    /// The slots that existed at start, which [`Slab::scan`] has to read.
     old_slots: u32,
 }
 
@@ -34,7 +34,7 @@ impl Slab {
         let metadata = file.metadata()?;
         let slot_bytes = Self::slot_bytes(span);
         let capacity = u32::try_from(bytes / slot_bytes).unwrap_or(u32::MAX);
-        // The last slot may be shorter than its room.
+        // The last slot may be shorter than the others.
         let old_slots = u32::try_from(metadata.len().div_ceil(slot_bytes))
             .unwrap_or(u32::MAX)
             .min(capacity);
@@ -49,7 +49,7 @@ impl Slab {
         })
     }
 
-    /// The file that it all lies in.
+    /// Returns the file of this slab.
     pub(super) fn file(&self) -> &File {
         &self.file
     }
@@ -62,8 +62,8 @@ impl Slab {
         u64::from(slot) * Self::slot_bytes(self.span)
     }
 
-    /// Looks at the headers that a former process left. Proves nothing; reading does. Ends early
-    /// when `stop` says so.
+    /// Reads the headers that an earlier process left. Proves nothing; reading does. Ends early
+    /// when `stop` returns true.
     pub(super) fn scan(&self, stop: impl Fn() -> bool) {
         let mut header = [0; HEADER];
         for slot in (0..self.old_slots).take_while(|_| !stop()) {
@@ -76,11 +76,11 @@ impl Slab {
         }
     }
 
-    /// Up to `max` blocks of `content` from block `first` on that lie in one slot, if they are
-    /// here and sound.
+    /// Returns up to `max` blocks of `content` from block `first` on that lie in one slot, if they
+    /// are present and sound.
     ///
-    /// A slot is given up when it is damaged, never because it is not what somebody asked for:
-    /// anybody can name another size, or make up a root that falls on the same place of the index.
+    /// A damaged slot is dropped, but not one that merely fails to match the request: anybody can
+    /// name another size, or make up a root with the same key in the index.
     pub(super) fn get(
         &self,
         content: ContentId,
@@ -95,8 +95,8 @@ impl Slab {
             None => None,
         };
         if bytes.is_none() {
-            // Torn, damaged, or overwritten just now: in the last case the slot has a new owner,
-            // and only that one's key may be dropped with it.
+            // The slot is torn, damaged, or was overwritten just now. In the last case it has a new
+            // owner, and must not be dropped.
             let mut index = self.index.lock();
             if index.find(key) == Some(slot) {
                 index.release(slot);
@@ -135,8 +135,8 @@ impl Slab {
         read.ok().and_then(|()| Header::decode(&header))
     }
 
-    /// The header of the slot in which `block` of `root` lies, if its hashes are sound. What is
-    /// asked for may be anything that somebody made up, so nothing is given up for not matching it.
+    /// Returns the header of the slot that contains `block` of `root`, if its hashes are sound. The
+    /// request may be made up, so no slot is dropped for not matching it.
     pub(super) fn proven_header(&self, root: Root, block: u64) -> Option<Header> {
         let first = block / self.span * self.span;
         let slot = self.index.lock().find(key(&root, first))?;
@@ -147,12 +147,12 @@ impl Slab {
         sound.then_some(header)
     }
 
-    /// True if the block is here, as far as the index knows.
+    /// Returns true if the block is here, according to the index.
     pub(super) fn holds(&self, root: &Root, first: u64) -> bool {
         self.index.lock().holds(key(root, first))
     }
 
-    /// How many bytes of `content` seem to be here.
+    /// Returns how many bytes of `content` seem to be here.
     pub(super) fn bytes_of(&self, content: ContentId) -> u64 {
         let index = self.index.lock();
         let firsts = index.keys().map(|key| first_block(&content.root, key));
@@ -161,7 +161,7 @@ impl Slab {
         lengths.map(|left| left.min(self.span * BLOCK)).sum()
     }
 
-    /// Writes one slot, in the place of one that was not used lately if need be.
+    /// Writes one slot, evicting one that was not used recently if need be.
     pub(super) fn put(&self, header: &Header, content: &[u8]) -> io::Result<()> {
         let Some(slot) = self.index.lock().take() else {
             return Ok(());
@@ -181,12 +181,12 @@ impl Slab {
         if pwritev(&self.file, &both, at)? == HEADER + content.len() {
             return Ok(());
         }
-        // A short write: a full disk, most likely, which the next one says.
+        // A short write, most likely from a full disk; the next write reports the error.
         self.file.write_all_at(header, at)?;
         self.file.write_all_at(content, at + HEADER as u64)
     }
 
-    /// Slots that hold something.
+    /// Returns the number of slots that hold something.
     pub(super) fn filled(&self) -> usize {
         self.index.lock().filled()
     }

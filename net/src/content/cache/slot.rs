@@ -1,38 +1,38 @@
-//! What lies in one slot of the disk cache: a few blocks of content, with the proof that they
-//! belong to their root. A slot can therefore be checked alone, whoever wrote it and however it was
-//! torn.
+//! One slot of the disk cache: a few blocks of content, with the proof that they belong to their
+//! root. So a slot can be checked alone, whoever wrote it and however it was torn.
 //!
 //! Layout: a header of 4 KiB (magic, checksum, root, size, position, leaves, uncles; the rest
-//! zero), then the bytes. Numbers are little-endian. The checksum tells a damaged header, which is
-//! given up, from one of another content than somebody asks for, which is not.
+//! zero), then the bytes. Numbers are little-endian. The checksum distinguishes a damaged
+//! header, whose slot is dropped, from a sound one of a content other than the requested one,
+//! whose slot is kept.
 
 use crate::content::merkle::{BLOCK, Hash, Leaves, Shape, Subtree, leaf};
 use crate::model::{ContentId, Root};
 
-/// Bytes in front of the content; a page, so that content stays aligned.
+/// Bytes before the content; a page, so that content stays aligned.
 pub(super) const HEADER: usize = 4096;
 
-/// Its last digit is the generation: slots of an older one count as empty. In the first one, the
-/// size may be one that was never proven.
+/// The last digit is the generation: slots of an older one count as empty. In the first generation,
+/// the size may never have been proven.
 const MAGIC: &[u8; 8] = b"tp2pblk2";
 
-/// Bytes of the checksum: of the SHA-256 of what follows it.
+/// Bytes of the checksum, taken from the SHA-256 of what follows it.
 const CHECKSUM: usize = 8;
 
-/// Bytes of the header in front of its hashes.
+/// Bytes of the header before its hashes.
 const FIXED: usize = 8 + CHECKSUM + 32 + 8 + 8 + 4 + 4 + 4;
 
-/// What a slot says that it holds; nothing of it is proven before [`Header::leaves_for`].
+/// What a slot claims to hold; nothing of it is proven before [`Header::leaves_for`].
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Header {
-    /// The content, by the size that its reader knew: proven to the block, and to the byte where
-    /// the slot has the last block.
+    /// The content, with the size that its reader knew: proven to the block, and to the byte if the
+    /// slot has the last block.
     pub(super) content: ContentId,
     pub(super) proof: Subtree,
 }
 
 impl Header {
-    /// The header for the blocks that `leaves` prove from block `first` on.
+    /// Creates the header for the blocks that `leaves` prove from block `first` on.
     pub(super) fn new(leaves: &Leaves, first: u64, span: u64) -> Option<Self> {
         let proof = leaves.narrow(first, span)?;
         let fits = FIXED + 32 * (proof.leaves.len() + proof.uncles.len()) <= HEADER;
@@ -42,12 +42,12 @@ impl Header {
         })
     }
 
-    /// Where this belongs in the index.
+    /// Returns the slot's key in the index.
     pub(super) fn key(&self) -> u64 {
         key(&self.content.root, self.proof.first)
     }
 
-    /// How many bytes of content follow.
+    /// Returns how many bytes of content follow.
     pub(super) fn content_bytes(&self) -> u64 {
         let start = self.proof.first.saturating_mul(BLOCK);
         self.content
@@ -56,8 +56,8 @@ impl Header {
             .min(self.proof.span.saturating_mul(BLOCK))
     }
 
-    /// True if these are blocks of `content`, going by what was proven when they came: a root has
-    /// one number of blocks, and the last block one length.
+    /// Returns true if these are blocks of `content`, judging by what was proven when they were
+    /// stored: a root has one number of blocks, and the last block one length.
     pub(super) fn is_of(&self, content: ContentId) -> bool {
         let ends_here =
             self.proof.first.saturating_add(self.proof.span) >= self.content.size.div_ceil(BLOCK);
@@ -66,7 +66,7 @@ impl Header {
             && (self.content.size == content.size || !ends_here)
     }
 
-    /// The leaves, proven for `content`.
+    /// Returns the leaves, proven for `content`.
     pub(super) fn leaves_for(self, content: ContentId) -> Option<Leaves> {
         self.proof.prove(content)
     }
@@ -146,18 +146,18 @@ impl SlotFields<'_> {
     }
 }
 
-/// An odd number, so that multiplying by it loses nothing, and its inverse modulo 2^64.
+/// An odd number, so that multiplying by it is reversible, and its inverse modulo 2^64.
 const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 const GATHER: u64 = 0xf1de_83e1_9937_733d;
 
-/// Where a slot belongs in the index. A collision only costs a failed check, so 64 bits of the
+/// Returns the key of a slot in the index. A collision only costs a failed check, so 64 bits of the
 /// root (which is a hash) are enough.
 pub(super) fn key(root: &Root, first: u64) -> u64 {
     head(root) ^ first.wrapping_mul(SPREAD)
 }
 
-/// The block of `root` that has this key. For the keys of other contents it is a number without
-/// meaning, most likely one that is behind the end of any file.
+/// Returns the block of `root` that has this key. For keys of other contents the result is a
+/// meaningless number, most likely beyond the end of any file.
 pub(super) fn first_block(root: &Root, key: u64) -> u64 {
     (head(root) ^ key).wrapping_mul(GATHER)
 }

@@ -1,8 +1,7 @@
-//! What can be given to others: whatever is here of a content of which they know the root only.
+//! What the cache can give to others, who know only the root of a content.
 //!
-//! Whoever asks may ask for anything. So everything here begins with a slot whose header names that
-//! very root and is proven against it, and nothing is dropped from the cache for being asked for
-//! wrongly.
+//! A caller may ask for anything. So everything here begins with a slot whose header names that
+//! very root and is proven against it, and a wrong request never drops anything from the cache.
 
 use super::slot::Header;
 use super::{DiskCache, PIECE_BLOCKS};
@@ -10,16 +9,16 @@ use crate::content::merkle::{BLOCK, Subtree};
 use crate::model::{ByteRange, Root};
 
 impl DiskCache {
-    /// The size in bytes of the content of `root`, if `block` of it is here. It is exact if the
-    /// last block is here, too. Otherwise only the number of blocks was proven, and the size is the
-    /// one that the member listed from which `block` came: wrong by less than a block at most.
+    /// Returns the size in bytes of the content of `root`, if `block` of it is cached. It is exact
+    /// if the last block is cached too. Otherwise only the number of blocks was proven, and the
+    /// size is the one listed by the member that sent `block`: wrong by less than a block at most.
     pub fn size(&self, root: Root, block: u64) -> Option<u64> {
         let listed = self.slot(root, block)?.content.size;
         let last = self.slot(root, listed.div_ceil(BLOCK).saturating_sub(1));
         Some(last.map_or(listed, |last| last.content.size))
     }
 
-    /// As much of `range`, from its start on, as seems to be here. Reading may still find it
+    /// Returns the beginning of `range`, as far as it seems to be cached. Reading may still find it
     /// damaged or overwritten.
     pub fn held(&self, root: Root, range: ByteRange) -> ByteRange {
         let Some(disk) = self.store.disk() else {
@@ -41,9 +40,9 @@ impl DiskCache {
         ByteRange::new(range.start, reached.max(range.start))
     }
 
-    /// The leaves of `span` blocks of `root` from block `first` on (as in
+    /// Returns the leaves of `span` blocks of `root` from block `first` on (as in
     /// [`Tree::subtree`](crate::content::merkle::HashTree::subtree), and narrower), proven, if
-    /// every block that the content has there is here.
+    /// every block that the content has there is cached.
     pub fn hashes(&self, root: Root, first: u64, span: u64) -> Option<Subtree> {
         let start = self.slot(root, first)?;
         let content = start.content;
@@ -80,7 +79,7 @@ impl DiskCache {
         whole.prove(content)?.narrow(first, span)
     }
 
-    /// The header of a slot in which `block` of `root` lies.
+    /// Returns the header of a slot that contains `block` of `root`.
     fn slot(&self, root: Root, block: u64) -> Option<Header> {
         let disk = self.store.disk()?;
         let large = disk.large.proven_header(root, block);

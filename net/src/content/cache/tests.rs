@@ -28,7 +28,7 @@ fn cached_blocks_survive_a_restart() {
         8 * BLOCK + (big.size() - 576 * BLOCK)
     );
     assert_eq!(cache.bytes_of(small.id()), 100);
-    // Whatever size a member claims.
+    // A member may claim any size.
     let claimed = ContentId {
         size: u64::MAX,
         ..content(1, 9).id()
@@ -66,7 +66,7 @@ fn removed_cache_is_released_and_recreated() {
     assert_eq!(content.piece(&cache, 0), None);
     content.put(&cache, 8, 8);
     eventually("a slot", || content.piece(&cache, 8).is_some());
-    // Nobody else gets what this process uses.
+    // No other cache gets what this process uses.
     assert!(
         super::disk::lock(&file(&directory, "lock"))
             .unwrap()
@@ -278,7 +278,7 @@ fn small_content_proves_any_range() {
     }
 }
 
-/// A stranger to a content may make up a root that falls on the same place of the index.
+/// A stranger to a content may make up a root with the same key in the index.
 #[test]
 fn lookalike_root_drops_nothing() {
     let directory = tempfile::tempdir().unwrap();

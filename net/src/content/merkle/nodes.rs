@@ -1,5 +1,5 @@
-//! The nodes of a tree: blocks become leaves, leaves become parents, and padding fills what is
-//! behind the end.
+//! The nodes of a tree: blocks become leaves, leaves become parents, and padding fills the space
+//! after the end.
 
 use std::sync::LazyLock;
 
@@ -8,12 +8,12 @@ use sha2::{Digest, Sha256};
 use super::{BLOCK, Hash, SUBTREE_BLOCKS};
 use crate::content::sha256_pair;
 
-/// The hash of one block; only the last block of a file may be shorter than [`BLOCK`].
+/// Returns the hash of one block; only the last block of a file may be shorter than [`BLOCK`].
 pub fn leaf(block: &[u8]) -> Hash {
     Sha256::digest(block).into()
 }
 
-/// The hashes of `bytes` cut into parts of `length`, two at a time; the last part may be shorter.
+/// Hashes `bytes` in parts of `length`, two at a time; the last part may be shorter.
 pub(super) fn hashes(bytes: &[u8], length: usize, mut take: impl FnMut(Hash)) {
     for both in bytes.chunks(2 * length) {
         let (first, second) = both.split_at(length.min(both.len()));
@@ -31,7 +31,7 @@ pub(super) fn parent(left: &Hash, right: &Hash) -> Hash {
     leaf([*left, *right].as_flattened())
 }
 
-/// The level above `nodes`, whose number is even.
+/// Returns the level above `nodes`, whose number is even.
 pub(super) fn parents(nodes: &[Hash]) -> Vec<Hash> {
     let mut above = Vec::with_capacity(nodes.len() / 2);
     hashes(nodes.as_flattened(), 2 * size_of::<Hash>(), |hash| {
@@ -40,10 +40,10 @@ pub(super) fn parents(nodes: &[Hash]) -> Vec<Hash> {
     above
 }
 
-/// What stands in a tree for a block behind the end of the content. No block has this hash.
+/// The leaf for a block after the end of the content. No block has this hash.
 pub(super) const PAD: Hash = [0; 32];
 
-/// The roots of subtrees of padding alone, by their height. A tree of more levels has no file.
+/// The roots of subtrees of padding alone, by height. No file has a tree of more levels.
 static PADDING: LazyLock<[Hash; 64]> = LazyLock::new(|| {
     let mut levels = [PAD; 64];
     for level in 1..levels.len() {
@@ -52,49 +52,50 @@ static PADDING: LazyLock<[Hash; 64]> = LazyLock::new(|| {
     levels
 });
 
-/// The root of a subtree of padding, `level` levels above the leaves.
+/// Returns the root of a subtree of padding, `level` levels above the leaves.
 pub(super) fn padding(level: u32) -> Hash {
     PADDING[level as usize]
 }
 
-/// How a file of some size is cut into subtrees.
+/// The division of a file of some size into subtrees.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Shape {
     pub(super) blocks: u64,
 }
 
 impl Shape {
-    /// The shape of a file of `size` bytes; empty files have no tree.
+    /// Returns the shape of a file of `size` bytes; empty files have no tree.
     pub fn of(size: u64) -> Option<Self> {
         (size > 0).then(|| Self {
             blocks: size.div_ceil(BLOCK),
         })
     }
 
-    /// How many subtrees there are.
+    /// Returns the number of subtrees.
     pub fn subtrees(self) -> u64 {
         self.blocks.div_ceil(SUBTREE_BLOCKS)
     }
 
-    /// How many leaves subtree `index` has, padding not counted; 0 behind the last one.
+    /// Returns the number of leaves in subtree `index`, without padding; 0 after the last one.
     pub fn leaves(self, index: u64) -> u64 {
         let before = index.saturating_mul(SUBTREE_BLOCKS);
         self.blocks.saturating_sub(before).min(SUBTREE_BLOCKS)
     }
 
-    /// How high the whole tree is: log2 of its leaves, padding counted.
+    /// Returns the height of the whole tree: log2 of its leaves, including padding.
     pub(super) fn height(self) -> u32 {
         self.blocks.next_power_of_two().trailing_zeros()
     }
 
-    /// The height of a subtree of `span` blocks; that of a small file is no higher than
-    /// its content needs.
+    /// Returns the height of a subtree of `span` blocks; in a small file it is no higher than
+    /// the content needs.
     pub(super) fn subtree_height(self, span: u64) -> u32 {
         span.trailing_zeros().min(self.height())
     }
 }
 
-/// The levels from `leaves` up to their root, `height` levels above; padded with zero leaves.
+/// Returns the levels from `leaves`, padded with zero leaves, up to their root
+/// `height` levels above.
 pub(super) fn levels(leaves: &[Hash], height: u32) -> Vec<Vec<Hash>> {
     let mut levels = vec![leaves.to_vec()];
     for level in 0..height {

@@ -1,4 +1,4 @@
-//! The tree of a whole file, computed from its bytes by whoever has them.
+//! The tree of a whole file, computed from its bytes by a node that has them.
 
 use sha2::{Digest, Sha256};
 
@@ -6,7 +6,7 @@ use super::nodes::{Shape, hashes, levels, padding, parents};
 use super::{BLOCK, Hash, SUBTREE_BLOCKS, Subtree};
 use crate::model::Root;
 
-/// All leaves of a file as they are computed from its bytes, front to back.
+/// Computes all leaves of a file from its bytes, front to back.
 #[derive(Default)]
 pub struct TreeHasher {
     block: Sha256,
@@ -15,7 +15,7 @@ pub struct TreeHasher {
 }
 
 impl TreeHasher {
-    /// Takes the next bytes, however they are cut.
+    /// Adds the next bytes, in parts of any size.
     pub fn update(&mut self, mut bytes: &[u8]) {
         if self.block_bytes == 0 {
             let whole = bytes.len() / BLOCK as usize * BLOCK as usize;
@@ -41,7 +41,7 @@ impl TreeHasher {
         self.block_bytes = 0;
     }
 
-    /// The tree; `None` for an empty file.
+    /// Returns the tree; `None` for an empty file.
     pub fn finish(mut self) -> Option<HashTree> {
         if self.block_bytes > 0 {
             self.end_block();
@@ -55,12 +55,12 @@ impl TreeHasher {
 pub struct HashTree {
     shape: Shape,
     leaves: Vec<Hash>,
-    /// From the roots of the subtrees up to the root of the file.
+    /// The levels from the roots of the subtrees up to the root of the file.
     upper: Vec<Vec<Hash>>,
 }
 
 impl HashTree {
-    /// The tree over these leaves; `None` when there are none.
+    /// Creates the tree over these leaves; `None` when there are none.
     pub fn new(leaves: Vec<Hash>) -> Option<Self> {
         let shape = Shape {
             blocks: leaves.len() as u64,
@@ -85,17 +85,17 @@ impl HashTree {
         })
     }
 
-    /// The content's name.
+    /// Returns the root, which is the content's name.
     pub fn root(&self) -> Root {
         Root::from_bytes(self.upper[self.upper.len() - 1][0])
     }
 
-    /// The hashes of all blocks, in their order.
+    /// Returns the hashes of all blocks, in order.
     pub fn leaves(&self) -> &[Hash] {
         &self.leaves
     }
 
-    /// Subtree `index` with the hashes that prove it; `None` behind the last one.
+    /// Returns subtree `index` with the hashes that prove it; `None` after the last one.
     pub fn subtree(&self, index: u64) -> Option<Subtree> {
         let at = usize::try_from(index).ok()?;
         let leaves = self.leaves.chunks(SUBTREE_BLOCKS as usize).nth(at)?;
@@ -113,7 +113,7 @@ impl HashTree {
     }
 }
 
-/// The root of `leaves`, padded to `height` levels.
+/// Returns the root of `leaves`, padded to `height` levels.
 fn root_of(leaves: &[Hash], height: u32) -> Hash {
     levels(leaves, height)
         .pop()

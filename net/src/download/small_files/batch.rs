@@ -1,4 +1,4 @@
-//! Bringing one batch in: each file is checked as a whole before anybody gets it.
+//! Fetching one batch: each file is checked as a whole before any reader gets it.
 
 use std::sync::{Arc, Weak};
 use std::time::Instant;
@@ -15,7 +15,7 @@ use crate::protocol::wire::{BatchAnswer, BatchItem};
 
 impl Core {
     /// Fetches `batch` from `source`, which is one of its member's files, and hands the files to
-    /// those who wait for them.
+    /// the readers that wait for them.
     pub(super) fn fetch_batch(&self, batch: &Batch, source: &FileSource) {
         let deadline = batch.asked + PATIENCE;
         if Instant::now() >= deadline {
@@ -38,7 +38,7 @@ impl Core {
         }
     }
 
-    /// Whole files, or why not; those of a known root are proven, and go to the disk cache too.
+    /// Returns whole files, or why not; those with a known root are proven and also cached on disk.
     fn check(
         &self,
         file: &SmallFile,
@@ -61,7 +61,7 @@ impl Core {
         };
         let Ok((proven, leaves)) = Verified::whole(bytes, content) else {
             let error = Error::WrongBytes { who: source.who() };
-            // Of the batch's files, `source` is only the one that brought about the question.
+            // Of the batch's files, `source` is only the one that triggered the request.
             let source = FileSource {
                 path: file.path.clone(),
                 has: Availability::File(file.version),
@@ -73,7 +73,7 @@ impl Core {
         };
         self.received(source, file.size);
         let proven = Arc::new(proven);
-        // What this node shares itself lies on this disk already.
+        // What this node shares itself is on this disk already.
         if let Some(cache) = self.cache.as_ref().filter(|_| !source.is_local) {
             cache.put(&leaves, Arc::clone(&proven));
         }
@@ -99,7 +99,7 @@ impl Core {
     }
 }
 
-/// One answer for each file of `batch`; whole files have the size that they should have.
+/// Returns one answer for each file of `batch`; whole files have the expected size.
 fn fetch(batch: &Batch, source: &FileSource, deadline: Instant) -> Result<Vec<BatchAnswer>, Error> {
     let items = batch.files.iter().map(|file| BatchItem {
         path: file.path.clone(),

@@ -1,13 +1,13 @@
 //! Small files without a round trip each: while a reader goes through a directory, the next files
 //! come in batches.
 //!
-//! [`UpcomingFiles`] tells what lies behind a file in its directory; `shelf.rs` decides what to ask
-//! for and keeps it until it is read; `batch.rs` fetches and checks it. A [`SmallFileReader`]
-//! stands before a small file's ordinary download: its first read takes the file off the shelf,
-//! waits for it there, or goes the ordinary way. So does every read for which a batch did not bring
-//! the file, whatever the reason, and the time spent waiting counts.
+//! [`UpcomingFiles`] knows which files follow in a directory; `staging.rs` decides what to request
+//! and keeps it until it is read; `batch.rs` fetches and checks it. A [`SmallFileReader`] stands
+//! before a small file's ordinary download: its first read takes the file from the staging area,
+//! waits for it there, or falls back to the ordinary download. So does every read for which a batch
+//! did not bring the file, for any reason, and the time spent waiting counts.
 //!
-//! No lock here is held while another one is taken, or while a callback or the network is at work.
+//! No lock here is held while another one is taken, or during a callback or network call.
 
 mod batch;
 pub(crate) mod staging;
@@ -30,7 +30,7 @@ use staging::{Batch, SmallFileKey, StagedFile, Staging};
 /// A small file, as a listing describes it.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct SmallFile {
-    /// Where it lies at the member that it is to come from.
+    /// The file's path at the member to fetch it from.
     pub path: RelPath,
     /// The state of the file there.
     pub version: Version,
@@ -41,19 +41,19 @@ pub struct SmallFile {
 }
 
 impl SmallFile {
-    /// What it is known by on the shelf: all that was said of it when it was asked for, so that
-    /// what comes is never taken for a file of which the member says something else by then.
+    /// Returns its key in the staging area. The key holds the whole description at the time of the
+    /// request, so a file is never taken for one that the member describes otherwise later.
     fn key(&self, member: PeerId) -> SmallFileKey {
         (member, self.clone())
     }
 
-    /// The content, if it is known by its root.
+    /// Returns the content, if its root is known.
     fn content(&self) -> Option<ContentId> {
         let size = self.size;
         self.root.map(|root| ContentId { root, size })
     }
 
-    /// Where its bytes come from, if they cannot be proven.
+    /// Returns the origin of its bytes, if they cannot be proven.
     fn origin(&self, member: PeerId) -> Origin {
         Origin::new(member, &self.path, self.version, self.size)
     }
@@ -62,16 +62,16 @@ impl SmallFile {
 /// The order in which a program reads the files of a directory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ReadingOrder {
-    /// That of their names, in which they are listed.
+    /// By name, as listings order them.
     ByName,
-    /// That of their inode numbers, as `cp -r` and others do it.
+    /// By inode number, as `cp -r` and others do it.
     ByNumber,
 }
 
-/// Knows what lies in the directories that are being read.
+/// Knows the contents of the directories that are being read.
 pub trait UpcomingFiles: Send + Sync {
-    /// The small files behind `path` in its directory that can be read from `member`, in `order`,
-    /// at most `max`. What is not known at once is left out: this never waits.
+    /// Returns the small files behind `path` in its directory that can be read from `member`, in
+    /// `order`, at most `max`. Files not known at once are left out: this never waits.
     fn behind(
         &self,
         path: &RelPath,
@@ -80,19 +80,19 @@ pub trait UpcomingFiles: Send + Sync {
         max: usize,
     ) -> Vec<SmallFile>;
 
-    /// In which order `path` comes just behind `before`, a file in the same directory; by name,
-    /// where that cannot be told.
+    /// Returns the order in which `path` directly follows `before`, a file in the same directory;
+    /// by name if that is unknown.
     fn order(&self, before: &RelPath, path: &RelPath) -> ReadingOrder;
 }
 
-/// The small files at hand or on their way, over all directories.
+/// The small files staged or on their way, over all directories.
 #[derive(Default)]
 pub(crate) struct SmallFiles {
     shelf: Mutex<Staging<Weak<SmallFileReader>, Arc<KeptSmallFile>>>,
 }
 
 impl SmallFiles {
-    /// Lets go of what nobody has read, and sends those the ordinary way who have waited too long.
+    /// Drops unread files, and sends readers that waited too long to the ordinary download.
     pub(super) fn tick(&self, now: Instant) {
         let (waiting, dropped) = self.shelf.lock().tidy(now);
         drop(dropped);
@@ -100,14 +100,14 @@ impl SmallFiles {
     }
 }
 
-/// Sends readers the ordinary way.
+/// Sends readers to the ordinary download.
 fn release(waiting: Vec<Weak<SmallFileReader>>) {
     for reader in waiting.iter().filter_map(Weak::upgrade) {
         reader.land(None);
     }
 }
 
-/// The whole content of a small file, counted as long as it is in memory.
+/// The whole content of a small file, counted while it is in memory.
 pub(super) struct KeptSmallFile {
     content: FileBytes,
     counter: Arc<AtomicU64>,
@@ -122,7 +122,7 @@ impl KeptSmallFile {
         }
     }
 
-    /// The bytes of `range`, if they are what is `expected`.
+    /// Returns the bytes of `range`, if they are of the `expected` content.
     fn slice(&self, range: ByteRange, expected: &ExpectedContent) -> Result<&[u8], Error> {
         let bytes = self.content.bytes_for(expected);
         let range = range.start as usize..range.end as usize;
@@ -147,13 +147,13 @@ pub(crate) struct SmallFileReader {
 }
 
 enum State {
-    /// Nothing was read yet.
+    /// No read has come yet.
     New,
-    /// The shelf is being looked at, or a batch is on its way.
+    /// The staging area is being searched, or a batch is on its way.
     Waiting(Vec<ParkedSmallRead>),
     /// Every read is answered from this.
     Here(Arc<KeptSmallFile>),
-    /// Every read is the download's.
+    /// Every read goes to the ordinary download.
     Ordinary,
 }
 
@@ -172,7 +172,7 @@ impl SmallFileReader {
         })
     }
 
-    /// See [`Download::read`](super::Download::read).
+    /// Reads `range`; see [`Download::read`](super::Download::read).
     pub(super) fn read(self: &Arc<Self>, range: ByteRange, done: ReadCallback, now: Instant) {
         let parked = ParkedSmallRead {
             range,
@@ -207,7 +207,7 @@ impl SmallFileReader {
         }
     }
 
-    /// The reader goes; what is parked fails.
+    /// Closes the reader; parked reads fail.
     pub(super) fn close(&self) {
         let state = std::mem::replace(&mut *self.state.lock(), State::Ordinary);
         if let State::Waiting(parked) = state {
@@ -217,7 +217,7 @@ impl SmallFileReader {
         }
     }
 
-    /// The file has come, or it is not coming this way.
+    /// Ends the wait: the file has come, or no batch will bring it.
     fn land(&self, kept: Option<Arc<KeptSmallFile>>) {
         let mut state = self.state.lock();
         let State::Waiting(parked) = &mut *state else {
@@ -242,7 +242,7 @@ impl SmallFileReader {
         }
     }
 
-    /// Looks for the file on the shelf, and sees to it that what comes next is on its way.
+    /// Looks for the file in the staging area, and ensures that the next files are on their way.
     fn look(self: &Arc<Self>, now: Instant) {
         let sources = self.shared.sources.iter();
         let keys = sources.filter_map(|source| Some(self.small(source)?.key(source.peer.id())));
@@ -265,7 +265,7 @@ impl SmallFileReader {
         }
     }
 
-    /// This file as `source` has it, if it has a file and not just blocks.
+    /// Describes this file as `source` has it, if it has a file and not just blocks.
     fn small(&self, source: &FileSource) -> Option<SmallFile> {
         let Availability::File(version) = source.has else {
             return None;
@@ -279,7 +279,7 @@ impl SmallFileReader {
         })
     }
 
-    /// The first batch of a run that begins with this file, if it should be one.
+    /// Returns the first batch of a run that begins with this file, if one should begin.
     fn begin(self: &Arc<Self>, now: Instant) -> Option<Batch> {
         let source = self.shared.sources.first()?;
         let file = self.small(source)?;
@@ -298,7 +298,7 @@ impl SmallFileReader {
         shelf.begin((directory, order), member, files, reader, now)
     }
 
-    /// Asks for what comes next in a run, if it is time to.
+    /// Requests the next files of a run, if it is time to.
     fn go_on(&self, run: u64, now: Instant) {
         if !self.core().has_memory() {
             return;
@@ -325,7 +325,7 @@ impl SmallFileReader {
         files
     }
 
-    /// Fetches a batch on a thread of its member's.
+    /// Fetches a batch on a thread of its member.
     fn send(&self, batch: Batch) {
         let mut sources = self.shared.sources.iter();
         let source = sources.find(|source| source.peer.id() == batch.member);
@@ -352,7 +352,7 @@ impl SmallFileReader {
 }
 
 impl Core {
-    /// True if the disk cache seems to have `file`.
+    /// Returns true if the disk cache seems to have `file`.
     fn has_on_disk(&self, file: &SmallFile) -> bool {
         let known = file.content().zip(self.cache.as_ref());
         known.is_some_and(|(content, cache)| cache.holds_file(content))

@@ -1,8 +1,8 @@
-//! Which small files are at hand or on their way, and which to ask for next. Pure.
+//! Which small files are staged or on their way, and which to request next. Pure.
 //!
-//! Every file on the shelf belongs to one run and is *coming* (asked for), *here*, or *spoiled*
-//! (its bytes were wrong). It leaves when it is read, or after a while. Their sizes together
-//! stay below [`ROOM`].
+//! Every staged file belongs to one run and is *coming* (requested), *here*, or *spoiled* (its
+//! bytes were wrong). It leaves when it is read, or after a while. The sizes of all staged files
+//! add up to less than [`ROOM`].
 
 mod readahead;
 
@@ -14,27 +14,27 @@ use crate::error::Error;
 use crate::model::{PeerId, RelPath};
 use readahead::{BatchPace, DirectoryAccess, Readahead};
 
-/// Bytes that all files on the shelf may have, those on their way included.
+/// Maximum bytes of all staged files, including those on their way.
 const ROOM: u64 = 16 << 20;
 
-/// What a file takes besides its bytes.
+/// Memory that a file takes besides its bytes.
 const OVERHEAD: u64 = 512;
 
-/// A file that nobody has read by then goes again.
+/// A file that nobody reads within this time is dropped.
 const KEPT: Duration = Duration::from_secs(10);
 
-/// A batch must be here by then; who waits for it tries the ordinary way after that. With the time
-/// that this takes it stays within what a read may take.
+/// A batch must arrive within this time; after that, its readers fall back to the ordinary
+/// download. Even so, the total stays within the time limit of a read.
 pub(super) const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Files in one batch. A file in it costs a tenth of a request of its own; more gain little (perf
-/// notes, 2.3).
+/// Files in one batch. A batched file costs a tenth of a request of its own; larger batches gain
+/// little (perf notes, 2.3).
 pub(super) const MAX_BATCH_FILES: usize = 100;
 
-/// What a file is known by: who has it, where, in which version, and what it was said to be then.
+/// Identifies a file: its member, path and version, and its description at the time.
 pub(super) type SmallFileKey = (PeerId, SmallFile);
 
-/// Small files of all members. `R` is who waits for one, `C` is its content.
+/// Staged small files of all members. `R` is a waiting reader, `C` is a content.
 pub(super) struct Staging<R, C> {
     files: HashMap<SmallFileKey, File<R, C>>,
     runs: HashMap<u64, Readahead>,
@@ -57,15 +57,15 @@ enum State<R, C> {
     Spoiled(Error),
 }
 
-/// What the shelf has of a file that is being read.
+/// What is staged of a file that is being read.
 pub(super) enum StagedFile<C> {
-    /// All of it; the run that it belongs to goes on.
+    /// All of it; its run continues.
     Here(C, u64),
-    /// It is on its way, and the reader will be told.
+    /// It is on its way, and the reader will be notified.
     Coming(u64),
     /// This source sent wrong bytes.
     Spoiled(SmallFileKey, Error),
-    /// Nothing of it is here.
+    /// Nothing of it is staged.
     Nothing,
 }
 
@@ -77,21 +77,21 @@ pub(super) struct Batch {
     run: u64,
 }
 
-/// Where a run should go on.
+/// Where a run should continue.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct NextFiles {
     pub(super) member: PeerId,
     pub(super) order: ReadingOrder,
-    /// The last file that it has asked for.
+    /// The last file that it has requested.
     pub(super) after: RelPath,
     pub(super) max: usize,
 }
 
-/// What came of one file of a batch.
+/// The outcome for one file of a batch.
 pub(super) enum FetchOutcome<C> {
     Here(C),
     Spoiled(Error),
-    /// To be had in the ordinary way, if at all.
+    /// Available by the ordinary download, if at all.
     Not,
 }
 
@@ -109,7 +109,7 @@ impl<R, C> Default for Staging<R, C> {
 }
 
 impl<R, C> Staging<R, C> {
-    /// Looks for a file under any of its keys, and takes it off the shelf when it is here.
+    /// Looks for a file under any of its keys, and takes it out if it has arrived.
     pub(super) fn find(&mut self, keys: &[SmallFileKey], reader: R, now: Instant) -> StagedFile<C> {
         let Some(key) = keys.iter().find(|key| self.files.contains_key(key)) else {
             return StagedFile::Nothing;
@@ -145,8 +145,8 @@ impl<R, C> Staging<R, C> {
         }
     }
 
-    /// A batch has come; the answers are in the order of its files. Returns who waited, and for
-    /// which file of the batch.
+    /// Stores the answers of a batch, which are in the order of its files. Returns the waiting
+    /// readers, each with its file's index in the batch.
     pub(super) fn land(
         &mut self,
         batch: &Batch,
@@ -167,8 +167,8 @@ impl<R, C> Staging<R, C> {
         self.settle(batch, landed, now)
     }
 
-    /// A batch has failed. Returns who waited for it. `blame` says that the member is to be left
-    /// alone for a while.
+    /// Records that a batch failed. Returns the readers that waited for it. `blame` means to leave
+    /// the member alone for a while.
     pub(super) fn fail(&mut self, batch: &Batch, blame: bool, now: Instant) -> Vec<R>
     where
         C: Clone,
@@ -194,7 +194,7 @@ impl<R, C> Staging<R, C> {
         let mut replies = Vec::new();
         for (file, landed) in batch.files.iter().zip(landed) {
             let key = file.key(batch.member);
-            // It may have been given up meanwhile, and even have been asked for again.
+            // It may have been given up, and even have been requested again.
             let is_ours =
                 |file: &File<R, C>| file.run == batch.run && matches!(file.state, State::Coming(_));
             if !self.files.get(&key).is_some_and(is_ours) {
@@ -232,8 +232,8 @@ impl<R, C> Staging<R, C> {
         replies
     }
 
-    /// Clears away what is too old. Returns who waited for it, and the contents, to be dropped
-    /// without the lock.
+    /// Removes what is too old. Returns the readers that waited for it, and the contents, to be
+    /// dropped without the lock.
     pub(super) fn tidy(&mut self, now: Instant) -> (Vec<R>, Vec<C>) {
         let (mut waiting, mut dropped) = (Vec::new(), Vec::new());
         let old = self.files.iter().filter(|(_, file)| file.until <= now);
@@ -272,7 +272,7 @@ impl<R, C> Staging<R, C> {
         }
     }
 
-    /// A file of a run has found its reader.
+    /// Records that a file of a run was read.
     fn was_read(&mut self, number: u64, bytes: u64, now: Instant) {
         self.was_lost(number, bytes);
         let Some(run) = self.runs.get_mut(&number) else {
@@ -284,7 +284,7 @@ impl<R, C> Staging<R, C> {
         }
     }
 
-    /// A file of a run is no longer ahead of its reader.
+    /// Records that a file of a run is no longer ahead of its reader.
     fn was_lost(&mut self, number: u64, bytes: u64) {
         if let Some(run) = self.runs.get_mut(&number) {
             run.ahead -= 1;

@@ -14,7 +14,7 @@ use crate::testing::{Behaviour, MemoryPeer};
 
 const FILES: usize = 300;
 
-/// A directory of small files at several members alike.
+/// A directory of small files that several members share alike.
 struct Rig {
     engine: Engine,
     peers: Vec<Arc<MemoryPeer>>,
@@ -33,7 +33,7 @@ impl UpcomingFiles for Listing {
                 let behind = files.iter().filter(|file| file.path > *path);
                 behind.take(max).cloned().collect()
             }
-            // Their numbers descend.
+            // Their inode numbers descend.
             ReadingOrder::ByNumber => {
                 let behind = files.iter().rev().filter(|file| file.path < *path);
                 behind.take(max).cloned().collect()
@@ -271,9 +271,9 @@ fn read_whole(download: &Download, size: u64) -> Result<Vec<u8>, Error> {
     result.expect("every read is answered")
 }
 
-/// A member has a batch fetched before it names a root, and then the root of somebody else's
-/// file, for the same version: what lies on the shelf by then, or is on its way there, reaches no
-/// reader of that.
+/// A member has a batch fetched before it names a root, and then names the root of somebody
+/// else's file, for the same version. The bytes staged or on their way by then reach no reader
+/// of that root.
 #[test]
 fn rootless_bytes_reach_no_rooted_reader() {
     for (rooted, delay) in [(false, 0), (true, 0), (false, 100), (true, 100)] {
@@ -285,7 +285,7 @@ fn rootless_bytes_reach_no_rooted_reader() {
         }
         let begun = rig.start(1);
         let deadline = Instant::now() + Duration::from_secs(10);
-        // Either the files behind it have come, or they are being waited for.
+        // Either the files behind it have come, or readers wait for them.
         while evil.fetches() == 0 && delay == 0 {
             assert!(Instant::now() < deadline, "no batch was asked for");
             std::thread::yield_now();

@@ -1,5 +1,5 @@
-//! The answer to a call as it comes in: a head of HTTP, then a body that is read within a bound and
-//! a time.
+//! The answer to a call as it arrives: an HTTP head, then a body that is read within bounds of
+//! size and time.
 
 use std::io::{self, BufRead, Read};
 use std::sync::Arc;
@@ -10,34 +10,34 @@ use crate::legacy::error::WireError;
 use crate::model::PeerId;
 use crate::transport::dial::Link;
 
-/// How a read ends that nobody waits for.
+/// The error of a read that nobody waits for any more.
 pub(super) const ABANDONED: io::ErrorKind = io::ErrorKind::ConnectionAborted;
 
-/// The longest head of a response.
+/// The maximum length of the head of a response.
 const MAX_HEAD: usize = 16 << 10;
 
-/// Header fields of a response; a server of 2004 sends four.
+/// The maximum number of header fields of a response; a server of 2004 sends four.
 const MAX_FIELDS: usize = 64;
 
-/// A download that brings less than [`MIN_PROGRESS`] in this time has failed.
+/// A download that receives less than [`MIN_PROGRESS`] in this time has failed.
 const STANDSTILL: Duration = Duration::from_secs(15);
 
-/// See [`STANDSTILL`]; at the end of a file less is enough.
+/// See [`STANDSTILL`]; at the end of a file, less is enough.
 const MIN_PROGRESS: u64 = 16 << 10;
 
-/// How often a download that brings nothing looks whether anybody still wants it.
+/// How often a download that receives nothing checks whether anybody still wants it.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// Read at once.
+/// The number of bytes read at once.
 const BUFFER: usize = 64 << 10;
 
 /// How long an answer may take.
 pub(super) enum AnswerPace<'a> {
-    /// All of it comes by then.
+    /// All of it arrives by this deadline.
     By(Instant),
-    /// It goes on coming, for as long as it is wanted.
+    /// It keeps arriving, for as long as it is wanted.
     Progress {
-        /// When what is counted in `brought` began to come; `None` before the first byte.
+        /// When the bytes counted in `brought` began to arrive; `None` before the first one.
         since: Option<Instant>,
         brought: u64,
         begin: Instant,
@@ -46,7 +46,7 @@ pub(super) enum AnswerPace<'a> {
 }
 
 impl AnswerPace<'_> {
-    /// How long the next read may wait; an error once it must not any more.
+    /// Returns the deadline of the next read; an error once there must be none.
     fn next(&self, now: Instant) -> io::Result<Instant> {
         let (end, is_wanted) = match self {
             Self::By(deadline) => (*deadline, true),
@@ -82,7 +82,7 @@ impl AnswerPace<'_> {
     }
 }
 
-/// Ends the connection with the call, however that ends.
+/// Closes the connection when the call ends, in any way.
 struct Closing(Arc<dyn Link>);
 
 impl Drop for Closing {
@@ -91,23 +91,23 @@ impl Drop for Closing {
     }
 }
 
-/// An answer that is on its way.
+/// An answer under way.
 pub(super) struct PendingResponse<'a> {
     link: Closing,
     buffer: Vec<u8>,
     begin: usize,
     end: usize,
-    /// The most bytes that are taken in from now on.
+    /// The maximum number of bytes still to be read.
     pub(super) max: u64,
-    /// What is still to come of the body, if its length is known.
+    /// The remaining length of the body, if known.
     pub(super) left: Option<u64>,
-    /// Which node of this program says that it answers.
+    /// The node of this program that claims to answer, if any.
     pub(super) node: Option<PeerId>,
     pace: AnswerPace<'a>,
 }
 
 impl<'a> PendingResponse<'a> {
-    /// What comes over `link`, `max` bytes at most, while `pace` allows.
+    /// Reads from `link` at most `max` bytes, while `pace` allows.
     pub(super) fn new(link: Arc<dyn Link>, max: u64, pace: AnswerPace<'a>) -> Self {
         Self {
             link: Closing(link),
@@ -152,7 +152,7 @@ impl<'a> PendingResponse<'a> {
         }
     }
 
-    /// Receives more, behind what is in the buffer; 0 at the end.
+    /// Receives more, after what is in the buffer; 0 at the end.
     fn receive(&mut self) -> io::Result<usize> {
         if self.max == 0 {
             return Err(io::ErrorKind::FileTooLarge.into());
@@ -166,7 +166,7 @@ impl<'a> PendingResponse<'a> {
                     self.end += count;
                     return Ok(count);
                 }
-                // The pace says whether that was all the time there is.
+                // The pace decides whether that was all the available time.
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => {}
                 Err(error) => return Err(error),
             }
@@ -182,7 +182,7 @@ impl BufRead for PendingResponse<'_> {
         if self.begin == self.end {
             (self.begin, self.end) = (0, 0);
             let came = self.receive()?;
-            // Whoever was cut off did not break the protocol.
+            // A peer that was cut off did not break the protocol.
             if came == 0 && self.left.is_some() {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }

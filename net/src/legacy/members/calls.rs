@@ -1,5 +1,5 @@
-//! The threads that call servers of 2004: one looks for servers that are new, and each server has
-//! one that calls it.
+//! The threads that call servers of 2004: one watches for new servers, and each server has one
+//! that calls it.
 
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -11,13 +11,13 @@ use crate::legacy::peer::LegacyPeer;
 use crate::model::RelPath;
 use crate::peer::{Peer, list};
 
-/// How often the list of known servers is looked at, to which those are added that call this node.
+/// How often the list of known servers is checked; servers that call this node are added to it.
 const TICK: Duration = Duration::from_millis(500);
 
-/// A call waits this long for the server to be done with another one of this node.
+/// A call waits this long for another call from this node to the server to end.
 const BUSY: Duration = Duration::from_secs(10);
 
-/// Calls whoever is known, from the moment on at which it is.
+/// Starts to call each server as soon as it is known.
 pub(super) fn watch(shared: &Weak<LegacyRoster>) {
     let mut seen = None;
     while let Some(shared) = shared.upgrade() {
@@ -44,10 +44,10 @@ pub(super) fn run(shared: &Weak<LegacyRoster>, peer: &Arc<LegacyPeer>) {
             .upgrade()
             .and_then(|shared| shared.legacy.own_for(peer.url()));
         let reply = peer.servers(ours.as_ref(), BUSY);
-        // Who failed at listing names has to list them before anybody waits for it again.
+        // A server that failed to list names has to list them before anybody waits for it again.
         let proven = match &reply {
             Some(Ok(_) | Err(Error::Fault { .. })) if is_away => {
-                // Their lists are bounded as such, and this one goes at once.
+                // Its list is bounded in itself, and this one is dropped at once.
                 let (root, budget) = (RelPath::root(), Arc::default());
                 list(&**peer, &root, &budget, Instant::now() + CALL_DEADLINE).map(drop)
             }
@@ -62,8 +62,8 @@ pub(super) fn run(shared: &Weak<LegacyRoster>, peer: &Arc<LegacyPeer>) {
                 shared.learn(peer.url(), reply.urls);
                 goes_on
             }
-            // Busy with another call of this node; or with a fault, which only they hear who know
-            // the password.
+            // Busy with another call from this node; or a fault, which only callers that know
+            // the password receive.
             (None | Some(Err(Error::Fault { .. })), Ok(())) => shared.answered(peer.id(), None),
             (Some(Err(error)), _) | (_, Err(error)) => {
                 shared.failed(peer.id(), &error);

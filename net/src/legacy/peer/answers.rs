@@ -1,5 +1,5 @@
-//! What a server of 2004 is taken to answer: its names as one flat directory, and leaves of the
-//! files that were fetched from it.
+//! The answers given on behalf of a server of 2004: its names as one flat directory, and leaves of
+//! the files fetched from it.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -96,7 +96,7 @@ impl LegacyPeerState {
         })?;
         let (now, root) = (Instant::now(), RelPath::root());
         let is_behind = |path: &RelPath| request.after.as_ref().is_none_or(|after| path > after);
-        // Matching takes long enough for others to need what is behind the lock meanwhile.
+        // Matching takes so long that the lock must not be held for it.
         let listed: Vec<(RelPath, Attributes)> = {
             let state = self.list(deadline)?;
             let files = state.names.readable(now);

@@ -1,10 +1,9 @@
-//! Fetching one file whole, on a thread of its own, for as long as somebody waits for it, or may
+//! Fetches one whole file, on a thread of its own, for as long as somebody waits for it, or may
 //! come back for it.
 //!
-//! The server takes one call at a time, so there is one fetch at a time; while it goes on, the
-//! names are those of before. Those who only want to know a size may not make the server send all
-//! that it has: they have a little time in every ten seconds, and do not wait for what is fetched
-//! for others.
+//! The server takes one call at a time, so there is one fetch at a time, and the names do not
+//! change during it. Callers that only want to know a size must not make the server send everything
+//! it has: they get a little time in every ten seconds, and do not wait for fetches for others.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -24,56 +23,55 @@ use crate::error::Error;
 use crate::model::{Attributes, Name};
 use crate::peer::Purpose;
 
-/// Whoever opens a file and is told to come back finds the fetching going on for this long, as long
-/// as something comes.
+/// A caller that opens a file and is told to come back finds the fetch still running for this long,
+/// as long as data arrives.
 const COME_BACK: Duration = Duration::from_secs(60);
 
-/// The same while nobody wants another file of that server.
+/// The same while nobody wants another file from that server.
 const COME_BACK_LATER: Duration = Duration::from_secs(1800);
 
-/// A fetch for somebody who needs the bytes has to begin to bring some within this time
-/// of its turn: before its first byte, the server reads all of the file, and perhaps
-/// serves another caller.
+/// The first byte of a fetch for somebody who needs the bytes must arrive within this time of its
+/// turn: before sending it, the server reads the whole file, and perhaps serves another caller.
 const FIRST_BYTE: Duration = Duration::from_secs(30);
 
-/// Those who only want to know sizes may use [`LOOKING`] of each such time.
+/// Fetches for the size alone may use [`LOOKING`] of each such period.
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// See [`WINDOW`].
+/// The time for such fetches in each [`WINDOW`].
 const LOOKING: Duration = Duration::from_secs(3);
 
-/// With less time than this, nobody begins to look.
+/// A fetch for the size alone does not begin with less time than this.
 const MIN_LOOK: Duration = Duration::from_millis(200);
 
-/// A file whose document is longer is not fetched just to know its size.
+/// A file whose document is longer is not fetched for its size alone.
 const MAX_LOOK: u64 = 64 << 20;
 
-/// A download that is under way.
+/// A download under way.
 pub(super) struct Fetch {
     name: Name,
     need: Purpose,
     wanted_until: Mutex<Instant>,
-    /// Somebody waits for the bytes of another file.
+    /// True if somebody waits for the bytes of another file.
     has_rival: AtomicBool,
     outcome: Flight<Result<(), Error>>,
 }
 
-/// The time that was spent on those who only want to know sizes.
+/// The time spent on fetches for the size alone.
 pub(super) struct Looks {
     since: Instant,
     spent: Duration,
 }
 
-/// What there is to do for somebody who needs a file.
+/// The next step for somebody who needs a file.
 enum FetchStep {
-    /// Nothing: this is what is known, and all that will be.
+    /// Nothing to do: these attributes are all that will be known.
     Known(Attributes),
-    /// To wait for this one, which may be of another file; meanwhile that is what is known.
+    /// Wait for this fetch, which may be of another file; these attributes are known so far.
     Await(Arc<Fetch>, Attributes),
 }
 
 impl LegacyPeerState {
-    /// What [`Whole::measure`](crate::peer::Whole::measure) does, of a file at the top.
+    /// Implements [`Whole::measure`](crate::peer::Whole::measure) for a file at the top.
     pub(super) fn measure(
         self: &Arc<Self>,
         name: &Name,
@@ -95,7 +93,7 @@ impl LegacyPeerState {
                 (Some(Err(error)), Purpose::Size) if is_ours => {
                     return match error {
                         Error::NotFound { .. } | Error::Refused { .. } => Err(error),
-                        // Not known yet is all that there is to say.
+                        // The answer is that the size is not known yet.
                         _ => Ok(known),
                     };
                 }
@@ -128,7 +126,7 @@ impl LegacyPeerState {
             return Ok(FetchStep::Known(known));
         }
         let fetch = match &state.fetch {
-            // Whoever only looks does not wait for somebody else's file.
+            // A fetch for the size alone does not wait for another file.
             Some(other) if need == Purpose::Size && other.name != *name => {
                 return Ok(FetchStep::Known(known));
             }
@@ -159,7 +157,8 @@ impl LegacyPeerState {
             outcome: Flight::default(),
         });
         let (inner, fetched) = (Arc::clone(self), Arc::clone(&fetch));
-        // The state is locked here, so what ends a fetch must not be made before there is a thread.
+        // The state is locked here, so the guard that ends a fetch must not exist before
+        // the thread does.
         std::thread::Builder::new()
             .name("fetch-2004".into())
             .spawn(move || FetchGuard::of(inner, fetched).run())
@@ -168,9 +167,9 @@ impl LegacyPeerState {
         Ok(fetch)
     }
 
-    /// Fetches all of a file.
+    /// Fetches a whole file.
     fn bring(&self, fetch: &Fetch) -> Result<Fetched, Error> {
-        // This node's own queue says nothing about the server.
+        // A wait in this node's own queue says nothing about the server.
         let turn = self.turn(fetch.wanted_until());
         let _turn = turn.ok_or_else(|| self.unfinished())?;
         let begun = Instant::now();
@@ -217,7 +216,7 @@ impl LegacyPeerState {
     }
 }
 
-/// Where a file goes as it comes.
+/// The destination of a file as it arrives.
 struct FetchSink {
     writer: ContentWriter,
     hasher: TreeHasher,
@@ -236,8 +235,8 @@ impl Write for FetchSink {
 }
 
 impl Fetch {
-    /// True if its end is what somebody waits for who has this `need` of `name`. What is fetched
-    /// for its size alone may be given up; then the bytes are fetched anew.
+    /// Returns true if its end satisfies somebody with this `need` of `name`. A fetch for the size
+    /// alone may be given up; then the bytes are fetched again.
     fn serves(&self, name: &Name, need: Purpose) -> bool {
         self.name == *name && (need == Purpose::Size || self.need == Purpose::Bytes)
     }
@@ -264,7 +263,7 @@ impl Fetch {
     }
 }
 
-/// Ends a fetch when it is dropped, so that nobody waits for one that panicked.
+/// Ends a fetch when dropped, so that nobody waits for one that panicked.
 struct FetchGuard {
     inner: Arc<LegacyPeerState>,
     fetch: Arc<Fetch>,
@@ -295,8 +294,8 @@ impl Drop for FetchGuard {
     fn drop(&mut self) {
         let gone = Err(self.inner.timeout());
         let outcome = std::mem::replace(&mut self.outcome, gone);
-        // That one file does not come does not tell whether the server is there; the next listing
-        // does.
+        // If one file does not arrive, that does not show whether the server is there; the
+        // next listing does.
         if let Err(error) = &outcome
             && !matches!(error, Error::Timeout { .. })
         {
@@ -333,7 +332,7 @@ impl Drop for FetchGuard {
 }
 
 impl Looks {
-    /// Nothing was spent yet.
+    /// Starts with no time spent.
     pub(super) fn from(now: Instant) -> Self {
         Self {
             since: now,

@@ -1,5 +1,5 @@
-//! What is known of the names that a server of 2004 tells, each a file until something else turns
-//! out.
+//! The names that a server of 2004 lists, each taken as a file until it turns out to
+//! be something else.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,18 +13,17 @@ use crate::model::{Attributes, FileSize, Kind, Mode, Name, Root, UnixTime, Versi
 use crate::peer::Purpose;
 use crate::protocol::xmlrpc::is_xml_char;
 
-/// A content that was fetched is that of the file for at least this long: nobody tells
-/// when it changes.
+/// Fetched contents count as current for at least this long: the server does not report changes.
 pub(super) const FRESH: Duration = Duration::from_secs(30);
 
-/// What took long to fetch is that of the file for so many times as long.
+/// Contents that took long to fetch count as current for this many times as long.
 const FRESH_TIMES: u32 = 10;
 
-/// A name whose contents the server could not give is left out for this long. Mostly it
+/// A name whose contents the server could not supply is left out for this long. Usually it
 /// is a directory.
 const UNREADABLE: Duration = Duration::from_secs(60);
 
-/// The same for what certainly is a directory.
+/// The same for a name that certainly is a directory.
 const DIRECTORY: Duration = Duration::from_secs(600);
 
 /// A file that could not be fetched for its size alone is not tried again for this long.
@@ -33,25 +32,25 @@ const LONG: Duration = Duration::from_secs(60);
 /// The names of one server.
 pub(super) struct ServerNames {
     pub(super) files: BTreeMap<Name, SeenName>,
-    /// When they last were others than before, nanoseconds since 1970.
+    /// When the set of names last changed, in nanoseconds since 1970.
     pub(super) mtime: UnixTime,
 }
 
 /// What is known of one name.
 pub(super) struct SeenName {
-    /// When it was first seen, or last seen with other contents; nanoseconds since 1970.
+    /// When it was first seen, or last seen with new contents, in nanoseconds since 1970.
     mtime: UnixTime,
-    /// Another one for each other content.
+    /// Differs for each new content.
     pub(super) version: Version,
     pub(super) fetched: Option<Fetched>,
     unreadable_until: Option<Instant>,
-    /// Whether it is a directory was asked.
+    /// True if the server was asked whether it is a directory.
     pub(super) is_probed: bool,
-    /// It took too long to be fetched for its size alone.
+    /// Set when it took too long to be fetched for its size alone.
     long_until: Option<Instant>,
 }
 
-/// A content that was fetched.
+/// The contents that were fetched.
 pub(super) struct Fetched {
     pub(super) size: u64,
     /// `None` for an empty file.
@@ -71,13 +70,13 @@ impl Default for ServerNames {
 }
 
 impl ServerNames {
-    /// These are the names at `url` now. Returns how many are no plain names of files,
-    /// and left out.
+    /// Sets the names at `url`. Returns how many were left out because they are not
+    /// plain file names.
     pub(super) fn apply(&mut self, url: &Url, names: Vec<Vec<u8>>) -> usize {
         let count = names.len();
         let plain: Vec<Name> = names.into_iter().filter_map(plain_name).collect();
         let left_out = count - plain.len();
-        // Nobody has to hear of these: every directory may have some.
+        // These are not reported: every directory may have some.
         let names: BTreeSet<Name> = plain.into_iter().filter(|n| !n.is_hidden()).collect();
         let now = UnixTime::now();
         let before = self.files.len();
@@ -95,14 +94,14 @@ impl ServerNames {
         left_out
     }
 
-    /// Those of which nobody has asked yet whether they are directories.
+    /// Returns the names not yet probed for directories.
     pub(super) fn unprobed(&self) -> Vec<Name> {
         let files = self.files.iter();
         let unprobed = files.filter(|(_, seen)| !seen.is_probed && seen.fetched.is_none());
         unprobed.map(|(name, _)| name.clone()).collect()
     }
 
-    /// What can be read, as far as is known.
+    /// Returns the names that are readable, as far as is known.
     pub(super) fn readable(&self, now: Instant) -> impl Iterator<Item = (&Name, &SeenName)> {
         self.files
             .iter()
@@ -126,12 +125,12 @@ impl SeenName {
         self.unreadable_until.is_none_or(|until| until <= now)
     }
 
-    /// The server could not give it.
+    /// Notes that the server could not supply it.
     pub(super) fn is_unreadable(&mut self, now: Instant) {
         self.unreadable_until = Some(now + UNREADABLE);
     }
 
-    /// It is one, or is none.
+    /// Notes whether it is a directory.
     pub(super) fn is_directory(&mut self, is_one: bool, now: Instant) {
         self.is_probed = true;
         if is_one {
@@ -139,17 +138,17 @@ impl SeenName {
         }
     }
 
-    /// It is not fetched for its size alone.
+    /// Returns true if it is not to be fetched for its size alone.
     pub(super) fn is_long(&self, now: Instant) -> bool {
         self.long_until.is_some_and(|until| now < until)
     }
 
-    /// It was tried and has not come.
+    /// Notes that it was tried and did not arrive.
     pub(super) fn took_long(&mut self, now: Instant) {
         self.long_until = Some(now + LONG);
     }
 
-    /// True if what is known is all that one needs.
+    /// Returns true if the known facts satisfy `need`.
     pub(super) fn suffices(&self, need: Purpose, now: Instant) -> bool {
         self.fetched.as_ref().is_some_and(|fetched| match need {
             Purpose::Size => true,
@@ -169,7 +168,7 @@ impl SeenName {
         }
     }
 
-    /// These are its contents now. Returns those of before.
+    /// Sets its contents. Returns the previous ones.
     pub(super) fn take(&mut self, now: Fetched, url: &Url, name: &Name) -> Option<Fetched> {
         let is_other = |before: &Fetched| (before.size, before.root) != (now.size, now.root);
         if self.fetched.as_ref().is_some_and(is_other) {
@@ -188,8 +187,8 @@ impl Fetched {
     }
 }
 
-/// The version of what `name` was first seen to be at `time`: the first content that is fetched has
-/// it, and every other one another.
+/// Derives the version of `name` from `time`: the time when it was first seen, for the first
+/// content fetched, or the time of the change, for every later one.
 fn version_of(url: &Url, name: &Name, time: UnixTime) -> Version {
     let mut hasher = Sha256::new();
     hasher.update(url.as_str().as_bytes());
@@ -202,8 +201,8 @@ fn version_of(url: &Url, name: &Name, time: UnixTime) -> Version {
     Version(u64::from_be_bytes(first[0]))
 }
 
-/// A name that a file of a share may have and that can be asked for: the argument of a call is
-/// text of XML.
+/// Returns the name if a file of a share may have it and it can be requested: the argument of a
+/// call is XML text.
 fn plain_name(bytes: Vec<u8>) -> Option<Name> {
     let text = std::str::from_utf8(&bytes).ok()?;
     if !text.chars().all(is_xml_char) {

@@ -220,7 +220,7 @@ fn evicted_file_is_fetched_again() {
     for ((name, bytes), known) in files.iter().zip(known) {
         assert_eq!(setup.read(name, known).unwrap(), *bytes);
     }
-    // Each had to go for the next one but one.
+    // Each was evicted for the next one but one.
     assert_eq!(setup.twin.asked().0, 6);
     setup.twin.put("large", &vec![0; 200_000]);
     setup.forget_names();
@@ -240,7 +240,7 @@ fn many_who_want_one_file_make_one_call() {
     assert_eq!(setup.twin.asked(), (1, 1));
 }
 
-/// A server whose contents begin and do not go on.
+/// Creates a server whose contents begin and then stall.
 fn stuck(names: &[&str]) -> Setup {
     use std::io::Write;
     let setup = setup_with(
@@ -262,7 +262,7 @@ impl Setup {
         self.peer.inner.state.lock().fetch.is_none()
     }
 
-    /// Asks for the bytes and is told to come back.
+    /// Requests the bytes and is told to come back.
     fn begin_to_fetch(&self, name: &str) {
         let deadline = Instant::now() + Duration::from_millis(200);
         let error = self.peer.measure(&path(name), Purpose::Bytes, deadline);

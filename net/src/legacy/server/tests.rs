@@ -1,4 +1,4 @@
-//! What clients of 2004 get of a real directory, and what they do not.
+//! What clients of 2004 can get from a real directory, and what they cannot.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -46,7 +46,7 @@ impl Node {
         fs::write(self.directory.path().join(name), contents).unwrap();
     }
 
-    /// The document that a client gets who calls this node by `at`.
+    /// Returns the document for a client that calls this node by `at`.
     fn call(&self, at: &str, operation: &Operation) -> Vec<u8> {
         let call = encode_call(&TokenKey::new(b"pw").token(&url(at)), operation);
         let local = LOCAL.parse().unwrap();

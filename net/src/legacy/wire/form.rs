@@ -1,21 +1,21 @@
-//! How contents are written, and which way suits them.
+//! The ways to write contents, and the choice between them.
 
 use data_encoding::BASE64;
 
 use crate::protocol::xmlrpc::is_xml_char;
 
-/// How contents are written: as text if they are text that XML can carry, which every client
+/// A way to write contents: as text if they are text that XML can carry, which every client
 /// understands, else in base64.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Form {
-    /// As they are but for escapes; so many bytes of a document.
+    /// Unchanged except for escapes; holds the length in the document, in bytes.
     Text(u64),
     /// As a `base64` element.
     Base64,
 }
 
 impl Form {
-    /// What comes before the contents.
+    /// Returns the part of the document before the contents.
     pub fn head(self) -> &'static [u8] {
         match self {
             Self::Text(_) => b"<?xml version=\"1.0\" encoding=\"utf-8\"?><methodResponse><params><param><value><string>",
@@ -23,7 +23,7 @@ impl Form {
         }
     }
 
-    /// What comes behind them.
+    /// Returns the part of the document after the contents.
     pub fn tail(self) -> &'static [u8] {
         match self {
             Self::Text(_) => b"</string></value></param></params></methodResponse>",
@@ -31,7 +31,7 @@ impl Form {
         }
     }
 
-    /// The length of the whole document for contents of so many bytes.
+    /// Returns the length of the whole document for `contents` bytes of contents.
     pub fn document_bytes(self, contents: u64) -> u64 {
         let body = match self {
             Self::Text(length) => length,
@@ -58,29 +58,29 @@ impl Form {
     }
 }
 
-/// What stands for a byte that cannot stand for itself.
+/// Returns the escape of a byte that cannot stand for itself.
 fn escape(byte: u8) -> Option<&'static str> {
     match byte {
         b'&' => Some("&amp;"),
         b'<' => Some("&lt;"),
         b'>' => Some("&gt;"),
-        // Or the reader's line-end rule would make it a line feed.
+        // Otherwise the reader's line-end rule would turn it into a line feed.
         b'\r' => Some("&#13;"),
         _ => None,
     }
 }
 
-/// Looks at contents before they are sent, to find their [`Form`].
+/// Examines contents before they are sent, to find their [`Form`].
 #[derive(Debug, Default)]
 pub struct Survey {
     length: u64,
-    /// The beginning of a character that goes on in the next piece.
+    /// The beginning of a character that continues in the next piece.
     cut: Vec<u8>,
 }
 
 impl Survey {
-    /// Looks at the next piece. False if the contents cannot be text; the rest need not be
-    /// looked at then.
+    /// Examines the next piece. Returns false if the contents cannot be text; then the rest need
+    /// not be examined.
     pub fn is_text(&mut self, piece: &[u8]) -> bool {
         let mut whole = std::mem::take(&mut self.cut);
         let piece = if whole.is_empty() {
@@ -104,7 +104,7 @@ impl Survey {
         text.chars().all(is_xml_char)
     }
 
-    /// The form of contents of which every piece was text.
+    /// Returns the form of contents of which every piece was text.
     pub fn form(self) -> Form {
         if self.cut.is_empty() {
             Form::Text(self.length)

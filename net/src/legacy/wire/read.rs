@@ -1,4 +1,4 @@
-//! Documents of this protocol, read value by value, or piece by piece where they are long.
+//! Reads documents of this protocol value by value, or piece by piece where they are long.
 
 use std::io::{BufRead, Write};
 
@@ -9,16 +9,16 @@ use super::{MAX_LISTED, MAX_TEXT_BYTES};
 use crate::legacy::error::WireError;
 use crate::protocol::xmlrpc::Value;
 
-/// Arrays and structs inside one another: a list of names is two.
+/// The maximum nesting of arrays and structs: a list of names takes two.
 const MAX_DEPTH: usize = 3;
 
-/// Members of a struct; a fault has two.
+/// The maximum number of members of a struct; a fault has two.
 const MAX_MEMBERS: usize = 8;
 
-/// What there is too much of in a file that is larger than it may be; see [`WireError::Limit`].
+/// The item that exceeds the limit in a file that is too large; see [`WireError::Limit`].
 pub(in super::super) const CONTENTS: &str = "bytes of contents";
 
-/// Where contents go, up to a bound.
+/// A bounded destination of contents.
 pub(super) struct Contents<'w> {
     pub(super) into: &'w mut dyn Write,
     pub(super) max: u64,
@@ -38,10 +38,10 @@ impl Contents<'_> {
     }
 }
 
-/// Base64 that comes in pieces, with white space anywhere.
+/// Base64 that arrives in pieces, with white space anywhere.
 #[derive(Default)]
 pub(super) struct Decoder {
-    /// Fewer than four characters.
+    /// At most three characters left over.
     rest: Vec<u8>,
     is_padded: bool,
 }
@@ -54,7 +54,7 @@ impl Decoder {
         if text.is_empty() {
             return Some(Vec::new());
         }
-        // Padding is the end of it: what follows would be another text.
+        // Padding is the end: anything after it would be another text.
         let padding = text.iter().position(|b| *b == b'=');
         if self.is_padded || padding.is_some_and(|at| at + 2 < text.len()) {
             return None;
@@ -72,8 +72,8 @@ pub(super) fn damaged() -> WireError {
     WireError::Broken("damaged base64".to_owned())
 }
 
-/// A document being read: each method expects to stand behind the start tag of what it reads, and
-/// leaves off behind the matching end tag.
+/// A document being read. Each method starts after the start tag of what it reads, and stops after
+/// the matching end tag.
 pub(super) struct LegacyReader<R> {
     tags: Tags<R>,
     values: usize,
@@ -87,7 +87,7 @@ impl<R: BufRead> LegacyReader<R> {
         }
     }
 
-    /// The one value of a response that is all of the document.
+    /// Reads the single value of a response, through the end of the document.
     pub(super) fn returned(&mut self) -> Result<Value, WireError> {
         self.returning()?;
         let value = self.value(0)?;
@@ -101,7 +101,7 @@ impl<R: BufRead> LegacyReader<R> {
         }
     }
 
-    /// Up to the value of a response. A fault is an error.
+    /// Reads up to the value of a response. A fault is an error.
     pub(super) fn returning(&mut self) -> Result<(), WireError> {
         self.open("methodResponse")?;
         match self.child()? {
@@ -146,7 +146,7 @@ impl<R: BufRead> LegacyReader<R> {
         Ok(value)
     }
 
-    /// A `value`, inside `depth` arrays; all text is [`Value::Bytes`].
+    /// Reads a `value`, inside `depth` arrays; all text is [`Value::Bytes`].
     pub(super) fn value(&mut self, depth: usize) -> Result<Value, WireError> {
         self.values += 1;
         if self.values > MAX_LISTED {
@@ -214,7 +214,7 @@ impl<R: BufRead> LegacyReader<R> {
         Ok(values)
     }
 
-    /// All text of the element `kind`, at most `max` bytes.
+    /// Reads all text of the element `kind`, at most `max` bytes.
     pub(super) fn text(&mut self, kind: &'static str, max: usize) -> Result<Vec<u8>, WireError> {
         let mut text = Vec::new();
         match self.collect(&mut text, max)? {
@@ -223,7 +223,7 @@ impl<R: BufRead> LegacyReader<R> {
         }
     }
 
-    /// The same to `sink`, piece by piece.
+    /// Passes all text of the element `kind` to `sink`, piece by piece.
     pub(super) fn stream(
         &mut self,
         kind: &'static str,
@@ -235,7 +235,7 @@ impl<R: BufRead> LegacyReader<R> {
         }
     }
 
-    /// The text up to the next tag, and that tag.
+    /// Reads the text up to the next tag, and that tag.
     pub(super) fn collect(&mut self, text: &mut Vec<u8>, max: usize) -> Result<Tag, WireError> {
         self.tags.next(&mut |piece| {
             if text.len() + piece.len() > max {
@@ -249,7 +249,7 @@ impl<R: BufRead> LegacyReader<R> {
         })
     }
 
-    /// The next tag, which nothing but white space may precede.
+    /// Reads the next tag, which only white space may precede.
     pub(super) fn child(&mut self) -> Result<Tag, WireError> {
         self.tags.next(&mut |text| {
             if is_blank(text) {

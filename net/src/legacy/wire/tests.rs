@@ -1,4 +1,4 @@
-//! Documents as the two Pythons write them, and as nobody should.
+//! Documents as both versions of Python write them, and as nobody should.
 
 use std::io::{BufReader, Read};
 
@@ -24,7 +24,7 @@ fn python_2(contents: &[u8]) -> Vec<u8> {
     document
 }
 
-/// Contents as [`Form`] writes them, in pieces of so many bytes.
+/// Writes contents with [`Form`], in pieces of `piece` bytes.
 fn ours(contents: &[u8], piece: usize) -> (Form, Vec<u8>) {
     let mut survey = Survey::default();
     let form = if contents.chunks(piece).all(|piece| survey.is_text(piece)) {
@@ -51,7 +51,7 @@ fn contents(document: &[u8]) -> Result<Vec<u8>, WireError> {
     Ok(into)
 }
 
-/// As it comes from a slow connection.
+/// Decodes contents that arrive over a slow connection.
 fn contents_in_pieces(document: &[u8], piece: usize) -> Result<Vec<u8>, WireError> {
     let mut into = Vec::new();
     decode_contents(
@@ -62,7 +62,7 @@ fn contents_in_pieces(document: &[u8], piece: usize) -> Result<Vec<u8>, WireErro
     Ok(into)
 }
 
-/// A body that Python 2.7 has sent, recorded by `tests/data/legacy/record.py`.
+/// A body sent by Python 2.7, recorded by `tests/data/legacy/record.py`.
 macro_rules! recorded {
     ($name:literal) => {
         &include_bytes!(concat!(
@@ -261,7 +261,7 @@ fn recorded_contents_are_byte_exact() {
             let found = contents_in_pieces(recorded, piece).unwrap();
             assert_eq!(found, expected, "in pieces of {piece}");
         }
-        // What the other tests here take for a document of Python 2 is one.
+        // Python 2 really writes what `python_2` builds for the other tests.
         assert_eq!(python_2(expected), recorded);
     }
 }
@@ -273,7 +273,7 @@ fn recorded_refusal_differs_from_a_fault() {
     assert!(matches!(decode_names(denied), Err(WireError::Denied)));
     assert!(matches!(decode_servers(denied), Err(WireError::Denied)));
     let fault = recorded!("fault");
-    // Python itself writes the name's byte that is no ASCII as an escape.
+    // Python itself writes the non-ASCII byte of the name as an escape.
     let expected =
         r"<type 'exceptions.IOError'>:[Errno 2] No such file or directory: 'absent & <caf\xe9>'";
     let is_it =
@@ -471,7 +471,7 @@ proptest! {
             let (form, document) = ours(bytes, piece * 3);
             prop_assert_eq!(contents_in_pieces(&document, piece).unwrap(), bytes);
             if form != Form::Base64 {
-                // What is not base64 is XML as others read it, too.
+                // Documents without base64 are also XML as others read it.
                 let read = xmlrpc::read_response(&document, &xmlrpc::DocumentLimits {
                     bytes: 1 << 20, depth: 1, values: 1, string_bytes: 1 << 20, members: 1,
                 });
@@ -484,7 +484,7 @@ proptest! {
     #[test]
     fn cut_document_is_never_a_shorter_one(bytes in vec(any::<u8>(), 0..100), cut in any::<prop::sample::Index>()) {
         for document in [python_2(&bytes), ours(&bytes, 3).1] {
-            // The line feed behind the last tag means nothing.
+            // The line feed after the last tag means nothing.
             let end = document.trim_ascii_end().len();
             prop_assert!(contents(&document[..cut.index(end)]).is_err());
         }

@@ -1,8 +1,8 @@
-//! Multicast DNS for one service without IO and without a clock: datagrams in, datagrams out.
+//! Multicast DNS for one service, without IO and without a clock: datagrams in, datagrams out.
 //!
-//! Everything is bounded, whatever arrives: the links by
-//! [`MAX_LINKS`](super::links::MAX_LINKS), what is heard by [`neighbours`](super::neighbours), what
-//! is read by [`intake`](super::intake), what is sent by a set of flags for each channel.
+//! Everything is bounded, whatever arrives: the number of links by
+//! [`MAX_LINKS`](super::links::MAX_LINKS), what is remembered by [`neighbours`](super::neighbours),
+//! what is read by [`intake`](super::intake), and what is sent by a set of flags for each channel.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -18,39 +18,40 @@ use super::responder::Responder;
 use crate::concurrency::backoff::Backoff;
 use crate::model::PeerId;
 
-/// The delay before the first query on a channel, and the times between two of them (RFC 6762,
-/// section 5.2).
+/// The delay before the first query on a channel, and the intervals between
+/// queries (RFC 6762, section 5.2).
 const FIRST_QUERY: (u64, u64) = (20, 120);
 const QUERIES: Backoff = Backoff {
     first: Duration::from_secs(1),
     cap: Duration::from_secs(3600),
 };
 
-/// Known answers in a query, so that it fits into a frame.
+/// The number of known answers in a query, such that it fits into a frame.
 const MAX_KNOWN: usize = 16;
 
-/// Questions in a query for what is missing, of which there is one a second at most.
+/// The number of questions in a query for missing records. At most one such query is
+/// sent per second.
 const MAX_MISSING: usize = 4;
 const MISSING_GAP: Duration = Duration::from_secs(1);
 
-/// A datagram to be sent on a channel.
+/// A datagram to send on a channel.
 #[derive(Debug)]
 pub(super) struct Datagram {
     pub(super) channel: ChannelId,
-    /// To one host; `None` for the multicast group.
+    /// The host to send it to; `None` for the multicast group.
     pub(super) to: Option<SocketAddr>,
     pub(super) bytes: Vec<u8>,
 }
 
 #[derive(Debug)]
 struct MulticastChannel {
-    /// The addresses of this host that are told there.
+    /// The addresses of this host that are announced there.
     addresses: Vec<IpAddr>,
     /// Absent in a node that announces nothing.
     state: Option<RecordState>,
     query_at: Instant,
     queries: u32,
-    /// When what is missing may be asked for.
+    /// When missing records may be queried.
     missing_at: Instant,
 }
 
@@ -63,13 +64,13 @@ pub(super) struct MdnsEndpoint {
     intake: DatagramIntake,
     links: HashMap<LinkIndex, LocalLink>,
     channels: HashMap<ChannelId, MulticastChannel>,
-    /// Answers to simple resolvers, one of each datagram that was read.
+    /// Answers to simple resolvers, one for each datagram read.
     answers: Vec<Datagram>,
     jitter: Jitter,
 }
 
 impl MdnsEndpoint {
-    /// The node `me`, which listens on `port`; 0 announces nothing.
+    /// Creates the endpoint of the node `me`, which listens on `port`; 0 announces nothing.
     pub(super) fn new(me: PeerId, port: u16, seed: u64, now: Instant) -> Self {
         let names = ServiceNames::new();
         Self {
@@ -84,7 +85,7 @@ impl MdnsEndpoint {
         }
     }
 
-    /// These are the links now, and what can be sent and heard on.
+    /// Sets the current links, and the channels that can send and receive.
     pub(super) fn set_links(
         &mut self,
         links: impl IntoIterator<Item = LocalLink>,
@@ -123,12 +124,12 @@ impl MdnsEndpoint {
         }
     }
 
-    /// True when a datagram from `sender` is worth reading.
+    /// Returns true when a datagram from `sender` should be read.
     pub(super) fn admits(&mut self, sender: SocketAddr, now: Instant) -> bool {
         self.intake.admits(sender.ip(), now)
     }
 
-    /// Takes in a datagram that came by multicast on `channel`.
+    /// Handles a datagram that arrived by multicast on `channel`.
     pub(super) fn receive(&mut self, id: ChannelId, from: SocketAddr, bytes: &[u8], now: Instant) {
         let Some(channel) = self.channels.get_mut(&id) else {
             return;
@@ -140,7 +141,7 @@ impl MdnsEndpoint {
             self.asked(id, from, &message, now);
             return;
         }
-        // Responses come from that port (RFC 6762, section 6).
+        // Responses are sent from that port (RFC 6762, section 6).
         if from.port() != PORT {
             return;
         }
@@ -168,7 +169,8 @@ impl MdnsEndpoint {
             }
             return;
         }
-        // The answer goes to an address that anybody may have written there: on this link only.
+        // Anybody may have forged the source address, so the answer goes only to hosts
+        // on this link.
         let is_near = self
             .links
             .get(&id.link)
@@ -191,7 +193,7 @@ impl MdnsEndpoint {
         }
     }
 
-    /// What is to be sent now.
+    /// Returns the datagrams to send now.
     pub(super) fn act(&mut self, now: Instant) -> Vec<Datagram> {
         let mut datagrams = std::mem::take(&mut self.answers);
         for (id, channel) in &mut self.channels {
@@ -237,25 +239,25 @@ impl MdnsEndpoint {
         datagrams
     }
 
-    /// Whom to report now.
+    /// Returns the nodes to report now.
     pub(super) fn sightings(&mut self, now: Instant) -> Vec<Sighting> {
         let zone = |link| Some(self.links.get(&link)?.name.clone());
         self.neighbours.sightings(zone, now)
     }
 
-    /// `id`, one of those reported, is in contact.
+    /// Notes that `id`, one of the reported nodes, is in contact.
     pub(super) fn met(&mut self, id: PeerId) {
         self.neighbours.met(id);
     }
 
-    /// When [`MdnsEndpoint::act`] and [`MdnsEndpoint::sightings`] have something to do next.
+    /// Returns when [`MdnsEndpoint::act`] or [`MdnsEndpoint::sightings`] next has something to do.
     pub(super) fn next(&self, now: Instant) -> Option<Instant> {
         let channels = self.channels.values();
         let record_states = channels
             .clone()
             .filter_map(|channel| channel.state.as_ref()?.due());
         let queries = channels.map(|channel| channel.query_at);
-        // Held back by the gap between such queries.
+        // Delayed by the gap between such queries.
         let missing = self.channels.iter().filter_map(|(id, channel)| {
             let wanted = self.neighbours.next_missing(id.link)?;
             Some(wanted.max(channel.missing_at))
@@ -265,7 +267,7 @@ impl MdnsEndpoint {
         due.chain(sightings).min()
     }
 
-    /// The last words.
+    /// Returns the goodbye datagrams for all channels.
     pub(super) fn goodbye(&self) -> Vec<Datagram> {
         let channels = self.channels.iter();
         let goodbyes = channels.filter_map(|(id, channel)| {

@@ -1,8 +1,8 @@
-//! How much of what arrives is read: port 5353 is open to everybody on the link.
+//! Limits how much of the incoming traffic is read: port 5353 is open to everybody on the link.
 //!
-//! Each sender has an allowance of datagrams, and all of them together have one. Senders can be
-//! made up, so the second is what bounds the work; the first lets honest neighbours through while
-//! one host floods the link.
+//! Each sender has an allowance of datagrams, and so have all of them together. Sender addresses
+//! can be forged, so the second bounds the work; the first lets honest neighbours through while one
+//! host floods the link.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -10,20 +10,20 @@ use std::time::Instant;
 
 use crate::fairness::{Refill, TokenBucket};
 
-/// Datagrams of one sender: a host with fifty nodes, all started at once, stays below.
+/// The allowance of one sender: a host with fifty nodes, all started at once, stays below it.
 const OF_SENDER: Refill = Refill {
     burst: 400,
     per_second: 200,
 };
 
-/// Datagrams of all senders. The worst of them takes about 20 microseconds, so this is about 2 %
-/// of one core.
+/// The allowance of all senders. The worst datagram takes about 20 microseconds, so this amounts to
+/// about 2 % of one core.
 const OF_ALL: Refill = Refill {
     burst: 1000,
     per_second: 1000,
 };
 
-/// Senders that are told apart. Beyond them, the one that was quiet for the longest is forgotten.
+/// The number of senders that are distinguished. Beyond it, the one quiet the longest is forgotten.
 const MAX_SENDERS: usize = 256;
 
 /// Decides which datagrams are read.
@@ -41,7 +41,7 @@ impl DatagramIntake {
         }
     }
 
-    /// True when a datagram of `sender` is to be read.
+    /// Returns true when a datagram from `sender` should be read.
     pub(super) fn admits(&mut self, sender: IpAddr, now: Instant) -> bool {
         if !self.all.wait(now).is_zero() {
             return false;
@@ -78,7 +78,7 @@ mod tests {
         Ipv4Addr::from_bits(0x0a00_0000 + number).into()
     }
 
-    /// How many of `count` datagrams, spread evenly over one second from `start`, are read.
+    /// Returns how many of `count` datagrams, spread evenly over one second from `start`, are read.
     fn read(
         intake: &mut DatagramIntake,
         count: u32,

@@ -1,9 +1,9 @@
-//! The links of this host, and a socket for each of them and version of IP.
+//! The links of this host, and one socket for each link and IP version.
 //!
-//! A socket is bound to the multicast group and has joined it on one interface alone. So the kernel
-//! says on which link something was heard, nothing that was addressed to this host reaches
-//! the socket, and what does reach it came from that link: routers pass neither group on (RFC 6762,
-//! section 11). Other responders of this host keep their port, and their unicast.
+//! A socket is bound to the multicast group and has joined it on one interface only. So the kernel
+//! says on which link a datagram arrived, unicast to this host never reaches the socket, and
+//! everything that does came from that link: routers forward neither group (RFC 6762, section 11).
+//! Other responders of this host keep their port, and their unicast.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -20,24 +20,24 @@ pub(super) const PORT: u16 = 5353;
 pub(super) const GROUP_V4: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 251);
 pub(super) const GROUP_V6: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0xfb);
 
-/// The most links, of two sockets each: a host with hundreds of interfaces has them
+/// The maximum number of links, of two sockets each. A host with hundreds of interfaces has them
 /// for its containers.
 pub(super) const MAX_LINKS: usize = 32;
 
-/// The most addresses of one link that are told: with them, an answer fits into a frame.
+/// The maximum number of announced addresses of one link: with these, an answer fits into a frame.
 const MAX_ADDRESSES: usize = 16;
 
-/// The hop limit of everything that is sent (RFC 6762, section 11).
+/// The hop limit of all datagrams sent (RFC 6762, section 11).
 const HOPS: u32 = 255;
 
-/// A link and a version of IP.
+/// A link and an IP version.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub(super) struct ChannelId {
     pub(super) link: LinkIndex,
     pub(super) is_v4: bool,
 }
 
-/// An address of this host, and the length of its prefix.
+/// An address of this host, and its prefix length.
 pub(super) type OwnAddress = (IpAddr, u8);
 
 /// An interface that is up.
@@ -45,12 +45,12 @@ pub(super) type OwnAddress = (IpAddr, u8);
 pub(super) struct LocalLink {
     pub(super) index: LinkIndex,
     pub(super) name: String,
-    /// In order, at least one.
+    /// The addresses, sorted; at least one.
     pub(super) addresses: Vec<OwnAddress>,
 }
 
 impl LocalLink {
-    /// The links of this host now.
+    /// Returns the current links of this host.
     pub(super) fn all() -> io::Result<Vec<Self>> {
         Ok(Self::sort(if_addrs::get_if_addrs()?))
     }
@@ -61,7 +61,7 @@ impl LocalLink {
             let Some(index) = interface.index.filter(|_| interface.is_oper_up()) else {
                 continue;
             };
-            // There is nobody to be found at the other end of a tunnel but who is known anyhow.
+            // Nobody can be found at the other end of a tunnel who is not known already.
             if interface.is_p2p() {
                 continue;
             }
@@ -80,8 +80,8 @@ impl LocalLink {
         for link in &mut links {
             link.addresses.sort();
         }
-        // Those of containers and their bridges come last: they have no IPv4 address, or were
-        // made later.
+        // Those of containers and their bridges come last: they have no IPv4 address, or
+        // were created later.
         links.sort_by_key(|link| (!link.has_v4(), link.index));
         links.truncate(MAX_LINKS);
         links
@@ -91,13 +91,13 @@ impl LocalLink {
         self.addresses.iter().any(|(ip, _)| ip.is_ipv4())
     }
 
-    /// The addresses that others are told.
+    /// Returns the addresses to announce.
     pub(super) fn announced(&self) -> Vec<IpAddr> {
         let addresses = self.addresses.iter().map(|(ip, _)| *ip);
         addresses.take(MAX_ADDRESSES).collect()
     }
 
-    /// True when `ip` is an address on this link.
+    /// Returns true when `ip` is an address on this link.
     pub(super) fn reaches(&self, ip: IpAddr) -> bool {
         let same = |own: &OwnAddress| match (own.0, ip) {
             (IpAddr::V4(own_ip), IpAddr::V4(ip)) => {
@@ -114,7 +114,7 @@ impl LocalLink {
     }
 }
 
-/// A socket, and the address that its packets carry where one has to be named.
+/// A socket, and the source address of its packets where it has to be set.
 #[derive(Debug)]
 struct MulticastSocket {
     socket: UdpSocket,
@@ -128,8 +128,8 @@ pub(super) struct MulticastSockets {
 }
 
 impl MulticastSockets {
-    /// Opens what `links` lack and closes what they do not need any more. What cannot be opened is
-    /// tried again the next time.
+    /// Opens the sockets that `links` lack and closes those no longer needed. Retries failed ones
+    /// on the next call.
     pub(super) fn follow(&mut self, links: &[LocalLink]) {
         let mut wanted = HashSet::new();
         for link in links {
@@ -169,18 +169,18 @@ impl MulticastSockets {
         self.opened.retain(|id, _| wanted.contains(id));
     }
 
-    /// All channels that can be used.
+    /// Returns all usable channels.
     pub(super) fn channels(&self) -> Vec<ChannelId> {
         self.opened.keys().copied().collect()
     }
 
-    /// The sockets, to be waited for.
+    /// Returns the sockets, for polling.
     pub(super) fn iter(&self) -> impl Iterator<Item = (ChannelId, &UdpSocket)> {
         self.opened.iter().map(|(id, opened)| (*id, &opened.socket))
     }
 
-    /// Sends `bytes`, to the group if nobody is named. What cannot be sent is lost, as it may be
-    /// on the way.
+    /// Sends `bytes` to the host `to`, or to the group if that is `None`. Drops what cannot be
+    /// sent: it could be lost on the way, too.
     pub(super) fn send(&self, id: ChannelId, to: Option<SocketAddr>, bytes: &[u8]) {
         let Some(opened) = self.opened.get(&id) else {
             return;
@@ -202,7 +202,7 @@ fn group(id: ChannelId) -> SocketAddr {
 
 fn open(domain: Domain) -> io::Result<Socket> {
     let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
-    // With the other responders of this host, of which some set one and some the other.
+    // Shares the port with other responders of this host, some of which set one and some the other.
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     socket.set_nonblocking(true)?;
@@ -211,14 +211,14 @@ fn open(domain: Domain) -> io::Result<Socket> {
 
 fn open_v4(link: LinkIndex, source: Ipv4Addr) -> io::Result<MulticastSocket> {
     let socket = open(Domain::IPV4)?;
-    // Only what is heard on interfaces where this very socket has joined.
+    // Receives only from interfaces where this very socket has joined.
     socket.set_multicast_all_v4(false)?;
     socket.bind(&SocketAddr::from((GROUP_V4, PORT)).into())?;
     socket.join_multicast_v4_n(&GROUP_V4, &InterfaceIndexOrAddress::Index(link))?;
     socket.set_multicast_if_v4(&source)?;
     socket.set_multicast_ttl_v4(HOPS)?;
     socket.set_ttl_v4(HOPS)?;
-    // Other nodes of this host are neighbours, too.
+    // Other nodes on this host are neighbours, too.
     socket.set_multicast_loop_v4(true)?;
     Ok(MulticastSocket {
         socket: socket.into(),
@@ -230,7 +230,7 @@ fn open_v6(link: LinkIndex) -> io::Result<MulticastSocket> {
     let socket = open(Domain::IPV6)?;
     socket.set_only_v6(true)?;
     socket.set_multicast_all_v6(false)?;
-    // Binding to a group of one link binds to its interface.
+    // Binding to a link-scoped group binds to the interface of that link.
     socket.bind(&SocketAddr::from(SocketAddrV6::new(GROUP_V6, PORT, 0, link)).into())?;
     socket.join_multicast_v6(&GROUP_V6, link)?;
     socket.set_multicast_if_v6(link)?;

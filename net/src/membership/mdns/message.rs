@@ -1,33 +1,34 @@
-//! Messages of DNS (RFC 1035, section 4), as far as multicast DNS has a use for them.
+//! DNS messages (RFC 1035, section 4), as far as multicast DNS uses them.
 //!
-//! Anyone on the link can send anything, so reading allocates no more than a small multiple of
-//! what arrived, and stops after a number of records that no honest node exceeds.
+//! Anyone on the link can send anything, so reading allocates at most a small multiple of what
+//! arrived, and stops after a number of records that no honest node exceeds.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::name::DnsName;
 
-/// The most questions and records that are read of one message; what stands behind them is left
+/// The maximum number of questions and records read from one message; any further ones are left
 /// unread. A node answers with six records and its addresses.
 const MAX_QUESTIONS: usize = 16;
 const MAX_RECORDS: usize = 64;
 
-/// The most bytes of a TXT record that are kept: one that is ours has fewer than 100.
+/// The maximum number of bytes kept of a TXT record; our own have fewer than 100.
 const MAX_TEXT: usize = 512;
 
 const HEADER: usize = 12;
 const FLAG_RESPONSE: u16 = 0x8000;
 const FLAG_AUTHORITATIVE: u16 = 0x0400;
 const FLAG_TRUNCATED: u16 = 0x0200;
-/// The opcode and the response code; both have to be zero (RFC 6762, sections 18.3 and 18.11).
+/// The opcode and the response code; both must be zero (RFC 6762, sections 18.3 and 18.11).
 const MASK_CODES: u16 = 0x780f;
 
 const CLASS_IN: u16 = 1;
 const CLASS_ANY: u16 = 255;
-/// In a record: this is all there is of that name and type. In a question: by unicast, please.
+/// In a record: this is the complete set for its name and type. In a question: a unicast
+/// response is preferred.
 const CLASS_TOP_BIT: u16 = 0x8000;
 
-/// Types of records.
+/// The numbers of record types.
 pub(super) mod kind {
     pub(in super::super) const A: u16 = 1;
     pub(in super::super) const PTR: u16 = 12;
@@ -37,7 +38,7 @@ pub(super) mod kind {
     pub(in super::super) const ANY: u16 = 255;
 }
 
-/// A message that was received.
+/// A received message.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct DnsMessage {
     pub(super) id: u16,
@@ -45,7 +46,7 @@ pub(super) struct DnsMessage {
     /// More known answers follow in another message.
     pub(super) is_truncated: bool,
     pub(super) questions: Vec<DnsQuestion>,
-    /// The records of the sections for answers, authority and further ones.
+    /// The records of the answer, authority and additional sections.
     pub(super) answers: Vec<DnsRecord>,
     pub(super) authority: Vec<DnsRecord>,
     pub(super) additional: Vec<DnsRecord>,
@@ -60,9 +61,9 @@ pub(super) struct DnsQuestion {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct DnsRecord {
     pub(super) name: DnsName,
-    /// Seconds; 0 is a goodbye.
+    /// In seconds; 0 is a goodbye.
     pub(super) ttl: u32,
-    /// What was said of that name and type before does not hold any more.
+    /// Earlier records of that name and type are no longer valid.
     pub(super) is_unique: bool,
     pub(super) data: RecordData,
 }
@@ -76,8 +77,8 @@ pub(super) enum RecordData {
 }
 
 impl DnsMessage {
-    /// Reads a datagram; `None` when it is no message, or one of another use of DNS. Records of
-    /// other types and classes are left out.
+    /// Reads a datagram; `None` when it is not a message, or one of another use of DNS. Records of
+    /// other types and classes are skipped.
     pub(super) fn read(bytes: &[u8]) -> Option<Self> {
         let word = |at: usize| Some(u16::from_be_bytes(*bytes.get(at..)?.first_chunk()?));
         let flags = word(2)?;
@@ -94,7 +95,7 @@ impl DnsMessage {
                 questions.push(DnsQuestion { name, kind });
             }
         }
-        // Where questions were left unread, nobody knows where the records begin.
+        // If some questions were left unread, the start of the records is unknown.
         let [answers, authority, additional] = if asked > MAX_QUESTIONS {
             Default::default()
         } else {
@@ -111,14 +112,14 @@ impl DnsMessage {
         })
     }
 
-    /// The records of all sections.
+    /// Returns the records of all sections.
     pub(super) fn records(&self) -> impl Iterator<Item = &DnsRecord> {
         let sections = self.answers.iter().chain(&self.authority);
         sections.chain(&self.additional)
     }
 }
 
-/// The three sections of records, the first of which begins at `at`.
+/// Reads the three record sections, the first of which begins at `at`.
 fn read_sections(bytes: &[u8], mut at: usize) -> Option<[Vec<DnsRecord>; 3]> {
     let (mut sections, mut left) = ([const { Vec::new() }; 3], MAX_RECORDS);
     for (section, place) in sections.iter_mut().zip([6, 8, 10]) {
@@ -137,7 +138,7 @@ fn read_sections(bytes: &[u8], mut at: usize) -> Option<[Vec<DnsRecord>; 3]> {
 }
 
 impl DnsRecord {
-    /// The record at `at`, unless it is of no use here, and where the next one begins.
+    /// Reads the record at `at`, `None` if it is of no use here, and the position of the next one.
     fn read(bytes: &[u8], at: usize) -> Option<(Option<Self>, usize)> {
         let (name, at) = DnsName::read(bytes, at)?;
         let [k1, k2, c1, c2, t1, t2, t3, t4, l1, l2] = *bytes.get(at..)?.first_chunk()?;
@@ -159,7 +160,7 @@ impl DnsRecord {
         Some((record, behind))
     }
 
-    /// True when `other` says the same, if perhaps for another time.
+    /// Returns true when `other` has the same name and data, perhaps with another TTL.
     pub(super) fn says_the_same(&self, other: &Self) -> bool {
         self.name == other.name && self.data == other.data
     }
@@ -200,7 +201,7 @@ impl RecordData {
         }
     }
 
-    /// The bytes on the wire, names uncompressed.
+    /// Returns the bytes on the wire, with names uncompressed.
     pub(super) fn to_wire(&self) -> Vec<u8> {
         match self {
             Self::Pointer(name) => name.as_wire().to_vec(),
@@ -215,10 +216,10 @@ impl RecordData {
     }
 }
 
-/// A message to be sent. Nothing is compressed: it fits into a frame as it is.
+/// A message to send. It fits into a frame without name compression.
 #[derive(Clone, Debug, Default)]
 pub(super) struct OutgoingMessage {
-    /// The id and questions of a query, and of an answer to a simple resolver.
+    /// The id and questions of a query, and those of an answer to a simple resolver.
     pub(super) id: u16,
     pub(super) questions: Vec<DnsQuestion>,
     pub(super) answers: Vec<DnsRecord>,
@@ -227,7 +228,7 @@ pub(super) struct OutgoingMessage {
 }
 
 impl OutgoingMessage {
-    /// The message as a datagram.
+    /// Returns the message as a datagram.
     pub(super) fn to_wire(&self, is_response: bool) -> Vec<u8> {
         let flags = if is_response {
             FLAG_RESPONSE | FLAG_AUTHORITATIVE

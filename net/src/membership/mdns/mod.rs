@@ -1,12 +1,12 @@
-//! Finding members on the local network without being told an address: DNS-SD over multicast DNS
-//! (RFC 6763, RFC 6762), service `_tinyp2p._tcp`.
+//! Finds members on the local network without a given address: DNS-SD over multicast DNS (RFC 6763,
+//! RFC 6762), service `_tinyp2p._tcp`.
 //!
-//! What is announced can be read by anyone on the link, so it holds the peer id, the port and the
-//! addresses of this host, and nothing that depends on the password, the user or the share. What
-//! is heard was said by anyone on the link, so it is only ever an address to try.
+//! Anyone on the link can read the announcements, so they hold the peer id, the port and the
+//! addresses of this host, and nothing that depends on the password, the user or the share. Anyone
+//! on the link can also make announcements, so what is heard is only ever an address to try.
 //!
-//! This is no general responder or resolver. It knows one service, and keeps nothing that does not
-//! belong to it: whatever is sent to the port, memory and work stay within fixed bounds. `endpoint`
+//! This is not a general responder or resolver. It knows one service, and keeps only what belongs
+//! to it: whatever is sent to the port, memory and work stay within fixed bounds. `endpoint`
 //! decides, without IO; `links` has the sockets; this file is the thread between them.
 
 mod endpoint;
@@ -38,39 +38,40 @@ use endpoint::MdnsEndpoint;
 use links::{ChannelId, LocalLink, MulticastSockets};
 pub(crate) use neighbours::Sighting;
 
-/// How often interfaces are looked for that came, went or changed their addresses.
+/// How often to check for interfaces that came, went or changed their addresses.
 const RESCAN: Duration = Duration::from_secs(3);
 
-/// The largest message (RFC 6762, section 17). Of a longer one the rest is cut off.
+/// The largest message (RFC 6762, section 17). Longer ones are truncated.
 const MAX_DATAGRAM: usize = 9000;
 
-/// Datagrams that are taken from the sockets, read or not: about 5 % of one core. Beyond them the
-/// thread sleeps, and the kernel drops what its bounded queues do not hold.
+/// The rate of datagrams taken from the sockets, read or not: about 5 % of one core. Beyond it, the
+/// thread sleeps, and the kernel drops what exceeds its bounded queues.
 const TAKEN_PER_SECOND: u32 = 10_000;
 const TAKEN_BURST: u32 = 1000;
 const REST: Duration = Duration::from_millis(20);
 
-/// Datagrams that are taken from one socket before the others have their turn.
+/// The number of datagrams taken from one socket before the others have their turn.
 const TURN: usize = 32;
 
-/// Told who was announced, and where. True when that node is in contact already.
+/// A callback for announced nodes and their addresses. Returns true when that node is
+/// already in contact.
 pub(crate) type OnSighting = Arc<dyn Fn(&Sighting) -> bool + Send + Sync>;
 
-/// Announces this node and listens for others, until stopped.
+/// Announces this node and listens for others until stopped.
 pub(crate) struct Discovery {
-    /// Wakes the thread, which is to end once nobody holds `running`.
+    /// Wakes the thread, which ends once nobody holds `running`.
     wake: Arc<OwnedFd>,
     running: Sender<()>,
     done: Receiver<()>,
 }
 
 impl Discovery {
-    /// Starts on all interfaces, those that come up later included. `port` is what this node
+    /// Starts on all interfaces, including those that come up later. `port` is the port this node
     /// listens on; 0 announces nothing.
     ///
     /// # Errors
-    /// [`Error::Local`] when there are no threads or file descriptors left. That multicast does
-    /// not work on some interface is not an error.
+    /// [`Error::Local`] when there are no threads or file descriptors left. It is not an error if
+    /// multicast does not work on some interface.
     pub(crate) fn start(me: PeerId, port: u16, found: OnSighting) -> Result<Self, Error> {
         let failed = |why: io::Error| Error::local("finding members on the local network", why);
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
@@ -106,17 +107,17 @@ impl Discovery {
         })
     }
 
-    /// Says goodbye to the link (RFC 6762, section 10.1) and stops, by `deadline`.
+    /// Says goodbye to the link (RFC 6762, section 10.1) and stops by `deadline`.
     pub(crate) fn stop(self, deadline: Instant) {
         drop(self.running);
-        // It fails when the counter is full, and then the thread wakes, too.
+        // The write fails when the counter is full, and then the thread wakes, too.
         let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
         let left = deadline.saturating_duration_since(Instant::now());
         let _ = self.done.recv_timeout(left);
     }
 }
 
-/// What the thread has.
+/// The state of the discovery thread.
 struct DiscoveryThread {
     endpoint: MdnsEndpoint,
     sockets: MulticastSockets,
@@ -177,7 +178,8 @@ impl DiscoveryThread {
         }
     }
 
-    /// Waits until something can be read, `until` is over, or the end; whose sockets can be read.
+    /// Waits until a socket is readable, `until` has passed, or the end. Returns
+    /// the readable channels.
     fn wait(&self, until: Instant) -> Vec<ChannelId> {
         let sockets: Vec<(ChannelId, &UdpSocket)> = self.sockets.iter().collect();
         let fds = sockets
@@ -193,7 +195,7 @@ impl DiscoveryThread {
         ready.map(|((id, _), _)| *id).collect()
     }
 
-    /// Leaves the sockets alone.
+    /// Waits without reading from the sockets.
     fn rest(&self, until: Instant) -> Vec<ChannelId> {
         poll_until(&mut [PollFd::new(&self.wake, PollFlags::IN)], until);
         Vec::new()
@@ -208,7 +210,7 @@ impl DiscoveryThread {
             if self.taken.take(now).is_err() {
                 return;
             }
-            // An error is about one that was sent, or says that there is nothing more.
+            // An error is about a datagram sent earlier, or means that the queue is empty.
             let Ok((length, from)) = socket.recv_from(buffer) else {
                 return;
             };
@@ -221,7 +223,7 @@ impl DiscoveryThread {
 
 fn poll_until(fds: &mut [PollFd<'_>], until: Instant) {
     let left = until.saturating_duration_since(Instant::now());
-    // A millisecond more, so that what is due then is due when this returns.
+    // One millisecond more, so that work due at that time is due when this returns.
     let left = left.saturating_add(Duration::from_millis(1));
     let timeout = Timespec::try_from(left).ok();
     if let Err(why) = poll(fds, timeout.as_ref()) {

@@ -1,20 +1,20 @@
-//! Domain names as they stand in messages (RFC 1035, sections 3.1 and 4.1.4).
+//! Domain names as encoded in messages (RFC 1035, sections 3.1 and 4.1.4).
 
 use std::fmt;
 
-/// The most bytes of one name, lengths included (RFC 1035, section 2.3.4).
+/// The maximum size of a name in bytes, lengths included (RFC 1035, section 2.3.4).
 const MAX_NAME: usize = 255;
 
-/// The most bytes of one label; the two bits above mark a pointer.
+/// The maximum size of a label in bytes; the two bits above mark a pointer.
 const MAX_LABEL: u8 = 63;
 
-/// A name in the form of the wire without compression, in lower case: names that differ in the
-/// case of ASCII letters alone are the same one (RFC 6762, section 16).
+/// A name in wire format, uncompressed and in lower case: names that differ only in the case of
+/// ASCII letters are equal (RFC 6762, section 16).
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(super) struct DnsName(Box<[u8]>);
 
 impl DnsName {
-    /// The name `labels`, of which each has 1 to 63 bytes and all together fewer than 255.
+    /// Creates the name of `labels`, each of 1 to 63 bytes and all together fewer than 255.
     pub(super) fn new<'a>(labels: impl IntoIterator<Item = &'a str>) -> Self {
         let mut wire = Vec::new();
         for label in labels {
@@ -26,11 +26,11 @@ impl DnsName {
         Self(wire.into())
     }
 
-    /// The name at `start` of `message`, and where the bytes behind it begin; `None` when it is cut
-    /// off, too long, or compressed in a circle.
+    /// Reads the name at `start` of `message`, and returns the position behind it, too; `None` when
+    /// the name is cut off, too long, or compressed in a circle.
     ///
-    /// A pointer has to lead to a place before all bytes that the name was read from so far. So
-    /// each can be followed once, and the work is bounded by the length of a name and of a message.
+    /// A pointer must point before all bytes read for this name so far. So each can be followed
+    /// once, and the lengths of a name and of a message bound the work.
     pub(super) fn read(message: &[u8], start: usize) -> Option<(Self, usize)> {
         let mut wire = Vec::with_capacity(64);
         let (mut at, mut lowest, mut behind) = (start, start, None);
@@ -65,13 +65,13 @@ impl DnsName {
         }
     }
 
-    /// True for `LABEL.PARENT`.
+    /// Returns true for `LABEL.PARENT`.
     pub(super) fn is_child_of(&self, parent: &Self) -> bool {
         let first = usize::from(self.0.first().copied().unwrap_or_default());
         first > 0 && self.0.get(1 + first..) == Some(&*parent.0)
     }
 
-    /// The bytes on the wire.
+    /// Returns the bytes on the wire.
     pub(super) fn as_wire(&self) -> &[u8] {
         &self.0
     }
@@ -114,7 +114,7 @@ mod tests {
             (&b""[..], 0),
             (b"\x05loc", 0),
             (b"\x05local", 0),
-            // To itself, in a circle, forwards, and over the end.
+            // To itself, in a circle, forwards, and past the end.
             (b"\xc0\x00", 0),
             (b"\xc0\x02\xc0\x00", 2),
             (b"\x01a\xc0\x00", 2),
@@ -122,7 +122,7 @@ mod tests {
             (b"\xc0\x02\x01a\0", 0),
             (b"\xc0\xff", 0),
             (b"\xc0", 0),
-            // Kinds of labels that nobody defined.
+            // Undefined kinds of labels.
             (b"\x41a\0", 0),
             (b"\x80a\0", 0),
         ] {

@@ -1,8 +1,8 @@
-//! What multicast says of nodes on the local links: a table of bounded size.
+//! The nodes announced by multicast on the local links: a table of bounded size.
 //!
-//! Anyone on a link can announce any number of nodes. The table keeps few, and when it is full the
-//! sender that fills most of it makes room, so that a flood displaces itself and honest neighbours
-//! stay. What left the table loses nothing: whoever was found was reported, and is known elsewhere.
+//! Anyone on a link can announce any number of nodes. The table keeps few. When it is full, the
+//! sender with the most entries makes room, so that a flood displaces itself and honest neighbours
+//! stay. Eviction loses nothing: every node found was reported, and is known elsewhere.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -18,34 +18,34 @@ use crate::fairness::{Refill, TokenBucket};
 use crate::membership::crowd;
 use crate::model::{Address, PeerId};
 
-/// The most instances that are kept, whoever announced them. Names of 255 bytes and all addresses
-/// make one take about 2 KiB.
+/// The maximum number of instances kept, from all senders. With names of 255 bytes and all
+/// addresses, one takes about 2 KiB.
 pub(super) const MAX_INSTANCES: usize = 128;
 
-/// The most instances that take the addresses of one host. Each node has a host name of its own,
-/// and many instances with one would make each of its addresses many times the work.
+/// The maximum number of instances that take the addresses of one host. Each node has its own host
+/// name, and many instances with the same would multiply the work for each of its addresses.
 const MAX_INSTANCES_OF_HOST: usize = 4;
 
-/// The longest that an announcement is believed, whatever it says: the usual life of such records
-/// (RFC 6762, section 10).
+/// The maximum lifetime of an announcement, whatever its TTL: the usual TTL of such
+/// records (RFC 6762, section 10).
 const MAX_TTL: u32 = 4500;
 
-/// When whoever is announced is reported again while it is not in contact: there may have been no
-/// room for it yet.
+/// The intervals at which an announced node is reported again while it is not in contact: there may
+/// have been no room for it yet.
 const REPEAT_UNMET: Backoff = Backoff {
     first: Duration::from_secs(3),
     cap: REPEAT,
 };
 
-/// How many reports may be made: each is looked at by the table of members.
+/// The rate of reports: each one is checked against the table of members.
 const REPORTS_PER_SECOND: u32 = 50;
 const REPORTS_BURST: u32 = 100;
 
-/// One link: an interface, by its number.
+/// A link: an interface, by its index.
 pub(super) type LinkIndex = u32;
 
-/// Each sender speaks for itself alone: whoever announces the instance of somebody else has one of
-/// his own, and can neither change nor withdraw the other.
+/// Each sender speaks for itself alone: a host that announces another's instance creates its own
+/// entry, and can neither change nor withdraw the other.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 struct InstanceKey {
     link: LinkIndex,
@@ -53,21 +53,21 @@ struct InstanceKey {
     name: DnsName,
 }
 
-/// How many instances took the addresses of a host out of one message, and those.
+/// How many instances took the addresses of a host from one message, and those addresses.
 type HostRecords<'a> = (usize, Vec<(&'a DnsRecord, IpAddr)>);
 
-/// Who was announced, and where.
+/// A node that was announced, and its addresses.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Sighting {
-    /// Who is announced there.
+    /// The announced node.
     pub(crate) id: PeerId,
-    /// Where, and whether the announcement came from that very address. Those come first.
+    /// The addresses, and whether the announcement came from that very address. Those come first.
     pub(crate) addresses: Vec<(Address, bool)>,
-    /// It is what was reported before.
+    /// True if the same was reported before.
     pub(crate) is_repeated: bool,
 }
 
-/// The neighbours that announce themselves.
+/// The table of announced neighbours.
 #[derive(Debug)]
 pub(super) struct Neighbours {
     me: PeerId,
@@ -77,7 +77,7 @@ pub(super) struct Neighbours {
 }
 
 impl Neighbours {
-    /// An empty table of the node `me`, for the instances of `service`.
+    /// Creates an empty table for the node `me` and the instances of `service`.
     pub(super) fn new(me: PeerId, service: DnsName, now: Instant) -> Self {
         Self {
             me,
@@ -93,7 +93,7 @@ impl Neighbours {
         }
     }
 
-    /// Takes in the response `message` of `sender`, heard on `link`.
+    /// Takes in the response `message` from `sender`, heard on `link`.
     pub(super) fn hear(
         &mut self,
         link: LinkIndex,
@@ -101,7 +101,8 @@ impl Neighbours {
         message: &DnsMessage,
         now: Instant,
     ) {
-        // The order within a message says nothing: first who, then where, then at which address.
+        // The order within a message means nothing: first take the instances, then
+        // hosts, then addresses.
         for record in message.records() {
             if let RecordData::Pointer(instance) = &record.data
                 && record.name == self.service
@@ -213,7 +214,7 @@ impl Neighbours {
         instance.expires = now + Duration::from_secs(ttl.min(MAX_TTL).into());
     }
 
-    /// Forgets what has expired, or else the oldest that the most numerous sender announced.
+    /// Drops expired instances, or else the oldest one of the sender with the most.
     fn make_room(&mut self, now: Instant) {
         self.expire(now);
         if self.instances.len() < MAX_INSTANCES {
@@ -230,12 +231,12 @@ impl Neighbours {
         self.instances.retain(|_, instance| now < instance.expires);
     }
 
-    /// Forgets what was heard on links that are gone.
+    /// Drops what was heard on links that are gone.
     pub(super) fn keep_links(&mut self, is_there: impl Fn(LinkIndex) -> bool) {
         self.instances.retain(|key, _| is_there(key.link));
     }
 
-    /// Whom to report now. `zone` names a link.
+    /// Returns the nodes to report now. `zone` returns the name of a link.
     pub(super) fn sightings(
         &mut self,
         zone: impl Fn(LinkIndex) -> Option<String>,
@@ -253,14 +254,14 @@ impl Neighbours {
         let is_due = |one: &ServiceInstance| one.is_changed || one.is_repeated(now);
         let changed = self.instances.iter_mut().filter(|(_, one)| is_due(one));
         let mut changed: Vec<_> = changed.collect();
-        // Whoever announces the most waits the longest.
+        // The senders that announce the most wait the longest.
         changed.sort_by_key(|(key, _)| announced.get(&key.sender).copied());
         for (key, instance) in changed {
             let Some(located) = instance.located() else {
                 instance.repeat = None;
                 continue;
             };
-            // Only what was said again is news for being old.
+            // An old report is due again only if the instance was announced again.
             let is_unreported = instance.is_changed && instance.is_unreported(&located, now);
             if located.id == self.me || !(is_unreported || instance.is_repeated(now)) {
                 instance.is_changed = false;
@@ -287,7 +288,7 @@ impl Neighbours {
                 _ => 1,
             };
             instance.repeat = Some((now + REPEAT_UNMET.full(times), times));
-            // A repetition is no reason to wait for longer with what comes back.
+            // A repetition does not postpone the report of an instance that comes back.
             if is_unreported {
                 instance.reported = Some((located, now));
             }
@@ -295,7 +296,8 @@ impl Neighbours {
         sightings
     }
 
-    /// `id`, which was reported, is in contact: it needs not be reported again, nor answer queries.
+    /// Notes that the reported node `id` is in contact: it need not be reported again,
+    /// nor answer queries.
     pub(super) fn met(&mut self, id: PeerId) {
         for instance in self.instances.values_mut() {
             if instance.id == Some(Some(id)) {
@@ -304,9 +306,9 @@ impl Neighbours {
         }
     }
 
-    /// The instances on `link` that need not answer a query: those that were heard of in the first
-    /// half of their life, as records with the time that is left. Whoever is not in contact had
-    /// better answer: somebody else may have announced its name.
+    /// Returns the instances on `link` that need not answer a query: those heard of in the first
+    /// half of their life, as records with the remaining TTL. A node that is not in contact should
+    /// answer: somebody else may have announced its name.
     pub(super) fn known(&self, link: LinkIndex, max: usize, now: Instant) -> Vec<DnsRecord> {
         let half = Duration::from_secs(u64::from(MAX_TTL) / 2);
         let mut names = HashSet::new();
@@ -326,7 +328,7 @@ impl Neighbours {
         known.take(max).collect()
     }
 
-    /// What to ask on `link` to learn what is still missing, `max` questions at most.
+    /// Returns at most `max` questions for the records that are still missing on `link`.
     pub(super) fn missing(
         &mut self,
         link: LinkIndex,
@@ -359,16 +361,16 @@ impl Neighbours {
         questions
     }
 
-    /// When [`Neighbours::missing`] may have something for `link`.
+    /// Returns when [`Neighbours::missing`] may have something for `link`.
     pub(super) fn next_missing(&self, link: LinkIndex) -> Option<Instant> {
         let instances = self.instances.iter().filter(|(key, _)| key.link == link);
         let wanting = instances.filter(|(_, one)| one.is_wanting());
         wanting.map(|(_, one)| one.ask_at).min()
     }
 
-    /// When [`Neighbours::sightings`] may have something.
+    /// Returns when [`Neighbours::sightings`] may have something.
     pub(super) fn next_sighting(&self, now: Instant) -> Option<Instant> {
-        // Only the bound on reports leaves any behind.
+        // Only the limit on reports leaves any behind.
         let left = self
             .instances
             .values()
@@ -381,7 +383,7 @@ impl Neighbours {
         left.chain(repeats).min()
     }
 
-    /// How many instances are kept.
+    /// Returns the number of instances kept.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.instances.len()

@@ -1,17 +1,17 @@
-//! How far the records of this node are announced on one channel, and what of them is still to be
-//! sent there.
+//! How far this node's records are announced on one channel, and which of them are still to
+//! be sent there.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::records::{KINDS, Kinds};
 
-/// The least time between two multicasts of one record, and of one that is defended against a
+/// The minimum time between two multicasts of one record, and of one being defended against a
 /// probe (section 6).
 pub(super) const GAP: Duration = Duration::from_secs(1);
 pub(super) const DEFENCE_GAP: Duration = Duration::from_millis(250);
 
-/// Small random numbers, good for spreading packets in time and for nothing else (xorshift).
+/// Small random numbers, good only for spreading packets in time (xorshift).
 #[derive(Debug)]
 pub(super) struct Jitter(u64);
 
@@ -20,7 +20,7 @@ impl Jitter {
         Self(seed | 1)
     }
 
-    /// From `low` up to `high` milliseconds.
+    /// Returns a duration from `low` up to `high` milliseconds.
     pub(super) fn between(&mut self, (low, high): (u64, u64)) -> Duration {
         Duration::from_millis(low + self.number() % (high - low))
     }
@@ -35,19 +35,19 @@ impl Jitter {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum AnnounceStage {
-    /// So many probes are sent.
+    /// With the number of probes sent.
     Probing(u8),
-    /// So many announcements are.
+    /// With the number of announcements sent.
     Announcing(u8),
     Established,
 }
 
-/// What is still to be sent.
+/// An answer still to be sent.
 #[derive(Debug)]
 pub(super) struct PendingAnswer {
     pub(super) kinds: Kinds,
     pub(super) due: Instant,
-    /// Who has more to say of what it knows.
+    /// The asker whose further known answers are still to come.
     pub(super) truncated_by: Option<IpAddr>,
     pub(super) is_defence: bool,
 }
@@ -56,7 +56,7 @@ pub(super) struct PendingAnswer {
 #[derive(Debug)]
 pub(super) struct RecordState {
     pub(super) stage: AnnounceStage,
-    /// When the next probe or announcement is due; nothing for those that are established.
+    /// When the next probe or announcement is due; meaningless once established.
     pub(super) next: Instant,
     pub(super) ties: u8,
     pub(super) pending: Option<PendingAnswer>,
@@ -68,7 +68,7 @@ impl RecordState {
         (self.stage, self.next, self.pending) = (AnnounceStage::Probing(0), at, None);
     }
 
-    /// When all of `kinds` may be multicast.
+    /// Returns when all of `kinds` may be multicast.
     pub(super) fn allowed(&self, kinds: Kinds, gap: Duration) -> Option<Instant> {
         let kinds = KINDS
             .iter()
@@ -77,7 +77,7 @@ impl RecordState {
         kinds.filter_map(|(_, sent)| Some(sent? + gap)).max()
     }
 
-    /// Has `kinds` sent at `due`, or when that is allowed.
+    /// Schedules `kinds` for `due`, or as soon as that is allowed.
     pub(super) fn want(&mut self, kinds: Kinds, due: Instant) -> &mut PendingAnswer {
         let pending = self.pending.get_or_insert(PendingAnswer {
             kinds: 0,
@@ -89,7 +89,7 @@ impl RecordState {
         pending
     }
 
-    /// When something is to be done.
+    /// Returns when there is something to do.
     pub(super) fn due(&self) -> Option<Instant> {
         let stage = (self.stage != AnnounceStage::Established).then_some(self.next);
         let pending = self.pending.as_ref().map(|pending| {

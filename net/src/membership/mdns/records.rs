@@ -1,4 +1,4 @@
-//! The records that a node has of itself.
+//! The records that a node announces about itself.
 
 use std::net::IpAddr;
 
@@ -7,11 +7,11 @@ use super::name::DnsName;
 use super::service_instance::VERSION;
 use crate::model::PeerId;
 
-/// Lives of records in seconds: those that hold for a host, and others (RFC 6762, section 10).
+/// TTLs in seconds: of records about a host, and of all others (RFC 6762, section 10).
 const HOST_TTL: u32 = 120;
 const OTHER_TTL: u32 = 4500;
 
-/// Kinds of records.
+/// A set of record kinds.
 pub(super) type Kinds = u8;
 pub(super) const META: Kinds = 1;
 pub(super) const POINTER: Kinds = 2;
@@ -22,12 +22,12 @@ pub(super) const UNIQUE: Kinds = SERVICE | TEXT | ADDRESSES;
 pub(super) const ALL: Kinds = POINTER | UNIQUE;
 pub(super) const KINDS: [Kinds; 5] = [META, POINTER, SERVICE, TEXT, ADDRESSES];
 
-/// The names of this kind of service.
+/// The names of this service type.
 #[derive(Debug)]
 pub(super) struct ServiceNames {
-    /// Its instances are children of this one.
+    /// The parent of all its instances.
     pub(super) service: DnsName,
-    /// By which kinds of services are found (RFC 6763, section 9).
+    /// The name for enumerating service types (RFC 6763, section 9).
     meta: DnsName,
 }
 
@@ -40,7 +40,7 @@ impl ServiceNames {
     }
 }
 
-/// What this node is called, and what it says under that name.
+/// This node's names, and what it announces under them.
 #[derive(Debug)]
 pub(super) struct OwnRecords {
     pub(super) id: PeerId,
@@ -50,7 +50,7 @@ pub(super) struct OwnRecords {
 }
 
 impl OwnRecords {
-    /// Under the `attempt`-th name, from 0.
+    /// Creates the records under the `attempt`-th name, from 0.
     pub(super) fn new(id: PeerId, port: u16, attempt: u32) -> Self {
         let label = match attempt {
             0 => id.short(),
@@ -59,7 +59,7 @@ impl OwnRecords {
         Self::under(id, port, &label)
     }
 
-    /// Under the name `label`.
+    /// Creates the records under the name `label`.
     pub(super) fn under(id: PeerId, port: u16, label: &str) -> Self {
         Self {
             id,
@@ -118,7 +118,7 @@ impl OwnRecords {
         records
     }
 
-    /// The kinds that answer `question`.
+    /// Returns the kinds that answer `question`.
     pub(super) fn answering(&self, question: &DnsQuestion, names: &ServiceNames) -> Kinds {
         let asks = |kind| question.kind == kind || question.kind == kind::ANY;
         let pick = |yes: bool, kinds| if yes { kinds } else { 0 };
@@ -135,7 +135,7 @@ impl OwnRecords {
         }
     }
 
-    /// True when `record` gives the instance another meaning than it has here.
+    /// Returns true when `record` contradicts this node's records of the instance.
     pub(super) fn is_contradicted_by(&self, record: &DnsRecord) -> bool {
         record.name == self.instance
             && match &record.data {
@@ -146,7 +146,8 @@ impl OwnRecords {
     }
 }
 
-/// Whoever asks for a pointer or a service will ask for what it leads to (RFC 6763, section 12).
+/// Adds the kinds that an asker will need next: those that a pointer or a service refers
+/// to (RFC 6763, section 12).
 pub(super) fn with_additional(kinds: Kinds) -> Kinds {
     if kinds & POINTER != 0 {
         kinds | UNIQUE
@@ -157,7 +158,7 @@ pub(super) fn with_additional(kinds: Kinds) -> Kinds {
     }
 }
 
-/// True when `known` has `ours` with half of its life left.
+/// Returns true when `known` has `ours` with at least half of its life left.
 pub(super) fn is_known(ours: &DnsRecord, known: &[DnsRecord]) -> bool {
     let known = known.iter().filter(|record| record.ttl >= ours.ttl / 2);
     known.into_iter().any(|record| record.says_the_same(ours))

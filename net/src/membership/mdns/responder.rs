@@ -1,8 +1,8 @@
-//! What this node says of itself by multicast: probing, announcing, answering, goodbye (RFC 6762,
+//! Publishes this node's records by multicast: probing, announcing, answering, goodbye (RFC 6762,
 //! sections 6, 8 and 10) for the records of one instance of one service.
 //!
-//! What is still to be sent on a channel is a set of five kinds of records and one time, so no
-//! number of questions makes it grow, and no record leaves more than once a second.
+//! The pending output of a channel is a set of five record kinds and one time, so no number of
+//! questions makes it grow, and no record is sent more than once a second.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -16,50 +16,50 @@ use super::records::{
 use crate::fairness::{Refill, TokenBucket};
 use crate::model::PeerId;
 
-/// The longest life that is told to a simple resolver (section 6.7).
+/// The maximum TTL in an answer to a simple resolver (section 6.7).
 const SIMPLE_TTL: u32 = 10;
 
-/// Probes, and the time between two of them (section 8.1).
+/// The number of probes, and the time between two of them (section 8.1).
 const PROBES: u8 = 3;
 const PROBE_GAP: Duration = Duration::from_millis(250);
-/// The longest random delay before the first.
+/// The maximum random delay before the first.
 const PROBE_DELAY: u64 = 250;
 
-/// Announcements, and the time between two of them (section 8.3).
+/// The number of announcements, and the time between two of them (section 8.3).
 const ANNOUNCEMENTS: u8 = 2;
 const ANNOUNCE_GAP: Duration = Duration::from_millis(1100);
 
-/// Random delays before an answer that others may give as well: usually, and when the asker has not
-/// said yet all that it knows (sections 6 and 7.2). In milliseconds.
+/// Random delays, in milliseconds, before an answer that others may give as well: the usual one,
+/// and the one while the asker has more known answers to send (sections 6 and 7.2).
 const SHARED_DELAY: (u64, u64) = (20, 120);
 const TRUNCATED_DELAY: (u64, u64) = (400, 500);
 
-/// After so many names were taken by others, the next one is drawn at random, announced without
-/// asking, and kept. Names mean nothing here, and nobody else has that one by accident: somebody is
-/// at work who says that every name is his, and whoever went on to ask would never be found.
+/// After this many names were taken by others, the next one is drawn at random, announced without
+/// probing, and kept. Names mean nothing here, and nobody else has that one by accident: an
+/// attacker is claiming every name, and a node that kept probing would never be found.
 const MAX_RENAMES: u32 = 4;
-/// The wait after a probe at the same time as somebody else's; and how many of those mean that the
+/// The wait after a simultaneous probe by another host, and how many of those mean that the
 /// name is taken.
 const TIE_PAUSE: Duration = Duration::from_secs(1);
 const MAX_TIES: u8 = 2;
-/// A name that is in use is defended, and probed for again no sooner than this.
+/// A name in use is defended, and probed again no sooner than this.
 const CONFLICT_GAP: Duration = Duration::from_secs(10);
 
-/// Answers to simple resolvers, which go to an address that the asker chose.
+/// The rate of answers to simple resolvers, which go to an address that the asker chose.
 const SIMPLE_PER_SECOND: u32 = 10;
 
-/// This node, as one that answers. Its parts for the channels are kept by the caller.
+/// This node as a responder. The caller keeps its state for each channel.
 #[derive(Debug)]
 pub(super) struct Responder {
     ours: OwnRecords,
     attempt: u32,
-    /// When the name was last probed for because of a conflict.
+    /// When a conflict last caused the name to be probed.
     contested: Option<Instant>,
     simple: TokenBucket,
 }
 
 impl Responder {
-    /// Announces that the node `id` listens on `port`.
+    /// Creates a responder which announces that the node `id` listens on `port`.
     pub(super) fn new(id: PeerId, port: u16, now: Instant) -> Self {
         Self {
             ours: OwnRecords::new(id, port, 0),
@@ -75,7 +75,7 @@ impl Responder {
         }
     }
 
-    /// True once the name is not given up any more.
+    /// Returns true once the name is final.
     fn is_settled(&self) -> bool {
         self.attempt >= MAX_RENAMES
     }
@@ -88,7 +88,7 @@ impl Responder {
         }
     }
 
-    /// The beginning of a new channel.
+    /// Returns the initial state of a new channel.
     pub(super) fn begin(&self, jitter: &mut Jitter, now: Instant) -> RecordState {
         RecordState {
             stage: self.first_stage(),
@@ -99,15 +99,15 @@ impl Responder {
         }
     }
 
-    /// The addresses of a channel have changed.
+    /// Handles a change of a channel's addresses.
     pub(super) fn moved(state: &mut RecordState, now: Instant) {
         if !matches!(state.stage, AnnounceStage::Probing(_)) {
             (state.stage, state.next) = (AnnounceStage::Announcing(0), now);
         }
     }
 
-    /// Hears the response `message` of somebody, perhaps of this node itself. True when the name
-    /// is somebody else's: every channel is to begin anew, by [`Responder::rename`].
+    /// Takes in the response `message`, perhaps this node's own. Returns true when the name belongs
+    /// to another host: every channel must then start over, by [`Responder::rename`].
     pub(super) fn hear(
         &mut self,
         state: &mut RecordState,
@@ -126,7 +126,7 @@ impl Responder {
         if matches!(state.stage, AnnounceStage::Probing(_)) {
             return true;
         }
-        // It was ours first. Whoever is honest gives way to the probes.
+        // This node had it first. An honest host gives way to the probes.
         let is_recent = |at: Instant| now.saturating_duration_since(at) < CONFLICT_GAP;
         if !self.contested.is_some_and(is_recent) {
             self.contested = Some(now);
@@ -135,7 +135,7 @@ impl Responder {
         false
     }
 
-    /// Goes by another name from now on.
+    /// Takes another name from now on.
     pub(super) fn rename<'a>(
         &mut self,
         record_states: impl Iterator<Item = &'a mut RecordState>,
@@ -161,8 +161,8 @@ impl Responder {
         }
     }
 
-    /// Takes in a query that came by multicast; [`RecordState::due`] says when the answer is sent.
-    /// True when the name is somebody else's, as in [`Responder::hear`].
+    /// Takes in a multicast query; [`RecordState::due`] says when to send the answer. Returns true
+    /// when the name belongs to another host, as in [`Responder::hear`].
     pub(super) fn asked(
         &mut self,
         names: &ServiceNames,
@@ -212,7 +212,7 @@ impl Responder {
         false
     }
 
-    /// The kinds that `query` asks for and does not know.
+    /// Returns the kinds that `query` asks for and does not list as known.
     fn wanted(&self, names: &ServiceNames, addresses: &[IpAddr], query: &DnsMessage) -> Kinds {
         let questions = query.questions.iter();
         let kinds = questions.fold(0, |kinds, asked| kinds | self.ours.answering(asked, names));
@@ -226,7 +226,7 @@ impl Responder {
         unknown.fold(0, |kinds, kind| kinds | kind)
     }
 
-    /// Drops from what is pending what the asker turns out to know already.
+    /// Drops the pending answer if the asker turns out to know it already.
     fn suppress(
         &self,
         names: &ServiceNames,
@@ -246,8 +246,8 @@ impl Responder {
         }
     }
 
-    /// The answer to a resolver that knows nothing of multicast: it asks from a port of its own and
-    /// wants to be answered there (RFC 6762, section 6.7).
+    /// Answers a resolver that knows nothing of multicast: it asks from a port of its own and
+    /// expects the answer there (RFC 6762, section 6.7).
     pub(super) fn asked_simply(
         &mut self,
         names: &ServiceNames,
@@ -278,7 +278,7 @@ impl Responder {
         })
     }
 
-    /// What is to be sent now on a channel, and whether it is a response.
+    /// Returns the message to send now on a channel, and whether it is a response.
     pub(super) fn act(
         &mut self,
         names: &ServiceNames,
@@ -336,7 +336,7 @@ impl Responder {
         };
         let mut authority = self.ours.records(UNIQUE, names, addresses);
         for record in &mut authority {
-            // Proposed, not said (section 10.2).
+            // Proposed, not asserted (section 10.2).
             record.is_unique = false;
         }
         OutgoingMessage {
@@ -358,7 +358,7 @@ impl Responder {
         }
     }
 
-    /// Says that this node is gone, where it was said that it is there.
+    /// Announces that this node is gone, where its presence was announced.
     pub(super) fn goodbye(
         &self,
         names: &ServiceNames,

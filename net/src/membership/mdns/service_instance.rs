@@ -1,4 +1,4 @@
-//! One node as one sender announces it: what was said of it so far, what is missing, and whether it
+//! One node as one sender announces it: what is known of it so far, what is missing, and whether it
 //! is worth a report.
 
 use std::net::IpAddr;
@@ -8,24 +8,24 @@ use super::message::DnsRecord;
 use super::name::DnsName;
 use crate::model::PeerId;
 
-/// The most addresses of one instance.
+/// The maximum number of addresses of one instance.
 pub(super) const MAX_ADDRESSES: usize = crate::protocol::wire::MemberRecord::MAX_ADDRESSES;
 
-/// What has not changed is reported again no sooner than this: it may have come back.
+/// An unchanged instance is reported again no sooner than this: it may have come back.
 pub(super) const REPEAT: Duration = Duration::from_secs(120);
 
-/// How often what is missing of an instance is asked for, and after what time.
+/// How often to query the missing records of an instance, and after what time.
 const MAX_ASKED: u8 = 3;
 pub(super) const ASK_AFTER: Duration = Duration::from_millis(500);
 
-/// What the `v` key of the TXT record says: the generation of the protocol.
+/// The `v` key of the TXT record: the generation of the protocol.
 pub(super) const VERSION: &str = "2";
 
-/// Who is where: all that there is to say of an instance.
+/// Who and where a node is: everything known of an instance.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Located {
     pub(super) id: PeerId,
-    /// In order, and whether it was the sender's.
+    /// The addresses, sorted, and whether each was the sender's.
     pub(super) addresses: Vec<(IpAddr, bool)>,
     pub(super) port: u16,
 }
@@ -33,7 +33,7 @@ pub(super) struct Located {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct NeighbourAddress {
     ip: IpAddr,
-    /// It is the sender's own.
+    /// True if it is the sender's own.
     is_source: bool,
     pub(super) announced: Instant,
 }
@@ -43,22 +43,22 @@ pub(super) struct ServiceInstance {
     /// When it was last announced.
     pub(super) announced: Instant,
     pub(super) expires: Instant,
-    /// Where it is, once that was said.
+    /// Where it is, once that is known.
     pub(super) target: Option<(DnsName, u16)>,
-    /// Who it is, once that was said; `None` inside when it is no node of this protocol.
+    /// Who it is, once that is known; `None` inside when it is not a node of this protocol.
     pub(super) id: Option<Option<PeerId>>,
     pub(super) addresses: Vec<NeighbourAddress>,
-    /// What was reported, and when.
+    /// The last report and its time.
     pub(super) reported: Option<(Located, Instant)>,
     pub(super) is_changed: bool,
-    /// When it is reported again, and how often it was; nothing once it is in contact.
+    /// When to report it again, and how often it was reported; `None` once it is in contact.
     pub(super) repeat: Option<(Instant, u32)>,
     pub(super) asked: u8,
     pub(super) ask_at: Instant,
 }
 
 impl ServiceInstance {
-    /// All of it, once it is known.
+    /// Returns the complete location, once it is known.
     pub(super) fn located(&self) -> Option<Located> {
         let (port, id) = (self.target.as_ref()?.1, self.id??);
         let addresses = self.addresses.iter();
@@ -71,7 +71,7 @@ impl ServiceInstance {
         })
     }
 
-    /// True when `located` is not what was reported lately.
+    /// Returns true when `located` was not reported lately.
     pub(super) fn is_unreported(&self, located: &Located, now: Instant) -> bool {
         match &self.reported {
             Some((reported, at)) => reported != located || *at + REPEAT <= now,
@@ -79,22 +79,22 @@ impl ServiceInstance {
         }
     }
 
-    /// True while something is missing and worth a question.
+    /// Returns true while something is missing and worth a query.
     pub(super) fn is_wanting(&self) -> bool {
         let is_other = self.id == Some(None);
         let lacks = self.target.is_none() || self.id.is_none() || self.addresses.is_empty();
         lacks && !is_other && self.asked < MAX_ASKED
     }
 
-    /// True when it is to be reported again although it has not changed.
+    /// Returns true when it is due for another report although it has not changed.
     pub(super) fn is_repeated(&self, now: Instant) -> bool {
         self.repeat.is_some_and(|(at, _)| at <= now)
     }
 
     pub(super) fn add(&mut self, record: &DnsRecord, ip: IpAddr, is_source: bool, now: Instant) {
         self.is_changed = true;
-        // One message may hold several addresses, each of which replaces what was there before
-        // (RFC 6762, section 10.2).
+        // One message may hold several addresses, each of which replaces earlier
+        // ones (RFC 6762, section 10.2).
         let is_old = |at: Instant| at + Duration::from_secs(1) < now;
         let replaced = |held: &NeighbourAddress| {
             record.is_unique && is_old(held.announced) && held.ip.is_ipv4() == ip.is_ipv4()
@@ -111,7 +111,7 @@ impl ServiceInstance {
     }
 }
 
-/// Who a TXT record says it is; `None` for what is not a node of this protocol.
+/// Returns the id in a TXT record; `None` if it is not from a node of this protocol.
 pub(super) fn read_text(text: &[u8]) -> Option<PeerId> {
     let (mut id, mut version) = (None, None);
     let mut rest = text;
@@ -121,7 +121,7 @@ pub(super) fn read_text(text: &[u8]) -> Option<PeerId> {
         let Some((key, value)) = std::str::from_utf8(pair).ok()?.split_once('=') else {
             continue;
         };
-        // The first of several counts (RFC 6763, section 6.4).
+        // The first of several values counts (RFC 6763, section 6.4).
         match &*key.to_ascii_lowercase() {
             "id" => id = id.or(Some(value)),
             "v" => version = version.or(Some(value)),
@@ -131,7 +131,7 @@ pub(super) fn read_text(text: &[u8]) -> Option<PeerId> {
     (version? == VERSION).then(|| id?.parse().ok())?
 }
 
-/// With its zone if it is link-local IPv6, so that it can be dialled from here.
+/// Formats `ip`, with its zone if it is link-local IPv6, so that it can be dialled from here.
 pub(super) fn spell(ip: IpAddr, zone: Option<&str>) -> Option<String> {
     match ip {
         IpAddr::V6(v6) if v6.is_unicast_link_local() => Some(format!("{v6}%{}", zone?)),

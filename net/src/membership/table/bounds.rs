@@ -1,4 +1,4 @@
-//! The bounds of the table: who makes room for whom, and who is forgotten with time.
+//! The bounds of the table: which entry is evicted for which, and which expires.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -9,32 +9,33 @@ use crate::membership::crowd;
 use crate::model::{Address, PeerId};
 use crate::protocol::wire::Hello;
 
-/// A suspect is forgotten when nothing was heard of it for this long.
+/// A suspect is forgotten after this long without a sign of it.
 const FORGOTTEN: Duration = Duration::from_secs(24 * 3600);
 
-/// A member that called but could never be reached is forgotten after its last call.
+/// A member that called but was never reached is forgotten this long after its last call.
 const UNREACHABLE: Duration = Duration::from_secs(600);
 
-/// How often old entries are looked for.
+/// How often the table is swept for old entries.
 const SWEEP: Duration = Duration::from_secs(10);
 
-/// The most members from one network: an IPv4 address, an IPv6 /48, or all host names that nobody
-/// typed. A key costs nothing, so whoever knows the password could fill the table with his own.
+/// The maximum number of members from one network: an IPv4 address, an IPv6 /48, or all host
+/// names that nobody typed. Keys are free, so anyone with the password could fill the table
+/// with their own.
 pub(super) const MAX_FROM_NETWORK: usize = Hello::MAX_MEMBERS / 4;
 
-/// What one party has many places in at little cost.
+/// A set of addresses of which one party can have many at little cost.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum AddressBlock {
     /// An IPv4 address, or a site of IPv6.
     Numbers(SourceNetwork),
-    /// Host names: who has one has as many as he likes.
+    /// Host names: anyone with one has as many as they like.
     Names,
-    /// What the user typed.
+    /// Addresses that the user typed.
     Typed,
 }
 
 impl AddressBlock {
-    /// Of a caller.
+    /// Returns the block of a caller's address.
     pub(crate) fn of_ip(ip: IpAddr) -> Self {
         Self::Numbers(SourceNetwork::of(ip).site())
     }
@@ -46,10 +47,10 @@ impl AddressBlock {
 }
 
 impl MemberTable {
-    /// Makes room for one more member of `network` where a bound is reached; false when nobody may
-    /// go. Whoever is in contact stays. Of the others, the network with the most members loses
-    /// first one that was never reached, then one that does not answer any more; and a network that
-    /// has its share makes room itself.
+    /// Makes room for one more member of `network` where a bound is reached. Returns false when no
+    /// member may be evicted. Members in contact stay. Among the others, the network with the most
+    /// members loses one that was never reached first, then one that no longer answers. A network
+    /// that has used up its share evicts one of its own.
     pub(super) fn make_room(&mut self, network: AddressBlock, now: Instant) -> bool {
         let theirs = |entry: &KnownMember| entry.network == network;
         let has_share = self.has_share(network);
@@ -72,7 +73,7 @@ impl MemberTable {
         })
     }
 
-    /// True if `network` has as many members as it may have.
+    /// Returns true if `network` has its maximum number of members.
     pub(super) fn has_share(&self, network: AddressBlock) -> bool {
         let entries = self.members.values();
         let count = entries.filter(|entry| entry.network == network).count();
@@ -86,7 +87,7 @@ impl MemberTable {
         self.book.forget(id, now);
     }
 
-    /// Forgets what is too old to be of use.
+    /// Drops entries that are too old to be useful.
     pub(super) fn sweep(&mut self, now: Instant) {
         if now.saturating_duration_since(self.swept) < SWEEP {
             return;

@@ -1,19 +1,19 @@
-//! Who is a member, who is there, and what to do next: the decisions of membership, without IO
-//! and without a clock.
+//! Decides who is a member, who is present, and what to do next: the decisions of membership,
+//! without IO and without a clock.
 //!
-//! Workers take a [`WorkerTask`] from [`MemberTable::next`], do it, and report what came of it. Two
-//! kinds of work exist. Addresses of the [book](super::book) are dialled until a member answers
-//! there; a member that is connected gets a hello every few seconds, which proves it alive, keeps
-//! the connection warm, and tells both sides whom the other knows.
+//! Workers take a [`WorkerTask`] from [`MemberTable::next`], run it, and report the outcome. There
+//! are two kinds of work. Addresses of the [book](super::book) are dialled until a member answers
+//! there. A connected member gets a hello every few seconds, which proves it alive, keeps the
+//! connection warm, and tells each side which members the other knows.
 //!
-//! A member is `Present` when it answered on the connection that is held to it. A call that fails
-//! makes it `Suspect` at once, so that nobody else waits for it, and a short hello right away
-//! decides whether that was just one slow call. While it stays suspect, its connection is probed
-//! with backoff and its other addresses are dialled. A member that called but was not reached yet
-//! is `Unreached`.
+//! A member is `Present` when it answered on the connection held to it. A call that fails makes
+//! it `Suspect` at once, so that nobody else waits for it, and a short hello right away decides
+//! whether that was just one slow call. While it stays suspect, its connection is probed with
+//! backoff and its other addresses are dialled. A member that called but has not been reached
+//! yet is `Unreached`.
 //!
-//! The table is bounded, in all and for each network, so that nobody fills it with keys of his own
-//! and keeps newcomers out.
+//! The table is bounded, in total and per network, so that nobody can fill it with their own keys
+//! and keep newcomers out.
 
 mod bounds;
 mod outcome;
@@ -36,36 +36,36 @@ use crate::protocol::wire::{FaultCode, MemberRecord};
 /// How many workers act on one table.
 pub(crate) const WORKERS: usize = 16;
 
-/// How many classes of work there are; see [`schedule`].
+/// The number of classes of work; see [`schedule`].
 const CLASSES: usize = 5;
 
-/// News of a member is collected for this long before the others are told.
+/// Changes of a member are collected for this long before they are passed on.
 const GOSSIP_DELAY: Duration = Duration::from_millis(200);
 
-/// A member of which there are news from elsewhere is asked no more often than this whether it is
-/// where it was: anyone on the link can make up news.
+/// The minimum time between checks of whether a member is still where it was, after a report that
+/// it is elsewhere: anyone on the link can forge such a report.
 const DOUBT_GAP: Duration = Duration::from_secs(2);
 
 /// Addresses are written to disk this long after a change.
 const SAVE_DELAY: Duration = Duration::from_secs(2);
 
-/// What a worker is to do.
+/// A task for a worker.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum WorkerTask {
-    /// Connect, pair if need be, and exchange hellos; report by [`MemberTable::dialled`].
+    /// Connect, pair if necessary, and exchange hellos; report by [`MemberTable::dialled`].
     Dial {
         /// The address to dial.
         address: Address,
-        /// The only identity that is accepted there.
+        /// The only identity accepted there.
         expected: Option<PeerId>,
-        /// How this node came by it.
+        /// How this node learned the address.
         source: AddressSource,
     },
     /// Exchange hellos over the connection to a member; report by [`MemberTable::greeted`].
     Hello {
         /// The member to call.
         id: PeerId,
-        /// To be handed back.
+        /// The turn to hand back with the outcome.
         turn: u64,
         /// How long it may take.
         within: Duration,
@@ -74,7 +74,7 @@ pub(crate) enum WorkerTask {
     Save,
 }
 
-/// What people may want to know; each is reported once.
+/// An event of interest to people; each is reported once.
 #[derive(Clone, Debug)]
 pub(crate) enum MembershipEvent {
     /// A member was reached for the first time.
@@ -83,18 +83,18 @@ pub(crate) enum MembershipEvent {
     Back(PeerId, String, Address),
     /// A member does not answer.
     Away(PeerId, String, Error),
-    /// A member was not heard of for so long that it was forgotten.
+    /// Nothing was heard of a member for so long that it was forgotten.
     Forgotten(PeerId, String),
     /// An address could not be used.
     Failed(Address, Error, DialFailure),
 }
 
-/// What is to become of the connection that a task used.
+/// What to do with the connection that a task used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Verdict {
-    /// It is the one to the member from now on, or still.
+    /// It becomes or remains the connection to the member.
     Keep,
-    /// It is of no use.
+    /// It is no longer of use.
     Close,
 }
 
@@ -109,33 +109,33 @@ enum State {
 struct KnownMember {
     name: String,
     state: State,
-    /// Where it was last reached, or called from.
+    /// Where it was last reached, or where it last called from.
     network: AddressBlock,
     /// Where the connection leads; `None` when there is none to probe.
     address: Option<Address>,
     /// The last sign of life.
     seen: Instant,
-    /// Since when it answers, or does not.
+    /// When it last started or stopped answering.
     since: Instant,
-    /// What last went wrong with it.
+    /// The last error and its time.
     trouble: Option<(Error, Instant)>,
     hello_due: Instant,
     last_hello: Option<Instant>,
     /// A hello is under way, in this class.
     busy: Option<usize>,
-    /// There are news of it at another address, or this node has another one: the
-    /// next hello decides.
+    /// It was reported at another address, or this node has a new one: the next hello decides.
     doubted: bool,
-    /// Hellos in a row that failed.
+    /// The number of failed hellos in a row.
     failures: u32,
     /// `Away` was reported.
     away: bool,
-    /// Counts the connections, so that what comes of an old one is not held against a new one.
+    /// Counts the connections, so that the outcome on an old one is not attributed to a new one.
     turn: u64,
 }
 
 impl KnownMember {
-    /// Nothing is lost that is not heard of again: it was never reached, or does not answer.
+    /// Returns true if evicting it loses nothing: it was never reached, or no longer answers, and
+    /// can be learned again.
     fn may_go(&self) -> bool {
         let is_away = self.state == State::Suspect && self.away;
         self.busy.is_none() && (self.state == State::Unreached || is_away)
@@ -162,7 +162,7 @@ pub(crate) struct MemberTable {
 }
 
 impl MemberTable {
-    /// An empty table of the node `me`.
+    /// Creates an empty table for the node `me`.
     pub(crate) fn new(me: PeerId, now: Instant) -> Self {
         Self {
             me,
@@ -176,12 +176,12 @@ impl MemberTable {
         }
     }
 
-    /// The user named `address`, in its one spelling.
+    /// Adds `address`, in canonical form, which the user named.
     pub(crate) fn name(&mut self, address: Address, pinned: Option<PeerId>, now: Instant) {
         self.book.name(address, pinned, now);
     }
 
-    /// `origin` says that `id` is at `address`, in its one spelling.
+    /// Notes that `origin` reported `id` at `address`, in canonical form.
     pub(crate) fn learn(
         &mut self,
         address: Address,
@@ -197,8 +197,8 @@ impl MemberTable {
             .claim(&address, Belief::Said(id), origin, owner, now);
     }
 
-    /// Multicast says that `id` is at the addresses of `sighting`, in their one spelling. True when
-    /// `id` is there already, and needs not be mentioned again.
+    /// Notes that multicast reported `id` at the addresses of `sighting`, in canonical form.
+    /// Returns true when `id` is already present and need not be reported again.
     pub(crate) fn sighted(&mut self, sighting: &Sighting, now: Instant) -> bool {
         let id = sighting.id;
         if id == self.me {
@@ -229,8 +229,8 @@ impl MemberTable {
         is_present
     }
 
-    /// There are news of `id` at another address than the one where it is connected: it has
-    /// several, or has left that one. Whether it still answers there is found out at once.
+    /// Handles a report of `id` at an address other than the connected one: the member has several,
+    /// or has left that one. A hello checks at once whether it still answers there.
     fn doubt(&mut self, id: PeerId, now: Instant) {
         let entry = self.members.get_mut(&id);
         if let Some(entry) = entry.filter(|entry| entry.state == State::Present) {
@@ -239,8 +239,8 @@ impl MemberTable {
         }
     }
 
-    /// This node has another address by now: connections that were made from the old one may be
-    /// dead, and who was out of reach may be near.
+    /// Notes that this node has a new address: connections made from the old one may be dead, and
+    /// members that were out of reach may now be near.
     pub(crate) fn relocated(&mut self, now: Instant) {
         let suspects = self.members.iter_mut().filter_map(|(id, entry)| {
             entry.doubted = true;
@@ -252,8 +252,9 @@ impl MemberTable {
         }
     }
 
-    /// The member `id`, authenticated, called from `network` and says that it can be dialled at
-    /// `addresses`, in their one spelling. None means that it cannot be dialled and only asks.
+    /// Handles a call of the authenticated member `id` from `network`, which declares that it can
+    /// be dialled at `addresses`, in canonical form. An empty list means that it cannot be dialled
+    /// and only calls others.
     pub(crate) fn called(
         &mut self,
         id: PeerId,
@@ -271,7 +272,7 @@ impl MemberTable {
         self.declared(id, addresses, now);
         match state {
             State::Present if addresses.iter().any(|a| self.address(id) == Some(a)) => {}
-            // It has more addresses than one, or it has left the one that is connected.
+            // It has several addresses, or has left the connected one.
             State::Present => {
                 self.doubt(id, now);
                 for address in addresses {
@@ -290,7 +291,7 @@ impl MemberTable {
         }
     }
 
-    /// `id` itself says where it can be dialled.
+    /// Notes the addresses at which `id` itself says that it can be dialled.
     pub(crate) fn declared(&mut self, id: PeerId, addresses: &[Address], now: Instant) {
         for address in addresses.iter().take(MemberRecord::MAX_ADDRESSES) {
             let owner = self.owner_of(address);
@@ -299,12 +300,12 @@ impl MemberTable {
         }
     }
 
-    /// True for addresses that nobody has told this node of yet.
+    /// Returns true for an address that nobody has reported to this node yet.
     pub(crate) fn is_unknown(&self, address: &Address) -> bool {
         self.book.get(address).is_none()
     }
 
-    /// Where a member is that answered at `address`.
+    /// Returns the network of a member that answered at `address`.
     fn network_of(&self, address: &Address) -> AddressBlock {
         if self.book.get(address).is_some_and(|c| c.named.is_some()) {
             AddressBlock::Typed
@@ -313,7 +314,7 @@ impl MemberTable {
         }
     }
 
-    /// Notes that `id` lives in `network`; `None` when there is no room for one more member.
+    /// Notes that `id` lives in `network`. Returns `None` when there is no room for another member.
     fn sign_of_life(
         &mut self,
         id: PeerId,
@@ -354,7 +355,7 @@ impl MemberTable {
         }
     }
 
-    /// A call to `id` failed with `error`. True when the member is suspected because of it.
+    /// Handles a failed call to `id`. Returns true when `error` makes the member suspect.
     pub(crate) fn suspect(&mut self, id: PeerId, error: &Error, now: Instant) -> bool {
         let telling = match error {
             // A full queue says something about this node's demands, not about the member.
@@ -383,7 +384,7 @@ impl MemberTable {
         }
     }
 
-    /// How sure it is that whoever is believed to be at `address` is there.
+    /// Returns how certain it is that the supposed owner of `address` is there.
     fn owner_of(&self, address: &Address) -> OwnerCertainty {
         let Some(owner) = self.book.get(address).and_then(|c| c.belief.owner()) else {
             return OwnerCertainty::Absent;
@@ -401,8 +402,8 @@ impl MemberTable {
         }
     }
 
-    /// True when dialling `address` would add nothing: whoever is believed to be there is
-    /// connected, or is being probed at that very address, or is this node.
+    /// Returns true when dialling `address` would add nothing: its supposed owner is connected, or
+    /// is being probed at that very address, or is this node.
     fn is_covered(&self, address: &Address, belief: Belief) -> bool {
         let Some(owner) = belief.owner() else {
             return false;
@@ -414,8 +415,8 @@ impl MemberTable {
     }
 }
 
-/// True for what people should know of a member that is there all the same. That one file is not
-/// there, has changed or must not be read, is nobody's fault.
+/// Returns true for errors that people should know of although the member is present. A single file
+/// that is missing, changed or unreadable is nobody's fault.
 fn is_trouble(error: &Error) -> bool {
     match error {
         Error::Busy { .. } | Error::Slow { .. } => true,

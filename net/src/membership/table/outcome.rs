@@ -1,4 +1,4 @@
-//! What the table makes of the outcome of a task.
+//! How the table takes in the outcome of a task.
 
 use std::time::{Duration, Instant};
 
@@ -13,17 +13,17 @@ const PROBES: Backoff = Backoff {
     cap: Duration::from_secs(15),
 };
 
-/// After trouble of this node's own (no file descriptors left, say) a hello is repeated so late.
+/// After a local failure (no file descriptors left, say) a hello is repeated after this time.
 const OWN_TROUBLE: Duration = Duration::from_secs(2);
 
-/// One member is not told news more often than this, plus [`GOSSIP_GAP_PER_MEMBER`] for each
-/// member: newcomers dial everyone themselves, so this is for those whose dials fail.
+/// The minimum time between gossip to one member, plus [`GOSSIP_GAP_PER_MEMBER`] for each member.
+/// Newcomers dial everyone themselves, so gossip matters only to members whose dials fail.
 const GOSSIP_GAP: Duration = Duration::from_secs(1);
 const GOSSIP_GAP_PER_MEMBER: Duration = Duration::from_millis(40);
 
 impl MemberTable {
-    /// What came of [`WorkerTask::Dial`](super::WorkerTask::Dial): who answered, and the name that
-    /// it gives itself. `Keep` means that the new connection is the one to that member from now on.
+    /// Takes in the outcome of [`WorkerTask::Dial`](super::WorkerTask::Dial): who answered, and its
+    /// own name for itself. `Keep` makes the new connection the one to that member from now on.
     pub(crate) fn dialled(
         &mut self,
         address: &Address,
@@ -57,10 +57,10 @@ impl MemberTable {
         Verdict::Close
     }
 
-    /// A connection to `id` at `address` is there and has answered.
+    /// Handles a connection to `id` at `address` that has answered.
     fn connected(&mut self, id: PeerId, address: &Address, now: Instant) {
         let network = self.network_of(address);
-        // Whoever lives in two networks counts in the one that has room.
+        // A member in two networks counts in the one that has room.
         let has_share = self.has_share(network);
         let Some(entry) = self.members.get_mut(&id) else {
             return;
@@ -77,7 +77,7 @@ impl MemberTable {
         self.arrived(id, now);
     }
 
-    /// `id` answers: it is present, and if it was not, the others are told.
+    /// Marks `id`, which answers, as present. If it was not, notifies the others.
     fn arrived(&mut self, id: PeerId, now: Instant) {
         let Some(entry) = self.members.get_mut(&id) else {
             return;
@@ -103,7 +103,7 @@ impl MemberTable {
         self.spread_news(id, now);
     }
 
-    /// Everybody who is here shall hear of `about` soon.
+    /// Schedules a hello to every present member, so that they learn of `about` soon.
     fn spread_news(&mut self, about: PeerId, now: Instant) {
         let others = |(id, entry): &(&PeerId, &mut KnownMember)| {
             **id != about && entry.state == State::Present
@@ -115,8 +115,8 @@ impl MemberTable {
         }
     }
 
-    /// What came of [`WorkerTask::Hello`](super::WorkerTask::Hello) with that `turn`: the name that
-    /// the member gives itself.
+    /// Takes in the outcome of [`WorkerTask::Hello`](super::WorkerTask::Hello) with that `turn`:
+    /// the member's own name for itself.
     pub(crate) fn greeted(
         &mut self,
         id: PeerId,
@@ -149,14 +149,14 @@ impl MemberTable {
             return Verdict::Close;
         };
         match error {
-            // This node's own trouble, or a member that is there and talks nonsense.
+            // A local failure, or a member that is present but sends nonsense.
             Error::Busy { .. } | Error::Local { .. } => {
                 entry.hello_due = now + OWN_TROUBLE;
             }
             Error::Misbehaved { .. } | Error::Fault { .. } if entry.state == State::Present => {
                 entry.trouble = Some((error.clone(), now));
             }
-            // It was asked over a connection that was given up meanwhile.
+            // The call used a connection that has since been given up.
             Error::Moved { .. } => entry.hello_due = now,
             // One more try, since the connection may only have been closed while it was idle.
             Error::Unreachable { .. } | Error::Timeout { .. }
@@ -185,7 +185,7 @@ impl MemberTable {
         Verdict::Keep
     }
 
-    /// `id` does not answer: it is away until it does, and is looked for at its other addresses.
+    /// Marks `id`, which does not answer, as away until it does, and tries its other addresses.
     fn left(&mut self, id: PeerId, error: &Error, now: Instant) {
         let Some(entry) = self.members.get_mut(&id) else {
             return;
@@ -203,7 +203,7 @@ impl MemberTable {
         }
     }
 
-    /// The address of the connection to `id` does not lead to it any more.
+    /// Notes that the address of the connection to `id` no longer leads to it.
     fn disconnected(&mut self, id: PeerId, error: &Error, now: Instant) {
         let Some(address) = self.members.get_mut(&id).and_then(|e| {
             e.turn += 1;

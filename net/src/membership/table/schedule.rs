@@ -1,4 +1,4 @@
-//! What to do next, and which work may take how many of the workers.
+//! Chooses the next task, and limits the workers that each class of work may occupy.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -9,23 +9,23 @@ use crate::config::{CALL_DEADLINE, CONNECT_DEADLINE};
 use crate::membership::candidate::{AddressOrigin, Candidate};
 use crate::model::{Address, PeerId};
 
-/// How many workers each class of work may occupy: 0 hellos to members that are there; first tries
-/// of addresses 1 that the user or the member itself gave, 2 of hearsay; further tries 3 of the
-/// former, with probes of suspects, and 4 of the latter. All but the first leave some workers
-/// over, and none can starve another: addresses that swallow packets, and members that tell of
-/// many of them, delay their like only.
+/// The number of workers each class of work may occupy: 0 hellos to present members; first tries of
+/// addresses 1 that the user or the member itself gave, 2 of hearsay; further tries 3 of the
+/// former, with probes of suspects, and 4 of the latter. All but the first leave some workers free,
+/// and none can starve another: addresses that swallow packets, and members that report many of
+/// them, delay only their own class.
 const LANES: [usize; super::CLASSES] = [WORKERS, 6, 4, 3, 1];
 
 /// Each member gets a hello about this often: less than [`crate::config::CLIENT_IDLE`], so that
 /// the connection stays open and the first `ls` after a pause finds it so.
 const REFRESH: Duration = Duration::from_secs(15);
 
-/// A suspect must answer its first hello within this time, and so must a member that is said
-/// to be elsewhere.
+/// A suspect must answer its first hello within this time, and so must a member reported elsewhere.
 const PROBE_DEADLINE: Duration = Duration::from_secs(2);
 
-/// Further hellos, to whomever, may take as long as a new connection and an answer over it: the one
-/// that failed has cost the old connection, and over a slow link its time is never enough for both.
+/// Further hellos, to any member, may take as long as a new connection and an answer over it.
+/// The one that failed has cost the old connection, and over a slow link its time is never
+/// enough for both.
 const REPROBE_DEADLINE: Duration = CONNECT_DEADLINE.saturating_add(PROBE_DEADLINE);
 
 enum DueJob<'a> {
@@ -34,7 +34,7 @@ enum DueJob<'a> {
 }
 
 impl KnownMember {
-    /// See [`LANES`].
+    /// Returns the class of its next hello; see [`LANES`].
     fn class(&self) -> usize {
         match self.state {
             State::Suspect if self.failures > 0 => 3,
@@ -55,7 +55,8 @@ impl Candidate {
 }
 
 impl MemberTable {
-    /// What to do now; `None` when nothing is due or the workers for what is due are all taken.
+    /// Returns the next task; `None` when nothing is due or all workers of the due
+    /// classes are busy.
     pub(crate) fn next(&mut self, now: Instant) -> Option<WorkerTask> {
         self.sweep(now);
         if self.save_due.is_some_and(|due| due <= now) {
@@ -63,8 +64,8 @@ impl MemberTable {
             return Some(WorkerTask::Save);
         }
         let busy = self.busy_tellers();
-        // Of equals, what the user named goes first, then whoever's addresses are not being
-        // dialled already: one that tells of many that lead nowhere is in its own way only.
+        // Among equals, addresses that the user named go first, then those of tellers with the
+        // fewest dials under way: a teller of many dead addresses holds up only itself.
         let urgency = |class: usize, due: Instant, job: &DueJob<'_>| match job {
             DueJob::Hello(_) => (class, false, 0, due),
             DueJob::Dial(_, c) => {
@@ -93,7 +94,8 @@ impl MemberTable {
         }
     }
 
-    /// When [`MemberTable::next`] will have something, unless a worker becomes free or news arrive.
+    /// Returns when [`MemberTable::next`] will have a task, unless a worker becomes free or
+    /// something changes first.
     pub(crate) fn wake(&self) -> Option<Instant> {
         self.jobs()
             .map(|(_, due, _)| due)
@@ -101,8 +103,8 @@ impl MemberTable {
             .min()
     }
 
-    /// True while the first try of an address is under way, or begins by `deadline`, that may lead
-    /// to a member whom the user named or members know, and this node does not.
+    /// Returns true while the first try of some address is under way, or begins by `deadline`, and
+    /// may lead to a member that the user named or members know, and that this node has not met.
     pub(crate) fn is_getting_acquainted(&self, deadline: Instant) -> bool {
         self.book.iter().any(|(address, candidate)| {
             let due = self.book.due(candidate);
@@ -112,7 +114,7 @@ impl MemberTable {
         })
     }
 
-    /// Everything that waits for its time, in the classes that have a worker free.
+    /// Returns all jobs that wait for their time, in the classes that have a free worker.
     fn jobs(&self) -> impl Iterator<Item = (usize, Instant, DueJob<'_>)> {
         let hellos = self.members.iter().filter_map(|(id, entry)| {
             let idle = entry.busy.is_none() && entry.address.is_some();
@@ -128,7 +130,7 @@ impl MemberTable {
             .filter(|(class, ..)| self.lanes[*class] < LANES[*class])
     }
 
-    /// How many addresses of each teller are being dialled.
+    /// Returns the number of each teller's addresses being dialled.
     fn busy_tellers(&self) -> HashMap<AddressOrigin, usize> {
         let mut busy = HashMap::new();
         for (_, candidate) in self.book.iter().filter(|(_, c)| c.dialling.is_some()) {
@@ -159,7 +161,7 @@ impl MemberTable {
 }
 
 impl KnownMember {
-    /// Notes that a hello goes out to `id` now, and when the next one does.
+    /// Notes that a hello goes out to `id` now, and schedules the next one.
     pub(super) fn said_hello(&mut self, id: PeerId, now: Instant) {
         self.last_hello = Some(now);
         self.hello_due = now + spread(REFRESH, &id);

@@ -1,4 +1,4 @@
-//! Who is kept when there are more than can be.
+//! Which members stay when there are more than the table can hold.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -106,7 +106,7 @@ fn seen_at(table: &mut MemberTable, addresses: &[Address], now: Instant) {
     table.sighted(&sighting, now);
 }
 
-/// The next thing to do but for writing down.
+/// Returns the next task other than saving.
 fn next(table: &mut MemberTable, now: Instant) -> Option<WorkerTask> {
     let mut tasks = std::iter::from_fn(|| table.next(now));
     tasks.find(|task| *task != WorkerTask::Save)
@@ -137,7 +137,7 @@ fn answering_member_stays_where_it_was() {
     let now = Instant::now();
     let mut table = reached(1, |_| 1, now);
     let mut hellos = 0;
-    // Somebody on the link makes that up, over and over.
+    // An attacker on the link repeats that report.
     for tenth in 30..130 {
         let now = now + SECOND / 10 * tenth;
         seen_at(&mut table, &[at(2, tenth as usize % 7)], now);
@@ -162,7 +162,7 @@ fn member_still_in_place_is_not_asked() {
 fn address_change_sends_hello_to_everybody() {
     let now = Instant::now();
     let mut table = reached(3, |n| n, now);
-    // They are told of each other first.
+    // First, they learn of each other.
     let later = now + 3 * SECOND;
     while let Some(task) = next(&mut table, later) {
         let WorkerTask::Hello { id, turn, .. } = task else {

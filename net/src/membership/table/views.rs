@@ -1,4 +1,4 @@
-//! What others may know of the table: the engines, the members, the disk.
+//! What the table shows to others: the engines, the members, the disk.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -12,15 +12,16 @@ use crate::membership::candidate::Belief;
 use crate::model::{Address, PeerId};
 use crate::protocol::wire::{Hello, MemberRecord};
 
-/// Others are told of a member that this node has not reached while its last call is this recent.
+/// A member that this node has not reached is passed on to others while its last call
+/// is this recent.
 const CALLED_LATELY: Duration = Duration::from_secs(60);
 
-/// The most addresses of one member that others are told. With a thousand members, these still
-/// fit into one call.
+/// The maximum number of addresses of one member passed on to others. With a thousand members,
+/// these still fit into one call.
 const MAX_GOSSIPED: usize = 4;
 
 impl MemberTable {
-    /// The members that are there: identity, own name, and where they were reached.
+    /// Returns the present members: identity, own name, and where they were reached.
     pub(crate) fn present(&self) -> impl Iterator<Item = (PeerId, &str, Option<&Address>)> {
         self.members
             .iter()
@@ -28,7 +29,7 @@ impl MemberTable {
             .map(|(id, entry)| (*id, entry.name.as_str(), entry.address.as_ref()))
     }
 
-    /// The members that were there and do not answer.
+    /// Returns the members that were present and no longer answer.
     pub(crate) fn absent(&self) -> impl Iterator<Item = (PeerId, &str)> {
         self.members
             .iter()
@@ -36,7 +37,7 @@ impl MemberTable {
             .map(|(id, entry)| (*id, entry.name.as_str()))
     }
 
-    /// What is known of each of all these, by the name that it gives itself.
+    /// Returns the health of each present or absent member, under its own name for itself.
     pub(crate) fn standings(&self) -> impl Iterator<Item = MemberHealth> {
         let known = self.members.iter();
         let known = known.filter(|(_, entry)| entry.state != State::Unreached);
@@ -50,28 +51,28 @@ impl MemberTable {
         })
     }
 
-    /// Whose table this is.
+    /// Returns the id of the node that owns this table.
     pub(crate) fn me(&self) -> PeerId {
         self.me
     }
 
-    /// Where the connection to `id` leads.
+    /// Returns where the connection to `id` leads.
     pub(crate) fn address(&self, id: PeerId) -> Option<&Address> {
         self.members.get(&id)?.address.as_ref()
     }
 
-    /// Changes whenever [`MemberTable::present`] does.
+    /// Returns a number that changes whenever [`MemberTable::present`] does.
     pub(crate) fn revision(&self) -> u64 {
         self.revision
     }
 
-    /// What happened since the last call.
+    /// Takes the events since the last call.
     pub(crate) fn take_events(&mut self) -> Vec<MembershipEvent> {
         std::mem::take(&mut self.events)
     }
 
-    /// What became of each address that the user named; `None` while its first try goes on. This
-    /// node's own are left out.
+    /// Returns the outcome of each address that the user named; `None` while its first try is under
+    /// way. This node's own addresses are left out.
     pub(crate) fn named(&self) -> impl Iterator<Item = (&Address, Option<&Result<(), Error>>)> {
         self.book
             .iter()
@@ -79,7 +80,7 @@ impl MemberTable {
             .map(|(address, c)| (address, c.outcome.as_ref()))
     }
 
-    /// The members worth telling `viewer` of, with the addresses that mean something within
+    /// Returns the members of interest to `viewer`, with the addresses that are valid within
     /// `reach`: where each was reached or says it is, best first.
     pub(crate) fn records(&self, viewer: PeerId, reach: Reach, now: Instant) -> Vec<MemberRecord> {
         let mut known: Vec<_> = self
@@ -113,7 +114,7 @@ impl MemberTable {
             .collect()
     }
 
-    /// Every member's own addresses that can be told within `reach`, best first.
+    /// Returns every member's own addresses that can be passed on within `reach`, best first.
     fn addresses(&self, reach: Reach) -> HashMap<PeerId, Vec<Address>> {
         let mut ranked: Vec<_> = self
             .book
@@ -135,13 +136,13 @@ impl MemberTable {
         of
     }
 
-    /// How many addresses and members there are.
+    /// Returns the number of addresses and members.
     #[cfg(test)]
     pub(crate) fn size(&self) -> (usize, usize) {
         (self.book.len(), self.members.len())
     }
 
-    /// Where members answered, and how long ago: what is worth remembering.
+    /// Returns where members answered, and how long ago: the addresses worth remembering.
     pub(crate) fn reached(&self, now: Instant) -> Vec<(Address, PeerId, Duration)> {
         self.book
             .iter()

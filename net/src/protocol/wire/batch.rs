@@ -1,58 +1,58 @@
 //! `POST /batch`: many small files in one exchange, so that a directory of them does not cost a
 //! round trip for each.
 //!
-//! Plain binary rather than XML-RPC: the bytes would grow by a third in base64. All integers are
-//! big-endian. PROTOCOL.md, section 7.1, has the layout.
+//! The format is plain binary rather than XML-RPC, because base64 would make the bytes a third
+//! larger. All integers are big-endian. PROTOCOL.md, section 7.1, has the layout.
 
 use crate::model::{MAX_PATH_BYTES, RelPath, Version};
 
 /// The most files in one request.
 pub const MAX_BATCH_FILES: usize = 128;
 
-/// The largest file that travels this way, in bytes. From here on a request of its own costs less
-/// than the transfer.
+/// The largest file that travels this way, in bytes. For larger files, a request of their own costs
+/// less than the transfer.
 pub const MAX_SMALL_FILE: u64 = 64 << 10;
 
 /// The longest request, in bytes.
 pub const MAX_BATCH_REQUEST: usize = MAX_BATCH_FILES * (ITEM_HEAD + MAX_PATH_BYTES);
 
-/// The longest response, in bytes. Files that would make it longer are answered as too large.
+/// The longest response, in bytes. Files that would exceed it are answered as too large.
 pub const MAX_BATCH_RESPONSE: usize = 4 << 20;
 
-/// What stands before each path: version and length.
+/// The bytes before each path: version and length.
 const ITEM_HEAD: usize = 8 + 2;
 
-/// What stands before each file's bytes: status, version and length.
+/// The bytes before each file's content: status, version and length.
 const ANSWER_HEAD: usize = 2 + 8 + 4;
 
-/// One file that is asked for.
+/// One file that is requested.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct BatchItem {
     /// Where it lies in the share.
     pub path: RelPath,
-    /// The state that it must be in.
+    /// The version that the file must be in.
     pub version: Version,
 }
 
-/// What became of one file.
+/// The result for one file.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum BatchAnswer {
-    /// All its bytes, in the version that was asked for.
+    /// All bytes of the file, in the requested version.
     Whole(Vec<u8>),
     /// Nothing is shared there.
     NotFound,
-    /// It is in another version.
+    /// The file is in another version.
     Changed,
-    /// It is larger than [`MAX_SMALL_FILE`], or the response is full.
+    /// The file is larger than [`MAX_SMALL_FILE`], or the response is full.
     TooLarge,
-    /// It is shared, and the callee itself may not read it.
+    /// The file is shared, but the callee itself may not read it.
     Forbidden,
     /// The callee's own disk or system failed.
     Failed,
 }
 
 impl BatchAnswer {
-    /// As HTTP would say it.
+    /// Returns the corresponding HTTP status code.
     fn status(&self) -> u16 {
         match self {
             Self::Whole(_) => 200,
@@ -65,7 +65,7 @@ impl BatchAnswer {
     }
 }
 
-/// The body of a request for `items`.
+/// Encodes the body of a request for `items`.
 pub fn encode_batch(items: &[BatchItem]) -> Vec<u8> {
     let mut body = Vec::new();
     for item in items {
@@ -78,7 +78,7 @@ pub fn encode_batch(items: &[BatchItem]) -> Vec<u8> {
     body
 }
 
-/// Reads the body of a request: 1 to [`MAX_BATCH_FILES`] files. The error says what is
+/// Decodes the body of a request: 1 to [`MAX_BATCH_FILES`] files. The error says what is
 /// wrong with it.
 pub fn decode_batch(body: &[u8]) -> Result<Vec<BatchItem>, &'static str> {
     let mut rest = Rest(body);
@@ -98,18 +98,19 @@ pub fn decode_batch(body: &[u8]) -> Result<Vec<BatchItem>, &'static str> {
     Ok(items)
 }
 
-/// The body of a response as it is put together.
+/// The body of a response under construction.
 #[derive(Default)]
 pub struct BatchBody(Vec<u8>);
 
 impl BatchBody {
-    /// True if `size` bytes of a next file fit, with room left for the heads of `others` behind it.
+    /// Returns true if `size` bytes of another file fit, with room for the heads of
+    /// `others` after it.
     pub fn has_room(&self, size: u64, others: usize) -> bool {
         let taken = self.0.len() + (1 + others) * ANSWER_HEAD;
         (taken as u64).saturating_add(size) <= MAX_BATCH_RESPONSE as u64
     }
 
-    /// Adds the answer for the next file, which is in `version` now as far as that is known.
+    /// Adds the answer for the next file, whose present version is `version` if known.
     pub fn push(&mut self, version: Option<Version>, answer: &BatchAnswer) {
         let bytes: &[u8] = match answer {
             BatchAnswer::Whole(bytes) => bytes,
@@ -124,13 +125,13 @@ impl BatchBody {
         self.0.extend_from_slice(bytes);
     }
 
-    /// The whole body.
+    /// Returns the whole body.
     pub fn finish(self) -> Vec<u8> {
         self.0
     }
 }
 
-/// Reads the body of the response to a request for `items`: one answer each, in their order. The
+/// Decodes the body of the response to a request for `items`: one answer each, in their order. The
 /// error says which rule it breaks.
 pub fn decode_answers(items: &[BatchItem], body: &[u8]) -> Result<Vec<BatchAnswer>, &'static str> {
     let mut rest = Rest(body);
@@ -163,7 +164,7 @@ pub fn decode_answers(items: &[BatchItem], body: &[u8]) -> Result<Vec<BatchAnswe
     }
 }
 
-/// What is still to be read of a body.
+/// The part of a body that is still unread.
 struct Rest<'a>(&'a [u8]);
 
 impl<'a> Rest<'a> {

@@ -1,4 +1,4 @@
-//! `tinyp2p.changes`: a long poll for what has changed in a share.
+//! `tinyp2p.changes`: a long poll for changes in a share.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -18,17 +18,17 @@ max 10000). Result: counter (i8, to ask with the next time), paths (base64, each
 depths (string, one letter per path: 'e' its own attributes may have changed, 't' so may all that lies at
 or below it). The empty path with 't' means everything.";
 
-/// Asks what has changed since `since`, and to be told as soon as something does.
+/// Asks what has changed since `since`; the answer comes as soon as something changes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ChangesRequest {
-    /// A counter that came with an answer of the same member.
+    /// A counter from an earlier answer of the same member.
     pub since: u64,
     /// How long to wait for a change, at most [`ChangesRequest::MAX_WAIT`].
     pub wait: Duration,
 }
 
 impl ChangesRequest {
-    /// Nobody is kept waiting for longer.
+    /// The longest time for which a caller may wait.
     pub const MAX_WAIT: Duration = Duration::from_secs(10);
 
     pub(super) fn to_value(self) -> Value {
@@ -49,26 +49,26 @@ impl ChangesRequest {
     }
 }
 
-/// How much of what lies at a path a change concerns.
+/// How much of the tree at a path a change concerns.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Depth {
     /// The attributes of the entry itself.
     Entry,
-    /// The entry, and all that lies below it: it may have come, gone or been replaced.
+    /// The entry and everything below it: any of it may have appeared, vanished or been replaced.
     Tree,
 }
 
-/// Something that may be otherwise by now than it was told.
+/// A part of the tree where earlier answers may no longer hold.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Change {
     /// The path that has changed.
     pub path: RelPath,
-    /// How much of it.
+    /// How much of the tree at that path has changed.
     pub depth: Depth,
 }
 
 impl Change {
-    /// That anything may have changed.
+    /// Creates the change that covers the whole share.
     pub fn everything() -> Self {
         Self {
             path: RelPath::root(),
@@ -77,17 +77,17 @@ impl Change {
     }
 }
 
-/// What has changed up to `counter`.
+/// The changes up to `counter`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Changes {
-    /// What to ask with the next time; more may have happened by then.
+    /// The counter for the next request; more may have changed since.
     pub counter: u64,
-    /// The changes, in no order, none twice; empty when the time was up.
+    /// The changes, in no order, none twice; empty when the time ran out.
     pub changes: Vec<Change>,
 }
 
 impl Changes {
-    /// The most changes in one answer; the rest comes with the next one, at once.
+    /// The most changes in one answer; the next answer brings the rest at once.
     pub const MAX_CHANGES: usize = 1024;
 
     pub(super) fn to_value(&self) -> Value {
@@ -134,7 +134,7 @@ impl Changes {
     }
 }
 
-/// A counter as it travels: 64 bits, read as signed.
+/// Encodes a counter: 64 bits, read as signed.
 pub(super) fn counter_to_value(counter: u64) -> Value {
     Value::Int(counter.cast_signed())
 }
@@ -143,7 +143,7 @@ pub(super) fn counter(fields: &mut Fields, name: &str) -> Result<u64, Refusal> {
     Ok(fields.integer::<i64>(name)?.cast_unsigned())
 }
 
-/// The counter of an answer that its giver watches.
+/// Reads the counter of an answer, present if the callee watches it.
 pub(super) fn optional_counter(fields: &mut Fields) -> Result<Option<u64>, Refusal> {
     match fields.optional("counter") {
         None => Ok(None),

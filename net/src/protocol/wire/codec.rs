@@ -1,7 +1,7 @@
-//! Requests and responses to documents and back: what travels in the bodies of `POST /RPC2`.
+//! Converts requests and responses to documents and back: the bodies of `POST /RPC2`.
 //!
-//! Decoding checks everything that PROTOCOL.md promises, so that behind it nobody checks again: a
-//! listing is sorted and within the limit that was asked for, names are names, sizes are sizes.
+//! Decoding checks everything that PROTOCOL.md promises, so that later code need not check again: a
+//! listing is sorted and within the requested limit, names are names, sizes are sizes.
 
 use super::fields::{Fields, Refusal, text};
 use super::limits::{CALL_LIMITS, RESPONSE_LIMITS};
@@ -19,7 +19,7 @@ use crate::protocol::xmlrpc::{MethodResponse, Value};
 /// Why a response holds no result.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ResponseError {
-    /// The callee declined.
+    /// The callee declined the request.
     #[error(transparent)]
     Fault(Fault),
     /// The callee broke the protocol; the text says which rule.
@@ -27,8 +27,8 @@ pub enum ResponseError {
     Malformed(String),
 }
 
-/// The body of a call. It may exceed [`MAX_CALL_BYTES`](super::MAX_CALL_BYTES) for a batch of very
-/// long paths, which the callee then refuses by name.
+/// Encodes the body of a call. It may exceed [`MAX_CALL_BYTES`](super::MAX_CALL_BYTES) for a batch
+/// of very long paths; the callee then refuses it by name.
 pub fn encode_call(request: &Request) -> Vec<u8> {
     let params = match request {
         Request::Hello(hello) => vec![hello.to_value()],
@@ -44,7 +44,7 @@ pub fn encode_call(request: &Request) -> Vec<u8> {
     xmlrpc::write_call(request.method(), &params)
 }
 
-/// Reads the body of a call. The fault is what the caller is to be answered.
+/// Decodes the body of a call. The fault is the answer to send to the caller.
 pub fn decode_call(body: &[u8]) -> Result<Request, Fault> {
     let call = xmlrpc::read_call(body, &CALL_LIMITS).map_err(refuse_document)?;
     let params = call.params;
@@ -71,7 +71,7 @@ pub fn decode_call(body: &[u8]) -> Result<Request, Fault> {
     Ok(request)
 }
 
-/// The body of a response.
+/// Encodes the body of a response.
 pub fn encode_response(response: &Result<Response, Fault>) -> Vec<u8> {
     let value = match response {
         Ok(Response::Hello(hello)) => hello.to_value(),
@@ -89,7 +89,7 @@ pub fn encode_response(response: &Result<Response, Fault>) -> Vec<u8> {
     xmlrpc::write_response(&value)
 }
 
-/// Reads the body of the response to `request`, and checks it against what was asked.
+/// Decodes the body of the response to `request`, and checks that it fits the request.
 pub fn decode_response(request: &Request, body: &[u8]) -> Result<Response, ResponseError> {
     let outcome = xmlrpc::read_response(body, &RESPONSE_LIMITS)
         .map_err(|error| ResponseError::Malformed(error.to_string()))?;

@@ -1,14 +1,14 @@
 //! The columns of `list`, `search` and `stat`: one value per attribute for all entries together.
 //!
-//! An entry as a struct of its own would cost some 450 bytes of tags; in columns it costs its name
-//! and 33 bytes, or 76 with a root, and is decoded without a tag in sight. Numbers are big-endian
-//! 64-bit, names are each ended by a NUL byte, which no name can contain.
+//! If each entry were a struct, it would cost some 450 bytes of tags. In columns it costs its name
+//! and 33 bytes, or 76 with a root, and is decoded without any tags. Numbers are big-endian 64-bit;
+//! each name ends with a NUL byte, which no name can contain.
 
 use super::fields::{Fields, Refusal, bytes, text};
 use crate::model::{Attributes, Kind, Mode, Root, UnixTime, Version};
 use crate::protocol::xmlrpc::Value;
 
-/// Bytes of an mtime in full.
+/// Bytes of a full mtime.
 const LONG_MTIME: usize = 12;
 
 /// The attribute columns of a message, one element per entry in each.
@@ -19,14 +19,14 @@ pub(super) struct Columns {
     mtimes: Vec<u8>,
     versions: Vec<u8>,
     roots: Vec<u8>,
-    /// Empty when all are plain.
+    /// Empty when all modes are plain.
     modes: String,
     /// Empty when all mtimes fit into 64 bits.
     long_mtimes: Vec<u8>,
 }
 
 impl Columns {
-    /// The columns of `rows`; `None` for a path that leads to nothing.
+    /// Creates the columns of `rows`; `None` is a path where nothing is shared.
     pub(super) fn of<'a>(rows: impl Iterator<Item = Option<&'a Attributes>> + Clone) -> Self {
         let mut columns = Self::default();
         let any_root = rows.clone().flatten().any(|row| row.root.is_some());
@@ -72,7 +72,7 @@ impl Columns {
         }
     }
 
-    /// The columns as members of a result.
+    /// Returns the columns as members of a result.
     pub(super) fn into_members(self) -> impl Iterator<Item = (&'static str, Value)> {
         let always = [
             ("kinds", Value::String(self.kinds)),
@@ -88,7 +88,8 @@ impl Columns {
         always.into_iter().chain(modes).chain(long_mtimes)
     }
 
-    /// Takes the columns out of a result of at most `max` entries; all have the same length.
+    /// Takes the columns from a result of at most `max` entries; checks that all have
+    /// the same length.
     pub(super) fn take(fields: &mut Fields, max: usize) -> Result<Self, Refusal> {
         let columns = Self {
             kinds: fields.text("kinds")?,
@@ -121,12 +122,12 @@ impl Columns {
         Ok(columns)
     }
 
-    /// How many entries there are.
+    /// Returns the number of entries.
     pub(super) fn len(&self) -> usize {
         self.kinds.len()
     }
 
-    /// The entries in order, each checked.
+    /// Returns the entries in order, each checked.
     pub(super) fn rows(&self) -> impl Iterator<Item = Result<Option<Attributes>, Refusal>> {
         let (roots, modes) = (self.roots.as_chunks().0, self.modes.as_bytes());
         let long_mtimes = self.long_mtimes.as_chunks().0;
@@ -160,8 +161,8 @@ impl Columns {
     }
 }
 
-/// An mtime in full, if 64 bits of nanoseconds do not hold it: seconds, and
-/// nanoseconds after those.
+/// Encodes an mtime in full if 64 bits of nanoseconds cannot hold it: seconds, then
+/// the remaining nanoseconds.
 pub(super) fn long_mtime(mtime: UnixTime) -> Option<[u8; LONG_MTIME]> {
     let is_long = mtime != UnixTime::from(mtime.in_64_bits());
     is_long.then(|| to_long(mtime))
@@ -174,7 +175,7 @@ fn to_long(mtime: UnixTime) -> [u8; LONG_MTIME] {
     bytes
 }
 
-/// Reads what [`long_mtime`] wrote.
+/// Decodes an mtime that [`long_mtime`] encoded.
 pub(super) fn from_long(
     [a, b, c, d, e, f, g, h, nanoseconds @ ..]: [u8; LONG_MTIME],
 ) -> Result<UnixTime, Refusal> {
@@ -183,7 +184,7 @@ pub(super) fn from_long(
     mtime.ok_or_else(|| Refusal::invalid("an mtime with a second or more of nanoseconds"))
 }
 
-/// One letter of the column `modes`.
+/// Returns the letter for a mode in the column `modes`.
 fn letter(mode: Mode) -> char {
     match mode {
         Mode::Plain => 'r',
@@ -192,7 +193,7 @@ fn letter(mode: Mode) -> char {
     }
 }
 
-/// What a letter means. Those that this program does not know say nothing.
+/// Returns the mode of a letter. Unknown letters count as plain.
 fn mode(letter: u8) -> Mode {
     match letter {
         b'x' => Mode::Executable,
@@ -211,7 +212,7 @@ fn checked(row: Attributes) -> Result<Attributes, Refusal> {
     Ok(row)
 }
 
-/// Names, or paths, as one column.
+/// Joins names, or paths, into one column.
 pub(super) fn join<'a>(names: impl Iterator<Item = &'a [u8]>) -> Value {
     let mut column = Vec::new();
     for name in names {
@@ -221,7 +222,7 @@ pub(super) fn join<'a>(names: impl Iterator<Item = &'a [u8]>) -> Value {
     Value::Bytes(column)
 }
 
-/// The names in a column that [`join`] made; exactly `count`.
+/// Splits a column that [`join`] made into exactly `count` names.
 pub(super) fn split(column: &[u8], count: usize) -> Result<impl Iterator<Item = &[u8]>, Refusal> {
     let names = column.split_inclusive(|b| *b == 0);
     let whole = column.last().is_none_or(|last| *last == 0);

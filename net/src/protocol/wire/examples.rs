@@ -1,8 +1,8 @@
-//! The examples of PROTOCOL.md, run: each must decode to the value that its text speaks of, and
-//! that value must be written exactly so.
+//! Runs the examples of PROTOCOL.md: each must decode to the value that its text describes, and
+//! that value must encode to exactly the example.
 //!
-//! In PROTOCOL.md an example is a fenced `xml` block behind a line `Example: LABEL`. It is laid out
-//! for people: an indentation, and a line end before a tag, are not part of it.
+//! In PROTOCOL.md an example is a fenced `xml` block after a line `Example: LABEL`. It is laid out
+//! for people: indentation, and a line end before a tag, are not part of it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::model::{
 
 const PROTOCOL: &str = include_str!("../../../PROTOCOL.md");
 
-/// The blocks by label. A block without a label, or a label given twice, is a mistake.
+/// Returns the blocks by label. A block without a label, or a label given twice, is a mistake.
 fn examples() -> BTreeMap<&'static str, String> {
     let mut examples = BTreeMap::new();
     let mut lines = PROTOCOL.lines();

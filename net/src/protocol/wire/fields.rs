@@ -1,8 +1,7 @@
-//! Parameters and results as XML-RPC values: taking them apart with every check, member by member.
+//! Takes XML-RPC parameters and results apart, member by member, with every check.
 //!
-//! A method takes one struct and returns one struct. Members that this program does not know are
-//! ignored, so that later versions can add some; members that it needs and does not find are a
-//! [`Refusal`].
+//! A method takes one struct and returns one struct. Unknown members are ignored, so that later
+//! versions can add some; a missing required member is a [`Refusal`].
 
 use std::collections::BTreeMap;
 
@@ -11,14 +10,14 @@ use crate::model::fault::{Fault, FaultCode};
 use crate::model::{Invalid, RelPath};
 use crate::protocol::xmlrpc::Value;
 
-/// Why parameters or a result are not what the method's description says.
+/// Why parameters or a result do not match the method's description.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Refusal {
-    /// Missing, of the wrong type, or a value that cannot be.
+    /// A member is missing, of the wrong type, or has an impossible value.
     Invalid(String),
-    /// More than a documented bound, which the text names.
+    /// A documented bound is exceeded; the text names it.
     TooMuch(String),
-    /// From a program older than this one can speak with.
+    /// The sender is older than any program that this one can talk to.
     UnsupportedVersion,
 }
 
@@ -27,12 +26,12 @@ impl Refusal {
         Self::Invalid(what.into())
     }
 
-    /// "at most `max` `what`".
+    /// Creates "at most `max` `what`".
     pub(super) fn too_much(max: usize, what: &str) -> Self {
         Self::TooMuch(format!("at most {max} {what}"))
     }
 
-    /// The sentence that the caller is sent.
+    /// Returns the sentence to send to the caller.
     pub(super) fn into_text(self) -> String {
         match self {
             Self::Invalid(text) | Self::TooMuch(text) => text,
@@ -71,7 +70,7 @@ impl Fields {
         }
     }
 
-    /// The members of a call's one parameter.
+    /// Reads the members of a call's one parameter.
     pub(super) fn of_params(params: Vec<Value>) -> Result<Self, Refusal> {
         let [only]: [Value; 1] = params
             .try_into()
@@ -88,7 +87,7 @@ impl Fields {
             .ok_or_else(|| Refusal::Invalid(format!("'{name}' is missing")))
     }
 
-    /// An integer that fits `T`.
+    /// Takes an integer that fits `T`.
     pub(super) fn integer<T: TryFrom<i64>>(&mut self, name: &str) -> Result<T, Refusal> {
         match self.required(name)? {
             Value::Int(n) => T::try_from(n)
@@ -97,7 +96,7 @@ impl Fields {
         }
     }
 
-    /// A boolean; false when it is left out.
+    /// Takes a boolean; false when it is missing.
     pub(super) fn optional_flag(&mut self, name: &str) -> Result<bool, Refusal> {
         match self.optional(name) {
             None => Ok(false),
@@ -113,12 +112,12 @@ impl Fields {
         }
     }
 
-    /// The bytes of a string or of base64.
+    /// Takes the bytes of a string or of base64.
     pub(super) fn bytes(&mut self, name: &str) -> Result<Vec<u8>, Refusal> {
         bytes(self.required(name)?, name)
     }
 
-    /// Text, as a string or as base64 of its UTF-8.
+    /// Takes text, as a string or as base64 of its UTF-8.
     pub(super) fn text(&mut self, name: &str) -> Result<String, Refusal> {
         text(self.required(name)?, name)
     }
@@ -127,12 +126,12 @@ impl Fields {
         Ok(RelPath::new(&self.bytes(name)?)?)
     }
 
-    /// An array of at most `max` values.
+    /// Takes an array of at most `max` values.
     pub(super) fn array(&mut self, name: &str, max: usize) -> Result<Vec<Value>, Refusal> {
         array(self.required(name)?, name, max)
     }
 
-    /// The `limit` of a request for one page: at least 1.
+    /// Takes the `limit` of a request for one page: at least 1.
     pub(super) fn limit(&mut self) -> Result<u32, Refusal> {
         match self.integer("limit")? {
             0 => Err(Refusal::invalid("'limit' must be at least 1")),
@@ -160,12 +159,12 @@ pub(super) fn array(value: Value, name: &str, max: usize) -> Result<Vec<Value>, 
     }
 }
 
-/// A struct value from its members.
+/// Creates a struct value from its members.
 pub(super) fn structure<const N: usize>(all: [(&str, Value); N]) -> Value {
     members(all.into_iter())
 }
 
-/// The same, where some may be missing.
+/// Creates a struct value whose members may vary.
 pub(super) fn members<'a>(all: impl Iterator<Item = (&'a str, Value)>) -> Value {
     Value::Struct(all.map(|(name, value)| (name.to_owned(), value)).collect())
 }

@@ -15,13 +15,13 @@ The hashes of consecutive blocks (16 KiB) of a content, with the proof that they
 span), span (int, a power of two up to 512). Result: leaves (base64, 32 bytes for each block that the
 content has there), uncles (base64, the sibling on each level up to the root, lowest first).";
 
-/// More levels than a file of 2^63 bytes has.
+/// The most uncles; a file of 2^63 bytes has fewer levels.
 const MAX_UNCLES: usize = 64;
 
 /// Asks for the leaves of `span` blocks of `root` from block `first` on.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct HashesRequest {
-    /// The content whose tree is asked for.
+    /// The content whose tree is requested.
     pub root: Root,
     /// The number of the first block, a multiple of `span`.
     pub first: u64,
@@ -62,7 +62,7 @@ pub(super) fn to_value(subtree: &Subtree) -> Value {
     ])
 }
 
-/// The answer to `request`. Nothing of it is proven yet.
+/// Reads the answer to `request`. Nothing in it is proven yet.
 pub(super) fn from_fields(mut fields: Fields, request: &HashesRequest) -> Result<Subtree, Refusal> {
     let leaves = hashes(&fields.bytes("leaves")?, request.span as usize, "leaves")?;
     let uncles = hashes(&fields.bytes("uncles")?, MAX_UNCLES, "uncles")?;

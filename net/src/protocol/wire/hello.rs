@@ -1,4 +1,4 @@
-//! `tinyp2p.hello`: two members tell each other who they are and whom they know.
+//! `tinyp2p.hello`: two members exchange who they are and which members they know.
 
 use super::fields::{Fields, Refusal, array, structure, text};
 use super::limits::MAX_CALL_BYTES;
@@ -20,21 +20,21 @@ addresses (array of strings, at max 16), port (int, 0 if the sender cannot be di
 pub struct MemberRecord {
     /// The member's identity.
     pub id: PeerId,
-    /// The name that it gave itself; see [`MemberRecord::is_name`].
+    /// The name that the member chose; see [`MemberRecord::is_name`].
     pub name: String,
     /// Where it can be dialled, best first; at most [`MemberRecord::MAX_ADDRESSES`].
     pub addresses: Vec<Address>,
 }
 
 impl MemberRecord {
-    /// More addresses than this say nothing about a host.
+    /// The most addresses; more would say nothing about a host.
     pub const MAX_ADDRESSES: usize = 16;
-    /// Longer names are refused.
+    /// The most bytes in a name; longer ones are refused.
     pub const MAX_NAME_BYTES: usize = 64;
 
-    /// Whether a member may call itself that. Names are printed on terminals and are directories in
-    /// the mount, so: 1 to 64 bytes of UTF-8, no `/`, nothing that a screen obeys or leaves out
-    /// instead of showing it, not `.` or `..`.
+    /// Returns true if a member may use this name. Names are printed on terminals and are
+    /// directories in the mount, so they are 1 to 64 bytes of UTF-8 without `/`, without characters
+    /// that control a screen or are invisible on it, and not `.` or `..`.
     pub fn is_name(name: &str) -> bool {
         (1..=Self::MAX_NAME_BYTES).contains(&name.len())
             && !name.contains(|c| c == '/' || drives_terminal(c))
@@ -74,8 +74,8 @@ impl MemberRecord {
         })
     }
 
-    /// No less than the bytes that this record takes in a message: six for each that may have to
-    /// be escaped, and the tags.
+    /// Returns an upper bound for the bytes of this record in a message: six for each byte that may
+    /// need escaping, and the tags.
     fn weight(&self) -> usize {
         let addresses = self.addresses.iter().take(Self::MAX_ADDRESSES);
         let addresses: usize = addresses.map(|a| 64 + a.host.len()).sum();
@@ -98,14 +98,14 @@ pub struct Hello {
 }
 
 impl Hello {
-    /// The version spoken by this program.
+    /// The protocol version of this program.
     pub const PROTOCOL: u32 = 2;
-    /// The largest network that one message describes.
+    /// The most members that one message describes.
     pub const MAX_MEMBERS: usize = 1024;
 
-    /// The struct that is both parameter and result. Members that would make a call larger than
-    /// [`MAX_CALL_BYTES`] are left out: each hello goes to one member of many, and those behind the
-    /// cut are heard of from others.
+    /// Creates the struct that is both parameter and result. Members that would make a call larger
+    /// than [`MAX_CALL_BYTES`] are left out: each hello goes to one member of many, and others
+    /// report the members that were cut.
     pub(super) fn to_value(&self) -> Value {
         let mut room = MAX_CALL_BYTES.saturating_sub(2 * self.sender.weight());
         let fits = |member: &&MemberRecord| match room.checked_sub(member.weight()) {
@@ -128,7 +128,7 @@ impl Hello {
         ])
     }
 
-    /// Reads the struct. The version is looked at first: the rest of an older one may differ.
+    /// Reads the struct. The version is checked first: the rest of an older one may differ.
     pub(super) fn from_fields(mut fields: Fields) -> Result<Self, Refusal> {
         let protocol = fields.integer("protocol")?;
         if protocol < Self::PROTOCOL {

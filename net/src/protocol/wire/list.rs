@@ -18,16 +18,16 @@ nanoseconds since 1970), more (boolean), the columns names, kinds, sizes, mtimes
 where need be modes and long_mtimes, sorted by the names' bytes, and counter (i8) if the directory is watched; with watch, where there is no
 directory: none (boolean, true), and counter.";
 
-/// Asks for the entries of `directory` whose names sort (as bytes) behind `after`.
+/// Asks for the entries of `directory` whose names sort (as bytes) after `after`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ListRequest {
     /// The directory to list.
     pub directory: RelPath,
-    /// The last name of the page before; `None` for the first page.
+    /// The last name of the previous page; `None` for the first page.
     pub after: Option<Name>,
     /// The most entries wanted; the answer may hold fewer and still not be the last page.
     pub limit: u32,
-    /// Whether the caller would follow the changes of what it is told.
+    /// Whether the caller wants to follow changes to the answer.
     pub watch: bool,
 }
 
@@ -59,16 +59,16 @@ impl ListRequest {
 /// One page of a directory, sorted by the bytes of the names.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Listing {
-    /// The directory's own state: equal versions mean that no name came or went.
+    /// The directory's own version: equal versions mean that no name was added or removed.
     pub version: Version,
     /// The directory's modification time.
     pub mtime: UnixTime,
     /// The page's entries, names strictly ascending.
     pub entries: Vec<Entry>,
-    /// True when names behind the last entry remain.
+    /// True when there are names after the last entry.
     pub more: bool,
-    /// The callee's change counter before the page was made, if it watches the directory: until it
-    /// reports a change since then, what this page says holds.
+    /// The callee's change counter from before the page was made, if it watches the directory: the
+    /// page holds until the callee reports a change since then.
     pub counter: Option<u64>,
 }
 
@@ -95,8 +95,8 @@ impl Listing {
         members(listing.chain(counter).chain(long_mtime))
     }
 
-    /// A page that answers `request`. An empty page that promises more is refused: who believed it
-    /// would ask for ever.
+    /// Reads a page that answers `request`. An empty page that promises more is refused: a caller
+    /// that believed it would ask forever.
     pub(super) fn from_fields(mut fields: Fields, request: &ListRequest) -> Result<Self, Refusal> {
         let columns = Columns::take(&mut fields, request.max())?;
         let names = fields.bytes("names")?;
@@ -137,14 +137,14 @@ fn directory_mtime(fields: &mut Fields) -> Result<UnixTime, Refusal> {
     from_long(long.map_err(|_| Refusal::invalid("'long_mtime' must have 12 bytes"))?)
 }
 
-/// That there is no directory.
+/// Encodes the answer that there is no directory.
 pub(super) fn no_directory(counter: Option<u64>) -> Value {
     let counter = counter.map(|counter| ("counter", counter_to_value(counter)));
     let none = ("none", Value::Boolean(true));
     members([none].into_iter().chain(counter))
 }
 
-/// What answers `request`: a page, or that there is no directory.
+/// Reads the answer to `request`: a page, or that there is no directory.
 pub(super) fn from_fields(mut fields: Fields, request: &ListRequest) -> Result<Response, Refusal> {
     if fields.optional_flag("none")? {
         let counter = optional_counter(&mut fields)?;

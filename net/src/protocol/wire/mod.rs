@@ -1,7 +1,7 @@
-//! The methods of the protocol as types: what members ask each other, and what they answer.
+//! The methods of the protocol as types: the requests of members and their responses.
 //!
-//! One file per method holds its request, its response and both directions of their translation
-//! to XML-RPC values, so that a method is one screen and both sides use the same type. PROTOCOL.md
+//! One file per method holds its request, its response and both directions of their translation to
+//! XML-RPC values. So a method fits on one screen and both sides use the same type. PROTOCOL.md
 //! describes the same shapes for people; its examples are run as tests.
 
 mod batch;
@@ -46,56 +46,56 @@ use crate::content::merkle::Subtree;
 /// A call to another member.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Request {
-    /// `tinyp2p.hello`
+    /// A call of `tinyp2p.hello`
     Hello(Hello),
-    /// `tinyp2p.list`
+    /// A call of `tinyp2p.list`
     List(ListRequest),
-    /// `tinyp2p.stat`
+    /// A call of `tinyp2p.stat`
     Stat(StatRequest),
-    /// `tinyp2p.search`
+    /// A call of `tinyp2p.search`
     Search(SearchRequest),
-    /// `tinyp2p.changes`
+    /// A call of `tinyp2p.changes`
     Changes(ChangesRequest),
-    /// `tinyp2p.hashes`
+    /// A call of `tinyp2p.hashes`
     Hashes(HashesRequest),
-    /// `tinyp2p.snapshot`
+    /// A call of `tinyp2p.snapshot`
     Snapshot(SnapshotRequest),
-    /// `system.listMethods`
+    /// A call of `system.listMethods`
     ListMethods,
-    /// `system.methodHelp`, of the method named
+    /// A call of `system.methodHelp`, with a method's name
     MethodHelp(String),
 }
 
-/// What a call returned; the variant is that of its request.
+/// The result of a call; the variant matches that of its request.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Response {
-    /// `tinyp2p.hello`
+    /// The result of `tinyp2p.hello`
     Hello(Hello),
-    /// `tinyp2p.list`
+    /// The result of `tinyp2p.list`
     List(Listing),
-    /// `tinyp2p.list`, when watching was asked for: there is no directory
+    /// The result of `tinyp2p.list` with `watch` when there is no directory
     NoDirectory {
-        /// As [`Listing::counter`].
+        /// The change counter, as in [`Listing::counter`].
         counter: Option<u64>,
     },
-    /// `tinyp2p.stat`
+    /// The result of `tinyp2p.stat`
     Stat(StatResponse),
-    /// `tinyp2p.search`
+    /// The result of `tinyp2p.search`
     Search(SearchPage),
-    /// `tinyp2p.changes`
+    /// The result of `tinyp2p.changes`
     Changes(Changes),
-    /// `tinyp2p.hashes`; proves nothing before it is itself proven
+    /// The result of `tinyp2p.hashes`; proves nothing before it is itself proven
     Hashes(Subtree),
-    /// `tinyp2p.snapshot`; proves nothing
+    /// The result of `tinyp2p.snapshot`; proves nothing
     Snapshot(Snapshot),
-    /// `system.listMethods`
+    /// The result of `system.listMethods`
     ListMethods(Vec<String>),
-    /// `system.methodHelp`
+    /// The result of `system.methodHelp`
     MethodHelp(String),
 }
 
 impl Request {
-    /// The method that it calls.
+    /// Returns the name of the method that it calls.
     pub fn method(&self) -> &'static str {
         match self {
             Self::Hello(_) => hello::NAME,

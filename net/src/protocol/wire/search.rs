@@ -21,14 +21,14 @@ and where need be modes and long_mtimes, sorted by the paths' bytes.";
 pub struct SearchRequest {
     /// The expression; at most [`SearchRequest::MAX_PATTERN_BYTES`].
     pub pattern: String,
-    /// The last path of the page before; `None` for the first page.
+    /// The last path of the previous page; `None` for the first page.
     pub after: Option<RelPath>,
     /// The most matches wanted.
     pub limit: u32,
 }
 
 impl SearchRequest {
-    /// Longer expressions are refused before they are compiled.
+    /// The longest expression; longer ones are refused before they are compiled.
     pub const MAX_PATTERN_BYTES: usize = 1024;
 
     pub(super) fn to_value(&self) -> Value {
@@ -74,8 +74,8 @@ impl SearchRequest {
 pub struct SearchPage {
     /// Path and attributes of each match, regular files only.
     pub matches: Vec<(RelPath, Attributes)>,
-    /// True when matches behind the last one may remain. A page without matches can say so too: the
-    /// time for one page was up, and the same request continues where it ended.
+    /// True when there may be matches after the last one. A page without matches can say so too:
+    /// the time for one page ran out, and the same request continues where it ended.
     pub more: bool,
 }
 
@@ -95,7 +95,7 @@ impl SearchPage {
         members(page.into_iter().chain(columns.into_members()))
     }
 
-    /// A page that answers `request`.
+    /// Reads a page that answers `request`.
     pub(super) fn from_fields(
         mut fields: Fields,
         request: &SearchRequest,
@@ -122,7 +122,7 @@ impl SearchPage {
     }
 }
 
-/// The path of a file, so never the root.
+/// Reads the path of a file, which is never the root.
 fn matched(path: &[u8]) -> Result<RelPath, Refusal> {
     let path = RelPath::new(path)?;
     if path.is_root() {

@@ -1,4 +1,4 @@
-//! `tinyp2p.snapshot`: the content that a file has, or had in a certain version, by its root.
+//! `tinyp2p.snapshot`: the root of the content that a file has, or had in a certain version.
 
 use super::fields::{Fields, Refusal, members};
 use crate::model::{ContentId, RelPath, Root, Version};
@@ -19,23 +19,23 @@ content).";
 pub struct SnapshotRequest {
     /// Where the file lies, or lay.
     pub path: RelPath,
-    /// The state that the caller was told of.
+    /// The version that the caller knows.
     pub version: Version,
-    /// The bytes that it has, as the caller was told. Less will not do.
+    /// The file's size as the caller knows it; a smaller size will not do.
     pub size: u64,
-    /// Whether the file is to be read for its root, which takes a while. It tells what the file has
-    /// now, which may be another version.
+    /// Whether to read the file to compute its root, which takes a while. The answer then describes
+    /// the present content, which may be another version.
     pub may_read: bool,
-    /// A content with which the file may begin.
+    /// A content that the file may begin with.
     pub prefix: Option<ContentId>,
 }
 
 /// The content of one file at one moment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Snapshot {
-    /// The state of the file: that which was asked about, or a later one.
+    /// The version of the file: the requested one, or a later one.
     pub version: Version,
-    /// What it has in that state.
+    /// The content of the file in that version.
     pub content: ContentId,
     /// Whether it begins with [`SnapshotRequest::prefix`].
     pub is_prefix: bool,
@@ -90,7 +90,7 @@ impl Snapshot {
         members(all.into_iter())
     }
 
-    /// The answer to `request`. Nothing of it is proven.
+    /// Reads the answer to `request`. Nothing in it is proven.
     pub(super) fn from_fields(
         mut fields: Fields,
         request: &SnapshotRequest,
@@ -114,7 +114,7 @@ impl Snapshot {
     }
 }
 
-/// Its 64 bits, read as signed.
+/// Encodes a version: its 64 bits, read as signed.
 fn version_to_value(version: Version) -> Value {
     Value::Int(version.0.cast_signed())
 }

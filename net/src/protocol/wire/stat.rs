@@ -20,10 +20,10 @@ watch was asked for and all of it is watched.";
 pub struct StatRequest {
     /// 1 to [`StatRequest::MAX_PATHS`] paths.
     pub paths: Vec<RelPath>,
-    /// Whether the caller would follow the changes of what it is told.
+    /// Whether the caller wants to follow changes to the answer.
     pub watch: bool,
     /// Whether the caller has other files to compare these with, so that their content roots should
-    /// be computed before those of others.
+    /// be computed before those of other files.
     pub compare: bool,
 }
 
@@ -61,9 +61,9 @@ impl StatRequest {
 /// One answer per path, in the order of the request; `None` where nothing is served.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct StatResponse {
-    /// Those of each path, in the order of the request; `None` where nothing is shared.
+    /// The attributes of each path, in the order of the request; `None` where nothing is shared.
     pub attributes: Vec<Option<Attributes>>,
-    /// As [`Listing::counter`](super::Listing::counter), for all of them.
+    /// As [`Listing::counter`](super::Listing::counter), for all paths together.
     pub counter: Option<u64>,
 }
 
@@ -75,7 +75,7 @@ impl StatResponse {
         members(columns.chain(counter))
     }
 
-    /// An answer to `request`: one element per path.
+    /// Reads an answer to `request`: one element per path.
     pub(super) fn from_fields(mut fields: Fields, request: &StatRequest) -> Result<Self, Refusal> {
         let columns = Columns::take(&mut fields, request.paths.len())?;
         if columns.len() != request.paths.len() {

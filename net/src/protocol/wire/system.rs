@@ -7,7 +7,7 @@ use crate::protocol::xmlrpc::Value;
 pub(super) const LIST_METHODS: &str = "system.listMethods";
 pub(super) const METHOD_HELP: &str = "system.methodHelp";
 
-/// Every method with its text, sorted by name.
+/// Every method with its help text, sorted by name.
 const METHODS: [(&str, &str); 9] = [
     (
         LIST_METHODS,
@@ -26,21 +26,21 @@ const METHODS: [(&str, &str); 9] = [
     (stat::NAME, stat::HELP),
 ];
 
-/// A node that claims more methods than this is not believed.
+/// The most methods of a node; a longer list is refused.
 const MAX_METHODS: usize = 256;
 
-/// The names of all methods that this program answers, sorted: the result of `system.listMethods`.
+/// Returns the names of all methods of this program, sorted: the result of `system.listMethods`.
 pub fn methods() -> impl Iterator<Item = &'static str> {
     METHODS.iter().map(|(name, _)| *name)
 }
 
-/// The result of `system.methodHelp`; `None` when there is no such method.
+/// Returns the result of `system.methodHelp`; `None` when there is no such method.
 pub fn help(method: &str) -> Option<&'static str> {
     let (_, help) = METHODS.iter().find(|(name, _)| *name == method)?;
     Some(help)
 }
 
-/// No parameters at all.
+/// Checks that a call has no parameters.
 pub(super) fn nothing(params: &[Value]) -> Result<(), Refusal> {
     if params.is_empty() {
         Ok(())
@@ -49,7 +49,7 @@ pub(super) fn nothing(params: &[Value]) -> Result<(), Refusal> {
     }
 }
 
-/// The name that `system.methodHelp` is asked about.
+/// Reads the name that `system.methodHelp` asks about.
 pub(super) fn one_name(params: Vec<Value>) -> Result<String, Refusal> {
     let [name]: [Value; 1] = params
         .try_into()
@@ -57,12 +57,12 @@ pub(super) fn one_name(params: Vec<Value>) -> Result<String, Refusal> {
     text(name, "method")
 }
 
-/// The result of `system.listMethods`.
+/// Encodes the result of `system.listMethods`.
 pub(super) fn names_to_value(names: &[String]) -> Value {
     Value::Array(names.iter().map(|name| Value::from(&**name)).collect())
 }
 
-/// The result of `system.listMethods`, from a peer.
+/// Reads the result of `system.listMethods` from a peer.
 pub(super) fn names_from_value(value: Value) -> Result<Vec<String>, Refusal> {
     array(value, "methods", MAX_METHODS)?
         .into_iter()

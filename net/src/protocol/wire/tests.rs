@@ -28,7 +28,7 @@ fn any_path() -> impl Strategy<Value = RelPath> {
     })
 }
 
-/// Mostly those of today, some that 64 bits of nanoseconds cannot tell.
+/// Generates mostly present-day times, and some that 64 bits of nanoseconds cannot express.
 fn any_mtime() -> impl Strategy<Value = UnixTime> {
     let far = (any::<i64>(), 0..1_000_000_000_u32)
         .prop_map(|(seconds, rest)| UnixTime::new(seconds, rest).unwrap());
@@ -153,7 +153,7 @@ fn any_snapshot_request() -> impl Strategy<Value = SnapshotRequest> {
     )
 }
 
-/// A request, and a response that answers it.
+/// Generates a request and a response that answers it.
 fn any_exchange() -> impl Strategy<Value = (Request, Response)> {
     let entries = btree_map(any_name(), any_attributes(), 0..6);
     let listing = (any::<u64>(), any_mtime(), entries, any::<bool>());
@@ -303,7 +303,7 @@ fn hello() -> Hello {
     }
 }
 
-/// The members of a struct, to be bent.
+/// Returns the members of a struct, to be modified.
 fn members(value: Value) -> BTreeMap<String, Value> {
     match value {
         Value::Struct(members) => members,
@@ -311,7 +311,7 @@ fn members(value: Value) -> BTreeMap<String, Value> {
     }
 }
 
-/// What becomes of a response to `request` once `bend` has had its way with it.
+/// Decodes a response to `request` after `bend` has modified it.
 fn bent(
     request: &Request,
     value: Value,
@@ -326,7 +326,7 @@ fn is_malformed(result: &Result<Response, ResponseError>) -> bool {
     matches!(result, Err(ResponseError::Malformed(_)))
 }
 
-/// The fault that answers a call of `method` with one struct.
+/// Returns the fault that answers a call of `method` with one struct.
 fn refused(method: &str, params: &[Value]) -> Fault {
     decode_call(&write_call(method, params)).unwrap_err()
 }

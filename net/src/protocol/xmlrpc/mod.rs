@@ -1,9 +1,9 @@
-//! XML-RPC: documents to [`Value`]s and back, for input that nobody vouches for.
+//! XML-RPC: documents to [`Value`]s and back, for untrusted input.
 //!
-//! This module has never heard of TinyP2P. A document is read in one pass over its events
-//! ([`read_call`], [`read_response`]), never as a tree of XML; every [`DocumentLimits`] bound is
-//! checked before what it bounds is allocated. What XML-RPC does not need is refused rather than
-//! skipped: document types (and with them every entity bomb), processing instructions, attributes,
+//! This module knows nothing of TinyP2P. It reads a document in one pass over its events
+//! ([`read_call`], [`read_response`]), never as a tree of XML, and checks every [`DocumentLimits`]
+//! bound before it allocates what the bound covers. It refuses rather than skips what XML-RPC does
+//! not need: document types (and with them every entity bomb), processing instructions, attributes,
 //! unknown elements, `nil`. A document that was cut anywhere is an error, never a shorter message.
 //!
 //! Layers: `tokens` (bytes to tags and character data, the only place that knows quick-xml), `read`
@@ -29,7 +29,7 @@ pub enum Value {
     /// `i4`, `int` and `i8`. Written as `int` where 32 bits are enough, so that programs without
     /// the `i8` extension can read it, else as `i8`.
     Int(i64),
-    /// `boolean`.
+    /// A `boolean`, true or false.
     Boolean(bool),
     /// `double`; always finite when read. XML-RPC has no infinity and no NaN: they are written as
     /// strings, so that the reader sees a wrong type rather than a wrong number.
@@ -37,17 +37,17 @@ pub enum Value {
     /// `string`, an untyped value, or the text of a `dateTime.iso8601`. One that XML 1.0 cannot
     /// carry is written as base64.
     String(String),
-    /// `base64`.
+    /// The decoded bytes of a `base64`.
     Bytes(Vec<u8>),
-    /// `array`.
+    /// An `array` of values, in order.
     Array(Vec<Value>),
-    /// `struct`. A member name given twice makes the document invalid.
+    /// A `struct`. A member name that occurs twice makes the document invalid.
     Struct(BTreeMap<String, Value>),
 }
 
 impl Value {
-    /// Bytes that are meant as text, such as a file name: a string if XML 1.0 can carry them, else
-    /// base64. [`Value::into_bytes`] takes both.
+    /// Creates a value for bytes that are meant as text, such as a file name: a string if XML 1.0
+    /// can carry them, else base64. [`Value::into_bytes`] accepts both.
     pub fn from_bytes_text(bytes: &[u8]) -> Self {
         match std::str::from_utf8(bytes) {
             Ok(text) if text.chars().all(is_xml_char) => Self::String(text.to_owned()),
@@ -55,7 +55,7 @@ impl Value {
         }
     }
 
-    /// The bytes of a string or of base64; `None` for every other type.
+    /// Returns the bytes of a string or of base64; `None` for every other type.
     pub fn into_bytes(self) -> Option<Vec<u8>> {
         match self {
             Self::String(text) => Some(text.into_bytes()),
@@ -71,14 +71,14 @@ impl From<&str> for Value {
     }
 }
 
-/// What a document may cost. Exceeding a bound is [`Error::Limit`], which names it.
+/// Limits on what a document may cost. Exceeding one is [`Error::Limit`], which names it.
 #[derive(Clone, Copy, Debug)]
 pub struct DocumentLimits {
     /// Bytes of the whole document.
     pub bytes: usize,
-    /// Arrays and structs inside one another.
+    /// Nesting depth of arrays and structs.
     pub depth: usize,
-    /// Values in the whole document, those inside arrays and structs included.
+    /// Values in the whole document, including those inside arrays and structs.
     pub values: usize,
     /// Bytes of one string, of one decoded base64 value, of one method or member name.
     pub string_bytes: usize,
@@ -105,8 +105,8 @@ pub enum Error {
     },
 }
 
-/// The `Char` of XML 1.0 (fifth edition, production 2). Everything else cannot be written at all,
-/// not even as a reference.
+/// Tests for the `Char` of XML 1.0 (fifth edition, production 2). Other characters cannot be
+/// written at all, not even as a reference.
 pub(crate) fn is_xml_char(c: char) -> bool {
     match c {
         '\t' | '\n' | '\r' => true,
@@ -115,8 +115,8 @@ pub(crate) fn is_xml_char(c: char) -> bool {
     }
 }
 
-/// The beginning of something that a peer sent, for an error message: short, on one line, and
-/// nothing that drives a terminal.
+/// Returns the beginning of a peer's text for an error message: short, on one line, and without
+/// control sequences for terminals.
 fn excerpt(text: &str) -> String {
     let end = text
         .char_indices()

@@ -1,7 +1,7 @@
 //! The grammar of XML-RPC: tokens to calls, responses and values.
 //!
-//! One function per element, recursive where values are; [`DocumentLimits::depth`] bounds the
-//! recursion.
+//! There is one function per element, recursive for values; [`DocumentLimits::depth`]
+//! bounds the recursion.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -12,7 +12,7 @@ use data_encoding::BASE64;
 use super::tokens::{Token, Tokens};
 use super::{DocumentLimits, Error, Value, excerpt};
 
-/// A `methodCall`.
+/// A `methodCall` document, decoded.
 #[derive(Clone, PartialEq, Debug)]
 pub struct MethodCall {
     /// The method's name, unchecked.
@@ -21,21 +21,21 @@ pub struct MethodCall {
     pub params: Vec<Value>,
 }
 
-/// A `methodResponse`.
+/// A `methodResponse` document, decoded.
 #[derive(Clone, PartialEq, Debug)]
 pub enum MethodResponse {
     /// The one value that a method returns.
     Returned(Value),
     /// The callee's refusal.
     Fault {
-        /// `faultCode`.
+        /// The number in `faultCode`.
         code: i32,
-        /// `faultString`, unchecked.
+        /// The text of `faultString`, unchecked.
         message: String,
     },
 }
 
-/// Reads a `methodCall` that is all of `document`.
+/// Reads a `methodCall` that spans all of `document`.
 pub fn read_call(document: &[u8], limits: &DocumentLimits) -> Result<MethodCall, Error> {
     let mut reader = DocumentReader::new(document, limits)?;
     reader.begin("methodCall")?;
@@ -54,7 +54,7 @@ pub fn read_call(document: &[u8], limits: &DocumentLimits) -> Result<MethodCall,
     Ok(MethodCall { method, params })
 }
 
-/// Reads a `methodResponse` that is all of `document`.
+/// Reads a `methodResponse` that spans all of `document`.
 pub fn read_response(document: &[u8], limits: &DocumentLimits) -> Result<MethodResponse, Error> {
     let mut reader = DocumentReader::new(document, limits)?;
     reader.begin("methodResponse")?;
@@ -69,8 +69,8 @@ pub fn read_response(document: &[u8], limits: &DocumentLimits) -> Result<MethodR
     Ok(outcome)
 }
 
-/// A document being read: each method expects to stand behind the start tag of what it reads, and
-/// leaves off behind the matching end tag.
+/// A reader of one document. Each method starts after the start tag of what it reads, and stops
+/// after the matching end tag.
 struct DocumentReader<'a> {
     tokens: Tokens<'a>,
     limits: &'a DocumentLimits,
@@ -122,7 +122,7 @@ impl<'a> DocumentReader<'a> {
         Err(self.unexpected("a fault is a struct of faultCode and faultString"))
     }
 
-    /// A `value`, inside `depth` arrays and structs.
+    /// Reads a `value` inside `depth` arrays and structs.
     fn value(&mut self, depth: usize) -> Result<Value, Error> {
         self.values += 1;
         within(self.values, self.limits.values, "values")?;
@@ -201,7 +201,8 @@ impl<'a> DocumentReader<'a> {
         Ok(members)
     }
 
-    /// A number. The characters are restricted first: Rust's own parsers also take `inf` and `nan`.
+    /// Parses a number. The characters are restricted first: Rust's own parsers also accept
+    /// `inf` and `nan`.
     fn parsed<T: std::str::FromStr>(&mut self, kind: &str) -> Result<T, Error> {
         let text = self.text(self.limits.string_bytes)?;
         let plausible = |b: u8| matches!(b, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E');
@@ -221,11 +222,11 @@ impl<'a> DocumentReader<'a> {
         Ok(text.into_owned())
     }
 
-    /// Base64, with or without line breaks. Without, it is decoded straight from the document.
+    /// Decodes base64, with or without line breaks. Without, it decodes straight from the document.
     fn base64(&mut self) -> Result<Vec<u8>, Error> {
         let max = self.limits.string_bytes;
         let text = self.text(max.saturating_mul(2))?;
-        // One search per character: each of these is a memchr, a walk over all characters is not.
+        // One search per character: each is a memchr, which a walk over all characters is not.
         let text = if [' ', '\t', '\n', '\r'].iter().any(|c| text.contains(*c)) {
             Cow::Owned(text.replace(is_space, ""))
         } else {
@@ -242,7 +243,7 @@ impl<'a> DocumentReader<'a> {
             .map_err(|_| self.unexpected("damaged base64"))
     }
 
-    /// The character data of an element that has no children, at most `max` bytes of it.
+    /// Reads the character data of an element without children, at most `max` bytes.
     fn text(&mut self, max: usize) -> Result<Cow<'a, str>, Error> {
         let mut text = Cow::Borrowed("");
         loop {
@@ -254,7 +255,7 @@ impl<'a> DocumentReader<'a> {
         }
     }
 
-    /// Adds a piece of character data; borrows as long as there is one piece only.
+    /// Appends a piece of character data; borrows as long as there is only one piece.
     fn append(&self, text: &mut Cow<'a, str>, piece: Token<'a>, max: usize) -> Result<(), Error> {
         let length = match &piece {
             Token::Text(piece) => piece.len(),
@@ -271,8 +272,8 @@ impl<'a> DocumentReader<'a> {
         Ok(())
     }
 
-    /// The next child of the current element, or `None` at its end tag. Between elements there is
-    /// nothing but white space.
+    /// Returns the next child of the current element, or `None` at its end tag. Only white space
+    /// may stand between elements.
     fn child(&mut self) -> Result<Option<&'static str>, Error> {
         loop {
             match self.tokens.next()? {
@@ -300,7 +301,7 @@ impl<'a> DocumentReader<'a> {
         }
     }
 
-    /// The start tag of the document's root element, which only white space may precede.
+    /// Reads the start tag of the document's root element, which only white space may precede.
     fn begin(&mut self, expected: &'static str) -> Result<(), Error> {
         loop {
             match self.tokens.next()? {
@@ -313,7 +314,7 @@ impl<'a> DocumentReader<'a> {
         }
     }
 
-    /// The end of the document behind its one root element.
+    /// Checks that the document ends after its one root element.
     fn end(&mut self) -> Result<(), Error> {
         loop {
             match self.tokens.next()? {
@@ -344,7 +345,7 @@ fn is_blank(text: &str) -> bool {
     text.chars().all(is_space)
 }
 
-/// White space as XML has it (XML 1.0, production 3).
+/// Tests for white space as XML defines it (XML 1.0, production 3).
 fn is_space(c: char) -> bool {
     matches!(c, ' ' | '\t' | '\n' | '\r')
 }

@@ -18,7 +18,7 @@ fn call(values: &str) -> Result<MethodCall, Error> {
     read_call(document.as_bytes(), &LIMITS)
 }
 
-/// The one value of a call whose `<value>` holds `inside`.
+/// Reads the one value of a call whose `<value>` holds `inside`.
 fn value(inside: &str) -> Result<Value, Error> {
     call(&format!("<param><value>{inside}</value></param>")).map(|call| call.params[0].clone())
 }
@@ -38,7 +38,7 @@ fn limit<T>(result: Result<T, Error>) -> Option<&'static str> {
     }
 }
 
-/// Any value that survives the round trip as itself: strings of what XML can carry, finite doubles.
+/// Generates values that survive the round trip: strings that XML can carry, finite doubles.
 fn any_value() -> impl Strategy<Value = Value> {
     let text = "[\t\n\r -~\u{80}-\u{2fff}\u{1f300}-\u{1f6ff}]{0,20}";
     let leaf = prop_oneof![

@@ -1,12 +1,12 @@
 //! Bytes to tags and character data: the only place that knows quick-xml.
 //!
-//! quick-xml reports what it sees and judges little: it passes truncated documents, several roots,
-//! unknown entities, document types. Here and in `read` each of those is refused. Text borrows from
+//! quick-xml reports what it sees and judges little: it accepts truncated documents, several roots,
+//! unknown entities, document types. This file and `read` refuse each of those. Text borrows from
 //! the document, so a column of megabytes is not copied before it is decoded.
 //!
-//! All that is particular to XML as *text* is in this file: the encoding, line ends (XML 1.0
-//! section 2.11), legal characters. Documents that are bytes rather than text, as programs of 2004
-//! send them, are read by `legacy::bytes`.
+//! Everything specific to XML as *text* is in this file: the encoding, line ends (XML 1.0 section
+//! 2.11), legal characters. Documents that are bytes rather than text, as programs of 2004 send
+//! them, are read by `legacy::bytes`.
 
 use std::borrow::Cow;
 
@@ -17,11 +17,11 @@ use super::{Error, excerpt, is_xml_char};
 
 /// A piece of a document.
 pub(super) enum Token<'a> {
-    /// A start tag, by its name.
+    /// A start tag, with its name.
     Open(&'static str),
     /// The end tag that belongs to the innermost start tag.
     Close,
-    /// Character data; several in a row where there were references, CDATA sections or comments.
+    /// Character data; several in a row if there were references, CDATA sections or comments.
     Text(Cow<'a, str>),
     /// A character or entity reference.
     Char(char),
@@ -29,7 +29,7 @@ pub(super) enum Token<'a> {
     End,
 }
 
-/// Every element of XML-RPC that is understood.
+/// Every XML-RPC element that is supported.
 pub(crate) const ELEMENTS: [&str; 20] = [
     "value",
     "string",
@@ -71,7 +71,7 @@ impl<'a> Tokens<'a> {
         }
     }
 
-    /// The next token. After an error the rest of the document means nothing.
+    /// Returns the next token. After an error the rest of the document is meaningless.
     pub(super) fn next(&mut self) -> Result<Token<'a>, Error> {
         loop {
             let event = self
@@ -100,8 +100,8 @@ impl<'a> Tokens<'a> {
         }
     }
 
-    /// Refuses characters that XML does not allow. Whoever keeps text must call this; numbers and
-    /// base64 have smaller alphabets anyway, and a column of megabytes is spared the walk.
+    /// Refuses characters that XML does not allow. Callers that keep text must call this. Numbers
+    /// and base64 have smaller alphabets anyway, which saves a walk over a column of megabytes.
     pub(super) fn check_characters(&self, text: &str) -> Result<(), Error> {
         if text.chars().all(is_xml_char) {
             Ok(())
@@ -110,13 +110,13 @@ impl<'a> Tokens<'a> {
         }
     }
 
-    /// [`Error::NotWellFormed`], with the place.
+    /// Returns [`Error::NotWellFormed`] with the position.
     pub(super) fn broken(&self, why: &str) -> Error {
         let place = self.reader.buffer_position();
         Error::NotWellFormed(format!("{} (near byte {place})", excerpt(why)))
     }
 
-    /// [`Error::NotXmlRpc`], with the place.
+    /// Returns [`Error::NotXmlRpc`] with the position.
     pub(super) fn unexpected(&self, what: &str) -> Error {
         let place = self.reader.buffer_position();
         Error::NotXmlRpc(format!("{what} (near byte {place})"))

@@ -1,8 +1,8 @@
-//! Values to documents.
+//! Writes values as documents.
 //!
-//! A dozen fixed tags and one escape rule: plain appends to one buffer do, and cannot fail. Base64
-//! is encoded straight into the buffer, so a column of megabytes is copied once. Nothing follows
-//! the root element, so that a document cut anywhere is a damaged one.
+//! For a dozen fixed tags and one escape rule, plain appends to one buffer suffice, and they cannot
+//! fail. Base64 is encoded straight into the buffer, so a column of megabytes is copied once.
+//! Nothing follows the root element, so a document cut anywhere is a damaged one.
 
 use data_encoding::BASE64;
 
@@ -10,7 +10,7 @@ use super::{Value, is_xml_char};
 
 const DECLARATION: &str = "<?xml version=\"1.0\" encoding=\"utf-8\"?>";
 
-/// A `methodCall` document.
+/// Writes a `methodCall` document.
 pub fn write_call(method: &str, params: &[Value]) -> Vec<u8> {
     let mut document = Document::begin();
     document.element("methodCall", |call| {
@@ -24,7 +24,7 @@ pub fn write_call(method: &str, params: &[Value]) -> Vec<u8> {
     document.0
 }
 
-/// A `methodResponse` document that returns `value`.
+/// Writes a `methodResponse` document that returns `value`.
 pub fn write_response(value: &Value) -> Vec<u8> {
     let mut document = Document::begin();
     document.element("methodResponse", |response| {
@@ -35,7 +35,7 @@ pub fn write_response(value: &Value) -> Vec<u8> {
     document.0
 }
 
-/// A `methodResponse` document that refuses.
+/// Writes a `methodResponse` document that reports a fault.
 pub fn write_fault(code: i32, message: &str) -> Vec<u8> {
     let mut document = Document::begin();
     let members = [
@@ -108,9 +108,10 @@ impl Document {
         }
     }
 
-    /// Character data. Method and member names come here unchecked, from code and not from peers:
-    /// a character that XML cannot carry becomes U+FFFD. A carriage return goes as a reference, or
-    /// the reader's line-end rule (XML 1.0 section 2.11) would make it a line feed.
+    /// Appends character data. Method and member names come from code, not from peers, and are not
+    /// checked before: a character that XML cannot carry becomes U+FFFD. A carriage return is
+    /// written as a reference, or the reader's line-end rule (XML 1.0 section 2.11) would make it
+    /// a line feed.
     fn text(&mut self, text: &str) {
         let special = |c: char| matches!(c, '&' | '<' | '>' | '\r') || !is_xml_char(c);
         let mut rest = text;

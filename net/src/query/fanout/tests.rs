@@ -1,4 +1,4 @@
-//! Members in memory that are slow: who waits for them, and for what.
+//! Slow members in memory: who waits for them, and for what.
 
 use super::*;
 use crate::testing::{Behaviour, MemoryPeer};

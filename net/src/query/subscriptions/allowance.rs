@@ -1,8 +1,8 @@
-//! How much a member may have to say of its changes.
+//! How many changes a member may report.
 //!
 //! Pure: time comes in as `now`. A share in which somebody works has a few changes a second; one
-//! into which an archive is unpacked has thousands for a moment. Whoever has more than that all the
-//! time is better asked than heard.
+//! into which an archive is unpacked has thousands for a moment. A member that always has more is
+//! better asked than followed.
 
 use std::time::{Duration, Instant};
 
@@ -12,39 +12,39 @@ use crate::fairness::{Refill, TokenBucket};
 use crate::model::PeerId;
 use crate::protocol::wire::Changes;
 
-/// What an answer before its time costs beside its changes, in changes. How often there is one,
-/// [`super::pace`] says.
+/// Cost of an early answer beside its changes, in changes. [`super::pace`] decides how often
+/// there is one.
 const ANSWER: u32 = 16;
 
-/// Changes for each second; and so many at once, four full answers.
+/// Changes per second, and the burst: four full answers.
 const CHANGES: Refill = Refill {
     burst: 4 * (Changes::MAX_CHANGES as u32 + ANSWER),
     per_second: 1024,
 };
 
-/// How long a member is not followed after a flood: in the end for as long as a promise lasts, so
-/// that it costs no more than one that never watched.
+/// How long a member is not followed after a flood. In the end this is as long as a promise lasts,
+/// so that it costs no more than a member that never watched.
 const PAUSES: Backoff = Backoff {
     first: Duration::from_secs(2),
     cap: Duration::from_secs(64),
 };
 
-/// Whoever has not flooded for this long begins anew.
+/// A member that has not flooded for this long starts afresh.
 const FORGIVEN: Duration = Duration::from_secs(300);
 
-/// Members that are remembered, more than there ever are in one network.
+/// Members remembered, more than there ever are in one network.
 const MAX_MEMBERS: usize = 1024;
 
 /// What one poll may bring.
 pub(super) struct PollAllowance(TokenBucket);
 
 impl PollAllowance {
-    /// A full one.
+    /// Creates a full allowance.
     pub(super) fn new(now: Instant) -> Self {
         Self(TokenBucket::new(CHANGES, now))
     }
 
-    /// True if an answer with so many changes is within it.
+    /// Takes an answer with this many changes. Returns false if it exceeds the allowance.
     pub(super) fn takes(&mut self, changes: usize, now: Instant) -> bool {
         let changes = u32::try_from(changes).unwrap_or(u32::MAX);
         let cost = changes.saturating_add(ANSWER);
@@ -52,7 +52,7 @@ impl PollAllowance {
     }
 }
 
-/// Who had too much to say, and how often.
+/// The members that reported too many changes, and how often.
 pub(super) struct Floods(ExpiringMap<PeerId, u32>);
 
 impl Default for Floods {
@@ -62,7 +62,7 @@ impl Default for Floods {
 }
 
 impl Floods {
-    /// `member` had too much to say: it is not to be followed for so long.
+    /// Records a flood by `member`. Returns how long not to follow it.
     pub(super) fn note(&mut self, member: PeerId, now: Instant) -> Duration {
         let before = self.0.get(&member, now).copied().unwrap_or_default();
         let times = before.saturating_add(1);

@@ -1,8 +1,8 @@
-//! How often members are polled that have an answer each time.
+//! How often to poll members that have an answer each time.
 //!
-//! Pure: time comes in as `now`. Nobody is polled more than a few times a second for long; the
-//! first polls after a quiet time follow one another at once, so that what changes now and then is
-//! known at once. All keys that answer from one network share a rate, too, as keys cost nothing.
+//! Pure: time comes in as `now`. No member is polled more than a few times a second for long. The
+//! first polls after a quiet time follow one another at once, so that occasional changes are known
+//! at once. All keys that answer from one network also share a rate, as keys cost nothing.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -12,33 +12,32 @@ use std::time::{Duration, Instant};
 use crate::fairness::SourceNetwork;
 use crate::model::PeerId;
 
-/// So many polls at once, and one more each time that this has passed.
+/// The number of polls in a burst, and the time after which one more is allowed.
 #[derive(Clone, Copy)]
 struct Rate {
     burst: u32,
     each: Duration,
 }
 
-/// That of one member: some minutes of steady work, and a change is known a fifth of a second
-/// later after that.
+/// The rate of one member: enough for some minutes of steady work, after which a change is known a
+/// fifth of a second later.
 const OF_MEMBER: Rate = Rate {
     burst: 600,
     each: Duration::from_millis(200),
 };
 
-/// That of all members in one network: more than thirty friends behind one address of whom each has
-/// something new all the time hear of it a little later than a second.
+/// The rate of all members in one network. If more than thirty friends behind one address always
+/// have changes, these are known a little later than a second.
 const OF_NETWORK: Rate = Rate {
     burst: 1200,
     each: Duration::from_millis(32),
 };
 
-/// What an answer without news costs that comes before its time, in polls: an honest member gives
-/// one now and then.
+/// Cost of an early answer without changes, in polls: an honest member gives one now and then.
 const EMPTY: u32 = 20;
 
-/// No member of its own waits longer, whatever it has answered: the next thing that it has to say
-/// may be news.
+/// The longest wait for one member's own rate, whatever it has answered: its next answer
+/// may contain changes.
 const MAX_PAUSE: Duration = Duration::from_millis(400);
 
 /// When members may be polled again.
@@ -48,12 +47,12 @@ pub(super) struct Paces {
     networks: Buckets<SourceNetwork>,
 }
 
-/// For whom there are fewer polls left than for anybody: when it will be like anybody.
+/// For each key with fewer polls left than the full burst: when its burst is full again.
 struct Buckets<K>(HashMap<K, Instant>);
 
 impl Paces {
-    /// `member`, who answers from `remote`, has answered before its time, with news or without: the
-    /// next poll may begin then.
+    /// Records that `member` answered early from `remote`, with or without changes. Returns when
+    /// the next poll may begin.
     pub(super) fn next(
         &mut self,
         member: PeerId,
@@ -74,7 +73,7 @@ impl Paces {
 impl<K: Hash + Eq> Buckets<K> {
     fn take(&mut self, key: K, rate: Rate, cost: u32, now: Instant) -> Instant {
         if !self.0.contains_key(&key) {
-            // So it is never larger than the number of those who were polled within a moment.
+            // Keeps the map no larger than the number of members polled within a moment.
             self.0.retain(|_, full| *full > now);
         }
         let full = self.0.entry(key).or_insert(now);
@@ -83,7 +82,7 @@ impl<K: Hash + Eq> Buckets<K> {
         next.map_or(now, |next| next.max(now))
     }
 
-    /// Nobody has to wait longer than `longest` for all that was taken.
+    /// Limits the wait to `longest`, however much was taken.
     fn forgive(&mut self, key: K, rate: Rate, longest: Duration, now: Instant) {
         if let Some(full) = self.0.get_mut(&key) {
             *full = (*full).min(now + rate.each * rate.burst + longest);
@@ -105,7 +104,7 @@ mod tests {
         PeerId::from_bytes([n; 32])
     }
 
-    /// Polls of a member within so many seconds that answers each at once.
+    /// Counts the polls, within this many seconds, of a member that answers each at once.
     fn polls(paces: &mut Paces, has_news: bool, begun: Instant, seconds: u64) -> usize {
         let (mut now, mut count) = (begun, 0);
         while now < begun + Duration::from_secs(seconds) {

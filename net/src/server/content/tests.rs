@@ -23,7 +23,7 @@ use crate::testing::eventually;
 
 const MIB: u64 = 1 << 20;
 
-/// Cache for much more than any of these tests keeps.
+/// Cache space for much more than any of these tests keeps.
 const ROOM: u64 = 64 * MIB;
 
 fn with_roots(share: Share, state: &std::path::Path) -> Arc<Share> {
@@ -31,7 +31,7 @@ fn with_roots(share: Share, state: &std::path::Path) -> Arc<Share> {
     share.with_roots(roots).unwrap()
 }
 
-/// A node with a share and a cache, of which one member asks.
+/// Returns a node with a share and a cache, and a connection of one member to it.
 fn node() -> (TestNode, Raw) {
     offering(|share, state| {
         let cache = harness::open(&state.join("cache"), ROOM);
@@ -39,7 +39,7 @@ fn node() -> (TestNode, Raw) {
     })
 }
 
-/// The same without a share.
+/// Does the same as `node`, without a share.
 fn node_with_cache_only() -> (TestNode, Raw) {
     offering(|_, state| {
         let cache = harness::open(&state.join("cache"), ROOM);
@@ -58,14 +58,14 @@ fn offering(
 }
 
 impl TestNode {
-    /// Shares a file whose root is known; the root.
+    /// Shares a file whose root is known; returns the root.
     fn put_rooted(&self, name: &str, bytes: &[u8]) -> Root {
         fs::write(self.path().join(name), bytes).unwrap();
         let share = self.service.share.as_ref().unwrap();
         share.learn(&RelPath::new(name.as_bytes()).unwrap())
     }
 
-    /// Keeps these runs of blocks (first, count) of `content`, and waits until they are on disk.
+    /// Caches these runs of blocks (first, count) of `content`, and waits until they are on disk.
     fn keep(&self, content: &Content, runs: &[(u64, u64)]) {
         let cache = self.service.cache.as_ref().unwrap();
         for (first, count) in runs {
@@ -86,7 +86,7 @@ impl TestNode {
         }
     }
 
-    /// Flips a bit of the file in which pieces are kept.
+    /// Flips a bit of the file that holds cached pieces.
     fn damage(&self, at: u64) {
         let path = harness::file(&self.state().join("cache"), "large");
         let file = File::options().read(true).write(true).open(path).unwrap();
@@ -162,7 +162,7 @@ fn partial_content_is_supplied_as_held() {
     let tag = format!("\"{root}\"");
     node.keep(&content, &[(0, 8), (8, 1), (16, 8), (24, 8), (64, 1)]);
     let block = |n: u64| n * BLOCK;
-    // What is asked for, and the end of what is sent.
+    // The requested range, and the end of the bytes sent.
     for (first, last, end) in [
         (0, 0, 1),
         (0, size - 1, block(9)),
@@ -231,7 +231,7 @@ fn whole_content_is_supplied_whole() {
     }
 }
 
-/// Without the first block the size is not known, so the end cannot be told from a gap.
+/// Without the first block the size is unknown, so the end cannot be told from a gap.
 #[test]
 fn end_is_not_found_without_the_beginning() {
     let (node, mut raw) = node_with_cache_only();
@@ -248,13 +248,13 @@ fn end_is_not_found_without_the_beginning() {
 
 #[test]
 fn a_damaged_block_is_never_sent() {
-    // Slots lie one behind the other in the order of writing: a page of header, eight blocks.
+    // Slots follow one another in the order of writing: a page of header, eight blocks.
     const SLOT: u64 = 4096 + 8 * BLOCK;
     let (node, mut raw) = node_with_cache_only();
     let content = content(4 * MIB as usize, 7);
     let root = content.tree.root();
     node.keep(&content, &[(0, 8), (8, 8), (16, 8)]);
-    // In the middle: what comes before it arrives, and then the connection is cut.
+    // In the middle: the bytes before it arrive, and then the connection is cut.
     node.damage(SLOT + 4096 + 3 * BLOCK);
     raw.send(&format!(
         "GET /content/{root} HTTP/1.1\r\nHost: node\r\nRange: bytes=0-\r\n\r\n"
@@ -345,7 +345,7 @@ fn what_is_no_root_is_not_found() {
     );
 }
 
-/// Whatever is asked for: the right bytes, from where it begins to the first gap, and no others.
+/// For any request: the right bytes, from its beginning to the first gap, and no others.
 #[test]
 fn range_ends_at_the_first_missing_block() {
     let (node, raw) = node_with_cache_only();

@@ -1,4 +1,4 @@
-//! Tickets are numbers, and time is what a test says it is.
+//! Tickets are numbers, and each test sets the time.
 
 use std::time::Duration;
 
@@ -76,7 +76,7 @@ fn strangers_share_a_bucket_and_take_turns() {
         let from = ip(&format!("10.0.0.{host}"));
         (0..5).for_each(|_| queue.push(from, Stranger, host, now, |_| false));
     }
-    // One each, though each might have two.
+    // One each, though each could have two.
     let mut hosts: Vec<_> = queue.due(now, |_| false).0;
     hosts.sort_by_key(|(host, _)| *host);
     assert!(hosts.iter().map(|(host, _)| *host).eq(0..6), "{hosts:?}");
@@ -86,7 +86,7 @@ fn strangers_share_a_bucket_and_take_turns() {
 #[test]
 fn each_of_many_lines_has_its_tick() {
     let mut now = Instant::now();
-    // Each line could use up all that there is.
+    // Each line could use up all tokens.
     let greedy = Refill {
         burst: 9,
         per_second: 99,
@@ -118,7 +118,7 @@ fn each_of_many_lines_has_its_tick() {
 fn a_newcomer_passes_those_who_come_again() {
     let mut now = Instant::now();
     let mut queue = queue(RATES, now);
-    // All of them come again at every tick, so that somebody of each always waits.
+    // All of them come again at every tick, so that every site always has a caller waiting.
     let hosts = 100;
     let again = |queue: &mut Queue, now| {
         for host in 0..hosts {
@@ -142,7 +142,7 @@ fn a_newcomer_passes_those_who_come_again() {
 fn among_newcomers_chance_decides() {
     let mut now = Instant::now();
     let mut queue = queue(RATES, now);
-    // The tokens of the burst are gone before.
+    // The tokens of the burst are used up first.
     for host in 0..6 {
         push(&mut queue, &format!("10.0.0.{host}"), Stranger, 1, now);
     }
@@ -159,7 +159,7 @@ fn among_newcomers_chance_decides() {
             }
             queue.push([11 + other, 0, c, d].into(), Stranger, 0, now, |_| false);
         }
-        // Whoever was not served leaves.
+        // Callers that were not served leave.
         let (tickets, _) = queue.due(now, |ticket| *ticket != round && *ticket != 0);
         served += u32::from(tickets.iter().any(|(ticket, _)| *ticket == round));
         queue.lines.clear();

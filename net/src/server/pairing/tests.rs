@@ -70,7 +70,7 @@ impl Node {
 
 type Line = StreamOwned<ClientConnection, TcpStream>;
 
-/// A connection as `gate`'s node, its handshake done, for frames by hand.
+/// Connects as `gate`'s node and completes the handshake, for frames by hand.
 fn dial(gate: &Gate, address: SocketAddr) -> Line {
     let socket = TcpStream::connect(address).unwrap();
     socket.set_nodelay(true).unwrap();
@@ -146,7 +146,7 @@ fn a_node_that_dials_itself_is_told_so() {
     let node = Node::start(gate(1));
     let error = pair(&node.gate, node.address).unwrap_err();
     assert!(matches!(error, Error::Myself { .. }), "{error}");
-    // A caller that does not look is told by the callee.
+    // If the caller does not check, the callee reports it.
     let mut line = dial(&node.gate, node.address);
     let m1 = opening(&node.gate, &line);
     let m2: M2 = exchange(&mut line, &m1);
@@ -155,8 +155,8 @@ fn a_node_that_dials_itself_is_told_so() {
     assert_eq!(node.gate.inbound_failures(), 0);
 }
 
-/// Ends TLS towards one caller and towards `target` with keys of its own, and passes everything
-/// between them on. Returns the status in the M2 that passed through.
+/// Terminates TLS towards one caller and towards `target` with keys of its own, and forwards
+/// everything between them. Returns the status in the M2 that it forwarded.
 fn relay(listener: TcpListener, target: SocketAddr) -> u8 {
     let own = gate(9);
     let mut onward = dial(&own, target);
@@ -234,7 +234,7 @@ fn guesses_are_slowed_members_are_not() {
             other => panic!("{other:?}"),
         }
     }
-    // One a second at most from the third failure on, and five in all from one address.
+    // At most one a second from the third failure on, and five in all from one address.
     assert!((3..=5).contains(&refused), "{refused} guesses");
     assert_eq!(refused + later, 30);
     pair(&member, node.address).unwrap();
@@ -307,7 +307,7 @@ fn invalid_m1_is_declined_free_of_charge() {
     assert_eq!(m2, refusal(PairingStatus::BadMessage, 0));
     let m2: M2 = exchange(&mut dial(&a, b.address), &[0x55; size_of::<M1>()]);
     assert_eq!(m2, refusal(PairingStatus::BadMessage, 0));
-    // Cut short: nothing comes back but the end.
+    // Cut short: nothing comes back but the end of the connection.
     let mut line = dial(&a, b.address);
     line.write_all(&[1; 20]).unwrap();
     line.conn.send_close_notify();

@@ -1,4 +1,4 @@
-//! Connections without encryption, as others see them: well-meant, clumsy and hostile ones.
+//! Unencrypted connections, as others see them: well-meant, clumsy and hostile ones.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -9,7 +9,7 @@ use super::super::harness::{PATIENCE, TestNode, caller};
 use crate::legacy::wire::{Operation, decode_contents, decode_names, encode_call};
 use crate::legacy::{TokenKey, Url};
 
-/// What a deadline is in these tests.
+/// The deadlines in these tests.
 const SHORT: Duration = Duration::from_millis(300);
 
 fn quick() -> TestNode {
@@ -27,7 +27,7 @@ fn connect(node: &TestNode) -> TcpStream {
     socket
 }
 
-/// All that comes until the other side ends the connection, well or badly.
+/// Reads until the other side ends the connection, cleanly or not.
 fn rest(mut socket: TcpStream) -> Vec<u8> {
     let mut bytes = Vec::new();
     match socket.read_to_end(&mut bytes) {
@@ -36,7 +36,7 @@ fn rest(mut socket: TcpStream) -> Vec<u8> {
     }
 }
 
-/// What is answered to `request`, which may be cut off by the answer.
+/// Returns the answer to `request`, which may be cut off by the answer.
 fn ask(node: &TestNode, request: &[u8]) -> Vec<u8> {
     let mut socket = connect(node);
     let _ = socket.write_all(request);
@@ -56,7 +56,7 @@ fn post(path: &str, version: &str, document: &[u8]) -> Vec<u8> {
     [head.as_bytes(), document].concat()
 }
 
-/// The head and the body of a response.
+/// Splits a response into its head and its body.
 fn parts(response: &[u8]) -> (String, &[u8]) {
     let end = response.windows(4).position(|four| four == b"\r\n\r\n");
     let (head, body) = response.split_at(end.expect("a head") + 4);

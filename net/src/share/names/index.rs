@@ -1,9 +1,9 @@
 //! The names of the directories that were read lately.
 //!
 //! A page of a listing needs the names of its directory, sorted, and a search needs those of every
-//! directory there is. Reading a million of them again for each would cost more than all else, so
-//! they are kept in memory, and used only while their directory is unchanged: what is asked of the
-//! disk for one that is known is whether it still has the same version.
+//! directory. Reading a million of them again for each would cost more than everything else. So
+//! they are cached in memory, and used only while their directory is unchanged: for a cached
+//! directory, the disk is queried only for its version.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,18 +12,18 @@ use super::name_list::NameList;
 use crate::concurrency::expiring_map::ExpiringMap;
 use crate::model::{RelPath, Version};
 
-/// The most bytes of memory for all of them: the names of about four million files.
+/// Limit on the memory for all of them, in bytes: the names of about four million files.
 const MAX_WEIGHT: usize = 128 << 20;
 
-/// Forgotten when not asked for again within this time. Long enough for someone who searches now
-/// and then, short enough that a node which nobody asks is small.
+/// Names that are not requested within this time are dropped. Long enough for occasional searches,
+/// short enough that a node without requests stays small.
 const LIFETIME: Duration = Duration::from_secs(10 * 60);
 
-/// Bytes that a directory takes besides its path and its names: its places in the two tables, what
-/// these keep free, and three allocations.
+/// Bytes that a directory takes besides its path and its names: its places in the two tables, their
+/// spare capacity, and three allocations.
 const OVERHEAD: usize = 256;
 
-/// The remembered directories, by their real paths.
+/// The cached directories, by their real paths.
 #[derive(Debug)]
 pub(crate) struct NameIndex(ExpiringMap<RelPath, (Version, Arc<NameList>)>);
 
@@ -34,7 +34,7 @@ impl Default for NameIndex {
 }
 
 impl NameIndex {
-    /// The names of the directory at `real`, if they are known for its present `version`.
+    /// Returns the names of the directory at `real`, if they are cached for its present `version`.
     pub(crate) fn get(
         &mut self,
         real: &RelPath,
@@ -52,7 +52,7 @@ impl NameIndex {
         Some(names)
     }
 
-    /// Remembers `names`, unless they alone take more than there is room for.
+    /// Caches `names`, unless they alone exceed the limit.
     pub(crate) fn put(
         &mut self,
         real: &RelPath,
@@ -65,7 +65,7 @@ impl NameIndex {
         self.0.insert(real.clone(), value, weight, now);
     }
 
-    /// Forgets what nobody has asked for lately.
+    /// Drops the names that nobody has requested lately.
     pub(crate) fn expire(&mut self, now: Instant) {
         self.0.expire(now);
     }

@@ -13,20 +13,20 @@ use crate::protocol::wire::Listing;
 use crate::share::errnos::is_exhaustion;
 use crate::share::tree::{PinnedNode, ShareTree};
 
-// A page has to fit a message, with base64 and all else that is around the names.
+// A page has to fit into a message, with base64 and everything else around the names.
 const _: () = assert!(Listing::MAX_ENTRIES * MAX_NAME_BYTES <= 2 << 20);
 
-/// Where each takes a question to another machine, so many are looked at before the time is: that
-/// takes no longer than one directory may.
+/// If each entry takes a query to another machine, this many are examined between two checks of the
+/// time. That takes no longer than one directory may.
 const AT_ONCE: usize = 256;
 
-/// The entries of `directory` behind `after`, at most `limit`. Only these are looked at: a name
-/// that leads nowhere, or is gone by now, is left out and the page filled up with the next, as long
-/// as it is not later than `until`. A page that is short for that has more behind it.
+/// Returns the entries of `directory` after `after`, at most `limit`. Only these are examined. A
+/// name that leads nowhere, or is gone by now, is left out, and the page is filled up with the next
+/// ones until `until`. A page that is short for lack of time has more entries after it.
 ///
 /// # Errors
-/// [`Errno::TIMEDOUT`] if there was time for names that lead nowhere only; or this machine has run
-/// out of something.
+/// [`Errno::TIMEDOUT`] if there was only time for names that lead nowhere; or this machine has run
+/// out of a resource.
 pub(crate) fn page(
     tree: &Arc<ShareTree>,
     directory: &PinnedNode,
@@ -65,7 +65,7 @@ pub(crate) fn page(
     })
 }
 
-/// What is there of the names with these numbers.
+/// Returns what lies under the names with these numbers.
 fn look(
     tree: &Arc<ShareTree>,
     directory: &PinnedNode,

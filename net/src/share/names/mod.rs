@@ -1,4 +1,4 @@
-//! The names of the share: listings, searches, and what is remembered of directories.
+//! The names of the share: listings, searches, and cached directory names.
 
 pub(crate) mod index;
 pub(crate) mod listing;

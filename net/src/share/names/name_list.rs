@@ -1,7 +1,7 @@
-//! The names of one directory, sorted, in a form that is small for a million of them.
+//! The names of one directory, sorted, in a form that stays small for a million of them.
 //!
 //! Two orders are kept: that of the names, for listings, and that of the paths below them, for
-//! walks. They differ for directories only: `a.b` sorts before all that is in `a`.
+//! walks. They differ for directories only: `a.b` sorts before everything in `a`.
 
 use std::cmp::Ordering;
 use std::mem::MaybeUninit;
@@ -17,18 +17,18 @@ use crate::share::tree::stat::FileState;
 /// Bytes of names that one `getdents64(2)` call may return.
 const BUFFER: usize = 64 * 1024;
 
-/// What reading a directory says of a name without asking further.
+/// What reading a directory reveals about a name without a further query.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum EntryHint {
     /// A regular file.
     File,
     /// It is a directory.
     Directory,
-    /// A symbolic link, to whatever.
+    /// A symbolic link, whatever its target.
     Link,
 }
 
-/// Sorted names, all in one buffer: eight bytes apiece beside the names themselves, and four more
+/// Sorted names, all in one buffer. Each takes eight bytes besides the name itself, and four more
 /// for a directory.
 #[derive(Debug, Default)]
 pub(crate) struct NameList {
@@ -46,8 +46,8 @@ struct NameSlot {
 }
 
 impl NameList {
-    /// Reads a directory from where it stands, leaving out what `keep` refuses, what is neither
-    /// file, directory nor link, and the two names that every directory has.
+    /// Reads a directory from its current position. Leaves out what `keep` rejects, anything that
+    /// is neither file, directory nor link, and the two names that every directory has.
     pub(crate) fn read(directory: &OwnedFd, keep: impl Fn(&[u8]) -> bool) -> Result<Self, Errno> {
         let mut names = Self::default();
         let mut buffer = vec![MaybeUninit::uninit(); BUFFER];
@@ -78,7 +78,7 @@ impl NameList {
         Ok(())
     }
 
-    /// Sorts by bytes. A directory that changes while it is read may tell a name twice.
+    /// Sorts by bytes. A directory that changes while it is read may return a name twice.
     fn sort(&mut self) {
         let (bytes, slots) = (&self.bytes, &mut self.slots);
         slots.sort_unstable_by(|a, b| a.name(bytes).cmp(b.name(bytes)));
@@ -88,14 +88,14 @@ impl NameList {
         self.find_directories();
     }
 
-    /// A search reads all names one after the other: in the order of a directory's hash table most
-    /// would be a cache miss each, which takes longer than the match.
+    /// Reorders the bytes, because a search reads all names one after the other. In the order of a
+    /// directory's hash table, most names would be a cache miss, which takes longer than the match.
     fn put_bytes_in_order(&mut self) {
         let total = self.slots.iter().map(|slot| usize::from(slot.length)).sum();
         let mut ordered = Vec::with_capacity(total);
         for slot in &mut self.slots {
             let name = slot.name(&self.bytes);
-            // There are no more bytes than before, which fitted.
+            // There are no more bytes than before, and those fitted.
             slot.start = ordered.len() as u32;
             ordered.extend_from_slice(name);
         }
@@ -112,43 +112,44 @@ impl NameList {
         self.directories = directories;
     }
 
-    /// How many there are.
+    /// Returns the number of names.
     pub(crate) fn len(&self) -> usize {
         self.slots.len()
     }
 
-    /// Bytes of memory that they take.
+    /// Returns how many bytes of memory they take.
     pub(crate) fn weight(&self) -> usize {
         self.bytes.capacity()
             + self.slots.capacity() * size_of::<NameSlot>()
             + self.directories.capacity() * size_of::<u32>()
     }
 
-    /// True if one of them is a symbolic link.
+    /// Returns true if one of them is a symbolic link.
     pub(crate) fn have_links(&self) -> bool {
         self.slots.iter().any(|slot| slot.seen == EntryHint::Link)
     }
 
-    /// The name at `index`, which must be less than [`NameList::len`].
+    /// Returns the name at `index`, which must be less than [`NameList::len`].
     pub(crate) fn get(&self, index: usize) -> (&[u8], EntryHint) {
         self.slots[index].entry(&self.bytes)
     }
 
-    /// The index of the first name that sorts behind `after`.
+    /// Returns the index of the first name that sorts after `after`.
     pub(crate) fn behind(&self, after: &[u8]) -> usize {
         self.slots
             .partition_point(|slot| slot.name(&self.bytes) <= after)
     }
 
-    /// The index of the name at `position` among those of directories, which are in the order of
-    /// the paths below them; `None` behind the last.
+    /// Returns the index of the name at `position` among those of directories, which are in the
+    /// order of the paths below them; `None` past the last.
     pub(crate) fn directory(&self, position: usize) -> Option<usize> {
         self.directories
             .get(position)
             .map(|number| *number as usize)
     }
 
-    /// The position of the first directory that may hold something behind `after`, a path.
+    /// Returns the position of the first directory that may contain something after
+    /// `after`, a path.
     pub(crate) fn directory_behind(&self, after: &[u8]) -> usize {
         self.directories.partition_point(|number| {
             let name = self.slots[*number as usize].name(&self.bytes);
@@ -156,8 +157,8 @@ impl NameList {
         })
     }
 
-    /// The index of the first name that, were it a file's, would sort behind all paths below
-    /// `directory`.
+    /// Returns the index of the first name that, if it were a file's, would sort after all
+    /// paths below `directory`.
     pub(crate) fn behind_directory(&self, directory: &[u8]) -> usize {
         let below = (directory, EntryHint::Directory);
         self.slots.partition_point(|slot| {
@@ -167,7 +168,7 @@ impl NameList {
     }
 }
 
-/// True when every path below the directory `name` sorts before `after`.
+/// Returns true if every path below the directory `name` sorts before `after`.
 fn lies_before(name: &[u8], after: &[u8]) -> bool {
     match after.strip_prefix(name) {
         Some(rest) => rest.first().is_some_and(|byte| *byte > b'/'),
@@ -175,8 +176,8 @@ fn lies_before(name: &[u8], after: &[u8]) -> bool {
     }
 }
 
-/// The order of the paths that begin with these two names: that of the bytes, with a `/` behind
-/// the name of a directory.
+/// Compares the paths that begin with these two names: by bytes, with a `/` after the name
+/// of a directory.
 fn path_order((a, a_seen): (&[u8], EntryHint), (b, b_seen): (&[u8], EntryHint)) -> Ordering {
     let common = a.len().min(b.len());
     let next = |name: &[u8], seen| {
@@ -198,7 +199,8 @@ impl NameSlot {
     }
 }
 
-/// Sorts the entry into a kind that may be served; asks where the file system does not say.
+/// Classifies the entry as a kind that may be served. Queries the file system if the directory does
+/// not report the type.
 fn seen(directory: &OwnedFd, name: &[u8], file_type: FileType) -> Result<Option<EntryHint>, Errno> {
     Ok(match file_type {
         FileType::RegularFile => Some(EntryHint::File),
@@ -222,7 +224,7 @@ fn seen(directory: &OwnedFd, name: &[u8], file_type: FileType) -> Result<Option<
 pub(crate) mod tests {
     use super::*;
 
-    /// Names as a directory with these entries would have given them.
+    /// Returns names as if a directory with these entries had been read.
     pub(in crate::share) fn names(entries: &[(&str, EntryHint)]) -> NameList {
         let mut names = NameList::default();
         for (name, seen) in entries {

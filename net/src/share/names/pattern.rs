@@ -1,9 +1,9 @@
 //! The regular expression of a search, matched against names that need not be text.
 //!
-//! Whoever searches chooses the expression, so neither compiling it nor matching one name may take
-//! long: an expression has few classes ([`complexity`]) and a bounded size, and only the small ones
-//! are given to the `regex` crate, whose engines run to the end of a name. The others are matched
-//! by one that stops when the time is up ([`stepwise`]).
+//! The searcher chooses the expression, so neither compiling it nor matching one name may take
+//! long. An expression has few classes ([`complexity`]) and a bounded size. Only small ones are
+//! given to the `regex` crate, whose engines run to the end of a name. The others are matched by an
+//! engine that stops when the time is up ([`stepwise`]).
 
 mod complexity;
 pub(crate) mod patience;
@@ -19,18 +19,18 @@ use crate::protocol::wire::{Fault, FaultCode, SearchRequest};
 use patience::{STEPS_PER_BYTE, SearchTime, TimeIsUp};
 use stepwise::Stepwise;
 
-/// Bytes that a compiled expression may take: `\w{20}` fits, which takes most of what people write.
-/// With the largest, a byte of a name takes half a millisecond.
+/// Limit on the bytes of a compiled expression: `\w{20}` fits, and so does most of what people
+/// write. With the largest, a byte of a name takes half a millisecond.
 const MAX_COMPILED: usize = 1 << 20;
 
-/// Bytes of a compiled expression that the `regex` crate can be left alone with: with the worst of
-/// those, a name takes it 6 ms. One `\w` fits.
+/// Limit on the bytes of a compiled expression that the `regex` crate may match without
+/// supervision: the worst of those takes 6 ms for a name. One `\w` fits.
 const MAX_UNATTENDED: usize = 32 << 10;
 
-/// Bytes that the `regex` crate may take for what it makes of an expression while it matches.
+/// Limit on the bytes that the `regex` crate may use for the state that it builds while matching.
 const MAX_ENGINE: usize = 2 << 20;
 
-/// Whether a search for `pattern` would be understood; if not, why, in one line.
+/// Checks whether a search for `pattern` would be understood. If not, explains why in one line.
 ///
 /// # Errors
 /// The reason: it is too long, too large once compiled, or not in the syntax of the `regex` crate.
@@ -47,7 +47,7 @@ pub(crate) struct Pattern(PatternEngine);
 enum PatternEngine {
     /// A small expression.
     Unattended(Regex),
-    /// Any other. Its memory is for one search at a time.
+    /// Any other expression. Only one search at a time can use its memory.
     Stepwise(Box<Mutex<Stepwise>>),
 }
 
@@ -84,12 +84,12 @@ impl Pattern {
             .map_err(|_| too_big())
     }
 
-    /// True when the expression matches anywhere in `name`, as Python's `re.search` would on what
-    /// `os.listdir` returns: a byte that is not part of UTF-8 is one character, U+FFFD here.
+    /// Returns true if the expression matches anywhere in `name`, as Python's `re.search` would on
+    /// what `os.listdir` returns: a byte that is not part of UTF-8 is one character, U+FFFD here.
     /// `(?-u:\xff)` matches such a byte itself.
     ///
     /// # Errors
-    /// The time is up: at most 50 ms after it was, whatever the expression.
+    /// The time is up. This is reported at most 50 ms late, whatever the expression.
     pub(crate) fn matches(&self, name: &[u8], patience: &mut SearchTime) -> Result<bool, TimeIsUp> {
         if self.matches_bytes(name, patience)? {
             return Ok(true);
@@ -103,7 +103,7 @@ impl Pattern {
     fn matches_bytes(&self, name: &[u8], patience: &mut SearchTime) -> Result<bool, TimeIsUp> {
         match &self.0 {
             PatternEngine::Unattended(regex) => {
-                // An empty name costs something, too.
+                // Even an empty name costs something.
                 patience.spend((name.len() as u32 + 1).saturating_mul(STEPS_PER_BYTE))?;
                 Ok(regex.is_match(name))
             }
@@ -112,7 +112,8 @@ impl Pattern {
     }
 }
 
-/// The states of an expression; why there are none, or `None` if that would be too many.
+/// Returns the states of an expression; on failure the reason, or `None` if there would
+/// be too many.
 fn compile(text: &str, ast: &regex_syntax::ast::Ast) -> Result<NFA, Option<String>> {
     let hir = TranslatorBuilder::new()
         .utf8(false)
@@ -129,7 +130,7 @@ fn compile(text: &str, ast: &regex_syntax::ast::Ast) -> Result<NFA, Option<Strin
         .map_err(|error| error.size_limit().is_none().then(|| error.to_string()))
 }
 
-/// The name with every byte that is not part of UTF-8 made U+FFFD.
+/// Replaces every byte of the name that is not part of UTF-8 by U+FFFD.
 fn readable(name: &[u8]) -> Vec<u8> {
     let mut text = Vec::with_capacity(name.len() * 3);
     for chunk in name.utf8_chunks() {
@@ -141,7 +142,7 @@ fn readable(name: &[u8]) -> Vec<u8> {
     text
 }
 
-/// One line of what the regex crate says in several, with the place that it draws a `^` under.
+/// Condenses the several lines of a regex error into one, with the position that it marks by a `^`.
 fn explain(pattern: &str, error: &dyn std::error::Error) -> String {
     let text = error.to_string();
     let reason = text.lines().rev().find_map(|l| l.strip_prefix("error: "));

@@ -1,4 +1,4 @@
-//! The files at the top of the share, for those who know no directories.
+//! The files at the top of the share, for clients that know no directories.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -14,8 +14,8 @@ use crate::share::tree::{PinnedNode, ShareTree};
 use crate::share::{Share, fault, internal};
 
 impl Share {
-    /// The names of the files, and of links to files, at the top of the share that match `pattern`
-    /// and do not begin with a dot: sorted, at most `max` of them, found by `until`.
+    /// Returns the names of the files, and of links to files, at the top of the share that match
+    /// `pattern` and do not begin with a dot: sorted, at most `max` of them, found by `until`.
     ///
     /// # Errors
     /// The fault of a bad pattern, of too many names or too little time, or of a directory that
@@ -44,8 +44,8 @@ impl Share {
             if !is_match.map_err(|TimeIsUp| exceeded("the pattern takes too long"))? {
                 continue;
             }
-            // Links are the only ones of which the name alone does not tell, which takes a look at
-            // the disk.
+            // Links are the only entries whose names do not show what they are, so each needs
+            // a disk access.
             if seen == EntryHint::Link && Instant::now() >= until {
                 return Err(exceeded("there are too many links"));
             }
@@ -61,7 +61,7 @@ impl Share {
     }
 }
 
-/// True if the name with this number leads to a regular file.
+/// Returns true if the name with this number leads to a regular file.
 fn is_file(
     tree: &Arc<ShareTree>,
     directory: &PinnedNode,

@@ -1,9 +1,9 @@
 //! One page of a search, in bounded time.
 //!
-//! The share is walked for every page, from the place where the page before ended; a page costs
-//! what it looks at. When a page's time is up it ends early; should it have found nothing by then,
-//! the place is remembered here for a few seconds, so that if the same caller asks the same again,
-//! it goes on from there. Callers neither use nor displace each other's places.
+//! Every page walks the share from the place where the previous page ended, so a page costs only
+//! what it examines. When its time is up, a page ends early. If it has found nothing by then, the
+//! place is remembered here for a few seconds, so that the same request from the same caller
+//! continues there. Callers neither use nor displace each other's places.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,23 +19,23 @@ use crate::share::errnos::{is_absence, is_exhaustion};
 use crate::share::faults::{internal, page_limit};
 use crate::share::tree::ShareTree;
 
-/// A page whose time was up on the way to where it goes on has so much more for the
-/// first name there.
+/// Extra time for the first name, if a page runs out of time on the way to where it continues.
 const GRACE: Duration = Duration::from_millis(50);
 
-/// The most bytes of paths in one page; what is around them fits a message twice over.
+/// Limit on the bytes of paths in one page. With everything around them, they fit into a
+/// message twice over.
 const MAX_BYTES: usize = 2 << 20;
 
-/// The most places remembered, of all callers, at ten kilobytes each. A caller has one for each
-/// search that it carries on at the same time; when there are too many, whoever has more than a
-/// share loses its oldest.
+/// Limit on remembered places, of all callers, at ten kilobytes each. A caller has one for each
+/// search that it runs at the same time. When there are too many, a caller with more than a share
+/// loses its oldest.
 const MAX_PLACES: usize = 256;
 
-/// How long one is remembered. While it is, a file that appears before the place is not found by
-/// those who continue the search, as with any page that was turned already.
+/// How long a place is remembered. During that time, a file that appears before the place is not
+/// found by those who continue the search, as with any page that has been passed.
 const LIFETIME: Duration = Duration::from_secs(10);
 
-/// The places where searches ended early, by who searches.
+/// The places where searches ended early, by caller.
 #[derive(Debug)]
 pub(crate) struct SearchPlaces(FairTable<SearchPlace>);
 
@@ -78,7 +78,7 @@ impl Share {
         let (mut bytes, mut reached) = (0, None);
         let (mut patience, mut is_last_try) = (SearchTime::new(started + budget), false);
         loop {
-            // Never without progress, however slow the way back to the place was.
+            // Always make progress, however slow the way back to the place was.
             let has_progress = reached > after;
             let path = match walk.next(&mut patience) {
                 Ok(None) => break,
@@ -117,7 +117,7 @@ impl Share {
         Ok(page)
     }
 
-    /// Notes that the page, and whoever asks for what follows it, has to go on behind `reached`.
+    /// Records that this page, and any request for what follows it, must continue after `reached`.
     fn remember(
         &self,
         request: &SearchRequest,
@@ -137,7 +137,7 @@ impl Share {
     }
 }
 
-/// Attributes of a regular file; `None` when there is none at `path` (any more).
+/// Returns the attributes of a regular file; `None` if there is none at `path` (any more).
 fn file_attributes(tree: &Arc<ShareTree>, path: &RelPath) -> Result<Option<Attributes>, Fault> {
     match tree.find(path) {
         Ok(found) => Ok(tree.attributes(&found).filter(|a| a.kind == Kind::File)),
@@ -146,14 +146,14 @@ fn file_attributes(tree: &Arc<ShareTree>, path: &RelPath) -> Result<Option<Attri
     }
 }
 
-/// A search that could not even pass one name in time.
+/// The fault of a search that could not even pass one name in time.
 fn takes_too_long() -> Fault {
     Fault::new(FaultCode::LimitExceeded, "the pattern takes too long")
 }
 
 impl SearchPlaces {
-    /// Where this very request has to go on, if it was cut short lately. Forgets the place, as a
-    /// search that starts anew has to start at the beginning.
+    /// Returns where this very request must continue, if it was cut short lately. Forgets the
+    /// place, because a new search has to start at the beginning.
     fn take(&mut self, caller: Claimant, request: &SearchRequest, now: Instant) -> Option<RelPath> {
         self.0
             .retain(|place| now.saturating_duration_since(place.since) < LIFETIME);

@@ -1,15 +1,15 @@
-//! All files of the share whose name matches, in the order of their paths.
+//! Walks all files of the share whose names match, in the order of their paths.
 //!
-//! The order is that of the bytes of the whole path, in which `a.b` comes before `a/b` and `a0`
-//! behind it. A directory is therefore sorted among its siblings as if its name ended in `/`:
-//! then walking depth first yields that order, and a walk that goes on behind some path can skip
-//! every directory that lies wholly before it.
+//! The order is that of the bytes of the whole path: `a.b` comes before `a/b`, and `a0` after it. A
+//! directory is therefore sorted among its siblings as if its name ended in `/`. Then a depth-first
+//! walk yields that order, and a walk that continues after some path can skip every directory that
+//! lies wholly before it.
 //!
-//! Links to directories are not entered: what they lead to is found where it really lies, once.
-//! So every real directory is visited at most once, and the walk ends. Nothing is open between two
-//! steps, and nothing is looked at before its turn comes: a walk that is given up after a page has
-//! cost what was on that page. Of the directories on the way, names are in memory already while
-//! they are unchanged ([`super::index`]).
+//! Links to directories are not entered: what they lead to is found once, where it really lies. So
+//! every real directory is visited at most once, and the walk ends. Nothing stays open between two
+//! steps, and nothing is examined before its turn, so a walk that is abandoned after a page has
+//! cost only what was on that page. Directories on the way have their names in memory while they
+//! are unchanged ([`super::index`]).
 
 use std::sync::Arc;
 
@@ -23,10 +23,10 @@ use crate::share::Share;
 use crate::share::errnos::is_exhaustion;
 use crate::share::tree::{ShareTree, join};
 
-/// Names that are passed over in one step, if there is time for so many.
+/// Limit on names that one step skips, if there is time for that many.
 const MAX_PASSED: usize = 256;
 
-/// A walk that stands somewhere in the tree.
+/// A walk positioned somewhere in the tree.
 pub(crate) struct ShareWalk<'a> {
     share: &'a Share,
     tree: &'a Arc<ShareTree>,
@@ -35,22 +35,22 @@ pub(crate) struct ShareWalk<'a> {
     levels: Vec<Level>,
 }
 
-/// One step of a walk. Their paths ascend.
+/// One step of a walk. The paths of the steps ascend.
 pub(crate) enum WalkStep {
     /// A file, or a link that may lead to one, whose name matches.
     Match(RelPath),
     /// A directory, whose files come next.
     Directory(RelPath),
-    /// A name that does not match, the last of several.
+    /// The last of several names that do not match.
     Passed(RelPath),
 }
 
 /// Why there is no next step.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum WalkStop {
-    /// This machine has run out of something.
+    /// This machine has run out of a resource.
     Exhaustion(Errno),
-    /// The time was up before another name was passed. The walk can go on.
+    /// The time was up before another name was passed. The walk can continue.
     TimeIsUp,
 }
 
@@ -60,19 +60,19 @@ struct Level {
     cursor: Cursor,
 }
 
-/// A spot among the names of one directory: those of files and links, which come in the order of
-/// the bytes, between its directories, which come in that of the paths below them.
+/// A position among the names of one directory. It merges two sequences: files and links in byte
+/// order, and directories in the order of the paths below them.
 struct Cursor {
     names: Arc<NameList>,
-    /// The next name, if it is not a directory's.
+    /// The next name, unless it is a directory's.
     name: usize,
-    /// Where the names end that come before the next directory.
+    /// The end of the names that come before the next directory.
     end: usize,
     /// The position of the next directory.
     directory: usize,
 }
 
-/// What comes next in a directory; see [`WalkStep`].
+/// The next item in a directory; see [`WalkStep`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum NextEntry {
     Match,
@@ -81,7 +81,7 @@ enum NextEntry {
 }
 
 impl<'a> ShareWalk<'a> {
-    /// A walk of what sorts behind `after`.
+    /// Starts a walk of what sorts after `after`.
     pub(crate) fn new(
         share: &'a Share,
         tree: &'a Arc<ShareTree>,
@@ -101,8 +101,8 @@ impl<'a> ShareWalk<'a> {
         Ok(walk)
     }
 
-    /// The next step; `None` at the end. What vanishes or cannot be read is passed over, unless
-    /// this machine has run out of something.
+    /// Returns the next step; `None` at the end. Anything that vanishes or cannot be read is
+    /// skipped, unless this machine has run out of a resource.
     pub(crate) fn next(&mut self, patience: &mut SearchTime) -> Result<Option<WalkStep>, WalkStop> {
         while let Some(level) = self.levels.last_mut() {
             let next = level.cursor.next(self.pattern, patience);
@@ -111,7 +111,7 @@ impl<'a> ShareWalk<'a> {
                 continue;
             };
             let (name, _) = level.cursor.names.get(index);
-            // Too long for any request: not served.
+            // The path is too long for any request, so it is not served.
             let Ok(path) = join(&level.directory, name) else {
                 continue;
             };
@@ -139,7 +139,8 @@ impl<'a> ShareWalk<'a> {
     }
 }
 
-/// What of `after` concerns the inside of `directory`: empty when all of it lies behind.
+/// Returns the part of `after` that concerns the inside of `directory`: empty if everything in
+/// it comes later.
 fn rest<'a>(after: &'a [u8], directory: &RelPath) -> &'a [u8] {
     if directory.is_root() {
         return after;
@@ -151,7 +152,8 @@ fn rest<'a>(after: &'a [u8], directory: &RelPath) -> &'a [u8] {
 }
 
 impl Cursor {
-    /// Before the first of `names` that is, or may hold something, behind `after`.
+    /// Creates a cursor before the first of `names` that is, or may contain,
+    /// something after `after`.
     fn behind(after: &[u8], names: Arc<NameList>) -> Self {
         let mut cursor = Self {
             name: names.behind(after),
@@ -170,8 +172,8 @@ impl Cursor {
         };
     }
 
-    /// Goes on to the next match or directory, over as many names as one step may pass and there is
-    /// time for. Also gives the index of the name.
+    /// Advances to the next match or directory, past as many names as one step may skip and time
+    /// allows. Also returns the index of the name.
     fn next(
         &mut self,
         pattern: &Pattern,
@@ -183,7 +185,7 @@ impl Cursor {
             let is_match = seen != EntryHint::Directory
                 && match pattern.matches(name, patience) {
                     Ok(is_match) => is_match,
-                    // The next call is told again.
+                    // The next call gets the error again.
                     Err(TimeIsUp) if index > first => {
                         return Ok(Some((NextEntry::Passed, index - 1)));
                     }
@@ -221,7 +223,8 @@ mod tests {
         SearchTime::new(Instant::now() + Duration::from_secs(60))
     }
 
-    /// All that a cursor comes to, with a `/` behind directories, without what it passes.
+    /// Lists everything that a cursor visits, with a `/` after directories, without the names
+    /// that it skips.
     fn visited(entries: &[(&str, EntryHint)], after: &str, pattern: &str) -> Vec<String> {
         let names = Arc::new(names(entries));
         let pattern = Pattern::new(pattern).unwrap();
@@ -325,7 +328,7 @@ mod tests {
             for (name, seen) in &entries {
                 kinds.entry(*name).or_insert(*seen);
             }
-            // A name told twice as two kinds: which of them counts is open.
+            // If a name occurs twice with different kinds, which of them counts is undefined.
             prop_assume!(entries.iter().all(|(name, seen)| kinds[name] == *seen));
             let mut expected: Vec<String> = kinds
                 .iter()

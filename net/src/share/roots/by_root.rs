@@ -10,34 +10,34 @@ use crate::protocol::wire::FaultCode;
 use crate::share::errnos::is_absence;
 use crate::share::{Asker, Share, SharedFile, file_in};
 
-/// Where a content is to be had.
+/// Where a content can be read.
 #[derive(Debug)]
 pub enum SharedContent {
     /// In a file that has it.
     File(SharedFile),
-    /// In a file that had it, and has the bytes that were asked for.
+    /// In a file that had it, and still has the requested bytes.
     Former(FormerFile),
 }
 
-/// Why a content is not to be had.
+/// Why a content cannot be read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NoContent {
     /// No file is known to have it.
     Gone,
     /// There was no time to find the file that had it.
     Unknown,
-    /// It cannot be told: something failed here, or has run out.
+    /// This could not be determined: something failed here, or has run out.
     Failed,
 }
 
 impl Share {
-    /// Opens a file that has the content of `root`, or the part of it that begins at `start` at
-    /// least: one that is known to, or else one that had it when it was last looked at, be it under
-    /// another name. Of several copies only the one that was looked at last is known, and when that
-    /// one has gone or changed, the next one is found once somebody opens it.
+    /// Opens a file that has the content of `root`, or at least the part of it that begins at
+    /// `start`. Prefers a file known to have it, then one that had it when last checked, even under
+    /// another name. Of several copies, only the one checked last is known. If that one has
+    /// disappeared or changed, the next one is found once somebody opens it.
     ///
     /// # Errors
-    /// What is known when no file is found by `until`.
+    /// What is known if no file is found by `until`.
     pub fn open_content(
         &self,
         root: Root,
@@ -67,7 +67,7 @@ impl Share {
         }
         let content = ContentId { root, size };
         if let Some(former) = here.and_then(|file| self.former(file, content, start)) {
-            // The same touched, most likely: its root is computed anew.
+            // Most likely only its times have changed: its root is recomputed.
             self.wanted_soon(Asker::Nobody, [path].into_iter());
             return Ok(SharedContent::Former(former));
         }
@@ -90,13 +90,13 @@ impl Share {
         Err(NoContent::Gone)
     }
 
-    /// The root of this version, if it is known.
+    /// Returns the root of this version, if it is known.
     pub(crate) fn root_of(&self, version: Version) -> Option<Root> {
         let roots = self.roots.as_ref()?;
         roots.of([version].into_iter()).pop().flatten()
     }
 
-    /// The hash trees of what files here have or had.
+    /// Returns the hash trees of contents that files here have or had.
     pub(crate) fn trees(&self) -> KnownTrees {
         KnownTrees {
             roots: self.roots.clone(),
@@ -104,7 +104,7 @@ impl Share {
         }
     }
 
-    /// Where a file lay that had this content.
+    /// Returns where a file lay that had this content.
     pub(crate) fn place_of(&self, root: Root) -> Option<FileLocation> {
         if let Some(captured) = self.captures.of_root(root) {
             return Some(captured.place());
@@ -118,7 +118,7 @@ impl Share {
         }
     }
 
-    /// `file`, if it has the byte at `start` of `content`.
+    /// Wraps `file` as a former one, if it has the byte at `start` of `content`.
     fn former(&self, file: SharedFile, content: ContentId, start: u64) -> Option<FormerFile> {
         let former = FormerFile::new(file, content, self.trees());
         let first = ByteRange::new(start, start.saturating_add(1).min(content.size));
@@ -135,7 +135,7 @@ impl Share {
         }
     }
 
-    /// Keeps where a content was found again.
+    /// Stores where a content was found again.
     fn note_place(&self, root: Root, path: RelPath) {
         if let Some(captured) = self.captures.of_root(root) {
             captured.note_moved(path.clone());
@@ -171,7 +171,7 @@ impl Share {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 impl Share {
-    /// Computes and keeps the root of a file now, for tests that cannot wait until it looks
+    /// Computes and stores the root of a file now, for tests that cannot wait until it looks
     /// settled, or that run on a file system whose files get none.
     pub(crate) fn learn(&self, path: &RelPath) -> Root {
         let file = self.tree_file(path).unwrap();

@@ -1,9 +1,9 @@
 //! Contents that were read for somebody who opened a file that is being written.
 //!
-//! Such a file is in another state by the next moment, so its content root is worth nothing to
-//! anybody else, and is kept in memory only. Of a file that grows, a captured content is what it
-//! had at one moment; as long as nobody writes to those bytes, they can still be read, and are
-//! proven when they are ([`super::former`]).
+//! Such a file is in another state by the next moment, so its content root is of no use to anybody
+//! else and is kept in memory only. For a file that grows, a captured content is what it had at one
+//! moment. As long as nobody overwrites those bytes, they can still be read, and are verified when
+//! they are ([`super::former`]).
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -15,35 +15,34 @@ use super::store::FileLocation;
 use crate::content::merkle::{BLOCK, HashTree, SUBTREE_BLOCKS, Subtree};
 use crate::model::{ContentId, RelPath, Root, Version};
 
-/// Leaves that all captured contents may have: 40 MiB of memory, for 20 GiB of content.
+/// Limit on the leaves of all captured contents: 40 MiB of memory, for 20 GiB of content.
 const MAX_LEAVES: u64 = 20 * (1 << 30) / BLOCK;
 
-/// The most captured contents.
+/// Limit on captured contents.
 const MAX_CAPTURES: usize = 1024;
 
-/// A file is read again for this at the earliest after so many times as long as it took
-/// the last time.
+/// A file is captured again at the earliest after this many times the duration of its last capture.
 const TIMES_AS_LONG: u32 = 3;
 
 /// The shortest pause between two captures of one file.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(250);
 
-/// What a file had at one moment.
+/// The content of a file at one moment.
 #[derive(Debug)]
 pub(crate) struct Captured {
     pub(crate) tree: HashTree,
     pub(crate) place: FileLocation,
     /// The version of the file when reading it began.
     pub(crate) version: Version,
-    /// Where the file was found since, if it has moved.
+    /// Where the file has been found since, if it has moved.
     moved: Mutex<Option<RelPath>>,
-    /// When reading it had ended, and how long that took.
+    /// When reading it ended, and how long that took.
     at: Instant,
     took: Duration,
 }
 
 impl Captured {
-    /// What was read of the file at `place` from `begun` to `now`.
+    /// Wraps what was read of the file at `place` from `begun` to `now`.
     pub(crate) fn new(
         tree: HashTree,
         place: FileLocation,
@@ -68,7 +67,7 @@ impl Captured {
         }
     }
 
-    /// Where the file is, as far as that is known.
+    /// Returns where the file is, as far as that is known.
     pub(crate) fn place(&self) -> FileLocation {
         let moved = self.moved.lock().clone();
         FileLocation {
@@ -77,18 +76,18 @@ impl Captured {
         }
     }
 
-    /// The file was found at `path`.
+    /// Records that the file was found at `path`.
     pub(crate) fn note_moved(&self, path: RelPath) {
         *self.moved.lock() = Some(path);
     }
 
-    /// When the file may be read again.
+    /// Returns when the file may be read again.
     pub(crate) fn again_at(&self) -> Instant {
         self.at + SHORTEST_PAUSE.max(self.took * TIMES_AS_LONG)
     }
 }
 
-/// The captured contents, the oldest of which make room.
+/// The captured contents. The oldest ones make room for new ones.
 #[derive(Default, Debug)]
 pub(crate) struct Captures {
     state: Mutex<State>,
@@ -98,39 +97,39 @@ pub(crate) struct Captures {
 struct State {
     by_root: HashMap<Root, Arc<Captured>>,
     by_version: HashMap<Version, Root>,
-    /// The last one of each path.
+    /// The last capture of each path.
     last: HashMap<RelPath, Root>,
-    /// The oldest first.
+    /// Ordered from oldest to newest.
     order: VecDeque<Root>,
     leaves: u64,
 }
 
 impl Captures {
-    /// The content with this root.
+    /// Returns the content with this root.
     pub(crate) fn of_root(&self, root: Root) -> Option<Arc<Captured>> {
         self.state.lock().by_root.get(&root).cloned()
     }
 
-    /// The content that was read of a file beginning in this version.
+    /// Returns the content that was read of a file starting in this version.
     pub(crate) fn of_version(&self, version: Version) -> Option<Arc<Captured>> {
         let state = self.state.lock();
         state.by_root.get(state.by_version.get(&version)?).cloned()
     }
 
-    /// What was last read of the file at `path`.
+    /// Returns what was last read of the file at `path`.
     pub(crate) fn last_at(&self, path: &RelPath) -> Option<Arc<Captured>> {
         let state = self.state.lock();
         state.by_root.get(state.last.get(path)?).cloned()
     }
 
-    /// The part of the tree of `root` with `span` blocks from block `first` on.
+    /// Returns the part of the tree of `root` with `span` blocks from block `first` on.
     pub(crate) fn subtree(&self, root: Root, first: u64, span: u64) -> Option<Subtree> {
         let captured = self.of_root(root)?;
         let subtree = captured.tree.subtree(first / SUBTREE_BLOCKS);
         subtree?.narrow(first, span)
     }
 
-    /// Keeps a content, unless it alone is too large.
+    /// Stores a content, unless it alone is too large.
     pub(crate) fn put(&self, captured: Arc<Captured>) {
         let (root, leaves) = (captured.tree.root(), captured.tree.leaves().len() as u64);
         if leaves > MAX_LEAVES {

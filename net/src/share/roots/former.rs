@@ -1,9 +1,9 @@
 //! A content that some file had, as far as the file still has it.
 //!
 //! A file is in another state when its mode, its times, its links or its name have changed, or when
-//! something was appended. None of that changes the bytes that it had, but nothing about the new
-//! state says so either. The hash tree of the former one does: each block is read from whatever the
-//! file is now, and handed on only if it is the one that belongs there.
+//! something was appended. None of that changes its earlier bytes, but nothing about the new state
+//! proves that. The hash tree of the former state does: each block is read from whatever the file
+//! is now, and returned only if it matches the tree.
 
 use std::io;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use crate::share::tree::file::SharedFile;
 /// Blocks that are read at once.
 const AT_ONCE: u64 = 16;
 
-/// The hash trees of what files here have or had.
+/// The hash trees of contents that files here have or had.
 #[derive(Clone, Debug)]
 pub(crate) struct KnownTrees {
     pub(crate) roots: Option<Arc<Roots>>,
@@ -29,7 +29,8 @@ pub(crate) struct KnownTrees {
 }
 
 impl KnownTrees {
-    /// The part of the tree of `root` with `span` blocks from block `first` on, if it is known.
+    /// Returns the part of the tree of `root` with `span` blocks from block `first` on, if
+    /// it is known.
     ///
     /// # Errors
     /// That of a database that cannot be read.
@@ -46,13 +47,13 @@ impl KnownTrees {
     }
 }
 
-/// A file that may still have a content which it had.
+/// A file that may still have a content that it once had.
 #[derive(Debug)]
 pub struct FormerFile {
     file: SharedFile,
     content: ContentId,
     trees: KnownTrees,
-    /// Those of the subtree that was read last.
+    /// The leaves of the subtree that was read last.
     leaves: Mutex<Option<(u64, Arc<Leaves>)>>,
 }
 
@@ -66,13 +67,13 @@ impl FormerFile {
         }
     }
 
-    /// The content that the file had.
+    /// Returns the content that the file had.
     pub fn content(&self) -> ContentId {
         self.content
     }
 
-    /// The next bytes of `range`, which is not empty and lies within the content: some, up to 256
-    /// KiB, each proven. `None` when the file does not have the first of them any more.
+    /// Returns the next bytes of `range`, which is not empty and lies within the content: some of
+    /// them, up to 256 KiB, all verified. `None` if the file no longer has the first of them.
     ///
     /// # Errors
     /// Those of pread(2).
@@ -88,7 +89,7 @@ impl FormerFile {
         let end = self.content.size.min(start + count * BLOCK);
         let mut bytes = vec![0; (end - start) as usize];
         let filled = read_full(start, &mut bytes, |at, part| self.file.read_any(at, part))?;
-        // What was cut, or written to, counts up to the block in which that begins.
+        // What was truncated or overwritten is used up to the block in which the change begins.
         bytes.truncate(if filled == bytes.len() {
             filled
         } else {
@@ -125,8 +126,8 @@ impl FormerFile {
     }
 }
 
-/// How many of `bytes`, which stand at `start`, are those of `leaves`: all, or all blocks before
-/// the first that is not.
+/// Returns how many of `bytes`, which start at `start`, match `leaves`: all of them, or all blocks
+/// before the first mismatch.
 fn longest_proven(leaves: &Leaves, start: u64, bytes: &[u8]) -> usize {
     if leaves.check(start, bytes).is_ok() {
         return bytes.len();

@@ -1,9 +1,9 @@
-//! Content roots, computed in the background.
+//! Computes content roots in the background.
 //!
 //! One thread of low priority reads files that have no root yet, in the order of [`super::wishes`]:
-//! first what members opened, listed or looked up, then all the rest of the share once. A file that
-//! is still being written is left for later; one that changes while it is read is simply read again
-//! when it is next asked for, though not at once.
+//! first what members opened, listed or looked up, then the rest of the share once. A file that is
+//! still being written is left for later. One that changes while it is read is read again when it
+//! is next requested, though not at once.
 
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -23,23 +23,23 @@ use crate::share::{Share, SharedFile};
 /// A file that changed less than this long ago is probably still being written.
 const SETTLED: Duration = Duration::from_secs(2);
 
-/// A larger file gets no root: its leaves (half a gigabyte for this) would not fit into memory
-/// beside everything else, and nothing else would get its root for hours.
+/// A larger file gets no root. Its leaves (half a gigabyte at this size) would not fit into memory
+/// beside everything else, and no other file would get its root for hours.
 pub(crate) const MAX_HASHED: u64 = 256 << 30;
 
-/// What was computed reaches the disk this often.
+/// How often computed roots are flushed to the disk.
 const FLUSH: Duration = Duration::from_secs(5);
 
-/// Those who were told of files without a root hear of it this often.
+/// How often those who were shown files without a root are notified of new roots.
 const TELL: Duration = Duration::from_secs(1);
 
-/// The thread looks this often whether the share is still there.
+/// How often the thread checks whether the share still exists.
 const IDLE: Duration = Duration::from_secs(1);
 
-/// Read at once.
+/// Bytes that are read at once.
 const CHUNK: usize = 256 * 1024;
 
-/// The files that wait for their root.
+/// The queue of files that wait for their root.
 #[derive(Default)]
 pub(crate) struct HashQueue {
     state: Mutex<WaitingFile>,
@@ -59,8 +59,8 @@ impl std::fmt::Debug for HashQueue {
 }
 
 impl HashQueue {
-    /// Asks for the root of `file`, which lies at `path` and which `asker` has opened; not if it
-    /// could not be had lately.
+    /// Requests the root of `file`, which lies at `path` and which `asker` has opened, unless a
+    /// recent attempt failed.
     fn add_opened(&self, asker: Asker, path: &RelPath, file: &SharedFile) {
         let mut state = self.state.lock();
         if !state.wishes.is_fruitless(file.id(), Instant::now()) {
@@ -70,7 +70,7 @@ impl HashQueue {
         }
     }
 
-    /// Asks for the roots of files that `asker` takes so much interest in, as many as there
+    /// Requests the roots of files in which `asker` takes this much interest, as many as there
     /// is room for.
     fn add_all(&self, asker: Asker, paths: impl Iterator<Item = RelPath>, interest: Interest) {
         let mut state = self.state.lock();
@@ -82,7 +82,7 @@ impl HashQueue {
         self.more.notify_one();
     }
 
-    /// The next file; `None` when there is none for now.
+    /// Returns the next file; `None` if there is none for now.
     pub(crate) fn next(&self, wait: Duration) -> Option<Wish> {
         let mut state = self.state.lock();
         let now = Instant::now();
@@ -96,7 +96,7 @@ impl HashQueue {
         state.wishes.next(Instant::now())
     }
 
-    /// Takes note of what became of a wish.
+    /// Records the outcome of a wish.
     fn settle(&self, wish: Wish, outcome: WishOutcome, took: Duration) {
         let (mut state, now) = (self.state.lock(), Instant::now());
         match outcome {
@@ -109,13 +109,13 @@ impl HashQueue {
         }
     }
 
-    /// True if a file waits that somebody has opened.
+    /// Returns true if a file waits that somebody has opened.
     #[cfg(test)]
     pub(crate) fn is_opened(&self) -> bool {
         self.state.lock().wishes.is_opened()
     }
 
-    /// True if reading the file has come to nothing lately.
+    /// Returns true if reading the file has failed to yield a root lately.
     pub(crate) fn is_fruitless(&self, file: FileId) -> bool {
         self.state.lock().wishes.is_fruitless(file, Instant::now())
     }
@@ -124,21 +124,21 @@ impl HashQueue {
         self.state.lock().stopped
     }
 
-    /// Ends the thread, at the latest after the chunk that it reads.
+    /// Ends the thread, at the latest after the chunk that it is reading.
     pub(crate) fn stop(&self) {
         self.state.lock().stopped = true;
         self.more.notify_all();
     }
 }
 
-/// What became of a wish.
+/// The outcome of a wish.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum WishOutcome {
-    /// The file has a root, for which so many bytes were read now; or there is none any more.
+    /// The file has a root, for which this many bytes were read now; or the file is gone.
     Rooted(u64),
     /// It is still being written.
     TooNew,
-    /// It has none, and so many bytes were read for nothing.
+    /// The file has no root, and this many bytes were read in vain.
     Fruitless(FileId, u64),
 }
 
@@ -168,19 +168,19 @@ struct Hasher {
     roots: Arc<Roots>,
     /// How far the walk over the whole share has come; `None` when it is done.
     walked_to: Option<Option<RelPath>>,
-    /// Which of the directories at the share's path it is, or was, about.
+    /// The generation of the directory that the walk covers, or covered.
     generation: Option<u64>,
-    /// Roots that a crash would lose, and when there were last none.
+    /// How many roots a crash would lose, and when there were last none.
     unflushed: usize,
     flushed: Instant,
-    /// Files that have a root now, and when others were last told.
+    /// Files that have a root now, and when others were last notified.
     untold: Vec<RelPath>,
     told: Instant,
 }
 
 impl Hasher {
     fn run(mut self) {
-        // Best effort: without the right to do so, the thread just competes like others.
+        // Best effort: without the right to do so, the thread competes like any other.
         let _ = rustix::process::setpriority_process(None, 19);
         while !self.wanted.is_stopped() {
             self.flush(FLUSH);
@@ -219,7 +219,7 @@ impl Hasher {
         self.flush(Duration::ZERO);
     }
 
-    /// Begins the walk again when the share is another directory by now.
+    /// Restarts the walk if the share is a different directory by now.
     fn follow(&mut self) {
         let generation = self.share.upgrade().map(|share| share.anchor.generation());
         if self.generation != generation {
@@ -227,7 +227,7 @@ impl Hasher {
         }
     }
 
-    /// Brings what was computed to the disk, if that last happened `pause` ago.
+    /// Flushes computed roots to the disk, if the last flush was `pause` ago.
     fn flush(&mut self, pause: Duration) {
         if self.unflushed == 0 || self.flushed.elapsed() < pause {
             return;
@@ -238,7 +238,7 @@ impl Hasher {
         (self.unflushed, self.flushed) = (0, Instant::now());
     }
 
-    /// Says that files have got roots, if that last happened `pause` ago.
+    /// Announces files that have got roots, if the last announcement was `pause` ago.
     fn tell(&mut self, pause: Duration) {
         if self.untold.is_empty() || self.told.elapsed() < pause {
             return;
@@ -250,8 +250,7 @@ impl Hasher {
         self.told = Instant::now();
     }
 
-    /// Looks at one more page of the share. What needs a root comes into the queue by
-    /// being looked at.
+    /// Examines one more page of the share. That puts the files that need a root into the queue.
     fn walk_on(&mut self, share: &Share) {
         let after = self.walked_to.take().flatten();
         let request = SearchRequest {
@@ -280,7 +279,8 @@ impl Hasher {
         }
     }
 
-    /// Keeps where contents lie whose roots were computed without noting that, or somewhere else.
+    /// Stores where contents lie whose roots were computed without storing that, or
+    /// at another place.
     fn note_places(&mut self, found: impl Iterator<Item = (Root, FileLocation)>) {
         match self.roots.add_places(found) {
             Ok(count) => self.unflushed += count,
@@ -288,7 +288,7 @@ impl Hasher {
         }
     }
 
-    /// Computes and keeps the root of one file.
+    /// Computes and stores the root of one file.
     fn hash(&mut self, share: &Share, path: &RelPath) -> WishOutcome {
         let Ok(file) = share.tree_file(path) else {
             return WishOutcome::Rooted(0);
@@ -298,7 +298,7 @@ impl Hasher {
             self.note_places([(root, file.place(path))].into_iter());
             return WishOutcome::Rooted(0);
         }
-        // Before anything that costs more than a look at the file.
+        // Before anything that costs more than querying the file.
         if self.wanted.is_fruitless(id) {
             return WishOutcome::Rooted(0);
         }
@@ -309,8 +309,7 @@ impl Hasher {
             tracing::info!(%path, "larger than {} GiB: no content root", MAX_HASHED >> 30);
             return WishOutcome::Fruitless(id, 0);
         }
-        // Stores through `mmap` mark the file only once what was stored before has been written
-        // back.
+        // Stores through `mmap` mark the file only once earlier stores have been written back.
         let settled = file.settle();
         let Ok(file) = share.tree_file(path) else {
             return WishOutcome::Fruitless(id, 0);
@@ -331,12 +330,13 @@ impl Hasher {
         self.roots.of([version].into_iter()).pop().flatten()
     }
 
-    /// How many bytes were read, and whether the file has a root now.
+    /// Returns how many bytes were read, and whether the file has a root now.
     fn read_and_keep(&mut self, path: &RelPath, file: &SharedFile) -> (u64, bool) {
         let attributes = file.attributes();
         let (mut hasher, mut chunk, mut at) = (TreeHasher::default(), vec![0; CHUNK], 0);
         while at < file.size() && !self.wanted.is_stopped() {
-            // A file that changes or fails is left alone: it comes again when it is asked for.
+            // A file that changes or fails is left alone. It is queued again when it
+            // is next requested.
             let Ok(count @ 1..) = file.read_at(at, &mut chunk) else {
                 return (at, false);
             };
@@ -365,9 +365,9 @@ impl Hasher {
 }
 
 impl Share {
-    /// Puts the roots that are known into `found`, and asks for those of the other files on
-    /// behalf of `asker`, who takes so much `interest` in them; `path` tells where number
-    /// so-and-so of them lies.
+    /// Fills the known roots into `found`, and requests those of the other files on behalf of
+    /// `asker`, who takes this much `interest` in them. `path` returns the path of the file with
+    /// a given number.
     pub(crate) fn add_roots(
         &self,
         mut found: Vec<&mut Attributes>,
@@ -383,7 +383,7 @@ impl Share {
         for (index, (attributes, root)) in found.iter_mut().zip(known).enumerate() {
             if attributes.kind == Kind::File && attributes.size != FileSize::ZERO {
                 attributes.root = root;
-                // What cannot be read gets none.
+                // A file that cannot be read gets none.
                 if root.is_none() && attributes.mode != Mode::Unreadable {
                     lacking.push(index);
                 }
@@ -395,15 +395,15 @@ impl Share {
         }
     }
 
-    /// Sees to it that the files at `paths`, which `asker` would like to know the roots of, are
-    /// read for them before others are. Costs nothing but room in a bounded list.
+    /// Requests that the files at `paths`, whose roots `asker` wants to know, are read before
+    /// others. Costs nothing but room in a bounded list.
     pub fn wanted_soon(&self, asker: Asker, paths: impl Iterator<Item = RelPath>) {
         if self.roots.is_some() {
             self.wanted.add_all(asker, paths, Interest::Listed);
         }
     }
 
-    /// The same for a file that `asker` has opened, at the very front.
+    /// Like [`Share::wanted_soon`], for a file that `asker` has opened, at the very front.
     pub(crate) fn wanted_now(&self, asker: Asker, path: &RelPath, file: &SharedFile) {
         let attributes = file.attributes();
         if let Some(roots) = self.roots.as_ref().filter(|_| file.size() > 0)

@@ -1,5 +1,5 @@
-//! The content roots of shared files: computed, remembered, and found again when files move or
-//! change.
+//! The content roots of shared files: computed, remembered, and found again when files
+//! move or change.
 
 pub(crate) mod by_root;
 pub(crate) mod captures;

@@ -1,8 +1,8 @@
-//! Finding a file again that was renamed, or that lies in a directory that was.
+//! Finds a file again after it was renamed, or after a directory above it was.
 //!
-//! The number of its inode stays. Directories tell it beside each name, so the share is looked
-//! through without asking for the state of any file. What has the number may be another file by
-//! now: whoever reads it proves what comes.
+//! Its inode number stays. Directories report it beside each name, so the share is searched without
+//! querying the state of any file. The number may belong to another file by now, so the reader
+//! verifies what it gets.
 
 use std::collections::VecDeque;
 use std::mem::MaybeUninit;
@@ -18,56 +18,57 @@ use crate::model::{RelPath, Root};
 use crate::share::tree::beneath::open_directory;
 use crate::share::tree::{ShareTree, join};
 
-/// One search takes no longer than this: millions of names in memory, less where they have to come
-/// from a disk.
+/// Limit on the time for one search: enough for millions of names in memory, fewer if they have to
+/// come from a disk.
 const MAX_TIME: Duration = Duration::from_secs(5);
 
-/// So much of the time, one part in so many, may go into these searches.
+/// The part of the time that may go into these searches: one in this many.
 const TIMES_AS_LONG: u32 = 4;
 
-/// The file that had a content and was not found is not looked for again for this long.
+/// If the file that had a content was not found, it is not searched for again for this long.
 const MISSED: Duration = Duration::from_secs(20);
 
-/// Contents whose file was not found, directories that were, each as far as they are remembered.
+/// Limit on remembered contents whose file was not found, and on remembered directories
+/// that were found.
 const MAX_REMEMBERED: usize = 256;
 
-/// A file counts as gone when it was not found so many times, with a pause in between.
+/// A file counts as gone if it was not found this many times, with a pause in between.
 const LOOKS: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Bytes of names that one `getdents64(2)` call may return.
 const BUFFER: usize = 64 * 1024;
 
-/// Where a file is by now.
+/// The present location of a file.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Whereabouts {
     /// At this path.
     At(RelPath),
-    /// Not in the share, or where it cannot be looked for.
+    /// Not in the share, or where it cannot be searched for.
     Nowhere,
     /// There was no time to find out.
     Unknown,
 }
 
-/// What was learned by looking for files.
+/// What searches for files have revealed.
 #[derive(Default, Debug)]
 pub(crate) struct Relocations {
     state: Mutex<State>,
-    /// Held by the one that looks through the share.
+    /// Held by the caller that searches the share.
     turn: Mutex<()>,
 }
 
 #[derive(Debug)]
 struct State {
-    /// By their roots: another file may have the inode by the next moment.
+    /// Keyed by root, because another file may have the inode by the next moment.
     missed: ExpiringMap<Root, ()>,
-    /// Directories, from where a file was to where it is: others of it may have come along.
+    /// Old and new locations of directories in which a file was found: others may have moved along.
     moved: VecDeque<(RelPath, RelPath)>,
     rests_until: Option<Instant>,
 }
 
 impl Relocations {
-    /// Where the file is by now that was at `place` when it had the content of `root`.
+    /// Finds where the file is now that was at `place` when it had the content of `root`.
     pub(crate) fn find(
         &self,
         tree: &Arc<ShareTree>,
@@ -83,7 +84,7 @@ impl Relocations {
         let Some(_turn) = self.turn.try_lock_until(until) else {
             return Whereabouts::Unknown;
         };
-        // Another one may have found its neighbour meanwhile.
+        // Another search may have found a neighbour in the meantime.
         if let Some(path) = self.beside_others(tree, place) {
             return Whereabouts::At(path);
         }
@@ -97,7 +98,7 @@ impl Relocations {
             if found != Whereabouts::Nowhere {
                 break;
             }
-            // What is renamed just now may be where somebody has looked already.
+            // A rename in progress may move the file to a place that was already searched.
             std::thread::sleep(PAUSE);
             found = look_through(tree, place, until);
         }
@@ -105,7 +106,7 @@ impl Relocations {
         found
     }
 
-    /// Its place if it has moved together with another one.
+    /// Returns its path if it has moved together with another file.
     fn beside_others(&self, tree: &Arc<ShareTree>, place: &FileLocation) -> Option<RelPath> {
         let moved: Vec<(RelPath, RelPath)> = self.state.lock().moved.iter().cloned().collect();
         moved.iter().rev().find_map(|(from, to)| {
@@ -127,7 +128,7 @@ impl Default for State {
 }
 
 impl State {
-    /// What is said of a file that is not looked for now; `None` if it may be.
+    /// Returns the answer for a file that must not be searched for now; `None` if it may be.
     fn without_looking(&self, root: Root, now: Instant) -> Option<Whereabouts> {
         if self.missed.get(&root, now).is_some() {
             return Some(Whereabouts::Nowhere);
@@ -138,7 +139,7 @@ impl State {
 
     fn note(&mut self, (root, place): (Root, &FileLocation), found: &Whereabouts, begun: Instant) {
         let now = Instant::now();
-        // A quick search needs no rest.
+        // A quick search needs no pause.
         let took = now.saturating_duration_since(begun);
         self.rests_until = (took > MAX_TIME / 50).then(|| now + took * TIMES_AS_LONG);
         let found = match found {
@@ -159,7 +160,8 @@ impl State {
     }
 }
 
-/// The directories, before and after, whose renaming would have brought a file from `from` to `to`.
+/// Returns the old and the new path of the directory whose renaming would have moved a file from
+/// `from` to `to`.
 fn moved_directory(from: &RelPath, to: &RelPath) -> Option<(RelPath, RelPath)> {
     let (mut before, name) = from.split()?;
     let (mut after, new_name) = to.split()?;
@@ -174,8 +176,7 @@ fn moved_directory(from: &RelPath, to: &RelPath) -> Option<(RelPath, RelPath)> {
     Some((before, after))
 }
 
-/// Looks through the directory in which the file was, then through all others, the
-/// upper ones first.
+/// Searches the directory in which the file was, then all others, the upper ones first.
 fn look_through(tree: &Arc<ShareTree>, place: &FileLocation, until: Instant) -> Whereabouts {
     let mut pending: VecDeque<RelPath> = [RelPath::root()].into();
     if let Some((directory, _)) = place.path.split() {
@@ -192,8 +193,8 @@ fn look_through(tree: &Arc<ShareTree>, place: &FileLocation, until: Instant) -> 
     Whereabouts::Nowhere
 }
 
-/// The path of the file with this inode in `directory`; what lies below it is added to `pending`.
-/// Links and other file systems are passed over: their numbers are their own.
+/// Returns the path of the file with this inode in `directory`. Directories below it are added to
+/// `pending`. Links and other file systems are skipped: their numbers are their own.
 fn look_in(
     tree: &Arc<ShareTree>,
     directory: &RelPath,
@@ -209,7 +210,8 @@ fn look_in(
         if matches!(name, b"." | b"..") {
             continue;
         }
-        // Some file systems do not tell; what is no directory is passed over when its turn comes.
+        // Some file systems do not report the type. Anything that is no directory is skipped
+        // at its turn.
         let may_be_directory = matches!(entry.file_type(), FileType::Directory | FileType::Unknown);
         let is_it = entry.ino() == inode && entry.file_type() != FileType::Directory;
         if !may_be_directory && !is_it {

@@ -1,9 +1,10 @@
-//! What a file had in a certain version, or has now, by its content root: for readers of files that
-//! are written to while they read.
+//! Returns by content root what a file contained in a certain version, or contains now, for readers
+//! of files that are written to while they read.
 //!
-//! A root that is known is told, whatever the file has become since. Otherwise the file is read for
-//! it, then and there. One that only grows while that takes is read twice: what is the same both
-//! times it had in between, all at once. So an append is never taken for one; it is compared.
+//! A known root is returned, whatever the file has become since. Otherwise the file is read at
+//! once to compute it. A file that only grows during the read is read twice: what is equal both
+//! times was in the file in between, all at the same moment. So an append is never assumed; the
+//! bytes are compared.
 
 use std::io;
 use std::sync::Arc;
@@ -21,23 +22,23 @@ use crate::protocol::wire::{Fault, FaultCode, Snapshot, SnapshotRequest};
 use crate::share::faults::fault;
 use crate::share::{Asker, Share, SharedFile};
 
-/// Files that are read at once for this.
+/// Limit on files that are read at the same time for this.
 const MAX_READERS: usize = 2;
 
-/// The largest file that is read for this: some seconds' work.
+/// The largest file that is read for this: several seconds of work.
 const MAX_BYTES: u64 = 8 << 30;
 
-/// Read at once.
+/// Bytes that are read at once.
 const CHUNK: usize = 256 * 1024;
 
-/// Reading a file takes no longer than this.
+/// Limit on the time for reading a file.
 const MAX_TIME: Duration = Duration::from_secs(8);
 
-/// A write(2) marks the file before it has stored its bytes, and not again. What changed less than
-/// this long ago may be in the middle of one, as far as its state tells.
+/// A write(2) marks the file before it stores its bytes, and not again. A file that changed less
+/// than this long ago may be in the middle of a write, as far as its state shows.
 const IN_FLIGHT: Duration = Duration::from_millis(300);
 
-/// The turns of those who read a file for its root.
+/// The turns of callers that read a file for its root.
 #[derive(Default, Debug)]
 pub(crate) struct HashTurns {
     busy: Mutex<Vec<(Asker, RelPath)>>,
@@ -51,8 +52,8 @@ struct HashTurn<'a> {
 }
 
 impl HashTurns {
-    /// Waits until nobody else reads this file, nothing is read for `asker`, and not too
-    /// much for others.
+    /// Waits until nobody else reads this file, nothing is read for `asker`, and not too much is
+    /// read for others.
     fn take<'a>(&'a self, asker: Asker, path: &'a RelPath, until: Instant) -> Option<HashTurn<'a>> {
         let mut busy = self.busy.lock();
         let is_mine = |(other, at): &(Asker, RelPath)| *other == asker || at == path;
@@ -80,11 +81,11 @@ impl Drop for HashTurn<'_> {
 }
 
 impl Share {
-    /// The content of the file that `request` asks for, found by `until`.
+    /// Returns the content of the file that `request` names, found by `until`.
     ///
     /// # Errors
-    /// [`FaultCode::NotFound`] when there is no such file, or it cannot be told;
-    /// [`FaultCode::LimitExceeded`] when it is too large or the time did not suffice.
+    /// [`FaultCode::NotFound`] if there is no such file, or the content cannot be determined;
+    /// [`FaultCode::LimitExceeded`] if the file is too large or the time did not suffice.
     pub fn snapshot(
         &self,
         request: &SnapshotRequest,
@@ -132,7 +133,7 @@ impl Share {
         })
     }
 
-    /// The content of the very version that was asked for, if that is known.
+    /// Returns the content of the exact version requested, if it is known.
     fn known_state(&self, request: &SnapshotRequest) -> Option<Snapshot> {
         if request.prefix.is_some() {
             return None;
@@ -152,8 +153,8 @@ impl Share {
         })
     }
 
-    /// The file that is asked for, at its path or, if it has moved and had the prefix that is asked
-    /// about, wherever it is.
+    /// Returns the requested file: at its path or, if it has moved and had the requested prefix,
+    /// wherever it is.
     fn file_of(
         &self,
         request: &SnapshotRequest,
@@ -174,7 +175,7 @@ impl Share {
         Ok((request.path.clone(), here?))
     }
 
-    /// Reads the file for what it has now; or what was read a moment ago, if that is as much as the
+    /// Reads the present content of the file. Reuses a recent read if that covers as much as the
     /// caller knows of.
     fn capture(
         &self,
@@ -185,7 +186,7 @@ impl Share {
     ) -> Result<Arc<Captured>, Fault> {
         let too_slow = || Fault::new(FaultCode::LimitExceeded, "not enough time to read the file");
         let mut file = file;
-        // Whoever waits keeps nobody else from a turn.
+        // A waiting caller keeps nobody else from a turn.
         let _turn = loop {
             let turn = self.turns.take(asker, path, until);
             let turn = turn.ok_or_else(too_slow)?;
@@ -229,7 +230,7 @@ impl Share {
         Ok(captured)
     }
 
-    /// Where the file is by now that was at `place` when it had the content of `root`.
+    /// Finds where the file is now that was at `place` when it had the content of `root`.
     fn find_again(
         &self,
         root: Root,
@@ -240,7 +241,7 @@ impl Share {
         Ok(self.relocations.find(&tree, (root, place), until))
     }
 
-    /// True if the content of `file`, of which this is the root and the size, begins with `prefix`.
+    /// Returns true if the content of `file`, with this root and size, begins with `prefix`.
     fn begins_with(
         &self,
         (root, size): (Root, u64),
@@ -273,8 +274,8 @@ fn unreadable(error: io::Error) -> Fault {
     }
 }
 
-/// The tree of what `file` has: of the state that it was opened in, or of one moment since if
-/// it only grows.
+/// Returns the hash tree of `file`: for the state in which it was opened, or for one moment since
+/// if it only grows.
 fn read_twice_if_need_be(file: &SharedFile, until: Instant) -> io::Result<HashTree> {
     let size = file.size();
     let changed = || io::ErrorKind::StaleNetworkFileHandle.into();
@@ -283,7 +284,7 @@ fn read_twice_if_need_be(file: &SharedFile, until: Instant) -> io::Result<HashTr
     if opened == now && !file.changed_within(IN_FLIGHT) {
         return Ok(first);
     }
-    // Another file can not have come in its place: this one is open.
+    // No other file can have taken its place: this one is open.
     if now.size() < size {
         return Err(changed());
     }
@@ -295,7 +296,8 @@ fn read_twice_if_need_be(file: &SharedFile, until: Instant) -> io::Result<HashTr
     }
 }
 
-/// The tree of the first `size` bytes, in whatever state the file is; `None` when it has fewer.
+/// Returns the tree of the first `size` bytes, in whatever state the file is; `None` if
+/// it has fewer.
 fn read(file: &SharedFile, size: u64, until: Instant) -> io::Result<Option<HashTree>> {
     let (mut hasher, mut at) = (TreeHasher::default(), 0);
     let mut chunk = vec![0; CHUNK.min(usize::try_from(size).unwrap_or(CHUNK))];
@@ -315,8 +317,8 @@ fn read(file: &SharedFile, size: u64, until: Instant) -> io::Result<Option<HashT
     Ok(hasher.finish())
 }
 
-/// True if a content of `size` bytes with these `leaves`, which `file` has or had, begins with
-/// `prefix`: all whole blocks are told by the leaves, and the rest is read again.
+/// Returns true if a content of `size` bytes with these `leaves`, which `file` has or had, begins
+/// with `prefix`. The leaves decide for all whole blocks, and the rest is read again.
 fn begins_with(
     leaves: &[Hash],
     size: u64,
@@ -336,7 +338,7 @@ fn begins_with(
         if filled < block.len() {
             return Ok(false);
         }
-        // It has to be the block that the leaves are of.
+        // It has to be the block that the leaf was computed from.
         if leaves[whole] != leaf(&block) {
             return Ok(false);
         }

@@ -1,14 +1,14 @@
 //! The content roots of shared files, and their leaves, remembered across restarts.
 //!
-//! A root belongs to a [`Version`], which is made of device, inode, size, mtime and ctime: a file
+//! A root belongs to a [`Version`], which is made of device, inode, size, mtime and ctime. A file
 //! that changes in any of these is another version and has no root until it is read again.
-//! Everything here can be computed anew, so a damaged database is removed and begun afresh
-//! ([`database`]), and a damaged row is as good as none ([`rows`]): no damage yields a root that is
-//! not that file's.
+//! Everything here can be recomputed, so a damaged database is removed and recreated
+//! ([`database`]), and a damaged row counts as missing ([`rows`]): no damage yields a root that
+//! does not belong to that file.
 //!
 //! Tables: version -> root; (root, number of subtree) -> its leaves and uncles; root -> the place
-//! of one file that had this content when it was last looked at. The last one is a hint: whoever
-//! follows it checks what lies there now.
+//! of one file that had this content when it was last checked. The last one is a hint: whoever uses
+//! it checks what lies there now.
 
 mod database;
 mod rows;
@@ -29,23 +29,22 @@ use crate::error::Error;
 use crate::model::{RelPath, Root, Version};
 use database::Rebuildable;
 
-/// Roots that are remembered beside the database, at about 50 bytes each: a look into it takes up
-/// to two microseconds, which whoever lists a directory of 100,000 files would wait for.
+/// Limit on the roots cached in front of the database, at about 50 bytes each. A database lookup
+/// takes up to two microseconds, which would delay the listing of a directory of 100,000 files.
 const MAX_RECENT: usize = 1 << 18;
 
-/// Without a file, the leaves and places of this much content are kept: 16 MiB of memory.
+/// Without a database file, the leaves and places of this much content are kept: 16 MiB of memory.
 const MAX_IN_MEMORY: u64 = 8 << 30;
 
-/// So much content has a leaf of one byte, as it were: what a byte of a path counts for.
+/// The content that one byte of leaves stands for. A byte of a path counts as this much content.
 const CONTENT_PER_BYTE: u64 = BLOCK / 32;
 
-/// Where a file lies that had some content when it was last looked at.
+/// Where a file lies that had some content when it was last checked.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct FileLocation {
-    /// Its path then.
+    /// Its path at that time.
     pub path: RelPath,
-    /// The number of its inode, by which it can be found should it have been renamed; 0 if it
-    /// is not known.
+    /// Its inode number, by which it can be found if it has been renamed; 0 if unknown.
     pub inode: u64,
     /// Bytes of the content.
     pub size: u64,
@@ -55,20 +54,21 @@ pub struct FileLocation {
 pub struct Roots {
     database: Rebuildable,
     recent: Mutex<RecentRoots>,
-    /// How much more content fits, where all of it is kept in memory.
+    /// How much more content fits, if all of it is kept in memory.
     room: Option<AtomicU64>,
 }
 
-/// Roots that were looked up lately. They cannot become wrong, as a version is one state of one
-/// file, but they go with the database: who has a root must be able to prove it.
+/// Roots that were looked up lately. They cannot become wrong, because a version is one state
+/// of one file. But they are dropped with the database: a node that has a root must be able
+/// to prove it.
 struct RecentRoots {
     roots: TwoGenerationCache<Version, Root>,
-    /// The database that they were found in.
+    /// The incarnation of the database in which they were found.
     incarnation: u64,
 }
 
 impl RecentRoots {
-    /// Those found in the database numbered `incarnation`.
+    /// Returns those found in the database numbered `incarnation`.
     fn of(&mut self, incarnation: u64) -> &mut TwoGenerationCache<Version, Root> {
         if self.incarnation != incarnation {
             *self = Self::new(incarnation);
@@ -91,15 +91,15 @@ impl std::fmt::Debug for Roots {
 }
 
 impl Roots {
-    /// Where the roots of the share at `place`, a canonical path, are remembered: a file for each,
-    /// so that two nodes of one user need not share one.
+    /// Returns where the roots of the share at `place`, a canonical path, are stored: each share
+    /// has its own file, so that two nodes of one user need not share one.
     pub fn file(place: &Path, state_dir: &Path) -> PathBuf {
         let digest = Sha256::digest(place.as_os_str().as_encoded_bytes());
         state_dir.join("roots").join(HEXLOWER.encode(&digest[..16]))
     }
 
-    /// Opens or creates the database at `path`. When another process has it, or it cannot be
-    /// written, what is learned is kept in memory and lost at the end.
+    /// Opens or creates the database at `path`. If another process has it open, or it cannot be
+    /// written, results are kept in memory and lost at exit.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let (database, room) = match Rebuildable::open(path) {
             Ok(database) => (Ok(database), None),
@@ -116,7 +116,7 @@ impl Roots {
         })
     }
 
-    /// The roots of `versions`, as far as they are known: one for each, in their order.
+    /// Returns the known roots of `versions`, one entry for each, in their order.
     pub fn of(&self, versions: impl ExactSizeIterator<Item = Version>) -> Vec<Option<Root>> {
         let versions = versions.collect::<Vec<_>>();
         let incarnation = self.database.incarnation();
@@ -148,8 +148,8 @@ impl Roots {
         roots
     }
 
-    /// True when the root of `version` is known, and a place for that root; also when neither can
-    /// be looked up, as then nothing can be remembered.
+    /// Returns true if the root of `version` is known, and a place for that root. Also returns true
+    /// if neither can be looked up, because nothing can be remembered then.
     pub fn is_complete(&self, version: Version) -> bool {
         let look_up = self.database.read(|read| {
             let root = rows::roots(read, [version].into_iter())?;
@@ -164,14 +164,14 @@ impl Roots {
         })
     }
 
-    /// Where a file lay that had the content of `root`; it may have another one by now.
+    /// Returns where a file lay that had the content of `root`; it may have another one by now.
     pub fn place(&self, root: Root) -> Result<Option<FileLocation>, Error> {
         let place = self.database.read(|read| rows::place(read, root));
         place.map_err(|error| broken(&error))
     }
 
-    /// Remembers places for those contents that have none yet; as [`Roots::insert`] does. Returns
-    /// how many there were.
+    /// Stores places for those contents that have none yet, like [`Roots::insert`]. Returns how
+    /// many there were.
     pub fn add_places(
         &self,
         found: impl Iterator<Item = (Root, FileLocation)>,
@@ -196,16 +196,16 @@ impl Roots {
         self.database.write(forget).map_err(|error| broken(&error))
     }
 
-    /// The part of the tree of `root` with `span` blocks from block `first` on, proven against that
-    /// root, which costs up to 512 hashes; `None` if it is not known.
+    /// Returns the part of the tree of `root` with `span` blocks from block `first` on, verified
+    /// against that root, which costs up to 512 hashes; `None` if it is not known.
     pub fn subtree(&self, root: Root, first: u64, span: u64) -> Result<Option<Subtree>, Error> {
         let look_up = |read: &_| rows::subtree(read, root, first, span);
         self.database.read(look_up).map_err(|error| broken(&error))
     }
 
-    /// Remembers that `version`, which lies at `place`, has the content of `tree`; for good only
-    /// with the next [`Roots::flush`], as a wait for the disk after each small file would take
-    /// longer than its hash. False if there is no room for it.
+    /// Stores that `version`, which lies at `place`, has the content of `tree`. This becomes
+    /// durable only with the next [`Roots::flush`]: waiting for the disk after each small file
+    /// would take longer than hashing it. Returns false if there is no room for it.
     pub fn insert(
         &self,
         version: Version,
@@ -223,7 +223,7 @@ impl Roots {
         insert.map(|()| true).map_err(|error| broken(&error))
     }
 
-    /// True if so much more content may be remembered.
+    /// Takes room for this much more content. Returns false if there is none.
     fn take_room(&self, content: u64) -> bool {
         let less = |room: u64| room.checked_sub(content);
         self.room.as_ref().is_none_or(|room| {
@@ -238,7 +238,7 @@ impl Roots {
     }
 }
 
-/// How much content takes as much memory as `path`.
+/// Returns how much content takes as much memory as `path`.
 fn path_room(path: &RelPath) -> u64 {
     path.as_bytes().len() as u64 * CONTENT_PER_BYTE
 }

@@ -1,12 +1,13 @@
-//! Which file is read next for its content root.
+//! Decides which file is read next for its content root.
 //!
-//! Pure. What members have opened, listed or looked up comes before the rest of the share, as
-//! others who have the same wait for its root. The time is shared among members by bytes, whatever
-//! each of them wishes for, and the room by wishes: whoever has the longest list loses its newest
-//! when there is no room for another's. Among one member's own, files that it opened come first.
+//! Pure. What members have opened, listed or looked up comes before the rest of the share, because
+//! other members who have the same content wait for its root. Members share the time by bytes,
+//! whatever each of them wishes for, and the room by wishes: when there is no room for another
+//! member's wish, the longest list loses its newest. Among one member's own wishes, files that it
+//! opened come first.
 //!
-//! A file that was read and got no root is left alone for a while, so that asking for it costs no
-//! more than a look at it.
+//! A file that was read and got no root is left alone for a while, so that a request for it costs
+//! no more than a check.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -16,46 +17,47 @@ use crate::fairness::{Claimant, HolderKey};
 use crate::model::{PeerId, RelPath};
 use crate::share::tree::mountinfo::Device;
 
-/// Files that may wait. More are found again when they are listed again, or by the walk.
+/// Limit on waiting files. Any beyond it are found again when they are listed again, or
+/// by the walk.
 const MAX_WAITING: usize = 65_536;
 
-/// Open files of one member that may wait in front of its others.
+/// Limit on one member's open files that may wait ahead of its others.
 const MAX_OPENED: usize = 256;
 
-/// Members whose wishes are told apart: as many as a node knows.
+/// Limit on members whose wishes are kept separate: as many as a node knows.
 const MAX_ASKERS: usize = 1024;
 
-/// What a file counts for besides its bytes: to open it and to keep its root take as long as to
-/// read so many.
+/// The cost of a file besides its bytes: opening it and storing its root take as long as reading
+/// this many bytes.
 const FILE_COST: u64 = 64 << 10;
 
-/// A file that is being written is looked at again after so long.
+/// The delay before a file that is being written is checked again.
 const DELAY: Duration = Duration::from_secs(2);
 
-/// Files that may wait for that.
+/// Limit on files that wait for that.
 const MAX_DELAYED: usize = 4096;
 
-/// A file that got no root is not read again for this long, and for [`TIMES_AS_LONG`] what
-/// reading it took.
+/// A file that got no root is not read again for this long, nor for [`TIMES_AS_LONG`] times the
+/// duration of reading it.
 const PAUSE: Duration = Duration::from_secs(10);
 
-/// So much of the time, one part in so many, goes into files that get no root.
+/// The part of the time that goes into files that get no root: one in this many.
 const TIMES_AS_LONG: u32 = 4;
 
-/// Files that got none, as far as they are remembered: half a megabyte.
+/// Limit on remembered files that got no root: half a megabyte.
 const MAX_FRUITLESS: usize = 16_384;
 
-/// On whose behalf something is looked at.
+/// The party on whose behalf a file is examined.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Asker {
-    /// A member that waits for it, this node's own user among them.
+    /// A member that waits for it. This node's own user counts as one.
     Member(PeerId),
     /// Nobody in particular.
     Nobody,
 }
 
 impl Asker {
-    /// Whoever `holder` is, as far as that is known.
+    /// Returns the asker for `holder`, as far as it is known.
     pub(crate) fn of(holder: Claimant) -> Self {
         match holder.key {
             HolderKey::Member(key) => Self::Member(key),
@@ -64,12 +66,12 @@ impl Asker {
     }
 }
 
-/// How a member came upon a file.
+/// How a member came across a file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Interest {
-    /// It reads it, or compares it with another.
+    /// The member reads it, or compares it with another.
     Opened,
-    /// It was told of it.
+    /// A listing or lookup showed it to the member.
     Listed,
 }
 
@@ -80,7 +82,7 @@ pub(crate) struct Wish {
     pub(crate) path: RelPath,
 }
 
-/// One file, whatever it is called and holds: device and inode.
+/// One file, whatever its name and content: device and inode.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct FileId {
     device: Device,
@@ -88,22 +90,22 @@ pub(crate) struct FileId {
 }
 
 impl FileId {
-    /// The file with this number in this file system.
+    /// Returns the file with this number in this file system.
     pub(crate) fn new(device: Device, inode: u64) -> Self {
         Self { device, inode }
     }
 }
 
-/// What is wished for.
+/// The wishes of all members.
 pub(crate) struct Wishes {
     askers: HashMap<PeerId, List>,
     rest: List,
-    /// In all lists.
+    /// The total over all lists.
     waiting: usize,
-    /// How much the one served last had been served before, at most: whoever comes now begins
-    /// there, and whoever comes back.
+    /// The highest `served` that a member had when it was served. Newcomers and returning
+    /// members start there.
     clock: u64,
-    /// The first is due first.
+    /// In the order in which they are due.
     delayed: VecDeque<(Instant, Wish)>,
     fruitless: TwoGenerationCache<FileId, Instant>,
 }
@@ -112,11 +114,12 @@ pub(crate) struct Wishes {
 #[derive(Default)]
 struct List {
     opened: VecDeque<RelPath>,
-    /// May hold some of those, too: a file that has its root already costs no more than a look.
+    /// May contain some of the opened files, too: a file that already has its root costs
+    /// only a check.
     listed: VecDeque<RelPath>,
-    /// What is in `listed`.
+    /// The paths in `listed`.
     known: HashSet<RelPath>,
-    /// Bytes that were read for it.
+    /// Bytes that were read for this member.
     served: u64,
 }
 
@@ -134,7 +137,7 @@ impl Default for Wishes {
 }
 
 impl Wishes {
-    /// Takes note of a wish, if there is room for it; false if there is none.
+    /// Adds a wish, if there is room for it; returns false if there is none.
     pub(crate) fn add(&mut self, wish: Wish, interest: Interest) -> bool {
         if !self.make_room(wish.asker) {
             return false;
@@ -144,7 +147,7 @@ impl Wishes {
             Asker::Member(member) => {
                 let list = self.askers.entry(member).or_default();
                 if list.len() == 0 {
-                    // What was not asked for meanwhile is not saved up.
+                    // Time without wishes earns no credit.
                     list.served = list.served.max(self.clock);
                 }
                 list
@@ -154,8 +157,8 @@ impl Wishes {
         true
     }
 
-    /// True if `asker` may have another wish; of whoever has the longest list, the newest one
-    /// goes for it.
+    /// Returns true if `asker` may have another wish. If necessary, the longest list loses its
+    /// newest wish to make room.
     fn make_room(&mut self, asker: Asker) -> bool {
         if let Asker::Member(member) = asker
             && !self.askers.contains_key(&member)
@@ -173,7 +176,7 @@ impl Wishes {
             Asker::Nobody => return false,
             Asker::Member(member) => self.askers.get(&member).map_or(0, List::len),
         };
-        // Nobody else can have fewer than the share of each: no need to look.
+        // No other list can be longer, so there is no need to search.
         if own > MAX_WAITING / 2 {
             return false;
         }
@@ -186,14 +189,14 @@ impl Wishes {
         true
     }
 
-    /// The next file to be read, if any is wished for.
+    /// Returns the next file to be read, if there is any wish.
     pub(crate) fn next(&mut self, now: Instant) -> Option<Wish> {
         while self.delayed.front().is_some_and(|(due, _)| *due <= now) {
             let (_, wish) = self.delayed.pop_front()?;
             self.add(wish, Interest::Listed);
         }
         let waiting = self.askers.iter_mut().filter(|(_, list)| list.len() > 0);
-        // The least served first; of several, always the same one.
+        // The least served comes first; among equals, always the same one.
         let next = waiting.min_by_key(|(member, list)| (list.served, **member));
         let (asker, list) = match next {
             Some((member, list)) => {
@@ -212,12 +215,12 @@ impl Wishes {
         Some(Wish { asker, path })
     }
 
-    /// When a file that was too new has to be looked at again.
+    /// Returns when a file that was too new has to be checked again.
     pub(crate) fn next_due(&self) -> Option<Instant> {
         self.delayed.front().map(|(due, _)| *due)
     }
 
-    /// So many bytes were read for `asker`.
+    /// Records that this many bytes were read for `asker`.
     pub(crate) fn served(&mut self, asker: Asker, bytes: u64) {
         if let Asker::Member(member) = asker
             && let Some(list) = self.askers.get_mut(&member)
@@ -226,7 +229,7 @@ impl Wishes {
         }
     }
 
-    /// The file is still being written.
+    /// Records that the file is still being written.
     pub(crate) fn delay(&mut self, wish: Wish, now: Instant) {
         let is_known = self.delayed.iter().any(|(_, known)| *known == wish);
         if self.delayed.len() < MAX_DELAYED && !is_known {
@@ -234,7 +237,7 @@ impl Wishes {
         }
     }
 
-    /// The file was read, or looked at, for as long as it `took`, and has no root.
+    /// Records that the file was read, or examined, for as long as it `took`, and has no root.
     pub(crate) fn came_to_nothing(&mut self, file: FileId, took: Duration, now: Instant) {
         let pause = PAUSE.max(took.saturating_mul(TIMES_AS_LONG));
         self.fruitless.insert(file, now + pause);
@@ -245,7 +248,7 @@ impl Wishes {
         self.askers.values().any(|list| !list.opened.is_empty())
     }
 
-    /// True if reading the file has come to nothing lately.
+    /// Returns true if reading the file has failed to yield a root lately.
     pub(crate) fn is_fruitless(&self, file: FileId, now: Instant) -> bool {
         self.fruitless.get(&file).is_some_and(|until| now < until)
     }
@@ -256,7 +259,7 @@ impl List {
         self.opened.len() + self.listed.len()
     }
 
-    /// False if it was there already.
+    /// Adds a path. Returns false if it was there already.
     fn add(&mut self, path: RelPath, interest: Interest) -> bool {
         if interest == Interest::Opened && self.opened.contains(&path) {
             return false;
@@ -280,7 +283,7 @@ impl List {
         })
     }
 
-    /// Drops the wish that came last, if need be an open file. False if there is none.
+    /// Drops the latest wish, if need be an open file. Returns false if there is none.
     fn drop_newest(&mut self) -> bool {
         match self.listed.pop_back() {
             Some(path) => self.known.remove(&path),
@@ -303,7 +306,7 @@ mod tests {
         Wish { asker, path }
     }
 
-    /// The paths in the order in which they are read, each of so many bytes.
+    /// Returns the paths in the order in which they are read, each with this many bytes.
     fn served(wishes: &mut Wishes, bytes: u64) -> Vec<String> {
         let now = Instant::now();
         let mut paths = Vec::new();
@@ -341,7 +344,7 @@ mod tests {
         for path in ["a", "b", "c"] {
             wishes.add(wish(member(2), path), Interest::Listed);
         }
-        // Whoever comes later begins where the others are, and small files cost little.
+        // A latecomer starts where the others are, and small files cost little.
         let mut order = Vec::new();
         for _ in 0..5 {
             let Wish { asker, path } = wishes.next(now).unwrap();
@@ -354,7 +357,7 @@ mod tests {
         );
     }
 
-    /// One that always has a single wish is not taken for a newcomer each time.
+    /// A member that always has a single wish does not count as a newcomer each time.
     #[test]
     fn a_list_that_runs_empty_keeps_its_place() {
         let mut wishes = Wishes::default();
@@ -372,7 +375,7 @@ mod tests {
         assert_eq!(others, 3);
     }
 
-    /// Whoever asked for little while another one was served has nothing to catch up on.
+    /// A member that requested little while another was served has nothing to catch up on.
     #[test]
     fn emptied_list_saves_up_no_credit() {
         let mut wishes = Wishes::default();

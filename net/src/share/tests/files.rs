@@ -10,7 +10,7 @@ fn open(share: &Fixture, name: &str) -> SharedFile {
     share.share.open_file(&path(name), Asker::Nobody).unwrap()
 }
 
-/// True once reading fails because the file changed.
+/// Returns true once reading fails because the file changed.
 fn fails_as_changed(file: &SharedFile) -> bool {
     let mut buffer = [0; 8];
     let slow = file.read_at(0, &mut buffer).err();
@@ -57,7 +57,7 @@ fn an_in_place_write_is_detected() {
         .write(true)
         .open(share.at("file"))
         .unwrap();
-    // Of the same size, so that only the times tell.
+    // The new content has the same size, so only the times differ.
     soon(|| {
         writer.write_all_at(b"X", 3).unwrap();
         fails_as_changed(&file)
@@ -86,7 +86,7 @@ fn file_changes_of_every_kind_are_detected() {
         let share = Fixture::new();
         share.write("file", "0123456789");
         let file = open(&share, "file");
-        // A clock tick, should the file system have no finer times.
+        // One clock tick, if the file system has no finer times.
         let opened = Instant::now();
         soon(|| opened.elapsed() > Duration::from_millis(20));
         change(&share);

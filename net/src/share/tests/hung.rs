@@ -1,5 +1,5 @@
-//! File systems below the share that do not answer, and directories that cannot be read. These need
-//! root, as CI has it.
+//! File systems below the share that do not respond, and directories that cannot be read. These
+//! need root, as CI has it.
 
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 
@@ -9,14 +9,14 @@ use super::*;
 /// Less than a caller waits for.
 const IN_TIME: Duration = CALL_DEADLINE;
 
-/// What somebody else's failure may add to an answer that is known at once.
+/// The delay that an unrelated failure may add to an answer that is known at once.
 const AT_ONCE: Duration = Duration::from_millis(500);
 
 fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// A share with a file and a mount that never answers.
+/// Creates a share with a file and a mount that never responds.
 fn hung() -> (Fixture, Mounted, std::fs::File) {
     let share = Fixture::new();
     fs::create_dir_all(share.at("d/hung")).unwrap();
@@ -126,7 +126,7 @@ fn hung_share_is_an_error_and_not_empty() {
     soon(|| share.pages("", 9).is_ok_and(|entries| entries.len() == 1));
 }
 
-/// Takes from this thread what lets root read everything.
+/// Drops from this thread the privileges that let root read everything.
 fn become_ordinary() {
     let mut sets = capabilities(None).unwrap();
     sets.effective -= CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH;
@@ -166,7 +166,7 @@ fn unreadable_directory_is_named_meanwhile() {
     assert_eq!(unreadable(&share), []);
 }
 
-/// Names that nobody can ask for are counted where they lie.
+/// Names that nobody can request are counted where they lie.
 #[test]
 fn names_that_are_too_deep_are_counted() {
     use rustix::fs::{Mode, OFlags, mkdirat, openat};
@@ -184,6 +184,6 @@ fn names_that_are_too_deep_are_counted() {
     };
     assert_eq!(*path, deepest);
     assert!(problem.starts_with("1 of its names"), "{problem}");
-    // It is listed, so that whoever walks the tree comes upon an error.
+    // It is listed, so that a walk of the tree meets an error.
     assert_eq!(share.names(&deepest), [name]);
 }

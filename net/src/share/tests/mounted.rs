@@ -9,7 +9,7 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, unmount};
 
 use super::*;
 
-/// A mount that is gone on drop.
+/// A mount that is removed on drop.
 pub(super) struct Mounted(PathBuf);
 
 impl Drop for Mounted {
@@ -18,7 +18,7 @@ impl Drop for Mounted {
     }
 }
 
-/// A FUSE mount of the given subtype whose daemon never says a word.
+/// Creates a FUSE mount of the given subtype whose daemon never responds.
 pub(super) fn frozen(at: &Path, subtype: &str) -> (Mounted, File) {
     let daemon = File::options()
         .read(true)
@@ -52,7 +52,7 @@ fn own_mounts_are_omitted_and_hang_nothing() {
     share.link("early", "link");
     share.link("../early/x", "sub/link");
     let early = frozen(&share.at("early"), "tinyp2p");
-    // The first question already needs to know, and a later mount has to be noticed.
+    // The first request already needs to know, and a later mount has to be noticed.
     let share = in_time(move || {
         assert_eq!(share.names(""), ["late", "sub"]);
         share

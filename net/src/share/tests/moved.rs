@@ -5,7 +5,7 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use super::*;
 use crate::protocol::wire::Change;
 
-/// What a look, as the keeper has one now and then, finds.
+/// Returns whether a lookup finds the share, like the keeper's regular ones.
 fn is_there(share: &Fixture) -> bool {
     let _ = share.share.tree();
     share.share.problem().is_none()

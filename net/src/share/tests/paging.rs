@@ -22,7 +22,7 @@ fn pages_add_up_to_one_listing() {
         let names: Vec<_> = entries.iter().map(|e| e.name.to_string()).collect();
         assert_eq!(names, expected, "limit {limit}");
     }
-    // Once the directory has settled its names are remembered, and still nothing is stale.
+    // Once the directory has settled, its names are cached, and still nothing is stale.
     soon(|| {
         share.pages("", 8192).unwrap();
         let version = share.stat("").unwrap().version;
@@ -87,13 +87,13 @@ fn timed_out_search_resumes_where_it_ended() {
     };
     assert_eq!(found, "39/needle");
     assert_eq!(pages, 41, "one directory a page, then the needle");
-    // Whoever starts anew is not sent on to the end.
+    // A caller that starts over is not sent on to the end.
     request.pattern = "0.txt".into();
     let page = share.share.search(&request, Claimant::itself()).unwrap();
     assert_eq!(page.matches[0].0.to_string(), "00/0.txt");
 }
 
-/// One entry of a random tree: where, and what (a link's target, or nothing for a file).
+/// One entry of a random tree: its path, and its type (a link's target, or nothing for a file).
 pub(super) type Plan = Vec<(Vec<&'static str>, Option<Vec<&'static str>>)>;
 
 pub(super) fn plan() -> impl Strategy<Value = Plan> {
@@ -104,14 +104,14 @@ pub(super) fn plan() -> impl Strategy<Value = Plan> {
     prop::collection::vec((place, prop::option::weighted(0.3, target)), 1..40)
 }
 
-/// Makes as much of a plan as its earlier entries leave room for.
+/// Builds as much of a plan as its earlier entries leave room for.
 pub(super) fn build(plan: &Plan) -> Fixture {
     let share = Fixture::new();
     make(&share, plan);
     share
 }
 
-/// Adds a plan to a share, as much as there is room for.
+/// Adds a plan to a share, as far as there is room for it.
 pub(super) fn make(share: &Fixture, plan: &Plan) {
     for (place, target) in plan {
         let place = share.at(place.join("/"));
@@ -125,7 +125,7 @@ pub(super) fn make(share: &Fixture, plan: &Plan) {
     }
 }
 
-/// Every path below `directory` that listings show.
+/// Collects every path below `directory` that listings show.
 pub(super) fn walk(share: &Fixture, directory: &str, found: &mut BTreeSet<String>) {
     for entry in share.pages(directory, 2).unwrap() {
         let path = match directory {
@@ -166,7 +166,7 @@ proptest! {
             prop_assert_eq!(&share.search("", limit, BUDGET), &full);
         }
         prop_assert_eq!(&share.search("", 2, Duration::ZERO), &full);
-        // A search finds the files that listings show, less those behind a directory link.
+        // A search finds the files that listings show, except those behind a directory link.
         let behind_link = |path: &str| {
             let parents = path.match_indices('/').map(|(slash, _)| &path[..slash]);
             parents.into_iter().any(|parent| share.at(parent).is_symlink())

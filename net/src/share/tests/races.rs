@@ -1,4 +1,4 @@
-//! Others change the share while it is read.
+//! Reads of the share while others change it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -6,7 +6,7 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use super::*;
 
-/// Runs `change` over and over in another thread while `check` runs.
+/// Runs `change` repeatedly in another thread while `check` runs.
 fn while_changing(change: impl Fn() + Sync, check: impl FnOnce()) {
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -15,7 +15,7 @@ fn while_changing(change: impl Fn() + Sync, check: impl FnOnce()) {
                 change();
             }
         });
-        // Also when `check` panics, or the scope would wait for ever.
+        // Stop even if `check` panics, or the scope would wait for ever.
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(check));
         stop.store(true, Ordering::Relaxed);
         if let Err(panic) = outcome {
@@ -34,7 +34,7 @@ fn directory_swapped_for_link_never_leaks() {
     let (mut served, mut absent) = (0, 0);
     while_changing(swap, || {
         let deadline = Instant::now() + Duration::from_secs(60);
-        // Until both states of the spot were met often enough.
+        // Until both states of the path have been met often enough.
         while served < 200 || absent < 200 {
             assert!(Instant::now() < deadline, "{served} {absent}");
             for directory in ["top/spot", "top/other"] {
@@ -80,7 +80,7 @@ fn file_swapped_for_link_or_fifo_is_safe() {
                     Ok(file) => {
                         opened += 1;
                         let mut content = [0; 16];
-                        // Renamed since: an error is right, other bytes are not.
+                        // Renamed since then: an error is right, other bytes are not.
                         if let Ok(count) = file.read_at(0, &mut content) {
                             assert_eq!(&content[..count], b"inside");
                         }

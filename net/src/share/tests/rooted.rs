@@ -1,4 +1,4 @@
-//! Content roots: there soon, never in the way, and never those of another version.
+//! Content roots: computed soon, never in the way, and never those of another version.
 
 use std::os::unix::fs::FileExt;
 
@@ -58,7 +58,7 @@ impl Rooted {
     }
 }
 
-/// A directory that is not in memory: files of tmpfs get no roots.
+/// Creates a directory that is not in memory: files on tmpfs get no roots.
 fn on_disk() -> TempDir {
     let target = concat!(env!("CARGO_MANIFEST_DIR"), "/../target");
     fs::create_dir_all(target).unwrap();
@@ -162,7 +162,7 @@ fn an_empty_file_has_no_root() {
     assert_eq!(share.root("empty"), None);
 }
 
-/// A program that stores through `mmap` twice, the second time into a page that is dirty already.
+/// A program that stores through `mmap` twice, the second time into a page that is already dirty.
 const MAPPED_WRITER: &str = "
 import mmap, sys
 file = open(sys.argv[1], 'r+b')
@@ -210,7 +210,7 @@ fn mapped_store_gives_the_file_a_new_root() {
     writer.wait().unwrap();
 }
 
-/// The bytes of the file that is found by `root`.
+/// Returns the bytes of the file that is found by `root`.
 fn content_of(share: &Share, root: Root) -> Option<Vec<u8>> {
     let until = Instant::now() + Duration::from_secs(5);
     match share.open_content(root, 0, until).ok()? {
@@ -293,7 +293,7 @@ fn unserved_file_is_not_found_by_content() {
     assert_eq!(content_of(&share.share, root), None);
 }
 
-/// A sparse file that would take minutes to read.
+/// Creates a sparse file that would take minutes to read.
 fn huge(share: &Rooted) -> std::path::PathBuf {
     let place = share.base.path().join("served/huge");
     let file = fs::File::create(&place).unwrap();
@@ -323,7 +323,7 @@ fn unrootable_file_does_not_jump_the_queue() {
         share.share.open_file(&path("huge"), MEMBER).unwrap();
         assert!(!share.share.wanted.is_opened());
     }
-    // Whoever opens another one has it at the front.
+    // A member that opens another file gets it at the front.
     share.write_settled("small", b"x");
     share.share.open_file(&path("small"), MEMBER).unwrap();
     share.root_in_time("small");
@@ -334,7 +334,7 @@ const MEMBER: Asker = Asker::Member(crate::model::PeerId::from_bytes([7; 32]));
 #[test]
 fn listed_files_are_hashed_before_the_rest() {
     let share = Rooted::new(on_disk());
-    // The hasher is stopped, so that what it would do next can be looked at.
+    // The hasher is stopped, so that its next step can be checked.
     share.share.stop();
     let stopped = Arc::clone(&share.share);
     for name in ["a", "b", "c"] {

@@ -1,4 +1,4 @@
-//! Searches over names that are remembered find what those over a disk do.
+//! Searches over cached names find the same as searches over a disk.
 
 use proptest::prelude::*;
 
@@ -6,13 +6,13 @@ use super::paging::{Plan, build, plan, walk};
 use super::*;
 use crate::fairness::Claimant;
 
-/// Waits until every directory has settled, so that what is read from now on is remembered.
+/// Waits until every directory has settled, so that everything read from now on is cached.
 fn settle() {
     let made = SystemTime::now();
     soon(|| SystemTime::now() > made + SETTLED + Duration::from_millis(100));
 }
 
-/// The files whose name matches, behind `after`, from what listings show: the simple way.
+/// Returns the files whose names match, after `after`, computed the simple way: from listings.
 fn expected(share: &Fixture, pattern: &str, after: Option<&RelPath>) -> Vec<String> {
     let mut listed = std::collections::BTreeSet::new();
     walk(share, "", &mut listed);
@@ -37,7 +37,7 @@ fn expected(share: &Fixture, pattern: &str, after: Option<&RelPath>) -> Vec<Stri
         .collect()
 }
 
-/// Turns pages until the last; each has its own size and time, from `turns` over and over.
+/// Turns pages until the last. Each has its own size and time, taken from `turns` in rotation.
 fn turn_pages(
     share: &Fixture,
     pattern: &str,
@@ -69,7 +69,7 @@ fn turn_pages(
     panic!("no end: {found:?}");
 }
 
-/// Some spot, whether or not there is such a path.
+/// Generates a position, whether or not such a path exists.
 fn spot() -> impl Strategy<Value = Option<RelPath>> {
     let name = prop::sample::select(vec!["a", "b", "a.b", "a-", "a0", "b!", "zz"]);
     let path = prop::collection::vec(name, 1..4)
@@ -111,7 +111,7 @@ proptest! {
 
 fn add(share: &Fixture, plan: &Plan) {
     super::paging::make(share, plan);
-    // And takes something away.
+    // Remove something as well.
     if let Some((place, _)) = plan.first() {
         let place = share.at(place.join("/"));
         let _not_a_file = fs::remove_file(&place);
@@ -179,7 +179,7 @@ fn timed_out_page_ends_within_a_directory() {
     );
 }
 
-/// What this thread has used of the processor: other programs take nothing from it.
+/// Returns the processor time of this thread, which other programs do not affect.
 fn processor_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
@@ -204,7 +204,8 @@ fn page_ends_in_time_for_any_pattern() {
         let page = share
             .share
             .search_within(&request, Claimant::itself(), budget);
-        // Ten times what is promised, on a machine that does other things, without optimisation.
+        // Ten times the promised time, because the machine does other things and the build
+        // is not optimised.
         let max = budget + Duration::from_millis(500);
         let took = processor_time() - begun;
         assert!(took < max, "{took:?}: {text}");
@@ -220,7 +221,7 @@ fn page_ends_in_time_for_any_pattern() {
     }
 }
 
-/// Expressions that take longest, each in another engine of the `regex` crate.
+/// The slowest expressions, each in another engine of the `regex` crate.
 const SLOW: &[&str] = &[
     r"(?s-u)(?:[ab]?[^b]?){3000}\x01",
     r"\b(?s-u:(?:.{0,100}[\x00-\xff]){80})\x01\b",

@@ -1,4 +1,4 @@
-//! What others are told of changes, by the directories of this machine.
+//! What others are notified of when directories of this machine change.
 
 use super::*;
 use crate::model::RelPath;
@@ -15,7 +15,7 @@ impl Watched {
         Self::of(Fixture::new())
     }
 
-    /// What was put there before is not news.
+    /// What was put there before does not count as a change.
     fn of(mut fixture: Fixture) -> Self {
         let config = ShareConfig {
             directory: fixture.at(""),
@@ -36,7 +36,7 @@ impl Watched {
         self.0.share.list(&request, Asker::Nobody).unwrap()
     }
 
-    /// The counter of a listing.
+    /// Returns the counter of a listing.
     fn counter(&self, directory: &str) -> Option<u64> {
         match self.list(directory) {
             Response::List(page) => page.counter,
@@ -59,7 +59,7 @@ impl Watched {
         self.0.share.wait_for_changes(&request).unwrap()
     }
 
-    /// Waits until `expected` is among what has changed since `since`.
+    /// Waits until `expected` is among the changes since `since`.
     fn sees(&self, since: u64, expected: &str, depth: Depth) {
         let expected = Change {
             path: path(expected),
@@ -114,7 +114,7 @@ fn move_concerns_the_whole_subtree() {
     let since = watched.counter("a/b/c").unwrap();
     fs::rename(watched.0.at("a"), watched.0.at("x")).unwrap();
     watched.sees(since, "a", Depth::Tree);
-    // Another one in its place is watched anew.
+    // A new one in its place is watched again.
     watched.0.write("a/b/c/other", "2");
     let deadline = Instant::now() + SOON;
     let since = loop {

@@ -1,9 +1,10 @@
-//! What this process may do with what it shares, as listings tell it.
+//! What this process may do with what it shares, as shown in listings.
 //!
-//! Permission bits that say yes are believed: they come with the `statx(2)` that a listing costs
-//! anyhow, and an access control list that says no all the same shows when the file is opened. Bits
-//! that say no are not the last word: the process may be privileged, or named in an access control
-//! list. Then the system is asked, which takes another call for each such entry, and for no other.
+//! Permission bits that allow access are believed: they come with the `statx(2)` that a listing
+//! needs anyway. If an access control list denies access nevertheless, that shows when the file is
+//! opened. Bits that deny access are not the last word: the process may be privileged, or named in
+//! an access control list. Then the system is queried, which takes another call for each such
+//! entry, and for no other.
 
 use std::os::fd::{AsFd, AsRawFd};
 
@@ -14,7 +15,7 @@ use rustix::process::{getegid, geteuid, getgroups};
 use super::stat::{FileState, Permissions};
 use crate::model::{Kind, Mode};
 
-/// Whose permissions this process has.
+/// The identity whose permissions this process has.
 #[derive(Debug)]
 pub(crate) struct Rights {
     user: u32,
@@ -22,9 +23,9 @@ pub(crate) struct Rights {
 }
 
 impl Rights {
-    /// Those of this process, which keeps them.
+    /// Returns the rights of this process, which keeps them.
     pub(crate) fn of_process() -> Self {
-        // Who cannot be told its further groups asks more often.
+        // If its further groups are unknown, the system is queried more often.
         let further = getgroups().unwrap_or_default();
         let groups = further.into_iter().chain([getegid()]);
         Self {
@@ -33,15 +34,15 @@ impl Rights {
         }
     }
 
-    /// The mode of `name` in `directory`, which has this `state` and is no link.
+    /// Returns the mode of `name` in `directory`, which has this `state` and is no link.
     pub(crate) fn of_entry(&self, state: &FileState, directory: impl AsFd, name: &[u8]) -> Mode {
         let flags = AtFlags::EACCESS | AtFlags::SYMLINK_NOFOLLOW;
         self.mode(state, |wanted| accessat(directory, name, wanted, flags))
     }
 
-    /// The mode of what `handle` pins, which has this `state`.
+    /// Returns the mode of what `handle` pins, which has this `state`.
     pub(crate) fn of_pinned(&self, state: &FileState, handle: impl AsFd) -> Mode {
-        // The system has no way to ask about the handle itself before Linux 5.8.
+        // Before Linux 5.8, there is no call that queries the handle itself.
         let path = || format!("/proc/self/fd/{}", handle.as_fd().as_raw_fd());
         self.mode(state, |wanted| {
             accessat(CWD, path(), wanted, AtFlags::EACCESS)
@@ -56,14 +57,14 @@ impl Rights {
             Kind::File => (0o4, Access::READ_OK),
             Kind::Directory => (0o5, Access::READ_OK | Access::EXEC_OK),
         };
-        // Only a clear no counts: where the system cannot tell, an open will.
+        // Only a clear denial counts: where the system cannot tell, an open will.
         if !self.allow(state.permissions(), bits) && ask(wanted) == Err(Errno::ACCESS) {
             return Mode::Unreadable;
         }
         state.permissions().of_opened(kind)
     }
 
-    /// True if the permission bits alone allow all of `wanted`, one octal digit of them.
+    /// Returns true if the permission bits alone allow all of `wanted`, one octal digit of them.
     fn allow(&self, permissions: Permissions, wanted: u16) -> bool {
         let shift = if permissions.user == self.user {
             6

@@ -1,13 +1,13 @@
 //! Where the share is: whatever its path leads to now.
 //!
-//! The path is looked up anew for every request, and what it leads to stays open for that request
-//! only. So a directory that was moved away, replaced or deleted is not served any more, one that
-//! comes back is, and nobody who wants to unmount it has to wait for this program. Within one
-//! request everything is opened below the one directory that was found at its beginning.
+//! Every request looks up the path again, and what it leads to stays open for that request only. So
+//! a directory that was moved away, replaced or deleted is no longer served, one that comes back
+//! is, and an unmount never has to wait for this program. Within one request, everything is opened
+//! below the directory that was found at its beginning.
 //!
-//! What is there is known again by its device, inode, mount and time of birth. When it is another
-//! one than at the last look, the rules of what is served are worked out anew for where it really
-//! lies, and it gets the next generation: whoever watches it begins again.
+//! A directory is recognized by its device, inode, mount and birth time. If it is not the one found
+//! by the last lookup, the rules for what is served are computed again for its real location, and
+//! it gets the next generation: all watches start over.
 
 use std::fmt;
 use std::io;
@@ -33,33 +33,33 @@ use crate::share::errnos::is_exhaustion;
 /// The way to the shared directory.
 #[derive(Debug)]
 pub(crate) struct Anchor {
-    /// Absolute, as the user gave it: symbolic links in it are followed each time.
+    /// Absolute, as the user gave it. Symbolic links in it are followed at every lookup.
     directory: PathBuf,
     hidden: bool,
     /// Absolute, without symbolic links.
     excluded: Vec<PathBuf>,
     mounts: Arc<MountTable>,
     aside: Arc<Aside>,
-    /// The lock is never held while a disk is waited for.
+    /// This lock is never held while waiting for a disk.
     known: Mutex<LastLook>,
 }
 
-/// What the path led to when it was last looked up.
+/// What the path led to at the last lookup.
 #[derive(Debug)]
 struct LastLook {
     place: Result<DirectoryIdentity, Errno>,
     /// Why nothing of it is served.
     problem: Option<Problem>,
     policy: Arc<Policy>,
-    /// Set if its file system may stop to answer.
+    /// Set if its file system may stop responding.
     crossing: Option<Crossing>,
     generation: u64,
 }
 
-/// What holds for a directory that the path leads to.
+/// What applies to a directory that the path leads to.
 struct Examined {
     problem: Option<Problem>,
-    /// What is served of it, and how its file system is asked; `None` where there is no directory.
+    /// What it serves, and how its file system is accessed; `None` if there is no directory.
     rules: Option<(Arc<Policy>, Option<Crossing>)>,
 }
 
@@ -73,13 +73,12 @@ impl Examined {
 }
 
 impl LastLook {
-    /// True if the path was looked up before and led to `place`.
+    /// Returns true if the path was looked up before and led to `place`.
     fn is_at(&self, place: Result<DirectoryIdentity, Errno>) -> bool {
         self.generation > 0 && self.place == place
     }
 
-    /// Takes note that the path leads to `place`, and says so where that is something
-    /// else than before.
+    /// Records that the path leads to `place`, and logs it if that is a change.
     fn change(
         &mut self,
         place: Result<DirectoryIdentity, Errno>,
@@ -111,7 +110,7 @@ impl LastLook {
     }
 }
 
-/// What tells one directory from another that lies at the same path later.
+/// Distinguishes a directory from another one that lies at the same path later.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct DirectoryIdentity {
     device: Device,
@@ -120,13 +119,13 @@ struct DirectoryIdentity {
     born: (i64, u32),
 }
 
-/// One look at the path.
+/// The result of one lookup of the path.
 pub(crate) struct Look {
-    /// What is there; [`Errno::NOENT`] where nothing can be served.
+    /// The tree there; [`Errno::NOENT`] if nothing can be served.
     pub(crate) tree: Result<Arc<ShareTree>, Errno>,
-    /// Another number whenever it is another directory, or none, than at the look before.
+    /// Changes whenever the directory, or its absence, differs from the previous lookup.
     pub(crate) generation: u64,
-    /// What is served of it.
+    /// The rules for what it serves.
     pub(crate) policy: Arc<Policy>,
 }
 
@@ -137,7 +136,7 @@ pub(crate) enum Problem {
     Unopened(Errno),
     /// It lies in a mount of this program.
     OwnMount,
-    /// It lies in something that this node never serves.
+    /// It lies in a directory that this node never serves.
     Private(PathBuf),
 }
 
@@ -159,11 +158,11 @@ impl fmt::Display for Problem {
 }
 
 impl Anchor {
-    /// Looks the directory up for the first time.
+    /// Looks up the directory for the first time.
     ///
     /// # Errors
-    /// There is none, or nothing of it may be served; or the kernel, or the sandbox around this
-    /// process, has no `openat2`.
+    /// There is no directory, or nothing of it may be served; or the kernel, or the sandbox around
+    /// this process, has no `openat2`.
     pub(crate) fn new(config: &ShareConfig) -> io::Result<Self> {
         let directory = std::path::absolute(&config.directory)?;
         Beneath::new(open_top(&directory)?).check()?;
@@ -189,7 +188,7 @@ impl Anchor {
         }
     }
 
-    /// What is at the path now, for one request. Waits for the disk.
+    /// Looks up what is at the path now, for one request. Waits for the disk.
     pub(crate) fn look(&self) -> Look {
         let top = self.open().and_then(|top| {
             let (state, identity) = identify(&top)?;
@@ -201,7 +200,7 @@ impl Anchor {
         };
         let known = self.known_with(found, top.as_ref().ok().map(|(top, ..)| top));
         let tree = match top {
-            // This says nothing about the share.
+            // This error says nothing about the share.
             Err(error) if is_exhaustion(error) => Err(error),
             Err(error) => Err(absence_of(error)),
             Ok(_) if known.problem.is_some() => Err(Errno::NOENT),
@@ -214,8 +213,8 @@ impl Anchor {
         }
     }
 
-    /// Pins what is at the path. Where the kernel has all of the way in memory, it tells at once;
-    /// else somebody may have to be asked who does not answer.
+    /// Pins what is at the path. If the kernel has the whole way in memory, this returns at once;
+    /// else the lookup may depend on a file system that does not answer.
     fn open(&self) -> Result<OwnedFd, Errno> {
         open_top_now(&self.directory).or_else(|_| {
             let way = Crossing {
@@ -228,8 +227,8 @@ impl Anchor {
         })
     }
 
-    /// The same where that can be told without waiting: the path leads to what it led to at the
-    /// last look, and all of it is in memory.
+    /// Looks up the tree if that needs no waiting: the path leads to the same directory as at the
+    /// last lookup, and the whole way is in memory.
     pub(crate) fn look_now(&self) -> Option<ShareTree> {
         let top = open_top_now(&self.directory).ok()?;
         let (state, identity) = identify(&top).ok()?;
@@ -238,17 +237,17 @@ impl Anchor {
         is_known.then(|| self.tree(top, state, &known))
     }
 
-    /// That of the last look; see [`Look::generation`].
+    /// Returns the generation of the last lookup; see [`Look::generation`].
     pub(crate) fn generation(&self) -> u64 {
         self.known.lock().generation
     }
 
-    /// Where in the share something does not answer, and since when.
+    /// Returns where in the share something does not respond, and since when.
     pub(crate) fn stuck(&self) -> Vec<(RelPath, Instant)> {
         self.aside.stuck()
     }
 
-    /// Why nothing was served at the last look.
+    /// Returns why nothing was served at the last lookup.
     pub(crate) fn problem(&self) -> Option<Problem> {
         self.known.lock().problem.clone()
     }
@@ -261,7 +260,8 @@ impl Anchor {
         ShareTree::new(top, policy, shared, state, (crossing, known.generation))
     }
 
-    /// What is known of the share, now that the path leads to `found`, which is pinned by `top`.
+    /// Returns what is known of the share, now that the path leads to `found`, which is
+    /// pinned by `top`.
     fn known_with(
         &self,
         found: Result<DirectoryIdentity, Errno>,
@@ -286,11 +286,11 @@ impl Anchor {
         }
     }
 
-    /// Finds out what holds for a directory. May wait for the kernel, so no lock is held.
+    /// Finds out what applies to a directory. May wait for the kernel, so no lock is held.
     fn examine(&self, top: &OwnedFd, identity: DirectoryIdentity) -> Examined {
         let real = real_path(top, &self.directory);
         let device = identity.device;
-        // That this cannot be told for now is no reason to trust it.
+        // If the answerer cannot be determined now, do not trust the file system.
         let answerer = self
             .mounts
             .answerer(device)
@@ -317,7 +317,7 @@ impl Anchor {
     }
 }
 
-/// How a request that cannot be answered for `error` is: as if nothing were there, unless
+/// Maps `error` to the error that a request gets: as if nothing were there, unless
 /// something there failed.
 fn absence_of(error: Errno) -> Errno {
     match error {
@@ -326,7 +326,8 @@ fn absence_of(error: Errno) -> Errno {
     }
 }
 
-/// What a pinned directory is, as far as this machine knows it without asking.
+/// Returns the identity of a pinned directory, as far as this machine knows it without querying
+/// the file system.
 fn identify(top: &OwnedFd) -> Result<(FileState, DirectoryIdentity), Errno> {
     let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
     let wanted = StatxFlags::BASIC_STATS | StatxFlags::BTIME | StatxFlags::MNT_ID;
@@ -334,21 +335,21 @@ fn identify(top: &OwnedFd) -> Result<(FileState, DirectoryIdentity), Errno> {
     let identity = DirectoryIdentity {
         device: (stat.stx_dev_major, stat.stx_dev_minor),
         inode: stat.stx_ino,
-        // Zero, always, where the file system or the kernel does not tell.
+        // Always zero if the file system or the kernel does not report it.
         mount: stat.stx_mnt_id,
         born: (stat.stx_btime.tv_sec, stat.stx_btime.tv_nsec),
     };
     Ok((FileState::from(stat), identity))
 }
 
-/// Where a pinned directory really lies.
+/// Returns where a pinned directory really lies.
 fn real_path(top: &OwnedFd, directory: &Path) -> PathBuf {
     let link = format!("/proc/self/fd/{}", top.as_raw_fd());
     let real = std::fs::read_link(link).or_else(|_| directory.canonicalize());
     real.unwrap_or_else(|_| directory.to_owned())
 }
 
-/// Those of `paths` that lie below `directory`, relative to it.
+/// Returns those of `paths` that lie below `directory`, relative to it.
 fn below(directory: &Path, paths: &[PathBuf]) -> Vec<RelPath> {
     use std::os::unix::ffi::OsStrExt;
     let below = paths

@@ -1,11 +1,11 @@
-//! Work that may never end, where it can be left behind.
+//! Runs work that may never end where it can be abandoned.
 //!
-//! A file system across a network, or one that another program answers for (FUSE), may stop to
-//! answer. Whoever asks it for anything then waits in the kernel, for ever if need be, and nothing
-//! wakes it up. So all that touches such a file system runs on threads of its own, and whoever
-//! wants the result waits for it for a bounded time. A file system that has kept somebody waiting
-//! for longer is stuck: nobody asks it for anything until one of the threads that wait for it comes
-//! back. That bounds the threads, and whoever comes later does not wait at all.
+//! A file system across a network, or one that another program answers for (FUSE), may stop
+//! responding. Any thread that accesses it then waits in the kernel, possibly for ever, and nothing
+//! wakes it up. So everything that touches such a file system runs on separate threads, and callers
+//! wait for the result for a bounded time. A file system that has exceeded such a wait is stuck:
+//! nothing accesses it until one of the threads waiting for it returns. That bounds the number of
+//! threads, and later callers do not wait at all.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,19 +19,20 @@ use rustix::io::Errno;
 use super::mountinfo::Device;
 use crate::model::RelPath;
 
-/// How long anything but the bytes of a file is waited for.
+/// How long to wait for anything but the bytes of a file.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
 
-/// What a file system that does not answer is answered for with.
+/// The error returned for a file system that does not respond.
 pub(crate) const STUCK: Errno = Errno::HOSTDOWN;
 
-/// Threads that work on one file system at a time. Whoever finds no place waits for one.
+/// Limit on threads that work on one file system at a time. When it is reached, callers wait for
+/// a free place.
 const MAX_AT_ONCE: usize = 4;
 
-/// File systems that are worked on at the same time. More count as stuck.
+/// Limit on file systems that are accessed at the same time. Any more count as stuck.
 const MAX_LANES: usize = 64;
 
-/// Something that may stop to answer, by which others may go on.
+/// Something that may stop responding while everything else continues.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Spot {
     /// The way to the share.
@@ -40,15 +41,15 @@ pub(crate) enum Spot {
     Device(Device),
 }
 
-/// The step into something that may stop to answer.
+/// The step into something that may stop responding.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Crossing {
     pub(crate) spot: Spot,
-    /// Where in the share it was come upon.
+    /// Where in the share it was found.
     pub(crate) at: RelPath,
 }
 
-/// The threads, by what they work on.
+/// The threads, keyed by what they work on.
 #[derive(Default)]
 pub(crate) struct Aside {
     lanes: Mutex<HashMap<Spot, SpotThreads>>,
@@ -58,9 +59,9 @@ pub(crate) struct Aside {
 struct SpotThreads {
     at: RelPath,
     running: usize,
-    /// Since when somebody has waited in vain, and nobody has come back.
+    /// When a wait timed out; `None` once a thread has returned.
     stuck: Option<Instant>,
-    /// What is still to be done that nobody waits for.
+    /// Remaining work that nobody waits for.
     leftovers: Vec<Box<dyn FnOnce() + Send>>,
     is_clearing: bool,
 }
@@ -72,8 +73,9 @@ impl std::fmt::Debug for Aside {
 }
 
 impl Aside {
-    /// What `job`, which touches what is behind `crossing`, makes; [`STUCK`] if that takes longer
-    /// than `patience`. Then the job goes on all the same, and its result is dropped where it ran.
+    /// Runs `job`, which touches what is behind `crossing`, and returns its result; [`STUCK`] if
+    /// that takes longer than `patience`. In that case the job continues, and its result is dropped
+    /// on its own thread.
     pub(crate) fn run<T: Send + 'static>(
         self: &Arc<Self>,
         crossing: &Crossing,
@@ -86,7 +88,7 @@ impl Aside {
         let work = move || {
             let result = job();
             drop(place);
-            // Nobody waits for it any more, perhaps.
+            // The caller may have given up waiting.
             let _ = sender.send(result);
         };
         let spawned = thread::Builder::new().name("aside".into()).spawn(work);
@@ -98,13 +100,13 @@ impl Aside {
                 self.give_up(crossing.spot);
                 Err(STUCK)
             }
-            // It has panicked.
+            // The job has panicked.
             Err(RecvTimeoutError::Disconnected) => Err(Errno::IO),
         }
     }
 
-    /// Has `job` done, which touches what is behind `crossing`, without waiting for it: whenever
-    /// that can be.
+    /// Runs `job`, which touches what is behind `crossing`, as soon as that is possible, without
+    /// waiting for it.
     pub(crate) fn leave(
         self: &Arc<Self>,
         crossing: &Crossing,
@@ -124,12 +126,12 @@ impl Aside {
         if thread.spawn(clear).is_err()
             && let Some(lane) = self.lanes.lock().get_mut(&crossing.spot)
         {
-            // The next one to leave something tries again.
+            // The next call tries again.
             lane.is_clearing = false;
         }
     }
 
-    /// Where something does not answer, and since when.
+    /// Returns where something does not respond, and since when.
     pub(crate) fn stuck(&self) -> Vec<(RelPath, Instant)> {
         let lanes = self.lanes.lock();
         let stuck = lanes.values().filter_map(|lane| {
@@ -168,10 +170,10 @@ impl Aside {
         }
     }
 
-    /// Notes that somebody has waited in vain.
+    /// Records that a wait has timed out.
     fn give_up(&self, spot: Spot) {
         let mut lanes = self.lanes.lock();
-        // Without a thread that may come back, nothing would ever end this.
+        // Without a thread that may return, nothing would ever end this.
         let lane = lanes.get_mut(&spot).filter(|lane| lane.running > 0);
         if let Some(lane) = lane
             && lane.stuck.is_none()
@@ -181,7 +183,7 @@ impl Aside {
                 "{} is left out: its file system does not answer",
                 described(&lane.at)
             );
-            // Who waits for a place would do so in vain.
+            // Waiting for a place is futile now.
             self.freed.notify_all();
         }
     }
@@ -199,7 +201,7 @@ impl Aside {
         self.freed.notify_all();
     }
 
-    /// Does the next of what was left. False if there is nothing.
+    /// Runs the next leftover job. Returns false if there is none.
     fn clear_one(&self, spot: Spot) -> bool {
         let job = {
             let mut lanes = self.lanes.lock();
@@ -237,7 +239,7 @@ fn remove_idle(lanes: &mut HashMap<Spot, SpotThreads>, spot: Spot) {
     }
 }
 
-/// How people are told of a path of the share.
+/// Describes a path of the share for people.
 fn described(at: &RelPath) -> String {
     if at.is_root() {
         "the share".to_owned()

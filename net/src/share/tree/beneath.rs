@@ -1,10 +1,9 @@
 //! Opening things below the shared directory, and nothing else.
 //!
-//! The directory is opened for one request; every other open of that request starts there and is
-//! one `openat2(2)` that the kernel resolves without following a symbolic link, without a magic
-//! link of `/proc` and without leaving the directory, so no race with someone who renames things
-//! can lead outside. Links are followed by [`crate::share::tree`], one step at a time, each step
-//! through here.
+//! The directory is opened for one request. Every other open of that request starts there and is
+//! one `openat2(2)`. The kernel resolves it without following a symbolic link, without a magic link
+//! of `/proc`, and without leaving the directory, so no race with a rename can lead outside. Links
+//! are followed by [`crate::share::tree`], one step at a time, each step through this module.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -17,8 +16,9 @@ use rustix::io::Errno;
 
 use crate::model::RelPath;
 
-/// How often an open is tried that the kernel calls interrupted or untimely: a concurrent rename,
-/// a signal, a lease that its holder has to give back first (fcntl(2), F_SETLEASE).
+/// How many times an open is tried if the kernel reports it as interrupted or
+/// untimely: a concurrent rename, a signal, or a lease that its holder has to give
+/// back first (fcntl(2), F_SETLEASE).
 const TRIES: u32 = 10;
 
 /// The pause between two tries.
@@ -27,7 +27,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// How the shared directory itself is opened.
 const TOP: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
-/// How a file is opened that turns out to be something else, perhaps.
+/// How a file is opened that may turn out to be something else.
 const READ: OFlags = OFlags::RDONLY
     .union(OFlags::NOFOLLOW)
     .union(OFlags::NONBLOCK)
@@ -41,37 +41,37 @@ const RESOLVE: ResolveFlags = ResolveFlags::BENEATH
 /// Whether a path may lead into a file system that is mounted below the shared directory.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mounts {
-    /// No: `EXDEV`.
+    /// It may not: `EXDEV`.
     Stay,
-    /// Yes; the caller has made sure of every mount on the way.
+    /// It may. The caller has checked every mount on the way.
     Cross,
 }
 
-/// The shared directory, as the only place from which anything is opened.
+/// The shared directory, the only place from which anything is opened.
 #[derive(Debug)]
 pub(crate) struct Beneath {
     root: OwnedFd,
 }
 
-/// Pins the directory at `directory`, wherever symbolic links lead.
+/// Pins the directory at `directory`, following symbolic links.
 pub(crate) fn open_top(directory: &Path) -> Result<OwnedFd, Errno> {
     patiently(|| rustix::fs::openat(CWD, directory, TOP, Mode::empty()))
 }
 
-/// The same if it can be done without waiting for a disk or another machine, that is, out of the
-/// kernel's memory of names; else an error.
+/// Like [`open_top`], but fails unless this needs no waiting for a disk or another machine, that
+/// is, unless the kernel has all names in memory.
 pub(crate) fn open_top_now(directory: &Path) -> Result<OwnedFd, Errno> {
     rustix::fs::openat2(CWD, directory, TOP, Mode::empty(), ResolveFlags::CACHED)
 }
 
 impl Beneath {
-    /// What lies below `top`, a pinned directory.
+    /// Wraps `top`, a pinned directory, to open what lies below it.
     pub(crate) fn new(top: OwnedFd) -> Self {
         Self { root: top }
     }
 
-    /// Fails with a sentence for people when the kernel, or the sandbox around this process, has no
-    /// `openat2`.
+    /// Fails with a human-readable message if the kernel, or the sandbox around this process,
+    /// has no `openat2`.
     pub(crate) fn check(&self) -> io::Result<()> {
         match self.pin(&RelPath::root(), Mounts::Stay) {
             Ok(_) => Ok(()),
@@ -84,21 +84,20 @@ impl Beneath {
         }
     }
 
-    /// A handle on whatever is at `path`, a symbolic link included, without opening it: a device
-    /// does not notice, a FIFO does not wait. A link on the way there is `ELOOP`.
+    /// Pins whatever is at `path`, even a symbolic link, without opening it: a device does not
+    /// notice, and a FIFO does not block. A link on the way there is `ELOOP`.
     pub(crate) fn pin(&self, path: &RelPath, mounts: Mounts) -> Result<OwnedFd, Errno> {
         self.open(path, OFlags::PATH | OFlags::NOFOLLOW, mounts)
     }
 
-    /// Opens `path` for reading. The caller has to look at what it got: should it be a FIFO or a
-    /// terminal by now, this neither waits for it nor is controlled by it.
+    /// Opens `path` for reading. The caller must check what it got. If it is a FIFO or a terminal
+    /// by now, this neither blocks on it nor makes it the controlling terminal.
     pub(crate) fn read(&self, path: &RelPath) -> Result<OwnedFd, Errno> {
         self.open(path, READ, Mounts::Cross)
     }
 
-    /// Opens the file at `path` for reading if that can be done without waiting, on the shared
-    /// directory's own mount. The caller knows that it was a regular file a moment ago, and looks
-    /// at what it got.
+    /// Opens the file at `path` for reading, on the shared directory's own mount, if that needs no
+    /// waiting. The caller knows that it was a regular file a moment ago, and checks what it got.
     pub(crate) fn read_now(&self, path: &RelPath) -> Result<OwnedFd, Errno> {
         let resolve = RESOLVE | ResolveFlags::NO_XDEV | ResolveFlags::CACHED;
         let flags = READ | OFlags::CLOEXEC;
@@ -114,8 +113,8 @@ impl Beneath {
     }
 }
 
-/// Opens a pinned directory for reading its names. Nothing is looked up, so what was pinned is
-/// what gets opened.
+/// Opens a pinned directory to read its names. Nothing is looked up, so this opens exactly
+/// what was pinned.
 pub(crate) fn open_directory(pinned: impl AsFd) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY;
     openat2(pinned, b".", flags, Mounts::Stay)
@@ -130,7 +129,7 @@ fn openat2(from: impl AsFd, path: &[u8], flags: OFlags, mounts: Mounts) -> Resul
     patiently(|| rustix::fs::openat2(&from, path, flags, Mode::empty(), resolve))
 }
 
-/// Tries again, a bounded number of times, what failed for a passing reason.
+/// Retries `open`, a bounded number of times, if it fails for a transient reason.
 fn patiently(mut open: impl FnMut() -> Result<OwnedFd, Errno>) -> Result<OwnedFd, Errno> {
     for _ in 1..TRIES {
         match open() {

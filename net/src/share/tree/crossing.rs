@@ -1,4 +1,4 @@
-//! The step into a file system that may stop to answer.
+//! The step into a file system that may stop responding.
 
 use std::sync::Arc;
 
@@ -9,15 +9,15 @@ use super::mountinfo::{Answerer, Device};
 use super::{PinnedNode, ShareTree};
 use crate::model::RelPath;
 
-/// How many file systems that may stop to answer one path may cross.
+/// How many file systems that may stop responding one path may cross.
 const MAX_CROSSINGS: usize = 16;
 
-/// Why a way ends.
+/// Why a walk stops.
 #[derive(Debug)]
 pub(super) enum Halt {
     /// Nothing is served there, or this machine could not find out.
     Failed(Errno),
-    /// It goes on into what may stop to answer.
+    /// The way continues into something that may stop responding.
     Crossing(Crossing),
 }
 
@@ -28,8 +28,8 @@ impl From<Errno> for Halt {
 }
 
 impl ShareTree {
-    /// Takes `way` where it can be left behind, and on from each further thing that may stop to
-    /// answer, the `crossed` ones being known.
+    /// Runs `way` where it can be abandoned. Repeats it from each further thing that may stop
+    /// responding, with the `crossed` ones known.
     pub(super) fn cross<T: Send + 'static>(
         self: &Arc<Self>,
         mut crossed: Vec<Crossing>,
@@ -48,8 +48,8 @@ impl ShareTree {
         Err(Errno::LOOP)
     }
 
-    /// Does `work` on `found`: right here, or where it can be left behind if the file system may
-    /// stop to answer.
+    /// Runs `work` on `found`: directly, or where it can be abandoned if the file system
+    /// may stop responding.
     pub(in crate::share) fn on<T: Send + 'static>(
         self: &Arc<Self>,
         found: &PinnedNode,
@@ -65,7 +65,7 @@ impl ShareTree {
         }
     }
 
-    /// The step from a directory on `device` at `real` to what is in it.
+    /// Checks the step from a directory on `device` at `real` to what is in it.
     pub(super) fn enter(
         &self,
         device: Device,
@@ -80,8 +80,8 @@ impl ShareTree {
         }
     }
 
-    /// Set if what is on `device` may stop to answer. Of the shared directory's own file system
-    /// that is known already.
+    /// Returns a crossing if what is on `device` may stop responding. For the shared directory's
+    /// own file system that is already known.
     pub(super) fn crossing_into(
         &self,
         device: Device,

@@ -1,4 +1,4 @@
-//! One open file of the share, and the promise that its bytes are of one state.
+//! One open file of the share, and the promise that its bytes belong to one state.
 
 use std::io::{self, IoSliceMut};
 use std::os::fd::OwnedFd;
@@ -17,14 +17,14 @@ use crate::share::roots::wishes::FileId;
 /// tmpfs and ramfs keep no pages to write back, so they never notice a store through `mmap`.
 const UNMARKED: [u32; 2] = [0x0102_1994, 0x8584_58f6];
 
-/// A file in the version that it had when it was opened. Reading it fails from the moment on at
-/// which it is written to, cut, grown, replaced by another or deleted (each of them changes the
-/// inode's ctime), so that no answer mixes two versions.
+/// A file in the version that it had when it was opened. Once it is written to, truncated,
+/// extended, replaced or deleted, reading fails: each of these changes the inode's ctime. So no
+/// answer mixes two versions.
 ///
-/// What the file system's clock does not tell apart is not noticed: see the limits of `FileState`.
-/// Nor is a program that stores through `mmap` into a page that it has changed before and that has
-/// not been written back since: the kernel does not mark the file again. Whoever computes roots
-/// ends that with `settle`.
+/// Changes that the file system's clock does not distinguish go unnoticed: see the limits of
+/// `FileState`. So do stores through `mmap` into a page that the program has changed before and
+/// that has not been written back since: the kernel does not mark the file again. Code that
+/// computes roots avoids this with `settle`.
 #[derive(Debug)]
 pub struct SharedFile {
     file: Arc<OwnedFd>,
@@ -33,7 +33,7 @@ pub struct SharedFile {
     way: Option<Way>,
 }
 
-/// The way to the bytes of a file whose file system may stop to answer.
+/// The way to the bytes of a file whose file system may stop responding.
 #[derive(Debug)]
 pub(crate) struct Way {
     pub(crate) aside: Arc<Aside>,
@@ -42,7 +42,7 @@ pub(crate) struct Way {
 
 impl Drop for SharedFile {
     fn drop(&mut self) {
-        // To close a file may take an answer, too.
+        // Closing a file may require an answer, too.
         if let Some(way) = &self.way {
             let file = Arc::clone(&self.file);
             way.aside.leave(&way.crossing, move || drop(file));
@@ -50,18 +50,19 @@ impl Drop for SharedFile {
     }
 }
 
-/// How long [`AT_ONCE`] bytes of such a file are waited for: some seconds, as it may be far away.
+/// How long to wait for [`AT_ONCE`] bytes of such a file: several seconds, because it may
+/// be far away.
 const BYTES: Duration = Duration::from_secs(3);
 
-/// Bytes that are asked for at once there.
+/// Bytes requested at once from such a file.
 const AT_ONCE: usize = 64 * 1024;
 
 /// How long it may take to write back what programs have stored there.
 const WRITING_BACK: Duration = Duration::from_secs(10);
 
 impl SharedFile {
-    /// Wraps an open regular file; `None` when `state` is not that of one. `way` is set if its file
-    /// system may stop to answer.
+    /// Wraps an open regular file; `None` if `state` is not that of a regular file. `way` is set if
+    /// its file system may stop responding.
     pub(crate) fn new(file: OwnedFd, state: FileState, way: Option<Way>) -> Option<Self> {
         let (file, attributes) = (Arc::new(file), state.attributes());
         let Some(attributes) = attributes else {
@@ -78,19 +79,20 @@ impl SharedFile {
         })
     }
 
-    /// The file's attributes when it was opened. The size does not change while reads succeed.
+    /// Returns the attributes that the file had when it was opened. The size does not change
+    /// while reads succeed.
     pub fn attributes(&self) -> Attributes {
         self.attributes
     }
 
-    /// Bytes of content when it was opened.
+    /// Returns the size in bytes that it had when it was opened.
     pub fn size(&self) -> u64 {
         self.attributes.size.or_zero()
     }
 
-    /// Reads bytes at `offset` into `buffer`, as pread(2) does: possibly fewer than asked for, and
-    /// none only at the end. Once the file is no longer in the version seen at open, the error is
-    /// one that [`is_changed`] knows, and `buffer` holds nothing of use.
+    /// Reads bytes at `offset` into `buffer`, as pread(2) does: possibly fewer than requested, and
+    /// none only at the end. Once the file no longer has the version seen at open, the error is one
+    /// that [`is_changed`] recognizes, and the content of `buffer` is of no use.
     pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
         let buffer = self.within(offset, buffer);
         if buffer.is_empty() {
@@ -125,8 +127,8 @@ impl SharedFile {
         Ok(bytes.len())
     }
 
-    /// [`SharedFile::read_at`] if it can be done without waiting for a disk, that is, out of the
-    /// page cache; else `None`, also where the file system cannot tell.
+    /// Does the same as [`SharedFile::read_at`] if that needs no waiting for a disk, that is, from
+    /// the page cache. `None` if it does, or if the file system cannot tell.
     pub fn read_at_now(&self, offset: u64, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         let buffer = self.within(offset, buffer);
         if buffer.is_empty() {
@@ -147,8 +149,8 @@ impl SharedFile {
     }
 
     /// Writes back what programs have stored through `mmap`, so that their next store marks the
-    /// file as changed. Whoever needs to rely on that opens the file anew afterwards. False where
-    /// the file system does not mark such stores at all.
+    /// file as changed. To rely on that, open the file again afterwards. Returns false if the file
+    /// system does not mark such stores at all.
     pub(crate) fn settle(&self) -> io::Result<bool> {
         match &self.way {
             None => settle(&self.file),
@@ -160,12 +162,12 @@ impl SharedFile {
         }
     }
 
-    /// Which file it is, in whatever version.
+    /// Returns which file it is, in whatever version.
     pub(crate) fn id(&self) -> FileId {
         self.state.id()
     }
 
-    /// Where it lies, having been opened at `path`.
+    /// Returns its location, given that it was opened at `path`.
     pub(crate) fn place(&self, path: &RelPath) -> FileLocation {
         FileLocation {
             path: path.clone(),
@@ -174,7 +176,7 @@ impl SharedFile {
         }
     }
 
-    /// Its state when it was opened, and by now.
+    /// Returns the state that it had when it was opened, and its present state.
     pub(crate) fn states(&self) -> io::Result<(FileState, FileState)> {
         let now = match &self.way {
             None => FileState::of(&*self.file)?,
@@ -187,12 +189,12 @@ impl SharedFile {
         Ok((self.state, now))
     }
 
-    /// True if it had changed within `time` of now when it was opened.
+    /// Returns true if, when it was opened, it had changed less than `time` ago.
     pub(crate) fn changed_within(&self, time: Duration) -> bool {
         !self.state.has_rested(time, UnixTime::now())
     }
 
-    /// The part of `buffer` that the file can fill from `offset` on.
+    /// Returns the part of `buffer` that the file can fill from `offset` on.
     fn within<'b>(&self, offset: u64, buffer: &'b mut [u8]) -> &'b mut [u8] {
         let left = self.size().saturating_sub(offset);
         let length = buffer
@@ -201,15 +203,15 @@ impl SharedFile {
         &mut buffer[..length]
     }
 
-    /// True if a byte can be had out of the page cache. No file of a network can, nor one of
-    /// another program: their systems cannot tell, and what does not wait for a disk there may wait
-    /// for something else.
+    /// Returns true if a byte can be read from the page cache. This never holds for files across a
+    /// network or of another program: their file systems cannot tell, and what does not wait for a
+    /// disk there may wait for something else.
     pub(crate) fn is_at_hand(&self) -> bool {
         matches!(self.read_at_now(0, &mut [0]), Ok(Some(1)))
     }
 }
 
-/// Reads some bytes of a file, which has to be in `state` afterwards if there is one.
+/// Reads some bytes of a file. If there is a `state`, the file must be in it afterwards.
 fn read(
     file: &OwnedFd,
     state: Option<FileState>,
@@ -225,7 +227,7 @@ fn read(
     if let Some(state) = state {
         check(file, &state)?;
         if count == 0 {
-            // Some files of sysfs claim a size that they do not have.
+            // Some files of sysfs report a size that they do not have.
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
     }
@@ -252,12 +254,12 @@ fn check(file: &OwnedFd, state: &FileState) -> io::Result<()> {
     }
 }
 
-/// A file that changes more often than this while it is opened and read is given up.
+/// Limit on attempts to open and read a file that keeps changing.
 const MAX_ATTEMPTS: u32 = 4;
 
-/// Calls `attempt`, which opens a file and reads from it, again when the file changed in between: a
-/// program that writes to it is no reason to fail. The last error is one that [`is_changed`] where
-/// the file changed every time.
+/// Calls `attempt`, which opens a file and reads from it, and retries if the file changed in
+/// between: a program that writes to it is no reason to fail. If the file changed every time, the
+/// last error is one that [`is_changed`] recognizes.
 pub(crate) fn retry_while_changing<T>(mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     for _ in 1..MAX_ATTEMPTS {
         match attempt() {
@@ -268,7 +270,7 @@ pub(crate) fn retry_while_changing<T>(mut attempt: impl FnMut() -> io::Result<T>
     attempt()
 }
 
-/// True for the error of a read of a file that is no longer in the version seen at open.
+/// Returns true for the error of reading a file that no longer has the version seen at open.
 pub fn is_changed(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::StaleNetworkFileHandle
 }

@@ -1,10 +1,11 @@
-//! Who answers for the mounted file systems: the kernel, somebody else, or this program.
+//! Who answers for each mounted file system: the kernel, another party, or this program.
 //!
 //! A mount of this program may lie in a share, and must not be served: it shows other members'
-//! files, one of a stopped process would hang us, and our own could wait for ourselves. What
-//! somebody else answers for is touched with care ([`super::aside`]). The kernel's table names
-//! their devices, and a poll tells whether it has changed since it was read (proc(5),
-//! `/proc/pid/mountinfo`), so that asking costs one system call and is never stale.
+//! files, the mount of a stopped process would hang us, and our own could make us wait for
+//! ourselves. File systems that another party answers for are accessed with care
+//! ([`super::aside`]). The kernel's table lists their devices, and a poll tells whether the table
+//! has changed since it was read (proc(5), `/proc/pid/mountinfo`). So a query costs one system call
+//! and is never stale.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -16,11 +17,11 @@ use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-/// The type that mounts of this program have in the kernel's table.
+/// The type of this program's mounts in the kernel's table.
 pub const OUR_MOUNT_TYPE: &str = "fuse.tinyp2p";
 
-/// The types of file systems that this kernel answers for by itself, out of memory or from a disk.
-/// All others, across a network or in the hands of another program, may stop to answer.
+/// The types of file systems that this kernel serves on its own, from memory or from a disk. All
+/// others depend on a network or on another program, and may stop responding.
 const LOCAL_TYPES: [&str; 23] = [
     "ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs", "ramfs", "f2fs", "overlay", "zfs", "bcachefs",
     "vfat", "msdos", "exfat", "ntfs3", "jfs", "nilfs2", "squashfs", "erofs", "iso9660", "udf",
@@ -32,7 +33,7 @@ const LOCAL_TYPES: [&str; 23] = [
 pub(crate) enum Answerer {
     /// The kernel of this machine.
     Kernel,
-    /// Another machine or program, which may stop to.
+    /// Another machine or program, which may stop responding.
     Other,
     /// This program: the file system is a mount of its own.
     Ourselves,
@@ -41,7 +42,7 @@ pub(crate) enum Answerer {
 /// A device number: major, minor.
 pub type Device = (u32, u32);
 
-/// The kernel's mount table, as far as it concerns us.
+/// The kernel's mount table, as far as it matters to us.
 #[derive(Debug)]
 pub(crate) struct MountTable {
     /// `None` without a `/proc`: then nothing is known of any mount.
@@ -51,8 +52,8 @@ pub(crate) struct MountTable {
 #[derive(Debug)]
 struct State {
     table: File,
-    /// Those for which not the kernel answers. Volumes of btrfs and the like have numbers that are
-    /// not in the table.
+    /// Devices that the kernel does not answer for. Volumes of btrfs and the like have numbers that
+    /// are not in the table.
     others: Vec<(Device, Answerer)>,
 }
 
@@ -71,11 +72,11 @@ impl MountTable {
         }
     }
 
-    /// Who answers for `device`; `None` when that cannot be known. The lock
-    /// spans a poll that does not wait and, after a mount or unmount, a read of `/proc`.
+    /// Returns who answers for `device`; `None` if that cannot be known. The lock spans a poll that
+    /// does not wait and, after a mount or unmount, a read of `/proc`.
     ///
     /// # Errors
-    /// This machine has run out of something.
+    /// This machine has run out of a resource.
     pub(crate) fn answerer(&self, device: Device) -> Result<Option<Answerer>, Errno> {
         let Some(state) = &self.state else {
             return Ok(None);
@@ -121,7 +122,7 @@ impl State {
     }
 }
 
-/// The devices in a mount table for which not the kernel answers.
+/// Returns the devices in a mount table that the kernel does not answer for.
 fn others(table: &[u8]) -> Vec<(Device, Answerer)> {
     let answerer = |kind: &str| {
         if kind.starts_with(OUR_MOUNT_TYPE) {
@@ -149,24 +150,24 @@ pub struct MountEntry {
     pub device: Device,
     /// The directory that it is mounted on.
     pub mountpoint: PathBuf,
-    /// What, with the subtype: `ext4`, `fuse.sshfs`.
+    /// The type with its subtype: `ext4`, `fuse.sshfs`.
     pub kind: String,
-    /// The filesystem's own options, where FUSE names the owner.
+    /// The file system's own options, where FUSE names the owner.
     pub options: String,
 }
 
 impl MountEntry {
-    /// All lines of a table, without those that are none.
+    /// Iterates over all valid lines of a table.
     pub fn all(table: &[u8]) -> impl Iterator<Item = Self> {
         table.split(|byte| *byte == b'\n').filter_map(parse_line)
     }
 
-    /// True for mounts made by this program, of any user.
+    /// Returns true for mounts made by this program, of any user.
     pub fn is_ours(&self) -> bool {
         self.kind == OUR_MOUNT_TYPE
     }
 
-    /// The user who mounted it, for a FUSE mount.
+    /// Returns the user who mounted it, for a FUSE mount.
     pub fn owner(&self) -> Option<u32> {
         self.options
             .split(',')
@@ -175,7 +176,7 @@ impl MountEntry {
     }
 }
 
-/// `ID PARENT MAJOR:MINOR ROOT MOUNTPOINT OPTIONS [TAG...] - TYPE SOURCE SUPER_OPTIONS`
+/// Parses `ID PARENT MAJOR:MINOR ROOT MOUNTPOINT OPTIONS [TAG...] - TYPE SOURCE SUPER_OPTIONS`.
 fn parse_line(line: &[u8]) -> Option<MountEntry> {
     let mut fields = line.split(|b| *b == b' ');
     let mut text = || {

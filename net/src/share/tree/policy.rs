@@ -1,8 +1,8 @@
-//! What of the shared directory is served at all, decided by the path alone.
+//! What the shared directory serves at all, decided by the path alone.
 //!
-//! By the path alone, because asking the system about a mountpoint of our own could wait for
-//! ourselves. The paths judged here are real ones, with every symbolic link resolved, so a link
-//! cannot show what its target's own path would not.
+//! The path alone decides, because querying the system about one of our own mountpoints could make
+//! us wait for ourselves. The paths judged here are real ones, with every symbolic link resolved,
+//! so a link cannot show what its target's own path would not.
 
 use crate::model::{Name, RelPath};
 
@@ -14,20 +14,20 @@ pub(crate) struct Policy {
 }
 
 impl Policy {
-    /// Leaves out `excluded` with all below, and names that begin with a dot unless even those
-    /// (`hidden`) are served.
+    /// Leaves out `excluded` with everything below, and names that begin with a dot unless those
+    /// are served too (`hidden`).
     pub(crate) fn new(hidden: bool, excluded: Vec<RelPath>) -> Self {
         Self { hidden, excluded }
     }
 
-    /// True when nothing on the way to `path` is left out, nor `path` itself.
+    /// Returns true if neither `path` nor anything on the way to it is left out.
     pub(crate) fn serves(&self, path: &RelPath) -> bool {
         let visible = self.hidden || !path.components().any(|name| name.starts_with(b"."));
         visible && !self.excluded.iter().any(|out| path.is_within(out))
     }
 
-    /// The same for the names of one directory that is served itself, without
-    /// building their paths.
+    /// Like [`Policy::serves`], for the names of one directory that is served itself. Does not
+    /// build their paths.
     pub(crate) fn of_directory(&self, directory: &RelPath) -> impl Fn(&[u8]) -> bool + use<> {
         let hidden = self.hidden;
         let excluded: Vec<Name> = self

@@ -1,5 +1,5 @@
-//! The way from the root of the share to what a path leads to: in one step where it is plain, one
-//! component at a time through symbolic links and mounts.
+//! Resolves a path from the root of the share: in one step if it is plain, one component at a time
+//! through symbolic links and mounts.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -15,26 +15,26 @@ use super::stat::FileState;
 use super::{Pinned, PinnedNode, ShareTree, join};
 use crate::model::{Kind, RelPath};
 
-/// The most links on one path, as the kernel has it (path_resolution(7)).
+/// Limit on the links on one path, the same as the kernel's (path_resolution(7)).
 const MAX_LINKS: usize = 40;
 
-/// The most components that one name of a directory may expand to.
+/// Limit on the components that one name of a directory may expand to.
 const MAX_STEPS: usize = 1024;
 
-/// A spot of the tree and the way there.
+/// A place in the tree and the way there.
 #[derive(Clone, Debug)]
 pub(crate) struct TreeSpot {
     /// The path with every link resolved.
     pub(super) real: RelPath,
-    /// The real directories from which the way went on by a link to another directory.
+    /// The real directories from which the way continued through a link to another directory.
     left: Vec<RelPath>,
-    /// How many links the way has taken.
+    /// How many links the way has followed.
     links: usize,
 }
 
 impl ShareTree {
-    /// What `path` leads to. Every reason why nothing is served there is an error that
-    /// [`is_absence`](crate::share::errnos::is_absence) knows.
+    /// Finds what `path` leads to. If nothing is served there, whatever the reason, the error is
+    /// one that [`is_absence`](crate::share::errnos::is_absence) recognizes.
     pub(crate) fn find(self: &Arc<Self>, path: &RelPath) -> Result<PinnedNode, Errno> {
         match self.find_across(path, &[]) {
             Ok(found) => Ok(found),
@@ -48,7 +48,8 @@ impl ShareTree {
         }
     }
 
-    /// [`ShareTree::find`] up to what may stop to answer and is not among what was `crossed`.
+    /// Like [`ShareTree::find`], but stops at anything that may stop responding and is not
+    /// among the `crossed`.
     fn find_across(&self, path: &RelPath, crossed: &[Crossing]) -> Result<PinnedNode, Halt> {
         if !self.policy.serves(path) {
             return Err(Halt::Failed(Errno::NOENT));
@@ -70,7 +71,7 @@ impl ShareTree {
         }
     }
 
-    /// [`ShareTree::find_across`], one component at a time.
+    /// Like [`ShareTree::find_across`], one component at a time.
     fn walk(&self, path: &RelPath, crossed: &[Crossing]) -> Result<PinnedNode, Halt> {
         let root = RelPath::root();
         let place = TreeSpot::reached_directly(&root);
@@ -81,7 +82,7 @@ impl ShareTree {
         Ok(found)
     }
 
-    /// What `name` leads to in the directory at `place`, which is on `device`.
+    /// Finds what `name` leads to in the directory at `place`, which is on `device`.
     pub(super) fn child(
         &self,
         place: &TreeSpot,
@@ -93,7 +94,7 @@ impl ShareTree {
         let mut links = place.links;
         let mut device = device;
         let mut reached = None;
-        // What is still to be walked, the next component last.
+        // The components still to be walked, the next one last.
         let mut pending = vec![name.to_vec()];
         for _ in 0..MAX_STEPS {
             let Some(component) = pending.pop() else {
@@ -150,8 +151,8 @@ impl TreeSpot {
         }
     }
 
-    /// The place at `real`, one name below this one; an error when it is a directory that this
-    /// name must not lead to.
+    /// Returns the place at `real`, one name below this one; an error if it is a directory that
+    /// this name must not lead to.
     fn onward(&self, real: RelPath, links: usize, state: &FileState) -> Result<Self, Errno> {
         let mut left = self.left.clone();
         if links > self.links && state.kind() == Some(Kind::Directory) {
@@ -164,7 +165,7 @@ impl TreeSpot {
     }
 }
 
-/// The components of a link's target, last one first.
+/// Returns the components of a link's target, last one first.
 fn target(link: &OwnedFd) -> Result<Vec<Vec<u8>>, Errno> {
     let target = readlinkat(link, &b""[..], Vec::new())?.into_bytes();
     if target.starts_with(b"/") {

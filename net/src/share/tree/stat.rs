@@ -1,4 +1,4 @@
-//! One state of one file or directory, as `statx(2)` tells it.
+//! One state of one file or directory, as reported by `statx(2)`.
 
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -11,18 +11,18 @@ use super::mountinfo::Device;
 use crate::model::{Attributes, Kind, Mode, UnixTime, Version};
 use crate::share::roots::wishes::FileId;
 
-/// Everything that tells one state of a file from another without reading it. Two equal values
-/// mean an unchanged file, as far as the file system's clock can tell: since Linux 6.13 the common
-/// ones give every change that follows a look its own time; before, two changes of equal size
-/// within one tick (4 to 10 ms) are one.
+/// Everything that distinguishes one state of a file from another without reading it. Two equal
+/// values mean an unchanged file, within the resolution of the file system's clock. Since Linux
+/// 6.13 the common file systems give every change that follows a query its own time. Before that,
+/// two changes of equal size within one tick (4 to 10 ms) are indistinguishable.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct FileState {
     file_type: FileType,
     device: Device,
     inode: u64,
     size: u64,
-    /// When the file was made; zero where the file system does not say. It tells a file from an
-    /// earlier one that had its inode.
+    /// When the file was created; zero if the file system does not report it. It distinguishes a
+    /// file from an earlier one with the same inode.
     born: Moment,
     modified: Moment,
     changed: Moment,
@@ -33,26 +33,26 @@ pub(crate) struct FileState {
 type Moment = (i64, u32);
 
 impl FileState {
-    /// The present state of an open or pinned file.
+    /// Returns the present state of an open or pinned file.
     pub(crate) fn of(file: impl AsFd) -> Result<Self, Errno> {
         Self::read(file, b"", AtFlags::EMPTY_PATH)
     }
 
-    /// The state of what a handle pins, as far as this machine knows it: a file system across a
-    /// network, or a dead FUSE mount, is not asked.
+    /// Returns the state of what a handle pins, as far as this machine knows it. A file system
+    /// across a network, or a dead FUSE mount, is not queried.
     pub(crate) fn of_pinned(handle: impl AsFd) -> Result<Self, Errno> {
         Self::read(handle, b"", AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC)
     }
 
-    /// The state of what a handle pins, as nobody but its file system knows it: nothing that this
-    /// machine may remember of one across a network counts.
+    /// Returns the state of what a handle pins, as its file system reports it. For a file system
+    /// across a network, nothing cached on this machine counts.
     pub(crate) fn of_present(handle: impl AsFd) -> Result<Self, Errno> {
         let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_FORCE_SYNC;
         Self::read(handle, b"", flags)
     }
 
-    /// The same as [`FileState::of_pinned`] for a name of a pinned directory: a link's own state,
-    /// not its target's.
+    /// Like [`FileState::of_pinned`], for a name in a pinned directory. For a link, this is the
+    /// link's own state and not its target's.
     pub(crate) fn of_entry(directory: impl AsFd, name: &[u8]) -> Result<Self, Errno> {
         let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
         Self::read(directory, name, flags)
@@ -63,7 +63,7 @@ impl FileState {
         statx(at, path, flags, wanted).map(Self::from)
     }
 
-    /// What it is; `None` for what is never served, symbolic links included.
+    /// Returns its kind; `None` for what is never served, symbolic links included.
     pub(crate) fn kind(&self) -> Option<Kind> {
         match self.file_type {
             FileType::RegularFile => Some(Kind::File),
@@ -72,34 +72,34 @@ impl FileState {
         }
     }
 
-    /// True for a symbolic link.
+    /// Returns true for a symbolic link.
     pub(crate) fn is_link(&self) -> bool {
         self.file_type == FileType::Symlink
     }
 
-    /// The file system that it is on.
+    /// Returns the device of its file system.
     pub(crate) fn device(&self) -> Device {
         self.device
     }
 
-    /// When its content was last modified.
+    /// Returns when its content was last modified.
     pub(crate) fn mtime(&self) -> UnixTime {
         let (seconds, nanoseconds) = self.modified;
         UnixTime::new(seconds, nanoseconds).unwrap_or_default()
     }
 
-    /// Nanoseconds since 1970 when anything of it last changed.
+    /// Returns the time of the last change to it in any respect, in nanoseconds since 1970.
     pub(crate) fn ctime(&self) -> i64 {
         nanoseconds(self.changed)
     }
 
-    /// True if it last changed more than `time` before `now`.
+    /// Returns true if it last changed more than `time` before `now`.
     pub(crate) fn has_rested(&self, time: Duration, now: UnixTime) -> bool {
         let since = now.in_nanoseconds() - i128::from(self.ctime());
         since > time.as_nanos().cast_signed()
     }
 
-    /// What members see of it; `None` for what is never served.
+    /// Returns what members see of it; `None` for what is never served.
     pub(crate) fn attributes(&self) -> Option<Attributes> {
         let kind = self.kind()?;
         Some(Attributes {
@@ -112,9 +112,10 @@ impl FileState {
         })
     }
 
-    /// The beginnings of two digests: SHA-256 over device, inode and time of birth, and over size
-    /// and both times; each number big-endian. They tell the states of one path apart, and mostly
-    /// whether two are of one file; they are no secret and no proof of anything.
+    /// Returns the beginnings of two digests: SHA-256 over device, inode and birth time, and
+    /// over size and both times; each number big-endian. They distinguish the states of one
+    /// path, and usually show whether two states are of one file. They are no secret and no
+    /// proof of anything.
     pub(crate) fn version(&self) -> Version {
         let mut file = Sha256::new();
         file.update(self.device.0.to_be_bytes());
@@ -128,27 +129,27 @@ impl FileState {
         Version::of(first_eight(file), first_eight(state))
     }
 
-    /// The number of the inode in its file system.
+    /// Returns the inode number in its file system.
     pub(crate) fn inode(&self) -> u64 {
         self.inode
     }
 
-    /// Size in bytes.
+    /// Returns its size in bytes.
     pub(crate) fn size(&self) -> u64 {
         self.size
     }
 
-    /// Who may do what with it.
+    /// Returns who may do what with it.
     pub(crate) fn permissions(&self) -> Permissions {
         self.permissions
     }
 
-    /// Which file it is a state of.
+    /// Returns which file it is a state of.
     pub(crate) fn id(&self) -> FileId {
         FileId::new(self.device, self.inode)
     }
 
-    /// A directory's size is the file system's own affair.
+    /// Returns the size. That of a directory is internal to the file system and counts as zero.
     fn content_size(&self) -> u64 {
         match self.file_type {
             FileType::Directory => 0,
@@ -197,10 +198,10 @@ fn nanoseconds((seconds, nanoseconds): Moment) -> i64 {
         .saturating_add(nanoseconds.into())
 }
 
-/// Who may do what with a file, as `statx(2)` tells it.
+/// Who may do what with a file, as reported by `statx(2)`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Permissions {
-    /// `stx_mode`.
+    /// The bits of `stx_mode`.
     pub(crate) bits: u16,
     /// The user id of the owner.
     pub(crate) user: u32,
@@ -209,7 +210,7 @@ pub(crate) struct Permissions {
 }
 
 impl Permissions {
-    /// What members see of it, if this process can open it.
+    /// Returns the mode that members see, if this process can open it.
     pub(crate) fn of_opened(self, kind: Kind) -> Mode {
         match kind {
             Kind::File if self.bits & 0o111 != 0 => Mode::Executable,

@@ -1,4 +1,4 @@
-//! The directories of the share that cannot be read, for whoever shares them.
+//! The directories of the share that cannot be read, reported to the person who shares them.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,10 +11,10 @@ use super::aside::STUCK;
 use crate::model::{MAX_PATH_BYTES, RelPath};
 use crate::share::errnos::is_exhaustion;
 
-/// Directories that are remembered. What would be one more is not named.
+/// Limit on remembered directories. Any beyond it are not named.
 const MAX_DIRECTORIES: usize = 64;
 
-/// Those that were come upon, by their real paths.
+/// The unreadable directories that were found, by their real paths.
 #[derive(Debug, Default)]
 pub(crate) struct UnreadableDirectories(Mutex<BTreeMap<RelPath, (Complaint, Instant)>>);
 
@@ -23,7 +23,7 @@ pub(crate) struct UnreadableDirectories(Mutex<BTreeMap<RelPath, (Complaint, Inst
 pub(crate) enum Complaint {
     /// It cannot be read.
     Failed(Errno),
-    /// So many names in it make paths that are too long for anybody to ask for.
+    /// This many names in it have paths that are too long for any request.
     TooLong(usize),
 }
 
@@ -50,12 +50,12 @@ impl fmt::Display for Complaint {
 }
 
 impl UnreadableDirectories {
-    /// Notes how reading the directory at `path` went.
+    /// Records the outcome of reading the directory at `path`.
     pub(crate) fn note(&self, path: &RelPath, outcome: Result<usize, Errno>, now: Instant) {
         let complaint = match outcome {
             Ok(0) | Err(Errno::NOENT | Errno::NOTDIR) => None,
             Ok(count) => Some(Complaint::TooLong(count)),
-            // Not the directory's fault; or told of by itself, for all that is on that file system.
+            // Not the directory's fault, or reported separately for everything on that file system.
             Err(error) if is_exhaustion(error) || error == STUCK => return,
             Err(error) => Some(Complaint::Failed(error)),
         };
@@ -76,12 +76,12 @@ impl UnreadableDirectories {
         }
     }
 
-    /// The paths of all of them.
+    /// Returns the paths of all of them.
     pub(crate) fn paths(&self) -> Vec<RelPath> {
         self.0.lock().keys().cloned().collect()
     }
 
-    /// What is wrong with each, and since when that is known.
+    /// Returns what is wrong with each, and since when that is known.
     pub(crate) fn complaints(&self) -> Vec<(RelPath, Complaint, Instant)> {
         let directories = self.0.lock();
         let complaints = directories.iter();

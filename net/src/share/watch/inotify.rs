@@ -1,14 +1,13 @@
-//! Noticing what changes in what others have been told of the share.
+//! Notices changes to the parts of the share that were shown to others.
 //!
-//! inotify(7) tells which name of a watched directory has come, gone or changed. To answer for what
-//! lies at a path, every directory on the way to it is watched, from the share's root down, each
-//! before the next one is looked up: then nothing on the way can be moved or replaced unnoticed. A
-//! watch lasts as long as the longest answer that relies on it, and a bit.
+//! inotify(7) reports which name of a watched directory has appeared, disappeared or changed. To
+//! cover what lies at a path, every directory on the way is watched, from the share's root down,
+//! each before the next one is looked up. So nothing on the way can be moved or replaced unnoticed.
+//! A watch lasts a little longer than the longest answer that relies on it.
 //!
-//! What the system cannot watch, or not reliably, is not promised: paths that lead through symbolic
-//! links or into other file systems, file systems that others can change behind our kernel's back,
-//! and whatever is beyond the number of watches that we allow ourselves. Whoever asks for those has
-//! to ask again.
+//! Nothing is promised where the system cannot watch reliably: paths through symbolic links or into
+//! other file systems, file systems that others can change behind our kernel's back, and anything
+//! beyond the number of watches that we allow ourselves. For those, clients have to ask again.
 
 use std::fs::{self, File};
 use std::mem::MaybeUninit;
@@ -30,30 +29,29 @@ use crate::share::tree::anchor::Look;
 use crate::share::tree::policy::Policy;
 use crate::share::tree::{ShareTree, join};
 
-/// Directories watched at most. The kernel keeps about a kilobyte for each.
+/// Limit on watched directories. The kernel keeps about a kilobyte for each.
 const MAX_WATCHES: usize = 16_384;
 
-/// In a storm of events, those who wait hear of it after so many.
+/// In a storm of events, waiting clients are notified after this many.
 const ANNOUNCED: usize = 256;
 
-/// How often the watches that nobody needs any more are given back.
+/// How often unused watches are removed.
 const SWEEP: Duration = Duration::from_secs(10);
 
-/// The thread looks this often whether it is still wanted.
+/// How often the thread checks whether it is still wanted.
 const IDLE: Duration = Duration::from_millis(500);
 
-/// Changes that follow a first one within this time are told together with it.
+/// Changes that follow a first one within this time are reported together with it.
 const GATHERED: Duration = Duration::from_millis(20);
 
-/// The watches of one share, and the journal of what they have shown.
+/// The watches of one share, and the journal of the changes they have shown.
 pub(crate) struct ShareWatch {
     inotify: OwnedFd,
     room: usize,
-    /// inotify_add_watch(2) happens under this lock, and so does the reading of what it shows:
-    /// a watch must be in the table before its first event is looked for there. Neither waits
-    /// for a disk.
+    /// This lock is held during inotify_add_watch(2) and while reading the events: a watch must be
+    /// in the table before its first event is looked up there. Neither waits for a disk.
     state: Mutex<State>,
-    /// For those who wait on a thread; the others have `counter`.
+    /// Wakes those who wait on a thread; the others use `counter`.
     changed: Condvar,
     counter: tokio::sync::watch::Sender<u64>,
 }
@@ -61,8 +59,8 @@ pub(crate) struct ShareWatch {
 struct State {
     journal: Journal,
     table: WatchTable,
-    /// Which of the directories that were found at the share's path one after the other the table
-    /// is about, and what of it is served.
+    /// Which of the directories found in turn at the share's path the table covers, and what of
+    /// it is served.
     generation: u64,
     policy: Arc<Policy>,
     swept: Instant,
@@ -76,13 +74,13 @@ impl std::fmt::Debug for ShareWatch {
 }
 
 impl ShareWatch {
-    /// Watches nothing yet of what is there at this `look`. The thread that this starts ends
+    /// Starts with no watches on the directory found by `look`. The thread that this starts ends
     /// with the value.
     pub(crate) fn start(look: &Look) -> Result<Arc<Self>, Error> {
         Self::with_room(look, room())
     }
 
-    /// The same, for at most `room` directories.
+    /// Like [`ShareWatch::start`], for at most `room` directories.
     pub(crate) fn with_room(look: &Look, room: usize) -> Result<Arc<Self>, Error> {
         let failed = |error: std::io::Error| Error::local("watching the share for changes", error);
         let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK);
@@ -107,8 +105,8 @@ impl ShareWatch {
         Ok(watch)
     }
 
-    /// Takes note of what is at the share's path by now. If it is something else than before, all
-    /// that was told of that has changed, and nothing of it is watched any more.
+    /// Records what is at the share's path by now. If it is not the same as before, everything
+    /// shown of the previous directory has changed, and none of it is watched any longer.
     pub(crate) fn follow(&self, look: &Look) {
         let mut state = self.state.lock();
         if look.generation <= state.generation {
@@ -121,9 +119,9 @@ impl ShareWatch {
         self.announce(&state);
     }
 
-    /// Watches what lies at `path`, and below it if it is a directory: from the counter that this
-    /// returns on, every change of that is in the journal, for [`PROMISE`](crate::config::PROMISE)
-    /// at least. To be called before `path` is looked at. `None` if it cannot be watched.
+    /// Watches what lies at `path`, and below it if it is a directory. From the returned counter
+    /// on, every change to it is in the journal, for at least [`PROMISE`](crate::config::PROMISE).
+    /// Must be called before `path` is read. `None` if it cannot be watched.
     pub(crate) fn keep(&self, tree: &ShareTree, path: &RelPath, now: Instant) -> Option<u64> {
         let since = self.state.lock().journal.counter();
         let mut step = RelPath::root();
@@ -131,14 +129,16 @@ impl ShareWatch {
         loop {
             match self.add(tree, &step, since, now) {
                 Ok(true) => {}
-                // Nothing there, or no directory: what is there instead shows in the one above.
+                // Nothing there, or no directory: the parent's watch shows what
+                // appears there instead.
                 Ok(false) => break,
                 Err(error) => {
                     tracing::debug!(path = %step, %error, "cannot be watched");
                     return None;
                 }
             }
-            // One at a time: a path may have thousands, the first of which is not there.
+            // One at a time: a path may have thousands of components, the first of which
+            // does not exist.
             let Some(component) = components.next() else {
                 break;
             };
@@ -147,8 +147,8 @@ impl ShareWatch {
         Some(since)
     }
 
-    /// Watches one directory, those above it being watched since `since`. False if there is none at
-    /// `path`.
+    /// Watches one directory whose ancestors have been watched since `since`. Returns false if
+    /// there is none at `path`.
     fn add(
         &self,
         tree: &ShareTree,
@@ -158,7 +158,7 @@ impl ShareWatch {
     ) -> Result<bool, Errno> {
         {
             let mut state = self.state.lock();
-            // What is in the table is about another directory than this request.
+            // The table is about another directory than this request.
             if state.generation != tree.generation() {
                 return Err(Errno::AGAIN);
             }
@@ -169,14 +169,14 @@ impl ShareWatch {
         let Some(pinned) = tree.pin_directory(path)? else {
             return Ok(false);
         };
-        // Of what is pinned, by the one name that cannot lead elsewhere.
+        // Watch the pinned directory by the only name that cannot lead elsewhere.
         let name = format!("/proc/self/fd/{}", pinned.as_raw_fd());
         let mut state = self.state.lock();
         if state.table.len() >= self.room {
             return Err(Errno::NOSPC);
         }
-        // What was pinned may lie somewhere else by now. If that has not been noticed yet, it will
-        // be, and takes this watch away again.
+        // The pinned directory may lie elsewhere by now. If that has not been noticed yet, it will
+        // be, and removes this watch again.
         let is_same = state.generation == tree.generation();
         if !is_same || state.journal.is_uprooted(path, since) {
             return Err(Errno::AGAIN);
@@ -186,7 +186,7 @@ impl ShareWatch {
         Ok(true)
     }
 
-    /// Notes that the attributes of a file have changed in a way that the system does not see.
+    /// Records that the attributes of a file have changed in a way that the system does not see.
     pub(crate) fn note(&self, paths: &[RelPath]) {
         let mut state = self.state.lock();
         let State { journal, table, .. } = &mut *state;
@@ -199,7 +199,7 @@ impl ShareWatch {
         self.announce(&state);
     }
 
-    /// What has changed, as soon as something has, or nothing when the time is up.
+    /// Returns the changes as soon as there are any, or none when the time is up.
     pub(crate) async fn changes(&self, request: &ChangesRequest) -> Changes {
         let mut counter = self.counter.subscribe();
         let moved = counter.wait_for(|counter| *counter != request.since);
@@ -211,7 +211,7 @@ impl ShareWatch {
         self.since(request.since)
     }
 
-    /// The same, on a thread that may wait.
+    /// Like [`ShareWatch::changes`], on a thread that may block.
     pub(crate) fn wait_for_changes(&self, request: &ChangesRequest) -> Changes {
         let deadline = Instant::now() + request.wait;
         let mut state = self.state.lock();
@@ -236,13 +236,13 @@ impl ShareWatch {
         })
     }
 
-    /// Ends the thread, and the waiting of those who wait on one.
+    /// Ends the thread, and wakes those who wait on a thread.
     pub(crate) fn stop(&self) {
         self.state.lock().stopped = true;
         self.changed.notify_all();
     }
 
-    /// Takes in what has happened.
+    /// Processes the pending events.
     fn drain(&self, buffer: &mut [MaybeUninit<u8>]) {
         let mut reader = inotify::Reader::new(&self.inotify, buffer);
         for count in 1_usize.. {
@@ -254,8 +254,8 @@ impl ShareWatch {
                 self.announce(&state);
                 self.sweep(&mut state, Instant::now());
             }
-            // One at a time, and the lock let go in between, so that a storm does not shut
-            // everybody out.
+            // Read one event at a time and release the lock in between, so that a storm does not
+            // shut out everyone else.
             let event = match reader.next() {
                 Ok(event) => event,
                 Err(Errno::INTR) => continue,
@@ -287,7 +287,7 @@ impl ShareWatch {
         let directories = table.of_descriptor(wd);
         for directory in directories {
             if events.contains(ReadFlags::IGNORED) {
-                // It has gone, or has been given back.
+                // The watch is gone, or was removed.
                 table.forget(&directory);
                 continue;
             }
@@ -301,7 +301,7 @@ impl ShareWatch {
                             | ReadFlags::MOVED_TO,
                     );
                     if has_come_or_gone {
-                        // Its modification time.
+                        // Its modification time has changed.
                         journal.record(directory.clone(), Depth::Entry);
                     }
                     let Some(path) = served(policy, &directory, name) else {
@@ -317,13 +317,13 @@ impl ShareWatch {
                     }
                     journal.record(path, depth);
                 }
-                // Whoever looks at the share's path next finds out what is there now.
+                // The next lookup of the share's path finds out what is there now.
                 None if directory.is_root() && events.contains(ReadFlags::MOVE_SELF) => {}
                 None if events.intersects(ReadFlags::MOVE_SELF | ReadFlags::DELETE_SELF) => {
                     table.remove_below(&directory, &self.inotify);
                     journal.record(directory, Depth::Tree);
                 }
-                // Who may enter it.
+                // The permission to enter it has changed.
                 None => journal.record(directory, Depth::Tree),
             }
         }
@@ -350,13 +350,13 @@ impl ShareWatch {
     }
 }
 
-/// The path of `name` in `directory`, if something could be served there.
+/// Returns the path of `name` in `directory`, if something could be served there.
 fn served(policy: &Policy, directory: &RelPath, name: &[u8]) -> Option<RelPath> {
     let path = directory.join(&Name::new(name).ok()?).ok()?;
     policy.serves(&path).then_some(path)
 }
 
-/// The thread: reads events until nobody needs them any more.
+/// Runs the thread: reads events until nobody needs them any longer.
 fn run(watch: &Weak<ShareWatch>) {
     // Mounts change what lies at a path without an event in any directory.
     let mounts = File::open("/proc/self/mountinfo").ok();
@@ -388,8 +388,8 @@ fn run(watch: &Weak<ShareWatch>) {
     }
 }
 
-/// What of a directory is watched: names that come and go, and whatever changes a file or who
-/// may read it.
+/// Returns the events to watch in a directory: names that appear and disappear, and whatever
+/// changes a file or who may read it.
 fn events() -> WatchFlags {
     WatchFlags::CREATE
         | WatchFlags::DELETE
@@ -403,7 +403,8 @@ fn events() -> WatchFlags {
         | WatchFlags::EXCL_UNLINK
 }
 
-/// How many watches we may take: half of those of this user, who has other programs.
+/// Returns how many watches we may take: half of this user's limit, because other
+/// programs need some.
 fn room() -> usize {
     let limit = fs::read_to_string("/proc/sys/fs/inotify/max_user_watches");
     let limit = limit

@@ -1,32 +1,32 @@
-//! What has changed, in the order in which it was noticed.
+//! The changes, in the order in which they were noticed.
 //!
-//! Pure. Every change has a number, its counter; whoever knows up to which one it has heard gets
-//! what came behind it. Of several changes at one path the last one stands for all. The memory is
-//! bounded: whoever has fallen behind further than it reaches is told that everything may have
-//! changed.
+//! Pure. Every change has a number, its counter. A client that gives the last counter it knows gets
+//! the changes after it. Of several changes at one path, the last one stands for all. The memory is
+//! bounded: a client that has fallen too far behind is told that everything may have changed.
 
 use std::collections::{BTreeMap, HashMap};
 
 use crate::model::RelPath;
 use crate::protocol::wire::{Change, Changes, Depth};
 
-/// Changes remembered. At 10,000 a second, more than a poll and its repetition take.
+/// Limit on remembered changes. At 10,000 a second, this outlasts a poll and its repetition.
 pub(crate) const MAX_KEPT: usize = 65_536;
 
 /// The changes of one share since this node started.
 #[derive(Debug)]
 pub(crate) struct Journal {
     counter: u64,
-    /// Of changes up to this one nothing is known any more.
+    /// Changes up to this one have been forgotten.
     forgotten: u64,
     changes: BTreeMap<u64, Change>,
-    /// Where in `changes` a path is.
+    /// The counter in `changes` of each path.
     latest: HashMap<RelPath, u64>,
 }
 
 impl Journal {
-    /// An empty one that counts from `start` on. That should be the time in nanoseconds, so that no
-    /// counter of an earlier run of this node is mistaken for one of this run.
+    /// Creates an empty journal that counts from `start` on. `start` should be the time in
+    /// nanoseconds, so that no counter of an earlier run of this node is mistaken for one
+    /// of this run.
     pub(crate) fn new(start: u64) -> Self {
         Self {
             counter: start,
@@ -36,12 +36,12 @@ impl Journal {
         }
     }
 
-    /// The last change.
+    /// Returns the counter of the last change.
     pub(crate) fn counter(&self) -> u64 {
         self.counter
     }
 
-    /// Notes a change.
+    /// Records a change.
     pub(crate) fn record(&mut self, path: RelPath, depth: Depth) {
         if path.is_root() && depth == Depth::Tree {
             return self.record_everything();
@@ -59,7 +59,7 @@ impl Journal {
         }
     }
 
-    /// Notes that nobody can tell what has changed.
+    /// Records that anything may have changed.
     pub(crate) fn record_everything(&mut self) {
         self.counter += 1;
         self.forgotten = self.counter;
@@ -67,7 +67,7 @@ impl Journal {
         self.latest.clear();
     }
 
-    /// What has changed since `since`, as much as goes into one answer; `None` if nothing has.
+    /// Returns the changes since `since`, as many as fit into one answer; `None` if there are none.
     pub(crate) fn since(&self, since: u64) -> Option<Changes> {
         if since == self.counter {
             return None;
@@ -89,7 +89,7 @@ impl Journal {
         Some(Changes { counter, changes })
     }
 
-    /// True if what lies at `path` may be something else than it was at `since`.
+    /// Returns true if what lies at `path` may have been replaced since `since`.
     pub(crate) fn is_uprooted(&self, path: &RelPath, since: u64) -> bool {
         if since < self.forgotten {
             return true;

@@ -1,5 +1,5 @@
-//! Looks after the share while nobody asks for anything: who was told of it has to hear when it is
-//! another directory by now, or none, or is back.
+//! Checks the share while no requests arrive. Those who were shown it must be notified when its
+//! path leads to another directory, to none, or to the old one again.
 
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -9,10 +9,11 @@ use parking_lot::{Condvar, Mutex};
 use crate::error::Error;
 use crate::share::Share;
 
-/// How often the share's path is looked up: one open, which is as often as anybody can tell.
+/// How often the share's path is looked up. A lookup costs one open, and a shorter delay
+/// would go unnoticed.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// What ends the thread.
+/// The signal that ends the thread.
 #[derive(Debug, Default)]
 pub(crate) struct KeeperThread {
     stopped: Mutex<bool>,
@@ -26,7 +27,7 @@ impl KeeperThread {
         self.changed.notify_all();
     }
 
-    /// Waits for the next round. False when there is none.
+    /// Waits for the next round. Returns false when there is none.
     fn pause(&self) -> bool {
         let deadline = Instant::now() + PAUSE;
         let mut stopped = self.stopped.lock();
@@ -57,13 +58,13 @@ fn run(keeper: &KeeperThread, share: &Weak<Share>) {
 }
 
 impl Share {
-    /// Looks once at all that has to be looked after.
+    /// Runs one round of all checks.
     pub(crate) fn look_after(&self) {
-        // What there is to say, the look itself says.
+        // The lookup itself reports what there is to report.
         let Ok(tree) = self.tree() else { return };
         for directory in self.unreadable.paths() {
             let outcome = self.real_names(&tree, &directory).map(drop);
-            // Where it cannot even be found, nothing was noted.
+            // If it cannot even be found, nothing was recorded.
             if let Err(error) = outcome {
                 self.unreadable.note(&directory, Err(error), Instant::now());
             }

@@ -1,4 +1,4 @@
-//! Noticing what changes in the share, and keeping it in the order in which it was noticed.
+//! Notices changes in the share and keeps them in the order in which they were noticed.
 
 pub(crate) mod inotify;
 pub(crate) mod journal;

@@ -9,12 +9,12 @@ use rustix::fs::inotify;
 use crate::config::PROMISE;
 use crate::model::RelPath;
 
-/// How long a directory stays watched after it was last asked for; longer than [`PROMISE`].
+/// How long a directory stays watched after the last request for it; longer than [`PROMISE`].
 const KEPT: Duration = Duration::from_secs(75);
 
 const _: () = assert!(KEPT.as_secs() > PROMISE.as_secs());
 
-/// The directories that are watched.
+/// The watched directories.
 #[derive(Default)]
 pub(super) struct WatchTable {
     by_path: BTreeMap<RelPath, WatchedDirectory>,
@@ -28,7 +28,7 @@ struct WatchedDirectory {
 }
 
 impl WatchTable {
-    /// Watches `path` for longer, if it is watched.
+    /// Extends the watch of `path`, if it is watched.
     pub(super) fn extend(&mut self, path: &RelPath, now: Instant) -> bool {
         let watched = self.by_path.get_mut(path);
         let is_watched = watched.is_some();
@@ -38,7 +38,7 @@ impl WatchTable {
         is_watched
     }
 
-    /// Notes that `descriptor` watches `path` from `now` on.
+    /// Records that `descriptor` watches `path` from `now` on.
     pub(super) fn insert(&mut self, path: RelPath, descriptor: i32, now: Instant) {
         let until = now + KEPT;
         self.forget(&path);
@@ -48,7 +48,7 @@ impl WatchTable {
             .insert(path, WatchedDirectory { descriptor, until });
     }
 
-    /// Takes `path` out. Returns its watch if no other path has the same.
+    /// Removes `path`. Returns its watch if no other path has the same one.
     pub(super) fn forget(&mut self, path: &RelPath) -> Option<i32> {
         let WatchedDirectory { descriptor, .. } = self.by_path.remove(path)?;
         let paths = self.by_descriptor.get_mut(&descriptor)?;
@@ -62,36 +62,36 @@ impl WatchTable {
 
     pub(super) fn remove(&mut self, path: &RelPath, inotify: &OwnedFd) {
         if let Some(descriptor) = self.forget(path) {
-            // It may have gone by itself, with its directory.
+            // The watch may have disappeared on its own, with its directory.
             let _ = inotify::remove_watch(inotify, descriptor);
         }
     }
 
     pub(super) fn clear(&mut self, inotify: &OwnedFd) {
         for descriptor in self.by_descriptor.keys() {
-            // It may have gone by itself, with its directory.
+            // The watch may have disappeared on its own, with its directory.
             let _ = inotify::remove_watch(inotify, *descriptor);
         }
         *self = Self::default();
     }
 
-    /// True if `path` is watched.
+    /// Returns true if `path` is watched.
     pub(super) fn contains(&self, path: &RelPath) -> bool {
         self.by_path.contains_key(path)
     }
 
-    /// How many paths are watched.
+    /// Returns how many paths are watched.
     pub(super) fn len(&self) -> usize {
         self.by_path.len()
     }
 
-    /// Where the directory of a watch lies.
+    /// Returns the paths of the directory that `descriptor` watches.
     pub(super) fn of_descriptor(&self, descriptor: i32) -> Vec<RelPath> {
         let paths = self.by_descriptor.get(&descriptor);
         paths.cloned().unwrap_or_default()
     }
 
-    /// Gives back the watches that nobody needs any more.
+    /// Removes the watches that nobody needs any longer.
     pub(super) fn expire(&mut self, inotify: &OwnedFd, now: Instant) {
         let old = self.by_path.iter();
         let old = old.filter(|(_, watched)| watched.until <= now);
@@ -101,7 +101,7 @@ impl WatchTable {
         }
     }
 
-    /// Takes out `directory` and all below it.
+    /// Removes `directory` and everything below it.
     pub(super) fn remove_below(&mut self, directory: &RelPath, inotify: &OwnedFd) {
         self.remove(directory, inotify);
         let Ok(first) = RelPath::new(&[directory.as_bytes(), b"/\x01"].concat()) else {

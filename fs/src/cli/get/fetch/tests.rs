@@ -24,8 +24,8 @@ struct Rig {
 }
 
 impl Rig {
-    /// As many members that share the same file, each behaving as told. Without a root, a file
-    /// has one holder.
+    /// Creates members that share the same file, each with its own behaviour. Without a root, a
+    /// file has one holder.
     fn new(behaviours: &[Behaviour], is_rooted: bool) -> Self {
         let network = MemoryNetwork::default();
         let path = RelPath::new(b"x").unwrap();
@@ -77,7 +77,7 @@ impl Rig {
         self.network.member(self.job.holders[holder].member.id)
     }
 
-    /// Leaves what an earlier run would have left that had got so far.
+    /// Leaves the part of an earlier run that got as far as `bytes`.
     fn leave(&self, bytes: &[u8]) {
         let target = Target::open(self.directory.path()).unwrap().unwrap();
         let Begin::Part(mut part) = target.begin(&self.job, &[]).unwrap() else {
@@ -177,7 +177,7 @@ fn unavailable_file_leaves_no_name() {
 #[test]
 fn second_run_fetches_only_missing_files() {
     for is_rooted in [false, true] {
-        // Too little for all of it.
+        // Too few bytes for the whole file.
         let rig = Rig::new(&[Behaviour::CutAfter(8000)], is_rooted);
         rig.leave(&CONTENT[..299_500]);
         assert_eq!(rig.fetch(), Ok(Outcome::Fetched));

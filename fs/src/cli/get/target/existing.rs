@@ -1,4 +1,4 @@
-//! What is in the place of a file already.
+//! Files that already exist at the place of a fetched file.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -14,20 +14,21 @@ use tinyp2p_net::model::{Name, UnixTime};
 
 use crate::cli::get::plan::Job;
 
-/// Bytes read back at once when what is here is hashed.
+/// Bytes read at once when an existing file is hashed.
 const READ_BACK: usize = 256 * 1024;
 
-/// Nothing that is here is ever overwritten.
+/// Creates the error for something in the way: existing files are never overwritten.
 pub(super) fn in_the_way(what: &str) -> io::Error {
     io::Error::other(format!(
         "{what}, is in the way here: move it, or name another directory by -d"
     ))
 }
 
-/// What stands where `name` is to be in `directory`; `None` if nothing does.
+/// Returns what exists under `name` in `directory`; `None` if nothing does.
 ///
 /// # Errors
-/// Besides those of the system: it is no file. A symbolic link counts as one, wherever it leads.
+/// Fails, apart from system errors, if it is no file. A symbolic link counts as a file,
+/// wherever it leads.
 pub(super) fn existing(directory: &OwnedFd, name: &Name) -> io::Result<Option<Existing>> {
     let path = OsStr::from_bytes(name.as_bytes());
     let stat = match rustix::fs::statat(directory, path, AtFlags::SYMLINK_NOFOLLOW) {
@@ -42,16 +43,16 @@ pub(super) fn existing(directory: &OwnedFd, name: &Name) -> io::Result<Option<Ex
         _ => return Err(in_the_way(&format!("'{name}', which is no file"))),
     }
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    // What cannot be read is not compared.
+    // A file that cannot be read is not compared.
     let file = rustix::fs::openat(directory, path, flags, Mode::empty());
     Ok(Some(Existing(file.ok().map(File::from))))
 }
 
-/// A file that is here already; without one that can be looked at, it just stays.
+/// A file that already exists; one that cannot be opened just stays.
 pub(super) struct Existing(Option<File>);
 
 impl Existing {
-    /// True if it may be what `job` is to bring, apart from its modification time.
+    /// Returns true if it may be the file of `job`, apart from its modification time.
     pub(super) fn is_outdated(&self, job: &Job) -> bool {
         let metadata = self.0.as_ref().and_then(|file| file.metadata().ok());
         metadata.is_some_and(|metadata| {
@@ -62,7 +63,7 @@ impl Existing {
         })
     }
 
-    /// True if its content root is that of `job`: reads all of it.
+    /// Returns true if its content root is that of `job`: reads all of it.
     pub(super) fn has_content_of(&self, job: &Job) -> io::Result<bool> {
         let (Some(file), Some(root)) = (&self.0, job.root) else {
             return Ok(false);
@@ -72,7 +73,7 @@ impl Existing {
         Ok(whole && hasher.finish().is_some_and(|tree| tree.root() == root))
     }
 
-    /// Only its owner may do so; others' files stay as they are.
+    /// Sets the modification time. Only the owner may do so; others' files stay as they are.
     pub(super) fn set_mtime(&self, mtime: UnixTime) {
         if let Some(file) = &self.0
             && let Err(error) = rustix::fs::futimens(file, &times(mtime))
@@ -82,7 +83,7 @@ impl Existing {
     }
 }
 
-/// Hashes the first `length` bytes of `file`; false if there are fewer.
+/// Hashes the first `length` bytes of `file`; returns false if there are fewer.
 pub(super) fn read_back(file: &File, length: u64, hasher: &mut TreeHasher) -> io::Result<bool> {
     let mut buffer = vec![0; READ_BACK];
     let mut offset = 0;
@@ -99,10 +100,10 @@ pub(super) fn read_back(file: &File, length: u64, hasher: &mut TreeHasher) -> io
     Ok(true)
 }
 
-/// Both times of a file that was modified at `mtime`.
+/// Returns both timestamps for a file that was modified at `mtime`.
 pub(super) fn times(mtime: UnixTime) -> Timestamps {
     let time = Timespec {
-        // What its file system cannot keep, the kernel makes fit.
+        // The kernel adjusts what its file system cannot represent.
         tv_sec: mtime.seconds(),
         tv_nsec: mtime.nanoseconds().into(),
     };

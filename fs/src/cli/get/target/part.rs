@@ -1,4 +1,4 @@
-//! A file on its way in, under the name of a part.
+//! A file during its download, under the name of a part.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -17,21 +17,22 @@ use super::existing::{read_back, times};
 use super::part_name::PartName;
 use crate::cli::get::plan::Job;
 
-/// A file on its way in. Locked against other processes; dropping it leaves it for the next run.
+/// A file during its download. Locked against other processes; dropping it keeps
+/// it for the next run.
 pub(in crate::cli::get) struct Part {
     directory: OwnedFd,
     file: File,
     part_name: PartName,
     name: Name,
     offset: u64,
-    /// What the content must turn out to be, if that is known.
+    /// The root that the content must have, if it is known.
     root: Option<Root>,
-    /// Nobody has proven some of these bytes: an earlier run left them, or they came before the
-    /// root was known.
+    /// Some of these bytes are unproven: an earlier run left them, or they arrived before
+    /// the root was known.
     has_unproven: bool,
-    /// The hash of what is here, if only that shows whether it is the content of `root`.
+    /// Hash of the bytes so far, if only that shows whether they are the content of `root`.
     hasher: TreeHasher,
-    /// It has its name.
+    /// Whether it has its final name.
     is_finished: bool,
 }
 
@@ -53,7 +54,7 @@ impl Part {
         }
         let metadata = file.metadata()?;
         let there = rustix::fs::statat(&directory, path, AtFlags::SYMLINK_NOFOLLOW);
-        // Between the opening and the locking, another process may have completed it.
+        // Another process may have completed it between the open and the lock.
         if !there
             .is_ok_and(|there| (there.st_dev, there.st_ino) == (metadata.dev(), metadata.ino()))
         {
@@ -85,25 +86,25 @@ impl Part {
         Ok(Begin::Part(Box::new(part)))
     }
 
-    /// The bytes that are here already.
+    /// Returns the number of bytes already present.
     pub(in crate::cli::get) fn offset(&self) -> u64 {
         self.offset
     }
 
-    /// The content has to turn out to be that of `root`, what is here included. Bytes that are
-    /// added from now on have been proven to be of it.
+    /// Requires the content, including the bytes already present, to have `root`. Bytes added from
+    /// now on are proven to belong to it.
     pub(in crate::cli::get) fn expect(&mut self, root: Root) -> io::Result<()> {
         if self.root == Some(root) {
             return Ok(());
         }
         self.root = Some(root);
         self.hasher = TreeHasher::default();
-        // It may be of a state before.
+        // They may belong to an earlier state of the file.
         self.has_unproven = self.offset > 0;
         self.hash_what_is_here()
     }
 
-    /// Adds bytes at the end, which are proven if the content root is known.
+    /// Appends bytes, which are proven if the content root is known.
     pub(in crate::cli::get) fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.file.write_all_at(bytes, self.offset)?;
         self.offset += bytes.len() as u64;
@@ -113,7 +114,7 @@ impl Part {
         Ok(())
     }
 
-    /// True if it takes the hash of all bytes to know whether they are what they have to be.
+    /// Returns true if only the hash of all bytes shows whether they are right.
     fn is_in_doubt(&self) -> bool {
         self.root.is_some() && self.has_unproven
     }
@@ -129,8 +130,8 @@ impl Part {
         }
     }
 
-    /// False if the complete content is not what it has to be, as what was here before is to blame
-    /// for. Then all of it is thrown away.
+    /// Returns false if the complete content is wrong, for which the bytes left from before are to
+    /// blame. In that case all of it is discarded.
     pub(in crate::cli::get) fn check(&mut self) -> io::Result<bool> {
         let Some(root) = self.root.filter(|_| self.is_in_doubt()) else {
             return Ok(true);
@@ -143,11 +144,11 @@ impl Part {
         Ok(is_genuine)
     }
 
-    /// None of the holders has it any more in the version that was begun. What would be of use
-    /// to nobody goes.
+    /// Gives up: no holder has the version that was begun any more. Removes what
+    /// would be of no use.
     pub(in crate::cli::get) fn give_up(mut self) -> io::Result<()> {
         match self.root {
-            // The same content may come back, or be somewhere else.
+            // The same content may come back, or exist elsewhere.
             Some(_) => Ok(()),
             None => self.clear(),
         }
@@ -161,7 +162,8 @@ impl Part {
         Ok(())
     }
 
-    /// Gives the complete file its name. False if something of that name has appeared meanwhile.
+    /// Gives the complete file its final name. Returns false if something of that
+    /// name has appeared.
     pub(in crate::cli::get) fn finish(mut self, mtime: UnixTime) -> io::Result<bool> {
         rustix::fs::futimens(&self.file, &times(mtime))?;
         self.file.sync_all()?;
@@ -181,7 +183,7 @@ impl Part {
 }
 
 impl Drop for Part {
-    /// What has no bytes saves the next run nothing.
+    /// Removes an empty part, which would save the next run nothing.
     fn drop(&mut self) {
         if self.offset == 0 && !self.is_finished {
             remove(&self.directory, &self.part_name);
@@ -189,7 +191,7 @@ impl Drop for Part {
     }
 }
 
-/// Renames without replacing; where the filesystem cannot do that, by a second link.
+/// Renames without replacing; uses a second link where the filesystem cannot do that.
 fn rename(directory: &OwnedFd, from: &OsStr, to: &OsStr) -> Result<(), Errno> {
     match rustix::fs::renameat_with(directory, from, directory, to, RenameFlags::NOREPLACE) {
         Err(Errno::INVAL | Errno::NOSYS) => {
@@ -200,7 +202,7 @@ fn rename(directory: &OwnedFd, from: &OsStr, to: &OsStr) -> Result<(), Errno> {
     }
 }
 
-/// Removes the part of a version that nobody has any more, unless another process writes it.
+/// Removes the part of a version that nobody has any more, unless another process is writing it.
 pub(super) fn remove_unless_locked(directory: &OwnedFd, part: &PartName) {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let Ok(file) = rustix::fs::openat(directory, part.as_path(), flags, Mode::empty()) else {
@@ -211,7 +213,7 @@ pub(super) fn remove_unless_locked(directory: &OwnedFd, part: &PartName) {
     }
 }
 
-/// Removes a part; what stays is only litter, which the next run tries again.
+/// Removes a part; if that fails, the litter remains until the next run tries again.
 fn remove(directory: &OwnedFd, part: &PartName) {
     let part = part.as_path();
     if let Err(error) = rustix::fs::unlinkat(directory, part, AtFlags::empty()) {

@@ -1,4 +1,4 @@
-//! How a file is called until it is complete.
+//! The name of a file until it is complete.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -11,8 +11,8 @@ use crate::cli::get::plan::{Holder, Job};
 
 const SUFFIX: &[u8] = b".tinyp2p-part";
 
-/// How much of NAME stays in the name of its part, for people, so that the whole remains
-/// a possible name.
+/// How many bytes of NAME the name of a part contains, for people, so that the whole
+/// name is not too long.
 const MAX_NAME_IN_PART: usize = 180;
 
 /// Characters of a digest in the name of a part: 16 bytes in base32.
@@ -22,10 +22,10 @@ const _: () = assert!(
     1 + MAX_NAME_IN_PART + 1 + DIGEST_CHARS + 1 + DIGEST_CHARS + SUFFIX.len() <= MAX_NAME_BYTES
 );
 
-/// The name of a part: `.NAME.TARGET+CONTENT.tinyp2p-part`. TARGET is a digest of the whole
-/// name that the file is to have, CONTENT one of its content root; or with `-` before it, while
-/// that is unknown, of who has the file, where and in which version. NAME is the beginning of
-/// the former, for people. So a part belongs to one file and one content, however alike names
+/// The name of a part: `.NAME.TARGET+CONTENT.tinyp2p-part`. TARGET is a digest of the file's whole
+/// final name. CONTENT is a digest of its content root; while that is unknown, `-` replaces the
+/// `+`, and CONTENT is a digest of the holder, path and version. NAME is the beginning of the
+/// final name, for people. So a part belongs to one file and one content, however similar names
 /// and versions look.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct PartName {
@@ -35,8 +35,8 @@ pub(super) struct PartName {
 }
 
 impl PartName {
-    /// Of the file that `job` is to bring: of its content or, while that is unknown, of what
-    /// its holder has.
+    /// Creates the name for the file of `job`, from its content root or, while that is unknown,
+    /// from what its holder has.
     pub(super) fn new(job: &Job) -> Self {
         match job.root {
             Some(root) => Self::with(&job.name, &digest(&[root.as_bytes()]), true),
@@ -66,7 +66,7 @@ impl PartName {
         }
     }
 
-    /// Reads a name that [`PartName::new`] may have made.
+    /// Parses a name that [`PartName::new`] may have created.
     pub(super) fn parse(whole: &[u8]) -> Option<Self> {
         let rest = whole.strip_prefix(b".")?.strip_suffix(SUFFIX)?;
         let (rest, content) = rest.split_last_chunk::<DIGEST_CHARS>()?;
@@ -86,17 +86,18 @@ impl PartName {
         })
     }
 
-    /// True for a part of the file that is to have this name.
+    /// Returns true for a part of the file with this final name.
     pub(super) fn is_of(&self, name: &Name) -> bool {
         self.target == digest(&[name.as_bytes()])
     }
 
-    /// True if it is the beginning of a content that is known by its root.
+    /// Returns true if the part belongs to content with a known root.
     pub(super) fn is_of_root(&self) -> bool {
         self.is_of_root
     }
 
-    /// True if it is the beginning of what `job` is to bring, and not of something else.
+    /// Returns true if the part is the beginning of the content of `job`, and not
+    /// of something else.
     pub(super) fn is_usable_for(&self, job: &Job) -> bool {
         let mut holders = job.holders.iter();
         (job.root.is_some() && Self::new(job) == *self)
@@ -108,7 +109,7 @@ impl PartName {
     }
 }
 
-/// The first half of a digest over all of `fields`, of which only the last may have any length.
+/// Returns the first half of a digest over all `fields`, of which only the last may vary in length.
 fn digest(fields: &[&[u8]]) -> String {
     let mut hasher = Sha256::new();
     for field in fields {

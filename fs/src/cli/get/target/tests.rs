@@ -275,7 +275,7 @@ fn what_nobody_can_complete_is_not_left() {
         place.names().len()
     };
     assert_eq!(begun(&job), 0);
-    // Content can come back.
+    // The earlier content can come back.
     job.root = Some(root_of(b"hello"));
     assert_eq!(begun(&job), 1);
 }
@@ -389,7 +389,7 @@ fn an_empty_file_needs_no_root() {
 #[test]
 fn a_part_of_another_file_is_never_touched() {
     let place = Place::new();
-    // As alike as names and versions can be.
+    // As similar as names and versions can be.
     let (x, y) = ("n".repeat(254) + "x", "n".repeat(254) + "y");
     place
         .part(&job(&x, 5, vec![holder(1, 1)]))

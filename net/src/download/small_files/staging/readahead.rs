@@ -1,11 +1,10 @@
-//! Which small files are asked for before somebody reads them, and how many at once.
+//! Which small files are requested before they are read, and how many at once.
 //!
-//! A *run* is a reader that goes through a directory in the order of its names, or of its inode
-//! numbers. It begins with the second small file that is read in a directory within
-//! [`SECOND_WITHIN`]: a lone one says nothing about the others. From then on the files behind it
-//! are asked for in batches, at first a few, and more each time half of them have been read. A
-//! reader that jumps about gets ever shorter runs and in the end none, so that random reads cost
-//! about what was asked.
+//! A *run* is a reader that goes through a directory in the order of its names or of its inode
+//! numbers. It begins with the second small file read in a directory within [`SECOND_WITHIN`]: a
+//! lone one says nothing about the others. From then on the files behind it are requested in
+//! batches, a few at first, and more each time half of them have been read. A reader that jumps
+//! about gets ever shorter runs and finally none, so that random reads cost about what they read.
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +18,7 @@ const ROOM_PER_RUN: u64 = ROOM / 4;
 /// Two small files of one directory, read one after the other within this time, begin a run.
 pub(super) const SECOND_WITHIN: Duration = Duration::from_secs(2);
 
-/// Files that a new run asks for.
+/// Files that a new run requests.
 const FIRST: usize = 16;
 
 /// Fewer are not worth a batch.
@@ -28,7 +27,7 @@ const MIN_FILES: usize = 4;
 /// Files ahead of a reader that is never starved: one batch being read and one on its way.
 const WINDOW: usize = 2 * MAX_BATCH_FILES;
 
-/// Files ahead of a reader that is starved although it has a whole window.
+/// Files ahead of a reader that is starved despite a whole window.
 const STARVED_WINDOW: usize = 8 * MAX_BATCH_FILES;
 
 /// Batches of one run on their way at once.
@@ -40,8 +39,8 @@ const SINGLES: usize = 16;
 /// Directories that are watched for runs.
 const MAX_DIRECTORIES: usize = 1024;
 
-/// Bytes of a member's first batch, and the bounds between which batches become shorter for a slow
-/// member and longer for a fast one.
+/// Bytes of a member's first batch, followed by the limits between which batches shrink for a slow
+/// member and grow for a fast one.
 const FIRST_BATCH_BYTES: u64 = 512 << 10;
 pub(super) const MIN_BATCH_BYTES: u64 = 32 << 10;
 const MAX_BATCH_BYTES: u64 = 2 << 20;
@@ -49,7 +48,7 @@ const MAX_BATCH_BYTES: u64 = 2 << 20;
 /// A batch that took longer is too long; one that took less than a quarter of it may grow.
 pub(super) const SLOW: Duration = Duration::from_secs(1);
 
-/// A member that failed a batch gets no other one for this long.
+/// A member that failed a batch gets no further batch for this long.
 pub(super) const PAUSE: Duration = Duration::from_secs(10);
 
 /// One reader's way through a directory.
@@ -57,38 +56,39 @@ pub(super) struct Readahead {
     pub(super) directory: RelPath,
     pub(super) order: ReadingOrder,
     pub(super) member: PeerId,
-    /// The last file that was asked for.
+    /// The last file that was requested.
     pub(super) last: RelPath,
     pub(super) window: usize,
-    /// Files asked for that nobody has read yet, and their bytes.
+    /// Files requested but not read yet, and their bytes.
     pub(super) ahead: usize,
     pub(super) ahead_bytes: u64,
     pub(super) asking: usize,
     pub(super) starved: bool,
-    /// The directory has no more files for it.
+    /// The directory has no more files for this run.
     pub(super) ended: bool,
     pub(super) touched: Instant,
 }
 
-/// What is known of the reading in one directory.
+/// What is known of the reads in one directory.
 pub(super) struct DirectoryAccess {
     pub(super) touched: Instant,
-    /// The file that was read last, but for those that were on the shelf.
+    /// The file read last, not counting staged files.
     pub(super) last: RelPath,
     /// How many files the next run begins with.
     pub(super) first: usize,
     pub(super) singles: usize,
 }
 
-/// How one member takes batches.
+/// How fast one member delivers batches.
 pub(super) struct BatchPace {
     pub(super) bytes: u64,
     pub(super) paused_until: Option<Instant>,
 }
 
 impl<R, C> Staging<R, C> {
-    /// A small file of `directory` is read that is not here: how many files a run that begins with
-    /// it should ask `member` for, if one should, and which file was read there before it.
+    /// Records a read of a small file of `directory` that is not staged. Returns how many files a
+    /// run that begins with it should request from `member`, if one should begin, and which file
+    /// was read there before it.
     pub(in crate::download::small_files) fn miss(
         &mut self,
         (directory, path): (&RelPath, &RelPath),
@@ -127,8 +127,8 @@ impl<R, C> Staging<R, C> {
         Some((walk.first, before))
     }
 
-    /// Begins a run with `files`, of which `reader` waits for the first. `None` when a single file
-    /// is left of them: that is not worth a batch.
+    /// Begins a run with `files`, of which `reader` waits for the first. Returns `None` if only a
+    /// single file is left of them: that is not worth a batch.
     pub(in crate::download::small_files) fn begin(
         &mut self,
         (directory, order): (RelPath, ReadingOrder),
@@ -170,7 +170,7 @@ impl<R, C> Staging<R, C> {
         batch
     }
 
-    /// Whether `run` should ask for more, and what. If so, [`Staging::go_on`] must follow.
+    /// Returns whether and what `run` should request next. If so, [`Staging::go_on`] must follow.
     pub(in crate::download::small_files) fn next(
         &mut self,
         number: u64,
@@ -205,7 +205,7 @@ impl<R, C> Staging<R, C> {
         Some(next)
     }
 
-    /// Asks for `files`, which come next in `run`.
+    /// Requests `files`, which come next in `run`.
     pub(in crate::download::small_files) fn go_on(
         &mut self,
         number: u64,
@@ -222,7 +222,7 @@ impl<R, C> Staging<R, C> {
         if !fitting.is_empty() {
             return self.ask(number, fitting, now);
         }
-        // What another run has asked for is passed over; what has no room is asked for later.
+        // Files that another run has requested are skipped; those without room are requested later.
         let member = run.member;
         if files
             .iter()
@@ -233,7 +233,7 @@ impl<R, C> Staging<R, C> {
         None
     }
 
-    /// The files, from the first one on, that are not on the shelf and for which there is room.
+    /// Returns the leading files that are not staged and for which there is room.
     pub(super) fn fitting(
         &mut self,
         number: u64,
@@ -263,13 +263,13 @@ impl<R, C> Staging<R, C> {
         fitting
     }
 
-    /// Bytes that `run` may ask for.
+    /// Returns how many bytes `run` may request.
     pub(super) fn room(&self, run: &Readahead) -> u64 {
         let per_run = ROOM_PER_RUN.saturating_sub(run.ahead_bytes);
         per_run.min(ROOM.saturating_sub(self.bytes))
     }
 
-    /// Puts `files` on the shelf as coming.
+    /// Stages `files` as coming.
     pub(super) fn ask(
         &mut self,
         number: u64,

@@ -60,7 +60,7 @@ impl Walker {
         true
     }
 
-    /// Reads one file, as `Reader` does. False when it takes a request of its own.
+    /// Reads one file, as `Reader` does. Returns false if it takes a request of its own.
     fn read(&mut self, number: usize) -> bool {
         let key = file(number, self.size).key(MEMBER);
         match self.shelf.find(&[key], number, self.now) {
@@ -96,7 +96,7 @@ impl Walker {
         }
     }
 
-    /// All batches arrive; who waited.
+    /// Delivers all batches; returns the readers that waited.
     fn land(&mut self) -> Vec<usize> {
         let mut readers = Vec::new();
         for batch in std::mem::take(&mut self.batches) {
@@ -155,7 +155,7 @@ fn batches_stay_ahead_of_a_slow_reader() {
 fn distant_reader_gets_several_batches() {
     let mut walker = Walker::new(5000, 1000);
     let (mut rounds, mut number) = (0, 0);
-    // Everything asked for arrives one round later; the reader reads on until it has to wait.
+    // All requested files arrive one round later; the reader reads on until it has to wait.
     while number < 5000 {
         while number < 5000 {
             let is_here = |walker: &Walker| {
@@ -284,7 +284,7 @@ fn any_step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    /// Whatever happens in whatever order: every reader that waits is told in the end, the room is
+    /// Whatever happens in whatever order: every waiting reader is notified in the end, the room is
     /// never exceeded, and the sums are right.
     #[test]
     fn waits_end_and_shelf_space_is_bounded(

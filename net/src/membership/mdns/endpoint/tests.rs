@@ -9,7 +9,7 @@ use crate::membership::mdns::neighbours::MAX_INSTANCES;
 use crate::model::Address;
 
 const LINK: LinkIndex = 3;
-/// Nobody is there but the node itself.
+/// A link with nobody on it but the node itself.
 const QUIET_LINK: LinkIndex = 4;
 const V4: ChannelId = ChannelId {
     link: LINK,
@@ -34,7 +34,7 @@ fn link(addresses: &[&str]) -> LocalLink {
     }
 }
 
-/// A node whose address on the link is 10.0.0.`n`.
+/// Creates a node whose address on the link is 10.0.0.`n`.
 fn node(n: u8, port: u16, now: Instant) -> MdnsEndpoint {
     let mut node = MdnsEndpoint::new(id(n), port, u64::from(n) * 0x9e37_79b9, now);
     let quiet = LocalLink {
@@ -54,15 +54,15 @@ fn from(n: u8) -> SocketAddr {
     SocketAddr::new(ip(&format!("10.0.0.{n}")), PORT)
 }
 
-/// The nodes of one link, and what crossed it.
+/// The nodes of one link, and its traffic.
 struct TestLink {
     now: Instant,
     nodes: Vec<(u8, MdnsEndpoint)>,
     found: Vec<(u8, Sighting)>,
     sent: Vec<(u8, DnsMessage)>,
-    /// Whoever is heard by nobody.
+    /// The node that nobody hears.
     mute: Option<u8>,
-    /// Whoever is found is in contact at once.
+    /// True if every node found is in contact at once.
     meets: bool,
 }
 
@@ -148,7 +148,7 @@ fn text(id: &str, version: &str) -> RecordData {
     RecordData::Text(pairs.concat())
 }
 
-/// The records by which somebody at `host` announces `label`.
+/// Returns the records with which a node at `host` announces `label`.
 fn announcement(label: &str, text: RecordData, host: &str) -> Vec<DnsRecord> {
     let host_name = DnsName::new([label, "local"]);
     let service = RecordData::Service {
@@ -285,7 +285,7 @@ fn a_flood_keeps_no_more_than_the_bound() {
         reports.count() <= 100 + 50 * 4,
         "all of these are looked at"
     );
-    // A newcomer is found while it goes on, and whoever was there is still known.
+    // A newcomer is found while this goes on, and earlier nodes are still known.
     let now = wire.now;
     wire.nodes.push((3, node(3, 8, now)));
     for _ in 0..200 {
@@ -439,7 +439,7 @@ fn a_name_in_use_is_defended() {
     wire.tell(from(9), &probe.to_wire(false));
     wire.run(STEP);
     assert_eq!(wire.responses(), 1, "at once");
-    // Somebody who claims it all the same makes it probe again, and not all the time.
+    // Another host that claims it anyway makes it probe again, but not all the time.
     wire.sent.clear();
     for _ in 0..500 {
         let claim = announcement(&id(1).short(), text("x", "2"), "10.0.0.9");
@@ -498,7 +498,7 @@ fn non_nodes_on_the_link_are_ignored() {
         let fake = announcement(&format!("fake{n}"), text, "10.0.0.1");
         wire.tell(from(1), &response(fake));
     }
-    // Nor what comes from another port, as a stranger far away might send it.
+    // Nor does one from another port, as a stranger far away might send it.
     let good = announcement("good", text(&whole, "2"), "10.0.0.1");
     wire.tell("10.0.0.1:4000".parse().unwrap(), &response(good));
     wire.run(3 * SECOND);
@@ -569,7 +569,7 @@ fn announcements_resist_change_by_others() {
 fn others_announcement_stops_no_answer() {
     let mut wire = TestLink::new([(1, 7)]);
     wire.run(5 * SECOND);
-    // Somebody has been first with the name of node 1.
+    // Another host took the name of node 1 first.
     wire.meets = false;
     let now = wire.now;
     wire.nodes.push((2, node(2, 0, now)));

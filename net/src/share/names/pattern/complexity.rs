@@ -1,18 +1,20 @@
-//! How long it takes to compile an expression, told from its text.
+//! Estimates from the text of an expression how long it takes to compile.
 //!
-//! The size of what it compiles to is bounded by the compiler, but not the work before that: a
-//! class of characters becomes a list of ranges, and when case does not count every character of a
-//! wide range is looked up. A thousand bytes of such classes take half a second.
+//! The compiler bounds the size of its output, but not the work before that. A character class
+//! becomes a list of ranges, and when case does not matter every character of a wide range is
+//! looked up. A thousand bytes of such classes take half a second.
 
 use regex_syntax::ast::{self, Ast, ClassPerl, ClassSetItem, Visitor};
 
-/// Classes of characters in one expression; each takes up to a millisecond. People write a few.
+/// Limit on character classes in one expression; each takes up to a millisecond. People
+/// write a few.
 const MAX_CLASSES: usize = 48;
 
-/// Characters in all ranges that are spelled out, twice as many as there are; a million take 7 ms.
+/// Limit on the characters in all ranges that are spelled out, twice as many as exist; a million
+/// take 7 ms.
 const MAX_CHARACTERS: u32 = 2 * 0x11_0000;
 
-/// True if `ast` is compiled in a few hundredths of a second at most.
+/// Returns true if `ast` compiles in a few hundredths of a second at most.
 pub(super) fn is_moderate(ast: &Ast) -> bool {
     ast::visit(ast, Classes::default()).is_ok()
 }

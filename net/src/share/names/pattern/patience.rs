@@ -1,17 +1,17 @@
-//! When a search has to end, without asking the clock for every name.
+//! Decides when a search has to end, without reading the clock for every name.
 
 use std::time::Instant;
 
-/// Between two looks at the clock. The dearest step, a byte of a name that [`super::Pattern`]
-/// gives to the `regex` crate, takes 25 microseconds; so the clock is looked at every 25
-/// milliseconds at least.
+/// Steps between two reads of the clock. The most expensive step, a byte of a name that
+/// [`super::Pattern`] gives to the `regex` crate, takes 25 microseconds. So the clock is read at
+/// least every 25 milliseconds.
 const STEPS_BETWEEN_LOOKS: u32 = 1 << 17;
 
-/// What a byte costs that is matched by the `regex` crate, in steps of 10 nanoseconds or so: with
-/// the most expensive of the expressions that it is given, a name of 255 bytes takes it 6 ms.
+/// The cost of a byte matched by the `regex` crate, in steps of about 10 nanoseconds. With the most
+/// expensive expression that it is given, a name of 255 bytes takes 6 ms.
 pub(super) const STEPS_PER_BYTE: u32 = 128;
 
-/// It is later than that.
+/// The error that the time is up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct TimeIsUp;
 
@@ -23,20 +23,21 @@ pub(crate) struct SearchTime {
 }
 
 impl SearchTime {
-    /// Work may go on until then.
+    /// Allows work until the given time.
     pub(crate) fn new(until: Instant) -> Self {
         Self { until, steps: 0 }
     }
 
-    /// When the time is over.
+    /// Returns when the time is up.
     pub(crate) fn until(&self) -> Instant {
         self.until
     }
 
-    /// Takes note of `steps` of work that are about to be done.
+    /// Counts `steps` of work that are about to be done.
     ///
     /// # Errors
-    /// The time is up. It stays up, so that whoever goes on to the next name is told again.
+    /// The time is up. It stays up, so a caller that continues with the next name gets
+    /// the error again.
     pub(crate) fn spend(&mut self, steps: u32) -> Result<(), TimeIsUp> {
         self.steps = self.steps.saturating_add(steps);
         if self.steps < STEPS_BETWEEN_LOOKS {

@@ -1,16 +1,16 @@
-//! Matching that can be stopped: all ways through an expression at once, one byte of the name at a
-//! time.
+//! Matching that can be stopped: it follows all paths through an expression at once, one byte of
+//! the name at a time.
 //!
-//! The engines of the `regex` crate are much faster, but run to the end of the name, which takes
-//! them up to two seconds with the worst of the expressions that fit into the bound of size. This
-//! one needs no more than a look at each state for each byte, and counts them.
+//! The engines of the `regex` crate are much faster, but run to the end of the name. With the worst
+//! expressions within the size limit, that takes them up to two seconds. This engine visits each
+//! state at most once per byte, and counts the visits.
 
 use regex_automata::nfa::thompson::{NFA, State};
 use regex_automata::util::primitives::StateID;
 
 use super::patience::{SearchTime, TimeIsUp};
 
-/// Runs over one name after the other.
+/// A matcher for one name after the other.
 #[derive(Debug)]
 pub(super) struct Stepwise {
     nfa: NFA,
@@ -18,10 +18,10 @@ pub(super) struct Stepwise {
     /// over all names.
     reached: Vec<u64>,
     round: u64,
-    /// The states that the next byte is given to.
+    /// The states that process the next byte.
     current: Vec<StateID>,
     next: Vec<StateID>,
-    /// States to be looked at, of those reached without another byte.
+    /// States still to be visited, of those reached without another byte.
     pending: Vec<StateID>,
 }
 
@@ -37,7 +37,7 @@ impl Stepwise {
         }
     }
 
-    /// True if the expression matches anywhere in `name`.
+    /// Returns true if the expression matches anywhere in `name`.
     pub(super) fn matches(
         &mut self,
         name: &[u8],
@@ -66,7 +66,7 @@ impl Stepwise {
         Ok(false)
     }
 
-    /// Where `byte` leads from a state.
+    /// Returns the state that `byte` leads to from a state.
     fn step(&self, state: StateID, byte: u8) -> Option<StateID> {
         match self.nfa.state(state) {
             State::ByteRange { trans } => trans.matches_byte(byte).then_some(trans.next),
@@ -76,7 +76,8 @@ impl Stepwise {
         }
     }
 
-    /// Goes on from all that is pending without another byte. True when the expression has matched.
+    /// Follows everything that is pending, without another byte. Returns true if the
+    /// expression has matched.
     fn follow(
         &mut self,
         name: &[u8],

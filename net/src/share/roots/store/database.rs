@@ -1,9 +1,9 @@
 //! The database file, which may be damaged in any way.
 //!
-//! A damaged page can make the embedded database return an error or panic, but not hang: its walks
-//! down a tree are bounded. Both end here. The damaged file is removed and a new one takes its
-//! place, as all that was in it can be computed anew. What a database says without complaint is no
-//! proof either: every row is checked by whoever reads it ([`super::rows`]).
+//! A damaged page can make the embedded database return an error or panic, but not hang, because
+//! its walks down a tree are bounded. Errors and panics are both contained here: the damaged file
+//! is removed and replaced by a new one, because its content can be recomputed. A result without an
+//! error is no proof either, so the reader checks every row ([`super::rows`]).
 
 use std::fs;
 use std::io;
@@ -20,19 +20,19 @@ use redb::{
 
 use super::rows;
 
-/// Memory for the pages of the database.
+/// Memory for the page cache of the database.
 const PAGE_CACHE: usize = 8 << 20;
 
-/// A database that has grown beyond this is begun afresh: it is mostly about files that have gone.
-/// A terabyte of content takes 2 GiB of leaves.
+/// A database larger than this is recreated: it is mostly about files that no longer exist. A
+/// terabyte of content takes 2 GiB of leaves.
 const MAX_FILE: u64 = 8 << 30;
 
 /// A database that is replaced as soon as it turns out to be damaged.
 pub(super) struct Rebuildable {
-    /// Where it lies; `None` when all is kept in memory.
+    /// Where it lies; `None` if everything is kept in memory.
     path: Option<PathBuf>,
     current: Mutex<Arc<OpenDatabase>>,
-    /// How often it was begun afresh.
+    /// How often it has been recreated.
     incarnation: AtomicU64,
 }
 
@@ -40,8 +40,8 @@ pub(super) struct Rebuildable {
 struct OpenDatabase {
     /// `None` only while it is dropped.
     database: Option<Database>,
-    /// Held by the one who writes. A panic may leave the database's own lock for writers taken for
-    /// good, so whoever comes after one must not get that far.
+    /// Held by the writer. A panic may leave the database's own writer lock held for good, so later
+    /// writers must not get that far.
     writing: Mutex<Soundness>,
 }
 
@@ -55,16 +55,16 @@ enum Soundness {
 enum TransactionError {
     /// The file is not what was written.
     Damage(String),
-    /// Something else, a full disk for example.
+    /// Any other failure, for example a full disk.
     Other(redb::Error),
 }
 
 impl Rebuildable {
-    /// Opens or creates the file at `path`. One that is damaged, of another format, too large or
-    /// not a database at all is begun afresh.
+    /// Opens or creates the file at `path`. A file that is damaged, of another format, too large or
+    /// not a database at all is replaced.
     ///
     /// # Errors
-    /// Another process has it, or it cannot be written.
+    /// Another process has it open, or it cannot be written.
     pub(super) fn open(path: &Path) -> Result<Self, redb::Error> {
         Self::open_within(path, MAX_FILE)
     }
@@ -89,7 +89,7 @@ impl Rebuildable {
         })
     }
 
-    /// One that lasts as long as this process.
+    /// Creates a database that lasts as long as this process.
     pub(super) fn in_memory() -> Result<Self, redb::Error> {
         let opened = OpenDatabase::in_memory().map_err(TransactionError::into_error)?;
         Ok(Self {
@@ -99,16 +99,16 @@ impl Rebuildable {
         })
     }
 
-    /// Another number once it was begun afresh: nothing that was found before is in it any more.
+    /// Returns a number that changes when the database is recreated: nothing found before is in
+    /// it any longer.
     pub(super) fn incarnation(&self) -> u64 {
         self.incarnation.load(Ordering::Acquire)
     }
 
-    /// What `work` finds.
+    /// Returns what `work` reads from the database.
     ///
     /// # Errors
-    /// The disk failed, or the database turned out to be damaged; then it is an empty one
-    /// from now on.
+    /// The disk failed, or the database turned out to be damaged; then an empty one replaces it.
     pub(super) fn read<R>(
         &self,
         work: impl FnOnce(&ReadTransaction) -> Result<R, redb::Error>,
@@ -118,7 +118,8 @@ impl Rebuildable {
         self.settle(&opened, outcome)
     }
 
-    /// Does `work` and keeps it, on the disk by the next [`Rebuildable::flush`] at the latest.
+    /// Runs `work` and keeps its changes, on the disk by the next [`Rebuildable::flush`]
+    /// at the latest.
     ///
     /// # Errors
     /// As [`Rebuildable::read`].
@@ -147,7 +148,7 @@ impl Rebuildable {
         self.settle(&opened, outcome)
     }
 
-    /// Replaces the database `used` if that is what the outcome calls for.
+    /// Replaces the database `used` if the outcome calls for it.
     fn settle<R>(
         &self,
         used: &Arc<OpenDatabase>,
@@ -161,7 +162,7 @@ impl Rebuildable {
 
     fn begin_afresh(&self, damaged: &Arc<OpenDatabase>, why: &str) {
         let mut current = self.current.lock();
-        // Others may have come upon the same damage.
+        // Another thread may have found the same damage.
         if !Arc::ptr_eq(&current, damaged) {
             return;
         }
@@ -205,7 +206,7 @@ impl OpenDatabase {
         Self::with_tables(|| Ok(builder().create_with_backend(memory)?))
     }
 
-    /// Opens a database and makes sure that it has the tables of this version, and none of another.
+    /// Opens a database and ensures that it has the tables of this version, and no others.
     fn with_tables(
         open: impl FnOnce() -> Result<Database, redb::Error>,
     ) -> Result<Self, TransactionError> {
@@ -255,7 +256,7 @@ impl OpenDatabase {
 }
 
 impl Drop for OpenDatabase {
-    /// Closing a damaged database may fail as anything else may.
+    /// Closing a damaged database may fail like anything else.
     fn drop(&mut self) {
         let database = self.database.take();
         let _ = contained(|| {
@@ -265,9 +266,9 @@ impl Drop for OpenDatabase {
     }
 }
 
-/// What `work` comes to; a panic of the embedded database is damage.
+/// Returns the result of `work`. A panic of the embedded database counts as damage.
 fn contained<R>(work: impl FnOnce() -> Result<R, redb::Error>) -> Result<R, TransactionError> {
-    // Nothing that a panic leaves half done is used again: the database is replaced.
+    // Nothing left unfinished by a panic is used again: the database is replaced.
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(outcome) => outcome.map_err(TransactionError::of),
         Err(_) => Err(TransactionError::Damage("reading it fails".into())),
@@ -282,8 +283,8 @@ impl TransactionError {
                 error.kind(),
                 io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
             ),
-            // Somebody else uses it, the disk has failed or is full: it may be in the best of
-            // health.
+            // Another process has it open, or the disk has failed or is full: the database itself
+            // may be intact.
             E::DatabaseAlreadyOpen
             | E::LockProtocolMismatch
             | E::PreviousIo

@@ -1,12 +1,12 @@
-//! The rows of the database, each of which proves by itself that it is what it is read as.
+//! The rows of the database, each of which proves on its own that it is what it is read as.
 //!
-//! A file on a disk may be damaged: bits flip, pages are torn, lost or written to the wrong place.
-//! A wrong root would get an honest member blamed for wrong bytes, so no row counts because it was
-//! found under some key. The root of a version carries a digest over both; where that fails the
-//! root is not known, and is computed anew. A subtree is proven against the root that it is asked
-//! for, as one of a stranger would be; one that fails is an error, which ends the whole database,
-//! as nothing else would make its leaves be computed again. A place is a hint, which whoever
-//! follows it checks.
+//! A file on a disk may be damaged: bits flip, pages are torn, lost or written to the wrong
+//! place. A wrong root would cause an honest member to be blamed for wrong bytes, so finding a
+//! row under some key is never enough. The root of a version carries a digest over both. If that
+//! does not match, the root is unknown and is recomputed. A subtree is verified against the
+//! requested root, as one from a stranger would be. A mismatch is an error that discards the
+//! whole database, because nothing else would cause its leaves to be recomputed. A place is a
+//! hint, which its user checks.
 
 use redb::{Error, ReadTransaction, ReadableTable, TableDefinition, TableHandle, WriteTransaction};
 use sha2::{Digest, Sha256};
@@ -19,16 +19,16 @@ const ROOTS: TableDefinition<u64, [u8; 48]> = TableDefinition::new("roots of sta
 const SUBTREES: TableDefinition<([u8; 32], u64), &[u8]> = TableDefinition::new("sized subtrees");
 const PLACES: TableDefinition<[u8; 32], &[u8]> = TableDefinition::new("places");
 
-/// What the digest of a root's row begins with, so that it is not one of anything else.
+/// Prefix of the digest of a root's row, so that it cannot be a digest of anything else.
 const DOMAIN: &[u8] = b"tinyp2p root of a version\0";
 
-/// True for the name of a table that this version has. A database with any other is of another
-/// version, whose rows prove nothing.
+/// Returns true for the name of a table that this version has. A database with any other table is
+/// of another version, whose rows prove nothing.
 pub(super) fn is_table(name: &str) -> bool {
     [ROOTS.name(), SUBTREES.name(), PLACES.name()].contains(&name)
 }
 
-/// Makes sure that the tables are there, with the right types.
+/// Ensures that the tables exist with the right types.
 pub(super) fn create_tables(write: &WriteTransaction) -> Result<(), Error> {
     write.open_table(ROOTS)?;
     write.open_table(SUBTREES)?;
@@ -36,7 +36,7 @@ pub(super) fn create_tables(write: &WriteTransaction) -> Result<(), Error> {
     Ok(())
 }
 
-/// The root of each of `versions`, as far as it is known.
+/// Returns the root of each of `versions`, as far as it is known.
 pub(super) fn roots(
     read: &ReadTransaction,
     versions: impl Iterator<Item = Version>,
@@ -49,13 +49,13 @@ pub(super) fn roots(
     versions.map(look_up).collect()
 }
 
-/// Where a file lay that had the content of `root`.
+/// Returns where a file lay that had the content of `root`.
 pub(super) fn place(read: &ReadTransaction, root: Root) -> Result<Option<FileLocation>, Error> {
     let row = read.open_table(PLACES)?.get(*root.as_bytes())?;
     Ok(row.and_then(|row| decode_place(row.value())))
 }
 
-/// Those of `found` whose root has no place.
+/// Returns those of `found` whose root has no place.
 pub(super) fn without_place(
     read: &ReadTransaction,
     found: impl Iterator<Item = (Root, FileLocation)>,
@@ -70,7 +70,7 @@ pub(super) fn without_place(
     Ok(lacking)
 }
 
-/// Notes where contents lie.
+/// Stores where contents lie.
 pub(super) fn put_places(
     write: &WriteTransaction,
     found: &[(Root, FileLocation)],
@@ -97,7 +97,7 @@ pub(super) fn remove_place(
     Ok(())
 }
 
-/// The size, the inode, then the path.
+/// Encodes the size, the inode, then the path.
 fn encode_place(place: &FileLocation) -> Vec<u8> {
     let mut row = place.size.to_le_bytes().to_vec();
     row.extend_from_slice(&place.inode.to_le_bytes());
@@ -115,7 +115,7 @@ fn decode_place(row: &[u8]) -> Option<FileLocation> {
     })
 }
 
-/// The part of `root`'s tree with `span` blocks from block `first` on, if it is known.
+/// Returns the part of `root`'s tree with `span` blocks from block `first` on, if it is known.
 pub(super) fn subtree(
     read: &ReadTransaction,
     root: Root,
@@ -135,7 +135,7 @@ pub(super) fn subtree(
     }
 }
 
-/// Notes that `version` has the content of `tree`.
+/// Stores that `version` has the content of `tree`.
 pub(super) fn put_tree(
     write: &WriteTransaction,
     version: Version,
@@ -154,7 +154,7 @@ pub(super) fn put_tree(
     Ok(())
 }
 
-/// The root, and the first half of a digest over what it is the root of, and itself.
+/// Returns the root, followed by the first half of a digest over its version and itself.
 fn seal_root(version: Version, root: Root) -> [u8; 48] {
     let mut digest = Sha256::new();
     digest.update(DOMAIN);
@@ -167,13 +167,14 @@ fn seal_root(version: Version, root: Root) -> [u8; 48] {
     row
 }
 
-/// The root in `row` if that was made for this very version.
+/// Returns the root in `row` if it was stored for this exact version.
 fn open_root(version: Version, row: &[u8; 48]) -> Option<Root> {
     let root = Root::from_bytes(*row.first_chunk()?);
     (seal_root(version, root) == *row).then_some(root)
 }
 
-/// How many blocks the whole content has, the number of leaves here, then leaves and uncles.
+/// Encodes how many blocks the whole content has, the number of leaves here, then
+/// leaves and uncles.
 fn encode_subtree(blocks: u64, subtree: &Subtree) -> Vec<u8> {
     let count = subtree.leaves.len() as u32;
     let mut row = blocks.to_le_bytes().to_vec();
@@ -184,7 +185,7 @@ fn encode_subtree(blocks: u64, subtree: &Subtree) -> Vec<u8> {
     row
 }
 
-/// The blocks of the whole content, and the subtree; neither is proven.
+/// Decodes the number of blocks of the whole content, and the subtree; neither is verified.
 fn decode_subtree(row: &[u8], index: u64) -> Option<(u64, Subtree)> {
     let (blocks, row) = row.split_first_chunk::<8>()?;
     let (count, hashes) = row.split_first_chunk::<4>()?;

@@ -106,13 +106,13 @@ fn last_hashed_place_counts() {
     assert_eq!(roots.place(root).unwrap(), Some(c));
 }
 
-/// What is known of each of a few files: version, root, and what an honest member says of it.
+/// What is known of each of a few files: its version, its root, and what an honest member answers.
 struct Known(Vec<(Version, HashTree)>);
 
 impl Known {
     fn new() -> Self {
         let blocks = [1, 2, 3, 17, 500, 513, 1300];
-        // Contents of their own for each, and many small ones: rows of several pages.
+        // Each file has its own content, and many are small, so that rows fill several pages.
         let sizes = blocks.into_iter().chain(std::iter::repeat_n(1, 300));
         let tree = |(number, blocks): (u64, u64)| {
             let leaves =
@@ -131,7 +131,8 @@ impl Known {
         roots.flush().unwrap();
     }
 
-    /// Asks a node with the database at `path` for everything. Returns how much of it is known.
+    /// Requests everything from a node with the database at `path`. Returns how much of
+    /// it is known.
     fn check(&self, path: &Path) -> usize {
         let roots = Roots::open(path).unwrap();
         let mut known = 0;
@@ -143,7 +144,7 @@ impl Known {
             let _a_hint = roots.place(tree.root());
             for index in (0..).take_while(|index| tree.subtree(*index).is_some()) {
                 let first = index * SUBTREE_BLOCKS;
-                // Damage may be found here only; what was there is computed anew then.
+                // Damage may be found only here; what was there is recomputed then.
                 if let Ok(Some(leaves)) = roots.subtree(tree.root(), first, SUBTREE_BLOCKS) {
                     assert_eq!(Some(leaves), tree.subtree(index));
                     known += 1;
@@ -151,7 +152,7 @@ impl Known {
             }
         }
         let (version, tree) = &self.0[0];
-        // Nothing that is found here keeps what is learned now from being remembered.
+        // Damage found here does not keep what is learned now from being remembered.
         for _ in 0..2 {
             let _may_meet_damage = roots.insert(*version, &place("again"), tree);
         }
@@ -188,7 +189,7 @@ impl Sample {
         self.known.check(&path)
     }
 
-    /// Where the file says anything: most of it is empty.
+    /// Returns where the file contains anything: most of it is empty.
     fn used(&self) -> Vec<usize> {
         let pages = self.sound.chunks(PAGE).enumerate();
         let used = pages.filter(|(_, page)| page.iter().any(|byte| *byte != 0));
@@ -200,7 +201,7 @@ impl Sample {
     }
 }
 
-/// What the database reads and writes at once.
+/// The unit in which the database reads and writes.
 const PAGE: usize = 4096;
 
 #[test]
@@ -210,7 +211,7 @@ fn a_sound_database_knows_everything() {
     assert_eq!(sample.check(&sample.sound), 307 + subtrees);
 }
 
-/// One kind of damage to a file; numbers are places in it, as parts of a million.
+/// One kind of damage to a file. Numbers are positions in it, in parts per million.
 #[derive(Clone, Debug)]
 enum Damage {
     Flip(usize, usize, u8),
@@ -288,7 +289,7 @@ fn no_flipped_bit_yields_a_wrong_root() {
     }
 }
 
-/// The format of before, whose rows prove nothing, and one that happens to use our names.
+/// The previous format, whose rows prove nothing, and one that happens to use our names.
 #[test]
 fn database_of_another_format_is_recreated() {
     let directory = tempfile::tempdir().unwrap();
