@@ -50,7 +50,7 @@ impl Url {
         host.trim_start_matches('[').trim_end_matches(']')
     }
 
-    /// The TCP port; 80 where the URL names none.
+    /// The TCP port, which the URL always names.
     pub fn port(&self) -> u16 {
         self.port
     }

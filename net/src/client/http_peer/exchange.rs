@@ -10,6 +10,7 @@ use http::{Method, StatusCode};
 
 use super::HttpPeer;
 use crate::auth::Alpn;
+use crate::auth::gate::PAIRING_DEADLINE;
 use crate::client::connector::HttpConnection;
 use crate::client::pairing;
 use crate::client::range_get::Head;
@@ -19,9 +20,6 @@ use crate::model::{Address, PeerId};
 use crate::transport::dial::{Dial, Link};
 use crate::transport::handshake;
 use crate::transport::tls_link::TlsLink;
-
-/// A pairing run fails after this time (see PROTOCOL.md, "Pairing").
-const PAIRING_DEADLINE: Duration = Duration::from_secs(10);
 
 impl HttpPeer {
     /// Ensures that both sides know each other, with a request that costs nothing if they do.
