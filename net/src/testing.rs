@@ -614,7 +614,7 @@ impl MemoryPeer {
 const ENDLESS: Attributes = Attributes {
     kind: Kind::File,
     mode: Mode::Plain,
-    size: FileSize::Known(1),
+    size: FileSize::of(1),
     mtime: UnixTime::EPOCH,
     version: Version(1),
     root: None,

@@ -37,7 +37,7 @@ impl View {
             let unknown = Attributes {
                 kind: Kind::File,
                 mode: Mode::Plain,
-                size: FileSize::Unknown,
+                size: FileSize::UNKNOWN,
                 mtime: item.mtime,
                 version: source.version,
                 root: None,

@@ -3,7 +3,7 @@
 //! It lists names and nothing else, so the properties of a file are unknown until all of it has
 //! been fetched ([`Whole::measure`]). Then the file has a size, a content root and a version, is
 //! kept in the [`LegacyStore`], and is read, checked and passed on like any file of any member.
-//! Before that, it has the attributes of [`FileSize::Unknown`](crate::model::FileSize::Unknown).
+//! Before that, it has the attributes of [`FileSize::UNKNOWN`](crate::model::FileSize::UNKNOWN).
 //!
 //! The server takes one call at a time, so calls take turns.
 

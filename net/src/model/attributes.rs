@@ -1,5 +1,7 @@
 //! An entry of a share as a listing shows it, and a range of a file's bytes.
 
+use std::fmt;
+
 use super::id::{Root, Version};
 use super::path::Name;
 use super::time::UnixTime;
@@ -43,47 +45,63 @@ pub struct Attributes {
     pub root: Option<Root>,
 }
 
-/// The size of a file in bytes. Some members send only names.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum FileSize {
-    /// This many bytes.
-    Known(u64),
-    /// No member has said. Never sent in this program's own protocol.
-    Unknown,
-}
+/// How much content a file has, in bytes. Some members list only names.
+///
+/// Takes eight bytes: an inode has two of them, and a mount may have millions of inodes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FileSize(u64);
 
 impl FileSize {
-    /// The size of an empty file.
-    pub const ZERO: Self = Self::Known(0);
+    /// No content.
+    pub const ZERO: Self = Self(0);
 
-    /// Returns the number of bytes, if it is known.
-    pub fn known(self) -> Option<u64> {
-        match self {
-            Self::Known(bytes) => Some(bytes),
-            Self::Unknown => None,
+    /// Nobody has said. Never travels in this program's own protocol.
+    pub const UNKNOWN: Self = Self(u64::MAX);
+
+    /// Wraps a number of bytes. The one number that stands for no size becomes the largest that
+    /// does: no file is so large, and a member that claims such a size is refused.
+    pub const fn of(bytes: u64) -> Self {
+        if bytes == u64::MAX {
+            Self(bytes - 1)
+        } else {
+            Self(bytes)
         }
     }
 
-    /// Returns true if the size is known.
-    pub fn is_known(self) -> bool {
-        self.known().is_some()
+    /// Returns the bytes, if their number is known.
+    pub fn known(self) -> Option<u64> {
+        self.is_known().then_some(self.0)
     }
 
-    /// Returns the number of bytes; 0 if unknown, as programs that ask for a size must get one.
+    /// Returns true unless nobody has said.
+    pub fn is_known(self) -> bool {
+        self != Self::UNKNOWN
+    }
+
+    /// Returns the bytes; 0 where nobody has said, for a program that has to be given a size.
     pub fn or_zero(self) -> u64 {
         self.known().unwrap_or(0)
     }
 }
 
+impl fmt::Debug for FileSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.known() {
+            Some(bytes) => write!(f, "{bytes}"),
+            None => f.write_str("unknown"),
+        }
+    }
+}
+
 impl From<u64> for FileSize {
     fn from(bytes: u64) -> Self {
-        Self::Known(bytes)
+        Self::of(bytes)
     }
 }
 
 impl PartialEq<u64> for FileSize {
     fn eq(&self, bytes: &u64) -> bool {
-        *self == Self::Known(*bytes)
+        self.known() == Some(*bytes)
     }
 }
 
@@ -122,5 +140,20 @@ impl ByteRange {
     /// Returns true if it spans nothing.
     pub fn is_empty(self) -> bool {
         self.start == self.end
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn largest_number_is_a_size() {
+        let size = FileSize::from(u64::MAX);
+        assert!(size.is_known() && size.or_zero() > i64::MAX as u64);
+        assert_eq!(
+            (FileSize::of(7).known(), FileSize::UNKNOWN.known()),
+            (Some(7), None)
+        );
     }
 }

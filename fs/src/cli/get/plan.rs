@@ -199,7 +199,7 @@ mod tests {
         let attributes = Attributes {
             kind: Kind::File,
             mode: Mode::Plain,
-            size: FileSize::Known(size),
+            size: FileSize::of(size),
             mtime: mtime.into(),
             version: Version(size ^ mtime as u64),
             root: None,

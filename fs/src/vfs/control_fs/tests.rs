@@ -108,7 +108,7 @@ fn control_directory_is_found_by_name() {
     assert_eq!((listed[3].1, listed[4].1), (MEMBERS, SEARCHES));
     for (_, number) in [&listed[2..3], &listed[5..]].concat().iter() {
         let attr = setup.filesystem.getattr(*number, Wait::No).unwrap();
-        assert!(attr.kind == Kind::File && attr.size > FileSize::Known(0));
+        assert!(attr.kind == Kind::File && attr.size > FileSize::of(0));
         let opened = setup.filesystem.opendir(*number);
         assert!(matches!(opened, Err(Error::NotADirectory)));
         assert!(matches!(

@@ -97,7 +97,7 @@ impl Inode {
                 version,
                 size,
             } => {
-                let stated = (state.member, state.version, FileSize::Known(state.size));
+                let stated = (state.member, state.version, FileSize::of(state.size));
                 stated == (member, version, size)
             }
         }

@@ -127,7 +127,7 @@ impl Inodes {
             return;
         }
         for source in item.sources.iter() {
-            let born = InodeIdentity::of_file(None, FileSize::Unknown, source);
+            let born = InodeIdentity::of_file(None, FileSize::UNKNOWN, source);
             let key = (path.clone(), born);
             let Some(number) = self.find(hash_of(&key.0, &key.1), &key) else {
                 continue;

@@ -26,7 +26,7 @@ fn file(sources: &[(u8, u64)], root: Option<u8>) -> Item {
         name: Name::new(&b"a"[..]).unwrap(),
         original: None,
         kind: Kind::File,
-        size: FileSize::Known(1),
+        size: FileSize::of(1),
         mtime: 1.into(),
         root: root.map(|byte| Root::from_bytes([byte; 32])),
         sources: sources.iter().map(source).collect(),
@@ -69,7 +69,7 @@ fn files_but_not_directories_span_trees() {
 fn number_survives_learning_the_content() {
     let mut inodes = Inodes::new(UnixTime::EPOCH);
     let name = Item {
-        size: FileSize::Unknown,
+        size: FileSize::UNKNOWN,
         ..file(&[(1, 3)], None)
     };
     for root in [Some(9), None] {
@@ -162,7 +162,7 @@ fn other_size_of_a_root_is_another_number() {
     let mut inodes = Inodes::new(UnixTime::EPOCH);
     let honest = file(&[(1, 1)], Some(9));
     let liar = Item {
-        size: FileSize::Known(5000),
+        size: FileSize::of(5000),
         ..file(&[(2, 2)], Some(9))
     };
     let number = merged(&mut inodes, path(), &honest);
@@ -203,18 +203,18 @@ fn an_empty_file_is_nobodys_bytes() {
         size,
         ..file(sources, None)
     };
-    let full = merged(&mut inodes, path(), &sized(&[(1, 7)], FileSize::Known(100)));
+    let full = merged(&mut inodes, path(), &sized(&[(1, 7)], FileSize::of(100)));
     let (empty, inode) = inodes.look_up(
         Vantage::Merged,
         path(),
-        &sized(&[(1, 7), (2, 3)], FileSize::Known(0)),
+        &sized(&[(1, 7), (2, 3)], FileSize::of(0)),
     );
     assert_eq!(
         (inode.size, inode.identity),
         (FileSize::ZERO, InodeIdentity::Empty)
     );
     assert_ne!(empty, full);
-    let (number, _) = inodes.look_up(OF_BOB, path(), &sized(&[(2, 4)], FileSize::Known(0)));
+    let (number, _) = inodes.look_up(OF_BOB, path(), &sized(&[(2, 4)], FileSize::of(0)));
     assert_eq!(number, empty, "whoever has it");
 }
 
@@ -225,8 +225,8 @@ fn other_size_of_a_version_is_another_number() {
         size,
         ..file(&[(1, 7)], None)
     };
-    let short = merged(&mut inodes, path(), &sized(FileSize::Known(100)));
-    let long = merged(&mut inodes, path(), &sized(FileSize::Known(200)));
+    let short = merged(&mut inodes, path(), &sized(FileSize::of(100)));
+    let long = merged(&mut inodes, path(), &sized(FileSize::of(200)));
     assert_ne!(short, long);
     assert_eq!(inodes.get(long).unwrap().size, 200);
     assert_eq!(inodes.get(short).unwrap().size, 100);

@@ -103,7 +103,7 @@ fn one_reader_makes_a_content_readable() {
 
 #[test]
 fn unsized_file_yields_to_any_other() {
-    let unknown = |name: &str, mtime| file(name, FileSize::Unknown, mtime);
+    let unknown = |name: &str, mtime| file(name, FileSize::UNKNOWN, mtime);
     let items = directory(
         vec![
             (member(1, "ann"), vec![file("x", 1, 1), folder("y", 1)]),
@@ -118,7 +118,7 @@ fn unsized_file_yields_to_any_other() {
     let expected = [
         row("x", 1, &[1]),
         row("y", 0, &[1]),
-        row("z", FileSize::Unknown, &[2, 3]),
+        row("z", FileSize::UNKNOWN, &[2, 3]),
     ];
     assert_eq!(shown(&items), expected);
 }

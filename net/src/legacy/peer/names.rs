@@ -161,7 +161,7 @@ impl SeenName {
         Attributes {
             kind: Kind::File,
             mode: Mode::Plain,
-            size: fetched.map_or(FileSize::Unknown, |fetched| fetched.size.into()),
+            size: fetched.map_or(FileSize::UNKNOWN, |fetched| fetched.size.into()),
             mtime: self.mtime,
             version: self.version,
             root: fetched.and_then(|fetched| fetched.root),

@@ -82,7 +82,7 @@ fn names_lack_sizes_until_fetched() {
     setup.twin.put("b", b"");
     assert_eq!(setup.names(), ["a", "b"]);
     let before = setup.attributes("a").unwrap();
-    assert_eq!((before.size, before.root), (FileSize::Unknown, None));
+    assert_eq!((before.size, before.root), (FileSize::UNKNOWN, None));
     let known = setup.measure("a", Purpose::Size).unwrap();
     assert_eq!((known.size.or_zero(), known.version), (10, before.version));
     let mut hasher = TreeHasher::default();
@@ -280,7 +280,7 @@ fn late_file_is_still_under_way() {
         .peer
         .measure(&path("x"), Purpose::Size, deadline)
         .unwrap();
-    assert_eq!(looked.size, FileSize::Unknown);
+    assert_eq!(looked.size, FileSize::UNKNOWN);
     eventually("what nobody waits for ends", || setup.is_idle());
     let begun = Instant::now();
     setup.measure("x", Purpose::Size).unwrap();
@@ -300,7 +300,7 @@ fn mere_lookup_waits_for_no_other_file() {
     setup.begin_to_fetch("large");
     let begun = Instant::now();
     let looked = setup.measure("other", Purpose::Size).unwrap();
-    assert_eq!(looked.size, FileSize::Unknown);
+    assert_eq!(looked.size, FileSize::UNKNOWN);
     assert!(begun.elapsed() < Duration::from_secs(1));
 }
 

@@ -47,7 +47,7 @@ fn any_attributes() -> impl Strategy<Value = Attributes> {
         |(mode, size, mtime, version, root)| Attributes {
             kind: Kind::File,
             mode,
-            size: FileSize::Known(size),
+            size: FileSize::of(size),
             mtime,
             version: Version(version),
             root,
