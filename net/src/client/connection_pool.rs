@@ -1,7 +1,7 @@
 //! The connections to one member: those that idle, and a way to end all of them.
 //!
-//! A lane is taken out to carry a request, and put back once its response was read to the end. The
-//! one used last is taken first, so that surplus lanes grow old and are closed.
+//! A connection is taken out to carry a request, and put back once its response was read to the end. The
+//! one used last is taken first, so that surplus connections grow old and are closed.
 
 use std::sync::{Arc, Weak};
 use std::time::Instant;
@@ -23,7 +23,7 @@ pub(super) struct ConnectionPool {
 
 #[derive(Default)]
 struct State {
-    /// The idle lanes and when each was put back, the latest last.
+    /// The idle connections and when each was put back, the latest last.
     idle: Vec<(Instant, HttpConnection)>,
     /// Every connection that may still be open.
     links: Vec<Weak<dyn Link>>,
@@ -31,22 +31,22 @@ struct State {
 }
 
 impl ConnectionPool {
-    /// Takes the lane that was used last, if it has not idled too long.
+    /// Takes the connection that was used last, if it has not idled too long.
     pub(super) fn take(&self, now: Instant) -> Option<HttpConnection> {
         let mut state = self.state.lock();
-        let (since, lane) = state.idle.pop()?;
+        let (since, connection) = state.idle.pop()?;
         if now.saturating_duration_since(since) > CLIENT_IDLE {
             // All others have idled longer.
             state.idle.clear();
             return None;
         }
-        Some(lane)
+        Some(connection)
     }
 
-    /// Gives back a lane whose last response was read to the end.
-    pub(super) fn put(&self, lane: HttpConnection, now: Instant) {
+    /// Gives back a connection whose last response was read to the end.
+    pub(super) fn put(&self, connection: HttpConnection, now: Instant) {
         let mut state = self.state.lock();
-        if state.closed || lane.is_retired() {
+        if state.closed || connection.is_retired() {
             return;
         }
         state
@@ -55,10 +55,10 @@ impl ConnectionPool {
         if state.idle.len() >= MAX_IDLE {
             state.idle.remove(0);
         }
-        state.idle.push((now, lane));
+        state.idle.push((now, connection));
     }
 
-    /// Closes all idle lanes.
+    /// Closes all idle connections.
     pub(super) fn forget_idle(&self) {
         self.state.lock().idle.clear();
     }

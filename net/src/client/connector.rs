@@ -4,7 +4,7 @@
 //! connector hands that connection out once and never makes another. So dialling, pairing, pooling
 //! and retrying stay in plain code above, and ureq only contributes HTTP/1.1 itself.
 //!
-//! Deadlines: a lane carries one request at a time, so each blocking call first writes its deadline
+//! Deadlines: a connection carries one request at a time, so each blocking call first writes its deadline
 //! where the transport reads it. ureq's own timeouts stay off: they are fixed when a request
 //! starts, start threads to resolve names, and surface in several disguises.
 //!
@@ -51,7 +51,7 @@ static CONFIG: LazyLock<Config> = LazyLock::new(|| {
         .max_response_header_size(MAX_RESPONSE_HEAD)
         .max_idle_connections(1)
         .max_idle_connections_per_host(1)
-        // The pool of lanes decides how long a connection may idle.
+        // The connection pool decides how long a connection may idle.
         .max_idle_age(std::time::Duration::MAX)
         .build()
 });
@@ -59,7 +59,7 @@ static CONFIG: LazyLock<Config> = LazyLock::new(|| {
 /// One connection that carries one request at a time.
 pub(super) struct HttpConnection {
     agent: Agent,
-    /// Locking never blocks: only the user of the lane uses the wire.
+    /// Locking never blocks: only the user of the connection uses the wire.
     wire: Arc<Mutex<Wire>>,
     deadline: Arc<Mutex<Instant>>,
     who: String,
@@ -78,7 +78,7 @@ impl AsRef<Head> for Reply {
 }
 
 impl HttpConnection {
-    /// Creates a lane over a connection that has carried nothing yet.
+    /// Creates a connection over a TLS link that has carried nothing yet.
     pub(super) fn new(connection: TlsLink) -> Self {
         let deadline = Arc::new(Mutex::new(Instant::now()));
         let who = connection.who().to_owned();
@@ -122,19 +122,19 @@ impl HttpConnection {
         })
     }
 
-    /// Returns true if no new request should use this lane: the other side has moved
+    /// Returns true if no new request should use this connection: the other side has moved
     /// to another address.
     pub(super) fn is_retired(&self) -> bool {
         self.wire.lock().tls.link().is_retired()
     }
 
     /// Returns the connection itself, for a request that does not go through ureq. It must be
-    /// drained before the lane is used in any other way.
+    /// drained before the connection is used in any other way.
     pub(super) fn wire(&self) -> MutexGuard<'_, Wire> {
         self.wire.lock()
     }
 
-    /// Reads from the body of a `reply` on this lane; returns 0 at its end. The lane can be used
+    /// Reads from the body of a `reply` on this connection; returns 0 at its end. The connection can be used
     /// again only after that 0.
     pub(super) fn read(
         &self,

@@ -103,7 +103,7 @@ impl Client {
             dialer: self.dialer.clone(),
             budget: self.budget.clone(),
             place: Mutex::new((address.clone(), source)),
-            lanes: Arc::new(ConnectionPool::default()),
+            pool: Arc::new(ConnectionPool::default()),
             distance: AtomicU64::new(u64::MAX),
             pairings: AtomicU64::new(0),
             paired: Mutex::new(Ok(())),
@@ -124,7 +124,7 @@ pub struct HttpPeer {
     seat: Mutex<Option<Seat>>,
     /// Where it was last found, and the source of that address.
     place: Mutex<(Address, AddressSource)>,
-    lanes: Arc<ConnectionPool>,
+    pool: Arc<ConnectionPool>,
     /// The fastest answer over an existing connection, in microseconds.
     distance: AtomicU64,
     /// How many pairing runs have ended, well or not.
@@ -151,17 +151,17 @@ impl HttpPeer {
     /// changed. Requests under way end as with [`HttpPeer::follow`].
     pub fn renew(&self) {
         self.distance.store(u64::MAX, Ordering::Relaxed);
-        self.lanes.renew();
+        self.pool.renew();
     }
 
     /// Ends every connection, including those that other threads wait on.
     pub fn cut(&self) {
-        self.lanes.cut();
+        self.pool.cut();
     }
 
     /// Ends every connection, including those that other threads wait on, and makes no more.
     pub fn close(&self) {
-        self.lanes.close();
+        self.pool.close();
     }
 
     fn who(&self) -> String {
@@ -189,14 +189,15 @@ impl HttpPeer {
         welcome: &dyn Fn(ByteRange) -> bool,
     ) -> Result<(u64, Box<dyn ByteStream>), Error> {
         let request = ranged_get(target, self.id, range, tag);
-        let send = |lane: &HttpConnection| lane.wire().request(request.as_bytes(), deadline);
-        let (lane, head) = self.exchange(deadline, &send)?;
-        let who = || lane.who().to_owned();
+        let send =
+            |connection: &HttpConnection| connection.wire().request(request.as_bytes(), deadline);
+        let (connection, head) = self.exchange(deadline, &send)?;
+        let who = || connection.who().to_owned();
         match head.status {
             StatusCode::PARTIAL_CONTENT | StatusCode::OK => {
                 let part = check_head(&head, tag, welcome)
-                    .map_err(|what| Error::misbehaved(lane.who(), what))?;
-                let stream = FileStream::new(lane, &head, part.len(), self.lanes.clone());
+                    .map_err(|what| Error::misbehaved(connection.who(), what))?;
+                let stream = FileStream::new(connection, &head, part.len(), self.pool.clone());
                 Ok((part.len(), Box::new(stream)))
             }
             status => {
@@ -204,12 +205,12 @@ impl HttpPeer {
                     StatusCode::PRECONDITION_FAILED => Error::Changed { who: who() },
                     StatusCode::NOT_FOUND => Error::NotFound { who: who() },
                     StatusCode::FORBIDDEN => Error::Forbidden { who: who() },
-                    status => unexpected(&lane, status),
+                    status => unexpected(&connection, status),
                 };
                 let is_whole = content_length(&head) == Some(0)
                     && !head.headers.contains_key(TRANSFER_ENCODING);
-                if is_whole && stays_open(&head) && lane.wire().is_drained() {
-                    self.lanes.put(lane, Instant::now());
+                if is_whole && stays_open(&head) && connection.wire().is_drained() {
+                    self.pool.put(connection, Instant::now());
                 }
                 Err(error)
             }
@@ -228,33 +229,36 @@ impl HttpPeer {
         let mut head = self.request(Method::POST, target)?;
         let media_type = http::HeaderValue::from_static(media_type);
         head.headers_mut().insert(CONTENT_TYPE, media_type);
-        let (lane, reply) = self.exchange(deadline, &|lane| {
-            lane.send(head.clone().map(|()| body), deadline)
+        let (connection, reply) = self.exchange(deadline, &|connection| {
+            connection.send(head.clone().map(|()| body), deadline)
         })?;
         if reply.head.status != StatusCode::OK {
-            return Err(unexpected(&lane, reply.head.status));
+            return Err(unexpected(&connection, reply.head.status));
         }
-        let body = self.read_response(&lane, reply, (max, reservation), deadline);
+        let body = self.read_response(&connection, reply, (max, reservation), deadline);
         let body = body.map_err(|error| self.after(error))?;
-        let who = lane.who().to_owned();
-        self.lanes.put(lane, Instant::now());
+        let who = connection.who().to_owned();
+        self.pool.put(connection, Instant::now());
         Ok((who, body))
     }
 
     /// Reads the whole body of the response to a call.
     fn read_response(
         &self,
-        lane: &HttpConnection,
+        connection: &HttpConnection,
         mut reply: Reply,
         (max, reservation): (usize, &mut Reservation),
         deadline: Instant,
     ) -> Result<Vec<u8>, Error> {
-        let length = content_length(&reply.head)
-            .ok_or_else(|| Error::misbehaved(lane.who(), "a response without Content-Length"))?;
+        let length = content_length(&reply.head).ok_or_else(|| {
+            Error::misbehaved(connection.who(), "a response without Content-Length")
+        })?;
         let length = usize::try_from(length)
             .ok()
             .filter(|length| *length <= max)
-            .ok_or_else(|| Error::misbehaved(lane.who(), "a response longer than the limit"))?;
+            .ok_or_else(|| {
+                Error::misbehaved(connection.who(), "a response longer than the limit")
+            })?;
         let mut body = Vec::new();
         let mut filled = 0;
         while filled < length {
@@ -264,15 +268,18 @@ impl HttpPeer {
                 body.reserve_exact(more);
                 body.resize(filled + more, 0);
             }
-            match lane.read(&mut reply, &mut body[filled..], deadline)? {
-                0 => return Err(Error::misbehaved(lane.who(), "a response cut short")),
+            match connection.read(&mut reply, &mut body[filled..], deadline)? {
+                0 => return Err(Error::misbehaved(connection.who(), "a response cut short")),
                 more => filled += more,
             }
         }
         // The connection is free again only once the end was read.
-        match lane.read(&mut reply, &mut [0], deadline)? {
+        match connection.read(&mut reply, &mut [0], deadline)? {
             0 => Ok(body),
-            _ => Err(Error::misbehaved(lane.who(), "a response beyond its end")),
+            _ => Err(Error::misbehaved(
+                connection.who(),
+                "a response beyond its end",
+            )),
         }
     }
 }
@@ -360,13 +367,13 @@ fn ranged_get(target: &str, member: PeerId, range: ByteRange, tag: &str) -> Stri
 }
 
 /// Translates a status code that the request does not provide for.
-fn unexpected(lane: &HttpConnection, status: StatusCode) -> Error {
+fn unexpected(connection: &HttpConnection, status: StatusCode) -> Error {
     let what = format!("HTTP status {}", status.as_u16());
     if status.is_server_error() {
         return Error::Fault {
-            who: lane.who().into(),
+            who: connection.who().into(),
             fault: Fault::new(FaultCode::Internal, what),
         };
     }
-    Error::misbehaved(lane.who(), format!("unexpected {what}"))
+    Error::misbehaved(connection.who(), format!("unexpected {what}"))
 }

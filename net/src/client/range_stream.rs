@@ -16,27 +16,27 @@ use crate::peer::ByteStream;
 /// The bytes of one response.
 pub(super) struct FileStream {
     /// The connection; `None` once all bytes were read, or it broke.
-    lane: Option<HttpConnection>,
+    connection: Option<HttpConnection>,
     remaining: u64,
     /// True if the connection can carry another request afterwards.
     stays_open: bool,
-    lanes: Arc<ConnectionPool>,
+    pool: Arc<ConnectionPool>,
     who: String,
 }
 
 impl FileStream {
     pub(super) fn new(
-        lane: HttpConnection,
+        connection: HttpConnection,
         head: &Head,
         length: u64,
-        lanes: Arc<ConnectionPool>,
+        pool: Arc<ConnectionPool>,
     ) -> Self {
         Self {
-            who: lane.who().into(),
-            lane: Some(lane),
+            who: connection.who().into(),
+            connection: Some(connection),
             remaining: length,
             stays_open: stays_open(head),
-            lanes,
+            pool,
         }
     }
 
@@ -53,32 +53,32 @@ impl ByteStream for FileStream {
         if self.remaining == 0 || buffer.is_empty() {
             return Ok(0);
         }
-        let Some(lane) = &self.lane else {
+        let Some(connection) = &self.connection else {
             return Err(self.cut());
         };
         let max = usize::try_from(self.remaining).unwrap_or(usize::MAX);
         let max = max.min(buffer.len());
-        let read = lane.wire().read(&mut buffer[..max], deadline);
+        let read = connection.wire().read(&mut buffer[..max], deadline);
         match read {
             Ok(read) => {
                 self.remaining -= read as u64;
                 if self.remaining == 0
-                    && let Some(lane) = self.lane.take()
+                    && let Some(connection) = self.connection.take()
                     && self.stays_open
-                    && lane.wire().is_drained()
+                    && connection.wire().is_drained()
                 {
-                    self.lanes.put(lane, Instant::now());
+                    self.pool.put(connection, Instant::now());
                 }
                 Ok(read)
             }
             // A caller may do something else and come back.
             Err(error @ Error::Timeout { .. }) => Err(error),
             Err(Error::Unreachable { .. }) => {
-                self.lane = None;
+                self.connection = None;
                 Err(self.cut())
             }
             Err(error) => {
-                self.lane = None;
+                self.connection = None;
                 Err(error)
             }
         }

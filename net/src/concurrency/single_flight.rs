@@ -120,9 +120,18 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::testing::eventually;
 
     fn soon() -> Instant {
         Instant::now() + Duration::from_secs(30)
+    }
+
+    /// Returns how many wait for the answer to `key`, besides the map and the one who asks.
+    fn waiting<T>(flights: &SingleFlight<&'static str, T>) -> usize {
+        let flights = flights.flights.lock();
+        flights
+            .get("key")
+            .map_or(0, |flight| Arc::strong_count(flight) - 2)
     }
 
     #[test]
@@ -140,8 +149,7 @@ mod tests {
             });
             has_begun.recv().unwrap();
             let second = scope.spawn(|| flights.run(&"key", soon(), || 2));
-            // Waiting, or about to look: the first one is still under way.
-            thread::sleep(Duration::from_millis(20));
+            eventually("all others wait", || waiting(&flights) == 1);
             go_on.send(()).unwrap();
             assert_eq!(first.join().unwrap(), Some(1));
             assert_eq!(second.join().unwrap(), Some(1));
@@ -158,7 +166,7 @@ mod tests {
             scope.spawn(move || {
                 let ask = || -> u8 {
                     begun.send(()).unwrap();
-                    thread::sleep(Duration::from_millis(20));
+                    eventually("all others wait", || waiting(flights) == 4);
                     panic!("of the one who asks")
                 };
                 let outcome = catch_unwind(AssertUnwindSafe(|| flights.run(&"key", soon(), ask)));

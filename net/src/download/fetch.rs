@@ -96,7 +96,7 @@ impl FileReader {
             if at == range.start {
                 delivery.waited += begun.elapsed();
             }
-            let mut buffer = self.core.pool.take((end - at) as usize);
+            let mut buffer = self.core.buffers.take((end - at) as usize);
             self.fill(&mut buffer, &mut *stream, source, &within)?;
             let content = match (&self.expected, leaves) {
                 (ExpectedContent::Rooted(_), Some(leaves)) => {

@@ -188,8 +188,8 @@ impl FileReader {
                 next = shared.run(claim, None);
             }
         };
-        let lane = self.core.lanes.of(self.sources[claim.source].peer.id());
-        if lane.run(stream).is_err() {
+        let pool = self.core.pools.of(self.sources[claim.source].peer.id());
+        if pool.run(stream).is_err() {
             state.sources.end(claim.source);
             state.pieces.release(claim);
             let busy = Error::Busy {

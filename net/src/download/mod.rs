@@ -3,7 +3,7 @@
 //! A [`Download`] is one reader's way through one file. [`Download::read`] answers at once from
 //! memory, or parks the caller's callback until the bytes have come; it blocks only a caller that
 //! has [`ReaderPatience`]. Two pure parts decide what to fetch: `window.rs` (what will be wanted)
-//! and `pieces.rs` (what is missing). The streams that fetch it run on the member's own lane of
+//! and `pieces.rs` (what is missing). The streams that fetch it run on the member's own pool of
 //! threads, so a frozen member holds up its own files only. Small files of one directory come
 //! together, in batches, before they are read (`small_files`).
 //!
@@ -96,10 +96,10 @@ pub struct Engine {
 }
 
 pub(crate) struct Core {
-    lanes: PeerPools,
-    /// Threads that request leaves ahead of streams, which may take all threads of a lane.
+    pools: PeerPools,
+    /// Threads that request leaves ahead of streams, which may take all threads of a pool.
     leaves: PeerPools,
-    pool: Arc<BufferPool>,
+    buffers: Arc<BufferPool>,
     /// The bytes that all windows together may hold before they stop growing.
     memory: u64,
     cache: Option<Arc<DiskCache>>,
@@ -128,9 +128,9 @@ impl Engine {
         on_failure: OnFailure,
     ) -> Result<Self, Error> {
         let core = Arc::new(Core {
-            lanes: PeerPools::new("read", STREAMS_PER_MEMBER, WAITING_PER_MEMBER),
+            pools: PeerPools::new("read", STREAMS_PER_MEMBER, WAITING_PER_MEMBER),
             leaves: PeerPools::new("leaves", LEAVES_PER_MEMBER, WAITING_PER_MEMBER),
-            pool: BufferPool::new(PIECE as usize, MAX_SPARE_BUFFERS),
+            buffers: BufferPool::new(PIECE as usize, MAX_SPARE_BUFFERS),
             memory,
             cache,
             held_bytes: Arc::default(),

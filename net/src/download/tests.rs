@@ -635,7 +635,7 @@ fn a_trickle_is_no_progress() {
     let rig = rig(MIB);
     let download = rig.open();
     let (shared, mut trickle) = (&download.shared, Trickle(0));
-    let mut buffer = shared.core.pool.take(window::LEAF as usize);
+    let mut buffer = shared.core.buffers.take(window::LEAF as usize);
     let within = |_| Instant::now() + Duration::from_millis(50);
     let result = shared.fill(&mut buffer, &mut trickle, &shared.sources[0], &within);
     assert!(matches!(result, Err(Error::Timeout { .. })), "{result:?}");

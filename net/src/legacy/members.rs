@@ -189,7 +189,7 @@ impl Drop for LegacyServers {
 
 impl fmt::Debug for LegacyServers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("OldMembers").finish_non_exhaustive()
+        f.debug_struct("LegacyServers").finish_non_exhaustive()
     }
 }
 

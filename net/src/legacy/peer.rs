@@ -396,7 +396,7 @@ impl ByteStream for KeptStream {
 
 impl std::fmt::Debug for LegacyPeer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "OldPeer({})", self.url())
+        write!(f, "LegacyPeer({})", self.url())
     }
 }
 

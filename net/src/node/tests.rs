@@ -339,7 +339,7 @@ fn long_searches_delay_no_other_requests() {
     let slow = r"(?s-u)(?:[ab]?[^b]?){3000}\x01";
     let deadline = Instant::now() + Duration::from_secs(3);
     std::thread::scope(|scope| {
-        // More than one lane carries, and more than the other side answers at once.
+        // More than one connection carries, and more than the other side answers at once.
         let search = || asker.search(slow, Room::default(), deadline);
         let searches: Vec<_> = (0..12).map(|_| scope.spawn(search)).collect();
         let path = RelPath::root();

@@ -1,8 +1,8 @@
 //! One question to every member, under one deadline.
 //!
-//! All members are asked at the same time, each on its own lane of threads. Answers that arrive by
+//! All members are asked at the same time, each on its own pool of threads. Answers that arrive by
 //! the deadline count; the rest are reported as late. A member that does not answer blocks only
-//! its own lane.
+//! its own pool.
 //!
 //! The two most frequent questions of a filesystem, [`Fanout::list`] and [`Fanout::stat`], do not
 //! wait for members that are slow each time (`slow_peers`), as long as another member has the
@@ -124,9 +124,9 @@ struct PendingReplies<T> {
 
 /// Asks many members the same thing at once.
 pub struct Fanout {
-    lanes: PeerPools,
+    pools: PeerPools,
     /// For members that nobody waits for, so that their backlog does not make them seem frozen.
-    slow_lanes: PeerPools,
+    slow_pools: PeerPools,
     pace: Arc<Mutex<SlowPeers>>,
     late: Arc<LateListings>,
     budget: Arc<ByteBudget>,
@@ -139,8 +139,8 @@ impl Default for Fanout {
 }
 
 impl Fanout {
-    /// Creates a fan-out with lanes of its own, whose threads have this name: however many
-    /// questions fill these lanes, those of another fan-out do not wait. Listings take their
+    /// Creates a fan-out with pools of its own, whose threads have this name: however many
+    /// questions fill these pools, those of another fan-out do not wait. Listings take their
     /// memory from `budget`.
     pub fn new(name: &'static str, budget: Arc<ByteBudget>) -> Self {
         let late = Arc::default();
@@ -148,8 +148,8 @@ impl Fanout {
         budget.ask_for_room(keeper);
         Self {
             budget,
-            lanes: PeerPools::new(name, CALLS_PER_MEMBER, WAITING_PER_MEMBER),
-            slow_lanes: PeerPools::new("ask-slow", CALLS_PER_MEMBER, WAITING_FOR_SLOW),
+            pools: PeerPools::new(name, CALLS_PER_MEMBER, WAITING_PER_MEMBER),
+            slow_pools: PeerPools::new("ask-slow", CALLS_PER_MEMBER, WAITING_FOR_SLOW),
             pace: Arc::default(),
             late,
         }
@@ -196,8 +196,8 @@ impl Fanout {
                 tracing::debug!(peer = ?asked.id(), %error, "was not asked to compare");
             }
         };
-        // A full lane has more urgent things to do.
-        let _ = self.lanes.of(peer.id()).run(job);
+        // A full pool has more urgent things to do.
+        let _ = self.pools.of(peer.id()).run(job);
     }
 
     /// Lists the whole of `directory` at each of `members`, the present members among `whom`, by
@@ -360,14 +360,14 @@ impl Fanout {
             let id = asked.peer.id();
             let who = || asked.name.to_string();
             let is_slow = slow.contains(&id);
-            let (lanes, awaited, refusal) = if is_slow {
+            let (pools, awaited, refusal) = if is_slow {
                 (
-                    &self.slow_lanes,
+                    &self.slow_pools,
                     &mut pending.slow,
                     Error::Slow { who: who() },
                 )
             } else {
-                (&self.lanes, &mut pending.prompt, Error::Busy { who: who() })
+                (&self.pools, &mut pending.prompt, Error::Busy { who: who() })
             };
             let refused = refusal.clone();
             let job = move || {
@@ -379,7 +379,7 @@ impl Fanout {
                 // If this comes too late, the caller has gone and nobody needs it.
                 let _ = sender.send((index, result));
             };
-            pending.results.push(match lanes.of(id).run(job) {
+            pending.results.push(match pools.of(id).run(job) {
                 Ok(()) => {
                     *awaited += 1;
                     None

@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 
 use crate::error::Error;
 
-/// A dialled name is looked up again after this time; lanes are opened more often than that.
+/// A dialled name is looked up again after this time; connections are opened more often than that.
 const REMEMBERED_FOR: Duration = Duration::from_secs(60);
 
 /// The most names remembered of each kind; when there would be more, all of that kind are dropped.

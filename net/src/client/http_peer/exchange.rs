@@ -28,12 +28,14 @@ impl HttpPeer {
             drop(connection);
             return self.pair(0, deadline);
         }
-        self.lanes.register(connection.link(), connection.who())?;
-        self.lanes
+        self.pool.register(connection.link(), connection.who())?;
+        self.pool
             .put(HttpConnection::new(connection), Instant::now());
         let head = self.request(Method::HEAD, "/RPC2")?;
-        let (lane, _) = self.exchange(deadline, &|lane| lane.send(head.clone(), deadline))?;
-        self.lanes.put(lane, Instant::now());
+        let (connection, _) = self.exchange(deadline, &|connection| {
+            connection.send(head.clone(), deadline)
+        })?;
+        self.pool.put(connection, Instant::now());
         Ok(())
     }
 
@@ -49,18 +51,18 @@ impl HttpPeer {
     ) -> Result<(HttpConnection, R), Error> {
         let seen = self.pairings.load(Ordering::Acquire);
         if self.is_admitted() {
-            let (lane, reply) = self.attempt(deadline, send)?;
+            let (connection, reply) = self.attempt(deadline, send)?;
             if reply.as_ref().status != StatusCode::UNAUTHORIZED {
-                return Ok((lane, reply));
+                return Ok((connection, reply));
             }
         }
-        self.lanes.forget_idle();
+        self.pool.forget_idle();
         self.pair(seen, deadline)?;
-        let (lane, reply) = self.attempt(deadline, send)?;
+        let (connection, reply) = self.attempt(deadline, send)?;
         if reply.as_ref().status == StatusCode::UNAUTHORIZED {
             return Err(Error::Refused { who: self.who() });
         }
-        Ok((lane, reply))
+        Ok((connection, reply))
     }
 
     /// Sends on an idle connection, or on a fresh one if there is none or it turns out closed.
@@ -74,41 +76,41 @@ impl HttpPeer {
             // This says nothing about the connections.
             return Err(Error::Timeout { who: self.who() });
         }
-        if let Some(lane) = self.lanes.take(begun) {
-            match send(&lane) {
+        if let Some(connection) = self.pool.take(begun) {
+            match send(&connection) {
                 Ok(reply) => {
                     let taken = u64::try_from(begun.elapsed().as_micros());
                     let taken = taken.unwrap_or(u64::MAX);
                     self.distance.fetch_min(taken, Ordering::Relaxed);
-                    return Ok((lane, reply));
+                    return Ok((connection, reply));
                 }
                 // The same has happened to the other idle ones.
-                Err(Error::Unreachable { .. }) => self.lanes.forget_idle(),
+                Err(Error::Unreachable { .. }) => self.pool.forget_idle(),
                 Err(Error::Moved { .. }) => {}
                 Err(error) => return Err(self.after(error)),
             }
         }
-        let mut lane = self.open_lane(deadline)?;
-        let mut reply = send(&lane);
+        let mut connection = self.open_connection(deadline)?;
+        let mut reply = send(&connection);
         // The member was found elsewhere while this request was under way.
         if let Err(Error::Moved { .. }) = reply {
-            lane = self.open_lane(deadline)?;
-            reply = send(&lane);
+            connection = self.open_connection(deadline)?;
+            reply = send(&connection);
         }
         let reply = reply.map_err(|error| self.after(error))?;
-        Ok((lane, reply))
+        Ok((connection, reply))
     }
 
     /// Drops the idle connections when no answer has come: they may be dead too, so the next
     /// request goes out on a fresh one.
     pub(super) fn after(&self, error: Error) -> Error {
         if matches!(error, Error::Timeout { .. }) {
-            self.lanes.forget_idle();
+            self.pool.forget_idle();
         }
         error
     }
 
-    fn open_lane(&self, deadline: Instant) -> Result<HttpConnection, Error> {
+    fn open_connection(&self, deadline: Instant) -> Result<HttpConnection, Error> {
         let (link, who, connect_by) = self.dial(deadline)?;
         let tls = self.gate.tls_client(Alpn::Http);
         let connection = TlsLink::handshake(link, tls, who, connect_by)?;
@@ -130,7 +132,7 @@ impl HttpPeer {
         let address = self.address();
         let who = address.to_string();
         let (link, connect_by) = dial(&*self.dialer, &address, deadline)?;
-        self.lanes.register(&link, &who)?;
+        self.pool.register(&link, &who)?;
         Ok((link, who, connect_by))
     }
 

@@ -20,7 +20,11 @@ impl Core {
         let deadline = batch.asked + PATIENCE;
         if Instant::now() >= deadline {
             // It waited too long for a thread, which says nothing about this request.
-            let waiting = self.smalls.shelf.lock().fail(batch, false, Instant::now());
+            let waiting = self
+                .smalls
+                .staging
+                .lock()
+                .fail(batch, false, Instant::now());
             return release(waiting);
         }
         match fetch(batch, source, deadline) {
@@ -32,7 +36,7 @@ impl Core {
             Err(error) => {
                 tracing::debug!(peer = %source.who(), %error, "a batch of small files failed");
                 (self.on_failure)(batch.member, &error);
-                let waiting = self.smalls.shelf.lock().fail(batch, true, Instant::now());
+                let waiting = self.smalls.staging.lock().fail(batch, true, Instant::now());
                 release(waiting);
             }
         }
@@ -82,7 +86,11 @@ impl Core {
     }
 
     fn hand_out(&self, batch: &Batch, landed: Vec<FetchOutcome<Arc<KeptSmallFile>>>) {
-        let replies = self.smalls.shelf.lock().land(batch, landed, Instant::now());
+        let replies = self
+            .smalls
+            .staging
+            .lock()
+            .land(batch, landed, Instant::now());
         for (reader, landed) in replies {
             let Some(reader) = Weak::<SmallFileReader>::upgrade(&reader) else {
                 continue;

@@ -88,13 +88,13 @@ pub trait UpcomingFiles: Send + Sync {
 /// The small files staged or on their way, over all directories.
 #[derive(Default)]
 pub(crate) struct SmallFiles {
-    shelf: Mutex<Staging<Weak<SmallFileReader>, Arc<KeptSmallFile>>>,
+    staging: Mutex<Staging<Weak<SmallFileReader>, Arc<KeptSmallFile>>>,
 }
 
 impl SmallFiles {
     /// Drops unread files, and sends readers that waited too long to the ordinary download.
     pub(super) fn tick(&self, now: Instant) {
-        let (waiting, dropped) = self.shelf.lock().tidy(now);
+        let (waiting, dropped) = self.staging.lock().tidy(now);
         drop(dropped);
         release(waiting);
     }
@@ -247,7 +247,7 @@ impl SmallFileReader {
         let sources = self.shared.sources.iter();
         let keys = sources.filter_map(|source| Some(self.small(source)?.key(source.peer.id())));
         let keys: Vec<SmallFileKey> = keys.collect();
-        let found = self.shelf().lock().find(&keys, Arc::downgrade(self), now);
+        let found = self.staging().lock().find(&keys, Arc::downgrade(self), now);
         match found {
             StagedFile::Here(kept, run) => {
                 self.land(Some(kept));
@@ -289,13 +289,13 @@ impl SmallFileReader {
         let member = source.peer.id();
         let (directory, _) = source.path.split()?;
         let walk = (&directory, &source.path);
-        let (max, before) = self.shelf().lock().miss(walk, member, now)?;
+        let (max, before) = self.staging().lock().miss(walk, member, now)?;
         let order = self.siblings.order(&before, &source.path);
         let mut files = vec![file];
         files.extend(self.behind(&source.path, order, member, max - 1));
         let reader = Arc::downgrade(self);
-        let mut shelf = self.shelf().lock();
-        shelf.begin((directory, order), member, files, reader, now)
+        let mut staging = self.staging().lock();
+        staging.begin((directory, order), member, files, reader, now)
     }
 
     /// Requests the next files of a run, if it is time to.
@@ -303,11 +303,11 @@ impl SmallFileReader {
         if !self.core().has_memory() {
             return;
         }
-        let Some(next) = self.shelf().lock().next(run, now) else {
+        let Some(next) = self.staging().lock().next(run, now) else {
             return;
         };
         let files = self.behind(&next.after, next.order, next.member, next.max);
-        let batch = self.shelf().lock().go_on(run, &files, now);
+        let batch = self.staging().lock().go_on(run, &files, now);
         if let Some(batch) = batch {
             self.send(batch);
         }
@@ -332,12 +332,16 @@ impl SmallFileReader {
         let (core, batch) = (Arc::clone(self.core()), Arc::new(batch));
         let is_taken = source.is_some_and(|source| {
             let (batch, source, core) = (Arc::clone(&batch), source.clone(), Arc::clone(&core));
-            let lane = core.lanes.of(batch.member);
+            let pool = core.pools.of(batch.member);
             let job = move || core.fetch_batch(&batch, &source);
-            lane.run(job).is_ok()
+            pool.run(job).is_ok()
         });
         if !is_taken {
-            let waiting = core.smalls.shelf.lock().fail(&batch, false, Instant::now());
+            let waiting = core
+                .smalls
+                .staging
+                .lock()
+                .fail(&batch, false, Instant::now());
             release(waiting);
         }
     }
@@ -346,8 +350,8 @@ impl SmallFileReader {
         &self.shared.core
     }
 
-    fn shelf(&self) -> &Mutex<Staging<Weak<Self>, Arc<KeptSmallFile>>> {
-        &self.core().smalls.shelf
+    fn staging(&self) -> &Mutex<Staging<Weak<Self>, Arc<KeptSmallFile>>> {
+        &self.core().smalls.staging
     }
 }
 

@@ -155,7 +155,7 @@ pub(crate) struct MemberTable {
     members: HashMap<PeerId, KnownMember>,
     events: Vec<MembershipEvent>,
     /// How many workers each class of work occupies.
-    lanes: [usize; CLASSES],
+    running: [usize; CLASSES],
     save_due: Option<Instant>,
     swept: Instant,
     revision: u64,
@@ -169,7 +169,7 @@ impl MemberTable {
             book: Book::default(),
             members: HashMap::new(),
             events: Vec::new(),
-            lanes: [0; CLASSES],
+            running: [0; CLASSES],
             save_due: None,
             swept: now,
             revision: 0,

@@ -31,7 +31,7 @@ impl MemberTable {
         now: Instant,
     ) -> Verdict {
         if let Some(class) = self.book.get(address).and_then(|c| c.dialling) {
-            self.lanes[class] -= 1;
+            self.running[class] -= 1;
         }
         match outcome {
             Err(Error::Myself { .. }) => self.book.reached(address, self.me, now),
@@ -67,7 +67,7 @@ impl MemberTable {
         };
         entry.turn += 1;
         if let Some(class) = entry.busy.take() {
-            self.lanes[class] -= 1;
+            self.running[class] -= 1;
         }
         if !has_share {
             entry.network = network;
@@ -128,7 +128,7 @@ impl MemberTable {
             return Verdict::Keep;
         };
         if let Some(class) = entry.busy.take() {
-            self.lanes[class] -= 1;
+            self.running[class] -= 1;
         }
         match outcome {
             Ok(name) => {

@@ -14,7 +14,7 @@ use crate::model::{Address, PeerId};
 /// former, with probes of suspects, and 4 of the latter. All but the first leave some workers free,
 /// and none can starve another: addresses that swallow packets, and members that report many of
 /// them, delay only their own class.
-const LANES: [usize; super::CLASSES] = [WORKERS, 6, 4, 3, 1];
+const MAX_PER_CLASS: [usize; super::CLASSES] = [WORKERS, 6, 4, 3, 1];
 
 /// Each member gets a hello about this often: less than [`crate::config::CLIENT_IDLE`], so that
 /// the connection stays open and the first `ls` after a pause finds it so.
@@ -34,7 +34,7 @@ enum DueJob<'a> {
 }
 
 impl KnownMember {
-    /// Returns the class of its next hello; see [`LANES`].
+    /// Returns the class of its next hello; see [`MAX_PER_CLASS`].
     fn class(&self) -> usize {
         match self.state {
             State::Suspect if self.failures > 0 => 3,
@@ -87,7 +87,7 @@ impl MemberTable {
                     source: candidate.source(),
                 };
                 let address = address.clone();
-                self.lanes[class] += 1;
+                self.running[class] += 1;
                 self.book.begin(&address, class, now);
                 Some(task)
             }
@@ -127,7 +127,7 @@ impl MemberTable {
         });
         hellos
             .chain(dials)
-            .filter(|(class, ..)| self.lanes[*class] < LANES[*class])
+            .filter(|(class, ..)| self.running[*class] < MAX_PER_CLASS[*class])
     }
 
     /// Returns the number of each teller's addresses being dialled.
@@ -143,7 +143,7 @@ impl MemberTable {
 
     fn begin_hello(&mut self, id: PeerId, class: usize, now: Instant) -> Option<WorkerTask> {
         let entry = self.members.get_mut(&id)?;
-        self.lanes[class] += 1;
+        self.running[class] += 1;
         entry.busy = Some(class);
         entry.said_hello(id, now);
         let within = match entry.state {

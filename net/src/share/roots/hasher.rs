@@ -54,7 +54,7 @@ struct WaitingFile {
 
 impl std::fmt::Debug for HashQueue {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Wanted")
+        f.write_str("HashQueue")
     }
 }
 

@@ -30,7 +30,7 @@ pub(crate) const STUCK: Errno = Errno::HOSTDOWN;
 const MAX_AT_ONCE: usize = 4;
 
 /// Limit on file systems that are accessed at the same time. Any more count as stuck.
-const MAX_LANES: usize = 64;
+const MAX_SPOTS: usize = 64;
 
 /// Something that may stop responding while everything else continues.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -52,7 +52,7 @@ pub(crate) struct Crossing {
 /// The threads, keyed by what they work on.
 #[derive(Default)]
 pub(crate) struct Aside {
-    lanes: Mutex<HashMap<Spot, SpotThreads>>,
+    spots: Mutex<HashMap<Spot, SpotThreads>>,
     freed: Condvar,
 }
 
@@ -112,31 +112,31 @@ impl Aside {
         crossing: &Crossing,
         job: impl FnOnce() + Send + 'static,
     ) {
-        let mut lanes = self.lanes.lock();
-        let lane = lanes.entry(crossing.spot);
-        let lane = lane.or_insert_with(|| SpotThreads::new(crossing.at.clone()));
-        lane.leftovers.push(Box::new(job));
-        if std::mem::replace(&mut lane.is_clearing, true) {
+        let mut spots = self.spots.lock();
+        let threads = spots.entry(crossing.spot);
+        let threads = threads.or_insert_with(|| SpotThreads::new(crossing.at.clone()));
+        threads.leftovers.push(Box::new(job));
+        if std::mem::replace(&mut threads.is_clearing, true) {
             return;
         }
-        drop(lanes);
+        drop(spots);
         let (aside, spot) = (Arc::clone(self), crossing.spot);
         let clear = move || while aside.clear_one(spot) {};
         let thread = thread::Builder::new().name("aside".into());
         if thread.spawn(clear).is_err()
-            && let Some(lane) = self.lanes.lock().get_mut(&crossing.spot)
+            && let Some(threads) = self.spots.lock().get_mut(&crossing.spot)
         {
             // The next call tries again.
-            lane.is_clearing = false;
+            threads.is_clearing = false;
         }
     }
 
     /// Returns where something does not respond, and since when.
     pub(crate) fn stuck(&self) -> Vec<(RelPath, Instant)> {
-        let lanes = self.lanes.lock();
-        let stuck = lanes.values().filter_map(|lane| {
-            let since = lane.stuck?;
-            Some((lane.at.clone(), since))
+        let spots = self.spots.lock();
+        let stuck = spots.values().filter_map(|threads| {
+            let since = threads.stuck?;
+            Some((threads.at.clone(), since))
         });
         stuck.collect()
     }
@@ -146,25 +146,25 @@ impl Aside {
         crossing: &Crossing,
         deadline: Instant,
     ) -> Result<ThreadPlace, Errno> {
-        let mut lanes = self.lanes.lock();
+        let mut spots = self.spots.lock();
         loop {
-            let count = lanes.len();
-            if count >= MAX_LANES && !lanes.contains_key(&crossing.spot) {
+            let count = spots.len();
+            if count >= MAX_SPOTS && !spots.contains_key(&crossing.spot) {
                 return Err(STUCK);
             }
-            let lane = lanes.entry(crossing.spot);
-            let lane = lane.or_insert_with(|| SpotThreads::new(crossing.at.clone()));
-            if lane.stuck.is_some() {
+            let threads = spots.entry(crossing.spot);
+            let threads = threads.or_insert_with(|| SpotThreads::new(crossing.at.clone()));
+            if threads.stuck.is_some() {
                 return Err(STUCK);
             }
-            if lane.running < MAX_AT_ONCE {
-                lane.running += 1;
+            if threads.running < MAX_AT_ONCE {
+                threads.running += 1;
                 return Ok(ThreadPlace {
                     aside: Arc::clone(self),
                     spot: crossing.spot,
                 });
             }
-            if self.freed.wait_until(&mut lanes, deadline).timed_out() {
+            if self.freed.wait_until(&mut spots, deadline).timed_out() {
                 return Err(STUCK);
             }
         }
@@ -172,16 +172,16 @@ impl Aside {
 
     /// Records that a wait has timed out.
     fn give_up(&self, spot: Spot) {
-        let mut lanes = self.lanes.lock();
+        let mut spots = self.spots.lock();
         // Without a thread that may return, nothing would ever end this.
-        let lane = lanes.get_mut(&spot).filter(|lane| lane.running > 0);
-        if let Some(lane) = lane
-            && lane.stuck.is_none()
+        let threads = spots.get_mut(&spot).filter(|threads| threads.running > 0);
+        if let Some(threads) = threads
+            && threads.stuck.is_none()
         {
-            lane.stuck = Some(Instant::now());
+            threads.stuck = Some(Instant::now());
             tracing::warn!(
                 "{} is left out: its file system does not answer",
-                described(&lane.at)
+                described(&threads.at)
             );
             // Waiting for a place is futile now.
             self.freed.notify_all();
@@ -189,28 +189,28 @@ impl Aside {
     }
 
     fn end(&self, spot: Spot) {
-        let mut lanes = self.lanes.lock();
-        let Some(lane) = lanes.get_mut(&spot) else {
+        let mut spots = self.spots.lock();
+        let Some(threads) = spots.get_mut(&spot) else {
             return;
         };
-        lane.running -= 1;
-        if lane.stuck.take().is_some() {
-            tracing::info!("{}: its file system answers again", described(&lane.at));
+        threads.running -= 1;
+        if threads.stuck.take().is_some() {
+            tracing::info!("{}: its file system answers again", described(&threads.at));
         }
-        remove_idle(&mut lanes, spot);
+        remove_idle(&mut spots, spot);
         self.freed.notify_all();
     }
 
     /// Runs the next leftover job. Returns false if there is none.
     fn clear_one(&self, spot: Spot) -> bool {
         let job = {
-            let mut lanes = self.lanes.lock();
-            let Some(lane) = lanes.get_mut(&spot) else {
+            let mut spots = self.spots.lock();
+            let Some(threads) = spots.get_mut(&spot) else {
                 return false;
             };
-            let job = lane.leftovers.pop();
-            lane.is_clearing = job.is_some();
-            remove_idle(&mut lanes, spot);
+            let job = threads.leftovers.pop();
+            threads.is_clearing = job.is_some();
+            remove_idle(&mut spots, spot);
             job
         };
         let has_job = job.is_some();
@@ -231,11 +231,12 @@ impl SpotThreads {
     }
 }
 
-fn remove_idle(lanes: &mut HashMap<Spot, SpotThreads>, spot: Spot) {
-    let is_idle =
-        |lane: &SpotThreads| lane.running == 0 && !lane.is_clearing && lane.leftovers.is_empty();
-    if lanes.get(&spot).is_some_and(is_idle) {
-        lanes.remove(&spot);
+fn remove_idle(spots: &mut HashMap<Spot, SpotThreads>, spot: Spot) {
+    let is_idle = |threads: &SpotThreads| {
+        threads.running == 0 && !threads.is_clearing && threads.leftovers.is_empty()
+    };
+    if spots.get(&spot).is_some_and(is_idle) {
+        spots.remove(&spot);
     }
 }
 
@@ -248,7 +249,7 @@ fn described(at: &RelPath) -> String {
     }
 }
 
-/// A thread's place in its lane, until it is dropped.
+/// A thread's place at its spot, until it is dropped.
 struct ThreadPlace {
     aside: Arc<Aside>,
     spot: Spot,
@@ -297,7 +298,7 @@ mod tests {
         assert_eq!(paths.collect::<Vec<_>>(), [crossing(1).at]);
         drop(answer);
         soon(|| aside.run(&crossing(1), long, || 3) == Ok(3));
-        assert!(aside.stuck().is_empty() && aside.lanes.lock().is_empty());
+        assert!(aside.stuck().is_empty() && aside.spots.lock().is_empty());
     }
 
     #[test]
@@ -321,7 +322,7 @@ mod tests {
         });
         assert_eq!(*started.lock(), MAX_AT_ONCE);
         drop(answer);
-        soon(|| aside.lanes.lock().is_empty());
+        soon(|| aside.spots.lock().is_empty());
     }
 
     #[test]
@@ -340,7 +341,7 @@ mod tests {
         }
         drop(answer);
         soon(|| *done.lock() == 10);
-        soon(|| aside.lanes.lock().is_empty());
+        soon(|| aside.spots.lock().is_empty());
     }
 
     #[test]
@@ -348,6 +349,6 @@ mod tests {
         let aside = Arc::<Aside>::default();
         let panics = || -> u8 { panic!("on purpose") };
         assert_eq!(aside.run(&crossing(1), PATIENCE, panics), Err(Errno::IO));
-        assert!(aside.lanes.lock().is_empty());
+        assert!(aside.spots.lock().is_empty());
     }
 }

@@ -23,7 +23,7 @@ fn file(number: usize, size: u64) -> SmallFile {
 
 /// A directory of small files, a reader, and a member that answers at once or later.
 struct Walker {
-    shelf: TestShelf,
+    staging: TestShelf,
     count: usize,
     size: u64,
     now: Instant,
@@ -36,7 +36,7 @@ struct Walker {
 impl Walker {
     fn new(count: usize, size: u64) -> Self {
         Self {
-            shelf: Staging::default(),
+            staging: Staging::default(),
             count,
             size,
             now: Instant::now(),
@@ -63,14 +63,14 @@ impl Walker {
     /// Reads one file, as `Reader` does. Returns false if it takes a request of its own.
     fn read(&mut self, number: usize) -> bool {
         let key = file(number, self.size).key(MEMBER);
-        match self.shelf.find(&[key], number, self.now) {
+        match self.staging.find(&[key], number, self.now) {
             StagedFile::Here(_, run) | StagedFile::Coming(run) => {
-                if let Some(next) = self.shelf.next(run, self.now) {
+                if let Some(next) = self.staging.next(run, self.now) {
                     let last: usize = String::from_utf8_lossy(&next.after.as_bytes()[2..])
                         .parse()
                         .unwrap();
                     let files = self.files(last + 1, next.max);
-                    let batch = self.shelf.go_on(run, &files, self.now);
+                    let batch = self.staging.go_on(run, &files, self.now);
                     self.send(batch);
                 }
                 true
@@ -78,10 +78,10 @@ impl Walker {
             StagedFile::Spoiled(..) => false,
             StagedFile::Nothing => {
                 let walk = (&directory(), &file(number, self.size).path);
-                let max = self.shelf.miss(walk, MEMBER, self.now);
+                let max = self.staging.miss(walk, MEMBER, self.now);
                 let batch = max.and_then(|(max, _)| {
                     let files = self.files(number, max);
-                    self.shelf.begin(
+                    self.staging.begin(
                         (directory(), ReadingOrder::ByName),
                         MEMBER,
                         files,
@@ -104,7 +104,7 @@ impl Walker {
                 .files
                 .iter()
                 .map(|file| FetchOutcome::Here(file.version.0));
-            let replies = self.shelf.land(&batch, landed.collect(), self.now);
+            let replies = self.staging.land(&batch, landed.collect(), self.now);
             readers.extend(replies.into_iter().map(|(reader, _)| reader));
         }
         readers
@@ -112,7 +112,7 @@ impl Walker {
 
     fn pass(&mut self, time: Duration) {
         self.now += time;
-        self.shelf.tidy(self.now);
+        self.staging.tidy(self.now);
     }
 }
 
@@ -134,7 +134,7 @@ fn ordered_reader_fetches_nothing_twice() {
     }
     assert_eq!((walker.singles, walker.fetched), (1, 9_999));
     assert!(walker.requests < 120, "{} requests", walker.requests);
-    assert_eq!(walker.shelf.bytes, 0);
+    assert_eq!(walker.staging.bytes, 0);
 }
 
 #[test]
@@ -145,7 +145,10 @@ fn batches_stay_ahead_of_a_slow_reader() {
         walker.land();
         if number > 1 {
             let key = file(number, 4096).key(MEMBER);
-            assert!(!walker.shelf.files.contains_key(&key), "{number} was read");
+            assert!(
+                !walker.staging.files.contains_key(&key),
+                "{number} was read"
+            );
         }
     }
     assert_eq!(walker.singles, 1);
@@ -160,7 +163,7 @@ fn distant_reader_gets_several_batches() {
         while number < 5000 {
             let is_here = |walker: &Walker| {
                 let key = file(number, 1000).key(MEMBER);
-                let file = walker.shelf.files.get(&key);
+                let file = walker.staging.files.get(&key);
                 file.is_some_and(|file| matches!(file.state, State::Here(_)))
             };
             let was_here = is_here(&walker);
@@ -196,14 +199,14 @@ fn unread_files_are_dropped_in_time() {
         walker.read(number);
         walker.land();
     }
-    assert!(walker.shelf.bytes > 0);
+    assert!(walker.staging.bytes > 0);
     walker.pass(KEPT);
-    let shelf = &walker.shelf;
+    let staging = &walker.staging;
     assert_eq!(
-        (shelf.bytes, shelf.files.len(), shelf.runs.len()),
+        (staging.bytes, staging.files.len(), staging.runs.len()),
         (0, 0, 0)
     );
-    assert!(shelf.walks.is_empty());
+    assert!(staging.walks.is_empty());
 }
 
 #[test]
@@ -212,10 +215,10 @@ fn late_files_are_dropped_after_a_timeout() {
     walker.read(0);
     assert!(walker.read(1));
     walker.now += PATIENCE;
-    let (waiting, _) = walker.shelf.tidy(walker.now);
+    let (waiting, _) = walker.staging.tidy(walker.now);
     assert_eq!(waiting, [1]);
     assert!(walker.land().is_empty());
-    assert_eq!((walker.shelf.bytes, walker.shelf.files.len()), (0, 0));
+    assert_eq!((walker.staging.bytes, walker.staging.files.len()), (0, 0));
 }
 
 #[test]
@@ -224,7 +227,7 @@ fn failed_member_is_not_retried_at_once() {
     walker.read(0);
     walker.read(1);
     let batch = walker.batches.remove(0);
-    assert_eq!(walker.shelf.fail(&batch, true, walker.now), [1]);
+    assert_eq!(walker.staging.fail(&batch, true, walker.now), [1]);
     assert!(!walker.read(2) && !walker.read(3));
     walker.now += PAUSE;
     walker.read(4);
@@ -239,12 +242,12 @@ fn spoiled_file_is_reported_once() {
     let batch = walker.batches.remove(0);
     let wrong = || Error::WrongBytes { who: "x".into() };
     let landed = batch.files.iter().map(|_| FetchOutcome::Spoiled(wrong()));
-    let replies = walker.shelf.land(&batch, landed.collect(), walker.now);
+    let replies = walker.staging.land(&batch, landed.collect(), walker.now);
     assert!(matches!(replies[..], [(1, FetchOutcome::Spoiled(_))]));
     let key = [file(2, 4096).key(MEMBER)];
-    let found = walker.shelf.find(&key, 2, walker.now);
+    let found = walker.staging.find(&key, 2, walker.now);
     assert!(matches!(found, StagedFile::Spoiled(..)));
-    let found = walker.shelf.find(&key, 2, walker.now);
+    let found = walker.staging.find(&key, 2, walker.now);
     assert!(matches!(found, StagedFile::Nothing));
 }
 
@@ -299,7 +302,7 @@ proptest! {
                 Step::Read(from) => for number in from..from + run_length {
                     let key = file(number, size).key(MEMBER);
                     let was_here = matches!(
-                        walker.shelf.files.get(&key).map(|file| &file.state),
+                        walker.staging.files.get(&key).map(|file| &file.state),
                         Some(State::Here(_))
                     );
                     let waits = walker.read(number) && !was_here;
@@ -307,18 +310,18 @@ proptest! {
                 },
                 Step::Land => told += walker.land().len(),
                 Step::Fail => if let Some(batch) = walker.batches.pop() {
-                    told += walker.shelf.fail(&batch, true, walker.now).len();
+                    told += walker.staging.fail(&batch, true, walker.now).len();
                 },
                 Step::Pass(millis) => {
                     walker.now += Duration::from_millis(millis);
-                    told += walker.shelf.tidy(walker.now).0.len();
+                    told += walker.staging.tidy(walker.now).0.len();
                 }
             }
-            let shelf = &walker.shelf;
-            prop_assert!(shelf.bytes <= ROOM);
-            prop_assert_eq!(shelf.bytes, shelf.files.values().map(|file| file.bytes).sum::<u64>());
-            for (number, run) in &shelf.runs {
-                let ahead = shelf.files.values().filter(|file| {
+            let staging = &walker.staging;
+            prop_assert!(staging.bytes <= ROOM);
+            prop_assert_eq!(staging.bytes, staging.files.values().map(|file| file.bytes).sum::<u64>());
+            for (number, run) in &staging.runs {
+                let ahead = staging.files.values().filter(|file| {
                     let has_reader = match &file.state {
                         State::Coming(readers) => !readers.is_empty(),
                         State::Here(_) => false,
@@ -330,9 +333,9 @@ proptest! {
             }
         }
         walker.now += KEPT;
-        told += walker.shelf.tidy(walker.now).0.len();
+        told += walker.staging.tidy(walker.now).0.len();
         prop_assert_eq!(waiting, told);
-        prop_assert_eq!(walker.shelf.bytes, 0);
-        prop_assert!(walker.shelf.files.is_empty() && walker.shelf.runs.is_empty());
+        prop_assert_eq!(walker.staging.bytes, 0);
+        prop_assert!(walker.staging.files.is_empty() && walker.staging.runs.is_empty());
     }
 }
