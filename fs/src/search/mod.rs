@@ -76,7 +76,7 @@ pub struct Searches {
     network: Arc<dyn Network>,
     preferred: Option<PeerId>,
     state: Arc<SearchMemory>,
-    running: SingleFlight<Arc<str>, Result<Arc<SearchResult>, Error>>,
+    running: SingleFlight<(Arc<str>, u64), Result<Arc<SearchResult>, Error>>,
 }
 
 /// The results that are remembered, kept apart so that they can make room.
@@ -152,18 +152,27 @@ impl Searches {
         let Wait::Until(deadline) = wait else {
             return Err(Error::NeedsNetwork);
         };
-        let ask = || match self.remembered(pattern) {
-            // Another thread has just made it.
-            Some(matches) => Ok(matches),
-            None => {
-                let begun = self.state.0.lock().invalidations;
+        loop {
+            // A search that began before an invalidation answers nobody who comes after it.
+            let begun = self.state.0.lock().invalidations;
+            let mut is_own = false;
+            let ask = || {
+                is_own = true;
+                // Another thread may have just made it.
+                if let Some(matches) = self.remembered(pattern) {
+                    return Ok(matches);
+                }
                 let matches = self.ask(pattern, deadline)?;
                 self.keep(pattern, &matches, begun);
                 Ok(matches)
+            };
+            let key = (Arc::clone(pattern), begun);
+            match self.running.run(&key, deadline, ask) {
+                // The other caller may have had less time.
+                Some(Err(_)) if !is_own && Instant::now() < deadline => {}
+                outcome => return outcome.unwrap_or(Err(Error::Late)),
             }
-        };
-        let outcome = self.running.run(pattern, deadline, ask);
-        outcome.unwrap_or(Err(Error::Late))
+        }
     }
 
     fn remembered(&self, pattern: &Arc<str>) -> Option<Arc<SearchResult>> {

@@ -65,9 +65,10 @@ struct PendingRead {
 type AskedMember<'a> = (&'a dyn Peer, Instant);
 
 impl PendingRead {
-    /// Returns the deadline for everything that is asked on behalf of the read.
+    /// Returns the deadline for everything that is asked on behalf of the read: a second is left
+    /// for the way through the kernel.
     fn deadline(&self) -> Instant {
-        self.since + READ_DEADLINE
+        self.since + READ_DEADLINE.saturating_sub(Duration::from_secs(1))
     }
 
     /// Returns false once the read has used up its time or its steps.

@@ -27,7 +27,7 @@ impl BufferPool {
     /// Returns a buffer of `len` bytes with any contents. Short buffers do not come from the pool,
     /// so that a buffer never takes more than twice the memory of its bytes.
     pub(crate) fn take(self: &Arc<Self>, len: usize) -> PooledBuffer {
-        if len <= self.size / 2 || len > self.size {
+        if len < self.size / 2 || len > self.size {
             return vec![0; len].into();
         }
         let spare = self.spare.lock().pop();
@@ -116,7 +116,7 @@ mod tests {
     #[test]
     fn short_and_long_ones_are_not_kept() {
         let pool = BufferPool::new(16, 2);
-        assert_eq!((pool.take(8).len(), pool.take(17).len()), (8, 17));
+        assert_eq!((pool.take(7).len(), pool.take(17).len()), (7, 17));
         assert!(pool.spare.lock().is_empty());
         drop(pool.take(16));
         let late = pool.take(16);

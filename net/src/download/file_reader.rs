@@ -105,13 +105,13 @@ impl FileReader {
         self.state.lock().pieces.held_bytes()
     }
 
-    pub(super) fn lost(&self) -> Vec<(PeerId, Error)> {
+    pub(super) fn refusals(&self) -> Vec<(PeerId, Error)> {
         let state = self.state.lock();
         let sources = self.sources.iter().enumerate();
-        let lost = |(index, source): (usize, &FileSource)| {
-            Some((source.peer.id(), state.sources.lost(index)?.clone()))
+        let refusal = |(index, source): (usize, &FileSource)| {
+            Some((source.peer.id(), state.sources.refusal(index)?.clone()))
         };
-        sources.filter_map(lost).collect()
+        sources.filter_map(refusal).collect()
     }
 
     /// Answers a read that was requested at `since`, or parks it.

@@ -305,9 +305,10 @@ impl Download {
         receiver.recv_timeout(left).ok()
     }
 
-    /// Returns the members that are no longer asked for this file, and why.
-    pub fn lost(&self) -> Vec<(PeerId, Error)> {
-        self.shared.lost()
+    /// Returns the members that have answered that they cannot deliver this file, for good or for
+    /// now, and why.
+    pub fn refusals(&self) -> Vec<(PeerId, Error)> {
+        self.shared.refusals()
     }
 
     /// Returns how many bytes of this file are in memory.

@@ -77,6 +77,8 @@ struct HolderState {
     stalls: u32,
     strikes: u32,
     lost: Option<Error>,
+    /// Its last answer, if that says that it cannot deliver, for now at least.
+    refusal: Option<Error>,
 }
 
 impl Schedule {
@@ -211,12 +213,14 @@ impl Schedule {
         let rate = delivery.bytes as f64 / seconds;
         source.rate = Some(source.rate.map_or(rate, |old| 0.7 * old + 0.3 * rate));
         source.failures = 0;
+        source.refusal = None;
         source.rest_until = None;
     }
 
-    /// Returns why `source` was given up, if it was.
-    pub(crate) fn lost(&self, source: usize) -> Option<&Error> {
-        self.all[source].lost.as_ref()
+    /// Returns why `source` does not deliver, if it has answered with a reason.
+    pub(crate) fn refusal(&self, source: usize) -> Option<&Error> {
+        let source = &self.all[source];
+        source.lost.as_ref().or(source.refusal.as_ref())
     }
 
     /// Records that `source` failed: it rests, or is given up if the failure is permanent.
@@ -242,6 +246,8 @@ impl Schedule {
             let moved = source.moved.clone().filter(|_| is_absence);
             source.lost = Some(moved.unwrap_or_else(|| error.clone()));
         }
+        // A member that has failed to read one file is there, and may read others.
+        source.refusal = (!error.is_absence()).then(|| error.clone());
         source.failures += 1;
         source.rest_until = Some(now + FAILURE_PAUSES.full(source.failures));
     }

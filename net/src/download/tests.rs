@@ -321,8 +321,8 @@ fn a_download_tells_who_was_given_up_and_the_ledger_who_has_sent_it() {
     holders.peers[1].behave(Behaviour::Lying);
     let download = holders.open();
     holders.read_all(&download, |_| {});
-    let [(member, error)] = &download.lost()[..] else {
-        panic!("{:?}", download.lost());
+    let [(member, error)] = &download.refusals()[..] else {
+        panic!("{:?}", download.refusals());
     };
     assert_eq!(*member, holders.peers[1].id());
     assert!(matches!(error, Error::WrongBytes { .. }));

@@ -234,7 +234,9 @@ impl ContentsDocument {
         let mut buffer = vec![0; usize::try_from(left).map_or(PIECE, |left| left.min(PIECE))];
         let read = |at, part: &mut [u8]| self.file.read_at(at, part);
         let filled = read_full(offset, &mut buffer, read)?;
-        buffer.truncate(filled);
+        if filled < buffer.len() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
         let mut written = Vec::with_capacity(buffer.len() / 3 * 4 + 4);
         self.form.write(&buffer, &mut written);
         Ok((written, offset + filled as u64))

@@ -62,6 +62,8 @@ impl Node {
         let share = with_roots(share, &config)?;
         let budget = ByteBudget::new(config.answers);
         let members = Arc::new(find_members(&config, &gate, &budget)?);
+        // Before anybody is served or dialled.
+        drop(config.password);
         let reshared = config.cache.as_ref().is_some_and(|cache| cache.reshare);
         let service = Arc::new(Service {
             share: share.clone(),
@@ -85,7 +87,12 @@ impl Node {
         let server = Server::start(&config.listen, service.clone(), gate)?;
         let port = server.local_port();
         if let Some(parts) = &legacy {
-            announce(&parts.legacy, &config, port);
+            announce(
+                &parts.legacy,
+                config.advertise.as_ref(),
+                &config.listen,
+                port,
+            );
             members.join_source(Arc::clone(&parts.members) as Arc<dyn MemberSource>);
         }
         let (followers, engine) = follow(&members, config.memory, cache.clone())?;
@@ -183,14 +190,14 @@ fn find_members(
 }
 
 /// Sets the URLs announced to servers of 2004 that this node calls: those at which it answers.
-fn announce(legacy: &Legacy, config: &Config, port: u16) {
+fn announce(legacy: &Legacy, advertise: Option<&Address>, listen: &Listen, port: u16) {
     if port == 0 {
         return;
     }
-    let only = only_address(&config.listen).and_then(|address| address.host.parse().ok());
+    let only = only_address(listen).and_then(|address| address.host.parse().ok());
     let host = rustix::system::uname();
     let host = host.nodename().to_string_lossy();
-    legacy.announce(own_urls(config.advertise.as_ref(), only, &host, port));
+    legacy.announce(own_urls(advertise, only, &host, port));
 }
 
 /// Creates the subscriptions and the engine. Both report members that fail.

@@ -84,7 +84,9 @@ impl Late {
         now: Instant,
     ) -> Vec<Arc<Held<Listing>>> {
         let Some(listing) = listing else {
-            return self.0.remove(&(member, directory)).into_iter().collect();
+            let mut gone = self.0.expire(now);
+            gone.extend(self.0.remove(&(member, directory)));
+            return gone;
         };
         let weight = weight(&directory, &listing);
         let key = (member, directory);

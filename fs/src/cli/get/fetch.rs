@@ -182,9 +182,8 @@ impl Fetching<'_> {
                 self.note_delivery(&mut asked);
                 look = Instant::now() + LOOK;
             }
-            // The engine waits for them longer; other members' files can be
-            // fetched during that time.
-            if buffer.is_empty() && asked.iter().all(|one| self.is_gone(&one.holder)) {
+            // The engine waits for them longer; other files can be fetched during that time.
+            if buffer.is_empty() && self.is_hopeless(&download, &asked) {
                 return Ok(false);
             }
         }
@@ -253,27 +252,57 @@ impl Fetching<'_> {
         }
     }
 
-    /// Separates the `asked` holders of a download that failed with `error` into those that do not
-    /// have the file and those that did not answer.
+    /// Returns true if each of the `asked` holders has left, or has answered that it cannot deliver;
+    /// records that.
+    fn is_hopeless(&mut self, download: &Download, asked: &[AskedHolder]) -> bool {
+        let refusals = download.refusals();
+        let has_refused = |one: &AskedHolder| {
+            let mut refusals = refusals.iter();
+            refusals.any(|(member, _)| *member == one.holder.member.id)
+        };
+        let mut others = asked.iter().filter(|one| !has_refused(one));
+        let is_hopeless = others.all(|one| self.is_gone(&one.holder));
+        if is_hopeless {
+            self.note_refusals(download, asked);
+        }
+        is_hopeless
+    }
+
+    /// Separates the `asked` holders of a download that failed with `error` into those that cannot
+    /// deliver the file and those that did not answer.
     fn note_failure(&mut self, download: &Download, asked: &[AskedHolder], error: &Error) {
-        let lost = download.lost();
+        for holder in self.note_refusals(download, asked) {
+            let (member, who) = (holder.member.id, holder.member.name.to_string());
+            self.crew.silent(member, &by_name(error.clone(), who));
+        }
+    }
+
+    /// Records the `asked` holders that have answered and cannot deliver the file. Returns the
+    /// others.
+    fn note_refusals<'a>(
+        &mut self,
+        download: &Download,
+        asked: &'a [AskedHolder],
+    ) -> Vec<&'a Holder> {
+        let refusals = download.refusals();
+        let mut others = Vec::new();
         for AskedHolder { holder, .. } in asked {
             let (member, who) = (holder.member.id, holder.member.name.to_string());
-            let why = lost.iter().find(|(lost, _)| *lost == member);
+            let refusal = refusals.iter().find(|(refusing, _)| *refusing == member);
             let is_liar = self.crew.engine.is_disproved(member, holder.version);
-            let lost = match why {
-                Some((_, error)) => Some(error.clone()),
+            let error = match refusal {
+                Some((_, error)) => error.clone(),
                 // It was disproved before, and was not asked again.
-                None => is_liar.then(|| Error::WrongBytes { who: who.clone() }),
-            };
-            match lost {
-                Some(error) => {
-                    self.crew.answered(member);
-                    self.useless.push((member, by_name(error, who)));
+                None if is_liar => Error::WrongBytes { who: who.clone() },
+                None => {
+                    others.push(holder);
+                    continue;
                 }
-                None => self.crew.silent(member, &by_name(error.clone(), who)),
-            }
+            };
+            self.crew.answered(member);
+            self.useless.push((member, by_name(error, who)));
         }
+        others
     }
 
     /// Finds out how a changed file looks now. Returns true if the download can continue.

@@ -304,7 +304,8 @@ impl Crew<'_> {
             // It first hashes what others request.
             let wanted = BTreeMap::from([(member, vec![holder.path.clone()])]);
             self.network.compare(wanted);
-            let found = peer::stat(&*peer, &holder.path, deadline).ok()?.answer?;
+            let mut found = peer::stat(&*peer, &holder.path, deadline).ok()?.answer?;
+            self.engine.disbelieve(member, &mut found);
             if found.root.is_some() {
                 return Some(found);
             }

@@ -167,6 +167,17 @@ fn another_holder_takes_over() {
 }
 
 #[test]
+fn holder_that_cannot_read_the_file_is_present() {
+    for is_rooted in [false, true] {
+        let rig = Rig::new(&[Behaviour::Exhausted], is_rooted);
+        let begun = Instant::now();
+        let why = rig.fetch().unwrap_err();
+        assert!(why.contains("Too many open files"), "{why}");
+        assert!(!rig.is_silent(0) && begun.elapsed() < READ_DEADLINE / 2);
+    }
+}
+
+#[test]
 fn unavailable_file_leaves_no_name() {
     let rig = Rig::unrooted(Behaviour::Honest);
     rig.peer(0).put("x", "something else", 2);
