@@ -4,16 +4,16 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// A lookup or listing ends within this time, with the answers so far (design, section 7).
+/// A lookup or listing ends within this time, with the answers so far.
 pub const CALL_DEADLINE: Duration = Duration::from_secs(3);
 
-/// A read fails when no source has sent a byte for this long (design, section 7).
+/// A read fails when no source has sent a byte for this long.
 pub const READ_DEADLINE: Duration = Duration::from_secs(15);
 
 /// TCP and TLS together must be established within this time.
 pub const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
 
-/// The memory that windows share unless the user sets another limit (design, section 2).
+/// The memory that windows share unless the user sets another limit.
 pub const DEFAULT_MEMORY: u64 = 128 << 20;
 
 /// An answer that a member watches stays valid for this long, unless the member reports a change

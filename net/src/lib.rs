@@ -14,7 +14,7 @@
 //! - [`membership`]: who is there. [`query`]: one question to everyone, under a deadline.
 //!   [`download`]: the bytes of one file, in time for its readers.
 //! - [`stats`]: what the node is doing. [`legacy`]: the protocol of 2004.
-//! - [`node`]: builds all of it; the only file that knows every part.
+//! - [`node`]: builds all of it; the only room that knows every part.
 //!
 #![doc = include_str!("../ARCHITECTURE.md")]
 // Tests may unwrap: a panic is how they fail.

@@ -4,9 +4,9 @@
 //! memory, or fails with [`Error::NeedsNetwork`] and changes nothing; with a deadline it answers by
 //! then. No other operation waits. Neither does [`Filesystem::read`], which answers by callback.
 //!
-//! Lock order: no lock here is held over the network or while another is taken. The one
-//! exception is an [`OpenContent`](self::open_content::OpenContent), which may be read under the
-//! lock of the inodes.
+//! Lock order: no lock here is held over the network. Where one is taken under another, it is the
+//! entries ahead of an open directory (`readdir`), then the inodes, then an
+//! [`OpenContent`](self::open_content::OpenContent).
 
 mod attr;
 mod changes;

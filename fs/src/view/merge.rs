@@ -4,7 +4,7 @@
 //! whom, never on the order of the answers or on the node that asks. (Only [`Item::sources`], which
 //! no listing shows, begins with the member that the asker prefers to read from.)
 //!
-//! The rules (design, section 3) apply to each name separately:
+//! The rules apply to each name separately:
 //! 1. Directories merge. A directory keeps its name against files.
 //! 2. Files have the same content when their content roots and sizes are equal, and on no weaker
 //!    evidence: anyone who wants to take a file's place can copy its size and time. A file

@@ -1,7 +1,7 @@
 //! The connections to one member: those that idle, and a way to end all of them.
 //!
-//! A connection is taken out to carry a request, and put back once its response was read to the end. The
-//! one used last is taken first, so that surplus connections grow old and are closed.
+//! A connection is taken out to carry a request, and put back once its response was read to the
+//! end. The one used last is taken first, so that surplus connections grow old and are closed.
 
 use std::sync::{Arc, Weak};
 use std::time::Instant;

@@ -1,12 +1,13 @@
-//! HTTP over one connection: the only file that knows ureq. Ranges of files bypass it (`wire`).
+//! HTTP over one connection: the only file that knows ureq. Ranges of files
+//! bypass it (`range_get`).
 //!
 //! An [`HttpConnection`] is one TLS connection with a ureq agent that can use nothing else: its
 //! connector hands that connection out once and never makes another. So dialling, pairing, pooling
 //! and retrying stay in plain code above, and ureq only contributes HTTP/1.1 itself.
 //!
-//! Deadlines: a connection carries one request at a time, so each blocking call first writes its deadline
-//! where the transport reads it. ureq's own timeouts stay off: they are fixed when a request
-//! starts, start threads to resolve names, and surface in several disguises.
+//! Deadlines: a connection carries one request at a time, so each blocking call first writes its
+//! deadline where the transport reads it. ureq's own timeouts stay off: they are fixed when a
+//! request starts, start threads to resolve names, and surface in several disguises.
 //!
 //! `ureq::unversioned` is outside semver: the version is pinned exactly in Cargo.toml.
 
@@ -134,8 +135,8 @@ impl HttpConnection {
         self.wire.lock()
     }
 
-    /// Reads from the body of a `reply` on this connection; returns 0 at its end. The connection can be used
-    /// again only after that 0.
+    /// Reads from the body of a `reply` on this connection; returns 0 at its end. The connection
+    /// can be used again only after that 0.
     pub(super) fn read(
         &self,
         reply: &mut Reply,

@@ -1,5 +1,5 @@
-//! Mechanisms that several parts share: threads, waits, bounded maps and caches. None of them knows
-//! what it is used for.
+//! Mechanisms that several parts share: threads, waits, bounded maps and caches. Except for
+//! `peer_pools`, none of them knows what it is used for.
 
 pub(crate) mod backoff;
 pub(crate) mod buffer_pool;

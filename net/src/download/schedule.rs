@@ -12,7 +12,7 @@ use crate::concurrency::backoff::Backoff;
 use crate::error::Error;
 
 /// Streams of one file from its only holder: while one copies, the other receives. More are no
-/// faster (perf notes, 1.1).
+/// faster, as measured.
 const STREAMS_ALONE: usize = 2;
 
 /// Streams of one file in all. Each takes a thread and a piece of memory.

@@ -14,8 +14,7 @@ pub(crate) const LEAF: u64 = 16 * 1024;
 /// way while the other is being consumed.
 const FIRST_WINDOW: u64 = 256 * 1024;
 
-/// The largest window of a holder nearby. At 32 MiB two streams of 4 MiB requests never run dry
-/// (perf notes, 1.1).
+/// The largest window of a holder nearby. At 32 MiB, two streams of 4 MiB requests never run dry.
 pub(crate) const MAX_WINDOW: u64 = 32 * 1024 * 1024;
 
 /// The largest window of a holder far away: what the link holds has to fit (31 MB for 5 Gbit/s at

@@ -52,7 +52,7 @@ pub struct Attributes {
 pub struct FileSize(u64);
 
 impl FileSize {
-    /// No content.
+    /// The size of an empty file.
     pub const ZERO: Self = Self(0);
 
     /// Nobody has said. Never travels in this program's own protocol.

@@ -8,12 +8,12 @@
 //! `GET /files/PATH` to `files`, where `range` decides what to send and `body` sends it;
 //! `GET /content/ROOT` to `content`, which may send what `blocks` reads from the disk cache;
 //! `POST /batch` to `batch`. With `--legacy`, `plain` answers unencrypted connections, and
-//! `document_body` sends them files. Strangers see `pairing` or a constant refusal; no HTTP or XML
-//! parser runs for them.
+//! `document_body` sends them files. Other strangers see `pairing` or a constant refusal, and no
+//! HTTP or XML parser runs for them.
 //!
-//! hyper is used here only, and so is tokio except for one notification in `auth::gate`. The
-//! runtime belongs to the [`Server`]; everything that may wait for a disk runs on its blocking
-//! threads, of which one member can take a few only.
+//! hyper is used here only. tokio's runtime, which a few other parts wait on (`auth::gate`,
+//! `share::watch`, `service::answer`), belongs to the [`Server`]; everything that may wait for a
+//! disk runs on its blocking threads, of which one member can take a few only.
 
 mod accept;
 mod batch;

@@ -252,8 +252,8 @@ impl Fetching<'_> {
         }
     }
 
-    /// Returns true if each of the `asked` holders has left, or has answered that it cannot deliver;
-    /// records that.
+    /// Returns true if each of the `asked` holders has left, or has answered that it cannot
+    /// deliver; records that.
     fn is_hopeless(&mut self, download: &Download, asked: &[AskedHolder]) -> bool {
         let refusals = download.refusals();
         let has_refused = |one: &AskedHolder| {
@@ -277,8 +277,8 @@ impl Fetching<'_> {
         }
     }
 
-    /// Records the `asked` holders that have answered and cannot deliver the file. Returns the
-    /// others.
+    /// Records the `asked` holders that have answered and cannot deliver the file.
+    /// Returns the others.
     fn note_refusals<'a>(
         &mut self,
         download: &Download,

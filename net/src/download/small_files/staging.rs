@@ -28,7 +28,7 @@ const KEPT: Duration = Duration::from_secs(10);
 pub(super) const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Files in one batch. A batched file costs a tenth of a request of its own; larger batches gain
-/// little (perf notes, 2.3).
+/// little, as measured.
 pub(super) const MAX_BATCH_FILES: usize = 100;
 
 /// Identifies a file: its member, path and version, and its description at the time.
