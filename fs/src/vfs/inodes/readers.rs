@@ -17,6 +17,9 @@ pub(super) struct Readers {
     short_reads: usize,
     /// The content that the kernel's pages of it hold.
     pages: Option<Arc<OpenContent>>,
+    /// True if a handle was told to drop the pages before it, and may not have done so yet: replies
+    /// to open(2) reach the kernel in any order.
+    may_hold_others: bool,
 }
 
 /// How a new handle uses the pages that the kernel has of its inode.
@@ -51,6 +54,9 @@ impl Inodes {
             return Some((fresh(), Pages::Bypass));
         }
         let (content, pages) = match &readers.pages {
+            Some(content) if content.is(state) && readers.may_hold_others => {
+                (Arc::clone(content), Pages::Drop)
+            }
             Some(content) if content.is(state) => (Arc::clone(content), Pages::Keep),
             // Only this table has it.
             Some(content) if Arc::strong_count(content) == 1 => (fresh(), Pages::Drop),
@@ -60,6 +66,7 @@ impl Inodes {
             None => (fresh(), Pages::Drop),
         };
         readers.pages = Some(Arc::clone(&content));
+        readers.may_hold_others |= pages == Pages::Drop;
         Some((content, pages))
     }
 
@@ -72,6 +79,8 @@ impl Inodes {
         if readers.opens > 0 {
             return;
         }
+        // A handle that the kernel closes is one whose reply it has acted on.
+        readers.may_hold_others = false;
         let inode = self.inodes.get(&number);
         let pages = readers.pages.as_ref();
         let is_plain = pages.is_none_or(|pages| inode.is_none_or(|inode| inode.has(pages.state())));
