@@ -1,4 +1,4 @@
-//! Notifies the kernel that a name may mean something else now.
+//! Notifies the kernel that a name may mean something else now, or that a file has grown.
 //!
 //! The kernel caches the meaning of a name for a second. When members report changes, that ends
 //! early: the name is marked as expired, so that its next use asks again. Unlike an invalidation,
@@ -11,6 +11,10 @@
 //! with it. So names in a directory in which an answer takes its time ([`Busy`]) are left to expire
 //! after the second, and so are names that the thread cannot keep up with. What remains is the
 //! moment between the check and the lock.
+//!
+//! A page of a file is dropped by the thread that is about to report the file's new size. For this,
+//! the kernel takes the page's lock, which a read of that page holds until it is answered, by
+//! another thread and within its deadline.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fs::File;
@@ -30,6 +34,12 @@ const MAX_OF_ONE: usize = 1024;
 
 /// `FUSE_NOTIFY_INVAL_ENTRY` of linux/fuse.h: the code of the message.
 const INVAL_ENTRY: i32 = 3;
+
+/// `FUSE_NOTIFY_INVAL_INODE` of linux/fuse.h: the code of the message.
+const INVAL_INODE: i32 = 2;
+
+/// The size of `struct fuse_out_header` and `struct fuse_notify_inval_inode_out` together.
+const INVAL_INODE_BYTES: usize = 16 + 24;
 
 /// `FUSE_EXPIRE_ONLY` of linux/fuse.h: the kernel asks for the name again instead of dropping it.
 const EXPIRE_ONLY: u32 = 1;
@@ -76,8 +86,11 @@ impl Drop for WaitGuard {
     }
 }
 
-/// The names that the kernel should ask for again.
-pub struct Expirer(Arc<Waitlist>);
+/// The names that the kernel should ask for again, and a way to the pages that it has.
+pub struct Expirer {
+    waiting: Arc<Waitlist>,
+    device: Arc<File>,
+}
 
 /// Names that wait for the thread.
 #[derive(Default)]
@@ -151,26 +164,37 @@ impl Expirer {
     /// Starts a thread that writes to `device`, a descriptor of the mount's connection, unless the
     /// directory is `busy`. The thread ends with the value.
     pub fn start(device: OwnedFd, busy: Arc<Busy>) -> io::Result<Self> {
-        let waiting = Arc::new(Waitlist::default());
-        let names = Arc::clone(&waiting);
+        let (waiting, device) = (Arc::new(Waitlist::default()), Arc::new(File::from(device)));
+        let (names, names_device) = (Arc::clone(&waiting), Arc::clone(&device));
         let thread = std::thread::Builder::new().name("expire".into());
-        thread.spawn(move || run(File::from(device), &busy, &names))?;
-        Ok(Self(waiting))
+        thread.spawn(move || run(&names_device, &busy, &names))?;
+        Ok(Self { waiting, device })
+    }
+
+    /// Makes the kernel drop the page that holds the byte at `offset` of the file `number`. Waits
+    /// for a read of that page.
+    pub fn drop_page(&self, number: u64, offset: u64) {
+        match (&*self.device).write(&inval_inode(number, offset)) {
+            Ok(_) => {}
+            // The kernel has forgotten the file.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => tracing::debug!(number, %error, "a page cannot be dropped"),
+        }
     }
 
     /// Makes the kernel ask again for `name` in the directory `parent`, after changes of
     /// `member`. Never waits.
     pub fn expire(&self, member: PeerId, parent: u64, name: Name) {
         // If there is no room for it, the kernel still asks again after a second.
-        self.0.turns.lock().put(member, parent, name);
-        self.0.come.notify_one();
+        self.waiting.turns.lock().put(member, parent, name);
+        self.waiting.come.notify_one();
     }
 }
 
 impl Drop for Expirer {
     fn drop(&mut self) {
-        self.0.turns.lock().is_closed = true;
-        self.0.come.notify_one();
+        self.waiting.turns.lock().is_closed = true;
+        self.waiting.come.notify_one();
     }
 }
 
@@ -189,7 +213,7 @@ impl Waitlist {
     }
 }
 
-fn run(mut device: File, busy: &Busy, names: &Waitlist) {
+fn run(mut device: &File, busy: &Busy, names: &Waitlist) {
     while let Some((parent, name)) = names.next() {
         if busy.has(parent) {
             continue;
@@ -218,6 +242,18 @@ fn head(parent: u64, name: &[u8]) -> [u8; HEAD] {
     head[24..28].copy_from_slice(&(name.len() as u32).to_ne_bytes());
     head[28..32].copy_from_slice(&EXPIRE_ONLY.to_ne_bytes());
     head
+}
+
+/// Returns the message that invalidates one byte of a file, and so its page: the length of the
+/// message, the code, no request to answer, the file, and the range.
+fn inval_inode(number: u64, offset: u64) -> [u8; INVAL_INODE_BYTES] {
+    let mut message = [0; INVAL_INODE_BYTES];
+    message[0..4].copy_from_slice(&(INVAL_INODE_BYTES as u32).to_ne_bytes());
+    message[4..8].copy_from_slice(&INVAL_INODE.to_ne_bytes());
+    message[16..24].copy_from_slice(&number.to_ne_bytes());
+    message[24..32].copy_from_slice(&offset.to_ne_bytes());
+    message[32..40].copy_from_slice(&1_u64.to_ne_bytes());
+    message
 }
 
 #[cfg(test)]
@@ -263,6 +299,17 @@ mod tests {
         assert!(taken.contains(&30));
         while turns.take().is_some() {}
         assert_eq!((turns.count, turns.by_member.len()), (0, 0));
+    }
+
+    #[test]
+    fn page_message_is_that_of_linux_fuse_h() {
+        let message = inval_inode(0x0102_0304_0506_0708, 0x1_0000_0000);
+        assert_eq!(message[0..4], 40_u32.to_ne_bytes());
+        assert_eq!(message[4..8], 2_i32.to_ne_bytes());
+        assert_eq!(message[8..16], [0; 8]);
+        assert_eq!(message[16..24], 0x0102_0304_0506_0708_u64.to_ne_bytes());
+        assert_eq!(message[24..32], 0x1_0000_0000_u64.to_ne_bytes());
+        assert_eq!(message[32..40], 1_u64.to_ne_bytes());
     }
 
     #[test]

@@ -27,7 +27,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 use tinyp2p_net::download::Engine;
 use tinyp2p_net::error::Error as NetError;
-use tinyp2p_net::model::{Kind, MAX_NAME_BYTES, Mode, Name, PeerId, RelPath, UnixTime};
+use tinyp2p_net::model::{FileSize, Kind, MAX_NAME_BYTES, Mode, Name, PeerId, RelPath, UnixTime};
 
 use crate::errno::Error;
 use crate::kernel_cache::Expirer;
@@ -125,10 +125,9 @@ impl Filesystem {
             NameLookup::Nothing { certain } => Ok(LookupResult::Absent { certain }),
             NameLookup::Item(item) => {
                 let path = join(&directory, item.name_at_members())?;
-                let mut inodes = self.inodes.lock();
-                Ok(LookupResult::Found(Attr::assigned(
-                    inodes.look_up(tree, path, &item),
-                )))
+                let assigned = Attr::assigned(self.inodes.lock().look_up(tree, path, &item));
+                let size = self.finish_growth(assigned.inode).unwrap_or(assigned.size);
+                Ok(LookupResult::Found(Attr { size, ..assigned }))
             }
         }
     }
@@ -186,11 +185,24 @@ impl Filesystem {
                 Ok(NameLookup::Nothing { .. }) | Err(_) => {}
             }
         }
+        self.finish_growth(number);
         let now = self.inode(number)?;
         Ok(Attr {
             may_grow: true,
             ..Attr::of(number, &now)
         })
+    }
+
+    /// Tells the kernel of the new size of an open file that has grown, after it has dropped the page
+    /// in which the file ended. Returns that size.
+    fn finish_growth(&self, number: u64) -> Option<FileSize> {
+        let from = self.inodes.lock().growing_from(number)?;
+        if let Some(expirer) = self.expirer.get() {
+            expirer.drop_page(number, from);
+        }
+        let mut inodes = self.inodes.lock();
+        inodes.finish_growth(number);
+        inodes.latest_size(number)
     }
 
     /// Checks whether `mask`, as in access(2), is allowed.

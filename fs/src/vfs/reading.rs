@@ -92,6 +92,7 @@ impl Filesystem {
                 pages: Pages::Keep,
             });
         }
+        self.finish_growth(number);
         let inode = self.inode(number)?;
         if inode.kind() == Kind::Directory {
             return Err(Error::IsADirectory);
@@ -329,11 +330,12 @@ impl Filesystem {
                 None => filesystem.own_content(file, state, asked)?,
             };
             let inode = filesystem.inode(file.number)?;
+            let latest_size = filesystem.inodes.lock().latest_size(file.number);
             let sources = &mut inode.sources.iter();
             let latest = sources.find(|source| source.member.id == state.member);
             let latest = ContentState {
                 version: latest.map_or(state.version, |source| source.version),
-                size: inode.size.or_zero(),
+                size: latest_size.unwrap_or(inode.size).or_zero(),
                 ..state
             };
             let found = filesystem.begins_with(file, latest, own, asked)?;

@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use tinyp2p_net::model::FileSize;
+
 use super::Inodes;
 use crate::vfs::open_content::{ContentState, OpenContent};
 use crate::view::identity::{InodeKey, Vantage, hash_of};
@@ -20,6 +22,8 @@ pub(super) struct Readers {
     /// True if a handle was told to drop the pages before it, and may not have done so yet: replies
     /// to open(2) reach the kernel in any order.
     may_hold_others: bool,
+    /// The size that the file has grown to, while the kernel still takes it for smaller.
+    grows_to: Option<u64>,
 }
 
 /// How a new handle uses the pages that the kernel has of its inode.
@@ -106,11 +110,8 @@ impl Inodes {
     /// Counts a read of `number` that ends where the content of `size` bytes does. Returns `false`
     /// if the kernel may already know a larger size: it would take the missing bytes for zeros.
     pub fn begin_short_read(&mut self, number: u64, size: u64) -> bool {
-        if self
-            .inodes
-            .get(&number)
-            .is_some_and(|inode| inode.size.known().is_none_or(|known| known > size))
-        {
+        let latest = self.latest_size(number);
+        if latest.is_some_and(|latest| latest.known().is_none_or(|known| known > size)) {
             return false;
         }
         if let Some(readers) = self.readers.get_mut(&number) {
@@ -126,14 +127,42 @@ impl Inodes {
         }
     }
 
-    /// Records that the file now has `size` bytes. If they are more, the kernel may know, unless a
-    /// read is being answered by what it knew before.
+    /// Returns the size of `number`, which may be more than the kernel takes it for.
+    pub fn latest_size(&self, number: u64) -> Option<FileSize> {
+        let grows_to = self.readers.get(&number).and_then(|its| its.grows_to);
+        let known = self.inodes.get(&number).map(|inode| inode.size);
+        grows_to.map(FileSize::from).or(known)
+    }
+
+    /// Records that the file now has `size` bytes. If they are more, reads no longer end where they
+    /// did, and the kernel may be told by [`Inodes::finish_growth`]; but not while a read is being
+    /// answered by what it knew before.
     pub(super) fn grow(&mut self, number: u64, size: u64) {
-        let readers = self.readers.get(&number);
-        let is_being_read = readers.is_some_and(|readers| readers.short_reads > 0);
-        if let Some(inode) = self.inodes.get_mut(&number)
-            && !is_being_read
-            && inode.size.known().is_some_and(|known| known < size)
+        let Some(inode) = self.inodes.get_mut(&number) else {
+            return;
+        };
+        if inode.size.known().is_none_or(|known| known >= size) {
+            return;
+        }
+        match self.readers.get_mut(&number) {
+            Some(readers) if readers.short_reads > 0 => {}
+            Some(readers) => readers.grows_to = Some(size),
+            None => inode.size = size.into(),
+        }
+    }
+
+    /// Returns the size that the kernel takes `number` for, if that has grown. The kernel fills the
+    /// page in which the file ended with zeros, so it must drop that page before it hears of more.
+    pub fn growing_from(&self, number: u64) -> Option<u64> {
+        self.readers.get(&number)?.grows_to?;
+        self.inodes.get(&number)?.size.known()
+    }
+
+    /// Lets the kernel have the new size of `number`.
+    pub fn finish_growth(&mut self, number: u64) {
+        let readers = self.readers.get_mut(&number);
+        if let Some(size) = readers.and_then(|readers| readers.grows_to.take())
+            && let Some(inode) = self.inodes.get_mut(&number)
         {
             inode.size = size.into();
         }

@@ -376,6 +376,36 @@ fn looking_up_again_takes_the_news_over() {
 }
 
 #[test]
+fn kernel_hears_of_growth_once_it_may() {
+    let mut inodes = Inodes::new(UnixTime::EPOCH);
+    let small = file(&[(1, 7)], None);
+    let number = merged(&mut inodes, path(), &small);
+    let state = ContentState {
+        member: PeerId::from_bytes([1; 32]),
+        version: Version(7),
+        content: None,
+        size: 1,
+        renewals: 0,
+    };
+    inodes.begin_reading(number, state).unwrap();
+    let mut grown = file(&[(1, 7)], None);
+    grown.size = 10.into();
+    inodes.follow(number, &grown);
+    // Whoever reads on gets all, but the kernel still has a page that ends with zeros.
+    assert!(!inodes.begin_short_read(number, 1));
+    let known = |inodes: &Inodes| inodes.get(number).unwrap().size;
+    assert_eq!(
+        (inodes.growing_from(number), known(&inodes)),
+        (Some(1), 1.into())
+    );
+    inodes.finish_growth(number);
+    assert_eq!(
+        (inodes.growing_from(number), known(&inodes)),
+        (None, 10.into())
+    );
+}
+
+#[test]
 fn kernel_pages_are_of_one_content() {
     let mut inodes = Inodes::new(UnixTime::EPOCH);
     let number = merged(&mut inodes, path(), &file(&[(1, 7)], None));

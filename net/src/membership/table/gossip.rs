@@ -1,0 +1,235 @@
+//! What members tell each other of third ones, and when.
+//!
+//! Every hello carries a digest of the ids that its sender is in contact with. Members with the same
+//! digest have nothing to tell each other, so an idle network sends no lists. Whoever sees another
+//! digest asks for what it does not know, and names what it knows. Who came lately is also told
+//! without being asked, to a few: members in the order of their ids form a ring, and each passes
+//! news on to those at distances 1, 2, 4 and so on, so that news go round in as many steps as the
+//! number of members has binary digits.
+
+use std::time::{Duration, Instant};
+
+use super::{KnownMember, MemberTable, State};
+use crate::model::PeerId;
+use crate::protocol::wire::{ContactDigest, Hello, IdPrefix};
+
+/// Hellos between two members are at least this far apart, unless there is something to tell, plus
+/// [`REFRESH_PER_MEMBER`] for each member beyond the first few, so that a large network costs each
+/// of its members no more than a small one.
+const REFRESH: Duration = Duration::from_secs(15);
+const REFRESH_PER_MEMBER: Duration = Duration::from_millis(750);
+
+/// The maximum of that. Twice this is less than [`crate::config::CLIENT_IDLE`], so that the
+/// connection stays open and the first `ls` after a pause finds it so.
+const MAX_REFRESH: Duration = Duration::from_secs(120);
+
+/// The number of members that have no influence on the time between hellos, and that are all told
+/// news at once.
+const FEW: usize = 20;
+
+/// A member that differs gets this long to hear from newcomers themselves before it is asked.
+const ASK_DELAY: Duration = Duration::from_secs(1);
+
+/// The minimum time between two questions for members, plus [`ASK_GAP_PER_MEMBER`] for each member
+/// that a question names.
+const ASK_GAP: Duration = Duration::from_millis(50);
+const ASK_GAP_PER_MEMBER: Duration = Duration::from_millis(2);
+
+/// Whoever had a digest when it was asked is not asked again for this long while it has it.
+const HEARD_OUT: Duration = Duration::from_secs(600);
+
+/// The maximum number of digests that are remembered as heard out.
+const MAX_HEARD_OUT: usize = 64;
+
+/// A first hello names up to this many ids without being asked: it may save a second one.
+const MAX_UNASKED: usize = 32;
+
+/// The maximum number of newcomers that a hello names without being asked.
+const MAX_NEWS: usize = 16;
+
+/// Which members a hello describes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Selection<'a> {
+    /// Everybody.
+    All,
+    /// Those that are not among these, which ascend.
+    AllBut(&'a [IdPrefix]),
+    /// Those that came since, at most [`MAX_NEWS`].
+    Since(Instant),
+}
+
+/// What is known of others' contacts.
+#[derive(Debug)]
+pub(super) struct Gossip {
+    /// Digests of contacts that would bring nothing new, and since when.
+    heard_out: Vec<(ContactDigest, Instant)>,
+    /// The next question may go out at this time.
+    next_question: Instant,
+}
+
+impl Gossip {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            heard_out: Vec::new(),
+            next_question: now,
+        }
+    }
+
+    fn is_heard_out(&self, digest: ContactDigest, now: Instant) -> bool {
+        let lately = |since: Instant| now.saturating_duration_since(since) < HEARD_OUT;
+        let mut known = self.heard_out.iter();
+        known.any(|(known, since)| *known == digest && lately(*since))
+    }
+
+    fn hear_out(&mut self, digest: ContactDigest, now: Instant) {
+        self.heard_out.retain(|(known, _)| *known != digest);
+        if self.heard_out.len() >= MAX_HEARD_OUT {
+            self.heard_out.remove(0);
+        }
+        self.heard_out.push((digest, now));
+    }
+
+    /// Notes that a member was lost: others may know where it is now.
+    pub(super) fn forget_answers(&mut self) {
+        self.heard_out.clear();
+    }
+
+    /// Returns when the next question may be asked, of `count` ids, and takes that time.
+    fn take_turn(&mut self, count: usize, now: Instant) -> Instant {
+        let at = self.next_question.max(now + ASK_DELAY);
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        self.next_question = at + ASK_GAP + ASK_GAP_PER_MEMBER.saturating_mul(count);
+        at
+    }
+}
+
+impl Selection<'_> {
+    /// Returns true for a member to describe.
+    pub(super) fn has(self, id: PeerId, entry: &KnownMember) -> bool {
+        match self {
+            Self::All => true,
+            Self::AllBut(known) => known.binary_search(&IdPrefix::of(id)).is_err(),
+            Self::Since(at) => entry.since >= at,
+        }
+    }
+
+    pub(super) fn max(self) -> usize {
+        match self {
+            Self::All | Self::AllBut(_) => Hello::MAX_MEMBERS,
+            Self::Since(_) => MAX_NEWS,
+        }
+    }
+}
+
+impl MemberTable {
+    /// Returns the time between hellos to one member.
+    pub(super) fn refresh(&self) -> Duration {
+        let more = u32::try_from(self.members.len().saturating_sub(FEW)).unwrap_or(u32::MAX);
+        let longer = REFRESH_PER_MEMBER.saturating_mul(more);
+        REFRESH.saturating_add(longer).min(MAX_REFRESH)
+    }
+
+    /// Returns true if this node passes `entry` on to others: it is in contact, or was a moment
+    /// ago.
+    pub(super) fn is_contact(&self, entry: &KnownMember, now: Instant) -> bool {
+        match entry.state {
+            State::Present => true,
+            State::Suspect => false,
+            // It calls, but was not reached. A call may be missed now and then.
+            State::Unreached => {
+                now.saturating_duration_since(entry.seen) < self.refresh().saturating_mul(4)
+            }
+        }
+    }
+
+    /// Returns the ids of this node and all that it is in contact with, ascending.
+    fn contacts(&self, now: Instant) -> Vec<PeerId> {
+        let entries = self.members.iter();
+        let others = entries.filter(|(_, entry)| self.is_contact(entry, now));
+        let mut contacts: Vec<_> = others.map(|(id, _)| *id).chain([self.me]).collect();
+        contacts.sort_unstable();
+        contacts
+    }
+
+    /// Returns what a hello to `callee` carries: the digest, the known ids if it asks for others,
+    /// and which members it describes.
+    pub(crate) fn telling(
+        &mut self,
+        callee: PeerId,
+        now: Instant,
+    ) -> (ContactDigest, Option<Vec<IdPrefix>>, Selection<'static>) {
+        let contacts = self.contacts(now);
+        let digest = ContactDigest::of(&contacts);
+        // Whoever has this digest when this node has another is merely behind.
+        self.gossip.hear_out(digest, now);
+        let callee = self.members.get_mut(&callee);
+        let callee = callee.filter(|entry| entry.state == State::Present);
+        let (asks, since) = callee.map_or((contacts.len() <= MAX_UNASKED, None), |entry| {
+            (std::mem::take(&mut entry.is_asked), entry.told)
+        });
+        let known = asks.then(|| contacts.iter().copied().map(IdPrefix::of).collect());
+        (digest, known, Selection::Since(since.unwrap_or(now)))
+    }
+
+    /// Returns the digest of this node's contacts.
+    pub(crate) fn digest(&self, now: Instant) -> ContactDigest {
+        ContactDigest::of(&self.contacts(now))
+    }
+
+    /// Compares the contacts of `id` with this node's, and asks it for others if it has any.
+    /// `is_answer` if it has just named all others.
+    pub(crate) fn compare(
+        &mut self,
+        id: PeerId,
+        theirs: Option<ContactDigest>,
+        is_answer: bool,
+        now: Instant,
+    ) {
+        let Some(theirs) = theirs else {
+            return;
+        };
+        if is_answer {
+            self.gossip.hear_out(theirs, now);
+        }
+        if self.gossip.is_heard_out(theirs, now) || self.digest(now) == theirs {
+            return;
+        }
+        let count = self.members.len();
+        if let Some(entry) = self.members.get_mut(&id)
+            && entry.state == State::Present
+            && !entry.is_asked
+        {
+            entry.is_asked = true;
+            let at = self.gossip.take_turn(count, now);
+            entry.ask_by(at, Duration::ZERO);
+        }
+    }
+
+    /// Schedules hellos to members, so that they learn of `about` soon.
+    pub(super) fn spread_news(&mut self, about: PeerId, now: Instant) {
+        let count = u32::try_from(self.members.len()).unwrap_or(u32::MAX);
+        let gap = super::GOSSIP_GAP + super::GOSSIP_GAP_PER_MEMBER.saturating_mul(count);
+        for id in self.neighbours() {
+            let entry = self.members.get_mut(&id);
+            if let Some(entry) = entry.filter(|_| id != about) {
+                entry.ask_by(now + super::GOSSIP_DELAY, gap);
+            }
+        }
+    }
+
+    /// Returns the members that this node passes news on to.
+    fn neighbours(&self) -> Vec<PeerId> {
+        let present = self.present().map(|(id, ..)| id);
+        let mut ring: Vec<_> = present.chain([self.me]).collect();
+        ring.sort_unstable();
+        let own = ring.binary_search(&self.me).unwrap_or(0);
+        let step = |distance: usize| ring[(own + distance) % ring.len()];
+        if ring.len() <= FEW {
+            (1..ring.len()).map(step).collect()
+        } else {
+            let doubled = std::iter::successors(Some(1), |distance| Some(distance * 2));
+            let within = doubled.take_while(|distance| *distance < ring.len());
+            within.map(step).collect()
+        }
+    }
+}
