@@ -20,12 +20,16 @@ pub const DEFAULT_MEMORY: u64 = 128 << 20;
 /// first (PROTOCOL.md, section 5.5).
 pub const PROMISE: Duration = Duration::from_secs(60);
 
-/// A client closes an idle connection after this time; less than [`SERVER_IDLE`], so that it seldom
-/// meets a connection that the server is just closing.
-pub const CLIENT_IDLE: Duration = Duration::from_secs(20);
+/// A client closes its last idle connection to a member after this time; less than [`SERVER_IDLE`],
+/// so that it seldom meets a connection that the server is just closing. Two hellos in one direction
+/// are never further apart.
+pub const CLIENT_IDLE: Duration = Duration::from_secs(300);
+
+/// A client closes idle connections beside the last one after this time.
+pub const CLIENT_SURPLUS_IDLE: Duration = Duration::from_secs(20);
 
 /// A server closes an idle connection after this time.
-pub const SERVER_IDLE: Duration = Duration::from_secs(60);
+pub const SERVER_IDLE: Duration = Duration::from_secs(360);
 
 /// Where and how much a node keeps of the bytes it has read.
 #[derive(Debug, Clone)]

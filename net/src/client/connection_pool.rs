@@ -9,7 +9,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use crate::client::connector::HttpConnection;
-use crate::config::CLIENT_IDLE;
+use crate::config::{CLIENT_IDLE, CLIENT_SURPLUS_IDLE};
 use crate::error::Error;
 use crate::transport::dial::Link;
 
@@ -34,13 +34,10 @@ impl ConnectionPool {
     /// Takes the connection that was used last, if it has not idled too long.
     pub(super) fn take(&self, now: Instant) -> Option<HttpConnection> {
         let mut state = self.state.lock();
-        let (since, connection) = state.idle.pop()?;
-        if now.saturating_duration_since(since) > CLIENT_IDLE {
-            // All others have idled longer.
-            state.idle.clear();
-            return None;
-        }
-        Some(connection)
+        let last = state.idle.pop();
+        state.drop_surplus(now);
+        let (since, connection) = last?;
+        (now.saturating_duration_since(since) <= CLIENT_IDLE).then_some(connection)
     }
 
     /// Gives back a connection whose last response was read to the end.
@@ -49,9 +46,7 @@ impl ConnectionPool {
         if state.closed || connection.is_retired() {
             return;
         }
-        state
-            .idle
-            .retain(|(since, _)| now.saturating_duration_since(*since) <= CLIENT_IDLE);
+        state.drop_surplus(now);
         if state.idle.len() >= MAX_IDLE {
             state.idle.remove(0);
         }
@@ -109,6 +104,12 @@ impl ConnectionPool {
 }
 
 impl State {
+    /// Closes what is not needed beside one more connection.
+    fn drop_surplus(&mut self, now: Instant) {
+        self.idle
+            .retain(|(since, _)| now.saturating_duration_since(*since) <= CLIENT_SURPLUS_IDLE);
+    }
+
     fn links(&self) -> impl Iterator<Item = Arc<dyn Link>> {
         self.links.iter().filter_map(Weak::upgrade)
     }

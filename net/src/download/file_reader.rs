@@ -149,7 +149,9 @@ impl FileReader {
             range,
             done,
         });
-        if !std::mem::replace(&mut state.watched, true) {
+        if std::mem::replace(&mut state.watched, true) {
+            self.core.start_clock();
+        } else {
             self.core.watch(Arc::downgrade(self));
         }
         let mut here = None;
@@ -296,8 +298,8 @@ impl FileReader {
     }
 
     /// Checks on waiting reads: moves claims away from holders that stall, retries what is due, and
-    /// fails readers that have received nothing for too long.
-    pub(super) fn tick(self: &Arc<Self>, now: Instant, short_of_memory: bool) {
+    /// fails readers that have received nothing for too long. Returns true while reads wait.
+    pub(super) fn tick(self: &Arc<Self>, now: Instant, short_of_memory: bool) -> bool {
         let mut replies = Replies::default();
         let mut state = self.state.lock();
         let received = self.received.load(Ordering::Relaxed);
@@ -333,8 +335,10 @@ impl FileReader {
                 self.keep_going(&mut state, now);
             }
         }
+        let is_waited_for = !state.parked.is_empty();
         drop(state);
         replies.send(&self.expected);
+        is_waited_for
     }
 
     /// Records that `source` failed to supply leaves for bytes that another source sends.

@@ -26,7 +26,7 @@ mod schedule;
 mod small_files;
 mod window;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak, mpsc};
 use std::time::{Duration, Instant};
 
@@ -108,6 +108,8 @@ pub(crate) struct Core {
     smalls: SmallFiles,
     waiting: Mutex<WatchedReads>,
     tick: Condvar,
+    /// True while the clock may be asleep until it is notified.
+    clock_rests: AtomicBool,
     on_failure: OnFailure,
     ledger: Ledger,
     disproofs: Mutex<Disproofs>,
@@ -137,6 +139,7 @@ impl Engine {
             smalls: SmallFiles::default(),
             waiting: Mutex::default(),
             tick: Condvar::new(),
+            clock_rests: AtomicBool::new(false),
             on_failure,
             ledger: Ledger::default(),
             disproofs: Mutex::default(),
@@ -230,6 +233,15 @@ impl Core {
     /// Registers a download with the clock.
     fn watch(&self, download: Weak<FileReader>) {
         self.waiting.lock().downloads.push(download);
+        self.start_clock();
+    }
+
+    /// Lets the clock run while somebody waits. Call this after that can be seen.
+    fn start_clock(&self) {
+        if self.clock_rests.load(Ordering::SeqCst) {
+            let _waiting = self.waiting.lock();
+            self.tick.notify_one();
+        }
     }
 
     /// Records that `bytes` of a file came from `source`; bytes on this disk came from no member.
@@ -246,8 +258,15 @@ impl Core {
 
     fn run_clock(&self) {
         let mut waiting = self.waiting.lock();
+        let mut is_needed = true;
         while !waiting.stopped {
-            self.tick.wait_for(&mut waiting, TICK);
+            // Whoever begins to wait after this notifies the clock; the next look sees all others.
+            let was_resting = self.clock_rests.swap(!is_needed, Ordering::SeqCst);
+            if is_needed || !was_resting {
+                self.tick.wait_for(&mut waiting, TICK);
+            } else {
+                self.tick.wait(&mut waiting);
+            }
             let downloads: Vec<_> = waiting.downloads.iter().filter_map(Weak::upgrade).collect();
             waiting
                 .downloads
@@ -255,11 +274,12 @@ impl Core {
             drop(waiting);
             let now = Instant::now();
             let short_of_memory = self.held_bytes.load(Ordering::Relaxed) > self.memory;
+            is_needed = false;
             for download in &downloads {
-                download.tick(now, short_of_memory);
+                is_needed |= download.tick(now, short_of_memory);
             }
             drop(downloads);
-            self.smalls.tick(now);
+            is_needed |= self.smalls.tick(now);
             waiting = self.waiting.lock();
         }
     }

@@ -12,7 +12,7 @@ use super::address;
 use super::event_log;
 use super::exchange;
 use super::table::{MembershipEvent, Verdict, WORKERS, WorkerTask};
-use super::{Members, MembersState};
+use super::{Members, MembersState, WakeTime};
 use crate::auth::AddressSource;
 use crate::config::CONNECT_DEADLINE;
 use crate::error::Error;
@@ -93,18 +93,27 @@ impl Members {
             if state.stopping {
                 return None;
             }
+            if state.timekeeper.is_some() {
+                self.spare.wait(&mut state);
+                continue;
+            }
             let task = state.table.next(Instant::now());
             let events = state.take_events();
             if !events.is_empty() {
                 parking_lot::MutexGuard::unlocked(&mut state, || event_log::report(events));
             }
             if task.is_some() {
+                // Somebody else keeps the time meanwhile.
+                self.spare.notify_one();
                 return task;
             }
-            match state.table.wake() {
-                Some(due) => drop(self.changed.wait_until(&mut state, due)),
-                None => self.changed.wait(&mut state),
+            let wake = state.wake();
+            state.timekeeper = Some(wake);
+            match wake {
+                WakeTime::At(due) => drop(self.due.wait_until(&mut state, due)),
+                WakeTime::Never => self.due.wait(&mut state),
             }
+            state.timekeeper = None;
         }
     }
 
@@ -125,11 +134,11 @@ impl Members {
                 state.table.dialled(address, Err(&error), now);
                 None
             }
-            Ok((connection, theirs)) => {
+            Ok((connection, (theirs, was_asked))) => {
                 let id = connection.id();
                 let outcome = Ok((id, theirs.sender.name.as_str()));
                 let verdict = state.table.dialled(address, outcome, now);
-                exchange::answered(&mut state.table, id, address, &theirs, now);
+                exchange::answered(&mut state.table, id, address, &theirs, was_asked, now);
                 if verdict == Verdict::Close || state.stopping {
                     return Some(connection);
                 }
@@ -157,10 +166,12 @@ impl Members {
         };
         let now = Instant::now();
         let useless = self.settle(|state| {
-            let outcome = theirs.as_ref().map(|theirs| theirs.sender.name.as_str());
+            let outcome = theirs
+                .as_ref()
+                .map(|(theirs, _)| theirs.sender.name.as_str());
             let verdict = state.table.greeted(id, turn, outcome, now);
-            if let (Ok(theirs), Some(address)) = (&theirs, &address) {
-                exchange::answered(&mut state.table, id, address, theirs, now);
+            if let (Ok((theirs, was_asked)), Some(address)) = (&theirs, &address) {
+                exchange::answered(&mut state.table, id, address, theirs, *was_asked, now);
             }
             match verdict {
                 Verdict::Close => connection,
@@ -172,22 +183,21 @@ impl Members {
         }
     }
 
-    /// Exchanges hellos with the member behind `connection`, dialled at `address`.
+    /// Exchanges hellos with the member behind `connection`, dialled at `address`. Returns its own,
+    /// and whether it was asked for members.
     fn exchange(
         &self,
         connection: &dyn Peer,
         address: &Address,
         deadline: Instant,
-    ) -> Result<Hello, Error> {
+    ) -> Result<(Hello, bool), Error> {
         let ours = {
-            let state = self.state.lock();
-            self.introduction(&state).hello(
-                &state.table,
-                connection.id(),
-                address::reach(address),
-                Instant::now(),
-            )
+            let mut state = self.state.lock();
+            let introduction = self.introduction(&state);
+            let (callee, reach) = (connection.id(), address::reach(address));
+            introduction.call(&mut state.table, callee, reach, Instant::now())
         };
+        let was_asked = ours.known.is_some();
         let who = || address.to_string();
         match connection.call(&Request::Hello(ours), deadline)? {
             Response::Hello(theirs) if theirs.sender.id != connection.id() => {
@@ -197,7 +207,7 @@ impl Members {
                 who(),
                 "a protocol version that is too old",
             )),
-            Response::Hello(theirs) => Ok(theirs),
+            Response::Hello(theirs) => Ok((theirs, was_asked)),
             _ => Err(Error::misbehaved(who(), "no hello in return")),
         }
     }
@@ -207,14 +217,19 @@ impl Members {
         let mut state = self.state.lock();
         let result = change(&mut state);
         let events = state.take_events();
+        self.notify(&state);
         drop(state);
-        self.changed.notify_all();
         event_log::report(events);
         result
     }
 }
 
 impl MembersState {
+    /// Returns when the next task is due.
+    pub(super) fn wake(&self) -> WakeTime {
+        self.table.wake().map_or(WakeTime::Never, WakeTime::At)
+    }
+
     /// Takes the events since the last call. Forgotten members lose their connections.
     fn take_events(&mut self) -> Vec<MembershipEvent> {
         let events = self.table.take_events();

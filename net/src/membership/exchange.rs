@@ -11,7 +11,7 @@ use super::address;
 use super::address::{Reach, canonical, is_of_use_to};
 use super::book::MAX_UNPROVEN;
 use super::candidate::AddressOrigin;
-use super::table::{AddressBlock, MemberTable};
+use super::table::{AddressBlock, MemberTable, Selection};
 use crate::model::{Address, PeerId};
 use crate::protocol::wire::{Hello, MemberRecord};
 
@@ -29,14 +29,45 @@ pub(crate) struct Introduction {
 }
 
 impl Introduction {
-    /// Returns the hello for `viewer`, which is seen within `reach`.
-    pub(crate) fn hello(
+    /// Returns the hello with which to call `callee`, which is seen within `reach`.
+    pub(crate) fn call(
         &self,
-        table: &MemberTable,
-        viewer: PeerId,
+        table: &mut MemberTable,
+        callee: PeerId,
         reach: Reach,
         now: Instant,
     ) -> Hello {
+        let (digest, known, newcomers) = table.telling(callee, now);
+        Hello {
+            digest: Some(digest),
+            known,
+            ..self.hello(table.records(newcomers, callee, reach, now))
+        }
+    }
+
+    /// Returns the hello that answers `theirs`, with which `caller` called, which is seen
+    /// within `reach`.
+    pub(crate) fn answer(
+        &self,
+        table: &MemberTable,
+        caller: PeerId,
+        theirs: &Hello,
+        reach: Reach,
+        now: Instant,
+    ) -> Hello {
+        let asked_for = match (&theirs.known, theirs.digest) {
+            (Some(known), _) => Some(Selection::AllBut(known)),
+            (None, None) => Some(Selection::All),
+            (None, Some(_)) => None,
+        };
+        let members = asked_for.map(|asked_for| table.records(asked_for, caller, reach, now));
+        Hello {
+            digest: Some(table.digest(now)),
+            ..self.hello(members.unwrap_or_default())
+        }
+    }
+
+    fn hello(&self, members: Vec<MemberRecord>) -> Hello {
         Hello {
             protocol: Hello::PROTOCOL,
             sender: MemberRecord {
@@ -45,7 +76,9 @@ impl Introduction {
                 addresses: self.advertise.iter().cloned().collect(),
             },
             port: self.port,
-            members: table.records(viewer, reach, now),
+            members,
+            digest: None,
+            known: None,
         }
     }
 }
@@ -71,14 +104,17 @@ pub(crate) fn called(
     let network = AddressBlock::of_ip(remote);
     table.called(caller, &theirs.sender.name, network, &addresses, now);
     hearsay(table, caller, reach, &theirs.members, now);
+    table.compare(caller, theirs.digest, false, now);
 }
 
-/// Takes in `theirs`, with which the member `callee` answered at `address`.
+/// Takes in `theirs`, with which the member `callee` answered at `address`. `was_asked` if it was
+/// asked for everybody whom this node does not know.
 pub(crate) fn answered(
     table: &mut MemberTable,
     callee: PeerId,
     address: &Address,
     theirs: &Hello,
+    was_asked: bool,
     now: Instant,
 ) {
     let reach = address::reach(address);
@@ -86,6 +122,7 @@ pub(crate) fn answered(
         table.declared(callee, &usable(&theirs.sender.addresses, reach), now);
     }
     hearsay(table, callee, reach, &theirs.members, now);
+    table.compare(callee, theirs.digest, was_asked, now);
 }
 
 fn hearsay(

@@ -12,6 +12,7 @@ mod crowd;
 pub(crate) mod dialer;
 mod event_log;
 mod exchange;
+mod interfaces;
 pub(crate) mod mdns;
 mod names;
 mod own_addresses;
@@ -28,10 +29,12 @@ mod tests;
 use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
+use rustix::event::{EventfdFlags, eventfd};
 
 use crate::error::Error;
 use crate::model::{Address, PeerArgument, PeerId};
@@ -100,8 +103,14 @@ pub struct Members {
     source: OnceLock<Arc<dyn MemberSource>>,
     /// Held for a lookup or a change, never across IO.
     state: Mutex<MembersState>,
-    /// Notified when the table may have work due, and when outcomes arrive.
+    /// Notified when members or outcomes have changed.
     changed: Condvar,
+    /// Notified when the next task is due earlier than the timekeeper expects. One worker at a time
+    /// is that; the others are `spare` until a task takes it away.
+    due: Condvar,
+    spare: Condvar,
+    /// Readable once the node stops.
+    stop_signal: OwnedFd,
 }
 
 struct MembersState {
@@ -114,6 +123,15 @@ struct MembersState {
     port: u16,
     stopping: bool,
     workers: usize,
+    /// Until when the timekeeper sleeps; `None` if no worker is that.
+    timekeeper: Option<WakeTime>,
+}
+
+/// When the next task is due.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum WakeTime {
+    At(Instant),
+    Never,
 }
 
 impl Members {
@@ -121,7 +139,8 @@ impl Members {
     /// starts the search.
     ///
     /// # Errors
-    /// [`Error::Local`] when nobody can dial one of `peers` or `advertise`.
+    /// [`Error::Local`] when nobody can dial one of `peers` or `advertise`, or when there are no file
+    /// descriptors left.
     pub(crate) fn new(
         me: PeerId,
         name: String,
@@ -138,9 +157,12 @@ impl Members {
         for known in remembered.iter().flat_map(Remembered::known) {
             table.learn(known.address.clone(), known.id, AddressOrigin::User, now);
         }
+        let stop_signal = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
         Ok(Self {
             me,
             name,
+            stop_signal: stop_signal
+                .map_err(|why| Error::local("looking for members", why.into()))?,
             advertise: advertise.as_ref().map(dialable).transpose()?,
             remembered,
             connect,
@@ -153,8 +175,11 @@ impl Members {
                 port: 0,
                 stopping: false,
                 workers: 0,
+                timekeeper: None,
             }),
             changed: Condvar::new(),
+            due: Condvar::new(),
+            spare: Condvar::new(),
         })
     }
 
@@ -195,11 +220,9 @@ impl Members {
         let mut state = self.state.lock();
         exchange::called(&mut state.table, caller, remote, &theirs, now);
         let reach = address::reach_of_ip(remote);
-        let ours = self
-            .introduction(&state)
-            .hello(&state.table, caller, reach, now);
-        drop(state);
-        self.changed.notify_all();
+        let introduction = self.introduction(&state);
+        let ours = introduction.answer(&state.table, caller, &theirs, reach, now);
+        self.notify(&state);
         ours
     }
 
@@ -209,14 +232,11 @@ impl Members {
         if let Some(source) = self.source.get() {
             source.report(member, error);
         }
-        let suspected = self
-            .state
-            .lock()
-            .table
-            .suspect(member, error, Instant::now());
-        if suspected {
+        let mut state = self.state.lock();
+        if state.table.suspect(member, error, Instant::now()) {
+            self.notify(&state);
+            drop(state);
             tracing::debug!("suspecting {member:?}: {error}");
-            self.changed.notify_all();
         }
     }
 
@@ -229,8 +249,9 @@ impl Members {
             addresses: addresses.collect(),
             ..*sighting
         };
-        let is_there = self.state.lock().table.sighted(&sighting, Instant::now());
-        self.changed.notify_all();
+        let mut state = self.state.lock();
+        let is_there = state.table.sighted(&sighting, Instant::now());
+        self.notify(&state);
         is_there
     }
 
@@ -301,7 +322,11 @@ impl Members {
             (state.itself, state.roster) = (None, None);
             state.connections.values().cloned().collect()
         };
+        // Fails only if the counter is full, and then it is readable, too.
+        let _ = rustix::io::write(&self.stop_signal, &1_u64.to_ne_bytes());
         self.changed.notify_all();
+        self.due.notify_all();
+        self.spare.notify_all();
         for connection in connections {
             connection.close();
         }
@@ -312,6 +337,16 @@ impl Members {
                 tracing::debug!("{} dialling threads are still at it", state.workers);
                 return;
             }
+        }
+    }
+
+    /// Notifies all who wait for a change of `state`, and the timekeeper if a task is due earlier
+    /// than it expects.
+    fn notify(&self, state: &MembersState) {
+        self.changed.notify_all();
+        let sleeps = state.timekeeper;
+        if sleeps.is_some_and(|until| state.wake() < until) {
+            self.due.notify_one();
         }
     }
 

@@ -9,13 +9,13 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::Members;
+use super::interfaces::{GATHERED, InterfaceChanges};
 use crate::error::Error;
-
-/// How often the addresses are checked, which costs some tens of microseconds.
-const LOOK: Duration = Duration::from_secs(1);
 
 /// Returns the addresses at which others may reach this node, or see it.
 fn now() -> Option<BTreeSet<IpAddr>> {
@@ -47,17 +47,9 @@ pub(super) fn start(members: &Arc<Members>) -> Result<(), Error> {
 
 impl Members {
     fn watch_own_addresses(&self) {
+        let changes = InterfaceChanges::listen();
         let mut known = now();
-        loop {
-            let mut state = self.state.lock();
-            let until = Instant::now() + LOOK;
-            while !state.stopping && Instant::now() < until {
-                self.changed.wait_until(&mut state, until);
-            }
-            if state.stopping {
-                break;
-            }
-            drop(state);
+        while self.wait_for_change(&changes) {
             let present = now();
             if present.is_none() || present == known {
                 continue;
@@ -73,10 +65,31 @@ impl Members {
         self.changed.notify_all();
     }
 
+    /// Waits until the addresses may have changed. Returns false at the end.
+    fn wait_for_change(&self, changes: &InterfaceChanges) -> bool {
+        let stop = [PollFd::new(&self.stop_signal, PollFlags::IN)];
+        let reports = changes.readable();
+        let reports = reports.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+        let mut fds: Vec<PollFd<'_>> = stop.into_iter().chain(reports).collect();
+        if let Err(why) = poll(
+            &mut fds,
+            Timespec::try_from(changes.patience()).ok().as_ref(),
+        ) {
+            tracing::debug!("waiting for other addresses: {why}");
+            thread::sleep(GATHERED);
+        }
+        if changes.take() {
+            thread::sleep(GATHERED);
+            changes.take();
+        }
+        !self.state.lock().stopping
+    }
+
     fn relocated(&self) {
         let connections: Vec<_> = self.state.lock().connections.values().cloned().collect();
         connections.iter().for_each(|connection| connection.renew());
-        self.state.lock().table.relocated(Instant::now());
-        self.changed.notify_all();
+        let mut state = self.state.lock();
+        state.table.relocated(Instant::now());
+        self.notify(&state);
     }
 }

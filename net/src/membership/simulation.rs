@@ -17,13 +17,16 @@ use super::mdns::Sighting;
 use super::table::{MemberTable, Verdict, WORKERS, WorkerTask};
 use crate::error::Error;
 use crate::model::{Address, PeerId};
-use crate::protocol::wire::{Hello, MemberRecord};
+use crate::protocol::wire::{Hello, MemberRecord, Request, Response, encode_call, encode_response};
 use crate::testing::peer_id;
 
 const TICK: Duration = Duration::from_millis(10);
 
 /// The duration of a dial and one hello over it, and of a refusal.
 const ROUND: Duration = Duration::from_millis(20);
+
+/// Bytes of each message beside its body: the head, TLS and TCP.
+const MESSAGE: usize = 300;
 
 /// The same duration over a very slow link.
 const LATE: Duration = Duration::from_millis(2800);
@@ -61,11 +64,16 @@ struct Node {
     connections: HashMap<PeerId, Address>,
     under_way: Vec<(Instant, WorkerTask)>,
     dials: usize,
+    /// Nothing happens at it before.
+    idle_until: Instant,
+    /// Bytes that it has sent, see [`MESSAGE`].
+    sent: usize,
 }
 
 struct Network {
     now: Instant,
     nodes: Vec<Node>,
+    by_address: HashMap<Address, usize>,
     /// Called with every hello before it is delivered, so that nodes can lie.
     tamper: fn(usize, &mut Hello),
 }
@@ -87,10 +95,13 @@ impl Network {
             connections: HashMap::new(),
             under_way: Vec::new(),
             dials: 0,
+            idle_until: now,
+            sent: 0,
         };
         Self {
             now,
             nodes: (0..count).map(node).collect(),
+            by_address: (0..count).map(|n| (at(n), n)).collect(),
             tamper: |_, _| {},
         }
     }
@@ -106,8 +117,11 @@ impl Network {
         node.connections.clear();
         node.under_way.clear();
         node.introduction.port = port;
+        node.idle_until = self.now;
+        self.by_address.remove(&node.address);
         node.address = Address::new(host(n).to_string(), port);
         node.condition = Condition::Up;
+        self.by_address.insert(node.address.clone(), n);
     }
 
     fn run(&mut self, time: Duration) {
@@ -115,10 +129,14 @@ impl Network {
         while self.now < end {
             self.now += TICK;
             for n in 0..self.nodes.len() {
-                self.finish_tasks(n);
+                if self.nodes[n].idle_until <= self.now {
+                    self.finish_tasks(n);
+                }
             }
             for n in 0..self.nodes.len() {
-                self.begin_tasks(n);
+                if self.nodes[n].idle_until <= self.now {
+                    self.begin_tasks(n);
+                }
             }
         }
     }
@@ -141,9 +159,15 @@ impl Network {
         if self.nodes[n].condition != Condition::Up {
             return;
         }
+        self.nodes[n].idle_until = self.now;
         while self.nodes[n].under_way.len() < WORKERS {
             let Some(task) = self.nodes[n].table.next(self.now) else {
-                assert!(self.nodes[n].table.wake().is_none_or(|due| due > self.now));
+                let node = &mut self.nodes[n];
+                let wake = node.table.wake();
+                assert!(wake.is_none_or(|due| due > self.now));
+                let done = node.under_way.iter().map(|(done, _)| *done);
+                let next = done.chain(wake).min();
+                node.idle_until = next.unwrap_or(self.now + seconds(3600));
                 return;
             };
             let patience = match &task {
@@ -198,12 +222,19 @@ impl Network {
             Err(error) => {
                 node.table.dialled(address, Err(&error), self.now);
             }
-            Ok((found, theirs)) => {
+            Ok((found, theirs, was_asked)) => {
                 let outcome = Ok((found, theirs.sender.name.as_str()));
                 if node.table.dialled(address, outcome, self.now) == Verdict::Keep {
                     node.connections.insert(found, address.clone());
                 }
-                exchange::answered(&mut node.table, found, address, &theirs, self.now);
+                exchange::answered(
+                    &mut node.table,
+                    found,
+                    address,
+                    &theirs,
+                    was_asked,
+                    self.now,
+                );
             }
         }
     }
@@ -218,12 +249,14 @@ impl Network {
         } else {
             self.meet(n, &address, Some(callee))
         };
-        let met = met.map(|(_, theirs)| theirs);
         let node = &mut self.nodes[n];
-        let outcome = met.as_ref().map(|theirs| theirs.sender.name.as_str());
+        let outcome = met
+            .as_ref()
+            .map(|(_, theirs, _)| theirs.sender.name.as_str());
         node.table.greeted(callee, turn, outcome, self.now);
-        if let Ok(theirs) = met {
-            exchange::answered(&mut node.table, callee, &address, &theirs, self.now);
+        if let Ok((_, theirs, was_asked)) = met {
+            let (table, now) = (&mut node.table, self.now);
+            exchange::answered(table, callee, &address, &theirs, was_asked, now);
         }
     }
 
@@ -232,7 +265,7 @@ impl Network {
         n: usize,
         address: &Address,
         expected: Option<PeerId>,
-    ) -> Result<(PeerId, Hello), Error> {
+    ) -> Result<(PeerId, Hello, bool), Error> {
         let who = address.to_string();
         let other = match self.at(address) {
             Some(other) if other == n => return Err(Error::Myself { who }),
@@ -255,33 +288,35 @@ impl Network {
         if expected.is_some_and(|expected| expected != callee) {
             return Err(Error::OtherIdentity { who });
         }
-        let hello = |node: &Node, viewer| {
-            node.introduction
-                .hello(&node.table, viewer, reach, self.now)
-        };
-        let mut ours = hello(&self.nodes[n], callee);
+        let (now, node) = (self.now, &mut self.nodes[n]);
+        let mut ours = node.introduction.call(&mut node.table, callee, reach, now);
         (self.tamper)(n, &mut ours);
-        exchange::called(
-            &mut self.nodes[other].table,
-            caller,
-            host(n),
-            &ours,
-            self.now,
-        );
-        let mut theirs = self.nodes[other].introduction.hello(
-            &self.nodes[other].table,
-            caller,
-            address::reach_of_ip(host(n)),
-            self.now,
-        );
+        node.sent += encode_call(&Request::Hello(ours.clone())).len() + MESSAGE;
+        let node = &mut self.nodes[other];
+        node.idle_until = now;
+        exchange::called(&mut node.table, caller, host(n), &ours, now);
+        let (reach, node) = (address::reach_of_ip(host(n)), &self.nodes[other]);
+        let mut theirs = node
+            .introduction
+            .answer(&node.table, caller, &ours, reach, now);
         (self.tamper)(other, &mut theirs);
-        Ok((callee, theirs))
+        let response = encode_response(&Ok(Response::Hello(theirs.clone())));
+        self.nodes[other].sent += response.len() + MESSAGE;
+        Ok((callee, theirs, ours.known.is_some()))
     }
 
     fn at(&self, address: &Address) -> Option<usize> {
-        self.nodes
-            .iter()
-            .position(|node| node.address == *address && node.condition != Condition::Down)
+        let n = self.by_address.get(address).copied();
+        n.filter(|n| self.nodes[*n].condition != Condition::Down)
+    }
+
+    /// Makes node `n` have reached `other`.
+    fn know(&mut self, n: usize, other: usize) {
+        let (node, address) = (&mut self.nodes[n], at(other));
+        let name = format!("node{other}");
+        node.table
+            .dialled(&address, Ok((id(other), &name)), self.now);
+        node.connections.insert(id(other), address);
     }
 
     fn sees(&self, n: usize, other: usize) -> bool {
@@ -412,6 +447,7 @@ fn slow_link_member_survives_a_timeout() {
             .table
             .suspect(id(1), &Error::Timeout { who }, now)
     );
+    network.nodes[0].idle_until = now;
     network.run(TICK);
     assert!(!network.sees(0, 1));
     network.run_until(seconds(10), |network| network.sees(0, 1));
@@ -500,6 +536,7 @@ fn announce(network: &mut Network, n: usize, source: usize, from: u16, count: u1
     for (other, node) in network.nodes.iter_mut().enumerate() {
         if other != n && node.condition == Condition::Up {
             node.table.sighted(&sighting, now);
+            node.idle_until = now;
         }
     }
 }
@@ -525,6 +562,62 @@ fn id_squatter_cannot_split_the_network() {
         }
         network.run_until(seconds(8), Network::complete);
     }
+}
+
+/// Runs an idle network of `count` for a while. Returns the bytes that its busiest node sent in each
+/// second, and the time that a newcomer took to be known to all.
+fn idle(count: usize) -> (u64, Duration) {
+    let mut network = Network::new(count + 1, |n| if n == 0 { vec![] } else { vec![0] });
+    for n in 0..count {
+        network.start(n);
+        for other in (0..count).filter(|other| *other != n) {
+            network.know(n, other);
+        }
+    }
+    network.run(seconds(300));
+    let before: Vec<_> = network.nodes.iter().map(|node| node.sent).collect();
+    let while_idle = seconds(300);
+    network.run(while_idle);
+    assert!(network.complete());
+    let sent = network.nodes.iter().zip(before);
+    let most = sent.map(|(node, before)| node.sent - before).max();
+    network.start(count);
+    let took = network.run_until(seconds(60), Network::complete);
+    (most.unwrap() as u64 / while_idle.as_secs(), took)
+}
+
+#[test]
+fn idle_network_costs_little() {
+    for (count, most) in [(2, 150), (20, 2000), (50, 2000)] {
+        let (sent, took) = idle(count);
+        println!("{count}: {sent} B/s, {took:?}");
+        assert!(
+            sent < most && took < seconds(10),
+            "{count}: {sent} B/s, {took:?}"
+        );
+    }
+}
+
+#[test]
+#[ignore = "takes a gigabyte and some minutes"]
+fn idle_network_of_a_thousand_costs_little() {
+    let (sent, took) = idle(1000);
+    println!("{sent} B/s a node, a newcomer is known to all after {took:?}");
+    assert!(sent < 20_000 && took < seconds(30), "{sent} B/s, {took:?}");
+}
+
+/// Only one node is told of the last one, which dials nobody.
+#[test]
+fn silent_newcomer_becomes_known_to_all() {
+    let mut network = Network::new(64, |n| (n + 1..64).take(1).collect());
+    (0..63).for_each(|n| network.start(n));
+    network.run_until(seconds(20), Network::complete);
+    network.run(seconds(60));
+    network.nodes[63].condition = Condition::Slow;
+    let known = |network: &Network| (0..63).all(|n| network.nodes[n].table.knows_of(id(63)));
+    let reached = |network: &Network| network.sees(62, 63);
+    network.run_until(seconds(60), reached);
+    network.run_until(seconds(30), known);
 }
 
 proptest! {

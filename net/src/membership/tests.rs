@@ -274,6 +274,8 @@ fn held_peer_follows_the_members_address() {
         },
         port: 7,
         members: Vec::new(),
+        digest: None,
+        known: None,
     };
     for (from, to) in [(2, 3), (3, 4), (4, 2)] {
         board.unplug(from);
@@ -440,12 +442,8 @@ fn stop_ends_all_threads_and_connections() {
         advertise: None,
         port: 7,
     };
-    let hello = hello.hello(
-        &MemberTable::new(id(1), Instant::now()),
-        id(2),
-        address::Reach::Wide,
-        soon(),
-    );
+    let mut table = MemberTable::new(id(1), Instant::now());
+    let hello = hello.call(&mut table, id(2), address::Reach::Wide, soon());
     assert!(peer.call(&Request::Hello(hello), soon()).is_err());
     b.stop(soon());
 }

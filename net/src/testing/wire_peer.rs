@@ -211,6 +211,8 @@ impl Shared {
                 },
                 port: self.address.port(),
                 members: Vec::new(),
+                digest: None,
+                known: None,
             }));
         }
         self.answers

@@ -92,11 +92,17 @@ pub(crate) struct SmallFiles {
 }
 
 impl SmallFiles {
-    /// Drops unread files, and sends readers that waited too long to the ordinary download.
-    pub(super) fn tick(&self, now: Instant) {
-        let (waiting, dropped) = self.staging.lock().tidy(now);
+    /// Drops unread files, and sends readers that waited too long to the ordinary download. Returns
+    /// true while there are any.
+    pub(super) fn tick(&self, now: Instant) -> bool {
+        let (waiting, dropped, is_empty) = {
+            let mut staging = self.staging.lock();
+            let (waiting, dropped) = staging.tidy(now);
+            (waiting, dropped, staging.is_empty())
+        };
         drop(dropped);
         release(waiting);
+        !is_empty
     }
 }
 
@@ -185,6 +191,7 @@ impl SmallFileReader {
                 *state = State::Waiting(vec![parked]);
                 drop(state);
                 self.look(now);
+                self.core().start_clock();
             }
             State::Waiting(others) => others.push(parked),
             State::Here(kept) => {

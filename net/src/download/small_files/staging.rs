@@ -232,6 +232,11 @@ impl<R, C> Staging<R, C> {
         replies
     }
 
+    /// Returns true if nothing has to be removed later.
+    pub(super) fn is_empty(&self) -> bool {
+        self.files.is_empty() && self.runs.is_empty() && self.walks.is_empty()
+    }
+
     /// Removes what is too old. Returns the readers that waited for it, and the contents, to be
     /// dropped without the lock.
     pub(super) fn tidy(&mut self, now: Instant) -> (Vec<R>, Vec<C>) {

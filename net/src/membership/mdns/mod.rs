@@ -33,13 +33,11 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 use crate::error::Error;
 use crate::fairness::{Refill, TokenBucket};
+use crate::membership::interfaces::{GATHERED, InterfaceChanges};
 use crate::model::PeerId;
 use endpoint::MdnsEndpoint;
 use links::{ChannelId, LocalLink, MulticastSockets};
 pub(crate) use neighbours::Sighting;
-
-/// How often to check for interfaces that came, went or changed their addresses.
-const RESCAN: Duration = Duration::from_secs(3);
 
 /// The largest message (RFC 6762, section 17). Longer ones are truncated.
 const MAX_DATAGRAM: usize = 9000;
@@ -81,6 +79,7 @@ impl Discovery {
         let station = DiscoveryThread {
             endpoint: MdnsEndpoint::new(me, port, RandomState::new().hash_one(me), Instant::now()),
             sockets: MulticastSockets::default(),
+            interfaces: InterfaceChanges::listen(),
             taken: TokenBucket::new(
                 Refill {
                     burst: TAKEN_BURST,
@@ -121,6 +120,7 @@ impl Discovery {
 struct DiscoveryThread {
     endpoint: MdnsEndpoint,
     sockets: MulticastSockets,
+    interfaces: InterfaceChanges,
     taken: TokenBucket,
     found: OnSighting,
     wake: Arc<OwnedFd>,
@@ -133,8 +133,11 @@ impl DiscoveryThread {
         let mut rescan = Instant::now();
         while self.stop.try_recv() != Err(mpsc::TryRecvError::Disconnected) {
             let now = Instant::now();
+            if self.interfaces.take() {
+                rescan = rescan.min(now + GATHERED);
+            }
             if rescan <= now {
-                rescan = now + RESCAN;
+                rescan = now + self.interfaces.patience();
                 self.rescan(now);
             }
             for datagram in self.endpoint.act(now) {
@@ -187,6 +190,8 @@ impl DiscoveryThread {
             .map(|(_, socket)| PollFd::new(*socket, PollFlags::IN));
         let mut fds: Vec<PollFd<'_>> = fds.collect();
         fds.push(PollFd::new(&self.wake, PollFlags::IN));
+        let reports = self.interfaces.readable();
+        fds.extend(reports.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
         poll_until(&mut fds, until);
         let ready = sockets
             .iter()

@@ -25,7 +25,7 @@ const MAX_REFRESH: Duration = Duration::from_secs(120);
 
 /// The number of members that have no influence on the time between hellos, and that are all told
 /// news at once.
-const FEW: usize = 20;
+const FEW: usize = 10;
 
 /// A member that differs gets this long to hear from newcomers themselves before it is asked.
 const ASK_DELAY: Duration = Duration::from_secs(1);
@@ -46,6 +46,11 @@ const MAX_UNASKED: usize = 32;
 
 /// The maximum number of newcomers that a hello names without being asked.
 const MAX_NEWS: usize = 16;
+
+/// The minimum time between news to one member, plus [`GOSSIP_GAP_PER_MEMBER`] for each member.
+/// Newcomers dial everyone themselves, so news matter only to members whose dials fail.
+const GOSSIP_GAP: Duration = Duration::from_secs(1);
+const GOSSIP_GAP_PER_MEMBER: Duration = Duration::from_millis(40);
 
 /// Which members a hello describes.
 #[derive(Clone, Copy, Debug)]
@@ -205,16 +210,29 @@ impl MemberTable {
         }
     }
 
-    /// Schedules hellos to members, so that they learn of `about` soon.
-    pub(super) fn spread_news(&mut self, about: PeerId, now: Instant) {
+    /// Schedules hellos to some members if there are news for them.
+    pub(super) fn spread_news(&mut self, now: Instant) {
+        if self.news_due.is_none_or(|due| due > now) {
+            return;
+        }
+        self.news_due = None;
         let count = u32::try_from(self.members.len()).unwrap_or(u32::MAX);
-        let gap = super::GOSSIP_GAP + super::GOSSIP_GAP_PER_MEMBER.saturating_mul(count);
+        let gap = GOSSIP_GAP + GOSSIP_GAP_PER_MEMBER.saturating_mul(count);
         for id in self.neighbours() {
-            let entry = self.members.get_mut(&id);
-            if let Some(entry) = entry.filter(|_| id != about) {
-                entry.ask_by(now + super::GOSSIP_DELAY, gap);
+            let has_news = self.has_news_for(id);
+            if let Some(entry) = self.members.get_mut(&id).filter(|_| has_news) {
+                entry.ask_by(now, gap);
             }
         }
+    }
+
+    /// Returns true if anybody else has come since the last hello to `id`.
+    fn has_news_for(&self, id: PeerId) -> bool {
+        let last = self.members.get(&id).and_then(|entry| entry.last_hello);
+        let mut others = self.members.iter().filter(|(other, _)| **other != id);
+        others.any(|(_, other)| {
+            other.state == State::Present && last.is_none_or(|last| other.since >= last)
+        })
     }
 
     /// Returns the members that this node passes news on to.

@@ -3,8 +3,8 @@
 //!
 //! Workers take a [`WorkerTask`] from [`MemberTable::next`], run it, and report the outcome. There
 //! are two kinds of work. Addresses of the [book](super::book) are dialled until a member answers
-//! there. A connected member gets a hello every few seconds, which proves it alive, keeps the
-//! connection warm, and tells each side which members the other knows.
+//! there. A connected member gets a hello now and then, which proves it alive, keeps the connection
+//! warm, and tells each side whether the other knows more members.
 //!
 //! A member is `Present` when it answered on the connection held to it. A call that fails makes
 //! it `Suspect` at once, so that nobody else waits for it, and a short hello right away decides
@@ -16,11 +16,15 @@
 //! and keep newcomers out.
 
 mod bounds;
+mod gossip;
 mod outcome;
 mod schedule;
 mod views;
 
 pub(crate) use bounds::AddressBlock;
+pub(crate) use gossip::Selection;
+
+use gossip::Gossip;
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -29,6 +33,7 @@ use super::book::Book;
 use super::candidate::{AddressOrigin, Belief, DialFailure, OwnerCertainty};
 use super::mdns::Sighting;
 use crate::auth::AddressSource;
+use crate::concurrency::backoff::spread;
 use crate::error::Error;
 use crate::model::{Address, PeerId};
 use crate::protocol::wire::{FaultCode, MemberRecord};
@@ -119,8 +124,15 @@ struct KnownMember {
     since: Instant,
     /// The last error and its time.
     trouble: Option<(Error, Instant)>,
-    hello_due: Instant,
+    /// When it gets its next hello, unless something makes that urgent.
+    refresh_due: Instant,
+    /// When it gets a hello that has a reason.
+    urgent_due: Option<Instant>,
     last_hello: Option<Instant>,
+    /// The last hello before the one under way: what is older was told.
+    told: Option<Instant>,
+    /// The next hello asks it for members that this node does not know.
+    is_asked: bool,
     /// A hello is under way, in this class.
     busy: Option<usize>,
     /// It was reported at another address, or this node has a new one: the next hello decides.
@@ -143,7 +155,17 @@ impl KnownMember {
 
     fn ask_by(&mut self, at: Instant, gap: Duration) {
         let earliest = self.last_hello.map_or(at, |last| at.max(last + gap));
-        self.hello_due = self.hello_due.min(earliest);
+        self.hurry(earliest);
+    }
+
+    /// Schedules a hello `at` this time, or earlier.
+    fn hurry(&mut self, at: Instant) {
+        self.urgent_due = Some(self.urgent_due.map_or(at, |due| due.min(at)));
+    }
+
+    fn hello_due(&self) -> Instant {
+        self.urgent_due
+            .map_or(self.refresh_due, |due| due.min(self.refresh_due))
     }
 }
 
@@ -153,10 +175,13 @@ pub(crate) struct MemberTable {
     me: PeerId,
     book: Book,
     members: HashMap<PeerId, KnownMember>,
+    gossip: Gossip,
     events: Vec<MembershipEvent>,
     /// How many workers each class of work occupies.
     running: [usize; CLASSES],
     save_due: Option<Instant>,
+    /// When members are told of who has come.
+    news_due: Option<Instant>,
     swept: Instant,
     revision: u64,
 }
@@ -168,9 +193,11 @@ impl MemberTable {
             me,
             book: Book::default(),
             members: HashMap::new(),
+            gossip: Gossip::new(now),
             events: Vec::new(),
             running: [0; CLASSES],
             save_due: None,
+            news_due: None,
             swept: now,
             revision: 0,
         }
@@ -244,7 +271,7 @@ impl MemberTable {
     pub(crate) fn relocated(&mut self, now: Instant) {
         let suspects = self.members.iter_mut().filter_map(|(id, entry)| {
             entry.doubted = true;
-            entry.hello_due = now;
+            entry.hurry(now);
             (entry.state == State::Suspect).then_some(*id)
         });
         for id in suspects.collect::<Vec<_>>() {
@@ -271,7 +298,9 @@ impl MemberTable {
         };
         self.declared(id, addresses, now);
         match state {
-            State::Present if addresses.iter().any(|a| self.address(id) == Some(a)) => {}
+            State::Present if addresses.iter().any(|a| self.address(id) == Some(a)) => {
+                self.defer_hello(id, now);
+            }
             // It has several addresses, or has left the connected one.
             State::Present => {
                 self.doubt(id, now);
@@ -333,8 +362,11 @@ impl MemberTable {
             seen: now,
             since: now,
             trouble: None,
-            hello_due: now,
+            refresh_due: now,
+            urgent_due: None,
             last_hello: None,
+            told: None,
+            is_asked: false,
             busy: None,
             doubted: false,
             failures: 0,
@@ -347,6 +379,16 @@ impl MemberTable {
             self.revision += 1;
         }
         Some(entry.state)
+    }
+
+    /// Puts off the hello to `id`, which has just shown that it is there. Every other one goes out
+    /// all the same: it shows that this node's own connection still leads there.
+    fn defer_hello(&mut self, id: PeerId, now: Instant) {
+        let period = spread(self.refresh(), &id);
+        if let Some(entry) = self.members.get_mut(&id) {
+            let latest = entry.last_hello.map_or(now, |last| last + 2 * period);
+            entry.refresh_due = latest.min(now + period);
+        }
     }
 
     fn ask(&mut self, id: PeerId, now: Instant) {
@@ -376,7 +418,7 @@ impl MemberTable {
                 entry.state = State::Suspect;
                 entry.since = now;
                 entry.failures = 0;
-                entry.hello_due = now;
+                entry.hurry(now);
                 self.revision += 1;
                 true
             }

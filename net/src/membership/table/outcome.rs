@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{GOSSIP_DELAY, KnownMember, MemberTable, MembershipEvent, SAVE_DELAY, State, Verdict};
+use super::{GOSSIP_DELAY, MemberTable, MembershipEvent, SAVE_DELAY, State, Verdict};
 use crate::concurrency::backoff::Backoff;
 use crate::error::Error;
 use crate::model::{Address, PeerId};
@@ -15,11 +15,6 @@ const PROBES: Backoff = Backoff {
 
 /// After a local failure (no file descriptors left, say) a hello is repeated after this time.
 const OWN_TROUBLE: Duration = Duration::from_secs(2);
-
-/// The minimum time between gossip to one member, plus [`GOSSIP_GAP_PER_MEMBER`] for each member.
-/// Newcomers dial everyone themselves, so gossip matters only to members whose dials fail.
-const GOSSIP_GAP: Duration = Duration::from_secs(1);
-const GOSSIP_GAP_PER_MEMBER: Duration = Duration::from_millis(40);
 
 impl MemberTable {
     /// Takes in the outcome of [`WorkerTask::Dial`](super::WorkerTask::Dial): who answered, and its
@@ -61,7 +56,7 @@ impl MemberTable {
     fn connected(&mut self, id: PeerId, address: &Address, now: Instant) {
         let network = self.network_of(address);
         // A member in two networks counts in the one that has room.
-        let has_share = self.has_share(network);
+        let (has_share, refresh) = (self.has_share(network), self.refresh());
         let Some(entry) = self.members.get_mut(&id) else {
             return;
         };
@@ -73,7 +68,7 @@ impl MemberTable {
             entry.network = network;
         }
         entry.address = Some(address.clone());
-        entry.said_hello(id, now);
+        entry.said_hello(id, refresh, now);
         self.arrived(id, now);
     }
 
@@ -100,19 +95,7 @@ impl MemberTable {
             _ => MembershipEvent::Back(id, name, address),
         });
         self.save_due = self.save_due.or(Some(now + SAVE_DELAY));
-        self.spread_news(id, now);
-    }
-
-    /// Schedules a hello to every present member, so that they learn of `about` soon.
-    fn spread_news(&mut self, about: PeerId, now: Instant) {
-        let others = |(id, entry): &(&PeerId, &mut KnownMember)| {
-            **id != about && entry.state == State::Present
-        };
-        let count = u32::try_from(self.members.len()).unwrap_or(u32::MAX);
-        let gap = GOSSIP_GAP + GOSSIP_GAP_PER_MEMBER.saturating_mul(count);
-        for (_, entry) in self.members.iter_mut().filter(others) {
-            entry.ask_by(now + GOSSIP_DELAY, gap);
-        }
+        self.news_due = self.news_due.or(Some(now + GOSSIP_DELAY));
     }
 
     /// Takes in the outcome of [`WorkerTask::Hello`](super::WorkerTask::Hello) with that `turn`:
@@ -151,19 +134,19 @@ impl MemberTable {
         match error {
             // A local failure, or a member that is present but sends nonsense.
             Error::Busy { .. } | Error::Local { .. } => {
-                entry.hello_due = now + OWN_TROUBLE;
+                entry.refresh_due = now + OWN_TROUBLE;
             }
             Error::Misbehaved { .. } | Error::Fault { .. } if entry.state == State::Present => {
                 entry.trouble = Some((error.clone(), now));
             }
             // The call used a connection that has since been given up.
-            Error::Moved { .. } => entry.hello_due = now,
+            Error::Moved { .. } => entry.hurry(now),
             // One more try, since the connection may only have been closed while it was idle.
             Error::Unreachable { .. } | Error::Timeout { .. }
                 if entry.state == State::Present && entry.failures == 0 && !entry.doubted =>
             {
                 entry.failures = 1;
-                entry.hello_due = now;
+                entry.hurry(now);
             }
             Error::Refused { .. }
             | Error::NotANode { .. }
@@ -175,7 +158,7 @@ impl MemberTable {
             }
             _ => {
                 entry.failures = entry.failures.saturating_add(1);
-                entry.hello_due = match error {
+                entry.refresh_due = match error {
                     Error::Later { seconds, .. } => now + Duration::from_secs((*seconds).into()),
                     _ => now + PROBES.after(entry.failures, &id),
                 };
@@ -194,6 +177,7 @@ impl MemberTable {
             entry.since = now;
             self.revision += 1;
         }
+        self.gossip.forget_answers();
         entry.state = State::Suspect;
         entry.trouble = Some((error.clone(), now));
         if !std::mem::replace(&mut entry.away, true) {

@@ -16,10 +16,6 @@ use crate::model::{Address, PeerId};
 /// them, delay only their own class.
 const MAX_PER_CLASS: [usize; super::CLASSES] = [WORKERS, 6, 4, 3, 1];
 
-/// Each member gets a hello about this often: less than [`crate::config::CLIENT_IDLE`], so that
-/// the connection stays open and the first `ls` after a pause finds it so.
-const REFRESH: Duration = Duration::from_secs(15);
-
 /// A suspect must answer its first hello within this time, and so must a member reported elsewhere.
 const PROBE_DEADLINE: Duration = Duration::from_secs(2);
 
@@ -59,6 +55,7 @@ impl MemberTable {
     /// classes are busy.
     pub(crate) fn next(&mut self, now: Instant) -> Option<WorkerTask> {
         self.sweep(now);
+        self.spread_news(now);
         if self.save_due.is_some_and(|due| due <= now) {
             self.save_due = None;
             return Some(WorkerTask::Save);
@@ -100,6 +97,7 @@ impl MemberTable {
         self.jobs()
             .map(|(_, due, _)| due)
             .chain(self.save_due)
+            .chain(self.news_due)
             .min()
     }
 
@@ -118,7 +116,7 @@ impl MemberTable {
     fn jobs(&self) -> impl Iterator<Item = (usize, Instant, DueJob<'_>)> {
         let hellos = self.members.iter().filter_map(|(id, entry)| {
             let idle = entry.busy.is_none() && entry.address.is_some();
-            idle.then(|| (entry.class(), entry.hello_due, DueJob::Hello(*id)))
+            idle.then(|| (entry.class(), entry.hello_due(), DueJob::Hello(*id)))
         });
         let dials = self.book.iter().filter_map(|(address, candidate)| {
             let due = self.book.due(candidate)?;
@@ -142,10 +140,11 @@ impl MemberTable {
     }
 
     fn begin_hello(&mut self, id: PeerId, class: usize, now: Instant) -> Option<WorkerTask> {
+        let refresh = self.refresh();
         let entry = self.members.get_mut(&id)?;
         self.running[class] += 1;
         entry.busy = Some(class);
-        entry.said_hello(id, now);
+        entry.said_hello(id, refresh, now);
         let within = match entry.state {
             State::Present if entry.doubted => PROBE_DEADLINE,
             State::Present if entry.failures == 0 => CALL_DEADLINE,
@@ -161,9 +160,10 @@ impl MemberTable {
 }
 
 impl KnownMember {
-    /// Notes that a hello goes out to `id` now, and schedules the next one.
-    pub(super) fn said_hello(&mut self, id: PeerId, now: Instant) {
-        self.last_hello = Some(now);
-        self.hello_due = now + spread(REFRESH, &id);
+    /// Notes that a hello goes out to `id` now, and schedules the next one after about `refresh`.
+    pub(super) fn said_hello(&mut self, id: PeerId, refresh: Duration, now: Instant) {
+        self.told = self.last_hello.replace(now);
+        self.urgent_due = None;
+        self.refresh_due = now + spread(refresh, &id);
     }
 }

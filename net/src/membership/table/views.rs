@@ -4,17 +4,13 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use super::{MemberTable, MembershipEvent, State};
+use super::{MemberTable, MembershipEvent, Selection, State};
 use crate::error::Error;
 use crate::membership::MemberHealth;
 use crate::membership::address::{Reach, is_of_use_to};
 use crate::membership::candidate::Belief;
 use crate::model::{Address, PeerId};
-use crate::protocol::wire::{Hello, MemberRecord};
-
-/// A member that this node has not reached is passed on to others while its last call
-/// is this recent.
-const CALLED_LATELY: Duration = Duration::from_secs(60);
+use crate::protocol::wire::MemberRecord;
 
 /// The maximum number of addresses of one member passed on to others. With a thousand members,
 /// these still fit into one call.
@@ -80,25 +76,25 @@ impl MemberTable {
             .map(|(address, c)| (address, c.outcome.as_ref()))
     }
 
-    /// Returns the members of interest to `viewer`, with the addresses that are valid within
+    /// Returns the `selected` contacts for `viewer`, with the addresses that are valid within
     /// `reach`: where each was reached or says it is, best first.
-    pub(crate) fn records(&self, viewer: PeerId, reach: Reach, now: Instant) -> Vec<MemberRecord> {
-        let mut known: Vec<_> = self
-            .members
-            .iter()
-            .filter(|(id, entry)| {
-                **id != viewer
-                    && match entry.state {
-                        State::Present => true,
-                        State::Suspect => false,
-                        State::Unreached => {
-                            now.saturating_duration_since(entry.seen) < CALLED_LATELY
-                        }
-                    }
-            })
+    pub(crate) fn records(
+        &self,
+        selected: Selection<'_>,
+        viewer: PeerId,
+        reach: Reach,
+        now: Instant,
+    ) -> Vec<MemberRecord> {
+        let contacts = self.members.iter();
+        let mut known: Vec<_> = contacts
+            .filter(|(id, entry)| **id != viewer && self.is_contact(entry, now))
+            .filter(|(id, entry)| selected.has(**id, entry))
             .collect();
+        if known.is_empty() {
+            return Vec::new();
+        }
         known.sort_by_key(|(id, entry)| (Reverse(entry.seen), **id));
-        known.truncate(Hello::MAX_MEMBERS);
+        known.truncate(selected.max());
         let mut addresses = self.addresses(reach);
         known
             .into_iter()
@@ -134,6 +130,15 @@ impl MemberTable {
             of.entry(id).or_default().push(address.clone());
         }
         of
+    }
+
+    /// Returns true if `id` is a member, or an address is known that may be its.
+    #[cfg(test)]
+    pub(crate) fn knows_of(&self, id: PeerId) -> bool {
+        let owner = |(_, candidate): (_, &crate::membership::candidate::Candidate)| {
+            candidate.belief.owner()
+        };
+        self.members.contains_key(&id) || self.book.iter().any(|entry| owner(entry) == Some(id))
     }
 
     /// Returns the number of addresses and members.

@@ -79,11 +79,14 @@ fn member(id: u8, name: &str, addresses: Vec<Address>) -> MemberRecord {
 }
 
 fn hello() -> (Request, Response) {
+    let ids = [1, 2, 3].map(|id| PeerId::from_bytes([id; 32]));
     let ours = Hello {
         protocol: 2,
         sender: member(1, "attic", Vec::new()),
         port: 15204,
         members: Vec::new(),
+        digest: Some(ContactDigest::of(&ids[..1])),
+        known: Some(vec![IdPrefix::of(ids[0])]),
     };
     let boat = vec![
         Address::new("boat.example", 15204),
@@ -94,6 +97,8 @@ fn hello() -> (Request, Response) {
         sender: member(2, "cellar", vec![Address::new("192.0.2.7", 15204)]),
         port: 15204,
         members: vec![member(3, "Anna's boat", boat)],
+        digest: Some(ContactDigest::of(&ids)),
+        known: None,
     };
     (Request::Hello(ours), Response::Hello(theirs))
 }

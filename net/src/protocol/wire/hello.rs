@@ -1,6 +1,8 @@
 //! `tinyp2p.hello`: two members exchange who they are and which members they know.
 
-use super::fields::{Fields, Refusal, array, structure, text};
+use sha2::{Digest, Sha256};
+
+use super::fields::{Fields, Refusal, array, bytes, members, structure, text};
 use super::limits::MAX_CALL_BYTES;
 use crate::model::text::drives_terminal;
 use crate::model::{Address, PeerId};
@@ -13,7 +15,9 @@ struct tinyp2p.hello(struct)
 Two members tell each other who they are and whom they know. Parameter and result have the same
 members: protocol (int), id (string, 52 characters of base32), name (string, 1 to 64 bytes),
 addresses (array of strings, at max 16), port (int, 0 if the sender cannot be dialled), members
-(array of structs of id, name and addresses, at max 1024).";
+(array of structs of id, name and addresses, at max 1024), perhaps digest (base64 of 16 bytes, over
+the ids of the sender and its contacts) and, in a call, known (base64 of the first 8 bytes of each
+of these ids): the result then has the members that are not among them.";
 
 /// How one member is described to another. Addresses spread this way, trust never does.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -83,6 +87,33 @@ impl MemberRecord {
     }
 }
 
+/// A digest of a set of ids: the first half of the SHA-256 of all of them, ascending. Two members
+/// with the same digest have nobody to tell each other of.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct ContactDigest([u8; 16]);
+
+impl ContactDigest {
+    /// Returns the digest of `ids`, which must ascend.
+    pub fn of<'a>(ids: impl IntoIterator<Item = &'a PeerId>) -> Self {
+        let mut hasher = Sha256::new();
+        ids.into_iter().for_each(|id| hasher.update(id.as_bytes()));
+        let whole: [u8; 32] = hasher.finalize().into();
+        Self(*whole.first_chunk().unwrap_or(&[0; 16]))
+    }
+}
+
+/// The first bytes of an id. They tell apart those that chance produced: whoever makes an id that
+/// begins like another's keeps that member's address from those who know the first, nothing else.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct IdPrefix([u8; 8]);
+
+impl IdPrefix {
+    /// Returns the prefix of `id`.
+    pub fn of(id: PeerId) -> Self {
+        Self(*id.as_bytes().first_chunk().unwrap_or(&[0; 8]))
+    }
+}
+
 /// Both the request and the response of `tinyp2p.hello`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Hello {
@@ -93,8 +124,15 @@ pub struct Hello {
     pub sender: MemberRecord,
     /// The TCP port that the sender listens on; 0 when it cannot be dialled (`get`, `search`).
     pub port: u16,
-    /// The members that the sender has been in contact with; at most [`Hello::MAX_MEMBERS`].
+    /// Members that the sender has been in contact with; at most [`Hello::MAX_MEMBERS`]. In a
+    /// response, those that the request asks for; in a request, those that came lately.
     pub members: Vec<MemberRecord>,
+    /// The digest of the sender and all that it is in contact with. A request without one asks for
+    /// all members.
+    pub digest: Option<ContactDigest>,
+    /// Only in a request: the ids in the digest, ascending, at most [`Hello::MAX_KNOWN`]. It asks
+    /// for all other members.
+    pub known: Option<Vec<IdPrefix>>,
 }
 
 impl Hello {
@@ -102,12 +140,20 @@ impl Hello {
     pub const PROTOCOL: u32 = 2;
     /// The most members that one message describes.
     pub const MAX_MEMBERS: usize = 1024;
+    /// The most ids that one message names as known: all members and the sender.
+    pub const MAX_KNOWN: usize = Self::MAX_MEMBERS + 1;
 
     /// Creates the struct that is both parameter and result. Members that would make a call larger
     /// than [`MAX_CALL_BYTES`] are left out: each hello goes to one member of many, and others
     /// report the members that were cut.
     pub(super) fn to_value(&self) -> Value {
-        let mut room = MAX_CALL_BYTES.saturating_sub(2 * self.sender.weight());
+        let known = self.known.iter().flatten().take(Self::MAX_KNOWN);
+        let known: Option<Vec<u8>> = self
+            .known
+            .is_some()
+            .then(|| known.flat_map(|prefix| prefix.0).collect());
+        let taken = 2 * (self.sender.weight() + known.as_ref().map_or(0, Vec::len));
+        let mut room = MAX_CALL_BYTES.saturating_sub(taken);
         let fits = |member: &&MemberRecord| match room.checked_sub(member.weight()) {
             Some(rest) => {
                 room = rest;
@@ -115,17 +161,21 @@ impl Hello {
             }
             None => false,
         };
-        let members = self.members.iter().take(Self::MAX_MEMBERS);
-        let members = members.take_while(fits).map(|m| structure(m.members()));
+        let records = self.members.iter().take(Self::MAX_MEMBERS);
+        let records = records.take_while(fits).map(|m| structure(m.members()));
         let [id, name, addresses] = self.sender.members();
-        structure([
+        let digest = self.digest.map(|digest| digest.0.to_vec());
+        let optional = [("digest", digest), ("known", known)].into_iter();
+        let optional = optional.filter_map(|(name, bytes)| Some((name, Value::Bytes(bytes?))));
+        let required = [
             ("protocol", Value::Int(self.protocol.into())),
             id,
             name,
             addresses,
             ("port", Value::Int(self.port.into())),
-            ("members", Value::Array(members.collect())),
-        ])
+            ("members", Value::Array(records.collect())),
+        ];
+        members(required.into_iter().chain(optional))
     }
 
     /// Reads the struct. The version is checked first: the rest of an older one may differ.
@@ -135,8 +185,16 @@ impl Hello {
             return Err(Refusal::UnsupportedVersion);
         }
         let members = fields.required("members")?;
+        let digest = fields.optional("digest").map(|digest| {
+            let digest = bytes(digest, "digest")?.try_into();
+            let digest = digest.map_err(|_| Refusal::invalid("'digest' must have 16 bytes"));
+            digest.map(ContactDigest)
+        });
+        let known = fields.optional("known").map(prefixes);
         Ok(Self {
             protocol,
+            digest: digest.transpose()?,
+            known: known.transpose()?,
             sender: MemberRecord::take(&mut fields)?,
             port: fields.integer("port")?,
             members: array(members, "members", Self::MAX_MEMBERS)?
@@ -145,6 +203,19 @@ impl Hello {
                 .collect::<Result<_, Refusal>>()?,
         })
     }
+}
+
+/// Takes the `known` ids apart.
+fn prefixes(value: Value) -> Result<Vec<IdPrefix>, Refusal> {
+    let bytes = bytes(value, "known")?;
+    let (prefixes, rest) = bytes.as_chunks();
+    if !rest.is_empty() {
+        return Err(Refusal::invalid("'known' must have 8 bytes for each id"));
+    }
+    if prefixes.len() > Hello::MAX_KNOWN {
+        return Err(Refusal::too_much(Hello::MAX_KNOWN, "known ids"));
+    }
+    Ok(prefixes.iter().copied().map(IdPrefix).collect())
 }
 
 #[cfg(test)]

@@ -33,7 +33,7 @@ pub use batch::{
 pub use changes::{Change, Changes, ChangesRequest, Depth};
 pub use codec::{ResponseError, decode_call, decode_response, encode_call, encode_response};
 pub use hashes::HashesRequest;
-pub use hello::{Hello, MemberRecord};
+pub use hello::{ContactDigest, Hello, IdPrefix, MemberRecord};
 pub use limits::{MAX_CALL_BYTES, MAX_RESPONSE_BYTES};
 pub use list::{ListRequest, Listing};
 pub use search::{SearchPage, SearchRequest};

@@ -64,18 +64,22 @@ fn any_attributes() -> impl Strategy<Value = Attributes> {
     prop_oneof![file, directory]
 }
 
+fn any_id() -> impl Strategy<Value = PeerId> {
+    any::<[u8; 32]>().prop_map(PeerId::from_bytes)
+}
+
 fn any_record() -> impl Strategy<Value = MemberRecord> {
     let address = ("[a-z0-9.-]{1,30}", 1u16..).prop_map(|(host, port)| Address::new(host, port));
     let v6 = (any::<std::net::Ipv6Addr>(), 1u16..)
         .prop_map(|(ip, port)| Address::new(ip.to_string(), port));
     (
-        any::<[u8; 32]>(),
+        any_id(),
         "[^/\\p{C}]{1,16}",
         vec(prop_oneof![address, v6], 0..4),
     )
         .prop_filter_map("no name", |(id, name, addresses)| {
             MemberRecord::is_name(&name).then(|| MemberRecord {
-                id: PeerId::from_bytes(id),
+                id,
                 name,
                 addresses,
             })
@@ -88,12 +92,16 @@ fn any_hello() -> impl Strategy<Value = Hello> {
         any_record(),
         any::<u16>(),
         vec(any_record(), 0..4),
+        option::of(vec(any_id(), 0..4)),
+        option::of(vec(any_id(), 0..4)),
     )
-        .prop_map(|(protocol, sender, port, members)| Hello {
+        .prop_map(|(protocol, sender, port, members, ids, known)| Hello {
             protocol,
             sender,
             port,
             members,
+            digest: ids.as_ref().map(ContactDigest::of),
+            known: known.map(|ids| ids.into_iter().map(IdPrefix::of).collect()),
         })
 }
 
@@ -300,6 +308,8 @@ fn hello() -> Hello {
         sender: record(),
         port: 1,
         members: Vec::new(),
+        digest: None,
+        known: None,
     }
 }
 
