@@ -41,7 +41,7 @@ const QUIET: Duration = Duration::from_secs(1);
 const SETTLING: Duration = Duration::from_secs(5);
 
 /// Interval at which the members are checked during the wait.
-const POLL: Duration = Duration::from_millis(50);
+const POLL: Duration = Duration::from_millis(10);
 
 /// Joins the network for the duration of one question.
 ///
@@ -194,7 +194,11 @@ impl Joined {
         loop {
             let members = self.others();
             let is_busy = self.node.is_getting_acquainted(settling.end());
-            if settling.is_settled(members.len(), is_busy, Instant::now()) {
+            let agreement = Agreement {
+                is_busy,
+                is_agreed: self.node.is_agreed(),
+            };
+            if settling.is_settled(members.len(), agreement, Instant::now()) {
                 return members;
             }
             thread::sleep(POLL);
@@ -311,6 +315,15 @@ fn notices(outcomes: &Outcomes, is_alone: bool) -> Vec<String> {
     notices
 }
 
+/// What the present members know of others.
+#[derive(Clone, Copy, Debug, Default)]
+struct Agreement {
+    /// A member that they know is being dialled.
+    is_busy: bool,
+    /// All of them, and this node, know the same members.
+    is_agreed: bool,
+}
+
 /// Decides when everybody who can be found at once has been found.
 #[derive(Debug)]
 struct Settling {
@@ -337,15 +350,15 @@ impl Settling {
         self.started + SETTLING
     }
 
-    /// Updates the state: `known` members are present, and if `is_busy`, a member that they know is
-    /// being dialled. Returns true when the wait is over.
-    fn is_settled(&mut self, known: usize, is_busy: bool, now: Instant) -> bool {
+    /// Updates the state: `known` members are present. Returns true when the wait is over.
+    fn is_settled(&mut self, known: usize, agreement: Agreement, now: Instant) -> bool {
         if known != self.known {
             self.known = known;
             self.changed = now;
         }
-        let is_quiet = !is_busy && now >= self.changed + QUIET;
-        now >= self.end() || (now >= self.earliest && is_quiet)
+        let Agreement { is_busy, is_agreed } = agreement;
+        let is_quiet = now >= self.earliest && now >= self.changed + QUIET;
+        now >= self.end() || (!is_busy && (is_agreed || is_quiet))
     }
 }
 
@@ -468,31 +481,52 @@ mod tests {
         }
     }
 
+    const UNKNOWN: Agreement = Agreement {
+        is_busy: false,
+        is_agreed: false,
+    };
+    const BUSY: Agreement = Agreement {
+        is_busy: true,
+        ..UNKNOWN
+    };
+
+    #[test]
+    fn agreement_ends_the_wait_at_once() {
+        let start = Instant::now();
+        let agreed = |is_busy| Agreement {
+            is_busy,
+            is_agreed: true,
+        };
+        let mut settling = Settling::new(start, true);
+        assert!(!settling.is_settled(1, agreed(true), start));
+        assert!(settling.is_settled(1, agreed(false), start));
+    }
+
     #[test]
     fn network_settles_when_nobody_comes() {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
         let mut settling = Settling::new(start, false);
-        assert!(!settling.is_settled(1, false, at(100)));
-        assert!(!settling.is_settled(3, false, at(900)));
-        assert!(!settling.is_settled(3, false, at(1800)));
-        assert!(settling.is_settled(3, false, at(1900)));
+        assert!(!settling.is_settled(1, UNKNOWN, at(100)));
+        assert!(!settling.is_settled(3, UNKNOWN, at(900)));
+        assert!(!settling.is_settled(3, UNKNOWN, at(1800)));
+        assert!(settling.is_settled(3, UNKNOWN, at(1900)));
     }
 
     #[test]
     fn network_is_unsettled_while_dialling() {
         let start = Instant::now();
         let mut settling = Settling::new(start, false);
-        assert!(!settling.is_settled(1, true, start + SETTLING / 2));
-        assert!(settling.is_settled(1, true, start + SETTLING));
+        assert!(!settling.is_settled(1, BUSY, start + SETTLING / 2));
+        assert!(settling.is_settled(1, BUSY, start + SETTLING));
     }
 
     #[test]
     fn local_network_gets_time_to_answer() {
         let start = Instant::now();
         let mut settling = Settling::new(start, true);
-        assert!(!settling.is_settled(0, false, start + DISCOVERY / 2));
-        assert!(settling.is_settled(0, false, start + DISCOVERY));
+        assert!(!settling.is_settled(0, UNKNOWN, start + DISCOVERY / 2));
+        assert!(settling.is_settled(0, UNKNOWN, start + DISCOVERY));
     }
 
     #[test]
@@ -500,7 +534,7 @@ mod tests {
         let start = Instant::now();
         let mut settling = Settling::new(start, true);
         let settled = (0..100).find(|i| {
-            settling.is_settled(*i, false, start + *i as u32 * Duration::from_millis(100))
+            settling.is_settled(*i, UNKNOWN, start + *i as u32 * Duration::from_millis(100))
         });
         assert_eq!(settled, Some(50));
     }

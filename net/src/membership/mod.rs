@@ -193,6 +193,7 @@ impl Members {
         {
             let mut state = self.state.lock();
             (state.port, state.itself) = (port, itself);
+            state.table.set_dialable(port != 0);
             state.roster = None;
         }
         if let Some(source) = self.source.get() {
@@ -308,6 +309,12 @@ impl Members {
     /// True while [`Members::meet_acquaintances`] would wait.
     pub(crate) fn is_getting_acquainted(&self, deadline: Instant) -> bool {
         self.state.lock().table.is_getting_acquainted(deadline)
+    }
+
+    /// Returns true if all present members know the same members as this node, so that nobody has
+    /// to be waited for. Members of another kind do not say whom they know.
+    pub(crate) fn is_agreed(&self) -> bool {
+        self.source.get().is_none() && self.state.lock().table.is_agreed(Instant::now())
     }
 
     /// Ends all connections and the dialling threads. Returns by `deadline`, even if

@@ -606,6 +606,19 @@ fn idle_network_of_a_thousand_costs_little() {
     assert!(sent < 20_000 && took < seconds(30), "{sent} B/s, {took:?}");
 }
 
+#[test]
+fn guest_knows_when_nobody_is_missing() {
+    let mut network = Network::new(11, |n| if n == 0 { vec![] } else { vec![0] });
+    (0..10).for_each(|n| network.start(n));
+    network.run_until(seconds(5), Network::complete);
+    network.nodes[10].introduction.port = 0;
+    network.nodes[10].table.set_dialable(false);
+    network.start(10);
+    let knows_all = |network: &Network| network.nodes[10].table.is_agreed(network.now);
+    network.run_until(seconds(1), knows_all);
+    assert_eq!(network.nodes[10].table.present().count(), 10);
+}
+
 /// Only one node is told of the last one, which dials nobody.
 #[test]
 fn silent_newcomer_becomes_known_to_all() {

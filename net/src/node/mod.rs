@@ -173,6 +173,11 @@ impl Node {
         self.members.meet_acquaintances(deadline);
     }
 
+    /// Returns true if every present member knows the same members as this node.
+    pub fn is_agreed(&self) -> bool {
+        self.members.is_agreed()
+    }
+
     /// Returns true while [`Node::meet_acquaintances`] would wait.
     pub fn is_getting_acquainted(&self, deadline: Instant) -> bool {
         self.members.is_getting_acquainted(deadline)

@@ -147,11 +147,13 @@ impl MemberTable {
         }
     }
 
-    /// Returns the ids of this node and all that it is in contact with, ascending.
+    /// Returns the ids of all that this node is in contact with, and its own if others can reach it,
+    /// ascending.
     fn contacts(&self, now: Instant) -> Vec<PeerId> {
         let entries = self.members.iter();
         let others = entries.filter(|(_, entry)| self.is_contact(entry, now));
-        let mut contacts: Vec<_> = others.map(|(id, _)| *id).chain([self.me]).collect();
+        let itself = self.is_dialable.then_some(self.me);
+        let mut contacts: Vec<_> = others.map(|(id, _)| *id).chain(itself).collect();
         contacts.sort_unstable();
         contacts
     }
@@ -181,6 +183,15 @@ impl MemberTable {
         ContactDigest::of(&self.contacts(now))
     }
 
+    /// Returns true if every member that this node is in contact with has the same contacts: nobody
+    /// knows of anybody else.
+    pub(crate) fn is_agreed(&self, now: Instant) -> bool {
+        let own = self.digest(now);
+        let is_present = |entry: &&KnownMember| entry.state == State::Present;
+        let mut present = self.members.values().filter(is_present).peekable();
+        present.peek().is_some() && present.all(|entry| entry.contacts == Some(own))
+    }
+
     /// Compares the contacts of `id` with this node's, and asks it for others if it has any.
     /// `is_answer` if it has just named all others.
     pub(crate) fn compare(
@@ -190,6 +201,9 @@ impl MemberTable {
         is_answer: bool,
         now: Instant,
     ) {
+        if let Some(entry) = self.members.get_mut(&id) {
+            entry.contacts = theirs;
+        }
         let Some(theirs) = theirs else {
             return;
         };

@@ -36,7 +36,7 @@ use crate::auth::AddressSource;
 use crate::concurrency::backoff::spread;
 use crate::error::Error;
 use crate::model::{Address, PeerId};
-use crate::protocol::wire::{FaultCode, MemberRecord};
+use crate::protocol::wire::{ContactDigest, FaultCode, MemberRecord};
 
 /// How many workers act on one table.
 pub(crate) const WORKERS: usize = 16;
@@ -131,6 +131,8 @@ struct KnownMember {
     last_hello: Option<Instant>,
     /// The last hello before the one under way: what is older was told.
     told: Option<Instant>,
+    /// The digest of its contacts in its last hello.
+    contacts: Option<ContactDigest>,
     /// The next hello asks it for members that this node does not know.
     is_asked: bool,
     /// A hello is under way, in this class.
@@ -173,6 +175,8 @@ impl KnownMember {
 #[derive(Debug)]
 pub(crate) struct MemberTable {
     me: PeerId,
+    /// Others can call this node, so it is a member to them.
+    is_dialable: bool,
     book: Book,
     members: HashMap<PeerId, KnownMember>,
     gossip: Gossip,
@@ -191,6 +195,7 @@ impl MemberTable {
     pub(crate) fn new(me: PeerId, now: Instant) -> Self {
         Self {
             me,
+            is_dialable: true,
             book: Book::default(),
             members: HashMap::new(),
             gossip: Gossip::new(now),
@@ -201,6 +206,11 @@ impl MemberTable {
             swept: now,
             revision: 0,
         }
+    }
+
+    /// Makes this node one that only asks, or one that others can call.
+    pub(crate) fn set_dialable(&mut self, is_dialable: bool) {
+        self.is_dialable = is_dialable;
     }
 
     /// Adds `address`, in canonical form, which the user named.
@@ -366,6 +376,7 @@ impl MemberTable {
             urgent_due: None,
             last_hello: None,
             told: None,
+            contacts: None,
             is_asked: false,
             busy: None,
             doubted: false,
