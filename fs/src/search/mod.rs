@@ -10,7 +10,7 @@ mod names;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tinyp2p_net::budget::{Relieve, Reservation, Weigh};
@@ -49,8 +49,6 @@ pub struct SearchResult {
     pub files: Vec<Match>,
     /// True if every member has named everything.
     pub is_all: bool,
-    /// When it was made, nanoseconds since 1970.
-    pub made: i64,
     /// The bytes that it takes.
     held: Vec<Reservation>,
 }
@@ -246,11 +244,8 @@ impl Searches {
             let its = held.bytes() as u128 * bytes as u128 / all.max(1) as u128;
             held.shrink_to(usize::try_from(its).unwrap_or(usize::MAX));
         }
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        let made = now.ok().and_then(|now| i64::try_from(now.as_nanos()).ok());
         Ok(Arc::new(SearchResult {
             is_all: fits && is_all && silent.is_empty(),
-            made: made.unwrap_or(0),
             files,
             held,
         }))

@@ -136,11 +136,6 @@ impl LegacyStore {
         Ok(Arc::new(store))
     }
 
-    /// Returns the maximum number of bytes it holds.
-    pub fn limit(&self) -> u64 {
-        self.limit
-    }
-
     /// Returns the maximum size of one file in bytes.
     pub fn max(&self) -> u64 {
         self.limit / 4 * 3

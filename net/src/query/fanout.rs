@@ -82,19 +82,6 @@ pub struct Whom {
 }
 
 impl Whom {
-    /// Selects all members.
-    pub fn everyone() -> Self {
-        Self::default()
-    }
-
-    /// Selects one member.
-    pub fn only(member: PeerId) -> Self {
-        Self {
-            only: Some(member),
-            ..Self::default()
-        }
-    }
-
     /// Returns true if `member` is to be asked.
     pub fn includes(&self, member: PeerId) -> bool {
         self.only.is_none_or(|only| only == member) && self.known.binary_search(&member).is_err()

@@ -33,6 +33,13 @@ pub(crate) fn soon() -> Instant {
     Instant::now() + PATIENCE
 }
 
+impl Default for ServerLimits {
+    /// Returns the limits where descriptors are plentiful.
+    fn default() -> Self {
+        Self::for_descriptors(u64::MAX)
+    }
+}
+
 /// One node, running until this is dropped.
 pub(crate) struct TestNode {
     pub(crate) gate: Arc<Gate>,
