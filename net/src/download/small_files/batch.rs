@@ -59,7 +59,12 @@ impl Core {
         let bytes = PooledBuffer::from(bytes);
         let Some(content) = file.content() else {
             let origin = Arc::new(file.origin(source.peer.id()));
-            let content = FileBytes::from_one(origin, 0, bytes);
+            let offset = 0;
+            let content = FileBytes::FromOne {
+                origin,
+                offset,
+                bytes,
+            };
             self.received(source, file.size);
             return FetchOutcome::Here(Arc::new(KeptSmallFile::new(content, &self.held_bytes)));
         };
@@ -81,7 +86,7 @@ impl Core {
         if let Some(cache) = self.cache.as_ref().filter(|_| !source.is_local) {
             cache.put(&leaves, Arc::clone(&proven));
         }
-        let content = FileBytes::proven(proven);
+        let content = FileBytes::Proven(proven);
         FetchOutcome::Here(Arc::new(KeptSmallFile::new(content, &self.held_bytes)))
     }
 
