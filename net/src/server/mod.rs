@@ -7,9 +7,8 @@
 //! go to `routes`: `POST /RPC2` to `rpc` and on to [`answer`](crate::service::answer);
 //! `GET /files/PATH` to `files`, where `range` decides what to send and `body` sends it;
 //! `GET /content/ROOT` to `content`, which may send what `blocks` reads from the disk cache;
-//! `POST /batch` to `batch`. With `--legacy`, `plain` answers unencrypted connections, and
-//! `document_body` sends them files. Other strangers see `pairing` or a constant refusal, and no
-//! HTTP or XML parser runs for them.
+//! `POST /batch` to `batch`. With `--legacy`, `plain` answers unencrypted connections. Other
+//! strangers see `pairing` or a constant refusal, and no HTTP or XML parser runs for them.
 //!
 //! hyper is used here only. tokio's runtime, which a few other parts wait on (`auth::gate`,
 //! `share::watch`, `service::answer`), belongs to the [`Server`]; everything that may wait for a
@@ -22,7 +21,6 @@ mod body;
 mod connection_limits;
 mod content;
 mod context;
-mod document_body;
 mod files;
 mod first_record;
 #[cfg(test)]
