@@ -105,7 +105,10 @@ mod tests {
             ("http://[2001:db8::1]:80", "2001:db8::1", 80),
         ] {
             let url: Url = text.parse().unwrap();
-            assert_eq!((url.as_str(), url.host(), url.address().port), (text, host, port));
+            assert_eq!(
+                (url.as_str(), url.host(), url.address().port),
+                (text, host, port)
+            );
             assert_eq!(Url::new(host, port), Ok(url));
         }
     }
