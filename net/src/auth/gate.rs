@@ -55,7 +55,7 @@ impl Gate {
         record: GuessRecord,
     ) -> Result<Self, Error> {
         let credentials = Credentials::new(stretched, identity.id())
-            .map_err(|error| Error::local("password", std::io::Error::other(error)))?;
+            .map_err(|error| Error::local("password", error))?;
         let mut inbound = Inbound::default();
         record.update(|all, now| inbound.learn(all.inbound, now));
         Ok(Self {

@@ -375,10 +375,10 @@ impl ByteStream for KeptStream {
                 self.remaining.start += count as u64;
                 Ok(count)
             }
-            Ok(_) => Err(Error::Local {
-                what: "reading a file that was fetched".into(),
-                why: "it has become shorter".into(),
-            }),
+            Ok(_) => Err(Error::local(
+                "reading a file that was fetched",
+                "it has become shorter",
+            )),
             Err(error) => Err(Error::local("reading a file that was fetched", error)),
         }
     }

@@ -199,10 +199,7 @@ impl Connect for Alone {
         _: AddressSource,
         _: Instant,
     ) -> Result<Arc<dyn MemberLink>, Error> {
-        Err(Error::Unreachable {
-            who: address.to_string(),
-            why: "this node dials nobody".into(),
-        })
+        Err(Error::unreachable(address, "this node dials nobody"))
     }
 }
 
