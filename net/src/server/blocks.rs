@@ -20,7 +20,7 @@ pub(super) enum Blocks {
     /// The disk cache.
     Cached(Arc<DiskCache>, ContentId),
     /// A shared file that formerly had the content.
-    Former(FormerFile),
+    Former(Box<FormerFile>),
 }
 
 impl PieceSource for Blocks {

@@ -124,10 +124,12 @@ pub(super) struct PieceBody {
     work: Work,
 }
 
+type ReadTask = Pin<Box<dyn Future<Output = io::Result<(Bytes, u64)>> + Send + Sync>>;
+
 enum NextPiece {
     Ready(Bytes, u64),
     Unread,
-    Reading(Pin<Box<dyn Future<Output = io::Result<(Bytes, u64)>> + Send + Sync>>),
+    Reading(ReadTask),
 }
 
 impl PieceBody {

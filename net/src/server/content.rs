@@ -99,7 +99,7 @@ impl ContentRequest {
             // It may lack the requested bytes.
             Ok(SharedContent::Former(file)) => {
                 let size = file.content().size;
-                let sent = self.send(Arc::new(Blocks::Former(file)), size);
+                let sent = self.send(Arc::new(Blocks::Former(Box::new(file))), size);
                 sent.map_err(|_| StatusCode::NOT_FOUND)
             }
             Err(NoContent::Unknown) => Err(StatusCode::SERVICE_UNAVAILABLE),

@@ -45,7 +45,6 @@ mod tests;
 mod turnstile;
 mod work;
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -155,11 +154,5 @@ fn step_back() {
 impl Drop for Server {
     fn drop(&mut self) {
         self.shut_down();
-    }
-}
-
-impl fmt::Debug for Server {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Server(port {})", self.port)
     }
 }
