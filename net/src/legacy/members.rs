@@ -7,7 +7,6 @@
 
 mod calls;
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -184,12 +183,6 @@ impl MemberSource for LegacyServers {
 impl Drop for LegacyServers {
     fn drop(&mut self) {
         self.stop();
-    }
-}
-
-impl fmt::Debug for LegacyServers {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LegacyServers").finish_non_exhaustive()
     }
 }
 

@@ -384,11 +384,5 @@ impl ByteStream for KeptStream {
     }
 }
 
-impl std::fmt::Debug for LegacyPeer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "LegacyPeer({})", self.url())
-    }
-}
-
 #[cfg(test)]
 mod tests;
