@@ -81,19 +81,25 @@ pub struct Searches {
 #[derive(Default)]
 struct SearchMemory(Mutex<State>);
 
-impl Relieve for SearchMemory {
-    fn relieve(&self, member: PeerId) {
-        let is_its = |matches: &SearchResult| {
-            let largest = matches.held.iter().max_by_key(|held| held.bytes());
-            largest.is_some_and(|held| held.member() == member)
-        };
+impl SearchMemory {
+    /// Forgets the outcomes for which `is_over` holds.
+    fn forget(&self, is_over: impl Fn(&SearchResult) -> bool) {
         let mut state = self.0.lock();
         let gone = state
             .outcomes
-            .extract_if(|_, (_, matches)| is_its(matches))
-            .collect::<Vec<_>>();
+            .extract_if(|_, (_, matches)| is_over(matches));
+        let gone: Vec<_> = gone.collect();
         drop(state);
         drop(gone);
+    }
+}
+
+impl Relieve for SearchMemory {
+    fn relieve(&self, member: PeerId) {
+        self.forget(|matches| {
+            let largest = matches.held.iter().max_by_key(|held| held.bytes());
+            largest.is_some_and(|held| held.member() == member)
+        });
     }
 }
 
@@ -147,9 +153,7 @@ impl Searches {
         if let Some(matches) = self.remembered(pattern) {
             return Ok(matches);
         }
-        let Wait::Until(deadline) = wait else {
-            return Err(Error::NeedsNetwork);
-        };
+        let deadline = wait.deadline()?;
         loop {
             // A search that began before an invalidation answers nobody who comes after it.
             let begun = self.state.0.lock().invalidations;
@@ -181,15 +185,9 @@ impl Searches {
 
     /// Invalidates the results that contain `path`: the next look asks the network.
     pub fn invalidate(&self, path: &RelPath) {
-        let mut state = self.state.0.lock();
-        state.invalidations += 1;
+        self.state.0.lock().invalidations += 1;
         let has_it = |matches: &SearchResult| matches.files.iter().any(|file| file.path == *path);
-        let gone = state
-            .outcomes
-            .extract_if(|_, (_, matches)| has_it(matches))
-            .collect::<Vec<_>>();
-        drop(state);
-        drop(gone);
+        self.state.forget(has_it);
     }
 
     /// Returns what went wrong recently, the last one first.

@@ -82,6 +82,15 @@ pub struct Whom {
 }
 
 impl Whom {
+    /// Selects all members but those that are `known`, one of which has the entry if `is_found`.
+    pub fn besides(known: Vec<PeerId>, is_found: bool) -> Self {
+        Self {
+            only: None,
+            known,
+            is_found,
+        }
+    }
+
     /// Returns true if `member` is to be asked.
     pub fn includes(&self, member: PeerId) -> bool {
         self.only.is_none_or(|only| only == member) && self.known.binary_search(&member).is_err()
