@@ -8,12 +8,13 @@
 
 mod names;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tinyp2p_net::budget::{Relieve, Reservation, Weigh};
+use tinyp2p_net::concurrency::expiring_map::ExpiringMap;
 use tinyp2p_net::concurrency::single_flight::SingleFlight;
 use tinyp2p_net::model::{Name, PeerId, RelPath, escaped};
 use tinyp2p_net::share::check_pattern;
@@ -85,10 +86,7 @@ impl SearchMemory {
     /// Forgets the outcomes for which `is_over` holds.
     fn forget(&self, is_over: impl Fn(&SearchResult) -> bool) {
         let mut state = self.0.lock();
-        let gone = state
-            .outcomes
-            .extract_if(|_, (_, matches)| is_over(matches));
-        let gone: Vec<_> = gone.collect();
+        let gone = state.outcomes.remove_all(|_, matches| is_over(matches));
         drop(state);
         drop(gone);
     }
@@ -103,12 +101,21 @@ impl Relieve for SearchMemory {
     }
 }
 
-#[derive(Default)]
 struct State {
-    outcomes: HashMap<Arc<str>, (Instant, Arc<SearchResult>)>,
+    outcomes: ExpiringMap<Arc<str>, Arc<SearchResult>>,
     /// Counts [`Searches::invalidate`], so that an answer under way at that time is not kept.
     invalidations: u64,
     troubles: VecDeque<NotedTrouble>,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            outcomes: ExpiringMap::new(KEPT, MAX_BYTES),
+            invalidations: 0,
+            troubles: VecDeque::new(),
+        }
+    }
 }
 
 struct NotedTrouble {
@@ -179,8 +186,7 @@ impl Searches {
 
     fn remembered(&self, pattern: &Arc<str>) -> Option<Arc<SearchResult>> {
         let state = self.state.0.lock();
-        let (came, matches) = state.outcomes.get(pattern)?;
-        (came.elapsed() < KEPT).then(|| Arc::clone(matches))
+        state.outcomes.get(pattern, Instant::now()).cloned()
     }
 
     /// Invalidates the results that contain `path`: the next look asks the network.
@@ -256,26 +262,12 @@ impl Searches {
         if state.invalidations != begun {
             return;
         }
-        let outcome = (now, Arc::clone(matches));
-        let mut gone: Vec<_> = state
+        // One outcome is kept whatever its size.
+        let weight = matches.bytes().min(MAX_BYTES);
+        let outcome = Arc::clone(matches);
+        let gone = state
             .outcomes
-            .insert(Arc::clone(pattern), outcome)
-            .into_iter()
-            .collect();
-        let is_old = |came: &Instant| now.saturating_duration_since(*came) >= KEPT;
-        let old = state.outcomes.extract_if(|_, (came, _)| is_old(came));
-        gone.extend(old.map(|(_, outcome)| outcome));
-        let held = |state: &State| -> usize {
-            let outcomes = state.outcomes.values();
-            outcomes.map(|(_, matches)| matches.bytes()).sum()
-        };
-        while held(&state) > MAX_BYTES && state.outcomes.len() > 1 {
-            let oldest = state.outcomes.iter().min_by_key(|(_, (came, _))| *came);
-            let Some(oldest) = oldest.map(|(pattern, _)| Arc::clone(pattern)) else {
-                break;
-            };
-            gone.extend(state.outcomes.remove(&oldest));
-        }
+            .insert(Arc::clone(pattern), outcome, weight, now);
         drop(state);
         drop(gone);
     }

@@ -78,7 +78,7 @@ impl LateListings {
 
 impl Relieve for LateListings {
     fn relieve(&self, member: PeerId) {
-        let gone = self.0.lock().remove_all(|(who, _)| *who == member);
+        let gone = self.0.lock().remove_all(|(who, _), _| *who == member);
         drop(gone);
     }
 }
